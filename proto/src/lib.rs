@@ -1,1 +1,20 @@
-//! Placeholder head.
+//! The messages that cross a boundary: HLO modules and compile options for PJRT plugins, and our
+//! artefact manifest; with the small tools that go with them.
+//!
+//! Reading order: [`xla`] and [`manifest`] are generated from `protos/` (`cargo xtask codegen`);
+//! [`compile_options`] builds the options a plugin wants.
+
+#[rustfmt::skip]
+#[path = "gen/xla.rs"]
+#[allow(missing_docs, unused_qualifications, clippy::all)]
+pub mod xla;
+
+#[rustfmt::skip]
+#[path = "gen/mesh.manifest.rs"]
+#[allow(missing_docs, unused_qualifications, clippy::all)]
+pub mod manifest;
+
+pub mod compile_options;
+
+/// Encoding and decoding, the methods all messages have.
+pub use prost::{DecodeError, Message};
