@@ -1,1 +1,26 @@
-//! Placeholder head.
+//! The mesh language: tensors over *named* dimensions, the machine as a mesh of *axes*, and the
+//! typed intermediate representation that every stage of the compiler reads and writes.
+//!
+//! Reading order: [`dim`] and [`axis`] (the two kinds of name), [`layout`] (which dim is split over
+//! which axis), [`ty`] (types), [`ir`] (operations, bodies, modules), [`infer`] (the one function
+//! that gives an operation's result types).
+//!
+//! Nothing here knows a device, a file or a clock.
+
+pub mod arena;
+pub mod axis;
+pub mod diag;
+pub mod dim;
+pub mod infer;
+pub mod ir;
+pub mod layout;
+pub mod ty;
+
+pub use axis::{Axis, AxisId, AxisSet, Mesh};
+pub use diag::{Diagnostic, Diagnostics};
+pub use dim::{Dim, Name};
+pub use ir::{
+    Body, BodyBuilder, Env, Function, Inst, Module, Op, Site, StateDecl, StateId, StateKind, Value,
+};
+pub use layout::Layout;
+pub use ty::{DType, TensorDim, Type};

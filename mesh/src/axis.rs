@@ -1,0 +1,221 @@
+//! The mesh of devices and its axes. Devices are numbered row-major: the first axis is the major one.
+
+use crate::{Name, arena::Id, id_type};
+use std::fmt;
+
+id_type!(
+    /// An axis of the mesh, by position.
+    AxisId, "axis"
+);
+
+/// One axis of the mesh.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Axis {
+    /// The name, such as `data`, `expert` or `model`.
+    pub name: Name,
+    /// How many devices lie along it.
+    pub size: usize,
+}
+
+/// A set of axes, as a bit set (a mesh has at most 32 axes).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+pub struct AxisSet(pub u32);
+
+impl AxisSet {
+    /// No axis.
+    pub const EMPTY: Self = Self(0);
+    /// The set of one axis.
+    pub fn one(axis: AxisId) -> Self {
+        Self(1 << axis.0)
+    }
+    /// Whether no axis is in it.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+    /// Whether `axis` is in it.
+    pub fn contains(self, axis: AxisId) -> bool {
+        self.0 >> axis.0 & 1 == 1
+    }
+    /// Axes in either set.
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+    /// Axes in both sets.
+    pub fn intersect(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+    /// Axes of this set that are not in `other`.
+    pub fn minus(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+    /// Adds an axis; false if it was there already.
+    pub fn insert(&mut self, axis: AxisId) -> bool {
+        let fresh = !self.contains(axis);
+        self.0 |= 1 << axis.0;
+        fresh
+    }
+    /// The axes, in mesh order.
+    pub fn iter(self) -> impl Iterator<Item = AxisId> {
+        (0..32).map(AxisId).filter(move |a| self.contains(*a))
+    }
+}
+
+impl FromIterator<AxisId> for AxisSet {
+    fn from_iter<T: IntoIterator<Item = AxisId>>(axes: T) -> Self {
+        axes.into_iter().fold(Self::EMPTY, |set, axis| set.union(Self::one(axis)))
+    }
+}
+
+impl fmt::Debug for AxisSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+/// The machine: named axes whose sizes multiply to the number of devices.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Mesh {
+    axes: Vec<Axis>,
+}
+
+impl Mesh {
+    /// A mesh with the given axes, major first. Errors say which axis is wrong and why.
+    pub fn new(axes: Vec<Axis>) -> Result<Self, String> {
+        if axes.len() > 32 {
+            return Err(format!("a mesh has at most 32 axes, not {}", axes.len()));
+        }
+        for (i, axis) in axes.iter().enumerate() {
+            if !Name::is_word(&axis.name) {
+                return Err(format!(
+                    "`{}` is not a name for a mesh axis: use letters, digits and `_`",
+                    axis.name
+                ));
+            }
+            if axis.size == 0 {
+                return Err(format!(
+                    "mesh axis `{}` has size 0: every axis has at least one device",
+                    axis.name
+                ));
+            }
+            if axes[..i].iter().any(|a| a.name == axis.name) {
+                return Err(format!("mesh axis `{}` is given twice", axis.name));
+            }
+        }
+        match axes.iter().try_fold(1u32, |n, a| n.checked_mul(u32::try_from(a.size).ok()?)) {
+            Some(n) if n < 1 << 31 => Ok(Self { axes }),
+            _ => Err("the mesh has more devices than a 31-bit number counts".into()),
+        }
+    }
+    /// Reads `data=2,expert=4`. The empty text is the mesh of one device.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let words = text.split(',').map(str::trim).filter(|w| !w.is_empty());
+        let axis = |word: &str| {
+            let (name, size) = word
+                .split_once('=')
+                .ok_or_else(|| format!("mesh axis `{word}` has no size: write it as `{word}=2`"))?;
+            let size = size.trim().parse().map_err(|_| {
+                format!("mesh axis `{}` has size `{}`, which is not a whole number", name.trim(), size.trim())
+            })?;
+            Ok(Axis { name: name.trim().into(), size })
+        };
+        Self::new(words.map(axis).collect::<Result<_, String>>()?)
+    }
+    /// All axes, major first.
+    pub fn axes(&self) -> &[Axis] {
+        &self.axes
+    }
+    /// Ids of all axes, major first.
+    pub fn ids(&self) -> impl Iterator<Item = AxisId> + use<> {
+        (0..self.axes.len()).map(AxisId::new)
+    }
+    /// The axis called `name`.
+    pub fn find(&self, name: &str) -> Option<AxisId> {
+        self.axes.iter().position(|a| a.name == *name).map(AxisId::new)
+    }
+    /// The name of an axis.
+    pub fn name(&self, axis: AxisId) -> &Name {
+        &self.axes[axis.index()].name
+    }
+    /// The size of an axis.
+    pub fn size(&self, axis: AxisId) -> usize {
+        self.axes[axis.index()].size
+    }
+    /// The product of the sizes of `axes`.
+    pub fn product(&self, axes: &[AxisId]) -> usize {
+        axes.iter().map(|a| self.size(*a)).product()
+    }
+    /// How many devices the mesh has.
+    pub fn devices(&self) -> usize {
+        self.axes.iter().map(|a| a.size).product()
+    }
+    /// The coordinate of `device` along each axis.
+    pub fn coords(&self, device: usize) -> Vec<usize> {
+        let mut rest = device;
+        let mut coords = vec![0; self.axes.len()];
+        for (i, axis) in self.axes.iter().enumerate().rev() {
+            coords[i] = rest % axis.size;
+            rest /= axis.size;
+        }
+        coords
+    }
+    /// The position of `device` among the devices that differ only along `axes`, the first of
+    /// `axes` being the major one.
+    pub fn index_along(&self, device: usize, axes: &[AxisId]) -> usize {
+        let coords = self.coords(device);
+        axes.iter().fold(0, |index, a| index * self.size(*a) + coords[a.index()])
+    }
+    /// The groups of devices that differ only along `axes`; within a group, devices are ordered by
+    /// [`Mesh::index_along`]. Groups are ordered by their first device.
+    pub fn groups(&self, axes: &[AxisId]) -> Vec<Vec<usize>> {
+        let size = self.product(axes);
+        let mut groups: Vec<(Vec<usize>, Vec<usize>)> = Vec::new();
+        for device in 0..self.devices() {
+            let mut key = self.coords(device);
+            axes.iter().for_each(|a| key[a.index()] = 0);
+            let group = match groups.iter().position(|(k, _)| *k == key) {
+                Some(i) => i,
+                None => {
+                    groups.push((key, vec![0; size]));
+                    groups.len() - 1
+                }
+            };
+            groups[group].1[self.index_along(device, axes)] = device;
+        }
+        groups.into_iter().map(|(_, members)| members).collect()
+    }
+}
+
+impl fmt::Display for Mesh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, axis) in self.axes.iter().enumerate() {
+            write!(f, "{}{}={}", if i == 0 { "" } else { "," }, axis.name, axis.size)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_row_major_and_groups_follow_the_order_of_axes() {
+        let mesh = Mesh::parse("data=2, expert=3").unwrap();
+        assert_eq!(mesh.devices(), 6);
+        assert_eq!(mesh.coords(4), [1, 1]);
+        let (data, expert) = (mesh.find("data").unwrap(), mesh.find("expert").unwrap());
+        assert_eq!(mesh.groups(&[data]), [[0, 3], [1, 4], [2, 5]]);
+        assert_eq!(mesh.groups(&[expert]), [[0, 1, 2], [3, 4, 5]]);
+        assert_eq!(mesh.groups(&[expert, data]), [[0, 3, 1, 4, 2, 5]]);
+        assert_eq!(mesh.groups(&[]), [[0], [1], [2], [3], [4], [5]]);
+    }
+
+    #[test]
+    fn a_bad_mesh_says_what_is_wrong() {
+        for (text, part) in
+            [("data", "no size"), ("data=x", "whole number"), ("data=0", "size 0"), ("a=2,a=2", "twice")]
+        {
+            assert!(Mesh::parse(text).unwrap_err().contains(part), "{text}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Types of communication.
+
+use super::{count, dtype, find, linear, settled};
+use crate::{
+    AxisId, AxisSet, DType, Diagnostic, Env, Name, Type,
+    ir::{Collective, Owed},
+};
+
+pub(super) fn infer(env: &Env, op: &Collective, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
+    count(args, 1, "a collective")?;
+    let mut ty = args[0].clone();
+    match op {
+        Collective::AllReduce { kind, axes } => {
+            let owed = match kind {
+                Owed::Sum => &mut ty.sum,
+                Owed::Max => &mut ty.max,
+                Owed::Min => &mut ty.min,
+            };
+            owes(env, args[0], *owed, *axes)?;
+            *owed = owed.minus(*axes);
+        }
+        Collective::AllGather { dim, axes } => {
+            linear(env, args[0], "all_gather")?;
+            strip(env, &mut ty, dim, axes)?;
+        }
+        Collective::ReduceScatter { dim, axes } => {
+            let set: AxisSet = axes.iter().copied().collect();
+            owes(env, args[0], ty.sum, set)?;
+            linear(env, args[0], "reduce_scatter")?;
+            ty.sum = ty.sum.minus(set);
+            extend(&mut ty, dim, axes)?;
+        }
+        Collective::AllToAll { from, to, axes } => {
+            linear(env, args[0], "all_to_all")?;
+            strip(env, &mut ty, from, axes)?;
+            extend(&mut ty, to, axes)?;
+        }
+        Collective::Shard { dim, axes } => {
+            linear(env, args[0], "shard")?;
+            extend(&mut ty, dim, axes)?;
+        }
+        Collective::Owe { axes } => {
+            dtype(args[0], |d| d != DType::Pred, "a number", "owe")?;
+            linear(env, args[0], "owe")?;
+            if !ty.sum.intersect(*axes).is_empty() {
+                settled(env, args[0], "owe")?;
+            }
+            ty.sum = ty.sum.union(*axes);
+        }
+    }
+    Ok(vec![ty])
+}
+
+fn owes(env: &Env, ty: &Type, owed: AxisSet, axes: AxisSet) -> Result<(), Diagnostic> {
+    if !axes.is_empty() && axes.minus(owed).is_empty() {
+        return Ok(());
+    }
+    Err(Diagnostic::new(
+        "collective_l1",
+        format!("nothing of this kind is owed over these axes: {}", ty.display(&env.mesh)),
+    )
+    .help("reduce over axes of the pending sum, max or min only"))
+}
+
+/// Takes `axes` off the end of a dim's axes.
+fn strip(env: &Env, ty: &mut Type, dim: &Name, axes: &[AxisId]) -> Result<(), Diagnostic> {
+    let text = ty.display(&env.mesh).to_string();
+    find(ty, dim, "collective")?;
+    let d = ty.dims.iter_mut().find(|d| d.dim.name == *dim).expect("the line above found it");
+    if axes.is_empty() || !d.axes.ends_with(axes) {
+        return Err(Diagnostic::new(
+            "collective_l2",
+            format!("dim `{dim}` does not end with these axes: {text}"),
+        )
+        .help("take the last axes of the dim, in its order"));
+    }
+    d.axes.truncate(d.axes.len() - axes.len());
+    Ok(())
+}
+
+/// Splits a dim further; [`super::check_type`] sees to axes used twice.
+fn extend(ty: &mut Type, dim: &Name, axes: &[AxisId]) -> Result<(), Diagnostic> {
+    find(ty, dim, "collective")?;
+    if axes.is_empty() {
+        return Err(Diagnostic::new("collective_l3", format!("no axes to split dim `{dim}` over")));
+    }
+    ty.dims.iter_mut().filter(|d| d.dim.name == *dim).for_each(|d| d.axes.extend(axes));
+    Ok(())
+}

@@ -1,0 +1,50 @@
+//! Types of einsum.
+
+use super::{agree, count, dtype, linear, of};
+use crate::{AxisSet, Diagnostic, Env, Type, ir::Contract};
+
+pub(super) fn infer(env: &Env, op: &Contract, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
+    count(args, 2, "einsum")?;
+    let (a, b) = (args[0], args[1]);
+    dtype(a, |d| d.is_float(), "floats", "einsum")?;
+    if a.dtype != b.dtype {
+        return Err(Diagnostic::new("contract_c1", format!("einsum of {} and {}", a.dtype, b.dtype))
+            .help("cast one of the two; nothing is converted by itself"));
+    }
+    if !op.dtype.is_float() {
+        return Err(Diagnostic::new(
+            "contract_c2",
+            format!("the result of einsum is a float, not {}", op.dtype),
+        ));
+    }
+    agree(env, a, b, "einsum")?;
+    linear(env, a, "einsum")?;
+    linear(env, b, "einsum")?;
+    let mut dims = Vec::new();
+    for name in &op.out {
+        let Some(d) = a.dim(name).or_else(|| b.dim(name)) else {
+            return Err(Diagnostic::new(
+                "contract_c3",
+                format!("einsum: the result's dim `{name}` is in neither operand"),
+            )
+            .help(format!("operands: {} and {}", a.display(&env.mesh), b.display(&env.mesh))));
+        };
+        dims.push(d.clone());
+    }
+    let summed = a.dims.iter().chain(&b.dims).filter(|d| !op.out.contains(&d.dim.name));
+    let summed: AxisSet = summed.flat_map(|d| d.axes.iter().copied()).collect();
+    for (x, y) in [(a, b), (b, a)] {
+        if !x.sum.intersect(y.sum.union(y.split())).is_empty() {
+            return Err(Diagnostic::new(
+                "contract_c4",
+                format!(
+                    "einsum: one operand's sum over an axis along which the other differs: {} and {}",
+                    a.display(&env.mesh),
+                    b.display(&env.mesh)
+                ),
+            )
+            .help("all-reduce the pending one before"));
+        }
+    }
+    Ok(vec![of(op.dtype, dims, a.sum.union(b.sum).union(summed))])
+}

@@ -1,0 +1,212 @@
+//! Types of element-by-element operations.
+
+use super::{agree, count, dtype, linear, of, settled, union};
+use crate::{
+    AxisSet, DType, Diagnostic, Env, Type,
+    ir::{Binary, Elementwise, Unary},
+};
+
+pub(super) fn infer(env: &Env, op: &Elementwise, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
+    match op {
+        Elementwise::Unary(op) => {
+            count(args, 1, "this operation")?;
+            unary(env, *op, args[0])
+        }
+        Elementwise::Binary(op) => {
+            count(args, 2, "this operation")?;
+            binary(env, *op, args[0], args[1])
+        }
+        Elementwise::Compare(_) => {
+            count(args, 2, "a comparison")?;
+            same_dtype(args[0], args[1], "a comparison")?;
+            agree(env, args[0], args[1], "comparison")?;
+            settled(env, args[0], "a comparison")?;
+            settled(env, args[1], "a comparison")?;
+            Ok(vec![of(DType::Pred, union(args[0], args[1]), AxisSet::EMPTY)])
+        }
+        Elementwise::Select => {
+            count(args, 3, "select")?;
+            select(env, args)
+        }
+        Elementwise::Cast(to) => {
+            count(args, 1, "cast")?;
+            linear(env, args[0], "cast")?;
+            if !(to.is_float() && args[0].dtype.is_float()) {
+                settled(env, args[0], "a cast to or from a whole number")?;
+            }
+            Ok(vec![args[0].with_dtype(*to)])
+        }
+        Elementwise::StopGradient => {
+            count(args, 1, "stop_gradient")?;
+            linear(env, args[0], "stop_gradient")?;
+            Ok(vec![args[0].clone()])
+        }
+    }
+}
+
+fn unary(env: &Env, op: Unary, x: &Type) -> Result<Vec<Type>, Diagnostic> {
+    let float = |d: DType| d.is_float();
+    let number = |d: DType| d != DType::Pred;
+    let signed = |d: DType| d.is_float() || d == DType::S32;
+    match op {
+        Unary::Neg => {
+            dtype(x, number, "a number", "negation")?;
+            linear(env, x, "negation")?;
+        }
+        Unary::Abs | Unary::Sign => {
+            dtype(x, signed, "a signed number", "abs or sign")?;
+            settled(env, x, "abs or sign")?;
+        }
+        Unary::Not => {
+            dtype(x, |d| !d.is_float(), "a pred or a whole number", "not")?;
+            settled(env, x, "not")?;
+        }
+        Unary::IsFinite => {
+            dtype(x, float, "a float", "is_finite")?;
+            settled(env, x, "is_finite")?;
+            return Ok(vec![x.with_dtype(DType::Pred)]);
+        }
+        Unary::Relu => {
+            dtype(x, signed, "a signed number", "relu")?;
+            settled(env, x, "relu")?;
+        }
+        Unary::Exp
+        | Unary::Log
+        | Unary::Log1p
+        | Unary::Sqrt
+        | Unary::Rsqrt
+        | Unary::Sin
+        | Unary::Cos
+        | Unary::Tanh
+        | Unary::Logistic
+        | Unary::Gelu
+        | Unary::Floor => {
+            dtype(x, float, "a float", "this function")?;
+            settled(env, x, "this function")?;
+        }
+    }
+    Ok(vec![x.clone()])
+}
+
+fn binary(env: &Env, op: Binary, a: &Type, b: &Type) -> Result<Vec<Type>, Diagnostic> {
+    let what = name(op);
+    same_dtype(a, b, what)?;
+    agree(env, a, b, what)?;
+    let number = |d: DType| d != DType::Pred;
+    let sum = match op {
+        Binary::Add | Binary::Sub => {
+            dtype(a, number, "numbers", what)?;
+            same_sum(env, a, b, what)?
+        }
+        Binary::Mul => {
+            dtype(a, number, "numbers", what)?;
+            linear(env, a, what)?;
+            linear(env, b, what)?;
+            if !a.sum.is_empty() && !b.sum.is_empty() {
+                return Err(Diagnostic::new(
+                    "elementwise_e2",
+                    format!(
+                        "a product of two pending sums is not a pending sum: {} and {}",
+                        a.display(&env.mesh),
+                        b.display(&env.mesh)
+                    ),
+                )
+                .help("all-reduce one of the two before"));
+            }
+            a.sum.union(b.sum)
+        }
+        Binary::Div => {
+            dtype(a, number, "numbers", what)?;
+            linear(env, a, what)?;
+            settled(env, b, "a division by it")?;
+            if a.dtype.is_int() {
+                settled(env, a, "a division of whole numbers")?;
+            }
+            a.sum
+        }
+        Binary::Rem | Binary::Max | Binary::Min => {
+            dtype(a, number, "numbers", what)?;
+            settled(env, a, what)?;
+            settled(env, b, what)?;
+            AxisSet::EMPTY
+        }
+        Binary::Pow => {
+            dtype(a, |d| d.is_float(), "floats", what)?;
+            settled(env, a, what)?;
+            settled(env, b, what)?;
+            AxisSet::EMPTY
+        }
+        Binary::And | Binary::Or | Binary::Xor => {
+            dtype(a, |d| !d.is_float(), "preds or whole numbers", what)?;
+            settled(env, a, what)?;
+            settled(env, b, what)?;
+            AxisSet::EMPTY
+        }
+        Binary::Shl | Binary::Shr => {
+            dtype(a, |d| d == DType::U32, "u32", what)?;
+            settled(env, a, what)?;
+            settled(env, b, what)?;
+            AxisSet::EMPTY
+        }
+    };
+    Ok(vec![of(a.dtype, union(a, b), sum)])
+}
+
+fn select(env: &Env, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
+    let (p, a, b) = (args[0], args[1], args[2]);
+    dtype(p, |d| d == DType::Pred, "a pred first", "select")?;
+    settled(env, p, "the predicate of select")?;
+    same_dtype(a, b, "select")?;
+    agree(env, a, b, "select")?;
+    agree(env, p, a, "select")?;
+    agree(env, p, b, "select")?;
+    let sum = same_sum(env, a, b, "select")?;
+    let branches = of(a.dtype, union(a, b), sum);
+    Ok(vec![of(a.dtype, union(&branches, p), sum)])
+}
+
+fn same_dtype(a: &Type, b: &Type, what: &str) -> Result<(), Diagnostic> {
+    if a.dtype == b.dtype {
+        return Ok(());
+    }
+    Err(Diagnostic::new(
+        "elementwise_e1",
+        format!("{what}: one operand is {}, the other {}", a.dtype, b.dtype),
+    )
+    .help("cast one of the two; nothing is converted by itself"))
+}
+
+fn same_sum(env: &Env, a: &Type, b: &Type, what: &str) -> Result<AxisSet, Diagnostic> {
+    linear(env, a, what)?;
+    linear(env, b, what)?;
+    if a.sum == b.sum {
+        return Ok(a.sum);
+    }
+    Err(Diagnostic::new(
+        "elementwise_e3",
+        format!(
+            "{what}: the operands owe different sums: {} and {}",
+            a.display(&env.mesh),
+            b.display(&env.mesh)
+        ),
+    )
+    .help("all-reduce the pending one before, or both"))
+}
+
+fn name(op: Binary) -> &'static str {
+    match op {
+        Binary::Add => "addition",
+        Binary::Sub => "subtraction",
+        Binary::Mul => "multiplication",
+        Binary::Div => "division",
+        Binary::Rem => "remainder",
+        Binary::Pow => "power",
+        Binary::Max => "maximum",
+        Binary::Min => "minimum",
+        Binary::And => "and",
+        Binary::Or => "or",
+        Binary::Xor => "xor",
+        Binary::Shl => "shift left",
+        Binary::Shr => "shift right",
+    }
+}

@@ -1,0 +1,245 @@
+//! The one function that gives an operation's result types, used by the DSL, the parser, the passes and
+//! the verifier. It checks every rule about operands; the labels are those of `docs/ir.md`.
+
+mod collective;
+mod contract;
+mod control;
+mod elementwise;
+mod index;
+mod random;
+mod reduce;
+pub mod shape;
+mod state;
+
+use crate::{AxisSet, DType, Diagnostic, Env, Name, Op, TensorDim, Type};
+
+/// Result types of `op` applied to operands of types `args`, or the first broken rule.
+pub fn infer(env: &Env, op: &Op, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
+    let results = match op {
+        Op::Elementwise(op) => elementwise::infer(env, op, args),
+        Op::Contract(op) => contract::infer(env, op, args),
+        Op::Reduce(op) => reduce::infer(env, op, args),
+        Op::Shape(op) => shape::infer(env, op, args),
+        Op::Index(op) => index::infer(env, op, args),
+        Op::Random(op) => random::infer(op, args),
+        Op::State(op) => state::infer(env, op, args),
+        Op::Control(op) => control::infer(env, op, args),
+        Op::Collective(op) => collective::infer(env, op, args),
+    }?;
+    results.iter().try_for_each(|ty| check_type(env, ty))?;
+    Ok(results)
+}
+
+/// Whether a type is legal by itself: unique dims, each axis in one role, shards of equal size.
+pub fn check_type(env: &Env, ty: &Type) -> Result<(), Diagnostic> {
+    let text = || ty.display(&env.mesh).to_string();
+    let axes = env.mesh.axes().len();
+    let pending = [(ty.sum, "a pending sum"), (ty.max, "a pending max"), (ty.min, "a pending min")];
+    let mut used: Vec<(crate::AxisId, String)> = Vec::new();
+    for (i, d) in ty.dims.iter().enumerate() {
+        if ty.dims[..i].iter().any(|e| e.dim.name == d.dim.name) {
+            return Err(Diagnostic::new(
+                "type_t1",
+                format!("dim `{}` appears twice in one tensor", d.dim.name),
+            )
+            .help("rename one of the two: every dim of a tensor has its own name"));
+        }
+        if d.dim.size == 0 {
+            return Err(Diagnostic::new("type_t2", format!("dim `{}` has size 0", d.dim.name))
+                .help("every dim has at least one element"));
+        }
+        for axis in &d.axes {
+            if usize::from(u8::try_from(axis.0).unwrap_or(u8::MAX)) >= axes {
+                return Err(Diagnostic::new(
+                    "type_t3",
+                    format!("dim `{}` is split over an axis that the mesh lacks", d.dim.name),
+                ));
+            }
+            used.push((*axis, format!("dim `{}`", d.dim.name)));
+        }
+        let parts = env.mesh.product(&d.axes);
+        if d.dim.size % parts != 0 {
+            let names: Vec<_> =
+                d.axes.iter().map(|a| format!("{}={}", env.mesh.name(*a), env.mesh.size(*a))).collect();
+            return Err(Diagnostic::new(
+                "type_t4",
+                format!(
+                    "dim `{}` of size {} does not divide into {parts} shards ({})",
+                    d.dim.name,
+                    d.dim.size,
+                    names.join("·")
+                ),
+            )
+            .help(divisor_help(&d.dim.name, d.dim.size, parts)));
+        }
+    }
+    for (set, what) in pending {
+        for axis in set.iter() {
+            if axis.0 as usize >= axes {
+                return Err(Diagnostic::new("type_t3", format!("{what} over an axis that the mesh lacks")));
+            }
+            used.push((axis, what.to_owned()));
+        }
+    }
+    for (i, (axis, role)) in used.iter().enumerate() {
+        if let Some((_, other)) = used[..i].iter().find(|(a, _)| a == axis) {
+            let free: Vec<_> = env.mesh.ids().filter(|a| used.iter().all(|(u, _)| u != a)).collect();
+            let free: Vec<_> = free.iter().map(|a| format!("`{}`", env.mesh.name(*a))).collect();
+            let help = match free.is_empty() {
+                true => "no axis is free here: leave one of the two unsplit".to_owned(),
+                false => {
+                    format!("axes free for this tensor: {}; or leave one of the two unsplit", free.join(", "))
+                }
+            };
+            let message = format!(
+                "axis `{}` serves {other} and {role} of one tensor, {}",
+                env.mesh.name(*axis),
+                text()
+            );
+            return Err(Diagnostic::new("type_t5", message).help(help));
+        }
+    }
+    Ok(())
+}
+
+/// What to do about a dim that does not divide: axis sizes that would, sizes of the dim that would.
+pub fn divisor_help(name: &str, size: usize, parts: usize) -> String {
+    let divisors: Vec<String> =
+        (1..=size.min(4096)).filter(|d| size.is_multiple_of(*d)).take(16).map(|d| d.to_string()).collect();
+    let below = size / parts * parts;
+    let near = if below == 0 { format!("{parts}") } else { format!("{below} or {}", below + parts) };
+    format!("`{name}` can be split into {} parts; or make it {near}", divisors.join(", "))
+}
+
+// What the families share.
+
+fn count(args: &[&Type], want: usize, what: &str) -> Result<(), Diagnostic> {
+    if args.len() == want {
+        return Ok(());
+    }
+    Err(Diagnostic::new(
+        "op_o1",
+        format!("{what} takes {want} operand{}, not {}", if want == 1 { "" } else { "s" }, args.len()),
+    ))
+}
+
+fn at_least(args: &[&Type], want: usize, what: &str) -> Result<(), Diagnostic> {
+    if args.len() >= want {
+        return Ok(());
+    }
+    Err(Diagnostic::new("op_o1", format!("{what} takes at least {want} operands, not {}", args.len())))
+}
+
+fn find<'t>(ty: &'t Type, name: &Name, what: &str) -> Result<&'t TensorDim, Diagnostic> {
+    ty.dim(name).ok_or_else(|| {
+        let known: Vec<&str> = ty.names().map(|n| n.as_str()).collect();
+        let hint = crate::layout::suggest(name, known.iter().copied());
+        let list = if known.is_empty() {
+            "it has no dims".to_owned()
+        } else {
+            format!("its dims are {}", known.join(", "))
+        };
+        Diagnostic::new("op_o2", format!("{what}: the tensor has no dim `{name}`")).help(match hint {
+            Some(hint) => format!("did you mean `{hint}`? {list}"),
+            None => list,
+        })
+    })
+}
+
+fn absent(ty: &Type, name: &Name, what: &str) -> Result<(), Diagnostic> {
+    if !ty.has(name) {
+        return Ok(());
+    }
+    Err(Diagnostic::new("op_o3", format!("{what}: the tensor has a dim `{name}` already"))
+        .help("rename one of the two first"))
+}
+
+/// The operation needs `name` whole on every device.
+fn whole(env: &Env, ty: &Type, name: &Name, what: &str) -> Result<(), Diagnostic> {
+    let d = find(ty, name, what)?;
+    if d.axes.is_empty() {
+        return Ok(());
+    }
+    Err(Diagnostic::new(
+        "op_o4",
+        format!("{what} needs dim `{name}` whole, but it is split: {}", ty.display(&env.mesh)),
+    )
+    .help("gather it before"))
+}
+
+/// The operation is not linear: nothing may be owed.
+fn settled(env: &Env, ty: &Type, what: &str) -> Result<(), Diagnostic> {
+    if ty.pending().is_empty() {
+        return Ok(());
+    }
+    Err(Diagnostic::new(
+        "op_o5",
+        format!("{what} is not linear, but its operand is still pending: {}", ty.display(&env.mesh)),
+    )
+    .help("all-reduce it before"))
+}
+
+/// The operation is linear: a sum may be owed, a max or min may not.
+fn linear(env: &Env, ty: &Type, what: &str) -> Result<(), Diagnostic> {
+    if ty.max.union(ty.min).is_empty() {
+        return Ok(());
+    }
+    Err(Diagnostic::new("op_o6", format!("{what} takes no pending max or min: {}", ty.display(&env.mesh)))
+        .help("all-reduce it before"))
+}
+
+fn dtype(ty: &Type, ok: impl Fn(DType) -> bool, want: &str, what: &str) -> Result<(), Diagnostic> {
+    if ok(ty.dtype) {
+        return Ok(());
+    }
+    Err(Diagnostic::new("op_o7", format!("{what} takes {want}, not {}", ty.dtype)).help("cast it"))
+}
+
+/// An index, start or seed: a settled operand of one element type.
+fn scalar(env: &Env, ty: &Type, want: DType, what: &str) -> Result<(), Diagnostic> {
+    dtype(ty, |d| d == want, want.name(), what)?;
+    settled(env, ty, what)?;
+    if ty.dims.is_empty() {
+        return Ok(());
+    }
+    Err(Diagnostic::new("op_o8", format!("{what} is one number, not {}", ty.display(&env.mesh))))
+}
+
+/// A dim that both tensors have must be the same dim, split the same way.
+fn agree(env: &Env, a: &Type, b: &Type, what: &str) -> Result<(), Diagnostic> {
+    for d in &a.dims {
+        let Some(e) = b.dim(&d.dim.name) else { continue };
+        if d.dim.size != e.dim.size {
+            return Err(Diagnostic::new(
+                "op_o9",
+                format!(
+                    "{what}: dim `{}` is {} in one operand and {} in the other",
+                    d.dim.name, d.dim.size, e.dim.size
+                ),
+            )
+            .help("dims of one name have one size; rename one of the two if they are different things"));
+        }
+        if d.axes != e.axes {
+            return Err(Diagnostic::new(
+                "op_o10",
+                format!(
+                    "{what}: dim `{}` is split differently: {} and {}",
+                    d.dim.name,
+                    a.display(&env.mesh),
+                    b.display(&env.mesh)
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Dims of `a`, then those of `b` that `a` lacks.
+fn union(a: &Type, b: &Type) -> Vec<TensorDim> {
+    let extra = b.dims.iter().filter(|d| !a.has(&d.dim.name));
+    a.dims.iter().chain(extra).cloned().collect()
+}
+
+fn of(dtype: DType, dims: Vec<TensorDim>, sum: AxisSet) -> Type {
+    Type { dtype, dims, sum, max: AxisSet::EMPTY, min: AxisSet::EMPTY }
+}

@@ -1,0 +1,61 @@
+//! Types of folds.
+
+use super::{count, dtype, find, linear, of, settled, whole};
+use crate::{
+    AxisSet, DType, Diagnostic, Env, Type,
+    ir::{Fold, Reduce},
+};
+
+pub(super) fn infer(env: &Env, op: &Reduce, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
+    count(args, 1, "a reduction")?;
+    let x = args[0];
+    match op {
+        Reduce::Fold { kind, dims } => {
+            for (i, name) in dims.iter().enumerate() {
+                find(x, name, "reduction")?;
+                if dims[..i].contains(name) {
+                    return Err(Diagnostic::new("reduce_r1", format!("reduction over dim `{name}` twice")));
+                }
+            }
+            let kept = x.dims.iter().filter(|d| !dims.contains(&d.dim.name)).cloned().collect();
+            let gone: AxisSet = dims.iter().flat_map(|n| x.axes_of(n).iter().copied()).collect();
+            let number = |d: DType| d != DType::Pred;
+            match kind {
+                Fold::Sum => {
+                    dtype(x, number, "a number", "a sum")?;
+                    linear(env, x, "a sum")?;
+                    Ok(vec![of(x.dtype, kept, x.sum.union(gone))])
+                }
+                Fold::Mean => {
+                    dtype(x, |d| d.is_float(), "a float", "a mean")?;
+                    linear(env, x, "a mean")?;
+                    dims.iter().try_for_each(|n| whole(env, x, n, "a mean"))?;
+                    Ok(vec![of(x.dtype, kept, x.sum)])
+                }
+                Fold::Max | Fold::Min => {
+                    settled(env, x, "a max or min")?;
+                    let mut ty = of(x.dtype, kept, AxisSet::EMPTY);
+                    if *kind == Fold::Max {
+                        ty.max = gone;
+                    } else {
+                        ty.min = gone;
+                    }
+                    Ok(vec![ty])
+                }
+                Fold::LogSumExp => {
+                    dtype(x, |d| d.is_float(), "a float", "logsumexp")?;
+                    settled(env, x, "logsumexp")?;
+                    dims.iter().try_for_each(|n| whole(env, x, n, "logsumexp"))?;
+                    Ok(vec![of(x.dtype, kept, AxisSet::EMPTY)])
+                }
+            }
+        }
+        Reduce::ArgMax { dim } => {
+            dtype(x, |d| d != DType::Pred, "a number", "argmax")?;
+            settled(env, x, "argmax")?;
+            whole(env, x, dim, "argmax")?;
+            let kept = x.dims.iter().filter(|d| d.dim.name != *dim).cloned().collect();
+            Ok(vec![of(DType::S32, kept, AxisSet::EMPTY)])
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Types of creation and movement.
+
+use super::{absent, at_least, count, find, linear, of, whole};
+use crate::{AxisId, AxisSet, DType, Diagnostic, Env, Mesh, Name, TensorDim, Type, ir::Shape};
+
+pub(super) fn infer(env: &Env, op: &Shape, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
+    match op {
+        Shape::Constant { dtype, value } => {
+            count(args, 0, "a constant")?;
+            if !represents(*dtype, *value) {
+                return Err(Diagnostic::new("shape_s1", format!("{value} is not a number of type {dtype}")));
+            }
+            Ok(vec![Type::scalar(*dtype)])
+        }
+        Shape::Iota { dim, dtype } => {
+            count(args, 0, "iota")?;
+            if *dtype == DType::Pred {
+                return Err(Diagnostic::new("shape_s2", "iota counts in numbers, not in pred"));
+            }
+            Ok(vec![of(*dtype, vec![dim.clone()], AxisSet::EMPTY)])
+        }
+        Shape::Rename { pairs } => {
+            count(args, 1, "rename")?;
+            rename(args[0], pairs)
+        }
+        Shape::Reshape { from, to } => {
+            count(args, 1, "reshape")?;
+            linear(env, args[0], "reshape")?;
+            reshape(env, args[0], from, to)
+        }
+        Shape::Broadcast { dims } => {
+            count(args, 1, "broadcast")?;
+            linear(env, args[0], "broadcast")?;
+            dims.iter().try_for_each(|d| absent(args[0], &d.dim.name, "broadcast"))?;
+            Ok(vec![of(args[0].dtype, dims.iter().chain(&args[0].dims).cloned().collect(), args[0].sum)])
+        }
+        Shape::Slice { dim, start, limit, stride } => {
+            count(args, 1, "slice")?;
+            linear(env, args[0], "slice")?;
+            whole(env, args[0], dim, "slice")?;
+            let size = args[0].size(dim).unwrap_or(0);
+            if *stride == 0 || start >= limit || *limit > size {
+                return Err(Diagnostic::new(
+                    "shape_s3",
+                    format!("slice {start}..{limit} by {stride} of dim `{dim}`, which has {size} elements"),
+                )
+                .help(format!("0 <= start < limit <= {size}, stride >= 1")));
+            }
+            Ok(vec![resized(args[0], dim, (limit - start).div_ceil(*stride))])
+        }
+        Shape::Pad { dim, low, high, value } => {
+            count(args, 1, "pad")?;
+            linear(env, args[0], "pad")?;
+            whole(env, args[0], dim, "pad")?;
+            if !represents(args[0].dtype, *value) {
+                return Err(Diagnostic::new(
+                    "shape_s1",
+                    format!("{value} is not a number of type {}", args[0].dtype),
+                ));
+            }
+            if !args[0].sum.is_empty() && *value != 0.0 {
+                return Err(Diagnostic::new("shape_s4", "a pending sum is padded with 0 only")
+                    .help("all-reduce it before"));
+            }
+            Ok(vec![resized(args[0], dim, args[0].size(dim).unwrap_or(0) + low + high)])
+        }
+        Shape::Concat { dim } => {
+            at_least(args, 1, "concat")?;
+            concat(env, args, dim)
+        }
+    }
+}
+
+/// Whether `value` can be written in `dtype` (floats are rounded, whole numbers are not).
+fn represents(dtype: DType, value: f64) -> bool {
+    match dtype {
+        DType::F32 | DType::Bf16 => true,
+        DType::S32 => value.fract() == 0.0 && (f64::from(i32::MIN)..=f64::from(i32::MAX)).contains(&value),
+        DType::U32 => value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&value),
+        DType::Pred => value == 0.0 || value == 1.0,
+    }
+}
+
+fn resized(ty: &Type, dim: &Name, size: usize) -> Type {
+    let mut ty = ty.clone();
+    ty.dims.iter_mut().filter(|d| d.dim.name == *dim).for_each(|d| d.dim.size = size);
+    ty
+}
+
+fn rename(x: &Type, pairs: &[(Name, Name)]) -> Result<Vec<Type>, Diagnostic> {
+    let mut ty = x.clone();
+    for (i, (from, to)) in pairs.iter().enumerate() {
+        find(x, from, "rename")?;
+        if pairs[..i].iter().any(|(f, t)| f == from || t == to) {
+            return Err(Diagnostic::new("shape_s5", format!("rename names `{from}` or `{to}` twice")));
+        }
+    }
+    for d in &mut ty.dims {
+        if let Some((_, to)) = pairs.iter().find(|(from, _)| *from == d.dim.name) {
+            d.dim.name = to.clone();
+        }
+    }
+    Ok(vec![ty])
+}
+
+fn reshape(env: &Env, x: &Type, from: &[Name], to: &[TensorDim]) -> Result<Vec<Type>, Diagnostic> {
+    let mut old = Vec::new();
+    for (i, name) in from.iter().enumerate() {
+        old.push(find(x, name, "reshape")?.clone());
+        if from[..i].contains(name) {
+            return Err(Diagnostic::new("shape_s6", format!("reshape names dim `{name}` twice")));
+        }
+    }
+    let elements = |dims: &[TensorDim]| dims.iter().map(|d| d.dim.size).product::<usize>();
+    if elements(&old) != elements(to) {
+        let list = |dims: &[TensorDim]| {
+            let words: Vec<_> = dims.iter().map(|d| d.dim.to_string()).collect();
+            if words.is_empty() { "no dims".into() } else { words.join("·") }
+        };
+        return Err(Diagnostic::new(
+            "shape_s7",
+            format!(
+                "reshape of {} ({} elements) to {} ({} elements)",
+                list(&old),
+                elements(&old),
+                list(to),
+                elements(to)
+            ),
+        )
+        .help("both sides must have the same number of elements"));
+    }
+    let axes = (flat_axes(&env.mesh, &old), flat_axes(&env.mesh, to));
+    if axes.0.is_none() || axes.0 != axes.1 {
+        return Err(Diagnostic::new(
+            "shape_s8",
+            format!("reshape would move data between devices: {}", x.display(&env.mesh)),
+        )
+        .help("reshard before, so that both sides are split over the same axes on their major dims"));
+    }
+    let place = from.first().map_or(x.dims.len(), |n| x.position(n).unwrap_or(0));
+    let place = x.dims[..place].iter().filter(|d| !from.contains(&d.dim.name)).count();
+    let mut dims: Vec<TensorDim> = x.dims.iter().filter(|d| !from.contains(&d.dim.name)).cloned().collect();
+    dims.splice(place..place, to.iter().cloned());
+    Ok(vec![of(x.dtype, dims, x.sum)])
+}
+
+/// The axes over which the row-major merger of `dims` is split, if each device's parts are then one
+/// contiguous piece: a split dim is preceded only by dims of which a device holds one element.
+pub fn flat_axes(mesh: &Mesh, dims: &[TensorDim]) -> Option<Vec<AxisId>> {
+    let mut axes = Vec::new();
+    let mut single = true;
+    for d in dims {
+        if !d.axes.is_empty() && !single {
+            return None;
+        }
+        axes.extend(&d.axes);
+        single &= d.dim.size == mesh.product(&d.axes);
+    }
+    Some(axes)
+}
+
+fn concat(env: &Env, args: &[&Type], dim: &Name) -> Result<Vec<Type>, Diagnostic> {
+    let mut size = 0;
+    for x in args {
+        whole(env, x, dim, "concat")?;
+        linear(env, x, "concat")?;
+        size += x.size(dim).unwrap_or(0);
+        if !resized(x, dim, 1).matches(&resized(args[0], dim, 1)) {
+            return Err(Diagnostic::new(
+                "shape_s9",
+                format!(
+                    "concat along `{dim}` of {} and {}",
+                    args[0].display(&env.mesh),
+                    x.display(&env.mesh)
+                ),
+            )
+            .help("all operands are the same but for the size of that dim"));
+        }
+    }
+    Ok(vec![resized(args[0], dim, size)])
+}

@@ -1,0 +1,51 @@
+//! Building a body: the one way in which the DSL, the parser and the passes add instructions, so that
+//! result types always come from [`crate::infer`].
+
+use super::{Body, Env, Inst, Op, Site, Value, ValueData};
+use crate::{Diagnostic, Name, Type, infer::infer};
+
+/// A body under construction.
+#[derive(Debug)]
+pub struct BodyBuilder<'e> {
+    /// Mesh and state that types depend on.
+    pub env: &'e Env,
+    /// What has been built so far.
+    pub body: Body,
+}
+
+impl<'e> BodyBuilder<'e> {
+    /// An empty body.
+    pub fn new(env: &'e Env) -> Self {
+        Self { env, body: Body::default() }
+    }
+    /// Adds a parameter.
+    pub fn param(&mut self, ty: Type, name: Option<Name>) -> Value {
+        let value = self.body.values.push(ValueData { ty, name });
+        self.body.params.push(value);
+        value
+    }
+    /// Adds an instruction; its result types are inferred. The error carries `site`.
+    pub fn emit(&mut self, op: Op, args: &[Value], site: &Site) -> Result<Vec<Value>, Diagnostic> {
+        let types: Vec<&Type> = args.iter().map(|v| self.body.ty(*v)).collect();
+        let types = infer(self.env, &op, &types).map_err(|d| d.at(site))?;
+        let results: Vec<Value> =
+            types.into_iter().map(|ty| self.body.values.push(ValueData { ty, name: None })).collect();
+        self.body.insts.push(Inst { op, args: args.to_vec(), results: results.clone(), site: site.clone() });
+        Ok(results)
+    }
+    /// Adds an instruction that has exactly one result.
+    pub fn emit1(&mut self, op: Op, args: &[Value], site: &Site) -> Result<Value, Diagnostic> {
+        let results = self.emit(op, args, site)?;
+        assert_eq!(results.len(), 1, "emit1 is called for operations with one result");
+        Ok(results[0])
+    }
+    /// The type of a value.
+    pub fn ty(&self, value: Value) -> &Type {
+        self.body.ty(value)
+    }
+    /// Ends the body with its results.
+    pub fn finish(mut self, results: Vec<Value>) -> Body {
+        self.body.results = results;
+        self.body
+    }
+}

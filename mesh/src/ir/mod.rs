@@ -1,0 +1,203 @@
+//! The intermediate representation: one for both stages.
+//!
+//! A [`Module`] is a program: state declared once, and named functions. A [`Body`] is a straight list
+//! of instructions in SSA form; values are defined before they are used, and a body never refers to
+//! values of another body (scans and conditionals pass what they need as arguments). *Global* modules
+//! know no devices; *Local* modules are one device's program with explicit collectives.
+
+mod build;
+mod op;
+mod site;
+
+pub use build::BodyBuilder;
+pub use op::*;
+pub use site::{Phase, Site};
+
+use crate::{Diagnostic, Mesh, Name, Type, arena::Arena, id_type};
+
+id_type!(
+    /// A value of one body.
+    Value, "%"
+);
+id_type!(
+    /// A piece of state of one module.
+    StateId, "@"
+);
+
+/// What is known of a value.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ValueData {
+    /// Its type.
+    pub ty: Type,
+    /// A name for people: parameters of functions have one.
+    pub name: Option<Name>,
+}
+
+/// One operation applied to values.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Inst {
+    /// What is computed.
+    pub op: Op,
+    /// Operands, in the order that the operation's documentation gives.
+    pub args: Vec<Value>,
+    /// Results.
+    pub results: Vec<Value>,
+    /// The line of the model that caused it.
+    pub site: Site,
+}
+
+/// Instructions with parameters and results.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Body {
+    /// All values defined here: parameters and results of instructions.
+    pub values: Arena<Value, ValueData>,
+    /// Values given from outside.
+    pub params: Vec<Value>,
+    /// Instructions in an order in which definitions come before uses.
+    pub insts: Vec<Inst>,
+    /// Values given to the outside; the same value may appear twice.
+    pub results: Vec<Value>,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Def {
+    /// The parameter at this position.
+    Param(usize),
+    /// Result `.1` of the instruction at position `.0`.
+    Inst(usize, usize),
+}
+
+impl Body {
+    /// The type of a value.
+    pub fn ty(&self, value: Value) -> &Type {
+        &self.values[value].ty
+    }
+    /// Types of the parameters.
+    pub fn param_types(&self) -> impl Iterator<Item = &Type> {
+        self.params.iter().map(|v| self.ty(*v))
+    }
+    /// Types of the results.
+    pub fn result_types(&self) -> impl Iterator<Item = &Type> {
+        self.results.iter().map(|v| self.ty(*v))
+    }
+    /// For each value, where it comes from. (A verified body defines every value.)
+    pub fn defs(&self) -> Vec<Def> {
+        let mut defs = vec![Def::Param(usize::MAX); self.values.len()];
+        for (i, v) in self.params.iter().enumerate() {
+            defs[v.0 as usize] = Def::Param(i);
+        }
+        for (i, inst) in self.insts.iter().enumerate() {
+            for (j, v) in inst.results.iter().enumerate() {
+                defs[v.0 as usize] = Def::Inst(i, j);
+            }
+        }
+        defs
+    }
+    /// Calls `f` for every instruction, those of nested bodies after the one that holds them.
+    pub fn walk<'a>(&'a self, f: &mut impl FnMut(&'a Body, &'a Inst)) {
+        for inst in &self.insts {
+            f(self, inst);
+            for body in inst.op.bodies() {
+                body.walk(f);
+            }
+        }
+    }
+}
+
+/// A named function: its inputs are data, its state comes through [`StateOp`]s.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Function {
+    /// The name, such as `train_step`.
+    pub name: Name,
+    /// Names of the inputs, one for each parameter of the body.
+    pub inputs: Vec<Name>,
+    /// Names of the outputs, one for each result of the body.
+    pub outputs: Vec<Name>,
+    /// What it does.
+    pub body: Body,
+}
+
+/// What a piece of state is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum StateKind {
+    /// A trained parameter.
+    Param,
+    /// An optimizer's memory for a parameter.
+    Slot,
+    /// Everything else that lives from step to step, such as the step number.
+    Counter,
+}
+
+impl StateKind {
+    /// The word in text and manifests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Param => "param",
+            Self::Slot => "slot",
+            Self::Counter => "counter",
+        }
+    }
+}
+
+/// A tensor that lives on the devices from call to call.
+#[derive(Clone, PartialEq, Debug)]
+pub struct StateDecl {
+    /// The logical name, such as `encoder/ffn/wi`.
+    pub name: Name,
+    /// What it is for.
+    pub kind: StateKind,
+    /// Its type; in a Local module it is split as the state layout says.
+    pub ty: Type,
+    /// Where it was declared.
+    pub site: Site,
+}
+
+/// What types depend on: the mesh (empty in a Global module) and the declared state.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Env {
+    /// The mesh; without axes in a Global module.
+    pub mesh: Mesh,
+    /// All state.
+    pub states: Arena<StateId, StateDecl>,
+}
+
+impl Env {
+    /// The state called `name`.
+    pub fn find_state(&self, name: &str) -> Option<StateId> {
+        self.states.iter().find(|(_, s)| s.name == *name).map(|(id, _)| id)
+    }
+}
+
+/// A program.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Module {
+    /// The program's name.
+    pub name: String,
+    /// Mesh and state.
+    pub env: Env,
+    /// Functions, in order of definition, with unique names.
+    pub functions: Vec<Function>,
+    /// Facts that the program states about itself, for tools and the runtime, such as
+    /// `layout = "batch:data+expert"` (its default layout) or `task = "span_corruption"`.
+    pub meta: Vec<(Name, String)>,
+}
+
+impl Module {
+    /// The function called `name`.
+    pub fn function(&self, name: &str) -> Option<&Function> {
+        self.functions.iter().find(|f| f.name == *name)
+    }
+    /// The value of a fact.
+    pub fn meta(&self, key: &str) -> Option<&str> {
+        self.meta.iter().find(|(k, _)| *k == *key).map(|(_, v)| v.as_str())
+    }
+    /// The function called `name`, or an error that lists those there are.
+    pub fn require_function(&self, name: &str) -> Result<&Function, Diagnostic> {
+        self.function(name).ok_or_else(|| {
+            let known: Vec<_> = self.functions.iter().map(|f| f.name.to_string()).collect();
+            Diagnostic::new("", format!("program `{}` has no function `{name}`", self.name))
+                .help(format!("it has {}", known.join(", ")))
+        })
+    }
+}
