@@ -1,0 +1,324 @@
+//! Arrays on devices.
+
+use crate::api::Handle;
+use crate::device::Device;
+use crate::element_type::ElementType;
+use crate::error::{Error, Result};
+use crate::event::{About, Event, wait_all};
+use crate::executable::ArrayType;
+use crate::ffi::calls::{
+    BUFFER_COPY_TO_DEVICE, BUFFER_DELETE, BUFFER_DIMENSIONS, BUFFER_ELEMENT_TYPE, BUFFER_IS_DELETED,
+    BUFFER_ON_DEVICE_SIZE, BUFFER_READY_EVENT, BUFFER_TO_HOST,
+};
+use crate::ffi::structs::{BufferToHost, CopyToDevice, MemoryLayout, Object};
+use crate::ffi::{self, Function, Padded};
+use crate::host::byte_size;
+use std::fmt;
+use std::ptr::NonNull;
+
+/// An array on a device.
+///
+/// A buffer that a run took over ([`crate::Argument::Donate`]) is gone, and so is its value in Rust: what plugins do
+/// with such a buffer ranges from an error over waiting for ever to a crash.
+pub struct Buffer {
+    /// Dropped before the device, which keeps the client alive.
+    handle: Handle<ffi::Buffer>,
+    device: Device,
+    /// Whether the device may be using memory that [`crate::Client::buffer_from_host`] lent it, which no output may
+    /// overwrite.
+    pub(crate) borrows_host: bool,
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.array_type() {
+            Ok(array) => write!(f, "Buffer({array} on {:?})", self.device),
+            Err(_) => write!(f, "Buffer(on {:?})", self.device),
+        }
+    }
+}
+
+impl Buffer {
+    /// # Safety
+    /// As for [`Handle::new`]; the buffer is on the device.
+    pub(crate) unsafe fn new(device: &Device, buffer: *mut ffi::Buffer, function: Function) -> Result<Self> {
+        // SAFETY: the caller's promise.
+        let handle = unsafe { Handle::new(device.client().api(), function, buffer)? };
+        Ok(Buffer { handle, device: device.clone(), borrows_host: false })
+    }
+
+    pub(crate) fn ptr(&self) -> NonNull<ffi::Buffer> {
+        self.handle.ptr
+    }
+
+    /// The device that the array is on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The type of its elements.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn element_type(&self) -> Result<ElementType> {
+        // SAFETY: the buffer is alive.
+        let raw = unsafe { self.handle.api.get(BUFFER_ELEMENT_TYPE, self.handle.ptr)? };
+        Ok(ElementType::from_raw(raw.value))
+    }
+
+    /// Its sizes, outermost first.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn dims(&self) -> Result<&[i64]> {
+        // SAFETY: the buffer is alive and owns its dims, which are constant and are borrowed as long as it is.
+        unsafe { self.handle.api.span(BUFFER_DIMENSIONS, self.handle.ptr) }
+    }
+
+    /// Type and sizes together.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn array_type(&self) -> Result<ArrayType> {
+        Ok(ArrayType { element_type: self.element_type()?, dims: self.dims()?.to_vec() })
+    }
+
+    /// Bytes it takes on the device, with whatever padding the device's layout has.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn on_device_size(&self) -> Result<usize> {
+        // SAFETY: the buffer is alive.
+        unsafe { self.handle.api.get(BUFFER_ON_DEVICE_SIZE, self.handle.ptr) }
+    }
+
+    /// Bytes it takes on the host, row-major and without gaps.
+    ///
+    /// # Errors
+    /// The plugin's own, or a type without a size on the host.
+    pub fn host_size(&self) -> Result<usize> {
+        let array = self.array_type()?;
+        array.element_type.byte_size().and_then(|element| byte_size(element, &array.dims)).ok_or_else(|| {
+            read_error(format!("an array {array} has no size on the host; convert it in the program"))
+        })
+    }
+
+    /// Becomes ready when the array is there, or with the error of the run that should have made it.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn ready(&self) -> Result<Event> {
+        let function = Function::BufferReadyEvent;
+        // SAFETY: the buffer is alive; the event becomes ours.
+        unsafe {
+            let event = self.handle.api.get(BUFFER_READY_EVENT, self.handle.ptr)?;
+            Event::new(
+                &self.handle.api,
+                event,
+                About { device: Some(self.device.id()), ..About::function(function) },
+            )
+        }
+    }
+
+    /// Copies the array, row-major and without gaps, into memory of exactly [`Buffer::host_size`] bytes, and waits for
+    /// that.
+    ///
+    /// # Errors
+    /// Memory of another size, the error of the run that should have made the array, or the plugin's own.
+    pub fn read_into(&self, dst: &mut [u8]) -> Result<()> {
+        read_all([(self, dst)])
+    }
+
+    /// Copies the array, row-major and without gaps, and waits for that.
+    ///
+    /// # Errors
+    /// As for [`Buffer::read_into`].
+    pub fn to_vec(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.host_size()?];
+        self.read_into(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Starts to copy the array to the host, to be waited for later. The buffer may be dropped or consumed meanwhile.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn start_read(&self) -> Result<PendingRead> {
+        let mut bytes = vec![0; self.host_size()?];
+        // SAFETY: `PendingRead` keeps the memory, untouched, until the event is ready.
+        let event = unsafe { self.start_read_to(&mut bytes)? };
+        Ok(PendingRead { state: Some((event, bytes)) })
+    }
+
+    /// # Safety
+    /// `dst` is left alone until the event is ready.
+    unsafe fn start_read_to(&self, dst: &mut [u8]) -> Result<Event> {
+        let array = self.array_type()?;
+        let size = self.host_size()?;
+        if dst.len() != size {
+            return Err(read_error(format!(
+                "an array {array} has {size} bytes, but there is memory of {}",
+                dst.len()
+            )));
+        }
+        let minor_to_major: Vec<i64> = (0..array.dims.len() as i64).rev().collect();
+        let mut layout = row_major(&minor_to_major);
+        let mut args = Padded::<BufferToHost>::new(|args| {
+            args.buffer = self.handle.ptr.as_ptr();
+            args.layout = &raw mut layout;
+            args.dst = dst.as_mut_ptr().cast();
+            args.dst_size = dst.len();
+        });
+        // SAFETY: buffer and layout are alive during the call, the memory has the size that is stated, and the caller
+        // leaves it alone. The event becomes ours.
+        unsafe {
+            self.handle.api.call(BUFFER_TO_HOST, &mut args)?;
+            let about =
+                About { device: Some(self.device.id()), ..About::function(Function::BufferToHostBuffer) };
+            Event::new(&self.handle.api, args.event, about)
+        }
+    }
+
+    /// A copy on another device of the same client.
+    ///
+    /// # Errors
+    /// A device of another client, or the plugin's own.
+    pub fn copy_to_device(&self, device: &Device) -> Result<Buffer> {
+        if device.client() != self.device.client() {
+            let reason = format!("{device:?} belongs to another client; read the buffer and send it there");
+            return Err(Error::invalid("copying a buffer", reason));
+        }
+        let mut args = Padded::<CopyToDevice>::new(|args| {
+            args.buffer = self.handle.ptr.as_ptr();
+            args.device = device.ptr.as_ptr();
+        });
+        // SAFETY: buffer and device are alive and of the same client; the copy becomes ours.
+        unsafe {
+            self.handle.api.call(BUFFER_COPY_TO_DEVICE, &mut args)?;
+            Buffer::new(device, args.copy, Function::BufferCopyToDevice)
+        }
+    }
+
+    /// Frees the device's memory now, or as soon as runs that use it are done. Dropping does the same, but cannot
+    /// report an error.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn delete(self) -> Result<()> {
+        let mut args = Padded::<Object<ffi::Buffer>>::new(|args| args.object = self.handle.ptr.as_ptr());
+        // SAFETY: the buffer is alive, and consumed here.
+        unsafe { self.handle.api.call(BUFFER_DELETE, &mut args) }
+    }
+
+    /// Whether a run that failed took the buffer all the same.
+    pub(crate) fn is_deleted(&self) -> Result<bool> {
+        // SAFETY: the buffer is alive, if empty.
+        unsafe { self.handle.api.get(BUFFER_IS_DELETED, self.handle.ptr) }.map(|flag| flag.get())
+    }
+}
+
+/// Copies several arrays at once, each into memory of exactly its [`Buffer::host_size`], and waits for all.
+///
+/// # Errors
+/// The first error of any of them, after all have ended.
+pub fn read_all<'a>(reads: impl IntoIterator<Item = (&'a Buffer, &'a mut [u8])>) -> Result<()> {
+    let mut started = Pending(Vec::new());
+    let mut failure = Ok(());
+    for (buffer, dst) in reads {
+        // SAFETY: every event is waited for before this returns, even if something panics, and `dst` is borrowed as
+        // long.
+        match unsafe { buffer.start_read_to(dst) } {
+            Ok(event) => started.0.push(event),
+            Err(error) => {
+                failure = Err(error);
+                break;
+            }
+        }
+    }
+    let ended = started.wait();
+    failure.and(ended)
+}
+
+/// Copies in flight into memory that is only borrowed.
+struct Pending(Vec<Event>);
+
+impl Pending {
+    /// Waits for all and returns the first error.
+    fn wait(&mut self) -> Result<()> {
+        wait_all(self.0.drain(..))
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        // Only after a panic of the caller's iterator is there anything left, and its error has nowhere to go.
+        let _ = self.wait();
+    }
+}
+
+/// A copy to the host on its way. If it is dropped, the copy ends in the background.
+#[must_use = "the copy is only of use once it is waited for"]
+pub struct PendingRead {
+    state: Option<(Event, Vec<u8>)>,
+}
+
+impl fmt::Debug for PendingRead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PendingRead")
+    }
+}
+
+impl PendingRead {
+    /// Whether [`PendingRead::wait`] would return at once.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn is_ready(&self) -> Result<bool> {
+        self.state.as_ref().map_or(Ok(true), |(event, _)| event.is_ready())
+    }
+
+    /// Waits for the array, row-major and without gaps.
+    ///
+    /// # Errors
+    /// The error of the run that should have made the array, or the plugin's own.
+    pub fn wait(mut self) -> Result<Vec<u8>> {
+        let (event, bytes) = self.state.take().expect("only `wait` and `drop` take it, and each runs once");
+        event.wait()?;
+        Ok(bytes)
+    }
+}
+
+impl Drop for PendingRead {
+    fn drop(&mut self) {
+        if let Some((event, bytes)) = self.state.take() {
+            let keep = std::sync::Arc::new(bytes);
+            let kept = std::sync::Arc::clone(&keep);
+            if event.on_ready(move |_| drop(kept)).is_err() {
+                // Without a callback the memory must stay until the event itself says that the copy has ended.
+                let _ = event.wait();
+            }
+        }
+    }
+}
+
+/// A layout for the host with the last dim varying fastest. Points to `minor_to_major`.
+fn row_major(minor_to_major: &[i64]) -> MemoryLayout {
+    const TILED: i32 = 0;
+    let head = |size| ffi::Head { struct_size: size, extension: std::ptr::null_mut() };
+    MemoryLayout {
+        head: head(size_of::<MemoryLayout>()),
+        tiled_head: head(
+            std::mem::offset_of!(MemoryLayout, kind) - std::mem::offset_of!(MemoryLayout, tiled_head),
+        ),
+        minor_to_major: minor_to_major.as_ptr(),
+        minor_to_major_size: minor_to_major.len(),
+        tile_dims: std::ptr::null(),
+        tile_dim_sizes: std::ptr::null(),
+        num_tiles: 0,
+        kind: ffi::structs::Int { value: TILED, padding: 0 },
+    }
+}
+
+fn read_error(reason: String) -> Error {
+    Error::invalid("reading a buffer", reason)
+}

@@ -1,0 +1,265 @@
+//! A client: one process's view of the devices of a platform.
+
+use crate::api::{Api, Handle};
+use crate::device::Device;
+use crate::error::{Error, Result, optional};
+use crate::executable::{LoadedExecutable, Program};
+use crate::ffi::calls::{
+    CLIENT_ADDRESSABLE_DEVICES, CLIENT_COMPILE, CLIENT_CREATE, CLIENT_DEFAULT_DEVICE_ASSIGNMENT,
+    CLIENT_DEVICES, CLIENT_PLATFORM_NAME, CLIENT_PLATFORM_VERSION, CLIENT_PROCESS_INDEX, CLIENT_TOPOLOGY,
+    Call, EXECUTABLE_DESERIALIZE_AND_LOAD,
+};
+use crate::ffi::structs::{self, ClientCompile, ClientCreate, DeserializeAndLoad, Span};
+use crate::ffi::{self, Function, Padded};
+use crate::key_value::{self, KeyValueStore, SharedStore};
+use crate::plugin::Plugin;
+use crate::topology::Topology;
+use crate::value::{self, Named, Value, to_ffi};
+use std::fmt;
+use std::sync::Arc;
+
+/// How to create a client.
+#[derive(Clone, Default)]
+pub struct ClientOptions {
+    /// Options that the plugin understands, such as `cpu_device_count` (CPU), `memory_fraction`, `visible_devices`,
+    /// `node_id` and `num_nodes` (GPU).
+    pub options: Vec<Named>,
+    /// Where the processes of a job find each other; GPUs of several processes need it.
+    pub store: Option<Arc<dyn KeyValueStore>>,
+}
+
+impl ClientOptions {
+    /// No options.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an option.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.options.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sets the store through which processes find each other.
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn KeyValueStore>) -> Self {
+        self.store = Some(store);
+        self
+    }
+}
+
+impl fmt::Debug for ClientOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { options, store } = self;
+        f.debug_struct("ClientOptions").field("options", options).field("store", &store.is_some()).finish()
+    }
+}
+
+/// A client. Cheap to clone; everything made through it keeps it alive.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<ClientInner>,
+}
+
+/// Fields are dropped in this order: the client before the store that it calls back.
+struct ClientInner {
+    handle: Handle<ffi::Client>,
+    _store: Option<Box<SharedStore>>,
+}
+
+impl PartialEq for Client {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+}
+
+impl Eq for Client {}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({:?})", self.plugin())
+    }
+}
+
+impl Client {
+    /// Creates a client, which takes the devices where the platform gives them to one process only.
+    ///
+    /// # Errors
+    /// The plugin's own: no device, an option it does not know, devices in use.
+    pub fn create(plugin: &Plugin, options: &ClientOptions) -> Result<Self> {
+        let api = &plugin.api;
+        value::check("creating a client", &options.options)?;
+        api.require(&[Function::ClientDestroy])?;
+        let named = to_ffi(&options.options);
+        let store = options.store.clone().map(SharedStore::boxed);
+        let mut args = Padded::<ClientCreate>::new(|args| {
+            args.options = named.as_ptr();
+            args.num_options = named.len();
+            if let Some(store) = &store {
+                let user = store.user();
+                args.kv_get = Some(key_value::get);
+                args.kv_get_user = user;
+                args.kv_put = Some(key_value::put);
+                args.kv_put_user = user;
+                args.kv_try_get = Some(key_value::try_get);
+                args.kv_try_get_user = user;
+            }
+        });
+        // SAFETY: `named` points into `options`, both alive during the call; the store lives as long as the client.
+        let handle = unsafe {
+            api.call(CLIENT_CREATE, &mut args)?;
+            Handle::new(api, Function::ClientCreate, args.client)?
+        };
+        Ok(Client { inner: Arc::new(ClientInner { handle, _store: store }) })
+    }
+
+    pub(crate) fn api(&self) -> &Arc<Api> {
+        &self.inner.handle.api
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut ffi::Client {
+        self.inner.handle.ptr.as_ptr()
+    }
+
+    /// The plugin that the client was made by.
+    pub fn plugin(&self) -> Plugin {
+        Plugin { api: Arc::clone(self.api()) }
+    }
+
+    /// The platform, such as `cpu`, `cuda` or `tpu`.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn platform_name(&self) -> Result<String> {
+        // SAFETY: the client is alive.
+        unsafe { self.api().text_of(CLIENT_PLATFORM_NAME, self.inner.handle.ptr) }
+    }
+
+    /// The platform's version, in the vendor's words. Executables are bound to it.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn platform_version(&self) -> Result<String> {
+        // SAFETY: the client is alive.
+        unsafe { self.api().text_of(CLIENT_PLATFORM_VERSION, self.inner.handle.ptr) }
+    }
+
+    /// This process's number among those of the job.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn process_index(&self) -> Result<i32> {
+        // SAFETY: the client is alive.
+        unsafe { self.api().get(CLIENT_PROCESS_INDEX, self.inner.handle.ptr) }.map(|index| index.value)
+    }
+
+    /// The devices of all processes.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn devices(&self) -> Result<Vec<Device>> {
+        self.devices_by(CLIENT_DEVICES)
+    }
+
+    /// The devices that this process can use.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn addressable_devices(&self) -> Result<Vec<Device>> {
+        self.devices_by(CLIENT_ADDRESSABLE_DEVICES)
+    }
+
+    fn devices_by(&self, call: Call<Span<ffi::Client, *mut ffi::Device>>) -> Result<Vec<Device>> {
+        // SAFETY: the client is alive, and owns its devices.
+        let devices = unsafe { self.api().span(call, self.inner.handle.ptr)? };
+        // SAFETY: these are devices of this client.
+        devices.iter().map(|device| unsafe { Device::new(self, *device, call.function) }).collect()
+    }
+
+    /// The ids of the devices that the plugin would give replica `r` and partition `p`, at `r * partitions + p`.
+    ///
+    /// # Errors
+    /// The plugin's own, such as too few devices.
+    pub fn default_device_assignment(&self, replicas: usize, partitions: usize) -> Result<Vec<i32>> {
+        let too_many = || {
+            Error::invalid(
+                "asking for a device assignment",
+                format!(
+                    "{replicas} replicas of {partitions} partitions are more than any machine has devices"
+                ),
+            )
+        };
+        let as_int = |n: usize| i32::try_from(n).map_err(|_| too_many());
+        let (num_replicas, num_partitions) = (as_int(replicas)?, as_int(partitions)?);
+        let len = replicas.checked_mul(partitions).filter(|n| *n < 1 << 31).ok_or_else(too_many)?;
+        let mut assignment = vec![0; len];
+        let mut args = Padded::<structs::DefaultDeviceAssignment>::new(|args| {
+            args.client = self.as_ptr();
+            args.num_replicas = num_replicas;
+            args.num_partitions = num_partitions;
+            args.len = len;
+            args.assignment = assignment.as_mut_ptr();
+        });
+        // SAFETY: the client is alive, and the plugin fills as many ints as the vector has.
+        unsafe { self.api().call(CLIENT_DEFAULT_DEVICE_ASSIGNMENT, &mut args)? };
+        Ok(assignment)
+    }
+
+    /// The shape of machine that this client's devices form; `None` where the plugin does not say.
+    ///
+    /// # Errors
+    /// The plugin's own, other than "unimplemented".
+    pub fn topology(&self) -> Result<Option<Topology>> {
+        // SAFETY: the client is alive.
+        let answer = unsafe { self.api().get(CLIENT_TOPOLOGY, self.inner.handle.ptr) };
+        match optional(answer)? {
+            // SAFETY: the topology belongs to this client.
+            Some(topology) => unsafe { Topology::of_client(self, topology) }.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Compiles a program for this client's devices. `options` is a serialized `CompileOptionsProto`.
+    ///
+    /// # Errors
+    /// The plugin's own: a program it refuses, too few devices, options it does not know.
+    pub fn compile(&self, program: &Program<'_>, options: &[u8]) -> Result<LoadedExecutable> {
+        LoadedExecutable::require(self.api())?;
+        let program = program.to_ffi();
+        let mut args = Padded::<ClientCompile>::new(|args| {
+            args.client = self.as_ptr();
+            args.program = program.as_program();
+            args.options = options.as_ptr().cast();
+            args.options_size = options.len();
+        });
+        // SAFETY: client, program and options are alive during the call.
+        unsafe {
+            self.api().call(CLIENT_COMPILE, &mut args)?;
+            LoadedExecutable::new(self, args.executable, Function::ClientCompile)
+        }
+    }
+
+    /// Loads what [`crate::Executable::serialize`] gave, on the same platform and version. `options` (a serialized
+    /// `CompileOptionsProto`) replaces the options it was compiled with, such as the device assignment.
+    ///
+    /// # Errors
+    /// The plugin's own: other bytes, another version, too few devices.
+    pub fn load_serialized(&self, bytes: &[u8], options: Option<&[u8]>) -> Result<LoadedExecutable> {
+        LoadedExecutable::require(self.api())?;
+        let mut args = Padded::<DeserializeAndLoad>::new(|args| {
+            args.client = self.as_ptr();
+            args.bytes = bytes.as_ptr().cast();
+            args.len = bytes.len();
+            if let Some(options) = options {
+                args.options = options.as_ptr().cast();
+                args.options_size = options.len();
+            }
+        });
+        // SAFETY: client, bytes and options are alive during the call.
+        unsafe {
+            self.api().call(EXECUTABLE_DESERIALIZE_AND_LOAD, &mut args)?;
+            LoadedExecutable::new(self, args.executable, Function::ExecutableDeserializeAndLoad)
+        }
+    }
+}

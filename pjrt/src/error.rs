@@ -1,0 +1,291 @@
+//! What can go wrong, with enough context to act on.
+//!
+//! A PJRT error says neither which call failed nor in which plugin; [`CallError`] adds both, and the executable where
+//! there is one.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// The result of everything fallible in this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Any failure of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system could not load the file as a shared library.
+    #[error(
+        "cannot load the PJRT plugin {}: {reason}; give the path of a plugin's shared library (.so) for this machine",
+        path.display()
+    )]
+    Load {
+        /// The file as it was asked for.
+        path: PathBuf,
+        /// What the operating system said.
+        reason: String,
+    },
+    /// The file is a shared library, but not a PJRT plugin.
+    #[error(
+        "{} is not a PJRT plugin: {reason}; give the path of a shared library that exports GetPjrtApi",
+        path.display()
+    )]
+    NotAPlugin {
+        /// The library.
+        path: PathBuf,
+        /// What is missing.
+        reason: String,
+    },
+    /// The plugin's API version is one this crate cannot speak.
+    #[error(
+        "the PJRT plugin {} has API version {found}, but {needed}; install a plugin of a matching release",
+        path.display()
+    )]
+    Version {
+        /// The plugin.
+        path: PathBuf,
+        /// Its version.
+        found: crate::ApiVersion,
+        /// Which versions would do.
+        needed: String,
+    },
+    /// The plugin's table lacks a function.
+    #[error(
+        "the PJRT plugin {} (API {version}) has no function {function}; use a plugin that provides it",
+        path.display()
+    )]
+    MissingFunction {
+        /// The function's name in the C API.
+        function: &'static str,
+        /// The plugin.
+        path: PathBuf,
+        /// Its version.
+        version: crate::ApiVersion,
+    },
+    /// The plugin answered a call with an error.
+    #[error(transparent)]
+    Call(Box<CallError>),
+    /// A call was refused before the plugin saw it, because it would be wrong or dangerous.
+    #[error("{operation}{}: {reason}", for_executable(executable))]
+    Invalid {
+        /// What was asked for.
+        operation: &'static str,
+        /// What is wrong with it and what would be right.
+        reason: String,
+        /// The executable concerned, if any.
+        executable: Option<String>,
+    },
+    /// The plugin reported success but did not deliver what the API promises.
+    #[error("the PJRT plugin {} broke the API's contract in {function}: {reason}", path.display())]
+    Contract {
+        /// The plugin.
+        path: PathBuf,
+        /// The function's name in the C API.
+        function: &'static str,
+        /// What it did.
+        reason: String,
+    },
+}
+
+/// An error made by a plugin.
+#[derive(Clone, Debug)]
+pub struct CallError {
+    /// The class of the error.
+    pub code: Code,
+    /// The plugin's own words.
+    pub message: String,
+    /// The function of the C API that failed, or whose result arrived as an error later.
+    pub function: &'static str,
+    /// The plugin.
+    pub plugin: PathBuf,
+    /// The executable that was compiled, asked or run, where known.
+    pub executable: Option<String>,
+    /// The id of the device on which it happened, where known.
+    pub device: Option<i32>,
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} failed", self.function)?;
+        f.write_str(&for_executable(&self.executable))?;
+        if let Some(device) = self.device {
+            write!(f, " on device {device}")?;
+        }
+        write!(f, ": {} ({}; plugin {})", self.message.trim_end(), self.code, self.plugin.display())
+    }
+}
+
+impl std::error::Error for CallError {}
+
+/// " for executable `name`" or nothing.
+fn for_executable(executable: &Option<String>) -> String {
+    executable.as_ref().map(|name| format!(" for executable `{name}`")).unwrap_or_default()
+}
+
+impl Error {
+    /// The plugin's code, where the plugin made the error.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Error::Call(error) => Some(error.code),
+            Error::Load { .. }
+            | Error::NotAPlugin { .. }
+            | Error::Version { .. }
+            | Error::MissingFunction { .. }
+            | Error::Invalid { .. }
+            | Error::Contract { .. } => None,
+        }
+    }
+
+    /// Whether this says that the plugin lacks a capability, rather than that something failed.
+    pub fn is_unimplemented(&self) -> bool {
+        matches!(self, Error::MissingFunction { .. }) || self.code() == Some(Code::Unimplemented)
+    }
+
+    /// A refusal on our side.
+    pub(crate) fn invalid(operation: &'static str, reason: impl Into<String>) -> Self {
+        Error::Invalid { operation, reason: reason.into(), executable: None }
+    }
+
+    /// Adds the name of the executable concerned.
+    pub(crate) fn with_executable(mut self, name: &str) -> Self {
+        match &mut self {
+            Error::Call(error) => error.executable = Some(name.to_owned()),
+            Error::Invalid { executable, .. } => *executable = Some(name.to_owned()),
+            Error::Load { .. }
+            | Error::NotAPlugin { .. }
+            | Error::Version { .. }
+            | Error::MissingFunction { .. }
+            | Error::Contract { .. } => {}
+        }
+        self
+    }
+}
+
+/// Turns "the plugin cannot do this" into `None`: an absent capability is an answer, not a failure.
+pub(crate) fn optional<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_unimplemented() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The class of a plugin's error: the canonical codes of Abseil and gRPC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[allow(missing_docs)] // The names are the documentation; the meanings are gRPC's.
+pub enum Code {
+    Ok,
+    Cancelled,
+    Unknown,
+    InvalidArgument,
+    DeadlineExceeded,
+    NotFound,
+    AlreadyExists,
+    PermissionDenied,
+    ResourceExhausted,
+    FailedPrecondition,
+    Aborted,
+    OutOfRange,
+    Unimplemented,
+    Internal,
+    Unavailable,
+    DataLoss,
+    Unauthenticated,
+    /// A code this crate does not know.
+    Other(i32),
+}
+
+/// The codes in the order of their numbers, with their usual spelling.
+const CODES: [(Code, &str); 17] = [
+    (Code::Ok, "OK"),
+    (Code::Cancelled, "CANCELLED"),
+    (Code::Unknown, "UNKNOWN"),
+    (Code::InvalidArgument, "INVALID_ARGUMENT"),
+    (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
+    (Code::NotFound, "NOT_FOUND"),
+    (Code::AlreadyExists, "ALREADY_EXISTS"),
+    (Code::PermissionDenied, "PERMISSION_DENIED"),
+    (Code::ResourceExhausted, "RESOURCE_EXHAUSTED"),
+    (Code::FailedPrecondition, "FAILED_PRECONDITION"),
+    (Code::Aborted, "ABORTED"),
+    (Code::OutOfRange, "OUT_OF_RANGE"),
+    (Code::Unimplemented, "UNIMPLEMENTED"),
+    (Code::Internal, "INTERNAL"),
+    (Code::Unavailable, "UNAVAILABLE"),
+    (Code::DataLoss, "DATA_LOSS"),
+    (Code::Unauthenticated, "UNAUTHENTICATED"),
+];
+
+impl Code {
+    /// From the number in the C API.
+    pub(crate) fn from_raw(raw: i32) -> Self {
+        usize::try_from(raw)
+            .ok()
+            .and_then(|index| CODES.get(index))
+            .map_or(Code::Other(raw), |(code, _)| *code)
+    }
+
+    /// The number in the C API.
+    pub(crate) fn to_raw(self) -> i32 {
+        match self {
+            Code::Other(raw) => raw,
+            known => CODES.iter().zip(0..).find(|((code, _), _)| *code == known).map_or(2, |(_, raw)| raw),
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match CODES.iter().find(|(code, _)| code == self) {
+            Some((_, name)) => f.write_str(name),
+            None => write!(f, "code {}", self.to_raw()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CallError, Code, Error, optional};
+    use std::path::PathBuf;
+
+    fn call_error(code: Code) -> Error {
+        Error::Call(Box::new(CallError {
+            code,
+            message: "no such thing\n".into(),
+            function: "PJRT_Client_Compile",
+            plugin: PathBuf::from("/p/cpu.so"),
+            executable: None,
+            device: None,
+        }))
+    }
+
+    #[test]
+    fn codes_round_trip() {
+        for raw in [-1, 0, 3, 12, 16, 17, 400] {
+            assert_eq!(Code::from_raw(raw).to_raw(), raw);
+        }
+        assert_eq!(Code::from_raw(12), Code::Unimplemented);
+        assert_eq!(Code::from_raw(99).to_string(), "code 99");
+        assert_eq!(Code::from_raw(8).to_string(), "RESOURCE_EXHAUSTED");
+    }
+
+    #[test]
+    fn a_message_names_call_code_plugin_and_executable() {
+        let error = call_error(Code::NotFound);
+        assert_eq!(
+            error.to_string(),
+            "PJRT_Client_Compile failed: no such thing (NOT_FOUND; plugin /p/cpu.so)"
+        );
+        assert_eq!(
+            error.with_executable("train_step").to_string(),
+            "PJRT_Client_Compile failed for executable `train_step`: no such thing (NOT_FOUND; plugin /p/cpu.so)"
+        );
+    }
+
+    #[test]
+    fn unimplemented_is_absence() {
+        assert!(matches!(optional::<()>(Err(call_error(Code::Unimplemented))), Ok(None)));
+        assert!(optional::<()>(Err(call_error(Code::Internal))).is_err());
+        assert!(matches!(optional(Ok(1)), Ok(Some(1))));
+    }
+}

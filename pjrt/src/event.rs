@@ -1,0 +1,164 @@
+//! Waiting for what a plugin does in the background.
+
+use crate::api::{Api, Handle};
+use crate::error::{Error, Result};
+use crate::ffi::calls::{EVENT_AWAIT, EVENT_IS_READY, EVENT_ON_READY};
+use crate::ffi::structs::{EventOnReady, Object};
+use crate::ffi::{self, Function, Padded};
+use std::ffi::c_void;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+/// Something that becomes ready, with success or with an error.
+///
+/// Dropping an event neither waits nor cancels; it only forgets the outcome.
+#[must_use = "the error of what happens in the background arrives through its event"]
+pub struct Event {
+    handle: Handle<ffi::Event>,
+    about: About,
+}
+
+/// What an event's error is about, for its message.
+#[derive(Clone)]
+pub(crate) struct About {
+    /// The function that gave out the event.
+    pub function: Function,
+    /// The executable that runs.
+    pub executable: Option<Arc<str>>,
+    /// The device on which it happens.
+    pub device: Option<i32>,
+}
+
+impl About {
+    pub fn function(function: Function) -> Self {
+        About { function, executable: None, device: None }
+    }
+
+    /// Makes an error tell what it is about.
+    fn explain(&self, error: Error) -> Error {
+        match error {
+            Error::Call(mut call) => {
+                call.function = self.function.name();
+                call.executable = self.executable.as_deref().map(str::to_owned);
+                call.device = self.device;
+                Error::Call(call)
+            }
+            other => other,
+        }
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Event({})", self.about.function.name())
+    }
+}
+
+impl Event {
+    /// # Safety
+    /// As for [`Handle::new`].
+    pub(crate) unsafe fn new(api: &Arc<Api>, event: *mut ffi::Event, about: About) -> Result<Self> {
+        // SAFETY: the caller's promise.
+        let handle = unsafe { Handle::new(api, about.function, event)? };
+        Ok(Event { handle, about })
+    }
+
+    /// Blocks until ready and returns the outcome.
+    ///
+    /// # Errors
+    /// What went wrong in the background, naming the call that started it.
+    pub fn wait(&self) -> Result<()> {
+        let mut args = Padded::<Object<ffi::Event>>::new(|args| args.object = self.handle.ptr.as_ptr());
+        // SAFETY: the event is alive.
+        unsafe { self.handle.api.call(EVENT_AWAIT, &mut args) }.map_err(|error| self.about.explain(error))
+    }
+
+    /// Whether [`Event::wait`] would return at once.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn is_ready(&self) -> Result<bool> {
+        // SAFETY: the event is alive.
+        unsafe { self.handle.api.get(EVENT_IS_READY, self.handle.ptr) }.map(|ready| ready.get())
+    }
+
+    /// Like [`Event::wait`], but gives up after `limit` and returns `None`. What happens in the background goes on.
+    ///
+    /// # Errors
+    /// As for [`Event::wait`].
+    pub fn wait_timeout(&self, limit: Duration) -> Result<Option<()>> {
+        let (sender, receiver) = sync_channel(1);
+        // Where nobody listens any more, the outcome is not wanted any more.
+        self.on_ready(move |outcome| drop(sender.try_send(outcome)))?;
+        match receiver.recv_timeout(limit) {
+            Ok(outcome) => outcome.map(Some),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(self
+                .handle
+                .api
+                .contract(Function::EventOnReady, "it dropped a callback without calling it")),
+        }
+    }
+
+    /// Calls `callback` with the outcome once it is known, on a thread of the plugin or on this one. A panic of the
+    /// callback is caught and dropped: it cannot pass through the plugin.
+    ///
+    /// # Errors
+    /// The plugin's own; then `callback` is dropped without being called.
+    pub fn on_ready(&self, callback: impl FnOnce(Result<()>) + Send + 'static) -> Result<()> {
+        let user = Box::into_raw(Box::new(Callback {
+            api: Arc::clone(&self.handle.api),
+            about: self.about.clone(),
+            run: Box::new(callback),
+        }));
+        let mut args = Padded::<EventOnReady>::new(|args| {
+            args.event = self.handle.ptr.as_ptr();
+            args.callback = Some(call_back);
+            args.user = user.cast();
+        });
+        // SAFETY: the event is alive, and `call_back` takes what `user` is.
+        let registered = unsafe { self.handle.api.call(EVENT_ON_READY, &mut args) };
+        registered.inspect_err(|_| {
+            // SAFETY: a registration that failed never calls back, so the box is still ours.
+            drop(unsafe { Box::from_raw(user) });
+        })
+    }
+}
+
+/// Waits for all events, however many fail, and returns the first error.
+///
+/// # Errors
+/// As for [`Event::wait`].
+pub fn wait_all(events: impl IntoIterator<Item = Event>) -> Result<()> {
+    let mut outcome = Ok(());
+    for event in events {
+        outcome = outcome.and(event.wait());
+    }
+    outcome
+}
+
+/// What a callback needs when it runs.
+struct Callback {
+    api: Arc<Api>,
+    about: About,
+    run: Box<dyn FnOnce(Result<()>) + Send>,
+}
+
+/// What the plugin calls.
+unsafe extern "C" fn call_back(error: *mut ffi::Error, user: *mut c_void) {
+    // SAFETY: `on_ready` passed a box of this type, and the plugin calls back once.
+    let callback = unsafe { Box::from_raw(user.cast::<Callback>()) };
+    let outcome = catch_unwind(AssertUnwindSafe(move || {
+        let Callback { api, about, run } = *callback;
+        // SAFETY: the plugin passes the ownership of the error to the callback.
+        let outcome = unsafe { api.take_error(error, about.function) };
+        run(outcome.map_err(|error| about.explain(error)));
+    }));
+    if let Err(payload) = outcome {
+        // Dropping the payload could panic again, which would abort the process.
+        std::mem::forget(payload);
+    }
+}

@@ -1,0 +1,150 @@
+//! Hand-written declarations of the part of the PJRT C API that this crate uses.
+//!
+//! The layout facts that everything rests on:
+//!
+//! * Every argument struct begins with its size and an extension pointer ([`Head`]). Structs only grew at their
+//!   end since API 0.57, and a plugin refuses a struct smaller than the one it was built with. [`Padded`] therefore
+//!   appends zero words and counts them, which newer plugins read as "field left at its default".
+//! * The function table begins with a header of [`TABLE_HEAD`] bytes, then one pointer per [`Function`].
+//! * Arrays of structs (`NamedValue`) have a fixed stride and are never padded.
+//!
+//! Padding bytes inside structs are spelled out as fields: all bytes handed over are zero or ours.
+
+pub(crate) mod calls;
+mod functions;
+pub(crate) mod structs;
+
+pub use functions::Function;
+
+use std::ffi::c_void;
+use std::ops::{Deref, DerefMut};
+
+/// Size of the table's header: struct size, extension pointer, version (size, extension pointer, major, minor).
+pub(crate) const TABLE_HEAD: usize = 40;
+/// Where the extension list's head lies in the table.
+pub(crate) const TABLE_EXTENSIONS: usize = 8;
+/// Where the major version (an `int`) lies in the table; the minor version follows it.
+pub(crate) const TABLE_MAJOR: usize = 32;
+/// Where the minor version (an `int`) lies in the table.
+pub(crate) const TABLE_MINOR: usize = 36;
+
+/// Words of zeros appended to every argument struct. The structs this crate knows grew by at most a handful of
+/// words over 60 minor versions.
+const TAIL_WORDS: usize = 32;
+
+/// What the table's functions look like; the two exceptions (`PJRT_Error_Destroy`, `PJRT_Error_Message`) return
+/// nothing.
+pub(crate) type Callee = unsafe extern "C" fn(args: *mut c_void) -> *mut Error;
+/// The shape of `PJRT_Error_Destroy` and `PJRT_Error_Message`.
+pub(crate) type VoidCallee = unsafe extern "C" fn(args: *mut c_void);
+
+/// Declares types that only the plugin can look into.
+macro_rules! opaque {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        $(
+            $(#[$doc])*
+            #[repr(C)]
+            pub(crate) struct $name {
+                _private: [u8; 0],
+            }
+        )*
+    };
+}
+
+opaque! {
+    /// An error the plugin made; freed by whoever receives it.
+    Error,
+    /// Something that becomes ready.
+    Event,
+    /// A process's view of the devices.
+    Client,
+    /// A device of a client, owned by it.
+    Device,
+    /// What is known of a device without a client, owned by a device or a topology.
+    DeviceDescription,
+    /// A shape of machine to compile for.
+    Topology,
+    /// A compiled program.
+    Executable,
+    /// A compiled program on a client's devices.
+    LoadedExecutable,
+    /// An array on a device.
+    Buffer,
+    /// Bytes of a serialized executable, owned by the plugin.
+    SerializedExecutable,
+    /// Bytes of a serialized topology, owned by the plugin.
+    SerializedTopology,
+}
+
+/// How every argument struct begins.
+#[repr(C)]
+pub(crate) struct Head {
+    /// Bytes of the struct as the caller knows it, written by [`Padded`].
+    pub struct_size: usize,
+    /// Always null: this crate passes no extensions.
+    pub extension: *mut c_void,
+}
+
+/// An argument struct.
+///
+/// # Safety
+/// The type is `repr(C)`, begins with a [`Head`], has no implicit padding, and is valid when all bytes are zero.
+pub(crate) unsafe trait Args: Sized {}
+
+/// An argument struct followed by zero words which its size counts.
+#[repr(C)]
+pub(crate) struct Padded<A> {
+    args: A,
+    tail: [usize; TAIL_WORDS],
+}
+
+impl<A: Args> Padded<A> {
+    /// All zero but for the size, then changed by `fill`.
+    pub fn new(fill: impl FnOnce(&mut A)) -> Self {
+        const {
+            assert!(
+                size_of::<A>().is_multiple_of(8) && align_of::<A>() == 8,
+                "an argument struct has odd size"
+            );
+        }
+        // SAFETY: `Args` promises that zero bytes are a valid `A`; the tail is integers.
+        let mut padded: Self = unsafe { std::mem::zeroed() };
+        // SAFETY: `Args` promises that `A` begins with a `Head`, and `padded` is ours.
+        unsafe { (*(&raw mut padded).cast::<Head>()).struct_size = size_of::<Self>() };
+        fill(&mut padded.args);
+        padded
+    }
+
+    /// The pointer that C gets. It covers the tail as well.
+    pub fn as_ptr(&mut self) -> *mut Self {
+        self
+    }
+}
+
+impl<A> Deref for Padded<A> {
+    type Target = A;
+
+    fn deref(&self) -> &A {
+        &self.args
+    }
+}
+
+impl<A> DerefMut for Padded<A> {
+    fn deref_mut(&mut self) -> &mut A {
+        &mut self.args
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::structs::Object;
+    use super::{Client, Padded};
+
+    #[test]
+    fn the_tail_is_zero_and_counted() {
+        let args = Padded::<Object<Client>>::new(|_| ());
+        assert_eq!(args.head.struct_size, 24 + 32 * 8);
+        assert!(args.head.extension.is_null() && args.object.is_null());
+        assert_eq!(args.tail, [0; 32]);
+    }
+}

@@ -1,0 +1,216 @@
+//! Shapes of machines to compile for, whether or not they are present.
+
+use crate::api::{Api, Handle};
+use crate::client::Client;
+use crate::device::DeviceDescription;
+use crate::error::{Error, Result, optional};
+use crate::executable::{Executable, Program};
+use crate::ffi::calls::{
+    COMPILE, TOPOLOGY_ATTRIBUTES, TOPOLOGY_CREATE, TOPOLOGY_DESERIALIZE, TOPOLOGY_DEVICE_DESCRIPTIONS,
+    TOPOLOGY_PLATFORM_NAME, TOPOLOGY_PLATFORM_VERSION, TOPOLOGY_SERIALIZE,
+};
+use crate::ffi::structs::{Compile, DeserializeTopology, SerializeTopology, TopologyCreate};
+use crate::ffi::{self, Function, Padded};
+use crate::plugin::Plugin;
+use crate::value::{self, Named, from_ffi, to_ffi};
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// A topology. Cheap to clone.
+#[derive(Clone)]
+pub struct Topology {
+    inner: Arc<TopologyInner>,
+}
+
+struct TopologyInner {
+    api: Arc<Api>,
+    ptr: NonNull<ffi::Topology>,
+    _owner: Owner,
+}
+
+/// Who frees the topology.
+enum Owner {
+    /// We do.
+    Own { _handle: Handle<ffi::Topology> },
+    /// The client does, which therefore must stay.
+    Client { _client: Client },
+}
+
+// SAFETY: a topology is constant, and its owner is `Send` and `Sync`.
+unsafe impl Send for TopologyInner {}
+// SAFETY: as above.
+unsafe impl Sync for TopologyInner {}
+
+impl fmt::Debug for Topology {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Topology({})", self.inner.api.path.display())
+    }
+}
+
+impl Topology {
+    /// The topology with this name, such as `v4:2x2x1` or `v5e:2x4` of libtpu.
+    ///
+    /// # Errors
+    /// The plugin's own: a name or an option it does not know, or no topologies at all.
+    pub fn create(plugin: &Plugin, name: &str, options: &[Named]) -> Result<Self> {
+        value::check("creating a topology", options)?;
+        let api = &plugin.api;
+        api.require(&[Function::TopologyDescriptionDestroy])?;
+        let named = to_ffi(options);
+        let mut args = Padded::<TopologyCreate>::new(|args| {
+            args.name = name.as_ptr().cast();
+            args.name_size = name.len();
+            args.options = named.as_ptr();
+            args.num_options = named.len();
+        });
+        // SAFETY: name and options are alive during the call; the topology becomes ours.
+        unsafe {
+            api.call(TOPOLOGY_CREATE, &mut args)?;
+            Ok(Self::owned(Handle::new(api, Function::TopologyDescriptionCreate, args.topology)?))
+        }
+    }
+
+    /// The topology that [`Topology::serialize`] gave.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn deserialize(plugin: &Plugin, bytes: &[u8]) -> Result<Self> {
+        let api = &plugin.api;
+        api.require(&[Function::TopologyDescriptionDestroy])?;
+        let mut args = Padded::<DeserializeTopology>::new(|args| {
+            args.bytes = bytes.as_ptr().cast();
+            args.len = bytes.len();
+        });
+        // SAFETY: the bytes are alive during the call; the topology becomes ours.
+        unsafe {
+            api.call(TOPOLOGY_DESERIALIZE, &mut args)?;
+            Ok(Self::owned(Handle::new(api, Function::TopologyDescriptionDeserialize, args.topology)?))
+        }
+    }
+
+    fn owned(handle: Handle<ffi::Topology>) -> Self {
+        let (api, ptr) = (Arc::clone(&handle.api), handle.ptr);
+        Topology { inner: Arc::new(TopologyInner { api, ptr, _owner: Owner::Own { _handle: handle } }) }
+    }
+
+    /// # Safety
+    /// The topology belongs to the client.
+    pub(crate) unsafe fn of_client(client: &Client, topology: *mut ffi::Topology) -> Result<Self> {
+        let api = Arc::clone(client.api());
+        let ptr = api.non_null(Function::ClientTopologyDescription, topology)?;
+        Ok(Topology {
+            inner: Arc::new(TopologyInner { api, ptr, _owner: Owner::Client { _client: client.clone() } }),
+        })
+    }
+
+    /// The platform, such as `tpu`.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn platform_name(&self) -> Result<String> {
+        // SAFETY: the topology is alive.
+        unsafe { self.inner.api.text_of(TOPOLOGY_PLATFORM_NAME, self.inner.ptr) }
+    }
+
+    /// The platform's version, in the vendor's words.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn platform_version(&self) -> Result<String> {
+        // SAFETY: the topology is alive.
+        unsafe { self.inner.api.text_of(TOPOLOGY_PLATFORM_VERSION, self.inner.ptr) }
+    }
+
+    /// The devices, in the order of their ids.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn devices(&self) -> Result<Vec<DeviceDescription>> {
+        let TopologyInner { api, ptr, .. } = &*self.inner;
+        // SAFETY: the topology is alive and owns the descriptions, which are copied.
+        unsafe {
+            let mut devices = api
+                .span(TOPOLOGY_DEVICE_DESCRIPTIONS, *ptr)?
+                .iter()
+                .map(|description| {
+                    let function = Function::TopologyDescriptionGetDeviceDescriptions;
+                    DeviceDescription::read(api, api.non_null(function, *description)?)
+                })
+                .collect::<Result<Vec<_>>>()?;
+            devices.sort_by_key(|device| device.id);
+            Ok(devices)
+        }
+    }
+
+    /// What the plugin says about the topology; empty where it says nothing.
+    ///
+    /// # Errors
+    /// The plugin's own, other than "unimplemented".
+    pub fn attributes(&self) -> Result<Vec<Named>> {
+        let TopologyInner { api, ptr, .. } = &*self.inner;
+        // SAFETY: the topology is alive and owns the attributes, which are copied.
+        unsafe {
+            match optional(api.span(TOPOLOGY_ATTRIBUTES, *ptr))? {
+                Some(items) => {
+                    from_ffi(api, Function::TopologyDescriptionAttributes, items.as_ptr(), items.len())
+                }
+                None => Ok(Vec::new()),
+            }
+        }
+    }
+
+    /// Bytes from which the same plugin makes the same topology; `None` where it cannot.
+    ///
+    /// # Errors
+    /// The plugin's own, other than "unimplemented".
+    pub fn serialize(&self) -> Result<Option<Vec<u8>>> {
+        let TopologyInner { api, ptr, .. } = &*self.inner;
+        let mut args = Padded::<SerializeTopology>::new(|args| args.topology = ptr.as_ptr());
+        // SAFETY: the topology is alive; the bytes are copied, then freed once by the function that came with them.
+        unsafe {
+            if optional(api.call(TOPOLOGY_SERIALIZE, &mut args))?.is_none() {
+                return Ok(None);
+            }
+            let bytes =
+                api.slice(Function::TopologyDescriptionSerialize, args.bytes, args.len).map(<[u8]>::to_vec);
+            if let Some(free) = args.free {
+                free(args.owner);
+            }
+            bytes.map(Some)
+        }
+    }
+
+    /// Compiles a program for these devices, whether or not they are present. `options` is a serialized
+    /// `CompileOptionsProto`. `client` may give the compiler what it would ask a device for.
+    ///
+    /// # Errors
+    /// The plugin's own: a program it refuses, options it does not know, more memory than a device has.
+    pub fn compile(
+        &self,
+        program: &Program<'_>,
+        options: &[u8],
+        client: Option<&Client>,
+    ) -> Result<Executable> {
+        let TopologyInner { api, ptr, .. } = &*self.inner;
+        if client.is_some_and(|client| !Arc::ptr_eq(client.api(), api)) {
+            let reason = "the client is of another plugin; give one of the plugin that made the topology";
+            return Err(Error::invalid("compiling for a topology", reason));
+        }
+        api.require(&[Function::ExecutableDestroy])?;
+        let program = program.to_ffi();
+        let mut args = Padded::<Compile>::new(|args| {
+            args.topology = ptr.as_ptr();
+            args.program = program.as_program();
+            args.options = options.as_ptr().cast();
+            args.options_size = options.len();
+            args.client = client.map_or(std::ptr::null_mut(), Client::as_ptr);
+        });
+        // SAFETY: topology, program, options and client are alive during the call; the executable becomes ours.
+        unsafe {
+            api.call(COMPILE, &mut args)?;
+            let handle = Handle::new(api, Function::Compile, args.executable)?;
+            Executable::new(handle, Some((self.clone(), client.cloned())))
+        }
+    }
+}
