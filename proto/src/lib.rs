@@ -15,6 +15,11 @@ pub mod xla;
 pub mod manifest;
 
 pub mod compile_options;
+pub mod hlo_check;
+pub mod hlo_text;
+
+#[cfg(test)]
+mod sample;
 
 /// Encoding and decoding, the methods all messages have.
 pub use prost::{DecodeError, Message};

@@ -324,6 +324,62 @@ pub struct IotaReplicaGroupListProto {
     #[prost(int32, repeated, tag = "4")]
     pub iota_transpose_perm: ::prost::alloc::vec::Vec<i32>,
 }
+/// A grid of devices with named axes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MeshProto {
+    #[prost(message, repeated, tag = "1")]
+    pub axes: ::prost::alloc::vec::Vec<mesh_proto::MeshAxis>,
+    /// Row-major; empty means `0, 1, 2, ...` or the closed form below.
+    #[prost(int64, repeated, tag = "2")]
+    pub device_ids: ::prost::alloc::vec::Vec<i64>,
+    #[prost(message, optional, tag = "3")]
+    pub iota_transform: ::core::option::Option<mesh_proto::IotaTransform>,
+}
+/// Nested message and enum types in `MeshProto`.
+pub mod mesh_proto {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct MeshAxis {
+        #[prost(string, tag = "1")]
+        pub name: ::prost::alloc::string::String,
+        #[prost(int64, tag = "2")]
+        pub size: i64,
+    }
+    /// `0, 1, 2, ...` reshaped and transposed.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct IotaTransform {
+        #[prost(int64, repeated, tag = "1")]
+        pub reshape_dims: ::prost::alloc::vec::Vec<i64>,
+        #[prost(int64, repeated, tag = "2")]
+        pub transpose_perm: ::prost::alloc::vec::Vec<i64>,
+    }
+}
+/// An axis of a mesh, or a part of one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AxisRefProto {
+    #[prost(int64, tag = "1")]
+    pub mesh_axis_index: i64,
+    #[prost(message, optional, tag = "2")]
+    pub sub_axis_info: ::core::option::Option<axis_ref_proto::SubAxis>,
+}
+/// Nested message and enum types in `AxisRefProto`.
+pub mod axis_ref_proto {
+    /// The axis seen as `pre_size`, `size` and the rest, of which this is the middle.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct SubAxis {
+        #[prost(int64, tag = "1")]
+        pub pre_size: i64,
+        #[prost(int64, tag = "2")]
+        pub size: i64,
+    }
+}
+/// Groups that run along axes of a mesh. Optimized modules have them.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MeshAxesReplicaGroupListProto {
+    #[prost(message, optional, tag = "1")]
+    pub mesh: ::core::option::Option<MeshProto>,
+    #[prost(message, repeated, tag = "2")]
+    pub axes: ::prost::alloc::vec::Vec<AxisRefProto>,
+}
 /// The groups of a collective.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CollectiveDeviceListProto {
@@ -841,6 +897,11 @@ pub struct HloInstructionProto {
     /// The closed form of groups, from API 0.115 on; older plugins do not see it.
     #[prost(message, optional, tag = "92")]
     pub iota_collective_device_list: ::core::option::Option<IotaReplicaGroupListProto>,
+    /// The form by mesh axes, from API 0.115 on.
+    #[prost(message, optional, tag = "93")]
+    pub mesh_axes_replica_group_list: ::core::option::Option<
+        MeshAxesReplicaGroupListProto,
+    >,
 }
 /// Nested message and enum types in `HloInstructionProto`.
 pub mod hlo_instruction_proto {
