@@ -186,15 +186,17 @@ impl Client {
         }
         let api = self.api();
         api.require(&[Function::BufferDestroy])?;
-        let strides = array.byte_strides.unwrap_or_default();
         let mut args = Padded::<BufferFromHost>::new(|args| {
             args.client = self.as_ptr();
             args.data = bytes.as_ptr().wrapping_add(array.offset).cast();
             args.element_type.value = array.element_type.to_raw();
             args.dims = array.dims.as_ptr();
             args.num_dims = array.dims.len();
-            args.byte_strides = strides.as_ptr();
-            args.num_byte_strides = strides.len();
+            // Null says that there are none: strides that are merely empty abort XLA.
+            if let Some(strides) = array.byte_strides {
+                args.byte_strides = strides.as_ptr();
+                args.num_byte_strides = strides.len();
+            }
             args.semantics.value = semantics;
             args.device = device.ptr.as_ptr();
         });

@@ -1,0 +1,52 @@
+//! Where the tests find a CPU plugin.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The CPU plugin to test with: `MESH_PJRT_PLUGIN`, else what was installed into the cache.
+///
+/// Where there is none, a test is skipped, and says so; with `MESH_REQUIRE_PLUGIN=1` it fails.
+pub fn cpu_plugin_path() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("MESH_PJRT_PLUGIN") {
+        return Some(path.into());
+    }
+    let cache = cache_dir();
+    let found = cache.as_deref().and_then(|cache| find(cache, 6));
+    if found.is_none() {
+        let searched = cache.map_or("no cache directory".to_owned(), |dir| dir.display().to_string());
+        let why = format!("no CPU plugin: MESH_PJRT_PLUGIN is not set, and there is none in {searched}");
+        assert!(std::env::var_os("MESH_REQUIRE_PLUGIN").is_none_or(|value| value != "1"), "{why}");
+        say_skipped(&why);
+    }
+    found
+}
+
+/// Says so past the test harness, which keeps what passing tests print to itself.
+pub fn say_skipped(why: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Where standard error is closed nobody wants to know.
+    let _ = writeln!(std::io::stderr(), "skipped {test}: {why}");
+}
+
+/// `MESH_CACHE_DIR`, else `mesh` in the user's cache directory.
+fn cache_dir() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("MESH_CACHE_DIR")
+        .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("mesh")))
+        .or_else(|| set("HOME").map(|dir| dir.join(".cache").join("mesh")))
+}
+
+/// The first file called like a CPU plugin, by name, in `dir` or below.
+fn find(dir: &Path, depth: usize) -> Option<PathBuf> {
+    let mut entries: Vec<PathBuf> =
+        std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).collect();
+    entries.sort();
+    let is_plugin = |path: &&PathBuf| {
+        path.is_file() && path.file_name().is_some_and(|name| name == "pjrt_c_api_cpu_plugin.so")
+    };
+    entries
+        .iter()
+        .find(is_plugin)
+        .cloned()
+        .or_else(|| entries.iter().filter(|_| depth > 0).find_map(|path| find(path, depth - 1)))
+}
