@@ -1,1 +1,4 @@
-//! Placeholder head.
+//! The stages of the compiler.
+
+pub mod interp;
+pub mod random;

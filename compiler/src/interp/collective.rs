@@ -1,0 +1,90 @@
+//! Communication: what each device holds after all devices of a group have met.
+
+use super::{Precision, Spread, Tensor};
+use mesh::{
+    AxisId, Mesh, Name,
+    ir::{Collective, Owed},
+};
+use ndarray::{Axis, Slice};
+
+pub(super) fn eval(mesh: &Mesh, precision: Precision, op: &Collective, x: &Spread) -> Spread {
+    match op {
+        Collective::AllReduce { kind, axes } => {
+            let axes: Vec<AxisId> = axes.iter().collect();
+            by_group(mesh, &axes, |group| {
+                let total = fold(precision, *kind, &members(x, group));
+                vec![total; group.len()]
+            })
+        }
+        Collective::AllGather { dim, axes } => by_group(mesh, axes, |group| {
+            let whole = join(&members(x, group), dim);
+            vec![whole; group.len()]
+        }),
+        Collective::ReduceScatter { dim, axes } => by_group(mesh, axes, |group| {
+            let total = fold(precision, Owed::Sum, &members(x, group));
+            (0..group.len()).map(|i| piece(&total, dim, i, group.len())).collect()
+        }),
+        Collective::AllToAll { from, to, axes } => by_group(mesh, axes, |group| {
+            let whole = join(&members(x, group), from);
+            (0..group.len()).map(|i| piece(&whole, to, i, group.len())).collect()
+        }),
+        Collective::Shard { dim, axes } => by_group(mesh, axes, |group| {
+            let parts = members(x, group).into_iter().enumerate();
+            parts.map(|(i, part)| piece(part, dim, i, group.len())).collect()
+        }),
+        Collective::Owe { axes } => {
+            let axes: Vec<AxisId> = axes.iter().collect();
+            by_group(mesh, &axes, |group| {
+                let mut parts: Vec<Tensor> = members(x, group).into_iter().cloned().collect();
+                parts[1..].iter_mut().for_each(|part| part.data.fill(0.0));
+                parts
+            })
+        }
+    }
+}
+
+/// Runs `f` for each group of devices along `axes`; it gives what each member then holds.
+fn by_group(mesh: &Mesh, axes: &[AxisId], f: impl Fn(&[usize]) -> Vec<Tensor>) -> Spread {
+    let mut parts: Vec<Option<Tensor>> = vec![None; mesh.devices()];
+    for group in mesh.groups(axes) {
+        for (device, part) in group.iter().zip(f(&group)) {
+            parts[*device] = Some(part);
+        }
+    }
+    parts.into_iter().map(|part| part.expect("every device is in one group")).collect()
+}
+
+fn members<'x>(x: &'x Spread, group: &[usize]) -> Vec<&'x Tensor> {
+    group.iter().map(|device| &x[*device]).collect()
+}
+
+fn fold(precision: Precision, kind: Owed, parts: &[&Tensor]) -> Tensor {
+    let mut total = parts[0].clone();
+    for part in &parts[1..] {
+        total.data.zip_mut_with(&part.data, |a, b| {
+            *a = match kind {
+                Owed::Sum => *a + b,
+                Owed::Max => super::elementwise::max(*a, *b),
+                Owed::Min => super::elementwise::min(*a, *b),
+            }
+        });
+    }
+    total.data.mapv_inplace(|x| precision.store(total.dtype, x));
+    total
+}
+
+/// Shards of `dim`, one after the other.
+fn join(parts: &[&Tensor], dim: &Name) -> Tensor {
+    let axis = Axis(parts[0].known(dim));
+    let views: Vec<_> = parts.iter().map(|part| part.data.view()).collect();
+    let data = ndarray::concatenate(axis, &views).expect("shards of a value have one shape");
+    Tensor { data, ..parts[0].clone() }
+}
+
+/// Part `i` of `of` parts of equal size along `dim`.
+fn piece(x: &Tensor, dim: &Name, i: usize, of: usize) -> Tensor {
+    let axis = x.known(dim);
+    let size = x.data.shape()[axis] / of;
+    let data = x.data.slice_axis(Axis(axis), Slice::from(i * size..(i + 1) * size)).to_owned();
+    Tensor { data, ..x.clone() }
+}

@@ -1,0 +1,55 @@
+//! Folds over dims.
+
+use super::elementwise::{max, min};
+use super::{Device, Tensor};
+use mesh::{
+    DType, Name,
+    ir::{Fold, Reduce},
+};
+use ndarray::{ArrayView1, Axis};
+
+pub(super) fn eval(at: &Device<'_>, op: &Reduce, x: &Tensor) -> Tensor {
+    match op {
+        Reduce::Fold { kind, dims } => {
+            fold_rows(x, dims, x.dtype, |row| at.precision.store(x.dtype, fold(*kind, row)))
+        }
+        Reduce::ArgMax { dim } => {
+            fold_rows(x, std::slice::from_ref(dim), DType::S32, |row| descending(row.to_vec())[0] as f64)
+        }
+    }
+}
+
+fn fold_rows(x: &Tensor, dims: &[Name], dtype: DType, f: impl Fn(ArrayView1<'_, f64>) -> f64) -> Tensor {
+    let kept = x.names_but(dims);
+    let rows = x.matrix(&kept, dims);
+    Tensor::split(dtype, &x.dims_of(&kept), rows.map_axis(Axis(1), f))
+}
+
+fn fold(kind: Fold, row: ArrayView1<'_, f64>) -> f64 {
+    match kind {
+        Fold::Sum => row.sum(),
+        Fold::Mean => row.sum() / row.len() as f64,
+        Fold::Max => row.iter().copied().reduce(max).expect("a dim has at least one element"),
+        Fold::Min => row.iter().copied().reduce(min).expect("a dim has at least one element"),
+        Fold::LogSumExp => {
+            let largest = fold(Fold::Max, row);
+            // Infinities would give ∞ - ∞ below.
+            if !largest.is_finite() {
+                return largest;
+            }
+            largest + row.iter().map(|x| (x - largest).exp()).sum::<f64>().ln()
+        }
+    }
+}
+
+/// Positions from the largest element to the smallest, the first of equals first. NaN is largest.
+pub(super) fn descending(row: Vec<f64>) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..row.len()).collect();
+    order.sort_by(|i, j| compare(row[*j], row[*i]));
+    order
+}
+
+/// Numeric order with NaN above everything; both zeros are equal.
+pub(super) fn compare(a: f64, b: f64) -> std::cmp::Ordering {
+    a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
+}
