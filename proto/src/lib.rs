@@ -2,7 +2,8 @@
 //! artefact manifest; with the small tools that go with them.
 //!
 //! Reading order: [`xla`] and [`manifest`] are generated from `protos/` (`cargo xtask codegen`);
-//! [`compile_options`] builds the options a plugin wants.
+//! [`compile_options`] builds the options a plugin wants; [`hlo_check`] and [`hlo_text`] look at
+//! modules; [`manifest_check`] and [`manifest_json`] at manifests.
 
 #[rustfmt::skip]
 #[path = "gen/xla.rs"]
@@ -17,6 +18,8 @@ pub mod manifest;
 pub mod compile_options;
 pub mod hlo_check;
 pub mod hlo_text;
+pub mod manifest_check;
+pub mod manifest_json;
 
 #[cfg(test)]
 mod sample;

@@ -1,5 +1,6 @@
-//! A small module for tests: one of each thing that modules have.
+//! A small module and a small manifest for tests: one of each thing that they have.
 
+use crate::manifest;
 use crate::xla::hlo_input_output_alias_proto::AliasEntryProto;
 use crate::xla::op_sharding::Type;
 use crate::xla::{
@@ -113,4 +114,83 @@ fn signature(parameters: &[(&str, &ShapeProto)], result: &ShapeProto) -> Program
         parameter_names: parameters.iter().map(|(name, _)| name.to_string()).collect(),
         result: Some(result.clone()),
     }
+}
+
+/// A manifest of one function on a mesh of four: state in and out, data and a seed in.
+pub fn manifest() -> manifest::Manifest {
+    use manifest::{Axis, Cost, File, Function, InputKind, Mesh, OutputKind, Source, StateKind, Summary};
+    let w = tensor("bf16", &[("d_model", 4, &[], 4), ("d_ff", 8, &["model"], 4)]);
+    let data = tensor("s32", &[("batch", 6, &["data"], 3), ("length", 5, &[], 5)]);
+    let seed = tensor("u32", &[("key", 2, &[], 2)]);
+    let (scalar, count) = (tensor("f32", &[]), tensor("s32", &[]));
+    let state =
+        |name: &str, kind: StateKind, tensor: &manifest::Tensor, slot_of: &str| manifest::StateEntry {
+            name: name.into(),
+            kind: kind.into(),
+            tensor: Some(tensor.clone()),
+            slot_of: slot_of.into(),
+        };
+    let input = |name: &str, kind: InputKind, state: &str, tensor: &manifest::Tensor| manifest::Input {
+        name: name.into(),
+        kind: kind.into(),
+        state: state.into(),
+        tensor: Some(tensor.clone()),
+        donated_to: (kind == InputKind::State).then_some(0),
+    };
+    let output = |name: &str, kind: OutputKind, state: &str, tensor: &manifest::Tensor| manifest::Output {
+        name: name.into(),
+        kind: kind.into(),
+        state: state.into(),
+        tensor: Some(tensor.clone()),
+    };
+    let file = |name: &str| Some(File { name: name.into(), sha256: "0123456789abcdef".repeat(4), bytes: 77 });
+    manifest::Manifest {
+        format_version: 1,
+        program: "tiny".into(),
+        producer: "meshc 0.1.0".into(),
+        target: "cpu".into(),
+        mesh: Some(Mesh {
+            axes: [("data", 2), ("model", 2)].map(|(n, size)| Axis { name: n.into(), size }).to_vec(),
+        }),
+        layout: "batch:data,d_ff:model".into(),
+        state_layout: String::new(),
+        random: "threefry2x32, keyed by (seed, step, op, global index)".into(),
+        state: vec![
+            state("w", StateKind::Param, &w, ""),
+            state("w/m", StateKind::Slot, &w, "w"),
+            state("step", StateKind::Counter, &count, ""),
+        ],
+        functions: vec![Function {
+            name: "train_step".into(),
+            module: file("train_step.hlo.pb"),
+            compile_options: file("train_step.compile_options.pb"),
+            inputs: vec![
+                input("w", InputKind::State, "w", &w),
+                input("tokens", InputKind::Data, "", &data),
+                input("seed", InputKind::Seed, "", &seed),
+            ],
+            outputs: vec![
+                output("w", OutputKind::State, "w", &w),
+                output("loss", OutputKind::Metric, "", &scalar),
+            ],
+            cost: Some(Cost {
+                flops_per_device: 1 << 60,
+                peak_bytes_per_device: 4096,
+                collective_bytes_per_device: 12,
+            }),
+        }],
+        source: Some(Source { name: "models/tiny.rs".into(), sha256: "fedcba9876543210".repeat(4) }),
+        summary: Some(Summary { parameters: 32, state_bytes_per_device: 68, flops_per_step: u64::MAX }),
+    }
+}
+
+/// A tensor of dims (name, size, axes, local size).
+fn tensor(dtype: &str, dims: &[(&str, u64, &[&str], u64)]) -> manifest::Tensor {
+    let dims = dims.iter().map(|&(name, size, axes, local_size)| manifest::Dim {
+        name: name.into(),
+        size,
+        axes: axes.iter().map(ToString::to_string).collect(),
+        local_size,
+    });
+    manifest::Tensor { dtype: dtype.into(), dims: dims.collect() }
 }

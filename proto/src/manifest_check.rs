@@ -1,0 +1,345 @@
+//! What a manifest must satisfy before anybody acts on it.
+//!
+//! Decoding proves only that bytes are a message. This check proves that the message is a usable
+//! manifest: known version and types, names that resolve, sizes that divide, state that flows from
+//! outputs to inputs of the same type. A runtime that has run it may index without looking.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use crate::manifest::{File, Function, InputKind, Manifest, OutputKind, StateEntry, StateKind, Tensor};
+
+/// The version of the format that this code writes and reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Element types a manifest may name.
+pub const DTYPES: [&str; 5] = ["f32", "bf16", "s32", "u32", "pred"];
+
+/// One thing that is wrong with a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where: a path such as `functions[0].inputs[2].tensor`.
+    pub place: String,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+/// All problems of a manifest; none means that a runtime may use it.
+pub fn check(manifest: &Manifest) -> Vec<Problem> {
+    if manifest.format_version != FORMAT_VERSION {
+        // Another version may mean anything by its fields: saying more would mislead.
+        let what =
+            format!("{} is not a version this program reads ({FORMAT_VERSION})", manifest.format_version);
+        return vec![Problem { place: "format_version".into(), what }];
+    }
+    let mut checker = Checker::default();
+    checker.mesh(manifest);
+    checker.state(manifest);
+    if manifest.functions.is_empty() {
+        checker.problem("functions", "there is none");
+    }
+    let mut names = HashSet::new();
+    for (i, function) in manifest.functions.iter().enumerate() {
+        let place = format!("functions[{i}]");
+        checker.named(&format!("{place}.name"), &function.name, &mut names);
+        checker.function(&place, function);
+    }
+    checker.problems
+}
+
+#[derive(Default)]
+struct Checker<'a> {
+    problems: Vec<Problem>,
+    axes: HashMap<&'a str, u64>,
+    state: HashMap<&'a str, &'a StateEntry>,
+}
+
+impl<'a> Checker<'a> {
+    fn problem(&mut self, place: impl Into<String>, what: impl Into<String>) {
+        self.problems.push(Problem { place: place.into(), what: what.into() });
+    }
+
+    /// A name that is neither empty nor taken.
+    fn named(&mut self, place: &str, name: &'a str, taken: &mut HashSet<&'a str>) {
+        if name.is_empty() {
+            self.problem(place, "empty");
+        } else if !taken.insert(name) {
+            self.problem(place, format!("`{name}` is taken already"));
+        }
+    }
+
+    fn mesh(&mut self, manifest: &'a Manifest) {
+        let Some(mesh) = &manifest.mesh else { return self.problem("mesh", "missing") };
+        let mut names = HashSet::new();
+        for (i, axis) in mesh.axes.iter().enumerate() {
+            let place = format!("mesh.axes[{i}]");
+            self.named(&format!("{place}.name"), &axis.name, &mut names);
+            if axis.size == 0 {
+                self.problem(&place, "an axis of size 0");
+            }
+            self.axes.insert(&axis.name, axis.size);
+        }
+        if devices(manifest).is_none() {
+            self.problem("mesh", "more devices than a number holds");
+        }
+    }
+
+    fn state(&mut self, manifest: &'a Manifest) {
+        let mut names = HashSet::new();
+        for (i, entry) in manifest.state.iter().enumerate() {
+            let place = format!("state[{i}]");
+            self.named(&format!("{place}.name"), &entry.name, &mut names);
+            if entry.kind() == StateKind::Unspecified {
+                self.problem(&place, format!("kind {} is unknown", entry.kind));
+            }
+            self.tensor(&place, entry.tensor.as_ref());
+            self.state.insert(&entry.name, entry);
+        }
+        for (i, entry) in manifest.state.iter().enumerate() {
+            let owner = self.state.get(entry.slot_of.as_str());
+            if !entry.slot_of.is_empty() && owner.is_none_or(|owner| owner.kind() != StateKind::Param) {
+                self.problem(format!("state[{i}].slot_of"), format!("no parameter `{}`", entry.slot_of));
+            }
+        }
+    }
+
+    fn function(&mut self, place: &str, function: &'a Function) {
+        self.file(&format!("{place}.module"), function.module.as_ref());
+        self.file(&format!("{place}.compile_options"), function.compile_options.as_ref());
+        let mut names = HashSet::new();
+        let mut states = HashSet::new();
+        let mut taken = HashSet::new();
+        for (i, input) in function.inputs.iter().enumerate() {
+            let place = format!("{place}.inputs[{i}]");
+            self.named(&format!("{place}.name"), &input.name, &mut names);
+            self.tensor(&place, input.tensor.as_ref());
+            match input.kind() {
+                InputKind::Unspecified => self.problem(&place, format!("kind {} is unknown", input.kind)),
+                InputKind::State => self.reference(&place, &input.state, input.tensor.as_ref(), &mut states),
+                InputKind::Data | InputKind::Seed => self.no_reference(&place, &input.state),
+            }
+            if let Some(output) = input.donated_to {
+                let target = function.outputs.get(output as usize);
+                if target.is_none_or(|target| target.tensor != input.tensor) {
+                    self.problem(&place, format!("donated to output {output}, which is not of its type"));
+                }
+                if !taken.insert(output) {
+                    self.problem(&place, format!("output {output} has a donated buffer already"));
+                }
+            }
+        }
+        names.clear();
+        states.clear();
+        for (i, output) in function.outputs.iter().enumerate() {
+            let place = format!("{place}.outputs[{i}]");
+            self.named(&format!("{place}.name"), &output.name, &mut names);
+            self.tensor(&place, output.tensor.as_ref());
+            match output.kind() {
+                OutputKind::Unspecified => self.problem(&place, format!("kind {} is unknown", output.kind)),
+                OutputKind::State => {
+                    self.reference(&place, &output.state, output.tensor.as_ref(), &mut states);
+                }
+                OutputKind::Metric | OutputKind::Value => self.no_reference(&place, &output.state),
+            }
+        }
+    }
+
+    /// A state entry that exists, is of the same type, and is referred to once in this list.
+    fn reference(
+        &mut self,
+        place: &str,
+        name: &'a str,
+        tensor: Option<&Tensor>,
+        seen: &mut HashSet<&'a str>,
+    ) {
+        match self.state.get(name) {
+            None => self.problem(place, format!("no state entry `{name}`")),
+            Some(entry) if entry.tensor.as_ref() != tensor => {
+                self.problem(place, format!("its type is not that of state entry `{name}`"));
+            }
+            Some(_) if !seen.insert(name) => {
+                self.problem(place, format!("state entry `{name}` occurs twice"));
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn no_reference(&mut self, place: &str, state: &str) {
+        if !state.is_empty() {
+            self.problem(place, format!("names state entry `{state}`, but its kind is not state"));
+        }
+    }
+
+    /// A known element type, axes that exist and occur once, sizes that agree.
+    fn tensor(&mut self, place: &str, tensor: Option<&'a Tensor>) {
+        let place = format!("{place}.tensor");
+        let Some(tensor) = tensor else { return self.problem(place, "missing") };
+        if !DTYPES.contains(&tensor.dtype.as_str()) {
+            self.problem(format!("{place}.dtype"), format!("`{}` is unknown", tensor.dtype));
+        }
+        let mut used = HashSet::new();
+        let mut names = HashSet::new();
+        let mut bytes = Some(4u64);
+        for (i, dim) in tensor.dims.iter().enumerate() {
+            let place = format!("{place}.dims[{i}]");
+            self.named(&format!("{place}.name"), &dim.name, &mut names);
+            let mut shards = Some(1u64);
+            for axis in &dim.axes {
+                match self.axes.get(axis.as_str()) {
+                    None => self.problem(&place, format!("the mesh has no axis `{axis}`")),
+                    Some(&size) => shards = shards.and_then(|n| n.checked_mul(size)),
+                }
+                if !used.insert(axis.as_str()) {
+                    self.problem(&place, format!("axis `{axis}` splits the tensor twice"));
+                }
+            }
+            if shards.and_then(|n| n.checked_mul(dim.local_size)) != Some(dim.size) {
+                let what = format!("size {} is not local size {} times the axes", dim.size, dim.local_size);
+                self.problem(&place, what);
+            }
+            bytes = bytes.and_then(|n| n.checked_mul(dim.size)).filter(|&n| i64::try_from(n).is_ok());
+        }
+        if bytes.is_none() {
+            self.problem(place, "more bytes than a machine addresses");
+        }
+    }
+
+    /// A plain file name and a digest.
+    fn file(&mut self, place: &str, file: Option<&File>) {
+        let Some(file) = file else { return self.problem(place, "missing") };
+        let name = &file.name;
+        if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\\', '\0']) {
+            self.problem(format!("{place}.name"), format!("{name:?} is not a plain file name"));
+        }
+        let hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+        if file.sha256.len() != 64 || !file.sha256.bytes().all(hex) {
+            self.problem(format!("{place}.sha256"), "not 64 lower-case hexadecimal digits");
+        }
+    }
+}
+
+/// The number of devices of the mesh; `None` if there is no mesh or the number is too large.
+pub fn devices(manifest: &Manifest) -> Option<u64> {
+    let mesh = manifest.mesh.as_ref()?;
+    let devices = mesh.axes.iter().try_fold(1u64, |product, axis| product.checked_mul(axis.size))?;
+    u32::try_from(devices).is_ok().then_some(devices)
+}
+
+/// What one device holds of a tensor, in storage order.
+pub fn local_shape(tensor: &Tensor) -> Vec<u64> {
+    tensor.dims.iter().map(|dim| dim.local_size).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::manifest;
+
+    #[test]
+    fn a_good_manifest_has_no_problems() {
+        assert_eq!(check(&manifest()), []);
+    }
+
+    /// The problems of the sample after `break_it` has damaged it.
+    #[track_caller]
+    fn broken(break_it: impl FnOnce(&mut Manifest), expected: &[&str]) {
+        let mut manifest = manifest();
+        break_it(&mut manifest);
+        let found: Vec<String> = check(&manifest).iter().map(Problem::to_string).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn heads_and_meshes() {
+        broken(|m| m.format_version = 2, &["format_version: 2 is not a version this program reads (1)"]);
+        broken(|m| m.functions.clear(), &["functions: there is none"]);
+        broken(
+            |m| m.mesh = None,
+            &[
+                "mesh: missing",
+                "state[0].tensor.dims[1]: the mesh has no axis `model`",
+                "state[0].tensor.dims[1]: size 8 is not local size 4 times the axes",
+                "state[1].tensor.dims[1]: the mesh has no axis `model`",
+                "state[1].tensor.dims[1]: size 8 is not local size 4 times the axes",
+                "functions[0].inputs[0].tensor.dims[1]: the mesh has no axis `model`",
+                "functions[0].inputs[0].tensor.dims[1]: size 8 is not local size 4 times the axes",
+                "functions[0].inputs[1].tensor.dims[0]: the mesh has no axis `data`",
+                "functions[0].inputs[1].tensor.dims[0]: size 6 is not local size 3 times the axes",
+                "functions[0].outputs[0].tensor.dims[1]: the mesh has no axis `model`",
+                "functions[0].outputs[0].tensor.dims[1]: size 8 is not local size 4 times the axes",
+            ],
+        );
+        broken(
+            |m| m.mesh.as_mut().unwrap().axes[0].size = 0,
+            &[
+                "mesh.axes[0]: an axis of size 0",
+                "functions[0].inputs[1].tensor.dims[0]: size 6 is not local size 3 times the axes",
+            ],
+        );
+        let huge = |m: &mut Manifest| {
+            let mesh = m.mesh.as_mut().unwrap();
+            mesh.axes.push(crate::manifest::Axis { name: "huge".into(), size: u64::MAX });
+        };
+        broken(huge, &["mesh: more devices than a number holds"]);
+    }
+
+    #[test]
+    fn state() {
+        broken(|m| m.state[1].slot_of = "w2".into(), &["state[1].slot_of: no parameter `w2`"]);
+        broken(|m| m.state[2].kind = 9, &["state[2]: kind 9 is unknown"]);
+        broken(
+            |m| m.state[2].tensor.as_mut().unwrap().dtype = "s33".into(),
+            &["state[2].tensor.dtype: `s33` is unknown"],
+        );
+        broken(
+            |m| m.state[2].name = "w".into(),
+            &[
+                "state[2].name: `w` is taken already",
+                "state[1].slot_of: no parameter `w`",
+                "functions[0].inputs[0]: its type is not that of state entry `w`",
+                "functions[0].outputs[0]: its type is not that of state entry `w`",
+            ],
+        );
+    }
+
+    #[test]
+    fn functions() {
+        let input = |m: &mut Manifest, i: usize, change: fn(&mut crate::manifest::Input)| {
+            change(&mut m.functions[0].inputs[i]);
+        };
+        broken(|m| input(m, 0, |i| i.state = "v".into()), &["functions[0].inputs[0]: no state entry `v`"]);
+        broken(
+            |m| input(m, 0, |i| i.donated_to = Some(1)),
+            &["functions[0].inputs[0]: donated to output 1, which is not of its type"],
+        );
+        broken(
+            |m| input(m, 0, |i| i.donated_to = Some(7)),
+            &["functions[0].inputs[0]: donated to output 7, which is not of its type"],
+        );
+        broken(
+            |m| input(m, 1, |i| i.state = "w".into()),
+            &["functions[0].inputs[1]: names state entry `w`, but its kind is not state"],
+        );
+        broken(
+            |m| input(m, 1, |i| i.tensor.as_mut().unwrap().dims[1].axes.push("data".into())),
+            &[
+                "functions[0].inputs[1].tensor.dims[1]: axis `data` splits the tensor twice",
+                "functions[0].inputs[1].tensor.dims[1]: size 5 is not local size 5 times the axes",
+            ],
+        );
+        broken(
+            |m| m.functions[0].module.as_mut().unwrap().name = "../x".into(),
+            &["functions[0].module.name: \"../x\" is not a plain file name"],
+        );
+        broken(
+            |m| m.functions[0].module.as_mut().unwrap().sha256.pop().map_or((), drop),
+            &["functions[0].module.sha256: not 64 lower-case hexadecimal digits"],
+        );
+    }
+}
