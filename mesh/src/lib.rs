@@ -3,7 +3,8 @@
 //!
 //! Reading order: [`dim`] and [`axis`] (the two kinds of name), [`layout`] (which dim is split over
 //! which axis), [`ty`] (types), [`ir`] (operations, bodies, modules), [`infer`] (the one function
-//! that gives an operation's result types).
+//! that gives an operation's result types), [`verify`] (whether a module is legal), [`text`] (modules
+//! as `.mesh` text).
 //!
 //! Nothing here knows a device, a file or a clock.
 
@@ -14,7 +15,9 @@ pub mod dim;
 pub mod infer;
 pub mod ir;
 pub mod layout;
+pub mod text;
 pub mod ty;
+pub mod verify;
 
 pub use axis::{Axis, AxisId, AxisSet, Mesh};
 pub use diag::{Diagnostic, Diagnostics};

@@ -11,10 +11,18 @@ mod reduce;
 pub mod shape;
 mod state;
 
-use crate::{AxisSet, DType, Diagnostic, Env, Name, Op, TensorDim, Type};
+use crate::{
+    AxisId, AxisSet, DType, Diagnostic, Env, Name, Op, TensorDim, Type,
+    ir::{Collective, Control, Index, Shape},
+};
 
-/// Result types of `op` applied to operands of types `args`, or the first broken rule.
+/// How many elements a tensor has at most: so many that no count of bytes overflows 64 bits.
+pub const MAX_ELEMENTS: usize = 1 << 60;
+
+/// Result types of `op` applied to operands of types `args`, or the first broken rule. The types in `args`
+/// are legal by themselves, and so are those of the bodies in `op`.
 pub fn infer(env: &Env, op: &Op, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
+    check_attributes(env, op)?;
     let results = match op {
         Op::Elementwise(op) => elementwise::infer(env, op, args),
         Op::Contract(op) => contract::infer(env, op, args),
@@ -30,12 +38,49 @@ pub fn infer(env: &Env, op: &Op, args: &[&Type]) -> Result<Vec<Type>, Diagnostic
     Ok(results)
 }
 
+/// Whether the dims and axes that `op` itself names are legal, whatever its operands are.
+fn check_attributes(env: &Env, op: &Op) -> Result<(), Diagnostic> {
+    let (dims, axes): (&[TensorDim], &[AxisId]) = match op {
+        Op::Shape(Shape::Iota { dim, .. }) => (std::slice::from_ref(dim), &[]),
+        Op::Shape(Shape::Reshape { to: dims, .. } | Shape::Broadcast { dims }) => (dims, &[]),
+        Op::Index(Index::OneHot { dim, .. } | Index::ScatterAdd { dim, .. }) => {
+            (std::slice::from_ref(dim), &[])
+        }
+        Op::Random(random) => (&random.dims, &[]),
+        Op::Collective(
+            Collective::AllGather { axes, .. }
+            | Collective::ReduceScatter { axes, .. }
+            | Collective::AllToAll { axes, .. }
+            | Collective::Shard { axes, .. },
+        ) => (&[], axes),
+        Op::Collective(Collective::AllReduce { .. } | Collective::Owe { .. }) => (&[], &[]),
+        Op::Elementwise(_)
+        | Op::Contract(_)
+        | Op::Reduce(_)
+        | Op::Shape(_)
+        | Op::Index(_)
+        | Op::State(_)
+        | Op::Control(_) => (&[], &[]),
+    };
+    if axes.iter().any(|axis| axis.0 as usize >= env.mesh.axes().len()) {
+        return Err(Diagnostic::new("type_t3", "communication over an axis that the mesh lacks"));
+    }
+    if let Op::Control(Control::Scan(scan)) = op {
+        check_type(env, &Type::new(DType::F32, [scan.dim.clone()]))?;
+    }
+    if dims.is_empty() {
+        return Ok(());
+    }
+    check_type(env, &of(DType::F32, dims.to_vec(), AxisSet::EMPTY))
+}
+
 /// Whether a type is legal by itself: unique dims, each axis in one role, shards of equal size.
 pub fn check_type(env: &Env, ty: &Type) -> Result<(), Diagnostic> {
     let text = || ty.display(&env.mesh).to_string();
     let axes = env.mesh.axes().len();
     let pending = [(ty.sum, "a pending sum"), (ty.max, "a pending max"), (ty.min, "a pending min")];
-    let mut used: Vec<(crate::AxisId, String)> = Vec::new();
+    let mut used: Vec<(AxisId, String)> = Vec::new();
+    let mut elements = 1usize;
     for (i, d) in ty.dims.iter().enumerate() {
         if ty.dims[..i].iter().any(|e| e.dim.name == d.dim.name) {
             return Err(Diagnostic::new(
@@ -48,12 +93,22 @@ pub fn check_type(env: &Env, ty: &Type) -> Result<(), Diagnostic> {
             return Err(Diagnostic::new("type_t2", format!("dim `{}` has size 0", d.dim.name))
                 .help("every dim has at least one element"));
         }
-        for axis in &d.axes {
-            if usize::from(u8::try_from(axis.0).unwrap_or(u8::MAX)) >= axes {
+        elements = elements.saturating_mul(d.dim.size);
+        if elements > MAX_ELEMENTS {
+            return Err(Diagnostic::new("type_t6", "a tensor of more than 2^60 elements")
+                .help("no machine holds it: check the sizes of its dims"));
+        }
+        for (j, axis) in d.axes.iter().enumerate() {
+            if axis.0 as usize >= axes {
                 return Err(Diagnostic::new(
                     "type_t3",
                     format!("dim `{}` is split over an axis that the mesh lacks", d.dim.name),
                 ));
+            }
+            if d.axes[..j].contains(axis) {
+                let axis = env.mesh.name(*axis);
+                let message = format!("dim `{}` is split over axis `{axis}` twice", d.dim.name);
+                return Err(Diagnostic::new("type_t5", message).help("name each axis once"));
             }
             used.push((*axis, format!("dim `{}`", d.dim.name)));
         }

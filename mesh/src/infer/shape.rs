@@ -62,7 +62,11 @@ pub(super) fn infer(env: &Env, op: &Shape, args: &[&Type]) -> Result<Vec<Type>, 
                 return Err(Diagnostic::new("shape_s4", "a pending sum is padded with 0 only")
                     .help("all-reduce it before"));
             }
-            Ok(vec![resized(args[0], dim, args[0].size(dim).unwrap_or(0) + low + high)])
+            Ok(vec![resized(
+                args[0],
+                dim,
+                args[0].size(dim).unwrap_or(0).saturating_add(*low).saturating_add(*high),
+            )])
         }
         Shape::Concat { dim } => {
             at_least(args, 1, "concat")?;
@@ -111,7 +115,7 @@ fn reshape(env: &Env, x: &Type, from: &[Name], to: &[TensorDim]) -> Result<Vec<T
             return Err(Diagnostic::new("shape_s6", format!("reshape names dim `{name}` twice")));
         }
     }
-    let elements = |dims: &[TensorDim]| dims.iter().map(|d| d.dim.size).product::<usize>();
+    let elements = |dims: &[TensorDim]| dims.iter().fold(1usize, |n, d| n.saturating_mul(d.dim.size));
     if elements(&old) != elements(to) {
         let list = |dims: &[TensorDim]| {
             let words: Vec<_> = dims.iter().map(|d| d.dim.to_string()).collect();
@@ -164,7 +168,7 @@ fn concat(env: &Env, args: &[&Type], dim: &Name) -> Result<Vec<Type>, Diagnostic
     for x in args {
         whole(env, x, dim, "concat")?;
         linear(env, x, "concat")?;
-        size += x.size(dim).unwrap_or(0);
+        size = x.size(dim).unwrap_or(0).saturating_add(size);
         if !resized(x, dim, 1).matches(&resized(args[0], dim, 1)) {
             return Err(Diagnostic::new(
                 "shape_s9",

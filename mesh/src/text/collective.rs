@@ -1,0 +1,59 @@
+//! Communication in text.
+
+use super::{
+    attrs::{AttrWriter, Attrs},
+    cursor::Parsed,
+    words,
+};
+use crate::ir::{Collective, Owed};
+
+pub(super) const NAMES: &[&str] =
+    &["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "shard", "owe"];
+
+words!(owed, OWED, Owed { Sum = "sum", Max = "max", Min = "min" });
+
+pub(super) fn name(op: &Collective) -> &'static str {
+    match op {
+        Collective::AllReduce { .. } => "all_reduce",
+        Collective::AllGather { .. } => "all_gather",
+        Collective::ReduceScatter { .. } => "reduce_scatter",
+        Collective::AllToAll { .. } => "all_to_all",
+        Collective::Shard { .. } => "shard",
+        Collective::Owe { .. } => "owe",
+    }
+}
+
+pub(super) fn attributes(op: &Collective, a: &mut AttrWriter<'_>) {
+    match op {
+        Collective::AllReduce { kind, axes } => {
+            a.name("kind", owed(*kind));
+            a.axes("axes", axes.iter());
+        }
+        Collective::AllGather { dim, axes }
+        | Collective::ReduceScatter { dim, axes }
+        | Collective::Shard { dim, axes } => {
+            a.name("dim", dim);
+            a.axes("axes", axes.iter().copied());
+        }
+        Collective::AllToAll { from, to, axes } => {
+            a.name("from", from);
+            a.name("to", to);
+            a.axes("axes", axes.iter().copied());
+        }
+        Collective::Owe { axes } => a.axes("axes", axes.iter()),
+    }
+}
+
+pub(super) fn build(name: &str, a: &mut Attrs<'_, '_>) -> Parsed<Option<Collective>> {
+    Ok(Some(match name {
+        "all_reduce" => Collective::AllReduce { kind: a.choice("kind", OWED)?, axes: a.axis_set("axes")? },
+        "all_gather" => Collective::AllGather { dim: a.name("dim")?, axes: a.axes("axes")? },
+        "reduce_scatter" => Collective::ReduceScatter { dim: a.name("dim")?, axes: a.axes("axes")? },
+        "all_to_all" => {
+            Collective::AllToAll { from: a.name("from")?, to: a.name("to")?, axes: a.axes("axes")? }
+        }
+        "shard" => Collective::Shard { dim: a.name("dim")?, axes: a.axes("axes")? },
+        "owe" => Collective::Owe { axes: a.axis_set("axes")? },
+        _ => return Ok(None),
+    }))
+}

@@ -1,0 +1,66 @@
+//! Laws of the text form.
+
+use super::{op::names, parse, parse_source, print};
+use crate::verify::{Stage, verify};
+
+/// A program with every family of operations, in canonical form.
+const PROGRAM: &str = r#"module tiny
+meta layout = "batch:data"
+meta "odd key" = "a \"quoted\"\nline \\ \u{7}"
+state param encoder/wi: f32[layers=2, d_model=4, d_ff=8] @ models/tiny.rs:3:9 "encoder"
+state counter step: s32[]
+
+func init(%0 seed: u32[]) {
+  %1 = constant {dtype=u32, value=0}
+  %2 = random %0, %1 {dist=truncated_normal, dims=[layers=2, d_model=4, d_ff=8], dtype=f32, stream=1} : f32[layers=2, d_model=4, d_ff=8] @ models/tiny.rs:3:9 "encoder"
+  write %2 {state=encoder/wi}
+  return
+}
+
+func train_step(%0 as _ seed: u32[], %1 as x inputs: f32[batch=2, d_model=4]) -> (loss: f32[]) {
+  %2 = read {state=encoder/wi} : f32[layers=2, d_model=4, d_ff=8]
+  %3 as last = scan %1, %2 {dim=layers=2, carries=1, xs=1, reverse, remat=save_carries} (%0: f32[batch=2, d_model=4], %1: f32[d_model=4, d_ff=8]) {
+    %2 = einsum %0, %1 {out=[batch, d_ff], dtype=f32} : f32[batch=2, d_ff=8] @ "/tmp/x y.rs":5:1 "a/b" !
+    %3 = einsum %2, %1 {out=[batch, d_model], dtype=f32} : f32[batch=2, d_model=4]
+    yield %3
+  } : f32[batch=2, d_model=4]
+  %4 = reduce_sum %3 {dims=[batch, d_model]} : f32[]
+  %5 = grad %4, %1 : f32[batch=2, d_model=4]
+  %6 = constant {dtype=f32, value=-inf} : f32[]
+  %7 = lt %6, %4 : pred[]
+  %8 = cond %7, %4 (%0: f32[]) {
+    %1 = neg %0 : f32[]
+    yield %1
+  } else (%0: f32[]) {
+    yield %0
+  } : f32[]
+  return %8
+}
+"#;
+
+#[test]
+fn canonical_text_prints_as_it_was_read() {
+    let text = PROGRAM.replace("{dtype=u32, value=0}\n", "{dtype=u32, value=0} : u32[]\n");
+    let module = parse(&text, "tiny.mesh").unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(print(&module), text);
+    assert_eq!(parse(&print(&module), "tiny.mesh").unwrap(), module);
+}
+
+#[test]
+fn what_people_wrote_has_sites_in_their_text() {
+    let text =
+        "module m\nfunc f() -> (y: f32[]) {\n  %0 = constant {dtype=f32, value=1} : f32[]\n  return %0\n}\n";
+    let site = |m: &crate::Module| m.functions[0].body.insts[0].site.clone();
+    assert_eq!(site(&parse(text, "a.mesh").unwrap()), crate::Site::default());
+    let module = parse_source(text, "a.mesh").unwrap();
+    assert_eq!(site(&module), crate::Site::new("a.mesh", 3, 3, ""));
+    assert_eq!(verify(&module, Stage::Global), Ok(()));
+}
+
+#[test]
+fn every_name_is_built_by_its_family() {
+    for (name, _) in names() {
+        let text = format!("module m\nfunc f() {{\n  {name}\n  return\n}}\n");
+        assert!(!parse(&text, "t").is_err_and(|e| e.to_string().contains("no operation")), "{name}");
+    }
+}

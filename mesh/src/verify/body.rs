@@ -1,0 +1,234 @@
+//! Rules about bodies and instructions.
+//!
+//! A body is checked in one pass from the top: what is defined so far is known for every value, so each
+//! rule costs a look-up. Types are inferred again only where all operands, states and nested bodies
+//! are sound, since [`infer`] may take its input's ids and types for granted.
+
+use super::{MAX_DEPTH, Stage, word};
+use crate::{
+    Body, Diagnostic, Env, Inst, Op, Site, StateId, Type, Value,
+    infer::{check_type, infer},
+    ir::{Control, StateOp},
+};
+
+pub(super) struct Verifier<'m> {
+    env: &'m Env,
+    stage: Stage,
+    /// For each declared state, whether its type is legal.
+    legal_states: &'m [bool],
+    /// For each declared state, whether this function has written it so far.
+    written: Vec<bool>,
+    pub(super) errors: Vec<Diagnostic>,
+}
+
+/// What is known of a value at some point of a body.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Undefined,
+    /// Defined, with a type that is wrong by itself, which was reported where it was defined.
+    Illegal,
+    Ready,
+}
+
+impl<'m> Verifier<'m> {
+    pub(super) fn new(env: &'m Env, stage: Stage, legal_states: &'m [bool]) -> Self {
+        Self { env, stage, legal_states, written: vec![false; legal_states.len()], errors: Vec::new() }
+    }
+
+    /// Checks the body of a function.
+    pub(super) fn function(&mut self, body: &Body) {
+        let unknown = Site::default();
+        let known = self.body(body, 0, &unknown);
+        let sides = [("an input", "enters", &body.params), ("an output", "leaves", &body.results)];
+        for (what, verb, values) in sides {
+            for v in values.iter().filter(|v| known.get(v.0 as usize) == Some(&Known::Ready)) {
+                let ty = body.ty(*v);
+                if !ty.pending().is_empty() {
+                    let text = ty.display(&self.env.mesh);
+                    let message = format!("{what} {verb} the function with something owed: {v} is {text}");
+                    let error = Diagnostic::new("verify_v10", message)
+                        .help("all-reduce it before: inputs and outputs are settled");
+                    let made = body.insts.iter().find(|inst| inst.results.contains(v));
+                    self.errors.push(match made {
+                        Some(inst) => error.at(&inst.site),
+                        None => error,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Checks a body held by the instruction at `site`; says what became of each value.
+    fn body(&mut self, body: &Body, depth: usize, site: &Site) -> Vec<Known> {
+        let mut known = vec![Known::Undefined; body.values.len()];
+        for v in &body.params {
+            self.define(body, *v, "a parameter", &mut known, site);
+        }
+        for inst in &body.insts {
+            self.inst(body, inst, depth, &mut known);
+        }
+        for v in &body.results {
+            self.used(*v, "a result of the body", &known, site);
+        }
+        for (v, _) in body.values.iter().filter(|(v, _)| known[v.0 as usize] == Known::Undefined) {
+            let message = format!("value {v} is never defined");
+            let help = "a body holds the values of its parameters and instructions, and no others";
+            self.report(Diagnostic::new("verify_v2", message).help(help), site);
+        }
+        known
+    }
+
+    fn inst(&mut self, body: &Body, inst: &Inst, depth: usize, known: &mut [Known]) {
+        let mut sound = true;
+        for v in &inst.args {
+            sound &= self.used(*v, word(&inst.op), known, &inst.site);
+        }
+        sound &= self.nested(inst, depth);
+        self.allowed(inst);
+        if let Op::State(StateOp::Read(id) | StateOp::Write(id)) = &inst.op {
+            sound &= self.state(inst, *id, depth);
+        }
+        let mut legal = true;
+        for v in &inst.results {
+            legal &= self.define(body, *v, word(&inst.op), known, &inst.site);
+        }
+        if !sound {
+            return;
+        }
+        let args: Vec<&Type> = inst.args.iter().map(|v| body.ty(*v)).collect();
+        match infer(self.env, &inst.op, &args) {
+            Err(d) => self.report(d, &inst.site),
+            Ok(types) if legal => {
+                let recorded: Vec<&Type> = inst.results.iter().map(|v| body.ty(*v)).collect();
+                let types: Vec<&Type> = types.iter().collect();
+                if let Err(d) = recorded_types(self.env, &inst.op, &recorded, &types) {
+                    self.report(d, &inst.site);
+                }
+            }
+            Ok(_) => {}
+        }
+    }
+
+    /// Checks the bodies inside an instruction; says whether all their values are known and legal.
+    fn nested(&mut self, inst: &Inst, depth: usize) -> bool {
+        let bodies = inst.op.bodies();
+        if bodies.is_empty() {
+            return true;
+        }
+        if depth >= MAX_DEPTH {
+            let message = format!("bodies are nested more than {MAX_DEPTH} deep");
+            self.report(Diagnostic::new("verify_v16", message).help("split the program"), &inst.site);
+            return false;
+        }
+        let mut sound = true;
+        for body in bodies {
+            let known = self.body(body, depth + 1, &inst.site);
+            let ready = |v: &Value| known.get(v.0 as usize) == Some(&Known::Ready);
+            sound &= body.params.iter().all(ready) && body.results.iter().all(ready);
+        }
+        sound
+    }
+
+    /// Checks that the stage has the operation.
+    fn allowed(&mut self, inst: &Inst) {
+        match (&inst.op, self.stage) {
+            (Op::Collective(_), Stage::Global) => {
+                let message = format!("`{}` in a global program", word(&inst.op));
+                let help = "communication comes with the partitioner: say what is split in the layout";
+                self.report(Diagnostic::new("verify_v4", message).help(help), &inst.site);
+            }
+            (Op::Control(Control::Grad), Stage::Local) => {
+                let help = "gradients are expanded before the program is partitioned";
+                self.report(Diagnostic::new("verify_v6", "`grad` in a local program").help(help), &inst.site);
+            }
+            (Op::Collective(_), Stage::Local) | (Op::Control(_), _) => {}
+            (Op::Elementwise(_) | Op::Contract(_) | Op::Reduce(_) | Op::Shape(_), _) => {}
+            (Op::Index(_) | Op::Random(_) | Op::State(_), _) => {}
+        }
+    }
+
+    /// Checks an access to state; says whether its declared type can be relied on.
+    fn state(&mut self, inst: &Inst, id: StateId, depth: usize) -> bool {
+        let name = self.env.states.get(id).map_or("?", |s| s.name.as_str());
+        if depth > 0 {
+            let message = format!("state `{name}` is accessed inside a nested body");
+            let help = "read before, and pass it as an operand; give it back as a result, and write after";
+            self.report(Diagnostic::new("verify_v13", message).help(help), &inst.site);
+        }
+        let index = id.0 as usize;
+        if matches!(inst.op, Op::State(StateOp::Write(_))) && index < self.written.len() {
+            if self.written[index] {
+                let message = format!("state `{name}` is written twice");
+                let help = "a function writes each state at most once: write the last value only";
+                self.report(Diagnostic::new("verify_v12", message).help(help), &inst.site);
+            }
+            self.written[index] = true;
+        }
+        // An id that is not declared is for `infer` to report.
+        self.legal_states.get(index).copied().unwrap_or(true)
+    }
+
+    /// Marks `v` as defined; says whether it can be relied on.
+    fn define(&mut self, body: &Body, v: Value, by: &str, known: &mut [Known], site: &Site) -> bool {
+        let Some(data) = body.values.get(v) else {
+            let message = format!("{by} defines {v}, but the body has {} values", body.values.len());
+            self.report(Diagnostic::new("verify_v1", message), site);
+            return false;
+        };
+        let slot = &mut known[v.0 as usize];
+        if *slot != Known::Undefined {
+            let message = format!("value {v} is defined twice, the second time by {by}");
+            let help = "every value has one definition";
+            self.report(Diagnostic::new("verify_v2", message).help(help), site);
+            return false;
+        }
+        match check_type(self.env, &data.ty) {
+            Ok(()) => *slot = Known::Ready,
+            Err(d) => {
+                *slot = Known::Illegal;
+                self.report(d, site);
+            }
+        }
+        *slot == Known::Ready
+    }
+
+    /// Checks that `v` is defined by now; says whether it can be relied on.
+    fn used(&mut self, v: Value, by: &str, known: &[Known], site: &Site) -> bool {
+        match known.get(v.0 as usize) {
+            Some(Known::Ready) => true,
+            Some(Known::Illegal) => false,
+            Some(Known::Undefined) | None => {
+                let message = format!("{by} uses {v}, which is not defined before");
+                let help = "a body sees its own parameters and what its earlier instructions define";
+                self.report(Diagnostic::new("verify_v1", message).help(help), site);
+                false
+            }
+        }
+    }
+
+    fn report(&mut self, error: Diagnostic, site: &Site) {
+        // The default site is "nowhere"; a place without a line would say nothing.
+        self.errors.push(if *site == Site::default() { error } else { error.at(site) });
+    }
+}
+
+/// Checks that the types recorded for an instruction's results are those that follow from its operands.
+pub(crate) fn recorded_types(
+    env: &Env,
+    op: &Op,
+    recorded: &[&Type],
+    inferred: &[&Type],
+) -> Result<(), Diagnostic> {
+    if recorded.len() == inferred.len() && recorded.iter().zip(inferred).all(|(r, i)| r == i) {
+        return Ok(());
+    }
+    let list = |types: &[&Type]| {
+        let words: Vec<_> = types.iter().map(|ty| ty.display(&env.mesh).to_string()).collect();
+        if words.is_empty() { "no result".to_owned() } else { words.join(", ") }
+    };
+    Err(Diagnostic::new(
+        "verify_v3",
+        format!("`{}` gives {}, but {} is recorded", word(op), list(inferred), list(recorded)),
+    )
+    .help("types follow from the operands; change those, or the recorded type"))
+}

@@ -1,0 +1,59 @@
+//! Modules broken by hand, in ways that text cannot say.
+
+use super::{Stage, verify};
+use crate::{
+    BodyBuilder, DType, Function, Module, Op, Site, Type, Value,
+    ir::{Elementwise, Unary, ValueData},
+};
+
+/// `f(x) = -x`.
+fn negation() -> Module {
+    let mut module = Module { name: "m".into(), ..Module::default() };
+    let mut b = BodyBuilder::new(&module.env);
+    let x = b.param(Type::scalar(DType::F32), Some("x".into()));
+    let op = Op::Elementwise(Elementwise::Unary(Unary::Neg));
+    let y = b.emit1(op, &[x], &Site::default()).unwrap();
+    let body = b.finish(vec![y]);
+    module.functions.push(Function {
+        name: "f".into(),
+        inputs: vec!["x".into()],
+        outputs: vec!["y".into()],
+        body,
+    });
+    module
+}
+
+/// The labels that verification reports after `change`.
+#[track_caller]
+fn check(change: impl FnOnce(&mut Module), labels: &[&str]) {
+    let mut module = negation();
+    change(&mut module);
+    let found = verify(&module, Stage::Global).err().unwrap_or_default();
+    let found: Vec<&str> = found.0.iter().map(|d| d.label).collect();
+    assert_eq!(found, labels);
+}
+
+#[test]
+fn ids_out_of_range_are_reported() {
+    check(|_| {}, &[]);
+    check(|m| m.functions[0].body.insts[0].args[0] = Value(9), &["verify_v1"]);
+    check(|m| m.functions[0].body.insts[0].results[0] = Value(9), &["verify_v1", "verify_v1", "verify_v2"]);
+    check(|m| m.functions[0].body.results[0] = Value(u32::MAX), &["verify_v1"]);
+    check(|m| m.functions[0].body.params[0] = Value(9), &["verify_v1", "verify_v1", "verify_v2"]);
+}
+
+#[test]
+fn values_have_one_definition() {
+    check(|m| m.functions[0].body.insts[0].results[0] = Value(0), &["verify_v2", "verify_v1", "verify_v2"]);
+    let spare = ValueData { ty: Type::scalar(DType::F32), name: None };
+    let add = |m: &mut Module| {
+        m.functions[0].body.values.push(spare);
+    };
+    check(add, &["verify_v2"]);
+}
+
+#[test]
+fn recorded_types_are_the_inferred_ones() {
+    check(|m| m.functions[0].body.values[Value(1)].ty.dtype = DType::Bf16, &["verify_v3"]);
+    check(|m| m.functions[0].body.insts[0].results.clear(), &["verify_v3", "verify_v1", "verify_v2"]);
+}
