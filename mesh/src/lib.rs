@@ -12,6 +12,7 @@ pub mod arena;
 pub mod axis;
 pub mod diag;
 pub mod dim;
+pub mod dsl;
 pub mod infer;
 pub mod ir;
 pub mod layout;

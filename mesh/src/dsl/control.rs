@@ -1,0 +1,315 @@
+//! Scans and conditionals with closures, and the request for a gradient.
+
+use super::{Graph, Tensor, graph::Frame, tensor::Ref};
+use crate::{
+    Diagnostic, Dim, Op, Site, Value,
+    ir::{Control, Remat, Scan},
+    layout::suggest,
+};
+
+/// Tensors in a structure: what a scan carries, slices and stacks. Tuples, `Vec`s, arrays and `Option`s
+/// of trees are trees; so is a struct of trees, once it says how to apply a function to each of them.
+pub trait Tree<'g>: Sized {
+    /// Applies `f` to every tensor, in a fixed order.
+    fn map(self, f: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self;
+}
+
+impl<'g> Tree<'g> for Tensor<'g> {
+    fn map(self, f: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self {
+        f(self)
+    }
+}
+impl<'g> Tree<'g> for () {
+    fn map(self, _: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self {}
+}
+impl<'g, T: Tree<'g>> Tree<'g> for Vec<T> {
+    fn map(self, f: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self {
+        self.into_iter().map(|x| x.map(f)).collect()
+    }
+}
+impl<'g, T: Tree<'g>> Tree<'g> for Option<T> {
+    fn map(self, f: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self {
+        self.map(|x| x.map(f))
+    }
+}
+impl<'g, T: Tree<'g>, const N: usize> Tree<'g> for [T; N] {
+    fn map(self, f: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self {
+        self.map(|x| x.map(f))
+    }
+}
+macro_rules! tuples {
+    ($($($name:ident)*;)*) => {$(
+        impl<'g, $($name: Tree<'g>),*> Tree<'g> for ($($name,)*) {
+            #[allow(non_snake_case, reason = "the variables are named as their types")]
+            fn map(self, f: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self {
+                let ($($name,)*) = self;
+                ($($name.map(f),)*)
+            }
+        }
+    )*};
+}
+tuples!(A; A B; A B C; A B C D; A B C D E; A B C D E F; A B C D E F G; A B C D E F G H;);
+
+fn leaves<'g, T: Tree<'g>>(tree: T) -> (T, Vec<Tensor<'g>>) {
+    let mut all = Vec::new();
+    let tree = tree.map(&mut |x| {
+        all.push(x);
+        x
+    });
+    (tree, all)
+}
+
+/// How a scan runs; the default goes forward, as a loop, and keeps all for the backward pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ScanOptions {
+    /// From the last slice to the first.
+    pub reverse: bool,
+    /// What the forward pass keeps for the backward pass.
+    pub remat: Remat,
+    /// One iteration after the other instead of a loop.
+    pub unroll: bool,
+}
+
+impl Graph {
+    /// A loop over `dim`: `f(carry, slices)` is one iteration, where `slices` are `xs` without `dim`; it
+    /// gives the next carry and what is to be stacked along `dim`. The result is the last carry and the
+    /// stacks. Tensors from outside that `f` uses are captured; state with the dim `dim` that `f` reads is
+    /// sliced.
+    #[track_caller]
+    pub fn scan<'g, C: Tree<'g>, X: Tree<'g>, Y: Tree<'g>>(
+        &'g self,
+        dim: &Dim,
+        carry: C,
+        xs: X,
+        f: impl FnOnce(C, X) -> (C, Y),
+    ) -> (C, Y) {
+        self.scan_at(dim, ScanOptions::default(), carry, xs, f, &self.site())
+    }
+
+    /// [`Graph::scan`] with options.
+    #[track_caller]
+    pub fn scan_with<'g, C: Tree<'g>, X: Tree<'g>, Y: Tree<'g>>(
+        &'g self,
+        dim: &Dim,
+        options: ScanOptions,
+        carry: C,
+        xs: X,
+        f: impl FnOnce(C, X) -> (C, Y),
+    ) -> (C, Y) {
+        self.scan_at(dim, options, carry, xs, f, &self.site())
+    }
+
+    fn scan_at<'g, C: Tree<'g>, X: Tree<'g>, Y: Tree<'g>>(
+        &'g self,
+        dim: &Dim,
+        options: ScanOptions,
+        carry: C,
+        xs: X,
+        f: impl FnOnce(C, X) -> (C, Y),
+        site: &Site,
+    ) -> (C, Y) {
+        // Operands first, as values of the body outside: poison among them poisons the results.
+        let (carry, carries) = leaves(carry);
+        let (xs, slices) = leaves(xs);
+        self.open(Some(dim.clone()));
+        let mut params = Vec::new();
+        let inner_carry = carry.map(&mut |x| self.inner_param(x, None, &mut params));
+        let inner_xs = xs.map(&mut |x| {
+            let x = self.sliceable(x, dim, site);
+            self.inner_param(x, Some(dim), &mut params)
+        });
+        let (next, ys) = f(inner_carry, inner_xs);
+        let (next, mut results) = leaves(next);
+        let count = results.len();
+        let (ys, stacked) = leaves(ys);
+        results.extend(stacked);
+        let values = self.resolve_all(&results, site);
+        let frame = self.close();
+
+        let mut diagnosis = None;
+        if count != carries.len() {
+            let message =
+                format!("the scan over `{}` carries {} tensors in and {count} out", dim.name, carries.len());
+            diagnosis = Some(Diagnostic::new("control_k5", message).help("return as many as came in"));
+        }
+        let good = params.len() == carries.len() + slices.len();
+        let outputs = match (values, diagnosis) {
+            (_, Some(diagnostic)) => {
+                self.note(diagnostic, site);
+                None
+            }
+            (Some(values), None) if good => {
+                let outer: Vec<Tensor<'g>> = carries.iter().chain(&slices).copied().collect();
+                self.finish_scan(dim, options, carries.len(), &outer, params, frame, values, site)
+            }
+            (Some(_) | None, None) => None,
+        };
+        let mut outputs = outputs.unwrap_or_default().into_iter();
+        let mut next_output = |_| outputs.next().unwrap_or(self.poison());
+        (next.map(&mut next_output), ys.map(&mut next_output))
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one scan, put together in one place")]
+    fn finish_scan<'g>(
+        &'g self,
+        dim: &Dim,
+        options: ScanOptions,
+        carries: usize,
+        explicit: &[Tensor<'g>],
+        mut params: Vec<Value>,
+        frame: Frame,
+        results: Vec<Value>,
+        site: &Site,
+    ) -> Option<Vec<Tensor<'g>>> {
+        let body_id = self.inner.borrow().frames.last().map(|f| f.id)?;
+        let outside = |value: &Value| Tensor { graph: self, id: Some(Ref { body: body_id, value: *value }) };
+        let mut args = explicit.to_vec();
+        for (outer, inner) in frame.xs.iter().chain(&frame.captures) {
+            args.push(outside(outer));
+            params.push(*inner);
+        }
+        let Frame { mut body, xs, .. } = frame;
+        body.params = params;
+        body.results = results;
+        let scan = Scan {
+            dim: dim.clone(),
+            carries,
+            xs: explicit.len() - carries + xs.len(),
+            reverse: options.reverse,
+            remat: options.remat,
+            unroll: options.unroll,
+            body,
+        };
+        self.emit(Op::Control(Control::Scan(Box::new(scan))), &args, site)
+    }
+
+    /// A parameter of the innermost body for `x` of an outer one, without `dim`.
+    fn inner_param<'g>(&'g self, x: Tensor<'g>, dim: Option<&Dim>, params: &mut Vec<Value>) -> Tensor<'g> {
+        let Some(mut ty) = x.ty() else { return self.poison() };
+        if let Some(dim) = dim {
+            ty.dims.retain(|d| d.dim.name != dim.name);
+        }
+        let mut inner = self.inner.borrow_mut();
+        let frame = inner.frames.last_mut().expect("the outermost body is open until `finish`");
+        let value = frame.param(ty, None);
+        params.push(value);
+        Tensor { graph: self, id: Some(Ref { body: frame.id, value }) }
+    }
+
+    /// `x`, or poison if it cannot be sliced along `dim`.
+    fn sliceable<'g>(&'g self, x: Tensor<'g>, dim: &Dim, site: &Site) -> Tensor<'g> {
+        let Some(ty) = x.ty() else { return x };
+        let names: Vec<&str> = ty.names().map(|n| n.as_str()).collect();
+        let text = ty.display(&crate::Mesh::default()).to_string();
+        let diagnostic = match ty.size(&dim.name) {
+            Some(size) if size == dim.size => return x,
+            Some(size) => {
+                let message = format!("scan over {dim} of {text}, whose `{}` is {size}", dim.name);
+                Diagnostic::new("control_k4", message)
+                    .help("the dim looped over has one size in all operands")
+            }
+            None => {
+                let message = format!("scan over `{}` of {text}, which has no such dim", dim.name);
+                let hint = suggest(&dim.name, names).map(|n| format!("did you mean `{n}`? "));
+                let hint = hint.unwrap_or_default();
+                let help =
+                    format!("{hint}a tensor that is the same in all iterations is just used in the closure");
+                Diagnostic::new("control_k4", message).help(help)
+            }
+        };
+        x.wrong(diagnostic, site)
+    }
+
+    /// All as values of the innermost body; nothing if one is poison or misplaced.
+    fn resolve_all(&self, tensors: &[Tensor<'_>], site: &Site) -> Option<Vec<Value>> {
+        let mut values = Vec::with_capacity(tensors.len());
+        for x in tensors {
+            match self.resolve(*x) {
+                Ok(value) => values.push(value?),
+                Err(diagnostic) => {
+                    self.note(diagnostic, site);
+                    return None;
+                }
+            }
+        }
+        Some(values)
+    }
+
+    /// `then()` if the `pred` without dims `p` holds, else `otherwise()`: tensors of the same types. Only
+    /// the one that is asked for is computed.
+    #[track_caller]
+    pub fn cond<'g, T: Tree<'g>>(
+        &'g self,
+        p: Tensor<'g>,
+        then: impl FnOnce() -> T,
+        otherwise: impl FnOnce() -> T,
+    ) -> T {
+        let site = self.site();
+        let (tree, then) = self.branch(then, &site);
+        let (other, otherwise) = self.branch(otherwise, &site);
+        let (_, count) = leaves(other);
+        let (tree, expected) = leaves(tree);
+        if count.len() != expected.len() {
+            let message = format!("the branches of cond give {} and {} tensors", expected.len(), count.len());
+            self.note(Diagnostic::new("control_k1", message).help("both give the same"), &site);
+            return tree.map(&mut |_| self.poison());
+        }
+        let outputs = match (then, otherwise) {
+            (Some(then), Some(otherwise)) => self.finish_cond(p, then, otherwise, &site),
+            (Some(_) | None, Some(_) | None) => None,
+        };
+        let mut outputs = outputs.unwrap_or_default().into_iter();
+        tree.map(&mut |_| outputs.next().unwrap_or(self.poison()))
+    }
+
+    fn branch<'g, T: Tree<'g>>(&'g self, f: impl FnOnce() -> T, site: &Site) -> (T, Option<Frame>) {
+        self.open(None);
+        let (tree, results) = leaves(f());
+        let values = self.resolve_all(&results, site);
+        let mut frame = self.close();
+        let frame = values.map(|values| {
+            frame.body.results = values;
+            frame
+        });
+        (tree, frame)
+    }
+
+    fn finish_cond<'g>(
+        &'g self,
+        p: Tensor<'g>,
+        mut then: Frame,
+        mut otherwise: Frame,
+        site: &Site,
+    ) -> Option<Vec<Tensor<'g>>> {
+        // Both branches take what either captures.
+        let mut outer: Vec<Value> = then.captures.iter().map(|(o, _)| *o).collect();
+        outer.extend(
+            otherwise.captures.iter().map(|(o, _)| *o).filter(|o| !outer.contains(o)).collect::<Vec<_>>(),
+        );
+        let body_id = self.inner.borrow().frames.last().map(|f| f.id)?;
+        let mut args = vec![p];
+        for value in &outer {
+            let x = Tensor { graph: self, id: Some(Ref { body: body_id, value: *value }) };
+            let ty = x.ty()?;
+            for frame in [&mut then, &mut otherwise] {
+                let known = frame.captures.iter().find(|(o, _)| o == value).map(|(_, i)| *i);
+                let inner = known.unwrap_or_else(|| frame.param(ty.clone(), None));
+                frame.body.params.push(inner);
+            }
+            args.push(x);
+        }
+        let (then, otherwise) = (Box::new(then.body), Box::new(otherwise.body));
+        self.emit(Op::Control(Control::Cond { then, otherwise }), &args, site)
+    }
+
+    /// The gradients of `loss`, a float without dims, with respect to each of `xs`, tensors of the body
+    /// that is open here.
+    #[track_caller]
+    pub fn grad<'g>(&'g self, loss: Tensor<'g>, xs: &[Tensor<'g>]) -> Vec<Tensor<'g>> {
+        let mut args = vec![loss];
+        args.extend(xs);
+        let site = self.site();
+        let results = self.emit(Op::Control(Control::Grad), &args, &site);
+        results.unwrap_or_else(|| vec![self.poison(); xs.len()])
+    }
+}

@@ -1,0 +1,254 @@
+//! Arithmetic, comparison, selection and conversion, element by element, broadcast by name.
+
+use super::{Graph, Tensor};
+use crate::{
+    DType, Op, Site,
+    ir::{Binary, Compare, Elementwise, Shape, Unary},
+};
+use std::ops;
+
+/// The other operand of an operation: a tensor, or a number that takes the tensor's element type.
+pub trait Operand<'g>: Copy {
+    /// The operand as a tensor that goes with `like`.
+    fn tensor(self, like: Tensor<'g>, site: &Site) -> Tensor<'g>;
+}
+
+impl<'g> Operand<'g> for Tensor<'g> {
+    fn tensor(self, _: Tensor<'g>, _: &Site) -> Tensor<'g> {
+        self
+    }
+}
+
+macro_rules! numbers {
+    ($($number:ty),*) => {$(
+        impl<'g> Operand<'g> for $number {
+            fn tensor(self, like: Tensor<'g>, site: &Site) -> Tensor<'g> {
+                if like.is_poison() {
+                    return like;
+                }
+                like.graph.number(f64::from(self), like.dtype(), site)
+            }
+        }
+        operators!($number);
+    )*};
+}
+
+/// Operators with a number on the left.
+macro_rules! operators {
+    ($number:ty) => {
+        operators!($number, Add add Add, Sub sub Sub, Mul mul Mul, Div div Div, Rem rem Rem);
+    };
+    ($number:ty, $($trait:ident $method:ident $op:ident),*) => {$(
+        impl<'g> ops::$trait<Tensor<'g>> for $number {
+            type Output = Tensor<'g>;
+            #[track_caller]
+            fn $method(self, other: Tensor<'g>) -> Tensor<'g> {
+                let site = other.graph.site();
+                self.tensor(other, &site).binary_at(Binary::$op, other, &site)
+            }
+        }
+    )*};
+}
+
+numbers!(f32, f64, i32, u32);
+
+macro_rules! binary_operators {
+    ($($trait:ident $method:ident $assign:ident $assign_method:ident $op:ident),*) => {$(
+        impl<'g, T: Operand<'g>> ops::$trait<T> for Tensor<'g> {
+            type Output = Tensor<'g>;
+            #[track_caller]
+            fn $method(self, other: T) -> Tensor<'g> {
+                let site = self.graph.site();
+                self.binary_at(Binary::$op, other.tensor(self, &site), &site)
+            }
+        }
+        impl<'g, T: Operand<'g>> ops::$assign<T> for Tensor<'g> {
+            #[track_caller]
+            fn $assign_method(&mut self, other: T) {
+                let site = self.graph.site();
+                *self = self.binary_at(Binary::$op, other.tensor(*self, &site), &site);
+            }
+        }
+    )*};
+}
+
+binary_operators!(
+    Add add AddAssign add_assign Add,
+    Sub sub SubAssign sub_assign Sub,
+    Mul mul MulAssign mul_assign Mul,
+    Div div DivAssign div_assign Div,
+    Rem rem RemAssign rem_assign Rem,
+    BitAnd bitand BitAndAssign bitand_assign And,
+    BitOr bitor BitOrAssign bitor_assign Or,
+    BitXor bitxor BitXorAssign bitxor_assign Xor,
+    Shl shl ShlAssign shl_assign Shl,
+    Shr shr ShrAssign shr_assign Shr
+);
+
+impl<'g> ops::Neg for Tensor<'g> {
+    type Output = Tensor<'g>;
+    #[track_caller]
+    fn neg(self) -> Tensor<'g> {
+        self.unary_at(Unary::Neg, &self.graph.site())
+    }
+}
+
+impl<'g> ops::Not for Tensor<'g> {
+    type Output = Tensor<'g>;
+    #[track_caller]
+    fn not(self) -> Tensor<'g> {
+        self.unary_at(Unary::Not, &self.graph.site())
+    }
+}
+
+macro_rules! unary_methods {
+    ($($(#[$doc:meta])* $method:ident $op:ident),* $(,)?) => {
+        impl<'g> Tensor<'g> {$(
+            $(#[$doc])*
+            #[track_caller]
+            pub fn $method(self) -> Self {
+                self.unary_at(Unary::$op, &self.graph.site())
+            }
+        )*}
+    };
+}
+
+unary_methods!(
+    /// `|x|`.
+    abs Abs,
+    /// -1, 0 or 1.
+    sign Sign,
+    /// `e^x`.
+    exp Exp,
+    /// Natural logarithm.
+    log Log,
+    /// `ln(1 + x)`, exact near 0.
+    log1p Log1p,
+    /// Square root.
+    sqrt Sqrt,
+    /// `x^-1/2`.
+    rsqrt Rsqrt,
+    /// Sine.
+    sin Sin,
+    /// Cosine.
+    cos Cos,
+    /// Hyperbolic tangent.
+    tanh Tanh,
+    /// `1 / (1 + e^-x)`.
+    logistic Logistic,
+    /// `max(x, 0)`.
+    relu Relu,
+    /// GELU by tanh.
+    gelu Gelu,
+    /// Largest whole number not above.
+    floor Floor,
+    /// A `pred`: neither infinite nor NaN.
+    is_finite IsFinite,
+);
+
+macro_rules! comparisons {
+    ($($(#[$doc:meta])* $method:ident $op:ident),* $(,)?) => {
+        impl<'g> Tensor<'g> {$(
+            $(#[$doc])*
+            #[track_caller]
+            pub fn $method(self, other: impl Operand<'g>) -> Self {
+                let site = self.graph.site();
+                let other = other.tensor(self, &site);
+                self.apply(Op::Elementwise(Elementwise::Compare(Compare::$op)), &[other], &site)
+            }
+        )*}
+    };
+}
+
+comparisons!(
+    /// A `pred`: equal.
+    eq Eq,
+    /// A `pred`: not equal.
+    ne Ne,
+    /// A `pred`: less.
+    lt Lt,
+    /// A `pred`: less or equal.
+    le Le,
+    /// A `pred`: greater.
+    gt Gt,
+    /// A `pred`: greater or equal.
+    ge Ge,
+);
+
+impl<'g> Tensor<'g> {
+    /// The larger of two.
+    #[track_caller]
+    pub fn maximum(self, other: impl Operand<'g>) -> Self {
+        let site = self.graph.site();
+        self.binary_at(Binary::Max, other.tensor(self, &site), &site)
+    }
+
+    /// The smaller of two.
+    #[track_caller]
+    pub fn minimum(self, other: impl Operand<'g>) -> Self {
+        let site = self.graph.site();
+        self.binary_at(Binary::Min, other.tensor(self, &site), &site)
+    }
+
+    /// `self^other`.
+    #[track_caller]
+    pub fn pow(self, other: impl Operand<'g>) -> Self {
+        let site = self.graph.site();
+        self.binary_at(Binary::Pow, other.tensor(self, &site), &site)
+    }
+
+    /// `x · x`.
+    #[track_caller]
+    pub fn square(self) -> Self {
+        self.times(self, &self.graph.site())
+    }
+
+    /// Where this `pred` holds `a`, else `b`.
+    #[track_caller]
+    pub fn select(self, a: Tensor<'g>, b: impl Operand<'g>) -> Self {
+        let site = self.graph.site();
+        self.apply(Op::Elementwise(Elementwise::Select), &[a, b.tensor(a, &site)], &site)
+    }
+
+    /// Converted to another element type; the same tensor if it has that type.
+    #[track_caller]
+    pub fn cast(self, dtype: DType) -> Self {
+        self.cast_at(dtype, &self.graph.site())
+    }
+
+    /// The same values, through which no gradient flows.
+    #[track_caller]
+    pub fn stop_gradient(self) -> Self {
+        self.apply(Op::Elementwise(Elementwise::StopGradient), &[], &self.graph.site())
+    }
+
+    // The same with a given site, for operations made of several.
+
+    pub(super) fn unary_at(self, op: Unary, site: &Site) -> Self {
+        self.apply(Op::Elementwise(Elementwise::Unary(op)), &[], site)
+    }
+    pub(super) fn binary_at(self, op: Binary, other: Self, site: &Site) -> Self {
+        self.apply(Op::Elementwise(Elementwise::Binary(op)), &[other], site)
+    }
+    pub(super) fn times(self, other: Self, site: &Site) -> Self {
+        self.binary_at(Binary::Mul, other, site)
+    }
+    pub(super) fn over(self, other: Self, site: &Site) -> Self {
+        self.binary_at(Binary::Div, other, site)
+    }
+    pub(super) fn minus(self, other: Self, site: &Site) -> Self {
+        self.binary_at(Binary::Sub, other, site)
+    }
+    pub(super) fn cast_at(self, dtype: DType, site: &Site) -> Self {
+        if self.id.is_some() && self.ty().is_some_and(|ty| ty.dtype == dtype) {
+            return self;
+        }
+        self.apply(Op::Elementwise(Elementwise::Cast(dtype)), &[], site)
+    }
+}
+
+impl Graph {
+    pub(super) fn number(&self, value: f64, dtype: DType, site: &Site) -> Tensor<'_> {
+        self.emit1(Op::Shape(Shape::Constant { dtype, value }), &[], site)
+    }
+}

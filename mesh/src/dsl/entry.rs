@@ -1,0 +1,262 @@
+//! The entry of model programs: arguments in, `.mesh` text or diagnostics out. The one place of this
+//! crate that touches the process.
+
+use super::Program;
+use crate::{Diagnostic, Diagnostics, Module, layout::suggest};
+use std::{cell::RefCell, fmt::Display, fmt::Write as _, str::FromStr};
+
+/// A setting that the program asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Setting {
+    /// The key, as in `--set key=value`.
+    pub key: String,
+    /// The value if it is not set.
+    pub default: String,
+}
+
+/// Arguments of a model program: `--dtype f32|selective|bf16` and `--set key=value`. A key is known once
+/// the program has asked for it; what is left over in the end is a mistake.
+#[derive(Debug, Default)]
+pub struct Args {
+    dtype: Option<String>,
+    given: Vec<(String, String)>,
+    known: RefCell<Vec<Setting>>,
+    wrong: RefCell<Vec<Diagnostic>>,
+}
+
+impl Args {
+    /// Reads arguments (without the program's name).
+    pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Self, Diagnostic> {
+        let mut parsed = Self::default();
+        let mut args = args.into_iter();
+        while let Some(word) = args.next() {
+            let (flag, inline) = match word.split_once('=') {
+                Some((flag, value)) if flag.starts_with("--") => (flag.to_owned(), Some(value.to_owned())),
+                Some(_) | None => (word.clone(), None),
+            };
+            let mut value = || {
+                inline.clone().or_else(|| args.next()).ok_or_else(|| {
+                    Diagnostic::new("", format!("`{flag}` is the last argument, but it takes a value"))
+                })
+            };
+            match flag.as_str() {
+                "--dtype" => parsed.dtype = Some(value()?),
+                "--set" => parsed.set(&value()?)?,
+                _ => {
+                    return Err(Diagnostic::new("", format!("a model program knows no argument `{word}`"))
+                        .help("it takes --dtype f32|selective|bf16 and --set key=value"));
+                }
+            }
+        }
+        Ok(parsed)
+    }
+
+    fn set(&mut self, text: &str) -> Result<(), Diagnostic> {
+        let Some((key, value)) = text.split_once('=') else {
+            return Err(Diagnostic::new("", format!("`--set {text}` has no value"))
+                .help(format!("write it as --set {text}=VALUE")));
+        };
+        let (key, value) = (key.trim().to_owned(), value.trim().to_owned());
+        if self.given.iter().any(|(k, _)| *k == key) {
+            return Err(Diagnostic::new("", format!("`{key}` is set twice")));
+        }
+        self.given.push((key, value));
+        Ok(())
+    }
+
+    /// The value of `--dtype`: one of `choices`, the first of which holds if it is not given.
+    pub fn dtype<'a>(&self, choices: &[&'a str]) -> &'a str {
+        self.choose("--dtype", self.dtype.as_deref(), choices, choices.first().copied().unwrap_or(""))
+    }
+
+    /// The value set for `key`, or `default`.
+    pub fn get<T: FromStr + Display>(&self, key: &str, default: T) -> T {
+        self.know(key, &default);
+        let Some((_, text)) = self.given.iter().find(|(k, _)| k == key) else { return default };
+        text.parse().unwrap_or_else(|_| {
+            let kind = kind::<T>();
+            let diagnostic = Diagnostic::new("", format!("setting `{key}` is `{text}`, which is not {kind}"));
+            self.wrong.borrow_mut().push(diagnostic.help(format!("its default is {default}")));
+            default
+        })
+    }
+
+    /// The value set for `key`, one of `choices`, or `default`.
+    pub fn choice<'a>(&self, key: &str, choices: &[&'a str], default: &'a str) -> &'a str {
+        self.know(key, &default);
+        let given = self.given.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+        self.choose(&format!("setting `{key}`"), given, choices, default)
+    }
+
+    fn choose<'a>(&self, what: &str, given: Option<&str>, choices: &[&'a str], default: &'a str) -> &'a str {
+        let Some(text) = given else { return default };
+        choices.iter().copied().find(|c| *c == text).unwrap_or_else(|| {
+            let message = format!("{what} is `{text}`, which is none of {}", choices.join(", "));
+            let mut diagnostic = Diagnostic::new("", message);
+            if let Some(hint) = suggest(text, choices.iter().copied()) {
+                diagnostic = diagnostic.help(format!("did you mean `{hint}`?"));
+            }
+            self.wrong.borrow_mut().push(diagnostic);
+            default
+        })
+    }
+
+    fn know(&self, key: &str, default: &dyn Display) {
+        let mut known = self.known.borrow_mut();
+        if !known.iter().any(|s| s.key == key) {
+            known.push(Setting { key: key.to_owned(), default: default.to_string() });
+        }
+    }
+
+    /// All settings the program has asked for so far.
+    pub fn settings(&self) -> Vec<Setting> {
+        self.known.borrow().clone()
+    }
+
+    /// What is wrong with the arguments, once the program has asked for all its settings.
+    pub fn mistakes(&self) -> Vec<Diagnostic> {
+        let mut wrong = self.wrong.borrow().clone();
+        let known = self.known.borrow();
+        for (key, _) in &self.given {
+            if known.iter().any(|s| s.key == *key) {
+                continue;
+            }
+            let list: Vec<String> = known.iter().map(|s| format!("{}={}", s.key, s.default)).collect();
+            let hint = suggest(key, known.iter().map(|s| s.key.as_str()));
+            let help = match (hint, list.is_empty()) {
+                (_, true) => "this program has no settings".to_owned(),
+                (Some(hint), false) => format!("did you mean `{hint}`? settings: {}", list.join(", ")),
+                (None, false) => format!("settings: {}", list.join(", ")),
+            };
+            wrong.push(Diagnostic::new("", format!("this program has no setting `{key}`")).help(help));
+        }
+        wrong
+    }
+}
+
+/// A word for the type that a setting is read as.
+fn kind<T>() -> &'static str {
+    match std::any::type_name::<T>() {
+        "usize" | "u32" | "u64" => "a whole number from 0",
+        "i32" | "i64" => "a whole number",
+        "f32" | "f64" => "a number",
+        "bool" => "true or false",
+        _ => "a value of this setting",
+    }
+}
+
+/// Builds a program with the arguments `args`: the module, or all mistakes.
+pub fn run(
+    args: impl IntoIterator<Item = String>,
+    build: impl FnOnce(&Args) -> Program,
+) -> Result<Module, Diagnostics> {
+    let args = Args::parse(args)?;
+    let program = build(&args);
+    // A wrong setting comes first: it may be the cause of the rest.
+    let mut mistakes = args.mistakes();
+    match program.finish() {
+        Ok(module) if mistakes.is_empty() => Ok(module),
+        Ok(_) => Err(Diagnostics(mistakes)),
+        Err(more) => {
+            mistakes.extend(more.0);
+            Err(Diagnostics(mistakes))
+        }
+    }
+}
+
+/// A diagnostic as one line of JSON with the keys `label`, `message`, `file`, `line`, `column`, `scope`,
+/// `function` and `help`; what is not known is `null`.
+pub fn diagnostic_json(diagnostic: &Diagnostic) -> String {
+    let text = |text: Option<&str>| text.map_or_else(|| "null".to_owned(), quoted);
+    let number = |n: Option<u32>| n.map_or_else(|| "null".to_owned(), |n| n.to_string());
+    let site = diagnostic.site.as_ref();
+    let fields = [
+        ("label", text(Some(diagnostic.label))),
+        ("message", text(Some(&diagnostic.message))),
+        ("file", text(site.map(|s| s.file.as_str()))),
+        ("line", number(site.map(|s| s.line))),
+        ("column", number(site.map(|s| s.column))),
+        ("scope", text(site.map(|s| s.scope.as_str()))),
+        ("function", text(diagnostic.function.as_deref())),
+        ("help", text(diagnostic.help.as_deref())),
+    ];
+    let fields: Vec<String> = fields.into_iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+    format!("{{{}}}", fields.join(","))
+}
+
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            c if c.is_control() => {
+                write!(out, "\\u{:04x}", u32::from(c)).expect("writing to a String does not fail");
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[track_caller]
+    fn check(args: &str, expect: &str) {
+        let build = |args: &Args| {
+            args.dtype(&["f32", "bf16"]);
+            args.get("batch", 32usize);
+            args.get("dropout", 0.1);
+            args.choice("dispatch", &["sort", "einsum"], "sort");
+            Program::new("test")
+        };
+        let text = match run(words(args), build) {
+            Ok(_) => "no mistakes".to_owned(),
+            Err(diagnostics) => diagnostics.to_string(),
+        };
+        assert_eq!(text, expect);
+    }
+
+    #[test]
+    fn settings_are_checked_once_all_are_known() {
+        check("--dtype bf16 --set batch=4 --set dropout=0", "no mistakes");
+        check(
+            "--set bach=4 --set dropout=much",
+            "error: setting `dropout` is `much`, which is not a number\n  help: its default is 0.1\n\
+             error: this program has no setting `bach`\n  help: did you mean `batch`? settings: batch=32, \
+             dropout=0.1, dispatch=sort",
+        );
+        check(
+            "--dtype=f16 --set dispatch=einsun",
+            "error: --dtype is `f16`, which is none of f32, bf16\n  help: did you mean `bf16`?\n\
+             error: setting `dispatch` is `einsun`, which is none of sort, einsum\n  help: did you mean \
+             `einsum`?",
+        );
+        check("--set batch", "error: `--set batch` has no value\n  help: write it as --set batch=VALUE");
+        check("--set", "error: `--set` is the last argument, but it takes a value");
+        check("--set batch=1 --set batch=2", "error: `batch` is set twice");
+        check(
+            "--steps 3",
+            "error: a model program knows no argument `--steps`\n  help: it takes --dtype \
+             f32|selective|bf16 and --set key=value",
+        );
+    }
+
+    #[test]
+    fn json_is_escaped() {
+        let diagnostic = Diagnostic::new("op_o1", "a \"b\"\n\\ \u{1}").in_function("f");
+        assert_eq!(
+            diagnostic_json(&diagnostic),
+            "{\"label\":\"op_o1\",\"message\":\"a \\\"b\\\"\\n\\\\ \\u0001\",\"file\":null,\"line\":null,\
+             \"column\":null,\"scope\":null,\"function\":\"f\",\"help\":null}"
+        );
+    }
+}

@@ -1,0 +1,382 @@
+//! A function under construction: a stack of bodies that are not finished yet.
+//!
+//! The innermost open body is the one that operations go into. A tensor of an outer body that is used
+//! in an inner one becomes a *capture* of each body in between: an argument of the scan or conditional.
+
+use super::{Dims, Tensor, program::Shared, tensor::Ref};
+use crate::{
+    Body, BodyBuilder, DType, Diagnostic, Dim, Env, Function, Name, Op, Site, StateId, Type, Value,
+    ir::{Shape, StateOp, ValueData},
+};
+use std::{cell::RefCell, collections::BTreeMap, panic::Location, rc::Rc};
+
+/// A function under construction.
+#[derive(Debug)]
+pub struct Graph {
+    pub(super) name: Name,
+    shared: Rc<Shared>,
+    pub(super) inner: RefCell<Inner>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Inner {
+    /// Open bodies, the outermost first.
+    pub(super) frames: Vec<Frame>,
+    bodies: u32,
+    inputs: Vec<Name>,
+    outputs: Vec<(Name, Value)>,
+    reads: BTreeMap<StateId, Value>,
+    writes: BTreeMap<StateId, Site>,
+    /// How many random operations each scope has, and which streams are taken.
+    pub(super) streams: (BTreeMap<String, u32>, std::collections::BTreeSet<u32>),
+}
+
+/// A body that is not finished.
+#[derive(Debug, Default)]
+pub(super) struct Frame {
+    pub(super) id: u32,
+    pub(super) body: Body,
+    /// The dim looped over, in a scan.
+    pub(super) dim: Option<Dim>,
+    /// Parameters made for values of the body outside: what is sliced in a scan, and captures.
+    pub(super) xs: Vec<(Value, Value)>,
+    pub(super) captures: Vec<(Value, Value)>,
+    /// The number of this iteration, outside and inside, if it was asked for.
+    pub(super) iteration: Option<Value>,
+}
+
+impl Frame {
+    pub(super) fn param(&mut self, ty: Type, name: Option<Name>) -> Value {
+        self.body.values.push(ValueData { ty, name })
+    }
+
+    /// The parameter for `outer` of type `ty`, captured whole.
+    fn capture(&mut self, outer: Value, ty: &Type) -> Value {
+        if let Some((_, inner)) = self.captures.iter().find(|(o, _)| *o == outer) {
+            return *inner;
+        }
+        let inner = self.param(ty.clone(), None);
+        self.captures.push((outer, inner));
+        inner
+    }
+
+    /// The parameter for this iteration's slice of `outer`.
+    fn slice(&mut self, outer: Value, ty: &Type, dim: &Name) -> Value {
+        if let Some((_, inner)) = self.xs.iter().find(|(o, _)| *o == outer) {
+            return *inner;
+        }
+        let mut ty = ty.clone();
+        ty.dims.retain(|d| d.dim.name != *dim);
+        let inner = self.param(ty, None);
+        self.xs.push((outer, inner));
+        inner
+    }
+}
+
+impl Graph {
+    pub(super) fn new(name: Name, shared: Rc<Shared>) -> Self {
+        let graph = Self { name, shared, inner: RefCell::default() };
+        graph.open(None);
+        graph
+    }
+
+    /// An input of the function.
+    #[track_caller]
+    pub fn input(&self, name: impl Into<Name>, dtype: DType, dims: impl Dims) -> Tensor<'_> {
+        let (name, site) = (name.into(), self.site());
+        let ty = Type::new(dtype, dims.dims());
+        if let Err(diagnostic) = self.legal_input(&name, &ty) {
+            self.note(diagnostic, &site);
+            return self.poison();
+        }
+        let mut inner = self.inner.borrow_mut();
+        inner.inputs.push(name.clone());
+        let frame = &mut inner.frames[0];
+        let value = frame.param(ty, Some(name));
+        frame.body.params.push(value);
+        Tensor { graph: self, id: Some(Ref { body: frame.id, value }) }
+    }
+
+    fn legal_input(&self, name: &Name, ty: &Type) -> Result<(), Diagnostic> {
+        let bad = ty.names().chain([name]).find(|n| !Name::is_word(n));
+        if let Some(bad) = bad {
+            return Err(Diagnostic::new("", format!("`{bad}` is not a name for an input or a dim"))
+                .help("a letter or `_`, then letters, digits, `_`, `.`, `-` and `/`"));
+        }
+        let inner = self.inner.borrow();
+        if inner.inputs.contains(name) {
+            return Err(Diagnostic::new("", format!("input `{name}` is given twice")));
+        }
+        if inner.frames.len() > 1 {
+            return Err(Diagnostic::new(
+                "",
+                format!("input `{name}` is made inside a scan or a conditional"),
+            )
+            .help("make inputs at the top of the function and use them inside"));
+        }
+        crate::infer::check_type(&self.env(), ty)
+    }
+
+    /// An output of the function.
+    #[track_caller]
+    pub fn output(&self, name: impl Into<Name>, x: Tensor<'_>) {
+        let (name, site) = (name.into(), self.site());
+        let known = self.inner.borrow().outputs.iter().any(|(n, _)| *n == name);
+        let diagnostic = if known {
+            Diagnostic::new("", format!("output `{name}` is given twice"))
+        } else if !Name::is_word(&name) {
+            Diagnostic::new("", format!("`{name}` is not a name for an output"))
+        } else if self.nested() {
+            Diagnostic::new("", format!("output `{name}` is given inside a scan or a conditional"))
+                .help("return the tensor from the scan or conditional and give it outside")
+        } else {
+            match self.resolve(x) {
+                Ok(Some(value)) => return self.inner.borrow_mut().outputs.push((name, value)),
+                Ok(None) => return,
+                Err(diagnostic) => diagnostic,
+            }
+        };
+        self.note(diagnostic, &site);
+    }
+
+    /// Runs `f` in a scope: the sites of its instructions carry the path.
+    pub fn scope<T>(&self, name: impl Into<Name>, f: impl FnOnce() -> T) -> T {
+        self.shared.scoped(name.into(), f)
+    }
+
+    /// A number without dims.
+    #[track_caller]
+    pub fn constant(&self, value: impl Into<f64>, dtype: DType) -> Tensor<'_> {
+        let op = Op::Shape(Shape::Constant { dtype, value: value.into() });
+        self.emit1(op, &[], &self.site())
+    }
+
+    /// 0, 1, 2, … along `dim`.
+    #[track_caller]
+    pub fn iota(&self, dim: &Dim, dtype: DType) -> Tensor<'_> {
+        let dim = crate::TensorDim { dim: dim.clone(), axes: Vec::new() };
+        self.emit1(Op::Shape(Shape::Iota { dim, dtype }), &[], &self.site())
+    }
+
+    /// A number repeated along dims.
+    #[track_caller]
+    pub fn full(&self, value: impl Into<f64>, dtype: DType, dims: impl Dims) -> Tensor<'_> {
+        self.constant(value, dtype).broadcast(dims)
+    }
+
+    /// Notes a mistake that the caller found; poison.
+    #[track_caller]
+    pub fn mistake(&self, diagnostic: Diagnostic) -> Tensor<'_> {
+        self.note(diagnostic, &self.site());
+        self.poison()
+    }
+
+    // From here on: what the op families use.
+
+    pub(super) fn poison(&self) -> Tensor<'_> {
+        Tensor { graph: self, id: None }
+    }
+
+    /// The line that called the caller, in the scopes that are open.
+    #[track_caller]
+    pub(super) fn site(&self) -> Site {
+        self.shared.site(Location::caller())
+    }
+
+    pub(super) fn note(&self, diagnostic: Diagnostic, site: &Site) {
+        self.shared.note(diagnostic.at(site).in_function(&self.name));
+    }
+
+    pub(super) fn env(&self) -> std::cell::Ref<'_, Env> {
+        self.shared.env.borrow()
+    }
+
+    pub(super) fn belongs_to(&self, program: &Rc<Shared>) -> bool {
+        Rc::ptr_eq(&self.shared, program)
+    }
+
+    pub(super) fn scope_path(&self) -> String {
+        self.shared.scope()
+    }
+
+    /// Whether a scan or conditional is open.
+    pub(super) fn nested(&self) -> bool {
+        self.inner.borrow().frames.len() > 1
+    }
+
+    pub(super) fn type_of(&self, id: Ref) -> Option<Type> {
+        let inner = self.inner.borrow();
+        inner.frames.iter().find(|f| f.id == id.body).map(|f| f.body.ty(id.value).clone())
+    }
+
+    /// Opens an inner body.
+    pub(super) fn open(&self, dim: Option<Dim>) {
+        let mut inner = self.inner.borrow_mut();
+        let id = inner.bodies;
+        inner.bodies += 1;
+        inner.frames.push(Frame { id, dim, ..Frame::default() });
+    }
+
+    /// Closes the innermost body.
+    pub(super) fn close(&self) -> Frame {
+        self.inner.borrow_mut().frames.pop().expect("every `close` has its `open`")
+    }
+
+    /// The value that stands for `x` in the innermost body, nothing if `x` is poison.
+    pub(super) fn resolve(&self, x: Tensor<'_>) -> Result<Option<Value>, Diagnostic> {
+        let Some(id) = x.id else { return Ok(None) };
+        if !std::ptr::eq(x.graph, self) {
+            return Err(Diagnostic::new(
+                "",
+                format!("a tensor of function `{}` is used in function `{}`", x.graph.name, self.name),
+            )
+            .help("functions share state only: assign it to state, or make it an output and an input"));
+        }
+        let mut inner = self.inner.borrow_mut();
+        let Some(start) = inner.frames.iter().position(|f| f.id == id.body) else {
+            return Err(Diagnostic::new(
+                "",
+                "a tensor of a scan or conditional that has ended is used outside of it",
+            )
+            .help("return it from the closure: scan gives carries and stacked results back"));
+        };
+        let mut value = id.value;
+        for j in start + 1..inner.frames.len() {
+            let ty = inner.frames[j - 1].body.ty(value).clone();
+            value = inner.frames[j].capture(value, &ty);
+        }
+        Ok(Some(value))
+    }
+
+    /// Adds an instruction to the innermost body. Nothing if an operand is poison or a rule is broken.
+    pub(super) fn emit(&self, op: Op, args: &[Tensor<'_>], site: &Site) -> Option<Vec<Tensor<'_>>> {
+        let mut values = Vec::with_capacity(args.len());
+        for x in args {
+            match self.resolve(*x) {
+                Ok(Some(value)) => values.push(value),
+                Ok(None) => return None,
+                Err(diagnostic) => {
+                    self.note(diagnostic, site);
+                    return None;
+                }
+            }
+        }
+        let results = {
+            let mut inner = self.inner.borrow_mut();
+            let frame = inner.frames.last_mut().expect("the outermost body is open until `finish`");
+            let env = self.env();
+            append(&env, frame, op, &values, site).map(|results| (frame.id, results))
+        };
+        match results {
+            Ok((body, results)) => {
+                let tensor = |value| Tensor { graph: self, id: Some(Ref { body, value }) };
+                Some(results.into_iter().map(tensor).collect())
+            }
+            Err(diagnostic) => {
+                self.note(diagnostic, site);
+                None
+            }
+        }
+    }
+
+    /// [`Graph::emit`] for operations with one result.
+    pub(super) fn emit1(&self, op: Op, args: &[Tensor<'_>], site: &Site) -> Tensor<'_> {
+        self.emit(op, args, site).and_then(|results| results.first().copied()).unwrap_or(self.poison())
+    }
+
+    /// The value of a state: read once, in the outermost body. Inside a scan over one of its dims, this
+    /// iteration's slice.
+    pub(super) fn read(&self, id: StateId, site: &Site) -> Tensor<'_> {
+        let mut inner = self.inner.borrow_mut();
+        let known = inner.reads.get(&id).copied();
+        let mut value = match known {
+            Some(value) => value,
+            None => {
+                let env = self.env();
+                let read = append(&env, &mut inner.frames[0], Op::State(StateOp::Read(id)), &[], site)
+                    .expect("a handle of a state holds the id of a declared one");
+                inner.reads.insert(id, read[0]);
+                read[0]
+            }
+        };
+        for j in 1..inner.frames.len() {
+            let ty = inner.frames[j - 1].body.ty(value).clone();
+            let frame = &mut inner.frames[j];
+            value = match frame.dim.clone() {
+                Some(dim) if ty.has(&dim.name) => frame.slice(value, &ty, &dim.name),
+                Some(_) | None => frame.capture(value, &ty),
+            };
+        }
+        let body = inner.frames.last().expect("the outermost body is open until `finish`").id;
+        Tensor { graph: self, id: Some(Ref { body, value }) }
+    }
+
+    /// Writes a state, once in a function, in the outermost body.
+    pub(super) fn write(&self, id: StateId, x: Tensor<'_>, site: &Site) {
+        let name = self.env().states[id].name.clone();
+        if self.nested() {
+            let message = format!("state `{name}` is assigned inside a scan or a conditional");
+            let help = "return the value from the scan or conditional and assign it outside";
+            return self.note(Diagnostic::new("", message).help(help), site);
+        }
+        let first = self.inner.borrow().writes.get(&id).cloned();
+        if let Some(first) = first {
+            let place = format!("{}:{}:{}", first.file, first.line, first.column);
+            let message = format!("state `{name}` is assigned twice in one function; first at {place}");
+            return self.note(Diagnostic::new("", message).help("assign the last value only"), site);
+        }
+        self.inner.borrow_mut().writes.insert(id, site.clone());
+        self.emit(Op::State(StateOp::Write(id)), &[x], site);
+    }
+
+    /// The number of this iteration of the innermost scan, an `s32` without dims.
+    #[track_caller]
+    pub fn iteration(&self) -> Tensor<'_> {
+        let site = self.site();
+        let mut inner = self.inner.borrow_mut();
+        let Some(j) = inner.frames.iter().rposition(|f| f.dim.is_some()) else {
+            drop(inner);
+            self.note(Diagnostic::new("", "there is no iteration number outside of a scan"), &site);
+            return self.poison();
+        };
+        let value = match inner.frames[j].iteration {
+            Some(value) => value,
+            None => {
+                let dim = inner.frames[j].dim.clone().expect("the line above found a scan");
+                let dim = crate::TensorDim { dim, axes: Vec::new() };
+                let op = Op::Shape(Shape::Iota { dim: dim.clone(), dtype: DType::S32 });
+                let env = self.env();
+                let iota = append(&env, &mut inner.frames[j - 1], op, &[], &site)
+                    .expect("the dim of an open scan is legal")[0];
+                let ty = inner.frames[j - 1].body.ty(iota).clone();
+                let value = inner.frames[j].slice(iota, &ty, &dim.dim.name);
+                inner.frames[j].iteration = Some(value);
+                value
+            }
+        };
+        Tensor { graph: self, id: Some(Ref { body: inner.frames[j].id, value }) }
+    }
+
+    /// The finished function. Mistakes have been noted.
+    pub(super) fn finish(self) -> Function {
+        let mut body = self.close().body;
+        let inner = self.inner.into_inner();
+        let (outputs, results) = inner.outputs.into_iter().unzip();
+        body.results = results;
+        Function { name: self.name, inputs: inner.inputs, outputs, body }
+    }
+}
+
+/// Adds an instruction to a body that is not the innermost one, perhaps.
+fn append(
+    env: &Env,
+    frame: &mut Frame,
+    op: Op,
+    args: &[Value],
+    site: &Site,
+) -> Result<Vec<Value>, Diagnostic> {
+    let mut builder = BodyBuilder { env, body: std::mem::take(&mut frame.body) };
+    let results = builder.emit(op, args, site);
+    frame.body = builder.body;
+    results
+}

@@ -1,0 +1,115 @@
+//! Movement by index, and what orders elements.
+
+use super::{Names, Tensor};
+use crate::{
+    DType, Dim, Name, Op, TensorDim,
+    ir::{Index, Outside},
+};
+
+impl<'g> Tensor<'g> {
+    /// Of an `s32` index: 1 where the position along the new last dim equals the index, else 0.
+    #[track_caller]
+    pub fn one_hot(self, dim: &Dim, dtype: DType) -> Self {
+        let dim = TensorDim { dim: dim.clone(), axes: Vec::new() };
+        self.apply(Op::Index(Index::OneHot { dim, dtype }), &[], &self.graph.site())
+    }
+
+    /// The elements at `index` (`s32`) along `dim`; 0 for an index outside. Dims that both have go
+    /// together; the result has the dims of `index`, then the others.
+    #[track_caller]
+    pub fn gather(self, dim: impl Into<Name>, index: Tensor<'g>) -> Self {
+        let op = Op::Index(Index::Gather { dim: dim.into(), outside: Outside::Zero });
+        self.apply(op, &[index], &self.graph.site())
+    }
+
+    /// [`Tensor::gather`] that reads the nearest element for an index outside.
+    #[track_caller]
+    pub fn gather_clamped(self, dim: impl Into<Name>, index: Tensor<'g>) -> Self {
+        let op = Op::Index(Index::Gather { dim: dim.into(), outside: Outside::Clamp });
+        self.apply(op, &[index], &self.graph.site())
+    }
+
+    /// Of an `s32` index: zeros along the new dim `dim`, plus every element of `updates` added at its
+    /// index; the dims `over` of the index are summed away.
+    #[track_caller]
+    pub fn scatter_add(self, dim: &Dim, over: impl Names, updates: Tensor<'g>) -> Self {
+        let dim = TensorDim { dim: dim.clone(), axes: Vec::new() };
+        let op = Op::Index(Index::ScatterAdd { dim, over: over.names() });
+        self.apply(op, &[updates], &self.graph.site())
+    }
+
+    /// A partial permutation of `dim` into `to`: element `j` of the result is element `forward[j]`, or 0
+    /// where that is outside; `inverse[i]` says where element `i` went, or is -1. Its gradient is a gather
+    /// too, not a scatter.
+    #[track_caller]
+    pub fn permute(
+        self,
+        dim: impl Into<Name>,
+        to: impl Into<Name>,
+        forward: Tensor<'g>,
+        inverse: Tensor<'g>,
+    ) -> Self {
+        let op = Op::Index(Index::Permute { dim: dim.into(), to: to.into() });
+        self.apply(op, &[forward, inverse], &self.graph.site())
+    }
+
+    /// The largest elements along `dim` in falling order, and their `s32` positions; `to` replaces `dim`
+    /// and its size says how many.
+    #[track_caller]
+    pub fn top_k(self, dim: impl Into<Name>, to: &Dim) -> (Self, Self) {
+        let op = Op::Index(Index::TopK { dim: dim.into(), to: to.clone() });
+        match self.graph.emit(op, &[self], &self.graph.site()).as_deref() {
+            Some([values, positions]) => (*values, *positions),
+            Some(_) | None => (self.graph.poison(), self.graph.poison()),
+        }
+    }
+
+    /// Running sum along `dim`, each element included.
+    #[track_caller]
+    pub fn cumsum(self, dim: impl Into<Name>) -> Self {
+        let op = Op::Index(Index::CumSum { dim: dim.into(), exclusive: false, reverse: false });
+        self.apply(op, &[], &self.graph.site())
+    }
+
+    /// Running sum along `dim` of what comes before each element.
+    #[track_caller]
+    pub fn cumsum_exclusive(self, dim: impl Into<Name>) -> Self {
+        let op = Op::Index(Index::CumSum { dim: dim.into(), exclusive: true, reverse: false });
+        self.apply(op, &[], &self.graph.site())
+    }
+
+    /// Running sum along `dim` from the end.
+    #[track_caller]
+    pub fn cumsum_reverse(self, dim: impl Into<Name>, exclusive: bool) -> Self {
+        let op = Op::Index(Index::CumSum { dim: dim.into(), exclusive, reverse: true });
+        self.apply(op, &[], &self.graph.site())
+    }
+
+    /// `size` elements along `dim` from `start`, an `s32` without dims, clamped so that they lie inside.
+    #[track_caller]
+    pub fn dynamic_slice(self, dim: impl Into<Name>, start: Tensor<'g>, size: usize) -> Self {
+        let op = Op::Index(Index::DynamicSlice { dim: dim.into(), size });
+        self.apply(op, &[start], &self.graph.site())
+    }
+
+    /// With `update` written over it along `dim` from `start`, clamped.
+    #[track_caller]
+    pub fn dynamic_update(self, dim: impl Into<Name>, update: Tensor<'g>, start: Tensor<'g>) -> Self {
+        let op = Op::Index(Index::DynamicUpdate { dim: dim.into() });
+        self.apply(op, &[update, start], &self.graph.site())
+    }
+}
+
+/// The first operand sorted along `dim`, the others carried along; stable.
+#[track_caller]
+pub fn sort<'g, const N: usize>(
+    operands: [Tensor<'g>; N],
+    dim: impl Into<Name>,
+    descending: bool,
+) -> [Tensor<'g>; N] {
+    const { assert!(N > 0, "sort takes at least one tensor") };
+    let graph = operands[0].graph;
+    let op = Op::Index(Index::Sort { dim: dim.into(), descending });
+    let results = graph.emit(op, &operands, &graph.site());
+    results.and_then(|r| r.try_into().ok()).unwrap_or([graph.poison(); N])
+}

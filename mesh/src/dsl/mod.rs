@@ -1,0 +1,54 @@
+//! The language as Rust: programs are built by ordinary Rust code over [`Tensor`]s with named dims.
+//!
+//! ```
+//! use mesh::{DType, Dim, dsl::{Init, Program, einsum}};
+//!
+//! let p = Program::new("affine");
+//! let (batch, d_in, d_out) = (Dim::new("batch", 8), Dim::new("d_in", 4), Dim::new("d_out", 2));
+//! let w = p.param("w", [&d_in, &d_out], Init::truncated_normal(1.0, &[&d_in]));
+//! p.function("step", |g| {
+//!     let x = g.input("x", DType::F32, [&batch, &d_in]);
+//!     let y = einsum([x, w.read(g)], [&batch, &d_out]) * 2.0 + 1.0;
+//!     g.output("y", y);
+//! });
+//! let module = p.finish().expect("the program has no mistakes");
+//! assert_eq!(module.functions.len(), 2); // `init` comes from the initializers
+//! ```
+//!
+//! Nothing here panics on a mistake in the model. The operation is left out, a [`crate::Diagnostic`] with
+//! the line of the model is noted, and the result is a *poison* tensor: whatever is computed from it is
+//! poison too, silently, so that one mistake is reported once and all mistakes are reported together by
+//! [`Program::finish`].
+//!
+//! Reading order: [`Program`] and [`State`] (what is declared), [`Graph`] (a function under
+//! construction: inputs, outputs, scopes, and how a tensor of an outer body gets into an inner one), then
+//! the op families, which are the methods of [`Tensor`], then [`run`], the entry of model programs.
+
+mod contract;
+mod control;
+mod elementwise;
+mod entry;
+mod graph;
+mod index;
+mod names;
+mod program;
+mod random;
+mod reduce;
+mod shape;
+mod state;
+mod tensor;
+#[cfg(test)]
+mod tests;
+
+pub use contract::{einsum, einsum_as};
+pub use control::{ScanOptions, Tree};
+pub use elementwise::Operand;
+pub use entry::{Args, Setting, diagnostic_json, run};
+pub use graph::Graph;
+pub use index::sort;
+pub use names::{Dims, Names};
+pub use program::Program;
+pub use random::Rng;
+pub use shape::concat;
+pub use state::{Init, State};
+pub use tensor::Tensor;

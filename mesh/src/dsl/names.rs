@@ -1,0 +1,89 @@
+//! Lists of dims and of names of dims, as arguments: one or many, by [`Dim`] or by text.
+
+use crate::{Dim, Name};
+use std::borrow::Borrow;
+
+/// Names of dims: `&dim`, `"length"`, `[&batch, &length]`, `["batch", "length"]`, a slice or a `Vec`.
+pub trait Names {
+    /// The names, in order.
+    fn names(self) -> Vec<Name>;
+}
+
+impl Names for &Dim {
+    fn names(self) -> Vec<Name> {
+        vec![self.name.clone()]
+    }
+}
+impl Names for &str {
+    fn names(self) -> Vec<Name> {
+        vec![self.into()]
+    }
+}
+impl Names for &Name {
+    fn names(self) -> Vec<Name> {
+        vec![self.clone()]
+    }
+}
+impl Names for Name {
+    fn names(self) -> Vec<Name> {
+        vec![self]
+    }
+}
+impl<T: Into<Name>, const N: usize> Names for [T; N] {
+    fn names(self) -> Vec<Name> {
+        self.into_iter().map(Into::into).collect()
+    }
+}
+impl<T> Names for &[T]
+where
+    for<'a> &'a T: Into<Name>,
+{
+    fn names(self) -> Vec<Name> {
+        self.iter().map(Into::into).collect()
+    }
+}
+impl<T> Names for &Vec<T>
+where
+    for<'a> &'a T: Into<Name>,
+{
+    fn names(self) -> Vec<Name> {
+        self.iter().map(Into::into).collect()
+    }
+}
+impl<T: Into<Name>> Names for Vec<T> {
+    fn names(self) -> Vec<Name> {
+        self.into_iter().map(Into::into).collect()
+    }
+}
+
+/// Dims with their sizes: `&dim`, `[&batch, &length]`, `[]`, a slice or a `Vec`.
+pub trait Dims {
+    /// The dims, in order.
+    fn dims(self) -> Vec<Dim>;
+}
+
+impl Dims for &Dim {
+    fn dims(self) -> Vec<Dim> {
+        vec![self.clone()]
+    }
+}
+impl<const N: usize> Dims for [&Dim; N] {
+    fn dims(self) -> Vec<Dim> {
+        self.into_iter().cloned().collect()
+    }
+}
+impl<T: Borrow<Dim>> Dims for &[T] {
+    fn dims(self) -> Vec<Dim> {
+        self.iter().map(|d| d.borrow().clone()).collect()
+    }
+}
+impl<T: Borrow<Dim>> Dims for &Vec<T> {
+    fn dims(self) -> Vec<Dim> {
+        self.iter().map(|d| d.borrow().clone()).collect()
+    }
+}
+impl<T: Borrow<Dim>> Dims for Vec<T> {
+    fn dims(self) -> Vec<Dim> {
+        self.iter().map(|d| d.borrow().clone()).collect()
+    }
+}

@@ -1,0 +1,214 @@
+//! A program under construction: its state, its functions, its facts, and the mistakes so far.
+
+use super::{
+    Dims, Graph, Tensor,
+    state::{self, Init, State},
+};
+use crate::{
+    DType, Diagnostic, Diagnostics, Env, Function, Module, Name, Site, StateDecl, StateId, StateKind, Type,
+};
+use std::{cell::RefCell, panic::Location, rc::Rc};
+
+/// A program under construction. All methods take `&self`, so that layers can declare their parameters
+/// and functions can use them in any order.
+#[derive(Debug)]
+pub struct Program {
+    name: String,
+    meta: RefCell<Vec<(Name, String)>>,
+    functions: RefCell<Vec<Function>>,
+    pub(super) shared: Rc<Shared>,
+}
+
+/// What a program shares with its functions under construction.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) env: RefCell<Env>,
+    pub(super) inits: RefCell<Vec<Init>>,
+    diagnostics: RefCell<Vec<Diagnostic>>,
+    path: RefCell<Vec<Name>>,
+}
+
+impl Shared {
+    /// Notes a mistake. The same mistake at the same line is noted once, even if several functions
+    /// (a training and an evaluation step, say) run through that line.
+    pub(super) fn note(&self, diagnostic: Diagnostic) {
+        let same = |d: &Diagnostic| {
+            d.label == diagnostic.label && d.message == diagnostic.message && d.site == diagnostic.site
+        };
+        let mut all = self.diagnostics.borrow_mut();
+        if !all.iter().any(same) {
+            all.push(diagnostic);
+        }
+    }
+
+    /// The names of the scopes that are open, joined.
+    pub(super) fn scope(&self) -> String {
+        self.path.borrow().iter().map(|n| n.as_str()).collect::<Vec<_>>().join("/")
+    }
+
+    /// The place `location` in the scopes that are open.
+    pub(super) fn site(&self, location: &Location<'_>) -> Site {
+        Site::new(location.file(), location.line(), location.column(), self.scope())
+    }
+
+    /// Runs `f` in an inner scope.
+    pub(super) fn scoped<T>(&self, name: Name, f: impl FnOnce() -> T) -> T {
+        self.path.borrow_mut().push(name);
+        let result = f();
+        self.path.borrow_mut().pop();
+        result
+    }
+}
+
+impl Program {
+    /// An empty program.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            meta: RefCell::default(),
+            functions: RefCell::default(),
+            shared: Rc::default(),
+        }
+    }
+
+    /// States a fact about the program, for tools and the runtime; a later one of the same key holds.
+    pub fn meta(&self, key: impl Into<Name>, value: impl ToString) {
+        let (key, value) = (key.into(), value.to_string());
+        let mut meta = self.meta.borrow_mut();
+        match meta.iter_mut().find(|(k, _)| *k == key) {
+            Some((_, old)) => *old = value,
+            None => meta.push((key, value)),
+        }
+    }
+
+    /// Runs `f` in a scope: names of state declared in it begin with `name/`, and so do the scope paths of
+    /// diagnostics.
+    pub fn scope<T>(&self, name: impl Into<Name>, f: impl FnOnce() -> T) -> T {
+        self.shared.scoped(name.into(), f)
+    }
+
+    /// Declares a trained `f32` parameter.
+    #[track_caller]
+    pub fn param(&self, name: impl Into<Name>, dims: impl Dims, init: Init) -> State {
+        self.declare(&name.into(), StateKind::Param, DType::F32, dims.dims(), init, Location::caller())
+    }
+
+    /// Declares an optimizer's memory for a parameter.
+    #[track_caller]
+    pub fn slot(&self, name: impl Into<Name>, dtype: DType, dims: impl Dims, init: Init) -> State {
+        self.declare(&name.into(), StateKind::Slot, dtype, dims.dims(), init, Location::caller())
+    }
+
+    /// Declares other state without dims, such as the step number.
+    #[track_caller]
+    pub fn counter(&self, name: impl Into<Name>, dtype: DType, init: Init) -> State {
+        self.declare(&name.into(), StateKind::Counter, dtype, Vec::new(), init, Location::caller())
+    }
+
+    fn declare(
+        &self,
+        name: &Name,
+        kind: StateKind,
+        dtype: DType,
+        dims: Vec<crate::Dim>,
+        init: Init,
+        location: &Location<'_>,
+    ) -> State {
+        let site = self.shared.site(location);
+        let scope = self.shared.scope();
+        let name: Name = if scope.is_empty() { name.clone() } else { format!("{scope}/{name}").into() };
+        let ty = Type::new(dtype, dims);
+        let legal = self.legal_state(&name, &ty, kind, init);
+        if let Err(diagnostic) = legal {
+            self.shared.note(diagnostic.at(&site));
+            return State::poison(name, ty, &self.shared);
+        }
+        let decl = StateDecl { name: name.clone(), kind, ty: ty.clone(), site };
+        let id: StateId = self.shared.env.borrow_mut().states.push(decl);
+        self.shared.inits.borrow_mut().push(init);
+        State::new(name, ty, id, &self.shared)
+    }
+
+    fn legal_state(&self, name: &Name, ty: &Type, kind: StateKind, init: Init) -> Result<(), Diagnostic> {
+        if !Name::is_word(name) {
+            return Err(Diagnostic::new("", format!("`{name}` is not a name for state"))
+                .help("a letter or `_`, then letters, digits, `_`, `.`, `-` and `/`"));
+        }
+        let env = self.shared.env.borrow();
+        if let Some(id) = env.find_state(name) {
+            let first = &env.states[id].site;
+            let place = format!("{}:{}:{}", first.file, first.line, first.column);
+            return Err(Diagnostic::new("", format!("state `{name}` is declared twice; first at {place}"))
+                .help("declare it once and use the handle, or put one of the two in a scope"));
+        }
+        if let Some(d) = ty.dims.iter().find(|d| !Name::is_word(&d.dim.name)) {
+            return Err(Diagnostic::new("", format!("`{}` is not a name for a dim", d.dim.name))
+                .help("a letter or `_`, then letters, digits, `_`, `.`, `-` and `/`"));
+        }
+        if kind == StateKind::Param && !ty.dtype.is_float() {
+            return Err(Diagnostic::new("", format!("parameter `{name}` is {}, not a float", ty.dtype)));
+        }
+        init.legal(ty)?;
+        crate::infer::check_type(&env, ty)
+    }
+
+    /// Defines a function: `f` makes its inputs, computes, and makes its outputs.
+    #[track_caller]
+    pub fn function(&self, name: impl Into<Name>, f: impl for<'g> FnOnce(&'g Graph)) {
+        let name = name.into();
+        let site = self.shared.site(Location::caller());
+        let graph = Graph::new(name.clone(), Rc::clone(&self.shared));
+        f(&graph);
+        let function = graph.finish();
+        if !Name::is_word(&name) {
+            self.shared.note(Diagnostic::new("", format!("`{name}` is not a name for a function")).at(&site));
+        } else if self.functions.borrow().iter().any(|f| f.name == name) {
+            let diagnostic = Diagnostic::new("", format!("function `{name}` is defined twice"));
+            self.shared.note(diagnostic.help("give one of the two another name").at(&site));
+        }
+        self.functions.borrow_mut().push(function);
+    }
+
+    /// Notes a mistake that the caller found, such as a configuration that contradicts itself, at the
+    /// line of the model that called the caller (if that is `#[track_caller]`).
+    #[track_caller]
+    pub fn mistake(&self, diagnostic: Diagnostic) {
+        let site = self.shared.site(Location::caller());
+        self.shared.note(diagnostic.at(&site));
+    }
+
+    /// The program with its function `init`, made from the initializers unless the program defines one of
+    /// its own; or all mistakes.
+    pub fn finish(self) -> Result<Module, Diagnostics> {
+        let own_init = self.functions.borrow().iter().any(|f| f.name == *"init");
+        if !own_init && !self.shared.env.borrow().states.is_empty() {
+            self.function("init", |g| self.init(g));
+            self.functions.borrow_mut().rotate_right(1);
+        }
+        let diagnostics = self.shared.diagnostics.take();
+        if !diagnostics.is_empty() {
+            return Err(Diagnostics(diagnostics));
+        }
+        Ok(Module {
+            name: self.name,
+            env: self.shared.env.take(),
+            functions: self.functions.take(),
+            meta: self.meta.take(),
+        })
+    }
+
+    /// Writes every state's initial value. The random numbers of a state depend on the seed and on its
+    /// name, so that neither the order of declarations nor other state matters.
+    fn init(&self, g: &Graph) {
+        let seed = g.input("seed", DType::U32, []);
+        let states: Vec<(StateId, StateDecl)> =
+            self.shared.env.borrow().states.iter().map(|(id, s)| (id, s.clone())).collect();
+        let names: Vec<&Name> = states.iter().map(|(_, s)| &s.name).collect();
+        let streams = state::streams(&names);
+        for ((id, decl), stream) in states.iter().zip(streams) {
+            let init = self.shared.inits.borrow()[id.0 as usize];
+            let value: Tensor<'_> = init.value(seed, decl, stream);
+            g.write(*id, value, &decl.site);
+        }
+    }
+}
