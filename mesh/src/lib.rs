@@ -4,7 +4,7 @@
 //! Reading order: [`dim`] and [`axis`] (the two kinds of name), [`layout`] (which dim is split over
 //! which axis), [`ty`] (types), [`ir`] (operations, bodies, modules), [`infer`] (the one function
 //! that gives an operation's result types), [`verify`] (whether a module is legal), [`text`] (modules
-//! as `.mesh` text).
+//! as `.mesh` text), [`dsl`] (programs built by Rust code).
 //!
 //! Nothing here knows a device, a file or a clock.
 

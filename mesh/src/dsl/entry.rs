@@ -3,7 +3,7 @@
 
 use super::Program;
 use crate::{Diagnostic, Diagnostics, Module, layout::suggest};
-use std::{cell::RefCell, fmt::Display, fmt::Write as _, str::FromStr};
+use std::{cell::RefCell, fmt::Display, fmt::Write as _, io::Write as _, process::ExitCode, str::FromStr};
 
 /// A setting that the program asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -145,6 +145,18 @@ fn kind<T>() -> &'static str {
     }
 }
 
+/// The whole of a model program: reads the arguments, builds, and prints the program as `.mesh` text; or
+/// prints every mistake as one line of JSON on standard error and fails with exit code 1.
+pub fn main(build: impl FnOnce(&Args) -> Program) -> ExitCode {
+    match run(std::env::args().skip(1), build) {
+        Ok(module) => print(&crate::text::print(&module)),
+        Err(diagnostics) => {
+            diagnostics.0.iter().for_each(|d| eprintln!("{}", diagnostic_json(d)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Builds a program with the arguments `args`: the module, or all mistakes.
 pub fn run(
     args: impl IntoIterator<Item = String>,
@@ -160,6 +172,18 @@ pub fn run(
         Err(more) => {
             mistakes.extend(more.0);
             Err(Diagnostics(mistakes))
+        }
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let diagnostic = Diagnostic::new("", format!("the program could not be written: {error}"));
+            eprintln!("{}", diagnostic_json(&diagnostic));
+            ExitCode::FAILURE
         }
     }
 }

@@ -22,7 +22,7 @@
 //!
 //! Reading order: [`Program`] and [`State`] (what is declared), [`Graph`] (a function under
 //! construction: inputs, outputs, scopes, and how a tensor of an outer body gets into an inner one), then
-//! the op families, which are the methods of [`Tensor`], then [`run`], the entry of model programs.
+//! the op families, which are the methods of [`Tensor`], then [`main()`], the entry of model programs.
 
 mod contract;
 mod control;
@@ -43,7 +43,7 @@ mod tests;
 pub use contract::{einsum, einsum_as};
 pub use control::{ScanOptions, Tree};
 pub use elementwise::Operand;
-pub use entry::{Args, Setting, diagnostic_json, run};
+pub use entry::{Args, Setting, diagnostic_json, main, run};
 pub use graph::Graph;
 pub use index::sort;
 pub use names::{Dims, Names};

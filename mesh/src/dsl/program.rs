@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     DType, Diagnostic, Diagnostics, Env, Function, Module, Name, Site, StateDecl, StateId, StateKind, Type,
+    verify::{Stage, verify},
 };
 use std::{cell::RefCell, panic::Location, rc::Rc};
 
@@ -189,12 +190,15 @@ impl Program {
         if !diagnostics.is_empty() {
             return Err(Diagnostics(diagnostics));
         }
-        Ok(Module {
+        let module = Module {
             name: self.name,
             env: self.shared.env.take(),
             functions: self.functions.take(),
             meta: self.meta.take(),
-        })
+        };
+        // What has been checked here by now is checked again, together with the rules about modules.
+        verify(&module, Stage::Global)?;
+        Ok(module)
     }
 
     /// Writes every state's initial value. The random numbers of a state depend on the seed and on its
