@@ -226,6 +226,7 @@ impl Client {
     /// The plugin's own: a program it refuses, too few devices, options it does not know.
     pub fn compile(&self, program: &Program<'_>, options: &[u8]) -> Result<LoadedExecutable> {
         LoadedExecutable::require(self.api())?;
+        let parameters = program.parameters();
         let program = program.to_ffi();
         let mut args = Padded::<ClientCompile>::new(|args| {
             args.client = self.as_ptr();
@@ -236,12 +237,13 @@ impl Client {
         // SAFETY: client, program and options are alive during the call.
         unsafe {
             self.api().call(CLIENT_COMPILE, &mut args)?;
-            LoadedExecutable::new(self, args.executable, Function::ClientCompile)
+            LoadedExecutable::new(self, args.executable, parameters, Function::ClientCompile)
         }
     }
 
     /// Loads what [`crate::Executable::serialize`] gave, on the same platform and version. `options` (a serialized
-    /// `CompileOptionsProto`) replaces the options it was compiled with, such as the device assignment.
+    /// `CompileOptionsProto`) replaces the options it was compiled with, such as the device assignment. What the
+    /// program takes is not known then; say it with [`LoadedExecutable::with_parameters`].
     ///
     /// # Errors
     /// The plugin's own: other bytes, another version, too few devices.
@@ -259,7 +261,7 @@ impl Client {
         // SAFETY: client, bytes and options are alive during the call.
         unsafe {
             self.api().call(EXECUTABLE_DESERIALIZE_AND_LOAD, &mut args)?;
-            LoadedExecutable::new(self, args.executable, Function::ExecutableDeserializeAndLoad)
+            LoadedExecutable::new(self, args.executable, None, Function::ExecutableDeserializeAndLoad)
         }
     }
 }

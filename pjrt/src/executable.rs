@@ -15,6 +15,7 @@ use crate::ffi::structs::{
     self, CompiledMemoryStats, OptimizedProgram, OutputDimensions, SerializeExecutable, SpanLenFirst,
 };
 use crate::ffi::{self, Function, Padded};
+use crate::signature;
 use crate::topology::Topology;
 use crate::value::{Named, from_ffi};
 use std::fmt;
@@ -33,6 +34,11 @@ impl<'a> Program<'a> {
     /// A serialized `HloModuleProto`.
     pub fn hlo(code: &'a [u8]) -> Self {
         Program { code, format: "hlo" }
+    }
+
+    /// What the program takes, if it can be told.
+    pub(crate) fn parameters(&self) -> Option<Vec<ArrayType>> {
+        if self.format == "hlo" { signature::parameters(self.code) } else { None }
     }
 
     pub(crate) fn to_ffi(self) -> ProgramArgs {
@@ -353,6 +359,7 @@ impl Executable {
 #[derive(Clone)]
 pub struct LoadedExecutable {
     pub(crate) inner: Arc<LoadedInner>,
+    parameters: Option<Arc<[ArrayType]>>,
 }
 
 /// Fields are dropped in this order: an executable must not outlive the loaded one that it came from, nor that one
@@ -381,6 +388,7 @@ impl LoadedExecutable {
     pub(crate) unsafe fn new(
         client: &Client,
         executable: *mut ffi::LoadedExecutable,
+        parameters: Option<Vec<ArrayType>>,
         function: Function,
     ) -> Result<Self> {
         let api = client.api();
@@ -400,9 +408,8 @@ impl LoadedExecutable {
                 .map(|device| Device::new(client, *device, function))
                 .collect::<Result<Vec<_>>>()?
         };
-        Ok(LoadedExecutable {
-            inner: Arc::new(LoadedInner { executable, handle, devices, client: client.clone() }),
-        })
+        let inner = LoadedInner { executable, handle, devices, client: client.clone() };
+        Ok(LoadedExecutable { inner: Arc::new(inner), parameters: parameters.map(Into::into) })
     }
 
     /// What is known of the compiled program.
@@ -413,6 +420,19 @@ impl LoadedExecutable {
     /// The program's name.
     pub fn name(&self) -> &str {
         self.executable().name()
+    }
+
+    /// What each device must be given, where known: read from a program of format `hlo`, or said by
+    /// [`LoadedExecutable::with_parameters`].
+    pub fn parameters(&self) -> Option<&[ArrayType]> {
+        self.parameters.as_deref()
+    }
+
+    /// Says what each device must be given, so that runs refuse other arguments. Plugins do not all check: arguments
+    /// that do not fit can crash one.
+    #[must_use]
+    pub fn with_parameters(self, parameters: Vec<ArrayType>) -> Self {
+        LoadedExecutable { parameters: Some(parameters.into()), ..self }
     }
 
     /// The devices of this process that the program runs on, in the order of arguments and outputs.

@@ -156,37 +156,49 @@ impl LoadedExecutable {
 
     /// Refuses what a plugin might answer with a crash.
     fn check(&self, arguments: &[Vec<Argument<'_>>]) -> Result<()> {
-        let invalid = |reason: String| Err(Error::invalid("running", reason));
         let devices = self.devices();
         if arguments.len() != devices.len() {
-            return invalid(format!(
+            return Err(run_error(format!(
                 "there are arguments for {} devices, but it runs on {}; give one list for each device",
                 arguments.len(),
                 devices.len()
-            ));
+            )));
         }
-        for (index, (own, device)) in arguments.iter().zip(devices).enumerate() {
-            if own.len() != arguments[0].len() {
-                return invalid(format!(
-                    "device {index} gets {} arguments, but device 0 gets {}; all run the same program",
-                    own.len(),
-                    arguments[0].len()
-                ));
+        let wanted = self.parameters().map_or_else(|| arguments.first().map_or(0, Vec::len), <[_]>::len);
+        for (index, own) in arguments.iter().enumerate() {
+            if own.len() != wanted {
+                return Err(run_error(format!(
+                    "device {index} gets {} arguments, but needs {wanted}",
+                    own.len()
+                )));
             }
             for (parameter, argument) in own.iter().enumerate() {
-                let actual = argument.buffer().device();
-                if actual != device {
-                    return invalid(format!(
-                        "argument {parameter} of device {index} must be on {device:?} of its client, but is on {actual:?}{}",
-                        if actual.client() == device.client() { "" } else { " of another client" }
-                    ));
-                }
+                self.check_argument(index, parameter, argument.buffer())?;
                 if argument.may_be_overwritten() != arguments[0][parameter].may_be_overwritten() {
-                    return invalid(format!(
+                    return Err(run_error(format!(
                         "argument {parameter} is donated on some devices and kept on others; all run the same program"
-                    ));
+                    )));
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn check_argument(&self, index: usize, parameter: usize, buffer: &Buffer) -> Result<()> {
+        let (actual, device) = (buffer.device(), &self.devices()[index]);
+        if actual != device {
+            let whose = if actual.client() == device.client() { "" } else { " of another client" };
+            return Err(run_error(format!(
+                "argument {parameter} of device {index} must be on {device:?} of its client, but is on {actual:?}{whose}"
+            )));
+        }
+        if let Some(wanted) = self.parameters().map(|parameters| &parameters[parameter])
+            && (wanted.dims != buffer.dims()? || wanted.element_type != buffer.element_type()?)
+        {
+            let actual = buffer.array_type()?;
+            return Err(run_error(format!(
+                "argument {parameter} of device {index} is {actual}, but the program takes {wanted}"
+            )));
         }
         Ok(())
     }
@@ -267,4 +279,8 @@ impl LoadedExecutable {
             done: done.into_iter().collect::<Result<_>>()?,
         })
     }
+}
+
+fn run_error(reason: String) -> Error {
+    Error::invalid("running", reason)
 }

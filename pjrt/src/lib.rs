@@ -63,7 +63,10 @@ mod execute;
 mod ffi;
 mod host;
 mod key_value;
+#[cfg(test)]
+mod layout_tests;
 mod plugin;
+mod signature;
 mod topology;
 mod value;
 

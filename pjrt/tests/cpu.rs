@@ -3,8 +3,8 @@
 mod support;
 
 use pjrt::{
-    AlignedBytes, Argument, Client, ClientOptions, Code, ElementType, ExecuteOptions, Function, HostArray,
-    HostUse, OLDEST, Plugin, Program, read_all,
+    AlignedBytes, Argument, ArrayType, Client, ClientOptions, Code, ElementType, ExecuteOptions, Function,
+    HostArray, HostUse, OLDEST, Plugin, Program, read_all,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -432,9 +432,9 @@ fn mistakes_are_errors_that_say_what_and_where() {
     let wrong = run(one_device([(&x).into(), (&elsewhere).into()]));
     assert!(wrong.contains("argument 1 of device 0 must be on Device(0)"), "{wrong}");
     let few = run(one_device([(&x).into()]));
-    assert!(few.contains("PJRT_LoadedExecutable_Execute failed for executable `add`"), "{few}");
+    assert!(few.contains("executable `add`: device 0 gets 1 arguments, but needs 2"), "{few}");
     let small = run(one_device([(&x).into(), (&short).into()]));
-    assert!(small.contains("for executable `add`"), "{small}");
+    assert!(small.contains("argument 1 of device 0 is f32[3], but the program takes f32[4]"), "{small}");
     let foreign = cpu_client(1).expect("another client");
     let foreign = vector(&foreign.addressable_devices().expect("devices")[0], &[1.; 4]);
     assert!(run(one_device([(&x).into(), (&foreign).into()])).contains("of another client"));
@@ -468,16 +468,38 @@ fn a_run_that_does_not_start_gives_its_arguments_back() {
     assert_eq!(failure.taken(), 0);
     let back = failure.arguments[0][0].as_ref().expect("not taken");
     assert_eq!(values(back.buffer()), [4.; 4]);
-    // Refused by the plugin: a shape that does not fit.
+    // The same where the types do not fit.
     let arguments = vec![vec![vector(first, &[4.; 3]).into()], vec![vector(second, &[5.; 3]).into()]];
-    if let Err(failure) = program.try_execute(arguments, &run_options()) {
-        assert!(failure.to_string().contains("for executable `sum_over_partitions`"), "{failure}");
-        for back in failure.arguments.iter().flatten().flatten() {
-            assert_eq!(back.buffer().dims().expect("dims"), [3]);
-        }
-    } else {
-        panic!("must be refused");
-    }
+    let failure = program.try_execute(arguments, &run_options()).expect_err("must be refused");
+    assert!(failure.to_string().contains("is f32[3], but the program takes f32[4]"), "{failure}");
+    assert_eq!(failure.taken(), 0);
+}
+
+#[test]
+fn a_run_that_the_plugin_refuses_gives_its_arguments_back() {
+    let Some(client) = cpu_client(1) else { return };
+    let device = &client.addressable_devices().expect("devices")[0];
+    let program =
+        client.compile(&Program::hlo(&hlo::add_in_place(&[4])), &compile_options(1)).expect("compiles");
+    // A stored executable does not tell what it takes, so the plugin must find out.
+    let stored = program.executable().serialize().expect("an answer").expect("CPU plugins can");
+    let program = client.load_serialized(&stored, None).expect("loads");
+    assert_eq!(program.parameters(), None);
+    let y = vector(device, &[2.; 4]);
+    let wrong = one_device([vector(device, &[1.; 3]).into(), (&y).into()]);
+    let failure = program.try_execute(wrong, &run_options()).expect_err("must be refused");
+    assert!(
+        failure.to_string().starts_with("PJRT_LoadedExecutable_Execute failed for executable `add_in_place`"),
+        "{failure}"
+    );
+    assert_eq!(failure.taken(), 0);
+    assert_eq!(values(failure.arguments[0][0].as_ref().expect("not taken").buffer()), [1.; 3]);
+    assert_eq!(values(failure.arguments[0][1].as_ref().expect("not taken").buffer()), [2.; 4]);
+
+    let vector_of_4 = ArrayType { element_type: ElementType::F32, dims: vec![4] };
+    let program = program.with_parameters(vec![vector_of_4.clone(), vector_of_4]);
+    let wrong = one_device([vector(device, &[1.; 3]).into(), (&y).into()]);
+    assert!(message(program.execute(wrong, &run_options())).contains("the program takes f32[4]"));
 }
 
 /// The other plugins of `MESH_PJRT_MATRIX` (paths separated by `:`) must pass the same tests, each in a process of its

@@ -1,0 +1,52 @@
+//! The declarations against a real plugin's own: without a header, a plugin still says how large it expects a
+//! function's argument struct to be when it is given one that is too small.
+
+#[path = "../tests/support/plugin_path.rs"]
+mod plugin_path;
+
+use crate::Plugin;
+use crate::api::Api;
+use crate::error::Error;
+use crate::ffi::{Callee, Function, calls};
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+/// The expected size, if the function checks sizes before anything else.
+fn expected_size(api: &Api, function: Function) -> Option<usize> {
+    let callee = api.pointer(function)?;
+    // As long as the longest struct, but said to be one word.
+    let mut args = [0usize; 64];
+    args[0] = size_of::<usize>();
+    // SAFETY: the function looks at the size first, and refuses; its error becomes ours.
+    let answer = unsafe {
+        let callee = std::mem::transmute::<NonNull<c_void>, Callee>(callee);
+        api.take_error(callee(args.as_mut_ptr().cast()), function)
+    };
+    let Err(Error::Call(error)) = answer else { panic!("{} took an empty struct", function.name()) };
+    let (_, rest) = error.message.split_once(": expected ")?;
+    rest.split_once(", got 8")?.0.parse().ok()
+}
+
+#[test]
+fn structs_are_as_large_as_the_plugin_expects() {
+    let Some(path) = plugin_path::cpu_plugin_path() else { return };
+    let plugin = Plugin::load(path).expect("a plugin");
+    let mut checked = 0;
+    for (function, size) in calls::SIZES {
+        // On CPUs there are no topologies by name, whatever the arguments.
+        let Some(expected) = expected_size(&plugin.api, *function) else {
+            assert_eq!(*function, Function::TopologyDescriptionCreate);
+            continue;
+        };
+        checked += 1;
+        // Plugins count up to the last field, we with the padding behind it.
+        let expected = expected.next_multiple_of(8);
+        if *function == Function::ExecutableGetCompiledMemoryStats {
+            // Up to 0.81 at least, plugins checked the size of another struct here.
+            assert!(expected <= *size, "{} takes {expected} bytes, not {size}", function.name());
+        } else {
+            assert_eq!(expected, *size, "{}", function.name());
+        }
+    }
+    assert_eq!(checked, calls::SIZES.len() - 1);
+}
