@@ -151,14 +151,24 @@ struct Callback {
 unsafe extern "C" fn call_back(error: *mut ffi::Error, user: *mut c_void) {
     // SAFETY: `on_ready` passed a box of this type, and the plugin calls back once.
     let callback = unsafe { Box::from_raw(user.cast::<Callback>()) };
-    let outcome = catch_unwind(AssertUnwindSafe(move || {
+    catch_panic(move || {
         let Callback { api, about, run } = *callback;
         // SAFETY: the plugin passes the ownership of the error to the callback.
         let outcome = unsafe { api.take_error(error, about.function) };
         run(outcome.map_err(|error| about.explain(error)));
-    }));
-    if let Err(payload) = outcome {
-        // Dropping the payload could panic again, which would abort the process.
-        std::mem::forget(payload);
+    });
+}
+
+/// What `run` returns, or `None` if it panics: a panic that reached the plugin would abort the process.
+pub(crate) fn catch_panic<T>(run: impl FnOnce() -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(value) => Some(value),
+        Err(payload) => {
+            // Dropping what was thrown runs foreign code, which may panic again.
+            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                std::mem::forget(again);
+            }
+            None
+        }
     }
 }

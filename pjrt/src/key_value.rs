@@ -3,11 +3,11 @@
 //! GPU plugins exchange addresses through a store that the caller provides; TPU and CPU plugins need none.
 
 use crate::error::Code;
+use crate::event::catch_panic;
 use crate::ffi;
 use crate::ffi::structs::{KeyValueGet, KeyValuePut, KeyValueTryGet, MakeError};
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ffi::{c_char, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,11 +126,8 @@ unsafe fn answer<T>(
 ) -> Result<T, StoreError> {
     // SAFETY: the caller's promise.
     let (store, key) = unsafe { (&*user.cast::<SharedStore>(), bytes(key, key_size)) };
-    catch_unwind(AssertUnwindSafe(|| ask(&*store.0, key))).unwrap_or_else(|payload| {
-        // Dropping the payload could panic again, which would abort the process.
-        std::mem::forget(payload);
-        Err(StoreError::new(Code::Internal, "the key-value store panicked"))
-    })
+    catch_panic(|| ask(&*store.0, key))
+        .unwrap_or_else(|| Err(StoreError::new(Code::Internal, "the key-value store panicked")))
 }
 
 /// # Safety

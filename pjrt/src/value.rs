@@ -137,7 +137,7 @@ pub(crate) fn to_ffi(options: &[Named]) -> Vec<NamedValue> {
         .collect()
 }
 
-/// Copies what a plugin handed out. A value of a kind this crate does not know is left out; a stride it does not
+/// Copies what a plugin handed out, sorted by name. A value of a kind this crate does not know is left out; a stride it does not
 /// know is an error, because nothing behind the first element could be trusted.
 ///
 /// # Safety
@@ -173,6 +173,8 @@ pub(crate) unsafe fn from_ffi(
         // SAFETY: as for the array itself.
         named.push((unsafe { api.text(function, item.name.cast(), item.name_size)? }, value));
     }
+    // Plugins keep these in hash maps, whose order changes from one call to the next.
+    named.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(named)
 }
 
