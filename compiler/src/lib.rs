@@ -1,4 +1,6 @@
 //! The stages of the compiler.
 
 pub mod interp;
+pub mod partition;
 pub mod random;
+pub mod wire;

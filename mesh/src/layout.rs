@@ -108,6 +108,15 @@ impl AxisMap {
         self.dims.keys()
     }
 
+    /// The same rules without the axes that `keep` turns down.
+    pub fn filtered(&self, keep: impl Fn(AxisId) -> bool) -> Self {
+        let kept = |axes: &Vec<AxisId>| axes.iter().copied().filter(|a| keep(*a)).collect();
+        Self {
+            dims: self.dims.iter().map(|(d, axes)| (d.clone(), kept(axes))).collect(),
+            rest: kept(&self.rest),
+        }
+    }
+
     /// `ty` with every dim split as the rules say (pending sums are kept). Whether the result is legal
     /// is for the caller to check: one axis may now split two dims, or a size may not divide.
     pub fn apply(&self, ty: &Type) -> Type {

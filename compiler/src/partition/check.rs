@@ -1,0 +1,208 @@
+//! Mistakes of a layout, all of them, at the lines of the model that show them.
+
+use super::drop_ones;
+use mesh::{
+    AxisSet, Body, Diagnostic, Diagnostics, Mesh, Module, Name, Site, TensorDim, Type,
+    infer::divisor_help,
+    ir::{Control, Op},
+    layout::{AxisMap, suggest},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Whether the layout is legal for every value of a Global module: no axis splits two dims of one tensor,
+/// sizes divide, scanned dims are whole, every rule names a dim of the program. Each cause is reported once,
+/// at the first place that shows it, with the number of the others.
+pub fn check(global: &Module, mesh: &Mesh, compute: &AxisMap, state: &AxisMap) -> Result<(), Diagnostics> {
+    let layout = drop_ones(compute, mesh);
+    let mut found = Found { mesh, layout: &layout, causes: BTreeMap::new(), order: 0, dims: BTreeSet::new() };
+    for (_, decl) in global.env.states.iter() {
+        found.value(&decl.ty, &decl.site, None);
+    }
+    for f in &global.functions {
+        for ty in f.body.param_types() {
+            found.value(ty, &Site::default(), Some(&f.name));
+        }
+        found.body(&f.body, &f.name);
+    }
+    let mut mistakes = rules(&found.dims, [compute, state]);
+    mistakes.extend(found.finish());
+    if mistakes.is_empty() { Ok(()) } else { Err(Diagnostics(mistakes)) }
+}
+
+/// Rules for dims that no tensor has.
+fn rules(dims: &BTreeSet<Name>, maps: [&AxisMap; 2]) -> Vec<Diagnostic> {
+    let mut mistakes = Vec::new();
+    for (map, what) in maps.into_iter().zip(["layout", "state layout"]) {
+        for name in map.dims().filter(|n| !dims.contains(*n)) {
+            let known: Vec<&str> = dims.iter().map(|n| n.as_str()).collect();
+            let help = match suggest(name, known.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("dims of the program: {}", known.join(", ")),
+            };
+            let message = format!("the {what} splits dim `{name}`, which no tensor of the program has");
+            mistakes.push(Diagnostic::new("layout_y1", message).help(help));
+        }
+    }
+    mistakes
+}
+
+/// What makes two mistakes the same.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Cause {
+    /// A dim of this size does not divide.
+    Size(Name, usize),
+    /// Two dims of one tensor share an axis.
+    Pair(Name, Name),
+    /// This dim is looped over.
+    Scan(Name),
+}
+
+struct Seen {
+    order: usize,
+    mistake: Diagnostic,
+    sites: BTreeSet<Site>,
+}
+
+struct Found<'f> {
+    mesh: &'f Mesh,
+    layout: &'f AxisMap,
+    causes: BTreeMap<Cause, Seen>,
+    order: usize,
+    dims: BTreeSet<Name>,
+}
+
+impl Found<'_> {
+    fn body(&mut self, body: &Body, function: &Name) {
+        for inst in &body.insts {
+            for r in &inst.results {
+                self.value(body.ty(*r), &inst.site, Some(function));
+            }
+            if let Op::Control(Control::Scan(scan)) = &inst.op {
+                self.scanned(&scan.dim.name, &inst.site, function);
+            }
+            for inner in inst.op.bodies() {
+                self.body(inner, function);
+            }
+        }
+    }
+
+    fn scanned(&mut self, dim: &Name, site: &Site, function: &Name) {
+        self.dims.insert(dim.clone());
+        if self.layout.axes(dim).is_empty() {
+            return;
+        }
+        let message = format!(
+            "dim `{dim}` is split over {}, but the program loops over it one element at a time",
+            self.axes(self.layout.axes(dim).iter().copied().collect())
+        );
+        let help = "leave it whole, or split another dim of the tensors inside the loop".to_owned();
+        self.note(Cause::Scan(dim.clone()), "layout_y2", message, help, site, Some(function));
+    }
+
+    fn value(&mut self, ty: &Type, site: &Site, function: Option<&Name>) {
+        for name in ty.names() {
+            if !self.dims.contains(name) {
+                self.dims.insert(name.clone());
+            }
+        }
+        let ty = self.layout.apply(ty);
+        for (i, d) in ty.dims.iter().enumerate() {
+            let parts = self.mesh.product(&d.axes);
+            if d.dim.size % parts != 0 {
+                self.size(d, parts, site, function);
+            }
+            for e in &ty.dims[..i] {
+                let shared: AxisSet = e.axes.iter().copied().filter(|a| d.axes.contains(a)).collect();
+                if !shared.is_empty() {
+                    self.pair(&ty, e, d, shared, site, function);
+                }
+            }
+        }
+    }
+
+    fn size(&mut self, d: &TensorDim, parts: usize, site: &Site, function: Option<&Name>) {
+        let message = format!(
+            "dim `{}` of size {} does not divide into {parts} shards ({})",
+            d.dim.name,
+            d.dim.size,
+            self.axes(d.axes.iter().copied().collect())
+        );
+        let help = divisor_help(&d.dim.name, d.dim.size, parts);
+        let cause = Cause::Size(d.dim.name.clone(), d.dim.size);
+        self.note(cause, "layout_y3", message, help, site, function);
+    }
+
+    fn pair(
+        &mut self,
+        ty: &Type,
+        a: &TensorDim,
+        b: &TensorDim,
+        shared: AxisSet,
+        site: &Site,
+        function: Option<&Name>,
+    ) {
+        let (a, b) = (a.dim.name.clone().min(b.dim.name.clone()), a.dim.name.clone().max(b.dim.name.clone()));
+        let message = format!(
+            "{} splits both `{a}` and `{b}` of one tensor, {}",
+            self.axes(shared),
+            ty.display(self.mesh)
+        );
+        let used = ty.split();
+        let free: AxisSet =
+            self.mesh.ids().filter(|x| !used.contains(*x) && self.mesh.size(*x) > 1).collect();
+        let help = match free.is_empty() {
+            true => format!(
+                "no other axis is free for this tensor: leave `{a}` or `{b}` whole, or rename one of the two \
+                 where they meet"
+            ),
+            false => format!("free for this tensor: {}; or leave `{a}` or `{b}` whole", self.axes(free)),
+        };
+        self.note(Cause::Pair(a, b), "layout_y4", message, help, site, function);
+    }
+
+    fn axes(&self, axes: AxisSet) -> String {
+        let words: Vec<String> =
+            axes.iter().map(|a| format!("`{}` ({})", self.mesh.name(a), self.mesh.size(a))).collect();
+        format!("{} {}", if words.len() == 1 { "axis" } else { "axes" }, words.join(", "))
+    }
+
+    fn note(
+        &mut self,
+        cause: Cause,
+        label: &'static str,
+        message: String,
+        help: String,
+        site: &Site,
+        function: Option<&Name>,
+    ) {
+        let order = self.order;
+        self.order += 1;
+        let seen = self.causes.entry(cause).or_insert_with(|| {
+            let mut mistake = Diagnostic::new(label, message).help(help);
+            if let Some(function) = function {
+                mistake = mistake.in_function(function);
+            }
+            Seen { order, mistake, sites: BTreeSet::new() }
+        });
+        if site.line > 0 {
+            // A line of the model says more than an input of a function.
+            seen.mistake = seen.mistake.clone().at(site);
+            seen.sites.insert(site.clone());
+        }
+    }
+
+    fn finish(self) -> Vec<Diagnostic> {
+        let mut all: Vec<Seen> = self.causes.into_values().collect();
+        all.sort_by_key(|seen| seen.order);
+        let told = |seen: Seen| {
+            let mut mistake = seen.mistake;
+            let lines: BTreeSet<(Name, u32)> = seen.sites.iter().map(|s| (s.file.clone(), s.line)).collect();
+            if lines.len() > 1 {
+                let help = mistake.help.take().unwrap_or_default();
+                mistake.help = Some(format!("{help} (the same at {} other lines)", lines.len() - 1));
+            }
+            mistake
+        };
+        all.into_iter().map(told).collect()
+    }
+}

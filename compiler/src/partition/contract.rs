@@ -1,0 +1,75 @@
+//! Einsum: both operands lie by the compute layout; a sum over split dims stays pending.
+
+use super::walk::{Walk, set};
+use mesh::{
+    AxisSet, DType, Diagnostic, Inst, Name, Type, Value,
+    ir::{Contract, Fold, Op},
+};
+
+pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Contract) -> Result<(), Diagnostic> {
+    let sums = owing(walk, inst, op);
+    let mut args = Vec::new();
+    for (i, sum) in sums.into_iter().enumerate() {
+        args.push(operand(walk, inst, op, i, sum)?);
+    }
+    walk.done(inst, Op::Contract(op.clone()), &args)
+}
+
+/// The sums that the operands may still owe: no more may be sent later than now, and an axis along which
+/// the other operand differs cannot be owed.
+fn owing(walk: &Walk<'_>, inst: &Inst, op: &Contract) -> [AxisSet; 2] {
+    let [a, b] = [inst.args[0], inst.args[1]];
+    if a == b {
+        return [AxisSet::EMPTY; 2];
+    }
+    let mesh = &walk.cx.env.mesh;
+    let result = walk.layout(inst.results[0]);
+    let mut taken = result.split();
+    for v in [a, b] {
+        let ty = walk.layout(v);
+        let gone = ty.dims.iter().filter(|d| !op.out.contains(&d.dim.name));
+        taken = gone.fold(taken, |taken, d| taken.union(set(&d.axes))).union(ty.split());
+    }
+    let lazy = |v: Value| {
+        let sum = walk.lazy(v);
+        let smaller = result.local_bytes(mesh) <= walk.layout(v).local_bytes(mesh);
+        if smaller && sum.intersect(taken).is_empty() { sum } else { AxisSet::EMPTY }
+    };
+    let (a, b) = (lazy(a), lazy(b));
+    [a, if b.intersect(a).is_empty() { b } else { AxisSet::EMPTY }]
+}
+
+/// One operand. Dims that are summed away and that the other operand lacks must not share an axis with
+/// the other operand's dims, or each device would see only its own pairs of shards: such dims are summed
+/// first (in float32; in bfloat16 they are gathered, for a rounded sum is not what was asked for).
+fn operand(
+    walk: &mut Walk<'_>,
+    inst: &Inst,
+    op: &Contract,
+    i: usize,
+    sum: AxisSet,
+) -> Result<Value, Diagnostic> {
+    let (v, other) = (inst.args[i], walk.layout(inst.args[1 - i]));
+    let mut want = walk.layout(v);
+    want.sum = sum;
+    let clash = clashing(&want, &other, op);
+    if clash.is_empty() {
+        return walk.get(v, &want);
+    }
+    if want.dtype == DType::F32 {
+        want.sum = AxisSet::EMPTY;
+        let x = walk.get(v, &want)?;
+        let x = walk.fold(Fold::Sum, &clash, x)?;
+        return walk.settle(x);
+    }
+    for d in want.dims.iter_mut().filter(|d| clash.contains(&d.dim.name)) {
+        d.axes.clear();
+    }
+    walk.get(v, &want)
+}
+
+fn clashing(ty: &Type, other: &Type, op: &Contract) -> Vec<Name> {
+    let taken = other.split();
+    let alone = ty.dims.iter().filter(|d| !op.out.contains(&d.dim.name) && !other.has(&d.dim.name));
+    alone.filter(|d| !set(&d.axes).intersect(taken).is_empty()).map(|d| d.dim.name.clone()).collect()
+}

@@ -1,0 +1,204 @@
+//! Scans and conditionals. What goes into a body and what comes out of it lies as the values outside do,
+//! settled, with three exceptions for scans: stored parameters that are sliced by the loop go in as they are
+//! stored, so that each iteration gathers its own slice (FSDP); what the loop stacks may come out pending,
+//! so that one all-reduce after the loop settles all slices; and a carry that only accumulates may be
+//! pending all through the loop.
+
+use super::{
+    insts,
+    walk::{Walk, whole},
+};
+use mesh::{
+    AxisSet, Body, Diagnostic, Inst, Name, Type, Value,
+    ir::{Binary, Control, Elementwise, Op, Scan, Unary},
+};
+
+pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Control) -> Result<(), Diagnostic> {
+    match op {
+        Control::Scan(op) => scan(walk, inst, op),
+        Control::Cond { then, otherwise } => cond(walk, inst, then, otherwise),
+        Control::Grad => Err(Diagnostic::new(
+            "partition_p2",
+            "a request for a gradient stands in a program that is to be partitioned",
+        )
+        .help("expand gradients first")),
+    }
+}
+
+fn cond(walk: &mut Walk<'_>, inst: &Inst, then: &Body, otherwise: &Body) -> Result<(), Diagnostic> {
+    let mut args = vec![walk.get_layout(inst.args[0])?];
+    let params: Vec<Type> = inst.args[1..].iter().map(|v| walk.home(*v)).collect();
+    for (v, want) in inst.args[1..].iter().zip(&params) {
+        args.push(walk.get(*v, want)?);
+    }
+    let results: Vec<Type> = inst.results.iter().map(|r| walk.home(*r)).collect();
+    let branch = |global: &Body| -> Result<Box<Body>, Diagnostic> {
+        let given = global.results.iter().copied().zip(results.iter().cloned()).collect();
+        let mut inner = Walk::new(walk.cx, global, &params, given);
+        insts(&mut inner)?;
+        let done = global.results.iter().zip(&results).map(|(r, want)| inner.get(*r, want));
+        let done = done.collect::<Result<Vec<Value>, _>>()?;
+        Ok(Box::new(inner.b.finish(done)))
+    };
+    let op = Control::Cond { then: branch(then)?, otherwise: branch(otherwise)? };
+    walk.done(inst, Op::Control(op), &args)
+}
+
+/// How a carry goes round.
+#[derive(Clone, Copy, PartialEq)]
+enum Carry {
+    /// Settled.
+    Settled,
+    /// It accumulates; what it may owe is to be found out.
+    Open,
+    /// It accumulates, and owes this sum all through the loop.
+    Pending(AxisSet),
+}
+
+fn scan(walk: &mut Walk<'_>, inst: &Inst, op: &Scan) -> Result<(), Diagnostic> {
+    let mut carries: Vec<Carry> = (0..op.carries)
+        .map(|i| if accumulates(&op.body, i) { Carry::Open } else { Carry::Settled })
+        .collect();
+    // At most: find out what is owed, try it, give up on those that do not keep to it, one by one.
+    for _ in 0..op.carries + 2 {
+        if carries.iter().all(|c| *c == Carry::Settled) {
+            break;
+        }
+        let inner = body(walk, inst, op, &carries)?;
+        let owed: Vec<AxisSet> = op.body.results.iter().map(|r| inner.owed(*r)).collect();
+        let next: Vec<Carry> = carries.iter().zip(owed).map(|(c, owed)| decide(*c, owed)).collect();
+        if next == carries {
+            break;
+        }
+        carries = next;
+    }
+    carries.iter_mut().filter(|c| **c == Carry::Open).for_each(|c| *c = Carry::Settled);
+    emit(walk, inst, op, &carries)
+}
+
+fn decide(carry: Carry, owed: AxisSet) -> Carry {
+    match carry {
+        Carry::Settled => Carry::Settled,
+        Carry::Open if owed.is_empty() => Carry::Settled,
+        Carry::Open => Carry::Pending(owed),
+        Carry::Pending(sum) if sum == owed => carry,
+        Carry::Pending(_) => Carry::Settled,
+    }
+}
+
+/// How each argument of the scan lies, the scanned dim included.
+fn outside(walk: &Walk<'_>, inst: &Inst, op: &Scan, carries: &[Carry]) -> Vec<Type> {
+    let lies = |(i, v): (usize, &Value)| {
+        if let Some(carry) = carries.get(i) {
+            return carried(walk, inst, i, *carry);
+        }
+        let home = walk.home(*v);
+        let sliced = i < op.carries + op.xs && home.axes_of(&op.dim.name).is_empty();
+        if sliced { home } else { walk.layout(*v) }
+    };
+    inst.args.iter().enumerate().map(lies).collect()
+}
+
+fn carried(walk: &Walk<'_>, inst: &Inst, i: usize, carry: Carry) -> Type {
+    match carry {
+        Carry::Settled | Carry::Open => walk.home(inst.results[i]),
+        Carry::Pending(sum) => {
+            let mut ty = walk.layout(inst.results[i]);
+            ty.sum = sum;
+            ty
+        }
+    }
+}
+
+/// How each result of the body is to lie: carries as they went in; what is stacked, as it is wanted
+/// outside, unless the scanned dim is split there.
+fn wanted(walk: &Walk<'_>, inst: &Inst, op: &Scan, carries: &[Carry]) -> Vec<Type> {
+    let lies = |(i, r): (usize, &Value)| {
+        if let Some(carry) = carries.get(i) {
+            return carried(walk, inst, i, *carry);
+        }
+        let home = walk.home(*r);
+        let stacked = if home.axes_of(&op.dim.name).is_empty() { home } else { walk.layout(*r) };
+        without(&stacked, &op.dim.name)
+    };
+    inst.results.iter().enumerate().map(lies).collect()
+}
+
+fn without(ty: &Type, dim: &Name) -> Type {
+    let mut ty = whole(ty, dim);
+    ty.dims.retain(|d| d.dim.name != *dim);
+    ty
+}
+
+/// The body walked, its results not yet asked for.
+fn body<'w>(walk: &Walk<'w>, inst: &Inst, op: &'w Scan, carries: &[Carry]) -> Result<Walk<'w>, Diagnostic> {
+    let params: Vec<Type> =
+        outside(walk, inst, op, carries)
+            .iter()
+            .enumerate()
+            .map(|(i, ty)| {
+                if i < op.carries + op.xs && i >= op.carries { without(ty, &op.dim.name) } else { ty.clone() }
+            })
+            .collect();
+    let wants = wanted(walk, inst, op, carries);
+    let settled = wants.into_iter().filter(|ty| ty.sum.is_empty());
+    let given = op.body.results.iter().copied().zip(settled).collect();
+    let mut inner = Walk::new(walk.cx, &op.body, &params, given);
+    let open = carries.iter().enumerate().filter(|(_, c)| **c == Carry::Open);
+    inner.flexible = open.map(|(i, _)| op.body.params[i]).collect();
+    insts(&mut inner)?;
+    Ok(inner)
+}
+
+fn emit(walk: &mut Walk<'_>, inst: &Inst, op: &Scan, carries: &[Carry]) -> Result<(), Diagnostic> {
+    let mut inner = body(walk, inst, op, carries)?;
+    let mut results = Vec::new();
+    for (i, (r, mut want)) in op.body.results.iter().zip(wanted(walk, inst, op, carries)).enumerate() {
+        let layout = inner.layout(*r);
+        if i >= op.carries && want.dims == layout.dims {
+            want.sum = inner.lazy(*r).minus(want.split());
+        }
+        results.push(inner.get(*r, &want)?);
+    }
+    let body = inner.b.finish(results);
+    let mut args = Vec::new();
+    for (v, want) in inst.args.iter().zip(outside(walk, inst, op, carries)) {
+        args.push(walk.get(*v, &want)?);
+    }
+    let op = Scan { body, ..op.clone() };
+    walk.done(inst, Op::Control(Control::Scan(Box::new(op))), &args)
+}
+
+/// Whether carry `i` is only added to, from its parameter to its result, and used for nothing else.
+fn accumulates(body: &Body, i: usize) -> bool {
+    let mut value = body.params[i];
+    loop {
+        let used = body.results.iter().filter(|r| **r == value).count();
+        let mut users = body.insts.iter().filter(|inst| inst.args.contains(&value));
+        let (user, more) = (users.next(), users.next().is_some());
+        match user {
+            None => return used == 1 && body.results[i] == value && value != body.params[i],
+            Some(user) if used == 0 && !more && adds(user, value) => value = user.results[0],
+            Some(_) => return false,
+        }
+    }
+}
+
+fn adds(inst: &Inst, value: Value) -> bool {
+    let times = inst.args.iter().filter(|a| **a == value).count();
+    match &inst.op {
+        Op::Elementwise(Elementwise::Binary(Binary::Add)) => times == 1,
+        Op::Elementwise(Elementwise::Binary(Binary::Sub)) => times == 1 && inst.args[0] == value,
+        Op::Elementwise(Elementwise::StopGradient) => true,
+        Op::Elementwise(Elementwise::Unary(Unary::Neg)) => false,
+        Op::Elementwise(_)
+        | Op::Contract(_)
+        | Op::Reduce(_)
+        | Op::Shape(_)
+        | Op::Index(_)
+        | Op::Random(_)
+        | Op::State(_)
+        | Op::Control(_)
+        | Op::Collective(_) => false,
+    }
+}

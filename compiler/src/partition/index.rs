@@ -1,0 +1,142 @@
+//! Movement by index. One-hots, gathers and scatter-adds work on shards: each device takes what falls into
+//! its own; what is split away is a pending sum. The rest is in [`super::index_whole`].
+
+use super::{
+    index_whole,
+    walk::{Walk, set, whole},
+};
+use crate::wire::wire_bytes;
+use mesh::{
+    AxisId, AxisSet, DType, Diagnostic, Inst, Name, TensorDim, Type, Value,
+    ir::{Binary, Collective, Elementwise, Index, Op, Outside, Owed},
+};
+
+pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Index) -> Result<(), Diagnostic> {
+    match op {
+        Index::OneHot { dim, dtype } => {
+            let home = walk.home(inst.results[0]);
+            let args = walk.settled(inst, &home)?;
+            let dim = TensorDim { dim: dim.dim.clone(), axes: home.axes_of(&dim.dim.name).to_vec() };
+            walk.done(inst, Op::Index(Index::OneHot { dim, dtype: *dtype }), &args)
+        }
+        Index::Gather { dim, outside } => gather(walk, inst, dim, *outside),
+        Index::ScatterAdd { dim, over } => scatter(walk, inst, dim, over),
+        Index::Permute { dim, to } => permute(walk, inst, op, dim, to),
+        Index::TopK { dim, to } => index_whole::top_k(walk, inst, op, dim, to),
+        Index::Sort { dim, descending: _ } => index_whole::sort(walk, inst, op, dim),
+        Index::CumSum { dim, exclusive, reverse } => {
+            index_whole::cumsum(walk, inst, op, dim, *exclusive, *reverse)
+        }
+        Index::DynamicSlice { dim, size: _ } | Index::DynamicUpdate { dim } => {
+            index_whole::dynamic(walk, inst, op, dim)
+        }
+    }
+}
+
+/// From a split dim every device reads what it holds and 0 for the rest, which makes a pending sum; or the
+/// dim is gathered first, if that sends less.
+fn gather(walk: &mut Walk<'_>, inst: &Inst, dim: &Name, outside: Outside) -> Result<(), Diagnostic> {
+    let (x, index) = (inst.args[0], inst.args[1]);
+    let form = walk.layout(inst.results[0]);
+    let mesh = &walk.cx.env.mesh;
+    let smaller = form.local_bytes(mesh) <= walk.layout(x).local_bytes(mesh);
+    let gathered = whole(&walk.want(x, &form, AxisSet::EMPTY), dim);
+    let mut want = walk.want(x, &form, AxisSet::EMPTY);
+    let free: Vec<AxisId> = walk.layout(x).axes_of(dim).to_vec();
+    let free: Vec<AxisId> = free.into_iter().take_while(|a| !form.split().contains(*a)).collect();
+    want.dims.iter_mut().filter(|d| d.dim.name == *dim).for_each(|d| d.axes.clone_from(&free));
+    let settle = Collective::AllReduce { kind: Owed::Sum, axes: set(&free) };
+    let native = walk.cost(x, &want) + wire_bytes(mesh, &settle, &form);
+    if free.is_empty() || form.dtype == DType::Pred || walk.cost(x, &gathered) <= native {
+        want = gathered;
+    }
+    let split = !want.axes_of(dim).is_empty();
+    if smaller {
+        want.sum = walk.lazy(x).minus(form.split()).minus(want.split());
+    }
+    let size = want.size(dim).unwrap_or(1);
+    let x = walk.get(x, &want)?;
+    let place = walk.want(index, &form, AxisSet::EMPTY);
+    let mut index = walk.get(index, &place)?;
+    let mut outside = outside;
+    if split && outside == Outside::Clamp {
+        index = clamp(walk, index, size - 1)?;
+        outside = Outside::Zero;
+    }
+    walk.done(inst, Op::Index(Index::Gather { dim: dim.clone(), outside }), &[x, index])
+}
+
+fn clamp(walk: &mut Walk<'_>, index: Value, last: usize) -> Result<Value, Diagnostic> {
+    let zero = walk.constant(DType::S32, 0.0)?;
+    let last = walk.constant(DType::S32, last as f64)?;
+    let max = Op::Elementwise(Elementwise::Binary(Binary::Max));
+    let min = Op::Elementwise(Elementwise::Binary(Binary::Min));
+    let index = walk.emit(max, &[index, zero])?;
+    walk.emit(min, &[index, last])
+}
+
+/// Onto a split dim every device adds what falls into its shard. Where an axis splits both the dim that
+/// comes and dims that are summed away, either the updates are gathered or the sum is scattered later,
+/// whichever sends less.
+fn scatter(walk: &mut Walk<'_>, inst: &Inst, dim: &TensorDim, over: &[Name]) -> Result<(), Diagnostic> {
+    let (index, updates) = (inst.args[0], inst.args[1]);
+    let mesh = &walk.cx.env.mesh;
+    let mut form = walk.layout(inst.results[0]);
+    let name = &dim.dim.name;
+    let mut from = walk.want(updates, &form, AxisSet::EMPTY);
+    let elsewhere: AxisSet =
+        form.dims.iter().filter(|d| d.dim.name != *name).flat_map(|d| d.axes.iter().copied()).collect();
+    // Dims that other dims of the result displace have to be whole in any case.
+    strip(&mut from, over, elsewhere);
+    let gathered = {
+        let mut gathered = from.clone();
+        strip(&mut gathered, over, form.split());
+        gathered
+    };
+    let gone: AxisSet = over.iter().flat_map(|n| from.axes_of(n).iter().copied()).collect();
+    let onto: Vec<AxisId> = form.axes_of(name).iter().copied().take_while(|a| !gone.contains(*a)).collect();
+    if onto.len() < form.axes_of(name).len() {
+        let mut pending = form.clone();
+        pending.dims.iter_mut().filter(|d| d.dim.name == *name).for_each(|d| d.axes.clone_from(&onto));
+        let later = Collective::ReduceScatter { dim: name.clone(), axes: form.axes_of(name).to_vec() };
+        let later = walk.cost(updates, &from) + wire_bytes(mesh, &later, &pending);
+        if later < walk.cost(updates, &gathered) {
+            form = pending;
+        } else {
+            from = gathered;
+        }
+    }
+    if form.local_bytes(mesh) <= from.local_bytes(mesh) {
+        from.sum = walk.lazy(updates).minus(form.split()).minus(from.split());
+    }
+    let mut place = walk.layout(index);
+    place.dims.iter_mut().for_each(|d| d.axes = from.axes_of(&d.dim.name).to_vec());
+    let args = [walk.get(index, &place)?, walk.get(updates, &from)?];
+    let dim = TensorDim { dim: dim.dim.clone(), axes: form.axes_of(name).to_vec() };
+    walk.done(inst, Op::Index(Index::ScatterAdd { dim, over: over.to_vec() }), &args)
+}
+
+/// Makes `dims` whole from their first axis in `axes` on.
+fn strip(ty: &mut Type, dims: &[Name], axes: AxisSet) {
+    for d in ty.dims.iter_mut().filter(|d| dims.contains(&d.dim.name)) {
+        let keep = d.axes.iter().take_while(|a| !axes.contains(**a)).count();
+        d.axes.truncate(keep);
+    }
+}
+
+/// A permutation needs both of its dims whole; batch dims and the others stay as they are.
+fn permute(walk: &mut Walk<'_>, inst: &Inst, op: &Index, dim: &Name, to: &Name) -> Result<(), Diagnostic> {
+    let form = whole(&walk.home(inst.results[0]), to);
+    let mesh = &walk.cx.env.mesh;
+    let mut want = whole(&walk.want(inst.args[0], &form, AxisSet::EMPTY), dim);
+    if form.local_bytes(mesh) <= want.local_bytes(mesh) {
+        want.sum = walk.lazy(inst.args[0]).minus(form.split());
+    }
+    let x = walk.get(inst.args[0], &want)?;
+    let mut args = vec![x];
+    for v in &inst.args[1..] {
+        let want = whole(&walk.want(*v, &form, AxisSet::EMPTY), dim);
+        args.push(walk.get(*v, &want)?);
+    }
+    walk.done(inst, Op::Index(op.clone()), &args)
+}

@@ -1,0 +1,125 @@
+//! From a program over named dims to the program of one device of a mesh, with explicit collectives.
+//!
+//! One walk over each body. Every Global value has a *layout* form, its type with the rules of the compute
+//! layout applied dim by dim, and a *home* form, the same unless the value belongs to a class with stored
+//! state ([`hints`]). While walking, each Global value keeps the Local values that stand for it
+//! ([`walk`]): as it came, settled, resharded; an operation asks for the form it needs, and
+//! [`reshard`] makes it from the nearest one, once.
+//!
+//! Sums are lazy. A sum over a split dim leaves a pending sum; linear operations pass it on as long as that
+//! does not make it larger; the first use that is not linear settles it, once for all uses.
+//!
+//! The family files say what an operation does with split dims and pending sums. Where it cannot work on a
+//! split dim, they put smaller operations that can (logsumexp, argmax, cumsum, top_k, …) or gather it.
+
+mod check;
+mod contract;
+mod control;
+mod elementwise;
+mod hints;
+mod index;
+mod index_whole;
+mod random;
+mod reduce;
+pub mod reshard;
+mod shape;
+mod shape_reshape;
+mod state;
+mod walk;
+
+pub use check::check;
+
+use mesh::{
+    Body, Diagnostic, Diagnostics, Env, Function, Inst, Mesh, Module, Type, Value, arena::Arena, ir::Op,
+    layout::AxisMap,
+};
+use walk::Walk;
+
+/// What all bodies share.
+pub(crate) struct Context<'c> {
+    /// Mesh and state of the Local module.
+    env: &'c Env,
+    /// The compute layout, without axes of one device.
+    compute: &'c AxisMap,
+}
+
+impl Context<'_> {
+    /// A Global type by the compute layout.
+    fn layout(&self, ty: &Type) -> Type {
+        self.compute.apply(ty)
+    }
+}
+
+/// Partitions a Global module without requests for gradients. `compute` says which dim is split over which
+/// axes in every value, `state` how stored tensors are split further. All mistakes of the layout are found
+/// before anything is made.
+pub fn partition(
+    global: &Module,
+    mesh: &Mesh,
+    compute: &AxisMap,
+    state: &AxisMap,
+) -> Result<Module, Diagnostics> {
+    check(global, mesh, compute, state)?;
+    // Axes of one device split nothing.
+    let (compute, state) = (drop_ones(compute, mesh), drop_ones(state, mesh));
+    let mut states = Arena::new();
+    for (_, decl) in global.env.states.iter() {
+        let mut decl = decl.clone();
+        decl.ty = compute.apply_to_state(&state, &decl.ty, mesh);
+        states.push(decl);
+    }
+    let env = Env { mesh: mesh.clone(), states };
+    let cx = Context { env: &env, compute: &compute };
+    let mut functions = Vec::new();
+    let mut mistakes = Diagnostics::default();
+    for f in &global.functions {
+        match function(&cx, &f.body) {
+            Ok(body) => functions.push(Function { body, ..f.clone() }),
+            Err(d) => mistakes.0.push(d.in_function(&f.name)),
+        }
+    }
+    if !mistakes.0.is_empty() {
+        return Err(mistakes);
+    }
+    let (name, meta) = (global.name.clone(), global.meta.clone());
+    Ok(Module { name, env, functions, meta })
+}
+
+fn drop_ones(map: &AxisMap, mesh: &Mesh) -> AxisMap {
+    map.filtered(|axis| mesh.size(axis) > 1)
+}
+
+fn function(cx: &Context<'_>, global: &Body) -> Result<Body, Diagnostic> {
+    let params: Vec<Type> = global.param_types().map(|ty| cx.layout(ty)).collect();
+    let mut walk = Walk::new(cx, global, &params, Vec::new());
+    insts(&mut walk)?;
+    let results: Result<Vec<Value>, _> = global.results.iter().map(|r| walk.get_layout(*r)).collect();
+    Ok(walk.b.finish(results?))
+}
+
+/// All instructions of a body, in order.
+fn insts(walk: &mut Walk<'_>) -> Result<(), Diagnostic> {
+    for inst in &walk.global.insts {
+        walk.site = inst.site.clone();
+        one(walk, inst).map_err(|d| d.at(&inst.site))?;
+    }
+    Ok(())
+}
+
+fn one(walk: &mut Walk<'_>, inst: &Inst) -> Result<(), Diagnostic> {
+    match &inst.op {
+        Op::Elementwise(op) => elementwise::partition(walk, inst, op),
+        Op::Contract(op) => contract::partition(walk, inst, op),
+        Op::Reduce(op) => reduce::partition(walk, inst, op),
+        Op::Shape(op) => shape::partition(walk, inst, op),
+        Op::Index(op) => index::partition(walk, inst, op),
+        Op::Random(op) => random::partition(walk, inst, op),
+        Op::State(op) => state::partition(walk, inst, op),
+        Op::Control(op) => control::partition(walk, inst, op),
+        Op::Collective(_) => Err(Diagnostic::new(
+            "partition_p1",
+            "a collective stands in a program that is not partitioned yet",
+        )
+        .help("collectives come from the layout; leave them out of the model")),
+    }
+}

@@ -1,0 +1,107 @@
+//! Creation and movement. What is created is created in parts; renames and reshapes move axes between dims
+//! before the operation, and so are where all-to-alls come from.
+
+use super::{
+    shape_reshape,
+    walk::{Walk, whole},
+};
+use mesh::{
+    AxisSet, Diagnostic, Inst, Name, TensorDim, Type, Value,
+    ir::{Op, Shape},
+};
+
+pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Shape) -> Result<(), Diagnostic> {
+    if makes_zero(walk, inst, op) {
+        walk.mark_zero(inst.results[0]);
+    }
+    let home = walk.home(inst.results[0]);
+    let lies = |d: &TensorDim| TensorDim { dim: d.dim.clone(), axes: home.axes_of(&d.dim.name).to_vec() };
+    match op {
+        Shape::Constant { dtype: _, value: _ } => walk.done(inst, Op::Shape(op.clone()), &[]),
+        Shape::Iota { dim, dtype } => {
+            let op = Shape::Iota { dim: lies(dim), dtype: *dtype };
+            walk.done(inst, Op::Shape(op), &[])
+        }
+        Shape::Rename { pairs } => {
+            let want = renamed(walk, inst.args[0], pairs, &home);
+            let x = walk.get(inst.args[0], &want)?;
+            walk.done(inst, Op::Shape(op.clone()), &[x])
+        }
+        Shape::Reshape { from, to } => shape_reshape::partition(walk, inst, from, to),
+        Shape::Broadcast { dims } => {
+            // What is repeated is settled before; unless it is repeated once.
+            let grows = dims.iter().any(|d| d.dim.size > 1);
+            let sum = if grows { AxisSet::EMPTY } else { walk.lazy(inst.args[0]).minus(home.split()) };
+            let want = walk.want(inst.args[0], &home, sum);
+            let x = walk.get(inst.args[0], &want)?;
+            let op = Shape::Broadcast { dims: dims.iter().map(lies).collect() };
+            walk.done(inst, Op::Shape(op), &[x])
+        }
+        Shape::Slice { dim, start: _, limit: _, stride: _ } => {
+            along(walk, inst, op, dim, &home, walk.lazy(inst.args[0]))
+        }
+        Shape::Pad { dim, low: _, high: _, value } => {
+            let sum = if *value == 0.0 { walk.lazy(inst.args[0]) } else { AxisSet::EMPTY };
+            along(walk, inst, op, dim, &home, sum)
+        }
+        Shape::Concat { dim } => {
+            let pending = |v: &Value| walk.lazy(*v).union(if walk.can_owe(*v) { all() } else { none() });
+            let both = inst.args.iter().map(pending).fold(all(), AxisSet::intersect);
+            let owed = inst.args.iter().map(|v| walk.lazy(*v)).fold(none(), AxisSet::union);
+            let sum = if owed.minus(both).is_empty() { owed } else { none() };
+            along(walk, inst, op, dim, &home, sum)
+        }
+    }
+}
+
+fn all() -> AxisSet {
+    AxisSet(u32::MAX)
+}
+
+fn none() -> AxisSet {
+    AxisSet::EMPTY
+}
+
+/// Applies an operation that needs `dim` whole; the result is cut again where that is asked for.
+fn along(
+    walk: &mut Walk<'_>,
+    inst: &Inst,
+    op: &Shape,
+    dim: &Name,
+    home: &Type,
+    sum: AxisSet,
+) -> Result<(), Diagnostic> {
+    let form = whole(home, dim);
+    let sum = sum.minus(form.split());
+    let mut args = Vec::new();
+    for v in &inst.args {
+        let want = walk.want(*v, &form, sum);
+        args.push(walk.get(*v, &want)?);
+    }
+    walk.done(inst, Op::Shape(op.clone()), &args)
+}
+
+/// How the operand of a rename has to lie so that the result lies as `home`.
+fn renamed(walk: &Walk<'_>, x: Value, pairs: &[(Name, Name)], home: &Type) -> Type {
+    let mut want = walk.layout(x);
+    for d in &mut want.dims {
+        let to = pairs.iter().find(|(from, _)| *from == d.dim.name).map_or(&d.dim.name, |(_, to)| to);
+        d.axes = home.axes_of(to).to_vec();
+    }
+    want.sum = walk.lazy(x).minus(home.split());
+    want
+}
+
+/// Whether an instruction makes nothing but zeros.
+fn makes_zero(walk: &Walk<'_>, inst: &Inst, op: &Shape) -> bool {
+    match op {
+        Shape::Constant { dtype: _, value } => *value == 0.0,
+        Shape::Broadcast { dims: _ }
+        | Shape::Rename { pairs: _ }
+        | Shape::Reshape { from: _, to: _ }
+        | Shape::Slice { dim: _, start: _, limit: _, stride: _ } => walk.is_zero(inst.args[0]),
+        Shape::Iota { dim: _, dtype: _ }
+        | Shape::Pad { dim: _, low: _, high: _, value: _ }
+        | Shape::Concat { dim: _ } => false,
+    }
+}

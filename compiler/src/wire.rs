@@ -1,0 +1,31 @@
+//! What a collective costs: bytes that each device sends, by the usual ring algorithms. The partitioner
+//! chooses by it and the report adds it up.
+
+use mesh::{AxisId, AxisSet, Mesh, Type, ir::Collective};
+
+/// The axes over which a collective talks (none for those that send nothing).
+pub fn axes(op: &Collective) -> AxisSet {
+    let set = |axes: &[AxisId]| axes.iter().copied().collect();
+    match op {
+        Collective::AllReduce { kind: _, axes } => *axes,
+        Collective::AllGather { dim: _, axes } | Collective::ReduceScatter { dim: _, axes } => set(axes),
+        Collective::AllToAll { from: _, to: _, axes } => set(axes),
+        Collective::Shard { dim: _, axes: _ } | Collective::Owe { axes: _ } => AxisSet::EMPTY,
+    }
+}
+
+/// Bytes that one device sends when `op` is applied to an operand of type `x`: in a ring of `n` devices an
+/// all-gather, a reduce-scatter and an all-to-all send `(n - 1) / n` of the larger side, an all-reduce
+/// twice that.
+pub fn wire_bytes(mesh: &Mesh, op: &Collective, x: &Type) -> u64 {
+    let n: u64 = axes(op).iter().map(|a| mesh.size(a) as u64).product();
+    let bytes = x.local_bytes(mesh) as u64;
+    match op {
+        Collective::AllReduce { kind: _, axes: _ } => 2 * bytes * (n - 1) / n,
+        Collective::AllGather { dim: _, axes: _ } => bytes * (n - 1),
+        Collective::ReduceScatter { dim: _, axes: _ } | Collective::AllToAll { from: _, to: _, axes: _ } => {
+            bytes * (n - 1) / n
+        }
+        Collective::Shard { dim: _, axes: _ } | Collective::Owe { axes: _ } => 0,
+    }
+}
