@@ -5,6 +5,7 @@
 //! `state`, `slot_of` and `donated_to` appear where they say something). The reader takes keys in
 //! any order, refuses unknown ones, and names the place of a mistake: `functions[0].inputs: missing`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::{Map, Value, json};
@@ -53,6 +54,7 @@ pub fn to_json(manifest: &Manifest) -> String {
             "state_bytes_per_device": summary.state_bytes_per_device,
             "flops_per_step": summary.flops_per_step,
         })),
+        "facts": manifest.facts,
     });
     let mut out = String::new();
     write(&mut out, &value, 0);
@@ -227,6 +229,7 @@ pub fn from_json(text: &str) -> Result<Manifest, JsonError> {
                 flops_per_step: object.number("flops_per_step")?,
             })
         })?,
+        facts: object.map("facts")?,
     };
     object.end()?;
     Ok(manifest)
@@ -373,6 +376,17 @@ impl<'a> Object<'a> {
         }
     }
 
+    fn map(&mut self, key: &'static str) -> Result<BTreeMap<String, String>, JsonError> {
+        let fields = self.field(key)?.as_object();
+        let pairs = fields.and_then(|fields| {
+            fields.iter().map(|(key, text)| Some((key.clone(), text.as_str()?.to_string()))).collect()
+        });
+        match pairs {
+            Some(pairs) => Ok(pairs),
+            None => self.error(key, "expected an object of strings"),
+        }
+    }
+
     fn kind<T: Copy>(&mut self, kinds: &[T], name: fn(T) -> &'static str) -> Result<T, JsonError> {
         let word = self.text("kind")?;
         match kinds.iter().find(|&&kind| name(kind) == word) {
@@ -464,6 +478,7 @@ mod tests {
         );
         refused("\"data\"", "1", "mesh.axes[0].name: expected a string");
         refused("\"param\"", "\"parameter\"", "state[0].kind: `parameter` is unknown");
+        refused("\"vocab\": \"384\"", "\"vocab\": 384", "facts: expected an object of strings");
         refused("\"axes\": []", "\"axes\": 3", "state[0].tensor.dims[0].axes: expected a list of strings");
         refused(
             "\"donated_to\": 0",

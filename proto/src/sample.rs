@@ -121,7 +121,7 @@ pub fn manifest() -> manifest::Manifest {
     use manifest::{Axis, Cost, File, Function, InputKind, Mesh, OutputKind, Source, StateKind, Summary};
     let w = tensor("bf16", &[("d_model", 4, &[], 4), ("d_ff", 8, &["model"], 4)]);
     let data = tensor("s32", &[("batch", 6, &["data"], 3), ("length", 5, &[], 5)]);
-    let seed = tensor("u32", &[("key", 2, &[], 2)]);
+    let seed = tensor("u32", &[]);
     let (scalar, count) = (tensor("f32", &[]), tensor("s32", &[]));
     let state =
         |name: &str, kind: StateKind, tensor: &manifest::Tensor, slot_of: &str| manifest::StateEntry {
@@ -181,6 +181,7 @@ pub fn manifest() -> manifest::Manifest {
         }],
         source: Some(Source { name: "models/tiny.rs".into(), sha256: "fedcba9876543210".repeat(4) }),
         summary: Some(Summary { parameters: 32, state_bytes_per_device: 68, flops_per_step: u64::MAX }),
+        facts: [("task", "span_corruption"), ("vocab", "384")].map(|(k, v)| (k.into(), v.into())).into(),
     }
 }
 

@@ -9,12 +9,16 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
+mod bless;
 mod codegen;
+mod tidy;
 
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
 commands:
+  tidy                check the house rules that a machine can check
+  bless [ARGS]        run cargo test ARGS (all tests if none) and let tests rewrite what they expect
   codegen [--check]   generate proto/src/gen/ from proto/protos/ (or say what is stale)
 ";
 
@@ -31,6 +35,8 @@ fn main() -> ExitCode {
 fn run(args: &[String]) -> Result<ExitCode> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
+        ["tidy"] => return tidy::run(&root()),
+        ["bless", args @ ..] => return bless::run(&root(), args),
         ["codegen"] => codegen::run(&root(), false)?,
         ["codegen", "--check"] => codegen::run(&root(), true)?,
         ["help" | "--help" | "-h"] => print!("{USAGE}"),

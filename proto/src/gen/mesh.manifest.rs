@@ -36,6 +36,12 @@ pub struct Manifest {
     pub source: ::core::option::Option<Source>,
     #[prost(message, optional, tag = "12")]
     pub summary: ::core::option::Option<Summary>,
+    /// What the model says about itself to whoever trains it: `task`, `vocab`, `batch` and so on.
+    #[prost(btree_map = "string, string", tag = "13")]
+    pub facts: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 /// The machine's axes.
 #[derive(Clone, PartialEq, ::prost::Message)]
