@@ -1,5 +1,6 @@
 //! The stages of the compiler.
 
+pub mod autodiff;
 pub mod interp;
 pub mod partition;
 pub mod random;

@@ -427,16 +427,18 @@ pub struct Scan {
     pub body: Body,
 }
 
-/// What the forward half of a differentiated scan keeps; the rest is computed again.
+/// What the forward half of a differentiated scan keeps for the backward half; the rest is computed again.
+/// Of what a policy allows, the fewest bytes are kept. Slices and captures need not be kept.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Remat {
-    /// Everything that the backward half needs, but for what is cheap to make again (constants, iotas,
-    /// random numbers, broadcasts, comparisons).
+    /// Only what is cheap is computed again: element-by-element operations, creation and movement
+    /// (constants, iotas, random numbers, broadcasts, renames of one dim).
     #[default]
     SaveAll,
-    /// Results of einsums, and the carries.
+    /// All is computed again but einsums, renames of several dims at once (which may be exchanges between
+    /// devices), and loops that hold such.
     SaveContractions,
-    /// The carries only.
+    /// Everything is computed again, from the carries.
     SaveCarries,
 }
 

@@ -1,0 +1,174 @@
+//! Which values want cotangents, and which get any. Both follow the same links: float to float, where
+//! the operation has a derivative that is not zero everywhere.
+
+use mesh::{
+    Body, Inst, Op, Value,
+    arena::Id,
+    ir::{Control, Elementwise, Index, Scan, Unary},
+};
+
+/// Flags, by index of the value, of what depends on a value of `seeds`.
+pub(super) fn varied(body: &Body, seeds: &[Value]) -> Vec<bool> {
+    let mut flags = vec![false; body.values.len()];
+    for seed in seeds {
+        flags[seed.index()] = body.ty(*seed).dtype.is_float();
+    }
+    for inst in &body.insts {
+        for (result, flag) in inst.results.iter().zip(forward(body, inst, &flags)) {
+            // A seed may itself be the result of an instruction.
+            flags[result.index()] |= flag;
+        }
+    }
+    flags
+}
+
+/// Flags of the values on which a result flagged in `results` depends.
+fn useful(body: &Body, results: &[bool]) -> Vec<bool> {
+    let mut flags = vec![false; body.values.len()];
+    for (result, flag) in body.results.iter().zip(results) {
+        flags[result.index()] |= flag & body.ty(*result).dtype.is_float();
+    }
+    for inst in body.insts.iter().rev() {
+        let wanted: Vec<bool> = inst.results.iter().map(|r| flags[r.index()]).collect();
+        for (arg, flag) in inst.args.iter().zip(backward(inst, &wanted)) {
+            flags[arg.index()] |= flag & body.ty(*arg).dtype.is_float();
+        }
+    }
+    flags
+}
+
+/// How floats flow through an operation.
+enum Flow<'i> {
+    /// Every result depends on every operand.
+    All,
+    /// Result `i` depends on operand `i`.
+    Pairs,
+    /// Nothing flows.
+    Nothing,
+    /// As through this loop.
+    Scan(&'i Scan),
+    /// As through both bodies, without the first operand.
+    Cond(&'i Body, &'i Body),
+}
+
+fn flow(op: &Op) -> Flow<'_> {
+    match op {
+        Op::Elementwise(op) => match op {
+            Elementwise::Unary(op) => match op {
+                Unary::Sign | Unary::Floor | Unary::Not | Unary::IsFinite => Flow::Nothing,
+                Unary::Neg
+                | Unary::Abs
+                | Unary::Exp
+                | Unary::Log
+                | Unary::Log1p
+                | Unary::Sqrt
+                | Unary::Rsqrt
+                | Unary::Sin
+                | Unary::Cos
+                | Unary::Tanh
+                | Unary::Logistic
+                | Unary::Relu
+                | Unary::Gelu => Flow::All,
+            },
+            Elementwise::Binary(_) | Elementwise::Select | Elementwise::Cast(_) => Flow::All,
+            Elementwise::Compare(_) | Elementwise::StopGradient => Flow::Nothing,
+        },
+        Op::Contract(_) | Op::Reduce(_) | Op::Shape(_) => Flow::All,
+        Op::Index(Index::Sort { .. }) => Flow::Pairs,
+        Op::Index(
+            Index::OneHot { .. }
+            | Index::Gather { .. }
+            | Index::ScatterAdd { .. }
+            | Index::Permute { .. }
+            | Index::TopK { .. }
+            | Index::CumSum { .. }
+            | Index::DynamicSlice { .. }
+            | Index::DynamicUpdate { .. },
+        ) => Flow::All,
+        Op::Random(_) | Op::State(_) | Op::Collective(_) => Flow::Nothing,
+        Op::Control(Control::Grad) => Flow::Nothing,
+        Op::Control(Control::Scan(scan)) => Flow::Scan(scan),
+        Op::Control(Control::Cond { then, otherwise }) => Flow::Cond(then, otherwise),
+    }
+}
+
+fn forward(body: &Body, inst: &Inst, flags: &[bool]) -> Vec<bool> {
+    let args: Vec<bool> = inst.args.iter().map(|a| flags[a.index()]).collect();
+    if !args.contains(&true) {
+        return vec![false; inst.results.len()];
+    }
+    let float = |v: &Value| body.ty(*v).dtype.is_float();
+    match flow(&inst.op) {
+        Flow::All => inst.results.iter().map(float).collect(),
+        Flow::Pairs => inst.results.iter().zip(&args).map(|(r, a)| float(r) && *a).collect(),
+        Flow::Nothing => vec![false; inst.results.len()],
+        Flow::Scan(scan) => of(&scan.body.results, &scan_varied(scan, &args)),
+        Flow::Cond(then, otherwise) => {
+            let branch = |body: &Body| of(&body.results, &varied(body, &flagged(&body.params, &args[1..])));
+            branch(then).iter().zip(branch(otherwise)).map(|(a, b)| a | b).collect()
+        }
+    }
+}
+
+fn backward(inst: &Inst, results: &[bool]) -> Vec<bool> {
+    let any = results.contains(&true);
+    match flow(&inst.op) {
+        Flow::All => vec![any; inst.args.len()],
+        Flow::Pairs => results.to_vec(),
+        Flow::Nothing => vec![false; inst.args.len()],
+        Flow::Scan(scan) => {
+            let every = vec![true; scan.body.values.len()];
+            let slots = scan_slots(scan, &every, results);
+            of(&scan.body.params, &useful(&scan.body, &slots))
+        }
+        Flow::Cond(then, otherwise) => {
+            let branch = |body: &Body| of(&body.params, &useful(body, results));
+            let either = branch(then).into_iter().zip(branch(otherwise)).map(|(a, b)| a | b);
+            std::iter::once(false).chain(either).collect()
+        }
+    }
+}
+
+/// Flags of the values of a scan's body that depend on flagged arguments, in any iteration.
+pub(super) fn scan_varied(scan: &Scan, args: &[bool]) -> Vec<bool> {
+    let mut args = args.to_vec();
+    loop {
+        let flags = varied(&scan.body, &flagged(&scan.body.params, &args));
+        let mut grown = false;
+        for i in 0..scan.carries {
+            let flag = flags[scan.body.results[i].index()];
+            grown |= flag && !args[i];
+            args[i] |= flag;
+        }
+        if !grown {
+            return flags;
+        }
+    }
+}
+
+/// Flags of the results of a scan's body that get a cotangent in some iteration, given those of the
+/// instruction's results; of carries that do not vary, none.
+pub(super) fn scan_slots(scan: &Scan, varied: &[bool], results: &[bool]) -> Vec<bool> {
+    let mut slots: Vec<bool> =
+        scan.body.results.iter().zip(results).map(|(v, flag)| *flag && varied[v.index()]).collect();
+    loop {
+        let flags = useful(&scan.body, &slots);
+        let mut grown = false;
+        for (slot, param) in slots.iter_mut().zip(&scan.body.params[..scan.carries]) {
+            let flag = flags[param.index()] && varied[param.index()];
+            grown |= flag && !*slot;
+            *slot |= flag;
+        }
+        if !grown {
+            return slots;
+        }
+    }
+}
+
+fn of(values: &[Value], flags: &[bool]) -> Vec<bool> {
+    values.iter().map(|v| flags[v.index()]).collect()
+}
+
+fn flagged(values: &[Value], flags: &[bool]) -> Vec<Value> {
+    values.iter().zip(flags).filter(|(_, flag)| **flag).map(|(v, _)| *v).collect()
+}

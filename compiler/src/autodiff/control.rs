@@ -1,0 +1,378 @@
+//! Gradients of scans and conditionals.
+//!
+//! A scan's gradient is a scan the other way round. Its carries are the cotangents of the forward carries
+//! and, for each capture, the sum of its cotangents so far (which stays a pending sum after partitioning,
+//! so that there is one all-reduce after the loop, not one in each iteration). Cotangents of slices leave
+//! it stacked. The forward scan gains results: what the backward scan cannot or should not make again.
+//!
+//! A conditional's gradient is a conditional of the gradients; each branch makes again what it needs.
+
+use super::{
+    Body, Inst, Op, Outcome, Phase, Site, Value, activity, inline,
+    remat::{self, Fate},
+    shape::fresh,
+    tape::{Bwd, Tape},
+};
+use indexmap::IndexMap;
+use mesh::{
+    DType, TensorDim, Type,
+    arena::Id,
+    ir::{Control, Scan, Shape, ValueData},
+};
+use rustc_hash::{FxBuildHasher, FxHashMap};
+
+pub(super) fn scan(
+    t: &mut Tape,
+    scan: &mut Scan,
+    args: &[Value],
+    results: &mut Vec<Value>,
+    cts: &[Option<Bwd>],
+) -> Outcome {
+    let wanted: Vec<bool> = args.iter().map(|a| t.wants(*a)).collect();
+    let varied = activity::scan_varied(scan, &wanted);
+    let given: Vec<bool> = cts.iter().map(Option::is_some).collect();
+    let slots = activity::scan_slots(scan, &varied, &given);
+    let inner = Tape::new(t.out.env, std::mem::take(&mut scan.body), varied, &t.site);
+    let mut back =
+        Backward { inner, carries: vec![], slices: vec![], captures: vec![], next: vec![], ys: vec![] };
+    back.seed(t, scan, &slots, cts)?;
+    back.inner.sweep()?;
+    back.inner.site = t.site.clone();
+    back.collect(t, scan)?;
+    if back.next.is_empty() && back.ys.is_empty() {
+        scan.body = back.inner.fwd;
+        return Ok(());
+    }
+    let (op, operands, targets) = back.finish(t, scan, args, results)?;
+    let made = t.emit(Op::Control(Control::Scan(Box::new(op))), &operands)?;
+    for (arg, ct) in targets.into_iter().zip(made) {
+        let ct = t.cast(ct, t.forward_ty(args[arg]).dtype)?;
+        t.give(args[arg], ct)?;
+    }
+    Ok(())
+}
+
+/// A backward scan in the making. "Outer" values live where the forward scan's gradient is being made,
+/// "inner" ones in the body of the backward scan.
+struct Backward<'e> {
+    inner: Tape<'e>,
+    /// Carries: the forward argument whose cotangent it is in the end, the outer start, the inner value.
+    carries: Vec<(usize, Bwd, Bwd)>,
+    /// What is sliced: outer and inner value.
+    slices: Vec<(Bwd, Bwd)>,
+    /// What is captured: outer and inner value.
+    captures: Vec<(Bwd, Bwd)>,
+    /// The inner values of the carries after an iteration.
+    next: Vec<Bwd>,
+    /// Forward arguments that are sliced, and the inner cotangents of the slices.
+    ys: Vec<(usize, Bwd)>,
+}
+
+impl Backward<'_> {
+    /// Brings the cotangents of the forward results into the body.
+    fn seed(&mut self, t: &mut Tape, scan: &Scan, slots: &[bool], cts: &[Option<Bwd>]) -> Outcome {
+        for (i, result) in self.inner.fwd.results.clone().into_iter().enumerate() {
+            if !slots[i] {
+                continue;
+            }
+            if i < scan.carries {
+                let ty = self.inner.forward_ty(self.inner.fwd.params[i]).clone();
+                let start = full(t, cts[i], &ty)?;
+                let param = self.inner.param(ty);
+                self.carries.push((i, start, param));
+                self.inner.give(result, param)?;
+            } else if let Some(ct) = cts[i] {
+                let mut ty = t.ty(ct).clone();
+                ty.dims.retain(|d| d.dim.name != scan.dim.name);
+                let list =
+                    if ty.dims.len() < t.ty(ct).dims.len() { &mut self.slices } else { &mut self.captures };
+                let param = self.inner.param(ty);
+                list.push((ct, param));
+                self.inner.give(result, param)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the cotangents of the forward parameters out of the body.
+    fn collect(&mut self, t: &mut Tape, scan: &Scan) -> Outcome {
+        for (i, _, _) in self.carries.clone() {
+            let param = self.inner.fwd.params[i];
+            let ty = self.inner.forward_ty(param).clone();
+            let ct = self.inner.cotangent(param);
+            self.next.push(full(&mut self.inner, ct, &ty)?);
+        }
+        for (i, param) in self.inner.fwd.params.clone().into_iter().enumerate().skip(scan.carries) {
+            let Some(ct) = self.inner.cotangent(param) else { continue };
+            if i < scan.carries + scan.xs {
+                self.ys.push((i, ct));
+                continue;
+            }
+            // bf16 is summed in float32.
+            let ty = self.inner.forward_ty(param).with_dtype(DType::F32);
+            let start = t.zeros(&ty)?;
+            let sum = self.inner.param(ty);
+            let ct = self.inner.cast(ct, DType::F32)?;
+            let next = self.inner.binary(mesh::ir::Binary::Add, sum, ct)?;
+            self.carries.push((i, start, sum));
+            self.next.push(next);
+        }
+        Ok(())
+    }
+
+    /// Decides what is kept and builds the scan. Returns it, its operands, and the forward arguments whose
+    /// cotangents its results are.
+    fn finish(
+        mut self,
+        t: &mut Tape,
+        scan: &mut Scan,
+        args: &[Value],
+        results: &mut Vec<Value>,
+    ) -> Outcome<(Scan, Vec<Bwd>, Vec<usize>)> {
+        let needed: Vec<Value> = self.inner.imports.keys().copied().collect();
+        let mut fates = remat::choose(&self.inner.fwd, scan.carries, &needed, scan.remat);
+        let mut renamed = Vec::new();
+        for (i, param) in self.inner.fwd.params.clone().into_iter().enumerate() {
+            if fates[param.index()] == Fate::Given {
+                let pair = (t.primal(args[i]), self.inner.primal(param));
+                let list = if i < scan.carries + scan.xs { &mut self.slices } else { &mut self.captures };
+                list.push(pair);
+            }
+        }
+        let saved: Vec<Value> =
+            self.inner.fwd.values.ids().filter(|v| fates[v.index()] == Fate::Saved).collect();
+        for v in saved {
+            let kept = self.keep(t, scan, v, results);
+            let outer = t.primal(kept.outer);
+            let inner = match kept.name_back {
+                None => self.inner.primal(v),
+                Some(op) => {
+                    let ty = kept.ty;
+                    let param = self.inner.param(ty);
+                    renamed.push(Restored { value: v, param, op });
+                    param
+                }
+            };
+            self.slices.push((outer, inner));
+        }
+        // Keeping may have added values under other names.
+        fates.resize(self.inner.fwd.values.len(), Fate::Unused);
+        let Self { inner, carries, slices, captures, next, ys } = self;
+        let operands: Vec<Bwd> =
+            (carries.iter().map(|c| c.1)).chain(slices.iter().chain(&captures).map(|s| s.0)).collect();
+        let params = carries.iter().map(|c| c.2).chain(slices.iter().chain(&captures).map(|s| s.1)).collect();
+        let outputs = next.iter().copied().chain(ys.iter().map(|y| y.1)).collect();
+        let targets = carries.iter().map(|c| c.0).chain(ys.iter().map(|y| y.0)).collect();
+        let body = assemble(&inner.fwd, &inner.imports, inner.out.body, &fates, params, renamed, outputs);
+        scan.body = inner.fwd;
+        let op = Scan {
+            dim: scan.dim.clone(),
+            carries: carries.len(),
+            xs: slices.len(),
+            reverse: !scan.reverse,
+            remat: scan.remat,
+            unroll: scan.unroll,
+            body,
+        };
+        Ok((op, operands, targets))
+    }
+
+    /// Makes the forward scan give out `v` of each iteration, stacked.
+    fn keep(&mut self, t: &mut Tape, scan: &Scan, v: Value, results: &mut Vec<Value>) -> Kept {
+        let fwd = &mut self.inner.fwd;
+        let mut ty = fwd.ty(v).clone();
+        if let Some(i) = fwd.results[scan.carries..].iter().position(|r| *r == v) {
+            return Kept { outer: results[scan.carries + i], ty, name_back: None };
+        }
+        let (mut given, mut name_back) = (v, None);
+        if ty.has(&scan.dim.name) {
+            // The stack would have two dims of one name.
+            let (from, to) = (scan.dim.name.clone(), fresh(&ty, &format!("{}_", scan.dim.name)));
+            let pairs = vec![(from.clone(), to.clone())];
+            ty.dims.iter_mut().filter(|d| d.dim.name == from).for_each(|d| d.dim.name = to.clone());
+            given = fwd.values.push(ValueData { ty: ty.clone(), name: None });
+            let op = Op::Shape(Shape::Rename { pairs });
+            let site = t.site.in_phase(Phase::Forward);
+            fwd.insts.push(Inst { op, args: vec![v], results: vec![given], site });
+            let back = Op::Shape(Shape::Rename { pairs: vec![(to, from)] });
+            name_back = Some((back, t.site.clone()));
+        }
+        fwd.results.push(given);
+        let mut stacked = ty.clone();
+        stacked.dims.insert(0, TensorDim { dim: scan.dim.clone(), axes: Vec::new() });
+        let outer = t.new_forward(stacked);
+        results.push(outer);
+        Kept { outer, ty, name_back }
+    }
+}
+
+/// A forward value that a scan now gives out.
+struct Kept {
+    /// The stack, outside.
+    outer: Value,
+    /// The type of one slice of it.
+    ty: Type,
+    /// How a slice becomes the value again, if it had to take another name.
+    name_back: Option<(Op, Site)>,
+}
+
+/// A forward value that a backward body gets by applying `op` to a parameter.
+struct Restored {
+    value: Value,
+    param: Bwd,
+    op: (Op, Site),
+}
+
+/// A cotangent with all dims of its value.
+fn full(t: &mut Tape, ct: Option<Bwd>, ty: &Type) -> Outcome<Bwd> {
+    match ct {
+        Some(ct) => t.with_dims(ct, &ty.dims),
+        None => t.zeros(ty),
+    }
+}
+
+/// The body that first makes forward values again, as `fates` says, and then does what `out` does.
+/// `params` are those of `out` that remain parameters; its other parameters are imports made again.
+fn assemble(
+    fwd: &Body,
+    imports: &IndexMap<Value, Bwd, FxBuildHasher>,
+    out: Body,
+    fates: &[Fate],
+    params: Vec<Bwd>,
+    renamed: Vec<Restored>,
+    results: Vec<Bwd>,
+) -> Body {
+    let mut body = Body::default();
+    let mut names: FxHashMap<Value, Value> = FxHashMap::default();
+    for Bwd(param) in params {
+        let fresh = body.values.push(out.values[param].clone());
+        body.params.push(fresh);
+        names.insert(param, fresh);
+    }
+    let mut there: FxHashMap<Value, Value> = FxHashMap::default();
+    for Restored { value, param, op: (op, site) } in renamed {
+        let fresh = body.values.push(fwd.values[value].clone());
+        body.insts.push(Inst { op, args: vec![names[&param.0]], results: vec![fresh], site });
+        there.insert(value, fresh);
+    }
+    for (value, import) in imports {
+        if let Some(known) = names.get(&import.0) {
+            there.insert(*value, *known);
+        }
+    }
+    for inst in &fwd.insts {
+        if inst.results.iter().any(|r| fates[r.index()] == Fate::Remade) {
+            remake(&mut body, fwd, inst, &mut there);
+        }
+    }
+    for (value, import) in imports {
+        names.insert(import.0, there[value]);
+    }
+    inline(&mut body, out.values, out.insts, &mut names);
+    body.results = results.iter().map(|r| names[&r.0]).collect();
+    body
+}
+
+fn remake(body: &mut Body, fwd: &Body, inst: &Inst, there: &mut FxHashMap<Value, Value>) {
+    let mut inst = inst.clone();
+    backward(&mut inst);
+    inst.args.iter_mut().for_each(|a| *a = there[a]);
+    for result in &mut inst.results {
+        let fresh = body.values.push(ValueData { name: None, ..fwd.values[*result].clone() });
+        // A result that is kept as well stays what it is.
+        there.entry(*result).or_insert(fresh);
+        *result = fresh;
+    }
+    body.insts.push(inst);
+}
+
+/// Marks an instruction, with all inside, as part of the backward half.
+fn backward(inst: &mut Inst) {
+    inst.site = inst.site.in_phase(Phase::Backward);
+    let bodies = match &mut inst.op {
+        Op::Control(Control::Scan(scan)) => vec![&mut scan.body],
+        Op::Control(Control::Cond { then, otherwise }) => vec![&mut **then, &mut **otherwise],
+        Op::Control(Control::Grad)
+        | Op::Elementwise(_)
+        | Op::Contract(_)
+        | Op::Reduce(_)
+        | Op::Shape(_)
+        | Op::Index(_)
+        | Op::Random(_)
+        | Op::State(_)
+        | Op::Collective(_) => Vec::new(),
+    };
+    bodies.into_iter().flat_map(|body| &mut body.insts).for_each(backward);
+}
+
+pub(super) fn cond(
+    t: &mut Tape,
+    then: &Body,
+    otherwise: &Body,
+    args: &[Value],
+    cts: &[Option<Bwd>],
+) -> Outcome {
+    let mut branches = [branch(t, then, args, cts)?, branch(t, otherwise, args, cts)?];
+    let operands = &args[1..];
+    let gets = |branch: &Branch, i: usize| branch.inner.cotangent(branch.inner.fwd.params[i]);
+    let targets: Vec<usize> =
+        (0..operands.len()).filter(|i| branches.iter().any(|b| gets(b, *i).is_some())).collect();
+    if targets.is_empty() {
+        return Ok(());
+    }
+    let mut outputs = Vec::new();
+    let mut fates = Vec::new();
+    for branch in &mut branches {
+        let mut values = Vec::new();
+        for i in &targets {
+            let ty = branch.inner.forward_ty(branch.inner.fwd.params[*i]).clone();
+            let ct = gets(branch, *i);
+            values.push(full(&mut branch.inner, ct, &ty)?);
+        }
+        outputs.push(values);
+        let needed: Vec<Value> = branch.inner.imports.keys().copied().collect();
+        fates.push(remat::closure(&branch.inner.fwd, &needed, |_| false));
+    }
+    let given = |b: usize, i: usize| fates[b][branches[b].inner.fwd.params[i].index()] == Fate::Given;
+    let used: Vec<usize> = (0..operands.len()).filter(|i| given(0, *i) || given(1, *i)).collect();
+
+    let bodies = branches.into_iter().zip(outputs).zip(&fates).map(|((mut branch, outputs), fates)| {
+        let mut params: Vec<Bwd> =
+            used.iter().map(|i| branch.inner.primal(branch.inner.fwd.params[*i])).collect();
+        params.append(&mut branch.cotangents);
+        let Tape { fwd, out, imports, .. } = branch.inner;
+        Box::new(assemble(&fwd, &imports, out.body, fates, params, Vec::new(), outputs))
+    });
+    let [then, otherwise]: [Box<Body>; 2] =
+        bodies.collect::<Vec<_>>().try_into().expect("two branches go in and two come out");
+    let mut inputs = vec![t.primal(args[0])];
+    inputs.extend(used.iter().map(|i| t.primal(operands[*i])));
+    inputs.extend(cts.iter().flatten());
+    let made = t.emit(Op::Control(Control::Cond { then, otherwise }), &inputs)?;
+    targets.into_iter().zip(made).try_for_each(|(i, ct)| t.give(operands[i], ct))
+}
+
+/// The gradient of one branch in the making.
+struct Branch<'e> {
+    inner: Tape<'e>,
+    /// The parameters that are cotangents of the results.
+    cotangents: Vec<Bwd>,
+}
+
+fn branch<'e>(t: &Tape<'e>, body: &Body, args: &[Value], cts: &[Option<Bwd>]) -> Outcome<Branch<'e>> {
+    let seeds: Vec<Value> =
+        body.params.iter().zip(&args[1..]).filter(|(_, a)| t.wants(**a)).map(|(p, _)| *p).collect();
+    let varied = activity::varied(body, &seeds);
+    let mut inner = Tape::new(t.out.env, body.clone(), varied, &t.site);
+    let mut cotangents = Vec::new();
+    for (result, ct) in body.results.iter().zip(cts) {
+        if let Some(ct) = ct {
+            let param = inner.param(t.ty(*ct).clone());
+            cotangents.push(param);
+            inner.give(*result, param)?;
+        }
+    }
+    inner.sweep()?;
+    inner.site = t.site.clone();
+    Ok(Branch { inner, cotangents })
+}

@@ -1,0 +1,236 @@
+//! Gradients of element-by-element operations.
+
+use super::tape::{Bwd, Outcome, Tape};
+use mesh::{
+    DType, Value,
+    ir::{Binary, Compare, Elementwise, Unary},
+};
+
+pub(super) fn pull(t: &mut Tape, op: &Elementwise, args: &[Value], y: Value, g: Bwd) -> Outcome {
+    match op {
+        Elementwise::Unary(op) => match unary(t, *op, args[0], y, g)? {
+            Some(ct) => t.give(args[0], ct),
+            None => Ok(()),
+        },
+        Elementwise::Binary(op) => binary(t, *op, args[0], args[1], y, g),
+        Elementwise::Select => {
+            let p = t.primal(args[0]);
+            for (arg, holds) in [(args[1], true), (args[2], false)] {
+                if t.wants(arg) {
+                    let ct = t.keep(p, g, holds)?;
+                    t.give_summed(arg, ct, y)?;
+                }
+            }
+            Ok(())
+        }
+        Elementwise::Cast(_) => {
+            let ct = t.cast(g, t.forward_ty(args[0]).dtype)?;
+            t.give(args[0], ct)
+        }
+        Elementwise::Compare(_) | Elementwise::StopGradient => Ok(()),
+    }
+}
+
+/// The cotangent of `x` in `y = op(x)`; none where the derivative is 0 everywhere. Rules use `y` rather
+/// than `x` where both will do: the next operation is likely to keep `y` anyway.
+fn unary(t: &mut Tape, op: Unary, x: Value, y: Value, g: Bwd) -> Outcome<Option<Bwd>> {
+    let ct = match op {
+        Unary::Neg => t.unary(Unary::Neg, g)?,
+        Unary::Abs => {
+            let x = t.primal(x);
+            let sign = t.unary(Unary::Sign, x)?;
+            t.mul(g, sign)?
+        }
+        Unary::Exp => {
+            let y = t.primal(y);
+            t.mul(g, y)?
+        }
+        Unary::Log => {
+            let x = t.primal(x);
+            t.binary(Binary::Div, g, x)?
+        }
+        Unary::Log1p => {
+            let x = t.primal(x);
+            let x = t.shift(x, 1.0)?;
+            t.binary(Binary::Div, g, x)?
+        }
+        Unary::Sqrt => {
+            let (half, y) = (t.scale(g, 0.5)?, t.primal(y));
+            t.binary(Binary::Div, half, y)?
+        }
+        Unary::Rsqrt => {
+            let (half, y) = (t.scale(g, -0.5)?, t.primal(y));
+            let square = t.mul(y, y)?;
+            let cube = t.mul(square, y)?;
+            t.mul(half, cube)?
+        }
+        Unary::Sin => {
+            let x = t.primal(x);
+            let cos = t.unary(Unary::Cos, x)?;
+            t.mul(g, cos)?
+        }
+        Unary::Cos => {
+            let x = t.primal(x);
+            let sin = t.unary(Unary::Sin, x)?;
+            let minus = t.unary(Unary::Neg, g)?;
+            t.mul(minus, sin)?
+        }
+        Unary::Tanh => {
+            let y = t.primal(y);
+            let rest = one_minus_square(t, y)?;
+            t.mul(g, rest)?
+        }
+        Unary::Logistic => {
+            let y = t.primal(y);
+            let one = t.constant(t.ty(y).dtype, 1.0)?;
+            let rest = t.binary(Binary::Sub, one, y)?;
+            let slope = t.mul(y, rest)?;
+            t.mul(g, slope)?
+        }
+        Unary::Relu => {
+            let y = t.primal(y);
+            let zero = t.constant(t.ty(y).dtype, 0.0)?;
+            let positive = t.compare(Compare::Gt, y, zero)?;
+            t.keep(positive, g, true)?
+        }
+        Unary::Gelu => {
+            let x = t.primal(x);
+            let slope = gelu_slope(t, x)?;
+            t.mul(g, slope)?
+        }
+        Unary::Sign | Unary::Floor | Unary::Not | Unary::IsFinite => return Ok(None),
+    };
+    Ok(Some(ct))
+}
+
+fn one_minus_square(t: &mut Tape, y: Bwd) -> Outcome<Bwd> {
+    let square = t.mul(y, y)?;
+    let one = t.constant(t.ty(y).dtype, 1.0)?;
+    t.binary(Binary::Sub, one, square)
+}
+
+/// With `u = √(2/π) (x + 0.044715 x³)` and `h = tanh u`: `(1 + h)/2 + x/2 · (1 - h²) · u'`. Made in
+/// float32, because the terms cancel for negative `x`.
+fn gelu_slope(t: &mut Tape, x: Bwd) -> Outcome<Bwd> {
+    let dtype = t.ty(x).dtype;
+    let x = t.cast(x, DType::F32)?;
+    let (root, cubic) = ((2.0 / std::f64::consts::PI).sqrt(), 0.044715);
+    let square = t.mul(x, x)?;
+    let factor = t.scale(square, root * cubic)?;
+    let factor = t.shift(factor, root)?;
+    let u = t.mul(x, factor)?;
+    let h = t.unary(Unary::Tanh, u)?;
+    let slope = t.scale(square, 3.0 * root * cubic)?;
+    let slope = t.shift(slope, root)?;
+    let half = t.scale(x, 0.5)?;
+    let slope = t.mul(half, slope)?;
+    let rest = one_minus_square(t, h)?;
+    let second = t.mul(slope, rest)?;
+    let first = t.scale(h, 0.5)?;
+    let first = t.shift(first, 0.5)?;
+    let sum = t.binary(Binary::Add, first, second)?;
+    t.cast(sum, dtype)
+}
+
+fn binary(t: &mut Tape, op: Binary, a: Value, b: Value, y: Value, g: Bwd) -> Outcome {
+    match op {
+        Binary::Add => {
+            t.give_summed(a, g, y)?;
+            t.give_summed(b, g, y)
+        }
+        Binary::Sub => {
+            t.give_summed(a, g, y)?;
+            if !t.wants(b) {
+                return Ok(());
+            }
+            // The sum comes before the sign: it is the smaller of the two.
+            minus_summed(t, b, g, y)
+        }
+        Binary::Mul if a == b => {
+            let x = t.primal(a);
+            let once = t.mul(g, x)?;
+            let twice = t.scale(once, 2.0)?;
+            t.give(a, twice)
+        }
+        Binary::Mul => {
+            for (x, other) in [(a, b), (b, a)] {
+                if t.wants(x) {
+                    let other = t.primal(other);
+                    let ct = t.product(x, g, other)?;
+                    t.give(x, ct)?;
+                }
+            }
+            Ok(())
+        }
+        Binary::Div => {
+            let divisor = t.primal(b);
+            let ct = t.binary(Binary::Div, g, divisor)?;
+            t.give_summed(a, ct, y)?;
+            if t.wants(b) {
+                let y = t.primal(y);
+                let ct = t.product(b, ct, y)?;
+                let ct = t.unary(Unary::Neg, ct)?;
+                t.give(b, ct)?;
+            }
+            Ok(())
+        }
+        Binary::Rem => {
+            t.give_summed(a, g, y)?;
+            if t.wants(b) {
+                // `a rem b = a - b · trunc(a / b)`.
+                let (x, divisor, rest) = (t.primal(a), t.primal(b), t.primal(y));
+                let whole = t.binary(Binary::Sub, x, rest)?;
+                let quotient = t.binary(Binary::Div, whole, divisor)?;
+                let ct = t.product(b, g, quotient)?;
+                let ct = t.unary(Unary::Neg, ct)?;
+                t.give(b, ct)?;
+            }
+            Ok(())
+        }
+        Binary::Pow => power(t, a, b, y, g),
+        Binary::Max | Binary::Min => {
+            let (x, z) = (t.primal(a), t.primal(b));
+            let first = t.compare(if op == Binary::Max { Compare::Ge } else { Compare::Le }, x, z)?;
+            for (arg, holds) in [(a, true), (b, false)] {
+                if t.wants(arg) {
+                    let ct = t.keep(first, g, holds)?;
+                    t.give_summed(arg, ct, y)?;
+                }
+            }
+            Ok(())
+        }
+        Binary::And | Binary::Or | Binary::Xor | Binary::Shl | Binary::Shr => Ok(()),
+    }
+}
+
+fn minus_summed(t: &mut Tape, value: Value, g: Bwd, y: Value) -> Outcome {
+    let operand = t.forward_ty(value);
+    let extra: Vec<_> = t.forward_ty(y).dims.iter().filter(|d| !operand.has(&d.dim.name)).cloned().collect();
+    let sum = t.sum_over(g, &extra)?;
+    let ct = t.unary(Unary::Neg, sum)?;
+    t.give(value, ct)
+}
+
+/// `y = a^b`: `b · a^(b-1)` in `a`; `y · ln a` in `b`, which is 0 where `a` is 0.
+fn power(t: &mut Tape, a: Value, b: Value, y: Value, g: Bwd) -> Outcome {
+    if t.wants(a) {
+        let (base, exponent) = (t.primal(a), t.primal(b));
+        let less = t.shift(exponent, -1.0)?;
+        let power = t.binary(Binary::Pow, base, less)?;
+        let slope = t.mul(exponent, power)?;
+        let ct = t.product(a, g, slope)?;
+        t.give(a, ct)?;
+    }
+    if t.wants(b) {
+        let (base, power) = (t.primal(a), t.primal(y));
+        let zero = t.constant(t.ty(base).dtype, 0.0)?;
+        let is_zero = t.compare(Compare::Eq, base, zero)?;
+        let one = t.constant(t.ty(base).dtype, 1.0)?;
+        let safe = t.emit1(Elementwise::Select, &[is_zero, one, base])?;
+        let log = t.unary(Unary::Log, safe)?;
+        let slope = t.mul(power, log)?;
+        let ct = t.product(b, g, slope)?;
+        t.give(b, ct)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,257 @@
+//! What a differentiated scan keeps for its backward half.
+//!
+//! The backward half needs some forward values of each iteration. Each is either kept (stacked over the
+//! iterations: written once, read once, and held in memory meanwhile) or made again from kept ones. The
+//! policy says which operations may run again; the choice is then the *minimum cut*, the fewest bytes to
+//! keep such that everything needed can be made again. Slices and captures are there anyway.
+
+use mesh::{
+    Body, Inst, Op, Value,
+    arena::Id,
+    ir::{Control, Index, Remat, Shape},
+};
+
+/// What happens to each forward value of a scan's body, by index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fate {
+    /// The backward half does without.
+    Unused,
+    /// Kept.
+    Saved,
+    /// A slice or capture: read again.
+    Given,
+    /// Made again from the others.
+    Remade,
+}
+
+/// Decides for a body whose first `carries` parameters change from iteration to iteration.
+pub(super) fn choose(body: &Body, carries: usize, needed: &[Value], policy: Remat) -> Vec<Fate> {
+    let saved = cut(body, carries, needed, policy);
+    closure(body, needed, |v| saved[v.index()])
+}
+
+/// What has to be made again to get from `saved` values and parameters to those `needed`.
+pub(super) fn closure(body: &Body, needed: &[Value], saved: impl Fn(Value) -> bool) -> Vec<Fate> {
+    let mut fates = vec![Fate::Unused; body.values.len()];
+    let mut want = vec![false; body.values.len()];
+    let mut settle = |v: Value, want: &mut Vec<bool>| {
+        if saved(v) {
+            fates[v.index()] = Fate::Saved;
+        } else {
+            want[v.index()] = true;
+        }
+    };
+    needed.iter().for_each(|v| settle(*v, &mut want));
+    let mut remade = Vec::new();
+    for inst in body.insts.iter().rev() {
+        if inst.results.iter().any(|r| want[r.index()]) {
+            remade.extend(inst.results.iter().copied());
+            inst.args.iter().for_each(|a| settle(*a, &mut want));
+        }
+    }
+    for v in remade {
+        // An instruction with several results may be made again although one of them is kept.
+        if fates[v.index()] == Fate::Unused {
+            fates[v.index()] = Fate::Remade;
+        }
+    }
+    for param in &body.params {
+        if want[param.index()] {
+            fates[param.index()] = Fate::Given;
+        }
+    }
+    fates
+}
+
+/// Whether the results of an instruction may be made again under `policy`.
+fn again(inst: &Inst, policy: Remat) -> bool {
+    match policy {
+        Remat::SaveAll => cheap(&inst.op),
+        Remat::SaveContractions => !heavy(&inst.op),
+        Remat::SaveCarries => true,
+    }
+}
+
+/// A rename of several dims at once is how a program asks for an exchange between devices.
+fn exchange(op: &Op) -> bool {
+    matches!(op, Op::Shape(Shape::Rename { pairs }) if pairs.len() > 1)
+}
+
+/// Einsums, exchanges, and what holds them.
+fn heavy(op: &Op) -> bool {
+    let inside = |body: &&Body| body.insts.iter().any(|inst| heavy(&inst.op));
+    matches!(op, Op::Contract(_)) || exchange(op) || op.bodies().iter().any(inside)
+}
+
+/// What a device fuses into the consumer: it costs neither memory traffic nor communication.
+fn cheap(op: &Op) -> bool {
+    match op {
+        Op::Elementwise(_) => true,
+        Op::Shape(_) => !exchange(op),
+        Op::Index(Index::OneHot { .. }) => true,
+        Op::Index(
+            Index::Gather { .. }
+            | Index::ScatterAdd { .. }
+            | Index::Permute { .. }
+            | Index::TopK { .. }
+            | Index::Sort { .. }
+            | Index::CumSum { .. }
+            | Index::DynamicSlice { .. }
+            | Index::DynamicUpdate { .. },
+        ) => false,
+        // Reading state is reading memory, as reading what was kept would be.
+        Op::State(_) => true,
+        // The generator is a few dozen whole-number operations, fused into what uses the numbers.
+        Op::Random(_) => true,
+        Op::Contract(_) | Op::Reduce(_) | Op::Collective(_) => false,
+        Op::Control(Control::Scan(_) | Control::Cond { .. } | Control::Grad) => false,
+    }
+}
+
+/// Flags of the values to keep: the minimum cut between what cannot be made again and what is needed. Of
+/// several such cuts, the one nearest to what is needed: it makes the least again.
+fn cut(body: &Body, carries: usize, needed: &[Value], policy: Remat) -> Vec<bool> {
+    let count = body.values.len();
+    let (source, sink) = (2 * count, 2 * count + 1);
+    let mut graph = Graph::new(2 * count + 2);
+    let is_carry = |v: Value| body.params[..carries].contains(&v);
+    for (v, data) in body.values.iter() {
+        let may_be_kept = policy != Remat::SaveCarries || is_carry(v);
+        let bytes = (data.ty.elements() * data.ty.dtype.bytes()) as u64;
+        graph.edge(2 * v.index(), 2 * v.index() + 1, if may_be_kept { bytes } else { ENDLESS });
+    }
+    for carry in &body.params[..carries] {
+        graph.edge(source, 2 * carry.index(), ENDLESS);
+    }
+    for inst in &body.insts {
+        for result in &inst.results {
+            if !again(inst, policy) {
+                graph.edge(source, 2 * result.index(), ENDLESS);
+                continue;
+            }
+            for arg in &inst.args {
+                graph.edge(2 * arg.index() + 1, 2 * result.index(), ENDLESS);
+            }
+        }
+    }
+    for v in needed {
+        graph.edge(2 * v.index() + 1, sink, ENDLESS);
+    }
+    let near = graph.sink_side(source, sink);
+    (0..count).map(|v| near[2 * v + 1] && !near[2 * v]).collect()
+}
+
+const ENDLESS: u64 = u64::MAX / 4;
+
+/// A flow network; edge `e ^ 1` is edge `e` backwards.
+struct Graph {
+    out: Vec<Vec<usize>>,
+    to: Vec<usize>,
+    room: Vec<u64>,
+}
+
+impl Graph {
+    fn new(nodes: usize) -> Self {
+        Self { out: vec![Vec::new(); nodes], to: Vec::new(), room: Vec::new() }
+    }
+
+    fn edge(&mut self, from: usize, to: usize, capacity: u64) {
+        for (a, b, room) in [(from, to, capacity), (to, from, 0)] {
+            self.out[a].push(self.to.len());
+            self.to.push(b);
+            self.room.push(room);
+        }
+    }
+
+    /// Fills the network along shortest paths (Edmonds and Karp 1972); the nodes from which the sink
+    /// can then still be reached.
+    fn sink_side(&mut self, source: usize, sink: usize) -> Vec<bool> {
+        while let Some(path) = self.path(source, sink) {
+            let flow = path.iter().map(|e| self.room[*e]).min().unwrap_or(0);
+            for e in path {
+                self.room[e] -= flow;
+                self.room[e ^ 1] += flow;
+            }
+        }
+        let mut near = vec![false; self.out.len()];
+        near[sink] = true;
+        let mut queue = vec![sink];
+        while let Some(node) = queue.pop() {
+            for e in &self.out[node] {
+                // `e ^ 1` runs from `to[e]` to `node`.
+                let from = self.to[*e];
+                if self.room[*e ^ 1] > 0 && !near[from] {
+                    near[from] = true;
+                    queue.push(from);
+                }
+            }
+        }
+        near
+    }
+
+    fn path(&self, source: usize, sink: usize) -> Option<Vec<usize>> {
+        let mut reached_by = vec![usize::MAX; self.out.len()];
+        let mut queue = std::collections::VecDeque::from([source]);
+        while let Some(node) = queue.pop_front() {
+            for e in &self.out[node] {
+                let next = self.to[*e];
+                if self.room[*e] > 0 && next != source && reached_by[next] == usize::MAX {
+                    reached_by[next] = *e;
+                    queue.push_back(next);
+                }
+            }
+        }
+        let mut path = Vec::new();
+        let mut node = sink;
+        while node != source {
+            let e = reached_by[node];
+            if e == usize::MAX {
+                return None;
+            }
+            path.push(e);
+            node = self.to[e ^ 1];
+        }
+        Some(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh::{
+        BodyBuilder, DType, Dim, Env, Site, Type,
+        ir::{Contract, Elementwise, Unary},
+    };
+
+    /// `carry -> einsum z -> gelu h`, of which the backward half needs `z` and `h`.
+    fn body() -> (Body, [Value; 4]) {
+        let env = Env::default();
+        let mut b = BodyBuilder::new(&env);
+        let x = b.param(Type::new(DType::F32, [Dim::new("batch", 4), Dim::new("d", 2)]), None);
+        let w = b.param(Type::new(DType::F32, [Dim::new("d", 2), Dim::new("f", 3)]), None);
+        let out = vec!["batch".into(), "f".into()];
+        let einsum = Op::Contract(Contract { out, dtype: DType::F32 });
+        let z = b.emit1(einsum, &[x, w], &Site::default()).unwrap();
+        let gelu = Op::Elementwise(Elementwise::Unary(Unary::Gelu));
+        let h = b.emit1(gelu, &[z], &Site::default()).unwrap();
+        (b.finish(vec![x, h]), [x, w, z, h])
+    }
+
+    #[track_caller]
+    fn check(policy: Remat, want: [Fate; 4]) {
+        let (body, [x, w, z, h]) = body();
+        let fates = choose(&body, 1, &[w, z, h], policy);
+        assert_eq!([x, w, z, h].map(|v| fates[v.index()]), want, "{policy:?}");
+    }
+
+    #[test]
+    fn an_activation_is_made_again_from_its_einsum() {
+        check(Remat::SaveAll, [Fate::Unused, Fate::Given, Fate::Saved, Fate::Remade]);
+        check(Remat::SaveContractions, [Fate::Unused, Fate::Given, Fate::Saved, Fate::Remade]);
+    }
+
+    #[test]
+    fn keeping_only_carries_runs_the_einsum_again() {
+        check(Remat::SaveCarries, [Fate::Saved, Fate::Given, Fate::Remade, Fate::Remade]);
+    }
+}

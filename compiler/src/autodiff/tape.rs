@@ -1,0 +1,317 @@
+//! The tape: the forward body, the backward instructions made so far, and the cotangents between them.
+//!
+//! Backward instructions are built in a body of their own. A forward value they use is *imported*: it
+//! becomes a parameter there, and whoever owns the tape says what it is (the value itself, something
+//! kept by a scan, or something made again).
+
+use super::{Body, Diagnostic, Env, Inst, Op, Phase, Site, Value, pull};
+use indexmap::IndexMap;
+use mesh::{
+    BodyBuilder, DType, Name, TensorDim, Type,
+    arena::Id,
+    ir::{Binary, Compare, Contract, Elementwise, Fold, Reduce, Shape, Unary},
+};
+use rustc_hash::{FxBuildHasher, FxHashMap};
+
+/// A value of the backward body. Forward values are plain [`Value`]s, so that the two never mix.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Bwd(pub(super) Value);
+
+/// What rules return: only a mistake of the compiler itself makes a rule fail.
+pub(super) type Outcome<T = ()> = Result<T, Diagnostic>;
+
+/// See the head of this file.
+pub(super) struct Tape<'e> {
+    /// The forward body. Scans in it gain results while the sweep passes them.
+    pub(super) fwd: Body,
+    /// Backward instructions.
+    pub(super) out: BodyBuilder<'e>,
+    /// Forward values used by backward instructions, in order of first use.
+    pub(super) imports: IndexMap<Value, Bwd, FxBuildHasher>,
+    /// Where the next instruction comes from.
+    pub(super) site: Site,
+    varied: Vec<bool>,
+    cotangents: Vec<Option<Bwd>>,
+    softmax: FxHashMap<(Value, Value), Value>,
+    constants: FxHashMap<(DType, u64), Bwd>,
+}
+
+impl<'e> Tape<'e> {
+    /// A tape of `fwd`, of which the values `varied` (by index) want cotangents.
+    pub(super) fn new(env: &'e Env, fwd: Body, varied: Vec<bool>, site: &Site) -> Self {
+        Self {
+            cotangents: vec![None; fwd.values.len()],
+            softmax: softmax(&fwd),
+            fwd,
+            out: BodyBuilder::new(env),
+            imports: IndexMap::default(),
+            site: site.in_phase(Phase::Backward),
+            varied,
+            constants: FxHashMap::default(),
+        }
+    }
+
+    /// Applies the rules of all forward instructions, from the last to the first.
+    pub(super) fn sweep(&mut self) -> Outcome {
+        let mut insts = std::mem::take(&mut self.fwd.insts);
+        let outcome = insts.iter_mut().rev().try_for_each(|inst| self.visit(inst));
+        self.fwd.insts = insts;
+        outcome
+    }
+
+    fn visit(&mut self, inst: &mut Inst) -> Outcome {
+        let cts: Vec<Option<Bwd>> = inst.results.iter().map(|r| self.cotangent(*r)).collect();
+        if cts.iter().all(Option::is_none) || !inst.args.iter().any(|a| self.wants(*a)) {
+            return Ok(());
+        }
+        self.site = inst.site.in_phase(Phase::Backward);
+        pull(self, inst, &cts)
+    }
+
+    // Cotangents.
+
+    /// Whether the forward value wants a cotangent.
+    pub(super) fn wants(&self, value: Value) -> bool {
+        self.varied[value.index()]
+    }
+
+    /// What has been given to a forward value so far.
+    pub(super) fn cotangent(&self, value: Value) -> Option<Bwd> {
+        self.cotangents[value.index()]
+    }
+
+    /// Adds to the cotangent of a forward value. `ct` has its element type, and no dims that it lacks.
+    /// Contributions are summed in the order in which they come, which is that of the sweep.
+    pub(super) fn give(&mut self, value: Value, ct: Bwd) -> Outcome {
+        if !self.wants(value) {
+            return Ok(());
+        }
+        let (have, want) = (self.ty(ct), self.forward_ty(value));
+        debug_assert_eq!(have.dtype, want.dtype, "a cotangent has the element type of its value");
+        debug_assert!(have.names().all(|n| want.has(n)), "a cotangent has only dims of its value");
+        self.cotangents[value.index()] = Some(match self.cotangent(value) {
+            Some(sum) => self.binary(Binary::Add, sum, ct)?,
+            None => ct,
+        });
+        Ok(())
+    }
+
+    /// Like [`Self::give`] for an operand that was broadcast by name to the dims of `result`: sums over
+    /// the dims that the operand lacks.
+    pub(super) fn give_summed(&mut self, value: Value, ct: Bwd, result: Value) -> Outcome {
+        if !self.wants(value) {
+            return Ok(());
+        }
+        let operand = self.forward_ty(value);
+        let extra: Vec<_> =
+            self.forward_ty(result).dims.iter().filter(|d| !operand.has(&d.dim.name)).cloned().collect();
+        let ct = self.sum_over(ct, &extra)?;
+        self.give(value, ct)
+    }
+
+    /// A new forward value, which wants no cotangent: something that a scan now keeps.
+    pub(super) fn new_forward(&mut self, ty: Type) -> Value {
+        self.varied.push(false);
+        self.cotangents.push(None);
+        self.fwd.values.push(mesh::ir::ValueData { ty, name: None })
+    }
+
+    /// The forward value `e^(x - y)`, if the program computes it.
+    pub(super) fn softmax(&self, x: Value, y: Value) -> Option<Value> {
+        self.softmax.get(&(x, y)).copied()
+    }
+
+    // Values of the backward body.
+
+    /// The forward value as a backward value.
+    pub(super) fn primal(&mut self, value: Value) -> Bwd {
+        if let Some(import) = self.imports.get(&value) {
+            return *import;
+        }
+        let import = self.param(self.forward_ty(value).clone());
+        self.imports.insert(value, import);
+        import
+    }
+
+    /// A new parameter of the backward body.
+    pub(super) fn param(&mut self, ty: Type) -> Bwd {
+        Bwd(self.out.param(ty, None))
+    }
+
+    /// The type of a forward value.
+    pub(super) fn forward_ty(&self, value: Value) -> &Type {
+        self.fwd.ty(value)
+    }
+
+    /// The type of a backward value.
+    pub(super) fn ty(&self, value: Bwd) -> &Type {
+        self.out.ty(value.0)
+    }
+
+    /// Adds an instruction.
+    pub(super) fn emit(&mut self, op: Op, args: &[Bwd]) -> Outcome<Vec<Bwd>> {
+        let args: Vec<Value> = args.iter().map(|a| a.0).collect();
+        Ok(self.out.emit(op, &args, &self.site)?.into_iter().map(Bwd).collect())
+    }
+
+    /// Adds an instruction with one result.
+    pub(super) fn emit1(&mut self, op: impl Into<Emit>, args: &[Bwd]) -> Outcome<Bwd> {
+        let args: Vec<Value> = args.iter().map(|a| a.0).collect();
+        Ok(Bwd(self.out.emit1(op.into().0, &args, &self.site)?))
+    }
+
+    /// One number.
+    pub(super) fn constant(&mut self, dtype: DType, value: f64) -> Outcome<Bwd> {
+        if let Some(known) = self.constants.get(&(dtype, value.to_bits())) {
+            return Ok(*known);
+        }
+        let fresh = self.emit1(Shape::Constant { dtype, value }, &[])?;
+        self.constants.insert((dtype, value.to_bits()), fresh);
+        Ok(fresh)
+    }
+
+    /// 0 everywhere.
+    pub(super) fn zeros(&mut self, ty: &Type) -> Outcome<Bwd> {
+        let zero = self.constant(ty.dtype, 0.0)?;
+        self.with_dims(zero, &ty.dims)
+    }
+
+    /// `f(x)`.
+    pub(super) fn unary(&mut self, op: Unary, x: Bwd) -> Outcome<Bwd> {
+        self.emit1(Elementwise::Unary(op), &[x])
+    }
+
+    /// `f(a, b)`, broadcast by name.
+    pub(super) fn binary(&mut self, op: Binary, a: Bwd, b: Bwd) -> Outcome<Bwd> {
+        self.emit1(Elementwise::Binary(op), &[a, b])
+    }
+
+    /// `a · b`.
+    pub(super) fn mul(&mut self, a: Bwd, b: Bwd) -> Outcome<Bwd> {
+        self.binary(Binary::Mul, a, b)
+    }
+
+    /// `x · factor`.
+    pub(super) fn scale(&mut self, x: Bwd, factor: f64) -> Outcome<Bwd> {
+        let factor = self.constant(self.ty(x).dtype, factor)?;
+        self.mul(x, factor)
+    }
+
+    /// `x + term`.
+    pub(super) fn shift(&mut self, x: Bwd, term: f64) -> Outcome<Bwd> {
+        let term = self.constant(self.ty(x).dtype, term)?;
+        self.binary(Binary::Add, x, term)
+    }
+
+    /// A comparison.
+    pub(super) fn compare(&mut self, op: Compare, a: Bwd, b: Bwd) -> Outcome<Bwd> {
+        self.emit1(Elementwise::Compare(op), &[a, b])
+    }
+
+    /// `x` where `p` holds (or where it does not), else 0.
+    pub(super) fn keep(&mut self, p: Bwd, x: Bwd, holds: bool) -> Outcome<Bwd> {
+        let zero = self.constant(self.ty(x).dtype, 0.0)?;
+        let args = if holds { [p, x, zero] } else { [p, zero, x] };
+        self.emit1(Elementwise::Select, &args)
+    }
+
+    /// `x` as another element type.
+    pub(super) fn cast(&mut self, x: Bwd, dtype: DType) -> Outcome<Bwd> {
+        if self.ty(x).dtype == dtype {
+            return Ok(x);
+        }
+        self.emit1(Elementwise::Cast(dtype), &[x])
+    }
+
+    /// The cotangent of `value` in the product of it and `other`: `ct · other`, summed over the dims that
+    /// `value` lacks. With such dims it is an einsum, which makes no product of all dims and sums in
+    /// float32.
+    pub(super) fn product(&mut self, value: Value, ct: Bwd, other: Bwd) -> Outcome<Bwd> {
+        let (target, a, b) = (self.forward_ty(value), self.ty(ct), self.ty(other));
+        if a.names().chain(b.names()).all(|n| target.has(n)) {
+            return self.mul(ct, other);
+        }
+        self.einsum(value, ct, other)
+    }
+
+    /// `Σ a · b` over all dims that the forward value `like` lacks, in the order of its dims. Dims that
+    /// neither has stay away. The element type is that of the operands.
+    pub(super) fn einsum(&mut self, like: Value, a: Bwd, b: Bwd) -> Outcome<Bwd> {
+        let (x, y) = (self.ty(a), self.ty(b));
+        let out = self.forward_ty(like).names().filter(|n| x.has(n) || y.has(n)).cloned().collect();
+        let dtype = x.dtype;
+        self.emit1(Op::Contract(Contract { out, dtype }), &[a, b])
+    }
+
+    /// `x` summed over `dims`. Along a dim that `x` lacks it is the same everywhere: that is a product.
+    pub(super) fn sum_over(&mut self, x: Bwd, dims: &[TensorDim]) -> Outcome<Bwd> {
+        let (there, lacking): (Vec<_>, Vec<_>) = dims.iter().partition(|d| self.ty(x).has(&d.dim.name));
+        let mut x = x;
+        if !there.is_empty() {
+            let dims: Vec<Name> = there.iter().map(|d| d.dim.name.clone()).collect();
+            x = self.emit1(Reduce::Fold { kind: Fold::Sum, dims }, &[x])?;
+        }
+        let count: f64 = lacking.iter().map(|d| d.dim.size as f64).product();
+        if count == 1.0 { Ok(x) } else { self.scale(x, count) }
+    }
+
+    /// `x`, broadcast along those of `dims` that it lacks.
+    pub(super) fn with_dims<'d>(
+        &mut self,
+        x: Bwd,
+        dims: impl IntoIterator<Item = &'d TensorDim>,
+    ) -> Outcome<Bwd> {
+        let ty = self.ty(x);
+        let dims: Vec<_> = dims.into_iter().filter(|d| !ty.has(&d.dim.name)).cloned().collect();
+        if dims.is_empty() { Ok(x) } else { self.emit1(Shape::Broadcast { dims }, &[x]) }
+    }
+
+    /// `x` with exactly the type `ty`: also the order of dims, which a function shows to its caller.
+    pub(super) fn exactly(&mut self, x: Bwd, ty: &Type) -> Outcome<Bwd> {
+        let have: Vec<_> = self.ty(x).names().cloned().collect();
+        let lacking = ty.dims.len() - have.len();
+        if ty.names().skip(lacking).eq(&have) {
+            return self.with_dims(x, &ty.dims);
+        }
+        // A product takes the order of its first operand; there is no transposition before HLO.
+        let one = self.constant(ty.dtype, 1.0)?;
+        let ones = self.with_dims(one, &ty.dims)?;
+        self.mul(ones, x)
+    }
+}
+
+/// An [`Op`] given as one of its families.
+pub(super) struct Emit(pub(super) Op);
+
+macro_rules! emit_from {
+    ($($family:ident),*) => {
+        $(impl From<mesh::ir::$family> for Emit {
+            fn from(op: mesh::ir::$family) -> Self {
+                Self(Op::$family(op))
+            }
+        })*
+    };
+}
+emit_from!(Elementwise, Reduce, Shape, Index);
+
+impl From<Op> for Emit {
+    fn from(op: Op) -> Self {
+        Self(op)
+    }
+}
+
+/// Values `e^(x - y)` by `(x, y)`: for `y = logsumexp(x)` this is what the rule of logsumexp needs.
+fn softmax(body: &Body) -> FxHashMap<(Value, Value), Value> {
+    let mut differences: FxHashMap<Value, (Value, Value)> = FxHashMap::default();
+    let mut found = FxHashMap::default();
+    for inst in &body.insts {
+        if inst.op == Op::Elementwise(Elementwise::Binary(Binary::Sub)) {
+            differences.insert(inst.results[0], (inst.args[0], inst.args[1]));
+        } else if inst.op == Op::Elementwise(Elementwise::Unary(Unary::Exp))
+            && let Some(pair) = differences.get(&inst.args[0])
+        {
+            found.entry(*pair).or_insert(inst.results[0]);
+        }
+    }
+    found
+}
