@@ -1,1 +1,4 @@
-//! Placeholder head.
+//! What the tests that cross crates share. The tests themselves are in `tests/tests/`.
+
+pub mod diff;
+pub mod filetest;

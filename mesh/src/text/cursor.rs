@@ -5,7 +5,7 @@ use super::lexer::{Kind, Token, lex};
 use crate::{
     AxisId, AxisSet, DType, Diagnostic, Dim, Mesh, Name, Site, TensorDim, Type, ir::Phase, layout::suggest,
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A part of the text, or what is wrong with it.
 pub(super) type Parsed<T> = Result<T, Diagnostic>;
@@ -20,6 +20,8 @@ pub(super) struct Cursor<'t> {
     names: HashMap<&'t str, Name>,
     /// Sites by their text: most instructions of a scope share one.
     sites: HashMap<&'t str, Site>,
+    /// What fits no token, one mistake a line.
+    lexical: Vec<Diagnostic>,
     pub(super) errors: Vec<Diagnostic>,
 }
 
@@ -38,13 +40,25 @@ impl<'t> Cursor<'t> {
             at: 0,
             names: HashMap::new(),
             sites: HashMap::new(),
+            lexical: Vec::new(),
             errors: Vec::new(),
         };
-        cursor.errors = mistakes.into_iter().map(|(at, message)| cursor.error(at, message)).collect();
+        cursor.lexical = mistakes.into_iter().map(|(at, message)| cursor.error(at, message)).collect();
+        cursor.lexical.dedup_by_key(|d| line(d));
         if too_long {
             cursor.errors.push(cursor.error(0, "the text is longer than 4 GiB"));
         }
         cursor
+    }
+
+    /// All mistakes, from the top. In a line with something outside of the language, other mistakes of form
+    /// only follow from that.
+    pub(super) fn finish(mut self) -> Vec<Diagnostic> {
+        let bad: HashSet<u32> = self.lexical.iter().map(line).collect();
+        self.errors.retain(|d| !d.label.is_empty() || !bad.contains(&line(d)));
+        self.errors.append(&mut self.lexical);
+        self.errors.sort_by_key(|d| d.site.as_ref().map_or((0, 0), |site| (site.line, site.column)));
+        self.errors
     }
 
     /// The place of a byte offset.
@@ -61,9 +75,13 @@ impl<'t> Cursor<'t> {
         Diagnostic::new("", message).at(&self.site(offset))
     }
 
-    /// "expected …, found …", here.
+    /// "expected …, found …", here. Where a line ends too early, that is the place, not the next line.
     pub(super) fn expected(&self, what: &str) -> Diagnostic {
         let token = self.peek();
+        if token.first && self.at > 0 {
+            let end = self.tokens[self.at - 1].end as usize;
+            return self.error(end, format!("expected {what}, found the end of the line"));
+        }
         let found = match token.kind {
             Kind::End => "the end of the text".to_owned(),
             Kind::Text => format!("the string {}", self.slice(token)),
@@ -162,20 +180,17 @@ impl<'t> Cursor<'t> {
             self.next();
         }
     }
-    /// From a statement that started at token `start` to the start of the line after it, over what its
-    /// braces hold, but never into the next item.
+    /// From a statement that started at token `start` to the start of the line after it, over the bodies it
+    /// holds, but never into the next item. A body opens at the end of a line and closes at the start of
+    /// one, so that a brace which was forgotten among attributes hides nothing.
     pub(super) fn skip_statement(&mut self, start: usize) {
         self.at = start;
-        let mut depth = 0i64;
+        let mut depth = 0;
         loop {
-            match self.next().kind {
-                Kind::Mark(b'{') => depth += 1,
-                Kind::Mark(b'}') => depth -= 1,
-                Kind::Word | Kind::Text | Kind::Number | Kind::Value | Kind::Arrow => {}
-                Kind::Mark(_) | Kind::End => {}
-            }
-            let closes = depth == 0 && self.is(b'}');
-            if self.at_item() || depth <= 0 && self.peek().first || closes {
+            let token = self.next();
+            depth += i64::from(token.kind == Kind::Mark(b'{') && self.peek().first);
+            depth -= i64::from(token.kind == Kind::Mark(b'}') && token.first);
+            if self.at_item() || self.peek().first && depth <= 0 {
                 return;
             }
         }
@@ -331,6 +346,10 @@ impl<'t> Cursor<'t> {
         let at = self.offset();
         u32::try_from(self.size(what)?).map_err(|_| self.error(at, format!("expected {what} below 2^32")))
     }
+}
+
+fn line(error: &Diagnostic) -> u32 {
+    error.site.as_ref().map_or(0, |site| site.line)
 }
 
 /// Resolves `\"`, `\\`, `\n`, `\t`, `\r` and `\u{…}`; the error is an offset and what is wrong there.

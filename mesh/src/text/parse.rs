@@ -81,7 +81,8 @@ impl<'t> Parser<'t> {
                 self.c.skip_item();
             }
         }
-        if self.c.errors.is_empty() { Ok(module) } else { Err(Diagnostics(self.c.errors)) }
+        let errors = self.c.finish();
+        if errors.is_empty() { Ok(module) } else { Err(Diagnostics(errors)) }
     }
 
     fn item(&mut self, module: &mut Module) -> Parsed<()> {
@@ -310,10 +311,9 @@ impl<'t> Parser<'t> {
     /// `return %1, %2 }`.
     fn results(&mut self, scope: &Scope<'_, 't>, end: &str) -> Parsed<Vec<Value>> {
         if !self.c.is_word(end) {
-            return Err(self
-                .c
-                .expected(&format!("`{end}`"))
-                .help("functions `return`, other bodies `yield`"));
+            let message = format!("this body ends with `{end}`, not `{}`", self.c.slice(self.c.peek()));
+            let error = self.c.error(self.c.offset(), message);
+            return Err(error.help("functions `return`, other bodies `yield`"));
         }
         self.c.next();
         let results = self.operands(scope)?;
@@ -386,12 +386,10 @@ impl<'t> Parser<'t> {
             return Err(self.c.expected("the end of the line after an instruction"));
         }
         if types.len() != definitions.len() {
-            let message =
-                format!("{} results of `{name}` are named, {} types given", definitions.len(), types.len());
-            return Err(self
-                .c
-                .error(op_at, message)
-                .help("each result has a name before `=`, a type after `:`"));
+            let (names, types) = (definitions.len(), types.len());
+            let message = format!("names of results before `{name}`: {names}; types after it: {types}");
+            let help = "each result has a name before `=`, a type after `:`";
+            return Err(self.c.error(op_at, message).help(help));
         }
         match args.into_iter().collect::<Option<Vec<Value>>>() {
             Some(args) if sound && !self.touches_illegal(&op) => {
@@ -459,10 +457,13 @@ impl<'t> Parser<'t> {
         }
     }
 
-    /// `%1, %2`, or nothing; `None` for a value whose type is unknown after a mistake.
+    /// `%1, %2` from this line on, or nothing; `None` for a value whose type is unknown after a mistake.
     fn operands(&mut self, scope: &Scope<'_, 't>) -> Parsed<Vec<Option<Value>>> {
         let mut values = Vec::new();
-        while self.c.peek().kind == Kind::Value || !values.is_empty() {
+        if self.c.peek().kind != Kind::Value || self.c.peek().first {
+            return Ok(values);
+        }
+        loop {
             let (text, at) = self.value_name("an operand, such as `%3`, after `,`")?;
             values.push(scope.values.get(text).copied().unwrap_or_else(|| {
                 let mut error = self.c.error(at, format!("{text} is not defined before"));
@@ -472,10 +473,9 @@ impl<'t> Parser<'t> {
                 None
             }));
             if !self.c.eat(b',') {
-                break;
+                return Ok(values);
             }
         }
-        Ok(values)
     }
 }
 

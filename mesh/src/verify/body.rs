@@ -6,7 +6,7 @@
 
 use super::{MAX_DEPTH, Stage, word};
 use crate::{
-    Body, Diagnostic, Env, Inst, Op, Site, StateId, Type, Value,
+    Body, Diagnostic, Env, Function, Inst, Op, Site, StateId, Type, Value,
     infer::{check_type, infer},
     ir::{Control, StateOp},
 };
@@ -35,25 +35,25 @@ impl<'m> Verifier<'m> {
         Self { env, stage, legal_states, written: vec![false; legal_states.len()], errors: Vec::new() }
     }
 
-    /// Checks the body of a function.
-    pub(super) fn function(&mut self, body: &Body) {
+    /// Checks the body of a function, and that nothing pending enters or leaves it.
+    pub(super) fn function(&mut self, f: &Function) {
+        let body = &f.body;
         let unknown = Site::default();
         let known = self.body(body, 0, &unknown);
-        let sides = [("an input", "enters", &body.params), ("an output", "leaves", &body.results)];
-        for (what, verb, values) in sides {
-            for v in values.iter().filter(|v| known.get(v.0 as usize) == Some(&Known::Ready)) {
-                let ty = body.ty(*v);
-                if !ty.pending().is_empty() {
-                    let text = ty.display(&self.env.mesh);
-                    let message = format!("{what} {verb} the function with something owed: {v} is {text}");
-                    let error = Diagnostic::new("verify_v10", message)
-                        .help("all-reduce it before: inputs and outputs are settled");
-                    let made = body.insts.iter().find(|inst| inst.results.contains(v));
-                    self.errors.push(match made {
-                        Some(inst) => error.at(&inst.site),
-                        None => error,
-                    });
+        let sides = [("input", &f.inputs, &body.params), ("output", &f.outputs, &body.results)];
+        for (what, names, values) in sides {
+            for (i, v) in values.iter().enumerate() {
+                let ready = known.get(v.0 as usize) == Some(&Known::Ready);
+                if !ready || body.ty(*v).pending().is_empty() {
+                    continue;
                 }
+                let name = names.get(i).map_or("?", |name| name.as_str());
+                let ty = body.ty(*v).display(&self.env.mesh);
+                let message = format!("{what} `{name}` still owes a sum, max or min: {ty}");
+                let made = body.insts.iter().find(|inst| inst.results.contains(v));
+                let site = made.map_or(&unknown, |inst| &inst.site);
+                let help = "all-reduce it before: what enters or leaves a function is settled";
+                self.report(Diagnostic::new("verify_v10", message).help(help), site);
             }
         }
     }

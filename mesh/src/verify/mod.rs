@@ -73,7 +73,7 @@ pub fn verify(module: &Module, stage: Stage) -> Result<(), Diagnostics> {
     for f in &module.functions {
         let mut found = interface(f);
         let mut verifier = Verifier::new(&module.env, stage, &legal_states);
-        verifier.function(&f.body);
+        verifier.function(f);
         found.append(&mut verifier.errors);
         errors.extend(found.into_iter().map(|d| d.in_function(&f.name)));
     }

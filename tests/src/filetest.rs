@@ -1,0 +1,269 @@
+//! Filetests: a stage's input and what it makes of it, in one `.mesh` file.
+//!
+//! The first line says what is tested, `// test: errors`; more `// key: value` lines give options. What is
+//! expected stands in the file itself, in one of three ways (see [`Expect`]), and mistakes are marked in
+//! the line that they are reported at: `// error: MESSAGE [LABEL]`. So the file that *should* be there
+//! can be written down from the outcome: a test compares it with the file that is there, and with
+//! `MESH_BLESS=1` writes it. `docs/testing.md` says how to use this; a new kind of test is an entry in
+//! [`KINDS`].
+
+use crate::diff::diff;
+use mesh::{
+    Diagnostic, Diagnostics, Module,
+    text::{parse, parse_source, print},
+    verify::{Stage, verify},
+};
+use std::{
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+/// Every kind of filetest.
+pub const KINDS: &[Kind] = &[
+    Kind { name: "roundtrip", options: &["stage"], expect: Expect::Same, run: roundtrip },
+    Kind { name: "print", options: &["stage"], expect: Expect::Below, run: canonical },
+    Kind { name: "errors", options: &["stage"], expect: Expect::Nothing, run: errors },
+];
+
+/// A kind of filetest.
+pub struct Kind {
+    /// The word after `// test:`.
+    pub name: &'static str,
+    /// Keys of the options it takes.
+    pub options: &'static [&'static str],
+    /// Where the outcome is expected.
+    pub expect: Expect,
+    /// What is tested: the outcome as text, or the mistakes that are to be marked.
+    pub run: fn(&Case) -> Result<String, Diagnostics>,
+}
+
+/// Where a filetest's outcome stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expect {
+    /// It is the program itself.
+    Same,
+    /// Under the line `// output:`, after the program.
+    Below,
+    /// There is none: only mistakes count.
+    Nothing,
+}
+
+/// One file.
+pub struct Case {
+    /// The file's name, which is also the file in the sites of its program.
+    pub name: String,
+    /// Header and program, without marks and output.
+    pub text: String,
+    options: Vec<(String, String)>,
+}
+
+impl Case {
+    /// The value of `// key: value` in the header.
+    pub fn option(&self, key: &str) -> Option<&str> {
+        self.options.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+    /// The stage that the program is verified as: the option `stage`, else local if it has a mesh.
+    pub fn stage(&self, module: &Module) -> Stage {
+        match self.option("stage") {
+            Some("local") => Stage::Local,
+            Some("global") => Stage::Global,
+            Some(other) => panic!("`// stage:` is `local` or `global`, not `{other}`"),
+            None if module.env.mesh.axes().is_empty() => Stage::Global,
+            None => Stage::Local,
+        }
+    }
+    /// The verified program; what has no site of its own is placed in this file.
+    pub fn module(&self) -> Result<Module, Diagnostics> {
+        let module = parse_source(&self.text, &self.name)?;
+        verify(&module, self.stage(&module))?;
+        Ok(module)
+    }
+}
+
+// Kinds.
+
+fn roundtrip(case: &Case) -> Result<String, Diagnostics> {
+    let module = parse(&case.text, &case.name)?;
+    verify(&module, case.stage(&module))?;
+    let text = print(&module);
+    let again = parse(&text, "printed")?;
+    // By their debug text, since NaN differs from itself.
+    assert_eq!(format!("{module:?}"), format!("{again:?}"), "the printed program is another one");
+    Ok(text)
+}
+
+fn canonical(case: &Case) -> Result<String, Diagnostics> {
+    let module = parse(&case.text, &case.name)?;
+    verify(&module, case.stage(&module))?;
+    Ok(print(&module))
+}
+
+fn errors(case: &Case) -> Result<String, Diagnostics> {
+    case.module().map(|_| String::new())
+}
+
+// Running.
+
+/// Runs all filetests in `tests/filetests/NAME` and its folders; panics with what differs. With
+/// `MESH_BLESS=1` in the environment the files are rewritten instead.
+#[track_caller]
+pub fn folder(name: &str) {
+    let root = root().join(name);
+    let bless = std::env::var_os("MESH_BLESS").is_some_and(|v| v == "1");
+    let files = mesh_files(&root);
+    assert!(!files.is_empty(), "no filetests in {}", root.display());
+    let mut failed = String::new();
+    for path in &files {
+        let place = path.strip_prefix(&root).unwrap_or(path).display();
+        let old = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let file = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        match catch_unwind(AssertUnwindSafe(|| outcome(&file, &old))) {
+            Ok(Ok(new)) if new == old => {}
+            Ok(Ok(new)) if bless => {
+                fs::write(path, new).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            }
+            Ok(Ok(new)) => failed.push_str(&format!("\n{name}/{place}:\n{}", diff(&old, &new))),
+            Ok(Err(message)) => failed.push_str(&format!("\n{name}/{place}: {message}\n")),
+            Err(cause) => failed.push_str(&format!("\n{name}/{place}: panicked: {}\n", message(&*cause))),
+        }
+    }
+    assert!(
+        failed.is_empty(),
+        "filetests differ (- the file, + the outcome):\n{failed}\nIf the outcomes are right, run again with \
+         MESH_BLESS=1 and read the difference as you would code.\n"
+    );
+}
+
+/// Folders of filetests, sorted.
+pub fn folders() -> Vec<String> {
+    let entries = fs::read_dir(root()).unwrap_or_else(|e| panic!("{}: {e}", root().display()));
+    let folders = entries.filter_map(|e| e.ok()).filter(|e| e.path().is_dir());
+    let mut names: Vec<String> = folders.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("filetests")
+}
+
+fn mesh_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let mut files = Vec::new();
+    for path in entries.filter_map(|e| e.ok()).map(|e| e.path()) {
+        if path.is_dir() {
+            files.extend(mesh_files(&path));
+        } else if path.extension().is_some_and(|e| e == "mesh") {
+            files.push(path);
+        } else {
+            panic!("{} is not a filetest: its name does not end in .mesh", path.display());
+        }
+    }
+    files.sort();
+    files
+}
+
+fn message(cause: &(dyn std::any::Any + Send)) -> &str {
+    let text = cause.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or("without a message")
+}
+
+const OUTPUT: &str = "// output:";
+const ERROR: &str = "// error: ";
+
+/// The file as it should be, given the file as it is.
+pub fn outcome(file: &str, old: &str) -> Result<String, String> {
+    let input = match old.split_once(&format!("\n{OUTPUT}\n")) {
+        Some((input, _)) => format!("{input}\n"),
+        None => old.to_owned(),
+    };
+    let lines = input.lines().map(|line| line.split(ERROR).next().unwrap_or(line).trim_end());
+    let text: String = lines.map(|line| format!("{line}\n")).collect();
+    let header: Vec<String> =
+        text.lines().take_while(|line| line.starts_with("//")).map(str::to_owned).collect();
+    let (kind, options) = read_header(&header)?;
+    let case = Case { name: file.to_owned(), text, options };
+    match ((kind.run)(&case), kind.expect) {
+        (Err(errors), _) => marked(&case, &errors),
+        (Ok(program), Expect::Same) => Ok(format!("{}\n\n{program}", header.join("\n"))),
+        (Ok(output), Expect::Below) => Ok(format!("{}\n{OUTPUT}\n{output}", case.text.trim_end())),
+        (Ok(_), Expect::Nothing) => Ok(case.text),
+    }
+}
+
+type Options = Vec<(String, String)>;
+
+fn read_header(header: &[String]) -> Result<(&'static Kind, Options), String> {
+    let option = |line: &String| {
+        let (key, value) = line.strip_prefix("// ")?.split_once(": ")?;
+        let word = !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        word.then(|| (key.to_owned(), value.trim().to_owned()))
+    };
+    let mut options: Options = header.iter().filter_map(option).collect();
+    if options.first().is_none_or(|(key, _)| key != "test") {
+        return Err("the first line of a filetest is `// test: KIND`".into());
+    }
+    let (_, name) = options.remove(0);
+    let known = || KINDS.iter().map(|k| k.name).collect::<Vec<_>>().join(", ");
+    let kind = KINDS.iter().find(|k| k.name == name);
+    let kind = kind.ok_or_else(|| format!("there is no kind of test `{name}`: there are {}", known()))?;
+    match options.iter().find(|(key, _)| !kind.options.contains(&key.as_str())) {
+        Some((key, _)) => Err(format!("`// test: {name}` has no option `{key}`")),
+        None => Ok((kind, options)),
+    }
+}
+
+/// The program with each mistake marked in its line. One that has no place in this file is marked at its
+/// function, or else at the program's name.
+fn marked(case: &Case, errors: &Diagnostics) -> Result<String, String> {
+    let mut lines: Vec<String> = case.text.lines().map(str::to_owned).collect();
+    for error in &errors.0 {
+        let line = line_of(case, error).ok_or_else(|| format!("no line to mark this at: {error}"))?;
+        lines[line].push_str(&format!("  {ERROR}{}", error.message));
+        if !error.label.is_empty() {
+            lines[line].push_str(&format!(" [{}]", error.label));
+        }
+    }
+    Ok(lines.into_iter().map(|line| line + "\n").collect())
+}
+
+fn line_of(case: &Case, error: &Diagnostic) -> Option<usize> {
+    let lines: Vec<&str> = case.text.lines().collect();
+    if let Some(site) = error.site.as_ref().filter(|site| site.file == *case.name) {
+        // A mistake at the end of the text stands after the last line.
+        return Some((site.line as usize).clamp(1, lines.len().max(1)) - 1)
+            .filter(|line| *line < lines.len());
+    }
+    let starts = |head: &str| lines.iter().rposition(|line| line.starts_with(head));
+    let function = error.function.as_ref().and_then(|name| starts(&format!("func {name}(")));
+    function.or_else(|| starts("module "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::outcome;
+
+    #[test]
+    fn marks_and_output_follow_from_the_program() {
+        let wrong =
+            "// test: errors\n\nmodule m\nfunc f() {\n  write %1 {state=x}  // error: old\n  return\n}\n";
+        let marked = outcome("f.mesh", wrong).unwrap();
+        assert!(marked.contains("{state=x}  // error: %1 is not defined before [verify_v1]"), "{marked}");
+        assert!(!marked.contains("old"), "{marked}");
+        assert_eq!(outcome("f.mesh", &marked).as_ref(), Ok(&marked));
+        let loose = "// test: print\nmodule  m\n// output:\nwhat it was\n";
+        assert_eq!(outcome("f.mesh", loose).unwrap(), "// test: print\nmodule  m\n// output:\nmodule m\n");
+    }
+
+    #[test]
+    fn a_bad_header_says_what_it_should_be() {
+        for (text, part) in [
+            ("module m\n", "`// test: KIND`"),
+            ("// test: nothing\n", "there are roundtrip"),
+            ("// test: print\n// mesh: data=2\n", "no option `mesh`"),
+        ] {
+            assert!(outcome("f.mesh", text).unwrap_err().contains(part), "{text}");
+        }
+    }
+}
