@@ -1,0 +1,65 @@
+//! What every layer needs to know when it runs.
+
+use crate::{Config, config::Precision};
+use mesh::{
+    DType, Dim,
+    dsl::{Graph, Rng, Tensor},
+};
+
+/// The function under construction, the element types, and the source of random numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'g> {
+    /// The function.
+    pub g: &'g Graph,
+    /// Element types.
+    pub precision: Precision,
+    /// Random numbers; nothing in evaluation, where there is no noise.
+    pub rng: Option<Rng<'g>>,
+    /// Share of elements dropped in training.
+    pub dropout: f64,
+    /// Whether tokens share dropout masks.
+    pub broadcast: bool,
+}
+
+impl<'g> Context<'g> {
+    /// For a model; training if there are random numbers.
+    pub fn new(g: &'g Graph, config: &Config, rng: Option<Rng<'g>>) -> Self {
+        let (dropout, broadcast) = (config.dropout, config.dropout_broadcast);
+        Self { g, precision: config.precision, rng, dropout, broadcast }
+    }
+
+    /// Whether this is a training step.
+    pub fn train(&self) -> bool {
+        self.rng.is_some()
+    }
+
+    /// For the current iteration of a scan: the same, with random numbers of its own.
+    #[track_caller]
+    pub fn iteration(&self) -> Self {
+        Self { rng: self.rng.map(|rng| rng.fold(self.g.iteration())), ..*self }
+    }
+
+    /// Element type of activations.
+    pub fn dtype(&self) -> DType {
+        self.precision.activations()
+    }
+
+    /// In training, a share of the elements of `x` set to 0 and the others enlarged to make up for it. The
+    /// dims `shared` (those of positions in a sequence) share a mask, as in T5.
+    #[track_caller]
+    pub fn drop(&self, x: Tensor<'g>, shared: &[&Dim]) -> Tensor<'g> {
+        self.drop_at(self.dropout, x, shared)
+    }
+
+    /// [`Context::drop`] with another rate.
+    #[track_caller]
+    pub fn drop_at(&self, rate: f64, x: Tensor<'g>, shared: &[&Dim]) -> Tensor<'g> {
+        let Some(rng) = self.rng.filter(|_| rate > 0.0 && !x.is_poison()) else { return x };
+        let all = x.dims();
+        let of_mask = |d: &&Dim| !self.broadcast || shared.iter().all(|s| s.name != d.name);
+        let dims: Vec<&Dim> = all.iter().filter(of_mask).collect();
+        let keep = rng.bernoulli(1.0 - rate, dims);
+        // A factor of 0 or 1/(1-rate): the backward pass is the same product.
+        x * (keep.cast(x.dtype()) * (1.0 / (1.0 - rate)))
+    }
+}

@@ -1,0 +1,46 @@
+//! The embedding of tokens, and the projection back to them.
+
+use crate::{Config, Context, Weight, Weights};
+use mesh::{
+    DType, Dim,
+    dsl::{Init, Tensor, einsum_as},
+};
+
+/// One table for both stacks, and for the output unless that has its own.
+#[derive(Clone, Debug)]
+pub struct Embedding {
+    table: Weight,
+    head: Option<Weight>,
+    vocab: Dim,
+    d_model: Dim,
+}
+
+impl Embedding {
+    /// With deviation 1, as in T5: embeddings are not scaled.
+    pub fn new(w: &Weights<'_>, config: &Config) -> Self {
+        let (vocab, d_model) = (Dim::new("vocab", config.vocab), Dim::new("d_model", config.d_model));
+        let table = w.table("embedding", &[&vocab], &[&d_model], Init::Normal(1.0));
+        let head = (!config.tied).then(|| w.table("head", &[&vocab], &[&d_model], Init::Normal(1.0)));
+        Self { table, head, vocab, d_model }
+    }
+
+    /// The dim of the vocabulary.
+    pub fn vocab(&self) -> &Dim {
+        &self.vocab
+    }
+
+    /// The rows of `tokens` (`s32`).
+    pub fn lookup<'g>(&self, cx: &Context<'g>, tokens: Tensor<'g>) -> Tensor<'g> {
+        self.table.state.read(cx.g).gather(&self.vocab, tokens).cast(cx.dtype())
+    }
+
+    /// A logit for every token of the vocabulary, in `f32`. With a tied table, `x` is scaled by
+    /// `d_model^-0.5`.
+    pub fn logits<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, batch: &Dim, length: &Dim) -> Tensor<'g> {
+        let (x, table) = match &self.head {
+            None => (x * (self.d_model.size as f64).powf(-0.5), &self.table),
+            Some(head) => (x, head),
+        };
+        einsum_as(DType::F32, [x, table.read(cx)], [batch, length, &self.vocab])
+    }
+}

@@ -1,0 +1,45 @@
+//! The dense feed-forward layer.
+
+use crate::{Activation, Context, Weight, Weights};
+use mesh::{
+    Dim,
+    dsl::{Init, Tensor, einsum},
+};
+
+/// `wo(relu(wi x))`, or `wo(gelu(wi_0 x) · wi_1 x)`.
+#[derive(Clone, Debug)]
+pub struct FeedForward {
+    wi: Weight,
+    gate: Option<Weight>,
+    wo: Weight,
+    d_model: Dim,
+    d_ff: Dim,
+}
+
+impl FeedForward {
+    /// With truncated normal initial values of scale 1.
+    pub fn new(w: &Weights<'_>, d_model: &Dim, d_ff: &Dim, activation: Activation) -> Self {
+        // Both in the same order: then no product of a step has to turn a tensor of size d_ff around.
+        let stored = [d_model, d_ff];
+        let inner =
+            |name| w.matrix(name, &stored, &[d_model], &[d_ff], Init::truncated_normal(1.0, &[d_model]));
+        let (gate, wi) = match activation {
+            Activation::Relu => (None, inner("wi")),
+            Activation::GatedGelu => (Some(inner("wi_0")), inner("wi_1")),
+        };
+        let wo = w.matrix("wo", &stored, &[d_ff], &[d_model], Init::truncated_normal(1.0, &[d_ff]));
+        Self { wi, gate, wo, d_model: d_model.clone(), d_ff: d_ff.clone() }
+    }
+
+    /// For `x` of `[batch, length, d_model]`.
+    pub fn forward<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, batch: &Dim, length: &Dim) -> Tensor<'g> {
+        let inner = |weight: &Weight| einsum([x, weight.read(cx)], [batch, length, &self.d_ff]);
+        let hidden = match &self.gate {
+            // The factors of dropout are not negative, so that it may come before: then the backward pass
+            // reads nothing but the result of both.
+            None => cx.drop(inner(&self.wi), &[length]).relu(),
+            Some(gate) => cx.drop(inner(gate).gelu() * inner(&self.wi), &[length]),
+        };
+        einsum([hidden, self.wo.read(cx)], [batch, length, &self.d_model])
+    }
+}

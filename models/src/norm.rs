@@ -1,0 +1,30 @@
+//! T5's layer norm: scaled to a root mean square of 1; no mean is taken off, nothing is added.
+
+use crate::{Context, Weight, Weights};
+use mesh::{
+    DType, Dim,
+    dsl::{Init, Tensor},
+};
+
+/// A norm over `d_model`.
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    scale: Weight,
+    d_model: Dim,
+    epsilon: f64,
+}
+
+impl RmsNorm {
+    /// With a scale that begins at 1.
+    pub fn new(w: &Weights<'_>, name: &str, d_model: &Dim, epsilon: f64) -> Self {
+        let scale = w.table(name, &[d_model], &[], Init::Ones);
+        Self { scale, d_model: d_model.clone(), epsilon }
+    }
+
+    /// The normed `x`: statistics in `f32`, the result in the type of activations.
+    pub fn forward<'g>(&self, cx: &Context<'g>, x: Tensor<'g>) -> Tensor<'g> {
+        let wide = x.cast(DType::F32);
+        let factor = (wide.square().mean(&self.d_model) + self.epsilon).rsqrt();
+        (wide * factor).cast(cx.dtype()) * self.scale.read(cx)
+    }
+}

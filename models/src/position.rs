@@ -1,0 +1,98 @@
+//! T5's relative positions: a number for each head and each bucket of distances, added to the logits of
+//! attention. The table is shared by all layers of a stack.
+
+use crate::{Context, Weight, Weights};
+use mesh::{
+    DType, Dim,
+    dsl::{Init, Tensor, einsum},
+};
+
+/// Positions at distance `distance` from which on buckets get wider: the first distance of each bucket
+/// after those of single positions. `buckets` are those of one direction.
+///
+/// The formula is T5's, in `f32`; it is evaluated here and not on the device, where a logarithm with
+/// another last bit could move a boundary.
+fn boundaries(buckets: usize, max_distance: usize) -> Vec<usize> {
+    let single = buckets / 2;
+    let bucket = |distance: usize| {
+        let place =
+            (distance as f32 / single as f32).ln() / (max_distance as f64 / single as f64).ln() as f32;
+        (single + (place * (buckets - single) as f32) as usize).min(buckets - 1)
+    };
+    let first = |b: usize| (single..=max_distance).find(|d| bucket(*d) >= b).unwrap_or(max_distance);
+    (single + 1..buckets).map(first).collect()
+}
+
+/// The bucket of `memory - query`: what [`RelativeBias`] computes on the device.
+pub fn bucket(relative: i32, bidirectional: bool, buckets: usize, max_distance: usize) -> usize {
+    let (buckets, offset, distance) = if bidirectional {
+        (buckets / 2, if relative > 0 { buckets / 2 } else { 0 }, relative.unsigned_abs() as usize)
+    } else {
+        (buckets, 0, (-i64::from(relative)).max(0) as usize)
+    };
+    let wide = boundaries(buckets, max_distance).iter().filter(|b| distance >= **b).count();
+    offset + distance.min(buckets / 2) + wide
+}
+
+/// The table of a stack.
+#[derive(Clone, Debug)]
+pub struct RelativeBias {
+    table: Weight,
+    buckets: Dim,
+    heads: Dim,
+    max_distance: usize,
+    bidirectional: bool,
+}
+
+impl RelativeBias {
+    /// `bidirectional` for an encoder.
+    pub fn new(
+        w: &Weights<'_>,
+        buckets: usize,
+        max_distance: usize,
+        heads: &Dim,
+        d_model: &Dim,
+        bidirectional: bool,
+    ) -> Self {
+        let buckets = Dim::new("buckets", buckets);
+        let init = Init::Normal((d_model.size as f64).powf(-0.5));
+        let table = w.table("relative_bias", &[&buckets], &[heads], init);
+        Self { table, buckets, heads: heads.clone(), max_distance, bidirectional }
+    }
+
+    /// What is added to logits `[heads, query, memory]`, in `f32`.
+    pub fn forward<'g>(&self, cx: &Context<'g>, query: &Dim, memory: &Dim) -> Tensor<'g> {
+        let g = cx.g;
+        let relative = g.iota(memory, DType::S32) - g.iota(query, DType::S32);
+        let (buckets, distance) = if self.bidirectional {
+            (self.buckets.size / 2, relative.abs())
+        } else {
+            (self.buckets.size, (-relative).maximum(0))
+        };
+        let mut bucket = distance.minimum((buckets / 2) as u32);
+        for boundary in boundaries(buckets, self.max_distance) {
+            bucket += distance.ge(boundary as u32).cast(DType::S32);
+        }
+        if self.bidirectional {
+            bucket += relative.gt(0).cast(DType::S32) * (buckets as u32);
+        }
+        // By a product: its gradient is a product too, where that of a lookup would be a scatter.
+        let hot = bucket.one_hot(&self.buckets, DType::F32);
+        einsum([self.table.state.read(g), hot], [&self.heads, query, memory])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_single_at_first_and_wider_later() {
+        let causal: Vec<usize> =
+            [5, 0, -1, -15, -16, -17, -127, -128, -300].map(|r| bucket(r, false, 32, 128)).to_vec();
+        assert_eq!(causal, [0, 0, 1, 15, 16, 16, 31, 31, 31]);
+        let both: Vec<usize> =
+            [0, -1, 1, -7, 7, -8, 8, -127, 127, 300].map(|r| bucket(r, true, 32, 128)).to_vec();
+        assert_eq!(both, [0, 1, 17, 7, 23, 8, 24, 15, 31, 31]);
+    }
+}

@@ -1,0 +1,87 @@
+//! A [`Config`] as a program: parameters, `train_step`, `eval_step`, and the facts for the runtime.
+
+use crate::{
+    Config, Weights,
+    objective::{EncoderDecoder, Losses},
+    optimizer,
+};
+use mesh::{
+    DType, Site,
+    dsl::{self, Graph, Init, Program, Rng},
+};
+use std::{panic::Location, process::ExitCode};
+
+/// The `main` of a model program: `config` with the settings of the command line, printed as `.mesh`
+/// text.
+#[track_caller]
+pub fn main(config: Config) -> ExitCode {
+    let place = Location::caller();
+    let place = Site::new(place.file(), place.line(), place.column(), "");
+    dsl::main(|args| program(&config.with(args), &place))
+}
+
+/// The program. Mistakes in the numbers are reported at `place`, and nothing is built then.
+pub fn program(config: &Config, place: &Site) -> Program {
+    let p = Program::new(config.name.clone());
+    let mistakes = config.mistakes();
+    if !mistakes.is_empty() {
+        mistakes.into_iter().for_each(|m| p.mistake(m.at(place)));
+        return p;
+    }
+    facts(&p, config);
+    let weights = Weights::new(&p);
+    let model = EncoderDecoder::new(&weights, config);
+    let step = p.counter("step", DType::S32, Init::Zeros);
+    let optimizer = optimizer::Update::new(&p, &config.optimizer, weights.all());
+
+    p.function("train_step", |g| {
+        let seed = g.input("seed", DType::U32, []);
+        let (inputs, targets) = model.inputs(g);
+        let now = step.read(g);
+        let rng = Rng::new(seed, now.cast(DType::U32));
+        let losses = model.losses(g, inputs, targets, Some(rng));
+        let report = g.scope("optimizer", || optimizer.apply(g, losses.total(), now));
+        step.assign(now + 1);
+        g.output("loss", losses.cross_entropy);
+        outputs(g, &losses);
+        g.output("grad_norm", report.grad_norm);
+        g.output("learning_rate", report.rate);
+    });
+    p.function("eval_step", |g| {
+        let (inputs, targets) = model.inputs(g);
+        let losses = model.losses(g, inputs, targets, None);
+        g.output("loss", losses.cross_entropy);
+        g.output("accuracy", losses.accuracy);
+        g.output("tokens", losses.tokens);
+        outputs(g, &losses);
+    });
+    p
+}
+
+fn facts(p: &Program, config: &Config) {
+    p.meta("task", "span_corruption");
+    p.meta("vocab", config.vocab);
+    p.meta("batch", config.batch);
+    p.meta("input_length", config.input_length);
+    p.meta("target_length", config.target_length);
+    p.meta("layout", config.layout());
+    p.meta("state_layout", "");
+    p.meta("dtype", config.precision.name());
+}
+
+/// What both steps say about losses and routers.
+fn outputs(g: &Graph, losses: &Losses<'_>) {
+    g.output("z_loss", losses.z_loss);
+    if let Some(aux) = losses.aux_loss {
+        g.output("aux_loss", aux);
+    }
+    for (stack, metrics) in &losses.routers {
+        // At most one layer of an iteration is sparse.
+        for m in metrics {
+            g.output(format!("{stack}_load"), m.load);
+            g.output(format!("{stack}_dropped"), m.dropped);
+            g.output(format!("{stack}_entropy"), m.entropy);
+            g.output(format!("{stack}_aux"), m.aux);
+        }
+    }
+}

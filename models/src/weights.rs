@@ -1,0 +1,97 @@
+//! Parameters, and what optimizers know of them.
+
+use mesh::{
+    Dim, Name,
+    dsl::{Init, Program, State, Tensor},
+};
+use std::cell::RefCell;
+
+use crate::Context;
+
+/// A trained parameter. Its dims fall into three groups: those that stack independent matrices (layers,
+/// experts), and the *rows* (what the product sums over) and *columns* of each matrix.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    /// The state.
+    pub state: State,
+    /// Dims that stack independent layers: an optimizer's statistics of a whole tensor are per layer.
+    pub layers: Vec<Dim>,
+    /// Rows of the matrix.
+    pub rows: Vec<Dim>,
+    /// Columns of the matrix; none for a vector.
+    pub columns: Vec<Dim>,
+    /// Whether weight decay applies to it.
+    pub decay: bool,
+}
+
+impl Weight {
+    /// The value, in the element type of activations. Inside a scan over layers, of the current layer.
+    #[track_caller]
+    pub fn read<'g>(&self, cx: &Context<'g>) -> Tensor<'g> {
+        self.state.read(cx.g).cast(cx.dtype())
+    }
+}
+
+/// Declares parameters and remembers them, in order.
+#[derive(Debug)]
+pub struct Weights<'p> {
+    program: &'p Program,
+    layers: RefCell<Vec<Dim>>,
+    all: RefCell<Vec<Weight>>,
+}
+
+impl<'p> Weights<'p> {
+    /// None yet.
+    pub fn new(program: &'p Program) -> Self {
+        Self { program, layers: RefCell::default(), all: RefCell::default() }
+    }
+
+    /// Runs `f` in a scope of names.
+    pub fn scope<T>(&self, name: impl Into<Name>, f: impl FnOnce() -> T) -> T {
+        self.program.scope(name, f)
+    }
+
+    /// Runs `f`, in which every parameter gets the dim `layers` in front: one for each layer of a stack.
+    pub fn stacked<T>(&self, layers: &Dim, f: impl FnOnce() -> T) -> T {
+        self.layers.borrow_mut().push(layers.clone());
+        let result = f();
+        self.layers.borrow_mut().pop();
+        result
+    }
+
+    /// A matrix with the dims `stored`, in this order: `rows` (summed over in the product), `columns`, and
+    /// perhaps others that stack matrices (experts).
+    #[track_caller]
+    pub fn matrix(&self, name: &str, stored: &[&Dim], rows: &[&Dim], columns: &[&Dim], init: Init) -> Weight {
+        self.declare(name, stored, rows, columns, init, true)
+    }
+
+    /// A vector or table that weight decay leaves alone.
+    #[track_caller]
+    pub fn table(&self, name: &str, rows: &[&Dim], columns: &[&Dim], init: Init) -> Weight {
+        self.declare(name, &[rows, columns].concat(), rows, columns, init, false)
+    }
+
+    #[track_caller]
+    fn declare(
+        &self,
+        name: &str,
+        stored: &[&Dim],
+        rows: &[&Dim],
+        columns: &[&Dim],
+        init: Init,
+        decay: bool,
+    ) -> Weight {
+        let owned = |dims: &[&Dim]| dims.iter().map(|d| (*d).clone()).collect::<Vec<Dim>>();
+        let layers = self.layers.borrow().clone();
+        let state = self.program.param(name, [layers.clone(), owned(stored)].concat(), init);
+        let weight = Weight { state, layers, rows: owned(rows), columns: owned(columns), decay };
+        self.all.borrow_mut().push(weight.clone());
+        weight
+    }
+
+    /// All parameters, in order of declaration.
+    pub fn all(&self) -> Vec<Weight> {
+        self.all.borrow().clone()
+    }
+}

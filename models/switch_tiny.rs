@@ -1,0 +1,25 @@
+//! A small Switch Transformer over bytes: encoder and decoder of two layers each, all of them sparse.
+//!
+//! `meshc train models/switch_tiny.rs --data FILES… --mesh data=2,expert=2,model=2 --steps 300`
+
+use models::{Config, Switch, config::small_model_optimizer};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    models::main(Config {
+        name: "switch_tiny".into(),
+        batch: 32,
+        input_length: 128,
+        target_length: 128,
+        vocab: 384,
+        d_model: 256,
+        d_ff: 1024,
+        heads: 8,
+        d_kv: 32,
+        encoder_layers: 2,
+        decoder_layers: 2,
+        switch: Some(Switch { experts: 8, sparse_step: 1, ..Switch::default() }),
+        optimizer: small_model_optimizer(),
+        ..Config::default()
+    })
+}
