@@ -36,7 +36,7 @@ fn cond(walk: &mut Walk<'_>, inst: &Inst, then: &Body, otherwise: &Body) -> Resu
         let given = global.results.iter().copied().zip(results.iter().cloned()).collect();
         let mut inner = Walk::new(walk.cx, global, &params, given);
         insts(&mut inner)?;
-        let done = global.results.iter().zip(&results).map(|(r, want)| inner.get(*r, want));
+        let done = global.results.iter().zip(&results).map(|(r, want)| inner.result(*r, want));
         let done = done.collect::<Result<Vec<Value>, _>>()?;
         Ok(Box::new(inner.b.finish(done)))
     };
@@ -140,9 +140,7 @@ fn body<'w>(walk: &Walk<'w>, inst: &Inst, op: &'w Scan, carries: &[Carry]) -> Re
                 if i < op.carries + op.xs && i >= op.carries { without(ty, &op.dim.name) } else { ty.clone() }
             })
             .collect();
-    let wants = wanted(walk, inst, op, carries);
-    let settled = wants.into_iter().filter(|ty| ty.sum.is_empty());
-    let given = op.body.results.iter().copied().zip(settled).collect();
+    let given = op.body.results.iter().copied().zip(wanted(walk, inst, op, carries)).collect();
     let mut inner = Walk::new(walk.cx, &op.body, &params, given);
     let open = carries.iter().enumerate().filter(|(_, c)| **c == Carry::Open);
     inner.flexible = open.map(|(i, _)| op.body.params[i]).collect();
@@ -158,7 +156,7 @@ fn emit(walk: &mut Walk<'_>, inst: &Inst, op: &Scan, carries: &[Carry]) -> Resul
         if i >= op.carries && want.dims == layout.dims {
             want.sum = inner.lazy(*r).minus(want.split());
         }
-        results.push(inner.get(*r, &want)?);
+        results.push(inner.result(*r, &want)?);
     }
     let body = inner.b.finish(results);
     let mut args = Vec::new();

@@ -93,7 +93,8 @@ fn function(cx: &Context<'_>, global: &Body) -> Result<Body, Diagnostic> {
     let params: Vec<Type> = global.param_types().map(|ty| cx.layout(ty)).collect();
     let mut walk = Walk::new(cx, global, &params, Vec::new());
     insts(&mut walk)?;
-    let results: Result<Vec<Value>, _> = global.results.iter().map(|r| walk.get_layout(*r)).collect();
+    let result = |r: &Value| walk.result(*r, &cx.layout(global.ty(*r)));
+    let results: Result<Vec<Value>, _> = global.results.iter().map(result).collect();
     Ok(walk.b.finish(results?))
 }
 

@@ -38,9 +38,11 @@ impl<'w> Walk<'w> {
         params: &[Type],
         given: Vec<(Value, Type)>,
     ) -> Self {
-        let settled = params.iter().filter(|ty| ty.sum.is_empty()).cloned();
-        let mut seeds: Vec<(Value, Type)> = global.params.iter().copied().zip(settled).collect();
+        let mut seeds: Vec<(Value, Type)> =
+            global.params.iter().copied().zip(params.iter().cloned()).collect();
         seeds.extend(given);
+        // What goes round pending is not work on stored parts.
+        seeds.retain(|(_, ty)| ty.sum.is_empty());
         let mut uses = vec![0; global.values.len()];
         let mut makers = vec![None; global.values.len()];
         for (i, inst) in global.insts.iter().enumerate() {
@@ -160,6 +162,14 @@ impl<'w> Walk<'w> {
         let mesh = &self.cx.env.mesh;
         let costs = self.forms(v).map(|ty| reshard::cost(mesh, ty, &reshard::plan(ty, want)).0);
         costs.min().unwrap_or(0)
+    }
+    /// [`get`](Self::get) for a result of the body; what has to be sent is sent on behalf of its maker.
+    pub(super) fn result(&mut self, v: Value, want: &Type) -> Result<Value, Diagnostic> {
+        if let Some(maker) = self.makers[v.index()] {
+            self.site = self.global.insts[maker].site.clone();
+        }
+        let site = self.site.clone();
+        self.get(v, want).map_err(|d| d.at(&site))
     }
     /// [`get`](Self::get) as the compute layout says, settled.
     pub(super) fn get_layout(&mut self, v: Value) -> Result<Value, Diagnostic> {

@@ -34,6 +34,21 @@ pub(super) fn infer(env: &Env, op: &Contract, args: &[&Type]) -> Result<Vec<Type
     let summed = a.dims.iter().chain(&b.dims).filter(|d| !op.out.contains(&d.dim.name));
     let summed: AxisSet = summed.flat_map(|d| d.axes.iter().copied()).collect();
     for (x, y) in [(a, b), (b, a)] {
+        // Each device would pair one shard of `x` with one of `y`, and most pairs would be missing.
+        let alone = x.dims.iter().filter(|d| !y.has(&d.dim.name) && !op.out.contains(&d.dim.name));
+        if let Some(d) = alone.into_iter().find(|d| d.axes.iter().any(|axis| y.split().contains(*axis))) {
+            return Err(Diagnostic::new(
+                "contract_c5",
+                format!(
+                    "einsum: dim `{}` is summed away and split over an axis that splits other dims of the other \
+                     operand: {} and {}",
+                    d.dim.name,
+                    a.display(&env.mesh),
+                    b.display(&env.mesh)
+                ),
+            )
+            .help(format!("gather `{}`, or sum it away before", d.dim.name)));
+        }
         if !x.sum.intersect(y.sum.union(y.split())).is_empty() {
             return Err(Diagnostic::new(
                 "contract_c4",
