@@ -1,6 +1,8 @@
 //! The stages of the compiler.
 
+pub mod artefact;
 pub mod autodiff;
+pub mod hlo;
 pub mod interp;
 pub mod partition;
 pub mod random;

@@ -1,0 +1,176 @@
+//! What the runtime gets: per function an HLO module and compile options, and the manifest that says
+//! what they mean. Files are made in memory; writing them is for the caller.
+
+use crate::hlo::{self, Port, PortKind};
+use mesh::{DType, Diagnostic, Layout, Mesh, Module, StateKind, Type};
+use proto::{
+    Message, compile_options,
+    manifest::{
+        self, Axis, Dim, Fact, File, Function, Input, InputKind, Manifest, Output, OutputKind, Source, StateEntry,
+        Summary, Tensor,
+    },
+};
+use sha2::{Digest, Sha256};
+
+/// What goes into an artefact besides the program.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Who makes it, such as `meshc 0.1.0`.
+    pub producer: String,
+    /// The platform: `cpu`, `gpu`, `tpu:v5e:2x4`.
+    pub target: String,
+    /// The compute layout, as given.
+    pub layout: Layout,
+    /// The state layout, as given.
+    pub state_layout: Layout,
+    /// The model file, as the user named it.
+    pub source: String,
+    /// SHA-256 of the program's Global text, in hexadecimal.
+    pub source_sha256: String,
+    /// Compiler flags for the plugin.
+    pub flags: Vec<(String, String)>,
+    /// Costs of each function, by name.
+    pub costs: Vec<(String, manifest::Cost)>,
+}
+
+/// The files of an artefact, without the manifest's own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Artefact {
+    /// What they mean.
+    pub manifest: Manifest,
+    /// `(name, bytes)`.
+    pub files: Vec<(String, Vec<u8>)>,
+}
+
+/// Emits all functions of a verified Local module.
+pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostic> {
+    let mesh = &local.env.mesh;
+    let mut files = Vec::new();
+    let mut functions = Vec::new();
+    let mut options = compile_options::single_program(mesh.devices(), None);
+    for (name, value) in &settings.flags {
+        compile_options::set_flag(&mut options, name, value);
+    }
+    let options = options.encode_to_vec();
+    for function in &local.functions {
+        let emitted = hlo::emit(local, &function.name)?;
+        let mut add = |suffix: &str, bytes: Vec<u8>| {
+            let name = format!("{}.{suffix}", function.name);
+            let file = File { name: name.clone(), sha256: digest(&bytes), bytes: bytes.len() as u64 };
+            files.push((name, bytes));
+            Some(file)
+        };
+        functions.push(Function {
+            name: function.name.to_string(),
+            module: add("hlo.pb", emitted.module.encode_to_vec()),
+            compile_options: add("compile_options.pb", options.clone()),
+            inputs: emitted.inputs.iter().map(|p| input(p, mesh)).collect(),
+            outputs: emitted.outputs.iter().map(|p| output(p, mesh)).collect(),
+            cost: settings.costs.iter().find(|(n, _)| *function.name == **n).map(|(_, c)| *c),
+        });
+    }
+    let state: Vec<StateEntry> = local.env.states.iter().map(|(_, s)| StateEntry {
+        name: s.name.to_string(),
+        kind: kind(s.kind) as i32,
+        tensor: Some(tensor(&s.ty, mesh)),
+        slot_of: slot_of(local, &s.name, s.kind),
+    }).collect();
+    let manifest = Manifest {
+        format_version: 1,
+        program: local.name.clone(),
+        producer: settings.producer.clone(),
+        target: settings.target.clone(),
+        mesh: Some(manifest::Mesh {
+            axes: mesh.axes().iter().map(|a| Axis { name: a.name.to_string(), size: a.size as u64 }).collect(),
+        }),
+        layout: settings.layout.to_string(),
+        state_layout: settings.state_layout.to_string(),
+        random: format!("threefry2x32-{} by seed, counter, stream and logical position", crate::random::THREEFRY_ROUNDS),
+        state,
+        summary: Some(summary(local, &functions)),
+        functions,
+        source: Some(Source { name: settings.source.clone(), sha256: settings.source_sha256.clone() }),
+        facts: local.meta.iter().map(|(k, v)| Fact { key: k.to_string(), value: v.clone() }).collect(),
+    };
+    Ok(Artefact { manifest, files })
+}
+
+/// SHA-256 in lower-case hexadecimal.
+pub fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn tensor(ty: &Type, mesh: &Mesh) -> Tensor {
+    let dims = ty.dims.iter().zip(ty.local_shape(mesh)).map(|(d, local)| Dim {
+        name: d.dim.name.to_string(),
+        size: d.dim.size as u64,
+        axes: d.axes.iter().map(|a| mesh.name(*a).to_string()).collect(),
+        local_size: local as u64,
+    });
+    Tensor { dtype: ty.dtype.name().to_owned(), dims: dims.collect() }
+}
+
+fn input(port: &Port, mesh: &Mesh) -> Input {
+    let kind = match port.kind {
+        PortKind::State(_) => InputKind::State,
+        PortKind::Data(_) if port.name == "seed" && port.ty == Type::scalar(DType::U32) => InputKind::Seed,
+        PortKind::Data(_) => InputKind::Data,
+    };
+    Input {
+        name: port.name.to_string(),
+        kind: kind as i32,
+        state: state_name(port),
+        tensor: Some(tensor(&port.ty, mesh)),
+        donated_to: port.donated_to.map(|i| i as u32),
+    }
+}
+
+fn output(port: &Port, mesh: &Mesh) -> Output {
+    let kind = match port.kind {
+        PortKind::State(_) => OutputKind::State,
+        PortKind::Data(_) if port.ty.dims.is_empty() => OutputKind::Metric,
+        PortKind::Data(_) => OutputKind::Value,
+    };
+    Output {
+        name: port.name.to_string(),
+        kind: kind as i32,
+        state: state_name(port),
+        tensor: Some(tensor(&port.ty, mesh)),
+    }
+}
+
+fn state_name(port: &Port) -> String {
+    match port.kind {
+        PortKind::State(_) => port.name.to_string(),
+        PortKind::Data(_) => String::new(),
+    }
+}
+
+fn kind(kind: StateKind) -> manifest::StateKind {
+    match kind {
+        StateKind::Param => manifest::StateKind::Param,
+        StateKind::Slot => manifest::StateKind::Slot,
+        StateKind::Counter => manifest::StateKind::Counter,
+    }
+}
+
+/// The parameter whose name a slot's name ends with.
+fn slot_of(local: &Module, name: &str, of: StateKind) -> String {
+    if of != StateKind::Slot {
+        return String::new();
+    }
+    let params = local.env.states.iter().filter(|(_, s)| s.kind == StateKind::Param);
+    let owner = params.filter(|(_, s)| name.ends_with(s.name.as_str())).max_by_key(|(_, s)| s.name.len());
+    owner.map_or(String::new(), |(_, s)| s.name.to_string())
+}
+
+fn summary(local: &Module, functions: &[Function]) -> Summary {
+    let mesh = &local.env.mesh;
+    let params = local.env.states.iter().filter(|(_, s)| s.kind == StateKind::Param);
+    let step = functions.iter().find(|f| f.name == "train_step").and_then(|f| f.cost);
+    Summary {
+        parameters: params.map(|(_, s)| s.ty.elements() as u64).sum(),
+        state_bytes_per_device: local.env.states.iter().map(|(_, s)| s.ty.local_bytes(mesh) as u64).sum(),
+        flops_per_step: step.map_or(0, |c| c.flops_per_device * mesh.devices() as u64),
+    }
+}

@@ -1,0 +1,193 @@
+//! Scans and conditionals.
+
+use super::{Computation, Emitter, Hlo, Shape, Tensor};
+use mesh::{
+    Body, Name, Type,
+    ir::{Control, Scan},
+};
+use proto::xla::PrimitiveType;
+
+impl<'m> Emitter<'m> {
+    pub(super) fn control(&mut self, op: &'m Control, args: Vec<Tensor>) -> Vec<Tensor> {
+        match op {
+            Control::Scan(scan) if scan.unroll || scan.dim.size == 1 => self.unrolled(scan, args),
+            Control::Scan(scan) => self.looped(scan, args),
+            Control::Cond { then, otherwise } => self.cond(then, otherwise, args),
+            Control::Grad => unreachable!("the verifier lets no gradient request into a Local module"),
+        }
+    }
+
+    // Scans, one iteration after the other.
+
+    fn unrolled(&mut self, scan: &'m Scan, args: Vec<Tensor>) -> Vec<Tensor> {
+        let mut carries = args[..scan.carries].to_vec();
+        let (xs, captures) = args[scan.carries..].split_at(scan.xs);
+        let mut ys: Vec<Vec<Tensor>> = vec![Vec::new(); scan.body.results.len() - scan.carries];
+        for step in 0..scan.dim.size {
+            let i = if scan.reverse { scan.dim.size - 1 - step } else { step };
+            let slices: Vec<Tensor> = xs.iter().map(|x| self.static_row(x, &scan.dim.name, i)).collect();
+            let params = carries.into_iter().chain(slices).chain(captures.iter().cloned()).collect();
+            let mut results = self.body(&scan.body, params);
+            for (all, y) in ys.iter_mut().zip(results.drain(scan.carries..)) {
+                all.push(y);
+            }
+            carries = results;
+        }
+        let stacked = ys.into_iter().map(|mut rows| {
+            if scan.reverse {
+                rows.reverse();
+            }
+            self.stack(&rows, &scan.dim.name)
+        });
+        let stacked: Vec<Tensor> = stacked.collect();
+        carries.into_iter().chain(stacked).collect()
+    }
+
+    /// Row `i` along `dim`, without the dim.
+    fn static_row(&mut self, x: &Tensor, dim: &Name, i: usize) -> Tensor {
+        let at = x.position(dim);
+        let row = self.b.slice(x.hlo, at, i, i + 1, 1);
+        self.without(row, &x.order, at)
+    }
+
+    fn without(&mut self, row: Hlo, order: &[Name], at: usize) -> Tensor {
+        let (mut order, mut sizes) = (order.to_vec(), self.b.sizes(row));
+        order.remove(at);
+        sizes.remove(at);
+        Tensor { hlo: self.b.reshape(row, &sizes), order }
+    }
+
+    /// Rows joined along a new first dim.
+    fn stack(&mut self, rows: &[Tensor], dim: &Name) -> Tensor {
+        let order = rows[0].order.clone();
+        let mut parts = Vec::new();
+        for row in rows {
+            let hlo = self.ordered(row, &order);
+            let sizes = [&[1], &self.b.sizes(hlo)[..]].concat();
+            parts.push(self.b.reshape(hlo, &sizes));
+        }
+        let order = [std::slice::from_ref(dim), &order[..]].concat();
+        Tensor { hlo: self.b.concatenate(&parts, 0), order }
+    }
+
+    // Scans as loops. The loop's tuple: the iteration number, carries, xs, captures, then the ys being
+    // filled. Orders in memory are those of the arguments, the same in every iteration.
+
+    fn looped(&mut self, scan: &'m Scan, args: Vec<Tensor>) -> Vec<Tensor> {
+        let zero = self.b.constant(PrimitiveType::S32, 0.0);
+        let mut state = vec![zero];
+        state.extend(args.iter().map(|x| x.hlo));
+        let outputs: Vec<&Type> = scan.body.result_types().skip(scan.carries).collect();
+        let y_orders: Vec<Vec<Name>> = outputs.iter().map(|ty| ty.names().cloned().collect()).collect();
+        for (ty, order) in outputs.iter().zip(&y_orders) {
+            let sizes = [&[scan.dim.size], &self.local_sizes(ty, order)[..]].concat();
+            state.push(self.b.splat(super::primitive(ty.dtype), 0.0, &sizes));
+        }
+        let init = self.b.tuple(&state);
+        let shape = self.b.shape(init).clone();
+        let orders: Vec<Vec<Name>> = args.iter().map(|x| x.order.clone()).collect();
+        let metadata = self.b.metadata.clone();
+        let body = self.loop_body(scan, &shape, &orders, &y_orders);
+        self.b.metadata = metadata;
+        let condition = self.loop_condition(&shape, scan.dim.size);
+        let done = self.b.while_loop(condition, body, init);
+        let carried = (0..scan.carries).map(|i| (i + 1, orders[i].clone())).collect::<Vec<_>>();
+        let filled = y_orders.into_iter().enumerate().map(|(i, order)| {
+            (1 + args.len() + i, [std::slice::from_ref(&scan.dim.name), &order[..]].concat())
+        });
+        let parts: Vec<_> = carried.into_iter().chain(filled).collect();
+        parts.into_iter().map(|(i, order)| Tensor { hlo: self.b.part(done, i), order }).collect()
+    }
+
+    fn loop_condition(&mut self, shape: &Shape, count: usize) -> Computation {
+        self.b.begin("condition");
+        let state = self.b.parameter(shape.clone(), "state");
+        let step = self.b.part(state, 0);
+        let count = self.b.constant(PrimitiveType::S32, count as f64);
+        let more = self.b.compare("LT", step, count);
+        self.b.end(more)
+    }
+
+    fn loop_body(
+        &mut self,
+        scan: &'m Scan,
+        shape: &Shape,
+        orders: &[Vec<Name>],
+        y_orders: &[Vec<Name>],
+    ) -> Computation {
+        self.b.begin("body");
+        let state = self.b.parameter(shape.clone(), "state");
+        let step = self.b.part(state, 0);
+        let row = match scan.reverse {
+            false => step,
+            true => {
+                let last = self.b.constant(PrimitiveType::S32, (scan.dim.size - 1) as f64);
+                self.b.binary("subtract", last, step)
+            }
+        };
+        let mut parts = Vec::new();
+        let mut params = Vec::new();
+        for (i, order) in orders.iter().enumerate() {
+            let hlo = self.b.part(state, i + 1);
+            parts.push(hlo);
+            let whole = Tensor { hlo, order: order.clone() };
+            let sliced = (scan.carries..scan.carries + scan.xs).contains(&i);
+            params.push(if sliced { self.row(&whole, &scan.dim.name, row) } else { whole });
+        }
+        let results = self.body(&scan.body, params);
+        let one = self.b.constant(PrimitiveType::S32, 1.0);
+        let mut next = vec![self.b.binary("add", step, one)];
+        for (result, order) in results[..scan.carries].iter().zip(orders) {
+            next.push(self.ordered(result, order));
+        }
+        next.extend(&parts[scan.carries..]);
+        for (i, (y, order)) in results[scan.carries..].iter().zip(y_orders).enumerate() {
+            let all = self.b.part(state, 1 + orders.len() + i);
+            let y = self.ordered(y, order);
+            let sizes = [&[1], &self.b.sizes(y)[..]].concat();
+            let y = self.b.reshape(y, &sizes);
+            let starts = self.starts(sizes.len(), 0, row);
+            next.push(self.b.dynamic_update_slice(all, y, &starts));
+        }
+        let root = self.b.tuple(&next);
+        self.b.end(root)
+    }
+
+    /// The row along `dim` that the scalar `row` says, without the dim.
+    fn row(&mut self, x: &Tensor, dim: &Name, row: Hlo) -> Tensor {
+        let at = x.position(dim);
+        let mut sizes = self.b.sizes(x.hlo);
+        sizes[at] = 1;
+        let starts = self.starts(sizes.len(), at, row);
+        let piece = self.b.dynamic_slice(x.hlo, &starts, &sizes);
+        self.without(piece, &x.order, at)
+    }
+
+    // Conditionals. Results come in the order of their types.
+
+    fn cond(&mut self, then: &'m Body, otherwise: &'m Body, args: Vec<Tensor>) -> Vec<Tensor> {
+        let operands: Vec<Hlo> = args[1..].iter().map(|x| x.hlo).collect();
+        let given = self.b.tuple(&operands);
+        let shape = self.b.shape(given).clone();
+        let orders: Vec<Vec<Name>> = then.result_types().map(|ty| ty.names().cloned().collect()).collect();
+        let metadata = self.b.metadata.clone();
+        let mut result = Shape::Tuple(Vec::new());
+        let branches = [then, otherwise].map(|body| {
+            self.b.begin("branch");
+            let given = self.b.parameter(shape.clone(), "given");
+            let part = |e: &mut Self, i: usize, x: &Tensor| Tensor {
+                hlo: e.b.part(given, i),
+                order: x.order.clone(),
+            };
+            let params = args[1..].iter().enumerate().map(|(i, x)| part(self, i, x)).collect();
+            let results = self.body(body, params);
+            let results: Vec<Hlo> = results.iter().zip(&orders).map(|(r, o)| self.ordered(r, o)).collect();
+            let root = self.b.tuple(&results);
+            result = self.b.shape(root).clone();
+            self.b.end(root)
+        });
+        self.b.metadata = metadata;
+        let done = self.b.conditional(args[0].hlo, given, branches, result);
+        orders.into_iter().enumerate().map(|(i, order)| Tensor { hlo: self.b.part(done, i), order }).collect()
+    }
+}

@@ -1,0 +1,109 @@
+//! Element-by-element operations.
+
+use super::{Emitter, Hlo, Tensor, primitive};
+use mesh::ir::{Binary, Compare, Elementwise, Unary};
+use proto::xla::PrimitiveType;
+
+impl Emitter<'_> {
+    pub(super) fn elementwise(&mut self, op: &Elementwise, args: &[Tensor]) -> Tensor {
+        match op {
+            Elementwise::Unary(op) => Tensor { hlo: self.unary(*op, args[0].hlo), ..args[0].clone() },
+            Elementwise::Binary(op) => {
+                let (x, order) = self.common(args);
+                Tensor { hlo: self.b.binary(binary(*op), x[0], x[1]), order }
+            }
+            Elementwise::Compare(op) => {
+                let (x, order) = self.common(args);
+                Tensor { hlo: self.b.compare(direction(*op), x[0], x[1]), order }
+            }
+            Elementwise::Select => {
+                let (x, order) = self.common(args);
+                Tensor { hlo: self.b.select(x[0], x[1], x[2]), order }
+            }
+            Elementwise::Cast(to) => {
+                Tensor { hlo: self.b.convert(args[0].hlo, primitive(*to)), ..args[0].clone() }
+            }
+            Elementwise::StopGradient => args[0].clone(),
+        }
+    }
+
+    fn unary(&mut self, op: Unary, x: Hlo) -> Hlo {
+        let opcode = match op {
+            Unary::Neg => "negate",
+            Unary::Abs => "abs",
+            Unary::Sign => "sign",
+            Unary::Exp => "exponential",
+            Unary::Log => "log",
+            Unary::Log1p => "log-plus-one",
+            Unary::Sqrt => "sqrt",
+            Unary::Rsqrt => "rsqrt",
+            Unary::Sin => "sine",
+            Unary::Cos => "cosine",
+            Unary::Tanh => "tanh",
+            Unary::Logistic => "logistic",
+            Unary::Floor => "floor",
+            Unary::Not => "not",
+            Unary::IsFinite => return self.b.is_finite(x),
+            Unary::Relu => {
+                let zero = self.b.splat_like(x, 0.0);
+                return self.b.binary("maximum", x, zero);
+            }
+            Unary::Gelu => return self.in_f32(x, Self::gelu),
+        };
+        self.b.unary(opcode, x)
+    }
+
+    /// `x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
+    fn gelu(&mut self, x: Hlo) -> Hlo {
+        let cubic = self.b.splat_like(x, 0.044715);
+        let scale = self.b.splat_like(x, (2.0 / std::f64::consts::PI).sqrt());
+        let one = self.b.splat_like(x, 1.0);
+        let half = self.b.splat_like(x, 0.5);
+        let square = self.b.binary("multiply", x, x);
+        let cube = self.b.binary("multiply", square, x);
+        let cube = self.b.binary("multiply", cubic, cube);
+        let inner = self.b.binary("add", x, cube);
+        let inner = self.b.binary("multiply", scale, inner);
+        let tanh = self.b.unary("tanh", inner);
+        let gate = self.b.binary("add", one, tanh);
+        let x = self.b.binary("multiply", half, x);
+        self.b.binary("multiply", x, gate)
+    }
+
+    /// Applies `f` in float32 and rounds once.
+    pub(super) fn in_f32(&mut self, x: Hlo, f: impl FnOnce(&mut Self, Hlo) -> Hlo) -> Hlo {
+        let ty = self.b.dtype(x);
+        let x = self.b.convert(x, PrimitiveType::F32);
+        let y = f(self, x);
+        self.b.convert(y, ty)
+    }
+}
+
+fn binary(op: Binary) -> &'static str {
+    match op {
+        Binary::Add => "add",
+        Binary::Sub => "subtract",
+        Binary::Mul => "multiply",
+        Binary::Div => "divide",
+        Binary::Rem => "remainder",
+        Binary::Pow => "power",
+        Binary::Max => "maximum",
+        Binary::Min => "minimum",
+        Binary::And => "and",
+        Binary::Or => "or",
+        Binary::Xor => "xor",
+        Binary::Shl => "shift-left",
+        Binary::Shr => "shift-right-logical",
+    }
+}
+
+fn direction(op: Compare) -> &'static str {
+    match op {
+        Compare::Eq => "EQ",
+        Compare::Ne => "NE",
+        Compare::Lt => "LT",
+        Compare::Le => "LE",
+        Compare::Gt => "GT",
+        Compare::Ge => "GE",
+    }
+}

@@ -1,0 +1,251 @@
+//! Local → HLO: one SPMD module per function.
+//!
+//! Here, and only here, dims get an order in memory. Every value is kept with the order its producer
+//! found natural (a dot gives batch, left, right), and a consumer asks for another only when it must;
+//! at the boundary of a function the order is that of the type.
+//!
+//! Parameters of the entry: the state that the function touches, in order of declaration, then its
+//! inputs. The result is a tuple: the state that it writes, in order of declaration, then its outputs.
+//! State that is read and written is donated: input and output alias.
+
+mod builder;
+mod collective;
+mod contract;
+mod control;
+mod elementwise;
+mod index;
+mod random;
+mod reduce;
+mod shape;
+mod state;
+
+use builder::{Builder, Combine, Computation, Hlo, Shape};
+use mesh::{AxisId, Body, DType, Diagnostic, Env, Inst, Mesh, Module, Name, Op, StateId, Type, Value};
+use proto::xla::{HloModuleProto, OpMetadata, PrimitiveType};
+use rustc_hash::FxHashMap;
+
+pub use state::{Emitted, Port, PortKind};
+
+/// Emits `function` of a verified Local module.
+pub fn emit(local: &Module, function: &str) -> Result<Emitted, Diagnostic> {
+    state::emit(local, local.require_function(function)?)
+}
+
+/// A value in HLO: the instruction, and the order of its dims in memory.
+#[derive(Clone, Debug)]
+struct Tensor {
+    hlo: Hlo,
+    order: Vec<Name>,
+}
+
+impl Tensor {
+    fn scalar(hlo: Hlo) -> Self {
+        Self { hlo, order: Vec::new() }
+    }
+    fn position(&self, name: &str) -> usize {
+        self.order.iter().position(|n| *n == *name).expect("the verifier checked the dim")
+    }
+}
+
+struct Emitter<'m> {
+    env: &'m Env,
+    b: Builder,
+    /// State as it was at entry, where the function touches it.
+    states: FxHashMap<StateId, Tensor>,
+    /// What was written.
+    written: FxHashMap<StateId, Tensor>,
+}
+
+fn primitive(dtype: DType) -> PrimitiveType {
+    match dtype {
+        DType::Pred => PrimitiveType::Pred,
+        DType::S32 => PrimitiveType::S32,
+        DType::U32 => PrimitiveType::U32,
+        DType::Bf16 => PrimitiveType::Bf16,
+        DType::F32 => PrimitiveType::F32,
+    }
+}
+
+/// Values of one body, by id.
+type Values = Vec<Option<Tensor>>;
+
+impl<'m> Emitter<'m> {
+    fn mesh(&self) -> &'m Mesh {
+        &self.env.mesh
+    }
+
+    /// Emits the instructions of `body` with its parameters given; returns its results.
+    fn body(&mut self, body: &'m Body, params: Vec<Tensor>) -> Vec<Tensor> {
+        let mut values: Values = vec![None; body.values.len()];
+        for (value, tensor) in body.params.iter().zip(params) {
+            values[value.0 as usize] = Some(tensor);
+        }
+        for inst in &body.insts {
+            self.b.metadata = metadata(inst);
+            let args: Vec<Tensor> = inst.args.iter().map(|v| get(&values, *v)).collect();
+            let results = self.inst(body, inst, args);
+            for (value, tensor) in inst.results.iter().zip(results) {
+                debug_assert_eq!(
+                    self.b.sizes(tensor.hlo),
+                    self.local_sizes(body.ty(*value), &tensor.order),
+                    "{:?}",
+                    inst.op
+                );
+                values[value.0 as usize] = Some(tensor);
+            }
+        }
+        body.results.iter().map(|v| get(&values, *v)).collect()
+    }
+
+    fn inst(&mut self, body: &'m Body, inst: &'m Inst, args: Vec<Tensor>) -> Vec<Tensor> {
+        let arg_types: Vec<&Type> = inst.args.iter().map(|v| body.ty(*v)).collect();
+        let result = || body.ty(inst.results[0]);
+        match &inst.op {
+            Op::Elementwise(op) => vec![self.elementwise(op, &args)],
+            Op::Contract(op) => vec![self.contract(op, &args)],
+            Op::Reduce(op) => vec![self.reduce(op, &args[0], arg_types[0])],
+            Op::Shape(op) => vec![self.shape_op(op, &args, result())],
+            Op::Index(op) => self.index(op, &args, &arg_types),
+            Op::Random(op) => vec![self.random(op, &args)],
+            Op::State(op) => self.state(op, args),
+            Op::Control(op) => self.control(op, args),
+            Op::Collective(op) => vec![self.collective(op, &args[0], arg_types[0])],
+        }
+    }
+
+    // Orders.
+
+    /// Local sizes of a type's dims in the given order.
+    fn local_sizes(&self, ty: &Type, order: &[Name]) -> Vec<usize> {
+        let size = |n: &Name| {
+            let d = ty.dim(n).expect("orders name the dims of the type");
+            d.dim.size / self.mesh().product(&d.axes)
+        };
+        order.iter().map(size).collect()
+    }
+
+    /// `x` with its dims in `order`, which has the same names.
+    fn ordered(&mut self, x: &Tensor, order: &[Name]) -> Hlo {
+        let permutation: Vec<usize> = order.iter().map(|n| x.position(n)).collect();
+        self.b.transpose(x.hlo, &permutation)
+    }
+
+    /// `x` broadcast by name to `order` with `sizes`.
+    fn expanded(&mut self, x: &Tensor, order: &[Name], sizes: &[usize]) -> Hlo {
+        let kept: Vec<Name> = order.iter().filter(|n| x.order.contains(n)).cloned().collect();
+        let hlo = self.ordered(x, &kept);
+        if kept.len() == order.len() {
+            return hlo;
+        }
+        let dims: Vec<usize> = kept.iter().map(|n| position(order, n)).collect();
+        self.b.broadcast(hlo, sizes, &dims)
+    }
+
+    /// All of `xs` broadcast by name to one common order: that of the largest, then what it lacks.
+    fn common(&mut self, xs: &[Tensor]) -> (Vec<Hlo>, Vec<Name>) {
+        let elements = |e: &Self, x: &Tensor| e.b.sizes(x.hlo).iter().product::<usize>();
+        let mut largest = &xs[0];
+        for x in &xs[1..] {
+            if elements(self, x) > elements(self, largest) {
+                largest = x;
+            }
+        }
+        let mut order = largest.order.clone();
+        let mut sizes = self.b.sizes(largest.hlo);
+        for x in xs {
+            let missing: Vec<usize> = (0..x.order.len()).filter(|i| !order.contains(&x.order[*i])).collect();
+            // Dims that the largest lacks stand first: its own stay contiguous.
+            let all = self.b.sizes(x.hlo);
+            for (place, i) in missing.into_iter().enumerate() {
+                order.insert(place, x.order[i].clone());
+                sizes.insert(place, all[i]);
+            }
+        }
+        (xs.iter().map(|x| self.expanded(x, &order, &sizes)).collect(), order)
+    }
+
+    // Positions on the mesh.
+
+    /// This device's position along `axes` (major first), as an `s32`.
+    fn index_along(&mut self, axes: &[AxisId]) -> Hlo {
+        let id = self.b.partition_id();
+        let id = self.b.convert(id, PrimitiveType::S32);
+        let mut sum: Option<Hlo> = None;
+        let mut weight = self.mesh().product(axes);
+        for axis in axes {
+            let size = self.mesh().size(*axis);
+            weight /= size;
+            let stride: usize = self.mesh().axes()[axis.0 as usize + 1..].iter().map(|a| a.size).product();
+            let stride = self.b.constant(PrimitiveType::S32, stride as f64);
+            let size = self.b.constant(PrimitiveType::S32, size as f64);
+            let weight = self.b.constant(PrimitiveType::S32, weight as f64);
+            let coord = self.b.binary("divide", id, stride);
+            let coord = self.b.binary("remainder", coord, size);
+            let term = self.b.binary("multiply", coord, weight);
+            sum = Some(match sum {
+                Some(sum) => self.b.binary("add", sum, term),
+                None => term,
+            });
+        }
+        sum.unwrap_or_else(|| self.b.constant(PrimitiveType::S32, 0.0))
+    }
+
+    /// Where this device's shard of a dim with `local` elements, split over `axes`, begins; `None` when it
+    /// begins at 0 on all devices.
+    fn shard_offset(&mut self, axes: &[AxisId], local: usize) -> Option<Hlo> {
+        if self.mesh().product(axes) == 1 {
+            return None;
+        }
+        let index = self.index_along(axes);
+        let local = self.b.constant(PrimitiveType::S32, local as f64);
+        Some(self.b.binary("multiply", index, local))
+    }
+
+    /// Logical positions along a dim split over `axes`: `local` numbers of an integer type.
+    fn positions(&mut self, axes: &[AxisId], local: usize, ty: PrimitiveType) -> Hlo {
+        let iota = self.b.iota(ty, &[local], 0);
+        match self.shard_offset(axes, local) {
+            None => iota,
+            Some(offset) => {
+                let offset = self.b.convert(offset, ty);
+                let offset = self.b.broadcast(offset, &[local], &[]);
+                self.b.binary("add", iota, offset)
+            }
+        }
+    }
+}
+
+fn get(values: &Values, value: Value) -> Tensor {
+    values[value.0 as usize].clone().expect("the verifier checked that values are defined before use")
+}
+
+fn position(order: &[Name], name: &Name) -> usize {
+    order.iter().position(|n| n == name).expect("the name was taken from this order")
+}
+
+fn metadata(inst: &Inst) -> OpMetadata {
+    let op = family(&inst.op);
+    let scope = &inst.site.scope;
+    OpMetadata {
+        op_type: op.to_owned(),
+        op_name: if scope.is_empty() { op.to_owned() } else { format!("{scope}/{op}") },
+        source_file: inst.site.file.to_string(),
+        source_line: inst.site.line as i32,
+        ..Default::default()
+    }
+}
+
+/// The word for an operation in metadata.
+fn family(op: &Op) -> &'static str {
+    match op {
+        Op::Elementwise(_) => "elementwise",
+        Op::Contract(_) => "einsum",
+        Op::Reduce(_) => "reduce",
+        Op::Shape(_) => "shape",
+        Op::Index(_) => "index",
+        Op::Random(_) => "random",
+        Op::State(_) => "state",
+        Op::Control(_) => "control",
+        Op::Collective(_) => "collective",
+    }
+}

@@ -1,0 +1,90 @@
+//! Folds over dims.
+
+use super::{Combine, Emitter, Hlo, Tensor};
+use mesh::{
+    Name, Type,
+    ir::{Fold, Reduce},
+};
+use proto::xla::PrimitiveType;
+
+impl Emitter<'_> {
+    pub(super) fn reduce(&mut self, op: &Reduce, x: &Tensor, ty: &Type) -> Tensor {
+        match op {
+            Reduce::Fold { kind: Fold::Sum, dims } => self.fold(Combine::Add, x, 0.0, dims),
+            Reduce::Fold { kind: Fold::Mean, dims } => {
+                let count: usize = dims.iter().filter_map(|n| ty.size(n)).product();
+                let dtype = self.b.dtype(x.hlo);
+                let wide = Tensor { hlo: self.b.convert(x.hlo, PrimitiveType::F32), ..x.clone() };
+                let sum = self.fold(Combine::Add, &wide, 0.0, dims);
+                let share = self.b.splat_like(sum.hlo, 1.0 / count as f64);
+                let mean = self.b.binary("multiply", sum.hlo, share);
+                Tensor { hlo: self.b.convert(mean, dtype), ..sum }
+            }
+            Reduce::Fold { kind: Fold::Max, dims } => self.extreme(x, dims, true),
+            Reduce::Fold { kind: Fold::Min, dims } => self.extreme(x, dims, false),
+            Reduce::Fold { kind: Fold::LogSumExp, dims } => self.logsumexp(x, dims),
+            Reduce::ArgMax { dim } => self.argmax(x, dim),
+        }
+    }
+
+    /// `x` folded over the dims `gone`; bf16 sums are float32 inside.
+    pub(super) fn fold(&mut self, combine: Combine, x: &Tensor, init: f64, gone: &[Name]) -> Tensor {
+        let dims: Vec<usize> = gone.iter().map(|n| x.position(n)).collect();
+        let order = x.order.iter().filter(|n| !gone.contains(n)).cloned().collect();
+        let reduce = |e: &mut Self, hlo: Hlo| e.b.reduce(combine, hlo, init, &dims);
+        let narrow = self.b.dtype(x.hlo) == PrimitiveType::Bf16 && combine == Combine::Add;
+        let hlo = if narrow { self.in_f32(x.hlo, reduce) } else { reduce(self, x.hlo) };
+        Tensor { hlo, order }
+    }
+
+    fn extreme(&mut self, x: &Tensor, dims: &[Name], max: bool) -> Tensor {
+        let (low, high) = match self.b.dtype(x.hlo) {
+            PrimitiveType::S32 => (f64::from(i32::MIN), f64::from(i32::MAX)),
+            PrimitiveType::U32 => (0.0, f64::from(u32::MAX)),
+            PrimitiveType::Pred => {
+                let (combine, init) = if max { (Combine::Or, 0.0) } else { (Combine::And, 1.0) };
+                return self.fold(combine, x, init, dims);
+            }
+            _ => (f64::NEG_INFINITY, f64::INFINITY),
+        };
+        let (combine, init) = if max { (Combine::Max, low) } else { (Combine::Min, high) };
+        self.fold(combine, x, init, dims)
+    }
+
+    fn logsumexp(&mut self, x: &Tensor, dims: &[Name]) -> Tensor {
+        let dtype = self.b.dtype(x.hlo);
+        let wide = Tensor { hlo: self.b.convert(x.hlo, PrimitiveType::F32), ..x.clone() };
+        let max = self.extreme(&wide, dims, true);
+        // A row of -inf has no finite maximum to take off; ln 0 is its answer all the same.
+        let finite = self.b.is_finite(max.hlo);
+        let zero = self.b.splat_like(max.hlo, 0.0);
+        let max = Tensor { hlo: self.b.select(finite, max.hlo, zero), ..max };
+        let sizes = self.b.sizes(wide.hlo);
+        let top = self.expanded(&max, &wide.order, &sizes);
+        let shifted = self.b.binary("subtract", wide.hlo, top);
+        let exp = Tensor { hlo: self.b.unary("exponential", shifted), ..wide };
+        let sum = self.fold(Combine::Add, &exp, 0.0, dims);
+        let log = self.b.unary("log", sum.hlo);
+        let top = self.ordered(&max, &sum.order);
+        let result = self.b.binary("add", log, top);
+        Tensor { hlo: self.b.convert(result, dtype), ..sum }
+    }
+
+    /// Two plain folds rather than one over pairs, which compilers do not vectorize: the largest, then the
+    /// first position that holds it (or a NaN).
+    fn argmax(&mut self, x: &Tensor, dim: &Name) -> Tensor {
+        let max = self.extreme(x, std::slice::from_ref(dim), true);
+        let sizes = self.b.sizes(x.hlo);
+        let top = self.expanded(&max, &x.order, &sizes);
+        let mut hit = self.b.compare("EQ", x.hlo, top);
+        if matches!(self.b.dtype(x.hlo), PrimitiveType::F32 | PrimitiveType::Bf16) {
+            let nan = self.b.compare("NE", x.hlo, x.hlo);
+            hit = self.b.binary("or", hit, nan);
+        }
+        let axis = x.position(dim);
+        let place = self.b.iota(PrimitiveType::S32, &sizes, axis);
+        let last = self.b.splat(PrimitiveType::S32, (sizes[axis] - 1) as f64, &sizes);
+        let place = Tensor { hlo: self.b.select(hit, place, last), order: x.order.clone() };
+        self.fold(Combine::Min, &place, (sizes[axis] - 1) as f64, std::slice::from_ref(dim))
+    }
+}

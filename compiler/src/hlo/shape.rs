@@ -1,0 +1,61 @@
+//! Creation and movement.
+
+use super::{Emitter, Tensor, primitive};
+use mesh::{Name, Type, ir::Shape};
+
+impl Emitter<'_> {
+    pub(super) fn shape_op(&mut self, op: &Shape, args: &[Tensor], result: &Type) -> Tensor {
+        match op {
+            Shape::Constant { dtype, value } => Tensor::scalar(self.b.constant(primitive(*dtype), *value)),
+            Shape::Iota { dim, dtype } => {
+                let local = dim.dim.size / self.mesh().product(&dim.axes);
+                // Counted in s32 and then converted: a float sum of offset and position may round twice.
+                let ty = primitive(*dtype);
+                let whole = if dtype.is_float() { proto::xla::PrimitiveType::S32 } else { ty };
+                let hlo = self.positions(&dim.axes, local, whole);
+                Tensor { hlo: self.b.convert(hlo, ty), order: vec![dim.dim.name.clone()] }
+            }
+            Shape::Rename { pairs } => {
+                let rename =
+                    |n: &Name| pairs.iter().find(|(from, _)| from == n).map_or(n, |(_, to)| to).clone();
+                Tensor { hlo: args[0].hlo, order: args[0].order.iter().map(rename).collect() }
+            }
+            Shape::Reshape { from, to } => {
+                let to: Vec<Name> = to.iter().map(|d| d.dim.name.clone()).collect();
+                self.regroup(&args[0], from, &to, result)
+            }
+            Shape::Broadcast { dims } => {
+                let new = dims.iter().map(|d| d.dim.name.clone());
+                let order: Vec<Name> = new.chain(args[0].order.iter().cloned()).collect();
+                let sizes = self.local_sizes(result, &order);
+                Tensor { hlo: self.expanded(&args[0], &order, &sizes), order }
+            }
+            Shape::Slice { dim, start, limit, stride } => {
+                let at = args[0].position(dim);
+                Tensor { hlo: self.b.slice(args[0].hlo, at, *start, *limit, *stride), ..args[0].clone() }
+            }
+            Shape::Pad { dim, low, high, value } => {
+                let at = args[0].position(dim);
+                let value = self.b.constant(self.b.dtype(args[0].hlo), *value);
+                Tensor { hlo: self.b.pad(args[0].hlo, value, at, *low, *high), ..args[0].clone() }
+            }
+            Shape::Concat { dim } => {
+                let order = args[0].order.clone();
+                let parts: Vec<_> = args.iter().map(|x| self.ordered(x, &order)).collect();
+                Tensor { hlo: self.b.concatenate(&parts, args[0].position(dim)), order }
+            }
+        }
+    }
+
+    /// The dims `from` become the dims `to`. In memory `from` must stand together and in order; if they do
+    /// not, they are brought to where the first of them stands.
+    fn regroup(&mut self, x: &Tensor, from: &[Name], to: &[Name], result: &Type) -> Tensor {
+        let at = from.first().map_or(x.order.len(), |n| x.position(n));
+        let before: Vec<Name> = x.order[..at].iter().filter(|n| !from.contains(n)).cloned().collect();
+        let after: Vec<Name> = x.order[at..].iter().filter(|n| !from.contains(n)).cloned().collect();
+        let hlo = self.ordered(x, &[&before[..], from, &after[..]].concat());
+        let order = [&before[..], to, &after[..]].concat();
+        let sizes = self.local_sizes(result, &order);
+        Tensor { hlo: self.b.reshape(hlo, &sizes), order }
+    }
+}

@@ -1,0 +1,163 @@
+//! Reading an artefact: the manifest and the files it names, each checked against its digest.
+
+use crate::{Error, Result};
+use proto::{
+    Message,
+    manifest::{File, Function, Manifest, Tensor},
+};
+use sha2::{Digest, Sha256};
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// The newest manifest format this runtime reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// A checked artefact in memory.
+#[derive(Clone, Debug)]
+pub struct Artefact {
+    /// What it holds.
+    pub manifest: Manifest,
+    /// Where it came from, for messages.
+    pub origin: String,
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+impl Artefact {
+    /// Reads the directory that `meshc compile` wrote.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join("manifest.pb");
+        let bytes = fs::read(&path).map_err(Error::io("reading the artefact's manifest", &path))?;
+        let origin = dir.display().to_string();
+        let manifest = decode(&origin, &bytes)?;
+        let mut files = BTreeMap::new();
+        for file in named_files(&manifest) {
+            // A name with a path in it would read outside of the artefact.
+            if Path::new(&file.name).file_name().is_none_or(|n| n.to_str() != Some(&file.name)) {
+                return Err(broken(&origin, format!("the manifest names a file `{}`, which is no plain name", file.name)));
+            }
+            let path = dir.join(&file.name);
+            files.insert(file.name.clone(), fs::read(&path).map_err(Error::io("reading the artefact's file", &path))?);
+        }
+        Self::new(origin, manifest, files)
+    }
+
+    /// An artefact from its parts, checked like one from disk.
+    pub fn new(origin: String, manifest: Manifest, files: BTreeMap<String, Vec<u8>>) -> Result<Self> {
+        if manifest.format_version > FORMAT_VERSION || manifest.format_version == 0 {
+            return Err(broken(
+                &origin,
+                format!("its format is version {}, this runtime reads up to {FORMAT_VERSION}", manifest.format_version),
+            ));
+        }
+        for file in named_files(&manifest) {
+            let Some(bytes) = files.get(&file.name) else {
+                return Err(broken(&origin, format!("file `{}` is missing", file.name)));
+            };
+            let digest: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+            if digest != file.sha256 || bytes.len() as u64 != file.bytes {
+                return Err(broken(
+                    &origin,
+                    format!(
+                        "file `{}` is altered or cut off: {} bytes with digest {digest}, the manifest says {} bytes with {}",
+                        file.name,
+                        bytes.len(),
+                        file.bytes,
+                        file.sha256
+                    ),
+                ));
+            }
+        }
+        let artefact = Self { manifest, origin, files };
+        artefact.check()?;
+        Ok(artefact)
+    }
+
+    /// Everything that [`crate::Session`] relies on.
+    fn check(&self) -> Result<()> {
+        let mesh = self.manifest.mesh.clone().unwrap_or_default();
+        let axis = |name: &str| mesh.axes.iter().find(|a| a.name == name).map(|a| a.size);
+        if mesh.axes.iter().any(|a| a.size == 0) || mesh.axes.iter().try_fold(1u64, |n, a| n.checked_mul(a.size)).is_none_or(|n| n > 1 << 31) {
+            return Err(broken(&self.origin, "its mesh has an impossible size".into()));
+        }
+        let tensor = |what: &str, t: &Option<Tensor>| {
+            let bad = |why: &str| Err(broken(&self.origin, format!("{what}: {why}")));
+            let Some(t) = t else { return bad("has no type") };
+            crate::tensor::element_type(&t.dtype)?;
+            let mut elements = 1u64;
+            for d in &t.dims {
+                let Some(parts) = d.axes.iter().try_fold(1u64, |n, a| n.checked_mul(axis(a)?)) else {
+                    return bad("is split over an axis that the mesh lacks");
+                };
+                match (d.local_size.checked_mul(parts), elements.checked_mul(d.size)) {
+                    (Some(size), Some(n)) if size == d.size && size > 0 && n < 1 << 48 => elements = n,
+                    _ => return bad("has shards that do not make up the whole"),
+                }
+            }
+            Ok(())
+        };
+        for state in &self.manifest.state {
+            tensor(&format!("state `{}`", state.name), &state.tensor)?;
+        }
+        for f in &self.manifest.functions {
+            let known = |name: &str| self.manifest.state.iter().any(|s| s.name == name);
+            for input in &f.inputs {
+                let what = format!("input `{}` of `{}`", input.name, f.name);
+                tensor(&what, &input.tensor)?;
+                if !input.state.is_empty() && !known(&input.state) {
+                    return Err(broken(&self.origin, format!("{what} is a state that is not declared")));
+                }
+                if input.donated_to.is_some_and(|i| i as usize >= f.outputs.len()) {
+                    return Err(broken(&self.origin, format!("{what} is donated to an output that does not exist")));
+                }
+            }
+            for output in &f.outputs {
+                let what = format!("output `{}` of `{}`", output.name, f.name);
+                tensor(&what, &output.tensor)?;
+                if !output.state.is_empty() && !known(&output.state) {
+                    return Err(broken(&self.origin, format!("{what} is a state that is not declared")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The function called `name`.
+    pub fn function(&self, name: &str) -> Result<&Function> {
+        self.manifest.functions.iter().find(|f| f.name == name).ok_or_else(|| {
+            let known: Vec<&str> = self.manifest.functions.iter().map(|f| f.name.as_str()).collect();
+            Error::input(format!("artefact `{}` has no function `{name}`", self.origin), format!("it has {}", known.join(", ")))
+        })
+    }
+
+    /// The bytes of a file that the manifest names.
+    pub fn file(&self, file: &Option<File>) -> Result<&[u8]> {
+        let name = file.as_ref().map_or("", |f| &f.name);
+        self.files.get(name).map(|b| b.as_slice()).ok_or_else(|| broken(&self.origin, format!("file `{name}` is missing")))
+    }
+
+    /// A fact that the program states about itself.
+    pub fn fact(&self, key: &str) -> Option<&str> {
+        self.manifest.facts.iter().find(|f| f.key == key).map(|f| f.value.as_str())
+    }
+
+    /// A fact that is a whole number, or an error that names it.
+    pub fn number(&self, key: &str) -> Result<usize> {
+        let text = self.fact(key).ok_or_else(|| {
+            Error::input(format!("program `{}` does not state its `{key}`", self.manifest.program), format!("add the fact `{key}` to the program"))
+        })?;
+        text.parse().map_err(|_| {
+            Error::input(format!("fact `{key}` of program `{}` is `{text}`", self.manifest.program), "it must be a whole number")
+        })
+    }
+}
+
+fn decode(origin: &str, bytes: &[u8]) -> Result<Manifest> {
+    Manifest::decode(bytes).map_err(|e| broken(origin, format!("manifest.pb is not a manifest: {e}")))
+}
+
+fn named_files(manifest: &Manifest) -> impl Iterator<Item = &File> {
+    manifest.functions.iter().flat_map(|f| f.module.iter().chain(&f.compile_options))
+}
+
+fn broken(origin: &str, reason: String) -> Error {
+    Error::Artefact { path: origin.to_owned(), reason, help: "compile the model again with `meshc compile`" }
+}

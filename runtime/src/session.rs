@@ -1,0 +1,301 @@
+//! A client with the programs of one artefact and the state they share.
+//!
+//! State lives on the devices from call to call, shard by shard; no host ever holds a whole model. A call
+//! consumes the state it replaces (donation), so device memory holds it once.
+
+use crate::{Artefact, Error, HostTensor, Result, shard, tensor::element_type};
+use pjrt::{
+    Argument, Buffer, Client, ClientOptions, Event, ExecuteOptions, HostArray, LoadedExecutable, PendingRead, Plugin,
+    Program,
+};
+use proto::manifest::{Function, Input, InputKind, Mesh, OutputKind, Tensor};
+use std::collections::BTreeMap;
+
+/// Programs and state on devices.
+pub struct Session {
+    client: Client,
+    artefact: Artefact,
+    mesh: Mesh,
+    executables: BTreeMap<String, LoadedExecutable>,
+    state: BTreeMap<String, Vec<Buffer>>,
+}
+
+/// Results of a call, on their way to the host.
+pub struct Outputs {
+    /// One entry for each output that is not state, in order.
+    pub values: Vec<Output>,
+    done: Vec<Event>,
+}
+
+/// One result of a call.
+pub struct Output {
+    /// Its name.
+    pub name: String,
+    tensor: Tensor,
+    mesh: Mesh,
+    /// Each distinct part, with the device that holds it.
+    reads: Vec<(usize, PendingRead)>,
+}
+
+impl Session {
+    /// A client of `plugin` for the artefact's mesh. Nothing is compiled yet.
+    pub fn open(plugin: &Plugin, artefact: Artefact, options: ClientOptions) -> Result<Self> {
+        let mesh = artefact.manifest.mesh.clone().unwrap_or_default();
+        let client = Client::create(plugin, &options).map_err(Error::pjrt("creating a client"))?;
+        let have = client.addressable_devices().map_err(Error::pjrt("listing devices"))?.len();
+        let want = shard::devices(&mesh);
+        if have < want {
+            return Err(Error::input(
+                format!("the mesh has {want} devices, but `{}` offers {have}", plugin.path().display()),
+                "use a smaller mesh, or more devices",
+            ));
+        }
+        Ok(Self { client, artefact, mesh, executables: BTreeMap::new(), state: BTreeMap::new() })
+    }
+
+    /// The artefact.
+    pub fn artefact(&self) -> &Artefact {
+        &self.artefact
+    }
+    /// The client.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Compiles `function` if it is not yet, and returns the executable.
+    pub fn compile(&mut self, function: &str) -> Result<&LoadedExecutable> {
+        if !self.executables.contains_key(function) {
+            let f = self.artefact.function(function)?;
+            let (code, options) = (self.artefact.file(&f.module)?, self.artefact.file(&f.compile_options)?);
+            let executable = self
+                .client
+                .compile(&Program::hlo(code), options)
+                .map_err(Error::pjrt(format!("compiling `{function}` of `{}`", self.artefact.manifest.program)))?;
+            self.executables.insert(function.to_owned(), executable);
+        }
+        Ok(&self.executables[function])
+    }
+
+    /// Starts `function` with the given logical inputs; state is taken from and left on the devices.
+    pub fn call(&mut self, function: &str, inputs: &BTreeMap<String, HostTensor>) -> Result<Outputs> {
+        self.compile(function)?;
+        let f = self.artefact.function(function)?.clone();
+        self.check_inputs(&f, inputs)?;
+        let executable = &self.executables[function];
+        let mut sent = BTreeMap::new();
+        for input in &f.inputs {
+            if input.kind() != InputKind::State {
+                let tensor = input.tensor.as_ref().expect("the artefact was checked");
+                sent.insert(input.name.clone(), self.place(tensor, &inputs[&input.name], executable)?);
+            }
+        }
+        let donated = self.take_donated(&f)?;
+        let arguments = self.arguments(&f, donated, &sent);
+        let started = executable.try_execute(arguments, &ExecuteOptions::default());
+        match started {
+            Ok(execution) => self.settle(&f, execution),
+            Err(failure) => {
+                let (error, lost) = (format!("running `{function}`"), failure.taken());
+                let (returned, source) = (failure.arguments, failure.error);
+                let kept = keep_donated(&f, returned);
+                self.state.extend(kept);
+                let context = if lost == 0 { error } else { format!("{error} (its state is lost: restore a checkpoint)") };
+                Err(Error::Pjrt { context, source })
+            }
+        }
+    }
+
+    /// The logical value of a piece of state.
+    pub fn state(&self, name: &str) -> Result<HostTensor> {
+        let tensor = self.declared(name)?;
+        let buffers = self.state.get(name).ok_or_else(|| uninitialized(name))?;
+        start_reads(name, tensor, &self.mesh, buffers)?.wait()
+    }
+
+    /// Puts a logical value on the devices.
+    pub fn set_state(&mut self, name: &str, value: &HostTensor) -> Result<()> {
+        let tensor = self.declared(name)?.clone();
+        fits(&format!("state `{name}`"), &tensor, value)?;
+        let devices = self.client.addressable_devices().map_err(Error::pjrt("listing devices"))?;
+        let devices = &devices[..shard::devices(&self.mesh)];
+        let buffers = self.place_on(&tensor, value, devices)?;
+        self.state.insert(name.to_owned(), buffers);
+        Ok(())
+    }
+
+    /// Whether every piece of state has a value.
+    pub fn is_initialized(&self) -> bool {
+        self.artefact.manifest.state.iter().all(|s| self.state.contains_key(&s.name))
+    }
+
+    fn declared(&self, name: &str) -> Result<&Tensor> {
+        let entry = self.artefact.manifest.state.iter().find(|s| s.name == name).ok_or_else(|| {
+            Error::input(format!("program `{}` has no state `{name}`", self.artefact.manifest.program), "see the manifest for its state")
+        })?;
+        Ok(entry.tensor.as_ref().expect("the artefact was checked"))
+    }
+
+    fn check_inputs(&self, f: &Function, inputs: &BTreeMap<String, HostTensor>) -> Result<()> {
+        let wanted: Vec<&Input> = f.inputs.iter().filter(|i| i.kind() != InputKind::State).collect();
+        for input in &wanted {
+            let value = inputs.get(&input.name).ok_or_else(|| {
+                let names: Vec<&str> = wanted.iter().map(|i| i.name.as_str()).collect();
+                Error::input(format!("`{}` needs input `{}`", f.name, input.name), format!("its inputs are {}", names.join(", ")))
+            })?;
+            fits(&format!("input `{}` of `{}`", input.name, f.name), input.tensor.as_ref().expect("the artefact was checked"), value)?;
+        }
+        for name in inputs.keys() {
+            if !wanted.iter().any(|i| i.name == *name) {
+                let names: Vec<&str> = wanted.iter().map(|i| i.name.as_str()).collect();
+                return Err(Error::input(format!("`{}` has no input `{name}`", f.name), format!("its inputs are {}", names.join(", "))));
+            }
+        }
+        match f.inputs.iter().find(|i| i.kind() == InputKind::State && !self.state.contains_key(&i.state)) {
+            Some(input) => Err(uninitialized(&input.state)),
+            None => Ok(()),
+        }
+    }
+
+    fn place(&self, tensor: &Tensor, value: &HostTensor, executable: &LoadedExecutable) -> Result<Vec<Buffer>> {
+        self.place_on(tensor, value, executable.devices())
+    }
+
+    /// Sends each device its part, straight out of the logical tensor.
+    fn place_on(&self, tensor: &Tensor, value: &HostTensor, devices: &[pjrt::Device]) -> Result<Vec<Buffer>> {
+        let element = value.dtype.byte_size().expect("checked types have a size");
+        let strides = shard::strides(&value.dims, element);
+        let byte_strides: Vec<i64> = strides.iter().map(|s| *s as i64).collect();
+        let mut buffers = Vec::with_capacity(devices.len());
+        for (number, device) in devices.iter().enumerate() {
+            let region = shard::region(tensor, &self.mesh, number);
+            let sizes: Vec<i64> = region.sizes.iter().map(|s| *s as i64).collect();
+            let array = HostArray::dense(value.dtype, &sizes);
+            let array = if region.sizes == value.dims { array } else { array.strided(&byte_strides, shard::offset(&region, &strides)) };
+            let buffer = self.client.buffer_from_slice(&value.bytes, &array, device);
+            buffers.push(buffer.map_err(Error::pjrt("sending a tensor to a device"))?);
+        }
+        Ok(buffers)
+    }
+
+    /// State that this call replaces.
+    fn take_donated(&mut self, f: &Function) -> Result<BTreeMap<String, Vec<Buffer>>> {
+        let mut taken = BTreeMap::new();
+        for input in f.inputs.iter().filter(|i| i.donated_to.is_some()) {
+            let buffers = self.state.remove(&input.state).ok_or_else(|| uninitialized(&input.state))?;
+            taken.insert(input.state.clone(), buffers);
+        }
+        Ok(taken)
+    }
+
+    fn arguments<'a>(
+        &'a self,
+        f: &Function,
+        donated: BTreeMap<String, Vec<Buffer>>,
+        sent: &'a BTreeMap<String, Vec<Buffer>>,
+    ) -> Vec<Vec<Argument<'a>>> {
+        let count = shard::devices(&self.mesh);
+        let mut donated: BTreeMap<String, Vec<Option<Buffer>>> =
+            donated.into_iter().map(|(name, buffers)| (name, buffers.into_iter().map(Some).collect())).collect();
+        let mut argument = |input: &Input, device: usize| {
+            if input.kind() != InputKind::State {
+                return Argument::Borrow(&sent[&input.name][device]);
+            }
+            match donated.get_mut(&input.state) {
+                Some(own) => Argument::Donate(own[device].take().expect("each device's buffer is taken once")),
+                None => Argument::Borrow(&self.state[&input.state][device]),
+            }
+        };
+        (0..count).map(|device| f.inputs.iter().map(|input| argument(input, device)).collect()).collect()
+    }
+
+    /// Takes over new state and starts reading everything else.
+    fn settle(&mut self, f: &Function, execution: pjrt::Execution) -> Result<Outputs> {
+        let pjrt::Execution { outputs, done } = execution;
+        let mut columns: Vec<Vec<Buffer>> = f.outputs.iter().map(|_| Vec::new()).collect();
+        for device in outputs {
+            for (column, buffer) in columns.iter_mut().zip(device) {
+                column.push(buffer);
+            }
+        }
+        let mut values = Vec::new();
+        for (output, buffers) in f.outputs.iter().zip(columns) {
+            if output.kind() == OutputKind::State {
+                self.state.insert(output.state.clone(), buffers);
+            } else {
+                let tensor = output.tensor.as_ref().expect("the artefact was checked");
+                values.push(start_reads(&output.name, tensor, &self.mesh, &buffers)?);
+            }
+        }
+        Ok(Outputs { values, done })
+    }
+}
+
+impl Outputs {
+    /// Waits for the run to end on all devices, and for its results.
+    pub fn wait(self) -> Result<BTreeMap<String, HostTensor>> {
+        pjrt::wait_all(self.done).map_err(Error::pjrt("running a program"))?;
+        self.values.into_iter().map(|v| Ok((v.name.clone(), v.wait()?))).collect()
+    }
+}
+
+impl Output {
+    /// Waits for the parts and puts them together.
+    pub fn wait(self) -> Result<HostTensor> {
+        let dtype = element_type(&self.tensor.dtype)?;
+        let element = dtype.byte_size().expect("checked types have a size");
+        let dims = shard::dims(&self.tensor);
+        let mut bytes = vec![0; dims.iter().product::<usize>() * element];
+        for (device, read) in self.reads {
+            let part = read.wait().map_err(Error::pjrt(format!("reading `{}`", self.name)))?;
+            let region = shard::region(&self.tensor, &self.mesh, device);
+            shard::paste(&mut bytes, &dims, element, &region, &part);
+        }
+        Ok(HostTensor { dtype, dims, bytes })
+    }
+}
+
+/// Starts to read one copy of every part.
+fn start_reads(name: &str, tensor: &Tensor, mesh: &Mesh, buffers: &[Buffer]) -> Result<Output> {
+    let mut regions = Vec::new();
+    let mut reads = Vec::new();
+    for (device, buffer) in buffers.iter().enumerate() {
+        let region = shard::region(tensor, mesh, device);
+        if !regions.contains(&region) {
+            regions.push(region);
+            reads.push((device, buffer.start_read().map_err(Error::pjrt(format!("reading `{name}`")))?));
+        }
+    }
+    Ok(Output { name: name.to_owned(), tensor: tensor.clone(), mesh: mesh.clone(), reads })
+}
+
+/// After a failed start: the donated state that came back whole.
+fn keep_donated(f: &Function, arguments: Vec<Vec<Option<Argument<'_>>>>) -> BTreeMap<String, Vec<Buffer>> {
+    let mut kept: BTreeMap<String, Vec<Buffer>> = BTreeMap::new();
+    let count = arguments.len();
+    for device in arguments {
+        for (input, argument) in f.inputs.iter().zip(device) {
+            if let Some(Argument::Donate(buffer)) = argument {
+                kept.entry(input.state.clone()).or_default().push(buffer);
+            }
+        }
+    }
+    kept.retain(|_, buffers| buffers.len() == count);
+    kept
+}
+
+fn fits(what: &str, tensor: &Tensor, value: &HostTensor) -> Result<()> {
+    let (dims, dtype) = (shard::dims(tensor), element_type(&tensor.dtype)?);
+    let size = dtype.byte_size().unwrap_or(0) * dims.iter().product::<usize>();
+    if value.dtype == dtype && value.dims == dims && value.bytes.len() == size {
+        return Ok(());
+    }
+    let names: Vec<String> = tensor.dims.iter().map(|d| format!("{}={}", d.name, d.size)).collect();
+    Err(Error::input(
+        format!("{what} is {}{:?} with {} bytes", value.dtype, value.dims, value.bytes.len()),
+        format!("the program wants {}[{}], {size} bytes", tensor.dtype, names.join(", ")),
+    ))
+}
+
+fn uninitialized(name: &str) -> Error {
+    Error::input(format!("state `{name}` has no value yet"), "run `init`, or restore a checkpoint, first")
+}

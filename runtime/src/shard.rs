@@ -1,0 +1,138 @@
+//! Where each device's part of a logical tensor lies.
+
+use proto::manifest::{Mesh, Tensor};
+
+/// One device's part: where it begins and how large it is along every dim.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Region {
+    /// First element along each dim.
+    pub start: Vec<usize>,
+    /// Elements along each dim.
+    pub sizes: Vec<usize>,
+}
+
+/// How many devices a mesh has.
+pub fn devices(mesh: &Mesh) -> usize {
+    mesh.axes.iter().map(|a| a.size as usize).product()
+}
+
+/// The part of `tensor` that `device` holds. Devices are numbered row-major over the axes; a dim split
+/// over several axes is cut by the first of them first.
+pub fn region(tensor: &Tensor, mesh: &Mesh, device: usize) -> Region {
+    let mut coords = vec![0; mesh.axes.len()];
+    let mut rest = device;
+    for (i, axis) in mesh.axes.iter().enumerate().rev() {
+        coords[i] = rest % axis.size as usize;
+        rest /= axis.size as usize;
+    }
+    let mut start = Vec::new();
+    let mut sizes = Vec::new();
+    for dim in &tensor.dims {
+        let mut index = 0;
+        for name in &dim.axes {
+            if let Some(i) = mesh.axes.iter().position(|a| a.name == *name) {
+                index = index * mesh.axes[i].size as usize + coords[i];
+            }
+        }
+        start.push(index * dim.local_size as usize);
+        sizes.push(dim.local_size as usize);
+    }
+    Region { start, sizes }
+}
+
+/// Logical sizes of a tensor.
+pub fn dims(tensor: &Tensor) -> Vec<usize> {
+    tensor.dims.iter().map(|d| d.size as usize).collect()
+}
+
+/// Row-major strides in bytes of a tensor with these sizes.
+pub fn strides(dims: &[usize], element: usize) -> Vec<usize> {
+    let mut strides = vec![element; dims.len()];
+    for i in (0..dims.len().saturating_sub(1)).rev() {
+        strides[i] = strides[i + 1] * dims[i + 1];
+    }
+    strides
+}
+
+/// Byte at which a region begins in a tensor with these strides.
+pub fn offset(region: &Region, strides: &[usize]) -> usize {
+    region.start.iter().zip(strides).map(|(s, t)| s * t).sum()
+}
+
+/// Writes `part` (dense, row-major) to its region of `whole`, a tensor of sizes `dims`.
+pub fn paste(whole: &mut [u8], dims: &[usize], element: usize, region: &Region, part: &[u8]) {
+    each_row(dims, element, region, |at, from, len| whole[at..at + len].copy_from_slice(&part[from..from + len]));
+}
+
+/// The region of `whole`, dense and row-major.
+pub fn cut(whole: &[u8], dims: &[usize], element: usize, region: &Region) -> Vec<u8> {
+    let mut part = vec![0; region.sizes.iter().product::<usize>() * element];
+    each_row(dims, element, region, |at, from, len| part[from..from + len].copy_from_slice(&whole[at..at + len]));
+    part
+}
+
+/// Calls `f(byte in the whole, byte in the part, bytes)` for every row of a region that is contiguous in
+/// both.
+fn each_row(dims: &[usize], element: usize, region: &Region, mut f: impl FnMut(usize, usize, usize)) {
+    let strides = strides(dims, element);
+    // Trailing dims that the region has whole make longer rows.
+    let mut inner = dims.len();
+    while inner > 0 && region.sizes[inner - 1] == dims[inner - 1] {
+        inner -= 1;
+    }
+    let outer = inner.saturating_sub(1);
+    let row: usize = region.sizes[outer..].iter().product::<usize>() * element;
+    let rows: usize = region.sizes[..outer].iter().product();
+    let first: usize = (outer..dims.len()).map(|i| region.start[i] * strides[i]).sum();
+    let mut index = vec![0; outer];
+    for n in 0..rows {
+        let at: usize = (0..outer).map(|i| (region.start[i] + index[i]) * strides[i]).sum();
+        f(first + at, n * row, row);
+        for i in (0..outer).rev() {
+            index[i] += 1;
+            if index[i] < region.sizes[i] {
+                break;
+            }
+            index[i] = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::manifest::{Axis, Dim};
+
+    fn tensor(dims: &[(usize, &[&str], usize)]) -> Tensor {
+        let dim = |(size, axes, local): &(usize, &[&str], usize)| Dim {
+            name: String::new(),
+            size: *size as u64,
+            axes: axes.iter().map(|a| a.to_string()).collect(),
+            local_size: *local as u64,
+        };
+        Tensor { dtype: "f32".into(), dims: dims.iter().map(dim).collect() }
+    }
+
+    #[test]
+    fn parts_of_all_devices_make_the_whole() {
+        let axis = |name: &str, size| Axis { name: name.into(), size };
+        let mesh = Mesh { axes: vec![axis("data", 2), axis("model", 3)] };
+        let whole: Vec<u8> = (0..4 * 6 * 5).collect();
+        for t in [
+            tensor(&[(4, &["data"], 2), (6, &["model"], 2), (5, &[], 5)]),
+            tensor(&[(4, &[], 4), (6, &["model", "data"], 1), (5, &[], 5)]),
+            tensor(&[(4, &[], 4), (6, &[], 6), (5, &[], 5)]),
+        ] {
+            let mut again = vec![0; whole.len()];
+            for device in 0..devices(&mesh) {
+                let region = region(&t, &mesh, device);
+                let part = cut(&whole, &dims(&t), 1, &region);
+                paste(&mut again, &dims(&t), 1, &region, &part);
+            }
+            assert_eq!(again, whole);
+        }
+        // Device 4 is at data 1, model 1; the dim is cut by model first.
+        let t = tensor(&[(6, &["model", "data"], 1)]);
+        assert_eq!(region(&t, &mesh, 4).start, [3]);
+    }
+}

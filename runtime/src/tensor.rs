@@ -1,0 +1,56 @@
+//! Logical tensors in host memory.
+
+use crate::{Error, Result};
+use pjrt::ElementType;
+
+/// A whole tensor, row-major, little-endian.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostTensor {
+    /// Type of the elements.
+    pub dtype: ElementType,
+    /// Sizes, outermost first.
+    pub dims: Vec<usize>,
+    /// The elements.
+    pub bytes: Vec<u8>,
+}
+
+impl HostTensor {
+    /// A tensor of 32-bit floats.
+    pub fn f32(dims: &[usize], values: &[f32]) -> Self {
+        Self { dtype: ElementType::F32, dims: dims.to_vec(), bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
+    }
+    /// A tensor of signed 32-bit integers.
+    pub fn s32(dims: &[usize], values: &[i32]) -> Self {
+        Self { dtype: ElementType::S32, dims: dims.to_vec(), bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
+    }
+    /// One unsigned 32-bit integer.
+    pub fn u32_scalar(value: u32) -> Self {
+        Self { dtype: ElementType::U32, dims: Vec::new(), bytes: value.to_le_bytes().to_vec() }
+    }
+    /// All elements as `f64`, whatever their type.
+    pub fn to_f64(&self) -> Result<Vec<f64>> {
+        let four = |f: fn([u8; 4]) -> f64| self.bytes.chunks_exact(4).map(|b| f([b[0], b[1], b[2], b[3]])).collect();
+        Ok(match self.dtype {
+            ElementType::F32 => four(|b| f64::from(f32::from_le_bytes(b))),
+            ElementType::S32 => four(|b| f64::from(i32::from_le_bytes(b))),
+            ElementType::U32 => four(|b| f64::from(u32::from_le_bytes(b))),
+            ElementType::Bf16 => {
+                self.bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f64()).collect()
+            }
+            ElementType::Pred => self.bytes.iter().map(|b| f64::from(*b)).collect(),
+            other => return Err(Error::input(format!("elements of {other} are not read as numbers"), "programs use f32, bf16, s32, u32 and pred")),
+        })
+    }
+}
+
+/// The element type that a manifest names.
+pub fn element_type(name: &str) -> Result<ElementType> {
+    Ok(match name {
+        "f32" => ElementType::F32,
+        "bf16" => ElementType::Bf16,
+        "s32" => ElementType::S32,
+        "u32" => ElementType::U32,
+        "pred" => ElementType::Pred,
+        other => return Err(Error::input(format!("the manifest names element type `{other}`"), "compile the program again with this version")),
+    })
+}
