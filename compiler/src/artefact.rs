@@ -6,8 +6,8 @@ use mesh::{DType, Diagnostic, Layout, Mesh, Module, StateKind, Type};
 use proto::{
     Message, compile_options,
     manifest::{
-        self, Axis, Dim, Fact, File, Function, Input, InputKind, Manifest, Output, OutputKind, Source, StateEntry,
-        Summary, Tensor,
+        self, Axis, Dim, Fact, File, Function, Input, InputKind, Manifest, Output, OutputKind, Source,
+        StateEntry, Summary, Tensor,
     },
 };
 use sha2::{Digest, Sha256};
@@ -69,23 +69,35 @@ pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostic
             cost: settings.costs.iter().find(|(n, _)| *function.name == **n).map(|(_, c)| *c),
         });
     }
-    let state: Vec<StateEntry> = local.env.states.iter().map(|(_, s)| StateEntry {
-        name: s.name.to_string(),
-        kind: kind(s.kind) as i32,
-        tensor: Some(tensor(&s.ty, mesh)),
-        slot_of: slot_of(local, &s.name, s.kind),
-    }).collect();
+    let state: Vec<StateEntry> = local
+        .env
+        .states
+        .iter()
+        .map(|(_, s)| StateEntry {
+            name: s.name.to_string(),
+            kind: kind(s.kind) as i32,
+            tensor: Some(tensor(&s.ty, mesh)),
+            slot_of: slot_of(local, &s.name, s.kind),
+        })
+        .collect();
     let manifest = Manifest {
         format_version: 1,
         program: local.name.clone(),
         producer: settings.producer.clone(),
         target: settings.target.clone(),
         mesh: Some(manifest::Mesh {
-            axes: mesh.axes().iter().map(|a| Axis { name: a.name.to_string(), size: a.size as u64 }).collect(),
+            axes: mesh
+                .axes()
+                .iter()
+                .map(|a| Axis { name: a.name.to_string(), size: a.size as u64 })
+                .collect(),
         }),
         layout: settings.layout.to_string(),
         state_layout: settings.state_layout.to_string(),
-        random: format!("threefry2x32-{} by seed, counter, stream and logical position", crate::random::THREEFRY_ROUNDS),
+        random: format!(
+            "threefry2x32-{} by seed, counter, stream and logical position",
+            crate::random::THREEFRY_ROUNDS
+        ),
         state,
         summary: Some(summary(local, &functions)),
         functions,
