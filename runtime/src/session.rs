@@ -40,13 +40,18 @@ pub struct Output {
 impl Session {
     /// A client of `plugin` for the artefact's mesh. Nothing is compiled yet.
     pub fn open(plugin: &Plugin, artefact: Artefact, options: ClientOptions) -> Result<Self> {
-        let mesh = artefact.manifest.mesh.clone().unwrap_or_default();
         let client = Client::create(plugin, &options).map_err(Error::pjrt("creating a client"))?;
+        Self::with_client(client, artefact)
+    }
+
+    /// The same on a client that is there already; it may have more devices than the mesh.
+    pub fn with_client(client: Client, artefact: Artefact) -> Result<Self> {
+        let mesh = artefact.manifest.mesh.clone().unwrap_or_default();
         let have = client.addressable_devices().map_err(Error::pjrt("listing devices"))?.len();
         let want = shard::devices(&mesh);
         if have < want {
             return Err(Error::input(
-                format!("the mesh has {want} devices, but `{}` offers {have}", plugin.path().display()),
+                format!("the mesh has {want} devices, but `{}` offers {have}", client.plugin().path().display()),
                 "use a smaller mesh, or more devices",
             ));
         }

@@ -1,0 +1,13 @@
+//! Finding, installing and examining PJRT plugins.
+//!
+//! Order of the search: the path given on the command line, `MESH_PJRT_PLUGIN`, for TPUs
+//! `TPU_LIBRARY_PATH`, installed Python wheels, our cache. The CPU plugin is installed into the cache when
+//! nothing is found.
+
+mod doctor;
+mod install;
+mod search;
+
+pub use doctor::{Examination, examine};
+pub use install::{CPU, Wheel, install};
+pub use search::{Found, Platform, Surroundings, find, list};

@@ -1,0 +1,218 @@
+//! Where plugins are.
+
+use super::install;
+use crate::{Error, Result};
+use std::{
+    env, fmt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Kinds of machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Platform {
+    /// The CPU plugin, with as many virtual devices as asked for.
+    Cpu,
+    /// CUDA.
+    Gpu,
+    /// libtpu.
+    Tpu,
+}
+
+impl Platform {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Cpu, Self::Gpu, Self::Tpu];
+
+    /// The platform of a target such as `cpu`, `gpu` or `tpu:v5e:2x4`.
+    pub fn of_target(target: &str) -> Result<Self> {
+        match target.split(':').next() {
+            Some("cpu") => Ok(Self::Cpu),
+            Some("gpu" | "cuda") => Ok(Self::Gpu),
+            Some("tpu") => Ok(Self::Tpu),
+            _ => Err(Error::input(format!("unknown target `{target}`"), "targets are cpu, gpu and tpu:GENERATION:SHAPE such as tpu:v5e:2x4")),
+        }
+    }
+
+    /// Where Python wheels put plugins of this kind, below site-packages; the one to prefer first.
+    fn wheel_paths(self) -> &'static [&'static str] {
+        match self {
+            Self::Cpu => &["lammps_jax_pjrt_cpu/pjrt_c_api_cpu_plugin.so", "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so"],
+            Self::Gpu => &[
+                "jax_plugins/xla_cuda13/xla_cuda_plugin.so",
+                "jax_plugins/xla_cuda12/xla_cuda_plugin.so",
+                "jax_plugins/xla_rocm7/xla_rocm_plugin.so",
+            ],
+            Self::Tpu => &["libtpu/libtpu.so"],
+        }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "cpu",
+            Self::Gpu => "gpu",
+            Self::Tpu => "tpu",
+        })
+    }
+}
+
+/// What the search depends on, apart from the disk.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Surroundings {
+    /// `MESH_PJRT_PLUGIN`.
+    pub plugin: Option<PathBuf>,
+    /// `TPU_LIBRARY_PATH`.
+    pub tpu_library: Option<PathBuf>,
+    /// Folders in which Python finds packages.
+    pub site_packages: Vec<PathBuf>,
+    /// Our cache.
+    pub cache: PathBuf,
+}
+
+impl Surroundings {
+    /// Those of this process. Python is asked for its folders only if it is there.
+    pub fn of_process() -> Result<Self> {
+        let path = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let cache = path("MESH_CACHE")
+            .or_else(|| path("XDG_CACHE_HOME").map(|p| p.join("mesh")))
+            .or_else(|| path("HOME").map(|p| p.join(".cache/mesh")))
+            .ok_or_else(|| Error::input("there is no place for the cache", "set MESH_CACHE to a folder"))?;
+        Ok(Self {
+            plugin: path("MESH_PJRT_PLUGIN"),
+            tpu_library: path("TPU_LIBRARY_PATH"),
+            site_packages: site_packages(path("VIRTUAL_ENV")),
+            cache,
+        })
+    }
+}
+
+/// The folders of an active virtual environment and of `python3`.
+fn site_packages(active: Option<PathBuf>) -> Vec<PathBuf> {
+    let code = "import sys; print('\\n'.join(p for p in sys.path if p.endswith('-packages')))";
+    let interpreters = active.map(|v| v.join("bin/python")).into_iter().chain([PathBuf::from("python3")]);
+    let mut folders: Vec<PathBuf> = Vec::new();
+    for python in interpreters {
+        let Ok(output) = Command::new(&python).args(["-c", code]).output() else { continue };
+        for line in String::from_utf8_lossy(&output.stdout).lines() {
+            if !folders.iter().any(|f| f == Path::new(line)) {
+                folders.push(line.into());
+            }
+        }
+    }
+    folders
+}
+
+/// A plugin that the search came upon.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// The shared library.
+    pub path: PathBuf,
+    /// Why it was looked for there.
+    pub source: String,
+}
+
+/// All plugins for `platform`, the one to use first. A path that was asked for by name must exist.
+pub fn list(platform: Platform, explicit: Option<&Path>, around: &Surroundings) -> Result<Vec<Found>> {
+    let mut found = Vec::new();
+    let named = [
+        (explicit, "--plugin"),
+        (around.plugin.as_deref(), "MESH_PJRT_PLUGIN"),
+        (around.tpu_library.as_deref().filter(|_| platform == Platform::Tpu), "TPU_LIBRARY_PATH"),
+    ];
+    for (path, source) in named {
+        let Some(path) = path else { continue };
+        if !path.is_file() {
+            return Err(Error::input(
+                format!("{source} names the plugin `{}`, but there is no such file", path.display()),
+                "name a PJRT plugin's shared library, or leave it out to have one found",
+            ));
+        }
+        found.push(Found { path: path.to_owned(), source: source.to_owned() });
+    }
+    for folder in &around.site_packages {
+        for below in platform.wheel_paths() {
+            let path = folder.join(below);
+            if path.is_file() {
+                found.push(Found { path, source: format!("wheel in {}", folder.display()) });
+            }
+        }
+    }
+    if platform == Platform::Cpu {
+        let path = install::installed(&install::CPU, &around.cache);
+        if path.is_file() {
+            found.push(Found { path, source: "cache".to_owned() });
+        }
+    }
+    Ok(found)
+}
+
+/// The plugin to use. For the CPU one is installed if none is there; `say` gets a line about it.
+pub fn find(
+    platform: Platform,
+    explicit: Option<&Path>,
+    around: &Surroundings,
+    say: &mut dyn FnMut(&str),
+) -> Result<Found> {
+    if let Some(found) = list(platform, explicit, around)?.into_iter().next() {
+        return Ok(found);
+    }
+    let help = match platform {
+        Platform::Cpu => {
+            say(&format!(
+                "no CPU plugin found: installing {} {} from PyPI into {}",
+                install::CPU.package,
+                install::CPU.version,
+                around.cache.display()
+            ));
+            let path = install::install(&install::CPU, &around.cache)?;
+            return Ok(Found { path, source: "cache".to_owned() });
+        }
+        Platform::Gpu => "install one with `pip install \"jax-cuda13-plugin[with-cuda]\"` (it brings jax-cuda13-pjrt), or name one with --plugin",
+        Platform::Tpu => "install it with `pip install libtpu`, or name it with --plugin or TPU_LIBRARY_PATH",
+    };
+    Err(Error::input(format!("no PJRT plugin for {platform} was found"), help))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn touch(path: &Path) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, b"").unwrap();
+    }
+
+    #[test]
+    fn the_order_is_flag_then_environment_then_wheels_then_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |p: &str| dir.path().join(p);
+        for file in ["flag.so", "env.so", "site/libtpu/libtpu.so", "site/jax_plugins/xla_cuda13/xla_cuda_plugin.so", "tpu.so"] {
+            touch(&at(file));
+        }
+        let around = Surroundings {
+            plugin: Some(at("env.so")),
+            tpu_library: Some(at("tpu.so")),
+            site_packages: vec![at("site")],
+            cache: at("cache"),
+        };
+        let paths = |platform, explicit: Option<&Path>| -> Vec<PathBuf> {
+            list(platform, explicit, &around).unwrap().into_iter().map(|f| f.path).collect()
+        };
+        let flag = at("flag.so");
+        assert_eq!(paths(Platform::Tpu, Some(&flag)), [flag.clone(), at("env.so"), at("tpu.so"), at("site/libtpu/libtpu.so")]);
+        assert_eq!(paths(Platform::Gpu, None), [at("env.so"), at("site/jax_plugins/xla_cuda13/xla_cuda_plugin.so")]);
+        touch(&install::installed(&install::CPU, &around.cache));
+        assert_eq!(paths(Platform::Cpu, None), [at("env.so"), install::installed(&install::CPU, &around.cache)]);
+    }
+
+    #[test]
+    fn a_named_plugin_must_be_there_and_a_missing_one_says_how_to_get_it() {
+        let around = Surroundings { plugin: Some("/nowhere/x.so".into()), ..Default::default() };
+        let error = list(Platform::Cpu, None, &around).unwrap_err().to_string();
+        assert!(error.contains("MESH_PJRT_PLUGIN") && error.contains("/nowhere/x.so"), "{error}");
+        let error = find(Platform::Tpu, None, &Surroundings::default(), &mut |_| ()).unwrap_err().to_string();
+        assert!(error.contains("pip install libtpu"), "{error}");
+    }
+}
