@@ -3,13 +3,11 @@
 use crate::{Error, Result};
 use proto::{
     Message,
-    manifest::{File, Function, Manifest, Tensor},
+    manifest::{File, Function, Manifest},
+    manifest_check,
 };
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fs, path::Path};
-
-/// The newest manifest format this runtime reads.
-pub const FORMAT_VERSION: u32 = 1;
 
 /// A checked artefact in memory.
 #[derive(Clone, Debug)]
@@ -42,11 +40,8 @@ impl Artefact {
 
     /// An artefact from its parts, checked like one from disk.
     pub fn new(origin: String, manifest: Manifest, files: BTreeMap<String, Vec<u8>>) -> Result<Self> {
-        if manifest.format_version > FORMAT_VERSION || manifest.format_version == 0 {
-            return Err(broken(
-                &origin,
-                format!("its format is version {}, this runtime reads up to {FORMAT_VERSION}", manifest.format_version),
-            ));
+        if let Some(problem) = manifest_check::check(&manifest).first() {
+            return Err(broken(&origin, format!("manifest.pb says {problem}")));
         }
         for file in named_files(&manifest) {
             let Some(bytes) = files.get(&file.name) else {
@@ -66,58 +61,7 @@ impl Artefact {
                 ));
             }
         }
-        let artefact = Self { manifest, origin, files };
-        artefact.check()?;
-        Ok(artefact)
-    }
-
-    /// Everything that [`crate::Session`] relies on.
-    fn check(&self) -> Result<()> {
-        let mesh = self.manifest.mesh.clone().unwrap_or_default();
-        let axis = |name: &str| mesh.axes.iter().find(|a| a.name == name).map(|a| a.size);
-        if mesh.axes.iter().any(|a| a.size == 0) || mesh.axes.iter().try_fold(1u64, |n, a| n.checked_mul(a.size)).is_none_or(|n| n > 1 << 31) {
-            return Err(broken(&self.origin, "its mesh has an impossible size".into()));
-        }
-        let tensor = |what: &str, t: &Option<Tensor>| {
-            let bad = |why: &str| Err(broken(&self.origin, format!("{what}: {why}")));
-            let Some(t) = t else { return bad("has no type") };
-            crate::tensor::element_type(&t.dtype)?;
-            let mut elements = 1u64;
-            for d in &t.dims {
-                let Some(parts) = d.axes.iter().try_fold(1u64, |n, a| n.checked_mul(axis(a)?)) else {
-                    return bad("is split over an axis that the mesh lacks");
-                };
-                match (d.local_size.checked_mul(parts), elements.checked_mul(d.size)) {
-                    (Some(size), Some(n)) if size == d.size && size > 0 && n < 1 << 48 => elements = n,
-                    _ => return bad("has shards that do not make up the whole"),
-                }
-            }
-            Ok(())
-        };
-        for state in &self.manifest.state {
-            tensor(&format!("state `{}`", state.name), &state.tensor)?;
-        }
-        for f in &self.manifest.functions {
-            let known = |name: &str| self.manifest.state.iter().any(|s| s.name == name);
-            for input in &f.inputs {
-                let what = format!("input `{}` of `{}`", input.name, f.name);
-                tensor(&what, &input.tensor)?;
-                if !input.state.is_empty() && !known(&input.state) {
-                    return Err(broken(&self.origin, format!("{what} is a state that is not declared")));
-                }
-                if input.donated_to.is_some_and(|i| i as usize >= f.outputs.len()) {
-                    return Err(broken(&self.origin, format!("{what} is donated to an output that does not exist")));
-                }
-            }
-            for output in &f.outputs {
-                let what = format!("output `{}` of `{}`", output.name, f.name);
-                tensor(&what, &output.tensor)?;
-                if !output.state.is_empty() && !known(&output.state) {
-                    return Err(broken(&self.origin, format!("{what} is a state that is not declared")));
-                }
-            }
-        }
-        Ok(())
+        Ok(Self { manifest, origin, files })
     }
 
     /// The function called `name`.

@@ -1,0 +1,77 @@
+//! Running programs on a real plugin, for tests: one CPU client of eight devices for the whole process.
+
+use compiler::artefact::{self, Settings};
+use compiler::interp::{Outcome, Tensor, Tensors};
+use mesh::{Dim, Module, Name, Type};
+use pjrt::{Client, ClientOptions, ElementType, Plugin};
+use runtime::{
+    Artefact, HostTensor, Session,
+    plugin::{Platform, Surroundings, find},
+};
+use std::{collections::BTreeMap, sync::OnceLock};
+
+/// Devices of the test client.
+pub const DEVICES: i64 = 8;
+
+/// The client. It is installed on first use, like a user's.
+pub fn client() -> Client {
+    static CLIENT: OnceLock<Client> = OnceLock::new();
+    let make = || {
+        let around = Surroundings::of_process().expect("tests run where there is a home folder");
+        let found = find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}")).expect("pip installs the CPU plugin");
+        let plugin = Plugin::load(&found.path).expect("the CPU plugin loads");
+        Client::create(&plugin, &ClientOptions::new().with("cpu_device_count", DEVICES)).expect("the CPU plugin makes a client")
+    };
+    CLIENT.get_or_init(make).clone()
+}
+
+/// Calls `function` of a verified Local module on the plugin, with whole tensors in and out.
+pub fn run(local: &Module, function: &str, inputs: &Tensors, state: &Tensors) -> Result<Outcome, String> {
+    let only = Module {
+        functions: local.functions.iter().filter(|f| f.name == *function).cloned().collect(),
+        ..local.clone()
+    };
+    let built = artefact::build(&only, &Settings { target: "cpu".into(), ..Default::default() }).map_err(|e| e.to_string())?;
+    let artefact = Artefact::new("test".into(), built.manifest, built.files.into_iter().collect()).map_err(|e| e.to_string())?;
+    let mut session = Session::with_client(client(), artefact).map_err(|e| e.to_string())?;
+    for (_, s) in local.env.states.iter() {
+        if let Some(value) = state.get(&s.name) {
+            session.set_state(&s.name, &host(value, &s.ty)).map_err(|e| e.to_string())?;
+        }
+    }
+    let f = local.function(function).ok_or("no such function")?;
+    let mut given = BTreeMap::new();
+    for (name, ty) in f.inputs.iter().zip(f.body.param_types()) {
+        given.insert(name.to_string(), host(&inputs[name], ty));
+    }
+    let results = session.call(function, &given).and_then(|o| o.wait()).map_err(|e| e.to_string())?;
+    let mut outcome = Outcome { outputs: Tensors::new(), state: state.clone() };
+    for (name, ty) in f.outputs.iter().zip(f.body.result_types()) {
+        outcome.outputs.insert(name.clone(), back(&results[name.as_str()], ty)?);
+    }
+    for (_, s) in local.env.states.iter() {
+        if let Ok(value) = session.state(&s.name) {
+            outcome.state.insert(s.name.clone(), back(&value, &s.ty)?);
+        }
+    }
+    Ok(outcome)
+}
+
+/// A tensor as the plugin takes it: dims in the order of the type.
+fn host(tensor: &Tensor, ty: &Type) -> HostTensor {
+    let names: Vec<Name> = ty.names().cloned().collect();
+    let ordered = tensor.ordered(&names);
+    let dtype = match ty.dtype {
+        mesh::DType::Pred => ElementType::Pred,
+        mesh::DType::S32 => ElementType::S32,
+        mesh::DType::U32 => ElementType::U32,
+        mesh::DType::Bf16 => ElementType::Bf16,
+        mesh::DType::F32 => ElementType::F32,
+    };
+    HostTensor { dtype, dims: ty.logical().map(|d| d.size).collect(), bytes: ordered.to_bytes() }
+}
+
+fn back(value: &HostTensor, ty: &Type) -> Result<Tensor, String> {
+    let dims: Vec<Dim> = ty.logical().cloned().collect();
+    Tensor::from_bytes(ty.dtype, &dims, &value.bytes)
+}
