@@ -30,10 +30,16 @@ impl Artefact {
         for file in named_files(&manifest) {
             // A name with a path in it would read outside of the artefact.
             if Path::new(&file.name).file_name().is_none_or(|n| n.to_str() != Some(&file.name)) {
-                return Err(broken(&origin, format!("the manifest names a file `{}`, which is no plain name", file.name)));
+                return Err(broken(
+                    &origin,
+                    format!("the manifest names a file `{}`, which is no plain name", file.name),
+                ));
             }
             let path = dir.join(&file.name);
-            files.insert(file.name.clone(), fs::read(&path).map_err(Error::io("reading the artefact's file", &path))?);
+            files.insert(
+                file.name.clone(),
+                fs::read(&path).map_err(Error::io("reading the artefact's file", &path))?,
+            );
         }
         Self::new(origin, manifest, files)
     }
@@ -68,14 +74,20 @@ impl Artefact {
     pub fn function(&self, name: &str) -> Result<&Function> {
         self.manifest.functions.iter().find(|f| f.name == name).ok_or_else(|| {
             let known: Vec<&str> = self.manifest.functions.iter().map(|f| f.name.as_str()).collect();
-            Error::input(format!("artefact `{}` has no function `{name}`", self.origin), format!("it has {}", known.join(", ")))
+            Error::input(
+                format!("artefact `{}` has no function `{name}`", self.origin),
+                format!("it has {}", known.join(", ")),
+            )
         })
     }
 
     /// The bytes of a file that the manifest names.
     pub fn file(&self, file: &Option<File>) -> Result<&[u8]> {
         let name = file.as_ref().map_or("", |f| &f.name);
-        self.files.get(name).map(|b| b.as_slice()).ok_or_else(|| broken(&self.origin, format!("file `{name}` is missing")))
+        self.files
+            .get(name)
+            .map(|b| b.as_slice())
+            .ok_or_else(|| broken(&self.origin, format!("file `{name}` is missing")))
     }
 
     /// A fact that the program states about itself.
@@ -86,10 +98,16 @@ impl Artefact {
     /// A fact that is a whole number, or an error that names it.
     pub fn number(&self, key: &str) -> Result<usize> {
         let text = self.fact(key).ok_or_else(|| {
-            Error::input(format!("program `{}` does not state its `{key}`", self.manifest.program), format!("add the fact `{key}` to the program"))
+            Error::input(
+                format!("program `{}` does not state its `{key}`", self.manifest.program),
+                format!("add the fact `{key}` to the program"),
+            )
         })?;
         text.parse().map_err(|_| {
-            Error::input(format!("fact `{key}` of program `{}` is `{text}`", self.manifest.program), "it must be a whole number")
+            Error::input(
+                format!("fact `{key}` of program `{}` is `{text}`", self.manifest.program),
+                "it must be a whole number",
+            )
         })
     }
 }

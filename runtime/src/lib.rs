@@ -1,1 +1,18 @@
-//! Placeholder head.
+//! Runs artefacts on PJRT plugins. Knows no model and no compiler: what it needs to know of a program
+//! stands in the artefact's manifest.
+//!
+//! Reading order: [`artefact`] (the files), [`tensor`] and [`shard`] (logical tensors and how they lie on
+//! devices), [`session`] (a client, its programs, and the state on its devices), [`plugin`] (where the
+//! plugins are).
+
+pub mod artefact;
+pub mod error;
+pub mod plugin;
+pub mod session;
+pub mod shard;
+pub mod tensor;
+
+pub use artefact::Artefact;
+pub use error::{Error, Result};
+pub use session::{Output, Outputs, Session};
+pub use tensor::HostTensor;

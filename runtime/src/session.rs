@@ -5,18 +5,18 @@
 
 use crate::{Artefact, Error, HostTensor, Result, shard, tensor::element_type};
 use pjrt::{
-    Argument, Buffer, Client, ClientOptions, Event, ExecuteOptions, HostArray, LoadedExecutable, PendingRead, Plugin,
-    Program,
+    Argument, Buffer, Client, ClientOptions, Event, ExecuteOptions, HostArray, LoadedExecutable, PendingRead,
+    Plugin, Program,
 };
 use proto::manifest::{Function, Input, InputKind, Mesh, OutputKind, Tensor};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Programs and state on devices.
 pub struct Session {
     client: Client,
     artefact: Artefact,
     mesh: Mesh,
-    executables: BTreeMap<String, LoadedExecutable>,
+    executables: BTreeMap<String, Arc<LoadedExecutable>>,
     state: BTreeMap<String, Vec<Buffer>>,
 }
 
@@ -51,7 +51,10 @@ impl Session {
         let want = shard::devices(&mesh);
         if have < want {
             return Err(Error::input(
-                format!("the mesh has {want} devices, but `{}` offers {have}", client.plugin().path().display()),
+                format!(
+                    "the mesh has {want} devices, but `{}` offers {have}",
+                    client.plugin().path().display()
+                ),
                 "use a smaller mesh, or more devices",
             ));
         }
@@ -68,30 +71,28 @@ impl Session {
     }
 
     /// Compiles `function` if it is not yet, and returns the executable.
-    pub fn compile(&mut self, function: &str) -> Result<&LoadedExecutable> {
+    pub fn compile(&mut self, function: &str) -> Result<Arc<LoadedExecutable>> {
         if !self.executables.contains_key(function) {
             let f = self.artefact.function(function)?;
             let (code, options) = (self.artefact.file(&f.module)?, self.artefact.file(&f.compile_options)?);
-            let executable = self
-                .client
-                .compile(&Program::hlo(code), options)
-                .map_err(Error::pjrt(format!("compiling `{function}` of `{}`", self.artefact.manifest.program)))?;
-            self.executables.insert(function.to_owned(), executable);
+            let executable = self.client.compile(&Program::hlo(code), options).map_err(Error::pjrt(
+                format!("compiling `{function}` of `{}`", self.artefact.manifest.program),
+            ))?;
+            self.executables.insert(function.to_owned(), Arc::new(executable));
         }
-        Ok(&self.executables[function])
+        Ok(self.executables[function].clone())
     }
 
     /// Starts `function` with the given logical inputs; state is taken from and left on the devices.
     pub fn call(&mut self, function: &str, inputs: &BTreeMap<String, HostTensor>) -> Result<Outputs> {
-        self.compile(function)?;
+        let executable = self.compile(function)?;
         let f = self.artefact.function(function)?.clone();
         self.check_inputs(&f, inputs)?;
-        let executable = &self.executables[function];
         let mut sent = BTreeMap::new();
         for input in &f.inputs {
             if input.kind() != InputKind::State {
                 let tensor = input.tensor.as_ref().expect("the artefact was checked");
-                sent.insert(input.name.clone(), self.place(tensor, &inputs[&input.name], executable)?);
+                sent.insert(input.name.clone(), self.place(tensor, &inputs[&input.name], &executable)?);
             }
         }
         let donated = self.take_donated(&f)?;
@@ -104,7 +105,11 @@ impl Session {
                 let (returned, source) = (failure.arguments, failure.error);
                 let kept = keep_donated(&f, returned);
                 self.state.extend(kept);
-                let context = if lost == 0 { error } else { format!("{error} (its state is lost: restore a checkpoint)") };
+                let context = if lost == 0 {
+                    error
+                } else {
+                    format!("{error} (its state is lost: restore a checkpoint)")
+                };
                 Err(Error::Pjrt { context, source })
             }
         }
@@ -135,7 +140,10 @@ impl Session {
 
     fn declared(&self, name: &str) -> Result<&Tensor> {
         let entry = self.artefact.manifest.state.iter().find(|s| s.name == name).ok_or_else(|| {
-            Error::input(format!("program `{}` has no state `{name}`", self.artefact.manifest.program), "see the manifest for its state")
+            Error::input(
+                format!("program `{}` has no state `{name}`", self.artefact.manifest.program),
+                "see the manifest for its state",
+            )
         })?;
         Ok(entry.tensor.as_ref().expect("the artefact was checked"))
     }
@@ -145,14 +153,24 @@ impl Session {
         for input in &wanted {
             let value = inputs.get(&input.name).ok_or_else(|| {
                 let names: Vec<&str> = wanted.iter().map(|i| i.name.as_str()).collect();
-                Error::input(format!("`{}` needs input `{}`", f.name, input.name), format!("its inputs are {}", names.join(", ")))
+                Error::input(
+                    format!("`{}` needs input `{}`", f.name, input.name),
+                    format!("its inputs are {}", names.join(", ")),
+                )
             })?;
-            fits(&format!("input `{}` of `{}`", input.name, f.name), input.tensor.as_ref().expect("the artefact was checked"), value)?;
+            fits(
+                &format!("input `{}` of `{}`", input.name, f.name),
+                input.tensor.as_ref().expect("the artefact was checked"),
+                value,
+            )?;
         }
         for name in inputs.keys() {
             if !wanted.iter().any(|i| i.name == *name) {
                 let names: Vec<&str> = wanted.iter().map(|i| i.name.as_str()).collect();
-                return Err(Error::input(format!("`{}` has no input `{name}`", f.name), format!("its inputs are {}", names.join(", "))));
+                return Err(Error::input(
+                    format!("`{}` has no input `{name}`", f.name),
+                    format!("its inputs are {}", names.join(", ")),
+                ));
             }
         }
         match f.inputs.iter().find(|i| i.kind() == InputKind::State && !self.state.contains_key(&i.state)) {
@@ -161,7 +179,12 @@ impl Session {
         }
     }
 
-    fn place(&self, tensor: &Tensor, value: &HostTensor, executable: &LoadedExecutable) -> Result<Vec<Buffer>> {
+    fn place(
+        &self,
+        tensor: &Tensor,
+        value: &HostTensor,
+        executable: &LoadedExecutable,
+    ) -> Result<Vec<Buffer>> {
         self.place_on(tensor, value, executable.devices())
     }
 
@@ -175,7 +198,11 @@ impl Session {
             let region = shard::region(tensor, &self.mesh, number);
             let sizes: Vec<i64> = region.sizes.iter().map(|s| *s as i64).collect();
             let array = HostArray::dense(value.dtype, &sizes);
-            let array = if region.sizes == value.dims { array } else { array.strided(&byte_strides, shard::offset(&region, &strides)) };
+            let array = if region.sizes == value.dims {
+                array
+            } else {
+                array.strided(&byte_strides, shard::offset(&region, &strides))
+            };
             let buffer = self.client.buffer_from_slice(&value.bytes, &array, device);
             buffers.push(buffer.map_err(Error::pjrt("sending a tensor to a device"))?);
         }
@@ -199,14 +226,18 @@ impl Session {
         sent: &'a BTreeMap<String, Vec<Buffer>>,
     ) -> Vec<Vec<Argument<'a>>> {
         let count = shard::devices(&self.mesh);
-        let mut donated: BTreeMap<String, Vec<Option<Buffer>>> =
-            donated.into_iter().map(|(name, buffers)| (name, buffers.into_iter().map(Some).collect())).collect();
+        let mut donated: BTreeMap<String, Vec<Option<Buffer>>> = donated
+            .into_iter()
+            .map(|(name, buffers)| (name, buffers.into_iter().map(Some).collect()))
+            .collect();
         let mut argument = |input: &Input, device: usize| {
             if input.kind() != InputKind::State {
                 return Argument::Borrow(&sent[&input.name][device]);
             }
             match donated.get_mut(&input.state) {
-                Some(own) => Argument::Donate(own[device].take().expect("each device's buffer is taken once")),
+                Some(own) => {
+                    Argument::Donate(own[device].take().expect("each device's buffer is taken once"))
+                }
                 None => Argument::Borrow(&self.state[&input.state][device]),
             }
         };

@@ -61,13 +61,17 @@ pub fn offset(region: &Region, strides: &[usize]) -> usize {
 
 /// Writes `part` (dense, row-major) to its region of `whole`, a tensor of sizes `dims`.
 pub fn paste(whole: &mut [u8], dims: &[usize], element: usize, region: &Region, part: &[u8]) {
-    each_row(dims, element, region, |at, from, len| whole[at..at + len].copy_from_slice(&part[from..from + len]));
+    each_row(dims, element, region, |at, from, len| {
+        whole[at..at + len].copy_from_slice(&part[from..from + len])
+    });
 }
 
 /// The region of `whole`, dense and row-major.
 pub fn cut(whole: &[u8], dims: &[usize], element: usize, region: &Region) -> Vec<u8> {
     let mut part = vec![0; region.sizes.iter().product::<usize>() * element];
-    each_row(dims, element, region, |at, from, len| part[from..from + len].copy_from_slice(&whole[at..at + len]));
+    each_row(dims, element, region, |at, from, len| {
+        part[from..from + len].copy_from_slice(&whole[at..at + len])
+    });
     part
 }
 

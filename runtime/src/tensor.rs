@@ -17,11 +17,19 @@ pub struct HostTensor {
 impl HostTensor {
     /// A tensor of 32-bit floats.
     pub fn f32(dims: &[usize], values: &[f32]) -> Self {
-        Self { dtype: ElementType::F32, dims: dims.to_vec(), bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
+        Self {
+            dtype: ElementType::F32,
+            dims: dims.to_vec(),
+            bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        }
     }
     /// A tensor of signed 32-bit integers.
     pub fn s32(dims: &[usize], values: &[i32]) -> Self {
-        Self { dtype: ElementType::S32, dims: dims.to_vec(), bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
+        Self {
+            dtype: ElementType::S32,
+            dims: dims.to_vec(),
+            bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        }
     }
     /// One unsigned 32-bit integer.
     pub fn u32_scalar(value: u32) -> Self {
@@ -29,7 +37,8 @@ impl HostTensor {
     }
     /// All elements as `f64`, whatever their type.
     pub fn to_f64(&self) -> Result<Vec<f64>> {
-        let four = |f: fn([u8; 4]) -> f64| self.bytes.chunks_exact(4).map(|b| f([b[0], b[1], b[2], b[3]])).collect();
+        let four =
+            |f: fn([u8; 4]) -> f64| self.bytes.chunks_exact(4).map(|b| f([b[0], b[1], b[2], b[3]])).collect();
         Ok(match self.dtype {
             ElementType::F32 => four(|b| f64::from(f32::from_le_bytes(b))),
             ElementType::S32 => four(|b| f64::from(i32::from_le_bytes(b))),
@@ -38,7 +47,12 @@ impl HostTensor {
                 self.bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f64()).collect()
             }
             ElementType::Pred => self.bytes.iter().map(|b| f64::from(*b)).collect(),
-            other => return Err(Error::input(format!("elements of {other} are not read as numbers"), "programs use f32, bf16, s32, u32 and pred")),
+            other => {
+                return Err(Error::input(
+                    format!("elements of {other} are not read as numbers"),
+                    "programs use f32, bf16, s32, u32 and pred",
+                ));
+            }
         })
     }
 }
@@ -51,6 +65,11 @@ pub fn element_type(name: &str) -> Result<ElementType> {
         "s32" => ElementType::S32,
         "u32" => ElementType::U32,
         "pred" => ElementType::Pred,
-        other => return Err(Error::input(format!("the manifest names element type `{other}`"), "compile the program again with this version")),
+        other => {
+            return Err(Error::input(
+                format!("the manifest names element type `{other}`"),
+                "compile the program again with this version",
+            ));
+        }
     })
 }

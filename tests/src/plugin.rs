@@ -18,9 +18,11 @@ pub fn client() -> Client {
     static CLIENT: OnceLock<Client> = OnceLock::new();
     let make = || {
         let around = Surroundings::of_process().expect("tests run where there is a home folder");
-        let found = find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}")).expect("pip installs the CPU plugin");
+        let found = find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}"))
+            .expect("pip installs the CPU plugin");
         let plugin = Plugin::load(&found.path).expect("the CPU plugin loads");
-        Client::create(&plugin, &ClientOptions::new().with("cpu_device_count", DEVICES)).expect("the CPU plugin makes a client")
+        Client::create(&plugin, &ClientOptions::new().with("cpu_device_count", DEVICES))
+            .expect("the CPU plugin makes a client")
     };
     CLIENT.get_or_init(make).clone()
 }
@@ -31,8 +33,10 @@ pub fn run(local: &Module, function: &str, inputs: &Tensors, state: &Tensors) ->
         functions: local.functions.iter().filter(|f| f.name == *function).cloned().collect(),
         ..local.clone()
     };
-    let built = artefact::build(&only, &Settings { target: "cpu".into(), ..Default::default() }).map_err(|e| e.to_string())?;
-    let artefact = Artefact::new("test".into(), built.manifest, built.files.into_iter().collect()).map_err(|e| e.to_string())?;
+    let built = artefact::build(&only, &Settings { target: "cpu".into(), ..Default::default() })
+        .map_err(|e| e.to_string())?;
+    let artefact = Artefact::new("test".into(), built.manifest, built.files.into_iter().collect())
+        .map_err(|e| e.to_string())?;
     let mut session = Session::with_client(client(), artefact).map_err(|e| e.to_string())?;
     for (_, s) in local.env.states.iter() {
         if let Some(value) = state.get(&s.name) {

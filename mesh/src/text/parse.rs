@@ -385,10 +385,10 @@ impl<'t> Parser<'t> {
         if !self.c.peek().first && !self.c.is(b'}') {
             return Err(self.c.expected("the end of the line after an instruction"));
         }
-        if types.len() != definitions.len() {
+        if !types.is_empty() && types.len() != definitions.len() {
             let (names, types) = (definitions.len(), types.len());
             let message = format!("names of results before `{name}`: {names}; types after it: {types}");
-            let help = "each result has a name before `=`, a type after `:`";
+            let help = "each result has a name before `=`, a type after `:`; or leave the types out";
             return Err(self.c.error(op_at, message).help(help));
         }
         match args.into_iter().collect::<Option<Vec<Value>>>() {
@@ -411,6 +411,8 @@ impl<'t> Parser<'t> {
         let env = scope.builder.env;
         let (error, values) = match scope.builder.emit(op, args, site) {
             Err(d) => (Some(d), recorded(scope, types)),
+            // Types may be left out: what is inferred holds.
+            Ok(values) if types.is_empty() => (None, values.into_iter().map(Some).collect()),
             Ok(values) => {
                 let body = &scope.builder.body;
                 let have: Vec<&Type> = values.iter().map(|v| body.ty(*v)).collect();

@@ -77,10 +77,15 @@ fn pip(wheel: &Wheel, requirements: &Path, target: &Path) -> Result<()> {
         "check that `python3 -m pip` works and reaches PyPI, or install {} {} yourself and name its library with MESH_PJRT_PLUGIN",
         wheel.package, wheel.version
     );
-    let output = command.output().map_err(|e| Error::input(format!("python3 could not be started: {e}"), help.clone()))?;
+    let output = command
+        .output()
+        .map_err(|e| Error::input(format!("python3 could not be started: {e}"), help.clone()))?;
     if output.status.success() {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    Err(Error::input(format!("pip did not install {} {}:\n{}", wheel.package, wheel.version, text.trim_end()), help))
+    Err(Error::input(
+        format!("pip did not install {} {}:\n{}", wheel.package, wheel.version, text.trim_end()),
+        help,
+    ))
 }

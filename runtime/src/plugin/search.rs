@@ -1,6 +1,6 @@
 //! Where plugins are.
 
-use super::install;
+use super::install::{CPU, install, installed};
 use crate::{Error, Result};
 use std::{
     env, fmt,
@@ -29,14 +29,19 @@ impl Platform {
             Some("cpu") => Ok(Self::Cpu),
             Some("gpu" | "cuda") => Ok(Self::Gpu),
             Some("tpu") => Ok(Self::Tpu),
-            _ => Err(Error::input(format!("unknown target `{target}`"), "targets are cpu, gpu and tpu:GENERATION:SHAPE such as tpu:v5e:2x4")),
+            _ => Err(Error::input(
+                format!("unknown target `{target}`"),
+                "targets are cpu, gpu and tpu:GENERATION:SHAPE such as tpu:v5e:2x4",
+            )),
         }
     }
 
     /// Where Python wheels put plugins of this kind, below site-packages; the one to prefer first.
     fn wheel_paths(self) -> &'static [&'static str] {
         match self {
-            Self::Cpu => &["lammps_jax_pjrt_cpu/pjrt_c_api_cpu_plugin.so", "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so"],
+            Self::Cpu => {
+                &["lammps_jax_pjrt_cpu/pjrt_c_api_cpu_plugin.so", "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so"]
+            }
             Self::Gpu => &[
                 "jax_plugins/xla_cuda13/xla_cuda_plugin.so",
                 "jax_plugins/xla_cuda12/xla_cuda_plugin.so",
@@ -139,7 +144,7 @@ pub fn list(platform: Platform, explicit: Option<&Path>, around: &Surroundings) 
         }
     }
     if platform == Platform::Cpu {
-        let path = install::installed(&install::CPU, &around.cache);
+        let path = installed(&CPU, &around.cache);
         if path.is_file() {
             found.push(Found { path, source: "cache".to_owned() });
         }
@@ -161,14 +166,16 @@ pub fn find(
         Platform::Cpu => {
             say(&format!(
                 "no CPU plugin found: installing {} {} from PyPI into {}",
-                install::CPU.package,
-                install::CPU.version,
+                CPU.package,
+                CPU.version,
                 around.cache.display()
             ));
-            let path = install::install(&install::CPU, &around.cache)?;
+            let path = install(&CPU, &around.cache)?;
             return Ok(Found { path, source: "cache".to_owned() });
         }
-        Platform::Gpu => "install one with `pip install \"jax-cuda13-plugin[with-cuda]\"` (it brings jax-cuda13-pjrt), or name one with --plugin",
+        Platform::Gpu => {
+            "install one with `pip install \"jax-cuda13-plugin[with-cuda]\"` (it brings jax-cuda13-pjrt), or name one with --plugin"
+        }
         Platform::Tpu => "install it with `pip install libtpu`, or name it with --plugin or TPU_LIBRARY_PATH",
     };
     Err(Error::input(format!("no PJRT plugin for {platform} was found"), help))
@@ -188,7 +195,13 @@ mod tests {
     fn the_order_is_flag_then_environment_then_wheels_then_cache() {
         let dir = tempfile::tempdir().unwrap();
         let at = |p: &str| dir.path().join(p);
-        for file in ["flag.so", "env.so", "site/libtpu/libtpu.so", "site/jax_plugins/xla_cuda13/xla_cuda_plugin.so", "tpu.so"] {
+        for file in [
+            "flag.so",
+            "env.so",
+            "site/libtpu/libtpu.so",
+            "site/jax_plugins/xla_cuda13/xla_cuda_plugin.so",
+            "tpu.so",
+        ] {
             touch(&at(file));
         }
         let around = Surroundings {
@@ -201,10 +214,16 @@ mod tests {
             list(platform, explicit, &around).unwrap().into_iter().map(|f| f.path).collect()
         };
         let flag = at("flag.so");
-        assert_eq!(paths(Platform::Tpu, Some(&flag)), [flag.clone(), at("env.so"), at("tpu.so"), at("site/libtpu/libtpu.so")]);
-        assert_eq!(paths(Platform::Gpu, None), [at("env.so"), at("site/jax_plugins/xla_cuda13/xla_cuda_plugin.so")]);
-        touch(&install::installed(&install::CPU, &around.cache));
-        assert_eq!(paths(Platform::Cpu, None), [at("env.so"), install::installed(&install::CPU, &around.cache)]);
+        assert_eq!(
+            paths(Platform::Tpu, Some(&flag)),
+            [flag.clone(), at("env.so"), at("tpu.so"), at("site/libtpu/libtpu.so")]
+        );
+        assert_eq!(
+            paths(Platform::Gpu, None),
+            [at("env.so"), at("site/jax_plugins/xla_cuda13/xla_cuda_plugin.so")]
+        );
+        touch(&installed(&CPU, &around.cache));
+        assert_eq!(paths(Platform::Cpu, None), [at("env.so"), installed(&CPU, &around.cache)]);
     }
 
     #[test]

@@ -1,0 +1,297 @@
+//! HLO against the reference interpreter on a real plugin: every operation, every collective.
+
+use compiler::interp::{Precision, Tensor, Tensors, run};
+use mesh::{DType, Dim, Module, Type, text::parse};
+
+/// Numbers that depend on the place alone: tame floats, small whole numbers.
+fn fill(ty: &Type, salt: usize) -> Tensor {
+    let dims: Vec<Dim> = ty.logical().cloned().collect();
+    let number = |i: usize| {
+        let h = (i.wrapping_mul(2654435761).wrapping_add(salt.wrapping_mul(40503)) >> 3) % 1000;
+        match ty.dtype {
+            DType::Pred => (h % 2) as f64,
+            DType::S32 => (h % 9) as f64 - 2.0,
+            DType::U32 => (h * 4242423) as u32 as f64,
+            DType::Bf16 | DType::F32 => Precision::Normal.store(ty.dtype, h as f64 / 250.0 - 2.0),
+        }
+    };
+    Tensor::new(ty.dtype, &dims, (0..ty.elements()).map(number).collect()).unwrap()
+}
+
+#[track_caller]
+fn check(text: &str) {
+    let module: Module = parse(text, "test.mesh").unwrap_or_else(|e| panic!("{e}"));
+    let f = &module.functions[0];
+    let inputs: Tensors = f
+        .inputs
+        .iter()
+        .zip(f.body.param_types())
+        .enumerate()
+        .map(|(i, (n, ty))| (n.clone(), fill(ty, i)))
+        .collect();
+    let state: Tensors =
+        module.env.states.iter().map(|(id, s)| (s.name.clone(), fill(&s.ty, id.0 as usize + 50))).collect();
+    let want = run(&module, &f.name, &inputs, &state, Precision::Normal).unwrap_or_else(|e| panic!("{e}"));
+    let got = tests::plugin::run(&module, &f.name, &inputs, &state).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    for (kind, want, got) in [("output", &want.outputs, &got.outputs), ("state", &want.state, &got.state)] {
+        for (name, w) in want {
+            let (w, g) = (w.elements(), got[name].ordered(&w.names).elements());
+            let bf16 = text.contains("bf16");
+            for (i, (a, b)) in w.iter().zip(&g).enumerate() {
+                let tolerance = if bf16 { 2e-2 } else { 2e-5 } * a.abs().max(1.0);
+                assert!(
+                    (a - b).abs() <= tolerance || a.is_nan() && b.is_nan(),
+                    "{kind} {name}[{i}]: {a} in the interpreter, {b} on the plugin\n{text}"
+                );
+            }
+        }
+    }
+}
+
+/// A function of the given instructions over inputs `%0 a: f32[x=4, y=6]`, `%1 b: f32[y=6, x=4]`,
+/// `%2 i: s32[x=4]`, `%3 u: u32[x=4]`.
+#[track_caller]
+fn check_ops(body: &str, result: &str, ty: &str) {
+    check(&format!(
+        "module t\nfunc f(%0 a: f32[x=4, y=6], %1 b: f32[y=6, x=4], %2 i: s32[x=4], %3 u: u32[x=4]) -> (out: {ty}) {{\n{body}\n  return {result}\n}}\n"
+    ));
+}
+
+#[test]
+fn elementwise() {
+    for op in ["neg", "abs", "sign", "exp", "sin", "cos", "tanh", "logistic", "relu", "gelu", "floor"] {
+        check_ops(&format!("  %4 = {op} %0"), "%4", "f32[x=4, y=6]");
+    }
+    for op in ["log", "log1p", "sqrt", "rsqrt"] {
+        check_ops(&format!("  %4 = abs %0\n  %5 = {op} %4"), "%5", "f32[x=4, y=6]");
+    }
+    for op in ["add", "sub", "mul", "div", "rem", "max", "min"] {
+        check_ops(&format!("  %4 = {op} %0, %1"), "%4", "f32[x=4, y=6]");
+    }
+    for op in ["eq", "ne", "lt", "le", "gt", "ge"] {
+        check_ops(&format!("  %4 = {op} %0, %1\n  %5 = select %4, %0, %1"), "%5", "f32[x=4, y=6]");
+    }
+    for op in ["and", "or", "xor", "shl", "shr"] {
+        check_ops(
+            &format!(
+                "  %4 = cast %2 {{dtype=u32}}\n  %5 = abs %2\n  %6 = cast %5 {{dtype=u32}}\n  %7 = {op} %3, %6"
+            ),
+            "%7",
+            "u32[x=4]",
+        );
+    }
+    check_ops("  %4 = cast %2 {dtype=f32}\n  %5 = mul %4, %1", "%5", "f32[x=4, y=6]");
+    check_ops(
+        "  %4 = cast %0 {dtype=bf16}\n  %5 = mul %4, %4\n  %6 = cast %5 {dtype=f32}",
+        "%6",
+        "f32[x=4, y=6]",
+    );
+    check_ops("  %4 = is_finite %0\n  %5 = not %4\n  %6 = cast %5 {dtype=s32}", "%6", "s32[x=4, y=6]");
+}
+
+#[test]
+fn contractions_and_reductions() {
+    check_ops(
+        "  %4 = rename %1 {pairs=[x -> z]}\n  %5 = einsum %0, %4 {out=[z, x], dtype=f32}",
+        "%5",
+        "f32[z=4, x=4]",
+    );
+    check_ops("  %4 = einsum %0, %1 {out=[x], dtype=f32}", "%4", "f32[x=4]");
+    check_ops("  %4 = einsum %0, %1 {out=[y, x], dtype=f32}", "%4", "f32[y=6, x=4]");
+    check_ops("  %4 = einsum %0, %1 {out=[], dtype=f32}", "%4", "f32[]");
+    for kind in ["sum", "max", "min", "mean", "logsumexp"] {
+        check_ops(&format!("  %4 = reduce_{kind} %0 {{dims=[y]}}"), "%4", "f32[x=4]");
+        check_ops(&format!("  %4 = reduce_{kind} %0 {{dims=[x, y]}}"), "%4", "f32[]");
+    }
+    check_ops("  %4 = argmax %0 {dim=y}", "%4", "s32[x=4]");
+}
+
+#[test]
+fn shapes() {
+    check_ops("  %4 = reshape %0 {from=[x, y], to=[z=3, w=8]}", "%4", "f32[z=3, w=8]");
+    check_ops("  %4 = reshape %0 {from=[y, x], to=[z=24]}", "%4", "f32[z=24]");
+    check_ops(
+        "  %4 = reshape %1 {from=[y], to=[p=2, q=3]}\n  %5 = slice %4 {dim=q, start=0, limit=3, stride=2}",
+        "%5",
+        "f32[p=2, q=2, x=4]",
+    );
+    check_ops("  %4 = pad %0 {dim=y, low=1, high=2, value=0.5}", "%4", "f32[x=4, y=9]");
+    check_ops("  %4 = concat %0, %1 {dim=y}", "%4", "f32[x=4, y=12]");
+    check_ops(
+        "  %4 = broadcast %2 {dims=[z=3]}\n  %5 = iota {dim=z=3, dtype=s32}\n  %6 = add %4, %5",
+        "%6",
+        "s32[z=3, x=4]",
+    );
+}
+
+#[test]
+fn indices() {
+    check_ops("  %4 = one_hot %2 {dim=c=5, dtype=f32}", "%4", "f32[x=4, c=5]");
+    check_ops("  %4 = gather %1, %2 {dim=y, outside=zero}", "%4", "f32[x=4]");
+    check_ops(
+        "  %4 = rename %1 {pairs=[x -> z]}\n  %5 = gather %4, %2 {dim=y, outside=clamp}",
+        "%5",
+        "f32[x=4, z=4]",
+    );
+    check_ops("  %4 = scatter_add %2, %0 {dim=c=5, over=[x]}", "%4", "f32[c=5, y=6]");
+    check_ops("  %4 = scatter_add %2, %0 {dim=c=5, over=[]}", "%4", "f32[x=4, c=5, y=6]");
+    check_ops(
+        "  %4, %5 = top_k %0 {dim=y, to=k=2}\n  %6 = cast %5 {dtype=f32}\n  %7 = add %4, %6",
+        "%7",
+        "f32[x=4, k=2]",
+    );
+    check_ops(
+        "  %4 = iota {dim=y=6, dtype=s32}\n  %5 = broadcast %4 {dims=[x=4]}\n  %6, %7 = sort %0, %5 {dim=y, descending}",
+        "%7",
+        "s32[x=4, y=6]",
+    );
+    for flags in ["dim=y", "dim=y, exclusive", "dim=y, reverse", "dim=y, exclusive, reverse"] {
+        check_ops(&format!("  %4 = cumsum %0 {{{flags}}}"), "%4", "f32[x=4, y=6]");
+    }
+    check_ops(
+        "  %4 = reduce_max %2 {dims=[x]}\n  %5 = dynamic_slice %0, %4 {dim=y, size=3}\n  %6 = dynamic_update %0, %5, %4 {dim=y}",
+        "%6",
+        "f32[x=4, y=6]",
+    );
+    check_ops(
+        "  %4 = iota {dim=x=4, dtype=s32}\n  %5 = constant {dtype=s32, value=2}\n  %6 = sub %4, %5\n  %7 = rename %6 {pairs=[x -> p]}\n  %8 = add %4, %5\n  %9 = constant {dtype=s32, value=4}\n  %10 = lt %8, %9\n  %11 = constant {dtype=s32, value=-1}\n  %12 = select %10, %8, %11\n  %13 = permute %0, %7, %12 {dim=x, to=p}",
+        "%13",
+        "f32[p=4, y=6]",
+    );
+}
+
+#[test]
+fn random_numbers() {
+    let both =
+        "  %4 = reduce_max %3 {dims=[x]}\n  %5 = cast %2 {dtype=u32}\n  %6 = reduce_min %5 {dims=[x]}\n";
+    for (dist, dtype) in [
+        ("bits", "u32"),
+        ("uniform", "f32"),
+        ("normal", "f32"),
+        ("truncated_normal", "f32"),
+        ("bernoulli, p=0.3", "pred"),
+    ] {
+        check_ops(
+            &format!(
+                "{both}  %7 = random %4, %6 {{dist={dist}, dims=[p=30, q=40], dtype={dtype}, stream=77}}"
+            ),
+            "%7",
+            &format!("{dtype}[p=30, q=40]"),
+        );
+    }
+}
+
+#[test]
+fn state_and_control() {
+    for unroll in ["", ", unroll"] {
+        for reverse in ["", ", reverse"] {
+            check(&format!(
+                "module t
+state param w: f32[layers=3, d=4, e=4]
+state counter step: s32[]
+func f(%0 x: f32[b=2, d=4]) -> (y: f32[b=2, d=4], all: f32[layers=3, b=2]) {{
+  %1 = read {{state=w}}
+  %2, %3 = scan %0, %1, %0 {{dim=layers=3, carries=1, xs=1{reverse}, remat=save_all{unroll}}} (%0: f32[b=2, d=4], %1: f32[d=4, e=4], %2: f32[b=2, d=4]) {{
+    %3 = einsum %0, %1 {{out=[b, e], dtype=f32}}
+    %4 = rename %3 {{pairs=[e -> d]}}
+    %5 = tanh %4
+    %6 = add %5, %2
+    %7 = reduce_sum %6 {{dims=[d]}}
+    yield %6, %7
+  }}
+  %4 = neg %1
+  write %4 {{state=w}}
+  %5 = read {{state=step}}
+  %6 = constant {{dtype=s32, value=1}}
+  %7 = add %5, %6
+  write %7 {{state=step}}
+  return %2, %3
+}}
+"
+            ));
+        }
+    }
+    check_ops(
+        "  %4 = reduce_max %2 {dims=[x]}\n  %5 = constant {dtype=s32, value=1}\n  %6 = gt %4, %5\n  %7 = cond %6, %0, %1 (%0: f32[x=4, y=6], %1: f32[y=6, x=4]) {\n    %2 = add %0, %1\n    yield %2\n  } else (%0: f32[x=4, y=6], %1: f32[y=6, x=4]) {\n    %2 = sub %1, %0\n    yield %2\n  }",
+        "%7",
+        "f32[x=4, y=6]",
+    );
+}
+
+#[test]
+fn collectives() {
+    #[track_caller]
+    fn local(param: &str, body: &str, ty: &str) {
+        check(&format!(
+            "module t\nmesh data=2, model=4\nfunc f(%0 a: {param}) -> (out: {ty}) {{\n{body}\n  return %9\n}}\n"
+        ));
+    }
+    for dtype in ["f32", "bf16"] {
+        local(
+            &format!("{dtype}[x=8@data, y=8@model]"),
+            "  %1 = reduce_sum %0 {dims=[y]}\n  %9 = all_reduce %1 {kind=sum, axes=[model]}",
+            &format!("{dtype}[x=8@data]"),
+        );
+        local(
+            &format!("{dtype}[x=8@data, y=8@model]"),
+            "  %1 = reduce_sum %0 {dims=[x, y]}\n  %9 = all_reduce %1 {kind=sum, axes=[data, model]}",
+            &format!("{dtype}[]"),
+        );
+        local(
+            &format!("{dtype}[x=8@data, y=8@model]"),
+            "  %1 = reduce_max %0 {dims=[y]}\n  %9 = all_reduce %1 {kind=max, axes=[model]}",
+            &format!("{dtype}[x=8@data]"),
+        );
+        local(
+            &format!("{dtype}[x=16@data+model, y=8]"),
+            "  %9 = all_gather %0 {dim=x, axes=[model]}",
+            &format!("{dtype}[x=16@data, y=8]"),
+        );
+        local(
+            &format!("{dtype}[x=16@model+data, y=8]"),
+            "  %9 = all_gather %0 {dim=x, axes=[model, data]}",
+            &format!("{dtype}[x=16, y=8]"),
+        );
+        local(
+            &format!("{dtype}[x=8, y=8@model]"),
+            "  %1 = reduce_sum %0 {dims=[y]}\n  %9 = reduce_scatter %1 {dim=x, axes=[model]}",
+            &format!("{dtype}[x=8@model]"),
+        );
+        local(
+            &format!("{dtype}[x=16@data+model, y=8, z=3]"),
+            "  %9 = all_to_all %0 {from=x, to=y, axes=[model]}",
+            &format!("{dtype}[x=16@data, y=8@model, z=3]"),
+        );
+        local(
+            &format!("{dtype}[z=3, y=8, x=16@data+model]"),
+            "  %9 = all_to_all %0 {from=x, to=y, axes=[data, model]}",
+            &format!("{dtype}[z=3, y=8@data+model, x=16]"),
+        );
+        local(
+            &format!("{dtype}[x=8, y=8]"),
+            "  %1 = owe %0 {axes=[data, model]}\n  %2 = all_reduce %1 {kind=sum, axes=[data]}\n  %9 = reduce_scatter %2 {dim=y, axes=[model]}",
+            &format!("{dtype}[x=8, y=8@model]"),
+        );
+    }
+    local("f32[x=8, y=8@model]", "  %9 = shard %0 {dim=x, axes=[data]}", "f32[x=8@data, y=8@model]");
+    local(
+        "s32[x=8@data]",
+        "  %1 = one_hot %0 {dim=c=8@model, dtype=f32}\n  %9 = rename %1 {pairs=[c -> d]}",
+        "f32[x=8@data, d=8@model]",
+    );
+    local(
+        "f32[v=8@model, d=3]",
+        "  %1 = iota {dim=x=10@data, dtype=s32}\n  %2 = gather %0, %1 {dim=v, outside=zero}\n  %9 = all_reduce %2 {kind=sum, axes=[model]}",
+        "f32[x=10@data, d=3]",
+    );
+    local(
+        "s32[x=8@data]",
+        "  %1 = cast %0 {dtype=f32}\n  %2 = scatter_add %0, %1 {dim=c=8@model, over=[x]}\n  %9 = all_reduce %2 {kind=sum, axes=[data]}",
+        "f32[c=8@model]",
+    );
+    local(
+        "u32[]",
+        "  %9 = random %0, %0 {dist=normal, dims=[p=8@model, q=6@data, r=3], dtype=f32, stream=5}",
+        "f32[p=8@model, q=6@data, r=3]",
+    );
+}
