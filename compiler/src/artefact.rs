@@ -6,8 +6,8 @@ use mesh::{DType, Diagnostic, Layout, Mesh, Module, StateKind, Type};
 use proto::{
     Message, compile_options,
     manifest::{
-        self, Axis, Dim, Fact, File, Function, Input, InputKind, Manifest, Output, OutputKind, Source,
-        StateEntry, Summary, Tensor,
+        self, Axis, Dim, File, Function, Input, InputKind, Manifest, Output, OutputKind, Source, StateEntry,
+        Summary, Tensor,
     },
 };
 use sha2::{Digest, Sha256};
@@ -102,7 +102,7 @@ pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostic
         summary: Some(summary(local, &functions)),
         functions,
         source: Some(Source { name: settings.source.clone(), sha256: settings.source_sha256.clone() }),
-        facts: local.meta.iter().map(|(k, v)| Fact { key: k.to_string(), value: v.clone() }).collect(),
+        facts: local.meta.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
     };
     Ok(Artefact { manifest, files })
 }

@@ -92,7 +92,7 @@ impl Artefact {
 
     /// A fact that the program states about itself.
     pub fn fact(&self, key: &str) -> Option<&str> {
-        self.manifest.facts.iter().find(|f| f.key == key).map(|f| f.value.as_str())
+        self.manifest.facts.get(key).map(String::as_str)
     }
 
     /// A fact that is a whole number, or an error that names it.
