@@ -147,6 +147,7 @@ impl Buffer {
         let mut bytes = vec![0; self.host_size()?];
         // SAFETY: `PendingRead` keeps the memory, untouched, until the event is ready.
         let event = unsafe { self.start_read_to(&mut bytes)? };
+        self.device.client().in_flight().track(&event);
         Ok(PendingRead { state: Some((event, bytes)) })
     }
 

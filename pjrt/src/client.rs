@@ -3,6 +3,7 @@
 use crate::api::{Api, Handle};
 use crate::device::Device;
 use crate::error::{Error, Result, optional};
+use crate::event::in_callback;
 use crate::executable::{LoadedExecutable, Program};
 use crate::ffi::calls::{
     CLIENT_ADDRESSABLE_DEVICES, CLIENT_COMPILE, CLIENT_CREATE, CLIENT_DEFAULT_DEVICE_ASSIGNMENT,
@@ -11,11 +12,13 @@ use crate::ffi::calls::{
 };
 use crate::ffi::structs::{self, ClientCompile, ClientCreate, DeserializeAndLoad, Span};
 use crate::ffi::{self, Function, Padded};
+use crate::in_flight::InFlight;
 use crate::key_value::{self, KeyValueStore, SharedStore};
 use crate::plugin::Plugin;
 use crate::topology::Topology;
 use crate::value::{self, Named, Value, to_ffi};
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 /// How to create a client.
@@ -56,16 +59,44 @@ impl fmt::Debug for ClientOptions {
     }
 }
 
-/// A client. Cheap to clone; everything made through it keeps it alive.
+/// A client. Cheap to clone; everything made through it keeps it alive. When the last owner lets go, runs and copies that
+/// are still under way are waited for.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<ClientInner>,
 }
 
-/// Fields are dropped in this order: the client before the store that it calls back.
 struct ClientInner {
+    parts: ManuallyDrop<Parts>,
+    in_flight: InFlight,
+}
+
+/// Fields are dropped in this order: the client before the store that it calls back.
+struct Parts {
     handle: Handle<ffi::Client>,
     _store: Option<Box<SharedStore>>,
+}
+
+impl Drop for ClientInner {
+    fn drop(&mut self) {
+        // SAFETY: the parts are taken here only, and nothing is used after `drop`.
+        let parts = unsafe { ManuallyDrop::take(&mut self.parts) };
+        let in_flight = self.in_flight.clone();
+        if !in_callback() {
+            in_flight.wait();
+            drop(parts);
+            return;
+        }
+        // On a thread of the plugin neither can the work under way be waited for, which may need this thread, nor the
+        // client be destroyed, which would wait for this thread to end. If there is no other thread to be had, losing
+        // the client is better than waiting for ever.
+        let parts = ManuallyDrop::new(parts);
+        let end = move || {
+            in_flight.wait();
+            drop(ManuallyDrop::into_inner(parts));
+        };
+        drop(std::thread::Builder::new().name("pjrt-client-end".to_owned()).spawn(end));
+    }
 }
 
 impl PartialEq for Client {
@@ -111,15 +142,21 @@ impl Client {
             api.call(CLIENT_CREATE, &mut args)?;
             Handle::new(api, Function::ClientCreate, args.client)?
         };
-        Ok(Client { inner: Arc::new(ClientInner { handle, _store: store }) })
+        let parts = ManuallyDrop::new(Parts { handle, _store: store });
+        Ok(Client { inner: Arc::new(ClientInner { parts, in_flight: InFlight::default() }) })
     }
 
     pub(crate) fn api(&self) -> &Arc<Api> {
-        &self.inner.handle.api
+        &self.inner.parts.handle.api
+    }
+
+    /// What runs and copies count themselves in.
+    pub(crate) fn in_flight(&self) -> &InFlight {
+        &self.inner.in_flight
     }
 
     pub(crate) fn as_ptr(&self) -> *mut ffi::Client {
-        self.inner.handle.ptr.as_ptr()
+        self.inner.parts.handle.ptr.as_ptr()
     }
 
     /// The plugin that the client was made by.
@@ -133,7 +170,7 @@ impl Client {
     /// The plugin's own.
     pub fn platform_name(&self) -> Result<String> {
         // SAFETY: the client is alive.
-        unsafe { self.api().text_of(CLIENT_PLATFORM_NAME, self.inner.handle.ptr) }
+        unsafe { self.api().text_of(CLIENT_PLATFORM_NAME, self.inner.parts.handle.ptr) }
     }
 
     /// The platform's version, in the vendor's words. Executables are bound to it.
@@ -142,7 +179,7 @@ impl Client {
     /// The plugin's own.
     pub fn platform_version(&self) -> Result<String> {
         // SAFETY: the client is alive.
-        unsafe { self.api().text_of(CLIENT_PLATFORM_VERSION, self.inner.handle.ptr) }
+        unsafe { self.api().text_of(CLIENT_PLATFORM_VERSION, self.inner.parts.handle.ptr) }
     }
 
     /// This process's number among those of the job.
@@ -151,7 +188,7 @@ impl Client {
     /// The plugin's own.
     pub fn process_index(&self) -> Result<i32> {
         // SAFETY: the client is alive.
-        unsafe { self.api().get(CLIENT_PROCESS_INDEX, self.inner.handle.ptr) }.map(|index| index.value)
+        unsafe { self.api().get(CLIENT_PROCESS_INDEX, self.inner.parts.handle.ptr) }.map(|index| index.value)
     }
 
     /// The devices of all processes.
@@ -172,7 +209,7 @@ impl Client {
 
     fn devices_by(&self, call: Call<Span<ffi::Client, *mut ffi::Device>>) -> Result<Vec<Device>> {
         // SAFETY: the client is alive, and owns its devices.
-        let devices = unsafe { self.api().span(call, self.inner.handle.ptr)? };
+        let devices = unsafe { self.api().span(call, self.inner.parts.handle.ptr)? };
         // SAFETY: these are devices of this client.
         devices.iter().map(|device| unsafe { Device::new(self, *device, call.function) }).collect()
     }
@@ -212,7 +249,7 @@ impl Client {
     /// The plugin's own, other than "unimplemented".
     pub fn topology(&self) -> Result<Option<Topology>> {
         // SAFETY: the client is alive.
-        let answer = unsafe { self.api().get(CLIENT_TOPOLOGY, self.inner.handle.ptr) };
+        let answer = unsafe { self.api().get(CLIENT_TOPOLOGY, self.inner.parts.handle.ptr) };
         match optional(answer)? {
             // SAFETY: the topology belongs to this client.
             Some(topology) => unsafe { Topology::of_client(self, topology) }.map(Some),

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::ffi::calls::{EVENT_AWAIT, EVENT_IS_READY, EVENT_ON_READY};
 use crate::ffi::structs::{EventOnReady, Object};
 use crate::ffi::{self, Function, Padded};
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -151,12 +152,24 @@ struct Callback {
 unsafe extern "C" fn call_back(error: *mut ffi::Error, user: *mut c_void) {
     // SAFETY: `on_ready` passed a box of this type, and the plugin calls back once.
     let callback = unsafe { Box::from_raw(user.cast::<Callback>()) };
+    let outer = IN_CALLBACK.replace(true);
     catch_panic(move || {
         let Callback { api, about, run } = *callback;
         // SAFETY: the plugin passes the ownership of the error to the callback.
         let outcome = unsafe { api.take_error(error, about.function) };
         run(outcome.map_err(|error| about.explain(error)));
     });
+    IN_CALLBACK.set(outer);
+}
+
+thread_local! {
+    /// Whether this thread is running a callback, and so may be one of the plugin's.
+    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is running a callback, and so may be one of the plugin's.
+pub(crate) fn in_callback() -> bool {
+    IN_CALLBACK.get()
 }
 
 /// What `run` returns, or `None` if it panics: a panic that reached the plugin would abort the process.

@@ -274,6 +274,7 @@ impl LoadedExecutable {
                 }
             })
             .collect();
+        done.iter().flatten().for_each(|event| self.client().in_flight().track(event));
         Ok(Execution {
             outputs: outputs.into_iter().map(|own| own.into_iter().collect()).collect::<Result<_>>()?,
             done: done.into_iter().collect::<Result<_>>()?,

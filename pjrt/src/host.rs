@@ -161,7 +161,9 @@ impl Client {
         buffer.borrows_host = host_use == HostUse::ZeroCopy;
         let keep = std::sync::Arc::new(data);
         let kept = std::sync::Arc::clone(&keep);
-        if let Err(error) = done.on_ready(move |_| drop(kept)) {
+        // With zero copy the end comes with the buffer's, which keeps the client anyway.
+        let work = (host_use == HostUse::UntilTransferred).then(|| self.in_flight().begin());
+        if let Err(error) = done.on_ready(move |_| drop((kept, work))) {
             // Without a callback we must wait ourselves. With zero copy the plugin is done when the buffer is gone.
             drop(buffer);
             // The outcome does not matter any more: either way the plugin is done.

@@ -50,3 +50,8 @@ fn structs_are_as_large_as_the_plugin_expects() {
     }
     assert_eq!(checked, calls::SIZES.len() - 1);
 }
+
+#[test]
+fn other_plugins_expect_the_same() {
+    plugin_path::for_other_plugins("structs_are_as_large");
+}

@@ -42,7 +42,8 @@
 //!
 //! * Everything is `Send` and `Sync`, and keeps alive what it came from: buffers and executables their client, a
 //!   client's topology its client. A plugin stays loaded for the life of the process.
-//! * Everything is freed on drop, also where a call fails halfway.
+//! * Everything is freed on drop, also where a call fails halfway. Dropping the last owner of a client waits for runs and
+//!   copies that are still under way.
 //! * What a plugin does in the background is seen through events, and no memory is used longer than it lives: lent host
 //!   memory is held until the plugin is done with it.
 //! * A donated buffer is consumed. Borrowed arguments are never overwritten, whatever the program says.
@@ -62,6 +63,7 @@ mod executable;
 mod execute;
 mod ffi;
 mod host;
+mod in_flight;
 mod key_value;
 #[cfg(test)]
 mod layout_tests;

@@ -502,28 +502,7 @@ fn a_run_that_the_plugin_refuses_gives_its_arguments_back() {
     assert!(message(program.execute(wrong, &run_options())).contains("the program takes f32[4]"));
 }
 
-/// The other plugins of `MESH_PJRT_MATRIX` (paths separated by `:`) must pass the same tests, each in a process of its
-/// own.
 #[test]
 fn the_other_plugins_pass_too() {
-    let Some(paths) = std::env::var_os("MESH_PJRT_MATRIX").filter(|paths| !paths.is_empty()) else {
-        support::plugin_path::say_skipped("MESH_PJRT_MATRIX names no further plugins");
-        return;
-    };
-    for path in std::env::split_paths(&paths) {
-        let this = std::env::current_exe().expect("a test is a program");
-        let output = std::process::Command::new(this)
-            .env("MESH_PJRT_PLUGIN", &path)
-            .env_remove("MESH_PJRT_MATRIX")
-            .output()
-            .expect("a program can be started again");
-        assert!(
-            output.status.success(),
-            "{}: {}\n{}{}",
-            path.display(),
-            output.status,
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
+    support::plugin_path::for_other_plugins("");
 }

@@ -14,7 +14,7 @@ use pjrt::{
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 /// A fake plugin of its own for each test: its counters are global variables of the library.
@@ -24,16 +24,25 @@ struct Fake {
     _dir: TempDir,
 }
 
-impl Fake {
-    fn new(name: &str) -> Self {
+/// The fake plugin's bytes, compiled once.
+fn compiled() -> &'static [u8] {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| {
         let mut indices = format!("enum {{ FUNCTIONS = {} }};\nenum {{\n", Function::ALL.len());
         for (index, function) in Function::ALL.iter().enumerate() {
             writeln!(indices, "  {} = {index},", function.name()).expect("text grows");
         }
         indices.push_str("};\n");
-        let dir = TempDir::new(name);
+        let dir = TempDir::new("fake");
         dir.write("indices.h", indices.as_bytes());
-        let path = dir.library(name, include_str!("fake/plugin.c"));
+        std::fs::read(dir.library("fake", include_str!("fake/plugin.c"))).expect("the compiler wrote it")
+    })
+}
+
+impl Fake {
+    fn new(name: &str) -> Self {
+        let dir = TempDir::new(name);
+        let path = dir.write("fake.so", compiled());
         // SAFETY: the library has no constructors.
         let library = unsafe { Library::new(&path) }.expect("the fake plugin loads");
         Fake { library, path, _dir: dir }
@@ -395,6 +404,41 @@ fn memory_is_held_until_the_plugin_is_done() {
     });
     assert!(failed.is_err());
     assert_eq!(dropped.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_client_ends_after_its_work() {
+    let fake = Fake::new("end");
+    let plugin = fake.plugin().expect("loads");
+    let make = || {
+        let client = Client::create(&plugin, &ClientOptions::new()).expect("a client");
+        let program = client.compile(&Program::hlo(b""), b"").expect("compiles");
+        let run = program.execute(vec![vec![], vec![]], &ExecuteOptions::default()).expect("starts");
+        (client, program, run)
+    };
+    fake.set("fake_delay", 1);
+    let made = make();
+    std::thread::scope(|scope| {
+        let dropping = scope.spawn(move || drop(made));
+        std::thread::sleep(Duration::from_millis(50));
+        let seen = (dropping.is_finished(), fake.get("fake_clients"));
+        fake.finish();
+        assert_eq!(seen, (false, 1));
+    });
+    fake.assert_clean("after the client has waited");
+
+    // The last owner may be a callback, where waiting would wait for itself.
+    let (client, program, mut run) = make();
+    let event = run.done.swap_remove(0);
+    let (sender, receiver) = std::sync::mpsc::channel::<()>();
+    event.on_ready(move |_| drop((receiver, client, program, run))).expect("registers");
+    drop(event);
+    fake.finish();
+    while fake.get("fake_live") > 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(sender.send(()).is_err(), "the callback has run");
+    fake.assert_clean("after the last owner was a callback");
 }
 
 /// A store in this process.

@@ -2,7 +2,7 @@
 
 mod support;
 
-use pjrt::{Client, ClientOptions, Code, Plugin, Program, Topology, Value};
+use pjrt::{Client, ClientOptions, Code, Function, Plugin, Program, Topology, Value};
 use std::ffi::OsString;
 use support::hlo::{self, compile_options};
 use support::message;
@@ -53,7 +53,9 @@ fn topologies_have_coordinates() {
         assert_eq!(megacore.devices().expect("devices").len(), 4);
         assert_eq!(split.devices().expect("devices").len(), 8);
 
-        if let Some(bytes) = split.serialize().expect("an answer") {
+        // The way back is younger than the oldest API.
+        if plugin.has(Function::TopologyDescriptionDeserialize) {
+            let bytes = split.serialize().expect("an answer").expect("TPUs can");
             let again = Topology::deserialize(plugin, &bytes).expect("a topology");
             assert_eq!(again.devices().expect("devices"), split.devices().expect("devices"));
         }
@@ -73,7 +75,9 @@ fn programs_compile_for_absent_devices() {
         assert_eq!(executable.num_partitions().expect("a number"), 8);
         assert_eq!(executable.num_outputs(), 1);
         let memory = executable.memory_stats().expect("an answer").expect("TPUs say");
-        assert!(memory.arguments >= 4096 && memory.peak.is_some_and(|peak| peak > 0), "{memory:?}");
+        assert!(memory.arguments >= 4096, "{memory:?}");
+        // The peak is younger than the oldest API.
+        assert!(memory.peak.is_some_and(|peak| peak > 0) || plugin.version().minor < 81, "{memory:?}");
         let costs = executable.cost_analysis().expect("an answer").expect("TPUs say");
         assert!(costs.iter().any(|(name, _)| name == "flops"), "{costs:?}");
         let optimized = executable.optimized_program().expect("an answer").expect("TPUs say");

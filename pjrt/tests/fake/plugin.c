@@ -54,6 +54,7 @@ long fake_live(void) {
   for (int kind = 0; kind < KINDS; kind++) sum += live[kind];
   return sum;
 }
+long fake_clients(void) { return live[CLIENT]; }
 long fake_violations(void) { return violations; }
 long fake_calls(void) { return calls; }
 long fake_non_donatable(void) { return non_donatable; }

@@ -50,3 +50,29 @@ fn find(dir: &Path, depth: usize) -> Option<PathBuf> {
         .cloned()
         .or_else(|| entries.iter().filter(|_| depth > 0).find_map(|path| find(path, depth - 1)))
 }
+
+/// Runs this test program's tests whose names contain `filter` once more for each plugin that `MESH_PJRT_MATRIX` names
+/// (paths separated by `:`), each in a process of its own.
+#[allow(dead_code)] // Every test file is a crate of its own and uses a part of this.
+pub fn for_other_plugins(filter: &str) {
+    let Some(paths) = std::env::var_os("MESH_PJRT_MATRIX").filter(|paths| !paths.is_empty()) else {
+        return say_skipped("MESH_PJRT_MATRIX names no further plugins");
+    };
+    for path in std::env::split_paths(&paths) {
+        let this = std::env::current_exe().expect("a test is a program");
+        let output = std::process::Command::new(this)
+            .arg(filter)
+            .env("MESH_PJRT_PLUGIN", &path)
+            .env_remove("MESH_PJRT_MATRIX")
+            .output()
+            .expect("a program can be started again");
+        assert!(
+            output.status.success(),
+            "{}: {}\n{}{}",
+            path.display(),
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
