@@ -229,7 +229,7 @@ impl Client {
         };
         let as_int = |n: usize| i32::try_from(n).map_err(|_| too_many());
         let (num_replicas, num_partitions) = (as_int(replicas)?, as_int(partitions)?);
-        let len = replicas.checked_mul(partitions).filter(|n| *n < 1 << 31).ok_or_else(too_many)?;
+        let len = replicas.checked_mul(partitions).filter(|n| *n <= 1 << 20).ok_or_else(too_many)?;
         let mut assignment = vec![0; len];
         let mut args = Padded::<structs::DefaultDeviceAssignment>::new(|args| {
             args.client = self.as_ptr();

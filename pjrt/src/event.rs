@@ -104,8 +104,9 @@ impl Event {
         }
     }
 
-    /// Calls `callback` with the outcome once it is known, on a thread of the plugin or on this one. A panic of the
-    /// callback is caught and dropped: it cannot pass through the plugin.
+    /// Calls `callback` with the outcome once it is known, on a thread of the plugin or on this one. Plugins have few
+    /// threads, so it should pass the outcome on rather than wait or run programs. A panic of the callback is caught and
+    /// dropped: it cannot pass through the plugin.
     ///
     /// # Errors
     /// The plugin's own; then `callback` is dropped without being called.

@@ -217,7 +217,8 @@ impl Executable {
         let (mut dims, ranks) = unsafe {
             api.call(EXECUTABLE_OUTPUT_DIMENSIONS, &mut args)?;
             let ranks = api.slice(function, args.ranks, args.num_outputs)?;
-            (api.slice(function, args.dims, ranks.iter().sum())?, ranks)
+            let total = ranks.iter().fold(0usize, |sum, rank| sum.saturating_add(*rank));
+            (api.slice(function, args.dims, total)?, ranks)
         };
         Ok(ranks
             .iter()
@@ -303,7 +304,11 @@ impl Executable {
         if self.named(optional(unsafe { api.call(EXECUTABLE_OPTIMIZED_PROGRAM, &mut args) }))?.is_none() {
             return Ok(None);
         }
-        let mut code = vec![0u8; program.code_size];
+        let mut code = Vec::new();
+        if code.try_reserve_exact(program.code_size).is_err() {
+            return Err(api.contract(function, format!("the program has {} bytes", program.code_size)));
+        }
+        code.resize(program.code_size, 0u8);
         program.code = code.as_mut_ptr().cast();
         args.program = program.as_ptr().cast();
         // SAFETY: as above; the code has the size that the function asked for. The format's text is the executable's.

@@ -51,6 +51,13 @@
 //!   among others, such as [`Executable::cost_analysis`], and [`Error::MissingFunction`] where there is no way on.
 //! * Panics of callbacks do not reach the plugin. A plugin can abort the process by itself (XLA does so on inconsistent
 //!   programs); foreign programs belong into a child process.
+//!
+//! # Tests
+//!
+//! Tests on a real CPU plugin take the one at `MESH_PJRT_PLUGIN`, else a `pjrt_c_api_cpu_plugin.so` below the cache directory
+//! (`MESH_CACHE_DIR`, else `mesh` in the user's cache directory). Where there is none they say that they are skipped; with
+//! `MESH_REQUIRE_PLUGIN=1` they fail. `MESH_PJRT_MATRIX=path:path` adds further CPU plugins, `MESH_TPU_PLUGIN` a libtpu and
+//! `MESH_GPU_PLUGIN` a CUDA plugin. The others compile small plugins with the C compiler `cc`.
 
 mod api;
 mod buffer;

@@ -150,7 +150,7 @@ pub(crate) unsafe fn from_ffi(
 ) -> Result<Vec<Named>> {
     // SAFETY: the caller promises that the plugin vouches for the array.
     let items = unsafe { api.slice(function, items, len)? };
-    let mut named = Vec::with_capacity(len);
+    let mut named = Vec::new();
     for item in items {
         if ![0, NAMED_VALUE_SIZE].contains(&item.head.struct_size) {
             return Err(api.contract(
