@@ -5,5 +5,6 @@ pub mod autodiff;
 pub mod hlo;
 pub mod interp;
 pub mod partition;
+pub mod passes;
 pub mod random;
 pub mod wire;

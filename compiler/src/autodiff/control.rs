@@ -270,6 +270,7 @@ fn assemble(
     }
     inline(&mut body, out.values, out.insts, &mut names);
     body.results = results.iter().map(|r| names[&r.0]).collect();
+    body.compact();
     body
 }
 

@@ -82,6 +82,7 @@ fn expand_body(env: &Env, mut body: Body) -> Outcome<Body> {
     for result in &mut body.results {
         *result = gradients.get(result).copied().unwrap_or(*result);
     }
+    body.compact();
     Ok(body)
 }
 

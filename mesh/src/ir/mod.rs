@@ -94,6 +94,25 @@ impl Body {
         }
         defs
     }
+    /// Numbers values in the order of their definitions and forgets those that are defined no more, as a
+    /// pass that has removed or moved instructions must. Nested bodies are left alone.
+    pub fn compact(&mut self) {
+        let order = self.params.iter().chain(self.insts.iter().flat_map(|inst| &inst.results));
+        let count = order.clone().count();
+        if self.values.len() == count && order.clone().enumerate().all(|(i, v)| v.0 as usize == i) {
+            return;
+        }
+        let mut names = vec![Value(u32::MAX); self.values.len()];
+        let mut values = Arena::new();
+        for v in order {
+            names[v.0 as usize] = values.push(self.values[*v].clone());
+        }
+        self.values = values;
+        let inside = self.insts.iter_mut().flat_map(|inst| inst.args.iter_mut().chain(&mut inst.results));
+        for v in self.params.iter_mut().chain(&mut self.results).chain(inside) {
+            *v = names[v.0 as usize];
+        }
+    }
     /// Calls `f` for every instruction, those of nested bodies after the one that holds them.
     pub fn walk<'a>(&'a self, f: &mut impl FnMut(&'a Body, &'a Inst)) {
         for inst in &self.insts {

@@ -1,0 +1,180 @@
+//! Loop-invariant code leaves the loop: what a scan's body computes from captures alone is computed once,
+//! before, and captured. So autodiff keeps no copy of it for each iteration.
+//!
+//! What only creates (constants, iotas, broadcasts) stays inside, unless something that leaves needs it: it
+//! costs nothing there, and outside it would be held in memory. The same goes for element-by-element
+//! operations whose result is larger than all they read.
+
+use super::asks_for_gradients;
+use mesh::{
+    Body, BodyBuilder, Env, Inst, Module, Op, Value,
+    arena::Id,
+    ir::{Control, Index, Scan, Shape},
+};
+use rustc_hash::FxHashMap;
+
+/// Works on all functions. Whether anything left a loop.
+pub fn run(module: &mut Module) -> bool {
+    let mut changed = false;
+    for function in &mut module.functions {
+        changed |= body(&module.env, &mut function.body);
+    }
+    changed
+}
+
+fn body(env: &Env, body: &mut Body) -> bool {
+    let insts = std::mem::take(&mut body.insts);
+    let mut outer = BodyBuilder { env, body: std::mem::take(body) };
+    let mut changed = false;
+    for mut inst in insts {
+        match &mut inst.op {
+            Op::Control(Control::Scan(scan)) => {
+                changed |= self::body(env, &mut scan.body);
+                if !asks_for_gradients(&scan.body) {
+                    changed |= hoist(&mut outer, scan, &mut inst.args);
+                }
+            }
+            Op::Control(Control::Cond { then, otherwise }) => {
+                changed |= self::body(env, then);
+                changed |= self::body(env, otherwise);
+            }
+            Op::Control(Control::Grad)
+            | Op::Elementwise(_)
+            | Op::Contract(_)
+            | Op::Reduce(_)
+            | Op::Shape(_)
+            | Op::Index(_)
+            | Op::Random(_)
+            | Op::State(_)
+            | Op::Collective(_) => {}
+        }
+        outer.body.insts.push(inst);
+    }
+    *body = outer.body;
+    body.compact();
+    changed
+}
+
+/// How an operation behaves when it could leave.
+#[derive(PartialEq, Eq)]
+enum Kind {
+    /// It only creates: it follows what needs it.
+    Creates,
+    /// It costs next to nothing: it leaves unless its result is larger than what it reads.
+    Light,
+    /// It leaves.
+    Heavy,
+    /// It stays, whatever it depends on.
+    Stays,
+}
+
+fn kind(op: &Op) -> Kind {
+    match op {
+        Op::Shape(Shape::Constant { .. } | Shape::Iota { .. } | Shape::Broadcast { .. }) => Kind::Creates,
+        Op::Index(Index::OneHot { .. }) => Kind::Creates,
+        Op::Elementwise(_) => Kind::Light,
+        Op::Shape(
+            Shape::Rename { .. }
+            | Shape::Reshape { .. }
+            | Shape::Slice { .. }
+            | Shape::Pad { .. }
+            | Shape::Concat { .. },
+        ) => Kind::Light,
+        Op::Index(
+            Index::Gather { .. }
+            | Index::ScatterAdd { .. }
+            | Index::Permute { .. }
+            | Index::TopK { .. }
+            | Index::Sort { .. }
+            | Index::CumSum { .. }
+            | Index::DynamicSlice { .. }
+            | Index::DynamicUpdate { .. },
+        ) => Kind::Heavy,
+        Op::Contract(_) | Op::Reduce(_) => Kind::Heavy,
+        Op::Control(Control::Scan(_) | Control::Cond { .. } | Control::Grad) => Kind::Heavy,
+        // Random numbers are made where they are used, or they would be held in memory.
+        Op::Random(_) => Kind::Creates,
+        Op::State(_) | Op::Collective(_) => Kind::Stays,
+    }
+}
+
+/// Moves what can leave to `outer`; it is captured instead.
+fn hoist(outer: &mut BodyBuilder, scan: &mut Scan, args: &mut Vec<Value>) -> bool {
+    let inner = &mut scan.body;
+    // Values of the body that are the same in every iteration; those that are there outside, with their
+    // name there.
+    let mut invariant = vec![false; inner.values.len()];
+    let mut outside: FxHashMap<Value, Value> = FxHashMap::default();
+    for (param, arg) in inner.params.iter().zip(args.iter()).skip(scan.carries + scan.xs) {
+        invariant[param.index()] = true;
+        outside.insert(*param, *arg);
+    }
+    let captured = outside.clone();
+    let insts = std::mem::take(&mut inner.insts);
+    let mut stays = Vec::new();
+    let mut creators: FxHashMap<Value, usize> = FxHashMap::default();
+    for inst in insts {
+        let fixed = inst.args.iter().all(|a| invariant[a.index()]);
+        let kind = kind(&inst.op);
+        if fixed && kind != Kind::Stays {
+            inst.results.iter().for_each(|r| invariant[r.index()] = true);
+        }
+        let size = |vs: &[Value]| vs.iter().map(|v| inner.values[*v].ty.elements()).max().unwrap_or(0);
+        let leaves = fixed
+            && match kind {
+                Kind::Heavy => true,
+                Kind::Light => size(&inst.results) <= size(&inst.args),
+                Kind::Creates | Kind::Stays => false,
+            };
+        if leaves && inst.args.iter().all(|a| bring(outer, &stays, &creators, &mut outside, *a)) {
+            copy(outer, &inst, &mut outside);
+            continue;
+        }
+        inst.results.iter().for_each(|r| {
+            creators.insert(*r, stays.len());
+        });
+        stays.push(inst);
+    }
+    inner.insts = stays;
+    let mut left: Vec<Value> = outside.keys().copied().collect();
+    left.retain(|v| !captured.contains_key(v) && !creators.contains_key(v));
+    left.sort_unstable();
+    for v in &left {
+        inner.params.push(*v);
+        args.push(outside[v]);
+    }
+    inner.compact();
+    !left.is_empty()
+}
+
+/// Makes an invariant value available outside, by copying what creates it. Whether that is possible: of
+/// what stays inside, only what creates is copied.
+fn bring(
+    outer: &mut BodyBuilder,
+    stays: &[Inst],
+    creators: &FxHashMap<Value, usize>,
+    outside: &mut FxHashMap<Value, Value>,
+    v: Value,
+) -> bool {
+    if outside.contains_key(&v) {
+        return true;
+    }
+    let Some(inst) = creators.get(&v).map(|i| &stays[*i]) else { return false };
+    let may = match kind(&inst.op) {
+        Kind::Creates | Kind::Light => true,
+        Kind::Heavy | Kind::Stays => false,
+    };
+    may && inst.args.iter().all(|a| bring(outer, stays, creators, outside, *a)) && {
+        copy(outer, inst, outside);
+        true
+    }
+}
+
+/// Types outside follow from the operands there, which may list their dims in another order.
+fn copy(outer: &mut BodyBuilder, inst: &Inst, outside: &mut FxHashMap<Value, Value>) {
+    let args: Vec<Value> = inst.args.iter().map(|a| outside[a]).collect();
+    let results = outer
+        .emit(inst.op.clone(), &args, &inst.site)
+        .expect("an operation that was legal on these operands is legal on them outside the loop");
+    outside.extend(inst.results.iter().copied().zip(results));
+}
