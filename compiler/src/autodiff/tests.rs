@@ -1,7 +1,10 @@
 //! Gradients against finite differences, by the interpreter in 64 bits.
 
 use super::*;
-use crate::interp::{Precision, Tensor, Tensors, run};
+use crate::{
+    interp::{Precision, Tensor, Tensors, run},
+    passes,
+};
 use mesh::{
     BodyBuilder, DType, Dim, Function, Name, TensorDim, Type,
     ir::{
@@ -98,31 +101,58 @@ fn program(params: &[&str], make: &dyn Fn(&mut B, &[Value]) -> Value) -> Module 
     Module { functions, ..Module::default() }
 }
 
-fn retyped(env: &Env, body: &Body) {
-    for inst in &body.insts {
-        inst.op.bodies().iter().for_each(|inner| retyped(env, inner));
-        let args: Vec<&Type> = inst.args.iter().map(|a| body.ty(*a)).collect();
-        let types = mesh::infer::infer(env, &inst.op, &args).unwrap();
-        for (ty, result) in types.iter().zip(&inst.results) {
-            assert!(ty.matches(body.ty(*result)), "{:?}", inst.op);
+fn verified(module: &Module) {
+    mesh::verify::verify(module, mesh::verify::Stage::Global).unwrap();
+}
+
+/// The same program after all passes, which give the same numbers to the bit (but for the sign of zeros).
+fn simplified(module: &Module, inputs: &Tensors) -> Module {
+    let mut simple = module.clone();
+    for pass in [passes::fold::run, passes::cse::run, passes::hoist::run, passes::dce::run] {
+        pass(&mut simple);
+        verified(&simple);
+    }
+    passes::simplify(&mut simple);
+    verified(&simple);
+    let mut again = simple.clone();
+    passes::simplify(&mut again);
+    assert_eq!(again, simple, "simplify is not finished");
+    let call = |module| run(module, "f", inputs, &Tensors::new(), Precision::Normal).unwrap().outputs;
+    for ((_, a), (_, b)) in call(module).iter().zip(&call(&simple)) {
+        assert_eq!(a.names, b.names, "the order of dims");
+        for (a, b) in a.elements().into_iter().zip(b.elements()) {
+            assert!(a == b || a.is_nan() && b.is_nan(), "{a} becomes {b}");
         }
     }
+    simple
 }
 
 #[track_caller]
 fn compare(params: &[&str], (low, high): (f64, f64), make: &dyn Fn(&mut B, &[Value]) -> Value) {
-    let asked = program(params, make);
+    let mut asked = program(params, make);
     let module = expand(&asked).unwrap();
+    verified(&module);
     let body = &module.functions[0].body;
-    retyped(&module.env, body);
     let types: Vec<&Type> = body.result_types().collect();
     assert_eq!(types, asked.functions[0].body.result_types().collect::<Vec<_>>(), "types change");
     let inputs: Tensors = (module.functions[0].inputs.iter().cloned())
         .zip(params.iter().enumerate().map(|(i, p)| samples(&ty(p), low, high, i)))
         .collect();
+    let module = simplified(&module, &inputs);
+    // What may be done before does not change a gradient.
+    passes::simplify(&mut asked);
+    verified(&asked);
+    let prepared = expand(&asked).unwrap();
+    verified(&prepared);
     let call =
         |inputs: &Tensors| run(&module, "f", inputs, &Tensors::new(), Precision::Wide).unwrap().outputs;
     let outputs = call(&inputs);
+    let others = run(&prepared, "f", &inputs, &Tensors::new(), Precision::Wide).unwrap().outputs;
+    for (name, other) in others {
+        for (a, b) in outputs[&name].elements().into_iter().zip(other.elements()) {
+            assert!((a - b).abs() <= 1e-6 * (1.0 + a.abs()), "{a} becomes {b}");
+        }
+    }
     let mut output = 1;
     for name in inputs.keys().filter(|n| inputs[*n].dtype.is_float()) {
         let gradient = outputs[&*format!("y{output}")].elements();
