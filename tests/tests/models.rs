@@ -1,0 +1,226 @@
+//! Models through the stages: they build, their gradients expand, they learn in the reference
+//! interpreter, and they mean the same under every layout.
+
+use compiler::{
+    autodiff,
+    interp::{self, Precision as Rounding, Tensor, Tensors},
+    partition::partition,
+};
+use mesh::{DType, Dim, Layout, Mesh, Module, Site, verify};
+use models::{Config, Dispatch, Method, Optimizer, Precision, Schedule, Switch};
+
+/// A Switch Transformer small enough for the interpreter, with all its noise.
+fn tiny() -> Config {
+    Config {
+        name: "tiny".into(),
+        batch: 8,
+        input_length: 8,
+        target_length: 6,
+        vocab: 16,
+        d_model: 8,
+        d_ff: 16,
+        heads: 4,
+        d_kv: 4,
+        encoder_layers: 2,
+        decoder_layers: 2,
+        buckets: 8,
+        max_distance: 16,
+        switch: Some(Switch { experts: 4, min_capacity: 1, ..Switch::default() }),
+        optimizer: Optimizer {
+            schedule: Schedule { rate: 2e-2, warmup: 2, ..Schedule::default() },
+            ..Optimizer::default()
+        },
+        ..Config::default()
+    }
+}
+
+/// The verified module with its gradients expanded.
+#[track_caller]
+fn build(config: &Config) -> Module {
+    let module = models::program(config, &Site::default()).finish();
+    let module = module.unwrap_or_else(|d| panic!("the model has mistakes:\n{d}"));
+    let module = autodiff::expand(&module).unwrap_or_else(|d| panic!("autodiff:\n{d}"));
+    verify::Global::new(module).unwrap_or_else(|d| panic!("after autodiff:\n{d}")).into_module()
+}
+
+/// The module of one device of `mesh`.
+#[track_caller]
+fn split(module: &Module, mesh: &str, layout: &str, state: &str) -> Module {
+    let mesh = Mesh::parse(mesh).expect("the test's mesh is legal");
+    let map = |text: &str| {
+        let layout = Layout::parse(text).expect("the test's layout is legal");
+        layout.restricted_to(&mesh).resolve(&mesh).expect("axes the mesh lacks are left out")
+    };
+    let local = partition(module, &mesh, &map(layout), &map(state));
+    let local = local.unwrap_or_else(|d| panic!("partition over {mesh} by {layout}:\n{d}"));
+    verify::Local::new(local).unwrap_or_else(|d| panic!("after partition:\n{d}")).into_module()
+}
+
+/// Sentences in which every token says what the next one is; some end early.
+fn batch(config: &Config) -> [(&'static str, Tensor); 2] {
+    let tokens = |name, length, shift: usize| {
+        let dims = [Dim::new("batch", config.batch), Dim::new(name, length)];
+        let token = |i: usize| {
+            let (row, place) = (i / length, i % length);
+            let pad = place >= length - row % 3;
+            if pad { 0.0 } else { (1 + (row + place * 3 + shift) % (config.vocab - 1)) as f64 }
+        };
+        let elements = (0..config.batch * length).map(token).collect();
+        Tensor::new(DType::S32, &dims, elements).expect("as many elements as the dims have")
+    };
+    [
+        ("inputs", tokens("length", config.input_length, 0)),
+        ("targets", tokens("target_length", config.target_length, 1)),
+    ]
+}
+
+/// The outputs of `steps` training steps from seed 7.
+#[track_caller]
+fn train(config: &Config, module: &Module, steps: usize) -> Vec<Tensors> {
+    let call = |function: &str, inputs: &Tensors, state: &Tensors| {
+        interp::run(module, function, inputs, state, Rounding::Normal)
+            .unwrap_or_else(|d| panic!("{function}: {d}"))
+    };
+    let seed = ("seed".into(), Tensor::scalar(DType::U32, 7.0));
+    let mut state = call("init", &Tensors::from([seed.clone()]), &Tensors::new()).state;
+    let mut inputs: Tensors = batch(config).map(|(name, tensor)| (name.into(), tensor)).into();
+    inputs.insert(seed.0, seed.1);
+    let mut outputs = Vec::new();
+    for _ in 0..steps {
+        let outcome = call("train_step", &inputs, &state);
+        state = outcome.state;
+        outputs.push(outcome.outputs);
+    }
+    inputs.remove("seed");
+    let eval = call("eval_step", &inputs, &state);
+    assert!(number(&eval.outputs, "loss").is_finite());
+    outputs
+}
+
+fn number(outputs: &Tensors, name: &str) -> f64 {
+    outputs[name].data.iter().copied().sum()
+}
+
+/// Largest relative difference of any output in any step.
+fn difference(a: &[Tensors], b: &[Tensors]) -> f64 {
+    let pairs = a.iter().zip(b).flat_map(|(a, b)| {
+        assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+        a.iter().zip(b.values())
+    });
+    let relative = pairs.flat_map(|((_, x), y)| {
+        let pairs = x.data.iter().zip(&y.data).map(|(x, y)| (x - y).abs() / x.abs().max(y.abs()).max(1e-3));
+        pairs.collect::<Vec<_>>()
+    });
+    relative.fold(0.0, f64::max)
+}
+
+#[track_caller]
+fn learns(config: &Config) {
+    let module = build(config);
+    let outputs = train(config, &module, 12);
+    let losses: Vec<f64> = outputs.iter().map(|o| number(o, "loss")).collect();
+    assert!(losses.iter().all(|l| l.is_finite()), "{losses:?}");
+    assert!(losses[11] < 0.8 * losses[0], "{losses:?}");
+    if config.switch.is_some() {
+        for (stack, layers) in [("encoder", config.encoder_layers), ("decoder", config.decoder_layers)] {
+            let sparse = (0..layers).filter(|i| config.is_sparse(*i)).count();
+            let load = number(&outputs[0], &format!("{stack}_load"));
+            assert!(
+                (load - sparse as f64).abs() < 1e-5,
+                "loads of all experts sum to 1 in each layer: {load}"
+            );
+            let aux = number(&outputs[0], &format!("{stack}_aux")) / sparse as f64;
+            assert!((0.9..4.0).contains(&aux), "{aux}");
+        }
+    }
+}
+
+#[test]
+fn a_switch_transformer_learns() {
+    learns(&tiny());
+}
+
+#[test]
+fn its_dense_twin_learns() {
+    learns(&Config { switch: None, ..tiny() });
+}
+
+#[test]
+fn every_variant_learns() {
+    let switch = || Switch { experts: 4, min_capacity: 1, ..Switch::default() };
+    let with = |method| Optimizer { method, ..tiny().optimizer };
+    learns(&Config { precision: Precision::Selective, ..tiny() });
+    learns(&Config { precision: Precision::Bf16, ..tiny() });
+    learns(&Config { optimizer: Optimizer { clip: 0.0, ..with(Method::adafactor()) }, ..tiny() });
+    learns(&Config {
+        switch: Some(Switch { sparse_step: 2, group_size: 16, router_z_loss: 1e-3, ..switch() }),
+        activation: models::Activation::GatedGelu,
+        tied: false,
+        dropout_broadcast: false,
+        remat: mesh::ir::Remat::SaveCarries,
+        ..tiny()
+    });
+}
+
+#[test]
+fn dispatch_by_index_and_by_product_are_the_same() {
+    let of = |dispatch, capacity_factor| {
+        let switch = Switch { dispatch, capacity_factor, ..tiny().switch.expect("tiny is sparse") };
+        let config = Config { switch: Some(switch), ..tiny() };
+        train(&config, &build(&config), 3)
+    };
+    for capacity_factor in [0.5, 1.25] {
+        let (a, b) = (of(Dispatch::Permute, capacity_factor), of(Dispatch::Einsum, capacity_factor));
+        assert!(number(&a[0], "encoder_dropped") > 0.0, "the test is about full experts too");
+        assert!(difference(&a, &b) < 1e-6, "{}", difference(&a, &b));
+    }
+}
+
+#[test]
+fn stacked_layers_are_the_same_as_a_loop_and_one_after_the_other() {
+    let unrolled = Config { unroll: true, ..tiny() };
+    let (a, b) = (train(&tiny(), &build(&tiny()), 2), train(&unrolled, &build(&unrolled), 2));
+    assert_eq!(difference(&a, &b), 0.0);
+}
+
+#[test]
+fn losses_are_the_same_under_every_layout() {
+    let config = tiny();
+    let module = build(&config);
+    let whole = train(&config, &module, 3);
+    for (mesh, state) in [
+        ("data=8", ""),
+        ("expert=4", ""),
+        ("model=4", ""),
+        ("data=2,expert=2,model=2", ""),
+        ("data=2,expert=4", "*:data+expert"),
+    ] {
+        let local = split(&module, mesh, config.layout(), state);
+        let parts = train(&config, &local, 3);
+        let difference = difference(&whole, &parts);
+        assert!(difference < 1e-4, "{mesh}: {difference}");
+    }
+}
+
+#[test]
+fn numbers_that_make_no_model_are_named_at_the_models_line() {
+    let switch =
+        Switch { experts: 0, sparse_step: 3, capacity_factor: 0.0, jitter: 1.0, ..Switch::default() };
+    let config = Config { heads: 0, buckets: 6, dropout: 1.0, switch: Some(switch), ..tiny() };
+    let place = Site::new("model.rs", 9, 5, "");
+    let mistakes = models::program(&config, &place).finish().expect_err("the numbers are wrong");
+    let expect = [
+        "model.rs:9:5: error: `heads` is 0\n  help: at least 1",
+        "model.rs:9:5: error: `buckets` is 6\n  help: a multiple of 4: half of them for each direction, half of \
+         these for single positions",
+        "model.rs:9:5: error: `dropout` is 1\n  help: from 0, less than 1",
+        "model.rs:9:5: error: `experts` is 0\n  help: at least 1",
+        "model.rs:9:5: error: `encoder_layers` is 2, which `sparse_step` = 3 does not divide\n  help: 3 or 6 \
+         layers; or a sparse_step that divides 2",
+        "model.rs:9:5: error: `decoder_layers` is 2, which `sparse_step` = 3 does not divide\n  help: 3 or 6 \
+         layers; or a sparse_step that divides 2",
+        "model.rs:9:5: error: `capacity_factor` is 0\n  help: more than 0",
+        "model.rs:9:5: error: `jitter` is 1\n  help: from 0, less than 1",
+    ];
+    assert_eq!(mistakes.to_string(), expect.join("\n"));
+}
