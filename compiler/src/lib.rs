@@ -7,4 +7,5 @@ pub mod interp;
 pub mod partition;
 pub mod passes;
 pub mod random;
+pub mod report;
 pub mod wire;

@@ -1,0 +1,177 @@
+//! Arithmetic.
+//!
+//! *Per device*: two for each multiply-add of each einsum on one device, times the trips of the loops
+//! around it.
+//!
+//! *Per sequence* is the number that papers compare models by, forward only, as Kaplan et al. (2020) and
+//! after them the Switch Transformers paper count: `2·N` per token for the `N` parameters it meets, plus
+//! `2·L·d_attn·n` for attention over `n` positions in each of `L` layers. Read off the program, that is two
+//! for each multiply-add of the forward einsums, except that
+//! - einsums of two operands that both depend on the data, as attention's two, count half: the formula has
+//!   one of the two;
+//! - einsums with a one-hot operand (embedding by product, dispatch and combine by product) do not count,
+//!   nor do those in a scope with `router`, `dispatch` or `combine` in its path;
+//! - experts' einsums count for tokens, not for slots: where a permutation put tokens into more or fewer
+//!   slots, what follows is scaled back by tokens / slots, until another permutation leads back.
+
+use super::{FlopsByPhase, trips};
+use mesh::{
+    Body, Function, Inst, Mesh, Op, Type, Value,
+    arena::Id,
+    ir::{Contract, Control, Elementwise, Index, Phase, Scan, StateOp},
+};
+
+/// Arithmetic of one device in one step. Of a conditional the more expensive branch counts.
+pub(super) fn per_device(mesh: &Mesh, f: &Function) -> FlopsByPhase {
+    device_body(mesh, &f.body)
+}
+
+fn device_body(mesh: &Mesh, body: &Body) -> FlopsByPhase {
+    let mut sum = FlopsByPhase::default();
+    for inst in &body.insts {
+        if let Op::Contract(op) = &inst.op {
+            let n = dims(body, inst, op).map(|d| (d.dim.size / mesh.product(&d.axes)) as u64);
+            *sum.of(inst.site.phase) += 2 * n.product::<u64>();
+        }
+        let inner: Vec<FlopsByPhase> = inst.op.bodies().iter().map(|b| device_body(mesh, b)).collect();
+        if let Some(most) = inner.into_iter().max_by_key(|b| b.forward + b.backward) {
+            sum.forward += most.forward * trips(&inst.op);
+            sum.backward += most.backward * trips(&inst.op);
+        }
+    }
+    sum
+}
+
+/// All dims of an einsum, each once.
+fn dims<'b>(body: &'b Body, inst: &Inst, _: &Contract) -> impl Iterator<Item = &'b mesh::TensorDim> {
+    let (a, b) = (body.ty(inst.args[0]), body.ty(inst.args[1]));
+    a.dims.iter().chain(b.dims.iter().filter(|d| !a.has(&d.dim.name)))
+}
+
+/// Forward arithmetic of a whole step on all devices together, as the paper counts.
+pub(super) fn per_step(f: &Function) -> u128 {
+    let inputs = vec![Fact { data: true, ..Fact::default() }; f.body.params.len()];
+    let mut sum = 0.0;
+    walk(&f.body, &inputs, 1.0, &mut sum);
+    sum as u128
+}
+
+/// What is known of a value.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Fact {
+    /// It depends on the function's inputs, and not on state alone.
+    data: bool,
+    /// It is a one-hot, or made of one element by element.
+    one_hot: bool,
+    /// Slots for each token.
+    slots: f64,
+}
+
+impl Default for Fact {
+    fn default() -> Self {
+        Self { data: false, one_hot: false, slots: 1.0 }
+    }
+}
+
+/// Adds up the forward einsums of a body and gives what is known of its results.
+fn walk(body: &Body, params: &[Fact], times: f64, sum: &mut f64) -> Vec<Fact> {
+    let mut facts = vec![Fact::default(); body.values.len()];
+    for (p, fact) in body.params.iter().zip(params) {
+        facts[p.index()] = *fact;
+    }
+    for inst in &body.insts {
+        let args: Vec<Fact> = inst.args.iter().map(|a| facts[a.index()]).collect();
+        let results = inner(inst, &args, times, sum)
+            .unwrap_or_else(|| vec![result(body, inst, &args); inst.results.len()]);
+        for (r, fact) in inst.results.iter().zip(results) {
+            facts[r.index()] = fact;
+        }
+        if let Op::Contract(op) = &inst.op {
+            *sum += times * counted(body, inst, op, &args);
+        }
+    }
+    body.results.iter().map(|r: &Value| facts[r.index()]).collect()
+}
+
+/// Results of an operation with bodies, which are walked.
+fn inner(inst: &Inst, args: &[Fact], times: f64, sum: &mut f64) -> Option<Vec<Fact>> {
+    match &inst.op {
+        Op::Control(Control::Scan(op)) => Some(scan(op, args, times, sum)),
+        Op::Control(Control::Cond { then, otherwise }) => {
+            let (mut a, mut b) = (0.0, 0.0);
+            let facts = walk(then, &args[1..], times, &mut a);
+            let other = walk(otherwise, &args[1..], times, &mut b);
+            *sum += f64::max(a, b);
+            Some(facts.into_iter().zip(other).map(|(a, b)| merge(&[a, b])).collect())
+        }
+        Op::Control(Control::Grad)
+        | Op::Elementwise(_)
+        | Op::Contract(_)
+        | Op::Reduce(_)
+        | Op::Shape(_)
+        | Op::Index(_)
+        | Op::Random(_)
+        | Op::State(_)
+        | Op::Collective(_) => None,
+    }
+}
+
+fn scan(op: &Scan, args: &[Fact], times: f64, sum: &mut f64) -> Vec<Fact> {
+    let mut params = args.to_vec();
+    // What a carry becomes in one iteration holds from the next one on.
+    for _ in 0..=op.carries {
+        let results = walk(&op.body, &params, 0.0, &mut 0.0);
+        for (p, r) in params.iter_mut().zip(&results).take(op.carries) {
+            p.data |= r.data;
+        }
+    }
+    walk(&op.body, &params, times * op.dim.size as f64, sum)
+}
+
+fn merge(args: &[Fact]) -> Fact {
+    Fact {
+        data: args.iter().any(|a| a.data),
+        one_hot: args.iter().any(|a| a.one_hot),
+        slots: args.iter().map(|a| a.slots).fold(1.0, |s, a| if a == 1.0 { s } else { a }),
+    }
+}
+
+fn result(body: &Body, inst: &Inst, args: &[Fact]) -> Fact {
+    let all = merge(args);
+    let plain = Fact { one_hot: false, ..all };
+    match &inst.op {
+        Op::Index(Index::OneHot { dim: _, dtype: _ }) => Fact { one_hot: true, ..all },
+        Op::Index(Index::Permute { dim, to }) => {
+            let size = |ty: &Type, name| ty.size(name).unwrap_or(1) as f64;
+            let (from, into) = (body.ty(inst.args[0]), body.ty(inst.results[0]));
+            let slots = args[0].slots * size(into, to) / size(from, dim);
+            // There and back again is one token a token, whatever was rounded.
+            Fact { slots: if (slots - 1.0).abs() < 1e-9 { 1.0 } else { slots }, ..plain }
+        }
+        Op::Index(Index::Gather { dim: _, outside: _ }) => Fact { slots: args[1].slots, ..plain },
+        Op::Index(
+            Index::ScatterAdd { dim: _, over: _ }
+            | Index::TopK { dim: _, to: _ }
+            | Index::Sort { dim: _, descending: _ }
+            | Index::CumSum { dim: _, exclusive: _, reverse: _ }
+            | Index::DynamicSlice { dim: _, size: _ }
+            | Index::DynamicUpdate { dim: _ },
+        ) => plain,
+        Op::Elementwise(Elementwise::Compare(_)) => plain,
+        Op::State(StateOp::Read(_) | StateOp::Write(_)) => Fact::default(),
+        Op::Elementwise(_) | Op::Shape(_) | Op::Collective(_) => all,
+        Op::Contract(_) | Op::Reduce(_) | Op::Random(_) | Op::Control(_) => plain,
+    }
+}
+
+/// What one einsum counts for.
+fn counted(body: &Body, inst: &Inst, op: &Contract, args: &[Fact]) -> f64 {
+    let scope = inst.site.scope.as_str();
+    let routing = ["router", "dispatch", "combine"].iter().any(|word| scope.contains(word));
+    if inst.site.phase != Phase::Forward || routing || args.iter().any(|a| a.one_hot) {
+        return 0.0;
+    }
+    let share = if args.iter().all(|a| a.data) { 0.5 } else { 1.0 };
+    let n: f64 = dims(body, inst, op).map(|d| d.dim.size as f64).product();
+    2.0 * n * share / merge(args).slots
+}

@@ -1,0 +1,329 @@
+//! Memory of one device, estimated from the lives of values in program order.
+//!
+//! What is assumed of the backend: state stays in place, and a new value of a state is written over the
+//! old one if nothing needs the old one any more (donation); renames and reshapes are views; what is cheap
+//! to make (constants, iotas, random numbers, broadcasts) and element-by-element results with one user of
+//! the same kind, or a fold, are never stored; a loop holds its stacked results from its start and the
+//! most that one iteration needs. Buffers are not fragmented. The real plugin's figure is in its memory
+//! statistics; this one is there before anything is compiled, and says which values are to blame.
+
+use super::{bytes, place};
+use mesh::{
+    Body, Function, Inst, Mesh, Module, Op, StateId, Value,
+    arena::Id,
+    ir::{Collective, Control, Elementwise, Index, Phase, Reduce, Shape, StateKind, StateOp},
+    text::print_type,
+};
+use serde::{Deserialize, Serialize};
+
+/// Bytes of one device at the moment at which it holds most, by part.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Memory {
+    /// All parts together.
+    pub total: u64,
+    /// Trained parameters.
+    pub parameters: u64,
+    /// Optimizer slots.
+    pub slots: u64,
+    /// Other state.
+    pub counters: u64,
+    /// Inputs of the function.
+    pub inputs: u64,
+    /// What the forward half keeps for the backward half.
+    pub activations: u64,
+    /// Everything else.
+    pub temporaries: u64,
+    /// The largest values held at that moment, state apart.
+    pub largest: Vec<Held>,
+}
+
+/// A value held at the peak.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Held {
+    /// Its type, with dims by name.
+    pub r#type: String,
+    /// Its bytes on one device.
+    pub bytes: u64,
+    /// `file:line` of the model.
+    pub source: String,
+    /// The scope.
+    pub scope: String,
+}
+
+/// How many values are named in a report.
+const LARGEST: usize = 12;
+
+/// The peak of a function.
+pub(super) fn peak(local: &Module, f: &Function) -> Memory {
+    let mesh = &local.env.mesh;
+    let held = |kind: StateKind| {
+        local.env.states.iter().filter(|(_, s)| s.kind == kind).map(|(_, s)| bytes(mesh, &s.ty)).sum()
+    };
+    let mut memory = Memory {
+        parameters: held(StateKind::Param),
+        slots: held(StateKind::Slot),
+        counters: held(StateKind::Counter),
+        inputs: f.body.param_types().map(|ty| bytes(mesh, ty)).sum(),
+        ..Memory::default()
+    };
+    let most = most(mesh, &f.body);
+    memory.activations = most.held.iter().filter(|h| h.kept).map(|h| h.held.bytes).sum();
+    memory.temporaries = most.held.iter().filter(|h| !h.kept).map(|h| h.held.bytes).sum();
+    memory.total = memory.parameters
+        + memory.slots
+        + memory.counters
+        + memory.inputs
+        + memory.activations
+        + memory.temporaries;
+    let mut largest: Vec<Held> = most.held.into_iter().map(|h| h.held).collect();
+    largest.sort_by_key(|h| std::cmp::Reverse(h.bytes));
+    largest.truncate(LARGEST);
+    memory.largest = largest;
+    memory
+}
+
+/// A value held, and whether the backward half waits for it.
+#[derive(Clone)]
+struct Kept {
+    held: Held,
+    kept: bool,
+}
+
+/// What a body holds, its parameters apart, when it holds most.
+#[derive(Clone, Default)]
+struct Most {
+    bytes: u64,
+    held: Vec<Kept>,
+}
+
+fn most(mesh: &Mesh, body: &Body) -> Most {
+    let lives = Lives::of(mesh, body);
+    let mut best = Most::default();
+    for (i, inst) in body.insts.iter().enumerate() {
+        let inner = inst.op.bodies().into_iter().map(|b| most(mesh, b)).max_by_key(|m| m.bytes);
+        let inner = inner.unwrap_or_default();
+        let outer = || lives.at(i);
+        let bytes = inner.bytes + outer().map(|v| lives.bytes[v.index()]).sum::<u64>();
+        if bytes > best.bytes {
+            let mut held: Vec<Kept> = outer().map(|v| lives.held(mesh, body, v, i)).collect();
+            held.extend(inner.held);
+            best = Most { bytes, held };
+        }
+    }
+    best
+}
+
+/// From when to when each value of a body is held, and how many bytes that takes.
+struct Lives {
+    bytes: Vec<u64>,
+    from: Vec<usize>,
+    to: Vec<usize>,
+    /// Whether the value is made in the forward half and used in the backward half.
+    crosses: Vec<bool>,
+}
+
+impl Lives {
+    fn of(mesh: &Mesh, body: &Body) -> Self {
+        let n = body.values.len();
+        let root = roots(body);
+        let mut lives = Self { bytes: vec![0; n], from: vec![0; n], to: vec![0; n], crosses: vec![false; n] };
+        for (i, inst) in body.insts.iter().enumerate() {
+            for r in &inst.results {
+                lives.from[r.index()] = i;
+            }
+            for v in inst.args.iter().chain(&inst.results) {
+                lives.to[root[v.index()]] = i;
+            }
+        }
+        for r in &body.results {
+            lives.to[root[r.index()]] = body.insts.len();
+        }
+        let users = users(body);
+        for (i, inst) in body.insts.iter().enumerate() {
+            for r in &inst.results {
+                if root[r.index()] == r.index() && stored(inst, &users[r.index()]) {
+                    lives.bytes[r.index()] = bytes(mesh, body.ty(*r));
+                }
+            }
+            for a in inst.args.iter().filter(|a| !body.params.contains(a)) {
+                let a = root[a.index()];
+                let forward = body.insts[lives.from[a]].site.phase == Phase::Forward;
+                lives.crosses[a] |= forward && inst.site.phase == Phase::Backward;
+            }
+            lives.reuse(inst, i, &root);
+        }
+        for inst in &body.insts {
+            if let Op::State(StateOp::Write(id)) = &inst.op {
+                lives.donate(body, *id, root[inst.args[0].index()], &root);
+            }
+        }
+        lives
+    }
+
+    /// An element-by-element result takes the place of an operand that is needed no more.
+    fn reuse(&mut self, inst: &Inst, i: usize, root: &[usize]) {
+        if !in_place(&inst.op) {
+            return;
+        }
+        let bytes = self.bytes[inst.results[0].index()];
+        let mut args = inst.args.iter().map(|a| root[a.index()]);
+        if let Some(a) =
+            args.find(|a| bytes > 0 && self.to[*a] == i && self.bytes[*a] == bytes && self.from[*a] < i)
+        {
+            self.to[a] = i - 1;
+        }
+    }
+
+    /// The new value of a state takes the place of the old one if that is needed no more.
+    fn donate(&mut self, body: &Body, state: StateId, new: usize, root: &[usize]) {
+        let reads = body.insts.iter().filter(|inst| inst.op == Op::State(StateOp::Read(state)));
+        let last = reads.map(|inst| self.to[root[inst.results[0].index()]]).max().unwrap_or(0);
+        if last <= self.from[new] {
+            self.bytes[new] = 0;
+        }
+    }
+
+    /// Values held while instruction `i` runs.
+    fn at(&self, i: usize) -> impl Iterator<Item = Value> + '_ {
+        let live = move |v: &usize| self.bytes[*v] > 0 && self.from[*v] <= i && i <= self.to[*v];
+        (0..self.bytes.len()).filter(live).map(Value::new)
+    }
+
+    fn held(&self, mesh: &Mesh, body: &Body, v: Value, i: usize) -> Kept {
+        let site = &body.insts[self.from[v.index()]].site;
+        let held = Held {
+            r#type: print_type(body.ty(v), mesh),
+            bytes: self.bytes[v.index()],
+            source: place(site),
+            scope: site.scope.to_string(),
+        };
+        Kept { held, kept: self.crosses[v.index()] && body.insts[i].site.phase == Phase::Backward }
+    }
+}
+
+/// For each value the one whose memory it lies in: its own, or that of the operand that it is a view of.
+fn roots(body: &Body) -> Vec<usize> {
+    let mut root: Vec<usize> = (0..body.values.len()).collect();
+    for inst in &body.insts {
+        if is_view(&inst.op) {
+            root[inst.results[0].index()] = root[inst.args[0].index()];
+        }
+    }
+    root
+}
+
+/// For each value the instructions that use it; `None` stands for the body's results.
+fn users(body: &Body) -> Vec<Vec<Option<&Inst>>> {
+    let mut users = vec![Vec::new(); body.values.len()];
+    for inst in &body.insts {
+        for (j, a) in inst.args.iter().enumerate() {
+            if !inst.args[..j].contains(a) {
+                users[a.index()].push(Some(inst));
+            }
+        }
+    }
+    body.results.iter().for_each(|r| users[r.index()].push(None));
+    users
+}
+
+fn is_view(op: &Op) -> bool {
+    match op {
+        Op::Shape(Shape::Rename { pairs: _ } | Shape::Reshape { from: _, to: _ })
+        | Op::Elementwise(Elementwise::StopGradient) => true,
+        Op::Shape(
+            Shape::Constant { dtype: _, value: _ }
+            | Shape::Iota { dim: _, dtype: _ }
+            | Shape::Broadcast { dims: _ }
+            | Shape::Slice { dim: _, start: _, limit: _, stride: _ }
+            | Shape::Pad { dim: _, low: _, high: _, value: _ }
+            | Shape::Concat { dim: _ },
+        )
+        | Op::Elementwise(
+            Elementwise::Unary(_)
+            | Elementwise::Binary(_)
+            | Elementwise::Compare(_)
+            | Elementwise::Select
+            | Elementwise::Cast(_),
+        )
+        | Op::Contract(_)
+        | Op::Reduce(_)
+        | Op::Index(_)
+        | Op::Random(_)
+        | Op::State(_)
+        | Op::Control(_)
+        | Op::Collective(_) => false,
+    }
+}
+
+fn in_place(op: &Op) -> bool {
+    match op {
+        Op::Elementwise(_) | Op::Collective(Collective::AllReduce { kind: _, axes: _ }) => true,
+        Op::Collective(
+            Collective::AllGather { dim: _, axes: _ }
+            | Collective::ReduceScatter { dim: _, axes: _ }
+            | Collective::AllToAll { from: _, to: _, axes: _ }
+            | Collective::Shard { dim: _, axes: _ }
+            | Collective::Owe { axes: _ },
+        )
+        | Op::Contract(_)
+        | Op::Reduce(_)
+        | Op::Shape(_)
+        | Op::Index(_)
+        | Op::Random(_)
+        | Op::State(_)
+        | Op::Control(_) => false,
+    }
+}
+
+/// Whether results of `inst` are written to memory.
+fn stored(inst: &Inst, users: &[Option<&Inst>]) -> bool {
+    match &inst.op {
+        Op::Shape(
+            Shape::Constant { dtype: _, value: _ }
+            | Shape::Iota { dim: _, dtype: _ }
+            | Shape::Broadcast { dims: _ },
+        )
+        | Op::Random(_)
+        | Op::State(StateOp::Read(_) | StateOp::Write(_)) => false,
+        Op::Elementwise(_) | Op::Index(Index::OneHot { dim: _, dtype: _ }) => {
+            let fused = |user: &Option<&Inst>| user.is_some_and(|u| takes_in(&u.op));
+            !(users.len() == 1 && users.iter().all(fused))
+        }
+        Op::Shape(
+            Shape::Rename { pairs: _ }
+            | Shape::Reshape { from: _, to: _ }
+            | Shape::Slice { dim: _, start: _, limit: _, stride: _ }
+            | Shape::Pad { dim: _, low: _, high: _, value: _ }
+            | Shape::Concat { dim: _ },
+        )
+        | Op::Index(
+            Index::Gather { dim: _, outside: _ }
+            | Index::ScatterAdd { dim: _, over: _ }
+            | Index::Permute { dim: _, to: _ }
+            | Index::TopK { dim: _, to: _ }
+            | Index::Sort { dim: _, descending: _ }
+            | Index::CumSum { dim: _, exclusive: _, reverse: _ }
+            | Index::DynamicSlice { dim: _, size: _ }
+            | Index::DynamicUpdate { dim: _ },
+        )
+        | Op::Contract(_)
+        | Op::Reduce(_)
+        | Op::Collective(_)
+        | Op::Control(Control::Scan(_) | Control::Cond { then: _, otherwise: _ } | Control::Grad) => true,
+    }
+}
+
+/// Whether a backend fuses what makes an operand of `op` into `op`.
+fn takes_in(op: &Op) -> bool {
+    match op {
+        Op::Elementwise(_) | Op::Reduce(Reduce::Fold { kind: _, dims: _ }) => true,
+        Op::Reduce(Reduce::ArgMax { dim: _ })
+        | Op::Contract(_)
+        | Op::Shape(_)
+        | Op::Index(_)
+        | Op::Random(_)
+        | Op::State(_)
+        | Op::Control(_)
+        | Op::Collective(_) => false,
+    }
+}

@@ -1,0 +1,173 @@
+//! What one step of a partitioned program costs, read off its Local module: parameters, arithmetic,
+//! communication and memory. Nothing is run and nothing is guessed from names, but for what
+//! [`flops`] says about routers.
+//!
+//! The JSON form is a stable interface (`meshc report --json`, golden tests): fields keep their names and
+//! units. Bytes are of one device; sizes of collectives are of one execution, `count` says how many there
+//! are in a step.
+
+mod collectives;
+mod flops;
+mod memory;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use mesh::{Diagnostic, Function, Mesh, Module, ir::Phase, ir::StateKind};
+use serde::{Deserialize, Serialize};
+
+pub use collectives::{CollectiveUse, Direction, Traffic};
+pub use memory::{Held, Memory};
+
+/// The report on one function of a program.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// The program's name.
+    pub program: String,
+    /// The function that is reported on.
+    pub function: String,
+    /// The mesh, as `data=2,expert=4`.
+    pub mesh: String,
+    /// How many devices the mesh has.
+    pub devices: usize,
+    /// Elements of all trained parameters, counted once over the whole mesh.
+    pub parameters: u64,
+    /// All state by kind.
+    pub state: Vec<StateUse>,
+    /// Sequences in one step; 0 where the program does not say.
+    pub sequences: u64,
+    /// Forward arithmetic per sequence as the paper counts it (see `report/flops.rs`); 0 where the number of
+    /// sequences is not known.
+    pub flops_per_sequence: u64,
+    /// Multiplications and additions in the einsums of one device in one step.
+    pub flops_per_device: u64,
+    /// The same by phase: first what the model says, then what its gradient adds.
+    pub flops_per_device_by_phase: FlopsByPhase,
+    /// Most memory that one device needs at once, estimated, by part.
+    pub peak_bytes_per_device: Memory,
+    /// All communication, in program order of first appearance.
+    pub collectives: Vec<CollectiveUse>,
+    /// Bytes sent by one device in one step, by the axes they go over.
+    pub traffic: Vec<Traffic>,
+}
+
+/// State of one kind.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StateUse {
+    /// `param`, `slot` or `counter`.
+    pub kind: String,
+    /// How many tensors.
+    pub tensors: usize,
+    /// Elements, counted once over the whole mesh.
+    pub elements: u64,
+    /// Bytes, counted once over the whole mesh.
+    pub bytes: u64,
+    /// Bytes on one device.
+    pub bytes_per_device: u64,
+}
+
+/// Arithmetic of one device by phase.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FlopsByPhase {
+    /// Of what the model says.
+    pub forward: u64,
+    /// Of what its gradient adds, recomputation included.
+    pub backward: u64,
+}
+
+impl FlopsByPhase {
+    fn of(&mut self, phase: Phase) -> &mut u64 {
+        match phase {
+            Phase::Forward => &mut self.forward,
+            Phase::Backward => &mut self.backward,
+        }
+    }
+}
+
+/// Reports on `function` of a Local module; without a name on `train_step`, else `eval_step`, else the
+/// first function.
+pub fn report(local: &Module, function: Option<&str>) -> Result<Report, Diagnostic> {
+    let f = match function {
+        Some(name) => local.require_function(name)?,
+        None => local
+            .function("train_step")
+            .or_else(|| local.function("eval_step"))
+            .or_else(|| local.functions.first())
+            .ok_or_else(|| Diagnostic::new("", format!("program `{}` has no function", local.name)))?,
+    };
+    let mesh = &local.env.mesh;
+    let state = state(local);
+    let parameters = state.iter().filter(|s| s.kind == StateKind::Param.name()).map(|s| s.elements).sum();
+    let sequences = sequences(local, f);
+    let counted = flops::per_step(f);
+    let by_phase = flops::per_device(mesh, f);
+    let collectives = collectives::collect(mesh, f);
+    Ok(Report {
+        program: local.name.clone(),
+        function: f.name.to_string(),
+        mesh: mesh.to_string(),
+        devices: mesh.devices(),
+        parameters,
+        state,
+        sequences,
+        flops_per_sequence: counted.checked_div(u128::from(sequences)).map_or(0, clip),
+        flops_per_device: by_phase.forward.saturating_add(by_phase.backward),
+        flops_per_device_by_phase: by_phase,
+        peak_bytes_per_device: memory::peak(local, f),
+        traffic: collectives::traffic(&collectives),
+        collectives,
+    })
+}
+
+fn clip(n: u128) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+fn state(local: &Module) -> Vec<StateUse> {
+    let mesh = &local.env.mesh;
+    let of = |kind: StateKind| {
+        let all: Vec<_> = local.env.states.iter().map(|(_, s)| s).filter(|s| s.kind == kind).collect();
+        let bytes = |ty: &mesh::Type| ty.elements() as u64 * ty.dtype.bytes() as u64;
+        StateUse {
+            kind: kind.name().to_owned(),
+            tensors: all.len(),
+            elements: all.iter().map(|s| s.ty.elements() as u64).sum(),
+            bytes: all.iter().map(|s| bytes(&s.ty)).sum(),
+            bytes_per_device: all.iter().map(|s| s.ty.local_bytes(mesh) as u64).sum(),
+        }
+    };
+    [StateKind::Param, StateKind::Slot, StateKind::Counter].map(of).into()
+}
+
+/// The program's `batch` fact, else the size of the dim `batch` of the first input that has it.
+fn sequences(local: &Module, f: &Function) -> u64 {
+    let fact = local.meta("batch").and_then(|b| b.parse().ok());
+    let input = || f.body.param_types().find_map(|ty| ty.size("batch")).map(|n| n as u64);
+    fact.or_else(input).unwrap_or(0)
+}
+
+/// `file:line`, as reports name a place; empty when it is not known.
+fn place(site: &mesh::Site) -> String {
+    if site.line == 0 { site.file.to_string() } else { format!("{}:{}", site.file, site.line) }
+}
+
+/// How often the bodies inside an operation run each time the operation does.
+fn trips(op: &mesh::Op) -> u64 {
+    match op {
+        mesh::Op::Control(mesh::ir::Control::Scan(scan)) => scan.dim.size as u64,
+        mesh::Op::Control(mesh::ir::Control::Cond { .. } | mesh::ir::Control::Grad)
+        | mesh::Op::Elementwise(_)
+        | mesh::Op::Contract(_)
+        | mesh::Op::Reduce(_)
+        | mesh::Op::Shape(_)
+        | mesh::Op::Index(_)
+        | mesh::Op::Random(_)
+        | mesh::Op::State(_)
+        | mesh::Op::Collective(_) => 1,
+    }
+}
+
+/// Bytes of one device's part of a type.
+fn bytes(mesh: &Mesh, ty: &mesh::Type) -> u64 {
+    ty.local_bytes(mesh) as u64
+}

@@ -1,0 +1,103 @@
+use super::*;
+use crate::partition::partition;
+use mesh::{Layout, text::parse_source};
+
+/// A Switch layer forward: attention's two products, a router, and experts at capacity factor 2.
+const LAYER: &str = r#"
+module layer
+state param wq: f32[d_model=8, heads=2, d_kv=4]
+state param wr: f32[d_model=8, experts=4]
+state param wi: f32[experts=4, d_model=8, d_ff=16]
+func eval_step(%x x: f32[batch=4, length=8, d_model=8], %to to: s32[batch=4, slots=16], %back back: s32[batch=4, length=8]) -> (y: f32[batch=4, length=8, d_ff=16], p: f32[batch=4, length=8, experts=4]) {
+  %wq = read {state=wq} : f32[d_model=8, heads=2, d_kv=4]
+  %wr = read {state=wr} : f32[d_model=8, experts=4]
+  %wi = read {state=wi} : f32[experts=4, d_model=8, d_ff=16]
+  %q = einsum %x, %wq {out=[batch, length, heads, d_kv], dtype=f32} : f32[batch=4, length=8, heads=2, d_kv=4]
+  %k = rename %q {pairs=[length -> memory]} : f32[batch=4, memory=8, heads=2, d_kv=4]
+  %s = einsum %q, %k {out=[batch, heads, length, memory], dtype=f32} : f32[batch=4, heads=2, length=8, memory=8]
+  %a = einsum %s, %k {out=[batch, length, heads, d_kv], dtype=f32} : f32[batch=4, length=8, heads=2, d_kv=4]
+  %z = reshape %a {from=[heads, d_kv], to=[d_model=8]} : f32[batch=4, length=8, d_model=8]
+  %p = einsum %x, %wr {out=[batch, length, experts], dtype=f32} : f32[batch=4, length=8, experts=4] @ m.rs:7:1 "ffn/router"
+  %d = permute %z, %to, %back {dim=length, to=slots} : f32[batch=4, slots=16, d_model=8]
+  %e = reshape %d {from=[slots], to=[experts=4, capacity=4]} : f32[batch=4, experts=4, capacity=4, d_model=8]
+  %h = einsum %e, %wi {out=[batch, experts, capacity, d_ff], dtype=f32} : f32[batch=4, experts=4, capacity=4, d_ff=16]
+  %f = reshape %h {from=[experts, capacity], to=[slots=16]} : f32[batch=4, slots=16, d_ff=16]
+  %y = permute %f, %back, %to {dim=slots, to=length} : f32[batch=4, length=8, d_ff=16]
+  return %y, %p
+}
+"#;
+
+#[track_caller]
+fn check(mesh: &str, layout: &str) -> Report {
+    let module = parse_source(LAYER, "layer.mesh").unwrap_or_else(|e| panic!("{e}"));
+    let mesh = Mesh::parse(mesh).unwrap();
+    let layout = Layout::parse(layout).unwrap().resolve(&mesh).unwrap();
+    let local = partition(&module, &mesh, &layout, &Default::default()).unwrap_or_else(|e| panic!("{e}"));
+    report(&local, None).unwrap()
+}
+
+#[test]
+fn arithmetic_is_counted_as_the_paper_does() {
+    let one = check("", "");
+    assert_eq!(one.parameters, 64 + 32 + 4 * 128);
+    // Per sequence of 8 tokens: the query product, half of attention's two, and one expert a token.
+    let (query, attention, expert) = (2 * 8 * 64, 2 * 8 * 8 * 8, 2 * 8 * 128);
+    assert_eq!(one.sequences, 4);
+    assert_eq!(one.flops_per_sequence, query + attention + expert);
+    // Per step and device everything counts, the router and empty slots too.
+    assert_eq!(one.flops_per_device, 4 * (query + 2 * attention + 2 * 8 * 32 + 2 * expert));
+    let two = check("data=2", "batch:data");
+    assert_eq!(two.flops_per_device * 2, one.flops_per_device);
+    assert_eq!(two.flops_per_sequence, one.flops_per_sequence);
+}
+
+#[test]
+fn collectives_have_bytes_axes_and_lines() {
+    let two = check("model=2", "heads:model");
+    let kinds: Vec<_> =
+        two.collectives.iter().map(|c| (c.kind.as_str(), c.bytes, c.wire_bytes, c.count)).collect();
+    // The merger of heads and d_kv is gathered; its shards are 4·8·4 numbers.
+    assert_eq!(kinds, [("all_gather", 4 * 8 * 4 * 4, 4 * 8 * 4 * 4, 1)]);
+    assert_eq!(two.collectives[0].axes, ["model"]);
+    assert_eq!(two.collectives[0].source, "layer.mesh:14");
+    assert_eq!(two.traffic[0].wire_bytes, 512);
+}
+
+#[test]
+fn memory_adds_up_and_names_what_is_held() {
+    let one = check("", "");
+    let m = &one.peak_bytes_per_device;
+    assert_eq!(m.parameters, 4 * one.parameters);
+    assert_eq!(m.inputs, 4 * (4 * 8 * 8 + 4 * 16 + 4 * 8));
+    assert_eq!(m.total, m.parameters + m.inputs + m.activations + m.temporaries);
+    // The experts' output in slots, its tokens, and the router's logits are there together at the end.
+    assert_eq!(m.temporaries, 4 * (4 * 16 * 16 + 4 * 8 * 16 + 4 * 8 * 4));
+    assert_eq!(m.largest[0].r#type, "f32[batch=4, experts=4, capacity=4, d_ff=16]");
+}
+
+#[test]
+fn the_json_form_has_the_promised_fields() {
+    let json = serde_json::to_value(check("data=2", "batch:data")).unwrap();
+    for field in
+        ["parameters", "flops_per_sequence", "flops_per_device", "peak_bytes_per_device", "collectives"]
+    {
+        assert!(json.get(field).is_some(), "{field}");
+    }
+    let two = serde_json::to_value(check("model=2", "heads:model")).unwrap();
+    let used = &two["collectives"][0];
+    for field in ["kind", "axes", "dtype", "bytes", "wire_bytes", "count", "direction", "source"] {
+        assert!(used.get(field).is_some(), "{field}");
+    }
+    assert_eq!(used["direction"], "forward");
+}
+
+#[test]
+fn the_text_form_is_aligned() {
+    let text = check("model=2", "heads:model").to_string();
+    assert!(text.starts_with("layer · eval_step · model=2 (2 devices)"), "{text}");
+    let line = text.lines().find(|l| l.starts_with("all_gather")).unwrap();
+    assert_eq!(
+        line.split_whitespace().collect::<Vec<_>>(),
+        ["all_gather", "model", "f32", "512", "B", "512", "B", "1", "forward", "layer.mesh:14"]
+    );
+}
