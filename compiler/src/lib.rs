@@ -6,6 +6,7 @@ pub mod hlo;
 pub mod interp;
 pub mod partition;
 pub mod passes;
+pub mod pipeline;
 pub mod random;
 pub mod report;
 pub mod wire;

@@ -153,10 +153,9 @@ fn compare(params: &[&str], (low, high): (f64, f64), make: &dyn Fn(&mut B, &[Val
             assert!((a - b).abs() <= 1e-6 * (1.0 + a.abs()), "{a} becomes {b}");
         }
     }
-    let mut output = 1;
-    for name in inputs.keys().filter(|n| inputs[*n].dtype.is_float()) {
+    let wanted = inputs.keys().filter(|n| inputs[*n].dtype.is_float());
+    for (output, name) in (1..).zip(wanted) {
         let gradient = outputs[&*format!("y{output}")].elements();
-        output += 1;
         for (i, have) in gradient.into_iter().enumerate() {
             let at = |step: f64| {
                 let mut moved = inputs.clone();

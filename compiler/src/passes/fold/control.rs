@@ -50,7 +50,7 @@ fn create_inside(f: &mut Folder, body: &mut Body, first: usize, captured: &[Valu
     let mut made = Vec::new();
     let mut used = vec![false; body.values.len()];
     body.insts.iter().flat_map(|inst| &inst.args).chain(&body.results).for_each(|v| used[v.index()] = true);
-    for (param, arg) in body.params[first..].to_vec().into_iter().zip(captured) {
+    for (param, arg) in body.params.clone().into_iter().skip(first).zip(captured) {
         let Some(value) = f.splat(*arg).filter(|_| used[param.index()]) else { continue };
         let ty = body.ty(param).clone();
         let scalar = mesh::Type::scalar(ty.dtype);
