@@ -1,7 +1,7 @@
 //! What the runtime gets: per function an HLO module and compile options, and the manifest that says
 //! what they mean. Files are made in memory; writing them is for the caller.
 
-use crate::hlo::{self, Port, PortKind};
+use crate::hlo::{self, Platform, Port, PortKind};
 use mesh::{DType, Diagnostic, Layout, Mesh, Module, StateKind, Type};
 use proto::{
     Message, compile_options,
@@ -53,7 +53,7 @@ pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostic
     }
     let options = options.encode_to_vec();
     for function in &local.functions {
-        let emitted = hlo::emit(local, &function.name)?;
+        let emitted = hlo::emit(local, &function.name, Platform::of_target(&settings.target))?;
         let mut add = |suffix: &str, bytes: Vec<u8>| {
             let name = format!("{}.{suffix}", function.name);
             let file = File { name: name.clone(), sha256: digest(&bytes), bytes: bytes.len() as u64 };

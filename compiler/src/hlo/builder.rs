@@ -11,10 +11,10 @@ use proto::xla::{
     hlo_instruction_proto::SliceDimensions, op_sharding, padding_config::PaddingConfigDimension,
     precision_config::Precision,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// An instruction of the module under construction.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Hlo(u32);
 
 /// A finished computation.
@@ -108,6 +108,7 @@ pub(super) struct Builder {
     done: Vec<HloComputationProto>,
     combiners: FxHashMap<(Combine, i32), Computation>,
     channels: i64,
+    dots: FxHashSet<Hlo>,
     /// What following instructions carry as metadata.
     pub(super) metadata: OpMetadata,
 }
@@ -122,6 +123,7 @@ impl Builder {
             done: Vec::new(),
             combiners: FxHashMap::default(),
             channels: 0,
+            dots: FxHashSet::default(),
             metadata: OpMetadata::default(),
         }
     }
@@ -174,6 +176,10 @@ impl Builder {
     /// The element type of an array.
     pub(super) fn dtype(&self, x: Hlo) -> PrimitiveType {
         self.shape(x).array().0
+    }
+    /// Whether an instruction of the open computation is a dot.
+    pub(super) fn is_dot(&self, x: Hlo) -> bool {
+        self.dots.contains(&x)
     }
     /// The sizes of an array.
     pub(super) fn sizes(&self, x: Hlo) -> Vec<usize> {
@@ -468,7 +474,9 @@ impl Builder {
             precision_config: Some(config),
             ..Default::default()
         };
-        self.push("dot", Shape::Array(ty, sizes), &[a, b], proto)
+        let dot = self.push("dot", Shape::Array(ty, sizes), &[a, b], proto);
+        self.dots.insert(dot);
+        dot
     }
 
     /// `x` folded over dimensions from the scalar `init`.

@@ -20,15 +20,15 @@ impl Emitter<'_> {
                     (Owed::Min, true) => Combine::And,
                 };
                 let groups = self.mesh().groups(&axes.iter().collect::<Vec<_>>());
-                Tensor { hlo: self.b.all_reduce(combine, x.hlo, &groups), ..x.clone() }
+                x.with(self.b.all_reduce(combine, x.hlo, &groups))
             }
             Collective::AllGather { dim, axes } => {
                 let groups = self.mesh().groups(axes);
-                Tensor { hlo: self.b.all_gather(x.hlo, x.position(dim), &groups), ..x.clone() }
+                x.with(self.b.all_gather(x.hlo, x.position(dim), &groups))
             }
             Collective::ReduceScatter { dim, axes } => {
                 let groups = self.mesh().groups(axes);
-                Tensor { hlo: self.b.reduce_scatter(x.hlo, x.position(dim), &groups), ..x.clone() }
+                x.with(self.b.reduce_scatter(x.hlo, x.position(dim), &groups))
             }
             Collective::AllToAll { from, to, axes } => self.all_to_all(x, from, to, axes),
             Collective::Shard { dim, axes } => {
@@ -37,7 +37,7 @@ impl Emitter<'_> {
                 sizes[at] /= self.mesh().product(axes);
                 let Some(start) = self.shard_offset(axes, sizes[at]) else { return x.clone() };
                 let starts = self.starts(sizes.len(), at, start);
-                Tensor { hlo: self.b.dynamic_slice(x.hlo, &starts, &sizes), ..x.clone() }
+                x.with(self.b.dynamic_slice(x.hlo, &starts, &sizes))
             }
             Collective::Owe { axes } => {
                 let axes: Vec<AxisId> = axes.iter().collect();
@@ -48,7 +48,7 @@ impl Emitter<'_> {
                 let first = self.b.broadcast(first, &sizes, &[]);
                 let nothing = self.b.splat_like(x.hlo, 0.0);
                 debug_assert!(ty.sum.intersect(axes.into_iter().collect()).is_empty());
-                Tensor { hlo: self.b.select(first, x.hlo, nothing), ..x.clone() }
+                x.with(self.b.select(first, x.hlo, nothing))
             }
         }
     }
@@ -75,6 +75,6 @@ impl Emitter<'_> {
         let mut joined = self.b.sizes(moved);
         joined.remove(place);
         joined[place] *= count;
-        Tensor { hlo: self.b.reshape(moved, &joined), ..x.clone() }
+        x.with(self.b.reshape(moved, &joined))
     }
 }

@@ -1,7 +1,7 @@
 //! Einsums. Dims in both operands and in the result are batch dimensions of a dot, dims in both that go
 //! are contracted; a dim that only one operand has and that goes is summed before.
 
-use super::{Combine, Emitter, Tensor, position, primitive};
+use super::{Combine, Emitter, Platform, Tensor, position, primitive};
 use mesh::{Name, ir::Contract};
 use proto::xla::{DotDimensionNumbers, PrimitiveType};
 
@@ -16,28 +16,106 @@ impl Emitter<'_> {
         if contracted.is_empty() || !(free(&a) || free(&b)) {
             return self.multiply_and_sum(op, &a, &b, &contracted);
         }
+        match self.platform {
+            Platform::Cpu => self.cpu_dot(op, &a, &b, &contracted),
+            Platform::Accelerator => self.plain_dot(op, &a, &b, &contracted),
+        }
+    }
+
+    /// A dot of the operands as they are: the compiler behind chooses how they lie in memory.
+    fn plain_dot(&mut self, op: &Contract, a: &Tensor, b: &Tensor, contracted: &[Name]) -> Tensor {
         // The dot gives batch, left, right: the operand whose own dims come first in the result is left.
-        let own = |x: &Tensor| op.out.iter().position(|n| x.order.contains(n) && !batch.contains(n));
-        let swap = match (own(&a), own(&b)) {
+        let own =
+            |x: &Tensor, y: &Tensor| op.out.iter().position(|n| x.order.contains(n) && !y.order.contains(n));
+        let swap = match (own(a, b), own(b, a)) {
             (Some(i), Some(j)) => j < i,
             (None, Some(_)) => true,
             (_, None) => false,
         };
         let (a, b) = if swap { (b, a) } else { (a, b) };
+        self.dot(op, a, b, contracted)
+    }
+
+    /// XLA's CPU backend has a fast path for products whose left operand is contracted over its last
+    /// dimension. Of the two arrangements the one that moves less memory is taken; what has to turn is
+    /// turned in a way that is not folded back into the product. (Measured: a product in another
+    /// arrangement takes twice as long in f32, four to seven times as long in bf16.)
+    fn cpu_dot(&mut self, op: &Contract, a: &Tensor, b: &Tensor, contracted: &[Name]) -> Tensor {
+        let elements = |x: &Tensor| self.b.sizes(x.hlo).iter().product::<usize>();
+        let plan = |left: &Tensor, right: &Tensor| {
+            let sums = together(right, contracted)
+                .or_else(|| together(left, contracted))
+                .unwrap_or_else(|| contracted.to_vec());
+            let turn_left = !left.order.ends_with(&sums);
+            let turn_right = together(right, contracted).is_none_or(|order| order != sums);
+            let order = dot_order(op, left, right, contracted);
+            let result: usize = elements(left)
+                / sums.iter().map(|n| self.b.sizes(left.hlo)[left.position(n)]).product::<usize>();
+            let result =
+                result * right_only(right, left).map(|i| self.b.sizes(right.hlo)[i]).product::<usize>();
+            let cost = if turn_left { elements(left) } else { 0 }
+                + if turn_right { elements(right) } else { 0 }
+                + if order == op.out { 0 } else { result };
+            (cost, sums, turn_left, turn_right)
+        };
+        let (first, second) = (plan(a, b), plan(b, a));
+        let swap = second.0 < first.0;
+        let (left, right) = if swap { (b, a) } else { (a, b) };
+        let (_, sums, turn_left, turn_right) = if swap { second } else { first };
+        let batch: Vec<Name> =
+            op.out.iter().filter(|n| left.order.contains(n) && right.order.contains(n)).cloned().collect();
+        let rest = |x: &Tensor| -> Vec<Name> {
+            x.order.iter().filter(|n| !batch.contains(n) && !sums.contains(n)).cloned().collect()
+        };
+        let left = if turn_left {
+            self.solid(left, [batch.clone(), rest(left), sums.clone()].concat())
+        } else {
+            left.clone()
+        };
+        let right = if turn_right {
+            self.solid(right, [batch.clone(), sums.clone(), rest(right)].concat())
+        } else {
+            right.clone()
+        };
+        let (mut left, mut right) = (self.merged(&left, &sums), self.merged(&right, &sums));
+        // A turn that may yet be folded: the slow path has no bf16 products with float32 results.
+        let foldable = |x: &Tensor| self.b.sizes(x.hlo).iter().all(|n| super::factor(*n).is_none());
+        if (turn_left && foldable(&left)) || (turn_right && foldable(&right)) {
+            left = left.with(self.b.convert(left.hlo, PrimitiveType::F32));
+            right = right.with(self.b.convert(right.hlo, PrimitiveType::F32));
+        }
+        self.dot(op, &left, &right, &sums[..1])
+    }
+
+    fn solid(&mut self, x: &Tensor, order: Vec<Name>) -> Tensor {
+        let permutation: Vec<usize> = order.iter().map(|n| x.position(n)).collect();
+        Tensor::new(self.turned(x.hlo, &permutation), order)
+    }
+
+    /// `x` with the adjacent dims `names` as one, under the name of the first.
+    fn merged(&mut self, x: &Tensor, names: &[Name]) -> Tensor {
+        let at = x.position(&names[0]);
+        let mut sizes = self.b.sizes(x.hlo);
+        let product = sizes[at..at + names.len()].iter().product();
+        sizes.splice(at..at + names.len(), [product]);
+        let mut order = x.order.clone();
+        order.drain(at + 1..at + names.len());
+        Tensor::new(self.b.reshape(x.hlo, &sizes), order)
+    }
+
+    fn dot(&mut self, op: &Contract, a: &Tensor, b: &Tensor, contracted: &[Name]) -> Tensor {
+        let batch: Vec<Name> =
+            op.out.iter().filter(|n| a.order.contains(n) && b.order.contains(n)).cloned().collect();
         let numbers =
             |x: &Tensor, names: &[Name]| names.iter().map(|n| position(&x.order, n) as i64).collect();
         let dot = DotDimensionNumbers {
-            lhs_contracting_dimensions: numbers(&a, &contracted),
-            rhs_contracting_dimensions: numbers(&b, &contracted),
-            lhs_batch_dimensions: numbers(&a, &batch),
-            rhs_batch_dimensions: numbers(&b, &batch),
+            lhs_contracting_dimensions: numbers(a, contracted),
+            rhs_contracting_dimensions: numbers(b, contracted),
+            lhs_batch_dimensions: numbers(a, &batch),
+            rhs_batch_dimensions: numbers(b, &batch),
         };
-        let hlo = self.b.dot(a.hlo, b.hlo, dot, primitive(op.dtype));
-        let rest = |x: &Tensor| -> Vec<Name> {
-            x.order.iter().filter(|n| !batch.contains(n) && !contracted.contains(n)).cloned().collect()
-        };
-        let order = [batch.clone(), rest(&a), rest(&b)].concat();
-        Tensor { hlo, order }
+        let order = dot_order(op, a, b, contracted);
+        Tensor::new(self.b.dot(a.hlo, b.hlo, dot, primitive(op.dtype)), order)
     }
 
     /// `x` summed over dims that neither `other` nor the result has.
@@ -54,8 +132,29 @@ impl Emitter<'_> {
     fn multiply_and_sum(&mut self, op: &Contract, a: &Tensor, b: &Tensor, contracted: &[Name]) -> Tensor {
         let (x, order) = self.common(&[a.clone(), b.clone()]);
         let wide: Vec<_> = x.into_iter().map(|x| self.b.convert(x, PrimitiveType::F32)).collect();
-        let product = Tensor { hlo: self.b.binary("multiply", wide[0], wide[1]), order };
+        let product = Tensor::new(self.b.binary("multiply", wide[0], wide[1]), order);
         let sum = self.fold(Combine::Add, &product, 0.0, contracted);
-        Tensor { hlo: self.b.convert(sum.hlo, primitive(op.dtype)), ..sum }
+        sum.with(self.b.convert(sum.hlo, primitive(op.dtype)))
     }
+}
+
+/// Positions of the dims that only `x` has.
+fn right_only(x: &Tensor, other: &Tensor) -> impl Iterator<Item = usize> {
+    (0..x.order.len()).filter(|i| !other.order.contains(&x.order[*i]))
+}
+
+/// The order in which a dot gives its dims: batch (as the result has them), left, right.
+fn dot_order(op: &Contract, left: &Tensor, right: &Tensor, contracted: &[Name]) -> Vec<Name> {
+    let batch = op.out.iter().filter(|n| left.order.contains(n) && right.order.contains(n)).cloned();
+    let own = |x: &Tensor, y: &Tensor| -> Vec<Name> {
+        right_only(x, y).map(|i| x.order[i].clone()).filter(|n| !contracted.contains(n)).collect()
+    };
+    batch.chain(own(left, right)).chain(own(right, left)).collect()
+}
+
+/// The dims `names` in the order in which they stand in `x`, if they stand together.
+fn together(x: &Tensor, names: &[Name]) -> Option<Vec<Name>> {
+    let first = x.order.iter().position(|n| names.contains(n))?;
+    let run = x.order.get(first..first + names.len())?;
+    run.iter().all(|n| names.contains(n)).then(|| run.to_vec())
 }

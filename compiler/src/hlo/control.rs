@@ -54,7 +54,7 @@ impl<'m> Emitter<'m> {
         let (mut order, mut sizes) = (order.to_vec(), self.b.sizes(row));
         order.remove(at);
         sizes.remove(at);
-        Tensor { hlo: self.b.reshape(row, &sizes), order }
+        Tensor::new(self.b.reshape(row, &sizes), order)
     }
 
     /// Rows joined along a new first dim.
@@ -67,7 +67,7 @@ impl<'m> Emitter<'m> {
             parts.push(self.b.reshape(hlo, &sizes));
         }
         let order = [std::slice::from_ref(dim), &order[..]].concat();
-        Tensor { hlo: self.b.concatenate(&parts, 0), order }
+        Tensor::new(self.b.concatenate(&parts, 0), order)
     }
 
     // Scans as loops. The loop's tuple: the iteration number, carries, xs, captures, then the ys being
@@ -96,7 +96,7 @@ impl<'m> Emitter<'m> {
             (1 + args.len() + i, [std::slice::from_ref(&scan.dim.name), &order[..]].concat())
         });
         let parts: Vec<_> = carried.into_iter().chain(filled).collect();
-        parts.into_iter().map(|(i, order)| Tensor { hlo: self.b.part(done, i), order }).collect()
+        parts.into_iter().map(|(i, order)| Tensor::new(self.b.part(done, i), order)).collect()
     }
 
     fn loop_condition(&mut self, shape: &Shape, count: usize) -> Computation {
@@ -130,7 +130,7 @@ impl<'m> Emitter<'m> {
         for (i, order) in orders.iter().enumerate() {
             let hlo = self.b.part(state, i + 1);
             parts.push(hlo);
-            let whole = Tensor { hlo, order: order.clone() };
+            let whole = Tensor::new(hlo, order.clone());
             let sliced = (scan.carries..scan.carries + scan.xs).contains(&i);
             params.push(if sliced { self.row(&whole, &scan.dim.name, row) } else { whole });
         }
@@ -175,10 +175,7 @@ impl<'m> Emitter<'m> {
         let branches = [then, otherwise].map(|body| {
             self.b.begin("branch");
             let given = self.b.parameter(shape.clone(), "given");
-            let part = |e: &mut Self, i: usize, x: &Tensor| Tensor {
-                hlo: e.b.part(given, i),
-                order: x.order.clone(),
-            };
+            let part = |e: &mut Self, i: usize, x: &Tensor| Tensor::new(e.b.part(given, i), x.order.clone());
             let params = args[1..].iter().enumerate().map(|(i, x)| part(self, i, x)).collect();
             let results = self.body(body, params);
             let results: Vec<Hlo> = results.iter().zip(&orders).map(|(r, o)| self.ordered(r, o)).collect();
@@ -188,6 +185,6 @@ impl<'m> Emitter<'m> {
         });
         self.b.metadata = metadata;
         let done = self.b.conditional(args[0].hlo, given, branches, result);
-        orders.into_iter().enumerate().map(|(i, order)| Tensor { hlo: self.b.part(done, i), order }).collect()
+        orders.into_iter().enumerate().map(|(i, order)| Tensor::new(self.b.part(done, i), order)).collect()
     }
 }

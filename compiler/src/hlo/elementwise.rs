@@ -1,30 +1,59 @@
 //! Element-by-element operations.
 
 use super::{Emitter, Hlo, Tensor, primitive};
+use mesh::DType;
 use mesh::ir::{Binary, Compare, Elementwise, Unary};
 use proto::xla::PrimitiveType;
 
 impl Emitter<'_> {
     pub(super) fn elementwise(&mut self, op: &Elementwise, args: &[Tensor]) -> Tensor {
+        let args: Vec<Tensor> = args.iter().map(|x| self.widened(x)).collect();
         match op {
-            Elementwise::Unary(op) => Tensor { hlo: self.unary(*op, args[0].hlo), ..args[0].clone() },
+            Elementwise::Unary(op) => {
+                let hlo = self.unary(*op, args[0].hlo);
+                self.narrowed(&args[0], args[0].with(hlo))
+            }
             Elementwise::Binary(op) => {
-                let (x, order) = self.common(args);
-                Tensor { hlo: self.b.binary(binary(*op), x[0], x[1]), order }
+                let (x, order) = self.common(&args);
+                let hlo = self.b.binary(binary(*op), x[0], x[1]);
+                self.narrowed(&args[0], Tensor::new(hlo, order))
             }
             Elementwise::Compare(op) => {
-                let (x, order) = self.common(args);
-                Tensor { hlo: self.b.compare(direction(*op), x[0], x[1]), order }
+                let (x, order) = self.common(&args);
+                Tensor::new(self.b.compare(direction(*op), x[0], x[1]), order)
             }
             Elementwise::Select => {
-                let (x, order) = self.common(args);
-                Tensor { hlo: self.b.select(x[0], x[1], x[2]), order }
+                let (x, order) = self.common(&args);
+                let hlo = self.b.select(x[0], x[1], x[2]);
+                self.narrowed(&args[1], Tensor::new(hlo, order))
             }
-            Elementwise::Cast(to) => {
-                Tensor { hlo: self.b.convert(args[0].hlo, primitive(*to)), ..args[0].clone() }
-            }
-            Elementwise::StopGradient => args[0].clone(),
+            Elementwise::Cast(to) if *to == DType::Bf16 => self.rounded(&args[0]),
+            Elementwise::Cast(to) => args[0].with(self.b.convert(args[0].hlo, primitive(*to))),
+            Elementwise::StopGradient => self.narrowed(&args[0], args[0].clone()),
         }
+    }
+
+    /// A bf16 operand in float32, not rounded since it was computed if nobody else sees it; `wide` says
+    /// that it was bf16. Anything else as it is.
+    fn widened(&mut self, x: &Tensor) -> Tensor {
+        if self.b.dtype(x.hlo) != PrimitiveType::Bf16 {
+            return Tensor { wide: None, ..x.clone() };
+        }
+        let hlo = x.wide.unwrap_or_else(|| self.b.convert(x.hlo, PrimitiveType::F32));
+        Tensor { hlo, wide: Some(hlo), ..x.clone() }
+    }
+
+    /// The result of an operation whose (widened) operand `like` says whether it is to be bf16.
+    fn narrowed(&mut self, like: &Tensor, result: Tensor) -> Tensor {
+        if like.wide.is_some() && self.b.dtype(result.hlo) == PrimitiveType::F32 {
+            return self.rounded(&result);
+        }
+        Tensor { wide: None, ..result }
+    }
+
+    fn rounded(&mut self, x: &Tensor) -> Tensor {
+        let wide = (self.b.dtype(x.hlo) == PrimitiveType::F32).then_some(x.hlo);
+        Tensor { wide, ..x.with(self.b.convert(x.hlo, PrimitiveType::Bf16)) }
     }
 
     fn unary(&mut self, op: Unary, x: Hlo) -> Hlo {
@@ -48,7 +77,7 @@ impl Emitter<'_> {
                 let zero = self.b.splat_like(x, 0.0);
                 return self.b.binary("maximum", x, zero);
             }
-            Unary::Gelu => return self.in_f32(x, Self::gelu),
+            Unary::Gelu => return self.gelu(x),
         };
         self.b.unary(opcode, x)
     }

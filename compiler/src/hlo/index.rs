@@ -14,14 +14,14 @@ impl Emitter<'_> {
             Index::OneHot { dim, dtype } => {
                 let local = dim.dim.size / self.mesh().product(&dim.axes);
                 let places = self.positions(&dim.axes, local, PrimitiveType::S32);
-                let places = Tensor { hlo: places, order: vec![dim.dim.name.clone()] };
+                let places = Tensor::new(places, vec![dim.dim.name.clone()]);
                 let order: Vec<Name> = args[0].order.iter().chain([&dim.dim.name]).cloned().collect();
                 let mut sizes = self.b.sizes(args[0].hlo);
                 sizes.push(local);
                 let index = self.expanded(&args[0], &order, &sizes);
                 let places = self.expanded(&places, &order, &sizes);
                 let hit = self.b.compare("EQ", index, places);
-                vec![Tensor { hlo: self.b.convert(hit, primitive(*dtype)), order }]
+                vec![Tensor::new(self.b.convert(hit, primitive(*dtype)), order)]
             }
             Index::Gather { dim, outside } => {
                 let dim = types[0].dim(dim).expect("the verifier checked the dim").clone();
@@ -40,7 +40,7 @@ impl Emitter<'_> {
                 let order: Vec<Name> = args[0].order.iter().map(rename).collect();
                 let part = |e: &mut Self, i: usize| {
                     let part = e.b.part(sorted, i);
-                    Tensor { hlo: e.b.slice(part, at, 0, to.size, 1), order: order.clone() }
+                    Tensor::new(e.b.slice(part, at, 0, to.size, 1), order.clone())
                 };
                 vec![part(self, 0), part(self, 1)]
             }
@@ -50,7 +50,7 @@ impl Emitter<'_> {
                 let sorted = self.b.sort(&operands, args[0].position(dim), *descending);
                 let part =
                     |e: &mut Self, i: usize| if operands.len() == 1 { sorted } else { e.b.part(sorted, i) };
-                (0..operands.len()).map(|i| Tensor { hlo: part(self, i), order: order.clone() }).collect()
+                (0..operands.len()).map(|i| Tensor::new(part(self, i), order.clone())).collect()
             }
             Index::CumSum { dim, exclusive, reverse } => {
                 vec![self.cumsum(&args[0], dim, *exclusive, *reverse)]
@@ -60,15 +60,12 @@ impl Emitter<'_> {
                 let mut sizes = self.b.sizes(args[0].hlo);
                 sizes[at] = *size;
                 let starts = self.starts(sizes.len(), at, args[1].hlo);
-                vec![Tensor { hlo: self.b.dynamic_slice(args[0].hlo, &starts, &sizes), ..args[0].clone() }]
+                vec![args[0].with(self.b.dynamic_slice(args[0].hlo, &starts, &sizes))]
             }
             Index::DynamicUpdate { dim } => {
                 let update = self.ordered(&args[1], &args[0].order);
                 let starts = self.starts(args[0].order.len(), args[0].position(dim), args[2].hlo);
-                vec![Tensor {
-                    hlo: self.b.dynamic_update_slice(args[0].hlo, update, &starts),
-                    ..args[0].clone()
-                }]
+                vec![args[0].with(self.b.dynamic_update_slice(args[0].hlo, update, &starts))]
             }
         }
     }
@@ -105,7 +102,7 @@ impl Emitter<'_> {
                 self.b.select(inside, taken, zero)
             }
         };
-        Tensor { hlo, order }
+        Tensor::new(hlo, order)
     }
 
     /// For each element of `index` (flat), the row of the matrix batch × `dim` that it means, clamped; and
@@ -162,7 +159,7 @@ impl Emitter<'_> {
         let sum = self.b.convert(sum, dtype);
         let shape = [&batch_sizes[..], &[local], &rest_sizes[..]].concat();
         let order = [&batch[..], std::slice::from_ref(&dim.dim.name), &rest[..]].concat();
-        Tensor { hlo: self.b.reshape(sum, &shape), order }
+        Tensor::new(self.b.reshape(sum, &shape), order)
     }
 
     /// Running sums by doubling: after step k every element holds the sum of the 2^k elements up to it.
@@ -181,7 +178,7 @@ impl Emitter<'_> {
         if exclusive {
             sum = self.shifted(sum, at, 1, reverse);
         }
-        Tensor { hlo: self.b.convert(sum, dtype), ..x.clone() }
+        x.with(self.b.convert(sum, dtype))
     }
 
     /// `x` moved by `step` along dimension `at` (towards the end, or the start if `back`), zeros coming in.

@@ -26,9 +26,25 @@ use rustc_hash::FxHashMap;
 
 pub use state::{Emitted, Port, PortKind};
 
+/// Kinds of machine, as far as programs are written differently for them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Platform {
+    /// XLA's CPU backend does matrix products well in one arrangement of the operands only.
+    Cpu,
+    /// GPUs and TPUs, whose compilers choose layouts themselves.
+    Accelerator,
+}
+
+impl Platform {
+    /// That of a target such as `cpu`, `gpu` or `tpu:v5e:2x4`.
+    pub fn of_target(target: &str) -> Self {
+        if target == "cpu" { Self::Cpu } else { Self::Accelerator }
+    }
+}
+
 /// Emits `function` of a verified Local module.
-pub fn emit(local: &Module, function: &str) -> Result<Emitted, Diagnostic> {
-    state::emit(local, local.require_function(function)?)
+pub fn emit(local: &Module, function: &str, platform: Platform) -> Result<Emitted, Diagnostic> {
+    state::emit(local, local.require_function(function)?, platform)
 }
 
 /// A value in HLO: the instruction, and the order of its dims in memory.
@@ -36,11 +52,22 @@ pub fn emit(local: &Module, function: &str) -> Result<Emitted, Diagnostic> {
 struct Tensor {
     hlo: Hlo,
     order: Vec<Name>,
+    /// For a bf16 value that was computed in float32: what it was before it was rounded. The next
+    /// element-by-element operation goes on from there if it is the only one to use the value: a chain of
+    /// them rounds once, where it leaves the chain.
+    wide: Option<Hlo>,
 }
 
 impl Tensor {
+    fn new(hlo: Hlo, order: Vec<Name>) -> Self {
+        Self { hlo, order, wide: None }
+    }
     fn scalar(hlo: Hlo) -> Self {
-        Self { hlo, order: Vec::new() }
+        Self::new(hlo, Vec::new())
+    }
+    /// Another instruction whose dims lie the same way.
+    fn with(&self, hlo: Hlo) -> Self {
+        Self::new(hlo, self.order.clone())
     }
     fn position(&self, name: &str) -> usize {
         self.order.iter().position(|n| *n == *name).expect("the verifier checked the dim")
@@ -49,6 +76,7 @@ impl Tensor {
 
 struct Emitter<'m> {
     env: &'m Env,
+    platform: Platform,
     b: Builder,
     /// State as it was at entry, where the function touches it.
     states: FxHashMap<StateId, Tensor>,
@@ -80,9 +108,15 @@ impl<'m> Emitter<'m> {
         for (value, tensor) in body.params.iter().zip(params) {
             values[value.0 as usize] = Some(tensor);
         }
+        let uses = uses(body);
         for inst in &body.insts {
             self.b.metadata = metadata(inst);
-            let args: Vec<Tensor> = inst.args.iter().map(|v| get(&values, *v)).collect();
+            let arg = |v: &Value| {
+                let tensor = get(&values, *v);
+                let wide = tensor.wide.filter(|_| uses[v.0 as usize] == 1);
+                Tensor { wide, ..tensor }
+            };
+            let args: Vec<Tensor> = inst.args.iter().map(arg).collect();
             let results = self.inst(body, inst, args);
             for (value, tensor) in inst.results.iter().zip(results) {
                 debug_assert_eq!(
@@ -127,7 +161,32 @@ impl<'m> Emitter<'m> {
     /// `x` with its dims in `order`, which has the same names.
     fn ordered(&mut self, x: &Tensor, order: &[Name]) -> Hlo {
         let permutation: Vec<usize> = order.iter().map(|n| x.position(n)).collect();
+        if self.platform == Platform::Cpu && self.b.is_dot(x.hlo) {
+            return self.turned(x.hlo, &permutation);
+        }
         self.b.transpose(x.hlo, &permutation)
+    }
+
+    /// A transpose that XLA's CPU backend does not fold into the product next to it (which would bring the
+    /// product into an arrangement that it does badly): one dimension travels in two parts.
+    fn turned(&mut self, x: Hlo, permutation: &[usize]) -> Hlo {
+        let sizes = self.b.sizes(x);
+        if permutation.is_sorted() {
+            return x;
+        }
+        let cut = |i: &usize| factor(sizes[*i]).map(|f| (*i, f));
+        // Dimensions that move are the better ones to cut; the first that can be.
+        let moved = (0..sizes.len()).filter(|i| permutation[*i] != *i);
+        let Some((at, part)) = moved.chain(0..sizes.len()).find_map(|i| cut(&i)) else {
+            return self.b.transpose(x, permutation);
+        };
+        let mut split = sizes.clone();
+        split.splice(at..=at, [part, sizes[at] / part]);
+        let split = self.b.reshape(x, &split);
+        let new = |p: usize| if p > at { p + 1 } else { p };
+        let parts = permutation.iter().flat_map(|p| if *p == at { vec![at, at + 1] } else { vec![new(*p)] });
+        let turned = self.b.transpose(split, &parts.collect::<Vec<_>>());
+        self.b.reshape(turned, &permutation.iter().map(|p| sizes[*p]).collect::<Vec<_>>())
     }
 
     /// `x` broadcast by name to `order` with `sizes`.
@@ -215,8 +274,21 @@ impl<'m> Emitter<'m> {
     }
 }
 
+/// How often each value is used.
+fn uses(body: &Body) -> Vec<usize> {
+    let mut uses = vec![0; body.values.len()];
+    let args = body.insts.iter().flat_map(|inst| &inst.args);
+    args.chain(&body.results).for_each(|v| uses[v.0 as usize] += 1);
+    uses
+}
+
 fn get(values: &Values, value: Value) -> Tensor {
     values[value.0 as usize].clone().expect("the verifier checked that values are defined before use")
+}
+
+/// The largest factor of `n` up to its root, if there is one above 1.
+fn factor(n: usize) -> Option<usize> {
+    (2..=n.isqrt()).rev().find(|f| n.is_multiple_of(*f))
 }
 
 fn position(order: &[Name], name: &Name) -> usize {

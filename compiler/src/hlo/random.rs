@@ -40,7 +40,7 @@ impl Emitter<'_> {
                 self.b.convert(x, primitive(op.dtype))
             }
         };
-        Tensor { hlo, order }
+        Tensor::new(hlo, order)
     }
 
     /// 32 random bits for each element of this device's part.

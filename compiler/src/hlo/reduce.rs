@@ -14,11 +14,11 @@ impl Emitter<'_> {
             Reduce::Fold { kind: Fold::Mean, dims } => {
                 let count: usize = dims.iter().filter_map(|n| ty.size(n)).product();
                 let dtype = self.b.dtype(x.hlo);
-                let wide = Tensor { hlo: self.b.convert(x.hlo, PrimitiveType::F32), ..x.clone() };
+                let wide = x.with(self.b.convert(x.hlo, PrimitiveType::F32));
                 let sum = self.fold(Combine::Add, &wide, 0.0, dims);
                 let share = self.b.splat_like(sum.hlo, 1.0 / count as f64);
                 let mean = self.b.binary("multiply", sum.hlo, share);
-                Tensor { hlo: self.b.convert(mean, dtype), ..sum }
+                sum.with(self.b.convert(mean, dtype))
             }
             Reduce::Fold { kind: Fold::Max, dims } => self.extreme(x, dims, true),
             Reduce::Fold { kind: Fold::Min, dims } => self.extreme(x, dims, false),
@@ -34,7 +34,7 @@ impl Emitter<'_> {
         let reduce = |e: &mut Self, hlo: Hlo| e.b.reduce(combine, hlo, init, &dims);
         let narrow = self.b.dtype(x.hlo) == PrimitiveType::Bf16 && combine == Combine::Add;
         let hlo = if narrow { self.in_f32(x.hlo, reduce) } else { reduce(self, x.hlo) };
-        Tensor { hlo, order }
+        Tensor::new(hlo, order)
     }
 
     fn extreme(&mut self, x: &Tensor, dims: &[Name], max: bool) -> Tensor {
@@ -53,21 +53,21 @@ impl Emitter<'_> {
 
     fn logsumexp(&mut self, x: &Tensor, dims: &[Name]) -> Tensor {
         let dtype = self.b.dtype(x.hlo);
-        let wide = Tensor { hlo: self.b.convert(x.hlo, PrimitiveType::F32), ..x.clone() };
+        let wide = x.with(self.b.convert(x.hlo, PrimitiveType::F32));
         let max = self.extreme(&wide, dims, true);
         // A row of -inf has no finite maximum to take off; ln 0 is its answer all the same.
         let finite = self.b.is_finite(max.hlo);
         let zero = self.b.splat_like(max.hlo, 0.0);
-        let max = Tensor { hlo: self.b.select(finite, max.hlo, zero), ..max };
+        let max = max.with(self.b.select(finite, max.hlo, zero));
         let sizes = self.b.sizes(wide.hlo);
         let top = self.expanded(&max, &wide.order, &sizes);
         let shifted = self.b.binary("subtract", wide.hlo, top);
-        let exp = Tensor { hlo: self.b.unary("exponential", shifted), ..wide };
+        let exp = wide.with(self.b.unary("exponential", shifted));
         let sum = self.fold(Combine::Add, &exp, 0.0, dims);
         let log = self.b.unary("log", sum.hlo);
         let top = self.ordered(&max, &sum.order);
         let result = self.b.binary("add", log, top);
-        Tensor { hlo: self.b.convert(result, dtype), ..sum }
+        sum.with(self.b.convert(result, dtype))
     }
 
     /// Two plain folds rather than one over pairs, which compilers do not vectorize: the largest, then the
@@ -84,7 +84,7 @@ impl Emitter<'_> {
         let axis = x.position(dim);
         let place = self.b.iota(PrimitiveType::S32, &sizes, axis);
         let last = self.b.splat(PrimitiveType::S32, (sizes[axis] - 1) as f64, &sizes);
-        let place = Tensor { hlo: self.b.select(hit, place, last), order: x.order.clone() };
+        let place = Tensor::new(self.b.select(hit, place, last), x.order.clone());
         self.fold(Combine::Min, &place, (sizes[axis] - 1) as f64, std::slice::from_ref(dim))
     }
 }

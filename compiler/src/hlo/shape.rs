@@ -13,12 +13,12 @@ impl Emitter<'_> {
                 let ty = primitive(*dtype);
                 let whole = if dtype.is_float() { proto::xla::PrimitiveType::S32 } else { ty };
                 let hlo = self.positions(&dim.axes, local, whole);
-                Tensor { hlo: self.b.convert(hlo, ty), order: vec![dim.dim.name.clone()] }
+                Tensor::new(self.b.convert(hlo, ty), vec![dim.dim.name.clone()])
             }
             Shape::Rename { pairs } => {
                 let rename =
                     |n: &Name| pairs.iter().find(|(from, _)| from == n).map_or(n, |(_, to)| to).clone();
-                Tensor { hlo: args[0].hlo, order: args[0].order.iter().map(rename).collect() }
+                Tensor::new(args[0].hlo, args[0].order.iter().map(rename).collect())
             }
             Shape::Reshape { from, to } => {
                 let to: Vec<Name> = to.iter().map(|d| d.dim.name.clone()).collect();
@@ -28,21 +28,21 @@ impl Emitter<'_> {
                 let new = dims.iter().map(|d| d.dim.name.clone());
                 let order: Vec<Name> = new.chain(args[0].order.iter().cloned()).collect();
                 let sizes = self.local_sizes(result, &order);
-                Tensor { hlo: self.expanded(&args[0], &order, &sizes), order }
+                Tensor::new(self.expanded(&args[0], &order, &sizes), order)
             }
             Shape::Slice { dim, start, limit, stride } => {
                 let at = args[0].position(dim);
-                Tensor { hlo: self.b.slice(args[0].hlo, at, *start, *limit, *stride), ..args[0].clone() }
+                args[0].with(self.b.slice(args[0].hlo, at, *start, *limit, *stride))
             }
             Shape::Pad { dim, low, high, value } => {
                 let at = args[0].position(dim);
                 let value = self.b.constant(self.b.dtype(args[0].hlo), *value);
-                Tensor { hlo: self.b.pad(args[0].hlo, value, at, *low, *high), ..args[0].clone() }
+                args[0].with(self.b.pad(args[0].hlo, value, at, *low, *high))
             }
             Shape::Concat { dim } => {
                 let order = args[0].order.clone();
                 let parts: Vec<_> = args.iter().map(|x| self.ordered(x, &order)).collect();
-                Tensor { hlo: self.b.concatenate(&parts, args[0].position(dim)), order }
+                Tensor::new(self.b.concatenate(&parts, args[0].position(dim)), order)
             }
         }
     }
@@ -56,6 +56,6 @@ impl Emitter<'_> {
         let hlo = self.ordered(x, &[&before[..], from, &after[..]].concat());
         let order = [&before[..], to, &after[..]].concat();
         let sizes = self.local_sizes(result, &order);
-        Tensor { hlo: self.b.reshape(hlo, &sizes), order }
+        Tensor::new(self.b.reshape(hlo, &sizes), order)
     }
 }

@@ -1,6 +1,6 @@
 //! State, and the boundary of a function.
 
-use super::{Builder, Emitter, HloModuleProto, Name, Shape, Tensor, primitive};
+use super::{Builder, Emitter, HloModuleProto, Name, Platform, Shape, Tensor, primitive};
 use mesh::{Body, Diagnostic, Env, Function, Module, Op, StateId, Type, ir::StateOp};
 use proto::xla::{HloInputOutputAliasProto, Kind, hlo_input_output_alias_proto::AliasEntryProto};
 use rustc_hash::FxHashMap;
@@ -39,11 +39,12 @@ pub struct Emitted {
     pub outputs: Vec<Port>,
 }
 
-pub(super) fn emit(local: &Module, function: &Function) -> Result<Emitted, Diagnostic> {
+pub(super) fn emit(local: &Module, function: &Function, platform: Platform) -> Result<Emitted, Diagnostic> {
     let env = &local.env;
     let (touched, written) = states(&function.body);
     let mut e = Emitter {
         env,
+        platform,
         b: Builder::new(env.mesh.devices()),
         states: FxHashMap::default(),
         written: FxHashMap::default(),
@@ -124,7 +125,7 @@ impl Emitter<'_> {
     fn parameter(&mut self, ty: &Type, name: &str) -> Tensor {
         let order = order(ty);
         let shape = Shape::Array(primitive(ty.dtype), self.local_sizes(ty, &order));
-        Tensor { hlo: self.b.parameter(shape, name), order }
+        Tensor::new(self.b.parameter(shape, name), order)
     }
 
     pub(super) fn state(&mut self, op: &StateOp, args: Vec<Tensor>) -> Vec<Tensor> {
