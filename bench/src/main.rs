@@ -1,2 +1,59 @@
-//! Placeholder head.
-fn main() {}
+//! Benchmarks. `bench` runs all and prints one JSON object; `bench step` times one configuration, so that
+//! each is measured in a process of its own.
+//!
+//! Times are medians after warm-up. Machines are noisy: compare ratios of runs made side by side, and CPU
+//! time beside wall time.
+
+mod lower;
+mod peers;
+mod step;
+
+use anyhow::{Context, Result, bail};
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: bench [--peers PYTHON] [--quick]
+       bench step MODEL.mesh MESH STEPS
+       bench lower MODEL.mesh
+
+Without a subcommand: lowering time and step times of switch_tiny on 1 and 8 CPU devices, f32 and bf16, and,
+where PYTHON has what bench/peers/requirements.txt names, the same model in JAX, interleaved.";
+
+fn main() -> ExitCode {
+    match run(&std::env::args().skip(1).collect::<Vec<_>>()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[String]) -> Result<()> {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["step", model, mesh, steps] => {
+            step::measure(model, mesh, steps.parse().context("STEPS is a number")?)?
+        }
+        ["lower", model] => lower::measure(model)?,
+        ["-h" | "--help"] => {
+            println!("{USAGE}");
+            return Ok(());
+        }
+        options => {
+            let (mut python, mut quick) = (None, false);
+            let mut options = options.iter();
+            while let Some(option) = options.next() {
+                match *option {
+                    "--peers" => {
+                        python = Some(*options.next().context("--peers takes a Python interpreter")?)
+                    }
+                    "--quick" => quick = true,
+                    other => bail!("unknown argument `{other}`\n{USAGE}"),
+                }
+            }
+            peers::all(python, quick)?
+        }
+    };
+    println!("{}", serde_json::to_string_pretty(&result)?);
+    Ok(())
+}
