@@ -55,7 +55,7 @@
 //! # Tests
 //!
 //! Tests on a real CPU plugin take the one at `MESH_PJRT_PLUGIN`, else a `pjrt_c_api_cpu_plugin.so` below the cache directory
-//! (`MESH_CACHE_DIR`, else `mesh` in the user's cache directory). Where there is none they say that they are skipped; with
+//! (`MESH_CACHE`, else `mesh` in the user's cache directory). Where there is none they say that they are skipped; with
 //! `MESH_REQUIRE_PLUGIN=1` they fail. `MESH_PJRT_MATRIX=path:path` adds further CPU plugins, `MESH_TPU_PLUGIN` a libtpu and
 //! `MESH_GPU_PLUGIN` a CUDA plugin. The others compile small plugins with the C compiler `cc`.
 

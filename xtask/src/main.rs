@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask codegen`, `cargo xtask tidy`, `cargo xtask bless`.
+//! Developer commands: `cargo xtask test`, `tidy`, `codegen`, `bless`.
 //!
 //! A Makefile in Rust: nothing here is part of the product.
 
@@ -11,12 +11,14 @@ use anyhow::{Result, bail};
 
 mod bless;
 mod codegen;
+mod test;
 mod tidy;
 
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
 commands:
+  test [--slow] [ARGS] install the CPU plugin, then run cargo test --workspace ARGS
   tidy                check the house rules that a machine can check
   bless [ARGS]        run cargo test ARGS (all tests if none) and let tests rewrite what they expect
   codegen [--check]   generate proto/src/gen/ from proto/protos/ (or say what is stale)
@@ -36,6 +38,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["tidy"] => return tidy::run(&root()),
+        ["test", args @ ..] => return test::run(&root(), args),
         ["bless", args @ ..] => return bless::run(&root(), args),
         ["codegen"] => codegen::run(&root(), false)?,
         ["codegen", "--check"] => codegen::run(&root(), true)?,

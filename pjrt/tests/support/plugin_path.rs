@@ -28,10 +28,10 @@ pub fn say_skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "skipped {test}: {why}");
 }
 
-/// `MESH_CACHE_DIR`, else `mesh` in the user's cache directory.
+/// `MESH_CACHE`, else `mesh` in the user's cache directory.
 fn cache_dir() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    set("MESH_CACHE_DIR")
+    set("MESH_CACHE")
         .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("mesh")))
         .or_else(|| set("HOME").map(|dir| dir.join(".cache").join("mesh")))
 }
