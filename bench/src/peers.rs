@@ -67,6 +67,8 @@ fn peer(python: &str, dtype: &str, dispatch: &str, steps: &str) -> Result<Value>
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/switch_tiny_jax.py");
     let mut command = Command::new(python);
     command.args([script, "--dtype", dtype, "--dispatch", dispatch, "--steps", steps]);
+    // Dropout masks shared along the sequence, as in our model (and in T5).
+    command.args(["--dropout-broadcast", "length"]);
     let text = String::from_utf8(output(&mut command)?)?;
     let line = text.lines().rev().find(|l| l.starts_with('{')).context("the peer printed no JSON")?;
     Ok(serde_json::from_str(line)?)
