@@ -374,29 +374,44 @@ impl<'t> Parser<'t> {
         }
         let sound = errors == self.c.errors.len();
         let op = build(family, name, Attrs::new(&self.c, env, (name, op_at), list, bodies))?;
-        let mut types = Vec::new();
-        if self.c.eat(b':') {
-            types.push(self.c.ty(&env.mesh)?);
-            while self.c.eat(b',') {
-                types.push(self.c.ty(&env.mesh)?);
-            }
-        }
+        let types = self.result_types(env)?;
         let site = self.site(at)?;
         if !self.c.peek().first && !self.c.is(b'}') {
             return Err(self.c.expected("the end of the line after an instruction"));
         }
-        if !types.is_empty() && types.len() != definitions.len() {
-            let (names, types) = (definitions.len(), types.len());
+        let names = definitions.len();
+        if types.as_ref().is_some_and(|types| types.len() != names) {
+            let types = types.map_or(0, |types| types.len());
             let message = format!("names of results before `{name}`: {names}; types after it: {types}");
-            let help = "each result has a name before `=`, a type after `:`; or leave the types out";
+            let help = "each result has a name before `=`, a type after `:`; or leave out all types";
             return Err(self.c.error(op_at, message).help(help));
         }
-        match args.into_iter().collect::<Option<Vec<Value>>>() {
-            Some(args) if sound && !self.touches_illegal(&op) => {
-                Ok(self.emit(scope, op, &args, types, (op_at, &site)))
-            }
-            Some(_) | None => Ok(recorded(scope, types)),
+        let Some(args) = args.into_iter().collect::<Option<Vec<Value>>>() else {
+            return Ok(recorded(scope, types));
+        };
+        if !sound || self.touches_illegal(&op) {
+            return Ok(recorded(scope, types));
         }
+        let inferred = types.is_none();
+        let errors = self.c.errors.len();
+        let values = self.emit(scope, op, &args, types, (op_at, &site));
+        if inferred && values.len() != names && errors == self.c.errors.len() {
+            let message = format!("results of `{name}`: {}; names before it: {names}", values.len());
+            return Err(self.c.error(op_at, message).help("each result has a name before `=`"));
+        }
+        Ok(values)
+    }
+
+    /// `: f32[k=2], s32[k=2]`. Types may be left out: what is inferred holds.
+    fn result_types(&mut self, env: &Env) -> Parsed<Option<Vec<Type>>> {
+        if !self.c.eat(b':') {
+            return Ok(None);
+        }
+        let mut types = vec![self.c.ty(&env.mesh)?];
+        while self.c.eat(b',') {
+            types.push(self.c.ty(&env.mesh)?);
+        }
+        Ok(Some(types))
     }
 
     /// Adds an instruction, whose types the text says to be `types`.
@@ -405,20 +420,19 @@ impl<'t> Parser<'t> {
         scope: &mut Scope<'_, 't>,
         op: Op,
         args: &[Value],
-        types: Vec<Type>,
+        types: Option<Vec<Type>>,
         (at, site): (usize, &Site),
     ) -> Vec<Option<Value>> {
         let env = scope.builder.env;
         let (error, values) = match scope.builder.emit(op, args, site) {
             Err(d) => (Some(d), recorded(scope, types)),
-            // Types may be left out: what is inferred holds.
-            Ok(values) if types.is_empty() => (None, values.into_iter().map(Some).collect()),
             Ok(values) => {
                 let body = &scope.builder.body;
                 let have: Vec<&Type> = values.iter().map(|v| body.ty(*v)).collect();
-                let said: Vec<&Type> = types.iter().collect();
-                let check = |inst: &Inst| recorded_types(env, &inst.op, &said, &have).err();
-                (body.insts.last().and_then(check), values.into_iter().map(Some).collect())
+                let check = |(inst, types): (&Inst, Vec<Type>)| {
+                    recorded_types(env, &inst.op, &types.iter().collect::<Vec<_>>(), &have).err()
+                };
+                (body.insts.last().zip(types).and_then(check), values.into_iter().map(Some).collect())
             }
         };
         if let Some(d) = error {
@@ -483,8 +497,8 @@ impl<'t> Parser<'t> {
 
 /// Values of the types that the text gives, as far as these are legal, where the operation itself could
 /// not be checked.
-fn recorded(scope: &mut Scope<'_, '_>, types: Vec<Type>) -> Vec<Option<Value>> {
+fn recorded(scope: &mut Scope<'_, '_>, types: Option<Vec<Type>>) -> Vec<Option<Value>> {
     let BodyBuilder { env, body } = &mut scope.builder;
     let value = |ty| check_type(env, &ty).is_ok().then(|| body.values.push(ValueData { ty, name: None }));
-    types.into_iter().map(value).collect()
+    types.unwrap_or_default().into_iter().map(value).collect()
 }
