@@ -128,6 +128,10 @@ pub fn check_type(env: &Env, ty: &Type) -> Result<(), Diagnostic> {
             .help(divisor_help(&d.dim.name, d.dim.size, parts)));
         }
     }
+    if !ty.sum.is_empty() && ty.dtype == DType::Pred {
+        return Err(Diagnostic::new("type_t7", "a pending sum of truth values")
+            .help("only numbers are summed: gather the split dim before, or cast to a number"));
+    }
     for (set, what) in pending {
         for axis in set.iter() {
             if axis.0 as usize >= axes {
