@@ -1,5 +1,8 @@
 //! What the tests that cross crates share. The tests themselves are in `tests/tests/`.
 
 pub mod diff;
+pub mod differences;
 pub mod filetest;
+pub mod generate;
+pub mod law;
 pub mod plugin;

@@ -1,0 +1,313 @@
+//! Makes a failing case small: fewer results, values turned into inputs, parts of inner bodies turned into
+//! zeros, fewer layout rules; whatever still fails is kept.
+
+use super::Case;
+use compiler::interp::{self, Precision, Tensors};
+use mesh::ir::{Control, Shape, StateOp, ValueData};
+use mesh::{Body, Inst, Module, Name, Op, Type, Value};
+
+/// The smallest case found for which `fails` still gives a message, with that message. The case has one
+/// function and fails already; `lower` replaces requests for gradients, so that values can be computed.
+pub fn shrink(
+    case: Case,
+    message: String,
+    lower: &dyn Fn(&Module) -> Option<Module>,
+    fails: &dyn Fn(&Case) -> Option<String>,
+) -> (Case, String) {
+    let mut shrinker = Shrinker { best: case, message, fails };
+    // Each round tries everything once; a few rounds reach a fixed point, or nearly.
+    for _ in 0..6 {
+        let before = size(&shrinker.best);
+        shrinker.fewer_results();
+        shrinker.cuts(lower);
+        shrinker.zeros();
+        shrinker.fewer_rules();
+        if size(&shrinker.best) == before {
+            break;
+        }
+    }
+    (shrinker.best, shrinker.message)
+}
+
+struct Shrinker<'f> {
+    best: Case,
+    message: String,
+    fails: &'f dyn Fn(&Case) -> Option<String>,
+}
+
+/// Instructions, inputs, results and layout rules: what a reader has to read.
+fn size(case: &Case) -> usize {
+    let mut count = case.layout.rules.len() + case.state_layout.rules.len();
+    for function in &case.module.functions {
+        count += function.inputs.len() + function.outputs.len();
+        // A constant and its broadcast say less than any other instruction.
+        function.body.walk(&mut |_, inst| {
+            count += if matches!(inst.op, Op::Shape(Shape::Constant { .. })) { 1 } else { 4 };
+        });
+    }
+    count
+}
+
+impl Shrinker<'_> {
+    /// Takes a smaller case over if it fails too.
+    fn attempt(&mut self, mut case: Case) -> bool {
+        tidy(&mut case);
+        if size(&case) >= size(&self.best) {
+            return false;
+        }
+        match (self.fails)(&case) {
+            Some(message) => {
+                (self.best, self.message) = (case, message);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn body(&self) -> &Body {
+        &self.best.module.functions[0].body
+    }
+
+    /// The best case with its body changed.
+    fn with(&self, change: impl FnOnce(&mut Body)) -> Case {
+        let mut case = self.best.clone();
+        change(&mut case.module.functions[0].body);
+        case
+    }
+
+    fn fewer_results(&mut self) {
+        for i in 0..self.body().results.len() {
+            let mut case = self.best.clone();
+            let function = &mut case.module.functions[0];
+            function.body.insts.retain(|inst| !is_write(&inst.op));
+            function.body.results = vec![function.body.results[i]];
+            function.outputs = vec![function.outputs[i].clone()];
+            if self.attempt(case) {
+                return;
+            }
+        }
+        let mut i = 0;
+        while i < self.body().results.len() {
+            let mut case = self.best.clone();
+            case.module.functions[0].body.results.remove(i);
+            case.module.functions[0].outputs.remove(i);
+            i += usize::from(!self.attempt(case));
+        }
+        for i in (0..self.body().insts.len()).rev() {
+            if self.body().insts.get(i).is_some_and(|inst| is_write(&inst.op)) {
+                let case = self.with(|body| drop(body.insts.remove(i)));
+                self.attempt(case);
+            }
+        }
+    }
+
+    /// Turns results of instructions into inputs that hold what was computed.
+    fn cuts(&mut self, lower: &dyn Fn(&Module) -> Option<Module>) {
+        let mut i = self.body().insts.len();
+        while i > 0 {
+            i -= 1;
+            let Some(inst) = self.body().insts.get(i).cloned() else { continue };
+            if is_write(&inst.op) {
+                continue;
+            }
+            let Some(values) = self.compute(&inst.results, lower) else { continue };
+            let mut case = self.best.clone();
+            let function = &mut case.module.functions[0];
+            function.body.insts.remove(i);
+            let inputs = case.inputs.get_mut(&function.name).expect("every function has inputs");
+            for (value, tensor) in inst.results.iter().zip(values) {
+                let name = (0..)
+                    .map(|n| Name::from(format!("cut{n}")))
+                    .find(|name| !function.inputs.contains(name))
+                    .expect("a function has finitely many inputs");
+                function.body.params.push(*value);
+                function.body.values[*value].name = Some(name.clone());
+                function.inputs.push(name.clone());
+                inputs.insert(name, tensor);
+            }
+            self.attempt(case);
+        }
+    }
+
+    /// What the values are in the best case, if it can be run.
+    fn compute(
+        &self,
+        values: &[Value],
+        lower: &dyn Fn(&Module) -> Option<Module>,
+    ) -> Option<Vec<interp::Tensor>> {
+        let mut case = self.best.clone();
+        let function = &mut case.module.functions[0];
+        function.body.insts.retain(|inst| !is_write(&inst.op));
+        function.body.results = values.to_vec();
+        function.outputs = (0..values.len()).map(|i| format!("y{i}").into()).collect();
+        tidy(&mut case);
+        let name = case.module.functions[0].name.clone();
+        let module = lower(&case.module)?;
+        let outcome =
+            interp::run(&module, &name, &case.inputs[&name], &case.state, Precision::Normal).ok()?;
+        let outputs = &case.module.functions[0].outputs;
+        Some(outputs.iter().map(|name| outcome.outputs[name].clone()).collect())
+    }
+
+    /// Turns results of instructions, those in inner bodies too, into zeros.
+    fn zeros(&mut self) {
+        let mut position = 0;
+        loop {
+            let mut case = self.best.clone();
+            let mut rest = position;
+            if !zero(&mut case.module.functions[0].body, &mut rest) {
+                return;
+            }
+            self.attempt(case);
+            position += 1;
+        }
+    }
+
+    fn fewer_rules(&mut self) {
+        let mut i = 0;
+        while i < self.best.layout.rules.len() {
+            let mut case = self.best.clone();
+            case.layout.rules.remove(i);
+            i += usize::from(!self.attempt(case));
+        }
+        i = 0;
+        while i < self.best.state_layout.rules.len() {
+            let mut case = self.best.clone();
+            case.state_layout.rules.remove(i);
+            i += usize::from(!self.attempt(case));
+        }
+    }
+}
+
+fn is_write(op: &Op) -> bool {
+    matches!(op, Op::State(StateOp::Write(_)))
+}
+
+/// Replaces the instruction number `position`, counted with those of inner bodies, by zeros of its types.
+/// False if there are fewer.
+fn zero(body: &mut Body, position: &mut usize) -> bool {
+    for i in 0..body.insts.len() {
+        if *position == 0 {
+            let inst = body.insts[i].clone();
+            if !is_write(&inst.op) {
+                let zeros = inst.results.iter().flat_map(|v| zeros(body, *v, &inst)).collect::<Vec<_>>();
+                body.insts.splice(i..=i, zeros);
+            }
+            return true;
+        }
+        *position -= 1;
+        for inner in bodies(&mut body.insts[i].op) {
+            if zero(inner, position) {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// The bodies inside an operation, to be changed.
+fn bodies(op: &mut Op) -> Vec<&mut Body> {
+    match op {
+        Op::Control(Control::Scan(scan)) => vec![&mut scan.body],
+        Op::Control(Control::Cond { then, otherwise }) => vec![then, otherwise],
+        Op::Control(Control::Grad)
+        | Op::Elementwise(_)
+        | Op::Contract(_)
+        | Op::Reduce(_)
+        | Op::Shape(_)
+        | Op::Index(_)
+        | Op::Random(_)
+        | Op::State(_)
+        | Op::Collective(_) => Vec::new(),
+    }
+}
+
+/// Instructions that define `value` as zeros.
+fn zeros(body: &mut Body, value: Value, like: &Inst) -> Vec<Inst> {
+    let ty = body.ty(value).clone();
+    let constant = Op::Shape(Shape::Constant { dtype: ty.dtype, value: 0.0 });
+    let inst = |op, args, result| Inst { op, args, results: vec![result], site: like.site.clone() };
+    if ty.dims.is_empty() {
+        return vec![inst(constant, vec![], value)];
+    }
+    let scalar = body.values.push(ValueData { ty: Type::scalar(ty.dtype), name: None });
+    let broadcast = Op::Shape(Shape::Broadcast { dims: ty.dims });
+    vec![inst(constant, vec![], scalar), inst(broadcast, vec![scalar], value)]
+}
+
+/// Removes what nothing needs: instructions, inputs and values.
+fn tidy(case: &mut Case) {
+    for function in &mut case.module.functions {
+        let kept = prune(&mut function.body, true);
+        let mut keep = kept.iter();
+        let inputs: &mut Tensors = case.inputs.get_mut(&function.name).expect("every function has inputs");
+        function.inputs.retain(|name| {
+            let keep = *keep.next().expect("every parameter was judged");
+            if !keep {
+                inputs.remove(name);
+            }
+            keep
+        });
+    }
+    case.drop_idle_rules();
+}
+
+/// Removes dead instructions and undefined values from a body and the bodies inside, and, if allowed,
+/// parameters that nothing uses. Says for each parameter whether it stays.
+pub fn prune(body: &mut Body, drop_params: bool) -> Vec<bool> {
+    let mut needed: Vec<bool> = vec![false; body.values.len()];
+    body.results.iter().for_each(|v| needed[v.0 as usize] = true);
+    let mut insts = Vec::new();
+    for mut inst in std::mem::take(&mut body.insts).into_iter().rev() {
+        if !is_write(&inst.op) && !inst.results.iter().any(|v| needed[v.0 as usize]) {
+            continue;
+        }
+        inst.args.iter().for_each(|v| needed[v.0 as usize] = true);
+        bodies(&mut inst.op).into_iter().for_each(|inner| drop(prune(inner, false)));
+        insts.push(inst);
+    }
+    insts.reverse();
+    let kept: Vec<bool> = body.params.iter().map(|v| !drop_params || needed[v.0 as usize]).collect();
+    let old = std::mem::take(&mut body.values);
+    let mut new: Vec<Option<Value>> = vec![None; old.len()];
+    let mut define = |v: Value| {
+        let value = body.values.push(old[v].clone());
+        new[v.0 as usize] = Some(value);
+        value
+    };
+    body.params = body.params.iter().zip(&kept).filter(|(_, keep)| **keep).map(|(v, _)| define(*v)).collect();
+    for inst in &mut insts {
+        inst.results = inst.results.iter().map(|v| define(*v)).collect();
+    }
+    let renamed = |v: &Value| new[v.0 as usize].expect("what is used is defined");
+    for inst in &mut insts {
+        inst.args = inst.args.iter().map(renamed).collect();
+    }
+    body.results = body.results.iter().map(renamed).collect();
+    body.insts = insts;
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate::case;
+    use mesh::verify::Global;
+
+    #[test]
+    fn a_planted_mistake_is_all_that_stays() {
+        // The mistake: a program is wrong if it contains a cumulative sum.
+        let fails = |case: &Case| {
+            Global::new(case.module.clone()).expect("what the shrinker makes is legal");
+            let mut found = false;
+            case.module.functions[0].body.walk(&mut |_, inst| {
+                found |= matches!(inst.op, Op::Index(mesh::ir::Index::CumSum { .. }));
+            });
+            found.then(|| "cumsum".to_owned())
+        };
+        let case = (0..).map(|seed| case(seed, 1)).find(|case| fails(case).is_some()).unwrap();
+        let (small, _) = shrink(case, "cumsum".into(), &|module| Some(module.clone()), &fails);
+        assert!(size(&small) <= 12, "{}", mesh::text::print(&small.module));
+        assert!(small.layout.rules.is_empty());
+    }
+}

@@ -1,0 +1,54 @@
+//! Random programs under random legal layouts: on simulated devices they give what they give on one.
+
+use compiler::interp::Precision;
+use tests::generate;
+use tests::law::{Interpreter, Law, Stage, Tolerance, check};
+
+/// With floats of 64 bits only the order of sums makes a difference.
+const WIDE: Tolerance = Tolerance { relative: 1e-10 };
+/// Not even that.
+const SAME: Tolerance = Tolerance { relative: 0.0 };
+
+fn interpreter(stage: Stage, precision: Precision) -> Interpreter {
+    Interpreter { stage, precision }
+}
+
+/// Cases `from..to`, of two programs each, under three layouts each.
+fn programs(from: u64, to: u64) {
+    let wide = |stage| interpreter(stage, Precision::Wide);
+    let normal = |stage| interpreter(stage, Precision::Normal);
+    let laws = [
+        Law { one: &wide(Stage::Global), other: &wide(Stage::Local), near: WIDE },
+        Law { one: &normal(Stage::Global), other: &normal(Stage::SimpleGlobal), near: SAME },
+        Law { one: &wide(Stage::SimpleGlobal), other: &wide(Stage::SimpleLocal), near: WIDE },
+    ];
+    for seed in from..to {
+        let mut case = generate::case(seed, 2);
+        for again in 0..3 {
+            if again > 0 {
+                case = case.relaid(seed * 3 + again);
+            }
+            check(&case, &laws);
+        }
+    }
+}
+
+#[test]
+fn programs_mean_the_same_under_every_layout_1() {
+    programs(0, 150);
+}
+
+#[test]
+fn programs_mean_the_same_under_every_layout_2() {
+    programs(150, 300);
+}
+
+/// More of the same, for whoever changed the compiler: `SEEDS=1000..3000 cargo test -p tests --test meaning
+/// soak -- --ignored`.
+#[test]
+#[ignore = "takes as long as one lets it"]
+fn soak() {
+    let seeds = std::env::var("SEEDS").unwrap_or("1000..2000".into());
+    let (from, to) = seeds.split_once("..").expect("SEEDS is FROM..TO");
+    programs(from.parse().expect("FROM is a number"), to.parse().expect("TO is a number"));
+}
