@@ -3,14 +3,16 @@
 //!
 //! Reading order: [`artefact`] (the files), [`tensor`] and [`shard`] (logical tensors and how they lie on
 //! devices), [`session`] (a client, its programs, and the state on its devices), [`plugin`] (where the
-//! plugins are).
+//! plugins are), [`data`] (batches of text), [`train`] (the loop over both).
 
 pub mod artefact;
+pub mod data;
 pub mod error;
 pub mod plugin;
 pub mod session;
 pub mod shard;
 pub mod tensor;
+pub mod train;
 
 pub use artefact::Artefact;
 pub use error::{Error, Result};

@@ -83,6 +83,11 @@ impl Session {
         Ok(self.executables[function].clone())
     }
 
+    /// Forgets the executable of `function`, which frees its memory once its runs are done.
+    pub fn release(&mut self, function: &str) {
+        self.executables.remove(function);
+    }
+
     /// Starts `function` with the given logical inputs; state is taken from and left on the devices.
     pub fn call(&mut self, function: &str, inputs: &BTreeMap<String, HostTensor>) -> Result<Outputs> {
         let executable = self.compile(function)?;

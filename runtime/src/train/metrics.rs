@@ -1,0 +1,198 @@
+//! Metrics of a step, and the file they go to.
+//!
+//! One JSON object a line: `step`, `loss`, `tokens_per_s`, `step_ms`, `wait_ms`, then every output of the
+//! program under its name, numbers as numbers and tensors as nested lists, then `eval` after an evaluation.
+//! JSON has no NaN and no infinity: `null` stands for them, and `non_finite` lists the names.
+
+use super::Step;
+use crate::{Error, HostTensor, Outputs, Result};
+use serde_json::{Map, Value};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// What a step gave.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Record {
+    /// What observers see.
+    pub step: Step,
+    /// All outputs of the program, in its order.
+    outputs: Vec<(String, Vec<usize>, Vec<f64>)>,
+}
+
+impl Record {
+    /// Waits for the outputs of a step.
+    pub fn new(step: u64, outputs: Outputs) -> Result<Self> {
+        let names: Vec<String> = outputs.values.iter().map(|o| o.name.clone()).collect();
+        let mut values = outputs.wait()?;
+        let in_order = names.into_iter().filter_map(|name| values.remove_entry(&name)).collect();
+        Self::from_values(step, in_order)
+    }
+
+    fn from_values(step: u64, values: Vec<(String, HostTensor)>) -> Result<Self> {
+        let mut outputs = Vec::new();
+        for (name, value) in values {
+            let numbers = value.to_f64()?;
+            outputs.push((name, value.dims, numbers));
+        }
+        let scalars = outputs.iter().filter(|(_, dims, _)| dims.is_empty());
+        let metrics: BTreeMap<String, f64> = scalars.map(|(name, _, v)| (name.clone(), v[0])).collect();
+        let loss = *metrics.get("loss").ok_or_else(|| {
+            Error::input(
+                "`train_step` has no output `loss`",
+                "give the program an output `loss` without dims",
+            )
+        })?;
+        Ok(Self { step: Step { step, loss, metrics, ..Step::default() }, outputs })
+    }
+
+    /// Adds how long it took: from the end of the step before, and for its data.
+    pub fn timing(&mut self, tokens: usize, took: Duration, wait: Duration) {
+        let milliseconds = |d: Duration| (d.as_secs_f64() * 1e6).round() / 1e3;
+        let step = &mut self.step;
+        step.step_ms = milliseconds(took);
+        step.wait_ms = milliseconds(wait);
+        // Rounded to tenths; a step that took no time would have no speed.
+        step.tokens_per_s = (tokens as f64 / took.as_secs_f64().max(1e-9) * 10.0).round() / 10.0;
+        step.metrics.insert("wait_ms".to_owned(), step.wait_ms);
+    }
+
+    /// The object of the metrics file.
+    pub fn to_json(&self) -> Value {
+        let step = &self.step;
+        let mut object = Map::new();
+        let mut odd = Vec::new();
+        object.insert("step".into(), step.step.into());
+        for (name, value) in [
+            ("loss", step.loss),
+            ("tokens_per_s", step.tokens_per_s),
+            ("step_ms", step.step_ms),
+            ("wait_ms", step.wait_ms),
+        ] {
+            object.insert(name.into(), number(value, name, &mut odd));
+        }
+        for (name, dims, values) in &self.outputs {
+            // Our own names win over the program's.
+            if !object.contains_key(name) {
+                object.insert(name.clone(), nested(dims, values, name, &mut odd));
+            }
+        }
+        if let Some(eval) = &step.eval {
+            let mut means = Map::new();
+            for (name, value) in eval {
+                means.insert(name.clone(), number(*value, &format!("eval.{name}"), &mut odd));
+            }
+            object.insert("eval".into(), means.into());
+        }
+        if !odd.is_empty() {
+            object.insert("non_finite".into(), odd.into());
+        }
+        object.into()
+    }
+}
+
+fn number(value: f64, name: &str, odd: &mut Vec<String>) -> Value {
+    if !value.is_finite() {
+        if odd.last().is_none_or(|last| last != name) {
+            odd.push(name.to_owned());
+        }
+        return Value::Null;
+    }
+    // Programs compute in 32 bits: the shortest decimal number that reads back as the same.
+    let short = value as f32;
+    let exact = f64::from(short) == value;
+    (if exact { short.to_string().parse().unwrap_or(value) } else { value }).into()
+}
+
+fn nested(dims: &[usize], values: &[f64], name: &str, odd: &mut Vec<String>) -> Value {
+    match dims {
+        [] => number(values[0], name, odd),
+        [first, rest @ ..] => {
+            let part: usize = rest.iter().product();
+            (0..*first).map(|i| nested(rest, &values[i * part..(i + 1) * part], name, odd)).collect()
+        }
+    }
+}
+
+/// The metrics file, if there is one.
+#[derive(Debug)]
+pub struct Log {
+    file: Option<(PathBuf, BufWriter<File>)>,
+}
+
+impl Log {
+    /// Creates the file, empty.
+    pub fn create(path: Option<&Path>) -> Result<Self> {
+        let Some(path) = path else { return Ok(Self { file: None }) };
+        let file = File::create(path).map_err(Error::io("creating the metrics file", path))?;
+        Ok(Self { file: Some((path.to_owned(), BufWriter::new(file))) })
+    }
+
+    /// Writes a line, and sees it to the system: whoever reads the file sees every finished step.
+    pub fn write(&mut self, record: &Record) -> Result<()> {
+        let Some((path, file)) = &mut self.file else { return Ok(()) };
+        let line = record.to_json().to_string();
+        writeln!(file, "{line}")
+            .and_then(|()| file.flush())
+            .map_err(Error::io("writing the metrics file", &*path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(loss: f32, load: &[f32]) -> Record {
+        let values = vec![
+            ("loss".to_owned(), HostTensor::f32(&[], &[loss])),
+            ("load".to_owned(), HostTensor::f32(&[2, load.len() / 2], load)),
+            ("step_ms".to_owned(), HostTensor::f32(&[], &[-1.0])),
+        ];
+        let mut record = Record::from_values(7, values).unwrap();
+        record.timing(1000, Duration::from_micros(12_345), Duration::ZERO);
+        record
+    }
+
+    #[test]
+    fn a_line_has_numbers_and_nested_lists() {
+        let line = record(0.1, &[0.5, 1.0, 2.0, 0.25]).to_json().to_string();
+        let expected = r#"{"step":7,"loss":0.1,"tokens_per_s":81004.5,"step_ms":12.345,"wait_ms":0.0,"load":[[0.5,1.0],[2.0,0.25]]}"#;
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn what_is_not_finite_is_null_and_named() {
+        let mut record = record(f32::NAN, &[f32::INFINITY, 1.0, f32::NAN, 0.5]);
+        assert!(record.step.loss.is_nan());
+        record.step.eval = Some(BTreeMap::from([("loss".to_owned(), f64::NAN)]));
+        let json = record.to_json();
+        assert!(json["loss"].is_null() && json["eval"]["loss"].is_null());
+        assert_eq!(json["load"].to_string(), "[[null,1.0],[null,0.5]]");
+        assert_eq!(json["non_finite"].to_string(), r#"["loss","load","eval.loss"]"#);
+    }
+
+    #[test]
+    fn the_file_is_there_at_once_and_has_every_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let mut log = Log::create(Some(&path)).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"");
+        for n in 1..=2 {
+            log.write(&record(n as f32, &[1.0, 1.0])).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), n);
+        }
+        let error = Log::create(Some(&dir.path().join("no/metrics"))).unwrap_err().to_string();
+        assert!(error.contains("creating the metrics file") && error.contains("no/metrics"), "{error}");
+        Log::create(None).unwrap().write(&record(1.0, &[1.0, 1.0])).unwrap();
+    }
+
+    #[test]
+    fn a_program_without_a_loss_is_refused() {
+        let error = Record::from_values(1, Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("`loss`"), "{error}");
+    }
+}

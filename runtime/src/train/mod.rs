@@ -1,0 +1,308 @@
+//! The training loop: batches in, steps on the devices, losses out some steps later.
+//!
+//! The host never waits for the step it has just started. It keeps a few steps in flight and reads what the
+//! earliest of them gave, so that the devices always have the next one to do; and never more than that, so
+//! that neither memory nor the time between a mistake and its message grows.
+//!
+//! Reading order: here, then [`metrics`] (the file), [`summary`] (what is left of it all).
+
+pub mod metrics;
+pub mod summary;
+
+pub use summary::Summary;
+
+use crate::{
+    Error, HostTensor, Outputs, Result, Session,
+    data::{self, Batch, Loader, Source},
+};
+use metrics::{Log, Record};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+use summary::History;
+
+/// How to train.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Options {
+    /// The last step, counted from 1. A session that has made some of them makes the rest.
+    pub steps: u64,
+    /// Seed of the initial values, of dropout and the like, and of the order of the data.
+    pub seed: u32,
+    /// Where the metrics go: one JSON object a step, one on a line.
+    pub metrics: Option<PathBuf>,
+    /// How many steps are started before the first of them is waited for.
+    pub lag: usize,
+    /// Batches made ahead of time.
+    pub ahead: usize,
+    /// Steps between evaluations on held-out text; nothing: no evaluation.
+    pub eval_every: Option<u64>,
+    /// The most batches of an evaluation; nothing: all that is held out.
+    pub eval_batches: Option<usize>,
+    /// Go on when a loss is no finite number.
+    pub allow_non_finite: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            steps: 100,
+            seed: 0,
+            metrics: None,
+            lag: 2,
+            ahead: 4,
+            eval_every: None,
+            eval_batches: None,
+            allow_non_finite: false,
+        }
+    }
+}
+
+/// A step that is done.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Step {
+    /// Its number, from 1.
+    pub step: u64,
+    /// The program's output `loss`.
+    pub loss: f64,
+    /// All outputs of the program that are single numbers, and `wait_ms`.
+    pub metrics: BTreeMap<String, f64>,
+    /// Tokens of inputs and targets, padding apart, per second of [`Step::step_ms`].
+    pub tokens_per_s: f64,
+    /// Milliseconds from the end of the step before to the end of this one. The first step has none before
+    /// it, and counts from its start.
+    pub step_ms: f64,
+    /// Milliseconds that the loop waited for this step's data.
+    pub wait_ms: f64,
+    /// Means over held-out text after this step, if there was an evaluation.
+    pub eval: Option<BTreeMap<String, f64>>,
+}
+
+/// Is told how training goes.
+pub trait Observer {
+    /// A step is done. Every step, in order.
+    fn step(&mut self, step: &Step);
+    /// What is being done besides steps, in a few words, such as `compiling train_step`.
+    fn doing(&mut self, _what: &str) {}
+}
+
+/// Nobody.
+impl Observer for () {
+    fn step(&mut self, _step: &Step) {}
+}
+
+/// Trains the program of `session` on `data`.
+///
+/// State that the session does not have yet is made by `init`, on the devices. When `stop` becomes true, no
+/// further step is started; those under way are finished, and the summary says which was the last.
+pub fn run(
+    session: &mut Session,
+    data: Source,
+    options: &Options,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<Summary> {
+    // Before anything else, so that a wrong path does not cost a compilation.
+    let log = Log::create(options.metrics.as_deref())?;
+    let evaluation = Evaluation::new(&data, options)?;
+    let done = prepare(session, options, evaluation.is_some(), observer, stop)?;
+    let loader = Loader::start(data, options.seed, done..options.steps.max(done), options.ahead)?;
+    let now = Instant::now();
+    let training = Training {
+        session,
+        options,
+        observer,
+        evaluation,
+        log,
+        history: History::new(done),
+        in_flight: VecDeque::new(),
+        last_end: None,
+        begin: now,
+    };
+    training.steps(done, loader, stop)
+}
+
+/// Compiles, and makes the state if there is none. Returns the number of steps that it has seen.
+fn prepare(
+    session: &mut Session,
+    options: &Options,
+    evaluate: bool,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<u64> {
+    let functions: &[&str] = if evaluate { &["train_step", "eval_step"] } else { &["train_step"] };
+    if !session.is_initialized() && !stop.load(Ordering::Relaxed) {
+        observer.doing("compiling init");
+        session.compile("init")?;
+        observer.doing("making the initial state");
+        let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(options.seed))]);
+        session.call("init", &seed)?.wait()?;
+        // It runs once, and a program takes memory.
+        session.release("init");
+    }
+    for function in functions {
+        // Whoever asked to stop meanwhile does not want to wait for a compiler.
+        if !stop.load(Ordering::Relaxed) {
+            observer.doing(&format!("compiling {function}"));
+            session.compile(function)?;
+        }
+    }
+    steps_seen(session)
+}
+
+/// The counter `step` of the program's state; 0 if it has none.
+fn steps_seen(session: &Session) -> Result<u64> {
+    let has = session.artefact().manifest.state.iter().any(|s| s.name == "step");
+    if !has || !session.is_initialized() {
+        return Ok(0);
+    }
+    let value = session.state("step")?.to_f64()?;
+    Ok(value.first().map_or(0, |v| *v as u64))
+}
+
+/// A step that was started.
+struct InFlight {
+    step: u64,
+    outputs: Outputs,
+    batch: Batch,
+    begin: Instant,
+    wait: Duration,
+}
+
+struct Training<'a> {
+    session: &'a mut Session,
+    options: &'a Options,
+    observer: &'a mut dyn Observer,
+    evaluation: Option<Evaluation>,
+    log: Log,
+    history: History,
+    in_flight: VecDeque<InFlight>,
+    /// When the last step ended that was waited for, if nothing but steps came after it.
+    last_end: Option<Instant>,
+    begin: Instant,
+}
+
+impl Training<'_> {
+    fn steps(mut self, done: u64, mut loader: Loader, stop: &AtomicBool) -> Result<Summary> {
+        let mut stopped = false;
+        for step in done + 1..=self.options.steps {
+            stopped = stop.load(Ordering::Relaxed);
+            if stopped {
+                break;
+            }
+            self.start(step, &mut loader)?;
+            let evaluate = self.evaluation.as_ref().is_some_and(|e| step.is_multiple_of(e.every));
+            let keep = if evaluate { 0 } else { self.options.lag };
+            while self.in_flight.len() > keep {
+                self.finish(evaluate && self.in_flight.len() == 1)?;
+            }
+        }
+        while !self.in_flight.is_empty() {
+            self.finish(false)?;
+        }
+        Ok(self.history.summary(self.begin.elapsed(), stopped))
+    }
+
+    fn start(&mut self, step: u64, loader: &mut Loader) -> Result<()> {
+        let (batch, wait) = loader.next().ok_or_else(|| {
+            Error::input(
+                format!("the thread that makes batches ended before step {step}"),
+                "this is a mistake in the program: report it with the message above",
+            )
+        })?;
+        let begin = Instant::now();
+        let mut inputs = feeds(&batch);
+        inputs.insert("seed".to_owned(), HostTensor::u32_scalar(self.options.seed));
+        let outputs = self.session.call("train_step", &inputs).map_err(in_step(step))?;
+        self.in_flight.push_back(InFlight { step, outputs, batch, begin, wait });
+        Ok(())
+    }
+
+    /// Waits for the earliest step in flight, evaluates if asked to, and says how it was.
+    fn finish(&mut self, evaluate: bool) -> Result<()> {
+        let Some(InFlight { step, outputs, batch, begin, wait }) = self.in_flight.pop_front() else {
+            return Ok(());
+        };
+        let mut record = Record::new(step, outputs).map_err(in_step(step))?;
+        let end = Instant::now();
+        let since = self.last_end.replace(end).unwrap_or(begin);
+        record.timing(batch.tokens(), end.saturating_duration_since(since), wait);
+        if evaluate && let Some(evaluation) = &self.evaluation {
+            self.observer.doing("evaluating");
+            record.step.eval = Some(evaluation.run(self.session).map_err(in_step(step))?);
+            // The next step counts from its own start.
+            self.last_end = None;
+        }
+        self.log.write(&record)?;
+        self.history.add(&record.step, &batch);
+        self.observer.step(&record.step);
+        let loss = record.step.loss;
+        if loss.is_finite() || self.options.allow_non_finite {
+            return Ok(());
+        }
+        Err(Error::input(
+            format!("the loss is {loss} in step {step}"),
+            "train with a lower learning rate or a longer warm-up; if activations are bf16, try f32; or allow losses that are not finite",
+        ))
+    }
+}
+
+/// Evaluation on held-out text.
+struct Evaluation {
+    data: Source,
+    every: u64,
+    batches: usize,
+}
+
+impl Evaluation {
+    fn new(data: &Source, options: &Options) -> Result<Option<Self>> {
+        let Some(every) = options.eval_every else { return Ok(None) };
+        let batches = data.held_out_batches().min(options.eval_batches.unwrap_or(usize::MAX));
+        if every == 0 || batches == 0 {
+            return Err(Error::input(
+                format!("evaluation every {every} steps on {batches} batches of held-out text"),
+                "hold out a share of the text, and evaluate every so many steps, or not at all",
+            ));
+        }
+        Ok(Some(Self { data: data.clone(), every, batches }))
+    }
+
+    /// Means of all outputs of `eval_step` that are single numbers, by the tokens of the targets.
+    fn run(&self, session: &mut Session) -> Result<BTreeMap<String, f64>> {
+        let (mut sums, mut tokens) = (BTreeMap::<String, f64>::new(), 0);
+        for number in 0..self.batches {
+            let batch = self.data.held_out_batch(number);
+            let weight = batch.target_tokens();
+            for (name, value) in session.call("eval_step", &feeds(&batch))?.wait()? {
+                if value.dims.is_empty() {
+                    *sums.entry(name).or_default() += value.to_f64()?[0] * weight as f64;
+                }
+            }
+            tokens += weight;
+        }
+        // The mean number of tokens in a batch says nothing; their number does.
+        let mut means: BTreeMap<String, f64> =
+            sums.into_iter().map(|(name, sum)| (name, sum / tokens as f64)).collect();
+        means.insert("tokens".to_owned(), tokens as f64);
+        Ok(means)
+    }
+}
+
+fn feeds(batch: &Batch) -> BTreeMap<String, HostTensor> {
+    BTreeMap::from([("inputs".to_owned(), batch.inputs()), ("targets".to_owned(), batch.targets())])
+}
+
+/// Says in which step a call of the plugin failed.
+fn in_step(step: u64) -> impl Fn(Error) -> Error {
+    move |error| match error {
+        Error::Pjrt { context, source } => Error::Pjrt { context: format!("step {step}: {context}"), source },
+        other => other,
+    }
+}
+
+/// The task of a session's program, for [`Source::new`].
+pub fn task(session: &Session) -> Result<data::Task> {
+    data::Task::of(session.artefact())
+}
