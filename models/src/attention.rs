@@ -86,7 +86,11 @@ impl Attention {
         // backward pass is cheaper by the same token.
         let e = (logits - logits.max(&length).stop_gradient()).exp();
         let sum = e.sum(&length);
-        let weights = cx.drop(e.cast(cx.dtype()), &[query]);
+        // For the same reason dropout of the weights, if queries share its mask, is dropout of `v`.
+        let (weights, v) = match cx.broadcast {
+            true => (e.cast(cx.dtype()), cx.drop(v, &[d_kv])),
+            false => (cx.drop(e.cast(cx.dtype()), &[query]), v),
+        };
         let mixed = einsum_as(DType::F32, [weights, v], [batch, heads, query, d_kv]) / sum;
         einsum([mixed.cast(cx.dtype()), self.o.read(cx)], [batch, query, d_model])
     }
