@@ -1,2 +1,35 @@
-//! Placeholder head.
-fn main() {}
+//! `meshc`: models to programs, programs to artefacts, artefacts to runs. The only crate that knows both the
+//! compiler and the runtime.
+//!
+//! Reading order: [`commands`], one file each; then what they share: [`model`] (from a model file to a
+//! program), [`placement`] and [`target`] (where it is to run), [`lower`] (through the compiler), [`ahead`] (through
+//! a plugin's compiler), [`device`] (plugins and clients), [`tensors`] (safetensors), [`folder`] (writing things
+//! whole), [`diagnostics`] and [`failure`] (what is said about mistakes), [`table`].
+
+mod ahead;
+mod commands;
+mod device;
+mod diagnostics;
+mod failure;
+mod folder;
+mod lower;
+mod model;
+mod placement;
+mod table;
+mod target;
+mod tensors;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+/// Exit codes: 0 all is well, 1 something is wrong with what was given, 2 the command line itself is wrong.
+fn main() -> ExitCode {
+    let cli = commands::Cli::parse();
+    match cli.command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            failure::say(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

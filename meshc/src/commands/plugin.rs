@@ -1,0 +1,208 @@
+//! `meshc plugin`: which plugins there are, getting one, and whether they work.
+
+use crate::{failure::failure, table::table};
+use anyhow::{Context, Result};
+use pjrt::ClientOptions;
+use runtime::plugin::{CPU, Examination, Found, Platform, Surroundings, examine, install, list};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Arguments.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Action {
+    /// Show the plugins that are found, the one that is used first
+    List {
+        /// Print a list of {"platform", "path", "source"}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Install a plugin into the cache
+    Install {
+        /// Its platform
+        #[arg(default_value = "cpu")]
+        platform: String,
+        /// Print {"platform", "path"}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Load plugins and say what they are and what is wrong with them
+    Doctor {
+        /// Shared libraries to examine. Default: all that are found
+        paths: Vec<PathBuf>,
+        /// Print a list of {"path", "version", "missing", "platform", "devices", "problems"}
+        #[arg(long)]
+        json: bool,
+        /// Examine in this process, which the plugin may end
+        #[arg(long, hide = true)]
+        here: bool,
+    },
+}
+
+/// Does it.
+pub fn run(args: &Args) -> Result<()> {
+    match &args.action {
+        Action::List { json } => show(*json),
+        Action::Install { platform, json } => fetch(platform, *json),
+        Action::Doctor { paths, here: true, .. } => {
+            let path = paths.first().context("--here takes one path")?;
+            println!("{}", serde_json::to_string(&Seen::new(path, examine(path, &ClientOptions::new())))?);
+            Ok(())
+        }
+        Action::Doctor { paths, json, here: false } => doctor(paths, *json),
+    }
+}
+
+fn found() -> Result<Vec<(Platform, Found)>> {
+    let around = Surroundings::of_process()?;
+    let mut all: Vec<(Platform, Found)> = Vec::new();
+    for platform in Platform::ALL {
+        for found in list(platform, None, &around)? {
+            // MESH_PJRT_PLUGIN is found for every platform.
+            if !all.iter().any(|(_, f)| f.path == found.path) {
+                all.push((platform, found));
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn show(as_json: bool) -> Result<()> {
+    let found = found()?;
+    if as_json {
+        let entry = |(platform, f): &(Platform, Found)| json!({"platform": platform.to_string(), "path": f.path, "source": f.source});
+        println!("{:#}", found.iter().map(entry).collect::<serde_json::Value>());
+        return Ok(());
+    }
+    if found.is_empty() {
+        println!("no plugins found; `meshc plugin install cpu` installs one for the CPU");
+        return Ok(());
+    }
+    let row = |(platform, f): &(Platform, Found)| {
+        vec![platform.to_string(), f.source.clone(), f.path.display().to_string()]
+    };
+    let rows: Vec<Vec<String>> = found.iter().map(row).collect();
+    print!("{}", table(&["platform", "found by", "path"], "<<<", &rows));
+    Ok(())
+}
+
+fn fetch(platform: &str, as_json: bool) -> Result<()> {
+    let help = match platform {
+        "cpu" => {
+            let path = install(&CPU, &Surroundings::of_process()?.cache)?;
+            match as_json {
+                true => println!("{:#}", json!({"platform": platform, "path": path})),
+                false => println!("{} {} is in {}", CPU.package, CPU.version, path.display()),
+            }
+            return Ok(());
+        }
+        "gpu" => {
+            "install it with `pip install \"jax-cuda13-plugin[with-cuda]\"`, which fits your driver, and it is found"
+        }
+        "tpu" => "install it with `pip install libtpu`, and it is found",
+        _ => "platforms are cpu, gpu and tpu; only the CPU's plugin is installed by meshc",
+    };
+    Err(failure(format!("meshc does not install a plugin for `{platform}`"), help))
+}
+
+/// What was learnt about a plugin, as printed.
+#[derive(Serialize, Deserialize, Debug, Default)]
+struct Seen {
+    path: PathBuf,
+    version: Option<String>,
+    missing: Vec<String>,
+    platform: Option<String>,
+    devices: Option<usize>,
+    problems: Vec<String>,
+}
+
+impl Seen {
+    fn new(path: &Path, e: Examination) -> Self {
+        let Examination { version, missing, platform, devices, problems } = e;
+        Self { path: path.to_owned(), version, missing, platform, devices, problems }
+    }
+
+    fn problem(path: &Path, problem: String) -> Self {
+        Self { path: path.to_owned(), problems: vec![problem], ..Self::default() }
+    }
+}
+
+fn doctor(paths: &[PathBuf], as_json: bool) -> Result<()> {
+    let paths = match paths {
+        [] => found()?.into_iter().map(|(_, f)| f.path).collect(),
+        paths => paths.to_vec(),
+    };
+    let seen = paths.iter().map(|p| apart(p)).collect::<Result<Vec<Seen>>>()?;
+    if as_json {
+        println!("{}", serde_json::to_string_pretty(&seen)?);
+    } else {
+        seen.iter().for_each(tell);
+    }
+    let sick: Vec<String> =
+        seen.iter().filter(|s| !s.problems.is_empty()).map(|s| s.path.display().to_string()).collect();
+    if paths.is_empty() {
+        return Err(failure("no plugins found", "`meshc plugin install cpu` installs one for the CPU"));
+    }
+    if !sick.is_empty() {
+        return Err(failure(
+            format!("no program can run on {}", sick.join(", ")),
+            "see the problems above; --plugin and MESH_PJRT_PLUGIN choose another plugin",
+        ));
+    }
+    Ok(())
+}
+
+fn tell(seen: &Seen) {
+    let or = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
+    println!("{}", seen.path.display());
+    println!("  API       {}", or(&seen.version));
+    println!("  platform  {}", or(&seen.platform));
+    println!("  devices   {}", or(&seen.devices.map(|n| n.to_string())));
+    if !seen.missing.is_empty() {
+        println!("  lacks     {}", seen.missing.join(", "));
+    }
+    seen.problems
+        .iter()
+        .for_each(|problem| println!("  problem   {}", problem.replace('\n', "\n            ")));
+}
+
+/// Examines a plugin in a process of its own: a broken one may crash it, and one that looks for a machine that is not
+/// there may look for long.
+fn apart(path: &Path) -> Result<Seen> {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let this = std::env::current_exe().context("finding this program")?;
+    let mut child = Command::new(this)
+        .args(["plugin", "doctor", "--here"])
+        .arg(path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("starting a process to examine a plugin")?;
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if start.elapsed() > PATIENCE {
+            child.kill()?;
+            child.wait()?;
+            let patience = PATIENCE.as_secs();
+            return Ok(Seen::problem(path, format!("it did not make a client within {patience} s")));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let output = child.wait_with_output()?;
+    Ok(serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| Seen::problem(path, format!("it ended its process: {status}"))))
+}

@@ -1,0 +1,266 @@
+//! Mistakes in programs, shown at the lines of the model that made them.
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use mesh::{Diagnostic, Diagnostics, ir::Phase};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    io::IsTerminal,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+/// A place in a source file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The file, as sites name it.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+}
+
+/// One mistake. Like [`Diagnostic`], but it may come from another process.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mistake {
+    /// The rule that is broken, or nothing.
+    pub label: String,
+    /// What is wrong.
+    pub message: String,
+    /// Where.
+    pub place: Option<Place>,
+    /// What lies around the place: scope, function, direction.
+    pub context: Option<String>,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+impl Mistake {
+    /// What a model program said with `mesh::dsl::diagnostic_json`; `None` for any other line.
+    pub fn from_json(line: &str) -> Option<Self> {
+        let value: Value = serde_json::from_str(line).ok()?;
+        let text = |key: &str| value.get(key).and_then(Value::as_str);
+        let number = |key: &str| value.get(key).and_then(Value::as_u64).unwrap_or(0) as usize;
+        let (label, message) = (text("label")?, text("message")?);
+        let place = text("file").map(|file| Place {
+            file: file.to_owned(),
+            line: number("line"),
+            column: number("column"),
+        });
+        Some(Self {
+            label: label.to_owned(),
+            message: message.to_owned(),
+            place: place.filter(|p| p.line > 0),
+            context: context(text("function"), text("scope").unwrap_or_default(), Phase::Forward),
+            help: text("help").map(str::to_owned),
+        })
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "label": self.label,
+            "message": self.message,
+            "file": self.place.as_ref().map(|p| &p.file),
+            "line": self.place.as_ref().map(|p| p.line),
+            "column": self.place.as_ref().map(|p| p.column),
+            "context": self.context,
+            "help": self.help,
+        })
+    }
+}
+
+impl From<&Diagnostic> for Mistake {
+    fn from(d: &Diagnostic) -> Self {
+        let site = d.site.as_ref();
+        let place = site.filter(|s| s.line > 0).map(|s| Place {
+            file: s.file.to_string(),
+            line: s.line as usize,
+            column: s.column as usize,
+        });
+        let (scope, phase) = site.map_or(("", Phase::Forward), |s| (s.scope.as_str(), s.phase));
+        Self {
+            label: d.label.to_owned(),
+            message: d.message.clone(),
+            place,
+            context: context(d.function.as_deref(), scope, phase),
+            help: d.help.clone(),
+        }
+    }
+}
+
+fn context(function: Option<&str>, scope: &str, phase: Phase) -> Option<String> {
+    let mut words = Vec::new();
+    words.extend(function.map(|f| format!("in function `{f}`")));
+    if !scope.is_empty() {
+        words.push(format!("in scope `{scope}`"));
+    }
+    if phase == Phase::Backward {
+        words.push("in the gradient of this line".to_owned());
+    }
+    (!words.is_empty()).then(|| words.join(", "))
+}
+
+/// Where source files lie: sites name them shorter than the disk does.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Sources {
+    /// Folders as sites name them, and where they are.
+    pub folders: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Sources {
+    fn read(&self, file: &str) -> Option<String> {
+        let file = Path::new(file);
+        let places =
+            self.folders.iter().filter_map(|(named, real)| Some(real.join(file.strip_prefix(named).ok()?)));
+        places.chain([file.to_owned()]).find_map(|path| fs::read_to_string(path).ok())
+    }
+}
+
+/// All mistakes of one program, with where its sources are.
+#[derive(Debug)]
+pub struct Mistakes {
+    /// What the mistakes are in, for the last line.
+    pub subject: String,
+    /// The mistakes.
+    pub mistakes: Vec<Mistake>,
+    /// Where their sources are.
+    pub sources: Sources,
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.render(&Renderer::plain()))
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+impl Mistakes {
+    /// Those of `diagnostics`.
+    pub fn new(subject: impl Into<String>, diagnostics: &Diagnostics, sources: &Sources) -> Self {
+        let mistakes = diagnostics.0.iter().map(Mistake::from).collect();
+        Self { subject: subject.into(), mistakes, sources: sources.clone() }
+    }
+
+    /// On standard error, in colour where that is a terminal.
+    pub fn say(&self) {
+        let colour =
+            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+        eprintln!("{}", self.render(&renderer));
+    }
+
+    /// A list of objects with the keys `label`, `message`, `file`, `line`, `column`, `context` and `help`.
+    pub fn json(&self) -> Value {
+        self.mistakes.iter().map(Mistake::json).collect()
+    }
+
+    fn render(&self, renderer: &Renderer) -> String {
+        let mut files: BTreeMap<&str, Option<String>> = BTreeMap::new();
+        for place in self.mistakes.iter().filter_map(|m| m.place.as_ref()) {
+            files.entry(&place.file).or_insert_with(|| self.sources.read(&place.file));
+        }
+        let mut out = String::new();
+        for mistake in &self.mistakes {
+            let source = mistake.place.as_ref().and_then(|p| files.get(p.file.as_str())?.as_deref());
+            out += &renderer.render(&[group(mistake, source)]);
+            out += "\n\n";
+        }
+        let count = match self.mistakes.len() {
+            1 => "1 mistake".to_owned(),
+            n => format!("{n} mistakes"),
+        };
+        out + &renderer
+            .render(&[Group::with_title(Level::ERROR.primary_title(format!("{count} in {}", self.subject)))])
+    }
+}
+
+fn group<'a>(mistake: &'a Mistake, source: Option<&'a str>) -> Group<'a> {
+    let mut title = Level::ERROR.primary_title(mistake.message.as_str());
+    if !mistake.label.is_empty() {
+        title = title.id(mistake.label.as_str());
+    }
+    let mut group = Group::with_title(title);
+    if let Some(place) = &mistake.place {
+        group = match source.and_then(|text| Some((text, span(text, place)?))) {
+            Some((text, span)) => group.element(
+                Snippet::source(text)
+                    .path(place.file.as_str())
+                    .annotation(AnnotationKind::Primary.span(span)),
+            ),
+            None => {
+                group.element(Origin::path(place.file.as_str()).line(place.line).char_column(place.column))
+            }
+        };
+    }
+    group = group.elements(mistake.context.iter().map(|c| Level::NOTE.message(c.as_str())));
+    group.elements(mistake.help.iter().map(|h| Level::HELP.message(h.as_str())))
+}
+
+/// The word at a place, in bytes of the whole file; `None` if the file has no such place (any more).
+fn span(text: &str, place: &Place) -> Option<Range<usize>> {
+    let mut start = 0;
+    for _ in 1..place.line {
+        start += text[start..].find('\n')? + 1;
+    }
+    let line = text[start..].lines().next().unwrap_or("");
+    let column = place.column.max(1) - 1;
+    let at = match line.char_indices().nth(column) {
+        Some((at, _)) => at,
+        // One past the end is where text that breaks off is wrong.
+        None if line.chars().count() == column => return Some(start + line.len()..start + line.len()),
+        None => return None,
+    };
+    let rest = &line[at..];
+    let word = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+    let first = rest.chars().next().map_or(0, char::len_utf8);
+    Some(start + at..start + at + word.max(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(line: usize, column: usize) -> Place {
+        Place { file: "m.rs".into(), line, column }
+    }
+
+    #[test]
+    fn a_span_is_the_word_at_the_place() {
+        let text = "fn main() {\n    let ä = x.relu();\n}";
+        let word = |line, column| span(text, &at(line, column)).map(|s| &text[s]);
+        assert_eq!(word(2, 15), Some("relu"));
+        assert_eq!(word(2, 9), Some("ä"));
+        assert_eq!(word(2, 11), Some("="));
+        assert_eq!(word(2, 22), Some(""));
+        assert_eq!(word(2, 23), None);
+        assert_eq!(word(4, 1), None);
+        assert_eq!(word(3, 1), Some("}"));
+    }
+
+    #[test]
+    fn mistakes_cross_processes_and_show_their_line() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("m.rs"), "let y = x.relu();\n").unwrap();
+        let diagnostic = Diagnostic::new("op_o1", "wrong dims").help("swap them").in_function("f");
+        let diagnostic = diagnostic.at(&mesh::Site::new("here/m.rs", 1, 11, "ffn"));
+        let mistake = Mistake::from_json(&mesh::dsl::diagnostic_json(&diagnostic)).unwrap();
+        assert_eq!(mistake, Mistake::from(&diagnostic));
+        let sources = Sources { folders: vec![("here".into(), dir.path().to_owned())] };
+        let text = Mistakes { subject: "m.rs".into(), mistakes: vec![mistake], sources }.to_string();
+        for part in [
+            "error[op_o1]: wrong dims",
+            "here/m.rs:1:11",
+            "x.relu();",
+            "^^^^",
+            "in function `f`",
+            "swap them",
+        ] {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
+        assert_eq!(Mistake::from_json("hello"), None);
+        assert_eq!(Mistake::from_json("{\"a\": 1}"), None);
+    }
+}
