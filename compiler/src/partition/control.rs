@@ -56,9 +56,8 @@ enum Carry {
 }
 
 fn scan(walk: &mut Walk<'_>, inst: &Inst, op: &Scan) -> Result<(), Diagnostic> {
-    let mut carries: Vec<Carry> = (0..op.carries)
-        .map(|i| if accumulates(&op.body, i) { Carry::Open } else { Carry::Settled })
-        .collect();
+    let kind = |i| if accumulates(&op.body, i).is_some() { Carry::Open } else { Carry::Settled };
+    let mut carries: Vec<Carry> = (0..op.carries).map(kind).collect();
     // At most: find out what is owed, try it, give up on those that do not keep to it, one by one.
     for _ in 0..op.carries + 2 {
         if carries.iter().all(|c| *c == Carry::Settled) {
@@ -144,40 +143,91 @@ fn body<'w>(walk: &Walk<'w>, inst: &Inst, op: &'w Scan, carries: &[Carry]) -> Re
     let mut inner = Walk::new(walk.cx, &op.body, &params, given);
     let open = carries.iter().enumerate().filter(|(_, c)| **c == Carry::Open);
     inner.flexible = open.map(|(i, _)| op.body.params[i]).collect();
+    let pending = carries.iter().enumerate().filter(|(_, c)| **c != Carry::Settled);
+    inner.added = pending.filter_map(|(i, _)| accumulates(&op.body, i)).flatten().collect();
+    inner.postponed = postponed(walk, inst, op);
     insts(&mut inner)?;
     Ok(inner)
+}
+
+/// Stacked results that are casts to a wider type of what the body uses for nothing else. They are stacked
+/// as they are and cast after the loop, so that what is settled after the loop is narrow. (What lies as
+/// stored state does is settled in the loop, to need less memory.)
+fn postponed(walk: &Walk<'_>, inst: &Inst, op: &Scan) -> Vec<Value> {
+    let stacked = op.body.results.iter().zip(&inst.results).skip(op.carries);
+    let late = |(r, out): &(&Value, &Value)| {
+        let cast = narrow(&op.body, **r);
+        cast.is_some_and(|x| users(&op.body, x) == 1 && users(&op.body, **r) == 1)
+            && walk.home(**out) == walk.layout(**out)
+    };
+    stacked.filter(late).map(|(r, _)| *r).collect()
+}
+
+/// The operand of the cast to a wider float that makes `r`, if that is what makes it.
+fn narrow(body: &Body, r: Value) -> Option<Value> {
+    let inst = body.insts.iter().find(|inst| inst.results.contains(&r))?;
+    let Op::Elementwise(Elementwise::Cast(to)) = &inst.op else { return None };
+    let from = body.ty(inst.args[0]).dtype;
+    (from.is_float() && to.is_float() && from.bytes() < to.bytes()).then_some(inst.args[0])
+}
+
+fn users(body: &Body, v: Value) -> usize {
+    let insts = body.insts.iter().filter(|inst| inst.args.contains(&v)).count();
+    insts + body.results.iter().filter(|r| **r == v).count()
 }
 
 fn emit(walk: &mut Walk<'_>, inst: &Inst, op: &Scan, carries: &[Carry]) -> Result<(), Diagnostic> {
     let mut inner = body(walk, inst, op, carries)?;
     let mut results = Vec::new();
     for (i, (r, mut want)) in op.body.results.iter().zip(wanted(walk, inst, op, carries)).enumerate() {
-        let layout = inner.layout(*r);
-        if i >= op.carries && want.dims == layout.dims {
-            want.sum = inner.lazy(*r).minus(want.split());
+        let mut r = *r;
+        if inner.postponed.contains(&r)
+            && let Some(x) = narrow(&op.body, r)
+        {
+            (r, want.dtype) = (x, op.body.ty(x).dtype);
         }
-        results.push(inner.result(*r, &want)?);
+        if i >= op.carries && want.dims == inner.layout(r).dims {
+            want.sum = inner.lazy(r).minus(want.split());
+        }
+        results.push(inner.result(r, &want)?);
     }
+    let postponed = std::mem::take(&mut inner.postponed);
     let body = inner.b.finish(results);
     let mut args = Vec::new();
     for (v, want) in inst.args.iter().zip(outside(walk, inst, op, carries)) {
         args.push(walk.get(*v, &want)?);
     }
-    let op = Scan { body, ..op.clone() };
-    walk.done(inst, Op::Control(Control::Scan(Box::new(op))), &args)
+    let local = Scan { body, ..op.clone() };
+    let made = walk.b.emit(Op::Control(Control::Scan(Box::new(local))), &args, &walk.site)?;
+    for ((r, out), mut made) in op.body.results.iter().zip(&inst.results).zip(made) {
+        if postponed.contains(r) {
+            made = walk.settle(made)?;
+            made = walk.cast(op.body.ty(*r).dtype, made)?;
+        }
+        walk.set(*out, made);
+    }
+    Ok(())
 }
 
-/// Whether carry `i` is only added to, from its parameter to its result, and used for nothing else.
-fn accumulates(body: &Body, i: usize) -> bool {
+/// What is added to carry `i`, if it is only added to, from its parameter to its result, and used for
+/// nothing else.
+fn accumulates(body: &Body, i: usize) -> Option<Vec<Value>> {
     let mut value = body.params[i];
+    let mut added = Vec::new();
     loop {
         let used = body.results.iter().filter(|r| **r == value).count();
         let mut users = body.insts.iter().filter(|inst| inst.args.contains(&value));
         let (user, more) = (users.next(), users.next().is_some());
         match user {
-            None => return used == 1 && body.results[i] == value && value != body.params[i],
-            Some(user) if used == 0 && !more && adds(user, value) => value = user.results[0],
-            Some(_) => return false,
+            None => {
+                let done = used == 1 && body.results[i] == value && value != body.params[i];
+                return done.then_some(added);
+            }
+            Some(user) if used == 0 && !more && adds(user, value) => {
+                added.extend(user.args.iter().copied().filter(|a| *a != value));
+                value = user.results[0];
+            }
+            Some(_) => return None,
         }
     }
 }

@@ -8,6 +8,12 @@ use mesh::{
 };
 
 pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Elementwise) -> Result<(), Diagnostic> {
+    if walk.postponed.contains(&inst.results[0]) {
+        if !walk.lazy(inst.args[0]).is_empty() {
+            return Ok(());
+        }
+        walk.postponed.retain(|v| *v != inst.results[0]);
+    }
     let form = walk.home(inst.results[0]);
     let sums = owing(walk, inst, op, &form);
     let mut args = Vec::new();
@@ -54,9 +60,9 @@ fn owing(walk: &Walk<'_>, inst: &Inst, op: &Elementwise, form: &Type) -> Vec<Axi
         | Elementwise::Compare(_) => none,
         Elementwise::Cast(to) => {
             let from = walk.of(inst.args[0]).dtype;
-            // To a wider type: what is sent is to be the narrow one.
-            let narrow = from.is_float() && to.is_float() && to.bytes() <= from.bytes();
-            if narrow { vec![lazy(inst.args[0])] } else { none }
+            // To a wider type: what is sent is to be the narrow one, unless it is sent with others.
+            let cheap = to.bytes() <= from.bytes() || walk.added.contains(&inst.results[0]);
+            if from.is_float() && to.is_float() && cheap { vec![lazy(inst.args[0])] } else { none }
         }
         Elementwise::Binary(Binary::Add | Binary::Sub) => {
             together(walk, [inst.args[0], inst.args[1]], covers, lazy).to_vec()

@@ -11,6 +11,8 @@
 //!
 //! The family files say what an operation does with split dims and pending sums. Where it cannot work on a
 //! split dim, they put smaller operations that can (logsumexp, argmax, cumsum, top_k, …) or gather it.
+//!
+//! [`peephole`] puts right what the walk could not foresee.
 
 mod check;
 mod contract;
@@ -19,6 +21,7 @@ mod elementwise;
 mod hints;
 mod index;
 mod index_whole;
+pub mod peephole;
 mod random;
 mod reduce;
 pub mod reshard;
@@ -82,7 +85,9 @@ pub fn partition(
         return Err(mistakes);
     }
     let (name, meta) = (global.name.clone(), global.meta.clone());
-    Ok(Module { name, env, functions, meta })
+    let mut local = Module { name, env, functions, meta };
+    peephole::run(&mut local)?;
+    Ok(local)
 }
 
 fn drop_ones(map: &AxisMap, mesh: &Mesh) -> AxisMap {

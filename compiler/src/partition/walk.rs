@@ -25,11 +25,14 @@ pub(super) struct Walk<'w> {
     zero: Vec<bool>,
     /// Parameters that may be taken as a pending sum at no cost, because that is about to be decided.
     pub(super) flexible: Vec<Value>,
+    /// Values that are only added to an accumulating carry: there a wider type does not mean more to send.
+    pub(super) added: Vec<Value>,
+    /// Casts to a wider type that are left to whoever uses the body's result, after it has been settled.
+    pub(super) postponed: Vec<Value>,
     /// For each Global value the instruction that makes it.
     makers: Vec<Option<usize>>,
 }
 
-/// One body done, as [`super::control`] asks for it.
 impl<'w> Walk<'w> {
     /// Starts a body whose parameters lie as `params` say; `given` are results whose lay is decided.
     pub(super) fn new(
@@ -51,7 +54,9 @@ impl<'w> Walk<'w> {
             }
             inst.results.iter().for_each(|r| makers[r.index()] = Some(i));
         }
-        global.results.iter().for_each(|r| uses[r.index()] += 1);
+        for r in &global.results {
+            uses[r.index()] += 1;
+        }
         let mut walk = Self {
             cx,
             global,
@@ -62,6 +67,8 @@ impl<'w> Walk<'w> {
             uses,
             zero: vec![false; global.values.len()],
             flexible: Vec::new(),
+            added: Vec::new(),
+            postponed: Vec::new(),
             makers,
         };
         for (value, ty) in global.params.iter().zip(params) {

@@ -11,8 +11,8 @@
 //!   one of the two;
 //! - einsums with a one-hot operand (embedding by product, dispatch and combine by product) do not count,
 //!   nor do those in a scope with `router`, `dispatch` or `combine` in its path;
-//! - experts' einsums count for tokens, not for slots: where a permutation put tokens into more or fewer
-//!   slots, what follows is scaled back by tokens / slots, until another permutation leads back.
+//! - experts' einsums count for tokens, not for slots: where a permutation, or a product with a one-hot, put
+//!   tokens into more or fewer slots, what follows is scaled back by tokens / slots, until another leads back.
 
 use super::{FlopsByPhase, trips};
 use mesh::{
@@ -144,9 +144,7 @@ fn result(body: &Body, inst: &Inst, args: &[Fact]) -> Fact {
         Op::Index(Index::Permute { dim, to }) => {
             let size = |ty: &Type, name| ty.size(name).unwrap_or(1) as f64;
             let (from, into) = (body.ty(inst.args[0]), body.ty(inst.results[0]));
-            let slots = args[0].slots * size(into, to) / size(from, dim);
-            // There and back again is one token a token, whatever was rounded.
-            Fact { slots: if (slots - 1.0).abs() < 1e-9 { 1.0 } else { slots }, ..plain }
+            Fact { slots: moved(args[0].slots, size(into, to) / size(from, dim)), ..plain }
         }
         Op::Index(Index::Gather { dim: _, outside: _ }) => Fact { slots: args[1].slots, ..plain },
         Op::Index(
@@ -160,8 +158,27 @@ fn result(body: &Body, inst: &Inst, args: &[Fact]) -> Fact {
         Op::Elementwise(Elementwise::Compare(_)) => plain,
         Op::State(StateOp::Read(_) | StateOp::Write(_)) => Fact::default(),
         Op::Elementwise(_) | Op::Shape(_) | Op::Collective(_) => all,
-        Op::Contract(_) | Op::Reduce(_) | Op::Random(_) | Op::Control(_) => plain,
+        Op::Contract(op) => match args {
+            [x, mask] | [mask, x] if mask.one_hot && x.data && !x.one_hot => {
+                let (a, b) = (body.ty(inst.args[0]), body.ty(inst.args[1]));
+                let gone = dims(body, inst, op).filter(|d| !op.out.contains(&d.dim.name));
+                let mask = if std::ptr::eq(mask, &args[0]) { (a, b) } else { (b, a) };
+                let come = mask.0.dims.iter().filter(|d| !mask.1.has(&d.dim.name));
+                let size = |d: &mesh::TensorDim| d.dim.size as f64;
+                let ratio = come.map(size).product::<f64>() / gone.map(size).product::<f64>();
+                Fact { slots: moved(x.slots, ratio), ..plain }
+            }
+            _ => plain,
+        },
+        Op::Reduce(_) | Op::Random(_) | Op::Control(_) => plain,
     }
+}
+
+/// Slots for each token after tokens were put into `ratio` times as many places. There and back again is
+/// one token a token, whatever was rounded.
+fn moved(slots: f64, ratio: f64) -> f64 {
+    let slots = slots * ratio;
+    if (slots - 1.0).abs() < 1e-9 { 1.0 } else { slots }
 }
 
 /// What one einsum counts for.

@@ -1,0 +1,304 @@
+//! Small improvements of a Local module, each a look at one instruction and those that make its operands.
+//!
+//! The walk over the Global program decides value by value, and never takes back a collective; here what
+//! it could not foresee is put right: [`cancel`] pairs that undo each other, [`scatter`] instead of an
+//! all-reduce whose result is cut, [`merge`] all-reduces of values that are added, and [`sink`] an
+//! all-reduce behind an operation that makes it smaller.
+
+mod cancel;
+mod merge;
+mod scatter;
+mod sink;
+
+use mesh::{
+    AxisSet, Body, BodyBuilder, Diagnostic, Env, Inst, Module, Value,
+    arena::Id,
+    ir::{Collective, Control, Op, Owed, Scan, StateOp},
+};
+
+/// Applies all peepholes to all bodies until none finds anything.
+pub fn run(module: &mut Module) -> Result<(), Diagnostic> {
+    for f in &mut module.functions {
+        f.body = body(&module.env, &f.body).map_err(|d| d.in_function(&f.name))?;
+    }
+    Ok(())
+}
+
+/// One way to make an instruction (the last of a few, whose others die) better: the value that replaces its
+/// result, made of the operands of those it looked at, or `None` if it has nothing to say.
+type Peephole = fn(&mut Rewrite<'_>, &Inst) -> Result<Option<Value>, Diagnostic>;
+
+const PEEPHOLES: [Peephole; 4] = [cancel::run, scatter::run, merge::run, sink::run];
+
+fn body(env: &Env, old: &Body) -> Result<Body, Diagnostic> {
+    let mut now = once(env, old, true)?.0;
+    // Every round that changes something makes at least one collective go, or moves it to a smaller value.
+    loop {
+        let (next, changed) = once(env, &now, false)?;
+        now = next;
+        if !changed {
+            return Ok(now);
+        }
+    }
+}
+
+/// One round: a new body, and whether a peephole applied. Inner bodies are done in the first round.
+fn once(env: &Env, old: &Body, inner: bool) -> Result<(Body, bool), Diagnostic> {
+    let live = live(old);
+    let mut rewrite = Rewrite::new(env, old, &live);
+    let mut changed = false;
+    for (inst, _) in old.insts.iter().zip(&live).filter(|(_, live)| **live) {
+        if let Some(value) = rewrite.better(inst)? {
+            changed = true;
+            rewrite.map[inst.results[0].index()] = Some(value);
+        } else {
+            rewrite.keep(inst, inner)?;
+        }
+    }
+    let results = old.results.iter().map(|r| rewrite.new_of(*r)).collect::<Result<_, _>>()?;
+    Ok((rewrite.b.finish(results), changed))
+}
+
+/// Which instructions a result or a write needs.
+fn live(body: &Body) -> Vec<bool> {
+    let mut needed = vec![false; body.values.len()];
+    body.results.iter().for_each(|r| needed[r.index()] = true);
+    let mut live = vec![false; body.insts.len()];
+    for (i, inst) in body.insts.iter().enumerate().rev() {
+        let writes = matches!(inst.op, Op::State(StateOp::Write(_)));
+        live[i] = writes || inst.results.iter().any(|r| needed[r.index()]);
+        if live[i] {
+            inst.args.iter().for_each(|a| needed[a.index()] = true);
+        }
+    }
+    live
+}
+
+/// A body being rewritten.
+struct Rewrite<'r> {
+    old: &'r Body,
+    b: BodyBuilder<'r>,
+    /// For each old value the new one.
+    map: Vec<Option<Value>>,
+    /// For each old value how often live instructions and results use it.
+    uses: Vec<usize>,
+    /// For each old value the instruction that makes it.
+    makers: Vec<Option<usize>>,
+}
+
+impl<'r> Rewrite<'r> {
+    fn new(env: &'r Env, old: &'r Body, live: &[bool]) -> Self {
+        let n = old.values.len();
+        let (mut uses, mut makers) = (vec![0; n], vec![None; n]);
+        for (i, inst) in old.insts.iter().enumerate().filter(|(i, _)| live[*i]) {
+            inst.args.iter().for_each(|a| uses[a.index()] += 1);
+            inst.results.iter().for_each(|r| makers[r.index()] = Some(i));
+        }
+        for r in &old.results {
+            uses[r.index()] += 1;
+        }
+        let mut rewrite = Self { old, b: BodyBuilder::new(env), map: vec![None; n], uses, makers };
+        for p in &old.params {
+            let data = &old.values[*p];
+            rewrite.map[p.index()] = Some(rewrite.b.param(data.ty.clone(), data.name.clone()));
+        }
+        rewrite
+    }
+
+    fn new_of(&self, old: Value) -> Result<Value, Diagnostic> {
+        self.map[old.index()]
+            .ok_or_else(|| Diagnostic::new("partition_p0", format!("{old} is used before it is defined")))
+    }
+
+    /// The instruction that makes an old value.
+    fn maker(&self, v: Value) -> Option<&'r Inst> {
+        self.makers[v.index()].map(|i| &self.old.insts[i])
+    }
+
+    /// The operand of the collective that makes `v`, and the collective.
+    fn collective(&self, v: Value) -> Option<(Value, &'r Collective)> {
+        let inst = self.maker(v)?;
+        let Op::Collective(op) = &inst.op else { return None };
+        Some((inst.args[0], op))
+    }
+
+    /// The operand and axes of the all-reduced sum that makes `v`, if nothing else uses that.
+    fn lone_sum(&self, v: Value) -> Option<(Value, AxisSet)> {
+        if self.uses[v.index()] != 1 {
+            return None;
+        }
+        match self.collective(v)? {
+            (x, Collective::AllReduce { kind: Owed::Sum, axes }) => Some((x, *axes)),
+            (_, Collective::AllReduce { kind: Owed::Max | Owed::Min, axes: _ })
+            | (_, Collective::AllGather { dim: _, axes: _ })
+            | (_, Collective::ReduceScatter { dim: _, axes: _ })
+            | (_, Collective::AllToAll { from: _, to: _, axes: _ })
+            | (_, Collective::Shard { dim: _, axes: _ } | Collective::Owe { axes: _ }) => None,
+        }
+    }
+
+    /// A new instruction at the place of an old one.
+    fn emit(&mut self, op: Op, args: &[Value], at: &Inst) -> Result<Value, Diagnostic> {
+        self.b.emit1(op, args, &at.site)
+    }
+
+    fn all_reduce(&mut self, x: Value, axes: AxisSet, at: &Inst) -> Result<Value, Diagnostic> {
+        self.emit(Op::Collective(Collective::AllReduce { kind: Owed::Sum, axes }), &[x], at)
+    }
+
+    /// What the first peephole that has something to say puts in the place of an instruction.
+    fn better(&mut self, inst: &Inst) -> Result<Option<Value>, Diagnostic> {
+        for peephole in PEEPHOLES {
+            if let Some(value) = peephole(self, inst)? {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Copies an old instruction.
+    fn keep(&mut self, inst: &Inst, inner: bool) -> Result<(), Diagnostic> {
+        let args = inst.args.iter().map(|a| self.new_of(*a)).collect::<Result<Vec<_>, _>>()?;
+        let op = if inner { bodies(self.b.env, &inst.op)? } else { inst.op.clone() };
+        let results = self.b.emit(op, &args, &inst.site)?;
+        for (old, new) in inst.results.iter().zip(results) {
+            self.b.body.values[new].name.clone_from(&self.old.values[*old].name);
+            self.map[old.index()] = Some(new);
+        }
+        Ok(())
+    }
+}
+
+/// The operation with its bodies improved.
+fn bodies(env: &Env, op: &Op) -> Result<Op, Diagnostic> {
+    Ok(match op {
+        Op::Control(Control::Scan(scan)) => {
+            let body = body(env, &scan.body)?;
+            Op::Control(Control::Scan(Box::new(Scan { body, ..(**scan).clone() })))
+        }
+        Op::Control(Control::Cond { then, otherwise }) => Op::Control(Control::Cond {
+            then: Box::new(body(env, then)?),
+            otherwise: Box::new(body(env, otherwise)?),
+        }),
+        Op::Control(Control::Grad)
+        | Op::Elementwise(_)
+        | Op::Contract(_)
+        | Op::Reduce(_)
+        | Op::Shape(_)
+        | Op::Index(_)
+        | Op::Random(_)
+        | Op::State(_)
+        | Op::Collective(_) => op.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh::{
+        text::{parse, print},
+        verify::{Stage, verify},
+    };
+
+    /// What the instructions of a function over `x`, `y`, `z` become.
+    #[track_caller]
+    fn check(insts: &str, expect: &str) {
+        let text = format!(
+            "module m\nmesh data=2, model=2\nfunc f(%x x: f32[a=4@data, b=4], %y y: f32[a=4@data, b=4], \
+             %z z: f32[a=4@data, b=4]) -> (out: {insts}\n}}\n"
+        );
+        let mut module = parse(&text, "test").unwrap_or_else(|e| panic!("{e}"));
+        run(&mut module).unwrap_or_else(|e| panic!("{e}"));
+        verify(&module, Stage::Local).unwrap_or_else(|e| panic!("{e}"));
+        let text = print(&module);
+        let words: Vec<&str> =
+            text.lines().filter_map(|l| l.trim().split_once(" = ")?.1.split(' ').next()).collect();
+        assert_eq!(words.join(" "), expect, "{text}");
+    }
+
+    #[test]
+    fn pairs_that_undo_each_other_go() {
+        check(
+            "f32[a=4@data, b=4]) {\n %1 = all_gather %x {dim=a, axes=[data]}\n \
+             %2 = shard %1 {dim=a, axes=[data]}\n return %2",
+            "",
+        );
+        check(
+            "f32[a=4@data, b=4]) {\n %1 = shard %x {dim=b, axes=[model]}\n \
+             %2 = all_gather %1 {dim=b, axes=[model]}\n return %2",
+            "",
+        );
+        check(
+            "f32[a=4@data, b=4]) {\n %1 = shard %x {dim=b, axes=[model]}\n \
+             %2 = all_to_all %1 {from=b, to=a, axes=[model]}\n \
+             %3 = all_to_all %2 {from=a, to=b, axes=[model]}\n \
+             %4 = all_gather %3 {dim=b, axes=[model]}\n return %4",
+            "",
+        );
+        check(
+            "f32[a=4@data, b=4]) {\n %1 = owe %x {axes=[model]}\n \
+             %2 = all_reduce %1 {kind=sum, axes=[model]}\n return %2",
+            "",
+        );
+    }
+
+    #[test]
+    fn a_sum_that_is_cut_is_scattered() {
+        check(
+            "f32[b=4@data]) {\n %1 = reduce_sum %x {dims=[a]}\n \
+             %2 = all_reduce %1 {kind=sum, axes=[data]}\n %3 = shard %2 {dim=b, axes=[data]}\n return %3",
+            "reduce_sum reduce_scatter",
+        );
+    }
+
+    #[test]
+    fn sums_that_are_added_are_settled_together() {
+        let sum = |to: &str, of: &str| {
+            format!(
+                "%{to}p = reduce_sum %{of} {{dims=[a]}}\n %{to} = all_reduce %{to}p {{kind=sum, axes=[data]}}\n"
+            )
+        };
+        check(
+            &format!("f32[b=4]) {{\n {} {} %3 = add %1, %2\n return %3", sum("1", "x"), sum("2", "y")),
+            "reduce_sum reduce_sum add all_reduce",
+        );
+        check(
+            &format!(
+                "f32[b=4]) {{\n {} {} {} %e = exp %3\n %4 = add %e, %1\n %5 = add %4, %2\n return %5",
+                sum("1", "x"),
+                sum("2", "y"),
+                sum("3", "z")
+            ),
+            "reduce_sum reduce_sum reduce_sum all_reduce exp add all_reduce add",
+        );
+        // One of the two is needed by itself as well.
+        check(
+            &format!(
+                "f32[b=4]) {{\n {} {} %3 = add %1, %2\n %4 = mul %1, %3\n return %4",
+                sum("1", "x"),
+                sum("2", "y")
+            ),
+            "reduce_sum all_reduce reduce_sum all_reduce add mul",
+        );
+    }
+
+    #[test]
+    fn a_smaller_value_is_sent() {
+        check(
+            "f32[]) {\n %1 = reduce_sum %x {dims=[a]}\n %2 = all_reduce %1 {kind=sum, axes=[data]}\n \
+             %3 = reduce_sum %2 {dims=[b]}\n return %3",
+            "reduce_sum reduce_sum all_reduce",
+        );
+        check(
+            "bf16[b=4]) {\n %1 = reduce_sum %x {dims=[a]}\n %2 = all_reduce %1 {kind=sum, axes=[data]}\n \
+             %3 = cast %2 {dtype=bf16}\n return %3",
+            "reduce_sum cast all_reduce",
+        );
+        // A maximum is not linear.
+        check(
+            "f32[]) {\n %1 = reduce_sum %x {dims=[a]}\n %2 = all_reduce %1 {kind=sum, axes=[data]}\n \
+             %3 = reduce_max %2 {dims=[b]}\n return %3",
+            "reduce_sum all_reduce reduce_max",
+        );
+    }
+}

@@ -1,0 +1,24 @@
+//! An all-reduce of which each device keeps a part is a reduce-scatter.
+
+use super::Rewrite;
+use mesh::{
+    AxisSet, Diagnostic, Inst, Value,
+    ir::{Collective, Op},
+};
+
+pub(super) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value>, Diagnostic> {
+    let Op::Collective(Collective::Shard { dim, axes }) = &inst.op else { return Ok(None) };
+    let Some((x, owed)) = rewrite.lone_sum(inst.args[0]) else { return Ok(None) };
+    let cut: AxisSet = axes.iter().copied().collect();
+    if !cut.minus(owed).is_empty() {
+        return Ok(None);
+    }
+    let x = rewrite.new_of(x)?;
+    let op = Collective::ReduceScatter { dim: dim.clone(), axes: axes.clone() };
+    let scattered = rewrite.emit(Op::Collective(op), &[x], inst)?;
+    let rest = owed.minus(cut);
+    if rest.is_empty() {
+        return Ok(Some(scattered));
+    }
+    rewrite.all_reduce(scattered, rest, inst).map(Some)
+}
