@@ -9,7 +9,7 @@ use super::{
     walk::{Walk, whole},
 };
 use mesh::{
-    AxisSet, Body, Diagnostic, Inst, Name, Type, Value,
+    AxisSet, Body, Diagnostic, Inst, Name, Site, Type, Value,
     ir::{Binary, Control, Elementwise, Op, Scan, Unary},
 };
 
@@ -192,6 +192,8 @@ fn emit(walk: &mut Walk<'_>, inst: &Inst, op: &Scan, carries: &[Carry]) -> Resul
         results.push(inner.result(r, &want)?);
     }
     let postponed = std::mem::take(&mut inner.postponed);
+    let origins: Vec<Option<Site>> =
+        op.body.results.iter().map(|r| inner.origin(narrow(&op.body, *r).unwrap_or(*r)).cloned()).collect();
     let body = inner.b.finish(results);
     let mut args = Vec::new();
     for (v, want) in inst.args.iter().zip(outside(walk, inst, op, carries)) {
@@ -199,11 +201,14 @@ fn emit(walk: &mut Walk<'_>, inst: &Inst, op: &Scan, carries: &[Carry]) -> Resul
     }
     let local = Scan { body, ..op.clone() };
     let made = walk.b.emit(Op::Control(Control::Scan(Box::new(local))), &args, &walk.site)?;
-    for ((r, out), mut made) in op.body.results.iter().zip(&inst.results).zip(made) {
+    for (((r, out), mut made), origin) in op.body.results.iter().zip(&inst.results).zip(made).zip(origins) {
+        let site = origin.unwrap_or_else(|| inst.site.clone());
         if postponed.contains(r) {
+            walk.site = site.clone();
             made = walk.settle(made)?;
             made = walk.cast(op.body.ty(*r).dtype, made)?;
         }
+        walk.set_origin(*out, site);
         walk.set(*out, made);
     }
     Ok(())

@@ -108,6 +108,7 @@ fn insts(walk: &mut Walk<'_>) -> Result<(), Diagnostic> {
     for inst in &walk.global.insts {
         walk.site = inst.site.clone();
         one(walk, inst).map_err(|d| d.at(&inst.site))?;
+        walk.trace(inst);
     }
     Ok(())
 }

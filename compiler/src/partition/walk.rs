@@ -2,6 +2,7 @@
 //! value, how one is brought into the form that an operation needs, and what is still owed.
 
 use super::{Context, hints, reshard};
+use crate::wire;
 use mesh::{
     AxisId, AxisSet, Body, BodyBuilder, DType, Diagnostic, Inst, Name, Site, TensorDim, Type, Value,
     arena::Id,
@@ -31,6 +32,8 @@ pub(super) struct Walk<'w> {
     pub(super) postponed: Vec<Value>,
     /// For each Global value the instruction that makes it.
     makers: Vec<Option<usize>>,
+    /// For each Global value that owes a sum, the place at which the sum was split.
+    origins: Vec<Option<Site>>,
 }
 
 impl<'w> Walk<'w> {
@@ -70,6 +73,7 @@ impl<'w> Walk<'w> {
             added: Vec::new(),
             postponed: Vec::new(),
             makers,
+            origins: vec![None; global.values.len()],
         };
         for (value, ty) in global.params.iter().zip(params) {
             let local = walk.b.param(ty.clone(), global.values[*value].name.clone());
@@ -159,10 +163,31 @@ impl<'w> Walk<'w> {
             return Ok(local);
         }
         for step in steps {
-            local = self.emit(Op::Collective(step), &[local])?;
+            // A sum is sent because of what split it, everything else because of what needs it.
+            let settles = !wire::axes(&step).intersect(self.b.ty(local).sum).is_empty();
+            let site = self.origins[v.index()].as_ref().filter(|_| settles).unwrap_or(&self.site);
+            local = self.b.emit1(Op::Collective(step), &[local], site)?;
             self.forms[v.index()].push(local);
         }
         Ok(local)
+    }
+    /// Where the sum that a Global value owes was split.
+    pub(super) fn origin(&self, v: Value) -> Option<&Site> {
+        self.origins[v.index()].as_ref()
+    }
+    /// Notes where the sum that a Global value owes was split.
+    pub(super) fn set_origin(&mut self, v: Value, site: Site) {
+        self.origins[v.index()].get_or_insert(site);
+    }
+    /// After an instruction: what its results owe was split there, or before, if an operand owes it still.
+    pub(super) fn trace(&mut self, inst: &Inst) {
+        for r in &inst.results {
+            if !self.owed(*r).is_empty() {
+                let mut pending = inst.args.iter().filter(|a| !self.owed(**a).is_empty());
+                let before = pending.find_map(|a| self.origin(*a)).cloned();
+                self.set_origin(*r, before.unwrap_or_else(|| inst.site.clone()));
+            }
+        }
     }
     /// What it costs to [`get`](Self::get) `v` as `want`, in bytes sent.
     pub(super) fn cost(&self, v: Value, want: &Type) -> u64 {

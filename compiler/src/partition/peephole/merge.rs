@@ -46,5 +46,5 @@ fn pair(rewrite: &mut Rewrite<'_>, at: &Inst, a: Value, b: Value) -> Result<Opti
     }
     let args = [rewrite.new_of(x)?, rewrite.new_of(y)?];
     let sum = rewrite.emit(Op::Elementwise(Elementwise::Binary(Binary::Add)), &args, at)?;
-    rewrite.all_reduce(sum, owed, at).map(Some)
+    rewrite.all_reduce(sum, owed, a).map(Some)
 }

@@ -31,15 +31,12 @@ type Peephole = fn(&mut Rewrite<'_>, &Inst) -> Result<Option<Value>, Diagnostic>
 const PEEPHOLES: [Peephole; 4] = [cancel::run, scatter::run, merge::run, sink::run];
 
 fn body(env: &Env, old: &Body) -> Result<Body, Diagnostic> {
-    let mut now = once(env, old, true)?.0;
+    let (mut now, mut changed) = once(env, old, true)?;
     // Every round that changes something makes at least one collective go, or moves it to a smaller value.
-    loop {
-        let (next, changed) = once(env, &now, false)?;
-        now = next;
-        if !changed {
-            return Ok(now);
-        }
+    while changed {
+        (now, changed) = once(env, &now, false)?;
     }
+    Ok(now)
 }
 
 /// One round: a new body, and whether a peephole applied. Inner bodies are done in the first round.
@@ -142,8 +139,10 @@ impl<'r> Rewrite<'r> {
         self.b.emit1(op, args, &at.site)
     }
 
-    fn all_reduce(&mut self, x: Value, axes: AxisSet, at: &Inst) -> Result<Value, Diagnostic> {
-        self.emit(Op::Collective(Collective::AllReduce { kind: Owed::Sum, axes }), &[x], at)
+    /// An all-reduce in the place of that which makes the old value `like`.
+    fn all_reduce(&mut self, x: Value, axes: AxisSet, like: Value) -> Result<Value, Diagnostic> {
+        let site = self.maker(like).map(|inst| inst.site.clone()).unwrap_or_default();
+        self.b.emit1(Op::Collective(Collective::AllReduce { kind: Owed::Sum, axes }), &[x], &site)
     }
 
     /// What the first peephole that has something to say puts in the place of an instruction.

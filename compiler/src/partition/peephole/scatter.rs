@@ -20,5 +20,5 @@ pub(super) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value
     if rest.is_empty() {
         return Ok(Some(scattered));
     }
-    rewrite.all_reduce(scattered, rest, inst).map(Some)
+    rewrite.all_reduce(scattered, rest, inst.args[0]).map(Some)
 }

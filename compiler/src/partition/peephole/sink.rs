@@ -31,7 +31,7 @@ pub(super) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value
         args.push(rewrite.new_of(if i == j { x } else { *a })?);
     }
     let small = rewrite.emit(inst.op.clone(), &args, inst)?;
-    rewrite.all_reduce(small, owed, inst).map(Some)
+    rewrite.all_reduce(small, owed, inst.args[i]).map(Some)
 }
 
 /// Whether the result of an operation can be smaller than an operand in which it is linear.
