@@ -64,3 +64,32 @@ fn every_name_is_built_by_its_family() {
         assert!(!parse(&text, "t").is_err_and(|e| e.to_string().contains("no operation")), "{name}");
     }
 }
+
+#[test]
+fn mistakes_say_where_and_what_to_do() {
+    let check = |line: &str, rendered: &str| {
+        let text = format!("module m\nfunc f(%x x: f32[a=4]) {{\n  {line}\n  return\n}}\n");
+        assert_eq!(parse(&text, "m.mesh").unwrap_err().to_string(), rendered);
+    };
+    check("%0 = tank %x", "m.mesh:3:8: error: there is no operation `tank`\n  help: did you mean `tanh`?");
+    check(
+        "%0 = slice %x {dim=a, strat=0, limit=4, stride=1}",
+        "m.mesh:3:8: error: `slice` needs the attribute `start`\n  help: did you mean `start` where it says `strat`?",
+    );
+    check(
+        "%0 = cumsum %x {dim=a, revers}",
+        "m.mesh:3:26: error: `cumsum` has no attribute `revers`\n  help: did you mean `reverse`?",
+    );
+    check(
+        "%0 = cast %x {dtype=float}",
+        "m.mesh:3:17: error: `dtype` of `cast` cannot be `float`\n  help: it is one of pred, s32, u32, bf16, f32",
+    );
+    check(
+        "%0 = reduce_sum %x {dims=[b]}",
+        "m.mesh:3:8: error[op_o2]: reduction: the tensor has no dim `b`\n  help: did you mean `a`? its dims are a",
+    );
+    check(
+        "write %x {state=w}",
+        "m.mesh:3:13: error[state_a2]: state `w` is not declared\n  help: declare it before the functions: `state param NAME: TYPE`",
+    );
+}

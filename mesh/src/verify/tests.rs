@@ -1,9 +1,10 @@
 //! Modules broken by hand, in ways that text cannot say.
 
-use super::{Stage, verify};
+use super::{MAX_DEPTH, Stage, verify};
 use crate::{
-    BodyBuilder, DType, Function, Module, Op, Site, Type, Value,
-    ir::{Elementwise, Unary, ValueData},
+    Body, BodyBuilder, DType, Dim, Function, Inst, Module, Op, Site, StateDecl, StateId, StateKind, Type,
+    Value,
+    ir::{Control, Elementwise, Remat, Scan, StateOp, Unary, ValueData},
 };
 
 /// `f(x) = -x`.
@@ -56,4 +57,46 @@ fn values_have_one_definition() {
 fn recorded_types_are_the_inferred_ones() {
     check(|m| m.functions[0].body.values[Value(1)].ty.dtype = DType::Bf16, &["verify_v3"]);
     check(|m| m.functions[0].body.insts[0].results.clear(), &["verify_v3", "verify_v1", "verify_v2"]);
+}
+
+#[test]
+fn states_are_declared_once() {
+    let state = StateDecl {
+        name: "s".into(),
+        kind: StateKind::Slot,
+        ty: Type::scalar(DType::F32),
+        site: Site::default(),
+    };
+    let twice = |m: &mut Module| {
+        m.env.states.push(state.clone());
+        m.env.states.push(state);
+    };
+    check(twice, &["verify_v14"]);
+    let read = Op::State(StateOp::Read(StateId(3)));
+    check(|m| m.functions[0].body.insts[0].op = read, &["op_o1"]);
+    let write = Op::State(StateOp::Write(StateId(3)));
+    check(|m| m.functions[0].body.insts[0].op = write, &["state_a2"]);
+}
+
+#[test]
+fn nesting_is_bounded() {
+    let nested = |depth: usize| {
+        (0..depth).fold(Body::default(), |inner, _| {
+            let scan = Scan {
+                dim: Dim::new("n", 2),
+                carries: 0,
+                xs: 0,
+                reverse: false,
+                remat: Remat::SaveAll,
+                unroll: false,
+                body: inner,
+            };
+            let op = Op::Control(Control::Scan(Box::new(scan)));
+            let inst = Inst { op, args: Vec::new(), results: Vec::new(), site: Site::default() };
+            Body { insts: vec![inst], ..Body::default() }
+        })
+    };
+    let function = |body| Function { name: "deep".into(), inputs: Vec::new(), outputs: Vec::new(), body };
+    check(|m| m.functions.push(function(nested(MAX_DEPTH))), &[]);
+    check(|m| m.functions.push(function(nested(MAX_DEPTH + 1))), &["verify_v16"]);
 }
