@@ -40,73 +40,58 @@ pub(super) fn lex(text: &str) -> (Vec<Token>, Vec<(usize, String)>) {
     let mut at = 0;
     let mut first = true;
     while let Some(&byte) = bytes.get(at) {
-        let start = at;
-        let kind = match byte {
+        match byte {
             b'\n' => {
                 first = true;
                 at += 1;
-                continue;
             }
-            b' ' | b'\t' | b'\r' => {
-                at += 1;
-                continue;
-            }
-            b'/' if bytes.get(at + 1) == Some(&b'/') => {
-                at = line_end(bytes, at);
-                continue;
-            }
-            b'(' | b')' | b'[' | b']' | b'{' | b'}' | b',' | b':' | b'=' | b'@' | b'+' | b'!' => {
-                at += 1;
-                Kind::Mark(byte)
-            }
-            b'-' if bytes.get(at + 1) == Some(&b'>') => {
-                at += 2;
-                Kind::Arrow
-            }
-            b'"' => match string_end(bytes, at) {
-                Some(end) => {
-                    at = end;
-                    Kind::Text
-                }
-                None => {
-                    errors.push((at, "this string does not end on its line: close it with `\"`".into()));
-                    at = line_end(bytes, at);
-                    continue;
-                }
-            },
-            b'%' if bytes.get(at + 1).is_some_and(|b| is_word_byte(*b)) => {
-                at = word_end(bytes, at + 1);
-                Kind::Value
-            }
-            b'0'..=b'9' | b'-' => match number_end(bytes, at) {
-                Some(end) => {
-                    at = end;
-                    Kind::Number
-                }
-                None => {
-                    errors.push((at, "`-` without a number".into()));
-                    at += 1;
-                    continue;
-                }
-            },
-            b'a'..=b'z' | b'A'..=b'Z' | b'_' => {
-                at = word_end(bytes, at);
-                Kind::Word
-            }
+            b' ' | b'\t' | b'\r' => at += 1,
+            b'/' if bytes.get(at + 1) == Some(&b'/') => at = line_end(bytes, at),
             _ => {
-                let c = text[at..].chars().next().unwrap_or('?');
-                let message =
-                    format!("`{}` is not part of the language outside of strings", c.escape_debug());
-                errors.push((at, message));
-                at += c.len_utf8();
-                continue;
+                let start = at;
+                let (found, end) = token(text, at);
+                at = end;
+                match found {
+                    Ok(kind) => tokens.push(Token { kind, start: start as u32, end: end as u32, first }),
+                    Err(message) => errors.push((start, message)),
+                }
+                first = false;
             }
-        };
-        tokens.push(Token { kind, start: start as u32, end: at as u32, first });
-        first = false;
+        }
     }
     tokens.push(Token { kind: Kind::End, start: at as u32, end: at as u32, first: true });
     (tokens, errors)
+}
+
+/// The kind of the token at `at`, where something stands, or what is wrong with it; and where it ends.
+fn token(text: &str, at: usize) -> (Result<Kind, String>, usize) {
+    let bytes = text.as_bytes();
+    match bytes[at] {
+        mark @ (b'(' | b')' | b'[' | b']' | b'{' | b'}' | b',' | b':' | b'=' | b'@' | b'+' | b'!') => {
+            (Ok(Kind::Mark(mark)), at + 1)
+        }
+        b'-' if bytes.get(at + 1) == Some(&b'>') => (Ok(Kind::Arrow), at + 2),
+        b'"' => match string_end(bytes, at) {
+            Some(end) => (Ok(Kind::Text), end),
+            None => {
+                let message = "this string does not end on its line: close it with `\"`";
+                (Err(message.to_owned()), line_end(bytes, at))
+            }
+        },
+        b'%' if bytes.get(at + 1).is_some_and(|b| is_word_byte(*b)) => {
+            (Ok(Kind::Value), word_end(bytes, at + 1))
+        }
+        b'0'..=b'9' | b'-' => match number_end(bytes, at) {
+            Some(end) => (Ok(Kind::Number), end),
+            None => (Err("`-` without a number".to_owned()), at + 1),
+        },
+        b'a'..=b'z' | b'A'..=b'Z' | b'_' => (Ok(Kind::Word), word_end(bytes, at)),
+        _ => {
+            let c = text[at..].chars().next().unwrap_or('?');
+            let message = format!("`{}` is not part of the language outside of strings", c.escape_debug());
+            (Err(message), at + c.len_utf8())
+        }
+    }
 }
 
 fn is_word_byte(b: u8) -> bool {
