@@ -1,47 +1,84 @@
 //! From a program to HLO bytes.
 
 use anyhow::{Context, Result, anyhow};
-use compiler::artefact::{self, Artefact, Settings};
+use compiler::{
+    artefact::{Artefact, Settings},
+    pipeline::{self, Placement, Stage, Step},
+};
 use mesh::{Layout, Mesh, Module};
-use serde_json::{Value, json};
-use std::time::Instant;
+use serde_json::{Map, Value, json};
+use std::{collections::BTreeMap, time::Instant};
+
+/// Runs of which the median is taken.
+const RUNS: usize = 21;
 
 /// The program in a `.mesh` file.
 pub fn read(path: &str) -> Result<Module> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
-    mesh::text::parse(&text, path).map_err(|e| anyhow!("{e}"))
+    parse(&std::fs::read_to_string(path).with_context(|| format!("reading {path}"))?, path)
+}
+
+fn parse(text: &str, path: &str) -> Result<Module> {
+    mesh::text::parse(text, path).map_err(|e| anyhow!("{e}"))
 }
 
 /// All of the compiler, under the program's own layout.
 pub fn lower(module: Module, mesh: &Mesh) -> Result<Artefact> {
-    let layout =
-        Layout::parse(module.meta("layout").unwrap_or("")).map_err(|e| anyhow!(e))?.restricted_to(mesh);
-    let map = layout.resolve(mesh).map_err(|e| anyhow!(e))?;
-    let mut global = compiler::autodiff::expand(&module)?;
-    compiler::passes::simplify(&mut global);
-    let mut local = compiler::partition::partition(&global, mesh, &map, &Default::default())?;
-    compiler::passes::simplify(&mut local);
-    let settings = Settings { target: "cpu".into(), layout, ..Default::default() };
-    Ok(artefact::build(&local, &settings)?)
+    observed(module, mesh, &mut pipeline::unobserved)
 }
 
-/// Time from text to bytes, all functions, on one device and on eight.
+fn observed(module: Module, mesh: &Mesh, observe: pipeline::Observer) -> Result<Artefact> {
+    let layout =
+        Layout::parse(module.meta("layout").unwrap_or("")).map_err(|e| anyhow!(e))?.restricted_to(mesh);
+    let placement = Placement { mesh: mesh.clone(), layout: layout.clone(), state_layout: Layout::default() };
+    let local = pipeline::compile(module, &placement, observe)?;
+    let settings = Settings { target: "cpu".into(), layout, ..Default::default() };
+    Ok(pipeline::emit(&local, &settings, observe)?)
+}
+
+/// Time from text to bytes on one device and on eight: the training step alone, and all functions.
 pub fn measure(path: &str) -> Result<Value> {
+    let all = read(path)?;
+    let mut step = all.clone();
+    step.functions.retain(|f| f.name == "train_step");
     let mut results = Vec::new();
-    for mesh in ["", "data=2,expert=2,model=2"] {
-        let mesh = Mesh::parse(mesh).map_err(|e| anyhow!(e))?;
-        let mut times = Vec::new();
-        let mut bytes = 0;
-        for _ in 0..11 {
-            let start = Instant::now();
-            let artefact = lower(read(path)?, &mesh)?;
-            times.push(start.elapsed().as_secs_f64() * 1e3);
-            bytes = artefact.files.iter().filter(|(n, _)| n.ends_with(".hlo.pb")).map(|(_, b)| b.len()).sum();
+    for (what, module) in [("train_step", step), ("all functions", all)] {
+        let text = mesh::text::print(&module);
+        for mesh in ["", "data=2,expert=2,model=2"] {
+            let mesh = Mesh::parse(mesh).map_err(|e| anyhow!(e))?;
+            results.push(timed(what, &text, &mesh)?);
         }
-        times.sort_by(f64::total_cmp);
-        results.push(
-            json!({"mesh": mesh.to_string(), "median_ms": times[5], "min_ms": times[0], "hlo_bytes": bytes}),
-        );
     }
     Ok(json!({"model": path, "lowering": results}))
+}
+
+fn timed(what: &str, text: &str, mesh: &Mesh) -> Result<Value> {
+    let mut totals = Vec::new();
+    let mut stages: BTreeMap<Stage, Vec<f64>> = BTreeMap::new();
+    let mut parsing = Vec::new();
+    let mut bytes = 0;
+    for _ in 0..RUNS {
+        let start = Instant::now();
+        let module = parse(text, "bench.mesh")?;
+        parsing.push(start.elapsed().as_secs_f64() * 1e3);
+        let mut last = Instant::now();
+        let mut observe = |step: Step| {
+            stages.entry(step.stage).or_default().push(last.elapsed().as_secs_f64() * 1e3);
+            last = Instant::now();
+        };
+        let artefact = observed(module, mesh, &mut observe)?;
+        totals.push(start.elapsed().as_secs_f64() * 1e3);
+        bytes = artefact.files.iter().filter(|(n, _)| n.ends_with(".hlo.pb")).map(|(_, b)| b.len()).sum();
+    }
+    let mut parts = Map::from_iter([("parse".to_owned(), json!(median(&mut parsing)))]);
+    parts.extend(stages.iter_mut().map(|(stage, times)| (stage.name().to_owned(), json!(median(times)))));
+    Ok(json!({
+        "what": what, "mesh": mesh.to_string(), "median_ms": median(&mut totals), "min_ms": totals[0],
+        "text_bytes": text.len(), "hlo_bytes": bytes, "stages_ms": parts,
+    }))
+}
+
+/// The median; sorts the times.
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
 }
