@@ -98,6 +98,8 @@ struct Open {
     name: String,
     instructions: Vec<HloInstructionProto>,
     parameters: Vec<(Shape, String)>,
+    /// Constants and their broadcasts, by type, bits and sizes: made once.
+    splats: FxHashMap<(i32, u64, Vec<usize>), Hlo>,
 }
 
 /// A module under construction.
@@ -218,6 +220,27 @@ impl Builder {
 
     /// One number. Whole numbers are exact in `value`.
     pub(super) fn constant(&mut self, ty: PrimitiveType, value: f64) -> Hlo {
+        self.splat(ty, value, &[])
+    }
+
+    /// One number, repeated to an array.
+    pub(super) fn splat(&mut self, ty: PrimitiveType, value: f64, sizes: &[usize]) -> Hlo {
+        let key = (ty as i32, value.to_bits(), sizes.to_vec());
+        let open = self.open.last_mut().expect("a computation is open");
+        if let Some(made) = open.splats.get(&key) {
+            return *made;
+        }
+        let made = if sizes.is_empty() {
+            self.literal(ty, value)
+        } else {
+            let scalar = self.constant(ty, value);
+            self.broadcast(scalar, sizes, &[])
+        };
+        self.open.last_mut().expect("a computation is open").splats.insert(key, made);
+        made
+    }
+
+    fn literal(&mut self, ty: PrimitiveType, value: f64) -> Hlo {
         let shape = Shape::Array(ty, Vec::new());
         let mut literal = LiteralProto { shape: Some(shape.to_proto()), ..Default::default() };
         match ty {
@@ -234,12 +257,6 @@ impl Builder {
             &[],
             HloInstructionProto { literal: Some(literal), ..Default::default() },
         )
-    }
-
-    /// One number, repeated to an array.
-    pub(super) fn splat(&mut self, ty: PrimitiveType, value: f64, sizes: &[usize]) -> Hlo {
-        let scalar = self.constant(ty, value);
-        if sizes.is_empty() { scalar } else { self.broadcast(scalar, sizes, &[]) }
     }
 
     /// `value` in the shape and type of `like`.
