@@ -147,10 +147,10 @@ fn binary(t: &mut Tape, op: Binary, a: Value, b: Value, y: Value, g: Bwd) -> Out
             minus_summed(t, b, g, y)
         }
         Binary::Mul if a == b => {
-            let x = t.primal(a);
-            let once = t.mul(g, x)?;
-            let twice = t.scale(once, 2.0)?;
-            t.give(a, twice)
+            // `g` comes first: it may be small yet.
+            let (twice, x) = (t.scale(g, 2.0)?, t.primal(a));
+            let ct = t.mul(twice, x)?;
+            t.give(a, ct)
         }
         Binary::Mul => {
             for (x, other) in [(a, b), (b, a)] {

@@ -90,7 +90,7 @@ impl<'e> Tape<'e> {
         debug_assert_eq!(have.dtype, want.dtype, "a cotangent has the element type of its value");
         debug_assert!(have.names().all(|n| want.has(n)), "a cotangent has only dims of its value");
         self.cotangents[value.index()] = Some(match self.cotangent(value) {
-            Some(sum) => self.binary(Binary::Add, sum, ct)?,
+            Some(sum) => self.larger_first(Binary::Add, sum, ct)?,
             None => ct,
         });
         Ok(())
@@ -188,7 +188,14 @@ impl<'e> Tape<'e> {
 
     /// `a · b`.
     pub(super) fn mul(&mut self, a: Bwd, b: Bwd) -> Outcome<Bwd> {
-        self.binary(Binary::Mul, a, b)
+        self.larger_first(Binary::Mul, a, b)
+    }
+
+    /// `a + b` or `a · b`. The order of dims follows from the operands: that of the larger one is more
+    /// likely to be the order in which the model has them.
+    fn larger_first(&mut self, op: Binary, a: Bwd, b: Bwd) -> Outcome<Bwd> {
+        let swap = self.ty(b).dims.len() > self.ty(a).dims.len();
+        if swap { self.binary(op, b, a) } else { self.binary(op, a, b) }
     }
 
     /// `x · factor`.

@@ -5,7 +5,7 @@
 //! - [`hoist`]: what is the same in every iteration leaves the loop (Global only);
 //! - [`dce`]: what nobody uses goes, and values are numbered anew.
 //!
-//! Values may change in the sign of a zero, and not otherwise. Types stay exactly the same, with the order
+//! Values may change in the sign of a zero and in the last bits of numbers below 1e-30, and not otherwise. Types stay exactly the same, with the order
 //! of dims. A body that asks for a gradient keeps all its values as they are until autodiff has been there
 //! ([`asks_for_gradients`]); bodies inside it, and dead code, are fair game.
 

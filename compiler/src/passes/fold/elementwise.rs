@@ -139,6 +139,7 @@ fn with_right(f: &mut Folder, op: Binary, a: Value, y: f64, ty: &Type) -> Option
         Binary::Mul | Binary::Div | Binary::Pow if y == 1.0 => Some(a),
         Binary::Mul | Binary::Div if y == -1.0 => negated(f, a),
         Binary::Mul if y == 0.0 && ty.dtype.is_int() => f.full(ty, 0.0),
+        Binary::Mul if ty.dtype.is_float() => scaled_twice(f, a, y, ty),
         Binary::Pow if y == 2.0 => f.emit1(Op::Elementwise(Elementwise::Binary(Binary::Mul)), &[a, a]),
         Binary::And if y == 0.0 => f.full(ty, 0.0),
         Binary::And if y == all_ones(ty.dtype) => Some(a),
@@ -157,6 +158,26 @@ fn with_right(f: &mut Folder, op: Binary, a: Value, y: f64, ty: &Type) -> Option
         | Binary::Shl
         | Binary::Shr => None,
     }
+}
+
+/// `(x · z) · y` is `x · (z · y)` if one of the two is a power of two: that only moves the exponent.
+fn scaled_twice(f: &mut Folder, a: Value, y: f64, ty: &Type) -> Option<Value> {
+    let (Op::Elementwise(Elementwise::Binary(Binary::Mul)), args) = f.def(a)? else { return None };
+    let (x, z) = match (f.splat(args[0]), f.splat(args[1])) {
+        (None, Some(z)) => (args[0], z),
+        (Some(z), None) => (args[1], z),
+        (Some(_), Some(_)) | (None, None) => return None,
+    };
+    // Far from where numbers overflow or lose bits.
+    let moderate = |x: f64| (1e-6..1e6).contains(&x.abs());
+    let power = |x: f64| x.to_bits() << 12 == 0;
+    let y = number::round(ty.dtype, y);
+    if !(moderate(y) && moderate(z) && (power(y) || power(z))) {
+        return None;
+    }
+    let dtype = ty.dtype;
+    let factor = f.emit1(Op::Shape(Shape::Constant { dtype, value: y * z }), &[])?;
+    f.emit1(Op::Elementwise(Elementwise::Binary(Binary::Mul)), &[x, factor])
 }
 
 fn negated(f: &mut Folder, x: Value) -> Option<Value> {
