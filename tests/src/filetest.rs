@@ -8,6 +8,7 @@
 //! [`KINDS`].
 
 use crate::diff::diff;
+use compiler::{autodiff, passes};
 use mesh::{
     Diagnostic, Diagnostics, Module,
     text::{parse, parse_source, print},
@@ -24,6 +25,8 @@ pub const KINDS: &[Kind] = &[
     Kind { name: "roundtrip", options: &["stage"], expect: Expect::Same, run: roundtrip },
     Kind { name: "print", options: &["stage"], expect: Expect::Below, run: canonical },
     Kind { name: "errors", options: &["stage"], expect: Expect::Nothing, run: errors },
+    Kind { name: "autodiff", options: &["simplify"], expect: Expect::Below, run: gradients },
+    Kind { name: "passes", options: &["stage", "passes"], expect: Expect::Below, run: passed },
 ];
 
 /// A kind of filetest.
@@ -101,6 +104,42 @@ fn canonical(case: &Case) -> Result<String, Diagnostics> {
 
 fn errors(case: &Case) -> Result<String, Diagnostics> {
     case.module().map(|_| String::new())
+}
+
+/// What autodiff makes of a program, by default without what nobody uses; all passes after it with
+/// `// simplify: yes`.
+fn gradients(case: &Case) -> Result<String, Diagnostics> {
+    let module = parse(&case.text, &case.name)?;
+    verify(&module, Stage::Global)?;
+    let mut module = autodiff::expand(&module)?;
+    verify(&module, Stage::Global)?;
+    match case.option("simplify") {
+        Some("yes") => passes::simplify(&mut module),
+        Some(other) => panic!("`// simplify:` is `yes` or not there, not `{other}`"),
+        None => {
+            passes::dce::run(&mut module);
+        }
+    }
+    verify(&module, Stage::Global)?;
+    Ok(print(&module))
+}
+
+/// What the passes `// passes: cse dce` make of a program, in the order given.
+fn passed(case: &Case) -> Result<String, Diagnostics> {
+    let mut module = parse(&case.text, &case.name)?;
+    let stage = case.stage(&module);
+    verify(&module, stage)?;
+    for name in case.option("passes").expect("a test of passes names them").split_whitespace() {
+        match name {
+            "cse" => passes::cse::run(&mut module),
+            "dce" => passes::dce::run(&mut module),
+            "fold" => passes::fold::run(&mut module),
+            "hoist" => passes::hoist::run(&mut module),
+            other => panic!("there is no pass `{other}`: write cse, dce, fold or hoist"),
+        };
+        verify(&module, stage)?;
+    }
+    Ok(print(&module))
 }
 
 // Running.

@@ -17,4 +17,4 @@ macro_rules! filetests {
     };
 }
 
-filetests!(infer, text, verify);
+filetests!(autodiff, infer, passes, text, verify);

@@ -1,4 +1,4 @@
-//! Gradients of einsum: two einsums.
+//! Gradients of einsum: two einsums, or products where nothing is summed.
 
 use super::tape::{Bwd, Outcome, Tape};
 use mesh::{Value, ir::Contract};
@@ -12,7 +12,7 @@ pub(super) fn pull(t: &mut Tape, op: &Contract, args: &[Value], g: Bwd) -> Outco
     for (x, other) in [(args[0], args[1]), (args[1], args[0])] {
         if t.wants(x) {
             let other = t.primal(other);
-            let ct = t.einsum(x, g, other)?;
+            let ct = t.product(x, g, other)?;
             t.give(x, ct)?;
         }
     }

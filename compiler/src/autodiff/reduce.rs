@@ -34,7 +34,7 @@ fn fold(t: &mut Tape, kind: Fold, dims: &[Name], x: Value, y: Value, g: Bwd) -> 
             let ones = t.cast(best, dtype)?;
             let count = t.sum_over(ones, &gone)?;
             let share = t.binary(Binary::Div, g, count)?;
-            t.keep(best, share, true)
+            t.mul(ones, share)
         }
         Fold::LogSumExp => {
             let weights = match t.softmax(x, y) {

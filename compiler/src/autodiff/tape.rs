@@ -230,22 +230,18 @@ impl<'e> Tape<'e> {
         self.emit1(Elementwise::Cast(dtype), &[x])
     }
 
-    /// The cotangent of `value` in the product of it and `other`: `ct · other`, summed over the dims that
-    /// `value` lacks. With such dims it is an einsum, which makes no product of all dims and sums in
-    /// float32.
-    pub(super) fn product(&mut self, value: Value, ct: Bwd, other: Bwd) -> Outcome<Bwd> {
-        let (target, a, b) = (self.forward_ty(value), self.ty(ct), self.ty(other));
-        if a.names().chain(b.names()).all(|n| target.has(n)) {
-            return self.mul(ct, other);
+    /// `Σ a · b` over all dims that the forward value `like` lacks, in the order of its dims; dims that
+    /// neither has stay away. This is the cotangent of a factor, given that of the product and the other
+    /// factor. With dims to sum it is an einsum, which makes no product of all dims and sums in float32.
+    /// The element type is that of the operands.
+    pub(super) fn product(&mut self, like: Value, a: Bwd, b: Bwd) -> Outcome<Bwd> {
+        let (target, x, y) = (self.forward_ty(like), self.ty(a), self.ty(b));
+        let within = |a: &Type, b: &Type| a.names().all(|n| b.has(n));
+        let one_has_all = within(x, y) || within(y, x);
+        if one_has_all && within(x, target) && within(y, target) {
+            return self.mul(a, b);
         }
-        self.einsum(value, ct, other)
-    }
-
-    /// `Σ a · b` over all dims that the forward value `like` lacks, in the order of its dims. Dims that
-    /// neither has stay away. The element type is that of the operands.
-    pub(super) fn einsum(&mut self, like: Value, a: Bwd, b: Bwd) -> Outcome<Bwd> {
-        let (x, y) = (self.ty(a), self.ty(b));
-        let out = self.forward_ty(like).names().filter(|n| x.has(n) || y.has(n)).cloned().collect();
+        let out = target.names().filter(|n| x.has(n) || y.has(n)).cloned().collect();
         let dtype = x.dtype;
         self.emit1(Op::Contract(Contract { out, dtype }), &[a, b])
     }

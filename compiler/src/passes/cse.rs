@@ -189,6 +189,7 @@ fn merge_scan(
     let changed = drop_params(&mut scan.body, &twins);
     scan.xs -= gone;
     retain(args, |i| twins[i] == i);
+    scan.body.compact();
 
     let given: Vec<Value> = scan.body.results.clone();
     let twin = |i: usize| (carries..i).find(|j| i >= carries && given[*j] == given[i]).unwrap_or(i);
@@ -213,6 +214,8 @@ fn merge_cond(
     let twins: Vec<usize> = (0..operands.len()).map(twin).collect();
     let changed = drop_params(then, &twins) | drop_params(otherwise, &twins);
     retain(args, |i| i == 0 || twins[i - 1] == i - 1);
+    then.compact();
+    otherwise.compact();
 
     let given: Vec<(Value, Value)> =
         then.results.iter().copied().zip(otherwise.results.iter().copied()).collect();

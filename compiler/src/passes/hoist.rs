@@ -3,7 +3,7 @@
 //!
 //! What only creates (constants, iotas, broadcasts) stays inside, unless something that leaves needs it: it
 //! costs nothing there, and outside it would be held in memory. The same goes for element-by-element
-//! operations whose result is larger than all they read.
+//! operations whose result is larger than all captures it comes from.
 
 use super::asks_for_gradients;
 use mesh::{
@@ -60,7 +60,7 @@ fn body(env: &Env, body: &mut Body) -> bool {
 enum Kind {
     /// It only creates: it follows what needs it.
     Creates,
-    /// It costs next to nothing: it leaves unless its result is larger than what it reads.
+    /// It costs next to nothing: it leaves unless its result is larger than the captures it comes from.
     Light,
     /// It leaves.
     Heavy,
@@ -104,9 +104,12 @@ fn hoist(outer: &mut BodyBuilder, scan: &mut Scan, args: &mut Vec<Value>) -> boo
     // Values of the body that are the same in every iteration; those that are there outside, with their
     // name there.
     let mut invariant = vec![false; inner.values.len()];
+    // The elements of the largest captured value from which a value comes.
+    let mut source = vec![0; inner.values.len()];
     let mut outside: FxHashMap<Value, Value> = FxHashMap::default();
     for (param, arg) in inner.params.iter().zip(args.iter()).skip(scan.carries + scan.xs) {
         invariant[param.index()] = true;
+        source[param.index()] = inner.values[*param].ty.elements();
         outside.insert(*param, *arg);
     }
     let captured = outside.clone();
@@ -119,18 +122,21 @@ fn hoist(outer: &mut BodyBuilder, scan: &mut Scan, args: &mut Vec<Value>) -> boo
         if fixed && kind != Kind::Stays {
             inst.results.iter().for_each(|r| invariant[r.index()] = true);
         }
-        let size = |vs: &[Value]| vs.iter().map(|v| inner.values[*v].ty.elements()).max().unwrap_or(0);
+        let size = |v: &Value| inner.values[*v].ty.elements();
+        let from = inst.args.iter().map(|a| source[a.index()]).max().unwrap_or(0);
         let leaves = fixed
             && match kind {
                 Kind::Heavy => true,
-                Kind::Light => size(&inst.results) <= size(&inst.args),
+                Kind::Light => inst.results.iter().all(|r| size(r) <= from),
                 Kind::Creates | Kind::Stays => false,
             };
         if leaves && inst.args.iter().all(|a| bring(outer, &stays, &creators, &mut outside, *a)) {
             copy(outer, &inst, &mut outside);
+            inst.results.iter().for_each(|r| source[r.index()] = size(r));
             continue;
         }
         inst.results.iter().for_each(|r| {
+            source[r.index()] = from;
             creators.insert(*r, stays.len());
         });
         stays.push(inst);
