@@ -8,9 +8,9 @@
 //! [`KINDS`].
 
 use crate::diff::diff;
-use compiler::{autodiff, passes};
+use compiler::{autodiff, partition::partition, passes};
 use mesh::{
-    Diagnostic, Diagnostics, Module,
+    Diagnostic, Diagnostics, Layout, Mesh, Module,
     text::{parse, parse_source, print},
     verify::{Stage, verify},
 };
@@ -27,6 +27,12 @@ pub const KINDS: &[Kind] = &[
     Kind { name: "errors", options: &["stage"], expect: Expect::Nothing, run: errors },
     Kind { name: "autodiff", options: &["simplify"], expect: Expect::Below, run: gradients },
     Kind { name: "passes", options: &["stage", "passes"], expect: Expect::Below, run: passed },
+    Kind {
+        name: "partition",
+        options: &["mesh", "layout", "state_layout"],
+        expect: Expect::Below,
+        run: partitioned,
+    },
 ];
 
 /// A kind of filetest.
@@ -140,6 +146,20 @@ fn passed(case: &Case) -> Result<String, Diagnostics> {
         verify(&module, stage)?;
     }
     Ok(print(&module))
+}
+
+fn partitioned(case: &Case) -> Result<String, Diagnostics> {
+    let mesh = Mesh::parse(case.option("mesh").unwrap_or("")).unwrap_or_else(|e| panic!("{e}"));
+    let layout = |key: &str| {
+        let layout = Layout::parse(case.option(key).unwrap_or("")).unwrap_or_else(|e| panic!("{e}"));
+        layout.resolve(&mesh).unwrap_or_else(|e| panic!("{e}"))
+    };
+    let (compute, state) = (layout("layout"), layout("state_layout"));
+    // Mistakes need places in the file; the outcome reads better without.
+    partition(&case.module()?, &mesh, &compute, &state)?;
+    let local = partition(&parse(&case.text, &case.name)?, &mesh, &compute, &state)?;
+    verify(&local, Stage::Local)?;
+    Ok(print(&local))
 }
 
 // Running.

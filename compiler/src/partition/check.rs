@@ -122,7 +122,7 @@ impl Found<'_> {
 
     fn size(&mut self, d: &TensorDim, parts: usize, site: &Site, function: Option<&Name>) {
         let message = format!(
-            "dim `{}` of size {} does not divide into {parts} shards ({})",
+            "dim `{}` of size {} does not divide into {parts} shards, one for each device along {}",
             d.dim.name,
             d.dim.size,
             self.axes(d.axes.iter().copied().collect())
@@ -162,7 +162,7 @@ impl Found<'_> {
 
     fn axes(&self, axes: AxisSet) -> String {
         let words: Vec<String> =
-            axes.iter().map(|a| format!("`{}` ({})", self.mesh.name(a), self.mesh.size(a))).collect();
+            axes.iter().map(|a| format!("`{}={}`", self.mesh.name(a), self.mesh.size(a))).collect();
         format!("{} {}", if words.len() == 1 { "axis" } else { "axes" }, words.join(", "))
     }
 

@@ -9,8 +9,12 @@ use mesh::{
 pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Contract) -> Result<(), Diagnostic> {
     let sums = owing(walk, inst, op);
     let mut args = Vec::new();
-    for (i, sum) in sums.into_iter().enumerate() {
-        args.push(operand(walk, inst, op, i, sum)?);
+    for (v, sum) in inst.args.iter().zip(sums) {
+        let other = match args.first() {
+            Some(first) => walk.b.ty(*first).clone(),
+            None => walk.layout(inst.args[1]),
+        };
+        args.push(operand(walk, *v, &other, op, sum)?);
     }
     walk.done(inst, Op::Contract(op.clone()), &args)
 }
@@ -44,15 +48,14 @@ fn owing(walk: &Walk<'_>, inst: &Inst, op: &Contract) -> [AxisSet; 2] {
 /// first (in float32; in bfloat16 they are gathered, for a rounded sum is not what was asked for).
 fn operand(
     walk: &mut Walk<'_>,
-    inst: &Inst,
+    v: Value,
+    other: &Type,
     op: &Contract,
-    i: usize,
     sum: AxisSet,
 ) -> Result<Value, Diagnostic> {
-    let (v, other) = (inst.args[i], walk.layout(inst.args[1 - i]));
     let mut want = walk.layout(v);
     want.sum = sum;
-    let clash = clashing(&want, &other, op);
+    let clash = clashing(&want, other, op);
     if clash.is_empty() {
         return walk.get(v, &want);
     }

@@ -17,11 +17,10 @@ pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Control) -> Resul
     match op {
         Control::Scan(op) => scan(walk, inst, op),
         Control::Cond { then, otherwise } => cond(walk, inst, then, otherwise),
-        Control::Grad => Err(Diagnostic::new(
-            "partition_p2",
-            "a request for a gradient stands in a program that is to be partitioned",
-        )
-        .help("expand gradients first")),
+        Control::Grad => {
+            Err(Diagnostic::new("", "a request for a gradient stands in a program that is to be partitioned")
+                .help("expand gradients first"))
+        }
     }
 }
 

@@ -123,10 +123,9 @@ fn one(walk: &mut Walk<'_>, inst: &Inst) -> Result<(), Diagnostic> {
         Op::Random(op) => random::partition(walk, inst, op),
         Op::State(op) => state::partition(walk, inst, op),
         Op::Control(op) => control::partition(walk, inst, op),
-        Op::Collective(_) => Err(Diagnostic::new(
-            "partition_p1",
-            "a collective stands in a program that is not partitioned yet",
-        )
-        .help("collectives come from the layout; leave them out of the model")),
+        Op::Collective(_) => {
+            Err(Diagnostic::new("", "a collective stands in a program that is not partitioned yet")
+                .help("collectives come from the layout; leave them out of the model"))
+        }
     }
 }

@@ -154,7 +154,7 @@ impl<'w> Walk<'w> {
         let plans = self.forms[v.index()].iter().map(|f| (*f, reshard::plan(self.b.ty(*f), want)));
         let best = plans.min_by_key(|(f, steps)| reshard::cost(&self.cx.env.mesh, self.b.ty(*f), steps));
         let Some((mut local, steps)) = best else {
-            return Err(Diagnostic::new("partition_p0", format!("{v} is used before it is defined")));
+            return Err(Diagnostic::new("", format!("{v} is used before it is defined")));
         };
         if reshard::cost(&self.cx.env.mesh, self.b.ty(local), &steps).0 > 0
             && let Some(local) = self.remake(v, want)?

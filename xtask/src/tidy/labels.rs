@@ -1,7 +1,7 @@
 //! Every rule of the specification has a check and a filetest, and none has either without a rule.
 //!
 //! A label is a family, an underscore, a letter and a number: `contract_c2`. `docs/ir.md` declares it
-//! at the head of a list item (``- `contract_c2`: …``), the check in `mesh/src` carries it as a
+//! at the head of a list item (``- `contract_c2`: …``), the check (in `mesh/src`, or of a layout in `compiler/src/partition`) carries it as a
 //! string, and a filetest that breaks the rule expects it (`; error: … [contract_c2]`).
 
 use std::collections::BTreeMap;
@@ -12,7 +12,8 @@ use super::Tree;
 use crate::Finding;
 
 const SPEC: &str = "docs/ir.md";
-const CHECKS: &str = "mesh/src/";
+/// The language, and the rules of layouts.
+const CHECKS: [&str; 2] = ["mesh/src/", "compiler/src/partition/"];
 const FILETESTS: &str = "tests/filetests/";
 
 /// A label's first place: file and line.
@@ -66,7 +67,8 @@ fn declared(spec: &str) -> (Places, Vec<Finding>) {
 /// Labels that are strings in the code of the language.
 fn checked(tree: &Tree) -> Places {
     let mut places = Places::new();
-    for (path, text) in tree.texts(CHECKS).filter(|(path, _)| path.ends_with(".rs")) {
+    let files = CHECKS.into_iter().flat_map(|folder| tree.texts(folder));
+    for (path, text) in files.filter(|(path, _)| path.ends_with(".rs")) {
         let Ok(tokens) = text.parse::<TokenStream>() else { continue };
         for (label, line) in strings(tokens).into_iter().filter(|(string, _)| is_label(string)) {
             places.entry(label).or_insert((path.to_string(), line));

@@ -104,7 +104,7 @@ impl<'r> Rewrite<'r> {
 
     fn new_of(&self, old: Value) -> Result<Value, Diagnostic> {
         self.map[old.index()]
-            .ok_or_else(|| Diagnostic::new("partition_p0", format!("{old} is used before it is defined")))
+            .ok_or_else(|| Diagnostic::new("", format!("{old} is used before it is defined")))
     }
 
     /// The instruction that makes an old value.
