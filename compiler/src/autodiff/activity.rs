@@ -118,8 +118,7 @@ fn backward(inst: &Inst, results: &[bool]) -> Vec<bool> {
         Flow::Nothing => vec![false; inst.args.len()],
         Flow::Scan(scan) => {
             let every = vec![true; scan.body.values.len()];
-            let slots = scan_slots(scan, &every, results);
-            of(&scan.body.params, &useful(&scan.body, &slots))
+            of(&scan.body.params, &fixpoint(scan, &every, results).1)
         }
         Flow::Cond(then, otherwise) => {
             let branch = |body: &Body| of(&body.params, &useful(body, results));
@@ -149,6 +148,11 @@ pub(super) fn scan_varied(scan: &Scan, args: &[bool]) -> Vec<bool> {
 /// Flags of the results of a scan's body that get a cotangent in some iteration, given those of the
 /// instruction's results; of carries that do not vary, none.
 pub(super) fn scan_slots(scan: &Scan, varied: &[bool], results: &[bool]) -> Vec<bool> {
+    fixpoint(scan, varied, results).0
+}
+
+/// [`scan_slots`], and the flags of all values on which they depend.
+fn fixpoint(scan: &Scan, varied: &[bool], results: &[bool]) -> (Vec<bool>, Vec<bool>) {
     let mut slots: Vec<bool> =
         scan.body.results.iter().zip(results).map(|(v, flag)| *flag && varied[v.index()]).collect();
     loop {
@@ -160,7 +164,7 @@ pub(super) fn scan_slots(scan: &Scan, varied: &[bool], results: &[bool]) -> Vec<
             *slot |= flag;
         }
         if !grown {
-            return slots;
+            return (slots, flags);
         }
     }
 }
