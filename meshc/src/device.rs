@@ -5,9 +5,9 @@ use anyhow::{Context, Result};
 use pjrt::{ClientOptions, Plugin, Value};
 use runtime::{
     Artefact, Session,
-    plugin::{Found, Platform, Surroundings, find},
+    plugin::{self, Found, Platform, Surroundings, find},
 };
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Which plugin, and with which options.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -58,21 +58,25 @@ pub struct Chosen {
 }
 
 impl PluginArgs {
+    /// What the plugin is for that the user named, as far as its name says.
+    pub fn platform(&self) -> Option<Platform> {
+        match self.plugin.as_deref()? {
+            "cpu" => Some(Platform::Cpu),
+            "gpu" => Some(Platform::Gpu),
+            "tpu" => Some(Platform::Tpu),
+            path => guess(Path::new(path)),
+        }
+    }
+
     /// The plugin to use for `platform`, if the user names no other.
     pub fn load(&self, platform: Platform) -> Result<Chosen> {
         let around = Surroundings::of_process()?;
-        let named = match self.plugin.as_deref() {
-            Some("cpu") => Err(Platform::Cpu),
-            Some("gpu") => Err(Platform::Gpu),
-            Some("tpu") => Err(Platform::Tpu),
-            Some(path) => Ok(PathBuf::from(path)),
-            None => Err(platform),
-        };
-        let wanted = *named.as_ref().err().unwrap_or(&platform);
-        let explicit = named.as_ref().ok().map(PathBuf::as_path);
+        let named = self.plugin.as_deref();
+        let explicit = named.filter(|name| !["cpu", "gpu", "tpu"].contains(name)).map(Path::new);
+        let wanted = self.platform().unwrap_or(platform);
         let found = find(wanted, explicit, &around, &mut |line| eprintln!("{line}"))?;
         let platform = guess(&found.path).unwrap_or(wanted);
-        let plugin = Plugin::load(&found.path).context("loading the plugin")?;
+        let plugin = plugin::load(&found.path, platform)?;
         Ok(Chosen { plugin, platform, found })
     }
 

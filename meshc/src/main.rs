@@ -4,7 +4,8 @@
 //! Reading order: [`commands`], one file each; then what they share: [`model`] (from a model file to a
 //! program), [`placement`] and [`target`] (where it is to run), [`lower`] (through the compiler), [`ahead`] (through
 //! a plugin's compiler), [`device`] (plugins and clients), [`tensors`] (safetensors), [`folder`] (writing things
-//! whole), [`diagnostics`] and [`failure`] (what is said about mistakes), [`table`].
+//! whole), [`summary`] and [`progress`] (what is said about training), [`diagnostics`] and [`failure`] (about mistakes),
+//! [`table`].
 
 mod ahead;
 mod commands;
@@ -15,6 +16,8 @@ mod folder;
 mod lower;
 mod model;
 mod placement;
+mod progress;
+mod summary;
 mod table;
 mod target;
 mod tensors;
@@ -26,7 +29,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let cli = commands::Cli::parse();
     match cli.command.run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             failure::say(&error);
             ExitCode::FAILURE

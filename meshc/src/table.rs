@@ -17,12 +17,20 @@ pub fn table(heads: &[&str], align: &str, rows: &[Vec<String>]) -> String {
     out
 }
 
+/// `7.41 M`: three digits and a decimal prefix.
+pub fn count(n: u64) -> String {
+    scaled(n, 1000.0, &["", " k", " M", " G", " T", " P", " E"])
+}
+
 /// `1.43 GiB`: three digits and a binary prefix.
 pub fn size(n: u64) -> String {
-    const UNITS: [&str; 7] = [" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB"];
+    scaled(n, 1024.0, &[" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB"])
+}
+
+fn scaled(n: u64, step: f64, units: &[&str]) -> String {
     let (mut x, mut unit) = (n as f64, 0);
-    while x >= 1024.0 && unit + 1 < UNITS.len() {
-        x /= 1024.0;
+    while x >= step && unit + 1 < units.len() {
+        x /= step;
         unit += 1;
     }
     let digits = if unit == 0 || x >= 100.0 {
@@ -32,7 +40,7 @@ pub fn size(n: u64) -> String {
     } else {
         2
     };
-    format!("{x:.digits$}{}", UNITS[unit])
+    format!("{x:.digits$}{}", units[unit])
 }
 
 #[cfg(test)]
@@ -48,5 +56,6 @@ mod tests {
     #[test]
     fn sizes_have_three_digits() {
         assert_eq!([3, 1536, 20 << 20].map(size), ["3 B", "1.50 KiB", "20.0 MiB"]);
+        assert_eq!([999, 18_500_000].map(count), ["999", "18.5 M"]);
     }
 }

@@ -5,8 +5,11 @@ mod compile;
 mod plugin;
 mod report;
 mod run;
+mod train;
 
+use crate::{failure::failure, model::ModelArgs, placement::PlacementArgs};
 use anyhow::Result;
+use std::{path::Path, process::ExitCode};
 
 /// Compiles and trains mesh-tensor programs: named dimensions over named axes of devices.
 #[derive(clap::Parser, Debug)]
@@ -28,21 +31,39 @@ pub enum Command {
     Report(report::Args),
     /// Call one function of an artefact with tensors from files
     Run(run::Args),
+    /// Train a model, or an artefact, on text
+    Train(train::Args),
     /// List, install and examine PJRT plugins
     Plugin(plugin::Args),
 }
 
 impl Command {
     /// Does it.
-    pub fn run(self) -> Result<()> {
+    pub fn run(self) -> Result<ExitCode> {
         match self {
-            Self::Check(args) => check::run(&args),
-            Self::Compile(args) => compile::run(&args),
-            Self::Report(args) => report::run(&args),
-            Self::Run(args) => run::run(&args),
-            Self::Plugin(args) => plugin::run(&args),
+            Self::Check(args) => check::run(&args)?,
+            Self::Compile(args) => compile::run(&args)?,
+            Self::Report(args) => report::run(&args)?,
+            Self::Run(args) => run::run(&args)?,
+            Self::Train(args) => return train::run(&args),
+            Self::Plugin(args) => plugin::run(&args)?,
         }
+        Ok(ExitCode::SUCCESS)
     }
+}
+
+/// For commands that take a model or an artefact: an error if options for a model were given for an artefact.
+fn refuse_options(artefact: &Path, settings: &ModelArgs, placement: &PlacementArgs) -> Result<()> {
+    if settings.is_empty() && placement.is_empty() {
+        return Ok(());
+    }
+    Err(failure(
+        format!(
+            "`{}` is compiled: its mesh, its layouts and the model's settings are fixed",
+            artefact.display()
+        ),
+        "leave --mesh, --layout, --state-layout, --dtype and --set out, or name the model itself",
+    ))
 }
 
 #[cfg(test)]

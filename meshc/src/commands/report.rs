@@ -1,5 +1,6 @@
 //! `meshc report`: what a program costs.
 
+use super::refuse_options;
 use crate::{
     failure::failure,
     lower::{REPORT, Watch, choose, lower},
@@ -54,12 +55,7 @@ fn made(args: &Args) -> Result<Vec<Report>> {
 /// The report that was written with an artefact.
 fn stored(args: &Args) -> Result<Vec<Report>> {
     let dir: &Path = &args.subject;
-    if !args.settings.is_empty() || !args.placement.is_empty() {
-        return Err(failure(
-            format!("`{}` is compiled: its mesh, layout and settings are fixed", dir.display()),
-            "leave these options out, or report on the model itself",
-        ));
-    }
+    refuse_options(dir, &args.settings, &args.placement)?;
     Artefact::open(dir)?;
     let path = dir.join(REPORT);
     let bytes = fs::read(&path).with_context(|| {

@@ -1,0 +1,186 @@
+//! `meshc train`: compile, then hand over to the runtime's training loop, and show how it goes.
+
+use super::refuse_options;
+use crate::{
+    device::{PluginArgs, environment},
+    failure::failure,
+    lower::{Watch, emit, lower},
+    model::{self, ModelArgs},
+    placement::{PlacementArgs, place},
+    progress::Progress,
+    summary,
+    target::Target,
+};
+use anyhow::{Context, Result};
+use compiler::pipeline::Stage;
+use runtime::{
+    Artefact,
+    data::{self, Source, Task, Text},
+    plugin::Platform,
+    train,
+};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    flag,
+};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+/// Arguments.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// A model (.rs or .mesh), or an artefact directory
+    #[arg(value_name = "MODEL|ARTEFACT")]
+    subject: PathBuf,
+    /// Text files, and folders with text files
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    data: Vec<PathBuf>,
+    #[command(flatten)]
+    settings: ModelArgs,
+    #[command(flatten)]
+    placement: PlacementArgs,
+    /// cpu, gpu or a TPU slice such as tpu:v5e:2x4. Default: what the plugin is for
+    #[arg(long)]
+    target: Option<Target>,
+    /// How many steps
+    #[arg(long, default_value_t = 100)]
+    steps: u64,
+    /// Seed of the initial values, of dropout, and of the order of the data
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
+    /// Write one JSON object a step to this file, one on a line
+    #[arg(long, value_name = "FILE")]
+    metrics: Option<PathBuf>,
+    /// Evaluate on held-out text every so many steps
+    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
+    eval_every: Option<u64>,
+    /// The most batches of an evaluation
+    #[arg(long, value_name = "N", requires = "eval_every")]
+    eval_batches: Option<usize>,
+    /// Share of the text, at its end, that is kept for evaluation. Default: 0.05 with --eval-every, else 0
+    #[arg(long, value_name = "SHARE")]
+    held_out: Option<f64>,
+    /// Go on when a loss is no finite number
+    #[arg(long)]
+    allow_non_finite: bool,
+    /// Print the summary as one JSON object, and everything else on standard error
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    plugin: PluginArgs,
+}
+
+/// Trains.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    environment(None)?;
+    let text = Text::read(&args.data)?;
+    let artefact = if args.subject.is_dir() { opened(args)? } else { compiled(args)? };
+    let held_out = args.held_out.unwrap_or(if args.eval_every.is_some() { 0.05 } else { 0.0 });
+    let options = data::Options { held_out, ..data::Options::default() };
+    let source = Source::new(text, Task::of(&artefact)?, &options)?;
+    let said = format!("{}{}", summary::artefact(&artefact.manifest), summary::data(&source));
+    if args.json {
+        eprint!("{said}")
+    } else {
+        print!("{said}")
+    }
+    // Before the plugin is loaded: its threads must not take the signals' first meaning.
+    let signals = Signals::watch()?;
+    let mut session = args.plugin.session(artefact)?;
+    let options = train::Options {
+        steps: args.steps,
+        seed: args.seed,
+        metrics: args.metrics.clone(),
+        eval_every: args.eval_every,
+        eval_batches: args.eval_batches,
+        allow_non_finite: args.allow_non_finite,
+        ..train::Options::default()
+    };
+    let mut progress = Progress::new(args.steps, signals.stop.clone());
+    let result = train::run(&mut session, source, &options, &mut progress, &signals.stop);
+    progress.end();
+    let kept = || match &args.metrics {
+        Some(path) => format!("metrics of the finished steps are in {}", path.display()),
+        None => "no metrics were kept: --metrics FILE keeps them".to_owned(),
+    };
+    let summary = result.with_context(|| format!("training stopped ({})", kept()))?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&summary)?);
+    } else {
+        println!("{summary}\n{}", kept());
+    }
+    Ok(match summary.stopped {
+        // As if the signal had ended it, so that scripts do not go on.
+        true => ExitCode::from(128 + signals.which()),
+        false => ExitCode::SUCCESS,
+    })
+}
+
+fn opened(args: &Args) -> Result<Artefact> {
+    refuse_options(&args.subject, &args.settings, &args.placement)?;
+    let artefact = Artefact::open(&args.subject)?;
+    match &args.target {
+        Some(target) if target.to_string() != artefact.manifest.target => Err(failure(
+            format!(
+                "`{}` is compiled for {}, not for {target}",
+                args.subject.display(),
+                artefact.manifest.target
+            ),
+            "leave --target out; --plugin chooses what it runs on",
+        )),
+        Some(_) | None => Ok(artefact),
+    }
+}
+
+/// The model's artefact, in memory.
+fn compiled(args: &Args) -> Result<Artefact> {
+    let program = model::load(&args.subject, &args.settings)?;
+    let placement = place(&program.module, &args.placement)?;
+    let target = match (&args.target, args.plugin.platform()) {
+        (Some(target), _) => target.clone(),
+        (None, Some(Platform::Gpu)) => Target::Gpu,
+        (None, Some(Platform::Tpu)) => {
+            return Err(failure(
+                "a TPU plugin does not say for which slice to compile",
+                "name it with --target",
+            ));
+        }
+        (None, Some(Platform::Cpu) | None) => Target::Cpu,
+    };
+    let mut watch = Watch::default();
+    let lowered = lower(&program, &placement, Stage::Emit, &mut watch)?.context("all stages ran")?;
+    let built = emit(&program, &placement, &target, &[], &lowered, &mut watch)?;
+    Ok(Artefact::new(program.name.clone(), built.manifest, built.files.into_iter().collect())?)
+}
+
+/// What asks for an end.
+struct Signals {
+    /// Set by the first Ctrl-C or SIGTERM.
+    stop: Arc<AtomicBool>,
+    number: Arc<AtomicUsize>,
+}
+
+impl Signals {
+    fn watch() -> Result<Self> {
+        let signals = Self { stop: Arc::default(), number: Arc::default() };
+        for signal in [SIGINT, SIGTERM] {
+            let context = || format!("watching for signal {signal}");
+            // In this order: the second signal finds what the first has set, and ends the process.
+            flag::register_conditional_shutdown(signal, 128 + signal, signals.stop.clone())
+                .with_context(context)?;
+            flag::register(signal, signals.stop.clone()).with_context(context)?;
+            flag::register_usize(signal, signals.number.clone(), signal as usize).with_context(context)?;
+        }
+        Ok(signals)
+    }
+
+    fn which(&self) -> u8 {
+        u8::try_from(self.number.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+}

@@ -1,0 +1,127 @@
+//! How training goes, on standard error: a bar where that is a terminal, lines where it is not.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use runtime::train::{Observer, Step};
+use std::{
+    io::{IsTerminal, stderr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// At least this long between two lines.
+const LINE: Duration = Duration::from_secs(2);
+
+/// Shows steps.
+pub struct Progress {
+    steps: u64,
+    bar: ProgressBar,
+    is_terminal: bool,
+    /// Smoothed milliseconds a step.
+    pace: Option<f64>,
+    last_line: Option<Instant>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Progress {
+    /// For training up to step `steps`. Says so when `stop` is set: what is under way may take a while.
+    pub fn new(steps: u64, stop: Arc<AtomicBool>) -> Self {
+        let is_terminal = stderr().is_terminal();
+        let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(steps), target);
+        // The template is ours and right; the plain bar would do as well.
+        if let Ok(style) = ProgressStyle::with_template("{elapsed} [{bar:24}] {pos}/{len} {msg}") {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        let ended = Arc::new(AtomicBool::new(false));
+        let (told, over) = (bar.clone(), ended.clone());
+        thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                if stop.load(Ordering::Relaxed) {
+                    let words = "stopping after the steps under way; Ctrl-C again ends at once";
+                    if is_terminal {
+                        told.println(words)
+                    } else {
+                        eprintln!("{words}")
+                    }
+                    return;
+                }
+                thread::sleep(Duration::from_millis(50));
+            }
+        });
+        Self { steps, bar, is_terminal, pace: None, last_line: None, ended }
+    }
+
+    /// Takes the bar away.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        self.bar.abandon();
+    }
+
+    fn line(&self, step: &Step) -> String {
+        let mut line = format!("loss {:.4}, {:.0} tokens/s", step.loss, step.tokens_per_s);
+        if let Some(pace) = self.pace.filter(|_| step.step < self.steps) {
+            line += &format!(", {} left", duration(pace * (self.steps - step.step) as f64));
+        }
+        line
+    }
+}
+
+impl Observer for Progress {
+    fn step(&mut self, step: &Step) {
+        let smooth = |pace: f64| 0.9 * pace + 0.1 * step.step_ms;
+        self.pace = Some(self.pace.map_or(step.step_ms, smooth));
+        let line = self.line(step);
+        let eval = step.eval.as_ref().map(|eval| {
+            let values: Vec<String> = eval.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+            format!("step {}: held-out text: {}", step.step, values.join(", "))
+        });
+        if self.is_terminal {
+            self.bar.set_position(step.step);
+            self.bar.set_message(line);
+            eval.iter().for_each(|eval| self.bar.println(eval));
+            return;
+        }
+        let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE);
+        if due || eval.is_some() || step.step == self.steps {
+            self.last_line = Some(Instant::now());
+            eprintln!("step {}/{}: {line}", step.step, self.steps);
+        }
+        eval.iter().for_each(|eval| eprintln!("{eval}"));
+    }
+
+    fn doing(&mut self, what: &str) {
+        if self.is_terminal {
+            self.bar.set_message(what.to_owned());
+            self.bar.tick();
+        } else if what != "evaluating" {
+            // Evaluations are many, and end in a line of their own.
+            eprintln!("{what}");
+        }
+    }
+}
+
+fn duration(ms: f64) -> String {
+    let s = (ms / 1e3).round() as u64;
+    match (s / 3600, s / 60 % 60, s % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m} min {s:02} s"),
+        (h, m, _) => format!("{h} h {m:02} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_short() {
+        assert_eq!(
+            [400.0, 59_000.0, 61_000.0, 3.7e6].map(duration),
+            ["0 s", "59 s", "1 min 01 s", "1 h 01 min"]
+        );
+    }
+}
