@@ -53,9 +53,11 @@ fn topology(args: &TargetArgs, plugin: &PluginArgs, mesh: &Mesh) -> Result<Topol
         Target::Tpu(slice) => slice.as_str(),
         Target::Cpu | Target::Gpu => "",
     };
-    let topology = Topology::create(&chosen.plugin, slice, &args.slice_options).with_context(|| {
-        let help = "\n  help: slices are named GENERATION:SHAPE, such as v4:2x2x1, v5e:2x4 or v5p:2x2x1";
-        format!("making the topology of {} with `{}`{help}", args.target, chosen.found.path.display())
+    let topology = Topology::create(&chosen.plugin, slice, &args.slice_options).map_err(|e| {
+        failure(
+            format!("`{}` makes no topology of {}: {e}", chosen.found.path.display(), args.target),
+            "slices are named GENERATION:SHAPE, such as v4:2x2x1, v5e:2x4 or v5p:2x2x1; see --target-option for more",
+        )
     })?;
     check_devices(mesh, &args.target, topology.devices()?.len())?;
     Ok(topology)
@@ -104,6 +106,7 @@ pub fn compile(
             let name = file.as_ref().map_or("", |f| &f.name);
             artefact.files.iter().find(|(n, _)| n == name).map_or(&[], |(_, bytes)| bytes)
         };
+        eprintln!("compiling {} for {}", function.name, args.target);
         let (code, options) = (Program::hlo(bytes(&function.module)), bytes(&function.compile_options));
         let compiled = match &compiler {
             Compiler::Client(client) => client.compile(&code, options).map(Compiled::Here),

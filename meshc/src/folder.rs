@@ -1,7 +1,8 @@
-//! Folders and files that are whole or not there at all.
+//! Folders and files that are whole or not there at all, artefacts above all.
 
 use crate::failure::failure;
 use anyhow::{Context, Result};
+use runtime::Artefact;
 use std::{
     fs::{self, Permissions},
     io::Write,
@@ -11,6 +12,17 @@ use std::{
 
 /// The file that makes a folder an artefact.
 pub const MANIFEST: &str = "manifest.pb";
+
+/// Reads the artefact that is to be used.
+pub fn open(dir: &Path) -> Result<Artefact> {
+    let what = match (dir.is_dir(), dir.join(MANIFEST).is_file()) {
+        (true, true) => return Ok(Artefact::open(dir)?),
+        (true, false) => format!("the folder `{}` is no artefact: it has no {MANIFEST}", dir.display()),
+        (false, _) if dir.exists() => format!("`{}` is no artefact, which is a folder", dir.display()),
+        (false, _) => format!("there is no artefact `{}`", dir.display()),
+    };
+    Err(failure(what, "make one with `meshc compile MODEL -o DIR`"))
+}
 
 /// Whether an artefact can be written to `target`: an error says that something else is there.
 pub fn check_target(target: &Path) -> Result<()> {

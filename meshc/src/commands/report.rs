@@ -3,13 +3,13 @@
 use super::refuse_options;
 use crate::{
     failure::failure,
+    folder,
     lower::{REPORT, Watch, choose, lower},
     model::{self, ModelArgs},
     placement::{PlacementArgs, place},
 };
 use anyhow::{Context, Result};
 use compiler::{pipeline::Stage, report::Report};
-use runtime::Artefact;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -56,7 +56,7 @@ fn made(args: &Args) -> Result<Vec<Report>> {
 fn stored(args: &Args) -> Result<Vec<Report>> {
     let dir: &Path = &args.subject;
     refuse_options(dir, &args.settings, &args.placement)?;
-    Artefact::open(dir)?;
+    folder::open(dir)?;
     let path = dir.join(REPORT);
     let bytes = fs::read(&path).with_context(|| {
         format!(

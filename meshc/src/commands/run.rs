@@ -3,7 +3,7 @@
 use crate::{
     device::{PluginArgs, environment},
     failure::failure,
-    folder::write_file,
+    folder::{self, write_file},
     tensors::{read, to_bytes},
 };
 use anyhow::Result;
@@ -35,7 +35,7 @@ pub struct Args {
 /// Calls.
 pub fn run(args: &Args) -> Result<()> {
     environment(None)?;
-    let artefact = Artefact::open(&args.artefact)?;
+    let artefact = folder::open(&args.artefact)?;
     let function = artefact.function(&args.function)?.clone();
     check_names(&function)?;
     let mut given = read(&args.inputs)?;

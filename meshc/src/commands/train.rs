@@ -4,6 +4,7 @@ use super::refuse_options;
 use crate::{
     device::{PluginArgs, environment},
     failure::failure,
+    folder,
     lower::{Watch, emit, lower},
     model::{self, ModelArgs},
     placement::{PlacementArgs, place},
@@ -124,7 +125,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 fn opened(args: &Args) -> Result<Artefact> {
     refuse_options(&args.subject, &args.settings, &args.placement)?;
-    let artefact = Artefact::open(&args.subject)?;
+    let artefact = folder::open(&args.subject)?;
     match &args.target {
         Some(target) if target.to_string() != artefact.manifest.target => Err(failure(
             format!(
