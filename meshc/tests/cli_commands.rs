@@ -1,0 +1,274 @@
+//! The commands as users run them.
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader},
+    process::Stdio,
+    thread,
+};
+use support::{Workplace, cpu_plugin, home, model};
+
+/// The files of a folder.
+fn files(place: &Workplace, folder: &str) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(place.at(folder)).unwrap().map(|e| e.unwrap());
+    entries.map(|e| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap())).collect()
+}
+
+#[test]
+fn compiling_twice_gives_the_same_bytes_and_builds_the_model_once() {
+    let place = Workplace::new();
+    let source = fs::read_to_string(model("matmul.rs")).unwrap();
+    place.write("elsewhere/my model.rs", &source);
+    let compile = |out: &str| {
+        let args = [
+            "compile",
+            "elsewhere/my model.rs",
+            "--mesh",
+            "data=2,model=2",
+            "--emit",
+            "hlo,mesh,report",
+            "-o",
+            out,
+        ];
+        place.run(&args).succeeds()
+    };
+    let first = compile("a");
+    assert!(first.err.contains("building elsewhere/my model.rs"), "{}", first.err);
+    assert!(first.out.contains("parameters"), "{}", first.out);
+    let second = compile("b");
+    assert_eq!(second.err, "");
+    let (a, b) = (files(&place, "a"), files(&place, "b"));
+    assert_eq!(a, b);
+    let names: Vec<&str> = a.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "forward.compile_options.pb",
+            "forward.hlo.pb",
+            "global.mesh",
+            "init.compile_options.pb",
+            "init.hlo.pb",
+            "local.mesh",
+            "manifest.json",
+            "manifest.pb",
+            "report.json"
+        ]
+    );
+    // What a model is called is where its user has it.
+    let global = String::from_utf8(a["global.mesh"].clone()).unwrap();
+    assert!(global.contains("\"elsewhere/my model.rs\":"), "{global}");
+    let manifest: serde_json::Value = serde_json::from_slice(&a["manifest.json"]).unwrap();
+    assert_eq!(manifest["source"]["name"], "elsewhere/my model.rs");
+    assert_eq!(manifest["layout"], "batch:data,d_ff:model");
+
+    // An artefact is replaced, and a changed model is built anew.
+    place.write("elsewhere/my model.rs", source.replace("(\"batch\", 64)", "(\"batch\", 32)"));
+    let third = compile("b");
+    assert!(third.err.contains("building"), "{}", third.err);
+    assert_ne!(files(&place, "b")["forward.hlo.pb"], b["forward.hlo.pb"]);
+    assert_eq!(place.entries(), ["a", "b", "elsewhere"]);
+}
+
+#[test]
+fn processes_share_the_cache() {
+    let place = Workplace::new();
+    let source = fs::read_to_string(model("matmul.rs")).unwrap();
+    place.write("shared.rs", source);
+    thread::scope(|scope| {
+        let checks: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| place.run(&["check", "shared.rs"]).succeeds())).collect();
+        let built =
+            checks.into_iter().map(|c| c.join().unwrap()).filter(|ran| ran.err.contains("building")).count();
+        assert_eq!(built, 1);
+    });
+}
+
+#[test]
+fn the_program_after_each_stage() {
+    let place = Workplace::new();
+    let path = model("matmul.rs");
+    let base = ["compile", &path, "--mesh", "data=2", "--stop-after", "partition"];
+    let ran = place.run(&base).succeeds();
+    assert!(ran.out.contains("batch=64@data"), "{}", ran.out);
+    assert!(place.entries().is_empty());
+    place.run(&[&base[..], &["--dump", "stages"]].concat()).succeeds();
+    let names: Vec<String> = files(&place, "stages").into_keys().collect();
+    assert_eq!(names.len(), 5, "{names:?}");
+    assert_eq!((names[0].as_str(), names[4].as_str()), ("01-verify.mesh", "05-partition.mesh"));
+    // A program of text is a program like any other.
+    place.run(&["check", "stages/04-simplify.mesh", "--mesh", "data=4"]).succeeds();
+    let ran = place.run(&["compile", &path, "--stop-after", "emit", "--timings"]).succeeds();
+    assert!(ran.out.contains("HloModule"), "{}", ran.out);
+    assert!(ran.err.contains("partition") && ran.err.contains(" ms"), "{}", ran.err);
+}
+
+#[test]
+fn reports_have_the_keys_that_others_read() {
+    let place = Workplace::new();
+    let keys =
+        ["parameters", "flops_per_sequence", "flops_per_device", "peak_bytes_per_device", "collectives"];
+    let used = ["kind", "axes", "dtype", "bytes", "wire_bytes", "count", "direction", "source"];
+    let of = |args: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&place.run(args).succeeds().out).unwrap()
+    };
+    let path = model("matmul.rs");
+    let made = of(&["report", &path, "--mesh", "model=2", "--layout", "d_model:model", "--json"]);
+    assert!(keys.iter().all(|key| made.get(key).is_some()), "{made:#}");
+    assert_eq!(made["parameters"], 128 * 256);
+    // The sum over d_model is owed by half of the devices.
+    let sum = &made["collectives"][0];
+    assert!(used.iter().all(|key| sum.get(key).is_some()), "{sum:#}");
+    assert_eq!((&sum["kind"], &sum["bytes"]), (&"all_reduce".into(), &(64 * 256 * 4).into()));
+    // An artefact says the same.
+    place.run(&["compile", &path, "--mesh", "model=2", "--layout", "d_model:model"]).succeeds();
+    assert_eq!(of(&["report", "matmul.artefact", "--json"]), made);
+    assert_eq!(of(&["report", "matmul.artefact", "--json", "--function", "init"])["function"], "init");
+    place
+        .run(&["report", "matmul.artefact", "--function", "initt"])
+        .fails(&["no function `initt`", "init, forward"]);
+}
+
+#[test]
+fn a_run_computes_what_the_program_says() {
+    let place = Workplace::new();
+    place.matmul("data=2,model=2");
+    place.run_on_cpu(&["run", "matmul", "init", "--seed", "3", "--outputs", "w.safetensors"]).succeeds();
+    let x: Vec<f32> = (0..64 * 128).map(|i| ((i * 7 % 13) as f32 - 6.0) / 4.0).collect();
+    let bytes: Vec<u8> = x.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![64, 128], &bytes).unwrap();
+    place.write("x.safetensors", safetensors::serialize([("x", view)], None).unwrap());
+    let ran = place.run_on_cpu(&[
+        "run",
+        "matmul",
+        "forward",
+        "--inputs",
+        "w.safetensors",
+        "--inputs",
+        "x.safetensors",
+        "--outputs",
+        "y.safetensors",
+    ]);
+    ran.succeeds();
+    let read = |file: &str, name: &str| -> Vec<f32> {
+        let bytes = fs::read(place.at(file)).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let data = tensors.tensor(name).unwrap().data().to_vec();
+        data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    };
+    let (w, y) = (read("w.safetensors", "w"), read("y.safetensors", "y"));
+    assert!(w.iter().any(|v| *v != 0.0));
+    for (i, j) in [(0, 0), (1, 255), (40, 17), (63, 128)] {
+        let sum: f32 = (0..128).map(|k| x[i * 128 + k] * w[k * 256 + j]).sum();
+        let got = y[i * 256 + j];
+        assert!((got - sum.max(0.0)).abs() < 1e-4, "y[{i}, {j}] is {got}, not {sum}");
+    }
+}
+
+const TINY: [&str; 14] = [
+    "--set",
+    "batch=4",
+    "--set",
+    "d_model=16",
+    "--set",
+    "d_ff=16",
+    "--set",
+    "heads=2",
+    "--set",
+    "d_kv=8",
+    "--set",
+    "layers=1",
+    "--set",
+    "experts=2",
+];
+
+#[test]
+fn training_writes_metrics_and_a_summary() {
+    let place = Workplace::new();
+    let (path, data) = (model("switch_tiny.rs"), home().join("mesh/src").display().to_string());
+    let args = [
+        "train",
+        &path,
+        "--data",
+        &data,
+        "--mesh",
+        "data=2,expert=2",
+        "--steps",
+        "4",
+        "--seed",
+        "5",
+        "--metrics",
+        "m.jsonl",
+        "--json",
+        "--eval-every",
+        "2",
+        "--eval-batches",
+        "1",
+    ];
+    let ran = place.run_on_cpu(&[&args[..], &TINY].concat()).succeeds();
+    for part in ["switch_tiny", "parameters", "layout", "memory", "step 4/4: loss", "held-out text"] {
+        assert!(ran.err.contains(part), "`{part}` is not in:\n{}", ran.err);
+    }
+    let summary: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&summary["step"], &summary["stopped"]), (&4.into(), &false.into()));
+    let metrics = fs::read_to_string(place.at("m.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = metrics.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 4);
+    for (i, line) in lines.iter().enumerate() {
+        assert_eq!(line["step"], i + 1);
+        assert!(["loss", "tokens_per_s", "step_ms"].iter().all(|key| line[key].is_number()), "{line}");
+        assert_eq!(line["eval"]["loss"].is_number(), i % 2 == 1, "{line}");
+    }
+    let last = |value: &serde_json::Value| value.as_f64().unwrap() as f32;
+    assert_eq!(last(&summary["last_loss"]), last(&lines[3]["loss"]));
+    assert_eq!(place.entries(), ["m.jsonl"]);
+}
+
+#[test]
+fn a_signal_stops_training_after_the_steps_under_way() {
+    let place = Workplace::new();
+    let (path, data) = (model("switch_tiny.rs"), home().join("mesh/src").display().to_string());
+    let args = ["train", &path, "--data", &data, "--steps", "1000000", "--metrics", "m.jsonl"];
+    let mut training = place
+        .meshc(&[&args[..], &TINY].concat())
+        .env("MESH_PJRT_PLUGIN", cpu_plugin())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = Vec::new();
+    let mut lines = BufReader::new(training.stderr.take().unwrap()).lines().map_while(Result::ok);
+    for line in lines.by_ref() {
+        said.push(line);
+        if said.last().is_some_and(|l| l.starts_with("step ")) {
+            break;
+        }
+    }
+    let kill =
+        std::process::Command::new("kill").args(["-INT", &training.id().to_string()]).status().unwrap();
+    assert!(kill.success(), "{said:?}");
+    said.extend(lines);
+    let output = training.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{said:?}");
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert!(out.contains("stopped after step") && out.contains("m.jsonl"), "{out}");
+    // The metrics are whole, up to the last step that the summary names.
+    let metrics = fs::read_to_string(place.at("m.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    assert!(out.contains(&format!("stopped after step {}", last["step"])), "{out}\n{last}");
+}
+
+#[test]
+fn plugins_are_listed() {
+    let place = Workplace::new();
+    let cpu = cpu_plugin().display().to_string();
+    let listed: serde_json::Value =
+        serde_json::from_str(&place.run_on_cpu(&["plugin", "list", "--json"]).succeeds().out).unwrap();
+    let first = &listed.as_array().unwrap()[0];
+    assert_eq!((&first["platform"], &first["path"]), (&"cpu".into(), &cpu.as_str().into()));
+    assert_eq!(first["source"], "MESH_PJRT_PLUGIN");
+    let ran = place.run(&["plugin", "doctor", &cpu]).succeeds();
+    assert!(ran.out.contains("API") && ran.out.contains("platform  cpu"), "{}", ran.out);
+}

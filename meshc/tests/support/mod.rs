@@ -1,0 +1,140 @@
+//! Running the built `meshc` in a folder of its own.
+#![allow(dead_code)] // Every test file is a crate of its own and uses a part of this.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::OnceLock,
+};
+use tempfile::TempDir;
+
+/// The source tree.
+pub fn home() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace")
+}
+
+/// A model of the source tree.
+pub fn model(name: &str) -> String {
+    home().join("models").join(name).display().to_string()
+}
+
+/// The CPU plugin, installed on first use like a user's.
+pub fn cpu_plugin() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        use runtime::plugin::{Platform, Surroundings, find};
+        let around = Surroundings::of_process().expect("tests run where there is a home folder");
+        find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}"))
+            .expect("pip installs the CPU plugin")
+            .path
+    })
+}
+
+/// A folder to work in.
+pub struct Workplace {
+    dir: TempDir,
+}
+
+/// What a command did.
+pub struct Ran {
+    /// Its exit code; none if a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub out: String,
+    /// What it printed on standard error.
+    pub err: String,
+}
+
+impl Workplace {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().expect("a temporary folder can be made") }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A path in it.
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// Writes a file in it.
+    pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.at(name);
+        fs::create_dir_all(path.parent().expect("it lies in the folder")).expect("folders can be made");
+        fs::write(&path, contents).expect("files can be written");
+        path
+    }
+
+    /// Names of everything in it, hidden files included, in order.
+    pub fn entries(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path()).expect("the folder can be read");
+        let mut names: Vec<String> = entries
+            .map(|e| e.expect("entries can be read").file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// `meshc`, in this folder, with a cache that all tests share.
+    pub fn meshc(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meshc"));
+        command.args(args).current_dir(self.path());
+        for name in ["MESH_HOME", "MESH_PJRT_PLUGIN", "TPU_LIBRARY_PATH", "RUST_BACKTRACE"] {
+            command.env_remove(name);
+        }
+        command.env("MESH_CACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
+        command
+    }
+
+    /// Runs `meshc`.
+    pub fn run(&self, args: &[&str]) -> Ran {
+        Ran::new(self.meshc(args).output().expect("meshc starts"))
+    }
+
+    /// Runs `meshc` on the CPU plugin.
+    pub fn run_on_cpu(&self, args: &[&str]) -> Ran {
+        let output = self.meshc(args).env("MESH_PJRT_PLUGIN", cpu_plugin()).output();
+        Ran::new(output.expect("meshc starts"))
+    }
+
+    /// Compiles the smallest model for a mesh, and returns the artefact's name.
+    pub fn matmul(&self, mesh: &str) -> &'static str {
+        self.run(&["compile", &model("matmul.rs"), "--mesh", mesh, "-o", "matmul"]).succeeds();
+        "matmul"
+    }
+}
+
+impl Ran {
+    fn new(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("meshc prints text");
+        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// It must have gone well.
+    #[track_caller]
+    pub fn succeeds(self) -> Self {
+        assert_eq!(self.code, Some(0), "{}\n{}", self.out, self.err);
+        self
+    }
+
+    /// It must have failed as a mistake of the user, with all of `parts` in its message.
+    #[track_caller]
+    pub fn fails(self, parts: &[&str]) -> Self {
+        self.fails_with(1, parts)
+    }
+
+    /// It must have failed with this exit code, and all of `parts` in its message.
+    #[track_caller]
+    pub fn fails_with(self, code: i32, parts: &[&str]) -> Self {
+        assert_eq!(self.code, Some(code), "{}\n{}", self.out, self.err);
+        for part in parts {
+            assert!(self.err.contains(part), "`{part}` is not in:\n{}", self.err);
+        }
+        self
+    }
+}
