@@ -124,7 +124,8 @@ impl Router {
         let entropy = normalizer - (probabilities * logits).sum(experts);
         RouterMetrics {
             load: share.mean(batch),
-            dropped: 1.0 - kept.cast(DType::F32).mean([batch, tokens]),
+            // Of what was dropped, not 1 less what was kept: a mean of shards needs no sum before it leaves a scan.
+            dropped: (!kept).cast(DType::F32).mean([batch, tokens]),
             entropy: entropy.mean([batch, tokens]),
             aux,
             z: normalizer.square().mean([batch, tokens]),
