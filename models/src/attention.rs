@@ -74,6 +74,7 @@ impl Attention {
         masks: &[Tensor<'g>],
     ) -> Tensor<'g> {
         let AttentionDims { batch, d_model, heads, d_kv } = &self.dims;
+        // Products and folds go by names of dims; the size of this one is that of `memory`.
         let length = Dim::new("memory_length", 1);
         let q = einsum([x, self.q.read(cx)], [batch, query, heads, d_kv]);
         let k = einsum([memory, self.k.read(cx)], [batch, &length, heads, d_kv]);

@@ -424,3 +424,44 @@ pub fn small_model_optimizer() -> Optimizer {
         ..Optimizer::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_divide_the_tokens_and_are_no_larger_than_asked() {
+        let of = |group_size| Switch { group_size, ..Switch::default() }.groups(4, 12);
+        assert_eq!(of(0), (4, 12), "one sequence each");
+        assert_eq!(of(16), (3, 16));
+        assert_eq!(of(10), (4, 12), "48 / 10 = 4 groups, as Mesh TensorFlow counts");
+        assert_eq!(of(9), (6, 8), "5 groups do not divide 48 tokens");
+        assert_eq!(of(1000), (1, 48));
+    }
+
+    #[test]
+    fn capacity_is_truncated_and_kept_between_its_bounds() {
+        let switch = Switch { experts: 8, ..Switch::default() };
+        assert_eq!(switch.capacity(128, true), 20);
+        assert_eq!(switch.capacity(128, false), 32);
+        assert_eq!(switch.capacity(16, true), 4, "no less than the fewest slots");
+        let all = Switch { capacity_factor: 100.0, ..switch };
+        assert_eq!(all.capacity(128, true), 128, "no more than there are tokens");
+    }
+
+    #[test]
+    fn every_setting_is_read() {
+        let words = "--dtype selective --set layers=4 --set decoder_layers=6 --set sparse_step=2 --set \
+                     dispatch=sort --set optimizer=adafactor --set dropout=0.3 --set remat=carries --set lr=0.5";
+        let args = Args::parse(words.split_whitespace().map(str::to_owned)).expect("the arguments are legal");
+        let config = Config { switch: Some(Switch::default()), ..Config::default() }.with(&args);
+        assert_eq!(args.mistakes(), []);
+        assert_eq!(config.mistakes(), []);
+        let switch = config.switch.clone().expect("it stays sparse");
+        assert_eq!((config.encoder_layers, config.decoder_layers, config.period()), (4, 6, 2));
+        assert_eq!((switch.dispatch, switch.expert_dropout), (Dispatch::Permute, Some(0.3)));
+        assert_eq!((config.precision, config.remat), (Precision::Selective, Remat::SaveCarries));
+        assert_eq!((config.optimizer.method, config.optimizer.schedule.rate), (Method::adafactor(), 0.5));
+        assert!(!Config::default().is_sparse(1));
+    }
+}

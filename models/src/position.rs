@@ -94,5 +94,7 @@ mod tests {
         let both: Vec<usize> =
             [0, -1, 1, -7, 7, -8, 8, -127, 127, 300].map(|r| bucket(r, true, 32, 128)).to_vec();
         assert_eq!(both, [0, 1, 17, 7, 23, 8, 24, 15, 31, 31]);
+        let few: Vec<usize> = [0, -1, -2, -3, -4, -5, -8, -15, -16].map(|r| bucket(r, false, 8, 16)).to_vec();
+        assert_eq!(few, [0, 1, 2, 3, 4, 4, 6, 7, 7]);
     }
 }

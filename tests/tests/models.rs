@@ -6,8 +6,15 @@ use compiler::{
     interp::{self, Precision as Rounding, Tensor, Tensors},
     partition::partition,
 };
-use mesh::{DType, Dim, Layout, Mesh, Module, Site, verify};
-use models::{Config, Dispatch, Method, Optimizer, Precision, Schedule, Switch};
+use mesh::{
+    DType, Dim, Layout, Mesh, Module, Site,
+    dsl::{Init, Program},
+    verify,
+};
+use models::{
+    Config, Dispatch, Method, Optimizer, Precision, Schedule, Switch, Weights,
+    optimizer::{Adafactor, Decay, Update},
+};
 
 /// A Switch Transformer small enough for the interpreter, with all its noise.
 fn tiny() -> Config {
@@ -200,6 +207,74 @@ fn losses_are_the_same_under_every_layout() {
         let difference = difference(&whole, &parts);
         assert!(difference < 1e-4, "{mesh}: {difference}");
     }
+}
+
+/// The change of a parameter that begins at `value` and has the gradient `gradient`, for one step of rate
+/// 0.1 without warm-up.
+fn first_change(method: Method, value: f64, gradient: &[f64]) -> Vec<f64> {
+    let schedule = Schedule { rate: 0.1, warmup: 0, ..Schedule::default() };
+    let optimizer = Optimizer { method, schedule, clip: 0.0 };
+    let p = Program::new("test");
+    let weights = Weights::new(&p);
+    let (rows, columns) = (Dim::new("rows", 2), Dim::new("columns", gradient.len() / 2));
+    let w = weights.matrix("w", &[&rows, &columns], &[&rows], &[&columns], Init::Constant(value));
+    let step = p.counter("step", DType::S32, Init::Zeros);
+    let update = Update::new(&p, &optimizer, weights.all());
+    p.function("train", |g| {
+        let slope = g.input("slope", DType::F32, [&rows, &columns]);
+        update.apply(g, (w.state.read(g) * slope).sum_all(), step.read(g));
+    });
+    let module = autodiff::expand(&p.finish().expect("the program is legal")).expect("it has gradients");
+    let call = |function: &str, inputs: Tensors, state: &Tensors| {
+        interp::run(&module, function, &inputs, state, Rounding::Wide).expect("it runs").state
+    };
+    let seed = Tensors::from([("seed".into(), Tensor::scalar(DType::U32, 0.0))]);
+    let state = call("init", seed, &Tensors::new());
+    let slope = Tensor::new(DType::F32, &[rows, columns], gradient.to_vec()).expect("the sizes agree");
+    let state = call("train", Tensors::from([("slope".into(), slope)]), &state);
+    state["w"].data.iter().map(|x| x - value).collect()
+}
+
+#[track_caller]
+fn close(have: &[f64], want: &[f64]) {
+    let near = have.len() == want.len() && have.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6);
+    assert!(near, "{have:?} is not {want:?}");
+}
+
+#[test]
+fn optimizers_take_their_first_step_as_by_hand() {
+    let gradient = [3.0, -4.0, 0.0, 12.0];
+    close(&first_change(Method::Sgd, 1.0, &gradient), &[-0.3, 0.4, 0.0, -1.2]);
+    // Without memory, AdamW moves by the sign of the gradient; 1 % of the rate decays.
+    close(&first_change(Method::adamw(), 1.0, &gradient), &[-0.101, 0.099, -0.001, -0.101]);
+    // Unfactored, Adafactor too; three of four elements move, which is below the limit of 1, and the rate is
+    // relative to the root mean square of the parameter, 2.
+    close(&first_change(Method::adafactor(), 2.0, &gradient), &[-0.2, 0.2, 0.0, -0.2]);
+    // Factored: rows have mean squares 12.5 and 72, columns 4.5 and 80, all 42.25.
+    let factored = Adafactor { factored_from: 2, clip: 100.0, relative: false, ..Adafactor::default() };
+    let part = |g: f64, row: f64, column: f64| -0.1 * g / (row * column / 42.25f64).sqrt();
+    let want = [part(3.0, 12.5, 4.5), part(-4.0, 12.5, 80.0), 0.0, part(12.0, 72.0, 80.0)];
+    close(&first_change(Method::Adafactor(factored), 1.0, &gradient), &want);
+}
+
+#[test]
+fn rates_rise_and_fall_as_their_schedule_says() {
+    let rates = |decay| {
+        let schedule = Schedule { rate: 1.0, warmup: 4, decay, steps: 12 };
+        let p = Program::new("test");
+        p.function("rate", |g| g.output("rate", schedule.rate(g.input("t", DType::F32, []))));
+        let module = p.finish().expect("the program is legal");
+        let at = |t: f64| {
+            let inputs = Tensors::from([("t".into(), Tensor::scalar(DType::F32, t))]);
+            let outcome = interp::run(&module, "rate", &inputs, &Tensors::new(), Rounding::Wide);
+            number(&outcome.expect("it runs").outputs, "rate")
+        };
+        [1.0, 4.0, 8.0, 12.0, 16.0].map(at)
+    };
+    close(&rates(Decay::Constant), &[0.25, 1.0, 1.0, 1.0, 1.0]);
+    close(&rates(Decay::Rsqrt), &[0.25, 1.0, 0.5f64.sqrt(), (1.0f64 / 3.0).sqrt(), 0.5]);
+    close(&rates(Decay::Linear), &[0.25, 1.0, 0.5, 0.0, 0.0]);
+    close(&rates(Decay::Cosine), &[0.25, 1.0, 0.5, 0.0, 0.0]);
 }
 
 #[test]

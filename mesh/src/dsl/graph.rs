@@ -346,8 +346,13 @@ impl Graph {
                 let dim = crate::TensorDim { dim, axes: Vec::new() };
                 let op = Op::Shape(Shape::Iota { dim: dim.clone(), dtype: DType::S32 });
                 let env = self.env();
-                let iota = append(&env, &mut inner.frames[j - 1], op, &[], &site)
-                    .expect("the dim of an open scan is legal")[0];
+                let iota = match append(&env, &mut inner.frames[j - 1], op, &[], &site) {
+                    Ok(results) => results[0],
+                    Err(diagnostic) => {
+                        self.note(diagnostic, &site);
+                        return self.poison();
+                    }
+                };
                 let ty = inner.frames[j - 1].body.ty(iota).clone();
                 let value = inner.frames[j].slice(iota, &ty, &dim.dim.name);
                 inner.frames[j].iteration = Some(value);

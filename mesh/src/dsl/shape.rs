@@ -1,6 +1,6 @@
 //! Movement without arithmetic: names, sizes and extents of dims.
 
-use super::{Dims, Names, Tensor};
+use super::{Dims, Graph, Names, Tensor};
 use crate::{Diagnostic, Dim, Name, Op, Site, TensorDim, ir::Shape};
 use std::ops::{Bound, RangeBounds};
 
@@ -109,19 +109,29 @@ impl<'g> Tensor<'g> {
     }
 }
 
+impl Graph {
+    /// [`concat`] of as many tensors as there are.
+    #[track_caller]
+    pub fn concat<'g>(&'g self, parts: &[Tensor<'g>], dim: impl Into<Name>) -> Tensor<'g> {
+        concat_at(self, parts, dim.into(), &self.site())
+    }
+}
+
 /// Tensors one after the other along `dim`.
 #[track_caller]
 pub fn concat<'g, const N: usize>(parts: [Tensor<'g>; N], dim: impl Into<Name>) -> Tensor<'g> {
     const { assert!(N > 0, "concat takes at least one tensor") };
-    let site = parts[0].graph.site();
-    let dim = dim.into();
+    concat_at(parts[0].graph, &parts, dim.into(), &parts[0].graph.site())
+}
+
+fn concat_at<'g>(graph: &'g Graph, parts: &[Tensor<'g>], dim: Name, site: &Site) -> Tensor<'g> {
     let lacks = |x: &&Tensor<'g>| x.ty().is_some_and(|ty| !ty.has(&dim));
     if let Some(x) = parts.iter().find(lacks) {
         let known: Vec<String> = x.dims().iter().map(|d| d.name.to_string()).collect();
         let diagnostic = Diagnostic::new("op_o2", format!("concat: the tensor has no dim `{dim}`"));
-        return x.wrong(diagnostic.help(format!("its dims are {}", known.join(", "))), &site);
+        return x.wrong(diagnostic.help(format!("its dims are {}", known.join(", "))), site);
     }
-    parts[0].apply(Op::Shape(Shape::Concat { dim }), &parts[1..], &site)
+    graph.emit1(Op::Shape(Shape::Concat { dim }), parts, site)
 }
 
 /// Dims that are not split, as they all are before partitioning.

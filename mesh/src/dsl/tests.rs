@@ -366,6 +366,9 @@ fn scans_check_what_they_slice_and_carry() {
                 g.output("c", g.scan(&layers, x, (), |x, ()| (x.sum(&d), ())).0);
                 g.output("d", g.scan(&layers, vec![x], (), |x, ()| (vec![x[0], x[0]], ())).0[0]);
                 g.output("e", g.iteration());
+                let nothing = Dim::new("nothing", 0);
+                g.output("f", g.scan(&nothing, x, (), |x, ()| (x * g.iteration().cast(DType::F32), ())).0);
+                g.output("g", g.concat(&[], "batch"));
             });
         },
         "model.rs:5:33: error[control_k4]: scan over `layers` of f32[batch=8, d_model=4], which has no such dim (in \
@@ -376,7 +379,10 @@ fn scans_check_what_they_slice_and_carry() {
          carries: f32[batch=8, d_model=4]; results: f32[batch=8]\n\
          model.rs:8:33: error[control_k5]: the scan over `layers` carries 1 tensors in and 2 out (in `f`)\n  help: \
          return as many as came in\n\
-         model.rs:9:33: error: there is no iteration number outside of a scan (in `f`)",
+         model.rs:9:33: error: there is no iteration number outside of a scan (in `f`)\n\
+         model.rs:11:70: error[type_t2]: dim `nothing` has size 0 (in `f`)\n  help: every dim has at least one \
+         element\n\
+         model.rs:12:33: error[op_o1]: concat takes at least 1 operands, not 0 (in `f`)",
     );
 }
 

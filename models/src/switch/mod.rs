@@ -75,6 +75,7 @@ impl SwitchFfn {
     }
 
     fn experts<'g>(&self, cx: &Context<'g>, x: Tensor<'g>) -> Tensor<'g> {
+        // Dropout goes by the name of the dim that shares its mask.
         let slots = Dim::new("capacity", 1);
         let rate = self.options.expert_dropout.unwrap_or(cx.dropout);
         let positions = [Name::from("expert_batch"), "experts".into(), "capacity".into()];
