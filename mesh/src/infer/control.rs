@@ -45,6 +45,7 @@ pub(super) fn infer(env: &Env, op: &Control, args: &[&Type]) -> Result<Vec<Type>
 
 fn scan(env: &Env, op: &Scan, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
     at_least(args, op.carries.saturating_add(op.xs), "this scan")?;
+    check_type(env, &Type::new(DType::Pred, [op.dim.clone()]))?;
     let (carries, rest) = args.split_at(op.carries);
     let (xs, captures) = rest.split_at(op.xs);
     let mut want: Vec<Type> = carries.iter().map(|ty| (*ty).clone()).collect();
