@@ -3,6 +3,7 @@
 //! `grad(loss, x…)` becomes a sweep over the instructions before it, from the last to the first. The
 //! sweep carries *cotangents*: `∂loss/∂v` for each value `v` between an `x` and the loss. The rule of
 //! each operation stands in the file of its family; what rules share is the [`tape::Tape`].
+//! (There is no `random` and no `state`: random numbers and reads are where a sweep ends.)
 //!
 //! Three things keep the result lean, because they decide how fast a training step is:
 //! - only values that depend on an `x` get a cotangent ([`activity`]); a zero cotangent is no cotangent;
