@@ -2,15 +2,15 @@
 //!
 //! `grad(loss, x…)` becomes a sweep over the instructions before it, from the last to the first. The
 //! sweep carries *cotangents*: `∂loss/∂v` for each value `v` between an `x` and the loss. The rule of
-//! each operation stands in the file of its family; what rules share is the [`tape::Tape`].
+//! each operation stands in the file of its family; what rules share is the `tape::Tape`.
 //! (There is no `random` and no `state`: random numbers and reads are where a sweep ends.)
 //!
 //! Three things keep the result lean, because they decide how fast a training step is:
-//! - only values that depend on an `x` get a cotangent ([`activity`]); a zero cotangent is no cotangent;
+//! - only values that depend on an `x` get a cotangent (`activity`); a zero cotangent is no cotangent;
 //! - a cotangent may lack dims of its value: it is then the same along them, and is broadcast only where
 //!   an operation needs it (the cotangent of a mean stays one number);
 //! - a differentiated scan keeps the smallest set of values from which the rest is cheap to make again
-//!   ([`remat`]).
+//!   (`remat`).
 //!
 //! Conventions where mathematics leaves a choice: at a tie, `max(a, b)` and `min(a, b)` give the gradient
 //! to `a`; a maximum over dims divides it evenly among the largest elements; the derivative of `relu` at 0

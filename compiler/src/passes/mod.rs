@@ -7,7 +7,7 @@
 //!
 //! Values may change in the sign of a zero and in the last bits of numbers below 1e-30, and not otherwise. Types stay exactly the same, with the order
 //! of dims. A body that asks for a gradient keeps all its values as they are until autodiff has been there
-//! ([`asks_for_gradients`]); bodies inside it, and dead code, are fair game.
+//! (`asks_for_gradients`); bodies inside it, and dead code, are fair game.
 
 pub mod cse;
 pub mod dce;

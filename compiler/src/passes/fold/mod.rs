@@ -2,7 +2,7 @@
 //!
 //! A rule replaces the one result of an instruction by another value, of exactly the same type (the order
 //! of dims included: where a rule would change it, it does not apply). Rules keep NaN and infinity: `0 · x`
-//! is 0 only for whole numbers. Numbers are folded as a device would compute them ([`number`]); functions
+//! is 0 only for whole numbers. Numbers are folded as a device would compute them (`number`); functions
 //! that devices approximate are left alone.
 
 mod control;
