@@ -4,11 +4,13 @@ use crate::{
     device::{PluginArgs, named_value},
     failure::failure,
     placement::check_devices,
-    table::{size, table},
     target::Target,
 };
 use anyhow::{Context, Result};
-use compiler::artefact::Artefact;
+use compiler::{
+    artefact::Artefact,
+    report::table::{size, table},
+};
 use mesh::Mesh;
 use pjrt::{Client, Executable, LoadedExecutable, Program, Topology, Value};
 use proto::{Message, hlo_text, xla::HloModuleProto};
@@ -137,7 +139,9 @@ pub fn compile(
     let heads =
         ["function", "arguments", "outputs", "in place", "temporaries", "code", "peak", "our estimate"];
     println!("bytes per device, as {} has them:", args.target);
-    print!("{}", table(&heads, "<>>>>>>>", &rows));
+    let mut text = String::new();
+    table(&mut text, &heads, "<>>>>>>>", &rows)?;
+    print!("{text}");
     Ok(files)
 }
 

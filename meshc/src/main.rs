@@ -4,8 +4,7 @@
 //! Reading order: [`commands`], one file each; then what they share: [`model`] (from a model file to a
 //! program), [`placement`] and [`target`] (where it is to run), [`lower`] (through the compiler), [`ahead`] (through
 //! a plugin's compiler), [`device`] (plugins and clients), [`tensors`] (safetensors), [`folder`] (writing things
-//! whole), [`summary`] and [`progress`] (what is said about training), [`diagnostics`] and [`failure`] (about mistakes),
-//! [`table`].
+//! whole), [`summary`] and [`progress`] (what is said about training), [`diagnostics`] and [`failure`] (about mistakes).
 
 mod ahead;
 mod commands;
@@ -18,7 +17,6 @@ mod model;
 mod placement;
 mod progress;
 mod summary;
-mod table;
 mod target;
 mod tensors;
 

@@ -56,7 +56,7 @@ pub fn check_devices(mesh: &Mesh, target: &Target, devices: usize) -> Result<()>
     }
     let given = match mesh.axes() {
         [] => "no --mesh is given, which is one device".to_owned(),
-        _ => format!("the product of the mesh {mesh} is {product} devices"),
+        _ => format!("the mesh {mesh} is {product} devices"),
     };
     Err(failure(
         format!("{given}, but {target} has {devices}"),

@@ -1,6 +1,6 @@
 //! What is about to be trained, in a few lines.
 
-use crate::table::{count, size};
+use compiler::report::table::{count, size};
 use proto::manifest::Manifest;
 use runtime::data::Source;
 use std::fmt::Write;

@@ -9,7 +9,7 @@
 mod collectives;
 mod flops;
 mod memory;
-mod table;
+pub mod table;
 #[cfg(test)]
 mod tests;
 

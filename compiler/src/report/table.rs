@@ -1,4 +1,4 @@
-//! The report as text for people.
+//! The report as text for people, and what it takes to write numbers and tables.
 
 use super::{CollectiveUse, Direction, Report};
 use std::fmt;
@@ -89,8 +89,9 @@ fn row(used: &CollectiveUse) -> Vec<String> {
     ]
 }
 
-/// Writes rows under heads, one column as wide as its widest cell; `align` has `<` or `>` for each column.
-fn table(f: &mut fmt::Formatter<'_>, heads: &[&str], align: &str, rows: &[Vec<String>]) -> fmt::Result {
+/// Writes rows under heads, one column as wide as its widest cell; `align` has `<` or `>` for each column. Without rows
+/// nothing is written.
+pub fn table(f: &mut dyn fmt::Write, heads: &[&str], align: &str, rows: &[Vec<String>]) -> fmt::Result {
     if rows.is_empty() {
         return Ok(());
     }
@@ -110,12 +111,12 @@ fn table(f: &mut fmt::Formatter<'_>, heads: &[&str], align: &str, rows: &[Vec<St
 }
 
 /// `7.41 G`: three digits and a decimal prefix.
-fn count(n: u64) -> String {
+pub fn count(n: u64) -> String {
     scaled(n, 1000.0, &["", " k", " M", " G", " T", " P", " E"])
 }
 
 /// `1.43 GiB`: three digits and a binary prefix.
-fn size(n: u64) -> String {
+pub fn size(n: u64) -> String {
     scaled(n, 1024.0, &[" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB"])
 }
 

@@ -8,10 +8,9 @@ use crate::{
     lower::{Watch, choose, emit, files, lower},
     model::{self, ModelArgs, Program},
     placement::{PlacementArgs, place},
-    table::size,
 };
 use anyhow::Result;
-use compiler::pipeline::Stage;
+use compiler::{pipeline::Stage, report::table::size};
 use std::path::PathBuf;
 
 /// Arguments.

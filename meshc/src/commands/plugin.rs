@@ -1,7 +1,8 @@
 //! `meshc plugin`: which plugins there are, getting one, and whether they work.
 
-use crate::{failure::failure, table::table};
+use crate::failure::failure;
 use anyhow::{Context, Result};
+use compiler::report::table::table;
 use pjrt::ClientOptions;
 use runtime::plugin::{CPU, Examination, Found, Platform, Surroundings, examine, install, list};
 use serde::{Deserialize, Serialize};
@@ -92,7 +93,9 @@ fn show(as_json: bool) -> Result<()> {
         vec![platform.to_string(), f.source.clone(), f.path.display().to_string()]
     };
     let rows: Vec<Vec<String>> = found.iter().map(row).collect();
-    print!("{}", table(&["platform", "found by", "path"], "<<<", &rows));
+    let mut text = String::new();
+    table(&mut text, &["platform", "found by", "path"], "<<<", &rows)?;
+    print!("{text}");
     Ok(())
 }
 

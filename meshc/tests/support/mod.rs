@@ -110,7 +110,8 @@ impl Workplace {
 }
 
 impl Ran {
-    fn new(output: Output) -> Self {
+    /// From what it left.
+    pub fn new(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("meshc prints text");
         Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
