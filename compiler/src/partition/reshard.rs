@@ -5,16 +5,83 @@
 //! an all-to-all; one that enters and over which a sum is owed, by a reduce-scatter; one that enters and is
 //! free costs nothing; what only leaves is gathered. Steps are taken in the order that keeps what is sent
 //! small: cut first, then move, then settle, then gather.
+//!
+//! An all-to-all of what other axes hold several copies of, or of what they owe, sends every copy. It can be
+//! *narrow*: each device along these axes first takes a part of its own ([`narrow`]), and they gather the
+//! parts among themselves at the other end.
 
-use crate::wire::wire_bytes;
+use crate::wire::{self, wire_bytes};
 use mesh::{
-    AxisId, AxisSet, Mesh, Name, Type,
+    AxisId, AxisSet, Mesh, Name, TensorDim, Type,
     ir::{Collective, Owed},
 };
 
 /// The collectives that turn a value that lies as `from` into one that lies as `to`. Both have the same
 /// dims; neither owes a max or min.
-pub fn plan(from: &Type, to: &Type) -> Vec<Collective> {
+pub fn plan(mesh: &Mesh, from: &Type, to: &Type) -> Vec<Collective> {
+    let steps = direct(from, to);
+    if !steps.iter().any(exchanges) {
+        return steps;
+    }
+    let narrow = narrow(mesh, from, to).filter(|narrow| {
+        let late = (narrow.len().saturating_sub(steps.len())) as u64 * LATENCY;
+        cost(mesh, from, narrow).0 + late < cost(mesh, from, &steps).0
+    });
+    narrow.unwrap_or(steps)
+}
+
+/// One more collective has to save so many bytes.
+const LATENCY: u64 = 256 << 10;
+
+/// What plans are compared by: bytes sent, then how many steps there are. Bytes of an all-to-all weigh more
+/// the more devices take part: rings send to neighbours, while an all-to-all crosses the machine, whose
+/// width grows like the square root of its size.
+pub fn cost(mesh: &Mesh, from: &Type, steps: &[Collective]) -> (u64, usize) {
+    let mut now = from.clone();
+    let mut bytes = 0;
+    for step in steps {
+        let sent = wire_bytes(mesh, step, &now);
+        let devices = wire::axes(step).iter().map(|a| mesh.size(a)).product::<usize>();
+        bytes += if exchanges(step) { (sent as f64 * crossing(devices)) as u64 } else { sent };
+        advance(&mut now, step);
+    }
+    (bytes, steps.len())
+}
+
+fn crossing(devices: usize) -> f64 {
+    f64::max(1.0, (devices as f64).sqrt() / 4.0)
+}
+
+/// Whether a step is an all-to-all.
+pub fn exchanges(step: &Collective) -> bool {
+    matches!(step, Collective::AllToAll { from: _, to: _, axes: _ })
+}
+
+/// The plan by way of a further split, over all axes along which the value is owed or the same, of the
+/// largest dim that stays as it is.
+fn narrow(mesh: &Mesh, from: &Type, to: &Type) -> Option<Vec<Collective>> {
+    let busy = from.split().union(to.split()).union(to.sum);
+    let axes: Vec<AxisId> = mesh.ids().filter(|a| !busy.contains(*a) && mesh.size(*a) > 1).collect();
+    let parts = mesh.product(&axes);
+    let fits = |d: &&TensorDim| {
+        let local = d.dim.size / mesh.product(&d.axes);
+        to.axes_of(&d.dim.name) == d.axes && local.is_multiple_of(parts)
+    };
+    let dim = from.dims.iter().filter(fits).max_by_key(|d| d.dim.size / mesh.product(&d.axes))?;
+    if axes.is_empty() {
+        return None;
+    }
+    let split = |ty: &Type| {
+        let mut ty = ty.clone();
+        ty.dims.iter_mut().filter(|d| d.dim.name == dim.dim.name).for_each(|d| d.axes.extend(&axes));
+        ty.sum = ty.sum.intersect(to.sum);
+        ty
+    };
+    let (near, far) = (split(from), split(to));
+    Some([direct(from, &near), direct(&near, &far), direct(&far, to)].concat())
+}
+
+fn direct(from: &Type, to: &Type) -> Vec<Collective> {
     let mut now = from.clone();
     let mut steps = Vec::new();
     let settle = from.sum.minus(to.sum);
@@ -34,17 +101,6 @@ pub fn plan(from: &Type, to: &Type) -> Vec<Collective> {
         steps.push(Collective::Owe { axes: missing });
     }
     steps
-}
-
-/// Bytes sent by `steps`, then how many steps there are: what plans are compared by.
-pub fn cost(mesh: &Mesh, from: &Type, steps: &[Collective]) -> (u64, usize) {
-    let mut now = from.clone();
-    let mut bytes = 0;
-    for step in steps {
-        bytes += wire_bytes(mesh, step, &now);
-        advance(&mut now, step);
-    }
-    (bytes, steps.len())
 }
 
 /// What `step` makes of a type (of which it is known to be legal).
@@ -146,7 +202,7 @@ mod tests {
             }
             let (name, split) = word.split_once('@').unwrap_or((word, ""));
             let axes = if split.is_empty() { Vec::new() } else { axes(split) };
-            ty.dims.push(mesh::TensorDim { dim: Dim::new(name, 16), axes });
+            ty.dims.push(TensorDim { dim: Dim::new(name, 16), axes });
         }
         ty
     }
@@ -155,7 +211,12 @@ mod tests {
     fn check(from: &str, to: &str, expect: &str) {
         let mesh = Mesh::parse("data=2,expert=2,model=2").unwrap();
         let (from, to) = (ty(&mesh, from), ty(&mesh, to));
-        let steps = plan(&from, &to);
+        steps(mesh, from, to, expect);
+    }
+
+    #[track_caller]
+    fn steps(mesh: Mesh, from: Type, to: Type, expect: &str) {
+        let steps = plan(&mesh, &from, &to);
         let words: Vec<&str> = steps
             .iter()
             .map(|s| match s {
@@ -202,5 +263,28 @@ mod tests {
         check("a@data+expert+model b c", "a@data b@expert c@model", "all_to_all all_to_all");
         check("a@expert+model b", "a b@expert", "all_gather all_to_all");
         check("a@data+expert b@model", "a@model b@data+expert", "all_gather all_to_all shard");
+    }
+
+    #[test]
+    fn an_all_to_all_of_copies_is_narrow_where_that_pays() {
+        let wide = |mesh: &str, from: &str, to: &str, expect: &str| {
+            let mesh = Mesh::parse(mesh).unwrap();
+            let large = |text: &str| {
+                let mut ty = ty(&mesh, text);
+                ty.dims.iter_mut().for_each(|d| d.dim.size = if d.dim.name == "w" { 4096 } else { 64 });
+                ty
+            };
+            steps(mesh.clone(), large(from), large(to), expect);
+        };
+        // What is owed is sent once instead of once by each device that owes it.
+        let narrow = "reduce_scatter all_to_all all_gather";
+        wide("expert=4,model=4", "a@expert b w {model}", "a b@expert w", narrow);
+        // What stays owed cannot be parted.
+        wide("expert=4,model=4", "a@expert b w {model}", "a b@expert w {model}", "all_to_all");
+        // Copies are parted where the all-to-all would cross a large machine.
+        wide("expert=4,model=4", "a@expert b w", "a b@expert w", "all_to_all");
+        wide("expert=64,model=4", "a@expert b w", "a b@expert w", "shard all_to_all all_gather");
+        // Small values are not worth another collective.
+        check("a@expert b w {model}", "a b@expert w", "all_to_all all_reduce");
     }
 }

@@ -5,9 +5,10 @@ use super::{
     shape_reshape,
     walk::{Walk, whole},
 };
+use crate::wire::wire_bytes;
 use mesh::{
     AxisSet, Diagnostic, Inst, Name, TensorDim, Type, Value,
-    ir::{Op, Shape},
+    ir::{Collective, Op, Owed, Shape},
 };
 
 pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Shape) -> Result<(), Diagnostic> {
@@ -88,8 +89,16 @@ fn renamed(walk: &Walk<'_>, x: Value, pairs: &[(Name, Name)], home: &Type) -> Ty
         let to = pairs.iter().find(|(from, _)| *from == d.dim.name).map_or(&d.dim.name, |(_, to)| to);
         d.axes = home.axes_of(to).to_vec();
     }
-    want.sum = walk.lazy(x).minus(home.split());
-    want
+    let owed = walk.lazy(x).minus(home.split());
+    if owed.is_empty() {
+        return want;
+    }
+    let mut pending = want.clone();
+    pending.sum = owed;
+    // Pending, everything that is owed travels along if the rename is an all-to-all, to be settled later.
+    let mesh = &walk.cx.env.mesh;
+    let later = wire_bytes(mesh, &Collective::AllReduce { kind: Owed::Sum, axes: owed }, &pending);
+    if walk.cost(x, &want) < walk.cost(x, &pending) + later { want } else { pending }
 }
 
 /// Whether an instruction makes nothing but zeros.

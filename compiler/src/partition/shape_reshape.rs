@@ -84,7 +84,8 @@ fn resharded(walk: &Walk<'_>, home: &Type, segment: &Segment, back: &[TensorDim]
     made.dims.iter_mut().filter(|d| !segment.to.iter().any(|t| t.dim.name == d.dim.name)).for_each(|d| {
         d.axes.retain(|a| !back.iter().any(|b| b.axes.contains(a)));
     });
-    reshard::cost(&walk.cx.env.mesh, &made, &reshard::plan(&made, home)).0
+    let mesh = &walk.cx.env.mesh;
+    reshard::cost(mesh, &made, &reshard::plan(mesh, &made, home)).0
 }
 
 fn with(ty: &Type, dims: &[TensorDim]) -> Type {

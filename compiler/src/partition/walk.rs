@@ -63,7 +63,7 @@ impl<'w> Walk<'w> {
         let mut walk = Self {
             cx,
             global,
-            b: BodyBuilder::new(&cx.env),
+            b: BodyBuilder::new(cx.env),
             site: Site::default(),
             forms: vec![Vec::new(); global.values.len()],
             homes: hints::homes(cx, global, &seeds),
@@ -151,7 +151,8 @@ impl<'w> Walk<'w> {
         if let Some(local) = self.forms[v.index()].iter().find(|f| self.b.ty(**f).matches(want)) {
             return Ok(*local);
         }
-        let plans = self.forms[v.index()].iter().map(|f| (*f, reshard::plan(self.b.ty(*f), want)));
+        let plans =
+            self.forms[v.index()].iter().map(|f| (*f, reshard::plan(&self.cx.env.mesh, self.b.ty(*f), want)));
         let best = plans.min_by_key(|(f, steps)| reshard::cost(&self.cx.env.mesh, self.b.ty(*f), steps));
         let Some((mut local, steps)) = best else {
             return Err(Diagnostic::new("", format!("{v} is used before it is defined")));
@@ -192,7 +193,7 @@ impl<'w> Walk<'w> {
     /// What it costs to [`get`](Self::get) `v` as `want`, in bytes sent.
     pub(super) fn cost(&self, v: Value, want: &Type) -> u64 {
         let mesh = &self.cx.env.mesh;
-        let costs = self.forms(v).map(|ty| reshard::cost(mesh, ty, &reshard::plan(ty, want)).0);
+        let costs = self.forms(v).map(|ty| reshard::cost(mesh, ty, &reshard::plan(mesh, ty, want)).0);
         costs.min().unwrap_or(0)
     }
     /// [`get`](Self::get) for a result of the body; what has to be sent is sent on behalf of its maker.

@@ -9,6 +9,9 @@
 //! for each multiply-add of the forward einsums, except that
 //! - einsums of two operands that both depend on the data, as attention's two, count half: the formula has
 //!   one of the two;
+//! - a tensor that every iteration of a loop gets anew, as a decoder's layers get the encoder's output,
+//!   counts for the tokens of what the loop carries: the formula has all of a decoder's parameters meet its
+//!   own tokens only;
 //! - einsums with a one-hot operand (embedding by product, dispatch and combine by product) do not count,
 //!   nor do those in a scope with `router`, `dispatch` or `combine` in its path;
 //! - experts' einsums count for tokens, not for slots: where a permutation, or a product with a one-hot, put
@@ -65,11 +68,13 @@ struct Fact {
     one_hot: bool,
     /// Slots for each token.
     slots: f64,
+    /// Tokens that the formula counts for each token there is.
+    counted: f64,
 }
 
 impl Default for Fact {
     fn default() -> Self {
-        Self { data: false, one_hot: false, slots: 1.0 }
+        Self { data: false, one_hot: false, slots: 1.0, counted: 1.0 }
     }
 }
 
@@ -118,6 +123,14 @@ fn inner(inst: &Inst, args: &[Fact], times: f64, sum: &mut f64) -> Option<Vec<Fa
 
 fn scan(op: &Scan, args: &[Fact], times: f64, sum: &mut f64) -> Vec<Fact> {
     let mut params = args.to_vec();
+    if let Some(carry) =
+        (0..op.carries).find(|i| args[*i].data && op.body.ty(op.body.params[*i]).dims.len() > 1)
+    {
+        let carry = op.body.ty(op.body.params[carry]);
+        for (p, fact) in op.body.params.iter().zip(&mut params).skip(op.carries + op.xs) {
+            fact.counted = tokens(carry, op.body.ty(*p));
+        }
+    }
     // What a carry becomes in one iteration holds from the next one on.
     for _ in 0..=op.carries {
         let results = walk(&op.body, &params, 0.0, &mut 0.0);
@@ -128,17 +141,27 @@ fn scan(op: &Scan, args: &[Fact], times: f64, sum: &mut f64) -> Vec<Fact> {
     walk(&op.body, &params, times * op.dim.size as f64, sum)
 }
 
+/// Elements of `carry` for each of `other`, in the dims that only one of them has.
+fn tokens(carry: &Type, other: &Type) -> f64 {
+    let alone = |a: &Type, b: &Type| -> f64 {
+        a.logical().filter(|d| !b.has(&d.name)).map(|d| d.size as f64).product()
+    };
+    alone(carry, other) / alone(other, carry)
+}
+
 fn merge(args: &[Fact]) -> Fact {
+    let other = |of: fn(&Fact) -> f64| args.iter().map(of).fold(1.0, |s, a| if a == 1.0 { s } else { a });
     Fact {
         data: args.iter().any(|a| a.data),
         one_hot: args.iter().any(|a| a.one_hot),
-        slots: args.iter().map(|a| a.slots).fold(1.0, |s, a| if a == 1.0 { s } else { a }),
+        slots: other(|a| a.slots),
+        counted: other(|a| a.counted),
     }
 }
 
 fn result(body: &Body, inst: &Inst, args: &[Fact]) -> Fact {
     let all = merge(args);
-    let plain = Fact { one_hot: false, ..all };
+    let plain = Fact { one_hot: false, counted: 1.0, ..all };
     match &inst.op {
         Op::Index(Index::OneHot { dim: _, dtype: _ }) => Fact { one_hot: true, ..all },
         Op::Index(Index::Permute { dim, to }) => {
@@ -188,7 +211,7 @@ fn counted(body: &Body, inst: &Inst, op: &Contract, args: &[Fact]) -> f64 {
     if inst.site.phase != Phase::Forward || routing || args.iter().any(|a| a.one_hot) {
         return 0.0;
     }
-    let share = if args.iter().all(|a| a.data) { 0.5 } else { 1.0 };
+    let share = if args.iter().all(|a| a.data) { 0.5 } else { merge(args).counted };
     let n: f64 = dims(body, inst, op).map(|d| d.dim.size as f64).product();
     2.0 * n * share / merge(args).slots
 }

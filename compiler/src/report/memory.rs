@@ -105,7 +105,7 @@ fn most(mesh: &Mesh, body: &Body) -> Most {
         let outer = || lives.at(i);
         let bytes = inner.bytes + outer().map(|v| lives.bytes[v.index()]).sum::<u64>();
         if bytes > best.bytes {
-            let mut held: Vec<Kept> = outer().map(|v| lives.held(mesh, body, v, i)).collect();
+            let mut held: Vec<Kept> = outer().map(|v| lives.held(mesh, body, v)).collect();
             held.extend(inner.held);
             best = Most { bytes, held };
         }
@@ -189,7 +189,7 @@ impl Lives {
         (0..self.bytes.len()).filter(live).map(Value::new)
     }
 
-    fn held(&self, mesh: &Mesh, body: &Body, v: Value, i: usize) -> Kept {
+    fn held(&self, mesh: &Mesh, body: &Body, v: Value) -> Kept {
         let site = &body.insts[self.from[v.index()]].site;
         let held = Held {
             r#type: print_type(body.ty(v), mesh),
@@ -197,7 +197,7 @@ impl Lives {
             source: place(site),
             scope: site.scope.to_string(),
         };
-        Kept { held, kept: self.crosses[v.index()] && body.insts[i].site.phase == Phase::Backward }
+        Kept { held, kept: self.crosses[v.index()] }
     }
 }
 

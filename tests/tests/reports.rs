@@ -1,0 +1,135 @@
+//! Reports on the paper's models against the paper's numbers, and what a Switch Transformer's step sends.
+//! (Facts and the formula: Fedus et al. 2022, Table 9, recounted.)
+
+use compiler::{
+    pipeline::{Placement, compile, unobserved},
+    report::{Direction, Report, report},
+};
+use mesh::{Layout, Mesh, Site};
+use models::{Config, Switch};
+
+/// The report on the train step of a model under its own layout.
+#[track_caller]
+fn step(config: &Config, mesh: &str, state: &str) -> Report {
+    let module = models::program(config, &Site::default()).finish().unwrap_or_else(|d| panic!("{d}"));
+    let mesh = Mesh::parse(mesh).expect("the test's mesh is legal");
+    let layout = Layout::parse(module.meta("layout").unwrap_or("")).expect("the model's layout is legal");
+    let state_layout = Layout::parse(state).expect("the test's state layout is legal");
+    let placement = Placement { layout: layout.restricted_to(&mesh), state_layout, mesh };
+    let local = compile(module, &placement, &mut unobserved).unwrap_or_else(|d| panic!("{d}"));
+    report(local.module(), Some("train_step")).unwrap_or_else(|d| panic!("{d}"))
+}
+
+/// T5-Base as the paper counts it; the larger models differ from it in sizes only.
+fn base() -> Config {
+    Config {
+        batch: 32,
+        input_length: 512,
+        target_length: 114,
+        vocab: 32128,
+        d_model: 768,
+        d_ff: 3072,
+        heads: 12,
+        d_kv: 64,
+        encoder_layers: 12,
+        decoder_layers: 12,
+        dropout: 0.0,
+        ..Config::default()
+    }
+}
+
+/// Millions of parameters and billions of operations per sequence, both to one decimal.
+#[track_caller]
+fn counts(config: &Config, parameters: f64, flops: f64) {
+    let report = step(config, "", "");
+    let tenth = |n: u64, unit: f64| (n as f64 / unit * 10.0).round() / 10.0;
+    assert_eq!(tenth(report.parameters, 1e6), parameters);
+    assert_eq!(tenth(report.flops_per_sequence, 1e9), flops);
+}
+
+#[test]
+fn dense_models_have_the_papers_numbers() {
+    counts(&base(), 222.9, 124.6);
+    let large =
+        Config { d_model: 1024, d_ff: 4096, heads: 16, encoder_layers: 24, decoder_layers: 24, ..base() };
+    counts(&large, 737.7, 424.9);
+}
+
+#[test]
+fn experts_add_parameters_and_no_arithmetic() {
+    let experts = |experts, sparse_step| Some(Switch { experts, sparse_step, ..Switch::default() });
+    counts(&Config { switch: experts(128, 2), ..base() }, 7415.2, 124.6);
+    let c = Config {
+        d_model: 2080,
+        d_ff: 6144,
+        heads: 32,
+        encoder_layers: 15,
+        decoder_layers: 15,
+        tied: false,
+        switch: experts(2048, 1),
+        ..base()
+    };
+    counts(&c, 1_571_375.8, 894.0);
+}
+
+/// A sparse model with encoder and decoder of two layers, and the sums that depend on its sizes.
+fn sparse() -> Config {
+    Config {
+        d_model: 64,
+        d_ff: 128,
+        d_kv: 8,
+        heads: 8,
+        input_length: 32,
+        target_length: 32,
+        encoder_layers: 2,
+        decoder_layers: 2,
+        switch: Some(Switch { experts: 8, ..Switch::default() }),
+        precision: models::Precision::Selective,
+        ..Config::default()
+    }
+}
+
+/// How many collectives of a kind run over axes (all that satisfy `test`).
+fn count(report: &Report, kind: &str, test: impl Fn(&compiler::report::CollectiveUse) -> bool) -> u64 {
+    report.collectives.iter().filter(|c| c.kind == kind && test(c)).map(|c| c.count).sum()
+}
+
+#[test]
+fn a_sparse_layer_takes_four_all_to_alls() {
+    let report = step(&sparse(), "data=2,expert=2,model=2", "");
+    // Four layers; there and back, forward and backward; bfloat16 only.
+    for direction in [Direction::Forward, Direction::Backward] {
+        let of = |c: &compiler::report::CollectiveUse| {
+            c.direction == direction && c.axes == ["expert"] && c.dtype == "bf16"
+        };
+        assert_eq!(count(&report, "all_to_all", of), 8);
+    }
+    assert_eq!(count(&report, "all_to_all", |_| true), 16);
+    // Attention and experts each settle one sum over `model` in each direction; the decoder's have cross
+    // attention in between, whose memory's gradient is settled once for all layers; embeddings add some.
+    let large = |c: &compiler::report::CollectiveUse| c.axes == ["model"] && c.bytes >= 32 * 32 * 64 * 2 / 4;
+    assert_eq!(count(&report, "all_reduce", |c| large(c) && c.direction == Direction::Forward), 4 + 4 + 2);
+    assert_eq!(
+        count(&report, "all_reduce", |c| large(c) && c.direction == Direction::Backward),
+        4 + 4 + 2 + 2
+    );
+}
+
+#[test]
+fn a_state_layout_splits_what_is_stored_and_sends_no_gradient_whole() {
+    let plain = step(&sparse(), "data=4", "");
+    let split = step(&sparse(), "data=4", "*:data");
+    let stored = |r: &Report| r.state.iter().map(|s| s.bytes_per_device).sum::<u64>();
+    assert!(stored(&split) * 4 < stored(&plain) + stored(&plain) / 20);
+    // Gradients of parameters are scattered; what is left are statistics.
+    let gradient = |c: &compiler::report::CollectiveUse| c.bytes > 4096;
+    assert!(count(&plain, "all_reduce", gradient) > 0);
+    assert_eq!(count(&split, "all_reduce", gradient), 0);
+    assert!(count(&split, "reduce_scatter", gradient) > 0);
+    // Parameters are gathered as bfloat16, but for what the router and the lookup need.
+    let wide = |c: &compiler::report::CollectiveUse| c.dtype == "f32" && !c.source.contains("router");
+    assert_eq!(
+        count(&split, "all_gather", |c| wide(c) && !c.source.contains("embedding") && c.bytes > 4096),
+        0
+    );
+}
