@@ -29,11 +29,23 @@ pub fn client() -> Client {
 
 /// Calls `function` of a verified Local module on the plugin, with whole tensors in and out.
 pub fn run(local: &Module, function: &str, inputs: &Tensors, state: &Tensors) -> Result<Outcome, String> {
+    run_with(local, function, inputs, state, &[])
+}
+
+/// The same with compiler flags for the plugin.
+pub fn run_with(
+    local: &Module,
+    function: &str,
+    inputs: &Tensors,
+    state: &Tensors,
+    flags: &[(&str, &str)],
+) -> Result<Outcome, String> {
+    let flags = flags.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let only = Module {
         functions: local.functions.iter().filter(|f| f.name == *function).cloned().collect(),
         ..local.clone()
     };
-    let built = artefact::build(&only, &Settings { target: "cpu".into(), ..Default::default() })
+    let built = artefact::build(&only, &Settings { target: "cpu".into(), flags, ..Default::default() })
         .map_err(|e| e.to_string())?;
     let artefact = Artefact::new("test".into(), built.manifest, built.files.into_iter().collect())
         .map_err(|e| e.to_string())?;

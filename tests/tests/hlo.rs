@@ -124,6 +124,16 @@ fn shapes() {
     );
 }
 
+/// XLA merges the two slices; the start of the second reaches beyond the first.
+#[test]
+fn a_slice_of_a_slice_stays_inside() {
+    check(
+        "module t\nfunc f(%0 s: s32[], %1 x: s32[y=8]) -> (out: s32[y=2]) {\n  %2 = constant {dtype=s32, value=5}\n  \
+         %3 = add %0, %2\n  %4 = dynamic_slice %1, %0 {dim=y, size=4}\n  \
+         %5 = dynamic_slice %4, %3 {dim=y, size=2}\n  return %5\n}\n",
+    );
+}
+
 #[test]
 fn indices() {
     check_ops("  %4 = one_hot %2 {dim=c=5, dtype=f32}", "%4", "f32[x=4, c=5]");

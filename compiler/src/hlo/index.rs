@@ -59,15 +59,27 @@ impl Emitter<'_> {
                 let at = args[0].position(dim);
                 let mut sizes = self.b.sizes(args[0].hlo);
                 sizes[at] = *size;
-                let starts = self.starts(sizes.len(), at, args[1].hlo);
+                let start = self.inside(args[1].hlo, self.b.sizes(args[0].hlo)[at] - size);
+                let starts = self.starts(sizes.len(), at, start);
                 vec![args[0].with(self.b.dynamic_slice(args[0].hlo, &starts, &sizes))]
             }
             Index::DynamicUpdate { dim } => {
                 let update = self.ordered(&args[1], &args[0].order);
-                let starts = self.starts(args[0].order.len(), args[0].position(dim), args[2].hlo);
+                let at = args[0].position(dim);
+                let last = self.b.sizes(args[0].hlo)[at] - self.b.sizes(update)[at];
+                let start = self.inside(args[2].hlo, last);
+                let starts = self.starts(args[0].order.len(), at, start);
                 vec![args[0].with(self.b.dynamic_update_slice(args[0].hlo, update, &starts))]
             }
         }
+    }
+
+    /// `start` moved to 0..=`last`. HLO says that a dynamic slice does this by itself, but XLA merges a slice
+    /// of a slice by adding the starts as they stand, and so reads what the inner slice left out.
+    fn inside(&mut self, start: Hlo, last: usize) -> Hlo {
+        let low = self.b.constant(PrimitiveType::S32, 0.0);
+        let high = self.b.constant(PrimitiveType::S32, last as f64);
+        self.b.clamp(low, start, high)
     }
 
     /// Starts of a dynamic slice: `start` along dimension `at`, 0 elsewhere.
