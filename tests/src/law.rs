@@ -3,8 +3,9 @@
 use crate::generate::{Case, shrink::shrink};
 use compiler::interp::{self, Outcome, Precision, Tensor, Tensors};
 use compiler::{partition::partition, passes};
+use mesh::layout::AxisMap;
 use mesh::verify::{Global, Local};
-use mesh::{Module, Name};
+use mesh::{Body, Function, Inst, Mesh, Module, Name, Op, Value, ir::StateOp};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// A case made ready to run: its module at the stages of the compiler.
@@ -70,6 +71,78 @@ impl Backend for Interpreter {
     }
 }
 
+/// Compiler flags: random programs run once, so it is compiling that takes the time.
+const QUICK: &[(&str, &str)] =
+    &[("xla_backend_optimization_level", "0"), ("xla_llvm_disable_expensive_passes", "true")];
+
+/// The CPU plugin. All functions run as one program: plugins take their time to compile.
+pub struct Plugin {
+    /// Whether it runs on the devices of the case's mesh, or on one.
+    pub partitioned: bool,
+}
+
+impl Backend for Plugin {
+    fn name(&self) -> String {
+        format!("the plugin on {}", if self.partitioned { "all devices" } else { "one device" })
+    }
+    fn run(&self, programs: &Programs<'_>) -> Result<Vec<Outcome>, String> {
+        let whole = || -> Result<Module, String> {
+            let (mesh, all) = (Mesh::default(), AxisMap::default());
+            let mut local =
+                partition(&programs.simple_global, &mesh, &all, &all).map_err(|e| e.to_string())?;
+            passes::simplify(&mut local);
+            Ok(local)
+        };
+        let local = if self.partitioned { programs.simple_local.clone() } else { whole()? };
+        let case = programs.case;
+        let mut inputs = Tensors::new();
+        for (function, own) in &case.inputs {
+            inputs.extend(own.iter().map(|(name, x)| (joined(function, name), x.clone())));
+        }
+        let outcome = crate::plugin::run_with(&merged(&local), "all", &inputs, &case.state, QUICK)?;
+        Ok(local.functions.iter().map(|f| part(&local, f, &outcome, &case.state)).collect())
+    }
+}
+
+/// The name of a function's input or output in the merged function.
+fn joined(function: &Name, name: &Name) -> Name {
+    format!("{function}/{name}").into()
+}
+
+/// One function that does what all functions do, one after the other.
+fn merged(module: &Module) -> Module {
+    let mut all =
+        Function { name: "all".into(), inputs: Vec::new(), outputs: Vec::new(), body: Body::default() };
+    for f in &module.functions {
+        all.inputs.extend(f.inputs.iter().map(|name| joined(&f.name, name)));
+        all.outputs.extend(f.outputs.iter().map(|name| joined(&f.name, name)));
+        let values: Vec<Value> =
+            f.body.values.iter().map(|(_, data)| all.body.values.push(data.clone())).collect();
+        let moved = |list: &[Value]| list.iter().map(|v| values[v.0 as usize]).collect::<Vec<_>>();
+        all.body.params.extend(moved(&f.body.params));
+        all.body.results.extend(moved(&f.body.results));
+        all.body.insts.extend(f.body.insts.iter().map(|inst| Inst {
+            args: moved(&inst.args),
+            results: moved(&inst.results),
+            ..inst.clone()
+        }));
+    }
+    Module { functions: vec![all], ..module.clone() }
+}
+
+/// What one function did, from what all did.
+fn part(module: &Module, f: &Function, all: &Outcome, state: &Tensors) -> Outcome {
+    let outputs = f.outputs.iter().map(|name| (name.clone(), all.outputs[&joined(&f.name, name)].clone()));
+    let mut outcome = Outcome { outputs: outputs.collect(), state: state.clone() };
+    for inst in &f.body.insts {
+        if let Op::State(StateOp::Write(id)) = inst.op {
+            let name = &module.env.states[id].name;
+            outcome.state.insert(name.clone(), all.state[name].clone());
+        }
+    }
+    outcome
+}
+
 /// Runs the compiler's stages on a case; each must accept its input, since all of it is legal.
 pub fn prepare(case: &Case) -> Result<Programs<'_>, String> {
     Global::new(case.module.clone()).map_err(|e| format!("the verifier refuses the program: {e}"))?;
@@ -110,29 +183,44 @@ pub fn lower(module: &Module) -> Result<Module, mesh::Diagnostics> {
     compiler::autodiff::expand(module)
 }
 
-/// How near two floats must be.
+/// How near two floats must be: within the sum of both bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Tolerance {
     /// Times the largest element of the tensor, or 1.
     pub relative: f64,
+    /// The same for functions with bf16 numbers, whose backends may round once where another rounds twice.
+    pub bf16: f64,
+    /// Times what rounding did to the tensor in the interpreter at the most: where a program makes much of
+    /// the rounding of its floats, it does so on every backend.
+    pub rounding: f64,
 }
 
-/// Whether both give the same; if not, where they differ first.
+/// Whether `a` and `b` give the same; if not, where they differ first. `rounding` is what comes without
+/// rounding, and with as much as there can be, if the tolerance asks for it.
 pub fn compare(
-    functions: &[mesh::Function],
-    a: &[Outcome],
-    b: &[Outcome],
+    functions: &[Function],
+    [a, b]: [&[Outcome]; 2],
+    rounding: Option<[&[Outcome]; 2]>,
     near: Tolerance,
 ) -> Result<(), String> {
-    for ((function, a), b) in functions.iter().zip(a).zip(b) {
-        for (what, a, b) in [("output", &a.outputs, &b.outputs), ("state", &a.state, &b.state)] {
-            same(a, b, near).map_err(|m| format!("function `{}`: {what} {m}", function.name))?;
-        }
+    for (i, function) in functions.iter().enumerate() {
+        let near = if narrow(&function.body) {
+            Tolerance { relative: near.relative + near.bf16, ..near }
+        } else {
+            near
+        };
+        let rounding = rounding.map(|[wide, normal]| [&wide[i], &normal[i]]);
+        let outputs = rounding.map(|r| r.map(|o| &o.outputs));
+        let state = rounding.map(|r| r.map(|o| &o.state));
+        same(&a[i].outputs, &b[i].outputs, outputs, near)
+            .map_err(|m| format!("function `{}`: output {m}", function.name))?;
+        same(&a[i].state, &b[i].state, state, near)
+            .map_err(|m| format!("function `{}`: state {m}", function.name))?;
     }
     Ok(())
 }
 
-fn same(a: &Tensors, b: &Tensors, near: Tolerance) -> Result<(), String> {
+fn same(a: &Tensors, b: &Tensors, rounding: Option<[&Tensors; 2]>, near: Tolerance) -> Result<(), String> {
     if !a.keys().eq(b.keys()) {
         let list = |t: &Tensors| t.keys().map(Name::to_string).collect::<Vec<_>>().join(", ");
         return Err(format!("names: {} and {}", list(a), list(b)));
@@ -146,18 +234,37 @@ fn same(a: &Tensors, b: &Tensors, near: Tolerance) -> Result<(), String> {
         if x.dtype != y.dtype || x.dims() != y.dims() {
             return Err(format!("`{name}`: {}{:?} and {}{:?}", x.dtype, x.dims(), y.dtype, y.dims()));
         }
-        if let Some((place, (p, q))) = differs(x, &y, near) {
-            return Err(format!("`{name}`: element {place} of {:?} is {p:?} and {q:?}", x.dims()));
+        let lost = rounding.map_or(0.0, |[wide, normal]| distance(&wide[name], &normal[name]));
+        let limit = limit(x, &y, lost, near);
+        if let Some((place, (p, q))) = differs(x, &y, limit) {
+            let dims = x.dims();
+            return Err(format!("`{name}`: element {place} of {dims:?} is {p:?} and {q:?} (±{limit:e})"));
         }
     }
     Ok(())
 }
 
+/// Whether a body has bf16 numbers.
+fn narrow(body: &Body) -> bool {
+    let own = body.values.iter().any(|(_, v)| v.ty.dtype == mesh::DType::Bf16);
+    own || body.insts.iter().flat_map(|inst| inst.op.bodies()).any(narrow)
+}
+
+/// By how much elements may differ.
+fn limit(x: &Tensor, y: &Tensor, lost: f64, near: Tolerance) -> f64 {
+    if !x.dtype.is_float() {
+        return 0.0;
+    }
+    let finite = x.data.iter().chain(&y.data).filter(|v| v.is_finite());
+    near.relative * finite.fold(1.0, |m: f64, v| m.max(v.abs())) + near.rounding * lost
+}
+
+fn distance(x: &Tensor, y: &Tensor) -> f64 {
+    x.data.iter().zip(&y.data).map(|(p, q)| (p - q).abs()).filter(|d| d.is_finite()).fold(0.0, f64::max)
+}
+
 /// The first element in which they differ.
-fn differs(x: &Tensor, y: &Tensor, near: Tolerance) -> Option<(usize, (f64, f64))> {
-    let largest =
-        x.data.iter().chain(&y.data).filter(|v| v.is_finite()).fold(1.0, |m: f64, v| m.max(v.abs()));
-    let limit = if x.dtype.is_float() { near.relative * largest } else { 0.0 };
+fn differs(x: &Tensor, y: &Tensor, limit: f64) -> Option<(usize, (f64, f64))> {
     let equal = |p: f64, q: f64| p == q || p.is_nan() && q.is_nan() || (p - q).abs() <= limit;
     let pairs = x.data.iter().copied().zip(y.data.iter().copied());
     pairs.enumerate().find(|(_, (p, q))| !equal(*p, *q))
@@ -178,12 +285,17 @@ pub struct Law<'b> {
 pub fn broken(case: &Case, laws: &[Law<'_>]) -> Option<String> {
     let attempt = || -> Result<(), String> {
         let programs = prepare(case)?;
+        let run =
+            |backend: &dyn Backend| backend.run(&programs).map_err(|e| format!("{}: {e}", backend.name()));
+        let global = |precision| run(&Interpreter { stage: Stage::Global, precision });
         for law in laws {
-            let run = |backend: &dyn Backend| {
-                backend.run(&programs).map_err(|e| format!("{}: {e}", backend.name()))
+            let rounding = match law.near.rounding > 0.0 {
+                true => Some([global(Precision::Wide)?, global(Precision::Harsh)?]),
+                false => None,
             };
+            let rounding = rounding.as_ref().map(|r| r.each_ref().map(|o| &o[..]));
             let (one, other) = (run(law.one)?, run(law.other)?);
-            compare(&case.module.functions, &one, &other, law.near)
+            compare(&case.module.functions, [&one, &other], rounding, law.near)
                 .map_err(|e| format!("{} against {}: {e}", law.one.name(), law.other.name()))?;
         }
         Ok(())

@@ -137,7 +137,7 @@ fn the_gradient_of_every_operation_is_that_of_finite_differences() {
 fn random_programs_have_every_operation() {
     let mut counts: Vec<(&str, usize)> = ROWS.iter().map(|(name, _)| (*name, 0)).collect();
     for seed in 0..150 {
-        let case = tests::generate::case(seed, 2);
+        let case = tests::generate::case(seed, 2, 14);
         let programs = tests::law::prepare(&case).unwrap();
         for function in case.module.functions.iter().chain(&programs.local.functions) {
             function.body.walk(&mut |_, inst| {
@@ -548,7 +548,7 @@ fn programs(from: u64, to: u64) {
     use tests::generate::{case, rng::Rng};
     let (mut checked, mut doubtful) = (0, 0);
     for seed in from..to {
-        let mut case = case(seed, 1);
+        let mut case = case(seed, 1, 14);
         if !ask_for_all(&mut case.module) {
             continue;
         }

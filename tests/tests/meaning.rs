@@ -2,12 +2,12 @@
 
 use compiler::interp::Precision;
 use tests::generate;
-use tests::law::{Interpreter, Law, Stage, Tolerance, check};
+use tests::law::{Interpreter, Law, Plugin, Stage, Tolerance, check};
 
 /// With floats of 64 bits only the order of sums makes a difference.
-const WIDE: Tolerance = Tolerance { relative: 1e-10 };
+const WIDE: Tolerance = Tolerance { relative: 1e-10, bf16: 0.0, rounding: 0.0 };
 /// Not even that.
-const SAME: Tolerance = Tolerance { relative: 0.0 };
+const SAME: Tolerance = Tolerance { relative: 0.0, bf16: 0.0, rounding: 0.0 };
 
 fn interpreter(stage: Stage, precision: Precision) -> Interpreter {
     Interpreter { stage, precision }
@@ -23,7 +23,7 @@ fn programs(from: u64, to: u64) {
         Law { one: &wide(Stage::SimpleGlobal), other: &wide(Stage::SimpleLocal), near: WIDE },
     ];
     for seed in from..to {
-        let mut case = generate::case(seed, 2);
+        let mut case = generate::case(seed, 2, 14);
         for again in 0..3 {
             if again > 0 {
                 case = case.relaid(seed * 3 + again);
@@ -43,12 +43,48 @@ fn programs_mean_the_same_under_every_layout_2() {
     programs(150, 300);
 }
 
+/// Device functions such as tanh are good to a few units in the last place.
+const DEVICE: Tolerance = Tolerance { relative: 1e-5, bf16: 0.02, rounding: 16.0 };
+
+/// Cases `from..to`, of ten programs each, on the plugin.
+fn on_plugin(from: u64, to: u64) {
+    let interpreter = interpreter(Stage::Global, Precision::Normal);
+    let laws = [false, true].map(|partitioned| Plugin { partitioned });
+    let laws = laws.each_ref().map(|plugin| Law { one: &interpreter, other: plugin, near: DEVICE });
+    for seed in from..to {
+        check(&generate::case(seed, 10, 5), &laws);
+    }
+}
+
+#[test]
+fn programs_on_the_plugin_do_what_the_interpreter_does_1() {
+    on_plugin(10_000, 10_025);
+}
+
+#[test]
+fn programs_on_the_plugin_do_what_the_interpreter_does_2() {
+    on_plugin(10_025, 10_050);
+}
+
 /// More of the same, for whoever changed the compiler: `SEEDS=1000..3000 cargo test -p tests --test meaning
 /// soak -- --ignored`.
 #[test]
 #[ignore = "takes as long as one lets it"]
 fn soak() {
-    let seeds = std::env::var("SEEDS").unwrap_or("1000..2000".into());
+    let (from, to) = seeds();
+    programs(from, to);
+}
+
+/// Likewise, on the plugin.
+#[test]
+#[ignore = "takes as long as one lets it"]
+fn soak_on_the_plugin() {
+    let (from, to) = seeds();
+    on_plugin(from, to);
+}
+
+fn seeds() -> (u64, u64) {
+    let seeds = std::env::var("SEEDS").unwrap_or("20000..20100".into());
     let (from, to) = seeds.split_once("..").expect("SEEDS is FROM..TO");
-    programs(from.parse().expect("FROM is a number"), to.parse().expect("TO is a number"));
+    (from.parse().expect("FROM is a number"), to.parse().expect("TO is a number"))
 }

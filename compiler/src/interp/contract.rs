@@ -1,8 +1,8 @@
 //! Einsum: a matrix product for each element of the batch dims.
 
-use super::{Device, Tensor};
-use mesh::{Name, ir::Contract};
-use ndarray::{Array3, Axis};
+use super::{Device, Precision, Tensor};
+use mesh::{DType, Name, ir::Contract};
+use ndarray::{Array2, Array3, ArrayView1, ArrayView2, Axis};
 
 pub(super) fn eval(at: &Device<'_>, op: &Contract, a: &Tensor, b: &Tensor) -> Tensor {
     let shared = |n: &&Name| a.names.contains(n) && b.names.contains(n);
@@ -11,11 +11,12 @@ pub(super) fn eval(at: &Device<'_>, op: &Contract, a: &Tensor, b: &Tensor) -> Te
     let columns: Vec<Name> = op.out.iter().filter(|n| !a.names.contains(n)).cloned().collect();
     let summed: Vec<Name> = a.names.iter().filter(|n| shared(n) && !op.out.contains(n)).cloned().collect();
 
-    let left = reduced(a, &batch, &rows, &summed);
-    let right = reduced(b, &batch, &summed, &columns);
+    let left = reduced(at, a, &batch, &rows, &summed);
+    let right = reduced(at, b, &batch, &summed, &columns);
     let mut out = Array3::zeros((left.shape()[0], left.shape()[1], right.shape()[2]));
     for (i, mut block) in out.axis_iter_mut(Axis(0)).enumerate() {
-        block.assign(&left.index_axis(Axis(0), i).dot(&right.index_axis(Axis(0), i)));
+        let (left, right) = (left.index_axis(Axis(0), i), right.index_axis(Axis(0), i));
+        block.assign(&product(at, op.dtype, &left, &right));
     }
     out.mapv_inplace(|x| at.precision.store(op.dtype, x));
 
@@ -23,10 +24,26 @@ pub(super) fn eval(at: &Device<'_>, op: &Contract, a: &Tensor, b: &Tensor) -> Te
     Tensor::split(op.dtype, &dims, out)
 }
 
+/// The matrix product of two blocks.
+fn product(
+    at: &Device<'_>,
+    dtype: DType,
+    left: &ArrayView2<'_, f64>,
+    right: &ArrayView2<'_, f64>,
+) -> Array2<f64> {
+    match at.precision {
+        Precision::Normal | Precision::Wide => left.dot(right),
+        Precision::Harsh => Array2::from_shape_fn((left.nrows(), right.ncols()), |(i, j)| {
+            at.precision.sum(dtype, left.row(i).iter().zip(right.column(j)).map(|(a, b)| a * b))
+        }),
+    }
+}
+
 /// The array with three merged axes; dims in none of them are of this operand alone and are summed first.
-fn reduced(x: &Tensor, first: &[Name], second: &[Name], third: &[Name]) -> Array3<f64> {
+fn reduced(at: &Device<'_>, x: &Tensor, first: &[Name], second: &[Name], third: &[Name]) -> Array3<f64> {
     let kept = [first, second, third].concat();
     let alone = x.names_but(&kept);
-    let sums = x.matrix(&kept, &alone).sum_axis(Axis(1));
+    let sum = |row: ArrayView1<'_, f64>| at.precision.sum(x.dtype, row.iter().copied());
+    let sums = x.matrix(&kept, &alone).map_axis(Axis(1), sum);
     Tensor::split(x.dtype, &x.dims_of(&kept), sums).cube(first, second, third)
 }

@@ -92,7 +92,7 @@ fn scatter_add(at: &Device<'_>, index: &Tensor, updates: &Tensor, dim: &TensorDi
     let mut out = Array3::zeros((source.shape()[0], at.local(dim), source.shape()[2]));
     for ((b, i, o), value) in source.indexed_iter() {
         if let Some(j) = find(indices[(b, i)], at.offset(dim), at.local(dim)) {
-            out[(b, j, o)] += value;
+            out[(b, j, o)] = at.precision.partial(updates.dtype, out[(b, j, o)] + value);
         }
     }
     out.mapv_inplace(|x| at.precision.store(updates.dtype, x));
@@ -181,7 +181,7 @@ fn cumsum(at: &Device<'_>, x: &Tensor, dim: &Name, exclusive: bool, reverse: boo
         let mut total = 0.0;
         for step in 0..lane.len() {
             let i = if reverse { lane.len() - 1 - step } else { step };
-            let (before, after) = (total, total + lane[i]);
+            let (before, after) = (total, at.precision.partial(x.dtype, total + lane[i]));
             lane[i] = at.precision.store(x.dtype, if exclusive { before } else { after });
             total = after;
         }

@@ -11,7 +11,7 @@ use ndarray::{ArrayView1, Axis};
 pub(super) fn eval(at: &Device<'_>, op: &Reduce, x: &Tensor) -> Tensor {
     match op {
         Reduce::Fold { kind, dims } => {
-            fold_rows(x, dims, x.dtype, |row| at.precision.store(x.dtype, fold(*kind, row)))
+            fold_rows(x, dims, x.dtype, |row| at.precision.store(x.dtype, fold(at, *kind, x.dtype, row)))
         }
         Reduce::ArgMax { dim } => {
             fold_rows(x, std::slice::from_ref(dim), DType::S32, |row| descending(row.to_vec())[0] as f64)
@@ -25,19 +25,20 @@ fn fold_rows(x: &Tensor, dims: &[Name], dtype: DType, f: impl Fn(ArrayView1<'_, 
     Tensor::split(dtype, &x.dims_of(&kept), rows.map_axis(Axis(1), f))
 }
 
-fn fold(kind: Fold, row: ArrayView1<'_, f64>) -> f64 {
+fn fold(at: &Device<'_>, kind: Fold, dtype: DType, row: ArrayView1<'_, f64>) -> f64 {
+    let sum = |f: &dyn Fn(f64) -> f64| at.precision.sum(dtype, row.iter().map(|x| f(*x)));
     match kind {
-        Fold::Sum => row.sum(),
-        Fold::Mean => row.sum() / row.len() as f64,
+        Fold::Sum => sum(&|x| x),
+        Fold::Mean => sum(&|x| x) / row.len() as f64,
         Fold::Max => row.iter().copied().reduce(max).expect("a dim has at least one element"),
         Fold::Min => row.iter().copied().reduce(min).expect("a dim has at least one element"),
         Fold::LogSumExp => {
-            let largest = fold(Fold::Max, row);
+            let largest = fold(at, Fold::Max, dtype, row);
             // Infinities would give ∞ - ∞ below.
             if !largest.is_finite() {
                 return largest;
             }
-            largest + row.iter().map(|x| (x - largest).exp()).sum::<f64>().ln()
+            largest + sum(&|x| (x - largest).exp()).ln()
         }
     }
 }

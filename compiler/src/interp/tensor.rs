@@ -16,6 +16,9 @@ pub enum Precision {
     Normal,
     /// Never: all floats are `f64`, so that finite differences mean something.
     Wide,
+    /// As often as on the least careful device: also each partial sum. What this differs from [`Self::Wide`]
+    /// in is what rounding can do to a program.
+    Harsh,
 }
 
 impl Precision {
@@ -27,9 +30,19 @@ impl Precision {
             (DType::U32, _) => f64::from(wrap(x)),
             (DType::Bf16 | DType::F32, Self::Wide) => x,
             // By way of f32, as devices do.
-            (DType::Bf16, Self::Normal) => bf16::from_f32(x as f32).to_f64(),
-            (DType::F32, Self::Normal) => f64::from(x as f32),
+            (DType::Bf16, Self::Normal | Self::Harsh) => bf16::from_f32(x as f32).to_f64(),
+            (DType::F32, Self::Normal | Self::Harsh) => f64::from(x as f32),
         }
+    }
+
+    /// A sum so far, of numbers of type `dtype`.
+    pub fn partial(self, dtype: DType, x: f64) -> f64 {
+        if self == Self::Harsh && dtype.is_float() { f64::from(x as f32) } else { x }
+    }
+
+    /// The sum of numbers of type `dtype`, not rounded to it.
+    pub fn sum(self, dtype: DType, numbers: impl IntoIterator<Item = f64>) -> f64 {
+        numbers.into_iter().fold(0.0, |sum, x| self.partial(dtype, sum + x))
     }
 }
 

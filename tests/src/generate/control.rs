@@ -16,6 +16,7 @@ impl<'e> Gen<'_, 'e> {
             pool: self.pool,
             number: self.number,
             smooth: self.smooth,
+            narrow: self.narrow,
             depth: self.depth + 1,
             fresh: self.fresh,
         }

@@ -45,10 +45,11 @@ pub struct Case {
     pub state: Tensors,
 }
 
-/// The case of `seed`, with `functions` independent programs in one module.
-pub fn case(seed: u64, functions: usize) -> Case {
+/// The case of `seed`, with `functions` independent programs in one module, each of about `size`
+/// instructions besides those of inner bodies and gradients.
+pub fn case(seed: u64, functions: usize, size: usize) -> Case {
     let mut rng = Rng::new(seed);
-    let (module, hints) = program::module(&mut rng, functions);
+    let (module, hints) = program::module(&mut rng, functions, size);
     let mesh = layout::mesh(&mut rng);
     let (layout, state_layout) = layout::legal(&mut rng, &lowered(&module), &mesh);
     let (inputs, state) = values::of(&mut rng, &module, &hints);

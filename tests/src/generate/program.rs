@@ -63,16 +63,18 @@ pub const FLOAT_BOUND: f64 = 3.0;
 pub const INDEX_BOUND: i64 = 9;
 
 /// A module of `functions` programs, and hints for the values of each.
-pub fn module(rng: &mut Rng, functions: usize) -> (Module, Vec<Hints>) {
+pub fn module(rng: &mut Rng, functions: usize, size: usize) -> (Module, Vec<Hints>) {
     let mut module = Module { name: "random".into(), ..Module::default() };
     let pools: Vec<Vec<Dim>> = (0..functions).map(|i| pool(rng, i)).collect();
+    // Some programs have bf16 numbers, the others can be compared more sharply.
+    let narrow: Vec<bool> = pools.iter().map(|_| rng.chance(35)).collect();
     let mut states = Vec::new();
     for (i, pool) in pools.iter().enumerate() {
-        states.push(declare(rng, &mut module.env, i, pool));
+        states.push(declare(rng, &mut module.env, i, pool, narrow[i]));
     }
     let mut hints = Vec::new();
     for (i, (pool, states)) in pools.iter().zip(states).enumerate() {
-        let (function, hint) = function(rng, &module.env, i, pool, states);
+        let (function, hint) = function(rng, &module.env, i, pool, narrow[i], states, size);
         module.functions.push(function);
         hints.push(hint);
     }
@@ -92,10 +94,15 @@ fn pool(rng: &mut Rng, function: usize) -> Vec<Dim> {
     pool
 }
 
-fn declare(rng: &mut Rng, env: &mut Env, function: usize, pool: &[Dim]) -> Vec<StateId> {
+/// Without bf16 if there is to be none.
+fn widened(dtype: DType, narrow: bool) -> DType {
+    if dtype == DType::Bf16 && !narrow { DType::F32 } else { dtype }
+}
+
+fn declare(rng: &mut Rng, env: &mut Env, function: usize, pool: &[Dim], narrow: bool) -> Vec<StateId> {
     let kinds = [StateKind::Param, StateKind::Slot, StateKind::Counter];
     let declare = |i: usize| {
-        let dtype = rng.one_of([DType::F32, DType::F32, DType::Bf16, DType::S32]);
+        let dtype = widened(rng.one_of([DType::F32, DType::F32, DType::Bf16, DType::S32]), narrow);
         let ty = ty(rng, dtype, pool);
         let name = format!("state{function}/{i}").into();
         env.states.push(StateDecl { name, kind: rng.one_of(kinds), ty, site: Site::default() })
@@ -122,17 +129,28 @@ fn function(
     env: &Env,
     number: usize,
     pool: &[Dim],
+    narrow: bool,
     states: Vec<StateId>,
+    size: usize,
 ) -> (Function, Hints) {
     let smooth = rng.chance(40);
-    let mut g =
-        Gen { rng, b: BodyBuilder::new(env), facts: Vec::new(), pool, number, smooth, depth: 0, fresh: 0 };
+    let mut g = Gen {
+        rng,
+        b: BodyBuilder::new(env),
+        facts: Vec::new(),
+        pool,
+        number,
+        smooth,
+        narrow,
+        depth: 0,
+        fresh: 0,
+    };
     let mut hints = Hints::default();
     let inputs = g.inputs(&mut hints);
     for state in &states {
         g.read(*state);
     }
-    let count = 8 + g.rng.below(14);
+    let count = size / 2 + g.rng.below(size);
     g.instructions(count);
     let mut results = if smooth { g.gradient().unwrap_or_default() } else { Vec::new() };
     for state in &states {
@@ -154,6 +172,8 @@ pub(super) struct Gen<'g, 'e> {
     pub number: usize,
     /// A gradient goes through the program: kinks see exact operands only.
     pub smooth: bool,
+    /// The program has bf16 numbers.
+    pub narrow: bool,
     /// How many bodies are around this one.
     pub depth: usize,
     /// How many names of dims were made up.
@@ -171,6 +191,7 @@ impl<'e> Gen<'_, 'e> {
         for dtype in [DType::F32, DType::F32, DType::Bf16, DType::S32, DType::S32, DType::Pred, DType::F32] {
             let pool = if self.rng.chance(70) { &self.pool[..self.pool.len() - 1] } else { self.pool };
             let bound = if dtype.is_float() { FLOAT_BOUND } else { whole };
+            let dtype = widened(dtype, self.narrow);
             inputs.push((ty(self.rng, dtype, pool), Facts::exact(bound)));
         }
         // Two pieces with the looped dim, so that scans have something to slice.
@@ -258,7 +279,9 @@ impl<'e> Gen<'_, 'e> {
         let op = op.into().0;
         let types: Vec<&Type> = args.iter().map(|v| self.b.ty(*v)).collect();
         let results = mesh::infer::infer(self.b.env, &op, &types).ok()?;
-        let bearable = |ty: &Type| ty.elements() <= 2048 && ty.dims.len() <= 5;
+        let bearable = |ty: &Type| {
+            ty.elements() <= 2048 && ty.dims.len() <= 5 && ty.dtype == widened(ty.dtype, self.narrow)
+        };
         if !results.iter().all(bearable) {
             return None;
         }

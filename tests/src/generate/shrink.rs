@@ -305,7 +305,7 @@ mod tests {
             });
             found.then(|| "cumsum".to_owned())
         };
-        let case = (0..).map(|seed| case(seed, 1)).find(|case| fails(case).is_some()).unwrap();
+        let case = (0..).map(|seed| case(seed, 1, 14)).find(|case| fails(case).is_some()).unwrap();
         let (small, _) = shrink(case, "cumsum".into(), &|module| Some(module.clone()), &fails);
         assert!(size(&small) <= 12, "{}", mesh::text::print(&small.module));
         assert!(small.layout.rules.is_empty());
