@@ -63,7 +63,7 @@ impl Backend for Interpreter {
             Stage::SimpleLocal => &programs.simple_local,
         };
         let case = programs.case;
-        let run = |f: &mesh::Function| {
+        let run = |f: &Function| {
             interp::run(module, &f.name, &case.inputs[&f.name], &case.state, self.precision)
                 .map_err(|e| e.to_string())
         };
