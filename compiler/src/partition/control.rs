@@ -57,21 +57,18 @@ enum Carry {
 fn scan(walk: &mut Walk<'_>, inst: &Inst, op: &Scan) -> Result<(), Diagnostic> {
     let kind = |i| if accumulates(&op.body, i).is_some() { Carry::Open } else { Carry::Settled };
     let mut carries: Vec<Carry> = (0..op.carries).map(kind).collect();
-    // At most: find out what is owed, try it, give up on those that do not keep to it, one by one.
-    for _ in 0..op.carries + 2 {
-        if carries.iter().all(|c| *c == Carry::Settled) {
-            break;
-        }
+    // Find out what is owed, try it, and give up on those that do not keep to it; on all if that takes long.
+    for left in (0..op.carries + 2).rev() {
         let inner = body(walk, inst, op, &carries)?;
-        let owed: Vec<AxisSet> = op.body.results.iter().map(|r| inner.owed(*r)).collect();
+        let owed = op.body.results.iter().map(|r| inner.owed(*r));
         let next: Vec<Carry> = carries.iter().zip(owed).map(|(c, owed)| decide(*c, owed)).collect();
         if next == carries {
-            break;
+            return emit(walk, inst, op, &carries, inner);
         }
-        carries = next;
+        carries = if left > 1 { next } else { vec![Carry::Settled; op.carries] };
     }
-    carries.iter_mut().filter(|c| **c == Carry::Open).for_each(|c| *c = Carry::Settled);
-    emit(walk, inst, op, &carries)
+    let inner = body(walk, inst, op, &carries)?;
+    emit(walk, inst, op, &carries, inner)
 }
 
 fn decide(carry: Carry, owed: AxisSet) -> Carry {
@@ -175,8 +172,13 @@ fn users(body: &Body, v: Value) -> usize {
     insts + body.results.iter().filter(|r| **r == v).count()
 }
 
-fn emit(walk: &mut Walk<'_>, inst: &Inst, op: &Scan, carries: &[Carry]) -> Result<(), Diagnostic> {
-    let mut inner = body(walk, inst, op, carries)?;
+fn emit(
+    walk: &mut Walk<'_>,
+    inst: &Inst,
+    op: &Scan,
+    carries: &[Carry],
+    mut inner: Walk<'_>,
+) -> Result<(), Diagnostic> {
     let mut results = Vec::new();
     for (i, (r, mut want)) in op.body.results.iter().zip(wanted(walk, inst, op, carries)).enumerate() {
         let mut r = *r;

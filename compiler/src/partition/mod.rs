@@ -28,6 +28,8 @@ pub mod reshard;
 mod shape;
 mod shape_reshape;
 mod state;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 pub use check::check;
