@@ -42,7 +42,7 @@ fn a_layout_that_puts_two_dims_of_a_tensor_over_one_axis() {
         &["--mesh", "data=2", "--layout", "batch:data,d_ff:data"],
         1,
         &[
-            "axis `data` (2) splits both `batch` and `d_ff`",
+            "splits both `batch` and `d_ff`",
             "models/matmul.rs:21:",
             "einsum([x, w.read(g)]",
             "^^^^^^",
@@ -201,6 +201,20 @@ fn a_source_tree_that_is_gone() {
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{err}");
     assert!(err.contains("MESH_HOME names `/nowhere`") && err.contains("set MESH_HOME"), "{err}");
+}
+
+#[test]
+fn a_cache_that_cannot_be_written() {
+    let place = Workplace::new();
+    place.write("file", "");
+    let output = place
+        .meshc(&["check", &model("matmul.rs")])
+        .env("MESH_CACHE", place.at("file/cache"))
+        .output()
+        .unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("the cache `") && err.contains("set MESH_CACHE"), "{err}");
 }
 
 // Artefacts.

@@ -37,7 +37,12 @@ impl Model {
     pub fn new(path: &Path, name: &str) -> Result<Self> {
         let path = fs::canonicalize(path).with_context(|| format!("finding `{name}`"))?;
         let (home, cache) = (home()?, cache()?.join("models"));
-        fs::create_dir_all(&cache).with_context(|| format!("creating the cache `{}`", cache.display()))?;
+        fs::create_dir_all(&cache).map_err(|e| {
+            failure(
+                format!("the cache `{}` cannot be made: {e}", cache.display()),
+                "models are built there: set MESH_CACHE to a folder that can be written",
+            )
+        })?;
         Ok(Self { name: name.to_owned(), path, home, cache })
     }
 
