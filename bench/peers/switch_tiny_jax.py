@@ -42,8 +42,8 @@ def parse_args(argv=None):
     p.add_argument("--prng", choices=["threefry", "rbg"], default="threefry")
     p.add_argument("--optimizer", choices=["adamw", "adafactor"], default="adamw")
     p.add_argument("--dropout", type=float, default=0.1)
-    p.add_argument("--dropout-broadcast", choices=["none", "length"], default="none",
-                   help="length: one mask for all positions, as Mesh-TensorFlow's and T5X's T5 do")
+    p.add_argument("--dropout-broadcast", choices=["none", "length"], default="length",
+                   help="length: one mask for all positions, as our model and Mesh-TensorFlow's and T5X's T5 have it")
     p.add_argument("--jitter", type=float, default=JITTER)
     p.add_argument("--group", type=int, default=0, help="tokens per routing group (default: one sequence)")
     p.add_argument("--capacity-factor", type=float, default=1.25)
