@@ -1,3 +1,5 @@
+//! Programs too special for filetests, through the partitioner.
+
 use super::*;
 use crate::interp::{self, Precision, Tensor, Tensors};
 use mesh::{

@@ -1,3 +1,5 @@
+//! What reports say of small programs that can be counted by hand.
+
 use super::*;
 use crate::partition::partition;
 use mesh::{Layout, text::parse_source};
