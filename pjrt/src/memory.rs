@@ -1,5 +1,11 @@
 //! How the process keeps memory that plugins free.
 
+use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether [`keep_freed_memory`] was called where it does something.
+static KEPT: AtomicBool = AtomicBool::new(false);
+
 /// Makes the C library's allocator keep what is freed instead of giving it back to the system, for the whole
 /// process. Call it before a CPU plugin is loaded; calling it again changes nothing.
 ///
@@ -11,7 +17,42 @@
 /// Does nothing where the C library is not glibc.
 pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    glibc::keep();
+    {
+        glibc::keep();
+        KEPT.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Makes room in the heap for runs that allocate `bytes` in large blocks, at most, at a time. Does nothing unless
+/// [`keep_freed_memory`] did.
+///
+/// A heap that keeps what is freed has a hole where the temporary memory of the run before was, and without
+/// this it just fits. A small block put into it, and the next run takes new memory, as much again. So this
+/// makes a hole with room to spare, and a smaller one, which the allocator prefers for small blocks. Nothing
+/// of it is touched: it takes addresses, not memory. What was free before, after a compilation for example,
+/// goes back to the system.
+pub fn make_room(bytes: usize) {
+    const SPARE: usize = 64 << 20;
+    const SMALL: usize = 32 << 20;
+    if !KEPT.load(Ordering::Relaxed) || bytes == 0 {
+        return;
+    }
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    glibc::give_back();
+    let block = |size: usize| {
+        let mut block: Vec<u8> = Vec::new();
+        // Where there are no addresses left, runs will say so better.
+        block.try_reserve_exact(size).ok()?;
+        Some(black_box(block))
+    };
+    let hole = block(bytes.saturating_add(SPARE));
+    let wall = block(SMALL);
+    let small = block(SMALL);
+    let end = block(SMALL);
+    // Walls stay, so that holes neither join nor become the end of the heap, of which all that fits in no
+    // hole is cut.
+    std::mem::forget((wall, end));
+    drop((hole, small));
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -20,6 +61,7 @@ mod glibc {
 
     unsafe extern "C" {
         fn mallopt(param: c_int, value: c_int) -> c_int;
+        fn malloc_trim(pad: usize) -> c_int;
     }
 
     // From glibc's malloc.h, where they cannot change: programs have them compiled in.
@@ -44,5 +86,10 @@ mod glibc {
             // Where it refuses one, programs run as before.
             unsafe { mallopt(param, value) };
         }
+    }
+
+    pub(super) fn give_back() {
+        // SAFETY: malloc_trim gives pages back that nothing uses; it is safe between threads.
+        unsafe { malloc_trim(0) };
     }
 }

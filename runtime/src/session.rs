@@ -83,6 +83,20 @@ impl Session {
         Ok(self.executables[function].clone())
     }
 
+    /// Makes room in the host's memory for runs of what is compiled, where devices use that memory and it is
+    /// kept between runs ([`crate::plugin::load`]). For programs that run many times.
+    pub fn make_room(&self) -> Result<()> {
+        let mut most = 0;
+        for (name, executable) in &self.executables {
+            let stats = executable.executable().memory_stats();
+            let stats = stats.map_err(Error::pjrt(format!("asking how much memory `{name}` takes")))?;
+            let own = stats.map_or(0, |s| s.temporaries.max(0) + (s.outputs - s.aliased).max(0));
+            most = most.max(usize::try_from(own).unwrap_or(0));
+        }
+        pjrt::make_room(most.saturating_mul(shard::devices(&self.mesh)));
+        Ok(())
+    }
+
     /// Forgets the executable of `function`, which frees its memory once its runs are done.
     pub fn release(&mut self, function: &str) {
         self.executables.remove(function);

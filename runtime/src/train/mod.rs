@@ -33,8 +33,9 @@ pub struct Options {
     pub seed: u32,
     /// Where the metrics go: one JSON object a step, one on a line.
     pub metrics: Option<PathBuf>,
-    /// How many steps are started before the first of them is waited for.
-    pub lag: usize,
+    /// How many steps may be under way when another one is started. Nothing: none on CPU plugins, where every
+    /// step under way has its temporary memory and the host has nothing else to do; else 2.
+    pub lag: Option<usize>,
     /// Batches made ahead of time.
     pub ahead: usize,
     /// Steps between evaluations on held-out text; nothing: no evaluation.
@@ -51,7 +52,7 @@ impl Default for Options {
             steps: 100,
             seed: 0,
             metrics: None,
-            lag: 2,
+            lag: None,
             ahead: 4,
             eval_every: None,
             eval_batches: None,
@@ -109,10 +110,12 @@ pub fn run(
     let evaluation = Evaluation::new(&data, options)?;
     let done = prepare(session, options, evaluation.is_some(), observer, stop)?;
     let loader = Loader::start(data, options.seed, done..options.steps.max(done), options.ahead)?;
+    let lag = options.lag.map_or_else(|| default_lag(session), Ok)?;
     let now = Instant::now();
     let training = Training {
         session,
         options,
+        lag,
         observer,
         evaluation,
         log,
@@ -149,7 +152,13 @@ fn prepare(
             session.compile(function)?;
         }
     }
+    session.make_room()?;
     steps_seen(session)
+}
+
+fn default_lag(session: &Session) -> Result<usize> {
+    let platform = session.client().platform_name().map_err(Error::pjrt("asking for the platform"))?;
+    Ok(if platform == "cpu" { 0 } else { 2 })
 }
 
 /// The counter `step` of the program's state; 0 if it has none.
@@ -174,6 +183,7 @@ struct InFlight {
 struct Training<'a> {
     session: &'a mut Session,
     options: &'a Options,
+    lag: usize,
     observer: &'a mut dyn Observer,
     evaluation: Option<Evaluation>,
     log: Log,
@@ -194,7 +204,7 @@ impl Training<'_> {
             }
             self.start(step, &mut loader)?;
             let evaluate = self.evaluation.as_ref().is_some_and(|e| step.is_multiple_of(e.every));
-            let keep = if evaluate { 0 } else { self.options.lag };
+            let keep = if evaluate { 0 } else { self.lag };
             while self.in_flight.len() > keep {
                 self.finish(evaluate && self.in_flight.len() == 1)?;
             }
