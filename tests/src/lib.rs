@@ -6,3 +6,4 @@ pub mod filetest;
 pub mod generate;
 pub mod law;
 pub mod plugin;
+pub mod training;

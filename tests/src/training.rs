@@ -1,0 +1,84 @@
+//! Training on the CPU plugin, for tests: models through the whole compiler into sessions.
+
+use crate::plugin;
+use compiler::{
+    artefact::Settings,
+    pipeline::{self, Placement},
+};
+use mesh::{Layout, Mesh, Site};
+use models::{Config, Optimizer, Schedule, Switch};
+use runtime::{
+    Artefact, Session,
+    data::{self, Source, Text},
+    train::{Observer, Step},
+};
+use std::path::{Path, PathBuf};
+
+/// A Switch Transformer over bytes with all its noise, small, that any of eight devices can have a part of.
+pub fn small_switch() -> Config {
+    Config {
+        name: "small_switch".into(),
+        batch: 8,
+        input_length: 32,
+        target_length: 16,
+        d_model: 32,
+        d_ff: 64,
+        heads: 8,
+        d_kv: 8,
+        encoder_layers: 2,
+        decoder_layers: 2,
+        switch: Some(Switch::default()),
+        optimizer: Optimizer {
+            schedule: Schedule { rate: 5e-3, warmup: 5, ..Schedule::default() },
+            ..models::config::small_model_optimizer()
+        },
+        ..Config::default()
+    }
+}
+
+/// A session on the test client with the model's own layout and this state layout.
+#[track_caller]
+pub fn session(config: &Config, mesh: &str, state_layout: &str) -> Session {
+    let mesh = Mesh::parse(mesh).expect("the test's mesh is legal");
+    let parse = |text: &str| Layout::parse(text).expect("the test's layouts are legal");
+    let layout = parse(config.layout()).restricted_to(&mesh);
+    let state_layout = parse(state_layout);
+    let placement = Placement { mesh, layout: layout.clone(), state_layout: state_layout.clone() };
+    let module = models::program(config, &Site::default()).finish();
+    let module = module.unwrap_or_else(|d| panic!("the model has mistakes:\n{d}"));
+    let observe = &mut pipeline::unobserved;
+    let local = pipeline::compile(module, &placement, observe).unwrap_or_else(|d| panic!("{d}"));
+    let settings = Settings { target: "cpu".into(), layout, state_layout, ..Settings::default() };
+    let built = pipeline::emit(&local, &settings, observe).unwrap_or_else(|d| panic!("{d}"));
+    let artefact = Artefact::new("test".into(), built.manifest, built.files.into_iter().collect());
+    let artefact = artefact.expect("what the compiler writes is an artefact");
+    Session::with_client(plugin::client(), artefact).expect("eight devices are enough")
+}
+
+/// Examples for `session` from a file or folder of the repository.
+#[track_caller]
+pub fn source(session: &Session, paths: &[&str], held_out: f64) -> Source {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let paths: Vec<PathBuf> = paths.iter().map(|path| root.join(path)).collect();
+    let text = Text::read(&paths).unwrap_or_else(|e| panic!("{e}"));
+    let task = data::Task::of(session.artefact()).unwrap_or_else(|e| panic!("{e}"));
+    let options = data::Options { held_out, ..data::Options::default() };
+    Source::new(text, task, &options).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Keeps all steps.
+#[derive(Debug, Default)]
+pub struct Steps(pub Vec<Step>);
+
+impl Observer for Steps {
+    fn step(&mut self, step: &Step) {
+        self.0.push(step.clone());
+    }
+}
+
+impl Steps {
+    /// Their losses.
+    pub fn losses(&self) -> Vec<f64> {
+        self.0.iter().map(|step| step.loss).collect()
+    }
+}

@@ -1,0 +1,77 @@
+//! Layouts mean nothing to training: the same model, seed and text give the same losses however the model
+//! is split over devices, step after step, with dropout and jitter on.
+
+use models::Config;
+use runtime::{data::Source, train};
+use std::sync::atomic::AtomicBool;
+use tests::training::{Steps, session, small_switch, source};
+
+/// Mesh and state layout. The compute layout is the model's own on all of them.
+const PLACES: [(&str, &str); 6] = [
+    ("", ""),
+    ("data=8", ""),
+    ("expert=8", ""),
+    ("model=8", ""),
+    ("data=2,expert=2,model=2", ""),
+    ("data=2,expert=4", "*:data"),
+];
+const STEPS: u64 = 20;
+
+/// Losses of the first steps.
+#[track_caller]
+fn losses(config: &Config, place: (&str, &str), seed: u32, text: &[&str]) -> Vec<f64> {
+    let mut session = session(config, place.0, place.1);
+    let data: Source = source(&session, text, 0.0);
+    let options = train::Options { steps: STEPS, seed, ..train::Options::default() };
+    let mut steps = Steps::default();
+    let summary = train::run(&mut session, data, &options, &mut steps, &AtomicBool::new(false));
+    summary.unwrap_or_else(|e| panic!("{place:?}: {e}"));
+    steps.losses()
+}
+
+/// Largest relative difference of the losses of a step.
+fn difference(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!((a.len(), b.len()), (STEPS as usize, STEPS as usize));
+    a.iter().zip(b).map(|(a, b)| (a - b).abs() / a.abs().max(b.abs())).fold(0.0, f64::max)
+}
+
+#[track_caller]
+fn all_places_agree(config: &Config, text: &[&str]) {
+    let noise = config.switch.as_ref().map_or(0.0, |s| s.jitter);
+    assert!(config.dropout > 0.0 && noise > 0.0, "dropout and jitter are on");
+    let one = losses(config, PLACES[0], 1, text);
+    assert!(one[STEPS as usize - 1] < one[0] - 1.0, "it learns: {one:?}");
+    for place in &PLACES[1..] {
+        let many = losses(config, *place, 1, text);
+        let apart = difference(&one, &many);
+        eprintln!("{place:?}: at most {apart:.1e} apart");
+        assert!(apart <= 1e-4, "{place:?}: {apart:e}\n{one:?}\n{many:?}");
+    }
+    let other = losses(config, PLACES[0], 2, text);
+    assert!(difference(&one, &other) > 1e-3, "another seed is another training");
+}
+
+#[test]
+fn a_small_switch_transformer() {
+    all_places_agree(&small_switch(), &["LICENSE"]);
+}
+
+/// The real size takes minutes.
+#[test]
+fn switch_tiny() {
+    if std::env::var_os("MESH_SLOW").is_none() {
+        eprintln!("skipped: set MESH_SLOW=1 to train models/switch_tiny.rs under all layouts");
+        return;
+    }
+    let config = Config {
+        batch: 32,
+        input_length: 128,
+        target_length: 128,
+        d_model: 256,
+        d_ff: 1024,
+        d_kv: 32,
+        optimizer: models::config::small_model_optimizer(),
+        ..small_switch()
+    };
+    all_places_agree(&config, &["README.md", "docs", "mesh"]);
+}
