@@ -3,10 +3,10 @@
 use crate::lower;
 use anyhow::{Result, anyhow};
 use mesh::Mesh;
-use pjrt::{ClientOptions, Plugin};
+use pjrt::ClientOptions;
 use runtime::{
     Artefact, HostTensor, Session,
-    plugin::{Platform, Surroundings, find},
+    plugin::{Platform, Surroundings, find, load},
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Instant};
@@ -19,7 +19,7 @@ pub fn measure(model: &str, mesh: &str, steps: usize) -> Result<Value> {
     let around = Surroundings::of_process()?;
     let found = find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}"))?;
     let options = ClientOptions::new().with("cpu_device_count", mesh.devices() as i64);
-    let mut session = Session::open(&Plugin::load(&found.path)?, artefact, options)?;
+    let mut session = Session::open(&load(&found.path, Platform::Cpu)?, artefact, options)?;
     let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(1))]);
     session.call("init", &seed)?.wait()?;
     let start = Instant::now();
