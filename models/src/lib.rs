@@ -28,8 +28,9 @@ pub mod stack;
 pub mod switch;
 pub mod weights;
 
-pub use config::{Activation, Config, Dispatch, Precision, Switch};
+pub use config::{Activation, Config, Precision};
 pub use context::Context;
 pub use optimizer::{Method, Optimizer, Schedule};
 pub use program::{main, program};
+pub use switch::{Dispatch, Switch};
 pub use weights::{Weight, Weights};

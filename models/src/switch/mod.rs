@@ -1,17 +1,20 @@
 //! The Switch layer: a feed-forward layer of which every token uses one of several copies, the *experts*.
 //!
-//! Reading order: [`SwitchFfn`] (the experts, and how tokens travel to them and back), [`router`] (which
-//! expert, and which of its slots), [`dispatch`] (moving tokens into slots and back).
+//! Reading order: [`options`] (what a Switch layer is), [`SwitchFfn`] (the experts, and how tokens travel to
+//! them and back), [`router`] (which expert, and which of its slots), [`dispatch`] (moving tokens into slots
+//! and back).
 
 pub mod dispatch;
+pub mod options;
 pub mod router;
 
-use crate::{Context, Switch, Weight, Weights};
+use crate::{Context, Weight, Weights};
 use dispatch::Slots;
 use mesh::{
     Dim, Name,
     dsl::{Init, Tensor, einsum},
 };
+pub use options::{Dispatch, Switch};
 use router::Router;
 pub use router::RouterMetrics;
 
