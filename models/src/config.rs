@@ -32,7 +32,7 @@ pub struct Config {
     pub encoder_layers: usize,
     /// Blocks of the decoder.
     pub decoder_layers: usize,
-    /// What is between the products of a dense feed-forward layer.
+    /// What is between the products of a feed-forward layer, dense or of an expert.
     pub activation: Activation,
     /// Whether the output projection is the embedding.
     pub tied: bool,
@@ -172,6 +172,15 @@ impl Config {
         self.dropout = args.get("dropout", self.dropout);
         self.dropout_broadcast = args.get("dropout_broadcast", self.dropout_broadcast);
         self.z_loss = args.get("z_loss", self.z_loss);
+        self.epsilon = args.get("epsilon", self.epsilon);
+        let word = match self.activation {
+            Activation::Relu => "relu",
+            Activation::GatedGelu => "gated-gelu",
+        };
+        self.activation = match args.choice("activation", &["relu", "gated-gelu"], word) {
+            "gated-gelu" => Activation::GatedGelu,
+            _ => Activation::Relu,
+        };
         self.tied = args.get("tied", self.tied);
         self.unroll = args.get("unroll", self.unroll);
         let word = match self.remat {
@@ -210,6 +219,12 @@ impl Config {
             || format!("`vocab` is {}", self.vocab),
             "at least 3: padding, end, unknown",
         );
+        let epsilon = self.epsilon;
+        wrong.unless(
+            epsilon > 0.0 && epsilon.is_finite(),
+            || format!("`epsilon` is {epsilon}"),
+            "a small number above 0",
+        );
         let (buckets, distance) = (self.buckets, self.max_distance);
         wrong.unless(
             buckets >= 4 && buckets.is_multiple_of(4),
@@ -224,20 +239,30 @@ impl Config {
         wrong.share("dropout", self.dropout);
         wrong.unless(self.z_loss >= 0.0, || format!("`z_loss` is {}", self.z_loss), "a number from 0");
         if let Some(switch) = &self.switch {
-            switch.mistakes(self, &mut wrong);
+            switch.mistakes(&mut wrong);
         }
         self.optimizer.mistakes(&mut wrong);
         wrong.0
     }
 
-    /// How many layers one iteration over stacked layers has.
-    pub fn period(&self) -> usize {
-        self.switch.as_ref().map_or(1, |s| s.sparse_step.max(1))
+    /// Which layers of a stack are sparse: all (1), or those whose number from 0 has the remainder 1;
+    /// nothing if the model has no sparse layers.
+    pub fn sparse_step(&self, decoder: bool) -> Option<usize> {
+        let of = |s: &Switch| match s.decoder_sparse_step {
+            step if decoder && step > 0 => step,
+            _ => s.sparse_step,
+        };
+        self.switch.as_ref().map(of)
     }
 
-    /// Whether layer `i` (from 0) is sparse.
-    pub fn is_sparse(&self, i: usize) -> bool {
-        self.switch.as_ref().is_some_and(|s| s.sparse_step == 1 || i % s.sparse_step == 1)
+    /// How many layers of a stack one iteration over stacked layers has.
+    pub fn period(&self, decoder: bool) -> usize {
+        self.sparse_step(decoder).map_or(1, |step| step.max(1))
+    }
+
+    /// Whether layer `i` (from 0) of a stack is sparse.
+    pub fn is_sparse(&self, decoder: bool, i: usize) -> bool {
+        self.sparse_step(decoder).is_some_and(|step| step == 1 || i % step == 1)
     }
 
     /// The default layout, for any mesh with axes `data`, `expert` and `model`.
@@ -285,16 +310,19 @@ mod tests {
     #[test]
     fn every_setting_is_read() {
         let words = "--dtype selective --set layers=4 --set decoder_layers=6 --set sparse_step=2 --set \
+                     decoder_sparse_step=3 --set activation=gated-gelu --set epsilon=1e-5 --set \
                      dispatch=sort --set optimizer=adafactor --set dropout=0.3 --set remat=carries --set lr=0.5";
         let args = Args::parse(words.split_whitespace().map(str::to_owned)).expect("the arguments are legal");
         let config = Config { switch: Some(Switch::default()), ..Config::default() }.with(&args);
         assert_eq!(args.mistakes(), []);
         assert_eq!(config.mistakes(), []);
         let switch = config.switch.clone().expect("it stays sparse");
-        assert_eq!((config.encoder_layers, config.decoder_layers, config.period()), (4, 6, 2));
+        assert_eq!((config.encoder_layers, config.decoder_layers, config.period(false)), (4, 6, 2));
         assert_eq!((switch.dispatch, switch.expert_dropout), (Dispatch::Permute, Some(0.3)));
         assert_eq!((config.precision, config.remat), (Precision::Selective, Remat::SaveCarries));
         assert_eq!((config.optimizer.method, config.optimizer.schedule.rate), (Method::adafactor(), 0.5));
-        assert!(!Config::default().is_sparse(1));
+        assert!(!Config::default().is_sparse(false, 1));
+        let sparse = |decoder| (0..6).filter(|i| config.is_sparse(decoder, *i)).collect::<Vec<_>>();
+        assert_eq!((sparse(false), sparse(true)), (vec![1, 3, 5], vec![1, 4]));
     }
 }

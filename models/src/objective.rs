@@ -78,14 +78,14 @@ impl EncoderDecoder {
         let cx = &Context::new(g, &self.config, rng);
         let padding = padding_mask(inputs, &length);
         let x = g.scope("embedding", || self.embedding.lookup(cx, inputs));
-        let (memory, of_encoder) = self.encoder.forward(cx, x, &length, None, padding);
-        let memory = memory.rename(&length, "memory_length");
+        let encoder = self.encoder.forward(cx, x, &length, None, padding);
+        let memory = encoder.x.rename(&length, "memory_length");
         // Each target is predicted from those before it; the first from the start token, 0.
         let before = targets.shift_right(&target_length, 1);
         let y = g.scope("embedding", || self.embedding.lookup(cx, before));
-        let (y, of_decoder) = self.decoder.forward(cx, y, &target_length, Some(memory), padding);
-        let logits = g.scope("logits", || self.embedding.logits(cx, y, &batch, &target_length));
-        let routers = [("encoder", of_encoder), ("decoder", of_decoder)];
+        let decoder = self.decoder.forward(cx, y, &target_length, Some(memory), padding);
+        let logits = g.scope("logits", || self.embedding.logits(cx, decoder.x, &batch, &target_length));
+        let routers = [("encoder", encoder.routers()), ("decoder", decoder.routers())];
         g.scope("loss", || self.of_logits(logits, targets, [&batch, &target_length], routers))
     }
 

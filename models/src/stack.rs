@@ -10,7 +10,7 @@ use crate::{
 };
 use mesh::{
     Dim,
-    dsl::{ScanOptions, Tensor},
+    dsl::{ScanOptions, Tensor, Tree, concat},
 };
 
 /// One block: `x += attention(norm(x))` for each attention, then `x += feed_forward(norm(x))`.
@@ -31,9 +31,7 @@ enum Ffn {
 #[derive(Clone, Debug)]
 pub struct Stack {
     name: &'static str,
-    layers: Dim,
-    /// The blocks of one iteration: one, or as many as it takes until sparse layers repeat.
-    blocks: Vec<Block>,
+    segments: Vec<Segment>,
     bias: RelativeBias,
     norm: RmsNorm,
     dims: AttentionDims,
@@ -41,7 +39,89 @@ pub struct Stack {
     decoder: bool,
 }
 
+/// Blocks that are run again and again, each time with other parameters.
+#[derive(Clone, Debug)]
+struct Segment {
+    layers: Dim,
+    /// The blocks of one iteration: one, or as many as it takes until sparse layers repeat; or those that are
+    /// left over after that, which are run once.
+    blocks: Vec<Block>,
+}
+
+/// Where the parameters of a block are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Number of the segment in its stack.
+    pub segment: usize,
+    /// Number of the block in an iteration.
+    pub block: usize,
+    /// Number of the iteration: the index along `layers`.
+    pub layer: usize,
+    /// The scope that names of parameters and of reports begin with.
+    pub scope: String,
+}
+
+/// What a stack gives.
+#[derive(Clone, Debug)]
+pub struct Passed<'g> {
+    /// The embeddings after all blocks and the last norm.
+    pub x: Tensor<'g>,
+    /// What happened on the way, by segment.
+    pub segments: Vec<Way<'g>>,
+}
+
+/// What happened in the blocks of a segment, stacked over `layers`.
+#[derive(Clone, Debug)]
+pub struct Way<'g> {
+    /// The input of each block of an iteration.
+    pub hidden: Vec<Tensor<'g>>,
+    /// Metrics for each sparse layer of an iteration.
+    pub routers: Vec<RouterMetrics<'g>>,
+}
+
+impl<'g> Passed<'g> {
+    /// Metrics for each sparse layer of an iteration, over all `layers` of the stack.
+    pub fn routers(&self) -> Vec<RouterMetrics<'g>> {
+        let mut all: Vec<RouterMetrics<'g>> = Vec::new();
+        for way in &self.segments {
+            for (i, more) in way.routers.iter().enumerate() {
+                match all.get_mut(i) {
+                    Some(first) => *first = append(*first, *more),
+                    None => all.push(*more),
+                }
+            }
+        }
+        all
+    }
+}
+
+/// One after the other along `layers`.
+fn append<'g>(first: RouterMetrics<'g>, second: RouterMetrics<'g>) -> RouterMetrics<'g> {
+    let mut rest = Vec::new();
+    second.map(&mut |x| {
+        rest.push(x);
+        x
+    });
+    let mut rest = rest.into_iter();
+    first.map(&mut |x| rest.next().map_or(x, |y| concat([x, y], "layers")))
+}
+
 impl Stack {
+    /// Where block `i` of the encoder or decoder of `config` is.
+    pub fn place(config: &Config, decoder: bool, i: usize) -> Place {
+        let (period, stack) = (config.period(decoder), if decoder { "decoder" } else { "encoder" });
+        let layers = if decoder { config.decoder_layers } else { config.encoder_layers };
+        let (whole, block) = (layers / period * period, i % period);
+        let layer = if i < whole { i / period } else { 0 };
+        let segment = usize::from(i >= whole && whole > 0);
+        let scope = match (period, i < whole) {
+            (1, _) => stack.to_owned(),
+            (_, true) => format!("{stack}/block_{block}"),
+            (_, false) => format!("{stack}/rest/block_{block}"),
+        };
+        Place { segment, block, layer, scope }
+    }
+
     /// An encoder.
     pub fn encoder(w: &Weights<'_>, config: &Config) -> Self {
         Self::new(w, config, "encoder", config.encoder_layers, false)
@@ -54,19 +134,27 @@ impl Stack {
 
     fn new(w: &Weights<'_>, config: &Config, name: &'static str, layers: usize, decoder: bool) -> Self {
         let dims = AttentionDims::new(config);
-        let period = config.period();
-        let layers = Dim::new("layers", layers / period);
+        let period = config.period(decoder);
         w.scope(name, || {
             let block = |i| Block::new(w, config, &dims, i, decoder);
-            let blocks = w.stacked(&layers, || match period {
-                1 => vec![block(0)],
-                _ => (0..period).map(|i| w.scope(format!("block_{i}"), || block(i))).collect(),
-            });
+            let blocks = |count| (0..count).map(|i| w.scope(format!("block_{i}"), || block(i))).collect();
+            let segment = |layers, blocks: &dyn Fn() -> Vec<Block>| {
+                let layers = Dim::new("layers", layers);
+                Segment { blocks: w.stacked(&layers, blocks), layers }
+            };
+            let mut segments = Vec::new();
+            match (period, layers / period) {
+                (1, _) => segments.push(segment(layers, &|| vec![block(0)])),
+                (_, 0) => {}
+                (_, repeats) => segments.push(segment(repeats, &|| blocks(period))),
+            }
+            if layers % period > 0 {
+                segments.push(w.scope("rest", || segment(1, &|| blocks(layers % period))));
+            }
             let (buckets, distance) = (config.buckets, config.max_distance);
             Self {
                 name,
-                layers: layers.clone(),
-                blocks,
+                segments,
                 bias: RelativeBias::new(w, buckets, distance, &dims.heads, &dims.d_model, !decoder),
                 norm: RmsNorm::new(w, "norm", &dims.d_model, config.epsilon),
                 dims: dims.clone(),
@@ -77,8 +165,7 @@ impl Stack {
     }
 
     /// For embeddings `x` of `[batch, length, d_model]`. `memory` is what a decoder attends to besides,
-    /// `padding` what is added to logits over the encoder's positions. The result has metrics for each
-    /// sparse layer of an iteration, stacked over `layers`.
+    /// `padding` what is added to logits over the encoder's positions.
     pub fn forward<'g>(
         &self,
         cx: &Context<'g>,
@@ -86,7 +173,7 @@ impl Stack {
         length: &Dim,
         memory: Option<Tensor<'g>>,
         padding: Tensor<'g>,
-    ) -> (Tensor<'g>, Vec<RouterMetrics<'g>>) {
+    ) -> Passed<'g> {
         cx.g.scope(self.name, || {
             let own = length.renamed("memory_length");
             let mut bias = cx.g.scope("relative_bias", || self.bias.forward(cx, length, &own));
@@ -95,22 +182,43 @@ impl Stack {
             }
             // The decoder's own padding comes last, so that causality hides it from what counts.
             let masks = if self.decoder { vec![bias] } else { vec![bias, padding] };
-            let x = cx.drop(x, &[length]);
-            let (x, metrics) = cx.g.scan_with(&self.layers, self.options, x, (), |x, ()| {
-                let cx = cx.iteration();
-                let mut metrics = Vec::new();
-                let mut x = x;
-                for (i, block) in self.blocks.iter().enumerate() {
-                    let scope = if self.blocks.len() == 1 { "block".into() } else { format!("block_{i}") };
-                    let seen = (length, memory, padding);
-                    x = cx
-                        .g
-                        .scope(scope, || block.forward(&cx, x, &self.dims.batch, seen, &masks, &mut metrics));
-                }
-                (x, metrics)
-            });
-            (cx.drop(self.norm.forward(cx, x), &[length]), metrics)
+            let mut x = cx.drop(x, &[length]);
+            let mut segments = Vec::new();
+            for segment in &self.segments {
+                let seen = (length, memory, padding);
+                let (next, (hidden, routers)) =
+                    cx.g.scan_with(&segment.layers, self.options, x, (), |x, ()| {
+                        segment.forward(&cx.iteration(), x, &self.dims.batch, seen, &masks)
+                    });
+                x = next;
+                segments.push(Way { hidden, routers });
+            }
+            Passed { x: cx.drop(self.norm.forward(cx, x), &[length]), segments }
         })
+    }
+}
+
+/// Inputs of the blocks of an iteration, and metrics of their routers.
+type Seen<'g> = (Vec<Tensor<'g>>, Vec<RouterMetrics<'g>>);
+
+impl Segment {
+    /// One iteration.
+    fn forward<'g>(
+        &self,
+        cx: &Context<'g>,
+        x: Tensor<'g>,
+        batch: &Dim,
+        seen: (&Dim, Option<Tensor<'g>>, Tensor<'g>),
+        masks: &[Tensor<'g>],
+    ) -> (Tensor<'g>, Seen<'g>) {
+        let (mut hidden, mut routers) = (Vec::new(), Vec::new());
+        let mut x = x;
+        for (i, block) in self.blocks.iter().enumerate() {
+            hidden.push(x);
+            let scope = if self.blocks.len() == 1 { "block".into() } else { format!("block_{i}") };
+            x = cx.g.scope(scope, || block.forward(cx, x, batch, seen, masks, &mut routers));
+        }
+        (x, (hidden, routers))
     }
 }
 
@@ -120,8 +228,8 @@ impl Block {
         let attention = || (norm(), Attention::new(w, dims));
         let d_ff = Dim::new("d_ff", config.d_ff);
         let feed_forward = || match &config.switch {
-            Some(switch) if config.is_sparse(i) => {
-                Ffn::Switch(Box::new(SwitchFfn::new(w, &dims.d_model, &d_ff, switch)))
+            Some(switch) if config.is_sparse(decoder, i) => {
+                Ffn::Switch(Box::new(SwitchFfn::new(w, &dims.d_model, &d_ff, config.activation, switch)))
             }
             Some(_) | None => {
                 Ffn::Dense(Box::new(FeedForward::new(w, &dims.d_model, &d_ff, config.activation)))

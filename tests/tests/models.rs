@@ -129,8 +129,9 @@ fn learns(config: &Config) {
     assert!(losses.iter().all(|l| l.is_finite()), "{losses:?}");
     assert!(losses[11] < 0.8 * losses[0], "{losses:?}");
     if config.switch.is_some() {
-        for (stack, layers) in [("encoder", config.encoder_layers), ("decoder", config.decoder_layers)] {
-            let sparse = (0..layers).filter(|i| config.is_sparse(*i)).count();
+        let stacks = [("encoder", false, config.encoder_layers), ("decoder", true, config.decoder_layers)];
+        for (stack, decoder, layers) in stacks {
+            let sparse = (0..layers).filter(|i| config.is_sparse(decoder, *i)).count();
             let load = number(&outputs[0], &format!("{stack}_load"));
             assert!(
                 (load - sparse as f64).abs() < 1e-5,
@@ -167,6 +168,21 @@ fn every_variant_learns() {
         remat: mesh::ir::Remat::SaveCarries,
         ..tiny()
     });
+}
+
+#[test]
+fn sparse_layers_need_not_come_at_even_distances() {
+    let switch = Switch { sparse_step: 3, decoder_sparse_step: 4, ..tiny().switch.expect("tiny is sparse") };
+    let config = Config { encoder_layers: 5, decoder_layers: 3, switch: Some(switch), ..tiny() };
+    let module = build(&config);
+    let outputs = train(&config, &module, 2);
+    let sums = ["encoder_load", "decoder_load"].map(|name| number(&outputs[0], name).round());
+    assert_eq!(sums, [2.0, 1.0], "blocks 1 and 4 of the encoder, block 1 of the decoder");
+    let local = split(&module, "data=2,expert=2,model=2", config.layout(), "");
+    let apart = difference(&outputs, &train(&config, &local, 2));
+    assert!(apart < 1e-4, "{apart}");
+    let unrolled = Config { unroll: true, ..config.clone() };
+    assert_eq!(difference(&outputs, &train(&unrolled, &build(&unrolled), 2)), 0.0);
 }
 
 #[test]
@@ -280,7 +296,7 @@ fn rates_rise_and_fall_as_their_schedule_says() {
 #[test]
 fn numbers_that_make_no_model_are_named_at_the_models_line() {
     let switch =
-        Switch { experts: 0, sparse_step: 3, capacity_factor: 0.0, jitter: 1.0, ..Switch::default() };
+        Switch { experts: 0, sparse_step: 0, capacity_factor: 0.0, jitter: 1.0, ..Switch::default() };
     let config = Config { heads: 0, buckets: 6, dropout: 1.0, switch: Some(switch), ..tiny() };
     let place = Site::new("model.rs", 9, 5, "");
     let mistakes = models::program(&config, &place).finish().expect_err("the numbers are wrong");
@@ -290,10 +306,7 @@ fn numbers_that_make_no_model_are_named_at_the_models_line() {
          these for single positions",
         "model.rs:9:5: error: `dropout` is 1\n  help: from 0, less than 1",
         "model.rs:9:5: error: `experts` is 0\n  help: at least 1",
-        "model.rs:9:5: error: `encoder_layers` is 2, which `sparse_step` = 3 does not divide\n  help: 3 or 6 \
-         layers; or a sparse_step that divides 2",
-        "model.rs:9:5: error: `decoder_layers` is 2, which `sparse_step` = 3 does not divide\n  help: 3 or 6 \
-         layers; or a sparse_step that divides 2",
+        "model.rs:9:5: error: `sparse_step` is 0\n  help: 1 for all layers, 2 for every other",
         "model.rs:9:5: error: `capacity_factor` is 0\n  help: more than 0",
         "model.rs:9:5: error: `jitter` is 1\n  help: from 0, less than 1",
     ];

@@ -8,7 +8,7 @@ pub mod dispatch;
 pub mod options;
 pub mod router;
 
-use crate::{Context, Weight, Weights};
+use crate::{Activation, Context, Weight, Weights};
 use dispatch::Slots;
 use mesh::{
     Dim, Name,
@@ -16,13 +16,14 @@ use mesh::{
 };
 pub use options::{Dispatch, Switch};
 use router::Router;
-pub use router::RouterMetrics;
+pub use router::{RouterMetrics, Trace};
 
 /// A router and its experts.
 #[derive(Clone, Debug)]
 pub struct SwitchFfn {
     router: Router,
     wi: Weight,
+    gate: Option<Weight>,
     wo: Weight,
     d_model: Dim,
     d_ff: Dim,
@@ -31,12 +32,20 @@ pub struct SwitchFfn {
 
 impl SwitchFfn {
     /// With the paper's initial values. (The experts' dim is not part of fan-in.)
-    pub fn new(w: &Weights<'_>, d_model: &Dim, d_ff: &Dim, options: &Switch) -> Self {
+    pub fn new(w: &Weights<'_>, d_model: &Dim, d_ff: &Dim, activation: Activation, options: &Switch) -> Self {
         let experts = Dim::new("experts", options.experts);
         let (scale, stored) = (options.init_scale, [&experts, d_model, d_ff]);
+        let router = Router::new(w, d_model, options);
+        let inner =
+            |name| w.matrix(name, &stored, &[d_model], &[d_ff], Init::truncated_normal(scale, &[d_model]));
+        let (gate, wi) = match activation {
+            Activation::Relu => (None, inner("wi")),
+            Activation::GatedGelu => (Some(inner("wi_0")), inner("wi_1")),
+        };
         Self {
-            router: Router::new(w, d_model, options),
-            wi: w.matrix("wi", &stored, &[d_model], &[d_ff], Init::truncated_normal(scale, &[d_model])),
+            router,
+            wi,
+            gate,
             wo: w.matrix("wo", &stored, &[d_ff], &[d_model], Init::truncated_normal(scale, &[d_ff])),
             d_model: d_model.clone(),
             d_ff: d_ff.clone(),
@@ -83,9 +92,12 @@ impl SwitchFfn {
         let rate = self.options.expert_dropout.unwrap_or(cx.dropout);
         let positions = [Name::from("expert_batch"), "experts".into(), "capacity".into()];
         let out = |dim: &Dim| positions.iter().cloned().chain([dim.name.clone()]).collect::<Vec<_>>();
-        let hidden = einsum([x, self.wi.read(cx)], out(&self.d_ff));
-        // Dropout before relu, as in the dense layer.
-        let hidden = cx.drop_at(rate, hidden, &[&slots]).relu();
+        let inner = |weight: &Weight| einsum([x, weight.read(cx)], out(&self.d_ff));
+        let hidden = match &self.gate {
+            // Dropout before relu, as in the dense layer.
+            None => cx.drop_at(rate, inner(&self.wi), &[&slots]).relu(),
+            Some(gate) => cx.drop_at(rate, inner(gate).gelu() * inner(&self.wi), &[&slots]),
+        };
         einsum([hidden, self.wo.read(cx)], out(&self.d_model))
     }
 }

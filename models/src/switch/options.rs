@@ -1,7 +1,7 @@
 //! The options of Switch layers: sizes, losses, noise, and how tokens travel; how settings change them, and
 //! what cannot be.
 
-use crate::{Config, config::Mistakes};
+use crate::config::Mistakes;
 use mesh::dsl::Args;
 
 /// Switch layers: every token goes to the one expert that the router likes best.
@@ -11,6 +11,8 @@ pub struct Switch {
     pub experts: usize,
     /// 1: all layers are sparse; otherwise layer `i` (from 0) is sparse if `i % sparse_step == 1`.
     pub sparse_step: usize,
+    /// The same in the decoder; 0: as in the encoder.
+    pub decoder_sparse_step: usize,
     /// Slots of an expert, as a multiple of an even share of the tokens, in training.
     pub capacity_factor: f64,
     /// The same in evaluation.
@@ -50,6 +52,7 @@ impl Default for Switch {
         Self {
             experts: 8,
             sparse_step: 1,
+            decoder_sparse_step: 0,
             capacity_factor: 1.25,
             eval_capacity_factor: 2.0,
             min_capacity: 4,
@@ -68,6 +71,7 @@ impl Switch {
     pub(crate) fn with(mut self, args: &Args, dropout: f64) -> Self {
         self.experts = args.get("experts", self.experts);
         self.sparse_step = args.get("sparse_step", self.sparse_step);
+        self.decoder_sparse_step = args.get("decoder_sparse_step", self.decoder_sparse_step);
         self.capacity_factor = args.get("capacity_factor", self.capacity_factor);
         self.eval_capacity_factor = args.get("eval_capacity_factor", self.eval_capacity_factor);
         self.min_capacity = args.get("min_capacity", self.min_capacity);
@@ -91,24 +95,13 @@ impl Switch {
         self
     }
 
-    pub(crate) fn mistakes(&self, config: &Config, wrong: &mut Mistakes) {
+    pub(crate) fn mistakes(&self, wrong: &mut Mistakes) {
         wrong.unless(self.experts > 0, || "`experts` is 0".into(), "at least 1");
         wrong.unless(
             self.sparse_step > 0,
             || "`sparse_step` is 0".into(),
             "1 for all layers, 2 for every other",
         );
-        for (what, layers) in
-            [("encoder_layers", config.encoder_layers), ("decoder_layers", config.decoder_layers)]
-        {
-            let step = self.sparse_step.max(1);
-            let near = if layers < step { step } else { layers / step * step };
-            wrong.unless(
-                layers.is_multiple_of(step),
-                || format!("`{what}` is {layers}, which `sparse_step` = {step} does not divide"),
-                &format!("{near} or {} layers; or a sparse_step that divides {layers}", near + step),
-            );
-        }
         for (what, factor) in
             [("capacity_factor", self.capacity_factor), ("eval_capacity_factor", self.eval_capacity_factor)]
         {

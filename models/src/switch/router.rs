@@ -42,6 +42,36 @@ pub struct RouterMetrics<'g> {
     pub aux: Tensor<'g>,
     /// Mean square of the log-normalizer; not weighted yet.
     pub z: Tensor<'g>,
+    /// What it decided for each token.
+    pub trace: Trace<'g>,
+}
+
+/// What a router decided for each token: for comparisons with other software. Where nothing asks for it, the
+/// compiler takes it out.
+#[derive(Clone, Copy, Debug)]
+pub struct Trace<'g> {
+    /// In `f32`: `[batch, tokens, experts_all]`.
+    pub logits: Tensor<'g>,
+    /// Their softmax.
+    pub probabilities: Tensor<'g>,
+    /// The expert that the token wants, as `s32[batch, tokens]`.
+    pub expert: Tensor<'g>,
+    /// 1 if it found a slot there, else 0; `s32[batch, tokens]`.
+    pub kept: Tensor<'g>,
+    /// The probability of that expert, in the type of activations.
+    pub gate: Tensor<'g>,
+}
+
+impl<'g> Tree<'g> for Trace<'g> {
+    fn map(self, f: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self {
+        Self {
+            logits: f(self.logits),
+            probabilities: f(self.probabilities),
+            expert: f(self.expert),
+            kept: f(self.kept),
+            gate: f(self.gate),
+        }
+    }
 }
 
 impl<'g> Tree<'g> for RouterMetrics<'g> {
@@ -52,6 +82,7 @@ impl<'g> Tree<'g> for RouterMetrics<'g> {
             entropy: f(self.entropy),
             aux: f(self.aux),
             z: f(self.z),
+            trace: self.trace.map(f),
         }
     }
 }
@@ -90,7 +121,14 @@ impl Router {
 
         let chosen = wanted.cast(dtype);
         let gate = (probabilities * chosen).sum(experts).cast(cx.dtype());
-        let metrics = self.metrics(logits, probabilities, wanted, kept, batch, tokens);
+        let trace = Trace {
+            logits: logits.cast(DType::F32),
+            probabilities: probabilities.cast(DType::F32),
+            expert,
+            kept: kept.cast(DType::S32),
+            gate,
+        };
+        let metrics = self.metrics(trace, wanted, kept, batch, tokens);
         (Routing { capacity, slot, gate }, metrics)
     }
 
@@ -107,15 +145,14 @@ impl Router {
 
     fn metrics<'g>(
         &self,
-        logits: Tensor<'g>,
-        probabilities: Tensor<'g>,
+        trace: Trace<'g>,
         wanted: Tensor<'g>,
         kept: Tensor<'g>,
         batch: &Dim,
         tokens: &Dim,
     ) -> RouterMetrics<'g> {
         let experts = &self.experts;
-        let (logits, probabilities) = (logits.cast(DType::F32), probabilities.cast(DType::F32));
+        let Trace { logits, probabilities, .. } = trace;
         // f and P of the paper's equations 4 to 6, for each group.
         let share = wanted.cast(DType::F32).mean(tokens);
         let mean = probabilities.mean(tokens);
@@ -129,6 +166,7 @@ impl Router {
             entropy: entropy.mean([batch, tokens]),
             aux,
             z: normalizer.square().mean([batch, tokens]),
+            trace,
         }
     }
 }
