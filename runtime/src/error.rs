@@ -25,6 +25,16 @@ pub enum Error {
         /// What to do.
         help: &'static str,
     },
+    /// A checkpoint is incomplete, altered, or of another version.
+    #[error("checkpoint `{path}`: {reason}\n  help: {help}")]
+    Checkpoint {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What to do.
+        help: String,
+    },
     /// Something the caller gave does not fit the program.
     #[error("{what}\n  help: {help}")]
     Input {

@@ -2,10 +2,12 @@
 //! stands in the artefact's manifest.
 //!
 //! Reading order: [`artefact`] (the files), [`tensor`] and [`shard`] (logical tensors and how they lie on
-//! devices), [`session`] (a client, its programs, and the state on its devices), [`plugin`] (where the
-//! plugins are), [`data`] (batches of text), [`train`] (the loop over both).
+//! devices), [`session`] (a client, its programs, and the state on its devices), [`checkpoint`] (that
+//! state on disk), [`plugin`] (where the plugins are), [`data`] (batches of text), [`train`] (the loop over
+//! both).
 
 pub mod artefact;
+pub mod checkpoint;
 pub mod data;
 pub mod error;
 pub mod plugin;
@@ -15,6 +17,7 @@ pub mod tensor;
 pub mod train;
 
 pub use artefact::Artefact;
+pub use checkpoint::Checkpoint;
 pub use error::{Error, Result};
 pub use session::{Output, Outputs, Session};
 pub use tensor::HostTensor;

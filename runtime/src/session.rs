@@ -145,9 +145,7 @@ impl Session {
     pub fn set_state(&mut self, name: &str, value: &HostTensor) -> Result<()> {
         let tensor = self.declared(name)?.clone();
         fits(&format!("state `{name}`"), &tensor, value)?;
-        let devices = self.client.addressable_devices().map_err(Error::pjrt("listing devices"))?;
-        let devices = &devices[..shard::devices(&self.mesh)];
-        let buffers = self.place_on(&tensor, value, devices)?;
+        let buffers = self.place_on(&tensor, value, &self.state_devices()?)?;
         self.state.insert(name.to_owned(), buffers);
         Ok(())
     }
@@ -155,6 +153,32 @@ impl Session {
     /// Whether every piece of state has a value.
     pub fn is_initialized(&self) -> bool {
         self.artefact.manifest.state.iter().all(|s| self.state.contains_key(&s.name))
+    }
+
+    /// The machine's axes.
+    pub(crate) fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+    /// The devices that state lies on, in the order of the mesh.
+    pub(crate) fn state_devices(&self) -> Result<Vec<pjrt::Device>> {
+        let mut devices = self.client.addressable_devices().map_err(Error::pjrt("listing devices"))?;
+        devices.truncate(shard::devices(&self.mesh));
+        Ok(devices)
+    }
+    /// A piece of state, by devices.
+    pub(crate) fn state_buffers(&self, name: &str) -> Result<&[Buffer]> {
+        self.state.get(name).map(Vec::as_slice).ok_or_else(|| uninitialized(name))
+    }
+    /// Replaces pieces of state.
+    pub(crate) fn put_state(&mut self, state: BTreeMap<String, Vec<Buffer>>) {
+        self.state.extend(state);
+    }
+    /// Sends one device its part of something.
+    pub(crate) fn send(&self, part: &HostTensor, device: &pjrt::Device) -> Result<Buffer> {
+        let sizes: Vec<i64> = part.dims.iter().map(|s| *s as i64).collect();
+        let array = HostArray::dense(part.dtype, &sizes);
+        let sent = self.client.buffer_from_slice(&part.bytes, &array, device);
+        sent.map_err(Error::pjrt("sending a tensor to a device"))
     }
 
     fn declared(&self, name: &str) -> Result<&Tensor> {

@@ -1,6 +1,7 @@
 //! Where each device's part of a logical tensor lies.
 
 use proto::manifest::{Mesh, Tensor};
+use std::fmt;
 
 /// One device's part: where it begins and how large it is along every dim.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -9,6 +10,51 @@ pub struct Region {
     pub start: Vec<usize>,
     /// Elements along each dim.
     pub sizes: Vec<usize>,
+}
+
+impl Region {
+    /// The same part, counted from the start of another region that it lies in.
+    pub fn relative_to(&self, outer: &Region) -> Region {
+        let start = self.start.iter().zip(&outer.start).map(|(a, b)| a - b).collect();
+        Region { start, sizes: self.sizes.clone() }
+    }
+}
+
+impl fmt::Display for Region {
+    /// First and one past the last element along every dim: `[0:2,16:32]`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dims = self
+            .start
+            .iter()
+            .zip(&self.sizes)
+            .map(|(start, size)| format!("{start}:{}", start.saturating_add(*size)));
+        write!(f, "[{}]", dims.collect::<Vec<_>>().join(","))
+    }
+}
+
+/// Whether a region lies in a tensor of these sizes.
+pub fn inside(region: &Region, dims: &[usize]) -> bool {
+    let fits = |((start, size), dim): ((&usize, &usize), &usize)| {
+        start.checked_add(*size).is_some_and(|end| end <= *dim)
+    };
+    region.start.len() == dims.len()
+        && region.sizes.len() == dims.len()
+        && region.start.iter().zip(&region.sizes).zip(dims).all(fits)
+}
+
+/// What two regions of a tensor have in common, if anything.
+pub fn common(a: &Region, b: &Region) -> Option<Region> {
+    let (mut start, mut sizes) = (Vec::new(), Vec::new());
+    for i in 0..a.start.len() {
+        let from = a.start[i].max(b.start[i]);
+        let to = (a.start[i] + a.sizes[i]).min(b.start[i] + b.sizes[i]);
+        if from >= to {
+            return None;
+        }
+        start.push(from);
+        sizes.push(to - from);
+    }
+    Some(Region { start, sizes })
 }
 
 /// How many devices a mesh has.

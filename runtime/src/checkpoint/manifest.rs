@@ -1,0 +1,218 @@
+//! The manifest, and the checks that make it safe to follow: whoever reads a box finds it in its file, and
+//! whoever reads all boxes of a tensor has every element once.
+
+use crate::{
+    shard::{self, Region},
+    tensor::element_type,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a writer says about a checkpoint, by name. docs/checkpoints.md lists the names that mean something.
+pub type Facts = BTreeMap<String, String>;
+
+/// What `format` is.
+pub(super) const FORMAT: &str = "mesh-checkpoint";
+/// The version that is written, and the latest that is read.
+pub(super) const VERSION: u32 = 1;
+
+/// The contents of `manifest.json`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    pub format: String,
+    pub version: u32,
+    pub step: u64,
+    pub facts: Facts,
+    pub files: Vec<File>,
+    pub tensors: Vec<Entry>,
+}
+
+/// A safetensors file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct File {
+    /// A plain name.
+    pub name: String,
+    /// All of its bytes.
+    pub bytes: u64,
+    /// Bytes before the first tensor.
+    pub header_bytes: u64,
+    pub header_blake3: String,
+}
+
+/// A logical tensor.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its name in the program.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// `f32`, `bf16`, `s32`, `u32` or `pred`.
+    pub dtype: String,
+    /// Names and sizes of its dims, outermost first.
+    pub dims: Vec<(String, usize)>,
+    /// The boxes that it is made of: every element is in exactly one.
+    pub boxes: Vec<Part>,
+}
+
+/// What a tensor is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A trained parameter.
+    Param,
+    /// Something an optimizer keeps.
+    Slot,
+    /// Something that counts, such as the step.
+    Counter,
+}
+
+/// A box: a rectangular part of a tensor, dense and row-major in a file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Part {
+    /// Which file.
+    pub file: String,
+    /// Its first byte there, counted from the start of the file.
+    pub offset: u64,
+    /// How many there are.
+    pub bytes: u64,
+    /// Its first element along every dim.
+    pub start: Vec<usize>,
+    /// Elements along every dim.
+    pub size: Vec<usize>,
+    /// Digest of its bytes, in lower-case hexadecimal.
+    pub blake3: String,
+}
+
+impl Entry {
+    /// Sizes of all dims.
+    pub fn sizes(&self) -> Vec<usize> {
+        self.dims.iter().map(|d| d.1).collect()
+    }
+    /// Bytes of all elements.
+    pub fn bytes(&self) -> u64 {
+        self.boxes.iter().map(|p| p.bytes).sum()
+    }
+    /// As messages write it: `f32[d_model=64, d_ff=128]`.
+    pub fn shape(&self) -> String {
+        let dims: Vec<String> = self.dims.iter().map(|(name, size)| format!("{name}={size}")).collect();
+        format!("{}[{}]", self.dtype, dims.join(", "))
+    }
+
+    fn element(&self) -> Option<u64> {
+        element_type(&self.dtype).ok()?.byte_size().map(|b| b as u64)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let element = self.element().ok_or_else(|| format!("it has elements of type `{}`", self.dtype))?;
+        let sizes = self.sizes();
+        let whole = volume(&sizes).and_then(|n| n.checked_mul(element)).ok_or("it is too large")?;
+        let mut sum = 0u64;
+        for part in &self.boxes {
+            let region = part.region();
+            if !shard::inside(&region, &sizes) {
+                return Err(format!("its box {region} is not in it"));
+            }
+            if volume(&part.size).and_then(|n| n.checked_mul(element)) != Some(part.bytes) {
+                return Err(format!("its box {region} has {} bytes", part.bytes));
+            }
+            sum = sum.checked_add(part.bytes).ok_or("it is too large")?;
+        }
+        for (i, a) in self.boxes.iter().enumerate() {
+            if let Some(b) =
+                self.boxes[..i].iter().find(|b| shard::common(&a.region(), &b.region()).is_some())
+            {
+                return Err(format!("its boxes {} and {} overlap", b.region(), a.region()));
+            }
+        }
+        // Disjoint boxes inside with as many elements as the whole: there is no gap.
+        if sum == whole { Ok(()) } else { Err(format!("its boxes have {sum} of {whole} bytes")) }
+    }
+}
+
+impl Part {
+    /// Where it lies in the tensor.
+    pub fn region(&self) -> Region {
+        Region { start: self.start.clone(), sizes: self.size.clone() }
+    }
+
+    /// The name it has in its safetensors file: the tensor's own if it is all of it.
+    pub(super) fn name_in_file(&self, entry: &Entry) -> String {
+        if self.size == entry.sizes() {
+            entry.name.clone()
+        } else {
+            format!("{}{}", entry.name, self.region())
+        }
+    }
+}
+
+impl Manifest {
+    /// Reads and checks.
+    pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Head {
+            format: String,
+            version: u32,
+        }
+        let head: Head = serde_json::from_slice(text).map_err(|e| format!("it is no manifest: {e}"))?;
+        if head.format != FORMAT {
+            return Err(format!("its format is `{}`, not `{FORMAT}`", head.format));
+        }
+        if head.version > VERSION {
+            return Err(format!(
+                "it has version {} of the format, and this program reads up to {VERSION}",
+                head.version
+            ));
+        }
+        let manifest: Self = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Whether every tensor is whole, and every byte of every file is said to be something.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let mut names = BTreeSet::new();
+        let mut places: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
+        for file in &self.files {
+            let plain = !file.name.contains(['/', '\\']) && !matches!(file.name.as_str(), "" | "." | "..");
+            if !plain || file.header_bytes < 8 || file.header_bytes > file.bytes {
+                return Err(format!("the file `{}` cannot be: its name or its sizes", file.name));
+            }
+            if places.insert(&file.name, Vec::new()).is_some() {
+                return Err(format!("the file `{}` is there twice", file.name));
+            }
+        }
+        for entry in &self.tensors {
+            entry.check().map_err(|why| format!("tensor `{}`: {why}", entry.name))?;
+            if !names.insert(&entry.name) {
+                return Err(format!("tensor `{}` is there twice", entry.name));
+            }
+            for part in &entry.boxes {
+                let place = places.get_mut(part.file.as_str());
+                let place = place.ok_or_else(|| format!("tensor `{}` is in no known file", entry.name))?;
+                place.push((part.offset, part.bytes));
+            }
+        }
+        for file in &self.files {
+            let boxes = places.get_mut(file.name.as_str()).expect("all files were put there");
+            boxes.sort_unstable();
+            let mut at = file.header_bytes;
+            for (offset, bytes) in boxes {
+                if *offset != at {
+                    return Err(format!(
+                        "boxes of the file `{}` overlap, or leave a gap, at {at}",
+                        file.name
+                    ));
+                }
+                at = at.checked_add(*bytes).ok_or("a file is too large")?;
+            }
+            if at != file.bytes {
+                return Err(format!("the boxes of the file `{}` end at {at} of {}", file.name, file.bytes));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn volume(sizes: &[usize]) -> Option<u64> {
+    sizes.iter().try_fold(1u64, |n, size| n.checked_mul(*size as u64))
+}

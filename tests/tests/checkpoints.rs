@@ -1,0 +1,128 @@
+//! State to disk and back on the CPU plugin: under every layout, and what does not fit.
+
+use models::Config;
+use runtime::{
+    Checkpoint, HostTensor, Session,
+    checkpoint::{Kind, Which, Writer},
+};
+use std::{collections::BTreeMap, path::Path};
+use tests::training::{session, small_switch};
+
+fn tiny() -> Config {
+    Config { encoder_layers: 1, decoder_layers: 1, ..small_switch() }
+}
+
+fn initialized(mesh: &str, state_layout: &str) -> Session {
+    let mut session = session(&tiny(), mesh, state_layout);
+    let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(3))]);
+    session.call("init", &seed).and_then(|o| o.wait()).unwrap_or_else(|e| panic!("{e}"));
+    session.set_state("step", &HostTensor::s32(&[], &[12])).unwrap();
+    session
+}
+
+fn save(session: &Session, dir: &Path) -> Checkpoint {
+    let mut writer = Writer::create(dir).unwrap();
+    session.save(&mut writer).unwrap();
+    writer.finish(session.checkpoint_facts(), 12).unwrap();
+    Checkpoint::open(dir).unwrap()
+}
+
+fn values(session: &Session) -> BTreeMap<String, HostTensor> {
+    let names = session.artefact().manifest.state.iter().map(|s| &s.name);
+    names.map(|n| (n.clone(), session.state(n).unwrap_or_else(|e| panic!("{e}")))).collect()
+}
+
+#[test]
+fn every_layout_reads_what_every_other_one_wrote() {
+    let place = tempfile::tempdir().unwrap();
+    // Mesh and state layout; the last two have as much in common as possible and as little.
+    let places =
+        [("", ""), ("data=8", "*:data"), ("data=2,expert=2,model=2", ""), ("expert=4,model=2", "*:model")];
+    let first = initialized("", "");
+    let expected = values(&first);
+    assert!(expected.len() > 10);
+    let mut before = save(&first, &place.path().join("0"));
+    for (n, (mesh, state_layout)) in places.iter().cycle().skip(1).take(7).enumerate() {
+        let mut session = session(&tiny(), mesh, state_layout);
+        assert!(!session.is_initialized());
+        session.restore(&before, Which::All).unwrap_or_else(|e| panic!("{mesh}: {e}"));
+        assert!(session.is_initialized());
+        assert!(values(&session) == expected, "{mesh} {state_layout}");
+        before = save(&session, &place.path().join((n + 1).to_string()));
+        assert_eq!(before.facts()["mesh"], *mesh);
+        let boxes = before.tensors().iter().map(|t| t.boxes.len()).max();
+        assert_eq!(boxes > Some(1), !mesh.is_empty(), "{mesh}: {boxes:?}");
+        before.verify().unwrap();
+    }
+}
+
+#[test]
+fn a_copy_is_written_while_the_session_changes() {
+    let place = tempfile::tempdir().unwrap();
+    let mut session = initialized("data=2", "*:data");
+    let expected = values(&session);
+    let copy = session.snapshot().unwrap();
+    assert!(copy.bytes() > 100_000);
+    for (name, value) in &expected {
+        let zeros = HostTensor { bytes: vec![0; value.bytes.len()], ..value.clone() };
+        session.set_state(name, &zeros).unwrap();
+    }
+    let mut writer = Writer::create(&place.path().join("c")).unwrap();
+    copy.write(&mut writer).unwrap();
+    writer.finish(session.checkpoint_facts(), 12).unwrap();
+    session.restore(&Checkpoint::open(&place.path().join("c")).unwrap(), Which::All).unwrap();
+    assert!(values(&session) == expected);
+}
+
+#[test]
+fn parameters_come_without_the_rest() {
+    let place = tempfile::tempdir().unwrap();
+    let first = initialized("", "");
+    let checkpoint = save(&first, &place.path().join("c"));
+    let mut other = session(&tiny(), "model=8", "");
+    other.restore(&checkpoint, Which::Params).unwrap();
+    assert!(!other.is_initialized());
+    for entry in checkpoint.tensors() {
+        match entry.kind {
+            Kind::Param => assert_eq!(other.state(&entry.name).unwrap(), first.state(&entry.name).unwrap()),
+            Kind::Slot | Kind::Counter => {
+                assert!(other.state(&entry.name).unwrap_err().to_string().contains("no value"))
+            }
+        }
+    }
+}
+
+#[test]
+fn all_that_does_not_fit_is_listed_at_once_and_nothing_is_changed() {
+    let place = tempfile::tempdir().unwrap();
+    let checkpoint = save(&initialized("", ""), &place.path().join("c"));
+    let mut config = Config { tied: false, d_ff: 128, ..tiny() };
+    config.optimizer.method = models::Method::Sgd;
+    let mut other = session(&config, "data=2", "");
+    let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(1))]);
+    other.call("init", &seed).and_then(|o| o.wait()).unwrap();
+    let before = values(&other);
+    let error = other.restore(&checkpoint, Which::All).unwrap_err().to_string();
+    let has = |part: &str| error.lines().filter(|l| l.contains(part)).count();
+    assert_eq!(has("missing: `"), 1, "the output projection: {error}");
+    assert_eq!(has("the program wants f32["), 4, "wi and wo of both stacks: {error}");
+    let slots = checkpoint.tensors().iter().filter(|t| t.kind == Kind::Slot).count();
+    assert_eq!(has("left over: `"), slots, "{error}");
+    assert!(error.contains("does not fit the program `small_switch`") && error.contains("help:"), "{error}");
+    assert!(values(&other) == before);
+    let error = other.restore(&checkpoint, Which::Params).unwrap_err().to_string();
+    assert!(!error.contains("left over") && error.contains("missing"), "{error}");
+
+    // A tensor that turns out to be damaged after others were read.
+    let last = checkpoint.tensors().last().expect("there are tensors");
+    let part = &last.boxes[0];
+    let path = checkpoint.dir().join(&part.file);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[part.offset as usize] ^= 4;
+    std::fs::write(&path, bytes).unwrap();
+    let mut same = session(&tiny(), "data=2", "");
+    let error =
+        same.restore(&Checkpoint::open(checkpoint.dir()).unwrap(), Which::All).unwrap_err().to_string();
+    assert!(error.contains(&last.name) && error.contains("was altered"), "{error}");
+    assert!(!same.is_initialized() && same.state(&checkpoint.tensors()[0].name).is_err());
+}
