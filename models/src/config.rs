@@ -320,7 +320,8 @@ mod tests {
         assert_eq!((config.encoder_layers, config.decoder_layers, config.period(false)), (4, 6, 2));
         assert_eq!((switch.dispatch, switch.expert_dropout), (Dispatch::Permute, Some(0.3)));
         assert_eq!((config.precision, config.remat), (Precision::Selective, Remat::SaveCarries));
-        assert_eq!((config.optimizer.method, config.optimizer.schedule.rate), (Method::adafactor(), 0.5));
+        let optimizer = &config.optimizer;
+        assert_eq!((&optimizer.method, optimizer.schedule.rate), (&Method::adafactor(), 0.5));
         assert!(!Config::default().is_sparse(false, 1));
         let sparse = |decoder| (0..6).filter(|i| config.is_sparse(decoder, *i)).collect::<Vec<_>>();
         assert_eq!((sparse(false), sparse(true)), (vec![1, 3, 5], vec![1, 4]));

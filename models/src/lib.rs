@@ -7,7 +7,7 @@
 //! Reading order: [`config`] (what a model is), [`context`] (what every layer needs to know when it runs:
 //! precision, random numbers, training or not), [`weights`] (parameters and what optimizers know of
 //! them), the layers ([`norm`], [`position`], [`attention`], [`feed_forward`], [`switch`], [`embedding`]),
-//! [`stack`] (encoder and decoder), [`objective`], [`optimizer`], [`program`].
+//! [`stack`] (encoder and decoder), [`objective`], [`optimizer`], [`program`], [`zoo`] (published models).
 //!
 //! Names of dims are an interface: layouts refer to them. `batch`, `length` (of the input),
 //! `target_length`, `memory_length` (what attention looks at), `d_model`, `d_ff`, `heads`, `d_kv`, `vocab`,
@@ -27,6 +27,7 @@ pub mod program;
 pub mod stack;
 pub mod switch;
 pub mod weights;
+pub mod zoo;
 
 pub use config::{Activation, Config, Precision};
 pub use context::Context;

@@ -6,7 +6,8 @@ use compiler::{
     report::{Direction, Report, report},
 };
 use mesh::{Layout, Mesh, Site};
-use models::{Config, Switch};
+use models::{Config, Switch, zoo};
+use std::{fs, path::Path};
 
 /// The report on the train step of a model under its own layout.
 #[track_caller]
@@ -20,24 +21,6 @@ fn step(config: &Config, mesh: &str, state: &str) -> Report {
     report(local.module(), Some("train_step")).unwrap_or_else(|d| panic!("{d}"))
 }
 
-/// T5-Base as the paper counts it; the larger models differ from it in sizes only.
-fn base() -> Config {
-    Config {
-        batch: 32,
-        input_length: 512,
-        target_length: 114,
-        vocab: 32128,
-        d_model: 768,
-        d_ff: 3072,
-        heads: 12,
-        d_kv: 64,
-        encoder_layers: 12,
-        decoder_layers: 12,
-        dropout: 0.0,
-        ..Config::default()
-    }
-}
-
 /// Millions of parameters and billions of operations per sequence, both to one decimal.
 #[track_caller]
 fn counts(config: &Config, parameters: f64, flops: f64) {
@@ -49,27 +32,55 @@ fn counts(config: &Config, parameters: f64, flops: f64) {
 
 #[test]
 fn dense_models_have_the_papers_numbers() {
-    counts(&base(), 222.9, 124.6);
-    let large =
-        Config { d_model: 1024, d_ff: 4096, heads: 16, encoder_layers: 24, decoder_layers: 24, ..base() };
-    counts(&large, 737.7, 424.9);
+    counts(&zoo::t5_base(), 222.9, 124.6);
+    counts(&zoo::t5_large(), 737.7, 424.9);
+    counts(&zoo::t5_v1_1_xxl(), 11_135.3, 6_260.2);
+    // The other sizes of T5, as their checkpoints have them.
+    counts(&zoo::t5_small(), 60.5, 30.9);
+    counts(&zoo::t5_11b(), 11_307.3, 6_686.5);
+    counts(&zoo::t5_v1_1_small(), 77.0, 30.9);
+    counts(&zoo::t5_v1_1_base(), 247.6, 124.6);
+    counts(&zoo::t5_v1_1_large(), 783.2, 432.8);
+    counts(&zoo::mt5_base(), 582.4, 338.4);
 }
 
 #[test]
 fn experts_add_parameters_and_no_arithmetic() {
-    let experts = |experts, sparse_step| Some(Switch { experts, sparse_step, ..Switch::default() });
-    counts(&Config { switch: experts(128, 2), ..base() }, 7415.2, 124.6);
-    let c = Config {
-        d_model: 2080,
-        d_ff: 6144,
-        heads: 32,
-        encoder_layers: 15,
-        decoder_layers: 15,
-        tied: false,
-        switch: experts(2048, 1),
-        ..base()
-    };
-    counts(&c, 1_571_375.8, 894.0);
+    counts(&zoo::switch_base(128), 7_415.2, 124.6);
+    counts(&zoo::switch_base_table9(), 7_415.2, 124.6);
+    counts(&zoo::switch_large(), 26_309.3, 424.9);
+    counts(&zoo::switch_large_table9(), 27_120.9, 432.8);
+    counts(&zoo::switch_xxl(), 394_543.5, 6_260.2);
+    counts(&zoo::switch_xxl_table9(), 201_263.7, 6_260.2);
+    counts(&zoo::switch_c(), 1_571_327.9, 869.1);
+    counts(&zoo::switch_c_table9(), 1_571_375.8, 894.0);
+    counts(&zoo::mswitch_base(), 7_774.7, 338.4);
+}
+
+#[test]
+fn switch_base_grows_with_its_experts() {
+    // The teachers of the paper's Table 7, in millions; Table 7 rounds to 1.1, 2.0, 3.8, 7.4 and 14.7 billion.
+    for (experts, parameters) in
+        [(8, 619.3), (16, 1_072.4), (32, 1_978.5), (64, 3_790.7), (128, 7_415.2), (256, 14_664.2)]
+    {
+        counts(&zoo::switch_base(experts), parameters, 124.6);
+    }
+}
+
+#[test]
+fn every_preset_is_a_program_of_its_name() {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../models"));
+    for (name, preset) in zoo::ALL {
+        let config = preset();
+        assert_eq!(config.name, name);
+        assert_eq!(config.mistakes(), []);
+        // The two that are only made of settings have no file.
+        if !["t5", "switch"].contains(&name) {
+            let path = folder.join(format!("{name}.rs"));
+            let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            assert!(text.contains(&format!("models::main(models::zoo::{name}(")), "{text}");
+        }
+    }
 }
 
 /// A sparse model with encoder and decoder of two layers, and the sums that depend on its sizes.
