@@ -239,7 +239,7 @@ impl Config {
         wrong.share("dropout", self.dropout);
         wrong.unless(self.z_loss >= 0.0, || format!("`z_loss` is {}", self.z_loss), "a number from 0");
         if let Some(switch) = &self.switch {
-            switch.mistakes(&mut wrong);
+            switch.mistakes(self, &mut wrong);
         }
         self.optimizer.mistakes(&mut wrong);
         wrong.0
@@ -290,6 +290,10 @@ impl Mistakes {
     /// A share of something: from 0, less than 1.
     pub fn share(&mut self, what: &str, value: f64) {
         self.unless((0.0..1.0).contains(&value), || format!("`{what}` is {value}"), "from 0, less than 1");
+    }
+    /// How many there are so far.
+    pub fn count(&self) -> usize {
+        self.0.len()
     }
 }
 

@@ -19,13 +19,21 @@ pub struct Context<'g> {
     pub dropout: f64,
     /// Whether tokens share dropout masks.
     pub broadcast: bool,
+    /// Which tokens are no padding, as `pred[batch, length]`, if a layer is to know.
+    pub real: Option<Tensor<'g>>,
 }
 
 impl<'g> Context<'g> {
     /// For a model; training if there are random numbers.
     pub fn new(g: &'g Graph, config: &Config, rng: Option<Rng<'g>>) -> Self {
         let (dropout, broadcast) = (config.dropout, config.dropout_broadcast);
-        Self { g, precision: config.precision, rng, dropout, broadcast }
+        Self { g, precision: config.precision, rng, dropout, broadcast, real: None }
+    }
+
+    /// For layers over `tokens`, of which 0 is padding.
+    #[track_caller]
+    pub fn over(&self, tokens: Tensor<'g>) -> Self {
+        Self { real: Some(tokens.ne(0)), ..*self }
     }
 
     /// Whether this is a training step.

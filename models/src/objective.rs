@@ -1,8 +1,11 @@
 //! Span corruption: the cross-entropy of the targets, and what is added to it.
 
 use crate::{
-    Config, Context, Weights, attention::padding_mask, embedding::Embedding, stack::Stack,
-    switch::RouterMetrics,
+    Config, Context, Weights,
+    attention::padding_mask,
+    embedding::Embedding,
+    stack::Stack,
+    switch::{RouterMetrics, options::Over},
 };
 use mesh::{
     DType, Dim,
@@ -78,12 +81,12 @@ impl EncoderDecoder {
         let cx = &Context::new(g, &self.config, rng);
         let padding = padding_mask(inputs, &length);
         let x = g.scope("embedding", || self.embedding.lookup(cx, inputs));
-        let encoder = self.encoder.forward(cx, x, &length, None, padding);
+        let encoder = self.encoder.forward(&cx.over(inputs), x, &length, None, padding);
         let memory = encoder.x.rename(&length, "memory_length");
         // Each target is predicted from those before it; the first from the start token, 0.
         let before = targets.shift_right(&target_length, 1);
         let y = g.scope("embedding", || self.embedding.lookup(cx, before));
-        let decoder = self.decoder.forward(cx, y, &target_length, Some(memory), padding);
+        let decoder = self.decoder.forward(&cx.over(targets), y, &target_length, Some(memory), padding);
         let logits = g.scope("logits", || self.embedding.logits(cx, decoder.x, &batch, &target_length));
         let routers = [("encoder", encoder.routers()), ("decoder", decoder.routers())];
         g.scope("loss", || self.of_logits(logits, targets, [&batch, &target_length], routers))
@@ -115,17 +118,22 @@ impl EncoderDecoder {
         }
     }
 
-    /// The sum over all sparse layers (not the mean).
+    /// The sum over all sparse layers, or the mean, as the options say.
     fn aux_loss<'g>(&self, routers: &[(&'static str, Vec<RouterMetrics<'g>>); 2]) -> Option<Tensor<'g>> {
         let switch = self.config.switch.as_ref()?;
         let all = routers.iter().flat_map(|(_, metrics)| metrics);
+        let layers: usize = all.clone().flat_map(|m| m.aux.dims()).map(|layers| layers.size).sum();
         let of = |m: &RouterMetrics<'g>| {
             let aux = m.aux.sum("layers") * switch.aux_loss;
-            match switch.router_z_loss {
+            match switch.z_weight() {
                 0.0 => aux,
                 weight => aux + m.z.sum("layers") * weight,
             }
         };
-        all.map(of).reduce(|a, b| a + b)
+        let sum = all.map(of).reduce(|a, b| a + b)?;
+        Some(match switch.aux_layers {
+            Over::Sum => sum,
+            Over::Mean => sum / layers.max(1) as f64,
+        })
     }
 }

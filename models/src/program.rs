@@ -76,12 +76,18 @@ fn outputs(g: &Graph, losses: &Losses<'_>) {
         g.output("aux_loss", aux);
     }
     for (stack, metrics) in &losses.routers {
-        // At most one layer of an iteration is sparse.
-        for m in metrics {
-            g.output(format!("{stack}_load"), m.load);
-            g.output(format!("{stack}_dropped"), m.dropped);
-            g.output(format!("{stack}_entropy"), m.entropy);
-            g.output(format!("{stack}_aux"), m.aux);
+        for (i, m) in metrics.iter().enumerate() {
+            // One sparse layer in an iteration needs no more of a name; several are told apart by their place.
+            let name = match metrics.iter().filter(|other| other.place == m.place).count() {
+                _ if metrics.len() == 1 => (*stack).to_owned(),
+                1 => format!("{stack}_{}", m.place),
+                _ => format!("{stack}_{}_{i}", m.place),
+            };
+            g.output(format!("{name}_load"), m.load);
+            g.output(format!("{name}_dropped"), m.dropped);
+            g.output(format!("{name}_entropy"), m.entropy);
+            g.output(format!("{name}_aux"), m.aux);
+            g.output(format!("{name}_z"), m.z);
         }
     }
 }

@@ -1,16 +1,20 @@
-//! Moving tokens into the slots of their experts, and back: by index, or by a product with a one-hot
-//! mask. Both move the same numbers to the same places.
+//! Moving tokens into the slots of their experts, and back: by index, or by a product with a one-hot mask.
+//! Both move the same numbers to the same places.
+//!
+//! A *slot* is one of `capacity` places of one expert in one group; no slot holds two tokens. Where tokens
+//! choose, (choice, token) pairs and slots are a partial permutation, both ways a gather. Where experts choose,
+//! any number of slots may hold one token: tokens are gathered, and what comes back is added up.
 
-use super::router::Routing;
+use super::router::{Assignment, Routing};
 use crate::{Dispatch, Switch};
 use mesh::{
-    DType, Dim,
+    DType, Dim, Name,
     dsl::{Tensor, einsum},
 };
 
-/// Up to this many tokens in a group a product with a mask is cheap; beyond it, its arithmetic (tokens ·
-/// slots for each element) costs more than moving rows.
-const EINSUM_TOKENS: usize = 16;
+/// What moving one row by index costs, in rows of a product with a mask: measured with `bench dispatch` on CPU
+/// as the group size at which both ways take the same time.
+const MOVED_ROW: usize = 16;
 
 /// Up to this many pairs of token and slot in a group, comparing all of them is cheaper than a scatter.
 const COMPARE_PAIRS: usize = 1 << 18;
@@ -27,30 +31,51 @@ pub struct Slots<'g> {
     all: Dim,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum MoveBy<'g> {
     /// For each token its slot, and for each slot its token; -1 for none.
-    Index { slot: Tensor<'g>, token: Tensor<'g> },
-    /// 1 where a token is in a slot: `[batch, tokens, slots]`.
-    Mask(Tensor<'g>),
+    Index { slot: Tensor<'g>, token: Tensor<'g>, gate: Tensor<'g> },
+    /// The same for pairs of choice and token, numbered with the choice as the major part.
+    Pairs { pairs: Dim, choice: Dim, slot: Tensor<'g>, pair: Tensor<'g>, gate: Tensor<'g> },
+    /// For each slot its token.
+    Shared { token: Tensor<'g>, gate: Tensor<'g> },
+    /// 1 where a token is in a slot, `[batch, tokens, slots]`; what comes back is weighed by token.
+    Mask { mask: Tensor<'g>, gate: Tensor<'g> },
+    /// The same, but what comes back is weighed by token and slot.
+    Masks { mask: Tensor<'g>, weighed: Tensor<'g> },
+}
+
+/// Whether moving by index is cheaper than by a product: a product costs as many multiplications for each
+/// element as there are pairs of token and slot, moving by index a read and a write for each token and slot.
+fn index_is_cheaper(tokens: usize, slots: usize, choices: usize) -> bool {
+    tokens * slots > MOVED_ROW * (tokens * choices.max(1) + slots)
 }
 
 impl<'g> Slots<'g> {
     /// For the tokens of one layer, whose dims of groups and of tokens in a group are `positions`.
     pub fn new(options: &Switch, d_model: &Dim, positions: [&Dim; 2], routing: &Routing<'g>) -> Self {
         let [batch, tokens] = positions;
+        let all = routing.slots();
         let by_index = match options.dispatch {
             Dispatch::Permute => true,
             Dispatch::Einsum => false,
-            Dispatch::Auto => tokens.size > EINSUM_TOKENS,
+            Dispatch::Auto => index_is_cheaper(tokens.size, all.size, options.choices()),
         };
-        let all = Dim::new("slots", options.experts * routing.capacity);
-        let slot = routing.slot;
-        let move_by = if by_index {
-            MoveBy::Index { slot, token: token_of_slot(slot, batch, tokens, &all) }
-        } else {
-            // A slot of -1 has no 1 in its row.
-            MoveBy::Mask(slot.one_hot(&all, routing.gate.dtype()))
+        let move_by = match (&routing.assignment, by_index) {
+            (Assignment::Tokens(choices), true) => by_permutation(choices, batch, tokens, &all),
+            (Assignment::Tokens(choices), false) => match choices[..] {
+                // A slot of -1 has no 1 in its row.
+                [(slot, gate)] => MoveBy::Mask { mask: slot.one_hot(&all, gate.dtype()), gate },
+                _ => {
+                    let (mask, weighed) = routing.masks(tokens);
+                    MoveBy::Masks { mask, weighed }
+                }
+            },
+            (Assignment::Experts { token, gate }, true) => MoveBy::Shared { token: *token, gate: *gate },
+            (Assignment::Experts { .. }, false) => {
+                let (mask, weighed) = routing.masks(tokens);
+                MoveBy::Masks { mask, weighed }
+            }
         };
         Self {
             move_by,
@@ -66,22 +91,56 @@ impl<'g> Slots<'g> {
     /// `[batch, tokens, d_model]` to `[batch, experts_all, capacity, d_model]`; a slot that no token took
     /// holds 0.
     pub fn dispatch(&self, x: Tensor<'g>) -> Tensor<'g> {
-        let filled = match self.move_by {
-            MoveBy::Index { slot, token } => x.permute(&self.tokens, &self.all, token, slot),
-            MoveBy::Mask(mask) => einsum([x, mask], [&self.batch, &self.all, &self.d_model]),
+        let filled = match &self.move_by {
+            MoveBy::Index { slot, token, .. } => x.permute(&self.tokens, &self.all, *token, *slot),
+            MoveBy::Pairs { pairs, choice, slot, pair, .. } => {
+                let each = x.broadcast(choice).merge([choice, &self.tokens], &pairs.name);
+                each.permute(pairs, &self.all, *pair, *slot)
+            }
+            MoveBy::Shared { token, .. } => x.gather(&self.tokens, *token),
+            MoveBy::Mask { mask, .. } | MoveBy::Masks { mask, .. } => {
+                einsum([x, *mask], [&self.batch, &self.all, &self.d_model])
+            }
         };
         filled.split(&self.all, [&self.experts, &self.capacity])
     }
 
-    /// Back again, times the gate; a token without a slot gets 0.
-    pub fn combine(&self, y: Tensor<'g>, gate: Tensor<'g>) -> Tensor<'g> {
+    /// Back again, times the gates, added up for each token; a token without a slot gets 0. `out` is the dim
+    /// that stands for what experts make.
+    pub fn combine(&self, y: Tensor<'g>, out: &[&Dim]) -> Tensor<'g> {
         let y = y.merge([&self.experts, &self.capacity], &self.all);
-        let back = match self.move_by {
-            MoveBy::Index { slot, token } => y.permute(&self.all, &self.tokens, slot, token),
-            MoveBy::Mask(mask) => einsum([y, mask], [&self.batch, &self.tokens, &self.d_model]),
-        };
-        back * gate
+        let back = [&self.batch, &self.tokens].into_iter().chain(out.iter().copied());
+        let back: Vec<Name> = back.map(|dim| dim.name.clone()).collect();
+        match &self.move_by {
+            MoveBy::Index { slot, token, gate } => y.permute(&self.all, &self.tokens, *slot, *token) * *gate,
+            MoveBy::Pairs { pairs, choice, slot, pair, gate } => {
+                let each = y.permute(&self.all, pairs, *slot, *pair) * *gate;
+                each.split(pairs, [choice, &self.tokens]).sum(choice)
+            }
+            MoveBy::Shared { token, gate } => token.scatter_add(&self.tokens, &self.all, y * *gate),
+            MoveBy::Mask { mask, gate } => einsum([y, *mask], back) * *gate,
+            MoveBy::Masks { weighed, .. } => einsum([y, *weighed], back),
+        }
     }
+}
+
+fn by_permutation<'g>(
+    choices: &[(Tensor<'g>, Tensor<'g>)],
+    batch: &Dim,
+    tokens: &Dim,
+    all: &Dim,
+) -> MoveBy<'g> {
+    if let [(slot, gate)] = choices[..] {
+        return MoveBy::Index { slot, token: token_of_slot(slot, batch, tokens, all), gate };
+    }
+    let pairs = Dim::new("pairs", choices.len() * tokens.size);
+    let of = |part: &dyn Fn(&(Tensor<'g>, Tensor<'g>)) -> Tensor<'g>| {
+        let parts: Vec<Tensor<'g>> = choices.iter().map(|c| part(c).rename(tokens, &pairs)).collect();
+        parts[0].graph().concat(&parts, &pairs)
+    };
+    let (slot, gate) = (of(&|(slot, _)| *slot), of(&|(_, gate)| *gate));
+    let pair = token_of_slot(slot, batch, &pairs, all);
+    MoveBy::Pairs { choice: Dim::new("choice", choices.len()), pairs, slot, pair, gate }
 }
 
 /// For each slot the token that took it, or -1.
@@ -96,4 +155,16 @@ fn token_of_slot<'g>(slot: Tensor<'g>, batch: &Dim, tokens: &Dim, all: &Dim) -> 
         slot.scatter_add(all, tokens, number.broadcast(batch))
     };
     number - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_groups_go_by_product_and_large_ones_by_index() {
+        assert!(!index_is_cheaper(8, 16, 1));
+        assert!(index_is_cheaper(128, 160, 1));
+        assert!(index_is_cheaper(4096, 5120, 1));
+    }
 }

@@ -1,12 +1,17 @@
 //! The Switch layer: a feed-forward layer of which every token uses one of several copies, the *experts*.
 //!
-//! Reading order: [`options`] (what a Switch layer is), [`SwitchFfn`] (the experts, and how tokens travel to
-//! them and back), [`router`] (which expert, and which of its slots), [`dispatch`] (moving tokens into slots
-//! and back).
+//! Reading order: [`options`] (what a Switch layer is; `settings` and `limits` read and check them),
+//! [`SwitchFfn`] (the experts, and how tokens travel to them and back), [`router`] (probabilities), `choice`
+//! (who chooses whom, and which slots that takes), `balance` (losses and metrics), [`dispatch`] (moving tokens
+//! into slots and back).
 
+mod balance;
+mod choice;
 pub mod dispatch;
+mod limits;
 pub mod options;
 pub mod router;
+mod settings;
 
 use crate::{Activation, Context, Weight, Weights};
 use dispatch::Slots;
@@ -15,8 +20,7 @@ use mesh::{
     dsl::{Init, Tensor, einsum},
 };
 pub use options::{Dispatch, Switch};
-use router::Router;
-pub use router::{RouterMetrics, Trace};
+pub use router::{Router, RouterMetrics, Trace};
 
 /// A router and its experts.
 #[derive(Clone, Debug)]
@@ -35,7 +39,7 @@ impl SwitchFfn {
     pub fn new(w: &Weights<'_>, d_model: &Dim, d_ff: &Dim, activation: Activation, options: &Switch) -> Self {
         let experts = Dim::new("experts", options.experts);
         let (scale, stored) = (options.init_scale, [&experts, d_model, d_ff]);
-        let router = Router::new(w, d_model, options);
+        let router = Router::new(w, d_model, options, "ffn");
         let inner =
             |name| w.matrix(name, &stored, &[d_model], &[d_ff], Init::truncated_normal(scale, &[d_model]));
         let (gate, wi) = match activation {
@@ -63,27 +67,16 @@ impl SwitchFfn {
         length: &Dim,
     ) -> (Tensor<'g>, RouterMetrics<'g>) {
         let g = cx.g;
-        // Tokens compete within groups: by default a group is a sequence, and nothing is reshaped.
-        let (groups, tokens) = self.options.groups(batch.size, length.size);
-        let regroup = (groups, tokens) != (batch.size, length.size);
-        let (group, token) = if regroup {
-            (batch.sized(groups), Dim::new("group", tokens))
-        } else {
-            (batch.clone(), length.clone())
-        };
-        let x = if regroup { x.reshape([batch, length], [&group, &token]) } else { x };
-
-        let (routing, metrics) = g.scope("router", || self.router.forward(cx, x, &group, &token));
-        let slots = Slots::new(&self.options, &self.d_model, [&group, &token], &routing);
+        let groups = Groups::new(&self.options, batch, length);
+        let x = groups.regroup(x);
+        let (group, token) = (&groups.group, &groups.token);
+        let real = cx.real.map(|real| groups.regroup(real));
+        let (routing, metrics) = g.scope("router", || self.router.forward(cx, x, real, group, token));
+        let slots = Slots::new(&self.options, &self.d_model, [group, token], &routing);
         let sent = g.scope("dispatch", || slots.dispatch(x));
-        // From here to the next rename each device has its own experts and tokens from all groups. The two
-        // renames are where a layout that splits experts has its all-to-alls.
-        let sent = sent.rename_all([("batch", "expert_batch"), ("experts_all", "experts")]);
-        let done = g.scope("experts", || self.experts(cx, sent));
-        let done = done.rename_all([("expert_batch", "batch"), ("experts", "experts_all")]);
-        let y = g.scope("combine", || slots.combine(done, routing.gate));
-        let y = if regroup { y.reshape([&group, &token], [batch, length]) } else { y };
-        (y, metrics)
+        let done = g.scope("experts", || self.experts(cx, to_experts(sent)));
+        let y = g.scope("combine", || slots.combine(from_experts(done), &[&self.d_model]));
+        (groups.ungroup(y), metrics)
     }
 
     fn experts<'g>(&self, cx: &Context<'g>, x: Tensor<'g>) -> Tensor<'g> {
@@ -100,4 +93,54 @@ impl SwitchFfn {
         };
         einsum([hidden, self.wo.read(cx)], out(&self.d_model))
     }
+}
+
+/// Tokens compete within groups: by default a group is a sequence, and nothing is reshaped.
+#[derive(Clone, Debug)]
+struct Groups {
+    batch: Dim,
+    length: Dim,
+    group: Dim,
+    token: Dim,
+}
+
+impl Groups {
+    fn new(options: &Switch, batch: &Dim, length: &Dim) -> Self {
+        let (groups, tokens) = options.groups(batch.size, length.size);
+        let same = (groups, tokens) == (batch.size, length.size);
+        let (group, token) = match same {
+            true => (batch.clone(), length.clone()),
+            false => (batch.sized(groups), Dim::new("group", tokens)),
+        };
+        Self { batch: batch.clone(), length: length.clone(), group, token }
+    }
+
+    /// Whether groups are not sequences.
+    fn differ(&self) -> bool {
+        self.token != self.length
+    }
+
+    fn regroup<'g>(&self, x: Tensor<'g>) -> Tensor<'g> {
+        if !self.differ() {
+            return x;
+        }
+        x.reshape([&self.batch, &self.length], [&self.group, &self.token])
+    }
+
+    fn ungroup<'g>(&self, x: Tensor<'g>) -> Tensor<'g> {
+        if !self.differ() {
+            return x;
+        }
+        x.reshape([&self.group, &self.token], [&self.batch, &self.length])
+    }
+}
+
+/// From here to [`from_experts`] each device has its own experts and tokens from all groups. The two renames
+/// are where a layout that splits experts has its all-to-alls.
+fn to_experts(x: Tensor<'_>) -> Tensor<'_> {
+    x.rename_all([("batch", "expert_batch"), ("experts_all", "experts")])
+}
+
+fn from_experts(x: Tensor<'_>) -> Tensor<'_> {
+    x.rename_all([("expert_batch", "batch"), ("experts", "experts_all")])
 }

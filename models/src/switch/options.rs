@@ -1,10 +1,9 @@
-//! The options of Switch layers: sizes, losses, noise, and how tokens travel; how settings change them, and
-//! what cannot be.
+//! The options of Switch layers: sizes, who chooses whom, losses, noise, and how tokens travel. The defaults
+//! are the paper's router; `docs/routing.md` says which options make the router of which other system.
+//!
+//! How settings change them is in [`super::settings`], what cannot be in [`super::limits`].
 
-use crate::config::Mistakes;
-use mesh::dsl::Args;
-
-/// Switch layers: every token goes to the one expert that the router likes best.
+/// Switch layers: layers of which every token uses one of several copies, or a few.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Switch {
     /// Experts of a layer.
@@ -13,26 +12,169 @@ pub struct Switch {
     pub sparse_step: usize,
     /// The same in the decoder; 0: as in the encoder.
     pub decoder_sparse_step: usize,
+    /// Which parts of a sparse layer have experts.
+    pub places: Places,
+    /// Who chooses whom.
+    pub routing: Choice,
+    /// How many experts a token chooses; 0: as many as is usual for `routing`.
+    pub top_k: usize,
+    /// Whether the gates of a token are divided by their sum; nothing: as is usual for `routing`.
+    pub renormalize: Option<bool>,
+    /// Which choices after a token's first count, in training.
+    pub second_policy: Second,
+    /// The same in evaluation.
+    pub eval_second_policy: Second,
+    /// The number in the policy, in training.
+    pub second_threshold: f64,
+    /// The same in evaluation.
+    pub eval_second_threshold: f64,
+    /// Who goes first when an expert has fewer slots than tokens that want it.
+    pub priority: Priority,
+    /// Noise of the choice, in training.
+    pub exploration: Exploration,
+    /// The router's input is multiplied by even numbers in [1 - jitter, 1 + jitter] (`input_jitter`).
+    pub jitter: f64,
+    /// Share of the router's input that is dropped (`input_dropout`).
+    pub router_dropout: f64,
+    /// What logits are divided by before a choice is drawn (`sample`).
+    pub temperature: f64,
     /// Slots of an expert, as a multiple of an even share of the tokens, in training.
     pub capacity_factor: f64,
     /// The same in evaluation.
     pub eval_capacity_factor: f64,
+    /// What is done with a part of a slot.
+    pub capacity_rounding: Rounding,
+    /// Whether the share counts every choice of a token and not every token.
+    pub capacity_per_choice: bool,
     /// Fewest slots of an expert.
     pub min_capacity: usize,
+    /// Slots of an expert whatever the tokens are; 0: by the factors.
+    pub fixed_capacity: usize,
     /// Tokens that compete for the slots; 0: those of one sequence.
     pub group_size: usize,
-    /// The router's input is multiplied by even numbers in [1 - jitter, 1 + jitter], in training.
-    pub jitter: f64,
+    /// Whether padding is kept away from the experts. Otherwise it is routed like any token.
+    pub ignore_padding: bool,
     /// Weight of the load-balancing loss of each layer.
     pub aux_loss: f64,
+    /// How the losses of layers are put together.
+    pub aux_layers: Over,
+    /// Whether second choices are balanced too, at half the weight.
+    pub second_place_loss: bool,
     /// Weight of the squared log-normalizer of the router.
     pub router_z_loss: f64,
+    /// Whether that weight is multiplied by `aux_loss`, as in Mesh TensorFlow.
+    pub router_z_scaled: bool,
+    /// Whether the router adds a bias to its logits.
+    pub router_bias: bool,
+    /// Whether probabilities are rounded to the type of activations before the choice, as in Hugging Face's
+    /// code.
+    pub round_probabilities: bool,
     /// Dropout inside experts; nothing: as elsewhere.
     pub expert_dropout: Option<f64>,
     /// Initial values: truncated normal with deviation `sqrt(init_scale / fan_in)`.
     pub init_scale: f64,
     /// How tokens get to their slots.
     pub dispatch: Dispatch,
+}
+
+/// Which parts of a sparse layer have experts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Places {
+    /// The feed-forward layer.
+    Ffn,
+    /// The projections of self-attention (the paper's appendix A).
+    Attention,
+    /// Both.
+    Both,
+}
+
+impl Places {
+    /// Whether the feed-forward layer has experts.
+    pub fn ffn(self) -> bool {
+        matches!(self, Self::Ffn | Self::Both)
+    }
+    /// Whether self-attention has experts.
+    pub fn attention(self) -> bool {
+        matches!(self, Self::Attention | Self::Both)
+    }
+}
+
+/// Who chooses whom.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Choice {
+    /// Every token the expert it likes best.
+    Switch,
+    /// Every token the `top_k` experts it likes best, second choices after all first ones.
+    TopK,
+    /// Every token one expert: the first of its `top_k` choices that has a slot left ("no token left behind").
+    Ntlb,
+    /// Every expert the tokens that like it best, by softmax over experts (Zhou et al. 2022).
+    ExpertChoice,
+    /// Every expert the tokens it likes best, by softmax over tokens; what a token gets is a mean over its
+    /// experts (Mesh TensorFlow).
+    ExpertSelection,
+}
+
+impl Choice {
+    /// Whether experts choose.
+    pub fn by_experts(self) -> bool {
+        matches!(self, Self::ExpertChoice | Self::ExpertSelection)
+    }
+}
+
+/// Which choices after the first count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Second {
+    /// All.
+    All,
+    /// None, though they have their part in renormalized gates.
+    None,
+    /// Those with a gate above the threshold.
+    Threshold,
+    /// Those drawn with probability gate / threshold.
+    Random,
+}
+
+/// Who goes first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Priority {
+    /// The first in the group.
+    Order,
+    /// The token with the highest first gate: "batch-prioritized" routing, `switch_max` in Mesh TensorFlow.
+    Gate,
+}
+
+/// Noise of the choice, in training.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exploration {
+    /// None.
+    Argmax,
+    /// Experts are drawn by their probabilities.
+    Sample,
+    /// Dropout on the router's input.
+    InputDropout,
+    /// The router's input times numbers near 1.
+    InputJitter,
+}
+
+/// What is done with a part of a slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rounding {
+    /// It goes.
+    Down,
+    /// A half and more counts as one.
+    Nearest,
+    /// It counts as one.
+    Up,
+}
+
+/// How the losses of layers are put together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Over {
+    /// By their sum.
+    Sum,
+    /// By their mean.
+    Mean,
 }
 
 /// How tokens get to the slots of their experts. All ways give the same result.
@@ -53,78 +195,74 @@ impl Default for Switch {
             experts: 8,
             sparse_step: 1,
             decoder_sparse_step: 0,
+            places: Places::Ffn,
+            routing: Choice::Switch,
+            top_k: 0,
+            renormalize: None,
+            second_policy: Second::All,
+            eval_second_policy: Second::All,
+            second_threshold: 0.2,
+            eval_second_threshold: 0.2,
+            priority: Priority::Order,
+            exploration: Exploration::InputJitter,
+            jitter: 1e-2,
+            router_dropout: 0.1,
+            temperature: 1.0,
             capacity_factor: 1.25,
             eval_capacity_factor: 2.0,
+            capacity_rounding: Rounding::Down,
+            capacity_per_choice: false,
             min_capacity: 4,
+            fixed_capacity: 0,
             group_size: 0,
-            jitter: 1e-2,
+            ignore_padding: false,
             aux_loss: 1e-2,
+            aux_layers: Over::Sum,
+            second_place_loss: false,
             router_z_loss: 0.0,
+            router_z_scaled: false,
+            router_bias: false,
+            round_probabilities: false,
             expert_dropout: None,
             init_scale: 0.1,
-            dispatch: Dispatch::Permute,
+            dispatch: Dispatch::Auto,
         }
     }
 }
 
 impl Switch {
-    pub(crate) fn with(mut self, args: &Args, dropout: f64) -> Self {
-        self.experts = args.get("experts", self.experts);
-        self.sparse_step = args.get("sparse_step", self.sparse_step);
-        self.decoder_sparse_step = args.get("decoder_sparse_step", self.decoder_sparse_step);
-        self.capacity_factor = args.get("capacity_factor", self.capacity_factor);
-        self.eval_capacity_factor = args.get("eval_capacity_factor", self.eval_capacity_factor);
-        self.min_capacity = args.get("min_capacity", self.min_capacity);
-        self.group_size = args.get("group_size", self.group_size);
-        self.jitter = args.get("jitter", self.jitter);
-        self.aux_loss = args.get("aux_loss", self.aux_loss);
-        self.router_z_loss = args.get("router_z_loss", self.router_z_loss);
-        self.expert_dropout = Some(args.get("expert_dropout", self.expert_dropout.unwrap_or(dropout)));
-        self.init_scale = args.get("init_scale", self.init_scale);
-        let word = match self.dispatch {
-            Dispatch::Permute => "permute",
-            Dispatch::Einsum => "einsum",
-            Dispatch::Auto => "auto",
-        };
-        // `sort` is what other systems call dispatch by index.
-        self.dispatch = match args.choice("dispatch", &["permute", "sort", "einsum", "auto"], word) {
-            "einsum" => Dispatch::Einsum,
-            "auto" => Dispatch::Auto,
-            _ => Dispatch::Permute,
-        };
-        self
+    /// The router of Hugging Face's Switch Transformers: a fixed number of slots for each sequence,
+    /// probabilities rounded to the type of activations, its weights of losses.
+    pub fn hugging_face(experts: usize, capacity: usize) -> Self {
+        Self {
+            experts,
+            fixed_capacity: capacity,
+            round_probabilities: true,
+            aux_loss: 1e-3,
+            router_z_loss: 1e-3,
+            ..Self::default()
+        }
     }
 
-    pub(crate) fn mistakes(&self, wrong: &mut Mistakes) {
-        wrong.unless(self.experts > 0, || "`experts` is 0".into(), "at least 1");
-        wrong.unless(
-            self.sparse_step > 0,
-            || "`sparse_step` is 0".into(),
-            "1 for all layers, 2 for every other",
-        );
-        for (what, factor) in
-            [("capacity_factor", self.capacity_factor), ("eval_capacity_factor", self.eval_capacity_factor)]
-        {
-            wrong.unless(
-                factor > 0.0 && factor.is_finite(),
-                || format!("`{what}` is {factor}"),
-                "more than 0",
-            );
+    /// Of top-2 gating as in GShard and Mesh TensorFlow ("MoE" in the paper's tables).
+    pub fn top_2(experts: usize) -> Self {
+        Self { experts, routing: Choice::TopK, top_k: 2, exploration: Exploration::Argmax, ..Self::default() }
+    }
+
+    /// How many experts a token chooses; 0 where experts choose.
+    pub fn choices(&self) -> usize {
+        match (self.routing, self.top_k) {
+            (Choice::ExpertChoice | Choice::ExpertSelection, _) => 0,
+            (Choice::Switch | Choice::TopK | Choice::Ntlb, k) if k > 0 => k,
+            (Choice::Switch, _) => 1,
+            (Choice::TopK, _) => 2,
+            (Choice::Ntlb, _) => self.experts.min(4),
         }
-        wrong.unless(
-            self.min_capacity > 0,
-            || "`min_capacity` is 0".into(),
-            "at least 1, so that every expert has a slot",
-        );
-        wrong.share("jitter", self.jitter);
-        wrong.share("expert_dropout", self.expert_dropout.unwrap_or(0.0));
-        for (what, weight) in [
-            ("aux_loss", self.aux_loss),
-            ("router_z_loss", self.router_z_loss),
-            ("init_scale", self.init_scale),
-        ] {
-            wrong.unless(weight >= 0.0, || format!("`{what}` is {weight}"), "a number from 0");
-        }
+    }
+
+    /// Whether the gates of a token are divided by their sum.
+    pub fn renormalizes(&self) -> bool {
+        self.renormalize.unwrap_or(self.routing == Choice::TopK)
     }
 
     /// Groups and tokens per group of `batch` sequences of `length` tokens: the smallest number of groups
@@ -141,10 +279,25 @@ impl Switch {
 
     /// Slots of one expert for a group of `tokens`.
     pub fn capacity(&self, tokens: usize, train: bool) -> usize {
+        // More slots than tokens would stay empty: no token takes two slots of one expert.
+        if self.fixed_capacity > 0 {
+            return self.fixed_capacity.min(tokens);
+        }
         let factor = if train { self.capacity_factor } else { self.eval_capacity_factor };
+        let choices = if self.capacity_per_choice { self.choices().max(1) } else { 1 };
+        let share = (tokens * choices) as f64 * factor / self.experts as f64;
+        let share = match self.capacity_rounding {
+            Rounding::Down => share,
+            Rounding::Nearest => share.round(),
+            Rounding::Up => share.ceil(),
+        };
         // Saturating and truncating, as in Mesh TensorFlow.
-        let share = (tokens as f64 * factor / self.experts as f64) as usize;
-        share.min(tokens).max(self.min_capacity)
+        (share as usize).max(self.min_capacity).min(tokens)
+    }
+
+    /// The weight of a router's squared log-normalizer in what training makes small.
+    pub fn z_weight(&self) -> f64 {
+        if self.router_z_scaled { self.router_z_loss * self.aux_loss } else { self.router_z_loss }
     }
 }
 
@@ -168,7 +321,26 @@ mod tests {
         assert_eq!(switch.capacity(128, true), 20);
         assert_eq!(switch.capacity(128, false), 32);
         assert_eq!(switch.capacity(16, true), 4, "no less than the fewest slots");
-        let all = Switch { capacity_factor: 100.0, ..switch };
-        assert_eq!(all.capacity(128, true), 128, "no more than there are tokens");
+        assert_eq!(switch.capacity(1, true), 1, "no more than there are tokens");
+        let all = Switch { capacity_factor: 100.0, ..switch.clone() };
+        assert_eq!(all.capacity(128, true), 128);
+        let rounded = |capacity_rounding| {
+            Switch { capacity_rounding, capacity_factor: 1.3, ..switch.clone() }.capacity(100, true)
+        };
+        assert_eq!([Rounding::Down, Rounding::Nearest, Rounding::Up].map(rounded), [16, 16, 17]);
+        let fixed = Switch { fixed_capacity: 7, ..switch.clone() };
+        assert_eq!(
+            (fixed.capacity(128, true), fixed.capacity(128, false), fixed.capacity(3, false)),
+            (7, 7, 3)
+        );
+        let top = Switch { capacity_per_choice: true, capacity_factor: 1.0, ..Switch::top_2(8) };
+        assert_eq!(top.capacity(128, true), 32, "both choices of a token count");
+    }
+
+    #[test]
+    fn each_way_of_routing_has_its_usual_number_of_choices() {
+        let of = |routing, top_k| Switch { experts: 3, routing, top_k, ..Switch::default() }.choices();
+        assert_eq!((of(Choice::Switch, 0), of(Choice::TopK, 0), of(Choice::TopK, 3)), (1, 2, 3));
+        assert_eq!((of(Choice::Ntlb, 0), of(Choice::Ntlb, 2), of(Choice::ExpertChoice, 0)), (3, 2, 0));
     }
 }

@@ -1,10 +1,15 @@
-//! The router: which expert each token goes to, and which of the expert's slots it takes.
+//! The router: a product that gives every token a probability for every expert, who chooses whom by them
+//! ([`super::choice`]), and what it says of itself ([`super::balance`]).
 //!
-//! Semantics are those of Mesh TensorFlow's switch gating: probabilities by softmax of a product in the
-//! router's element type; the expert of the highest one, the first of equals; slots in the order of
-//! tokens; the gate is the probability itself.
+//! Semantics are those of Mesh TensorFlow's gating: probabilities by softmax of a product in the router's
+//! element type; the expert of the highest one, the first of equals; slots in the order of tokens; the gate is
+//! the probability itself. Options make it the router of other systems.
 
-use crate::{Context, Switch, Weight, Weights};
+use super::{
+    choice::{self, Ask},
+    options::{Exploration, Switch},
+};
+use crate::{Context, Weight, Weights};
 use mesh::{
     DType, Dim,
     dsl::{Init, Tensor, Tree, einsum},
@@ -14,27 +19,73 @@ use mesh::{
 #[derive(Clone, Debug)]
 pub struct Router {
     weight: Weight,
+    bias: Option<Weight>,
     experts: Dim,
     options: Switch,
+    place: &'static str,
 }
 
 /// Where tokens go.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Routing<'g> {
+    /// Experts of the layer.
+    pub experts: usize,
     /// Slots of each expert.
     pub capacity: usize,
-    /// For each token its slot among those of all experts, or -1: `s32[batch, tokens]`.
-    pub slot: Tensor<'g>,
-    /// For each token the probability of its expert, in the type of activations: `[batch, tokens]`.
-    pub gate: Tensor<'g>,
+    /// Who has which slot.
+    pub assignment: Assignment<'g>,
+}
+
+/// Who has which slot. Slots are numbered over all experts of a layer; gates are in the type of activations.
+#[derive(Clone, Debug)]
+pub enum Assignment<'g> {
+    /// For every choice of a token its slot, or -1, and the gate: `s32[batch, tokens]`, `[batch, tokens]`.
+    Tokens(Vec<(Tensor<'g>, Tensor<'g>)>),
+    /// For every slot its token, or -1, and the gate.
+    Experts {
+        /// `s32[batch, slots]`.
+        token: Tensor<'g>,
+        /// `[batch, slots]`.
+        gate: Tensor<'g>,
+    },
+}
+
+impl<'g> Routing<'g> {
+    /// The dim of all slots of a group.
+    pub fn slots(&self) -> Dim {
+        Dim::new("slots", self.experts * self.capacity)
+    }
+
+    /// The assignment as two tensors `[batch, tokens, slots]`: 1 where a token is in a slot (Mesh
+    /// TensorFlow's "dispatch"), and its gate there ("combine").
+    pub fn masks(&self, tokens: &Dim) -> (Tensor<'g>, Tensor<'g>) {
+        match &self.assignment {
+            Assignment::Tokens(choices) => {
+                let mask = |(slot, gate): &(Tensor<'g>, Tensor<'g>)| {
+                    let mask = slot.one_hot(&self.slots(), gate.dtype());
+                    (mask, mask * *gate)
+                };
+                let all = choices.iter().map(mask);
+                // A token is in no slot twice, so that the sum of masks is a mask.
+                all.reduce(|a, b| (a.0 + b.0, a.1 + b.1)).expect("a token has at least one choice")
+            }
+            Assignment::Experts { token, gate } => {
+                let mask = token.one_hot(tokens, gate.dtype());
+                (mask, mask * *gate)
+            }
+        }
+    }
 }
 
 /// What is worth knowing of one router in one step, in `f32`.
 #[derive(Clone, Copy, Debug)]
 pub struct RouterMetrics<'g> {
-    /// Share of the tokens that want each expert: `[experts_all]`.
+    /// The part of the layer that has experts.
+    pub place: &'static str,
+    /// Share of the tokens that want each expert; where experts choose, share of the slots in use that are
+    /// its own: `[experts_all]`.
     pub load: Tensor<'g>,
-    /// Share of the tokens that found no slot.
+    /// Share of the tokens that found no slot at all.
     pub dropped: Tensor<'g>,
     /// Mean entropy of the probabilities, in nats.
     pub entropy: Tensor<'g>,
@@ -54,9 +105,9 @@ pub struct Trace<'g> {
     pub logits: Tensor<'g>,
     /// Their softmax.
     pub probabilities: Tensor<'g>,
-    /// The expert that the token wants, as `s32[batch, tokens]`.
+    /// The expert that the token wants most, as `s32[batch, tokens]`.
     pub expert: Tensor<'g>,
-    /// 1 if it found a slot there, else 0; `s32[batch, tokens]`.
+    /// 1 if it found a slot, else 0; `s32[batch, tokens]`.
     pub kept: Tensor<'g>,
     /// The probability of that expert, in the type of activations.
     pub gate: Tensor<'g>,
@@ -77,6 +128,7 @@ impl<'g> Tree<'g> for Trace<'g> {
 impl<'g> Tree<'g> for RouterMetrics<'g> {
     fn map(self, f: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self {
         Self {
+            place: self.place,
             load: f(self.load),
             dropped: f(self.dropped),
             entropy: f(self.entropy),
@@ -90,83 +142,81 @@ impl<'g> Tree<'g> for RouterMetrics<'g> {
 impl Router {
     /// With the paper's initial values. Its dim of experts has a name of its own, `experts_all`: every
     /// device routes its own tokens to all experts.
-    pub fn new(w: &Weights<'_>, d_model: &Dim, options: &Switch) -> Self {
+    pub fn new(w: &Weights<'_>, d_model: &Dim, options: &Switch, place: &'static str) -> Self {
         let experts = Dim::new("experts_all", options.experts);
         let init = Init::truncated_normal(options.init_scale, &[d_model]);
         let weight = w.matrix("router", &[d_model, &experts], &[d_model], &[&experts], init);
-        Self { weight, experts, options: options.clone() }
+        let bias = options.router_bias.then(|| w.table("router_bias", &[&experts], &[], Init::Zeros));
+        Self { weight, bias, experts, options: options.clone(), place }
     }
 
-    /// For `x` of `[batch, tokens, d_model]`, tokens of one row competing for slots.
+    /// For `x` of `[batch, tokens, d_model]`, tokens of one row competing for slots. `real` is a `pred`
+    /// `[batch, tokens]` that says which tokens are no padding; it counts if the options ignore padding.
     pub fn forward<'g>(
         &self,
         cx: &Context<'g>,
         x: Tensor<'g>,
+        real: Option<Tensor<'g>>,
         batch: &Dim,
         tokens: &Dim,
     ) -> (Routing<'g>, RouterMetrics<'g>) {
         let (experts, dtype) = (&self.experts, cx.precision.router());
         // The cast comes before the product: that is what makes selective precision work (section 2.4).
-        let input = self.jitter(cx, x.cast(dtype));
-        let logits = einsum([input, self.weight.state.read(cx.g).cast(dtype)], [batch, tokens, experts]);
-        let probabilities = logits.softmax(experts);
-
-        let expert = probabilities.argmax(experts);
-        let wanted = expert.one_hot(experts, DType::S32);
-        let earlier = wanted.cumsum_exclusive(tokens);
-        let position = (earlier * wanted).sum(experts);
-        let capacity = self.options.capacity(tokens.size, cx.train());
-        let kept = position.lt(capacity as u32);
-        let slot = kept.select(expert * (capacity as u32) + position, -1);
-
-        let chosen = wanted.cast(dtype);
-        let gate = (probabilities * chosen).sum(experts).cast(cx.dtype());
-        let trace = Trace {
-            logits: logits.cast(DType::F32),
-            probabilities: probabilities.cast(DType::F32),
-            expert,
-            kept: kept.cast(DType::S32),
-            gate,
+        let input = self.explored(cx, x.cast(dtype));
+        let mut logits = einsum([input, self.weight.state.read(cx.g).cast(dtype)], [batch, tokens, experts]);
+        if let Some(bias) = &self.bias {
+            logits += bias.state.read(cx.g).cast(dtype);
+        }
+        let exact = logits.softmax(experts);
+        let probabilities =
+            if self.options.round_probabilities { exact.cast(cx.dtype()).cast(dtype) } else { exact };
+        let ask = Ask {
+            options: &self.options,
+            cx,
+            batch,
+            tokens,
+            experts,
+            capacity: self.options.capacity(tokens.size, cx.train()),
+            logits,
+            probabilities,
+            scores: self.scores(cx, logits, probabilities),
+            real: real.filter(|_| self.options.ignore_padding),
         };
-        let metrics = self.metrics(trace, wanted, kept, batch, tokens);
-        (Routing { capacity, slot, gate }, metrics)
+        let chosen = choice::choose(&ask);
+        let metrics = ask.metrics(&chosen, exact, self.place);
+        (Routing { experts: experts.size, capacity: ask.capacity, assignment: chosen.assignment }, metrics)
     }
 
-    fn jitter<'g>(&self, cx: &Context<'g>, x: Tensor<'g>) -> Tensor<'g> {
+    /// The input with the noise of exploration.
+    fn explored<'g>(&self, cx: &Context<'g>, x: Tensor<'g>) -> Tensor<'g> {
+        let Some(rng) = cx.rng else { return x };
         let amount = self.options.jitter;
-        match cx.rng {
-            Some(rng) if amount > 0.0 => {
+        match self.options.exploration {
+            Exploration::InputJitter if amount > 0.0 => {
                 let noise = rng.uniform(x.dims(), x.dtype());
                 x * (noise * (2.0 * amount) + (1.0 - amount))
             }
-            Some(_) | None => x,
+            Exploration::InputDropout => cx.drop_at(self.options.router_dropout, x, &[]),
+            Exploration::Argmax | Exploration::Sample | Exploration::InputJitter => x,
         }
     }
 
-    fn metrics<'g>(
-        &self,
-        trace: Trace<'g>,
-        wanted: Tensor<'g>,
-        kept: Tensor<'g>,
-        batch: &Dim,
-        tokens: &Dim,
-    ) -> RouterMetrics<'g> {
-        let experts = &self.experts;
-        let Trace { logits, probabilities, .. } = trace;
-        // f and P of the paper's equations 4 to 6, for each group.
-        let share = wanted.cast(DType::F32).mean(tokens);
-        let mean = probabilities.mean(tokens);
-        let aux = (share * mean).sum(experts).mean(batch) * (experts.size as f64);
-        let normalizer = logits.logsumexp(experts);
-        let entropy = normalizer - (probabilities * logits).sum(experts);
-        RouterMetrics {
-            load: share.mean(batch),
-            // Of what was dropped, not 1 less what was kept: a mean of shards needs no sum before it leaves a scan.
-            dropped: (!kept).cast(DType::F32).mean([batch, tokens]),
-            entropy: entropy.mean([batch, tokens]),
-            aux,
-            z: normalizer.square().mean([batch, tokens]),
-            trace,
+    /// What the choice goes by: probabilities; or logits with Gumbel noise, the highest of which is a draw
+    /// from the softmax.
+    fn scores<'g>(&self, cx: &Context<'g>, logits: Tensor<'g>, probabilities: Tensor<'g>) -> Tensor<'g> {
+        match (self.options.exploration, cx.rng) {
+            (Exploration::Sample, Some(rng)) => {
+                let uniform = rng.uniform(logits.dims(), DType::F32).maximum(1e-20);
+                let noise = -(-uniform.log()).log();
+                logits.cast(DType::F32).stop_gradient() / self.options.temperature + noise
+            }
+            (
+                Exploration::Argmax
+                | Exploration::Sample
+                | Exploration::InputDropout
+                | Exploration::InputJitter,
+                _,
+            ) => probabilities,
         }
     }
 }

@@ -1,0 +1,232 @@
+//! Which experts a token goes to, and which of their slots it takes.
+//!
+//! Where tokens choose, they do so in rounds: all first choices are placed, then the second choices after
+//! them, and so on; within a round in the order of tokens, or of their gates. Where experts choose, each takes
+//! the tokens with the highest scores.
+
+use super::{
+    options::{Choice, Priority, Second, Switch},
+    router::Assignment,
+};
+use crate::Context;
+use mesh::{
+    DType, Dim,
+    dsl::{Tensor, sort},
+};
+
+/// Lower than any score.
+const NEVER: f64 = -1e30;
+
+/// What there is to choose from, in the groups of one layer.
+pub(super) struct Ask<'a, 'g> {
+    pub(super) options: &'a Switch,
+    pub(super) cx: &'a Context<'g>,
+    pub(super) batch: &'a Dim,
+    pub(super) tokens: &'a Dim,
+    pub(super) experts: &'a Dim,
+    /// Slots of each expert.
+    pub(super) capacity: usize,
+    /// All of these are `[batch, tokens, experts]`: logits; their softmax, perhaps rounded; and what the
+    /// choice goes by.
+    pub(super) logits: Tensor<'g>,
+    pub(super) probabilities: Tensor<'g>,
+    pub(super) scores: Tensor<'g>,
+    /// Which tokens are no padding, where padding is ignored: `pred[batch, tokens]`.
+    pub(super) real: Option<Tensor<'g>>,
+}
+
+/// One choice of every token.
+#[derive(Clone, Copy)]
+pub(super) struct Round<'g> {
+    /// The expert, `s32[batch, tokens]`.
+    pub(super) expert: Tensor<'g>,
+    /// The same as `s32[batch, tokens, experts]`, 1 for the expert.
+    pub(super) wanted: Tensor<'g>,
+    /// Whose choice counts; nothing: everyone's.
+    counts: Option<Tensor<'g>>,
+    /// The gate, in the router's type.
+    pub(super) gate: Tensor<'g>,
+}
+
+/// Who has which slot, and what the losses need to know of it.
+pub(super) struct Chosen<'g> {
+    pub(super) assignment: Assignment<'g>,
+    /// The choices of tokens; none where experts choose.
+    pub(super) rounds: Vec<Round<'g>>,
+    /// Where experts choose: what they chose by, and which of their slots are in use
+    /// (`pred[batch, capacity, experts]`).
+    pub(super) taken: Option<(Tensor<'g>, Tensor<'g>)>,
+    /// Tokens without a slot: `pred[batch, tokens]`, padding not excluded.
+    pub(super) lost: Tensor<'g>,
+}
+
+pub(super) fn choose<'g>(ask: &Ask<'_, 'g>) -> Chosen<'g> {
+    match ask.options.routing {
+        Choice::Switch | Choice::TopK | Choice::Ntlb => {
+            let mut rounds = ask.rounds();
+            if ask.options.renormalizes() {
+                renormalize(&mut rounds);
+            }
+            ask.restrict(&mut rounds);
+            ask.place(rounds)
+        }
+        Choice::ExpertChoice | Choice::ExpertSelection => ask.experts_choose(),
+    }
+}
+
+/// The gates of each token divided by their sum.
+fn renormalize(rounds: &mut [Round<'_>]) {
+    let sum = rounds.iter().map(|r| r.gate).reduce(|a, b| a + b).expect("there is a first round");
+    let sum = sum + 1e-9;
+    rounds.iter_mut().for_each(|r| r.gate /= sum);
+}
+
+fn both<'g>(a: Option<Tensor<'g>>, b: Option<Tensor<'g>>) -> Option<Tensor<'g>> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a & b),
+        (a, b) => a.or(b),
+    }
+}
+
+impl<'g> Ask<'_, 'g> {
+    /// The experts that every token likes best, one after the other.
+    fn rounds(&self) -> Vec<Round<'g>> {
+        let (experts, count) = (self.experts, self.options.choices());
+        let mut left = self.scores;
+        let mut rounds = Vec::new();
+        for i in 0..count {
+            let expert = left.argmax(experts);
+            let wanted = expert.one_hot(experts, DType::S32);
+            let chosen = wanted.cast(self.probabilities.dtype());
+            let gate = (self.probabilities * chosen).sum(experts);
+            rounds.push(Round { expert, wanted, counts: self.real, gate });
+            if i + 1 < count {
+                left = wanted.eq(0).select(left, NEVER);
+            }
+        }
+        rounds
+    }
+
+    /// Later choices that the policy leaves out do not count.
+    fn restrict(&self, rounds: &mut [Round<'g>]) {
+        let options = self.options;
+        let (policy, threshold) = match self.cx.train() {
+            true => (options.second_policy, options.second_threshold),
+            false => (options.eval_second_policy, options.eval_second_threshold),
+        };
+        if options.routing != Choice::TopK {
+            return;
+        }
+        for round in rounds.iter_mut().skip(1) {
+            let passes = match policy {
+                Second::All => continue,
+                Second::None => round.gate.lt(NEVER),
+                Second::Threshold => round.gate.gt(threshold),
+                Second::Random => {
+                    // Evaluation has no random numbers; the options say so before it comes to this.
+                    let Some(rng) = self.cx.rng else { continue };
+                    let share = round.gate.cast(DType::F32) / threshold.max(1e-9);
+                    rng.uniform([self.batch, self.tokens], DType::F32).lt(share)
+                }
+            };
+            round.counts = both(round.counts, Some(passes));
+        }
+    }
+
+    /// Slots for the choices, round by round.
+    fn place(&self, rounds: Vec<Round<'g>>) -> Chosen<'g> {
+        let (tokens, experts) = (self.tokens, self.experts);
+        let capacity = u32::try_from(self.capacity).unwrap_or(u32::MAX);
+        let order = (self.options.priority == Priority::Gate).then(|| self.order(rounds[0].gate));
+        let one_slot = self.options.routing == Choice::Ntlb;
+        // How many slots of each expert earlier rounds took, and (if one slot is all a token gets) who waits.
+        let (mut filled, mut waiting): (Option<Tensor<'g>>, Option<Tensor<'g>>) = (None, None);
+        let mut placed = Vec::new();
+        for (i, round) in rounds.iter().enumerate() {
+            let counts = both(round.counts, waiting);
+            let wanted = counts.map_or(round.wanted, |c| round.wanted * c.cast(DType::S32));
+            let earlier = match &order {
+                Some(order) => order.cumsum_exclusive(wanted, tokens),
+                None => wanted.cumsum_exclusive(tokens),
+            };
+            let earlier = filled.map_or(earlier, |f| earlier + f);
+            let position = (earlier * wanted).sum(experts);
+            let fits = position.lt(capacity);
+            let kept = counts.map_or(fits, |c| fits & c);
+            placed.push((kept, kept.select(round.expert * capacity + position, -1)));
+            if i + 1 < rounds.len() {
+                let total = wanted.sum(tokens);
+                filled = Some(filled.map_or(total, |f| f + total).minimum(capacity));
+                waiting = one_slot.then(|| waiting.map_or(!kept, |w| w & !kept));
+            }
+        }
+        let lost = placed.iter().map(|(kept, _)| !*kept).reduce(|a, b| a & b);
+        let dtype = self.cx.dtype();
+        let choices = rounds.iter().zip(&placed);
+        let choices: Vec<(Tensor<'g>, Tensor<'g>)> = match one_slot {
+            false => choices.map(|(round, (_, slot))| (*slot, round.gate.cast(dtype))).collect(),
+            true => {
+                let gate = |(round, (kept, slot)): (&Round<'g>, &(Tensor<'g>, Tensor<'g>))| {
+                    (*slot, round.gate * kept.cast(round.gate.dtype()))
+                };
+                let one = choices.map(gate).reduce(|a, b| (a.0.maximum(b.0), a.1 + b.1));
+                one.into_iter().map(|(slot, gate)| (slot, gate.cast(dtype))).collect()
+            }
+        };
+        let lost = lost.expect("there is a first round");
+        Chosen { assignment: Assignment::Tokens(choices), rounds, taken: None, lost }
+    }
+
+    /// Tokens with the highest gates first, of equals the first; padding last.
+    fn order(&self, gate: Tensor<'g>) -> Order<'g> {
+        let key = gate.stop_gradient();
+        let key = self.real.map_or(key, |real| real.select(key, -1.0));
+        let number = key.graph().iota(self.tokens, DType::S32).broadcast(self.batch);
+        let [_, token] = sort([key, number], self.tokens, true);
+        let [_, rank] = sort([token, number], self.tokens, false);
+        Order { token: token.rename(self.tokens, "ranked"), rank }
+    }
+
+    /// Every expert takes the tokens with the highest scores.
+    fn experts_choose(&self) -> Chosen<'g> {
+        let (tokens, experts) = (self.tokens, self.experts);
+        let never = |x: Tensor<'g>, low: f64| self.real.map_or(x, |real| real.select(x, low));
+        let selection = self.options.routing == Choice::ExpertSelection;
+        let scores = match selection {
+            true => never(self.logits, NEVER).softmax(tokens),
+            false => self.probabilities,
+        };
+        let capacity = Dim::new("capacity", self.capacity);
+        let (gate, token) = never(scores, -1.0).top_k(tokens, &capacity);
+        let taken = gate.ge(0.0);
+        let slots = Dim::new("slots", experts.size * capacity.size);
+        let flat = |x: Tensor<'g>| x.merge([experts, &capacity], &slots);
+        let token = flat(taken.select(token, -1));
+        let mut gate = flat(taken.select(gate, 0.0));
+        let count = token.scatter_add(tokens, &slots, flat(taken.cast(DType::F32)));
+        if selection {
+            gate /= count.maximum(1.0).gather(tokens, token).maximum(1.0).cast(gate.dtype());
+        }
+        Chosen {
+            assignment: Assignment::Experts { token, gate: gate.cast(self.cx.dtype()) },
+            rounds: Vec::new(),
+            taken: Some((scores, taken)),
+            lost: count.eq(0.0),
+        }
+    }
+}
+
+/// An order of the tokens of each group.
+struct Order<'g> {
+    /// Which token has a rank: `s32[batch, ranked]`.
+    token: Tensor<'g>,
+    /// Which rank a token has: `s32[batch, tokens]`.
+    rank: Tensor<'g>,
+}
+
+impl<'g> Order<'g> {
+    /// Of every token the sum over those of lower rank.
+    fn cumsum_exclusive(&self, x: Tensor<'g>, tokens: &Dim) -> Tensor<'g> {
+        x.gather(tokens, self.token).cumsum_exclusive("ranked").gather("ranked", self.rank)
+    }
+}

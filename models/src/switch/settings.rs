@@ -1,0 +1,196 @@
+//! How `--set key=value` changes the options of Switch layers.
+
+use super::options::{Choice, Dispatch, Exploration, Over, Places, Priority, Rounding, Second, Switch};
+use mesh::dsl::Args;
+
+/// Words for the values of an option, the usual word of each value first.
+type Words<T> = [(&'static str, T)];
+
+const PLACES: &Words<Places> =
+    &[("ffn", Places::Ffn), ("attention", Places::Attention), ("both", Places::Both)];
+/// `top_2` and `switch_max` are Mesh TensorFlow's names for what two options say here.
+const ROUTING: &Words<Choice> = &[
+    ("switch", Choice::Switch),
+    ("top_k", Choice::TopK),
+    ("ntlb", Choice::Ntlb),
+    ("expert_choice", Choice::ExpertChoice),
+    ("expert_selection", Choice::ExpertSelection),
+    ("top_2", Choice::TopK),
+    ("switch_max", Choice::Switch),
+];
+const SECOND: &Words<Second> = &[
+    ("all", Second::All),
+    ("none", Second::None),
+    ("threshold", Second::Threshold),
+    ("random", Second::Random),
+];
+const PRIORITY: &Words<Priority> = &[("order", Priority::Order), ("gate", Priority::Gate)];
+const EXPLORATION: &Words<Exploration> = &[
+    ("argmax", Exploration::Argmax),
+    ("sample", Exploration::Sample),
+    ("input_dropout", Exploration::InputDropout),
+    ("input_jitter", Exploration::InputJitter),
+];
+const ROUNDING: &Words<Rounding> =
+    &[("down", Rounding::Down), ("nearest", Rounding::Nearest), ("up", Rounding::Up)];
+const OVER: &Words<Over> = &[("sum", Over::Sum), ("mean", Over::Mean)];
+/// `sort` is what other systems call dispatch by index.
+const DISPATCH: &Words<Dispatch> = &[
+    ("permute", Dispatch::Permute),
+    ("einsum", Dispatch::Einsum),
+    ("auto", Dispatch::Auto),
+    ("sort", Dispatch::Permute),
+];
+
+/// The word set for `key`; without one, that of `value`.
+fn word<T: Copy + PartialEq>(args: &Args, key: &str, words: &Words<T>, value: T) -> (&'static str, T) {
+    let choices: Vec<&'static str> = words.iter().map(|(word, _)| *word).collect();
+    let own = words.iter().find(|(_, v)| *v == value).map_or("", |(word, _)| *word);
+    let chosen = args.choice(key, &choices, own);
+    words.iter().copied().find(|(word, _)| *word == chosen).unwrap_or((own, value))
+}
+
+impl Switch {
+    /// With the settings of the command line, for a model that drops `dropout` elsewhere.
+    pub(crate) fn with(mut self, args: &Args, dropout: f64) -> Self {
+        for (key, size) in [
+            ("experts", &mut self.experts),
+            ("sparse_step", &mut self.sparse_step),
+            ("decoder_sparse_step", &mut self.decoder_sparse_step),
+            ("min_capacity", &mut self.min_capacity),
+            ("fixed_capacity", &mut self.fixed_capacity),
+            ("group_size", &mut self.group_size),
+        ] {
+            *size = args.get(key, *size);
+        }
+        self.places = word(args, "experts_in", PLACES, self.places).1;
+        self.choice(args);
+        for (key, number) in [
+            ("second_threshold", &mut self.second_threshold),
+            ("eval_second_threshold", &mut self.eval_second_threshold),
+            ("jitter", &mut self.jitter),
+            ("router_dropout", &mut self.router_dropout),
+            ("temperature", &mut self.temperature),
+            ("capacity_factor", &mut self.capacity_factor),
+            ("eval_capacity_factor", &mut self.eval_capacity_factor),
+            ("aux_loss", &mut self.aux_loss),
+            ("router_z_loss", &mut self.router_z_loss),
+            ("init_scale", &mut self.init_scale),
+        ] {
+            *number = args.get(key, *number);
+        }
+        for (key, flag) in [
+            ("capacity_per_choice", &mut self.capacity_per_choice),
+            ("ignore_padding", &mut self.ignore_padding),
+            ("second_place_loss", &mut self.second_place_loss),
+            ("router_z_scaled", &mut self.router_z_scaled),
+            ("router_bias", &mut self.router_bias),
+            ("round_probabilities", &mut self.round_probabilities),
+        ] {
+            *flag = args.get(key, *flag);
+        }
+        self.second_policy = word(args, "second_policy", SECOND, self.second_policy).1;
+        self.eval_second_policy = word(args, "eval_second_policy", SECOND, self.eval_second_policy).1;
+        self.exploration = word(args, "exploration", EXPLORATION, self.exploration).1;
+        self.capacity_rounding = word(args, "capacity_rounding", ROUNDING, self.capacity_rounding).1;
+        self.aux_layers = word(args, "aux_layers", OVER, self.aux_layers).1;
+        self.expert_dropout = Some(args.get("expert_dropout", self.expert_dropout.unwrap_or(dropout)));
+        self.dispatch = word(args, "dispatch", DISPATCH, self.dispatch).1;
+        self
+    }
+
+    /// Who chooses whom: a word that means several options changes their defaults, so that each of them can
+    /// still be set.
+    fn choice(&mut self, args: &Args) {
+        let (name, routing) = word(args, "routing", ROUTING, self.routing);
+        if routing != self.routing {
+            (self.top_k, self.renormalize) = (0, None);
+        }
+        self.routing = routing;
+        match name {
+            "top_2" => self.top_k = 2,
+            "switch_max" => self.priority = Priority::Gate,
+            _ => {}
+        }
+        // 0 stands for "as is usual".
+        self.top_k = args.get("top_k", self.top_k);
+        self.renormalize = Some(args.get("renormalize", self.renormalizes()));
+        self.priority = word(args, "priority", PRIORITY, self.priority).1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(words: &str) -> Switch {
+        let args = words.split_whitespace().flat_map(|w| ["--set".to_owned(), w.to_owned()]);
+        let args = Args::parse(args).expect("the arguments are legal");
+        let switch = Switch::default().with(&args, 0.1);
+        assert_eq!(args.mistakes(), []);
+        switch
+    }
+
+    #[test]
+    fn names_of_other_systems_mean_several_options() {
+        let top = set("routing=top_2 second_policy=threshold second_threshold=0.3");
+        assert_eq!((top.routing, top.choices(), top.renormalizes()), (Choice::TopK, 2, true));
+        assert_eq!((top.second_policy, top.second_threshold), (Second::Threshold, 0.3));
+        let max = set("routing=switch_max");
+        assert_eq!((max.routing, max.priority, max.choices()), (Choice::Switch, Priority::Gate, 1));
+        let kept = set("routing=top_k top_k=3 renormalize=false priority=gate");
+        assert_eq!((kept.choices(), kept.renormalizes(), kept.priority), (3, false, Priority::Gate));
+        assert_eq!(set("dispatch=sort").dispatch, Dispatch::Permute);
+    }
+
+    #[test]
+    fn every_option_can_be_set() {
+        let other = set(
+            "experts=4 sparse_step=2 decoder_sparse_step=3 experts_in=both routing=ntlb top_k=3 \
+                         renormalize=true second_policy=none eval_second_policy=threshold second_threshold=0.1 \
+                         eval_second_threshold=0.3 priority=gate exploration=sample jitter=0.2 \
+                         router_dropout=0.3 temperature=2 capacity_factor=1 eval_capacity_factor=3 \
+                         capacity_rounding=up capacity_per_choice=true min_capacity=1 fixed_capacity=9 \
+                         group_size=64 ignore_padding=true aux_loss=0.1 aux_layers=mean \
+                         second_place_loss=true router_z_loss=0.01 router_z_scaled=true router_bias=true \
+                         round_probabilities=true expert_dropout=0.4 init_scale=1 dispatch=einsum",
+        );
+        let expect = Switch {
+            experts: 4,
+            sparse_step: 2,
+            decoder_sparse_step: 3,
+            places: Places::Both,
+            routing: Choice::Ntlb,
+            top_k: 3,
+            renormalize: Some(true),
+            second_policy: Second::None,
+            eval_second_policy: Second::Threshold,
+            second_threshold: 0.1,
+            eval_second_threshold: 0.3,
+            priority: Priority::Gate,
+            exploration: Exploration::Sample,
+            jitter: 0.2,
+            router_dropout: 0.3,
+            temperature: 2.0,
+            capacity_factor: 1.0,
+            eval_capacity_factor: 3.0,
+            capacity_rounding: Rounding::Up,
+            capacity_per_choice: true,
+            min_capacity: 1,
+            fixed_capacity: 9,
+            group_size: 64,
+            ignore_padding: true,
+            aux_loss: 0.1,
+            aux_layers: Over::Mean,
+            second_place_loss: true,
+            router_z_loss: 0.01,
+            router_z_scaled: true,
+            router_bias: true,
+            round_probabilities: true,
+            expert_dropout: Some(0.4),
+            init_scale: 1.0,
+            dispatch: Dispatch::Einsum,
+        };
+        assert_eq!(other, expect);
+    }
+}
