@@ -9,7 +9,7 @@ use mesh::{
 
 /// The number that masks a logit: so low that adding any logit to it changes nothing, and far enough
 /// from the end of the range that several can be added.
-const MASKED: f64 = -1e30;
+pub(crate) const MASKED: f64 = -1e30;
 
 /// Dims of attention.
 #[derive(Clone, Debug)]

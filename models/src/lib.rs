@@ -7,7 +7,8 @@
 //! Reading order: [`config`] (what a model is), [`context`] (what every layer needs to know when it runs:
 //! precision, random numbers, training or not), [`weights`] (parameters and what optimizers know of
 //! them), the layers ([`norm`], [`position`], [`attention`], [`feed_forward`], [`switch`], [`embedding`]),
-//! [`stack`] (encoder and decoder), [`objective`], [`optimizer`], [`program`], [`zoo`] (published models).
+//! [`stack`] (encoder and decoder), [`objective`], [`optimizer`], [`program`], [`zoo`] (published
+//! models), [`hf`] (names of Hugging Face's tensors), [`probe`] (what happens inside, for comparisons).
 //!
 //! Names of dims are an interface: layouts refer to them. `batch`, `length` (of the input),
 //! `target_length`, `memory_length` (what attention looks at), `d_model`, `d_ff`, `heads`, `d_kv`, `vocab`,
@@ -19,10 +20,12 @@ pub mod config;
 pub mod context;
 pub mod embedding;
 pub mod feed_forward;
+pub mod hf;
 pub mod norm;
 pub mod objective;
 pub mod optimizer;
 pub mod position;
+pub mod probe;
 pub mod program;
 pub mod stack;
 pub mod switch;

@@ -4,7 +4,7 @@ use crate::{
     Config, Context, Weights,
     attention::padding_mask,
     embedding::Embedding,
-    stack::Stack,
+    stack::{Passed, Stack},
     switch::{RouterMetrics, options::Over},
 };
 use mesh::{
@@ -19,6 +19,17 @@ pub struct EncoderDecoder {
     embedding: Embedding,
     encoder: Stack,
     decoder: Stack,
+}
+
+/// One pass through both stacks.
+#[derive(Clone, Debug)]
+pub struct Pass<'g> {
+    /// The encoder's part.
+    pub encoder: Passed<'g>,
+    /// The decoder's part.
+    pub decoder: Passed<'g>,
+    /// A logit for every position of the targets and every token, in `f32`.
+    pub logits: Tensor<'g>,
 }
 
 /// What a step gives.
@@ -64,7 +75,8 @@ impl EncoderDecoder {
         (inputs, g.input("targets", DType::S32, [&batch, &target_length]))
     }
 
-    fn dims(&self) -> (Dim, Dim, Dim) {
+    /// Sequences, tokens of an input, tokens of a target.
+    pub fn dims(&self) -> (Dim, Dim, Dim) {
         let Config { batch, input_length, target_length, .. } = self.config;
         (Dim::new("batch", batch), Dim::new("length", input_length), Dim::new("target_length", target_length))
     }
@@ -79,17 +91,33 @@ impl EncoderDecoder {
     ) -> Losses<'g> {
         let (batch, length, target_length) = self.dims();
         let cx = &Context::new(g, &self.config, rng);
+        // Each target is predicted from those before it; the first from the start token, 0.
+        let before = targets.shift_right(&target_length, 1);
         let padding = padding_mask(inputs, &length);
+        let Pass { encoder, decoder, logits } = self.pass(cx, inputs, padding, before, targets);
+        let routers = [("encoder", encoder.routers()), ("decoder", decoder.routers())];
+        g.scope("loss", || self.of_logits(logits, targets, [&batch, &target_length], routers))
+    }
+
+    /// Both stacks: `padding` is what is added to logits of attention over `inputs`, `before` are the tokens
+    /// that the decoder sees; `targets` is 0 where none counts.
+    pub fn pass<'g>(
+        &self,
+        cx: &Context<'g>,
+        inputs: Tensor<'g>,
+        padding: Tensor<'g>,
+        before: Tensor<'g>,
+        targets: Tensor<'g>,
+    ) -> Pass<'g> {
+        let (batch, length, target_length) = self.dims();
+        let g = cx.g;
         let x = g.scope("embedding", || self.embedding.lookup(cx, inputs));
         let encoder = self.encoder.forward(&cx.over(inputs), x, &length, None, padding);
         let memory = encoder.x.rename(&length, "memory_length");
-        // Each target is predicted from those before it; the first from the start token, 0.
-        let before = targets.shift_right(&target_length, 1);
         let y = g.scope("embedding", || self.embedding.lookup(cx, before));
         let decoder = self.decoder.forward(&cx.over(targets), y, &target_length, Some(memory), padding);
         let logits = g.scope("logits", || self.embedding.logits(cx, decoder.x, &batch, &target_length));
-        let routers = [("encoder", encoder.routers()), ("decoder", decoder.routers())];
-        g.scope("loss", || self.of_logits(logits, targets, [&batch, &target_length], routers))
+        Pass { encoder, decoder, logits }
     }
 
     fn of_logits<'g>(

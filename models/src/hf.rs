@@ -1,0 +1,297 @@
+//! The tensors of Hugging Face's T5 and SwitchTransformers, and where their elements are in ours.
+//!
+//! Theirs has a tensor for each matrix of each layer and each expert, `[out, in]`; ours stacks layers and
+//! experts, and keeps matrices as its products read them. So each of theirs is a rectangular part of one of
+//! ours, turned around or not. Nothing is computed: the bytes of the elements are the same.
+
+use crate::{Activation, Config, stack::Stack};
+
+/// A tensor of theirs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tensor {
+    /// Its name there.
+    pub name: String,
+    /// Its sizes there.
+    pub sizes: Vec<usize>,
+    /// The parameter of ours that it is a part of.
+    pub param: String,
+    /// Names and sizes of that parameter's dims.
+    pub dims: Vec<(String, usize)>,
+    /// Where the part begins.
+    pub start: Vec<usize>,
+    /// The sizes of the part.
+    pub part: Vec<usize>,
+    /// Whether it is a matrix that is turned around: rows there are columns here.
+    pub turned: bool,
+}
+
+/// All tensors of a model, in the order of its layers; or what the model has that theirs has not.
+pub fn tensors(config: &Config) -> Result<Vec<Tensor>, String> {
+    if let Some(switch) = &config.switch {
+        if config.activation != Activation::Relu {
+            return Err("its experts are gated, and those of SwitchTransformers are not".into());
+        }
+        if switch.experts == 0 {
+            return Err("it has sparse layers without experts".into());
+        }
+    }
+    let mut list = List { config, all: Vec::new() };
+    let (vocab, d_model) = (("vocab", config.vocab), ("d_model", config.d_model));
+    list.whole("shared.weight", "embedding", &[vocab, d_model]);
+    list.stack(false);
+    list.stack(true);
+    if !config.tied {
+        list.whole("lm_head.weight", "head", &[vocab, d_model]);
+    }
+    Ok(list.all)
+}
+
+struct List<'c> {
+    config: &'c Config,
+    all: Vec<Tensor>,
+}
+
+/// Names and sizes of dims.
+type Dims<'d> = &'d [(&'d str, usize)];
+
+impl List<'_> {
+    fn stack(&mut self, decoder: bool) {
+        let config = self.config;
+        let (stack, layers) = match decoder {
+            true => ("decoder", config.decoder_layers),
+            false => ("encoder", config.encoder_layers),
+        };
+        for i in 0..layers {
+            self.block(stack, decoder, i);
+            if i == 0 {
+                let name = format!("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight");
+                let dims = [("buckets", config.buckets), ("heads", config.heads)];
+                self.whole(&name, &format!("{stack}/relative_bias"), &dims);
+            }
+        }
+        let norm = [("d_model", config.d_model)];
+        self.whole(&format!("{stack}.final_layer_norm.weight"), &format!("{stack}/norm"), &norm);
+    }
+
+    fn block(&mut self, stack: &str, decoder: bool, i: usize) {
+        let config = self.config;
+        let place = Stack::place(config, decoder, i);
+        let layers = if decoder { config.decoder_layers } else { config.encoder_layers };
+        let period = config.period(decoder);
+        let repeats = if i < layers / period * period { layers / period } else { 1 };
+        let at = Layer { scope: place.scope, layers: repeats, layer: place.layer };
+        let (d_model, heads) = (("d_model", config.d_model), ("heads", config.heads));
+        let d_kv = ("d_kv", config.d_kv);
+        let attention: &[(&str, &str)] = match decoder {
+            true => &[("SelfAttention", "attention"), ("EncDecAttention", "cross_attention")],
+            false => &[("SelfAttention", "attention")],
+        };
+        for (number, (theirs, ours)) in attention.iter().enumerate() {
+            let layer = format!("{stack}.block.{i}.layer.{number}");
+            for part in ["q", "k", "v"] {
+                let (name, param) = (format!("{layer}.{theirs}.{part}.weight"), format!("{ours}/{part}"));
+                self.matrix(name, &at, &param, &[], &[d_model], &[heads, d_kv], true);
+            }
+            let (name, param) = (format!("{layer}.{theirs}.o.weight"), format!("{ours}/o"));
+            self.matrix(name, &at, &param, &[], &[heads, d_kv], &[d_model], true);
+            self.norm(&layer, &at, ours);
+        }
+        let layer = format!("{stack}.block.{i}.layer.{}", attention.len());
+        match &config.switch {
+            Some(switch) if config.is_sparse(decoder, i) => {
+                self.experts(&layer, &at, switch.experts, switch.router_bias);
+            }
+            Some(_) => self.feed_forward(&format!("{layer}.mlp"), &at, &[]),
+            None => self.feed_forward(&format!("{layer}.DenseReluDense"), &at, &[]),
+        }
+        self.norm(&layer, &at, "ffn");
+    }
+
+    fn experts(&mut self, layer: &str, at: &Layer, experts: usize, bias: bool) {
+        let router = format!("{layer}.mlp.router.classifier");
+        let (d_model, all) = (("d_model", self.config.d_model), ("experts_all", experts));
+        self.matrix(format!("{router}.weight"), at, "ffn/router", &[], &[d_model], &[all], true);
+        if bias {
+            let dims = [("layers", at.layers), all];
+            let param = format!("{}/ffn/router_bias", at.scope);
+            self.part(format!("{router}.bias"), vec![experts], param, &dims, &[at.layer, 0], &[1, experts]);
+        }
+        for expert in 0..experts {
+            let prefix = format!("{layer}.mlp.experts.expert_{expert}");
+            self.feed_forward(&prefix, at, &[("experts", experts, expert)]);
+        }
+    }
+
+    /// `wi` and `wo`, perhaps of one expert.
+    fn feed_forward(&mut self, prefix: &str, at: &Layer, expert: &[(&str, usize, usize)]) {
+        let (d_model, d_ff) = ([("d_model", self.config.d_model)], [("d_ff", self.config.d_ff)]);
+        let inner: &[&str] = match self.config.activation {
+            Activation::Relu => &["wi"],
+            Activation::GatedGelu => &["wi_0", "wi_1"],
+        };
+        for name in inner {
+            let param = format!("ffn/{name}");
+            self.matrix(format!("{prefix}.{name}.weight"), at, &param, expert, &d_model, &d_ff, true);
+        }
+        // Ours keeps both with d_model first, which is how theirs has this one.
+        self.matrix(format!("{prefix}.wo.weight"), at, "ffn/wo", expert, &d_model, &d_ff, false);
+    }
+
+    fn norm(&mut self, layer: &str, at: &Layer, ours: &str) {
+        let size = self.config.d_model;
+        let dims = [("layers", at.layers), ("d_model", size)];
+        let param = format!("{}/{ours}/norm", at.scope);
+        self.part(format!("{layer}.layer_norm.weight"), vec![size], param, &dims, &[at.layer, 0], &[1, size]);
+    }
+
+    /// A matrix of one layer, perhaps of one expert, that ours keeps with `rows` before `columns`; theirs has
+    /// them the other way around if `turned`.
+    #[allow(clippy::too_many_arguments, reason = "what a matrix is there and here, in one line for each")]
+    fn matrix(
+        &mut self,
+        name: String,
+        at: &Layer,
+        param: &str,
+        expert: &[(&str, usize, usize)],
+        rows: Dims,
+        columns: Dims,
+        turned: bool,
+    ) {
+        let size = |dims: Dims| dims.iter().map(|d| d.1).product::<usize>();
+        let sizes = if turned { [size(columns), size(rows)] } else { [size(rows), size(columns)] };
+        let (mut dims, mut start, mut part) = (vec![("layers", at.layers)], vec![at.layer], vec![1]);
+        for (dim, size, index) in expert {
+            dims.push((dim, *size));
+            start.push(*index);
+            part.push(1);
+        }
+        for dim in rows.iter().chain(columns) {
+            dims.push(*dim);
+            start.push(0);
+            part.push(dim.1);
+        }
+        let param = format!("{}/{param}", at.scope);
+        self.part(name, sizes.to_vec(), param, &dims, &start, &part);
+        if let Some(last) = self.all.last_mut() {
+            last.turned = turned;
+        }
+    }
+
+    fn whole(&mut self, name: &str, param: &str, dims: Dims) {
+        let sizes: Vec<usize> = dims.iter().map(|d| d.1).collect();
+        self.part(name.into(), sizes.clone(), param.into(), dims, &vec![0; dims.len()], &sizes);
+    }
+
+    fn part(
+        &mut self,
+        name: String,
+        sizes: Vec<usize>,
+        param: String,
+        dims: Dims,
+        start: &[usize],
+        part: &[usize],
+    ) {
+        let dims = dims.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect();
+        let (start, part) = (start.to_vec(), part.to_vec());
+        self.all.push(Tensor { name, sizes, param, dims, start, part, turned: false });
+    }
+}
+
+/// Where the parameters of a block are.
+struct Layer {
+    scope: String,
+    layers: usize,
+    layer: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Switch, Weights, objective::EncoderDecoder};
+    use mesh::dsl::Program;
+    use std::collections::BTreeMap;
+
+    /// Every element of every parameter of `config` is in exactly one of their tensors.
+    #[track_caller]
+    fn covers(config: &Config) {
+        let p = Program::new("test");
+        EncoderDecoder::new(&Weights::new(&p), config);
+        let module = p.finish().expect("the model is legal");
+        let mut parts: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
+        for tensor in tensors(config).expect("theirs has such models") {
+            assert_eq!(tensor.sizes.iter().product::<usize>(), tensor.part.iter().product::<usize>());
+            parts.entry(tensor.param.clone()).or_default().push(tensor);
+        }
+        for (_, state) in module.env.states.iter() {
+            let own: Vec<(String, usize)> =
+                state.ty.logical().map(|d| (d.name.to_string(), d.size)).collect();
+            let theirs = parts.remove(state.name.as_str()).unwrap_or_else(|| panic!("{}", state.name));
+            let mut seen = vec![false; own.iter().map(|d| d.1).product()];
+            for tensor in &theirs {
+                assert_eq!(tensor.dims, own, "{}", tensor.name);
+                mark(tensor, &mut seen);
+            }
+            assert!(seen.iter().all(|s| *s), "{} is not whole", state.name);
+        }
+        assert!(parts.is_empty(), "{:?}", parts.keys());
+    }
+
+    fn mark(tensor: &Tensor, seen: &mut [bool]) {
+        let elements = tensor.part.iter().product();
+        for n in 0..elements {
+            let (mut rest, mut index, mut stride) = (n, 0, 1);
+            for d in (0..tensor.dims.len()).rev() {
+                index += (tensor.start[d] + rest % tensor.part[d]) * stride;
+                rest /= tensor.part[d];
+                stride *= tensor.dims[d].1;
+            }
+            assert!(!std::mem::replace(&mut seen[index], true), "{} overlaps", tensor.name);
+        }
+    }
+
+    fn small() -> Config {
+        Config {
+            vocab: 8,
+            d_model: 4,
+            d_ff: 6,
+            heads: 2,
+            d_kv: 3,
+            buckets: 8,
+            max_distance: 16,
+            encoder_layers: 3,
+            decoder_layers: 2,
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn all_parameters_are_parts_of_their_tensors() {
+        covers(&small());
+        covers(&Config { activation: Activation::GatedGelu, tied: false, ..small() });
+        for (sparse_step, router_bias) in [(1, false), (2, false), (3, true), (5, false)] {
+            let switch = Switch { experts: 3, sparse_step, router_bias, ..Switch::default() };
+            covers(&Config { switch: Some(switch), ..small() });
+        }
+    }
+
+    #[test]
+    fn names_are_theirs() {
+        let switch = Some(Switch { experts: 2, sparse_step: 2, ..Switch::default() });
+        let all = tensors(&Config { switch, ..small() }).expect("theirs has such models");
+        let find = |name: &str| all.iter().find(|t| t.name == name).unwrap_or_else(|| panic!("{name}"));
+        let q = find("decoder.block.1.layer.1.EncDecAttention.q.weight");
+        assert_eq!((q.param.as_str(), &q.sizes[..]), ("decoder/block_1/cross_attention/q", &[6, 4][..]));
+        let wo = find("encoder.block.1.layer.1.mlp.experts.expert_1.wo.weight");
+        assert_eq!((wo.param.as_str(), wo.turned), ("encoder/block_1/ffn/wo", false));
+        assert_eq!((&wo.start[..], &wo.part[..]), (&[0, 1, 0, 0][..], &[1, 1, 4, 6][..]));
+        let wi = find("encoder.block.2.layer.1.mlp.wi.weight");
+        assert_eq!((wi.param.as_str(), wi.turned), ("encoder/rest/block_0/ffn/wi", true));
+        find("decoder.block.1.layer.2.mlp.router.classifier.weight");
+    }
+
+    #[test]
+    fn gated_experts_are_not_theirs() {
+        let config = Config { switch: Some(Switch::default()), activation: Activation::GatedGelu, ..small() };
+        assert!(tensors(&config).expect_err("they have none").contains("gated"));
+    }
+}
