@@ -4,7 +4,7 @@
 //! experts, and keeps matrices as its products read them. So each of theirs is a rectangular part of one of
 //! ours, turned around or not. Nothing is computed: the bytes of the elements are the same.
 
-use crate::{Activation, Config, stack::Stack};
+use crate::{Activation, Config, stack::Stack, switch::options::Choice};
 
 /// A tensor of theirs.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,8 +31,10 @@ pub fn tensors(config: &Config) -> Result<Vec<Tensor>, String> {
         if config.activation != Activation::Relu {
             return Err("its experts are gated, and those of SwitchTransformers are not".into());
         }
-        if switch.experts == 0 {
-            return Err("it has sparse layers without experts".into());
+        if switch.places.attention() || switch.routing != Choice::Switch {
+            return Err(
+                "its experts are elsewhere, or chosen in another way, than in SwitchTransformers".into()
+            );
         }
     }
     let mut list = List { config, all: Vec::new() };
