@@ -5,5 +5,6 @@ pub mod differences;
 pub mod filetest;
 pub mod generate;
 pub mod law;
+pub mod moe;
 pub mod plugin;
 pub mod training;

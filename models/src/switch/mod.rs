@@ -20,7 +20,7 @@ use mesh::{
     dsl::{Init, Tensor, einsum},
 };
 pub use options::{Dispatch, Switch};
-pub use router::{Router, RouterMetrics, Trace};
+pub use router::{Router, RouterMetrics, Routing, Trace};
 
 /// A router and its experts.
 #[derive(Clone, Debug)]
@@ -66,6 +66,18 @@ impl SwitchFfn {
         batch: &Dim,
         length: &Dim,
     ) -> (Tensor<'g>, RouterMetrics<'g>) {
+        let (y, routed) = self.routed(cx, x, batch, length);
+        (y, routed.metrics)
+    }
+
+    /// [`SwitchFfn::forward`], and where tokens went.
+    pub fn routed<'g>(
+        &self,
+        cx: &Context<'g>,
+        x: Tensor<'g>,
+        batch: &Dim,
+        length: &Dim,
+    ) -> (Tensor<'g>, Routed<'g>) {
         let g = cx.g;
         let groups = Groups::new(&self.options, batch, length);
         let x = groups.regroup(x);
@@ -76,7 +88,7 @@ impl SwitchFfn {
         let sent = g.scope("dispatch", || slots.dispatch(x));
         let done = g.scope("experts", || self.experts(cx, to_experts(sent)));
         let y = g.scope("combine", || slots.combine(from_experts(done), &[&self.d_model]));
-        (groups.ungroup(y), metrics)
+        (groups.ungroup(y), Routed { routing, metrics, group: group.clone(), token: token.clone() })
     }
 
     fn experts<'g>(&self, cx: &Context<'g>, x: Tensor<'g>) -> Tensor<'g> {
@@ -93,6 +105,19 @@ impl SwitchFfn {
         };
         einsum([hidden, self.wo.read(cx)], out(&self.d_model))
     }
+}
+
+/// Where the tokens of a layer went.
+#[derive(Clone, Debug)]
+pub struct Routed<'g> {
+    /// Who has which slot.
+    pub routing: Routing<'g>,
+    /// What the router says of itself.
+    pub metrics: RouterMetrics<'g>,
+    /// The dim of groups.
+    pub group: Dim,
+    /// The dim of tokens in a group.
+    pub token: Dim,
 }
 
 /// Tokens compete within groups: by default a group is a sequence, and nothing is reshaped.

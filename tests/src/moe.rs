@@ -1,0 +1,148 @@
+//! One sparse layer as a program of its own, for tests: its output, losses and assignment, and the gradients of
+//! all of it, in the interpreter and on the plugin, on one device or many.
+
+use crate::plugin;
+use compiler::{
+    interp::{self, Precision as Rounding, Tensor, Tensors},
+    pipeline::{self, Placement},
+};
+use mesh::{
+    DType, Dim, Layout, Mesh, Module,
+    dsl::{Init, Program, Rng},
+};
+use models::{Activation, Config, Context, Switch, Weights, switch::SwitchFfn};
+
+/// A layer and the sizes of what it is given.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// How it routes.
+    pub options: Switch,
+    /// Sequences.
+    pub batch: usize,
+    /// Tokens of a sequence.
+    pub length: usize,
+    /// Size of a token.
+    pub d_model: usize,
+    /// Size of an expert's hidden layer.
+    pub d_ff: usize,
+    /// Whether this is a training step.
+    pub train: bool,
+}
+
+/// Where a layer runs.
+#[derive(Clone, Copy, Debug)]
+pub enum Device {
+    /// The reference interpreter.
+    Interpreter,
+    /// The CPU plugin.
+    Plugin,
+}
+
+impl Layer {
+    /// The dims of the inputs.
+    pub fn dims(&self) -> [Dim; 3] {
+        [Dim::new("batch", self.batch), Dim::new("length", self.length), Dim::new("d_model", self.d_model)]
+    }
+
+    /// The dims of the parameters `router`, `wi` and `wo`, all as `[in, out]`.
+    pub fn parameters(&self) -> [(&'static str, Vec<Dim>); 3] {
+        let experts = self.options.experts;
+        let [_, _, d_model] = self.dims();
+        let (of_router, of_layer) = (Dim::new("experts_all", experts), Dim::new("experts", experts));
+        let d_ff = Dim::new("d_ff", self.d_ff);
+        [
+            ("router", vec![d_model.clone(), of_router]),
+            ("wi", vec![of_layer.clone(), d_model.clone(), d_ff.clone()]),
+            ("wo", vec![of_layer, d_ff, d_model]),
+        ]
+    }
+
+    /// The program: `layer(seed, x, tokens, cotangent)` gives `y`, the weighted `loss`, `dispatch` and `combine`
+    /// (`[batch, tokens, experts, capacity]`), the router's metrics, and the gradients of
+    /// `loss + Σ y · cotangent` as `grad_x`, `grad_router`, `grad_wi`, `grad_wo`.
+    #[track_caller]
+    pub fn program(&self) -> Module {
+        let p = Program::new("layer");
+        let config = Config { dropout: 0.0, switch: Some(self.options.clone()), ..Config::default() };
+        let weights = Weights::new(&p);
+        let [batch, length, d_model] = &self.dims();
+        let d_ff = Dim::new("d_ff", self.d_ff);
+        let ffn = SwitchFfn::new(&weights, d_model, &d_ff, Activation::Relu, &self.options);
+        p.counter("unused", DType::S32, Init::Zeros);
+        p.function("layer", |g| {
+            let seed = g.input("seed", DType::U32, []);
+            let x = g.input("x", DType::F32, [batch, length, d_model]);
+            let tokens = g.input("tokens", DType::S32, [batch, length]);
+            let cotangent = g.input("cotangent", DType::F32, [batch, length, d_model]);
+            let rng = self.train.then(|| Rng::new(seed, seed));
+            let cx = Context::new(g, &config, rng).over(tokens);
+            let (y, routed) = ffn.routed(&cx, x, batch, length);
+            let m = &routed.metrics;
+            let aux = m.aux * self.options.aux_loss;
+            let loss = if self.train { aux + m.z * self.options.z_weight() } else { aux };
+            let total = loss + (y * cotangent).sum_all();
+            let parameters: Vec<_> = weights.all().iter().map(|w| w.state.read(g)).collect();
+            let gradients = g.grad(total, &[&[x], &parameters[..]].concat());
+            g.output("y", y);
+            g.output("loss", loss);
+            let (dispatch, combine) = routed.routing.masks(&routed.token);
+            let capacity = Dim::new("capacity", routed.routing.capacity);
+            let experts = Dim::new("experts_all", self.options.experts);
+            for (name, mask) in [("dispatch", dispatch), ("combine", combine)] {
+                g.output(name, mask.split("slots", [&experts, &capacity]));
+            }
+            for (name, metric) in
+                [("load", m.load), ("dropped", m.dropped), ("entropy", m.entropy), ("aux", m.aux), ("z", m.z)]
+            {
+                g.output(name, metric);
+            }
+            for (name, gradient) in ["grad_x", "grad_router", "grad_wi", "grad_wo"].into_iter().zip(gradients)
+            {
+                g.output(name, gradient);
+            }
+        });
+        p.finish().unwrap_or_else(|d| panic!("the layer has mistakes:\n{d}"))
+    }
+
+    /// What it gives for `inputs` and the parameters `state`.
+    #[track_caller]
+    pub fn run(&self, on: Device, mesh: &str, layout: &str, inputs: &Tensors, state: &Tensors) -> Tensors {
+        let mesh = Mesh::parse(mesh).expect("the test's mesh is legal");
+        let layout = Layout::parse(layout).expect("the test's layout is legal");
+        let placement = Placement { mesh, layout, state_layout: Layout::default() };
+        let mut module = self.program();
+        module.functions.retain(|f| f.name == *"layer");
+        let local = pipeline::compile(module, &placement, &mut pipeline::unobserved);
+        let local = local.unwrap_or_else(|d| panic!("{self:?} on {placement:?}:\n{d}"));
+        match on {
+            Device::Interpreter => {
+                let outcome = interp::run(local.module(), "layer", inputs, state, Rounding::Normal);
+                outcome.unwrap_or_else(|d| panic!("{d}")).outputs
+            }
+            Device::Plugin => {
+                let outcome = plugin::run(local.module(), "layer", inputs, state);
+                outcome.unwrap_or_else(|d| panic!("{d}")).outputs
+            }
+        }
+    }
+
+    /// A tensor of floats with the dims of the inputs.
+    pub fn activations(&self, elements: Vec<f64>) -> Tensor {
+        Tensor::new(DType::F32, &self.dims(), elements).expect("as many elements as the dims have")
+    }
+}
+
+/// Largest difference relative to the largest element of `want`, with the dims of `have` in the order
+/// `names` (all of `have`'s, if it is empty).
+pub fn error(have: &Tensor, names: &[&str], want: &[f64]) -> f64 {
+    let names: Vec<mesh::Name> = match names.is_empty() {
+        true => have.names.clone(),
+        false => names.iter().map(|n| (*n).into()).collect(),
+    };
+    let have = have.ordered(&names).elements();
+    assert_eq!(have.len(), want.len(), "{names:?}");
+    let most = want.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+    let apart = have.iter().zip(want).map(|(a, b)| if a == b { 0.0 } else { (a - b).abs() });
+    let apart = apart.fold(0.0f64, |worst, x| if x.is_nan() { f64::NAN } else { worst.max(x) });
+    if apart == 0.0 { 0.0 } else { apart / most }
+}
