@@ -4,6 +4,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use runtime::train::{Observer, Step};
 use std::{
     io::{IsTerminal, stderr},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -61,6 +62,14 @@ impl Progress {
         self.bar.abandon();
     }
 
+    fn say(&self, line: &str) {
+        if self.is_terminal {
+            self.bar.println(line);
+        } else {
+            eprintln!("{line}");
+        }
+    }
+
     fn line(&self, step: &Step) -> String {
         let mut line = format!("loss {:.4}, {:.0} tokens/s", step.loss, step.tokens_per_s);
         if let Some(pace) = self.pace.filter(|_| step.step < self.steps) {
@@ -97,10 +106,18 @@ impl Observer for Progress {
         if self.is_terminal {
             self.bar.set_message(what.to_owned());
             self.bar.tick();
-        } else if what != "evaluating" {
-            // Evaluations are many, and end in a line of their own.
+        } else if what != "evaluating" && what != "saving" {
+            // These are many, and end in lines of their own.
             eprintln!("{what}");
         }
+    }
+
+    fn saved(&mut self, step: u64, dir: &Path) {
+        self.say(&format!("step {step}: saved in {}", dir.display()));
+    }
+
+    fn warning(&mut self, what: &str) {
+        self.say(&format!("warning: {what}"));
     }
 }
 

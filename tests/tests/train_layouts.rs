@@ -22,7 +22,7 @@ const STEPS: u64 = 20;
 fn losses(config: &Config, place: (&str, &str), seed: u32, text: &[&str]) -> Vec<f64> {
     let mut session = session(config, place.0, place.1);
     let data: Source = source(&session, text, 0.0);
-    let options = train::Options { steps: STEPS, seed, ..train::Options::default() };
+    let options = train::Options { steps: STEPS, seed: Some(seed), ..train::Options::default() };
     let mut steps = Steps::default();
     let summary = train::run(&mut session, data, &options, &mut steps, &AtomicBool::new(false));
     summary.unwrap_or_else(|e| panic!("{place:?}: {e}"));

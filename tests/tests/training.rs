@@ -38,7 +38,7 @@ fn a_run_writes_every_step_and_can_go_on() {
     let options = |steps, lag| Options {
         steps,
         lag: Some(lag),
-        seed: 4,
+        seed: Some(4),
         metrics: Some(path.clone()),
         eval_every: Some(5),
         ..Options::default()

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod check;
+mod checkpoint;
 mod compile;
 mod plugin;
 mod report;
@@ -33,6 +34,8 @@ pub enum Command {
     Run(run::Args),
     /// Train a model, or an artefact, on text
     Train(train::Args),
+    /// List, verify, compare and remove checkpoints
+    Checkpoint(checkpoint::Args),
     /// List, install and examine PJRT plugins
     Plugin(plugin::Args),
 }
@@ -46,6 +49,7 @@ impl Command {
             Self::Report(args) => report::run(&args)?,
             Self::Run(args) => run::run(&args)?,
             Self::Train(args) => return train::run(&args),
+            Self::Checkpoint(args) => return checkpoint::run(&args),
             Self::Plugin(args) => plugin::run(&args)?,
         }
         Ok(ExitCode::SUCCESS)

@@ -52,12 +52,25 @@ pub struct Args {
     /// How many steps
     #[arg(long, default_value_t = 100)]
     steps: u64,
-    /// Seed of the initial values, of dropout, and of the order of the data
-    #[arg(long, default_value_t = 0)]
-    seed: u32,
-    /// Write one JSON object a step to this file, one on a line
+    /// Seed of the initial values, of dropout, and of the order of the data. Default: the checkpoint's with --resume, else
+    /// 0
+    #[arg(long)]
+    seed: Option<u32>,
+    /// Write one JSON object a step to this file, one on a line; with --resume, after those that are there
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
+    /// Save the state after the last step, also when training is stopped, in a folder DIR/step_N
+    #[arg(long, value_name = "DIR")]
+    checkpoint_dir: Option<PathBuf>,
+    /// Save every so many steps as well
+    #[arg(long, value_name = "STEPS", requires = "checkpoint_dir", value_parser = clap::value_parser!(u64).range(1..))]
+    save_every: Option<u64>,
+    /// Keep this many checkpoints, the newest. Default: all
+    #[arg(long, value_name = "N", requires = "checkpoint_dir", value_parser = at_least_one)]
+    keep: Option<usize>,
+    /// Go on from the newest good checkpoint in the folder, if there are any
+    #[arg(long, requires = "checkpoint_dir")]
+    resume: bool,
     /// Evaluate on held-out text every so many steps
     #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
     eval_every: Option<u64>,
@@ -98,6 +111,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         steps: args.steps,
         seed: args.seed,
         metrics: args.metrics.clone(),
+        saving: args.checkpoint_dir.clone().map(|folder| train::Saving {
+            folder,
+            every: args.save_every,
+            keep: args.keep,
+            resume: args.resume,
+        }),
         eval_every: args.eval_every,
         eval_batches: args.eval_batches,
         allow_non_finite: args.allow_non_finite,
@@ -106,9 +125,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut progress = Progress::new(args.steps, signals.stop.clone());
     let result = train::run(&mut session, source, &options, &mut progress, &signals.stop);
     progress.end();
-    let kept = || match &args.metrics {
-        Some(path) => format!("metrics of the finished steps are in {}", path.display()),
-        None => "no metrics were kept: --metrics FILE keeps them".to_owned(),
+    let kept = || {
+        let metrics = match &args.metrics {
+            Some(path) => format!("metrics of the finished steps are in {}", path.display()),
+            None => "no metrics were kept: --metrics FILE keeps them".to_owned(),
+        };
+        match &args.checkpoint_dir {
+            Some(folder) => format!("{metrics}; checkpoints are in {}", folder.display()),
+            None => metrics,
+        }
     };
     let summary = result.with_context(|| format!("training stopped ({})", kept()))?;
     if args.json {
@@ -158,6 +183,15 @@ fn compiled(args: &Args) -> Result<Artefact> {
     let lowered = lower(&program, &placement, Stage::Emit, &mut watch)?.context("all stages ran")?;
     let built = emit(&program, &placement, &target, &[], &lowered, &mut watch)?;
     Ok(Artefact::new(program.name.clone(), built.manifest, built.files.into_iter().collect())?)
+}
+
+/// A number of things of which there must be one.
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least the newest is kept".to_owned()),
+        Ok(n) => Ok(n),
+        Err(e) => Err(e.to_string()),
+    }
 }
 
 /// What asks for an end.

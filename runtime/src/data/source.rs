@@ -140,6 +140,20 @@ impl Source {
     pub fn text(&self) -> &Text {
         &self.inner.text
     }
+    /// A digest of the text and of how examples and batches are made of it: sources with the same digest give
+    /// the same batches.
+    pub fn digest(&self) -> String {
+        let Inner { text, task, corruption, train, held_out, .. } = &*self.inner;
+        let mut hasher = blake3::Hasher::new();
+        let Task { batch, input_length, target_length, vocab } = task;
+        for number in [batch, input_length, target_length, vocab, train, held_out] {
+            hasher.update(&(*number as u64).to_le_bytes());
+        }
+        for number in [corruption.density, corruption.mean_span] {
+            hasher.update(&number.to_le_bytes());
+        }
+        hasher.update(&text.bytes).finalize().to_hex().to_string()
+    }
     /// How long examples are before they are padded.
     pub fn lengths(&self) -> &Lengths {
         &self.inner.lengths
@@ -297,6 +311,9 @@ mod tests {
         }
         assert_ne!(first, second);
         assert_ne!(examples(&source.batch(5, 0)), examples(&source.batch(6, 0)));
+        assert_eq!(source.digest(), self::source(5000, 0.0).digest());
+        assert_ne!(source.digest(), self::source(5000, 0.1).digest());
+        assert_ne!(source.digest(), self::source(5005, 0.0).digest());
     }
 
     #[test]

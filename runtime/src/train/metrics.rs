@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufWriter, Write},
+    io::{BufWriter, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -125,11 +125,43 @@ pub struct Log {
 }
 
 impl Log {
-    /// Creates the file, empty.
-    pub fn create(path: Option<&Path>) -> Result<Self> {
+    /// Creates the file, empty; or opens it as it is, for a run that goes on.
+    pub fn create(path: Option<&Path>, go_on: bool) -> Result<Self> {
         let Some(path) = path else { return Ok(Self { file: None }) };
-        let file = File::create(path).map_err(Error::io("creating the metrics file", path))?;
+        let mut options = File::options();
+        let opened = options.create(true).write(true).read(true).truncate(!go_on).open(path);
+        let file = opened.map_err(Error::io("creating the metrics file", path))?;
         Ok(Self { file: Some((path.to_owned(), BufWriter::new(file))) })
+    }
+
+    /// Takes away the lines of steps after `done`, which a run that was killed had written and this one makes
+    /// again, and goes on after those that stay.
+    pub fn keep(&mut self, done: u64) -> Result<()> {
+        let Some((path, file)) = &mut self.file else { return Ok(()) };
+        let file = file.get_mut();
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).map_err(Error::io("reading the metrics file", &*path))?;
+        let mut end = 0;
+        for line in text.split_inclusive(|b| *b == b'\n') {
+            let whole = line.ends_with(b"\n");
+            let step = serde_json::from_slice::<Value>(line).ok().and_then(|v| v["step"].as_u64());
+            match step {
+                Some(step) if whole && step <= done => end += line.len(),
+                Some(_) => break,
+                // A line that was being written when the run was killed.
+                None if !whole => break,
+                None => {
+                    return Err(Error::input(
+                        format!("`{}` has a line that is no step's metrics", path.display()),
+                        "name the metrics file of the run that is to go on, or a new one",
+                    ));
+                }
+            }
+        }
+        file.set_len(end as u64)
+            .and_then(|()| file.seek(SeekFrom::Start(end as u64)))
+            .map_err(Error::io("writing the metrics file", &*path))?;
+        Ok(())
     }
 
     /// Writes a line, and sees it to the system: whoever reads the file sees every finished step.
@@ -145,6 +177,28 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+
+    #[test]
+    fn lines_of_steps_that_are_made_again_go() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("m");
+        let kept = |before: &str, done: u64| {
+            fs::write(&path, before).unwrap();
+            let mut log = Log::create(Some(&path), true)?;
+            log.keep(done)?;
+            log.write(&record(0.5, &[0.0; 2]))?;
+            let text = fs::read_to_string(&path).unwrap();
+            Ok::<_, Error>(text.lines().map(|l| l.chars().take(11).collect::<String>()).collect::<Vec<_>>())
+        };
+        let three = "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n";
+        assert_eq!(kept(three, 2).unwrap(), ["{\"step\":1}", "{\"step\":2}", "{\"step\":7,"]);
+        assert_eq!(kept(three, 0).unwrap(), ["{\"step\":7,"]);
+        assert_eq!(kept(&three[..three.len() - 5], 3).unwrap().len(), 3);
+        assert_eq!(kept(&three[..three.len() - 1], 3).unwrap().len(), 3);
+        assert!(kept("a\nb\n", 3).unwrap_err().to_string().contains("no step's metrics"));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a\nb\n");
+    }
 
     fn record(loss: f32, load: &[f32]) -> Record {
         let values = vec![
@@ -179,15 +233,15 @@ mod tests {
     fn the_file_is_there_at_once_and_has_every_step() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
-        let mut log = Log::create(Some(&path)).unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"");
+        let mut log = Log::create(Some(&path), false).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"");
         for n in 1..=2 {
             log.write(&record(n as f32, &[1.0, 1.0])).unwrap();
-            assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), n);
+            assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), n);
         }
-        let error = Log::create(Some(&dir.path().join("no/metrics"))).unwrap_err().to_string();
+        let error = Log::create(Some(&dir.path().join("no/metrics")), false).unwrap_err().to_string();
         assert!(error.contains("creating the metrics file") && error.contains("no/metrics"), "{error}");
-        Log::create(None).unwrap().write(&record(1.0, &[1.0, 1.0])).unwrap();
+        Log::create(None, false).unwrap().write(&record(1.0, &[1.0, 1.0])).unwrap();
     }
 
     #[test]

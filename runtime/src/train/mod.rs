@@ -4,11 +4,14 @@
 //! earliest of them gave, so that the devices always have the next one to do; and never more than that, so
 //! that neither memory nor the time between a mistake and its message grows.
 //!
-//! Reading order: here, then [`metrics`] (the file), [`summary`] (what is left of it all).
+//! Reading order: here, then [`saving`] (checkpoints), [`metrics`] (the file), [`summary`] (what is left of it
+//! all).
 
 pub mod metrics;
+pub mod saving;
 pub mod summary;
 
+pub use saving::Saving;
 pub use summary::Summary;
 
 use crate::{
@@ -16,9 +19,10 @@ use crate::{
     data::{self, Batch, Loader, Source},
 };
 use metrics::{Log, Record};
+use saving::Saver;
 use std::{
     collections::{BTreeMap, VecDeque},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -30,10 +34,14 @@ use summary::History;
 pub struct Options {
     /// The last step, counted from 1. A session that has made some of them makes the rest.
     pub steps: u64,
-    /// Seed of the initial values, of dropout and the like, and of the order of the data.
-    pub seed: u32,
-    /// Where the metrics go: one JSON object a step, one on a line.
+    /// Seed of the initial values, of dropout and the like, and of the order of the data. Nothing: that of the
+    /// checkpoint that the run goes on from, else 0.
+    pub seed: Option<u32>,
+    /// Where the metrics go: one JSON object a step, one on a line. A run that goes on from a checkpoint keeps
+    /// the lines up to its step.
     pub metrics: Option<PathBuf>,
+    /// Checkpoints; nothing: the state is gone after the run, unless the session is kept.
+    pub saving: Option<Saving>,
     /// How many steps may be under way when another one is started. Nothing: none on CPU plugins, where every
     /// step under way has its temporary memory and the host has nothing else to do; else 2.
     pub lag: Option<usize>,
@@ -51,8 +59,9 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             steps: 100,
-            seed: 0,
+            seed: None,
             metrics: None,
+            saving: None,
             lag: None,
             ahead: 4,
             eval_every: None,
@@ -88,6 +97,10 @@ pub trait Observer {
     fn step(&mut self, step: &Step);
     /// What is being done besides steps, in a few words, such as `compiling train_step`.
     fn doing(&mut self, _what: &str) {}
+    /// The state after this step is on disk.
+    fn saved(&mut self, _step: u64, _dir: &Path) {}
+    /// Something is not as it should be, but training goes on.
+    fn warning(&mut self, _what: &str) {}
 }
 
 /// Nobody.
@@ -97,8 +110,9 @@ impl Observer for () {
 
 /// Trains the program of `session` on `data`.
 ///
-/// State that the session does not have yet is made by `init`, on the devices. When `stop` becomes true, no
-/// further step is started; those under way are finished, and the summary says which was the last.
+/// State that the session does not have yet comes from a checkpoint, if the run is to go on from one, and is
+/// made by `init` on the devices otherwise. When `stop` becomes true, no further step is started; those under
+/// way are finished, and the summary says which was the last.
 pub fn run(
     session: &mut Session,
     data: Source,
@@ -107,18 +121,31 @@ pub fn run(
     stop: &AtomicBool,
 ) -> Result<Summary> {
     // Before anything else, so that a wrong path does not cost a compilation.
-    let log = Log::create(options.metrics.as_deref())?;
     let evaluation = Evaluation::new(&data, options)?;
-    let done = prepare(session, options, evaluation.is_some(), observer, stop)?;
-    let loader = Loader::start(data, options.seed, done..options.steps.max(done), options.ahead)?;
+    let (mut saver, resumed) = match &options.saving {
+        Some(saving) => {
+            let (saver, resumed) = Saver::new(saving, session, &data, options, observer)?;
+            (Some(saver), resumed)
+        }
+        None => (None, None),
+    };
+    let mut log = Log::create(options.metrics.as_deref(), options.saving.as_ref().is_some_and(|s| s.resume))?;
+    let seed = options.seed.or(resumed.as_ref().and_then(|r| r.seed)).unwrap_or(0);
+    saver.iter_mut().for_each(|saver| saver.set_seed(seed));
+    let seen = prepare(session, seed, evaluation.is_some(), observer, stop)?;
+    let done = seen.or(resumed.map(|r| r.step)).unwrap_or(0);
+    log.keep(done)?;
+    let loader = Loader::start(data, seed, done..options.steps.max(done), options.ahead)?;
     let lag = options.lag.map_or_else(|| default_lag(session), Ok)?;
     let now = Instant::now();
     let training = Training {
         session,
         options,
+        seed,
         lag,
         observer,
         evaluation,
+        saver,
         log,
         history: History::new(done),
         in_flight: VecDeque::new(),
@@ -129,20 +156,20 @@ pub fn run(
     training.steps(done, loader, stop)
 }
 
-/// Compiles, and makes the state if there is none. Returns the number of steps that it has seen.
+/// Compiles, and makes the state if there is none. Returns the number of steps that it has seen, if it knows.
 fn prepare(
     session: &mut Session,
-    options: &Options,
+    seed: u32,
     evaluate: bool,
     observer: &mut dyn Observer,
     stop: &AtomicBool,
-) -> Result<u64> {
+) -> Result<Option<u64>> {
     let functions: &[&str] = if evaluate { &["train_step", "eval_step"] } else { &["train_step"] };
     if !session.is_initialized() && !stop.load(Ordering::Relaxed) {
         observer.doing("compiling init");
         session.compile("init")?;
         observer.doing("making the initial state");
-        let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(options.seed))]);
+        let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(seed))]);
         session.call("init", &seed)?.wait()?;
         // It runs once, and a program takes memory.
         session.release("init");
@@ -163,14 +190,14 @@ fn default_lag(session: &Session) -> Result<usize> {
     Ok(if platform == "cpu" { 0 } else { 2 })
 }
 
-/// The counter `step` of the program's state; 0 if it has none.
-fn steps_seen(session: &Session) -> Result<u64> {
+/// The counter `step` of the program's state, if it has one.
+fn steps_seen(session: &Session) -> Result<Option<u64>> {
     let has = session.artefact().manifest.state.iter().any(|s| s.name == "step");
     if !has || !session.is_initialized() {
-        return Ok(0);
+        return Ok(None);
     }
     let value = session.state("step")?.to_f64()?;
-    Ok(value.first().map_or(0, |v| *v as u64))
+    Ok(value.first().map(|v| *v as u64))
 }
 
 /// A step that was started.
@@ -185,9 +212,11 @@ struct InFlight {
 struct Training<'a> {
     session: &'a mut Session,
     options: &'a Options,
+    seed: u32,
     lag: usize,
     observer: &'a mut dyn Observer,
     evaluation: Option<Evaluation>,
+    saver: Option<Saver>,
     log: Log,
     history: History,
     in_flight: VecDeque<InFlight>,
@@ -208,15 +237,37 @@ impl Training<'_> {
             }
             self.start(step, &mut loader)?;
             let evaluate = self.evaluation.as_ref().is_some_and(|e| step.is_multiple_of(e.every));
-            let keep = if evaluate { 0 } else { self.lag };
+            let save = self.saver.as_ref().is_some_and(|s| s.is_due(step));
+            // The state of a step is there until the next one is started.
+            let keep = if evaluate || save { 0 } else { self.lag };
             while self.in_flight.len() > keep {
                 self.finish(evaluate && self.in_flight.len() == 1)?;
+            }
+            if save {
+                self.save(step)?;
             }
         }
         while !self.in_flight.is_empty() {
             self.finish(false)?;
         }
+        if self.history.steps() > 0 {
+            self.save(done + self.history.steps())?;
+        }
+        if let Some(saver) = &mut self.saver {
+            self.observer.doing("writing the last checkpoint");
+            saver.settle(self.observer)?;
+        }
         Ok(self.history.summary(self.begin.elapsed(), stopped))
+    }
+
+    /// Begins to save the state after the last finished step.
+    fn save(&mut self, step: u64) -> Result<()> {
+        let Some(saver) = &mut self.saver else { return Ok(()) };
+        self.observer.doing("saving");
+        saver.save(self.session, step, self.observer)?;
+        // The next step counts from its own start.
+        self.last_end = None;
+        Ok(())
     }
 
     fn start(&mut self, step: u64, loader: &mut Loader) -> Result<()> {
@@ -233,7 +284,7 @@ impl Training<'_> {
         }
         let begin = Instant::now();
         let mut inputs = feeds(&batch);
-        inputs.insert("seed".to_owned(), HostTensor::u32_scalar(self.options.seed));
+        inputs.insert("seed".to_owned(), HostTensor::u32_scalar(self.seed));
         let outputs = self.session.call("train_step", &inputs).map_err(in_step(step))?;
         self.in_flight.push_back(InFlight { step, outputs, batch, begin, wait });
         Ok(())
@@ -259,6 +310,9 @@ impl Training<'_> {
         self.log.write(&record)?;
         self.history.add(&record.step, &batch);
         self.observer.step(&record.step);
+        if let Some(saver) = &mut self.saver {
+            saver.look(self.observer);
+        }
         let loss = record.step.loss;
         if loss.is_finite() || self.options.allow_non_finite {
             return Ok(());

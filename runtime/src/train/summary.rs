@@ -104,6 +104,11 @@ impl History {
         }
     }
 
+    /// Steps that were added.
+    pub(super) fn steps(&self) -> u64 {
+        self.times.len() as u64
+    }
+
     pub(super) fn add(&mut self, step: &Step, batch: &Batch) {
         self.step = step.step;
         self.first_loss.get_or_insert(step.loss);

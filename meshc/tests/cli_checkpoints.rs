@@ -1,0 +1,166 @@
+//! Training that is killed and goes on, and `meshc checkpoint`, as users run them.
+
+mod support;
+
+use serde_json::Value;
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
+use support::{Ran, Workplace, cpu_plugin, home, model};
+
+/// A model of a size that trains in milliseconds.
+const TINY: [&str; 16] = [
+    "--set",
+    "batch=4",
+    "--set",
+    "d_model=16",
+    "--set",
+    "d_ff=16",
+    "--set",
+    "heads=2",
+    "--set",
+    "d_kv=8",
+    "--set",
+    "input_length=32",
+    "--set",
+    "target_length=16",
+    "--set",
+    "layers=1",
+];
+
+fn args<'a>(model: &'a str, data: &'a str, steps: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let first =
+        ["train", model, "--data", data, "--steps", steps, "--metrics", "m.jsonl", "--checkpoint-dir", "ck"];
+    [&first[..], &TINY, more].concat()
+}
+
+/// Step, loss and norm of the gradient of every line.
+fn lines(place: &Workplace) -> Vec<(u64, f64, f64)> {
+    let text = fs::read_to_string(place.at("m.jsonl")).unwrap();
+    let number = |l: &Value, key: &str| l[key].as_f64().unwrap();
+    let lines = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+    lines.map(|l| (l["step"].as_u64().unwrap(), number(&l, "loss"), number(&l, "grad_norm"))).collect()
+}
+
+fn json(ran: &Ran) -> Value {
+    serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {}", ran.out))
+}
+
+#[test]
+fn a_killed_run_goes_on_as_if_nothing_had_happened() {
+    let (path, data) = (model("t5_tiny.rs"), home().join("mesh/src").display().to_string());
+    let (straight, killed) = (Workplace::new(), Workplace::new());
+    straight.run_on_cpu(&args(&path, &data, "40", &["--seed", "3", "--save-every", "10"])).succeeds();
+
+    let all = args(&path, &data, "1000000", &["--seed", "3", "--save-every", "10", "--keep", "3"]);
+    let mut training = killed
+        .meshc(&all)
+        .env("MESH_PJRT_PLUGIN", cpu_plugin())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(training.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(said.any(|line| line.starts_with("step 20: saved in ck/step_00000020")));
+    training.kill().unwrap(); // SIGKILL.
+    training.wait().unwrap();
+    // So that it was killed in time, whatever it had got to.
+    for entry in fs::read_dir(killed.at("ck")).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.ends_with("step_00000010") && !path.ends_with("step_00000020") {
+            fs::remove_dir_all(path).unwrap();
+        }
+    }
+    let ran = killed.run_on_cpu(&args(&path, &data, "40", &["--resume", "--save-every", "10"])).succeeds();
+    assert!(ran.err.contains("going on from ck/step_00000020"), "{}", ran.err);
+    assert!(
+        ran.out.contains("done after step 40") && ran.out.contains("checkpoints are in ck"),
+        "{}",
+        ran.out
+    );
+    assert_eq!(lines(&straight).len(), 40);
+    assert_eq!(lines(&killed), lines(&straight));
+
+    let [a, b] = [&straight, &killed].map(|p| p.at("ck/step_00000040").display().to_string());
+    let same = straight.run(&["checkpoint", "diff", &a, &b]).succeeds();
+    assert!(same.out.contains("0 tensors differ"), "{}", same.out);
+    let same = json(&straight.run(&["checkpoint", "diff", &a, &b, "--json"]).succeeds());
+    assert!(same["same"] == true && same["equal"].as_u64() > Some(40), "{same}");
+    let before = b.replace("40", "30");
+    let ran = straight.run(&["checkpoint", "diff", &before, &a, "--json"]);
+    assert_eq!(ran.code, Some(1));
+    let apart = json(&ran);
+    assert_eq!((&apart["steps"][0], &apart["steps"][1]), (&30.into(), &40.into()));
+    assert_eq!(apart["tensors"]["step"]["max_abs"], 10.0);
+
+    // All of them are good, until a bit flips.
+    let ran = json(&killed.run(&["checkpoint", "verify", "ck", "--json"]).succeeds());
+    assert_eq!((&ran["good"], ran["checkpoints"].as_array().map(Vec::len)), (&true.into(), Some(4)));
+    let file = killed.at("ck/step_00000040/00000.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let ran = killed.run(&["checkpoint", "verify", "ck"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(
+        ran.out.contains("step_00000040: DAMAGED: the part") && ran.out.contains("step_00000030: good"),
+        "{}",
+        ran.out
+    );
+    let ran = killed.run_on_cpu(&args(&path, &data, "41", &["--resume"])).succeeds();
+    assert!(
+        ran.err.contains("warning: skipped") && ran.err.contains("going on from ck/step_00000030"),
+        "{}",
+        ran.err
+    );
+
+    let listed = killed.run(&["checkpoint", "list", "ck"]).succeeds();
+    assert!(listed.out.contains("t5_tiny") && listed.out.contains("ck/step_00000041"), "{}", listed.out);
+    let one = json(&killed.run(&["checkpoint", "list", "ck/step_00000041", "--json"]).succeeds());
+    assert_eq!(
+        (&one["step"], &one["facts"]["seed"], &one["facts"]["data_position"]),
+        (&41.into(), &"3".into(), &"41".into())
+    );
+    killed.run(&["checkpoint", "prune", "ck", "--keep", "1", "--dry-run"]).succeeds();
+    let pruned = killed.run(&["checkpoint", "prune", "ck", "--keep", "1"]).succeeds();
+    assert_eq!(pruned.out.lines().filter(|l| l.starts_with("removed")).count(), 4, "{}", pruned.out);
+    assert_eq!(fs::read_dir(killed.at("ck")).unwrap().count(), 1);
+}
+
+#[test]
+fn what_cannot_be_saved_or_resumed() {
+    let (path, data) = (model("t5_tiny.rs"), home().join("mesh/src").display().to_string());
+    let place = Workplace::new();
+    for (given, part) in [(&["--resume"][..], "--checkpoint-dir"), (&["--keep", "0"], "at least the newest")]
+    {
+        place.run(&[&["train", &path, "--data", &data], given].concat()).fails_with(2, &[part]);
+    }
+    place.run(&["checkpoint", "list", "nowhere"]).fails(&["`nowhere` is no checkpoint", "help:"]);
+    place.run(&["checkpoint", "diff", "a", "b"]).fails(&["checkpoint `a`", "does not exist", "help:"]);
+    // A disk on which no file can have more than 8 KiB, and that says so with an error instead of a signal.
+    let mut limited = Command::new("sh");
+    limited.arg("-c").arg("ulimit -f 16; trap '' XFSZ; exec \"$0\" \"$@\"").arg(env!("CARGO_BIN_EXE_meshc"));
+    let meshc = place.meshc(&[]);
+    limited.current_dir(place.path()).envs(meshc.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    place.run(&[&["compile", &path, "-o", "a"][..], &TINY].concat()).succeeds();
+    limited.args([
+        "train",
+        "a",
+        "--data",
+        &data,
+        "--steps",
+        "4",
+        "--save-every",
+        "2",
+        "--checkpoint-dir",
+        "ck",
+    ]);
+    let ran = Ran::new(limited.env("MESH_PJRT_PLUGIN", cpu_plugin()).output().unwrap());
+    let ran =
+        ran.fails(&["warning: training goes on without a checkpoint: writing", "step 4/4", "File too large"]);
+    assert!(ran.err.contains("00000.safetensors"), "{}", ran.err);
+    assert_eq!(fs::read_dir(place.at("ck")).unwrap().count(), 0, "nothing is left behind");
+}
