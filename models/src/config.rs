@@ -278,7 +278,7 @@ impl Config {
 
 /// Mistakes found in numbers.
 #[derive(Debug, Default)]
-pub struct Mistakes(Vec<Diagnostic>);
+pub struct Mistakes(pub(crate) Vec<Diagnostic>);
 
 impl Mistakes {
     /// Notes `message` unless `good`.

@@ -46,6 +46,9 @@ pub fn program(config: &Config, place: &Site) -> Program {
         outputs(g, &losses);
         g.output("grad_norm", report.grad_norm);
         g.output("learning_rate", report.rate);
+        if let Some(skipped) = report.skipped {
+            g.output("skipped_steps", skipped);
+        }
     });
     p.function("eval_step", |g| {
         let (inputs, targets) = model.inputs(g);

@@ -23,8 +23,14 @@ fn pretraining(name: &str) -> Config {
         remat: Remat::SaveContractions,
         optimizer: Optimizer {
             method: Method::adafactor(),
-            schedule: Schedule { rate: 1e-2, warmup: 10_000, decay: Decay::Rsqrt, ..Schedule::default() },
+            schedule: Schedule {
+                rate: 1e-2,
+                warmup: 10_000,
+                decays: vec![Decay::Rsqrt],
+                ..Schedule::default()
+            },
             clip: 0.0,
+            ..Optimizer::default()
         },
         ..Config::default()
     }

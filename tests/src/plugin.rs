@@ -40,37 +40,58 @@ pub fn run_with(
     state: &Tensors,
     flags: &[(&str, &str)],
 ) -> Result<Outcome, String> {
-    let flags = flags.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-    let only = Module {
-        functions: local.functions.iter().filter(|f| f.name == *function).cloned().collect(),
-        ..local.clone()
-    };
-    let built = artefact::build(&only, &Settings { target: "cpu".into(), flags, ..Default::default() })
-        .map_err(|e| e.to_string())?;
-    let artefact = Artefact::new("test".into(), built.manifest, built.files.into_iter().collect())
-        .map_err(|e| e.to_string())?;
-    let mut session = Session::with_client(client(), artefact).map_err(|e| e.to_string())?;
-    for (_, s) in local.env.states.iter() {
-        if let Some(value) = state.get(&s.name) {
-            session.set_state(&s.name, &host(value, &s.ty)).map_err(|e| e.to_string())?;
+    Ready::new(local, function, flags)?.call(inputs, state)
+}
+
+/// A function that the plugin has compiled once and that may be called often.
+pub struct Ready {
+    local: Module,
+    function: String,
+    session: Session,
+}
+
+impl Ready {
+    /// Compiles `function` of a verified Local module.
+    pub fn new(local: &Module, function: &str, flags: &[(&str, &str)]) -> Result<Self, String> {
+        let flags = flags.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let only = Module {
+            functions: local.functions.iter().filter(|f| f.name == *function).cloned().collect(),
+            ..local.clone()
+        };
+        let built = artefact::build(&only, &Settings { target: "cpu".into(), flags, ..Default::default() })
+            .map_err(|e| e.to_string())?;
+        let artefact = Artefact::new("test".into(), built.manifest, built.files.into_iter().collect())
+            .map_err(|e| e.to_string())?;
+        let session = Session::with_client(client(), artefact).map_err(|e| e.to_string())?;
+        Ok(Self { local: only, function: function.to_owned(), session })
+    }
+
+    /// Calls it with whole tensors.
+    pub fn call(&mut self, inputs: &Tensors, state: &Tensors) -> Result<Outcome, String> {
+        let (env, session) = (&self.local.env, &mut self.session);
+        for (_, s) in env.states.iter() {
+            if let Some(value) = state.get(&s.name) {
+                session.set_state(&s.name, &host(value, &s.ty)).map_err(|e| e.to_string())?;
+            }
         }
-    }
-    let f = local.function(function).ok_or("no such function")?;
-    let mut given = BTreeMap::new();
-    for (name, ty) in f.inputs.iter().zip(f.body.param_types()) {
-        given.insert(name.to_string(), host(&inputs[name], ty));
-    }
-    let results = session.call(function, &given).and_then(|o| o.wait()).map_err(|e| e.to_string())?;
-    let mut outcome = Outcome { outputs: Tensors::new(), state: state.clone() };
-    for (name, ty) in f.outputs.iter().zip(f.body.result_types()) {
-        outcome.outputs.insert(name.clone(), back(&results[name.as_str()], ty)?);
-    }
-    for (_, s) in local.env.states.iter() {
-        if let Ok(value) = session.state(&s.name) {
-            outcome.state.insert(s.name.clone(), back(&value, &s.ty)?);
+        let f = self.local.function(&self.function).ok_or("no such function")?;
+        let mut given = BTreeMap::new();
+        for (name, ty) in f.inputs.iter().zip(f.body.param_types()) {
+            given.insert(name.to_string(), host(&inputs[name], ty));
         }
+        let results =
+            session.call(&self.function, &given).and_then(|o| o.wait()).map_err(|e| e.to_string())?;
+        let mut outcome = Outcome { outputs: Tensors::new(), state: state.clone() };
+        for (name, ty) in f.outputs.iter().zip(f.body.result_types()) {
+            outcome.outputs.insert(name.clone(), back(&results[name.as_str()], ty)?);
+        }
+        for (_, s) in env.states.iter() {
+            if let Ok(value) = session.state(&s.name) {
+                outcome.state.insert(s.name.clone(), back(&value, &s.ty)?);
+            }
+        }
+        Ok(outcome)
     }
-    Ok(outcome)
 }
 
 /// A tensor as the plugin takes it: dims in the order of the type.

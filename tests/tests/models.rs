@@ -229,7 +229,7 @@ fn losses_are_the_same_under_every_layout() {
 /// 0.1 without warm-up.
 fn first_change(method: Method, value: f64, gradient: &[f64]) -> Vec<f64> {
     let schedule = Schedule { rate: 0.1, warmup: 0, ..Schedule::default() };
-    let optimizer = Optimizer { method, schedule, clip: 0.0 };
+    let optimizer = Optimizer { method, schedule, clip: 0.0, skip_non_finite: true };
     let p = Program::new("test");
     let weights = Weights::new(&p);
     let (rows, columns) = (Dim::new("rows", 2), Dim::new("columns", gradient.len() / 2));
@@ -275,8 +275,8 @@ fn optimizers_take_their_first_step_as_by_hand() {
 
 #[test]
 fn rates_rise_and_fall_as_their_schedule_says() {
-    let rates = |decay| {
-        let schedule = Schedule { rate: 1.0, warmup: 4, decay, steps: 12 };
+    let rates = |decays: &[Decay]| {
+        let schedule = Schedule { rate: 1.0, warmup: 4, decays: decays.to_vec(), steps: 12 };
         let p = Program::new("test");
         p.function("rate", |g| g.output("rate", schedule.rate(g.input("t", DType::F32, []))));
         let module = p.finish().expect("the program is legal");
@@ -287,10 +287,14 @@ fn rates_rise_and_fall_as_their_schedule_says() {
         };
         [1.0, 4.0, 8.0, 12.0, 16.0].map(at)
     };
-    close(&rates(Decay::Constant), &[0.25, 1.0, 1.0, 1.0, 1.0]);
-    close(&rates(Decay::Rsqrt), &[0.25, 1.0, 0.5f64.sqrt(), (1.0f64 / 3.0).sqrt(), 0.5]);
-    close(&rates(Decay::Linear), &[0.25, 1.0, 0.5, 0.0, 0.0]);
-    close(&rates(Decay::Cosine), &[0.25, 1.0, 0.5, 0.0, 0.0]);
+    close(&rates(&[Decay::Constant]), &[0.25, 1.0, 1.0, 1.0, 1.0]);
+    close(&rates(&[Decay::Rsqrt]), &[0.25, 1.0, 0.5f64.sqrt(), (1.0f64 / 3.0).sqrt(), 0.5]);
+    close(&rates(&[Decay::Linear]), &[0.25, 1.0, 0.5, 0.0, 0.0]);
+    close(&rates(&[Decay::Cosine]), &[0.25, 1.0, 0.5, 0.0, 0.0]);
+    close(&rates(&[Decay::T5]), &[0.5, 0.5, 8f64.sqrt().recip(), 12f64.sqrt().recip(), 0.25]);
+    close(&rates(&[Decay::Rsqrt, Decay::Linear]), &[0.25, 1.0, 0.5f64.sqrt() / 2.0, 0.0, 0.0]);
+    close(&rates(&[Decay::T5, Decay::Cosine]), &[0.5, 0.5, 8f64.sqrt().recip() / 2.0, 0.0, 0.0]);
+    close(&rates(&[]), &[0.25, 1.0, 1.0, 1.0, 1.0]);
 }
 
 #[test]

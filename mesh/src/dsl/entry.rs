@@ -88,6 +88,15 @@ impl Args {
         self.choose(&format!("setting `{key}`"), given, choices, default)
     }
 
+    /// The words set for `key`, joined by `*`, each one of `choices`; or those of `default`.
+    pub fn product<'a>(&self, key: &str, choices: &[&'a str], default: &str) -> Vec<&'a str> {
+        self.know(key, &default);
+        let given = self.given.iter().find(|(k, _)| k == key).map_or(default, |(_, v)| v.as_str());
+        let first = choices.first().copied().unwrap_or("");
+        let words = given.split('*').map(str::trim);
+        words.map(|word| self.choose(&format!("setting `{key}`"), Some(word), choices, first)).collect()
+    }
+
     fn choose<'a>(&self, what: &str, given: Option<&str>, choices: &[&'a str], default: &'a str) -> &'a str {
         let Some(text) = given else { return default };
         choices.iter().copied().find(|c| *c == text).unwrap_or_else(|| {

@@ -1,14 +1,19 @@
-//! Adafactor (Shazeer and Stern 2018) with T5's numbers: second moments of a matrix are kept as means
-//! over its columns and over its rows, the change is limited by its root mean square, and the rate is
-//! relative to the size of the parameter.
+//! Adafactor (Shazeer and Stern 2018): second moments of a matrix are kept as means over its columns and
+//! over its rows, the change is limited by its root mean square, and the rate may be relative to the size of
+//! the parameter.
 //!
-//! Layers that are stacked in one parameter are treated one by one, so that stacking changes nothing.
+//! Implementations differ in which dims they factor and from which size on; [`Adafactor::t5x`],
+//! [`Adafactor::transformers`] and [`Adafactor::mesh_tf`] are theirs, held to their numbers by
+//! `tests/tests/oracle_optimizers.rs`. Layers that are stacked in one parameter are treated one by one in all
+//! of them, as if they were not stacked; what rate they take by themselves is [`super::Decay::T5`].
 
+use super::{Step, check_decay, moment_slot};
 use crate::{Weight, config::Mistakes};
 use mesh::{
-    DType, Dim,
-    dsl::{Args, Init, Program, State, Tensor},
+    Dim,
+    dsl::{Args, Program, State, Tensor},
 };
+use std::cmp::Reverse;
 
 /// Its numbers.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -23,7 +28,9 @@ pub struct Adafactor {
     pub smallest: f64,
     /// Whether the rate is relative to the parameter at all.
     pub relative: bool,
-    /// Matrices whose rows and columns both have at least this many elements are factored.
+    /// Which dims are factored.
+    pub factored: Factored,
+    /// They are if both have at least this many elements.
     pub factored_from: usize,
     /// Memory of the first moment; 0: there is none.
     pub beta1: f64,
@@ -31,18 +38,18 @@ pub struct Adafactor {
     pub weight_decay: f64,
 }
 
+/// Which dims second moments are factored over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Factored {
+    /// The rows and the columns of each matrix, however many dims these have; experts and the like are apart.
+    Matrices,
+    /// The two largest dims, whatever they are.
+    Largest,
+}
+
 impl Default for Adafactor {
     fn default() -> Self {
-        Self {
-            decay: 0.8,
-            clip: 1.0,
-            epsilon: 1e-30,
-            smallest: 1e-3,
-            relative: true,
-            factored_from: 128,
-            beta1: 0.0,
-            weight_decay: 0.0,
-        }
+        Self::t5x()
     }
 }
 
@@ -54,46 +61,101 @@ pub(super) struct Slots {
 
 #[derive(Clone, Debug)]
 enum Second {
-    /// Means over the columns, and over the rows.
-    Factored(State, State),
+    Factored {
+        /// Dims, and means over the others.
+        rows: (Vec<Dim>, State),
+        columns: (Vec<Dim>, State),
+    },
     Whole(State),
 }
 
 impl Adafactor {
+    /// T5X's: matrices from 128 by 128 elements on.
+    pub fn t5x() -> Self {
+        Self {
+            decay: 0.8,
+            clip: 1.0,
+            epsilon: 1e-30,
+            smallest: 1e-3,
+            relative: true,
+            factored: Factored::Matrices,
+            factored_from: 128,
+            beta1: 0.0,
+            weight_decay: 0.0,
+        }
+    }
+
+    /// Hugging Face transformers': matrices of any size.
+    pub fn transformers() -> Self {
+        Self { factored_from: 1, ..Self::t5x() }
+    }
+
+    /// Mesh TensorFlow's, of the paper's own code: the two largest dims, if the smaller one has at least 128
+    /// elements.
+    pub fn mesh_tf() -> Self {
+        Self { factored: Factored::Largest, ..Self::t5x() }
+    }
+
     pub(super) fn with(mut self, args: &Args) -> Self {
+        // The model's own numbers hold unless a kind is chosen.
+        self = match args.choice("adafactor", &["own", "t5x", "transformers", "mesh_tf"], "own") {
+            "t5x" => Self::t5x(),
+            "transformers" => Self::transformers(),
+            "mesh_tf" => Self::mesh_tf(),
+            _ => self,
+        };
+        self.decay = args.get("second_decay", self.decay);
+        self.clip = args.get("update_clip", self.clip);
+        self.epsilon = args.get("optimizer_epsilon", self.epsilon);
+        self.smallest = args.get("smallest", self.smallest);
+        self.relative = args.get("relative", self.relative);
+        self.factored_from = args.get("factored_from", self.factored_from);
         self.beta1 = args.get("beta1", self.beta1);
         self.weight_decay = args.get("weight_decay", self.weight_decay);
-        self.factored_from = args.get("factored_from", self.factored_from);
-        self.relative = args.get("relative", self.relative);
         self
     }
 
     pub(super) fn mistakes(&self, wrong: &mut Mistakes) {
         wrong.share("beta1", self.beta1);
-        let decay = self.weight_decay;
-        wrong.unless(decay >= 0.0, || format!("`weight_decay` is {decay}"), "a number from 0");
-        wrong.unless(self.clip > 0.0, || format!("Adafactor's `clip` is {}", self.clip), "more than 0");
+        check_decay(wrong, self.weight_decay);
+        for (name, value) in
+            [("second_decay", self.decay), ("update_clip", self.clip), ("optimizer_epsilon", self.epsilon)]
+        {
+            wrong.unless(value > 0.0 && value.is_finite(), || format!("`{name}` is {value}"), "more than 0");
+        }
+        let smallest = self.smallest;
+        wrong.unless(smallest >= 0.0, || format!("`smallest` is {smallest}"), "a number from 0");
     }
 
-    fn is_factored(&self, weight: &Weight) -> bool {
-        let size = |dims: &[Dim]| dims.iter().map(|d| d.size).product::<usize>();
-        !weight.rows.is_empty()
-            && !weight.columns.is_empty()
-            && size(&weight.rows) >= self.factored_from
-            && size(&weight.columns) >= self.factored_from
+    /// Rows and columns that are factored, if any are.
+    fn factors(&self, weight: &Weight) -> Option<(Vec<Dim>, Vec<Dim>)> {
+        let (rows, columns) = match self.factored {
+            Factored::Matrices => (weight.rows.clone(), weight.columns.clone()),
+            Factored::Largest => {
+                let mut dims = weight.state.dims();
+                dims.retain(|d| !weight.layers.contains(d));
+                // Of equal ones the first, as Mesh TensorFlow sorts them.
+                dims.sort_by_key(|d| Reverse(d.size));
+                let mut largest = dims.into_iter();
+                let columns = largest.next().into_iter().collect();
+                (largest.next().into_iter().collect(), columns)
+            }
+        };
+        let large = |dims: &[Dim]| {
+            !dims.is_empty() && dims.iter().map(|d| d.size).product::<usize>() >= self.factored_from
+        };
+        (large(&rows) && large(&columns)).then_some((rows, columns))
     }
 
     pub(super) fn slots(&self, p: &Program, weight: &Weight) -> Slots {
-        let slot = |kind: &str, without: &[Dim]| {
-            let dims: Vec<Dim> = weight.state.dims().into_iter().filter(|d| !without.contains(d)).collect();
-            p.slot(format!("{}/{kind}", weight.state.name()), DType::F32, dims, Init::Zeros)
+        let second = match self.factors(weight) {
+            Some((rows, columns)) => Second::Factored {
+                rows: (rows.clone(), moment_slot(p, weight, "v_rows", &columns)),
+                columns: (columns, moment_slot(p, weight, "v_columns", &rows)),
+            },
+            None => Second::Whole(moment_slot(p, weight, "v", &[])),
         };
-        let second = if self.is_factored(weight) {
-            Second::Factored(slot("v_rows", &weight.columns), slot("v_columns", &weight.rows))
-        } else {
-            Second::Whole(slot("v", &[]))
-        };
-        Slots { second, first: (self.beta1 > 0.0).then(|| slot("m", &[])) }
+        Slots { second, first: (self.beta1 > 0.0).then(|| moment_slot(p, weight, "m", &[])) }
     }
 
     pub(super) fn next<'g>(
@@ -102,35 +164,34 @@ impl Adafactor {
         slots: &Slots,
         value: Tensor<'g>,
         gradient: Tensor<'g>,
-        rate: Tensor<'g>,
-        t: Tensor<'g>,
+        step: &Step<'g>,
     ) -> Tensor<'g> {
         let g = value.graph();
         // t^-decay is the weight of what is new.
-        let fresh = (t.log() * -self.decay).exp();
+        let fresh = (step.t.log() * -self.decay).exp();
         let square = gradient.square() + self.epsilon;
         let moved = |state: &State, new: Tensor<'g>| {
             let old = state.read(g);
-            let next = old + (new - old) * fresh;
-            state.assign(next);
+            let next = old * (1.0 - fresh) + new * fresh;
+            step.put(state, next);
             next
         };
         let mut change = match &slots.second {
             Second::Whole(second) => gradient * moved(second, square).rsqrt(),
-            Second::Factored(rows, columns) => {
-                let r = moved(rows, square.mean(&weight.columns));
-                let c = moved(columns, square.mean(&weight.rows));
-                gradient * (r / r.mean(&weight.rows)).rsqrt() * c.rsqrt()
+            Second::Factored { rows: (rows, r), columns: (columns, c) } => {
+                let r = moved(r, square.mean(columns));
+                let c = moved(c, square.mean(rows));
+                gradient * (r / r.mean(rows)).rsqrt() * c.rsqrt()
             }
         };
         let whole: Vec<Dim> = value.dims().into_iter().filter(|d| !weight.layers.contains(d)).collect();
         let size = |x: Tensor<'g>| x.square().mean(&whole).sqrt();
         change = change / (size(change) / self.clip).maximum(1.0);
-        let rate = if self.relative { size(value).maximum(self.smallest) * rate } else { rate };
+        let rate = if self.relative { size(value).maximum(self.smallest) * step.rate } else { step.rate };
         change *= rate;
         if let Some(first) = &slots.first {
             change = first.read(g) * self.beta1 + change * (1.0 - self.beta1);
-            first.assign(change);
+            step.put(first, change);
         }
         if weight.decay && self.weight_decay > 0.0 {
             value * (1.0 - rate * self.weight_decay) - change

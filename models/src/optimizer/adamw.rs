@@ -1,11 +1,9 @@
 //! AdamW: the change is the mean gradient over the root mean square of gradients; weights decay apart
 //! from it.
 
+use super::{Step, check_decay, moment_slot};
 use crate::{Weight, config::Mistakes};
-use mesh::{
-    DType,
-    dsl::{Args, Init, Program, State, Tensor},
-};
+use mesh::dsl::{Args, Program, State, Tensor};
 
 /// Its numbers.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -34,11 +32,7 @@ pub(super) struct Slots {
 
 impl Slots {
     pub(super) fn new(p: &Program, weight: &Weight) -> Self {
-        let slot = |kind: &str| {
-            let name = format!("{}/{kind}", weight.state.name());
-            p.slot(name, DType::F32, weight.state.dims(), Init::Zeros)
-        };
-        Self { first: slot("m"), second: slot("v") }
+        Self { first: moment_slot(p, weight, "m", &[]), second: moment_slot(p, weight, "v", &[]) }
     }
 }
 
@@ -46,6 +40,7 @@ impl AdamW {
     pub(super) fn with(mut self, args: &Args) -> Self {
         self.beta1 = args.get("beta1", self.beta1);
         self.beta2 = args.get("beta2", self.beta2);
+        self.epsilon = args.get("optimizer_epsilon", self.epsilon);
         self.weight_decay = args.get("weight_decay", self.weight_decay);
         self
     }
@@ -53,9 +48,13 @@ impl AdamW {
     pub(super) fn mistakes(&self, wrong: &mut Mistakes) {
         wrong.share("beta1", self.beta1);
         wrong.share("beta2", self.beta2);
-        wrong.unless(self.epsilon > 0.0, || format!("`epsilon` is {}", self.epsilon), "more than 0");
-        let decay = self.weight_decay;
-        wrong.unless(decay >= 0.0, || format!("`weight_decay` is {decay}"), "a number from 0");
+        let epsilon = self.epsilon;
+        wrong.unless(
+            epsilon > 0.0 && epsilon.is_finite(),
+            || format!("`optimizer_epsilon` is {epsilon}"),
+            "more than 0",
+        );
+        check_decay(wrong, self.weight_decay);
     }
 
     pub(super) fn next<'g>(
@@ -64,22 +63,27 @@ impl AdamW {
         slots: &Slots,
         value: Tensor<'g>,
         gradient: Tensor<'g>,
-        rate: Tensor<'g>,
-        t: Tensor<'g>,
+        step: &Step<'g>,
     ) -> Tensor<'g> {
         let g = value.graph();
         let first = slots.first.read(g) * self.beta1 + gradient * (1.0 - self.beta1);
         let second = slots.second.read(g) * self.beta2 + gradient.square() * (1.0 - self.beta2);
-        slots.first.assign(first);
-        slots.second.assign(second);
+        step.put(&slots.first, first);
+        step.put(&slots.second, second);
         // Moments begin at 0; numbers without dims undo that.
-        let power = |beta: f64| -> Tensor<'g> { 1.0 - (t * beta.ln()).exp() };
-        let root = second.sqrt() * power(self.beta2).rsqrt() + self.epsilon;
-        let change = first / root * (rate / power(self.beta1));
+        let root = second.sqrt() * forgotten(self.beta2, step.t).rsqrt() + self.epsilon;
+        let change = first / root * (step.rate / forgotten(self.beta1, step.t));
         if weight.decay && self.weight_decay > 0.0 {
-            value * (1.0 - rate * self.weight_decay) - change
+            value * (1.0 - step.rate * self.weight_decay) - change
         } else {
             value - change
         }
     }
+}
+
+/// `1 - beta^t`, exact also where `beta^t` is nearly 1: with `h = tanh(ln(beta^t) / 2)` it is `-2h / (1 - h)`.
+fn forgotten(beta: f64, t: Tensor<'_>) -> Tensor<'_> {
+    // Without memory the logarithm would be infinite; this is as good as none.
+    let h = (t * (beta.max(1e-30).ln() / 2.0)).tanh();
+    h * -2.0 / (1.0 - h)
 }

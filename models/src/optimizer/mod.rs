@@ -1,18 +1,21 @@
 //! How parameters move: the gradient, its norm, the schedule of the rate, and a method for each
 //! parameter. Optimizers are ordinary programs; their memory is slots.
+//!
+//! A step whose loss or gradient is not finite can be skipped: parameters and slots stay as they are, bit for
+//! bit, and a counter says how often that was. Steps that are skipped do not count for the method either.
 
 mod adafactor;
 mod adamw;
 mod schedule;
 
-pub use adafactor::Adafactor;
+pub use adafactor::{Adafactor, Factored};
 pub use adamw::AdamW;
 pub use schedule::{Decay, Schedule};
 
 use crate::{Weight, config::Mistakes};
 use mesh::{
-    DType,
-    dsl::{Args, Graph, Program, Tensor},
+    DType, Dim,
+    dsl::{Args, Graph, Init, Program, State, Tensor},
 };
 
 /// A method, its rate, and a limit for the gradient.
@@ -24,6 +27,8 @@ pub struct Optimizer {
     pub schedule: Schedule,
     /// The gradient is scaled down so that its norm over all parameters is at most this; 0: it is not.
     pub clip: f64,
+    /// Whether a step with a loss or a gradient that is not finite changes nothing.
+    pub skip_non_finite: bool,
 }
 
 /// How a gradient becomes a change.
@@ -50,7 +55,7 @@ impl Method {
 
 impl Default for Optimizer {
     fn default() -> Self {
-        Self { method: Method::adamw(), schedule: Schedule::default(), clip: 1.0 }
+        Self { method: Method::adamw(), schedule: Schedule::default(), clip: 1.0, skip_non_finite: true }
     }
 }
 
@@ -71,6 +76,7 @@ impl Optimizer {
         };
         self.schedule = self.schedule.with(args);
         self.clip = args.get("clip", self.clip);
+        self.skip_non_finite = args.get("skip_non_finite", self.skip_non_finite);
         self
     }
 
@@ -95,6 +101,8 @@ impl Optimizer {
 pub struct Update {
     optimizer: Optimizer,
     weights: Vec<(Weight, Slots)>,
+    /// How many steps were skipped, if any can be.
+    skipped: Option<State>,
 }
 
 #[derive(Clone, Debug)]
@@ -111,6 +119,36 @@ pub struct Report<'g> {
     pub grad_norm: Tensor<'g>,
     /// The rate.
     pub rate: Tensor<'g>,
+    /// How many steps were skipped so far, this one included, as an `f32`; nothing if none can be.
+    pub skipped: Option<Tensor<'g>>,
+}
+
+/// What all parameters need to know of a step.
+struct Step<'g> {
+    rate: Tensor<'g>,
+    /// The number of the step, an `f32` that counts from 1.
+    t: Tensor<'g>,
+    /// Whether the step counts; nothing: it does.
+    good: Option<Tensor<'g>>,
+}
+
+impl<'g> Step<'g> {
+    /// Gives state its next value, if the step counts.
+    fn put(&self, state: &State, next: Tensor<'g>) {
+        let next = self.good.map_or(next, |good| good.select(next, state.read(next.graph())));
+        state.assign(next);
+    }
+}
+
+/// A slot of `weight` without some of its dims, 0 at first.
+fn moment_slot(p: &Program, weight: &Weight, kind: &str, without: &[Dim]) -> State {
+    let dims: Vec<Dim> = weight.state.dims().into_iter().filter(|d| !without.contains(d)).collect();
+    p.slot(format!("{}/{kind}", weight.state.name()), DType::F32, dims, Init::Zeros)
+}
+
+fn check_decay(wrong: &mut Mistakes, decay: f64) {
+    let good = decay >= 0.0 && decay.is_finite();
+    wrong.unless(good, || format!("`weight_decay` is {decay}"), "a number from 0");
 }
 
 impl Update {
@@ -122,7 +160,8 @@ impl Update {
             Method::Adafactor(method) => Slots::Adafactor(method.slots(p, weight)),
         };
         let weights = weights.into_iter().map(|w| (w.clone(), slots(&w))).collect();
-        Self { optimizer: optimizer.clone(), weights }
+        let skipped = optimizer.skip_non_finite.then(|| p.counter("skipped", DType::S32, Init::Zeros));
+        Self { optimizer: optimizer.clone(), weights, skipped }
     }
 
     /// Assigns every parameter and slot its next value, in the step numbered `step` from 0.
@@ -134,22 +173,99 @@ impl Update {
         let grad_norm = total.sqrt();
         let scale =
             (self.optimizer.clip > 0.0).then(|| self.optimizer.clip / grad_norm.maximum(self.optimizer.clip));
+        let good = self.skipped.as_ref().map(|_| loss.is_finite() & grad_norm.is_finite());
         // The first step is step 1 in the formulas.
-        let t = (step + 1).cast(DType::F32);
-        let rate = self.optimizer.schedule.rate(t);
+        let made = self.skipped.as_ref().map_or(step, |skipped| step - skipped.read(g));
+        let t = (made + 1).cast(DType::F32);
+        let step = Step { rate: self.optimizer.schedule.rate(t), t, good };
         for (((weight, slots), value), gradient) in self.weights.iter().zip(values).zip(gradients) {
             let gradient = scale.map_or(gradient, |scale| gradient * scale);
             let next = match (&self.optimizer.method, slots) {
                 (Method::AdamW(method), Slots::AdamW(slots)) => {
-                    method.next(weight, slots, value, gradient, rate, t)
+                    method.next(weight, slots, value, gradient, &step)
                 }
                 (Method::Adafactor(method), Slots::Adafactor(slots)) => {
-                    method.next(weight, slots, value, gradient, rate, t)
+                    method.next(weight, slots, value, gradient, &step)
                 }
-                (Method::Sgd | Method::AdamW(_) | Method::Adafactor(_), _) => value - gradient * rate,
+                (Method::Sgd | Method::AdamW(_) | Method::Adafactor(_), _) => value - gradient * step.rate,
             };
-            weight.state.assign(next);
+            step.put(&weight.state, next);
         }
-        Report { grad_norm, rate }
+        let skipped = self.skipped.as_ref().zip(good).map(|(skipped, good)| {
+            let before = skipped.read(g);
+            let after = good.select(before, before + 1);
+            skipped.assign(after);
+            after.cast(DType::F32)
+        });
+        Report { grad_norm, rate: step.rate, skipped }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The optimizer of a model with these settings, and what is wrong with them.
+    fn with(settings: &str) -> (Optimizer, Vec<String>) {
+        let words = settings.split_whitespace().flat_map(|s| ["--set".to_owned(), s.to_owned()]);
+        let args = Args::parse(words).expect("the arguments are legal");
+        let optimizer = Optimizer::default().with(&args);
+        let mut wrong = Mistakes::default();
+        optimizer.mistakes(&mut wrong);
+        let said = args.mistakes().into_iter().chain(wrong.0).map(|d| d.message);
+        (optimizer, said.collect())
+    }
+
+    #[test]
+    fn every_number_can_be_set() {
+        let (optimizer, wrong) = with(
+            "optimizer=adafactor adafactor=mesh_tf factored_from=4 relative=false update_clip=2 second_decay=0.9 \
+             smallest=0.01 optimizer_epsilon=1e-20 beta1=0.5 weight_decay=0.1 lr=2 warmup=7 decay_steps=9 \
+             schedule=cosine*t5 clip=3 skip_non_finite=false",
+        );
+        assert_eq!(wrong, Vec::<String>::new());
+        let method = Adafactor {
+            decay: 0.9,
+            clip: 2.0,
+            epsilon: 1e-20,
+            smallest: 0.01,
+            relative: false,
+            factored: Factored::Largest,
+            factored_from: 4,
+            beta1: 0.5,
+            weight_decay: 0.1,
+        };
+        let schedule = Schedule { rate: 2.0, warmup: 7, decays: vec![Decay::T5, Decay::Cosine], steps: 9 };
+        let method = Method::Adafactor(method);
+        assert_eq!(optimizer, Optimizer { method, schedule, clip: 3.0, skip_non_finite: false });
+        let (optimizer, wrong) = with("beta1=0.8 beta2=0.95 optimizer_epsilon=1e-6 weight_decay=0");
+        assert_eq!(wrong, Vec::<String>::new());
+        let method = AdamW { beta1: 0.8, beta2: 0.95, epsilon: 1e-6, weight_decay: 0.0 };
+        assert_eq!(optimizer.method, Method::AdamW(method));
+        assert_eq!(with("optimizer=adafactor adafactor=transformers").0.method, {
+            Method::Adafactor(Adafactor { factored_from: 1, ..Adafactor::t5x() })
+        });
+    }
+
+    #[test]
+    fn what_cannot_be_is_named() {
+        let (_, wrong) = with(
+            "optimizer=adafactor update_clip=0 second_decay=-1 smallest=-1 beta1=1 weight_decay=-1 lr=-1 clip=-1 \
+             schedule=linear decay_steps=5",
+        );
+        let named =
+            ["clip", "lr", "decay_steps", "beta1", "weight_decay", "second_decay", "update_clip", "smallest"];
+        assert_eq!(wrong.len(), named.len(), "{wrong:?}");
+        assert!(wrong.iter().zip(named).all(|(w, n)| w.starts_with(&format!("`{n}` is"))), "{wrong:?}");
+        assert_eq!(
+            with("schedule=rsqrt*lineer").1,
+            ["setting `schedule` is `lineer`, which is none of constant, rsqrt, t5, linear, cosine"]
+        );
+        assert_eq!(with("optimizer=sgd beta1=0.5").1, ["this program has no setting `beta1`"]);
+        assert_eq!(
+            with("adafactor=t5x").1,
+            ["this program has no setting `adafactor`"],
+            "AdamW is no Adafactor"
+        );
     }
 }
