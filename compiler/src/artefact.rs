@@ -9,6 +9,8 @@ use proto::{
         self, Axis, Dim, File, Function, Input, InputKind, Manifest, Output, OutputKind, Source, StateEntry,
         Summary, Tensor,
     },
+    precision_check,
+    xla::HloModuleProto,
 };
 use sha2::{Digest, Sha256};
 
@@ -54,6 +56,9 @@ pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostic
     let options = options.encode_to_vec();
     for function in &local.functions {
         let emitted = hlo::emit(local, &function.name, Platform::of_target(&settings.target))?;
+        if local.meta("dtype") == Some("selective") {
+            selective(&emitted.module).map_err(|d| d.in_function(&function.name))?;
+        }
         let mut add = |suffix: &str, bytes: Vec<u8>| {
             let name = format!("{}.{suffix}", function.name);
             let file = File { name: name.clone(), sha256: digest(&bytes), bytes: bytes.len() as u64 };
@@ -105,6 +110,19 @@ pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostic
         facts: local.meta.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
     };
     Ok(Artefact { manifest, files })
+}
+
+/// A program that says that its precision is selective has to be: what is sent between experts' devices is
+/// narrow, routers are float32.
+fn selective(module: &HloModuleProto) -> Result<(), Diagnostic> {
+    let problems = precision_check::selective(module);
+    let Some(first) = problems.first() else { return Ok(()) };
+    let more = match problems.len() {
+        1 => String::new(),
+        n => format!(", and {} more like it", n - 1),
+    };
+    Err(Diagnostic::new("", format!("this is not selective precision: {first}{more}"))
+        .help("cast to bf16 before tokens go to experts and back, and to f32 before the router's product"))
 }
 
 /// SHA-256 in lower-case hexadecimal.

@@ -2,8 +2,8 @@
 //! artefact manifest; with the small tools that go with them.
 //!
 //! Reading order: [`xla`] and [`manifest`] are generated from `protos/` (`cargo xtask codegen`);
-//! [`compile_options`] builds the options a plugin wants; [`hlo_check`] and [`hlo_text`] look at
-//! modules; [`manifest_check`] and [`manifest_json`] at manifests.
+//! [`compile_options`] builds the options a plugin wants; [`hlo_check`], [`precision_check`] and [`hlo_text`]
+//! look at modules; [`manifest_check`] and [`manifest_json`] at manifests.
 
 #[rustfmt::skip]
 #[path = "gen/xla.rs"]
@@ -20,6 +20,7 @@ pub mod hlo_check;
 pub mod hlo_text;
 pub mod manifest_check;
 pub mod manifest_json;
+pub mod precision_check;
 
 #[cfg(test)]
 mod sample;

@@ -10,7 +10,7 @@ use mesh::{
     DType, Dim, Layout, Mesh, Module,
     dsl::{Init, Program, Rng},
 };
-use models::{Activation, Config, Context, Switch, Weights, switch::SwitchFfn};
+use models::{Activation, Config, Context, Precision, Switch, Weights, switch::SwitchFfn};
 
 /// A layer and the sizes of what it is given.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct Layer {
     pub d_ff: usize,
     /// Whether this is a training step.
     pub train: bool,
+    /// Element types.
+    pub precision: Precision,
 }
 
 /// Where a layer runs.
@@ -44,17 +46,19 @@ impl Layer {
         [Dim::new("batch", self.batch), Dim::new("length", self.length), Dim::new("d_model", self.d_model)]
     }
 
-    /// The dims of the parameters `router`, `wi` and `wo`, all as `[in, out]`.
-    pub fn parameters(&self) -> [(&'static str, Vec<Dim>); 3] {
+    /// The dims of the parameters `router`, `wi` and `wo`, all as `[in, out]`, and of `router_bias`.
+    pub fn parameters(&self) -> Vec<(&'static str, Vec<Dim>)> {
         let experts = self.options.experts;
         let [_, _, d_model] = self.dims();
         let (of_router, of_layer) = (Dim::new("experts_all", experts), Dim::new("experts", experts));
         let d_ff = Dim::new("d_ff", self.d_ff);
-        [
+        let bias = self.options.router_bias.then(|| ("router_bias", vec![of_router.clone()]));
+        let matrices = [
             ("router", vec![d_model.clone(), of_router]),
             ("wi", vec![of_layer.clone(), d_model.clone(), d_ff.clone()]),
             ("wo", vec![of_layer, d_ff, d_model]),
-        ]
+        ];
+        matrices.into_iter().chain(bias).collect()
     }
 
     /// The program: `layer(seed, x, tokens, cotangent)` gives `y`, the weighted `loss`, `dispatch` and `combine`
@@ -63,7 +67,7 @@ impl Layer {
     #[track_caller]
     pub fn program(&self) -> Module {
         let p = Program::new("layer");
-        let config = Config { dropout: 0.0, switch: Some(self.options.clone()), ..Config::default() };
+        let config = Config { dropout: 0.0, precision: self.precision, ..Config::default() };
         let weights = Weights::new(&p);
         let [batch, length, d_model] = &self.dims();
         let d_ff = Dim::new("d_ff", self.d_ff);
@@ -76,13 +80,16 @@ impl Layer {
             let cotangent = g.input("cotangent", DType::F32, [batch, length, d_model]);
             let rng = self.train.then(|| Rng::new(seed, seed));
             let cx = Context::new(g, &config, rng).over(tokens);
-            let (y, routed) = ffn.routed(&cx, x, batch, length);
+            let (y, routed) = ffn.routed(&cx, x.cast(cx.dtype()), batch, length);
+            let y = y.cast(DType::F32);
             let m = &routed.metrics;
             let aux = m.aux * self.options.aux_loss;
             let loss = if self.train { aux + m.z * self.options.z_weight() } else { aux };
             let total = loss + (y * cotangent).sum_all();
             let parameters: Vec<_> = weights.all().iter().map(|w| w.state.read(g)).collect();
-            let gradients = g.grad(total, &[&[x], &parameters[..]].concat());
+            // Where there is a bias, it comes after the router.
+            let of_experts = &parameters[parameters.len() - 2..];
+            let gradients = g.grad(total, &[&[x, parameters[0]], of_experts].concat());
             g.output("y", y);
             g.output("loss", loss);
             let (dispatch, combine) = routed.routing.masks(&routed.token);

@@ -52,6 +52,7 @@ rows! {
     Op::Elementwise(Elementwise::Unary(Unary::Relu)) => Checked(|| unary(Unary::Relu, -2.0, 2.0)),
     Op::Elementwise(Elementwise::Unary(Unary::Gelu)) => Checked(|| unary(Unary::Gelu, -3.0, 3.0)),
     Op::Elementwise(Elementwise::Unary(Unary::Floor)) => Checked(|| unary(Unary::Floor, -2.0, 2.0)),
+    Op::Elementwise(Elementwise::Unary(Unary::RoundBf16)) => Checked(|| unary(Unary::RoundBf16, -2.0, 2.0)),
     Op::Elementwise(Elementwise::Unary(Unary::Not)) => No(WHOLE),
     Op::Elementwise(Elementwise::Unary(Unary::IsFinite)) => No("it gives truth values"),
     Op::Elementwise(Elementwise::Binary(Binary::Add)) => Checked(|| binary(Binary::Add, [-2.0, 2.0], [-2.0, 2.0])),

@@ -6,7 +6,7 @@
 use compiler::interp::{Tensor, Tensors};
 use mesh::DType;
 use models::{
-    Dispatch, Switch,
+    Dispatch, Precision, Switch,
     switch::options::{Exploration, Second},
 };
 use safetensors::SafeTensors;
@@ -109,6 +109,7 @@ fn case(path: PathBuf) -> Case {
         d_model: x[2],
         d_ff: wi[2],
         train: meta["train"].as_bool().expect("it is said"),
+        precision: Precision::F32,
     };
     let [batch, length, _] = layer.dims();
     let real = if layer.options.ignore_padding {

@@ -68,7 +68,8 @@ fn flow(op: &Op) -> Flow<'_> {
                 | Unary::Tanh
                 | Unary::Logistic
                 | Unary::Relu
-                | Unary::Gelu => Flow::All,
+                | Unary::Gelu
+                | Unary::RoundBf16 => Flow::All,
             },
             Elementwise::Binary(_) | Elementwise::Select | Elementwise::Cast(_) => Flow::All,
             Elementwise::Compare(_) | Elementwise::StopGradient => Flow::Nothing,

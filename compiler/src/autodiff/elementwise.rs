@@ -98,6 +98,7 @@ fn unary(t: &mut Tape, op: Unary, x: Value, y: Value, g: Bwd) -> Outcome<Option<
             let slope = gelu_slope(t, x)?;
             t.mul(g, slope)?
         }
+        Unary::RoundBf16 => g,
         Unary::Sign | Unary::Floor | Unary::Not | Unary::IsFinite => return Ok(None),
     };
     Ok(Some(ct))

@@ -292,6 +292,12 @@ impl Builder {
         let shape = self.shape(x).clone();
         self.plain(opcode, shape, &[x])
     }
+    /// Rounded to a float format with so many bits.
+    pub(super) fn reduce_precision(&mut self, x: Hlo, exponent_bits: i32, mantissa_bits: i32) -> Hlo {
+        let shape = self.shape(x).clone();
+        let proto = HloInstructionProto { exponent_bits, mantissa_bits, ..HloInstructionProto::default() };
+        self.push("reduce-precision", shape, &[x], proto)
+    }
     /// Whether neither infinite nor NaN.
     pub(super) fn is_finite(&mut self, x: Hlo) -> Hlo {
         let shape = Shape::Array(PrimitiveType::Pred, self.sizes(x));

@@ -71,6 +71,7 @@ impl Emitter<'_> {
             Unary::Tanh => "tanh",
             Unary::Logistic => "logistic",
             Unary::Floor => "floor",
+            Unary::RoundBf16 => return self.b.reduce_precision(x, 8, 7),
             Unary::Not => "not",
             Unary::IsFinite => return self.b.is_finite(x),
             Unary::Relu => {

@@ -12,7 +12,8 @@ pub(super) fn eval(at: &Device<'_>, op: &Elementwise, args: &[&Tensor]) -> Tenso
     match op {
         Elementwise::Unary(op) => {
             let dtype = if *op == Unary::IsFinite { DType::Pred } else { x.dtype };
-            map(x, dtype, |v| at.precision.store(dtype, unary(*op, x.dtype, v)))
+            let rounded = if *op == Unary::RoundBf16 { DType::Bf16 } else { dtype };
+            map(x, dtype, |v| at.precision.store(rounded, unary(*op, x.dtype, v)))
         }
         Elementwise::Binary(op) => {
             zip(x, args[1], x.dtype, |a, b| at.precision.store(x.dtype, binary(*op, x.dtype, a, b)))
@@ -90,6 +91,8 @@ pub(super) fn unary(op: Unary, dtype: DType, x: f64) -> f64 {
             0.5 * x * (1.0 + inner.tanh())
         }
         Unary::Floor => x.floor(),
+        // Rounding is the caller's, who knows how careful to be.
+        Unary::RoundBf16 => x,
         Unary::Not => match dtype {
             DType::Pred => 1.0 - x,
             // Two's complement.

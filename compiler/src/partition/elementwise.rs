@@ -54,6 +54,7 @@ fn owing(walk: &Walk<'_>, inst: &Inst, op: &Elementwise, form: &Type) -> Vec<Axi
             | Unary::Relu
             | Unary::Gelu
             | Unary::Floor
+            | Unary::RoundBf16
             | Unary::Not
             | Unary::IsFinite,
         )

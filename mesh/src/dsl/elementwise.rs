@@ -142,6 +142,8 @@ unary_methods!(
     gelu Gelu,
     /// Largest whole number not above.
     floor Floor,
+    /// The nearest number that bf16 has, in the tensor's own type; gradients pass.
+    round_bf16 RoundBf16,
     /// A `pred`: neither infinite nor NaN.
     is_finite IsFinite,
 );

@@ -80,7 +80,8 @@ fn unary(env: &Env, op: Unary, x: &Type) -> Result<Vec<Type>, Diagnostic> {
         | Unary::Tanh
         | Unary::Logistic
         | Unary::Gelu
-        | Unary::Floor => {
+        | Unary::Floor
+        | Unary::RoundBf16 => {
             dtype(x, float, "a float", "this function")?;
             settled(env, x, "this function")?;
         }

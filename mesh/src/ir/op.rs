@@ -101,6 +101,9 @@ pub enum Unary {
     Gelu,
     /// Largest whole number not above `x`.
     Floor,
+    /// The nearest number that bf16 has, ties to even, in `x`'s own type. (Of a cast to bf16 and back compilers
+    /// may keep the digits.) Its derivative is taken to be 1.
+    RoundBf16,
     /// Logical not of a `pred`, bitwise not of an integer.
     Not,
     /// A `pred`: neither infinite nor NaN.

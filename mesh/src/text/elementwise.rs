@@ -10,7 +10,7 @@ use crate::ir::{Binary, Compare, Elementwise, Unary};
 words!(unary, UNARY, Unary {
     Neg = "neg", Abs = "abs", Sign = "sign", Exp = "exp", Log = "log", Log1p = "log1p", Sqrt = "sqrt",
     Rsqrt = "rsqrt", Sin = "sin", Cos = "cos", Tanh = "tanh", Logistic = "logistic", Relu = "relu",
-    Gelu = "gelu", Floor = "floor", Not = "not", IsFinite = "is_finite",
+    Gelu = "gelu", Floor = "floor", RoundBf16 = "round_bf16", Not = "not", IsFinite = "is_finite",
 });
 words!(binary, BINARY, Binary {
     Add = "add", Sub = "sub", Mul = "mul", Div = "div", Rem = "rem", Pow = "pow", Max = "max", Min = "min",

@@ -345,6 +345,7 @@ impl Generator<'_> {
                     Unary::Relu,
                     Unary::Gelu,
                     Unary::Floor,
+                    Unary::RoundBf16,
                     Unary::Not,
                     Unary::IsFinite,
                 ];

@@ -64,11 +64,13 @@ pub(super) fn choose<'g>(ask: &Ask<'_, 'g>) -> Chosen<'g> {
     match ask.options.routing {
         Choice::Switch | Choice::TopK | Choice::Ntlb => {
             let mut rounds = ask.rounds();
+            // By probabilities as they are: a token that is torn between two experts is not urgent.
+            let order = (ask.options.priority == Priority::Gate).then(|| ask.order(rounds[0].gate));
             if ask.options.renormalizes() {
                 renormalize(&mut rounds);
             }
             ask.restrict(&mut rounds);
-            ask.place(rounds)
+            ask.place(rounds, order)
         }
         Choice::ExpertChoice | Choice::ExpertSelection => ask.experts_choose(),
     }
@@ -134,10 +136,9 @@ impl<'g> Ask<'_, 'g> {
     }
 
     /// Slots for the choices, round by round.
-    fn place(&self, rounds: Vec<Round<'g>>) -> Chosen<'g> {
+    fn place(&self, rounds: Vec<Round<'g>>, order: Option<Order<'g>>) -> Chosen<'g> {
         let (tokens, experts) = (self.tokens, self.experts);
         let capacity = u32::try_from(self.capacity).unwrap_or(u32::MAX);
-        let order = (self.options.priority == Priority::Gate).then(|| self.order(rounds[0].gate));
         let one_slot = self.options.routing == Choice::Ntlb;
         // How many slots of each expert earlier rounds took, and (if one slot is all a token gets) who waits.
         let (mut filled, mut waiting): (Option<Tensor<'g>>, Option<Tensor<'g>>) = (None, None);

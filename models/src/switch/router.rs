@@ -168,8 +168,10 @@ impl Router {
             logits += bias.state.read(cx.g).cast(dtype);
         }
         let exact = logits.softmax(experts);
-        let probabilities =
-            if self.options.round_probabilities { exact.cast(cx.dtype()).cast(dtype) } else { exact };
+        let probabilities = match cx.dtype() {
+            DType::Bf16 if self.options.round_probabilities => exact.round_bf16(),
+            _ => exact,
+        };
         let ask = Ask {
             options: &self.options,
             cx,

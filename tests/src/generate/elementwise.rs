@@ -61,7 +61,7 @@ impl Gen<'_, '_> {
                 x = self.positive(x)?;
                 Facts::rounded(self.facts(x).bound.sqrt().max(1.5))
             }
-            Unary::Abs | Unary::Sign | Unary::Relu | Unary::Floor | Unary::Not => {
+            Unary::Abs | Unary::Sign | Unary::Relu | Unary::Floor | Unary::RoundBf16 | Unary::Not => {
                 unreachable!("not in the list above")
             }
         };
@@ -77,8 +77,8 @@ impl Gen<'_, '_> {
     }
 
     fn kinked_unary(&mut self) -> Option<Value> {
-        let op = self.rng.one_of([Unary::Abs, Unary::Relu, Unary::Sign, Unary::Floor]);
-        let jumps = matches!(op, Unary::Sign | Unary::Floor);
+        let op = self.rng.one_of([Unary::Abs, Unary::Relu, Unary::Sign, Unary::Floor, Unary::RoundBf16]);
+        let jumps = matches!(op, Unary::Sign | Unary::Floor | Unary::RoundBf16);
         let x = self.kinked().filter(|x| !jumps || self.facts(*x).exact)?;
         let facts = self.facts(x).moved();
         self.unary(op, x, Facts { bound: facts.bound + 1.0, ..facts })

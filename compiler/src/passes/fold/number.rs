@@ -48,7 +48,8 @@ pub(super) fn unary(op: Unary, dtype: DType, x: f64) -> Option<f64> {
         | Unary::Cos
         | Unary::Tanh
         | Unary::Logistic
-        | Unary::Gelu => None,
+        | Unary::Gelu
+        | Unary::RoundBf16 => None,
     }
 }
 

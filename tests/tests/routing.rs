@@ -1,0 +1,551 @@
+//! Every way of routing against a second writing of it in plain loops, with random and with odd inputs; both
+//! ways of dispatch against each other; all layouts against one device; noise and numbers that cannot be.
+//!
+//! The router's matrix is the identity here, so that a token is its own logits.
+
+use compiler::interp::{Tensor, Tensors};
+use mesh::{DType, Dim, Site};
+use models::{
+    Config, Dispatch, Precision, Switch,
+    switch::options::{Choice, Exploration, Priority, Second},
+};
+use tests::moe::{Device, Layer, error};
+
+const NEAR: f64 = 1e-5;
+
+/// Numbers in [0, 1) that depend on `seed` alone.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 40) as f64) / f64::from(1u32 << 24)
+    }
+    fn list(&mut self, count: usize, scale: f64) -> Vec<f64> {
+        (0..count).map(|_| f64::from(((self.next() - 0.5) * scale) as f32)).collect()
+    }
+}
+
+/// What a layer is to do, by loops: `[group][token][expert]` and so on, all flat and row-major.
+struct Want {
+    groups: usize,
+    tokens: usize,
+    capacity: usize,
+    dispatch: Vec<f64>,
+    combine: Vec<f64>,
+    load: Vec<f64>,
+    dropped: f64,
+    aux: f64,
+    z: f64,
+    entropy: f64,
+}
+
+/// One group: scores of tokens and who is real.
+struct Group<'a> {
+    o: &'a Switch,
+    train: bool,
+    logits: Vec<&'a [f64]>,
+    real: Vec<bool>,
+    capacity: usize,
+}
+
+fn softmax(x: &[f64]) -> Vec<f64> {
+    let most = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let e: Vec<f64> = x.iter().map(|x| (x - most).exp()).collect();
+    let sum: f64 = e.iter().sum();
+    e.iter().map(|e| e / sum).collect()
+}
+
+/// Positions by falling score, the first of equals first.
+fn ranked(scores: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+    order
+}
+
+/// `(token, expert, place, gate)` of every slot in use.
+type Placed = Vec<(usize, usize, usize, f64)>;
+
+impl Group<'_> {
+    fn probabilities(&self) -> Vec<Vec<f64>> {
+        self.logits.iter().map(|l| softmax(l)).collect()
+    }
+
+    fn tokens_choose(&self) -> Placed {
+        let o = self.o;
+        let p = self.probabilities();
+        let order: Vec<usize> = match o.priority {
+            Priority::Order => (0..p.len()).collect(),
+            Priority::Gate => {
+                ranked(&p.iter().map(|p| p.iter().copied().fold(0.0, f64::max)).collect::<Vec<_>>())
+            }
+        };
+        let (policy, threshold) = match self.train {
+            true => (o.second_policy, o.second_threshold),
+            false => (o.eval_second_policy, o.eval_second_threshold),
+        };
+        let mut counts = vec![0; o.experts];
+        let mut placed: Placed = Vec::new();
+        for round in 0..o.choices() {
+            for t in order.iter().copied().filter(|t| self.real[*t]) {
+                let best = ranked(&p[t]);
+                let sum: f64 = best[..o.choices()].iter().map(|e| p[t][*e]).sum();
+                let expert = best[round];
+                let gate = if o.renormalizes() { p[t][expert] / (sum + 1e-9) } else { p[t][expert] };
+                let counted = match policy {
+                    _ if round == 0 || o.routing != Choice::TopK => true,
+                    Second::All => true,
+                    Second::None => false,
+                    Second::Threshold => gate > threshold,
+                    Second::Random => panic!("the loops draw no numbers"),
+                };
+                let done = o.routing == Choice::Ntlb && placed.iter().any(|slot| slot.0 == t);
+                if counted && !done && counts[expert] < self.capacity {
+                    placed.push((t, expert, counts[expert], gate));
+                    counts[expert] += 1;
+                }
+            }
+        }
+        placed
+    }
+
+    fn experts_choose(&self) -> Placed {
+        let p = self.probabilities();
+        let mut placed: Placed = Vec::new();
+        for e in 0..self.o.experts {
+            let scores: Vec<f64> = match self.o.routing {
+                Choice::ExpertSelection => self.attention(e),
+                _ => p.iter().map(|p| p[e]).collect(),
+            };
+            let order = ranked(&scores).into_iter().filter(|t| self.real[*t]).take(self.capacity);
+            placed.extend(order.enumerate().map(|(place, t)| (t, e, place, scores[t])));
+        }
+        if self.o.routing == Choice::ExpertSelection {
+            let times = |t| placed.iter().filter(|slot| slot.0 == t).count() as f64;
+            return placed.iter().map(|(t, e, place, gate)| (*t, *e, *place, gate / times(*t))).collect();
+        }
+        placed
+    }
+
+    /// Softmax over the real tokens of an expert's logits; 0 for padding.
+    fn attention(&self, e: usize) -> Vec<f64> {
+        if !self.real.contains(&true) {
+            return vec![0.0; self.real.len()];
+        }
+        let shown = |(l, real): (&&[f64], &bool)| if *real { l[e] } else { f64::NEG_INFINITY };
+        softmax(&self.logits.iter().zip(&self.real).map(shown).collect::<Vec<_>>())
+    }
+
+    /// The balance of this group, and the share of tokens that want each expert.
+    fn balance(&self, placed: &Placed) -> (f64, Vec<f64>) {
+        let (o, p, s) = (self.o, self.probabilities(), self.real.len() as f64);
+        let real = self.real.iter().filter(|r| **r).count() as f64;
+        let experts = o.experts as f64;
+        let share = |round: usize, all: bool| -> Vec<f64> {
+            let mut share = vec![0.0; o.experts];
+            for (p, _) in p.iter().zip(&self.real).filter(|(_, real)| all || **real) {
+                share[ranked(p)[round]] += 1.0 / s;
+            }
+            share
+        };
+        let mean = |all: bool| -> Vec<f64> {
+            let of = |e: usize| {
+                p.iter().zip(&self.real).filter(|(_, r)| all || **r).map(|(p, _)| p[e]).sum::<f64>()
+            };
+            (0..o.experts).map(|e| of(e) / s).collect()
+        };
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>() * experts;
+        match o.routing {
+            Choice::Switch => (dot(&share(0, true), &mean(true)) * real / s, share(0, true)),
+            Choice::Ntlb => {
+                let rounds = (0..o.choices()).map(|i| dot(&share(i, true), &mean(true)));
+                (rounds.sum::<f64>() / o.choices() as f64 * real / s, share(0, true))
+            }
+            Choice::TopK => {
+                let mut aux = dot(&share(0, false), &mean(false));
+                if o.second_place_loss {
+                    let mut rest = vec![0.0; o.experts];
+                    for (p, real) in p.iter().zip(&self.real) {
+                        let first = if *real { ranked(p)[0] } else { o.experts };
+                        let left: Vec<f64> =
+                            (0..o.experts).map(|e| if e == first { 0.0 } else { p[e] }).collect();
+                        let sum: f64 = left.iter().sum();
+                        left.iter().zip(&mut rest).for_each(|(l, r)| *r += l / (sum + 1e-9) / s);
+                    }
+                    aux += 0.5 * dot(&share(1, false), &rest);
+                }
+                (aux, share(0, false))
+            }
+            Choice::ExpertChoice | Choice::ExpertSelection => {
+                let used = |e: usize| placed.iter().filter(|slot| slot.1 == e).count() as f64;
+                let load = (0..o.experts).map(used).collect();
+                if o.routing == Choice::ExpertChoice {
+                    return (1.0, load);
+                }
+                let attention: Vec<Vec<f64>> = (0..o.experts).map(|e| self.attention(e)).collect();
+                let of = |t: usize| attention.iter().map(|a| a[t]).sum::<f64>() / experts;
+                let squares = (0..self.real.len()).map(|t| of(t).powi(2)).sum::<f64>();
+                (squares / s * real * s, load)
+            }
+        }
+    }
+}
+
+fn want(layer: &Layer, x: &[f64], padding: &[f64]) -> Want {
+    let o = &layer.options;
+    let (groups, tokens) = o.groups(layer.batch, layer.length);
+    let capacity = o.capacity(tokens, layer.train);
+    let cells = groups * tokens * o.experts * capacity;
+    let mut want = Want {
+        groups,
+        tokens,
+        capacity,
+        dispatch: vec![0.0; cells],
+        combine: vec![0.0; cells],
+        load: vec![0.0; o.experts],
+        dropped: 0.0,
+        aux: 0.0,
+        z: 0.0,
+        entropy: 0.0,
+    };
+    let is_real = |i: usize| !o.ignore_padding || padding[i] != 0.0;
+    let reals = (0..groups * tokens).filter(|i| is_real(*i)).count().max(1) as f64;
+    for g in 0..groups {
+        let rows = (0..tokens).map(|t| g * tokens + t);
+        let group = Group {
+            o,
+            train: layer.train,
+            logits: rows.clone().map(|i| &x[i * o.experts..(i + 1) * o.experts]).collect(),
+            real: rows.clone().map(is_real).collect(),
+            capacity,
+        };
+        let placed = if o.routing.by_experts() { group.experts_choose() } else { group.tokens_choose() };
+        for (t, e, place, gate) in &placed {
+            let at = (((g * tokens + t) * o.experts) + e) * capacity + place;
+            want.dispatch[at] += 1.0;
+            want.combine[at] += gate;
+        }
+        let (aux, load) = group.balance(&placed);
+        want.aux += aux / groups as f64;
+        want.load.iter_mut().zip(load).for_each(|(a, b)| *a += b / groups as f64);
+        for t in (0..tokens).filter(|t| group.real[*t]) {
+            let found = placed.iter().any(|slot| slot.0 == t);
+            want.dropped += f64::from(!found) / reals;
+            let normalizer = group.logits[t].iter().map(|l| l.exp()).sum::<f64>().ln();
+            want.z += normalizer.powi(2) / reals;
+            want.entropy -= softmax(group.logits[t]).iter().map(|p| p * p.ln()).sum::<f64>() / reals;
+        }
+    }
+    if o.routing.by_experts() {
+        let all: f64 = want.load.iter().sum();
+        want.load.iter_mut().for_each(|l| *l /= all.max(1e-9));
+    }
+    want
+}
+
+/// What the layer gives, by loops: for every token its experts' results times its gates.
+fn output(layer: &Layer, want: &Want, x: &[f64], state: &Tensors) -> Vec<f64> {
+    let (e_count, d, f) = (layer.options.experts, layer.d_model, layer.d_ff);
+    let (wi, wo) = (state["wi"].elements(), state["wo"].elements());
+    let mut y = vec![0.0; x.len()];
+    for i in 0..want.groups * want.tokens {
+        let token = &x[i * d..(i + 1) * d];
+        for e in 0..e_count {
+            let slots = (i * e_count + e) * want.capacity;
+            let gate: f64 = want.combine[slots..slots + want.capacity].iter().sum();
+            for j in 0..f {
+                let hidden: f64 = (0..d).map(|k| token[k] * wi[(e * d + k) * f + j]).sum();
+                (0..d).for_each(|k| y[i * d + k] += gate * hidden.max(0.0) * wo[(e * f + j) * d + k]);
+            }
+        }
+    }
+    y
+}
+
+/// What a layer is given: tokens that are their own logits, who is padding, and parameters.
+struct Given {
+    x: Vec<f64>,
+    padding: Vec<f64>,
+    inputs: Tensors,
+    state: Tensors,
+}
+
+fn layer(options: Switch, batch: usize, length: usize) -> Layer {
+    let d_model = options.experts;
+    Layer { options, batch, length, d_model, d_ff: 4, train: false, precision: Precision::F32 }
+}
+
+fn given(layer: &Layer, seed: u64, scale: f64) -> Given {
+    let mut numbers = Numbers(seed.wrapping_mul(77) + 1);
+    let count = layer.batch * layer.length;
+    let x = numbers.list(count * layer.d_model, scale);
+    let padding = (0..count).map(|_| f64::from(numbers.next() > 0.25)).collect();
+    given_x(layer, x, padding, &mut numbers)
+}
+
+fn given_x(layer: &Layer, x: Vec<f64>, padding: Vec<f64>, numbers: &mut Numbers) -> Given {
+    let [batch, length, _] = layer.dims();
+    let inputs = Tensors::from([
+        ("seed".into(), Tensor::scalar(DType::U32, 5.0)),
+        ("x".into(), layer.activations(x.clone())),
+        ("tokens".into(), Tensor::new(DType::S32, &[batch, length], padding.clone()).expect("one each")),
+        ("cotangent".into(), layer.activations(numbers.list(x.len(), 2.0))),
+    ]);
+    let state = layer.parameters().into_iter().map(|(name, dims)| {
+        let count: usize = dims.iter().map(|d: &Dim| d.size).product();
+        let elements = match name {
+            "router" => (0..count).map(|i| f64::from(i / layer.d_model == i % layer.d_model)).collect(),
+            _ => numbers.list(count, 2.0),
+        };
+        (name.into(), Tensor::new(DType::F32, &dims, elements).expect("the sizes agree"))
+    });
+    let state = state.collect();
+    Given { x, padding, inputs, state }
+}
+
+/// The layer does what the loops do, by both ways of dispatch, and both ways give the same.
+#[track_caller]
+fn check(layer: &Layer, given: &Given) {
+    let want = want(layer, &given.x, &given.padding);
+    let y = output(layer, &want, &given.x, &given.state);
+    let token = if want.tokens == layer.length && want.groups == layer.batch { "length" } else { "group" };
+    let mask = ["batch", token, "experts_all", "capacity"];
+    let mut both = Vec::new();
+    for dispatch in [Dispatch::Permute, Dispatch::Einsum] {
+        let layer = Layer { options: Switch { dispatch, ..layer.options.clone() }, ..layer.clone() };
+        let have = layer.run(Device::Interpreter, "", "", &given.inputs, &given.state);
+        let near = |name: &str, names: &[&str], want: &[f64], most: f64| {
+            let apart = error(&have[name], names, want);
+            assert!(
+                apart <= most,
+                "{name} is {apart:e} off by {layer:?}:\n{:?}\nis not {want:?}",
+                have[name].elements()
+            );
+        };
+        near("dispatch", &mask, &want.dispatch, 0.0);
+        near("combine", &mask, &want.combine, NEAR);
+        near("y", &["batch", "length", "d_model"], &y, NEAR);
+        near("load", &[], &want.load, NEAR);
+        for (name, number) in
+            [("dropped", want.dropped), ("aux", want.aux), ("z", want.z), ("entropy", want.entropy)]
+        {
+            near(name, &[], &[number], NEAR);
+        }
+        both.push(have);
+    }
+    // With one choice every sum of a product with a mask has one term: not even rounding differs.
+    let most = if layer.options.choices() == 1 || layer.options.routing == Choice::Ntlb { 0.0 } else { 1e-6 };
+    for (name, a) in &both[0] {
+        let apart = error(a, &[], &both[1][name].ordered(&a.names).elements());
+        assert!(apart <= most, "{name} by index and by product are {apart:e} apart by {layer:?}");
+    }
+}
+
+/// The ways of routing, with four experts.
+fn ways() -> Vec<Switch> {
+    let base = || Switch {
+        experts: 4,
+        min_capacity: 1,
+        eval_capacity_factor: 1.0,
+        exploration: Exploration::Argmax,
+        ..Switch::default()
+    };
+    let with = |routing, top_k| Switch { routing, top_k, ..base() };
+    let by_gate = |options| Switch { priority: Priority::Gate, ..options };
+    let second =
+        |policy| Switch { eval_second_policy: policy, second_place_loss: true, ..with(Choice::TopK, 2) };
+    vec![
+        base(),
+        by_gate(base()),
+        with(Choice::TopK, 2),
+        second(Second::None),
+        Switch { eval_second_threshold: 0.3, ..second(Second::Threshold) },
+        with(Choice::TopK, 3),
+        with(Choice::TopK, 4),
+        by_gate(with(Choice::TopK, 2)),
+        Switch { renormalize: Some(false), ..with(Choice::TopK, 2) },
+        Switch { capacity_per_choice: true, ..with(Choice::TopK, 2) },
+        with(Choice::Ntlb, 0),
+        with(Choice::Ntlb, 2),
+        by_gate(with(Choice::Ntlb, 3)),
+        with(Choice::ExpertChoice, 0),
+        with(Choice::ExpertSelection, 0),
+    ]
+}
+
+#[test]
+fn every_way_of_routing_does_what_plain_loops_do() {
+    for (i, options) in ways().into_iter().enumerate() {
+        for (ignore_padding, factor, group_size) in
+            [(false, 1.0, 0), (true, 1.0, 0), (true, 0.5, 12), (false, 4.0, 16)]
+        {
+            let options =
+                Switch { ignore_padding, eval_capacity_factor: factor, group_size, ..options.clone() };
+            let layer = layer(options, 3, 8);
+            check(&layer, &given(&layer, i as u64, 4.0));
+        }
+    }
+}
+
+#[test]
+fn odd_inputs_route_as_in_plain_loops() {
+    for options in ways() {
+        let padded = Switch { ignore_padding: true, ..options.clone() };
+        let layer = layer(padded, 2, 6);
+        let numbers = &mut Numbers(3);
+        // All tokens want the same expert, which has one slot.
+        let one = Layer { options: Switch { fixed_capacity: 1, ..options.clone() }, ..layer.clone() };
+        let x = (0..12 * 4).map(|i| {
+            f64::from(u8::from(i % 4 == 2)) * 2.0 + (i / 4) as f64 * 0.125 * f64::from(u8::from(i % 4 == 1))
+        });
+        let all_real = vec![1.0; 12];
+        check(&one, &given_x(&one, x.collect(), all_real.clone(), numbers));
+        // All logits are equal: the first expert, the first tokens.
+        check(&layer, &given_x(&layer, vec![0.5; 12 * 4], all_real, numbers));
+        // A group that is all padding, and one with a single token.
+        let padding = (0..12).map(|i| f64::from(u8::from(i == 8))).collect();
+        let x = numbers.list(12 * 4, 4.0);
+        check(&layer, &given_x(&layer, x, padding, numbers));
+    }
+    // One expert.
+    let single = layer(Switch { experts: 1, min_capacity: 1, ..Switch::default() }, 2, 5);
+    check(&single, &given(&single, 1, 4.0));
+}
+
+#[test]
+fn layouts_do_not_change_where_tokens_go() {
+    for (i, options) in ways().into_iter().enumerate() {
+        for dispatch in [Dispatch::Permute, Dispatch::Einsum] {
+            let options = Switch { dispatch, ignore_padding: i % 2 == 0, ..options.clone() };
+            let layer = layer(options, 4, 8);
+            let given = given(&layer, i as u64 + 50, 4.0);
+            let one = layer.run(Device::Interpreter, "", "", &given.inputs, &given.state);
+            for (mesh, layout) in [
+                ("data=2,expert=2,model=2", "batch:data+expert,expert_batch:data,experts:expert,d_ff:model"),
+                ("expert=4,model=2", "experts:expert,d_model:model"),
+                ("data=4,expert=2", "batch:data,expert_batch:data,experts:expert,experts_all:expert"),
+            ] {
+                let many = layer.run(Device::Interpreter, mesh, layout, &given.inputs, &given.state);
+                for (name, a) in &one {
+                    let apart = error(&many[name].ordered(&a.names), &[], &a.elements());
+                    let most = if &**name == "dispatch" { 0.0 } else { NEAR };
+                    assert!(apart <= most, "{name} on {mesh} by {layout} is {apart:e} off: {layer:?}");
+                }
+            }
+        }
+    }
+}
+
+/// The load of a layer whose tokens are all `token`, in training.
+fn load(options: Switch, token: &[f64], on: Device, precision: Precision) -> Vec<f64> {
+    let layer = Layer { train: true, precision, ..layer(options, 4, 512) };
+    let x = token.iter().copied().cycle().take(4 * 512 * token.len()).collect();
+    let mut given = given_x(&layer, x, vec![1.0; 4 * 512], &mut Numbers(1));
+    if let Some(bias) = given.state.get_mut("router_bias") {
+        let elements = (0..token.len()).map(|i| if i == 2 { 3.0 } else { 0.0 }).collect();
+        *bias = Tensor::new(DType::F32, &layer.parameters()[3].1, elements).expect("the sizes agree");
+    }
+    layer.run(on, "", "", &given.inputs, &given.state)["load"].elements()
+}
+
+#[track_caller]
+fn shares(have: &[f64], want: &[f64]) {
+    // Five deviations of a share of 2048 draws.
+    let near =
+        have.iter().zip(want).all(|(a, b)| (a - b).abs() <= 5.0 * (b * (1.0 - b) / 2048.0).sqrt() + 1e-6);
+    assert!(near, "{have:?} is not near {want:?}");
+}
+
+#[test]
+fn noise_explores_as_it_says() {
+    let with = |exploration| Switch { experts: 4, exploration, ..Switch::default() };
+    let plain = |options, token: &[f64]| load(options, token, Device::Interpreter, Precision::F32);
+    let token = [0.5, 1.5, -1.0, 0.0];
+    shares(&plain(with(Exploration::Argmax), &token), &[0.0, 1.0, 0.0, 0.0]);
+    shares(&plain(with(Exploration::Sample), &token), &softmax(&token));
+    let half: Vec<f64> = token.iter().map(|x| x / 2.0).collect();
+    let warm = Switch { temperature: 2.0, ..with(Exploration::Sample) };
+    shares(&plain(warm, &token), &softmax(&half));
+    // Without its one large element a token has equal logits.
+    let dropout = Switch { router_dropout: 0.4, ..with(Exploration::InputDropout) };
+    shares(&plain(dropout, &[0.0, 0.0, 0.0, 2.0]), &[0.4, 0.0, 0.0, 0.6]);
+    // The larger of two numbers that are 0.5 % apart, both times even noise of 1 %: 1 - (3/4)² / 2.
+    let jitter = Switch { jitter: 0.01, ..with(Exploration::InputJitter) };
+    let near = plain(jitter, &[0.0, 0.0, 1.0, 1.005]);
+    assert!((near[3] - 0.72).abs() < 0.05 && near[2] + near[3] > 0.999, "{near:?}");
+    let biased = Switch { router_bias: true, ..with(Exploration::Argmax) };
+    shares(&plain(biased, &token), &[0.0, 0.0, 1.0, 0.0]);
+}
+
+#[test]
+fn probabilities_that_round_to_the_same_number_are_the_same() {
+    let with = |round_probabilities| Switch {
+        experts: 2,
+        exploration: Exploration::Argmax,
+        round_probabilities,
+        ..Switch::default()
+    };
+    for on in [Device::Interpreter, Device::Plugin] {
+        // 0.4999 and 0.5001 are 0.5 in bf16.
+        let of = |round| load(with(round), &[0.0, 0.0004], on, Precision::Selective);
+        assert_eq!((of(false), of(true)), (vec![0.0, 1.0], vec![1.0, 0.0]), "{on:?}");
+    }
+}
+
+#[test]
+fn options_that_cannot_be_are_named() {
+    let wrong = |switch: Switch, expect: &[&str]| {
+        let config = Config {
+            batch: 2,
+            input_length: 16,
+            target_length: 8,
+            switch: Some(switch),
+            ..Config::default()
+        };
+        let mistakes =
+            models::program(&config, &Site::default()).finish().expect_err("the options are wrong");
+        let found: Vec<String> = mistakes
+            .0
+            .iter()
+            .map(|m| format!("{}; {}", m.message, m.help.as_deref().unwrap_or("")))
+            .collect();
+        assert_eq!(found, expect);
+    };
+    let four = || Switch { experts: 4, ..Switch::default() };
+    wrong(
+        Switch { routing: Choice::TopK, top_k: 5, ..four() },
+        &["`top_k` is 5, but there are 4 experts; at most 4; or more experts"],
+    );
+    wrong(
+        Switch { top_k: 2, ..four() },
+        &[
+            "`top_k` is 2 with `routing` = switch, which chooses one expert; `routing` = top_k for more than one \
+           expert for each token",
+        ],
+    );
+    wrong(
+        Switch { routing: Choice::ExpertChoice, top_k: 2, exploration: Exploration::Sample, ..four() },
+        &[
+            "`top_k` is 2 where experts choose their tokens; leave it out: `capacity_factor` says how many \
+             tokens an expert takes",
+            "`exploration` is sample where experts choose their tokens; argmax, input_dropout or input_jitter",
+        ],
+    );
+    wrong(
+        Switch { experts: 32, capacity_factor: 1.0, min_capacity: 0, ..four() },
+        &[
+            "`capacity_factor` = 1 gives each of 32 experts no slot for a group of 16 tokens (by `input_length`); \
+             `capacity_factor` = 2, or `min_capacity` = 1, or larger groups",
+            "`eval_capacity_factor` = 2 gives each of 32 experts no slot for a group of 8 tokens (by \
+             `target_length`); `eval_capacity_factor` = 4, or `min_capacity` = 1, or larger groups",
+        ],
+    );
+    wrong(
+        Switch { eval_second_policy: Second::Random, temperature: 0.0, second_threshold: -1.0, ..four() },
+        &[
+            "`eval_second_policy` is random, but evaluation has no random numbers; all, none or threshold",
+            "`temperature` is 0; more than 0",
+            "`second_threshold` is -1; a number from 0",
+        ],
+    );
+}
