@@ -4,6 +4,7 @@
 //! Times are medians after warm-up. Machines are noisy: compare ratios of runs made side by side, and CPU
 //! time beside wall time.
 
+mod dispatch;
 mod lower;
 mod peers;
 mod step;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: bench [--peers PYTHON] [--quick]
        bench step MODEL.mesh MESH STEPS
        bench lower MODEL.mesh
+       bench dispatch [ROUNDS] [--quick]
 
 Without a subcommand: lowering time and step times of switch_tiny on 1 and 8 CPU devices, f32 and bf16, and,
 where PYTHON has what bench/peers/requirements.txt names, the same model in JAX, interleaved.";
@@ -35,6 +37,12 @@ fn run(args: &[String]) -> Result<()> {
             step::measure(model, mesh, steps.parse().context("STEPS is a number")?)?
         }
         ["lower", model] => lower::measure(model)?,
+        ["dispatch", options @ ..] => {
+            let quick = options.contains(&"--quick");
+            let rounds = options.iter().find(|o| **o != "--quick");
+            let rounds = rounds.map_or(Ok(9), |r| r.parse()).context("ROUNDS is a number")?;
+            dispatch::measure(rounds, quick)?
+        }
         ["-h" | "--help"] => {
             println!("{USAGE}");
             return Ok(());

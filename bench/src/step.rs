@@ -51,7 +51,7 @@ pub fn measure(model: &str, mesh: &str, steps: usize) -> Result<Value> {
 }
 
 /// Tokens that depend on their place alone; no padding.
-fn batch(artefact: &Artefact) -> Result<BTreeMap<String, HostTensor>> {
+pub fn batch(artefact: &Artefact) -> Result<BTreeMap<String, HostTensor>> {
     let (batch, vocab) = (artefact.number("batch")?, artefact.number("vocab")?);
     let tokens = |length: usize, salt: usize| {
         let ids: Vec<i32> =

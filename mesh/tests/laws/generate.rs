@@ -61,6 +61,7 @@ pub const NAMES: &[&str] = &[
     "eq",
     "exp",
     "floor",
+    "round_bf16",
     "gather",
     "ge",
     "gelu",

@@ -45,6 +45,20 @@ enum MoveBy<'g> {
     Masks { mask: Tensor<'g>, weighed: Tensor<'g> },
 }
 
+impl Switch {
+    /// Whether the tokens of a group go to their slots by index and not by a product.
+    pub fn goes_by_index(&self, tokens: usize, train: bool) -> bool {
+        match self.dispatch {
+            Dispatch::Permute => true,
+            Dispatch::Einsum => false,
+            Dispatch::Auto => {
+                let slots = self.experts * self.capacity(tokens, train);
+                index_is_cheaper(tokens, slots, self.choices())
+            }
+        }
+    }
+}
+
 /// Whether moving by index is cheaper than by a product: a product costs as many multiplications for each
 /// element as there are pairs of token and slot, moving by index a read and a write for each token and slot.
 fn index_is_cheaper(tokens: usize, slots: usize, choices: usize) -> bool {
@@ -53,14 +67,16 @@ fn index_is_cheaper(tokens: usize, slots: usize, choices: usize) -> bool {
 
 impl<'g> Slots<'g> {
     /// For the tokens of one layer, whose dims of groups and of tokens in a group are `positions`.
-    pub fn new(options: &Switch, d_model: &Dim, positions: [&Dim; 2], routing: &Routing<'g>) -> Self {
+    pub fn new(
+        options: &Switch,
+        d_model: &Dim,
+        positions: [&Dim; 2],
+        routing: &Routing<'g>,
+        train: bool,
+    ) -> Self {
         let [batch, tokens] = positions;
+        let by_index = options.goes_by_index(tokens.size, train);
         let all = routing.slots();
-        let by_index = match options.dispatch {
-            Dispatch::Permute => true,
-            Dispatch::Einsum => false,
-            Dispatch::Auto => index_is_cheaper(tokens.size, all.size, options.choices()),
-        };
         let move_by = match (&routing.assignment, by_index) {
             (Assignment::Tokens(choices), true) => by_permutation(choices, batch, tokens, &all),
             (Assignment::Tokens(choices), false) => match choices[..] {

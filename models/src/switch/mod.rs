@@ -84,7 +84,7 @@ impl SwitchFfn {
         let (group, token) = (&groups.group, &groups.token);
         let real = cx.real.map(|real| groups.regroup(real));
         let (routing, metrics) = g.scope("router", || self.router.forward(cx, x, real, group, token));
-        let slots = Slots::new(&self.options, &self.d_model, [group, token], &routing);
+        let slots = Slots::new(&self.options, &self.d_model, [group, token], &routing, cx.train());
         let sent = g.scope("dispatch", || slots.dispatch(x));
         let done = g.scope("experts", || self.experts(cx, to_experts(sent)));
         let y = g.scope("combine", || slots.combine(from_experts(done), &[&self.d_model]));
