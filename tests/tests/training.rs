@@ -113,6 +113,7 @@ fn stopping_finishes_the_steps_under_way() {
 fn a_loss_that_is_no_number_ends_training_unless_allowed() {
     let mut config = tiny();
     config.optimizer.clip = 0.0;
+    config.optimizer.skip_non_finite = false;
     config.optimizer.schedule = Schedule { rate: 1e30, warmup: 0, ..Schedule::default() };
     let folder = tempfile::tempdir().expect("a folder for the metrics");
     let path = folder.path().join("metrics.jsonl");
@@ -126,8 +127,18 @@ fn a_loss_that_is_no_number_ends_training_unless_allowed() {
     assert!(error.contains(&format!("in step {step}")) && error.contains("learning rate"), "{error}");
     assert!(last["loss"].is_null() && last["non_finite"][0] == "loss", "{last}");
     options.allow_non_finite = true;
-    let summary = train::run(&mut session, data, &options, &mut (), &stop).unwrap();
+    let summary = train::run(&mut session, data.clone(), &options, &mut (), &stop).unwrap();
     assert_eq!(summary.step, 8);
+
+    // Where such steps are skipped, the loss stays as it is, and training ends when none is good any more.
+    config.optimizer.skip_non_finite = true;
+    let mut guarded = tests::training::session(&config, "", "");
+    let mut options = Options { steps: 30, ..Options::default() };
+    let error = train::run(&mut guarded, data.clone(), &options, &mut (), &stop).unwrap_err().to_string();
+    assert!(error.contains("10 steps in a row up to step 11 were skipped"), "{error}");
+    options.allow_non_finite = true;
+    assert_eq!(train::run(&mut guarded, data, &options, &mut (), &stop).unwrap().step, 30);
+    assert!(guarded.state("skipped").unwrap().to_f64().unwrap()[0] > 20.0);
 }
 
 #[test]

@@ -51,7 +51,7 @@ pub struct Options {
     pub eval_every: Option<u64>,
     /// The most batches of an evaluation; nothing: all that is held out.
     pub eval_batches: Option<usize>,
-    /// Go on when a loss is no finite number.
+    /// Go on when a loss is no finite number, and when one step after the other is skipped.
     pub allow_non_finite: bool,
 }
 
@@ -150,6 +150,8 @@ pub fn run(
         history: History::new(done),
         in_flight: VecDeque::new(),
         last_end: None,
+        // Those of an earlier run are in the first number that is seen.
+        skipped: (f64::INFINITY, 0),
         nap: Duration::ZERO,
         begin: now,
     };
@@ -222,6 +224,8 @@ struct Training<'a> {
     in_flight: VecDeque<InFlight>,
     /// When the last step ended that was waited for, if nothing but steps came after it.
     last_end: Option<Instant>,
+    /// Steps that the program has skipped: in all, and in a row.
+    skipped: (f64, u64),
     /// How long to wait between steps where none may overlap.
     nap: Duration,
     begin: Instant,
@@ -313,13 +317,40 @@ impl Training<'_> {
         if let Some(saver) = &mut self.saver {
             saver.look(self.observer);
         }
+        if self.options.allow_non_finite {
+            return Ok(());
+        }
+        self.count_skipped(&record.step)?;
         let loss = record.step.loss;
-        if loss.is_finite() || self.options.allow_non_finite {
+        if loss.is_finite() {
             return Ok(());
         }
         Err(Error::input(
             format!("the loss is {loss} in step {step}"),
             "train with a lower learning rate or a longer warm-up; if activations are bf16, try f32; or allow losses that are not finite",
+        ))
+    }
+}
+
+/// So many steps skipped in a row, and nothing will come of the next one either.
+const SKIPPED: u64 = 10;
+/// The output in which a program counts the steps that changed nothing, if it has one.
+const SKIPPED_STEPS: &str = "skipped_steps";
+
+impl Training<'_> {
+    fn count_skipped(&mut self, step: &Step) -> Result<()> {
+        let Some(all) = step.metrics.get(SKIPPED_STEPS) else { return Ok(()) };
+        let (before, in_a_row) = self.skipped;
+        self.skipped = (*all, if *all > before { in_a_row + 1 } else { 0 });
+        if self.skipped.1 < SKIPPED {
+            return Ok(());
+        }
+        Err(Error::input(
+            format!(
+                "{SKIPPED} steps in a row up to step {} were skipped: their gradients are not finite",
+                step.step
+            ),
+            "go on from an earlier checkpoint with a lower learning rate or a longer warm-up; if activations are bf16, try f32",
         ))
     }
 }
