@@ -23,8 +23,10 @@ use tests::{moe::error, plugin};
 /// Error relative to the largest number of a tensor.
 const NEAR: f64 = 2e-6;
 
+type Parameter = (&'static str, &'static [&'static str], &'static [&'static str], &'static [&'static str]);
+
 /// Parameters by name: which dims stack matrices, and which are rows and columns.
-const PARAMETERS: [(&str, &[&str], &[&str], &[&str]); 4] = [
+const PARAMETERS: [Parameter; 4] = [
     ("experts", &["e"], &["x"], &["y"]),
     ("matrix", &[], &["r"], &["c"]),
     ("vector", &[], &["v"], &[]),

@@ -174,10 +174,7 @@ fn damaged_checkpoints_are_skipped_and_named() {
     );
     assert!(values(&first) == values(&second));
     // The good one has taken its place.
-    assert_eq!(
-        Checkpoint::open(&folder::path(&place.folder(), 8)).unwrap().verify().map(|b| b > 0).unwrap(),
-        true
-    );
+    Checkpoint::open(&folder::path(&place.folder(), 8)).and_then(|c| c.verify()).unwrap();
     place.flip(8);
     fs::remove_file(folder::path(&place.folder(), 4).join("COMMIT")).unwrap();
     fails(&mut second, &place.options(9, true), &["none of the 2 checkpoints", "is good"]);
