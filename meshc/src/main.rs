@@ -4,7 +4,7 @@
 //! Reading order: [`commands`], one file each; then what they share: [`model`] (from a model file to a
 //! program), [`placement`] and [`target`] (where it is to run), [`lower`] (through the compiler), [`ahead`] (through
 //! a plugin's compiler), [`device`] (plugins and clients), [`tensors`] (safetensors), [`folder`] (writing things
-//! whole), [`summary`] and [`progress`] (what is said about training), [`diagnostics`] and [`failure`] (about mistakes).
+//! whole), [`hf`] (models of Hugging Face's transformers), [`summary`] and [`progress`] (what is said about training), [`diagnostics`] and [`failure`] (about mistakes).
 
 mod ahead;
 mod commands;
@@ -12,6 +12,7 @@ mod device;
 mod diagnostics;
 mod failure;
 mod folder;
+mod hf;
 mod lower;
 mod model;
 mod placement;

@@ -114,6 +114,12 @@ pub fn switch_base_table9() -> Config {
     sparse(Config { name: "switch_base_table9".into(), ..dense }, 128, 2)
 }
 
+/// MoE-Base, what the paper compares Switch-Base with: the same, but every token uses two experts.
+pub fn moe_base() -> Config {
+    let switch = Switch { sparse_step: 2, ..Switch::top_2(128) };
+    Config { name: "moe_base".into(), switch: Some(switch), ..t5_base() }
+}
+
 /// Switch-Large: 26.3 billion parameters, 425 billion operations a sequence.
 pub fn switch_large() -> Config {
     sparse(Config { name: "switch_large".into(), ..t5_large() }, 128, 2)
@@ -172,7 +178,7 @@ pub fn switch() -> Config {
 }
 
 /// All presets by name.
-pub const ALL: [(&str, fn() -> Config); 20] = [
+pub const ALL: [(&str, fn() -> Config); 21] = [
     ("t5", t5),
     ("t5_small", t5_small),
     ("t5_base", t5_base),
@@ -185,6 +191,7 @@ pub const ALL: [(&str, fn() -> Config); 20] = [
     ("switch", switch),
     ("switch_base", || switch_base(128)),
     ("switch_base_table9", switch_base_table9),
+    ("moe_base", moe_base),
     ("switch_large", switch_large),
     ("switch_large_table9", switch_large_table9),
     ("switch_xxl", switch_xxl),

@@ -3,6 +3,7 @@
 mod check;
 mod checkpoint;
 mod compile;
+mod convert;
 mod plugin;
 mod report;
 mod run;
@@ -36,6 +37,8 @@ pub enum Command {
     Train(train::Args),
     /// List, verify, compare and remove checkpoints
     Checkpoint(checkpoint::Args),
+    /// Models of Hugging Face's transformers to checkpoints and back; or against numbers that came with them
+    Convert(convert::Args),
     /// List, install and examine PJRT plugins
     Plugin(plugin::Args),
 }
@@ -50,6 +53,7 @@ impl Command {
             Self::Run(args) => run::run(&args)?,
             Self::Train(args) => return train::run(&args),
             Self::Checkpoint(args) => return checkpoint::run(&args),
+            Self::Convert(args) => return convert::run(&args),
             Self::Plugin(args) => plugin::run(&args)?,
         }
         Ok(ExitCode::SUCCESS)

@@ -35,7 +35,8 @@ pub struct Args {
 
 /// Reports.
 pub fn run(args: &Args) -> Result<()> {
-    let reports = if args.subject.is_dir() { stored(args)? } else { made(args)? };
+    let compiled = args.subject.is_dir() && !model::is_checkpoint(&args.subject);
+    let reports = if compiled { stored(args)? } else { made(args)? };
     let report = choose(&reports, args.function.as_deref())?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(report)?);

@@ -1,11 +1,15 @@
 //! From a model file to a program.
 //!
 //! A model in Rust is built ([`package`]) and run ([`program`]) once for given sources and arguments; what it
-//! printed is kept ([`store`]). A `.mesh` file is read as it is.
+//! printed is kept ([`store`]). A `.mesh` file is read as it is. The model of an imported checkpoint is made here
+//! ([`origin`]).
 
+mod origin;
 mod package;
 mod program;
 mod store;
+
+pub use origin::{Origin, settled};
 
 use crate::{
     diagnostics::{Mistakes, Sources},
@@ -13,6 +17,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use mesh::{Diagnostics, Module};
+use runtime::checkpoint::Checkpoint;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -65,12 +70,18 @@ impl Program {
 /// Makes the program of a model file.
 pub fn load(path: &Path, args: &ModelArgs) -> Result<Program> {
     let name = path.display().to_string();
+    if is_checkpoint(path) {
+        return Origin::of(&Checkpoint::open(path)?, None, args)?.program(path);
+    }
     if !path.is_file() {
         let what = match path.is_dir() {
             true => format!("`{name}` is a folder, not a model"),
             false => format!("there is no model file `{name}`"),
         };
-        return Err(failure(what, "name a model program (.rs) or a program as text (.mesh)"));
+        return Err(failure(
+            what,
+            "name a model program (.rs), a program as text (.mesh), or the checkpoint of an imported model",
+        ));
     }
     match path.extension().and_then(|e| e.to_str()) {
         Some("rs") => rust(path, name, args),
@@ -80,6 +91,11 @@ pub fn load(path: &Path, args: &ModelArgs) -> Result<Program> {
             "give the file the ending .rs or .mesh",
         )),
     }
+}
+
+/// Whether this is a folder with a checkpoint, whose facts may say which model it is of.
+pub fn is_checkpoint(path: &Path) -> bool {
+    path.join("COMMIT").is_file()
 }
 
 fn rust(path: &Path, name: String, args: &ModelArgs) -> Result<Program> {

@@ -1,0 +1,288 @@
+//! `meshc convert`: models of Hugging Face's transformers to checkpoints and back, whole and damaged.
+
+mod support;
+
+use models::{Config, Switch, hf};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use std::{collections::BTreeMap, fs, path::Path};
+use support::Workplace;
+
+/// A tensor of a file: type, sizes, bytes.
+type Stored = (Dtype, Vec<usize>, Vec<u8>);
+
+/// A small model and its `config.json`.
+fn switch() -> (Config, String) {
+    let config = Config {
+        vocab: 16,
+        d_model: 8,
+        d_ff: 12,
+        heads: 2,
+        d_kv: 3,
+        encoder_layers: 3,
+        decoder_layers: 2,
+        switch: Some(Switch { experts: 3, sparse_step: 2, decoder_sparse_step: 1, ..Switch::default() }),
+        ..Config::default()
+    };
+    let text = r#"{
+        "model_type": "switch_transformers", "vocab_size": 16, "d_model": 8, "d_ff": 12, "num_heads": 2, "d_kv": 3,
+        "num_layers": 3, "num_decoder_layers": 2, "num_experts": 3, "num_sparse_encoder_layers": 1,
+        "encoder_sparse_step": 2, "decoder_sparse_step": 1, "num_sparse_decoder_layers": 2, "expert_capacity": 4,
+        "dropout_rate": 0.0
+    }"#;
+    (config, text.replace("\"num_sparse_encoder_layers\": 1,", ""))
+}
+
+/// A dense one, gated and with a projection of its own.
+fn t5() -> (Config, String) {
+    let config =
+        Config { switch: None, activation: models::Activation::GatedGelu, tied: false, ..switch().0 };
+    let text = r#"{
+        "model_type": "t5", "vocab_size": 16, "d_model": 8, "d_ff": 12, "num_heads": 2, "d_kv": 3, "num_layers": 3,
+        "num_decoder_layers": 2, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false
+    }"#;
+    (config, text.into())
+}
+
+/// Weights for a model: bytes that are different everywhere and finite in every type.
+fn weights(config: &Config, dtype: impl Fn(&str) -> Dtype) -> BTreeMap<String, Stored> {
+    let mut seed = 1u32;
+    let mut next = || {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 24) as u8
+    };
+    let tensors = hf::tensors(config).expect("theirs has such models");
+    let stored = tensors.into_iter().map(|t| {
+        let (dtype, elements) = (dtype(&t.name), t.sizes.iter().product::<usize>());
+        let size = if dtype == Dtype::F32 { 4 } else { 2 };
+        // The last byte has the exponent: none that means infinity.
+        let bytes = (0..elements * size).map(|i| if i % size == size - 1 { next() & 0xbb } else { next() });
+        (t.name, (dtype, t.sizes, bytes.collect()))
+    });
+    stored.collect()
+}
+
+fn file(tensors: &BTreeMap<String, Stored>) -> Vec<u8> {
+    let views = tensors.iter().map(|(name, (dtype, sizes, bytes))| {
+        (name.clone(), TensorView::new(*dtype, sizes.clone(), bytes).expect("the sizes agree"))
+    });
+    safetensors::serialize(views, None).expect("the names are different")
+}
+
+fn read(dir: &Path) -> BTreeMap<String, Stored> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(dir).expect("the folder is there") {
+        let path = entry.expect("entries can be read").path();
+        if path.extension().is_some_and(|e| e == "safetensors") {
+            let bytes = fs::read(&path).expect("files can be read");
+            for (name, view) in SafeTensors::deserialize(&bytes).expect("it is a safetensors file").tensors()
+            {
+                let stored = (view.dtype(), view.shape().to_vec(), view.data().to_vec());
+                assert!(all.insert(name.clone(), stored).is_none(), "{name} is in two files");
+            }
+        }
+    }
+    all
+}
+
+/// A folder of theirs in `place`.
+fn folder(place: &Workplace, name: &str, text: &str, tensors: &BTreeMap<String, Stored>) {
+    place.write(&format!("{name}/config.json"), text);
+    place.write(&format!("{name}/model.safetensors"), file(tensors));
+}
+
+#[track_caller]
+fn there_and_back((config, text): (Config, String), dtype: impl Fn(&str) -> Dtype) {
+    let place = Workplace::new();
+    let tensors = weights(&config, dtype);
+    folder(&place, "theirs", &text, &tensors);
+    let said = place.run(&["convert", "hf", "theirs", "ours"]).succeeds();
+    assert!(said.out.contains(&format!("{} tensors", tensors.len())), "{}", said.out);
+    place.run(&["checkpoint", "verify", "ours"]).succeeds();
+    place.run(&["convert", "to-hf", "ours", "again"]).succeeds();
+    assert!(read(&place.at("again")) == tensors, "the bytes are not the same");
+    assert_eq!(fs::read_to_string(place.at("again/config.json")).expect("it is there"), text);
+    // In many files, and from them.
+    place.run(&["convert", "to-hf", "ours", "parts", "--shard-size", "1000"]).succeeds();
+    assert!(place.at("parts/model.safetensors.index.json").is_file());
+    place.run(&["convert", "hf", "parts", "ours2"]).succeeds();
+    place.run(&["convert", "to-hf", "ours2", "again2"]).succeeds();
+    assert!(read(&place.at("again2")) == tensors, "the bytes are not the same");
+    assert_eq!(place.entries(), ["again", "again2", "ours", "ours2", "parts", "theirs"]);
+}
+
+#[test]
+fn what_is_imported_and_exported_has_the_same_bytes() {
+    there_and_back(switch(), |_| Dtype::F32);
+    there_and_back(t5(), |_| Dtype::BF16);
+    // Of several types, as some have their norms or routers.
+    there_and_back(switch(), |name| match name {
+        n if n.contains("layer_norm") => Dtype::F32,
+        n if n.contains("router") => Dtype::BF16,
+        _ => Dtype::F16,
+    });
+}
+
+#[test]
+fn reference_models_come_back_too() {
+    let oracle = std::env::var_os("MESH_ORACLE")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/oracle"), Into::into);
+    for case in ["switch_tiny", "switch_bf16", "t5_v1_0", "t5_v1_1"] {
+        let dir = oracle.join("public").join(case);
+        if !dir.is_dir() {
+            eprintln!("skipped: there is no {}; set MESH_ORACLE to the reference folder", dir.display());
+            continue;
+        }
+        let place = Workplace::new();
+        place.run(&["convert", "hf", &dir.display().to_string(), "ours"]).succeeds();
+        place.run(&["convert", "to-hf", "ours", "again"]).succeeds();
+        let original = fs::read(dir.join("model.safetensors")).expect("the case is whole");
+        let original = SafeTensors::deserialize(&original).expect("the case is whole");
+        let back = read(&place.at("again"));
+        assert_eq!(back.len(), original.names().len());
+        for (name, view) in original.tensors() {
+            assert!(
+                back[&name] == (view.dtype(), view.shape().to_vec(), view.data().to_vec()),
+                "{case}: {name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_embedding_may_be_there_again_but_not_another() {
+    let place = Workplace::new();
+    let (config, text) = switch();
+    let mut tensors = weights(&config, |_| Dtype::F32);
+    let shared = tensors["shared.weight"].clone();
+    for name in ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"] {
+        tensors.insert(name.into(), shared.clone());
+    }
+    folder(&place, "same", &text, &tensors);
+    place.run(&["convert", "hf", "same", "ours"]).succeeds();
+    tensors.get_mut("lm_head.weight").expect("it was put there").2[0] ^= 1;
+    folder(&place, "other", &text, &tensors);
+    let ran = place.run(&["convert", "hf", "other", "ours2"]);
+    ran.fails(&["`lm_head.weight` is not the same as `shared.weight`", "tie_word_embeddings"]);
+}
+
+/// An import that must fail and leave nothing: the folder is as `damage` leaves it.
+#[track_caller]
+fn refused(damage: impl FnOnce(&mut BTreeMap<String, Stored>, &mut String), expect: &[&str]) {
+    let (config, mut text) = switch();
+    let mut tensors = weights(&config, |_| Dtype::F32);
+    damage(&mut tensors, &mut text);
+    let place = Workplace::new();
+    folder(&place, "theirs", &text, &tensors);
+    place.run(&["convert", "hf", "theirs", "ours"]).fails(expect);
+    assert_eq!(place.entries(), ["theirs"], "nothing is left behind");
+}
+
+const WI: &str = "encoder.block.1.layer.1.mlp.experts.expert_2.wi.weight";
+
+#[test]
+fn tensors_that_are_missing_renamed_or_misshapen_are_listed() {
+    refused(|t, _| drop(t.remove(WI)), &["1 missing", WI, "[12, 8]", "help"]);
+    refused(
+        |t, _| {
+            let tensor = t.remove(WI).expect("it is there");
+            t.insert(WI.replace("wi", "vi"), tensor);
+        },
+        &["1 missing", WI, "1 left over", "expert_2.vi.weight"],
+    );
+    refused(
+        |t, _| t.get_mut(WI).expect("it is there").1.swap(0, 1),
+        &["1 of other sizes", WI, "has sizes [8, 12], the configuration makes it [12, 8]"],
+    );
+    refused(
+        |_, text| *text = text.replace("\"num_experts\": 3", "\"num_experts\": 4"),
+        &["missing", "expert_3"],
+    );
+    refused(
+        |_, text| *text = text.replace("\"num_experts\": 3", "\"num_experts\": 2"),
+        &["left over", "expert_2"],
+    );
+}
+
+#[test]
+fn configurations_that_are_unknown_or_contradict_themselves_are_refused() {
+    let with = |more: &'static str| {
+        move |_: &mut BTreeMap<String, Stored>, text: &mut String| {
+            *text = text.replacen('{', &format!("{{ {more},"), 1)
+        }
+    };
+    refused(with("\"d_modle\": 3"), &["`d_modle` is no key that is known", "did you mean `d_model`?"]);
+    refused(with("\"num_sparse_encoder_layers\": 3"), &["contradicts `num_sparse_encoder_layers`"]);
+    refused(with("\"is_gated_act\": true"), &["`is_gated_act` is true"]);
+    refused(|_, text| *text = "{".into(), &["is not a configuration"]);
+    refused(|_, text| *text = text.replace("switch_transformers", "bert"), &["`model_type` is \"bert\""]);
+    refused(
+        |_, text| *text = text.replace("\"expert_capacity\": 4", "\"expert_capacity\": 0"),
+        &["`expert_capacity` is 0"],
+    );
+}
+
+/// The same for a file that `damage` changes as bytes.
+#[track_caller]
+fn broken(damage: impl FnOnce(&mut Vec<u8>), expect: &[&str]) {
+    let (config, text) = switch();
+    let mut bytes = file(&weights(&config, |_| Dtype::F32));
+    damage(&mut bytes);
+    let place = Workplace::new();
+    place.write("theirs/config.json", text);
+    place.write("theirs/model.safetensors", bytes);
+    place.run(&["convert", "hf", "theirs", "ours"]).fails(expect);
+    assert_eq!(place.entries(), ["theirs"], "nothing is left behind");
+}
+
+/// Gives a tensor the offsets of another.
+fn same_place(bytes: &mut Vec<u8>, tensor: &str, other: &str) {
+    let length = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+    let mut head: serde_json::Value =
+        serde_json::from_slice(&bytes[8..8 + length]).expect("headers are JSON");
+    head[tensor]["data_offsets"] = head[other]["data_offsets"].clone();
+    let head = head.to_string();
+    let start = [&(head.len() as u64).to_le_bytes()[..], head.as_bytes()].concat();
+    bytes.splice(..8 + length, start);
+}
+
+#[test]
+fn files_that_lie_are_refused() {
+    broken(|b| b.truncate(b.len() - 1), &["it is cut off", "model.safetensors"]);
+    broken(|b| b.truncate(200), &["not a whole safetensors file"]);
+    broken(Vec::clear, &["it has 0 bytes"]);
+    broken(|b| b[..8].copy_from_slice(&u64::MAX.to_le_bytes()), &["say that the header has"]);
+    broken(|b| b[..8].copy_from_slice(&50_000_000u64.to_le_bytes()), &["say that the header has"]);
+    broken(|b| b[0] = b[0].wrapping_sub(8), &["not a whole safetensors file"]);
+    broken(|b| b.extend([0; 4]), &["4 bytes after the last tensor belong to none"]);
+    let of = |part: &str| format!("encoder.block.0.layer.0.SelfAttention.{part}.weight");
+    broken(|b| same_place(b, &of("q"), &of("k")), &["overlap", &of("q"), &of("k")]);
+}
+
+#[test]
+fn what_is_there_is_not_replaced() {
+    let place = Workplace::new();
+    let (config, text) = switch();
+    folder(&place, "theirs", &text, &weights(&config, |_| Dtype::F32));
+    place.write("ours/notes.txt", "mine");
+    place.run(&["convert", "hf", "theirs", "ours"]).fails(&["`ours` is there already"]);
+    place.run(&["convert", "hf", "theirs", "checkpoint"]).succeeds();
+    place.run(&["convert", "to-hf", "checkpoint", "theirs"]).fails(&["`theirs` is there already"]);
+    place.run(&["convert", "hf", "nowhere", "x"]).fails(&["nowhere/config.json", "name the folder"]);
+    place.run(&["convert", "--verify", "theirs"]).fails(&["has no inputs.safetensors"]);
+    place.run(&["convert"]).fails_with(2, &["Usage"]);
+}
+
+#[test]
+fn a_program_can_be_made_of_an_imported_model() {
+    let place = Workplace::new();
+    let (config, text) = switch();
+    folder(&place, "theirs", &text, &weights(&config, |_| Dtype::F32));
+    place.run(&["convert", "hf", "theirs", "ours"]).succeeds();
+    let settings = ["--set", "batch=4", "--set", "input_length=8", "--set", "target_length=6"];
+    let ran = place.run(&[&["report", "ours", "--json"][..], &settings].concat()).succeeds();
+    let report: serde_json::Value = serde_json::from_str(&ran.out).expect("--json prints JSON");
+    let own: usize =
+        hf::tensors(&config).expect("theirs has it").iter().map(|t| t.sizes.iter().product::<usize>()).sum();
+    assert_eq!(report["parameters"], own);
+    place.run(&["check", "ours", "--set", "d_modle=3"]).fails(&["no setting `d_modle`"]);
+}

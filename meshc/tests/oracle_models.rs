@@ -1,0 +1,161 @@
+//! Models of transformers 4.57.6 against their numbers: hidden states, logits, routing, losses, gradients, steps of
+//! gradient descent. On one device, and on eight under four layouts.
+//!
+//! The folder with the numbers is `../shared/oracle` beside the repository, or where `MESH_ORACLE` says. It is not part
+//! of the repository; without it the tests say that they are skipped.
+
+mod support;
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use support::Workplace;
+
+/// Devices and layouts: one device; the model's own layout; experts and batch; products within layers; stored
+/// parameters split too.
+const PLACES: [&[&str]; 5] = [
+    &[],
+    &["--devices", "8"],
+    &["--devices", "8", "--layout", "batch:data+expert,experts:expert,expert_batch:data"],
+    &["--devices", "8", "--layout", "heads:model,d_ff:model,vocab:model,experts:expert"],
+    &["--devices", "8", "--layout", "batch:data,d_kv:model", "--state-layout", "*:data"],
+];
+/// The same for models without experts.
+const DENSE: [&[&str]; 4] = [
+    &[],
+    &["--devices", "8"],
+    &["--devices", "8", "--layout", "heads:model,d_ff:model+data,vocab:model"],
+    &["--devices", "8", "--layout", "batch:data,d_kv:model", "--state-layout", "*:data"],
+];
+
+/// The folder of a case, if it is there.
+fn case(name: &str) -> Option<PathBuf> {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/oracle");
+    let named = std::env::var_os("MESH_ORACLE").map(PathBuf::from);
+    let path = named.clone().unwrap_or_else(beside).join("public").join(name);
+    if path.is_dir() {
+        return Some(path);
+    }
+    assert!(named.is_none(), "MESH_ORACLE: there is no {}", path.display());
+    eprintln!("skipped: there is no {}; set MESH_ORACLE to the reference folder", path.display());
+    None
+}
+
+/// Everything that the case expects is compared, and near enough.
+#[track_caller]
+fn check(name: &str, places: &[&[&str]]) {
+    let Some(dir) = case(name) else { return };
+    let bytes = std::fs::read(dir.join("expected.safetensors")).expect("the case is whole");
+    let expected = safetensors::SafeTensors::deserialize(&bytes).expect("the case is whole");
+    let meta = std::fs::read(dir.join("meta.json")).expect("the case is whole");
+    let meta: Value = serde_json::from_slice(&meta).expect("the case is whole");
+    let folder = dir.display().to_string();
+    for place in places {
+        let args = [&["convert", "--verify", &folder, "--json"], *place].concat();
+        let ran = Workplace::new().run_on_cpu(&args).succeeds();
+        let said: Value = serde_json::from_str(&ran.out).expect("--json prints JSON");
+        // Generation has commands and tests of its own.
+        for tensor in expected.names().into_iter().filter(|n| !n.starts_with("generate.")) {
+            let got = &said["tensors"][tensor];
+            let number =
+                |key: &str| got[key].as_f64().unwrap_or_else(|| panic!("{place:?}: {tensor}: {got}"));
+            let (measure, limit) = limit(name, tensor);
+            let off = number(measure);
+            assert!(off <= limit, "{place:?}: `{tensor}` is {off:e} off");
+        }
+        numbers(&said, &meta["scalars"], "", if name == "switch_bf16" { 0.05 } else { 2e-5 });
+        numbers(&said, &meta["scalars_f32"], "f32.", 2e-5);
+        for (i, want) in meta["train_sgd"]["losses"].as_array().into_iter().flatten().enumerate() {
+            let got = &said["losses"][format!("train_sgd.{i}")]["got"];
+            let off = (number(got) - number(want)).abs();
+            assert!(off <= 1e-3, "{place:?}: loss {i} of gradient descent is {off:e} off");
+        }
+        for (parameter, norms) in meta["grad_norms"].as_object().into_iter().flatten() {
+            for (total, want) in norms.as_object().expect("norms are by total") {
+                let got = number(&said["norms"][format!("{total}.{parameter}")]["got"]);
+                let limit = if name == "switch_bf16" { 0.3 } else { 5e-4 };
+                let off = (got - number(want)).abs();
+                assert!(off <= limit * number(want), "{place:?}: norm of {total}.{parameter}: {got}");
+            }
+        }
+    }
+}
+
+#[track_caller]
+fn numbers(said: &Value, wanted: &Value, prefix: &str, limit: f64) {
+    for (name, want) in wanted.as_object().into_iter().flatten() {
+        let got = &said["losses"][format!("{prefix}{name}")]["got"];
+        let off = (number(got) - number(want)).abs();
+        assert!(off <= limit, "`{prefix}{name}` is {got} and not {want}");
+    }
+}
+
+#[track_caller]
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+/// What may be apart by rounding.
+fn limit(case: &str, tensor: &str) -> (&'static str, f64) {
+    let exact = tensor.starts_with("f32.") || case != "switch_bf16";
+    let plain = tensor.strip_prefix("f32.").unwrap_or(tensor);
+    match (plain.split('.').next_back(), plain.starts_with("grad."), exact) {
+        (Some("argmax" | "kept"), _, _) => ("max_abs", 0.0),
+        (_, true, true) => ("rel_l2", 5e-4),
+        // Both are as far from the exact gradient as 0.3 at most.
+        (_, true, false) => ("rel_l2", 0.6),
+        (_, false, true) => ("rel_to_max", 5e-5),
+        (_, false, false) => ("rel_to_max", 0.08),
+    }
+}
+
+#[test]
+fn t5_1_0() {
+    check("t5_v1_0", &DENSE);
+}
+
+#[test]
+fn t5_1_1() {
+    check("t5_v1_1", &DENSE);
+}
+
+#[test]
+fn switch_with_experts_everywhere() {
+    check("switch_tiny", &PLACES);
+}
+
+#[test]
+fn switch_with_more_slots_than_tokens() {
+    check("switch_generous", &PLACES);
+}
+
+#[test]
+fn switch_with_few_slots() {
+    check("switch_step2_tight", &PLACES);
+}
+
+#[test]
+fn switch_in_16_bits() {
+    check("switch_bf16", &PLACES[..3]);
+}
+
+#[test]
+fn buckets_of_relative_positions() {
+    let Some(dir) = case("relative_position_buckets") else { return };
+    let bytes = std::fs::read(dir.join("expected.safetensors")).expect("the case is whole");
+    let expected = safetensors::SafeTensors::deserialize(&bytes).expect("the case is whole");
+    let ints = |name: &str| -> Vec<i32> {
+        let tensor = expected.tensor(name).expect("the case is whole");
+        tensor.data().chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    };
+    let relative = ints("relative_position");
+    assert!(relative.len() > 500);
+    for (buckets, distance) in [(32, 128), (8, 16)] {
+        for (kind, both) in [("bidirectional", true), ("causal", false)] {
+            let ours: Vec<i32> = relative
+                .iter()
+                .map(|r| models::position::bucket(*r, both, buckets, distance) as i32)
+                .collect();
+            assert_eq!(ours, ints(&format!("{kind}.{buckets}.{distance}")));
+        }
+    }
+}
