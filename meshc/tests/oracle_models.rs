@@ -1,5 +1,5 @@
 //! Models of transformers 4.57.6 against their numbers: hidden states, logits, routing, losses, gradients, steps of
-//! gradient descent. On one device, and on eight under four layouts.
+//! gradient descent. On one device, and on eight under three layouts.
 //!
 //! The folder with the numbers is `../shared/oracle` beside the repository, or where `MESH_ORACLE` says. It is not part
 //! of the repository; without it the tests say that they are skipped.
@@ -10,12 +10,11 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use support::Workplace;
 
-/// Devices and layouts: one device; the model's own layout; experts and batch; products within layers; stored
-/// parameters split too.
-const PLACES: [&[&str]; 5] = [
+/// Devices and layouts: one device; the model's own layout; products within layers and experts; stored parameters
+/// split too.
+const PLACES: [&[&str]; 4] = [
     &[],
     &["--devices", "8"],
-    &["--devices", "8", "--layout", "batch:data+expert,experts:expert,expert_batch:data"],
     &["--devices", "8", "--layout", "heads:model,d_ff:model,vocab:model,experts:expert"],
     &["--devices", "8", "--layout", "batch:data,d_kv:model", "--state-layout", "*:data"],
 ];

@@ -7,7 +7,7 @@
 //! compete for slots is one sequence, so that whatever splits a batch splits the groups (the released code has
 //! groups of 2048 to 8192 tokens: `--set group_size=8192`).
 
-use crate::{Activation, Config, Method, Optimizer, Schedule, Switch, optimizer::Decay};
+use crate::{Activation, Config, Method, Optimizer, Schedule, Switch};
 use mesh::ir::Remat;
 
 /// What all of them share: C4 cut into inputs of 512 and targets of 114 tokens, Adafactor, no dropout.
@@ -23,12 +23,7 @@ fn pretraining(name: &str) -> Config {
         remat: Remat::SaveContractions,
         optimizer: Optimizer {
             method: Method::adafactor(),
-            schedule: Schedule {
-                rate: 1e-2,
-                warmup: 10_000,
-                decays: vec![Decay::Rsqrt],
-                ..Schedule::default()
-            },
+            schedule: Schedule::t5(1.0, 10_000),
             clip: 0.0,
             ..Optimizer::default()
         },
