@@ -148,7 +148,7 @@ impl Stack {
                 (_, 0) => {}
                 (_, repeats) => segments.push(segment(repeats, &|| blocks(period))),
             }
-            if layers % period > 0 {
+            if !layers.is_multiple_of(period) {
                 segments.push(w.scope("rest", || segment(1, &|| blocks(layers % period))));
             }
             let (buckets, distance) = (config.buckets, config.max_distance);

@@ -172,8 +172,11 @@ pub fn switch() -> Config {
     Config { name: "switch".into(), switch: Some(Switch::default()), ..t5() }
 }
 
+/// Makes a configuration.
+pub type Preset = fn() -> Config;
+
 /// All presets by name.
-pub const ALL: [(&str, fn() -> Config); 21] = [
+pub const ALL: [(&str, Preset); 21] = [
     ("t5", t5),
     ("t5_small", t5_small),
     ("t5_base", t5_base),

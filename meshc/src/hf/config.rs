@@ -354,7 +354,7 @@ impl Keys {
         let stated = self.get(step).is_some().then(|| self.size(step, 1));
         // Transformers' own default of the number.
         let sparse = self.size(number, 3);
-        let follows = if sparse > 0 { layers / sparse } else { layers };
+        let follows = layers.checked_div(sparse).unwrap_or(layers);
         let count = self.get(number).is_some();
         match stated {
             Some(stated) if count && stated != follows => self.mistakes.push(format!(
