@@ -68,7 +68,8 @@ fn facts(p: &Program, config: &Config) {
     p.meta("input_length", config.input_length);
     p.meta("target_length", config.target_length);
     p.meta("layout", config.layout());
-    p.meta("state_layout", "");
+    // ZeRO: what every replica would hold alike is held once. Slots alone are twice the parameters.
+    p.meta("state_layout", "*:data");
     p.meta("dtype", config.precision.name());
 }
 

@@ -29,16 +29,13 @@ pub fn keep_freed_memory() {
 /// A heap that keeps what is freed has a hole where the temporary memory of the run before was, and without
 /// this it just fits. A small block put into it, and the next run takes new memory, as much again. So this
 /// makes a hole with room to spare, and a smaller one, which the allocator prefers for small blocks. Nothing
-/// of it is touched: it takes addresses, not memory. What was free before, after a compilation for example,
-/// goes back to the system.
+/// of it is touched: it takes addresses, not memory.
 pub fn make_room(bytes: usize) {
     const SPARE: usize = 64 << 20;
     const SMALL: usize = 32 << 20;
     if !KEPT.load(Ordering::Relaxed) || bytes == 0 {
         return;
     }
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    glibc::give_back();
     let block = |size: usize| {
         let mut block: Vec<u8> = Vec::new();
         // Where there are no addresses left, runs will say so better.
@@ -55,9 +52,24 @@ pub fn make_room(bytes: usize) {
     drop((hole, small));
 }
 
+/// Gives memory that is free back to the system, after a compilation for example: hundreds of megabytes then.
+pub fn give_back_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    glibc::give_back();
+}
+
+/// How many bytes that the C library gave out are in use, by plugins too; where it cannot tell, nothing.
+pub fn memory_in_use() -> Option<usize> {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    return glibc::in_use();
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    None
+}
+
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod glibc {
-    use std::ffi::c_int;
+    use libloading::os::unix::Library;
+    use std::{ffi::c_int, sync::OnceLock};
 
     unsafe extern "C" {
         fn mallopt(param: c_int, value: c_int) -> c_int;
@@ -86,6 +98,35 @@ mod glibc {
             // Where it refuses one, programs run as before.
             unsafe { mallopt(param, value) };
         }
+    }
+
+    /// What `mallinfo2` gives, in the order of glibc's malloc.h.
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Information {
+        arena: usize,
+        ordblks: usize,
+        smblks: usize,
+        hblks: usize,
+        hblkhd: usize,
+        usmblks: usize,
+        fsmblks: usize,
+        uordblks: usize,
+        fordblks: usize,
+        keepcost: usize,
+    }
+
+    /// What is in use of the main heap, and blocks with mappings of their own.
+    pub(super) fn in_use() -> Option<usize> {
+        type MallInfo2 = unsafe extern "C" fn() -> Information;
+        // glibc has it since 2.33; asked for by name, so that older ones still load this program.
+        static FOUND: OnceLock<Option<MallInfo2>> = OnceLock::new();
+        let found = FOUND.get_or_init(|| {
+            // SAFETY: the symbol, where there is one, is glibc's function of this signature, and glibc stays loaded.
+            unsafe { Library::this().get::<MallInfo2>(b"mallinfo2\0").ok().map(|f| *f) }
+        });
+        // SAFETY: it takes nothing, and is safe between threads but for options that change meanwhile.
+        found.map(|mallinfo2| unsafe { mallinfo2() }).map(|i| i.uordblks + i.hblkhd)
     }
 
     pub(super) fn give_back() {

@@ -9,7 +9,12 @@ use pjrt::{
     Plugin, Program,
 };
 use proto::manifest::{Function, Input, InputKind, Mesh, OutputKind, Tensor};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 /// Programs and state on devices.
 pub struct Session {
@@ -18,6 +23,14 @@ pub struct Session {
     mesh: Mesh,
     executables: BTreeMap<String, Arc<LoadedExecutable>>,
     state: BTreeMap<String, Vec<Buffer>>,
+    rest: Option<Rest>,
+}
+
+/// How much of the host's memory is taken while nothing runs, and how much a run takes besides on one device.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    in_use: usize,
+    one_run: usize,
 }
 
 /// Results of a call, on their way to the host.
@@ -39,7 +52,15 @@ pub struct Output {
 
 impl Session {
     /// A client of `plugin` for the artefact's mesh. Nothing is compiled yet.
+    ///
+    /// Where the one device is this process's CPU, memory that is freed is kept from then on
+    /// ([`pjrt::keep_freed_memory`]). Several virtual devices leave holes in a heap that do not fit the next
+    /// run, so there memory goes back to the system after every run: slower, but it does not grow.
     pub fn open(plugin: &Plugin, artefact: Artefact, options: ClientOptions) -> Result<Self> {
+        let one = artefact.manifest.mesh.as_ref().is_none_or(|mesh| shard::devices(mesh) == 1);
+        if one && artefact.manifest.target == "cpu" {
+            pjrt::keep_freed_memory();
+        }
         let client = Client::create(plugin, &options).map_err(Error::pjrt("creating a client"))?;
         Self::with_client(client, artefact)
     }
@@ -58,7 +79,7 @@ impl Session {
                 "use a smaller mesh, or more devices",
             ));
         }
-        Ok(Self { client, artefact, mesh, executables: BTreeMap::new(), state: BTreeMap::new() })
+        Ok(Self { client, artefact, mesh, executables: BTreeMap::new(), state: BTreeMap::new(), rest: None })
     }
 
     /// The artefact.
@@ -84,8 +105,9 @@ impl Session {
     }
 
     /// Makes room in the host's memory for runs of what is compiled, where devices use that memory and it is
-    /// kept between runs ([`crate::plugin::load`]). For programs that run many times.
-    pub fn make_room(&self) -> Result<()> {
+    /// kept between runs ([`Session::open`]), and gives back what compilation left. For programs that run many
+    /// times.
+    pub fn make_room(&mut self) -> Result<()> {
         let mut most = 0;
         for (name, executable) in &self.executables {
             let stats = executable.executable().memory_stats();
@@ -93,8 +115,30 @@ impl Session {
             let own = stats.map_or(0, |s| s.temporaries.max(0) + (s.outputs - s.aliased).max(0));
             most = most.max(usize::try_from(own).unwrap_or(0));
         }
+        pjrt::give_back_memory();
         pjrt::make_room(most.saturating_mul(shard::devices(&self.mesh)));
+        self.rest = pjrt::memory_in_use().map(|in_use| Rest { in_use, one_run: most });
         Ok(())
+    }
+
+    /// Waits until the runs before have given back the host's memory that they took, where
+    /// [`Session::make_room`] looked how much was taken before.
+    ///
+    /// A CPU plugin says that a run is over a moment before it frees the run's temporary memory, and on a busy
+    /// machine the moment is long. A run that began in between would take as much again.
+    pub fn wait_for_room(&mut self) {
+        const AT_MOST: Duration = Duration::from_millis(500);
+        let Some(Rest { in_use, one_run }) = self.rest else { return };
+        let begin = Instant::now();
+        // Less than one device's share may have come since for other reasons.
+        while let Some(now) = pjrt::memory_in_use().filter(|now| *now > in_use + one_run / 2) {
+            if begin.elapsed() > AT_MOST {
+                // Something else has taken memory to stay.
+                self.rest = Some(Rest { in_use: now, one_run });
+                return;
+            }
+            thread::sleep(Duration::from_micros(100));
+        }
     }
 
     /// Forgets the executable of `function`, which frees its memory once its runs are done.

@@ -15,11 +15,7 @@ pub use search::{Found, Platform, Surroundings, find, list};
 use crate::{Error, Result};
 use std::path::Path;
 
-/// Loads the plugin at `path`, which runs programs of this process. For a CPU plugin, whose devices' memory is
-/// ours, freed memory is kept from then on ([`pjrt::keep_freed_memory`]).
+/// Loads the plugin at `path`.
 pub fn load(path: &Path, platform: Platform) -> Result<pjrt::Plugin> {
-    if platform == Platform::Cpu {
-        pjrt::keep_freed_memory();
-    }
     pjrt::Plugin::load(path).map_err(Error::pjrt(format!("loading the {platform} plugin")))
 }

@@ -189,7 +189,7 @@ mod tests {
             log.keep(done)?;
             log.write(&record(0.5, &[0.0; 2]))?;
             let text = fs::read_to_string(&path).unwrap();
-            Ok::<_, Error>(text.lines().map(|l| l.chars().take(11).collect::<String>()).collect::<Vec<_>>())
+            Ok::<_, Error>(text.lines().map(|l| l.chars().take(10).collect::<String>()).collect::<Vec<_>>())
         };
         let three = "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n";
         assert_eq!(kept(three, 2).unwrap(), ["{\"step\":1}", "{\"step\":2}", "{\"step\":7,"]);

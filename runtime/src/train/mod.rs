@@ -24,7 +24,6 @@ use std::{
     collections::{BTreeMap, VecDeque},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
-    thread,
     time::{Duration, Instant},
 };
 use summary::History;
@@ -152,7 +151,6 @@ pub fn run(
         last_end: None,
         // Those of an earlier run are in the first number that is seen.
         skipped: (f64::INFINITY, 0),
-        nap: Duration::ZERO,
         begin: now,
     };
     training.steps(done, loader, stop)
@@ -226,8 +224,6 @@ struct Training<'a> {
     last_end: Option<Instant>,
     /// Steps that the program has skipped: in all, and in a row.
     skipped: (f64, u64),
-    /// How long to wait between steps where none may overlap.
-    nap: Duration,
     begin: Instant,
 }
 
@@ -282,9 +278,7 @@ impl Training<'_> {
             )
         })?;
         if self.lag == 0 {
-            // A plugin says that a run is over a moment before it frees the run's memory. A step that began in
-            // between would take as much again.
-            thread::sleep(self.nap);
+            self.session.wait_for_room();
         }
         let begin = Instant::now();
         let mut inputs = feeds(&batch);
@@ -304,7 +298,6 @@ impl Training<'_> {
         let since = self.last_end.replace(end).unwrap_or(begin);
         let took = end.saturating_duration_since(since);
         record.timing(batch.tokens(), took, wait);
-        self.nap = (took / 200).min(Duration::from_millis(2));
         if evaluate && let Some(evaluation) = &self.evaluation {
             self.observer.doing("evaluating");
             record.step.eval = Some(evaluation.run(self.session).map_err(in_step(step))?);
