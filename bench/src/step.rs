@@ -26,7 +26,7 @@ pub fn measure(model: &str, mesh: &str, steps: usize) -> Result<Value> {
     session.compile("train_step")?;
     // As training does.
     session.release("init");
-    session.make_room()?;
+    session.rest()?;
     let compile_s = start.elapsed().as_secs_f64();
     let inputs = batch(session.artefact())?;
     let (mut wall, mut cpu, mut loss) = (Vec::new(), Vec::new(), f64::NAN);

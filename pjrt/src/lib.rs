@@ -93,7 +93,7 @@ pub use execute::{Argument, ExecuteError, ExecuteOptions, Execution};
 pub use ffi::Function;
 pub use host::{AlignedBytes, HostArray, HostUse};
 pub use key_value::{KeyValueStore, StoreError};
-pub use memory::{give_back_memory, keep_freed_memory, make_room, memory_in_use};
+pub use memory::{give_back_memory, keep_freed_memory, memory_in_use};
 pub use plugin::{ApiVersion, OLDEST, Plugin};
 pub use topology::Topology;
 pub use value::{Named, Value};

@@ -52,15 +52,7 @@ pub struct Output {
 
 impl Session {
     /// A client of `plugin` for the artefact's mesh. Nothing is compiled yet.
-    ///
-    /// Where the one device is this process's CPU, memory that is freed is kept from then on
-    /// ([`pjrt::keep_freed_memory`]). Several virtual devices leave holes in a heap that do not fit the next
-    /// run, so there memory goes back to the system after every run: slower, but it does not grow.
     pub fn open(plugin: &Plugin, artefact: Artefact, options: ClientOptions) -> Result<Self> {
-        let one = artefact.manifest.mesh.as_ref().is_none_or(|mesh| shard::devices(mesh) == 1);
-        if one && artefact.manifest.target == "cpu" {
-            pjrt::keep_freed_memory();
-        }
         let client = Client::create(plugin, &options).map_err(Error::pjrt("creating a client"))?;
         Self::with_client(client, artefact)
     }
@@ -104,25 +96,22 @@ impl Session {
         Ok(self.executables[function].clone())
     }
 
-    /// Makes room in the host's memory for runs of what is compiled, where devices use that memory and it is
-    /// kept between runs ([`Session::open`]), and gives back what compilation left. For programs that run many
-    /// times.
-    pub fn make_room(&mut self) -> Result<()> {
-        let mut most = 0;
+    /// Gets ready for many runs of what is compiled: gives back what compilation left of the host's memory, and
+    /// remembers how much of it is taken.
+    pub fn rest(&mut self) -> Result<()> {
+        let mut one_run = 0;
         for (name, executable) in &self.executables {
             let stats = executable.executable().memory_stats();
             let stats = stats.map_err(Error::pjrt(format!("asking how much memory `{name}` takes")))?;
-            let own = stats.map_or(0, |s| s.temporaries.max(0) + (s.outputs - s.aliased).max(0));
-            most = most.max(usize::try_from(own).unwrap_or(0));
+            one_run = one_run.max(stats.map_or(0, |s| s.temporaries).try_into().unwrap_or(0));
         }
         pjrt::give_back_memory();
-        pjrt::make_room(most.saturating_mul(shard::devices(&self.mesh)));
-        self.rest = pjrt::memory_in_use().map(|in_use| Rest { in_use, one_run: most });
+        self.rest = pjrt::memory_in_use().map(|in_use| Rest { in_use, one_run });
         Ok(())
     }
 
-    /// Waits until the runs before have given back the host's memory that they took, where
-    /// [`Session::make_room`] looked how much was taken before.
+    /// Waits until earlier runs have given back the host's memory that they took, where [`Session::rest`] looked how
+    /// much was taken before and the devices use that memory.
     ///
     /// A CPU plugin says that a run is over a moment before it frees the run's temporary memory, and on a busy
     /// machine the moment is long. A run that began in between would take as much again.

@@ -15,7 +15,11 @@ pub use search::{Found, Platform, Surroundings, find, list};
 use crate::{Error, Result};
 use std::path::Path;
 
-/// Loads the plugin at `path`.
+/// Loads the plugin at `path`. For a CPU plugin, whose devices' memory is this process's, large blocks that are freed
+/// are kept from then on ([`pjrt::keep_freed_memory`]).
 pub fn load(path: &Path, platform: Platform) -> Result<pjrt::Plugin> {
+    if platform == Platform::Cpu {
+        pjrt::keep_freed_memory();
+    }
     pjrt::Plugin::load(path).map_err(Error::pjrt(format!("loading the {platform} plugin")))
 }

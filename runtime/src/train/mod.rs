@@ -181,7 +181,7 @@ fn prepare(
             session.compile(function)?;
         }
     }
-    session.make_room()?;
+    session.rest()?;
     steps_seen(session)
 }
 
