@@ -222,3 +222,34 @@ fn a_stop_saves_and_a_disk_that_fails_does_not_end_training() {
     assert!(log.warnings.iter().any(|w| w.contains("goes on without a checkpoint")), "{:?}", log.warnings);
     assert_eq!(session.state("step").unwrap().to_f64().unwrap(), [6.0]);
 }
+
+#[test]
+fn a_run_begins_with_the_parameters_of_another_one() {
+    let place = Place::new();
+    let mut first = session(&tiny(), "", "");
+    run(&mut first, &place.options(8, false));
+    let from = Some(folder::path(&place.folder(), 8));
+    // With another optimizer on another mesh; no step is made.
+    let mut config = tiny();
+    config.optimizer.method = models::Method::Sgd;
+    let mut second = session(&config, "model=2", "");
+    let next = Place::new();
+    run(&mut second, &Options { from: from.clone(), ..next.options(0, true) });
+    let (before, after) = (values(&first), values(&second));
+    for (name, value) in &after {
+        match name.as_str() {
+            "step" | "skipped" => assert_eq!(value.to_f64().unwrap(), [0.0]),
+            _ => assert!(*value == before[name], "{name}"),
+        }
+    }
+    // A run that goes on has its own.
+    run(&mut second, &Options { from: from.clone(), ..next.options(2, true) });
+    let trained = values(&second);
+    run(&mut second, &Options { from: from.clone(), ..next.options(2, true) });
+    assert!(values(&second) == trained && trained != after);
+    let mut other = session(&Config { d_ff: 128, ..tiny() }, "", "");
+    let last = Place::new();
+    let options = Options { from, ..last.options(2, false) };
+    fails(&mut other, &options, &["does not fit the program", "d_ff=128"]);
+    assert!(!other.is_initialized());
+}

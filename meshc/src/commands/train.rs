@@ -59,6 +59,9 @@ pub struct Args {
     /// Write one JSON object a step to this file, one on a line; with --resume, after those that are there
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
+    /// A checkpoint that the parameters come from when a run begins, such as one that `meshc convert` made
+    #[arg(long, value_name = "CHECKPOINT")]
+    from: Option<PathBuf>,
     /// Save the state after the last step, also when training is stopped, in a folder DIR/step_N
     #[arg(long, value_name = "DIR")]
     checkpoint_dir: Option<PathBuf>,
@@ -111,6 +114,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         steps: args.steps,
         seed: args.seed,
         metrics: args.metrics.clone(),
+        from: args.from.clone(),
         saving: args.checkpoint_dir.clone().map(|folder| train::Saving {
             folder,
             every: args.save_every,

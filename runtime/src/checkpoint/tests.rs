@@ -324,3 +324,62 @@ fn a_folder_of_checkpoints_is_listed_and_pruned() {
     list(&[(10, true), (15, true), (20, true)]);
     assert_eq!(entries(place.path()).len(), 4);
 }
+
+/// Where the process that is to be killed saves.
+const PLACE: &str = "MESH_TEST_SAVE";
+
+/// Not a test of its own: the process that is killed by the next one.
+#[test]
+fn saves_until_it_is_killed() {
+    let Some(place) = std::env::var_os(PLACE).map(PathBuf::from) else { return };
+    let mut step = folder::list(&place).unwrap().last().map_or(0, |f| f.step);
+    folder::sweep(&place).unwrap();
+    loop {
+        step += 1;
+        let mut writer = Writer::replace(&folder::path(&place, step)).unwrap();
+        for name in ["a", "b", "c"] {
+            let value = HostTensor::s32(&[1000], &[step as i32; 1000]);
+            writer.tensor(name, Kind::Param, &dims(&[("x", 1000)]), value).unwrap();
+        }
+        writer.finish(Facts::new(), step).unwrap();
+        folder::prune(&place, 2, false).unwrap();
+        println!("saved {step}");
+    }
+}
+
+#[test]
+fn kills_at_any_moment_lose_nothing() {
+    use std::{io::BufRead, process, time::Duration};
+    let place = tempfile::tempdir().unwrap();
+    let (mut newest, mut unfinished) = (0, 0);
+    for kill in 0..200u64 {
+        let mut child = process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "checkpoint::tests::saves_until_it_is_killed", "--nocapture"])
+            .env(PLACE, place.path())
+            .stdout(process::Stdio::piped())
+            .stderr(process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines().map_while(|l| l.ok());
+        let mut saved = lines.filter_map(|l| l.strip_prefix("saved ").and_then(|n| n.parse::<u64>().ok()));
+        // At least one is saved; then it is killed at whatever it does some microseconds later.
+        let mut said = saved.next().unwrap();
+        std::thread::sleep(Duration::from_micros(kill * 7919 % 4000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        said = saved.last().unwrap_or(said);
+        let found = folder::list(place.path()).unwrap();
+        for f in &found {
+            let checkpoint = f.checkpoint.as_ref().unwrap_or_else(|e| panic!("kill {kill}: {e}"));
+            checkpoint.verify().unwrap_or_else(|e| panic!("kill {kill}: {e}"));
+            let value = checkpoint.read("b").unwrap().to_f64().unwrap();
+            assert!(checkpoint.step() == f.step && value.iter().all(|x| *x == f.step as f64));
+        }
+        let last = found.last().map_or(0, |f| f.step);
+        assert!(last >= said && said > newest, "kill {kill}: {last} is the newest, {said} was saved");
+        assert!(found.len() >= 2 || last == 1, "kill {kill}: the one before is there too");
+        unfinished += u32::from(entries(place.path()).iter().any(|n| n.starts_with(folder::UNFINISHED)));
+        newest = last;
+    }
+    assert!(unfinished > 20, "the kills met {unfinished} unfinished checkpoints");
+}

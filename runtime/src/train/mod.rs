@@ -15,7 +15,8 @@ pub use saving::Saving;
 pub use summary::Summary;
 
 use crate::{
-    Error, HostTensor, Outputs, Result, Session,
+    Checkpoint, Error, HostTensor, Outputs, Result, Session,
+    checkpoint::Which,
     data::{self, Batch, Loader, Source},
 };
 use metrics::{Log, Record};
@@ -39,6 +40,9 @@ pub struct Options {
     /// Where the metrics go: one JSON object a step, one on a line. A run that goes on from a checkpoint keeps
     /// the lines up to its step.
     pub metrics: Option<PathBuf>,
+    /// A checkpoint that the parameters of a new run come from, instead of from `init`. A run that goes on has
+    /// its own.
+    pub from: Option<PathBuf>,
     /// Checkpoints; nothing: the state is gone after the run, unless the session is kept.
     pub saving: Option<Saving>,
     /// How many steps may be under way when another one is started. Nothing: none on CPU plugins, where every
@@ -60,6 +64,7 @@ impl Default for Options {
             steps: 100,
             seed: None,
             metrics: None,
+            from: None,
             saving: None,
             lag: None,
             ahead: 4,
@@ -128,10 +133,19 @@ pub fn run(
         }
         None => (None, None),
     };
+    let from = options.from.as_deref().filter(|_| resumed.is_none()).map(Checkpoint::open).transpose()?;
+    if let Some(from) = &from {
+        // Twice: what does not fit is said before anything is compiled.
+        session.restore(from, Which::Params)?;
+    }
     let mut log = Log::create(options.metrics.as_deref(), options.saving.as_ref().is_some_and(|s| s.resume))?;
     let seed = options.seed.or(resumed.as_ref().and_then(|r| r.seed)).unwrap_or(0);
     saver.iter_mut().for_each(|saver| saver.set_seed(seed));
     let seen = prepare(session, seed, evaluation.is_some(), observer, stop)?;
+    if let Some(from) = from.filter(|_| session.is_initialized()) {
+        observer.doing(&format!("taking the parameters from {}", from.dir().display()));
+        session.restore(&from, Which::Params)?;
+    }
     let done = seen.or(resumed.map(|r| r.step)).unwrap_or(0);
     log.keep(done)?;
     let loader = Loader::start(data, seed, done..options.steps.max(done), options.ahead)?;
