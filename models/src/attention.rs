@@ -1,7 +1,10 @@
 //! Multi-head attention as in T5: no division by `sqrt(d_kv)` (initial values make up for it), position
 //! biases and masks added to the logits, softmax in `f32`.
 
-use crate::{Config, Context, Weight, Weights};
+use crate::{
+    Config, Context, Switch, Weight, Weights,
+    switch::{RouterMetrics, attention::SwitchProjections},
+};
 use mesh::{
     DType, Dim,
     dsl::{Init, Tensor, einsum, einsum_as},
@@ -44,6 +47,8 @@ pub struct Attention {
     k: Weight,
     v: Weight,
     o: Weight,
+    /// Experts that make queries, keys and values, instead of `q`, `k` and `v`.
+    experts: Option<Box<SwitchProjections>>,
 }
 
 impl Attention {
@@ -51,7 +56,6 @@ impl Attention {
     pub fn new(w: &Weights<'_>, dims: &AttentionDims) -> Self {
         let AttentionDims { d_model, heads, d_kv, .. } = dims;
         let deviation = |size: usize| Init::Normal((size as f64).powf(-0.5));
-        let o = deviation(heads.size * d_kv.size);
         let stored = [d_model, heads, d_kv];
         let project = |name, init| w.matrix(name, &stored, &[d_model], &[heads, d_kv], init);
         Self {
@@ -59,12 +63,20 @@ impl Attention {
             q: project("q", deviation(d_model.size * d_kv.size)),
             k: project("k", deviation(d_model.size)),
             v: project("v", deviation(d_model.size)),
-            o: w.matrix("o", &[heads, d_kv, d_model], &[heads, d_kv], &[d_model], o),
+            o: output(w, dims),
+            experts: None,
         }
     }
 
+    /// Self-attention with experts.
+    pub fn switch(w: &Weights<'_>, dims: &AttentionDims, options: &Switch) -> Self {
+        let experts = SwitchProjections::new(w, dims, options);
+        let (q, [k, v]) = (experts.q.clone(), [&experts.kv, &experts.kv].map(Weight::clone));
+        Self { dims: dims.clone(), q, k, v, o: output(w, dims), experts: Some(Box::new(experts)) }
+    }
+
     /// What the positions `query` of `x` find among the positions `memory_length` of `memory`. `masks` are
-    /// added to the logits.
+    /// added to the logits. Experts look at `x` alone: `memory` is to be the same.
     pub fn forward<'g>(
         &self,
         cx: &Context<'g>,
@@ -72,13 +84,18 @@ impl Attention {
         query: &Dim,
         memory: Tensor<'g>,
         masks: &[Tensor<'g>],
-    ) -> Tensor<'g> {
+    ) -> (Tensor<'g>, Option<RouterMetrics<'g>>) {
         let AttentionDims { batch, d_model, heads, d_kv } = &self.dims;
         // Products and folds go by names of dims; the size of this one is that of `memory`.
         let length = Dim::new("memory_length", 1);
-        let q = einsum([x, self.q.read(cx)], [batch, query, heads, d_kv]);
-        let k = einsum([memory, self.k.read(cx)], [batch, &length, heads, d_kv]);
-        let v = einsum([memory, self.v.read(cx)], [batch, &length, heads, d_kv]);
+        let (q, [k, v], metrics) = match &self.experts {
+            None => (self.query(cx, x, query), self.keys_values(cx, memory, &length), None),
+            Some(experts) => {
+                let made = experts.forward(cx, x, query);
+                let kv = made.kv.rename(query, &length);
+                (made.q, [kv, kv], Some(made.metrics))
+            }
+        };
         let mut logits = einsum_as(DType::F32, [q, k], [batch, heads, query, &length]);
         for mask in masks {
             logits += *mask;
@@ -93,8 +110,43 @@ impl Attention {
             false => (cx.drop(e.cast(cx.dtype()), &[query]), v),
         };
         let mixed = einsum_as(DType::F32, [weights, v], [batch, heads, query, d_kv]) / sum;
-        einsum([mixed.cast(cx.dtype()), self.o.read(cx)], [batch, query, d_model])
+        (einsum([mixed.cast(cx.dtype()), self.o.read(cx)], [batch, query, d_model]), metrics)
     }
+}
+
+impl Attention {
+    /// Queries of `x`, whose positions have the dim `positions`: `[batch, positions, heads, d_kv]`.
+    pub(crate) fn query<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, positions: &Dim) -> Tensor<'g> {
+        match &self.experts {
+            None => self.project(cx, x, positions, &self.q),
+            Some(experts) => experts.forward(cx, x, positions).q,
+        }
+    }
+
+    /// Its keys and values, with the same dims.
+    pub(crate) fn keys_values<'g>(
+        &self,
+        cx: &Context<'g>,
+        x: Tensor<'g>,
+        positions: &Dim,
+    ) -> [Tensor<'g>; 2] {
+        match &self.experts {
+            None => [&self.k, &self.v].map(|w| self.project(cx, x, positions, w)),
+            Some(experts) => [experts.forward(cx, x, positions).kv; 2],
+        }
+    }
+
+    fn project<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, positions: &Dim, weight: &Weight) -> Tensor<'g> {
+        let AttentionDims { batch, heads, d_kv, .. } = &self.dims;
+        einsum([x, weight.read(cx)], [batch, positions, heads, d_kv])
+    }
+}
+
+/// The projection of what was found.
+fn output(w: &Weights<'_>, dims: &AttentionDims) -> Weight {
+    let AttentionDims { d_model, heads, d_kv, .. } = dims;
+    let init = Init::Normal(((heads.size * d_kv.size) as f64).powf(-0.5));
+    w.matrix("o", &[heads, d_kv, d_model], &[heads, d_kv], &[d_model], init)
 }
 
 /// What to add to logits so that padding (token 0) is not looked at: `[batch, memory_length]`.

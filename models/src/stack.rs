@@ -225,10 +225,15 @@ impl Segment {
 impl Block {
     fn new(w: &Weights<'_>, config: &Config, dims: &AttentionDims, i: usize, decoder: bool) -> Self {
         let norm = || RmsNorm::new(w, "norm", &dims.d_model, config.epsilon);
+        let sparse = config.switch.as_ref().filter(|_| config.is_sparse(decoder, i));
         let attention = || (norm(), Attention::new(w, dims));
+        let own_attention = || match sparse {
+            Some(switch) if switch.places.attention() => (norm(), Attention::switch(w, dims, switch)),
+            Some(_) | None => attention(),
+        };
         let d_ff = Dim::new("d_ff", config.d_ff);
-        let feed_forward = || match &config.switch {
-            Some(switch) if config.is_sparse(decoder, i) => {
+        let feed_forward = || match sparse {
+            Some(switch) if switch.places.ffn() => {
                 Ffn::Switch(Box::new(SwitchFfn::new(w, &dims.d_model, &d_ff, config.activation, switch)))
             }
             Some(_) | None => {
@@ -236,7 +241,7 @@ impl Block {
             }
         };
         Self {
-            attention: w.scope("attention", attention),
+            attention: w.scope("attention", own_attention),
             cross_attention: decoder.then(|| w.scope("cross_attention", attention)),
             feed_forward: w.scope("ffn", || (norm(), feed_forward())),
         }
@@ -257,12 +262,14 @@ impl Block {
             let (norm, attention) = &self.attention;
             let h = norm.forward(cx, x);
             let own = h.rename(length, "memory_length");
-            cx.drop(attention.forward(cx, h, length, own, masks), &[length])
+            let (found, of_router) = attention.forward(cx, h, length, own, masks);
+            metrics.extend(of_router);
+            cx.drop(found, &[length])
         });
         if let (Some((norm, attention)), Some(memory)) = (&self.cross_attention, memory) {
             x += g.scope("cross_attention", || {
                 let h = norm.forward(cx, x);
-                cx.drop(attention.forward(cx, h, length, memory, &[padding]), &[length])
+                cx.drop(attention.forward(cx, h, length, memory, &[padding]).0, &[length])
             });
         }
         x + g.scope("ffn", || {

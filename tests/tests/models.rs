@@ -186,6 +186,31 @@ fn sparse_layers_need_not_come_at_even_distances() {
 }
 
 #[test]
+fn experts_learn_in_attention_too() {
+    use models::switch::options::{Choice, Places};
+    let with = |places, routing| {
+        let switch = tiny().switch.expect("tiny is sparse");
+        Config { switch: Some(Switch { places, routing, ignore_padding: true, ..switch }), ..tiny() }
+    };
+    let module = |config: &Config| train(config, &build(config), 1).remove(0);
+    learns(&with(Places::Attention, Choice::Switch));
+    // Two sparse parts in each layer, with outputs of their own.
+    let both = with(Places::Both, Choice::Switch);
+    let outputs = train(&both, &build(&both), 12);
+    assert!(number(&outputs[11], "loss") < 0.8 * number(&outputs[0], "loss"));
+    for name in ["encoder_attention_load", "encoder_ffn_load", "decoder_attention_load", "decoder_ffn_load"] {
+        assert!((number(&outputs[0], name) - 2.0).abs() < 1e-5, "two layers: {}", number(&outputs[0], name));
+    }
+    assert!(!module(&with(Places::Ffn, Choice::TopK)).contains_key("encoder_ffn_load"));
+    // On eight devices as on one.
+    let config = with(Places::Both, Choice::TopK);
+    let whole = build(&config);
+    let local = split(&whole, "data=2,expert=2,model=2", config.layout(), "");
+    let difference = difference(&train(&config, &whole, 2), &train(&config, &local, 2));
+    assert!(difference < 1e-4, "{difference}");
+}
+
+#[test]
 fn dispatch_by_index_and_by_product_are_the_same() {
     let of = |dispatch, capacity_factor| {
         let switch = Switch { dispatch, capacity_factor, ..tiny().switch.expect("tiny is sparse") };

@@ -3,10 +3,11 @@
 //!
 //! The router's matrix is the identity here, so that a token is its own logits.
 
-use compiler::interp::{Tensor, Tensors};
-use mesh::{DType, Dim, Site};
+use compiler::interp::{self, Precision as Rounding, Tensor, Tensors};
+use mesh::{DType, Dim, Site, dsl::Program};
 use models::{
-    Config, Dispatch, Precision, Switch,
+    Config, Context, Dispatch, Precision, Switch, Weights,
+    attention::{Attention, AttentionDims},
     switch::options::{Choice, Exploration, Priority, Second},
 };
 use tests::moe::{Device, Layer, error};
@@ -490,6 +491,56 @@ fn probabilities_that_round_to_the_same_number_are_the_same() {
         let of = |round| load(with(round), &[0.0, 0.0004], on, Precision::Selective);
         assert_eq!((of(false), of(true)), (vec![0.0, 1.0], vec![1.0, 0.0]), "{on:?}");
     }
+}
+
+/// Attention over `x` with the matrices `q`, `kv` and `o`: with one expert, or dense with values that are keys.
+fn attention(x: &Tensor, matrices: [&[f64]; 3], experts: bool) -> Vec<f64> {
+    let config = Config { batch: 2, d_model: 4, heads: 2, d_kv: 3, dropout: 0.0, ..Config::default() };
+    let dims = AttentionDims::new(&config);
+    let p = Program::new("attention");
+    let weights = Weights::new(&p);
+    let one = Switch { experts: 1, fixed_capacity: 5, ..Switch::default() };
+    let attention = match experts {
+        true => Attention::switch(&weights, &dims, &one),
+        false => Attention::new(&weights, &dims),
+    };
+    let length = Dim::new("length", 5);
+    p.function("attend", |g| {
+        let x = g.input("x", DType::F32, [&dims.batch, &length, &dims.d_model]);
+        let cx = Context::new(g, &config, None);
+        let own = x.rename(&length, "memory_length");
+        g.output("y", attention.forward(&cx, x, &length, own, &[]).0);
+    });
+    let mut module = p.finish().unwrap_or_else(|d| panic!("{d}"));
+    module.functions.retain(|f| f.name == *"attend");
+    let [q, kv, o] = matrices;
+    let state = module.env.states.iter().map(|(_, s)| {
+        let elements = match s.name.as_str() {
+            "q" => q.to_vec(),
+            "k" | "v" | "kv" => kv.to_vec(),
+            "o" => o.to_vec(),
+            _ => vec![0.3; 4],
+        };
+        let dims: Vec<Dim> = s.ty.logical().cloned().collect();
+        (s.name.clone(), Tensor::new(DType::F32, &dims, elements).expect("the sizes agree"))
+    });
+    let inputs = Tensors::from([("x".into(), x.clone())]);
+    let outcome = interp::run(&module, "attend", &inputs, &state.collect(), Rounding::Normal);
+    outcome.unwrap_or_else(|d| panic!("{d}")).outputs["y"].elements()
+}
+
+#[test]
+fn attention_with_one_expert_is_attention() {
+    let numbers = &mut Numbers(9);
+    let dims = [Dim::new("batch", 2), Dim::new("length", 5), Dim::new("d_model", 4)];
+    let x = Tensor::new(DType::F32, &dims, numbers.list(40, 2.0)).expect("the sizes agree");
+    let matrices = [24, 24, 24].map(|count| numbers.list(count, 2.0));
+    let of = |experts| attention(&x, matrices.each_ref().map(|m| &m[..]), experts);
+    let [sparse, dense] = [true, false].map(of);
+    assert!(dense.iter().any(|y| y.abs() > 0.1));
+    // The gate of the only expert is 1.
+    let apart = sparse.iter().zip(&dense).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(apart < 1e-6, "{apart}");
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! The Switch layer: a feed-forward layer of which every token uses one of several copies, the *experts*.
 //!
 //! Reading order: [`options`] (what a Switch layer is; `settings` and `limits` read and check them),
-//! [`SwitchFfn`] (the experts, and how tokens travel to them and back), [`router`] (probabilities), `choice`
+//! [`SwitchFfn`] (the experts, and how tokens travel to them and back), [`attention`] (experts there), [`router`] (probabilities), `choice`
 //! (who chooses whom, and which slots that takes), `balance` (losses and metrics), [`dispatch`] (moving tokens
 //! into slots and back).
 
+pub mod attention;
 mod balance;
 mod choice;
 pub mod dispatch;

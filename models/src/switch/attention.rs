@@ -1,0 +1,73 @@
+//! Experts in self-attention (the paper's appendix A, table 10): a token's expert makes its query with one
+//! matrix, and with another its key, which is its value, too. One router serves both, as in the released code.
+//!
+//! Each expert is linear, in place of the trainable matrices of dense attention. A token that found no slot has
+//! a query, key and value of 0: it looks at all positions by their biases alone.
+
+use super::{Groups, Router, RouterMetrics, Switch, dispatch::Slots, from_experts, to_experts};
+use crate::{Context, Weight, Weights, attention::AttentionDims};
+use mesh::{
+    Dim, Name,
+    dsl::{Init, Tensor, einsum},
+};
+
+/// A router and the projections of its experts.
+#[derive(Clone, Debug)]
+pub struct SwitchProjections {
+    router: Router,
+    pub(crate) q: Weight,
+    pub(crate) kv: Weight,
+    dims: AttentionDims,
+    options: Switch,
+}
+
+/// Queries, and keys that are values, both `[batch, length, heads, d_kv]`; and what the router says.
+#[derive(Clone, Debug)]
+pub struct Projected<'g> {
+    /// Queries.
+    pub q: Tensor<'g>,
+    /// Keys and values.
+    pub kv: Tensor<'g>,
+    /// Of the router.
+    pub metrics: RouterMetrics<'g>,
+}
+
+impl SwitchProjections {
+    /// With T5's initial values, made smaller as those of other experts.
+    pub fn new(w: &Weights<'_>, dims: &AttentionDims, options: &Switch) -> Self {
+        let AttentionDims { d_model, heads, d_kv, .. } = dims;
+        let experts = Dim::new("experts", options.experts);
+        let stored = [&experts, d_model, heads, d_kv];
+        let project = |name, fan_in: usize| {
+            let init = Init::Normal((options.init_scale / fan_in as f64).sqrt());
+            w.matrix(name, &stored, &[d_model], &[heads, d_kv], init)
+        };
+        Self {
+            router: Router::new(w, d_model, options, "attention"),
+            q: project("q", d_model.size * d_kv.size),
+            kv: project("kv", d_model.size),
+            dims: dims.clone(),
+            options: options.clone(),
+        }
+    }
+
+    /// For `x` of `[batch, length, d_model]`.
+    pub fn forward<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, length: &Dim) -> Projected<'g> {
+        let AttentionDims { batch, d_model, heads, d_kv } = &self.dims;
+        let g = cx.g;
+        let groups = Groups::new(&self.options, batch, length);
+        let x = groups.regroup(x);
+        let (group, token) = (&groups.group, &groups.token);
+        let real = cx.real.map(|real| groups.regroup(real));
+        let (routing, metrics) = g.scope("router", || self.router.forward(cx, x, real, group, token));
+        let slots = Slots::new(&self.options, d_model, [group, token], &routing, cx.train());
+        let sent = to_experts(g.scope("dispatch", || slots.dispatch(x)));
+        let by = |weight: &Weight| {
+            let slots_of = ["expert_batch", "experts", "capacity"].map(Name::from);
+            let out = slots_of.into_iter().chain([heads.name.clone(), d_kv.name.clone()]).collect::<Vec<_>>();
+            let made = g.scope("experts", || einsum([sent, weight.read(cx)], out));
+            groups.ungroup(g.scope("combine", || slots.combine(from_experts(made), &[heads, d_kv])))
+        };
+        Projected { q: by(&self.q), kv: by(&self.kv), metrics }
+    }
+}
