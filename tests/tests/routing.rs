@@ -437,6 +437,27 @@ fn layouts_do_not_change_where_tokens_go() {
     }
 }
 
+#[test]
+fn the_plugin_routes_as_the_interpreter_does() {
+    let layout = "batch:data+expert,expert_batch:data,experts:expert,d_ff:model";
+    // Every kind of choice and of order once.
+    for (i, options) in ways().into_iter().enumerate().filter(|(i, _)| [1, 5, 7, 12, 13, 14].contains(i)) {
+        let layer = layer(Switch { ignore_padding: true, ..options }, 4, 8);
+        let given = given(&layer, i as u64 + 90, 4.0);
+        let want = layer.run(Device::Interpreter, "", "", &given.inputs, &given.state);
+        for (mesh, layout) in [("", ""), ("data=2,expert=2,model=2", layout)] {
+            let dispatch = if mesh.is_empty() { Dispatch::Permute } else { layer.options.dispatch };
+            let layer = Layer { options: Switch { dispatch, ..layer.options.clone() }, ..layer.clone() };
+            let have = layer.run(Device::Plugin, mesh, layout, &given.inputs, &given.state);
+            for (name, a) in &want {
+                let apart = error(&have[name].ordered(&a.names), &[], &a.elements());
+                let most = if &**name == "dispatch" { 0.0 } else { NEAR };
+                assert!(apart <= most, "{name} on the plugin by {mesh} is {apart:e} off: {layer:?}");
+            }
+        }
+    }
+}
+
 /// The load of a layer whose tokens are all `token`, in training.
 fn load(options: Switch, token: &[f64], on: Device, precision: Precision) -> Vec<f64> {
     let layer = Layer { train: true, precision, ..layer(options, 4, 512) };
