@@ -273,6 +273,58 @@ fn what_is_there_is_not_replaced() {
 }
 
 #[test]
+fn an_imported_model_is_trained_and_exported_again() {
+    let place = Workplace::new();
+    let (config, text) = switch();
+    let tensors = weights(&Config { vocab: 260, ..config }, |_| Dtype::BF16);
+    // Bytes are tokens 3 to 258. Values as those of a real model, so that training is finite.
+    let small = tensors.into_iter().map(|(name, (dtype, sizes, bytes))| {
+        let bytes = bytes.chunks(2).flat_map(|b| [b[0], 0x3c | (b[1] & 0x80)]).collect();
+        (name, (dtype, sizes, bytes))
+    });
+    let tensors: BTreeMap<String, Stored> = small.collect();
+    let text = text.replace("\"vocab_size\": 16", "\"vocab_size\": 260");
+    folder(&place, "theirs", &text, &tensors);
+    place.run(&["convert", "hf", "theirs", "ours"]).succeeds();
+    place.write("text.txt", "a text about nothing, a text for everyone. ".repeat(40));
+    let settings = ["--set", "batch=2", "--set", "input_length=16", "--set", "target_length=8"];
+    let train = [
+        "train",
+        "ours",
+        "--data",
+        "text.txt",
+        "--steps",
+        "2",
+        "--checkpoint-dir",
+        "run",
+        "--save-every",
+        "2",
+    ];
+    place.run_on_cpu(&[&train[..], &settings].concat()).succeeds();
+    let trained = place.at("run/step_00000002").display().to_string();
+    place.run(&["convert", "to-hf", &trained, "again"]).succeeds();
+    let again = read(&place.at("again"));
+    let head = |all: &BTreeMap<String, Stored>| -> Vec<_> {
+        all.iter().map(|(name, (_, sizes, _))| (name.clone(), sizes.clone())).collect()
+    };
+    assert_eq!(head(&again), head(&tensors));
+    // Two steps move everything a little: it began with what was imported.
+    let first = |all: &BTreeMap<String, Stored>| f32::from_le_bytes(wide(&all["shared.weight"]));
+    assert!((first(&again) - first(&tensors)).abs() < 0.1, "{} {}", first(&again), first(&tensors));
+    assert!(again.values().all(|t| t.0 == Dtype::F32), "the run was in f32");
+    // And it can be imported again.
+    place.run(&["convert", "hf", "again", "ours2"]).succeeds();
+}
+
+/// The first element as a 32-bit float.
+fn wide((dtype, _, bytes): &Stored) -> [u8; 4] {
+    match dtype {
+        Dtype::F32 => [bytes[0], bytes[1], bytes[2], bytes[3]],
+        _ => [0, 0, bytes[0], bytes[1]],
+    }
+}
+
+#[test]
 fn a_program_can_be_made_of_an_imported_model() {
     let place = Workplace::new();
     let (config, text) = switch();

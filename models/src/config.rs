@@ -245,6 +245,18 @@ impl Config {
         wrong.0
     }
 
+    /// The same model as a preset of [`crate::zoo`] and all settings that make it of that, as `--set` takes
+    /// them, with spaces between: what a checkpoint says about itself. Its name and precision are apart.
+    pub fn described(&self) -> (&'static str, String) {
+        let args = Args::default();
+        // Asking for every setting says what it is without being set.
+        let _ = self.clone().with(&args);
+        // `layers` sets both stacks at once, and is of no use once they are set.
+        let settings = args.settings().into_iter().filter(|s| s.key != "layers");
+        let words: Vec<String> = settings.map(|s| format!("{}={}", s.key, s.default)).collect();
+        (if self.switch.is_some() { "switch" } else { "t5" }, words.join(" "))
+    }
+
     /// Which layers of a stack are sparse: all (1), or those whose number from 0 has the remainder 1;
     /// nothing if the model has no sparse layers.
     pub fn sparse_step(&self, decoder: bool) -> Option<usize> {
@@ -310,6 +322,21 @@ pub fn small_model_optimizer() -> Optimizer {
 mod tests {
     use super::*;
     use crate::Dispatch;
+
+    #[test]
+    fn a_model_is_what_its_description_makes() {
+        for (name, preset) in crate::zoo::ALL {
+            let config = preset();
+            let (model, settings) = config.described();
+            let words = settings.split(' ').flat_map(|s| ["--set".to_owned(), s.to_owned()]);
+            let args = Args::parse(words).expect("the arguments are legal");
+            let base = crate::zoo::named(model).expect("it names a preset");
+            let again = Config { name: config.name.clone(), ..base.with(&args) };
+            assert_eq!(args.mistakes(), []);
+            // Being asked without being set makes explicit what follows from other settings.
+            assert_eq!(again, config.with(&Args::default()), "{name}");
+        }
+    }
 
     #[test]
     fn every_setting_is_read() {

@@ -15,7 +15,8 @@ use crate::{
 use anyhow::{Context, Result};
 use compiler::pipeline::Stage;
 use runtime::{
-    Artefact,
+    Artefact, HostTensor,
+    checkpoint::{Checkpoint, Which},
     data::{self, Source, Task, Text},
     plugin::Platform,
     train,
@@ -25,6 +26,7 @@ use signal_hook::{
     flag,
 };
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     process::ExitCode,
     sync::{
@@ -36,12 +38,15 @@ use std::{
 /// Arguments.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// A model (.rs or .mesh), or an artefact directory
-    #[arg(value_name = "MODEL|ARTEFACT")]
+    /// A model (.rs or .mesh), an artefact directory, or a checkpoint, whose parameters training begins with
+    #[arg(value_name = "MODEL|ARTEFACT|CHECKPOINT")]
     subject: PathBuf,
     /// Text files, and folders with text files
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
+    /// Begin with the parameters of this checkpoint; all other state is made anew
+    #[arg(long, value_name = "CHECKPOINT")]
+    init_from: Option<PathBuf>,
     #[command(flatten)]
     settings: ModelArgs,
     #[command(flatten)]
@@ -97,7 +102,10 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     environment(None)?;
     let text = Text::read(&args.data)?;
-    let artefact = if args.subject.is_dir() { opened(args)? } else { compiled(args)? };
+    let is_checkpoint = model::is_checkpoint(&args.subject);
+    let begin = args.init_from.as_ref().or(is_checkpoint.then_some(&args.subject));
+    let begin = begin.map(|dir| Checkpoint::open(dir)).transpose()?;
+    let artefact = if args.subject.is_dir() && !is_checkpoint { opened(args)? } else { compiled(args)? };
     let held_out = args.held_out.unwrap_or(if args.eval_every.is_some() { 0.05 } else { 0.0 });
     let options = data::Options { held_out, ..data::Options::default() };
     let source = Source::new(text, Task::of(&artefact)?, &options)?;
@@ -110,6 +118,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     // Before the plugin is loaded: its threads must not take the signals' first meaning.
     let signals = Signals::watch()?;
     let mut session = args.plugin.session(artefact)?;
+    if let Some(checkpoint) = &begin {
+        let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(args.seed.unwrap_or(0)))]);
+        session.call("init", &seed)?.wait()?;
+        session.release("init");
+        session.restore(checkpoint, Which::Params)?;
+    }
     let options = train::Options {
         steps: args.steps,
         seed: args.seed,

@@ -419,11 +419,11 @@ pub fn write(config: &Config, dtype: &str) -> Result<String, String> {
             (true, "num_sparse_decoder_layers", "decoder_sparse_step", config.decoder_layers),
         ] {
             let own = config.sparse_step(decoder).unwrap_or(1);
-            // Theirs says how many layers are sparse, and takes the whole part of a quotient as their distance.
-            let count = (1..=layers).find(|n| layers / n == own).ok_or_else(|| {
-                format!("of its {layers} layers every {own}th is sparse, which theirs cannot say")
-            })?;
-            set(number, json!(count));
+            // Theirs says how many layers are sparse, and takes the whole part of a quotient as their distance;
+            // where no number gives this one, the distance alone holds.
+            if let Some(count) = (1..=layers).find(|n| layers / n == own) {
+                set(number, json!(count));
+            }
             set(step, json!(own));
         }
         set("num_experts", json!(switch.experts));
@@ -464,6 +464,27 @@ mod tests {
             r#"{"model_type":"switch_transformers","num_layers":5,"num_sparse_encoder_layers":2,"num_sparse_decoder_layers":5}"#,
             &["experts=8", " sparse_step=2", "decoder_sparse_step=1", "fixed_capacity=64", "aux_loss=0.001"],
         );
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_the_same_model() {
+        use crate::model::settled;
+        let switch =
+            models::Switch { sparse_step: 2, decoder_sparse_step: 3, ..models::Switch::hugging_face(4, 7) };
+        let sparse = Config { switch: Some(switch), dropout: 0.0, ..models::zoo::t5_small() };
+        for config in [models::zoo::t5_base(), models::zoo::t5_v1_1_xxl(), sparse] {
+            let text = write(&config, "bfloat16").unwrap();
+            let described = Described::parse(&text, "config.json").unwrap();
+            let again = settled(described.model, &described.line(), described.dtype, "config.json").unwrap();
+            assert_eq!(models::hf::tensors(&again), models::hf::tensors(&config));
+            let sizes = |c: &Config| (c.buckets, c.epsilon, c.dropout, c.max_distance, c.activation, c.tied);
+            assert_eq!(sizes(&again), sizes(&config));
+            let routers = |c: &Config| {
+                let router = |s: &models::Switch| (s.fixed_capacity, s.aux_loss, s.router_z_loss, s.jitter);
+                (c.switch.as_ref().map(router), [false, true].map(|decoder| c.sparse_step(decoder)))
+            };
+            assert_eq!(routers(&again), routers(&config));
+        }
     }
 
     #[test]

@@ -66,7 +66,8 @@ impl Session {
         Ok(snapshot)
     }
 
-    /// What a checkpoint should say about the program: its name, and how it lay on devices.
+    /// What a checkpoint should say about the program: its name, how it lay on devices, and which model it is, if
+    /// the program says so.
     pub fn checkpoint_facts(&self) -> Facts {
         let manifest = &self.artefact().manifest;
         let axes = manifest.mesh.iter().flat_map(|m| &m.axes);
@@ -78,7 +79,9 @@ impl Session {
             ("layout", manifest.layout.clone()),
             ("state_layout", manifest.state_layout.clone()),
         ];
-        facts.map(|(name, value)| (name.to_owned(), value)).into()
+        let model = ["model", "settings", "dtype"].into_iter();
+        let model = model.filter_map(|name| Some((name, manifest.facts.get(name)?.clone())));
+        facts.into_iter().chain(model).map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// Takes state from a checkpoint, whatever mesh and layout it was written under. Of each tensor, a device
