@@ -15,8 +15,7 @@ use crate::{
 use anyhow::{Context, Result};
 use compiler::pipeline::Stage;
 use runtime::{
-    Artefact, HostTensor,
-    checkpoint::{Checkpoint, Which},
+    Artefact,
     data::{self, Source, Task, Text},
     plugin::Platform,
     train,
@@ -26,7 +25,6 @@ use signal_hook::{
     flag,
 };
 use std::{
-    collections::BTreeMap,
     path::PathBuf,
     process::ExitCode,
     sync::{
@@ -44,9 +42,6 @@ pub struct Args {
     /// Text files, and folders with text files
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
-    /// Begin with the parameters of this checkpoint; all other state is made anew
-    #[arg(long, value_name = "CHECKPOINT")]
-    init_from: Option<PathBuf>,
     #[command(flatten)]
     settings: ModelArgs,
     #[command(flatten)]
@@ -103,8 +98,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     environment(None)?;
     let text = Text::read(&args.data)?;
     let is_checkpoint = model::is_checkpoint(&args.subject);
-    let begin = args.init_from.as_ref().or(is_checkpoint.then_some(&args.subject));
-    let begin = begin.map(|dir| Checkpoint::open(dir)).transpose()?;
     let artefact = if args.subject.is_dir() && !is_checkpoint { opened(args)? } else { compiled(args)? };
     let held_out = args.held_out.unwrap_or(if args.eval_every.is_some() { 0.05 } else { 0.0 });
     let options = data::Options { held_out, ..data::Options::default() };
@@ -118,17 +111,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     // Before the plugin is loaded: its threads must not take the signals' first meaning.
     let signals = Signals::watch()?;
     let mut session = args.plugin.session(artefact)?;
-    if let Some(checkpoint) = &begin {
-        let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(args.seed.unwrap_or(0)))]);
-        session.call("init", &seed)?.wait()?;
-        session.release("init");
-        session.restore(checkpoint, Which::Params)?;
-    }
     let options = train::Options {
         steps: args.steps,
         seed: args.seed,
         metrics: args.metrics.clone(),
-        from: args.from.clone(),
+        from: args.from.clone().or(is_checkpoint.then(|| args.subject.clone())),
         saving: args.checkpoint_dir.clone().map(|folder| train::Saving {
             folder,
             every: args.save_every,
