@@ -5,6 +5,7 @@ pub mod differences;
 pub mod filetest;
 pub mod generate;
 pub mod law;
+pub mod loops;
 pub mod moe;
 pub mod plugin;
 pub mod training;

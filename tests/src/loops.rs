@@ -1,0 +1,257 @@
+//! Routing in plain loops over one token after the other: what the tests of sparse layers hold them to.
+
+use crate::moe::Layer;
+use compiler::interp::Tensors;
+use models::{
+    Switch,
+    switch::options::{Choice, Priority, Second},
+};
+
+/// What a layer is to do, by loops: `[group][token][expert]` and so on, all flat and row-major.
+#[derive(Debug)]
+pub struct Want {
+    /// Groups of tokens.
+    pub groups: usize,
+    /// Tokens of a group.
+    pub tokens: usize,
+    /// Slots of an expert.
+    pub capacity: usize,
+    /// 1 where a token is in a slot: `[group][token][expert][slot]`.
+    pub dispatch: Vec<f64>,
+    /// Its gate there.
+    pub combine: Vec<f64>,
+    /// The metrics of the router.
+    pub load: Vec<f64>,
+    /// Share of tokens without a slot.
+    pub dropped: f64,
+    /// The balance.
+    pub aux: f64,
+    /// Mean squared log-normalizer.
+    pub z: f64,
+    /// Mean entropy.
+    pub entropy: f64,
+}
+
+/// One group: scores of tokens and who is real.
+struct Group<'a> {
+    o: &'a Switch,
+    train: bool,
+    logits: Vec<&'a [f64]>,
+    real: Vec<bool>,
+    capacity: usize,
+}
+
+/// `e^x / Σ e^x`.
+pub fn softmax(x: &[f64]) -> Vec<f64> {
+    let most = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let e: Vec<f64> = x.iter().map(|x| (x - most).exp()).collect();
+    let sum: f64 = e.iter().sum();
+    e.iter().map(|e| e / sum).collect()
+}
+
+/// Positions by falling score, the first of equals first.
+fn ranked(scores: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+    order
+}
+
+/// `(token, expert, place, gate)` of every slot in use.
+type Placed = Vec<(usize, usize, usize, f64)>;
+
+impl Group<'_> {
+    fn probabilities(&self) -> Vec<Vec<f64>> {
+        self.logits.iter().map(|l| softmax(l)).collect()
+    }
+
+    fn tokens_choose(&self) -> Placed {
+        let o = self.o;
+        let p = self.probabilities();
+        let order: Vec<usize> = match o.priority {
+            Priority::Order => (0..p.len()).collect(),
+            Priority::Gate => {
+                ranked(&p.iter().map(|p| p.iter().copied().fold(0.0, f64::max)).collect::<Vec<_>>())
+            }
+        };
+        let (policy, threshold) = match self.train {
+            true => (o.second_policy, o.second_threshold),
+            false => (o.eval_second_policy, o.eval_second_threshold),
+        };
+        let mut counts = vec![0; o.experts];
+        let mut placed: Placed = Vec::new();
+        for round in 0..o.choices() {
+            for t in order.iter().copied().filter(|t| self.real[*t]) {
+                let best = ranked(&p[t]);
+                let sum: f64 = best[..o.choices()].iter().map(|e| p[t][*e]).sum();
+                let expert = best[round];
+                let gate = if o.renormalizes() { p[t][expert] / (sum + 1e-9) } else { p[t][expert] };
+                let counted = match policy {
+                    _ if round == 0 || o.routing != Choice::TopK => true,
+                    Second::All => true,
+                    Second::None => false,
+                    Second::Threshold => gate > threshold,
+                    Second::Random => panic!("the loops draw no numbers"),
+                };
+                let done = o.routing == Choice::Ntlb && placed.iter().any(|slot| slot.0 == t);
+                if counted && !done && counts[expert] < self.capacity {
+                    placed.push((t, expert, counts[expert], gate));
+                    counts[expert] += 1;
+                }
+            }
+        }
+        placed
+    }
+
+    fn experts_choose(&self) -> Placed {
+        let p = self.probabilities();
+        let mut placed: Placed = Vec::new();
+        for e in 0..self.o.experts {
+            let scores: Vec<f64> = match self.o.routing {
+                Choice::ExpertSelection => self.attention(e),
+                _ => p.iter().map(|p| p[e]).collect(),
+            };
+            let order = ranked(&scores).into_iter().filter(|t| self.real[*t]).take(self.capacity);
+            placed.extend(order.enumerate().map(|(place, t)| (t, e, place, scores[t])));
+        }
+        if self.o.routing == Choice::ExpertSelection {
+            let times = |t| placed.iter().filter(|slot| slot.0 == t).count() as f64;
+            return placed.iter().map(|(t, e, place, gate)| (*t, *e, *place, gate / times(*t))).collect();
+        }
+        placed
+    }
+
+    /// Softmax over the real tokens of an expert's logits; 0 for padding.
+    fn attention(&self, e: usize) -> Vec<f64> {
+        if !self.real.contains(&true) {
+            return vec![0.0; self.real.len()];
+        }
+        let shown = |(l, real): (&&[f64], &bool)| if *real { l[e] } else { f64::NEG_INFINITY };
+        softmax(&self.logits.iter().zip(&self.real).map(shown).collect::<Vec<_>>())
+    }
+
+    /// The balance of this group, and the share of tokens that want each expert.
+    fn balance(&self, placed: &Placed) -> (f64, Vec<f64>) {
+        let (o, p, s) = (self.o, self.probabilities(), self.real.len() as f64);
+        let real = self.real.iter().filter(|r| **r).count() as f64;
+        let experts = o.experts as f64;
+        let share = |round: usize, all: bool| -> Vec<f64> {
+            let mut share = vec![0.0; o.experts];
+            for (p, _) in p.iter().zip(&self.real).filter(|(_, real)| all || **real) {
+                share[ranked(p)[round]] += 1.0 / s;
+            }
+            share
+        };
+        let mean = |all: bool| -> Vec<f64> {
+            let of = |e: usize| {
+                p.iter().zip(&self.real).filter(|(_, r)| all || **r).map(|(p, _)| p[e]).sum::<f64>()
+            };
+            (0..o.experts).map(|e| of(e) / s).collect()
+        };
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>() * experts;
+        match o.routing {
+            Choice::Switch => (dot(&share(0, true), &mean(true)) * real / s, share(0, true)),
+            Choice::Ntlb => {
+                let rounds = (0..o.choices()).map(|i| dot(&share(i, true), &mean(true)));
+                (rounds.sum::<f64>() / o.choices() as f64 * real / s, share(0, true))
+            }
+            Choice::TopK => {
+                let mut aux = dot(&share(0, false), &mean(false));
+                if o.second_place_loss {
+                    let mut rest = vec![0.0; o.experts];
+                    for (p, real) in p.iter().zip(&self.real) {
+                        let first = if *real { ranked(p)[0] } else { o.experts };
+                        let left: Vec<f64> =
+                            (0..o.experts).map(|e| if e == first { 0.0 } else { p[e] }).collect();
+                        let sum: f64 = left.iter().sum();
+                        left.iter().zip(&mut rest).for_each(|(l, r)| *r += l / (sum + 1e-9) / s);
+                    }
+                    aux += 0.5 * dot(&share(1, false), &rest);
+                }
+                (aux, share(0, false))
+            }
+            Choice::ExpertChoice | Choice::ExpertSelection => {
+                let used = |e: usize| placed.iter().filter(|slot| slot.1 == e).count() as f64;
+                let load = (0..o.experts).map(used).collect();
+                if o.routing == Choice::ExpertChoice {
+                    return (1.0, load);
+                }
+                let attention: Vec<Vec<f64>> = (0..o.experts).map(|e| self.attention(e)).collect();
+                let of = |t: usize| attention.iter().map(|a| a[t]).sum::<f64>() / experts;
+                let squares = (0..self.real.len()).map(|t| of(t).powi(2)).sum::<f64>();
+                (squares / s * real * s, load)
+            }
+        }
+    }
+}
+
+/// What `layer` is to do with the logits `x`.
+pub fn want(layer: &Layer, x: &[f64], padding: &[f64]) -> Want {
+    let o = &layer.options;
+    let (groups, tokens) = o.groups(layer.batch, layer.length);
+    let capacity = o.capacity(tokens, layer.train);
+    let cells = groups * tokens * o.experts * capacity;
+    let mut want = Want {
+        groups,
+        tokens,
+        capacity,
+        dispatch: vec![0.0; cells],
+        combine: vec![0.0; cells],
+        load: vec![0.0; o.experts],
+        dropped: 0.0,
+        aux: 0.0,
+        z: 0.0,
+        entropy: 0.0,
+    };
+    let is_real = |i: usize| !o.ignore_padding || padding[i] != 0.0;
+    let reals = (0..groups * tokens).filter(|i| is_real(*i)).count().max(1) as f64;
+    for g in 0..groups {
+        let rows = (0..tokens).map(|t| g * tokens + t);
+        let group = Group {
+            o,
+            train: layer.train,
+            logits: rows.clone().map(|i| &x[i * o.experts..(i + 1) * o.experts]).collect(),
+            real: rows.clone().map(is_real).collect(),
+            capacity,
+        };
+        let placed = if o.routing.by_experts() { group.experts_choose() } else { group.tokens_choose() };
+        for (t, e, place, gate) in &placed {
+            let at = (((g * tokens + t) * o.experts) + e) * capacity + place;
+            want.dispatch[at] += 1.0;
+            want.combine[at] += gate;
+        }
+        let (aux, load) = group.balance(&placed);
+        want.aux += aux / groups as f64;
+        want.load.iter_mut().zip(load).for_each(|(a, b)| *a += b / groups as f64);
+        for t in (0..tokens).filter(|t| group.real[*t]) {
+            let found = placed.iter().any(|slot| slot.0 == t);
+            want.dropped += f64::from(!found) / reals;
+            let normalizer = group.logits[t].iter().map(|l| l.exp()).sum::<f64>().ln();
+            want.z += normalizer.powi(2) / reals;
+            want.entropy -= softmax(group.logits[t]).iter().map(|p| p * p.ln()).sum::<f64>() / reals;
+        }
+    }
+    if o.routing.by_experts() {
+        let all: f64 = want.load.iter().sum();
+        want.load.iter_mut().for_each(|l| *l /= all.max(1e-9));
+    }
+    want
+}
+
+/// What the layer gives, by loops: for every token its experts' results times its gates.
+pub fn output(layer: &Layer, want: &Want, x: &[f64], state: &Tensors) -> Vec<f64> {
+    let (e_count, d, f) = (layer.options.experts, layer.d_model, layer.d_ff);
+    let (wi, wo) = (state["wi"].elements(), state["wo"].elements());
+    let mut y = vec![0.0; x.len()];
+    for i in 0..want.groups * want.tokens {
+        let token = &x[i * d..(i + 1) * d];
+        for e in 0..e_count {
+            let slots = (i * e_count + e) * want.capacity;
+            let gate: f64 = want.combine[slots..slots + want.capacity].iter().sum();
+            for j in 0..f {
+                let hidden: f64 = (0..d).map(|k| token[k] * wi[(e * d + k) * f + j]).sum();
+                (0..d).for_each(|k| y[i * d + k] += gate * hidden.max(0.0) * wo[(e * f + j) * d + k]);
+            }
+        }
+    }
+    y
+}
