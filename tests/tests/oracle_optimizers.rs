@@ -295,3 +295,86 @@ fn the_gradient_is_limited_by_its_norm_over_all_parameters() {
         assert!((after - if large { clip } else { before }).abs() < 1e-5, "{clip}: {before} {after}");
     }
 }
+
+/// State of `w` after three steps of a program in which it is stacked along `layers`, or is one of as many.
+fn moved(method: &Method, layers: usize, stacked: bool) -> Vec<f64> {
+    let (layer, rows, columns) = (Dim::new("layers", layers), Dim::new("r", 4), Dim::new("c", 6));
+    let optimizer =
+        Optimizer { method: method.clone(), schedule: Schedule::t5(0.1, 4), ..Optimizer::default() };
+    let p = Program::new("stacked");
+    let weights = Weights::new(&p);
+    let declare = |name: String| {
+        weights.matrix(&name, &[&rows, &columns], &[&rows], &[&columns], Init::Zeros);
+    };
+    match stacked {
+        true => weights.stacked(&layer, || declare("w".into())),
+        false => (0..layers).for_each(|i| declare(format!("w{i}"))),
+    }
+    let step = p.counter("step", DType::S32, Init::Zeros);
+    let update = Update::new(&p, &optimizer, weights.all());
+    let mut whole = vec![rows.clone(), columns.clone()];
+    if stacked {
+        whole.insert(0, layer);
+    }
+    p.function("train", |g| {
+        let products = weights.all().into_iter().enumerate().map(|(i, weight)| {
+            (weight.state.read(g) * g.input(format!("slope{i}"), DType::F32, &whole)).sum_all()
+        });
+        let loss = products.reduce(|a, b| a + b).expect("there are parameters");
+        update.apply(g, loss, step.read(g));
+        step.assign(step.read(g) + 1);
+    });
+    let mut module = p.finish().unwrap_or_else(|d| panic!("{d}"));
+    module.functions.retain(|f| f.name == *"train");
+    let place =
+        Placement { mesh: Mesh::default(), layout: Layout::default(), state_layout: Layout::default() };
+    let local = pipeline::compile(module, &place, &mut pipeline::unobserved);
+    let module = local.unwrap_or_else(|d| panic!("{d}")).into_module();
+    // Layers differ in size, so that what is shared among them shows.
+    let numbers = |step: usize, i: usize| -> Vec<f64> {
+        let size = f64::from(2f32.powi(i as i32 - 4));
+        some(step, "w", 24 * layers)[i * 24..(i + 1) * 24]
+            .iter()
+            .map(|x| f64::from((x * size) as f32))
+            .collect()
+    };
+    let tensor = |step: usize, i: usize| match stacked {
+        true => (0..layers).flat_map(|i| numbers(step, i)).collect(),
+        false => numbers(step, i),
+    };
+    let mut state = Tensors::new();
+    let mut count = 0;
+    for (_, s) in module.env.states.iter() {
+        let dims: Vec<Dim> = s.ty.logical().cloned().collect();
+        let value = match s.kind {
+            mesh::StateKind::Param => tensor(9, count),
+            mesh::StateKind::Slot | mesh::StateKind::Counter => vec![0.0; s.ty.elements()],
+        };
+        count += usize::from(s.kind == mesh::StateKind::Param);
+        state.insert(s.name.clone(), Tensor::new(s.ty.dtype, &dims, value).expect("sizes agree"));
+    }
+    for step in 1..=3 {
+        let slope = |i| Tensor::new(DType::F32, &whole, tensor(step, i)).expect("sizes agree");
+        let inputs: Tensors = (0..count).map(|i| (format!("slope{i}").into(), slope(i))).collect();
+        state = interp::run(&module, "train", &inputs, &state, Rounding::Wide)
+            .unwrap_or_else(|d| panic!("{d}"))
+            .state;
+    }
+    let names: Vec<mesh::Name> = whole.iter().map(|d| d.name.clone()).collect();
+    let of = |name: String| state[name.as_str()].ordered(&names).elements();
+    if stacked { of("w".into()) } else { (0..layers).flat_map(|i| of(format!("w{i}"))).collect() }
+}
+
+#[test]
+fn stacked_layers_move_as_if_they_were_apart() {
+    // More layers than rows or columns: the two largest dims are not to be found among them.
+    let layers = 8;
+    for kind in [Adafactor::t5x(), Adafactor::transformers(), Adafactor::mesh_tf()] {
+        for factored_from in [2, 128] {
+            let method = Method::Adafactor(Adafactor { factored_from, ..kind });
+            let (a, b) = (moved(&method, layers, true), moved(&method, layers, false));
+            let apart = a.iter().zip(&b).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
+            assert!(a.len() == 24 * layers && apart < 1e-9, "{method:?}: {apart:e}");
+        }
+    }
+}
