@@ -1,6 +1,10 @@
 //! Multi-head attention as in T5: no division by `sqrt(d_kv)` (initial values make up for it), position
 //! biases and masks added to the logits, softmax in `f32`.
 
+mod decode;
+
+pub use decode::KeyValue;
+
 use crate::{
     Config, Context, Switch, Weight, Weights,
     switch::{RouterMetrics, attention::SwitchProjections},

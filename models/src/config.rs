@@ -293,6 +293,10 @@ impl Config {
 pub struct Mistakes(pub(crate) Vec<Diagnostic>);
 
 impl Mistakes {
+    /// Those noted so far.
+    pub fn found(self) -> Vec<Diagnostic> {
+        self.0
+    }
     /// Notes `message` unless `good`.
     pub fn unless(&mut self, good: bool, message: impl FnOnce() -> String, legal: &str) {
         if !good {

@@ -7,8 +7,9 @@
 //! Reading order: [`config`] (what a model is), [`context`] (what every layer needs to know when it runs:
 //! precision, random numbers, training or not), [`weights`] (parameters and what optimizers know of
 //! them), the layers ([`norm`], [`position`], [`attention`], [`feed_forward`], [`switch`], [`embedding`]),
-//! [`stack`] (encoder and decoder), [`objective`], [`optimizer`], [`program`], [`zoo`] (published
-//! models), [`hf`] (names of Hugging Face's tensors), [`probe`] (what happens inside, for comparisons).
+//! [`stack`] (encoder and decoder), [`objective`], [`optimizer`], [`program`], [`generate`] and [`score`]
+//! (programs that generate and score), [`zoo`] (published models), [`hf`] (names of Hugging Face's tensors),
+//! [`probe`] (what happens inside, for comparisons).
 //!
 //! Names of dims are an interface: layouts refer to them. `batch`, `length` (of the input),
 //! `target_length`, `memory_length` (what attention looks at), `d_model`, `d_ff`, `heads`, `d_kv`, `vocab`,
@@ -21,12 +22,14 @@ pub mod context;
 pub mod embedding;
 pub mod feed_forward;
 pub mod hf;
+pub mod generate;
 pub mod norm;
 pub mod objective;
 pub mod optimizer;
 pub mod position;
 pub mod probe;
 pub mod program;
+pub mod score;
 pub mod stack;
 pub mod switch;
 pub mod weights;
@@ -35,6 +38,7 @@ pub mod zoo;
 pub use config::{Activation, Config, Precision};
 pub use context::Context;
 pub use optimizer::{Method, Optimizer, Schedule};
+pub use generate::Generation;
 pub use program::{main, program};
 pub use switch::{Dispatch, Switch};
 pub use weights::{Weight, Weights};

@@ -1,9 +1,9 @@
 //! T5's relative positions: a number for each head and each bucket of distances, added to the logits of
 //! attention. The table is shared by all layers of a stack.
 
-use crate::{Context, Weight, Weights};
+use crate::{Context, Weight, Weights, attention::MASKED};
 use mesh::{
-    DType, Dim,
+    DType, Dim, Name,
     dsl::{Init, Tensor, einsum},
 };
 
@@ -62,8 +62,22 @@ impl RelativeBias {
 
     /// What is added to logits `[heads, query, memory]`, in `f32`.
     pub fn forward<'g>(&self, cx: &Context<'g>, query: &Dim, memory: &Dim) -> Tensor<'g> {
-        let g = cx.g;
-        let relative = g.iota(memory, DType::S32) - g.iota(query, DType::S32);
+        let relative = cx.g.iota(memory, DType::S32) - cx.g.iota(query, DType::S32);
+        self.of(cx, relative, &[&query.name, &memory.name])
+    }
+
+    /// What is added to logits of a causal stack with positions `memory`, for every position that looks.
+    pub fn falling<'g>(&self, cx: &Context<'g>, memory: &Dim) -> Falling<'g> {
+        let (g, last) = (cx.g, memory.size - 1);
+        // Positions as the last one sees them, and beyond them as many that it must not see.
+        let reach = Dim::new("reach", 2 * memory.size);
+        let place = g.iota(&reach, DType::S32);
+        let bias = self.of(cx, place - last as u32, &[&reach.name]);
+        Falling { all: place.gt(last as u32).select(g.constant(MASKED, DType::F32), bias), memory: memory.clone() }
+    }
+
+    /// The numbers for relative positions with the dims `dims`: `[heads, dims]`.
+    fn of<'g>(&self, cx: &Context<'g>, relative: Tensor<'g>, dims: &[&Name]) -> Tensor<'g> {
         let (buckets, distance) = if self.bidirectional {
             (self.buckets.size / 2, relative.abs())
         } else {
@@ -78,7 +92,26 @@ impl RelativeBias {
         }
         // By a product: its gradient is a product too, where that of a lookup would be a scatter.
         let hot = bucket.one_hot(&self.buckets, DType::F32);
-        einsum([self.table.state.read(g), hot], [&self.heads, query, memory])
+        let out: Vec<Name> = [&self.heads.name].into_iter().chain(dims.iter().copied()).cloned().collect();
+        einsum([self.table.state.read(cx.g), hot], out)
+    }
+}
+
+/// Biases and causality of all positions in one row, from the farthest position before to those after: what
+/// one position adds to its logits is a part of it.
+#[derive(Clone, Debug)]
+pub struct Falling<'g> {
+    /// `[heads, reach]`.
+    all: Tensor<'g>,
+    memory: Dim,
+}
+
+impl<'g> Falling<'g> {
+    /// For the position `position`: `[heads, memory]`.
+    pub fn at(&self, position: Tensor<'g>) -> Tensor<'g> {
+        let (size, last) = (self.memory.size, self.memory.size as u32 - 1);
+        let part = self.all.dynamic_slice("reach", last - position, size);
+        part.rename("reach", &self.memory.name)
     }
 }
 

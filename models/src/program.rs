@@ -1,13 +1,13 @@
 //! A [`Config`] as a program: parameters, `train_step`, `eval_step`, and the facts for the runtime.
 
 use crate::{
-    Config, Weights,
+    Config, Generation, Weights, generate,
     objective::{EncoderDecoder, Losses},
-    optimizer,
+    optimizer, score,
 };
 use mesh::{
     DType, Site,
-    dsl::{self, Graph, Init, Program, Rng},
+    dsl::{self, Args, Graph, Init, Program, Rng},
 };
 use std::{panic::Location, process::ExitCode};
 
@@ -17,7 +17,18 @@ use std::{panic::Location, process::ExitCode};
 pub fn main(config: Config) -> ExitCode {
     let place = Location::caller();
     let place = Site::new(place.file(), place.line(), place.column(), "");
-    dsl::main(|args| program(&config.with(args), &place))
+    dsl::main(|args| of_task(config, args, &place))
+}
+
+/// The program for the setting `task`: `train` (which evaluates, too), `generate` or `score`.
+pub fn of_task(config: Config, args: &Args, place: &Site) -> Program {
+    let config = config.with(args);
+    let task = args.choice("task", &["train", "generate", "score"], "train");
+    match task {
+        "generate" => generate::program(&config, &Generation::default().with(args), place),
+        "score" => score::program(&config, place),
+        _ => program(&config, place),
+    }
 }
 
 /// The program. Mistakes in the numbers are reported at `place`, and nothing is built then.

@@ -1,5 +1,9 @@
 //! Encoder and decoder: blocks over the residual stream, run as a scan over `layers`.
 
+mod decode;
+
+pub use decode::{Kept, StepDecoder};
+
 use crate::{
     Config, Context, Weights,
     attention::{Attention, AttentionDims, causal_mask},

@@ -26,6 +26,10 @@ pub(super) struct Inner {
     inputs: Vec<Name>,
     outputs: Vec<(Name, Value)>,
     reads: BTreeMap<StateId, Value>,
+    /// Loops that are written out: the dim and the number of the iteration that is being built.
+    rows: Vec<(Name, usize)>,
+    /// What they have sliced so far, in the outermost body.
+    sliced: BTreeMap<(Value, Name, usize), Value>,
     writes: BTreeMap<StateId, Site>,
     /// How many random operations each scope has, and which streams are taken.
     pub(super) streams: (BTreeMap<String, u32>, std::collections::BTreeSet<u32>),
@@ -142,6 +146,16 @@ impl Graph {
     /// Runs `f` in a scope: the sites of its instructions carry the path.
     pub fn scope<T>(&self, name: impl Into<Name>, f: impl FnOnce() -> T) -> T {
         self.shared.scoped(name.into(), f)
+    }
+
+    /// Runs `f` as iteration `i` of a loop over `dim` that is written out: state with the dim `dim` that `f`
+    /// reads is sliced, as in a scan. The slices are made in the outermost body, so that a scan around all
+    /// this does not make them again and again; they take memory as long as it runs.
+    pub fn at<T>(&self, dim: &Dim, i: usize, f: impl FnOnce() -> T) -> T {
+        self.inner.borrow_mut().rows.push((dim.name.clone(), i));
+        let result = f();
+        self.inner.borrow_mut().rows.pop();
+        result
     }
 
     /// A number without dims.
@@ -299,6 +313,14 @@ impl Graph {
                 read[0]
             }
         };
+        match self.row(&mut inner, value, site) {
+            Ok(row) => value = row,
+            Err(diagnostic) => {
+                drop(inner);
+                self.note(diagnostic, site);
+                return self.poison();
+            }
+        }
         for j in 1..inner.frames.len() {
             let ty = inner.frames[j - 1].body.ty(value).clone();
             let frame = &mut inner.frames[j];
@@ -309,6 +331,31 @@ impl Graph {
         }
         let body = inner.frames.last().expect("the outermost body is open until `finish`").id;
         Tensor { graph: self, id: Some(Ref { body, value }) }
+    }
+
+    /// The part of `value`, of the outermost body, that belongs to the iterations written out around here.
+    fn row(&self, inner: &mut Inner, value: Value, site: &Site) -> Result<Value, Diagnostic> {
+        let mut value = value;
+        for (dim, i) in inner.rows.clone() {
+            if !inner.frames[0].body.ty(value).has(&dim) {
+                continue;
+            }
+            let key = (value, dim.clone(), i);
+            value = match inner.sliced.get(&key) {
+                Some(row) => *row,
+                None => {
+                    let env = self.env();
+                    let slice = Shape::Slice { dim: dim.clone(), start: i, limit: i + 1, stride: 1 };
+                    let frame = &mut inner.frames[0];
+                    let slice = append(&env, frame, Op::Shape(slice), &[value], site)?[0];
+                    let flat = Shape::Reshape { from: vec![dim], to: Vec::new() };
+                    let row = append(&env, frame, Op::Shape(flat), &[slice], site)?[0];
+                    inner.sliced.insert(key, row);
+                    row
+                }
+            };
+        }
+        Ok(value)
     }
 
     /// Writes a state, once in a function, in the outermost body.

@@ -106,6 +106,13 @@ impl Program {
         self.declare(&name.into(), StateKind::Counter, dtype, Vec::new(), init, Location::caller())
     }
 
+    /// Declares other state, such as the keys and values that a decoder keeps. Like all state it lies over the
+    /// mesh by its dims, and a function that replaces it does so in place.
+    #[track_caller]
+    pub fn store(&self, name: impl Into<Name>, dtype: DType, dims: impl Dims, init: Init) -> State {
+        self.declare(&name.into(), StateKind::Counter, dtype, dims.dims(), init, Location::caller())
+    }
+
     fn declare(
         &self,
         name: &Name,

@@ -1,0 +1,235 @@
+//! A decoder that goes one position at a time.
+//!
+//! What attention looks at is kept: the keys and values of the encoder's output, computed once, and those of
+//! the decoder's own earlier positions, written in place. The rest of a block is what it always is, for one
+//! position.
+
+use super::{Block, Ffn, Segment, Stack};
+use crate::{
+    Context,
+    attention::{Attention, KeyValue},
+    norm::RmsNorm,
+    position::Falling,
+};
+use mesh::{
+    DType, Dim,
+    dsl::{Graph, Init, Program, State, Tensor},
+};
+
+/// Keys and values of every block: by segment, by row (one for each iteration, or one for all of them,
+/// stacked over `layers`), by block of an iteration.
+pub type Kept<'g> = Vec<Vec<Vec<KeyValue<'g>>>>;
+
+/// A decoder and what it keeps from call to call.
+#[derive(Clone, Debug)]
+pub struct StepDecoder {
+    stack: Stack,
+    looped: bool,
+    beams: Dim,
+    /// Positions of the decoder.
+    own_length: Dim,
+    own: Vec<Vec<Vec<[State; 2]>>>,
+    memory: Vec<Vec<Vec<[State; 2]>>>,
+}
+
+/// What blocks need to know of the current position.
+#[derive(Clone, Copy)]
+struct Now<'g> {
+    /// Its number.
+    position: Tensor<'g>,
+    /// What is added to logits over the decoder's positions.
+    bias: Tensor<'g>,
+    /// What is added to logits over the encoder's positions.
+    padding: Tensor<'g>,
+}
+
+impl StepDecoder {
+    /// Declares what is kept, for `positions` of the decoder and `memory_length` of the encoder. `looped`:
+    /// blocks run as a scan over `layers`; else one after the other, which is faster for small models and
+    /// takes the memory of the decoder's parameters again.
+    pub fn new(
+        p: &Program,
+        stack: Stack,
+        dtype: DType,
+        beams: &Dim,
+        positions: usize,
+        memory_length: usize,
+        looped: bool,
+    ) -> Self {
+        let dims = stack.dims.clone();
+        let own_length = Dim::new("memory_length", positions);
+        let own = [&dims.batch, beams, &dims.heads, &own_length, &dims.d_kv].map(Dim::clone);
+        let memory_length = Dim::new("memory_length", memory_length);
+        let memory = [&dims.batch, &dims.heads, &memory_length, &dims.d_kv].map(Dim::clone);
+        let declare = |what: &str, dims: &[Dim]| {
+            let segment = |(s, segment): (usize, &Segment)| {
+                let (rows, front) = match looped {
+                    true => (1, vec![segment.layers.clone()]),
+                    false => (segment.layers.size, Vec::new()),
+                };
+                let all: Vec<Dim> = front.into_iter().chain(dims.iter().cloned()).collect();
+                let state = |row, block, part| {
+                    let name = format!("kept/{what}_{part}_{s}_{row}_{block}");
+                    p.store(name, dtype, &all, Init::Zeros)
+                };
+                let row = |r| {
+                    (0..segment.blocks.len()).map(|b| ["keys", "values"].map(|part| state(r, b, part))).collect()
+                };
+                (0..rows).map(row).collect()
+            };
+            stack.segments.iter().enumerate().map(segment).collect()
+        };
+        let (own, memory) = (declare("own", &own), declare("memory", &memory));
+        Self { looped, beams: beams.clone(), own_length, own, memory, stack }
+    }
+
+    /// Starts over: keys and values of `memory`, the encoder's output, and none of the decoder's own.
+    pub fn start<'g>(&self, cx: &Context<'g>, memory: Tensor<'g>) {
+        let g = cx.g;
+        let zeros = |state: &State| state.assign(g.constant(0, state.ty().dtype).broadcast(state.dims()));
+        self.own.iter().flatten().flatten().flatten().for_each(zeros);
+        let length = Dim::new("memory_length", 1);
+        let keep = |segment: &Segment, cx: &Context<'g>| -> Vec<KeyValue<'g>> {
+            let cross = segment.blocks.iter().filter_map(|b| b.cross_attention.as_ref());
+            cross.map(|(_, attention)| attention.keep(cx, memory, &length)).collect()
+        };
+        g.scope(self.stack.name, || {
+            for (segment, states) in self.stack.segments.iter().zip(&self.memory) {
+                let rows: Vec<Vec<KeyValue<'g>>> = if self.looped {
+                    vec![g.scan(&segment.layers, (), (), |(), ()| ((), keep(segment, cx))).1]
+                } else {
+                    (0..segment.layers.size).map(|i| g.at(&segment.layers, i, || keep(segment, cx))).collect()
+                };
+                write(states, &rows);
+            }
+        });
+    }
+
+    /// The keys and values of the decoder's own positions, as they were when the function was called.
+    pub fn kept<'g>(&self, g: &'g Graph) -> Kept<'g> {
+        let block = |b: &[State; 2]| b.each_ref().map(|state| state.read(g));
+        let row = |row: &Vec<[State; 2]>| row.iter().map(block).collect();
+        self.own.iter().map(|segment| segment.iter().map(row).collect()).collect()
+    }
+
+    /// Keeps them for the next call.
+    pub fn keep(&self, kept: &Kept<'_>) {
+        self.own.iter().zip(kept).for_each(|(states, rows)| write(states, rows));
+    }
+
+    /// One position: `x` of `[batch, beams, d_model]` through all blocks and the last norm. `falling` is what
+    /// [`StepDecoder::falling`] gave.
+    pub fn step<'g>(
+        &self,
+        cx: &Context<'g>,
+        x: Tensor<'g>,
+        position: Tensor<'g>,
+        falling: &Falling<'g>,
+        padding: Tensor<'g>,
+        kept: Kept<'g>,
+    ) -> (Tensor<'g>, Kept<'g>) {
+        let g = cx.g;
+        g.scope(self.stack.name, || {
+            let now = Now { position, bias: falling.at(position), padding };
+            let mut x = x;
+            let mut next: Kept<'g> = Vec::new();
+            for ((segment, rows), memory) in self.stack.segments.iter().zip(kept).zip(&self.memory) {
+                let mut done = Vec::new();
+                for (i, (row, memory)) in rows.into_iter().zip(memory).enumerate() {
+                    let step = |x, row| self.iteration(cx, segment, x, row, memory, now);
+                    let (after, row) = match self.looped {
+                        true => g.scan(&segment.layers, x, row, step),
+                        false => g.at(&segment.layers, i, || step(x, row)),
+                    };
+                    x = after;
+                    done.push(row);
+                }
+                next.push(done);
+            }
+            (self.stack.norm.forward(cx, x), next)
+        })
+    }
+
+    /// Biases for all positions, to be computed once and used in every step.
+    pub fn falling<'g>(&self, cx: &Context<'g>) -> Falling<'g> {
+        cx.g.scope("relative_bias", || self.stack.bias.falling(cx, &self.own_length))
+    }
+
+    fn iteration<'g>(
+        &self,
+        cx: &Context<'g>,
+        segment: &Segment,
+        x: Tensor<'g>,
+        kept: Vec<KeyValue<'g>>,
+        memory: &[[State; 2]],
+        now: Now<'g>,
+    ) -> (Tensor<'g>, Vec<KeyValue<'g>>) {
+        let mut x = x;
+        let mut next = Vec::new();
+        for (i, ((block, kept), memory)) in segment.blocks.iter().zip(kept).zip(memory).enumerate() {
+            let scope = if segment.blocks.len() == 1 { "block".into() } else { format!("block_{i}") };
+            let memory = memory.each_ref().map(|state| state.read(cx.g));
+            let (after, kept) = cx.g.scope(scope, || block.step(cx, x, self, kept, memory, now));
+            x = after;
+            next.push(kept);
+        }
+        (x, next)
+    }
+}
+
+/// Assigns what was computed for a segment.
+fn write(states: &[Vec<[State; 2]>], rows: &[Vec<KeyValue<'_>>]) {
+    let states = states.iter().flatten().flatten();
+    states.zip(rows.iter().flatten().flatten()).for_each(|(state, value)| state.assign(*value));
+}
+
+impl Block {
+    fn step<'g>(
+        &self,
+        cx: &Context<'g>,
+        x: Tensor<'g>,
+        decoder: &StepDecoder,
+        kept: KeyValue<'g>,
+        memory: KeyValue<'g>,
+        now: Now<'g>,
+    ) -> (Tensor<'g>, KeyValue<'g>) {
+        let (g, beams) = (cx.g, &decoder.beams);
+        let mut x = x;
+        let (norm, attention) = &self.attention;
+        let (found, kept) = g.scope("attention", || own(cx, norm, attention, x, beams, kept, now));
+        x += found;
+        if let Some((norm, attention)) = &self.cross_attention {
+            x += g.scope("cross_attention", || {
+                attention.step(cx, norm.forward(cx, x), beams, memory, &[now.padding])
+            });
+        }
+        let y = g.scope("ffn", || {
+            let (norm, ffn) = &self.feed_forward;
+            let h = norm.forward(cx, x);
+            let batch = &decoder.stack.dims.batch;
+            match ffn {
+                Ffn::Dense(ffn) => ffn.forward(cx, h, batch, beams),
+                Ffn::Switch(ffn) => ffn.forward(cx, h, batch, beams).0,
+            }
+        });
+        (x + y, kept)
+    }
+}
+
+/// Self-attention: keeps the current position, then looks at all that are kept.
+fn own<'g>(
+    cx: &Context<'g>,
+    norm: &RmsNorm,
+    attention: &Attention,
+    x: Tensor<'g>,
+    beams: &Dim,
+    kept: KeyValue<'g>,
+    now: Now<'g>,
+) -> (Tensor<'g>, KeyValue<'g>) {
+    let h = norm.forward(cx, x);
+    let [key, value] = attention.keep(cx, h, beams);
+    let one = Dim::new("memory_length", 1);
+    let put = |all: Tensor<'g>, x: Tensor<'g>| all.dynamic_update("memory_length", x.broadcast(&one), now.position);
+    let kept = [put(kept[0], key), put(kept[1], value)];
+    (attention.step(cx, h, beams, kept, &[now.bias]), kept)
+}
