@@ -7,5 +7,6 @@ pub mod generate;
 pub mod law;
 pub mod loops;
 pub mod moe;
+pub mod oracle;
 pub mod plugin;
 pub mod training;

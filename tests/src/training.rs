@@ -5,7 +5,7 @@ use compiler::{
     artefact::Settings,
     pipeline::{self, Placement},
 };
-use mesh::{Layout, Mesh, Site};
+use mesh::{Layout, Mesh, Module, Site};
 use models::{Config, Optimizer, Schedule, Switch};
 use runtime::{
     Artefact, Session,
@@ -39,13 +39,19 @@ pub fn small_switch() -> Config {
 /// A session on the test client with the model's own layout and this state layout.
 #[track_caller]
 pub fn session(config: &Config, mesh: &str, state_layout: &str) -> Session {
-    let mesh = Mesh::parse(mesh).expect("the test's mesh is legal");
-    let parse = |text: &str| Layout::parse(text).expect("the test's layouts are legal");
-    let layout = parse(config.layout()).restricted_to(&mesh);
-    let state_layout = parse(state_layout);
-    let placement = Placement { mesh, layout: layout.clone(), state_layout: state_layout.clone() };
     let module = models::program(config, &Site::default()).finish();
     let module = module.unwrap_or_else(|d| panic!("the model has mistakes:\n{d}"));
+    session_of(module, mesh, config.layout(), state_layout)
+}
+
+/// A session on the test client for any program; rules of `layout` for axes that `mesh` lacks are left out.
+#[track_caller]
+pub fn session_of(module: Module, mesh: &str, layout: &str, state_layout: &str) -> Session {
+    let mesh = Mesh::parse(mesh).expect("the test's mesh is legal");
+    let parse = |text: &str| Layout::parse(text).expect("the test's layouts are legal");
+    let layout = parse(layout).restricted_to(&mesh);
+    let state_layout = parse(state_layout);
+    let placement = Placement { mesh, layout: layout.clone(), state_layout: state_layout.clone() };
     let observe = &mut pipeline::unobserved;
     let local = pipeline::compile(module, &placement, observe).unwrap_or_else(|d| panic!("{d}"));
     let settings = Settings { target: "cpu".into(), layout, state_layout, ..Settings::default() };
