@@ -73,7 +73,10 @@ impl RelativeBias {
         let reach = Dim::new("reach", 2 * memory.size);
         let place = g.iota(&reach, DType::S32);
         let bias = self.of(cx, place - last as u32, &[&reach.name]);
-        Falling { all: place.gt(last as u32).select(g.constant(MASKED, DType::F32), bias), memory: memory.clone() }
+        Falling {
+            all: place.gt(last as u32).select(g.constant(MASKED, DType::F32), bias),
+            memory: memory.clone(),
+        }
     }
 
     /// The numbers for relative positions with the dims `dims`: `[heads, dims]`.

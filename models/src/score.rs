@@ -1,6 +1,6 @@
 //! A program that scores: how likely the model finds given targets.
 
-use crate::{Config, Context, Weights, attention::padding_mask, embedding::Embedding, stack::Stack};
+use crate::{Config, Context, Weights, attention::padding_mask, objective::EncoderDecoder};
 use mesh::{
     DType, Dim, Site,
     dsl::{Graph, Program},
@@ -24,27 +24,20 @@ pub fn program(config: &Config, place: &Site) -> Program {
     p.meta("layout", config.layout());
     p.meta("state_layout", "");
     p.meta("dtype", config.precision.name());
-    let w = Weights::new(&p);
-    let parts = (Embedding::new(&w, config), Stack::encoder(&w, config), Stack::decoder(&w, config));
-    p.function("score", |g| score(g, config, &parts));
+    let model = EncoderDecoder::new(&Weights::new(&p), config);
+    p.function("score", |g| score(g, config, &model));
     p
 }
 
-fn score(g: &Graph, config: &Config, (embedding, encoder, decoder): &(Embedding, Stack, Stack)) {
-    let cx = &Context::new(g, config, None);
-    let batch = Dim::new("batch", config.batch);
-    let (length, target_length) =
-        (Dim::new("length", config.input_length), Dim::new("target_length", config.target_length));
-    let inputs = g.input("inputs", DType::S32, [&batch, &length]);
-    let targets = g.input("targets", DType::S32, [&batch, &target_length]);
+fn score(g: &Graph, config: &Config, model: &EncoderDecoder) {
+    let (_, length, target_length) = model.dims();
+    let (inputs, targets) = model.inputs(g);
+    let before = targets.shift_right(&target_length, 1);
     let padding = padding_mask(inputs, &length);
-    let x = g.scope("embedding", || embedding.lookup(cx, inputs));
-    let memory = encoder.forward(cx, x, &length, None, padding).x.rename(&length, "memory_length");
-    let y = g.scope("embedding", || embedding.lookup(cx, targets.shift_right(&target_length, 1)));
-    let y = decoder.forward(cx, y, &target_length, Some(memory), padding).x;
-    let logits = g.scope("logits", || embedding.logits(cx, y, &batch, &target_length));
+    let logits = model.pass(&Context::new(g, config, None), inputs, padding, before, targets).logits;
+    let vocab = Dim::new("vocab", config.vocab);
     let counts = targets.ne(0).cast(DType::F32);
-    let wanted = (logits * targets.one_hot(embedding.vocab(), DType::F32)).sum("vocab");
+    let wanted = (logits * targets.one_hot(&vocab, DType::F32)).sum("vocab");
     let log = (wanted - logits.logsumexp("vocab")) * counts;
     let right = logits.argmax("vocab").eq(targets).cast(DType::F32) * counts;
     g.output("log_likelihood", log.sum(&target_length));

@@ -72,15 +72,9 @@ impl Case {
         let size = |key: &str| self.json[key].as_u64().unwrap_or_else(|| panic!("{key}")) as usize;
         let capacity = self.json["expert_capacity"].as_u64();
         let switch = capacity.map(|capacity| Switch {
-            experts: size("num_experts"),
             sparse_step: size("num_layers") / size("num_sparse_encoder_layers"),
             decoder_sparse_step: size("num_decoder_layers") / size("num_sparse_decoder_layers"),
-            // As many slots as that, whatever the number of tokens.
-            capacity_factor: 1e-9,
-            eval_capacity_factor: 1e-9,
-            min_capacity: capacity as usize,
-            jitter: 0.0,
-            ..Switch::default()
+            ..Switch::hugging_face(size("num_experts"), capacity as usize)
         });
         Config {
             name: self.name.clone(),
@@ -140,7 +134,8 @@ impl Case {
     /// Token ids of the inputs, padding where the mask says so, for `batch` rows; those beyond the case's own
     /// are empty.
     pub fn inputs(&self, batch: usize) -> HostTensor {
-        let [ids, mask] = ["input_ids", "attention_mask"].map(|n| self.tensors[1][n].to_f64().expect("numbers"));
+        let [ids, mask] =
+            ["input_ids", "attention_mask"].map(|n| self.tensors[1][n].to_f64().expect("numbers"));
         let mut rows: Vec<i32> = ids.iter().zip(mask).map(|(id, real)| (id * real) as i32).collect();
         let (_, length) = self.sizes();
         rows.resize(batch * length, 0);

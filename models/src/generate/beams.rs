@@ -130,8 +130,7 @@ impl Beams<'_> {
         let tokens = now.tokens.gather(&self.beams.name, all.beam);
         let tokens = tokens.dynamic_update("target_length", row, now.position);
         let new = |x: Tensor<'g>| x.rename(&all.dim.name, &self.beams.name);
-        let (scores, tokens) =
-            merge([ended.scores, new(scores)], [ended.tokens, new(tokens)], self.beams);
+        let (scores, tokens) = merge([ended.scores, new(scores)], [ended.tokens, new(tokens)], self.beams);
 
         let worst = scores.min(&self.beams.name);
         let full = worst.gt(MASKED / 2.0);

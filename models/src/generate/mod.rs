@@ -121,7 +121,19 @@ impl Generation {
         self
     }
 
-    fn mistakes(&self, wrong: &mut Mistakes) {
+    fn mistakes(&self, config: &Config, wrong: &mut Mistakes) {
+        if let Some(switch) = &config.switch {
+            wrong.unless(
+                !switch.routing.by_experts(),
+                || "experts choose tokens in the decoder, also tokens that are not generated yet".into(),
+                "routing=switch, top_k or ntlb",
+            );
+            wrong.unless(
+                !switch.places.attention() || !self.cached,
+                || "attention has experts, whose keys and values are not kept".into(),
+                "decode=uncached",
+            );
+        }
         wrong.unless(self.beams > 0, || "`beams` is 0".into(), "at least 1");
         wrong.unless(self.steps > 0, || "`steps` is 0".into(), "at least 1");
         wrong.unless(
@@ -148,22 +160,16 @@ impl Generation {
 
 /// The same with a slot in each expert for every token of a group, which is one sequence.
 fn never_dropping(options: &Switch) -> Switch {
-    let all = options.experts as f64;
-    Switch {
-        capacity_factor: all,
-        eval_capacity_factor: all,
-        min_capacity: 1,
-        group_size: 0,
-        dispatch: Dispatch::Einsum,
-        ..options.clone()
-    }
+    // No more slots are made than there are tokens.
+    let all = usize::MAX;
+    Switch { fixed_capacity: all, group_size: 0, dispatch: Dispatch::Einsum, ..options.clone() }
 }
 
 /// The program. Mistakes in the numbers are reported at `place`, and nothing is built then.
 pub fn program(config: &Config, options: &Generation, place: &Site) -> Program {
     let p = Program::new(config.name.clone());
     let mut wrong = Mistakes::default();
-    options.mistakes(&mut wrong);
+    options.mistakes(config, &mut wrong);
     let mistakes: Vec<_> = config.mistakes().into_iter().chain(wrong.found()).collect();
     if !mistakes.is_empty() {
         mistakes.into_iter().for_each(|m| p.mistake(m.at(place)));
@@ -287,7 +293,8 @@ impl Generator {
                 Decoder::Uncached(Box::new(decoder), memory)
             }
         };
-        let store = |name, dtype, dims: &[&Dim]| p.store(format!("kept/{name}"), dtype, dims.to_vec(), Init::Zeros);
+        let store =
+            |name, dtype, dims: &[&Dim]| p.store(format!("kept/{name}"), dtype, dims.to_vec(), Init::Zeros);
         let (all, one) = ([&batch, &beams, &length], [&batch, &beams]);
         let running = [
             store("tokens", DType::S32, &all),
@@ -321,7 +328,11 @@ impl Generator {
         let inputs = g.input("inputs", DType::S32, [&self.batch, &length]);
         let padding = padding_mask(inputs, &length);
         let x = g.scope("embedding", || self.embedding.lookup(cx, inputs));
-        let memory = self.encoder.forward(cx, x, &length, None, padding).x.rename(&length, "memory_length");
+        let memory = self
+            .encoder
+            .forward(&cx.over(inputs), x, &length, None, padding)
+            .x
+            .rename(&length, "memory_length");
         match &self.decoder {
             Decoder::Cached(decoder) => decoder.start(cx, memory),
             Decoder::Uncached(_, state) => state.assign(memory),

@@ -69,11 +69,7 @@ impl<'g> Sampling<'g> {
 
 /// Probabilities in falling order, 0 from where the filters end (their sum is not 1 then), and the tokens they
 /// belong to. Of equally likely tokens the first comes first.
-pub fn most_likely<'g>(
-    logits: Tensor<'g>,
-    top_k: Tensor<'g>,
-    top_p: Tensor<'g>,
-) -> (Tensor<'g>, Tensor<'g>) {
+pub fn most_likely<'g>(logits: Tensor<'g>, top_k: Tensor<'g>, top_p: Tensor<'g>) -> (Tensor<'g>, Tensor<'g>) {
     let g = logits.graph();
     let Some(vocab) = logits.dims().into_iter().find(|d| d.name == *"vocab") else { return (logits, logits) };
     let others: Vec<Dim> = logits.dims().into_iter().filter(|d| d.name != vocab.name).collect();

@@ -73,7 +73,9 @@ impl StepDecoder {
                     p.store(name, dtype, &all, Init::Zeros)
                 };
                 let row = |r| {
-                    (0..segment.blocks.len()).map(|b| ["keys", "values"].map(|part| state(r, b, part))).collect()
+                    (0..segment.blocks.len())
+                        .map(|b| ["keys", "values"].map(|part| state(r, b, part)))
+                        .collect()
                 };
                 (0..rows).map(row).collect()
             };
@@ -229,7 +231,8 @@ fn own<'g>(
     let h = norm.forward(cx, x);
     let [key, value] = attention.keep(cx, h, beams);
     let one = Dim::new("memory_length", 1);
-    let put = |all: Tensor<'g>, x: Tensor<'g>| all.dynamic_update("memory_length", x.broadcast(&one), now.position);
+    let put =
+        |all: Tensor<'g>, x: Tensor<'g>| all.dynamic_update("memory_length", x.broadcast(&one), now.position);
     let kept = [put(kept[0], key), put(kept[1], value)];
     (attention.step(cx, h, beams, kept, &[now.bias]), kept)
 }
