@@ -10,6 +10,7 @@ pub mod artefact;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
+pub mod generate;
 pub mod plugin;
 pub mod session;
 pub mod shard;
