@@ -5,6 +5,7 @@
 //! time beside wall time.
 
 mod dispatch;
+mod generate;
 mod lower;
 mod peers;
 mod step;
@@ -16,6 +17,7 @@ const USAGE: &str = "usage: bench [--peers PYTHON] [--quick]
        bench step MODEL.mesh MESH STEPS
        bench lower MODEL.mesh
        bench dispatch [ROUNDS] [--quick]
+       bench generate [--peers PYTHON] [--quick]
 
 Without a subcommand: lowering time and step times of switch_tiny on 1 and 8 CPU devices, f32 and bf16, and,
 where PYTHON has what bench/peers/requirements.txt names, the same model in JAX, interleaved.";
@@ -42,6 +44,16 @@ fn run(args: &[String]) -> Result<()> {
             let rounds = options.iter().find(|o| **o != "--quick");
             let rounds = rounds.map_or(Ok(9), |r| r.parse()).context("ROUNDS is a number")?;
             dispatch::measure(rounds, quick)?
+        }
+        ["generate", options @ ..] => {
+            let python = match options.iter().position(|o| *o == "--peers") {
+                Some(at) => Some(*options.get(at + 1).context("--peers takes a Python interpreter")?),
+                None => None,
+            };
+            generate::all(python, options.contains(&"--quick"))?
+        }
+        ["generate-one", layers, sparse, dir, runs] => {
+            generate::one(layers, sparse, dir, runs.parse().context("RUNS is a number")?)?
         }
         ["-h" | "--help"] => {
             println!("{USAGE}");

@@ -58,7 +58,7 @@ fn model(dtype: &str) -> Result<Vec<u8>> {
 }
 
 /// This program in a process of its own.
-fn own(args: &[&str]) -> Result<Value> {
+pub fn own(args: &[&str]) -> Result<Value> {
     let mut command = Command::new(std::env::current_exe()?);
     Ok(serde_json::from_slice(&output(command.args(args))?)?)
 }
@@ -69,7 +69,17 @@ fn peer(python: &str, dtype: &str, dispatch: &str, steps: &str) -> Result<Value>
     command.args([script, "--dtype", dtype, "--dispatch", dispatch, "--steps", steps]);
     // Dropout masks shared along the sequence, as in our model (and in T5).
     command.args(["--dropout-broadcast", "length"]);
-    let text = String::from_utf8(output(&mut command)?)?;
+    last_json(&mut command)
+}
+
+/// The JSON that a script of the peer prints.
+pub fn json(python: &str, args: &[&str]) -> Result<Value> {
+    last_json(Command::new(python).args(args))
+}
+
+/// The last line of the output that begins like a JSON object.
+fn last_json(command: &mut Command) -> Result<Value> {
+    let text = String::from_utf8(output(command)?)?;
     let line = text.lines().rev().find(|l| l.starts_with('{')).context("the peer printed no JSON")?;
     Ok(serde_json::from_str(line)?)
 }

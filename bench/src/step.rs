@@ -70,7 +70,7 @@ pub fn batch(artefact: &Artefact) -> Result<BTreeMap<String, HostTensor>> {
 }
 
 /// CPU time of this process so far, all threads.
-fn cpu_seconds() -> f64 {
+pub fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // The name of the command, in parentheses, may hold blanks; user and system time are the 12th and 13th
     // fields after it, in hundredths.

@@ -13,6 +13,11 @@ use std::{
 /// The file that makes a folder an artefact.
 pub const MANIFEST: &str = "manifest.pb";
 
+/// Whether there is an artefact.
+pub fn is_artefact(dir: &Path) -> bool {
+    dir.join(MANIFEST).is_file()
+}
+
 /// Reads the artefact that is to be used.
 pub fn open(dir: &Path) -> Result<Artefact> {
     let what = match (dir.is_dir(), dir.join(MANIFEST).is_file()) {

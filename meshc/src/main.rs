@@ -2,7 +2,7 @@
 //! compiler and the runtime.
 //!
 //! Reading order: [`commands`], one file each; then what they share: [`model`] (from a model file to a
-//! program), [`placement`] and [`target`] (where it is to run), [`lower`] (through the compiler), [`ahead`] (through
+//! program), [`subject`] (programs with parameters), [`placement`] and [`target`] (where it is to run), [`lower`] (through the compiler), [`ahead`] (through
 //! a plugin's compiler), [`device`] (plugins and clients), [`tensors`] (safetensors), [`folder`] (writing things
 //! whole), [`hf`] (models of Hugging Face's transformers), [`summary`] and [`progress`] (what is said about training), [`diagnostics`] and [`failure`] (about mistakes).
 
@@ -17,6 +17,7 @@ mod lower;
 mod model;
 mod placement;
 mod progress;
+mod subject;
 mod summary;
 mod target;
 mod tensors;

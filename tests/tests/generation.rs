@@ -105,11 +105,13 @@ fn on_eight_devices() {
     let places = [
         ("data=8", own),
         ("data=2,expert=2,model=2", own),
-        ("expert=4,model=2", Some("batch:expert,experts:expert,vocab:model,d_ff:model")),
+        ("expert=4,model=2", Some("batch:expert,vocab:model,d_ff:model")),
     ];
     for name in CASES {
         let Some(case) = case(name) else { return };
         for (mesh, layout) in places {
+            let sparse = layout.filter(|_| name.starts_with("switch")).map(|l| format!("{l},experts:expert"));
+            let layout = sparse.as_deref().or(layout);
             for cached in [true, false] {
                 let options = Generation { cached, ..Generation::default() };
                 let want = expected(&case, if cached { "generate.cached" } else { "generate.uncached" });

@@ -4,9 +4,12 @@ mod check;
 mod checkpoint;
 mod compile;
 mod convert;
+mod eval;
+mod generate;
 mod plugin;
 mod report;
 mod run;
+mod score;
 mod train;
 
 use crate::{failure::failure, model::ModelArgs, placement::PlacementArgs};
@@ -35,6 +38,12 @@ pub enum Command {
     Run(run::Args),
     /// Train a model, or an artefact, on text
     Train(train::Args),
+    /// Evaluate on held-out text: loss, perplexity, accuracy
+    Eval(eval::Args),
+    /// Generate text, or token ids, for each input
+    Generate(generate::Args),
+    /// How likely given targets are
+    Score(score::Args),
     /// List, verify, compare and remove checkpoints
     Checkpoint(checkpoint::Args),
     /// Models of Hugging Face's transformers to checkpoints and back; or against numbers that came with them
@@ -52,6 +61,9 @@ impl Command {
             Self::Report(args) => report::run(&args)?,
             Self::Run(args) => run::run(&args)?,
             Self::Train(args) => return train::run(&args),
+            Self::Eval(args) => eval::run(&args)?,
+            Self::Generate(args) => generate::run(&args)?,
+            Self::Score(args) => score::run(&args)?,
             Self::Checkpoint(args) => return checkpoint::run(&args),
             Self::Convert(args) => return convert::run(&args),
             Self::Plugin(args) => plugin::run(&args)?,
@@ -61,7 +73,7 @@ impl Command {
 }
 
 /// For commands that take a model or an artefact: an error if options for a model were given for an artefact.
-fn refuse_options(artefact: &Path, settings: &ModelArgs, placement: &PlacementArgs) -> Result<()> {
+pub fn refuse_options(artefact: &Path, settings: &ModelArgs, placement: &PlacementArgs) -> Result<()> {
     if settings.is_empty() && placement.is_empty() {
         return Ok(());
     }

@@ -4,7 +4,7 @@
 //! printed is kept ([`store`]). A `.mesh` file is read as it is. The model of an imported checkpoint is made here
 //! ([`origin`]).
 
-mod origin;
+pub mod origin;
 mod package;
 mod program;
 mod store;

@@ -191,7 +191,8 @@ impl<'s> Generator<'s> {
             before.wait()?;
         }
         let of_search = ["max_length", "length_penalty"];
-        let inputs = inputs.into_iter().filter(|(n, _)| self.method == "beam" && of_search.contains(&n.as_str()));
+        let inputs =
+            inputs.into_iter().filter(|(n, _)| self.method == "beam" && of_search.contains(&n.as_str()));
         let results = self.session.call("results", &inputs.collect())?.wait()?;
         self.sequences(&results, length)
     }

@@ -382,25 +382,30 @@ impl Evaluation {
         Ok(Some(Self { data: data.clone(), every, batches }))
     }
 
-    /// Means of all outputs of `eval_step` that are single numbers, by the tokens of the targets.
     fn run(&self, session: &mut Session) -> Result<BTreeMap<String, f64>> {
-        let (mut sums, mut tokens) = (BTreeMap::<String, f64>::new(), 0);
-        for number in 0..self.batches {
-            let batch = self.data.held_out_batch(number);
-            let weight = batch.target_tokens();
-            for (name, value) in session.call("eval_step", &feeds(&batch))?.wait()? {
-                if value.dims.is_empty() {
-                    *sums.entry(name).or_default() += value.to_f64()?[0] * weight as f64;
-                }
-            }
-            tokens += weight;
-        }
-        // The mean number of tokens in a batch says nothing; their number does.
-        let mut means: BTreeMap<String, f64> =
-            sums.into_iter().map(|(name, sum)| (name, sum / tokens as f64)).collect();
-        means.insert("tokens".to_owned(), tokens as f64);
-        Ok(means)
+        evaluate(session, &self.data, self.batches)
     }
+}
+
+/// Means of all outputs of `eval_step` that are single numbers, by the tokens of the targets, over the first
+/// `batches` batches of held-out text.
+pub fn evaluate(session: &mut Session, data: &Source, batches: usize) -> Result<BTreeMap<String, f64>> {
+    let (mut sums, mut tokens) = (BTreeMap::<String, f64>::new(), 0);
+    for number in 0..batches {
+        let batch = data.held_out_batch(number);
+        let weight = batch.target_tokens();
+        for (name, value) in session.call("eval_step", &feeds(&batch))?.wait()? {
+            if value.dims.is_empty() {
+                *sums.entry(name).or_default() += value.to_f64()?[0] * weight as f64;
+            }
+        }
+        tokens += weight;
+    }
+    // The mean number of tokens in a batch says nothing; their number does.
+    let mut means: BTreeMap<String, f64> =
+        sums.into_iter().map(|(name, sum)| (name, sum / tokens as f64)).collect();
+    means.insert("tokens".to_owned(), tokens as f64);
+    Ok(means)
 }
 
 fn feeds(batch: &Batch) -> BTreeMap<String, HostTensor> {

@@ -1,0 +1,174 @@
+//! Time of greedy generation for a small Switch Transformer on the CPU plugin, against Hugging Face
+//! transformers with the same weights, in turns.
+
+use crate::{lower, peers};
+use anyhow::{Context, Result, anyhow};
+use mesh::{Mesh, Site};
+use models::{Config, Generation, Switch, generate, hf};
+use pjrt::ClientOptions;
+use runtime::{
+    Artefact, HostTensor, Session,
+    generate::{Generator, Options},
+    plugin::{Platform, Surroundings, find, load},
+};
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, fs, path::Path, time::Instant};
+
+const BATCH: usize = 8;
+const INPUT: usize = 64;
+const NEW: usize = 64;
+const EXPERTS: usize = 8;
+
+/// Models: layers of each stack, and how many of them are sparse.
+const MODELS: [(usize, usize); 2] = [(2, 1), (4, 2)];
+
+/// All models; `python` is an interpreter with transformers, if the peer is to be measured.
+pub fn all(python: Option<&str>, quick: bool) -> Result<Value> {
+    let runs = if quick { "3" } else { "9" };
+    let mut results = Vec::new();
+    for (layers, sparse) in MODELS.into_iter().take(if quick { 1 } else { MODELS.len() }) {
+        let (layers, sparse) = (layers.to_string(), sparse.to_string());
+        let folder = tempfile::tempdir()?;
+        let dir = folder.path().display().to_string();
+        let peer = |more: &[&str]| {
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/generate_hf.py");
+            let args = [script, "--layers", &layers, "--sparse-layers", &sparse, "--runs", runs];
+            peers::json(python.unwrap_or("python3"), &[&args[..], more].concat())
+        };
+        let mut theirs = Vec::new();
+        if python.is_some() {
+            theirs.push(peer(&["--save", &dir])?);
+        }
+        let own = || peers::own(&["generate-one", &layers, &sparse, &dir, runs]);
+        let mut ours = vec![own()?];
+        if python.is_some() {
+            theirs.push(peer(&[])?);
+            ours.push(own()?);
+        }
+        let best = |runs: &[Value]| runs.iter().filter_map(|r| r["ms"].as_f64()).min_by(f64::total_cmp);
+        let times_faster = best(&theirs).zip(best(&ours)).map(|(peer, own)| peer / own);
+        results.push(json!({
+            "layers": layers, "sparse_layers": sparse, "batch": BATCH, "input_length": INPUT, "new_tokens": NEW,
+            "ours": ours, "peer": theirs, "times_faster": times_faster,
+        }));
+    }
+    Ok(json!({ "generate": results }))
+}
+
+/// One model: with the weights in `dir` if the peer has written them there, else with random ones.
+pub fn one(layers: &str, sparse: &str, dir: &str, runs: usize) -> Result<Value> {
+    let config = config(layers.parse()?, sparse.parse()?);
+    let options = Generation::default();
+    let steps = options.steps;
+    let module =
+        generate::program(&config, &options, &Site::default()).finish().map_err(|d| anyhow!("{d}"))?;
+    let built = lower::lower(module, &Mesh::default())?;
+    let artefact = Artefact::new("generate".to_owned(), built.manifest, built.files.into_iter().collect())?;
+    let around = Surroundings::of_process()?;
+    let found = find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}"))?;
+    let client = ClientOptions::new().with("cpu_device_count", 1);
+    let mut session = Session::open(&load(&found.path, Platform::Cpu)?, artefact, client)?;
+    let weights = Path::new(dir).join("model.safetensors");
+    if weights.exists() {
+        for (name, value) in parameters(&config, &fs::read(&weights)?)? {
+            session.set_state(&name, &value)?;
+        }
+    } else {
+        let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(1))]);
+        session.call("init", &seed)?.wait()?;
+    }
+    let id = |i: usize| (3 + (i * 7919 + 1) * 31 % (config.vocab - 3)) as i32;
+    let inputs: Vec<Vec<i32>> =
+        (0..BATCH).map(|row| (0..INPUT).map(|place| id(row * INPUT + place)).collect()).collect();
+    let start = Instant::now();
+    let mut generator = Generator::new(&mut session)?;
+    let compile_s = start.elapsed().as_secs_f64();
+    let options = Options { min_length: NEW, ..Options::default() };
+    let (mut wall, mut cpu, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
+    for run in 0..=runs {
+        let (start, before) = (Instant::now(), crate::step::cpu_seconds());
+        tokens.clear();
+        generator.run(&inputs, &options, &mut |_, sequences| {
+            tokens.push(sequences[0].tokens.clone());
+            Ok(())
+        })?;
+        if run > 0 {
+            wall.push(start.elapsed().as_secs_f64() * 1e3);
+            cpu.push((crate::step::cpu_seconds() - before) * 1e3);
+        }
+    }
+    wall.sort_by(f64::total_cmp);
+    cpu.sort_by(f64::total_cmp);
+    let median = wall[wall.len() / 2];
+    Ok(json!({
+        "ms": median, "min_ms": wall[0], "cpu_ms": cpu[cpu.len() / 2], "compile_s": compile_s,
+        "steps_per_call": steps, "tokens_per_s": (BATCH * NEW) as f64 / median * 1e3,
+        "same_tokens_as_peer": same(dir, &tokens)?,
+    }))
+}
+
+/// The model of bench/peers/generate_hf.py.
+fn config(layers: usize, sparse: usize) -> Config {
+    Config {
+        name: "generate".into(),
+        batch: BATCH,
+        input_length: INPUT,
+        target_length: NEW,
+        d_model: 256,
+        d_ff: 1024,
+        heads: 8,
+        d_kv: 32,
+        encoder_layers: layers,
+        decoder_layers: layers,
+        dropout: 0.0,
+        switch: Some(Switch { sparse_step: layers / sparse, ..Switch::hugging_face(EXPERTS, INPUT) }),
+        ..Config::default()
+    }
+}
+
+/// Share of the tokens that the peer has made, too.
+fn same(dir: &str, tokens: &[Vec<i32>]) -> Result<Option<f64>> {
+    let path = Path::new(dir).join("generated.safetensors");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let bytes = fs::read(&path)?;
+    let file = SafeTensors::deserialize(&bytes)?;
+    let ids: Vec<i32> = file
+        .tensor("ids")?
+        .data()
+        .chunks_exact(4)
+        .map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+        .collect();
+    let theirs = ids.chunks_exact(NEW + 1).flat_map(|row| &row[1..]);
+    let same = tokens.iter().flatten().zip(theirs).filter(|(a, b)| a == b).count();
+    Ok(Some(same as f64 / (BATCH * NEW) as f64))
+}
+
+/// Our parameters, from the peer's.
+fn parameters(config: &Config, bytes: &[u8]) -> Result<BTreeMap<String, HostTensor>> {
+    let file = SafeTensors::deserialize(bytes)?;
+    let mut all: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
+    for part in hf::tensors(config).map_err(|e| anyhow!(e))? {
+        let view = file.tensor(&part.name).with_context(|| part.name.clone())?;
+        let theirs: Vec<f32> =
+            view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let sizes: Vec<usize> = part.dims.iter().map(|d| d.1).collect();
+        let whole = sizes.iter().product();
+        let (_, ours) = all.entry(part.param).or_insert_with(|| (sizes.clone(), vec![0.0; whole]));
+        let columns = if part.turned { part.sizes[0] } else { 1 };
+        let rows = theirs.len() / columns;
+        for n in 0..theirs.len() {
+            let from = if part.turned { n % columns * rows + n / columns } else { n };
+            let (mut rest, mut index, mut stride) = (n, 0, 1);
+            for d in (0..sizes.len()).rev() {
+                index += (part.start[d] + rest % part.part[d]) * stride;
+                rest /= part.part[d];
+                stride *= sizes[d];
+            }
+            ours[index] = theirs[from];
+        }
+    }
+    Ok(all.into_iter().map(|(name, (sizes, values))| (name, HostTensor::f32(&sizes, &values))).collect())
+}

@@ -1,0 +1,59 @@
+//! `meshc eval`: loss, perplexity and accuracy on held-out text.
+
+use crate::{device::environment, failure::failure, subject::SubjectArgs};
+use anyhow::Result;
+use runtime::{
+    data::{self, Source, Task, Text},
+    train,
+};
+use serde_json::{Map, Value};
+use std::path::PathBuf;
+
+/// Arguments.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    subject: SubjectArgs,
+    /// Text files, and folders with text files
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    data: Vec<PathBuf>,
+    /// Share of the text, at its end, that is evaluated: what `meshc train --eval-every` keeps for it
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
+    held_out: f64,
+    /// The most batches. Default: all
+    #[arg(long, value_name = "N")]
+    batches: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Evaluates.
+pub fn run(args: &Args) -> Result<()> {
+    environment(None)?;
+    let text = Text::read(&args.data)?;
+    let mut session = args.subject.session(&[], &["eval_step"])?;
+    let options = data::Options { held_out: args.held_out, ..data::Options::default() };
+    let source = Source::new(text, Task::of(session.artefact())?, &options)?;
+    let batches = source.held_out_batches().min(args.batches.unwrap_or(usize::MAX));
+    if batches == 0 {
+        return Err(failure(
+            format!("there is nothing to evaluate: {} batches of {} of the text", batches, args.held_out),
+            "give --held-out a share above 0, and --batches a number from 1",
+        ));
+    }
+    session.make_room()?;
+    let means = train::evaluate(&mut session, &source, batches)?;
+    let mut result: Map<String, Value> =
+        means.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
+    result.insert("batches".into(), batches.into());
+    if let Some(loss) = means.get("loss") {
+        result.insert("perplexity".into(), loss.exp().into());
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&result)?);
+    } else {
+        result.iter().for_each(|(name, value)| println!("{name:24} {value}"));
+    }
+    Ok(())
+}

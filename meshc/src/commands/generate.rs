@@ -1,0 +1,316 @@
+//! `meshc generate`: text in, text out; or token ids.
+
+use crate::{
+    device::environment,
+    failure::failure,
+    folder::write_file,
+    subject::{Setting, SubjectArgs},
+    tensors,
+};
+use anyhow::{Context, Result};
+use runtime::{
+    HostTensor,
+    generate::{Codec, Generator, Options, Sequence},
+};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+};
+
+/// Arguments.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    subject: SubjectArgs,
+    /// Inputs: text, one a line; - is standard input; NAME.json is a list of texts or of lists of token ids;
+    /// NAME.safetensors has token ids as `input_ids`, 0 is padding
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// Where the results go: text, one a line; NAME.json; NAME.safetensors (`tokens`, `scores`). Default: standard output
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// How the next token is chosen: greedy, sample or beam
+    #[arg(long, default_value = "greedy", value_parser = ["greedy", "sample", "beam"])]
+    method: String,
+    /// Beams of a search
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
+    beams: usize,
+    /// Sequences that are given for each input
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    sequences: usize,
+    /// Of sampling: where its random numbers begin
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
+    /// Of sampling: what logits are divided by
+    #[arg(long, default_value_t = 1.0)]
+    temperature: f32,
+    /// Of sampling: look at this many of the most likely tokens. Default: all
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Of sampling: look at the most likely tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Of beam search: scores are divided by the length to this power
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    length_penalty: f32,
+    /// Of beam search, when it is over: likely (the best that is open would not be better), first (as many have ended as
+    /// there are beams) or certain (nothing better can come)
+    #[arg(long, value_name = "WHEN", value_parser = ["likely", "first", "certain"])]
+    early_stopping: Option<String>,
+    /// No sequence ends before it has this many tokens
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    min_length: usize,
+    /// The most tokens of a sequence. Default: the model's target_length
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    max_length: Option<usize>,
+    /// Run the whole prefix again for every token, so that tokens of the decoder compete for experts as in training
+    #[arg(long)]
+    uncached: bool,
+    /// Print JSON: a list with tokens, score and, for a vocabulary of bytes, text of each sequence
+    #[arg(long)]
+    json: bool,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("`{text}` is not a whole number from 1"))
+}
+
+/// Generates.
+pub fn run(args: &Args) -> Result<()> {
+    environment(None)?;
+    args.check()?;
+    let input = read(&args.input)?;
+    let mut session = args.subject.session(&args.settings(input.len()), &["encode", "decode", "results"])?;
+    let mut generator = Generator::new(&mut session)?;
+    let codec = Codec::new(generator.sizes().vocab).ok();
+    let inputs = input.tokens(codec.as_ref())?;
+    let options = Options {
+        min_length: args.min_length,
+        max_length: args.max_length,
+        seed: args.seed,
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        length_penalty: args.length_penalty,
+    };
+    let kind = Kind::of(args);
+    let as_text = kind == Kind::Text;
+    if as_text && codec.is_none() {
+        return Err(failure(
+            format!("the vocabulary of {} tokens is too small for bytes", generator.sizes().vocab),
+            "take token ids out: --json, or --output NAME.json or NAME.safetensors",
+        ));
+    }
+    let mut all = Vec::new();
+    let mut out = std::io::stdout().lock();
+    generator.run(&inputs, &options, &mut |_, mut sequences| {
+        sequences.truncate(args.sequences);
+        if as_text && args.output.is_none() {
+            for line in lines(&sequences, codec.as_ref()) {
+                // A reader that has gone away is told by the next write.
+                let _ = writeln!(out, "{line}");
+            }
+        }
+        all.push(sequences);
+        Ok(())
+    })?;
+    let result = match kind {
+        Kind::Text => all
+            .iter()
+            .flat_map(|s| lines(s, codec.as_ref()))
+            .map(|l| l + "\n")
+            .collect::<String>()
+            .into_bytes(),
+        Kind::Json => {
+            let list: Vec<Value> = all.iter().map(|s| described(s, codec.as_ref())).collect();
+            serde_json::to_vec_pretty(&list)?
+        }
+        Kind::Safetensors => packed(&all)?,
+    };
+    match &args.output {
+        Some(path) => write_file(path, &result),
+        None if as_text => Ok(()),
+        None => {
+            out.write_all(&result).and_then(|()| out.write_all(b"\n")).context("writing to standard output")
+        }
+    }
+}
+
+impl Args {
+    /// What can be said before anything is read.
+    fn check(&self) -> Result<()> {
+        let (sampling, search) = (self.method == "sample", self.method == "beam");
+        let wrong = |what: String, help: &str| Err(failure(what, help));
+        if !sampling && (self.top_k.is_some() || self.top_p < 1.0 || self.temperature != 1.0) {
+            return wrong(
+                format!("--temperature, --top-k and --top-p do nothing with --method {}", self.method),
+                "add --method sample, or leave them out",
+            );
+        }
+        if !search && self.early_stopping.is_some() {
+            return wrong("--early-stopping is for a search".into(), "add --method beam, or leave it out");
+        }
+        match self.method.as_str() {
+            "greedy" if self.sequences > 1 => wrong(
+                format!("--sequences {} with --method greedy, which gives one", self.sequences),
+                "choose --method sample or beam",
+            ),
+            "beam" if self.sequences > self.beams => wrong(
+                format!("{} sequences of {} beams", self.sequences, self.beams),
+                "give --beams at least as many",
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// Settings of the program.
+    fn settings(&self, inputs: usize) -> Vec<Setting> {
+        let beams = match self.method.as_str() {
+            "beam" => self.beams,
+            "sample" => self.sequences,
+            _ => 1,
+        };
+        // No more rows than there are inputs, but as many as devices can share.
+        let batch = inputs.clamp(1, 32).next_multiple_of(self.subject.devices());
+        let mut settings = vec![
+            ("task", "generate".to_owned()),
+            ("method", self.method.clone()),
+            ("beams", beams.to_string()),
+            ("batch", batch.to_string()),
+            ("filter", (self.top_k.is_some() || self.top_p < 1.0).to_string()),
+        ];
+        settings.extend(self.early_stopping.clone().map(|when| ("early_stopping", when)));
+        settings.extend(self.max_length.map(|n| ("target_length", n.to_string())));
+        settings.extend(self.uncached.then(|| ("decode", "uncached".to_owned())));
+        settings
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Json,
+    Safetensors,
+}
+
+impl Kind {
+    fn of(args: &Args) -> Self {
+        let ends =
+            |ending: &str| args.output.as_ref().is_some_and(|p| p.extension().is_some_and(|e| e == ending));
+        match () {
+            () if ends("safetensors") => Self::Safetensors,
+            () if args.json || ends("json") => Self::Json,
+            () => Self::Text,
+        }
+    }
+}
+
+/// Inputs as they came.
+enum Input {
+    Texts(Vec<String>),
+    Tokens(Vec<Vec<i32>>),
+}
+
+impl Input {
+    fn len(&self) -> usize {
+        match self {
+            Self::Texts(texts) => texts.len(),
+            Self::Tokens(rows) => rows.len(),
+        }
+    }
+
+    fn tokens(self, codec: Option<&Codec>) -> Result<Vec<Vec<i32>>> {
+        match (self, codec) {
+            (Self::Tokens(rows), _) => Ok(rows),
+            (Self::Texts(texts), Some(codec)) => Ok(texts.iter().map(|t| codec.encode(t)).collect()),
+            (Self::Texts(_), None) => Err(failure(
+                "the model's vocabulary is too small for bytes, so that text cannot go in",
+                "give token ids: --input NAME.json or NAME.safetensors",
+            )),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Input> {
+    let name = path.display().to_string();
+    let ending = path.extension().and_then(|e| e.to_str()).unwrap_or("");
+    let input = if ending == "safetensors" {
+        Input::Tokens(ids(&tensors::read(&[path.to_owned()])?, &name)?)
+    } else {
+        let mut bytes = Vec::new();
+        match name.as_str() {
+            "-" => std::io::stdin().read_to_end(&mut bytes).context("reading standard input").map(|_| ())?,
+            _ => bytes = fs::read(path).with_context(|| format!("reading the inputs `{name}`"))?,
+        }
+        let text = String::from_utf8(bytes).map_err(|e| {
+            let at = e.utf8_error().valid_up_to();
+            failure(format!("`{name}` is not text: byte {at} is not UTF-8"), "give UTF-8, or token ids")
+        })?;
+        match ending {
+            "json" => from_json(&text, &name)?,
+            _ => Input::Texts(text.lines().map(str::to_owned).collect()),
+        }
+    };
+    if input.len() == 0 {
+        return Err(failure(format!("`{name}` has no inputs"), "give at least one"));
+    }
+    Ok(input)
+}
+
+fn from_json(text: &str, name: &str) -> Result<Input> {
+    let wrong = |why: String| {
+        failure(format!("`{name}` is no list of inputs: {why}"), "write [\"text\", …] or [[1, 2, …], …]")
+    };
+    let value: Value = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
+    if let Ok(texts) = serde_json::from_value::<Vec<String>>(value.clone()) {
+        return Ok(Input::Texts(texts));
+    }
+    serde_json::from_value(value).map(Input::Tokens).map_err(|e| wrong(e.to_string()))
+}
+
+/// Rows of `input_ids` without the padding at their ends.
+fn ids(tensors: &BTreeMap<String, HostTensor>, name: &str) -> Result<Vec<Vec<i32>>> {
+    let found = tensors.get("input_ids").or(tensors.get("inputs"));
+    let ids = found.filter(|t| t.dims.len() == 2 && t.dims[1] > 0).ok_or_else(|| {
+        failure(format!("`{name}` has no table of token ids `input_ids`"), "write it as I32 [inputs, tokens]")
+    })?;
+    let row = |row: &[f64]| {
+        let real = row.iter().rposition(|t| *t != 0.0).map_or(0, |last| last + 1);
+        row[..real].iter().map(|t| *t as i32).collect()
+    };
+    Ok(ids.to_f64()?.chunks_exact(ids.dims[1]).map(row).collect())
+}
+
+fn lines(sequences: &[Sequence], codec: Option<&Codec>) -> Vec<String> {
+    let text = |s: &Sequence| codec.map_or_else(String::new, |c| c.decode(&s.tokens));
+    // One line each, whatever they hold.
+    sequences.iter().map(|s| text(s).replace('\n', "\\n").replace('\r', "\\r")).collect()
+}
+
+fn described(sequences: &[Sequence], codec: Option<&Codec>) -> Value {
+    let one = |s: &Sequence| {
+        let mut value = json!({ "tokens": s.tokens, "score": s.score });
+        if let Some(codec) = codec {
+            value["text"] = codec.decode(&s.tokens).into();
+        }
+        value
+    };
+    json!({ "sequences": sequences.iter().map(one).collect::<Vec<_>>() })
+}
+
+fn packed(all: &[Vec<Sequence>]) -> Result<Vec<u8>> {
+    let (rows, per) = (all.len(), all.first().map_or(0, Vec::len));
+    let width = all.iter().flatten().map(|s| s.tokens.len()).max().unwrap_or(0);
+    let mut tokens = vec![0; rows * per * width];
+    for (place, sequence) in tokens.chunks_exact_mut(width.max(1)).zip(all.iter().flatten()) {
+        place[..sequence.tokens.len()].copy_from_slice(&sequence.tokens);
+    }
+    let scores: Vec<f32> = all.iter().flatten().map(|s| s.score as f32).collect();
+    tensors::to_bytes(&BTreeMap::from([
+        ("tokens".to_owned(), HostTensor::s32(&[rows, per, width], &tokens)),
+        ("scores".to_owned(), HostTensor::f32(&[rows, per], &scores)),
+    ]))
+}

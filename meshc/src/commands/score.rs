@@ -1,0 +1,84 @@
+//! `meshc score`: how likely a model finds given targets.
+
+use crate::{device::environment, failure::failure, subject::SubjectArgs};
+use anyhow::{Context, Result};
+use runtime::generate::{Codec, Score, Scorer};
+use serde_json::{Value, json};
+use std::{fs, io::Read, path::PathBuf};
+
+/// Arguments.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    subject: SubjectArgs,
+    /// Pairs of input and target, one a line: a JSON object with `input` and `target` (texts, or lists of token ids), or
+    /// both texts with a tab between; - is standard input
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+}
+
+/// Scores: one JSON object for each pair, one on a line; what they are together goes to standard error.
+pub fn run(args: &Args) -> Result<()> {
+    environment(None)?;
+    let name = args.input.display().to_string();
+    let mut text = String::new();
+    match name.as_str() {
+        "-" => std::io::stdin().read_to_string(&mut text).map(|_| ()).context("reading standard input")?,
+        _ => text = fs::read_to_string(&args.input).with_context(|| format!("reading the pairs `{name}`"))?,
+    }
+    let lines: Vec<(usize, &str)> =
+        text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).collect();
+    if lines.is_empty() {
+        return Err(failure(format!("`{name}` has no pairs"), "give at least one line"));
+    }
+    let batch = lines.len().clamp(1, 32).next_multiple_of(args.subject.devices());
+    let settings = [("task", "score".to_owned()), ("batch", batch.to_string())];
+    let mut session = args.subject.session(&settings, &["score"])?;
+    let mut scorer = Scorer::new(&mut session)?;
+    let codec = Codec::new(scorer.sizes().vocab).ok();
+    let pairs = lines.iter().map(|(number, line)| pair(line, codec.as_ref(), &name, *number));
+    let scores = scorer.run(&pairs.collect::<Result<Vec<_>>>()?)?;
+    let mut sum = Score::default();
+    for score in &scores {
+        println!("{}", described(score));
+        sum.log_likelihood += score.log_likelihood;
+        sum.tokens += score.tokens;
+        sum.correct += score.correct;
+    }
+    let mut all = described(&sum);
+    all["pairs"] = scores.len().into();
+    eprintln!("{all}");
+    Ok(())
+}
+
+fn described(score: &Score) -> Value {
+    let mean = score.log_likelihood / score.tokens.max(1) as f64;
+    json!({
+        "log_likelihood": score.log_likelihood, "tokens": score.tokens, "correct": score.correct,
+        "per_token": mean, "perplexity": (-mean).exp(),
+    })
+}
+
+/// The pair of a line.
+fn pair(line: &str, codec: Option<&Codec>, name: &str, number: usize) -> Result<(Vec<i32>, Vec<i32>)> {
+    let wrong = |why: String| {
+        failure(
+            format!("line {} of `{name}` is no pair: {why}", number + 1),
+            "write {\"input\": …, \"target\": …} with texts or lists of token ids, or two texts with a tab between",
+        )
+    };
+    let text = |text: &str| {
+        codec.map(|c| c.encode(text)).ok_or_else(|| wrong("the vocabulary is too small for bytes".into()))
+    };
+    if !line.trim_start().starts_with('{') {
+        let (input, target) = line.split_once('\t').ok_or_else(|| wrong("it has no tab".into()))?;
+        return Ok((text(input)?, text(target)?));
+    }
+    let value: Value = serde_json::from_str(line).map_err(|e| wrong(e.to_string()))?;
+    let field = |key: &str| match &value[key] {
+        Value::String(s) => text(s),
+        Value::Null => Err(wrong(format!("it has no `{key}`"))),
+        other => serde_json::from_value(other.clone()).map_err(|e| wrong(format!("`{key}`: {e}"))),
+    };
+    Ok((field("input")?, field("target")?))
+}
