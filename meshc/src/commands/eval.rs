@@ -42,7 +42,6 @@ pub fn run(args: &Args) -> Result<()> {
             "give --held-out a share above 0, and --batches a number from 1",
         ));
     }
-    session.make_room()?;
     let means = train::evaluate(&mut session, &source, batches)?;
     let mut result: Map<String, Value> =
         means.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();

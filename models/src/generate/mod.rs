@@ -128,11 +128,6 @@ impl Generation {
                 || "experts choose tokens in the decoder, also tokens that are not generated yet".into(),
                 "routing=switch, top_k or ntlb",
             );
-            wrong.unless(
-                !switch.places.attention() || !self.cached,
-                || "attention has experts, whose keys and values are not kept".into(),
-                "decode=uncached",
-            );
         }
         wrong.unless(self.beams > 0, || "`beams` is 0".into(), "at least 1");
         wrong.unless(self.steps > 0, || "`steps` is 0".into(), "at least 1");

@@ -95,7 +95,6 @@ impl<'s> Generator<'s> {
         for function in ["encode", "decode", "results"] {
             session.compile(function)?;
         }
-        session.make_room()?;
         Ok(Self { session, sizes, beams, steps, method, filter })
     }
 

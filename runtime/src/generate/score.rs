@@ -26,7 +26,6 @@ impl<'s> Scorer<'s> {
     pub fn new(session: &'s mut Session) -> Result<Self> {
         let sizes = Sizes::of(session, "score")?;
         session.compile("score")?;
-        session.make_room()?;
         Ok(Self { session, sizes })
     }
 
