@@ -140,7 +140,8 @@ impl<'g> Ask<'_, 'g> {
         let (tokens, experts) = (self.tokens, self.experts);
         let capacity = u32::try_from(self.capacity).unwrap_or(u32::MAX);
         let one_slot = self.options.routing == Choice::Ntlb;
-        // How many slots of each expert earlier rounds took, and (if one slot is all a token gets) who waits.
+        // How many slots of each expert earlier rounds took, or wanted if that is more than there are; and (if one
+        // slot is all a token gets) who waits.
         let (mut filled, mut waiting): (Option<Tensor<'g>>, Option<Tensor<'g>>) = (None, None);
         let mut placed = Vec::new();
         for (i, round) in rounds.iter().enumerate() {
@@ -157,7 +158,7 @@ impl<'g> Ask<'_, 'g> {
             placed.push((kept, kept.select(round.expert * capacity + position, -1)));
             if i + 1 < rounds.len() {
                 let total = wanted.sum(tokens);
-                filled = Some(filled.map_or(total, |f| f + total).minimum(capacity));
+                filled = Some(filled.map_or(total, |f| f + total));
                 waiting = one_slot.then(|| waiting.map_or(!kept, |w| w & !kept));
             }
         }
