@@ -60,11 +60,16 @@ impl<'g> Losses<'g> {
 impl EncoderDecoder {
     /// Declares all parameters.
     pub fn new(w: &Weights<'_>, config: &Config) -> Self {
+        Self::with_decoder(w, config, config)
+    }
+
+    /// With a decoder that has other options: of the same sizes, but with other numbers of slots, say.
+    pub fn with_decoder(w: &Weights<'_>, config: &Config, decoder: &Config) -> Self {
         Self {
             config: config.clone(),
             embedding: Embedding::new(w, config),
             encoder: Stack::encoder(w, config),
-            decoder: Stack::decoder(w, config),
+            decoder: Stack::decoder(w, decoder),
         }
     }
 

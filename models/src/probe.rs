@@ -53,6 +53,39 @@ pub fn program(config: &Config, gradients: bool, place: &Site) -> Program {
     p
 }
 
+/// A program with one function, `logits`, of `input_ids`, `attention_mask` and `decoder_input_ids`: for every
+/// position of the targets the logits of the next token, as often as tokens are appended one by one.
+///
+/// With `apart`, routers see the decoder's positions one at a time, as they do where keys and values of earlier
+/// ones are kept: no position takes a slot from another, so that none is dropped. The encoder's compete as ever.
+pub fn logits(config: &Config, apart: bool, place: &Site) -> Program {
+    let p = Program::new(format!("{}_logits", config.name));
+    let mistakes = config.mistakes();
+    if !mistakes.is_empty() {
+        mistakes.into_iter().for_each(|m| p.mistake(m.at(place)));
+        return p;
+    }
+    p.meta("batch", config.batch);
+    p.meta("layout", config.layout());
+    let mut decoder = config.clone();
+    if let Some(switch) = decoder.switch.as_mut().filter(|_| apart) {
+        // As many slots as there are tokens to choose them.
+        switch.fixed_capacity = config.target_length * switch.choices().max(1);
+    }
+    let model = EncoderDecoder::with_decoder(&Weights::new(&p), config, &decoder);
+    p.function("logits", |g| {
+        let (batch, length, target_length) = model.dims();
+        let tokens = |name: &str, dim: &Dim| g.input(name, DType::S32, [&batch, dim]);
+        let (inputs, mask) = (tokens("input_ids", &length), tokens("attention_mask", &length));
+        let before = tokens("decoder_input_ids", &target_length);
+        let padding = (mask.eq(0).cast(DType::F32) * MASKED).rename(&length, "memory_length");
+        // Every position counts: what follows is not known yet, and what is not there is not looked at.
+        let all = before * 0 + 1;
+        g.output("logits", model.pass(&Context::new(g, config, None), inputs, padding, before, all).logits);
+    });
+    p
+}
+
 struct Probe<'g, 'm> {
     g: &'g Graph,
     config: &'m Config,

@@ -2,10 +2,11 @@
 //! perhaps `meta.json` with losses. What the tensors are called, and what they mean, is described in
 //! docs/interchange.md.
 //!
-//! Reading order: here (which programs run with which inputs), [`run`] (one program on a plugin), [`place`] (over
-//! which devices), [`compare`] (what came out against what should have).
+//! Reading order: here (which programs run with which inputs), [`run`] (one program on a plugin), [`greedy`]
+//! (generation), [`place`] (over which devices), [`compare`] (what came out against what should have).
 
 pub mod compare;
+mod greedy;
 pub mod place;
 pub mod run;
 
@@ -123,6 +124,20 @@ fn one(
         }
     }
     losses(&run, first, expected, prefix, narrow, comparison);
+    for (name, want) in &expected.tensors {
+        let apart = match name.strip_prefix(prefix) {
+            Some("generate.cached") => true,
+            Some("generate.uncached") => false,
+            Some(_) | None => continue,
+        };
+        let steps = want.dims.get(1).map_or(0, |n| n.saturating_sub(1));
+        if steps > 0 {
+            // With 32-bit floats always: near ties fall either way by how 16 bits are rounded.
+            let exact = Config { precision: Precision::F32, ..config.clone() };
+            let ids = greedy::greedy(folder, &exact, &expected.inputs, steps, apart, options)?;
+            comparison.tensors.insert(name.clone(), compare(name, &ids, want, narrow)?);
+        }
+    }
     if prefix.is_empty() {
         norms(&all, expected, narrow, comparison);
         descent(&mut run, &all, expected, comparison)?;

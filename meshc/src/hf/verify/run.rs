@@ -13,7 +13,7 @@ use crate::{
     target::Target,
 };
 use anyhow::{Context, Result};
-use compiler::pipeline::Stage;
+use compiler::pipeline::{Placement, Stage};
 use mesh::Site;
 use models::{Config, hf, probe};
 use pjrt::ElementType;
@@ -83,19 +83,8 @@ impl Run {
         let of = |rows: usize| Config { batch: rows, input_length: length, target_length, ..config.clone() };
         let name = folder.dir.display().to_string();
         let site = Site::new(name.clone(), 0, 0, "");
-        let rows =
-            |shards: usize| (1..).map(|n| n * batch).find(|r| r.is_multiple_of(shards)).unwrap_or(batch);
-        let build = |shards| Program::built(probe::program(&of(rows(shards)), gradients, &site), &name);
-        let (program, placement) = options.place.choose(config.layout(), &build)?;
-        let rows = program.module.meta("batch").and_then(|b| b.parse().ok()).unwrap_or(batch);
-        let mut watch = Watch::default();
-        let lowered = lower(&program, &placement, Stage::Emit, &mut watch)?.context("all stages ran")?;
-        let built = emit(&program, &placement, &Target::Cpu, &[], &lowered, &mut watch)?;
-        let artefact = Artefact::new(name, built.manifest, built.files.into_iter().collect())?;
-        let mut session = options.plugin.session(artefact)?;
-        for (param, value) in parameters(folder)? {
-            session.set_state(&param, &value)?;
-        }
+        let build = |rows| Program::built(probe::program(&of(rows), gradients, &site), &name);
+        let Placed { session, rows, placement } = place(folder, batch, config, &build, options)?;
         let placed = format!(
             "{} devices, mesh {}, layout {}, {} x {batch} sequences, {}",
             placement.mesh.devices(),
@@ -193,8 +182,39 @@ impl Run {
     }
 }
 
+/// A program on devices, with the folder's weights.
+pub(super) struct Placed {
+    pub session: Session,
+    /// Its sequences: a multiple of those that were given.
+    pub rows: usize,
+    pub placement: Placement,
+}
+
+/// Compiles what `build` makes for a number of sequences that divides, and puts the weights on the devices.
+pub(super) fn place(
+    folder: &Folder,
+    batch: usize,
+    config: &Config,
+    build: &dyn Fn(usize) -> Result<Program>,
+    options: &Options,
+) -> Result<Placed> {
+    let rows = |shards: usize| (1..).map(|n| n * batch).find(|r| r.is_multiple_of(shards)).unwrap_or(batch);
+    let (program, placement) = options.place.choose(config.layout(), &|shards| build(rows(shards)))?;
+    let rows = program.module.meta("batch").and_then(|b| b.parse().ok()).unwrap_or(batch);
+    let mut watch = Watch::default();
+    let lowered = lower(&program, &placement, Stage::Emit, &mut watch)?.context("all stages ran")?;
+    let built = emit(&program, &placement, &Target::Cpu, &[], &lowered, &mut watch)?;
+    let artefact =
+        Artefact::new(folder.dir.display().to_string(), built.manifest, built.files.into_iter().collect())?;
+    let mut session = options.plugin.session(artefact)?;
+    for (param, value) in parameters(folder)? {
+        session.set_state(&param, &value)?;
+    }
+    Ok(Placed { session, rows, placement })
+}
+
 /// Sequences, tokens of an input, tokens of a target, if all four inputs are there and agree.
-fn sizes(folder: &Folder, inputs: &BTreeMap<String, HostTensor>) -> Result<[usize; 3]> {
+pub(super) fn sizes(folder: &Folder, inputs: &BTreeMap<String, HostTensor>) -> Result<[usize; 3]> {
     let path = folder.dir.join("inputs.safetensors").display().to_string();
     let wrong =
         |why: String| failure(format!("`{path}` {why}"), "see docs/interchange.md for what it must have");
@@ -265,7 +285,7 @@ fn cut(whole: &HostTensor, tensor: &hf::Tensor) -> HostTensor {
 }
 
 /// The batch so many times.
-fn repeated(tensor: &HostTensor, times: usize) -> HostTensor {
+pub(super) fn repeated(tensor: &HostTensor, times: usize) -> HostTensor {
     let mut dims = tensor.dims.clone();
     dims[0] *= times;
     HostTensor { dtype: tensor.dtype, dims, bytes: tensor.bytes.repeat(times) }
