@@ -80,7 +80,7 @@ pub fn logits(config: &Config, apart: bool, place: &Site) -> Program {
         let before = tokens("decoder_input_ids", &target_length);
         let padding = (mask.eq(0).cast(DType::F32) * MASKED).rename(&length, "memory_length");
         // Every position counts: what follows is not known yet, and what is not there is not looked at.
-        let all = before * 0 + 1;
+        let all = g.full(1, DType::S32, [&batch, &target_length]);
         g.output("logits", model.pass(&Context::new(g, config, None), inputs, padding, before, all).logits);
     });
     p
