@@ -47,12 +47,17 @@ impl AttentionDims {
 #[derive(Clone, Debug)]
 pub struct Attention {
     dims: AttentionDims,
-    q: Weight,
-    k: Weight,
-    v: Weight,
+    inputs: Inputs,
     o: Weight,
-    /// Experts that make queries, keys and values, instead of `q`, `k` and `v`.
-    experts: Option<Box<SwitchProjections>>,
+}
+
+/// What makes queries, keys and values.
+#[derive(Clone, Debug)]
+enum Inputs {
+    /// A matrix for each.
+    Dense(Box<[Weight; 3]>),
+    /// Experts.
+    Switch(Box<SwitchProjections>),
 }
 
 impl Attention {
@@ -62,21 +67,18 @@ impl Attention {
         let deviation = |size: usize| Init::Normal((size as f64).powf(-0.5));
         let stored = [d_model, heads, d_kv];
         let project = |name, init| w.matrix(name, &stored, &[d_model], &[heads, d_kv], init);
-        Self {
-            dims: dims.clone(),
-            q: project("q", deviation(d_model.size * d_kv.size)),
-            k: project("k", deviation(d_model.size)),
-            v: project("v", deviation(d_model.size)),
-            o: output(w, dims),
-            experts: None,
-        }
+        let inputs = [
+            project("q", deviation(d_model.size * d_kv.size)),
+            project("k", deviation(d_model.size)),
+            project("v", deviation(d_model.size)),
+        ];
+        Self { dims: dims.clone(), inputs: Inputs::Dense(Box::new(inputs)), o: output(w, dims) }
     }
 
     /// Self-attention with experts.
     pub fn switch(w: &Weights<'_>, dims: &AttentionDims, options: &Switch) -> Self {
-        let experts = SwitchProjections::new(w, dims, options);
-        let (q, [k, v]) = (experts.q.clone(), [&experts.kv, &experts.kv].map(Weight::clone));
-        Self { dims: dims.clone(), q, k, v, o: output(w, dims), experts: Some(Box::new(experts)) }
+        let inputs = Inputs::Switch(Box::new(SwitchProjections::new(w, dims, options)));
+        Self { dims: dims.clone(), inputs, o: output(w, dims) }
     }
 
     /// What the positions `query` of `x` find among the positions `memory_length` of `memory`. `masks` are
@@ -92,9 +94,9 @@ impl Attention {
         let AttentionDims { batch, d_model, heads, d_kv } = &self.dims;
         // Products and folds go by names of dims; the size of this one is that of `memory`.
         let length = Dim::new("memory_length", 1);
-        let (q, [k, v], metrics) = match &self.experts {
-            None => (self.query(cx, x, query), self.keys_values(cx, memory, &length), None),
-            Some(experts) => {
+        let (q, [k, v], metrics) = match &self.inputs {
+            Inputs::Dense(_) => (self.query(cx, x, query), self.keys_values(cx, memory, &length), None),
+            Inputs::Switch(experts) => {
                 let made = experts.forward(cx, x, query);
                 let kv = made.kv.rename(query, &length);
                 (made.q, [kv, kv], Some(made.metrics))
@@ -121,9 +123,9 @@ impl Attention {
 impl Attention {
     /// Queries of `x`, whose positions have the dim `positions`: `[batch, positions, heads, d_kv]`.
     pub(crate) fn query<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, positions: &Dim) -> Tensor<'g> {
-        match &self.experts {
-            None => self.project(cx, x, positions, &self.q),
-            Some(experts) => experts.forward(cx, x, positions).q,
+        match &self.inputs {
+            Inputs::Dense(weights) => self.project(cx, x, positions, &weights[0]),
+            Inputs::Switch(experts) => experts.forward(cx, x, positions).q,
         }
     }
 
@@ -134,9 +136,9 @@ impl Attention {
         x: Tensor<'g>,
         positions: &Dim,
     ) -> [Tensor<'g>; 2] {
-        match &self.experts {
-            None => [&self.k, &self.v].map(|w| self.project(cx, x, positions, w)),
-            Some(experts) => [experts.forward(cx, x, positions).kv; 2],
+        match &self.inputs {
+            Inputs::Dense(weights) => [&weights[1], &weights[2]].map(|w| self.project(cx, x, positions, w)),
+            Inputs::Switch(experts) => [experts.forward(cx, x, positions).kv; 2],
         }
     }
 

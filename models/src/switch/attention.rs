@@ -15,8 +15,8 @@ use mesh::{
 #[derive(Clone, Debug)]
 pub struct SwitchProjections {
     router: Router,
-    pub(crate) q: Weight,
-    pub(crate) kv: Weight,
+    q: Weight,
+    kv: Weight,
     dims: AttentionDims,
     options: Switch,
 }
