@@ -379,21 +379,18 @@ impl Generator {
                 (Decoder::Cached(_), None) => unreachable!("a cached decoder has its biases"),
             };
             let logits = g.scope("logits", || self.embedding.logits(cx, x, &self.batch, &self.beams));
-            let next = match (&sampling, penalty) {
+            let allowed = || not_yet(logits, now.position, limits.min_length);
+            let token = match (&sampling, penalty) {
                 (Some(sampling), _) => g.scope("sample", || {
-                    let logits = not_yet(logits, now.position, limits.min_length);
-                    let number = sampling.sequence(&self.batch, &self.beams);
-                    sampling.choose(logits, number, now.position)
+                    sampling.choose(allowed(), sampling.sequence(&self.batch, &self.beams), now.position)
                 }),
                 (None, Some(penalty)) => {
                     let search = Beams { batch: &self.batch, beams: &self.beams, early: self.options.early };
                     return (g.scope("beams", || search.step(now, logits, limits, penalty)), ());
                 }
-                (None, None) => {
-                    let logits = not_yet(logits, now.position, limits.min_length);
-                    (logits.argmax("vocab"), logits.max("vocab") - logits.logsumexp("vocab"))
-                }
+                (None, None) => allowed().argmax("vocab"),
             };
+            let next = (token, logits.gather("vocab", token) - logits.logsumexp("vocab"));
             (advance(now, next, limits), ())
         });
         let open = match &done.ended {

@@ -43,27 +43,19 @@ impl<'g> Sampling<'g> {
         input * beams.size as u32 + g.iota(beams, DType::S32)
     }
 
-    /// A token for every sequence, and the logarithm of its probability by the model (without temperature and
-    /// filters).
-    pub fn choose(
-        &self,
-        logits: Tensor<'g>,
-        sequence: Tensor<'g>,
-        position: Tensor<'g>,
-    ) -> (Tensor<'g>, Tensor<'g>) {
+    /// A token for every sequence.
+    pub fn choose(&self, logits: Tensor<'g>, sequence: Tensor<'g>, position: Tensor<'g>) -> Tensor<'g> {
         let bits = threefry([self.seed, position.cast(DType::U32)], sequence.cast(DType::U32));
         // The top 24 bits: below 1, and exact.
         let uniform = (bits >> 8).cast(DType::F32) * f64::powi(2.0, -24);
         let scaled = logits / self.temperature;
-        let token = match self.filter {
+        match self.filter {
             None => pick(scaled.softmax("vocab"), uniform),
             Some((top_k, top_p)) => {
                 let (probabilities, tokens) = most_likely(scaled, top_k, top_p);
                 tokens.gather("vocab", pick(probabilities, uniform))
             }
-        };
-        let own = logits.gather("vocab", token);
-        (token, own - logits.logsumexp("vocab"))
+        }
     }
 }
 

@@ -1,0 +1,173 @@
+//! `meshc generate`, `eval` and `score`, as users run them: with a model that was trained for a moment, and with an
+//! imported one.
+
+mod support;
+
+use serde_json::{Value, json};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+use support::{Ran, Workplace, cpu_plugin, home, model};
+
+/// Sizes of a model that is made in moments.
+const SIZES: [&str; 8] = [
+    "d_model=16",
+    "d_ff=16",
+    "heads=2",
+    "d_kv=8",
+    "input_length=32",
+    "target_length=16",
+    "layers=1",
+    "batch=4",
+];
+
+fn sized<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    let sizes = SIZES.iter().flat_map(|size| ["--set", *size]);
+    args.iter().copied().chain(sizes).collect()
+}
+
+#[track_caller]
+fn parsed(ran: &Ran) -> Value {
+    serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {}", ran.out))
+}
+
+/// A number in `value`.
+#[track_caller]
+fn number(value: &Value, key: &str) -> f64 {
+    value[key].as_f64().unwrap_or_else(|| panic!("`{key}` in {value}"))
+}
+
+#[test]
+fn a_trained_model_generates_scores_and_is_evaluated() {
+    let place = Workplace::new();
+    let (path, data) = (model("t5_tiny.rs"), home().join("mesh/src").display().to_string());
+    let train = ["train", &path, "--data", &data, "--steps", "2", "--checkpoint-dir", "ck"];
+    place.run_on_cpu(&sized(&train)).succeeds();
+    place.write("in.txt", "let x = <extra_id_0>;\nfn main\n");
+
+    // The checkpoint says which model it is of; a folder of checkpoints stands for the newest.
+    let generate = ["generate", "ck", "--input", "in.txt"];
+    let text = place.run_on_cpu(&generate).succeeds().out;
+    assert_eq!(text.lines().count(), 2, "a line for each input: {text:?}");
+    let list = parsed(&place.run_on_cpu(&[&generate[..], &["--json"]].concat()).succeeds());
+    let first = &list[0]["sequences"][0];
+    assert!(text.starts_with(first["text"].as_str().unwrap().lines().next().unwrap_or("")));
+    let tokens: Vec<i64> = serde_json::from_value(first["tokens"].clone()).unwrap();
+    assert!((1..=16).contains(&tokens.len()));
+
+    // The same by name of the model, through a pipe, to a file.
+    let args = ["generate", &path, "--checkpoint", "ck", "--input", "-", "--output", "out.txt"];
+    let mut child = place
+        .meshc(&sized(&args))
+        .env("MESH_PJRT_PLUGIN", cpu_plugin())
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"let x = <extra_id_0>;\nfn main\n").unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(std::fs::read_to_string(place.at("out.txt")).unwrap(), text);
+
+    // What greedy decoding says of its tokens is what the score of them is.
+    let target = json!({"input": "let x = <extra_id_0>;", "target": tokens});
+    place.write("pairs.jsonl", format!("{target}\nfn main\t{{}}\n"));
+    let ran = place.run_on_cpu(&["score", "ck", "--input", "pairs.jsonl"]).succeeds();
+    let scores: Vec<Value> = ran.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(scores.len(), 2);
+    if !tokens.contains(&0) {
+        assert!(
+            (number(&scores[0], "log_likelihood") - number(first, "score")).abs() < 1e-3,
+            "{scores:?} {first}"
+        );
+        assert_eq!(scores[0]["correct"], scores[0]["tokens"], "each was the most likely one");
+    }
+    assert_eq!(scores[1]["tokens"], 3, "two bytes and the end");
+    let all: Value = serde_json::from_str(ran.err.lines().last().unwrap()).unwrap();
+    assert_eq!((&all["pairs"], number(&all, "tokens")), (&json!(2), tokens.len() as f64 + 3.0));
+
+    let eval = ["eval", "ck", "--data", &data, "--batches", "2", "--json"];
+    let one = parsed(&place.run_on_cpu(&eval).succeeds());
+    assert!((number(&one, "perplexity").ln() - number(&one, "loss")).abs() < 1e-9);
+    assert!(number(&one, "tokens") > 0.0 && (0.0..=1.0).contains(&number(&one, "accuracy")));
+    let four = parsed(&place.run_on_cpu(&[&eval[..], &["--mesh", "data=4"]].concat()).succeeds());
+    assert!((number(&one, "loss") - number(&four, "loss")).abs() < 1e-4, "{one} {four}");
+
+    let wrong = |args: &[&str], parts: &[&str]| drop(place.run_on_cpu(args).fails(parts));
+    wrong(&sized(&["generate", &path, "--input", "in.txt"]), &["no parameters", "--checkpoint"]);
+    wrong(&["generate", "ck", "--input", "none.txt"], &["none.txt"]);
+    place.write("long.txt", "x".repeat(40));
+    wrong(&["generate", "ck", "--input", "long.txt"], &["41 tokens", "input_length=41"]);
+    place.write("empty.txt", "");
+    wrong(&["generate", "ck", "--input", "empty.txt"], &["no inputs"]);
+    place.write("bad.json", "{}");
+    wrong(&["generate", "ck", "--input", "bad.json"], &["no list of inputs"]);
+    place.write("bad.tsv", "a\tb\nno tab\n");
+    wrong(&["score", "ck", "--input", "bad.tsv"], &["line 2", "no tab"]);
+    wrong(&["generate", "ck", "--input", "in.txt", "--set", "d_model=8"], &["does not fit"]);
+    wrong(&["eval", "ck", "--data", &data, "--held-out", "0"], &["nothing to evaluate"]);
+}
+
+#[test]
+fn what_does_nothing_is_told_before_anything_is_read() {
+    let place = Workplace::new();
+    let wrong = |more: &[&str], parts: &[&str]| {
+        place.run(&[&["generate", "ck", "--input", "in.txt"], more].concat()).fails(parts);
+    };
+    wrong(&["--top-k", "3"], &["--method greedy", "--method sample"]);
+    wrong(&["--temperature", "2"], &["--method greedy"]);
+    wrong(&["--sequences", "2"], &["--sequences 2", "gives one"]);
+    wrong(&["--method", "beam", "--beams", "2", "--sequences", "3"], &["3 sequences of 2 beams"]);
+    wrong(&["--early-stopping", "first"], &["--method beam"]);
+}
+
+/// The folder of a case, if it is there.
+fn case(name: &str) -> Option<PathBuf> {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/oracle");
+    let named = std::env::var_os("MESH_ORACLE").map(PathBuf::from);
+    let path = named.clone().unwrap_or_else(beside).join("public").join(name);
+    if path.is_dir() {
+        return Some(path);
+    }
+    assert!(named.is_none(), "MESH_ORACLE: there is no {}", path.display());
+    eprintln!("skipped: there is no {}; set MESH_ORACLE to the reference folder", path.display());
+    None
+}
+
+#[test]
+fn an_imported_model_gives_the_tokens_that_others_get() {
+    let Some(dir) = case("switch_step2_tight") else { return };
+    let place = Workplace::new();
+    let folder = dir.display().to_string();
+    place.run(&["convert", "hf", &folder, "ck"]).succeeds();
+    let bytes = std::fs::read(dir.join("expected.safetensors")).unwrap();
+    let expected = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let input = dir.join("inputs.safetensors").display().to_string();
+    let args = ["generate", "ck", "--input", &input, "--max-length", "16", "--json"];
+    for (more, key) in [
+        (&[][..], "generate.cached"),
+        (&["--uncached"], "generate.uncached"),
+        (&["--mesh", "data=2,expert=2,model=2"], "generate.cached"),
+        (&["--method", "beam", "--beams", "1"], "generate.cached"),
+    ] {
+        let list = parsed(&place.run_on_cpu(&[&args[..], more].concat()).succeeds());
+        let ids = expected.tensor(key).unwrap();
+        let ids: Vec<i64> = ids
+            .data()
+            .chunks_exact(4)
+            .map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]])))
+            .collect();
+        for (row, want) in list.as_array().unwrap().iter().zip(ids.chunks_exact(17)) {
+            let mut have: Vec<i64> = serde_json::from_value(row["sequences"][0]["tokens"].clone()).unwrap();
+            have.resize(16, 0);
+            assert_eq!(have, want[1..], "{more:?}");
+        }
+        assert_eq!(list.as_array().unwrap().len(), ids.len() / 17);
+    }
+    let ran = place.run_on_cpu(&["generate", "ck", "--input", &input, "--output", "out.safetensors"]);
+    ran.succeeds();
+    let bytes = std::fs::read(place.at("out.safetensors")).unwrap();
+    let out = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(out.tensor("tokens").unwrap().shape()[..2], [3, 1]);
+    assert_eq!(out.tensor("scores").unwrap().shape(), [3, 1]);
+}
