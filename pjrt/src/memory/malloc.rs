@@ -27,6 +27,7 @@ pub(super) fn trim() {
     unsafe { malloc_trim(0) };
 }
 
+// SAFETY: signature and meaning are those of the C library's function that it replaces.
 #[unsafe(no_mangle)]
 extern "C" fn malloc(size: usize) -> *mut c_void {
     match blocks::take(size, 1) {
@@ -36,6 +37,7 @@ extern "C" fn malloc(size: usize) -> *mut c_void {
     }
 }
 
+// SAFETY: signature and meaning are those of the C library's function that it replaces.
 #[unsafe(no_mangle)]
 extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
     let bytes = count.checked_mul(size);
@@ -54,6 +56,7 @@ extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
 
 /// # Safety
 /// `block` is null or a block in use.
+// SAFETY: signature and meaning are those of the C library's function that it replaces.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn free(block: *mut c_void) {
     if !blocks::put(block) {
@@ -64,6 +67,7 @@ unsafe extern "C" fn free(block: *mut c_void) {
 
 /// # Safety
 /// `block` is null or a block in use.
+// SAFETY: signature and meaning are those of the C library's function that it replaces.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void {
     let Some(room) = blocks::room(block) else {
@@ -87,6 +91,7 @@ unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void {
     moved
 }
 
+// SAFETY: signature and meaning are those of the C library's function that it replaces.
 #[unsafe(no_mangle)]
 extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
     match blocks::take(size, align) {
@@ -96,6 +101,7 @@ extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
     }
 }
 
+// SAFETY: signature and meaning are those of the C library's function that it replaces.
 #[unsafe(no_mangle)]
 extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
     memalign(align, size)
@@ -103,6 +109,7 @@ extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
 
 /// # Safety
 /// `block` can be written to.
+// SAFETY: signature and meaning are those of the C library's function that it replaces.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn posix_memalign(block: *mut *mut c_void, align: usize, size: usize) -> c_int {
     if !align.is_power_of_two() || !align.is_multiple_of(size_of::<*mut c_void>()) {
@@ -117,11 +124,13 @@ unsafe extern "C" fn posix_memalign(block: *mut *mut c_void, align: usize, size:
     0
 }
 
+// SAFETY: signature and meaning are those of the C library's function that it replaces.
 #[unsafe(no_mangle)]
 extern "C" fn valloc(size: usize) -> *mut c_void {
     memalign(system_page(), size)
 }
 
+// SAFETY: signature and meaning are those of the C library's function that it replaces.
 #[unsafe(no_mangle)]
 extern "C" fn pvalloc(size: usize) -> *mut c_void {
     let page = system_page();
@@ -131,6 +140,7 @@ extern "C" fn pvalloc(size: usize) -> *mut c_void {
 
 /// # Safety
 /// `block` is null or a block in use.
+// SAFETY: signature and meaning are those of the C library's function that it replaces.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn malloc_usable_size(block: *mut c_void) -> usize {
     type Usable = unsafe extern "C" fn(*mut c_void) -> usize;
