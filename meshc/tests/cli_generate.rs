@@ -4,12 +4,8 @@
 mod support;
 
 use serde_json::{Value, json};
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-    process::Stdio,
-};
-use support::{Ran, Workplace, cpu_plugin, home, model};
+use std::{io::Write, process::Stdio};
+use support::{Ran, Workplace, cpu_plugin, home, model, oracle};
 
 /// Sizes of a model that is made in moments.
 const SIZES: [&str; 8] = [
@@ -121,22 +117,9 @@ fn what_does_nothing_is_told_before_anything_is_read() {
     wrong(&["--early-stopping", "first"], &["--method beam"]);
 }
 
-/// The folder of a case, if it is there.
-fn case(name: &str) -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/oracle");
-    let named = std::env::var_os("MESH_ORACLE").map(PathBuf::from);
-    let path = named.clone().unwrap_or_else(beside).join("public").join(name);
-    if path.is_dir() {
-        return Some(path);
-    }
-    assert!(named.is_none(), "MESH_ORACLE: there is no {}", path.display());
-    eprintln!("skipped: there is no {}; set MESH_ORACLE to the reference folder", path.display());
-    None
-}
-
 #[test]
 fn an_imported_model_gives_the_tokens_that_others_get() {
-    let Some(dir) = case("switch_step2_tight") else { return };
+    let Some(dir) = oracle("switch_step2_tight") else { return };
     let place = Workplace::new();
     let folder = dir.display().to_string();
     place.run(&["convert", "hf", &folder, "ck"]).succeeds();

@@ -5,7 +5,7 @@ mod support;
 use models::{Config, Switch, hf};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{collections::BTreeMap, fs, path::Path};
-use support::Workplace;
+use support::{Workplace, oracle};
 
 /// A tensor of a file: type, sizes, bytes.
 type Stored = (Dtype, Vec<usize>, Vec<u8>);
@@ -124,14 +124,8 @@ fn what_is_imported_and_exported_has_the_same_bytes() {
 
 #[test]
 fn reference_models_come_back_too() {
-    let oracle = std::env::var_os("MESH_ORACLE")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/oracle"), Into::into);
     for case in ["switch_tiny", "switch_bf16", "t5_v1_0", "t5_v1_1"] {
-        let dir = oracle.join("public").join(case);
-        if !dir.is_dir() {
-            eprintln!("skipped: there is no {}; set MESH_ORACLE to the reference folder", dir.display());
-            continue;
-        }
+        let Some(dir) = oracle(case) else { continue };
         let place = Workplace::new();
         place.run(&["convert", "hf", &dir.display().to_string(), "ours"]).succeeds();
         place.run(&["convert", "to-hf", "ours", "again"]).succeeds();

@@ -7,8 +7,7 @@
 mod support;
 
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-use support::Workplace;
+use support::{Workplace, oracle};
 
 /// Devices and layouts: one device; the model's own layout; products within layers and experts; stored parameters
 /// split too.
@@ -26,23 +25,10 @@ const DENSE: [&[&str]; 4] = [
     &["--devices", "8", "--layout", "batch:data,d_kv:model", "--state-layout", "*:data"],
 ];
 
-/// The folder of a case, if it is there.
-fn case(name: &str) -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/oracle");
-    let named = std::env::var_os("MESH_ORACLE").map(PathBuf::from);
-    let path = named.clone().unwrap_or_else(beside).join("public").join(name);
-    if path.is_dir() {
-        return Some(path);
-    }
-    assert!(named.is_none(), "MESH_ORACLE: there is no {}", path.display());
-    eprintln!("skipped: there is no {}; set MESH_ORACLE to the reference folder", path.display());
-    None
-}
-
 /// Everything that the case expects is compared, and near enough.
 #[track_caller]
 fn check(name: &str, places: &[&[&str]]) {
-    let Some(dir) = case(name) else { return };
+    let Some(dir) = oracle(name) else { return };
     let bytes = std::fs::read(dir.join("expected.safetensors")).expect("the case is whole");
     let expected = safetensors::SafeTensors::deserialize(&bytes).expect("the case is whole");
     let meta = std::fs::read(dir.join("meta.json")).expect("the case is whole");
@@ -138,7 +124,7 @@ fn switch_in_16_bits() {
 
 #[test]
 fn buckets_of_relative_positions() {
-    let Some(dir) = case("relative_position_buckets") else { return };
+    let Some(dir) = oracle("relative_position_buckets") else { return };
     let bytes = std::fs::read(dir.join("expected.safetensors")).expect("the case is whole");
     let expected = safetensors::SafeTensors::deserialize(&bytes).expect("the case is whole");
     let ints = |name: &str| -> Vec<i32> {

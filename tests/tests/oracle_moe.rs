@@ -12,7 +12,10 @@ use models::{
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::{fs, path::PathBuf};
-use tests::moe::{Device, Layer, error};
+use tests::{
+    moe::{Device, Layer, error},
+    oracle,
+};
 
 /// Error relative to the largest number of a tensor.
 const NEAR: f64 = 1e-5;
@@ -26,21 +29,10 @@ struct Case {
     file: Vec<u8>,
 }
 
-fn folder() -> Option<PathBuf> {
-    let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/oracle"));
-    let named = std::env::var_os("MESH_ORACLE").map(PathBuf::from);
-    let path = named.clone().unwrap_or_else(beside).join("public/mtf_moe");
-    if path.is_dir() {
-        return Some(path);
-    }
-    assert!(named.is_none(), "MESH_ORACLE: there is no {}", path.display());
-    eprintln!("skipped: there is no {}; set MESH_ORACLE to the reference folder", path.display());
-    None
-}
-
 /// All cases; none where there is no folder.
 fn cases() -> Vec<Case> {
-    let Some(folder) = folder() else { return Vec::new() };
+    let Some(folder) = oracle::folder() else { return Vec::new() };
+    let folder = folder.join("mtf_moe");
     let entries = fs::read_dir(&folder).expect("the folder can be listed");
     let mut names: Vec<PathBuf> = entries.map(|e| e.expect("an entry can be read").path()).collect();
     names.sort();

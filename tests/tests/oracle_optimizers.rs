@@ -17,8 +17,8 @@ use models::{
     optimizer::{Adafactor, AdamW, Update},
 };
 use safetensors::SafeTensors;
-use std::{cell::RefCell, fs, path::PathBuf};
-use tests::{moe::error, plugin};
+use std::{cell::RefCell, fs};
+use tests::{moe::error, oracle, plugin};
 
 /// Error relative to the largest number of a tensor.
 const NEAR: f64 = 2e-6;
@@ -34,17 +34,8 @@ const PARAMETERS: [Parameter; 4] = [
 ];
 
 fn file(case: &str) -> Option<Vec<u8>> {
-    let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/oracle"));
-    let named = std::env::var_os("MESH_ORACLE").map(PathBuf::from);
-    let path = named.clone().unwrap_or_else(beside).join("public").join(case).join("expected.safetensors");
-    match fs::read(&path) {
-        Ok(bytes) => Some(bytes),
-        Err(error) if named.is_some() => panic!("MESH_ORACLE: reading {}: {error}", path.display()),
-        Err(_) => {
-            eprintln!("skipped: there is no {}; set MESH_ORACLE to the reference folder", path.display());
-            None
-        }
-    }
+    let path = oracle::folder()?.join(case).join("expected.safetensors");
+    Some(fs::read(&path).unwrap_or_else(|error| panic!("reading {}: {error}", path.display())))
 }
 
 /// Sizes and numbers of a tensor, if the file has it.

@@ -5,21 +5,14 @@
 
 use runtime::data::{SpanCorruption, order::Rng, spans::replace};
 use serde_json::Value;
-use std::{fs, path::PathBuf};
+use std::fs;
+use tests::oracle;
 
 /// The reference numbers, if they are there.
 fn reference() -> Option<Value> {
-    let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/oracle"));
-    let named = std::env::var_os("MESH_ORACLE").map(PathBuf::from);
-    let path = named.clone().unwrap_or_else(beside).join("public/span_corruption/expected.json");
-    match fs::read(&path) {
-        Ok(bytes) => Some(serde_json::from_slice(&bytes).expect("the reference is JSON")),
-        Err(error) if named.is_some() => panic!("MESH_ORACLE: reading {}: {error}", path.display()),
-        Err(_) => {
-            eprintln!("skipped: there is no {}; set MESH_ORACLE to the reference folder", path.display());
-            None
-        }
-    }
+    let path = oracle::folder()?.join("span_corruption/expected.json");
+    let bytes = fs::read(&path).unwrap_or_else(|error| panic!("reading {}: {error}", path.display()));
+    Some(serde_json::from_slice(&bytes).expect("the reference is JSON"))
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
