@@ -20,45 +20,49 @@ const INPUT: usize = 64;
 const NEW: usize = 64;
 const EXPERTS: usize = 8;
 
-/// Models: layers of each stack, and how many of them are sparse.
-const MODELS: [(usize, usize); 2] = [(2, 1), (4, 2)];
+/// Models: layers of each stack, how many of them are sparse, `d_model`. Eight heads; `d_ff` is four times `d_model`.
+const MODELS: [[&str; 3]; 3] = [["2", "1", "64"], ["4", "2", "64"], ["2", "1", "256"]];
 
 /// All models; `python` is an interpreter with transformers, if the peer is to be measured.
 pub fn all(python: Option<&str>, quick: bool) -> Result<Value> {
     let runs = if quick { "3" } else { "9" };
     let mut results = Vec::new();
-    for (layers, sparse) in MODELS.into_iter().take(if quick { 1 } else { MODELS.len() }) {
-        let (layers, sparse) = (layers.to_string(), sparse.to_string());
+    for [layers, sparse, d_model] in MODELS.into_iter().take(if quick { 1 } else { MODELS.len() }) {
+        let width: usize = d_model.parse().context("a size")?;
+        let (d_ff, d_kv) = ((4 * width).to_string(), (width / 8).to_string());
         let folder = tempfile::tempdir()?;
         let dir = folder.path().display().to_string();
         let peer = |more: &[&str]| {
             let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/generate_hf.py");
-            let args = [script, "--layers", &layers, "--sparse-layers", &sparse, "--runs", runs];
+            let sizes = ["--d-model", d_model, "--d-ff", &d_ff, "--d-kv", &d_kv];
+            let args = [&[script, "--layers", layers, "--sparse-layers", sparse, "--runs", runs], &sizes[..]]
+                .concat();
             peers::json(python.unwrap_or("python3"), &[&args[..], more].concat())
         };
         let mut theirs = Vec::new();
         if python.is_some() {
             theirs.push(peer(&["--save", &dir])?);
         }
-        let own = || peers::own(&["generate-one", &layers, &sparse, &dir, runs]);
+        let own = || peers::own(&["generate-one", layers, sparse, d_model, &dir, runs]);
         let mut ours = vec![own()?];
         if python.is_some() {
             theirs.push(peer(&[])?);
             ours.push(own()?);
         }
-        let best = |runs: &[Value]| runs.iter().filter_map(|r| r["ms"].as_f64()).min_by(f64::total_cmp);
-        let times_faster = best(&theirs).zip(best(&ours)).map(|(peer, own)| peer / own);
+        let best =
+            |key: &str, runs: &[Value]| runs.iter().filter_map(|r| r[key].as_f64()).min_by(f64::total_cmp);
+        let faster = |key| best(key, &theirs).zip(best(key, &ours)).map(|(peer, own)| peer / own);
         results.push(json!({
-            "layers": layers, "sparse_layers": sparse, "batch": BATCH, "input_length": INPUT, "new_tokens": NEW,
-            "ours": ours, "peer": theirs, "times_faster": times_faster,
+            "layers": layers, "sparse_layers": sparse, "d_model": d_model, "batch": BATCH, "input_length": INPUT, "new_tokens": NEW,
+            "ours": ours, "peer": theirs, "times_faster": faster("ms"), "times_less_cpu": faster("cpu_ms"),
         }));
     }
     Ok(json!({ "generate": results }))
 }
 
 /// One model: with the weights in `dir` if the peer has written them there, else with random ones.
-pub fn one(layers: &str, sparse: &str, dir: &str, runs: usize) -> Result<Value> {
-    let config = config(layers.parse()?, sparse.parse()?);
+pub fn one(layers: &str, sparse: &str, d_model: &str, dir: &str, runs: usize) -> Result<Value> {
+    let config = config(layers.parse()?, sparse.parse()?, d_model.parse()?);
     let options = Generation::default();
     let steps = options.steps;
     let module =
@@ -109,16 +113,16 @@ pub fn one(layers: &str, sparse: &str, dir: &str, runs: usize) -> Result<Value> 
 }
 
 /// The model of bench/peers/generate_hf.py.
-fn config(layers: usize, sparse: usize) -> Config {
+fn config(layers: usize, sparse: usize, d_model: usize) -> Config {
     Config {
         name: "generate".into(),
         batch: BATCH,
         input_length: INPUT,
         target_length: NEW,
-        d_model: 256,
-        d_ff: 1024,
+        d_model,
+        d_ff: 4 * d_model,
         heads: 8,
-        d_kv: 32,
+        d_kv: d_model / 8,
         encoder_layers: layers,
         decoder_layers: layers,
         dropout: 0.0,

@@ -52,8 +52,8 @@ fn run(args: &[String]) -> Result<()> {
             };
             generate::all(python, options.contains(&"--quick"))?
         }
-        ["generate-one", layers, sparse, dir, runs] => {
-            generate::one(layers, sparse, dir, runs.parse().context("RUNS is a number")?)?
+        ["generate-one", layers, sparse, d_model, dir, runs] => {
+            generate::one(layers, sparse, d_model, dir, runs.parse().context("RUNS is a number")?)?
         }
         ["-h" | "--help"] => {
             println!("{USAGE}");

@@ -112,7 +112,9 @@ fn on_eight_devices() {
         for (mesh, layout) in places {
             let sparse = layout.filter(|_| name.starts_with("switch")).map(|l| format!("{l},experts:expert"));
             let layout = sparse.as_deref().or(layout);
-            for cached in [true, false] {
+            // Running the whole prefix again is what training does, whose layouts have tests of their own.
+            let ways: &[bool] = if mesh == "data=2,expert=2,model=2" { &[true, false] } else { &[true] };
+            for cached in ways.iter().copied() {
                 let options = Generation { cached, ..Generation::default() };
                 let want = expected(&case, if cached { "generate.cached" } else { "generate.uncached" });
                 assert_eq!(

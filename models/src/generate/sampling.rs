@@ -93,8 +93,7 @@ fn pick<'g>(probabilities: Tensor<'g>, uniform: Tensor<'g>) -> Tensor<'g> {
 pub fn threefry<'g>(key: [Tensor<'g>; 2], input: Tensor<'g>) -> Tensor<'g> {
     const ROTATIONS: [u32; 8] = [13, 15, 26, 6, 17, 29, 16, 24];
     let key = [key[0], key[1], key[0] ^ key[1] ^ 0x1BD1_1BDAu32];
-    let zero = input.graph().full(0, DType::U32, input.dims());
-    let (mut x0, mut x1) = (input + key[0], zero + key[1]);
+    let (mut x0, mut x1) = (input + key[0], key[1]);
     for (round, rotation) in (1u32..=13).zip(ROTATIONS.into_iter().cycle()) {
         x0 += x1;
         x1 = ((x1 << rotation) | (x1 >> (32 - rotation))) ^ x0;
