@@ -54,9 +54,22 @@ struct Bench {
     plugin: RefCell<Option<plugin::Ready>>,
 }
 
+/// A mesh, a layout and a state layout.
+type Place = [&'static str; 3];
+
+const ONE: Place = ["", "", ""];
+const TWO: Place = ["data=2", "", "*:data"];
+/// Eight devices: within matrices, across them, and stored apart from how it is computed.
+const EIGHT: [Place; 3] = [
+    ["data=2,model=4", "x:model,c:data,h:data,w:model", ""],
+    ["data=4,model=2", "x:data,r:model,h:model,w:data", ""],
+    ["data=2,model=4", "x:model,w:model", "*:data"],
+];
+
 impl Bench {
-    /// With the parameters `given`, on a mesh.
-    fn new(optimizer: &Optimizer, given: &[(&str, Vec<usize>, Vec<f64>)], mesh: &str, state: &str) -> Self {
+    /// With the parameters `given`, somewhere.
+    fn new(optimizer: &Optimizer, given: &[(&str, Vec<usize>, Vec<f64>)], place: Place) -> Self {
+        let [mesh, layout, state] = place;
         let p = Program::new("optimizer");
         let weights = Weights::new(&p);
         let mut initial = Tensors::new();
@@ -94,7 +107,11 @@ impl Bench {
         module.functions.retain(|f| f.name == *"train");
         let parse = |text: &str| Layout::parse(text).expect("the test's layouts are legal");
         let mesh = Mesh::parse(mesh).expect("the test's mesh is legal");
-        let placement = Placement { mesh, layout: Layout::default(), state_layout: parse(state) };
+        let mut layout = parse(layout);
+        layout
+            .rules
+            .retain(|(name, _)| parameters.iter().flat_map(|(_, dims)| dims).any(|d| d.name == *name));
+        let placement = Placement { mesh, layout, state_layout: parse(state) };
         let local = pipeline::compile(module, &placement, &mut pipeline::unobserved);
         let module = local.unwrap_or_else(|d| panic!("{d}")).into_module();
         for (_, s) in module.env.states.iter() {
@@ -142,10 +159,9 @@ fn check(case: &str, kind: &str, method: Method, schedule: Schedule) {
         .filter_map(|(name, ..)| read(&file, &format!("init.{name}")).map(|(sizes, v)| (*name, sizes, v)))
         .collect();
     assert_eq!(given.len(), 3, "{case} has three parameters");
-    for (on_plugin, mesh, state_layout) in
-        [(false, "", ""), (true, "", ""), (false, "data=2", "*:data"), (true, "data=2", "*:data")]
-    {
-        let bench = Bench::new(&optimizer, &given, mesh, state_layout);
+    let one = [(false, ONE), (true, ONE), (false, TWO), (false, EIGHT[0])];
+    for (on_plugin, place) in one.into_iter().chain(EIGHT.map(|place| (true, place))) {
+        let bench = Bench::new(&optimizer, &given, place);
         let (mut state, mut worst) = (bench.initial.clone(), 0.0f64);
         for step in 1..=5 {
             let gradients =
@@ -177,11 +193,11 @@ fn check(case: &str, kind: &str, method: Method, schedule: Schedule) {
                 worst = worst.max(apart);
                 assert!(
                     apart <= NEAR,
-                    "{kind}, step {step}, {name}, plugin {on_plugin}, {mesh:?}: {apart:e}"
+                    "{kind}, step {step}, {name}, plugin {on_plugin}, {place:?}: {apart:e}"
                 );
             }
         }
-        eprintln!("{case} {kind}, plugin {on_plugin}, {mesh:?}: {worst:.1e}");
+        eprintln!("{case} {kind}, plugin {on_plugin}, {place:?}: {worst:.1e}");
     }
 }
 
@@ -219,8 +235,8 @@ fn a_step_that_is_not_finite_changes_no_bit() {
     let factored = Adafactor { factored_from: 2, beta1: 0.9, weight_decay: 0.1, ..Adafactor::t5x() };
     for method in [Method::Sgd, Method::adamw(), Method::Adafactor(factored)] {
         let optimizer = Optimizer { method, schedule: Schedule::t5(0.1, 2), ..Optimizer::default() };
-        for (on_plugin, mesh) in [(false, ""), (true, ""), (true, "data=2")] {
-            let bench = Bench::new(&optimizer, &given, mesh, if mesh.is_empty() { "" } else { "*:data" });
+        for (on_plugin, place) in [(false, ONE), (true, ONE), (true, TWO)] {
+            let bench = Bench::new(&optimizer, &given, place);
             let (mut state, mut without) = (bench.initial.clone(), bench.initial.clone());
             let bad = [(2, f64::NAN), (3, f64::INFINITY), (5, f64::NEG_INFINITY)];
             let mut skipped = 0.0;
@@ -258,7 +274,7 @@ fn a_step_that_is_not_finite_changes_no_bit() {
     }
     // Without the guard, one is enough to ruin everything.
     let optimizer = Optimizer { method: Method::adamw(), skip_non_finite: false, ..Optimizer::default() };
-    let bench = Bench::new(&optimizer, &given, "", "");
+    let bench = Bench::new(&optimizer, &given, ONE);
     let bad = bench.gradients(&|name| vec![f64::NAN; if name == "matrix" { 60 } else { 7 }]);
     let (state, outputs) = bench.step(false, &bad, &bench.initial);
     assert!(state["vector"].elements().iter().all(|x| x.is_nan()) && !outputs.contains_key("skipped_steps"));
@@ -274,7 +290,7 @@ fn the_gradient_is_limited_by_its_norm_over_all_parameters() {
             clip,
             ..Optimizer::default()
         };
-        let bench = Bench::new(&optimizer, &given, "data=2", "*:data");
+        let bench = Bench::new(&optimizer, &given, TWO);
         let gradients = bench.gradients(&|name| some(1, name, if name == "matrix" { 60 } else { 7 }));
         let (state, outputs) = bench.step(true, &gradients, &bench.initial);
         let norm = |tensors: &mut dyn Iterator<Item = &Tensor>| {
