@@ -4,7 +4,8 @@
 //! Reading order: [`commands`], one file each; then what they share: [`model`] (from a model file to a
 //! program), [`subject`] (programs with parameters), [`placement`] and [`target`] (where it is to run), [`lower`] (through the compiler), [`ahead`] (through
 //! a plugin's compiler), [`device`] (plugins and clients), [`tensors`] (safetensors), [`folder`] (writing things
-//! whole), [`hf`] (models of Hugging Face's transformers), [`summary`] and [`progress`] (what is said about training), [`diagnostics`] and [`failure`] (about mistakes).
+//! whole), [`hf`] (models of Hugging Face's transformers), [`reading`] (text for training), [`summary`] and [`progress`]
+//! (what is said about training), [`diagnostics`] and [`failure`] (about mistakes).
 
 mod ahead;
 mod commands;
@@ -17,6 +18,7 @@ mod lower;
 mod model;
 mod placement;
 mod progress;
+mod reading;
 mod subject;
 mod summary;
 mod target;

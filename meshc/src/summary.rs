@@ -2,7 +2,7 @@
 
 use compiler::report::table::{count, size};
 use proto::manifest::Manifest;
-use runtime::data::Source;
+use runtime::data::{Source, Stats, Tokenizer};
 use std::fmt::Write;
 
 /// A program, where it lies, and what it takes.
@@ -60,6 +60,39 @@ pub fn data(source: &Source) -> String {
     let bytes = size(text.bytes.len() as u64);
     let examples = format!("{} examples{held_out}", source.examples());
     table(&[("data", format!("{bytes} in {} files{skipped}: {examples}", text.files.len()))])
+}
+
+/// What a text is like.
+pub fn stats(stats: &Stats, tokenizer: &Tokenizer) -> String {
+    let left_out = match stats.skipped {
+        0 => String::new(),
+        n => format!(", {n} left out"),
+    };
+    let all = |n: usize| count(n as u64);
+    let of = &stats.document_tokens;
+    table(&[
+        ("files", format!("{}{left_out}", all(stats.files))),
+        ("documents", all(stats.documents)),
+        ("bytes", size(stats.bytes)),
+        (
+            "tokens",
+            format!(
+                "{} ({}), {:.2} bytes each, {} different",
+                count(stats.tokens),
+                tokenizer.name(),
+                stats.bytes_per_token,
+                all(stats.distinct_tokens)
+            ),
+        ),
+        ("entropy", format!("{:.4} nats a token, by frequency alone", stats.unigram_entropy)),
+        (
+            "a document",
+            format!(
+                "{:.1} tokens on average; {} to {}; median {}, 10 % up to {}, 90 % up to {}, 99 % up to {}",
+                of.mean, of.min, of.max, of.median, of.p10, of.p90, of.p99
+            ),
+        ),
+    ])
 }
 
 fn with_unit(n: u64) -> String {

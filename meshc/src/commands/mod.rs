@@ -4,6 +4,7 @@ mod check;
 mod checkpoint;
 mod compile;
 mod convert;
+mod data;
 mod eval;
 mod generate;
 mod plugin;
@@ -48,6 +49,8 @@ pub enum Command {
     Checkpoint(checkpoint::Args),
     /// Models of Hugging Face's transformers to checkpoints and back; or against numbers that came with them
     Convert(convert::Args),
+    /// What there is to train on
+    Data(data::Args),
     /// List, install and examine PJRT plugins
     Plugin(plugin::Args),
 }
@@ -66,6 +69,7 @@ impl Command {
             Self::Score(args) => score::run(&args)?,
             Self::Checkpoint(args) => return checkpoint::run(&args),
             Self::Convert(args) => return convert::run(&args),
+            Self::Data(args) => data::run(&args)?,
             Self::Plugin(args) => plugin::run(&args)?,
         }
         Ok(ExitCode::SUCCESS)

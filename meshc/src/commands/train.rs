@@ -9,6 +9,7 @@ use crate::{
     model::{self, ModelArgs},
     placement::{PlacementArgs, place},
     progress::Progress,
+    reading::Reading,
     summary,
     target::Target,
 };
@@ -16,7 +17,7 @@ use anyhow::{Context, Result};
 use compiler::pipeline::Stage;
 use runtime::{
     Artefact,
-    data::{self, Source, Task, Text},
+    data::{self, Source, Task},
     plugin::Platform,
     train,
 };
@@ -39,9 +40,11 @@ pub struct Args {
     /// A model (.rs or .mesh), an artefact directory, or a checkpoint, whose parameters training begins with
     #[arg(value_name = "MODEL|ARTEFACT|CHECKPOINT")]
     subject: PathBuf,
-    /// Text files, and folders with text files
+    /// Text and JSON lines, plain, .gz or .zst; folders with such files; patterns such as 'corpus/*.jsonl.gz'
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
+    #[command(flatten)]
+    reading: Reading,
     #[command(flatten)]
     settings: ModelArgs,
     #[command(flatten)]
@@ -96,7 +99,7 @@ pub struct Args {
 /// Trains.
 pub fn run(args: &Args) -> Result<ExitCode> {
     environment(None)?;
-    let text = Text::read(&args.data)?;
+    let text = args.reading.text(&args.data)?;
     let is_checkpoint = model::is_checkpoint(&args.subject);
     let artefact = if args.subject.is_dir() && !is_checkpoint { opened(args)? } else { compiled(args)? };
     let held_out = args.held_out.unwrap_or(if args.eval_every.is_some() { 0.05 } else { 0.0 });

@@ -16,6 +16,18 @@ impl Counts {
         }
     }
 
+    /// Counts what others counted too.
+    pub fn merge(&mut self, other: &Self) {
+        for (token, count) in &other.0 {
+            *self.0.entry(*token).or_default() += count;
+        }
+    }
+
+    /// How many different ones there are.
+    pub fn distinct(&self) -> usize {
+        self.0.len()
+    }
+
     /// How many were counted.
     pub fn total(&self) -> u64 {
         self.0.values().sum()

@@ -1,24 +1,31 @@
-//! Text files: which ones there are, and what is in them.
+//! Data files: which ones there are, and what is in them.
 
+use super::format::{self, Contents, Problem};
 use crate::{Error, Result};
 use std::{
     collections::BTreeSet,
     fs,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
-/// The text of all files, one after the other. As in T5, nothing marks where one ends.
+/// The text of all files, one after the other.
+///
+/// As in T5, nothing marks where a text file ends. Documents of a format that has documents are kept apart from what
+/// is before and after them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Text {
     /// All of it, UTF-8.
     pub bytes: Vec<u8>,
     /// The files it came from, in order.
     pub files: Vec<File>,
+    /// Where in `bytes` a document ends that is kept apart from what follows, ascending.
+    pub ends: Vec<usize>,
     /// What was found in folders and left out.
     pub skipped: Vec<Skipped>,
 }
 
-/// A file whose text is used: one document.
+/// A file whose text is used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct File {
     /// Where it is.
@@ -38,39 +45,34 @@ pub struct Skipped {
     pub reason: String,
 }
 
+/// The field of JSON lines that has the text, unless another one is named.
+pub const TEXT_FIELD: &str = "text";
+
+const NAME_DATA: &str = "name files with text or JSON lines, plain, .gz or .zst; folders with such files; or a pattern \
+                         such as 'corpus/*.jsonl.gz'";
+
 impl Text {
-    /// Reads files and folders.
+    /// Reads files, folders, and files by patterns such as `corpus/**/*.txt`, with [`TEXT_FIELD`].
+    pub fn read(paths: &[PathBuf]) -> Result<Self> {
+        Self::read_field(paths, TEXT_FIELD)
+    }
+
+    /// Reads files and folders. `field` has the text of JSON lines.
     ///
     /// Folders are walked in the order of their entries' names. What cannot be text there is left out:
     /// hidden files and folders, folders called `target`, links to folders, empty and binary files. A file
-    /// that is named itself must be text. No file is read twice.
-    pub fn read(paths: &[PathBuf]) -> Result<Self> {
-        let mut reader = Reader::default();
+    /// that is named itself, or by a pattern, must be text; and a file that is compressed or has JSON lines must be
+    /// whole wherever it was found. No file is read twice.
+    pub fn read_field(paths: &[PathBuf], field: &str) -> Result<Self> {
+        let mut reader =
+            Reader { text: Self::default(), field, seen: BTreeSet::new(), again: 0, apart: false };
         for path in paths {
-            let about = fs::metadata(path).map_err(|source| match source.kind() {
-                std::io::ErrorKind::NotFound => Error::input(
-                    format!("data file `{}` does not exist", path.display()),
-                    "name text files, or folders with text files in them",
-                ),
-                _ => Error::io("reading the data file", path)(source),
-            })?;
-            if about.is_dir() {
-                let (before, skipped) = (reader.text.files.len(), reader.text.skipped.len());
-                let again = reader.again;
-                reader.walk(path)?;
-                if reader.text.files.len() == before && reader.again == again {
-                    return Err(nothing_in(path, &reader.text.skipped[skipped..]));
-                }
-            } else {
-                reader.named(path)?;
-            }
+            reader.path(path)?;
         }
         if reader.text.files.is_empty() {
-            return Err(Error::input(
-                "no data was named",
-                "name text files, or folders with text files in them",
-            ));
+            return Err(Error::input("no data was named", NAME_DATA));
         }
+        reader.finish();
         Ok(reader.text)
     }
 
@@ -78,34 +80,92 @@ impl Text {
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
         let file = File { path: PathBuf::from("memory"), start: 0, len: bytes.len() };
-        Self { bytes, files: vec![file], skipped: Vec::new() }
+        Self { bytes, files: vec![file], ..Self::default() }
+    }
+
+    /// Where every document is: a text file is one.
+    pub fn documents(&self) -> impl Iterator<Item = Range<usize>> {
+        let ends: BTreeSet<usize> =
+            self.files.iter().map(|f| f.start + f.len).chain(self.ends.iter().copied()).collect();
+        let mut start = 0;
+        ends.into_iter().map(move |end| std::mem::replace(&mut start, end)..end)
+    }
+
+    /// The parts that are kept apart from each other, in order.
+    pub fn parts(&self) -> impl Iterator<Item = Range<usize>> {
+        let mut start = 0;
+        let last = (self.ends.last() != Some(&self.bytes.len())).then_some(self.bytes.len());
+        self.ends.iter().copied().chain(last).map(move |end| std::mem::replace(&mut start, end)..end)
     }
 }
 
-#[derive(Default)]
-struct Reader {
+struct Reader<'a> {
     text: Text,
+    field: &'a str,
     seen: BTreeSet<PathBuf>,
     /// How many files came up a second time.
     again: usize,
+    /// What was read last is kept apart from what follows.
+    apart: bool,
 }
 
-impl Reader {
-    /// A file that the user named: it must be text.
-    fn named(&mut self, path: &Path) -> Result<()> {
-        if self.is_repeated(path)? {
+impl Reader<'_> {
+    /// What the user named: a file, a folder, or a pattern.
+    fn path(&mut self, path: &Path) -> Result<()> {
+        let about = match fs::metadata(path) {
+            Ok(about) => about,
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("reading the data file", path)(error));
+            }
+            Err(_) => match path.to_str().filter(|text| text.contains(['*', '?', '['])) {
+                Some(pattern) => return self.pattern(pattern),
+                None => {
+                    return Err(Error::input(
+                        format!("data file `{}` does not exist", path.display()),
+                        NAME_DATA,
+                    ));
+                }
+            },
+        };
+        if !about.is_dir() {
+            return self.named(path);
+        }
+        let (before, skipped, again) = (self.text.files.len(), self.text.skipped.len(), self.again);
+        self.walk(path)?;
+        if self.text.files.len() == before && self.again == again {
+            return Err(nothing_in(path, &self.text.skipped[skipped..]));
+        }
+        Ok(())
+    }
+
+    fn pattern(&mut self, pattern: &str) -> Result<()> {
+        // As a shell does: `*` is not for hidden files.
+        let options = glob::MatchOptions { require_literal_leading_dot: true, ..Default::default() };
+        let paths = glob::glob_with(pattern, options)
+            .map_err(|e| Error::input(format!("data files `{pattern}`: {e}"), NAME_DATA))?;
+        let mut some = false;
+        for path in paths {
+            let path = path.map_err(|e| {
+                let path = e.path().to_owned();
+                Error::io("looking for data files in", path)(e.into())
+            })?;
+            // A folder beside files that match is no file that matches.
+            if path.is_file() {
+                some = true;
+                self.named(&path)?;
+            }
+        }
+        if some {
             return Ok(());
         }
-        let bytes = fs::read(path).map_err(Error::io("reading the data file", path))?;
-        match problem(&bytes) {
-            Some(problem) => Err(Error::input(
-                format!("data file `{}` {problem}", path.display()),
-                "data is UTF-8 text: convert the file, for example with iconv, or leave it out",
-            )),
-            None => {
-                self.take(path, &bytes);
-                Ok(())
-            }
+        Err(Error::input(format!("no file is called `{pattern}`"), NAME_DATA))
+    }
+
+    /// A file that the user named: it must be text.
+    fn named(&mut self, path: &Path) -> Result<()> {
+        match self.file(path)? {
+            Some(problem) => Err(refused(path, problem)),
+            None => Ok(()),
         }
     }
 
@@ -136,41 +196,63 @@ impl Reader {
 
     /// A file that was found in a folder: it may be anything.
     fn found(&mut self, path: &Path) -> Result<()> {
-        if self.is_repeated(path)? {
-            return Ok(());
+        match self.file(path)? {
+            Some(problem) if problem.damage => Err(refused(path, problem)),
+            Some(Problem { what: reason, .. }) => {
+                self.text.skipped.push(Skipped { path: path.to_owned(), reason });
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Takes what is in a file, or says why it cannot.
+    fn file(&mut self, path: &Path) -> Result<Option<Problem>> {
+        let real = path.canonicalize().map_err(Error::io("looking at", path))?;
+        if !self.seen.insert(real) {
+            self.again += 1;
+            return Ok(None);
         }
         let bytes = fs::read(path).map_err(Error::io("reading the data file", path))?;
-        match problem(&bytes) {
-            Some(reason) => self.text.skipped.push(Skipped { path: path.to_owned(), reason }),
-            None => self.take(path, &bytes),
+        let contents = match format::contents(path, bytes, self.field) {
+            Ok(contents) => contents,
+            Err(problem) => return Ok(Some(problem)),
+        };
+        let start = self.text.bytes.len();
+        match contents {
+            Contents::Text(bytes) => {
+                self.separate(false);
+                self.text.bytes.extend_from_slice(&bytes);
+            }
+            Contents::Documents(documents) => {
+                for document in documents {
+                    self.separate(true);
+                    self.text.bytes.extend_from_slice(document.as_bytes());
+                }
+            }
         }
-        Ok(())
+        let len = self.text.bytes.len() - start;
+        self.text.files.push(File { path: path.to_owned(), start, len });
+        Ok(None)
     }
 
-    fn take(&mut self, path: &Path, bytes: &[u8]) {
-        self.text.files.push(File { path: path.to_owned(), start: self.text.bytes.len(), len: bytes.len() });
-        self.text.bytes.extend_from_slice(bytes);
+    /// Before a part that is `apart` from others, or not: two parts are apart if one of them is.
+    fn separate(&mut self, apart: bool) {
+        if !self.text.bytes.is_empty() && (self.apart || apart) {
+            self.text.ends.push(self.text.bytes.len());
+        }
+        self.apart = apart;
     }
 
-    fn is_repeated(&mut self, path: &Path) -> Result<bool> {
-        let real = path.canonicalize().map_err(Error::io("looking at", path))?;
-        let repeated = !self.seen.insert(real);
-        self.again += usize::from(repeated);
-        Ok(repeated)
+    fn finish(&mut self) {
+        if self.apart {
+            self.text.ends.push(self.text.bytes.len());
+        }
     }
 }
 
-/// Why these bytes are no text, if they are none.
-fn problem(bytes: &[u8]) -> Option<String> {
-    if bytes.is_empty() {
-        return Some("is empty".to_owned());
-    }
-    let (at, what) = match bytes.iter().position(|b| *b == 0) {
-        Some(at) => (at, "is binary: byte 0"),
-        None => (std::str::from_utf8(bytes).err()?.valid_up_to(), "is not UTF-8"),
-    };
-    let line = 1 + bytes[..at].iter().filter(|b| **b == b'\n').count();
-    Some(format!("{what} at line {line} (offset {at})"))
+fn refused(path: &Path, problem: Problem) -> Error {
+    Error::input(format!("data file `{}` {}", path.display(), problem.what), problem.help)
 }
 
 fn nothing_in(folder: &Path, skipped: &[Skipped]) -> Error {
@@ -270,5 +352,62 @@ mod tests {
         fails(&[at("d")], &["holds no text", "no files"]);
         fails(&[at("e")], &["holds no text", "bin` is binary"]);
         fails(&[], &["no data"]);
+    }
+    #[test]
+    fn documents_of_json_lines_are_kept_apart_from_everything() {
+        let dir = folder(&[
+            ("a.txt", b"one "),
+            ("b.txt", b"two"),
+            ("c.jsonl", b"{\"text\": \"three\"}\n{\"text\": \"four\"}\n"),
+            ("d.txt", b"five"),
+            ("e.json", b"{\n\"name\": 1}"),
+        ]);
+        let text = Text::read(&[dir.path().to_owned()]).unwrap();
+        let of = |ranges: Vec<Range<usize>>| -> Vec<String> {
+            ranges.into_iter().map(|r| String::from_utf8(text.bytes[r].to_vec()).unwrap()).collect()
+        };
+        assert_eq!(of(text.parts().collect()), ["one two", "three", "four", "five"]);
+        assert_eq!(of(text.documents().collect()), ["one ", "two", "three", "four", "five"]);
+        assert_eq!(text.files.iter().map(|f| f.len).collect::<Vec<_>>(), [4, 3, 9, 4]);
+        assert!(text.skipped[0].reason.contains("is not JSON"), "{:?}", text.skipped);
+        let last = Text::read(&[dir.path().join("c.jsonl")]).unwrap();
+        assert_eq!((last.ends.as_slice(), last.parts().count()), (&[5, 9][..], 2));
+        assert_eq!(Text::new("x").parts().collect::<Vec<_>>(), vec![0..1]);
+    }
+
+    #[test]
+    fn patterns_name_files_in_order() {
+        let dir = folder(&[
+            ("x/b.txt", b"b"),
+            ("x/a.txt", b"a"),
+            ("x/c.md", b"c"),
+            ("x/d.txt/e", b""),
+            ("x/.h.txt", b"h"),
+        ]);
+        let at = |pattern: &str| dir.path().join(pattern);
+        assert_eq!(Text::read(&[at("*/*.txt")]).unwrap().bytes, b"ab");
+        assert_eq!(Text::read(&[at("**/[bc].*")]).unwrap().bytes, b"bc");
+        fails(&[at("x/*.jsonl")], &["no file is called", "x/*.jsonl"]);
+        fails(&[at("x/[")], &["x/[", "attern"]);
+        fails(&[at("x/*/e")], &["e` is empty"]);
+    }
+
+    #[test]
+    fn damage_is_an_error_wherever_it_is_found() {
+        let dir = folder(&[
+            ("a/ok.txt", b"text"),
+            ("a/cut.txt.gz", b"\x1f\x8b\x08\0"),
+            ("b/ok.txt", b"text"),
+            ("b/cut.jsonl", b"{\"text\": \"x\"}\n{\"te"),
+            ("c/other.jsonl", b"{\"body\": \"x\"}\n"),
+        ]);
+        let at = |name: &str| dir.path().join(name);
+        fails(&[at("a")], &["cut.txt.gz` is damaged or cut off"]);
+        fails(&[at("b")], &["cut.jsonl` is not JSON", "line 2"]);
+        fails(
+            &[at("c/other.jsonl")],
+            &["other.jsonl` has no field `text`, but `body` at line 1", "--text-field"],
+        );
+        assert_eq!(Text::read_field(&[at("c")], "body").unwrap().bytes, b"x");
     }
 }

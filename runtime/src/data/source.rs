@@ -3,7 +3,8 @@
 use super::{
     order::{Permutation, Rng},
     spans::{self, Lengths, SpanCorruption},
-    tokenizer::{Bytes, EOS, PAD},
+    stream::Stream,
+    tokenizer::{EOS, PAD, Tokenizer},
 };
 use crate::{Artefact, Error, HostTensor, Result, data::Text};
 use std::{fmt, sync::Arc};
@@ -50,8 +51,10 @@ impl Task {
 }
 
 /// What can be chosen about examples.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// How text becomes tokens.
+    pub tokenizer: Tokenizer,
     /// Share of the text, at its end, that is kept for evaluation.
     pub held_out: f64,
     /// How much of it is missing.
@@ -67,7 +70,10 @@ pub struct Source {
 struct Inner {
     text: Text,
     task: Task,
-    tokens: Bytes,
+    tokenizer: Tokenizer,
+    tokens: Stream,
+    /// Mark spans, the first one first.
+    sentinels: Vec<i32>,
     corruption: SpanCorruption,
     lengths: Lengths,
     /// Windows for training, from the start of the text.
@@ -107,29 +113,33 @@ impl Source {
                 format!("give the model a `target_length` of at least {}", lengths.target),
             ));
         }
-        let tokens = Bytes::new(task.vocab, corruption.noise(lengths.raw).spans)?;
-        let windows = text.bytes.len() / lengths.raw;
+        let tokenizer = options.tokenizer.clone();
+        let sentinels = tokenizer.sentinels(task.vocab, corruption.noise(lengths.raw).spans)?;
         if task.batch == 0 || !(0.0..1.0).contains(&share) {
             return Err(Error::input(
                 format!("a batch of {} with a share of {share} held out", task.batch),
                 "a batch has at least 1 sequence; the share is from 0, less than 1",
             ));
         }
+        let tokens = Stream::new(&text, &tokenizer)?;
+        let windows = tokens.len(&text) / lengths.raw;
         // Whoever asks for some gets at least one.
         let kept = |windows: usize| (windows as f64 * share).ceil() as usize;
         let held_out = kept(windows);
         if windows <= held_out {
             let need = lengths.raw * (1..).find(|w| kept(*w) < *w).unwrap_or(usize::MAX);
+            let unit = if tokens == Stream::Bytes { "bytes" } else { "tokens" };
             return Err(Error::input(
-                format!("the text is too short: {} bytes", text.bytes.len()),
+                format!("the text is too short: {} {unit}", tokens.len(&text)),
                 format!(
-                    "an example takes {} bytes; give at least {need} bytes of text, and much more to learn from",
+                    "an example takes {} {unit}; give at least {need} {unit} of text, and much more to learn from",
                     lengths.raw
                 ),
             ));
         }
         let train = windows - held_out;
-        Ok(Self { inner: Arc::new(Inner { text, task, tokens, corruption, lengths, train, held_out }) })
+        let inner = Inner { text, task, tokenizer, tokens, sentinels, corruption, lengths, train, held_out };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The task.
@@ -140,10 +150,18 @@ impl Source {
     pub fn text(&self) -> &Text {
         &self.inner.text
     }
+    /// How its text became tokens.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.inner.tokenizer
+    }
+    /// Tokens of the text.
+    pub fn tokens(&self) -> usize {
+        self.inner.tokens.len(&self.inner.text)
+    }
     /// A digest of the text and of how examples and batches are made of it: sources with the same digest give
     /// the same batches.
     pub fn digest(&self) -> String {
-        let Inner { text, task, corruption, train, held_out, .. } = &*self.inner;
+        let Inner { text, task, tokenizer, corruption, train, held_out, .. } = &*self.inner;
         let mut hasher = blake3::Hasher::new();
         let Task { batch, input_length, target_length, vocab } = task;
         for number in [batch, input_length, target_length, vocab, train, held_out] {
@@ -151,6 +169,12 @@ impl Source {
         }
         for number in [corruption.density, corruption.mean_span] {
             hasher.update(&number.to_le_bytes());
+        }
+        if let Tokenizer::Pieces(pieces) = tokenizer {
+            hasher.update(b"pieces").update(pieces.digest().as_bytes());
+        }
+        for end in &text.ends {
+            hasher.update(b"apart").update(&(*end as u64).to_le_bytes());
         }
         hasher.update(&text.bytes).finalize().to_hex().to_string()
     }
@@ -214,11 +238,12 @@ impl Source {
     }
 
     fn example(&self, seed: u32, window: u64, epoch: u64) -> (Vec<i32>, Vec<i32>) {
-        let Inner { text, tokens, corruption, lengths, .. } = &*self.inner;
+        let Inner { text, tokens, sentinels, corruption, lengths, .. } = &*self.inner;
         let start = window as usize * lengths.raw;
-        let raw: Vec<i32> = text.bytes[start..start + lengths.raw].iter().map(|b| tokens.token(*b)).collect();
+        let raw = tokens.read(text, start..start + lengths.raw);
         let mask = corruption.mask(raw.len(), &mut Rng::keyed(&[NOISE, u64::from(seed), epoch, window]));
-        let sentinel = |span| tokens.sentinel(span);
+        // There are as many as an example of this length has spans.
+        let sentinel = |span: usize| sentinels[span];
         let mut input = spans::replace(&raw, mask.iter().copied(), sentinel);
         let mut target = spans::replace(&raw, mask.iter().map(|m| !m), sentinel);
         input.push(EOS);
@@ -262,7 +287,7 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Loader;
+    use crate::data::{Bytes, Loader, tokenizer::tests::words};
     use std::collections::BTreeSet;
 
     const TASK: Task = Task { batch: 4, input_length: 32, target_length: 16, vocab: 300 };
@@ -390,5 +415,40 @@ mod tests {
         fails(text(4000), Task { input_length: 2, ..TASK }, 0.0, &["input_length"]);
         fails(text(4000), Task { batch: 0, ..TASK }, 0.0, &["batch of 0"]);
         fails(text(4000), TASK, 1.0, &["share of 1"]);
+    }
+    #[test]
+    fn pieces_become_examples_with_the_tokenizers_sentinels() {
+        let task = Task { vocab: 40, ..TASK };
+        let options = Options { tokenizer: words(30, &[29, 28, 27, 26]), ..Options::default() };
+        // Words of 1 to 7 letters.
+        let text = Text::new((0..2000).map(|i| "x".repeat(1 + i * i % 7) + " ").collect::<String>());
+        let source = Source::new(text.clone(), task, &options).unwrap();
+        assert_eq!((source.tokens(), source.examples()), (2000, 2000 / source.lengths().raw));
+        let batch = source.batch(1, 2);
+        assert_eq!(batch, source.batch(1, 2));
+        for row in batch.inputs.chunks(task.input_length) {
+            assert_eq!(row.iter().filter(|t| **t > 25).copied().collect::<Vec<_>>(), [29, 28]);
+        }
+        let digest = |tokenizer: Tokenizer, vocab: usize| {
+            let options = Options { tokenizer, ..Options::default() };
+            Source::new(text.clone(), Task { vocab, ..TASK }, &options).unwrap().digest()
+        };
+        assert_ne!(digest(Tokenizer::Bytes, 300), digest(words(30, &[]), 300));
+        let error = Source::new(self::text(40), task, &options).unwrap_err().to_string();
+        assert!(error.contains("too short: 8 tokens") && error.contains("at least 34 tokens"), "{error}");
+    }
+
+    #[test]
+    fn an_end_stands_between_documents() {
+        let together = text(2000);
+        let mut apart = together.clone();
+        apart.ends = vec![10, 2000];
+        let source = |text: Text| Source::new(text, TASK, &Options::default()).unwrap();
+        assert_ne!(source(together.clone()).digest(), source(apart.clone()).digest());
+        assert_eq!((source(together).tokens(), source(apart.clone()).tokens()), (2000, 2002));
+        let source = source(apart);
+        let all = source.inner.tokens.read(source.text(), 0..2002);
+        assert_eq!((all[9], all[10], all[11], all[2001]), (3 + 32, EOS, 3 + 48, EOS));
+        assert_eq!(all.iter().filter(|t| **t == EOS).count(), 2);
     }
 }

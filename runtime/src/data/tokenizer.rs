@@ -1,9 +1,11 @@
-//! Bytes as tokens, and where special tokens are.
+//! What tokens are, and where special ones are.
 //!
-//! The vocabulary is ByT5's: 0 is padding, 1 the end of a sequence, 2 stands for what is unknown (no byte
-//! is), bytes follow from 3 on. Sentinels count down from the end of the vocabulary.
+//! In every vocabulary 0 is padding and 1 the end of a sequence. That of bytes is ByT5's: 2 stands for what is
+//! unknown (no byte is), bytes follow from 3 on. Sentinels count down from the end of the vocabulary, unless a
+//! tokenizer has sentinels of its own.
 
 use crate::{Error, Result};
+use std::{fmt, sync::Arc};
 
 /// Padding: counts for nothing.
 pub const PAD: i32 = 0;
@@ -55,9 +57,131 @@ impl Bytes {
     }
 }
 
+/// What cuts text into pieces that are tokens. The crate `tokenizer` reads such from files.
+pub trait Pieces: Send + Sync + fmt::Debug {
+    /// The tokens of a text: no padding, no ends and no sentinels, whatever the text is.
+    fn encode(&self, text: &str) -> Result<Vec<i32>>;
+    /// What tokens are below.
+    fn tokens(&self) -> usize;
+    /// The sentinels that it has, that of the first span first.
+    fn sentinels(&self) -> &[i32];
+    /// Where it comes from, for people.
+    fn name(&self) -> &str;
+    /// Names its behaviour: two with the same digest do the same.
+    fn digest(&self) -> &str;
+}
+
+/// How text becomes tokens.
+#[derive(Clone, Debug, Default)]
+pub enum Tokenizer {
+    /// Every byte is one.
+    #[default]
+    Bytes,
+    /// By a vocabulary.
+    Pieces(Arc<dyn Pieces>),
+}
+
+impl Tokenizer {
+    /// The tokens that mark so many spans, for a model with `vocab` tokens.
+    pub fn sentinels(&self, vocab: usize, count: usize) -> Result<Vec<i32>> {
+        let pieces = match self {
+            Self::Bytes => {
+                let bytes = Bytes::new(vocab, count)?;
+                return Ok((0..count).map(|span| bytes.sentinel(span)).collect());
+            }
+            Self::Pieces(pieces) => pieces,
+        };
+        let (tokens, own) = (pieces.tokens(), pieces.sentinels());
+        // What the tokenizer has for this comes first. Too few of them are none: there is one order of sentinels.
+        let enough = own.len() >= count;
+        let need = if enough { tokens } else { tokens + count };
+        let Some(last) = i32::try_from(vocab).ok().filter(|_| vocab >= need) else {
+            let has = if enough || own.is_empty() {
+                String::new()
+            } else {
+                format!(", of its own only {}", own.len())
+            };
+            return Err(Error::input(
+                format!(
+                    "the model's vocabulary of {vocab} tokens does not fit the tokenizer `{}` of {tokens}",
+                    pieces.name()
+                ),
+                format!(
+                    "give the model a `vocab` of at least {need} (spans are marked by {count} sentinels{has}), or name the \
+                     tokenizer that the model was made for"
+                ),
+            ));
+        };
+        Ok(if enough {
+            own[..count].to_vec()
+        } else {
+            (0..count as i32).map(|span| last - 1 - span).collect()
+        })
+    }
+
+    /// Names what tokens mean: `bytes`, or a digest.
+    pub fn identity(&self) -> &str {
+        match self {
+            Self::Bytes => "bytes",
+            Self::Pieces(pieces) => pieces.digest(),
+        }
+    }
+
+    /// For people.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Bytes => "bytes",
+            Self::Pieces(pieces) => pieces.name(),
+        }
+    }
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// Words by their length: `a` is 3, `bb` is 4.
+    #[derive(Debug)]
+    pub(crate) struct Words {
+        pub tokens: usize,
+        pub sentinels: Vec<i32>,
+    }
+
+    impl Pieces for Words {
+        fn encode(&self, text: &str) -> Result<Vec<i32>> {
+            Ok(text.split_whitespace().map(|word| 2 + word.len() as i32).collect())
+        }
+        fn tokens(&self) -> usize {
+            self.tokens
+        }
+        fn sentinels(&self) -> &[i32] {
+            &self.sentinels
+        }
+        fn name(&self) -> &str {
+            "words"
+        }
+        fn digest(&self) -> &str {
+            "the digest"
+        }
+    }
+
+    pub(crate) fn words(tokens: usize, sentinels: &[i32]) -> Tokenizer {
+        Tokenizer::Pieces(Arc::new(Words { tokens, sentinels: sentinels.to_vec() }))
+    }
+
+    #[test]
+    fn sentinels_are_the_tokenizers_or_count_down_above_it() {
+        assert_eq!(Tokenizer::Bytes.sentinels(300, 2).unwrap(), [299, 298]);
+        assert_eq!(words(20, &[19, 18, 17]).sentinels(32, 2).unwrap(), [19, 18]);
+        assert_eq!(words(20, &[]).sentinels(32, 2).unwrap(), [31, 30]);
+        assert_eq!(words(20, &[19]).sentinels(22, 2).unwrap(), [21, 20]);
+        let fails = |tokenizer: Tokenizer, parts: &[&str]| {
+            let error = tokenizer.sentinels(21, 2).unwrap_err().to_string();
+            assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+        };
+        fails(words(20, &[19]), &["vocabulary of 21", "`words` of 20", "at least 22", "of its own only 1"]);
+        fails(words(22, &[19, 18]), &["`words` of 22", "at least 22 "]);
+    }
 
     #[test]
     fn bytes_sentinels_and_the_rest_do_not_meet() {

@@ -46,6 +46,7 @@ pub(super) struct Resumed {
 /// Names of facts.
 const SEED: &str = "seed";
 const DATA: &str = "data";
+const TOKENIZER: &str = "tokenizer";
 const POSITION: &str = "data_position";
 
 impl Saver {
@@ -60,6 +61,7 @@ impl Saver {
     ) -> Result<(Self, Option<Resumed>)> {
         let mut facts = session.checkpoint_facts();
         facts.insert(DATA.into(), data.digest());
+        facts.insert(TOKENIZER.into(), data.tokenizer().identity().to_owned());
         let mut saver = Self { saving: saving.clone(), facts, last: None, at_work: None };
         let found = folder::list(&saving.folder)?;
         let place = saving.folder.display();
@@ -118,6 +120,14 @@ impl Saver {
             return Err(Error::input(
                 format!("the seed is {ours}, but `{dir}` was made with seed {theirs}"),
                 "leave --seed out to go on as before, or start anew in another folder",
+            ));
+        }
+        if let (Some(ours), Some(theirs)) = (self.facts.get(TOKENIZER), checkpoint.facts().get(TOKENIZER))
+            && ours != theirs
+        {
+            return Err(Error::input(
+                format!("tokens are those of `{ours}`, but `{dir}` was trained with those of `{theirs}`"),
+                "name the tokenizer that training began with, or start anew in another folder",
             ));
         }
         let (ours, theirs) = (self.facts.get(DATA), checkpoint.facts().get(DATA));

@@ -1,0 +1,259 @@
+//! What is in a data file, by the end of its name: `.gz` and `.zst` are compressed, `.jsonl`, `.ndjson` and
+//! `.json` have a JSON object on every line, anything else is text.
+
+use flate2::bufread::MultiGzDecoder;
+use ruzstd::decoding::{
+    StreamingDecoder,
+    errors::{FrameDecoderError, ReadFrameHeaderError},
+};
+use serde_json::Value;
+use std::{fmt::Display, io::Read, path::Path};
+
+/// What a file holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Contents {
+    /// Text: one document, as T5 sees it, that nothing keeps apart from the next file's.
+    Text(Vec<u8>),
+    /// The documents of a format that has documents, none of them empty.
+    Documents(Vec<String>),
+}
+
+/// Why a file cannot be used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Problem {
+    /// What is wrong, to be read after the file's name.
+    pub what: String,
+    /// What to do.
+    pub help: String,
+    /// The file was meant to be data, and a part of it may be lost: it is not to be passed over in a folder.
+    pub damage: bool,
+}
+
+/// The data in a file called `path`, of which these are the bytes. `field` has the text of a JSON object.
+pub(super) fn contents(path: &Path, bytes: Vec<u8>, field: &str) -> Result<Contents, Problem> {
+    if bytes.is_empty() {
+        return Err(no_text("is empty"));
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    let (name, bytes) = if let Some(inner) = name.strip_suffix(".gz") {
+        (inner, gzip(&bytes)?)
+    } else if let Some(inner) = name.strip_suffix(".zst") {
+        (inner, zstd(&bytes)?)
+    } else {
+        (name.as_str(), bytes)
+    };
+    let certain = name.ends_with(".jsonl") || name.ends_with(".ndjson");
+    if certain || name.ends_with(".json") {
+        return json_lines(text(bytes)?.trim_start_matches('\u{feff}'), field, certain)
+            .map(Contents::Documents);
+    }
+    text(bytes).map(|text| Contents::Text(text.into_bytes()))
+}
+
+fn gzip(bytes: &[u8]) -> Result<Vec<u8>, Problem> {
+    let mut out = Vec::new();
+    match MultiGzDecoder::new(bytes).read_to_end(&mut out) {
+        Ok(_) => Ok(out),
+        Err(error) => Err(compressed("gzip", out.len(), error)),
+    }
+}
+
+fn zstd(bytes: &[u8]) -> Result<Vec<u8>, Problem> {
+    let (mut rest, mut out) = (bytes, Vec::new());
+    while !rest.is_empty() {
+        let mut frame = match StreamingDecoder::new(&mut rest) {
+            Ok(frame) => frame,
+            // Something else than data; the decoder has read the frame's header.
+            Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                length, ..
+            })) => {
+                let left = rest.split_at_checked(length as usize).map(|(_, left)| left);
+                rest = left.ok_or_else(|| compressed("zstd", out.len(), "the file ends too early"))?;
+                continue;
+            }
+            Err(error) => return Err(compressed("zstd", out.len(), error)),
+        };
+        if let Err(error) = frame.read_to_end(&mut out) {
+            return Err(compressed("zstd", out.len(), error));
+        }
+        // The decoder computes it and leaves the comparison to whoever reads.
+        let decoder = frame.into_frame_decoder();
+        if let Some(sum) = decoder.get_checksum_from_data()
+            && decoder.get_calculated_checksum() != Some(sum)
+        {
+            return Err(compressed("zstd", out.len(), "the checksum is another one"));
+        }
+    }
+    Ok(out)
+}
+
+fn compressed(format: &str, read: usize, why: impl Display) -> Problem {
+    Problem {
+        what: format!("is damaged or cut off: as {format} it ends after {read} bytes of data ({why})"),
+        help: format!("copy or download the file again, or rename it if it is not {format}"),
+        damage: true,
+    }
+}
+
+/// The documents of JSON lines. If that is what they are is `certain` from the file's name, or is to be seen from
+/// the first of them.
+fn json_lines(text: &str, field: &str, certain: bool) -> Result<Vec<String>, Problem> {
+    let (mut documents, mut damage) = (Vec::new(), certain);
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let problem = |what: String, help: String| Problem {
+            what: format!("{what} at line {}", number + 1),
+            help,
+            damage,
+        };
+        let value: Value = serde_json::from_str(line).map_err(|error| {
+            // The error counts lines within the one line that it sees.
+            let error = error.to_string().replace(" at line 1 column ", ", character ");
+            problem(format!("is not JSON ({error})"), "every line is one JSON object, whole".into())
+        })?;
+        let Value::Object(mut object) = value else {
+            let help = format!("every line is an object such as {{\"{field}\": \"…\"}}");
+            return Err(problem("has something else than a JSON object".into(), help));
+        };
+        match object.get_mut(field).map(Value::take) {
+            Some(Value::String(document)) => documents.push(document),
+            Some(_) => {
+                let what = format!("has a field `{field}` that is not a text");
+                return Err(problem(what, "--text-field names the field with the text".into()));
+            }
+            None => {
+                let has: Vec<&str> = object.keys().map(String::as_str).take(8).collect();
+                let what = format!("has no field `{field}`, but {}", quoted(&has));
+                return Err(problem(what, "--text-field names the field with the text".into()));
+            }
+        }
+        damage = true;
+    }
+    documents.retain(|document| !document.is_empty());
+    if documents.is_empty() { Err(no_text("has no documents that are not empty")) } else { Ok(documents) }
+}
+
+fn quoted(names: &[&str]) -> String {
+    if names.is_empty() { "none at all".into() } else { format!("`{}`", names.join("`, `")) }
+}
+
+fn text(bytes: Vec<u8>) -> Result<String, Problem> {
+    let (at, what, bytes) = match bytes.iter().position(|b| *b == 0) {
+        Some(at) => (at, "is binary: byte 0", bytes),
+        None => match String::from_utf8(bytes) {
+            Ok(text) if text.is_empty() => return Err(no_text("is empty")),
+            Ok(text) => return Ok(text),
+            Err(error) => (error.utf8_error().valid_up_to(), "is not UTF-8", error.into_bytes()),
+        },
+    };
+    let line = 1 + bytes[..at].iter().filter(|b| **b == b'\n').count();
+    Err(no_text(format!("{what} at line {line} (offset {at})")))
+}
+
+fn no_text(what: impl Into<String>) -> Problem {
+    Problem {
+        what: what.into(),
+        help: "data is UTF-8 text: convert the file, for example with iconv, or leave it out".into(),
+        damage: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::{Compression, write::GzEncoder};
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+    use std::io::Write;
+
+    /// What zstd's own program makes of `hello`.
+    const HELLO: &[u8] = b"\x28\xb5\x2f\xfd\x24\x06\x31\0\0hello\n\x53\x88\xbd\x91";
+
+    fn gz(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zst(bytes: &[u8]) -> Vec<u8> {
+        compress_to_vec(bytes, CompressionLevel::Fastest)
+    }
+
+    fn read(name: &str, bytes: impl Into<Vec<u8>>) -> Result<Contents, Problem> {
+        contents(Path::new(name), bytes.into(), "text")
+    }
+
+    fn documents(list: &[&str]) -> Result<Contents, Problem> {
+        Ok(Contents::Documents(list.iter().map(|d| (*d).to_owned()).collect()))
+    }
+
+    #[track_caller]
+    fn fails(name: &str, bytes: impl Into<Vec<u8>>, damage: bool, parts: &[&str]) {
+        let problem = read(name, bytes).unwrap_err();
+        for part in parts {
+            assert!(problem.what.contains(part), "`{part}` is not in: {problem:?}");
+        }
+        assert_eq!(problem.damage, damage, "{problem:?}");
+    }
+
+    #[test]
+    fn every_kind_of_file() {
+        let lines = "\u{feff}{\"id\": 1, \"text\": \"a\\nb\"}\r\n\n  {\"text\":\"\"}\n{\"text\":\"\u{e9}\"}";
+        let two = documents(&["a\nb", "\u{e9}"]);
+        for name in ["a.jsonl", "a.json", "A.NDJSON"] {
+            assert_eq!(read(name, lines), two);
+            assert_eq!(read(&format!("{name}.gz"), gz(lines.as_bytes())), two);
+            assert_eq!(read(&format!("{name}.zst"), zst(lines.as_bytes())), two);
+        }
+        let text = |text: &str| Ok(Contents::Text(text.into()));
+        assert_eq!(read("a.txt", "x\ny"), text("x\ny"));
+        assert_eq!(read("a.gz", [gz(b"x"), gz(b"y")].concat()), text("xy"));
+        let skipped = b"\x50\x2a\x4d\x18\x03\0\0\0abc";
+        assert_eq!(read("a.md.zst", [HELLO, skipped, HELLO].concat()), text("hello\nhello\n"));
+    }
+
+    #[test]
+    fn compressed_files_are_whole_or_an_error_wherever_they_are_cut_or_altered() {
+        let text: Vec<u8> = (0..400).flat_map(|i| format!("line {i}\n").into_bytes()).collect();
+        for (name, whole) in [("a.gz", gz(&text)), ("a.zst", zst(&text)), ("b.zst", HELLO.to_vec())] {
+            for len in 1..whole.len() {
+                assert!(read(name, &whole[..len]).is_err_and(|p| p.damage), "{name}: {len} bytes");
+            }
+            let expected = read(name, whole.clone()).unwrap();
+            for at in 0..whole.len() {
+                let mut altered = whole.clone();
+                altered[at] ^= 0x10;
+                // Times and flags in the header have nothing to do with the data.
+                assert!(
+                    read(name, altered).map_or_else(|p| p.damage, |c| c == expected),
+                    "{name}: byte {at}"
+                );
+            }
+        }
+        fails("a.gz", "text", true, &["as gzip"]);
+        fails("a.zst", "text, not zstd", true, &["as zstd it ends after 0 bytes"]);
+        fails("a.zst", b"\x50\x2a\x4d\x18\x09\0\0\0abc", true, &["ends too early"]);
+        fails("a.txt.gz", gz(b""), false, &["is empty"]);
+        fails("a.tar.gz", gz(b"a\0"), false, &["is binary"]);
+    }
+
+    #[test]
+    fn lines_that_are_not_documents_are_named() {
+        let good = "{\"text\": \"a\"}\n\n";
+        fails("a.jsonl", format!("{good}{{\"text\": \"b"), true, &["is not JSON", "character", "at line 3"]);
+        fails("a.jsonl", format!("{good}[1]"), true, &["else than a JSON object at line 3"]);
+        fails("a.jsonl", "{\"text\": 1}", true, &["`text` that is not a text at line 1"]);
+        fails(
+            "a.jsonl",
+            "{\"body\": \"x\", \"id\": 1}",
+            true,
+            &["no field `text`, but `body`, `id` at line 1"],
+        );
+        fails("a.jsonl", "{}", true, &["none at all"]);
+        fails("a.jsonl", "{\"text\": \"\"}\n", false, &["no documents"]);
+        fails("a.jsonl", b"{\"text\":\n \"\xe9\"}", false, &["not UTF-8 at line 2"]);
+        // A .json file may be anything, until its first line is a document.
+        fails("a.json", "{\n  \"name\": \"x\"\n}\n", false, &["is not JSON", "at line 1"]);
+        fails("a.json", "{\"name\": \"x\"}\n", false, &["no field `text`"]);
+        fails("a.json", format!("{good}{{\"name\": \"x\"}}"), true, &["no field `text`", "at line 3"]);
+        assert_eq!(contents(Path::new("a.jsonl"), b"{\"body\": \"x\"}".into(), "body"), documents(&["x"]));
+    }
+}

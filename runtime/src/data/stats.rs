@@ -1,0 +1,151 @@
+//! What a text is like: how much there is, in how long documents, and how even its tokens are.
+
+use super::{
+    entropy::Counts,
+    files::Text,
+    stream::document_tokens,
+    tokenizer::{FIRST_BYTE, Tokenizer},
+};
+use crate::Result;
+use rayon::prelude::*;
+use serde::Serialize;
+use std::ops::Range;
+
+/// Numbers about a text.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Stats {
+    /// Files with text.
+    pub files: usize,
+    /// Files that were left out.
+    pub skipped: usize,
+    /// Documents. A text file is one.
+    pub documents: usize,
+    /// Bytes of text, uncompressed.
+    pub bytes: u64,
+    /// Tokens, ends of documents apart.
+    pub tokens: u64,
+    /// Bytes of a token, on average.
+    pub bytes_per_token: f64,
+    /// Different tokens.
+    pub distinct_tokens: usize,
+    /// Nats of a token, if nothing is known but how frequent tokens are.
+    pub unigram_entropy: f64,
+    /// Tokens of a document.
+    pub document_tokens: Spread,
+}
+
+/// How a number is spread.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct Spread {
+    /// The least.
+    pub min: u64,
+    /// One tenth has less than this, or as much.
+    pub p10: u64,
+    /// Half of them has less than this, or as much.
+    pub median: u64,
+    /// Nine tenths have less than this, or as much.
+    pub p90: u64,
+    /// 99 of 100 have less than this, or as much.
+    pub p99: u64,
+    /// The most.
+    pub max: u64,
+    /// The mean.
+    pub mean: f64,
+}
+
+impl Stats {
+    /// Of a text, as tokens.
+    pub fn of(text: &Text, tokenizer: &Tokenizer) -> Result<Self> {
+        let documents: Vec<Range<usize>> = text.documents().collect();
+        let (mut counts, mut lengths) = (Counts::default(), Vec::with_capacity(documents.len()));
+        for some in documents.chunks(4096) {
+            let parts: Vec<(u64, Counts)> = some
+                .par_iter()
+                .map(|document| {
+                    let mut counts = Counts::default();
+                    match tokenizer {
+                        Tokenizer::Bytes => {
+                            counts
+                                .add(text.bytes[document.clone()].iter().map(|b| FIRST_BYTE + i32::from(*b)));
+                        }
+                        Tokenizer::Pieces(pieces) => {
+                            counts.add(document_tokens(text, document.clone(), &**pieces)?);
+                        }
+                    }
+                    Ok((counts.total(), counts))
+                })
+                .collect::<Result<_>>()?;
+            for (length, part) in parts {
+                lengths.push(length);
+                counts.merge(&part);
+            }
+        }
+        let tokens = counts.total();
+        Ok(Self {
+            files: text.files.len(),
+            skipped: text.skipped.len(),
+            documents: documents.len(),
+            bytes: text.bytes.len() as u64,
+            tokens,
+            bytes_per_token: text.bytes.len() as f64 / tokens.max(1) as f64,
+            distinct_tokens: counts.distinct(),
+            unigram_entropy: counts.entropy(),
+            document_tokens: Spread::of(lengths),
+        })
+    }
+}
+
+impl Spread {
+    /// Of these numbers; all zero if there are none.
+    pub fn of(mut numbers: Vec<u64>) -> Self {
+        numbers.sort_unstable();
+        let count = numbers.len();
+        let share = |percent: usize| {
+            numbers.get((count * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0)
+        };
+        Self {
+            min: share(0),
+            p10: share(10),
+            median: share(50),
+            p90: share(90),
+            p99: share(99),
+            max: share(100),
+            mean: numbers.iter().sum::<u64>() as f64 / count.max(1) as f64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tokenizer::tests::words, *};
+
+    #[test]
+    fn numbers_of_a_small_text() {
+        let mut text = Text::new("a bbccca a a");
+        text.ends = vec![4, 7, 12];
+        let stats = Stats::of(&text, &words(9, &[])).unwrap();
+        assert_eq!((stats.files, stats.documents, stats.bytes, stats.tokens), (1, 3, 12, 6));
+        assert_eq!((stats.distinct_tokens, stats.bytes_per_token), (3, 2.0));
+        let spread = Spread { min: 1, p10: 1, median: 2, p90: 3, p99: 3, max: 3, mean: 2.0 };
+        assert_eq!(stats.document_tokens, spread);
+        // Four of six are `a`.
+        let entropy = 4.0 / 6.0 * 1.5f64.ln() + 2.0 / 6.0 * 6f64.ln();
+        assert!((stats.unigram_entropy - entropy).abs() < 1e-12, "{stats:?}");
+        let bytes = Stats::of(&text, &Tokenizer::Bytes).unwrap();
+        assert_eq!((bytes.tokens, bytes.document_tokens.max, bytes.distinct_tokens), (12, 5, 4));
+    }
+
+    #[test]
+    fn shares_are_of_the_sorted_numbers() {
+        let spread = Spread::of((1..=1000).rev().collect());
+        assert_eq!(
+            (spread.min, spread.p10, spread.median, spread.p90, spread.p99, spread.max),
+            (1, 100, 500, 900, 990, 1000)
+        );
+        assert_eq!(Spread::of(vec![]).max, 0);
+        assert_eq!(
+            Spread::of(vec![7]),
+            Spread { min: 7, p10: 7, median: 7, p90: 7, p99: 7, max: 7, mean: 7.0 }
+        );
+    }
+}

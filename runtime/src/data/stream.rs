@@ -1,0 +1,172 @@
+//! All tokens of a text, in order.
+
+use super::{
+    files::Text,
+    tokenizer::{EOS, FIRST_BYTE, Pieces, Tokenizer},
+};
+use crate::{Error, Result};
+use rayon::prelude::*;
+use std::{collections::BTreeSet, ops::Range};
+
+/// Tokens of a text, in the least memory. An end stands behind every document that is kept apart from what follows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Stream {
+    /// The text's own bytes.
+    Bytes,
+    /// Tokens below 65,536.
+    Small(Vec<u16>),
+    /// Any tokens.
+    Large(Vec<u32>),
+}
+
+impl Stream {
+    /// The tokens of `text`. All processors share the work.
+    pub fn new(text: &Text, tokenizer: &Tokenizer) -> Result<Self> {
+        Ok(match tokenizer {
+            Tokenizer::Bytes if text.ends.is_empty() => Self::Bytes,
+            Tokenizer::Bytes => {
+                let mut all = Vec::with_capacity(text.bytes.len() + text.ends.len());
+                for part in text.parts() {
+                    let end = part.end;
+                    all.extend(text.bytes[part].iter().map(|b| FIRST_BYTE as u16 + u16::from(*b)));
+                    if text.ends.binary_search(&end).is_ok() {
+                        all.push(EOS as u16);
+                    }
+                }
+                Self::Small(all)
+            }
+            Tokenizer::Pieces(pieces) if pieces.tokens() <= 1 << 16 => {
+                Self::Small(pieced(text, &**pieces, |token| u16::try_from(token).ok())?)
+            }
+            Tokenizer::Pieces(pieces) => {
+                Self::Large(pieced(text, &**pieces, |token| u32::try_from(token).ok())?)
+            }
+        })
+    }
+
+    /// How many there are, of the text that they were made of.
+    pub fn len(&self, text: &Text) -> usize {
+        match self {
+            Self::Bytes => text.bytes.len(),
+            Self::Small(all) => all.len(),
+            Self::Large(all) => all.len(),
+        }
+    }
+
+    /// Some of them. `range` lies in what there is.
+    pub fn read(&self, text: &Text, range: Range<usize>) -> Vec<i32> {
+        match self {
+            Self::Bytes => text.bytes[range].iter().map(|b| FIRST_BYTE + i32::from(*b)).collect(),
+            Self::Small(all) => all[range].iter().map(|t| i32::from(*t)).collect(),
+            // They came from an i32.
+            Self::Large(all) => all[range].iter().map(|t| *t as i32).collect(),
+        }
+    }
+}
+
+/// Long documents are cut at the last end of a line before so many bytes, so that no tokenizer gets more at once.
+const CHUNK: usize = 1 << 16;
+
+/// The tokens of a document by itself, in pieces of the text.
+pub(super) fn document_tokens(text: &Text, of: Range<usize>, pieces: &dyn Pieces) -> Result<Vec<i32>> {
+    let bytes = &text.bytes[of.clone()];
+    let document = std::str::from_utf8(bytes).map_err(|error| {
+        Error::input(
+            format!("the text is not UTF-8 at offset {}", of.start + error.valid_up_to()),
+            "a tokenizer other than `bytes` needs UTF-8",
+        )
+    })?;
+    let mut all = Vec::new();
+    for chunk in chunks(document, CHUNK) {
+        let tokens = pieces.encode(chunk)?;
+        let known = 2..pieces.tokens() as i32;
+        if let Some(wrong) = tokens.iter().find(|t| !known.contains(t)) {
+            return Err(Error::input(
+                format!(
+                    "the tokenizer `{}` makes token {wrong} of text, but text has tokens from 2, below {}",
+                    pieces.name(),
+                    known.end
+                ),
+                "0 is padding and 1 the end of a sequence: use a tokenizer with such a vocabulary",
+            ));
+        }
+        all.extend(tokens);
+    }
+    Ok(all)
+}
+
+fn chunks(mut text: &str, most: usize) -> Vec<&str> {
+    let mut out = Vec::new();
+    while text.len() > most {
+        let bytes = text.as_bytes();
+        let last = bytes[..most].iter().rposition(|b| *b == b'\n');
+        let end = last.or_else(|| bytes[most..].iter().position(|b| *b == b'\n').map(|at| most + at));
+        // Ends of lines are characters, so both sides are text.
+        let (chunk, rest) = text.split_at(end.map_or(text.len(), |at| at + 1));
+        out.push(chunk);
+        text = rest;
+    }
+    out.push(text);
+    out.retain(|chunk| !chunk.is_empty());
+    out
+}
+
+fn pieced<T: Send>(
+    text: &Text,
+    pieces: &dyn Pieces,
+    token: impl Fn(i32) -> Option<T> + Sync,
+) -> Result<Vec<T>> {
+    let ends: BTreeSet<usize> = text.ends.iter().copied().collect();
+    let documents: Vec<Range<usize>> = text.documents().collect();
+    // Some documents at a time, so that only theirs are in memory as 32-bit numbers and their own lists.
+    let mut all = Vec::new();
+    for some in documents.chunks(4096) {
+        let tokens: Vec<Vec<i32>> = some
+            .par_iter()
+            .map(|document| document_tokens(text, document.clone(), pieces))
+            .collect::<Result<_>>()?;
+        for (document, tokens) in some.iter().zip(tokens) {
+            // That they are below the tokenizer's number of tokens was checked.
+            all.extend(tokens.into_iter().filter_map(&token));
+            if ends.contains(&document.end) {
+                all.extend(token(EOS));
+            }
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tokenizer::tests::words, *};
+
+    #[test]
+    fn long_documents_are_cut_at_ends_of_lines() {
+        assert_eq!(chunks("ab\ncd\nefgh", 6), ["ab\ncd\n", "efgh"]);
+        assert_eq!(chunks("abcdefgh\nij", 3), ["abcdefgh\n", "ij"]);
+        assert_eq!(chunks("abcdefgh", 3), ["abcdefgh"]);
+        assert_eq!(chunks("\u{e9}\u{e9}\n\u{e9}\n", 5), ["\u{e9}\u{e9}\n", "\u{e9}\n"]);
+        let long: String = (0..40_000)
+            .map(|i| format!("w{}{}", "x".repeat(i % 3), if i % 9 == 0 { "\n" } else { " " }))
+            .collect();
+        assert!(chunks(&long, CHUNK).len() > 1 && chunks(&long, CHUNK).concat() == long);
+        let tokenizer = words(8, &[]);
+        let Tokenizer::Pieces(pieces) = &tokenizer else { unreachable!("words are pieces") };
+        let stream = Stream::new(&Text::new(long.as_str()), &tokenizer).unwrap();
+        let whole: Vec<u16> = pieces.encode(&long).unwrap().into_iter().map(|t| t as u16).collect();
+        assert_eq!(stream, Stream::Small(whole));
+    }
+
+    #[test]
+    fn documents_are_tokenized_by_themselves() {
+        // Two documents and a text file: `a bb`, `ccc`, `d`.
+        let mut text = Text::new("a bbcccd");
+        text.ends = vec![4, 7];
+        assert_eq!(Stream::new(&text, &words(9, &[])).unwrap(), Stream::Small(vec![3, 4, 1, 5, 1, 3]));
+        assert_eq!(Stream::new(&text, &words(70_000, &[])).unwrap(), Stream::Large(vec![3, 4, 1, 5, 1, 3]));
+        let error = Stream::new(&text, &words(5, &[])).unwrap_err().to_string();
+        assert!(error.contains("makes token 5") && error.contains("below 5"), "{error}");
+        let error = Stream::new(&Text::new(vec![b'a', 0xff]), &words(5, &[])).unwrap_err().to_string();
+        assert!(error.contains("not UTF-8 at offset 1"), "{error}");
+    }
+}
