@@ -58,8 +58,14 @@ pub fn data(source: &Source) -> String {
         n => format!(", {n} more held out"),
     };
     let bytes = size(text.bytes.len() as u64);
+    let tokens = match source.tokenizer() {
+        Tokenizer::Bytes => String::new(),
+        Tokenizer::Pieces(pieces) => {
+            format!(", {} tokens of {}", count(source.tokens() as u64), pieces.name())
+        }
+    };
     let examples = format!("{} examples{held_out}", source.examples());
-    table(&[("data", format!("{bytes} in {} files{skipped}: {examples}", text.files.len()))])
+    table(&[("data", format!("{bytes} in {} files{skipped}{tokens}: {examples}", text.files.len()))])
 }
 
 /// What a text is like.

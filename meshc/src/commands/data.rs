@@ -2,7 +2,7 @@
 
 use crate::{reading::Reading, summary};
 use anyhow::Result;
-use runtime::data::{Stats, Tokenizer};
+use runtime::data::Stats;
 use std::path::PathBuf;
 
 /// Arguments.
@@ -39,7 +39,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn stats(args: &StatsArgs) -> Result<()> {
     let text = args.reading.text(&args.files)?;
-    let tokenizer = Tokenizer::Bytes;
+    let tokenizer = args.reading.tokenizer()?;
     let stats = Stats::of(&text, &tokenizer)?;
     if args.json {
         let mut value = serde_json::to_value(&stats)?;

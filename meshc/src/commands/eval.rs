@@ -1,9 +1,9 @@
 //! `meshc eval`: loss, perplexity and accuracy on held-out text.
 
-use crate::{device::environment, failure::failure, subject::SubjectArgs};
+use crate::{device::environment, failure::failure, reading::Reading, subject::SubjectArgs};
 use anyhow::Result;
 use runtime::{
-    data::{self, Source, Task, Text},
+    data::{self, Source, Task},
     train,
 };
 use serde_json::{Map, Value};
@@ -14,9 +14,11 @@ use std::path::PathBuf;
 pub struct Args {
     #[command(flatten)]
     subject: SubjectArgs,
-    /// Text files, and folders with text files
+    /// Text and JSON lines, plain, .gz or .zst; folders with such files; patterns such as 'corpus/*.jsonl.gz'
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
+    #[command(flatten)]
+    reading: Reading,
     /// Share of the text, at its end, that is evaluated: what `meshc train --eval-every` keeps for it
     #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
     held_out: f64,
@@ -31,9 +33,13 @@ pub struct Args {
 /// Evaluates.
 pub fn run(args: &Args) -> Result<()> {
     environment(None)?;
-    let text = Text::read(&args.data)?;
+    let text = args.reading.text(&args.data)?;
     let mut session = args.subject.session(&[], &["eval_step"])?;
-    let options = data::Options { held_out: args.held_out, ..data::Options::default() };
+    let options = data::Options {
+        tokenizer: args.reading.tokenizer()?,
+        held_out: args.held_out,
+        ..data::Options::default()
+    };
     let source = Source::new(text, Task::of(session.artefact())?, &options)?;
     let batches = source.held_out_batches().min(args.batches.unwrap_or(usize::MAX));
     if batches == 0 {

@@ -99,11 +99,12 @@ pub struct Args {
 /// Trains.
 pub fn run(args: &Args) -> Result<ExitCode> {
     environment(None)?;
+    let tokenizer = args.reading.tokenizer()?;
     let text = args.reading.text(&args.data)?;
     let is_checkpoint = model::is_checkpoint(&args.subject);
     let artefact = if args.subject.is_dir() && !is_checkpoint { opened(args)? } else { compiled(args)? };
     let held_out = args.held_out.unwrap_or(if args.eval_every.is_some() { 0.05 } else { 0.0 });
-    let options = data::Options { held_out, ..data::Options::default() };
+    let options = data::Options { tokenizer, held_out, ..data::Options::default() };
     let source = Source::new(text, Task::of(&artefact)?, &options)?;
     let said = format!("{}{}", summary::artefact(&artefact.manifest), summary::data(&source));
     if args.json {

@@ -7,14 +7,15 @@ use super::Tree;
 use crate::Finding;
 
 /// A crate and the crates of ours that it may use.
-const EDGES: [(&str, &[&str]); 10] = [
+const EDGES: [(&str, &[&str]); 11] = [
     ("mesh", &[]),
     ("proto", &[]),
     ("pjrt", &[]),
     ("models", &["mesh"]),
     ("compiler", &["mesh", "proto"]),
     ("runtime", &["proto", "pjrt"]),
-    ("meshc", &["mesh", "proto", "pjrt", "models", "compiler", "runtime"]),
+    ("tokenizer", &["runtime"]),
+    ("meshc", &["mesh", "proto", "pjrt", "models", "compiler", "runtime", "tokenizer"]),
     ("tests", &["mesh", "proto", "pjrt", "models", "compiler", "runtime", "meshc"]),
     ("bench", &["mesh", "proto", "pjrt", "models", "compiler", "runtime", "meshc"]),
     ("xtask", &[]),
