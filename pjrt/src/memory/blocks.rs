@@ -14,9 +14,12 @@ use std::{
 /// Blocks of at least this size are ours.
 const LARGE: usize = 1 << 20;
 
-/// Blocks begin and end at multiples of this, the size of a huge page: fewer pages to clear, and the way to tell
-/// our blocks from the C library's costs next to nothing.
-const PAGE: usize = 2 << 20;
+/// Blocks begin at multiples of this, the size of a huge page: fewer pages to clear, and to tell our blocks from the
+/// C library's costs next to nothing.
+const START: usize = 2 << 20;
+
+/// They end at multiples of this. A huge page is not begun for a few bytes.
+const PAGE: usize = 4 << 10;
 
 /// The most blocks there can be. Beyond it the C library serves.
 const MOST: usize = 4096;
@@ -60,7 +63,7 @@ pub(super) fn in_use() -> Option<usize> {
 
 /// A block of `size` bytes at a multiple of `align`; nothing if such blocks are not ours, or there is no memory.
 pub(super) fn take(size: usize, align: usize) -> Option<Taken> {
-    if size < LARGE || align > PAGE || !KEEPS.load(Ordering::Acquire) {
+    if size < LARGE || align > START || !KEEPS.load(Ordering::Acquire) {
         return None;
     }
     let whole = size.checked_next_multiple_of(PAGE)?;
@@ -87,7 +90,7 @@ pub(super) fn give_back() {
 }
 
 fn may_be_ours(address: *mut c_void) -> bool {
-    !address.is_null() && (address as usize).is_multiple_of(PAGE) && KEEPS.load(Ordering::Acquire)
+    !address.is_null() && (address as usize).is_multiple_of(START) && KEEPS.load(Ordering::Acquire)
 }
 
 fn pool() -> MutexGuard<'static, Pool> {
@@ -149,9 +152,9 @@ impl Pool {
     }
 }
 
-/// A mapping of `size` bytes at a multiple of [`PAGE`].
+/// A mapping of `size` bytes at a multiple of [`START`].
 fn map(size: usize) -> Option<usize> {
-    let whole = size.checked_add(PAGE)?;
+    let whole = size.checked_add(START)?;
     let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: a new mapping at a place of the system's choice touches nothing that is there.
     let found = unsafe { libc::mmap(ptr::null_mut(), whole, access, kind, -1, 0) };
@@ -159,7 +162,7 @@ fn map(size: usize) -> Option<usize> {
         return None;
     }
     let start = found as usize;
-    let address = start.next_multiple_of(PAGE);
+    let address = start.next_multiple_of(START);
     let (before, after) = (address - start, start + whole - (address + size));
     // SAFETY: both ends are parts of the mapping just made, outside of what is kept of it. Where the system has no
     // huge pages to give, the advice does nothing.
