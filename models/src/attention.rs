@@ -160,6 +160,12 @@ pub fn padding_mask<'g>(tokens: Tensor<'g>, length: &Dim) -> Tensor<'g> {
     (tokens.eq(0).cast(DType::F32) * MASKED).rename(length, "memory_length")
 }
 
+/// What to add to logits so that positions look only at those of their own segment, by the numbers of segments:
+/// `[batch, query, memory_length]`.
+pub fn segment_mask<'g>(query: Tensor<'g>, memory: Tensor<'g>, length: &Dim) -> Tensor<'g> {
+    query.ne(memory.rename(length, "memory_length")).cast(DType::F32) * MASKED
+}
+
 /// What to add to logits so that only earlier positions and the own one are looked at:
 /// `[query, memory_length]`.
 pub fn causal_mask<'g>(cx: &Context<'g>, query: &Dim, memory: &Dim) -> Tensor<'g> {

@@ -18,6 +18,10 @@ pub struct Config {
     pub input_length: usize,
     /// Tokens of a target.
     pub target_length: usize,
+    /// What is made of text.
+    pub objective: Objective,
+    /// Whether a row may have several examples, kept apart.
+    pub packing: bool,
     /// Size of the vocabulary.
     pub vocab: usize,
     /// Size of the residual stream.
@@ -59,6 +63,28 @@ pub struct Config {
     pub unroll: bool,
     /// How parameters move.
     pub optimizer: Optimizer,
+}
+
+/// What inputs and targets are made of text. The runtime makes them; the program says which it is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Objective {
+    /// T5's: spans are missing, and are to be written out.
+    SpanCorruption,
+    /// The beginning of a text, and what follows it.
+    PrefixLm,
+    /// Text, with nothing but an end in front of the encoder.
+    Lm,
+}
+
+impl Objective {
+    /// The word on the command line, and the fact `task` of a program that trains.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SpanCorruption => "span_corruption",
+            Self::PrefixLm => "prefix_lm",
+            Self::Lm => "lm",
+        }
+    }
 }
 
 /// What is between the products of a feed-forward layer.
@@ -115,6 +141,8 @@ impl Default for Config {
             batch: 32,
             input_length: 128,
             target_length: 128,
+            objective: Objective::SpanCorruption,
+            packing: false,
             vocab: 384,
             d_model: 512,
             d_ff: 2048,
@@ -162,6 +190,10 @@ impl Config {
         for (key, size) in sizes {
             *size = args.get(key, *size);
         }
+        let words = [Objective::SpanCorruption, Objective::PrefixLm, Objective::Lm];
+        let chosen = args.choice("objective", &words.map(Objective::name), self.objective.name());
+        self.objective = words.into_iter().find(|o| o.name() == chosen).unwrap_or(self.objective);
+        self.packing = args.get("packing", self.packing);
         // 0 stands for "as the model says".
         let layers = args.get("layers", 0);
         if layers > 0 {

@@ -21,19 +21,27 @@ pub struct Context<'g> {
     pub broadcast: bool,
     /// Which tokens are no padding, as `pred[batch, length]`, if a layer is to know.
     pub real: Option<Tensor<'g>>,
+    /// What is added to logits of self-attention so that examples of one row do not see each other, if there are
+    /// several in a row.
+    pub apart: Option<Tensor<'g>>,
 }
 
 impl<'g> Context<'g> {
     /// For a model; training if there are random numbers.
     pub fn new(g: &'g Graph, config: &Config, rng: Option<Rng<'g>>) -> Self {
         let (dropout, broadcast) = (config.dropout, config.dropout_broadcast);
-        Self { g, precision: config.precision, rng, dropout, broadcast, real: None }
+        Self { g, precision: config.precision, rng, dropout, broadcast, real: None, apart: None }
     }
 
     /// For layers over `tokens`, of which 0 is padding.
     #[track_caller]
     pub fn over(&self, tokens: Tensor<'g>) -> Self {
         Self { real: Some(tokens.ne(0)), ..*self }
+    }
+
+    /// For layers whose self-attention has this mask besides its own.
+    pub fn apart(&self, mask: Option<Tensor<'g>>) -> Self {
+        Self { apart: mask, ..*self }
     }
 
     /// Whether this is a training step.

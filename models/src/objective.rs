@@ -1,8 +1,13 @@
-//! Span corruption: the cross-entropy of the targets, and what is added to it.
+//! What training makes small: the cross-entropy of the targets, and what is added to it.
+//!
+//! What inputs and targets are is the runtime's business: span corruption, a prefix and what follows it, or text
+//! with nothing before it (the fact `task`). A row may have several examples, with the number of its example for
+//! each token: attention keeps them apart, and each begins with the start token. Nothing has to be done about their
+//! positions, since biases go by distances within an example, which are those within the row.
 
 use crate::{
     Config, Context, Weights,
-    attention::padding_mask,
+    attention::{padding_mask, segment_mask},
     embedding::Embedding,
     stack::{Passed, Stack},
     switch::{RouterMetrics, options::Over},
@@ -21,6 +26,18 @@ pub struct EncoderDecoder {
     decoder: Stack,
 }
 
+/// What a step is given: `s32` tokens, 0 where there is none.
+#[derive(Clone, Copy, Debug)]
+pub struct Feeds<'g> {
+    /// What the encoder reads.
+    pub inputs: Tensor<'g>,
+    /// What the decoder is to write.
+    pub targets: Tensor<'g>,
+    /// Which example of its row each token of inputs and targets belongs to, from 1; 0 for none. Nothing if every row
+    /// is one example.
+    pub segments: Option<[Tensor<'g>; 2]>,
+}
+
 /// One pass through both stacks.
 #[derive(Clone, Debug)]
 pub struct Pass<'g> {
@@ -30,6 +47,14 @@ pub struct Pass<'g> {
     pub decoder: Passed<'g>,
     /// A logit for every position of the targets and every token, in `f32`.
     pub logits: Tensor<'g>,
+}
+
+/// Masks that keep the examples of a row apart: in both self-attentions, and in the decoder's attention to the encoder.
+#[derive(Clone, Copy)]
+struct Apart<'g> {
+    encoder: Tensor<'g>,
+    decoder: Tensor<'g>,
+    between: Tensor<'g>,
 }
 
 /// What a step gives.
@@ -80,6 +105,17 @@ impl EncoderDecoder {
         (inputs, g.input("targets", DType::S32, [&batch, &target_length]))
     }
 
+    /// All inputs of a step, `inputs_segments` and `targets_segments` too if rows have several examples.
+    pub fn feeds<'g>(&self, g: &'g Graph) -> Feeds<'g> {
+        let (batch, length, target_length) = self.dims();
+        let (inputs, targets) = self.inputs(g);
+        let segments = self.config.packing.then(|| {
+            let of = |name, dim| g.input(name, DType::S32, [&batch, dim]);
+            [of("inputs_segments", &length), of("targets_segments", &target_length)]
+        });
+        Feeds { inputs, targets, segments }
+    }
+
     /// Sequences, tokens of an input, tokens of a target.
     pub fn dims(&self) -> (Dim, Dim, Dim) {
         let Config { batch, input_length, target_length, .. } = self.config;
@@ -87,21 +123,32 @@ impl EncoderDecoder {
     }
 
     /// The losses for one batch; of a training step if there are random numbers.
-    pub fn losses<'g>(
-        &self,
-        g: &'g Graph,
-        inputs: Tensor<'g>,
-        targets: Tensor<'g>,
-        rng: Option<Rng<'g>>,
-    ) -> Losses<'g> {
-        let (batch, length, target_length) = self.dims();
-        let cx = &Context::new(g, &self.config, rng);
+    pub fn losses<'g>(&self, g: &'g Graph, feeds: Feeds<'g>, rng: Option<Rng<'g>>) -> Losses<'g> {
+        let (batch, _, target_length) = self.dims();
+        let Pass { encoder, decoder, logits } = self.run(&Context::new(g, &self.config, rng), feeds);
+        let routers = [("encoder", encoder.routers()), ("decoder", decoder.routers())];
+        g.scope("loss", || self.of_logits(logits, feeds.targets, [&batch, &target_length], routers))
+    }
+
+    /// Both stacks, over what a step is given.
+    pub fn run<'g>(&self, cx: &Context<'g>, feeds: Feeds<'g>) -> Pass<'g> {
+        let (_, length, target_length) = self.dims();
+        let Feeds { inputs, targets, segments } = feeds;
         // Each target is predicted from those before it; the first from the start token, 0.
         let before = targets.shift_right(&target_length, 1);
         let padding = padding_mask(inputs, &length);
-        let Pass { encoder, decoder, logits } = self.pass(cx, inputs, padding, before, targets);
-        let routers = [("encoder", encoder.routers()), ("decoder", decoder.routers())];
-        g.scope("loss", || self.of_logits(logits, targets, [&batch, &target_length], routers))
+        let Some([of_inputs, of_targets]) = segments else {
+            return self.pass(cx, inputs, padding, before, targets);
+        };
+        let first = of_targets.ne(of_targets.shift_right(&target_length, 1));
+        let before = first.select(cx.g.constant(0, DType::S32), before);
+        // Padding is in segment 0, which no token that counts is in.
+        let apart = cx.g.scope("segments", || Apart {
+            encoder: segment_mask(of_inputs, of_inputs, &length),
+            decoder: segment_mask(of_targets, of_targets, &target_length),
+            between: segment_mask(of_targets, of_inputs, &length),
+        });
+        self.stacks(cx, inputs, (padding, Some(apart)), before, targets)
     }
 
     /// Both stacks: `padding` is what is added to logits of attention over `inputs`, `before` are the tokens
@@ -114,13 +161,27 @@ impl EncoderDecoder {
         before: Tensor<'g>,
         targets: Tensor<'g>,
     ) -> Pass<'g> {
+        self.stacks(cx, inputs, (padding, None), before, targets)
+    }
+
+    fn stacks<'g>(
+        &self,
+        cx: &Context<'g>,
+        inputs: Tensor<'g>,
+        (padding, apart): (Tensor<'g>, Option<Apart<'g>>),
+        before: Tensor<'g>,
+        targets: Tensor<'g>,
+    ) -> Pass<'g> {
         let (batch, length, target_length) = self.dims();
         let g = cx.g;
         let x = g.scope("embedding", || self.embedding.lookup(cx, inputs));
-        let encoder = self.encoder.forward(&cx.over(inputs), x, &length, None, padding);
+        let of_encoder = cx.over(inputs).apart(apart.map(|a| a.encoder));
+        let encoder = self.encoder.forward(&of_encoder, x, &length, None, padding);
         let memory = encoder.x.rename(&length, "memory_length");
         let y = g.scope("embedding", || self.embedding.lookup(cx, before));
-        let decoder = self.decoder.forward(&cx.over(targets), y, &target_length, Some(memory), padding);
+        let of_decoder = cx.over(targets).apart(apart.map(|a| a.decoder));
+        let seen = apart.map_or(padding, |a| a.between);
+        let decoder = self.decoder.forward(&of_decoder, y, &target_length, Some(memory), seen);
         let logits = g.scope("logits", || self.embedding.logits(cx, decoder.x, &batch, &target_length));
         Pass { encoder, decoder, logits }
     }

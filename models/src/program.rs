@@ -47,10 +47,10 @@ pub fn program(config: &Config, place: &Site) -> Program {
 
     p.function("train_step", |g| {
         let seed = g.input("seed", DType::U32, []);
-        let (inputs, targets) = model.inputs(g);
+        let feeds = model.feeds(g);
         let now = step.read(g);
         let rng = Rng::new(seed, now.cast(DType::U32));
-        let losses = model.losses(g, inputs, targets, Some(rng));
+        let losses = model.losses(g, feeds, Some(rng));
         let report = g.scope("optimizer", || optimizer.apply(g, losses.total(), now));
         step.assign(now + 1);
         g.output("loss", losses.cross_entropy);
@@ -62,8 +62,7 @@ pub fn program(config: &Config, place: &Site) -> Program {
         }
     });
     p.function("eval_step", |g| {
-        let (inputs, targets) = model.inputs(g);
-        let losses = model.losses(g, inputs, targets, None);
+        let losses = model.losses(g, model.feeds(g), None);
         g.output("loss", losses.cross_entropy);
         g.output("accuracy", losses.accuracy);
         g.output("tokens", losses.tokens);
@@ -73,7 +72,10 @@ pub fn program(config: &Config, place: &Site) -> Program {
 }
 
 fn facts(p: &Program, config: &Config) {
-    p.meta("task", "span_corruption");
+    p.meta("task", config.objective.name());
+    if config.packing {
+        p.meta("packing", true);
+    }
     p.meta("vocab", config.vocab);
     p.meta("batch", config.batch);
     p.meta("input_length", config.input_length);

@@ -185,7 +185,8 @@ impl Stack {
                 bias += causal_mask(cx, length, &own);
             }
             // The decoder's own padding comes last, so that causality hides it from what counts.
-            let masks = if self.decoder { vec![bias] } else { vec![bias, padding] };
+            let mut masks = if self.decoder { vec![bias] } else { vec![bias, padding] };
+            masks.extend(cx.apart);
             let mut x = cx.drop(x, &[length]);
             let mut segments = Vec::new();
             for segment in &self.segments {
