@@ -9,4 +9,5 @@ pub mod passes;
 pub mod pipeline;
 pub mod random;
 pub mod report;
+pub mod target;
 pub mod wire;

@@ -9,22 +9,52 @@ use crate::{
 use anyhow::{Context, Result};
 use compiler::{
     artefact::Artefact,
-    report::table::{size, table},
+    report::{
+        compiled::{Compiled, CompiledMemory},
+        optimized,
+        table::{size, table},
+    },
+    target::Slice,
 };
 use mesh::Mesh;
-use pjrt::{Client, Executable, LoadedExecutable, Program, Topology, Value};
-use proto::{Message, hlo_text, xla::HloModuleProto};
-use runtime::plugin::{Surroundings, list};
+use pjrt::{Client, Code, Executable, LoadedExecutable, Program, Topology, Value};
+use proto::{Message, hlo_text, manifest::Function, xla::HloModuleProto};
+use std::time::Instant;
+
+/// The file with what the plugin's compiler made of the functions.
+pub const COMPILED: &str = "compiled.json";
 
 /// What a program is compiled for, apart from its mesh.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct TargetArgs {
-    /// cpu, gpu or a TPU slice such as tpu:v5e:2x4
+    /// cpu, gpu or a TPU slice such as tpu:v5e:2x4, tpu:v4:8x8x8:megacore or tpu:v5e:4x4:slices=2
     #[arg(long, default_value = "cpu")]
     pub target: Target,
-    /// An option of a TPU slice, such as chip_config_name=megacore or num_slices=2; may be given several times
+    /// An option of libtpu's for the topology of a slice, such as wrap=true,true; may be given several times
     #[arg(long = "target-option", value_name = "KEY=VALUE", value_parser = named_value)]
     pub slice_options: Vec<(String, Value)>,
+}
+
+impl TargetArgs {
+    /// The same with options that the name of the slice can say in its name.
+    pub fn settled(&self) -> Result<Self> {
+        let mut settled = Self { target: self.target.clone(), slice_options: Vec::new() };
+        for (key, value) in &self.slice_options {
+            let Target::Tpu(slice) = &mut settled.target else {
+                let help = "leave --target-option out, or name a slice with --target tpu:GENERATION:SHAPE";
+                return Err(failure(format!("{} has no options", self.target), help));
+            };
+            let wrong =
+                |what: String| failure(format!("--target-option {key}: {what}"), "see `meshc help compile`");
+            match (key.as_str(), value) {
+                ("chip_config_name", Value::Text(name)) => slice.set_config(name).map_err(wrong)?,
+                ("num_slices", Value::Int(n)) if (1..=256).contains(n) => slice.slices = *n as usize,
+                ("num_slices", _) => return Err(wrong("it is a number from 1 to 256".into())),
+                _ => settled.slice_options.push((key.clone(), value.clone())),
+            }
+        }
+        Ok(settled)
+    }
 }
 
 /// Which files are wanted.
@@ -36,33 +66,54 @@ pub struct Wanted {
     pub optimized_hlo: bool,
 }
 
-/// Whether the target has as many devices as the mesh, as far as that can be known: only libtpu knows how many devices
-/// a slice has.
-pub fn check_target(args: &TargetArgs, mesh: &Mesh, plugin: &PluginArgs) -> Result<()> {
-    let Target::Tpu(_) = args.target else { return Ok(()) };
-    let platform = args.target.platform();
-    if plugin.plugin.is_none() && list(platform, None, &Surroundings::of_process()?)?.is_empty() {
-        eprintln!("note: libtpu was not found, so the number of devices of {} is not checked", args.target);
-        return Ok(());
+/// Whether the target has as many devices as the mesh.
+pub fn check_target(args: &TargetArgs, mesh: &Mesh) -> Result<()> {
+    match args.target.slice() {
+        Some(slice) => check_devices(mesh, &args.target, slice.devices()),
+        None => Ok(()),
     }
-    topology(args, plugin, mesh).map(drop)
 }
 
-/// The topology of a TPU target, if it has as many devices as the mesh.
-fn topology(args: &TargetArgs, plugin: &PluginArgs, mesh: &Mesh) -> Result<Topology> {
-    let chosen = plugin.load(args.target.platform())?;
-    let slice = match &args.target {
-        Target::Tpu(slice) => slice.as_str(),
-        Target::Cpu | Target::Gpu => "",
-    };
-    let topology = Topology::create(&chosen.plugin, slice, &args.slice_options).map_err(|e| {
+/// The topology of a slice.
+pub fn topology(slice: &Slice, more: &[(String, Value)], plugin: &PluginArgs) -> Result<Topology> {
+    let target = Target::Tpu(Box::new(slice.clone()));
+    let chosen = plugin.load(target.platform()).map_err(held)?;
+    let mut options = more.to_vec();
+    if let Some(config) = &slice.mode.config {
+        options.push(("chip_config_name".into(), Value::Text(config.clone())));
+    }
+    if slice.slices > 1 {
+        options.push(("num_slices".into(), Value::Int(slice.slices as i64)));
+    }
+    let topology = Topology::create(&chosen.plugin, &slice.topology(), &options).map_err(|e| {
         failure(
-            format!("`{}` makes no topology of {}: {e}", chosen.found.path.display(), args.target),
-            "slices are named GENERATION:SHAPE, such as v4:2x2x1, v5e:2x4 or v5p:2x2x1; see --target-option for more",
+            format!("`{}` makes no topology of {target}: {e}", chosen.found.path.display()),
+            format!("this libtpu does not have the slice: there are {}", slice.generation.shapes.join(", ")),
         )
     })?;
-    check_devices(mesh, &args.target, topology.devices()?.len())?;
+    let devices = topology.devices()?.len();
+    if devices != slice.devices() {
+        return Err(failure(
+            format!("{target} has {} devices, but libtpu says {devices}", slice.devices()),
+            "an option of --target-option changes what the slice is; say it in the name of the slice",
+        ));
+    }
     Ok(topology)
+}
+
+/// libtpu refuses to be loaded while another process holds its lock file, unless it is told that this may be.
+fn held(error: anyhow::Error) -> anyhow::Error {
+    let text = format!("{error:#}");
+    if !["lockfile", "libtpu_lock", "already in use by"].iter().any(|words| text.contains(words)) {
+        return error;
+    }
+    failure(
+        format!(
+            "libtpu's lock file, /tmp/libtpu_lockfile, is held by another process or is not ours: {text}"
+        ),
+        "unset ALLOW_MULTIPLE_LIBTPU_LOAD (meshc then sets it to 1: compiling for slices that are not here needs no \
+         TPU for itself), or wait until the other process has ended",
+    )
 }
 
 /// Whoever compiles: a client with its devices, or a topology that need not be here.
@@ -71,12 +122,12 @@ enum Compiler {
     Topology(Topology),
 }
 
-enum Compiled {
+enum Made {
     Here(LoadedExecutable),
     Elsewhere(Executable),
 }
 
-impl Compiled {
+impl Made {
     fn executable(&self) -> &Executable {
         match self {
             Self::Here(loaded) => loaded.executable(),
@@ -85,84 +136,153 @@ impl Compiled {
     }
 }
 
-/// Compiles all functions, says what each needs, and returns the files that are wanted.
-pub fn compile(
-    artefact: &Artefact,
-    args: &TargetArgs,
-    mesh: &Mesh,
-    plugin: &PluginArgs,
-    wanted: Wanted,
-) -> Result<Vec<(String, Vec<u8>)>> {
-    let compiler = match &args.target {
-        Target::Tpu(_) => Compiler::Topology(topology(args, plugin, mesh)?),
-        Target::Cpu | Target::Gpu => {
-            let chosen = plugin.load(args.target.platform())?;
-            let options = plugin.client_options(chosen.platform, mesh.devices() as u64);
-            Compiler::Client(Client::create(&chosen.plugin, &options).context("creating a client")?)
-        }
-    };
-    let mut files = Vec::new();
-    let mut rows = Vec::new();
-    for function in &artefact.manifest.functions {
+/// A plugin's compiler for a target.
+pub struct Ahead<'a> {
+    compiler: Compiler,
+    target: &'a Target,
+    mesh: &'a Mesh,
+}
+
+/// What became of one function.
+pub struct Outcome {
+    /// What there is to say about it.
+    pub compiled: Compiled,
+    executable: Made,
+    optimized: Option<(pjrt::OptimizedCode, Option<HloModuleProto>)>,
+    devices: usize,
+}
+
+/// The function needs more memory than a device has; in the plugin's words.
+#[derive(Debug)]
+pub struct TooLarge(pub String);
+
+impl<'a> Ahead<'a> {
+    /// The one of the target's plugin.
+    pub fn new(args: &'a TargetArgs, mesh: &'a Mesh, plugin: &PluginArgs) -> Result<Self> {
+        let compiler = match &args.target {
+            Target::Tpu(slice) => Compiler::Topology(topology(slice, &args.slice_options, plugin)?),
+            Target::Cpu | Target::Gpu => {
+                let chosen = plugin.load(args.target.platform())?;
+                let options = plugin.client_options(chosen.platform, mesh.devices() as u64);
+                Compiler::Client(Client::create(&chosen.plugin, &options).context("creating a client")?)
+            }
+        };
+        Ok(Self { compiler, target: &args.target, mesh })
+    }
+
+    /// Compiles one function of `artefact`.
+    pub fn compile(&self, artefact: &Artefact, function: &Function) -> Result<Result<Outcome, TooLarge>> {
         let bytes = |file: &Option<proto::manifest::File>| -> &[u8] {
             let name = file.as_ref().map_or("", |f| &f.name);
             artefact.files.iter().find(|(n, _)| n == name).map_or(&[], |(_, bytes)| bytes)
         };
-        eprintln!("compiling {} for {}", function.name, args.target);
         let (code, options) = (Program::hlo(bytes(&function.module)), bytes(&function.compile_options));
-        let compiled = match &compiler {
-            Compiler::Client(client) => client.compile(&code, options).map(Compiled::Here),
-            Compiler::Topology(topology) => topology.compile(&code, options, None).map(Compiled::Elsewhere),
+        let since = Instant::now();
+        let made = match &self.compiler {
+            Compiler::Client(client) => client.compile(&code, options).map(Made::Here),
+            Compiler::Topology(topology) => topology.compile(&code, options, None).map(Made::Elsewhere),
         };
-        let context = || {
-            format!("compiling `{}` of `{}` for {}", function.name, artefact.manifest.program, args.target)
+        let made = match made {
+            Ok(made) => made,
+            Err(error) if error.code() == Some(Code::ResourceExhausted) => {
+                return Ok(Err(TooLarge(error.to_string())));
+            }
+            Err(error) => {
+                let what = format!(
+                    "compiling `{}` of `{}` for {}",
+                    function.name, artefact.manifest.program, self.target
+                );
+                return Err(anyhow::Error::new(error).context(what));
+            }
         };
-        let compiled = compiled.with_context(context)?;
-        let executable = compiled.executable();
-        let estimate = function.cost.as_ref().map(|c| c.peak_bytes_per_device);
-        rows.push(row(&function.name, executable, estimate)?);
+        let seconds = since.elapsed().as_secs_f64();
+        let memory = memory(made.executable())?;
+        let program = made.executable().optimized_program()?;
+        let module = program.as_ref().and_then(module);
+        let counted = module.as_ref().map(|m| optimized::count(m, self.mesh));
+        let compiled = Compiled {
+            function: function.name.clone(),
+            target: self.target.to_string(),
+            usable_bytes: self.target.slice().map_or(0, Slice::hbm),
+            seconds,
+            memory,
+            program: counted,
+        };
+        let optimized = program.map(|p| (p, module));
+        Ok(Ok(Outcome { compiled, executable: made, optimized, devices: self.mesh.devices() }))
+    }
+}
+
+impl Outcome {
+    /// The files that are wanted of it.
+    pub fn files(self, wanted: Wanted) -> Result<Vec<(String, Vec<u8>)>> {
+        let Compiled { function, target, .. } = &self.compiled;
         let lacks = |what: &str| {
             failure(
-                format!("the plugin for {} does not give {what} of `{}`", args.target, function.name),
+                format!("the plugin for {target} does not give {what} of `{function}`"),
                 "leave it out of --emit, or name another plugin with --plugin",
             )
         };
+        let mut files = Vec::new();
         if wanted.executable {
-            let bytes = executable.serialize()?.ok_or_else(|| lacks("the bytes"))?;
-            files.push((format!("{}.executable", function.name), bytes));
+            let bytes = self.executable.executable().serialize()?.ok_or_else(|| lacks("the bytes"))?;
+            files.push((format!("{function}.executable"), bytes));
         }
         if wanted.optimized_hlo {
-            let program = executable.optimized_program()?.ok_or_else(|| lacks("the optimized program"))?;
-            files.extend(optimized(&function.name, program, mesh.devices()));
+            let (code, module) = self.optimized.ok_or_else(|| lacks("the optimized program"))?;
+            files.extend(optimized_files(function, code, module, self.devices));
         }
+        Ok(files)
     }
-    let heads =
-        ["function", "arguments", "outputs", "in place", "temporaries", "code", "peak", "our estimate"];
-    println!("bytes per device, as {} has them:", args.target);
-    let mut text = String::new();
-    table(&mut text, &heads, "<>>>>>>>", &rows)?;
-    print!("{text}");
-    Ok(files)
 }
 
-/// What the plugin says that a function needs, beside what we say.
-fn row(name: &str, executable: &Executable, estimate: Option<u64>) -> Result<Vec<String>> {
-    let estimate = estimate.map_or_else(|| "-".to_owned(), size);
-    let Some(stats) = executable.memory_stats()? else {
-        return Ok([&[name.to_owned()][..], &vec!["-".to_owned(); 6], &[estimate]].concat());
-    };
-    let bytes = |n: i64| size(u64::try_from(n).unwrap_or(0));
+/// What the plugin says that functions need, beside what we say.
+pub fn say(all: &[Compiled], estimates: &[(String, u64)]) -> Result<()> {
+    let Some(first) = all.first() else { return Ok(()) };
+    let heads = [
+        "function",
+        "arguments",
+        "outputs",
+        "in place",
+        "temporaries",
+        "code",
+        "peak",
+        "our estimate",
+        "seconds",
+    ];
+    let rows: Vec<Vec<String>> = all
+        .iter()
+        .map(|c| {
+            let estimate = estimates.iter().find(|(name, _)| *name == c.function);
+            let estimate = estimate.map_or_else(|| "-".to_owned(), |(_, bytes)| size(*bytes));
+            let memory = match c.memory {
+                Some(m) => {
+                    [m.arguments, m.outputs, m.in_place, m.temporaries, m.code, m.peak].map(size).to_vec()
+                }
+                None => vec!["-".to_owned(); 6],
+            };
+            [&[c.function.clone()][..], &memory, &[estimate, format!("{:.1}", c.seconds)]].concat()
+        })
+        .collect();
+    println!("bytes per device, as {} has them:", first.target);
+    let mut text = String::new();
+    table(&mut text, &heads, "<>>>>>>>>", &rows)?;
+    print!("{text}");
+    Ok(())
+}
+
+fn memory(executable: &Executable) -> Result<Option<CompiledMemory>> {
+    let Some(stats) = executable.memory_stats()? else { return Ok(None) };
+    let bytes = |n: i64| u64::try_from(n).unwrap_or(0);
     let sum = stats.arguments + stats.outputs - stats.aliased + stats.temporaries + stats.generated_code;
-    Ok(vec![
-        name.to_owned(),
-        bytes(stats.arguments),
-        bytes(stats.outputs),
-        bytes(stats.aliased),
-        bytes(stats.temporaries),
-        bytes(stats.generated_code),
-        bytes(stats.peak.filter(|p| *p > 0).unwrap_or(sum)),
-        estimate,
-    ])
+    Ok(Some(CompiledMemory {
+        arguments: bytes(stats.arguments),
+        outputs: bytes(stats.outputs),
+        in_place: bytes(stats.aliased),
+        temporaries: bytes(stats.temporaries),
+        code: bytes(stats.generated_code),
+        peak: bytes(stats.peak.filter(|p| *p > 0).unwrap_or(sum)),
+    }))
 }
 
 /// An `HloModuleProtoWithConfig`, as far as it is read here.
@@ -172,12 +292,27 @@ struct WithConfig {
     hlo_module: Option<HloModuleProto>,
 }
 
-fn optimized(name: &str, program: pjrt::OptimizedCode, devices: usize) -> Vec<(String, Vec<u8>)> {
-    let module = match program.format.as_str() {
-        "hlo_with_config" => WithConfig::decode(&program.code[..]).ok().and_then(|m| m.hlo_module),
+fn module(program: &pjrt::OptimizedCode) -> Option<HloModuleProto> {
+    match program.format.as_str() {
+        "hlo_with_config" => WithConfig::decode(&program.code[..]).ok()?.hlo_module,
         "hlo" => HloModuleProto::decode(&program.code[..]).ok(),
         _ => None,
-    };
+    }
+}
+
+/// The module in the bytes of a file: as we write it, or as plugins give it.
+pub fn read_module(bytes: &[u8]) -> Option<HloModuleProto> {
+    let has_entry = |m: &HloModuleProto| !m.computations.is_empty();
+    let plain = HloModuleProto::decode(bytes).ok().filter(has_entry);
+    plain.or_else(|| WithConfig::decode(bytes).ok()?.hlo_module.filter(has_entry))
+}
+
+fn optimized_files(
+    name: &str,
+    program: pjrt::OptimizedCode,
+    module: Option<HloModuleProto>,
+    devices: usize,
+) -> Vec<(String, Vec<u8>)> {
     let Some(module) = module else {
         return vec![(format!("{name}.optimized.{}", program.format), program.code)];
     };

@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`commands`], one file each; then what they share: [`model`] (from a model file to a
 //! program), [`subject`] (programs with parameters), [`placement`] and [`target`] (where it is to run), [`lower`] (through the compiler), [`ahead`] (through
-//! a plugin's compiler), [`device`] (plugins and clients), [`tensors`] (safetensors), [`folder`] (writing things
+//! a plugin's compiler), [`fit`] (programs that are too large), [`device`] (plugins and clients), [`tensors`] (safetensors), [`folder`] (writing things
 //! whole), [`hf`] (models of Hugging Face's transformers), [`reading`] (text for training), [`summary`] and [`progress`]
 //! (what is said about training), [`diagnostics`] and [`failure`] (about mistakes).
 
@@ -12,6 +12,7 @@ mod commands;
 mod device;
 mod diagnostics;
 mod failure;
+mod fit;
 mod folder;
 mod hf;
 mod lower;

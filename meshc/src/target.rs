@@ -1,11 +1,12 @@
 //! What a program is compiled for.
 
 use anyhow::Result;
+use compiler::target::{Slice, generations};
 use runtime::plugin::Platform;
 use std::{fmt, str::FromStr};
 
 /// A platform, for TPUs with the slice.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub enum Target {
     /// CPUs, as many virtual devices as the mesh has.
     #[default]
@@ -13,7 +14,7 @@ pub enum Target {
     /// GPUs of this machine.
     Gpu,
     /// A TPU slice such as `v5e:2x4`, present or not.
-    Tpu(String),
+    Tpu(Box<Slice>),
 }
 
 impl Target {
@@ -25,32 +26,35 @@ impl Target {
             Self::Tpu(_) => Platform::Tpu,
         }
     }
+
+    /// The slice, if it is one.
+    pub fn slice(&self) -> Option<&Slice> {
+        match self {
+            Self::Cpu | Self::Gpu => None,
+            Self::Tpu(slice) => Some(slice),
+        }
+    }
 }
 
 impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let known = "targets are cpu, gpu and tpu:GENERATION:SHAPE such as tpu:v5e:2x4";
+        let known = || {
+            let names: Vec<String> = generations().into_iter().map(|g| g.name).collect();
+            format!(
+                "targets are cpu, gpu and tpu:GENERATION:SHAPE such as tpu:v5e:2x4 or tpu:v4:8x8x8:megacore:slices=2, \
+                 of the generations {}",
+                names.join(", ")
+            )
+        };
         match text.split_once(':') {
             None if text == "cpu" => Ok(Self::Cpu),
             None if text == "gpu" => Ok(Self::Gpu),
-            None if text == "tpu" => Err(format!("a TPU target names its slice: {known}")),
-            Some(("tpu", slice)) => match slice.split_once(':') {
-                Some((generation, shape)) if Self::is_slice(generation, shape) => {
-                    Ok(Self::Tpu(slice.to_owned()))
-                }
-                Some(_) | None => Err(format!("`{slice}` is not the name of a TPU slice: {known}")),
-            },
-            Some(_) | None => Err(known.to_owned()),
+            None if text == "tpu" => Err(format!("a TPU target names its slice: {}", known())),
+            Some(("tpu", slice)) => Slice::parse(slice).map(|s| Self::Tpu(Box::new(s))),
+            Some(_) | None => Err(known()),
         }
-    }
-}
-
-impl Target {
-    fn is_slice(generation: &str, shape: &str) -> bool {
-        let word = !generation.is_empty() && generation.chars().all(|c| c.is_ascii_alphanumeric());
-        word && shape.split('x').all(|n| n.parse::<u32>().is_ok_and(|n| n > 0))
     }
 }
 
@@ -70,12 +74,16 @@ mod tests {
 
     #[test]
     fn targets_round_trip_and_mistakes_say_what_there_is() {
-        for text in ["cpu", "gpu", "tpu:v4:8x8x8", "tpu:tpu7x:2x2x1"] {
+        for text in ["cpu", "gpu", "tpu:v4:8x8x8", "tpu:tpu7x:2x2x1", "tpu:v4:8x8x8:megacore:slices=2"] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
         }
-        for text in ["", "cuda", "tpu", "tpu:v5e", "tpu:v5e:2x", "tpu:v5e:0x4", "gpu:1"] {
+        for text in ["", "cuda", "tpu", "gpu:1"] {
             let error = text.parse::<Target>().unwrap_err();
             assert!(error.contains("tpu:v5e:2x4"), "{text}: {error}");
+        }
+        for text in ["tpu:v5e", "tpu:v5e:2x", "tpu:v5e:0x4"] {
+            let error = text.parse::<Target>().unwrap_err();
+            assert!(error.contains("there are 1x1, 2x2, 2x4"), "{text}: {error}");
         }
     }
 }

@@ -91,6 +91,28 @@ fn a_mesh_that_is_none() {
     matmul_fails(&["--target", "tpu:v5e"], 2, &["tpu:v5e:2x4"]);
 }
 
+#[test]
+fn a_slice_that_is_none() {
+    matmul_fails(
+        &["--target", "tpu:v9:2x2"],
+        2,
+        &["no TPU generation `v9`", "v2, v3, v4, v5e, v5p, v6e, tpu7x"],
+    );
+    matmul_fails(&["--target", "tpu:v5e:3x5"], 2, &["`v5e:3x5` is no slice", "there are 1x1, 2x2, 2x4"]);
+    matmul_fails(&["--target", "tpu:v5e:2x4:megacore"], 2, &["`megacore` says nothing about v5e"]);
+    matmul_fails(
+        &["--target", "tpu:v4:2x2x1", "--mesh", "data=2"],
+        1,
+        &["the mesh data=2 is 2 devices, but tpu:v4:2x2x1 has 8", "--mesh data=8"],
+    );
+    matmul_fails(
+        &["--target", "tpu:v4:2x2x1", "--target-option", "chip_config_name=huge", "--mesh", "data=8"],
+        1,
+        &["v4 has no chip_config_name `huge`"],
+    );
+    matmul_fails(&["--target-option", "num_slices=2"], 1, &["cpu has no options"]);
+}
+
 // Models.
 
 #[test]

@@ -29,16 +29,56 @@ fn the_mesh_has_as_many_devices_as_the_slice() {
     let wrong = ["--mesh", "data=2,model=2", "--emit", "executable"];
     compile(&wrong).expect("libtpu is there").fails(&["the mesh data=2,model=2 is 4 devices", "product 8"]);
     // With megacore, a chip is one device.
-    let megacore = ["--target-option", "chip_config_name=megacore"];
-    let ran = compile(&[&wrong[..], &megacore].concat()).expect("libtpu is there").succeeds();
+    let megacore = ["compile", &path, "--target", "tpu:v4:2x2x1:megacore", "--mesh", "data=2,model=2"];
+    let ran = run(&place, &[&megacore[..], &["--emit", "executable"]].concat())
+        .expect("libtpu is there")
+        .succeeds();
     assert_eq!(ran.err.lines().count(), 2, "libtpu is to be quiet, but:\n{}", ran.err);
     assert!(ran.out.contains("our estimate"), "{}", ran.out);
     assert!(fs::metadata(place.at("matmul.artefact/forward.executable")).unwrap().len() > 1000);
-    let unknown = ["compile", &path, "--target", "tpu:v9:2x2", "--mesh", "data=4"];
-    run(&place, &unknown)
+    let report = run(&place, &["report", "matmul.artefact", "--function", "forward"])
         .expect("libtpu is there")
-        .fails(&["makes no topology of tpu:v9:2x2", "help: slices are named"]);
+        .succeeds();
+    for part in ["forward compiled for tpu:v4:2x2x1:megacore", "memory (compiler)", "est. cycles"] {
+        assert!(report.out.contains(part), "`{part}` is not in:\n{}", report.out);
+    }
     assert_eq!(place.entries(), ["matmul.artefact"]);
+}
+
+#[test]
+fn several_slices_are_one_mesh() {
+    let place = Workplace::new();
+    let path = model("matmul.rs");
+    let args = ["compile", &path, "--target", "tpu:v5e:2x2:slices=2", "--mesh", "data=2,model=4"];
+    let Some(ran) = run(&place, &[&args[..], &["--emit", "optimized-hlo"]].concat()) else { return };
+    ran.succeeds();
+    let report = run(&place, &["report", "matmul.artefact", "--function", "forward", "--json"])
+        .expect("libtpu is there");
+    let report: serde_json::Value = serde_json::from_str(&report.succeeds().out).expect("it prints JSON");
+    assert_eq!(report["compiled"]["target"], "tpu:v5e:2x2:slices=2");
+    assert!(report["compiled"]["program"]["matmul_flops"].as_u64().is_some_and(|n| n > 0), "{report}");
+}
+
+#[test]
+fn a_program_that_does_not_fit_says_why() {
+    let place = Workplace::new();
+    // 24 GB in one device of 16.
+    let text = "
+module large
+func f(%x x: f32[a=1000000, b=2048], %y y: f32[a=1000000, b=2048]) -> (z: f32[a=1000000, b=2048]) {
+  %z = add %x, %y : f32[a=1000000, b=2048]
+  return %z
+}
+";
+    let path = place.write("large.mesh", text);
+    let path = path.to_str().unwrap();
+    let args = ["compile", path, "--target", "tpu:v5e:1x1", "--emit", "executable"];
+    let Some(ran) = run(&place, &args) else { return };
+    ran.fails(&[
+        "`f` of `large` does not fit a device of tpu:v5e:1x1",
+        "by our estimate it needs 22.9 GiB",
+        "help:",
+    ]);
 }
 
 #[test]

@@ -17,7 +17,7 @@
 //! - experts' einsums count for tokens, not for slots: where a permutation, or a product with a one-hot, put
 //!   tokens into more or fewer slots, what follows is scaled back by tokens / slots, until another leads back.
 
-use super::{FlopsByPhase, trips};
+use super::{FlopsByPhase, part::part, trips};
 use mesh::{
     Body, Function, Inst, Mesh, Op, Type, Value,
     arena::Id,
@@ -46,7 +46,11 @@ fn device_body(mesh: &Mesh, body: &Body) -> FlopsByPhase {
 }
 
 /// All dims of an einsum, each once.
-fn dims<'b>(body: &'b Body, inst: &Inst, _: &Contract) -> impl Iterator<Item = &'b mesh::TensorDim> {
+pub(super) fn dims<'b>(
+    body: &'b Body,
+    inst: &Inst,
+    _: &Contract,
+) -> impl Iterator<Item = &'b mesh::TensorDim> {
     let (a, b) = (body.ty(inst.args[0]), body.ty(inst.args[1]));
     a.dims.iter().chain(b.dims.iter().filter(|d| !a.has(&d.dim.name)))
 }
@@ -55,8 +59,23 @@ fn dims<'b>(body: &'b Body, inst: &Inst, _: &Contract) -> impl Iterator<Item = &
 pub(super) fn per_step(f: &Function) -> u128 {
     let inputs = vec![Fact { data: true, ..Fact::default() }; f.body.params.len()];
     let mut sum = 0.0;
-    walk(&f.body, &inputs, 1.0, &mut sum);
+    walk(&f.body, &inputs, 1.0, &mut sum, &mut Slots::default());
     sum as u128
+}
+
+/// Slots for each token that the forward einsums of experts meet; 1 where tokens go to no slots.
+pub(super) fn slots(f: &Function) -> f64 {
+    let inputs = vec![Fact { data: true, ..Fact::default() }; f.body.params.len()];
+    let mut met = Slots::default();
+    walk(&f.body, &inputs, 1.0, &mut 0.0, &mut met);
+    if met.tokens > 0.0 { met.slots / met.tokens } else { 1.0 }
+}
+
+/// Arithmetic of experts, on slots and as far as it is on tokens.
+#[derive(Default)]
+struct Slots {
+    slots: f64,
+    tokens: f64,
 }
 
 /// What is known of a value.
@@ -79,33 +98,39 @@ impl Default for Fact {
 }
 
 /// Adds up the forward einsums of a body and gives what is known of its results.
-fn walk(body: &Body, params: &[Fact], times: f64, sum: &mut f64) -> Vec<Fact> {
+fn walk(body: &Body, params: &[Fact], times: f64, sum: &mut f64, met: &mut Slots) -> Vec<Fact> {
     let mut facts = vec![Fact::default(); body.values.len()];
     for (p, fact) in body.params.iter().zip(params) {
         facts[p.index()] = *fact;
     }
     for inst in &body.insts {
         let args: Vec<Fact> = inst.args.iter().map(|a| facts[a.index()]).collect();
-        let results = inner(inst, &args, times, sum)
+        let results = inner(inst, &args, times, sum, met)
             .unwrap_or_else(|| vec![result(body, inst, &args); inst.results.len()]);
         for (r, fact) in inst.results.iter().zip(results) {
             facts[r.index()] = fact;
         }
         if let Op::Contract(op) = &inst.op {
             *sum += times * counted(body, inst, op, &args);
+            let slots = merge(&args).slots;
+            if inst.site.phase == Phase::Forward && slots != 1.0 && part(&inst.site.scope) == "experts" {
+                let n: f64 = dims(body, inst, op).map(|d| d.dim.size as f64).product();
+                met.slots += times * n;
+                met.tokens += times * n / slots;
+            }
         }
     }
     body.results.iter().map(|r: &Value| facts[r.index()]).collect()
 }
 
 /// Results of an operation with bodies, which are walked.
-fn inner(inst: &Inst, args: &[Fact], times: f64, sum: &mut f64) -> Option<Vec<Fact>> {
+fn inner(inst: &Inst, args: &[Fact], times: f64, sum: &mut f64, met: &mut Slots) -> Option<Vec<Fact>> {
     match &inst.op {
-        Op::Control(Control::Scan(op)) => Some(scan(op, args, times, sum)),
+        Op::Control(Control::Scan(op)) => Some(scan(op, args, times, sum, met)),
         Op::Control(Control::Cond { then, otherwise }) => {
             let (mut a, mut b) = (0.0, 0.0);
-            let facts = walk(then, &args[1..], times, &mut a);
-            let other = walk(otherwise, &args[1..], times, &mut b);
+            let facts = walk(then, &args[1..], times, &mut a, met);
+            let other = walk(otherwise, &args[1..], times, &mut b, &mut Slots::default());
             *sum += f64::max(a, b);
             Some(facts.into_iter().zip(other).map(|(a, b)| merge(&[a, b])).collect())
         }
@@ -121,7 +146,7 @@ fn inner(inst: &Inst, args: &[Fact], times: f64, sum: &mut f64) -> Option<Vec<Fa
     }
 }
 
-fn scan(op: &Scan, args: &[Fact], times: f64, sum: &mut f64) -> Vec<Fact> {
+fn scan(op: &Scan, args: &[Fact], times: f64, sum: &mut f64, met: &mut Slots) -> Vec<Fact> {
     let mut params = args.to_vec();
     if let Some(carry) =
         (0..op.carries).find(|i| args[*i].data && op.body.ty(op.body.params[*i]).dims.len() > 1)
@@ -133,12 +158,12 @@ fn scan(op: &Scan, args: &[Fact], times: f64, sum: &mut f64) -> Vec<Fact> {
     }
     // What a carry becomes in one iteration holds from the next one on.
     for _ in 0..=op.carries {
-        let results = walk(&op.body, &params, 0.0, &mut 0.0);
+        let results = walk(&op.body, &params, 0.0, &mut 0.0, &mut Slots::default());
         for (p, r) in params.iter_mut().zip(&results).take(op.carries) {
             p.data |= r.data;
         }
     }
-    walk(&op.body, &params, times * op.dim.size as f64, sum)
+    walk(&op.body, &params, times * op.dim.size as f64, sum, met)
 }
 
 /// Elements of `carry` for each of `other`, in the dims that only one of them has.

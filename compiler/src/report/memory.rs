@@ -4,10 +4,11 @@
 //! old one if nothing needs the old one any more (donation); renames and reshapes are views; what is cheap
 //! to make (constants, iotas, random numbers, broadcasts) and element-by-element results with one user of
 //! the same kind, or a fold, are never stored; a loop holds its stacked results from its start and the
-//! most that one iteration needs. Buffers are not fragmented. The real plugin's figure is in its memory
+//! most that one iteration needs; what a loop would make anew in every iteration from what it never changes is made
+//! once before it and held throughout. Buffers are not fragmented. The real plugin's figure is in its memory
 //! statistics; this one is there before anything is compiled, and says which values are to blame.
 
-use super::{bytes, place};
+use super::{bytes, part::part, place};
 use mesh::{
     Body, Function, Inst, Mesh, Module, Op, StateId, Value,
     arena::Id,
@@ -35,6 +36,35 @@ pub struct Memory {
     pub temporaries: u64,
     /// The largest values held at that moment, state apart.
     pub largest: Vec<Held>,
+    /// Activations and temporaries again, by what they are for.
+    #[serde(default)]
+    pub purposes: Vec<Share>,
+    /// The same by the scope that made them.
+    #[serde(default)]
+    pub scopes: Vec<Share>,
+    /// The same by their dims.
+    #[serde(default)]
+    pub dims: Vec<Share>,
+}
+
+/// A part of what is held.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Share {
+    /// What part.
+    pub what: String,
+    /// Its bytes on one device.
+    pub bytes: u64,
+}
+
+/// What is held at a moment of a step.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Moment {
+    /// The scope of what runs then.
+    pub scope: String,
+    /// Whether it belongs to the backward half.
+    pub backward: bool,
+    /// Bytes of one device, state and inputs included.
+    pub bytes: u64,
 }
 
 /// A value held at the peak.
@@ -66,7 +96,7 @@ pub(super) fn peak(local: &Module, f: &Function) -> Memory {
         inputs: f.body.param_types().map(|ty| bytes(mesh, ty)).sum(),
         ..Memory::default()
     };
-    let most = most(mesh, &f.body);
+    let most = most(mesh, &f.body, &[]);
     memory.activations = most.held.iter().filter(|h| h.kept).map(|h| h.held.bytes).sum();
     memory.temporaries = most.held.iter().filter(|h| !h.kept).map(|h| h.held.bytes).sum();
     memory.total = memory.parameters
@@ -75,6 +105,9 @@ pub(super) fn peak(local: &Module, f: &Function) -> Memory {
         + memory.inputs
         + memory.activations
         + memory.temporaries;
+    memory.purposes = shares(&most.held, |h| h.purpose.to_owned());
+    memory.scopes = shares(&most.held, |h| h.held.scope.clone());
+    memory.dims = shares(&most.held, |h| h.dims.clone());
     let mut largest: Vec<Held> = most.held.into_iter().map(|h| h.held).collect();
     largest.sort_by_key(|h| std::cmp::Reverse(h.bytes));
     largest.truncate(LARGEST);
@@ -82,11 +115,51 @@ pub(super) fn peak(local: &Module, f: &Function) -> Memory {
     memory
 }
 
-/// A value held, and whether the backward half waits for it.
+/// What is held, added up by a word, the most first.
+fn shares(held: &[Kept], word: impl Fn(&Kept) -> String) -> Vec<Share> {
+    let mut sums: Vec<Share> = Vec::new();
+    for h in held {
+        let what = word(h);
+        match sums.iter_mut().find(|s| s.what == what) {
+            Some(share) => share.bytes += h.held.bytes,
+            None => sums.push(Share { what, bytes: h.held.bytes }),
+        }
+    }
+    sums.sort_by_key(|s| std::cmp::Reverse(s.bytes));
+    sums
+}
+
+/// What is held from instruction to instruction, bodies of loops once; `memory` is the function's peak. Of long
+/// programs only the highest of several neighbours.
+pub(super) fn timeline(mesh: &Mesh, f: &Function, memory: &Memory) -> Vec<Moment> {
+    const MOST: usize = 600;
+    let state = memory.parameters + memory.slots + memory.counters + memory.inputs;
+    let mut all = Vec::new();
+    moments(mesh, &f.body, &[], state, &mut all);
+    let step = all.len().div_ceil(MOST).max(1);
+    let highest = |some: &[Moment]| some.iter().max_by_key(|m| m.bytes).cloned();
+    all.chunks(step).filter_map(highest).collect()
+}
+
+fn moments(mesh: &Mesh, body: &Body, fixed: &[Value], base: u64, all: &mut Vec<Moment>) {
+    let lives = Lives::of(mesh, body, fixed);
+    for (i, inst) in body.insts.iter().enumerate() {
+        let bytes = base + lives.at(i).map(|v| lives.bytes[v.index()]).sum::<u64>();
+        let (scope, backward) = (inst.site.scope.to_string(), inst.site.phase == Phase::Backward);
+        all.push(Moment { scope, backward, bytes });
+        for inner in inst.op.bodies() {
+            moments(mesh, inner, unchanged(&inst.op, inner), bytes, all);
+        }
+    }
+}
+
+/// A value held, whether the backward half waits for it, and what it is for.
 #[derive(Clone)]
 struct Kept {
     held: Held,
     kept: bool,
+    purpose: &'static str,
+    dims: String,
 }
 
 /// What a body holds, its parameters apart, when it holds most.
@@ -96,12 +169,12 @@ struct Most {
     held: Vec<Kept>,
 }
 
-fn most(mesh: &Mesh, body: &Body) -> Most {
-    let lives = Lives::of(mesh, body);
+fn most(mesh: &Mesh, body: &Body, fixed: &[Value]) -> Most {
+    let lives = Lives::of(mesh, body, fixed);
     let mut best = Most::default();
     for (i, inst) in body.insts.iter().enumerate() {
-        let inner = inst.op.bodies().into_iter().map(|b| most(mesh, b)).max_by_key(|m| m.bytes);
-        let inner = inner.unwrap_or_default();
+        let inner = inst.op.bodies().into_iter().map(|b| most(mesh, b, unchanged(&inst.op, b)));
+        let inner = inner.max_by_key(|m| m.bytes).unwrap_or_default();
         let outer = || lives.at(i);
         let bytes = inner.bytes + outer().map(|v| lives.bytes[v.index()]).sum::<u64>();
         if bytes > best.bytes {
@@ -113,6 +186,22 @@ fn most(mesh: &Mesh, body: &Body) -> Most {
     best
 }
 
+/// The parameters of an operation's body that are the same in every iteration.
+fn unchanged<'b>(op: &Op, body: &'b Body) -> &'b [Value] {
+    match op {
+        Op::Control(Control::Scan(scan)) => &body.params[scan.carries + scan.xs..],
+        Op::Control(Control::Cond { then: _, otherwise: _ } | Control::Grad)
+        | Op::Elementwise(_)
+        | Op::Contract(_)
+        | Op::Reduce(_)
+        | Op::Shape(_)
+        | Op::Index(_)
+        | Op::Random(_)
+        | Op::State(_)
+        | Op::Collective(_) => &[],
+    }
+}
+
 /// From when to when each value of a body is held, and how many bytes that takes.
 struct Lives {
     bytes: Vec<u64>,
@@ -120,16 +209,25 @@ struct Lives {
     to: Vec<usize>,
     /// Whether the value is made in the forward half and used in the backward half.
     crosses: Vec<bool>,
+    /// The instruction that makes the value.
+    maker: Vec<Option<usize>>,
 }
 
 impl Lives {
-    fn of(mesh: &Mesh, body: &Body) -> Self {
+    fn of(mesh: &Mesh, body: &Body, fixed: &[Value]) -> Self {
         let n = body.values.len();
         let root = roots(body);
-        let mut lives = Self { bytes: vec![0; n], from: vec![0; n], to: vec![0; n], crosses: vec![false; n] };
+        let mut lives = Self {
+            bytes: vec![0; n],
+            from: vec![0; n],
+            to: vec![0; n],
+            crosses: vec![false; n],
+            maker: vec![None; n],
+        };
         for (i, inst) in body.insts.iter().enumerate() {
             for r in &inst.results {
                 lives.from[r.index()] = i;
+                lives.maker[r.index()] = Some(i);
             }
             for v in inst.args.iter().chain(&inst.results) {
                 lives.to[root[v.index()]] = i;
@@ -157,7 +255,25 @@ impl Lives {
                 lives.donate(body, *id, root[inst.args[0].index()], &root);
             }
         }
+        lives.hoist(body, fixed);
         lives
+    }
+
+    /// What is made element by element of `fixed` values alone is made once, before the loop.
+    fn hoist(&mut self, body: &Body, fixed: &[Value]) {
+        let mut same = vec![false; self.bytes.len()];
+        fixed.iter().for_each(|v| same[v.index()] = true);
+        for inst in body.insts.iter().filter(|_| !fixed.is_empty()) {
+            let cheap = matches!(inst.op, Op::Elementwise(_)) || is_view(&inst.op);
+            if !cheap || !inst.args.iter().all(|a| same[a.index()]) {
+                continue;
+            }
+            for r in &inst.results {
+                same[r.index()] = true;
+                self.from[r.index()] = 0;
+                self.to[r.index()] = body.insts.len();
+            }
+        }
     }
 
     /// An element-by-element result takes the place of an operand that is needed no more.
@@ -190,14 +306,34 @@ impl Lives {
     }
 
     fn held(&self, mesh: &Mesh, body: &Body, v: Value) -> Kept {
-        let site = &body.insts[self.from[v.index()]].site;
+        let inst =
+            self.maker[v.index()].map(|i| &body.insts[i]).expect("only results of instructions have bytes");
+        let site = &inst.site;
         let held = Held {
             r#type: print_type(body.ty(v), mesh),
             bytes: self.bytes[v.index()],
             source: place(site),
             scope: site.scope.to_string(),
         };
-        Kept { held, kept: self.crosses[v.index()] }
+        let kept = self.crosses[v.index()];
+        let names: Vec<&str> = body.ty(v).names().map(|n| n.as_str()).collect();
+        Kept { held, kept, purpose: purpose(inst, kept), dims: names.join(" × ") }
+    }
+}
+
+/// What a held value is for.
+fn purpose(inst: &Inst, kept: bool) -> &'static str {
+    let moved = matches!(inst.op, Op::Index(Index::Permute { .. } | Index::OneHot { .. }));
+    if matches!(inst.op, Op::Collective(_)) {
+        "results of collectives"
+    } else if moved || matches!(part(&inst.site.scope), "dispatch and combine" | "router") {
+        "dispatch"
+    } else if kept {
+        "activations kept for the backward pass"
+    } else if inst.site.phase == Phase::Backward {
+        "gradients and recomputation"
+    } else {
+        "temporaries of the forward pass"
     }
 }
 
@@ -213,7 +349,7 @@ fn roots(body: &Body) -> Vec<usize> {
 }
 
 /// For each value the instructions that use it; `None` stands for the body's results.
-fn users(body: &Body) -> Vec<Vec<Option<&Inst>>> {
+pub(super) fn users(body: &Body) -> Vec<Vec<Option<&Inst>>> {
     let mut users = vec![Vec::new(); body.values.len()];
     for inst in &body.insts {
         for (j, a) in inst.args.iter().enumerate() {
@@ -226,7 +362,7 @@ fn users(body: &Body) -> Vec<Vec<Option<&Inst>>> {
     users
 }
 
-fn is_view(op: &Op) -> bool {
+pub(super) fn is_view(op: &Op) -> bool {
     match op {
         Op::Shape(Shape::Rename { pairs: _ } | Shape::Reshape { from: _, to: _ })
         | Op::Elementwise(Elementwise::StopGradient) => true,
@@ -276,7 +412,7 @@ fn in_place(op: &Op) -> bool {
 }
 
 /// Whether results of `inst` are written to memory.
-fn stored(inst: &Inst, users: &[Option<&Inst>]) -> bool {
+pub(super) fn stored(inst: &Inst, users: &[Option<&Inst>]) -> bool {
     match &inst.op {
         Op::Shape(
             Shape::Constant { dtype: _, value: _ }

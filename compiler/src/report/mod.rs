@@ -7,17 +7,23 @@
 //! are in a step.
 
 mod collectives;
+pub mod compiled;
 mod flops;
 mod memory;
+pub mod optimized;
+pub mod part;
+mod purposes;
 pub mod table;
 #[cfg(test)]
 mod tests;
+mod time;
 
 use mesh::{Diagnostic, Function, Mesh, Module, ir::Phase, ir::StateKind};
 use serde::{Deserialize, Serialize};
 
 pub use collectives::{CollectiveUse, Direction, Traffic};
-pub use memory::{Held, Memory};
+pub use memory::{Held, Memory, Moment, Share};
+pub use time::work;
 
 /// The report on one function of a program.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -43,8 +49,17 @@ pub struct Report {
     pub flops_per_device: u64,
     /// The same by phase: first what the model says, then what its gradient adds.
     pub flops_per_device_by_phase: FlopsByPhase,
+    /// The same by purpose.
+    #[serde(default)]
+    pub flops_per_device_by_purpose: FlopsByPurpose,
+    /// The same by part of the model.
+    #[serde(default)]
+    pub flops_per_device_by_part: Vec<FlopsOfPart>,
     /// Most memory that one device needs at once, estimated, by part.
     pub peak_bytes_per_device: Memory,
+    /// Memory from instruction to instruction.
+    #[serde(default)]
+    pub timeline: Vec<Moment>,
     /// All communication, in program order of first appearance.
     pub collectives: Vec<CollectiveUse>,
     /// Bytes sent by one device in one step, by the axes they go over.
@@ -75,6 +90,28 @@ pub struct FlopsByPhase {
     pub backward: u64,
 }
 
+/// Arithmetic of one device by what it is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FlopsByPurpose {
+    /// Of the model and its gradient.
+    pub model: u64,
+    /// Computed again in the backward pass because it was not kept.
+    pub remat: u64,
+    /// Routers, and dispatch and combine by product.
+    pub routing: u64,
+    /// Experts' arithmetic on slots beyond one for each token.
+    pub empty_slots: u64,
+}
+
+/// Arithmetic of a part of the model.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FlopsOfPart {
+    /// The part.
+    pub part: String,
+    /// Of one device in one step.
+    pub flops: u64,
+}
+
 impl FlopsByPhase {
     fn of(&mut self, phase: Phase) -> &mut u64 {
         match phase {
@@ -101,6 +138,8 @@ pub fn report(local: &Module, function: Option<&str>) -> Result<Report, Diagnost
     let sequences = sequences(local, f);
     let counted = flops::per_step(f);
     let by_phase = flops::per_device(mesh, f);
+    let (by_purpose, by_part) = purposes::of(mesh, f);
+    let peak = memory::peak(local, f);
     let collectives = collectives::collect(mesh, f);
     Ok(Report {
         program: local.name.clone(),
@@ -113,7 +152,10 @@ pub fn report(local: &Module, function: Option<&str>) -> Result<Report, Diagnost
         flops_per_sequence: counted.checked_div(u128::from(sequences)).map_or(0, clip),
         flops_per_device: by_phase.forward.saturating_add(by_phase.backward),
         flops_per_device_by_phase: by_phase,
-        peak_bytes_per_device: memory::peak(local, f),
+        flops_per_device_by_purpose: by_purpose,
+        flops_per_device_by_part: by_part,
+        timeline: memory::timeline(mesh, f, &peak),
+        peak_bytes_per_device: peak,
         traffic: collectives::traffic(&collectives),
         collectives,
     })

@@ -1,7 +1,10 @@
 //! The report as text for people, and what it takes to write numbers and tables.
 
-use super::{CollectiveUse, Direction, Report};
+use super::{CollectiveUse, Direction, Report, Share};
 use std::fmt;
+
+/// How many shares of the peak are shown of each kind.
+const SHARES: usize = 8;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -31,12 +34,16 @@ impl fmt::Display for Report {
 
 impl Report {
     fn arithmetic(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let by = self.flops_per_device_by_phase;
+        let (by, purpose) = (self.flops_per_device_by_phase, self.flops_per_device_by_purpose);
         let rows = [
             ("per sequence, forward, as the paper counts", self.flops_per_sequence),
             ("per device and step", self.flops_per_device),
             ("  forward", by.forward),
             ("  backward", by.backward),
+            ("  model", purpose.model),
+            ("  computed again", purpose.remat),
+            ("  routing", purpose.routing),
+            ("  empty slots of experts", purpose.empty_slots),
         ];
         let rows: Vec<Vec<String>> = rows.iter().map(|(what, n)| vec![(*what).into(), count(*n)]).collect();
         table(f, &["arithmetic", "FLOPs"], "<>", &rows)
@@ -55,6 +62,12 @@ impl Report {
         ];
         let rows: Vec<Vec<String>> = rows.iter().map(|(what, n)| vec![(*what).into(), size(*n)]).collect();
         table(f, &["peak memory (estimate)", "per device"], "<>", &rows)?;
+        let shares = |all: &[Share]| -> Vec<Vec<String>> {
+            all.iter().take(SHARES).map(|s| vec![s.what.clone(), size(s.bytes)]).collect()
+        };
+        table(f, &["at the peak, for", "per device"], "<>", &shares(&m.purposes))?;
+        table(f, &["made in", "per device"], "<>", &shares(&m.scopes))?;
+        table(f, &["with dims", "per device"], "<>", &shares(&m.dims))?;
         let held: Vec<Vec<String>> =
             m.largest.iter().map(|h| vec![size(h.bytes), h.r#type.clone(), h.source.clone()]).collect();
         table(f, &["held at the peak", "type", "source"], "><<", &held)

@@ -1,16 +1,21 @@
 //! `meshc compile`: a model to an artefact directory.
 
 use crate::{
-    ahead::{self, TargetArgs, Wanted, check_target},
+    ahead::{self, Ahead, COMPILED, TargetArgs, Wanted, check_target},
     device::{PluginArgs, environment, flag},
     failure::failure,
+    fit,
     folder::{check_target as check_folder, write_folder},
-    lower::{Watch, choose, emit, files, lower},
+    lower::{Lowered, Watch, choose, emit, files, lower},
     model::{self, ModelArgs, Program},
     placement::{PlacementArgs, place},
 };
 use anyhow::Result;
-use compiler::{pipeline::Stage, report::table::size};
+use compiler::{
+    artefact::Artefact,
+    pipeline::{Placement, Stage},
+    report::{compiled::Compiled, table::size},
+};
 use std::path::PathBuf;
 
 /// Arguments.
@@ -64,14 +69,10 @@ enum Emit {
 /// Compiles.
 pub fn run(args: &Args) -> Result<()> {
     environment(Some(&args.target.target))?;
+    let target = args.target.settled()?;
     let program = model::load(&args.model, &args.settings)?;
     let placement = place(&program.module, &args.placement)?;
-    let wants = |emit| args.emit.contains(&emit);
-    let wanted = Wanted { executable: wants(Emit::Executable), optimized_hlo: wants(Emit::OptimizedHlo) };
-    let runs_plugin = wanted.executable || wanted.optimized_hlo;
-    if !runs_plugin {
-        check_target(&args.target, &placement.mesh, &args.plugin)?;
-    }
+    check_target(&target, &placement.mesh)?;
     let output = output(args, &program);
     check_folder(&output)?;
     let mut watch = Watch::default();
@@ -80,29 +81,71 @@ pub fn run(args: &Args) -> Result<()> {
     watch.last = args.stop_after.map(|stage| (stage, Vec::new()));
     let last = args.stop_after.unwrap_or(Stage::Emit);
     let lowered = lower(&program, &placement, last, &mut watch)?;
-    if let (Some(lowered), Stage::Emit) = (&lowered, last) {
-        let target = &args.target.target;
-        let artefact = emit(&program, &placement, target, &args.flags, lowered, &mut watch)?;
-        if args.stop_after.is_none() {
-            let mut files = files(&artefact, &lowered.reports)?;
-            if wants(Emit::Mesh) {
-                files.push(("global.mesh".into(), mesh::text::print(&program.module).into()));
-                files.push(("local.mesh".into(), mesh::text::print(lowered.local.module()).into()));
-            }
-            if wants(Emit::Report) {
-                print!("{}", choose(&lowered.reports, None)?);
-            }
-            if runs_plugin {
-                files.extend(ahead::compile(&artefact, &args.target, &placement.mesh, &args.plugin, wanted)?);
-            }
-            write_folder(&output, &files)?;
-            let bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
-            let functions: Vec<&str> = artefact.manifest.functions.iter().map(|f| f.name.as_str()).collect();
-            println!("{}: {} for {target}, {}", output.display(), functions.join(", "), size(bytes as u64));
-            return Ok(());
-        }
+    let (Some(lowered), Stage::Emit) = (&lowered, last) else { return stopped(args, watch) };
+    let artefact = emit(&program, &placement, &target.target, &args.flags, lowered, &mut watch)?;
+    if args.stop_after.is_some() {
+        return stopped(args, watch);
     }
-    stopped(args, watch)
+    let wants = |emit| args.emit.contains(&emit);
+    let mut files = files(&artefact, &lowered.reports)?;
+    if wants(Emit::Mesh) {
+        files.push(("global.mesh".into(), mesh::text::print(&program.module).into()));
+        files.push(("local.mesh".into(), mesh::text::print(lowered.local.module()).into()));
+    }
+    let compiled = match wants(Emit::Executable) || wants(Emit::OptimizedHlo) {
+        true => compile(args, &target, &placement, lowered, &artefact, &mut files)?,
+        false => Vec::new(),
+    };
+    if let (Some(slice), true) = (target.target.slice(), compiled.is_empty()) {
+        lowered.reports.iter().for_each(|report| fit::warn(report, slice));
+    }
+    if wants(Emit::Report) {
+        let report = choose(&lowered.reports, None)?;
+        print!("{report}");
+        compiled.iter().filter(|c| c.function == report.function).for_each(|c| print!("{c}"));
+    }
+    write_folder(&output, &files)?;
+    let bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
+    let functions: Vec<&str> = artefact.manifest.functions.iter().map(|f| f.name.as_str()).collect();
+    println!("{}: {} for {}, {}", output.display(), functions.join(", "), target.target, size(bytes as u64));
+    Ok(())
+}
+
+/// Has the target's plugin compile all functions, says what they need, and adds the files that are wanted.
+fn compile(
+    args: &Args,
+    target: &TargetArgs,
+    placement: &Placement,
+    lowered: &Lowered,
+    artefact: &Artefact,
+    files: &mut Vec<(String, Vec<u8>)>,
+) -> Result<Vec<Compiled>> {
+    let wants = |emit| args.emit.contains(&emit);
+    let wanted = Wanted { executable: wants(Emit::Executable), optimized_hlo: wants(Emit::OptimizedHlo) };
+    let ahead = Ahead::new(target, &placement.mesh, &args.plugin)?;
+    let mut all = Vec::new();
+    for function in &artefact.manifest.functions {
+        eprintln!("compiling {} for {}", function.name, target.target);
+        let outcome = match ahead.compile(artefact, function)? {
+            Ok(outcome) => outcome,
+            Err(too_large) => {
+                let report = choose(&lowered.reports, Some(&function.name))?;
+                let advice = target.target.slice().map_or_else(Vec::new, |slice| {
+                    fit::advice(&args.model, &args.settings, &args.placement, slice, report)
+                });
+                return Err(fit::does_not_fit(report, &target.target, &too_large.0, &advice));
+            }
+        };
+        all.push(outcome.compiled.clone());
+        files.extend(outcome.files(wanted)?);
+    }
+    let estimates: Vec<(String, u64)> =
+        lowered.reports.iter().map(|r| (r.function.clone(), r.peak_bytes_per_device.total)).collect();
+    ahead::say(&all, &estimates)?;
+    let mut json = serde_json::to_vec_pretty(&all)?;
+    json.push(b'\n');
+    files.push((COMPILED.to_owned(), json));
+    Ok(all)
 }
 
 /// Shows the program after the stage that was asked for, unless it is dumped anyway.

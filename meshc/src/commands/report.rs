@@ -2,6 +2,7 @@
 
 use super::refuse_options;
 use crate::{
+    ahead::{COMPILED, read_module},
     failure::failure,
     folder,
     lower::{REPORT, Watch, choose, lower},
@@ -9,7 +10,16 @@ use crate::{
     placement::{PlacementArgs, place},
 };
 use anyhow::{Context, Result};
-use compiler::{pipeline::Stage, report::Report};
+use compiler::{
+    pipeline::Stage,
+    report::{
+        Report,
+        compiled::Compiled,
+        optimized::{self, Optimized},
+    },
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -18,8 +28,8 @@ use std::{
 /// Arguments.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// An artefact directory, or a model (.rs or .mesh)
-    #[arg(value_name = "ARTEFACT|MODEL")]
+    /// An artefact directory, a model (.rs or .mesh), or an optimized program (.pb)
+    #[arg(value_name = "ARTEFACT|MODEL|PROGRAM")]
     subject: PathBuf,
     #[command(flatten)]
     settings: ModelArgs,
@@ -35,13 +45,22 @@ pub struct Args {
 
 /// Reports.
 pub fn run(args: &Args) -> Result<()> {
+    if args.subject.extension().is_some_and(|e| e == "pb") {
+        return optimized(args);
+    }
     let compiled = args.subject.is_dir() && !model::is_checkpoint(&args.subject);
-    let reports = if compiled { stored(args)? } else { made(args)? };
+    let (reports, compiled) = if compiled { stored(args)? } else { (made(args)?, Vec::new()) };
     let report = choose(&reports, args.function.as_deref())?;
+    let compiled = compiled.into_iter().find(|c| c.function == report.function);
     if args.json {
-        println!("{}", serde_json::to_string_pretty(report)?);
+        let mut value = serde_json::to_value(report)?;
+        if let (Value::Object(fields), Some(compiled)) = (&mut value, &compiled) {
+            fields.insert("compiled".into(), serde_json::to_value(compiled)?);
+        }
+        println!("{}", serde_json::to_string_pretty(&value)?);
     } else {
         print!("{report}");
+        compiled.iter().for_each(|c| print!("{c}"));
     }
     Ok(())
 }
@@ -53,13 +72,18 @@ fn made(args: &Args) -> Result<Vec<Report>> {
     Ok(lowered.map(|l| l.reports).unwrap_or_default())
 }
 
-/// The report that was written with an artefact.
-fn stored(args: &Args) -> Result<Vec<Report>> {
+/// The reports that were written with an artefact, and what the plugin's compiler made of its functions.
+fn stored(args: &Args) -> Result<(Vec<Report>, Vec<Compiled>)> {
     let dir: &Path = &args.subject;
     refuse_options(dir, &args.settings, &args.placement)?;
     folder::open(dir)?;
-    let path = dir.join(REPORT);
-    let bytes = fs::read(&path).with_context(|| {
+    let compiled = dir.join(COMPILED);
+    let compiled = if compiled.is_file() { read(&compiled)? } else { Vec::new() };
+    Ok((read(&dir.join(REPORT))?, compiled))
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = fs::read(path).with_context(|| {
         format!(
             "reading `{}` (compile the model again with `meshc compile`, which writes it)",
             path.display()
@@ -71,4 +95,29 @@ fn stored(args: &Args) -> Result<Vec<Report>> {
             "it is altered, or of another version: compile the model again with `meshc compile`",
         )
     })
+}
+
+/// An optimized program by itself: what it does. `--mesh` names its axes.
+fn optimized(args: &Args) -> Result<()> {
+    let path = &args.subject;
+    if !args.settings.is_empty() || args.function.is_some() || args.placement.layout.is_some() {
+        return Err(failure(
+            format!("`{}` is an optimized program: it has no settings, functions or layouts", path.display()),
+            "leave all options out but --mesh, which names groups of devices, and --json",
+        ));
+    }
+    let bytes = fs::read(path).with_context(|| format!("reading `{}`", path.display()))?;
+    let module = read_module(&bytes).ok_or_else(|| {
+        failure(
+            format!("`{}` is not an HLO module", path.display()),
+            "name a file that `meshc compile --emit optimized-hlo` or a plugin wrote",
+        )
+    })?;
+    let counted: Optimized = optimized::count(&module, &args.placement.mesh.clone().unwrap_or_default());
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&counted)?);
+    } else {
+        print!("{counted}");
+    }
+    Ok(())
 }

@@ -156,6 +156,29 @@ pub mod padding_config {
         pub interior_padding: i64,
     }
 }
+/// Which dimensions of a convolution are what. TPUs turn products into convolutions, so optimized
+/// modules have them.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConvolutionDimensionNumbers {
+    #[prost(int64, tag = "7")]
+    pub input_batch_dimension: i64,
+    #[prost(int64, tag = "8")]
+    pub input_feature_dimension: i64,
+    #[prost(int64, repeated, tag = "11")]
+    pub input_spatial_dimensions: ::prost::alloc::vec::Vec<i64>,
+    #[prost(int64, tag = "3")]
+    pub kernel_input_feature_dimension: i64,
+    #[prost(int64, tag = "4")]
+    pub kernel_output_feature_dimension: i64,
+    #[prost(int64, repeated, tag = "6")]
+    pub kernel_spatial_dimensions: ::prost::alloc::vec::Vec<i64>,
+    #[prost(int64, tag = "9")]
+    pub output_batch_dimension: i64,
+    #[prost(int64, tag = "10")]
+    pub output_feature_dimension: i64,
+    #[prost(int64, repeated, tag = "12")]
+    pub output_spatial_dimensions: ::prost::alloc::vec::Vec<i64>,
+}
 /// Which dimensions a dot sums over and which it carries along.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DotDimensionNumbers {
@@ -786,6 +809,11 @@ pub struct HloInstructionProto {
     /// The window of `reduce-window`.
     #[prost(message, optional, tag = "15")]
     pub window: ::core::option::Option<Window>,
+    /// What the dimensions of `convolution` are.
+    #[prost(message, optional, tag = "16")]
+    pub convolution_dimension_numbers: ::core::option::Option<
+        ConvolutionDimensionNumbers,
+    >,
     #[prost(message, repeated, tag = "17")]
     pub slice_dimensions: ::prost::alloc::vec::Vec<
         hlo_instruction_proto::SliceDimensions,

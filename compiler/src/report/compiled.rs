@@ -1,0 +1,141 @@
+//! What a plugin's compiler made of a function: kept in the artefact as `compiled.json`.
+
+use super::{
+    optimized::Optimized,
+    table::{count, size, table},
+};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A compiled function.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Compiled {
+    /// The function.
+    pub function: String,
+    /// What it is compiled for, such as `tpu:v5e:2x4`.
+    pub target: String,
+    /// Bytes that a program may use on a device of the target; 0 where that is not known.
+    pub usable_bytes: u64,
+    /// How long the compiler took.
+    pub seconds: f64,
+    /// What the compiler says that the function needs, in bytes of one device.
+    pub memory: Option<CompiledMemory>,
+    /// What the optimized program does, where the plugin shows it.
+    pub program: Option<Optimized>,
+}
+
+/// Bytes of one device, as a plugin gives them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct CompiledMemory {
+    /// What the function is given.
+    pub arguments: u64,
+    /// What it gives.
+    pub outputs: u64,
+    /// Outputs in the place of arguments.
+    pub in_place: u64,
+    /// What it needs in between.
+    pub temporaries: u64,
+    /// The program itself.
+    pub code: u64,
+    /// The largest sum at one time.
+    pub peak: u64,
+}
+
+impl fmt::Display for Compiled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} compiled for {} in {:.1} s", self.function, self.target, self.seconds)?;
+        writeln!(f)?;
+        if let Some(m) = &self.memory {
+            let mut rows = vec![
+                ("arguments", m.arguments),
+                ("outputs", m.outputs),
+                ("  of them in place", m.in_place),
+                ("temporaries", m.temporaries),
+                ("code", m.code),
+                ("peak", m.peak),
+            ];
+            if self.usable_bytes > 0 {
+                rows.push(("a device has", self.usable_bytes));
+                rows.push(("left", self.usable_bytes.saturating_sub(m.peak)));
+            }
+            let rows: Vec<Vec<String>> =
+                rows.iter().map(|(what, n)| vec![(*what).into(), size(*n)]).collect();
+            table(f, &["memory (compiler)", "per device"], "<>", &rows)?;
+        }
+        match &self.program {
+            Some(program) => program.fmt(f),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How many collectives are shown.
+const SHOWN: usize = 16;
+
+impl fmt::Display for Optimized {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let share = |n: u64, of: u64| format!("{:.1} %", 100.0 * n as f64 / (of.max(1)) as f64);
+        let mut rows: Vec<Vec<String>> = self
+            .parts
+            .iter()
+            .map(|p| {
+                vec![
+                    p.part.clone(),
+                    count(p.matmul_flops),
+                    share(p.matmul_flops, self.matmul_flops),
+                    count(p.estimated_cycles),
+                    share(p.estimated_cycles, self.estimated_cycles),
+                ]
+            })
+            .collect();
+        let (flops, cycles) = (count(self.matmul_flops), count(self.estimated_cycles));
+        rows.push(vec!["total".into(), flops, String::new(), cycles, String::new()]);
+        table(f, &["optimized program", "matmul FLOPs", "", "est. cycles", ""], "<>>>>", &rows)?;
+        let rows: Vec<Vec<String>> = self
+            .kinds
+            .iter()
+            .map(|k| {
+                vec![
+                    k.kind.clone(),
+                    k.instructions.to_string(),
+                    k.count.to_string(),
+                    size(k.bytes),
+                    sent(k.wire_bytes),
+                ]
+            })
+            .collect();
+        table(f, &["collective", "in program", "runs", "given", "sent"], "<>>>>", &rows)?;
+        let mut rows: Vec<Vec<String>> = self
+            .axes
+            .iter()
+            .map(|a| vec![a.axes.join("+"), a.count.to_string(), sent(a.wire_bytes)])
+            .collect();
+        if !rows.is_empty() {
+            rows.push(vec!["all".into(), String::new(), sent(self.wire_bytes)]);
+        }
+        table(f, &["sent over", "runs", "per device and step"], "<>>", &rows)?;
+        let rows: Vec<Vec<String>> = self
+            .collectives
+            .iter()
+            .take(SHOWN)
+            .map(|c| {
+                vec![
+                    c.kind.clone(),
+                    c.axes.join("+"),
+                    c.dtype.clone(),
+                    size(c.bytes),
+                    sent(c.wire_bytes),
+                    c.count.to_string(),
+                    c.scope.clone(),
+                    c.source.clone(),
+                ]
+            })
+            .collect();
+        let heads = ["largest collectives", "axes", "dtype", "bytes", "sent", "runs", "scope", "source"];
+        table(f, &heads, "<<<>>><<", &rows)
+    }
+}
+
+fn sent(bytes: f64) -> String {
+    size(bytes.round() as u64)
+}

@@ -1,0 +1,112 @@
+//! Small optimized programs, counted by hand.
+
+use super::*;
+use proto::xla::{DotDimensionNumbers, OpMetadata};
+
+fn shape(dims: &[i64]) -> Option<ShapeProto> {
+    Some(ShapeProto {
+        element_type: PrimitiveType::Bf16 as i32,
+        dimensions: dims.to_vec(),
+        ..Default::default()
+    })
+}
+
+fn op(id: i64, opcode: &str, dims: &[i64], operands: &[i64]) -> HloInstructionProto {
+    HloInstructionProto {
+        id,
+        name: format!("{opcode}.{id}"),
+        opcode: opcode.into(),
+        shape: shape(dims),
+        operand_ids: operands.to_vec(),
+        metadata: Some(OpMetadata {
+            op_name: "encoder/block/ffn/experts/einsum".into(),
+            source_file: "m.rs".into(),
+            source_line: 7,
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn computation(id: i64, name: &str, instructions: Vec<HloInstructionProto>) -> HloComputationProto {
+    HloComputationProto { id, name: name.into(), instructions, ..Default::default() }
+}
+
+/// A loop of three trips over a fused product and an all-reduce; an all-gather in two halves outside.
+fn module() -> HloModuleProto {
+    let dot = HloInstructionProto {
+        dot_dimension_numbers: Some(DotDimensionNumbers {
+            lhs_contracting_dimensions: vec![1],
+            rhs_contracting_dimensions: vec![0],
+            ..Default::default()
+        }),
+        ..op(3, "dot", &[4, 16], &[1, 2])
+    };
+    let fused = computation(
+        1,
+        "fused",
+        vec![op(1, "parameter", &[4, 8], &[]), op(2, "parameter", &[8, 16], &[]), dot],
+    );
+    let fusion = HloInstructionProto {
+        called_computation_ids: vec![1],
+        backend_config: br#"{"window_config":{"estimated_cycles":"100","x":"1"}}"#.to_vec(),
+        ..op(13, "fusion", &[4, 16], &[11, 12])
+    };
+    let body = vec![
+        op(11, "parameter", &[4, 8], &[]),
+        op(12, "parameter", &[8, 16], &[]),
+        fusion,
+        op(14, "all-reduce", &[4, 16], &[13]),
+    ];
+    let body = computation(2, "body", body);
+    let limit = proto::xla::LiteralProto { s32s: vec![3], ..Default::default() };
+    let condition = computation(
+        3,
+        "condition",
+        vec![HloInstructionProto { literal: Some(limit), ..op(21, "constant", &[], &[]) }],
+    );
+    let looped =
+        HloInstructionProto { called_computation_ids: vec![2, 3], ..op(32, "while", &[4, 16], &[31]) };
+    let entry = vec![
+        op(31, "parameter", &[4, 16], &[]),
+        looped,
+        op(33, "all-gather-start", &[4, 32], &[31]),
+        op(34, "all-gather-done", &[4, 32], &[33]),
+    ];
+    let entry = computation(4, "main", entry);
+    HloModuleProto {
+        computations: vec![fused, body, condition, entry],
+        entry_computation_id: 4,
+        ..Default::default()
+    }
+}
+
+#[test]
+fn everything_counts_as_often_as_it_runs() {
+    let counted = count(&module(), &Mesh::parse("data=2").unwrap());
+    assert_eq!(counted.matmul_flops, 3 * 2 * 4 * 16 * 8);
+    assert_eq!(counted.estimated_cycles, 300);
+    assert_eq!(counted.parts.len(), 1);
+    assert_eq!((counted.parts[0].part.as_str(), counted.parts[0].estimated_cycles), ("experts", 300));
+    // Twice half of 128 bytes, three times; half of the 256 that come out.
+    let kinds: Vec<_> = counted.kinds.iter().map(|k| (k.kind.as_str(), k.count, k.wire_bytes)).collect();
+    assert_eq!(kinds, [("all-reduce", 3, 384.0), ("all-gather", 1, 128.0)]);
+    assert_eq!(counted.wire_bytes, 512.0);
+    assert_eq!(counted.axes, [AxesUse { axes: vec!["data".into()], count: 4, wire_bytes: 512.0 }]);
+    assert_eq!(counted.collectives[0].source, "m.rs:7");
+    assert_eq!(counted.collectives[0].dtype, "bf16");
+    assert_eq!(counted.loops, [LoopUse { body: "body".into(), trips: 3, count: 1, depth: 0 }]);
+}
+
+#[test]
+fn a_noted_trip_count_comes_before_a_guess() {
+    let mut module = module();
+    let config = br#"{"known_trip_count":{"n":"5"},"known_init_step":{"init":"0","step":"1"}}"#;
+    module.computations[3].instructions[1].backend_config = config.to_vec();
+    assert_eq!(count(&module, &Mesh::default()).estimated_cycles, 500);
+}
+
+#[test]
+fn a_program_without_an_entry_does_nothing() {
+    assert_eq!(count(&HloModuleProto::default(), &Mesh::default()), Optimized::default());
+}

@@ -1,0 +1,87 @@
+//! Arithmetic of one device by what it is for.
+//!
+//! An einsum of the backward half is a recomputation if the forward half has the same one: the same line and scope,
+//! the same dims of its operands and its result. Gradients have other dims.
+
+use super::{
+    FlopsByPurpose, FlopsOfPart, flops,
+    part::{PARTS, part},
+    trips,
+};
+use mesh::{
+    Body, Function, Inst, Mesh, Op,
+    ir::{Contract, Phase},
+};
+use std::collections::BTreeSet;
+
+/// A place and the dims of an einsum there.
+type Signature = (String, u32, String, Vec<String>);
+
+/// Those of a function, and by part of the model.
+pub(super) fn of(mesh: &Mesh, f: &Function) -> (FlopsByPurpose, Vec<FlopsOfPart>) {
+    let mut forward = BTreeSet::new();
+    f.body.walk(&mut |body, inst| {
+        if let (Op::Contract(op), Phase::Forward) = (&inst.op, inst.site.phase) {
+            forward.insert(signature(body, inst, op));
+        }
+    });
+    let mut found = Found { mesh, forward, purpose: FlopsByPurpose::default(), parts: vec![0; PARTS.len()] };
+    found.body(&f.body, 1);
+    // Of what experts do, the share that is beyond one slot a token.
+    let slots = flops::slots(f);
+    let experts = found.parts[index("experts")];
+    let empty = (experts as f64 * (1.0 - 1.0 / slots).max(0.0)).round() as u64;
+    found.purpose.empty_slots = empty.min(found.purpose.model);
+    found.purpose.model -= found.purpose.empty_slots;
+    let parts = PARTS.iter().zip(&found.parts).filter(|(_, flops)| **flops > 0);
+    let parts = parts.map(|(part, flops)| FlopsOfPart { part: (*part).to_owned(), flops: *flops });
+    (found.purpose, parts.collect())
+}
+
+struct Found<'m> {
+    mesh: &'m Mesh,
+    forward: BTreeSet<Signature>,
+    purpose: FlopsByPurpose,
+    parts: Vec<u64>,
+}
+
+impl Found<'_> {
+    fn body(&mut self, body: &Body, times: u64) {
+        for inst in &body.insts {
+            if let Op::Contract(op) = &inst.op {
+                let local = |d: &mesh::TensorDim| (d.dim.size / self.mesh.product(&d.axes)) as u64;
+                let flops = times * 2 * flops::dims(body, inst, op).map(local).product::<u64>();
+                let part = part(&inst.site.scope);
+                self.parts[index(part)] += flops;
+                let again =
+                    inst.site.phase == Phase::Backward && self.forward.contains(&signature(body, inst, op));
+                let sum = match part {
+                    _ if again => &mut self.purpose.remat,
+                    "router" | "dispatch and combine" => &mut self.purpose.routing,
+                    _ => &mut self.purpose.model,
+                };
+                *sum += flops;
+            }
+            // Of a conditional both branches count here: none of ours has einsums in both.
+            inst.op.bodies().into_iter().for_each(|b| self.body(b, times * trips(&inst.op)));
+        }
+    }
+}
+
+fn index(part: &str) -> usize {
+    PARTS.iter().position(|p| *p == part).unwrap_or(PARTS.len() - 1)
+}
+
+fn signature(body: &Body, inst: &Inst, op: &Contract) -> Signature {
+    let names = |v: &mesh::Value| {
+        let mut names: Vec<&str> = body.ty(*v).names().map(|n| n.as_str()).collect();
+        names.sort_unstable();
+        names.join(" ")
+    };
+    let mut operands: Vec<String> = inst.args.iter().map(names).collect();
+    operands.sort_unstable();
+    let mut out: Vec<&str> = op.out.iter().map(|n| n.as_str()).collect();
+    out.sort_unstable();
+    operands.push(out.join(" "));
+    (inst.site.file.to_string(), inst.site.line, inst.site.scope.to_string(), operands)
+}

@@ -1,0 +1,93 @@
+//! How long a step would take on a slice: einsums at the rate of the units for products or of the memory, everything
+//! that is stored at the rate of the memory, collectives by the links that they use. Nothing overlaps. Layouts are
+//! ranked by it.
+
+use super::{bytes, flops, memory, trips};
+use crate::{
+    target::{Slice, Work},
+    wire::{axes, wire_bytes},
+};
+use mesh::{
+    Body, Function, Inst, Mesh, Op,
+    ir::{Collective, Contract},
+};
+use rustc_hash::FxHashMap;
+
+/// Seconds of one call of a function of a Local module, by what is busy.
+pub fn work(mesh: &Mesh, f: &Function, slice: &Slice) -> Work {
+    let mut sum = Sum { mesh, slice, work: Work::default(), rates: FxHashMap::default() };
+    sum.body(&f.body, 1.0);
+    sum.work
+}
+
+struct Sum<'m> {
+    mesh: &'m Mesh,
+    slice: &'m Slice,
+    work: Work,
+    /// Seconds of one byte that is sent, and of a start, by axes and whether it is an exchange.
+    rates: FxHashMap<(u32, bool), (f64, f64)>,
+}
+
+impl Sum<'_> {
+    fn body(&mut self, body: &Body, times: f64) {
+        let users = memory::users(body);
+        for inst in &body.insts {
+            match &inst.op {
+                Op::Contract(op) => self.work.products += times * self.product(body, inst, op),
+                Op::Collective(op) => self.work.network += times * self.collective(body, inst, op),
+                Op::Control(_) => {
+                    let times = times * trips(&inst.op) as f64;
+                    inst.op.bodies().into_iter().for_each(|b| self.body(b, times));
+                }
+                Op::Elementwise(_)
+                | Op::Reduce(_)
+                | Op::Shape(_)
+                | Op::Index(_)
+                | Op::Random(_)
+                | Op::State(_) => {
+                    let written = |r: &&mesh::Value| memory::stored(inst, &users[r.0 as usize]);
+                    if !memory::is_view(&inst.op) && inst.results.iter().any(|r| written(&r)) {
+                        let all = inst.args.iter().chain(&inst.results);
+                        let all: u64 = all.map(|v| bytes(self.mesh, body.ty(*v))).sum();
+                        self.work.memory += times * all as f64 / self.slice.speed().hbm;
+                    }
+                }
+            }
+        }
+    }
+
+    fn product(&self, body: &Body, inst: &Inst, op: &Contract) -> f64 {
+        let (a, b) = (body.ty(inst.args[0]), body.ty(inst.args[1]));
+        let local = |d: &mesh::TensorDim| d.dim.size / self.mesh.product(&d.axes);
+        let of = |test: &dyn Fn(&mesh::TensorDim) -> bool| -> usize {
+            flops::dims(body, inst, op).filter(|d| test(d)).map(local).product()
+        };
+        let kept = |d: &mesh::TensorDim| op.out.contains(&d.dim.name);
+        let rows = of(&|d| kept(d) && !b.has(&d.dim.name));
+        let columns = of(&|d| kept(d) && !a.has(&d.dim.name));
+        let summed = of(&|d| !kept(d));
+        let speed = self.slice.speed();
+        let flops = 2.0 * flops::dims(body, inst, op).map(|d| local(d) as f64).product::<f64>();
+        let moved: u64 = inst.args.iter().chain(&inst.results).map(|v| bytes(self.mesh, body.ty(*v))).sum();
+        let filling = self.slice.filling(rows, columns, summed);
+        f64::max(flops / speed.flops / filling, moved as f64 / speed.hbm)
+    }
+
+    fn collective(&mut self, body: &Body, inst: &Inst, op: &Collective) -> f64 {
+        let over = axes(op);
+        if over.is_empty() {
+            return 0.0;
+        }
+        let (mesh, slice) = (self.mesh, self.slice);
+        let exchange = matches!(op, Collective::AllToAll { .. });
+        let ids: Vec<mesh::AxisId> = over.iter().collect();
+        let (rate, start) = *self.rates.entry((over.0, exchange)).or_insert_with(|| {
+            // Time is linear in bytes.
+            let time = |wire| slice.collective_time(mesh, op, &ids, wire);
+            let rate = (time(2_000_000_000) - time(1_000_000_000)) / 1e9;
+            (rate, time(1_000_000_000) - 1e9 * rate)
+        });
+        let wire = wire_bytes(mesh, op, body.ty(inst.args[0]));
+        if wire == 0 { 0.0 } else { start + rate * wire as f64 }
+    }
+}

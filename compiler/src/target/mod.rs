@@ -1,0 +1,281 @@
+//! Slices of TPUs: their names, what they consist of, and what their parts can do. The numbers are data, in
+//! `tpu.toml`.
+//!
+//! A slice is named `GENERATION:SHAPE`, such as `v5e:2x4`, with `:megacore` or `:split` where a generation's cores
+//! are presented in one way or the other, and `:slices=2` for several slices that a data-centre network connects.
+
+mod time;
+
+use serde::Deserialize;
+use std::fmt;
+
+pub(crate) use time::group;
+pub use time::{Speed, Work};
+
+/// What is known of a generation of TPUs. Fields are explained in `tpu.toml`; all numbers are of one chip.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[allow(missing_docs)] // The data file documents them, beside the numbers.
+#[serde(deny_unknown_fields)]
+pub struct Generation {
+    pub name: String,
+    pub kind: String,
+    #[serde(default)]
+    pub also: Vec<String>,
+    pub torus: usize,
+    pub cores: usize,
+    pub host: Vec<usize>,
+    pub wraps: usize,
+    pub most: usize,
+    pub shapes: Vec<String>,
+    pub tflops: f64,
+    pub hbm_gb_s: f64,
+    pub ici_gb_s: f64,
+    pub dcn_gb_s: f64,
+    pub mhz: f64,
+    pub modes: Vec<Mode>,
+}
+
+/// How the cores of a chip are presented as devices.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mode {
+    /// `split`, `megacore` or `single`.
+    pub name: String,
+    /// Devices of a chip.
+    pub devices: usize,
+    /// Bytes of memory that a program on one device may use.
+    pub hbm: u64,
+    /// What libtpu says that is, where devices share memory.
+    pub reported: Option<u64>,
+    /// libtpu's `chip_config_name`, where it is not the usual one.
+    pub config: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct File {
+    generation: Vec<Generation>,
+}
+
+/// All generations that are known, the oldest first.
+pub fn generations() -> Vec<Generation> {
+    let file: File = toml::from_str(include_str!("tpu.toml")).expect("a test reads the file");
+    file.generation
+}
+
+/// A slice, or several alike.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Slice {
+    /// What it is made of.
+    pub generation: Generation,
+    /// Chips along each dim of the torus.
+    pub shape: Vec<usize>,
+    /// How cores are presented.
+    pub mode: Mode,
+    /// How many slices there are.
+    pub slices: usize,
+}
+
+impl Slice {
+    /// Reads `v4:8x8x8:megacore:slices=2`. Errors list what there is.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut words = text.split(':');
+        let name = words.next().unwrap_or_default();
+        let known = generations();
+        let names: Vec<String> = known.iter().map(|g| g.name.clone()).collect();
+        let found = known.into_iter().find(|g| g.name == name || g.also.iter().any(|a| a == name));
+        let generation = found
+            .ok_or_else(|| format!("there is no TPU generation `{name}`: there are {}", names.join(", ")))?;
+        let shape = words.next().unwrap_or_default();
+        let shape = generation.shape(shape)?;
+        let mut slice = Self { mode: generation.modes[0].clone(), generation, shape, slices: 1 };
+        for word in words {
+            slice.set(word)?;
+        }
+        Ok(slice)
+    }
+
+    fn set(&mut self, word: &str) -> Result<(), String> {
+        if let Some(count) = word.strip_prefix("slices=") {
+            let count = count.parse().ok().filter(|n| (1..=256).contains(n));
+            self.slices =
+                count.ok_or_else(|| format!("`{word}` is not a number of slices: write slices=2"))?;
+            return Ok(());
+        }
+        let modes = &self.generation.modes;
+        match modes.iter().find(|m| m.name == word) {
+            Some(mode) => self.mode = mode.clone(),
+            None => {
+                let names: Vec<&str> = modes.iter().map(|m| m.name.as_str()).collect();
+                return Err(format!(
+                    "`{word}` says nothing about {}: its cores can be {}; several slices are slices=2",
+                    self.generation.name,
+                    names.join(" or ")
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The mode that libtpu calls so.
+    pub fn set_config(&mut self, config: &str) -> Result<(), String> {
+        let modes = &self.generation.modes;
+        match modes.iter().find(|m| m.config.as_deref().unwrap_or("default") == config) {
+            Some(mode) => self.mode = mode.clone(),
+            None => return Err(format!("{} has no chip_config_name `{config}`", self.generation.name)),
+        }
+        Ok(())
+    }
+
+    /// What libtpu calls the topology of one slice.
+    pub fn topology(&self) -> String {
+        format!("{}:{}", self.generation.name, self.shape())
+    }
+
+    fn shape(&self) -> String {
+        let sizes: Vec<String> = self.shape.iter().map(usize::to_string).collect();
+        sizes.join("x")
+    }
+
+    /// Chips of one slice.
+    pub fn chips(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Devices of all slices together.
+    pub fn devices(&self) -> usize {
+        self.chips() * self.mode.devices * self.slices
+    }
+
+    /// Hosts of one slice.
+    pub fn hosts(&self) -> usize {
+        let of = |(n, h): (&usize, &usize)| n.div_ceil(*h);
+        self.shape.iter().zip(&self.generation.host).map(of).product()
+    }
+
+    /// Whether each dim is a ring and not a line.
+    pub fn wraps(&self) -> Vec<bool> {
+        let ring = |n: &usize| *n >= self.generation.wraps && n.is_multiple_of(self.generation.wraps);
+        self.shape.iter().map(ring).collect()
+    }
+
+    /// Bytes that a program on one device may use.
+    pub fn hbm(&self) -> u64 {
+        self.mode.hbm
+    }
+
+    /// What the parts of one device can do.
+    pub fn speed(&self) -> Speed {
+        let (g, share) = (&self.generation, self.mode.devices as f64);
+        Speed {
+            flops: g.tflops * 1e12 / share,
+            hbm: g.hbm_gb_s * 1e9 / share,
+            link: g.ici_gb_s * 1e9,
+            dcn: g.dcn_gb_s * 1e9 / share,
+            hertz: g.mhz * 1e6,
+        }
+    }
+}
+
+impl fmt::Display for Slice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.generation.name, self.shape())?;
+        if self.mode != self.generation.modes[0] {
+            write!(f, ":{}", self.mode.name)?;
+        }
+        if self.slices > 1 {
+            write!(f, ":slices={}", self.slices)?;
+        }
+        Ok(())
+    }
+}
+
+impl Generation {
+    /// Reads `8x8x8`. Dims left out have size 1.
+    fn shape(&self, text: &str) -> Result<Vec<usize>, String> {
+        let wrong = |why: String| {
+            format!("`{}:{text}` is no slice: {why}; there are {}", self.name, self.shapes.join(", "))
+        };
+        let sizes: Option<Vec<usize>> =
+            text.split('x').map(|n| n.parse().ok().filter(|n| (1..=65536).contains(n))).collect();
+        let mut sizes =
+            sizes.ok_or_else(|| wrong(format!("write it as tpu:{}:{}", self.name, self.shapes[2])))?;
+        if sizes.len() > self.torus {
+            return Err(wrong(format!("its chips form a torus of {} dims", self.torus)));
+        }
+        sizes.resize(self.torus, 1);
+        for (n, h) in sizes.iter().zip(&self.host) {
+            if *n > 1 && !n.is_multiple_of(*h) {
+                let host: Vec<String> = self.host.iter().map(usize::to_string).collect();
+                return Err(wrong(format!(
+                    "hosts have {} chips, of which {n} is no multiple",
+                    host.join("x")
+                )));
+            }
+        }
+        let chips: usize = sizes.iter().product();
+        if chips > self.most {
+            return Err(wrong(format!("{chips} chips are more than the {} there are in one", self.most)));
+        }
+        Ok(sizes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_data_file_is_consistent() {
+        let all = generations();
+        assert_eq!(all.len(), 7);
+        for g in &all {
+            assert_eq!(g.host.len(), g.torus, "{}", g.name);
+            assert!(g.modes.iter().all(|m| m.devices <= g.cores), "{}", g.name);
+            for shape in &g.shapes {
+                let slice = Slice::parse(&format!("{}:{shape}", g.name)).unwrap();
+                assert_eq!(slice.to_string(), format!("{}:{shape}", g.name));
+                assert_eq!(slice.devices(), slice.chips() * g.modes[0].devices);
+            }
+            // One core's peak is its clock times whole arrays of multipliers, of 128² or 256².
+            let macs = g.tflops * 1e12 / 2.0 / (g.mhz * 1e6) / g.cores as f64 / (128.0 * 128.0);
+            assert!((macs - macs.round()).abs() < 0.02 * macs, "{}: {macs}", g.name);
+        }
+    }
+
+    #[test]
+    fn slices_are_read_and_printed() {
+        let slice = |text| Slice::parse(text).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(slice("v3:32x32").devices(), 2048);
+        assert_eq!(slice("v4:8x8x8").devices(), 1024);
+        let mega = slice("v4:8x8x8:megacore:slices=2");
+        assert_eq!((mega.devices(), mega.topology()), (1024, "v4:8x8x8".to_owned()));
+        assert_eq!(mega.to_string(), "v4:8x8x8:megacore:slices=2");
+        assert_eq!(slice("v4:8x8x8:slices=2:megacore"), mega);
+        assert_eq!(slice("v4:8x8x8:split").to_string(), "v4:8x8x8");
+        assert_eq!(slice("v7x:2x2x1").to_string(), "tpu7x:2x2x1");
+        assert_eq!(slice("v4:2x2").shape, [2, 2, 1]);
+        assert_eq!(slice("v5e:16x8").wraps(), [true, false]);
+        assert_eq!(slice("v4:2x4x8").wraps(), [false, true, true]);
+        assert_eq!((slice("v5e:1x8").hosts(), slice("v4:2x2x1").hosts()), (4, 1));
+        let mut other = slice("v4:2x2x1");
+        other.set_config("megacore").unwrap();
+        assert_eq!(other.hbm(), mega.hbm());
+    }
+
+    #[test]
+    fn mistakes_list_what_there_is() {
+        let says = |text: &str, parts: &[&str]| {
+            let error = Slice::parse(text).unwrap_err();
+            assert!(parts.iter().all(|p| error.contains(p)), "{text}: {error}");
+        };
+        says("v9:2x2", &["`v9`", "v2, v3, v4, v5e, v5p, v6e, tpu7x"]);
+        says("v5e:3x5", &["2x2 chips", "3 is no multiple", "2x4, 4x4"]);
+        says("v5e:2x2x2", &["torus of 2 dims"]);
+        says("v5e:2x", &["write it as tpu:v5e:2x4"]);
+        says("v5e", &["write it as"]);
+        says("v5e:0x4", &["write it as"]);
+        says("v5e:32x32", &["1024 chips", "256"]);
+        says("v5e:2x4:megacore", &["`megacore`", "single"]);
+        says("v4:2x2x1:slices=0", &["slices=2"]);
+    }
+}

@@ -1,0 +1,190 @@
+//! How long things take on a slice: a roofline for arithmetic and memory, and the links of the torus for collectives.
+//!
+//! What is assumed: devices are numbered as libtpu does (core, then the first dim of the torus, …, then slices),
+//! collectives of one program do not overlap, rings use both directions of every dim that they span, and cores of a
+//! chip share its links. It ranks layouts; it does not predict a stopwatch.
+
+use super::Slice;
+use mesh::{AxisId, Mesh, ir::Collective};
+
+/// What the parts of one device can do in a second.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Speed {
+    /// Operations of bf16 products.
+    pub flops: f64,
+    /// Bytes of its memory.
+    pub hbm: f64,
+    /// Bytes of one link of a chip, in one direction.
+    pub link: f64,
+    /// Bytes to other slices.
+    pub dcn: f64,
+    /// Cycles of a core.
+    pub hertz: f64,
+}
+
+/// Seconds of a step, by what is busy.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Work {
+    /// Products that are bound by arithmetic or, where that is slower, by the memory.
+    pub products: f64,
+    /// Everything else that passes over memory.
+    pub memory: f64,
+    /// Collectives.
+    pub network: f64,
+}
+
+impl Work {
+    /// All parts, one after the other.
+    pub fn total(&self) -> f64 {
+        self.products + self.memory + self.network
+    }
+}
+
+/// Seconds that starting a collective takes.
+const START: f64 = 2e-6;
+
+/// The span of a group of devices over the machine.
+#[derive(Clone, PartialEq, Debug)]
+struct Span {
+    /// Slices, and chips along each dim of the torus, that its members lie on.
+    slices: usize,
+    extent: Vec<usize>,
+    ring: Vec<bool>,
+}
+
+impl Slice {
+    /// Where a device lies: slice, coordinates of its chip, core.
+    fn place(&self, device: usize) -> (usize, Vec<usize>, usize) {
+        let core = device % self.mode.devices;
+        let mut rest = device / self.mode.devices;
+        let mut coords = Vec::with_capacity(self.shape.len());
+        for n in &self.shape {
+            coords.push(rest % n);
+            rest /= n;
+        }
+        (rest, coords, core)
+    }
+
+    fn span(&self, mesh: &Mesh, axes: &[AxisId]) -> Span {
+        let members: Vec<_> = group(mesh, axes).map(|d| self.place(d)).collect();
+        let distinct = |of: &dyn Fn(&(usize, Vec<usize>, usize)) -> usize| {
+            let mut all: Vec<usize> = members.iter().map(of).collect();
+            all.sort_unstable();
+            all.dedup();
+            all.len()
+        };
+        let extent: Vec<usize> = (0..self.shape.len()).map(|i| distinct(&|m| m.1[i])).collect();
+        let ring = |(i, wraps): (usize, bool)| wraps && extent[i] == self.shape[i];
+        let ring = self.wraps().into_iter().enumerate().map(ring).collect();
+        Span { slices: distinct(&|m| m.0), extent, ring }
+    }
+
+    /// Seconds of one collective over `axes` of which every device sends `wire` bytes.
+    pub fn collective_time(&self, mesh: &Mesh, op: &Collective, axes: &[AxisId], wire: u64) -> f64 {
+        if wire == 0 || axes.is_empty() {
+            return 0.0;
+        }
+        let (span, speed, wire) = (self.span(mesh, axes), self.speed(), wire as f64);
+        let exchange = matches!(op, Collective::AllToAll { .. });
+        let mut seconds = START;
+        let members = mesh.product(axes) as f64;
+        if span.slices > 1 {
+            // Sums are made within a slice first, so that each device carries its part only.
+            let inside = if exchange { 1.0 } else { members / span.slices as f64 };
+            seconds += wire / inside / speed.dcn;
+        }
+        let shared = self.mode.devices as f64;
+        let dims = || span.extent.iter().zip(&span.ring).filter(|(n, _)| **n > 1);
+        if dims().next().is_none() {
+            // Between the cores of a chip data go through its memory.
+            return if span.slices > 1 { seconds } else { seconds + 2.0 * wire / speed.hbm };
+        }
+        let ways = |ring: &bool| if *ring { 2.0 } else { 1.0 };
+        seconds += if exchange {
+            // Half of what a device sends crosses the middle of each dim, over the links of the other dims' rows.
+            let load = |(n, ring): (&usize, &bool)| wire * *n as f64 / 4.0 / ways(ring);
+            dims().map(load).fold(0.0, f64::max) * shared / speed.link
+        } else {
+            wire * shared / (speed.link * dims().map(|(_, ring)| ways(ring)).sum::<f64>())
+        };
+        seconds
+    }
+
+    /// Share of the peak that a product of these sizes (rows, columns, summed) reaches on the units for products.
+    pub fn filling(&self, rows: usize, columns: usize, summed: usize) -> f64 {
+        let unit = if matches!(self.generation.name.as_str(), "v6e" | "tpu7x") { 256 } else { 128 };
+        let fill = |n: usize, to: usize| n as f64 / (n.div_ceil(to) * to) as f64;
+        // Either side may lie across the unit; the compiler takes the better way.
+        let across = |a: usize, b: usize| fill(a, unit) * fill(b, 8);
+        fill(summed, unit) * across(rows, columns).max(across(columns, rows))
+    }
+}
+
+/// The devices that share a group with device 0.
+pub(crate) fn group(mesh: &Mesh, axes: &[AxisId]) -> impl Iterator<Item = usize> {
+    let mut strides = Vec::new();
+    let mut stride = 1;
+    for axis in mesh.ids().collect::<Vec<_>>().into_iter().rev() {
+        if axes.contains(&axis) {
+            strides.push((mesh.size(axis), stride));
+        }
+        stride *= mesh.size(axis);
+    }
+    let count: usize = strides.iter().map(|(n, _)| n).product();
+    (0..count).map(move |mut i| {
+        let mut device = 0;
+        for (n, stride) in &strides {
+            device += i % n * stride;
+            i /= n;
+        }
+        device
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh::ir::Owed;
+
+    fn span(slice: &str, mesh: &str, axes: &[&str]) -> (usize, Vec<usize>, Vec<bool>) {
+        let (slice, mesh) = (Slice::parse(slice).unwrap(), Mesh::parse(mesh).unwrap());
+        let axes: Vec<AxisId> = axes.iter().map(|a| mesh.find(a).unwrap()).collect();
+        let span = slice.span(&mesh, &axes);
+        (span.slices, span.extent, span.ring)
+    }
+
+    #[test]
+    fn groups_lie_where_the_numbering_puts_them() {
+        assert_eq!(span("v5e:4x8", "data=8,model=4", &["model"]), (1, vec![4, 1], vec![false, false]));
+        assert_eq!(span("v5e:4x8", "data=8,model=4", &["data"]), (1, vec![1, 8], vec![false, false]));
+        assert_eq!(span("v5e:4x8", "data=4,model=8", &["model"]), (1, vec![4, 2], vec![false, false]));
+        assert_eq!(
+            span("v4:4x4x4:megacore", "a=4,b=16", &["b"]),
+            (1, vec![4, 4, 1], vec![true, true, false])
+        );
+        assert_eq!(span("v3:2x2", "a=4,b=2", &["b"]).1, [1, 1]);
+        assert_eq!(span("v5e:2x2:slices=2", "a=2,b=4", &["a"]), (2, vec![1, 1], vec![false, false]));
+    }
+
+    #[test]
+    fn rings_are_faster_than_lines_and_exchanges_grow_with_the_ring() {
+        let mesh = Mesh::parse("a=16,b=16").unwrap();
+        let time = |slice: &str, op: &Collective, axis: usize| {
+            Slice::parse(slice).unwrap().collective_time(&mesh, op, &[AxisId(axis as u32)], 1 << 30)
+        };
+        let sum = Collective::AllReduce { kind: Owed::Sum, axes: mesh::AxisSet::one(AxisId(0)) };
+        let move_ = Collective::AllToAll { from: "x".into(), to: "y".into(), axes: vec![AxisId(0)] };
+        assert!(time("v5e:16x16", &sum, 1) * 1.7 < time("v3:16x8", &sum, 1));
+        assert!(time("v5e:16x16", &move_, 1) > 3.0 * time("v5e:16x16", &sum, 1));
+        let ring = time("v5e:16x16", &sum, 0);
+        assert!((ring - (1u64 << 30) as f64 / 90e9).abs() < 1e-4, "{ring}");
+    }
+
+    #[test]
+    fn narrow_products_fill_less() {
+        let v3 = Slice::parse("v3:4x4").unwrap();
+        assert_eq!(v3.filling(512, 512, 64), 0.5);
+        assert_eq!(v3.filling(512, 64, 512), 1.0);
+        assert_eq!(Slice::parse("v6e:2x2").unwrap().filling(512, 512, 128), 0.5);
+    }
+}
