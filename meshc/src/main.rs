@@ -9,6 +9,7 @@
 
 mod ahead;
 mod commands;
+mod data_options;
 mod device;
 mod diagnostics;
 mod failure;

@@ -2,7 +2,7 @@
 
 use compiler::report::table::{count, size};
 use proto::manifest::Manifest;
-use runtime::data::{Source, Stats, Tokenizer};
+use runtime::data::{Cache, Source, Stats, Tokenizer};
 use std::fmt::Write;
 
 /// A program, where it lies, and what it takes.
@@ -48,8 +48,13 @@ pub fn artefact(manifest: &Manifest) -> String {
 
 /// Text for training.
 pub fn data(source: &Source) -> String {
-    let text = source.text();
-    let skipped = match text.skipped.len() {
+    let (mut files, mut bytes, mut left_out, mut folders) = (0, 0, 0, 0);
+    for text in source.texts() {
+        let about = text.corpus.about();
+        (files, bytes, left_out) = (files + about.files, bytes + about.bytes, left_out + about.skipped.len());
+        folders += usize::from(about.prepared.is_some());
+    }
+    let skipped = match left_out {
         0 => String::new(),
         n => format!(", {n} left out"),
     };
@@ -57,15 +62,51 @@ pub fn data(source: &Source) -> String {
         0 => String::new(),
         n => format!(", {n} more held out"),
     };
-    let bytes = size(text.bytes.len() as u64);
     let tokens = match source.tokenizer() {
-        Tokenizer::Bytes => String::new(),
-        Tokenizer::Pieces(pieces) => {
-            format!(", {} tokens of {}", count(source.tokens() as u64), pieces.name())
-        }
+        Tokenizer::Bytes if folders == 0 => String::new(),
+        tokenizer => format!(", {} tokens of {}", count(source.tokens() as u64), tokenizer.name()),
     };
-    let examples = format!("{} examples{held_out}", source.examples());
-    table(&[("data", format!("{bytes} in {} files{skipped}{tokens}: {examples}", text.files.len()))])
+    let prepared = if folders > 0 { ", prepared" } else { "" };
+    let rows = match source.examples_per_row() {
+        None => "examples".to_owned(),
+        Some(per_row) => format!("rows of {per_row:.1} examples on average"),
+    };
+    let all = format!("{} in {files} files{prepared}{skipped}{tokens}", size(bytes));
+    let mut out = table(&[("data", format!("{all}: {} {rows}{held_out}", source.examples()))]);
+    if source.texts().nth(1).is_some() {
+        for (text, share) in source.texts().zip(source.shares()) {
+            let tokens = count(text.corpus.len() as u64);
+            out += &table(&[("", format!("{:5.2} % {}, {tokens} tokens", share * 100.0, text.name))]);
+        }
+    }
+    out
+}
+
+/// Tokens that were just prepared.
+pub fn prepared(cache: &Cache) -> String {
+    let manifest = cache.manifest();
+    let lines = [
+        ("folder", cache.dir().display().to_string()),
+        (
+            "text",
+            format!(
+                "{} in {} files, {} documents",
+                size(manifest.bytes),
+                manifest.sources.len(),
+                manifest.documents
+            ),
+        ),
+        (
+            "tokens",
+            format!(
+                "{} of {}, {} bytes each",
+                count(manifest.tokens),
+                manifest.tokenizer.name,
+                manifest.width
+            ),
+        ),
+    ];
+    table(&lines)
 }
 
 /// What a text is like.

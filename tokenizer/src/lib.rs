@@ -110,13 +110,6 @@ impl FileTokenizer {
         self.offset
     }
 
-    /// The text of tokens. Padding, ends and sentinels of it are left out.
-    pub fn decode(&self, tokens: &[i32]) -> Result<String> {
-        let own = tokens.iter().filter_map(|token| u32::try_from(token - self.offset).ok());
-        let own: Vec<u32> = own.filter(|id| !self.special.contains(id)).collect();
-        self.inner.decode(&own, true).map_err(|error| self.failed(&*error))
-    }
-
     fn failed(&self, error: &dyn fmt::Display) -> Error {
         Error::input(
             format!("tokenizer `{}`: {error}", self.name),
@@ -132,6 +125,12 @@ impl Pieces for FileTokenizer {
         let number =
             |id: &u32| if self.special.contains(id) { self.unknown } else { *id as i32 + self.offset };
         Ok(encoding.get_ids().iter().map(number).collect())
+    }
+    fn decode(&self, tokens: &[i32]) -> Result<String> {
+        // Padding, ends and sentinels of it are left out.
+        let own = tokens.iter().filter_map(|token| u32::try_from(token - self.offset).ok());
+        let own: Vec<u32> = own.filter(|id| !self.special.contains(id)).collect();
+        self.inner.decode(&own, true).map_err(|error| self.failed(&*error))
     }
     fn tokens(&self) -> usize {
         self.tokens

@@ -1,9 +1,10 @@
-//! `meshc data`: what there is to train on.
+//! `meshc data`: what there is to train on, and tokens made once.
 
 use crate::{reading::Reading, summary};
 use anyhow::Result;
-use runtime::data::Stats;
-use std::path::PathBuf;
+use runtime::data::{Cache, Text, Tokenizer};
+use serde_json::json;
+use std::path::{Path, PathBuf};
 
 /// Arguments.
 #[derive(clap::Args, Debug)]
@@ -16,11 +17,16 @@ pub struct Args {
 enum Command {
     /// Count documents, bytes and tokens, and say how long documents are and how even tokens
     Stats(StatsArgs),
+    /// Make tokens of text once, and write them into a folder that --data takes in place of the text
+    Prepare(PrepareArgs),
+    /// Compare every byte of prepared tokens with the digests of its manifest
+    Verify(VerifyArgs),
 }
 
 #[derive(clap::Args, Debug)]
 struct StatsArgs {
-    /// Text and JSON lines, plain, .gz or .zst; folders with such files; patterns such as 'corpus/*.jsonl.gz'
+    /// Text, JSON lines (plain, .gz or .zst), Parquet; folders with such files; patterns such as 'corpus/*.jsonl.gz'; or
+    /// a folder of prepared tokens
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     #[command(flatten)]
@@ -30,17 +36,39 @@ struct StatsArgs {
     json: bool,
 }
 
+#[derive(clap::Args, Debug)]
+struct PrepareArgs {
+    /// Text, JSON lines (plain, .gz or .zst), Parquet; folders with such files; patterns such as 'corpus/*.jsonl.gz'
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The new folder
+    #[arg(long, short, value_name = "DIR")]
+    output: PathBuf,
+    #[command(flatten)]
+    reading: Reading,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+struct VerifyArgs {
+    /// Folders of prepared tokens
+    #[arg(required = true, value_name = "DIR")]
+    folders: Vec<PathBuf>,
+}
+
 /// Does what was asked for.
 pub fn run(args: &Args) -> Result<()> {
     match &args.command {
         Command::Stats(args) => stats(args),
+        Command::Prepare(args) => prepare(args),
+        Command::Verify(args) => args.folders.iter().try_for_each(|dir| verify(dir)),
     }
 }
 
 fn stats(args: &StatsArgs) -> Result<()> {
-    let text = args.reading.text(&args.files)?;
-    let tokenizer = args.reading.tokenizer()?;
-    let stats = Stats::of(&text, &tokenizer)?;
+    let (stats, text, tokenizer): (_, Text, Tokenizer) = args.reading.stats(&args.files)?;
     if args.json {
         let mut value = serde_json::to_value(&stats)?;
         value["tokenizer"] = tokenizer.name().into();
@@ -51,5 +79,34 @@ fn stats(args: &StatsArgs) -> Result<()> {
     for skipped in &text.skipped {
         println!("left out      {} {}", skipped.path.display(), skipped.reason);
     }
+    Ok(())
+}
+
+fn prepare(args: &PrepareArgs) -> Result<()> {
+    let tokenizer = args.reading.tokenizer.or_bytes()?;
+    let field = &args.reading.text_field;
+    let mut observe = |number: usize, path: &Path| {
+        if !args.json {
+            eprintln!("{number:6}  {}", path.display());
+        }
+    };
+    let cache = Cache::prepare(&args.files, field, &tokenizer, &args.output, &mut observe)?;
+    let manifest = cache.manifest();
+    if args.json {
+        let value = json!({
+            "folder": cache.dir(), "tokens": manifest.tokens, "documents": manifest.documents, "bytes": manifest.bytes,
+            "files": manifest.sources.len(), "width": manifest.width, "tokenizer": manifest.tokenizer.name,
+        });
+        println!("{}", serde_json::to_string_pretty(&value)?);
+    } else {
+        print!("{}", summary::prepared(&cache));
+    }
+    Ok(())
+}
+
+fn verify(dir: &Path) -> Result<()> {
+    let cache = Cache::open(dir)?;
+    cache.verify()?;
+    println!("{}: good, {} tokens", dir.display(), cache.manifest().tokens);
     Ok(())
 }

@@ -1,24 +1,17 @@
 //! `meshc eval`: loss, perplexity and accuracy on held-out text.
 
-use crate::{device::environment, failure::failure, reading::Reading, subject::SubjectArgs};
+use crate::{data_options::DataOptions, device::environment, failure::failure, subject::SubjectArgs};
 use anyhow::Result;
-use runtime::{
-    data::{self, Source, Task},
-    train,
-};
+use runtime::{data::Task, train};
 use serde_json::{Map, Value};
-use std::path::PathBuf;
 
 /// Arguments.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(flatten)]
     subject: SubjectArgs,
-    /// Text and JSON lines, plain, .gz or .zst; folders with such files; patterns such as 'corpus/*.jsonl.gz'
-    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
-    data: Vec<PathBuf>,
     #[command(flatten)]
-    reading: Reading,
+    data: DataOptions,
     /// Share of the text, at its end, that is evaluated: what `meshc train --eval-every` keeps for it
     #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
     held_out: f64,
@@ -33,14 +26,9 @@ pub struct Args {
 /// Evaluates.
 pub fn run(args: &Args) -> Result<()> {
     environment(None)?;
-    let text = args.reading.text(&args.data)?;
+    let texts = args.data.open()?;
     let mut session = args.subject.session(&[], &["eval_step"])?;
-    let options = data::Options {
-        tokenizer: args.reading.tokenizer()?,
-        held_out: args.held_out,
-        ..data::Options::default()
-    };
-    let source = Source::new(text, Task::of(session.artefact())?, &options)?;
+    let source = texts.source(Task::of(session.artefact())?, args.held_out)?;
     let batches = source.held_out_batches().min(args.batches.unwrap_or(usize::MAX));
     if batches == 0 {
         return Err(failure(

@@ -4,6 +4,7 @@ use crate::{
     device::environment,
     failure::failure,
     folder::write_file,
+    reading::TokenizerArgs,
     subject::{Setting, SubjectArgs},
     tensors,
 };
@@ -69,9 +70,11 @@ pub struct Args {
     /// Run the whole prefix again for every token, so that tokens of the decoder compete for experts as in training
     #[arg(long)]
     uncached: bool,
-    /// Print JSON: a list with tokens, score and, for a vocabulary of bytes, text of each sequence
+    /// Print JSON: a list with tokens, score and, where tokens are known to be text, text of each sequence
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -85,7 +88,7 @@ pub fn run(args: &Args) -> Result<()> {
     let input = read(&args.input)?;
     let mut session = args.subject.session(&args.settings(input.len()), &["encode", "decode", "results"])?;
     let mut generator = Generator::new(&mut session)?;
-    let codec = Codec::new(generator.sizes().vocab).ok();
+    let codec = codec(&args.tokenizer, generator.sizes().vocab)?;
     let inputs = input.tokens(codec.as_ref())?;
     let options = Options {
         min_length: args.min_length,
@@ -101,7 +104,7 @@ pub fn run(args: &Args) -> Result<()> {
     if as_text && codec.is_none() {
         return Err(failure(
             format!("the vocabulary of {} tokens is too small for bytes", generator.sizes().vocab),
-            "take token ids out: --json, or --output NAME.json or NAME.safetensors",
+            "name the model's tokenizer, or take token ids out: --json, or --output NAME.json or NAME.safetensors",
         ));
     }
     let mut all = Vec::new();
@@ -109,7 +112,7 @@ pub fn run(args: &Args) -> Result<()> {
     generator.run(&inputs, &options, &mut |_, mut sequences| {
         sequences.truncate(args.sequences);
         if as_text && args.output.is_none() {
-            for line in lines(&sequences, codec.as_ref()) {
+            for line in lines(&sequences, codec.as_ref())? {
                 // A reader that has gone away is told by the next write.
                 let _ = writeln!(out, "{line}");
             }
@@ -118,14 +121,15 @@ pub fn run(args: &Args) -> Result<()> {
         Ok(())
     })?;
     let result = match kind {
-        Kind::Text => all
-            .iter()
-            .flat_map(|s| lines(s, codec.as_ref()))
-            .map(|l| l + "\n")
-            .collect::<String>()
-            .into_bytes(),
+        Kind::Text => {
+            let mut text = String::new();
+            for sequences in &all {
+                lines(sequences, codec.as_ref())?.iter().for_each(|line| text += &format!("{line}\n"));
+            }
+            text.into_bytes()
+        }
         Kind::Json => {
-            let list: Vec<Value> = all.iter().map(|s| described(s, codec.as_ref())).collect();
+            let list: Vec<Value> = all.iter().map(|s| described(s, codec.as_ref())).collect::<Result<_>>()?;
             serde_json::to_vec_pretty(&list)?
         }
         Kind::Safetensors => packed(&all)?,
@@ -225,10 +229,12 @@ impl Input {
     fn tokens(self, codec: Option<&Codec>) -> Result<Vec<Vec<i32>>> {
         match (self, codec) {
             (Self::Tokens(rows), _) => Ok(rows),
-            (Self::Texts(texts), Some(codec)) => Ok(texts.iter().map(|t| codec.encode(t)).collect()),
+            (Self::Texts(texts), Some(codec)) => {
+                Ok(texts.iter().map(|t| codec.encode(t)).collect::<Result<_, _>>()?)
+            }
             (Self::Texts(_), None) => Err(failure(
                 "the model's vocabulary is too small for bytes, so that text cannot go in",
-                "give token ids: --input NAME.json or NAME.safetensors",
+                "name the model's tokenizer with --tokenizer, or give token ids: --input NAME.json or NAME.safetensors",
             )),
         }
     }
@@ -284,21 +290,29 @@ fn ids(tensors: &BTreeMap<String, HostTensor>, name: &str) -> Result<Vec<Vec<i32
     Ok(ids.to_f64()?.chunks_exact(ids.dims[1]).map(row).collect())
 }
 
-fn lines(sequences: &[Sequence], codec: Option<&Codec>) -> Vec<String> {
-    let text = |s: &Sequence| codec.map_or_else(String::new, |c| c.decode(&s.tokens));
+fn lines(sequences: &[Sequence], codec: Option<&Codec>) -> runtime::Result<Vec<String>> {
+    let text = |s: &Sequence| codec.map_or_else(|| Ok(String::new()), |c| c.decode(&s.tokens));
     // One line each, whatever they hold.
-    sequences.iter().map(|s| text(s).replace('\n', "\\n").replace('\r', "\\r")).collect()
+    sequences.iter().map(|s| Ok(text(s)?.replace('\n', "\\n").replace('\r', "\\r"))).collect()
 }
 
-fn described(sequences: &[Sequence], codec: Option<&Codec>) -> Value {
+fn described(sequences: &[Sequence], codec: Option<&Codec>) -> Result<Value> {
     let one = |s: &Sequence| {
         let mut value = json!({ "tokens": s.tokens, "score": s.score });
         if let Some(codec) = codec {
-            value["text"] = codec.decode(&s.tokens).into();
+            value["text"] = codec.decode(&s.tokens)?.into();
         }
-        value
+        Ok(value)
     };
-    json!({ "sequences": sequences.iter().map(one).collect::<Vec<_>>() })
+    Ok(json!({ "sequences": sequences.iter().map(one).collect::<Result<Vec<_>>>()? }))
+}
+
+/// What makes tokens of text for a model: the tokenizer that was named, which is to fit; else bytes, if they do.
+pub(super) fn codec(args: &TokenizerArgs, vocab: usize) -> Result<Option<Codec>> {
+    Ok(match args.named()? {
+        Some(tokenizer) => Some(Codec::with(vocab, tokenizer)?),
+        None => Codec::new(vocab).ok(),
+    })
 }
 
 fn packed(all: &[Vec<Sequence>]) -> Result<Vec<u8>> {

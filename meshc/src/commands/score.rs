@@ -1,6 +1,7 @@
 //! `meshc score`: how likely a model finds given targets.
 
-use crate::{device::environment, failure::failure, subject::SubjectArgs};
+use super::generate::codec;
+use crate::{device::environment, failure::failure, reading::TokenizerArgs, subject::SubjectArgs};
 use anyhow::{Context, Result};
 use runtime::generate::{Codec, Score, Scorer};
 use serde_json::{Value, json};
@@ -15,6 +16,8 @@ pub struct Args {
     /// both texts with a tab between; - is standard input
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
 }
 
 /// Scores: one JSON object for each pair, one on a line; what they are together goes to standard error.
@@ -35,7 +38,7 @@ pub fn run(args: &Args) -> Result<()> {
     let settings = [("task", "score".to_owned()), ("batch", batch.to_string())];
     let mut session = args.subject.session(&settings, &["score"])?;
     let mut scorer = Scorer::new(&mut session)?;
-    let codec = Codec::new(scorer.sizes().vocab).ok();
+    let codec = codec(&args.tokenizer, scorer.sizes().vocab)?;
     let pairs = lines.iter().map(|(number, line)| pair(line, codec.as_ref(), &name, *number));
     let scores = scorer.run(&pairs.collect::<Result<Vec<_>>>()?)?;
     let mut sum = Score::default();
@@ -68,7 +71,8 @@ fn pair(line: &str, codec: Option<&Codec>, name: &str, number: usize) -> Result<
         )
     };
     let text = |text: &str| {
-        codec.map(|c| c.encode(text)).ok_or_else(|| wrong("the vocabulary is too small for bytes".into()))
+        let codec = codec.ok_or_else(|| wrong("the vocabulary is too small for bytes".into()))?;
+        Ok(codec.encode(text)?)
     };
     if !line.trim_start().starts_with('{') {
         let (input, target) = line.split_once('\t').ok_or_else(|| wrong("it has no tab".into()))?;

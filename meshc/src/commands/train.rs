@@ -2,6 +2,7 @@
 
 use super::refuse_options;
 use crate::{
+    data_options::DataOptions,
     device::{PluginArgs, environment},
     failure::failure,
     folder,
@@ -9,18 +10,12 @@ use crate::{
     model::{self, ModelArgs},
     placement::{PlacementArgs, place},
     progress::Progress,
-    reading::Reading,
     summary,
     target::Target,
 };
 use anyhow::{Context, Result};
 use compiler::pipeline::Stage;
-use runtime::{
-    Artefact,
-    data::{self, Source, Task},
-    plugin::Platform,
-    train,
-};
+use runtime::{Artefact, data::Task, plugin::Platform, train};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     flag,
@@ -40,11 +35,8 @@ pub struct Args {
     /// A model (.rs or .mesh), an artefact directory, or a checkpoint, whose parameters training begins with
     #[arg(value_name = "MODEL|ARTEFACT|CHECKPOINT")]
     subject: PathBuf,
-    /// Text and JSON lines, plain, .gz or .zst; folders with such files; patterns such as 'corpus/*.jsonl.gz'
-    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
-    data: Vec<PathBuf>,
     #[command(flatten)]
-    reading: Reading,
+    data: DataOptions,
     #[command(flatten)]
     settings: ModelArgs,
     #[command(flatten)]
@@ -99,13 +91,11 @@ pub struct Args {
 /// Trains.
 pub fn run(args: &Args) -> Result<ExitCode> {
     environment(None)?;
-    let tokenizer = args.reading.tokenizer()?;
-    let text = args.reading.text(&args.data)?;
+    let texts = args.data.open()?;
     let is_checkpoint = model::is_checkpoint(&args.subject);
     let artefact = if args.subject.is_dir() && !is_checkpoint { opened(args)? } else { compiled(args)? };
     let held_out = args.held_out.unwrap_or(if args.eval_every.is_some() { 0.05 } else { 0.0 });
-    let options = data::Options { tokenizer, held_out, ..data::Options::default() };
-    let source = Source::new(text, Task::of(&artefact)?, &options)?;
+    let source = texts.source(Task::of(&artefact)?, held_out)?;
     let said = format!("{}{}", summary::artefact(&artefact.manifest), summary::data(&source));
     if args.json {
         eprint!("{said}")

@@ -48,7 +48,7 @@ pub struct Skipped {
 /// The field of JSON lines that has the text, unless another one is named.
 pub const TEXT_FIELD: &str = "text";
 
-const NAME_DATA: &str = "name files with text or JSON lines, plain, .gz or .zst; folders with such files; or a pattern \
+const NAME_DATA: &str = "name files with text, JSON lines (plain, .gz or .zst) or Parquet; folders with such files; or a pattern \
                          such as 'corpus/*.jsonl.gz'";
 
 impl Text {
@@ -57,23 +57,56 @@ impl Text {
         Self::read_field(paths, TEXT_FIELD)
     }
 
-    /// Reads files and folders. `field` has the text of JSON lines.
+    /// Reads files and folders. `field` has the text of JSON lines and Parquet.
     ///
     /// Folders are walked in the order of their entries' names. What cannot be text there is left out:
     /// hidden files and folders, folders called `target`, links to folders, empty and binary files. A file
     /// that is named itself, or by a pattern, must be text; and a file that is compressed or has JSON lines must be
     /// whole wherever it was found. No file is read twice.
     pub fn read_field(paths: &[PathBuf], field: &str) -> Result<Self> {
-        let mut reader =
-            Reader { text: Self::default(), field, seen: BTreeSet::new(), again: 0, apart: false };
-        for path in paths {
-            reader.path(path)?;
+        let (mut text, mut apart) = (Self::default(), false);
+        text.skipped = visit(paths, field, &mut |path, contents| {
+            text.add(path, contents, &mut apart);
+            Ok(())
+        })?;
+        text.end(apart);
+        Ok(text)
+    }
+
+    /// The text of one file, by itself.
+    pub(super) fn of_file(path: &Path, contents: Contents) -> Self {
+        let (mut text, mut apart) = (Self::default(), false);
+        text.add(path, contents, &mut apart);
+        text.end(apart);
+        text
+    }
+
+    /// Adds what is in a file. `apart`: what is here last is kept apart from what follows.
+    fn add(&mut self, path: &Path, contents: Contents, apart: &mut bool) {
+        let start = self.bytes.len();
+        match contents {
+            Contents::Text(bytes) => {
+                // Two parts are apart if one of them is.
+                self.end(std::mem::replace(apart, false));
+                self.bytes.extend_from_slice(&bytes);
+            }
+            Contents::Documents(documents) => {
+                for document in documents {
+                    *apart = true;
+                    self.end(true);
+                    self.bytes.extend_from_slice(document.as_bytes());
+                }
+            }
         }
-        if reader.text.files.is_empty() {
-            return Err(Error::input("no data was named", NAME_DATA));
+        let len = self.bytes.len() - start;
+        self.files.push(File { path: path.to_owned(), start, len });
+    }
+
+    /// What is here so far is kept apart from what follows.
+    fn end(&mut self, apart: bool) {
+        if apart && !self.bytes.is_empty() && self.ends.last() != Some(&self.bytes.len()) {
+            self.ends.push(self.bytes.len());
         }
-        reader.finish();
-        Ok(reader.text)
     }
 
     /// A text that is in memory already.
@@ -99,14 +132,31 @@ impl Text {
     }
 }
 
+/// Gives every file of `paths` to `take`, in order, as [`Text::read_field`] says; what was left out is the result.
+pub(super) fn visit(
+    paths: &[PathBuf],
+    field: &str,
+    take: &mut dyn FnMut(&Path, Contents) -> Result<()>,
+) -> Result<Vec<Skipped>> {
+    let mut reader = Reader { field, take, files: 0, skipped: Vec::new(), seen: BTreeSet::new(), again: 0 };
+    for path in paths {
+        reader.path(path)?;
+    }
+    if reader.files == 0 {
+        return Err(Error::input("no data was named", NAME_DATA));
+    }
+    Ok(reader.skipped)
+}
+
 struct Reader<'a> {
-    text: Text,
     field: &'a str,
+    take: &'a mut dyn FnMut(&Path, Contents) -> Result<()>,
+    /// How many were taken.
+    files: usize,
+    skipped: Vec<Skipped>,
     seen: BTreeSet<PathBuf>,
     /// How many files came up a second time.
     again: usize,
-    /// What was read last is kept apart from what follows.
-    apart: bool,
 }
 
 impl Reader<'_> {
@@ -130,10 +180,10 @@ impl Reader<'_> {
         if !about.is_dir() {
             return self.named(path);
         }
-        let (before, skipped, again) = (self.text.files.len(), self.text.skipped.len(), self.again);
+        let (before, skipped, again) = (self.files, self.skipped.len(), self.again);
         self.walk(path)?;
-        if self.text.files.len() == before && self.again == again {
-            return Err(nothing_in(path, &self.text.skipped[skipped..]));
+        if self.files == before && self.again == again {
+            return Err(nothing_in(path, &self.skipped[skipped..]));
         }
         Ok(())
     }
@@ -199,7 +249,7 @@ impl Reader<'_> {
         match self.file(path)? {
             Some(problem) if problem.damage => Err(refused(path, problem)),
             Some(Problem { what: reason, .. }) => {
-                self.text.skipped.push(Skipped { path: path.to_owned(), reason });
+                self.skipped.push(Skipped { path: path.to_owned(), reason });
                 Ok(())
             }
             None => Ok(()),
@@ -218,36 +268,9 @@ impl Reader<'_> {
             Ok(contents) => contents,
             Err(problem) => return Ok(Some(problem)),
         };
-        let start = self.text.bytes.len();
-        match contents {
-            Contents::Text(bytes) => {
-                self.separate(false);
-                self.text.bytes.extend_from_slice(&bytes);
-            }
-            Contents::Documents(documents) => {
-                for document in documents {
-                    self.separate(true);
-                    self.text.bytes.extend_from_slice(document.as_bytes());
-                }
-            }
-        }
-        let len = self.text.bytes.len() - start;
-        self.text.files.push(File { path: path.to_owned(), start, len });
+        (self.take)(path, contents)?;
+        self.files += 1;
         Ok(None)
-    }
-
-    /// Before a part that is `apart` from others, or not: two parts are apart if one of them is.
-    fn separate(&mut self, apart: bool) {
-        if !self.text.bytes.is_empty() && (self.apart || apart) {
-            self.text.ends.push(self.text.bytes.len());
-        }
-        self.apart = apart;
-    }
-
-    fn finish(&mut self) {
-        if self.apart {
-            self.text.ends.push(self.text.bytes.len());
-        }
     }
 }
 

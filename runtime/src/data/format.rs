@@ -1,6 +1,7 @@
 //! What is in a data file, by the end of its name: `.gz` and `.zst` are compressed, `.jsonl`, `.ndjson` and
-//! `.json` have a JSON object on every line, anything else is text.
+//! `.json` have a JSON object on every line, `.parquet` a column of texts, anything else is text.
 
+use super::parquet;
 use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::{
     StreamingDecoder,
@@ -35,6 +36,9 @@ pub(super) fn contents(path: &Path, bytes: Vec<u8>, field: &str) -> Result<Conte
         return Err(no_text("is empty"));
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    if name.ends_with(".parquet") {
+        return some(parquet::documents(bytes, field)?);
+    }
     let (name, bytes) = if let Some(inner) = name.strip_suffix(".gz") {
         (inner, gzip(&bytes)?)
     } else if let Some(inner) = name.strip_suffix(".zst") {
@@ -44,10 +48,18 @@ pub(super) fn contents(path: &Path, bytes: Vec<u8>, field: &str) -> Result<Conte
     };
     let certain = name.ends_with(".jsonl") || name.ends_with(".ndjson");
     if certain || name.ends_with(".json") {
-        return json_lines(text(bytes)?.trim_start_matches('\u{feff}'), field, certain)
-            .map(Contents::Documents);
+        return some(json_lines(text(bytes)?.trim_start_matches('\u{feff}'), field, certain)?);
     }
     text(bytes).map(|text| Contents::Text(text.into_bytes()))
+}
+
+/// Those of them that are not empty, if there are any.
+fn some(mut documents: Vec<String>) -> Result<Contents, Problem> {
+    documents.retain(|document| !document.is_empty());
+    match documents.is_empty() {
+        true => Err(no_text("has no documents that are not empty")),
+        false => Ok(Contents::Documents(documents)),
+    }
 }
 
 fn gzip(bytes: &[u8]) -> Result<Vec<u8>, Problem> {
@@ -128,11 +140,10 @@ fn json_lines(text: &str, field: &str, certain: bool) -> Result<Vec<String>, Pro
         }
         damage = true;
     }
-    documents.retain(|document| !document.is_empty());
-    if documents.is_empty() { Err(no_text("has no documents that are not empty")) } else { Ok(documents) }
+    Ok(documents)
 }
 
-fn quoted(names: &[&str]) -> String {
+pub(super) fn quoted(names: &[&str]) -> String {
     if names.is_empty() { "none at all".into() } else { format!("`{}`", names.join("`, `")) }
 }
 

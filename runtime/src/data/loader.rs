@@ -1,6 +1,6 @@
 //! Batches ahead of time: a thread of its own makes the next ones while the devices work.
 
-use super::source::{Batch, Source};
+use super::{batch::Batch, source::Source};
 use crate::{Error, Result};
 use std::{
     ops::Range,
@@ -13,7 +13,7 @@ use std::{
 #[derive(Debug)]
 pub struct Loader {
     /// Nothing once dropping has begun.
-    batches: Option<Receiver<Batch>>,
+    batches: Option<Receiver<Result<Batch>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -36,13 +36,13 @@ impl Loader {
 }
 
 impl Iterator for Loader {
-    type Item = (Batch, Duration);
+    type Item = Result<(Batch, Duration)>;
 
-    /// The next batch, and how long it had to be waited for. Nothing after the last.
+    /// The next batch, and how long it had to be waited for; or why it cannot be read. Nothing after the last.
     fn next(&mut self) -> Option<Self::Item> {
         let begin = Instant::now();
         let batch = self.batches.as_ref()?.recv().ok()?;
-        Some((batch, begin.elapsed()))
+        Some(batch.map(|batch| (batch, begin.elapsed())))
     }
 }
 

@@ -5,25 +5,39 @@
 //! computed for every epoch, and the noise of an example is keyed by what it is an example of. So any host
 //! can compute any batch, and training resumes at any step with nothing but the step's number.
 //!
-//! Reading order: [`files`] (what there is to read), `format` (compression, JSON lines), [`tokenizer`], [`stream`] (all
-//! tokens of a text), [`spans`] (the objective), [`order`] (permutations and random numbers), [`source`] (batches),
-//! [`loader`] (batches ahead of time), [`entropy`] and [`stats`].
+//! Reading order: [`files`] (what there is to read), `format` (compression, JSON lines), `parquet`, [`tokenizer`],
+//! [`stream`] (all tokens of a text), [`cache`] (tokens on disk), [`corpus`] (either), [`spans`] and [`objective`] (what
+//! examples are), [`order`] (permutations and random numbers), `packing` (several examples in a row), [`mixture`]
+//! (several texts), [`batch`], [`source`] (batches of all this), [`loader`] (batches ahead of time), [`entropy`] and
+//! [`stats`].
 
+pub mod batch;
+pub mod cache;
+pub mod corpus;
 pub mod entropy;
 pub mod files;
 mod format;
 pub mod loader;
+pub mod mixture;
+pub mod objective;
 pub mod order;
+mod packing;
+mod parquet;
 pub mod source;
 pub mod spans;
 pub mod stats;
 pub mod stream;
 pub mod tokenizer;
 
+pub use batch::Batch;
+pub use cache::Cache;
+pub use corpus::Corpus;
 pub use entropy::{Counts, unigram_entropy};
 pub use files::{TEXT_FIELD, Text};
 pub use loader::Loader;
-pub use source::{Batch, Options, Source, Task};
+pub use mixture::{Mixture, Temperature};
+pub use objective::Objective;
+pub use source::{Named, Options, Source, Task};
 pub use spans::SpanCorruption;
 pub use stats::Stats;
 pub use stream::Stream;

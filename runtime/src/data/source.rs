@@ -1,12 +1,20 @@
 //! Batches of examples.
+//!
+//! Every row of every step has a number. A schedule says which text it is of and the how-manieth of that text
+//! ([`mixture`](super::mixture)), a permutation of the epoch which of its examples; both are functions of the seed
+//! and these numbers.
 
 use super::{
+    batch::Batch,
+    corpus::Corpus,
+    mixture::{self, Schedule, Temperature, shares},
+    objective::{Maker, Objective},
     order::{Permutation, Rng},
-    spans::{self, Lengths, SpanCorruption},
-    stream::Stream,
-    tokenizer::{EOS, PAD, Tokenizer},
+    packing::{Packed, pieces},
+    spans::{Lengths, SpanCorruption},
+    tokenizer::Tokenizer,
 };
-use crate::{Artefact, Error, HostTensor, Result, data::Text};
+use crate::{Artefact, Error, Result, data::Text};
 use std::{fmt, sync::Arc};
 
 /// What a program wants to be trained on, by its own account.
@@ -20,32 +28,36 @@ pub struct Task {
     pub target_length: usize,
     /// Tokens there are.
     pub vocab: usize,
+    /// What inputs and targets are made of text.
+    pub objective: Objective,
+    /// Whether a row has several examples.
+    pub packing: bool,
 }
 
 impl Task {
     /// The task of a program, from the facts in its manifest.
     pub fn of(artefact: &Artefact) -> Result<Self> {
         let program = &artefact.manifest.program;
-        match artefact.fact("task") {
-            Some("span_corruption") => {}
-            Some(task) => {
-                return Err(Error::input(
-                    format!("program `{program}` has the task `{task}`"),
-                    "the tasks that can be trained are: span_corruption",
-                ));
-            }
-            None => {
-                return Err(Error::input(
-                    format!("program `{program}` does not say what it is trained on"),
-                    "add the fact `task` = `span_corruption` to the program",
-                ));
-            }
-        }
+        let all = Objective::ALL.map(Objective::name).join(", ");
+        let task = artefact.fact("task").ok_or_else(|| {
+            Error::input(
+                format!("program `{program}` does not say what it is trained on"),
+                format!("add the fact `task` to the program, one of: {all}"),
+            )
+        })?;
+        let objective = Objective::ALL.into_iter().find(|o| o.name() == task).ok_or_else(|| {
+            Error::input(
+                format!("program `{program}` has the task `{task}`"),
+                format!("the tasks that can be trained are: {all}"),
+            )
+        })?;
         Ok(Self {
             batch: artefact.number("batch")?,
             input_length: artefact.number("input_length")?,
             target_length: artefact.number("target_length")?,
             vocab: artefact.number("vocab")?,
+            objective,
+            packing: artefact.fact("packing") == Some("true"),
         })
     }
 }
@@ -55,42 +67,59 @@ impl Task {
 pub struct Options {
     /// How text becomes tokens.
     pub tokenizer: Tokenizer,
-    /// Share of the text, at its end, that is kept for evaluation.
+    /// Share of each text, at its end, that is kept for evaluation.
     pub held_out: f64,
-    /// How much of it is missing.
+    /// How much of it is missing, where spans are.
     pub corruption: SpanCorruption,
+    /// What rates of several texts follow from.
+    pub temperature: Temperature,
 }
 
-/// One text, cut into windows; each is an example of span corruption. Cheap to clone.
+/// One of several texts.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// Its name; empty for the only text there is.
+    pub name: String,
+    /// How often it is taken, if that is given.
+    pub rate: Option<f64>,
+    /// Its tokens.
+    pub corpus: Corpus,
+}
+
+/// Texts, cut into examples. Cheap to clone.
 #[derive(Clone)]
 pub struct Source {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    text: Text,
     task: Task,
-    tokenizer: Tokenizer,
-    tokens: Stream,
-    /// Mark spans, the first one first.
-    sentinels: Vec<i32>,
     corruption: SpanCorruption,
-    lengths: Lengths,
-    /// Windows for training, from the start of the text.
-    train: usize,
-    /// Windows for evaluation, after those for training.
-    held_out: usize,
+    maker: Maker,
+    parts: Vec<Part>,
+    schedule: Schedule,
+    /// The text of each held-out batch, and its number among those of this text.
+    held_out: Vec<(usize, usize)>,
 }
 
-/// Inputs and targets of a step.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Batch {
-    /// Sequences.
-    pub size: usize,
-    /// Corrupted texts, each padded to the same length.
-    pub inputs: Vec<i32>,
-    /// What is missing, each padded to the same length.
-    pub targets: Vec<i32>,
+/// One text.
+struct Part {
+    named: Named,
+    /// Part of the keys of its random numbers, if there are other texts.
+    salt: Option<u64>,
+    /// Rows for training.
+    train: usize,
+    /// Rows for evaluation.
+    held_out: usize,
+    rows: Rows,
+}
+
+/// What rows are made of.
+enum Rows {
+    /// All tokens, one after the other, in windows of equal length: first those for training.
+    Windows,
+    /// Pieces of documents, several in a row: those for training, and those for evaluation.
+    Packed([Packed; 2]),
 }
 
 /// Stands where the number of the epoch does, for examples that are in none.
@@ -100,197 +129,302 @@ const ORDER: u64 = 1;
 const NOISE: u64 = 2;
 
 impl Source {
-    /// Examples of `text` for `task`.
+    /// Examples of one text for `task`.
     pub fn new(text: Text, task: Task, options: &Options) -> Result<Self> {
+        let corpus = Corpus::of_text(text, &options.tokenizer)?;
+        Self::mixed(vec![Named { name: String::new(), rate: None, corpus }], task, options)
+    }
+
+    /// Examples of several texts, whose tokens are the same tokenizer's.
+    pub fn mixed(texts: Vec<Named>, task: Task, options: &Options) -> Result<Self> {
         let (corruption, share) = (options.corruption, options.held_out);
-        let lengths = corruption.lengths(task.input_length)?;
-        if lengths.target > task.target_length {
-            return Err(Error::input(
-                format!(
-                    "targets of {} tokens are too short for inputs of {}: {} tokens of text miss {} with their sentinels and the end",
-                    task.target_length, task.input_length, lengths.raw, lengths.target
-                ),
-                format!("give the model a `target_length` of at least {}", lengths.target),
-            ));
-        }
-        let tokenizer = options.tokenizer.clone();
-        let sentinels = tokenizer.sentinels(task.vocab, corruption.noise(lengths.raw).spans)?;
         if task.batch == 0 || !(0.0..1.0).contains(&share) {
             return Err(Error::input(
                 format!("a batch of {} with a share of {share} held out", task.batch),
                 "a batch has at least 1 sequence; the share is from 0, less than 1",
             ));
         }
-        let tokens = Stream::new(&text, &tokenizer)?;
-        let windows = tokens.len(&text) / lengths.raw;
-        // Whoever asks for some gets at least one.
-        let kept = |windows: usize| (windows as f64 * share).ceil() as usize;
-        let held_out = kept(windows);
-        if windows <= held_out {
-            let need = lengths.raw * (1..).find(|w| kept(*w) < *w).unwrap_or(usize::MAX);
-            let unit = if tokens == Stream::Bytes { "bytes" } else { "tokens" };
-            return Err(Error::input(
-                format!("the text is too short: {} {unit}", tokens.len(&text)),
-                format!(
-                    "an example takes {} {unit}; give at least {need} {unit} of text, and much more to learn from",
-                    lengths.raw
-                ),
-            ));
-        }
-        let train = windows - held_out;
-        let inner = Inner { text, task, tokenizer, tokens, sentinels, corruption, lengths, train, held_out };
-        Ok(Self { inner: Arc::new(inner) })
+        let tokenizer = one_tokenizer(&texts)?;
+        let maker = Maker::new(&task, corruption, &tokenizer)?;
+        let several = texts.len() > 1;
+        let part = |named: Named| Part::new(named, several, &task, &maker, share);
+        let parts: Vec<Part> = texts.into_iter().map(part).collect::<Result<_>>()?;
+        let amounts: Vec<mixture::Amount<'_>> =
+            parts.iter().map(|p| (p.named.name.as_str(), p.named.rate, p.examples() as u64)).collect();
+        let schedule = Schedule::new(&shares(&amounts, options.temperature)?);
+        // In turn, so that the first batches have something of every text.
+        let batches = |part: &Part| part.held_out.div_ceil(task.batch);
+        let most = parts.iter().map(batches).max().unwrap_or(0);
+        let held_out = (0..most)
+            .flat_map(|n| {
+                parts.iter().enumerate().filter(move |(_, p)| n < batches(p)).map(move |(p, _)| (p, n))
+            })
+            .collect();
+        Ok(Self { inner: Arc::new(Inner { task, corruption, maker, parts, schedule, held_out }) })
     }
 
     /// The task.
     pub fn task(&self) -> &Task {
         &self.inner.task
     }
-    /// The text.
-    pub fn text(&self) -> &Text {
-        &self.inner.text
+    /// The texts, in the order of their names.
+    pub fn texts(&self) -> impl Iterator<Item = &Named> {
+        self.inner.parts.iter().map(|part| &part.named)
     }
-    /// How its text became tokens.
+    /// The share of rows that each text has.
+    pub fn shares(&self) -> impl Iterator<Item = f64> {
+        self.inner.schedule.shares()
+    }
+    /// How text became tokens.
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.inner.tokenizer
+        // There is one text at least.
+        self.inner.parts[0].named.corpus.tokenizer()
     }
-    /// Tokens of the text.
+    /// Tokens of all texts.
     pub fn tokens(&self) -> usize {
-        self.inner.tokens.len(&self.inner.text)
+        self.texts().map(|text| text.corpus.len()).sum()
     }
-    /// A digest of the text and of how examples and batches are made of it: sources with the same digest give
+    /// A digest of the tokens and of how examples and batches are made of them: sources with the same digest give
     /// the same batches.
     pub fn digest(&self) -> String {
-        let Inner { text, task, tokenizer, corruption, train, held_out, .. } = &*self.inner;
+        let Inner { task, corruption, parts, schedule, .. } = &*self.inner;
         let mut hasher = blake3::Hasher::new();
-        let Task { batch, input_length, target_length, vocab } = task;
-        for number in [batch, input_length, target_length, vocab, train, held_out] {
-            hasher.update(&(*number as u64).to_le_bytes());
+        let Task { batch, input_length, target_length, vocab, objective, packing } = task;
+        for number in [*batch, *input_length, *target_length, *vocab, usize::from(*packing), parts.len()] {
+            hasher.update(&(number as u64).to_le_bytes());
         }
+        hasher.update(objective.name().as_bytes());
         for number in [corruption.density, corruption.mean_span] {
             hasher.update(&number.to_le_bytes());
         }
-        if let Tokenizer::Pieces(pieces) = tokenizer {
-            hasher.update(b"pieces").update(pieces.digest().as_bytes());
+        hasher.update(self.tokenizer().identity().as_bytes());
+        for (part, share) in parts.iter().zip(schedule.shares()) {
+            hasher.update(&share.to_le_bytes()).update(part.named.name.as_bytes());
+            for number in [part.train, part.held_out] {
+                hasher.update(&(number as u64).to_le_bytes());
+            }
+            hasher.update(part.named.corpus.digest().as_bytes());
         }
-        for end in &text.ends {
-            hasher.update(b"apart").update(&(*end as u64).to_le_bytes());
-        }
-        hasher.update(&text.bytes).finalize().to_hex().to_string()
+        hasher.finalize().to_hex().to_string()
     }
-    /// How long examples are before they are padded.
+    /// How long examples are before they are padded; the longest, if they differ.
     pub fn lengths(&self) -> &Lengths {
-        &self.inner.lengths
+        self.inner.maker.most()
     }
-    /// Examples in an epoch.
+    /// Rows in an epoch of all texts: examples, or several of them in each.
     pub fn examples(&self) -> usize {
-        self.inner.train
+        self.inner.parts.iter().map(|part| part.train).sum()
     }
-    /// Examples kept for evaluation.
+    /// Rows kept for evaluation.
     pub fn held_out(&self) -> usize {
-        self.inner.held_out
+        self.inner.parts.iter().map(|part| part.held_out).sum()
+    }
+    /// How many examples a row has on average, if rows have several.
+    pub fn examples_per_row(&self) -> Option<f64> {
+        let packed = self.inner.parts.iter().filter_map(|part| match &part.rows {
+            Rows::Windows => None,
+            Rows::Packed([train, _]) => Some((train.examples(), train.rows())),
+        });
+        let (examples, rows) = packed.reduce(|a, b| (a.0 + b.0, a.1 + b.1))?;
+        Some(examples as f64 / rows.max(1) as f64)
     }
 
     /// The batch of training step `step`, counted from 0. The same for the same numbers, always and
     /// everywhere.
-    pub fn batch(&self, seed: u32, step: u64) -> Batch {
-        let Inner { task, train, .. } = &*self.inner;
-        let (size, train) = (task.batch as u64, *train as u64);
-        // A batch has a part of one or of several epochs.
-        let mut order: Option<(u64, Permutation)> = None;
-        let rows = (step * size..(step + 1) * size).map(|n| {
-            let (epoch, index) = (n / train, n % train);
-            let order = match &order {
-                Some((of, order)) if *of == epoch => order,
-                _ => &order.insert((epoch, Permutation::new(train, &[ORDER, u64::from(seed), epoch]))).1,
+    pub fn batch(&self, seed: u32, step: u64) -> Result<Batch> {
+        let Inner { task, parts, schedule, .. } = &*self.inner;
+        let (size, seed) = (task.batch as u64, u64::from(seed));
+        let mut batch = Batch::empty(task);
+        // A batch has parts of one or several epochs of each text.
+        let mut orders: Vec<Option<(u64, Permutation)>> = vec![None; parts.len()];
+        for (place, (of, n)) in schedule.rows(seed, step * size..(step + 1) * size).into_iter().enumerate() {
+            let part = &parts[of];
+            let (epoch, index) = (n / part.train as u64, n % part.train as u64);
+            let order = match &mut orders[of] {
+                Some((known, order)) if *known == epoch => order,
+                other => {
+                    &mut other
+                        .insert((
+                            epoch,
+                            Permutation::new(part.train as u64, &part.key(ORDER, &[seed, epoch])),
+                        ))
+                        .1
+                }
             };
-            (order.at(index), epoch)
-        });
-        let rows: Vec<(u64, u64)> = rows.collect();
-        self.rows(seed, rows)
+            self.row(part, order.at(index), [seed, epoch], &mut batch, place)?;
+        }
+        Ok(batch)
     }
 
-    /// How many batches all held-out examples make; the last one may be part empty.
+    /// How many batches all held-out examples make; the last one of each text may be part empty.
     pub fn held_out_batches(&self) -> usize {
-        self.inner.held_out.div_ceil(self.inner.task.batch)
+        self.inner.held_out.len()
+    }
+
+    /// The text that a held-out batch is of, if there are several.
+    pub fn held_out_text(&self, number: usize) -> Option<&str> {
+        let Inner { parts, held_out, .. } = &*self.inner;
+        (parts.len() > 1).then(|| parts[held_out[number].0].named.name.as_str())
     }
 
     /// The held-out batch with this number. Its noise depends on nothing else, so that evaluations of
     /// different runs can be compared.
-    pub fn held_out_batch(&self, number: usize) -> Batch {
-        let Inner { task, train, held_out, .. } = &*self.inner;
-        let of = number * task.batch..((number + 1) * task.batch).min(*held_out);
-        self.rows(0, of.map(|i| ((train + i) as u64, HELD_OUT)))
-    }
-
-    /// Examples from windows and epochs; what is missing to a whole batch is padding.
-    fn rows(&self, seed: u32, rows: impl IntoIterator<Item = (u64, u64)>) -> Batch {
-        let Task { batch, input_length, target_length, .. } = self.inner.task;
-        let (mut inputs, mut targets) = (vec![PAD; batch * input_length], vec![PAD; batch * target_length]);
-        let places = inputs.chunks_exact_mut(input_length).zip(targets.chunks_exact_mut(target_length));
-        for ((input, target), (window, epoch)) in places.zip(rows) {
-            let (from, to) = self.example(seed, window, epoch);
-            // Both fit: the lengths were checked.
-            input[..from.len()].copy_from_slice(&from);
-            target[..to.len()].copy_from_slice(&to);
+    pub fn held_out_batch(&self, number: usize) -> Result<Batch> {
+        let Inner { task, parts, held_out, .. } = &*self.inner;
+        let (part, number) = (&parts[held_out[number].0], held_out[number].1);
+        let mut batch = Batch::empty(task);
+        let rows = number * task.batch..((number + 1) * task.batch).min(part.held_out);
+        for (place, row) in rows.enumerate() {
+            self.row(part, (part.train + row) as u64, [0, HELD_OUT], &mut batch, place)?;
         }
-        Batch { size: batch, inputs, targets }
+        Ok(batch)
     }
 
-    fn example(&self, seed: u32, window: u64, epoch: u64) -> (Vec<i32>, Vec<i32>) {
-        let Inner { text, tokens, sentinels, corruption, lengths, .. } = &*self.inner;
-        let start = window as usize * lengths.raw;
-        let raw = tokens.read(text, start..start + lengths.raw);
-        let mask = corruption.mask(raw.len(), &mut Rng::keyed(&[NOISE, u64::from(seed), epoch, window]));
-        // There are as many as an example of this length has spans.
-        let sentinel = |span: usize| sentinels[span];
-        let mut input = spans::replace(&raw, mask.iter().copied(), sentinel);
-        let mut target = spans::replace(&raw, mask.iter().map(|m| !m), sentinel);
-        input.push(EOS);
-        target.push(EOS);
-        (input, target)
+    /// Makes a row of a text, those for evaluation after those for training.
+    fn row(&self, part: &Part, row: u64, key: [u64; 2], batch: &mut Batch, place: usize) -> Result<()> {
+        let maker = &self.inner.maker;
+        let example = |tokens: &[i32], number: u64| {
+            maker.example(tokens, &mut Rng::keyed(&part.key(NOISE, &[key[0], key[1], number])))
+        };
+        match &part.rows {
+            Rows::Windows => {
+                let raw = maker.most().raw;
+                let start = row as usize * raw;
+                let (input, target) = example(&part.named.corpus.read(start..start + raw)?, row);
+                batch.put(place, &input, &target);
+            }
+            Rows::Packed(packed) => {
+                let (packed, row) = match (row as usize).checked_sub(part.train) {
+                    None => (&packed[0], row as usize),
+                    Some(row) => (&packed[1], row),
+                };
+                for (number, piece) in packed.row(row) {
+                    let (input, target) = example(&part.named.corpus.read(piece.range())?, u64::from(number));
+                    batch.put(place, &input, &target);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// That of all texts.
+fn one_tokenizer(texts: &[Named]) -> Result<Tokenizer> {
+    let Some((first, others)) = texts.split_first() else {
+        return Err(Error::input("a mixture of no texts", "name at least one"));
+    };
+    let tokenizer = first.corpus.tokenizer();
+    if texts.len() > mixture::MOST {
+        return Err(Error::input(
+            format!("a mixture of {} texts", texts.len()),
+            format!("at most {} are mixed", mixture::MOST),
+        ));
+    }
+    match others.iter().find(|other| other.corpus.tokenizer().identity() != tokenizer.identity()) {
+        None => Ok(tokenizer.clone()),
+        Some(other) => Err(Error::input(
+            format!(
+                "the tokens of text `{}` are those of `{}`, and those of `{}` of `{}`",
+                first.name,
+                tokenizer.name(),
+                other.name,
+                other.corpus.tokenizer().name()
+            ),
+            "prepare all texts with the same tokenizer",
+        )),
+    }
+}
+
+impl Part {
+    fn new(named: Named, several: bool, task: &Task, maker: &Maker, share: f64) -> Result<Self> {
+        let salt = several.then(|| {
+            let digest = blake3::hash(named.name.as_bytes());
+            digest.as_bytes()[..8].try_into().map_or(0, u64::from_le_bytes)
+        });
+        // Whoever asks for some gets at least one.
+        let kept = |all: usize| (all as f64 * share).ceil() as usize;
+        let (raw, len, unit) = (maker.most().raw, named.corpus.len(), named.corpus.unit());
+        let of = if several { format!("text `{}`", named.name) } else { "the text".to_owned() };
+        if !task.packing {
+            let windows = len / raw;
+            let held_out = kept(windows);
+            if windows <= held_out {
+                let need = raw * (1..).find(|w| kept(*w) < *w).unwrap_or(usize::MAX);
+                return Err(Error::input(
+                    format!("{of} is too short: {len} {unit}"),
+                    format!(
+                        "an example takes {raw} {unit}; give at least {need} {unit} of text, and much more to learn from"
+                    ),
+                ));
+            }
+            return Ok(Self { named, salt, train: windows - held_out, held_out, rows: Rows::Windows });
+        }
+        let mut train = pieces(len, &named.corpus.ends()?, maker.least(), raw);
+        if u32::try_from(train.len()).is_err() {
+            return Err(Error::input(
+                format!("{of} has {} examples", train.len()),
+                "examples that share rows are at most 4 billion: split the text into several of a mixture",
+            ));
+        }
+        let held_out = train.split_off(train.len() - kept(train.len()));
+        if train.is_empty() {
+            return Err(Error::input(
+                format!(
+                    "{of} is too short: {len} {unit} with {} examples, {} of them held out",
+                    held_out.len(),
+                    held_out.len()
+                ),
+                format!(
+                    "an example takes from {} to {raw} {unit} of a document; give more text",
+                    maker.least()
+                ),
+            ));
+        }
+        let room = (task.input_length, task.target_length);
+        let packed = [train, held_out].map(|pieces| Packed::new(pieces, room, |raw| maker.lengths(raw)));
+        let [train, held_out] = packed.each_ref().map(Packed::rows);
+        Ok(Self { named, salt, train, held_out, rows: Rows::Packed(packed) })
+    }
+
+    /// Examples for training.
+    fn examples(&self) -> usize {
+        match &self.rows {
+            Rows::Windows => self.train,
+            Rows::Packed([train, _]) => train.examples(),
+        }
+    }
+
+    /// The key of random numbers of this text.
+    fn key(&self, what: u64, of: &[u64]) -> Vec<u64> {
+        [what].into_iter().chain(of.iter().copied()).chain(self.salt).collect()
     }
 }
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { text, task, lengths, train, held_out, .. } = &*self.inner;
         let mut out = f.debug_struct("Source");
-        out.field("bytes", &text.bytes.len()).field("task", task).field("lengths", lengths);
-        out.field("train", train).field("held_out", held_out).finish()
-    }
-}
-
-impl Batch {
-    /// Inputs as the program takes them.
-    pub fn inputs(&self) -> HostTensor {
-        self.tensor(&self.inputs)
-    }
-    /// Targets as the program takes them.
-    pub fn targets(&self) -> HostTensor {
-        self.tensor(&self.targets)
-    }
-    /// Tokens of inputs and targets that are not padding.
-    pub fn tokens(&self) -> usize {
-        self.inputs.iter().chain(&self.targets).filter(|t| **t != PAD).count()
-    }
-    /// Tokens of targets that are not padding.
-    pub fn target_tokens(&self) -> usize {
-        self.targets.iter().filter(|t| **t != PAD).count()
-    }
-
-    fn tensor(&self, tokens: &[i32]) -> HostTensor {
-        HostTensor::s32(&[self.size, tokens.len() / self.size], tokens)
+        out.field("tokens", &self.tokens()).field("task", self.task()).field("lengths", self.lengths());
+        out.field("train", &self.examples()).field("held_out", &self.held_out()).finish()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Bytes, Loader, tokenizer::tests::words};
+    use crate::data::{
+        Bytes, Loader,
+        tokenizer::{EOS, PAD, tests::words},
+    };
     use std::collections::BTreeSet;
 
-    const TASK: Task = Task { batch: 4, input_length: 32, target_length: 16, vocab: 300 };
+    const TASK: Task = Task {
+        batch: 4,
+        input_length: 32,
+        target_length: 16,
+        vocab: 300,
+        objective: Objective::SpanCorruption,
+        packing: false,
+    };
 
     /// A text in which every window is another one.
     fn text(bytes: usize) -> Text {
@@ -299,6 +433,12 @@ mod tests {
 
     fn source(bytes: usize, held_out: f64) -> Source {
         Source::new(text(bytes), TASK, &Options { held_out, ..Options::default() }).unwrap()
+    }
+
+    impl Source {
+        fn bytes(&self) -> &[u8] {
+            self.inner.parts[0].named.corpus.bytes()
+        }
     }
 
     /// The text of an example: the spans of the target put back into the input.
@@ -327,15 +467,16 @@ mod tests {
     fn an_epoch_has_every_window_once_and_the_next_one_in_another_order() {
         let source = source(5000, 0.0);
         let (raw, windows) = (source.lengths().raw, source.examples());
-        let all: BTreeSet<&[u8]> = source.text().bytes.chunks_exact(raw).collect();
-        let read: Vec<Vec<u8>> =
-            (0..windows.div_ceil(2) as u64).flat_map(|step| examples(&source.batch(5, step))).collect();
+        let all: BTreeSet<&[u8]> = source.bytes().chunks_exact(raw).collect();
+        let read: Vec<Vec<u8>> = (0..windows.div_ceil(2) as u64)
+            .flat_map(|step| examples(&source.batch(5, step).unwrap()))
+            .collect();
         let (first, second) = (&read[..windows], &read[windows..2 * windows]);
         for epoch in [first, second] {
             assert_eq!(epoch.iter().map(Vec::as_slice).collect::<BTreeSet<_>>(), all);
         }
         assert_ne!(first, second);
-        assert_ne!(examples(&source.batch(5, 0)), examples(&source.batch(6, 0)));
+        assert_ne!(examples(&source.batch(5, 0).unwrap()), examples(&source.batch(6, 0).unwrap()));
         assert_eq!(source.digest(), self::source(5000, 0.0).digest());
         assert_ne!(source.digest(), self::source(5000, 0.1).digest());
         assert_ne!(source.digest(), self::source(5005, 0.0).digest());
@@ -345,19 +486,19 @@ mod tests {
     fn noise_differs_between_epochs_and_seeds_and_batches_repeat() {
         let source = source(40, 0.0);
         assert_eq!(source.examples(), 1);
-        let batch = source.batch(0, 0);
+        let batch = source.batch(0, 0).unwrap();
         let rows: BTreeSet<&[i32]> = batch.inputs.chunks(TASK.input_length).collect();
         assert!(rows.len() > 1, "the same window, four epochs");
-        assert_eq!(batch, source.batch(0, 0));
-        assert_ne!(batch, source.batch(1, 0));
-        assert_ne!(batch, source.batch(0, 1));
+        assert_eq!(batch, source.batch(0, 0).unwrap());
+        assert_ne!(batch, source.batch(1, 0).unwrap());
+        assert_ne!(batch, source.batch(0, 1).unwrap());
     }
 
     #[test]
     fn inputs_and_targets_end_and_are_padded() {
         let source = source(2000, 0.0);
         let Lengths { input, target, .. } = *source.lengths();
-        let batch = source.batch(0, 3);
+        let batch = source.batch(0, 3).unwrap();
         for (row, len) in batch
             .inputs
             .chunks(TASK.input_length)
@@ -376,14 +517,15 @@ mod tests {
     fn held_out_windows_are_never_trained_on() {
         let source = source(5000, 0.1);
         let (train, held_out) = (source.examples(), source.held_out());
-        let tested: Vec<Vec<u8>> =
-            (0..source.held_out_batches()).flat_map(|n| examples(&source.held_out_batch(n))).collect();
+        let tested: Vec<Vec<u8>> = (0..source.held_out_batches())
+            .flat_map(|n| examples(&source.held_out_batch(n).unwrap()))
+            .collect();
         let tested: BTreeSet<_> = tested.into_iter().filter(|e| !e.is_empty()).collect();
         assert_eq!((tested.len(), held_out), (held_out, (train + held_out).div_ceil(10)));
         for step in 0..train as u64 {
-            assert!(examples(&source.batch(1, step)).iter().all(|e| !tested.contains(e)));
+            assert!(examples(&source.batch(1, step).unwrap()).iter().all(|e| !tested.contains(e)));
         }
-        let last = source.held_out_batch(source.held_out_batches() - 1);
+        let last = source.held_out_batch(source.held_out_batches() - 1).unwrap();
         let rows = last.targets.chunks(TASK.target_length).filter(|r| r.iter().any(|t| *t != PAD)).count();
         assert_eq!(rows, (held_out - 1) % TASK.batch + 1);
     }
@@ -393,7 +535,7 @@ mod tests {
         let source = source(2000, 0.0);
         let mut loader = Loader::start(source.clone(), 3, 5..9, 2).unwrap();
         for step in 5..9 {
-            assert_eq!(loader.next().unwrap().0, source.batch(3, step));
+            assert_eq!(loader.next().unwrap().unwrap().0, source.batch(3, step).unwrap());
         }
         assert!(loader.next().is_none());
         let mut endless = Loader::start(source, 3, 0..u64::MAX / 8, 2).unwrap();
@@ -424,8 +566,8 @@ mod tests {
         let text = Text::new((0..2000).map(|i| "x".repeat(1 + i * i % 7) + " ").collect::<String>());
         let source = Source::new(text.clone(), task, &options).unwrap();
         assert_eq!((source.tokens(), source.examples()), (2000, 2000 / source.lengths().raw));
-        let batch = source.batch(1, 2);
-        assert_eq!(batch, source.batch(1, 2));
+        let batch = source.batch(1, 2).unwrap();
+        assert_eq!(batch, source.batch(1, 2).unwrap());
         for row in batch.inputs.chunks(task.input_length) {
             assert_eq!(row.iter().filter(|t| **t > 25).copied().collect::<Vec<_>>(), [29, 28]);
         }
@@ -447,8 +589,179 @@ mod tests {
         assert_ne!(source(together.clone()).digest(), source(apart.clone()).digest());
         assert_eq!((source(together).tokens(), source(apart.clone()).tokens()), (2000, 2002));
         let source = source(apart);
-        let all = source.inner.tokens.read(source.text(), 0..2002);
+        let all = source.texts().next().unwrap().corpus.read(0..2002).unwrap();
         assert_eq!((all[9], all[10], all[11], all[2001]), (3 + 32, EOS, 3 + 48, EOS));
         assert_eq!(all.iter().filter(|t| **t == EOS).count(), 2);
+    }
+
+    /// `count` documents of JSON lines of different lengths, each of one letter.
+    fn documents(letter: u8, count: usize) -> Text {
+        let mut text = Text::new(Vec::new());
+        for i in 0..count {
+            text.bytes.extend(vec![letter; 3 + i * i % 11]);
+            text.ends.push(text.bytes.len());
+        }
+        text
+    }
+
+    fn named(name: &str, rate: Option<f64>, text: Text) -> Named {
+        Named { name: name.into(), rate, corpus: Corpus::of_text(text, &Tokenizer::Bytes).unwrap() }
+    }
+
+    /// Examples of a row, by their segments.
+    fn segments(batch: &Batch, row: usize) -> Vec<(Vec<i32>, Vec<i32>)> {
+        let [inputs, targets] = batch.segments.as_ref().expect("rows have several examples");
+        let of = |tokens: &[i32], segments: &[i32], length: usize, number: i32| -> Vec<i32> {
+            let row = row * length..(row + 1) * length;
+            tokens[row.clone()]
+                .iter()
+                .zip(&segments[row])
+                .filter(|(_, s)| **s == number)
+                .map(|(t, _)| *t)
+                .collect()
+        };
+        let most = inputs.iter().max().copied().unwrap_or(0);
+        (1..=most)
+            .map(|n| {
+                let input = of(&batch.inputs, inputs, TASK.input_length, n);
+                (input, of(&batch.targets, targets, TASK.target_length, n))
+            })
+            .filter(|(input, _)| !input.is_empty())
+            .collect()
+    }
+
+    #[test]
+    fn packed_rows_have_every_document_once_an_epoch() {
+        for objective in Objective::ALL {
+            let task = Task { packing: true, objective, target_length: 32, ..TASK };
+            let source = Source::new(documents(b'a', 200), task, &Options::default()).unwrap();
+            let rows = source.examples();
+            assert!(rows < 120 && source.examples_per_row().unwrap() > 1.6, "{objective:?}: {rows} rows");
+            let task_rows = |batch: &Batch| -> Vec<usize> {
+                (0..task.batch)
+                    .flat_map(|row| {
+                        let [inputs, targets] = batch.segments.as_ref().unwrap();
+                        let of = |tokens: &[i32], segments: &[i32], length: usize| {
+                            let (tokens, segments) =
+                                (&tokens[row * length..][..length], &segments[row * length..][..length]);
+                            let mut text = vec![0; 40];
+                            for (token, segment) in tokens.iter().zip(segments) {
+                                assert_eq!(*token == PAD, *segment == 0);
+                                text[*segment as usize] += usize::from(*token == i32::from(b'a') + 3);
+                            }
+                            // Numbers of examples ascend, padding is behind them.
+                            let real = segments.iter().filter(|s| **s > 0).count();
+                            assert!(segments[..real].is_sorted() && segments[real..].iter().all(|s| *s == 0));
+                            text
+                        };
+                        let (i, t) = (
+                            of(&batch.inputs, inputs, task.input_length),
+                            of(&batch.targets, targets, task.target_length),
+                        );
+                        i.into_iter()
+                            .zip(t)
+                            .skip(1)
+                            .map(|(i, t)| i + t)
+                            .filter(|n| *n > 0)
+                            .collect::<Vec<_>>()
+                    })
+                    .collect()
+            };
+            // Steps of one epoch, and the rest of the last one's rows from the next.
+            let mut lengths: Vec<usize> = Vec::new();
+            for step in 0..(rows / task.batch) as u64 {
+                lengths.extend(task_rows(&source.batch(3, step).unwrap()));
+            }
+            let mut all: Vec<usize> = (0..200).map(|i| 3 + i * i % 11).collect();
+            let left = rows % task.batch;
+            lengths.sort_unstable();
+            all.sort_unstable();
+            if left == 0 {
+                assert_eq!(lengths, all, "{objective:?}");
+            } else {
+                assert!(lengths.len() < 200 && lengths.len() + 40 > 200, "{} examples", lengths.len());
+            }
+            assert_eq!(source.batch(3, 5).unwrap(), source.batch(3, 5).unwrap());
+            assert_ne!(source.batch(3, 5).unwrap(), source.batch(4, 5).unwrap());
+        }
+        let task = Task { packing: true, ..TASK };
+        let source =
+            Source::new(documents(b'a', 100), task, &Options { held_out: 0.2, ..Options::default() })
+                .unwrap();
+        let held: usize = (0..source.held_out_batches())
+            .map(|n| source.held_out_batch(n).unwrap())
+            .map(|batch| (0..4).map(|row| segments(&batch, row).len()).sum::<usize>())
+            .sum();
+        assert_eq!(held, 20);
+        let error = Source::new(Text::new("a"), task, &Options::default()).unwrap_err().to_string();
+        assert!(error.contains("too short: 1 bytes"), "{error}");
+    }
+
+    #[test]
+    fn texts_are_mixed_by_their_rates_at_any_step() {
+        let texts = || {
+            vec![
+                named("de", Some(1.0), Text::new("d".repeat(4000))),
+                named("en", Some(3.0), Text::new("e".repeat(900))),
+            ]
+        };
+        let source = Source::mixed(texts(), TASK, &Options { held_out: 0.1, ..Options::default() }).unwrap();
+        assert_eq!(source.shares().collect::<Vec<_>>(), [0.25, 0.75]);
+        let letter = |batch: &Batch, row: usize| batch.inputs[row * TASK.input_length] - 3;
+        let count = |letter_: u8| {
+            (0..500)
+                .flat_map(|step| {
+                    let batch = source.batch(1, step).unwrap();
+                    (0..4).filter(|row| letter(&batch, *row) == i32::from(letter_)).collect::<Vec<_>>()
+                })
+                .count()
+        };
+        let (german, english) = (count(b'd'), count(b'e'));
+        assert_eq!(german + english, 2000);
+        assert!((430..570).contains(&german), "{german}");
+        // Another source, asked for one step only, has the same batch.
+        let again = Source::mixed(texts(), TASK, &Options { held_out: 0.1, ..Options::default() }).unwrap();
+        assert_eq!(again.batch(1, 333).unwrap(), source.batch(1, 333).unwrap());
+        assert_eq!(again.digest(), source.digest());
+        // Batches of held-out rows are of one text each, in turn.
+        let held: Vec<_> = (0..source.held_out_batches()).map(|n| source.held_out_text(n).unwrap()).collect();
+        assert_eq!(held[..3], ["de", "en", "de"]);
+        for (number, name) in held.iter().enumerate() {
+            let batch = source.held_out_batch(number).unwrap();
+            assert_eq!(letter(&batch, 0), i32::from(name.as_bytes()[0]), "{name}");
+        }
+        // By size, and more evenly with a temperature.
+        let sized = |temperature| {
+            let texts = texts().into_iter().map(|t| Named { rate: None, ..t }).collect();
+            let temperature = Temperature { temperature, ..Temperature::default() };
+            Source::mixed(texts, TASK, &Options { temperature, ..Options::default() })
+                .unwrap()
+                .shares()
+                .next()
+                .unwrap()
+        };
+        let (raw, windows) = (source.lengths().raw, |n: usize| (n / source.lengths().raw) as f64);
+        assert!((sized(1.0) - windows(4000) / (windows(4000) + windows(900))).abs() < 1e-4, "{raw}");
+        assert!(sized(1.0) > sized(3.0) && sized(3.0) > 0.5);
+        let other = named("fr", None, text(4000));
+        let short = named("xx", None, text(10));
+        for (texts, part) in [
+            (vec![], "no texts"),
+            (vec![other.clone(), short], "text `xx` is too short"),
+            (vec![other.clone(), Named { rate: Some(1.0), ..other.clone() }], "not `fr`"),
+            (
+                vec![
+                    other,
+                    Named {
+                        corpus: Corpus::of_text(text(9000), &words(30, &[])).unwrap(),
+                        ..named("w", None, text(40))
+                    },
+                ],
+                "of `words`",
+            ),
+        ] {
+            let error = Source::mixed(texts, TASK, &Options::default()).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What a text is like: how much there is, in how long documents, and how even its tokens are.
 
 use super::{
+    cache::Cache,
     entropy::Counts,
     files::Text,
     stream::document_tokens,
@@ -57,21 +58,34 @@ impl Stats {
     /// Of a text, as tokens.
     pub fn of(text: &Text, tokenizer: &Tokenizer) -> Result<Self> {
         let documents: Vec<Range<usize>> = text.documents().collect();
+        let read = |document: Range<usize>| match tokenizer {
+            Tokenizer::Bytes => Ok(text.bytes[document].iter().map(|b| FIRST_BYTE + i32::from(*b)).collect()),
+            Tokenizer::Pieces(pieces) => document_tokens(text, document, &**pieces),
+        };
+        let (files, skipped) = (text.files.len(), text.skipped.len());
+        Self::collect(files, skipped, text.bytes.len() as u64, &documents, read)
+    }
+
+    /// Of prepared tokens.
+    pub fn of_cache(cache: &Cache) -> Result<Self> {
+        let about = cache.about();
+        Self::collect(about.files, 0, about.bytes, &cache.documents()?, |document| cache.read(document))
+    }
+
+    fn collect(
+        files: usize,
+        skipped: usize,
+        bytes: u64,
+        documents: &[Range<usize>],
+        read: impl Fn(Range<usize>) -> Result<Vec<i32>> + Sync,
+    ) -> Result<Self> {
         let (mut counts, mut lengths) = (Counts::default(), Vec::with_capacity(documents.len()));
         for some in documents.chunks(4096) {
             let parts: Vec<(u64, Counts)> = some
                 .par_iter()
                 .map(|document| {
                     let mut counts = Counts::default();
-                    match tokenizer {
-                        Tokenizer::Bytes => {
-                            counts
-                                .add(text.bytes[document.clone()].iter().map(|b| FIRST_BYTE + i32::from(*b)));
-                        }
-                        Tokenizer::Pieces(pieces) => {
-                            counts.add(document_tokens(text, document.clone(), &**pieces)?);
-                        }
-                    }
+                    counts.add(read(document.clone())?);
                     Ok((counts.total(), counts))
                 })
                 .collect::<Result<_>>()?;
@@ -82,12 +96,12 @@ impl Stats {
         }
         let tokens = counts.total();
         Ok(Self {
-            files: text.files.len(),
-            skipped: text.skipped.len(),
+            files,
+            skipped,
             documents: documents.len(),
-            bytes: text.bytes.len() as u64,
+            bytes,
             tokens,
-            bytes_per_token: text.bytes.len() as f64 / tokens.max(1) as f64,
+            bytes_per_token: bytes as f64 / tokens.max(1) as f64,
             distinct_tokens: counts.distinct(),
             unigram_entropy: counts.entropy(),
             document_tokens: Spread::of(lengths),

@@ -62,6 +62,53 @@ impl Stream {
             Self::Large(all) => all[range].iter().map(|t| *t as i32).collect(),
         }
     }
+
+    /// Where ends stand. No text becomes one.
+    pub fn ends(&self, text: &Text) -> Vec<usize> {
+        let found = |all: &mut dyn Iterator<Item = bool>| {
+            all.enumerate().filter(|(_, e)| *e).map(|(at, _)| at).collect()
+        };
+        match self {
+            Self::Bytes => {
+                debug_assert!(text.ends.is_empty(), "a text with ends has them as tokens");
+                Vec::new()
+            }
+            Self::Small(all) => found(&mut all.iter().map(|t| i32::from(*t) == EOS)),
+            Self::Large(all) => found(&mut all.iter().map(|t| *t == EOS as u32)),
+        }
+    }
+
+    /// `blake3:` and the digest of all tokens, as little-endian numbers of as many bytes as the largest takes.
+    pub fn digest(&self, text: &Text) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let mut part: Vec<u8> = Vec::with_capacity(1 << 20);
+        let len = self.len(text);
+        for at in (0..len).step_by(1 << 18) {
+            let end = len.min(at + (1 << 18));
+            part.clear();
+            match self {
+                Self::Bytes => {
+                    part.extend(
+                        text.bytes[at..end]
+                            .iter()
+                            .flat_map(|b| (FIRST_BYTE as u16 + u16::from(*b)).to_le_bytes()),
+                    );
+                }
+                Self::Small(all) => part.extend(all[at..end].iter().flat_map(|t| t.to_le_bytes())),
+                Self::Large(all) => part.extend(all[at..end].iter().flat_map(|t| t.to_le_bytes())),
+            }
+            hasher.update(&part);
+        }
+        format!("blake3:{}", hasher.finalize().to_hex())
+    }
+}
+
+/// Bytes that a token of it takes.
+pub(super) fn width(tokenizer: &Tokenizer) -> usize {
+    match tokenizer {
+        Tokenizer::Pieces(pieces) if pieces.tokens() > 1 << 16 => 4,
+        Tokenizer::Bytes | Tokenizer::Pieces(_) => 2,
+    }
 }
 
 /// Long documents are cut at the last end of a line before so many bytes, so that no tokenizer gets more at once.

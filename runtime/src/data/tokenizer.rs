@@ -61,6 +61,8 @@ impl Bytes {
 pub trait Pieces: Send + Sync + fmt::Debug {
     /// The tokens of a text: no padding, no ends and no sentinels, whatever the text is.
     fn encode(&self, text: &str) -> Result<Vec<i32>>;
+    /// The text of tokens; those that stand for none are left out.
+    fn decode(&self, tokens: &[i32]) -> Result<String>;
     /// What tokens are below.
     fn tokens(&self) -> usize;
     /// The sentinels that it has, that of the first span first.
@@ -137,7 +139,7 @@ impl Tokenizer {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Words by their length: `a` is 3, `bb` is 4.
@@ -150,6 +152,10 @@ pub(super) mod tests {
     impl Pieces for Words {
         fn encode(&self, text: &str) -> Result<Vec<i32>> {
             Ok(text.split_whitespace().map(|word| 2 + word.len() as i32).collect())
+        }
+        fn decode(&self, tokens: &[i32]) -> Result<String> {
+            let words = tokens.iter().filter(|t| **t > UNKNOWN).map(|t| "x".repeat(*t as usize - 2));
+            Ok(words.collect::<Vec<_>>().join(" "))
         }
         fn tokens(&self) -> usize {
             self.tokens

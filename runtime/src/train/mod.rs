@@ -290,12 +290,12 @@ impl Training<'_> {
                 format!("the thread that makes batches ended before step {step}"),
                 "this is a mistake in the program: report it with the message above",
             )
-        })?;
+        })??;
         if self.lag == 0 {
             self.session.wait_for_room();
         }
         let begin = Instant::now();
-        let mut inputs = feeds(&batch);
+        let mut inputs = batch.feeds();
         inputs.insert("seed".to_owned(), HostTensor::u32_scalar(self.seed));
         let outputs = self.session.call("train_step", &inputs).map_err(in_step(step))?;
         self.in_flight.push_back(InFlight { step, outputs, batch, begin, wait });
@@ -388,28 +388,35 @@ impl Evaluation {
 }
 
 /// Means of all outputs of `eval_step` that are single numbers, by the tokens of the targets, over the first
-/// `batches` batches of held-out text.
+/// `batches` batches of held-out text. Where there are several texts, the same for each: `NAME/loss`.
 pub fn evaluate(session: &mut Session, data: &Source, batches: usize) -> Result<BTreeMap<String, f64>> {
-    let (mut sums, mut tokens) = (BTreeMap::<String, f64>::new(), 0);
+    let mut sums = BTreeMap::<String, f64>::new();
+    // Of all, and of each text: what names begin with, and how many tokens there are.
+    let mut tokens = BTreeMap::<String, usize>::new();
     for number in 0..batches {
-        let batch = data.held_out_batch(number);
+        let batch = data.held_out_batch(number)?;
         let weight = batch.target_tokens();
-        for (name, value) in session.call("eval_step", &feeds(&batch))?.wait()? {
+        let of: Vec<String> = [String::new()]
+            .into_iter()
+            .chain(data.held_out_text(number).map(|name| format!("{name}/")))
+            .collect();
+        for (name, value) in session.call("eval_step", &batch.feeds())?.wait()? {
             if value.dims.is_empty() {
-                *sums.entry(name).or_default() += value.to_f64()?[0] * weight as f64;
+                let value = value.to_f64()?[0] * weight as f64;
+                of.iter().for_each(|of| *sums.entry(format!("{of}{name}")).or_default() += value);
             }
         }
-        tokens += weight;
+        of.into_iter().for_each(|of| *tokens.entry(of).or_default() += weight);
     }
-    // The mean number of tokens in a batch says nothing; their number does.
+    let count = |name: &str| {
+        let of = name.rsplit_once('/').map_or("", |(text, _)| &name[..=text.len()]);
+        tokens.get(of).copied().unwrap_or(0) as f64
+    };
     let mut means: BTreeMap<String, f64> =
-        sums.into_iter().map(|(name, sum)| (name, sum / tokens as f64)).collect();
-    means.insert("tokens".to_owned(), tokens as f64);
+        sums.into_iter().map(|(name, sum)| (name.clone(), sum / count(&name))).collect();
+    // The mean number of tokens in a batch says nothing; their number does.
+    means.extend(tokens.into_iter().map(|(of, tokens)| (format!("{of}tokens"), tokens as f64)));
     Ok(means)
-}
-
-fn feeds(batch: &Batch) -> BTreeMap<String, HostTensor> {
-    BTreeMap::from([("inputs".to_owned(), batch.inputs()), ("targets".to_owned(), batch.targets())])
 }
 
 /// Says in which step a call of the plugin failed.

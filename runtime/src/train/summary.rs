@@ -172,7 +172,7 @@ mod tests {
 
     fn history(losses: &[f64]) -> History {
         let mut history = History::new(10);
-        let batch = Batch { size: 1, inputs: vec![3, 4], targets: vec![3, 4, 0, 0] };
+        let batch = Batch { size: 1, inputs: vec![3, 4], targets: vec![3, 4, 0, 0], ..Batch::default() };
         for (n, loss) in losses.iter().enumerate() {
             let step_ms = if n < 2 { 1000.0 } else { n as f64 };
             let step = Step {

@@ -1,0 +1,77 @@
+//! The rows of one step.
+
+use super::{source::Task, tokenizer::PAD};
+use crate::HostTensor;
+use std::collections::BTreeMap;
+
+/// Inputs and targets of a step.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Batch {
+    /// Sequences.
+    pub size: usize,
+    /// What is read, each row padded to the same length.
+    pub inputs: Vec<i32>,
+    /// What is to be written, each row padded to the same length.
+    pub targets: Vec<i32>,
+    /// Which example of its row each token of inputs and targets belongs to, from 1; 0 for padding. Nothing if every
+    /// row is one example.
+    pub segments: Option<[Vec<i32>; 2]>,
+}
+
+impl Batch {
+    /// Nothing but padding.
+    pub(super) fn empty(task: &Task) -> Self {
+        let [inputs, targets] =
+            [task.input_length, task.target_length].map(|length| vec![PAD; task.batch * length]);
+        let segments = task.packing.then(|| [inputs.clone(), targets.clone()]);
+        Self { size: task.batch, inputs, targets, segments }
+    }
+
+    /// Adds an example to a row, behind those that it has. There is room for it.
+    pub(super) fn put(&mut self, row: usize, input: &[i32], target: &[i32]) {
+        let segments = self.segments.as_mut().map(|[i, t]| [Some(i), Some(t)]).unwrap_or([None, None]);
+        let sides = [(&mut self.inputs, input), (&mut self.targets, target)];
+        for ((tokens, example), segments) in sides.into_iter().zip(segments) {
+            let length = tokens.len() / self.size;
+            let row = row * length..(row + 1) * length;
+            let used = tokens[row.clone()].iter().rposition(|t| *t != PAD).map_or(0, |last| last + 1);
+            let place = row.start + used..row.start + used + example.len();
+            tokens[place.clone()].copy_from_slice(example);
+            if let Some(segments) = segments {
+                let number = 1 + segments[row].iter().max().copied().unwrap_or(0);
+                segments[place].fill(number);
+            }
+        }
+    }
+
+    /// Inputs as the program takes them.
+    pub fn inputs(&self) -> HostTensor {
+        self.tensor(&self.inputs)
+    }
+    /// Targets as the program takes them.
+    pub fn targets(&self) -> HostTensor {
+        self.tensor(&self.targets)
+    }
+    /// All that the program takes, by name.
+    pub fn feeds(&self) -> BTreeMap<String, HostTensor> {
+        let mut all =
+            BTreeMap::from([("inputs".to_owned(), self.inputs()), ("targets".to_owned(), self.targets())]);
+        if let Some([inputs, targets]) = &self.segments {
+            all.insert("inputs_segments".to_owned(), self.tensor(inputs));
+            all.insert("targets_segments".to_owned(), self.tensor(targets));
+        }
+        all
+    }
+    /// Tokens of inputs and targets that are not padding.
+    pub fn tokens(&self) -> usize {
+        self.inputs.iter().chain(&self.targets).filter(|t| **t != PAD).count()
+    }
+    /// Tokens of targets that are not padding.
+    pub fn target_tokens(&self) -> usize {
+        self.targets.iter().filter(|t| **t != PAD).count()
+    }
+
+    fn tensor(&self, tokens: &[i32]) -> HostTensor {
+        HostTensor::s32(&[self.size, tokens.len() / self.size], tokens)
+    }
+}

@@ -1,0 +1,147 @@
+//! Several examples in a row: which ones share one.
+//!
+//! Every document is cut into pieces as long as an example may be, and the pieces are put into rows once, in the order
+//! of the text: each into the first row with room, of the few that are still open. So a row is a function of the
+//! text alone, and any of them can be made at any time; what is missing from its examples still differs from epoch to
+//! epoch.
+
+use super::spans::Lengths;
+use std::{collections::VecDeque, ops::Range};
+
+/// Rows that are open at once. More of them fill rows better, and take longer to look through.
+const OPEN: usize = 64;
+
+/// Tokens that make one example.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Piece {
+    /// Where they begin.
+    pub start: u64,
+    /// How many there are.
+    pub len: u32,
+}
+
+impl Piece {
+    pub(super) fn range(self) -> Range<usize> {
+        let start = self.start as usize;
+        start..start + self.len as usize
+    }
+}
+
+/// Pieces, and the rows that they are in.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Packed {
+    pieces: Vec<Piece>,
+    /// Numbers of pieces, row by row.
+    order: Vec<u32>,
+    /// Where each row ends in `order`.
+    ends: Vec<usize>,
+}
+
+/// The pieces of documents that end before each of `ends`, where an end token stands, and of what follows the last;
+/// what is shorter than `least` is left out.
+pub(super) fn pieces(tokens: usize, ends: &[usize], least: usize, most: usize) -> Vec<Piece> {
+    let mut all = Vec::new();
+    let mut start = 0;
+    for end in ends.iter().copied().chain([tokens]) {
+        let mut at = start;
+        while at < end {
+            let len = most.min(end - at);
+            if len >= least {
+                // A piece is no longer than a row.
+                all.push(Piece { start: at as u64, len: len as u32 });
+            }
+            at += len;
+        }
+        // Behind the end.
+        start = end + 1;
+    }
+    all
+}
+
+impl Packed {
+    /// Rows with room for so many tokens of inputs and of targets. `lengths` is of so much text. Every piece fits into
+    /// an empty row.
+    pub(super) fn new(pieces: Vec<Piece>, room: (usize, usize), lengths: impl Fn(usize) -> Lengths) -> Self {
+        let mut rows: Vec<Vec<u32>> = Vec::new();
+        let mut open: VecDeque<(usize, usize, usize)> = VecDeque::new();
+        for (number, piece) in (0u32..).zip(&pieces) {
+            let Lengths { input, target, .. } = lengths(piece.len as usize);
+            let fits = |(_, i, t): &&mut (usize, usize, usize)| *i >= input && *t >= target;
+            if let Some((row, inputs, targets)) = open.iter_mut().find(fits) {
+                rows[*row].push(number);
+                (*inputs, *targets) = (*inputs - input, *targets - target);
+                continue;
+            }
+            if open.len() == OPEN {
+                open.pop_front();
+            }
+            open.push_back((rows.len(), room.0.saturating_sub(input), room.1.saturating_sub(target)));
+            rows.push(vec![number]);
+        }
+        let ends = rows.iter().scan(0, |end, row| {
+            *end += row.len();
+            Some(*end)
+        });
+        Self { ends: ends.collect(), order: rows.concat(), pieces }
+    }
+
+    /// How many rows there are.
+    pub(super) fn rows(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// How many examples.
+    pub(super) fn examples(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// The pieces of a row, each with its number.
+    pub(super) fn row(&self, row: usize) -> impl Iterator<Item = (u32, Piece)> {
+        let start = if row == 0 { 0 } else { self.ends[row - 1] };
+        self.order[start..self.ends[row]].iter().map(|number| (*number, self.pieces[*number as usize]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_cut_and_short_ends_left_out() {
+        let of = |tokens, ends: &[usize]| -> Vec<(u64, u32)> {
+            pieces(tokens, ends, 2, 4).into_iter().map(|p| (p.start, p.len)).collect()
+        };
+        // Nine tokens and an end, none, one, and three without an end.
+        assert_eq!(of(16, &[9, 10, 12]), [(0, 4), (4, 4), (13, 3)]);
+        assert_eq!(of(4, &[]), [(0, 4)]);
+        assert_eq!(of(5, &[4]), [(0, 4)]);
+        assert_eq!(of(0, &[]), []);
+    }
+
+    #[test]
+    fn every_piece_is_in_one_row_that_has_room() {
+        let lengths = |raw| Lengths { raw, input: raw + 1, target: raw / 3 + 2 };
+        let all: Vec<Piece> =
+            (0..5000u64).map(|i| Piece { start: i * 40, len: 2 + (i * i * 7 % 30) as u32 }).collect();
+        let packed = Packed::new(all.clone(), (64, 32), lengths);
+        let mut seen = vec![0; all.len()];
+        let mut used = 0;
+        for row in 0..packed.rows() {
+            let (mut input, mut target) = (0, 0);
+            for (number, piece) in packed.row(row) {
+                assert_eq!(piece, all[number as usize]);
+                seen[number as usize] += 1;
+                let of = lengths(piece.len as usize);
+                (input, target) = (input + of.input, target + of.target);
+            }
+            assert!(input > 0 && input <= 64 && target <= 32, "row {row}: {input}, {target}");
+            used += input;
+        }
+        assert!(seen.iter().all(|n| *n == 1));
+        assert_eq!(packed.examples(), 5000);
+        // Well filled.
+        assert!(used as f64 > 0.9 * (packed.rows() * 64) as f64, "{used} of {} rows", packed.rows());
+        assert_eq!(packed, Packed::new(all, (64, 32), lengths));
+        assert_eq!(Packed::new(Vec::new(), (64, 32), lengths).rows(), 0);
+    }
+}
