@@ -52,10 +52,17 @@ impl DataOptions {
             };
             all.push(Named { name: name.clone(), rate: *rate, corpus });
         }
+        let (temperature, cap) = (self.mix_temperature.or(mixture.temperature), self.mix_cap.or(mixture.cap));
+        if (temperature.is_some() || cap.is_some()) && mixture.sources.values().all(|s| s.rate.is_some()) {
+            return Err(failure(
+                "a temperature or a cap for texts that have rates",
+                "leave the rates out, or the temperature and the cap",
+            ));
+        }
         let default = Temperature::default();
         let temperature = Temperature {
-            temperature: self.mix_temperature.or(mixture.temperature).unwrap_or(default.temperature),
-            cap: self.mix_cap.or(mixture.cap).unwrap_or(default.cap),
+            temperature: temperature.unwrap_or(default.temperature),
+            cap: cap.unwrap_or(default.cap),
         };
         Ok(Texts { all, temperature })
     }

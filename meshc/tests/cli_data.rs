@@ -1,4 +1,4 @@
-//! Data of many kinds: `meshc data stats`, and training on pieces of JSON lines.
+//! Data of many kinds: `meshc data`, and training on pieces of JSON lines, prepared tokens, mixtures and packed rows.
 
 mod support;
 
@@ -83,4 +83,164 @@ fn training_on_pieces_keeps_to_its_tokenizer() {
     assert!(manifest["facts"]["tokenizer"].as_str().unwrap().starts_with("blake3:"), "{}", manifest["facts"]);
     train("vocab=384", &["--steps", "4", "--resume"]).fails(&["tokens are those of `bytes`", "blake3:"]);
     train("vocab=384", &["--steps", "4", "--resume", "--tokenizer", "words.json"]).succeeds();
+}
+
+/// Sizes of a model that is made in moments.
+const SIZES: [&str; 9] = [
+    "batch=4",
+    "d_model=16",
+    "d_ff=16",
+    "heads=2",
+    "d_kv=8",
+    "input_length=16",
+    "target_length=16",
+    "layers=1",
+    "dropout=0",
+];
+
+/// `meshc train` of it, with its metrics in `m.jsonl`.
+#[track_caller]
+fn train(place: &Workplace, args: &[&str]) -> Ran {
+    let path = model("t5_tiny.rs");
+    let key = |set: &str| set.split_once('=').map(|(key, _)| key.to_owned());
+    let given: Vec<_> = args.iter().filter_map(|word| key(word)).collect();
+    let open = SIZES.iter().filter(|size| key(size).is_some_and(|key| !given.contains(&key)));
+    let sizes = open.flat_map(|size| ["--set", *size]);
+    let words = ["train", &path, "--metrics", "m.jsonl", "--json"].into_iter().chain(args.iter().copied());
+    place.run_on_cpu(&words.chain(sizes).collect::<Vec<_>>())
+}
+
+/// What the steps of the last run wrote.
+fn lines(place: &Workplace) -> Vec<Value> {
+    let text = fs::read_to_string(place.at("m.jsonl")).expect("there are metrics");
+    text.lines().map(|line| serde_json::from_str(line).expect("lines are JSON")).collect()
+}
+
+fn losses(place: &Workplace) -> Vec<Value> {
+    lines(place).into_iter().map(|mut line| line["loss"].take()).collect()
+}
+
+/// Four hundred documents of a few words each.
+fn documents(place: &Workplace, name: &str, words: [&str; 2]) {
+    let line = |i: usize| {
+        format!("{{\"text\": \"a b {} c\"}}\n", [words[0], words[1], "a"][i % 3].repeat(1 + i % 4))
+    };
+    place.write(name, (0..400).map(line).collect::<String>());
+}
+
+#[test]
+fn prepared_tokens_train_like_the_text_they_are_of() {
+    let place = Workplace::new();
+    documents(&place, "in/a.jsonl", ["a ", "d "]);
+    place.write("in/b.txt", "a b c d ".repeat(200));
+    place.write("words.json", words());
+    let prepare = ["data", "prepare", "in", "--tokenizer", "words.json", "-o", "tokens"];
+    let said = place.run(&prepare).succeeds();
+    assert!(said.out.contains("401 documents") && said.err.contains("b.txt"), "{}{}", said.out, said.err);
+    place.run(&prepare).fails(&["`tokens` exists already"]);
+    let of_text =
+        json(&place.run(&["data", "stats", "in", "--tokenizer", "words.json", "--json"]).succeeds());
+    let of_tokens = json(&place.run(&["data", "stats", "tokens", "--json"]).succeeds());
+    assert_eq!(of_text, of_tokens);
+
+    let steps = ["--steps", "3", "--eval-every", "3"];
+    train(&place, &[&["--data", "in", "--tokenizer", "words.json"][..], &steps].concat()).succeeds();
+    let (first, eval) = (losses(&place), lines(&place)[2]["eval"].clone());
+    train(&place, &[&["--data", "tokens"][..], &steps].concat()).succeeds();
+    assert_eq!((losses(&place), lines(&place)[2]["eval"].clone()), (first, eval));
+
+    let wrong = ["--data", "tokens", "--tokenizer", "bytes", "--steps", "1"];
+    train(&place, &wrong).fails(&["tokens in `tokens` were made by", "words.json", "not by `bytes`"]);
+    train(&place, &["--data", "tokens", "--steps", "1", "--set", "vocab=6"]).fails(&["vocabulary of 6"]);
+    place.run(&["data", "verify", "tokens"]).succeeds();
+    let mut bytes = fs::read(place.at("tokens/tokens.bin")).unwrap();
+    bytes[100] ^= 1;
+    place.write("tokens/tokens.bin", bytes);
+    place.run(&["data", "verify", "tokens"]).fails(&["`tokens` are damaged", "tokens.bin", "help:"]);
+    train(&place, &["--data", "tokens", "--steps", "1"]).fails(&["`tokens` are damaged"]);
+}
+
+#[test]
+fn a_mixture_goes_on_where_it_was_and_is_evaluated_by_text() {
+    let place = Workplace::new();
+    documents(&place, "en/a.jsonl", ["x", "y"]);
+    documents(&place, "de/a.jsonl", ["u", "v"]);
+    let named = ["--data", "en=en/*.jsonl:3", "de=de:1"];
+    let steps = ["--steps", "6", "--eval-every", "6"];
+    let ran = train(&place, &[&named[..], &steps].concat()).succeeds();
+    assert!(ran.err.contains("75.00 % en") && ran.err.contains("25.00 % de"), "{}", ran.err);
+    let straight = losses(&place);
+    let eval = lines(&place)[5]["eval"].clone();
+    let number = |key: &str| eval[key].as_f64().unwrap_or_else(|| panic!("`{key}` in {eval}"));
+    let mean = number("en/loss") * number("en/tokens") + number("de/loss") * number("de/tokens");
+    assert!((mean / number("tokens") - number("loss")).abs() < 1e-6, "{eval}");
+    assert_eq!(number("en/tokens") + number("de/tokens"), number("tokens"));
+
+    // The same from a file; and a run that stops and goes on has the same batches.
+    let sources =
+        "[sources.de]\nfiles = [\"de\"]\nrate = 1\n[sources.en]\nfiles = [\"en/*.jsonl\"]\nrate = 3\n";
+    place.write("mixture.toml", sources);
+    let more = ["--mixture", "mixture.toml", "--checkpoint-dir", "ck", "--held-out", "0.05"];
+    train(&place, &[&more[..], &["--steps", "4"]].concat()).succeeds();
+    let resumed = train(&place, &[&more[..], &["--steps", "6", "--resume"]].concat()).succeeds();
+    assert!(!resumed.err.contains("is not what"), "{}", resumed.err);
+    assert_eq!(losses(&place), straight);
+
+    train(&place, &["--data", "en=en", "de"]).fails(&["`de` has no name"]);
+    train(&place, &["--data", "en=en:1", "de=de"]).fails(&["but not `de`"]);
+    train(&place, &["--data", "en=en:1", "de=de:1", "--mix-temperature", "2"])
+        .fails(&["texts that have rates"]);
+    train(&place, &["--data", "en=en", "de=nowhere"]).fails(&["text `de` of the mixture", "nowhere"]);
+    place.write("wrong.toml", "[source.de]\nfiles = [\"de\"]\n");
+    train(&place, &["--mixture", "wrong.toml"]).fails(&["wrong.toml", "unknown field `source`"]);
+}
+
+#[test]
+fn packed_rows_and_all_objectives_train() {
+    let place = Workplace::new();
+    documents(&place, "a.jsonl", ["x", "y"]);
+    let run = |sets: &[&str]| {
+        let sets = sets.iter().flat_map(|set| ["--set", *set]);
+        let words = ["--data", "a.jsonl", "--steps", "4", "--eval-every", "4"].into_iter().chain(sets);
+        let ran = train(&place, &words.collect::<Vec<_>>()).succeeds();
+        let last = lines(&place).pop().expect("there are steps");
+        assert!(last["eval"]["loss"].as_f64().is_some_and(f64::is_finite), "{last}");
+        ran.err
+    };
+    for objective in ["objective=span_corruption", "objective=prefix_lm"] {
+        let said = run(&[objective, "packing=true", "input_length=40", "target_length=40"]);
+        let per_row =
+            said.split("rows of ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok());
+        assert!(per_row.is_some_and(|n| n > 1.5), "{objective}: {said}");
+    }
+    // An encoder that sees the end and nothing else.
+    assert!(!run(&["objective=lm", "input_length=1", "target_length=40"]).contains("on average"));
+}
+
+#[test]
+fn generate_and_score_take_the_tokenizer_of_the_model() {
+    let place = Workplace::new();
+    documents(&place, "a.jsonl", ["a ", "d "]);
+    place.write("words.json", words());
+    let tokenizer = ["--tokenizer", "words.json"];
+    let more = ["--data", "a.jsonl", "--steps", "2", "--checkpoint-dir", "ck"];
+    train(&place, &[&more[..], &tokenizer].concat()).succeeds();
+    place.write("in.txt", "a b <extra_id_0> c\nd\n");
+    let generate = ["generate", "ck", "--input", "in.txt", "--max-length", "8"];
+    let list = json(&place.run_on_cpu(&[&generate[..], &tokenizer, &["--json"]].concat()).succeeds());
+    place.write("ids.json", "[[3, 4, 8, 5, 1], [6, 1]]");
+    let ids = ["generate", "ck", "--input", "ids.json", "--max-length", "8", "--json"];
+    let same = json(&place.run_on_cpu(&ids).succeeds());
+    for (a, b) in [(&list[0], &same[0]), (&list[1], &same[1])] {
+        assert_eq!(a["sequences"][0]["tokens"], b["sequences"][0]["tokens"]);
+        assert!(a["sequences"][0]["text"].is_string());
+    }
+    place.write("pairs.txt", "a b <extra_id_0>\t<extra_id_0> c\n");
+    let score = ["score", "ck", "--input", "pairs.txt"];
+    let scored = json(&place.run_on_cpu(&[&score[..], &tokenizer].concat()).succeeds());
+    place.write("pairs.jsonl", "{\"input\": [3, 4, 8, 1], \"target\": [8, 5, 1]}\n");
+    assert_eq!(scored, json(&place.run_on_cpu(&["score", "ck", "--input", "pairs.jsonl"]).succeeds()));
+    place
+        .run_on_cpu(&[&generate[..], &["--tokenizer", "in.txt"]].concat())
+        .fails(&["in.txt` cannot be used"]);
 }
