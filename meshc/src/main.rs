@@ -3,7 +3,8 @@
 //!
 //! Reading order: [`commands`], one file each; then what they share: [`model`] (from a model file to a
 //! program), [`subject`] (programs with parameters), [`placement`] and [`target`] (where it is to run), [`lower`] (through the compiler), [`ahead`] (through
-//! a plugin's compiler), [`fit`] (programs that are too large), [`device`] (plugins and clients), [`tensors`] (safetensors), [`folder`] (writing things
+//! a plugin's compiler), [`fit`] (programs that are too large), [`plan`] (the search for a
+//! good way to run a program), [`device`] (plugins and clients), [`tensors`] (safetensors), [`folder`] (writing things
 //! whole), [`hf`] (models of Hugging Face's transformers), [`reading`] (text for training), [`summary`] and [`progress`]
 //! (what is said about training), [`diagnostics`] and [`failure`] (about mistakes).
 
@@ -19,6 +20,7 @@ mod hf;
 mod lower;
 mod model;
 mod placement;
+mod plan;
 mod progress;
 mod reading;
 mod subject;

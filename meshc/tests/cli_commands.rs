@@ -272,3 +272,34 @@ fn plugins_are_listed() {
     let ran = place.run(&["plugin", "doctor", &cpu]).succeeds();
     assert!(ran.out.contains("API") && ran.out.contains("platform  cpu"), "{}", ran.out);
 }
+
+#[test]
+fn a_plan_ranks_meshes_of_the_slice() {
+    let place = Workplace::new();
+    let path = model("matmul.rs");
+    let plan = |more: &[&str]| {
+        let args = ["plan", &path, "--target", "tpu:v5e:2x4", "--function", "forward", "--verify", "0"];
+        place.run(&[&args[..], more].concat())
+    };
+    let json: serde_json::Value =
+        serde_json::from_str(&plan(&["--json"]).succeeds().out).expect("it prints JSON");
+    let candidates = json["candidates"].as_array().expect("there are candidates");
+    assert!(candidates.len() > 1, "{json}");
+    let times: Vec<f64> = candidates.iter().map(|c| c["step_seconds"].as_f64().expect("a number")).collect();
+    assert!(times.is_sorted() && times[0] > 0.0, "{times:?}");
+    for candidate in candidates {
+        let text = candidate["candidate"]["mesh"].as_str().expect("a mesh");
+        assert_eq!(mesh::Mesh::parse(text).expect("it is one").devices(), 8, "{text}");
+    }
+    // The best is a command to paste.
+    let ran = plan(&[]).succeeds();
+    let command = ran.out.lines().last().expect("it says something").to_owned();
+    let words: Vec<&str> = command.split(' ').skip(1).map(|w| w.trim_matches('\'')).collect();
+    place.run(&[&words[..], &["-o", "x"]].concat()).succeeds();
+
+    plan(&["--mesh", "data=2"]).fails(&["the mesh data=2 is 2 devices, but tpu:v5e:2x4 has 8"]);
+    let cpu = ["plan", &path, "--target", "cpu"];
+    place.run(&cpu).fails(&["nothing to plan for cpu", "--target tpu:v5e:4x8"]);
+    let args = ["plan", &path, "--target", "tpu:v5e:2x4"];
+    place.run(&args).fails(&["no function `train_step`", "it has"]);
+}

@@ -7,6 +7,7 @@ mod convert;
 mod data;
 mod eval;
 mod generate;
+mod plan;
 mod plugin;
 mod report;
 mod run;
@@ -35,6 +36,8 @@ pub enum Command {
     Compile(compile::Args),
     /// Parameters, FLOPs, memory by part and collectives by axis of a model or an artefact
     Report(report::Args),
+    /// Find a good mesh, layout and settings for a model on a TPU slice
+    Plan(plan::Args),
     /// Call one function of an artefact with tensors from files
     Run(run::Args),
     /// Train a model, or an artefact, on text
@@ -62,6 +65,7 @@ impl Command {
             Self::Check(args) => check::run(&args)?,
             Self::Compile(args) => compile::run(&args)?,
             Self::Report(args) => report::run(&args)?,
+            Self::Plan(args) => return plan::run(&args),
             Self::Run(args) => run::run(&args)?,
             Self::Train(args) => return train::run(&args),
             Self::Eval(args) => eval::run(&args)?,

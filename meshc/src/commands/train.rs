@@ -194,14 +194,15 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 /// What asks for an end.
-struct Signals {
+pub(super) struct Signals {
     /// Set by the first Ctrl-C or SIGTERM.
-    stop: Arc<AtomicBool>,
+    pub stop: Arc<AtomicBool>,
     number: Arc<AtomicUsize>,
 }
 
 impl Signals {
-    fn watch() -> Result<Self> {
+    /// Watches from now on.
+    pub fn watch() -> Result<Self> {
         let signals = Self { stop: Arc::default(), number: Arc::default() };
         for signal in [SIGINT, SIGTERM] {
             let context = || format!("watching for signal {signal}");
@@ -214,7 +215,8 @@ impl Signals {
         Ok(signals)
     }
 
-    fn which(&self) -> u8 {
+    /// The number of the signal that came.
+    pub fn which(&self) -> u8 {
         u8::try_from(self.number.load(Ordering::Relaxed)).unwrap_or(0)
     }
 }

@@ -1,0 +1,406 @@
+//! `meshc plan`: a good mesh, layout, state layout and settings for a model on a slice.
+
+use super::train::Signals;
+use crate::{
+    ahead::{Ahead, TargetArgs},
+    device::{PluginArgs, environment},
+    failure::failure,
+    folder::write_file,
+    lower::{Watch, emit, lower},
+    model::{self, ModelArgs, Program},
+    placement::{PlacementArgs, check_devices},
+    plan::{
+        Ranked, Seen,
+        candidate::{Candidate, Estimate, Evaluator},
+        search,
+        space::{KNOBS, Space},
+    },
+    target::Target,
+};
+use anyhow::{Context, Result};
+use compiler::{
+    artefact::{Artefact, digest},
+    pipeline::Stage,
+    report::{
+        compiled::Compiled,
+        table::{count, size, table},
+    },
+    target::Slice,
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{atomic::Ordering, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Arguments.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The model: a program in Rust (.rs) or as text (.mesh)
+    model: PathBuf,
+    /// Settings that are given are kept; the others are searched
+    #[command(flatten)]
+    settings: ModelArgs,
+    /// What is given of the mesh and the layouts is kept
+    #[command(flatten)]
+    placement: PlacementArgs,
+    #[command(flatten)]
+    target: TargetArgs,
+    /// The function to plan for
+    #[arg(long, default_value = "train_step")]
+    function: String,
+    /// How many of the best are compiled by libtpu; 0 for none
+    #[arg(long, value_name = "K", default_value_t = 2)]
+    verify: usize,
+    /// How many are shown
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    top: usize,
+    /// Estimate and compile everything anew
+    #[arg(long)]
+    no_cache: bool,
+    /// Print the candidates as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    plugin: PluginArgs,
+}
+
+/// A candidate, and what libtpu made of it.
+struct Shown {
+    ranked: Ranked,
+    /// Nothing if it was not compiled; words if it could not be.
+    compiled: Option<Result<Compiled, String>>,
+}
+
+/// Plans.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    environment(Some(&args.target.target))?;
+    let target = args.target.settled()?;
+    let Some(slice) = target.target.slice() else {
+        let help = "name a slice with --target, such as --target tpu:v5e:4x8";
+        return Err(failure(format!("there is nothing to plan for {}", target.target), help));
+    };
+    if let Some(mesh) = &args.placement.mesh {
+        check_devices(mesh, &target.target, slice.devices())?;
+    }
+    let since = Instant::now();
+    let program = model::load(&args.model, &args.settings)?;
+    program.module.require_function(&args.function).map_err(|d| program.mistakes(&d.into()))?;
+    let evaluator = Evaluator::new(&args.model, &args.settings, &args.function, slice, !args.no_cache)?;
+    let mut space = Space::new(&program.module, slice.devices(), &args.placement);
+    space.knobs = knobs(args, &evaluator);
+    let signals = Signals::watch()?;
+    let bar = bar();
+    let best = |ranked: &Ranked| format!("{} {}", ranked.candidate.mesh, seconds(ranked.estimate.seconds()));
+    let progress = |done: usize, all: usize, found: Option<&Ranked>| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+        bar.set_message(found.map_or_else(String::new, best));
+    };
+    let found = search(&evaluator, &space, slice.hbm(), &signals.stop, &progress);
+    bar.finish_and_clear();
+    if found.ranked.is_empty() && !signals.stop.load(Ordering::Relaxed) {
+        return Err(failure(
+            format!(
+                "no mesh of the {} devices of {} is legal for `{}`",
+                slice.devices(),
+                target.target,
+                args.model.display()
+            ),
+            "name one with --mesh: `meshc check` says why it is not",
+        ));
+    }
+    let mut shown: Vec<Shown> =
+        found.ranked.iter().cloned().map(|ranked| Shown { ranked, compiled: None }).collect();
+    let searched = since.elapsed();
+    verify(args, &target, slice, &evaluator, &signals, &mut shown)?;
+    say(args, &target.target, slice, &found, &shown, searched)?;
+    match signals.stop.load(Ordering::Relaxed) {
+        true => {
+            eprintln!("stopped early: this is the best so far");
+            Ok(ExitCode::from(128 + signals.which()))
+        }
+        false => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// The settings to try that the model has and the user has not given.
+fn knobs(args: &Args, evaluator: &Evaluator) -> Vec<Vec<String>> {
+    let given =
+        |key: &str| args.settings.settings.iter().any(|s| s.split('=').next().map(str::trim) == Some(key));
+    // Facts aside, which say what the settings are.
+    let module = |settings: &[String]| {
+        evaluator.program(settings).map(|p| mesh::Module { meta: Vec::new(), ..p.module })
+    };
+    let own = module(&[]);
+    let values = |knob: &crate::plan::space::Knob| -> Vec<String> {
+        let words = knob.values.iter().map(|value| format!("{}={value}", knob.key));
+        // A value that changes nothing is the model's own.
+        words.filter(|w| module(std::slice::from_ref(w)).is_some_and(|m| Some(m) != own)).collect()
+    };
+    KNOBS.iter().filter(|k| !given(k.key)).map(values).filter(|v| !v.is_empty()).collect()
+}
+
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    // The template is ours and right; the plain bar would do as well.
+    if let Ok(style) = ProgressStyle::with_template("{elapsed} [{bar:24}] {pos}/{len} {msg}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar
+}
+
+/// Has libtpu compile the best, one after the other, until enough of them are known to fit; then puts those first, the
+/// fastest by libtpu's cycles first.
+fn verify(
+    args: &Args,
+    target: &TargetArgs,
+    slice: &Slice,
+    evaluator: &Evaluator,
+    signals: &Signals,
+    shown: &mut Vec<Shown>,
+) -> Result<()> {
+    // Of what does not fit by our estimate some may fit all the same: one more than asked for is tried.
+    let (mut fit, mut tried) = (0, 0);
+    for at in 0..shown.len() {
+        if fit == args.verify || tried > args.verify || signals.stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let candidate = shown[at].ranked.candidate.clone();
+        eprintln!("compiling {}/{} for {}: {}", tried + 1, args.verify, target.target, options(&candidate));
+        let Some(program) = evaluator.program(&candidate.settings) else { continue };
+        let artefact = artefact(args, target, &program, &candidate)?;
+        let outcome = match kept(args, &artefact) {
+            Some(known) => Ok(known),
+            None => {
+                let Some(outcome) = interruptible(args, target, &candidate, &artefact, signals)? else {
+                    break;
+                };
+                if let Ok(compiled) = &outcome {
+                    keep(args, &artefact, compiled);
+                }
+                outcome
+            }
+        };
+        tried += 1;
+        fit += usize::from(outcome.is_ok());
+        shown[at].compiled = Some(outcome);
+    }
+    let rank = |s: &Shown| match &s.compiled {
+        Some(Ok(compiled)) => (0, time(&s.ranked.estimate, compiled, slice)),
+        None => (1, 0.0),
+        Some(Err(_)) => (2, 0.0),
+    };
+    shown.sort_by(|a, b| rank(a).0.cmp(&rank(b).0).then(rank(a).1.total_cmp(&rank(b).1)));
+    Ok(())
+}
+
+/// Compiles in a thread of its own, so that Ctrl-C need not wait for libtpu, which cannot be interrupted. Nothing when
+/// it was stopped; words when the program does not fit.
+fn interruptible(
+    args: &Args,
+    target: &TargetArgs,
+    candidate: &Candidate,
+    artefact: &Artefact,
+    signals: &Signals,
+) -> Result<Option<Result<Compiled, String>>> {
+    let (send, receive) = mpsc::channel();
+    let (target, plugin, artefact) = (target.clone(), args.plugin.clone(), artefact.clone());
+    let mesh = candidate.placement()?.mesh;
+    thread::spawn(move || {
+        let compiled = || -> Result<Result<Compiled, String>> {
+            let ahead = Ahead::new(&target, &mesh, &plugin)?;
+            let function = artefact.manifest.functions.first().context("the artefact has the function")?;
+            Ok(ahead.compile(&artefact, function)?.map(|o| o.compiled).map_err(|e| e.0))
+        };
+        // If nobody waits any more, nobody wants to know.
+        let _ = send.send(compiled());
+    });
+    loop {
+        match receive.recv_timeout(Duration::from_millis(100)) {
+            Ok(result) => return result.map(Some),
+            Err(mpsc::RecvTimeoutError::Timeout) if signals.stop.load(Ordering::Relaxed) => return Ok(None),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                anyhow::bail!("the compiler's thread ended without a result")
+            }
+        }
+    }
+}
+
+fn artefact(args: &Args, target: &TargetArgs, program: &Program, candidate: &Candidate) -> Result<Artefact> {
+    let placement = candidate.placement()?;
+    let mut watch = Watch::default();
+    let lowered = lower(program, &placement, Stage::Emit, &mut watch)?.context("all stages ran")?;
+    let mut artefact = emit(program, &placement, &target.target, &[], &lowered, &mut watch)?;
+    artefact.manifest.functions.retain(|f| f.name == args.function);
+    Ok(artefact)
+}
+
+/// Where what libtpu said of exactly this program is kept.
+fn place(args: &Args, artefact: &Artefact) -> Option<PathBuf> {
+    if args.no_cache {
+        return None;
+    }
+    let found = args.plugin.load(runtime::plugin::Platform::Tpu).ok()?.found.path;
+    let size = fs::metadata(&found).map(|m| m.len()).unwrap_or_default();
+    let mut key = format!("{} {} {size} ", artefact.manifest.target, found.display()).into_bytes();
+    artefact.files.iter().for_each(|(_, bytes)| key.extend(digest(bytes).bytes()));
+    let name = format!("compiled-{}.json", &digest(&key)[..32]);
+    Some(model::cache().ok()?.join("plans").join(name))
+}
+
+fn kept(args: &Args, artefact: &Artefact) -> Option<Compiled> {
+    serde_json::from_slice(&fs::read(place(args, artefact)?).ok()?).ok()
+}
+
+fn keep(args: &Args, artefact: &Artefact, compiled: &Compiled) {
+    if let (Some(file), Ok(bytes)) = (place(args, artefact), serde_json::to_vec(compiled)) {
+        // A cache that cannot be written costs time and nothing else.
+        let _ = write_file(&file, &bytes);
+    }
+}
+
+/// Seconds of a step with libtpu's cycles in the place of our estimate of what is not communication.
+fn time(estimate: &Estimate, compiled: &Compiled, slice: &Slice) -> f64 {
+    match &compiled.program {
+        Some(program) if program.estimated_cycles > 0 => {
+            program.estimated_cycles as f64 / slice.speed().hertz + estimate.network
+        }
+        _ => estimate.seconds(),
+    }
+}
+
+/// The options that make a candidate.
+fn options(candidate: &Candidate) -> String {
+    let mut words = Vec::new();
+    if !candidate.mesh.is_empty() {
+        words.push(format!("--mesh {}", candidate.mesh));
+    }
+    words.push(format!("--layout '{}'", candidate.layout));
+    words.push(format!("--state-layout '{}'", candidate.state_layout));
+    words.extend(candidate.settings.iter().map(|s| format!("--set {s}")));
+    words.join(" ")
+}
+
+fn seconds(s: f64) -> String {
+    if s < 1.0 { format!("{:.1} ms", s * 1e3) } else { format!("{s:.2} s") }
+}
+
+/// The command that compiles a candidate.
+fn command(args: &Args, target: &Target, candidate: &Candidate) -> String {
+    let mut words = vec![format!("meshc compile {} --target {target}", args.model.display())];
+    words.extend(args.settings.dtype.iter().map(|d| format!("--dtype {d}")));
+    words.extend(args.settings.settings.iter().map(|s| format!("--set {s}")));
+    words.push(options(candidate));
+    words.join(" ")
+}
+
+fn say(
+    args: &Args,
+    target: &Target,
+    slice: &Slice,
+    found: &Seen,
+    shown: &[Shown],
+    searched: Duration,
+) -> Result<()> {
+    let some = &shown[..shown.len().min(args.top)];
+    if args.json {
+        let candidates: Vec<Value> = some.iter().map(|s| object(args, target, slice, s)).collect();
+        let all = json!({
+            "model": args.model.display().to_string(),
+            "target": target.to_string(),
+            "function": args.function,
+            "estimated": found.ranked.len(),
+            "illegal": found.illegal,
+            "search_seconds": searched.as_secs_f64(),
+            "candidates": candidates,
+        });
+        println!("{}", serde_json::to_string_pretty(&all)?);
+        return Ok(());
+    }
+    println!(
+        "{} candidates estimated for {target} in {:.0} s, {} not legal; a device has {}",
+        found.ranked.len(),
+        searched.as_secs_f64(),
+        found.illegal,
+        size(slice.hbm())
+    );
+    let heads = [
+        "step",
+        "products",
+        "memory",
+        "network",
+        "FLOPs",
+        "sent",
+        "peak",
+        "libtpu: peak",
+        "cycles",
+        "mesh",
+        "state",
+        "settings",
+    ];
+    let rows: Vec<Vec<String>> = some.iter().map(|s| row(s, slice)).collect();
+    let mut text = String::new();
+    table(&mut text, &heads, ">>>>>>>>><<<", &rows)?;
+    print!("{text}");
+    match shown.first() {
+        Some(best) if best.ranked.fits(slice.hbm()) || matches!(best.compiled, Some(Ok(_))) => {
+            println!("{}", command(args, target, &best.ranked.candidate));
+        }
+        Some(_) => println!("nothing fits by our estimate: take a larger slice"),
+        None => {}
+    }
+    Ok(())
+}
+
+fn row(shown: &Shown, slice: &Slice) -> Vec<String> {
+    let (c, e) = (&shown.ranked.candidate, &shown.ranked.estimate);
+    let (step, peak, cycles) = match &shown.compiled {
+        None => {
+            (e.seconds(), if shown.ranked.fits(slice.hbm()) { "-" } else { "no" }.to_owned(), "-".to_owned())
+        }
+        Some(Err(_)) => (e.seconds(), "does not fit".to_owned(), "-".to_owned()),
+        Some(Ok(compiled)) => (
+            time(e, compiled, slice),
+            compiled.memory.map_or_else(|| "-".to_owned(), |m| size(m.peak)),
+            compiled.program.as_ref().map_or_else(|| "-".to_owned(), |p| count(p.estimated_cycles)),
+        ),
+    };
+    vec![
+        seconds(step),
+        seconds(e.products),
+        seconds(e.memory),
+        seconds(e.network),
+        count(e.flops),
+        size(e.wire_bytes),
+        size(e.bytes),
+        peak,
+        cycles,
+        c.mesh.clone(),
+        c.state_layout.clone(),
+        c.settings.join(" "),
+    ]
+}
+
+fn object(args: &Args, target: &Target, slice: &Slice, shown: &Shown) -> Value {
+    let (candidate, estimate) = (&shown.ranked.candidate, &shown.ranked.estimate);
+    let step = match &shown.compiled {
+        Some(Ok(compiled)) => time(estimate, compiled, slice),
+        Some(Err(_)) | None => estimate.seconds(),
+    };
+    json!({
+        "candidate": candidate,
+        "estimate": estimate,
+        "fits": shown.ranked.fits(slice.hbm()),
+        "step_seconds": step,
+        "compiled": shown.compiled.as_ref().and_then(|c| c.as_ref().ok()),
+        "does_not_fit": shown.compiled.as_ref().and_then(|c| c.as_ref().err()),
+        "command": command(args, target, candidate),
+    })
+}
