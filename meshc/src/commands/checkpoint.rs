@@ -1,11 +1,15 @@
-//! `meshc checkpoint`: what is in checkpoints, whether they are whole, how two differ, and removing old ones.
+//! `meshc checkpoint`: what is in checkpoints, whether they are whole, how two differ, removing old ones,
+//! and other numbers of experts.
 
-use crate::failure::failure;
+use crate::{
+    failure::failure,
+    model::experts::{self, Conversion, Ffn, Keep},
+};
 use anyhow::Result;
 use compiler::report::table::{count, size, table};
 use runtime::{
     Checkpoint,
-    checkpoint::{Entry, folder},
+    checkpoint::{Entry, folder, is_checkpoint, is_url},
 };
 use serde_json::{Value, json};
 use std::{
@@ -62,6 +66,45 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// The same model with another number of experts, with experts where it had none, or without them
+    Convert(Convert),
+}
+
+#[derive(clap::Args, Debug)]
+struct Convert {
+    /// A checkpoint that says which model it is of
+    from: PathBuf,
+    /// The checkpoint to be made
+    out: PathBuf,
+    /// How many experts: a multiple copies each of them, fewer need --keep-experts or --keep-by-load; of a dense model,
+    /// every expert is its feed-forward layer
+    #[arg(long, value_name = "N", required_unless_present = "dense", value_parser = super::train::at_least_one)]
+    experts: Option<usize>,
+    /// No experts
+    #[arg(long, conflicts_with = "experts")]
+    dense: bool,
+    /// The experts that stay, in every layer: 0,2,5
+    #[arg(long, value_name = "E,…", value_delimiter = ',', requires = "experts")]
+    keep_experts: Option<Vec<usize>>,
+    /// In each layer the experts stay that had the most tokens in the last 100 steps of this metrics file
+    #[arg(long, value_name = "METRICS", requires = "experts", conflicts_with = "keep_experts")]
+    keep_by_load: Option<PathBuf>,
+    /// What the dense layer is where there were experts: fresh (initial values), mean, or the number of an expert
+    #[arg(long, value_name = "fresh|mean|EXPERT", default_value = "fresh", value_parser = ffn, requires = "dense")]
+    ffn: Ffn,
+    /// What the last matrix of every expert is multiplied by. Default: what makes up for smaller gates
+    #[arg(long, value_name = "FACTOR")]
+    scale: Option<f64>,
+    /// Noise on the router's columns of copies, by the root mean square of the router: without it, a token cannot
+    /// tell copies apart, and all go to the first
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    router_noise: f64,
+    /// Of the noise and of initial values
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// A setting of the model that is wanted, such as sparse_step=2; may be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
 }
 
 /// Does it.
@@ -71,13 +114,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Command::Verify { dirs, json } => verify(dirs, *json)?,
         Command::Diff { a, b, json } => diff(&Checkpoint::open(a)?, &Checkpoint::open(b)?, *json)?,
         Command::Prune { dir, keep, dry_run } => prune(dir, *keep, *dry_run)?,
+        Command::Convert(args) => convert_experts(args)?,
     };
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Whether a folder is a checkpoint, whole or not, and not a folder of them.
 fn is_one(dir: &Path) -> bool {
-    dir.join("manifest.json").exists() || dir.join("COMMIT").exists()
+    is_checkpoint(dir) || dir.join("manifest.json").exists() || dir.join("COMMIT").exists()
 }
 
 /// The checkpoints that `dir` is or has: names, and what came of opening them.
@@ -85,7 +129,7 @@ fn all(dir: &Path) -> Result<Vec<(PathBuf, runtime::Result<Checkpoint>)>> {
     if is_one(dir) {
         return Ok(vec![(dir.to_owned(), Checkpoint::open(dir))]);
     }
-    let found = if dir.is_dir() { folder::list(dir)? } else { Vec::new() };
+    let found = if dir.is_dir() || is_url(dir) { folder::list(dir)? } else { Vec::new() };
     if found.is_empty() {
         return Err(failure(
             format!("`{}` is no checkpoint, and has none", dir.display()),
@@ -257,6 +301,44 @@ fn prune(dir: &Path, keep: usize, dry: bool) -> Result<bool> {
         println!("there is nothing to remove");
     }
     Ok(true)
+}
+
+fn convert_experts(args: &Convert) -> Result<bool> {
+    for (flag, value) in [("--scale", args.scale.unwrap_or(1.0)), ("--router-noise", args.router_noise)] {
+        if !value.is_finite() || value < 0.0 {
+            return Err(failure(format!("{flag} is {value}"), "give a number from 0"));
+        }
+    }
+    let keep = args.keep_experts.clone().map(Keep::These);
+    let wanted = Conversion {
+        experts: args.experts,
+        keep: keep.or(args.keep_by_load.clone().map(Keep::ByLoad)),
+        ffn: args.ffn,
+        scale: args.scale,
+        noise: args.router_noise,
+        seed: args.seed,
+        settings: args.settings.clone(),
+    };
+    let done = experts::convert(&Checkpoint::open(&args.from)?, &args.out, &wanted)?;
+    println!(
+        "{}: {} tensors as they were, {} made of others, {} slots zero",
+        args.out.display(),
+        done.same,
+        done.made,
+        done.zeroed
+    );
+    if !done.fresh.is_empty() {
+        println!("initial values: {}", done.fresh.join(", "));
+    }
+    Ok(true)
+}
+
+fn ffn(text: &str) -> Result<Ffn, String> {
+    match text {
+        "fresh" => Ok(Ffn::Fresh),
+        "mean" => Ok(Ffn::Mean),
+        number => number.parse().map(Ffn::Expert).map_err(|e| format!("fresh, mean, or a number: {e}")),
+    }
 }
 
 /// What is wrong with a checkpoint, without where and what to do.

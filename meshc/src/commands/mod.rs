@@ -48,7 +48,7 @@ pub enum Command {
     Generate(generate::Args),
     /// How likely given targets are
     Score(score::Args),
-    /// List, verify, compare and remove checkpoints
+    /// List, verify, compare, convert and remove checkpoints
     Checkpoint(checkpoint::Args),
     /// Models of Hugging Face's transformers to checkpoints and back; or against numbers that came with them
     Convert(convert::Args),

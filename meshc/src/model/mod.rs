@@ -2,8 +2,9 @@
 //!
 //! A model in Rust is built ([`package`]) and run ([`program`]) once for given sources and arguments; what it
 //! printed is kept ([`store`]). A `.mesh` file is read as it is. The model of an imported checkpoint is made here
-//! ([`origin`]).
+//! ([`origin`]); [`experts`] makes checkpoints with more or fewer experts.
 
+pub mod experts;
 pub mod origin;
 mod package;
 mod program;
@@ -93,9 +94,9 @@ pub fn load(path: &Path, args: &ModelArgs) -> Result<Program> {
     }
 }
 
-/// Whether this is a folder with a checkpoint, whose facts may say which model it is of.
+/// Whether this is a folder with a checkpoint, or the URL of one, whose facts may say which model it is of.
 pub fn is_checkpoint(path: &Path) -> bool {
-    path.join("COMMIT").is_file()
+    runtime::checkpoint::is_checkpoint(path)
 }
 
 fn rust(path: &Path, name: String, args: &ModelArgs) -> Result<Program> {
