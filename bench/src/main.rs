@@ -8,6 +8,7 @@ mod dispatch;
 mod generate;
 mod lower;
 mod peers;
+mod save;
 mod step;
 
 use anyhow::{Context, Result, bail};
@@ -18,6 +19,7 @@ const USAGE: &str = "usage: bench [--peers PYTHON] [--quick]
        bench lower MODEL.mesh
        bench dispatch [ROUNDS] [--quick]
        bench generate [--peers PYTHON] [--quick]
+       bench save [ROUNDS] [--quick] [--dir DIR]
 
 Without a subcommand: lowering time and step times of switch_tiny on 1 and 8 CPU devices, f32 and bf16, and,
 where PYTHON has what bench/peers/requirements.txt names, the same model in JAX, interleaved.";
@@ -44,6 +46,18 @@ fn run(args: &[String]) -> Result<()> {
             let rounds = options.iter().find(|o| **o != "--quick");
             let rounds = rounds.map_or(Ok(9), |r| r.parse()).context("ROUNDS is a number")?;
             dispatch::measure(rounds, quick)?
+        }
+        ["save", options @ ..] => {
+            let (mut rounds, mut dir, mut options) = (7, ".", options.iter().copied());
+            let mut quick = false;
+            while let Some(option) = options.next() {
+                match option {
+                    "--quick" => quick = true,
+                    "--dir" => dir = options.next().context("--dir takes a folder")?,
+                    number => rounds = number.parse().context("ROUNDS is a number")?,
+                }
+            }
+            save::measure(rounds, quick, dir)?
         }
         ["generate", options @ ..] => {
             let python = match options.iter().position(|o| *o == "--peers") {

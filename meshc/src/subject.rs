@@ -18,7 +18,7 @@ use compiler::pipeline::Stage;
 use mesh::{Diagnostics, Site, dsl::Args};
 use runtime::{
     Artefact, Checkpoint, Session,
-    checkpoint::{Which, folder::list},
+    checkpoint::{Which, folder::list, is_url},
     plugin::Platform,
 };
 use std::path::{Path, PathBuf};
@@ -60,7 +60,8 @@ impl SubjectArgs {
     /// A session whose parameters have values. `settings` hold unless the user has set them; only `functions` of the
     /// program are made.
     pub fn session(&self, settings: &[Setting], functions: &[&str]) -> Result<Session> {
-        let is_checkpoint = self.subject.is_dir() && !folder::is_artefact(&self.subject);
+        let is_folder = self.subject.is_dir() || is_url(&self.subject);
+        let is_checkpoint = is_folder && !folder::is_artefact(&self.subject);
         let checkpoint = match (&self.checkpoint, is_checkpoint) {
             (Some(_), true) => {
                 return Err(failure(
@@ -161,7 +162,7 @@ impl SubjectArgs {
 
 /// The checkpoint `dir`, or the newest good one in it.
 fn open(dir: &Path) -> Result<Checkpoint> {
-    let mut found = match dir.is_dir() {
+    let mut found = match dir.is_dir() || is_url(dir) {
         true => list(dir)?,
         false => Vec::new(),
     };

@@ -164,3 +164,97 @@ fn what_cannot_be_saved_or_resumed() {
     assert!(ran.err.contains("00000.safetensors"), "{}", ran.err);
     assert_eq!(fs::read_dir(place.at("ck")).unwrap().count(), 0, "nothing is left behind");
 }
+
+#[test]
+fn a_disk_that_is_full_leaves_the_checkpoint_before() {
+    let (path, data) = (model("t5_tiny.rs"), home().join("mesh/src").display().to_string());
+    let place = Workplace::new();
+    place.run_on_cpu(&args(&path, &data, "2", &[])).succeeds();
+    // No file can have more than 8 KiB, and that is an error instead of a signal. Metrics are smaller.
+    let mut limited = Command::new("sh");
+    limited.arg("-c").arg("ulimit -f 16; trap '' XFSZ; exec \"$0\" \"$@\"").arg(env!("CARGO_BIN_EXE_meshc"));
+    let meshc = place.meshc(&[]);
+    limited.current_dir(place.path()).envs(meshc.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    limited.args(args(&path, &data, "6", &["--save-every", "2", "--keep", "1", "--resume"]));
+    let ran = Ran::new(limited.env("MESH_PJRT_PLUGIN", cpu_plugin()).output().unwrap());
+    let ran = ran.fails(&["warning: training goes on without a checkpoint: writing", "step 6/6"]);
+    assert!(
+        ran.err.contains("going on from ck/step_00000002") && ran.err.contains("File too large"),
+        "{}",
+        ran.err
+    );
+    let ran = json(&place.run(&["checkpoint", "verify", "ck", "--json"]).succeeds());
+    assert_eq!(ran["checkpoints"].as_array().map(Vec::len), Some(1), "{ran}");
+    let ran = place.run_on_cpu(&args(&path, &data, "6", &["--resume"])).succeeds();
+    assert!(ran.err.contains("going on from ck/step_00000002"), "{}", ran.err);
+}
+
+#[test]
+fn a_folder_that_may_not_be_written_leaves_the_checkpoint_before() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let (path, data) = (model("t5_tiny.rs"), home().join("mesh/src").display().to_string());
+    let place = Workplace::new();
+    let meshc = place.meshc(&args(&path, &data, "1000000", &["--save-every", "2", "--keep", "2"]));
+    // Root may write everywhere, unless it gives that up.
+    let mut bound = if fs::metadata(place.path()).unwrap().uid() == 0 {
+        let mut bound = Command::new("setpriv");
+        bound.args(["--bounding-set", "-dac_override,-dac_read_search", "--"]);
+        bound.arg(meshc.get_program());
+        bound
+    } else {
+        Command::new(meshc.get_program())
+    };
+    bound.args(meshc.get_args()).current_dir(place.path()).env("MESH_PJRT_PLUGIN", cpu_plugin());
+    bound.envs(meshc.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    let spawned = bound.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let Ok(mut training) = spawned else {
+        eprintln!("skipped: root can only give up its rights through `setpriv` of util-linux");
+        return;
+    };
+    let mut said = BufReader::new(training.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let allow = |mode| fs::set_permissions(place.at("ck"), fs::Permissions::from_mode(mode)).unwrap();
+    assert!(said.any(|line| line.contains("saved in ck/step_00000002")));
+    allow(0o555);
+    let warned = said.find(|line| line.contains("training goes on without a checkpoint")).unwrap();
+    assert!(warned.contains("Permission denied"), "{warned}");
+    let kept = json(&place.run(&["checkpoint", "verify", "ck", "--json"]).succeeds());
+    assert!(!kept["checkpoints"].as_array().unwrap().is_empty(), "{kept}");
+    // Once it may be written again, checkpoints go on.
+    allow(0o755);
+    assert!(said.any(|line| line.contains(": saved in ck/step_")));
+    training.kill().unwrap();
+    training.wait().unwrap();
+    place.run(&["checkpoint", "verify", "ck"]).succeeds();
+}
+
+#[test]
+fn an_object_store_in_place_of_a_folder() {
+    let (path, data) = (model("t5_tiny.rs"), home().join("mesh/src").display().to_string());
+    let place = Workplace::new();
+    let url = format!("file://{}/ck", place.path().display());
+    let train = |steps, more: &[&str]| {
+        let first = ["train", &path, "--data", &data, "--steps", steps, "--checkpoint-dir", &url];
+        place.run_on_cpu(&[&first[..], &TINY, more].concat())
+    };
+    train("4", &["--save-every", "2"]).succeeds();
+    train("5", &[]).fails(&["has checkpoints already", "step 4"]);
+    // What an interrupted writer left is in nobody's way.
+    fs::create_dir(place.at("ck/step_00000009")).unwrap();
+    fs::write(place.at("ck/step_00000009/00000-1.safetensors"), "x").unwrap();
+    let ran = train("6", &["--resume", "--keep", "2"]).succeeds();
+    assert!(ran.err.contains(&format!("going on from {url}/step_00000004")), "{}", ran.err);
+    let listed = json(&place.run(&["checkpoint", "list", &url, "--json"]).succeeds());
+    let steps: Vec<_> =
+        listed["checkpoints"].as_array().unwrap().iter().map(|c| c["step"].as_u64()).collect();
+    assert_eq!(steps, [Some(4), Some(6)]);
+    assert!(!place.at("ck/step_00000009").exists() && !place.at("file:").exists());
+    place.run(&["checkpoint", "verify", &url]).succeeds();
+    let one = format!("{url}/step_00000006");
+    place.run(&["checkpoint", "list", &one]).succeeds();
+    place.run(&["checkpoint", "diff", &one, "ck/step_00000006"]).succeeds();
+    place.run_on_cpu(&["eval", &one, "--data", &data, "--batches", "1"]).succeeds();
+    place.run_on_cpu(&["eval", &url, "--data", &data, "--batches", "1"]).succeeds();
+    place.run(&["checkpoint", "prune", &url, "--keep", "1"]).succeeds();
+    assert_eq!(fs::read_dir(place.at("ck")).unwrap().count(), 1);
+    place.run(&["checkpoint", "list", "gs://"]).fails(&["cannot be a place for checkpoints", "help:"]);
+}

@@ -144,22 +144,23 @@ impl Buffer {
     /// # Errors
     /// The plugin's own.
     pub fn start_read(&self) -> Result<PendingRead> {
-        let mut bytes = vec![0; self.host_size()?];
-        // SAFETY: `PendingRead` keeps the memory, untouched, until the event is ready.
-        let event = unsafe { self.start_read_to(&mut bytes)? };
+        let size = self.host_size()?;
+        // Not cleared: the plugin writes all of it, and clearing would take as long as the copy.
+        let mut bytes = Vec::with_capacity(size);
+        // SAFETY: there is room for `size` bytes, and `PendingRead` keeps it, untouched, until the event is ready.
+        let event = unsafe { self.start_read_to(bytes.as_mut_ptr(), size)? };
         self.device.client().in_flight().track(&event);
-        Ok(PendingRead { state: Some((event, bytes)) })
+        Ok(PendingRead { state: Some((event, bytes, size)) })
     }
 
     /// # Safety
-    /// `dst` is left alone until the event is ready.
-    unsafe fn start_read_to(&self, dst: &mut [u8]) -> Result<Event> {
+    /// `dst` has room for `room` bytes and is left alone until the event is ready.
+    unsafe fn start_read_to(&self, dst: *mut u8, room: usize) -> Result<Event> {
         let array = self.array_type()?;
         let size = self.host_size()?;
-        if dst.len() != size {
+        if room != size {
             return Err(read_error(format!(
-                "an array {array} has {size} bytes, but there is memory of {}",
-                dst.len()
+                "an array {array} has {size} bytes, but there is memory of {room}"
             )));
         }
         let minor_to_major: Vec<i64> = (0..array.dims.len() as i64).rev().collect();
@@ -167,8 +168,8 @@ impl Buffer {
         let mut args = Padded::<BufferToHost>::new(|args| {
             args.buffer = self.handle.ptr.as_ptr();
             args.layout = &raw mut layout;
-            args.dst = dst.as_mut_ptr().cast();
-            args.dst_size = dst.len();
+            args.dst = dst.cast();
+            args.dst_size = room;
         });
         // SAFETY: buffer and layout are alive during the call, the memory has the size that is stated, and the caller
         // leaves it alone. The event becomes ours.
@@ -228,7 +229,7 @@ pub fn read_all<'a>(reads: impl IntoIterator<Item = (&'a Buffer, &'a mut [u8])>)
     for (buffer, dst) in reads {
         // SAFETY: every event is waited for before this returns, even if something panics, and `dst` is borrowed as
         // long.
-        match unsafe { buffer.start_read_to(dst) } {
+        match unsafe { buffer.start_read_to(dst.as_mut_ptr(), dst.len()) } {
             Ok(event) => started.0.push(event),
             Err(error) => {
                 failure = Err(error);
@@ -260,7 +261,8 @@ impl Drop for Pending {
 /// A copy to the host on its way. If it is dropped, the copy ends in the background.
 #[must_use = "the copy is only of use once it is waited for"]
 pub struct PendingRead {
-    state: Option<(Event, Vec<u8>)>,
+    /// The memory has this room and no contents yet.
+    state: Option<(Event, Vec<u8>, usize)>,
 }
 
 impl fmt::Debug for PendingRead {
@@ -275,7 +277,7 @@ impl PendingRead {
     /// # Errors
     /// The plugin's own.
     pub fn is_ready(&self) -> Result<bool> {
-        self.state.as_ref().map_or(Ok(true), |(event, _)| event.is_ready())
+        self.state.as_ref().map_or(Ok(true), |(event, ..)| event.is_ready())
     }
 
     /// Waits for the array, row-major and without gaps.
@@ -283,15 +285,18 @@ impl PendingRead {
     /// # Errors
     /// The error of the run that should have made the array, or the plugin's own.
     pub fn wait(mut self) -> Result<Vec<u8>> {
-        let (event, bytes) = self.state.take().expect("only `wait` and `drop` take it, and each runs once");
+        let (event, mut bytes, size) =
+            self.state.take().expect("only `wait` and `drop` take it, and each runs once");
         event.wait()?;
+        // SAFETY: there is room for `size` bytes, and the copy that has ended well wrote all of them.
+        unsafe { bytes.set_len(size) };
         Ok(bytes)
     }
 }
 
 impl Drop for PendingRead {
     fn drop(&mut self) {
-        if let Some((event, bytes)) = self.state.take() {
+        if let Some((event, bytes, _)) = self.state.take() {
             let keep = std::sync::Arc::new(bytes);
             let kept = std::sync::Arc::clone(&keep);
             if event.on_ready(move |_| drop(kept)).is_err() {

@@ -11,7 +11,10 @@ use pjrt::{
 use proto::manifest::{Function, Input, InputKind, Mesh, OutputKind, Tensor};
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -24,6 +27,8 @@ pub struct Session {
     executables: BTreeMap<String, Arc<LoadedExecutable>>,
     state: BTreeMap<String, Vec<Buffer>>,
     rest: Option<Rest>,
+    /// Bytes of the host's memory that copies of state take.
+    held: Arc<AtomicUsize>,
 }
 
 /// How much of the host's memory is taken while nothing runs, and how much a run takes besides on one device.
@@ -71,7 +76,15 @@ impl Session {
                 "use a smaller mesh, or more devices",
             ));
         }
-        Ok(Self { client, artefact, mesh, executables: BTreeMap::new(), state: BTreeMap::new(), rest: None })
+        Ok(Self {
+            client,
+            artefact,
+            mesh,
+            executables: BTreeMap::new(),
+            state: BTreeMap::new(),
+            rest: None,
+            held: Arc::default(),
+        })
     }
 
     /// The artefact.
@@ -119,8 +132,9 @@ impl Session {
         const AT_MOST: Duration = Duration::from_millis(500);
         let Some(Rest { in_use, one_run }) = self.rest else { return };
         let begin = Instant::now();
-        // Less than one device's share may have come since for other reasons.
-        while let Some(now) = pjrt::memory_in_use().filter(|now| *now > in_use + one_run / 2) {
+        // Less than one device's share may have come since for other reasons. Copies of state are written meanwhile.
+        let taken = |now: &usize| *now > in_use + one_run / 2 + self.held.load(Ordering::Relaxed);
+        while let Some(now) = pjrt::memory_in_use().filter(taken) {
             if begin.elapsed() > AT_MOST {
                 // Something else has taken memory to stay.
                 self.rest = Some(Rest { in_use: now, one_run });
@@ -188,6 +202,10 @@ impl Session {
         self.artefact.manifest.state.iter().all(|s| self.state.contains_key(&s.name))
     }
 
+    /// Bytes of the host's memory that copies of state take.
+    pub(crate) fn held(&self) -> &Arc<AtomicUsize> {
+        &self.held
+    }
     /// The machine's axes.
     pub(crate) fn mesh(&self) -> &Mesh {
         &self.mesh

@@ -75,6 +75,33 @@ fn a_copy_is_written_while_the_session_changes() {
 }
 
 #[test]
+fn a_step_that_starts_at_once_does_not_change_the_copy() {
+    // Large enough that copies take longer than starting a step.
+    let config = Config { batch: 8, d_model: 128, d_ff: 1024, ..tiny() };
+    let place = tempfile::tempdir().unwrap();
+    let mut session = session(&config, "", "");
+    let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(3))]);
+    session.call("init", &seed).and_then(|o| o.wait()).unwrap();
+    let tokens = |length: usize| HostTensor::s32(&[8, length], &vec![7; 8 * length]);
+    let mut inputs = seed;
+    inputs.extend([("inputs".to_owned(), tokens(32)), ("targets".to_owned(), tokens(16))]);
+    for round in 0..5 {
+        let before = values(&session);
+        let copy = session.snapshot().unwrap();
+        session.call("train_step", &inputs).and_then(|o| o.wait()).unwrap();
+        let dir = place.path().join(round.to_string());
+        let mut writer = Writer::create(&dir).unwrap();
+        copy.write(&mut writer).unwrap();
+        writer.finish(session.checkpoint_facts(), round).unwrap();
+        let saved = Checkpoint::open(&dir).unwrap();
+        for (name, value) in &before {
+            assert!(saved.read(name).unwrap() == *value, "{name} in round {round}");
+        }
+        assert!(values(&session) != before);
+    }
+}
+
+#[test]
 fn parameters_come_without_the_rest() {
     let place = tempfile::tempdir().unwrap();
     let first = initialized("", "");

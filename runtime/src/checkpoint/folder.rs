@@ -1,6 +1,9 @@
 //! A folder of checkpoints, one for each step that was kept.
 
-use super::Checkpoint;
+use super::{
+    COMMIT, Checkpoint,
+    objects::{Objects, is_url},
+};
 use crate::{Error, Result};
 use std::{
     fs,
@@ -26,7 +29,8 @@ pub fn path(folder: &Path, step: u64) -> PathBuf {
     folder.join(format!("step_{step:08}"))
 }
 
-/// All checkpoints in a folder, the oldest first. A folder that is not there has none.
+/// All checkpoints in a folder, the oldest first. A folder that is not there has none. In an object store, what has no
+/// marker is not finished, and no checkpoint.
 pub fn list(folder: &Path) -> Result<Vec<Found>> {
     let mut found = Vec::new();
     for name in names(folder)? {
@@ -34,6 +38,9 @@ pub fn list(folder: &Path) -> Result<Vec<Found>> {
             name.strip_prefix("step_").filter(|d| d.len() >= 8 && d.bytes().all(|b| b.is_ascii_digit()));
         if let Some(step) = digits.and_then(|d| d.parse().ok()) {
             let dir = folder.join(&name);
+            if is_url(folder) && !is_finished(&dir)? {
+                continue;
+            }
             found.push(Found { step, checkpoint: Checkpoint::open(&dir), dir });
         }
     }
@@ -55,6 +62,15 @@ pub fn prune(folder: &Path, keep: usize, dry: bool) -> Result<Vec<PathBuf>> {
 
 /// Removes what interrupted writers and removers left. For who knows that there is none at work.
 pub fn sweep(folder: &Path) -> Result<()> {
+    if is_url(folder) {
+        for name in names(folder)?.into_iter().filter(|n| n.starts_with("step_")) {
+            let dir = folder.join(name);
+            if !is_finished(&dir)? {
+                Objects::open(&dir)?.clear().map_err(Error::io("removing", &dir))?;
+            }
+        }
+        return Ok(());
+    }
     for name in names(folder)?.into_iter().filter(|n| n.starts_with(UNFINISHED)) {
         let path = folder.join(name);
         fs::remove_dir_all(&path).map_err(Error::io("removing", &path))?;
@@ -64,13 +80,28 @@ pub fn sweep(folder: &Path) -> Result<()> {
 
 /// Removes a checkpoint. It loses its name first, so that no half of one is ever found.
 fn remove(dir: &Path) -> Result<()> {
+    if is_url(dir) {
+        let objects = Objects::open(dir)?;
+        // Without its marker it is no checkpoint, whatever comes of the rest.
+        return objects.remove(COMMIT).and_then(|()| objects.clear()).map_err(Error::io("removing", dir));
+    }
     let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let going = dir.with_file_name(format!("{UNFINISHED}{name}.removed"));
     fs::rename(dir, &going).map_err(Error::io("removing", dir))?;
     fs::remove_dir_all(&going).map_err(Error::io("removing", &going))
 }
 
+/// Whether a prefix of an object store has a marker.
+fn is_finished(dir: &Path) -> Result<bool> {
+    Objects::open(dir)?.has(COMMIT).map_err(Error::io("looking at", dir))
+}
+
 fn names(folder: &Path) -> Result<Vec<String>> {
+    if is_url(folder) {
+        let (_, mut names) = Objects::open(folder)?.names().map_err(Error::io("listing", folder))?;
+        names.sort();
+        return Ok(names);
+    }
     let entries = match fs::read_dir(folder) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(Error::io("reading the folder", folder))?,

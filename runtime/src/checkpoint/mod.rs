@@ -8,15 +8,21 @@
 //! folder with the right name is whole or was damaged later. Writing takes boxes one at a time, as devices
 //! give them; reading takes from the files what a device needs and no more.
 //!
-//! Reading order: here (reading), [`manifest`], [`writer`], [`session`] (state from and to devices),
+//! Where the name is a URL (`gs://bucket/run`), the files are objects of a store, and the marker alone makes them a
+//! checkpoint ([`objects`]).
+//!
+//! Reading order: here (reading), [`manifest`], `place`, [`writer`], [`session`] (state from and to devices),
 //! [`folder`] (many checkpoints, one for each step).
 
 pub mod folder;
 pub mod manifest;
+mod objects;
+mod place;
 mod session;
 mod writer;
 
 pub use manifest::{Entry, Facts, Kind, Part};
+pub use objects::is_url;
 pub use session::{Snapshot, Which};
 pub use writer::Writer;
 
@@ -26,12 +32,10 @@ use crate::{
     tensor::element_type,
 };
 use manifest::{File, Manifest};
+use place::Place;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    io::Read,
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Mutex, PoisonError},
 };
 
@@ -42,11 +46,21 @@ const COMMIT: &str = "COMMIT";
 /// Bytes that are read at once.
 const BLOCK: usize = 8 << 20;
 
+/// Whether there is a finished checkpoint at a path or URL, good or damaged.
+pub fn is_checkpoint(path: &Path) -> bool {
+    match is_url(path) {
+        true => objects::Objects::open(path)
+            .and_then(|o| o.has(COMMIT).map_err(Error::io("looking at", path)))
+            .unwrap_or(false),
+        false => path.join(COMMIT).is_file(),
+    }
+}
+
 /// A checkpoint that can be read. Its manifest and the heads of its files are checked; its tensors are checked
 /// when they are read.
 #[derive(Debug)]
 pub struct Checkpoint {
-    dir: PathBuf,
+    place: Place,
     manifest: Manifest,
     /// Tensors by name.
     index: BTreeMap<String, usize>,
@@ -58,31 +72,31 @@ impl Checkpoint {
     /// Opens a folder that a [`Writer`] has finished.
     pub fn open(dir: &Path) -> Result<Self> {
         let broken = |reason: String| damaged(dir, reason);
-        if !dir.is_dir() {
-            let what = if dir.exists() { "is no folder" } else { "does not exist" };
+        let place = Place::open(dir)?;
+        if let Some(what) = place.is_not() {
             return Err(broken(what.into()));
         }
-        let marker = fs::read(dir.join(COMMIT)).map_err(|e| match e.kind() {
+        let marker = place.read(COMMIT).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
                 broken(format!("it has no {COMMIT}: it is no checkpoint, or was not finished"))
             }
             _ => Error::io("reading", dir.join(COMMIT))(e),
         })?;
-        let text = fs::read(dir.join(MANIFEST)).map_err(Error::io("reading", dir.join(MANIFEST)))?;
+        let text = place.read(MANIFEST).map_err(Error::io("reading", dir.join(MANIFEST)))?;
         if marker != commit_of(&text).as_bytes() {
             return Err(broken(format!("{MANIFEST} or {COMMIT} was altered: the digests differ")));
         }
         let manifest = Manifest::parse(&text).map_err(|reason| broken(format!("{MANIFEST}: {reason}")))?;
         for file in &manifest.files {
-            check_head(dir, file)?;
+            check_head(&place, file)?;
         }
         let index = manifest.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
-        Ok(Self { dir: dir.to_owned(), manifest, index, checked: Mutex::default() })
+        Ok(Self { place, manifest, index, checked: Mutex::default() })
     }
 
     /// Where it is.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.place.path()
     }
     /// Training steps that its state has seen.
     pub fn step(&self) -> u64 {
@@ -146,7 +160,7 @@ impl Checkpoint {
     pub fn verify(&self) -> Result<u64> {
         let mut wrong = Vec::new();
         for file in &self.manifest.files {
-            if let Err(error) = check_head(&self.dir, file).and_then(|()| self.check_names(file)) {
+            if let Err(error) = check_head(&self.place, file).and_then(|()| self.check_names(file)) {
                 wrong.push(said(error));
             }
         }
@@ -158,13 +172,13 @@ impl Checkpoint {
                 }
             }
         }
-        if wrong.is_empty() { Ok(self.bytes()) } else { Err(damaged(&self.dir, wrong.join("; "))) }
+        if wrong.is_empty() { Ok(self.bytes()) } else { Err(damaged(self.dir(), wrong.join("; "))) }
     }
 
     fn entry(&self, name: &str) -> Result<(usize, &Entry)> {
         let number = *self.index.get(name).ok_or_else(|| {
             Error::input(
-                format!("checkpoint `{}` has no tensor `{name}`", self.dir.display()),
+                format!("checkpoint `{}` has no tensor `{name}`", self.dir().display()),
                 "`meshc checkpoint list` shows what it has",
             )
         })?;
@@ -183,7 +197,7 @@ impl Checkpoint {
         };
         if digest.to_hex().as_str() != part.blake3 {
             return Err(damaged(
-                &self.dir,
+                self.dir(),
                 format!(
                     "the part {} of tensor `{}` in `{}` was altered: its digest is {}, the manifest says {}",
                     part.region(),
@@ -199,14 +213,13 @@ impl Checkpoint {
     }
 
     fn digest(&self, part: &Part) -> Result<blake3::Hash> {
-        let (path, file) = self.file(part)?;
+        let file = self.place.known(&part.file)?;
         let mut hasher = blake3::Hasher::new();
         let mut block = vec![0; BLOCK.min(part.bytes as usize)];
         let mut done = 0;
         while done < part.bytes {
             let len = (BLOCK as u64).min(part.bytes - done) as usize;
-            let read = file.read_exact_at(&mut block[..len], part.offset + done);
-            read.map_err(Error::io("reading", &path))?;
+            file.read_at(&mut block[..len], part.offset + done)?;
             hasher.update(&block[..len]);
             done += len as u64;
         }
@@ -214,8 +227,7 @@ impl Checkpoint {
     }
 
     fn read_exactly(&self, part: &Part, bytes: &mut [u8]) -> Result<()> {
-        let (path, file) = self.file(part)?;
-        file.read_exact_at(bytes, part.offset).map_err(Error::io("reading", path))
+        self.place.known(&part.file)?.read_at(bytes, part.offset)
     }
 
     /// Copies `common`, a part of both, from a box to the tensor of region `want`: by slices along the
@@ -228,7 +240,7 @@ impl Checkpoint {
         want: &Region,
         bytes: &mut [u8],
     ) -> Result<()> {
-        let (path, file) = self.file(part)?;
+        let file = self.place.known(&part.file)?;
         let have = part.region();
         // Both have at least one dim: of numbers without dims there is only one part.
         let slice = have.sizes[1..].iter().product::<usize>() * element;
@@ -239,7 +251,7 @@ impl Checkpoint {
             let count = at_once.min(end - from);
             block.resize(count * slice, 0);
             let offset = part.offset + ((from - have.start[0]) * slice) as u64;
-            file.read_exact_at(&mut block, offset).map_err(Error::io("reading", &path))?;
+            file.read_at(&mut block, offset)?;
             let mut slices = have.clone();
             (slices.start[0], slices.sizes[0]) = (from, count);
             let mut piece = common.clone();
@@ -250,20 +262,11 @@ impl Checkpoint {
         Ok(())
     }
 
-    fn file(&self, part: &Part) -> Result<(PathBuf, fs::File)> {
-        let path = self.dir.join(&part.file);
-        let file = fs::File::open(&path).map_err(Error::io("opening", &path))?;
-        Ok((path, file))
-    }
-
     /// Whether the file's own head names the boxes that the manifest has in it.
     fn check_names(&self, file: &File) -> Result<()> {
-        let path = self.dir.join(&file.name);
         let mut head = vec![0; file.header_bytes as usize];
-        fs::File::open(&path)
-            .and_then(|f| f.read_exact_at(&mut head, 0))
-            .map_err(Error::io("reading", &path))?;
-        let differs = |why: String| damaged(&self.dir, format!("the head of `{}` {why}", file.name));
+        self.place.known(&file.name)?.read_at(&mut head, 0)?;
+        let differs = |why: String| damaged(self.dir(), format!("the head of `{}` {why}", file.name));
         let own: serde_json::Value =
             serde_json::from_slice(&head[8..]).map_err(|e| differs(format!("is not JSON: {e}")))?;
         let has = own.as_object().map_or(0, |o| o.keys().filter(|k| *k != "__metadata__").count());
@@ -288,13 +291,12 @@ fn commit_of(manifest: &[u8]) -> String {
 }
 
 /// Whether a file has the size and the head that the manifest says.
-fn check_head(dir: &Path, file: &File) -> Result<()> {
-    let path = dir.join(&file.name);
-    let mut opened = fs::File::open(&path).map_err(|e| match e.kind() {
+fn check_head(place: &Place, file: &File) -> Result<()> {
+    let dir = place.path();
+    let (opened, len) = place.file(&file.name).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => damaged(dir, format!("the file `{}` is missing", file.name)),
-        _ => Error::io("opening", &path)(e),
+        _ => Error::io("opening", dir.join(&file.name))(e),
     })?;
-    let len = opened.metadata().map_err(Error::io("reading", &path))?.len();
     if len != file.bytes {
         return Err(damaged(
             dir,
@@ -302,7 +304,7 @@ fn check_head(dir: &Path, file: &File) -> Result<()> {
         ));
     }
     let mut head = vec![0; file.header_bytes as usize];
-    opened.read_exact(&mut head).map_err(Error::io("reading", &path))?;
+    opened.read_at(&mut head, 0)?;
     if blake3::hash(&head).to_hex().as_str() != file.header_blake3 {
         return Err(damaged(dir, format!("the head of the file `{}` was altered", file.name)));
     }

@@ -6,9 +6,15 @@ use crate::{
     shard::{self, Region},
     tensor::element_type,
 };
-use pjrt::{Buffer, PendingRead};
+use pjrt::{Buffer, ElementType, PendingRead};
 use proto::manifest::{StateEntry, StateKind, Tensor};
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 /// What to restore.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,10 +25,11 @@ pub enum Which {
     Params,
 }
 
-/// A copy of a session's state in the host's memory: the session may go on while it is written.
-#[derive(Debug, Default)]
+/// A copy of a session's state in the host's memory, or on its way there: the session may go on while it is written.
+#[derive(Debug)]
 pub struct Snapshot {
     boxes: VecDeque<Copied>,
+    held: Held,
 }
 
 /// A box of some state.
@@ -31,39 +38,76 @@ struct Copied {
     name: String,
     kind: Kind,
     dims: Vec<(String, usize)>,
-    start: Vec<usize>,
-    value: HostTensor,
+    dtype: ElementType,
+    region: Region,
+    read: PendingRead,
+}
+
+/// Memory of copies, as long as they are there.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// That of all copies.
+    all: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Held {
+    fn new(all: &Arc<AtomicUsize>, bytes: usize) -> Self {
+        all.fetch_add(bytes, Ordering::Relaxed);
+        Self { all: all.clone(), bytes }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Snapshot {
     /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
-        self.boxes.iter().map(|b| b.value.bytes.len()).sum()
+        self.held.bytes
     }
 
-    /// Hands all of it to a writer. Memory is freed as it is written.
-    pub fn write(mut self, writer: &mut Writer) -> Result<()> {
-        while let Some(Copied { name, kind, dims, start, value }) = self.boxes.pop_front() {
-            writer.part(&name, kind, &dims, &start, value)?;
-        }
-        Ok(())
+    /// Hands all of it to a writer, as it arrives. Memory is freed as it is written.
+    pub fn write(self, writer: &mut Writer) -> Result<()> {
+        writer.hold(self.held);
+        self.boxes.into_iter().try_for_each(|copied| copied.write(writer))
+    }
+}
+
+impl Copied {
+    fn bytes(&self) -> usize {
+        self.region.sizes.iter().product::<usize>() * self.dtype.byte_size().unwrap_or(0)
+    }
+
+    fn write(self, writer: &mut Writer) -> Result<()> {
+        let bytes = self.read.wait().map_err(Error::pjrt(format!("reading state `{}`", self.name)))?;
+        let value = HostTensor { dtype: self.dtype, dims: self.region.sizes, bytes };
+        writer.part(&self.name, self.kind, &self.dims, &self.region.start, value)
     }
 }
 
 impl Session {
     /// Writes all state, one box at a time.
     pub fn save(&self, writer: &mut Writer) -> Result<()> {
-        self.copy_state(&mut |c| writer.part(&c.name, c.kind, &c.dims, &c.start, c.value))
+        let states = &self.artefact().manifest.state;
+        states.iter().try_for_each(|entry| {
+            // All devices copy at the same time.
+            self.copies(entry)?.into_iter().try_for_each(|copied| copied.write(writer))
+        })
     }
 
-    /// A copy of all state in host memory. Waits for the steps under way.
+    /// A copy of all state in host memory. It is begun here, and the plugin finishes it before anything else
+    /// happens to the state: whoever calls this may start the next step at once.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        let mut snapshot = Snapshot::default();
-        self.copy_state(&mut |copied| {
-            snapshot.boxes.push_back(copied);
-            Ok(())
-        })?;
-        Ok(snapshot)
+        let mut boxes = VecDeque::new();
+        for entry in &self.artefact().manifest.state {
+            boxes.extend(self.copies(entry)?);
+        }
+        let bytes = boxes.iter().map(Copied::bytes).sum();
+        Ok(Snapshot { boxes, held: Held::new(self.held(), bytes) })
     }
 
     /// What a checkpoint should say about the program: its name, how it lay on devices, and which model it is, if
@@ -123,31 +167,25 @@ impl Session {
         Ok(buffers.into_iter().map(|b| b.expect("every device holds some part")).collect())
     }
 
-    /// Calls `each` with every box of every state, one copy of each.
-    fn copy_state(&self, each: &mut dyn FnMut(Copied) -> Result<()>) -> Result<()> {
-        for entry in &self.artefact().manifest.state {
-            let (tensor, buffers) = (tensor_of(entry), self.state_buffers(&entry.name)?);
-            let dims: Vec<(String, usize)> =
-                tensor.dims.iter().map(|d| (d.name.clone(), d.size as usize)).collect();
-            let failed = || Error::pjrt(format!("reading state `{}`", entry.name));
-            // All devices copy at the same time.
-            let mut reads: Vec<(Region, PendingRead)> = Vec::new();
-            for (region, holders) in regions(tensor, self.mesh(), buffers.len()) {
-                reads.push((region, buffers[holders[0]].start_read().map_err(failed())?));
-            }
-            for (region, read) in reads {
-                let bytes = read.wait().map_err(failed())?;
-                let value = HostTensor { dtype: element_type(&tensor.dtype)?, dims: region.sizes, bytes };
-                each(Copied {
-                    name: entry.name.clone(),
-                    kind: kind(entry),
-                    dims: dims.clone(),
-                    start: region.start,
-                    value,
-                })?;
-            }
-        }
-        Ok(())
+    /// Begins to copy every box of some state, one copy of each.
+    fn copies(&self, entry: &StateEntry) -> Result<Vec<Copied>> {
+        let (tensor, buffers) = (tensor_of(entry), self.state_buffers(&entry.name)?);
+        let dims: Vec<(String, usize)> =
+            tensor.dims.iter().map(|d| (d.name.clone(), d.size as usize)).collect();
+        let dtype = element_type(&tensor.dtype)?;
+        let copy = |(region, holders): (Region, Vec<usize>)| {
+            let read = buffers[holders[0]].start_read();
+            let read = read.map_err(Error::pjrt(format!("reading state `{}`", entry.name)))?;
+            Ok(Copied {
+                name: entry.name.clone(),
+                kind: kind(entry),
+                dims: dims.clone(),
+                dtype,
+                region,
+                read,
+            })
+        };
+        regions(tensor, self.mesh(), buffers.len()).into_iter().map(copy).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Checkpoints on disk: round trips, damage, and what interrupted writers leave.
 
 use super::*;
-use std::os::unix::fs::PermissionsExt;
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 use tempfile::TempDir;
 
 fn dims(sizes: &[(&str, usize)]) -> Vec<(String, usize)> {
@@ -106,7 +106,8 @@ fn large_tensors_are_read_in_blocks_and_small_ones_share_files() {
     writer.tensor("other", Kind::Param, &dims(&[("a", 1 << 24)]), half.clone()).unwrap();
     writer.tensor("x", Kind::Param, &[], floats(&[])).unwrap();
     writer.finish(Facts::new(), 0).unwrap();
-    assert_eq!(entries(&dir), ["00000.safetensors", "00001.safetensors", "COMMIT", "manifest.json"]);
+    let files = ["00000.safetensors", "00001.safetensors", "00002.safetensors"];
+    assert_eq!(entries(&dir), [&files[..], &["COMMIT", "manifest.json"]].concat());
     let c = Checkpoint::open(&dir).unwrap();
     assert_eq!(c.read("other").unwrap(), half);
     for (start, size) in
@@ -323,6 +324,93 @@ fn a_folder_of_checkpoints_is_listed_and_pruned() {
     writer.finish(Facts::new(), 15).unwrap();
     list(&[(10, true), (15, true), (20, true)]);
     assert_eq!(entries(place.path()).len(), 4);
+}
+
+/// In object stores: `memory:` and `file:`.
+fn stores(place: &TempDir) -> [PathBuf; 2] {
+    let unique = place.path().file_name().unwrap().to_string_lossy().into_owned();
+    [format!("memory:///{unique}/run"), format!("file://{}/run", place.path().display())].map(PathBuf::from)
+}
+
+#[test]
+fn an_object_store_holds_what_a_folder_does() {
+    let place = tempfile::tempdir().unwrap();
+    for url in stores(&place) {
+        assert!(folder::list(&url).unwrap().is_empty(), "{}", url.display());
+        for step in [5, 10] {
+            write(&folder::path(&url, step));
+        }
+        let dir = folder::path(&url, 10);
+        assert!(Writer::create(&dir).unwrap_err().to_string().contains("is there already"));
+        let c = Checkpoint::open(&dir).unwrap();
+        assert_eq!((c.step(), c.dir()), (7, &*dir));
+        assert_eq!(c.read("a/w").unwrap(), floats(&[4, 6]));
+        assert_eq!(c.read_box("a/w", &[1, 2], &[2, 3]).unwrap(), cut(&floats(&[4, 6]), &[1, 2], &[2, 3]));
+        assert_eq!(c.verify().unwrap(), c.bytes());
+        restore(&dir).and_then(|()| restore_in_parts(&dir)).unwrap();
+
+        // What has no marker is not there, whatever else is; a writer that gives up leaves nothing.
+        let objects = objects::Objects::open(&dir).unwrap();
+        let marker = objects.read(COMMIT).unwrap();
+        objects.remove(COMMIT).unwrap();
+        assert!(Checkpoint::open(&dir).unwrap_err().to_string().contains("no COMMIT"));
+        let steps = |url: &Path| folder::list(url).unwrap().iter().map(|f| f.step).collect::<Vec<_>>();
+        assert_eq!(steps(&url), [5]);
+        objects.put(COMMIT, vec![marker.into()]).unwrap();
+        assert_eq!(steps(&url), [5, 10]);
+        let unfinished = folder::path(&url, 15);
+        let mut writer = Writer::create(&unfinished).unwrap();
+        writer.tensor("a", Kind::Param, &dims(&[("x", 3)]), floats(&[3])).unwrap();
+        drop(writer);
+        assert_eq!(objects::Objects::open(&unfinished).unwrap().names().unwrap(), (vec![], vec![]));
+
+        // Sweeping takes what is not finished and nothing else; pruning the older ones.
+        objects::Objects::open(&unfinished).unwrap().put("00000-x.safetensors", vec![]).unwrap();
+        folder::sweep(&url).unwrap();
+        assert_eq!(objects::Objects::open(&unfinished).unwrap().names().unwrap().0.len(), 0);
+        write(&unfinished);
+        assert_eq!(folder::prune(&url, 2, true).unwrap(), [folder::path(&url, 5)]);
+        assert_eq!(steps(&url), [5, 10, 15]);
+        assert_eq!(folder::prune(&url, 2, false).unwrap(), [folder::path(&url, 5)]);
+        assert_eq!(steps(&url), [10, 15]);
+        assert!(objects::Objects::open(&folder::path(&url, 5)).unwrap().names().unwrap().0.is_empty());
+    }
+    // A store on disk is a folder like others.
+    Checkpoint::open(&place.path().join("run/step_00000010")).and_then(|c| c.verify()).unwrap();
+}
+
+#[test]
+fn in_an_object_store_damage_is_found_and_replaced() {
+    let place = tempfile::tempdir().unwrap();
+    for url in stores(&place) {
+        let dir = folder::path(&url, 1);
+        write(&dir);
+        let objects = objects::Objects::open(&dir).unwrap();
+        let (names, _) = objects.names().unwrap();
+        for name in &names {
+            let good = objects.read(name).unwrap();
+            for at in (0..good.len()).step_by(7) {
+                let mut bad = good.clone();
+                bad[at] ^= 1 << (at % 8);
+                objects.put(name, vec![bad.into()]).unwrap();
+                assert!(Checkpoint::open(&dir).and_then(|c| c.verify()).is_err(), "byte {at} of {name}");
+                assert!(restore(&dir).is_err(), "byte {at} of {name}");
+            }
+            objects.remove(name).unwrap();
+            assert!(restore(&dir).is_err(), "without {name}");
+            objects.put(name, vec![good.into()]).unwrap();
+        }
+        restore(&dir).unwrap();
+        let mut writer = Writer::replace(&dir).unwrap();
+        writer.tensor("b", Kind::Param, &[], floats(&[])).unwrap();
+        // The old one is there until the new one is.
+        restore(&dir).unwrap();
+        writer.finish(Facts::new(), 9).unwrap();
+        assert_eq!(Checkpoint::open(&dir).unwrap().step(), 9);
+        restore(&dir).unwrap();
+        let (left, _) = objects.names().unwrap();
+        assert_eq!(left.len(), 3, "what was there before is gone: {left:?}");
+    }
 }
 
 /// Where the process that is to be killed saves.

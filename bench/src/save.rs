@@ -1,0 +1,177 @@
+//! Saving while training: how long the loop stands still, and how fast bytes get to the disk; against a plain write of
+//! as many bytes and against `dd`, in turns, on the same disk.
+
+use crate::{lower, step};
+use anyhow::{Context, Result, anyhow, ensure};
+use mesh::{Mesh, Site};
+use models::{Config, Switch};
+use pjrt::{Client, ClientOptions};
+use runtime::{
+    Artefact, HostTensor, Session,
+    checkpoint::{Facts, Writer, folder},
+    plugin::{Platform, Surroundings, find, load},
+};
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, fs, io::Write, path::Path, process::Command, thread, time::Instant};
+
+/// Bytes of a write.
+const PIECE: usize = 8 << 20;
+
+/// Times of all rounds, in milliseconds, by what they are of.
+#[derive(Default)]
+struct Times(BTreeMap<&'static str, Vec<f64>>);
+
+impl Times {
+    fn add(&mut self, what: &'static str, since: Instant) {
+        self.0.entry(what).or_default().push(since.elapsed().as_secs_f64() * 1e3);
+    }
+
+    fn median(&self, what: &str) -> f64 {
+        let mut times = self.0.get(what).cloned().unwrap_or_default();
+        times.sort_by(f64::total_cmp);
+        times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+}
+
+/// `rounds` of each; checkpoints and files go to a new folder in `dir`.
+pub fn measure(rounds: usize, quick: bool, dir: &str) -> Result<Value> {
+    ensure!(rounds > 0, "at least one round is measured");
+    let place = tempfile::Builder::new().prefix("bench-save").tempdir_in(dir);
+    let place = place.with_context(|| format!("making a folder in `{dir}`"))?;
+    let mut session = session(quick)?;
+    let inputs = step::batch(session.artefact())?;
+    let bytes = session.snapshot()?.bytes();
+    let mut times = Times::default();
+    for round in 0..=rounds {
+        // The first one warms up.
+        let mut now = Times::default();
+        plain(place.path(), bytes, &mut now)?;
+        dd(place.path(), bytes, &mut now)?;
+        alone(&session, place.path(), round as u64, &mut now)?;
+        training(&mut session, &inputs, place.path(), round as u64, &mut now)?;
+        if round > 0 {
+            now.0.into_iter().for_each(|(what, all)| times.0.entry(what).or_default().extend(all));
+        }
+    }
+    let speed = |what: &str| bytes as f64 / times.median(what) / 1e3;
+    let medians: BTreeMap<&str, f64> = times.0.keys().map(|what| (*what, times.median(what))).collect();
+    let extra = times.median("next_step") - times.median("step");
+    Ok(json!({
+        "rounds": rounds, "bytes": bytes, "median_ms": medians,
+        "blocked_to_plain_write": times.median("blocked") / times.median("plain_write"),
+        "blocked_and_slower_step_to_plain_write": (times.median("blocked") + extra) / times.median("plain_write"),
+        "mb_per_s": { "save": speed("save"), "plain_write": speed("plain_write"), "dd": speed("dd") },
+        "save_to_dd": times.median("dd") / times.median("save"),
+        "all_ms": times.0,
+    }))
+}
+
+/// switch_tiny, or something much smaller; it has made a step.
+fn session(quick: bool) -> Result<Session> {
+    let (d_model, d_ff) = if quick { (32, 64) } else { (256, 1024) };
+    let config = Config {
+        name: "save".into(),
+        batch: 8,
+        d_model,
+        d_ff,
+        heads: 8,
+        d_kv: d_model / 8,
+        encoder_layers: 2,
+        decoder_layers: 2,
+        switch: Some(Switch { experts: 8, sparse_step: 1, ..Switch::default() }),
+        optimizer: models::config::small_model_optimizer(),
+        ..Config::default()
+    };
+    let module = models::program(&config, &Site::default()).finish().map_err(|d| anyhow!("{d}"))?;
+    let built = lower::lower(module, &Mesh::default())?;
+    let artefact = Artefact::new(config.name, built.manifest, built.files.into_iter().collect())?;
+    let around = Surroundings::of_process()?;
+    let found = find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}"))?;
+    let plugin = load(&found.path, Platform::Cpu)?;
+    let client = Client::create(&plugin, &ClientOptions::new().with("cpu_device_count", 1))?;
+    let mut session = Session::with_client(client, artefact)?;
+    let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(1))]);
+    session.call("init", &seed)?.wait()?;
+    session.compile("train_step")?;
+    session.release("init");
+    session.rest()?;
+    Ok(session)
+}
+
+/// As many bytes, one after the other, into one file.
+fn plain(dir: &Path, bytes: usize, times: &mut Times) -> Result<()> {
+    let piece: Vec<u8> = (0..PIECE).map(|i| (i * 31) as u8).collect();
+    let path = dir.join("plain");
+    let start = Instant::now();
+    let mut file = fs::File::create_new(&path)?;
+    let mut left = bytes;
+    while left > 0 {
+        let now = left.min(PIECE);
+        file.write_all(&piece[..now])?;
+        left -= now;
+    }
+    file.sync_all()?;
+    times.add("plain_write", start);
+    Ok(fs::remove_file(&path)?)
+}
+
+fn dd(dir: &Path, bytes: usize, times: &mut Times) -> Result<()> {
+    let path = dir.join("dd");
+    let mut command = Command::new("dd");
+    command.arg("if=/dev/zero").arg(format!("of={}", path.display()));
+    command.args([&format!("bs={PIECE}"), &format!("count={bytes}"), "iflag=count_bytes", "conv=fsync"]);
+    let start = Instant::now();
+    let done = command.output().context("starting dd")?;
+    times.add("dd", start);
+    ensure!(done.status.success(), "dd failed: {}", String::from_utf8_lossy(&done.stderr));
+    Ok(fs::remove_file(&path)?)
+}
+
+/// A checkpoint while nothing else is done.
+fn alone(session: &Session, dir: &Path, round: u64, times: &mut Times) -> Result<()> {
+    let path = folder::path(dir, 2 * round);
+    let start = Instant::now();
+    let copy = session.snapshot()?;
+    let mut writer = Writer::create(&path)?;
+    copy.write(&mut writer)?;
+    writer.finish(Facts::new(), round)?;
+    times.add("save", start);
+    Ok(fs::remove_dir_all(&path)?)
+}
+
+/// A checkpoint while training goes on, as the training loop makes it.
+fn training(
+    session: &mut Session,
+    inputs: &BTreeMap<String, HostTensor>,
+    dir: &Path,
+    round: u64,
+    times: &mut Times,
+) -> Result<()> {
+    let mut step = |session: &mut Session, what, times: &mut Times| -> Result<()> {
+        let start = Instant::now();
+        session.wait_for_room();
+        session.call("train_step", inputs)?.wait()?;
+        times.add(what, start);
+        Ok(())
+    };
+    for _ in 0..3 {
+        step(session, "step", times)?;
+    }
+    let path = folder::path(dir, 2 * round + 1);
+    let place = path.clone();
+    let start = Instant::now();
+    let copy = session.snapshot()?;
+    let thread = thread::spawn(move || -> runtime::Result<()> {
+        let mut writer = Writer::create(&path)?;
+        copy.write(&mut writer)?;
+        writer.finish(Facts::new(), round)
+    });
+    times.add("blocked", start);
+    step(session, "next_step", times)?;
+    while !thread.is_finished() {
+        step(session, "step_while_writing", times)?;
+    }
+    thread.join().map_err(|_| anyhow!("the writing thread panicked"))??;
+    times.add("save_while_training", start);
+    Ok(fs::remove_dir_all(place)?)
+}

@@ -1,0 +1,270 @@
+//! Checkpoints in object stores: `gs://bucket/run`, `s3://bucket/run`, and for tests `file:///folder` and
+//! `memory:///run`.
+//!
+//! A store has no folders, no renaming and no fsync, but an object appears whole or not at all. So the marker object is
+//! written last, with nothing else to follow: without it there is no checkpoint. Files have names of their own for every
+//! attempt, so that a writer never overwrites what a marker covers.
+
+use crate::{Error, Result};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use object_store::{
+    ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutPayload, local::LocalFileSystem, memory::InMemory,
+    path::Path as ObjectPath,
+};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::Path,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+use tokio::runtime::{Builder, Runtime};
+use url::Url;
+
+/// Bytes from which an object is sent in parts, and bytes of a part.
+const PART: usize = 64 << 20;
+
+/// A prefix in a store.
+#[derive(Clone, Debug)]
+pub(super) struct Objects {
+    store: Arc<dyn ObjectStore>,
+    prefix: ObjectPath,
+}
+
+/// Whether a path is the URL of an object store and no path of the file system.
+pub fn is_url(path: &Path) -> bool {
+    let scheme = path.to_str().and_then(|text| text.split_once("://")).map(|(scheme, _)| scheme);
+    scheme.is_some_and(|s| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
+impl Objects {
+    /// The prefix that a URL names.
+    pub fn open(url: &Path) -> Result<Self> {
+        let wrong = |why: String| {
+            Error::input(
+                format!("`{}` cannot be a place for checkpoints: {why}", url.display()),
+                "name a folder, or gs://BUCKET/PATH, s3://BUCKET/PATH",
+            )
+        };
+        let parsed = Url::parse(&url.to_string_lossy()).map_err(|e| wrong(e.to_string()))?;
+        let (scheme, prefix) = ObjectStoreScheme::parse(&parsed).map_err(|e| wrong(e.to_string()))?;
+        // One client for each bucket; and what is in memory is there for whoever asks next.
+        static STORES: Mutex<BTreeMap<String, Arc<dyn ObjectStore>>> = Mutex::new(BTreeMap::new());
+        let key = format!("{}://{}", parsed.scheme(), parsed.authority());
+        let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = stores.get(&key) {
+            return Ok(Self { store: store.clone(), prefix });
+        }
+        let store: Arc<dyn ObjectStore> = match scheme {
+            ObjectStoreScheme::Local => {
+                Arc::new(LocalFileSystem::new().with_fsync(true).with_automatic_cleanup(true))
+            }
+            ObjectStoreScheme::Memory => Arc::new(InMemory::new()),
+            ObjectStoreScheme::AmazonS3 | ObjectStoreScheme::GoogleCloudStorage => cloud(&parsed)?,
+            other => return Err(wrong(format!("{other:?} is not known here"))),
+        };
+        stores.insert(key, store.clone());
+        Ok(Self { store, prefix })
+    }
+
+    /// An object, whole.
+    pub fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        let path = self.path(name);
+        wait(async { self.store.get(&path).await?.bytes().await }).map(|b| b.to_vec())
+    }
+
+    /// How many bytes an object has.
+    pub fn len(&self, name: &str) -> io::Result<u64> {
+        wait(self.store.head(&self.path(name))).map(|meta| meta.size)
+    }
+
+    /// Whether there is such an object.
+    pub fn has(&self, name: &str) -> io::Result<bool> {
+        match self.len(name) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// A part of an object.
+    pub fn read_at(&self, name: &str, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let range = offset..offset + bytes.len() as u64;
+        let read = wait(self.store.get_range(&self.path(name), range))?;
+        if read.len() != bytes.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes.copy_from_slice(&read);
+        Ok(())
+    }
+
+    /// Writes an object, which appears when all of it is there.
+    pub fn put(&self, name: &str, contents: Vec<Bytes>) -> io::Result<()> {
+        let path = self.path(name);
+        let whole: usize = contents.iter().map(Bytes::len).sum();
+        wait(async {
+            if whole <= 2 * PART {
+                return self.store.put(&path, PutPayload::from_iter(contents)).await.map(drop);
+            }
+            let mut upload = self.store.put_multipart(&path).await?;
+            for part in parts(contents) {
+                let sent = upload.put_part(PutPayload::from_iter(part)).await;
+                if let Err(error) = sent {
+                    // What was sent so far costs money until it is removed; the error is what matters.
+                    let _ = upload.abort().await;
+                    return Err(error);
+                }
+            }
+            upload.complete().await.map(drop)
+        })
+    }
+
+    /// Removes an object, if it is there.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        match wait(self.store.delete(&self.path(name))) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Names of the objects directly here, and of prefixes that have more.
+    pub fn names(&self) -> io::Result<(Vec<String>, Vec<String>)> {
+        let found = wait(self.store.list_with_delimiter(Some(&self.prefix)))?;
+        let name = |path: &ObjectPath| path.filename().map(str::to_owned);
+        let objects = found.objects.iter().filter_map(|o| name(&o.location)).collect();
+        Ok((objects, found.common_prefixes.iter().filter_map(name).collect()))
+    }
+
+    /// Removes everything here and below.
+    pub fn clear(&self) -> io::Result<()> {
+        wait(async {
+            let all = self.store.list(Some(&self.prefix)).map(|found| found.map(|o| o.location));
+            let mut removed = self.store.delete_stream(all.boxed());
+            while let Some(one) = removed.next().await {
+                one?;
+            }
+            Ok(())
+        })
+    }
+
+    fn path(&self, name: &str) -> ObjectPath {
+        self.prefix.clone().join(name)
+    }
+}
+
+/// Cuts contents into parts of [`PART`] bytes, the last one smaller.
+fn parts(contents: Vec<Bytes>) -> Vec<Vec<Bytes>> {
+    let (mut parts, mut room) = (vec![Vec::new()], PART);
+    for mut bytes in contents {
+        while !bytes.is_empty() {
+            if room == 0 {
+                parts.push(Vec::new());
+                room = PART;
+            }
+            let piece = bytes.split_to(room.min(bytes.len()));
+            room -= piece.len();
+            parts.last_mut().expect("there is one from the beginning").push(piece);
+        }
+    }
+    parts
+}
+
+/// A client for a bucket. It takes its credentials from the environment, as the cloud's own tools do.
+#[cfg(feature = "cloud")]
+fn cloud(url: &Url) -> Result<Arc<dyn ObjectStore>> {
+    let (store, _) = object_store::parse_url_opts(url, std::env::vars()).map_err(|e| {
+        Error::input(
+            format!("no client for `{url}` could be made: {e}"),
+            "see that the bucket's name is right, and give credentials as for the cloud's own tools",
+        )
+    })?;
+    Ok(store.into())
+}
+
+#[cfg(not(feature = "cloud"))]
+fn cloud(url: &Url) -> Result<Arc<dyn ObjectStore>> {
+    Err(Error::input(
+        format!("`{url}` is in a cloud, and this program was built without clients for clouds"),
+        "build it with `--features cloud`, or mount the bucket (gcsfuse, mount-s3) and name the folder",
+    ))
+}
+
+/// Waits for something that a store does.
+fn wait<T>(work: impl Future<Output = object_store::Result<T>>) -> io::Result<T> {
+    static RUNTIME: OnceLock<io::Result<Runtime>> = OnceLock::new();
+    let runtime = RUNTIME.get_or_init(|| Builder::new_current_thread().enable_all().build());
+    let runtime = runtime.as_ref().map_err(|e| io::Error::new(e.kind(), e.to_string()))?;
+    runtime.block_on(work).map_err(|error| match error {
+        object_store::Error::NotFound { .. } => io::Error::new(io::ErrorKind::NotFound, error),
+        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
+            io::Error::new(io::ErrorKind::PermissionDenied, error)
+        }
+        other => io::Error::other(other),
+    })
+}
+
+/// The name of a file with tensors that no other attempt has.
+pub(super) fn attempt() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let what = format!("{} {}", now.as_nanos(), std::process::id());
+    blake3::hash(what.as_bytes()).to_hex()[..8].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_told_from_paths() {
+        for (path, is) in [
+            ("gs://b/x", true),
+            ("memory:///x", true),
+            ("s3://b", true),
+            ("a/b", false),
+            ("/a://b", false),
+            ("://x", false),
+            ("c:/x", false),
+        ] {
+            assert_eq!(is_url(Path::new(path)), is, "{path}");
+        }
+        for (url, part) in [
+            ("http://x/y", "not known"),
+            ("gs:///x", "cannot be a place"),
+            ("ftp://x/y", "cannot be a place"),
+        ] {
+            let error = Objects::open(Path::new(url)).unwrap_err().to_string();
+            assert!(error.contains(part) && error.contains("gs://BUCKET"), "{error}");
+        }
+        if cfg!(not(feature = "cloud")) {
+            let error = Objects::open(Path::new("gs://bucket/run")).unwrap_err().to_string();
+            assert!(error.contains("--features cloud") && error.contains("gcsfuse"), "{error}");
+        }
+    }
+
+    #[test]
+    fn large_objects_go_in_parts_of_one_size() {
+        let sizes = |all: &[usize]| -> Vec<usize> {
+            let contents = all.iter().map(|n| Bytes::from(vec![7; *n])).collect();
+            parts(contents).iter().map(|p| p.iter().map(Bytes::len).sum()).collect()
+        };
+        assert_eq!(sizes(&[PART - 1, 3, PART]), [PART, PART, 2]);
+        assert_eq!(sizes(&[PART]), [PART]);
+        let objects = Objects::open(Path::new("memory:///large")).unwrap();
+        let contents = vec![Bytes::from(vec![1; PART]), Bytes::from(vec![2; PART + 1])];
+        objects.put("x", contents).unwrap();
+        assert_eq!(objects.len("x").unwrap(), 2 * PART as u64 + 1);
+        let mut last = [0; 2];
+        objects.read_at("x", &mut last, 2 * PART as u64 - 1).unwrap();
+        assert_eq!(last, [2, 2]);
+        assert_eq!(
+            objects.read_at("x", &mut last, 2 * PART as u64).unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
+        assert_eq!(objects.read("y").unwrap_err().kind(), io::ErrorKind::NotFound);
+        objects.clear().unwrap();
+        assert!(!objects.has("x").unwrap());
+    }
+}

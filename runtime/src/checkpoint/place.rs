@@ -1,0 +1,88 @@
+//! Where the files of a checkpoint are read from: a folder, or a prefix of an object store.
+
+use super::objects::{Objects, is_url};
+use crate::{Error, Result};
+use std::{
+    fs, io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+/// The files of a checkpoint.
+#[derive(Debug)]
+pub(super) struct Place {
+    path: PathBuf,
+    /// Nothing: it is a folder.
+    objects: Option<Objects>,
+}
+
+/// A file that is open.
+pub(super) enum Reader<'a> {
+    File(fs::File, PathBuf),
+    Object(&'a Objects, &'a str, PathBuf),
+}
+
+impl Place {
+    pub fn open(path: &Path) -> Result<Self> {
+        let objects = if is_url(path) { Some(Objects::open(path)?) } else { None };
+        Ok(Self { path: path.to_owned(), objects })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Why there can be no checkpoint here, if that is clear at once.
+    pub fn is_not(&self) -> Option<&'static str> {
+        match () {
+            () if self.objects.is_some() || self.path.is_dir() => None,
+            () if self.path.exists() => Some("is no folder"),
+            () => Some("does not exist"),
+        }
+    }
+
+    /// A small file.
+    pub fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        match &self.objects {
+            Some(objects) => objects.read(name),
+            None => fs::read(self.path.join(name)),
+        }
+    }
+
+    /// Opens a file, and says how many bytes it has.
+    pub fn file<'a>(&'a self, name: &'a str) -> io::Result<(Reader<'a>, u64)> {
+        let path = self.path.join(name);
+        match &self.objects {
+            Some(objects) => Ok((Reader::Object(objects, name, path), objects.len(name)?)),
+            None => {
+                let file = fs::File::open(&path)?;
+                let len = file.metadata()?.len();
+                Ok((Reader::File(file, path), len))
+            }
+        }
+    }
+
+    /// Opens a file that is known to be there.
+    pub fn known<'a>(&'a self, name: &'a str) -> Result<Reader<'a>> {
+        let path = self.path.join(name);
+        match &self.objects {
+            Some(objects) => Ok(Reader::Object(objects, name, path)),
+            None => {
+                let file = fs::File::open(&path).map_err(Error::io("opening", &path))?;
+                Ok(Reader::File(file, path))
+            }
+        }
+    }
+}
+
+impl Reader<'_> {
+    /// Reads exactly as much as there is room for.
+    pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
+        match self {
+            Self::File(file, path) => file.read_exact_at(bytes, offset).map_err(Error::io("reading", path)),
+            Self::Object(objects, name, path) => {
+                objects.read_at(name, bytes, offset).map_err(Error::io("reading", path))
+            }
+        }
+    }
+}
