@@ -147,7 +147,7 @@ fn training(
     round: u64,
     times: &mut Times,
 ) -> Result<()> {
-    let mut step = |session: &mut Session, what, times: &mut Times| -> Result<()> {
+    let step = |session: &mut Session, what, times: &mut Times| -> Result<()> {
         let start = Instant::now();
         session.wait_for_room();
         session.call("train_step", inputs)?.wait()?;

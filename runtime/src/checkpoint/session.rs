@@ -14,6 +14,8 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    thread,
+    time::Duration,
 };
 
 /// What to restore.
@@ -25,7 +27,7 @@ pub enum Which {
     Params,
 }
 
-/// A copy of a session's state in the host's memory, or on its way there: the session may go on while it is written.
+/// A copy of a session's state in the host's memory: the session may go on while it is written.
 #[derive(Debug)]
 pub struct Snapshot {
     boxes: VecDeque<Copied>,
@@ -70,7 +72,7 @@ impl Snapshot {
         self.held.bytes
     }
 
-    /// Hands all of it to a writer, as it arrives. Memory is freed as it is written.
+    /// Hands all of it to a writer. Memory is freed as it is written.
     pub fn write(self, writer: &mut Writer) -> Result<()> {
         writer.hold(self.held);
         self.boxes.into_iter().try_for_each(|copied| copied.write(writer))
@@ -80,6 +82,15 @@ impl Snapshot {
 impl Copied {
     fn bytes(&self) -> usize {
         self.region.sizes.iter().product::<usize>() * self.dtype.byte_size().unwrap_or(0)
+    }
+
+    /// Waits until the copy has ended, well or not.
+    fn arrived(&self) -> Result<()> {
+        let failed = || Error::pjrt(format!("reading state `{}`", self.name));
+        while !self.read.is_ready().map_err(failed())? {
+            thread::sleep(Duration::from_micros(50));
+        }
+        Ok(())
     }
 
     fn write(self, writer: &mut Writer) -> Result<()> {
@@ -99,12 +110,15 @@ impl Session {
         })
     }
 
-    /// A copy of all state in host memory. It is begun here, and the plugin finishes it before anything else
-    /// happens to the state: whoever calls this may start the next step at once.
+    /// A copy of all state in host memory: of all parts at the same time. Waits for the steps under way.
     pub fn snapshot(&self) -> Result<Snapshot> {
         let mut boxes = VecDeque::new();
         for entry in &self.artefact().manifest.state {
             boxes.extend(self.copies(entry)?);
+        }
+        // All copies are under way at once; none may be overtaken by a step that changes what it reads.
+        for copied in &boxes {
+            copied.arrived()?;
         }
         let bytes = boxes.iter().map(Copied::bytes).sum();
         Ok(Snapshot { boxes, held: Held::new(self.held(), bytes) })
