@@ -2,7 +2,7 @@
 
 use super::format::{Problem, quoted};
 use ::parquet::{
-    basic::Type,
+    basic::{Compression, Type},
     column::reader::ColumnReader,
     data_type::ByteArray,
     errors::ParquetError,
@@ -41,6 +41,9 @@ fn read(bytes: Vec<u8>, field: &str) -> Result<Vec<String>, Problem> {
     let mut all = Vec::new();
     for group in 0..file.num_row_groups() {
         let place = format!(" in row group {group}");
+        if let Some(problem) = unread(file.metadata().row_group(group).column(number).compression(), &place) {
+            return Err(problem);
+        }
         let rows = file
             .get_row_group(group)
             .and_then(|rows| rows.get_column_reader(number))
@@ -97,6 +100,20 @@ fn other_column(what: String) -> Problem {
     Problem { what, help: "--text-field names the column with the text".into(), damage: true }
 }
 
+/// What to say of a compression that is none of those that are read.
+fn unread(compression: Compression, place: &str) -> Option<Problem> {
+    match compression {
+        Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_) | Compression::ZSTD(_) => None,
+        Compression::LZO | Compression::BROTLI(_) | Compression::LZ4 | Compression::LZ4_RAW => {
+            Some(Problem {
+                what: format!("is compressed by {compression}{place}, which is not read"),
+                help: "write the file again with zstd, snappy, gzip or no compression".into(),
+                damage: true,
+            })
+        }
+    }
+}
+
 fn damaged(place: &str, why: impl Display) -> Problem {
     Problem {
         what: format!("is damaged or cut off{place}, as Parquet ({why})"),
@@ -109,7 +126,7 @@ fn damaged(place: &str, why: impl Display) -> Problem {
 pub(super) mod tests {
     use super::*;
     use ::parquet::{
-        basic::{Compression, ZstdLevel},
+        basic::ZstdLevel,
         data_type::{ByteArrayType, Int32Type},
         file::{properties::WriterProperties, writer::SerializedFileWriter},
         schema::parser::parse_message_type,
@@ -186,6 +203,15 @@ pub(super) mod tests {
         fails(bytes, "tags", &["`tags` that is not a text"]);
         let latin: &[&[&[u8]]] = &[&[b"a"], &[b"b", b"caf\xe9"]];
         fails(file(latin, Compression::SNAPPY), "text", &["not UTF-8 in row group 1, row 1", "offset 3"]);
+    }
+
+    #[test]
+    fn compressions_that_are_not_read_are_said() {
+        for compression in [Compression::BROTLI(Default::default()), Compression::LZ4_RAW, Compression::LZ4] {
+            let problem = unread(compression, " in row group 3").unwrap();
+            assert!(problem.what.contains("in row group 3, which is not read"), "{problem:?}");
+        }
+        assert_eq!(unread(Compression::SNAPPY, ""), None);
     }
 
     #[test]
