@@ -38,10 +38,18 @@ pub struct Texts {
 impl DataOptions {
     /// Reads everything.
     pub fn open(&self) -> Result<Texts> {
-        let mixture = match &self.mixture {
+        self.read(match &self.mixture {
             Some(path) => described(path)?,
             None => named(&self.data)?,
-        };
+        })
+    }
+
+    /// Reads other texts in the same way.
+    pub fn open_others(&self, files: &[PathBuf]) -> Result<Texts> {
+        self.read(named(files)?)
+    }
+
+    fn read(&self, mixture: Mixture) -> Result<Texts> {
         let tokenizer = self.reading.tokenizer.named()?;
         let mut all = Vec::new();
         for (name, Ingredient { files, rate, text_field }) in &mixture.sources {

@@ -1,10 +1,10 @@
 //! Plugins and clients for a command.
 
-use crate::target::Target;
+use crate::{model::cache, target::Target};
 use anyhow::{Context, Result};
 use pjrt::{ClientOptions, Plugin, Value};
 use runtime::{
-    Artefact, Session,
+    Artefact, Executables, Session,
     plugin::{self, Found, Platform, Surroundings, find},
 };
 use std::path::Path;
@@ -18,6 +18,9 @@ pub struct PluginArgs {
     /// An option for the plugin's client, such as memory_fraction=0.8; may be given several times
     #[arg(long = "client-option", value_name = "KEY=VALUE", value_parser = named_value)]
     pub given_options: Vec<(String, Value)>,
+    /// Compile, even if the same was compiled before, and keep nothing of it
+    #[arg(long)]
+    pub no_executable_cache: bool,
 }
 
 /// Reads `key=value`. Numbers, `true` and `false`, and lists of numbers such as `2,2,1` take their types.
@@ -86,7 +89,11 @@ impl PluginArgs {
         let chosen = self.load(platform)?;
         let devices = proto::manifest_check::devices(&artefact.manifest).unwrap_or(1);
         let options = self.client_options(chosen.platform, devices);
-        Ok(Session::open(&chosen.plugin, artefact, options)?)
+        let mut session = Session::open(&chosen.plugin, artefact, options)?;
+        if !self.no_executable_cache {
+            session.keep_executables(Executables::in_cache(&cache()?));
+        }
+        Ok(session)
     }
 
     /// What a client for `devices` devices gets.

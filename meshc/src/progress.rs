@@ -1,7 +1,10 @@
 //! How training goes, on standard error: a bar where that is a terminal, lines where it is not.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use runtime::train::{Observer, Step};
+use runtime::{
+    Made,
+    train::{Observer, Step},
+};
 use std::{
     io::{IsTerminal, stderr},
     path::Path,
@@ -25,6 +28,8 @@ pub struct Progress {
     pace: Option<f64>,
     last_line: Option<Instant>,
     ended: Arc<AtomicBool>,
+    /// What is to be done when the run begins.
+    first: Option<Box<dyn FnOnce() -> anyhow::Result<()>>>,
 }
 
 impl Progress {
@@ -53,7 +58,13 @@ impl Progress {
                 thread::sleep(Duration::from_millis(50));
             }
         });
-        Self { steps, bar, is_terminal, pace: None, last_line: None, ended }
+        Self { steps, bar, is_terminal, pace: None, last_line: None, ended, first: None }
+    }
+
+    /// Does this when the run begins. A failure is a warning.
+    pub fn first(mut self, act: impl FnOnce() -> anyhow::Result<()> + 'static) -> Self {
+        self.first = Some(Box::new(act));
+        self
     }
 
     /// Takes the bar away.
@@ -80,6 +91,12 @@ impl Progress {
 }
 
 impl Observer for Progress {
+    fn begins(&mut self) {
+        if let Some(Err(error)) = self.first.take().map(|act| act()) {
+            self.warning(&format!("{error:#}"));
+        }
+    }
+
     fn step(&mut self, step: &Step) {
         let smooth = |pace: f64| 0.9 * pace + 0.1 * step.step_ms;
         self.pace = Some(self.pace.map_or(step.step_ms, smooth));
@@ -110,6 +127,17 @@ impl Observer for Progress {
             // These are many, and end in lines of their own.
             eprintln!("{what}");
         }
+    }
+
+    fn made(&mut self, made: &Made) {
+        let Made { function, took, .. } = made;
+        let how = if made.cached { "from the cache" } else { "compiled" };
+        self.say(&format!("{function}: {how} in {:.2} s", took.as_secs_f64()));
+        made.note.iter().for_each(|note| self.say(&format!("note: {note}")));
+    }
+
+    fn back(&mut self, step: u64) {
+        self.bar.set_position(step);
     }
 
     fn saved(&mut self, step: u64, dir: &Path) {

@@ -4,22 +4,20 @@
 //! that are called are compiled.
 
 use crate::{
+    artefact,
     commands::refuse_options,
     device::PluginArgs,
     failure::failure,
     folder,
-    lower::{Watch, emit, lower},
     model::{self, ModelArgs, Program, origin::Origin},
-    placement::{PlacementArgs, place},
+    placement::PlacementArgs,
     target::Target,
 };
-use anyhow::{Context, Result};
-use compiler::pipeline::Stage;
+use anyhow::Result;
 use mesh::{Diagnostics, Site, dsl::Args};
 use runtime::{
-    Artefact, Checkpoint, Session,
+    Checkpoint, Session,
     checkpoint::{Which, folder::list, is_url},
-    plugin::Platform,
 };
 use std::path::{Path, PathBuf};
 
@@ -89,7 +87,7 @@ impl SubjectArgs {
             if functions.iter().all(|name| program.module.function(name).is_some()) {
                 program.module.functions.retain(|f| functions.contains(&f.name.as_str()));
             }
-            self.compiled(&program)?
+            artefact::of_program(&program, &self.placement, self.target.as_ref(), &self.plugin)?
         };
         for name in functions {
             artefact.function(name)?;
@@ -137,26 +135,6 @@ impl SubjectArgs {
             ));
         }
         Program::built(program, &origin.name)
-    }
-
-    /// The program's artefact, in memory.
-    fn compiled(&self, program: &Program) -> Result<Artefact> {
-        let placement = place(&program.module, &self.placement)?;
-        let target = match (&self.target, self.plugin.platform()) {
-            (Some(target), _) => target.clone(),
-            (None, Some(Platform::Gpu)) => Target::Gpu,
-            (None, Some(Platform::Tpu)) => {
-                return Err(failure(
-                    "a TPU plugin does not say for which slice to compile",
-                    "name it with --target",
-                ));
-            }
-            (None, Some(Platform::Cpu) | None) => Target::Cpu,
-        };
-        let mut watch = Watch::default();
-        let lowered = lower(program, &placement, Stage::Emit, &mut watch)?.context("all stages ran")?;
-        let built = emit(program, &placement, &target, &[], &lowered, &mut watch)?;
-        Ok(Artefact::new(program.name.clone(), built.manifest, built.files.into_iter().collect())?)
     }
 }
 

@@ -37,7 +37,7 @@ impl<'a> Program<'a> {
     }
 
     /// What the program takes, if it can be told.
-    pub(crate) fn parameters(&self) -> Option<Vec<ArrayType>> {
+    pub fn parameters(&self) -> Option<Vec<ArrayType>> {
         if self.format == "hlo" { signature::parameters(self.code) } else { None }
     }
 

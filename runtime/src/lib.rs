@@ -2,14 +2,15 @@
 //! stands in the artefact's manifest.
 //!
 //! Reading order: [`artefact`] (the files), [`tensor`] and [`shard`] (logical tensors and how they lie on
-//! devices), [`session`] (a client, its programs, and the state on its devices), [`checkpoint`] (that
-//! state on disk), [`plugin`] (where the plugins are), [`data`] (batches of text), [`train`] (the loop over
+//! devices), [`executables`] (compiled programs on disk), [`session`] (a client, its programs, and the state on its
+//! devices), [`checkpoint`] (that state on disk), [`plugin`] (where the plugins are), [`data`] (batches of text), [`train`] (the loop over
 //! both).
 
 pub mod artefact;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
+pub mod executables;
 pub mod generate;
 pub mod plugin;
 pub mod session;
@@ -20,5 +21,6 @@ pub mod train;
 pub use artefact::Artefact;
 pub use checkpoint::Checkpoint;
 pub use error::{Error, Result};
+pub use executables::{Executables, Made};
 pub use session::{Output, Outputs, Session};
 pub use tensor::HostTensor;

@@ -3,7 +3,12 @@
 //! State lives on the devices from call to call, shard by shard; no host ever holds a whole model. A call
 //! consumes the state it replaces (donation), so device memory holds it once.
 
-use crate::{Artefact, Error, HostTensor, Result, shard, tensor::element_type};
+use crate::{
+    Artefact, Error, HostTensor, Result,
+    executables::{Executables, Made},
+    shard,
+    tensor::element_type,
+};
 use pjrt::{
     Argument, Buffer, Client, ClientOptions, Event, ExecuteOptions, HostArray, LoadedExecutable, PendingRead,
     Plugin, Program,
@@ -11,6 +16,7 @@ use pjrt::{
 use proto::manifest::{Function, Input, InputKind, Mesh, OutputKind, Tensor};
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -29,6 +35,9 @@ pub struct Session {
     rest: Option<Rest>,
     /// Bytes of the host's memory that copies of state take.
     held: Arc<AtomicUsize>,
+    /// Where compiled programs are kept.
+    kept: Option<Executables>,
+    made: Vec<Made>,
 }
 
 /// How much of the host's memory is taken while nothing runs, and how much a run takes besides on one device.
@@ -84,7 +93,14 @@ impl Session {
             state: BTreeMap::new(),
             rest: None,
             held: Arc::default(),
+            kept: None,
+            made: Vec::new(),
         })
+    }
+
+    /// Takes compiled programs from here from now on, and keeps those there that have to be compiled.
+    pub fn keep_executables(&mut self, kept: Executables) {
+        self.kept = Some(kept);
     }
 
     /// The artefact.
@@ -96,17 +112,82 @@ impl Session {
         &self.client
     }
 
-    /// Compiles `function` if it is not yet, and returns the executable.
+    /// Compiles `function` if it is not yet, or takes it from the kept ones, and returns the executable.
     pub fn compile(&mut self, function: &str) -> Result<Arc<LoadedExecutable>> {
         if !self.executables.contains_key(function) {
-            let f = self.artefact.function(function)?;
-            let (code, options) = (self.artefact.file(&f.module)?, self.artefact.file(&f.compile_options)?);
-            let executable = self.client.compile(&Program::hlo(code), options).map_err(Error::pjrt(
-                format!("compiling `{function}` of `{}`", self.artefact.manifest.program),
-            ))?;
+            let executable = self.make(function)?;
             self.executables.insert(function.to_owned(), Arc::new(executable));
         }
         Ok(self.executables[function].clone())
+    }
+
+    /// How every executable came to be, in order.
+    pub fn made(&self) -> &[Made] {
+        &self.made
+    }
+
+    fn make(&mut self, function: &str) -> Result<LoadedExecutable> {
+        let begin = Instant::now();
+        let f = self.artefact.function(function)?;
+        let (code, options) = (self.artefact.file(&f.module)?, self.artefact.file(&f.compile_options)?);
+        let program = Program::hlo(code);
+        let devices = shard::devices(&self.mesh);
+        let (mut note, mut entry) = (None, None);
+        let mut loaded = None;
+        if let Some(kept) = &self.kept {
+            match kept.entry(&self.client, devices, code, options) {
+                Ok(path) => {
+                    loaded = self.load(kept, &path, &program).unwrap_or_else(|why| {
+                        note = Some(why);
+                        None
+                    });
+                    entry = Some(path);
+                }
+                Err(error) => note = Some(error.to_string()),
+            }
+        }
+        let cached = loaded.is_some();
+        let executable = match loaded {
+            Some(executable) => executable,
+            None => self.client.compile(&program, options).map_err(Error::pjrt(format!(
+                "compiling `{function}` of `{}`",
+                self.artefact.manifest.program
+            )))?,
+        };
+        let took = begin.elapsed();
+        if let (Some(kept), Some(path), false) = (&self.kept, &entry, cached)
+            && let Err(why) = keep(kept, path, &executable)
+        {
+            note = Some(why);
+        }
+        self.made.push(Made { function: function.to_owned(), cached, took, entry, note });
+        Ok(executable)
+    }
+
+    /// A kept executable, if there is one; or why it is of no use.
+    fn load(
+        &self,
+        kept: &Executables,
+        entry: &Path,
+        program: &Program<'_>,
+    ) -> std::result::Result<Option<LoadedExecutable>, String> {
+        let Some(bytes) = kept.read(entry).map_err(|e| e.to_string())? else { return Ok(None) };
+        let loaded = self.client.load_serialized(&bytes, None).map_err(|error| {
+            kept.forget(entry);
+            format!("the plugin does not take a kept executable back: {error}")
+        })?;
+        let devices = shard::devices(&self.mesh);
+        if loaded.devices().len() != devices {
+            kept.forget(entry);
+            return Err(format!(
+                "a kept executable came back on {} devices, not {devices}",
+                loaded.devices().len()
+            ));
+        }
+        Ok(Some(match program.parameters() {
+            Some(parameters) => loaded.with_parameters(parameters),
+            None => loaded,
+        }))
     }
 
     /// Gets ready for many runs of what is compiled: gives back what compilation left of the host's memory, and
@@ -381,6 +462,17 @@ impl Output {
             shard::paste(&mut bytes, &dims, element, &region, &part);
         }
         Ok(HostTensor { dtype, dims, bytes })
+    }
+}
+
+/// Keeps an executable for the next session; or why not.
+fn keep(kept: &Executables, entry: &Path, executable: &LoadedExecutable) -> std::result::Result<(), String> {
+    match executable.executable().serialize() {
+        Ok(Some(bytes)) => kept.write(entry, &bytes).map_err(|e| e.to_string()),
+        Ok(None) => {
+            Err("the plugin does not give executables away: the next start compiles again".to_owned())
+        }
+        Err(error) => Err(format!("the executable is not kept: {error}")),
     }
 }
 

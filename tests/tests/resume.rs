@@ -4,7 +4,7 @@
 use models::Config;
 use runtime::{
     Checkpoint, HostTensor, Session,
-    checkpoint::folder,
+    checkpoint::{Keep, folder},
     train::{self, Observer, Options, Saving, Step, Summary},
 };
 use serde_json::Value;
@@ -62,7 +62,7 @@ impl Place {
         self.dir.path().join("metrics.jsonl")
     }
     fn options(&self, steps: u64, resume: bool) -> Options {
-        let saving = Saving { folder: self.folder(), every: Some(4), keep: Some(2), resume };
+        let saving = Saving { folder: self.folder(), every: Some(4), keep: Keep::newest(2), resume };
         Options { steps, metrics: Some(self.metrics()), saving: Some(saving), ..Options::default() }
     }
     /// Step, loss, norm of the gradient and loads in every line.

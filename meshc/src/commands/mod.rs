@@ -41,7 +41,7 @@ pub enum Command {
     /// Call one function of an artefact with tensors from files
     Run(run::Args),
     /// Train a model, or an artefact, on text
-    Train(train::Args),
+    Train(Box<train::Args>),
     /// Evaluate on held-out text: loss, perplexity, accuracy
     Eval(eval::Args),
     /// Generate text, or token ids, for each input
@@ -67,7 +67,7 @@ impl Command {
             Self::Report(args) => report::run(&args)?,
             Self::Plan(args) => return plan::run(&args),
             Self::Run(args) => run::run(&args)?,
-            Self::Train(args) => return train::run(&args),
+            Self::Train(args) => return train::run(*args),
             Self::Eval(args) => eval::run(&args)?,
             Self::Generate(args) => generate::run(&args)?,
             Self::Score(args) => score::run(&args)?,

@@ -1,6 +1,6 @@
 //! `meshc plan`: a good mesh, layout, state layout and settings for a model on a slice.
 
-use super::train::Signals;
+
 use crate::{
     ahead::{Ahead, TargetArgs},
     device::{PluginArgs, environment},

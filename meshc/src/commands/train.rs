@@ -2,39 +2,43 @@
 
 use super::refuse_options;
 use crate::{
+    artefact,
+    config::{Origin, Resolved},
     data_options::DataOptions,
     device::{PluginArgs, environment},
     failure::failure,
     folder,
-    lower::{Watch, emit, lower},
     model::{self, ModelArgs},
-    placement::{PlacementArgs, place},
+    placement::PlacementArgs,
     progress::Progress,
+    run_folder::{self, RunFolder},
+    signals::Signals,
     summary,
     target::Target,
 };
 use anyhow::{Context, Result};
-use compiler::pipeline::Stage;
-use runtime::{Artefact, data::Task, plugin::Platform, train};
-use signal_hook::{
-    consts::{SIGINT, SIGTERM},
-    flag,
+use clap::ArgGroup;
+use runtime::{
+    Artefact,
+    checkpoint::Keep,
+    data::Task,
+    train::{self, Spikes},
 };
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
 };
 
 /// Arguments.
 #[derive(clap::Args, Debug)]
+#[command(group(ArgGroup::new("place").args(["run_dir", "checkpoint_dir"]).multiple(true)))]
 pub struct Args {
     /// A model (.rs or .mesh), an artefact directory, or a checkpoint, whose parameters training begins with
     #[arg(value_name = "MODEL|ARTEFACT|CHECKPOINT")]
     subject: PathBuf,
+    /// Options from a file: their names without dashes, `steps = 100`, and a table for --set. Those given here hold
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     data: DataOptions,
     #[command(flatten)]
@@ -51,6 +55,9 @@ pub struct Args {
     /// 0
     #[arg(long)]
     seed: Option<u32>,
+    /// The run's folder: its configuration, metrics.jsonl, tensorboard/ and checkpoints/, if these have no other places
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
     /// Write one JSON object a step to this file, one on a line; with --resume, after those that are there
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
@@ -61,24 +68,55 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     checkpoint_dir: Option<PathBuf>,
     /// Save every so many steps as well
-    #[arg(long, value_name = "STEPS", requires = "checkpoint_dir", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "STEPS", requires = "place", value_parser = clap::value_parser!(u64).range(1..))]
     save_every: Option<u64>,
-    /// Keep this many checkpoints, the newest. Default: all
-    #[arg(long, value_name = "N", requires = "checkpoint_dir", value_parser = at_least_one)]
+    /// Keep this many checkpoints, the newest. Default: all, or 1 with one of the next two
+    #[arg(long, value_name = "N", requires = "place", value_parser = at_least_one)]
     keep: Option<usize>,
+    /// Keep those of every so many steps as well
+    #[arg(long, value_name = "STEPS", requires = "place", value_parser = clap::value_parser!(u64).range(1..))]
+    keep_every: Option<u64>,
+    /// Keep this many with the smallest loss on held-out text as well, and save whenever an evaluation is the best so far
+    #[arg(long, value_name = "N", requires = "place", requires = "eval_every", value_parser = at_least_one)]
+    keep_best: Option<usize>,
     /// Go on from the newest good checkpoint in the folder, if there are any
-    #[arg(long, requires = "checkpoint_dir")]
+    #[arg(long, requires = "place")]
     resume: bool,
+    /// Write events that TensorBoard reads to this folder
+    #[arg(long, value_name = "DIR")]
+    tensorboard: Option<PathBuf>,
     /// Evaluate on held-out text every so many steps
     #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
     eval_every: Option<u64>,
+    /// Text that is evaluated on, like --data. Default: a share of --data, which is not trained on
+    #[arg(long, num_args = 1.., value_name = "FILE", requires = "eval_every")]
+    eval_data: Vec<PathBuf>,
     /// The most batches of an evaluation
     #[arg(long, value_name = "N", requires = "eval_every")]
     eval_batches: Option<usize>,
     /// Share of the text, at its end, that is kept for evaluation. Default: 0.05 with --eval-every, else 0
     #[arg(long, value_name = "SHARE")]
     held_out: Option<f64>,
-    /// Go on when a loss is no finite number
+    /// Stop when so many evaluations in a row were not better than the best one
+    #[arg(long, value_name = "N", requires = "eval_every", value_parser = clap::value_parser!(u64).range(1..))]
+    patience: Option<u64>,
+    /// By how much the loss on held-out text must be smaller to be better
+    #[arg(long, value_name = "NATS", default_value_t = 0.0)]
+    min_delta: f64,
+    /// Go back to the last checkpoint, and leave out the batches since then, when a loss is so many standard deviations
+    /// above the mean of those before
+    #[arg(long, value_name = "SIGMAS", requires = "place")]
+    spike_sigmas: Option<f64>,
+    /// How many losses before
+    #[arg(long, value_name = "STEPS", default_value_t = Spikes::default().window)]
+    spike_window: usize,
+    /// How often training may go back
+    #[arg(long, value_name = "N", default_value_t = Spikes::default().rollbacks)]
+    max_rollbacks: u64,
+    /// Stop when so many steps in a row were skipped because they were not finite
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    max_skipped: u64,
+    /// Go on when a loss is no finite number, and when one step after the other is skipped
     #[arg(long)]
     allow_non_finite: bool,
     /// Print the summary as one JSON object, and everything else on standard error
@@ -86,65 +124,136 @@ pub struct Args {
     json: bool,
     #[command(flatten)]
     plugin: PluginArgs,
+    /// Every value, and where it comes from.
+    #[arg(skip)]
+    pub resolved: Resolved,
 }
 
 /// Trains.
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub fn run(mut args: Args) -> Result<ExitCode> {
     environment(None)?;
+    let signals = Signals::watch()?;
     let texts = args.data.open()?;
+    let eval_texts =
+        (!args.eval_data.is_empty()).then(|| args.data.open_others(&args.eval_data)).transpose()?;
     let is_checkpoint = model::is_checkpoint(&args.subject);
-    let artefact = if args.subject.is_dir() && !is_checkpoint { opened(args)? } else { compiled(args)? };
-    let held_out = args.held_out.unwrap_or(if args.eval_every.is_some() { 0.05 } else { 0.0 });
-    let source = texts.source(Task::of(&artefact)?, held_out)?;
-    let said = format!("{}{}", summary::artefact(&artefact.manifest), summary::data(&source));
+    let artefact = if args.subject.is_dir() && !is_checkpoint { opened(&args)? } else { compiled(&args)? };
+    let shares = args.eval_every.is_some() && eval_texts.is_none();
+    let held_out = args.held_out.unwrap_or(if shares { 0.05 } else { 0.0 });
+    let task = Task::of(&artefact)?;
+    let source = texts.source(task, held_out)?;
+    let eval_data = eval_texts.map(|texts| texts.source(task, 0.0)).transpose()?;
+    let run_folder = args.run_dir.clone().map(|dir| RunFolder::create(&dir)).transpose()?;
+    args.complete(&artefact, held_out);
+    let said = format!(
+        "{}{}{}",
+        args.resolved.toml(),
+        summary::artefact(&artefact.manifest),
+        summary::data(&source)
+    );
     if args.json {
         eprint!("{said}")
     } else {
         print!("{said}")
     }
-    // Before the plugin is loaded: its threads must not take the signals' first meaning.
-    let signals = Signals::watch()?;
     let mut session = args.plugin.session(artefact)?;
-    let options = train::Options {
-        steps: args.steps,
-        seed: args.seed,
-        metrics: args.metrics.clone(),
-        from: args.from.clone().or(is_checkpoint.then(|| args.subject.clone())),
-        saving: args.checkpoint_dir.clone().map(|folder| train::Saving {
-            folder,
-            every: args.save_every,
-            keep: args.keep,
-            resume: args.resume,
-        }),
-        eval_every: args.eval_every,
-        eval_batches: args.eval_batches,
-        allow_non_finite: args.allow_non_finite,
-        ..train::Options::default()
-    };
-    let mut progress = Progress::new(args.steps, signals.stop.clone());
+    signals.begin();
+    let from = args.from.clone().or(is_checkpoint.then(|| args.subject.clone()));
+    let options = train::Options { from, eval_data, ..args.options() };
+    let manifest = session.artefact().manifest.clone();
+    let (about, folder) = (args.resolved.clone(), args.run_dir.clone().or(args.checkpoint_dir.clone()));
+    let run = run_folder.clone();
+    let mut progress = Progress::new(args.steps, signals.stop.clone()).first(move || {
+        folder.map_or(Ok(()), |folder| run_folder::keep_config(&folder, &about))?;
+        run.map_or(Ok(()), |run| run.describe(&manifest, &[]))
+    });
     let result = train::run(&mut session, source, &options, &mut progress, &signals.stop);
     progress.end();
-    let kept = || {
-        let metrics = match &args.metrics {
-            Some(path) => format!("metrics of the finished steps are in {}", path.display()),
-            None => "no metrics were kept: --metrics FILE keeps them".to_owned(),
-        };
-        match &args.checkpoint_dir {
-            Some(folder) => format!("{metrics}; checkpoints are in {}", folder.display()),
-            None => metrics,
-        }
-    };
-    let summary = result.with_context(|| format!("training stopped ({})", kept()))?;
+    if let Some(folder) = &run_folder {
+        folder.describe(&session.artefact().manifest, session.made())?;
+    }
+    let summary = result.with_context(|| format!("training stopped ({})", args.kept()))?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&summary)?);
     } else {
-        println!("{summary}\n{}", kept());
+        println!("{summary}\n{}", args.kept());
     }
     Ok(match summary.stopped {
-        // As if the signal had ended it, so that scripts do not go on.
-        true => ExitCode::from(128 + signals.which()),
+        true => ExitCode::from(signals.code()),
         false => ExitCode::SUCCESS,
     })
+}
+
+impl Args {
+    /// Puts what was not said where it follows from other options, and notes it with what the model says.
+    fn complete(&mut self, artefact: &Artefact, held_out: f64) {
+        let all = &mut self.resolved;
+        if let Some(dir) = &self.run_dir {
+            let place = |name: &str| Some(dir.join(name));
+            self.metrics = self.metrics.take().or_else(|| place(run_folder::METRICS));
+            self.checkpoint_dir = self.checkpoint_dir.take().or_else(|| place(run_folder::CHECKPOINTS));
+            self.tensorboard = self.tensorboard.take().or_else(|| place(run_folder::TENSORBOARD));
+        }
+        let path = |path: &Path| path.display().to_string();
+        let places = [
+            ("metrics", &self.metrics),
+            ("checkpoint-dir", &self.checkpoint_dir),
+            ("tensorboard", &self.tensorboard),
+        ];
+        for (key, value) in places {
+            value.iter().for_each(|value| all.derive(key, &path(value), Origin::Default));
+        }
+        if self.eval_data.is_empty() {
+            all.derive("held-out", &held_out.to_string(), Origin::Default);
+        }
+        // A run that goes on takes the checkpoint's.
+        if !self.resume {
+            all.derive("seed", "0", Origin::Default);
+        }
+        let manifest = &artefact.manifest;
+        all.derive("target", &manifest.target, Origin::Default);
+        all.derive("layout", &manifest.layout, Origin::Model);
+        all.derive("state-layout", &manifest.state_layout, Origin::Model);
+        manifest.facts.iter().for_each(|(key, value)| all.fact(key, value));
+    }
+
+    /// How to train.
+    fn options(&self) -> train::Options {
+        let saving = |folder: &PathBuf| train::Saving {
+            folder: folder.clone(),
+            every: self.save_every,
+            keep: Keep { newest: self.keep, every: self.keep_every, best: self.keep_best },
+            resume: self.resume,
+        };
+        let spikes = |sigmas| Spikes { sigmas, window: self.spike_window, rollbacks: self.max_rollbacks };
+        train::Options {
+            steps: self.steps,
+            seed: self.seed,
+            metrics: self.metrics.clone(),
+            tensorboard: self.tensorboard.clone(),
+            saving: self.checkpoint_dir.as_ref().map(saving),
+            eval_every: self.eval_every,
+            eval_batches: self.eval_batches,
+            patience: self.patience,
+            min_delta: self.min_delta,
+            spikes: self.spike_sigmas.map(spikes),
+            most_skipped: self.max_skipped,
+            allow_non_finite: self.allow_non_finite,
+            ..train::Options::default()
+        }
+    }
+
+    /// What there is of the run.
+    fn kept(&self) -> String {
+        let metrics = match &self.metrics {
+            Some(path) => format!("metrics of the finished steps are in {}", path.display()),
+            None => "no metrics were kept: --metrics FILE keeps them".to_owned(),
+        };
+        match &self.checkpoint_dir {
+            Some(folder) => format!("{metrics}; checkpoints are in {}", folder.display()),
+            None => metrics,
+        }
+    }
 }
 
 fn opened(args: &Args) -> Result<Artefact> {
@@ -166,22 +275,7 @@ fn opened(args: &Args) -> Result<Artefact> {
 /// The model's artefact, in memory.
 fn compiled(args: &Args) -> Result<Artefact> {
     let program = model::load(&args.subject, &args.settings)?;
-    let placement = place(&program.module, &args.placement)?;
-    let target = match (&args.target, args.plugin.platform()) {
-        (Some(target), _) => target.clone(),
-        (None, Some(Platform::Gpu)) => Target::Gpu,
-        (None, Some(Platform::Tpu)) => {
-            return Err(failure(
-                "a TPU plugin does not say for which slice to compile",
-                "name it with --target",
-            ));
-        }
-        (None, Some(Platform::Cpu) | None) => Target::Cpu,
-    };
-    let mut watch = Watch::default();
-    let lowered = lower(&program, &placement, Stage::Emit, &mut watch)?.context("all stages ran")?;
-    let built = emit(&program, &placement, &target, &[], &lowered, &mut watch)?;
-    Ok(Artefact::new(program.name.clone(), built.manifest, built.files.into_iter().collect())?)
+    artefact::of_program(&program, &args.placement, args.target.as_ref(), &args.plugin)
 }
 
 /// A number of things of which there must be one.
@@ -190,33 +284,5 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
         Ok(0) => Err("at least the newest is kept".to_owned()),
         Ok(n) => Ok(n),
         Err(e) => Err(e.to_string()),
-    }
-}
-
-/// What asks for an end.
-pub(super) struct Signals {
-    /// Set by the first Ctrl-C or SIGTERM.
-    pub stop: Arc<AtomicBool>,
-    number: Arc<AtomicUsize>,
-}
-
-impl Signals {
-    /// Watches from now on.
-    pub fn watch() -> Result<Self> {
-        let signals = Self { stop: Arc::default(), number: Arc::default() };
-        for signal in [SIGINT, SIGTERM] {
-            let context = || format!("watching for signal {signal}");
-            // In this order: the second signal finds what the first has set, and ends the process.
-            flag::register_conditional_shutdown(signal, 128 + signal, signals.stop.clone())
-                .with_context(context)?;
-            flag::register(signal, signals.stop.clone()).with_context(context)?;
-            flag::register_usize(signal, signals.number.clone(), signal as usize).with_context(context)?;
-        }
-        Ok(signals)
-    }
-
-    /// The number of the signal that came.
-    pub fn which(&self) -> u8 {
-        u8::try_from(self.number.load(Ordering::Relaxed)).unwrap_or(0)
     }
 }

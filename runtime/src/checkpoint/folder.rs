@@ -79,7 +79,7 @@ pub fn sweep(folder: &Path) -> Result<()> {
 }
 
 /// Removes a checkpoint. It loses its name first, so that no half of one is ever found.
-fn remove(dir: &Path) -> Result<()> {
+pub(super) fn remove(dir: &Path) -> Result<()> {
     if is_url(dir) {
         let objects = Objects::open(dir)?;
         // Without its marker it is no checkpoint, whatever comes of the rest.

@@ -12,15 +12,17 @@
 //! checkpoint ([`objects`]).
 //!
 //! Reading order: here (reading), [`manifest`], `place`, [`writer`], [`session`] (state from and to devices),
-//! [`folder`] (many checkpoints, one for each step).
+//! [`folder`] (many checkpoints, one for each step), [`keep`] (which of them stay).
 
 pub mod folder;
+pub mod keep;
 pub mod manifest;
 mod objects;
 mod place;
 mod session;
 mod writer;
 
+pub use keep::Keep;
 pub use manifest::{Entry, Facts, Kind, Part};
 pub use objects::is_url;
 pub use session::{Snapshot, Which};

@@ -1,12 +1,13 @@
 //! Metrics of a step, and the file they go to.
 //!
 //! One JSON object a line: `step`, `loss`, `tokens_per_s`, `step_ms`, `wait_ms`, then every output of the
-//! program under its name, numbers as numbers and tensors as nested lists, then `eval` after an evaluation.
+//! program under its name, numbers as numbers and tensors as nested lists, then what is known of memory and
+//! utilization, `eval` after an evaluation, and `rollback` in the first step after one.
 //! JSON has no NaN and no infinity: `null` stands for them, and `non_finite` lists the names.
 
-use super::Step;
+use super::{Rollback, Step};
 use crate::{Error, HostTensor, Outputs, Result};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -33,7 +34,7 @@ impl Record {
         Self::from_values(step, in_order)
     }
 
-    fn from_values(step: u64, values: Vec<(String, HostTensor)>) -> Result<Self> {
+    pub(super) fn from_values(step: u64, values: Vec<(String, HostTensor)>) -> Result<Self> {
         let mut outputs = Vec::new();
         for (name, value) in values {
             let numbers = value.to_f64()?;
@@ -61,6 +62,24 @@ impl Record {
         step.metrics.insert("wait_ms".to_owned(), step.wait_ms);
     }
 
+    /// Everything with its name, sizes and numbers.
+    pub(super) fn tensors(&self) -> Vec<(String, Vec<usize>, Vec<f64>)> {
+        let step = &self.step;
+        let mut all = self.outputs.clone();
+        let mut add = |name: String, value: f64| all.push((name, Vec::new(), vec![value]));
+        if step.step_ms > 0.0 {
+            add("tokens_per_s".to_owned(), step.tokens_per_s);
+            add("step_ms".to_owned(), step.step_ms);
+        }
+        for (name, value) in step.measured() {
+            add(name.to_owned(), value);
+        }
+        for (name, value) in step.eval.iter().flatten() {
+            add(format!("eval/{name}"), *value);
+        }
+        all
+    }
+
     /// The object of the metrics file.
     pub fn to_json(&self) -> Value {
         let step = &self.step;
@@ -81,18 +100,29 @@ impl Record {
                 object.insert(name.clone(), nested(dims, values, name, &mut odd));
             }
         }
+        for (name, value) in step.measured() {
+            object.insert(name.into(), number(value, name, &mut odd));
+        }
         if let Some(eval) = &step.eval {
-            let mut means = Map::new();
-            for (name, value) in eval {
-                means.insert(name.clone(), number(*value, &format!("eval.{name}"), &mut odd));
-            }
-            object.insert("eval".into(), means.into());
+            object.insert("eval".into(), evaluated(eval, &mut odd));
+        }
+        if let Some(Rollback { from, to, loss, limit, batches }) = &step.rollback {
+            let rollback = json!({
+                "from": from, "to": to, "loss": number(*loss, "rollback.loss", &mut odd),
+                "limit": number(*limit, "rollback.limit", &mut odd), "batches": [batches.0, batches.1],
+            });
+            object.insert("rollback".into(), rollback);
         }
         if !odd.is_empty() {
             object.insert("non_finite".into(), odd.into());
         }
         object.into()
     }
+}
+
+fn evaluated(eval: &BTreeMap<String, f64>, odd: &mut Vec<String>) -> Value {
+    let means = eval.iter().map(|(name, v)| (name.clone(), number(*v, &format!("eval.{name}"), odd)));
+    Value::Object(means.collect())
 }
 
 fn number(value: f64, name: &str, odd: &mut Vec<String>) -> Value {
@@ -140,7 +170,9 @@ impl Log {
         let Some((path, file)) = &mut self.file else { return Ok(()) };
         let file = file.get_mut();
         let mut text = Vec::new();
-        file.read_to_end(&mut text).map_err(Error::io("reading the metrics file", &*path))?;
+        file.seek(SeekFrom::Start(0))
+            .and_then(|_| file.read_to_end(&mut text))
+            .map_err(Error::io("reading the metrics file", &*path))?;
         let mut end = 0;
         for line in text.split_inclusive(|b| *b == b'\n') {
             let whole = line.ends_with(b"\n");
@@ -162,6 +194,25 @@ impl Log {
             .and_then(|()| file.seek(SeekFrom::Start(end as u64)))
             .map_err(Error::io("writing the metrics file", &*path))?;
         Ok(())
+    }
+
+    /// Adds an evaluation to the last line, if that is of step `step`: one that was interrupted and made later.
+    pub fn amend(&mut self, step: u64, eval: &BTreeMap<String, f64>) -> Result<()> {
+        let Some((path, file)) = &mut self.file else { return Ok(()) };
+        let file = file.get_mut();
+        let failed = || Error::io("writing the metrics file", &*path);
+        let mut text = String::new();
+        file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut text)).map_err(failed())?;
+        let start = text.trim_end().rfind('\n').map_or(0, |at| at + 1);
+        let Ok(Value::Object(mut object)) = serde_json::from_str(&text[start..]) else { return Ok(()) };
+        if object.get("step").and_then(Value::as_u64) != Some(step) {
+            return Ok(());
+        }
+        object.insert("eval".into(), evaluated(eval, &mut Vec::new()));
+        file.set_len(start as u64)
+            .and_then(|()| file.seek(SeekFrom::Start(start as u64)))
+            .and_then(|_| writeln!(file, "{}", Value::Object(object)))
+            .map_err(failed())
     }
 
     /// Writes a line, and sees it to the system: whoever reads the file sees every finished step.
@@ -198,6 +249,26 @@ mod tests {
         assert_eq!(kept(&three[..three.len() - 1], 3).unwrap().len(), 3);
         assert!(kept("a\nb\n", 3).unwrap_err().to_string().contains("no step's metrics"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "a\nb\n");
+    }
+
+    #[test]
+    fn an_evaluation_is_added_to_the_last_line() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("m");
+        fs::write(&path, "{\"step\":6}\n{\"step\":7,\"loss\":0.5}\n").unwrap();
+        let mut log = Log::create(Some(&path), true).unwrap();
+        log.keep(7).unwrap();
+        let eval = BTreeMap::from([("loss".to_owned(), 0.25)]);
+        log.amend(6, &eval).unwrap();
+        log.amend(7, &eval).unwrap();
+        log.write(&record(1.0, &[0.0; 2])).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let start = "{\"step\":6}\n{\"step\":7,\"loss\":0.5,\"eval\":{\"loss\":0.25}}\n{\"step\":7,";
+        assert!(text.starts_with(start), "{text}");
+        // Back to step 6 while the file is open.
+        log.keep(6).unwrap();
+        log.write(&record(1.0, &[0.0; 2])).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
     }
 
     fn record(loss: f32, load: &[f32]) -> Record {

@@ -4,33 +4,48 @@
 //! earliest of them gave, so that the devices always have the next one to do; and never more than that, so
 //! that neither memory nor the time between a mistake and its message grows.
 //!
-//! Reading order: here, then [`saving`] (checkpoints), [`metrics`] (the file), [`summary`] (what is left of it
-//! all).
+//! A loss that jumps is taken back: the run returns to its last checkpoint and leaves out the batches that led there.
+//!
+//! Reading order: here (what is asked for, and getting ready), `steps` (the loop), `evaluation`, [`spike`] (losses that
+//! jump), [`saving`] (checkpoints), with `ledger` (what a run knows besides its state) and `lock`, [`metrics`] (the
+//! file), [`events`] (the same for TensorBoard), [`meter`] (what steps take), [`summary`] (what is left of it all).
 
+mod evaluation;
+pub mod events;
+mod ledger;
+mod lock;
+pub mod meter;
 pub mod metrics;
 pub mod saving;
+pub mod spike;
+mod steps;
 pub mod summary;
 
+pub use evaluation::evaluate;
 pub use saving::Saving;
+pub use spike::Spikes;
 pub use summary::Summary;
 
 use crate::{
-    Checkpoint, Error, HostTensor, Outputs, Result, Session,
+    Checkpoint, Error, HostTensor, Made, Result, Session,
     checkpoint::Which,
-    data::{self, Batch, Loader, Source},
+    data::{self, Source},
 };
-use metrics::{Log, Record};
+use evaluation::Evaluation;
+use events::Events;
+use ledger::Ledger;
+use meter::Meter;
+use metrics::Log;
 use saving::Saver;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
 };
-use summary::History;
+use steps::Training;
 
 /// How to train.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The last step, counted from 1. A session that has made some of them makes the rest.
     pub steps: u64,
@@ -40,6 +55,8 @@ pub struct Options {
     /// Where the metrics go: one JSON object a step, one on a line. A run that goes on from a checkpoint keeps
     /// the lines up to its step.
     pub metrics: Option<PathBuf>,
+    /// A folder for files that TensorBoard reads.
+    pub tensorboard: Option<PathBuf>,
     /// A checkpoint that the parameters of a new run come from, instead of from `init`. A run that goes on has
     /// its own.
     pub from: Option<PathBuf>,
@@ -54,6 +71,17 @@ pub struct Options {
     pub eval_every: Option<u64>,
     /// The most batches of an evaluation; nothing: all that is held out.
     pub eval_batches: Option<usize>,
+    /// Text for evaluation, all of it, instead of what is held out.
+    pub eval_data: Option<Source>,
+    /// Stop after so many evaluations in a row that are not better than the best one.
+    pub patience: Option<u64>,
+    /// By how much the loss on held-out text has to be smaller to be better.
+    pub min_delta: f64,
+    /// When a loss is a spike: training goes back to the last checkpoint then, and leaves batches out. Needs
+    /// checkpoints.
+    pub spikes: Option<Spikes>,
+    /// So many steps in a row that the program skips because they are not finite end training.
+    pub most_skipped: u64,
     /// Go on when a loss is no finite number, and when one step after the other is skipped.
     pub allow_non_finite: bool,
 }
@@ -64,12 +92,18 @@ impl Default for Options {
             steps: 100,
             seed: None,
             metrics: None,
+            tensorboard: None,
             from: None,
             saving: None,
             lag: None,
             ahead: 4,
             eval_every: None,
             eval_batches: None,
+            eval_data: None,
+            patience: None,
+            min_delta: 0.0,
+            spikes: None,
+            most_skipped: 10,
             allow_non_finite: false,
         }
     }
@@ -93,6 +127,42 @@ pub struct Step {
     pub wait_ms: f64,
     /// Means over held-out text after this step, if there was an evaluation.
     pub eval: Option<BTreeMap<String, f64>>,
+    /// Model FLOPs utilization, where the peak of the devices is known.
+    pub mfu: Option<f64>,
+    /// The most bytes in use on one device, where the plugin counts them.
+    pub device_memory: Option<u64>,
+    /// Bytes of host memory of this process, where the system says it.
+    pub host_memory: Option<u64>,
+    /// What was taken back before this step.
+    pub rollback: Option<Rollback>,
+}
+
+impl Step {
+    /// What is known of memory and utilization, by the names that the metrics file has.
+    fn measured(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let bytes = |n: Option<u64>| n.map(|n| n as f64);
+        let all = [
+            ("mfu", self.mfu),
+            ("device_memory", bytes(self.device_memory)),
+            ("host_memory", bytes(self.host_memory)),
+        ];
+        all.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
+}
+
+/// A return to a checkpoint because of a loss.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Rollback {
+    /// The step that the loss was of.
+    pub from: u64,
+    /// The step of the checkpoint.
+    pub to: u64,
+    /// The loss.
+    pub loss: f64,
+    /// What it should have been at most.
+    pub limit: f64,
+    /// Batches that are left out, the first one and one past the last.
+    pub batches: (u64, u64),
 }
 
 /// Is told how training goes.
@@ -101,6 +171,12 @@ pub trait Observer {
     fn step(&mut self, step: &Step);
     /// What is being done besides steps, in a few words, such as `compiling train_step`.
     fn doing(&mut self, _what: &str) {}
+    /// Nothing stands in the way of the run, as far as can be known: what it writes to is its own from now on.
+    fn begins(&mut self) {}
+    /// A program is ready to run.
+    fn made(&mut self, _made: &Made) {}
+    /// What came after this step is taken back.
+    fn back(&mut self, _step: u64) {}
     /// The state after this step is on disk.
     fn saved(&mut self, _step: u64, _dir: &Path) {}
     /// Something is not as it should be, but training goes on.
@@ -116,7 +192,7 @@ impl Observer for () {
 ///
 /// State that the session does not have yet comes from a checkpoint, if the run is to go on from one, and is
 /// made by `init` on the devices otherwise. When `stop` becomes true, no further step is started; those under
-/// way are finished, and the summary says which was the last.
+/// way are finished, their state is saved, and the summary says which was the last.
 pub fn run(
     session: &mut Session,
     data: Source,
@@ -125,6 +201,7 @@ pub fn run(
     stop: &AtomicBool,
 ) -> Result<Summary> {
     // Before anything else, so that a wrong path does not cost a compilation.
+    check(options)?;
     let evaluation = Evaluation::new(&data, options)?;
     let (mut saver, resumed) = match &options.saving {
         Some(saving) => {
@@ -139,6 +216,8 @@ pub fn run(
         session.restore(from, Which::Params)?;
     }
     let mut log = Log::create(options.metrics.as_deref(), options.saving.as_ref().is_some_and(|s| s.resume))?;
+    let mut events = Events::create(options.tensorboard.as_deref())?;
+    observer.begins();
     let seed = options.seed.or(resumed.as_ref().and_then(|r| r.seed)).unwrap_or(0);
     saver.iter_mut().for_each(|saver| saver.set_seed(seed));
     let seen = prepare(session, seed, evaluation.is_some(), observer, stop)?;
@@ -146,13 +225,18 @@ pub fn run(
         observer.doing(&format!("taking the parameters from {}", from.dir().display()));
         session.restore(&from, Which::Params)?;
     }
-    let done = seen.or(resumed.map(|r| r.step)).unwrap_or(0);
+    let done = seen.or(resumed.as_ref().map(|r| r.step)).unwrap_or(0);
+    let ledger = resumed.map_or_else(|| Ledger::at(done), |r| r.ledger);
     log.keep(done)?;
-    let loader = Loader::start(data, seed, done..options.steps.max(done), options.ahead)?;
+    events.begin(done + 1)?;
+    let meter = Meter::new(session)?;
+    if let Some(why) = meter.reason() {
+        observer.doing(&format!("no FLOPs utilization in the metrics: {why}"));
+    }
     let lag = options.lag.map_or_else(|| default_lag(session), Ok)?;
-    let now = Instant::now();
     let training = Training {
         session,
+        data,
         options,
         seed,
         lag,
@@ -160,14 +244,41 @@ pub fn run(
         evaluation,
         saver,
         log,
-        history: History::new(done),
-        in_flight: VecDeque::new(),
-        last_end: None,
-        // Those of an earlier run are in the first number that is seen.
-        skipped: (f64::INFINITY, 0),
-        begin: now,
+        events,
+        meter,
+        ledger,
+        stop,
     };
-    training.steps(done, loader, stop)
+    steps::run(training, done)
+}
+
+/// Whether what is asked for goes together.
+fn check(options: &Options) -> Result<()> {
+    let wrong = |what: &str, help: &str| Err(Error::input(what, help));
+    if let Some(spikes) = &options.spikes {
+        if options.saving.is_none() {
+            return wrong(
+                "spikes of the loss need checkpoints to go back to",
+                "name a folder for checkpoints",
+            );
+        }
+        if !(spikes.sigmas > 0.0 && spikes.sigmas.is_finite()) || spikes.window < 2 {
+            return wrong(
+                &format!("a spike of {} standard deviations of {} losses", spikes.sigmas, spikes.window),
+                "give a number above 0, of at least 2 losses",
+            );
+        }
+    }
+    if options.eval_every.is_none() && options.patience.is_some() {
+        return wrong("stopping early needs evaluations", "evaluate every so many steps");
+    }
+    if options.most_skipped == 0 || options.patience == Some(0) || !(options.min_delta >= 0.0) {
+        return wrong(
+            "no step, or no evaluation, would be left",
+            "give numbers from 1, and no negative difference",
+        );
+    }
+    Ok(())
 }
 
 /// Compiles, and makes the state if there is none. Returns the number of steps that it has seen, if it knows.
@@ -180,8 +291,7 @@ fn prepare(
 ) -> Result<Option<u64>> {
     let functions: &[&str] = if evaluate { &["train_step", "eval_step"] } else { &["train_step"] };
     if !session.is_initialized() && !stop.load(Ordering::Relaxed) {
-        observer.doing("compiling init");
-        session.compile("init")?;
+        compile(session, "init", observer)?;
         observer.doing("making the initial state");
         let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(seed))]);
         session.call("init", &seed)?.wait()?;
@@ -191,12 +301,19 @@ fn prepare(
     for function in functions {
         // Whoever asked to stop meanwhile does not want to wait for a compiler.
         if !stop.load(Ordering::Relaxed) {
-            observer.doing(&format!("compiling {function}"));
-            session.compile(function)?;
+            compile(session, function, observer)?;
         }
     }
     session.rest()?;
     steps_seen(session)
+}
+
+fn compile(session: &mut Session, function: &str, observer: &mut dyn Observer) -> Result<()> {
+    observer.doing(&format!("compiling {function}"));
+    let before = session.made().len();
+    session.compile(function)?;
+    session.made()[before..].iter().for_each(|made| observer.made(made));
+    Ok(())
 }
 
 fn default_lag(session: &Session) -> Result<usize> {
@@ -212,209 +329,6 @@ fn steps_seen(session: &Session) -> Result<Option<u64>> {
     }
     let value = session.state("step")?.to_f64()?;
     Ok(value.first().map(|v| *v as u64))
-}
-
-/// A step that was started.
-struct InFlight {
-    step: u64,
-    outputs: Outputs,
-    batch: Batch,
-    begin: Instant,
-    wait: Duration,
-}
-
-struct Training<'a> {
-    session: &'a mut Session,
-    options: &'a Options,
-    seed: u32,
-    lag: usize,
-    observer: &'a mut dyn Observer,
-    evaluation: Option<Evaluation>,
-    saver: Option<Saver>,
-    log: Log,
-    history: History,
-    in_flight: VecDeque<InFlight>,
-    /// When the last step ended that was waited for, if nothing but steps came after it.
-    last_end: Option<Instant>,
-    /// Steps that the program has skipped: in all, and in a row.
-    skipped: (f64, u64),
-    begin: Instant,
-}
-
-impl Training<'_> {
-    fn steps(mut self, done: u64, mut loader: Loader, stop: &AtomicBool) -> Result<Summary> {
-        let mut stopped = false;
-        for step in done + 1..=self.options.steps {
-            stopped = stop.load(Ordering::Relaxed);
-            if stopped {
-                break;
-            }
-            self.start(step, &mut loader)?;
-            let evaluate = self.evaluation.as_ref().is_some_and(|e| step.is_multiple_of(e.every));
-            let save = self.saver.as_ref().is_some_and(|s| s.is_due(step));
-            // The state of a step is there until the next one is started.
-            let keep = if evaluate || save { 0 } else { self.lag };
-            while self.in_flight.len() > keep {
-                self.finish(evaluate && self.in_flight.len() == 1)?;
-            }
-            if save {
-                self.save(step)?;
-            }
-        }
-        while !self.in_flight.is_empty() {
-            self.finish(false)?;
-        }
-        if self.history.steps() > 0 {
-            self.save(done + self.history.steps())?;
-        }
-        if let Some(saver) = &mut self.saver {
-            self.observer.doing("writing the last checkpoint");
-            saver.settle(self.observer)?;
-        }
-        Ok(self.history.summary(self.begin.elapsed(), stopped))
-    }
-
-    /// Begins to save the state after the last finished step.
-    fn save(&mut self, step: u64) -> Result<()> {
-        let Some(saver) = &mut self.saver else { return Ok(()) };
-        self.observer.doing("saving");
-        saver.save(self.session, step, self.observer)?;
-        // The next step counts from its own start.
-        self.last_end = None;
-        Ok(())
-    }
-
-    fn start(&mut self, step: u64, loader: &mut Loader) -> Result<()> {
-        let (batch, wait) = loader.next().ok_or_else(|| {
-            Error::input(
-                format!("the thread that makes batches ended before step {step}"),
-                "this is a mistake in the program: report it with the message above",
-            )
-        })??;
-        if self.lag == 0 {
-            self.session.wait_for_room();
-        }
-        let begin = Instant::now();
-        let mut inputs = batch.feeds();
-        inputs.insert("seed".to_owned(), HostTensor::u32_scalar(self.seed));
-        let outputs = self.session.call("train_step", &inputs).map_err(in_step(step))?;
-        self.in_flight.push_back(InFlight { step, outputs, batch, begin, wait });
-        Ok(())
-    }
-
-    /// Waits for the earliest step in flight, evaluates if asked to, and says how it was.
-    fn finish(&mut self, evaluate: bool) -> Result<()> {
-        let Some(InFlight { step, outputs, batch, begin, wait }) = self.in_flight.pop_front() else {
-            return Ok(());
-        };
-        let mut record = Record::new(step, outputs).map_err(in_step(step))?;
-        let end = Instant::now();
-        let since = self.last_end.replace(end).unwrap_or(begin);
-        let took = end.saturating_duration_since(since);
-        record.timing(batch.tokens(), took, wait);
-        if evaluate && let Some(evaluation) = &self.evaluation {
-            self.observer.doing("evaluating");
-            record.step.eval = Some(evaluation.run(self.session).map_err(in_step(step))?);
-            // The next step counts from its own start.
-            self.last_end = None;
-        }
-        self.log.write(&record)?;
-        self.history.add(&record.step, &batch);
-        self.observer.step(&record.step);
-        if let Some(saver) = &mut self.saver {
-            saver.look(self.observer);
-        }
-        if self.options.allow_non_finite {
-            return Ok(());
-        }
-        self.count_skipped(&record.step)?;
-        let loss = record.step.loss;
-        if loss.is_finite() {
-            return Ok(());
-        }
-        Err(Error::input(
-            format!("the loss is {loss} in step {step}"),
-            "train with a lower learning rate or a longer warm-up; if activations are bf16, try f32; or allow losses that are not finite",
-        ))
-    }
-}
-
-/// So many steps skipped in a row, and nothing will come of the next one either.
-const SKIPPED: u64 = 10;
-/// The output in which a program counts the steps that changed nothing, if it has one.
-const SKIPPED_STEPS: &str = "skipped_steps";
-
-impl Training<'_> {
-    fn count_skipped(&mut self, step: &Step) -> Result<()> {
-        let Some(all) = step.metrics.get(SKIPPED_STEPS) else { return Ok(()) };
-        let (before, in_a_row) = self.skipped;
-        self.skipped = (*all, if *all > before { in_a_row + 1 } else { 0 });
-        if self.skipped.1 < SKIPPED {
-            return Ok(());
-        }
-        Err(Error::input(
-            format!(
-                "{SKIPPED} steps in a row up to step {} were skipped: their gradients are not finite",
-                step.step
-            ),
-            "go on from an earlier checkpoint with a lower learning rate or a longer warm-up; if activations are bf16, try f32",
-        ))
-    }
-}
-
-/// Evaluation on held-out text.
-struct Evaluation {
-    data: Source,
-    every: u64,
-    batches: usize,
-}
-
-impl Evaluation {
-    fn new(data: &Source, options: &Options) -> Result<Option<Self>> {
-        let Some(every) = options.eval_every else { return Ok(None) };
-        let batches = data.held_out_batches().min(options.eval_batches.unwrap_or(usize::MAX));
-        if every == 0 || batches == 0 {
-            return Err(Error::input(
-                format!("evaluation every {every} steps on {batches} batches of held-out text"),
-                "hold out a share of the text, and evaluate every so many steps, or not at all",
-            ));
-        }
-        Ok(Some(Self { data: data.clone(), every, batches }))
-    }
-
-    fn run(&self, session: &mut Session) -> Result<BTreeMap<String, f64>> {
-        evaluate(session, &self.data, self.batches)
-    }
-}
-
-/// Means of all outputs of `eval_step` that are single numbers, by the tokens of the targets, over the first
-/// `batches` batches of held-out text. Where there are several texts, the same for each: `NAME/loss`.
-pub fn evaluate(session: &mut Session, data: &Source, batches: usize) -> Result<BTreeMap<String, f64>> {
-    // Of all (the empty name) and of each text: means times tokens, and tokens.
-    let mut sums = BTreeMap::<(String, String), f64>::new();
-    let mut tokens = BTreeMap::<String, usize>::new();
-    for number in 0..batches {
-        let batch = data.held_out_batch(number)?;
-        let weight = batch.target_tokens();
-        let texts: Vec<&str> = [""].into_iter().chain(data.held_out_text(number)).collect();
-        for (name, value) in session.call("eval_step", &batch.feeds())?.wait()? {
-            if value.dims.is_empty() {
-                let value = value.to_f64()?[0] * weight as f64;
-                for text in &texts {
-                    *sums.entry(((*text).to_owned(), name.clone())).or_default() += value;
-                }
-            }
-        }
-        texts.into_iter().for_each(|text| *tokens.entry(text.to_owned()).or_default() += weight);
-    }
-    let full =
-        |text: &str, name: &str| if text.is_empty() { name.to_owned() } else { format!("{text}/{name}") };
-    let mean =
-        |((text, name), sum): ((String, String), f64)| (full(&text, &name), sum / tokens[&text] as f64);
-    let mut means: BTreeMap<String, f64> = sums.into_iter().map(mean).collect();
-    // The mean number of tokens in a batch says nothing; their number does.
-    means.extend(tokens.iter().map(|(text, tokens)| (full(text, "tokens"), *tokens as f64)));
-    Ok(means)
 }
 
 /// Says in which step a call of the plugin failed.

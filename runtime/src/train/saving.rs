@@ -4,10 +4,10 @@
 //! checkpoint waits for it, so that there is one copy at most. A checkpoint that cannot be written is reported,
 //! and training goes on with the ones before it; after the last step it is an error.
 
-use super::{Observer, Options};
+use super::{Observer, Options, ledger::Ledger, lock::Lock};
 use crate::{
     Error, Result, Session,
-    checkpoint::{Checkpoint, Facts, Which, Writer, folder},
+    checkpoint::{Checkpoint, Facts, Keep, Which, Writer, folder, keep},
     data::Source,
 };
 use std::{
@@ -22,8 +22,8 @@ pub struct Saving {
     pub folder: PathBuf,
     /// Steps between checkpoints; nothing: there is one, after the last step.
     pub every: Option<u64>,
-    /// How many good checkpoints stay, the newest; nothing: all.
-    pub keep: Option<usize>,
+    /// Which good checkpoints stay.
+    pub keep: Keep,
     /// Go on from the newest good checkpoint, if there are any.
     pub resume: bool,
 }
@@ -35,19 +35,21 @@ pub(super) struct Saver {
     /// The step that was saved last, or that this run began with.
     last: Option<u64>,
     at_work: Option<(u64, JoinHandle<Result<()>>)>,
+    /// Last: it goes when nothing is written any more.
+    _lock: Lock,
 }
 
 /// What a run goes on from.
 pub(super) struct Resumed {
     pub step: u64,
     pub seed: Option<u32>,
+    pub ledger: Ledger,
 }
 
 /// Names of facts.
 const SEED: &str = "seed";
 const DATA: &str = "data";
 const TOKENIZER: &str = "tokenizer";
-const POSITION: &str = "data_position";
 
 impl Saver {
     /// Looks at the folder. If the run is to go on, takes the state from the newest good checkpoint in it, and
@@ -62,48 +64,79 @@ impl Saver {
         let mut facts = session.checkpoint_facts();
         facts.insert(DATA.into(), data.digest());
         facts.insert(TOKENIZER.into(), data.tokenizer().identity().to_owned());
-        let mut saver = Self { saving: saving.clone(), facts, last: None, at_work: None };
+        let lock = Lock::take(&saving.folder)?;
+        let mut saver = Self { saving: saving.clone(), facts, last: None, at_work: None, _lock: lock };
         let found = folder::list(&saving.folder)?;
         let place = saving.folder.display();
-        if !saving.resume {
-            if let Some(newest) = found.last() {
-                return Err(Error::input(
-                    format!("`{place}` has checkpoints already, the newest of step {}", newest.step),
-                    "go on from it with --resume, or name another folder",
-                ));
-            }
-            folder::sweep(&saving.folder)?;
-            return Ok((saver, None));
+        if !saving.resume
+            && let Some(newest) = found.last()
+        {
+            return Err(Error::input(
+                format!("`{place}` has checkpoints already, the newest of step {}", newest.step),
+                "go on from it with --resume, or name another folder",
+            ));
         }
         folder::sweep(&saving.folder)?;
-        let (count, mut skipped) = (found.len(), Vec::new());
+        if found.is_empty() {
+            if saving.resume {
+                observer.doing(&format!("no checkpoint in {place} yet: starting at the beginning"));
+            }
+            return Ok((saver, None));
+        }
+        let checkpoint = saver.newest(session, Some(options), observer)?;
+        observer.doing(&format!("going on from {}", checkpoint.dir().display()));
+        Ok((saver, Some(Resumed::of(&checkpoint))))
+    }
+
+    /// Takes the state from the newest good checkpoint in the folder, and says which newer ones are not good. With
+    /// `options`, it must be one that a run with these goes on from.
+    fn newest(
+        &mut self,
+        session: &mut Session,
+        options: Option<&Options>,
+        observer: &mut dyn Observer,
+    ) -> Result<Checkpoint> {
+        let found = folder::list(&self.saving.folder)?;
+        let count = found.len();
         for found in found.into_iter().rev() {
             let tried = found.checkpoint.and_then(|c| {
-                saver.check(&c, options, observer)?;
+                options.map_or(Ok(()), |options| self.check(&c, options, observer))?;
                 session.restore(&c, Which::All).map(|()| c)
             });
             match tried {
                 Ok(checkpoint) => {
-                    observer.doing(&format!("going on from {}", checkpoint.dir().display()));
-                    saver.last = Some(checkpoint.step());
-                    return Ok((saver, Some(Resumed { step: checkpoint.step(), seed: seed(&checkpoint) })));
+                    self.last = Some(checkpoint.step());
+                    return Ok(checkpoint);
                 }
                 // Damage; another checkpoint may be good.
                 Err(error @ (Error::Checkpoint { .. } | Error::Io { .. })) => {
                     observer.warning(&format!("skipped a checkpoint that is not good: {error}"));
-                    skipped.push(found.dir);
                 }
                 Err(error) => return Err(error),
             }
         }
-        if count == 0 {
-            observer.doing(&format!("no checkpoint in {place} yet: starting at the beginning"));
-            return Ok((saver, None));
-        }
         Err(Error::input(
-            format!("none of the {count} checkpoints in `{place}` is good"),
+            format!("none of the {count} checkpoints in `{}` is good", self.saving.folder.display()),
             "`meshc checkpoint verify` says why; name another folder to start at the beginning",
         ))
+    }
+
+    /// Whether there is a checkpoint to go back to.
+    pub(super) fn has_one(&self) -> bool {
+        self.last.is_some()
+    }
+
+    /// The last step whose state is saved, or being saved.
+    pub(super) fn last(&self) -> Option<u64> {
+        self.last
+    }
+
+    /// Takes the state from the last good checkpoint, while training.
+    pub(super) fn back(&mut self, session: &mut Session, observer: &mut dyn Observer) -> Result<Resumed> {
+        if let Err(error) = self.settle(observer) {
+            observer.warning(&format!("the last checkpoint could not be written: {error}"));
+        }
+        self.newest(session, None, observer).map(|checkpoint| Resumed::of(&checkpoint))
     }
 
     /// The seed of this run, which is a part of what is saved.
@@ -146,8 +179,19 @@ impl Saver {
         self.saving.every.is_some_and(|every| step.is_multiple_of(every))
     }
 
-    /// Copies the state, which has seen `step` steps, and begins to write it.
-    pub(super) fn save(&mut self, session: &Session, step: u64, observer: &mut dyn Observer) -> Result<()> {
+    /// Whether the best of all evaluations is to be saved.
+    pub(super) fn keeps_best(&self) -> bool {
+        self.saving.keep.best.is_some()
+    }
+
+    /// Copies the state, which has seen `step` steps, and begins to write it with what the run knows.
+    pub(super) fn save(
+        &mut self,
+        session: &Session,
+        step: u64,
+        ledger: &Ledger,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
         if self.last == Some(step) {
             return Ok(());
         }
@@ -156,13 +200,13 @@ impl Saver {
         }
         let copy = session.snapshot()?;
         let (saving, mut facts) = (self.saving.clone(), self.facts.clone());
-        facts.insert(POSITION.into(), step.to_string());
+        ledger.note(&mut facts, step);
         let work = move || {
             let mut writer = Writer::replace(&folder::path(&saving.folder, step))?;
             copy.write(&mut writer)?;
             writer.finish(facts, step)?;
             // Only now that there is a newer one.
-            saving.keep.map_or(Ok(Vec::new()), |keep| folder::prune(&saving.folder, keep, false)).map(drop)
+            keep::prune(&saving.folder, &saving.keep, false).map(drop)
         };
         let thread = thread::Builder::new().name("checkpoint".to_owned()).spawn(work).map_err(|e| {
             Error::input(
@@ -206,6 +250,13 @@ impl Drop for Saver {
             // Training has failed already, with a message of its own; the checkpoint is finished all the same.
             let _ = thread.join();
         }
+    }
+}
+
+impl Resumed {
+    fn of(checkpoint: &Checkpoint) -> Self {
+        let step = checkpoint.step();
+        Self { step, seed: seed(checkpoint), ledger: Ledger::of(checkpoint.facts(), step) }
     }
 }
 

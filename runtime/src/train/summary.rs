@@ -1,9 +1,9 @@
 //! What is left of a run: where the loss went, how fast it was, what it took.
 
-use super::Step;
+use super::{Step, meter::peak_memory};
 use crate::data::{Batch, Counts};
 use serde::Serialize;
-use std::{collections::BTreeMap, collections::VecDeque, fmt, fs, time::Duration};
+use std::{collections::BTreeMap, collections::VecDeque, fmt, time::Duration};
 
 /// A run in numbers.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -14,6 +14,12 @@ pub struct Summary {
     pub steps: u64,
     /// Whether it was asked to stop before the last step.
     pub stopped: bool,
+    /// Whether it ended because the loss on held-out text did not get smaller any more.
+    pub stopped_early: bool,
+    /// The step with the smallest loss on held-out text, and that loss.
+    pub best_eval: Option<(u64, f64)>,
+    /// How often it went back to a checkpoint, earlier runs included.
+    pub rollbacks: u64,
     /// Loss of the first step.
     pub first_loss: Option<f64>,
     /// Loss of the last step.
@@ -46,7 +52,11 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let how = if self.stopped { "stopped" } else { "done" };
+        let how = match (self.stopped, self.stopped_early) {
+            (true, _) => "stopped",
+            (false, true) => "stopped early",
+            (false, false) => "done",
+        };
         write!(f, "{how} after step {}, {:.1} s", self.step, self.wall_s)?;
         if let (Some(first), Some(last), Some(mean)) = (self.first_loss, self.last_loss, self.mean_loss) {
             let (unigram, below) = (self.unigram_entropy, self.unigram_entropy - mean);
@@ -60,6 +70,12 @@ impl fmt::Display for Summary {
         if let Some(eval) = &self.eval {
             let values: Vec<String> = eval.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
             write!(f, "\nheld-out text: {}", values.join(", "))?;
+        }
+        if let Some((step, loss)) = self.best_eval {
+            write!(f, "\nsmallest loss on held-out text: {loss:.4} after step {step}")?;
+        }
+        if self.rollbacks > 0 {
+            write!(f, "\nwent back to a checkpoint {} times", self.rollbacks)?;
         }
         if let (Some(speed), Some(step)) = (self.tokens_per_s, self.step_ms) {
             let wait = self.wait_share * 100.0;
@@ -104,11 +120,6 @@ impl History {
         }
     }
 
-    /// Steps that were added.
-    pub(super) fn steps(&self) -> u64 {
-        self.times.len() as u64
-    }
-
     pub(super) fn add(&mut self, step: &Step, batch: &Batch) {
         self.step = step.step;
         self.first_loss.get_or_insert(step.loss);
@@ -124,6 +135,11 @@ impl History {
         self.wait_ms += step.wait_ms;
     }
 
+    /// After a return to a checkpoint of this step.
+    pub(super) fn back_to(&mut self, step: u64) {
+        self.step = step;
+    }
+
     pub(super) fn summary(self, wall: Duration, stopped: bool) -> Summary {
         // A run that is all warm-up has no better times than these.
         let warm = if self.times.len() > WARM_UP { &self.times[WARM_UP..] } else { &self.times[..] };
@@ -132,6 +148,9 @@ impl History {
             step: self.step,
             steps: self.times.len() as u64,
             stopped,
+            stopped_early: false,
+            best_eval: None,
+            rollbacks: 0,
             first_loss: self.first_loss,
             last_loss: self.last.back().copied(),
             mean_loss: (!self.last.is_empty())
@@ -156,14 +175,6 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
         n if n.is_multiple_of(2) => Some((values[half - 1] + values[half]) / 2.0),
         _ => Some(values[half]),
     }
-}
-
-/// The most memory that this process has had, where the system says it as Linux does.
-pub fn peak_memory() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
 }
 
 #[cfg(test)]
@@ -211,12 +222,5 @@ mod tests {
         assert_eq!((summary.step, summary.steps, summary.mean_loss, summary.step_ms), (10, 0, None, None));
         assert_eq!(summary.below_unigram(), None);
         assert!(summary.to_string().starts_with("stopped after step 10"));
-    }
-
-    #[test]
-    fn linux_says_how_much_memory_there_was() {
-        if cfg!(target_os = "linux") {
-            assert!(peak_memory().is_some_and(|bytes| bytes > 1 << 20));
-        }
     }
 }

@@ -1,0 +1,92 @@
+//! Which checkpoints stay while training goes on.
+
+use super::folder::{list, remove};
+use crate::Result;
+use std::path::{Path, PathBuf};
+
+/// The fact in which a checkpoint says what its parameters lose on held-out text, if that is known.
+pub const EVAL_LOSS: &str = "eval_loss";
+
+/// What stays: whatever one of these rules names. Without rules all do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Keep {
+    /// So many, the newest. Where there are other rules, the newest one stays in any case.
+    pub newest: Option<usize>,
+    /// Those whose step is a multiple of this.
+    pub every: Option<u64>,
+    /// So many, those with the smallest loss on held-out text.
+    pub best: Option<usize>,
+}
+
+impl Keep {
+    /// So many, the newest.
+    pub fn newest(count: usize) -> Self {
+        Self { newest: Some(count), ..Self::default() }
+    }
+
+    /// Which of these go: steps with their losses on held-out text, the oldest first.
+    pub fn going(&self, all: &[(u64, Option<f64>)]) -> Vec<u64> {
+        if *self == Self::default() {
+            return Vec::new();
+        }
+        let newest = all.len().saturating_sub(self.newest.unwrap_or(1).max(1));
+        let mut by_loss: Vec<(f64, u64)> = all
+            .iter()
+            .filter_map(|(step, loss)| Some(((*loss)?, *step)))
+            .filter(|(l, _)| !l.is_nan())
+            .collect();
+        by_loss.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        by_loss.truncate(self.best.unwrap_or(0));
+        let stays = |step: u64| {
+            self.every.is_some_and(|every| every > 0 && step.is_multiple_of(every))
+                || by_loss.iter().any(|(_, best)| *best == step)
+        };
+        all[..newest].iter().map(|(step, _)| *step).filter(|step| !stays(*step)).collect()
+    }
+}
+
+/// Removes the good checkpoints that `keep` does not name, and returns where they were. Damaged ones are left for
+/// someone to look at, and do not count. With `dry`, nothing is removed.
+pub fn prune(folder: &Path, keep: &Keep, dry: bool) -> Result<Vec<PathBuf>> {
+    let mut good = Vec::new();
+    for found in list(folder)? {
+        if let Ok(checkpoint) = found.checkpoint {
+            let loss = checkpoint.facts().get(EVAL_LOSS).and_then(|loss| loss.parse().ok());
+            good.push((found.step, loss, found.dir));
+        }
+    }
+    let all: Vec<(u64, Option<f64>)> = good.iter().map(|(step, loss, _)| (*step, *loss)).collect();
+    let going = keep.going(&all);
+    let dirs: Vec<PathBuf> =
+        good.into_iter().filter(|(step, ..)| going.contains(step)).map(|(.., dir)| dir).collect();
+    if !dry {
+        dirs.iter().try_for_each(|dir| remove(dir))?;
+    }
+    Ok(dirs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_add_up() {
+        let all: Vec<(u64, Option<f64>)> = vec![
+            (10, Some(3.0)),
+            (20, Some(1.0)),
+            (25, None),
+            (30, Some(f64::NAN)),
+            (40, Some(2.0)),
+            (50, None),
+        ];
+        let going = |newest, every, best| Keep { newest, every, best }.going(&all);
+        assert_eq!(going(None, None, None), [0u64; 0]);
+        assert_eq!(going(Some(2), None, None), [10, 20, 25, 30]);
+        assert_eq!(going(Some(9), None, None), [0u64; 0]);
+        assert_eq!(going(None, Some(20), None), [10, 25, 30], "the newest stays");
+        assert_eq!(going(None, None, Some(1)), [10, 25, 30, 40]);
+        assert_eq!(going(None, None, Some(9)), [25, 30], "a loss that is no number is no good one");
+        assert_eq!(going(Some(2), Some(25), Some(1)), [10, 30]);
+        assert_eq!(Keep::newest(1).going(&[]), [0u64; 0]);
+    }
+}

@@ -1,0 +1,211 @@
+//! Compiled programs on disk, so that a restart compiles nothing.
+//!
+//! An entry is a file `KEY.executable`: a head, the BLAKE3 digest of the rest, and what the plugin gave for the
+//! executable. The key is a digest of everything that the outcome depends on: the program, its options, the number
+//! of devices, the plugin, and, where code for this very machine is made, the machine. Entries are written whole and
+//! checked before a plugin sees them; the ones used longest ago go when all of them together are too large.
+
+use crate::{Error, Result};
+use pjrt::Client;
+use std::{
+    env, fs,
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+/// How every entry begins.
+const HEAD: &[u8] = b"mesh executable 1\n";
+/// The most bytes that all entries have together.
+const LIMIT: u64 = 4 << 30;
+/// What else plugins' compilers listen to.
+const VARIABLES: [&str; 3] = ["XLA_FLAGS", "LIBTPU_INIT_ARGS", "CUDA_VISIBLE_DEVICES"];
+
+/// A folder of compiled programs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Executables {
+    folder: PathBuf,
+    limit: u64,
+    /// What outcomes depend on, programs, clients and plugins apart.
+    surroundings: Vec<String>,
+}
+
+/// How a program became ready to run.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Made {
+    /// Which function of the artefact.
+    pub function: String,
+    /// Whether it was in the cache.
+    pub cached: bool,
+    /// How long it took.
+    pub took: Duration,
+    /// The entry, if there is a cache.
+    pub entry: Option<PathBuf>,
+    /// What did not go as it should have: the program was compiled all the same.
+    pub note: Option<String>,
+}
+
+impl Executables {
+    /// Those in `cache/executables`, for this process's environment.
+    pub fn in_cache(cache: &Path) -> Self {
+        let variables = VARIABLES.iter().filter_map(|name| Some(format!("{name}={}", env::var(name).ok()?)));
+        Self::at(cache.join("executables"), LIMIT, variables.collect())
+    }
+
+    /// Those in `folder`, which have at most `limit` bytes together.
+    pub fn at(folder: PathBuf, limit: u64, surroundings: Vec<String>) -> Self {
+        Self { folder, limit, surroundings }
+    }
+
+    /// Where the entry of a program is, or would be.
+    pub(crate) fn entry(
+        &self,
+        client: &Client,
+        devices: usize,
+        code: &[u8],
+        options: &[u8],
+    ) -> Result<PathBuf> {
+        let plugin = client.plugin();
+        let failed = || Error::pjrt("asking what the plugin is");
+        let platform = client.platform_name().map_err(failed())?;
+        let path = plugin.path();
+        let about = fs::metadata(path).map_err(Error::io("reading", path))?;
+        let changed = about.modified().ok().and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let mut parts = vec![
+            env!("CARGO_PKG_VERSION").to_owned(),
+            path.display().to_string(),
+            format!("{} bytes of {changed:?}", about.len()),
+            plugin.version().to_string(),
+            format!("{:?}", plugin.attributes().map_err(failed())?),
+            client.platform_version().map_err(failed())?,
+            format!("{devices} of {} devices", client.devices().map_err(failed())?.len()),
+        ];
+        if platform == "cpu" {
+            parts.push(this_machine());
+        }
+        parts.push(platform);
+        parts.extend(self.surroundings.iter().cloned());
+        let mut hasher = blake3::Hasher::new();
+        for part in parts.iter().map(String::as_bytes).chain([options, code]) {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+        }
+        Ok(self.folder.join(format!("{}.executable", hasher.finalize().to_hex())))
+    }
+
+    /// What an entry holds, if it is there. One that is damaged is removed, and the error says so.
+    pub(crate) fn read(&self, entry: &Path) -> Result<Option<Vec<u8>>> {
+        let mut bytes = match fs::read(entry) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.map_err(Error::io("reading", entry))?,
+        };
+        let start = HEAD.len() + blake3::OUT_LEN;
+        let good = bytes.get(..start).is_some_and(|head| {
+            head.starts_with(HEAD) && head[HEAD.len()..] == *blake3::hash(&bytes[start..]).as_bytes()
+        });
+        if !good {
+            self.forget(entry);
+            return Err(Error::input(
+                format!("the kept executable `{}` was damaged", entry.display()),
+                "nothing is to be done: it is removed and made again",
+            ));
+        }
+        // Its time of change says when it was last of use. Where that cannot be set it goes earlier than others.
+        let _ = File::options().append(true).open(entry).and_then(|f| f.set_modified(SystemTime::now()));
+        bytes.drain(..start);
+        Ok(Some(bytes))
+    }
+
+    /// Removes an entry that is of no use. Whatever cannot be removed stays.
+    pub(crate) fn forget(&self, entry: &Path) {
+        let _ = fs::remove_file(entry);
+    }
+
+    /// Keeps an executable, and removes old ones if there are too many.
+    pub(crate) fn write(&self, entry: &Path, executable: &[u8]) -> Result<()> {
+        let failed = || Error::io("keeping the executable", entry);
+        fs::create_dir_all(&self.folder).map_err(Error::io("creating the folder", &self.folder))?;
+        let mut scratch =
+            tempfile::Builder::new().prefix(".new").tempfile_in(&self.folder).map_err(failed())?;
+        scratch
+            .write_all(HEAD)
+            .and_then(|()| scratch.write_all(blake3::hash(executable).as_bytes()))
+            .and_then(|()| scratch.write_all(executable))
+            .map_err(failed())?;
+        scratch.persist(entry).map_err(|e| failed()(e.error))?;
+        self.prune(entry);
+        Ok(())
+    }
+
+    /// Removes what was used longest ago until the rest is small enough; never `newest`.
+    fn prune(&self, newest: &Path) {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        let mut all: Vec<(SystemTime, u64, PathBuf)> = entries
+            .filter_map(|e| {
+                let e = e.ok()?;
+                let about = e.metadata().ok()?;
+                Some((about.modified().ok()?, about.len(), e.path()))
+            })
+            .filter(|(.., path)| path.extension().is_some_and(|e| e == "executable"))
+            .collect();
+        all.sort();
+        let mut total: u64 = all.iter().map(|(_, bytes, _)| bytes).sum();
+        for (_, bytes, path) in all.iter().filter(|(.., path)| path != newest) {
+            if total <= self.limit {
+                return;
+            }
+            self.forget(path);
+            total -= bytes;
+        }
+    }
+}
+
+/// The processor: a CPU plugin makes code for what this one can do, and the cache may be shared with others.
+fn this_machine() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let is_about =
+        |line: &&str| ["model name", "flags", "Features", "CPU part"].iter().any(|k| line.starts_with(k));
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let about: Vec<&str> = first.lines().filter(is_about).collect();
+    format!("{} {}", env::consts::ARCH, about.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_kept_checked_and_bounded() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("executables");
+        let all = Executables::at(folder.clone(), 250, Vec::new());
+        let at = |name: &str| folder.join(format!("{name}.executable"));
+        assert_eq!(all.read(&at("a")).unwrap(), None);
+        for (age, name) in ["a", "b", "c"].into_iter().enumerate() {
+            all.write(&at(name), &[age as u8; 40]).unwrap();
+            let time = SystemTime::now() - Duration::from_secs(100 - age as u64);
+            File::options().append(true).open(at(name)).unwrap().set_modified(time).unwrap();
+        }
+        // Each has 90 bytes: two of them are left. Reading `b` makes `c` the oldest.
+        assert_eq!(all.read(&at("a")).unwrap(), None);
+        assert_eq!(all.read(&at("b")).unwrap(), Some(vec![1; 40]));
+        all.write(&at("d"), &[3; 40]).unwrap();
+        assert_eq!(all.read(&at("c")).unwrap(), None);
+        assert_eq!(all.read(&at("b")).unwrap(), Some(vec![1; 40]));
+
+        // Every flipped bit and every cut is found, and the entry is gone.
+        for broken in 0..90 {
+            let mut bytes = fs::read(at("d")).unwrap();
+            bytes[broken] ^= 4;
+            fs::write(at("x"), &bytes).unwrap();
+            assert!(all.read(&at("x")).unwrap_err().to_string().contains("was damaged"));
+            assert_eq!(all.read(&at("x")).unwrap(), None);
+            bytes[broken] ^= 4;
+            fs::write(at("x"), &bytes[..broken]).unwrap();
+            assert!(all.read(&at("x")).is_err());
+        }
+        // One that is too large for the limit is kept until the next one.
+        all.write(&at("e"), &[4; 400]).unwrap();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+    }
+}

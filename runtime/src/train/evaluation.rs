@@ -1,0 +1,99 @@
+//! Evaluation on held-out text.
+
+use super::Options;
+use crate::{
+    Error, Result, Session,
+    data::{Batch, Source},
+};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// On what, and how often.
+pub(super) struct Evaluation {
+    data: Source,
+    /// Whether all of the data is for evaluation, not only the share that training leaves out.
+    own: bool,
+    pub every: u64,
+    batches: usize,
+}
+
+impl Evaluation {
+    pub(super) fn new(data: &Source, options: &Options) -> Result<Option<Self>> {
+        let Some(every) = options.eval_every else { return Ok(None) };
+        let own = options.eval_data.is_some();
+        let data = options.eval_data.as_ref().unwrap_or(data).clone();
+        // Of a text of its own, the first epoch has every window once.
+        let all = if own { data.examples() / data.task().batch.max(1) } else { data.held_out_batches() };
+        let batches = all.min(options.eval_batches.unwrap_or(usize::MAX));
+        if every == 0 || batches == 0 {
+            return Err(Error::input(
+                format!("evaluation every {every} steps on {batches} batches of held-out text"),
+                "hold out a share of the text or name a longer one for it, and evaluate every so many steps, or not at all",
+            ));
+        }
+        Ok(Some(Self { data, own, every, batches }))
+    }
+
+    /// Means over the batches; nothing if `stop` became true before the last of them.
+    pub(super) fn run(
+        &self,
+        session: &mut Session,
+        stop: &AtomicBool,
+    ) -> Result<Option<BTreeMap<String, f64>>> {
+        if self.own {
+            let batch = |number: usize| self.data.batch(0, number as u64).map(|batch| (batch, None));
+            return means(session, (0..self.batches).map(batch), stop);
+        }
+        means(session, held_out(&self.data, self.batches), stop)
+    }
+}
+
+/// Means of all outputs of `eval_step` that are single numbers, by the tokens of the targets, over the first
+/// `batches` batches of held-out text. Where there are several texts, the same for each: `NAME/loss`.
+pub fn evaluate(session: &mut Session, data: &Source, batches: usize) -> Result<BTreeMap<String, f64>> {
+    Ok(means(session, held_out(data, batches), &AtomicBool::new(false))?.unwrap_or_default())
+}
+
+/// A batch, and the name of the one text that it is of, if there are several.
+type OfText<'a> = Result<(Batch, Option<&'a str>)>;
+
+fn held_out(data: &Source, batches: usize) -> impl Iterator<Item = OfText<'_>> {
+    (0..batches).map(|number| Ok((data.held_out_batch(number)?, data.held_out_text(number))))
+}
+
+fn means<'a>(
+    session: &mut Session,
+    batches: impl Iterator<Item = OfText<'a>>,
+    stop: &AtomicBool,
+) -> Result<Option<BTreeMap<String, f64>>> {
+    let mut sums = BTreeMap::<String, f64>::new();
+    // Of all, and of each text: what names begin with, and how many tokens there are.
+    let mut tokens = BTreeMap::<String, usize>::new();
+    for batch in batches {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let (batch, text) = batch?;
+        let weight = batch.target_tokens();
+        let of: Vec<String> =
+            [String::new()].into_iter().chain(text.map(|name| format!("{name}/"))).collect();
+        for (name, value) in session.call("eval_step", &batch.feeds())?.wait()? {
+            if value.dims.is_empty() {
+                let value = value.to_f64()?[0] * weight as f64;
+                of.iter().for_each(|of| *sums.entry(format!("{of}{name}")).or_default() += value);
+            }
+        }
+        of.into_iter().for_each(|of| *tokens.entry(of).or_default() += weight);
+    }
+    let count = |name: &str| {
+        let of = name.rsplit_once('/').map_or("", |(text, _)| &name[..=text.len()]);
+        tokens.get(of).copied().unwrap_or(0) as f64
+    };
+    let mut means: BTreeMap<String, f64> =
+        sums.into_iter().map(|(name, sum)| (name.clone(), sum / count(&name))).collect();
+    // The mean number of tokens in a batch says nothing; their number does.
+    means.extend(tokens.into_iter().map(|(of, tokens)| (format!("{of}tokens"), tokens as f64)));
+    Ok(Some(means))
+}

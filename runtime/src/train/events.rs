@@ -1,0 +1,303 @@
+//! Metrics for TensorBoard: a file of records, each an `Event` message of TensorFlow.
+//!
+//! A record is its length (8 bytes, little-endian), the masked CRC-32C of these, the message, and the masked CRC-32C
+//! of that (TFRecord). Numbers become scalars under their names; of a list with one number for each layer, one scalar
+//! each; of a list of lists, such as loads by layer and expert, one histogram a layer with a bucket for each expert.
+
+use super::metrics::Record;
+use crate::{Error, Result};
+use prost::{Message, Oneof};
+use std::{
+    fs::{self, File},
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+    process,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// `tensorflow.Event`, as far as it is used here.
+#[derive(Clone, PartialEq, Message)]
+pub struct Event {
+    /// Seconds since 1970.
+    #[prost(double, tag = "1")]
+    pub wall_time: f64,
+    /// The step.
+    #[prost(int64, tag = "2")]
+    pub step: i64,
+    /// What happened.
+    #[prost(oneof = "What", tags = "3, 5, 7")]
+    pub what: Option<What>,
+}
+
+/// What an event says.
+#[derive(Clone, PartialEq, Oneof)]
+pub enum What {
+    /// The first event of a file.
+    #[prost(string, tag = "3")]
+    FileVersion(String),
+    /// Values.
+    #[prost(message, tag = "5")]
+    Summary(Summary),
+    /// Begins and ends.
+    #[prost(message, tag = "7")]
+    SessionLog(SessionLog),
+}
+
+/// `tensorflow.Summary`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Summary {
+    /// Values of a step.
+    #[prost(message, repeated, tag = "1")]
+    pub value: Vec<Value>,
+}
+
+/// `tensorflow.Summary.Value`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Value {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub tag: String,
+    /// One of the two.
+    #[prost(oneof = "Kind", tags = "2, 5")]
+    pub kind: Option<Kind>,
+}
+
+/// A number or many.
+#[derive(Clone, PartialEq, Oneof)]
+pub enum Kind {
+    /// A number.
+    #[prost(float, tag = "2")]
+    SimpleValue(f32),
+    /// How often something was what.
+    #[prost(message, tag = "5")]
+    Histogram(Histogram),
+}
+
+/// `tensorflow.HistogramProto`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Histogram {
+    #[allow(missing_docs)]
+    #[prost(double, tag = "1")]
+    pub min: f64,
+    #[allow(missing_docs)]
+    #[prost(double, tag = "2")]
+    pub max: f64,
+    #[allow(missing_docs)]
+    #[prost(double, tag = "3")]
+    pub num: f64,
+    #[allow(missing_docs)]
+    #[prost(double, tag = "4")]
+    pub sum: f64,
+    #[allow(missing_docs)]
+    #[prost(double, tag = "5")]
+    pub sum_squares: f64,
+    /// Where buckets end.
+    #[prost(double, repeated, tag = "6")]
+    pub bucket_limit: Vec<f64>,
+    /// What is in them.
+    #[prost(double, repeated, tag = "7")]
+    pub bucket: Vec<f64>,
+}
+
+/// `tensorflow.SessionLog`.
+#[derive(Clone, PartialEq, Message)]
+pub struct SessionLog {
+    /// 1: a session begins; values of this step and later ones that came before are not shown any more.
+    #[prost(int32, tag = "1")]
+    pub status: i32,
+}
+
+/// `SessionLog.START`.
+const START: i32 = 1;
+
+/// A file of events, if there is to be one.
+#[derive(Debug)]
+pub(super) struct Events {
+    file: Option<(PathBuf, BufWriter<File>)>,
+}
+
+impl Events {
+    /// A new file in `folder`, which may have those of earlier parts of the run.
+    pub(super) fn create(folder: Option<&Path>) -> Result<Self> {
+        let Some(folder) = folder else { return Ok(Self { file: None }) };
+        fs::create_dir_all(folder).map_err(Error::io("creating the folder", folder))?;
+        let name = format!("events.out.tfevents.{:.6}.{}.{}", now(), super::lock::host(), process::id());
+        let path = folder.join(name);
+        let file = File::create_new(&path).map_err(Error::io("creating the file of events", &path))?;
+        let mut events = Self { file: Some((path, BufWriter::new(file))) };
+        events.write(0, What::FileVersion("brain.Event:2".to_owned()))?;
+        Ok(events)
+    }
+
+    /// Steps from this one on are made, once more if they were made before.
+    pub(super) fn begin(&mut self, step: u64) -> Result<()> {
+        self.write(step, What::SessionLog(SessionLog { status: START }))
+    }
+
+    /// Adds what a step gave.
+    pub(super) fn add(&mut self, record: &Record) -> Result<()> {
+        if self.file.is_none() {
+            return Ok(());
+        }
+        let mut value = Vec::new();
+        for (name, dims, numbers) in record.tensors() {
+            match dims.as_slice() {
+                [] => value.push(scalar(name, numbers[0])),
+                [_] => {
+                    value.extend(numbers.iter().enumerate().map(|(i, n)| scalar(format!("{name}/{i}"), *n)))
+                }
+                [_, rest @ ..] => {
+                    let part = rest.iter().product::<usize>().max(1);
+                    let layers = numbers.chunks(part).enumerate();
+                    value.extend(layers.map(|(i, layer)| histogram(format!("{name}/{i}"), layer)));
+                }
+            }
+        }
+        self.write(record.step.step, What::Summary(Summary { value }))
+    }
+
+    fn write(&mut self, step: u64, what: What) -> Result<()> {
+        let Some((path, file)) = &mut self.file else { return Ok(()) };
+        let step = i64::try_from(step).unwrap_or(i64::MAX);
+        let event = Event { wall_time: now(), step, what: Some(what) }.encode_to_vec();
+        file.write_all(&framed(&event))
+            .and_then(|()| file.flush())
+            .map_err(Error::io("writing the file of events", &*path))
+    }
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+fn scalar(tag: String, value: f64) -> Value {
+    Value { tag, kind: Some(Kind::SimpleValue(value as f32)) }
+}
+
+/// Bucket `i` ends at `i + 1` and holds what expert `i` has.
+fn histogram(tag: String, values: &[f64]) -> Value {
+    let sum: f64 = values.iter().sum();
+    let centre = |i: usize| i as f64 + 0.5;
+    let of_centres = |power: i32| values.iter().enumerate().map(|(i, v)| v * centre(i).powi(power)).sum();
+    let histogram = Histogram {
+        min: 0.0,
+        max: values.len() as f64,
+        num: sum,
+        sum: of_centres(1),
+        sum_squares: of_centres(2),
+        bucket_limit: (1..=values.len()).map(|i| i as f64).collect(),
+        bucket: values.to_vec(),
+    };
+    Value { tag, kind: Some(Kind::Histogram(histogram)) }
+}
+
+/// A message as a record.
+fn framed(message: &[u8]) -> Vec<u8> {
+    let length = (message.len() as u64).to_le_bytes();
+    let crc = |bytes: &[u8]| masked(crc32c::crc32c(bytes)).to_le_bytes();
+    [&length[..], &crc(&length), message, &crc(message)].concat()
+}
+
+/// As TFRecord stores a CRC, so that one of data that has CRCs in it is no special case.
+fn masked(crc: u32) -> u32 {
+    crc.rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::HostTensor;
+
+    /// CRC-32C bit by bit (RFC 3720, appendix B.4), to check the other one by.
+    fn plain_crc(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(!0u32, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |c, _| (c >> 1) ^ (0x82f6_3b78 & (c & 1).wrapping_neg()))
+        })
+    }
+
+    /// Fields of a message: number and contents, numbers of 8 and 4 bytes and varints as they are.
+    fn fields(mut bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
+        fn varint(bytes: &mut &[u8]) -> u64 {
+            let (mut value, mut shift) = (0, 0);
+            loop {
+                let byte = bytes[0];
+                *bytes = &bytes[1..];
+                value |= u64::from(byte & 127) << shift;
+                if byte < 128 {
+                    return value;
+                }
+                shift += 7;
+            }
+        }
+        let mut all = Vec::new();
+        while !bytes.is_empty() {
+            let tag = varint(&mut bytes);
+            let length = match tag & 7 {
+                0 => {
+                    all.push((tag >> 3, varint(&mut bytes).to_le_bytes().to_vec()));
+                    continue;
+                }
+                1 => 8,
+                2 => varint(&mut bytes) as usize,
+                5 => 4,
+                other => panic!("wire type {other}"),
+            };
+            all.push((tag >> 3, bytes[..length].to_vec()));
+            bytes = &bytes[length..];
+        }
+        all
+    }
+
+    /// The messages of a file, read by its specification alone.
+    fn records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut all = Vec::new();
+        let number = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap());
+        let unmasked = |crc: u32| crc.wrapping_sub(0xa282_ead8).rotate_left(15);
+        while !bytes.is_empty() {
+            let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            assert_eq!(unmasked(number(&bytes[8..12])), plain_crc(&bytes[..8]));
+            let message = &bytes[12..12 + length];
+            assert_eq!(unmasked(number(&bytes[12 + length..16 + length])), plain_crc(message));
+            all.push(message.to_vec());
+            bytes = &bytes[16 + length..];
+        }
+        all
+    }
+
+    #[test]
+    fn another_reader_finds_every_value() {
+        assert_eq!(plain_crc(b"123456789"), 0xe306_9283, "the check value of CRC-32C");
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("tb");
+        let mut events = Events::create(Some(&folder)).unwrap();
+        events.begin(7).unwrap();
+        let values = vec![
+            ("loss".to_owned(), HostTensor::f32(&[], &[1.5])),
+            ("entropy".to_owned(), HostTensor::f32(&[2], &[0.5, 0.25])),
+            ("load".to_owned(), HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])),
+        ];
+        events.add(&Record::from_values(7, values).unwrap()).unwrap();
+        let path = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+        assert!(path.file_name().unwrap().to_str().unwrap().starts_with("events.out.tfevents."));
+        let records = records(&fs::read(path).unwrap());
+        let get =
+            |record: &[u8], number: u64| fields(record).into_iter().find(|f| f.0 == number).map(|f| f.1);
+        assert_eq!(get(&records[0], 3).unwrap(), b"brain.Event:2");
+        assert_eq!(get(&get(&records[1], 7).unwrap(), 1).unwrap()[0], 1, "START");
+        assert_eq!(get(&records[1], 2).unwrap()[0], 7);
+        let time = f64::from_le_bytes(get(&records[2], 1).unwrap().try_into().unwrap());
+        assert!((now() - time).abs() < 60.0);
+        let values: Vec<Vec<u8>> = fields(&get(&records[2], 5).unwrap()).into_iter().map(|f| f.1).collect();
+        let tag = |value: &Vec<u8>| String::from_utf8(get(value, 1).unwrap()).unwrap();
+        assert_eq!(
+            values.iter().map(tag).collect::<Vec<_>>(),
+            ["loss", "entropy/0", "entropy/1", "load/0", "load/1"]
+        );
+        assert_eq!(get(&values[2], 2).unwrap(), 0.25f32.to_le_bytes());
+        let buckets = get(&get(&values[4], 5).unwrap(), 7).unwrap();
+        let buckets: Vec<f64> =
+            buckets.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect();
+        assert_eq!(buckets, [4.0, 5.0, 6.0]);
+        Events::create(None).unwrap().begin(1).unwrap();
+    }
+}

@@ -1,0 +1,145 @@
+//! What a run knows besides its state: how far it is in the data, how the losses of late were, what its evaluations
+//! said. It lies in the checkpoints' facts, so that a run that goes on decides as it would have without interruption.
+
+use crate::checkpoint::{Facts, keep::EVAL_LOSS};
+use std::{collections::VecDeque, fmt::Display, str::FromStr};
+
+/// Names of facts.
+const POSITION: &str = "data_position";
+const LOSSES: &str = "recent_losses";
+const ROLLBACKS: &str = "rollbacks";
+const SKIPPED: &str = "skipped_in_a_row";
+const BEST: &str = "best_eval";
+const STALE: &str = "evaluations_since_best";
+const DUE: &str = "evaluation_due";
+
+/// Between two numbers of a fact.
+const SEPARATOR: char = ' ';
+
+/// See the module's head.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Ledger {
+    /// Batches that were taken from the data, skipped ones included: the number of the next one.
+    pub position: u64,
+    /// The last losses that were finite numbers, the oldest first.
+    pub losses: VecDeque<f64>,
+    /// How often the run went back to a checkpoint.
+    pub rollbacks: u64,
+    /// What the program's count of skipped steps was, and how many of the last steps in a row were skipped.
+    pub skipped: Option<(f64, u64)>,
+    /// The step with the smallest loss on held-out text, and that loss.
+    pub best: Option<(u64, f64)>,
+    /// Evaluations since then.
+    pub stale: u64,
+    /// The last evaluation: its step and loss.
+    pub eval: Option<(u64, f64)>,
+    /// Whether the last step has an evaluation to come that was interrupted.
+    pub due: bool,
+}
+
+impl Ledger {
+    /// Of a run that has taken so many batches and knows nothing else.
+    pub(super) fn at(position: u64) -> Self {
+        Self { position, ..Self::default() }
+    }
+
+    /// As a checkpoint of step `step` has it.
+    pub(super) fn of(facts: &Facts, step: u64) -> Self {
+        Self {
+            position: number(facts, POSITION).unwrap_or(step),
+            losses: numbers(facts, LOSSES).into(),
+            rollbacks: number(facts, ROLLBACKS).unwrap_or(0),
+            skipped: pair(facts, SKIPPED),
+            best: pair(facts, BEST),
+            stale: number(facts, STALE).unwrap_or(0),
+            eval: number(facts, EVAL_LOSS).map(|loss| (step, loss)),
+            due: facts.contains_key(DUE),
+        }
+    }
+
+    /// Adds it to what a checkpoint of step `step` says.
+    pub(super) fn note(&self, facts: &mut Facts, step: u64) {
+        let mut put = |name: &str, value: String| {
+            facts.insert(name.to_owned(), value);
+        };
+        put(POSITION, self.position.to_string());
+        if !self.losses.is_empty() {
+            let all: Vec<String> = self.losses.iter().map(f64::to_string).collect();
+            put(LOSSES, all.join(&SEPARATOR.to_string()));
+        }
+        if self.rollbacks > 0 {
+            put(ROLLBACKS, self.rollbacks.to_string());
+        }
+        if let Some((count, in_a_row)) = self.skipped {
+            put(SKIPPED, two(count, in_a_row));
+        }
+        if let Some((at, loss)) = self.best {
+            put(BEST, two(at, loss));
+            put(STALE, self.stale.to_string());
+        }
+        if let Some((_, loss)) = self.eval.filter(|(at, _)| *at == step) {
+            put(EVAL_LOSS, loss.to_string());
+        }
+        if self.due {
+            put(DUE, "yes".to_owned());
+        }
+    }
+
+    /// Takes note of an evaluation: whether it is better than all before by more than `delta`.
+    pub(super) fn evaluated(&mut self, step: u64, loss: f64, delta: f64) {
+        self.eval = Some((step, loss));
+        self.due = false;
+        if self.best.is_none_or(|(_, best)| loss < best - delta) && !loss.is_nan() {
+            self.best = Some((step, loss));
+            self.stale = 0;
+        } else {
+            self.stale += 1;
+        }
+    }
+}
+
+fn number<T: FromStr>(facts: &Facts, name: &str) -> Option<T> {
+    facts.get(name)?.parse().ok()
+}
+
+fn numbers(facts: &Facts, name: &str) -> Vec<f64> {
+    let text = facts.get(name).map_or("", String::as_str);
+    text.split(SEPARATOR).filter_map(|number| number.parse().ok()).collect()
+}
+
+fn pair<A: FromStr, B: FromStr>(facts: &Facts, name: &str) -> Option<(A, B)> {
+    let (a, b) = facts.get(name)?.split_once(SEPARATOR)?;
+    Some((a.parse().ok()?, b.parse().ok()?))
+}
+
+fn two(a: impl Display, b: impl Display) -> String {
+    format!("{a}{SEPARATOR}{b}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_keep_all_of_it() {
+        let mut ledger = Ledger::at(47);
+        ledger.losses = [0.1, 2.5e-7, f64::from(0.1f32)].into();
+        ledger.rollbacks = 2;
+        ledger.skipped = Some((3.0, 1));
+        for (step, loss) in [(10, 2.0), (20, 1.0), (30, 0.95), (40, f64::NAN)] {
+            ledger.evaluated(step, loss, 0.1);
+        }
+        assert_eq!((ledger.best, ledger.stale), (Some((20, 1.0)), 2));
+        ledger.due = true;
+        let mut facts = Facts::new();
+        ledger.note(&mut facts, 44);
+        // A loss of another step is not this checkpoint's.
+        assert_eq!(Ledger::of(&facts, 44), Ledger { eval: None, ..ledger.clone() });
+        ledger.evaluated(44, 0.5, 0.1);
+        let mut facts = Facts::new();
+        ledger.note(&mut facts, 44);
+        assert_eq!(Ledger::of(&facts, 44), ledger);
+        // Checkpoints that others wrote say nothing of this.
+        assert_eq!(Ledger::of(&Facts::new(), 9), Ledger::at(9));
+    }
+}

@@ -1,0 +1,358 @@
+//! Step after step, until there is a reason to end.
+
+use super::{
+    Observer, Options, Rollback, Step, Summary,
+    evaluation::Evaluation,
+    events::Events,
+    in_step,
+    ledger::Ledger,
+    meter::{Meter, host_memory},
+    metrics::{Log, Record},
+    saving::Saver,
+    spike,
+    summary::History,
+};
+use crate::{
+    Error, HostTensor, Outputs, Result, Session,
+    data::{Batch, Loader, Source},
+};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+/// Everything that steps need, ready.
+pub(super) struct Training<'a> {
+    pub session: &'a mut Session,
+    pub data: Source,
+    pub options: &'a Options,
+    pub seed: u32,
+    pub lag: usize,
+    pub observer: &'a mut dyn Observer,
+    pub evaluation: Option<Evaluation>,
+    pub saver: Option<Saver>,
+    pub log: Log,
+    pub events: Events,
+    pub meter: Meter,
+    pub ledger: Ledger,
+    pub stop: &'a AtomicBool,
+}
+
+/// A step that was started.
+struct InFlight {
+    step: u64,
+    /// The number of its batch.
+    position: u64,
+    outputs: Outputs,
+    batch: Batch,
+    begin: Instant,
+    wait: Duration,
+}
+
+/// Why no further step is started.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Done,
+    Stopped,
+    Early,
+}
+
+/// A loss that is to be taken back.
+struct Spike {
+    step: u64,
+    position: u64,
+    loss: f64,
+    limit: f64,
+}
+
+struct Steps<'a> {
+    t: Training<'a>,
+    history: History,
+    in_flight: VecDeque<InFlight>,
+    /// When the last step ended that was waited for, if nothing but steps came after it.
+    last_end: Option<Instant>,
+    /// For the record of the next step.
+    rollback: Option<Rollback>,
+    begin: Instant,
+}
+
+/// Makes all steps after `done`.
+pub(super) fn run(training: Training<'_>, done: u64) -> Result<Summary> {
+    let mut steps = Steps {
+        t: training,
+        history: History::new(done),
+        in_flight: VecDeque::new(),
+        last_end: None,
+        rollback: None,
+        begin: Instant::now(),
+    };
+    steps.evaluate_what_is_due(done)?;
+    let (last, end) = steps.all(done)?;
+    steps.end(last, last > done, end)
+}
+
+impl Steps<'_> {
+    /// The last step, and why it was.
+    fn all(&mut self, done: u64) -> Result<(u64, End)> {
+        let mut step = done;
+        let mut loader = self.loader(step)?;
+        loop {
+            let end = self.reason_to_end(step);
+            let (mut evaluate, mut save) = (false, false);
+            if end.is_none() {
+                step += 1;
+                self.start(step, &mut loader)?;
+                evaluate = self.t.evaluation.as_ref().is_some_and(|e| step.is_multiple_of(e.every));
+                save = self.t.saver.as_ref().is_some_and(|s| s.is_due(step));
+            }
+            // The state of a step is there until the next one is started.
+            let keep = if evaluate || save || end.is_some() { 0 } else { self.t.lag };
+            let mut spike = None;
+            while self.in_flight.len() > keep && spike.is_none() {
+                spike = self.finish(evaluate && self.in_flight.len() == 1)?;
+            }
+            if let Some(spike) = spike {
+                step = self.go_back(&spike)?;
+                loader = self.loader(step)?;
+                continue;
+            }
+            let best = self.t.ledger.best.is_some_and(|(best, _)| best == step);
+            let keeps_best = self.t.saver.as_ref().is_some_and(Saver::keeps_best);
+            if save || evaluate && best && keeps_best {
+                self.save(step)?;
+            }
+            if let Some(end) = end {
+                return Ok((step, end));
+            }
+        }
+    }
+
+    fn reason_to_end(&self, step: u64) -> Option<End> {
+        let patience = self.t.options.patience.unwrap_or(u64::MAX);
+        match () {
+            () if self.t.stop.load(Ordering::Relaxed) => Some(End::Stopped),
+            () if self.t.ledger.stale >= patience => Some(End::Early),
+            () if step >= self.t.options.steps => Some(End::Done),
+            () => None,
+        }
+    }
+
+    /// Batches for the steps after `step`, from where the run is in the data.
+    fn loader(&self, step: u64) -> Result<Loader> {
+        let first = self.t.ledger.position;
+        let last = first + self.t.options.steps.saturating_sub(step);
+        Loader::start(self.t.data.clone(), self.t.seed, first..last, self.t.options.ahead)
+    }
+
+    /// Begins to save the state after the last finished step.
+    fn save(&mut self, step: u64) -> Result<()> {
+        let Some(saver) = &mut self.t.saver else { return Ok(()) };
+        self.t.observer.doing("saving");
+        saver.save(self.t.session, step, &self.t.ledger, self.t.observer)?;
+        // The next step counts from its own start.
+        self.last_end = None;
+        Ok(())
+    }
+
+    fn start(&mut self, step: u64, loader: &mut Loader) -> Result<()> {
+        let (batch, wait) = loader.next().ok_or_else(|| {
+            Error::input(
+                format!("the thread that makes batches ended before step {step}"),
+                "this is a mistake in the program: report it with the message above",
+            )
+        })??;
+        if self.t.lag == 0 {
+            self.t.session.wait_for_room();
+        }
+        let begin = Instant::now();
+        let mut inputs = batch.feeds();
+        inputs.insert("seed".to_owned(), HostTensor::u32_scalar(self.t.seed));
+        let outputs = self.t.session.call("train_step", &inputs).map_err(in_step(step))?;
+        let position = self.t.ledger.position + self.in_flight.len() as u64;
+        self.in_flight.push_back(InFlight { step, position, outputs, batch, begin, wait });
+        Ok(())
+    }
+
+    /// Waits for the earliest step in flight, evaluates if asked to, and says how it was. If its loss is to be taken
+    /// back, it says nothing, and returns it.
+    fn finish(&mut self, evaluate: bool) -> Result<Option<Spike>> {
+        let Some(InFlight { step, position, outputs, batch, begin, wait }) = self.in_flight.pop_front()
+        else {
+            return Ok(None);
+        };
+        let mut record = Record::new(step, outputs).map_err(in_step(step))?;
+        let end = Instant::now();
+        let since = self.last_end.replace(end).unwrap_or(begin);
+        let took = end.saturating_duration_since(since);
+        record.timing(batch.tokens(), took, wait);
+        record.step.mfu = self.t.meter.utilization(took.as_secs_f64());
+        record.step.device_memory = self.t.meter.device_memory();
+        record.step.host_memory = host_memory();
+        if let Some(spike) = self.judge(&record.step, position)? {
+            return Ok(Some(spike));
+        }
+        self.t.ledger.position = position + 1;
+        record.step.rollback = self.rollback.take();
+        if evaluate {
+            record.step.eval = self.evaluate(step)?;
+        }
+        self.t.log.write(&record)?;
+        self.t.events.add(&record)?;
+        self.history.add(&record.step, &batch);
+        self.t.observer.step(&record.step);
+        if let Some(saver) = &mut self.t.saver {
+            saver.look(self.t.observer);
+        }
+        self.is_finite(&record.step).map(|()| None)
+    }
+
+    /// Evaluates after step `step`. Nothing comes of it if training is to stop: then it is due when the run goes on.
+    fn evaluate(&mut self, step: u64) -> Result<Option<BTreeMap<String, f64>>> {
+        let Some(evaluation) = &self.t.evaluation else { return Ok(None) };
+        self.t.observer.doing("evaluating");
+        let eval = evaluation.run(self.t.session, self.t.stop).map_err(in_step(step))?;
+        match &eval {
+            Some(eval) => {
+                let loss = eval.get("loss").copied().unwrap_or(f64::NAN);
+                self.t.ledger.evaluated(step, loss, self.t.options.min_delta);
+            }
+            None => self.t.ledger.due = true,
+        }
+        // The next step counts from its own start.
+        self.last_end = None;
+        Ok(eval)
+    }
+
+    /// An evaluation that the run before was asked to end in.
+    fn evaluate_what_is_due(&mut self, step: u64) -> Result<()> {
+        if self.t.ledger.due
+            && let Some(eval) = self.evaluate(step)?
+        {
+            self.t.log.amend(step, &eval)?;
+        }
+        Ok(())
+    }
+
+    /// The end of it: what is not saved is, and all of it is summed up.
+    fn end(mut self, last: u64, has_steps: bool, end: End) -> Result<Summary> {
+        // Of a run that was asked to end before its first step, the values that it began with.
+        let began = end == End::Stopped && self.t.session.is_initialized();
+        let saved = self.t.saver.as_ref().is_some_and(|s| s.last() == Some(last));
+        if (has_steps || began) && !saved {
+            self.save(last)?;
+        }
+        if let Some(saver) = &mut self.t.saver {
+            self.t.observer.doing("writing the last checkpoint");
+            saver.settle(self.t.observer)?;
+        }
+        let mut summary = self.history.summary(self.begin.elapsed(), end == End::Stopped);
+        summary.stopped_early = end == End::Early;
+        summary.best_eval = self.t.ledger.best;
+        summary.rollbacks = self.t.ledger.rollbacks;
+        Ok(summary)
+    }
+}
+
+/// The output in which a program counts the steps that changed nothing, if it has one.
+const SKIPPED_STEPS: &str = "skipped_steps";
+
+/// Losses that are no numbers, or that jump.
+impl Steps<'_> {
+    /// Counts steps that the program skips, and ends training after too many, or after a loss that is no number and
+    /// that the program has not skipped.
+    fn is_finite(&mut self, step: &Step) -> Result<()> {
+        let mut is_skipped = false;
+        if let Some(all) = step.metrics.get(SKIPPED_STEPS) {
+            // Those of an earlier run are in the first number that is seen.
+            let start = if step.step == 1 { 0.0 } else { *all };
+            let (before, in_a_row) = self.t.ledger.skipped.unwrap_or((start, 0));
+            is_skipped = *all > before;
+            self.t.ledger.skipped = Some((*all, if is_skipped { in_a_row + 1 } else { 0 }));
+        }
+        if self.t.options.allow_non_finite {
+            return Ok(());
+        }
+        let most = self.t.options.most_skipped;
+        if self.t.ledger.skipped.is_some_and(|(_, in_a_row)| in_a_row >= most) {
+            return Err(Error::input(
+                format!(
+                    "{most} steps in a row up to step {} were skipped: their gradients are not finite",
+                    step.step
+                ),
+                "go on from an earlier checkpoint with a lower learning rate or a longer warm-up; if activations are bf16, try f32",
+            ));
+        }
+        if step.loss.is_finite() || is_skipped {
+            return Ok(());
+        }
+        Err(Error::input(
+            format!("the loss is {} in step {}", step.loss, step.step),
+            "train with a lower learning rate or a longer warm-up; if activations are bf16, try f32; or allow losses that are not finite",
+        ))
+    }
+
+    /// Whether the loss of a step is to be taken back.
+    fn judge(&mut self, step: &Step, position: u64) -> Result<Option<Spike>> {
+        let Some(spikes) = self.t.options.spikes else { return Ok(None) };
+        let limit = spikes.limit(&self.t.ledger.losses);
+        // What is no number has not changed anything, or ends training.
+        let Some(limit) = limit.filter(|limit| step.loss > *limit && step.loss.is_finite()) else {
+            spike::remember(&mut self.t.ledger.losses, step.loss, spikes.window);
+            return Ok(None);
+        };
+        let Step { step, loss, .. } = *step;
+        let what = format!(
+            "the loss of step {step} is {loss:.4}, after {} steps of at most {limit:.4}",
+            spikes.window
+        );
+        if self.t.ledger.rollbacks >= spikes.rollbacks {
+            return Err(Error::input(
+                format!("{what}, and training went back {} times already", self.t.ledger.rollbacks),
+                "go on from an earlier checkpoint with a lower learning rate, look at the data, or allow more",
+            ));
+        }
+        if !self.t.saver.as_ref().is_some_and(Saver::has_one) {
+            self.t.observer.warning(&format!("{what}, but there is no checkpoint to go back to yet"));
+            spike::remember(&mut self.t.ledger.losses, loss, spikes.window);
+            return Ok(None);
+        }
+        self.t.observer.warning(&what);
+        Ok(Some(Spike { step, position, loss, limit }))
+    }
+
+    /// Takes the state from the last checkpoint; the batches since then are left out. Returns its step.
+    ///
+    /// Nothing needs to be saved for this: a run that is killed before the next checkpoint goes on from the same one,
+    /// comes to the same loss, and goes back as this one did.
+    fn go_back(&mut self, spike: &Spike) -> Result<u64> {
+        for later in std::mem::take(&mut self.in_flight) {
+            // Whatever comes of these is not used.
+            let _ = later.outputs.wait();
+        }
+        let Some(saver) = &mut self.t.saver else {
+            return Err(Error::input(
+                "there are no checkpoints to go back to",
+                "name a folder for checkpoints",
+            ));
+        };
+        let resumed = saver.back(self.t.session, self.t.observer)?;
+        let batches = (resumed.ledger.position, spike.position + 1);
+        let rollbacks = self.t.ledger.rollbacks + 1;
+        self.t.ledger = Ledger { position: batches.1, rollbacks, ..resumed.ledger };
+        let to = resumed.step;
+        self.t.log.keep(to)?;
+        self.t.events.begin(to + 1)?;
+        self.history.back_to(to);
+        self.last_end = None;
+        self.t.observer.back(to);
+        self.t.observer.doing(&format!(
+            "going on from step {to} without the batches {} to {}",
+            batches.0,
+            batches.1 - 1
+        ));
+        let Spike { step: from, loss, limit, .. } = *spike;
+        self.rollback = Some(Rollback { from, to, loss, limit, batches });
+        Ok(to)
+    }
+}
