@@ -8,7 +8,7 @@
 //! search for a good way to run a program), [`device`] (plugins and clients), [`tensors`]
 //! (safetensors), [`folder`] (writing things whole), [`hf`] (models of Hugging Face's transformers), [`reading`] (text
 //! for training), [`run_folder`], [`signals`], [`summary`] and [`progress`] (what is said about training),
-//! [`diagnostics`] and [`failure`] (about mistakes).
+//! [`page`] (runs to look at), [`diagnostics`] and [`failure`] (about mistakes).
 
 mod ahead;
 mod artefact;
@@ -23,6 +23,7 @@ mod folder;
 mod hf;
 mod lower;
 mod model;
+mod page;
 mod placement;
 mod plan;
 mod progress;

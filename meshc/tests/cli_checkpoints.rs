@@ -8,27 +8,7 @@ use std::{
     io::{BufRead, BufReader},
     process::{Command, Stdio},
 };
-use support::{Ran, Workplace, cpu_plugin, home, model};
-
-/// A model of a size that trains in milliseconds.
-const TINY: [&str; 16] = [
-    "--set",
-    "batch=4",
-    "--set",
-    "d_model=16",
-    "--set",
-    "d_ff=16",
-    "--set",
-    "heads=2",
-    "--set",
-    "d_kv=8",
-    "--set",
-    "input_length=32",
-    "--set",
-    "target_length=16",
-    "--set",
-    "layers=1",
-];
+use support::{Ran, TINY, Workplace, cpu_plugin, model, text};
 
 fn args<'a>(model: &'a str, data: &'a str, steps: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let first =
@@ -38,10 +18,12 @@ fn args<'a>(model: &'a str, data: &'a str, steps: &'a str, more: &[&'a str]) -> 
 
 /// Step, loss and norm of the gradient of every line.
 fn lines(place: &Workplace) -> Vec<(u64, f64, f64)> {
-    let text = fs::read_to_string(place.at("m.jsonl")).unwrap();
     let number = |l: &Value, key: &str| l[key].as_f64().unwrap();
-    let lines = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
-    lines.map(|l| (l["step"].as_u64().unwrap(), number(&l, "loss"), number(&l, "grad_norm"))).collect()
+    place
+        .metrics("m.jsonl")
+        .iter()
+        .map(|l| (l["step"].as_u64().unwrap(), number(l, "loss"), number(l, "grad_norm")))
+        .collect()
 }
 
 fn json(ran: &Ran) -> Value {
@@ -50,7 +32,7 @@ fn json(ran: &Ran) -> Value {
 
 #[test]
 fn a_killed_run_goes_on_as_if_nothing_had_happened() {
-    let (path, data) = (model("t5_tiny.rs"), home().join("mesh/src").display().to_string());
+    let (path, data) = (model("t5_tiny.rs"), text());
     let (straight, killed) = (Workplace::new(), Workplace::new());
     straight.run_on_cpu(&args(&path, &data, "40", &["--seed", "3", "--save-every", "10"])).succeeds();
 
@@ -67,10 +49,9 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
     training.kill().unwrap(); // SIGKILL.
     training.wait().unwrap();
     // So that it was killed in time, whatever it had got to.
-    for entry in fs::read_dir(killed.at("ck")).unwrap() {
-        let path = entry.unwrap().path();
-        if !path.ends_with("step_00000010") && !path.ends_with("step_00000020") {
-            fs::remove_dir_all(path).unwrap();
+    for name in killed.folders("ck") {
+        if name != "step_00000010" && name != "step_00000020" {
+            fs::remove_dir_all(killed.at("ck").join(name)).unwrap();
         }
     }
     let ran = killed.run_on_cpu(&args(&path, &data, "40", &["--resume", "--save-every", "10"])).succeeds();
@@ -127,12 +108,12 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
     killed.run(&["checkpoint", "prune", "ck", "--keep", "1", "--dry-run"]).succeeds();
     let pruned = killed.run(&["checkpoint", "prune", "ck", "--keep", "1"]).succeeds();
     assert_eq!(pruned.out.lines().filter(|l| l.starts_with("removed")).count(), 4, "{}", pruned.out);
-    assert_eq!(fs::read_dir(killed.at("ck")).unwrap().count(), 1);
+    assert_eq!(killed.folders("ck").len(), 1);
 }
 
 #[test]
 fn what_cannot_be_saved_or_resumed() {
-    let (path, data) = (model("t5_tiny.rs"), home().join("mesh/src").display().to_string());
+    let (path, data) = (model("t5_tiny.rs"), text());
     let place = Workplace::new();
     for (given, part) in [(&["--resume"][..], "--checkpoint-dir"), (&["--keep", "0"], "at least the newest")]
     {
@@ -162,7 +143,7 @@ fn what_cannot_be_saved_or_resumed() {
     let ran =
         ran.fails(&["warning: training goes on without a checkpoint: writing", "step 4/4", "File too large"]);
     assert!(ran.err.contains("00000.safetensors"), "{}", ran.err);
-    assert_eq!(fs::read_dir(place.at("ck")).unwrap().count(), 0, "nothing is left behind");
+    assert_eq!(place.folders("ck"), [""; 0], "nothing is left behind");
 }
 
 #[test]

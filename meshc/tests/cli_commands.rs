@@ -9,7 +9,7 @@ use std::{
     process::Stdio,
     thread,
 };
-use support::{Workplace, cpu_plugin, home, model};
+use support::{Workplace, cpu_plugin, model, text, tiny_switch};
 
 /// The files of a folder.
 fn files(place: &Workplace, folder: &str) -> BTreeMap<String, Vec<u8>> {
@@ -167,27 +167,10 @@ fn a_run_computes_what_the_program_says() {
     }
 }
 
-const TINY: [&str; 14] = [
-    "--set",
-    "batch=4",
-    "--set",
-    "d_model=16",
-    "--set",
-    "d_ff=16",
-    "--set",
-    "heads=2",
-    "--set",
-    "d_kv=8",
-    "--set",
-    "layers=1",
-    "--set",
-    "experts=2",
-];
-
 #[test]
 fn training_writes_metrics_and_a_summary() {
     let place = Workplace::new();
-    let (path, data) = (model("switch_tiny.rs"), home().join("mesh/src").display().to_string());
+    let (path, data) = (model("switch_tiny.rs"), text());
     let args = [
         "train",
         &path,
@@ -207,7 +190,7 @@ fn training_writes_metrics_and_a_summary() {
         "--eval-batches",
         "1",
     ];
-    let ran = place.run_on_cpu(&[&args[..], &TINY].concat()).succeeds();
+    let ran = place.run_on_cpu(&[&args[..], &tiny_switch()].concat()).succeeds();
     for part in ["switch_tiny", "parameters", "layout", "memory", "step 4/4: loss", "held-out text"] {
         assert!(ran.err.contains(part), "`{part}` is not in:\n{}", ran.err);
     }
@@ -229,10 +212,10 @@ fn training_writes_metrics_and_a_summary() {
 #[test]
 fn a_signal_stops_training_after_the_steps_under_way() {
     let place = Workplace::new();
-    let (path, data) = (model("switch_tiny.rs"), home().join("mesh/src").display().to_string());
+    let (path, data) = (model("switch_tiny.rs"), text());
     let args = ["train", &path, "--data", &data, "--steps", "1000000", "--metrics", "m.jsonl"];
     let mut training = place
-        .meshc(&[&args[..], &TINY].concat())
+        .meshc(&[&args[..], &tiny_switch()].concat())
         .env("MESH_PJRT_PLUGIN", cpu_plugin())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -4,7 +4,7 @@
 mod support;
 
 use std::{fs, path::Path, process::Command};
-use support::{Workplace, cpu_plugin, home, model};
+use support::{Workplace, cpu_plugin, model, text, tiny_switch};
 
 /// Compiles models/matmul.rs with `args`, which must fail with `parts` in the message and leave nothing.
 #[track_caller]
@@ -323,30 +323,10 @@ fn tensors_that_do_not_fit() {
 
 // Data and devices.
 
-/// A tiny switch_tiny on tiny data.
-const TINY: [&str; 16] = [
-    "--set",
-    "batch=4",
-    "--set",
-    "d_model=16",
-    "--set",
-    "d_ff=16",
-    "--set",
-    "heads=2",
-    "--set",
-    "d_kv=8",
-    "--set",
-    "layers=1",
-    "--set",
-    "experts=2",
-    "--steps",
-    "2",
-];
-
 #[track_caller]
 fn train_fails(place: &Workplace, args: &[&str], parts: &[&str]) {
     let path = model("switch_tiny.rs");
-    place.run_on_cpu(&[&["train", &path][..], &TINY, args].concat()).fails(parts);
+    place.run_on_cpu(&[&["train", &path, "--steps", "2"][..], &tiny_switch(), args].concat()).fails(parts);
 }
 
 #[test]
@@ -386,7 +366,7 @@ fn a_mesh_larger_than_the_devices() {
 #[test]
 fn metrics_that_cannot_be_written() {
     let place = Workplace::new();
-    let data = home().join("mesh/src").display().to_string();
+    let data = text();
     train_fails(&place, &["--data", &data, "--metrics", "no/such/folder.jsonl"], &["no/such/folder.jsonl"]);
     assert!(place.entries().is_empty());
 }

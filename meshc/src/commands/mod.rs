@@ -11,6 +11,7 @@ mod plan;
 mod plugin;
 mod report;
 mod run;
+mod runs;
 mod score;
 mod train;
 
@@ -42,6 +43,8 @@ pub enum Command {
     Run(run::Args),
     /// Train a model, or an artefact, on text
     Train(Box<train::Args>),
+    /// Training runs as a page: losses, throughput, loads of experts
+    Runs(runs::Args),
     /// Evaluate on held-out text: loss, perplexity, accuracy
     Eval(eval::Args),
     /// Generate text, or token ids, for each input
@@ -68,6 +71,7 @@ impl Command {
             Self::Plan(args) => return plan::run(&args),
             Self::Run(args) => run::run(&args)?,
             Self::Train(args) => return train::run(*args),
+            Self::Runs(args) => runs::run(&args)?,
             Self::Eval(args) => eval::run(&args)?,
             Self::Generate(args) => generate::run(&args)?,
             Self::Score(args) => score::run(&args)?,

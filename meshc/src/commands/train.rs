@@ -159,7 +159,9 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     let mut session = args.plugin.session(artefact)?;
     signals.begin();
     let from = args.from.clone().or(is_checkpoint.then(|| args.subject.clone()));
-    let options = train::Options { from, eval_data, ..args.options() };
+    let target: Option<Target> = session.artefact().manifest.target.parse().ok();
+    let peak = target.as_ref().and_then(Target::slice).map(|slice| slice.speed().flops);
+    let options = train::Options { from, eval_data, peak, ..args.options() };
     let manifest = session.artefact().manifest.clone();
     let (about, folder) = (args.resolved.clone(), args.run_dir.clone().or(args.checkpoint_dir.clone()));
     let run = run_folder.clone();

@@ -32,6 +32,36 @@ pub fn oracle(case: &str) -> Option<PathBuf> {
     None
 }
 
+/// Settings of a model of a size that trains in milliseconds.
+pub const TINY: [&str; 16] = [
+    "--set",
+    "batch=4",
+    "--set",
+    "d_model=16",
+    "--set",
+    "d_ff=16",
+    "--set",
+    "heads=2",
+    "--set",
+    "d_kv=8",
+    "--set",
+    "input_length=32",
+    "--set",
+    "target_length=16",
+    "--set",
+    "layers=1",
+];
+
+/// The same with experts.
+pub fn tiny_switch() -> Vec<&'static str> {
+    [&TINY[..], &["--set", "experts=8"]].concat()
+}
+
+/// Text of the source tree to train on.
+pub fn text() -> String {
+    home().join("mesh/src").display().to_string()
+}
+
 /// The CPU plugin, installed on first use like a user's.
 pub fn cpu_plugin() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
@@ -113,6 +143,23 @@ impl Workplace {
     pub fn run_on_cpu(&self, args: &[&str]) -> Ran {
         let output = self.meshc(args).env("MESH_PJRT_PLUGIN", cpu_plugin()).output();
         Ran::new(output.expect("meshc starts"))
+    }
+
+    /// Names of the folders in one of its folders.
+    pub fn folders(&self, name: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.at(name)).expect("the folder can be read").flatten();
+        let mut names: Vec<String> = entries
+            .filter(|e| e.path().is_dir())
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The lines of a file of metrics.
+    pub fn metrics(&self, name: &str) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(self.at(name)).expect("there is a file of metrics");
+        text.lines().map(|line| serde_json::from_str(line).expect("lines are JSON")).collect()
     }
 
     /// Compiles the smallest model for a mesh, and returns the artefact's name.

@@ -3,17 +3,8 @@
 use crate::{Result, Session};
 use std::fs;
 
-/// TPU generations and the most operations a second of a chip, in bf16, as their maker states them.
-const CHIPS: [(&str, f64); 7] = [
-    ("v2", 46e12),
-    ("v3", 123e12),
-    ("v4", 275e12),
-    ("v5e", 197e12),
-    ("v5p", 459e12),
-    ("v6e", 918e12),
-    ("tpu7x", 2307e12),
-];
-/// The same of GPUs, by a part of the name that the plugin gives; matrices without sparsity.
+/// GPUs, by a part of the name that the plugin gives, and the most operations a second in bf16, as their maker states
+/// them for matrices without sparsity.
 const GPUS: [(&str, f64); 3] = [("H200", 989e12), ("H100", 989e12), ("A100", 312e12)];
 
 /// What it knows of the program and its devices.
@@ -25,9 +16,10 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    pub(super) fn new(session: &Session) -> Result<Self> {
+    /// `peak`: the most operations a second of one device, if that is known.
+    pub(super) fn new(session: &Session, peak: Option<f64>) -> Result<Self> {
         let devices = session.state_devices()?;
-        let ideal_seconds = ideal_seconds(session, &devices);
+        let ideal_seconds = ideal_seconds(session, &devices, peak);
         Ok(Self { devices, ideal_seconds })
     }
 
@@ -48,26 +40,20 @@ impl Meter {
     }
 }
 
-fn ideal_seconds(session: &Session, devices: &[pjrt::Device]) -> std::result::Result<f64, String> {
-    let manifest = &session.artefact().manifest;
-    let mut parts = manifest.target.split(':');
-    let all = match (parts.next(), parts.next(), parts.next()) {
-        (Some("tpu"), Some(generation), Some(shape)) => {
-            let chip = CHIPS.iter().find(|(name, _)| *name == generation);
-            let (_, peak) = chip.ok_or_else(|| format!("the peak of TPU {generation} is not known"))?;
-            peak * shape.split('x').filter_map(|n| n.parse::<f64>().ok()).product::<f64>()
-        }
-        (Some("gpu"), ..) => {
-            let about = devices.first().map(pjrt::Device::description).transpose();
-            let about = about.map_err(|e| e.to_string())?.map(|d| d.kind).unwrap_or_default();
-            let known = GPUS.iter().find(|(name, _)| about.contains(name));
-            let (_, peak) = known.ok_or_else(|| format!("the peak of `{about}` is not known"))?;
-            peak * devices.len() as f64
-        }
-        _ => return Err(format!("the peak of target {} is not known", manifest.target)),
-    };
+fn ideal_seconds(
+    session: &Session,
+    devices: &[pjrt::Device],
+    peak: Option<f64>,
+) -> std::result::Result<f64, String> {
+    let target = &session.artefact().manifest.target;
+    let about = devices.first().and_then(|d| d.description().ok()).map(|d| d.kind).unwrap_or_default();
+    let of_gpu =
+        || GPUS.iter().find(|(name, _)| target == "gpu" && about.contains(name)).map(|(_, peak)| *peak);
+    let peak = peak
+        .or_else(of_gpu)
+        .ok_or_else(|| format!("how fast a device of target {target} ({about}) is at most is not known"))?;
     let needed = model_flops(session).ok_or("the program does not say how many operations a step is")?;
-    Ok(needed / all)
+    Ok(needed / (peak * devices.len() as f64))
 }
 
 /// Operations of a step without what is computed a second time to save memory: three times a forward pass, which the

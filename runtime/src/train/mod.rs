@@ -82,6 +82,8 @@ pub struct Options {
     pub spikes: Option<Spikes>,
     /// So many steps in a row that the program skips because they are not finite end training.
     pub most_skipped: u64,
+    /// The most operations a second of one device, if that is known, to say what share of them is used.
+    pub peak: Option<f64>,
     /// Go on when a loss is no finite number, and when one step after the other is skipped.
     pub allow_non_finite: bool,
 }
@@ -104,6 +106,7 @@ impl Default for Options {
             min_delta: 0.0,
             spikes: None,
             most_skipped: 10,
+            peak: None,
             allow_non_finite: false,
         }
     }
@@ -229,7 +232,7 @@ pub fn run(
     let ledger = resumed.map_or_else(|| Ledger::at(done), |r| r.ledger);
     log.keep(done)?;
     events.begin(done + 1)?;
-    let meter = Meter::new(session)?;
+    let meter = Meter::new(session, options.peak)?;
     if let Some(why) = meter.reason() {
         observer.doing(&format!("no FLOPs utilization in the metrics: {why}"));
     }

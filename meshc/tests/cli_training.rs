@@ -1,0 +1,346 @@
+//! Training runs as users start, configure, stop and look at them.
+
+mod support;
+
+use serde_json::Value;
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, ChildStderr, Command, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+use support::{Ran, TINY, Workplace, cpu_plugin, home, model, text, tiny_switch};
+
+/// An artefact of a small model on eight devices, compiled once for all tests of this file.
+fn artefact() -> &'static str {
+    static ONCE: OnceLock<(Workplace, String)> = OnceLock::new();
+    let (_, path) = ONCE.get_or_init(|| {
+        let place = Workplace::new();
+        let path = model("switch_tiny.rs");
+        let first = ["compile", &path, "--mesh", "data=2,expert=4", "-o", "a"];
+        place.run(&[&first[..], &tiny_switch()].concat()).succeeds();
+        let path = place.at("a").display().to_string();
+        (place, path)
+    });
+    path
+}
+
+/// `meshc train` in a place with a cache of its own, in which nothing is compiled yet.
+fn train(place: &Workplace, args: &[&str]) -> Command {
+    let mut command = place.meshc(&[&["train"][..], args].concat());
+    command.env("MESH_PJRT_PLUGIN", cpu_plugin()).env("MESH_CACHE", place.at("cache"));
+    command
+}
+
+fn runs(place: &Workplace, args: &[&str]) -> Ran {
+    Ran::new(train(place, args).output().unwrap())
+}
+
+fn losses(lines: &[Value]) -> Vec<&Value> {
+    lines.iter().map(|line| &line["loss"]).collect()
+}
+
+#[test]
+fn a_configuration_a_run_folder_and_nothing_compiled_twice() {
+    let place = Workplace::new();
+    place.write(
+        "t.toml",
+        format!(
+            "model = {:?}\ndata = [{:?}]\nsteps = 100\nsave_every = 2\nrun-dir = \"run\"\nseed = 5\n",
+            artefact(),
+            text()
+        ),
+    );
+    let first = runs(&place, &["--config", "t.toml", "--steps", "4"]).succeeds();
+    for part in [
+        "steps = 4",
+        "# flag",
+        "seed = 5",
+        "# t.toml:6",
+        "metrics = \"run/metrics.jsonl\"",
+        "# default",
+        "# batch = 4",
+    ] {
+        assert!(first.out.contains(part), "`{part}`: {}", first.out);
+    }
+    for part in ["init: compiled in", "train_step: compiled in", "no FLOPs utilization", "target cpu"] {
+        assert!(first.err.contains(part), "`{part}`: {}", first.err);
+    }
+    let config = fs::read_to_string(place.at("run/config.toml")).unwrap();
+    assert!(config.contains("steps = 4") && config.contains("save-every = 2"), "{config}");
+    assert_eq!(place.folders("run/checkpoints"), ["step_00000002", "step_00000004"]);
+    let lines = place.metrics("run/metrics.jsonl");
+    assert_eq!(lines.len(), 4);
+    assert!(
+        lines[0]["host_memory"].as_u64() > Some(1 << 20) && lines[0].get("mfu").is_none(),
+        "{}",
+        lines[0]
+    );
+    let events = fs::read_dir(place.at("run/tensorboard")).unwrap().next().unwrap().unwrap();
+    assert!(events.metadata().unwrap().len() > 1000);
+    let about: Value = serde_json::from_slice(&fs::read(place.at("run/run.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&about["program"], &about["executables"][1]["cached"]),
+        (&"switch_tiny".into(), &false.into())
+    );
+
+    // The resolved configuration is one: the run goes on with it, and compiles nothing.
+    let again = runs(&place, &["--config", "run/config.toml", "--resume", "--steps", "6"]).succeeds();
+    assert!(
+        again.err.contains("train_step: from the cache in") && !again.err.contains("compiled"),
+        "{}",
+        again.err
+    );
+    // The same bits as a run without interruption, whose programs come from the cache, too.
+    let straight = runs(&place, &["--config", "t.toml", "--steps", "6", "--run-dir", "straight"]).succeeds();
+    assert!(straight.err.contains("init: from the cache"), "{}", straight.err);
+    let (a, b) = (place.metrics("run/metrics.jsonl"), place.metrics("straight/metrics.jsonl"));
+    assert_eq!((losses(&a), a.len()), (losses(&b), 6));
+    let diff = ["run", "straight"].map(|run| format!("{run}/checkpoints/step_00000006"));
+    place.run(&["checkpoint", "diff", &diff[0], &diff[1]]).succeeds();
+
+    // Damaged entries are made again; nothing is kept, or taken, without the cache.
+    let cache = place.at("cache/executables");
+    for entry in fs::read_dir(&cache).unwrap().map(|e| e.unwrap().path()) {
+        let mut bytes = fs::read(&entry).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(entry, bytes).unwrap();
+    }
+    let damaged = runs(&place, &["--config", "run/config.toml", "--resume", "--steps", "7"]).succeeds();
+    assert!(
+        damaged.err.contains("was damaged") && damaged.err.contains("train_step: compiled"),
+        "{}",
+        damaged.err
+    );
+    fs::remove_dir_all(&cache).unwrap();
+    let without = ["--config", "run/config.toml", "--resume", "--steps", "8", "--no-executable-cache"];
+    let without = runs(&place, &without).succeeds();
+    assert!(without.err.contains("train_step: compiled") && !cache.exists(), "{}", without.err);
+
+    // One run, and two of them, as a page.
+    let page = place.run(&["runs", "run"]).succeeds();
+    assert_eq!(page.out.trim(), "run/index.html");
+    let html = fs::read_to_string(place.at("run/index.html")).unwrap();
+    for part in ["Throughput", "load of experts, encoder", "data:image/png;base64,", "switch_tiny"] {
+        assert!(html.contains(part), "`{part}`");
+    }
+    assert!(!html.contains("<script") && !html.contains("http"));
+    place.run(&["runs", "run", "straight"]).fails(&["-o FILE.html"]);
+    place.run(&["runs", "run", "straight", "-o", "both.html"]).succeeds();
+    place.run(&["runs", "cache"]).fails(&["`cache` is no run", "--run-dir"]);
+
+    place.write("slip.toml", "steps = 4\nsave_evry = 2\n");
+    let slip = runs(&place, &["--config", "slip.toml"]);
+    slip.fails(&["slip.toml:2: there is no option `save_evry`", "did you mean `save-every`?"]);
+}
+
+#[test]
+fn training_stops_when_nothing_gets_better_and_keeps_the_best() {
+    let place = Workplace::new();
+    let text = text();
+    let more = [
+        "--steps",
+        "1000",
+        "--eval-every",
+        "2",
+        "--eval-batches",
+        "1",
+        "--patience",
+        "2",
+        "--min-delta",
+        "100",
+    ];
+    let keep =
+        ["--run-dir", "r", "--save-every", "1", "--keep", "2", "--keep-every", "3", "--keep-best", "1"];
+    let license = home().join("LICENSE").display().to_string();
+    let first = [artefact(), "--data", &text, "--eval-data", &license];
+    let ran = runs(&place, &[&first[..], &more, &keep].concat()).succeeds();
+    assert!(ran.out.contains("stopped early after step 6"), "{}", ran.out);
+    let lines = place.metrics("r/metrics.jsonl");
+    let evals: Vec<f64> = lines.iter().filter_map(|l| l["eval"]["loss"].as_f64()).collect();
+    assert_eq!((lines.len(), evals.len()), (6, 3));
+    let best = (1..=3).min_by(|a, b| evals[a - 1].total_cmp(&evals[b - 1])).unwrap() * 2;
+    let mut kept = vec![3, best as u64, 5, 6];
+    kept.sort_unstable();
+    kept.dedup();
+    let kept: Vec<String> = kept.iter().map(|step| format!("step_{step:08}")).collect();
+    assert_eq!(place.folders("r/checkpoints"), kept);
+    // It knows so when it is started again.
+    let again = [&first[..], &more, &keep, &["--resume"]].concat();
+    assert!(runs(&place, &again).succeeds().out.contains("stopped early after step 6"));
+}
+
+/// A process that says what it does, and its lines.
+struct Running {
+    child: Child,
+    said: Vec<String>,
+    lines: std::io::Lines<BufReader<ChildStderr>>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        Self { child, said: Vec::new(), lines }
+    }
+
+    /// Reads until a line begins like this.
+    #[track_caller]
+    fn until(&mut self, begin: &str) {
+        loop {
+            let line =
+                self.lines.next().unwrap_or_else(|| panic!("no `{begin}` in {:#?}", self.said)).unwrap();
+            self.said.push(line);
+            if self.said.last().is_some_and(|line| line.starts_with(begin)) {
+                return;
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+    }
+
+    /// Waits for the end: the exit code, and everything that was said.
+    fn end(mut self) -> (Option<i32>, String) {
+        self.said.extend(self.lines.map_while(Result::ok));
+        (self.child.wait().unwrap().code(), self.said.join("\n"))
+    }
+}
+
+#[test]
+fn a_signal_while_a_plugin_is_installed_ends_it_at_once() {
+    let place = Workplace::new();
+    let bin = place.write("bin/python3", "#!/bin/sh\n[ \"$1\" = -c ] && exit 0\nexec sleep 20\n");
+    Command::new("chmod").arg("+x").arg(&bin).status().unwrap();
+    let path = format!("{}:{}", bin.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let data = text();
+    let mut command = train(&place, &[artefact(), "--data", &data, "--run-dir", "r"]);
+    command.env_remove("MESH_PJRT_PLUGIN").env_remove("VIRTUAL_ENV").env("PATH", path);
+    let mut running = Running::start(command);
+    running.until("no CPU plugin found: installing");
+    let begin = Instant::now();
+    running.signal("-TERM");
+    let id = running.child.wait().unwrap().code();
+    assert_eq!(id, Some(143));
+    assert!(begin.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_signal_while_compiling_saves_what_there_is() {
+    let place = Workplace::new();
+    let data = text();
+    let args = [artefact(), "--data", &data, "--run-dir", "r", "--seed", "3"];
+    let mut running = Running::start(train(&place, &[&args[..], &["--steps", "1000000"]].concat()));
+    running.until("compiling train_step");
+    running.signal("-TERM");
+    let (code, said) = running.end();
+    assert_eq!(code, Some(143), "{said}");
+    assert!(said.contains("step 0: saved in r/checkpoints/step_00000000"), "{said}");
+    // From there it is the run that it would have been.
+    runs(&place, &[&args[..], &["--steps", "3", "--resume"]].concat()).succeeds();
+    let whole = [&args[..4], &["other", "--seed", "3", "--steps", "3"]].concat();
+    runs(&place, &whole).succeeds();
+    let (a, b) = (place.metrics("r/metrics.jsonl"), place.metrics("other/metrics.jsonl"));
+    assert_eq!((losses(&a), a.len()), (losses(&b), 3));
+
+    // The second one does not wait for a compiler.
+    fs::remove_dir_all(place.at("cache")).unwrap();
+    let mut running = Running::start(train(&place, &[&args[..4], &["third", "--steps", "10"]].concat()));
+    running.until("compiling train_step");
+    running.signal("-INT");
+    running.until("stopping");
+    running.signal("-INT");
+    let (code, said) = running.end();
+    assert_eq!(code, Some(130), "{said}");
+    assert!(!said.contains("saved") && place.folders("third/checkpoints").is_empty(), "{said}");
+}
+
+#[test]
+fn a_signal_while_evaluating_and_a_second_writer() {
+    let place = Workplace::new();
+    let data = text();
+    // An evaluation that takes a while.
+    place.write("long.txt", fs::read(home().join("LICENSE")).unwrap().repeat(200));
+    let long = ["--eval-data", "long.txt", "--eval-every", "1"];
+    let args = [artefact(), "--data", &data, "--run-dir", "r", "--steps"];
+    let mut running = Running::start(train(&place, &[&args[..], &["1000000"], &long].concat()));
+    running.until("eval_step: compiled");
+    // The lock is taken, and known to whoever comes second; it costs him nothing.
+    let second = runs(&place, &[&args[..], &["5", "--resume"]].concat());
+    second.fails(&["`r/checkpoints` is being written to by process", "help:"]);
+    running.signal("-TERM");
+    let (code, said) = running.end();
+    assert_eq!(code, Some(143), "{said}");
+    assert_eq!(place.folders("r/checkpoints"), ["step_00000001"], "{said}");
+    let before = place.metrics("r/metrics.jsonl");
+    assert!(before.len() == 1 && before[0].get("eval").is_none(), "{before:?}");
+    // The evaluation that is due comes first, and its line gets it.
+    let short = ["--eval-batches", "1", "--resume"];
+    runs(&place, &[&args[..], &["2"], &long, &short].concat()).succeeds();
+    let after = place.metrics("r/metrics.jsonl");
+    assert!(after.len() == 2 && after.iter().all(|l| l["eval"]["loss"].is_f64()), "{after:?}");
+    assert_eq!(after[0]["loss"], before[0]["loss"]);
+    assert!(!Path::new(&place.at("r/checkpoints/.lock")).exists());
+}
+
+/// Sentences that a model soon knows, and among them `odd` of what it cannot know.
+fn sentences(odd: usize) -> String {
+    let mut out = "the cat sat on the mat. ".repeat(3000);
+    let mut seed = 1u64;
+    for i in 0..odd {
+        let noise: String = (0..40)
+            .map(|_| {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                char::from(33 + (seed >> 33) as u8 % 90)
+            })
+            .collect();
+        let at = (i + 1) * out.len() / (odd + 2) / 24 * 24;
+        out.insert_str(at, &noise);
+    }
+    out
+}
+
+#[test]
+fn a_loss_that_jumps_is_taken_back_and_its_batches_left_out() {
+    let place = Workplace::new();
+    place.write("noisy.txt", sentences(8));
+    let path = model("t5_tiny.rs");
+    place.run(&[&["compile", &path, "-o", "dense"][..], &TINY].concat()).succeeds();
+    let args = |dir: &'static str, steps: &'static str| {
+        let first =
+            ["dense", "--data", "noisy.txt", "--run-dir", dir, "--steps", steps, "--save-every", "10"];
+        [&first[..], &["--spike-sigmas", "5", "--spike-window", "20"]].concat()
+    };
+    let ran = runs(&place, &args("r", "300")).succeeds();
+    let lines = place.metrics("r/metrics.jsonl");
+    assert_eq!(lines.len(), 300, "{}", ran.err);
+    let back: Vec<&Value> = lines.iter().filter_map(|l| l.get("rollback")).collect();
+    assert!(!back.is_empty() && ran.out.contains("went back to a checkpoint"), "{}", ran.err);
+    let first = back[0];
+    let number = |key: &str| first[key].as_u64().unwrap();
+    assert!(number("to") % 10 == 0 && number("from") > number("to"), "{first}");
+    assert!(first["loss"].as_f64() > first["limit"].as_f64(), "{first}");
+    // The data goes on after the batch that jumped, and checkpoints know it.
+    let left_out: u64 =
+        back.iter().map(|b| b["batches"][1].as_u64().unwrap() - b["batches"][0].as_u64().unwrap()).sum();
+    let listed = place.run(&["checkpoint", "list", "r/checkpoints/step_00000300", "--json"]).succeeds();
+    let facts: Value = serde_json::from_str(&listed.out).unwrap();
+    assert_eq!(facts["facts"]["data_position"], (300 + left_out).to_string());
+
+    // Interrupted right after the first return and resumed, it is the same.
+    let stop = number("to") + 1;
+    let stop: &'static str = Box::leak(stop.to_string().into_boxed_str());
+    runs(&place, &args("s", stop)).succeeds();
+    runs(&place, &[&args("s", "300")[..], &["--resume"]].concat()).succeeds();
+    let resumed = place.metrics("s/metrics.jsonl");
+    assert_eq!(losses(&resumed), losses(&lines));
+
+    // So often and no more.
+    let ran = runs(&place, &[&args("u", "300")[..], &["--max-rollbacks", "0"]].concat());
+    ran.fails(&["the loss of step", "went back 0 times already", "learning rate"]);
+}
