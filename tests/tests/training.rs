@@ -41,6 +41,7 @@ fn a_run_writes_every_step_and_can_go_on() {
         seed: Some(4),
         metrics: Some(path.clone()),
         eval_every: Some(5),
+        peak: Some(1e9),
         ..Options::default()
     };
     let mut straight = session(&tiny(), "data=2", "");
@@ -53,6 +54,15 @@ fn a_run_writes_every_step_and_can_go_on() {
 
     let written = lines(&path);
     assert_eq!(written.len(), 12);
+    // Two devices of 10^9 operations a second: what is used of them in the time of a step is what a model needs.
+    let functions = &straight.artefact().manifest.functions;
+    let forward =
+        functions.iter().find(|f| f.name == "eval_step").and_then(|f| f.cost).expect("it has a cost");
+    for line in &written {
+        let used = line["mfu"].as_f64().unwrap() * line["step_ms"].as_f64().unwrap() / 1e3 * 2e9;
+        let needed = 3.0 * 2.0 * forward.flops_per_device as f64;
+        assert!((used / needed - 1.0).abs() < 1e-3, "{used} {needed}");
+    }
     for (n, line) in written.iter().enumerate() {
         assert_eq!(line["step"], n as u64 + 1);
         for key in ["loss", "tokens_per_s", "step_ms", "wait_ms", "grad_norm", "learning_rate", "aux_loss"] {

@@ -68,8 +68,8 @@ fn means<'a>(
     batches: impl Iterator<Item = OfText<'a>>,
     stop: &AtomicBool,
 ) -> Result<Option<BTreeMap<String, f64>>> {
-    let mut sums = BTreeMap::<String, f64>::new();
-    // Of all, and of each text: what names begin with, and how many tokens there are.
+    // Of all (the empty name) and of each text: means times tokens, and tokens.
+    let mut sums = BTreeMap::<(String, String), f64>::new();
     let mut tokens = BTreeMap::<String, usize>::new();
     for batch in batches {
         if stop.load(Ordering::Relaxed) {
@@ -77,23 +77,23 @@ fn means<'a>(
         }
         let (batch, text) = batch?;
         let weight = batch.target_tokens();
-        let of: Vec<String> =
-            [String::new()].into_iter().chain(text.map(|name| format!("{name}/"))).collect();
+        let texts: Vec<&str> = [""].into_iter().chain(text).collect();
         for (name, value) in session.call("eval_step", &batch.feeds())?.wait()? {
             if value.dims.is_empty() {
                 let value = value.to_f64()?[0] * weight as f64;
-                of.iter().for_each(|of| *sums.entry(format!("{of}{name}")).or_default() += value);
+                for text in &texts {
+                    *sums.entry(((*text).to_owned(), name.clone())).or_default() += value;
+                }
             }
         }
-        of.into_iter().for_each(|of| *tokens.entry(of).or_default() += weight);
+        texts.into_iter().for_each(|text| *tokens.entry(text.to_owned()).or_default() += weight);
     }
-    let count = |name: &str| {
-        let of = name.rsplit_once('/').map_or("", |(text, _)| &name[..=text.len()]);
-        tokens.get(of).copied().unwrap_or(0) as f64
-    };
-    let mut means: BTreeMap<String, f64> =
-        sums.into_iter().map(|(name, sum)| (name.clone(), sum / count(&name))).collect();
+    let full =
+        |text: &str, name: &str| if text.is_empty() { name.to_owned() } else { format!("{text}/{name}") };
+    let mean =
+        |((text, name), sum): ((String, String), f64)| (full(&text, &name), sum / tokens[&text] as f64);
+    let mut means: BTreeMap<String, f64> = sums.into_iter().map(mean).collect();
     // The mean number of tokens in a batch says nothing; their number does.
-    means.extend(tokens.into_iter().map(|(of, tokens)| (format!("{of}tokens"), tokens as f64)));
+    means.extend(tokens.iter().map(|(text, tokens)| (full(text, "tokens"), *tokens as f64)));
     Ok(Some(means))
 }
