@@ -332,11 +332,12 @@ fn a_loss_that_jumps_is_taken_back_and_its_batches_left_out() {
     let facts: Value = serde_json::from_str(&listed.out).unwrap();
     assert_eq!(facts["facts"]["data_position"], (300 + left_out).to_string());
 
-    // Interrupted right after the first return and resumed, it is the same.
-    let stop = number("to") + 1;
-    let stop: &'static str = Box::leak(stop.to_string().into_boxed_str());
-    runs(&place, &args("s", stop)).succeeds();
-    runs(&place, &[&args("s", "300")[..], &["--resume"]].concat()).succeeds();
+    // Interrupted before the first return, and again after it: the same.
+    let steps = |step: u64| -> &'static str { Box::leak(step.to_string().into_boxed_str()) };
+    runs(&place, &args("s", steps(number("to")))).succeeds();
+    for step in [number("to") + 10, 300] {
+        runs(&place, &[&args("s", steps(step))[..], &["--resume"]].concat()).succeeds();
+    }
     let resumed = place.metrics("s/metrics.jsonl");
     assert_eq!(losses(&resumed), losses(&lines));
 
