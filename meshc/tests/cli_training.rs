@@ -20,7 +20,9 @@ fn artefact() -> &'static str {
         let place = Workplace::new();
         let path = model("switch_tiny.rs");
         let first = ["compile", &path, "--mesh", "data=2,expert=4", "-o", "a"];
-        place.run(&[&first[..], &tiny_switch()].concat()).succeeds();
+        let settings: Vec<&str> =
+            tiny_switch().into_iter().map(|s| if s == "batch=4" { "batch=8" } else { s }).collect();
+        place.run(&[&first[..], &settings].concat()).succeeds();
         let path = place.at("a").display().to_string();
         (place, path)
     });
@@ -61,7 +63,7 @@ fn a_configuration_a_run_folder_and_nothing_compiled_twice() {
         "# t.toml:6",
         "metrics = \"run/metrics.jsonl\"",
         "# default",
-        "# batch = 4",
+        "# batch = 8",
     ] {
         assert!(first.out.contains(part), "`{part}`: {}", first.out);
     }
@@ -310,15 +312,16 @@ fn a_loss_that_jumps_is_taken_back_and_its_batches_left_out() {
     let place = Workplace::new();
     place.write("noisy.txt", sentences(8));
     let path = model("t5_tiny.rs");
-    place.run(&[&["compile", &path, "-o", "dense"][..], &TINY].concat()).succeeds();
+    let fast = ["--set", "lr=0.02", "--set", "warmup=10"];
+    place.run(&[&["compile", &path, "-o", "dense"][..], &TINY, &fast].concat()).succeeds();
     let args = |dir: &'static str, steps: &'static str| {
         let first =
             ["dense", "--data", "noisy.txt", "--run-dir", dir, "--steps", steps, "--save-every", "10"];
         [&first[..], &["--spike-sigmas", "5", "--spike-window", "20"]].concat()
     };
-    let ran = runs(&place, &args("r", "300")).succeeds();
+    let ran = runs(&place, &args("r", "200")).succeeds();
     let lines = place.metrics("r/metrics.jsonl");
-    assert_eq!(lines.len(), 300, "{}", ran.err);
+    assert_eq!(lines.len(), 200, "{}", ran.err);
     let back: Vec<&Value> = lines.iter().filter_map(|l| l.get("rollback")).collect();
     assert!(!back.is_empty() && ran.out.contains("went back to a checkpoint"), "{}", ran.err);
     let first = back[0];
@@ -328,20 +331,20 @@ fn a_loss_that_jumps_is_taken_back_and_its_batches_left_out() {
     // The data goes on after the batch that jumped, and checkpoints know it.
     let left_out: u64 =
         back.iter().map(|b| b["batches"][1].as_u64().unwrap() - b["batches"][0].as_u64().unwrap()).sum();
-    let listed = place.run(&["checkpoint", "list", "r/checkpoints/step_00000300", "--json"]).succeeds();
+    let listed = place.run(&["checkpoint", "list", "r/checkpoints/step_00000200", "--json"]).succeeds();
     let facts: Value = serde_json::from_str(&listed.out).unwrap();
-    assert_eq!(facts["facts"]["data_position"], (300 + left_out).to_string());
+    assert_eq!(facts["facts"]["data_position"], (200 + left_out).to_string());
 
     // Interrupted before the first return, and again after it: the same.
     let steps = |step: u64| -> &'static str { Box::leak(step.to_string().into_boxed_str()) };
     runs(&place, &args("s", steps(number("to")))).succeeds();
-    for step in [number("to") + 10, 300] {
+    for step in [number("to") + 10, 200] {
         runs(&place, &[&args("s", steps(step))[..], &["--resume"]].concat()).succeeds();
     }
     let resumed = place.metrics("s/metrics.jsonl");
     assert_eq!(losses(&resumed), losses(&lines));
 
     // So often and no more.
-    let ran = runs(&place, &[&args("u", "300")[..], &["--max-rollbacks", "0"]].concat());
+    let ran = runs(&place, &[&args("u", "200")[..], &["--max-rollbacks", "0"]].concat());
     ran.fails(&["the loss of step", "went back 0 times already", "learning rate"]);
 }
