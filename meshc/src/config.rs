@@ -40,6 +40,8 @@ pub enum Origin {
     File(PathBuf, usize),
     /// Nobody said anything.
     Default,
+    /// Nobody said anything, and it follows from other values.
+    Derived,
     /// The model says so.
     Model,
 }
@@ -49,7 +51,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Flag => f.write_str("flag"),
             Self::File(path, line) => write!(f, "{}:{line}", path.display()),
-            Self::Default => f.write_str("default"),
+            Self::Default | Self::Derived => f.write_str("default"),
             Self::Model => f.write_str("model"),
         }
     }
@@ -77,7 +79,7 @@ impl Resolved {
         }
     }
 
-    /// As a file that `--config` takes. What the model says is comments.
+    /// As a file that `--config` takes. What the model says, and what follows from other values, is comments.
     pub fn toml(&self) -> String {
         let mut text = String::new();
         let tables: Vec<&str> = self.entries.iter().map(|(table, ..)| table.as_str()).collect();
@@ -92,7 +94,7 @@ impl Resolved {
                 text += &format!("\n[{table}]\n");
             }
             for (_, key, value, origin) in self.entries.iter().filter(|(t, ..)| t == table) {
-                let mark = if *origin == Origin::Model { "# " } else { "" };
+                let mark = if matches!(origin, Origin::Model | Origin::Derived) { "# " } else { "" };
                 text += &format!("{:40} # {origin}\n", format!("{mark}{} = {value}", bare(key)));
             }
         }

@@ -9,8 +9,9 @@ use crate::{Error, Result};
 use pjrt::Client;
 use std::{
     env, fs,
-    fs::File,
+    fs::{File, Permissions},
     io::Write,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -125,8 +126,11 @@ impl Executables {
     pub(crate) fn write(&self, entry: &Path, executable: &[u8]) -> Result<()> {
         let failed = || Error::io("keeping the executable", entry);
         fs::create_dir_all(&self.folder).map_err(Error::io("creating the folder", &self.folder))?;
-        let mut scratch =
-            tempfile::Builder::new().prefix(".new").tempfile_in(&self.folder).map_err(failed())?;
+        let mut scratch = tempfile::Builder::new()
+            .prefix(".new")
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(&self.folder)
+            .map_err(failed())?;
         scratch
             .write_all(HEAD)
             .and_then(|()| scratch.write_all(blake3::hash(executable).as_bytes()))

@@ -203,17 +203,17 @@ impl Args {
             ("tensorboard", &self.tensorboard),
         ];
         for (key, value) in places {
-            value.iter().for_each(|value| all.derive(key, &path(value), Origin::Default));
+            value.iter().for_each(|value| all.derive(key, &path(value), Origin::Derived));
         }
         if self.eval_data.is_empty() {
-            all.derive("held-out", &held_out.to_string(), Origin::Default);
+            all.derive("held-out", &held_out.to_string(), Origin::Derived);
         }
         // A run that goes on takes the checkpoint's.
         if !self.resume {
-            all.derive("seed", "0", Origin::Default);
+            all.derive("seed", "0", Origin::Derived);
         }
         let manifest = &artefact.manifest;
-        all.derive("target", &manifest.target, Origin::Default);
+        all.derive("target", &manifest.target, Origin::Derived);
         all.derive("layout", &manifest.layout, Origin::Model);
         all.derive("state-layout", &manifest.state_layout, Origin::Model);
         manifest.facts.iter().for_each(|(key, value)| all.fact(key, value));
