@@ -171,7 +171,8 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     });
     let result = train::run(&mut session, source, &options, &mut progress, &signals.stop);
     progress.end();
-    if let Some(folder) = &run_folder {
+    // A run that was refused leaves what another one has written.
+    if let Some(folder) = run_folder.as_ref().filter(|_| !session.made().is_empty()) {
         folder.describe(&session.artefact().manifest, session.made())?;
     }
     let summary = result.with_context(|| format!("training stopped ({})", args.kept()))?;

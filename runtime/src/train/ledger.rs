@@ -9,7 +9,8 @@ const POSITION: &str = "data_position";
 const LOSSES: &str = "recent_losses";
 const ROLLBACKS: &str = "rollbacks";
 const SKIPPED: &str = "skipped_in_a_row";
-const BEST: &str = "best_eval";
+const LOWEST: &str = "best_eval";
+const BEST: &str = "eval_to_beat";
 const STALE: &str = "evaluations_since_best";
 const DUE: &str = "evaluation_due";
 
@@ -28,6 +29,8 @@ pub(super) struct Ledger {
     /// What the program's count of skipped steps was, and how many of the last steps in a row were skipped.
     pub skipped: Option<(f64, u64)>,
     /// The step with the smallest loss on held-out text, and that loss.
+    pub lowest: Option<(u64, f64)>,
+    /// The last step that was better than all before by as much as is asked for, and its loss.
     pub best: Option<(u64, f64)>,
     /// Evaluations since then.
     pub stale: u64,
@@ -50,6 +53,7 @@ impl Ledger {
             losses: numbers(facts, LOSSES).into(),
             rollbacks: number(facts, ROLLBACKS).unwrap_or(0),
             skipped: pair(facts, SKIPPED),
+            lowest: pair(facts, LOWEST),
             best: pair(facts, BEST),
             stale: number(facts, STALE).unwrap_or(0),
             eval: number(facts, EVAL_LOSS).map(|loss| (step, loss)),
@@ -73,6 +77,9 @@ impl Ledger {
         if let Some((count, in_a_row)) = self.skipped {
             put(SKIPPED, two(count, in_a_row));
         }
+        if let Some((at, loss)) = self.lowest {
+            put(LOWEST, two(at, loss));
+        }
         if let Some((at, loss)) = self.best {
             put(BEST, two(at, loss));
             put(STALE, self.stale.to_string());
@@ -89,6 +96,9 @@ impl Ledger {
     pub(super) fn evaluated(&mut self, step: u64, loss: f64, delta: f64) {
         self.eval = Some((step, loss));
         self.due = false;
+        if self.lowest.is_none_or(|(_, lowest)| loss < lowest) && !loss.is_nan() {
+            self.lowest = Some((step, loss));
+        }
         if self.best.is_none_or(|(_, best)| loss < best - delta) && !loss.is_nan() {
             self.best = Some((step, loss));
             self.stale = 0;
@@ -130,6 +140,7 @@ mod tests {
             ledger.evaluated(step, loss, 0.1);
         }
         assert_eq!((ledger.best, ledger.stale), (Some((20, 1.0)), 2));
+        assert_eq!(ledger.lowest, Some((30, 0.95)));
         ledger.due = true;
         let mut facts = Facts::new();
         ledger.note(&mut facts, 44);

@@ -117,7 +117,7 @@ impl Steps<'_> {
                 loader = self.loader(step)?;
                 continue;
             }
-            let best = self.t.ledger.best.is_some_and(|(best, _)| best == step);
+            let best = self.t.ledger.lowest.is_some_and(|(lowest, _)| lowest == step);
             let keeps_best = self.t.saver.as_ref().is_some_and(Saver::keeps_best);
             if save || evaluate && best && keeps_best {
                 self.save(step)?;
@@ -248,7 +248,7 @@ impl Steps<'_> {
         }
         let mut summary = self.history.summary(self.begin.elapsed(), end == End::Stopped);
         summary.stopped_early = end == End::Early;
-        summary.best_eval = self.t.ledger.best;
+        summary.best_eval = self.t.ledger.lowest;
         summary.rollbacks = self.t.ledger.rollbacks;
         Ok(summary)
     }
