@@ -1,6 +1,5 @@
 //! `meshc plan`: a good mesh, layout, state layout and settings for a model on a slice.
 
-
 use crate::{
     ahead::{Ahead, TargetArgs},
     device::{PluginArgs, environment},
@@ -15,6 +14,7 @@ use crate::{
         search,
         space::{KNOBS, Space},
     },
+    signals::Signals,
     target::Target,
 };
 use anyhow::{Context, Result};
@@ -95,6 +95,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut space = Space::new(&program.module, slice.devices(), &args.placement);
     space.knobs = knobs(args, &evaluator);
     let signals = Signals::watch()?;
+    // What is found so far is worth something from the start.
+    signals.begin();
     let bar = bar();
     let best = |ranked: &Ranked| format!("{} {}", ranked.candidate.mesh, seconds(ranked.estimate.seconds()));
     let progress = |done: usize, all: usize, found: Option<&Ranked>| {
@@ -123,7 +125,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     match signals.stop.load(Ordering::Relaxed) {
         true => {
             eprintln!("stopped early: this is the best so far");
-            Ok(ExitCode::from(128 + signals.which()))
+            Ok(ExitCode::from(signals.code()))
         }
         false => Ok(ExitCode::SUCCESS),
     }
