@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 use clap::ArgGroup;
 use runtime::{
     Artefact,
-    checkpoint::Keep,
+    checkpoint::{Keep, is_url},
     data::Task,
     train::{self, Spikes},
 };
@@ -164,6 +164,7 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     let options = train::Options { from, eval_data, peak, ..args.options() };
     let manifest = session.artefact().manifest.clone();
     let (about, folder) = (args.resolved.clone(), args.run_dir.clone().or(args.checkpoint_dir.clone()));
+    let folder = folder.filter(|folder| !is_url(folder));
     let run = run_folder.clone();
     let mut progress = Progress::new(args.steps, signals.stop.clone()).first(move || {
         folder.map_or(Ok(()), |folder| run_folder::keep_config(&folder, &about))?;

@@ -7,7 +7,7 @@
 use super::{Observer, Options, ledger::Ledger, lock::Lock};
 use crate::{
     Error, Result, Session,
-    checkpoint::{Checkpoint, Facts, Keep, Which, Writer, folder, keep},
+    checkpoint::{Checkpoint, Facts, Keep, Which, Writer, folder, is_url, keep},
     data::Source,
 };
 use std::{
@@ -35,8 +35,8 @@ pub(super) struct Saver {
     /// The step that was saved last, or that this run began with.
     last: Option<u64>,
     at_work: Option<(u64, JoinHandle<Result<()>>)>,
-    /// Last: it goes when nothing is written any more.
-    _lock: Lock,
+    /// Last: it goes when nothing is written any more. Object stores have no locks.
+    _lock: Option<Lock>,
 }
 
 /// What a run goes on from.
@@ -64,7 +64,7 @@ impl Saver {
         let mut facts = session.checkpoint_facts();
         facts.insert(DATA.into(), data.digest());
         facts.insert(TOKENIZER.into(), data.tokenizer().identity().to_owned());
-        let lock = Lock::take(&saving.folder)?;
+        let lock = (!is_url(&saving.folder)).then(|| Lock::take(&saving.folder)).transpose()?;
         let mut saver = Self { saving: saving.clone(), facts, last: None, at_work: None, _lock: lock };
         let found = folder::list(&saving.folder)?;
         let place = saving.folder.display();
