@@ -2,17 +2,19 @@
 //!
 //! What is assumed of the backend: state stays in place, and a new value of a state is written over the
 //! old one if nothing needs the old one any more (donation); renames and reshapes are views; what is cheap
-//! to make (constants, iotas, random numbers, broadcasts) and element-by-element results with one user of
-//! the same kind, or a fold, are never stored; a loop holds its stacked results from its start and the
+//! to make (constants, iotas, random numbers, broadcasts) and element-by-element results are never stored if
+//! all their users are of the same kind, or folds, and there is one user or they are cheap to make again (what
+//! they are made of is then held until the last user); parameters that a loop casts to a narrower type slice by
+//! slice are cast whole before it; a loop holds its stacked results from its start and the
 //! most that one iteration needs; what a loop would make anew in every iteration from what it never changes is made
 //! once before it and held throughout. Buffers are not fragmented. The real plugin's figure is in its memory
 //! statistics; this one is there before anything is compiled, and says which values are to blame.
 
 use super::{bytes, part::part, place};
 use mesh::{
-    Body, Function, Inst, Mesh, Module, Op, StateId, Value,
+    Body, DType, Function, Inst, Mesh, Module, Op, StateId, Type, Value,
     arena::Id,
-    ir::{Collective, Control, Elementwise, Index, Phase, Reduce, Shape, StateKind, StateOp},
+    ir::{Binary, Collective, Control, Elementwise, Index, Phase, Reduce, Shape, StateKind, StateOp, Unary},
     text::print_type,
 };
 use serde::{Deserialize, Serialize};
@@ -144,7 +146,7 @@ pub(super) fn timeline(mesh: &Mesh, f: &Function, memory: &Memory) -> Vec<Moment
 fn moments(mesh: &Mesh, body: &Body, fixed: &[Value], base: u64, all: &mut Vec<Moment>) {
     let lives = Lives::of(mesh, body, fixed);
     for (i, inst) in body.insts.iter().enumerate() {
-        let bytes = base + lives.at(i).map(|v| lives.bytes[v.index()]).sum::<u64>();
+        let bytes = base + lives.sum(i);
         let (scope, backward) = (inst.site.scope.to_string(), inst.site.phase == Phase::Backward);
         all.push(Moment { scope, backward, bytes });
         for inner in inst.op.bodies() {
@@ -176,9 +178,10 @@ fn most(mesh: &Mesh, body: &Body, fixed: &[Value]) -> Most {
         let inner = inst.op.bodies().into_iter().map(|b| most(mesh, b, unchanged(&inst.op, b)));
         let inner = inner.max_by_key(|m| m.bytes).unwrap_or_default();
         let outer = || lives.at(i);
-        let bytes = inner.bytes + outer().map(|v| lives.bytes[v.index()]).sum::<u64>();
+        let bytes = inner.bytes + lives.sum(i);
         if bytes > best.bytes {
             let mut held: Vec<Kept> = outer().map(|v| lives.held(mesh, body, v)).collect();
+            held.extend(lives.casts_at(i).map(|c| c.kept.clone()));
             held.extend(inner.held);
             best = Most { bytes, held };
         }
@@ -211,6 +214,17 @@ struct Lives {
     crosses: Vec<bool>,
     /// The instruction that makes the value.
     maker: Vec<Option<usize>>,
+    /// Parameters in a narrower type, for loops.
+    casts: Vec<Cast>,
+}
+
+/// A parameter that is cast whole for the loops that cast its slices.
+struct Cast {
+    of: usize,
+    to: DType,
+    from: usize,
+    until: usize,
+    kept: Kept,
 }
 
 impl Lives {
@@ -223,6 +237,7 @@ impl Lives {
             to: vec![0; n],
             crosses: vec![false; n],
             maker: vec![None; n],
+            casts: Vec::new(),
         };
         for (i, inst) in body.insts.iter().enumerate() {
             for r in &inst.results {
@@ -248,6 +263,9 @@ impl Lives {
                 let forward = body.insts[lives.from[a]].site.phase == Phase::Forward;
                 lives.crosses[a] |= forward && inst.site.phase == Phase::Backward;
             }
+        }
+        lives.hold_operands(body, &root);
+        for (i, inst) in body.insts.iter().enumerate() {
             lives.reuse(inst, i, &root);
         }
         for inst in &body.insts {
@@ -256,7 +274,64 @@ impl Lives {
             }
         }
         lives.hoist(body, fixed);
+        lives.cast_whole(mesh, body, fixed, &root);
         lives
+    }
+
+    /// What an element-by-element result that is not stored is made of is held as long as the result is used.
+    fn hold_operands(&mut self, body: &Body, root: &[usize]) {
+        for inst in body.insts.iter().rev().filter(|inst| matches!(inst.op, Op::Elementwise(_))) {
+            let r = root[inst.results[0].index()];
+            if self.bytes[r] > 0 || r != inst.results[0].index() {
+                continue;
+            }
+            for a in &inst.args {
+                let a = root[a.index()];
+                self.to[a] = self.to[a].max(self.to[r]);
+            }
+        }
+    }
+
+    /// Parameters whose slices (or which themselves) a loop casts to a narrower type: compilers cast them once,
+    /// before the loop, and out of loops that do not change them.
+    fn cast_whole(&mut self, mesh: &Mesh, body: &Body, fixed: &[Value], root: &[usize]) {
+        for (i, inst) in body.insts.iter().enumerate() {
+            let Op::Control(Control::Scan(scan)) = &inst.op else { continue };
+            for (arg, param) in inst.args.iter().zip(&scan.body.params).skip(scan.carries) {
+                let of = root[arg.index()];
+                let is_fixed = fixed.iter().any(|v| root[v.index()] == of);
+                let read =
+                    self.maker[of].is_some_and(|m| matches!(body.insts[m].op, Op::State(StateOp::Read(_))));
+                if !is_fixed && !read {
+                    continue;
+                }
+                for user in scan.body.insts.iter().filter(|u| u.args.first() == Some(param)) {
+                    let Op::Elementwise(Elementwise::Cast(to)) = user.op else { continue };
+                    let ty = Type { dtype: to, ..body.ty(*arg).clone() };
+                    if to.bytes() < body.ty(*arg).dtype.bytes() {
+                        let (from, until) = if is_fixed { (0, body.insts.len()) } else { (i, i) };
+                        self.add_cast(mesh, of, &ty, from, until, user);
+                    }
+                }
+            }
+        }
+    }
+
+    fn add_cast(&mut self, mesh: &Mesh, of: usize, ty: &Type, from: usize, until: usize, user: &Inst) {
+        if let Some(known) = self.casts.iter_mut().find(|c| c.of == of && c.to == ty.dtype) {
+            known.until = known.until.max(until);
+            return;
+        }
+        let held = Held {
+            r#type: print_type(ty, mesh),
+            bytes: bytes(mesh, ty),
+            source: place(&user.site),
+            scope: user.site.scope.to_string(),
+        };
+        let names: Vec<&str> = ty.names().map(|n| n.as_str()).collect();
+        let dims = names.join(" × ");
+        let kept = Kept { held, kept: false, purpose: "parameters in the type of activations", dims };
+        self.casts.push(Cast { of, to: ty.dtype, from, until, kept });
     }
 
     /// What is made element by element of `fixed` values alone is made once, before the loop.
@@ -264,6 +339,15 @@ impl Lives {
         let mut same = vec![false; self.bytes.len()];
         fixed.iter().for_each(|v| same[v.index()] = true);
         for inst in body.insts.iter().filter(|_| !fixed.is_empty()) {
+            if let (Op::Elementwise(Elementwise::Cast(to)), Some(x)) = (&inst.op, inst.args.first())
+                && fixed.contains(x)
+                && to.bytes() < body.ty(*x).dtype.bytes()
+            {
+                // Outside of the loop, where `cast_whole` counts it.
+                self.bytes[inst.results[0].index()] = 0;
+                same[inst.results[0].index()] = true;
+                continue;
+            }
             let cheap = matches!(inst.op, Op::Elementwise(_)) || is_view(&inst.op);
             if !cheap || !inst.args.iter().all(|a| same[a.index()]) {
                 continue;
@@ -303,6 +387,16 @@ impl Lives {
     fn at(&self, i: usize) -> impl Iterator<Item = Value> + '_ {
         let live = move |v: &usize| self.bytes[*v] > 0 && self.from[*v] <= i && i <= self.to[*v];
         (0..self.bytes.len()).filter(live).map(Value::new)
+    }
+
+    fn casts_at(&self, i: usize) -> impl Iterator<Item = &Cast> {
+        self.casts.iter().filter(move |c| c.from <= i && i <= c.until)
+    }
+
+    /// Bytes held while instruction `i` runs.
+    fn sum(&self, i: usize) -> u64 {
+        let values: u64 = self.at(i).map(|v| self.bytes[v.index()]).sum();
+        values + self.casts_at(i).map(|c| c.kept.held.bytes).sum::<u64>()
     }
 
     fn held(&self, mesh: &Mesh, body: &Body, v: Value) -> Kept {
@@ -423,7 +517,7 @@ pub(super) fn stored(inst: &Inst, users: &[Option<&Inst>]) -> bool {
         | Op::State(StateOp::Read(_) | StateOp::Write(_)) => false,
         Op::Elementwise(_) | Op::Index(Index::OneHot { dim: _, dtype: _ }) => {
             let fused = |user: &Option<&Inst>| user.is_some_and(|u| takes_in(&u.op));
-            !(users.len() == 1 && users.iter().all(fused))
+            !(users.iter().all(fused) && !users.is_empty() && (users.len() == 1 || made_again(&inst.op)))
         }
         Op::Shape(
             Shape::Rename { pairs: _ }
@@ -446,6 +540,44 @@ pub(super) fn stored(inst: &Inst, users: &[Option<&Inst>]) -> bool {
         | Op::Reduce(_)
         | Op::Collective(_)
         | Op::Control(Control::Scan(_) | Control::Cond { then: _, otherwise: _ } | Control::Grad) => true,
+    }
+}
+
+/// Whether a result is rather computed again for every user than stored.
+fn made_again(op: &Op) -> bool {
+    match op {
+        Op::Elementwise(Elementwise::Unary(f)) => match f {
+            Unary::Neg
+            | Unary::Abs
+            | Unary::Sign
+            | Unary::Relu
+            | Unary::Floor
+            | Unary::RoundBf16
+            | Unary::Not
+            | Unary::IsFinite => true,
+            Unary::Exp
+            | Unary::Log
+            | Unary::Log1p
+            | Unary::Sqrt
+            | Unary::Rsqrt
+            | Unary::Sin
+            | Unary::Cos
+            | Unary::Tanh
+            | Unary::Logistic
+            | Unary::Gelu => false,
+        },
+        Op::Elementwise(Elementwise::Binary(f)) => !matches!(f, Binary::Div | Binary::Rem | Binary::Pow),
+        Op::Elementwise(
+            Elementwise::Compare(_) | Elementwise::Select | Elementwise::Cast(_) | Elementwise::StopGradient,
+        ) => true,
+        Op::Contract(_)
+        | Op::Reduce(_)
+        | Op::Shape(_)
+        | Op::Index(_)
+        | Op::Random(_)
+        | Op::State(_)
+        | Op::Control(_)
+        | Op::Collective(_) => false,
     }
 }
 

@@ -9,9 +9,11 @@
 mod collectives;
 pub mod compiled;
 mod flops;
+pub mod html;
 mod memory;
 pub mod optimized;
 pub mod part;
+pub mod placed;
 mod purposes;
 pub mod table;
 #[cfg(test)]
@@ -60,6 +62,9 @@ pub struct Report {
     /// Memory from instruction to instruction.
     #[serde(default)]
     pub timeline: Vec<Moment>,
+    /// How state and inputs are cut over the mesh.
+    #[serde(default)]
+    pub placed: Vec<placed::Placed>,
     /// All communication, in program order of first appearance.
     pub collectives: Vec<CollectiveUse>,
     /// Bytes sent by one device in one step, by the axes they go over.
@@ -156,6 +161,7 @@ pub fn report(local: &Module, function: Option<&str>) -> Result<Report, Diagnost
         flops_per_device_by_part: by_part,
         timeline: memory::timeline(mesh, f, &peak),
         peak_bytes_per_device: peak,
+        placed: placed::all(local, f),
         traffic: collectives::traffic(&collectives),
         collectives,
     })

@@ -15,6 +15,7 @@ use compiler::{
     report::{
         Report,
         compiled::Compiled,
+        html,
         optimized::{self, Optimized},
     },
 };
@@ -41,6 +42,9 @@ pub struct Args {
     /// Print it as JSON: parameters, flops_per_sequence, flops_per_device, peak_bytes_per_device, collectives, …
     #[arg(long)]
     json: bool,
+    /// Write it as one page with pictures: which device holds what, memory along the program, bytes by axes
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// Reports.
@@ -52,6 +56,13 @@ pub fn run(args: &Args) -> Result<()> {
     let (reports, compiled) = if compiled { stored(args)? } else { (made(args)?, Vec::new()) };
     let report = choose(&reports, args.function.as_deref())?;
     let compiled = compiled.into_iter().find(|c| c.function == report.function);
+    if let Some(file) = &args.html {
+        folder::write_file(file, html::page(report, compiled.as_ref()).as_bytes())?;
+        if !args.json {
+            println!("{}", file.display());
+            return Ok(());
+        }
+    }
     if args.json {
         let mut value = serde_json::to_value(report)?;
         if let (Value::Object(fields), Some(compiled)) = (&mut value, &compiled) {
@@ -100,7 +111,8 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
 /// An optimized program by itself: what it does. `--mesh` names its axes.
 fn optimized(args: &Args) -> Result<()> {
     let path = &args.subject;
-    if !args.settings.is_empty() || args.function.is_some() || args.placement.layout.is_some() {
+    let wrong = args.function.is_some() || args.placement.layout.is_some() || args.html.is_some();
+    if !args.settings.is_empty() || wrong {
         return Err(failure(
             format!("`{}` is an optimized program: it has no settings, functions or layouts", path.display()),
             "leave all options out but --mesh, which names groups of devices, and --json",

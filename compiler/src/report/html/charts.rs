@@ -1,0 +1,229 @@
+//! Bars and lines.
+
+use super::{escape, section, table};
+use crate::report::{
+    Report,
+    compiled::Compiled,
+    table::{count, size},
+};
+use std::fmt::Write;
+
+const WIDTH: f64 = 1040.0;
+const COLOURS: [&str; 10] = [
+    "#3b6fb6", "#7fa7d9", "#9aa3b0", "#c9ced8", "#d9822b", "#e8b36f", "#5a9e6f", "#a3cfae", "#b05b8a",
+    "#d9a6c4",
+];
+
+/// Whether it fits: what is held at the peak, beside what a device has and what the compiler says.
+pub(super) fn fit(report: &Report, compiled: Option<&Compiled>) -> String {
+    let m = &report.peak_bytes_per_device;
+    let state = [
+        ("parameters", m.parameters),
+        ("optimizer slots", m.slots),
+        ("counters", m.counters),
+        ("inputs", m.inputs),
+    ];
+    let mut parts: Vec<(String, u64)> = state.iter().map(|(what, n)| ((*what).to_owned(), *n)).collect();
+    parts.extend(m.purposes.iter().map(|s| (s.what.clone(), s.bytes)));
+    let usable = compiled.map_or(0, |c| c.usable_bytes);
+    let peak = compiled.and_then(|c| c.memory).map_or(0, |m| m.peak);
+    let most = [usable, peak, m.total, 1].into_iter().max().unwrap_or(1) as f64;
+    let mut svg = String::new();
+    let mut x = 0.0;
+    for (i, (what, bytes)) in parts.iter().enumerate() {
+        let width = *bytes as f64 / most * WIDTH;
+        let colour = COLOURS[i % COLOURS.len()];
+        // Writing to a string does not fail.
+        let _ = write!(
+            svg,
+            "<rect x=\"{x:.1}\" y=\"0\" width=\"{width:.1}\" height=\"34\" fill=\"{colour}\"><title>{}: {}</title></rect>",
+            escape(what),
+            size(*bytes)
+        );
+        x += width;
+    }
+    let mut mark = |bytes: u64, words: &str, y: u32| {
+        if bytes > 0 {
+            let x = bytes as f64 / most * (WIDTH - 2.0);
+            let _ = write!(
+                svg,
+                "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"0\" y2=\"{y}\" stroke=\"#b3261e\" stroke-width=\"2\"/>\
+                 <text x=\"{:.1}\" y=\"{y}\" text-anchor=\"end\">{words} {}</text>",
+                x - 4.0,
+                size(bytes)
+            );
+        }
+    };
+    mark(peak, "compiler’s peak", 48);
+    mark(usable, "a device has", 64);
+    let rows = parts.iter().enumerate().filter(|(_, (_, bytes))| *bytes > 0).map(|(i, (what, bytes))| {
+        let share = 100.0 * *bytes as f64 / (m.total.max(1)) as f64;
+        format!(
+            "<tr><td><svg width=\"12\" height=\"12\"><rect width=\"12\" height=\"12\" fill=\"{}\"/></svg></td>\
+             <td>{}</td><td class=\"n\">{}</td><td class=\"n\">{share:.1} %</td></tr>",
+            COLOURS[i % COLOURS.len()],
+            escape(what),
+            size(*bytes)
+        )
+    });
+    let legend: String = rows.collect();
+    let note = match (usable, peak) {
+        (0, _) => format!("At the peak one device holds {} by our estimate.", size(m.total)),
+        (usable, 0) => {
+            format!("Our estimate is {} of the {} that a device has.", size(m.total), size(usable))
+        }
+        (usable, peak) => format!(
+            "It {}: the compiler needs {} of {}, {} {}; our estimate is {}.",
+            if peak <= usable { "fits" } else { "does not fit" },
+            size(peak),
+            size(usable),
+            size(usable.abs_diff(peak)),
+            if peak <= usable { "are left" } else { "are missing" },
+            size(m.total)
+        ),
+    };
+    let shares = |title: &str, all: &[crate::report::Share]| {
+        let rows = all.iter().take(12).map(|s| vec![s.what.clone(), size(s.bytes)]);
+        table(&[title, "bytes"], "lr", rows)
+    };
+    let more = format!(
+        "<details><summary>by scope and by dims</summary><div class=\"grids\">{}{}</div></details>",
+        shares("made in", &m.scopes),
+        shares("with dims", &m.dims)
+    );
+    let body =
+        format!("<svg width=\"{WIDTH}\" height=\"70\" role=\"img\">{svg}</svg><table>{legend}</table>{more}");
+    section("Memory of one device", &note, &body)
+}
+
+/// Memory along the program.
+pub(super) fn timeline(report: &Report, compiled: Option<&Compiled>) -> String {
+    let all = &report.timeline;
+    let usable = compiled.map_or(0, |c| c.usable_bytes);
+    let Some(most) = all.iter().map(|m| m.bytes).max().filter(|n| *n > 0) else { return String::new() };
+    let top = most.max(usable.min(most * 2)) as f64 * 1.05;
+    let (height, step) = (220.0, WIDTH / all.len() as f64);
+    let y = |bytes: u64| height - bytes as f64 / top * height;
+    let mut svg = String::new();
+    for (i, m) in all.iter().enumerate() {
+        let colour = if m.backward { "#d9822b" } else { "#3b6fb6" };
+        // Writing to a string does not fail.
+        let _ = write!(
+            svg,
+            "<rect x=\"{:.2}\" y=\"{:.1}\" width=\"{:.2}\" height=\"{:.1}\" fill=\"{colour}\"><title>{}{}: {}</title></rect>",
+            i as f64 * step,
+            y(m.bytes),
+            step + 0.3,
+            height - y(m.bytes),
+            escape(if m.scope.is_empty() { "top" } else { &m.scope }),
+            if m.backward { ", backward" } else { "" },
+            size(m.bytes)
+        );
+    }
+    for (bytes, words) in [(most, "peak"), (usable, "a device has")] {
+        if bytes > 0 && bytes as f64 <= top {
+            let y = y(bytes);
+            let _ = write!(
+                svg,
+                "<line x1=\"0\" x2=\"{WIDTH}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#b3261e\"/>\
+                 <text x=\"4\" y=\"{:.1}\">{words} {}</text>",
+                (y - 3.0).max(10.0),
+                size(bytes)
+            );
+        }
+    }
+    let note = "By our estimate, instruction by instruction, the body of each loop once; blue is the forward half, \
+                orange the backward half and the optimizer. Point at a column for its scope.";
+    let body = format!("<svg width=\"{WIDTH}\" height=\"{height}\" role=\"img\">{svg}</svg>");
+    section("Memory along the program", note, &body)
+}
+
+/// Bytes by mesh axes: ours, and those of the optimized program.
+pub(super) fn axes(report: &Report, compiled: Option<&Compiled>) -> String {
+    let program = compiled.and_then(|c| c.program.as_ref());
+    let mut names: Vec<String> = report.traffic.iter().map(|t| t.axes.join("+")).collect();
+    for used in program.iter().flat_map(|p| &p.axes) {
+        let name = used.axes.join("+");
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let rows: Vec<(String, Vec<f64>)> = names
+        .into_iter()
+        .map(|name| {
+            let ours =
+                report.traffic.iter().filter(|t| t.axes.join("+") == name).map(|t| t.wire_bytes as f64);
+            let theirs = |p: &crate::report::optimized::Optimized| -> f64 {
+                p.axes.iter().filter(|t| t.axes.join("+") == name).map(|t| t.wire_bytes).sum()
+            };
+            let mut bars = vec![ours.sum::<f64>()];
+            bars.extend(program.map(theirs));
+            (name, bars)
+        })
+        .collect();
+    let note = match program {
+        Some(_) => "Bytes that one device sends in one step: blue is ours, orange the optimized program’s.",
+        None => "Bytes that one device sends in one step.",
+    };
+    section("Bytes by mesh axes", note, &bars(&rows, |n| size(n.round() as u64)))
+}
+
+/// Arithmetic by purpose and part, and cycles by part.
+pub(super) fn arithmetic(report: &Report, compiled: Option<&Compiled>) -> String {
+    let p = report.flops_per_device_by_purpose;
+    let purposes = [
+        ("model and its gradient", p.model),
+        ("computed again (remat)", p.remat),
+        ("routing", p.routing),
+        ("empty slots of experts", p.empty_slots),
+    ];
+    let one = |(what, n): (&str, u64)| (what.to_owned(), vec![n as f64]);
+    let flops = |n: f64| format!("{}FLOP", count(n.round() as u64));
+    let rows: Vec<_> = purposes.into_iter().filter(|(_, n)| *n > 0).map(one).collect();
+    let mut html = bars(&rows, flops);
+    let parts: Vec<_> =
+        report.flops_per_device_by_part.iter().map(|p| one((p.part.as_str(), p.flops))).collect();
+    html += &bars(&parts, flops);
+    if let Some(program) = compiled.and_then(|c| c.program.as_ref()) {
+        let cycles: Vec<_> =
+            program.parts.iter().map(|p| one((p.part.as_str(), p.estimated_cycles))).collect();
+        html += "<p class=\"note\">Cycles that the compiler expects, collectives apart:</p>";
+        html += &bars(&cycles, |n| format!("{} cycles", count(n.round() as u64)));
+    }
+    section("Arithmetic of one device in one step", "Einsums: two for each multiply-add.", &html)
+}
+
+/// Horizontal bars, one or several a row.
+fn bars(rows: &[(String, Vec<f64>)], words: impl Fn(f64) -> String) -> String {
+    let most = rows.iter().flat_map(|(_, bars)| bars).fold(0.0, |a: f64, b| a.max(*b));
+    if most == 0.0 {
+        return String::new();
+    }
+    let (left, room) = (200.0, WIDTH - 330.0);
+    let mut svg = String::new();
+    let mut y = 0;
+    for (name, bars) in rows {
+        // Writing to a string does not fail.
+        let _ = write!(
+            svg,
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>",
+            left - 8.0,
+            y + 12,
+            escape(name)
+        );
+        for (value, colour) in bars.iter().zip(["#3b6fb6", "#d9822b"]) {
+            let width = value / most * room;
+            let _ = write!(
+                svg,
+                "<rect x=\"{left}\" y=\"{y}\" width=\"{width:.1}\" height=\"15\" fill=\"{colour}\"/>\
+                 <text x=\"{:.1}\" y=\"{}\">{}</text>",
+                left + width + 5.0,
+                y + 12,
+                escape(&words(*value))
+            );
+            y += 17;
+        }
+        y += 5;
+    }
+    format!("<svg width=\"{WIDTH}\" height=\"{y}\" role=\"img\">{svg}</svg>")
+}

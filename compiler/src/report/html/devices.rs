@@ -1,0 +1,150 @@
+//! Which device holds which part of which tensor: a grid of devices for each tensor, where devices of one colour
+//! hold the same numbers.
+
+use super::{escape, section};
+use crate::report::{
+    Report,
+    part::{PARTS, part},
+    placed::Placed,
+    table::size,
+};
+use mesh::{AxisId, Mesh};
+use std::fmt::Write;
+
+/// Up to how many devices have the part they hold written on them.
+const WRITTEN: usize = 64;
+
+/// The section, if the mesh has more than one device.
+pub(super) fn devices(report: &Report) -> String {
+    let Ok(mesh) = Mesh::parse(&report.mesh) else { return String::new() };
+    if mesh.devices() == 1 {
+        return String::new();
+    }
+    let note = format!(
+        "One square is one device, numbered row by row, of the mesh {}; the last axis changes fastest. Devices of one \
+         colour hold the same numbers; grey is held whole by all.",
+        escape(&report.mesh)
+    );
+    section("Which device holds what", &note, &grids(report, &mesh))
+}
+
+/// The grids of the largest parameter of each part of the model, and of the inputs.
+fn grids(report: &Report, mesh: &Mesh) -> String {
+    let mut chosen: Vec<&Placed> = Vec::new();
+    for name in PARTS {
+        let of_part = report.placed.iter().filter(|p| p.kind == "param" && part_of(p) == name);
+        chosen.extend(of_part.max_by_key(|p| p.dims.iter().map(|d| d.size).product::<usize>()));
+    }
+    chosen.extend(report.placed.iter().filter(|p| p.kind == "input" && !p.dims.is_empty()));
+    let grids: String = chosen.iter().map(|p| grid(p, mesh)).collect();
+    if grids.is_empty() { grids } else { format!("<div class=\"grids\">{grids}</div>") }
+}
+
+/// The part of the model that a parameter belongs to.
+fn part_of(tensor: &Placed) -> &'static str {
+    let routed = tensor.dims.iter().any(|d| d.name == "experts");
+    match part(&tensor.name) {
+        "dense FFN" | "attention" | "other" if routed => "experts",
+        other => other,
+    }
+}
+
+fn grid(tensor: &Placed, mesh: &Mesh) -> String {
+    let devices = mesh.devices();
+    let columns = columns(devices);
+    let side = (320 / columns).clamp(4, 36);
+    let split: Vec<(&str, usize, Vec<AxisId>)> = tensor
+        .dims
+        .iter()
+        .map(|d| (d.name.as_str(), d.size, d.axes.iter().filter_map(|a| mesh.find(a)).collect()))
+        .filter(|(_, _, axes): &(&str, usize, Vec<AxisId>)| !axes.is_empty())
+        .collect();
+    let shards: usize = split.iter().map(|(_, _, axes)| mesh.product(axes)).product();
+    let mut svg = String::new();
+    for device in 0..devices {
+        let (x, y) = (device % columns * side, device / columns * side);
+        let mut shard = 0;
+        let mut holds = Vec::new();
+        for (name, size, axes) in &split {
+            let at = mesh.index_along(device, axes);
+            let each = size / mesh.product(axes);
+            shard = shard * mesh.product(axes) + at;
+            holds.push((*name, at * each, (at + 1) * each - 1));
+        }
+        let colour = match shards {
+            1 => "#c9ced8".to_owned(),
+            n => format!("hsl({} 65% {}%)", shard * 360 / n, 62 + 14 * (shard % 2)),
+        };
+        let range = |(_, from, to): &(&str, usize, usize)| {
+            if from == to { format!("{from}") } else { format!("{from}–{to}") }
+        };
+        let named: Vec<String> = holds.iter().map(|h| format!("{} {}", h.0, range(h))).collect();
+        let title = if named.is_empty() { "all of it".to_owned() } else { named.join(", ") };
+        // Writing to a string does not fail.
+        let _ = write!(
+            svg,
+            "<rect x=\"{x}\" y=\"{y}\" width=\"{0}\" height=\"{0}\" fill=\"{colour}\"><title>device {device}: {1}</title></rect>",
+            side - 1,
+            escape(&title)
+        );
+        if devices <= WRITTEN
+            && side >= 28
+            && let Some(first) = holds.first()
+        {
+            let _ = write!(
+                svg,
+                "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\" style=\"font-size:8px\">{}</text>",
+                x + side / 2,
+                y + side / 2 + 3,
+                range(first)
+            );
+        }
+    }
+    let (width, height) = (columns * side, devices.div_ceil(columns) * side);
+    let shape: Vec<String> = tensor
+        .dims
+        .iter()
+        .map(|d| match d.axes.as_slice() {
+            [] => format!("{} {}", d.name, d.size),
+            axes => format!("{} {} over {}", d.name, d.size, axes.join("+")),
+        })
+        .collect();
+    let copies = devices / shards.max(1);
+    let copies = if copies == 1 { "no copies".to_owned() } else { format!("{copies} copies of each part") };
+    format!(
+        "<figure><figcaption><b>{}</b> ({})<br><small>{} · {} a device, {copies}</small></figcaption>\
+         <svg width=\"{width}\" height=\"{height}\" role=\"img\">{svg}</svg></figure>",
+        escape(&tensor.name),
+        if tensor.kind == "input" { "tokens" } else { "weights" },
+        escape(&shape.join(", ")),
+        size(tensor.bytes)
+    )
+}
+
+/// How many devices stand in a row.
+fn columns(devices: usize) -> usize {
+    (1..=devices).find(|n| n * n >= devices && devices.is_multiple_of(*n)).unwrap_or(devices)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::placed::PlacedDim;
+
+    #[test]
+    fn devices_with_the_same_part_have_the_same_colour() {
+        let dims = vec![
+            PlacedDim { name: "experts".into(), size: 8, axes: vec!["expert".into()] },
+            PlacedDim { name: "d_ff".into(), size: 6, axes: vec![] },
+        ];
+        let name = "decoder/block_1/ffn/wi".to_owned();
+        let tensor = Placed { name, kind: "param".into(), dtype: "f32".into(), dims, bytes: 96 };
+        assert_eq!(part_of(&tensor), "experts");
+        let svg = grid(&tensor, &Mesh::parse("data=2,expert=4").unwrap());
+        assert_eq!(svg.matches("<rect").count(), 8);
+        assert_eq!(svg.matches("hsl(90 ").count(), 2);
+        assert!(svg.contains("<title>device 5: experts 2–3</title>"), "{svg}");
+        assert!(svg.contains("2 copies of each part"), "{svg}");
+        assert_eq!([columns(32), columns(2048), columns(1), columns(7)], [8, 64, 1, 7]);
+    }
+}
