@@ -14,6 +14,9 @@ pub struct Config {
     pub name: String,
     /// Sequences per step.
     pub batch: usize,
+    /// A step goes through its batch in this many parts, one after the other, and moves parameters once: less
+    /// memory for activations.
+    pub microbatches: usize,
     /// Tokens of an input.
     pub input_length: usize,
     /// Tokens of a target.
@@ -139,6 +142,7 @@ impl Default for Config {
         Self {
             name: "t5".into(),
             batch: 32,
+            microbatches: 1,
             input_length: 128,
             target_length: 128,
             objective: Objective::SpanCorruption,
@@ -175,8 +179,9 @@ impl Config {
             "bf16" => Precision::Bf16,
             _ => Precision::F32,
         };
-        let sizes: [(&str, &mut usize); 10] = [
+        let sizes: [(&str, &mut usize); 11] = [
             ("batch", &mut self.batch),
+            ("microbatches", &mut self.microbatches),
             ("input_length", &mut self.input_length),
             ("target_length", &mut self.target_length),
             ("vocab", &mut self.vocab),
@@ -246,6 +251,12 @@ impl Config {
         ] {
             wrong.unless(size > 0, || format!("`{what}` is 0"), "at least 1");
         }
+        let (batch, parts) = (self.batch, self.microbatches);
+        wrong.unless(
+            parts > 0 && batch.is_multiple_of(parts),
+            || format!("`microbatches` is {parts}, for a `batch` of {batch}"),
+            "a number from 1 that divides the batch",
+        );
         wrong.unless(
             self.vocab > 2,
             || format!("`vocab` is {}", self.vocab),
@@ -287,6 +298,11 @@ impl Config {
         let settings = args.settings().into_iter().filter(|s| s.key != "layers");
         let words: Vec<String> = settings.map(|s| format!("{}={}", s.key, s.default)).collect();
         (if self.switch.is_some() { "switch" } else { "t5" }, words.join(" "))
+    }
+
+    /// The same model for one part of a batch.
+    pub fn microbatch(&self) -> Self {
+        Self { batch: self.batch / self.microbatches.max(1), microbatches: 1, ..self.clone() }
     }
 
     /// Which layers of a stack are sparse: all (1), or those whose number from 0 has the remainder 1;
@@ -378,7 +394,8 @@ mod tests {
     fn every_setting_is_read() {
         let words = "--dtype selective --set layers=4 --set decoder_layers=6 --set sparse_step=2 --set \
                      decoder_sparse_step=3 --set activation=gated-gelu --set epsilon=1e-5 --set \
-                     dispatch=sort --set optimizer=adafactor --set dropout=0.3 --set remat=carries --set lr=0.5";
+                     dispatch=sort --set optimizer=adafactor --set dropout=0.3 --set remat=carries --set lr=0.5 \
+                     --set microbatches=4";
         let args = Args::parse(words.split_whitespace().map(str::to_owned)).expect("the arguments are legal");
         let config = Config { switch: Some(Switch::default()), ..Config::default() }.with(&args);
         assert_eq!(args.mistakes(), []);
@@ -387,6 +404,7 @@ mod tests {
         assert_eq!((config.encoder_layers, config.decoder_layers, config.period(false)), (4, 6, 2));
         assert_eq!((switch.dispatch, switch.expert_dropout), (Dispatch::Permute, Some(0.3)));
         assert_eq!((config.precision, config.remat), (Precision::Selective, Remat::SaveCarries));
+        assert_eq!((config.microbatches, config.microbatch().batch), (4, 8));
         let optimizer = &config.optimizer;
         assert_eq!((&optimizer.method, optimizer.schedule.rate), (&Method::adafactor(), 0.5));
         assert!(!Config::default().is_sparse(false, 1));

@@ -7,7 +7,8 @@
 //! Reading order: [`config`] (what a model is), [`context`] (what every layer needs to know when it runs:
 //! precision, random numbers, training or not), [`weights`] (parameters and what optimizers know of
 //! them), the layers ([`norm`], [`position`], [`attention`], [`feed_forward`], [`switch`], [`embedding`]),
-//! [`stack`] (encoder and decoder), [`objective`], [`optimizer`], [`program`], [`generate`] and [`score`]
+//! [`stack`] (encoder and decoder), [`objective`], [`optimizer`], [`microbatch`]
+//! (a step in parts), [`program`], [`generate`] and [`score`]
 //! (programs that generate and score), [`zoo`] (published models), [`hf`] (names of Hugging Face's tensors),
 //! [`probe`] (what happens inside, for comparisons).
 //!
@@ -23,6 +24,7 @@ pub mod embedding;
 pub mod feed_forward;
 pub mod generate;
 pub mod hf;
+pub mod microbatch;
 pub mod norm;
 pub mod objective;
 pub mod optimizer;

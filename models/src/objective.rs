@@ -14,7 +14,7 @@ use crate::{
 };
 use mesh::{
     DType, Dim,
-    dsl::{Graph, Rng, Tensor},
+    dsl::{Graph, Rng, Tensor, Tree},
 };
 
 /// An encoder-decoder with its embedding.
@@ -36,6 +36,32 @@ pub struct Feeds<'g> {
     /// Which example of its row each token of inputs and targets belongs to, from 1; 0 for none. Nothing if every row
     /// is one example.
     pub segments: Option<[Tensor<'g>; 2]>,
+}
+
+impl<'g> Feeds<'g> {
+    /// The inputs of a step of a model `config`; `inputs_segments` and `targets_segments` too if rows have several
+    /// examples.
+    pub fn input(g: &'g Graph, config: &Config) -> Self {
+        let batch = Dim::new("batch", config.batch);
+        let length = Dim::new("length", config.input_length);
+        let target_length = Dim::new("target_length", config.target_length);
+        let of = |name, dim| g.input(name, DType::S32, [&batch, dim]);
+        let (inputs, targets) = (of("inputs", &length), of("targets", &target_length));
+        let segments =
+            config.packing.then(|| [of("inputs_segments", &length), of("targets_segments", &target_length)]);
+        Self { inputs, targets, segments }
+    }
+
+    /// How many targets count, at least 1.
+    pub fn counted(&self) -> Tensor<'g> {
+        self.targets.ne(0).cast(DType::F32).sum_all().maximum(1.0)
+    }
+}
+
+impl<'g> Tree<'g> for Feeds<'g> {
+    fn map(self, f: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self {
+        Self { inputs: f(self.inputs), targets: f(self.targets), segments: self.segments.map(|pair| Tree::map(pair, f)) }
+    }
 }
 
 /// One pass through both stacks.
@@ -60,7 +86,7 @@ struct Apart<'g> {
 /// What a step gives.
 #[derive(Clone, Debug)]
 pub struct Losses<'g> {
-    /// Mean cross-entropy of the targets that count, in nats.
+    /// Mean cross-entropy of the targets that count, in nats; of a part of a batch, its share of the mean.
     pub cross_entropy: Tensor<'g>,
     /// Mean squared log-normalizer of the output, weighted.
     pub z_loss: Tensor<'g>,
@@ -75,10 +101,11 @@ pub struct Losses<'g> {
 }
 
 impl<'g> Losses<'g> {
-    /// What training makes small.
-    pub fn total(&self) -> Tensor<'g> {
-        let total = self.cross_entropy + self.z_loss;
-        self.aux_loss.map_or(total, |aux| total + aux)
+    /// What training makes small, if this is the `share` of a batch: the routers' part is a mean, the others add
+    /// up to one.
+    pub fn total(&self, share: f64) -> Tensor<'g> {
+        let own = self.cross_entropy + self.z_loss;
+        self.aux_loss.map_or(own, |aux| own + if share < 1.0 { aux * share } else { aux })
     }
 }
 
@@ -105,29 +132,25 @@ impl EncoderDecoder {
         (inputs, g.input("targets", DType::S32, [&batch, &target_length]))
     }
 
-    /// All inputs of a step, `inputs_segments` and `targets_segments` too if rows have several examples.
-    pub fn feeds<'g>(&self, g: &'g Graph) -> Feeds<'g> {
-        let (batch, length, target_length) = self.dims();
-        let (inputs, targets) = self.inputs(g);
-        let segments = self.config.packing.then(|| {
-            let of = |name, dim| g.input(name, DType::S32, [&batch, dim]);
-            [of("inputs_segments", &length), of("targets_segments", &target_length)]
-        });
-        Feeds { inputs, targets, segments }
-    }
-
     /// Sequences, tokens of an input, tokens of a target.
     pub fn dims(&self) -> (Dim, Dim, Dim) {
         let Config { batch, input_length, target_length, .. } = self.config;
         (Dim::new("batch", batch), Dim::new("length", input_length), Dim::new("target_length", target_length))
     }
 
-    /// The losses for one batch; of a training step if there are random numbers.
-    pub fn losses<'g>(&self, g: &'g Graph, feeds: Feeds<'g>, rng: Option<Rng<'g>>) -> Losses<'g> {
+    /// The losses for one batch, or for a part of one in which `counted` targets count; of a training step if
+    /// there are random numbers.
+    pub fn losses<'g>(
+        &self,
+        g: &'g Graph,
+        feeds: Feeds<'g>,
+        counted: Tensor<'g>,
+        rng: Option<Rng<'g>>,
+    ) -> Losses<'g> {
         let (batch, _, target_length) = self.dims();
         let Pass { encoder, decoder, logits } = self.run(&Context::new(g, &self.config, rng), feeds);
         let routers = [("encoder", encoder.routers()), ("decoder", decoder.routers())];
-        g.scope("loss", || self.of_logits(logits, feeds.targets, [&batch, &target_length], routers))
+        g.scope("loss", || self.of_logits(logits, feeds.targets, counted, [&batch, &target_length], routers))
     }
 
     /// Both stacks, over what a step is given.
@@ -190,13 +213,13 @@ impl EncoderDecoder {
         &self,
         logits: Tensor<'g>,
         targets: Tensor<'g>,
+        counted: Tensor<'g>,
         positions: [&Dim; 2],
         routers: [(&'static str, Vec<RouterMetrics<'g>>); 2],
     ) -> Losses<'g> {
         let vocab = self.embedding.vocab();
         let counts = targets.ne(0).cast(DType::F32);
-        let tokens = counts.sum(positions);
-        let weight = counts / tokens.maximum(1.0);
+        let weight = counts / counted;
         let normalizer = logits.logsumexp(vocab);
         // By comparison and not by lookup: every shard of the vocabulary adds its part, and the gradient
         // is no scatter.
@@ -207,7 +230,7 @@ impl EncoderDecoder {
             z_loss: (normalizer.square() * weight).sum(positions) * self.config.z_loss,
             aux_loss: self.aux_loss(&routers),
             accuracy: (right * weight).sum(positions),
-            tokens,
+            tokens: counts.sum(positions),
             routers,
         }
     }

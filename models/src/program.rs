@@ -1,13 +1,11 @@
 //! A [`Config`] as a program: parameters, `train_step`, `eval_step`, and the facts for the runtime.
 
 use crate::{
-    Config, Generation, Weights, generate,
-    objective::{EncoderDecoder, Losses},
-    optimizer, score,
+    Config, Generation, Weights, generate, microbatch::Batch, objective::EncoderDecoder, optimizer, score,
 };
 use mesh::{
     DType, Site,
-    dsl::{self, Args, Graph, Init, Program, Rng},
+    dsl::{self, Args, Init, Program, Rng},
 };
 use std::{panic::Location, process::ExitCode};
 
@@ -41,20 +39,24 @@ pub fn program(config: &Config, place: &Site) -> Program {
     }
     facts(&p, config);
     let weights = Weights::new(&p);
-    let model = EncoderDecoder::new(&weights, config);
+    let model = EncoderDecoder::new(&weights, &config.microbatch());
     let step = p.counter("step", DType::S32, Init::Zeros);
     let optimizer = optimizer::Update::new(&p, &config.optimizer, weights.all());
 
     p.function("train_step", |g| {
         let seed = g.input("seed", DType::U32, []);
-        let feeds = model.feeds(g);
+        let batch = Batch::input(g, config);
         let now = step.read(g);
         let rng = Rng::new(seed, now.cast(DType::U32));
-        let losses = model.losses(g, feeds, Some(rng));
-        let report = g.scope("optimizer", || optimizer.apply(g, losses.total(), now));
+        let (gradients, said) = batch.each(g, &weights.all(), |feeds, part| {
+            let losses = model.losses(g, feeds, part.counted, Some(part.random(rng)));
+            let total = losses.total(part.share);
+            (optimizer.gradients(g, total), Some(total), losses)
+        });
+        let loss = said.total.expect("every part of a training step has a total");
+        let report = g.scope("optimizer", || optimizer.apply(g, loss, &gradients, now));
         step.assign(now + 1);
-        g.output("loss", losses.cross_entropy);
-        outputs(g, &losses);
+        said.output(g, &["accuracy", "tokens"]);
         g.output("grad_norm", report.grad_norm);
         g.output("learning_rate", report.rate);
         if let Some(skipped) = report.skipped {
@@ -62,11 +64,10 @@ pub fn program(config: &Config, place: &Site) -> Program {
         }
     });
     p.function("eval_step", |g| {
-        let losses = model.losses(g, model.feeds(g), None);
-        g.output("loss", losses.cross_entropy);
-        g.output("accuracy", losses.accuracy);
-        g.output("tokens", losses.tokens);
-        outputs(g, &losses);
+        let batch = Batch::input(g, config);
+        let (_, said) =
+            batch.each(g, &[], |feeds, part| (Vec::new(), None, model.losses(g, feeds, part.counted, None)));
+        said.output(g, &[]);
     });
     p
 }
@@ -87,27 +88,4 @@ fn facts(p: &Program, config: &Config) {
     let (model, settings) = config.described();
     p.meta("model", model);
     p.meta("settings", settings);
-}
-
-/// What both steps say about losses and routers.
-fn outputs(g: &Graph, losses: &Losses<'_>) {
-    g.output("z_loss", losses.z_loss);
-    if let Some(aux) = losses.aux_loss {
-        g.output("aux_loss", aux);
-    }
-    for (stack, metrics) in &losses.routers {
-        for (i, m) in metrics.iter().enumerate() {
-            // One sparse layer in an iteration needs no more of a name; several are told apart by their place.
-            let name = match metrics.iter().filter(|other| other.place == m.place).count() {
-                _ if metrics.len() == 1 => (*stack).to_owned(),
-                1 => format!("{stack}_{}", m.place),
-                _ => format!("{stack}_{}_{i}", m.place),
-            };
-            g.output(format!("{name}_load"), m.load);
-            g.output(format!("{name}_dropped"), m.dropped);
-            g.output(format!("{name}_entropy"), m.entropy);
-            g.output(format!("{name}_aux"), m.aux);
-            g.output(format!("{name}_z"), m.z);
-        }
-    }
 }

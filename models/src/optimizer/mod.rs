@@ -164,10 +164,24 @@ impl Update {
         Self { optimizer: optimizer.clone(), weights, skipped }
     }
 
-    /// Assigns every parameter and slot its next value, in the step numbered `step` from 0.
-    pub fn apply<'g>(&self, g: &'g Graph, loss: Tensor<'g>, step: Tensor<'g>) -> Report<'g> {
-        let values: Vec<Tensor<'g>> = self.weights.iter().map(|(w, _)| w.state.read(g)).collect();
-        let gradients = g.grad(loss, &values);
+    /// The gradients of `loss` with respect to all parameters, in the body that is open.
+    pub fn gradients<'g>(&self, g: &'g Graph, loss: Tensor<'g>) -> Vec<Tensor<'g>> {
+        g.grad(loss, &self.values(g))
+    }
+
+    fn values<'g>(&self, g: &'g Graph) -> Vec<Tensor<'g>> {
+        self.weights.iter().map(|(w, _)| w.state.read(g)).collect()
+    }
+
+    /// Assigns every parameter and slot its next value, in the step numbered `step` from 0, by the `gradients`
+    /// of `loss`.
+    pub fn apply<'g>(
+        &self,
+        g: &'g Graph,
+        loss: Tensor<'g>,
+        gradients: &[Tensor<'g>],
+        step: Tensor<'g>,
+    ) -> Report<'g> {
         let squares = gradients.iter().map(|gradient| gradient.square().sum_all());
         let total = squares.reduce(|a, b| a + b).unwrap_or(g.constant(0.0, DType::F32));
         let grad_norm = total.sqrt();
@@ -178,8 +192,8 @@ impl Update {
         let made = self.skipped.as_ref().map_or(step, |skipped| step - skipped.read(g));
         let t = (made + 1).cast(DType::F32);
         let step = Step { rate: self.optimizer.schedule.rate(t), t, good };
-        for (((weight, slots), value), gradient) in self.weights.iter().zip(values).zip(gradients) {
-            let gradient = scale.map_or(gradient, |scale| gradient * scale);
+        for (((weight, slots), value), gradient) in self.weights.iter().zip(self.values(g)).zip(gradients) {
+            let gradient = scale.map_or(*gradient, |scale| *gradient * scale);
             let next = match (&self.optimizer.method, slots) {
                 (Method::AdamW(method), Slots::AdamW(slots)) => {
                     method.next(weight, slots, value, gradient, &step)

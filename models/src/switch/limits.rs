@@ -20,6 +20,12 @@ impl Switch {
             let legal = factor > 0.0 && factor.is_finite();
             wrong.unless(legal, || format!("`{what}` is {factor}"), "more than 0");
         }
+        let (batch, sequences) = (config.microbatch().batch, self.group_sequences);
+        wrong.unless(
+            sequences == 0 || batch.is_multiple_of(sequences),
+            || format!("`group_sequences` is {sequences}, for {batch} sequences"),
+            "0, or a number that divides the sequences of a microbatch",
+        );
         if wrong.count() == before && self.experts > 0 {
             self.wrong_capacity(config, wrong);
         }
@@ -84,7 +90,7 @@ impl Switch {
         for (what, train) in [("capacity_factor", true), ("eval_capacity_factor", false)] {
             let factor = if train { self.capacity_factor } else { self.eval_capacity_factor };
             let empty = lengths.into_iter().find_map(|(name, length)| {
-                let (_, tokens) = self.groups(config.batch, length);
+                let (_, tokens) = self.groups(config.microbatch().batch, length);
                 (tokens > 0 && self.capacity(tokens, train) == 0).then_some((name, tokens))
             });
             let Some((name, tokens)) = empty else { continue };

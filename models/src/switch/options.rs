@@ -52,6 +52,8 @@ pub struct Switch {
     pub fixed_capacity: usize,
     /// Tokens that compete for the slots; 0: those of one sequence.
     pub group_size: usize,
+    /// The same as a number of whole sequences, for both stacks alike; 0: by `group_size`.
+    pub group_sequences: usize,
     /// Whether padding is kept away from the experts. Otherwise it is routed like any token.
     pub ignore_padding: bool,
     /// Weight of the load-balancing loss of each layer.
@@ -215,6 +217,7 @@ impl Default for Switch {
             min_capacity: 4,
             fixed_capacity: 0,
             group_size: 0,
+            group_sequences: 0,
             ignore_padding: false,
             aux_loss: 1e-2,
             aux_layers: Over::Sum,
@@ -268,6 +271,10 @@ impl Switch {
     /// Groups and tokens per group of `batch` sequences of `length` tokens: the smallest number of groups
     /// that divides the tokens and gives groups of at most about `group_size`.
     pub fn groups(&self, batch: usize, length: usize) -> (usize, usize) {
+        if self.group_sequences > 0 {
+            let sequences = self.group_sequences;
+            return (batch / sequences, sequences * length);
+        }
         if self.group_size == 0 {
             return (batch, length);
         }
@@ -313,6 +320,8 @@ mod tests {
         assert_eq!(of(10), (4, 12), "48 / 10 = 4 groups, as Mesh TensorFlow counts");
         assert_eq!(of(9), (6, 8), "5 groups do not divide 48 tokens");
         assert_eq!(of(1000), (1, 48));
+        let whole = Switch { group_sequences: 2, ..Switch::default() };
+        assert_eq!(whole.groups(4, 12), (2, 24), "two sequences each");
     }
 
     #[test]
