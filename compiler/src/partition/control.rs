@@ -96,7 +96,9 @@ fn outside(walk: &Walk<'_>, inst: &Inst, op: &Scan, carries: &[Carry]) -> Vec<Ty
 
 fn carried(walk: &Walk<'_>, inst: &Inst, i: usize, carry: Carry) -> Type {
     match carry {
-        Carry::Settled | Carry::Open => walk.home(inst.results[i]),
+        Carry::Settled => walk.home(inst.results[i]),
+        // As stored state it could owe nothing over the axes that split only that.
+        Carry::Open => walk.layout(inst.results[i]),
         Carry::Pending(sum) => {
             let mut ty = walk.layout(inst.results[i]);
             ty.sum = sum;
@@ -140,7 +142,7 @@ fn body<'w>(walk: &Walk<'w>, inst: &Inst, op: &'w Scan, carries: &[Carry]) -> Re
     let open = carries.iter().enumerate().filter(|(_, c)| **c == Carry::Open);
     inner.flexible = open.map(|(i, _)| op.body.params[i]).collect();
     let pending = carries.iter().enumerate().filter(|(_, c)| **c != Carry::Settled);
-    inner.added = pending.filter_map(|(i, _)| accumulates(&op.body, i)).flatten().collect();
+    inner.added = bound(&op.body, pending.filter_map(|(i, _)| accumulates(&op.body, i)).flatten());
     inner.postponed = postponed(walk, inst, op);
     insts(&mut inner)?;
     Ok(inner)
@@ -206,13 +208,37 @@ fn emit(
         let site = origin.unwrap_or_else(|| inst.site.clone());
         if postponed.contains(r) {
             walk.site = site.clone();
-            made = walk.settle(made)?;
+            // What an accumulating carry takes is settled with it.
+            if !walk.added.contains(out) {
+                made = walk.settle(made)?;
+            }
             made = walk.cast(op.body.ty(*r).dtype, made)?;
         }
         walk.set_origin(*out, site);
         walk.set(*out, made);
     }
     Ok(())
+}
+
+/// `added` and what it is a sum of: values that nothing else uses.
+fn bound(body: &Body, added: impl Iterator<Item = Value>) -> Vec<Value> {
+    let mut all: Vec<Value> = added.collect();
+    let mut next = 0;
+    while let Some(v) = all.get(next).copied() {
+        next += 1;
+        let maker = body.insts.iter().find(|inst| inst.results.contains(&v));
+        let Some(maker) = maker.filter(|_| users(body, v) == 1) else { continue };
+        if let Op::Elementwise(
+            Elementwise::Cast(_)
+            | Elementwise::StopGradient
+            | Elementwise::Unary(Unary::Neg)
+            | Elementwise::Binary(Binary::Add | Binary::Sub),
+        ) = &maker.op
+        {
+            all.extend(&maker.args);
+        }
+    }
+    all
 }
 
 /// What is added to carry `i`, if it is only added to, from its parameter to its result, and used for
