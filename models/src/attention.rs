@@ -108,12 +108,13 @@ impl Attention {
         }
         // Softmax, but divided by its sum after the product with `v`, where there is less to divide; the
         // backward pass is cheaper by the same token.
-        let e = (logits - logits.max(&length).stop_gradient()).exp();
-        let sum = e.sum(&length);
+        // The sum is that of the weights as they are used, so that they alone need to be kept.
+        let e = (logits - logits.max(&length).stop_gradient()).exp().cast(cx.dtype());
+        let sum = e.cast(DType::F32).sum(&length);
         // For the same reason dropout of the weights, if queries share its mask, is dropout of `v`.
         let (weights, v) = match cx.broadcast {
-            true => (e.cast(cx.dtype()), cx.drop(v, &[d_kv])),
-            false => (cx.drop(e.cast(cx.dtype()), &[query]), v),
+            true => (e, cx.drop(v, &[d_kv])),
+            false => (cx.drop(e, &[query]), v),
         };
         let mixed = einsum_as(DType::F32, [weights, v], [batch, heads, query, d_kv]) / sum;
         (einsum([mixed.cast(cx.dtype()), self.o.read(cx)], [batch, query, d_model]), metrics)

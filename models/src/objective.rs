@@ -60,7 +60,11 @@ impl<'g> Feeds<'g> {
 
 impl<'g> Tree<'g> for Feeds<'g> {
     fn map(self, f: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self {
-        Self { inputs: f(self.inputs), targets: f(self.targets), segments: self.segments.map(|pair| Tree::map(pair, f)) }
+        Self {
+            inputs: f(self.inputs),
+            targets: f(self.targets),
+            segments: self.segments.map(|pair| Tree::map(pair, f)),
+        }
     }
 }
 

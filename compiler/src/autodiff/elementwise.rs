@@ -42,7 +42,7 @@ fn unary(t: &mut Tape, op: Unary, x: Value, y: Value, g: Bwd) -> Outcome<Option<
             t.mul(g, sign)?
         }
         Unary::Exp => {
-            let y = t.primal(y);
+            let y = t.as_used(y)?;
             t.mul(g, y)?
         }
         Unary::Log => {

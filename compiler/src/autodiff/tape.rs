@@ -33,6 +33,8 @@ pub(super) struct Tape<'e> {
     varied: Vec<bool>,
     cotangents: Vec<Option<Bwd>>,
     softmax: FxHashMap<(Value, Value), Value>,
+    /// For values of which only a cast to a narrower float is used, that cast.
+    narrow: Vec<Option<Value>>,
     constants: FxHashMap<(DType, u64), Bwd>,
 }
 
@@ -42,6 +44,7 @@ impl<'e> Tape<'e> {
         Self {
             cotangents: vec![None; fwd.values.len()],
             softmax: softmax(&fwd),
+            narrow: narrow(&fwd),
             fwd,
             out: BodyBuilder::new(env),
             imports: IndexMap::default(),
@@ -112,6 +115,7 @@ impl<'e> Tape<'e> {
     /// A new forward value, which wants no cotangent: something that a scan now keeps.
     pub(super) fn new_forward(&mut self, ty: Type) -> Value {
         self.varied.push(false);
+        self.narrow.push(None);
         self.cotangents.push(None);
         self.fwd.values.push(mesh::ir::ValueData { ty, name: None })
     }
@@ -131,6 +135,19 @@ impl<'e> Tape<'e> {
         let import = self.param(self.forward_ty(value).clone());
         self.imports.insert(value, import);
         import
+    }
+
+    /// [`Self::primal`], but rounded if the program uses nothing else of the value than that: then only the
+    /// narrow one has to be kept, and the cotangent is no more precise than it.
+    pub(super) fn as_used(&mut self, value: Value) -> Outcome<Bwd> {
+        let (dtype, narrow) = (self.forward_ty(value).dtype, self.narrow[value.index()]);
+        match narrow {
+            Some(narrow) => {
+                let narrow = self.primal(narrow);
+                self.cast(narrow, dtype)
+            }
+            None => Ok(self.primal(value)),
+        }
     }
 
     /// A new parameter of the backward body.
@@ -317,4 +334,22 @@ fn softmax(body: &Body) -> FxHashMap<(Value, Value), Value> {
         }
     }
     found
+}
+
+/// For each value of which a body uses nothing but one cast to a narrower float, that cast.
+fn narrow(body: &Body) -> Vec<Option<Value>> {
+    let mut uses = vec![0; body.values.len()];
+    body.results.iter().for_each(|r| uses[r.index()] += 1);
+    let mut narrow = vec![None; body.values.len()];
+    for inst in &body.insts {
+        inst.args.iter().for_each(|a| uses[a.index()] += 1);
+        if let Op::Elementwise(Elementwise::Cast(to)) = &inst.op {
+            let from = body.ty(inst.args[0]).dtype;
+            if from.is_float() && to.is_float() && to.bytes() < from.bytes() {
+                narrow[inst.args[0].index()] = Some(inst.results[0]);
+            }
+        }
+    }
+    narrow.iter_mut().zip(uses).filter(|(_, uses)| *uses != 1).for_each(|(narrow, _)| *narrow = None);
+    narrow
 }

@@ -2,8 +2,8 @@
 
 use super::{Computation, Emitter, Hlo, Shape, Tensor};
 use mesh::{
-    Body, Name, Type,
-    ir::{Control, Scan},
+    Body, Name, Op, Type, Value,
+    ir::{Binary, Control, Elementwise, Scan},
 };
 use proto::xla::PrimitiveType;
 
@@ -71,15 +71,17 @@ impl<'m> Emitter<'m> {
     }
 
     // Scans as loops. The loop's tuple: the iteration number, carries, xs, captures, then the ys being
-    // filled. Orders in memory are those of the arguments, the same in every iteration.
+    // filled. Orders in memory are those of the arguments, the same in every iteration. A y that is an x with
+    // something added is filled in its place.
 
     fn looped(&mut self, scan: &'m Scan, args: Vec<Tensor>) -> Vec<Tensor> {
         let zero = self.b.constant(PrimitiveType::S32, 0.0);
         let mut state = vec![zero];
         state.extend(args.iter().map(|x| x.hlo));
         let outputs: Vec<&Type> = scan.body.result_types().skip(scan.carries).collect();
+        let places = places(scan);
         let y_orders: Vec<Vec<Name>> = outputs.iter().map(|ty| ty.names().cloned().collect()).collect();
-        for (ty, order) in outputs.iter().zip(&y_orders) {
+        for ((ty, order), _) in outputs.iter().zip(&y_orders).zip(&places).filter(|(_, p)| p.is_none()) {
             let sizes = [&[scan.dim.size], &self.local_sizes(ty, order)[..]].concat();
             state.push(self.b.splat(super::primitive(ty.dtype), 0.0, &sizes));
         }
@@ -87,13 +89,15 @@ impl<'m> Emitter<'m> {
         let shape = self.b.shape(init).clone();
         let orders: Vec<Vec<Name>> = args.iter().map(|x| x.order.clone()).collect();
         let metadata = self.b.metadata.clone();
-        let body = self.loop_body(scan, &shape, &orders, &y_orders);
+        let body = self.loop_body(scan, &shape, &orders, &y_orders, &places);
         self.b.metadata = metadata;
         let condition = self.loop_condition(&shape, scan.dim.size);
         let done = self.b.while_loop(condition, body, init);
         let carried = (0..scan.carries).map(|i| (i + 1, orders[i].clone())).collect::<Vec<_>>();
-        let filled = y_orders.into_iter().enumerate().map(|(i, order)| {
-            (1 + args.len() + i, [std::slice::from_ref(&scan.dim.name), &order[..]].concat())
+        let mut fresh = 1 + args.len()..;
+        let filled = y_orders.into_iter().zip(places).filter_map(|(order, place)| match place {
+            Some(x) => Some((x + 1, orders[x].clone())),
+            None => Some((fresh.next()?, [std::slice::from_ref(&scan.dim.name), &order[..]].concat())),
         });
         let parts: Vec<_> = carried.into_iter().chain(filled).collect();
         parts.into_iter().map(|(i, order)| Tensor::new(self.b.part(done, i), order)).collect()
@@ -114,6 +118,7 @@ impl<'m> Emitter<'m> {
         shape: &Shape,
         orders: &[Vec<Name>],
         y_orders: &[Vec<Name>],
+        places: &[Option<usize>],
     ) -> Computation {
         self.b.begin("body");
         let state = self.b.parameter(shape.clone(), "state");
@@ -141,13 +146,26 @@ impl<'m> Emitter<'m> {
             next.push(self.ordered(result, order));
         }
         next.extend(&parts[scan.carries..]);
-        for (i, (y, order)) in results[scan.carries..].iter().zip(y_orders).enumerate() {
-            let all = self.b.part(state, 1 + orders.len() + i);
-            let y = self.ordered(y, order);
-            let sizes = [&[1], &self.b.sizes(y)[..]].concat();
+        for ((y, order), place) in results[scan.carries..].iter().zip(y_orders).zip(places) {
+            let (all, at, order) = match place {
+                Some(x) => {
+                    let at = orders[*x].iter().position(|n| *n == scan.dim.name);
+                    let at = at.expect("what is sliced has the scanned dim");
+                    let rest = orders[*x].iter().filter(|n| **n != scan.dim.name);
+                    (parts[*x], at, rest.cloned().collect())
+                }
+                None => (self.b.part(state, next.len()), 0, order.clone()),
+            };
+            let y = self.ordered(y, &order);
+            let mut sizes = self.b.sizes(y);
+            sizes.insert(at, 1);
             let y = self.b.reshape(y, &sizes);
-            let starts = self.starts(sizes.len(), 0, row);
-            next.push(self.b.dynamic_update_slice(all, y, &starts));
+            let starts = self.starts(sizes.len(), at, row);
+            let filled = self.b.dynamic_update_slice(all, y, &starts);
+            match place {
+                Some(x) => next[x + 1] = filled,
+                None => next.push(filled),
+            }
         }
         let root = self.b.tuple(&next);
         self.b.end(root)
@@ -187,4 +205,29 @@ impl<'m> Emitter<'m> {
         let done = self.b.conditional(args[0].hlo, given, branches, result);
         orders.into_iter().enumerate().map(|(i, order)| Tensor::new(self.b.part(done, i), order)).collect()
     }
+}
+
+/// For each y of a loop, the number of the argument in whose place it is filled, if it is that of an x with
+/// something added: the row is read before it is written, and by nobody else.
+fn places(scan: &Scan) -> Vec<Option<usize>> {
+    let body = &scan.body;
+    let of = |y: &Value| {
+        let maker = body.insts.iter().find(|inst| inst.results.contains(y))?;
+        if maker.op != Op::Elementwise(Elementwise::Binary(Binary::Add)) {
+            return None;
+        }
+        let mut xs = scan.carries..scan.carries + scan.xs;
+        let x = xs.find(|x| maker.args.contains(&body.params[*x]))?;
+        let p = body.params[x];
+        let uses = body.insts.iter().flat_map(|inst| &inst.args).chain(&body.results).filter(|a| **a == p);
+        (uses.count() == 1 && body.ty(p).matches(body.ty(*y))).then_some(x)
+    };
+    let mut places: Vec<Option<usize>> = body.results[scan.carries..].iter().map(of).collect();
+    // What is given twice has one place only.
+    for k in 0..places.len() {
+        if places[..k].contains(&places[k]) {
+            places[k] = None;
+        }
+    }
+    places
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`fold`]: arithmetic on constants, and operations that do nothing;
 //! - [`cse`]: what is computed twice is computed once;
+//! - [`accumulate`]: sums over iterations are made where their terms are made (Local only);
 //! - [`hoist`]: what is the same in every iteration leaves the loop (Global only);
 //! - [`dce`]: what nobody uses goes, and values are numbered anew.
 //!
@@ -9,6 +10,7 @@
 //! of dims. A body that asks for a gradient keeps all its values as they are until autodiff has been there
 //! (`asks_for_gradients`); bodies inside it, and dead code, are fair game.
 
+pub mod accumulate;
 pub mod cse;
 pub mod dce;
 pub mod fold;
@@ -31,8 +33,11 @@ pub fn simplify(module: &mut Module) {
         }
         changed |= dce::run(module);
         if !changed {
-            return;
+            break;
         }
+    }
+    if !global && accumulate::run(module) {
+        dce::run(module);
     }
 }
 
