@@ -325,9 +325,14 @@ impl Config {
         self.sparse_step(decoder).is_some_and(|step| step == 1 || i % step == 1)
     }
 
-    /// The default layout, for any mesh with axes `data`, `expert` and `model`.
+    /// The default layout, for any mesh with axes `data`, `expert` and `model`; where experts are in groups, `expert`
+    /// splits the groups and `inner` the experts of each.
     pub fn layout(&self) -> &'static str {
-        match self.switch {
+        match &self.switch {
+            Some(switch) if switch.expert_groups > 0 => {
+                "batch:expert+data+inner,outer_batch:expert,inner_batch:data+inner,inner_senders:data,\
+                 experts:expert+inner,expert_groups:expert,group_experts:inner,heads:model,d_ff:model,vocab:model"
+            }
             Some(_) => {
                 "batch:data+expert,expert_batch:data,experts:expert,heads:model,d_ff:model,vocab:model"
             }

@@ -74,12 +74,12 @@ impl<'g> Batch<'g> {
         weights: &[Weight],
         f: impl FnOnce(Feeds<'g>, Part<'g>) -> (Vec<Tensor<'g>>, Option<Tensor<'g>>, Losses<'g>),
     ) -> (Vec<Tensor<'g>>, Said<'g>) {
-        let Self { feeds, parts, batch, sent } = self;
+        let Self { feeds, parts, batch, sent: _ } = self;
         let part = Part { counted: feeds.counted(), share: 1.0 / parts.size as f64 };
         if parts.size == 1 {
             let (gradients, total, losses) = f(*feeds, part);
             let numbers = numbers(&losses).into_iter().map(|(name, value, _)| (name, value));
-            return (gradients, Said { total, numbers: numbers.collect() });
+            return (self.sent(gradients), Said { total, numbers: numbers.collect() });
         }
         let zeros: Vec<_> = weights.iter().map(|w| g.full(0.0, DType::F32, &w.state.dims())).collect();
         let apart = feeds.map(&mut |x| x.split("batch", [batch, parts]));
@@ -92,8 +92,6 @@ impl<'g> Batch<'g> {
             let sums = sums.into_iter().zip(gradients).map(|(sum, gradient)| sum + gradient);
             (sums.collect::<Vec<_>>(), (total, values))
         });
-        // What is owed to other devices goes in the type of activations, as without parts.
-        let gradients = sums.into_iter().map(|x| x.cast(*sent).cast(DType::F32)).collect();
         let whole = |((name, over), values): ((String, Over), Tensor<'g>)| {
             let sum = values.sum(parts);
             let value = match over {
@@ -103,7 +101,12 @@ impl<'g> Batch<'g> {
             (name, value)
         };
         let numbers = known.into_iter().zip(values).map(whole).collect();
-        (gradients, Said { total: total.map(|t| t.sum(parts)), numbers })
+        (self.sent(sums), Said { total: total.map(|t| t.sum(parts)), numbers })
+    }
+
+    /// Gradients as they go to other devices: what each owes is sent in the type of activations.
+    fn sent(&self, gradients: Vec<Tensor<'g>>) -> Vec<Tensor<'g>> {
+        gradients.into_iter().map(|x| x.cast(self.sent).cast(DType::F32)).collect()
     }
 }
 

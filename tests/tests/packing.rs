@@ -5,7 +5,10 @@ use compiler::{
     interp::{self, Precision, Tensor, Tensors},
 };
 use mesh::{DType, Dim, Module, Site, dsl::Program, verify};
-use models::{Config, Context, Switch, Weights, objective::EncoderDecoder};
+use models::{
+    Config, Context, Switch, Weights,
+    objective::{EncoderDecoder, Feeds},
+};
 
 /// Inputs and targets of examples that fit into two rows, three in each.
 const EXAMPLES: [(&[i32], &[i32]); 6] = [
@@ -91,7 +94,7 @@ fn nats(config: &Config, per_row: usize) -> Vec<f64> {
     let p = Program::new("probe");
     let model = EncoderDecoder::new(&Weights::new(&p), config);
     p.function("logits", |g| {
-        let pass = model.run(&Context::new(g, config, None), model.feeds(g));
+        let pass = model.run(&Context::new(g, config, None), Feeds::input(g, config));
         g.output("logits", pass.logits);
     });
     let module = p.finish().unwrap_or_else(|d| panic!("{d}"));

@@ -4,7 +4,7 @@
 //! The router's matrix is the identity here, so that a token is its own logits.
 
 use compiler::interp::{self, Precision as Rounding, Tensor, Tensors};
-use mesh::{DType, Dim, Site, dsl::Program};
+use mesh::{DType, Dim, Layout, Mesh, Site, dsl::Program};
 use models::{
     Config, Context, Dispatch, Precision, Switch, Weights,
     attention::{Attention, AttentionDims},
@@ -222,6 +222,77 @@ fn the_plugin_routes_as_the_interpreter_does() {
                 assert!(apart <= most, "{name} on the plugin by {mesh} is {apart:e} off: {layer:?}");
             }
         }
+    }
+}
+
+/// Experts in `groups`, with such capacity factors on the way to a group and to an expert.
+fn grouped(options: &Switch, groups: usize, [to_group, to_expert]: [f64; 2]) -> Switch {
+    Switch {
+        expert_groups: groups,
+        group_capacity_factor: to_group,
+        capacity_factor: to_expert,
+        eval_capacity_factor: to_expert,
+        ..options.clone()
+    }
+}
+
+#[test]
+fn two_steps_lead_where_one_does() {
+    for ignore_padding in [false, true] {
+        let options = Switch { experts: 8, fixed_capacity: 8, ignore_padding, ..Switch::default() };
+        let flat = layer(options.clone(), 8, 8);
+        let given = given(&flat, 200, 4.0);
+        let want = flat.run(Device::Interpreter, "", "", &given.inputs, &given.state);
+        assert_eq!(want["dropped"].elements(), [0.0]);
+        let layer = Layer { options: grouped(&options, 4, [99.0, 99.0]), ..flat };
+        let config = Config { switch: Some(layer.options.clone()), ..Config::default() };
+        let places = [
+            ("", Device::Interpreter),
+            ("expert=4,inner=2", Device::Interpreter),
+            ("data=2,expert=4", Device::Interpreter),
+            ("expert=2,inner=2,model=2", Device::Interpreter),
+            ("", Device::Plugin),
+            ("expert=4,inner=2", Device::Plugin),
+        ];
+        for (mesh, on) in places {
+            let axes = Mesh::parse(mesh).expect("the mesh is legal");
+            let rules = config.layout().replace("heads:model,", "").replace(",vocab:model", "");
+            let layout = Layout::parse(&rules).expect("the layout is legal");
+            let layout = layout.restricted_to(&axes).to_string();
+            let have = layer.run(on, mesh, &layout, &given.inputs, &given.state);
+            // The masks are those of one step, which is not taken.
+            for (name, a) in want.iter().filter(|(name, _)| !["dispatch", "combine"].contains(&&***name)) {
+                let apart = error(&have[name].ordered(&a.names), &[], &a.elements());
+                assert!(apart <= NEAR, "{name} on {mesh} ({on:?}) is {apart:e} off");
+            }
+        }
+    }
+}
+
+/// The share of tokens that find no slot, when experts draw tokens with these weights.
+fn dropped(options: Switch, batch: usize, length: usize, weight: impl Fn(usize) -> f64) -> f64 {
+    let layer = layer(options, batch, length);
+    let mut numbers = Numbers(11);
+    // Gumbel's trick: the largest of the noisy logarithms is a draw.
+    let mut noisy = |e: usize| weight(e).ln() - (-numbers.next().max(1e-9).ln()).ln();
+    let x =
+        (0..batch * length).flat_map(|_| (0..layer.d_model).map(&mut noisy).collect::<Vec<_>>()).collect();
+    let given = given_x(&layer, x, vec![1.0; batch * length], &mut Numbers(1));
+    layer.run(Device::Interpreter, "", "", &given.inputs, &given.state)["dropped"].elements()[0]
+}
+
+#[test]
+fn two_steps_drop_no_more_than_one_with_as_many_slots() {
+    let (batch, length, experts, groups) = (32, 64, 64, 8);
+    let least = Switch { experts, min_capacity: 1, ..Switch::default() };
+    for (what, skew) in [("even", 0.0), ("skewed", 0.5)] {
+        let weight = |e: usize| (1.0 + e as f64).powf(-skew);
+        // One slot for each sequence and expert is one for each token and sequence: as many as the even share.
+        let flat = Switch { fixed_capacity: 1, ..least.clone() };
+        let flat = dropped(flat, batch, length, weight);
+        let two = dropped(grouped(&least, groups, [1.25, 1.0]), batch, length, weight);
+        eprintln!("{what}: one step drops {:.1} %, two drop {:.1} %", flat * 100.0, two * 100.0);
+        assert!(flat > 0.1 && two > 0.01 && two <= flat + 0.01, "{what}: {flat} {two}");
     }
 }
 

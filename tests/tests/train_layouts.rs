@@ -54,6 +54,8 @@ fn all_places_agree(config: &Config, text: &[&str]) {
 #[test]
 fn a_small_switch_transformer() {
     all_places_agree(&small_switch(), &["LICENSE"]);
+    // In parts, with noise of their own.
+    all_places_agree(&Config { batch: 16, microbatches: 2, ..small_switch() }, &["LICENSE"]);
 }
 
 /// The real size takes minutes.

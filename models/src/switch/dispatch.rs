@@ -147,7 +147,7 @@ fn by_permutation<'g>(
     all: &Dim,
 ) -> MoveBy<'g> {
     if let [(slot, gate)] = choices[..] {
-        return MoveBy::Index { slot, token: token_of_slot(slot, batch, tokens, all), gate };
+        return MoveBy::Index { slot, token: token_of_slot(slot, &[batch], tokens, all), gate };
     }
     let pairs = Dim::new("pairs", choices.len() * tokens.size);
     let of = |part: &dyn Fn(&(Tensor<'g>, Tensor<'g>)) -> Tensor<'g>| {
@@ -155,12 +155,12 @@ fn by_permutation<'g>(
         parts[0].graph().concat(&parts, &pairs)
     };
     let (slot, gate) = (of(&|(slot, _)| *slot), of(&|(_, gate)| *gate));
-    let pair = token_of_slot(slot, batch, &pairs, all);
+    let pair = token_of_slot(slot, &[batch], &pairs, all);
     MoveBy::Pairs { choice: Dim::new("choice", choices.len()), pairs, slot, pair, gate }
 }
 
-/// For each slot the token that took it, or -1.
-fn token_of_slot<'g>(slot: Tensor<'g>, batch: &Dim, tokens: &Dim, all: &Dim) -> Tensor<'g> {
+/// For each slot the token that took it, or -1; in each row of `batch`.
+pub(super) fn token_of_slot<'g>(slot: Tensor<'g>, batch: &[&Dim], tokens: &Dim, all: &Dim) -> Tensor<'g> {
     let g = slot.graph();
     // Counted from 1, so that 0 is "none".
     let number = g.iota(tokens, DType::S32) + 1;
@@ -168,7 +168,7 @@ fn token_of_slot<'g>(slot: Tensor<'g>, batch: &Dim, tokens: &Dim, all: &Dim) -> 
         let here = slot.eq(g.iota(all, DType::S32));
         (here.cast(DType::S32) * number).sum(tokens)
     } else {
-        slot.scatter_add(all, tokens, number.broadcast(batch))
+        slot.scatter_add(all, tokens, number.broadcast(batch.to_vec()))
     };
     number - 1
 }

@@ -1,6 +1,6 @@
 //! What options of Switch layers cannot be.
 
-use super::options::{Choice, Exploration, Second, Switch};
+use super::options::{Choice, Exploration, Priority, Second, Switch};
 use crate::{Config, config::Mistakes};
 
 impl Switch {
@@ -20,6 +20,7 @@ impl Switch {
             let legal = factor > 0.0 && factor.is_finite();
             wrong.unless(legal, || format!("`{what}` is {factor}"), "more than 0");
         }
+        self.wrong_groups(config, wrong);
         let (batch, sequences) = (config.microbatch().batch, self.group_sequences);
         wrong.unless(
             sequences == 0 || batch.is_multiple_of(sequences),
@@ -82,6 +83,41 @@ impl Switch {
             || "`eval_second_policy` is random, but evaluation has no random numbers".into(),
             "all, none or threshold",
         );
+    }
+
+    /// Experts in groups.
+    fn wrong_groups(&self, config: &Config, wrong: &mut Mistakes) {
+        let groups = self.expert_groups;
+        if groups == 0 {
+            return;
+        }
+        let experts = self.experts;
+        wrong.unless(
+            experts.is_multiple_of(groups),
+            || format!("`expert_groups` is {groups}, for {experts} experts"),
+            "a number that divides the experts",
+        );
+        let factor = self.group_capacity_factor;
+        wrong.unless(
+            factor > 0.0 && factor.is_finite(),
+            || format!("`group_capacity_factor` is {factor}"),
+            "more than 0",
+        );
+        let plain =
+            self.routing == Choice::Switch && self.priority == Priority::Order && !self.places.attention();
+        wrong.unless(
+            plain,
+            || format!("`expert_groups` is {groups} with this way of routing"),
+            "`routing` = switch, `priority` = order and `experts_in` = ffn; or `expert_groups` = 0",
+        );
+        for length in [config.input_length, config.target_length] {
+            let (rows, _) = self.groups(config.microbatch().batch, length);
+            wrong.unless(
+                rows.is_multiple_of(groups),
+                || format!("`expert_groups` is {groups}, but {rows} groups of tokens send to them"),
+                "a number that divides the groups of tokens; or a larger batch",
+            );
+        }
     }
 
     /// Groups of tokens whose experts would have no slots.

@@ -3,12 +3,13 @@
 //! Reading order: [`options`] (what a Switch layer is; `settings` and `limits` read and check them),
 //! [`SwitchFfn`] (the experts, and how tokens travel to them and back), [`attention`] (experts there), [`router`] (probabilities), `choice`
 //! (who chooses whom, and which slots that takes), `balance` (losses and metrics), [`dispatch`] (moving tokens
-//! into slots and back).
+//! into slots and back), `hierarchy` (the same in two steps, for very many experts).
 
 pub mod attention;
 mod balance;
 mod choice;
 pub mod dispatch;
+mod hierarchy;
 mod limits;
 pub mod options;
 pub mod router;
@@ -16,6 +17,7 @@ mod settings;
 
 use crate::{Activation, Context, Weight, Weights};
 use dispatch::Slots;
+use hierarchy::Hierarchy;
 use mesh::{
     Dim, Name,
     dsl::{Init, Tensor, einsum},
@@ -84,27 +86,52 @@ impl SwitchFfn {
         let x = groups.regroup(x);
         let (group, token) = (&groups.group, &groups.token);
         let real = cx.real.map(|real| groups.regroup(real));
-        let (routing, metrics) = g.scope("router", || self.router.forward(cx, x, real, group, token));
-        let slots = Slots::new(&self.options, &self.d_model, [group, token], &routing, cx.train());
-        let sent = g.scope("dispatch", || slots.dispatch(x));
-        let done = g.scope("experts", || self.experts(cx, to_experts(sent)));
-        let y = g.scope("combine", || slots.combine(from_experts(done), &[&self.d_model]));
+        let (routing, mut metrics) = g.scope("router", || self.router.forward(cx, x, real, group, token));
+        let y = if self.options.expert_groups > 0 {
+            let hierarchy = Hierarchy::new(&self.options, [group, token], cx.train());
+            let (y, lost) = hierarchy.forward(x, real, &metrics.trace, |sent| self.grouped_experts(cx, sent));
+            metrics.lose(lost, real.filter(|_| self.options.ignore_padding), [group, token]);
+            y
+        } else {
+            let slots = Slots::new(&self.options, &self.d_model, [group, token], &routing, cx.train());
+            let sent = g.scope("dispatch", || slots.dispatch(x));
+            let done = g.scope("experts", || self.experts(cx, to_experts(sent)));
+            g.scope("combine", || slots.combine(from_experts(done), &[&self.d_model]))
+        };
         (groups.ungroup(y), Routed { routing, metrics, group: group.clone(), token: token.clone() })
     }
 
     fn experts<'g>(&self, cx: &Context<'g>, x: Tensor<'g>) -> Tensor<'g> {
+        let positions = [Name::from("expert_batch"), "experts".into(), "capacity".into()];
+        self.products(cx, x, &positions, |weight| weight.read(cx))
+    }
+
+    /// The same for experts in groups.
+    fn grouped_experts<'g>(&self, cx: &Context<'g>, x: Tensor<'g>) -> Tensor<'g> {
+        let positions = ["inner_senders", "expert_groups", "group_experts", "capacity"].map(Name::from);
+        self.products(cx, x, &positions, |weight| {
+            weight.read(cx).split("experts", [&self.options.group_dim(), &self.options.inner_dim()])
+        })
+    }
+
+    fn products<'g>(
+        &self,
+        cx: &Context<'g>,
+        x: Tensor<'g>,
+        positions: &[Name],
+        read: impl Fn(&Weight) -> Tensor<'g>,
+    ) -> Tensor<'g> {
         // Dropout goes by the name of the dim that shares its mask.
         let slots = Dim::new("capacity", 1);
         let rate = self.options.expert_dropout.unwrap_or(cx.dropout);
-        let positions = [Name::from("expert_batch"), "experts".into(), "capacity".into()];
         let out = |dim: &Dim| positions.iter().cloned().chain([dim.name.clone()]).collect::<Vec<_>>();
-        let inner = |weight: &Weight| einsum([x, weight.read(cx)], out(&self.d_ff));
+        let inner = |weight: &Weight| einsum([x, read(weight)], out(&self.d_ff));
         let hidden = match &self.gate {
             // Dropout before relu, as in the dense layer.
             None => cx.drop_at(rate, inner(&self.wi), &[&slots]).relu(),
             Some(gate) => cx.drop_at(rate, inner(gate).gelu() * inner(&self.wi), &[&slots]),
         };
-        einsum([hidden, self.wo.read(cx)], out(&self.d_model))
+        einsum([hidden, read(&self.wo)], out(&self.d_model))
     }
 }
 

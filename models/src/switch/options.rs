@@ -48,6 +48,11 @@ pub struct Switch {
     pub capacity_per_choice: bool,
     /// Fewest slots of an expert.
     pub min_capacity: usize,
+    /// Experts in so many groups: tokens travel to the group first and to the expert from there, each way with
+    /// slots of its own; 0: straight to the expert.
+    pub expert_groups: usize,
+    /// Slots of a group of experts, as a multiple of an even share of the tokens.
+    pub group_capacity_factor: f64,
     /// Slots of an expert whatever the tokens are; 0: by the factors.
     pub fixed_capacity: usize,
     /// Tokens that compete for the slots; 0: those of one sequence.
@@ -216,6 +221,8 @@ impl Default for Switch {
             capacity_per_choice: false,
             min_capacity: 4,
             fixed_capacity: 0,
+            expert_groups: 0,
+            group_capacity_factor: 1.25,
             group_size: 0,
             group_sequences: 0,
             ignore_padding: false,
@@ -292,14 +299,27 @@ impl Switch {
         }
         let factor = if train { self.capacity_factor } else { self.eval_capacity_factor };
         let choices = if self.capacity_per_choice { self.choices().max(1) } else { 1 };
-        let share = (tokens * choices) as f64 * factor / self.experts as f64;
+        self.slots_for(tokens * choices, factor, self.experts).min(tokens)
+    }
+
+    /// Slots of a group of experts and of an expert in it, for as many `tokens` from each sender as senders send
+    /// to a group, where experts are in groups.
+    pub fn group_capacities(&self, tokens: usize, train: bool) -> (usize, usize) {
+        let factor = if train { self.capacity_factor } else { self.eval_capacity_factor };
+        let group = self.slots_for(tokens, self.group_capacity_factor, self.expert_groups.max(1));
+        let inside = self.slots_for(tokens, factor, self.experts / self.expert_groups.max(1));
+        (group.min(tokens), inside)
+    }
+
+    fn slots_for(&self, tokens: usize, factor: f64, among: usize) -> usize {
+        let share = tokens as f64 * factor / among.max(1) as f64;
         let share = match self.capacity_rounding {
             Rounding::Down => share,
             Rounding::Nearest => share.round(),
             Rounding::Up => share.ceil(),
         };
         // Saturating and truncating, as in Mesh TensorFlow.
-        (share as usize).max(self.min_capacity).min(tokens)
+        (share as usize).max(self.min_capacity)
     }
 
     /// The weight of a router's squared log-normalizer in what training makes small.

@@ -125,6 +125,20 @@ impl<'g> Tree<'g> for Trace<'g> {
     }
 }
 
+impl<'g> RouterMetrics<'g> {
+    /// Tokens for which `lost` holds found no slot on their way; of those that `real` says, if it says.
+    pub(super) fn lose(&mut self, lost: Tensor<'g>, real: Option<Tensor<'g>>, positions: [&Dim; 2]) {
+        self.trace.kept = (!lost).cast(DType::S32);
+        self.dropped = match real {
+            None => lost.cast(DType::F32).mean(positions),
+            Some(real) => {
+                let lost = (lost & real).cast(DType::F32).sum(positions);
+                lost / real.cast(DType::F32).sum(positions).maximum(1.0)
+            }
+        };
+    }
+}
+
 impl<'g> Tree<'g> for RouterMetrics<'g> {
     fn map(self, f: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self {
         Self {

@@ -59,6 +59,7 @@ impl Switch {
             ("decoder_sparse_step", &mut self.decoder_sparse_step),
             ("min_capacity", &mut self.min_capacity),
             ("fixed_capacity", &mut self.fixed_capacity),
+            ("expert_groups", &mut self.expert_groups),
             ("group_size", &mut self.group_size),
             ("group_sequences", &mut self.group_sequences),
         ] {
@@ -73,6 +74,7 @@ impl Switch {
             ("router_dropout", &mut self.router_dropout),
             ("temperature", &mut self.temperature),
             ("capacity_factor", &mut self.capacity_factor),
+            ("group_capacity_factor", &mut self.group_capacity_factor),
             ("eval_capacity_factor", &mut self.eval_capacity_factor),
             ("aux_loss", &mut self.aux_loss),
             ("router_z_loss", &mut self.router_z_loss),
@@ -152,7 +154,7 @@ mod tests {
                          eval_second_threshold=0.3 priority=gate exploration=sample jitter=0.2 \
                          router_dropout=0.3 temperature=2 capacity_factor=1 eval_capacity_factor=3 \
                          capacity_rounding=up capacity_per_choice=true min_capacity=1 fixed_capacity=9 \
-                         group_size=64 group_sequences=2 ignore_padding=true aux_loss=0.1 aux_layers=mean \
+                         expert_groups=2 group_capacity_factor=1.5 group_size=64 group_sequences=2 ignore_padding=true aux_loss=0.1 aux_layers=mean \
                          second_place_loss=true router_z_loss=0.01 router_z_scaled=true router_bias=true \
                          round_probabilities=true expert_dropout=0.4 init_scale=1 dispatch=einsum",
         );
@@ -179,6 +181,8 @@ mod tests {
             capacity_per_choice: true,
             min_capacity: 1,
             fixed_capacity: 9,
+            expert_groups: 2,
+            group_capacity_factor: 1.5,
             group_size: 64,
             group_sequences: 2,
             ignore_padding: true,
