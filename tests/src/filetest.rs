@@ -141,7 +141,8 @@ fn passed(case: &Case) -> Result<String, Diagnostics> {
             "dce" => passes::dce::run(&mut module),
             "fold" => passes::fold::run(&mut module),
             "hoist" => passes::hoist::run(&mut module),
-            other => panic!("there is no pass `{other}`: write cse, dce, fold or hoist"),
+            "accumulate" => passes::accumulate::run(&mut module),
+            other => panic!("there is no pass `{other}`: write accumulate, cse, dce, fold or hoist"),
         };
         verify(&module, stage)?;
     }
