@@ -26,7 +26,7 @@ pub enum Stage {
     Prepare,
     /// Requests for gradients become the instructions that compute them.
     Autodiff,
-    /// Dead code, repetitions, and operations that do nothing go.
+    /// What loops stack becomes narrow; dead code, repetitions, and operations that do nothing go.
     Simplify,
     /// Whole tensors become one device's shards, with explicit collectives.
     Partition,
@@ -156,7 +156,10 @@ pub fn optimize(global: Global, last: Stage, observe: Observer) -> Result<Global
     let passes: [(Stage, Pass); 3] = [
         (Stage::Prepare, simplified),
         (Stage::Autodiff, |module| autodiff::expand(&module)),
-        (Stage::Simplify, simplified),
+        (Stage::Simplify, |mut module| {
+            passes::narrow::run(&mut module);
+            simplified(module)
+        }),
     ];
     let mut global = global;
     for (stage, pass) in passes.into_iter().filter(|(stage, _)| *stage <= last) {

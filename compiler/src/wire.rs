@@ -1,7 +1,7 @@
 //! What a collective costs: bytes that each device sends, by the usual ring algorithms. The partitioner
 //! chooses by it and the report adds it up.
 
-use mesh::{AxisId, AxisSet, Mesh, Type, ir::Collective};
+use mesh::{AxisId, AxisSet, Mesh, Module, Type, ir::Collective};
 
 /// The axes over which a collective talks (none for those that send nothing).
 pub fn axes(op: &Collective) -> AxisSet {
@@ -28,4 +28,10 @@ pub fn wire_bytes(mesh: &Mesh, op: &Collective, x: &Type) -> u64 {
         }
         Collective::Shard { dim: _, axes: _ } | Collective::Owe { axes: _ } => 0,
     }
+}
+
+/// Whether stored parameters that are split further than the layout says are gathered once a step (the fact
+/// `gather` = `step`), and not by every loop for every layer.
+pub fn gathers_once(module: &Module) -> bool {
+    module.meta.iter().any(|(key, value)| *key == "gather" && *value == "step")
 }

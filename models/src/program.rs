@@ -85,6 +85,9 @@ fn facts(p: &Program, config: &Config) {
     // ZeRO: what every replica would hold alike is held once. Slots alone are twice the parameters.
     p.meta("state_layout", "*:data");
     p.meta("dtype", config.precision.name());
+    if config.gather_once {
+        p.meta("gather", "step");
+    }
     let (model, settings) = config.described();
     p.meta("model", model);
     p.meta("settings", settings);

@@ -284,7 +284,8 @@ fn first_change(method: Method, value: f64, gradient: &[f64]) -> Vec<f64> {
     let update = Update::new(&p, &optimizer, weights.all());
     p.function("train", |g| {
         let slope = g.input("slope", DType::F32, [&rows, &columns]);
-        update.apply(g, (w.state.read(g) * slope).sum_all(), step.read(g));
+        let loss = (w.state.read(g) * slope).sum_all();
+        update.apply(g, loss, &update.gradients(g, loss), step.read(g));
     });
     let module = autodiff::expand(&p.finish().expect("the program is legal")).expect("it has gradients");
     let call = |function: &str, inputs: Tensors, state: &Tensors| {

@@ -95,7 +95,7 @@ impl Bench {
             });
             let loss = products.reduce(|a, b| a + b).expect("there are parameters");
             let now = step.read(g);
-            let report = update.apply(g, loss, now);
+            let report = update.apply(g, loss, &update.gradients(g, loss), now);
             step.assign(now + 1);
             g.output("rate", report.rate);
             g.output("norm", report.grad_norm);
@@ -328,7 +328,7 @@ fn moved(method: &Method, layers: usize, stacked: bool) -> Vec<f64> {
             (weight.state.read(g) * g.input(format!("slope{i}"), DType::F32, &whole)).sum_all()
         });
         let loss = products.reduce(|a, b| a + b).expect("there are parameters");
-        update.apply(g, loss, step.read(g));
+        update.apply(g, loss, &update.gradients(g, loss), step.read(g));
         step.assign(step.read(g) + 1);
     });
     let mut module = p.finish().unwrap_or_else(|d| panic!("{d}"));

@@ -1,6 +1,6 @@
 //! Scans and conditionals. What goes into a body and what comes out of it lies as the values outside do,
 //! settled, with three exceptions for scans: stored parameters that are sliced by the loop go in as they are
-//! stored, so that each iteration gathers its own slice (FSDP); what the loop stacks may come out pending,
+//! stored, so that each iteration gathers its own slice (FSDP), unless all is gathered once; what the loop stacks may come out pending,
 //! so that one all-reduce after the loop settles all slices; and a carry that only accumulates may be
 //! pending all through the loop.
 
@@ -88,7 +88,7 @@ fn outside(walk: &Walk<'_>, inst: &Inst, op: &Scan, carries: &[Carry]) -> Vec<Ty
             return carried(walk, inst, i, *carry);
         }
         let home = walk.home(*v);
-        let sliced = i < op.carries + op.xs && home.axes_of(&op.dim.name).is_empty();
+        let sliced = i < op.carries + op.xs && !walk.cx.gather_once && home.axes_of(&op.dim.name).is_empty();
         if sliced { home } else { walk.layout(*v) }
     };
     inst.args.iter().enumerate().map(lies).collect()

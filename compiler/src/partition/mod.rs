@@ -34,6 +34,7 @@ mod walk;
 
 pub use check::check;
 
+use crate::wire;
 use mesh::{
     Body, Diagnostic, Diagnostics, Env, Function, Inst, Mesh, Module, Type, Value, arena::Arena, ir::Op,
     layout::AxisMap,
@@ -46,6 +47,8 @@ pub(crate) struct Context<'c> {
     env: &'c Env,
     /// The compute layout, without axes of one device.
     compute: &'c AxisMap,
+    /// Whether stored parameters are gathered once a step and not layer by layer.
+    gather_once: bool,
 }
 
 impl Context<'_> {
@@ -74,7 +77,7 @@ pub fn partition(
         states.push(decl);
     }
     let env = Env { mesh: mesh.clone(), states };
-    let cx = Context { env: &env, compute: &compute };
+    let cx = Context { env: &env, compute: &compute, gather_once: wire::gathers_once(global) };
     let mut functions = Vec::new();
     let mut mistakes = Diagnostics::default();
     for f in &global.functions {

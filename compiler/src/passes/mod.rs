@@ -4,6 +4,7 @@
 //! - [`cse`]: what is computed twice is computed once;
 //! - [`accumulate`]: sums over iterations are made where their terms are made (Local only);
 //! - [`hoist`]: what is the same in every iteration leaves the loop (Global only);
+//! - [`narrow`]: what loops stack is as narrow as it can be (Global only, once, after autodiff);
 //! - [`dce`]: what nobody uses goes, and values are numbered anew.
 //!
 //! Values may change in the sign of a zero and in the last bits of numbers below 1e-30, and not otherwise. Types stay exactly the same, with the order
@@ -15,6 +16,7 @@ pub mod cse;
 pub mod dce;
 pub mod fold;
 pub mod hoist;
+pub mod narrow;
 
 use mesh::{Body, Module, Op, ir::Control};
 

@@ -1,0 +1,114 @@
+//! What loops stack is as narrow as it can be (Global only): where a loop stacks a float that it has just cast to a
+//! wider type, it stacks the narrow one, and the cast comes after the loop. In a program whose fact `gather` is
+//! `step`, what loops slice is narrow too: where nothing but a cast of a slice to one narrower float is used, the cast
+//! comes before the loop. So stored parameters that are split further than the layout says are gathered once a step,
+//! narrow, and not by every loop for every layer.
+
+use crate::wire;
+use mesh::{
+    Body, BodyBuilder, DType, Env, Inst, Module, Op, Value,
+    ir::{Control, Elementwise, Scan},
+};
+
+/// Works on all functions.
+pub fn run(module: &mut Module) {
+    let slices = wire::gathers_once(module);
+    let env = &module.env;
+    module.functions.iter_mut().for_each(|f| body(env, &mut f.body, slices));
+}
+
+fn body(env: &Env, body: &mut Body, slices: bool) {
+    let insts = std::mem::take(&mut body.insts);
+    let mut outer = BodyBuilder { env, body: std::mem::take(body) };
+    for mut inst in insts {
+        let mut casts = Vec::new();
+        match &mut inst.op {
+            Op::Control(Control::Scan(scan)) => {
+                self::body(env, &mut scan.body, slices);
+                if slices {
+                    before(&mut outer, scan, &mut inst.args, &inst.site);
+                }
+                casts = after(&mut outer, scan, &mut inst.results);
+            }
+            Op::Control(Control::Cond { then, otherwise }) => {
+                self::body(env, then, slices);
+                self::body(env, otherwise, slices);
+            }
+            Op::Control(Control::Grad)
+            | Op::Elementwise(_)
+            | Op::Contract(_)
+            | Op::Reduce(_)
+            | Op::Shape(_)
+            | Op::Index(_)
+            | Op::Random(_)
+            | Op::State(_)
+            | Op::Collective(_) => {}
+        }
+        let site = inst.site.clone();
+        outer.body.insts.push(inst);
+        for (narrow, to, wide) in casts {
+            let op = Op::Elementwise(Elementwise::Cast(to));
+            outer.body.insts.push(Inst { op, args: vec![narrow], results: vec![wide], site: site.clone() });
+        }
+    }
+    *body = outer.body;
+    body.compact();
+}
+
+/// Casts what is sliced before it is.
+fn before(outer: &mut BodyBuilder<'_>, scan: &mut Scan, args: &mut [Value], site: &mesh::Site) {
+    for i in scan.carries..scan.carries + scan.xs {
+        let Some(to) = only_cast(&scan.body, scan.body.params[i]) else { continue };
+        let Ok(cast) = outer.emit1(Op::Elementwise(Elementwise::Cast(to)), &[args[i]], site) else {
+            continue;
+        };
+        args[i] = cast;
+        let param = scan.body.params[i];
+        scan.body.values[param].ty.dtype = to;
+        // Casts to the type it has are the value itself.
+        let same: Vec<Value> =
+            scan.body.insts.iter().filter(|inst| inst.args == [param]).map(|inst| inst.results[0]).collect();
+        scan.body.insts.retain(|inst| inst.args != [param]);
+        let rename = |v: &mut Value| *v = if same.contains(v) { param } else { *v };
+        scan.body.insts.iter_mut().flat_map(|inst| &mut inst.args).for_each(rename);
+        scan.body.results.iter_mut().for_each(rename);
+    }
+}
+
+/// The one narrower float that all uses of `v` cast it to.
+fn only_cast(body: &Body, v: Value) -> Option<DType> {
+    let from = body.ty(v).dtype;
+    let mut to = None;
+    for inst in body.insts.iter().filter(|inst| inst.args.contains(&v)) {
+        let Op::Elementwise(Elementwise::Cast(dtype)) = &inst.op else { return None };
+        if to.is_some_and(|to| to != *dtype) {
+            return None;
+        }
+        to = Some(*dtype);
+    }
+    let narrower = |to: &DType| from.is_float() && to.is_float() && to.bytes() < from.bytes();
+    to.filter(narrower).filter(|_| !body.results.contains(&v))
+}
+
+/// Stacks what is narrow; gives what is to be cast afterwards: the narrow value, the type, the wide value.
+fn after(outer: &mut BodyBuilder<'_>, scan: &mut Scan, results: &mut [Value]) -> Vec<(Value, DType, Value)> {
+    let mut casts = Vec::new();
+    for (k, result) in results.iter_mut().enumerate().skip(scan.carries) {
+        let wide = scan.body.results[k];
+        let maker = scan.body.insts.iter().find(|inst| inst.results.contains(&wide));
+        let Some(Inst { op: Op::Elementwise(Elementwise::Cast(to)), args, .. }) = maker else { continue };
+        let (to, narrow) = (*to, args[0]);
+        let from = scan.body.ty(narrow).dtype;
+        if !from.is_float() || !to.is_float() || from.bytes() >= to.bytes() {
+            continue;
+        }
+        scan.body.results[k] = narrow;
+        let mut data = outer.body.values[*result].clone();
+        data.ty.dtype = from;
+        data.name = None;
+        let stacked = outer.body.values.push(data);
+        casts.push((stacked, to, *result));
+        *result = stacked;
+    }
+    casts
+}
