@@ -116,7 +116,7 @@ impl Attention {
             true => (e, cx.drop(v, &[d_kv])),
             false => (cx.drop(e, &[query]), v),
         };
-        let mixed = einsum_as(DType::F32, [weights, v], [batch, heads, query, d_kv]) / sum;
+        let mixed = einsum([weights, v], [batch, heads, query, d_kv]).cast(DType::F32) / sum;
         (einsum([mixed.cast(cx.dtype()), self.o.read(cx)], [batch, query, d_model]), metrics)
     }
 }

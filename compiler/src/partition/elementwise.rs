@@ -14,7 +14,7 @@ pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Elementwise) -> R
         }
         walk.postponed.retain(|v| *v != inst.results[0]);
     }
-    let form = walk.home(inst.results[0]);
+    let form = form(walk, inst, op);
     let sums = owing(walk, inst, op, &form);
     let mut args = Vec::new();
     for (a, sum) in inst.args.iter().zip(&sums) {
@@ -25,6 +25,26 @@ pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Elementwise) -> R
         walk.mark_zero(inst.results[0]);
     }
     walk.done(inst, Op::Elementwise(op.clone()), &args)
+}
+
+/// How the result lies: as it is to lie between operations, but where what is owed over axes that split it then is
+/// less to send afterwards (two sums added to one, or a sum made narrow), as the compute layout says.
+fn form(walk: &Walk<'_>, inst: &Inst, op: &Elementwise) -> Type {
+    let home = walk.home(inst.results[0]);
+    let shrinks = match op {
+        Elementwise::Binary(Binary::Add | Binary::Sub) => inst.args[0] != inst.args[1],
+        Elementwise::Cast(to) => to.is_float() && to.bytes() < walk.of(inst.args[0]).dtype.bytes(),
+        Elementwise::Unary(_)
+        | Elementwise::Binary(_)
+        | Elementwise::Compare(_)
+        | Elementwise::Select
+        | Elementwise::StopGradient => false,
+    };
+    let owes = |v: &Value| {
+        let (sum, ty) = (walk.lazy(*v), walk.of(*v));
+        !sum.intersect(home.split()).is_empty() && ty.dims.len() == home.dims.len()
+    };
+    if shrinks && inst.args.iter().all(owes) { walk.layout(inst.results[0]) } else { home }
 }
 
 /// The sum that each operand may still owe when the operation is applied.
