@@ -252,7 +252,7 @@ impl Lives {
             lives.to[root[r.index()]] = body.insts.len();
         }
         let users = users(body);
-        for (i, inst) in body.insts.iter().enumerate() {
+        for inst in &body.insts {
             for r in &inst.results {
                 if root[r.index()] == r.index() && stored(inst, &users[r.index()]) {
                     lives.bytes[r.index()] = bytes(mesh, body.ty(*r));
