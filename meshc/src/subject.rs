@@ -85,7 +85,9 @@ impl SubjectArgs {
                 false => model::load(&self.subject, &self.with(settings))?,
             };
             if functions.iter().all(|name| program.module.function(name).is_some()) {
-                program.module.functions.retain(|f| functions.contains(&f.name.as_str()));
+                // What parameters are to be prepared by is part of all that use them.
+                let kept = |name: &str| functions.contains(&name) || name == "prepare";
+                program.module.functions.retain(|f| kept(&f.name));
             }
             artefact::of_program(&program, &self.placement, self.target.as_ref(), &self.plugin)?
         };

@@ -3,7 +3,7 @@
 
 mod decode;
 
-pub use decode::KeyValue;
+pub use decode::{KeyValue, single};
 
 use crate::{
     Config, Context, Switch, Weight, Weights,

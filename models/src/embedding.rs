@@ -3,7 +3,7 @@
 use crate::{Config, Context, Weight, Weights};
 use mesh::{
     DType, Dim,
-    dsl::{Init, Tensor, einsum_as},
+    dsl::{Init, Program, State, Tensor, einsum_as},
 };
 
 /// One table for both stacks, and for the output unless that has its own.
@@ -37,10 +37,40 @@ impl Embedding {
     /// A logit for every token of the vocabulary, in `f32`. With a tied table, `x` is scaled by
     /// `d_model^-0.5`.
     pub fn logits<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, batch: &Dim, length: &Dim) -> Tensor<'g> {
-        let (x, table) = match &self.head {
-            None => (x * (self.d_model.size as f64).powf(-0.5), &self.table),
-            Some(head) => (x, head),
+        self.logits_by(x, (batch, length), self.last().read(cx))
+    }
+
+    fn logits_by<'g>(&self, x: Tensor<'g>, (batch, length): (&Dim, &Dim), table: Tensor<'g>) -> Tensor<'g> {
+        let x = match &self.head {
+            None => x * (self.d_model.size as f64).powf(-0.5),
+            Some(_) => x,
         };
-        einsum_as(DType::F32, [x, table.read(cx)], [batch, length, &self.vocab])
+        einsum_as(DType::F32, [x, table], [batch, length, &self.vocab])
+    }
+
+    /// The matrix that makes logits.
+    fn last(&self) -> &Weight {
+        self.head.as_ref().unwrap_or(&self.table)
+    }
+
+    /// Declares the matrix that makes logits turned around, called `name`: few rows by it cost less.
+    pub fn turned(&self, p: &Program, name: &str, dtype: DType) -> State {
+        p.store(name, dtype, [&self.d_model, &self.vocab], Init::Zeros)
+    }
+
+    /// Fills what [`Embedding::turned`] declared.
+    pub fn set_turned(&self, cx: &Context<'_>, turned: &State) {
+        turned.assign(self.last().read(cx));
+    }
+
+    /// [`Embedding::logits`] with what [`Embedding::turned`] declared.
+    pub fn logits_turned<'g>(
+        &self,
+        cx: &Context<'g>,
+        x: Tensor<'g>,
+        positions: (&Dim, &Dim),
+        turned: &State,
+    ) -> Tensor<'g> {
+        self.logits_by(x, positions, turned.read(cx.g))
     }
 }

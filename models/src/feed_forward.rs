@@ -2,8 +2,8 @@
 
 use crate::{Activation, Context, Weight, Weights};
 use mesh::{
-    Dim,
-    dsl::{Init, Tensor, einsum},
+    DType, Dim,
+    dsl::{Init, Program, State, Tensor, einsum},
 };
 
 /// `wo(relu(wi x))`, or `wo(gelu(wi_0 x) · wi_1 x)`.
@@ -33,6 +33,17 @@ impl FeedForward {
 
     /// For `x` of `[batch, length, d_model]`.
     pub fn forward<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, batch: &Dim, length: &Dim) -> Tensor<'g> {
+        self.forward_by(cx, x, (batch, length), self.wo.read(cx))
+    }
+
+    /// [`FeedForward::forward`] with the outer matrix as it is given.
+    fn forward_by<'g>(
+        &self,
+        cx: &Context<'g>,
+        x: Tensor<'g>,
+        (batch, length): (&Dim, &Dim),
+        outer: Tensor<'g>,
+    ) -> Tensor<'g> {
         let inner = |weight: &Weight| einsum([x, weight.read(cx)], [batch, length, &self.d_ff]);
         let hidden = match &self.gate {
             // The factors of dropout are not negative, so that it may come before: then the backward pass
@@ -40,6 +51,28 @@ impl FeedForward {
             None => cx.drop(inner(&self.wi), &[length]).relu(),
             Some(gate) => cx.drop(inner(gate).gelu() * inner(&self.wi), &[length]),
         };
-        einsum([hidden, self.wo.read(cx)], [batch, length, &self.d_model])
+        einsum([hidden, outer], [batch, length, &self.d_model])
+    }
+
+    /// Declares the outer matrix turned around, called `name`: in that order a product with few rows reads it as it
+    /// is, where a product with many would rather have all matrices in the order of parameters.
+    pub fn turned(&self, p: &Program, name: &str, dtype: DType) -> State {
+        p.store(name, dtype, [&self.d_ff, &self.d_model], Init::Zeros)
+    }
+
+    /// Fills what [`FeedForward::turned`] declared, for the current layer.
+    pub fn set_turned(&self, cx: &Context<'_>, turned: &State) {
+        turned.assign(self.wo.read(cx));
+    }
+
+    /// [`FeedForward::forward`] with what [`FeedForward::turned`] declared.
+    pub fn forward_turned<'g>(
+        &self,
+        cx: &Context<'g>,
+        x: Tensor<'g>,
+        positions: (&Dim, &Dim),
+        turned: &State,
+    ) -> Tensor<'g> {
+        self.forward_by(cx, x, positions, turned.read(cx.g))
     }
 }

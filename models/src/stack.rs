@@ -2,7 +2,7 @@
 
 mod decode;
 
-pub use decode::{Kept, StepDecoder};
+pub use decode::{Blocks, Kept, StepDecoder};
 
 use crate::{
     Config, Context, Weights,

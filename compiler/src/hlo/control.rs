@@ -83,7 +83,10 @@ impl<'m> Emitter<'m> {
         let y_orders: Vec<Vec<Name>> = outputs.iter().map(|ty| ty.names().cloned().collect()).collect();
         for ((ty, order), _) in outputs.iter().zip(&y_orders).zip(&places).filter(|(_, p)| p.is_none()) {
             let sizes = [&[scan.dim.size], &self.local_sizes(ty, order)[..]].concat();
-            state.push(self.b.splat(super::primitive(ty.dtype), 0.0, &sizes));
+            // The loop writes every row, so that any number will do. All the same numbers would be one buffer to
+            // XLA, which lives as long as the last loop that begins with it, and is copied for each.
+            self.stacks += 1;
+            state.push(self.b.splat(super::primitive(ty.dtype), f64::from(self.stacks), &sizes));
         }
         let init = self.b.tuple(&state);
         let shape = self.b.shape(init).clone();

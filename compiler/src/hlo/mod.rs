@@ -82,6 +82,8 @@ struct Emitter<'m> {
     states: FxHashMap<StateId, Tensor>,
     /// What was written.
     written: FxHashMap<StateId, Tensor>,
+    /// Stacks that loops fill, so far.
+    stacks: u32,
 }
 
 fn primitive(dtype: DType) -> PrimitiveType {

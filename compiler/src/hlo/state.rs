@@ -48,6 +48,7 @@ pub(super) fn emit(local: &Module, function: &Function, platform: Platform) -> R
         b: Builder::new(env.mesh.devices()),
         states: FxHashMap::default(),
         written: FxHashMap::default(),
+        stacks: 0,
     };
     let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
     for id in &touched {

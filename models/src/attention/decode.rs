@@ -3,7 +3,7 @@
 use super::Attention;
 use crate::{Context, attention::AttentionDims};
 use mesh::{
-    DType, Dim,
+    DType, Dim, Name,
     dsl::{Tensor, einsum, einsum_as},
 };
 
@@ -28,14 +28,23 @@ impl Attention {
     ) -> Tensor<'g> {
         let AttentionDims { batch, d_model, heads, d_kv } = &self.dims;
         let length = Dim::new("memory_length", 1);
-        let q = self.query(cx, x, beams);
-        let mut logits = einsum_as(DType::F32, [q, keys], [batch, beams, heads, &length]);
+        let q = single(self.query(cx, x, beams), beams);
+        let rows: Vec<&Dim> = [batch, beams].into_iter().filter(|d| q.has(&d.name)).collect();
+        let dims = |more: &[&Dim]| -> Vec<Name> { rows.iter().chain(more).map(|d| d.name.clone()).collect() };
+        let mut logits = einsum_as(DType::F32, [q, keys], dims(&[heads, &length]));
         for mask in masks {
             logits += *mask;
         }
         let e = (logits - logits.max(&length)).exp();
-        let mixed = einsum_as(DType::F32, [e.cast(cx.dtype()), values], [batch, beams, heads, d_kv]);
+        let mixed = einsum_as(DType::F32, [e.cast(cx.dtype()), values], dims(&[heads, d_kv]));
         let mixed = mixed / e.sum(&length);
-        einsum([mixed.cast(cx.dtype()), self.o.read(cx)], [batch, beams, d_model])
+        let found = einsum([mixed.cast(cx.dtype()), self.o.read(cx)], dims(&[d_model]));
+        if found.has(&beams.name) { found } else { found.broadcast(beams) }
     }
+}
+
+/// Without `beams` if there is one: a dim of size 1 between what is kept and the products that read it makes
+/// compilers copy what is kept.
+pub fn single<'g>(x: Tensor<'g>, beams: &Dim) -> Tensor<'g> {
+    if beams.size == 1 { x.squeeze(&beams.name) } else { x }
 }

@@ -77,7 +77,11 @@ impl Beams<'_> {
         let (scores, chosen) = ends.select(low, all.scores).top_k(&all.dim.name, &self.beams.renamed("next"));
         let beam = all.beam.gather(&all.dim.name, chosen);
         let token = all.token.gather(&all.dim.name, chosen).rename("next", &self.beams.name);
-        let move_beams = |x: Tensor<'g>| x.gather(&self.beams.name, beam).rename("next", &self.beams.name);
+        // What is kept for a single beam lacks the dim.
+        let move_beams = |x: Tensor<'g>| match x.has(&self.beams.name) {
+            true => x.gather(&self.beams.name, beam).rename("next", &self.beams.name),
+            false => x,
+        };
         let row = token.broadcast(&Dim::new("target_length", 1));
         let tokens = move_beams(now.tokens).dynamic_update("target_length", row, now.position);
         let scores = scores.rename("next", &self.beams.name);

@@ -3,6 +3,7 @@
 //! A program of its own, so that programs that train do not grow: `--set task=generate`. It has the
 //! parameters of the model, by the same names, and what decoding keeps. Functions:
 //!
+//! - `prepare()`, where there is one, is called once, when the parameters have their values.
 //! - `encode(inputs)` starts over: it runs the encoder and computes what all positions of the decoder need of
 //!   it.
 //! - `decode(…)` goes on by `steps` positions. Tokens are chosen on the devices and stay there; the one output,
@@ -24,7 +25,7 @@ use crate::{
     attention::{MASKED, padding_mask},
     config::Mistakes,
     embedding::Embedding,
-    stack::{Kept, Stack, StepDecoder},
+    stack::{Blocks, Kept, Stack, StepDecoder},
 };
 use beams::{Beams, Ended};
 use mesh::{
@@ -41,6 +42,9 @@ pub const EOS: u32 = 1;
 /// Up to how many bytes of parameters the decoder's layers are written out one after the other.
 const WRITTEN_OUT: usize = 1 << 30;
 
+/// Up to how many experts are kept apart, over all layers: each stands in the program by itself.
+const APART: usize = 256;
+
 /// How to generate.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Generation {
@@ -54,6 +58,8 @@ pub struct Generation {
     pub cached: bool,
     /// Whether the decoder's layers run as a loop; nothing: if they are large.
     pub looped: Option<bool>,
+    /// Whether experts are kept apart, where the decoder's layers are no loop; nothing: unless they are many.
+    pub apart: Option<bool>,
     /// Whether sampling looks at `top_k` and `top_p`, for which it has to sort.
     pub filter: bool,
     /// When a search is over.
@@ -90,6 +96,7 @@ impl Default for Generation {
             steps: 16,
             cached: true,
             looped: None,
+            apart: None,
             filter: true,
             early: Early::Likely,
         }
@@ -110,6 +117,11 @@ impl Generation {
         self.looped = match args.choice("decoder_layers_as", &["auto", "loop", "code"], "auto") {
             "loop" => Some(true),
             "code" => Some(false),
+            _ => None,
+        };
+        self.apart = match args.choice("decoder_experts", &["auto", "apart", "together"], "auto") {
+            "apart" => Some(true),
+            "together" => Some(false),
             _ => None,
         };
         self.filter = args.get("filter", self.filter);
@@ -146,11 +158,29 @@ impl Generation {
         }
     }
 
-    fn looped(&self, config: &Config) -> bool {
+    fn blocks(&self, config: &Config) -> Blocks {
         let experts = config.switch.as_ref().map_or(1, |s| s.experts);
         let block = 8 * config.heads * config.d_kv + 3 * config.d_ff * experts;
-        self.looped.unwrap_or(4 * config.decoder_layers * config.d_model * block > WRITTEN_OUT)
+        if self.looped.unwrap_or(4 * config.decoder_layers * config.d_model * block > WRITTEN_OUT) {
+            return Blocks::Loop;
+        }
+        // The layout may name dims of slots: a program has to have them.
+        let slots = (0..config.encoder_layers).any(|i| config.is_sparse(false, i));
+        let grouped = config.switch.as_ref().is_some_and(|s| s.expert_groups > 0);
+        let few = experts * config.decoder_layers <= APART;
+        Blocks::Written { apart: slots && !grouped && self.apart.unwrap_or(few) }
     }
+}
+
+/// The encoder's configuration. Where no token can be without a slot, padding need not have one: nothing looks at
+/// what becomes of it.
+fn encoder(config: &Config) -> Config {
+    let own = |switch: &Switch| {
+        let (_, tokens) = switch.groups(config.batch, config.input_length);
+        let roomy = switch.capacity(tokens, false) >= tokens;
+        Switch { skip_empty: true, ignore_padding: switch.ignore_padding || roomy, ..switch.clone() }
+    };
+    Config { switch: config.switch.as_ref().map(own), ..config.clone() }
 }
 
 /// The same with a slot in each expert for every token of a group, which is one sequence.
@@ -172,6 +202,9 @@ pub fn program(config: &Config, options: &Generation, place: &Site) -> Program {
     }
     facts(&p, config, options);
     let generator = Generator::new(&p, config, options);
+    if matches!(generator.decoder, Decoder::Cached(_, Some(_))) {
+        p.function("prepare", |g| generator.prepare(g));
+    }
     p.function("encode", |g| generator.encode(g));
     p.function("decode", |g| generator.decode(g));
     p.function("results", |g| generator.results(g));
@@ -218,7 +251,8 @@ struct Generator {
 
 #[derive(Debug)]
 enum Decoder {
-    Cached(Box<StepDecoder>),
+    /// Where its blocks are no loop, with the matrix that makes logits, turned around.
+    Cached(Box<StepDecoder>, Option<State>),
     /// The decoder, and the encoder's output.
     Uncached(Box<Stack>, State),
 }
@@ -269,7 +303,7 @@ impl Generator {
     fn new(p: &Program, config: &Config, options: &Generation) -> Self {
         let w = Weights::new(p);
         let embedding = Embedding::new(&w, config);
-        let encoder = Stack::encoder(&w, config);
+        let encoder = Stack::encoder(&w, &encoder(config));
         let decoder = Stack::decoder(&w, &options.decoder(config));
         let (batch, beams) = (Dim::new("batch", config.batch), Dim::new("beams", options.beams));
         let length = Dim::new("target_length", config.target_length.next_multiple_of(options.steps));
@@ -277,10 +311,11 @@ impl Generator {
         let dtype = config.precision.activations();
         let decoder = match options.cached {
             true => {
-                let looped = options.looped(config);
+                let blocks = options.blocks(config);
                 let (own, memory) = (length.size, memory_length.size);
-                let decoder = StepDecoder::new(p, decoder, dtype, &beams, own, memory, looped);
-                Decoder::Cached(Box::new(decoder))
+                let decoder = StepDecoder::new(p, decoder, dtype, &beams, own, memory, blocks);
+                let head = (blocks != Blocks::Loop).then(|| embedding.turned(p, "kept/head", dtype));
+                Decoder::Cached(Box::new(decoder), head)
             }
             false => {
                 let d_model = Dim::new("d_model", config.d_model);
@@ -317,6 +352,14 @@ impl Generator {
         }
     }
 
+    fn prepare(&self, g: &Graph) {
+        if let Decoder::Cached(decoder, Some(head)) = &self.decoder {
+            let cx = &Context::new(g, &self.config, None);
+            decoder.prepare(cx);
+            self.embedding.set_turned(cx, head);
+        }
+    }
+
     fn encode(&self, g: &Graph) {
         let cx = &Context::new(g, &self.config, None);
         let length = Dim::new("length", self.config.input_length);
@@ -329,7 +372,7 @@ impl Generator {
             .x
             .rename(&length, "memory_length");
         match &self.decoder {
-            Decoder::Cached(decoder) => decoder.start(cx, memory),
+            Decoder::Cached(decoder, _) => decoder.start(cx, memory),
             Decoder::Uncached(_, state) => state.assign(memory),
         }
         self.padding.assign(padding);
@@ -362,23 +405,30 @@ impl Generator {
         let penalty = self.ended.as_ref().map(|_| g.input("length_penalty", DType::F32, []));
         // The same for all positions: computed before the loop.
         let falling = match &self.decoder {
-            Decoder::Cached(decoder) => Some(decoder.falling(cx)),
+            Decoder::Cached(decoder, _) => Some(decoder.falling(cx)),
             Decoder::Uncached(..) => None,
         };
         let padding = self.padding.read(g);
         let steps = Dim::new("steps", self.options.steps);
         let (done, ()) = g.scan(&steps, self.read(g), (), |mut now: Running<'_>, ()| {
             let x = match (&self.decoder, &falling) {
-                (Decoder::Cached(decoder), Some(falling)) => {
+                (Decoder::Cached(decoder, _), Some(falling)) => {
                     let x = g.scope("embedding", || self.embedding.lookup(cx, now.last));
                     let (x, kept) = decoder.step(cx, x, now.position, falling, padding, now.kept);
                     now.kept = kept;
                     x
                 }
                 (Decoder::Uncached(decoder, memory), _) => self.again(cx, decoder, memory, padding, &now),
-                (Decoder::Cached(_), None) => unreachable!("a cached decoder has its biases"),
+                (Decoder::Cached(..), None) => unreachable!("a cached decoder has its biases"),
             };
-            let logits = g.scope("logits", || self.embedding.logits(cx, x, &self.batch, &self.beams));
+            let logits = g.scope("logits", || match &self.decoder {
+                Decoder::Cached(_, Some(head)) => {
+                    self.embedding.logits_turned(cx, x, (&self.batch, &self.beams), head)
+                }
+                Decoder::Cached(_, None) | Decoder::Uncached(..) => {
+                    self.embedding.logits(cx, x, &self.batch, &self.beams)
+                }
+            });
             let allowed = || not_yet(logits, now.position, limits.min_length);
             let token = match (&sampling, penalty) {
                 (Some(sampling), _) => g.scope("sample", || {
@@ -440,7 +490,7 @@ impl Generator {
     fn read<'g>(&self, g: &'g Graph) -> Running<'g> {
         let [tokens, last, open, scores] = self.running.each_ref().map(|state| state.read(g));
         let kept = match &self.decoder {
-            Decoder::Cached(decoder) => decoder.kept(g),
+            Decoder::Cached(decoder, _) => decoder.kept(g),
             Decoder::Uncached(..) => Vec::new(),
         };
         let ended = self.ended.as_ref().map(|ended| {
@@ -454,7 +504,7 @@ impl Generator {
         self.position.assign(now.position);
         let running = [now.tokens, now.last, now.open, now.scores];
         self.running.iter().zip(running).for_each(|(state, value)| state.assign(value));
-        if let Decoder::Cached(decoder) = &self.decoder {
+        if let Decoder::Cached(decoder, _) = &self.decoder {
             decoder.keep(&now.kept);
         }
         if let (Some(states), Some(ended)) = (&self.ended, now.ended) {

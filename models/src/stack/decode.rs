@@ -7,9 +7,10 @@
 use super::{Block, Ffn, Segment, Stack};
 use crate::{
     Context,
-    attention::{Attention, KeyValue},
+    attention::{Attention, KeyValue, single},
     norm::RmsNorm,
     position::Falling,
+    switch::Apart,
 };
 use mesh::{
     DType, Dim,
@@ -30,6 +31,30 @@ pub struct StepDecoder {
     own_length: Dim,
     own: Vec<Vec<Vec<[State; 2]>>>,
     memory: Vec<Vec<Vec<[State; 2]>>>,
+    /// Weights in another order, by segment, row and block.
+    prepared: Vec<Vec<Vec<Option<Prepared>>>>,
+}
+
+/// Weights of a block's last part in the order in which a step reads them.
+#[derive(Clone, Debug)]
+enum Prepared {
+    /// Of the dense layer: the outer matrix, turned around.
+    Dense(State),
+    /// Each expert by itself.
+    Experts(Apart),
+}
+
+/// How the blocks of a [`StepDecoder`] run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Blocks {
+    /// As a scan over `layers`.
+    Loop,
+    /// One after the other, which is faster for small models and takes the memory of the decoder's parameters
+    /// again.
+    Written {
+        /// Whether the experts of a layer are kept apart, so that those that no token chose are skipped.
+        apart: bool,
+    },
 }
 
 /// What blocks need to know of the current position.
@@ -44,9 +69,7 @@ struct Now<'g> {
 }
 
 impl StepDecoder {
-    /// Declares what is kept, for `positions` of the decoder and `memory_length` of the encoder. `looped`:
-    /// blocks run as a scan over `layers`; else one after the other, which is faster for small models and
-    /// takes the memory of the decoder's parameters again.
+    /// Declares what is kept, for `positions` of the decoder and `memory_length` of the encoder.
     pub fn new(
         p: &Program,
         stack: Stack,
@@ -54,11 +77,14 @@ impl StepDecoder {
         beams: &Dim,
         positions: usize,
         memory_length: usize,
-        looped: bool,
+        blocks: Blocks,
     ) -> Self {
+        let looped = blocks == Blocks::Loop;
         let dims = stack.dims.clone();
         let own_length = Dim::new("memory_length", positions);
-        let own = [&dims.batch, beams, &dims.heads, &own_length, &dims.d_kv].map(Dim::clone);
+        // As [`single`] has it.
+        let own = [&dims.batch, beams, &dims.heads, &own_length, &dims.d_kv].into_iter();
+        let own: Vec<Dim> = own.filter(|d| d.name != beams.name || d.size > 1).cloned().collect();
         let memory_length = Dim::new("memory_length", memory_length);
         let memory = [&dims.batch, &dims.heads, &memory_length, &dims.d_kv].map(Dim::clone);
         let declare = |what: &str, dims: &[Dim]| {
@@ -82,7 +108,26 @@ impl StepDecoder {
             stack.segments.iter().enumerate().map(segment).collect()
         };
         let (own, memory) = (declare("own", &own), declare("memory", &memory));
-        Self { looped, beams: beams.clone(), own_length, own, memory, stack }
+        let prepared = prepared(p, &stack, dtype, blocks);
+        Self { looped, beams: beams.clone(), own_length, own, memory, prepared, stack }
+    }
+
+    /// What is to be done once, when the parameters have their values.
+    pub fn prepare(&self, cx: &Context<'_>) {
+        let g = cx.g;
+        g.scope(self.stack.name, || {
+            for (segment, rows) in self.stack.segments.iter().zip(&self.prepared) {
+                for (i, row) in rows.iter().enumerate() {
+                    for (block, prepared) in segment.blocks.iter().zip(row) {
+                        g.at(&segment.layers, i, || match (&block.feed_forward.1, prepared) {
+                            (Ffn::Dense(ffn), Some(Prepared::Dense(turned))) => ffn.set_turned(cx, turned),
+                            (Ffn::Switch(ffn), Some(Prepared::Experts(apart))) => ffn.set_apart(cx, apart),
+                            (Ffn::Dense(_) | Ffn::Switch(_), _) => {}
+                        });
+                    }
+                }
+            }
+        });
     }
 
     /// Starts over: keys and values of `memory`, the encoder's output, and none of the decoder's own.
@@ -135,10 +180,12 @@ impl StepDecoder {
             let now = Now { position, bias: falling.at(position), padding };
             let mut x = x;
             let mut next: Kept<'g> = Vec::new();
-            for ((segment, rows), memory) in self.stack.segments.iter().zip(kept).zip(&self.memory) {
+            let segments = self.stack.segments.iter().zip(kept).zip(self.memory.iter().zip(&self.prepared));
+            for ((segment, rows), (memory, prepared)) in segments {
                 let mut done = Vec::new();
                 for (i, (row, memory)) in rows.into_iter().zip(memory).enumerate() {
-                    let step = |x, row| self.iteration(cx, segment, x, row, memory, now);
+                    let seen = (&memory[..], &prepared[i][..]);
+                    let step = |x, row| self.iteration(cx, segment, x, row, seen, now);
                     let (after, row) = match self.looped {
                         true => g.scan(&segment.layers, x, row, step),
                         false => g.at(&segment.layers, i, || step(x, row)),
@@ -163,7 +210,7 @@ impl StepDecoder {
         segment: &Segment,
         x: Tensor<'g>,
         kept: Vec<KeyValue<'g>>,
-        memory: &[[State; 2]],
+        (memory, prepared): (&[[State; 2]], &[Option<Prepared>]),
         now: Now<'g>,
     ) -> (Tensor<'g>, Vec<KeyValue<'g>>) {
         let mut x = x;
@@ -171,12 +218,34 @@ impl StepDecoder {
         for (i, ((block, kept), memory)) in segment.blocks.iter().zip(kept).zip(memory).enumerate() {
             let scope = if segment.blocks.len() == 1 { "block".into() } else { format!("block_{i}") };
             let memory = memory.each_ref().map(|state| state.read(cx.g));
-            let (after, kept) = cx.g.scope(scope, || block.step(cx, x, self, kept, memory, now));
+            let seen = (memory, prepared[i].as_ref());
+            let (after, kept) = cx.g.scope(scope, || block.step(cx, x, self, kept, seen, now));
             x = after;
             next.push(kept);
         }
         (x, next)
     }
+}
+
+/// States for the weights that a step reads in another order; none where blocks run as a loop.
+fn prepared(p: &Program, stack: &Stack, dtype: DType, blocks: Blocks) -> Vec<Vec<Vec<Option<Prepared>>>> {
+    let declare = |(s, segment): (usize, &Segment)| {
+        let block = |row: usize, (b, block): (usize, &Block)| {
+            let name = |what: &str| format!("kept/{what}_{s}_{row}_{b}");
+            match (&block.feed_forward.1, blocks) {
+                (Ffn::Dense(ffn), Blocks::Written { .. }) => {
+                    Some(Prepared::Dense(ffn.turned(p, &name("wo"), dtype)))
+                }
+                (Ffn::Switch(ffn), Blocks::Written { apart: true }) => {
+                    Some(Prepared::Experts(ffn.apart(p, &name("experts"), dtype)))
+                }
+                (Ffn::Switch(_), Blocks::Written { apart: false }) | (_, Blocks::Loop) => None,
+            }
+        };
+        let rows = if blocks == Blocks::Loop { 1 } else { segment.layers.size };
+        (0..rows).map(|row| segment.blocks.iter().enumerate().map(|b| block(row, b)).collect()).collect()
+    };
+    stack.segments.iter().enumerate().map(declare).collect()
 }
 
 /// Assigns what was computed for a segment.
@@ -192,7 +261,7 @@ impl Block {
         x: Tensor<'g>,
         decoder: &StepDecoder,
         kept: KeyValue<'g>,
-        memory: KeyValue<'g>,
+        (memory, prepared): (KeyValue<'g>, Option<&Prepared>),
         now: Now<'g>,
     ) -> (Tensor<'g>, KeyValue<'g>) {
         let (g, beams) = (cx.g, &decoder.beams);
@@ -209,9 +278,15 @@ impl Block {
             let (norm, ffn) = &self.feed_forward;
             let h = norm.forward(cx, x);
             let batch = &decoder.stack.dims.batch;
-            match ffn {
-                Ffn::Dense(ffn) => ffn.forward(cx, h, batch, beams),
-                Ffn::Switch(ffn) => ffn.forward(cx, h, batch, beams).0,
+            match (ffn, prepared) {
+                (Ffn::Dense(ffn), Some(Prepared::Dense(turned))) => {
+                    ffn.forward_turned(cx, h, (batch, beams), turned)
+                }
+                (Ffn::Switch(ffn), Some(Prepared::Experts(apart))) => {
+                    ffn.forward_apart(cx, h, (batch, beams), apart)
+                }
+                (Ffn::Dense(ffn), _) => ffn.forward(cx, h, batch, beams),
+                (Ffn::Switch(ffn), _) => ffn.forward(cx, h, batch, beams).0,
             }
         });
         (x + y, kept)
@@ -229,7 +304,7 @@ fn own<'g>(
     now: Now<'g>,
 ) -> (Tensor<'g>, KeyValue<'g>) {
     let h = norm.forward(cx, x);
-    let [key, value] = attention.keep(cx, h, beams);
+    let [key, value] = attention.keep(cx, h, beams).map(|x| single(x, beams));
     let one = Dim::new("memory_length", 1);
     let put =
         |all: Tensor<'g>, x: Tensor<'g>| all.dynamic_update("memory_length", x.broadcast(&one), now.position);

@@ -3,8 +3,10 @@
 //! Reading order: [`options`] (what a Switch layer is; `settings` and `limits` read and check them),
 //! [`SwitchFfn`] (the experts, and how tokens travel to them and back), [`attention`] (experts there), [`router`] (probabilities), `choice`
 //! (who chooses whom, and which slots that takes), `balance` (losses and metrics), [`dispatch`] (moving tokens
-//! into slots and back), `hierarchy` (the same in two steps, for very many experts).
+//! into slots and back), `hierarchy` (the same in two steps, for very many experts), `apart` (steps of few tokens),
+//! `tight` (as few slots as are taken).
 
+mod apart;
 pub mod attention;
 mod balance;
 mod choice;
@@ -14,8 +16,10 @@ mod limits;
 pub mod options;
 pub mod router;
 mod settings;
+mod tight;
 
 use crate::{Activation, Context, Weight, Weights};
+pub use apart::Apart;
 use dispatch::Slots;
 use hierarchy::Hierarchy;
 use mesh::{
@@ -92,13 +96,27 @@ impl SwitchFfn {
             let (y, lost) = hierarchy.forward(x, real, &metrics.trace, |sent| self.grouped_experts(cx, sent));
             metrics.lose(lost, real.filter(|_| self.options.ignore_padding), [group, token]);
             y
+        } else if self.options.skip_empty && !cx.train() {
+            self.in_fewest_slots(cx, x, [group, token], &routing, &tight::levels(routing.capacity))
         } else {
-            let slots = Slots::new(&self.options, &self.d_model, [group, token], &routing, cx.train());
-            let sent = g.scope("dispatch", || slots.dispatch(x));
-            let done = g.scope("experts", || self.experts(cx, to_experts(sent)));
-            g.scope("combine", || slots.combine(from_experts(done), &[&self.d_model]))
+            self.in_slots(cx, x, [group, token], &routing)
         };
         (groups.ungroup(y), Routed { routing, metrics, group: group.clone(), token: token.clone() })
+    }
+
+    /// Through the slots of their experts and back: for `x` of `[positions, d_model]`.
+    fn in_slots<'g>(
+        &self,
+        cx: &Context<'g>,
+        x: Tensor<'g>,
+        positions: [&Dim; 2],
+        routing: &Routing<'g>,
+    ) -> Tensor<'g> {
+        let g = cx.g;
+        let slots = Slots::new(&self.options, &self.d_model, positions, routing, cx.train());
+        let sent = g.scope("dispatch", || slots.dispatch(x));
+        let done = g.scope("experts", || self.experts(cx, to_experts(sent)));
+        g.scope("combine", || slots.combine(from_experts(done), &[&self.d_model]))
     }
 
     fn experts<'g>(&self, cx: &Context<'g>, x: Tensor<'g>) -> Tensor<'g> {

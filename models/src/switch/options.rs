@@ -82,6 +82,9 @@ pub struct Switch {
     pub init_scale: f64,
     /// How tokens get to their slots.
     pub dispatch: Dispatch,
+    /// Whether slots that no expert fills are left out, outside training: the same numbers in less time where
+    /// capacity is much larger than what tokens need, in a larger program.
+    pub skip_empty: bool,
 }
 
 /// Which parts of a sparse layer have experts.
@@ -236,6 +239,7 @@ impl Default for Switch {
             expert_dropout: None,
             init_scale: 0.1,
             dispatch: Dispatch::Auto,
+            skip_empty: false,
         }
     }
 }

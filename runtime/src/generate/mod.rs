@@ -95,6 +95,10 @@ impl<'s> Generator<'s> {
         for function in ["encode", "decode", "results"] {
             session.compile(function)?;
         }
+        if artefact_has(session, "prepare") {
+            session.call("prepare", &BTreeMap::new())?.wait()?;
+            session.release("prepare");
+        }
         Ok(Self { session, sizes, beams, steps, method, filter })
     }
 
@@ -238,6 +242,10 @@ impl<'s> Generator<'s> {
         let all: Vec<Sequence> = tokens.chunks_exact(width).zip(&scores).map(sequence).collect();
         Ok(all.chunks(self.beams).map(<[Sequence]>::to_vec).collect())
     }
+}
+
+fn artefact_has(session: &Session, function: &str) -> bool {
+    session.artefact().manifest.functions.iter().any(|f| f.name == function)
 }
 
 fn platform(error: pjrt::Error) -> Error {

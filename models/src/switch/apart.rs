@@ -1,0 +1,98 @@
+//! Experts kept one by one, for steps of few tokens: then those that no token chose cost nothing.
+//!
+//! A step of generation has a token for each sequence, and what it costs is reading weights. Together, all
+//! experts are read in every step; apart, each stands under a condition. A slice of a stacked parameter would be
+//! copied in every step, so each expert's matrices are copied into state of their own, once.
+
+use super::{SwitchFfn, router::Assignment};
+use crate::{Context, Weight};
+use mesh::{
+    DType, Dim,
+    dsl::{Init, Program, State, Tensor, einsum},
+};
+
+/// The matrices of one layer's experts: for each expert the inner ones, and the outer one.
+#[derive(Clone, Debug)]
+pub struct Apart {
+    experts: Vec<(Vec<State>, State)>,
+}
+
+impl SwitchFfn {
+    /// Declares what [`SwitchFfn::set_apart`] fills: states called `name`, with a number.
+    pub fn apart(&self, p: &Program, name: &str, dtype: DType) -> Apart {
+        let state = |e: usize, part: &str, dims: [&Dim; 2]| {
+            p.store(format!("{name}_{e}_{part}"), dtype, dims, Init::Zeros)
+        };
+        let inner = || ["wi", "gate"].into_iter().take(self.inner().count());
+        // Rows first, in the order in which they are summed: else a product turns them around in every step.
+        let (rows, columns) = ([&self.d_model, &self.d_ff], [&self.d_ff, &self.d_model]);
+        let expert = |e| (inner().map(|part| state(e, part, rows)).collect(), state(e, "wo", columns));
+        Apart { experts: (0..self.options.experts).map(expert).collect() }
+    }
+
+    /// Copies the experts of the current layer.
+    pub fn set_apart(&self, cx: &Context<'_>, apart: &Apart) {
+        // By index and not as a slice: the layout may split experts.
+        let one = |weight: &Weight, e: usize| {
+            weight.read(cx).gather("experts", cx.g.constant(e as u32, DType::S32))
+        };
+        for (e, (inner, outer)) in apart.experts.iter().enumerate() {
+            inner.iter().zip(self.inner()).for_each(|(state, weight)| state.assign(one(weight, e)));
+            outer.assign(one(&self.wo, e));
+        }
+    }
+
+    /// [`SwitchFfn::forward`] outside training, by experts that are kept apart. No token is to be without a
+    /// slot, and tokens choose.
+    pub fn forward_apart<'g>(
+        &self,
+        cx: &Context<'g>,
+        x: Tensor<'g>,
+        (batch, tokens): (&Dim, &Dim),
+        apart: &Apart,
+    ) -> Tensor<'g> {
+        let g = cx.g;
+        let (routing, _) = g.scope("router", || self.router.forward(cx, x, None, batch, tokens));
+        let zeros = || g.full(0, cx.dtype(), [batch, tokens, &self.d_model]);
+        // Experts that choose tokens are refused where programs that generate begin.
+        let Assignment::Tokens(choices) = &routing.assignment else { return zeros() };
+        let mut sum: Option<Tensor<'g>> = None;
+        for (e, expert) in apart.experts.iter().enumerate() {
+            let slots = (e * routing.capacity) as u32..((e + 1) * routing.capacity) as u32;
+            // No token chooses an expert twice.
+            let gates = choices.iter().map(|(slot, gate)| {
+                (slot.ge(slots.start) & slot.lt(slots.end)).select(*gate, g.constant(0, gate.dtype()))
+            });
+            let gate = gates.reduce(|a, b| a + b).unwrap_or_else(|| g.constant(0, cx.dtype()));
+            let takes = gate.ne(0).any([batch, tokens]);
+            let make = || {
+                let y = self.one_expert(cx, x, (batch, tokens), expert);
+                gate.ne(0).select(y * gate, g.constant(0, cx.dtype()))
+            };
+            let y = g.scope("experts", || g.cond(takes, make, zeros));
+            sum = Some(sum.map_or(y, |sum| sum + y));
+        }
+        sum.unwrap_or_else(zeros)
+    }
+
+    /// One expert, for all tokens.
+    fn one_expert<'g>(
+        &self,
+        cx: &Context<'g>,
+        x: Tensor<'g>,
+        (batch, tokens): (&Dim, &Dim),
+        (inner, outer): &(Vec<State>, State),
+    ) -> Tensor<'g> {
+        let made = |state: &State| einsum([x, state.read(cx.g)], [batch, tokens, &self.d_ff]);
+        let hidden = match &inner[..] {
+            [wi, gate] => made(gate).gelu() * made(wi),
+            _ => made(&inner[0]).relu(),
+        };
+        einsum([hidden, outer.read(cx.g)], [batch, tokens, &self.d_model])
+    }
+
+    /// The matrices that stand first.
+    fn inner(&self) -> impl Iterator<Item = &Weight> {
+        std::iter::once(&self.wi).chain(&self.gate)
+    }
+}
