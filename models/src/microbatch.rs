@@ -81,7 +81,7 @@ impl<'g> Batch<'g> {
             let numbers = numbers(&losses).into_iter().map(|(name, value, _)| (name, value));
             return (self.sent(gradients), Said { total, numbers: numbers.collect() });
         }
-        let zeros: Vec<_> = weights.iter().map(|w| g.full(0.0, DType::F32, &w.state.dims())).collect();
+        let zeros: Vec<_> = weights.iter().map(|w| g.full(0.0, DType::F32, w.state.dims())).collect();
         let apart = feeds.map(&mut |x| x.split("batch", [batch, parts]));
         let mut known = Vec::new();
         let (sums, (total, values)) = g.scan(parts, zeros, apart, |sums, feeds| {

@@ -57,13 +57,11 @@ fn body(env: &Env, body: &mut Body, slices: bool) {
 
 /// Casts what is sliced before it is.
 fn before(outer: &mut BodyBuilder<'_>, scan: &mut Scan, args: &mut [Value], site: &mesh::Site) {
-    for i in scan.carries..scan.carries + scan.xs {
-        let Some(to) = only_cast(&scan.body, scan.body.params[i]) else { continue };
-        let Ok(cast) = outer.emit1(Op::Elementwise(Elementwise::Cast(to)), &[args[i]], site) else {
-            continue;
-        };
-        args[i] = cast;
+    for (i, arg) in args.iter_mut().enumerate().skip(scan.carries).take(scan.xs) {
         let param = scan.body.params[i];
+        let Some(to) = only_cast(&scan.body, param) else { continue };
+        let Ok(cast) = outer.emit1(Op::Elementwise(Elementwise::Cast(to)), &[*arg], site) else { continue };
+        *arg = cast;
         scan.body.values[param].ty.dtype = to;
         // Casts to the type it has are the value itself.
         let same: Vec<Value> =

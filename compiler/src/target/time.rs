@@ -67,16 +67,16 @@ impl Slice {
 
     fn span(&self, mesh: &Mesh, axes: &[AxisId]) -> Span {
         let members: Vec<_> = group(mesh, axes).map(|d| self.place(d)).collect();
-        let distinct = |of: &dyn Fn(&(usize, Vec<usize>, usize)) -> usize| {
-            let mut all: Vec<usize> = members.iter().map(of).collect();
+        let distinct = |mut all: Vec<usize>| {
             all.sort_unstable();
             all.dedup();
             all.len()
         };
-        let extent: Vec<usize> = (0..self.shape.len()).map(|i| distinct(&|m| m.1[i])).collect();
+        let along = |i: usize| distinct(members.iter().map(|m| m.1[i]).collect());
+        let extent: Vec<usize> = (0..self.shape.len()).map(along).collect();
         let ring = |(i, wraps): (usize, bool)| wraps && extent[i] == self.shape[i];
         let ring = self.wraps().into_iter().enumerate().map(ring).collect();
-        Span { slices: distinct(&|m| m.0), extent, ring }
+        Span { slices: distinct(members.iter().map(|m| m.0).collect()), extent, ring }
     }
 
     /// Seconds of one collective over `axes` of which every device sends `wire` bytes.

@@ -275,7 +275,11 @@ fn check(options: &Options) -> Result<()> {
     if options.eval_every.is_none() && options.patience.is_some() {
         return wrong("stopping early needs evaluations", "evaluate every so many steps");
     }
-    if options.most_skipped == 0 || options.patience == Some(0) || !(options.min_delta >= 0.0) {
+    if options.most_skipped == 0
+        || options.patience == Some(0)
+        || options.min_delta.is_nan()
+        || options.min_delta < 0.0
+    {
         return wrong(
             "no step, or no evaluation, would be left",
             "give numbers from 1, and no negative difference",
