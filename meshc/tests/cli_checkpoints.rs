@@ -148,7 +148,7 @@ fn what_cannot_be_saved_or_resumed() {
 
 #[test]
 fn a_disk_that_is_full_leaves_the_checkpoint_before() {
-    let (path, data) = (model("t5_tiny.rs"), home().join("mesh/src").display().to_string());
+    let (path, data) = (model("t5_tiny.rs"), text());
     let place = Workplace::new();
     place.run_on_cpu(&args(&path, &data, "2", &[])).succeeds();
     // No file can have more than 8 KiB, and that is an error instead of a signal. Metrics are smaller.
@@ -173,7 +173,7 @@ fn a_disk_that_is_full_leaves_the_checkpoint_before() {
 #[test]
 fn a_folder_that_may_not_be_written_leaves_the_checkpoint_before() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    let (path, data) = (model("t5_tiny.rs"), home().join("mesh/src").display().to_string());
+    let (path, data) = (model("t5_tiny.rs"), text());
     let place = Workplace::new();
     let meshc = place.meshc(&args(&path, &data, "1000000", &["--save-every", "2", "--keep", "2"]));
     // Root may write everywhere, unless it gives that up.
@@ -210,7 +210,7 @@ fn a_folder_that_may_not_be_written_leaves_the_checkpoint_before() {
 
 #[test]
 fn an_object_store_in_place_of_a_folder() {
-    let (path, data) = (model("t5_tiny.rs"), home().join("mesh/src").display().to_string());
+    let (path, data) = (model("t5_tiny.rs"), text());
     let place = Workplace::new();
     let url = format!("file://{}/ck", place.path().display());
     let train = |steps, more: &[&str]| {

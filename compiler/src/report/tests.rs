@@ -22,7 +22,7 @@ func eval_step(%x x: f32[batch=4, length=8, d_model=8], %to to: s32[batch=4, slo
   %p = einsum %x, %wr {out=[batch, length, experts], dtype=f32} : f32[batch=4, length=8, experts=4] @ m.rs:7:1 "ffn/router"
   %d = permute %z, %to, %back {dim=length, to=slots} : f32[batch=4, slots=16, d_model=8]
   %e = reshape %d {from=[slots], to=[experts=4, capacity=4]} : f32[batch=4, experts=4, capacity=4, d_model=8]
-  %h = einsum %e, %wi {out=[batch, experts, capacity, d_ff], dtype=f32} : f32[batch=4, experts=4, capacity=4, d_ff=16]
+  %h = einsum %e, %wi {out=[batch, experts, capacity, d_ff], dtype=f32} : f32[batch=4, experts=4, capacity=4, d_ff=16] @ m.rs:9:1 "ffn/experts"
   %f = reshape %h {from=[experts, capacity], to=[slots=16]} : f32[batch=4, slots=16, d_ff=16]
   %y = permute %f, %back, %to {dim=slots, to=length} : f32[batch=4, length=8, d_ff=16]
   return %y, %p
@@ -102,4 +102,88 @@ fn the_text_form_is_aligned() {
         line.split_whitespace().collect::<Vec<_>>(),
         ["all_gather", "model", "f32", "512", "B", "512", "B", "1", "forward", "layer.mesh:14"]
     );
+}
+
+#[test]
+fn arithmetic_has_a_purpose() {
+    let one = check("", "");
+    let p = one.flops_per_device_by_purpose;
+    let (router, expert) = (4 * 2 * 8 * 32, 4 * 2 * 2 * 8 * 128);
+    assert_eq!((p.routing, p.remat), (router, 0));
+    // Two slots for each token: half of the experts' arithmetic is on empty ones.
+    assert_eq!(p.empty_slots, expert / 2);
+    assert_eq!(p.model + p.routing + p.empty_slots, one.flops_per_device);
+    let parts: u64 = one.flops_per_device_by_part.iter().map(|p| p.flops).sum();
+    assert_eq!(parts, one.flops_per_device);
+}
+
+#[test]
+fn shares_of_the_peak_add_up_and_the_timeline_reaches_it() {
+    let one = check("", "");
+    let m = &one.peak_bytes_per_device;
+    for shares in [&m.purposes, &m.scopes, &m.dims] {
+        assert_eq!(shares.iter().map(|s| s.bytes).sum::<u64>(), m.activations + m.temporaries);
+    }
+    assert_eq!(one.timeline.iter().map(|m| m.bytes).max(), Some(m.total));
+}
+
+/// The peak of a program with one state `w: f32[layers=4, d=8, e=8]`, state and inputs apart.
+#[track_caller]
+fn held(function: &str) -> u64 {
+    let text = format!("module m\nstate param w: f32[layers=4, d=8, e=8]\n{function}");
+    let module = parse_source(&text, "m.mesh").unwrap_or_else(|e| panic!("{e}"));
+    let local = partition(&module, &Mesh::default(), &Default::default(), &Default::default());
+    let m = report(&local.unwrap_or_else(|e| panic!("{e}")), None).unwrap().peak_bytes_per_device;
+    m.activations + m.temporaries
+}
+
+#[test]
+fn what_is_cheap_is_made_again_for_every_user() {
+    let users = |op: &str| {
+        held(&format!(
+            "func f(%x x: f32[a=64]) -> (y: f32[], z: f32[]) {{
+  %s = {op}
+  %y = reduce_sum %s {{dims=[a]}} : f32[]
+  %z = reduce_max %s {{dims=[a]}} : f32[]
+  return %y, %z
+}}
+"
+        ))
+    };
+    assert!(users("mul %x, %x : f32[a=64]") < 64 * 4);
+    assert!(users("div %x, %x : f32[a=64]") >= 64 * 4);
+}
+
+#[test]
+fn a_parameter_is_cast_whole_before_a_loop() {
+    let body = |cast: &str, w: &str| {
+        held(&format!(
+            "func f(%x x: bf16[d=8]) -> (y: bf16[d=8]) {{
+  %w = read {{state=w}} : f32[layers=4, d=8, e=8]
+  %y = scan %x, %w {{dim=layers=4, carries=1, xs=1, remat=save_all}} (%c: bf16[d=8], %p: f32[d=8, e=8]) {{
+{cast}    %h = einsum {w} {{out=[d], dtype=bf16}} : bf16[d=8]
+    yield %h
+  }} : bf16[d=8]
+  return %y
+}}
+"
+        ))
+    };
+    let narrow = body("    %q = cast %p {dtype=bf16} : bf16[d=8, e=8]\n", "%q, %c");
+    let wide = body("    %q = cast %c {dtype=f32} : f32[d=8]\n", "%p, %q");
+    // The whole parameter in half the bytes.
+    assert!(narrow >= 4 * 64 * 2 && wide < 4 * 64 * 2, "{narrow} {wide}");
+}
+
+#[test]
+fn the_page_has_a_picture_of_each_kind() {
+    let report = check("model=2", "heads:model");
+    let html = html::page(&report, None);
+    for part in
+        ["<svg", "Which device holds what", "Memory along the program", "Bytes by mesh axes", "all_gather"]
+    {
+        assert!(html.contains(part), "{part}");
+    }
+    assert!(!html.contains("<script") && !html.contains("http"), "it needs nothing else");
+    assert_eq!(html.matches("<svg").count(), html.matches("</svg>").count());
 }

@@ -165,15 +165,15 @@ fn verify(
     slice: &Slice,
     evaluator: &Evaluator,
     signals: &Signals,
-    shown: &mut Vec<Shown>,
+    shown: &mut [Shown],
 ) -> Result<()> {
     // Of what does not fit by our estimate some may fit all the same: one more than asked for is tried.
     let (mut fit, mut tried) = (0, 0);
-    for at in 0..shown.len() {
+    for row in shown.iter_mut() {
         if fit == args.verify || tried > args.verify || signals.stop.load(Ordering::Relaxed) {
             break;
         }
-        let candidate = shown[at].ranked.candidate.clone();
+        let candidate = row.ranked.candidate.clone();
         eprintln!("compiling {}/{} for {}: {}", tried + 1, args.verify, target.target, options(&candidate));
         let Some(program) = evaluator.program(&candidate.settings) else { continue };
         let artefact = artefact(args, target, &program, &candidate)?;
@@ -191,7 +191,7 @@ fn verify(
         };
         tried += 1;
         fit += usize::from(outcome.is_ok());
-        shown[at].compiled = Some(outcome);
+        row.compiled = Some(outcome);
     }
     let rank = |s: &Shown| match &s.compiled {
         Some(Ok(compiled)) => (0, time(&s.ranked.estimate, compiled, slice)),

@@ -219,7 +219,7 @@ mod tests {
             assert!(!text.contains(part), "`{part}`");
         }
         assert!(text.len() < 200_000, "{} bytes: long runs are thinned out", text.len());
-        assert_eq!(text, page(&[one.clone()]), "the same each time");
+        assert_eq!(text, page(std::slice::from_ref(&one)), "the same each time");
         let both = page(&[one.clone(), Run { name: "other".into(), ..one }]);
         assert!(both.contains("class=\"key c1\"") && both.contains("other training"));
         // Nothing yet.

@@ -105,7 +105,8 @@ impl Space {
             let more: Vec<Vec<String>> = values
                 .iter()
                 .flat_map(|value| {
-                    all.iter().map(move |some: &Vec<String>| [&some[..], &[value.clone()]].concat())
+                    all.iter()
+                        .map(move |some: &Vec<String>| [&some[..], std::slice::from_ref(value)].concat())
                 })
                 .collect();
             all.extend(more);
