@@ -8,6 +8,7 @@ mod dispatch;
 mod generate;
 mod lower;
 mod peers;
+mod pods;
 mod save;
 mod step;
 
@@ -19,6 +20,7 @@ const USAGE: &str = "usage: bench [--peers PYTHON] [--quick]
        bench lower MODEL.mesh
        bench dispatch [ROUNDS] [--quick]
        bench generate [--peers PYTHON] [--quick]
+       bench pods [base|xxl|c]…
        bench save [ROUNDS] [--quick] [--dir DIR]
 
 Without a subcommand: lowering time and step times of switch_tiny on 1 and 8 CPU devices, f32 and bf16, and,
@@ -47,6 +49,7 @@ fn run(args: &[String]) -> Result<()> {
             let rounds = rounds.map_or(Ok(9), |r| r.parse()).context("ROUNDS is a number")?;
             dispatch::measure(rounds, quick)?
         }
+        ["pods", rows @ ..] => pods::measure(rows)?,
         ["save", options @ ..] => {
             let (mut rounds, mut dir, mut options) = (7, ".", options.iter().copied());
             let mut quick = false;

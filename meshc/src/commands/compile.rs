@@ -16,6 +16,7 @@ use compiler::{
     pipeline::{Placement, Stage},
     report::{compiled::Compiled, table::size},
 };
+use mesh::Module;
 use std::path::PathBuf;
 
 /// Arguments.
@@ -32,6 +33,9 @@ pub struct Args {
     /// What to make besides the manifest; HLO modules are always made
     #[arg(long, value_enum, value_delimiter = ',', default_value = "hlo")]
     emit: Vec<Emit>,
+    /// Only this function; may be given several times. Default: all
+    #[arg(long = "function", value_name = "NAME")]
+    functions: Vec<String>,
     /// Write the program after every stage into this folder
     #[arg(long, value_name = "DIR")]
     dump: Option<PathBuf>,
@@ -70,7 +74,8 @@ enum Emit {
 pub fn run(args: &Args) -> Result<()> {
     environment(Some(&args.target.target))?;
     let target = args.target.settled()?;
-    let program = model::load(&args.model, &args.settings)?;
+    let mut program = model::load(&args.model, &args.settings)?;
+    keep_functions(&mut program.module, &args.functions)?;
     let placement = place(&program.module, &args.placement)?;
     check_target(&target, &placement.mesh)?;
     let output = output(args, &program);
@@ -108,6 +113,20 @@ pub fn run(args: &Args) -> Result<()> {
     let bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
     let functions: Vec<&str> = artefact.manifest.functions.iter().map(|f| f.name.as_str()).collect();
     println!("{}: {} for {}, {}", output.display(), functions.join(", "), target.target, size(bytes as u64));
+    Ok(())
+}
+
+/// Leaves out the functions that are not named, if any are.
+fn keep_functions(module: &mut Module, names: &[String]) -> Result<()> {
+    let has = |name: &&String| module.functions.iter().any(|f| *f.name == **name);
+    if let Some(unknown) = names.iter().find(|name| !has(name)) {
+        let known: Vec<&str> = module.functions.iter().map(|f| &*f.name).collect();
+        return Err(failure(
+            format!("--function: the program has no function `{unknown}`"),
+            format!("its functions are {}", known.join(", ")),
+        ));
+    }
+    module.functions.retain(|f| names.is_empty() || names.iter().any(|name| **name == *f.name));
     Ok(())
 }
 

@@ -1,0 +1,113 @@
+//! Switch-Base, XXL and C compiled ahead of time for TPU slices, against Google's own code (Flaxformer and T5X)
+//! compiled for the same slices by the same libtpu. Counts of the optimized programs, not times: they are the same
+//! on every machine but for the seconds that compiling takes.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use std::{path::Path, process::Command, time::Instant};
+
+/// A model on a slice, and what the peer's step needs there per device.
+struct Row {
+    name: &'static str,
+    model: &'static str,
+    target: &'static str,
+    mesh: &'static str,
+    state_layout: &'static str,
+    settings: &'static str,
+    peer: Peer,
+}
+
+/// Matmul FLOPs, estimated cycles, bytes on the wire, peak bytes of memory, seconds to compile.
+struct Peer {
+    flops: f64,
+    cycles: f64,
+    wire: f64,
+    peak: f64,
+    seconds: f64,
+}
+
+/// Every row in one configuration: global batch 2048, inputs 512, targets 114, bf16 activations, float32 router,
+/// Adafactor. The peer has no noise, and neither have these.
+const ROWS: [Row; 3] = [
+    Row {
+        name: "base",
+        model: "switch_base",
+        target: "tpu:v3:4x4",
+        mesh: "expert=32",
+        state_layout: "",
+        settings: "microbatches=16 group_sequences=4 remat=all capacity_factor=1 jitter=0 exploration=argmax",
+        peer: Peer { flops: 61.9e12, cycles: 1.65e9, wire: 3.78e9, peak: 5.82e9, seconds: 89.0 },
+    },
+    Row {
+        name: "xxl",
+        model: "switch_xxl",
+        target: "tpu:v4:8x8x8:megacore",
+        mesh: "expert=128,model=4",
+        state_layout: "*:expert",
+        settings: "microbatches=4 group_sequences=4 remat=all capacity_factor=1 jitter=0 exploration=argmax \
+                   gather=step",
+        peer: Peer { flops: 127.3e12, cycles: 1.10e9, wire: 42.19e9, peak: 26.20e9, seconds: 173.0 },
+    },
+    Row {
+        name: "c",
+        model: "switch_c",
+        target: "tpu:v3:32x32",
+        mesh: "expert=32,inner=64",
+        state_layout: "*:inner",
+        settings: "expert_groups=32 min_capacity=1 remat=all jitter=0 exploration=argmax gather=step",
+        peer: Peer { flops: 30.3e12, cycles: 1.03e9, wire: 8.75e9, peak: 16.06e9, seconds: 160.0 },
+    },
+];
+
+/// Compiles the rows called `names`, all if there are none, with the `meshc` that lies beside this program.
+pub fn measure(names: &[&str]) -> Result<Value> {
+    if let Some(unknown) = names.iter().find(|n| ROWS.iter().all(|row| row.name != **n)) {
+        bail!("there is no row `{unknown}`: the rows are {}", ROWS.map(|row| row.name).join(", "));
+    }
+    let wanted = ROWS.iter().filter(|row| names.is_empty() || names.contains(&row.name));
+    Ok(json!({ "rows": wanted.map(compiled).collect::<Result<Vec<Value>>>()? }))
+}
+
+fn compiled(row: &Row) -> Result<Value> {
+    let meshc = std::env::current_exe()?.with_file_name(format!("meshc{}", std::env::consts::EXE_SUFFIX));
+    ensure!(meshc.exists(), "{} is not there: cargo build --release -p meshc", meshc.display());
+    let folder = tempfile::tempdir()?;
+    let artefact = folder.path().join(row.name);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(format!("{}.rs", row.model));
+    let mut command = Command::new(&meshc);
+    command.arg("compile").arg(&source).args(["--dtype", "selective", "--emit", "optimized-hlo,report"]);
+    command.args(["--target", row.target, "--mesh", row.mesh, "--function", "train_step"]);
+    if !row.state_layout.is_empty() {
+        command.args(["--state-layout", row.state_layout]);
+    }
+    row.settings.split_whitespace().for_each(|s| {
+        command.args(["--set", s]);
+    });
+    eprintln!("compiling {} for {}", row.model, row.target);
+    let start = Instant::now();
+    let done = command.arg("-o").arg(&artefact).output().context("running meshc")?;
+    ensure!(done.status.success(), "{}: {}", row.name, String::from_utf8_lossy(&done.stderr));
+    let whole = start.elapsed().as_secs_f64();
+    let said: Value = serde_json::from_slice(&std::fs::read(artefact.join("compiled.json"))?)?;
+    // The one function that was asked for.
+    let step = &said[0];
+    let number = |value: &Value, what: &str| {
+        value.as_f64().with_context(|| format!("compiled.json does not say `{what}`: {said}"))
+    };
+    let flops = number(&step["program"]["matmul_flops"], "matmul_flops")?;
+    let cycles = number(&step["program"]["estimated_cycles"], "estimated_cycles")?;
+    let wire = number(&step["program"]["wire_bytes"], "wire_bytes")?;
+    let peak = number(&step["memory"]["peak"], "peak")?;
+    let seconds = number(&step["seconds"], "seconds")?;
+    let Row { name, model, target, mesh, state_layout, settings, peer } = row;
+    Ok(json!({
+        "row": name, "model": model, "target": target, "mesh": mesh, "state_layout": state_layout,
+        "settings": settings,
+        "ours": {"matmul_flops": flops, "estimated_cycles": cycles, "wire_bytes": wire, "peak_bytes": peak,
+                 "libtpu_seconds": seconds, "seconds_with_lowering": whole},
+        "peer": {"matmul_flops": peer.flops, "estimated_cycles": peer.cycles, "wire_bytes": peer.wire,
+                 "peak_bytes": peer.peak, "libtpu_seconds": peer.seconds},
+        "ratio": {"matmul_flops": flops / peer.flops, "estimated_cycles": cycles / peer.cycles,
+                  "wire_bytes": wire / peer.wire, "peak_bytes": peak / peer.peak},
+    }))
+}
