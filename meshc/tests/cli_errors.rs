@@ -113,6 +113,11 @@ fn a_slice_that_is_none() {
     matmul_fails(&["--target-option", "num_slices=2"], 1, &["cpu has no options"]);
 }
 
+#[test]
+fn a_function_that_is_none() {
+    matmul_fails(&["--function", "train_stop"], 1, &["no function `train_stop`", "train_step"]);
+}
+
 // Models.
 
 #[test]
