@@ -35,7 +35,8 @@ const ROWS: [Row; 3] = [
         target: "tpu:v3:4x4",
         mesh: "expert=32",
         state_layout: "",
-        settings: "microbatches=16 group_sequences=4 remat=all capacity_factor=1 jitter=0 exploration=argmax",
+        settings: "microbatches=16 group_sequences=4 remat=all capacity_factor=1 jitter=0 exploration=argmax \
+                   attention_minor=query",
         peer: Peer { flops: 61.9e12, cycles: 1.65e9, wire: 3.78e9, peak: 5.82e9, seconds: 89.0 },
     },
     Row {
@@ -45,7 +46,7 @@ const ROWS: [Row; 3] = [
         mesh: "expert=128,model=4",
         state_layout: "*:expert",
         settings: "microbatches=4 group_sequences=4 remat=all capacity_factor=1 jitter=0 exploration=argmax \
-                   gather=step",
+                   gather=step attention_minor=query",
         peer: Peer { flops: 127.3e12, cycles: 1.10e9, wire: 42.19e9, peak: 26.20e9, seconds: 173.0 },
     },
     Row {
@@ -54,7 +55,8 @@ const ROWS: [Row; 3] = [
         target: "tpu:v3:32x32",
         mesh: "expert=32,inner=64",
         state_layout: "*:inner",
-        settings: "expert_groups=32 min_capacity=1 remat=all jitter=0 exploration=argmax gather=step",
+        settings: "expert_groups=32 min_capacity=1 remat=all jitter=0 exploration=argmax gather=step \
+                   attention_minor=query",
         peer: Peer { flops: 30.3e12, cycles: 1.03e9, wire: 8.75e9, peak: 16.06e9, seconds: 160.0 },
     },
 ];

@@ -115,7 +115,11 @@ fn a_slice_that_is_none() {
 
 #[test]
 fn a_function_that_is_none() {
-    matmul_fails(&["--function", "train_stop"], 1, &["no function `train_stop`", "its functions are forward"]);
+    matmul_fails(
+        &["--function", "train_stop"],
+        1,
+        &["no function `train_stop`", "its functions are forward"],
+    );
 }
 
 // Models.

@@ -102,7 +102,8 @@ impl Attention {
                 (made.q, [kv, kv], Some(made.metrics))
             }
         };
-        let mut logits = einsum_as(DType::F32, [q, k], [batch, heads, query, &length]);
+        let positions = if cx.queries_last { [&length, query] } else { [query, &length] };
+        let mut logits = einsum_as(DType::F32, [q, k], [batch, heads, positions[0], positions[1]]);
         for mask in masks {
             logits += *mask;
         }

@@ -65,6 +65,9 @@ pub struct Config {
     /// Whether parameters that are stored in more parts than the layout says are gathered once a step, in the type
     /// of activations, instead of layer by layer in both directions: less to send, more to hold.
     pub gather_once: bool,
+    /// Whether the weights of attention lie with the positions that look next to each other, which spares TPUs
+    /// copies of them, and not those that are looked at, which CPUs prefer.
+    pub queries_last: bool,
     /// Whether layers are emitted one after the other instead of as a loop.
     pub unroll: bool,
     /// How parameters move.
@@ -169,6 +172,7 @@ impl Default for Config {
             precision: Precision::F32,
             remat: Remat::SaveAll,
             gather_once: false,
+            queries_last: false,
             unroll: false,
             optimizer: Optimizer::default(),
         }
@@ -226,6 +230,8 @@ impl Config {
         self.unroll = args.get("unroll", self.unroll);
         let word = if self.gather_once { "step" } else { "layer" };
         self.gather_once = args.choice("gather", &["layer", "step"], word) == "step";
+        let word = if self.queries_last { "query" } else { "memory" };
+        self.queries_last = args.choice("attention_minor", &["memory", "query"], word) == "query";
         let word = match self.remat {
             Remat::SaveAll => "all",
             Remat::SaveContractions => "contractions",
@@ -406,7 +412,7 @@ mod tests {
         let words = "--dtype selective --set layers=4 --set decoder_layers=6 --set sparse_step=2 --set \
                      decoder_sparse_step=3 --set activation=gated-gelu --set epsilon=1e-5 --set \
                      dispatch=sort --set optimizer=adafactor --set dropout=0.3 --set remat=carries --set lr=0.5 \
-                     --set microbatches=4 --set gather=step";
+                     --set microbatches=4 --set gather=step --set attention_minor=query";
         let args = Args::parse(words.split_whitespace().map(str::to_owned)).expect("the arguments are legal");
         let config = Config { switch: Some(Switch::default()), ..Config::default() }.with(&args);
         assert_eq!(args.mistakes(), []);
@@ -415,7 +421,8 @@ mod tests {
         assert_eq!((config.encoder_layers, config.decoder_layers, config.period(false)), (4, 6, 2));
         assert_eq!((switch.dispatch, switch.expert_dropout), (Dispatch::Permute, Some(0.3)));
         assert_eq!((config.precision, config.remat), (Precision::Selective, Remat::SaveCarries));
-        assert_eq!((config.microbatches, config.microbatch().batch, config.gather_once), (4, 8, true));
+        assert_eq!((config.microbatches, config.microbatch().batch), (4, 8));
+        assert!(config.gather_once && config.queries_last);
         let optimizer = &config.optimizer;
         assert_eq!((&optimizer.method, optimizer.schedule.rate), (&Method::adafactor(), 0.5));
         assert!(!Config::default().is_sparse(false, 1));

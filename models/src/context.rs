@@ -19,6 +19,8 @@ pub struct Context<'g> {
     pub dropout: f64,
     /// Whether tokens share dropout masks.
     pub broadcast: bool,
+    /// Whether weights of attention lie by the positions that look: [`Config::queries_last`].
+    pub queries_last: bool,
     /// Which tokens are no padding, as `pred[batch, length]`, if a layer is to know.
     pub real: Option<Tensor<'g>>,
     /// What is added to logits of self-attention so that examples of one row do not see each other, if there are
@@ -30,7 +32,8 @@ impl<'g> Context<'g> {
     /// For a model; training if there are random numbers.
     pub fn new(g: &'g Graph, config: &Config, rng: Option<Rng<'g>>) -> Self {
         let (dropout, broadcast) = (config.dropout, config.dropout_broadcast);
-        Self { g, precision: config.precision, rng, dropout, broadcast, real: None, apart: None }
+        let (precision, queries_last) = (config.precision, config.queries_last);
+        Self { g, precision, rng, dropout, broadcast, queries_last, real: None, apart: None }
     }
 
     /// For layers over `tokens`, of which 0 is padding.
