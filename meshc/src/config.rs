@@ -428,7 +428,7 @@ mod tests {
                 "seed = 3 # flag",
                 "held-out = 0.125 # t.toml:4",
                 "resume = true # t.toml:5",
-                "tokenizer = \"bytes\" # default",
+                "text-field = \"text\" # default",
                 "[set]",
                 "d_model = 16 # t.toml:10",
                 "lr = 0.25 # flag",

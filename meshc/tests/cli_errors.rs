@@ -118,7 +118,7 @@ fn a_function_that_is_none() {
     matmul_fails(
         &["--function", "train_stop"],
         1,
-        &["no function `train_stop`", "its functions are forward"],
+        &["no function `train_stop`", "its functions are init, forward"],
     );
 }
 
