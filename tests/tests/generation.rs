@@ -49,11 +49,15 @@ fn greedy(
 /// All tokens of all rows.
 #[track_caller]
 fn run(session: &mut Session, inputs: HostTensor, steps: usize) -> Vec<i32> {
+    let prepares = session.artefact().manifest.functions.iter().any(|f| f.name == "prepare");
     let mut call = |function: &str, inputs: &[(&str, HostTensor)]| {
         let inputs = inputs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let outputs = session.call(function, &inputs).and_then(|o| o.wait());
         outputs.unwrap_or_else(|e| panic!("{function}: {e}"))
     };
+    if prepares {
+        call("prepare", &[]);
+    }
     call("encode", &[("inputs", inputs)]);
     for _ in 0..NEW.div_ceil(steps) {
         call("decode", &[("min_length", number(0)), ("max_length", number(NEW as i32))]);

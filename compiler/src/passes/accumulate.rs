@@ -115,7 +115,10 @@ fn find(body: &Body, i: usize) -> Option<Sum> {
     }
     let Op::Control(Control::Scan(scan)) = &body.insts[maker].op else { return None };
     let result = body.insts[maker].results.iter().position(|r| *r == term)?;
-    let alike = body.ty(carried).with_dtype(body.ty(term).dtype).matches(body.ty(term));
+    // The loop gives its dim first, and the dims of the sum in their order.
+    let order = body.ty(carried).dims.first().is_some_and(|d| d.dim.name == scan.dim.name)
+        && body.ty(carried).dims == body.ty(results[0]).dims;
+    let alike = order && body.ty(carried).with_dtype(body.ty(term).dtype).matches(body.ty(term));
     (result >= scan.carries && alike && only_user(body, term)? == user).then_some(Sum {
         add,
         cast,
