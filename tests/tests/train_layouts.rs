@@ -36,12 +36,12 @@ fn difference(a: &[f64], b: &[f64]) -> f64 {
 }
 
 #[track_caller]
-fn all_places_agree(config: &Config, text: &[&str]) {
+fn places_agree(config: &Config, text: &[&str], places: &[(&str, &str)]) {
     let noise = config.switch.as_ref().map_or(0.0, |s| s.jitter);
     assert!(config.dropout > 0.0 && noise > 0.0, "dropout and jitter are on");
     let one = losses(config, PLACES[0], 1, text);
     assert!(one[STEPS as usize - 1] < one[0] - 1.0, "it learns: {one:?}");
-    for place in &PLACES[1..] {
+    for place in places {
         let many = losses(config, *place, 1, text);
         let apart = difference(&one, &many);
         eprintln!("{place:?}: at most {apart:.1e} apart");
@@ -53,9 +53,9 @@ fn all_places_agree(config: &Config, text: &[&str]) {
 
 #[test]
 fn a_small_switch_transformer() {
-    all_places_agree(&small_switch(), &["LICENSE"]);
+    places_agree(&small_switch(), &["LICENSE"], &PLACES[1..]);
     // In parts, with noise of their own.
-    all_places_agree(&Config { batch: 16, microbatches: 2, ..small_switch() }, &["LICENSE"]);
+    places_agree(&Config { batch: 16, microbatches: 2, ..small_switch() }, &["LICENSE"], &PLACES[4..]);
 }
 
 /// The real size takes minutes.
@@ -75,5 +75,5 @@ fn switch_tiny() {
         optimizer: models::config::small_model_optimizer(),
         ..small_switch()
     };
-    all_places_agree(&config, &["README.md", "docs", "mesh"]);
+    places_agree(&config, &["README.md", "docs", "mesh"], &PLACES[1..]);
 }
