@@ -8,7 +8,7 @@ use compiler::{
     report::{Report, report},
 };
 use mesh::verify::Local;
-use proto::{Message, manifest::Cost, manifest_json};
+use proto::{Message, manifest_json};
 use std::{
     path::PathBuf,
     time::{Duration, Instant},
@@ -125,7 +125,7 @@ pub fn emit(
     lowered: &Lowered,
     watch: &mut Watch,
 ) -> Result<Artefact> {
-    let costs = lowered.reports.iter().map(|r| (r.function.clone(), cost(r))).collect();
+    let costs = lowered.reports.iter().map(|r| (r.function.clone(), r.cost())).collect();
     let settings = Settings {
         producer: concat!("meshc ", env!("CARGO_PKG_VERSION")).to_owned(),
         target: target.to_string(),
@@ -154,14 +154,6 @@ pub fn files(artefact: &Artefact, reports: &[Report]) -> Result<Vec<(String, Vec
     report.push(b'\n');
     files.push((REPORT.to_owned(), report));
     Ok(files)
-}
-
-fn cost(report: &Report) -> Cost {
-    Cost {
-        flops_per_device: report.flops_per_device,
-        peak_bytes_per_device: report.peak_bytes_per_device.total,
-        collective_bytes_per_device: report.collectives.iter().map(|c| c.bytes.saturating_mul(c.count)).sum(),
-    }
 }
 
 /// The report on `function`; without a name on `train_step`, else `eval_step`, else the first function that does more

@@ -4,8 +4,9 @@ use crate::plugin;
 use compiler::{
     artefact::Settings,
     pipeline::{self, Placement},
+    report,
 };
-use mesh::{Layout, Mesh, Module, Site};
+use mesh::{Function, Layout, Mesh, Module, Site};
 use models::{Config, Optimizer, Schedule, Switch};
 use runtime::{
     Artefact, Session,
@@ -54,7 +55,12 @@ pub fn session_of(module: Module, mesh: &str, layout: &str, state_layout: &str) 
     let placement = Placement { mesh, layout: layout.clone(), state_layout: state_layout.clone() };
     let observe = &mut pipeline::unobserved;
     let local = pipeline::compile(module, &placement, observe).unwrap_or_else(|d| panic!("{d}"));
-    let settings = Settings { target: "cpu".into(), layout, state_layout, ..Settings::default() };
+    let cost = |f: &Function| {
+        let report = report::report(local.module(), Some(&f.name)).unwrap_or_else(|d| panic!("{d}"));
+        (f.name.to_string(), report.cost())
+    };
+    let costs = local.module().functions.iter().map(cost).collect();
+    let settings = Settings { target: "cpu".into(), layout, state_layout, costs, ..Settings::default() };
     let built = pipeline::emit(&local, &settings, observe).unwrap_or_else(|d| panic!("{d}"));
     let artefact = Artefact::new("test".into(), built.manifest, built.files.into_iter().collect());
     let artefact = artefact.expect("what the compiler writes is an artefact");

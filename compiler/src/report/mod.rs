@@ -21,6 +21,7 @@ mod tests;
 mod time;
 
 use mesh::{Diagnostic, Function, Mesh, Module, ir::Phase, ir::StateKind};
+use proto::manifest::Cost;
 use serde::{Deserialize, Serialize};
 
 pub use collectives::{CollectiveUse, Direction, Traffic};
@@ -122,6 +123,21 @@ impl FlopsByPhase {
         match phase {
             Phase::Forward => &mut self.forward,
             Phase::Backward => &mut self.backward,
+        }
+    }
+}
+
+impl Report {
+    /// What the manifest says of it.
+    pub fn cost(&self) -> Cost {
+        Cost {
+            flops_per_device: self.flops_per_device,
+            peak_bytes_per_device: self.peak_bytes_per_device.total,
+            collective_bytes_per_device: self
+                .collectives
+                .iter()
+                .map(|c| c.bytes.saturating_mul(c.count))
+                .sum(),
         }
     }
 }
