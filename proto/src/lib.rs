@@ -1,9 +1,9 @@
-//! The messages that cross a boundary: HLO modules and compile options for PJRT plugins, and our
-//! artefact manifest; with the small tools that go with them.
+//! The messages that cross a boundary: HLO modules and compile options for PJRT plugins, our artefact
+//! manifest, and events for TensorBoard; with the small tools that go with them.
 //!
-//! Reading order: [`xla`] and [`manifest`] are generated from `protos/` (`cargo xtask codegen`);
-//! [`compile_options`] builds the options a plugin wants; [`hlo_check`], [`precision_check`] and [`hlo_text`]
-//! look at modules; [`manifest_check`] and [`manifest_json`] at manifests.
+//! Reading order: [`xla`], [`manifest`] and [`tensorflow`] are generated from `protos/` (`cargo xtask codegen`);
+//! [`compile_options`] builds the options a plugin wants; [`hlo_alias`] makes a module leave its state where it is;
+//! [`hlo_check`], [`precision_check`] and [`hlo_text`] look at modules; [`manifest_check`] and [`manifest_json`] at manifests.
 
 #[rustfmt::skip]
 #[path = "gen/xla.rs"]
@@ -15,7 +15,13 @@ pub mod xla;
 #[allow(missing_docs, unused_qualifications, clippy::all)]
 pub mod manifest;
 
+#[rustfmt::skip]
+#[path = "gen/tensorflow.rs"]
+#[allow(missing_docs, unused_qualifications, clippy::all)]
+pub mod tensorflow;
+
 pub mod compile_options;
+pub mod hlo_alias;
 pub mod hlo_check;
 pub mod hlo_text;
 pub mod manifest_check;

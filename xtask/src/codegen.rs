@@ -12,7 +12,8 @@ use anyhow::{Context, Result, bail};
 use crate::Finding;
 
 /// Our `.proto` files, relative to [`PROTO_DIR`].
-const PROTOS: [&str; 4] = ["xla_data.proto", "hlo.proto", "compile_options.proto", "manifest.proto"];
+const PROTOS: [&str; 5] =
+    ["xla_data.proto", "hlo.proto", "compile_options.proto", "manifest.proto", "tensorboard.proto"];
 const PROTO_DIR: &str = "proto/protos";
 const OUT_DIR: &str = "proto/src/gen";
 

@@ -6,7 +6,13 @@
 
 use super::metrics::Record;
 use crate::{Error, Result};
-use prost::{Message, Oneof};
+use proto::{
+    Message,
+    tensorflow::{
+        Event, HistogramProto, SessionLog, Summary, event::What, session_log::SessionStatus, summary,
+        summary::value::Value,
+    },
+};
 use std::{
     fs::{self, File},
     io::{BufWriter, Write},
@@ -14,101 +20,6 @@ use std::{
     process,
     time::{SystemTime, UNIX_EPOCH},
 };
-
-/// `tensorflow.Event`, as far as it is used here.
-#[derive(Clone, PartialEq, Message)]
-pub struct Event {
-    /// Seconds since 1970.
-    #[prost(double, tag = "1")]
-    pub wall_time: f64,
-    /// The step.
-    #[prost(int64, tag = "2")]
-    pub step: i64,
-    /// What happened.
-    #[prost(oneof = "What", tags = "3, 5, 7")]
-    pub what: Option<What>,
-}
-
-/// What an event says.
-#[derive(Clone, PartialEq, Oneof)]
-pub enum What {
-    /// The first event of a file.
-    #[prost(string, tag = "3")]
-    FileVersion(String),
-    /// Values.
-    #[prost(message, tag = "5")]
-    Summary(Summary),
-    /// Begins and ends.
-    #[prost(message, tag = "7")]
-    SessionLog(SessionLog),
-}
-
-/// `tensorflow.Summary`.
-#[derive(Clone, PartialEq, Message)]
-pub struct Summary {
-    /// Values of a step.
-    #[prost(message, repeated, tag = "1")]
-    pub value: Vec<Value>,
-}
-
-/// `tensorflow.Summary.Value`.
-#[derive(Clone, PartialEq, Message)]
-pub struct Value {
-    /// Its name.
-    #[prost(string, tag = "1")]
-    pub tag: String,
-    /// One of the two.
-    #[prost(oneof = "Kind", tags = "2, 5")]
-    pub kind: Option<Kind>,
-}
-
-/// A number or many.
-#[derive(Clone, PartialEq, Oneof)]
-pub enum Kind {
-    /// A number.
-    #[prost(float, tag = "2")]
-    SimpleValue(f32),
-    /// How often something was what.
-    #[prost(message, tag = "5")]
-    Histogram(Histogram),
-}
-
-/// `tensorflow.HistogramProto`.
-#[derive(Clone, PartialEq, Message)]
-pub struct Histogram {
-    #[allow(missing_docs)]
-    #[prost(double, tag = "1")]
-    pub min: f64,
-    #[allow(missing_docs)]
-    #[prost(double, tag = "2")]
-    pub max: f64,
-    #[allow(missing_docs)]
-    #[prost(double, tag = "3")]
-    pub num: f64,
-    #[allow(missing_docs)]
-    #[prost(double, tag = "4")]
-    pub sum: f64,
-    #[allow(missing_docs)]
-    #[prost(double, tag = "5")]
-    pub sum_squares: f64,
-    /// Where buckets end.
-    #[prost(double, repeated, tag = "6")]
-    pub bucket_limit: Vec<f64>,
-    /// What is in them.
-    #[prost(double, repeated, tag = "7")]
-    pub bucket: Vec<f64>,
-}
-
-/// `tensorflow.SessionLog`.
-#[derive(Clone, PartialEq, Message)]
-pub struct SessionLog {
-    /// 1: a session begins; values of this step and later ones that came before are not shown any more.
-    #[prost(int32, tag = "1")]
-    pub status: i32,
-}
-
-/// `SessionLog.START`.
-const START: i32 = 1;
 
 /// A file of events, if there is to be one.
 #[derive(Debug)]
@@ -131,7 +42,7 @@ impl Events {
 
     /// Steps from this one on are made, once more if they were made before.
     pub(super) fn begin(&mut self, step: u64) -> Result<()> {
-        self.write(step, What::SessionLog(SessionLog { status: START }))
+        self.write(step, What::SessionLog(SessionLog { status: SessionStatus::Start.into() }))
     }
 
     /// Adds what a step gave.
@@ -170,16 +81,16 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-fn scalar(tag: String, value: f64) -> Value {
-    Value { tag, kind: Some(Kind::SimpleValue(value as f32)) }
+fn scalar(tag: String, value: f64) -> summary::Value {
+    summary::Value { tag, value: Some(Value::SimpleValue(value as f32)) }
 }
 
 /// Bucket `i` ends at `i + 1` and holds what expert `i` has.
-fn histogram(tag: String, values: &[f64]) -> Value {
+fn histogram(tag: String, values: &[f64]) -> summary::Value {
     let sum: f64 = values.iter().sum();
     let centre = |i: usize| i as f64 + 0.5;
     let of_centres = |power: i32| values.iter().enumerate().map(|(i, v)| v * centre(i).powi(power)).sum();
-    let histogram = Histogram {
+    let histogram = HistogramProto {
         min: 0.0,
         max: values.len() as f64,
         num: sum,
@@ -188,7 +99,7 @@ fn histogram(tag: String, values: &[f64]) -> Value {
         bucket_limit: (1..=values.len()).map(|i| i as f64).collect(),
         bucket: values.to_vec(),
     };
-    Value { tag, kind: Some(Kind::Histogram(histogram)) }
+    summary::Value { tag, value: Some(Value::Histo(histogram)) }
 }
 
 /// A message as a record.
