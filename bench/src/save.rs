@@ -22,8 +22,10 @@ const PIECE: usize = 8 << 20;
 struct Times(BTreeMap<&'static str, Vec<f64>>);
 
 impl Times {
-    fn add(&mut self, what: &'static str, since: Instant) {
-        self.0.entry(what).or_default().push(since.elapsed().as_secs_f64() * 1e3);
+    fn add(&mut self, what: &'static str, since: Instant) -> f64 {
+        let took = since.elapsed().as_secs_f64() * 1e3;
+        self.0.entry(what).or_default().push(took);
+        took
     }
 
     fn median(&self, what: &str) -> f64 {
@@ -55,11 +57,11 @@ pub fn measure(rounds: usize, quick: bool, dir: &str) -> Result<Value> {
     }
     let speed = |what: &str| bytes as f64 / times.median(what) / 1e3;
     let medians: BTreeMap<&str, f64> = times.0.keys().map(|what| (*what, times.median(what))).collect();
-    let extra = times.median("next_step") - times.median("step");
+    let (blocked, plain) = (times.median("blocked"), times.median("plain_write"));
     Ok(json!({
         "rounds": rounds, "bytes": bytes, "median_ms": medians,
-        "blocked_to_plain_write": times.median("blocked") / times.median("plain_write"),
-        "blocked_and_slower_step_to_plain_write": (times.median("blocked") + extra) / times.median("plain_write"),
+        "blocked_to_plain_write": blocked / plain,
+        "blocked_and_slower_step_to_plain_write": (blocked + times.median("slower_after_snapshot")) / plain,
         "mb_per_s": { "save": speed("save"), "plain_write": speed("plain_write"), "dd": speed("dd") },
         "save_to_dd": times.median("dd") / times.median("save"),
         "all_ms": times.0,
@@ -71,7 +73,10 @@ fn session(quick: bool) -> Result<Session> {
     let (d_model, d_ff) = if quick { (32, 64) } else { (256, 1024) };
     let config = Config {
         name: "save".into(),
+        // Short steps, beside which what a snapshot costs is seen.
         batch: 8,
+        input_length: 64,
+        target_length: 32,
         d_model,
         d_ff,
         heads: 8,
@@ -93,6 +98,7 @@ fn session(quick: bool) -> Result<Session> {
     let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(1))]);
     session.call("init", &seed)?.wait()?;
     session.compile("train_step")?;
+    session.prepare_snapshots("train_step")?;
     session.release("init");
     session.rest()?;
     Ok(session)
@@ -147,15 +153,21 @@ fn training(
     round: u64,
     times: &mut Times,
 ) -> Result<()> {
-    let step = |session: &mut Session, what, times: &mut Times| -> Result<()> {
+    let step = |session: &mut Session, what, times: &mut Times| -> Result<f64> {
         let start = Instant::now();
         session.wait_for_room();
         session.call("train_step", inputs)?.wait()?;
-        times.add(what, start);
-        Ok(())
+        Ok(times.add(what, start))
     };
-    for _ in 0..3 {
-        step(session, "step", times)?;
+    // What a snapshot does to the step after it, writing apart: against the steps before and after that one.
+    let mut before = step(session, "step", times)?;
+    for _ in 0..10 {
+        let copy = session.snapshot()?;
+        let with = step(session, "step_after_snapshot", times)?;
+        drop(copy);
+        let after = step(session, "step", times)?;
+        times.0.entry("slower_after_snapshot").or_default().push(with - (before + after) / 2.0);
+        before = after;
     }
     let path = folder::path(dir, 2 * round + 1);
     let place = path.clone();
@@ -167,7 +179,7 @@ fn training(
         writer.finish(Facts::new(), round)
     });
     times.add("blocked", start);
-    step(session, "next_step", times)?;
+    step(session, "next_step_while_writing", times)?;
     while !thread.is_finished() {
         step(session, "step_while_writing", times)?;
     }

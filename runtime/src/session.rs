@@ -1,7 +1,8 @@
 //! A client with the programs of one artefact and the state they share.
 //!
 //! State lives on the devices from call to call, shard by shard; no host ever holds a whole model. A call
-//! consumes the state it replaces (donation), so device memory holds it once.
+//! consumes the state it replaces (donation), so device memory holds it once. State that a snapshot still reads is not
+//! consumed: the call then makes the new state beside it.
 
 use crate::{
     Artefact, Error, HostTensor, Result,
@@ -13,8 +14,12 @@ use pjrt::{
     Argument, Buffer, Client, ClientOptions, Event, ExecuteOptions, HostArray, LoadedExecutable, PendingRead,
     Plugin, Program,
 };
-use proto::manifest::{Function, Input, InputKind, Mesh, OutputKind, Tensor};
+use proto::{
+    hlo_alias::out_of_place,
+    manifest::{Function, Input, InputKind, Mesh, OutputKind, Tensor},
+};
 use std::{
+    borrow::{Borrow, Cow},
     collections::BTreeMap,
     path::Path,
     sync::{
@@ -31,10 +36,14 @@ pub struct Session {
     artefact: Artefact,
     mesh: Mesh,
     executables: BTreeMap<String, Arc<LoadedExecutable>>,
-    state: BTreeMap<String, Vec<Buffer>>,
+    /// The same programs, but with the new state beside the old one.
+    beside: BTreeMap<String, Arc<LoadedExecutable>>,
+    state: BTreeMap<String, State>,
     rest: Option<Rest>,
-    /// Bytes of the host's memory that copies of state take.
+    /// Bytes of the host's memory that snapshots of state take.
     held: Arc<AtomicUsize>,
+    /// How many of them are still the session's state.
+    lent: AtomicUsize,
     /// Where compiled programs are kept.
     kept: Option<Executables>,
     made: Vec<Made>,
@@ -46,6 +55,9 @@ struct Rest {
     in_use: usize,
     one_run: usize,
 }
+
+/// A piece of state, by devices. Snapshots have a share in it.
+pub(crate) type State = Vec<Arc<Buffer>>;
 
 /// Results of a call, on their way to the host.
 pub struct Outputs {
@@ -90,9 +102,11 @@ impl Session {
             artefact,
             mesh,
             executables: BTreeMap::new(),
+            beside: BTreeMap::new(),
             state: BTreeMap::new(),
             rest: None,
             held: Arc::default(),
+            lent: AtomicUsize::new(0),
             kept: None,
             made: Vec::new(),
         })
@@ -115,10 +129,28 @@ impl Session {
     /// Compiles `function` if it is not yet, or takes it from the kept ones, and returns the executable.
     pub fn compile(&mut self, function: &str) -> Result<Arc<LoadedExecutable>> {
         if !self.executables.contains_key(function) {
-            let executable = self.make(function)?;
+            let executable = self.make(function, Place::OfTheOld)?;
             self.executables.insert(function.to_owned(), Arc::new(executable));
         }
         Ok(self.executables[function].clone())
+    }
+
+    /// Gets ready for snapshots that copy nothing ([`Session::snapshot`]) between calls of `function`: where devices use
+    /// the host's memory, compiles it once more, so that the call after a snapshot makes its state beside the old one.
+    ///
+    /// Devices with memory of their own have no room to spare for that: there is nothing to do, and snapshots copy.
+    pub fn prepare_snapshots(&mut self, function: &str) -> Result<()> {
+        if self.uses_host_memory()? && !self.beside.contains_key(function) {
+            let executable = self.make(function, Place::BesideTheOld)?;
+            self.beside.insert(function.to_owned(), Arc::new(executable));
+        }
+        Ok(())
+    }
+
+    /// Whether the devices' memory is the host's.
+    pub fn uses_host_memory(&self) -> Result<bool> {
+        let platform = self.client.platform_name().map_err(Error::pjrt("asking for the platform"))?;
+        Ok(platform == "cpu")
     }
 
     /// How every executable came to be, in order.
@@ -126,11 +158,19 @@ impl Session {
         &self.made
     }
 
-    fn make(&mut self, function: &str) -> Result<LoadedExecutable> {
+    fn make(&mut self, function: &str, place: Place) -> Result<LoadedExecutable> {
         let begin = Instant::now();
         let f = self.artefact.function(function)?;
         let (code, options) = (self.artefact.file(&f.module)?, self.artefact.file(&f.compile_options)?);
-        let program = Program::hlo(code);
+        let (code, function) = match place {
+            Place::OfTheOld => (Cow::Borrowed(code), function.to_owned()),
+            Place::BesideTheOld => {
+                let wrong =
+                    |e| Error::input(format!("the code of `{function}`: {e}"), "compile the program again");
+                (Cow::Owned(out_of_place(code).map_err(wrong)?), format!("{function} beside a snapshot"))
+            }
+        };
+        let (code, program) = (&*code, Program::hlo(&code));
         let devices = shard::devices(&self.mesh);
         let (mut note, mut entry) = (None, None);
         let mut loaded = None;
@@ -160,7 +200,7 @@ impl Session {
         {
             note = Some(why);
         }
-        self.made.push(Made { function: function.to_owned(), cached, took, entry, note });
+        self.made.push(Made { function, cached, took, entry, note });
         Ok(executable)
     }
 
@@ -194,7 +234,7 @@ impl Session {
     /// remembers how much of it is taken.
     pub fn rest(&mut self) -> Result<()> {
         let mut one_run = 0;
-        for (name, executable) in &self.executables {
+        for (name, executable) in self.executables.iter().chain(&self.beside) {
             let stats = executable.executable().memory_stats();
             let stats = stats.map_err(Error::pjrt(format!("asking how much memory `{name}` takes")))?;
             one_run = one_run.max(stats.map_or(0, |s| s.temporaries).try_into().unwrap_or(0));
@@ -213,8 +253,11 @@ impl Session {
         const AT_MOST: Duration = Duration::from_millis(500);
         let Some(Rest { in_use, one_run }) = self.rest else { return };
         let begin = Instant::now();
-        // Less than one device's share may have come since for other reasons. Copies of state are written meanwhile.
-        let taken = |now: &usize| *now > in_use + one_run / 2 + self.held.load(Ordering::Relaxed);
+        // Less than one device's share may have come since for other reasons. Snapshots are written meanwhile; what
+        // they hold of the present state is no more than there was.
+        let lent = self.lent.load(Ordering::Relaxed);
+        let held = || self.held.load(Ordering::Relaxed).saturating_sub(lent);
+        let taken = |now: &usize| *now > in_use + one_run / 2 + held();
         while let Some(now) = pjrt::memory_in_use().filter(taken) {
             if begin.elapsed() > AT_MOST {
                 // Something else has taken memory to stay.
@@ -228,13 +271,19 @@ impl Session {
     /// Forgets the executable of `function`, which frees its memory once its runs are done.
     pub fn release(&mut self, function: &str) {
         self.executables.remove(function);
+        self.beside.remove(function);
     }
 
     /// Starts `function` with the given logical inputs; state is taken from and left on the devices.
     pub fn call(&mut self, function: &str, inputs: &BTreeMap<String, HostTensor>) -> Result<Outputs> {
-        let executable = self.compile(function)?;
         let f = self.artefact.function(function)?.clone();
         self.check_inputs(&f, inputs)?;
+        let is_shared = self.is_shared(&f);
+        let executable = match self.beside.get(function).filter(|_| is_shared) {
+            Some(beside) => beside.clone(),
+            // If the old state may not be overwritten, the plugin copies it first.
+            None => self.compile(function)?,
+        };
         let mut sent = BTreeMap::new();
         for input in &f.inputs {
             if input.kind() != InputKind::State {
@@ -242,7 +291,7 @@ impl Session {
                 sent.insert(input.name.clone(), self.place(tensor, &inputs[&input.name], &executable)?);
             }
         }
-        let donated = self.take_donated(&f)?;
+        let donated = if is_shared { BTreeMap::new() } else { self.take_donated(&f)? };
         let arguments = self.arguments(&f, donated, &sent);
         let started = executable.try_execute(arguments, &ExecuteOptions::default());
         match started {
@@ -250,8 +299,7 @@ impl Session {
             Err(failure) => {
                 let (error, lost) = (format!("running `{function}`"), failure.taken());
                 let (returned, source) = (failure.arguments, failure.error);
-                let kept = keep_donated(&f, returned);
-                self.state.extend(kept);
+                self.state.extend(keep_donated(&f, returned));
                 let context = if lost == 0 {
                     error
                 } else {
@@ -265,8 +313,7 @@ impl Session {
     /// The logical value of a piece of state.
     pub fn state(&self, name: &str) -> Result<HostTensor> {
         let tensor = self.declared(name)?;
-        let buffers = self.state.get(name).ok_or_else(|| uninitialized(name))?;
-        start_reads(name, tensor, &self.mesh, buffers)?.wait()
+        start_reads(name, tensor, &self.mesh, self.state_buffers(name)?)?.wait()
     }
 
     /// Puts a logical value on the devices.
@@ -274,7 +321,7 @@ impl Session {
         let tensor = self.declared(name)?.clone();
         fits(&format!("state `{name}`"), &tensor, value)?;
         let buffers = self.place_on(&tensor, value, &self.state_devices()?)?;
-        self.state.insert(name.to_owned(), buffers);
+        self.put_state(BTreeMap::from([(name.to_owned(), buffers)]));
         Ok(())
     }
 
@@ -283,9 +330,17 @@ impl Session {
         self.artefact.manifest.state.iter().all(|s| self.state.contains_key(&s.name))
     }
 
-    /// Bytes of the host's memory that copies of state take.
+    /// Bytes of the host's memory that snapshots of state take.
     pub(crate) fn held(&self) -> &Arc<AtomicUsize> {
         &self.held
+    }
+    /// Whether a snapshot may hold the state instead of copying it.
+    pub(crate) fn may_lend(&self) -> bool {
+        !self.beside.is_empty()
+    }
+    /// A snapshot holds so many bytes of the state.
+    pub(crate) fn lend(&self, bytes: usize) {
+        self.lent.store(bytes, Ordering::Relaxed);
     }
     /// The machine's axes.
     pub(crate) fn mesh(&self) -> &Mesh {
@@ -298,12 +353,13 @@ impl Session {
         Ok(devices)
     }
     /// A piece of state, by devices.
-    pub(crate) fn state_buffers(&self, name: &str) -> Result<&[Buffer]> {
+    pub(crate) fn state_buffers(&self, name: &str) -> Result<&[Arc<Buffer>]> {
         self.state.get(name).map(Vec::as_slice).ok_or_else(|| uninitialized(name))
     }
     /// Replaces pieces of state.
     pub(crate) fn put_state(&mut self, state: BTreeMap<String, Vec<Buffer>>) {
-        self.state.extend(state);
+        *self.lent.get_mut() = 0;
+        self.state.extend(state.into_iter().map(|(name, buffers)| (name, shared(buffers))));
     }
     /// Sends one device its part of something.
     pub(crate) fn send(&self, part: &HostTensor, device: &pjrt::Device) -> Result<Buffer> {
@@ -384,12 +440,22 @@ impl Session {
         Ok(buffers)
     }
 
-    /// State that this call replaces.
+    /// Whether a snapshot holds any of the state that a call of `f` replaces. Nobody else takes a share in it, so that
+    /// what is not shared stays so.
+    fn is_shared(&self, f: &Function) -> bool {
+        let replaced = f.inputs.iter().filter(|i| i.donated_to.is_some());
+        let mut buffers = replaced.filter_map(|i| self.state.get(&i.state)).flatten();
+        buffers.any(|buffer| Arc::strong_count(buffer) > 1)
+    }
+
+    /// State that this call replaces, which nobody else has a share in.
     fn take_donated(&mut self, f: &Function) -> Result<BTreeMap<String, Vec<Buffer>>> {
         let mut taken = BTreeMap::new();
         for input in f.inputs.iter().filter(|i| i.donated_to.is_some()) {
             let buffers = self.state.remove(&input.state).ok_or_else(|| uninitialized(&input.state))?;
-            taken.insert(input.state.clone(), buffers);
+            let own =
+                |buffer| Arc::into_inner(buffer).expect("it was just seen that nobody else has a share");
+            taken.insert(input.state.clone(), buffers.into_iter().map(own).collect());
         }
         Ok(taken)
     }
@@ -428,15 +494,16 @@ impl Session {
                 column.push(buffer);
             }
         }
-        let mut values = Vec::new();
+        let (mut values, mut state) = (Vec::new(), BTreeMap::new());
         for (output, buffers) in f.outputs.iter().zip(columns) {
             if output.kind() == OutputKind::State {
-                self.state.insert(output.state.clone(), buffers);
+                state.insert(output.state.clone(), buffers);
             } else {
                 let tensor = output.tensor.as_ref().expect("the artefact was checked");
                 values.push(start_reads(&output.name, tensor, &self.mesh, &buffers)?);
             }
         }
+        self.put_state(state);
         Ok(Outputs { values, done })
     }
 }
@@ -476,28 +543,40 @@ fn keep(kept: &Executables, entry: &Path, executable: &LoadedExecutable) -> std:
     }
 }
 
+/// Where a program puts the state that it makes.
+#[derive(Clone, Copy)]
+enum Place {
+    OfTheOld,
+    BesideTheOld,
+}
+
+fn shared(buffers: Vec<Buffer>) -> State {
+    buffers.into_iter().map(Arc::new).collect()
+}
+
 /// Starts to read one copy of every part.
-fn start_reads(name: &str, tensor: &Tensor, mesh: &Mesh, buffers: &[Buffer]) -> Result<Output> {
+fn start_reads(name: &str, tensor: &Tensor, mesh: &Mesh, buffers: &[impl Borrow<Buffer>]) -> Result<Output> {
     let mut regions = Vec::new();
     let mut reads = Vec::new();
     for (device, buffer) in buffers.iter().enumerate() {
         let region = shard::region(tensor, mesh, device);
         if !regions.contains(&region) {
             regions.push(region);
-            reads.push((device, buffer.start_read().map_err(Error::pjrt(format!("reading `{name}`")))?));
+            let read = buffer.borrow().start_read();
+            reads.push((device, read.map_err(Error::pjrt(format!("reading `{name}`")))?));
         }
     }
     Ok(Output { name: name.to_owned(), tensor: tensor.clone(), mesh: mesh.clone(), reads })
 }
 
 /// After a failed start: the donated state that came back whole.
-fn keep_donated(f: &Function, arguments: Vec<Vec<Option<Argument<'_>>>>) -> BTreeMap<String, Vec<Buffer>> {
-    let mut kept: BTreeMap<String, Vec<Buffer>> = BTreeMap::new();
+fn keep_donated(f: &Function, arguments: Vec<Vec<Option<Argument<'_>>>>) -> BTreeMap<String, State> {
+    let mut kept: BTreeMap<String, State> = BTreeMap::new();
     let count = arguments.len();
     for device in arguments {
         for (input, argument) in f.inputs.iter().zip(device) {
             if let Some(Argument::Donate(buffer)) = argument {
-                kept.entry(input.state.clone()).or_default().push(buffer);
+                kept.entry(input.state.clone()).or_default().push(Arc::new(buffer));
             }
         }
     }

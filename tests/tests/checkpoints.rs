@@ -57,9 +57,16 @@ fn every_layout_reads_what_every_other_one_wrote() {
 }
 
 #[test]
-fn a_copy_is_written_while_the_session_changes() {
-    let place = tempfile::tempdir().unwrap();
+fn a_snapshot_is_written_while_the_session_changes() {
+    snapshot_while_changing(initialized("data=2", "*:data"));
     let mut session = initialized("data=2", "*:data");
+    session.prepare_snapshots("train_step").unwrap();
+    snapshot_while_changing(session);
+}
+
+#[track_caller]
+fn snapshot_while_changing(mut session: Session) {
+    let place = tempfile::tempdir().unwrap();
     let expected = values(&session);
     let copy = session.snapshot().unwrap();
     assert!(copy.bytes() > 100_000);
@@ -74,17 +81,60 @@ fn a_copy_is_written_while_the_session_changes() {
     assert!(values(&session) == expected);
 }
 
-#[test]
-fn a_step_that_starts_at_once_does_not_change_the_copy() {
-    // Large enough that copies take longer than starting a step.
-    let config = Config { batch: 8, d_model: 128, d_ff: 1024, ..tiny() };
-    let place = tempfile::tempdir().unwrap();
-    let mut session = session(&config, "", "");
+/// Large enough that copies take longer than starting a step.
+fn large() -> Config {
+    Config { batch: 8, d_model: 128, d_ff: 1024, ..tiny() }
+}
+
+fn step_inputs() -> BTreeMap<String, HostTensor> {
+    let tokens = |length: usize| HostTensor::s32(&[8, length], &vec![7; 8 * length]);
+    let seed = ("seed".to_owned(), HostTensor::u32_scalar(3));
+    BTreeMap::from([seed, ("inputs".to_owned(), tokens(32)), ("targets".to_owned(), tokens(16))])
+}
+
+fn begun(mesh: &str) -> Session {
+    let mut session = session(&large(), mesh, "");
     let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(3))]);
     session.call("init", &seed).and_then(|o| o.wait()).unwrap();
-    let tokens = |length: usize| HostTensor::s32(&[8, length], &vec![7; 8 * length]);
-    let mut inputs = seed;
-    inputs.extend([("inputs".to_owned(), tokens(32)), ("targets".to_owned(), tokens(16))]);
+    session
+}
+
+#[test]
+fn steps_beside_a_snapshot_give_the_same_bits() {
+    let inputs = step_inputs();
+    let losses = |session: &mut Session, hold: bool| {
+        let step = |session: &mut Session| {
+            // Until the end of the step.
+            let _held = hold.then(|| session.snapshot().unwrap());
+            session.call("train_step", &inputs).and_then(|o| o.wait()).unwrap()
+        };
+        (0..3).map(|_| step(session)).collect::<Vec<_>>()
+    };
+    for mesh in ["", "data=2,expert=2"] {
+        let mut plain = begun(mesh);
+        let expected = losses(&mut plain, false);
+        let mut session = begun(mesh);
+        session.prepare_snapshots("train_step").unwrap();
+        session.rest().unwrap();
+        assert!(losses(&mut session, true) == expected, "{mesh}");
+        assert!(values(&session) == values(&plain), "{mesh}");
+        // In place again, and on.
+        assert!(losses(&mut session, false) == losses(&mut plain, false), "{mesh}");
+    }
+}
+
+#[test]
+fn a_step_that_starts_at_once_does_not_change_the_snapshot() {
+    steps_at_once(begun(""));
+    let mut session = begun("");
+    session.prepare_snapshots("train_step").unwrap();
+    steps_at_once(session);
+}
+
+#[track_caller]
+fn steps_at_once(mut session: Session) {
+    let place = tempfile::tempdir().unwrap();
+    let inputs = step_inputs();
     for round in 0..5 {
         let before = values(&session);
         let copy = session.snapshot().unwrap();

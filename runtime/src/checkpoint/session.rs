@@ -27,28 +27,37 @@ pub enum Which {
     Params,
 }
 
-/// A copy of a session's state in the host's memory: the session may go on while it is written.
+/// A session's state as it was, in the host's memory: the session may go on while it is written.
 #[derive(Debug)]
 pub struct Snapshot {
-    boxes: VecDeque<Copied>,
+    boxes: VecDeque<Taken>,
     held: Held,
 }
 
 /// A box of some state.
 #[derive(Debug)]
-struct Copied {
+struct Taken {
     name: String,
     kind: Kind,
     dims: Vec<(String, usize)>,
     dtype: ElementType,
     region: Region,
-    read: PendingRead,
+    contents: Contents,
 }
 
-/// Memory of copies, as long as they are there.
+/// What is in a box.
+#[derive(Debug)]
+enum Contents {
+    /// A copy on its way to the host.
+    Copy(PendingRead),
+    /// A share in what the session has, which it leaves alone as long.
+    Share(Arc<Buffer>),
+}
+
+/// Memory of snapshots, as long as they are there.
 #[derive(Debug)]
 pub(crate) struct Held {
-    /// That of all copies.
+    /// That of all snapshots.
     all: Arc<AtomicUsize>,
     bytes: usize,
 }
@@ -75,26 +84,33 @@ impl Snapshot {
     /// Hands all of it to a writer. Memory is freed as it is written.
     pub fn write(self, writer: &mut Writer) -> Result<()> {
         writer.hold(self.held);
-        self.boxes.into_iter().try_for_each(|copied| copied.write(writer))
+        self.boxes.into_iter().try_for_each(|taken| taken.write(writer))
     }
 }
 
-impl Copied {
+impl Taken {
     fn bytes(&self) -> usize {
         self.region.sizes.iter().product::<usize>() * self.dtype.byte_size().unwrap_or(0)
     }
 
-    /// Waits until the copy has ended, well or not.
-    fn arrived(&self) -> Result<()> {
+    /// Waits until nothing can change the contents any more: until a copy has ended, well or not.
+    fn is_safe(&self) -> Result<()> {
+        let Contents::Copy(read) = &self.contents else { return Ok(()) };
         let failed = || Error::pjrt(format!("reading state `{}`", self.name));
-        while !self.read.is_ready().map_err(failed())? {
+        while !read.is_ready().map_err(failed())? {
             thread::sleep(Duration::from_micros(50));
         }
         Ok(())
     }
 
     fn write(self, writer: &mut Writer) -> Result<()> {
-        let bytes = self.read.wait().map_err(Error::pjrt(format!("reading state `{}`", self.name)))?;
+        let read = match self.contents {
+            Contents::Copy(read) => Ok(read),
+            // The share ends with the copy.
+            Contents::Share(buffer) => buffer.start_read(),
+        };
+        let bytes = read.and_then(PendingRead::wait);
+        let bytes = bytes.map_err(Error::pjrt(format!("reading state `{}`", self.name)))?;
         let value = HostTensor { dtype: self.dtype, dims: self.region.sizes, bytes };
         writer.part(&self.name, self.kind, &self.dims, &self.region.start, value)
     }
@@ -106,21 +122,26 @@ impl Session {
         let states = &self.artefact().manifest.state;
         states.iter().try_for_each(|entry| {
             // All devices copy at the same time.
-            self.copies(entry)?.into_iter().try_for_each(|copied| copied.write(writer))
+            self.boxes(entry, false)?.into_iter().try_for_each(|copied| copied.write(writer))
         })
     }
 
-    /// A copy of all state in host memory: of all parts at the same time. Waits for the steps under way.
+    /// All state as it is now.
+    ///
+    /// After [`Session::prepare_snapshots`], where that does something, this takes a share in the state and is done: the
+    /// next call puts the new state beside the old one, whose memory is free once it is written. Else it copies the
+    /// state to the host, all parts at the same time, and waits for that and for the steps under way: plugins have been
+    /// seen to let a step that replaces state overtake a copy of it (API 0.115).
     pub fn snapshot(&self) -> Result<Snapshot> {
-        let mut boxes = VecDeque::new();
+        let (mut boxes, lend) = (VecDeque::new(), self.may_lend());
         for entry in &self.artefact().manifest.state {
-            boxes.extend(self.copies(entry)?);
+            boxes.extend(self.boxes(entry, lend)?);
         }
-        // All copies are under way at once; none may be overtaken by a step that changes what it reads.
-        for copied in &boxes {
-            copied.arrived()?;
+        boxes.iter().try_for_each(Taken::is_safe)?;
+        let bytes = boxes.iter().map(Taken::bytes).sum();
+        if lend {
+            self.lend(bytes);
         }
-        let bytes = boxes.iter().map(Copied::bytes).sum();
         Ok(Snapshot { boxes, held: Held::new(self.held(), bytes) })
     }
 
@@ -181,25 +202,30 @@ impl Session {
         Ok(buffers.into_iter().map(|b| b.expect("every device holds some part")).collect())
     }
 
-    /// Begins to copy every box of some state, one copy of each.
-    fn copies(&self, entry: &StateEntry) -> Result<Vec<Copied>> {
+    /// One of every box of some state: a share in it, or else a copy that is begun.
+    fn boxes(&self, entry: &StateEntry, lend: bool) -> Result<Vec<Taken>> {
         let (tensor, buffers) = (tensor_of(entry), self.state_buffers(&entry.name)?);
         let dims: Vec<(String, usize)> =
             tensor.dims.iter().map(|d| (d.name.clone(), d.size as usize)).collect();
         let dtype = element_type(&tensor.dtype)?;
-        let copy = |(region, holders): (Region, Vec<usize>)| {
-            let read = buffers[holders[0]].start_read();
-            let read = read.map_err(Error::pjrt(format!("reading state `{}`", entry.name)))?;
-            Ok(Copied {
+        let take = |(region, holders): (Region, Vec<usize>)| {
+            let buffer = &buffers[holders[0]];
+            let contents = if lend {
+                Contents::Share(buffer.clone())
+            } else {
+                let read = buffer.start_read();
+                Contents::Copy(read.map_err(Error::pjrt(format!("reading state `{}`", entry.name)))?)
+            };
+            Ok(Taken {
                 name: entry.name.clone(),
                 kind: kind(entry),
                 dims: dims.clone(),
                 dtype,
                 region,
-                read,
+                contents,
             })
         };
-        regions(tensor, self.mesh(), buffers.len()).into_iter().map(copy).collect()
+        regions(tensor, self.mesh(), buffers.len()).into_iter().map(take).collect()
     }
 }
 

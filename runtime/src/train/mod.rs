@@ -223,7 +223,8 @@ pub fn run(
     observer.begins();
     let seed = options.seed.or(resumed.as_ref().and_then(|r| r.seed)).unwrap_or(0);
     saver.iter_mut().for_each(|saver| saver.set_seed(seed));
-    let seen = prepare(session, seed, evaluation.is_some(), observer, stop)?;
+    let saves = options.saving.as_ref().is_some_and(|s| s.every.is_some() || s.keep.best.is_some());
+    let seen = prepare(session, seed, (evaluation.is_some(), saves), observer, stop)?;
     if let Some(from) = from.filter(|_| session.is_initialized()) {
         observer.doing(&format!("taking the parameters from {}", from.dir().display()));
         session.restore(&from, Which::Params)?;
@@ -292,40 +293,48 @@ fn check(options: &Options) -> Result<()> {
 fn prepare(
     session: &mut Session,
     seed: u32,
-    evaluate: bool,
+    (evaluates, saves): (bool, bool),
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<Option<u64>> {
-    let functions: &[&str] = if evaluate { &["train_step", "eval_step"] } else { &["train_step"] };
     if !session.is_initialized() && !stop.load(Ordering::Relaxed) {
-        compile(session, "init", observer)?;
+        compile("init", observer, session, |session| session.compile("init").map(drop))?;
         observer.doing("making the initial state");
         let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(seed))]);
         session.call("init", &seed)?.wait()?;
         // It runs once, and a program takes memory.
         session.release("init");
     }
+    let functions = ["train_step"].into_iter().chain(evaluates.then_some("eval_step"));
     for function in functions {
         // Whoever asked to stop meanwhile does not want to wait for a compiler.
         if !stop.load(Ordering::Relaxed) {
-            compile(session, function, observer)?;
+            compile(function, observer, session, |session| session.compile(function).map(drop))?;
         }
+    }
+    if saves && session.uses_host_memory()? && !stop.load(Ordering::Relaxed) {
+        let what = "train_step for the steps after checkpoints";
+        compile(what, observer, session, |session| session.prepare_snapshots("train_step"))?;
     }
     session.rest()?;
     steps_seen(session)
 }
 
-fn compile(session: &mut Session, function: &str, observer: &mut dyn Observer) -> Result<()> {
-    observer.doing(&format!("compiling {function}"));
+fn compile(
+    what: &str,
+    observer: &mut dyn Observer,
+    session: &mut Session,
+    make: impl FnOnce(&mut Session) -> Result<()>,
+) -> Result<()> {
+    observer.doing(&format!("compiling {what}"));
     let before = session.made().len();
-    session.compile(function)?;
+    make(session)?;
     session.made()[before..].iter().for_each(|made| observer.made(made));
     Ok(())
 }
 
 fn default_lag(session: &Session) -> Result<usize> {
-    let platform = session.client().platform_name().map_err(Error::pjrt("asking for the platform"))?;
-    Ok(if platform == "cpu" { 0 } else { 2 })
+    Ok(if session.uses_host_memory()? { 0 } else { 2 })
 }
 
 /// The counter `step` of the program's state, if it has one.

@@ -1,8 +1,8 @@
 //! Checkpoints while training: when, by whom, and from which one a run goes on.
 //!
-//! The loop stops for as long as it takes to copy the state to the host. A thread writes the copy; the next
-//! checkpoint waits for it, so that there is one copy at most. A checkpoint that cannot be written is reported,
-//! and training goes on with the ones before it; after the last step it is an error.
+//! The loop takes a snapshot and goes on: what that takes is [`Session::snapshot`]'s to say. A thread writes it; the
+//! next checkpoint waits for that, so that there is one snapshot at most. A checkpoint that cannot be written is
+//! reported, and training goes on with the ones before it; after the last step it is an error.
 
 use super::{Observer, Options, ledger::Ledger, lock::Lock};
 use crate::{
@@ -184,7 +184,7 @@ impl Saver {
         self.saving.keep.best.is_some()
     }
 
-    /// Copies the state, which has seen `step` steps, and begins to write it with what the run knows.
+    /// Takes a snapshot of the state, which has seen `step` steps, and begins to write it with what the run knows.
     pub(super) fn save(
         &mut self,
         session: &Session,
