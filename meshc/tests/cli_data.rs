@@ -170,11 +170,18 @@ fn a_mixture_goes_on_where_it_was_and_is_evaluated_by_text() {
     let ran = train(&place, &[&named[..], &steps].concat()).succeeds();
     assert!(ran.err.contains("75.00 % en") && ran.err.contains("25.00 % de"), "{}", ran.err);
     let straight = losses(&place);
-    let eval = lines(&place)[5]["eval"].clone();
-    let number = |key: &str| eval[key].as_f64().unwrap_or_else(|| panic!("`{key}` in {eval}"));
-    let mean = number("en/loss") * number("en/tokens") + number("de/loss") * number("de/tokens");
-    assert!((mean / number("tokens") - number("loss")).abs() < 1e-6, "{eval}");
-    assert_eq!(number("en/tokens") + number("de/tokens"), number("tokens"));
+    // What is known of each text makes what is known of all, on held-out text and in every step.
+    let number = |of: &Value, key: &str| of[key].as_f64().unwrap_or(0.0);
+    let adds_up = |of: &Value| {
+        let tokens = number(of, "en/tokens") + number(of, "de/tokens");
+        let sum = ["en", "de"].map(|t| number(of, &format!("{t}/loss")) * number(of, &format!("{t}/tokens")));
+        assert!((sum.iter().sum::<f64>() / tokens - number(of, "loss")).abs() < 1e-5, "{of}");
+        tokens
+    };
+    let all = lines(&place);
+    assert!(all.iter().all(|line| adds_up(line) > 0.0 && line.get("row_loss").is_none()));
+    assert!(["en/loss", "de/loss"].iter().all(|key| all.iter().any(|line| number(line, key) > 0.0)));
+    assert_eq!(adds_up(&all[5]["eval"]), number(&all[5]["eval"], "tokens"));
 
     // The same from a file; and a run that stops and goes on has the same batches.
     let sources =

@@ -93,10 +93,10 @@ impl<'g> Batch<'g> {
             (sums.collect::<Vec<_>>(), (total, values))
         });
         let whole = |((name, over), values): ((String, Over), Tensor<'g>)| {
-            let sum = values.sum(parts);
             let value = match over {
-                Over::Sum => sum,
-                Over::Mean => sum * part.share,
+                Over::Sum => values.sum(parts),
+                Over::Mean => values.sum(parts) * part.share,
+                Over::Each => values.merge([batch, parts], "batch"),
             };
             (name, value)
         };
@@ -115,12 +115,15 @@ impl<'g> Batch<'g> {
 enum Over {
     Sum,
     Mean,
+    /// A number for each sequence, in the order of the whole batch.
+    Each,
 }
 
 /// What a step says about losses and routers.
 fn numbers<'g>(losses: &Losses<'g>) -> Vec<(String, Tensor<'g>, Over)> {
     let mut all = vec![
         ("loss".to_owned(), losses.cross_entropy, Over::Sum),
+        ("row_loss".to_owned(), losses.rows, Over::Each),
         ("accuracy".to_owned(), losses.accuracy, Over::Sum),
         ("tokens".to_owned(), losses.tokens, Over::Sum),
         ("z_loss".to_owned(), losses.z_loss, Over::Sum),

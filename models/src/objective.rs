@@ -92,6 +92,8 @@ struct Apart<'g> {
 pub struct Losses<'g> {
     /// Mean cross-entropy of the targets that count, in nats; of a part of a batch, its share of the mean.
     pub cross_entropy: Tensor<'g>,
+    /// What each sequence adds to it.
+    pub rows: Tensor<'g>,
     /// Mean squared log-normalizer of the output, weighted.
     pub z_loss: Tensor<'g>,
     /// Load-balancing and router losses of all layers, weighted; nothing without sparse layers.
@@ -229,8 +231,10 @@ impl EncoderDecoder {
         // is no scatter.
         let wanted = (logits * targets.one_hot(vocab, DType::F32)).sum(vocab);
         let right = logits.stop_gradient().argmax(vocab).eq(targets).cast(DType::F32);
+        let each = (normalizer - wanted) * weight;
         Losses {
-            cross_entropy: ((normalizer - wanted) * weight).sum(positions),
+            cross_entropy: each.sum(positions),
+            rows: each.sum(positions[1]),
             z_loss: (normalizer.square() * weight).sum(positions) * self.config.z_loss,
             aux_loss: self.aux_loss(&routers),
             accuracy: (right * weight).sum(positions),

@@ -67,7 +67,7 @@ pub fn program(config: &Config, place: &Site) -> Program {
         let batch = Batch::input(g, config);
         let (_, said) =
             batch.each(g, &[], |feeds, part| (Vec::new(), None, model.losses(g, feeds, part.counted, None)));
-        said.output(g, &[]);
+        said.output(g, &["row_loss"]);
     });
     p
 }

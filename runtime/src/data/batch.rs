@@ -16,6 +16,8 @@ pub struct Batch {
     /// Which example of its row each token of inputs and targets belongs to, from 1; 0 for padding. Nothing if every
     /// row is one example.
     pub segments: Option<[Vec<i32>; 2]>,
+    /// Which of several texts each row is of, by their order; empty if there is only one.
+    pub texts: Vec<usize>,
 }
 
 impl Batch {
@@ -24,7 +26,7 @@ impl Batch {
         let [inputs, targets] =
             [task.input_length, task.target_length].map(|length| vec![PAD; task.batch * length]);
         let segments = task.packing.then(|| [inputs.clone(), targets.clone()]);
-        Self { size: task.batch, inputs, targets, segments }
+        Self { size: task.batch, inputs, targets, segments, texts: Vec::new() }
     }
 
     /// Adds an example to a row, behind those that it has. There is room for it.
@@ -68,7 +70,12 @@ impl Batch {
     }
     /// Tokens of targets that are not padding.
     pub fn target_tokens(&self) -> usize {
-        self.targets.iter().filter(|t| **t != PAD).count()
+        self.row_target_tokens().sum()
+    }
+    /// The same row by row.
+    pub fn row_target_tokens(&self) -> impl Iterator<Item = usize> {
+        let rows = self.targets.chunks((self.targets.len() / self.size.max(1)).max(1));
+        rows.map(|row| row.iter().filter(|t| **t != PAD).count())
     }
 
     fn tensor(&self, tokens: &[i32]) -> HostTensor {

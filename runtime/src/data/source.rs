@@ -235,9 +235,13 @@ impl Source {
         let Inner { task, parts, schedule, .. } = &*self.inner;
         let (size, seed) = (task.batch as u64, u64::from(seed));
         let mut batch = Batch::empty(task);
+        let rows = schedule.rows(seed, step * size..(step + 1) * size);
+        if parts.len() > 1 {
+            batch.texts = rows.iter().map(|(of, _)| *of).collect();
+        }
         // A batch has parts of one or several epochs of each text.
         let mut orders: Vec<Option<(u64, Permutation)>> = vec![None; parts.len()];
-        for (place, (of, n)) in schedule.rows(seed, step * size..(step + 1) * size).into_iter().enumerate() {
+        for (place, (of, n)) in rows.into_iter().enumerate() {
             let part = &parts[of];
             let (epoch, index) = (n / part.train as u64, n % part.train as u64);
             let order = match &mut orders[of] {

@@ -1,12 +1,12 @@
 //! Metrics of a step, and the file they go to.
 //!
 //! One JSON object a line: `step`, `loss`, `tokens_per_s`, `step_ms`, `wait_ms`, then every output of the
-//! program under its name, numbers as numbers and tensors as nested lists, then what is known of memory and
-//! utilization, `eval` after an evaluation, and `rollback` in the first step after one.
+//! program under its name, numbers as numbers and tensors as nested lists, then the loss of each of several texts, what
+//! is known of memory and utilization, `eval` after an evaluation, and `rollback` in the first step after one.
 //! JSON has no NaN and no infinity: `null` stands for them, and `non_finite` lists the names.
 
 use super::{Rollback, Step};
-use crate::{Error, HostTensor, Outputs, Result};
+use crate::{Error, HostTensor, Outputs, Result, data::Batch};
 use serde_json::{Map, Value, json};
 use std::{
     collections::BTreeMap,
@@ -21,9 +21,16 @@ use std::{
 pub struct Record {
     /// What observers see.
     pub step: Step,
-    /// All outputs of the program, in its order.
+    /// All outputs of the program but [`ROW_LOSS`], in its order.
     outputs: Vec<(String, Vec<usize>, Vec<f64>)>,
+    /// What each row adds to the loss, if the program says so.
+    rows: Vec<f64>,
+    /// What is known of each of several texts.
+    texts: Vec<(String, f64)>,
 }
+
+/// The output in which a program says what each row of a batch adds to `loss`.
+const ROW_LOSS: &str = "row_loss";
 
 impl Record {
     /// Waits for the outputs of a step.
@@ -35,10 +42,14 @@ impl Record {
     }
 
     pub(super) fn from_values(step: u64, values: Vec<(String, HostTensor)>) -> Result<Self> {
-        let mut outputs = Vec::new();
+        let (mut outputs, mut rows) = (Vec::new(), Vec::new());
         for (name, value) in values {
             let numbers = value.to_f64()?;
-            outputs.push((name, value.dims, numbers));
+            if name == ROW_LOSS {
+                rows = numbers;
+            } else {
+                outputs.push((name, value.dims, numbers));
+            }
         }
         let scalars = outputs.iter().filter(|(_, dims, _)| dims.is_empty());
         let metrics: BTreeMap<String, f64> = scalars.map(|(name, _, v)| (name.clone(), v[0])).collect();
@@ -48,7 +59,28 @@ impl Record {
                 "give the program an output `loss` without dims",
             )
         })?;
-        Ok(Self { step: Step { step, loss, metrics, ..Step::default() }, outputs })
+        let step = Step { step, loss, metrics, ..Step::default() };
+        Ok(Self { step, outputs, rows, texts: Vec::new() })
+    }
+
+    /// Adds what each of several texts loses in this step, and how many of its target tokens there were:
+    /// `NAME/loss`, `NAME/tokens`. Those that the batch has nothing of are left out.
+    pub fn by_text<'a>(&mut self, batch: &Batch, names: impl Iterator<Item = &'a str>) {
+        if self.rows.len() != batch.texts.len() {
+            return;
+        }
+        let all = batch.target_tokens() as f64;
+        for (text, name) in names.enumerate() {
+            let own = batch.texts.iter().zip(batch.row_target_tokens()).zip(&self.rows);
+            let own =
+                own.filter(|((of, _), _)| **of == text).map(|((_, tokens), loss)| (tokens as f64, loss));
+            let (tokens, loss) = own.fold((0.0, 0.0), |(a, b), (tokens, loss)| (a + tokens, b + loss));
+            if tokens > 0.0 {
+                // A row's loss is its share of the mean over the batch. In 32 bits, as programs compute.
+                let mean = f64::from((loss * all / tokens) as f32);
+                self.texts.extend([(format!("{name}/loss"), mean), (format!("{name}/tokens"), tokens)]);
+            }
+        }
     }
 
     /// Adds how long it took: from the end of the step before, and for its data.
@@ -67,6 +99,7 @@ impl Record {
         let step = &self.step;
         let mut all = self.outputs.clone();
         let mut add = |name: String, value: f64| all.push((name, Vec::new(), vec![value]));
+        self.texts.iter().for_each(|(name, value)| add(name.clone(), *value));
         if step.step_ms > 0.0 {
             add("tokens_per_s".to_owned(), step.tokens_per_s);
             add("step_ms".to_owned(), step.step_ms);
@@ -99,6 +132,9 @@ impl Record {
             if !object.contains_key(name) {
                 object.insert(name.clone(), nested(dims, values, name, &mut odd));
             }
+        }
+        for (name, value) in &self.texts {
+            object.insert(name.clone(), number(*value, name, &mut odd));
         }
         for (name, value) in step.measured() {
             object.insert(name.into(), number(value, name, &mut odd));
@@ -287,6 +323,27 @@ mod tests {
         let line = record(0.1, &[0.5, 1.0, 2.0, 0.25]).to_json().to_string();
         let expected = r#"{"step":7,"loss":0.1,"tokens_per_s":81004.5,"step_ms":12.345,"wait_ms":0.0,"load":[[0.5,1.0],[2.0,0.25]]}"#;
         assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn the_loss_of_a_step_is_told_by_text() {
+        let loss = ("loss".to_owned(), HostTensor::f32(&[], &[2.0]));
+        let rows = ("row_loss".to_owned(), HostTensor::f32(&[3], &[0.5, 1.25, 0.25]));
+        let of = |texts: Vec<usize>| {
+            let mut record = Record::from_values(1, vec![loss.clone(), rows.clone()]).unwrap();
+            // Rows of 1, 2 and 1 tokens.
+            let targets = vec![5, 0, 5, 6, 7, 0];
+            record
+                .by_text(&Batch { size: 3, targets, texts, ..Batch::default() }, ["a", "b", "c"].into_iter());
+            let mut line = record.to_json();
+            for timing in ["step", "tokens_per_s", "step_ms", "wait_ms"] {
+                line.as_object_mut().unwrap().remove(timing);
+            }
+            line
+        };
+        let expected = json!({ "loss": 2.0, "a/loss": 1.5, "a/tokens": 2.0, "c/loss": 2.5, "c/tokens": 2.0 });
+        assert_eq!(of(vec![0, 2, 0]), expected);
+        assert_eq!(of(Vec::new()), json!({ "loss": 2.0 }), "of one text there is nothing more to say");
     }
 
     #[test]

@@ -182,6 +182,7 @@ impl Steps<'_> {
             return Ok(None);
         };
         let mut record = Record::new(step, outputs).map_err(in_step(step))?;
+        record.by_text(&batch, self.t.data.texts().map(|text| text.name.as_str()));
         let end = Instant::now();
         let since = self.last_end.replace(end).unwrap_or(begin);
         let took = end.saturating_duration_since(since);
