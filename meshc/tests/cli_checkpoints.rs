@@ -105,6 +105,20 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
         (&one["step"], &one["facts"]["seed"], &one["facts"]["data_position"]),
         (&41.into(), &"3".into(), &"41".into())
     );
+    // The same rules as while training: multiples of 20, and the newest.
+    killed.run(&["checkpoint", "prune", "ck"]).fails_with(2, &["--keep"]);
+    let dry = json(
+        &killed.run(&["checkpoint", "prune", "ck", "--keep-every", "20", "--dry-run", "--json"]).succeeds(),
+    );
+    assert_eq!(dry["removed"], serde_json::json!(["ck/step_00000010", "ck/step_00000030"]), "{dry}");
+    assert_eq!(
+        dry["kept"],
+        serde_json::json!(["ck/step_00000020", "ck/step_00000040", "ck/step_00000041"]),
+        "{dry}"
+    );
+    // None of them knows a loss on held-out text.
+    let best = ["checkpoint", "prune", "ck", "--keep-best", "1", "--keep-last", "9", "--dry-run"];
+    assert!(killed.run(&best).succeeds().out.contains("nothing to remove"));
     killed.run(&["checkpoint", "prune", "ck", "--keep", "1", "--dry-run"]).succeeds();
     let pruned = killed.run(&["checkpoint", "prune", "ck", "--keep", "1"]).succeeds();
     assert_eq!(pruned.out.lines().filter(|l| l.starts_with("removed")).count(), 4, "{}", pruned.out);

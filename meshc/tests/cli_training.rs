@@ -128,6 +128,13 @@ fn a_configuration_a_run_folder_and_nothing_compiled_twice() {
     assert!(!html.contains("<script") && !html.contains("http"));
     place.run(&["runs", "run", "straight"]).fails(&["-o FILE.html"]);
     place.run(&["runs", "run", "straight", "-o", "both.html"]).succeeds();
+    let both = place.run(&["runs", "run", "straight", "--json"]).succeeds();
+    let both: Value = serde_json::from_str(&both.out).unwrap();
+    assert_eq!(
+        (&both["runs"][0]["last_step"], &both["runs"][1]["numbers"]["loss"]["last"]["step"]),
+        (&8.into(), &6.into())
+    );
+    assert_eq!(both["runs"][0]["about"]["program"], "switch_tiny");
     place.run(&["runs", "cache"]).fails(&["`cache` is no run", "--run-dir"]);
 
     place.write("slip.toml", "steps = 4\nsave_evry = 2\n");

@@ -9,7 +9,7 @@ use anyhow::Result;
 use compiler::report::table::{count, size, table};
 use runtime::{
     Checkpoint,
-    checkpoint::{Entry, folder, is_checkpoint, is_url},
+    checkpoint::{Entry, folder, is_checkpoint, is_url, keep},
 };
 use serde_json::{Value, json};
 use std::{
@@ -54,20 +54,33 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Remove all good checkpoints but the newest; damaged ones stay
-    Prune {
-        /// A folder of checkpoints
-        #[arg(value_name = "DIR")]
-        dir: PathBuf,
-        /// How many stay
-        #[arg(long, value_name = "N", value_parser = super::train::at_least_one)]
-        keep: usize,
-        /// Say what would be removed, and remove nothing
-        #[arg(long)]
-        dry_run: bool,
-    },
+    /// Remove good checkpoints that none of the --keep options names; damaged ones stay
+    Prune(Prune),
     /// The same model with another number of experts, with experts where it had none, or without them
     Convert(Convert),
+}
+
+#[derive(clap::Args, Debug)]
+#[command(group(clap::ArgGroup::new("rules").required(true).multiple(true)))]
+struct Prune {
+    /// A folder of checkpoints
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// So many stay, the newest. The newest one stays in any case
+    #[arg(long, visible_alias = "keep-last", value_name = "N", group = "rules", value_parser = super::train::at_least_one)]
+    keep: Option<usize>,
+    /// Those of every so many steps stay
+    #[arg(long, value_name = "STEPS", group = "rules", value_parser = clap::value_parser!(u64).range(1..))]
+    keep_every: Option<u64>,
+    /// So many stay, those with the smallest loss on held-out text
+    #[arg(long, value_name = "N", group = "rules", value_parser = super::train::at_least_one)]
+    keep_best: Option<usize>,
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -113,7 +126,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Command::List { dir, json } => list(dir, *json)?,
         Command::Verify { dirs, json } => verify(dirs, *json)?,
         Command::Diff { a, b, json } => diff(&Checkpoint::open(a)?, &Checkpoint::open(b)?, *json)?,
-        Command::Prune { dir, keep, dry_run } => prune(dir, *keep, *dry_run)?,
+        Command::Prune(args) => prune(args)?,
         Command::Convert(args) => convert_experts(args)?,
     };
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -285,7 +298,8 @@ fn diff(a: &Checkpoint, b: &Checkpoint, as_json: bool) -> Result<bool> {
     Ok(same)
 }
 
-fn prune(dir: &Path, keep: usize, dry: bool) -> Result<bool> {
+fn prune(args: &Prune) -> Result<bool> {
+    let Prune { dir, keep, keep_every, keep_best, dry_run, json: as_json } = args;
     if is_one(dir) {
         return Err(failure(
             format!("`{}` is a checkpoint, not a folder of them", dir.display()),
@@ -293,9 +307,19 @@ fn prune(dir: &Path, keep: usize, dry: bool) -> Result<bool> {
         ));
     }
     all(dir)?;
-    let removed = folder::prune(dir, keep, dry)?;
+    // As while training.
+    let rules = keep::Keep { newest: *keep, every: *keep_every, best: *keep_best };
+    let removed = keep::prune(dir, &rules, *dry_run)?;
+    if *as_json {
+        let text = |paths: &[PathBuf]| paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>();
+        let kept: Vec<PathBuf> =
+            all(dir)?.into_iter().map(|(path, _)| path).filter(|path| !removed.contains(path)).collect();
+        let all = json!({ "removed": text(&removed), "kept": text(&kept), "dry_run": dry_run });
+        println!("{}", serde_json::to_string_pretty(&all)?);
+        return Ok(true);
+    }
     for path in &removed {
-        println!("{} {}", if dry { "would remove" } else { "removed" }, path.display());
+        println!("{} {}", if *dry_run { "would remove" } else { "removed" }, path.display());
     }
     if removed.is_empty() {
         println!("there is nothing to remove");

@@ -1,4 +1,4 @@
-//! `meshc runs`: training runs as a page.
+//! `meshc runs`: training runs as a page, or what they came to as JSON.
 
 use crate::{
     failure::failure,
@@ -6,6 +6,7 @@ use crate::{
     page::{self, run::Run},
 };
 use anyhow::Result;
+use serde_json::json;
 use std::path::PathBuf;
 
 /// Arguments.
@@ -17,11 +18,22 @@ pub struct Args {
     /// The page. Default: index.html in the run's folder
     #[arg(short, long, value_name = "FILE.html")]
     output: Option<PathBuf>,
+    /// Print one JSON object; a page is written only where -o names it
+    #[arg(long)]
+    json: bool,
 }
 
-/// Writes the page.
+/// Writes the page, or prints the object.
 pub fn run(args: &Args) -> Result<()> {
     let runs = args.runs.iter().map(|path| Run::read(path)).collect::<Result<Vec<_>>>()?;
+    if args.json {
+        let all: Vec<_> = runs.iter().map(Run::summary).collect();
+        if let Some(output) = &args.output {
+            write_file(output, page::page(&runs).as_bytes())?;
+        }
+        println!("{}", serde_json::to_string_pretty(&json!({ "runs": all }))?);
+        return Ok(());
+    }
     let output = match (&args.output, args.runs.as_slice()) {
         (Some(output), _) => output.clone(),
         (None, [one]) if one.is_dir() => one.join("index.html"),

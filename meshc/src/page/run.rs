@@ -5,7 +5,7 @@ use crate::{
     run_folder::{METRICS, RUN},
 };
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Values by steps.
@@ -81,7 +81,32 @@ impl Run {
         run
     }
 
-    fn add(&mut self, step: u64, object: &serde_json::Map<String, Value>) {
+    /// What it came to: of every number the last, the median, and the mean of the last 20 steps that have it; of
+    /// evaluations the last and the smallest, each with its step.
+    pub fn summary(&self) -> Value {
+        let pair = |(step, value): &(u64, f64)| json!({ "step": step, "value": value });
+        let mut numbers = Map::new();
+        for (key, points) in &self.numbers {
+            let mut sorted: Vec<f64> = points.iter().map(|p| p.1).collect();
+            sorted.sort_by(f64::total_cmp);
+            let tail = &points[points.len().saturating_sub(20)..];
+            let mean = tail.iter().map(|p| p.1).sum::<f64>() / tail.len() as f64;
+            let about = json!({ "last": points.last().map(pair), "median": sorted[sorted.len() / 2],
+                "mean_of_last_20": mean });
+            numbers.insert(key.clone(), about);
+        }
+        let mut evaluations = Map::new();
+        for (key, points) in &self.evaluations {
+            let lowest = points.iter().min_by(|a, b| a.1.total_cmp(&b.1));
+            let about = json!({ "last": points.last().map(pair), "lowest": lowest.map(pair) });
+            evaluations.insert(key.clone(), about);
+        }
+        let steps = self.numbers.values().filter_map(|points| Some(points.last()?.0)).max();
+        json!({ "run": self.name, "about": self.about, "last_step": steps, "numbers": numbers,
+            "evaluations": evaluations, "rollbacks": self.rollbacks, "note": self.note })
+    }
+
+    fn add(&mut self, step: u64, object: &Map<String, Value>) {
         for (key, value) in object {
             match (key.as_str(), value) {
                 ("step" | "non_finite", _) => {}
@@ -137,6 +162,14 @@ mod tests {
         assert_eq!(run.maps["load"][0], [(1, vec![1.0, 2.0])]);
         assert!(run.maps["load"][1][0].1[1].is_nan());
         assert_eq!((run.evaluations["loss"][0], run.rollbacks), ((2, 1.5), vec![2]));
+        let sum = run.summary();
+        assert_eq!((&sum["last_step"], &sum["run"]), (&2.into(), &"r".into()));
+        assert_eq!(
+            sum["numbers"]["loss"],
+            json!({ "last": { "step": 1, "value": 2.0 }, "median": 2.0, "mean_of_last_20": 2.0 })
+        );
+        assert_eq!(sum["evaluations"]["loss"]["lowest"], json!({ "step": 2, "value": 1.5 }));
         assert_eq!(run.note.unwrap(), "1 lines are no metrics and were left out");
+        assert_eq!(Run::parse("new", Value::Null, b"").summary()["last_step"], Value::Null);
     }
 }

@@ -48,18 +48,6 @@ pub fn list(folder: &Path) -> Result<Vec<Found>> {
     Ok(found)
 }
 
-/// Removes all good checkpoints but the newest `keep`, and returns where they were. Damaged ones are left for
-/// someone to look at, and do not count. With `dry`, nothing is removed.
-pub fn prune(folder: &Path, keep: usize, dry: bool) -> Result<Vec<PathBuf>> {
-    let good: Vec<PathBuf> =
-        list(folder)?.into_iter().filter(|f| f.checkpoint.is_ok()).map(|f| f.dir).collect();
-    let old = good[..good.len().saturating_sub(keep)].to_vec();
-    if !dry {
-        old.iter().try_for_each(|dir| remove(dir))?;
-    }
-    Ok(old)
-}
-
 /// Removes what interrupted writers and removers left. For who knows that there is none at work.
 pub fn sweep(folder: &Path) -> Result<()> {
     if is_url(folder) {

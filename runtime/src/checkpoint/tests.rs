@@ -312,9 +312,9 @@ fn a_folder_of_checkpoints_is_listed_and_pruned() {
         assert_eq!(found, expected);
     };
     list(&[(5, true), (10, true), (15, false), (20, true)]);
-    assert_eq!(folder::prune(place.path(), 2, true).unwrap(), [at(5)]);
+    assert_eq!(keep::prune(place.path(), &Keep::newest(2), true).unwrap(), [at(5)]);
     list(&[(5, true), (10, true), (15, false), (20, true)]);
-    assert_eq!(folder::prune(place.path(), 2, false).unwrap(), [at(5)]);
+    assert_eq!(keep::prune(place.path(), &Keep::newest(2), false).unwrap(), [at(5)]);
     list(&[(10, true), (15, false), (20, true)]);
     folder::sweep(place.path()).unwrap();
     assert_eq!(entries(place.path()), ["step_00000010", "step_00000015", "step_00000020", "step_7"]);
@@ -369,9 +369,9 @@ fn an_object_store_holds_what_a_folder_does() {
         folder::sweep(&url).unwrap();
         assert_eq!(objects::Objects::open(&unfinished).unwrap().names().unwrap().0.len(), 0);
         write(&unfinished);
-        assert_eq!(folder::prune(&url, 2, true).unwrap(), [folder::path(&url, 5)]);
+        assert_eq!(keep::prune(&url, &Keep::newest(2), true).unwrap(), [folder::path(&url, 5)]);
         assert_eq!(steps(&url), [5, 10, 15]);
-        assert_eq!(folder::prune(&url, 2, false).unwrap(), [folder::path(&url, 5)]);
+        assert_eq!(keep::prune(&url, &Keep::newest(2), false).unwrap(), [folder::path(&url, 5)]);
         assert_eq!(steps(&url), [10, 15]);
         assert!(objects::Objects::open(&folder::path(&url, 5)).unwrap().names().unwrap().0.is_empty());
     }
@@ -430,7 +430,7 @@ fn saves_until_it_is_killed() {
             writer.tensor(name, Kind::Param, &dims(&[("x", 1000)]), value).unwrap();
         }
         writer.finish(Facts::new(), step).unwrap();
-        folder::prune(&place, 2, false).unwrap();
+        keep::prune(&place, &Keep::newest(2), false).unwrap();
         println!("saved {step}");
     }
 }
