@@ -3,9 +3,17 @@
 use crate::{Result, Session};
 use std::fs;
 
-/// GPUs, by a part of the name that the plugin gives, and the most operations a second in bf16, as their maker states
-/// them for matrices without sparsity.
-const GPUS: [(&str, f64); 3] = [("H200", 989e12), ("H100", 989e12), ("A100", 312e12)];
+/// GPUs, by parts of the names that the plugin gives (such as `NVIDIA H100 80GB HBM3`), the first that fits, and the most
+/// operations a second in bf16 for matrices without sparsity. NVIDIA's data sheets state, with sparsity, which doubles
+/// it: A100 624, H100 PCIe 1513, H100 NVL and H200 NVL 1671, H100 SXM and H200 SXM 1979 TFLOPS.
+const GPUS: [(&[&str], f64); 6] = [
+    (&["H200", "NVL"], 835.5e12),
+    (&["H100", "NVL"], 835.5e12),
+    (&["H100", "PCIe"], 756.5e12),
+    (&["H200"], 989.5e12),
+    (&["H100"], 989.5e12),
+    (&["A100"], 312e12),
+];
 
 /// What it knows of the program and its devices.
 #[derive(Debug)]
@@ -47,13 +55,15 @@ fn ideal_seconds(
 ) -> std::result::Result<f64, String> {
     let target = &session.artefact().manifest.target;
     let about = devices.first().and_then(|d| d.description().ok()).map(|d| d.kind).unwrap_or_default();
-    let of_gpu =
-        || GPUS.iter().find(|(name, _)| target == "gpu" && about.contains(name)).map(|(_, peak)| *peak);
     let peak = peak
-        .or_else(of_gpu)
+        .or_else(|| of_gpu(&about).filter(|_| target == "gpu"))
         .ok_or_else(|| format!("how fast a device of target {target} ({about}) is at most is not known"))?;
     let needed = model_flops(session).ok_or("the program does not say how many operations a step is")?;
     Ok(needed / (peak * devices.len() as f64))
+}
+
+fn of_gpu(kind: &str) -> Option<f64> {
+    GPUS.iter().find(|(parts, _)| parts.iter().all(|part| kind.contains(part))).map(|(_, peak)| *peak)
 }
 
 /// Operations of a step without what is computed a second time to save memory: three times a forward pass, which the
@@ -88,6 +98,22 @@ fn status(name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gpus_are_known_by_their_names() {
+        for (kind, peak) in [
+            ("NVIDIA A100-SXM4-40GB", Some(312e12)),
+            ("NVIDIA A100 80GB PCIe", Some(312e12)),
+            ("NVIDIA H100 80GB HBM3", Some(989.5e12)),
+            ("NVIDIA H100 PCIe", Some(756.5e12)),
+            ("NVIDIA H100 NVL", Some(835.5e12)),
+            ("NVIDIA H200", Some(989.5e12)),
+            ("NVIDIA H200 NVL", Some(835.5e12)),
+            ("NVIDIA GeForce RTX 3090", None),
+        ] {
+            assert_eq!(of_gpu(kind), peak, "{kind}");
+        }
+    }
 
     #[test]
     fn linux_says_how_much_memory_there_is() {
