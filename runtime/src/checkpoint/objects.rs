@@ -175,7 +175,10 @@ fn parts(contents: Vec<Bytes>) -> Vec<Vec<Bytes>> {
 /// A client for a bucket. It takes its credentials from the environment, as the cloud's own tools do.
 #[cfg(feature = "cloud")]
 fn cloud(url: &Url) -> Result<Arc<dyn ObjectStore>> {
-    let (store, _) = object_store::parse_url_opts(url, std::env::vars()).map_err(|e| {
+    // Variables that are no text are not for it, and `vars` would panic.
+    let around =
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    let (store, _) = object_store::parse_url_opts(url, around).map_err(|e| {
         Error::input(
             format!("no client for `{url}` could be made: {e}"),
             "see that the bucket's name is right, and give credentials as for the cloud's own tools",
