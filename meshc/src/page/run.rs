@@ -101,7 +101,8 @@ impl Run {
             let about = json!({ "last": points.last().map(pair), "lowest": lowest.map(pair) });
             evaluations.insert(key.clone(), about);
         }
-        let steps = self.numbers.values().filter_map(|points| Some(points.last()?.0)).max();
+        let all = self.numbers.values().chain(self.evaluations.values());
+        let steps = all.filter_map(|points| Some(points.last()?.0)).max();
         json!({ "run": self.name, "about": self.about, "last_step": steps, "numbers": numbers,
             "evaluations": evaluations, "rollbacks": self.rollbacks, "note": self.note })
     }
@@ -161,8 +162,8 @@ mod tests {
         assert_eq!((&run.numbers["z"], run.layers["z"].len()), (&vec![(1, 2.0)], 2));
         assert_eq!(run.maps["load"][0], [(1, vec![1.0, 2.0])]);
         assert!(run.maps["load"][1][0].1[1].is_nan());
-        assert_eq!((run.evaluations["loss"][0], run.rollbacks), ((2, 1.5), vec![2]));
         let sum = run.summary();
+        assert_eq!((run.evaluations["loss"][0], run.rollbacks), ((2, 1.5), vec![2]));
         assert_eq!((&sum["last_step"], &sum["run"]), (&2.into(), &"r".into()));
         assert_eq!(
             sum["numbers"]["loss"],
