@@ -45,7 +45,7 @@ const ROWS: [Row; 3] = [
         target: "tpu:v4:8x8x8:megacore",
         mesh: "expert=128,model=4",
         state_layout: "*:expert",
-        settings: "microbatches=4 group_sequences=4 remat=all capacity_factor=1 jitter=0 exploration=argmax \
+        settings: "group_sequences=4 remat=compact residual=stream capacity_factor=1 jitter=0 exploration=argmax \
                    gather=step attention_minor=query",
         peer: Peer { flops: 127.3e12, cycles: 1.10e9, wire: 42.19e9, peak: 26.20e9, seconds: 173.0 },
     },

@@ -4,6 +4,7 @@
 use crate::{
     Switch,
     optimizer::{Method, Optimizer, Schedule},
+    stream::STREAM,
 };
 use mesh::{DType, Diagnostic, dsl::Args, ir::Remat};
 
@@ -65,6 +66,9 @@ pub struct Config {
     /// Whether parameters that are stored in more parts than the layout says are gathered once a step, in the type
     /// of activations, instead of layer by layer in both directions: less to send, more to hold.
     pub gather_once: bool,
+    /// Whether the residual stream has a dim of its own between blocks, [`crate::stream::STREAM`], so that a layout
+    /// may split it there.
+    pub stream: bool,
     /// Whether the weights of attention lie with the positions that look next to each other, which spares TPUs
     /// copies of them, and not those that are looked at, which CPUs prefer.
     pub queries_last: bool,
@@ -172,6 +176,7 @@ impl Default for Config {
             precision: Precision::F32,
             remat: Remat::SaveAll,
             gather_once: false,
+            stream: false,
             queries_last: false,
             unroll: false,
             optimizer: Optimizer::default(),
@@ -230,14 +235,18 @@ impl Config {
         self.unroll = args.get("unroll", self.unroll);
         let word = if self.gather_once { "step" } else { "layer" };
         self.gather_once = args.choice("gather", &["layer", "step"], word) == "step";
+        let word = if self.stream { STREAM } else { "d_model" };
+        self.stream = args.choice("residual", &["d_model", STREAM], word) == STREAM;
         let word = if self.queries_last { "query" } else { "memory" };
         self.queries_last = args.choice("attention_minor", &["memory", "query"], word) == "query";
         let word = match self.remat {
             Remat::SaveAll => "all",
+            Remat::SaveCompact => "compact",
             Remat::SaveContractions => "contractions",
             Remat::SaveCarries => "carries",
         };
-        self.remat = match args.choice("remat", &["all", "contractions", "carries"], word) {
+        self.remat = match args.choice("remat", &["all", "compact", "contractions", "carries"], word) {
+            "compact" => Remat::SaveCompact,
             "contractions" => Remat::SaveContractions,
             "carries" => Remat::SaveCarries,
             _ => Remat::SaveAll,
@@ -338,9 +347,9 @@ impl Config {
     }
 
     /// The default layout, for any mesh with axes `data`, `expert` and `model`; where experts are in groups, `expert`
-    /// splits the groups and `inner` the experts of each.
-    pub fn layout(&self) -> &'static str {
-        match &self.switch {
+    /// splits the groups and `inner` the experts of each. A residual stream with a dim of its own is split over `model`.
+    pub fn layout(&self) -> String {
+        let rules = match &self.switch {
             Some(switch) if switch.expert_groups > 0 => {
                 "batch:expert+data+inner,outer_batch:expert,inner_batch:data+inner,inner_senders:data,\
                  experts:expert+inner,expert_groups:expert,group_experts:inner,heads:model,d_ff:model,vocab:model"
@@ -349,7 +358,8 @@ impl Config {
                 "batch:data+expert,expert_batch:data,experts:expert,heads:model,d_ff:model,vocab:model"
             }
             None => "batch:data+expert,heads:model,d_ff:model,vocab:model",
-        }
+        };
+        if self.stream { format!("{rules},{STREAM}:model") } else { rules.to_owned() }
     }
 }
 

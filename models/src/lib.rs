@@ -7,13 +7,13 @@
 //! Reading order: [`config`] (what a model is), [`context`] (what every layer needs to know when it runs:
 //! precision, random numbers, training or not), [`weights`] (parameters and what optimizers know of
 //! them), the layers ([`norm`], [`position`], [`attention`], [`feed_forward`], [`switch`], [`embedding`]),
-//! [`stack`] (encoder and decoder), [`objective`], [`optimizer`], [`microbatch`]
+//! [`stack`] (encoder and decoder), [`stream`] (what flows between its blocks), [`objective`], [`optimizer`], [`microbatch`]
 //! (a step in parts), [`program`], [`generate`] and [`score`]
 //! (programs that generate and score), [`zoo`] (published models), [`hf`] (names of Hugging Face's tensors),
 //! [`probe`] (what happens inside, for comparisons).
 //!
 //! Names of dims are an interface: layouts refer to them. `batch`, `length` (of the input),
-//! `target_length`, `memory_length` (what attention looks at), `d_model`, `d_ff`, `heads`, `d_kv`, `vocab`,
+//! `target_length`, `memory_length` (what attention looks at), `d_model` (`stream` between blocks, if that is asked for), `d_ff`, `heads`, `d_kv`, `vocab`,
 //! `layers`; in a Switch layer `experts_all` and `batch` before tokens travel to their experts, `experts`
 //! and `expert_batch` after.
 
@@ -33,6 +33,7 @@ pub mod probe;
 pub mod program;
 pub mod score;
 pub mod stack;
+pub mod stream;
 pub mod switch;
 pub mod weights;
 pub mod zoo;

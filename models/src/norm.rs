@@ -1,6 +1,6 @@
 //! T5's layer norm: scaled to a root mean square of 1; no mean is taken off, nothing is added.
 
-use crate::{Context, Weight, Weights};
+use crate::{Context, Weight, Weights, stream};
 use mesh::{
     DType, Dim,
     dsl::{Init, Tensor},
@@ -24,7 +24,7 @@ impl RmsNorm {
     /// The normed `x`: statistics in `f32`, the result in the type of activations.
     pub fn forward<'g>(&self, cx: &Context<'g>, x: Tensor<'g>) -> Tensor<'g> {
         let wide = x.cast(DType::F32);
-        let factor = (wide.square().mean(&self.d_model) + self.epsilon).rsqrt();
-        (wide * factor).cast(cx.dtype()) * self.scale.read(cx)
+        let factor = (wide.square().mean(&stream::dim_of(x, &self.d_model)) + self.epsilon).rsqrt();
+        (wide * factor).cast(cx.dtype()) * stream::enter(self.scale.read(cx), x, &self.d_model)
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     feed_forward::FeedForward,
     norm::RmsNorm,
     position::RelativeBias,
+    stream::{self, STREAM},
     switch::{RouterMetrics, SwitchFfn},
 };
 use mesh::{
@@ -40,6 +41,7 @@ pub struct Stack {
     norm: RmsNorm,
     dims: AttentionDims,
     options: ScanOptions,
+    stream: bool,
     decoder: bool,
 }
 
@@ -163,6 +165,7 @@ impl Stack {
                 norm: RmsNorm::new(w, "norm", &dims.d_model, config.epsilon),
                 dims: dims.clone(),
                 options: ScanOptions { remat: config.remat, unroll: config.unroll, reverse: false },
+                stream: config.stream,
                 decoder,
             }
         })
@@ -187,18 +190,20 @@ impl Stack {
             // The decoder's own padding comes last, so that causality hides it from what counts.
             let mut masks = if self.decoder { vec![bias] } else { vec![bias, padding] };
             masks.extend(cx.apart);
+            let x = if self.stream { x.rename(&self.dims.d_model, STREAM) } else { x };
             let mut x = cx.drop(x, &[length]);
             let mut segments = Vec::new();
             for segment in &self.segments {
                 let seen = (length, memory, padding);
                 let (next, (hidden, routers)) =
                     cx.g.scan_with(&segment.layers, self.options, x, (), |x, ()| {
-                        segment.forward(&cx.iteration(), x, &self.dims.batch, seen, &masks)
+                        segment.forward(&cx.iteration(), x, &self.dims, seen, &masks)
                     });
                 x = next;
                 segments.push(Way { hidden, routers });
             }
-            Passed { x: cx.drop(self.norm.forward(cx, x), &[length]), segments }
+            let x = cx.drop(self.norm.forward(cx, x), &[length]);
+            Passed { x: stream::leave(x, &self.dims.d_model), segments }
         })
     }
 }
@@ -212,16 +217,16 @@ impl Segment {
         &self,
         cx: &Context<'g>,
         x: Tensor<'g>,
-        batch: &Dim,
+        dims: &AttentionDims,
         seen: (&Dim, Option<Tensor<'g>>, Tensor<'g>),
         masks: &[Tensor<'g>],
     ) -> (Tensor<'g>, Seen<'g>) {
         let (mut hidden, mut routers) = (Vec::new(), Vec::new());
         let mut x = x;
         for (i, block) in self.blocks.iter().enumerate() {
-            hidden.push(x);
+            hidden.push(stream::leave(x, &dims.d_model));
             let scope = if self.blocks.len() == 1 { "block".into() } else { format!("block_{i}") };
-            x = cx.g.scope(scope, || block.forward(cx, x, batch, seen, masks, &mut routers));
+            x = cx.g.scope(scope, || block.forward(cx, x, dims, seen, masks, &mut routers));
         }
         (x, (hidden, routers))
     }
@@ -256,7 +261,7 @@ impl Block {
         &self,
         cx: &Context<'g>,
         x: Tensor<'g>,
-        batch: &Dim,
+        AttentionDims { batch, d_model, .. }: &AttentionDims,
         (length, memory, padding): (&Dim, Option<Tensor<'g>>, Tensor<'g>),
         masks: &[Tensor<'g>],
         metrics: &mut Vec<RouterMetrics<'g>>,
@@ -265,30 +270,31 @@ impl Block {
         let mut x = x;
         x += g.scope("attention", || {
             let (norm, attention) = &self.attention;
-            let h = norm.forward(cx, x);
+            let h = stream::leave(norm.forward(cx, x), d_model);
             let own = h.rename(length, "memory_length");
             let (found, of_router) = attention.forward(cx, h, length, own, masks);
             metrics.extend(of_router);
-            cx.drop(found, &[length])
+            cx.drop(stream::enter(found, x, d_model), &[length])
         });
         if let (Some((norm, attention)), Some(memory)) = (&self.cross_attention, memory) {
             x += g.scope("cross_attention", || {
-                let h = norm.forward(cx, x);
-                cx.drop(attention.forward(cx, h, length, memory, &[padding]).0, &[length])
+                let h = stream::leave(norm.forward(cx, x), d_model);
+                let (found, _) = attention.forward(cx, h, length, memory, &[padding]);
+                cx.drop(stream::enter(found, x, d_model), &[length])
             });
         }
         x + g.scope("ffn", || {
             let (norm, ffn) = &self.feed_forward;
             let h = norm.forward(cx, x);
             let y = match ffn {
-                Ffn::Dense(ffn) => ffn.forward(cx, h, batch, length),
+                Ffn::Dense(ffn) => ffn.forward(cx, stream::leave(h, d_model), batch, length),
                 Ffn::Switch(ffn) => {
                     let (y, of_router) = ffn.forward(cx, h, batch, length);
                     metrics.push(of_router);
                     y
                 }
             };
-            cx.drop(y, &[length])
+            cx.drop(stream::enter(y, x, d_model), &[length])
         })
     }
 }

@@ -42,7 +42,7 @@ pub fn small_switch() -> Config {
 pub fn session(config: &Config, mesh: &str, state_layout: &str) -> Session {
     let module = models::program(config, &Site::default()).finish();
     let module = module.unwrap_or_else(|d| panic!("the model has mistakes:\n{d}"));
-    session_of(module, mesh, config.layout(), state_layout)
+    session_of(module, mesh, &config.layout(), state_layout)
 }
 
 /// A session on the test client for any program; rules of `layout` for axes that `mesh` lacks are left out.

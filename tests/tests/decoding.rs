@@ -52,7 +52,7 @@ fn call(
 #[track_caller]
 fn session(program: Program, config: &Config, mesh: &str, parameters: Option<&mut Session>) -> Session {
     let module = program.finish().unwrap_or_else(|d| panic!("the model has mistakes:\n{d}"));
-    let mut session = session_of(module, mesh, config.layout(), "");
+    let mut session = session_of(module, mesh, &config.layout(), "");
     match parameters {
         None => drop(call(&mut session, "init", &[("seed", HostTensor::u32_scalar(5))])),
         Some(from) => {

@@ -36,7 +36,8 @@ fn greedy(
     }
     let module = generate::program(&config, options, &Site::default()).finish();
     let module = module.unwrap_or_else(|d| panic!("{}: the model has mistakes:\n{d}", case.name));
-    let layout = layout.unwrap_or(config.layout());
+    let default = config.layout();
+    let layout = layout.unwrap_or(&default);
     let mut session = training::session_of(module, mesh, layout, "");
     for (name, value) in case.parameters(&config) {
         session.set_state(&name, &value).unwrap_or_else(|e| panic!("{e}"));

@@ -35,7 +35,7 @@ fn batch(config: &Config) -> Tensors {
 fn step(config: &Config, mesh: &str, state_layout: &str) -> (Tensors, Tensors) {
     let module = models::program(config, &Site::default()).finish().unwrap_or_else(|d| panic!("{d}"));
     let mesh = Mesh::parse(mesh).expect("the test's mesh is legal");
-    let layout = Layout::parse(config.layout()).expect("the model's layout is legal").restricted_to(&mesh);
+    let layout = Layout::parse(&config.layout()).expect("the model's layout is legal").restricted_to(&mesh);
     let state_layout = Layout::parse(state_layout).expect("the test's layout is legal");
     let placement = Placement { mesh, layout, state_layout };
     let local = pipeline::compile(module, &placement, &mut pipeline::unobserved);

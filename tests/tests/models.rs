@@ -180,7 +180,7 @@ fn sparse_layers_need_not_come_at_even_distances() {
     let outputs = train(&config, &module, 2);
     let sums = ["encoder_load", "decoder_load"].map(|name| number(&outputs[0], name).round());
     assert_eq!(sums, [2.0, 1.0], "blocks 1 and 4 of the encoder, block 1 of the decoder");
-    let local = split(&module, "data=2,expert=2,model=2", config.layout(), "");
+    let local = split(&module, "data=2,expert=2,model=2", &config.layout(), "");
     let apart = difference(&outputs, &train(&config, &local, 2));
     assert!(apart < 1e-4, "{apart}");
     let unrolled = Config { unroll: true, ..config.clone() };
@@ -226,7 +226,7 @@ fn experts_learn_in_attention_too() {
     // On eight devices as on one.
     let config = with(Places::Both, Choice::TopK);
     let whole = build(&config);
-    let local = split(&whole, "data=2,expert=2,model=2", config.layout(), "");
+    let local = split(&whole, "data=2,expert=2,model=2", &config.layout(), "");
     let difference = difference(&train(&config, &whole, 2), &train(&config, &local, 2));
     assert!(difference < 1e-4, "{difference}");
 }
@@ -264,9 +264,30 @@ fn losses_are_the_same_under_every_layout() {
         ("data=2,expert=2,model=2", ""),
         ("data=2,expert=4", "*:data+expert"),
     ] {
-        let local = split(&module, mesh, config.layout(), state);
+        let local = split(&module, mesh, &config.layout(), state);
         let parts = train(&config, &local, 3);
         let difference = difference(&whole, &parts);
+        assert!(difference < 1e-4, "{mesh}: {difference}");
+    }
+}
+
+/// As large models have it: parts of the stream between blocks, little kept, parameters gathered once a step.
+#[test]
+fn a_residual_stream_in_parts_is_the_same() {
+    let whole = train(&tiny(), &build(&tiny()), 3);
+    let remat = mesh::ir::Remat::SaveCompact;
+    let config = Config { stream: true, remat, gather_once: true, ..tiny() };
+    let module = build(&config);
+    let apart = difference(&whole, &train(&config, &module, 3));
+    assert!(apart < 1e-4, "{apart}");
+    for (mesh, state) in [("model=4", ""), ("data=2,expert=2,model=2", "*:data+expert")] {
+        let local = split(&module, mesh, &config.layout(), state);
+        let text = mesh::text::print(&local);
+        assert!(text.contains("stream=8@model"), "the stream lies in parts");
+        // Nothing as large as the stream is all-reduced.
+        let all_reduced = |line: &&str| line.contains("all_reduce") && line.contains("length=8, d_model");
+        assert_eq!(text.lines().find(all_reduced), None);
+        let difference = difference(&whole, &train(&config, &local, 3));
         assert!(difference < 1e-4, "{mesh}: {difference}");
     }
 }

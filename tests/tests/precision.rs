@@ -27,7 +27,7 @@ fn program(precision: Precision, switch: Switch) -> Module {
         ..Config::default()
     };
     let mesh = Mesh::parse("data=2,expert=2,model=2").expect("the mesh is legal");
-    let layout = Layout::parse(config.layout()).expect("the model's layout is legal");
+    let layout = Layout::parse(&config.layout()).expect("the model's layout is legal");
     let placement = Placement { mesh, layout, state_layout: Layout::default() };
     let module = models::program(&config, &Site::default()).finish().unwrap_or_else(|d| panic!("{d}"));
     let local = pipeline::compile(module, &placement, &mut pipeline::unobserved);

@@ -8,7 +8,7 @@
 use mesh::{
     Body, Inst, Op, Value,
     arena::Id,
-    ir::{Control, Index, Remat, Shape},
+    ir::{Control, FEW_TERMS, Index, Remat, Shape},
 };
 
 /// What happens to each forward value of a scan's body, by index.
@@ -64,12 +64,38 @@ pub(super) fn closure(body: &Body, needed: &[Value], saved: impl Fn(Value) -> bo
 }
 
 /// Whether the results of an instruction may be made again under `policy`.
-fn again(inst: &Inst, policy: Remat) -> bool {
+fn again(body: &Body, at_hand: &[bool], inst: &Inst, policy: Remat) -> bool {
     match policy {
         Remat::SaveAll => cheap(&inst.op),
+        Remat::SaveCompact => {
+            let given = inst.results.iter().all(|r| at_hand[r.index()]);
+            cheap(&inst.op) || given || has_few_terms(body, inst)
+        }
         Remat::SaveContractions => !heavy(&inst.op),
         Remat::SaveCarries => true,
     }
+}
+
+/// An einsum of few terms.
+fn has_few_terms(body: &Body, inst: &Inst) -> bool {
+    let Op::Contract(op) = &inst.op else { return false };
+    let [a, b] = [inst.args[0], inst.args[1]].map(|v| body.ty(v));
+    let more = b.dims.iter().filter(|d| !a.has(&d.dim.name));
+    let gone = a.dims.iter().chain(more).filter(|d| !op.out.contains(&d.dim.name));
+    gone.map(|d| d.dim.size).product::<usize>() <= FEW_TERMS
+}
+
+/// For each value whether it comes from slices and captures alone by what is cheap and einsums: it is made of what is
+/// there anyway.
+fn at_hand(body: &Body, carries: usize) -> Vec<bool> {
+    let mut at_hand = vec![false; body.values.len()];
+    body.params[carries..].iter().for_each(|v| at_hand[v.index()] = true);
+    for inst in &body.insts {
+        let may = cheap(&inst.op) || matches!(inst.op, Op::Contract(_));
+        let is = may && inst.args.iter().all(|a| at_hand[a.index()]);
+        inst.results.iter().for_each(|r| at_hand[r.index()] = is);
+    }
+    at_hand
 }
 
 /// A rename of several dims at once is how a program asks for an exchange between devices.
@@ -113,6 +139,7 @@ fn cheap(op: &Op) -> bool {
 fn cut(body: &Body, carries: usize, needed: &[Value], policy: Remat) -> Vec<bool> {
     let count = body.values.len();
     let (source, sink) = (2 * count, 2 * count + 1);
+    let at_hand = at_hand(body, carries);
     let mut graph = Graph::new(2 * count + 2);
     let is_carry = |v: Value| body.params[..carries].contains(&v);
     for (v, data) in body.values.iter() {
@@ -125,7 +152,7 @@ fn cut(body: &Body, carries: usize, needed: &[Value], policy: Remat) -> Vec<bool
     }
     for inst in &body.insts {
         for result in &inst.results {
-            if !again(inst, policy) {
+            if !again(body, &at_hand, inst, policy) {
                 graph.edge(source, 2 * result.index(), ENDLESS);
                 continue;
             }
@@ -248,6 +275,33 @@ mod tests {
     fn an_activation_is_made_again_from_its_einsum() {
         check(Remat::SaveAll, [Fate::Unused, Fate::Given, Fate::Saved, Fate::Remade]);
         check(Remat::SaveContractions, [Fate::Unused, Fate::Given, Fate::Saved, Fate::Remade]);
+    }
+
+    #[test]
+    fn a_product_of_few_terms_is_made_again() {
+        check(Remat::SaveCompact, [Fate::Saved, Fate::Given, Fate::Remade, Fate::Remade]);
+    }
+
+    #[test]
+    fn a_product_of_slices_and_captures_needs_nothing_kept() {
+        let env = Env::default();
+        let mut b = BodyBuilder::new(&env);
+        let dims = |names: [&str; 2]| Type::new(DType::F32, names.map(|n| Dim::new(n, 1024)));
+        let x = b.param(dims(["batch", "d"]), None);
+        let memory = b.param(dims(["batch", "e"]), None);
+        let w = b.param(dims(["e", "d"]), None);
+        let product = |out: [&str; 2]| Op::Contract(Contract { out: out.map(Into::into).into(), dtype: DType::F32 });
+        let keys = b.emit1(product(["batch", "d"]), &[memory, w], &Site::default()).unwrap();
+        let own = b.emit1(product(["batch", "e"]), &[x, w], &Site::default()).unwrap();
+        let body = b.finish(vec![x]);
+        let fates = |policy| {
+            let fates = choose(&body, 1, &[keys, own], policy);
+            [x, memory, w, keys, own].map(|v| fates[v.index()])
+        };
+        use Fate::{Given, Remade, Saved, Unused};
+        // What takes the carry is kept: it has 1024 terms an element.
+        assert_eq!(fates(Remat::SaveCompact), [Unused, Given, Given, Remade, Saved]);
+        assert_eq!(fates(Remat::SaveAll), [Unused, Unused, Unused, Saved, Saved]);
     }
 
     #[test]

@@ -1,11 +1,33 @@
 //! Communication over mesh axes.
 
-use super::{Combine, Emitter, Tensor};
+use super::{Combine, Emitter, Hlo, Platform, Tensor};
 use mesh::{
     AxisId, Name, Type,
     ir::{Collective, Owed},
 };
 use proto::xla::PrimitiveType;
+use std::ops::Range;
+
+/// The last dimension of an array in a TPU's memory is filled up to so many elements.
+const LANES: usize = 128;
+
+/// Which dimensions of an array are to lie as one so that each of these fills [`LANES`]: from the last on, as few as
+/// it takes.
+fn as_one(sizes: &[usize]) -> Vec<Range<usize>> {
+    let mut parts = Vec::new();
+    let mut start = sizes.len();
+    while start > 0 {
+        let end = start;
+        let mut size = 1;
+        while start > 0 && size < LANES {
+            start -= 1;
+            size *= sizes[start];
+        }
+        parts.push(start..end);
+    }
+    parts.reverse();
+    parts
+}
 
 impl Emitter<'_> {
     pub(super) fn collective(&mut self, op: &Collective, x: &Tensor, ty: &Type) -> Tensor {
@@ -23,8 +45,10 @@ impl Emitter<'_> {
                 x.with(self.b.all_reduce(combine, x.hlo, &groups))
             }
             Collective::AllGather { dim, axes } => {
-                let groups = self.mesh().groups(axes);
-                x.with(self.b.all_gather(x.hlo, x.position(dim), &groups))
+                let at = x.position(dim);
+                let (groups, times) = (self.mesh().groups(axes), self.mesh().product(axes));
+                let gathered = self.gathered_as_one(x, at, times, &groups);
+                x.with(gathered.unwrap_or_else(|| self.b.all_gather(x.hlo, at, &groups)))
             }
             Collective::ReduceScatter { dim, axes } => {
                 let groups = self.mesh().groups(axes);
@@ -53,6 +77,27 @@ impl Emitter<'_> {
         }
     }
 
+    /// An all-gather with small dims as one, where the machine would fill them up in memory.
+    fn gathered_as_one(&mut self, x: &Tensor, at: usize, times: usize, groups: &[Vec<usize>]) -> Option<Hlo> {
+        if self.platform == Platform::Cpu {
+            return None;
+        }
+        let mut sizes = self.b.sizes(x.hlo);
+        let before = sizes.clone();
+        sizes[at] *= times;
+        let parts = as_one(&sizes);
+        let place = parts.iter().position(|part| part.start == at)?;
+        if parts.len() == sizes.len() {
+            return None;
+        }
+        let before: Vec<usize> = parts.iter().map(|part| before[part.clone()].iter().product()).collect();
+        let merged = self.b.reshape(x.hlo, &before);
+        let merged = self.b.all_gather(merged, place, groups);
+        let apart = self.b.reshape(merged, &sizes);
+        self.merged.insert(apart, merged);
+        Some(apart)
+    }
+
     /// Dim `to` is cut into one part for each device of the group, the parts travel, and what arrives from
     /// the devices is joined along `from`.
     fn all_to_all(&mut self, x: &Tensor, from: &Name, to: &Name, axes: &[AxisId]) -> Tensor {
@@ -76,5 +121,19 @@ impl Emitter<'_> {
         joined.remove(place);
         joined[place] *= count;
         x.with(self.b.reshape(moved, &joined))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::as_one;
+
+    #[test]
+    fn small_dims_lie_as_one_until_lanes_are_full() {
+        // Heads of 64: with the next dim.
+        assert_eq!(as_one(&[12, 4096, 16, 64]), [0..1, 1..2, 2..4]);
+        assert_eq!(as_one(&[12, 16, 64, 4096]), [0..1, 1..3, 3..4]);
+        assert_eq!(as_one(&[4096, 128]), [0..1, 1..2]);
+        assert_eq!(as_one(&[2, 3]), [0..2]);
     }
 }

@@ -1,8 +1,9 @@
 //! Scans and conditionals.
 
 use super::{Computation, Emitter, Hlo, Shape, Tensor};
+use crate::passes::narrow::only_cast;
 use mesh::{
-    Body, Name, Op, Type, Value,
+    Body, DType, Name, Op, Type, Value,
     ir::{Binary, Control, Elementwise, Scan},
 };
 use proto::xla::PrimitiveType;
@@ -77,7 +78,11 @@ impl<'m> Emitter<'m> {
     fn looped(&mut self, scan: &'m Scan, args: Vec<Tensor>) -> Vec<Tensor> {
         let zero = self.b.constant(PrimitiveType::S32, 0.0);
         let mut state = vec![zero];
-        state.extend(args.iter().map(|x| x.hlo));
+        let apart = self.merged_slices(scan, &args);
+        state.extend(args.iter().zip(&apart).map(|(x, apart)| match apart {
+            Some((merged, _)) => *merged,
+            None => x.hlo,
+        }));
         let outputs: Vec<&Type> = scan.body.result_types().skip(scan.carries).collect();
         let places = places(scan);
         let y_orders: Vec<Vec<Name>> = outputs.iter().map(|ty| ty.names().cloned().collect()).collect();
@@ -92,7 +97,8 @@ impl<'m> Emitter<'m> {
         let shape = self.b.shape(init).clone();
         let orders: Vec<Vec<Name>> = args.iter().map(|x| x.order.clone()).collect();
         let metadata = self.b.metadata.clone();
-        let body = self.loop_body(scan, &shape, &orders, &y_orders, &places);
+        let apart: Vec<Option<Vec<usize>>> = apart.into_iter().map(|a| a.map(|(_, sizes)| sizes)).collect();
+        let body = self.loop_body(scan, &shape, (&orders, &apart), &y_orders, &places);
         self.b.metadata = metadata;
         let condition = self.loop_condition(&shape, scan.dim.size);
         let done = self.b.while_loop(condition, body, init);
@@ -104,6 +110,19 @@ impl<'m> Emitter<'m> {
         });
         let parts: Vec<_> = carried.into_iter().chain(filled).collect();
         parts.into_iter().map(|(i, order)| Tensor::new(self.b.part(done, i), order)).collect()
+    }
+
+    /// For each argument that is sliced and was gathered with small dims as one: that, and the sizes of dims apart.
+    fn merged_slices(&self, scan: &Scan, args: &[Tensor]) -> Vec<Option<(Hlo, Vec<usize>)>> {
+        let places = places(scan);
+        let merged = |(i, x): (usize, &Tensor)| {
+            let sliced = (scan.carries..scan.carries + scan.xs).contains(&i) && !places.contains(&Some(i));
+            let merged = *self.merged.get(&x.hlo).filter(|_| sliced)?;
+            let (one, apart, at) = (self.b.sizes(merged), self.b.sizes(x.hlo), x.position(&scan.dim.name));
+            // The scanned dim and those before it are as they were.
+            (one.get(..=at) == apart.get(..=at)).then_some((merged, apart))
+        };
+        args.iter().enumerate().map(merged).collect()
     }
 
     fn loop_condition(&mut self, shape: &Shape, count: usize) -> Computation {
@@ -119,7 +138,7 @@ impl<'m> Emitter<'m> {
         &mut self,
         scan: &'m Scan,
         shape: &Shape,
-        orders: &[Vec<Name>],
+        (orders, apart): (&[Vec<Name>], &[Option<Vec<usize>>]),
         y_orders: &[Vec<Name>],
         places: &[Option<usize>],
     ) -> Computation {
@@ -140,7 +159,22 @@ impl<'m> Emitter<'m> {
             parts.push(hlo);
             let whole = Tensor::new(hlo, order.clone());
             let sliced = (scan.carries..scan.carries + scan.xs).contains(&i);
-            params.push(if sliced { self.row(&whole, &scan.dim.name, row) } else { whole });
+            if !sliced {
+                params.push(whole);
+                continue;
+            }
+            let (mut piece, at) = self.row(&whole, &scan.dim.name, row);
+            if let Some(sizes) = &apart[i] {
+                let mut sizes = sizes.clone();
+                sizes[at] = 1;
+                piece = self.b.reshape(piece, &sizes);
+            }
+            if self.casts_slices && only_cast(&scan.body, scan.body.params[i]) == Some(DType::Bf16) {
+                // Compilers would move a mere cast before the loop and hold the whole in both types. What is
+                // rounded to bfloat16 before changes nothing, and stays.
+                piece = self.b.reduce_precision(piece, 8, 7);
+            }
+            params.push(self.without(piece, order, at));
         }
         let results = self.body(&scan.body, params);
         let one = self.b.constant(PrimitiveType::S32, 1.0);
@@ -174,14 +208,13 @@ impl<'m> Emitter<'m> {
         self.b.end(root)
     }
 
-    /// The row along `dim` that the scalar `row` says, without the dim.
-    fn row(&mut self, x: &Tensor, dim: &Name, row: Hlo) -> Tensor {
+    /// The row along `dim` that the scalar `row` says, and where `dim` is.
+    fn row(&mut self, x: &Tensor, dim: &Name, row: Hlo) -> (Hlo, usize) {
         let at = x.position(dim);
         let mut sizes = self.b.sizes(x.hlo);
         sizes[at] = 1;
         let starts = self.starts(sizes.len(), at, row);
-        let piece = self.b.dynamic_slice(x.hlo, &starts, &sizes);
-        self.without(piece, &x.order, at)
+        (self.b.dynamic_slice(x.hlo, &starts, &sizes), at)
     }
 
     // Conditionals. Results come in the order of their types.

@@ -84,6 +84,10 @@ struct Emitter<'m> {
     written: FxHashMap<StateId, Tensor>,
     /// Stacks that loops fill, so far.
     stacks: u32,
+    /// What was gathered with small dims as one, by the same with dims apart.
+    merged: FxHashMap<Hlo, Hlo>,
+    /// Whether parameters are cast slice by slice, and not whole before a loop.
+    casts_slices: bool,
 }
 
 fn primitive(dtype: DType) -> PrimitiveType {

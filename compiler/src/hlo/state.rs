@@ -1,6 +1,7 @@
 //! State, and the boundary of a function.
 
 use super::{Builder, Emitter, HloModuleProto, Name, Platform, Shape, Tensor, primitive};
+use crate::wire;
 use mesh::{Body, Diagnostic, Env, Function, Module, Op, StateId, Type, ir::StateOp};
 use proto::xla::{HloInputOutputAliasProto, Kind, hlo_input_output_alias_proto::AliasEntryProto};
 use rustc_hash::FxHashMap;
@@ -49,6 +50,8 @@ pub(super) fn emit(local: &Module, function: &Function, platform: Platform) -> R
         states: FxHashMap::default(),
         written: FxHashMap::default(),
         stacks: 0,
+        merged: FxHashMap::default(),
+        casts_slices: platform == Platform::Accelerator && wire::gathers_once(local),
     };
     let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
     for id in &touched {

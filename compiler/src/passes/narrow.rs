@@ -74,7 +74,7 @@ fn before(outer: &mut BodyBuilder<'_>, scan: &mut Scan, args: &mut [Value], site
 }
 
 /// The one narrower float that all uses of `v` cast it to.
-fn only_cast(body: &Body, v: Value) -> Option<DType> {
+pub(crate) fn only_cast(body: &Body, v: Value) -> Option<DType> {
     let from = body.ty(v).dtype;
     let mut to = None;
     for inst in body.insts.iter().filter(|inst| inst.args.contains(&v)) {

@@ -11,6 +11,7 @@
 //! statistics; this one is there before anything is compiled, and says which values are to blame.
 
 use super::{bytes, part::part, place};
+use crate::wire;
 use mesh::{
     Body, DType, Function, Inst, Mesh, Module, Op, StateId, Type, Value,
     arena::Id,
@@ -98,7 +99,7 @@ pub(super) fn peak(local: &Module, f: &Function) -> Memory {
         inputs: f.body.param_types().map(|ty| bytes(mesh, ty)).sum(),
         ..Memory::default()
     };
-    let most = most(mesh, &f.body, &[]);
+    let most = most(mesh, &f.body, &[], wire::gathers_once(local));
     memory.activations = most.held.iter().filter(|h| h.kept).map(|h| h.held.bytes).sum();
     memory.temporaries = most.held.iter().filter(|h| !h.kept).map(|h| h.held.bytes).sum();
     memory.total = memory.parameters
@@ -133,24 +134,31 @@ fn shares(held: &[Kept], word: impl Fn(&Kept) -> String) -> Vec<Share> {
 
 /// What is held from instruction to instruction, bodies of loops once; `memory` is the function's peak. Of long
 /// programs only the highest of several neighbours.
-pub(super) fn timeline(mesh: &Mesh, f: &Function, memory: &Memory) -> Vec<Moment> {
+pub(super) fn timeline(local: &Module, f: &Function, memory: &Memory) -> Vec<Moment> {
     const MOST: usize = 600;
+    let slices = wire::gathers_once(local);
     let state = memory.parameters + memory.slots + memory.counters + memory.inputs;
     let mut all = Vec::new();
-    moments(mesh, &f.body, &[], state, &mut all);
+    moments(&local.env.mesh, &f.body, (&[], slices), state, &mut all);
     let step = all.len().div_ceil(MOST).max(1);
     let highest = |some: &[Moment]| some.iter().max_by_key(|m| m.bytes).cloned();
     all.chunks(step).filter_map(highest).collect()
 }
 
-fn moments(mesh: &Mesh, body: &Body, fixed: &[Value], base: u64, all: &mut Vec<Moment>) {
-    let lives = Lives::of(mesh, body, fixed);
+fn moments(
+    mesh: &Mesh,
+    body: &Body,
+    (fixed, slices): (&[Value], bool),
+    base: u64,
+    all: &mut Vec<Moment>,
+) {
+    let lives = Lives::of(mesh, body, fixed, slices);
     for (i, inst) in body.insts.iter().enumerate() {
         let bytes = base + lives.sum(i);
         let (scope, backward) = (inst.site.scope.to_string(), inst.site.phase == Phase::Backward);
         all.push(Moment { scope, backward, bytes });
         for inner in inst.op.bodies() {
-            moments(mesh, inner, unchanged(&inst.op, inner), bytes, all);
+            moments(mesh, inner, (unchanged(&inst.op, inner), slices), bytes, all);
         }
     }
 }
@@ -171,11 +179,11 @@ struct Most {
     held: Vec<Kept>,
 }
 
-fn most(mesh: &Mesh, body: &Body, fixed: &[Value]) -> Most {
-    let lives = Lives::of(mesh, body, fixed);
+fn most(mesh: &Mesh, body: &Body, fixed: &[Value], slices: bool) -> Most {
+    let lives = Lives::of(mesh, body, fixed, slices);
     let mut best = Most::default();
     for (i, inst) in body.insts.iter().enumerate() {
-        let inner = inst.op.bodies().into_iter().map(|b| most(mesh, b, unchanged(&inst.op, b)));
+        let inner = inst.op.bodies().into_iter().map(|b| most(mesh, b, unchanged(&inst.op, b), slices));
         let inner = inner.max_by_key(|m| m.bytes).unwrap_or_default();
         let outer = || lives.at(i);
         let bytes = inner.bytes + lives.sum(i);
@@ -228,7 +236,7 @@ struct Cast {
 }
 
 impl Lives {
-    fn of(mesh: &Mesh, body: &Body, fixed: &[Value]) -> Self {
+    fn of(mesh: &Mesh, body: &Body, fixed: &[Value], slices: bool) -> Self {
         let n = body.values.len();
         let root = roots(body);
         let mut lives = Self {
@@ -274,7 +282,9 @@ impl Lives {
             }
         }
         lives.hoist(body, fixed);
-        lives.cast_whole(mesh, body, fixed, &root);
+        if !slices {
+            lives.cast_whole(mesh, body, fixed, &root);
+        }
         lives
     }
 

@@ -175,7 +175,7 @@ pub fn report(local: &Module, function: Option<&str>) -> Result<Report, Diagnost
         flops_per_device_by_phase: by_phase,
         flops_per_device_by_purpose: by_purpose,
         flops_per_device_by_part: by_part,
-        timeline: memory::timeline(mesh, f, &peak),
+        timeline: memory::timeline(local, f, &peak),
         peak_bytes_per_device: peak,
         placed: placed::all(local, f),
         traffic: collectives::traffic(&collectives),

@@ -438,12 +438,18 @@ pub enum Remat {
     /// (constants, iotas, random numbers, broadcasts, renames of one dim).
     #[default]
     SaveAll,
+    /// As before, and einsums besides that sum up few terms ([`FEW_TERMS`]) for each element, such as those of
+    /// attention's weights; and einsums of slices and captures, for which nothing has to be kept.
+    SaveCompact,
     /// All is computed again but einsums, renames of several dims at once (which may be exchanges between
     /// devices), and loops that hold such.
     SaveContractions,
     /// Everything is computed again, from the carries.
     SaveCarries,
 }
+
+/// Up to so many terms an element an einsum is computed again by [`Remat::SaveCompact`].
+pub const FEW_TERMS: usize = 512;
 
 /// Communication. `axes` lists are major first.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

@@ -18,7 +18,7 @@ pub mod router;
 mod settings;
 mod tight;
 
-use crate::{Activation, Context, Weight, Weights};
+use crate::{Activation, Context, Weight, Weights, stream};
 pub use apart::Apart;
 use dispatch::Slots;
 use hierarchy::Hierarchy;
@@ -64,8 +64,8 @@ impl SwitchFfn {
         }
     }
 
-    /// For `x` of `[batch, length, d_model]`. Tokens that found no slot give 0: they go on through the
-    /// residual only.
+    /// For `x` of `[batch, length, d_model]`, or with the dim of the residual stream: then tokens travel as it lies,
+    /// and experts gather them. Tokens that found no slot give 0: they go on through the residual only.
     pub fn forward<'g>(
         &self,
         cx: &Context<'g>,
@@ -93,7 +93,8 @@ impl SwitchFfn {
         let (routing, mut metrics) = g.scope("router", || self.router.forward(cx, x, real, group, token));
         let y = if self.options.expert_groups > 0 {
             let hierarchy = Hierarchy::new(&self.options, [group, token], cx.train());
-            let (y, lost) = hierarchy.forward(x, real, &metrics.trace, |sent| self.grouped_experts(cx, sent));
+            let experts = |sent| self.whole(sent, |sent| self.grouped_experts(cx, sent));
+            let (y, lost) = hierarchy.forward(x, real, &metrics.trace, experts);
             metrics.lose(lost, real.filter(|_| self.options.ignore_padding), [group, token]);
             y
         } else if self.options.skip_empty && !cx.train() {
@@ -113,10 +114,16 @@ impl SwitchFfn {
         routing: &Routing<'g>,
     ) -> Tensor<'g> {
         let g = cx.g;
-        let slots = Slots::new(&self.options, &self.d_model, positions, routing, cx.train());
+        let d_model = stream::dim_of(x, &self.d_model);
+        let slots = Slots::new(&self.options, &d_model, positions, routing, cx.train());
         let sent = g.scope("dispatch", || slots.dispatch(x));
-        let done = g.scope("experts", || self.experts(cx, to_experts(sent)));
-        g.scope("combine", || slots.combine(from_experts(done), &[&self.d_model]))
+        let done = g.scope("experts", || self.whole(to_experts(sent), |sent| self.experts(cx, sent)));
+        g.scope("combine", || slots.combine(from_experts(done), &[&d_model]))
+    }
+
+    /// What experts make of tokens that lie as the residual stream does, to lie as it does.
+    fn whole<'g>(&self, sent: Tensor<'g>, experts: impl FnOnce(Tensor<'g>) -> Tensor<'g>) -> Tensor<'g> {
+        stream::enter(experts(stream::leave(sent, &self.d_model)), sent, &self.d_model)
     }
 
     fn experts<'g>(&self, cx: &Context<'g>, x: Tensor<'g>) -> Tensor<'g> {

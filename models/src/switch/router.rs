@@ -9,7 +9,7 @@ use super::{
     choice::{self, Ask},
     options::{Exploration, Switch},
 };
-use crate::{Context, Weight, Weights};
+use crate::{Context, Weight, Weights, stream};
 use mesh::{
     DType, Dim,
     dsl::{Init, Tensor, Tree, einsum},
@@ -177,7 +177,8 @@ impl Router {
         let (experts, dtype) = (&self.experts, cx.precision.router());
         // The cast comes before the product: that is what makes selective precision work (section 2.4).
         let input = self.explored(cx, x.cast(dtype));
-        let mut logits = einsum([input, self.weight.state.read(cx.g).cast(dtype)], [batch, tokens, experts]);
+        let weight = stream::enter(self.weight.state.read(cx.g).cast(dtype), x, &self.weight.rows[0]);
+        let mut logits = einsum([input, weight], [batch, tokens, experts]);
         if let Some(bias) = &self.bias {
             logits += bias.state.read(cx.g).cast(dtype);
         }

@@ -3,7 +3,8 @@
 use super::Rewrite;
 use mesh::{
     Diagnostic, Inst, Value,
-    ir::{Binary, Elementwise, Op},
+    arena::Id,
+    ir::{Binary, Collective, Elementwise, Op, Owed},
 };
 
 pub(super) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value>, Diagnostic> {
@@ -34,17 +35,37 @@ fn adds(inst: &Inst) -> bool {
     inst.op == Op::Elementwise(Elementwise::Binary(Binary::Add))
 }
 
-/// The sum of two values, if both are all-reduced for it alone: added first, then all-reduced.
+/// The sum of two values, if both are settled for it alone and alike: added first, then settled.
 fn pair(rewrite: &mut Rewrite<'_>, at: &Inst, a: Value, b: Value) -> Result<Option<Value>, Diagnostic> {
-    let (Some((x, owed)), Some((y, same))) = (rewrite.lone_sum(a), rewrite.lone_sum(b)) else {
+    let (Some((x, settles)), Some((y, same))) = (lone(rewrite, a), lone(rewrite, b)) else {
         return Ok(None);
     };
     // What is broadcast in the addition is settled while it is small.
     let alike = rewrite.old.ty(x).matches(rewrite.old.ty(y));
-    if owed != same || !alike {
+    if settles != same || !alike {
         return Ok(None);
     }
     let args = [rewrite.new_of(x)?, rewrite.new_of(y)?];
     let sum = rewrite.emit(Op::Elementwise(Elementwise::Binary(Binary::Add)), &args, at)?;
-    rewrite.all_reduce(sum, owed, a).map(Some)
+    let site = rewrite.maker(a).map(|inst| inst.site.clone()).unwrap_or_default();
+    rewrite.b.emit1(Op::Collective(settles.clone()), &[sum], &site).map(Some)
+}
+
+/// The operand of the all-reduced or reduce-scattered sum that makes `v`, if nothing else uses that, and how it is
+/// settled.
+fn lone<'r>(rewrite: &Rewrite<'r>, v: Value) -> Option<(Value, &'r Collective)> {
+    if rewrite.uses[v.index()] != 1 {
+        return None;
+    }
+    let (x, settles) = rewrite.collective(v)?;
+    match settles {
+        Collective::AllReduce { kind: Owed::Sum, axes: _ } | Collective::ReduceScatter { dim: _, axes: _ } => {
+            Some((x, settles))
+        }
+        Collective::AllReduce { kind: Owed::Max | Owed::Min, axes: _ }
+        | Collective::AllGather { dim: _, axes: _ }
+        | Collective::AllToAll { from: _, to: _, axes: _ }
+        | Collective::Shard { dim: _, axes: _ }
+        | Collective::Owe { axes: _ } => None,
+    }
 }

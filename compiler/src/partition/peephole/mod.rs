@@ -270,6 +270,12 @@ mod tests {
             ),
             "reduce_sum reduce_sum reduce_sum all_reduce exp add all_reduce add",
         );
+        let cut = |sum: String| sum.replace("all_reduce", "reduce_scatter").replace("kind=sum", "dim=b");
+        let (a, b) = (cut(sum("1", "x")), cut(sum("2", "y")));
+        check(
+            &format!("f32[b=4@data]) {{\n {a} {b} %3 = add %1, %2\n return %3"),
+            "reduce_sum reduce_sum add reduce_scatter",
+        );
         // One of the two is needed by itself as well.
         check(
             &format!(

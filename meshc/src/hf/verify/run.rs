@@ -199,7 +199,7 @@ pub(super) fn place(
     options: &Options,
 ) -> Result<Placed> {
     let rows = |shards: usize| (1..).map(|n| n * batch).find(|r| r.is_multiple_of(shards)).unwrap_or(batch);
-    let (program, placement) = options.place.choose(config.layout(), &|shards| build(rows(shards)))?;
+    let (program, placement) = options.place.choose(&config.layout(), &|shards| build(rows(shards)))?;
     let rows = program.module.meta("batch").and_then(|b| b.parse().ok()).unwrap_or(batch);
     let mut watch = Watch::default();
     let lowered = lower(&program, &placement, Stage::Emit, &mut watch)?.context("all stages ran")?;

@@ -1,0 +1,155 @@
+//! In a program that gathers once a step what the state layout splits (the fact `gather` = `step`), parameters are cast
+//! to the type of activations whole, so that what is sent is narrow. Those that turn out not to be gathered need no
+//! narrow copy beside them: they are cast in the loops that slice them, slice by slice. (Local only.)
+
+use crate::wire;
+use mesh::{
+    Body, DType, Env, Inst, Module, Op, Value,
+    ir::{Control, Elementwise, StateOp},
+};
+
+/// Works on all functions. Whether any cast went into a loop.
+pub fn run(module: &mut Module) -> bool {
+    if !wire::gathers_once(module) {
+        return false;
+    }
+    let env = &module.env;
+    module.functions.iter_mut().fold(false, |changed, f| body(env, &mut f.body) | changed)
+}
+
+fn body(env: &Env, body: &mut Body) -> bool {
+    let mut insts = std::mem::take(&mut body.insts);
+    let casts = casts(body, &insts);
+    let mut changed = false;
+    for inst in &mut insts {
+        match &mut inst.op {
+            Op::Control(Control::Scan(scan)) => {
+                changed |= self::body(env, &mut scan.body);
+                for i in scan.carries..scan.carries + scan.xs {
+                    let Some((wide, to)) = casts.iter().find(|c| c.narrow == inst.args[i]).map(|c| (c.wide, c.to))
+                    else {
+                        continue;
+                    };
+                    inst.args[i] = wide;
+                    inside(&mut scan.body, i, body.ty(wide).dtype, to);
+                    changed = true;
+                }
+            }
+            Op::Control(Control::Cond { then, otherwise }) => {
+                changed |= self::body(env, then) | self::body(env, otherwise);
+            }
+            Op::Control(Control::Grad)
+            | Op::Elementwise(_)
+            | Op::Contract(_)
+            | Op::Reduce(_)
+            | Op::Shape(_)
+            | Op::Index(_)
+            | Op::Random(_)
+            | Op::State(_)
+            | Op::Collective(_) => {}
+        }
+    }
+    body.insts = insts;
+    changed
+}
+
+/// A parameter made narrow for nothing but loops that slice it.
+struct Cast {
+    narrow: Value,
+    wide: Value,
+    to: DType,
+}
+
+fn casts(body: &Body, insts: &[Inst]) -> Vec<Cast> {
+    let read = |v: Value| {
+        insts.iter().any(|inst| matches!(inst.op, Op::State(StateOp::Read(_))) && inst.results.contains(&v))
+    };
+    let cast = |inst: &Inst| {
+        let Op::Elementwise(Elementwise::Cast(to)) = inst.op else { return None };
+        let (wide, narrow) = (inst.args[0], inst.results[0]);
+        let from = body.ty(wide).dtype;
+        let narrower = from.is_float() && to.is_float() && to.bytes() < from.bytes();
+        let only = !body.results.contains(&narrow) && insts.iter().all(|user| only_sliced(user, narrow));
+        (narrower && only && read(wide)).then_some(Cast { narrow, wide, to })
+    };
+    insts.iter().filter_map(cast).collect()
+}
+
+/// Whether `user` does nothing with `v` but slice it.
+fn only_sliced(user: &Inst, v: Value) -> bool {
+    let sliced = match &user.op {
+        Op::Control(Control::Scan(scan)) => scan.carries..scan.carries + scan.xs,
+        Op::Control(Control::Cond { then: _, otherwise: _ } | Control::Grad)
+        | Op::Elementwise(_)
+        | Op::Contract(_)
+        | Op::Reduce(_)
+        | Op::Shape(_)
+        | Op::Index(_)
+        | Op::Random(_)
+        | Op::State(_)
+        | Op::Collective(_) => 0..0,
+    };
+    user.args.iter().enumerate().all(|(i, a)| *a != v || sliced.contains(&i))
+}
+
+/// Parameter `i` comes as `from`, and is cast first of all.
+fn inside(body: &mut Body, i: usize, from: DType, to: DType) {
+    let narrow = body.params[i];
+    let mut data = body.values[narrow].clone();
+    data.ty.dtype = from;
+    let wide = body.values.push(data);
+    body.params[i] = wide;
+    let site = body.insts.first().map(|inst| inst.site.clone()).unwrap_or_default();
+    let op = Op::Elementwise(Elementwise::Cast(to));
+    body.insts.insert(0, Inst { op, args: vec![wide], results: vec![narrow], site });
+    body.compact();
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh::{
+        text::{parse, print},
+        verify::{Stage, verify},
+    };
+
+    /// The lines with casts after the pass, in a program that gathers once a step or layer by layer.
+    fn casts(gather: &str) -> Vec<String> {
+        let text = format!(
+            "module m
+meta gather = \"{gather}\"
+mesh data=2
+state param w: f32[layers=4, d=8, e=8]
+state param v: f32[layers=4, d=8@data, e=8]
+func f(%x x: bf16[d=8]) -> (y: bf16[d=8]) {{
+  %w = read {{state=w}}
+  %v = read {{state=v}}
+  %own = cast %w {{dtype=bf16}}
+  %part = cast %v {{dtype=bf16}}
+  %sent = all_gather %part {{dim=d, axes=[data]}}
+  %y = scan %x, %own, %sent {{dim=layers=4, carries=1, xs=2, remat=save_all}} \
+             (%c: bf16[d=8], %p: bf16[d=8, e=8], %q: bf16[d=8, e=8]) {{
+    %h = einsum %c, %p {{out=[e], dtype=bf16}}
+    %i = einsum %h, %q {{out=[d], dtype=bf16}}
+    yield %i
+  }}
+  return %y
+}}
+"
+        );
+        let mut module = parse(&text, "test").unwrap_or_else(|e| panic!("{e}"));
+        crate::passes::simplify(&mut module);
+        verify(&module, Stage::Local).unwrap_or_else(|e| panic!("{e}"));
+        let text = print(&module);
+        text.lines().filter(|l| l.contains(" cast ")).map(|l| l.trim_end().to_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_not_gathered_is_cast_slice_by_slice() {
+        let lines = casts("step");
+        // That of `v` outside, that of `w` inside.
+        let depth = |l: &String| l.len() - l.trim_start().len();
+        assert_eq!(lines.iter().map(depth).collect::<Vec<_>>(), [2, 4], "{lines:?}");
+        assert!(lines[0].contains("layers=4") && !lines[1].contains("layers=4"), "{lines:?}");
+        assert_eq!(casts("layer").iter().map(depth).collect::<Vec<_>>(), [2, 2]);
+    }
+}
