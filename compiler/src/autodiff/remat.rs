@@ -290,7 +290,8 @@ mod tests {
         let x = b.param(dims(["batch", "d"]), None);
         let memory = b.param(dims(["batch", "e"]), None);
         let w = b.param(dims(["e", "d"]), None);
-        let product = |out: [&str; 2]| Op::Contract(Contract { out: out.map(Into::into).into(), dtype: DType::F32 });
+        let product =
+            |out: [&str; 2]| Op::Contract(Contract { out: out.map(Into::into).into(), dtype: DType::F32 });
         let keys = b.emit1(product(["batch", "d"]), &[memory, w], &Site::default()).unwrap();
         let own = b.emit1(product(["batch", "e"]), &[x, w], &Site::default()).unwrap();
         let body = b.finish(vec![x]);

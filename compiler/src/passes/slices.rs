@@ -26,7 +26,8 @@ fn body(env: &Env, body: &mut Body) -> bool {
             Op::Control(Control::Scan(scan)) => {
                 changed |= self::body(env, &mut scan.body);
                 for i in scan.carries..scan.carries + scan.xs {
-                    let Some((wide, to)) = casts.iter().find(|c| c.narrow == inst.args[i]).map(|c| (c.wide, c.to))
+                    let Some((wide, to)) =
+                        casts.iter().find(|c| c.narrow == inst.args[i]).map(|c| (c.wide, c.to))
                     else {
                         continue;
                     };

@@ -145,13 +145,7 @@ pub(super) fn timeline(local: &Module, f: &Function, memory: &Memory) -> Vec<Mom
     all.chunks(step).filter_map(highest).collect()
 }
 
-fn moments(
-    mesh: &Mesh,
-    body: &Body,
-    (fixed, slices): (&[Value], bool),
-    base: u64,
-    all: &mut Vec<Moment>,
-) {
+fn moments(mesh: &Mesh, body: &Body, (fixed, slices): (&[Value], bool), base: u64, all: &mut Vec<Moment>) {
     let lives = Lives::of(mesh, body, fixed, slices);
     for (i, inst) in body.insts.iter().enumerate() {
         let bytes = base + lives.sum(i);

@@ -59,9 +59,8 @@ fn lone<'r>(rewrite: &Rewrite<'r>, v: Value) -> Option<(Value, &'r Collective)> 
     }
     let (x, settles) = rewrite.collective(v)?;
     match settles {
-        Collective::AllReduce { kind: Owed::Sum, axes: _ } | Collective::ReduceScatter { dim: _, axes: _ } => {
-            Some((x, settles))
-        }
+        Collective::AllReduce { kind: Owed::Sum, axes: _ }
+        | Collective::ReduceScatter { dim: _, axes: _ } => Some((x, settles)),
         Collective::AllReduce { kind: Owed::Max | Owed::Min, axes: _ }
         | Collective::AllGather { dim: _, axes: _ }
         | Collective::AllToAll { from: _, to: _, axes: _ }
