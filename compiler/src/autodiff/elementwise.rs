@@ -42,8 +42,9 @@ fn unary(t: &mut Tape, op: Unary, x: Value, y: Value, g: Bwd) -> Outcome<Option<
             t.mul(g, sign)?
         }
         Unary::Exp => {
-            let y = t.as_used(y)?;
-            t.mul(g, y)?
+            let used = t.as_used(y)?;
+            let ct = t.mul(g, used)?;
+            t.rounded_as(y, ct)?
         }
         Unary::Log => {
             let x = t.primal(x);

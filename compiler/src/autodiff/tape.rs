@@ -150,6 +150,15 @@ impl<'e> Tape<'e> {
         }
     }
 
+    /// A cotangent that follows from [`Self::as_used`] of `value`, no more precise than that: whoever uses it reads
+    /// the narrow one, so that there is one to store and not a product for each to make again.
+    pub(super) fn rounded_as(&mut self, value: Value, ct: Bwd) -> Outcome<Bwd> {
+        let Some(narrow) = self.narrow[value.index()] else { return Ok(ct) };
+        let (dtype, to) = (self.ty(ct).dtype, self.forward_ty(narrow).dtype);
+        let ct = self.cast(ct, to)?;
+        self.cast(ct, dtype)
+    }
+
     /// A new parameter of the backward body.
     pub(super) fn param(&mut self, ty: Type) -> Bwd {
         Bwd(self.out.param(ty, None))
