@@ -88,6 +88,9 @@ fn facts(p: &Program, config: &Config) {
     if config.gather_once {
         p.meta("gather", "step");
     }
+    if config.queries_last {
+        p.meta("row_sums", "product");
+    }
     let (model, settings) = config.described();
     p.meta("model", model);
     p.meta("settings", settings);

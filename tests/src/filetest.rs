@@ -142,7 +142,8 @@ fn passed(case: &Case) -> Result<String, Diagnostics> {
             "fold" => passes::fold::run(&mut module),
             "hoist" => passes::hoist::run(&mut module),
             "accumulate" => passes::accumulate::run(&mut module),
-            other => panic!("there is no pass `{other}`: write accumulate, cse, dce, fold or hoist"),
+            "row_sums" => passes::row_sums::run(&mut module),
+            other => panic!("there is no pass `{other}`: write accumulate, cse, dce, fold, hoist or row_sums"),
         };
         verify(&module, stage)?;
     }

@@ -6,6 +6,7 @@
 //! - [`hoist`]: what is the same in every iteration leaves the loop (Global only);
 //! - [`narrow`]: what loops stack is as narrow as it can be (Global only, once, after autodiff);
 //! - [`slices`]: parameters that are not gathered are cast slice by slice (Local only);
+//! - [`row_sums`]: sums over what is multiplied anyway become a column of the product (Local only);
 //! - [`dce`]: what nobody uses goes, and values are numbered anew.
 //!
 //! Values may change in the sign of a zero and in the last bits of numbers below 1e-30, and not otherwise. Types stay exactly the same, with the order
@@ -18,6 +19,7 @@ pub mod dce;
 pub mod fold;
 pub mod hoist;
 pub mod narrow;
+pub mod row_sums;
 pub mod slices;
 
 use mesh::{Body, Module, Op, ir::Control};
@@ -40,7 +42,7 @@ pub fn simplify(module: &mut Module) {
             break;
         }
     }
-    if !global && (slices::run(module) | accumulate::run(module)) {
+    if !global && (slices::run(module) | accumulate::run(module) | row_sums::run(module)) {
         dce::run(module);
     }
 }
