@@ -3,6 +3,7 @@
 pub mod artefact;
 pub mod autodiff;
 pub mod hlo;
+mod in_place;
 pub mod interp;
 pub mod partition;
 pub mod passes;

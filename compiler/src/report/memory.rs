@@ -5,13 +5,14 @@
 //! to make (constants, iotas, random numbers, broadcasts) and element-by-element results are never stored if
 //! all their users are of the same kind, or folds, and there is one user or they are cheap to make again (what
 //! they are made of is then held until the last user); parameters that a loop casts to a narrower type slice by
-//! slice are cast whole before it; a loop holds its stacked results from its start and the
-//! most that one iteration needs; what a loop would make anew in every iteration from what it never changes is made
-//! once before it and held throughout. Buffers are not fragmented. The real plugin's figure is in its memory
-//! statistics; this one is there before anything is compiled, and says which values are to blame.
+//! slice are cast whole before it, unless something rounds the slices first; a loop holds its stacked results from
+//! its start, those that are sums of what it slices in the place of that, and the most that one iteration needs; what
+//! a loop would make anew in every iteration from what it never changes is made once before it and held throughout.
+//! Buffers are not fragmented. The real plugin's figure is in its memory statistics; this one is there before
+//! anything is compiled, and says which values are to blame.
 
 use super::{bytes, part::part, place};
-use crate::wire;
+use crate::{in_place::places, wire};
 use mesh::{
     Body, DType, Function, Inst, Mesh, Module, Op, StateId, Type, Value,
     arena::Id,
@@ -435,12 +436,20 @@ fn purpose(inst: &Inst, kept: bool) -> &'static str {
     }
 }
 
-/// For each value the one whose memory it lies in: its own, or that of the operand that it is a view of.
+/// For each value the one whose memory it lies in: its own, or that of the operand that it is a view of or in whose
+/// place a loop fills it.
 fn roots(body: &Body) -> Vec<usize> {
     let mut root: Vec<usize> = (0..body.values.len()).collect();
     for inst in &body.insts {
         if is_view(&inst.op) {
             root[inst.results[0].index()] = root[inst.args[0].index()];
+        }
+        if let Op::Control(Control::Scan(scan)) = &inst.op
+            && !scan.unroll
+        {
+            for (y, place) in inst.results[scan.carries..].iter().zip(places(scan)) {
+                root[y.index()] = place.map_or(y.index(), |x| root[inst.args[x].index()]);
+            }
         }
     }
     root
