@@ -69,6 +69,9 @@ pub struct Config {
     /// Whether the residual stream has a dim of its own between blocks, [`crate::stream::STREAM`], so that a layout
     /// may split it there.
     pub stream: bool,
+    /// Which parameters layers round to the type of activations as they use them, in both directions, so that no
+    /// compiler does so for all layers once a step: more to read, less to hold.
+    pub cast_late: Late,
     /// Whether the weights of attention lie with the positions that look next to each other, which spares TPUs
     /// copies of them, and not those that are looked at, which CPUs prefer.
     pub queries_last: bool,
@@ -98,6 +101,17 @@ impl Objective {
             Self::Lm => "lm",
         }
     }
+}
+
+/// Parameters that are rounded layer by layer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Late {
+    /// None.
+    None,
+    /// Those of experts, which are most of a model and are read by the largest products.
+    Experts,
+    /// All matrices.
+    All,
 }
 
 /// What is between the products of a feed-forward layer.
@@ -177,6 +191,7 @@ impl Default for Config {
             remat: Remat::SaveAll,
             gather_once: false,
             stream: false,
+            cast_late: Late::None,
             queries_last: false,
             unroll: false,
             optimizer: Optimizer::default(),
@@ -237,6 +252,16 @@ impl Config {
         self.gather_once = args.choice("gather", &["layer", "step"], word) == "step";
         let word = if self.stream { STREAM } else { "d_model" };
         self.stream = args.choice("residual", &["d_model", STREAM], word) == STREAM;
+        let word = match self.cast_late {
+            Late::None => "step",
+            Late::Experts => "experts",
+            Late::All => "layer",
+        };
+        self.cast_late = match args.choice("cast", &["step", "experts", "layer"], word) {
+            "experts" => Late::Experts,
+            "layer" => Late::All,
+            _ => Late::None,
+        };
         let word = if self.queries_last { "query" } else { "memory" };
         self.queries_last = args.choice("attention_minor", &["memory", "query"], word) == "query";
         let word = match self.remat {
@@ -422,7 +447,7 @@ mod tests {
         let words = "--dtype selective --set layers=4 --set decoder_layers=6 --set sparse_step=2 --set \
                      decoder_sparse_step=3 --set activation=gated-gelu --set epsilon=1e-5 --set \
                      dispatch=sort --set optimizer=adafactor --set dropout=0.3 --set remat=carries --set lr=0.5 \
-                     --set microbatches=4 --set gather=step --set attention_minor=query";
+                     --set microbatches=4 --set gather=step --set cast=layer --set attention_minor=query";
         let args = Args::parse(words.split_whitespace().map(str::to_owned)).expect("the arguments are legal");
         let config = Config { switch: Some(Switch::default()), ..Config::default() }.with(&args);
         assert_eq!(args.mistakes(), []);
@@ -432,7 +457,7 @@ mod tests {
         assert_eq!((switch.dispatch, switch.expert_dropout), (Dispatch::Permute, Some(0.3)));
         assert_eq!((config.precision, config.remat), (Precision::Selective, Remat::SaveCarries));
         assert_eq!((config.microbatches, config.microbatch().batch), (4, 8));
-        assert!(config.gather_once && config.queries_last);
+        assert!(config.gather_once && config.cast_late == Late::All && config.queries_last);
         let optimizer = &config.optimizer;
         assert_eq!((&optimizer.method, optimizer.schedule.rate), (&Method::adafactor(), 0.5));
         assert!(!Config::default().is_sparse(false, 1));

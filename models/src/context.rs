@@ -1,6 +1,9 @@
 //! What every layer needs to know when it runs.
 
-use crate::{Config, config::Precision};
+use crate::{
+    Config,
+    config::{Late, Precision},
+};
 use mesh::{
     DType, Dim,
     dsl::{Graph, Rng, Tensor},
@@ -21,6 +24,8 @@ pub struct Context<'g> {
     pub broadcast: bool,
     /// Whether weights of attention lie by the positions that look: [`Config::queries_last`].
     pub queries_last: bool,
+    /// Which parameters are rounded where they are used: [`Config::cast_late`].
+    pub cast_late: Late,
     /// Which tokens are no padding, as `pred[batch, length]`, if a layer is to know.
     pub real: Option<Tensor<'g>>,
     /// What is added to logits of self-attention so that examples of one row do not see each other, if there are
@@ -33,7 +38,8 @@ impl<'g> Context<'g> {
     pub fn new(g: &'g Graph, config: &Config, rng: Option<Rng<'g>>) -> Self {
         let (dropout, broadcast) = (config.dropout, config.dropout_broadcast);
         let (precision, queries_last) = (config.precision, config.queries_last);
-        Self { g, precision, rng, dropout, broadcast, queries_last, real: None, apart: None }
+        let (cast_late, real, apart) = (config.cast_late, None, None);
+        Self { g, precision, rng, dropout, broadcast, queries_last, cast_late, real, apart }
     }
 
     /// For layers over `tokens`, of which 0 is padding.

@@ -38,7 +38,7 @@ pub mod switch;
 pub mod weights;
 pub mod zoo;
 
-pub use config::{Activation, Config, Objective, Precision};
+pub use config::{Activation, Config, Late, Objective, Precision};
 pub use context::Context;
 pub use generate::Generation;
 pub use optimizer::{Method, Optimizer, Schedule};

@@ -1,12 +1,12 @@
 //! Parameters, and what optimizers know of them.
 
 use mesh::{
-    Dim, Name,
+    DType, Dim, Name,
     dsl::{Init, Program, State, Tensor},
 };
 use std::cell::RefCell;
 
-use crate::Context;
+use crate::{Context, config::Late};
 
 /// A trained parameter. Its dims fall into three groups: those that stack independent matrices (layers,
 /// experts), and the *rows* (what the product sums over) and *columns* of each matrix.
@@ -28,7 +28,20 @@ impl Weight {
     /// The value, in the element type of activations. Inside a scan over layers, of the current layer.
     #[track_caller]
     pub fn read<'g>(&self, cx: &Context<'g>) -> Tensor<'g> {
-        self.state.read(cx.g).cast(cx.dtype())
+        let value = self.state.read(cx.g);
+        // What is rounded already is as it was after a cast, but compilers do not take that for a mere change of
+        // type, which they would move to before the loop over layers.
+        let late = match cx.cast_late {
+            Late::None => false,
+            Late::Experts => self.stacks(),
+            Late::All => true,
+        };
+        if late && cx.dtype() == DType::Bf16 { value.round_bf16() } else { value }.cast(cx.dtype())
+    }
+
+    /// Whether there are several matrices in a layer: one for each expert.
+    fn stacks(&self) -> bool {
+        self.state.dims().len() > self.layers.len() + self.rows.len() + self.columns.len()
     }
 }
 
