@@ -7,7 +7,7 @@
 use proto::xla::{
     DotDimensionNumbers, GatherDimensionNumbers, HloComputationProto, HloInstructionProto, HloModuleProto,
     LayoutProto, LiteralProto, OpMetadata, OpSharding, PaddingConfig, PrecisionConfig, PrimitiveType,
-    ProgramShapeProto, ReplicaGroup, ScatterDimensionNumbers, ShapeProto,
+    ProgramShapeProto, ReplicaGroup, ScatterDimensionNumbers, ShapeProto, Window, WindowDimension,
     hlo_instruction_proto::SliceDimensions, op_sharding, padding_config::PaddingConfigDimension,
     precision_config::Precision,
 };
@@ -518,6 +518,32 @@ impl Builder {
             ..Default::default()
         };
         self.push("reduce", Shape::Array(ty, kept), &[x, init], proto)
+    }
+
+    /// Sums of `x` along `dim` up to each element, or from each element on.
+    pub(super) fn running_sum(&mut self, x: Hlo, dim: usize, back: bool) -> Hlo {
+        let (ty, sizes) = (self.dtype(x), self.sizes(x));
+        let init = self.constant(ty, 0.0);
+        let to_apply = self.combiner(Combine::Add, ty);
+        let of = |i: usize| {
+            let size = if i == dim { sizes[i] as i64 } else { 1 };
+            let (padding_low, padding_high) = if back { (0, size - 1) } else { (size - 1, 0) };
+            WindowDimension {
+                size,
+                stride: 1,
+                padding_low,
+                padding_high,
+                window_dilation: 1,
+                base_dilation: 1,
+                window_reversal: false,
+            }
+        };
+        let proto = HloInstructionProto {
+            window: Some(Window { dimensions: (0..sizes.len()).map(of).collect() }),
+            called_computation_ids: vec![to_apply.0],
+            ..Default::default()
+        };
+        self.push("reduce-window", Shape::Array(ty, sizes.clone()), &[x, init], proto)
     }
 
     /// Sorts all operands along `dim` by the first, stably.

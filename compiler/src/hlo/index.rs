@@ -1,7 +1,7 @@
 //! Movement by index. Gathers and scatters become the one form that all plugins do well: whole rows of a
 //! matrix, with batch dims folded into the row number.
 
-use super::{Emitter, Hlo, Tensor, primitive};
+use super::{Emitter, Hlo, Platform, Tensor, primitive};
 use mesh::{
     Name, TensorDim, Type,
     ir::{Index, Outside},
@@ -181,6 +181,12 @@ impl Emitter<'_> {
         let dtype = self.b.dtype(x.hlo);
         let wide = if dtype == PrimitiveType::Bf16 { PrimitiveType::F32 } else { dtype };
         let mut sum = self.b.convert(x.hlo, wide);
+        let whole = matches!(dtype, PrimitiveType::S32 | PrimitiveType::U32);
+        if self.platform == Platform::Accelerator && whole {
+            // Compilers for accelerators know this window, and go over the tensor fewer times than the loop below.
+            let all = self.b.running_sum(sum, at, reverse);
+            return x.with(if exclusive { self.b.binary("subtract", all, sum) } else { all });
+        }
         let mut step = 1;
         while step < size {
             let shifted = self.shifted(sum, at, step, reverse);
