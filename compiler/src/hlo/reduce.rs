@@ -1,6 +1,6 @@
 //! Folds over dims.
 
-use super::{Combine, Emitter, Hlo, Tensor};
+use super::{Combine, Emitter, Hlo, Platform, Tensor};
 use mesh::{
     Name, Type,
     ir::{Fold, Reduce},
@@ -31,10 +31,26 @@ impl Emitter<'_> {
     pub(super) fn fold(&mut self, combine: Combine, x: &Tensor, init: f64, gone: &[Name]) -> Tensor {
         let dims: Vec<usize> = gone.iter().map(|n| x.position(n)).collect();
         let order = x.order.iter().filter(|n| !gone.contains(n)).cloned().collect();
-        let reduce = |e: &mut Self, hlo: Hlo| e.b.reduce(combine, hlo, init, &dims);
+        let few = self.platform == Platform::Accelerator && combine == Combine::Add && init == 0.0;
+        let reduce = |e: &mut Self, hlo: Hlo| match &dims[..] {
+            [0] if few && is_few(&e.b.sizes(hlo)) => e.rows_added(hlo),
+            _ => e.b.reduce(combine, hlo, init, &dims),
+        };
         let narrow = self.b.dtype(x.hlo) == PrimitiveType::Bf16 && combine == Combine::Add;
         let hlo = if narrow { self.in_f32(x.hlo, reduce) } else { reduce(self, x.hlo) };
         Tensor::new(hlo, order)
+    }
+
+    /// The rows of `x` one by one: what adds them up can be joined with what adds the sum to something else.
+    fn rows_added(&mut self, x: Hlo) -> Hlo {
+        let sizes = self.b.sizes(x);
+        let mut sum = None;
+        for i in 0..sizes[0] {
+            let row = self.b.slice(x, 0, i, i + 1, 1);
+            let row = self.b.reshape(row, &sizes[1..]);
+            sum = Some(sum.map_or(row, |sum| self.b.binary("add", sum, row)));
+        }
+        sum.expect("there are rows, and few of them")
     }
 
     fn extreme(&mut self, x: &Tensor, dims: &[Name], max: bool) -> Tensor {
@@ -88,3 +104,13 @@ impl Emitter<'_> {
         self.fold(Combine::Min, &place, (sizes[axis] - 1) as f64, std::slice::from_ref(dim))
     }
 }
+
+/// Whether a tensor has few and large rows.
+fn is_few(sizes: &[usize]) -> bool {
+    let row: usize = sizes[1..].iter().product();
+    (1..=FEW_ROWS).contains(&sizes[0]) && row >= LARGE_ROW
+}
+
+/// So many rows are added one by one, if each has so many elements: gradients of what a few sequences share.
+const FEW_ROWS: usize = 8;
+const LARGE_ROW: usize = 1 << 20;
