@@ -83,3 +83,19 @@ fn on_eight_devices_too() {
         same(mesh, &state, &after);
     }
 }
+
+/// How weights of attention lie, where their sums come from, and who rounds parameters: all of it is about speed and
+/// memory. What is rounded on the way differs.
+#[test]
+fn choices_for_tpus_change_nothing_but_rounding() {
+    let plain = Config { precision: models::Precision::Selective, ..config(2) };
+    let tuned = Config { queries_last: true, cast_late: models::Late::Experts, ..plain.clone() };
+    let (says, _) = step(&plain, "", "");
+    for mesh in ["", "expert=4,model=2"] {
+        let (these, _) = step(&tuned, mesh, "");
+        for name in ["loss", "grad_norm"] {
+            let (a, b) = (says[name].data.sum(), these[name].data.sum());
+            assert!((a - b).abs() <= 1e-2 * a.abs(), "{mesh}: {name}: {a} and {b}");
+        }
+    }
+}
