@@ -143,7 +143,9 @@ fn passed(case: &Case) -> Result<String, Diagnostics> {
             "hoist" => passes::hoist::run(&mut module),
             "accumulate" => passes::accumulate::run(&mut module),
             "row_sums" => passes::row_sums::run(&mut module),
-            other => panic!("there is no pass `{other}`: write accumulate, cse, dce, fold, hoist or row_sums"),
+            other => {
+                panic!("there is no pass `{other}`: write accumulate, cse, dce, fold, hoist or row_sums")
+            }
         };
         verify(&module, stage)?;
     }
