@@ -142,9 +142,13 @@ fn passed(case: &Case) -> Result<String, Diagnostics> {
             "fold" => passes::fold::run(&mut module),
             "hoist" => passes::hoist::run(&mut module),
             "accumulate" => passes::accumulate::run(&mut module),
+            "narrow" => {
+                passes::narrow::run(&mut module);
+                true
+            }
             "row_sums" => passes::row_sums::run(&mut module),
             other => {
-                panic!("there is no pass `{other}`: write accumulate, cse, dce, fold, hoist or row_sums")
+                panic!("there is no pass `{other}`: write accumulate, cse, dce, fold, hoist, narrow or row_sums")
             }
         };
         verify(&module, stage)?;

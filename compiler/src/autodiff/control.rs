@@ -290,20 +290,7 @@ fn remake(body: &mut Body, fwd: &Body, inst: &Inst, there: &mut FxHashMap<Value,
 /// Marks an instruction, with all inside, as part of the backward half.
 fn backward(inst: &mut Inst) {
     inst.site = inst.site.in_phase(Phase::Backward);
-    let bodies = match &mut inst.op {
-        Op::Control(Control::Scan(scan)) => vec![&mut scan.body],
-        Op::Control(Control::Cond { then, otherwise }) => vec![&mut **then, &mut **otherwise],
-        Op::Control(Control::Grad)
-        | Op::Elementwise(_)
-        | Op::Contract(_)
-        | Op::Reduce(_)
-        | Op::Shape(_)
-        | Op::Index(_)
-        | Op::Random(_)
-        | Op::State(_)
-        | Op::Collective(_) => Vec::new(),
-    };
-    bodies.into_iter().flat_map(|body| &mut body.insts).for_each(backward);
+    inst.op.bodies_mut().into_iter().flat_map(|body| &mut body.insts).for_each(backward);
 }
 
 pub(super) fn cond(

@@ -143,30 +143,8 @@ fn body<'w>(walk: &Walk<'w>, inst: &Inst, op: &'w Scan, carries: &[Carry]) -> Re
     inner.flexible = open.map(|(i, _)| op.body.params[i]).collect();
     let pending = carries.iter().enumerate().filter(|(_, c)| **c != Carry::Settled);
     inner.added = bound(&op.body, pending.filter_map(|(i, _)| accumulates(&op.body, i)).flatten());
-    inner.postponed = postponed(walk, inst, op);
     insts(&mut inner)?;
     Ok(inner)
-}
-
-/// Stacked results that are casts to a wider type of what the body uses for nothing else. They are stacked
-/// as they are and cast after the loop, so that what is settled after the loop is narrow. (What lies as
-/// stored state does is settled in the loop, to need less memory.)
-fn postponed(walk: &Walk<'_>, inst: &Inst, op: &Scan) -> Vec<Value> {
-    let stacked = op.body.results.iter().zip(&inst.results).skip(op.carries);
-    let late = |(r, out): &(&Value, &Value)| {
-        let cast = narrow(&op.body, **r);
-        cast.is_some_and(|x| users(&op.body, x) == 1 && users(&op.body, **r) == 1)
-            && walk.home(**out) == walk.layout(**out)
-    };
-    stacked.filter(late).map(|(r, _)| *r).collect()
-}
-
-/// The operand of the cast to a wider float that makes `r`, if that is what makes it.
-fn narrow(body: &Body, r: Value) -> Option<Value> {
-    let inst = body.insts.iter().find(|inst| inst.results.contains(&r))?;
-    let Op::Elementwise(Elementwise::Cast(to)) = &inst.op else { return None };
-    let from = body.ty(inst.args[0]).dtype;
-    (from.is_float() && to.is_float() && from.bytes() < to.bytes()).then_some(inst.args[0])
 }
 
 fn users(body: &Body, v: Value) -> usize {
@@ -183,20 +161,12 @@ fn emit(
 ) -> Result<(), Diagnostic> {
     let mut results = Vec::new();
     for (i, (r, mut want)) in op.body.results.iter().zip(wanted(walk, inst, op, carries)).enumerate() {
-        let mut r = *r;
-        if inner.postponed.contains(&r)
-            && let Some(x) = narrow(&op.body, r)
-        {
-            (r, want.dtype) = (x, op.body.ty(x).dtype);
+        if i >= op.carries && want.dims == inner.layout(*r).dims {
+            want.sum = inner.lazy(*r).minus(want.split());
         }
-        if i >= op.carries && want.dims == inner.layout(r).dims {
-            want.sum = inner.lazy(r).minus(want.split());
-        }
-        results.push(inner.result(r, &want)?);
+        results.push(inner.result(*r, &want)?);
     }
-    let postponed = std::mem::take(&mut inner.postponed);
-    let origins: Vec<Option<Site>> =
-        op.body.results.iter().map(|r| inner.origin(narrow(&op.body, *r).unwrap_or(*r)).cloned()).collect();
+    let origins: Vec<Option<Site>> = op.body.results.iter().map(|r| inner.origin(*r).cloned()).collect();
     let body = inner.b.finish(results);
     let mut args = Vec::new();
     for (v, want) in inst.args.iter().zip(outside(walk, inst, op, carries)) {
@@ -204,16 +174,8 @@ fn emit(
     }
     let local = Scan { body, ..op.clone() };
     let made = walk.b.emit(Op::Control(Control::Scan(Box::new(local))), &args, &walk.site)?;
-    for (((r, out), mut made), origin) in op.body.results.iter().zip(&inst.results).zip(made).zip(origins) {
+    for ((out, made), origin) in inst.results.iter().zip(made).zip(origins) {
         let site = origin.unwrap_or_else(|| inst.site.clone());
-        if postponed.contains(r) {
-            walk.site = site.clone();
-            // What an accumulating carry takes is settled with it.
-            if !walk.added.contains(out) {
-                made = walk.settle(made)?;
-            }
-            made = walk.cast(op.body.ty(*r).dtype, made)?;
-        }
         walk.set_origin(*out, site);
         walk.set(*out, made);
     }

@@ -8,12 +8,6 @@ use mesh::{
 };
 
 pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Elementwise) -> Result<(), Diagnostic> {
-    if walk.postponed.contains(&inst.results[0]) {
-        if !walk.lazy(inst.args[0]).is_empty() {
-            return Ok(());
-        }
-        walk.postponed.retain(|v| *v != inst.results[0]);
-    }
     let form = form(walk, inst, op);
     let sums = owing(walk, inst, op, &form);
     let mut args = Vec::new();

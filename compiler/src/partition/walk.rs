@@ -28,8 +28,6 @@ pub(super) struct Walk<'w> {
     pub(super) flexible: Vec<Value>,
     /// Values that are only added to an accumulating carry: there a wider type does not mean more to send.
     pub(super) added: Vec<Value>,
-    /// Casts to a wider type that are left to whoever uses the body's result, after it has been settled.
-    pub(super) postponed: Vec<Value>,
     /// For each Global value the instruction that makes it.
     makers: Vec<Option<usize>>,
     /// For each Global value that owes a sum, the place at which the sum was split.
@@ -71,7 +69,6 @@ impl<'w> Walk<'w> {
             zero: vec![false; global.values.len()],
             flexible: Vec::new(),
             added: Vec::new(),
-            postponed: Vec::new(),
             makers,
             origins: vec![None; global.values.len()],
         };

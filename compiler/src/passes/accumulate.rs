@@ -18,25 +18,13 @@ pub fn run(module: &mut Module) -> bool {
 fn body(env: &Env, body: &mut Body) -> bool {
     let mut changed = false;
     for inst in &mut body.insts {
-        match &mut inst.op {
-            Op::Control(Control::Scan(scan)) => {
-                changed |= self::body(env, &mut scan.body);
-                for i in 0..scan.carries {
-                    changed |= carry(env, &mut scan.body, i);
-                }
+        for inner in inst.op.bodies_mut() {
+            changed |= self::body(env, inner);
+        }
+        if let Op::Control(Control::Scan(scan)) = &mut inst.op {
+            for i in 0..scan.carries {
+                changed |= carry(env, &mut scan.body, i);
             }
-            Op::Control(Control::Cond { then, otherwise }) => {
-                changed |= self::body(env, then) | self::body(env, otherwise);
-            }
-            Op::Control(Control::Grad)
-            | Op::Elementwise(_)
-            | Op::Contract(_)
-            | Op::Reduce(_)
-            | Op::Shape(_)
-            | Op::Index(_)
-            | Op::Random(_)
-            | Op::State(_)
-            | Op::Collective(_) => {}
         }
     }
     changed

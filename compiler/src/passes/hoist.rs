@@ -27,26 +27,13 @@ fn body(env: &Env, body: &mut Body) -> bool {
     let mut outer = BodyBuilder { env, body: std::mem::take(body) };
     let mut changed = false;
     for mut inst in insts {
-        match &mut inst.op {
-            Op::Control(Control::Scan(scan)) => {
-                changed |= self::body(env, &mut scan.body);
-                if !asks_for_gradients(&scan.body) {
-                    changed |= hoist(&mut outer, scan, &mut inst.args);
-                }
-            }
-            Op::Control(Control::Cond { then, otherwise }) => {
-                changed |= self::body(env, then);
-                changed |= self::body(env, otherwise);
-            }
-            Op::Control(Control::Grad)
-            | Op::Elementwise(_)
-            | Op::Contract(_)
-            | Op::Reduce(_)
-            | Op::Shape(_)
-            | Op::Index(_)
-            | Op::Random(_)
-            | Op::State(_)
-            | Op::Collective(_) => {}
+        for inner in inst.op.bodies_mut() {
+            changed |= self::body(env, inner);
+        }
+        if let Op::Control(Control::Scan(scan)) = &mut inst.op
+            && !asks_for_gradients(&scan.body)
+        {
+            changed |= hoist(&mut outer, scan, &mut inst.args);
         }
         outer.body.insts.push(inst);
     }

@@ -21,28 +21,13 @@ fn body(env: &Env, body: &mut Body, slices: bool) {
     let insts = std::mem::take(&mut body.insts);
     let mut outer = BodyBuilder { env, body: std::mem::take(body) };
     for mut inst in insts {
+        inst.op.bodies_mut().into_iter().for_each(|inner| self::body(env, inner, slices));
         let mut casts = Vec::new();
-        match &mut inst.op {
-            Op::Control(Control::Scan(scan)) => {
-                self::body(env, &mut scan.body, slices);
-                if slices {
-                    before(&mut outer, scan, &mut inst.args, &inst.site);
-                }
-                casts = after(&mut outer, scan, &mut inst.results);
+        if let Op::Control(Control::Scan(scan)) = &mut inst.op {
+            if slices {
+                before(&mut outer, scan, &mut inst.args, &inst.site);
             }
-            Op::Control(Control::Cond { then, otherwise }) => {
-                self::body(env, then, slices);
-                self::body(env, otherwise, slices);
-            }
-            Op::Control(Control::Grad)
-            | Op::Elementwise(_)
-            | Op::Contract(_)
-            | Op::Reduce(_)
-            | Op::Shape(_)
-            | Op::Index(_)
-            | Op::Random(_)
-            | Op::State(_)
-            | Op::Collective(_) => {}
+            casts = after(&mut outer, scan, &mut inst.results);
         }
         let site = inst.site.clone();
         outer.body.insts.push(inst);

@@ -48,6 +48,23 @@ impl Op {
             | Op::Collective(_) => Vec::new(),
         }
     }
+
+    /// The same, to be changed.
+    pub fn bodies_mut(&mut self) -> Vec<&mut Body> {
+        match self {
+            Op::Control(Control::Scan(scan)) => vec![&mut scan.body],
+            Op::Control(Control::Cond { then, otherwise }) => vec![then, otherwise],
+            Op::Control(Control::Grad)
+            | Op::Elementwise(_)
+            | Op::Contract(_)
+            | Op::Reduce(_)
+            | Op::Shape(_)
+            | Op::Index(_)
+            | Op::Random(_)
+            | Op::State(_)
+            | Op::Collective(_) => Vec::new(),
+        }
+    }
 }
 
 /// Element-by-element operations.
