@@ -7,7 +7,7 @@
 use crate::{
     Artefact, Error, HostTensor, Result,
     executables::{Executables, Made},
-    shard,
+    plugin, shard,
     tensor::element_type,
 };
 use pjrt::{
@@ -175,7 +175,8 @@ impl Session {
         let (mut note, mut entry) = (None, None);
         let mut loaded = None;
         if let Some(kept) = &self.kept {
-            match kept.entry(&self.client, devices, code, options) {
+            let advised = plugin::advised(&self.client, options);
+            match kept.entry(&self.client, devices, code, advised.as_deref().unwrap_or(options)) {
                 Ok(path) => {
                     loaded = self.load(kept, &path, &program).unwrap_or_else(|why| {
                         note = Some(why);
@@ -189,7 +190,7 @@ impl Session {
         let cached = loaded.is_some();
         let executable = match loaded {
             Some(executable) => executable,
-            None => self.client.compile(&program, options).map_err(Error::pjrt(format!(
+            None => plugin::compile(&self.client, &program, options).map_err(Error::pjrt(format!(
                 "compiling `{function}` of `{}`",
                 self.artefact.manifest.program
             )))?,
