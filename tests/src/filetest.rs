@@ -148,7 +148,9 @@ fn passed(case: &Case) -> Result<String, Diagnostics> {
             }
             "row_sums" => passes::row_sums::run(&mut module),
             other => {
-                panic!("there is no pass `{other}`: write accumulate, cse, dce, fold, hoist, narrow or row_sums")
+                panic!(
+                    "there is no pass `{other}`: write accumulate, cse, dce, fold, hoist, narrow or row_sums"
+                )
             }
         };
         verify(&module, stage)?;

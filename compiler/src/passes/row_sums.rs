@@ -6,7 +6,7 @@
 
 use mesh::{
     Body, BodyBuilder, DType, Env, Inst, Module, Name, Op, Site, Type, Value,
-    ir::{Contract, Control, Elementwise, Fold, Reduce, Shape},
+    ir::{Contract, Elementwise, Fold, Reduce, Shape},
 };
 
 /// Works on all functions. Whether any sum became part of a product.
@@ -20,22 +20,8 @@ pub fn run(module: &mut Module) -> bool {
 
 fn body(env: &Env, body: &mut Body) -> bool {
     let mut changed = false;
-    for inst in &mut body.insts {
-        match &mut inst.op {
-            Op::Control(Control::Scan(scan)) => changed |= self::body(env, &mut scan.body),
-            Op::Control(Control::Cond { then, otherwise }) => {
-                changed |= self::body(env, then) | self::body(env, otherwise);
-            }
-            Op::Control(Control::Grad)
-            | Op::Elementwise(_)
-            | Op::Contract(_)
-            | Op::Reduce(_)
-            | Op::Shape(_)
-            | Op::Index(_)
-            | Op::Random(_)
-            | Op::State(_)
-            | Op::Collective(_) => {}
-        }
+    for inner in body.insts.iter_mut().flat_map(|inst| inst.op.bodies_mut()) {
+        changed |= self::body(env, inner);
     }
     while let Some(pair) = (0..body.insts.len()).find_map(|i| find(body, i)) {
         let Some(joined) = join(env, body, &pair) else { break };

@@ -4,7 +4,7 @@
 
 use crate::wire;
 use mesh::{
-    Body, DType, Env, Inst, Module, Op, Value,
+    Body, DType, Inst, Module, Op, Value,
     ir::{Control, Elementwise, StateOp},
 };
 
@@ -13,41 +13,23 @@ pub fn run(module: &mut Module) -> bool {
     if !wire::gathers_once(module) {
         return false;
     }
-    let env = &module.env;
-    module.functions.iter_mut().fold(false, |changed, f| body(env, &mut f.body) | changed)
+    module.functions.iter_mut().fold(false, |changed, f| body(&mut f.body) | changed)
 }
 
-fn body(env: &Env, body: &mut Body) -> bool {
+fn body(body: &mut Body) -> bool {
     let mut insts = std::mem::take(&mut body.insts);
     let casts = casts(body, &insts);
     let mut changed = false;
     for inst in &mut insts {
-        match &mut inst.op {
-            Op::Control(Control::Scan(scan)) => {
-                changed |= self::body(env, &mut scan.body);
-                for i in scan.carries..scan.carries + scan.xs {
-                    let Some((wide, to)) =
-                        casts.iter().find(|c| c.narrow == inst.args[i]).map(|c| (c.wide, c.to))
-                    else {
-                        continue;
-                    };
-                    inst.args[i] = wide;
-                    inside(&mut scan.body, i, body.ty(wide).dtype, to);
-                    changed = true;
-                }
-            }
-            Op::Control(Control::Cond { then, otherwise }) => {
-                changed |= self::body(env, then) | self::body(env, otherwise);
-            }
-            Op::Control(Control::Grad)
-            | Op::Elementwise(_)
-            | Op::Contract(_)
-            | Op::Reduce(_)
-            | Op::Shape(_)
-            | Op::Index(_)
-            | Op::Random(_)
-            | Op::State(_)
-            | Op::Collective(_) => {}
+        for inner in inst.op.bodies_mut() {
+            changed |= self::body(inner);
+        }
+        let Op::Control(Control::Scan(scan)) = &mut inst.op else { continue };
+        for i in scan.carries..scan.carries + scan.xs {
+            let Some(cast) = casts.iter().find(|c| c.narrow == inst.args[i]) else { continue };
+            inst.args[i] = cast.wide;
+            inside(&mut scan.body, i, body.ty(cast.wide).dtype, cast.to);
+            changed = true;
         }
     }
     body.insts = insts;

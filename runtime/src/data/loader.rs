@@ -23,7 +23,11 @@ impl Loader {
         let (sender, batches) = sync_channel(ahead.max(1));
         let work = move || {
             // Nobody takes batches any more once the loader is dropped.
-            let _ = steps.map(|step| source.batch(seed, step)).try_for_each(|batch| sender.send(batch));
+            for step in steps {
+                if sender.send(source.batch(seed, step)).is_err() {
+                    break;
+                }
+            }
         };
         let thread = thread::Builder::new().name("data".to_owned()).spawn(work).map_err(|e| {
             Error::input(
