@@ -36,9 +36,9 @@ const ROWS: [Row; 3] = [
         model: "switch_base",
         target: "tpu:v3:4x4",
         mesh: "expert=32",
-        state_layout: "",
+        state_layout: "*:expert",
         settings: "microbatches=16 group_sequences=4 remat=all capacity_factor=1 jitter=0 exploration=argmax \
-                   attention_minor=query cast=experts",
+                   attention_minor=query gather=step",
         flags: "xla_jf_enable_advanced_multi_output_fusion=true",
         peer: Peer { flops: 61.9e12, cycles: 1.65e9, wire: 3.78e9, peak: 5.82e9, seconds: 89.0 },
     },
