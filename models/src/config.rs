@@ -266,11 +266,14 @@ impl Config {
         self.queries_last = args.choice("attention_minor", &["memory", "query"], word) == "query";
         let word = match self.remat {
             Remat::SaveAll => "all",
+            Remat::SaveLong => "long",
             Remat::SaveCompact => "compact",
             Remat::SaveContractions => "contractions",
             Remat::SaveCarries => "carries",
         };
-        self.remat = match args.choice("remat", &["all", "compact", "contractions", "carries"], word) {
+        self.remat = match args.choice("remat", &["all", "long", "compact", "contractions", "carries"], word)
+        {
+            "long" => Remat::SaveLong,
             "compact" => Remat::SaveCompact,
             "contractions" => Remat::SaveContractions,
             "carries" => Remat::SaveCarries,

@@ -485,7 +485,9 @@ fn matmul(b: &mut Build<'_>, x: Value, y: Value, out: &str) -> Value {
 /// capture, a carry that nothing needs, and what each step gives.
 fn scan() -> Vec<Module> {
     let mut checked = Vec::new();
-    for remat in [Remat::SaveAll, Remat::SaveCompact, Remat::SaveContractions, Remat::SaveCarries] {
+    for remat in
+        [Remat::SaveAll, Remat::SaveLong, Remat::SaveCompact, Remat::SaveContractions, Remat::SaveCarries]
+    {
         for (reverse, unroll) in [(false, false), (true, false), (false, true)] {
             // carries h, n; sliced w; captured c.
             let step = body(&["d=2", "", "d=2,e=2", "d=2"], |b, p| {

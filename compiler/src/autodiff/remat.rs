@@ -8,7 +8,7 @@
 use mesh::{
     Body, Inst, Op, Value,
     arena::Id,
-    ir::{Control, FEW_TERMS, Index, Remat, Shape},
+    ir::{Control, Index, Remat, Shape},
 };
 
 /// What happens to each forward value of a scan's body, by index.
@@ -67,22 +67,23 @@ pub(super) fn closure(body: &Body, needed: &[Value], saved: impl Fn(Value) -> bo
 fn again(body: &Body, at_hand: &[bool], inst: &Inst, policy: Remat) -> bool {
     match policy {
         Remat::SaveAll => cheap(&inst.op),
+        Remat::SaveLong => cheap(&inst.op) || has_few_terms(body, inst, policy.few_terms()),
         Remat::SaveCompact => {
             let given = inst.results.iter().all(|r| at_hand[r.index()]);
-            cheap(&inst.op) || given || has_few_terms(body, inst)
+            cheap(&inst.op) || given || has_few_terms(body, inst, policy.few_terms())
         }
         Remat::SaveContractions => !heavy(&inst.op),
         Remat::SaveCarries => true,
     }
 }
 
-/// An einsum of few terms.
-fn has_few_terms(body: &Body, inst: &Inst) -> bool {
+/// An einsum of at most so many terms an element.
+fn has_few_terms(body: &Body, inst: &Inst, most: usize) -> bool {
     let Op::Contract(op) = &inst.op else { return false };
     let [a, b] = [inst.args[0], inst.args[1]].map(|v| body.ty(v));
     let more = b.dims.iter().filter(|d| !a.has(&d.dim.name));
     let gone = a.dims.iter().chain(more).filter(|d| !op.out.contains(&d.dim.name));
-    gone.map(|d| d.dim.size).product::<usize>() <= FEW_TERMS
+    gone.map(|d| d.dim.size).product::<usize>() <= most
 }
 
 /// For each value whether it comes from slices and captures alone by what is cheap and einsums: it is made of what is
@@ -279,6 +280,7 @@ mod tests {
 
     #[test]
     fn a_product_of_few_terms_is_made_again() {
+        check(Remat::SaveLong, [Fate::Saved, Fate::Given, Fate::Remade, Fate::Remade]);
         check(Remat::SaveCompact, [Fate::Saved, Fate::Given, Fate::Remade, Fate::Remade]);
     }
 
@@ -302,6 +304,7 @@ mod tests {
         use Fate::{Given, Remade, Saved, Unused};
         // What takes the carry is kept: it has 1024 terms an element.
         assert_eq!(fates(Remat::SaveCompact), [Unused, Given, Given, Remade, Saved]);
+        assert_eq!(fates(Remat::SaveLong), [Unused, Unused, Unused, Saved, Saved]);
         assert_eq!(fates(Remat::SaveAll), [Unused, Unused, Unused, Saved, Saved]);
     }
 

@@ -455,8 +455,11 @@ pub enum Remat {
     /// (constants, iotas, random numbers, broadcasts, renames of one dim).
     #[default]
     SaveAll,
-    /// As before, and einsums besides that sum up few terms ([`FEW_TERMS`]) for each element, such as those of
-    /// attention's weights; and einsums of slices and captures, for which nothing has to be kept.
+    /// As before, and einsums besides that sum up few terms ([`Remat::few_terms`]) for each element: those of attention's
+    /// weights.
+    SaveLong,
+    /// As before with more terms, those of attention's results; and einsums of slices and captures, for which nothing
+    /// has to be kept.
     SaveCompact,
     /// All is computed again but einsums, renames of several dims at once (which may be exchanges between
     /// devices), and loops that hold such.
@@ -465,8 +468,16 @@ pub enum Remat {
     SaveCarries,
 }
 
-/// Up to so many terms an element an einsum is computed again by [`Remat::SaveCompact`].
-pub const FEW_TERMS: usize = 512;
+impl Remat {
+    /// Up to so many terms an element an einsum is computed again, if it is not anyway.
+    pub fn few_terms(self) -> usize {
+        match self {
+            Remat::SaveLong => 128,
+            Remat::SaveCompact => 512,
+            Remat::SaveAll | Remat::SaveContractions | Remat::SaveCarries => 0,
+        }
+    }
+}
 
 /// Communication. `axes` lists are major first.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

@@ -10,7 +10,8 @@ use crate::ir::{Control, Remat, Scan};
 pub(super) const NAMES: &[&str] = &["scan", "cond", "grad"];
 
 words!(remat, REMAT, Remat {
-    SaveAll = "save_all", SaveCompact = "save_compact", SaveContractions = "save_contractions", SaveCarries = "save_carries",
+    SaveAll = "save_all", SaveLong = "save_long", SaveCompact = "save_compact",
+    SaveContractions = "save_contractions", SaveCarries = "save_carries",
 });
 
 pub(super) fn name(op: &Control) -> &'static str {

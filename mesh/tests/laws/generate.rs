@@ -485,7 +485,13 @@ impl Generator<'_> {
             carries,
             xs: slices,
             reverse: c.one_in(2),
-            remat: c.pick(&[Remat::SaveAll, Remat::SaveCompact, Remat::SaveContractions, Remat::SaveCarries]),
+            remat: c.pick(&[
+                Remat::SaveAll,
+                Remat::SaveLong,
+                Remat::SaveCompact,
+                Remat::SaveContractions,
+                Remat::SaveCarries,
+            ]),
             unroll: c.one_in(2),
             body,
         };

@@ -31,7 +31,8 @@ fn scan(
 
 /// Every policy in both directions.
 fn ways() -> impl Iterator<Item = (bool, Remat)> {
-    let all = [Remat::SaveAll, Remat::SaveCompact, Remat::SaveContractions, Remat::SaveCarries];
+    let all =
+        [Remat::SaveAll, Remat::SaveLong, Remat::SaveCompact, Remat::SaveContractions, Remat::SaveCarries];
     [false, true].into_iter().flat_map(move |reverse| all.map(|remat| (reverse, remat)))
 }
 
