@@ -1,9 +1,8 @@
 //! The training loop on the CPU plugin: metrics, evaluation, stopping, going on, and what goes wrong.
 
 use models::{Config, Schedule};
-use pjrt::{LoadedExecutable, Program};
 use runtime::{
-    Session, plugin,
+    Session,
     train::{self, Observer, Options, Step, Summary},
 };
 use serde_json::Value;
@@ -166,27 +165,4 @@ fn what_cannot_be_done_is_said_before_anything_is_compiled() {
         assert!(error.to_string().contains(part), "{error}");
         assert!(!session.is_initialized());
     }
-}
-
-#[test]
-fn the_cpu_plugin_orders_programs_for_little_memory() {
-    let session = session(&tiny(), "data=2", "");
-    let (artefact, client) = (session.artefact(), session.client());
-    let step = artefact.function("train_step").expect("it has one");
-    let file = |file| artefact.file(file).expect("the artefact has its files");
-    let (program, options) = (Program::hlo(file(&step.module)), file(&step.compile_options));
-    let temporaries = |made: pjrt::Result<LoadedExecutable>| {
-        let made = made.unwrap_or_else(|e| panic!("{e}"));
-        made.executable().memory_stats().expect("it says").expect("it knows").temporaries
-    };
-    let plain = temporaries(client.compile(&program, options));
-    let ordered = temporaries(plugin::compile(client, &program, options));
-    let advised = plugin::advised(client, options).expect("it is a CPU plugin");
-    if client.compile(&program, &advised).is_ok() {
-        assert!(ordered < plain, "{ordered} of {plain} bytes");
-    } else {
-        println!("skipped: this plugin does not know of it");
-        assert_eq!(ordered, plain);
-    }
-    assert_eq!(plugin::advised(client, &advised), None, "what options say themselves holds");
 }
