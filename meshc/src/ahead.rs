@@ -179,7 +179,7 @@ impl<'a> Ahead<'a> {
         let (code, options) = (Program::hlo(bytes(&function.module)), bytes(&function.compile_options));
         let since = Instant::now();
         let made = match &self.compiler {
-            Compiler::Client(client) => runtime::plugin::compile(client, &code, options).map(Made::Here),
+            Compiler::Client(client) => client.compile(&code, options).map(Made::Here),
             Compiler::Topology(topology) => topology.compile(&code, options, None).map(Made::Elsewhere),
         };
         let made = match made {

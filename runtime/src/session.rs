@@ -7,7 +7,7 @@
 use crate::{
     Artefact, Error, HostTensor, Result,
     executables::{Executables, Made},
-    plugin, shard,
+    shard,
     tensor::element_type,
 };
 use pjrt::{
@@ -175,8 +175,7 @@ impl Session {
         let (mut note, mut entry) = (None, None);
         let mut loaded = None;
         if let Some(kept) = &self.kept {
-            let advised = plugin::advised(&self.client, options);
-            match kept.entry(&self.client, devices, code, advised.as_deref().unwrap_or(options)) {
+            match kept.entry(&self.client, devices, code, options) {
                 Ok(path) => {
                     loaded = self.load(kept, &path, &program).unwrap_or_else(|why| {
                         note = Some(why);
@@ -190,7 +189,7 @@ impl Session {
         let cached = loaded.is_some();
         let executable = match loaded {
             Some(executable) => executable,
-            None => plugin::compile(&self.client, &program, options).map_err(Error::pjrt(format!(
+            None => self.client.compile(&program, options).map_err(Error::pjrt(format!(
                 "compiling `{function}` of `{}`",
                 self.artefact.manifest.program
             )))?,

@@ -4,12 +4,10 @@
 //! `TPU_LIBRARY_PATH`, installed Python wheels, our cache. The CPU plugin is installed into the cache when
 //! nothing is found.
 
-mod compile;
 mod doctor;
 mod install;
 mod search;
 
-pub use compile::{advised, compile};
 pub use doctor::{Examination, examine};
 pub use install::{CPU, Wheel, install};
 pub use search::{Found, Platform, Surroundings, find, list};
