@@ -472,7 +472,7 @@ impl Remat {
     /// Up to so many terms an element an einsum is computed again, if it is not anyway.
     pub fn few_terms(self) -> usize {
         match self {
-            Remat::SaveLong => 128,
+            Remat::SaveLong => 64,
             Remat::SaveCompact => 512,
             Remat::SaveAll | Remat::SaveContractions | Remat::SaveCarries => 0,
         }
