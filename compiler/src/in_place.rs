@@ -15,8 +15,7 @@ pub fn places(scan: &Scan) -> Vec<Option<usize>> {
         if maker.op != Op::Elementwise(Elementwise::Binary(Binary::Add)) {
             return None;
         }
-        let mut xs = scan.carries..scan.carries + scan.xs;
-        let x = xs.find(|x| maker.args.contains(&body.params[*x]))?;
+        let x = scan.slices().find(|x| maker.args.contains(&body.params[*x]))?;
         let p = body.params[x];
         let uses = body.insts.iter().flat_map(|inst| &inst.args).chain(&body.results).filter(|a| **a == p);
         (uses.count() == 1 && body.ty(p).matches(body.ty(*y))).then_some(x)

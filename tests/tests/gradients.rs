@@ -593,25 +593,10 @@ fn ask_for_all(module: &mut Module) -> bool {
     // Differences see through it.
     fn open(body: &mut mesh::Body) {
         for inst in &mut body.insts {
-            match &mut inst.op {
-                Op::Elementwise(op @ Elementwise::StopGradient) => {
-                    *op = Elementwise::Cast(body.values[inst.results[0]].ty.dtype);
-                }
-                Op::Control(Control::Scan(scan)) => open(&mut scan.body),
-                Op::Control(Control::Cond { then, otherwise }) => {
-                    open(then);
-                    open(otherwise);
-                }
-                Op::Control(Control::Grad)
-                | Op::Elementwise(_)
-                | Op::Contract(_)
-                | Op::Reduce(_)
-                | Op::Shape(_)
-                | Op::Index(_)
-                | Op::Random(_)
-                | Op::State(_)
-                | Op::Collective(_) => {}
+            if let Op::Elementwise(op @ Elementwise::StopGradient) = &mut inst.op {
+                *op = Elementwise::Cast(body.values[inst.results[0]].ty.dtype);
             }
+            inst.op.bodies_mut().into_iter().for_each(open);
         }
     }
     open(&mut function.body);

@@ -104,7 +104,7 @@ impl Backward<'_> {
         }
         for (i, param) in self.inner.fwd.params.clone().into_iter().enumerate().skip(scan.carries) {
             let Some(ct) = self.inner.cotangent(param) else { continue };
-            if i < scan.carries + scan.xs {
+            if i < scan.slices().end {
                 self.ys.push((i, ct));
                 continue;
             }
@@ -135,7 +135,7 @@ impl Backward<'_> {
         for (i, param) in self.inner.fwd.params.clone().into_iter().enumerate() {
             if fates[param.index()] == Fate::Given {
                 let pair = (t.primal(args[i]), self.inner.primal(param));
-                let list = if i < scan.carries + scan.xs { &mut self.slices } else { &mut self.captures };
+                let list = if i < scan.slices().end { &mut self.slices } else { &mut self.captures };
                 list.push(pair);
             }
         }

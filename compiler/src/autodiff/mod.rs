@@ -56,27 +56,13 @@ fn expand_body(env: &Env, mut body: Body) -> Outcome<Body> {
         for arg in &mut inst.args {
             *arg = gradients.get(arg).copied().unwrap_or(*arg);
         }
-        match &mut inst.op {
-            Op::Control(Control::Grad) => {
-                let values = differentiate(env, &mut body, inst.args[0], &inst.args[1..], &inst.site)?;
-                gradients.extend(inst.results.iter().copied().zip(values));
-                continue;
-            }
-            Op::Control(Control::Scan(scan)) => {
-                scan.body = expand_body(env, std::mem::take(&mut scan.body))?;
-            }
-            Op::Control(Control::Cond { then, otherwise }) => {
-                **then = expand_body(env, std::mem::take(&mut **then))?;
-                **otherwise = expand_body(env, std::mem::take(&mut **otherwise))?;
-            }
-            Op::Elementwise(_)
-            | Op::Contract(_)
-            | Op::Reduce(_)
-            | Op::Shape(_)
-            | Op::Index(_)
-            | Op::Random(_)
-            | Op::State(_)
-            | Op::Collective(_) => {}
+        if inst.op == Op::Control(Control::Grad) {
+            let values = differentiate(env, &mut body, inst.args[0], &inst.args[1..], &inst.site)?;
+            gradients.extend(inst.results.iter().copied().zip(values));
+            continue;
+        }
+        for inner in inst.op.bodies_mut() {
+            *inner = expand_body(env, std::mem::take(inner))?;
         }
         body.insts.push(inst);
     }

@@ -116,7 +116,7 @@ impl<'m> Emitter<'m> {
     fn merged_slices(&self, scan: &Scan, args: &[Tensor]) -> Vec<Option<(Hlo, Vec<usize>)>> {
         let places = places(scan);
         let merged = |(i, x): (usize, &Tensor)| {
-            let sliced = (scan.carries..scan.carries + scan.xs).contains(&i) && !places.contains(&Some(i));
+            let sliced = scan.slices().contains(&i) && !places.contains(&Some(i));
             let merged = *self.merged.get(&x.hlo).filter(|_| sliced)?;
             let (one, apart, at) = (self.b.sizes(merged), self.b.sizes(x.hlo), x.position(&scan.dim.name));
             // The scanned dim and those before it are as they were.
@@ -158,7 +158,7 @@ impl<'m> Emitter<'m> {
             let hlo = self.b.part(state, i + 1);
             parts.push(hlo);
             let whole = Tensor::new(hlo, order.clone());
-            let sliced = (scan.carries..scan.carries + scan.xs).contains(&i);
+            let sliced = scan.slices().contains(&i);
             if !sliced {
                 params.push(whole);
                 continue;

@@ -88,7 +88,7 @@ fn outside(walk: &Walk<'_>, inst: &Inst, op: &Scan, carries: &[Carry]) -> Vec<Ty
             return carried(walk, inst, i, *carry);
         }
         let home = walk.home(*v);
-        let sliced = i < op.carries + op.xs && !walk.cx.gather_once && home.axes_of(&op.dim.name).is_empty();
+        let sliced = i < op.slices().end && !walk.cx.gather_once && home.axes_of(&op.dim.name).is_empty();
         if sliced { home } else { walk.layout(*v) }
     };
     inst.args.iter().enumerate().map(lies).collect()
@@ -134,7 +134,7 @@ fn body<'w>(walk: &Walk<'w>, inst: &Inst, op: &'w Scan, carries: &[Carry]) -> Re
             .iter()
             .enumerate()
             .map(|(i, ty)| {
-                if i < op.carries + op.xs && i >= op.carries { without(ty, &op.dim.name) } else { ty.clone() }
+                if op.slices().contains(&i) { without(ty, &op.dim.name) } else { ty.clone() }
             })
             .collect();
     let given = op.body.results.iter().copied().zip(wanted(walk, inst, op, carries)).collect();

@@ -32,17 +32,10 @@ pub(super) fn homes(cx: &Context<'_>, body: &Body, given: &[(Value, Type)]) -> V
         seed(*value, ty);
     }
     for inst in &body.insts {
-        match &inst.op {
-            Op::State(StateOp::Read(id)) => seed(inst.results[0], &cx.env.states[*id].ty),
-            Op::State(StateOp::Write(id)) => seed(inst.args[0], &cx.env.states[*id].ty),
-            Op::Elementwise(_)
-            | Op::Contract(_)
-            | Op::Reduce(_)
-            | Op::Shape(_)
-            | Op::Index(_)
-            | Op::Random(_)
-            | Op::Control(_)
-            | Op::Collective(_) => {}
+        let Op::State(state) = &inst.op else { continue };
+        match state {
+            StateOp::Read(id) => seed(inst.results[0], &cx.env.states[*id].ty),
+            StateOp::Write(id) => seed(inst.args[0], &cx.env.states[*id].ty),
         }
     }
     let home = |v: Value| {

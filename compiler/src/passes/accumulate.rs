@@ -47,7 +47,7 @@ fn carry(env: &Env, body: &mut Body, i: usize) -> bool {
     let Inst { results, site, .. } = body.insts[sum.add].clone();
     let inst = &mut body.insts[sum.maker];
     let Op::Control(Control::Scan(scan)) = &mut inst.op else { return false };
-    let place = scan.carries + scan.xs;
+    let place = scan.slices().end;
     if !take_over(env, scan, sum.result, &ty, &site) {
         return false;
     }
@@ -67,7 +67,7 @@ fn take_over(env: &Env, scan: &mut Scan, k: usize, ty: &Type, site: &Site) -> bo
     let old = b.param(slice.clone(), None);
     // Slices come before captures.
     b.body.params.pop();
-    b.body.params.insert(scan.carries + scan.xs, old);
+    b.body.params.insert(scan.slices().end, old);
     let mut emit = |op, args: &[Value]| b.emit1(Op::Elementwise(op), args, site);
     let term = emit(Elementwise::Cast(slice.dtype), &[scan.body.results[k]]);
     let Ok(next) = term.and_then(|term| emit(Elementwise::Binary(Binary::Add), &[old, term])) else {

@@ -155,20 +155,13 @@ fn equal(a: &Op, b: &Op) -> bool {
 /// one.
 fn inside(inst: &mut Inst, same: Option<&mut Vec<Value>>) -> bool {
     let Inst { op, args, results, site: _ } = inst;
-    match op {
-        Op::Control(Control::Scan(scan)) => body(&mut scan.body) | merge_scan(scan, args, results, same),
-        Op::Control(Control::Cond { then, otherwise }) => {
+    let Op::Control(control) = op else { return false };
+    match control {
+        Control::Scan(scan) => body(&mut scan.body) | merge_scan(scan, args, results, same),
+        Control::Cond { then, otherwise } => {
             body(then) | body(otherwise) | merge_cond([then, otherwise], args, results, same)
         }
-        Op::Control(Control::Grad)
-        | Op::Elementwise(_)
-        | Op::Contract(_)
-        | Op::Reduce(_)
-        | Op::Shape(_)
-        | Op::Index(_)
-        | Op::Random(_)
-        | Op::State(_)
-        | Op::Collective(_) => false,
+        Control::Grad => false,
     }
 }
 
@@ -178,7 +171,7 @@ fn merge_scan(
     results: &mut Vec<Value>,
     same: Option<&mut Vec<Value>>,
 ) -> bool {
-    let (carries, slices) = (scan.carries, scan.carries + scan.xs);
+    let (carries, slices) = (scan.carries, scan.slices().end);
     // The first argument that is the same value in the same role; carries change, each in its own way.
     let twin = |i: usize| {
         let mut role = if i < carries { i..i } else { if i < slices { carries..i } else { slices..i } };

@@ -35,18 +35,7 @@ pub fn body(body: &mut Body) -> bool {
 
 /// Whether the instruction matters by itself.
 fn writes(op: &Op) -> bool {
-    match op {
-        Op::State(StateOp::Write(_)) => true,
-        Op::State(StateOp::Read(_))
-        | Op::Elementwise(_)
-        | Op::Contract(_)
-        | Op::Reduce(_)
-        | Op::Shape(_)
-        | Op::Index(_)
-        | Op::Random(_)
-        | Op::Control(_)
-        | Op::Collective(_) => false,
-    }
+    matches!(op, Op::State(StateOp::Write(_)))
 }
 
 /// Takes unused parts from an instruction that stays.
@@ -108,7 +97,7 @@ fn scan(op: &mut Scan, args: &mut Vec<Value>, results: &mut Vec<Value>, mut used
     let needed = needs(&op.body, &everything);
     let keep: Vec<bool> =
         op.body.params.iter().enumerate().map(|(i, p)| i < op.carries || needed[p.index()]).collect();
-    op.xs = keep[op.carries..op.carries + op.xs].iter().filter(|k| **k).count();
+    op.xs = keep[op.slices()].iter().filter(|k| **k).count();
     retain(&mut op.body.params, |i| keep[i]);
     if retain(args, |i| keep[i]) {
         op.body.compact();

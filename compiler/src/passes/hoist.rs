@@ -94,7 +94,7 @@ fn hoist(outer: &mut BodyBuilder, scan: &mut Scan, args: &mut Vec<Value>) -> boo
     // The elements of the largest captured value from which a value comes.
     let mut source = vec![0; inner.values.len()];
     let mut outside: FxHashMap<Value, Value> = FxHashMap::default();
-    for (param, arg) in inner.params.iter().zip(args.iter()).skip(scan.carries + scan.xs) {
+    for (param, arg) in inner.params.iter().zip(args.iter()).skip(scan.slices().end) {
         invariant[param.index()] = true;
         source[param.index()] = inner.values[*param].ty.elements();
         outside.insert(*param, *arg);

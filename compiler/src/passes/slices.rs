@@ -25,7 +25,7 @@ fn body(body: &mut Body) -> bool {
             changed |= self::body(inner);
         }
         let Op::Control(Control::Scan(scan)) = &mut inst.op else { continue };
-        for i in scan.carries..scan.carries + scan.xs {
+        for i in scan.slices() {
             let Some(cast) = casts.iter().find(|c| c.narrow == inst.args[i]) else { continue };
             inst.args[i] = cast.wide;
             inside(&mut scan.body, i, body.ty(cast.wide).dtype, cast.to);
@@ -60,19 +60,8 @@ fn casts(body: &Body, insts: &[Inst]) -> Vec<Cast> {
 
 /// Whether `user` does nothing with `v` but slice it.
 fn only_sliced(user: &Inst, v: Value) -> bool {
-    let sliced = match &user.op {
-        Op::Control(Control::Scan(scan)) => scan.carries..scan.carries + scan.xs,
-        Op::Control(Control::Cond { then: _, otherwise: _ } | Control::Grad)
-        | Op::Elementwise(_)
-        | Op::Contract(_)
-        | Op::Reduce(_)
-        | Op::Shape(_)
-        | Op::Index(_)
-        | Op::Random(_)
-        | Op::State(_)
-        | Op::Collective(_) => 0..0,
-    };
-    user.args.iter().enumerate().all(|(i, a)| *a != v || sliced.contains(&i))
+    let slices = |i: usize| matches!(&user.op, Op::Control(Control::Scan(scan)) if scan.slices().contains(&i));
+    user.args.iter().enumerate().all(|(i, a)| *a != v || slices(i))
 }
 
 /// Parameter `i` comes as `from`, and is cast first of all.

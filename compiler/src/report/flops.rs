@@ -125,24 +125,17 @@ fn walk(body: &Body, params: &[Fact], times: f64, sum: &mut f64, met: &mut Slots
 
 /// Results of an operation with bodies, which are walked.
 fn inner(inst: &Inst, args: &[Fact], times: f64, sum: &mut f64, met: &mut Slots) -> Option<Vec<Fact>> {
-    match &inst.op {
-        Op::Control(Control::Scan(op)) => Some(scan(op, args, times, sum, met)),
-        Op::Control(Control::Cond { then, otherwise }) => {
+    let Op::Control(control) = &inst.op else { return None };
+    match control {
+        Control::Scan(op) => Some(scan(op, args, times, sum, met)),
+        Control::Cond { then, otherwise } => {
             let (mut a, mut b) = (0.0, 0.0);
             let facts = walk(then, &args[1..], times, &mut a, met);
             let other = walk(otherwise, &args[1..], times, &mut b, &mut Slots::default());
             *sum += f64::max(a, b);
             Some(facts.into_iter().zip(other).map(|(a, b)| merge(&[a, b])).collect())
         }
-        Op::Control(Control::Grad)
-        | Op::Elementwise(_)
-        | Op::Contract(_)
-        | Op::Reduce(_)
-        | Op::Shape(_)
-        | Op::Index(_)
-        | Op::Random(_)
-        | Op::State(_)
-        | Op::Collective(_) => None,
+        Control::Grad => None,
     }
 }
 
@@ -152,7 +145,7 @@ fn scan(op: &Scan, args: &[Fact], times: f64, sum: &mut f64, met: &mut Slots) ->
         (0..op.carries).find(|i| args[*i].data && op.body.ty(op.body.params[*i]).dims.len() > 1)
     {
         let carry = op.body.ty(op.body.params[carry]);
-        for (p, fact) in op.body.params.iter().zip(&mut params).skip(op.carries + op.xs) {
+        for (p, fact) in op.body.params.iter().zip(&mut params).skip(op.slices().end) {
             fact.counted = tokens(carry, op.body.ty(*p));
         }
     }

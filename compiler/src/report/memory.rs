@@ -194,17 +194,10 @@ fn most(mesh: &Mesh, body: &Body, fixed: &[Value], slices: bool) -> Most {
 
 /// The parameters of an operation's body that are the same in every iteration.
 fn unchanged<'b>(op: &Op, body: &'b Body) -> &'b [Value] {
-    match op {
-        Op::Control(Control::Scan(scan)) => &body.params[scan.carries + scan.xs..],
-        Op::Control(Control::Cond { then: _, otherwise: _ } | Control::Grad)
-        | Op::Elementwise(_)
-        | Op::Contract(_)
-        | Op::Reduce(_)
-        | Op::Shape(_)
-        | Op::Index(_)
-        | Op::Random(_)
-        | Op::State(_)
-        | Op::Collective(_) => &[],
+    let Op::Control(control) = op else { return &[] };
+    match control {
+        Control::Scan(scan) => &body.params[scan.slices().end..],
+        Control::Cond { then: _, otherwise: _ } | Control::Grad => &[],
     }
 }
 

@@ -7,6 +7,7 @@
 
 use super::{Body, StateId};
 use crate::{AxisId, AxisSet, DType, Dim, Name, TensorDim};
+use std::ops::Range;
 
 /// What an instruction computes.
 #[derive(Clone, PartialEq, Debug)]
@@ -34,35 +35,21 @@ pub enum Op {
 impl Op {
     /// The bodies inside the operation.
     pub fn bodies(&self) -> Vec<&Body> {
-        match self {
-            Op::Control(Control::Scan(scan)) => vec![&scan.body],
-            Op::Control(Control::Cond { then, otherwise }) => vec![then, otherwise],
-            Op::Control(Control::Grad)
-            | Op::Elementwise(_)
-            | Op::Contract(_)
-            | Op::Reduce(_)
-            | Op::Shape(_)
-            | Op::Index(_)
-            | Op::Random(_)
-            | Op::State(_)
-            | Op::Collective(_) => Vec::new(),
+        let Op::Control(control) = self else { return Vec::new() };
+        match control {
+            Control::Scan(scan) => vec![&scan.body],
+            Control::Cond { then, otherwise } => vec![then, otherwise],
+            Control::Grad => Vec::new(),
         }
     }
 
     /// The same, to be changed.
     pub fn bodies_mut(&mut self) -> Vec<&mut Body> {
-        match self {
-            Op::Control(Control::Scan(scan)) => vec![&mut scan.body],
-            Op::Control(Control::Cond { then, otherwise }) => vec![then, otherwise],
-            Op::Control(Control::Grad)
-            | Op::Elementwise(_)
-            | Op::Contract(_)
-            | Op::Reduce(_)
-            | Op::Shape(_)
-            | Op::Index(_)
-            | Op::Random(_)
-            | Op::State(_)
-            | Op::Collective(_) => Vec::new(),
+        let Op::Control(control) = self else { return Vec::new() };
+        match control {
+            Control::Scan(scan) => vec![&mut scan.body],
+            Control::Cond { then, otherwise } => vec![then, otherwise],
+            Control::Grad => Vec::new(),
         }
     }
 }
@@ -445,6 +432,13 @@ pub struct Scan {
     pub unroll: bool,
     /// One iteration.
     pub body: Body,
+}
+
+impl Scan {
+    /// Which arguments are sliced. Those before are carries, those after are captures.
+    pub fn slices(&self) -> Range<usize> {
+        self.carries..self.carries + self.xs
+    }
 }
 
 /// What the forward half of a differentiated scan keeps for the backward half; the rest is computed again.

@@ -196,30 +196,13 @@ fn zero(body: &mut Body, position: &mut usize) -> bool {
             return true;
         }
         *position -= 1;
-        for inner in bodies(&mut body.insts[i].op) {
+        for inner in body.insts[i].op.bodies_mut() {
             if zero(inner, position) {
                 return true;
             }
         }
     }
     false
-}
-
-/// The bodies inside an operation, to be changed.
-fn bodies(op: &mut Op) -> Vec<&mut Body> {
-    match op {
-        Op::Control(Control::Scan(scan)) => vec![&mut scan.body],
-        Op::Control(Control::Cond { then, otherwise }) => vec![then, otherwise],
-        Op::Control(Control::Grad)
-        | Op::Elementwise(_)
-        | Op::Contract(_)
-        | Op::Reduce(_)
-        | Op::Shape(_)
-        | Op::Index(_)
-        | Op::Random(_)
-        | Op::State(_)
-        | Op::Collective(_) => Vec::new(),
-    }
 }
 
 /// Instructions that define `value` as zeros.
@@ -263,7 +246,7 @@ pub fn prune(body: &mut Body, drop_params: bool) -> Vec<bool> {
             continue;
         }
         inst.args.iter().for_each(|v| needed[v.0 as usize] = true);
-        bodies(&mut inst.op).into_iter().for_each(|inner| drop(prune(inner, false)));
+        inst.op.bodies_mut().into_iter().for_each(|inner| drop(prune(inner, false)));
         insts.push(inst);
     }
     insts.reverse();

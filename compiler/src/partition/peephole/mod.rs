@@ -170,25 +170,11 @@ impl<'r> Rewrite<'r> {
 
 /// The operation with its bodies improved.
 fn bodies(env: &Env, op: &Op) -> Result<Op, Diagnostic> {
-    Ok(match op {
-        Op::Control(Control::Scan(scan)) => {
-            let body = body(env, &scan.body)?;
-            Op::Control(Control::Scan(Box::new(Scan { body, ..(**scan).clone() })))
-        }
-        Op::Control(Control::Cond { then, otherwise }) => Op::Control(Control::Cond {
-            then: Box::new(body(env, then)?),
-            otherwise: Box::new(body(env, otherwise)?),
-        }),
-        Op::Control(Control::Grad)
-        | Op::Elementwise(_)
-        | Op::Contract(_)
-        | Op::Reduce(_)
-        | Op::Shape(_)
-        | Op::Index(_)
-        | Op::Random(_)
-        | Op::State(_)
-        | Op::Collective(_) => op.clone(),
-    })
+    let mut op = op.clone();
+    for inner in op.bodies_mut() {
+        *inner = body(env, inner)?;
+    }
+    Ok(op)
 }
 
 #[cfg(test)]

@@ -12,9 +12,10 @@ use rustc_hash::FxHashMap;
 /// that go are entered as other values.
 pub(super) fn inside(f: &mut Folder, inst: &mut Inst) {
     let Inst { op, args, results, site: _ } = inst;
-    match op {
-        Op::Control(Control::Scan(scan)) => {
-            let slices = scan.carries + scan.xs;
+    let Op::Control(control) = op else { return };
+    match control {
+        Control::Scan(scan) => {
+            let slices = scan.slices().end;
             create_inside(f, &mut scan.body, slices, &args[slices..]);
             f.changed |= super::body(f.b.env, &mut scan.body, f.gradients);
             if !f.frozen {
@@ -22,21 +23,13 @@ pub(super) fn inside(f: &mut Folder, inst: &mut Inst) {
                 stacks(f, scan, args, results);
             }
         }
-        Op::Control(Control::Cond { then, otherwise }) => {
+        Control::Cond { then, otherwise } => {
             for branch in [then, otherwise] {
                 create_inside(f, branch, 0, &args[1..]);
                 f.changed |= super::body(f.b.env, branch, f.gradients);
             }
         }
-        Op::Control(Control::Grad)
-        | Op::Elementwise(_)
-        | Op::Contract(_)
-        | Op::Reduce(_)
-        | Op::Shape(_)
-        | Op::Index(_)
-        | Op::Random(_)
-        | Op::State(_)
-        | Op::Collective(_) => {}
+        Control::Grad => {}
     }
 }
 
@@ -99,7 +92,7 @@ fn carries(f: &mut Folder, scan: &mut Scan, args: &mut Vec<Value>, results: &mut
 fn stacks(f: &mut Folder, scan: &mut Scan, args: &[Value], results: &mut Vec<Value>) {
     for i in (scan.carries..results.len()).rev() {
         let given = scan.body.results[i];
-        let slices = scan.carries + scan.xs;
+        let slices = scan.slices().end;
         let Some(capture) = scan.body.params[slices..].iter().position(|p| *p == given) else { continue };
         let dims = vec![TensorDim { dim: scan.dim.clone(), axes: Vec::new() }];
         let before = f.b.body.insts.len();
