@@ -79,12 +79,18 @@ impl<'g> Context<'g> {
     /// [`Context::drop`] with another rate.
     #[track_caller]
     pub fn drop_at(&self, rate: f64, x: Tensor<'g>, shared: &[&Dim]) -> Tensor<'g> {
-        let Some(rng) = self.rng.filter(|_| rate > 0.0 && !x.is_poison()) else { return x };
+        self.mask_at(rate, x, shared).map_or(x, |mask| x * mask)
+    }
+
+    /// What [`Context::drop_at`] multiplies with, if it does anything: 0 or 1/(1-rate), so that the backward pass is the
+    /// same product.
+    #[track_caller]
+    pub fn mask_at(&self, rate: f64, x: Tensor<'g>, shared: &[&Dim]) -> Option<Tensor<'g>> {
+        let rng = self.rng.filter(|_| rate > 0.0 && !x.is_poison())?;
         let all = x.dims();
         let of_mask = |d: &&Dim| !self.broadcast || shared.iter().all(|s| s.name != d.name);
         let dims: Vec<&Dim> = all.iter().filter(of_mask).collect();
         let keep = rng.bernoulli(1.0 - rate, dims);
-        // A factor of 0 or 1/(1-rate): the backward pass is the same product.
-        x * (keep.cast(x.dtype()) * (1.0 / (1.0 - rate)))
+        Some(keep.cast(x.dtype()) * (1.0 / (1.0 - rate)))
     }
 }

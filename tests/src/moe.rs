@@ -9,6 +9,7 @@ use compiler::{
 use mesh::{
     DType, Dim, Layout, Mesh, Module,
     dsl::{Init, Program, Rng},
+    verify::Local,
 };
 use models::{Activation, Config, Context, Precision, Switch, Weights, switch::SwitchFfn};
 
@@ -111,16 +112,22 @@ impl Layer {
         p.finish().unwrap_or_else(|d| panic!("the layer has mistakes:\n{d}"))
     }
 
-    /// What it gives for `inputs` and the parameters `state`.
+    /// The program of one device.
     #[track_caller]
-    pub fn run(&self, on: Device, mesh: &str, layout: &str, inputs: &Tensors, state: &Tensors) -> Tensors {
+    pub fn local(&self, mesh: &str, layout: &str) -> Local {
         let mesh = Mesh::parse(mesh).expect("the test's mesh is legal");
         let layout = Layout::parse(layout).expect("the test's layout is legal");
         let placement = Placement { mesh, layout, state_layout: Layout::default() };
         let mut module = self.program();
         module.functions.retain(|f| f.name == *"layer");
         let local = pipeline::compile(module, &placement, &mut pipeline::unobserved);
-        let local = local.unwrap_or_else(|d| panic!("{self:?} on {placement:?}:\n{d}"));
+        local.unwrap_or_else(|d| panic!("{self:?} on {placement:?}:\n{d}"))
+    }
+
+    /// What it gives for `inputs` and the parameters `state`.
+    #[track_caller]
+    pub fn run(&self, on: Device, mesh: &str, layout: &str, inputs: &Tensors, state: &Tensors) -> Tensors {
+        let local = self.local(mesh, layout);
         match on {
             Device::Interpreter => {
                 let outcome = interp::run(local.module(), "layer", inputs, state, Rounding::Normal);

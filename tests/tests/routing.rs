@@ -189,9 +189,9 @@ fn layouts_do_not_change_where_tokens_go() {
             let given = given(&layer, i as u64 + 50, 4.0);
             let one = layer.run(Device::Interpreter, "", "", &given.inputs, &given.state);
             for (mesh, layout) in [
-                ("data=2,expert=2,model=2", "batch:data+expert,expert_batch:data,experts:expert,d_ff:model"),
+                ("data=2,expert=2,model=2", "batch:data+expert,experts:expert,d_ff:model"),
                 ("expert=4,model=2", "experts:expert,d_model:model"),
-                ("data=4,expert=2", "batch:data,expert_batch:data,experts:expert,experts_all:expert"),
+                ("data=4,expert=2", "batch:data,experts:expert,experts_all:expert"),
             ] {
                 let many = layer.run(Device::Interpreter, mesh, layout, &given.inputs, &given.state);
                 for (name, a) in &one {
@@ -206,7 +206,7 @@ fn layouts_do_not_change_where_tokens_go() {
 
 #[test]
 fn the_plugin_routes_as_the_interpreter_does() {
-    let layout = "batch:data+expert,expert_batch:data,experts:expert,d_ff:model";
+    let layout = "batch:data+expert,experts:expert,d_ff:model";
     // Every kind of choice and of order once.
     for (i, options) in ways().into_iter().enumerate().filter(|(i, _)| [1, 5, 7, 12, 13, 14].contains(i)) {
         let layer = layer(Switch { ignore_padding: true, ..options }, 4, 8);
@@ -266,6 +266,52 @@ fn two_steps_lead_where_one_does() {
                 assert!(apart <= NEAR, "{name} on {mesh} ({on:?}) is {apart:e} off");
             }
         }
+    }
+}
+
+#[test]
+fn slots_that_travel_in_parts_come_back_as_in_one() {
+    let (flat, two_steps) = (
+        "batch:expert+inner,experts:expert+inner",
+        "batch:expert+inner,outer_batch:expert,inner_batch:inner,experts:expert+inner,expert_groups:expert,\
+         group_experts:inner",
+    );
+    let base = Switch { experts: 8, fixed_capacity: 5, expert_dropout: Some(0.25), ..Switch::default() };
+    for (options, split) in [(base.clone(), flat), (grouped(&base, 4, [99.0, 99.0]), two_steps)] {
+        let one = Layer { train: true, ..layer(options, 8, 8) };
+        let given = given(&one, 300, 4.0);
+        let want = one.run(Device::Interpreter, "", "", &given.inputs, &given.state);
+        for parts in [2, 3, 99] {
+            let options = Switch { exchange_parts: parts, ..one.options.clone() };
+            let layer = Layer { options, ..one.clone() };
+            for (mesh, on) in [
+                ("", Device::Interpreter),
+                ("expert=4,inner=2", Device::Interpreter),
+                ("expert=4,inner=2", Device::Plugin),
+            ] {
+                let layout = if mesh.is_empty() { "" } else { split };
+                let have = layer.run(on, mesh, layout, &given.inputs, &given.state);
+                for (name, a) in &want {
+                    let apart = error(&have[name].ordered(&a.names), &[], &a.elements());
+                    // Slots are worked on as in one part; what is added up over them is added up in another order.
+                    let most = if mesh.is_empty() && !name.starts_with("grad_w") { 0.0 } else { NEAR };
+                    assert!(
+                        apart <= most,
+                        "{name} in {parts} parts on {mesh} ({on:?}) is {apart:e} off: {layer:?}"
+                    );
+                }
+            }
+        }
+        // Each part has its own way there and back, and so have the cotangents.
+        let exchanges = |parts: usize| {
+            let layer =
+                Layer { options: Switch { exchange_parts: parts, ..one.options.clone() }, ..one.clone() };
+            let local = layer.local("expert=4,inner=2", split);
+            mesh::text::print(local.module()).matches(" all_to_all ").count()
+        };
+        // In two steps only the second is in parts.
+        let whole = exchanges(1) - 4;
+        assert_eq!(exchanges(3), whole + 12, "{:?}", one.options);
     }
 }
 

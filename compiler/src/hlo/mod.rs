@@ -20,7 +20,9 @@ mod shape;
 mod state;
 
 use builder::{Builder, Combine, Computation, Hlo, Shape};
-use mesh::{AxisId, Body, DType, Diagnostic, Env, Inst, Mesh, Module, Name, Op, StateId, Type, Value};
+use mesh::{
+    AxisId, Body, DType, Diagnostic, Env, Inst, Mesh, Module, Name, Op, StateId, Type, Value, ir::Phase,
+};
 use proto::xla::{HloModuleProto, OpMetadata, PrimitiveType};
 use rustc_hash::FxHashMap;
 
@@ -301,12 +303,20 @@ fn position(order: &[Name], name: &Name) -> usize {
     order.iter().position(|n| n == name).expect("the name was taken from this order")
 }
 
+/// Comes before the scope, in the names of what autodiff added.
+pub const BACKWARD: &str = "backward";
+
 fn metadata(inst: &Inst) -> OpMetadata {
     let op = family(&inst.op);
-    let scope = &inst.site.scope;
+    let phase = match inst.site.phase {
+        Phase::Forward => None,
+        Phase::Backward => Some(BACKWARD),
+    };
+    let scope = Some(&*inst.site.scope).filter(|scope| !scope.is_empty());
+    let path: Vec<&str> = phase.into_iter().chain(scope).chain([op]).collect();
     OpMetadata {
         op_type: op.to_owned(),
-        op_name: if scope.is_empty() { op.to_owned() } else { format!("{scope}/{op}") },
+        op_name: path.join("/"),
         source_file: inst.site.file.to_string(),
         source_line: inst.site.line as i32,
         ..Default::default()

@@ -129,14 +129,11 @@ fn without(ty: &Type, dim: &Name) -> Type {
 
 /// The body walked, its results not yet asked for.
 fn body<'w>(walk: &Walk<'w>, inst: &Inst, op: &'w Scan, carries: &[Carry]) -> Result<Walk<'w>, Diagnostic> {
-    let params: Vec<Type> =
-        outside(walk, inst, op, carries)
-            .iter()
-            .enumerate()
-            .map(|(i, ty)| {
-                if op.slices().contains(&i) { without(ty, &op.dim.name) } else { ty.clone() }
-            })
-            .collect();
+    let params: Vec<Type> = outside(walk, inst, op, carries)
+        .iter()
+        .enumerate()
+        .map(|(i, ty)| if op.slices().contains(&i) { without(ty, &op.dim.name) } else { ty.clone() })
+        .collect();
     let given = op.body.results.iter().copied().zip(wanted(walk, inst, op, carries)).collect();
     let mut inner = Walk::new(walk.cx, &op.body, &params, given);
     let open = carries.iter().enumerate().filter(|(_, c)| **c == Carry::Open);

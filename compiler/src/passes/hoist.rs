@@ -87,6 +87,7 @@ fn kind(op: &Op) -> Kind {
 
 /// Moves what can leave to `outer`; it is captured instead.
 fn hoist(outer: &mut BodyBuilder, scan: &mut Scan, args: &mut Vec<Value>) -> bool {
+    let captures = scan.slices().end;
     let inner = &mut scan.body;
     // Values of the body that are the same in every iteration; those that are there outside, with their
     // name there.
@@ -94,7 +95,7 @@ fn hoist(outer: &mut BodyBuilder, scan: &mut Scan, args: &mut Vec<Value>) -> boo
     // The elements of the largest captured value from which a value comes.
     let mut source = vec![0; inner.values.len()];
     let mut outside: FxHashMap<Value, Value> = FxHashMap::default();
-    for (param, arg) in inner.params.iter().zip(args.iter()).skip(scan.slices().end) {
+    for (param, arg) in inner.params.iter().zip(args.iter()).skip(captures) {
         invariant[param.index()] = true;
         source[param.index()] = inner.values[*param].ty.elements();
         outside.insert(*param, *arg);

@@ -60,7 +60,8 @@ fn casts(body: &Body, insts: &[Inst]) -> Vec<Cast> {
 
 /// Whether `user` does nothing with `v` but slice it.
 fn only_sliced(user: &Inst, v: Value) -> bool {
-    let slices = |i: usize| matches!(&user.op, Op::Control(Control::Scan(scan)) if scan.slices().contains(&i));
+    let slices =
+        |i: usize| matches!(&user.op, Op::Control(Control::Scan(scan)) if scan.slices().contains(&i));
     user.args.iter().enumerate().all(|(i, a)| *a != v || slices(i))
 }
 

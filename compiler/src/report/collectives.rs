@@ -8,6 +8,7 @@ use mesh::{
     text::op_name,
 };
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// One collective of a step, or several that are alike.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -31,13 +32,23 @@ pub struct CollectiveUse {
 }
 
 /// A half of a step.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// What the model says.
+    #[default]
     Forward,
     /// What its gradient adds.
     Backward,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Forward => "forward",
+            Self::Backward => "backward",
+        })
+    }
 }
 
 /// What one device sends over some axes in one step.

@@ -126,13 +126,15 @@ impl fmt::Display for Optimized {
                     size(c.bytes),
                     sent(c.wire_bytes),
                     c.count.to_string(),
+                    c.direction.to_string(),
                     c.scope.clone(),
                     c.source.clone(),
                 ]
             })
             .collect();
-        let heads = ["largest collectives", "axes", "dtype", "bytes", "sent", "runs", "scope", "source"];
-        table(f, &heads, "<<<>>><<", &rows)
+        let heads =
+            ["largest collectives", "axes", "dtype", "bytes", "sent", "runs", "direction", "scope", "source"];
+        table(f, &heads, "<<<>>><<<", &rows)
     }
 }
 

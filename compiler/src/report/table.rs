@@ -1,6 +1,6 @@
 //! The report as text for people, and what it takes to write numbers and tables.
 
-use super::{CollectiveUse, Direction, Report, Share};
+use super::{CollectiveUse, Report, Share};
 use std::fmt;
 
 /// How many shares of the peak are shown of each kind.
@@ -94,10 +94,7 @@ fn row(used: &CollectiveUse) -> Vec<String> {
         size(used.bytes),
         size(used.wire_bytes),
         used.count.to_string(),
-        match used.direction {
-            Direction::Forward => "forward".into(),
-            Direction::Backward => "backward".into(),
-        },
+        used.direction.to_string(),
         used.source.clone(),
     ]
 }

@@ -4,7 +4,11 @@
 //! Each expert is linear, in place of the trainable matrices of dense attention. A token that found no slot has
 //! a query, key and value of 0: it looks at all positions by their biases alone.
 
-use super::{Groups, Router, RouterMetrics, Switch, dispatch::Slots, from_experts, to_experts};
+use super::{
+    Groups, Router, RouterMetrics, Switch,
+    dispatch::Slots,
+    travel::{FLAT, from_experts, to_experts},
+};
 use crate::{Context, Weight, Weights, attention::AttentionDims};
 use mesh::{
     Dim, Name,
@@ -61,12 +65,12 @@ impl SwitchProjections {
         let real = cx.real.map(|real| groups.regroup(real));
         let (routing, metrics) = g.scope("router", || self.router.forward(cx, x, real, group, token));
         let slots = Slots::new(&self.options, d_model, [group, token], &routing, cx.train());
-        let sent = to_experts(g.scope("dispatch", || slots.dispatch(x)));
+        let sent = g.scope("dispatch", || to_experts(slots.dispatch(x), FLAT));
         let by = |weight: &Weight| {
             let slots_of = ["expert_batch", "experts", "capacity"].map(Name::from);
             let out = slots_of.into_iter().chain([heads.name.clone(), d_kv.name.clone()]).collect::<Vec<_>>();
             let made = g.scope("experts", || einsum([sent, weight.read(cx)], out));
-            groups.ungroup(g.scope("combine", || slots.combine(from_experts(made), &[heads, d_kv])))
+            groups.ungroup(g.scope("combine", || slots.combine(from_experts(made, FLAT), &[heads, d_kv])))
         };
         Projected { q: by(&self.q), kv: by(&self.kv), metrics }
     }

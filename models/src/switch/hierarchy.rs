@@ -8,7 +8,7 @@
 //! Rows (groups of tokens that compete) lie in a rectangle: `outer_batch` by `inner_batch`. Those of one column send
 //! to each other first, over the groups; then those of one group, over its experts.
 
-use super::{dispatch::token_of_slot, options::Switch, router::Trace};
+use super::{dispatch::token_of_slot, options::Switch, router::Trace, travel::INNER};
 use mesh::{DType, Dim, dsl::Tensor};
 
 /// The dims of both steps.
@@ -94,14 +94,14 @@ impl<'a> Hierarchy<'a> {
         }
     }
 
-    /// `x` to its experts, what `work` makes of it back, times the gates; and which tokens found no slot on the
+    /// `x` to its experts, what `experts` make of it back, times the gates; and which tokens found no slot on the
     /// way: `[batch, tokens, d_model]` and `pred[batch, tokens]`.
     pub(super) fn forward<'g>(
         &self,
         x: Tensor<'g>,
         real: Option<Tensor<'g>>,
         chosen: &Trace<'g>,
-        work: impl FnOnce(Tensor<'g>) -> Tensor<'g>,
+        experts: impl Fn(Tensor<'g>) -> Tensor<'g>,
     ) -> (Tensor<'g>, Tensor<'g>) {
         let g = x.graph();
         let real = real.filter(|_| self.options.ignore_padding);
@@ -121,14 +121,10 @@ impl<'a> Hierarchy<'a> {
             let rows = [&self.inner, &self.options.group_dim()];
             let second = step(rows, &self.arrived, slots, (inside, wanted, &self.experts));
             let sent = second.there(arrived).split(&self.inner_slots, [&self.experts, &self.capacity]);
-            let sent =
-                sent.rename_all([("inner_batch", "inner_senders"), ("group_experts_all", "group_experts")]);
             (first, second, sent)
         });
-        let done = g.scope("experts", || work(sent));
+        let done = self.options.exchange(sent, INNER, experts);
         g.scope("combine", || {
-            let done =
-                done.rename_all([("inner_senders", "inner_batch"), ("group_experts", "group_experts_all")]);
             let done = done.merge([&self.experts, &self.capacity], &self.inner_slots.name);
             let y = first.back(self.leave(second.back(done))) * gate;
             let kept = second.slot.ge(0).cast(DType::S32);

@@ -21,6 +21,7 @@ impl Switch {
             wrong.unless(legal, || format!("`{what}` is {factor}"), "more than 0");
         }
         self.wrong_groups(config, wrong);
+        wrong.unless(self.exchange_parts > 0, || "`exchange_parts` is 0".into(), "at least 1");
         let (batch, sequences) = (config.microbatch().batch, self.group_sequences);
         wrong.unless(
             sequences == 0 || batch.is_multiple_of(sequences),

@@ -4,7 +4,7 @@
 //! [`SwitchFfn`] (the experts, and how tokens travel to them and back), [`attention`] (experts there), [`router`] (probabilities), `choice`
 //! (who chooses whom, and which slots that takes), `balance` (losses and metrics), [`dispatch`] (moving tokens
 //! into slots and back), `hierarchy` (the same in two steps, for very many experts), `apart` (steps of few tokens),
-//! `tight` (as few slots as are taken).
+//! `tight` (as few slots as are taken), `travel` (from those who send to experts and back).
 
 mod apart;
 pub mod attention;
@@ -17,6 +17,7 @@ pub mod options;
 pub mod router;
 mod settings;
 mod tight;
+mod travel;
 
 use crate::{Activation, Context, Weight, Weights, stream};
 pub use apart::Apart;
@@ -28,6 +29,7 @@ use mesh::{
 };
 pub use options::{Dispatch, Switch};
 pub use router::{Router, RouterMetrics, Routing, Trace};
+use travel::Dropout;
 
 /// A router and its experts.
 #[derive(Clone, Debug)]
@@ -93,7 +95,8 @@ impl SwitchFfn {
         let (routing, mut metrics) = g.scope("router", || self.router.forward(cx, x, real, group, token));
         let y = if self.options.expert_groups > 0 {
             let hierarchy = Hierarchy::new(&self.options, [group, token], cx.train());
-            let experts = |sent| self.whole(sent, |sent| self.grouped_experts(cx, sent));
+            let dropout = self.dropout(cx);
+            let experts = |sent| self.whole(sent, |sent| self.grouped_experts(cx, &dropout, sent));
             let (y, lost) = hierarchy.forward(x, real, &metrics.trace, experts);
             metrics.lose(lost, real.filter(|_| self.options.ignore_padding), [group, token]);
             y
@@ -117,8 +120,10 @@ impl SwitchFfn {
         let d_model = stream::dim_of(x, &self.d_model);
         let slots = Slots::new(&self.options, &d_model, positions, routing, cx.train());
         let sent = g.scope("dispatch", || slots.dispatch(x));
-        let done = g.scope("experts", || self.whole(to_experts(sent), |sent| self.experts(cx, sent)));
-        g.scope("combine", || slots.combine(from_experts(done), &[&d_model]))
+        let dropout = self.dropout(cx);
+        let experts = |sent| self.whole(sent, |sent| self.experts(cx, &dropout, sent));
+        let done = self.options.exchange(sent, travel::FLAT, experts);
+        g.scope("combine", || slots.combine(done, &[&d_model]))
     }
 
     /// What experts make of tokens that lie as the residual stream does, to lie as it does.
@@ -126,15 +131,19 @@ impl SwitchFfn {
         stream::enter(experts(stream::leave(sent, &self.d_model)), sent, &self.d_model)
     }
 
-    fn experts<'g>(&self, cx: &Context<'g>, x: Tensor<'g>) -> Tensor<'g> {
+    fn dropout<'g>(&self, cx: &Context<'g>) -> Dropout<'g> {
+        Dropout::new(self.options.expert_dropout.unwrap_or(cx.dropout))
+    }
+
+    fn experts<'g>(&self, cx: &Context<'g>, dropout: &Dropout<'g>, x: Tensor<'g>) -> Tensor<'g> {
         let positions = [Name::from("expert_batch"), "experts".into(), "capacity".into()];
-        self.products(cx, x, &positions, |weight| weight.read(cx))
+        self.products(cx, dropout, x, &positions, |weight| weight.read(cx))
     }
 
     /// The same for experts in groups.
-    fn grouped_experts<'g>(&self, cx: &Context<'g>, x: Tensor<'g>) -> Tensor<'g> {
+    fn grouped_experts<'g>(&self, cx: &Context<'g>, dropout: &Dropout<'g>, x: Tensor<'g>) -> Tensor<'g> {
         let positions = ["inner_senders", "expert_groups", "group_experts", "capacity"].map(Name::from);
-        self.products(cx, x, &positions, |weight| {
+        self.products(cx, dropout, x, &positions, |weight| {
             weight.read(cx).split("experts", [&self.options.group_dim(), &self.options.inner_dim()])
         })
     }
@@ -142,19 +151,17 @@ impl SwitchFfn {
     fn products<'g>(
         &self,
         cx: &Context<'g>,
+        dropout: &Dropout<'g>,
         x: Tensor<'g>,
         positions: &[Name],
         read: impl Fn(&Weight) -> Tensor<'g>,
     ) -> Tensor<'g> {
-        // Dropout goes by the name of the dim that shares its mask.
-        let slots = Dim::new("capacity", 1);
-        let rate = self.options.expert_dropout.unwrap_or(cx.dropout);
         let out = |dim: &Dim| positions.iter().cloned().chain([dim.name.clone()]).collect::<Vec<_>>();
         let inner = |weight: &Weight| einsum([x, read(weight)], out(&self.d_ff));
         let hidden = match &self.gate {
             // Dropout before relu, as in the dense layer.
-            None => cx.drop_at(rate, inner(&self.wi), &[&slots]).relu(),
-            Some(gate) => cx.drop_at(rate, inner(gate).gelu() * inner(&self.wi), &[&slots]),
+            None => dropout.apply(cx, inner(&self.wi)).relu(),
+            Some(gate) => dropout.apply(cx, inner(gate).gelu() * inner(&self.wi)),
         };
         einsum([hidden, read(&self.wo)], out(&self.d_model))
     }
@@ -211,14 +218,4 @@ impl Groups {
         }
         x.reshape([&self.group, &self.token], [&self.batch, &self.length])
     }
-}
-
-/// From here to [`from_experts`] each device has its own experts and tokens from all groups. The two renames
-/// are where a layout that splits experts has its all-to-alls.
-fn to_experts(x: Tensor<'_>) -> Tensor<'_> {
-    x.rename_all([("batch", "expert_batch"), ("experts_all", "experts")])
-}
-
-fn from_experts(x: Tensor<'_>) -> Tensor<'_> {
-    x.rename_all([("expert_batch", "batch"), ("experts", "experts_all")])
 }

@@ -53,6 +53,8 @@ pub struct Switch {
     pub expert_groups: usize,
     /// Slots of a group of experts, as a multiple of an even share of the tokens.
     pub group_capacity_factor: f64,
+    /// In how many parts slots travel to experts and back, so that one part travels while experts work on another.
+    pub exchange_parts: usize,
     /// Slots of an expert whatever the tokens are; 0: by the factors.
     pub fixed_capacity: usize,
     /// Tokens that compete for the slots; 0: those of one sequence.
@@ -226,6 +228,7 @@ impl Default for Switch {
             fixed_capacity: 0,
             expert_groups: 0,
             group_capacity_factor: 1.25,
+            exchange_parts: 1,
             group_size: 0,
             group_sequences: 0,
             ignore_padding: false,

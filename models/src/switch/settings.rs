@@ -60,6 +60,7 @@ impl Switch {
             ("min_capacity", &mut self.min_capacity),
             ("fixed_capacity", &mut self.fixed_capacity),
             ("expert_groups", &mut self.expert_groups),
+            ("exchange_parts", &mut self.exchange_parts),
             ("group_size", &mut self.group_size),
             ("group_sequences", &mut self.group_sequences),
         ] {
@@ -154,7 +155,7 @@ mod tests {
                          eval_second_threshold=0.3 priority=gate exploration=sample jitter=0.2 \
                          router_dropout=0.3 temperature=2 capacity_factor=1 eval_capacity_factor=3 \
                          capacity_rounding=up capacity_per_choice=true min_capacity=1 fixed_capacity=9 \
-                         expert_groups=2 group_capacity_factor=1.5 group_size=64 group_sequences=2 \
+                         expert_groups=2 exchange_parts=3 group_capacity_factor=1.5 group_size=64 group_sequences=2 \
                          ignore_padding=true aux_loss=0.1 aux_layers=mean \
                          second_place_loss=true router_z_loss=0.01 router_z_scaled=true router_bias=true \
                          round_probabilities=true expert_dropout=0.4 init_scale=1 dispatch=einsum",
@@ -184,6 +185,7 @@ mod tests {
             fixed_capacity: 9,
             skip_empty: false,
             expert_groups: 2,
+            exchange_parts: 3,
             group_capacity_factor: 1.5,
             group_size: 64,
             group_sequences: 2,

@@ -3,7 +3,7 @@
 
 use super::Case;
 use compiler::interp::{self, Precision, Tensors};
-use mesh::ir::{Control, Shape, StateOp, ValueData};
+use mesh::ir::{Shape, StateOp, ValueData};
 use mesh::{Body, Inst, Module, Name, Op, Type, Value};
 
 /// The smallest case found for which `fails` still gives a message, with that message. The case has one

@@ -13,7 +13,7 @@ mod sink;
 use mesh::{
     AxisSet, Body, BodyBuilder, Diagnostic, Env, Inst, Module, Value,
     arena::Id,
-    ir::{Collective, Control, Op, Owed, Scan, StateOp},
+    ir::{Collective, Op, Owed, StateOp},
 };
 
 /// Applies all peepholes to all bodies until none finds anything.

@@ -8,7 +8,7 @@ mod charts;
 mod devices;
 
 use super::{
-    Direction, Report,
+    Report,
     compiled::Compiled,
     table::{count, size},
 };
@@ -56,14 +56,10 @@ pub fn page(report: &Report, compiled: Option<&Compiled>) -> String {
 
 fn collectives(report: &Report) -> String {
     let rows = report.collectives.iter().map(|c| {
-        let direction = match c.direction {
-            Direction::Forward => "forward",
-            Direction::Backward => "backward",
-        };
         let cells =
             [&c.kind, &c.axes.join("+"), &c.dtype, &size(c.bytes), &size(c.wire_bytes), &c.count.to_string()];
         let cells = cells.map(|s| s.clone());
-        [&cells[..], &[direction.to_owned(), c.source.clone()]].concat()
+        [&cells[..], &[c.direction.to_string(), c.source.clone()]].concat()
     });
     let heads = ["collective", "axes", "dtype", "bytes", "sent", "times", "direction", "model line"];
     section("Collectives", "Bytes are of one device and of one execution.", &table(&heads, "lllrrrll", rows))

@@ -9,7 +9,11 @@
 mod arithmetic;
 mod groups;
 
-use super::part::{PARTS, part};
+use super::{
+    collectives::Direction,
+    part::{PARTS, part},
+};
+use crate::hlo::BACKWARD;
 use mesh::Mesh;
 use proto::xla::{HloComputationProto, HloInstructionProto, HloModuleProto, PrimitiveType, ShapeProto};
 use rustc_hash::FxHashMap;
@@ -92,6 +96,9 @@ pub struct OptimizedCollective {
     pub wire_bytes: f64,
     /// How many run.
     pub count: u64,
+    /// Which half of a step it is of.
+    #[serde(default)]
+    pub direction: Direction,
     /// The scope.
     pub scope: String,
     /// `file:line` of the model.
@@ -269,6 +276,7 @@ impl<'m> Walk<'m> {
             bytes,
             wire_bytes,
             count,
+            direction: direction(inst),
             scope,
             source: source(inst),
         };
@@ -319,7 +327,23 @@ fn number_after(config: &[u8], key: &[u8]) -> Option<u64> {
 }
 
 fn scope(inst: &HloInstructionProto) -> &str {
-    inst.metadata.as_ref().map_or("", |m| m.op_name.rsplit_once('/').map_or("", |(scope, _)| scope))
+    let path = path(inst).rsplit_once('/').map_or("", |(path, _)| path);
+    match path.strip_prefix(BACKWARD) {
+        Some("") => "",
+        Some(rest) => rest.strip_prefix('/').unwrap_or(path),
+        None => path,
+    }
+}
+
+/// As our names say it, and those of JAX.
+fn direction(inst: &HloInstructionProto) -> Direction {
+    let path = path(inst);
+    let ours = path.strip_prefix(BACKWARD).is_some_and(|rest| rest.starts_with('/'));
+    if ours || path.contains("transpose(") { Direction::Backward } else { Direction::Forward }
+}
+
+fn path(inst: &HloInstructionProto) -> &str {
+    inst.metadata.as_ref().map_or("", |m| &m.op_name)
 }
 
 fn source(inst: &HloInstructionProto) -> String {

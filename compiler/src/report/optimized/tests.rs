@@ -95,7 +95,26 @@ fn everything_counts_as_often_as_it_runs() {
     assert_eq!(counted.axes, [AxesUse { axes: vec!["data".into()], count: 4, wire_bytes: 512.0 }]);
     assert_eq!(counted.collectives[0].source, "m.rs:7");
     assert_eq!(counted.collectives[0].dtype, "bf16");
+    assert_eq!(counted.collectives[0].direction, Direction::Forward);
     assert_eq!(counted.loops, [LoopUse { body: "body".into(), trips: 3, count: 1, depth: 0 }]);
+}
+
+#[test]
+fn names_say_which_half_of_a_step_a_collective_is_of() {
+    for (name, direction, scope) in [
+        ("encoder/einsum", Direction::Forward, "encoder"),
+        ("backward/encoder/einsum", Direction::Backward, "encoder"),
+        ("backward/einsum", Direction::Backward, ""),
+        ("backwards/einsum", Direction::Forward, "backwards"),
+        ("jit(f)/transpose(jvp(g))/dot_general", Direction::Backward, "jit(f)/transpose(jvp(g))"),
+        ("einsum", Direction::Forward, ""),
+    ] {
+        let mut module = module();
+        module.computations[3].instructions[2].metadata.as_mut().unwrap().op_name = name.into();
+        let counted = count(&module, &Mesh::parse("data=2").unwrap());
+        let gather = counted.collectives.iter().find(|c| c.kind == "all-gather").unwrap();
+        assert_eq!((gather.direction, gather.scope.as_str()), (direction, scope), "{name}");
+    }
 }
 
 #[test]
