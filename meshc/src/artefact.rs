@@ -3,6 +3,7 @@
 use crate::{
     device::PluginArgs,
     failure::failure,
+    flags::FlagArgs,
     lower::{Watch, emit, lower},
     model::Program,
     placement::{PlacementArgs, place},
@@ -17,6 +18,7 @@ pub fn of_program(
     program: &Program,
     placement: &PlacementArgs,
     target: Option<&Target>,
+    flags: &FlagArgs,
     plugin: &PluginArgs,
 ) -> Result<Artefact> {
     let placement = place(&program.module, placement)?;
@@ -33,6 +35,6 @@ pub fn of_program(
     };
     let mut watch = Watch::default();
     let lowered = lower(program, &placement, Stage::Emit, &mut watch)?.context("all stages ran")?;
-    let built = emit(program, &placement, &target, &[], &lowered, &mut watch)?;
+    let built = emit(program, &placement, &target, &flags.of(&target)?, &lowered, &mut watch)?;
     Ok(Artefact::new(program.name.clone(), built.manifest, built.files.into_iter().collect())?)
 }

@@ -42,13 +42,6 @@ pub fn named_value(text: &str) -> Result<(String, Value), String> {
     Ok((key.to_owned(), value))
 }
 
-/// Reads `key=value`, both text.
-pub fn flag(text: &str) -> Result<(String, String), String> {
-    let (key, value) =
-        text.split_once('=').ok_or_else(|| format!("`{text}` has no value: write {text}=VALUE"))?;
-    Ok((key.to_owned(), value.to_owned()))
-}
-
 /// A plugin that is loaded, and what it is for.
 #[derive(Debug)]
 pub struct Chosen {

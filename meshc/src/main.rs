@@ -19,6 +19,7 @@ mod device;
 mod diagnostics;
 mod failure;
 mod fit;
+mod flags;
 mod folder;
 mod hf;
 mod lower;

@@ -8,6 +8,7 @@ use crate::{
     commands::refuse_options,
     device::PluginArgs,
     failure::failure,
+    flags::FlagArgs,
     folder,
     model::{self, ModelArgs, Program, origin::Origin},
     placement::PlacementArgs,
@@ -89,7 +90,13 @@ impl SubjectArgs {
                 let kept = |name: &str| functions.contains(&name) || name == "prepare";
                 program.module.functions.retain(|f| kept(&f.name));
             }
-            artefact::of_program(&program, &self.placement, self.target.as_ref(), &self.plugin)?
+            artefact::of_program(
+                &program,
+                &self.placement,
+                self.target.as_ref(),
+                &FlagArgs::default(),
+                &self.plugin,
+            )?
         };
         for name in functions {
             artefact.function(name)?;

@@ -102,3 +102,44 @@ fn switch_tiny_compiles_for_slices() {
         assert!(executable.len() > 1 << 20, "{executable:?}");
     }
 }
+
+/// How many fusions run between the start and the end of each all-to-all, in the order of a scheduled program.
+fn work_beside_exchanges(text: &str) -> Vec<usize> {
+    let lines: Vec<&str> = text.lines().collect();
+    let starts = lines.iter().enumerate().filter_map(|(at, line)| {
+        let (name, _) = line.trim_start().strip_prefix('%')?.split_once(" = ")?;
+        (name.starts_with("all-to-all-start")).then_some((at, format!("async-done(%{name})")))
+    });
+    let beside = |(at, done): (usize, String)| {
+        let between = lines[at..].iter().take_while(|line| !line.contains(&done));
+        between.filter(|line| line.contains(" fusion(")).count()
+    };
+    starts.map(beside).collect()
+}
+
+#[test]
+fn exchanges_in_parts_run_beside_the_experts() {
+    if std::env::var_os("MESH_SLOW").is_none_or(|v| v != "1") {
+        return;
+    }
+    let place = Workplace::new();
+    let path = model("switch_tiny.rs");
+    let sent = |more: &[&str]| {
+        let args =
+            ["compile", &path, "--target", "tpu:v4:2x2x1", "--mesh", "expert=8", "--dtype", "selective"];
+        let rest = ["--function", "train_step", "--emit", "optimized-hlo", "-o", "x"];
+        run(&place, &[&args[..], &rest, more].concat())?.succeeds();
+        let report = run(&place, &["report", "x", "--json"]).expect("libtpu is there").succeeds();
+        let report: serde_json::Value = serde_json::from_str(&report.out).expect("it prints JSON");
+        let kinds =
+            report["compiled"]["program"]["kinds"].as_array().expect("there is communication").clone();
+        let exchanges = kinds.into_iter().find(|k| k["kind"] == "all-to-all").expect("tokens travel");
+        let text = fs::read_to_string(place.at("x/train_step.optimized_hlo.txt")).expect("it was asked for");
+        Some((exchanges["wire_bytes"].as_f64(), exchanges["count"].as_u64(), work_beside_exchanges(&text)))
+    };
+    let Some((bytes, count, beside)) = sent(&[]) else { return };
+    assert!(beside.is_empty(), "{beside:?}");
+    let (same, twice, beside) = sent(&["--set", "exchange_parts=2", "--overlap"]).expect("libtpu is there");
+    assert_eq!((same, twice), (bytes, count.map(|n| 2 * n)));
+    assert!(!beside.is_empty() && beside.iter().filter(|n| **n > 0).count() * 2 > beside.len(), "{beside:?}");
+}

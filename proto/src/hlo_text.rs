@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use crate::xla::{
-    FrontendAttributes, HloComputationProto, HloInstructionProto, HloModuleProto, Kind, OpMetadata,
-    ProgramShapeProto, StackFrameIndexProto,
+    FrontendAttributes, HloComputationProto, HloInstructionProto, HloModuleProto, HloScheduleProto, Kind,
+    OpMetadata, ProgramShapeProto, StackFrameIndexProto,
 };
 
 mod attributes;
@@ -60,6 +60,7 @@ struct Names<'a> {
     instructions: HashMap<i64, &'a HloInstructionProto>,
     computations: HashMap<i64, &'a str>,
     frames: Option<&'a StackFrameIndexProto>,
+    schedule: Option<&'a HloScheduleProto>,
 }
 
 impl<'a> Names<'a> {
@@ -67,7 +68,25 @@ impl<'a> Names<'a> {
         let computations = module.computations.iter().map(|c| (c.id, c.name.as_str())).collect();
         let instructions = module.computations.iter().flat_map(|c| &c.instructions);
         let instructions = instructions.map(|i| (i.id, i)).collect();
-        Names { instructions, computations, frames: module.stack_frame_index.as_ref() }
+        Names {
+            instructions,
+            computations,
+            frames: module.stack_frame_index.as_ref(),
+            schedule: module.schedule.as_ref(),
+        }
+    }
+
+    /// The instructions of a computation, in the order in which they run if the module says it.
+    fn ordered(&self, computation: &'a HloComputationProto) -> Vec<&'a HloInstructionProto> {
+        let order = self.schedule.and_then(|s| s.sequences.get(&computation.id));
+        let order =
+            order.map(|o| o.instruction_ids.iter().filter_map(|id| self.instructions.get(id).copied()));
+        // An order that leaves something out is none.
+        let all = &computation.instructions;
+        order
+            .map(Iterator::collect)
+            .filter(|o: &Vec<_>| o.len() == all.len())
+            .unwrap_or_else(|| all.iter().collect())
     }
 
     fn instruction(&self, id: i64) -> String {
@@ -144,11 +163,11 @@ fn program_shape(signature: &ProgramShapeProto) -> String {
     format!("({})->{result}", shape::list(&signature.parameters))
 }
 
-fn print_computation(
+fn print_computation<'a>(
     out: &mut String,
-    computation: &HloComputationProto,
+    computation: &'a HloComputationProto,
     entry: bool,
-    names: &Names<'_>,
+    names: &Names<'a>,
     options: &Options,
 ) {
     let prefix = if entry { "ENTRY " } else { "" };
@@ -158,7 +177,7 @@ fn print_computation(
         thread => format!(", execution_thread={}", quoted(thread.as_bytes())),
     };
     let _ = writeln!(out, "{prefix}%{}{signature} {{", computation.name);
-    for instruction in &computation.instructions {
+    for instruction in names.ordered(computation) {
         let root = if instruction.id == computation.root_id { "ROOT " } else { "" };
         let _ = writeln!(out, "  {root}{}", print_instruction(instruction, names, options));
     }

@@ -12,6 +12,11 @@ use std::fmt;
 pub(crate) use time::group;
 pub use time::{Speed, Work};
 
+/// Flags of libtpu's, to be true, by which all-to-alls and all-gathers begin and end apart, so that what does not need them
+/// runs in between. (Some generations ignore one of them; fusing gathers into products is for v5e alone, where it is so
+/// without a flag.)
+pub const OVERLAP: [&str; 2] = ["xla_tpu_enable_async_all_to_all", "xla_enable_async_all_gather"];
+
 /// What is known of a generation of TPUs. Fields are explained in `tpu.toml`; all numbers are of one chip.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 #[allow(missing_docs)] // The data file documents them, beside the numbers.

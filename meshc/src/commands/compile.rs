@@ -2,9 +2,10 @@
 
 use crate::{
     ahead::{self, Ahead, COMPILED, TargetArgs, Wanted, check_target},
-    device::{PluginArgs, environment, flag},
+    device::{PluginArgs, environment},
     failure::failure,
     fit,
+    flags::FlagArgs,
     folder::{check_target as check_folder, write_folder},
     lower::{Lowered, Watch, choose, emit, files, lower},
     model::{self, ModelArgs, Program},
@@ -45,9 +46,8 @@ pub struct Args {
     /// Say how long each stage takes
     #[arg(long)]
     timings: bool,
-    /// A flag for the plugin's compiler, stored in the artefact; may be given several times
-    #[arg(long = "flag", value_name = "KEY=VALUE", value_parser = flag)]
-    flags: Vec<(String, String)>,
+    #[command(flatten)]
+    flags: FlagArgs,
     #[command(flatten)]
     plugin: PluginArgs,
     /// The artefact directory. Default: PROGRAM.artefact
@@ -87,7 +87,8 @@ pub fn run(args: &Args) -> Result<()> {
     let last = args.stop_after.unwrap_or(Stage::Emit);
     let lowered = lower(&program, &placement, last, &mut watch)?;
     let (Some(lowered), Stage::Emit) = (&lowered, last) else { return stopped(args, watch) };
-    let artefact = emit(&program, &placement, &target.target, &args.flags, lowered, &mut watch)?;
+    let artefact =
+        emit(&program, &placement, &target.target, &args.flags.of(&target.target)?, lowered, &mut watch)?;
     if args.stop_after.is_some() {
         return stopped(args, watch);
     }

@@ -4,6 +4,7 @@ use crate::{
     ahead::{Ahead, TargetArgs},
     device::{PluginArgs, environment},
     failure::failure,
+    flags::FlagArgs,
     folder::write_file,
     lower::{Watch, emit, lower},
     model::{self, ModelArgs, Program},
@@ -51,11 +52,13 @@ pub struct Args {
     placement: PlacementArgs,
     #[command(flatten)]
     target: TargetArgs,
+    #[command(flatten)]
+    flags: FlagArgs,
     /// The function to plan for
     #[arg(long, default_value = "train_step")]
     function: String,
-    /// How many of the best are compiled by libtpu; 0 for none
-    #[arg(long, value_name = "K", default_value_t = 2)]
+    /// How many of the best are compiled by libtpu, of those with the same mesh and microbatches one; 0 for none
+    #[arg(long, value_name = "K", default_value_t = 3)]
     verify: usize,
     /// How many are shown
     #[arg(long, value_name = "N", default_value_t = 10)]
@@ -158,7 +161,8 @@ fn bar() -> ProgressBar {
 }
 
 /// Has libtpu compile the best, one after the other, until enough of them are known to fit; then puts those first, the
-/// fastest by libtpu's cycles first.
+/// fastest by libtpu's cycles first. Of those with the same mesh and as large microbatches only one that fits is tried:
+/// estimates are further off between them than among them.
 fn verify(
     args: &Args,
     target: &TargetArgs,
@@ -168,12 +172,16 @@ fn verify(
     shown: &mut [Shown],
 ) -> Result<()> {
     // Of what does not fit by our estimate some may fit all the same: one more than asked for is tried.
-    let (mut fit, mut tried) = (0, 0);
+    let (mut fit, mut tried) = (Vec::new(), 0);
     for row in shown.iter_mut() {
-        if fit == args.verify || tried > args.verify || signals.stop.load(Ordering::Relaxed) {
+        if fit.len() == args.verify || tried > args.verify || signals.stop.load(Ordering::Relaxed) {
             break;
         }
         let candidate = row.ranked.candidate.clone();
+        let kind = candidate.kind();
+        if fit.contains(&kind) {
+            continue;
+        }
         eprintln!("compiling {}/{} for {}: {}", tried + 1, args.verify, target.target, options(&candidate));
         let Some(program) = evaluator.program(&candidate.settings) else { continue };
         let artefact = artefact(args, target, &program, &candidate)?;
@@ -190,7 +198,9 @@ fn verify(
             }
         };
         tried += 1;
-        fit += usize::from(outcome.is_ok());
+        if outcome.is_ok() {
+            fit.push(kind);
+        }
         row.compiled = Some(outcome);
     }
     let rank = |s: &Shown| match &s.compiled {
@@ -239,7 +249,8 @@ fn artefact(args: &Args, target: &TargetArgs, program: &Program, candidate: &Can
     let placement = candidate.placement()?;
     let mut watch = Watch::default();
     let lowered = lower(program, &placement, Stage::Emit, &mut watch)?.context("all stages ran")?;
-    let mut artefact = emit(program, &placement, &target.target, &[], &lowered, &mut watch)?;
+    let mut artefact =
+        emit(program, &placement, &target.target, &args.flags.of(&target.target)?, &lowered, &mut watch)?;
     artefact.manifest.functions.retain(|f| f.name == args.function);
     Ok(artefact)
 }
@@ -299,6 +310,7 @@ fn command(args: &Args, target: &Target, candidate: &Candidate) -> String {
     let mut words = vec![format!("meshc compile {} --target {target}", args.model.display())];
     words.extend(args.settings.dtype.iter().map(|d| format!("--dtype {d}")));
     words.extend(args.settings.settings.iter().map(|s| format!("--set {s}")));
+    words.extend(args.flags.words());
     words.push(options(candidate));
     words.join(" ")
 }
@@ -363,19 +375,18 @@ fn say(
 
 fn row(shown: &Shown, slice: &Slice) -> Vec<String> {
     let (c, e) = (&shown.ranked.candidate, &shown.ranked.estimate);
+    let guess = format!("~{}", seconds(e.seconds()));
     let (step, peak, cycles) = match &shown.compiled {
-        None => {
-            (e.seconds(), if shown.ranked.fits(slice.hbm()) { "-" } else { "no" }.to_owned(), "-".to_owned())
-        }
-        Some(Err(_)) => (e.seconds(), "does not fit".to_owned(), "-".to_owned()),
+        None => (guess, if shown.ranked.fits(slice.hbm()) { "-" } else { "no" }.to_owned(), "-".to_owned()),
+        Some(Err(_)) => (guess, "does not fit".to_owned(), "-".to_owned()),
         Some(Ok(compiled)) => (
-            time(e, compiled, slice),
+            seconds(time(e, compiled, slice)),
             compiled.memory.map_or_else(|| "-".to_owned(), |m| size(m.peak)),
             compiled.program.as_ref().map_or_else(|| "-".to_owned(), |p| count(p.estimated_cycles)),
         ),
     };
     vec![
-        seconds(step),
+        step,
         seconds(e.products),
         seconds(e.memory),
         seconds(e.network),

@@ -7,6 +7,7 @@ use crate::{
     data_options::DataOptions,
     device::{PluginArgs, environment},
     failure::failure,
+    flags::FlagArgs,
     folder,
     model::{self, ModelArgs},
     placement::PlacementArgs,
@@ -48,6 +49,8 @@ pub struct Args {
     /// cpu, gpu or a TPU slice such as tpu:v5e:2x4. Default: what the plugin is for
     #[arg(long)]
     target: Option<Target>,
+    #[command(flatten)]
+    flags: FlagArgs,
     /// How many steps
     #[arg(long, default_value_t = 100)]
     steps: u64,
@@ -262,6 +265,12 @@ impl Args {
 
 fn opened(args: &Args) -> Result<Artefact> {
     refuse_options(&args.subject, &args.settings, &args.placement)?;
+    if let Some(word) = args.flags.words().next() {
+        return Err(failure(
+            format!("`{}` is compiled: {word} says nothing any more", args.subject.display()),
+            "give flags to `meshc compile`, which keeps them in the artefact",
+        ));
+    }
     let artefact = folder::open(&args.subject)?;
     match &args.target {
         Some(target) if target.to_string() != artefact.manifest.target => Err(failure(
@@ -279,7 +288,7 @@ fn opened(args: &Args) -> Result<Artefact> {
 /// The model's artefact, in memory.
 fn compiled(args: &Args) -> Result<Artefact> {
     let program = model::load(&args.subject, &args.settings)?;
-    artefact::of_program(&program, &args.placement, args.target.as_ref(), &args.plugin)
+    artefact::of_program(&program, &args.placement, args.target.as_ref(), &args.flags, &args.plugin)
 }
 
 /// A number of things of which there must be one.

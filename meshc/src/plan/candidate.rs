@@ -40,6 +40,11 @@ impl Candidate {
         Self { settings, ..self.clone() }
     }
 
+    /// Its mesh and how large its microbatches are, as a setting: what says how large the tensors of a device are.
+    pub fn kind(&self) -> (String, Option<String>) {
+        (self.mesh.clone(), self.settings.iter().find(|s| s.starts_with("microbatches=")).cloned())
+    }
+
     /// Where it puts a program.
     pub fn placement(&self) -> Result<Placement> {
         let wrong = |what: String| anyhow!("{what}");

@@ -15,7 +15,7 @@ pub struct Knob {
 
 /// All of them. A model that lacks one is planned without it.
 pub const KNOBS: &[Knob] = &[
-    Knob { key: "remat", values: &["all", "contractions", "carries"] },
+    Knob { key: "remat", values: &["all", "long", "compact", "contractions", "carries"] },
     Knob { key: "microbatches", values: &["1", "2", "4", "8", "16", "32"] },
     Knob { key: "dispatch", values: &["permute", "einsum"] },
 ];

@@ -7,6 +7,7 @@ use super::*;
 use crate::sample::{array, module, op, tuple};
 use crate::xla::axis_ref_proto::SubAxis;
 use crate::xla::hlo_instruction_proto::SliceDimensions;
+use crate::xla::hlo_schedule_proto::InstructionSequence;
 use crate::xla::mesh_proto::{IotaTransform, MeshAxis};
 use crate::xla::padding_config::PaddingConfigDimension;
 use crate::xla::stack_frame_index_proto::{FileLocation, StackFrame};
@@ -40,6 +41,33 @@ metadata={op_name=\"loss/sum\" source_file=\"model.rs\" source_line=7}
 }
 ";
     assert_eq!(text, expected);
+}
+
+#[test]
+fn a_scheduled_module_is_printed_as_it_runs() {
+    let order = |module: &HloModuleProto| -> Vec<String> {
+        let text = print(module, &Options::default());
+        let entry = text.split("ENTRY").nth(1).unwrap_or_default().lines().skip(1);
+        entry
+            .filter_map(|l| Some(l.trim().trim_start_matches("ROOT ").split_once(" =")?.0.to_owned()))
+            .collect()
+    };
+    let mut module = module();
+    let (entry, plain) = (module.entry_computation_id, order(&module));
+    let computation = module.computations.iter().find(|c| c.id == entry).expect("there is an entry");
+    let mut ids: Vec<i64> = computation.instructions.iter().map(|i| i.id).collect();
+    ids.swap(0, 2);
+    let scheduled = |module: &mut HloModuleProto, ids: &[i64]| {
+        let sequence = InstructionSequence { instruction_ids: ids.to_vec() };
+        module.schedule = Some(HloScheduleProto { sequences: [(entry, sequence)].into() });
+    };
+    scheduled(&mut module, &ids);
+    let mut swapped = plain.clone();
+    swapped.swap(0, 2);
+    assert_eq!(order(&module), swapped);
+    // What an order leaves out is printed all the same.
+    scheduled(&mut module, &ids[1..]);
+    assert_eq!(order(&module), plain);
 }
 
 /// The attributes of one instruction, as text after its operands.
