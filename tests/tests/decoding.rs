@@ -261,6 +261,30 @@ fn samples_are_the_same_under_every_layout_and_in_every_batch() {
 }
 
 #[test]
+fn experts_in_groups_decode_as_without_groups() {
+    let flat = Config { heads: 4, encoder_layers: 2, ..tiny(4, 16, 6) };
+    let roomy = |expert_groups| Switch {
+        expert_groups,
+        fixed_capacity: 0,
+        group_capacity_factor: 99.0,
+        eval_capacity_factor: 99.0,
+        ..flat.switch.clone().expect("it has experts")
+    };
+    let inputs: Vec<Vec<i32>> = (0..8).map(|i| vec![2 + i % 9, 3 + i % 5, 1]).collect();
+    let options = Options::default();
+    let want = run(&mut generating(&flat, &Generation::default(), ""), &inputs, &options);
+    let tokens = |all: &[Vec<Sequence>]| all.iter().flatten().map(|s| s.tokens.clone()).collect::<Vec<_>>();
+    for cached in [true, false] {
+        let generation = Generation { cached, ..Generation::default() };
+        for mesh in ["", "expert=2,inner=2,model=2"] {
+            let grouped = Config { switch: Some(roomy(2)), ..flat.clone() };
+            let have = run(&mut generating(&grouped, &generation, mesh), &inputs, &options);
+            assert_eq!(tokens(&have), tokens(&want), "cached: {cached}, {mesh}");
+        }
+    }
+}
+
+#[test]
 fn random_bits_are_those_of_the_language() {
     let p = Program::new("bits");
     let places = Dim::new("places", 5);

@@ -185,9 +185,15 @@ fn encoder(config: &Config) -> Config {
 
 /// The same with a slot in each expert for every token of a group, which is one sequence.
 fn never_dropping(options: &Switch) -> Switch {
-    // No more slots are made than there are tokens.
+    // No more slots are made than there are tokens. With a slot for every token, groups of experts save none.
     let all = usize::MAX;
-    Switch { fixed_capacity: all, group_size: 0, dispatch: Dispatch::Einsum, ..options.clone() }
+    Switch {
+        fixed_capacity: all,
+        group_size: 0,
+        expert_groups: 0,
+        dispatch: Dispatch::Einsum,
+        ..options.clone()
+    }
 }
 
 /// The program. Mistakes in the numbers are reported at `place`, and nothing is built then.
