@@ -58,7 +58,7 @@ pub struct Args {
     #[arg(long, default_value = "train_step")]
     function: String,
     /// How many of the best are compiled by libtpu, of those with the same mesh and microbatches one; 0 for none
-    #[arg(long, value_name = "K", default_value_t = 3)]
+    #[arg(long, value_name = "K", default_value_t = 4)]
     verify: usize,
     /// How many are shown
     #[arg(long, value_name = "N", default_value_t = 10)]
