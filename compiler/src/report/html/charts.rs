@@ -132,8 +132,8 @@ pub(super) fn timeline(report: &Report, compiled: Option<&Compiled>) -> String {
             );
         }
     }
-    let note = "By our estimate, instruction by instruction, the body of each loop once; blue is the forward half, \
-                orange the backward half and the optimizer. Point at a column for its scope.";
+    let note = "By our estimate, instruction by instruction, the body of each loop once; blue is what the model and \
+                its optimizer say, orange what the gradient adds. Point at a column for its scope.";
     let body = format!("<svg width=\"{WIDTH}\" height=\"{height}\" role=\"img\">{svg}</svg>");
     section("Memory along the program", note, &body)
 }

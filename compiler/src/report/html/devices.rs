@@ -13,6 +13,8 @@ use std::fmt::Write;
 
 /// Up to how many devices have the part they hold written on them.
 const WRITTEN: usize = 64;
+/// How many letters fit into the smallest square that is written on.
+const WIDE: usize = 5;
 
 /// The section, if the mesh has more than one device.
 pub(super) fn devices(report: &Report) -> String {
@@ -91,13 +93,7 @@ fn grid(tensor: &Placed, mesh: &Mesh) -> String {
             && side >= 28
             && let Some(first) = holds.first()
         {
-            let _ = write!(
-                svg,
-                "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\" style=\"font-size:8px\">{}</text>",
-                x + side / 2,
-                y + side / 2 + 3,
-                range(first)
-            );
+            svg += &label(x + side / 2, y + side / 2 + 3, &range(first));
         }
     }
     let (width, height) = (columns * side, devices.div_ceil(columns) * side);
@@ -119,6 +115,19 @@ fn grid(tensor: &Placed, mesh: &Mesh) -> String {
         escape(&shape.join(", ")),
         size(tensor.bytes)
     )
+}
+
+/// What is written on a device: a range that is too wide for a square in two lines.
+fn label(x: usize, y: usize, range: &str) -> String {
+    let text = |y: usize, text: &str| {
+        format!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\" style=\"font-size:8px\">{text}</text>")
+    };
+    match range.split_once('–') {
+        Some((from, to)) if range.chars().count() > WIDE => {
+            text(y - 5, &format!("{from}–")) + &text(y + 5, to)
+        }
+        Some(_) | None => text(y, range),
+    }
 }
 
 /// How many devices stand in a row.
@@ -145,6 +154,12 @@ mod tests {
         assert_eq!(svg.matches("hsl(90 ").count(), 2);
         assert!(svg.contains("<title>device 5: experts 2–3</title>"), "{svg}");
         assert!(svg.contains("2 copies of each part"), "{svg}");
+        assert!(svg.contains(">2–3</text>"), "{svg}");
+        let two = label(20, 30, "1024–1087");
+        assert!(
+            two.contains("y=\"25\"") && two.contains(">1024–</text>") && two.contains(">1087</text>"),
+            "{two}"
+        );
         assert_eq!([columns(32), columns(2048), columns(1), columns(7)], [8, 64, 1, 7]);
     }
 }
