@@ -60,6 +60,10 @@ pub struct Args {
     /// How many of the best are compiled by libtpu, of those with the same mesh and microbatches one; 0 for none
     #[arg(long, value_name = "K", default_value_t = 4)]
     verify: usize,
+    /// Begin no compilation, after the first, that would not be done in so many minutes from the start, if it took as long
+    /// as the longest before
+    #[arg(long, value_name = "MINUTES", default_value_t = 10.0)]
+    within: f64,
     /// How many are shown
     #[arg(long, value_name = "N", default_value_t = 10)]
     top: usize,
@@ -123,7 +127,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut shown: Vec<Shown> =
         found.ranked.iter().cloned().map(|ranked| Shown { ranked, compiled: None }).collect();
     let searched = since.elapsed();
-    verify(args, &target, slice, &evaluator, &signals, &mut shown)?;
+    verify(args, &target, slice, &evaluator, &signals, since, &mut shown)?;
     say(args, &target.target, slice, &found, &shown, searched)?;
     match signals.stop.load(Ordering::Relaxed) {
         true => {
@@ -169,10 +173,12 @@ fn verify(
     slice: &Slice,
     evaluator: &Evaluator,
     signals: &Signals,
+    since: Instant,
     shown: &mut [Shown],
 ) -> Result<()> {
     // Of what does not fit by our estimate some may fit all the same: one more than asked for is tried.
-    let (mut fit, mut tried) = (Vec::new(), 0);
+    let (mut fit, mut tried, mut longest) = (Vec::new(), 0, Duration::ZERO);
+    let too_late = |longest: Duration| (since.elapsed() + longest).as_secs_f64() > args.within * 60.0;
     for row in shown.iter_mut() {
         if fit.len() == args.verify || tried > args.verify || signals.stop.load(Ordering::Relaxed) {
             break;
@@ -182,6 +188,11 @@ fn verify(
         if fit.contains(&kind) {
             continue;
         }
+        if tried > 0 && too_late(longest) {
+            eprintln!("no time for more within {} minutes (--within)", args.within);
+            break;
+        }
+        let begin = Instant::now();
         eprintln!("compiling {}/{} for {}: {}", tried + 1, args.verify, target.target, options(&candidate));
         let Some(program) = evaluator.program(&candidate.settings) else { continue };
         let artefact = artefact(args, target, &program, &candidate)?;
@@ -197,6 +208,7 @@ fn verify(
                 outcome
             }
         };
+        longest = longest.max(begin.elapsed());
         tried += 1;
         if outcome.is_ok() {
             fit.push(kind);
