@@ -26,6 +26,8 @@ pub struct Progress {
     is_terminal: bool,
     /// Smoothed milliseconds a step.
     pace: Option<f64>,
+    /// Whether it has evaluated before.
+    evaluates: bool,
     last_line: Option<Instant>,
     ended: Arc<AtomicBool>,
     /// What is to be done when the run begins.
@@ -58,7 +60,7 @@ impl Progress {
                 thread::sleep(Duration::from_millis(50));
             }
         });
-        Self { steps, bar, is_terminal, pace: None, last_line: None, ended, first: None }
+        Self { steps, bar, is_terminal, pace: None, evaluates: false, last_line: None, ended, first: None }
     }
 
     /// Does this when the run begins. A failure is a warning.
@@ -123,8 +125,9 @@ impl Observer for Progress {
         if self.is_terminal {
             self.bar.set_message(what.to_owned());
             self.bar.tick();
-        } else if what != "evaluating" && what != "saving" {
-            // These are many, and end in lines of their own.
+        } else if what != "saving" && !(what == "evaluating" && self.evaluates) {
+            // These are many, and end in lines of their own. The first evaluation says where a run is.
+            self.evaluates |= what == "evaluating";
             eprintln!("{what}");
         }
     }

@@ -278,6 +278,7 @@ fn a_signal_while_evaluating_and_a_second_writer() {
     // The lock is taken, and known to whoever comes second; it costs him nothing.
     let second = runs(&place, &[&args[..], &["5", "--resume"]].concat());
     second.fails(&["`r/checkpoints` is being written to by process", "help:"]);
+    running.until("evaluating");
     running.signal("-TERM");
     let (code, said) = running.end();
     assert_eq!(code, Some(143), "{said}");
