@@ -1,18 +1,25 @@
 //! Ahead of time for TPU slices that are not here, with the libtpu that `MESH_TPU_PLUGIN` names; without one, these
-//! tests are skipped and say so. `MESH_SLOW=1` adds the whole of switch_tiny.
+//! tests are skipped and say so. `MESH_SLOW=1` adds what compiles the whole of switch_tiny.
 
 mod support;
 
-use std::{fs, io::Write};
-use support::{Ran, Workplace, model};
+use std::fs;
+use support::{Ran, Workplace, model, say_skipped};
+
+/// Whether slow tests are to run.
+fn slow() -> bool {
+    let slow = std::env::var_os("MESH_SLOW").is_some_and(|v| v == "1");
+    if !slow {
+        say_skipped("MESH_SLOW=1 runs it");
+    }
+    slow
+}
 
 /// Runs `meshc` with libtpu; `None` where there is none.
 fn run(place: &Workplace, args: &[&str]) -> Option<Ran> {
     let path = std::env::var_os("MESH_TPU_PLUGIN");
     if path.is_none() {
-        let name = std::thread::current().name().unwrap_or("a test").to_owned();
-        // Past the test harness, which keeps what passing tests print to itself.
-        let _ = writeln!(std::io::stderr(), "skipped {name}: MESH_TPU_PLUGIN does not name a libtpu.so");
+        say_skipped("MESH_TPU_PLUGIN does not name a libtpu.so");
     }
     let output = place.meshc(args).env("TPU_LIBRARY_PATH", path?).output();
     Some(Ran::new(output.expect("meshc starts")))
@@ -83,7 +90,7 @@ func f(%x x: f32[a=1000000, b=2048], %y y: f32[a=1000000, b=2048]) -> (z: f32[a=
 
 #[test]
 fn switch_tiny_compiles_for_slices() {
-    if std::env::var_os("MESH_SLOW").is_none_or(|v| v != "1") {
+    if !slow() {
         return;
     }
     let place = Workplace::new();
@@ -119,7 +126,7 @@ fn work_beside_exchanges(text: &str) -> Vec<usize> {
 
 #[test]
 fn exchanges_in_parts_run_beside_the_experts() {
-    if std::env::var_os("MESH_SLOW").is_none_or(|v| v != "1") {
+    if !slow() {
         return;
     }
     let place = Workplace::new();

@@ -3,6 +3,7 @@
 //! The folder is `../shared/oracle` beside the repository, or where `MESH_ORACLE` says. It is not part of
 //! the repository; tests that need it say that they are skipped where it is absent.
 
+use crate::say_skipped;
 use models::{Activation, Config, Precision, Switch, hf};
 use pjrt::ElementType;
 use runtime::HostTensor;
@@ -30,7 +31,7 @@ pub fn folder() -> Option<PathBuf> {
         true => Some(path),
         false if named.is_some() => panic!("MESH_ORACLE: there is no {}", path.display()),
         false => {
-            eprintln!("skipped: there is no {}; set MESH_ORACLE to the reference folder", path.display());
+            say_skipped(&format!("there is no {}; set MESH_ORACLE to the reference folder", path.display()));
             None
         }
     }

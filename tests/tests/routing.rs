@@ -8,7 +8,7 @@ use mesh::{DType, Dim, Layout, Mesh, Site, dsl::Program};
 use models::{
     Config, Context, Dispatch, Precision, Switch, Weights,
     attention::{Attention, AttentionDims},
-    switch::options::{Choice, Exploration, Priority, Second},
+    switch::options::{Choice, Exploration, Places, Priority, Second},
 };
 use tests::{
     loops::{output, softmax, want},
@@ -494,6 +494,12 @@ fn options_that_cannot_be_are_named() {
              `capacity_factor` = 2, or `min_capacity` = 1, or larger groups",
             "`eval_capacity_factor` = 2 gives each of 32 experts no slot for a group of 8 tokens (by \
              `target_length`); `eval_capacity_factor` = 4, or `min_capacity` = 1, or larger groups",
+        ],
+    );
+    wrong(
+        Switch { exchange_parts: 2, places: Places::Attention, ..four() },
+        &[
+            "`exchange_parts` is 2, but experts are in attention only; `exchange_parts` = 1, or `experts_in` = ffn or both",
         ],
     );
     wrong(

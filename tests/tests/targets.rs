@@ -8,7 +8,7 @@ use compiler::{
 };
 use mesh::{Layout, Mesh};
 use pjrt::{Code, Plugin, Program, Topology, Value};
-use std::{ffi::OsString, io::Write, process::Command};
+use std::{ffi::OsString, process::Command};
 
 /// Runs `test` in a process with the environment that libtpu needs where there is no TPU; changing one's own
 /// environment is not safe while other threads run.
@@ -16,9 +16,7 @@ fn with_libtpu(test: fn(&Plugin)) {
     const INSIDE: &str = "MESH_TEST_INSIDE";
     let name = std::thread::current().name().expect("tests have names").to_owned();
     let Some(path) = std::env::var_os("MESH_TPU_PLUGIN") else {
-        // Past the test harness, which keeps what passing tests print to itself.
-        let _ = writeln!(std::io::stderr(), "skipped {name}: MESH_TPU_PLUGIN does not name a libtpu.so");
-        return;
+        return tests::say_skipped("MESH_TPU_PLUGIN does not name a libtpu.so");
     };
     if std::env::var_os(INSIDE).is_some() {
         return test(&Plugin::load(&path).unwrap_or_else(|error| panic!("{error}")));

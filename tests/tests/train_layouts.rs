@@ -61,9 +61,8 @@ fn a_small_switch_transformer() {
 /// The real size takes minutes.
 #[test]
 fn switch_tiny() {
-    if std::env::var_os("MESH_SLOW").is_none() {
-        eprintln!("skipped: set MESH_SLOW=1 to train models/switch_tiny.rs under all layouts");
-        return;
+    if std::env::var_os("MESH_SLOW").is_none_or(|v| v != "1") {
+        return tests::say_skipped("MESH_SLOW=1 trains models/switch_tiny.rs under all layouts");
     }
     let config = Config {
         batch: 32,

@@ -22,6 +22,11 @@ impl Switch {
         }
         self.wrong_groups(config, wrong);
         wrong.unless(self.exchange_parts > 0, || "`exchange_parts` is 0".into(), "at least 1");
+        wrong.unless(
+            self.exchange_parts <= 1 || self.places.ffn(),
+            || format!("`exchange_parts` is {}, but experts are in attention only", self.exchange_parts),
+            "`exchange_parts` = 1, or `experts_in` = ffn or both",
+        );
         let (batch, sequences) = (config.microbatch().batch, self.group_sequences);
         wrong.unless(
             sequences == 0 || batch.is_multiple_of(sequences),

@@ -25,7 +25,7 @@ pub fn cpu_plugin_path() -> Option<PathBuf> {
 pub fn say_skipped(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     // Where standard error is closed nobody wants to know.
-    let _ = writeln!(std::io::stderr(), "skipped {test}: {why}");
+    let _ = std::io::stderr().write_all(format!("skipped {test}: {why}\n").as_bytes());
 }
 
 /// `MESH_CACHE`, else `mesh` in the user's cache directory.
