@@ -15,8 +15,9 @@ use std::{
 pub fn read(files: &[PathBuf]) -> Result<BTreeMap<String, HostTensor>> {
     let mut all = BTreeMap::new();
     for path in files {
-        let bytes = fs::read(path).with_context(|| {
-            format!("reading the tensors in `{}`\n  help: --inputs takes a safetensors file", path.display())
+        let bytes = fs::read(path).map_err(|e| {
+            let what = format!("reading the tensors in `{}`: {e}", path.display());
+            failure(what, "--inputs takes a safetensors file")
         })?;
         for (name, tensor) in from_bytes(&bytes, path)? {
             if all.insert(name.clone(), tensor).is_some() {

@@ -261,7 +261,9 @@ fn what_is_there_is_not_replaced() {
     place.run(&["convert", "hf", "theirs", "ours"]).fails(&["`ours` is there already"]);
     place.run(&["convert", "hf", "theirs", "checkpoint"]).succeeds();
     place.run(&["convert", "to-hf", "checkpoint", "theirs"]).fails(&["`theirs` is there already"]);
-    place.run(&["convert", "hf", "nowhere", "x"]).fails(&["nowhere/config.json", "name the folder"]);
+    place
+        .run(&["convert", "hf", "nowhere", "x"])
+        .fails(&["nowhere/config.json`: No such file", "help: name the folder"]);
     place.run(&["convert", "--verify", "theirs"]).fails(&["has no inputs.safetensors"]);
     place.run(&["convert"]).fails_with(2, &["Usage"]);
 }

@@ -5,7 +5,7 @@
 
 use super::file::Fields;
 use crate::failure::failure;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use mesh::layout::suggest;
 use models::{Activation, Config};
 use serde_json::{Map, Value, json};
@@ -131,8 +131,8 @@ impl Described {
     /// Reads `config.json` of a folder.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
-        let text = fs::read_to_string(&path).with_context(|| {
-            format!("reading `{}`\n  help: name the folder of a Hugging Face model", path.display())
+        let text = fs::read_to_string(&path).map_err(|e| {
+            failure(format!("reading `{}`: {e}", path.display()), "name the folder of a Hugging Face model")
         })?;
         Self::parse(&text, &path.display().to_string())
     }
