@@ -344,7 +344,7 @@ fn data_that_is_missing_or_empty() {
     let place = Workplace::new();
     train_fails(&place, &["--data", "none.txt"], &["data file `none.txt` does not exist", "help:"]);
     place.write("empty.txt", "");
-    train_fails(&place, &["--data", "empty.txt"], &["`empty.txt` is empty", "help:"]);
+    train_fails(&place, &["--data", "empty.txt"], &["`empty.txt` is empty", "help: leave it out"]);
     place.write("short.txt", "short");
     train_fails(&place, &["--data", "short.txt"], &["too short: 5 bytes", "help:"]);
     let ran = place.run(&["train", &model("switch_tiny.rs")]);

@@ -33,7 +33,7 @@ pub(super) struct Problem {
 /// The data in a file called `path`, of which these are the bytes. `field` has the text of a JSON object.
 pub(super) fn contents(path: &Path, bytes: Vec<u8>, field: &str) -> Result<Contents, Problem> {
     if bytes.is_empty() {
-        return Err(no_text("is empty"));
+        return Err(empty());
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     if name.ends_with(".parquet") {
@@ -151,13 +151,18 @@ fn text(bytes: Vec<u8>) -> Result<String, Problem> {
     let (at, what, bytes) = match bytes.iter().position(|b| *b == 0) {
         Some(at) => (at, "is binary: byte 0", bytes),
         None => match String::from_utf8(bytes) {
-            Ok(text) if text.is_empty() => return Err(no_text("is empty")),
+            Ok(text) if text.is_empty() => return Err(empty()),
             Ok(text) => return Ok(text),
             Err(error) => (error.utf8_error().valid_up_to(), "is not UTF-8", error.into_bytes()),
         },
     };
     let line = 1 + bytes[..at].iter().filter(|b| **b == b'\n').count();
     Err(no_text(format!("{what} at line {line} (offset {at})")))
+}
+
+fn empty() -> Problem {
+    let help = "leave it out, or write text into it".into();
+    Problem { what: "is empty".into(), help, damage: false }
 }
 
 fn no_text(what: impl Into<String>) -> Problem {
