@@ -31,6 +31,8 @@ pub struct Settings {
     pub source_sha256: String,
     /// Compiler flags for the plugin.
     pub flags: Vec<(String, String)>,
+    /// What the plugin calls the devices of the mesh, where its own order is not meant.
+    pub device_ids: Option<Vec<i64>>,
     /// Costs of each function, by name.
     pub costs: Vec<(String, manifest::Cost)>,
 }
@@ -49,7 +51,7 @@ pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostic
     let mesh = &local.env.mesh;
     let mut files = Vec::new();
     let mut functions = Vec::new();
-    let mut options = compile_options::single_program(mesh.devices(), None);
+    let mut options = compile_options::single_program(mesh.devices(), settings.device_ids.as_deref());
     for (name, value) in &settings.flags {
         compile_options::set_flag(&mut options, name, value);
     }

@@ -6,6 +6,7 @@ use compiler::{
     artefact::{Artefact, Settings},
     pipeline::{self, Placement, Stage, Step},
     report::{Report, report},
+    target::Slice,
 };
 use mesh::verify::Local;
 use proto::{Message, manifest_json};
@@ -134,6 +135,7 @@ pub fn emit(
         source: program.name.clone(),
         source_sha256: program.sha256.clone(),
         flags: flags.to_vec(),
+        device_ids: target.slice().and_then(Slice::device_ids),
         costs,
     };
     watch.start();

@@ -73,11 +73,13 @@ fn libtpu_has_the_same_slices() {
             let expected = slice.mode.reported.unwrap_or(slice.mode.hbm) as f64;
             assert!((limit as f64 / expected - 1.0).abs() < 1e-3, "{slice}: {limit} and not {expected}");
         }
-        let two = Slice::parse("v5e:2x4:slices=2").expect("a slice");
-        assert_eq!(
-            topology(plugin, &two).expect("a topology").devices().expect("devices").len(),
-            two.devices()
-        );
+        for name in ["v5e:2x4:slices=2", "v3:2x2:slices=3", "v4:2x2x1:slices=2", "v4:2x2x2:megacore:slices=2"]
+        {
+            let several = Slice::parse(name).expect("slices");
+            let devices = topology(plugin, &several).expect("a topology").devices().expect("devices");
+            let ids = devices.iter().map(|d| i64::from(d.id)).collect();
+            assert_eq!(several.device_ids(), Some(ids), "{name}");
+        }
     });
 }
 

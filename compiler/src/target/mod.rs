@@ -67,6 +67,9 @@ pub fn generations() -> Vec<Generation> {
     file.generation
 }
 
+/// libtpu's numbers of devices in several slices: slice by slice, from 1, so many apart.
+const SLICE_IDS: i64 = 100_000;
+
 /// A slice, or several alike.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Slice {
@@ -149,6 +152,14 @@ impl Slice {
     /// Devices of all slices together.
     pub fn devices(&self) -> usize {
         self.chips() * self.mode.devices * self.slices
+    }
+
+    /// What libtpu calls the devices, in the order of the mesh, where programs have to say so: several slices have no
+    /// order of their own.
+    pub fn device_ids(&self) -> Option<Vec<i64>> {
+        let in_slice = (self.devices() / self.slices) as i64;
+        let of = |slice: i64| (0..in_slice).map(move |device| (slice + 1) * SLICE_IDS + device);
+        (self.slices > 1).then(|| (0..self.slices as i64).flat_map(of).collect())
     }
 
     /// Hosts of one slice.
@@ -245,6 +256,13 @@ mod tests {
             let macs = g.tflops * 1e12 / 2.0 / (g.mhz * 1e6) / g.cores as f64 / (128.0 * 128.0);
             assert!((macs - macs.round()).abs() < 0.02 * macs, "{}: {macs}", g.name);
         }
+    }
+
+    #[test]
+    fn several_slices_say_which_devices_are_meant() {
+        let ids = |text: &str| Slice::parse(text).expect("a slice").device_ids();
+        assert_eq!(ids("v4:2x2x1"), None);
+        assert_eq!(ids("v5e:1x2:slices=2"), Some(vec![100_000, 100_001, 200_000, 200_001]));
     }
 
     #[test]
