@@ -2,7 +2,7 @@
 
 use super::{
     cursor::{Cursor, Parsed},
-    print::{push, write_axes, write_dim, write_name},
+    write::{push, write_axes, write_dim, write_name},
 };
 use crate::{
     AxisId, AxisSet, Body, DType, Diagnostic, Dim, Env, Mesh, Name, StateId, TensorDim, layout::suggest,

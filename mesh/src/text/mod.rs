@@ -4,8 +4,8 @@
 //! their definitions (as [`crate::BodyBuilder`] numbers them), sites and names of values included; and
 //! `print(parse(t))` is the canonical form of `t`. The grammar stands in `docs/ir.md`.
 //!
-//! Reading order: `lexer` (words and marks), `cursor` (names, types, sites and mistakes), `attrs` (the
-//! `{key=value}` of an operation, both ways), one file per family of operations (both ways), `op` (the
+//! Reading order: `lexer` (words and marks), `cursor` (names, types, sites and mistakes), `write` (names and
+//! types to text), `attrs` (the `{key=value}` of an operation, both ways), one file per family of operations (both ways), `op` (the
 //! families together), `print`, `parse`.
 
 mod attrs;
@@ -25,6 +25,7 @@ mod shape;
 mod state;
 #[cfg(test)]
 mod tests;
+mod write;
 
 pub use op::op_name;
 pub use parse::{parse, parse_source};
