@@ -1,6 +1,6 @@
 //! Scans and conditionals with closures, and the request for a gradient.
 
-use super::{Graph, Tensor, graph::Frame, tensor::Ref};
+use super::{Graph, Tensor, frame::Frame, graph::Ref};
 use crate::{
     Diagnostic, Dim, Op, Site, Value,
     ir::{Control, Remat, Scan},

@@ -3,10 +3,14 @@
 //! The innermost open body is the one that operations go into. A tensor of an outer body that is used
 //! in an inner one becomes a *capture* of each body in between: an argument of the scan or conditional.
 
-use super::{Dims, Tensor, program::Shared, tensor::Ref};
+use super::{
+    Dims,
+    frame::{Frame, append},
+    shared::Shared,
+};
 use crate::{
-    Body, BodyBuilder, DType, Diagnostic, Dim, Env, Function, Name, Op, Site, StateId, Type, Value,
-    ir::{Shape, StateOp, ValueData},
+    DType, Diagnostic, Dim, Env, Function, Name, Op, Site, StateId, Type, Value,
+    ir::{Shape, StateOp},
 };
 use std::{cell::RefCell, collections::BTreeMap, panic::Location, rc::Rc};
 
@@ -33,48 +37,6 @@ pub(super) struct Inner {
     writes: BTreeMap<StateId, Site>,
     /// How many random operations each scope has, and which streams are taken.
     pub(super) streams: (BTreeMap<String, u32>, std::collections::BTreeSet<u32>),
-}
-
-/// A body that is not finished.
-#[derive(Debug, Default)]
-pub(super) struct Frame {
-    pub(super) id: u32,
-    pub(super) body: Body,
-    /// The dim looped over, in a scan.
-    pub(super) dim: Option<Dim>,
-    /// Parameters made for values of the body outside: what is sliced in a scan, and captures.
-    pub(super) xs: Vec<(Value, Value)>,
-    pub(super) captures: Vec<(Value, Value)>,
-    /// The number of this iteration, outside and inside, if it was asked for.
-    pub(super) iteration: Option<Value>,
-}
-
-impl Frame {
-    pub(super) fn param(&mut self, ty: Type, name: Option<Name>) -> Value {
-        self.body.values.push(ValueData { ty, name })
-    }
-
-    /// The parameter for `outer` of type `ty`, captured whole.
-    fn capture(&mut self, outer: Value, ty: &Type) -> Value {
-        if let Some((_, inner)) = self.captures.iter().find(|(o, _)| *o == outer) {
-            return *inner;
-        }
-        let inner = self.param(ty.clone(), None);
-        self.captures.push((outer, inner));
-        inner
-    }
-
-    /// The parameter for this iteration's slice of `outer`.
-    fn slice(&mut self, outer: Value, ty: &Type, dim: &Name) -> Value {
-        if let Some((_, inner)) = self.xs.iter().find(|(o, _)| *o == outer) {
-            return *inner;
-        }
-        let mut ty = ty.clone();
-        ty.dims.retain(|d| d.dim.name != *dim);
-        let inner = self.param(ty, None);
-        self.xs.push((outer, inner));
-        inner
-    }
 }
 
 impl Graph {
@@ -419,16 +381,71 @@ impl Graph {
     }
 }
 
-/// Adds an instruction to a body that is not the innermost one, perhaps.
-fn append(
-    env: &Env,
-    frame: &mut Frame,
-    op: Op,
-    args: &[Value],
-    site: &Site,
-) -> Result<Vec<Value>, Diagnostic> {
-    let mut builder = BodyBuilder { env, body: std::mem::take(&mut frame.body) };
-    let results = builder.emit(op, args, site);
-    frame.body = builder.body;
-    results
+/// A tensor. Its methods are the operations, spread over the files of the op families.
+#[derive(Clone, Copy)]
+pub struct Tensor<'g> {
+    pub(super) graph: &'g Graph,
+    /// Nothing for a poison tensor: the result of a mistake that was noted already.
+    pub(super) id: Option<Ref>,
+}
+
+/// A value and the body it lives in.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Ref {
+    pub(super) body: u32,
+    pub(super) value: Value,
+}
+
+impl<'g> Tensor<'g> {
+    /// The function this tensor belongs to.
+    pub fn graph(self) -> &'g Graph {
+        self.graph
+    }
+
+    /// The type; nothing for a poison tensor or one whose body has ended.
+    pub fn ty(self) -> Option<Type> {
+        self.id.and_then(|id| self.graph.type_of(id))
+    }
+
+    /// The element type; `f32` for a poison tensor.
+    pub fn dtype(self) -> DType {
+        self.ty().map_or(DType::F32, |ty| ty.dtype)
+    }
+
+    /// The dims; none for a poison tensor.
+    pub fn dims(self) -> Vec<Dim> {
+        self.ty().map_or_else(Vec::new, |ty| ty.logical().cloned().collect())
+    }
+
+    /// Whether it has a dim of this name.
+    pub fn has(self, dim: impl Into<Name>) -> bool {
+        self.ty().is_some_and(|ty| ty.has(&dim.into()))
+    }
+
+    /// Whether it stands for the result of a mistake.
+    pub fn is_poison(self) -> bool {
+        self.id.is_none()
+    }
+
+    /// An operation with one result on this tensor and `more`.
+    pub(super) fn apply(self, op: Op, more: &[Self], site: &Site) -> Self {
+        let mut args = vec![self];
+        args.extend(more);
+        self.graph.emit1(op, &args, site)
+    }
+
+    /// Notes a mistake; the result is poison.
+    pub(super) fn wrong(self, diagnostic: Diagnostic, site: &Site) -> Self {
+        self.graph.note(diagnostic, site);
+        self.graph.poison()
+    }
+}
+
+impl std::fmt::Debug for Tensor<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.ty() {
+            Some(ty) => write!(f, "{}", ty.display(&crate::Mesh::default())),
+            None => f.write_str("poison"),
+        }
+    }
 }

@@ -1,11 +1,9 @@
 //! A program under construction: its state, its functions, its facts, and the mistakes so far.
 
-use super::{
-    Dims, Graph, Tensor,
-    state::{self, Init, State},
-};
+use super::{Dims, Graph, Init, Rng, State, Tensor, shared::Shared, stream::streams};
 use crate::{
-    DType, Diagnostic, Diagnostics, Env, Function, Module, Name, Site, StateDecl, StateId, StateKind, Type,
+    DType, Diagnostic, Diagnostics, Dim, Function, Module, Name, StateDecl, StateId, StateKind, Type,
+    ir::Dist,
     verify::{Stage, verify},
 };
 use std::{cell::RefCell, panic::Location, rc::Rc};
@@ -18,47 +16,6 @@ pub struct Program {
     meta: RefCell<Vec<(Name, String)>>,
     functions: RefCell<Vec<Function>>,
     pub(super) shared: Rc<Shared>,
-}
-
-/// What a program shares with its functions under construction.
-#[derive(Debug, Default)]
-pub(super) struct Shared {
-    pub(super) env: RefCell<Env>,
-    pub(super) inits: RefCell<Vec<Init>>,
-    diagnostics: RefCell<Vec<Diagnostic>>,
-    path: RefCell<Vec<Name>>,
-}
-
-impl Shared {
-    /// Notes a mistake. The same mistake at the same line is noted once, even if several functions
-    /// (a training and an evaluation step, say) run through that line.
-    pub(super) fn note(&self, diagnostic: Diagnostic) {
-        let same = |d: &Diagnostic| {
-            d.label == diagnostic.label && d.message == diagnostic.message && d.site == diagnostic.site
-        };
-        let mut all = self.diagnostics.borrow_mut();
-        if !all.iter().any(same) {
-            all.push(diagnostic);
-        }
-    }
-
-    /// The names of the scopes that are open, joined.
-    pub(super) fn scope(&self) -> String {
-        self.path.borrow().iter().map(|n| n.as_str()).collect::<Vec<_>>().join("/")
-    }
-
-    /// The place `location` in the scopes that are open.
-    pub(super) fn site(&self, location: &Location<'_>) -> Site {
-        Site::new(location.file(), location.line(), location.column(), self.scope())
-    }
-
-    /// Runs `f` in an inner scope.
-    pub(super) fn scoped<T>(&self, name: Name, f: impl FnOnce() -> T) -> T {
-        self.path.borrow_mut().push(name);
-        let result = f();
-        self.path.borrow_mut().pop();
-        result
-    }
 }
 
 impl Program {
@@ -118,7 +75,7 @@ impl Program {
         name: &Name,
         kind: StateKind,
         dtype: DType,
-        dims: Vec<crate::Dim>,
+        dims: Vec<Dim>,
         init: Init,
         location: &Location<'_>,
     ) -> State {
@@ -215,11 +172,29 @@ impl Program {
         let states: Vec<(StateId, StateDecl)> =
             self.shared.env.borrow().states.iter().map(|(id, s)| (id, s.clone())).collect();
         let names: Vec<&Name> = states.iter().map(|(_, s)| &s.name).collect();
-        let streams = state::streams(&names);
+        let streams = streams(&names);
         for ((id, decl), stream) in states.iter().zip(streams) {
             let init = self.shared.inits.borrow()[id.0 as usize];
-            let value: Tensor<'_> = init.value(seed, decl, stream);
-            g.write(*id, value, &decl.site);
+            g.write(*id, initial(init, seed, decl, stream), &decl.site);
         }
+    }
+}
+
+/// The initial value of `state`, in the body of `init`.
+fn initial<'g>(init: Init, seed: Tensor<'g>, state: &StateDecl, stream: u32) -> Tensor<'g> {
+    let (g, site, dtype) = (seed.graph, &state.site, state.ty.dtype);
+    let dims: Vec<Dim> = state.ty.logical().cloned().collect();
+    let full = |value: f64| g.number(value, dtype, site).broadcast_at(&dims, site);
+    let random = |dist, deviation: f64| {
+        let rng = Rng::new(seed, g.number(0.0, DType::U32, site));
+        let x = rng.draw(dist, &dims, dtype, stream, site);
+        x.times(g.number(deviation, dtype, site), site)
+    };
+    match init {
+        Init::Zeros => full(0.0),
+        Init::Ones => full(1.0),
+        Init::Constant(value) => full(value),
+        Init::Normal(deviation) => random(Dist::Normal, deviation),
+        Init::TruncatedNormal(deviation) => random(Dist::TruncatedNormal, deviation),
     }
 }

@@ -1,6 +1,6 @@
 //! Random numbers: counter-based, so that they are the same under every layout.
 
-use super::{Dims, Graph, Tensor, state};
+use super::{Dims, Graph, Tensor, stream::hash};
 use crate::{
     DType, Dim, Op, Site, TensorDim,
     ir::{Binary, Dist, Random},
@@ -83,7 +83,7 @@ impl Graph {
         let (counts, taken) = &mut self.inner.borrow_mut().streams;
         let count = counts.entry(path.clone()).or_default();
         loop {
-            let stream = state::hash(&format!("{path}#{count}"));
+            let stream = hash(&format!("{path}#{count}"));
             *count += 1;
             if taken.insert(stream) {
                 return stream;

@@ -1,0 +1,46 @@
+//! The part of a program that its functions under construction share: state, mistakes so far, open scopes.
+
+use super::init::Init;
+use crate::{Diagnostic, Env, Name, Site};
+use std::{cell::RefCell, panic::Location};
+
+/// What a program shares with its functions under construction.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) env: RefCell<Env>,
+    pub(super) inits: RefCell<Vec<Init>>,
+    pub(super) diagnostics: RefCell<Vec<Diagnostic>>,
+    path: RefCell<Vec<Name>>,
+}
+
+impl Shared {
+    /// Notes a mistake. The same mistake at the same line is noted once, even if several functions
+    /// (a training and an evaluation step, say) run through that line.
+    pub(super) fn note(&self, diagnostic: Diagnostic) {
+        let same = |d: &Diagnostic| {
+            d.label == diagnostic.label && d.message == diagnostic.message && d.site == diagnostic.site
+        };
+        let mut all = self.diagnostics.borrow_mut();
+        if !all.iter().any(same) {
+            all.push(diagnostic);
+        }
+    }
+
+    /// The names of the scopes that are open, joined.
+    pub(super) fn scope(&self) -> String {
+        self.path.borrow().iter().map(|n| n.as_str()).collect::<Vec<_>>().join("/")
+    }
+
+    /// The place `location` in the scopes that are open.
+    pub(super) fn site(&self, location: &Location<'_>) -> Site {
+        Site::new(location.file(), location.line(), location.column(), self.scope())
+    }
+
+    /// Runs `f` in an inner scope.
+    pub(super) fn scoped<T>(&self, name: Name, f: impl FnOnce() -> T) -> T {
+        self.path.borrow_mut().push(name);
+        let result = f();
+        self.path.borrow_mut().pop();
+        result
+    }
+}
