@@ -4,11 +4,12 @@
 //! rule costs a look-up. Types are inferred again only where all operands, states and nested bodies
 //! are sound, since [`infer`] may take its input's ids and types for granted.
 
-use super::{MAX_DEPTH, Stage, word};
+use super::stage::{MAX_DEPTH, Stage};
 use crate::{
     Body, Diagnostic, Env, Function, Inst, Op, Site, StateId, Type, Value,
     infer::{check_type, infer},
     ir::{Control, StateOp},
+    text::op_name,
 };
 
 pub(super) struct Verifier<'m> {
@@ -81,7 +82,7 @@ impl<'m> Verifier<'m> {
     fn inst(&mut self, body: &Body, inst: &Inst, depth: usize, known: &mut [Known]) {
         let mut sound = true;
         for v in &inst.args {
-            sound &= self.used(*v, word(&inst.op), known, &inst.site);
+            sound &= self.used(*v, op_name(&inst.op), known, &inst.site);
         }
         sound &= self.nested(inst, depth);
         self.allowed(inst);
@@ -90,7 +91,7 @@ impl<'m> Verifier<'m> {
         }
         let mut legal = true;
         for v in &inst.results {
-            legal &= self.define(body, *v, word(&inst.op), known, &inst.site);
+            legal &= self.define(body, *v, op_name(&inst.op), known, &inst.site);
         }
         if !sound {
             return;
@@ -133,7 +134,7 @@ impl<'m> Verifier<'m> {
     fn allowed(&mut self, inst: &Inst) {
         match (&inst.op, self.stage) {
             (Op::Collective(_), Stage::Global) => {
-                let message = format!("`{}` in a global program", word(&inst.op));
+                let message = format!("`{}` in a global program", op_name(&inst.op));
                 let help = "communication comes with the partitioner: say what is split in the layout";
                 self.report(Diagnostic::new("verify_v4", message).help(help), &inst.site);
             }
@@ -228,7 +229,7 @@ pub(crate) fn recorded_types(
     };
     Err(Diagnostic::new(
         "verify_v3",
-        format!("`{}` gives {}, but {} is recorded", word(op), list(inferred), list(recorded)),
+        format!("`{}` gives {}, but {} is recorded", op_name(op), list(inferred), list(recorded)),
     )
     .help("types follow from the operands; change those, or the recorded type"))
 }

@@ -5,28 +5,19 @@
 //! of `docs/ir.md`. All mistakes are collected; whatever was built by hand, nothing here panics.
 
 pub(crate) mod body;
+mod stage;
 #[cfg(test)]
 mod tests;
+
+pub use stage::{MAX_DEPTH, Stage};
 
 use crate::{
     Diagnostic, Diagnostics, Function, Module, Name,
     infer::check_type,
-    ir::{Env, Op},
+    ir::Env,
 };
 use body::Verifier;
 use std::collections::HashSet;
-
-/// How deep bodies may be nested: a bound on recursion in every stage, far above what models use.
-pub const MAX_DEPTH: usize = 64;
-
-/// The two stages of the language.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stage {
-    /// Whole tensors; no devices.
-    Global,
-    /// One device's program, with explicit communication.
-    Local,
-}
 
 /// A program over whole tensors that the verifier has accepted.
 #[derive(Clone, PartialEq, Debug)]
@@ -137,9 +128,4 @@ fn unique<'n>(
             errors.push(Diagnostic::new(label, format!("{what} `{name}` is there twice")).help(TWICE));
         }
     }
-}
-
-/// The word for an operation in messages: its name in `.mesh` text.
-fn word(op: &Op) -> &'static str {
-    crate::text::op_name(op)
 }
