@@ -4,7 +4,7 @@ use crate::generate::rng::Rng;
 use crate::generate::shrink::prune;
 use crate::law::lower;
 use compiler::interp::{self, Precision, Tensor, Tensors};
-use mesh::ir::{Binary, Control, Elementwise, Fold, Reduce};
+use mesh::ir::{Binary, Control, Elementwise, Reduce, ReduceKind};
 use mesh::verify::Global;
 use mesh::{BodyBuilder, DType, Dim, Function, Module, Name, Op, Site, Type, Value};
 
@@ -155,7 +155,7 @@ fn weighted_sum(b: &mut Build<'_>, results: &[Value], rng: &mut Rng, values: &mu
         };
         let product = b.one(Op::Elementwise(Elementwise::Binary(Binary::Mul)), &[y, w]);
         let dims = ty.names().cloned().collect();
-        let sum = b.one(Op::Reduce(Reduce::Fold { kind: Fold::Sum, dims }), &[product]);
+        let sum = b.one(Op::Reduce(Reduce::Over { kind: ReduceKind::Sum, dims }), &[product]);
         loss = Some(match loss {
             None => sum,
             Some(loss) => b.one(Op::Elementwise(Elementwise::Binary(Binary::Add)), &[loss, sum]),

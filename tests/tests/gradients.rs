@@ -4,8 +4,8 @@
 //! `_` from the same rows: an operation without a row does not compile.
 
 use mesh::ir::{
-    Binary, Collective, Compare, Contract, Control, Elementwise, Fold, Index, Outside, Reduce, Remat, Scan,
-    Shape, StateOp, Unary,
+    Binary, Collective, Compare, Contract, Control, Elementwise, Index, Outside, Reduce, ReduceKind, Remat,
+    Scan, Shape, StateOp, Unary,
 };
 use mesh::{BodyBuilder, DType, Dim, Module, Name, Op, Site, StateDecl, StateKind, TensorDim, Type, Value};
 use tests::differences::{Build, Input, check, check_in, floats, parse, these};
@@ -71,11 +71,11 @@ rows! {
     Op::Elementwise(Elementwise::Cast(_)) => Checked(cast),
     Op::Elementwise(Elementwise::StopGradient) => Checked(stop_gradient),
     Op::Contract(_) => Checked(contract),
-    Op::Reduce(Reduce::Fold { kind: Fold::Sum, dims: _ }) => Checked(|| fold(Fold::Sum)),
-    Op::Reduce(Reduce::Fold { kind: Fold::Max, dims: _ }) => Checked(|| fold(Fold::Max)),
-    Op::Reduce(Reduce::Fold { kind: Fold::Min, dims: _ }) => Checked(|| fold(Fold::Min)),
-    Op::Reduce(Reduce::Fold { kind: Fold::Mean, dims: _ }) => Checked(|| fold(Fold::Mean)),
-    Op::Reduce(Reduce::Fold { kind: Fold::LogSumExp, dims: _ }) => Checked(|| fold(Fold::LogSumExp)),
+    Op::Reduce(Reduce::Over { kind: ReduceKind::Sum, dims: _ }) => Checked(|| fold(ReduceKind::Sum)),
+    Op::Reduce(Reduce::Over { kind: ReduceKind::Max, dims: _ }) => Checked(|| fold(ReduceKind::Max)),
+    Op::Reduce(Reduce::Over { kind: ReduceKind::Min, dims: _ }) => Checked(|| fold(ReduceKind::Min)),
+    Op::Reduce(Reduce::Over { kind: ReduceKind::Mean, dims: _ }) => Checked(|| fold(ReduceKind::Mean)),
+    Op::Reduce(Reduce::Over { kind: ReduceKind::LogSumExp, dims: _ }) => Checked(|| fold(ReduceKind::LogSumExp)),
     Op::Reduce(Reduce::ArgMax { dim: _ }) => No("it gives whole numbers"),
     Op::Shape(Shape::Constant { dtype: _, value: _ }) => No(SOURCE),
     Op::Shape(Shape::Iota { dim: _, dtype: _ }) => No(SOURCE),
@@ -273,12 +273,12 @@ fn contract() -> Vec<Module> {
 
 // Reduce
 
-fn fold(kind: Fold) -> Vec<Module> {
+fn fold(kind: ReduceKind) -> Vec<Module> {
     let dims: [&[&str]; 4] = [&["a"], &["b", "a"], &["c", "a"], &[]];
     dims.iter()
         .map(|dims| {
             let dims: Vec<Name> = dims.iter().map(|n| Name::from(*n)).collect();
-            let fold = Op::Reduce(Reduce::Fold { kind, dims });
+            let fold = Op::Reduce(Reduce::Over { kind, dims });
             check(&[floats("a=2,b=3,c=2", -2.0, 2.0)], &|b, x| b.all(fold.clone(), x))
         })
         .collect()
@@ -537,7 +537,7 @@ fn gradient_of_gradient() -> Vec<Module> {
         let y = tanh(b, x[0]);
         let y = mul(b, y, x[1]);
         let y = mul(b, y, x[0]);
-        let loss = b.one(Op::Reduce(Reduce::Fold { kind: Fold::Sum, dims: vec!["a".into()] }), &[y]);
+        let loss = b.one(Op::Reduce(Reduce::Over { kind: ReduceKind::Sum, dims: vec!["a".into()] }), &[y]);
         b.all(Op::Control(Control::Grad), &[loss, x[0], x[1]])
     })]
 }

@@ -3,12 +3,12 @@
 use super::tape::{Bwd, Outcome, Tape};
 use mesh::{
     Name, Value,
-    ir::{Binary, Compare, Fold, Reduce, Unary},
+    ir::{Binary, Compare, Reduce, ReduceKind, Unary},
 };
 
 pub(super) fn pull(t: &mut Tape, op: &Reduce, x: Value, y: Value, g: Bwd) -> Outcome {
     match op {
-        Reduce::Fold { kind, dims } => {
+        Reduce::Over { kind, dims } => {
             let ct = fold(t, *kind, dims, x, y, g)?;
             t.give(x, ct)
         }
@@ -16,16 +16,16 @@ pub(super) fn pull(t: &mut Tape, op: &Reduce, x: Value, y: Value, g: Bwd) -> Out
     }
 }
 
-fn fold(t: &mut Tape, kind: Fold, dims: &[Name], x: Value, y: Value, g: Bwd) -> Outcome<Bwd> {
+fn fold(t: &mut Tape, kind: ReduceKind, dims: &[Name], x: Value, y: Value, g: Bwd) -> Outcome<Bwd> {
     match kind {
         // The same along the dims that went: they stay away.
-        Fold::Sum => Ok(g),
-        Fold::Mean => {
+        ReduceKind::Sum => Ok(g),
+        ReduceKind::Mean => {
             let ty = t.forward_ty(x);
             let count: f64 = dims.iter().filter_map(|n| ty.size(n)).map(|n| n as f64).product();
             t.scale(g, 1.0 / count)
         }
-        Fold::Max | Fold::Min => {
+        ReduceKind::Max | ReduceKind::Min => {
             let gone: Vec<_> =
                 t.forward_ty(x).dims.iter().filter(|d| dims.contains(&d.dim.name)).cloned().collect();
             let dtype = t.forward_ty(x).dtype;
@@ -36,7 +36,7 @@ fn fold(t: &mut Tape, kind: Fold, dims: &[Name], x: Value, y: Value, g: Bwd) -> 
             let share = t.binary(Binary::Div, g, count)?;
             t.mul(ones, share)
         }
-        Fold::LogSumExp => {
+        ReduceKind::LogSumExp => {
             let weights = match t.softmax(x, y) {
                 Some(known) => t.primal(known),
                 None => {

@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use mesh::{
     BodyBuilder, DType, Name, TensorDim, Type,
     arena::Id,
-    ir::{Binary, Compare, Contract, Elementwise, Fold, Reduce, Shape, Unary},
+    ir::{Binary, Compare, Contract, Elementwise, Reduce, ReduceKind, Shape, Unary},
 };
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
@@ -278,7 +278,7 @@ impl<'e> Tape<'e> {
         let mut x = x;
         if !there.is_empty() {
             let dims: Vec<Name> = there.iter().map(|d| d.dim.name.clone()).collect();
-            x = self.emit1(Reduce::Fold { kind: Fold::Sum, dims }, &[x])?;
+            x = self.emit1(Reduce::Over { kind: ReduceKind::Sum, dims }, &[x])?;
         }
         let count: f64 = lacking.iter().map(|d| d.dim.size as f64).product();
         if count == 1.0 { Ok(x) } else { self.scale(x, count) }

@@ -3,15 +3,15 @@
 use super::{Combine, Emitter, Hlo, Platform, Tensor};
 use mesh::{
     Name, Type,
-    ir::{Fold, Reduce},
+    ir::{Reduce, ReduceKind},
 };
 use proto::xla::PrimitiveType;
 
 impl Emitter<'_> {
     pub(super) fn reduce(&mut self, op: &Reduce, x: &Tensor, ty: &Type) -> Tensor {
         match op {
-            Reduce::Fold { kind: Fold::Sum, dims } => self.fold(Combine::Add, x, 0.0, dims),
-            Reduce::Fold { kind: Fold::Mean, dims } => {
+            Reduce::Over { kind: ReduceKind::Sum, dims } => self.fold(Combine::Add, x, 0.0, dims),
+            Reduce::Over { kind: ReduceKind::Mean, dims } => {
                 let count: usize = dims.iter().filter_map(|n| ty.size(n)).product();
                 let dtype = self.b.dtype(x.hlo);
                 let wide = x.with(self.b.convert(x.hlo, PrimitiveType::F32));
@@ -20,9 +20,9 @@ impl Emitter<'_> {
                 let mean = self.b.binary("multiply", sum.hlo, share);
                 sum.with(self.b.convert(mean, dtype))
             }
-            Reduce::Fold { kind: Fold::Max, dims } => self.extreme(x, dims, true),
-            Reduce::Fold { kind: Fold::Min, dims } => self.extreme(x, dims, false),
-            Reduce::Fold { kind: Fold::LogSumExp, dims } => self.logsumexp(x, dims),
+            Reduce::Over { kind: ReduceKind::Max, dims } => self.extreme(x, dims, true),
+            Reduce::Over { kind: ReduceKind::Min, dims } => self.extreme(x, dims, false),
+            Reduce::Over { kind: ReduceKind::LogSumExp, dims } => self.logsumexp(x, dims),
             Reduce::ArgMax { dim } => self.argmax(x, dim),
         }
     }

@@ -4,13 +4,13 @@ use super::elementwise::{max, min};
 use super::{Device, Tensor};
 use mesh::{
     DType, Name,
-    ir::{Fold, Reduce},
+    ir::{Reduce, ReduceKind},
 };
 use ndarray::{ArrayView1, Axis};
 
 pub(super) fn eval(at: &Device<'_>, op: &Reduce, x: &Tensor) -> Tensor {
     match op {
-        Reduce::Fold { kind, dims } => {
+        Reduce::Over { kind, dims } => {
             fold_rows(x, dims, x.dtype, |row| at.precision.store(x.dtype, fold(at, *kind, x.dtype, row)))
         }
         Reduce::ArgMax { dim } => {
@@ -25,15 +25,15 @@ fn fold_rows(x: &Tensor, dims: &[Name], dtype: DType, f: impl Fn(ArrayView1<'_, 
     Tensor::split(dtype, &x.dims_of(&kept), rows.map_axis(Axis(1), f))
 }
 
-fn fold(at: &Device<'_>, kind: Fold, dtype: DType, row: ArrayView1<'_, f64>) -> f64 {
+fn fold(at: &Device<'_>, kind: ReduceKind, dtype: DType, row: ArrayView1<'_, f64>) -> f64 {
     let sum = |f: &dyn Fn(f64) -> f64| at.precision.sum(dtype, row.iter().map(|x| f(*x)));
     match kind {
-        Fold::Sum => sum(&|x| x),
-        Fold::Mean => sum(&|x| x) / row.len() as f64,
-        Fold::Max => row.iter().copied().reduce(max).expect("a dim has at least one element"),
-        Fold::Min => row.iter().copied().reduce(min).expect("a dim has at least one element"),
-        Fold::LogSumExp => {
-            let largest = fold(at, Fold::Max, dtype, row);
+        ReduceKind::Sum => sum(&|x| x),
+        ReduceKind::Mean => sum(&|x| x) / row.len() as f64,
+        ReduceKind::Max => row.iter().copied().reduce(max).expect("a dim has at least one element"),
+        ReduceKind::Min => row.iter().copied().reduce(min).expect("a dim has at least one element"),
+        ReduceKind::LogSumExp => {
+            let largest = fold(at, ReduceKind::Max, dtype, row);
             // Infinities would give ∞ - ∞ below.
             if !largest.is_finite() {
                 return largest;

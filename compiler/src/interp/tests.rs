@@ -2,7 +2,7 @@
 
 use super::*;
 use mesh::ir::{
-    Binary, Collective, Contract, Control, Dist, Elementwise, Fold, Index, Outside, Owed, Random,
+    Binary, Collective, Contract, Control, Dist, Elementwise, Index, Outside, Owed, Random, ReduceKind,
 };
 use mesh::ir::{Reduce, Remat, Scan, Shape, Unary};
 use mesh::{AxisSet, BodyBuilder, DType, Dim, Function, Layout, Site};
@@ -124,18 +124,18 @@ fn einsum_sums_what_is_not_in_the_result() {
 
 #[test]
 fn folds() {
-    let fold = |kind| Op::Reduce(Reduce::Fold { kind, dims: vec!["b".into()] });
+    let fold = |kind| Op::Reduce(Reduce::Over { kind, dims: vec!["b".into()] });
     let x = "f32[a=2,b=2] 1 2 5 4";
-    check(fold(Fold::Sum), &[x], "f32[a=2] 3 9");
-    check(fold(Fold::Mean), &[x], "f32[a=2] 1.5 4.5");
-    check(fold(Fold::Min), &[x], "f32[a=2] 1 4");
-    check(fold(Fold::Max), &["pred[a=2,b=2] 0 0 0 1"], "pred[a=2] 0 1");
+    check(fold(ReduceKind::Sum), &[x], "f32[a=2] 3 9");
+    check(fold(ReduceKind::Mean), &[x], "f32[a=2] 1.5 4.5");
+    check(fold(ReduceKind::Min), &[x], "f32[a=2] 1 4");
+    check(fold(ReduceKind::Max), &["pred[a=2,b=2] 0 0 0 1"], "pred[a=2] 0 1");
     check(
-        fold(Fold::LogSumExp),
+        fold(ReduceKind::LogSumExp),
         &["f32[a=3,b=2] 1000 1000 -inf -inf inf 0"],
         "f32[a=3] 1000.69314718 -inf inf",
     );
-    check_on("x=2", "b:x", fold(Fold::Max), &[x], &["f32[a=2] 2 5"]);
+    check_on("x=2", "b:x", fold(ReduceKind::Max), &[x], &["f32[a=2] 2 5"]);
     let arg_max = Op::Reduce(Reduce::ArgMax { dim: "b".into() });
     check(arg_max, &["f32[a=2,b=3] 1 2 2 0 NaN 9"], "s32[a=2] 1 1");
 }

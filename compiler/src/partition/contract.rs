@@ -3,7 +3,7 @@
 use super::walk::{Walk, set};
 use mesh::{
     AxisSet, DType, Diagnostic, Inst, Name, Type, Value,
-    ir::{Contract, Fold, Op},
+    ir::{Contract, Op, ReduceKind},
 };
 
 pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Contract) -> Result<(), Diagnostic> {
@@ -62,7 +62,7 @@ fn operand(
     if want.dtype == DType::F32 {
         want.sum = AxisSet::EMPTY;
         let x = walk.get(v, &want)?;
-        let x = walk.fold(Fold::Sum, &clash, x)?;
+        let x = walk.fold(ReduceKind::Sum, &clash, x)?;
         return walk.settle(x);
     }
     for d in want.dims.iter_mut().filter(|d| clash.contains(&d.dim.name)) {

@@ -4,7 +4,7 @@
 use super::walk::{Walk, fresh, whole};
 use mesh::{
     AxisSet, DType, Diagnostic, Dim, Inst, Name, TensorDim, Type, Value,
-    ir::{Binary, Fold, Index, Op, Outside},
+    ir::{Binary, Index, Op, Outside, ReduceKind},
 };
 
 /// A dim taken apart into its shards and the elements of one shard.
@@ -53,7 +53,7 @@ pub(super) fn cumsum(
     let y = walk.cast(wide, local)?;
     let y = walk.reshape(y, vec![dim.clone()], parts.both())?;
     let inside = walk.cumsum(y, &parts.part.dim.name, exclusive, reverse)?;
-    let totals = walk.fold(Fold::Sum, std::slice::from_ref(&parts.part.dim.name), y)?;
+    let totals = walk.fold(ReduceKind::Sum, std::slice::from_ref(&parts.part.dim.name), y)?;
     let totals = walk.gather(totals, &parts.shard.dim.name, &parts.shard.axes)?;
     let before = walk.cumsum(totals, &parts.shard.dim.name, true, reverse)?;
     let mine =

@@ -4,21 +4,21 @@
 use super::walk::Walk;
 use mesh::{
     AxisSet, DType, Diagnostic, Inst, Name, TensorDim, Type, Value,
-    ir::{Binary, Compare, Elementwise, Fold, Op, Reduce, Unary},
+    ir::{Binary, Compare, Elementwise, Op, Reduce, ReduceKind, Unary},
 };
 
 pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Reduce) -> Result<(), Diagnostic> {
     let x = inst.args[0];
     let form = walk.home(x);
     match op {
-        Reduce::Fold { kind, dims } => {
+        Reduce::Over { kind, dims } => {
             let gone: AxisSet = dims.iter().flat_map(|n| form.axes_of(n).iter().copied()).collect();
             match kind {
-                Fold::Sum => {
+                ReduceKind::Sum => {
                     let x = linear(walk, x, form)?;
                     walk.done(inst, Op::Reduce(op.clone()), &[x])
                 }
-                Fold::Mean => {
+                ReduceKind::Mean => {
                     let n: usize = dims.iter().filter_map(|n| form.size(n)).product();
                     let x = linear(walk, x, form)?;
                     if gone.is_empty() {
@@ -28,14 +28,14 @@ pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Reduce) -> Result
                     walk.set(inst.results[0], mean);
                     Ok(())
                 }
-                Fold::Max | Fold::Min => {
+                ReduceKind::Max | ReduceKind::Min => {
                     let x = walk.get(x, &form)?;
                     let y = walk.emit(Op::Reduce(op.clone()), &[x])?;
                     let y = walk.settle(y)?;
                     walk.set(inst.results[0], y);
                     Ok(())
                 }
-                Fold::LogSumExp => {
+                ReduceKind::LogSumExp => {
                     let x = walk.get(x, &form)?;
                     if gone.is_empty() {
                         return walk.done(inst, Op::Reduce(op.clone()), &[x]);
@@ -69,7 +69,7 @@ fn linear(walk: &mut Walk<'_>, x: Value, mut form: Type) -> Result<Value, Diagno
 fn mean(walk: &mut Walk<'_>, x: Value, dims: &[Name], n: usize) -> Result<Value, Diagnostic> {
     let dtype = walk.b.ty(x).dtype;
     let wide = walk.cast(DType::F32, x)?;
-    let sum = walk.fold(Fold::Sum, dims, wide)?;
+    let sum = walk.fold(ReduceKind::Sum, dims, wide)?;
     let n = walk.constant(DType::F32, n as f64)?;
     let mean = walk.binary(Binary::Div, sum, n)?;
     walk.cast(dtype, mean)
@@ -78,7 +78,7 @@ fn mean(walk: &mut Walk<'_>, x: Value, dims: &[Name], n: usize) -> Result<Value,
 /// `m + ln Σ e^(x - m)` with the largest `m`, or 0 in its place where it is infinite.
 fn log_sum_exp(walk: &mut Walk<'_>, x: Value, dims: &[Name]) -> Result<Value, Diagnostic> {
     let dtype = walk.b.ty(x).dtype;
-    let largest = walk.fold(Fold::Max, dims, x)?;
+    let largest = walk.fold(ReduceKind::Max, dims, x)?;
     let largest = walk.settle(largest)?;
     let largest = walk.cast(DType::F32, largest)?;
     let finite = walk.unary(Unary::IsFinite, largest)?;
@@ -87,7 +87,7 @@ fn log_sum_exp(walk: &mut Walk<'_>, x: Value, dims: &[Name]) -> Result<Value, Di
     let wide = walk.cast(DType::F32, x)?;
     let below = walk.binary(Binary::Sub, wide, m)?;
     let e = walk.unary(Unary::Exp, below)?;
-    let sum = walk.fold(Fold::Sum, dims, e)?;
+    let sum = walk.fold(ReduceKind::Sum, dims, e)?;
     let sum = walk.settle(sum)?;
     let log = walk.unary(Unary::Log, sum)?;
     let y = walk.binary(Binary::Add, log, m)?;
@@ -98,12 +98,12 @@ fn log_sum_exp(walk: &mut Walk<'_>, x: Value, dims: &[Name]) -> Result<Value, Di
 fn arg_max(walk: &mut Walk<'_>, x: Value, dim: TensorDim) -> Result<Value, Diagnostic> {
     let dims = [dim.dim.name.clone()];
     let last = dim.dim.size - 1;
-    let largest = walk.fold(Fold::Max, &dims, x)?;
+    let largest = walk.fold(ReduceKind::Max, &dims, x)?;
     let largest = walk.settle(largest)?;
     let here = walk.emit(Op::Elementwise(Elementwise::Compare(Compare::Eq)), &[x, largest])?;
     let position = walk.iota(dim)?;
     let beyond = walk.constant(DType::S32, last as f64)?;
     let candidate = walk.select(here, position, beyond)?;
-    let first = walk.fold(Fold::Min, &dims, candidate)?;
+    let first = walk.fold(ReduceKind::Min, &dims, candidate)?;
     walk.settle(first)
 }

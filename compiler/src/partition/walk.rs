@@ -6,7 +6,7 @@ use crate::wire;
 use mesh::{
     AxisId, AxisSet, Body, BodyBuilder, DType, Diagnostic, Inst, Name, Site, TensorDim, Type, Value,
     arena::Id,
-    ir::{Binary, Collective, Elementwise, Fold, Index, Op, Owed, Reduce, Shape, Unary},
+    ir::{Binary, Collective, Elementwise, Index, Op, Owed, Reduce, ReduceKind, Shape, Unary},
 };
 
 /// One body under way from Global to Local.
@@ -307,8 +307,8 @@ impl<'w> Walk<'w> {
     ) -> Result<Value, Diagnostic> {
         self.emit(Op::Index(Index::CumSum { dim: dim.clone(), exclusive, reverse }), &[x])
     }
-    pub(super) fn fold(&mut self, kind: Fold, dims: &[Name], x: Value) -> Result<Value, Diagnostic> {
-        self.emit(Op::Reduce(Reduce::Fold { kind, dims: dims.to_vec() }), &[x])
+    pub(super) fn fold(&mut self, kind: ReduceKind, dims: &[Name], x: Value) -> Result<Value, Diagnostic> {
+        self.emit(Op::Reduce(Reduce::Over { kind, dims: dims.to_vec() }), &[x])
     }
     /// All-reduces whatever a Local value owes.
     pub(super) fn settle(&mut self, mut x: Value) -> Result<Value, Diagnostic> {

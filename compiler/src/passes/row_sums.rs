@@ -6,7 +6,7 @@
 
 use mesh::{
     Body, BodyBuilder, DType, Env, Inst, Module, Name, Op, Site, Type, Value,
-    ir::{Contract, Elementwise, Fold, Reduce, Shape},
+    ir::{Contract, Elementwise, Reduce, ReduceKind, Shape},
 };
 
 /// Works on all functions. Whether any sum became part of a product.
@@ -43,7 +43,8 @@ struct Pair {
 
 /// The pair that the sum at `i` is part of, if it can be made by a product.
 fn find(body: &Body, i: usize) -> Option<Pair> {
-    let Inst { op: Op::Reduce(Reduce::Fold { kind: Fold::Sum, dims }), args, results, .. } = &body.insts[i]
+    let Inst { op: Op::Reduce(Reduce::Over { kind: ReduceKind::Sum, dims }), args, results, .. } =
+        &body.insts[i]
     else {
         return None;
     };

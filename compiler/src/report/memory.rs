@@ -590,7 +590,7 @@ fn made_again(op: &Op) -> bool {
 /// Whether a backend fuses what makes an operand of `op` into `op`.
 fn takes_in(op: &Op) -> bool {
     match op {
-        Op::Elementwise(_) | Op::Reduce(Reduce::Fold { kind: _, dims: _ }) => true,
+        Op::Elementwise(_) | Op::Reduce(Reduce::Over { kind: _, dims: _ }) => true,
         Op::Reduce(Reduce::ArgMax { dim: _ })
         | Op::Contract(_)
         | Op::Shape(_)

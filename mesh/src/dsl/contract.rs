@@ -62,7 +62,7 @@ fn alone<'g>(x: Tensor<'g>, ty: &Type, out: &[Name], dtype: DType, site: &Site) 
     }
     let gone: Vec<Name> = ty.names().filter(|n| !out.contains(n)).cloned().collect();
     let x = if dtype == ty.dtype { x } else { x.cast_at(dtype, site) };
-    if gone.is_empty() { x } else { x.fold_at(crate::ir::Fold::Sum, gone, site) }
+    if gone.is_empty() { x } else { x.reduce_at(crate::ir::ReduceKind::Sum, gone, site) }
 }
 
 /// The pair whose product needs the fewest multiplications, the first of equals.

@@ -3,52 +3,52 @@
 use super::{Names, Tensor};
 use crate::{
     DType, Name, Op, Site,
-    ir::{Elementwise, Fold, Reduce, Unary},
+    ir::{Elementwise, Reduce, ReduceKind, Unary},
 };
 
 impl<'g> Tensor<'g> {
     /// Sum over `dims`.
     #[track_caller]
     pub fn sum(self, dims: impl Names) -> Self {
-        self.fold_at(Fold::Sum, dims.names(), &self.graph.site())
+        self.reduce_at(ReduceKind::Sum, dims.names(), &self.graph.site())
     }
 
     /// Sum over all dims.
     #[track_caller]
     pub fn sum_all(self) -> Self {
         let dims = self.dims().into_iter().map(|d| d.name).collect();
-        self.fold_at(Fold::Sum, dims, &self.graph.site())
+        self.reduce_at(ReduceKind::Sum, dims, &self.graph.site())
     }
 
     /// Mean over `dims`.
     #[track_caller]
     pub fn mean(self, dims: impl Names) -> Self {
-        self.fold_at(Fold::Mean, dims.names(), &self.graph.site())
+        self.reduce_at(ReduceKind::Mean, dims.names(), &self.graph.site())
     }
 
     /// Mean over all dims.
     #[track_caller]
     pub fn mean_all(self) -> Self {
         let dims = self.dims().into_iter().map(|d| d.name).collect();
-        self.fold_at(Fold::Mean, dims, &self.graph.site())
+        self.reduce_at(ReduceKind::Mean, dims, &self.graph.site())
     }
 
     /// Largest along `dims`; for `pred`: whether any holds.
     #[track_caller]
     pub fn max(self, dims: impl Names) -> Self {
-        self.fold_at(Fold::Max, dims.names(), &self.graph.site())
+        self.reduce_at(ReduceKind::Max, dims.names(), &self.graph.site())
     }
 
     /// Smallest along `dims`; for `pred`: whether all hold.
     #[track_caller]
     pub fn min(self, dims: impl Names) -> Self {
-        self.fold_at(Fold::Min, dims.names(), &self.graph.site())
+        self.reduce_at(ReduceKind::Min, dims.names(), &self.graph.site())
     }
 
     /// `ln Σ e^x` over `dims`, safe against overflow.
     #[track_caller]
     pub fn logsumexp(self, dims: impl Names) -> Self {
-        self.fold_at(Fold::LogSumExp, dims.names(), &self.graph.site())
+        self.reduce_at(ReduceKind::LogSumExp, dims.names(), &self.graph.site())
     }
 
     /// The `s32` position of the largest along `dim`, the first of equals.
@@ -62,25 +62,25 @@ impl<'g> Tensor<'g> {
     pub fn softmax(self, dims: impl Names) -> Self {
         let (dims, site) = (dims.names(), self.graph.site());
         // The shift cancels, so that its gradient is 0 and need not be computed.
-        let largest = self.fold_at(Fold::Max, dims.clone(), &site);
+        let largest = self.reduce_at(ReduceKind::Max, dims.clone(), &site);
         let largest = largest.apply(Op::Elementwise(Elementwise::StopGradient), &[], &site);
         let e = self.minus(largest, &site);
         let e = e.apply(Op::Elementwise(Elementwise::Unary(Unary::Exp)), &[], &site);
-        e.over(e.fold_at(Fold::Sum, dims, &site), &site)
+        e.over(e.reduce_at(ReduceKind::Sum, dims, &site), &site)
     }
 
     /// Whether any along `dims` holds, of a `pred`.
     #[track_caller]
     pub fn any(self, dims: impl Names) -> Self {
         let site = self.graph.site();
-        self.pred_only("any", &site).fold_at(Fold::Max, dims.names(), &site)
+        self.pred_only("any", &site).reduce_at(ReduceKind::Max, dims.names(), &site)
     }
 
     /// Whether all along `dims` hold, of a `pred`.
     #[track_caller]
     pub fn all(self, dims: impl Names) -> Self {
         let site = self.graph.site();
-        self.pred_only("all", &site).fold_at(Fold::Min, dims.names(), &site)
+        self.pred_only("all", &site).reduce_at(ReduceKind::Min, dims.names(), &site)
     }
 
     fn pred_only(self, what: &str, site: &Site) -> Self {
@@ -91,7 +91,7 @@ impl<'g> Tensor<'g> {
         self.wrong(crate::Diagnostic::new("op_o7", message).help("compare it with something"), site)
     }
 
-    pub(super) fn fold_at(self, kind: Fold, dims: Vec<Name>, site: &Site) -> Self {
-        self.apply(Op::Reduce(Reduce::Fold { kind, dims }), &[], site)
+    pub(super) fn reduce_at(self, kind: ReduceKind, dims: Vec<Name>, site: &Site) -> Self {
+        self.apply(Op::Reduce(Reduce::Over { kind, dims }), &[], site)
     }
 }

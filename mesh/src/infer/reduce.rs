@@ -3,14 +3,14 @@
 use super::{count, dtype, find, linear, of, settled, whole};
 use crate::{
     AxisSet, DType, Diagnostic, Env, Type,
-    ir::{Fold, Reduce},
+    ir::{Reduce, ReduceKind},
 };
 
 pub(super) fn infer(env: &Env, op: &Reduce, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
     count(args, 1, "a reduction")?;
     let x = args[0];
     match op {
-        Reduce::Fold { kind, dims } => {
+        Reduce::Over { kind, dims } => {
             for (i, name) in dims.iter().enumerate() {
                 find(x, name, "reduction")?;
                 if dims[..i].contains(name) {
@@ -21,28 +21,28 @@ pub(super) fn infer(env: &Env, op: &Reduce, args: &[&Type]) -> Result<Vec<Type>,
             let gone: AxisSet = dims.iter().flat_map(|n| x.axes_of(n).iter().copied()).collect();
             let number = |d: DType| d != DType::Pred;
             match kind {
-                Fold::Sum => {
+                ReduceKind::Sum => {
                     dtype(x, number, "a number", "a sum")?;
                     linear(env, x, "a sum")?;
                     Ok(vec![of(x.dtype, kept, x.sum.union(gone))])
                 }
-                Fold::Mean => {
+                ReduceKind::Mean => {
                     dtype(x, |d| d.is_float(), "a float", "a mean")?;
                     linear(env, x, "a mean")?;
                     dims.iter().try_for_each(|n| whole(env, x, n, "a mean"))?;
                     Ok(vec![of(x.dtype, kept, x.sum)])
                 }
-                Fold::Max | Fold::Min => {
+                ReduceKind::Max | ReduceKind::Min => {
                     settled(env, x, "a max or min")?;
                     let mut ty = of(x.dtype, kept, AxisSet::EMPTY);
-                    if *kind == Fold::Max {
+                    if *kind == ReduceKind::Max {
                         ty.max = gone;
                     } else {
                         ty.min = gone;
                     }
                     Ok(vec![ty])
                 }
-                Fold::LogSumExp => {
+                ReduceKind::LogSumExp => {
                     dtype(x, |d| d.is_float(), "a float", "logsumexp")?;
                     settled(env, x, "logsumexp")?;
                     dims.iter().try_for_each(|n| whole(env, x, n, "logsumexp"))?;

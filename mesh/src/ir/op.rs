@@ -177,9 +177,9 @@ pub struct Contract {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Reduce {
     /// `(x)`: `x` folded over `dims`.
-    Fold {
+    Over {
         /// How.
-        kind: Fold,
+        kind: ReduceKind,
         /// Which dims go.
         dims: Vec<Name>,
     },
@@ -192,7 +192,7 @@ pub enum Reduce {
 
 /// Kinds of fold.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Fold {
+pub enum ReduceKind {
     /// Sum (bf16 is summed in float32 and rounded once).
     Sum,
     /// Largest; for `pred`: any.

@@ -5,27 +5,27 @@ use super::{
     cursor::Parsed,
     words,
 };
-use crate::ir::{Fold, Reduce};
+use crate::ir::{Reduce, ReduceKind};
 
-words!(fold, FOLDS, Fold {
+words!(kind_word, KINDS, ReduceKind {
     Sum = "reduce_sum", Max = "reduce_max", Min = "reduce_min", Mean = "reduce_mean",
     LogSumExp = "reduce_logsumexp",
 });
 
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    FOLDS.iter().map(|(name, _)| *name).chain(["argmax"])
+    KINDS.iter().map(|(name, _)| *name).chain(["argmax"])
 }
 
 pub(super) fn name(op: &Reduce) -> &'static str {
     match op {
-        Reduce::Fold { kind, .. } => fold(*kind),
+        Reduce::Over { kind, .. } => kind_word(*kind),
         Reduce::ArgMax { .. } => "argmax",
     }
 }
 
 pub(super) fn attributes(op: &Reduce, a: &mut AttrWriter<'_>) {
     match op {
-        Reduce::Fold { kind: _, dims } => a.names("dims", dims),
+        Reduce::Over { kind: _, dims } => a.names("dims", dims),
         Reduce::ArgMax { dim } => a.name("dim", dim),
     }
 }
@@ -34,6 +34,6 @@ pub(super) fn build(name: &str, a: &mut Attrs<'_, '_>) -> Parsed<Option<Reduce>>
     if name == "argmax" {
         return Ok(Some(Reduce::ArgMax { dim: a.name("dim")? }));
     }
-    let Some((_, kind)) = FOLDS.iter().find(|(word, _)| *word == name) else { return Ok(None) };
-    Ok(Some(Reduce::Fold { kind: *kind, dims: a.names("dims")? }))
+    let Some((_, kind)) = KINDS.iter().find(|(word, _)| *word == name) else { return Ok(None) };
+    Ok(Some(Reduce::Over { kind: *kind, dims: a.names("dims")? }))
 }

@@ -11,11 +11,7 @@ mod tests;
 
 pub use stage::{MAX_DEPTH, Stage};
 
-use crate::{
-    Diagnostic, Diagnostics, Function, Module, Name,
-    infer::check_type,
-    ir::Env,
-};
+use crate::{Diagnostic, Diagnostics, Function, Module, Name, infer::check_type, ir::Env};
 use body::Verifier;
 use std::collections::HashSet;
 

@@ -6,8 +6,8 @@ use mesh::{
     arena::Id,
     infer::check_type,
     ir::{
-        Binary, Collective, Compare, Contract, Control, Dist, Elementwise, Fold, Index, Outside, Owed, Phase,
-        Random, Reduce, Remat, Scan, Shape, StateOp, Unary,
+        Binary, Collective, Compare, Contract, Control, Dist, Elementwise, Index, Outside, Owed, Phase,
+        Random, Reduce, ReduceKind, Remat, Scan, Shape, StateOp, Unary,
     },
 };
 
@@ -280,10 +280,16 @@ impl Generator<'_> {
                 (Op::Contract(Contract { out, dtype: c.pick(&[DType::F32, DType::Bf16]) }), vec![x, y])
             }
             2 => {
-                let kind = c.pick(&[Fold::Sum, Fold::Max, Fold::Min, Fold::Mean, Fold::LogSumExp]);
+                let kind = c.pick(&[
+                    ReduceKind::Sum,
+                    ReduceKind::Max,
+                    ReduceKind::Min,
+                    ReduceKind::Mean,
+                    ReduceKind::LogSumExp,
+                ]);
                 let op = match c.one_in(6) {
                     true => Reduce::ArgMax { dim: self.name(c, x) },
-                    false => Reduce::Fold { kind, dims: self.names(c, x) },
+                    false => Reduce::Over { kind, dims: self.names(c, x) },
                 };
                 (Op::Reduce(op), vec![x])
             }

@@ -3,7 +3,7 @@
 use super::program::{Facts, Gen, Instruction};
 use mesh::{
     Body, BodyBuilder, DType, Op, Type, Value,
-    ir::{Binary, Control, Fold, Reduce, Remat, Scan, Unary},
+    ir::{Binary, Control, Reduce, ReduceKind, Remat, Scan, Unary},
 };
 
 impl<'e> Gen<'_, 'e> {
@@ -125,7 +125,7 @@ impl<'e> Gen<'_, 'e> {
                 // Any truth value will do.
                 let p = self.value(|g, v| g.ty(v).dtype == DType::Pred)?;
                 let dims = self.ty(p).names().cloned().collect();
-                self.emit1(Reduce::Fold { kind: Fold::Max, dims }, &[p], Facts::exact(1.0))?
+                self.emit1(Reduce::Over { kind: ReduceKind::Max, dims }, &[p], Facts::exact(1.0))?
             }
         };
         let count = 1 + self.rng.below(4);
@@ -184,9 +184,9 @@ impl<'e> Gen<'_, 'e> {
             };
             let wave = self.unary(Unary::Sin, x, Facts::rounded(1.0))?;
             let dims = self.ty(wave).names().cloned().collect();
-            let kind = self.rng.one_of([Fold::Sum, Fold::Mean]);
+            let kind = self.rng.one_of([ReduceKind::Sum, ReduceKind::Mean]);
             let bound = self.ty(wave).elements() as f64;
-            let part = self.emit1(Reduce::Fold { kind, dims }, &[wave], Facts::rounded(bound))?;
+            let part = self.emit1(Reduce::Over { kind, dims }, &[wave], Facts::rounded(bound))?;
             loss = self.binary(Binary::Add, loss, part, self.facts(loss).bound + bound)?;
         }
         let mut args = vec![loss];

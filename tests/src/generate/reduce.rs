@@ -3,7 +3,7 @@
 use super::program::{Facts, Gen};
 use mesh::{
     DType, Name,
-    ir::{Fold, Reduce},
+    ir::{Reduce, ReduceKind},
 };
 
 impl Gen<'_, '_> {
@@ -15,10 +15,19 @@ impl Gen<'_, '_> {
                 .emit1(Reduce::ArgMax { dim: dim.name }, &[x], Facts::exact(dim.size as f64))
                 .map(drop);
         }
-        let kind = self.rng.one_of([Fold::Sum, Fold::Sum, Fold::Max, Fold::Min, Fold::Mean, Fold::LogSumExp]);
+        let kind = self.rng.one_of([
+            ReduceKind::Sum,
+            ReduceKind::Sum,
+            ReduceKind::Max,
+            ReduceKind::Min,
+            ReduceKind::Mean,
+            ReduceKind::LogSumExp,
+        ]);
         let x = match kind {
-            Fold::Sum | Fold::Mean | Fold::LogSumExp => self.value(|g, v| g.ty(v).dtype != DType::Pred)?,
-            Fold::Max | Fold::Min => {
+            ReduceKind::Sum | ReduceKind::Mean | ReduceKind::LogSumExp => {
+                self.value(|g, v| g.ty(v).dtype != DType::Pred)?
+            }
+            ReduceKind::Max | ReduceKind::Min => {
                 let float = self.kinked();
                 if self.rng.chance(50) { float? } else { self.value(|g, v| !g.ty(v).dtype.is_float())? }
             }
@@ -28,11 +37,11 @@ impl Gen<'_, '_> {
         let count: usize = dims.iter().filter_map(|n| self.ty(x).size(n)).product();
         let facts = self.facts(x);
         let facts = match kind {
-            Fold::Sum => Facts::rounded(facts.bound * count as f64),
-            Fold::Mean => Facts::rounded(facts.bound),
-            Fold::LogSumExp => Facts::rounded(facts.bound + (count as f64).ln()),
-            Fold::Max | Fold::Min => facts.moved(),
+            ReduceKind::Sum => Facts::rounded(facts.bound * count as f64),
+            ReduceKind::Mean => Facts::rounded(facts.bound),
+            ReduceKind::LogSumExp => Facts::rounded(facts.bound + (count as f64).ln()),
+            ReduceKind::Max | ReduceKind::Min => facts.moved(),
         };
-        self.emit1(Reduce::Fold { kind, dims }, &[x], facts).map(drop)
+        self.emit1(Reduce::Over { kind, dims }, &[x], facts).map(drop)
     }
 }

@@ -145,7 +145,7 @@ impl Gen<'_, '_> {
     /// A value of a given type, made of some value of its element type: extra dims are folded away,
     /// missing dims come by broadcast. Floats end within 1.
     pub(super) fn fitted(&mut self, ty: &mesh::Type) -> Option<Value> {
-        use mesh::ir::{Fold, Reduce};
+        use mesh::ir::{Reduce, ReduceKind};
         let mut x = self.value(|g, v| g.ty(v).dtype == ty.dtype)?;
         let extra: Vec<Name> = self
             .ty(x)
@@ -155,16 +155,16 @@ impl Gen<'_, '_> {
             .collect();
         if !extra.is_empty() {
             let kind = match ty.dtype {
-                DType::F32 | DType::Bf16 => Fold::Mean,
-                DType::S32 | DType::U32 => Fold::Sum,
-                DType::Pred => Fold::Max,
+                DType::F32 | DType::Bf16 => ReduceKind::Mean,
+                DType::S32 | DType::U32 => ReduceKind::Sum,
+                DType::Pred => ReduceKind::Max,
             };
             let facts = if ty.dtype.is_float() {
                 Facts::rounded(self.facts(x).bound)
             } else {
                 Facts::exact(f64::from(u32::MAX))
             };
-            x = self.emit1(Reduce::Fold { kind, dims: extra }, &[x], facts)?;
+            x = self.emit1(Reduce::Over { kind, dims: extra }, &[x], facts)?;
         }
         if ty.dtype.is_float() {
             x = self.unary(Unary::Tanh, x, Facts::rounded(1.0))?;

@@ -50,7 +50,12 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
         let Some(name) = path.strip_suffix("/Cargo.toml") else { continue };
         let Some((_, allowed)) = EDGES.iter().find(|(from, _)| *from == name) else {
             let todo = "add it to the table in xtask/src/tidy/edges.rs and to ARCHITECTURE.md";
-            findings.push(Finding::new(path, 1, format!("crate `{name}` is not in the table of crates"), todo));
+            findings.push(Finding::new(
+                path,
+                1,
+                format!("crate `{name}` is not in the table of crates"),
+                todo,
+            ));
             continue;
         };
         for (line, used) in ours(text) {

@@ -80,7 +80,7 @@ fn scans_whose_carries_feed_each_other() {
                 let y = bin(b, Binary::Mul, p[0], factor);
                 vec![p[1], next, count, y]
             });
-            let y = put(b, Reduce::Fold { kind: Fold::Sum, dims: names(&["layers"]) }, &[out[3]]);
+            let y = put(b, Reduce::Over { kind: ReduceKind::Sum, dims: names(&["layers"]) }, &[out[3]]);
             bin(b, Binary::Add, out[0], y)
         });
     }

@@ -9,7 +9,10 @@ use crate::{
 };
 use mesh::{
     BodyBuilder, DType, Dim, Function, Name, TensorDim, Type,
-    ir::{Binary, Compare, Contract, Dist, Elementwise, Fold, Index, Outside, Random, Reduce, Shape, Unary},
+    ir::{
+        Binary, Compare, Contract, Dist, Elementwise, Index, Outside, Random, Reduce, ReduceKind, Shape,
+        Unary,
+    },
 };
 
 type B<'a> = BodyBuilder<'a>;
@@ -52,7 +55,7 @@ fn scaled(b: &mut B, x: Value, factor: f64) -> Value {
 
 fn sum(b: &mut B, x: Value) -> Value {
     let dims: Vec<Name> = b.ty(x).names().cloned().collect();
-    put(b, Reduce::Fold { kind: Fold::Sum, dims }, &[x])
+    put(b, Reduce::Over { kind: ReduceKind::Sum, dims }, &[x])
 }
 
 fn einsum(b: &mut B, out: &[&str], x: Value, y: Value) -> Value {
@@ -280,13 +283,13 @@ fn einsums() {
 
 #[test]
 fn folds() {
-    for kind in [Fold::Sum, Fold::Mean, Fold::Max, Fold::Min, Fold::LogSumExp] {
+    for kind in [ReduceKind::Sum, ReduceKind::Mean, ReduceKind::Max, ReduceKind::Min, ReduceKind::LogSumExp] {
         for dims in [&["a"][..], &["b", "a"], &[]] {
-            check(&["f32[a=3,b=2]"], |b, x| put(b, Reduce::Fold { kind, dims: names(dims) }, &[x[0]]));
+            check(&["f32[a=3,b=2]"], |b, x| put(b, Reduce::Over { kind, dims: names(dims) }, &[x[0]]));
         }
     }
     check(&["f32[a=3,b=2]"], |b, x| {
-        let lse = put(b, Reduce::Fold { kind: Fold::LogSumExp, dims: names(&["b"]) }, &[x[0]]);
+        let lse = put(b, Reduce::Over { kind: ReduceKind::LogSumExp, dims: names(&["b"]) }, &[x[0]]);
         let log = bin(b, Binary::Sub, x[0], lse);
         let softmax = un(b, Unary::Exp, log);
         bin(b, Binary::Mul, softmax, log)
@@ -296,7 +299,7 @@ fn folds() {
 #[test]
 fn equal_largest_elements_share_the_gradient() {
     let module = program(&["f32[a=3]"], &|b, x| {
-        let y = put(b, Reduce::Fold { kind: Fold::Max, dims: names(&["a"]) }, &[x[0]]);
+        let y = put(b, Reduce::Over { kind: ReduceKind::Max, dims: names(&["a"]) }, &[x[0]]);
         sum(b, y)
     });
     let module = expand(&module).unwrap();
@@ -316,7 +319,7 @@ fn movement() {
     });
     check(&["f32[a=4]"], |b, x| {
         let y = put(b, Shape::Reshape { from: names(&["a"]), to: vec![dim("b", 2), dim("c", 2)] }, &[x[0]]);
-        put(b, Reduce::Fold { kind: Fold::Max, dims: names(&["b"]) }, &[y])
+        put(b, Reduce::Over { kind: ReduceKind::Max, dims: names(&["b"]) }, &[y])
     });
     check(&["f32[]"], |b, x| put(b, Shape::Reshape { from: vec![], to: vec![dim("a", 1)] }, &[x[0]]));
     check(&["f32[a=1]"], |b, x| put(b, Shape::Reshape { from: names(&["a"]), to: vec![] }, &[x[0]]));

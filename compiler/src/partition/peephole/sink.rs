@@ -4,7 +4,7 @@ use super::Rewrite;
 use mesh::{
     Diagnostic, Inst, Type, Value,
     infer::infer,
-    ir::{Elementwise, Fold, Index, Op, Reduce, Shape},
+    ir::{Elementwise, Index, Op, Reduce, ReduceKind, Shape},
 };
 
 pub(super) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value>, Diagnostic> {
@@ -38,11 +38,14 @@ pub(super) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value
 fn shrinks(op: &Op) -> bool {
     match op {
         Op::Elementwise(Elementwise::Cast(_)) | Op::Contract(_) => true,
-        Op::Reduce(Reduce::Fold { kind: Fold::Sum | Fold::Mean, dims: _ }) => true,
+        Op::Reduce(Reduce::Over { kind: ReduceKind::Sum | ReduceKind::Mean, dims: _ }) => true,
         Op::Shape(Shape::Slice { dim: _, start: _, limit: _, stride: _ }) => true,
         Op::Index(Index::DynamicSlice { dim: _, size: _ } | Index::Gather { dim: _, outside: _ }) => true,
         Op::Index(Index::Permute { dim: _, to: _ }) => true,
-        Op::Reduce(Reduce::Fold { kind: Fold::Max | Fold::Min | Fold::LogSumExp, dims: _ })
+        Op::Reduce(Reduce::Over {
+            kind: ReduceKind::Max | ReduceKind::Min | ReduceKind::LogSumExp,
+            dims: _,
+        })
         | Op::Reduce(Reduce::ArgMax { dim: _ })
         | Op::Elementwise(
             Elementwise::Unary(_)

@@ -14,7 +14,7 @@ use super::asks_for_gradients;
 use mesh::{
     Body, BodyBuilder, Env, Inst, Module, Op, Site, Type, Value,
     arena::Id,
-    ir::{Collective, Control, Fold, Owed, Reduce, Shape},
+    ir::{Collective, Control, Owed, Reduce, ReduceKind, Shape},
 };
 
 /// Works on all functions. Whether any rule applied.
@@ -158,24 +158,24 @@ impl Folder<'_> {
 }
 
 fn reduce(f: &mut Folder, op: &Reduce, args: &[Value]) -> Option<Value> {
-    let Reduce::Fold { kind, dims } = op else { return None };
+    let Reduce::Over { kind, dims } = op else { return None };
     if dims.is_empty() {
         return Some(args[0]);
     }
     let (inner, inner_args) = f.def(args[0])?;
-    let Op::Reduce(Reduce::Fold { kind: first, dims: inside }) = inner else { return None };
+    let Op::Reduce(Reduce::Over { kind: first, dims: inside }) = inner else { return None };
     let together = match kind {
         // Sums of floats round.
-        Fold::Sum => kind == first && f.ty(args[0]).dtype.is_int(),
+        ReduceKind::Sum => kind == first && f.ty(args[0]).dtype.is_int(),
         // Equal largest elements share the gradient differently.
-        Fold::Max | Fold::Min => kind == first && !f.gradients,
-        Fold::Mean | Fold::LogSumExp => false,
+        ReduceKind::Max | ReduceKind::Min => kind == first && !f.gradients,
+        ReduceKind::Mean | ReduceKind::LogSumExp => false,
     };
     if !together {
         return None;
     }
     let (dims, x) = ([&inside[..], dims].concat(), inner_args[0]);
-    f.emit1(Op::Reduce(Reduce::Fold { kind: *kind, dims }), &[x])
+    f.emit1(Op::Reduce(Reduce::Over { kind: *kind, dims }), &[x])
 }
 
 fn collective(f: &mut Folder, op: &Collective, args: &[Value]) -> Option<Value> {
