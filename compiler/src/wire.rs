@@ -10,7 +10,7 @@ pub fn axes(op: &Collective) -> AxisSet {
         Collective::AllReduce { kind: _, axes } => *axes,
         Collective::AllGather { dim: _, axes } | Collective::ReduceScatter { dim: _, axes } => set(axes),
         Collective::AllToAll { from: _, to: _, axes } => set(axes),
-        Collective::Shard { dim: _, axes: _ } | Collective::Owe { axes: _ } => AxisSet::EMPTY,
+        Collective::Shard { dim: _, axes: _ } | Collective::AsPending { axes: _ } => AxisSet::EMPTY,
     }
 }
 
@@ -26,7 +26,7 @@ pub fn wire_bytes(mesh: &Mesh, op: &Collective, x: &Type) -> u64 {
         Collective::ReduceScatter { dim: _, axes: _ } | Collective::AllToAll { from: _, to: _, axes: _ } => {
             bytes * (n - 1) / n
         }
-        Collective::Shard { dim: _, axes: _ } | Collective::Owe { axes: _ } => 0,
+        Collective::Shard { dim: _, axes: _ } | Collective::AsPending { axes: _ } => 0,
     }
 }
 

@@ -107,7 +107,7 @@ rows! {
         | Collective::ReduceScatter { dim: _, axes: _ }
         | Collective::AllToAll { from: _, to: _, axes: _ }
         | Collective::Shard { dim: _, axes: _ }
-        | Collective::Owe { axes: _ }
+        | Collective::AsPending { axes: _ }
     ) => No("gradients are taken before a program is partitioned"),
 }
 

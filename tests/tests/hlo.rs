@@ -279,7 +279,7 @@ fn collectives() {
         );
         local(
             &format!("{dtype}[x=8, y=8]"),
-            "  %1 = owe %0 {axes=[data, model]}\n  %2 = all_reduce %1 {kind=sum, axes=[data]}\n  %9 = reduce_scatter %2 {dim=y, axes=[model]}",
+            "  %1 = as_pending %0 {axes=[data, model]}\n  %2 = all_reduce %1 {kind=sum, axes=[data]}\n  %9 = reduce_scatter %2 {dim=y, axes=[model]}",
             &format!("{dtype}[x=8, y=8@model]"),
         );
     }

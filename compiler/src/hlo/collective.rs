@@ -3,7 +3,7 @@
 use super::{Combine, Emitter, Hlo, Platform, Tensor};
 use mesh::{
     AxisId, Name, Type,
-    ir::{Collective, Owed},
+    ir::{Collective, Pending},
 };
 use proto::xla::PrimitiveType;
 use std::ops::Range;
@@ -35,11 +35,11 @@ impl Emitter<'_> {
             Collective::AllReduce { kind, axes } => {
                 let pred = self.b.dtype(x.hlo) == PrimitiveType::Pred;
                 let combine = match (kind, pred) {
-                    (Owed::Sum, _) => Combine::Add,
-                    (Owed::Max, false) => Combine::Max,
-                    (Owed::Max, true) => Combine::Or,
-                    (Owed::Min, false) => Combine::Min,
-                    (Owed::Min, true) => Combine::And,
+                    (Pending::Sum, _) => Combine::Add,
+                    (Pending::Max, false) => Combine::Max,
+                    (Pending::Max, true) => Combine::Or,
+                    (Pending::Min, false) => Combine::Min,
+                    (Pending::Min, true) => Combine::And,
                 };
                 let groups = self.mesh().groups(&axes.iter().collect::<Vec<_>>());
                 x.with(self.b.all_reduce(combine, x.hlo, &groups))
@@ -63,7 +63,7 @@ impl Emitter<'_> {
                 let starts = self.starts(sizes.len(), at, start);
                 x.with(self.b.dynamic_slice(x.hlo, &starts, &sizes))
             }
-            Collective::Owe { axes } => {
+            Collective::AsPending { axes } => {
                 let axes: Vec<AxisId> = axes.iter().collect();
                 let index = self.index_along(&axes);
                 let zero = self.b.constant(PrimitiveType::S32, 0.0);

@@ -3,7 +3,7 @@
 use super::{Precision, Spread, Tensor};
 use mesh::{
     AxisId, Mesh, Name,
-    ir::{Collective, Owed},
+    ir::{Collective, Pending},
 };
 use ndarray::{Axis, Slice};
 
@@ -21,7 +21,7 @@ pub(super) fn eval(mesh: &Mesh, precision: Precision, op: &Collective, x: &Sprea
             vec![whole; group.len()]
         }),
         Collective::ReduceScatter { dim, axes } => by_group(mesh, axes, |group| {
-            let total = fold(precision, Owed::Sum, &members(x, group));
+            let total = fold(precision, Pending::Sum, &members(x, group));
             (0..group.len()).map(|i| piece(&total, dim, i, group.len())).collect()
         }),
         Collective::AllToAll { from, to, axes } => by_group(mesh, axes, |group| {
@@ -32,7 +32,7 @@ pub(super) fn eval(mesh: &Mesh, precision: Precision, op: &Collective, x: &Sprea
             let parts = members(x, group).into_iter().enumerate();
             parts.map(|(i, part)| piece(part, dim, i, group.len())).collect()
         }),
-        Collective::Owe { axes } => {
+        Collective::AsPending { axes } => {
             let axes: Vec<AxisId> = axes.iter().collect();
             by_group(mesh, &axes, |group| {
                 let mut parts: Vec<Tensor> = members(x, group).into_iter().cloned().collect();
@@ -58,14 +58,14 @@ fn members<'x>(x: &'x Spread, group: &[usize]) -> Vec<&'x Tensor> {
     group.iter().map(|device| &x[*device]).collect()
 }
 
-fn fold(precision: Precision, kind: Owed, parts: &[&Tensor]) -> Tensor {
+fn fold(precision: Precision, kind: Pending, parts: &[&Tensor]) -> Tensor {
     let mut total = parts[0].clone();
     for part in &parts[1..] {
         total.data.zip_mut_with(&part.data, |a, b| {
             *a = match kind {
-                Owed::Sum => *a + b,
-                Owed::Max => super::elementwise::max(*a, *b),
-                Owed::Min => super::elementwise::min(*a, *b),
+                Pending::Sum => *a + b,
+                Pending::Max => super::elementwise::max(*a, *b),
+                Pending::Min => super::elementwise::min(*a, *b),
             }
         });
     }

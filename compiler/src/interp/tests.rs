@@ -2,7 +2,7 @@
 
 use super::*;
 use mesh::ir::{
-    Binary, Collective, Contract, Control, Dist, Elementwise, Index, Outside, Owed, Random, ReduceKind,
+    Binary, Collective, Contract, Control, Dist, Elementwise, Index, Outside, Pending, Random, ReduceKind,
 };
 use mesh::ir::{Reduce, Remat, Scan, Shape, Unary};
 use mesh::{AxisSet, BodyBuilder, DType, Dim, Function, Layout, Site};
@@ -34,7 +34,7 @@ fn try_op(mesh: &str, layout: &str, op: Op, args: &[&str]) -> Result<Vec<Tensor>
         args.iter().map(|x| b.param(layout.apply(&Type::new(x.dtype, x.dims())), None)).collect();
     let mut results = b.emit(op, &params, &Site::default()).unwrap();
     for value in &mut results {
-        for (kind, axes) in [(Owed::Sum, b.ty(*value).sum), (Owed::Max, b.ty(*value).max)] {
+        for (kind, axes) in [(Pending::Sum, b.ty(*value).sum), (Pending::Max, b.ty(*value).max)] {
             if !axes.is_empty() {
                 let settle = Op::Collective(Collective::AllReduce { kind, axes });
                 *value = b.emit1(settle, &[*value], &Site::default()).unwrap();
@@ -297,18 +297,18 @@ fn collectives_move_shards() {
     let reduce = |kind, axes: &[_]| Collective::AllReduce { kind, axes: axes.iter().copied().collect() };
     check(
         &mesh,
-        reduce(Owed::Sum, &[x]),
+        reduce(Pending::Sum, &[x]),
         parts,
         ["f32[a=2] 4 6", "f32[a=2] 8 10", "f32[a=2] 4 6", "f32[a=2] 8 10"],
     );
-    check(&mesh, reduce(Owed::Max, &[x, y]), parts, ["f32[a=2] 6 7"; 4]);
+    check(&mesh, reduce(Pending::Max, &[x, y]), parts, ["f32[a=2] 6 7"; 4]);
     let gather = Collective::AllGather { dim: "a".into(), axes: vec![y, x] };
     check(&mesh, gather, parts, ["f32[a=8] 0 1 4 5 2 3 6 7"; 4]);
     let scatter = Collective::ReduceScatter { dim: "a".into(), axes: vec![y] };
     check(&mesh, scatter, parts, ["f32[a=1] 2", "f32[a=1] 4", "f32[a=1] 10", "f32[a=1] 12"]);
     let shard = Collective::Shard { dim: "a".into(), axes: vec![x] };
     check(&mesh, shard, parts, ["f32[a=1] 0", "f32[a=1] 2", "f32[a=1] 5", "f32[a=1] 7"]);
-    let owe = Collective::Owe { axes: AxisSet::one(x) };
+    let owe = Collective::AsPending { axes: AxisSet::one(x) };
     check(&mesh, owe, parts, [parts[0], parts[1], "f32[a=2] 0 0", "f32[a=2] 0 0"]);
     let swap = Collective::AllToAll { from: "b".into(), to: "a".into(), axes: vec![y] };
     check(

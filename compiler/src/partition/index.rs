@@ -8,7 +8,7 @@ use super::{
 use crate::wire::wire_bytes;
 use mesh::{
     AxisId, AxisSet, DType, Diagnostic, Inst, Name, TensorDim, Type, Value,
-    ir::{Binary, Collective, Elementwise, Index, Op, Outside, Owed},
+    ir::{Binary, Collective, Elementwise, Index, Op, Outside, Pending},
 };
 
 pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Index) -> Result<(), Diagnostic> {
@@ -45,7 +45,7 @@ fn gather(walk: &mut Walk<'_>, inst: &Inst, dim: &Name, outside: Outside) -> Res
     let free: Vec<AxisId> = walk.layout(x).axes_of(dim).to_vec();
     let free: Vec<AxisId> = free.into_iter().take_while(|a| !form.split().contains(*a)).collect();
     want.dims.iter_mut().filter(|d| d.dim.name == *dim).for_each(|d| d.axes.clone_from(&free));
-    let settle = Collective::AllReduce { kind: Owed::Sum, axes: set(&free) };
+    let settle = Collective::AllReduce { kind: Pending::Sum, axes: set(&free) };
     let native = walk.cost(x, &want) + wire_bytes(mesh, &settle, &form);
     if free.is_empty() || form.dtype == DType::Pred || walk.cost(x, &gathered) <= native {
         want = gathered;

@@ -13,7 +13,7 @@
 use crate::wire::{self, wire_bytes};
 use mesh::{
     AxisId, AxisSet, Mesh, Name, TensorDim, Type,
-    ir::{Collective, Owed},
+    ir::{Collective, Pending},
 };
 
 /// The collectives that turn a value that lies as `from` into one that lies as `to`. Both have the same
@@ -90,7 +90,9 @@ fn direct(from: &Type, to: &Type) -> Vec<Collective> {
         let step = cut(&now, to)
             .or_else(|| scatter(&now, to, owed))
             .or_else(|| exchange(&now, to))
-            .or_else(|| (!owed.is_empty()).then_some(Collective::AllReduce { kind: Owed::Sum, axes: owed }))
+            .or_else(|| {
+                (!owed.is_empty()).then_some(Collective::AllReduce { kind: Pending::Sum, axes: owed })
+            })
             .or_else(|| gather(&now, to));
         let Some(step) = step else { break };
         advance(&mut now, &step);
@@ -98,7 +100,7 @@ fn direct(from: &Type, to: &Type) -> Vec<Collective> {
     }
     let missing = to.sum.minus(now.sum);
     if !missing.is_empty() {
-        steps.push(Collective::Owe { axes: missing });
+        steps.push(Collective::AsPending { axes: missing });
     }
     steps
 }
@@ -124,7 +126,7 @@ fn advance(ty: &mut Type, step: &Collective) {
             extend(ty, to, axes);
         }
         Collective::Shard { dim, axes } => extend(ty, dim, axes),
-        Collective::Owe { axes } => ty.sum = ty.sum.union(*axes),
+        Collective::AsPending { axes } => ty.sum = ty.sum.union(*axes),
     }
 }
 
@@ -225,7 +227,7 @@ mod tests {
                 Collective::ReduceScatter { .. } => "reduce_scatter",
                 Collective::AllToAll { .. } => "all_to_all",
                 Collective::Shard { .. } => "shard",
-                Collective::Owe { .. } => "owe",
+                Collective::AsPending { .. } => "as_pending",
             })
             .collect();
         assert_eq!(words.join(" "), expect);
@@ -243,7 +245,7 @@ mod tests {
         check("a", "a@data", "shard");
         check("a {data}", "a", "all_reduce");
         check("a {data}", "a@data", "reduce_scatter");
-        check("a", "a {data}", "owe");
+        check("a", "a {data}", "as_pending");
         check("a@data+expert b", "a@data b@expert", "all_to_all");
     }
 

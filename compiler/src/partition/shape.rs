@@ -8,7 +8,7 @@ use super::{
 use crate::wire::wire_bytes;
 use mesh::{
     AxisSet, Diagnostic, Inst, Name, TensorDim, Type, Value,
-    ir::{Collective, Op, Owed, Shape},
+    ir::{Collective, Op, Pending, Shape},
 };
 
 pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Shape) -> Result<(), Diagnostic> {
@@ -97,7 +97,7 @@ fn renamed(walk: &Walk<'_>, x: Value, pairs: &[(Name, Name)], home: &Type) -> Ty
     pending.sum = owed;
     // Pending, everything that is owed travels along if the rename is an all-to-all, to be settled later.
     let mesh = &walk.cx.env.mesh;
-    let later = wire_bytes(mesh, &Collective::AllReduce { kind: Owed::Sum, axes: owed }, &pending);
+    let later = wire_bytes(mesh, &Collective::AllReduce { kind: Pending::Sum, axes: owed }, &pending);
     if walk.cost(x, &want) < walk.cost(x, &pending) + later { want } else { pending }
 }
 

@@ -6,7 +6,7 @@ use crate::wire;
 use mesh::{
     AxisId, AxisSet, Body, BodyBuilder, DType, Diagnostic, Inst, Name, Site, TensorDim, Type, Value,
     arena::Id,
-    ir::{Binary, Collective, Elementwise, Index, Op, Owed, Reduce, ReduceKind, Shape, Unary},
+    ir::{Binary, Collective, Elementwise, Index, Op, Pending, Reduce, ReduceKind, Shape, Unary},
 };
 
 /// One body under way from Global to Local.
@@ -313,7 +313,7 @@ impl<'w> Walk<'w> {
     /// All-reduces whatever a Local value owes.
     pub(super) fn settle(&mut self, mut x: Value) -> Result<Value, Diagnostic> {
         let ty = self.b.ty(x);
-        for (kind, axes) in [(Owed::Sum, ty.sum), (Owed::Max, ty.max), (Owed::Min, ty.min)] {
+        for (kind, axes) in [(Pending::Sum, ty.sum), (Pending::Max, ty.max), (Pending::Min, ty.min)] {
             if !axes.is_empty() {
                 x = self.emit(Op::Collective(Collective::AllReduce { kind, axes }), &[x])?;
             }

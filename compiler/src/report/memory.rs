@@ -499,7 +499,7 @@ fn in_place(op: &Op) -> bool {
             | Collective::ReduceScatter { dim: _, axes: _ }
             | Collective::AllToAll { from: _, to: _, axes: _ }
             | Collective::Shard { dim: _, axes: _ }
-            | Collective::Owe { axes: _ },
+            | Collective::AsPending { axes: _ },
         )
         | Op::Contract(_)
         | Op::Reduce(_)

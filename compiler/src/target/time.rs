@@ -144,7 +144,7 @@ pub(crate) fn group(mesh: &Mesh, axes: &[AxisId]) -> impl Iterator<Item = usize>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mesh::ir::Owed;
+    use mesh::ir::Pending;
 
     fn span(slice: &str, mesh: &str, axes: &[&str]) -> (usize, Vec<usize>, Vec<bool>) {
         let (slice, mesh) = (Slice::parse(slice).unwrap(), Mesh::parse(mesh).unwrap());
@@ -172,7 +172,7 @@ mod tests {
         let time = |slice: &str, op: &Collective, axis: usize| {
             Slice::parse(slice).unwrap().collective_time(&mesh, op, &[AxisId(axis as u32)], 1 << 30)
         };
-        let sum = Collective::AllReduce { kind: Owed::Sum, axes: mesh::AxisSet::one(AxisId(0)) };
+        let sum = Collective::AllReduce { kind: Pending::Sum, axes: mesh::AxisSet::one(AxisId(0)) };
         let move_ = Collective::AllToAll { from: "x".into(), to: "y".into(), axes: vec![AxisId(0)] };
         assert!(time("v5e:16x16", &sum, 1) * 1.7 < time("v3:16x8", &sum, 1));
         assert!(time("v5e:16x16", &move_, 1) > 3.0 * time("v5e:16x16", &sum, 1));

@@ -3,7 +3,7 @@
 use super::{count, dtype, find, linear, settled};
 use crate::{
     AxisId, AxisSet, DType, Diagnostic, Env, Name, Type,
-    ir::{Collective, Owed},
+    ir::{Collective, Pending},
 };
 
 pub(super) fn infer(env: &Env, op: &Collective, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
@@ -12,9 +12,9 @@ pub(super) fn infer(env: &Env, op: &Collective, args: &[&Type]) -> Result<Vec<Ty
     match op {
         Collective::AllReduce { kind, axes } => {
             let owed = match kind {
-                Owed::Sum => &mut ty.sum,
-                Owed::Max => &mut ty.max,
-                Owed::Min => &mut ty.min,
+                Pending::Sum => &mut ty.sum,
+                Pending::Max => &mut ty.max,
+                Pending::Min => &mut ty.min,
             };
             owes(env, args[0], *owed, *axes)?;
             *owed = owed.minus(*axes);
@@ -39,11 +39,11 @@ pub(super) fn infer(env: &Env, op: &Collective, args: &[&Type]) -> Result<Vec<Ty
             linear(env, args[0], "shard")?;
             extend(&mut ty, dim, axes)?;
         }
-        Collective::Owe { axes } => {
-            dtype(args[0], |d| d != DType::Pred, "a number", "owe")?;
-            linear(env, args[0], "owe")?;
+        Collective::AsPending { axes } => {
+            dtype(args[0], |d| d != DType::Pred, "a number", "as_pending")?;
+            linear(env, args[0], "as_pending")?;
             if !ty.sum.intersect(*axes).is_empty() {
-                settled(env, args[0], "owe")?;
+                settled(env, args[0], "as_pending")?;
             }
             ty.sum = ty.sum.union(*axes);
         }

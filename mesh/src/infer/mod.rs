@@ -53,7 +53,7 @@ fn check_attributes(env: &Env, op: &Op) -> Result<(), Diagnostic> {
             | Collective::AllToAll { axes, .. }
             | Collective::Shard { axes, .. },
         ) => (&[], axes),
-        Op::Collective(Collective::AllReduce { .. } | Collective::Owe { .. }) => (&[], &[]),
+        Op::Collective(Collective::AllReduce { .. } | Collective::AsPending { .. }) => (&[], &[]),
         Op::Elementwise(_)
         | Op::Contract(_)
         | Op::Reduce(_)

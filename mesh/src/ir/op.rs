@@ -479,7 +479,7 @@ pub enum Collective {
     /// `(x)`: settles the pending sum, max or min over `axes`.
     AllReduce {
         /// What is owed.
-        kind: Owed,
+        kind: Pending,
         /// Over which axes.
         axes: AxisSet,
     },
@@ -516,7 +516,7 @@ pub enum Collective {
     },
     /// `(x)`: a replicated value becomes a pending sum: the first device along `axes` keeps it, the others
     /// hold 0. Nothing is sent.
-    Owe {
+    AsPending {
         /// The axes.
         axes: AxisSet,
     },
@@ -524,7 +524,7 @@ pub enum Collective {
 
 /// What an all-reduce settles.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Owed {
+pub enum Pending {
     /// A sum.
     Sum,
     /// The largest.

@@ -5,12 +5,12 @@ use super::{
     cursor::Parsed,
     words,
 };
-use crate::ir::{Collective, Owed};
+use crate::ir::{Collective, Pending};
 
 pub(super) const NAMES: &[&str] =
-    &["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "shard", "owe"];
+    &["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "shard", "as_pending"];
 
-words!(owed, OWED, Owed { Sum = "sum", Max = "max", Min = "min" });
+words!(pending, PENDING, Pending { Sum = "sum", Max = "max", Min = "min" });
 
 pub(super) fn name(op: &Collective) -> &'static str {
     match op {
@@ -19,14 +19,14 @@ pub(super) fn name(op: &Collective) -> &'static str {
         Collective::ReduceScatter { .. } => "reduce_scatter",
         Collective::AllToAll { .. } => "all_to_all",
         Collective::Shard { .. } => "shard",
-        Collective::Owe { .. } => "owe",
+        Collective::AsPending { .. } => "as_pending",
     }
 }
 
 pub(super) fn attributes(op: &Collective, a: &mut AttrWriter<'_>) {
     match op {
         Collective::AllReduce { kind, axes } => {
-            a.name("kind", owed(*kind));
+            a.name("kind", pending(*kind));
             a.axes("axes", axes.iter());
         }
         Collective::AllGather { dim, axes }
@@ -40,20 +40,20 @@ pub(super) fn attributes(op: &Collective, a: &mut AttrWriter<'_>) {
             a.name("to", to);
             a.axes("axes", axes.iter().copied());
         }
-        Collective::Owe { axes } => a.axes("axes", axes.iter()),
+        Collective::AsPending { axes } => a.axes("axes", axes.iter()),
     }
 }
 
 pub(super) fn build(name: &str, a: &mut Attrs<'_, '_>) -> Parsed<Option<Collective>> {
     Ok(Some(match name {
-        "all_reduce" => Collective::AllReduce { kind: a.choice("kind", OWED)?, axes: a.axis_set("axes")? },
+        "all_reduce" => Collective::AllReduce { kind: a.choice("kind", PENDING)?, axes: a.axis_set("axes")? },
         "all_gather" => Collective::AllGather { dim: a.name("dim")?, axes: a.axes("axes")? },
         "reduce_scatter" => Collective::ReduceScatter { dim: a.name("dim")?, axes: a.axes("axes")? },
         "all_to_all" => {
             Collective::AllToAll { from: a.name("from")?, to: a.name("to")?, axes: a.axes("axes")? }
         }
         "shard" => Collective::Shard { dim: a.name("dim")?, axes: a.axes("axes")? },
-        "owe" => Collective::Owe { axes: a.axis_set("axes")? },
+        "as_pending" => Collective::AsPending { axes: a.axis_set("axes")? },
         _ => return Ok(None),
     }))
 }

@@ -184,7 +184,7 @@ fn strange_op(c: &mut Choices) -> Op {
         9 => Op::Collective(Collective::AllGather { dim: name, axes }),
         10 => Op::Collective(Collective::ReduceScatter { dim: name, axes }),
         11 => Op::Collective(Collective::AllToAll { from: name.clone(), to: name, axes }),
-        12 => Op::Collective(Collective::Owe { axes: AxisSet(u32::MAX) }),
+        12 => Op::Collective(Collective::AsPending { axes: AxisSet(u32::MAX) }),
         _ => Op::State(StateOp::Write(StateId(c.pick(&[0, 1, 5000])))),
     }
 }

@@ -6,7 +6,7 @@ use mesh::{
     arena::Id,
     infer::check_type,
     ir::{
-        Binary, Collective, Compare, Contract, Control, Dist, Elementwise, Index, Outside, Owed, Phase,
+        Binary, Collective, Compare, Contract, Control, Dist, Elementwise, Index, Outside, Pending, Phase,
         Random, Reduce, ReduceKind, Remat, Scan, Shape, StateOp, Unary,
     },
 };
@@ -82,7 +82,7 @@ pub const NAMES: &[&str] = &[
     "not",
     "one_hot",
     "or",
-    "owe",
+    "as_pending",
     "pad",
     "permute",
     "pow",
@@ -527,14 +527,15 @@ impl Generator<'_> {
         let free: Vec<AxisId> = self.env.mesh.ids().filter(|a| !used.contains(*a)).take(1).collect();
         let op = match c.below(6) {
             0 => {
-                let (kind, axes) = c.pick(&[(Owed::Sum, ty.sum), (Owed::Max, ty.max), (Owed::Min, ty.min)]);
+                let (kind, axes) =
+                    c.pick(&[(Pending::Sum, ty.sum), (Pending::Max, ty.max), (Pending::Min, ty.min)]);
                 Collective::AllReduce { kind, axes }
             }
             1 => Collective::AllGather { dim, axes: last },
             2 => Collective::ReduceScatter { dim, axes: ty.sum.iter().take(1).collect() },
             3 => Collective::AllToAll { from: dim, to: self.name(c, x), axes: last },
             4 => Collective::Shard { dim, axes: free },
-            _ => Collective::Owe { axes: free.into_iter().collect() },
+            _ => Collective::AsPending { axes: free.into_iter().collect() },
         };
         Some((Op::Collective(op), vec![x]))
     }

@@ -3,7 +3,7 @@
 use super::Rewrite;
 use mesh::{
     Diagnostic, Inst, Value,
-    ir::{Collective, Op, Owed},
+    ir::{Collective, Op, Pending},
 };
 
 pub(super) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value>, Diagnostic> {
@@ -24,20 +24,20 @@ fn undoes(first: &Collective, second: &Collective) -> bool {
             Collective::AllToAll { from, to, axes },
             Collective::AllToAll { from: from2, to: to2, axes: axes2 },
         ) => from == to2 && to == from2 && axes == axes2,
-        (Collective::Owe { axes }, Collective::AllReduce { kind: Owed::Sum, axes: a }) => axes == a,
+        (Collective::AsPending { axes }, Collective::AllReduce { kind: Pending::Sum, axes: a }) => axes == a,
         (
             Collective::AllReduce { kind: _, axes: _ }
             | Collective::AllGather { dim: _, axes: _ }
             | Collective::ReduceScatter { dim: _, axes: _ }
             | Collective::AllToAll { from: _, to: _, axes: _ }
             | Collective::Shard { dim: _, axes: _ }
-            | Collective::Owe { axes: _ },
+            | Collective::AsPending { axes: _ },
             Collective::AllReduce { kind: _, axes: _ }
             | Collective::AllGather { dim: _, axes: _ }
             | Collective::ReduceScatter { dim: _, axes: _ }
             | Collective::AllToAll { from: _, to: _, axes: _ }
             | Collective::Shard { dim: _, axes: _ }
-            | Collective::Owe { axes: _ },
+            | Collective::AsPending { axes: _ },
         ) => false,
     }
 }

@@ -4,7 +4,7 @@ use super::Rewrite;
 use mesh::{
     Diagnostic, Inst, Value,
     arena::Id,
-    ir::{Binary, Collective, Elementwise, Op, Owed},
+    ir::{Binary, Collective, Elementwise, Op, Pending},
 };
 
 pub(super) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value>, Diagnostic> {
@@ -59,12 +59,12 @@ fn lone<'r>(rewrite: &Rewrite<'r>, v: Value) -> Option<(Value, &'r Collective)> 
     }
     let (x, settles) = rewrite.collective(v)?;
     match settles {
-        Collective::AllReduce { kind: Owed::Sum, axes: _ }
+        Collective::AllReduce { kind: Pending::Sum, axes: _ }
         | Collective::ReduceScatter { dim: _, axes: _ } => Some((x, settles)),
-        Collective::AllReduce { kind: Owed::Max | Owed::Min, axes: _ }
+        Collective::AllReduce { kind: Pending::Max | Pending::Min, axes: _ }
         | Collective::AllGather { dim: _, axes: _ }
         | Collective::AllToAll { from: _, to: _, axes: _ }
         | Collective::Shard { dim: _, axes: _ }
-        | Collective::Owe { axes: _ } => None,
+        | Collective::AsPending { axes: _ } => None,
     }
 }

@@ -13,7 +13,7 @@ mod sink;
 use mesh::{
     AxisSet, Body, BodyBuilder, Diagnostic, Env, Inst, Module, Value,
     arena::Id,
-    ir::{Collective, Op, Owed, StateOp},
+    ir::{Collective, Op, Pending, StateOp},
 };
 
 /// Applies all peepholes to all bodies until none finds anything.
@@ -125,12 +125,12 @@ impl<'r> Rewrite<'r> {
             return None;
         }
         match self.collective(v)? {
-            (x, Collective::AllReduce { kind: Owed::Sum, axes }) => Some((x, *axes)),
-            (_, Collective::AllReduce { kind: Owed::Max | Owed::Min, axes: _ })
+            (x, Collective::AllReduce { kind: Pending::Sum, axes }) => Some((x, *axes)),
+            (_, Collective::AllReduce { kind: Pending::Max | Pending::Min, axes: _ })
             | (_, Collective::AllGather { dim: _, axes: _ })
             | (_, Collective::ReduceScatter { dim: _, axes: _ })
             | (_, Collective::AllToAll { from: _, to: _, axes: _ })
-            | (_, Collective::Shard { dim: _, axes: _ } | Collective::Owe { axes: _ }) => None,
+            | (_, Collective::Shard { dim: _, axes: _ } | Collective::AsPending { axes: _ }) => None,
         }
     }
 
@@ -142,7 +142,7 @@ impl<'r> Rewrite<'r> {
     /// An all-reduce in the place of that which makes the old value `like`.
     fn all_reduce(&mut self, x: Value, axes: AxisSet, like: Value) -> Result<Value, Diagnostic> {
         let site = self.maker(like).map(|inst| inst.site.clone()).unwrap_or_default();
-        self.b.emit1(Op::Collective(Collective::AllReduce { kind: Owed::Sum, axes }), &[x], &site)
+        self.b.emit1(Op::Collective(Collective::AllReduce { kind: Pending::Sum, axes }), &[x], &site)
     }
 
     /// What the first peephole that has something to say puts in the place of an instruction.
@@ -221,7 +221,7 @@ mod tests {
             "",
         );
         check(
-            "f32[a=4@data, b=4]) {\n %1 = owe %x {axes=[model]}\n \
+            "f32[a=4@data, b=4]) {\n %1 = as_pending %x {axes=[model]}\n \
              %2 = all_reduce %1 {kind=sum, axes=[model]}\n return %2",
             "",
         );

@@ -14,7 +14,7 @@ use super::asks_for_gradients;
 use mesh::{
     Body, BodyBuilder, Env, Inst, Module, Op, Site, Type, Value,
     arena::Id,
-    ir::{Collective, Control, Owed, Reduce, ReduceKind, Shape},
+    ir::{Collective, Control, Pending, Reduce, ReduceKind, Shape},
 };
 
 /// Works on all functions. Whether any rule applied.
@@ -184,7 +184,9 @@ fn collective(f: &mut Folder, op: &Collective, args: &[Value]) -> Option<Value> 
     let x = inner_args[0];
     match (op, inner) {
         // What one device has, and the others owe nothing of, all have.
-        (Collective::AllReduce { kind: Owed::Sum, axes }, Collective::Owe { axes: owed }) if axes == owed => {
+        (Collective::AllReduce { kind: Pending::Sum, axes }, Collective::AsPending { axes: owed })
+            if axes == owed =>
+        {
             Some(x)
         }
         (Collective::Shard { dim, axes }, Collective::AllGather { dim: whole, axes: gathered })
