@@ -109,7 +109,7 @@ pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostic
         summary: Some(summary(local, &functions)),
         functions,
         source: Some(Source { name: settings.source.clone(), sha256: settings.source_sha256.clone() }),
-        facts: local.meta.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
+        meta: local.meta.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
     };
     Ok(Artefact { manifest, files })
 }

@@ -72,8 +72,8 @@ impl Resolved {
         }
     }
 
-    /// Adds what the model says of itself, which is no option.
-    pub fn fact(&mut self, key: &str, value: &str) {
+    /// Adds a meta entry of the program, which is not an option.
+    pub fn meta(&mut self, key: &str, value: &str) {
         if !self.entries.iter().any(|(_, k, ..)| k == key) {
             self.entries.push((String::new(), key.to_owned(), literal(value), Origin::Model));
         }

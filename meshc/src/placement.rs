@@ -31,10 +31,10 @@ impl PlacementArgs {
 /// model's own layout for such axes are left out.
 pub fn place(module: &Module, args: &PlacementArgs) -> Result<Placement> {
     let mesh = args.mesh.clone().unwrap_or_default();
-    let choose = |given: &Option<Layout>, fact: &str, option: &str| -> Result<Layout> {
+    let choose = |given: &Option<Layout>, key: &str, option: &str| -> Result<Layout> {
         let layout = match given {
             Some(layout) => layout.clone(),
-            None => own(module, fact)?.restricted_to(&mesh),
+            None => own(module, key)?.restricted_to(&mesh),
         };
         match layout.resolve(&mesh) {
             Ok(_) => Ok(layout),
@@ -65,11 +65,11 @@ pub fn check_devices(mesh: &Mesh, target: &Target, devices: usize) -> Result<()>
 }
 
 /// The layout that a model states for itself.
-fn own(module: &Module, fact: &str) -> Result<Layout> {
-    Layout::parse(module.meta(fact).unwrap_or_default()).map_err(|what| {
+fn own(module: &Module, key: &str) -> Result<Layout> {
+    Layout::parse(module.meta(key).unwrap_or_default()).map_err(|what| {
         failure(
-            format!("the fact `{fact}` of program `{}` is not a layout: {what}", module.name),
-            format!("correct it in the model, or give --{}", fact.replace('_', "-")),
+            format!("the meta entry `{key}` of program `{}` is not a layout: {what}", module.name),
+            format!("correct it in the model, or give --{}", key.replace('_', "-")),
         )
     })
 }

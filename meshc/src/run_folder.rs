@@ -65,7 +65,7 @@ impl RunFolder {
             "state_layout": manifest.state_layout,
             "parameters": summary.parameters,
             "flops_per_step": summary.flops_per_step,
-            "facts": manifest.facts,
+            "meta": manifest.meta,
             "executables": executables,
         });
         write_file(&self.at(RUN), format!("{about:#}\n").as_bytes())

@@ -1,4 +1,4 @@
-//! A [`Config`] as a program: parameters, `train_step`, `eval_step`, and the facts for the runtime.
+//! A [`Config`] as a program: parameters, `train_step`, `eval_step`, and the meta entries for the runtime.
 
 use crate::{
     Config, Generation, Weights, generate, microbatch::Batch, objective::EncoderDecoder, optimizer, score,
@@ -37,7 +37,7 @@ pub fn program(config: &Config, place: &Site) -> Program {
         mistakes.into_iter().for_each(|m| p.mistake(m.at(place)));
         return p;
     }
-    facts(&p, config);
+    meta(&p, config);
     let weights = Weights::new(&p);
     let model = EncoderDecoder::new(&weights, &config.microbatch());
     let step = p.counter("step", DType::S32, Init::Zeros);
@@ -72,7 +72,7 @@ pub fn program(config: &Config, place: &Site) -> Program {
     p
 }
 
-fn facts(p: &Program, config: &Config) {
+fn meta(p: &Program, config: &Config) {
     p.meta("task", config.objective.name());
     if config.packing {
         p.meta("packing", true);

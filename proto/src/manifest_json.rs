@@ -54,7 +54,7 @@ pub fn to_json(manifest: &Manifest) -> String {
             "state_bytes_per_device": summary.state_bytes_per_device,
             "flops_per_step": summary.flops_per_step,
         })),
-        "facts": manifest.facts,
+        "meta": manifest.meta,
     });
     let mut out = String::new();
     write(&mut out, &value, 0);
@@ -229,7 +229,7 @@ pub fn from_json(text: &str) -> Result<Manifest, JsonError> {
                 flops_per_step: object.number("flops_per_step")?,
             })
         })?,
-        facts: object.map("facts")?,
+        meta: object.map("meta")?,
     };
     object.end()?;
     Ok(manifest)
@@ -478,7 +478,7 @@ mod tests {
         );
         refused("\"data\"", "1", "mesh.axes[0].name: expected a string");
         refused("\"param\"", "\"parameter\"", "state[0].kind: `parameter` is unknown");
-        refused("\"vocab\": \"384\"", "\"vocab\": 384", "facts: expected an object of strings");
+        refused("\"vocab\": \"384\"", "\"vocab\": 384", "meta: expected an object of strings");
         refused("\"axes\": []", "\"axes\": 3", "state[0].tensor.dims[0].axes: expected a list of strings");
         refused(
             "\"donated_to\": 0",

@@ -181,7 +181,7 @@ pub fn manifest() -> manifest::Manifest {
         }],
         source: Some(Source { name: "models/tiny.rs".into(), sha256: "fedcba9876543210".repeat(4) }),
         summary: Some(Summary { parameters: 32, state_bytes_per_device: 68, flops_per_step: u64::MAX }),
-        facts: [("task", "span_corruption"), ("vocab", "384")].map(|(k, v)| (k.into(), v.into())).into(),
+        meta: [("task", "span_corruption"), ("vocab", "384")].map(|(k, v)| (k.into(), v.into())).into(),
     }
 }
 

@@ -90,22 +90,22 @@ impl Artefact {
             .ok_or_else(|| broken(&self.origin, format!("file `{name}` is missing")))
     }
 
-    /// A fact that the program states about itself.
-    pub fn fact(&self, key: &str) -> Option<&str> {
-        self.manifest.facts.get(key).map(String::as_str)
+    /// The program's meta entry `key`.
+    pub fn meta(&self, key: &str) -> Option<&str> {
+        self.manifest.meta.get(key).map(String::as_str)
     }
 
-    /// A fact that is a whole number, or an error that names it.
+    /// The meta entry `key` as a whole number, or an error that names it.
     pub fn number(&self, key: &str) -> Result<usize> {
-        let text = self.fact(key).ok_or_else(|| {
+        let text = self.meta(key).ok_or_else(|| {
             Error::input(
-                format!("program `{}` does not state its `{key}`", self.manifest.program),
-                format!("add the fact `{key}` to the program"),
+                format!("program `{}` has no meta entry `{key}`", self.manifest.program),
+                format!("add it to the program: `p.meta(\"{key}\", …)`"),
             )
         })?;
         text.parse().map_err(|_| {
             Error::input(
-                format!("fact `{key}` of program `{}` is `{text}`", self.manifest.program),
+                format!("the meta entry `{key}` of program `{}` is `{text}`", self.manifest.program),
                 "it must be a whole number",
             )
         })

@@ -203,11 +203,11 @@ fn state(local: &Module) -> Vec<StateUse> {
     [StateKind::Param, StateKind::Slot, StateKind::Counter].map(of).into()
 }
 
-/// The program's `batch` fact, else the size of the dim `batch` of the first input that has it.
+/// The program's meta entry `batch`, else the size of the dim `batch` of the first input that has it.
 fn sequences(local: &Module, f: &Function) -> u64 {
-    let fact = local.meta("batch").and_then(|b| b.parse().ok());
+    let stated = local.meta("batch").and_then(|b| b.parse().ok());
     let input = || f.body.param_types().find_map(|ty| ty.size("batch")).map(|n| n as u64);
-    fact.or_else(input).unwrap_or(0)
+    stated.or_else(input).unwrap_or(0)
 }
 
 /// `file:line`, as reports name a place; empty when it is not known.

@@ -100,7 +100,7 @@ impl<'t> Parser<'t> {
                 module.env.mesh = self.mesh()?;
             }
             "meta" => {
-                let key = self.c.name("the name of a fact")?;
+                let key = self.c.name("the key of a meta entry")?;
                 self.c.expect(b'=', "`=` and a string")?;
                 module.meta.push((key, self.c.string("a string")?));
             }

@@ -221,7 +221,7 @@ impl Args {
         all.derive("target", &manifest.target, Origin::Derived);
         all.derive("layout", &manifest.layout, Origin::Model);
         all.derive("state-layout", &manifest.state_layout, Origin::Model);
-        manifest.facts.iter().for_each(|(key, value)| all.fact(key, value));
+        manifest.meta.iter().for_each(|(key, value)| all.meta(key, value));
     }
 
     /// How to train.

@@ -45,7 +45,7 @@ pub enum StateLayout {
 impl Space {
     /// For a program on `devices` devices. What the user gave is fixed.
     pub fn new(module: &Module, devices: usize, given: &PlacementArgs) -> Self {
-        let own = |fact: &str| Layout::parse(module.meta(fact).unwrap_or_default()).unwrap_or_default();
+        let own = |key: &str| Layout::parse(module.meta(key).unwrap_or_default()).unwrap_or_default();
         let layout = given.layout.clone().unwrap_or_else(|| own("layout"));
         let mut layouts = vec![layout.clone()];
         if given.layout.is_none() {

@@ -206,7 +206,7 @@ pub fn program(config: &Config, options: &Generation, place: &Site) -> Program {
         mistakes.into_iter().for_each(|m| p.mistake(m.at(place)));
         return p;
     }
-    facts(&p, config, options);
+    meta(&p, config, options);
     let generator = Generator::new(&p, config, options);
     if matches!(generator.decoder, Decoder::Cached(_, Some(_))) {
         p.function("prepare", |g| generator.prepare(g));
@@ -217,7 +217,7 @@ pub fn program(config: &Config, options: &Generation, place: &Site) -> Program {
     p
 }
 
-fn facts(p: &Program, config: &Config, options: &Generation) {
+fn meta(p: &Program, config: &Config, options: &Generation) {
     p.meta("task", "generate");
     p.meta("vocab", config.vocab);
     p.meta("batch", config.batch);

@@ -36,9 +36,9 @@ pub struct Manifest {
     pub source: ::core::option::Option<Source>,
     #[prost(message, optional, tag = "12")]
     pub summary: ::core::option::Option<Summary>,
-    /// What the model says about itself to whoever trains it: `task`, `vocab`, `batch` and so on.
+    /// Strings by key that the program states about itself, such as `task`, `vocab` and `batch`.
     #[prost(btree_map = "string, string", tag = "13")]
-    pub facts: ::prost::alloc::collections::BTreeMap<
+    pub meta: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,

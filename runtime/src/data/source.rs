@@ -39,10 +39,10 @@ impl Task {
     pub fn of(artefact: &Artefact) -> Result<Self> {
         let program = &artefact.manifest.program;
         let all = Objective::ALL.map(Objective::name).join(", ");
-        let task = artefact.fact("task").ok_or_else(|| {
+        let task = artefact.meta("task").ok_or_else(|| {
             Error::input(
                 format!("program `{program}` does not say what it is trained on"),
-                format!("add the fact `task` to the program, one of: {all}"),
+                format!("add the meta entry `task` to the program, one of: {all}"),
             )
         })?;
         let objective = Objective::ALL.into_iter().find(|o| o.name() == task).ok_or_else(|| {
@@ -57,7 +57,7 @@ impl Task {
             target_length: artefact.number("target_length")?,
             vocab: artefact.number("vocab")?,
             objective,
-            packing: artefact.fact("packing") == Some("true"),
+            packing: artefact.meta("packing") == Some("true"),
         })
     }
 }

@@ -90,8 +90,8 @@ impl<'s> Generator<'s> {
         let sizes = Sizes::of(session, "generate")?;
         let artefact = session.artefact();
         let (beams, steps) = (artefact.number("beams")?, artefact.number("steps")?);
-        let method = artefact.fact("method").unwrap_or("greedy").to_owned();
-        let filter = artefact.fact("filter") == Some("true");
+        let method = artefact.meta("method").unwrap_or("greedy").to_owned();
+        let filter = artefact.meta("filter") == Some("true");
         for function in ["encode", "decode", "results"] {
             session.compile(function)?;
         }
@@ -256,8 +256,8 @@ impl Sizes {
     /// Of a program with this task.
     pub fn of(session: &Session, task: &str) -> Result<Self> {
         let artefact = session.artefact();
-        if artefact.fact("task") != Some(task) {
-            let own = artefact.fact("task").unwrap_or("no task");
+        if artefact.meta("task") != Some(task) {
+            let own = artefact.meta("task").unwrap_or("no task");
             return Err(Error::input(
                 format!("program `{}` is for {own}, not made to {task}", artefact.manifest.program),
                 format!("compile the model with --set task={task}"),
