@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""Tests of run.py with a stand-in for meshc: `python3 bench/campaigns/test_run.py`."""
+import contextlib
+import io
+import json
+import tempfile
+import unittest
+from pathlib import Path
+
+import run
+
+# Trains at most 7 steps a process, then fails as if it were killed, unless that is the end of the run. The loss of step n is
+# 10 * lr + 1 / n.
+MESHC = '''#!/usr/bin/env python3
+import json, sys
+from pathlib import Path
+word = lambda key: sys.argv[sys.argv.index(key) + 1]
+if sys.argv[1] == "compile":
+    sets = dict(a.split("=") for k, a in zip(sys.argv, sys.argv[1:]) if k == "--set")
+    out = Path(word("-o")); out.mkdir(parents=True)
+    (out / "lr").write_text(sets["lr"])
+    (out / "report.json").write_text(json.dumps([{"function": "train_step", "parameters": 7, "flops_per_sequence": 8}]))
+    sys.exit(0)
+lr, metrics, place = float((Path(sys.argv[2]) / "lr").read_text()), Path(word("--metrics")), Path(word("--checkpoint-dir"))
+place.mkdir(exist_ok=True)
+saved = place / "step"
+began = int(saved.read_text()) if saved.exists() else 0
+assert not began or "--resume" in sys.argv
+steps, every = int(word("--steps")), int(word("--eval-every"))
+with open(metrics, "a") as out:
+    for step in range(began + 1, min(steps, began + 7) + 1):
+        line = {"step": step, "loss": 10 * lr + 1 / step, "step_ms": 5.0}
+        if step % every == 0:
+            line["eval"] = {"loss": 10 * lr + 1 / step}
+        out.write(json.dumps(line) + "\\n")
+saved.write_text(str(step))
+with open(place / "starts", "a") as out:
+    out.write(f"{began}\\n")
+sys.exit(0 if step == steps else 1)
+'''
+FILE = '''
+name = "rates"
+data = "tokens"
+steps = 10
+eval-every = 5
+[set]
+batch = 2
+[models.a]
+program = "a.rs"
+[[runs]]
+models = ["a"]
+vary = { lr = [0.5, 0.25] }
+'''
+AFTER = '''
+name = "after"
+data = "tokens"
+steps = 5
+eval-every = 5
+[models.b]
+program = "a.rs"
+rate-from = { campaign = "rates", model = "a" }
+[[runs]]
+seeds = [1, 2]
+'''
+
+
+class Campaign(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.home = Path(folder.name)
+        self.meshc = self.home / "meshc"
+        self.meshc.write_text(MESHC)
+        self.meshc.chmod(0o755)
+        self.file = self.home / "rates.toml"
+        self.file.write_text(FILE)
+        self.after = self.home / "after.toml"
+        self.after.write_text(AFTER)
+
+    def call(self, *words):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            run.main([*map(str, words), "--state", str(self.home / "state")])
+        return out.getvalue()
+
+    def train(self, *files):
+        return self.call(*(files or [self.file]), "--meshc", self.meshc)
+
+    def starts(self, name):
+        return (self.home / "state/runs/rates" / name / "checkpoints/starts").read_text().split()
+
+    def refuses(self, words, call):
+        with self.assertRaises(run.Mistake) as caught:
+            call()
+        self.assertIn(words, str(caught.exception))
+
+    def test_an_interrupted_run_goes_on_and_a_finished_one_is_skipped(self):
+        self.refuses("2 runs failed", self.train)
+        self.assertIn("runs or waits", self.call(self.file, "--status"))
+        self.train()
+        self.assertEqual(self.starts("a-lr=0.5-seed1"), ["0", "7"])
+        self.train()
+        self.assertEqual(self.starts("a-lr=0.25-seed1"), ["0", "7"], "nothing was left to do")
+        self.call(self.file, "--collect", self.home / "results")
+        lines = run.read_metrics(self.home / "results/rates.jsonl")
+        self.assertEqual([line["final_loss"] for line in lines], [5.1, 2.6])
+        self.assertEqual([row["step"] for row in lines[0]["curve"]], [5, 10])
+        self.assertEqual((lines[0]["parameters"], lines[0]["steps_done"], lines[0]["finished"]), (7, 10, True))
+
+    def test_a_run_that_is_not_finished_is_collected_as_such(self):
+        self.refuses("2 runs failed", self.train)
+        self.call(self.file, "--collect", self.home / "results")
+        line = run.read_metrics(self.home / "results/rates.jsonl")[0]
+        self.assertEqual((line["finished"], line["final_loss"], line["steps_done"]), (False, None, 7))
+
+    def test_the_rate_comes_from_the_best_run_of_another_campaign(self):
+        self.refuses("run that campaign first", lambda: self.train(self.after))
+        self.refuses("2 runs failed", self.train)
+        self.train(self.file, self.after)
+        self.call(self.after, "--collect", self.home / "results")
+        lines = run.read_metrics(self.home / "results/after.jsonl")
+        self.assertEqual([(line["seed"], line["settings"]["lr"]) for line in lines], [(1, 0.25), (2, 0.25)])
+
+    def test_settings_of_a_run_that_began_do_not_change(self):
+        self.refuses("2 runs failed", self.train)
+        self.file.write_text(FILE.replace("batch = 2", "batch = 4"))
+        self.refuses("`batch` was 2 when the run began, the campaign file says 4", self.train)
+
+    def test_mistakes_in_a_file_are_named(self):
+        for old, new, words in [
+            ("steps = 10", "", "`steps` is missing"),
+            ("steps = 10", "step = 10", "unknown key `step`"),
+            ("steps = 10", "steps = 1.5", "`steps` must be int, got 1.5"),
+            ('models = ["a"]', 'models = ["c"]', "there is no model `c`"),
+            ("[0.5, 0.25]", "[0.5, 0.5]", "two runs are called `a-lr=0.5-seed1`"),
+            ('program = "a.rs"', "", "`program` is missing"),
+            ("[set]", "[set", "rates.toml"),
+        ]:
+            self.file.write_text(FILE.replace(old, new))
+            with self.subTest(words):
+                self.refuses(words, lambda: self.call(self.file, "--status"))
+
+    def test_a_line_that_is_being_written_is_left_out(self):
+        path = self.home / "metrics.jsonl"
+        path.write_text('{"step": 1}\n{"st')
+        self.assertEqual(run.read_metrics(path), [{"step": 1}])
+        self.assertEqual(run.read_metrics(self.home / "none"), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
