@@ -103,7 +103,7 @@ pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostic
         state_layout: settings.state_layout.to_string(),
         random: format!(
             "threefry2x32-{} by seed, counter, stream and logical position",
-            crate::random::THREEFRY_ROUNDS
+            mesh::random::THREEFRY_ROUNDS
         ),
         state,
         summary: Some(summary(local, &functions)),

@@ -16,6 +16,7 @@ pub mod dsl;
 pub mod infer;
 pub mod ir;
 pub mod layout;
+pub mod random;
 pub mod text;
 pub mod ty;
 pub mod verify;

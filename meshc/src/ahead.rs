@@ -7,18 +7,15 @@ use crate::{
     target::Target,
 };
 use anyhow::{Context, Result};
-use compiler::{
-    artefact::Artefact,
-    report::{
-        compiled::{Compiled, CompiledMemory},
-        optimized,
-        table::{size, table},
-    },
-    target::Slice,
-};
+use compiler::{artefact::Artefact, cost::target::Slice};
 use mesh::Mesh;
 use pjrt::{Client, Code, Executable, LoadedExecutable, Program, Topology, Value};
 use proto::{Message, hlo_text, manifest::Function, xla::HloModuleProto};
+use report::{
+    compiled::{Compiled, CompiledMemory},
+    optimized,
+    table::{size, table},
+};
 use std::time::Instant;
 
 /// The file with what the plugin's compiler made of the functions.

@@ -8,12 +8,9 @@ use crate::{
     target::Target,
 };
 use anyhow::Result;
-use compiler::{
-    pipeline::Stage,
-    report::{Report, table::size},
-    target::Slice,
-};
+use compiler::{cost::target::Slice, pipeline::Stage};
 use mesh::Layout;
+use report::{Report, table::size};
 use std::path::Path;
 
 /// How many tensors are named.

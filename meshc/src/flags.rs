@@ -2,7 +2,7 @@
 
 use crate::{failure::failure, target::Target};
 use anyhow::Result;
-use compiler::target::OVERLAP;
+use compiler::cost::target::OVERLAP;
 
 /// Those that a command takes.
 #[derive(clap::Args, Clone, Debug, Default)]

@@ -4,12 +4,12 @@ use crate::{diagnostics::Mistakes, failure::failure, folder::write_file, model::
 use anyhow::Result;
 use compiler::{
     artefact::{Artefact, Settings},
+    cost::target::Slice,
     pipeline::{self, Placement, Stage, Step},
-    report::{Report, report},
-    target::Slice,
 };
 use mesh::verify::Local;
 use proto::{Message, manifest_json};
+use report::{Report, report};
 use std::{
     path::PathBuf,
     time::{Duration, Instant},

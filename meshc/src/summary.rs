@@ -1,7 +1,7 @@
 //! What is about to be trained, in a few lines.
 
-use compiler::report::table::{count, size};
 use proto::manifest::Manifest;
+use report::table::{count, size};
 use runtime::data::{Cache, Source, Stats, Tokenizer};
 use std::fmt::Write;
 

@@ -1,7 +1,7 @@
 //! What a program is compiled for.
 
 use anyhow::Result;
-use compiler::target::{Slice, generations};
+use compiler::cost::target::{Slice, generations};
 use runtime::plugin::Platform;
 use std::{fmt, str::FromStr};
 

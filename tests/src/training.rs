@@ -4,7 +4,6 @@ use crate::plugin;
 use compiler::{
     artefact::Settings,
     pipeline::{self, Placement},
-    report,
 };
 use mesh::{Function, Layout, Mesh, Module, Site};
 use models::{Config, Optimizer, Schedule, Switch};

@@ -1,7 +1,7 @@
 //! Decoding against other ways to the same: beam search against all sequences there are, samples against the
 //! distribution they come from, both under several layouts.
 
-use compiler::random::{THREEFRY_ROUNDS, threefry2x32};
+use mesh::random::{THREEFRY_ROUNDS, threefry2x32};
 use mesh::{DType, Dim, Site, dsl::Program};
 use models::{
     Config, Generation, Switch, generate,

@@ -1,12 +1,10 @@
 //! Reports on the paper's models against the paper's numbers, and what a Switch Transformer's step sends.
 //! (Facts and the formula: Fedus et al. 2022, Table 9, recounted.)
 
-use compiler::{
-    pipeline::{Placement, compile, unobserved},
-    report::{Direction, Report, report},
-};
+use compiler::pipeline::{Placement, compile, unobserved};
 use mesh::{Layout, Mesh, Site};
 use models::{Config, Switch, zoo};
+use report::{Direction, Report, report};
 use std::{fs, path::Path};
 
 /// The report on the train step of a model under its own layout.
@@ -103,7 +101,7 @@ fn sparse() -> Config {
 }
 
 /// How many collectives of a kind run over axes (all that satisfy `test`).
-fn count(report: &Report, kind: &str, test: impl Fn(&compiler::report::CollectiveUse) -> bool) -> u64 {
+fn count(report: &Report, kind: &str, test: impl Fn(&report::CollectiveUse) -> bool) -> u64 {
     report.collectives.iter().filter(|c| c.kind == kind && test(c)).map(|c| c.count).sum()
 }
 
@@ -112,15 +110,14 @@ fn a_sparse_layer_takes_four_all_to_alls() {
     let report = step(&sparse(), "data=2,expert=2,model=2", "");
     // Four layers; there and back, forward and backward; bfloat16 only.
     for direction in [Direction::Forward, Direction::Backward] {
-        let of = |c: &compiler::report::CollectiveUse| {
-            c.direction == direction && c.axes == ["expert"] && c.dtype == "bf16"
-        };
+        let of =
+            |c: &report::CollectiveUse| c.direction == direction && c.axes == ["expert"] && c.dtype == "bf16";
         assert_eq!(count(&report, "all_to_all", of), 8);
     }
     assert_eq!(count(&report, "all_to_all", |_| true), 16);
     // Attention and experts each settle one sum over `model` in each direction; the decoder's have cross
     // attention in between, whose memory's gradient is settled once for all layers; embeddings add some.
-    let large = |c: &compiler::report::CollectiveUse| c.axes == ["model"] && c.bytes >= 32 * 32 * 64 * 2 / 4;
+    let large = |c: &report::CollectiveUse| c.axes == ["model"] && c.bytes >= 32 * 32 * 64 * 2 / 4;
     assert_eq!(count(&report, "all_reduce", |c| large(c) && c.direction == Direction::Forward), 4 + 4 + 2);
     assert_eq!(
         count(&report, "all_reduce", |c| large(c) && c.direction == Direction::Backward),
@@ -135,12 +132,12 @@ fn a_state_layout_splits_what_is_stored_and_sends_no_gradient_whole() {
     let stored = |r: &Report| r.state.iter().map(|s| s.bytes_per_device).sum::<u64>();
     assert!(stored(&split) * 4 < stored(&plain) + stored(&plain) / 20);
     // Gradients of parameters are scattered; what is left are statistics.
-    let gradient = |c: &compiler::report::CollectiveUse| c.bytes > 4096;
+    let gradient = |c: &report::CollectiveUse| c.bytes > 4096;
     assert!(count(&plain, "all_reduce", gradient) > 0);
     assert_eq!(count(&split, "all_reduce", gradient), 0);
     assert!(count(&split, "reduce_scatter", gradient) > 0);
     // Parameters are gathered as bfloat16, but for what the router and the lookup need.
-    let wide = |c: &compiler::report::CollectiveUse| c.dtype == "f32" && !c.source.contains("router");
+    let wide = |c: &report::CollectiveUse| c.dtype == "f32" && !c.source.contains("router");
     assert_eq!(
         count(&split, "all_gather", |c| wide(c) && !c.source.contains("embedding") && c.bytes > 4096),
         0

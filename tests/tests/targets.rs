@@ -1,10 +1,10 @@
-//! What is known of TPUs (`compiler/src/target/tpu.toml`) against libtpu, with the libtpu that `MESH_TPU_PLUGIN`
+//! What is known of TPUs (`compiler/src/cost/tpu.toml`) against libtpu, with the libtpu that `MESH_TPU_PLUGIN`
 //! names; without one these tests are skipped and say so.
 
 use compiler::{
     artefact::{Settings, build},
+    cost::target::{Slice, generations},
     pipeline::{Placement, compile, unobserved},
-    target::{Slice, generations},
 };
 use mesh::{Layout, Mesh};
 use pjrt::{Code, Plugin, Program, Topology, Value};
@@ -44,7 +44,7 @@ fn topology(plugin: &Plugin, slice: &Slice) -> Result<Topology, pjrt::Error> {
 }
 
 /// Slices of every generation and mode, of the given shapes.
-fn slices(shapes: impl Fn(&compiler::target::Generation) -> Vec<String>) -> Vec<Slice> {
+fn slices(shapes: impl Fn(&compiler::cost::target::Generation) -> Vec<String>) -> Vec<Slice> {
     let mut all = Vec::new();
     for generation in generations() {
         for shape in shapes(&generation) {
@@ -145,7 +145,7 @@ fn fits(plugin: &Plugin, slice: &Slice, bytes: u64) -> bool {
 #[test]
 fn programs_may_use_the_memory_that_we_think() {
     with_libtpu(|plugin| {
-        let smallest = |g: &compiler::target::Generation| g.shapes.iter().take(1).cloned().collect();
+        let smallest = |g: &compiler::cost::target::Generation| g.shapes.iter().take(1).cloned().collect();
         for slice in slices(smallest) {
             let hbm = slice.hbm();
             assert!(fits(plugin, &slice, hbm - hbm / 50), "{slice}: less than {hbm} does not fit");

@@ -1,11 +1,11 @@
-//! Random numbers: Threefry-2x32 on logical positions, element by element. `crate::random` is the same
+//! Random numbers: Threefry-2x32 on logical positions, element by element. `mesh::random` is the same
 //! in scalar form and explains the choices.
 
 use super::{Emitter, Hlo, Tensor, primitive};
-use crate::random;
 use mesh::{
     Name, TensorDim,
     ir::{Dist, Random},
+    random,
 };
 use proto::xla::PrimitiveType;
 

@@ -1,7 +1,7 @@
 //! State, and the boundary of a function.
 
 use super::{Builder, Emitter, HloModuleProto, Name, Platform, Shape, Tensor, primitive};
-use crate::wire;
+use crate::cost::wire;
 use mesh::{Body, Diagnostic, Env, Function, Module, Op, StateId, Type, ir::StateOp};
 use proto::xla::{HloInputOutputAliasProto, Kind, hlo_input_output_alias_proto::AliasEntryProto};
 use rustc_hash::FxHashMap;

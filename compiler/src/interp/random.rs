@@ -1,10 +1,10 @@
 //! Random numbers: a function of seed, counter, stream and logical position.
 
 use super::{Device, Tensor, shape};
-use crate::random;
 use mesh::{
     Dim,
     ir::{Dist, Random},
+    random,
 };
 use ndarray::{ArrayD, IxDyn};
 

@@ -232,7 +232,7 @@ fn shards_of_iota_and_random_are_parts_of_the_whole() {
         })
     };
     let whole = try_op("", "", random("", ""), &["u32[] 1", "u32[] 2"]).unwrap();
-    let first = crate::random::bits(1, 2, 5, (0, 3));
+    let first = mesh::random::bits(1, 2, 5, (0, 3));
     assert_eq!(whole[0].data[[1, 1]], f64::from(first));
     for layout in ["a:x", "b:y", "a:y+x", "a:x,b:y"] {
         let random = random("x=2,y=2", layout);

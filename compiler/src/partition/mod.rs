@@ -20,13 +20,11 @@ mod control;
 mod elementwise;
 mod hints;
 mod index;
-mod index_whole;
 pub mod peephole;
 mod random;
 mod reduce;
 pub mod reshard;
 mod shape;
-mod shape_reshape;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -34,7 +32,7 @@ mod walk;
 
 pub use check::check;
 
-use crate::wire;
+use crate::cost::wire;
 use mesh::{
     Body, Diagnostic, Diagnostics, Env, Function, Inst, Mesh, Module, Type, Value, arena::Arena, ir::Op,
     layout::AxisMap,

@@ -10,7 +10,7 @@
 //! *narrow*: each device along these axes first takes a part of its own ([`narrow`]), and they gather the
 //! parts among themselves at the other end.
 
-use crate::wire::{self, wire_bytes};
+use crate::cost::wire::{self, wire_bytes};
 use mesh::{
     AxisId, AxisSet, Mesh, Name, TensorDim, Type,
     ir::{Collective, Pending},

@@ -2,7 +2,7 @@
 //! value, how one is brought into the form that an operation needs, and what is still owed.
 
 use super::{Context, hints, reshard};
-use crate::wire;
+use crate::cost::wire;
 use mesh::{
     AxisId, AxisSet, Body, BodyBuilder, DType, Diagnostic, Inst, Name, Site, TensorDim, Type, Value,
     arena::Id,

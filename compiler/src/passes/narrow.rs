@@ -4,7 +4,7 @@
 //! comes before the loop. So stored parameters that are split further than the layout says are gathered once a step,
 //! narrow, and not by every loop for every layer.
 
-use crate::wire;
+use crate::cost::wire;
 use mesh::{
     Body, BodyBuilder, DType, Env, Inst, Module, Op, Value,
     ir::{Control, Elementwise, Scan},

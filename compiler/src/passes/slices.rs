@@ -2,7 +2,7 @@
 //! to the type of activations whole, so that what is sent is narrow. Those that turn out not to be gathered need no
 //! narrow copy beside them: they are cast in the loops that slice them, slice by slice. (Local only.)
 
-use crate::wire;
+use crate::cost::wire;
 use mesh::{
     Body, DType, Inst, Module, Op, Value,
     ir::{Control, Elementwise, StateOp},

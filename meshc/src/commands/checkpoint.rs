@@ -6,7 +6,7 @@ use crate::{
     model::experts::{self, Conversion, Ffn, Keep},
 };
 use anyhow::Result;
-use compiler::report::table::{count, size, table};
+use report::table::{count, size, table};
 use runtime::{
     Checkpoint,
     checkpoint::{Entry, folder, is_checkpoint, is_url, keep},

@@ -15,9 +15,9 @@ use anyhow::Result;
 use compiler::{
     artefact::Artefact,
     pipeline::{Placement, Stage},
-    report::{compiled::Compiled, table::size},
 };
 use mesh::Module;
+use report::{compiled::Compiled, table::size};
 use std::path::PathBuf;
 
 /// Arguments.

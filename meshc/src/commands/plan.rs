@@ -21,14 +21,14 @@ use crate::{
 use anyhow::{Context, Result};
 use compiler::{
     artefact::{Artefact, digest},
+    cost::target::Slice,
     pipeline::Stage,
-    report::{
-        compiled::Compiled,
-        table::{count, size, table},
-    },
-    target::Slice,
 };
 use indicatif::{ProgressBar, ProgressStyle};
+use report::{
+    compiled::Compiled,
+    table::{count, size, table},
+};
 use serde_json::{Value, json};
 use std::{
     fs,

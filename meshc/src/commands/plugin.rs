@@ -2,8 +2,8 @@
 
 use crate::failure::failure;
 use anyhow::{Context, Result};
-use compiler::report::table::table;
 use pjrt::ClientOptions;
+use report::table::table;
 use runtime::plugin::{CPU, Examination, Found, Platform, Surroundings, examine, install, list};
 use serde::{Deserialize, Serialize};
 use serde_json::json;

@@ -10,14 +10,12 @@ use crate::{
     placement::{PlacementArgs, place},
 };
 use anyhow::{Context, Result};
-use compiler::{
-    pipeline::Stage,
-    report::{
-        Report,
-        compiled::Compiled,
-        html,
-        optimized::{self, Optimized},
-    },
+use compiler::pipeline::Stage;
+use report::{
+    Report,
+    compiled::Compiled,
+    html,
+    optimized::{self, Optimized},
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;

@@ -7,9 +7,8 @@ use crate::{
 use anyhow::{Result, anyhow};
 use compiler::{
     artefact::digest,
+    cost::target::Slice,
     pipeline::{self, Placement, Stage, unobserved},
-    report,
-    target::Slice,
 };
 use mesh::{Layout, Mesh, verify::Global};
 use serde::{Deserialize, Serialize};

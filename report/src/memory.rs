@@ -12,7 +12,7 @@
 //! anything is compiled, and says which values are to blame.
 
 use super::{bytes, part::part, place};
-use crate::{in_place::places, wire};
+use compiler::cost::{in_place::places, wire};
 use mesh::{
     Body, DType, Function, Inst, Mesh, Module, Op, StateId, Type, Value,
     arena::Id,

@@ -4,7 +4,7 @@
 //! dims ([`flat_axes`]). Of all lists of axes with which that holds, the one is taken for which the
 //! resharding before and after sends least.
 
-use super::{reshard, walk::Walk};
+use crate::partition::{reshard, walk::Walk};
 use mesh::{AxisId, Diagnostic, Inst, Mesh, Name, TensorDim, Type, Value, infer::shape::flat_axes};
 
 /// A part of a reshape that can be done by itself: as many elements on both sides.

@@ -4,13 +4,8 @@
 //! A slice is named `GENERATION:SHAPE`, such as `v5e:2x4`, with `:megacore` or `:split` where a generation's cores
 //! are presented in one way or the other, and `:slices=2` for several slices that a data-centre network connects.
 
-mod time;
-
 use serde::Deserialize;
 use std::fmt;
-
-pub(crate) use time::group;
-pub use time::{Speed, Work};
 
 /// Flags of libtpu's, to be true, by which all-to-alls and all-gathers begin and end apart, so that what does not need them
 /// runs in between. (Some generations ignore one of them; fusing gathers into products is for v5e alone, where it is so
@@ -65,6 +60,21 @@ struct File {
 pub fn generations() -> Vec<Generation> {
     let file: File = toml::from_str(include_str!("tpu.toml")).expect("a test reads the file");
     file.generation
+}
+
+/// What the parts of one device can do in a second.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Speed {
+    /// Operations of bf16 products.
+    pub flops: f64,
+    /// Bytes of its memory.
+    pub hbm: f64,
+    /// Bytes of one link of a chip, in one direction.
+    pub link: f64,
+    /// Bytes to other slices.
+    pub dcn: f64,
+    /// Cycles of a core.
+    pub hertz: f64,
 }
 
 /// libtpu's numbers of devices in several slices: slice by slice, from 1, so many apart.

@@ -2,7 +2,7 @@
 //! hold the same numbers.
 
 use super::{escape, section};
-use crate::report::{
+use crate::{
     Report,
     part::{PARTS, part},
     placed::Placed,
@@ -138,7 +138,7 @@ fn columns(devices: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::placed::PlacedDim;
+    use crate::placed::PlacedDim;
 
     #[test]
     fn devices_with_the_same_part_have_the_same_colour() {

@@ -1,11 +1,10 @@
 //! Creation and movement. What is created is created in parts; renames and reshapes move axes between dims
 //! before the operation, and so are where all-to-alls come from.
 
-use super::{
-    shape_reshape,
-    walk::{Walk, whole},
-};
-use crate::wire::wire_bytes;
+mod reshape;
+
+use super::walk::{Walk, whole};
+use crate::cost::wire::wire_bytes;
 use mesh::{
     AxisSet, Diagnostic, Inst, Name, TensorDim, Type, Value,
     ir::{Collective, Op, Pending, Shape},
@@ -28,7 +27,7 @@ pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Shape) -> Result<
             let x = walk.get(inst.args[0], &want)?;
             walk.done(inst, Op::Shape(op.clone()), &[x])
         }
-        Shape::Reshape { from, to } => shape_reshape::partition(walk, inst, from, to),
+        Shape::Reshape { from, to } => reshape::partition(walk, inst, from, to),
         Shape::Broadcast { dims } => {
             // What is repeated is settled before; unless it is repeated once.
             let grows = dims.iter().any(|d| d.dim.size > 1);

@@ -1,7 +1,7 @@
 //! Bars and lines.
 
 use super::{escape, section, table};
-use crate::report::{
+use crate::{
     Report,
     compiled::Compiled,
     table::{count, size},
@@ -82,7 +82,7 @@ pub(super) fn fit(report: &Report, compiled: Option<&Compiled>) -> String {
             size(m.total)
         ),
     };
-    let shares = |title: &str, all: &[crate::report::Share]| {
+    let shares = |title: &str, all: &[crate::Share]| {
         let rows = all.iter().take(12).map(|s| vec![s.what.clone(), size(s.bytes)]);
         table(&[title, "bytes"], "lr", rows)
     };
@@ -153,7 +153,7 @@ pub(super) fn axes(report: &Report, compiled: Option<&Compiled>) -> String {
         .map(|name| {
             let ours =
                 report.traffic.iter().filter(|t| t.axes.join("+") == name).map(|t| t.wire_bytes as f64);
-            let theirs = |p: &crate::report::optimized::Optimized| -> f64 {
+            let theirs = |p: &crate::optimized::Optimized| -> f64 {
                 p.axes.iter().filter(|t| t.axes.join("+") == name).map(|t| t.wire_bytes).sum()
             };
             let mut bars = vec![ours.sum::<f64>()];

@@ -4,23 +4,8 @@
 //! collectives of one program do not overlap, rings use both directions of every dim that they span, and cores of a
 //! chip share its links. It ranks layouts; it does not predict a stopwatch.
 
-use super::Slice;
+use super::target::Slice;
 use mesh::{AxisId, Mesh, ir::Collective};
-
-/// What the parts of one device can do in a second.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Speed {
-    /// Operations of bf16 products.
-    pub flops: f64,
-    /// Bytes of its memory.
-    pub hbm: f64,
-    /// Bytes of one link of a chip, in one direction.
-    pub link: f64,
-    /// Bytes to other slices.
-    pub dcn: f64,
-    /// Cycles of a core.
-    pub hertz: f64,
-}
 
 /// Seconds of a step, by what is busy.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -121,7 +106,7 @@ impl Slice {
 }
 
 /// The devices that share a group with device 0.
-pub(crate) fn group(mesh: &Mesh, axes: &[AxisId]) -> impl Iterator<Item = usize> {
+pub fn group(mesh: &Mesh, axes: &[AxisId]) -> impl Iterator<Item = usize> {
     let mut strides = Vec::new();
     let mut stride = 1;
     for axis in mesh.ids().collect::<Vec<_>>().into_iter().rev() {

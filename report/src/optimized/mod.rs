@@ -13,7 +13,7 @@ use super::{
     collectives::Direction,
     part::{PARTS, part},
 };
-use crate::hlo::BACKWARD;
+use compiler::hlo::BACKWARD;
 use mesh::Mesh;
 use proto::xla::{HloComputationProto, HloInstructionProto, HloModuleProto, PrimitiveType, ShapeProto};
 use rustc_hash::FxHashMap;

@@ -1,7 +1,7 @@
 //! What reports say of small programs that can be counted by hand.
 
 use super::*;
-use crate::partition::partition;
+use compiler::partition::partition;
 use mesh::{Layout, text::parse_source};
 
 /// A Switch layer forward: attention's two products, a router, and experts at capacity factor 2.

@@ -1,11 +1,10 @@
 //! Movement by index. One-hots, gathers and scatter-adds work on shards: each device takes what falls into
-//! its own; what is split away is a pending sum. The rest is in [`super::index_whole`].
+//! its own; what is split away is a pending sum. The rest is in [`whole`].
 
-use super::{
-    index_whole,
-    walk::{Walk, set, whole},
-};
-use crate::wire::wire_bytes;
+mod whole;
+
+use super::walk::{Walk, set, whole};
+use crate::cost::wire::wire_bytes;
 use mesh::{
     AxisId, AxisSet, DType, Diagnostic, Inst, Name, TensorDim, Type, Value,
     ir::{Binary, Collective, Elementwise, Index, Op, Outside, Pending},
@@ -22,13 +21,11 @@ pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Index) -> Result<
         Index::Gather { dim, outside } => gather(walk, inst, dim, *outside),
         Index::ScatterAdd { dim, over } => scatter(walk, inst, dim, over),
         Index::Permute { dim, to } => permute(walk, inst, op, dim, to),
-        Index::TopK { dim, to } => index_whole::top_k(walk, inst, op, dim, to),
-        Index::Sort { dim, descending: _ } => index_whole::sort(walk, inst, op, dim),
-        Index::CumSum { dim, exclusive, reverse } => {
-            index_whole::cumsum(walk, inst, op, dim, *exclusive, *reverse)
-        }
+        Index::TopK { dim, to } => whole::top_k(walk, inst, op, dim, to),
+        Index::Sort { dim, descending: _ } => whole::sort(walk, inst, op, dim),
+        Index::CumSum { dim, exclusive, reverse } => whole::cumsum(walk, inst, op, dim, *exclusive, *reverse),
         Index::DynamicSlice { dim, size: _ } | Index::DynamicUpdate { dim } => {
-            index_whole::dynamic(walk, inst, op, dim)
+            whole::dynamic(walk, inst, op, dim)
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Communication: every collective with what it sends, how often, and the line of the model that caused it.
 
 use super::{bytes, place, trips};
-use crate::wire::{axes, wire_bytes};
+use compiler::cost::wire::{axes, wire_bytes};
 use mesh::{
     Body, DType, Function, Inst, Mesh, Op,
     ir::{Collective, Phase},

@@ -3,8 +3,9 @@
 //! ranked by it.
 
 use super::{bytes, flops, memory, trips};
-use crate::{
-    target::{Slice, Work},
+use compiler::cost::{
+    target::Slice,
+    time::Work,
     wire::{axes, wire_bytes},
 };
 use mesh::{

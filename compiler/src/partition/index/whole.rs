@@ -1,7 +1,7 @@
 //! What orders or numbers the elements of a dim. Running sums and the largest elements are found shard by
 //! shard first; sorting and dynamic slices gather the dim.
 
-use super::walk::{Walk, fresh, whole};
+use crate::partition::walk::{Walk, fresh, whole};
 use mesh::{
     AxisSet, DType, Diagnostic, Dim, Inst, Name, TensorDim, Type, Value,
     ir::{Binary, Index, Op, Outside, ReduceKind},

@@ -1,6 +1,6 @@
 //! The groups of devices of a collective, in the forms that compilers write them, and the mesh axes they lie along.
 
-use crate::target::group;
+use compiler::cost::time::group;
 use mesh::{AxisId, Mesh};
 use proto::xla::{
     HloInstructionProto, IotaReplicaGroupListProto, MeshAxesReplicaGroupListProto, ReplicaGroup,
