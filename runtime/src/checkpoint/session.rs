@@ -159,7 +159,7 @@ impl Session {
             ("state_layout", manifest.state_layout.clone()),
         ];
         let model = ["model", "settings", "dtype"].into_iter();
-        let model = model.filter_map(|name| Some((name, manifest.facts.get(name)?.clone())));
+        let model = model.filter_map(|name| Some((name, manifest.meta.get(name)?.clone())));
         facts.into_iter().chain(model).map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
