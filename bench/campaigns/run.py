@@ -11,6 +11,7 @@ their last checkpoint. Python's own library is enough (3.11 or later).
 A campaign file:
 
   name = "experts"
+  base = "base.toml"               # a file beside it with any of what follows; what is said here holds before that
   data = "tokens"                  # a folder of `meshc data prepare`, relative to the state folder
   steps = 4000
   eval-every = 200                 # steps between evaluations
@@ -33,6 +34,7 @@ A campaign file:
   seeds = [1]
   steps = 600                      # any of the keys above
   vary = { lr = [0.01, 0.02] }     # one run for each combination
+  stages = [200, 400]              # all runs of the group go to step 200 first, then all to 400, then to the end
 
 The seed of a run is the seed of its initial values, dropout and order of the data.
 """
@@ -75,6 +77,7 @@ class Run:
     options: dict
     varied: dict
     rate_from: dict | None = None
+    stages: tuple = ()
 
     @property
     def name(self):
@@ -109,20 +112,30 @@ def options_of(where, table):
     return found
 
 
-def load(path):
-    """The runs of a campaign file, in order."""
+def read_table(path):
+    """A campaign file with what it takes from its base; of tables, key by key."""
     try:
-        table = tomllib.loads(Path(path).read_text())
+        table = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise Mistake(f"{path}: {error}") from error
-    check_keys(path, table, {"name", "about", "set", "models", "runs", *PER_RUN})
+    check_keys(path, table, {"name", "about", "base", "set", "models", "runs", *PER_RUN})
+    if "base" not in table:
+        return table
+    base = read_table(path.parent / table["base"])
+    both = {key: base.get(key, {}) | table.get(key, {}) for key in ["set", "models"]}
+    return base | table | both
+
+
+def load(path):
+    """The runs of a campaign file, in order."""
+    table = read_table(Path(path))
     for key in ["name", "models", "runs"]:
         if key not in table:
             raise Mistake(f"{path}: `{key}` is missing")
     runs = []
     for number, group in enumerate(table["runs"], 1):
         where = f"{path}, group {number} of `runs`"
-        check_keys(where, group, {"models", "seeds", "vary", "set", *PER_RUN})
+        check_keys(where, group, {"models", "seeds", "vary", "set", "stages", *PER_RUN})
         for seed, model in itertools.product(group.get("seeds", [1]), group.get("models", list(table["models"]))):
             if model not in table["models"]:
                 raise Mistake(f"{where}: there is no model `{model}`")
@@ -151,7 +164,8 @@ def runs_of(path, table, group, model, seed):
         settings = {**table.get("set", {}), **about.get("set", {}), **group.get("set", {})}
         settings |= {key: value for key, value in varied.items() if key not in PER_RUN}
         rate_from = about.get("rate-from") if "lr" not in settings else None
-        yield Run(table["name"], model, about["program"], seed, settings, options | own, varied, rate_from)
+        stages = tuple(stage for stage in group.get("stages", []) if stage < (options | own)["steps"])
+        yield Run(table["name"], model, about["program"], seed, settings, options | own, varied, rate_from, stages)
 
 
 # ---------------------------------------------------------------------------------------------- what runs left
@@ -309,8 +323,8 @@ class Driver:
         keys = ["parameters", "flops_per_sequence", "flops_per_device", "flops_per_device_by_purpose"]
         return {key: step.get(key) for key in keys}
 
-    def train(self, run):
-        """Trains a run to its end, or until the driver is asked to stop."""
+    def train(self, run, steps):
+        """Trains a run to a step, or until the driver is asked to stop."""
         folder = self.folder(run)
         folder.mkdir(parents=True, exist_ok=True)
         settings = self.settings(run)
@@ -318,7 +332,7 @@ class Driver:
         write(folder / "about.json", json.dumps({"settings": settings} | self.size(artefact)) + "\n")
         data = self.state / options["data"]
         command = [
-            self.meshc, "train", str(artefact), "--data", str(data), "--steps", str(options["steps"]), "--seed",
+            self.meshc, "train", str(artefact), "--data", str(data), "--steps", str(steps), "--seed",
             str(run.seed), "--metrics", str(folder / "metrics.jsonl"), "--checkpoint-dir", str(folder / "checkpoints"),
             "--save-every", str(options["save-every"]), "--keep", "1", "--held-out", str(options["held-out"]),
             "--eval-every", str(options["eval-every"]), "--eval-batches", str(options["eval-batches"]), "--resume",
@@ -331,8 +345,13 @@ class Driver:
             return
         if code != 0:
             raise Mistake(f"{run.key}: `meshc train` ended with {code}, see {folder / 'train.log'}")
-        line = self.line(run) | {"finished": True}
-        write(folder / "result.json", json.dumps(line) + "\n")
+        if steps == options["steps"]:
+            write(folder / "result.json", json.dumps(self.line(run)) + "\n")
+
+    def done(self, run):
+        """The steps of a run that are done."""
+        lines = read_metrics(self.folder(run) / "metrics.jsonl")
+        return lines[-1]["step"] if lines else 0
 
     def note(self, run, about):
         """One line for each process that worked on a run."""
@@ -371,33 +390,58 @@ def write(path, text):
 # ---------------------------------------------------------------------------------------------- all runs
 
 
+def order(runs):
+    """What there is to do, pairs of a run and a step to train it to: the stages of a group go through all its runs."""
+    for _, group in itertools.groupby(runs, lambda run: (run.campaign, run.stages)):
+        group = list(group)
+        for stage in group[0].stages:
+            yield from ((run, stage) for run in group)
+        yield from ((run, run.options["steps"]) for run in group)
+
+
 def work(driver, runs, jobs):
     """Trains what is not finished. Returns what went wrong, a list of messages."""
-    waiting = [run for run in runs if driver.result(run) is None]
-    lock, wrong = threading.Lock(), []
+    waiting = list(order(runs))
+    lock, wrong, busy = threading.Lock(), {}, set()
+
+    def take():
+        """The next run that nobody works on and that is not there yet."""
+        with lock:
+            for i, (run, steps) in enumerate(waiting):
+                if run.key in busy:
+                    continue
+                del waiting[i]
+                if run.key in wrong or driver.result(run) or steps < run.options["steps"] and driver.done(run) >= steps:
+                    return take_again
+                busy.add(run.key)
+                return run, steps
+        return None
+
+    take_again = object()
 
     def worker():
         while not driver.stopping.is_set():
-            with lock:
-                if not waiting:
-                    return
-                run = waiting.pop(0)
-            say(f"{run.key}: starts")
+            item = take()
+            if item is None:
+                return
+            if item is take_again:
+                continue
+            run, steps = item
+            say(f"{run.key}: to step {steps}")
             try:
-                driver.train(run)
+                driver.train(run, steps)
             except Mistake as mistake:
                 say(f"error: {mistake}")
-                wrong.append(str(mistake))
-                continue
-            result = driver.result(run)
-            say(f"{run.key}: " + (f"held-out loss {result['final_loss']}" if result else "interrupted"))
+                wrong[run.key] = str(mistake)
+            busy.discard(run.key)
+            say(f"{run.key}: at step {driver.done(run)}")
 
     threads = [threading.Thread(target=worker) for _ in range(jobs)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return wrong
+    return list(wrong.values())
 
 
 def say(text):
@@ -406,11 +450,10 @@ def say(text):
 
 def status(driver, runs):
     for run in runs:
-        lines = read_metrics(driver.folder(run) / "metrics.jsonl")
-        evaluated = [line for line in lines if "eval" in line]
-        done = lines[-1]["step"] if lines else 0
+        evaluated = [line for line in read_metrics(driver.folder(run) / "metrics.jsonl") if "eval" in line]
+        done = driver.done(run)
         last = f"{evaluated[-1]['eval']['loss']:.4f} at {evaluated[-1]['step']}" if evaluated else "-"
-        state = "finished" if driver.result(run) else "runs or waits" if lines else "not started"
+        state = "finished" if driver.result(run) else "runs or waits" if done else "not started"
         print(f"{run.key:48} {done:6} / {run.options['steps']:<6} {last:18} {state}")
 
 

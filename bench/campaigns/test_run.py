@@ -113,6 +113,15 @@ class Campaign(unittest.TestCase):
         line = run.read_metrics(self.home / "results/rates.jsonl")[0]
         self.assertEqual((line["finished"], line["final_loss"], line["steps_done"]), (False, None, 7))
 
+    def test_stages_bring_all_runs_to_a_step_before_the_first_goes_on(self):
+        self.file.write_text(FILE + "stages = [5]\n")
+        self.train()
+        runs = run.load(self.file)
+        self.assertEqual([(r.name[2:8], steps) for r, steps in run.order(runs)],
+                         [("lr=0.5", 5), ("lr=0.2", 5), ("lr=0.5", 10), ("lr=0.2", 10)])
+        self.assertEqual(self.starts("a-lr=0.5-seed1"), ["0", "5"])
+        self.assertEqual(self.starts("a-lr=0.25-seed1"), ["0", "5"])
+
     def test_the_rate_comes_from_the_best_run_of_another_campaign(self):
         self.refuses("run that campaign first", lambda: self.train(self.after))
         self.refuses("2 runs failed", self.train)
@@ -139,6 +148,13 @@ class Campaign(unittest.TestCase):
             self.file.write_text(FILE.replace(old, new))
             with self.subTest(words):
                 self.refuses(words, lambda: self.call(self.file, "--status"))
+
+    def test_a_file_takes_what_it_does_not_say_from_its_base(self):
+        (self.home / "base.toml").write_text(FILE.replace('name = "rates"', "").replace("batch = 2", "batch = 2\nheads = 3"))
+        self.file.write_text('name = "rates"\nbase = "base.toml"\nsteps = 3\n[set]\nheads = 4\n[[runs]]\nset = { lr = 1 }\n')
+        [only] = run.load(self.file)
+        self.assertEqual((only.name, only.options["steps"]), ("a-seed1", 3))
+        self.assertEqual(only.settings, {"batch": 2, "heads": 4, "lr": 1})
 
     def test_a_line_that_is_being_written_is_left_out(self):
         path = self.home / "metrics.jsonl"
