@@ -7,7 +7,7 @@
 use super::{
     Groups, Router, RouterMetrics, Switch,
     dispatch::Slots,
-    travel::{FLAT, from_experts, to_experts},
+    exchange::{FLAT, from_experts, to_experts},
 };
 use crate::{Context, Weight, Weights, attention::AttentionDims};
 use mesh::{

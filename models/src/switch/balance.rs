@@ -2,7 +2,7 @@
 //! small.
 
 use super::{
-    choice::{Ask, Chosen},
+    assignment::{Ask, Chosen},
     options::Choice,
     router::{RouterMetrics, Trace},
 };

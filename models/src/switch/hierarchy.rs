@@ -8,7 +8,7 @@
 //! Rows (groups of tokens that compete) lie in a rectangle: `outer_batch` by `inner_batch`. Those of one column send
 //! to each other first, over the groups; then those of one group, over its experts.
 
-use super::{dispatch::token_of_slot, options::Switch, router::Trace, travel::INNER};
+use super::{dispatch::token_of_slot, exchange::INNER, options::Switch, router::Trace};
 use mesh::{DType, Dim, dsl::Tensor};
 
 /// The dims of both steps.

@@ -6,21 +6,19 @@
 //! into slots and back), `hierarchy` (the same in two steps, for very many experts), `apart` (steps of few tokens),
 //! `tight` (as few slots as are taken), `travel` (from those who send to experts and back).
 
-mod apart;
+mod assignment;
 pub mod attention;
 mod balance;
-mod choice;
+mod capacity_buckets;
 pub mod dispatch;
+mod exchange;
 mod hierarchy;
-mod limits;
 pub mod options;
 pub mod router;
-mod settings;
-mod tight;
-mod travel;
+mod unstacked;
 
 use crate::{Activation, Context, Weight, Weights, stream};
-pub use apart::Apart;
+pub use unstacked::Apart;
 use dispatch::Slots;
 use hierarchy::Hierarchy;
 use mesh::{
@@ -29,7 +27,7 @@ use mesh::{
 };
 pub use options::{Dispatch, Switch};
 pub use router::{Router, RouterMetrics, Routing, Trace};
-use travel::Dropout;
+use exchange::Dropout;
 
 /// A router and its experts.
 #[derive(Clone, Debug)]
@@ -101,7 +99,7 @@ impl SwitchFfn {
             metrics.lose(lost, real.filter(|_| self.options.ignore_padding), [group, token]);
             y
         } else if self.options.skip_empty && !cx.train() {
-            self.in_fewest_slots(cx, x, [group, token], &routing, &tight::levels(routing.capacity))
+            self.in_fewest_slots(cx, x, [group, token], &routing, &capacity_buckets::levels(routing.capacity))
         } else {
             self.in_slots(cx, x, [group, token], &routing)
         };
@@ -122,7 +120,7 @@ impl SwitchFfn {
         let sent = g.scope("dispatch", || slots.dispatch(x));
         let dropout = self.dropout(cx);
         let experts = |sent| self.whole(sent, |sent| self.experts(cx, &dropout, sent));
-        let done = self.options.exchange(sent, travel::FLAT, experts);
+        let done = self.options.exchange(sent, exchange::FLAT, experts);
         g.scope("combine", || slots.combine(done, &[&d_model]))
     }
 

@@ -1,12 +1,12 @@
 //! The router: a product that gives every token a probability for every expert, who chooses whom by them
-//! ([`super::choice`]), and what it says of itself ([`super::balance`]).
+//! ([`super::assignment`]), and what it says of itself ([`super::balance`]).
 //!
 //! Semantics are those of Mesh TensorFlow's gating: probabilities by softmax of a product in the router's
 //! element type; the expert of the highest one, the first of equals; slots in the order of tokens; the gate is
 //! the probability itself. Options make it the router of other systems.
 
 use super::{
-    choice::{self, Ask},
+    assignment::{self, Ask},
     options::{Exploration, Switch},
 };
 use crate::{Context, Weight, Weights, stream};
@@ -199,7 +199,7 @@ impl Router {
             scores: self.scores(cx, logits, probabilities),
             real: real.filter(|_| self.options.ignore_padding),
         };
-        let chosen = choice::choose(&ask);
+        let chosen = assignment::choose(&ask);
         let metrics = ask.metrics(&chosen, exact, self.place);
         (Routing { experts: experts.size, capacity: ask.capacity, assignment: chosen.assignment }, metrics)
     }

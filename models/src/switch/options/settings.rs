@@ -1,6 +1,6 @@
 //! How `--set key=value` changes the options of Switch layers.
 
-use super::options::{Choice, Dispatch, Exploration, Over, Places, Priority, Rounding, Second, Switch};
+use super::{Choice, Dispatch, Exploration, Over, Places, Priority, Rounding, Second, Switch};
 use mesh::dsl::Args;
 
 /// Words for the values of an option, the usual word of each value first.

@@ -1,7 +1,10 @@
 //! The options of Switch layers: sizes, who chooses whom, losses, noise, and how tokens travel. The defaults
 //! are the paper's router; `docs/routing.md` says which options make the router of which other system.
 //!
-//! How settings change them is in [`super::settings`], what cannot be in [`super::limits`].
+//! How settings change them is in `settings`, what cannot be in `validate`.
+
+mod settings;
+mod validate;
 
 /// Switch layers: layers of which every token uses one of several copies, or a few.
 #[derive(Clone, PartialEq, Debug)]

@@ -1,6 +1,6 @@
 //! What options of Switch layers cannot be.
 
-use super::options::{Choice, Exploration, Priority, Second, Switch};
+use super::{Choice, Exploration, Priority, Second, Switch};
 use crate::{Config, config::Mistakes};
 
 impl Switch {
