@@ -106,7 +106,7 @@ fn case(client: &Client, experts: usize, group: usize, rounds: usize) -> Result<
     Ok(json!({
         "experts": experts, "group": group, "capacity": options.capacity(group, true),
         "sort_ms": index.median(), "einsum_ms": product.median(), "speedup": product.median() / index.median(),
-        "auto_takes": if options.goes_by_index(group, true) { "sort" } else { "einsum" },
+        "auto_takes": if options.dispatches_by_index(group, true) { "sort" } else { "einsum" },
         "loss": index.loss, "losses_apart": apart,
     }))
 }

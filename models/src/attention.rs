@@ -113,7 +113,7 @@ impl Attention {
         let e = (logits - logits.max(&length).stop_gradient()).exp().cast(cx.dtype());
         let sum = e.cast(DType::F32).sum(&length);
         // For the same reason dropout of the weights, if queries share its mask, is dropout of `v`.
-        let (weights, v) = match cx.broadcast {
+        let (weights, v) = match cx.dropout_broadcast {
             true => (e, cx.drop(v, &[d_kv])),
             false => (cx.drop(e, &[query]), v),
         };

@@ -3,7 +3,7 @@
 
 use crate::{
     Switch,
-    optimizer::{Method, Optimizer, Schedule},
+    optimizer::{LrSchedule, Method, Optimizer},
     stream::STREAM,
 };
 use mesh::{DType, Diagnostic, dsl::Args, ir::Remat};
@@ -71,7 +71,7 @@ pub struct Config {
     pub stream: bool,
     /// Which parameters layers round to the type of activations as they use them, in both directions, so that no
     /// compiler does so for all layers once a step: more to read, less to hold.
-    pub cast_late: Late,
+    pub cast_late: CastAt,
     /// Whether the weights of attention lie with the positions that look next to each other, which spares TPUs
     /// copies of them, and not those that are looked at, which CPUs prefer.
     pub queries_last: bool,
@@ -105,7 +105,7 @@ impl Objective {
 
 /// Parameters that are rounded layer by layer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Late {
+pub enum CastAt {
     /// None.
     None,
     /// Those of experts, which are most of a model and are read by the largest products.
@@ -191,7 +191,7 @@ impl Default for Config {
             remat: Remat::SaveAll,
             gather_once: false,
             stream: false,
-            cast_late: Late::None,
+            cast_late: CastAt::None,
             queries_last: false,
             unroll: false,
             optimizer: Optimizer::default(),
@@ -253,14 +253,14 @@ impl Config {
         let word = if self.stream { STREAM } else { "d_model" };
         self.stream = args.choice("residual", &["d_model", STREAM], word) == STREAM;
         let word = match self.cast_late {
-            Late::None => "step",
-            Late::Experts => "experts",
-            Late::All => "layer",
+            CastAt::None => "step",
+            CastAt::Experts => "experts",
+            CastAt::All => "layer",
         };
         self.cast_late = match args.choice("cast", &["step", "experts", "layer"], word) {
-            "experts" => Late::Experts,
-            "layer" => Late::All,
-            _ => Late::None,
+            "experts" => CastAt::Experts,
+            "layer" => CastAt::All,
+            _ => CastAt::None,
         };
         let word = if self.queries_last { "query" } else { "memory" };
         self.queries_last = args.choice("attention_minor", &["memory", "query"], word) == "query";
@@ -420,7 +420,7 @@ impl Mistakes {
 pub fn small_model_optimizer() -> Optimizer {
     Optimizer {
         method: Method::adamw(),
-        schedule: Schedule { rate: 2e-3, warmup: 50, ..Schedule::default() },
+        schedule: LrSchedule { rate: 2e-3, warmup: 50, ..LrSchedule::default() },
         ..Optimizer::default()
     }
 }
@@ -460,7 +460,7 @@ mod tests {
         assert_eq!((switch.dispatch, switch.expert_dropout), (Dispatch::Permute, Some(0.3)));
         assert_eq!((config.precision, config.remat), (Precision::Selective, Remat::SaveCarries));
         assert_eq!((config.microbatches, config.microbatch().batch), (4, 8));
-        assert!(config.gather_once && config.cast_late == Late::All && config.queries_last);
+        assert!(config.gather_once && config.cast_late == CastAt::All && config.queries_last);
         let optimizer = &config.optimizer;
         assert_eq!((&optimizer.method, optimizer.schedule.rate), (&Method::adafactor(), 0.5));
         assert!(!Config::default().is_sparse(false, 1));

@@ -2,7 +2,7 @@
 
 use crate::{
     Config,
-    config::{Late, Precision},
+    config::{CastAt, Precision},
 };
 use mesh::{
     DType, Dim,
@@ -21,36 +21,46 @@ pub struct Context<'g> {
     /// Share of elements dropped in training.
     pub dropout: f64,
     /// Whether tokens share dropout masks.
-    pub broadcast: bool,
+    pub dropout_broadcast: bool,
     /// Whether weights of attention lie by the positions that look: [`Config::queries_last`].
     pub queries_last: bool,
     /// Which parameters are rounded where they are used: [`Config::cast_late`].
-    pub cast_late: Late,
+    pub cast_late: CastAt,
     /// Which tokens are no padding, as `pred[batch, length]`, if a layer is to know.
-    pub real: Option<Tensor<'g>>,
+    pub non_padding: Option<Tensor<'g>>,
     /// What is added to logits of self-attention so that examples of one row do not see each other, if there are
     /// several in a row.
-    pub apart: Option<Tensor<'g>>,
+    pub segment_mask: Option<Tensor<'g>>,
 }
 
 impl<'g> Context<'g> {
     /// For a model; training if there are random numbers.
     pub fn new(g: &'g Graph, config: &Config, rng: Option<Rng<'g>>) -> Self {
-        let (dropout, broadcast) = (config.dropout, config.dropout_broadcast);
+        let (dropout, dropout_broadcast) = (config.dropout, config.dropout_broadcast);
         let (precision, queries_last) = (config.precision, config.queries_last);
-        let (cast_late, real, apart) = (config.cast_late, None, None);
-        Self { g, precision, rng, dropout, broadcast, queries_last, cast_late, real, apart }
+        let (cast_late, non_padding, segment_mask) = (config.cast_late, None, None);
+        Self {
+            g,
+            precision,
+            rng,
+            dropout,
+            dropout_broadcast,
+            queries_last,
+            cast_late,
+            non_padding,
+            segment_mask,
+        }
     }
 
     /// For layers over `tokens`, of which 0 is padding.
     #[track_caller]
-    pub fn over(&self, tokens: Tensor<'g>) -> Self {
-        Self { real: Some(tokens.ne(0)), ..*self }
+    pub fn with_tokens(&self, tokens: Tensor<'g>) -> Self {
+        Self { non_padding: Some(tokens.ne(0)), ..*self }
     }
 
     /// For layers whose self-attention has this mask besides its own.
-    pub fn apart(&self, mask: Option<Tensor<'g>>) -> Self {
-        Self { apart: mask, ..*self }
+    pub fn with_segment_mask(&self, mask: Option<Tensor<'g>>) -> Self {
+        Self { segment_mask: mask, ..*self }
     }
 
     /// Whether this is a training step.
@@ -88,7 +98,7 @@ impl<'g> Context<'g> {
     pub fn mask_at(&self, rate: f64, x: Tensor<'g>, shared: &[&Dim]) -> Option<Tensor<'g>> {
         let rng = self.rng.filter(|_| rate > 0.0 && !x.is_poison())?;
         let all = x.dims();
-        let of_mask = |d: &&Dim| !self.broadcast || shared.iter().all(|s| s.name != d.name);
+        let of_mask = |d: &&Dim| !self.dropout_broadcast || shared.iter().all(|s| s.name != d.name);
         let dims: Vec<&Dim> = all.iter().filter(of_mask).collect();
         let keep = rng.bernoulli(1.0 - rate, dims);
         Some(keep.cast(x.dtype()) * (1.0 / (1.0 - rate)))

@@ -53,24 +53,24 @@ impl Embedding {
         self.head.as_ref().unwrap_or(&self.table)
     }
 
-    /// Declares the matrix that makes logits turned around, called `name`: few rows by it cost less.
-    pub fn turned(&self, p: &Program, name: &str, dtype: DType) -> State {
+    /// Declares the matrix that makes logits transposed around, called `name`: few rows by it cost less.
+    pub fn transposed(&self, p: &Program, name: &str, dtype: DType) -> State {
         p.store(name, dtype, [&self.d_model, &self.vocab], Init::Zeros)
     }
 
-    /// Fills what [`Embedding::turned`] declared.
-    pub fn set_turned(&self, cx: &Context<'_>, turned: &State) {
-        turned.assign(self.last().read(cx));
+    /// Fills what [`Embedding::transposed`] declared.
+    pub fn set_transposed(&self, cx: &Context<'_>, transposed: &State) {
+        transposed.assign(self.last().read(cx));
     }
 
-    /// [`Embedding::logits`] with what [`Embedding::turned`] declared.
-    pub fn logits_turned<'g>(
+    /// [`Embedding::logits`] with what [`Embedding::transposed`] declared.
+    pub fn logits_transposed<'g>(
         &self,
         cx: &Context<'g>,
         x: Tensor<'g>,
         positions: (&Dim, &Dim),
-        turned: &State,
+        transposed: &State,
     ) -> Tensor<'g> {
-        self.logits_by(x, positions, turned.read(cx.g))
+        self.logits_by(x, positions, transposed.read(cx.g))
     }
 }

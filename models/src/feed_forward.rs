@@ -54,25 +54,25 @@ impl FeedForward {
         einsum([hidden, outer], [batch, length, &self.d_model])
     }
 
-    /// Declares the outer matrix turned around, called `name`: in that order a product with few rows reads it as it
+    /// Declares the outer matrix transposed around, called `name`: in that order a product with few rows reads it as it
     /// is, where a product with many would rather have all matrices in the order of parameters.
-    pub fn turned(&self, p: &Program, name: &str, dtype: DType) -> State {
+    pub fn transposed(&self, p: &Program, name: &str, dtype: DType) -> State {
         p.store(name, dtype, [&self.d_ff, &self.d_model], Init::Zeros)
     }
 
-    /// Fills what [`FeedForward::turned`] declared, for the current layer.
-    pub fn set_turned(&self, cx: &Context<'_>, turned: &State) {
-        turned.assign(self.wo.read(cx));
+    /// Fills what [`FeedForward::transposed`] declared, for the current layer.
+    pub fn set_transposed(&self, cx: &Context<'_>, transposed: &State) {
+        transposed.assign(self.wo.read(cx));
     }
 
-    /// [`FeedForward::forward`] with what [`FeedForward::turned`] declared.
-    pub fn forward_turned<'g>(
+    /// [`FeedForward::forward`] with what [`FeedForward::transposed`] declared.
+    pub fn forward_transposed<'g>(
         &self,
         cx: &Context<'g>,
         x: Tensor<'g>,
         positions: (&Dim, &Dim),
-        turned: &State,
+        transposed: &State,
     ) -> Tensor<'g> {
-        self.forward_by(cx, x, positions, turned.read(cx.g))
+        self.forward_by(cx, x, positions, transposed.read(cx.g))
     }
 }

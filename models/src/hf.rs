@@ -2,9 +2,9 @@
 //!
 //! Theirs has a tensor for each matrix of each layer and each expert, `[out, in]`; ours stacks layers and
 //! experts, and keeps matrices as its products read them. So each of theirs is a rectangular part of one of
-//! ours, turned around or not. Nothing is computed: the bytes of the elements are the same.
+//! ours, transposed around or not. Nothing is computed: the bytes of the elements are the same.
 
-use crate::{Activation, Config, stack::Stack, switch::options::Choice};
+use crate::{Activation, Config, stack::Stack, switch::options::RoutingMethod};
 
 /// A tensor of theirs.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,8 +21,8 @@ pub struct Tensor {
     pub start: Vec<usize>,
     /// The sizes of the part.
     pub part: Vec<usize>,
-    /// Whether it is a matrix that is turned around: rows there are columns here.
-    pub turned: bool,
+    /// Whether it is a matrix that is transposed around: rows there are columns here.
+    pub transposed: bool,
 }
 
 /// All tensors of a model, in the order of its layers; or what the model has that theirs has not.
@@ -31,7 +31,7 @@ pub fn tensors(config: &Config) -> Result<Vec<Tensor>, String> {
         if config.activation != Activation::Relu {
             return Err("its experts are gated, and those of SwitchTransformers are not".into());
         }
-        if switch.places.attention() || switch.routing != Choice::Switch {
+        if switch.sparse_parts.attention() || switch.routing != RoutingMethod::Switch {
             return Err(
                 "its experts are elsewhere, or chosen in another way, than in SwitchTransformers".into()
             );
@@ -77,7 +77,7 @@ impl List<'_> {
 
     fn block(&mut self, stack: &str, decoder: bool, i: usize) {
         let config = self.config;
-        let place = Stack::place(config, decoder, i);
+        let place = Stack::location(config, decoder, i);
         let layers = if decoder { config.decoder_layers } else { config.encoder_layers };
         let period = config.period(decoder);
         let repeats = if i < layers / period * period { layers / period } else { 1 };
@@ -157,10 +157,10 @@ impl List<'_> {
         expert: &[(&str, usize, usize)],
         rows: Dims,
         columns: Dims,
-        turned: bool,
+        transposed: bool,
     ) {
         let size = |dims: Dims| dims.iter().map(|d| d.1).product::<usize>();
-        let sizes = if turned { [size(columns), size(rows)] } else { [size(rows), size(columns)] };
+        let sizes = if transposed { [size(columns), size(rows)] } else { [size(rows), size(columns)] };
         let (mut dims, mut start, mut part) = (vec![("layers", at.layers)], vec![at.layer], vec![1]);
         for (dim, size, index) in expert {
             dims.push((dim, *size));
@@ -175,7 +175,7 @@ impl List<'_> {
         let param = format!("{}/{param}", at.scope);
         self.part(name, sizes.to_vec(), param, &dims, &start, &part);
         if let Some(last) = self.all.last_mut() {
-            last.turned = turned;
+            last.transposed = transposed;
         }
     }
 
@@ -195,7 +195,7 @@ impl List<'_> {
     ) {
         let dims = dims.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect();
         let (start, part) = (start.to_vec(), part.to_vec());
-        self.all.push(Tensor { name, sizes, param, dims, start, part, turned: false });
+        self.all.push(Tensor { name, sizes, param, dims, start, part, transposed: false });
     }
 }
 
@@ -284,10 +284,10 @@ mod tests {
         let q = find("decoder.block.1.layer.1.EncDecAttention.q.weight");
         assert_eq!((q.param.as_str(), &q.sizes[..]), ("decoder/block_1/cross_attention/q", &[6, 4][..]));
         let wo = find("encoder.block.1.layer.1.mlp.experts.expert_1.wo.weight");
-        assert_eq!((wo.param.as_str(), wo.turned), ("encoder/block_1/ffn/wo", false));
+        assert_eq!((wo.param.as_str(), wo.transposed), ("encoder/block_1/ffn/wo", false));
         assert_eq!((&wo.start[..], &wo.part[..]), (&[0, 1, 0, 0][..], &[1, 1, 4, 6][..]));
         let wi = find("encoder.block.2.layer.1.mlp.wi.weight");
-        assert_eq!((wi.param.as_str(), wi.turned), ("encoder/rest/block_0/ffn/wi", true));
+        assert_eq!((wi.param.as_str(), wi.transposed), ("encoder/rest/block_0/ffn/wi", true));
         find("decoder.block.1.layer.2.mlp.router.classifier.weight");
     }
 

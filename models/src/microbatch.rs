@@ -40,13 +40,13 @@ impl<'g> Part<'g> {
 
 /// What is worth knowing of a step, by name.
 #[derive(Clone, Debug)]
-pub struct Said<'g> {
+pub struct StepMetrics<'g> {
     /// What training makes small.
     pub total: Option<Tensor<'g>>,
     numbers: Vec<(String, Tensor<'g>)>,
 }
 
-impl<'g> Said<'g> {
+impl<'g> StepMetrics<'g> {
     /// All of it but `without` as outputs.
     pub fn output(&self, g: &Graph, without: &[&str]) {
         for (name, value) in self.numbers.iter().filter(|(name, _)| !without.contains(&name.as_str())) {
@@ -73,18 +73,18 @@ impl<'g> Batch<'g> {
         g: &'g Graph,
         weights: &[Weight],
         f: impl FnOnce(Feeds<'g>, Part<'g>) -> (Vec<Tensor<'g>>, Option<Tensor<'g>>, Losses<'g>),
-    ) -> (Vec<Tensor<'g>>, Said<'g>) {
+    ) -> (Vec<Tensor<'g>>, StepMetrics<'g>) {
         let Self { feeds, parts, batch, sent: _ } = self;
         let part = Part { counted: feeds.counted(), share: 1.0 / parts.size as f64 };
         if parts.size == 1 {
             let (gradients, total, losses) = f(*feeds, part);
             let numbers = numbers(&losses).into_iter().map(|(name, value, _)| (name, value));
-            return (self.sent(gradients), Said { total, numbers: numbers.collect() });
+            return (self.sent(gradients), StepMetrics { total, numbers: numbers.collect() });
         }
         let zeros: Vec<_> = weights.iter().map(|w| g.full(0.0, DType::F32, w.state.dims())).collect();
-        let apart = feeds.map(&mut |x| x.split("batch", [batch, parts]));
+        let split = feeds.map(&mut |x| x.split("batch", [batch, parts]));
         let mut known = Vec::new();
-        let (sums, (total, values)) = g.scan(parts, zeros, apart, |sums, feeds| {
+        let (sums, (total, values)) = g.scan(parts, zeros, split, |sums, feeds| {
             let (gradients, total, losses) = f(feeds, part);
             let numbers = numbers(&losses);
             let values: Vec<Tensor<'g>> = numbers.iter().map(|n| n.1).collect();
@@ -92,16 +92,16 @@ impl<'g> Batch<'g> {
             let sums = sums.into_iter().zip(gradients).map(|(sum, gradient)| sum + gradient);
             (sums.collect::<Vec<_>>(), (total, values))
         });
-        let whole = |((name, over), values): ((String, Over), Tensor<'g>)| {
+        let whole = |((name, over), values): ((String, MetricReduction), Tensor<'g>)| {
             let value = match over {
-                Over::Sum => values.sum(parts),
-                Over::Mean => values.sum(parts) * part.share,
-                Over::Each => values.merge([batch, parts], "batch"),
+                MetricReduction::Sum => values.sum(parts),
+                MetricReduction::Mean => values.sum(parts) * part.share,
+                MetricReduction::Each => values.merge([batch, parts], "batch"),
             };
             (name, value)
         };
         let numbers = known.into_iter().zip(values).map(whole).collect();
-        (self.sent(sums), Said { total: total.map(|t| t.sum(parts)), numbers })
+        (self.sent(sums), StepMetrics { total: total.map(|t| t.sum(parts)), numbers })
     }
 
     /// Gradients as they go to other devices: what each owes is sent in the type of activations.
@@ -112,7 +112,7 @@ impl<'g> Batch<'g> {
 
 /// How a number of a step follows from those of its parts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Over {
+enum MetricReduction {
     Sum,
     Mean,
     /// A number for each sequence, in the order of the whole batch.
@@ -120,18 +120,18 @@ enum Over {
 }
 
 /// What a step says about losses and routers.
-fn numbers<'g>(losses: &Losses<'g>) -> Vec<(String, Tensor<'g>, Over)> {
+fn numbers<'g>(losses: &Losses<'g>) -> Vec<(String, Tensor<'g>, MetricReduction)> {
     let mut all = vec![
-        ("loss".to_owned(), losses.cross_entropy, Over::Sum),
-        ("row_loss".to_owned(), losses.rows, Over::Each),
-        ("accuracy".to_owned(), losses.accuracy, Over::Sum),
-        ("tokens".to_owned(), losses.tokens, Over::Sum),
-        ("z_loss".to_owned(), losses.z_loss, Over::Sum),
+        ("loss".to_owned(), losses.cross_entropy, MetricReduction::Sum),
+        ("row_loss".to_owned(), losses.rows, MetricReduction::Each),
+        ("accuracy".to_owned(), losses.accuracy, MetricReduction::Sum),
+        ("tokens".to_owned(), losses.tokens, MetricReduction::Sum),
+        ("z_loss".to_owned(), losses.z_loss, MetricReduction::Sum),
     ];
-    all.extend(losses.aux_loss.map(|aux| ("aux_loss".to_owned(), aux, Over::Mean)));
+    all.extend(losses.aux_loss.map(|aux| ("aux_loss".to_owned(), aux, MetricReduction::Mean)));
     for (stack, metrics) in &losses.routers {
         for (i, m) in metrics.iter().enumerate() {
-            // One sparse layer in an iteration needs no more of a name; several are told apart by their place.
+            // One sparse layer in an iteration needs no more of a name; several are told split by their place.
             let name = match metrics.iter().filter(|other| other.place == m.place).count() {
                 _ if metrics.len() == 1 => (*stack).to_owned(),
                 1 => format!("{stack}_{}", m.place),
@@ -140,7 +140,7 @@ fn numbers<'g>(losses: &Losses<'g>) -> Vec<(String, Tensor<'g>, Over)> {
             for (what, value) in
                 [("load", m.load), ("dropped", m.dropped), ("entropy", m.entropy), ("aux", m.aux), ("z", m.z)]
             {
-                all.push((format!("{name}_{what}"), value, Over::Mean));
+                all.push((format!("{name}_{what}"), value, MetricReduction::Mean));
             }
         }
     }

@@ -2,15 +2,15 @@
 //!
 //! What inputs and targets are is the runtime's business: span corruption, a prefix and what follows it, or text
 //! with nothing before it (the fact `task`). A row may have several examples, with the number of its example for
-//! each token: attention keeps them apart, and each begins with the start token. Nothing has to be done about their
+//! each token: attention keeps them segment_masks, and each begins with the start token. Nothing has to be done about their
 //! positions, since biases go by distances within an example, which are those within the row.
 
 use crate::{
     Config, Context, Weights,
     attention::{padding_mask, segment_mask},
     embedding::Embedding,
-    stack::{Passed, Stack},
-    switch::{RouterMetrics, options::Over},
+    stack::{Stack, StackOutput},
+    switch::{RouterMetrics, options::AuxReduction},
 };
 use mesh::{
     DType, Dim,
@@ -70,18 +70,18 @@ impl<'g> Tree<'g> for Feeds<'g> {
 
 /// One pass through both stacks.
 #[derive(Clone, Debug)]
-pub struct Pass<'g> {
+pub struct ForwardPass<'g> {
     /// The encoder's part.
-    pub encoder: Passed<'g>,
+    pub encoder: StackOutput<'g>,
     /// The decoder's part.
-    pub decoder: Passed<'g>,
+    pub decoder: StackOutput<'g>,
     /// A logit for every position of the targets and every token, in `f32`.
     pub logits: Tensor<'g>,
 }
 
-/// Masks that keep the examples of a row apart: in both self-attentions, and in the decoder's attention to the encoder.
+/// Masks that keep the examples of a row segment_masks: in both self-attentions, and in the decoder's attention to the encoder.
 #[derive(Clone, Copy)]
-struct Apart<'g> {
+struct SegmentMasks<'g> {
     encoder: Tensor<'g>,
     decoder: Tensor<'g>,
     between: Tensor<'g>,
@@ -154,13 +154,13 @@ impl EncoderDecoder {
         rng: Option<Rng<'g>>,
     ) -> Losses<'g> {
         let (batch, _, target_length) = self.dims();
-        let Pass { encoder, decoder, logits } = self.run(&Context::new(g, &self.config, rng), feeds);
+        let ForwardPass { encoder, decoder, logits } = self.run(&Context::new(g, &self.config, rng), feeds);
         let routers = [("encoder", encoder.routers()), ("decoder", decoder.routers())];
         g.scope("loss", || self.of_logits(logits, feeds.targets, counted, [&batch, &target_length], routers))
     }
 
     /// Both stacks, over what a step is given.
-    pub fn run<'g>(&self, cx: &Context<'g>, feeds: Feeds<'g>) -> Pass<'g> {
+    pub fn run<'g>(&self, cx: &Context<'g>, feeds: Feeds<'g>) -> ForwardPass<'g> {
         let (_, length, target_length) = self.dims();
         let Feeds { inputs, targets, segments } = feeds;
         // Each target is predicted from those before it; the first from the start token, 0.
@@ -172,12 +172,12 @@ impl EncoderDecoder {
         let first = of_targets.ne(of_targets.shift_right(&target_length, 1));
         let before = first.select(cx.g.constant(0, DType::S32), before);
         // Padding is in segment 0, which no token that counts is in.
-        let apart = cx.g.scope("segments", || Apart {
+        let segment_masks = cx.g.scope("segments", || SegmentMasks {
             encoder: segment_mask(of_inputs, of_inputs, &length),
             decoder: segment_mask(of_targets, of_targets, &target_length),
             between: segment_mask(of_targets, of_inputs, &length),
         });
-        self.stacks(cx, inputs, (padding, Some(apart)), before, targets)
+        self.stacks(cx, inputs, (padding, Some(segment_masks)), before, targets)
     }
 
     /// Both stacks: `padding` is what is added to logits of attention over `inputs`, `before` are the tokens
@@ -189,7 +189,7 @@ impl EncoderDecoder {
         padding: Tensor<'g>,
         before: Tensor<'g>,
         targets: Tensor<'g>,
-    ) -> Pass<'g> {
+    ) -> ForwardPass<'g> {
         self.stacks(cx, inputs, (padding, None), before, targets)
     }
 
@@ -197,22 +197,22 @@ impl EncoderDecoder {
         &self,
         cx: &Context<'g>,
         inputs: Tensor<'g>,
-        (padding, apart): (Tensor<'g>, Option<Apart<'g>>),
+        (padding, segment_masks): (Tensor<'g>, Option<SegmentMasks<'g>>),
         before: Tensor<'g>,
         targets: Tensor<'g>,
-    ) -> Pass<'g> {
+    ) -> ForwardPass<'g> {
         let (batch, length, target_length) = self.dims();
         let g = cx.g;
         let x = g.scope("embedding", || self.embedding.lookup(cx, inputs));
-        let of_encoder = cx.over(inputs).apart(apart.map(|a| a.encoder));
+        let of_encoder = cx.with_tokens(inputs).with_segment_mask(segment_masks.map(|a| a.encoder));
         let encoder = self.encoder.forward(&of_encoder, x, &length, None, padding);
         let memory = encoder.x.rename(&length, "memory_length");
         let y = g.scope("embedding", || self.embedding.lookup(cx, before));
-        let of_decoder = cx.over(targets).apart(apart.map(|a| a.decoder));
-        let seen = apart.map_or(padding, |a| a.between);
+        let of_decoder = cx.with_tokens(targets).with_segment_mask(segment_masks.map(|a| a.decoder));
+        let seen = segment_masks.map_or(padding, |a| a.between);
         let decoder = self.decoder.forward(&of_decoder, y, &target_length, Some(memory), seen);
         let logits = g.scope("logits", || self.embedding.logits(cx, decoder.x, &batch, &target_length));
-        Pass { encoder, decoder, logits }
+        ForwardPass { encoder, decoder, logits }
     }
 
     fn of_logits<'g>(
@@ -257,8 +257,8 @@ impl EncoderDecoder {
         };
         let sum = all.map(of).reduce(|a, b| a + b)?;
         Some(match switch.aux_layers {
-            Over::Sum => sum,
-            Over::Mean => sum / layers.max(1) as f64,
+            AuxReduction::Sum => sum,
+            AuxReduction::Mean => sum / layers.max(1) as f64,
         })
     }
 }

@@ -67,13 +67,13 @@ impl RelativeBias {
     }
 
     /// What is added to logits of a causal stack with positions `memory`, for every position that looks.
-    pub fn falling<'g>(&self, cx: &Context<'g>, memory: &Dim) -> Falling<'g> {
+    pub fn causal<'g>(&self, cx: &Context<'g>, memory: &Dim) -> CausalBias<'g> {
         let (g, last) = (cx.g, memory.size - 1);
         // Positions as the last one sees them, and beyond them as many that it must not see.
         let reach = Dim::new("reach", 2 * memory.size);
         let place = g.iota(&reach, DType::S32);
         let bias = self.of(cx, place - last as u32, &[&reach.name]);
-        Falling {
+        CausalBias {
             all: place.gt(last as u32).select(g.constant(MASKED, DType::F32), bias),
             memory: memory.clone(),
         }
@@ -103,13 +103,13 @@ impl RelativeBias {
 /// Biases and causality of all positions in one row, from the farthest position before to those after: what
 /// one position adds to its logits is a part of it.
 #[derive(Clone, Debug)]
-pub struct Falling<'g> {
+pub struct CausalBias<'g> {
     /// `[heads, reach]`.
     all: Tensor<'g>,
     memory: Dim,
 }
 
-impl<'g> Falling<'g> {
+impl<'g> CausalBias<'g> {
     /// For the position `position`: `[heads, memory]`.
     pub fn at(&self, position: Tensor<'g>) -> Tensor<'g> {
         let (size, last) = (self.memory.size, self.memory.size as u32 - 1);

@@ -6,8 +6,8 @@
 use crate::{
     Config, Context, Weights,
     attention::MASKED,
-    objective::{EncoderDecoder, Pass},
-    stack::{Passed, Stack},
+    objective::{EncoderDecoder, ForwardPass},
+    stack::{Stack, StackOutput},
     switch::Trace,
 };
 use mesh::{
@@ -123,7 +123,7 @@ impl<'g> Probe<'g, '_> {
         total
     }
 
-    fn cross_entropy(&self, pass: &Pass<'g>, labels: Tensor<'g>, positions: [&Dim; 2]) -> Tensor<'g> {
+    fn cross_entropy(&self, pass: &ForwardPass<'g>, labels: Tensor<'g>, positions: [&Dim; 2]) -> Tensor<'g> {
         let vocab = &Dim::new("vocab", self.config.vocab);
         let counts = labels.ne(-100).cast(DType::F32);
         let wanted = (pass.logits * labels.one_hot(vocab, DType::F32)).sum(vocab);
@@ -133,7 +133,12 @@ impl<'g> Probe<'g, '_> {
 
     /// Outputs what happened in a stack. The result are its losses: the sums of aux and of z over layers, and
     /// Hugging Face's aux and z.
-    fn stack(&self, decoder: bool, passed: &Passed<'g>, positions: [&Dim; 2]) -> [Option<Tensor<'g>>; 4] {
+    fn stack(
+        &self,
+        decoder: bool,
+        passed: &StackOutput<'g>,
+        positions: [&Dim; 2],
+    ) -> [Option<Tensor<'g>>; 4] {
         let g = self.g;
         let (stack, layers) = match decoder {
             true => ("decoder", self.config.decoder_layers),
@@ -143,7 +148,7 @@ impl<'g> Probe<'g, '_> {
         let (mut aux, mut z) = (None, None);
         let mut traces = Vec::new();
         for i in 0..layers {
-            let place = Stack::place(self.config, decoder, i);
+            let place = Stack::location(self.config, decoder, i);
             let way = &passed.segments[place.segment];
             let layer = |x: Tensor<'g>| x.slice("layers", place.layer..place.layer + 1).squeeze("layers");
             g.output(format!("{stack}.hidden.{i}"), layer(way.hidden[place.block]));

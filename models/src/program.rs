@@ -48,15 +48,15 @@ pub fn program(config: &Config, place: &Site) -> Program {
         let batch = Batch::input(g, config);
         let now = step.read(g);
         let rng = Rng::new(seed, now.cast(DType::U32));
-        let (gradients, said) = batch.each(g, &weights.all(), |feeds, part| {
+        let (gradients, metrics) = batch.each(g, &weights.all(), |feeds, part| {
             let losses = model.losses(g, feeds, part.counted, Some(part.random(rng)));
             let total = losses.total(part.share);
             (optimizer.gradients(g, total), Some(total), losses)
         });
-        let loss = said.total.expect("every part of a training step has a total");
+        let loss = metrics.total.expect("every part of a training step has a total");
         let report = g.scope("optimizer", || optimizer.apply(g, loss, &gradients, now));
         step.assign(now + 1);
-        said.output(g, &["accuracy", "tokens"]);
+        metrics.output(g, &["accuracy", "tokens"]);
         g.output("grad_norm", report.grad_norm);
         g.output("learning_rate", report.rate);
         if let Some(skipped) = report.skipped {
@@ -65,9 +65,9 @@ pub fn program(config: &Config, place: &Site) -> Program {
     });
     p.function("eval_step", |g| {
         let batch = Batch::input(g, config);
-        let (_, said) =
+        let (_, metrics) =
             batch.each(g, &[], |feeds, part| (Vec::new(), None, model.losses(g, feeds, part.counted, None)));
-        said.output(g, &["row_loss"]);
+        metrics.output(g, &["row_loss"]);
     });
     p
 }

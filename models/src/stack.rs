@@ -2,7 +2,7 @@
 
 mod decode;
 
-pub use decode::{Blocks, Kept, StepDecoder};
+pub use decode::{DecoderLayers, KvCache, StepDecoder};
 
 use crate::{
     Config, Context, Weights,
@@ -56,7 +56,7 @@ struct Segment {
 
 /// Where the parameters of a block are.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct BlockLocation {
     /// Number of the segment in its stack.
     pub segment: usize,
     /// Number of the block in an iteration.
@@ -69,23 +69,23 @@ pub struct Place {
 
 /// What a stack gives.
 #[derive(Clone, Debug)]
-pub struct Passed<'g> {
+pub struct StackOutput<'g> {
     /// The embeddings after all blocks and the last norm.
     pub x: Tensor<'g>,
     /// What happened on the way, by segment.
-    pub segments: Vec<Way<'g>>,
+    pub segments: Vec<SegmentTrace<'g>>,
 }
 
 /// What happened in the blocks of a segment, stacked over `layers`.
 #[derive(Clone, Debug)]
-pub struct Way<'g> {
+pub struct SegmentTrace<'g> {
     /// The input of each block of an iteration.
     pub hidden: Vec<Tensor<'g>>,
     /// Metrics for each sparse layer of an iteration.
     pub routers: Vec<RouterMetrics<'g>>,
 }
 
-impl<'g> Passed<'g> {
+impl<'g> StackOutput<'g> {
     /// Metrics for each sparse layer of an iteration, over all `layers` of the stack.
     pub fn routers(&self) -> Vec<RouterMetrics<'g>> {
         let mut all: Vec<RouterMetrics<'g>> = Vec::new();
@@ -114,7 +114,7 @@ fn append<'g>(first: RouterMetrics<'g>, second: RouterMetrics<'g>) -> RouterMetr
 
 impl Stack {
     /// Where block `i` of the encoder or decoder of `config` is.
-    pub fn place(config: &Config, decoder: bool, i: usize) -> Place {
+    pub fn location(config: &Config, decoder: bool, i: usize) -> BlockLocation {
         let (period, stack) = (config.period(decoder), if decoder { "decoder" } else { "encoder" });
         let layers = if decoder { config.decoder_layers } else { config.encoder_layers };
         let (whole, block) = (layers / period * period, i % period);
@@ -125,7 +125,7 @@ impl Stack {
             (_, true) => format!("{stack}/block_{block}"),
             (_, false) => format!("{stack}/rest/block_{block}"),
         };
-        Place { segment, block, layer, scope }
+        BlockLocation { segment, block, layer, scope }
     }
 
     /// An encoder.
@@ -180,7 +180,7 @@ impl Stack {
         length: &Dim,
         memory: Option<Tensor<'g>>,
         padding: Tensor<'g>,
-    ) -> Passed<'g> {
+    ) -> StackOutput<'g> {
         cx.g.scope(self.name, || {
             let own = length.renamed("memory_length");
             let mut bias = cx.g.scope("relative_bias", || self.bias.forward(cx, length, &own));
@@ -189,7 +189,7 @@ impl Stack {
             }
             // The decoder's own padding comes last, so that causality hides it from what counts.
             let mut masks = if self.decoder { vec![bias] } else { vec![bias, padding] };
-            masks.extend(cx.apart);
+            masks.extend(cx.segment_mask);
             let x = if self.stream { x.rename(&self.dims.d_model, STREAM) } else { x };
             let mut x = cx.drop(x, &[length]);
             let mut segments = Vec::new();
@@ -200,10 +200,10 @@ impl Stack {
                         segment.forward(&cx.iteration(), x, &self.dims, seen, &masks)
                     });
                 x = next;
-                segments.push(Way { hidden, routers });
+                segments.push(SegmentTrace { hidden, routers });
             }
             let x = cx.drop(self.norm.forward(cx, x), &[length]);
-            Passed { x: stream::leave(x, &self.dims.d_model), segments }
+            StackOutput { x: stream::leave(x, &self.dims.d_model), segments }
         })
     }
 }
@@ -238,12 +238,12 @@ impl Block {
         let sparse = config.switch.as_ref().filter(|_| config.is_sparse(decoder, i));
         let attention = || (norm(), Attention::new(w, dims));
         let own_attention = || match sparse {
-            Some(switch) if switch.places.attention() => (norm(), Attention::switch(w, dims, switch)),
+            Some(switch) if switch.sparse_parts.attention() => (norm(), Attention::switch(w, dims, switch)),
             Some(_) | None => attention(),
         };
         let d_ff = Dim::new("d_ff", config.d_ff);
         let feed_forward = || match sparse {
-            Some(switch) if switch.places.ffn() => {
+            Some(switch) if switch.sparse_parts.ffn() => {
                 Ffn::Switch(Box::new(SwitchFfn::new(w, &dims.d_model, &d_ff, config.activation, switch)))
             }
             Some(_) | None => {

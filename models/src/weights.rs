@@ -6,7 +6,7 @@ use mesh::{
 };
 use std::cell::RefCell;
 
-use crate::{Context, config::Late};
+use crate::{Context, config::CastAt};
 
 /// A trained parameter. Its dims fall into three groups: those that stack independent matrices (layers,
 /// experts), and the *rows* (what the product sums over) and *columns* of each matrix.
@@ -32,9 +32,9 @@ impl Weight {
         // What is rounded already is as it was after a cast, but compilers do not take that for a mere change of
         // type, which they would move to before the loop over layers.
         let late = match cx.cast_late {
-            Late::None => false,
-            Late::Experts => self.stacks(),
-            Late::All => true,
+            CastAt::None => false,
+            CastAt::Experts => self.stacks(),
+            CastAt::All => true,
         };
         if late && cx.dtype() == DType::Bf16 { value.round_bf16() } else { value }.cast(cx.dtype())
     }

@@ -7,7 +7,7 @@
 //! compete for slots is one sequence, so that whatever splits a batch splits the groups (the released code has
 //! groups of 2048 to 8192 tokens: `--set group_size=8192`).
 
-use crate::{Activation, Config, Method, Optimizer, Schedule, Switch};
+use crate::{Activation, Config, LrSchedule, Method, Optimizer, Switch};
 use mesh::ir::Remat;
 
 /// What all of them share: C4 cut into inputs of 512 and targets of 114 tokens, Adafactor, no dropout.
@@ -23,7 +23,7 @@ fn pretraining(name: &str) -> Config {
         remat: Remat::SaveContractions,
         optimizer: Optimizer {
             method: Method::adafactor(),
-            schedule: Schedule::t5(1.0, 10_000),
+            schedule: LrSchedule::t5(1.0, 10_000),
             clip: 0.0,
             ..Optimizer::default()
         },

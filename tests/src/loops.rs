@@ -4,7 +4,7 @@ use crate::moe::Layer;
 use compiler::interp::Tensors;
 use models::{
     Switch,
-    switch::options::{Choice, Priority, Second},
+    switch::options::{Priority, RoutingMethod, SecondExpertPolicy},
 };
 
 /// What a layer is to do, by loops: `[group][token][expert]` and so on, all flat and row-major.
@@ -86,13 +86,13 @@ impl Group<'_> {
                 let expert = best[round];
                 let gate = if o.renormalizes() { p[t][expert] / (sum + 1e-9) } else { p[t][expert] };
                 let counted = match policy {
-                    _ if round == 0 || o.routing != Choice::TopK => true,
-                    Second::All => true,
-                    Second::None => false,
-                    Second::Threshold => gate > threshold,
-                    Second::Random => panic!("the loops draw no numbers"),
+                    _ if round == 0 || o.routing != RoutingMethod::TopK => true,
+                    SecondExpertPolicy::All => true,
+                    SecondExpertPolicy::None => false,
+                    SecondExpertPolicy::Threshold => gate > threshold,
+                    SecondExpertPolicy::Random => panic!("the loops draw no numbers"),
                 };
-                let done = o.routing == Choice::Ntlb && placed.iter().any(|slot| slot.0 == t);
+                let done = o.routing == RoutingMethod::Ntlb && placed.iter().any(|slot| slot.0 == t);
                 if counted && !done && counts[expert] < self.capacity {
                     placed.push((t, expert, counts[expert], gate));
                     counts[expert] += 1;
@@ -107,13 +107,13 @@ impl Group<'_> {
         let mut placed: Placed = Vec::new();
         for e in 0..self.o.experts {
             let scores: Vec<f64> = match self.o.routing {
-                Choice::ExpertSelection => self.attention(e),
+                RoutingMethod::ExpertSelection => self.attention(e),
                 _ => p.iter().map(|p| p[e]).collect(),
             };
             let order = ranked(&scores).into_iter().filter(|t| self.real[*t]).take(self.capacity);
             placed.extend(order.enumerate().map(|(place, t)| (t, e, place, scores[t])));
         }
-        if self.o.routing == Choice::ExpertSelection {
+        if self.o.routing == RoutingMethod::ExpertSelection {
             let times = |t| placed.iter().filter(|slot| slot.0 == t).count() as f64;
             return placed.iter().map(|(t, e, place, gate)| (*t, *e, *place, gate / times(*t))).collect();
         }
@@ -149,12 +149,12 @@ impl Group<'_> {
         };
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>() * experts;
         match o.routing {
-            Choice::Switch => (dot(&share(0, true), &mean(true)) * real / s, share(0, true)),
-            Choice::Ntlb => {
+            RoutingMethod::Switch => (dot(&share(0, true), &mean(true)) * real / s, share(0, true)),
+            RoutingMethod::Ntlb => {
                 let rounds = (0..o.choices()).map(|i| dot(&share(i, true), &mean(true)));
                 (rounds.sum::<f64>() / o.choices() as f64 * real / s, share(0, true))
             }
-            Choice::TopK => {
+            RoutingMethod::TopK => {
                 let mut aux = dot(&share(0, false), &mean(false));
                 if o.second_place_loss {
                     let mut rest = vec![0.0; o.experts];
@@ -169,10 +169,10 @@ impl Group<'_> {
                 }
                 (aux, share(0, false))
             }
-            Choice::ExpertChoice | Choice::ExpertSelection => {
+            RoutingMethod::ExpertChoice | RoutingMethod::ExpertSelection => {
                 let used = |e: usize| placed.iter().filter(|slot| slot.1 == e).count() as f64;
                 let load = (0..o.experts).map(used).collect();
-                if o.routing == Choice::ExpertChoice {
+                if o.routing == RoutingMethod::ExpertChoice {
                     return (1.0, load);
                 }
                 let attention: Vec<Vec<f64>> = (0..o.experts).map(|e| self.attention(e)).collect();

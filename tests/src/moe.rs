@@ -80,7 +80,7 @@ impl Layer {
             let tokens = g.input("tokens", DType::S32, [batch, length]);
             let cotangent = g.input("cotangent", DType::F32, [batch, length, d_model]);
             let rng = self.train.then(|| Rng::new(seed, seed));
-            let cx = Context::new(g, &config, rng).over(tokens);
+            let cx = Context::new(g, &config, rng).with_tokens(tokens);
             let (y, routed) = ffn.routed(&cx, x.cast(cx.dtype()), batch, length);
             let y = y.cast(DType::F32);
             let m = &routed.metrics;

@@ -115,11 +115,11 @@ impl Case {
             let sizes: Vec<usize> = part.dims.iter().map(|d| d.1).collect();
             let whole = sizes.iter().product();
             let (_, ours) = all.entry(part.param).or_insert_with(|| (sizes.clone(), vec![0.0; whole]));
-            // Position in the part, as our matrices lie; theirs may be turned around.
-            let columns = if part.turned { part.sizes[0] } else { 1 };
+            // Position in the part, as our matrices lie; theirs may be transposed around.
+            let columns = if part.transposed { part.sizes[0] } else { 1 };
             let rows = theirs.len() / columns;
             for n in 0..theirs.len() {
-                let from = if part.turned { n % columns * rows + n / columns } else { n };
+                let from = if part.transposed { n % columns * rows + n / columns } else { n };
                 let (mut rest, mut index, mut stride) = (n, 0, 1);
                 for d in (0..sizes.len()).rev() {
                     index += (part.start[d] + rest % part.part[d]) * stride;

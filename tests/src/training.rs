@@ -6,7 +6,7 @@ use compiler::{
     pipeline::{self, Placement},
 };
 use mesh::{Function, Layout, Mesh, Module, Site};
-use models::{Config, Optimizer, Schedule, Switch};
+use models::{Config, LrSchedule, Optimizer, Switch};
 use runtime::{
     Artefact, Session,
     data::{self, Source, Text},
@@ -29,7 +29,7 @@ pub fn small_switch() -> Config {
         decoder_layers: 2,
         switch: Some(Switch::default()),
         optimizer: Optimizer {
-            schedule: Schedule { rate: 5e-3, warmup: 5, ..Schedule::default() },
+            schedule: LrSchedule { rate: 5e-3, warmup: 5, ..LrSchedule::default() },
             ..models::config::small_model_optimizer()
         },
         ..Config::default()

@@ -5,7 +5,7 @@ use mesh::random::{THREEFRY_ROUNDS, threefry2x32};
 use mesh::{DType, Dim, Site, dsl::Program};
 use models::{
     Config, Generation, Switch, generate,
-    generate::{Early, Method, sampling},
+    generate::{EarlyStopping, Method, sampling},
     probe,
 };
 use pjrt::ElementType;
@@ -150,7 +150,7 @@ fn a_wide_beam_search_finds_the_best_of_all_sequences() {
             method: Method::Beam,
             beams: 25,
             steps: 2,
-            early: Early::Certain,
+            early: EarlyStopping::Certain,
             ..Generation::default()
         };
         let mut session = generating(&config, &options, "");
@@ -173,7 +173,7 @@ fn one_beam_is_greedy_and_lengths_are_kept() {
     let config = tiny(4, 12, 8);
     let inputs = [vec![3, 4, 2, 1], vec![2, 1], vec![9, 9, 9, 1], vec![11, 5, 7, 3, 1], vec![4, 1]];
     let greedy = Generation { steps: 3, ..Generation::default() };
-    let beam = Generation { method: Method::Beam, early: Early::First, ..greedy.clone() };
+    let beam = Generation { method: Method::Beam, early: EarlyStopping::First, ..greedy.clone() };
     let (mut greedy, mut beam) = (generating(&config, &greedy, ""), generating(&config, &beam, ""));
     for (min_length, max_length) in [(0, None), (8, None), (3, Some(5)), (0, Some(1))] {
         let options = Options { min_length, max_length, length_penalty: 0.0, ..Options::default() };

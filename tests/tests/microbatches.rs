@@ -89,7 +89,7 @@ fn on_eight_devices_too() {
 #[test]
 fn choices_for_tpus_change_nothing_but_rounding() {
     let plain = Config { precision: models::Precision::Selective, ..config(2) };
-    let tuned = Config { queries_last: true, cast_late: models::Late::Experts, ..plain.clone() };
+    let tuned = Config { queries_last: true, cast_late: models::CastAt::Experts, ..plain.clone() };
     let (says, _) = step(&plain, "", "");
     for mesh in ["", "expert=4,model=2"] {
         let (these, _) = step(&tuned, mesh, "");

@@ -12,7 +12,7 @@ use mesh::{
     verify,
 };
 use models::{
-    Config, Dispatch, Method, Optimizer, Precision, Schedule, Switch, Weights,
+    Config, Dispatch, LrSchedule, Method, Optimizer, Precision, Switch, Weights,
     optimizer::{Adafactor, Decay, Update},
 };
 
@@ -34,7 +34,7 @@ fn tiny() -> Config {
         max_distance: 16,
         switch: Some(Switch { experts: 4, min_capacity: 1, ..Switch::default() }),
         optimizer: Optimizer {
-            schedule: Schedule { rate: 2e-2, warmup: 2, ..Schedule::default() },
+            schedule: LrSchedule { rate: 2e-2, warmup: 2, ..LrSchedule::default() },
             ..Optimizer::default()
         },
         ..Config::default()
@@ -189,16 +189,20 @@ fn sparse_layers_need_not_come_at_even_distances() {
 
 #[test]
 fn every_way_of_routing_learns() {
-    use models::switch::options::{Choice, Exploration, Over, Priority, Second};
+    use models::switch::options::{AuxReduction, Exploration, Priority, RoutingMethod, SecondExpertPolicy};
     let switch = || Switch { experts: 4, min_capacity: 1, ..Switch::default() };
     let with = |routing| Switch { routing, ..switch() };
     for switch in [
-        with(Choice::TopK),
-        Switch { second_policy: Second::Random, second_place_loss: true, ..with(Choice::TopK) },
-        Switch { priority: Priority::Gate, renormalize: Some(false), top_k: 3, ..with(Choice::TopK) },
-        Switch { ignore_padding: true, aux_layers: Over::Mean, ..with(Choice::Ntlb) },
-        Switch { exploration: Exploration::InputDropout, ..with(Choice::ExpertChoice) },
-        Switch { ignore_padding: true, group_size: 16, ..with(Choice::ExpertSelection) },
+        with(RoutingMethod::TopK),
+        Switch {
+            second_policy: SecondExpertPolicy::Random,
+            second_place_loss: true,
+            ..with(RoutingMethod::TopK)
+        },
+        Switch { priority: Priority::Gate, renormalize: Some(false), top_k: 3, ..with(RoutingMethod::TopK) },
+        Switch { ignore_padding: true, aux_layers: AuxReduction::Mean, ..with(RoutingMethod::Ntlb) },
+        Switch { exploration: Exploration::InputDropout, ..with(RoutingMethod::ExpertChoice) },
+        Switch { ignore_padding: true, group_size: 16, ..with(RoutingMethod::ExpertSelection) },
         Switch { exploration: Exploration::Sample, router_bias: true, ..switch() },
         Switch { fixed_capacity: 3, router_z_loss: 0.1, router_z_scaled: true, ..switch() },
     ] {
@@ -208,23 +212,23 @@ fn every_way_of_routing_learns() {
 
 #[test]
 fn experts_learn_in_attention_too() {
-    use models::switch::options::{Choice, Places};
-    let with = |places, routing| {
+    use models::switch::options::{RoutingMethod, SparseParts};
+    let with = |sparse_parts, routing| {
         let switch = tiny().switch.expect("tiny is sparse");
-        Config { switch: Some(Switch { places, routing, ignore_padding: true, ..switch }), ..tiny() }
+        Config { switch: Some(Switch { sparse_parts, routing, ignore_padding: true, ..switch }), ..tiny() }
     };
     let module = |config: &Config| train(config, &build(config), 1).remove(0);
-    learns(&with(Places::Attention, Choice::Switch));
+    learns(&with(SparseParts::Attention, RoutingMethod::Switch));
     // Two sparse parts in each layer, with outputs of their own.
-    let both = with(Places::Both, Choice::Switch);
+    let both = with(SparseParts::Both, RoutingMethod::Switch);
     let outputs = train(&both, &build(&both), 12);
     assert!(number(&outputs[11], "loss") < 0.8 * number(&outputs[0], "loss"));
     for name in ["encoder_attention_load", "encoder_ffn_load", "decoder_attention_load", "decoder_ffn_load"] {
         assert!((number(&outputs[0], name) - 2.0).abs() < 1e-5, "two layers: {}", number(&outputs[0], name));
     }
-    assert!(!module(&with(Places::Ffn, Choice::TopK)).contains_key("encoder_ffn_load"));
+    assert!(!module(&with(SparseParts::Ffn, RoutingMethod::TopK)).contains_key("encoder_ffn_load"));
     // On eight devices as on one.
-    let config = with(Places::Both, Choice::TopK);
+    let config = with(SparseParts::Both, RoutingMethod::TopK);
     let whole = build(&config);
     let local = split(&whole, "data=2,expert=2,model=2", &config.layout(), "");
     let difference = difference(&train(&config, &whole, 2), &train(&config, &local, 2));
@@ -295,7 +299,7 @@ fn a_residual_stream_in_parts_is_the_same() {
 /// The change of a parameter that begins at `value` and has the gradient `gradient`, for one step of rate
 /// 0.1 without warm-up.
 fn first_change(method: Method, value: f64, gradient: &[f64]) -> Vec<f64> {
-    let schedule = Schedule { rate: 0.1, warmup: 0, ..Schedule::default() };
+    let schedule = LrSchedule { rate: 0.1, warmup: 0, ..LrSchedule::default() };
     let optimizer = Optimizer { method, schedule, clip: 0.0, skip_non_finite: true };
     let p = Program::new("test");
     let weights = Weights::new(&p);
@@ -344,7 +348,7 @@ fn optimizers_take_their_first_step_as_by_hand() {
 #[test]
 fn rates_rise_and_fall_as_their_schedule_says() {
     let rates = |decays: &[Decay]| {
-        let schedule = Schedule { rate: 1.0, warmup: 4, decays: decays.to_vec(), steps: 12 };
+        let schedule = LrSchedule { rate: 1.0, warmup: 4, decays: decays.to_vec(), steps: 12 };
         let p = Program::new("test");
         p.function("rate", |g| g.output("rate", schedule.rate(g.input("t", DType::F32, []))));
         let module = p.finish().expect("the program is legal");

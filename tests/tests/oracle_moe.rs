@@ -7,7 +7,7 @@ use compiler::interp::{Tensor, Tensors};
 use mesh::DType;
 use models::{
     Dispatch, Precision, Switch,
-    switch::options::{Exploration, Second},
+    switch::options::{Exploration, SecondExpertPolicy},
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -58,9 +58,9 @@ fn options(meta: &Value) -> Switch {
     let number = |key: &str| hparams[key].as_f64().unwrap_or_else(|| panic!("`{key}` is a number"));
     let size = |key: &str| hparams[key].as_u64().unwrap_or_else(|| panic!("`{key}` is a size")) as usize;
     let policy = |key: &str| match hparams[key].as_str() {
-        Some("all") => Second::All,
-        Some("none") => Second::None,
-        Some("threshold") => Second::Threshold,
+        Some("all") => SecondExpertPolicy::All,
+        Some("none") => SecondExpertPolicy::None,
+        Some("threshold") => SecondExpertPolicy::Threshold,
         other => panic!("no case has the policy {other:?}"),
     };
     let base = match hparams["gating"].as_str() {

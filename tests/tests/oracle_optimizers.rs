@@ -13,7 +13,7 @@ use mesh::{
     dsl::{Init, Program},
 };
 use models::{
-    Method, Optimizer, Schedule, Weights,
+    LrSchedule, Method, Optimizer, Weights,
     optimizer::{Adafactor, AdamW, Update},
 };
 use safetensors::SafeTensors;
@@ -150,7 +150,7 @@ impl Bench {
 
 /// Runs the five steps of `kind` everywhere and compares all parameters after each.
 #[track_caller]
-fn check(case: &str, kind: &str, method: Method, schedule: Schedule) {
+fn check(case: &str, kind: &str, method: Method, schedule: LrSchedule) {
     let Some(bytes) = file(case) else { return };
     let file = SafeTensors::deserialize(&bytes).expect("the file is safetensors");
     let optimizer = Optimizer { method, schedule, clip: 0.0, ..Optimizer::default() };
@@ -204,21 +204,21 @@ fn check(case: &str, kind: &str, method: Method, schedule: Schedule) {
 #[test]
 fn adamw_is_torchs() {
     let method = AdamW { weight_decay: 0.01, ..AdamW::default() };
-    check("optimizers", "adamw", Method::AdamW(method), Schedule::constant(0.01));
+    check("optimizers", "adamw", Method::AdamW(method), LrSchedule::constant(0.01));
 }
 
 #[test]
 fn adafactor_is_transformers() {
     // What `relative_step` says: min(1e-2, 1 / sqrt(t)).
-    let own = Schedule::t5(1.0, 10_000);
+    let own = LrSchedule::t5(1.0, 10_000);
     check("optimizers", "adafactor_relative_scaled", Method::Adafactor(Adafactor::transformers()), own);
     let unscaled = Adafactor { relative: false, ..Adafactor::transformers() };
-    check("optimizers", "adafactor_fixed_unscaled", Method::Adafactor(unscaled), Schedule::constant(0.03));
+    check("optimizers", "adafactor_fixed_unscaled", Method::Adafactor(unscaled), LrSchedule::constant(0.03));
 }
 
 #[test]
 fn adafactor_is_mesh_tensorflows() {
-    let own = |rate| Schedule::t5(rate, 10_000);
+    let own = |rate| LrSchedule::t5(rate, 10_000);
     check("mtf_adafactor", "default", Method::Adafactor(Adafactor::mesh_tf()), own(1.0));
     let unscaled = Adafactor { relative: false, ..Adafactor::mesh_tf() };
     check("mtf_adafactor", "unscaled", Method::Adafactor(unscaled), own(0.05));
@@ -234,7 +234,7 @@ fn a_step_that_is_not_finite_changes_no_bit() {
     let given = [("matrix", vec![6, 10], some(9, "matrix", 60)), ("vector", vec![7], some(9, "vector", 7))];
     let factored = Adafactor { factored_from: 2, beta1: 0.9, weight_decay: 0.1, ..Adafactor::t5x() };
     for method in [Method::Sgd, Method::adamw(), Method::Adafactor(factored)] {
-        let optimizer = Optimizer { method, schedule: Schedule::t5(0.1, 2), ..Optimizer::default() };
+        let optimizer = Optimizer { method, schedule: LrSchedule::t5(0.1, 2), ..Optimizer::default() };
         for (on_plugin, place) in [(false, ONE), (true, ONE), (true, TWO)] {
             let bench = Bench::new(&optimizer, &given, place);
             let (mut state, mut without) = (bench.initial.clone(), bench.initial.clone());
@@ -286,7 +286,7 @@ fn the_gradient_is_limited_by_its_norm_over_all_parameters() {
     for (clip, large) in [(0.5, true), (1e3, false), (0.0, false)] {
         let optimizer = Optimizer {
             method: Method::Sgd,
-            schedule: Schedule::constant(1.0),
+            schedule: LrSchedule::constant(1.0),
             clip,
             ..Optimizer::default()
         };
@@ -307,7 +307,7 @@ fn the_gradient_is_limited_by_its_norm_over_all_parameters() {
 fn moved(method: &Method, layers: usize, stacked: bool) -> Vec<f64> {
     let (layer, rows, columns) = (Dim::new("layers", layers), Dim::new("r", 4), Dim::new("c", 6));
     let optimizer =
-        Optimizer { method: method.clone(), schedule: Schedule::t5(0.1, 4), ..Optimizer::default() };
+        Optimizer { method: method.clone(), schedule: LrSchedule::t5(0.1, 4), ..Optimizer::default() };
     let p = Program::new("stacked");
     let weights = Weights::new(&p);
     let declare = |name: String| {

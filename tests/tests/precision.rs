@@ -7,7 +7,7 @@ use compiler::{
     pipeline::{self, Placement},
 };
 use mesh::{Layout, Mesh, Module, Site};
-use models::{Config, Precision, Switch, switch::options::Choice};
+use models::{Config, Precision, Switch, switch::options::RoutingMethod};
 use proto::{precision_check, xla::HloModuleProto, xla::PrimitiveType};
 
 /// A sparse model on eight devices with experts on different ones, each of its stacks a loop.
@@ -55,7 +55,7 @@ fn routers_are_wide(local: &Module) -> bool {
 
 #[test]
 fn selective_precision_sends_bf16_and_routes_in_f32() {
-    let ways = [Choice::Switch, Choice::TopK, Choice::ExpertChoice];
+    let ways = [RoutingMethod::Switch, RoutingMethod::TopK, RoutingMethod::ExpertChoice];
     for routing in ways {
         let local = program(Precision::Selective, Switch { routing, ..Switch::default() });
         let [forward, both] = exchanges(&local);

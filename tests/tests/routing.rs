@@ -8,7 +8,7 @@ use mesh::{DType, Dim, Layout, Mesh, Site, dsl::Program};
 use models::{
     Config, Context, Dispatch, Precision, Switch, Weights,
     attention::{Attention, AttentionDims},
-    switch::options::{Choice, Exploration, Places, Priority, Second},
+    switch::options::{Exploration, Priority, RoutingMethod, SecondExpertPolicy, SparseParts},
 };
 use tests::{
     loops::{output, softmax, want},
@@ -102,7 +102,8 @@ fn check(layer: &Layer, given: &Given) {
         both.push(have);
     }
     // With one choice every sum of a product with a mask has one term: not even rounding differs.
-    let most = if layer.options.choices() == 1 || layer.options.routing == Choice::Ntlb { 0.0 } else { 1e-6 };
+    let most =
+        if layer.options.choices() == 1 || layer.options.routing == RoutingMethod::Ntlb { 0.0 } else { 1e-6 };
     for (name, a) in &both[0] {
         let apart = error(a, &[], &both[1][name].ordered(&a.names).elements());
         assert!(apart <= most, "{name} by index and by product are {apart:e} apart by {layer:?}");
@@ -120,24 +121,27 @@ fn ways() -> Vec<Switch> {
     };
     let with = |routing, top_k| Switch { routing, top_k, ..base() };
     let by_gate = |options| Switch { priority: Priority::Gate, ..options };
-    let second =
-        |policy| Switch { eval_second_policy: policy, second_place_loss: true, ..with(Choice::TopK, 2) };
+    let second = |policy| Switch {
+        eval_second_policy: policy,
+        second_place_loss: true,
+        ..with(RoutingMethod::TopK, 2)
+    };
     vec![
         base(),
         by_gate(base()),
-        with(Choice::TopK, 2),
-        second(Second::None),
-        Switch { eval_second_threshold: 0.3, ..second(Second::Threshold) },
-        with(Choice::TopK, 3),
-        with(Choice::TopK, 4),
-        by_gate(with(Choice::TopK, 2)),
-        Switch { renormalize: Some(false), ..with(Choice::TopK, 2) },
-        Switch { capacity_per_choice: true, ..with(Choice::TopK, 2) },
-        with(Choice::Ntlb, 0),
-        with(Choice::Ntlb, 2),
-        by_gate(with(Choice::Ntlb, 3)),
-        with(Choice::ExpertChoice, 0),
-        with(Choice::ExpertSelection, 0),
+        with(RoutingMethod::TopK, 2),
+        second(SecondExpertPolicy::None),
+        Switch { eval_second_threshold: 0.3, ..second(SecondExpertPolicy::Threshold) },
+        with(RoutingMethod::TopK, 3),
+        with(RoutingMethod::TopK, 4),
+        by_gate(with(RoutingMethod::TopK, 2)),
+        Switch { renormalize: Some(false), ..with(RoutingMethod::TopK, 2) },
+        Switch { capacity_per_choice: true, ..with(RoutingMethod::TopK, 2) },
+        with(RoutingMethod::Ntlb, 0),
+        with(RoutingMethod::Ntlb, 2),
+        by_gate(with(RoutingMethod::Ntlb, 3)),
+        with(RoutingMethod::ExpertChoice, 0),
+        with(RoutingMethod::ExpertSelection, 0),
     ]
 }
 
@@ -469,7 +473,7 @@ fn options_that_cannot_be_are_named() {
     };
     let four = || Switch { experts: 4, ..Switch::default() };
     wrong(
-        Switch { routing: Choice::TopK, top_k: 5, ..four() },
+        Switch { routing: RoutingMethod::TopK, top_k: 5, ..four() },
         &["`top_k` is 5, but there are 4 experts; at most 4; or more experts"],
     );
     wrong(
@@ -480,7 +484,7 @@ fn options_that_cannot_be_are_named() {
         ],
     );
     wrong(
-        Switch { routing: Choice::ExpertChoice, top_k: 2, exploration: Exploration::Sample, ..four() },
+        Switch { routing: RoutingMethod::ExpertChoice, top_k: 2, exploration: Exploration::Sample, ..four() },
         &[
             "`top_k` is 2 where experts choose their tokens; leave it out: `capacity_factor` says how many \
              tokens an expert takes",
@@ -497,13 +501,18 @@ fn options_that_cannot_be_are_named() {
         ],
     );
     wrong(
-        Switch { exchange_parts: 2, places: Places::Attention, ..four() },
+        Switch { exchange_parts: 2, sparse_parts: SparseParts::Attention, ..four() },
         &[
             "`exchange_parts` is 2, but experts are in attention only; `exchange_parts` = 1, or `experts_in` = ffn or both",
         ],
     );
     wrong(
-        Switch { eval_second_policy: Second::Random, temperature: 0.0, second_threshold: -1.0, ..four() },
+        Switch {
+            eval_second_policy: SecondExpertPolicy::Random,
+            temperature: 0.0,
+            second_threshold: -1.0,
+            ..four()
+        },
         &[
             "`eval_second_policy` is random, but evaluation has no random numbers; all, none or threshold",
             "`temperature` is 0; more than 0",

@@ -1,6 +1,6 @@
 //! The training loop on the CPU plugin: metrics, evaluation, stopping, going on, and what goes wrong.
 
-use models::{Config, Schedule};
+use models::{Config, LrSchedule};
 use runtime::{
     Session,
     train::{self, Observer, Options, Step, Summary},
@@ -124,7 +124,7 @@ fn a_loss_that_is_no_number_ends_training_unless_allowed() {
     let mut config = tiny();
     config.optimizer.clip = 0.0;
     config.optimizer.skip_non_finite = false;
-    config.optimizer.schedule = Schedule { rate: 1e30, warmup: 0, ..Schedule::default() };
+    config.optimizer.schedule = LrSchedule { rate: 1e30, warmup: 0, ..LrSchedule::default() };
     let folder = tempfile::tempdir().expect("a folder for the metrics");
     let path = folder.path().join("metrics.jsonl");
     let mut session = session(&config, "", "");

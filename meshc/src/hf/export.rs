@@ -4,7 +4,7 @@ use super::{
     config,
     file::{Element, header},
     import::fact,
-    narrowed, turned,
+    narrowed, transposed,
 };
 use crate::{
     failure::failure,
@@ -207,8 +207,8 @@ fn write(checkpoint: &Checkpoint, shards: &[Vec<&Tensor>], elements: &Elements, 
 /// The bytes of a tensor of theirs.
 fn theirs(checkpoint: &Checkpoint, tensor: &Tensor, element: Element) -> Result<Vec<u8>> {
     let part = checkpoint.read_box(&tensor.param, &tensor.start, &tensor.part)?;
-    let bytes = match tensor.turned {
-        true => turned(&part.bytes, tensor.sizes[1], tensor.sizes[0]),
+    let bytes = match tensor.transposed {
+        true => transposed(&part.bytes, tensor.sizes[1], tensor.sizes[0]),
         false => part.bytes,
     };
     Ok(narrowed(element, bytes))

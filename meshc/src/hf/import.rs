@@ -1,6 +1,6 @@
 //! From a folder of theirs to a checkpoint of ours, one tensor at a time.
 
-use super::{Folder, file::Element, turned, widened};
+use super::{Folder, file::Element, transposed, widened};
 use anyhow::Result;
 use models::hf::Tensor;
 use pjrt::ElementType;
@@ -54,8 +54,8 @@ pub fn import(folder: &Folder, out: &Path) -> Result<Imported> {
 pub fn part(folder: &Folder, tensor: &Tensor) -> Result<(Element, HostTensor)> {
     let (element, bytes) = folder.read(&tensor.name)?;
     let bytes = widened(element, bytes);
-    let bytes = match tensor.turned {
-        true => turned(&bytes, tensor.sizes[0], tensor.sizes[1]),
+    let bytes = match tensor.transposed {
+        true => transposed(&bytes, tensor.sizes[0], tensor.sizes[1]),
         false => bytes,
     };
     Ok((element, HostTensor { dtype: ElementType::F32, dims: tensor.part.clone(), bytes }))

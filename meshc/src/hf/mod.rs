@@ -229,7 +229,7 @@ pub fn narrowed(element: Element, bytes: Vec<u8>) -> Vec<u8> {
 }
 
 /// A matrix of 32-bit numbers with its rows as columns.
-pub fn turned(bytes: &[u8], rows: usize, columns: usize) -> Vec<u8> {
+pub fn transposed(bytes: &[u8], rows: usize, columns: usize) -> Vec<u8> {
     /// Both ways of a block fit the first cache.
     const BLOCK: usize = 32;
     let mut out = vec![0; bytes.len()];
@@ -269,10 +269,10 @@ mod tests {
     #[test]
     fn matrices_turn() {
         let bytes: Vec<u8> = (0..50 * 70u32).flat_map(u32::to_le_bytes).collect();
-        let back = turned(&turned(&bytes, 50, 70), 70, 50);
+        let back = transposed(&transposed(&bytes, 50, 70), 70, 50);
         assert_eq!(back, bytes);
         let small: Vec<u8> = (0..6u32).flat_map(u32::to_le_bytes).collect();
         let expect: Vec<u8> = [0u32, 3, 1, 4, 2, 5].into_iter().flat_map(u32::to_le_bytes).collect();
-        assert_eq!(turned(&small, 2, 3), expect);
+        assert_eq!(transposed(&small, 2, 3), expect);
     }
 }

@@ -14,7 +14,7 @@ use super::{ModelArgs, Origin, Program};
 use crate::{failure::failure, hf::import::fact};
 use anyhow::{Context, Result, anyhow};
 use mesh::{Diagnostics, Site, StateKind, dsl::Args};
-use models::{Config, Switch, stack::Stack, switch::options::Choice};
+use models::{Config, Switch, stack::Stack, switch::options::RoutingMethod};
 use pjrt::ElementType;
 use runtime::{
     HostTensor,
@@ -319,8 +319,8 @@ impl<'a> Planner<'a> {
         for (decoder, layers) in [(false, self.target.encoder_layers), (true, self.target.decoder_layers)] {
             let mut sparse = 0;
             for i in 0..layers {
-                let place = Stack::place(self.target, decoder, i);
-                let there = Stack::place(self.source, decoder, i);
+                let place = Stack::location(self.target, decoder, i);
+                let there = Stack::location(self.source, decoder, i);
                 let number = sparse;
                 sparse += usize::from(self.source.is_sparse(decoder, i));
                 // A scope that another one begins with goes on with a slash.
@@ -507,7 +507,7 @@ struct Found<'a> {
 
 /// How much smaller gates are with `times` as many experts that are alike: the softmax is over all of them.
 fn gates_shrink(switch: &Switch, times: usize) -> f64 {
-    let over_experts = switch.routing != Choice::ExpertSelection;
+    let over_experts = switch.routing != RoutingMethod::ExpertSelection;
     if switch.renormalizes() || !over_experts { 1.0 } else { times as f64 }
 }
 

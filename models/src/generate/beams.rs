@@ -5,7 +5,7 @@
 //! sequences go on as there are beams, and as many ended ones are kept. An end counts only if it is among the
 //! best `beams` of all continuations, as in other implementations.
 
-use super::{EOS, Early, Limits, MASKED, PAD, Running};
+use super::{DecodeState, EOS, EarlyStopping, Limits, MASKED, PAD};
 use mesh::{
     DType, Dim,
     dsl::{Graph, Tensor, Tree, concat},
@@ -22,12 +22,12 @@ pub struct Beams<'a> {
     /// Sequences of each.
     pub beams: &'a Dim,
     /// When it is over.
-    pub early: Early,
+    pub early: EarlyStopping,
 }
 
 /// The best sequences that have ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Ended<'g> {
+pub struct FinishedBeams<'g> {
     /// Their tokens: `s32[batch, beams, target_length]`.
     pub tokens: Tensor<'g>,
     /// Their scores, in falling order; where there is none yet, a very low number: `f32[batch, beams]`.
@@ -36,7 +36,7 @@ pub struct Ended<'g> {
     pub complete: Tensor<'g>,
 }
 
-impl<'g> Tree<'g> for Ended<'g> {
+impl<'g> Tree<'g> for FinishedBeams<'g> {
     fn map(self, f: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self {
         Self { tokens: f(self.tokens), scores: f(self.scores), complete: f(self.complete) }
     }
@@ -59,14 +59,14 @@ impl Beams<'_> {
     /// One position more.
     pub fn step<'g>(
         &self,
-        now: Running<'g>,
+        now: DecodeState<'g>,
         logits: Tensor<'g>,
         limits: Limits<'g>,
         penalty: Tensor<'g>,
-    ) -> Running<'g> {
+    ) -> DecodeState<'g> {
         let active = now.position.lt(limits.max_length);
         let log = logits - logits.logsumexp("vocab");
-        let log = super::not_yet(log, now.position, limits.min_length);
+        let log = super::mask_early_eos(log, now.position, limits.min_length);
         let all = self.candidates(log, now.scores);
         let length = now.position + 1;
         let ends = all.token.eq(EOS);
@@ -89,7 +89,7 @@ impl Beams<'_> {
             let best = scores.max(&self.beams.name);
             self.end(ended, &all, &now, length, best, active, limits, penalty)
         });
-        Running {
+        DecodeState {
             position: now.position + 1,
             tokens: active.select(tokens, now.tokens),
             last: token,
@@ -116,15 +116,15 @@ impl Beams<'_> {
     #[allow(clippy::too_many_arguments, reason = "all that decides whether a search is over")]
     fn end<'g>(
         &self,
-        ended: Ended<'g>,
+        ended: FinishedBeams<'g>,
         all: &Candidates<'g>,
-        now: &Running<'g>,
+        now: &DecodeState<'g>,
         length: Tensor<'g>,
         best: Tensor<'g>,
         active: Tensor<'g>,
         limits: Limits<'g>,
         penalty: Tensor<'g>,
-    ) -> Ended<'g> {
+    ) -> FinishedBeams<'g> {
         let g = best.graph();
         let low = g.constant(MASKED, DType::F32);
         let among_best = g.iota(&all.dim, DType::S32).lt(self.beams.size as u32);
@@ -139,23 +139,23 @@ impl Beams<'_> {
         let worst = scores.min(&self.beams.name);
         let full = worst.gt(MASKED / 2.0);
         let over = match self.early {
-            Early::First => full,
-            Early::Likely => full & worst.ge(normalized(best, length, penalty)),
-            Early::Certain => {
+            EarlyStopping::First => full,
+            EarlyStopping::Likely => full & worst.ge(normalized(best, length, penalty)),
+            EarlyStopping::Certain => {
                 // Scores are not positive: a longer sequence divides by more if the penalty is positive.
                 let length = penalty.gt(0.0).select(limits.max_length, length);
                 full & worst.ge(normalized(best, length, penalty))
             }
         };
         let complete = ended.complete.maximum((over & active).cast(DType::S32));
-        Ended { tokens, scores, complete }
+        FinishedBeams { tokens, scores, complete }
     }
 }
 
 /// The best sequences of each input, and their scores: of those that have ended, and where the search was not
 /// over, of those that are open.
 pub fn best<'g>(
-    ended: Ended<'g>,
+    ended: FinishedBeams<'g>,
     tokens: Tensor<'g>,
     scores: Tensor<'g>,
     length: Tensor<'g>,

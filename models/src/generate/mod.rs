@@ -25,9 +25,9 @@ use crate::{
     attention::{MASKED, padding_mask},
     config::Mistakes,
     embedding::Embedding,
-    stack::{Blocks, Kept, Stack, StepDecoder},
+    stack::{DecoderLayers, KvCache, Stack, StepDecoder},
 };
-use beams::{Beams, Ended};
+use beams::{Beams, FinishedBeams};
 use mesh::{
     DType, Dim, Site,
     dsl::{Args, Graph, Init, Program, State, Tensor, Tree},
@@ -40,10 +40,10 @@ pub const PAD: u32 = 0;
 pub const EOS: u32 = 1;
 
 /// Up to how many bytes of parameters the decoder's layers are written out one after the other.
-const WRITTEN_OUT: usize = 1 << 30;
+const MAX_UNROLLED_BYTES: usize = 1 << 30;
 
-/// Up to how many experts are kept apart, over all layers: each stands in the program by itself.
-const APART: usize = 256;
+/// Up to how many experts are kept unstacked, over all layers: each stands in the program by itself.
+const MAX_UNSTACKED_EXPERTS: usize = 256;
 
 /// How to generate.
 #[derive(Clone, PartialEq, Debug)]
@@ -58,12 +58,12 @@ pub struct Generation {
     pub cached: bool,
     /// Whether the decoder's layers run as a loop; nothing: if they are large.
     pub looped: Option<bool>,
-    /// Whether experts are kept apart, where the decoder's layers are no loop; nothing: unless they are many.
-    pub apart: Option<bool>,
+    /// Whether experts are kept unstacked, where the decoder's layers are no loop; nothing: unless they are many.
+    pub unstacked: Option<bool>,
     /// Whether sampling looks at `top_k` and `top_p`, for which it has to sort.
     pub filter: bool,
     /// When a search is over.
-    pub early: Early,
+    pub early: EarlyStopping,
 }
 
 /// How the next token is chosen.
@@ -79,7 +79,7 @@ pub enum Method {
 
 /// When a search is over for an input that has as many ended sequences as there are beams.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Early {
+pub enum EarlyStopping {
     /// At once.
     First,
     /// When the best open sequence, if it ended now, would be no better than the worst that has ended.
@@ -96,9 +96,9 @@ impl Default for Generation {
             steps: 16,
             cached: true,
             looped: None,
-            apart: None,
+            unstacked: None,
             filter: true,
-            early: Early::Likely,
+            early: EarlyStopping::Likely,
         }
     }
 }
@@ -119,16 +119,16 @@ impl Generation {
             "code" => Some(false),
             _ => None,
         };
-        self.apart = match args.choice("decoder_experts", &["auto", "apart", "together"], "auto") {
+        self.unstacked = match args.choice("decoder_experts", &["auto", "apart", "together"], "auto") {
             "apart" => Some(true),
             "together" => Some(false),
             _ => None,
         };
         self.filter = args.get("filter", self.filter);
         self.early = match args.choice("early_stopping", &["likely", "first", "certain"], "likely") {
-            "first" => Early::First,
-            "certain" => Early::Certain,
-            _ => Early::Likely,
+            "first" => EarlyStopping::First,
+            "certain" => EarlyStopping::Certain,
+            _ => EarlyStopping::Likely,
         };
         self
     }
@@ -158,17 +158,17 @@ impl Generation {
         }
     }
 
-    fn blocks(&self, config: &Config) -> Blocks {
+    fn blocks(&self, config: &Config) -> DecoderLayers {
         let experts = config.switch.as_ref().map_or(1, |s| s.experts);
         let block = 8 * config.heads * config.d_kv + 3 * config.d_ff * experts;
-        if self.looped.unwrap_or(4 * config.decoder_layers * config.d_model * block > WRITTEN_OUT) {
-            return Blocks::Loop;
+        if self.looped.unwrap_or(4 * config.decoder_layers * config.d_model * block > MAX_UNROLLED_BYTES) {
+            return DecoderLayers::Scan;
         }
         // The layout may name dims of slots: a program has to have them.
         let slots = (0..config.encoder_layers).any(|i| config.is_sparse(false, i));
         let grouped = config.switch.as_ref().is_some_and(|s| s.expert_groups > 0);
-        let few = experts * config.decoder_layers <= APART;
-        Blocks::Written { apart: slots && !grouped && self.apart.unwrap_or(few) }
+        let few = experts * config.decoder_layers <= MAX_UNSTACKED_EXPERTS;
+        DecoderLayers::Unrolled { unstacked: slots && !grouped && self.unstacked.unwrap_or(few) }
     }
 }
 
@@ -257,7 +257,7 @@ struct Generator {
 
 #[derive(Debug)]
 enum Decoder {
-    /// Where its blocks are no loop, with the matrix that makes logits, turned around.
+    /// Where its blocks are no loop, with the matrix that makes logits, transposed around.
     Cached(Box<StepDecoder>, Option<State>),
     /// The decoder, and the encoder's output.
     Uncached(Box<Stack>, State),
@@ -265,7 +265,7 @@ enum Decoder {
 
 /// What a step begins with and ends with.
 #[derive(Clone, Debug)]
-pub struct Running<'g> {
+pub struct DecodeState<'g> {
     /// The number of the next position.
     pub position: Tensor<'g>,
     /// All tokens so far: `s32[batch, beams, target_length]`.
@@ -277,12 +277,12 @@ pub struct Running<'g> {
     /// The sum of the logarithms of the tokens' probabilities: `f32[batch, beams]`.
     pub scores: Tensor<'g>,
     /// Keys and values of the decoder's earlier positions.
-    pub kept: Kept<'g>,
+    pub kept: KvCache<'g>,
     /// In a search, sequences that have ended.
-    pub ended: Option<Ended<'g>>,
+    pub ended: Option<FinishedBeams<'g>>,
 }
 
-impl<'g> Tree<'g> for Running<'g> {
+impl<'g> Tree<'g> for DecodeState<'g> {
     fn map(self, f: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self {
         Self {
             position: f(self.position),
@@ -320,7 +320,8 @@ impl Generator {
                 let blocks = options.blocks(config);
                 let (own, memory) = (length.size, memory_length.size);
                 let decoder = StepDecoder::new(p, decoder, dtype, &beams, own, memory, blocks);
-                let head = (blocks != Blocks::Loop).then(|| embedding.turned(p, "kept/head", dtype));
+                let head =
+                    (blocks != DecoderLayers::Scan).then(|| embedding.transposed(p, "kept/head", dtype));
                 Decoder::Cached(Box::new(decoder), head)
             }
             false => {
@@ -362,7 +363,7 @@ impl Generator {
         if let Decoder::Cached(decoder, Some(head)) = &self.decoder {
             let cx = &Context::new(g, &self.config, None);
             decoder.prepare(cx);
-            self.embedding.set_turned(cx, head);
+            self.embedding.set_transposed(cx, head);
         }
     }
 
@@ -374,7 +375,7 @@ impl Generator {
         let x = g.scope("embedding", || self.embedding.lookup(cx, inputs));
         let memory = self
             .encoder
-            .forward(&cx.over(inputs), x, &length, None, padding)
+            .forward(&cx.with_tokens(inputs), x, &length, None, padding)
             .x
             .rename(&length, "memory_length");
         match &self.decoder {
@@ -410,17 +411,17 @@ impl Generator {
             (self.options.method == Method::Sample).then(|| Sampling::inputs(g, self.options.filter));
         let penalty = self.ended.as_ref().map(|_| g.input("length_penalty", DType::F32, []));
         // The same for all positions: computed before the loop.
-        let falling = match &self.decoder {
-            Decoder::Cached(decoder, _) => Some(decoder.falling(cx)),
+        let causal = match &self.decoder {
+            Decoder::Cached(decoder, _) => Some(decoder.causal(cx)),
             Decoder::Uncached(..) => None,
         };
         let padding = self.padding.read(g);
         let steps = Dim::new("steps", self.options.steps);
-        let (done, ()) = g.scan(&steps, self.read(g), (), |mut now: Running<'_>, ()| {
-            let x = match (&self.decoder, &falling) {
-                (Decoder::Cached(decoder, _), Some(falling)) => {
+        let (done, ()) = g.scan(&steps, self.read(g), (), |mut now: DecodeState<'_>, ()| {
+            let x = match (&self.decoder, &causal) {
+                (Decoder::Cached(decoder, _), Some(causal)) => {
                     let x = g.scope("embedding", || self.embedding.lookup(cx, now.last));
-                    let (x, kept) = decoder.step(cx, x, now.position, falling, padding, now.kept);
+                    let (x, kept) = decoder.step(cx, x, now.position, causal, padding, now.kept);
                     now.kept = kept;
                     x
                 }
@@ -429,13 +430,13 @@ impl Generator {
             };
             let logits = g.scope("logits", || match &self.decoder {
                 Decoder::Cached(_, Some(head)) => {
-                    self.embedding.logits_turned(cx, x, (&self.batch, &self.beams), head)
+                    self.embedding.logits_transposed(cx, x, (&self.batch, &self.beams), head)
                 }
                 Decoder::Cached(_, None) | Decoder::Uncached(..) => {
                     self.embedding.logits(cx, x, &self.batch, &self.beams)
                 }
             });
-            let allowed = || not_yet(logits, now.position, limits.min_length);
+            let allowed = || mask_early_eos(logits, now.position, limits.min_length);
             let token = match (&sampling, penalty) {
                 (Some(sampling), _) => g.scope("sample", || {
                     sampling.choose(allowed(), sampling.sequence(&self.batch, &self.beams), now.position)
@@ -479,7 +480,7 @@ impl Generator {
         decoder: &Stack,
         memory: &State,
         padding: Tensor<'g>,
-        now: &Running<'g>,
+        now: &DecodeState<'g>,
     ) -> Tensor<'g> {
         let g = cx.g;
         // Every beam is a sequence of its own.
@@ -493,7 +494,7 @@ impl Generator {
         x.reshape(&rows, [&self.batch, &self.beams])
     }
 
-    fn read<'g>(&self, g: &'g Graph) -> Running<'g> {
+    fn read<'g>(&self, g: &'g Graph) -> DecodeState<'g> {
         let [tokens, last, open, scores] = self.running.each_ref().map(|state| state.read(g));
         let kept = match &self.decoder {
             Decoder::Cached(decoder, _) => decoder.kept(g),
@@ -501,12 +502,12 @@ impl Generator {
         };
         let ended = self.ended.as_ref().map(|ended| {
             let [tokens, scores, complete] = ended.each_ref().map(|state| state.read(g));
-            Ended { tokens, scores, complete }
+            FinishedBeams { tokens, scores, complete }
         });
-        Running { position: self.position.read(g), tokens, last, open, scores, kept, ended }
+        DecodeState { position: self.position.read(g), tokens, last, open, scores, kept, ended }
     }
 
-    fn write(&self, now: Running<'_>) {
+    fn write(&self, now: DecodeState<'_>) {
         self.position.assign(now.position);
         let running = [now.tokens, now.last, now.open, now.scores];
         self.running.iter().zip(running).for_each(|(state, value)| state.assign(value));
@@ -521,7 +522,7 @@ impl Generator {
 }
 
 /// Logits in which a sequence cannot end before it has `min_length` tokens.
-pub fn not_yet<'g>(logits: Tensor<'g>, position: Tensor<'g>, min_length: Tensor<'g>) -> Tensor<'g> {
+pub fn mask_early_eos<'g>(logits: Tensor<'g>, position: Tensor<'g>, min_length: Tensor<'g>) -> Tensor<'g> {
     let g = logits.graph();
     let vocab = logits.dims().into_iter().find(|d| d.name == *"vocab");
     let Some(vocab) = vocab else { return logits };
@@ -530,7 +531,11 @@ pub fn not_yet<'g>(logits: Tensor<'g>, position: Tensor<'g>, min_length: Tensor<
 }
 
 /// One token more for every sequence that has not ended.
-fn advance<'g>(now: Running<'g>, (token, log): (Tensor<'g>, Tensor<'g>), limits: Limits<'g>) -> Running<'g> {
+fn advance<'g>(
+    now: DecodeState<'g>,
+    (token, log): (Tensor<'g>, Tensor<'g>),
+    limits: Limits<'g>,
+) -> DecodeState<'g> {
     // A call may go on beyond the last position that is wanted.
     let open = now.open.ne(0) & now.position.lt(limits.max_length);
     let token = open.select(token, PAD);
@@ -538,5 +543,5 @@ fn advance<'g>(now: Running<'g>, (token, log): (Tensor<'g>, Tensor<'g>), limits:
     let row = token.broadcast(&Dim::new("target_length", 1));
     let tokens = now.tokens.dynamic_update("target_length", row, now.position);
     let open = (open & token.ne(EOS)).cast(DType::S32);
-    Running { position: now.position + 1, tokens, last: token, open, scores, ..now }
+    DecodeState { position: now.position + 1, tokens, last: token, open, scores, ..now }
 }

@@ -55,12 +55,12 @@ impl Default for Adafactor {
 
 #[derive(Clone, Debug)]
 pub(super) struct Slots {
-    second: Second,
+    second: SecondMoment,
     first: Option<State>,
 }
 
 #[derive(Clone, Debug)]
-enum Second {
+enum SecondMoment {
     Factored {
         /// Dims, and means over the others.
         rows: (Vec<Dim>, State),
@@ -149,11 +149,11 @@ impl Adafactor {
 
     pub(super) fn slots(&self, p: &Program, weight: &Weight) -> Slots {
         let second = match self.factors(weight) {
-            Some((rows, columns)) => Second::Factored {
+            Some((rows, columns)) => SecondMoment::Factored {
                 rows: (rows.clone(), moment_slot(p, weight, "v_rows", &columns)),
                 columns: (columns, moment_slot(p, weight, "v_columns", &rows)),
             },
-            None => Second::Whole(moment_slot(p, weight, "v", &[])),
+            None => SecondMoment::Whole(moment_slot(p, weight, "v", &[])),
         };
         Slots { second, first: (self.beta1 > 0.0).then(|| moment_slot(p, weight, "m", &[])) }
     }
@@ -177,8 +177,8 @@ impl Adafactor {
             next
         };
         let mut change = match &slots.second {
-            Second::Whole(second) => gradient * moved(second, square).rsqrt(),
-            Second::Factored { rows: (rows, r), columns: (columns, c) } => {
+            SecondMoment::Whole(second) => gradient * moved(second, square).rsqrt(),
+            SecondMoment::Factored { rows: (rows, r), columns: (columns, c) } => {
                 let r = moved(r, square.mean(columns));
                 let c = moved(c, square.mean(rows));
                 gradient * (r / r.mean(rows)).rsqrt() * c.rsqrt()

@@ -6,11 +6,11 @@
 
 mod adafactor;
 mod adamw;
-mod schedule;
+mod lr_schedule;
 
 pub use adafactor::{Adafactor, Factored};
 pub use adamw::AdamW;
-pub use schedule::{Decay, Schedule};
+pub use lr_schedule::{Decay, LrSchedule};
 
 use crate::{Weight, config::Mistakes};
 use mesh::{
@@ -24,7 +24,7 @@ pub struct Optimizer {
     /// How a gradient becomes a change.
     pub method: Method,
     /// How large the change is.
-    pub schedule: Schedule,
+    pub schedule: LrSchedule,
     /// The gradient is scaled down so that its norm over all parameters is at most this; 0: it is not.
     pub clip: f64,
     /// Whether a step with a loss or a gradient that is not finite changes nothing.
@@ -55,7 +55,7 @@ impl Method {
 
 impl Default for Optimizer {
     fn default() -> Self {
-        Self { method: Method::adamw(), schedule: Schedule::default(), clip: 1.0, skip_non_finite: true }
+        Self { method: Method::adamw(), schedule: LrSchedule::default(), clip: 1.0, skip_non_finite: true }
     }
 }
 
@@ -249,7 +249,7 @@ mod tests {
             beta1: 0.5,
             weight_decay: 0.1,
         };
-        let schedule = Schedule { rate: 2.0, warmup: 7, decays: vec![Decay::T5, Decay::Cosine], steps: 9 };
+        let schedule = LrSchedule { rate: 2.0, warmup: 7, decays: vec![Decay::T5, Decay::Cosine], steps: 9 };
         let method = Method::Adafactor(method);
         assert_eq!(optimizer, Optimizer { method, schedule, clip: 3.0, skip_non_finite: false });
         let (optimizer, wrong) = with("beta1=0.8 beta2=0.95 optimizer_epsilon=1e-6 weight_decay=0");

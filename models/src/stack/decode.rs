@@ -9,8 +9,8 @@ use crate::{
     Context,
     attention::{Attention, KeyValue, single},
     norm::RmsNorm,
-    position::Falling,
-    switch::Apart,
+    position::CausalBias,
+    switch::UnstackedExperts,
 };
 use mesh::{
     DType, Dim,
@@ -19,7 +19,7 @@ use mesh::{
 
 /// Keys and values of every block: by segment, by row (one for each iteration, or one for all of them,
 /// stacked over `layers`), by block of an iteration.
-pub type Kept<'g> = Vec<Vec<Vec<KeyValue<'g>>>>;
+pub type KvCache<'g> = Vec<Vec<Vec<KeyValue<'g>>>>;
 
 /// A decoder and what it keeps from call to call.
 #[derive(Clone, Debug)]
@@ -32,34 +32,34 @@ pub struct StepDecoder {
     own: Vec<Vec<Vec<[State; 2]>>>,
     memory: Vec<Vec<Vec<[State; 2]>>>,
     /// Weights in another order, by segment, row and block.
-    prepared: Vec<Vec<Vec<Option<Prepared>>>>,
+    prepared: Vec<Vec<Vec<Option<PreparedWeights>>>>,
 }
 
 /// Weights of a block's last part in the order in which a step reads them.
 #[derive(Clone, Debug)]
-enum Prepared {
-    /// Of the dense layer: the outer matrix, turned around.
+enum PreparedWeights {
+    /// Of the dense layer: the outer matrix, transposed around.
     Dense(State),
     /// Each expert by itself.
-    Experts(Apart),
+    Experts(UnstackedExperts),
 }
 
 /// How the blocks of a [`StepDecoder`] run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Blocks {
+pub enum DecoderLayers {
     /// As a scan over `layers`.
     Loop,
     /// One after the other, which is faster for small models and takes the memory of the decoder's parameters
     /// again.
-    Written {
-        /// Whether the experts of a layer are kept apart, so that those that no token chose are skipped.
-        apart: bool,
+    Unrolled {
+        /// Whether the experts of a layer are kept unstacked, so that those that no token chose are skipped.
+        unstacked: bool,
     },
 }
 
 /// What blocks need to know of the current position.
 #[derive(Clone, Copy)]
-struct Now<'g> {
+struct Position<'g> {
     /// Its number.
     position: Tensor<'g>,
     /// What is added to logits over the decoder's positions.
@@ -77,9 +77,9 @@ impl StepDecoder {
         beams: &Dim,
         positions: usize,
         memory_length: usize,
-        blocks: Blocks,
+        blocks: DecoderLayers,
     ) -> Self {
-        let looped = blocks == Blocks::Loop;
+        let looped = blocks == DecoderLayers::Scan;
         let dims = stack.dims.clone();
         let own_length = Dim::new("memory_length", positions);
         // As [`single`] has it.
@@ -120,8 +120,12 @@ impl StepDecoder {
                 for (i, row) in rows.iter().enumerate() {
                     for (block, prepared) in segment.blocks.iter().zip(row) {
                         g.at(&segment.layers, i, || match (&block.feed_forward.1, prepared) {
-                            (Ffn::Dense(ffn), Some(Prepared::Dense(turned))) => ffn.set_turned(cx, turned),
-                            (Ffn::Switch(ffn), Some(Prepared::Experts(apart))) => ffn.set_apart(cx, apart),
+                            (Ffn::Dense(ffn), Some(PreparedWeights::Dense(transposed))) => {
+                                ffn.set_transposed(cx, transposed)
+                            }
+                            (Ffn::Switch(ffn), Some(PreparedWeights::Experts(unstacked))) => {
+                                ffn.copy_unstacked(cx, unstacked)
+                            }
                             (Ffn::Dense(_) | Ffn::Switch(_), _) => {}
                         });
                     }
@@ -153,33 +157,33 @@ impl StepDecoder {
     }
 
     /// The keys and values of the decoder's own positions, as they were when the function was called.
-    pub fn kept<'g>(&self, g: &'g Graph) -> Kept<'g> {
+    pub fn kept<'g>(&self, g: &'g Graph) -> KvCache<'g> {
         let block = |b: &[State; 2]| b.each_ref().map(|state| state.read(g));
         let row = |row: &Vec<[State; 2]>| row.iter().map(block).collect();
         self.own.iter().map(|segment| segment.iter().map(row).collect()).collect()
     }
 
     /// Keeps them for the next call.
-    pub fn keep(&self, kept: &Kept<'_>) {
+    pub fn keep(&self, kept: &KvCache<'_>) {
         self.own.iter().zip(kept).for_each(|(states, rows)| write(states, rows));
     }
 
     /// One position: `x` of `[batch, beams, d_model]` through all blocks and the last norm. `falling` is what
-    /// [`StepDecoder::falling`] gave.
+    /// [`StepDecoder::causal`] gave.
     pub fn step<'g>(
         &self,
         cx: &Context<'g>,
         x: Tensor<'g>,
         position: Tensor<'g>,
-        falling: &Falling<'g>,
+        causal: &CausalBias<'g>,
         padding: Tensor<'g>,
-        kept: Kept<'g>,
-    ) -> (Tensor<'g>, Kept<'g>) {
+        kept: KvCache<'g>,
+    ) -> (Tensor<'g>, KvCache<'g>) {
         let g = cx.g;
         g.scope(self.stack.name, || {
-            let now = Now { position, bias: falling.at(position), padding };
+            let now = Position { position, bias: causal.at(position), padding };
             let mut x = x;
-            let mut next: Kept<'g> = Vec::new();
+            let mut next: KvCache<'g> = Vec::new();
             let segments = self.stack.segments.iter().zip(kept).zip(self.memory.iter().zip(&self.prepared));
             for ((segment, rows), (memory, prepared)) in segments {
                 let mut done = Vec::new();
@@ -200,8 +204,8 @@ impl StepDecoder {
     }
 
     /// Biases for all positions, to be computed once and used in every step.
-    pub fn falling<'g>(&self, cx: &Context<'g>) -> Falling<'g> {
-        cx.g.scope("relative_bias", || self.stack.bias.falling(cx, &self.own_length))
+    pub fn causal<'g>(&self, cx: &Context<'g>) -> CausalBias<'g> {
+        cx.g.scope("relative_bias", || self.stack.bias.causal(cx, &self.own_length))
     }
 
     fn iteration<'g>(
@@ -210,8 +214,8 @@ impl StepDecoder {
         segment: &Segment,
         x: Tensor<'g>,
         kept: Vec<KeyValue<'g>>,
-        (memory, prepared): (&[[State; 2]], &[Option<Prepared>]),
-        now: Now<'g>,
+        (memory, prepared): (&[[State; 2]], &[Option<PreparedWeights>]),
+        now: Position<'g>,
     ) -> (Tensor<'g>, Vec<KeyValue<'g>>) {
         let mut x = x;
         let mut next = Vec::new();
@@ -228,21 +232,28 @@ impl StepDecoder {
 }
 
 /// States for the weights that a step reads in another order; none where blocks run as a loop.
-fn prepared(p: &Program, stack: &Stack, dtype: DType, blocks: Blocks) -> Vec<Vec<Vec<Option<Prepared>>>> {
+fn prepared(
+    p: &Program,
+    stack: &Stack,
+    dtype: DType,
+    blocks: DecoderLayers,
+) -> Vec<Vec<Vec<Option<PreparedWeights>>>> {
     let declare = |(s, segment): (usize, &Segment)| {
         let block = |row: usize, (b, block): (usize, &Block)| {
             let name = |what: &str| format!("kept/{what}_{s}_{row}_{b}");
             match (&block.feed_forward.1, blocks) {
-                (Ffn::Dense(ffn), Blocks::Written { .. }) => {
-                    Some(Prepared::Dense(ffn.turned(p, &name("wo"), dtype)))
+                (Ffn::Dense(ffn), DecoderLayers::Unrolled { .. }) => {
+                    Some(PreparedWeights::Dense(ffn.transposed(p, &name("wo"), dtype)))
                 }
-                (Ffn::Switch(ffn), Blocks::Written { apart: true }) => {
-                    Some(Prepared::Experts(ffn.apart(p, &name("experts"), dtype)))
+                (Ffn::Switch(ffn), DecoderLayers::Unrolled { unstacked: true }) => {
+                    Some(PreparedWeights::Experts(ffn.unstacked(p, &name("experts"), dtype)))
                 }
-                (Ffn::Switch(_), Blocks::Written { apart: false }) | (_, Blocks::Loop) => None,
+                (Ffn::Switch(_), DecoderLayers::Unrolled { unstacked: false }) | (_, DecoderLayers::Scan) => {
+                    None
+                }
             }
         };
-        let rows = if blocks == Blocks::Loop { 1 } else { segment.layers.size };
+        let rows = if blocks == DecoderLayers::Scan { 1 } else { segment.layers.size };
         (0..rows).map(|row| segment.blocks.iter().enumerate().map(|b| block(row, b)).collect()).collect()
     };
     stack.segments.iter().enumerate().map(declare).collect()
@@ -261,8 +272,8 @@ impl Block {
         x: Tensor<'g>,
         decoder: &StepDecoder,
         kept: KeyValue<'g>,
-        (memory, prepared): (KeyValue<'g>, Option<&Prepared>),
-        now: Now<'g>,
+        (memory, prepared): (KeyValue<'g>, Option<&PreparedWeights>),
+        now: Position<'g>,
     ) -> (Tensor<'g>, KeyValue<'g>) {
         let (g, beams) = (cx.g, &decoder.beams);
         let mut x = x;
@@ -279,11 +290,11 @@ impl Block {
             let h = norm.forward(cx, x);
             let batch = &decoder.stack.dims.batch;
             match (ffn, prepared) {
-                (Ffn::Dense(ffn), Some(Prepared::Dense(turned))) => {
-                    ffn.forward_turned(cx, h, (batch, beams), turned)
+                (Ffn::Dense(ffn), Some(PreparedWeights::Dense(transposed))) => {
+                    ffn.forward_transposed(cx, h, (batch, beams), transposed)
                 }
-                (Ffn::Switch(ffn), Some(Prepared::Experts(apart))) => {
-                    ffn.forward_apart(cx, h, (batch, beams), apart)
+                (Ffn::Switch(ffn), Some(PreparedWeights::Experts(unstacked))) => {
+                    ffn.forward_unstacked(cx, h, (batch, beams), unstacked)
                 }
                 (Ffn::Dense(ffn), _) => ffn.forward(cx, h, batch, beams),
                 (Ffn::Switch(ffn), _) => ffn.forward(cx, h, batch, beams).0,
@@ -301,7 +312,7 @@ fn own<'g>(
     x: Tensor<'g>,
     beams: &Dim,
     kept: KeyValue<'g>,
-    now: Now<'g>,
+    now: Position<'g>,
 ) -> (Tensor<'g>, KeyValue<'g>) {
     let h = norm.forward(cx, x);
     let [key, value] = attention.keep(cx, h, beams).map(|x| single(x, beams));

@@ -5,7 +5,7 @@
 //! the tokens with the highest scores.
 
 use super::{
-    options::{Choice, Priority, Second, Switch},
+    options::{Priority, RoutingMethod, SecondExpertPolicy, Switch},
     router::Assignment,
 };
 use crate::Context;
@@ -15,10 +15,10 @@ use mesh::{
 };
 
 /// Lower than any score.
-const NEVER: f64 = -1e30;
+const MASKED_SCORE: f64 = -1e30;
 
 /// What there is to choose from, in the groups of one layer.
-pub(super) struct Ask<'a, 'g> {
+pub(super) struct GatingInputs<'a, 'g> {
     pub(super) options: &'a Switch,
     pub(super) cx: &'a Context<'g>,
     pub(super) batch: &'a Dim,
@@ -32,7 +32,7 @@ pub(super) struct Ask<'a, 'g> {
     pub(super) probabilities: Tensor<'g>,
     pub(super) scores: Tensor<'g>,
     /// Which tokens are no padding, where padding is ignored: `pred[batch, tokens]`.
-    pub(super) real: Option<Tensor<'g>>,
+    pub(super) non_padding: Option<Tensor<'g>>,
 }
 
 /// One choice of every token.
@@ -49,7 +49,7 @@ pub(super) struct Round<'g> {
 }
 
 /// Who has which slot, and what the losses need to know of it.
-pub(super) struct Chosen<'g> {
+pub(super) struct Gating<'g> {
     pub(super) assignment: Assignment<'g>,
     /// The choices of tokens; none where experts choose.
     pub(super) rounds: Vec<Round<'g>>,
@@ -57,22 +57,22 @@ pub(super) struct Chosen<'g> {
     /// (`pred[batch, capacity, experts]`).
     pub(super) taken: Option<(Tensor<'g>, Tensor<'g>)>,
     /// Tokens without a slot: `pred[batch, tokens]`, padding not excluded.
-    pub(super) lost: Tensor<'g>,
+    pub(super) dropped: Tensor<'g>,
 }
 
-pub(super) fn choose<'g>(ask: &Ask<'_, 'g>) -> Chosen<'g> {
-    match ask.options.routing {
-        Choice::Switch | Choice::TopK | Choice::Ntlb => {
-            let mut rounds = ask.rounds();
+pub(super) fn assign<'g>(inputs: &GatingInputs<'_, 'g>) -> Gating<'g> {
+    match inputs.options.routing {
+        RoutingMethod::Switch | RoutingMethod::TopK | RoutingMethod::Ntlb => {
+            let mut rounds = inputs.rounds();
             // By probabilities as they are: a token that is torn between two experts is not urgent.
-            let order = (ask.options.priority == Priority::Gate).then(|| ask.order(rounds[0].gate));
-            if ask.options.renormalizes() {
+            let order = (inputs.options.priority == Priority::Gate).then(|| inputs.order(rounds[0].gate));
+            if inputs.options.renormalizes() {
                 renormalize(&mut rounds);
             }
-            ask.restrict(&mut rounds);
-            ask.place(rounds, order)
+            inputs.restrict(&mut rounds);
+            inputs.place(rounds, order)
         }
-        Choice::ExpertChoice | Choice::ExpertSelection => ask.experts_choose(),
+        RoutingMethod::ExpertChoice | RoutingMethod::ExpertSelection => inputs.experts_choose(),
     }
 }
 
@@ -83,14 +83,14 @@ fn renormalize(rounds: &mut [Round<'_>]) {
     rounds.iter_mut().for_each(|r| r.gate /= sum);
 }
 
-fn both<'g>(a: Option<Tensor<'g>>, b: Option<Tensor<'g>>) -> Option<Tensor<'g>> {
+fn and<'g>(a: Option<Tensor<'g>>, b: Option<Tensor<'g>>) -> Option<Tensor<'g>> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a & b),
         (a, b) => a.or(b),
     }
 }
 
-impl<'g> Ask<'_, 'g> {
+impl<'g> GatingInputs<'_, 'g> {
     /// The experts that every token likes best, one after the other.
     fn rounds(&self) -> Vec<Round<'g>> {
         let (experts, count) = (self.experts, self.options.choices());
@@ -101,9 +101,9 @@ impl<'g> Ask<'_, 'g> {
             let wanted = expert.one_hot(experts, DType::S32);
             let chosen = wanted.cast(self.probabilities.dtype());
             let gate = (self.probabilities * chosen).sum(experts);
-            rounds.push(Round { expert, wanted, counts: self.real, gate });
+            rounds.push(Round { expert, wanted, counts: self.non_padding, gate });
             if i + 1 < count {
-                left = wanted.eq(0).select(left, NEVER);
+                left = wanted.eq(0).select(left, MASKED_SCORE);
             }
         }
         rounds
@@ -116,36 +116,36 @@ impl<'g> Ask<'_, 'g> {
             true => (options.second_policy, options.second_threshold),
             false => (options.eval_second_policy, options.eval_second_threshold),
         };
-        if options.routing != Choice::TopK {
+        if options.routing != RoutingMethod::TopK {
             return;
         }
         for round in rounds.iter_mut().skip(1) {
             let passes = match policy {
-                Second::All => continue,
-                Second::None => round.gate.lt(NEVER),
-                Second::Threshold => round.gate.gt(threshold),
-                Second::Random => {
+                SecondExpertPolicy::All => continue,
+                SecondExpertPolicy::None => round.gate.lt(MASKED_SCORE),
+                SecondExpertPolicy::Threshold => round.gate.gt(threshold),
+                SecondExpertPolicy::Random => {
                     // Evaluation has no random numbers; the options say so before it comes to this.
                     let Some(rng) = self.cx.rng else { continue };
                     let share = round.gate.cast(DType::F32) / threshold.max(1e-9);
                     rng.uniform([self.batch, self.tokens], DType::F32).lt(share)
                 }
             };
-            round.counts = both(round.counts, Some(passes));
+            round.counts = and(round.counts, Some(passes));
         }
     }
 
     /// Slots for the choices, round by round.
-    fn place(&self, rounds: Vec<Round<'g>>, order: Option<Order<'g>>) -> Chosen<'g> {
+    fn place(&self, rounds: Vec<Round<'g>>, order: Option<Order<'g>>) -> Gating<'g> {
         let (tokens, experts) = (self.tokens, self.experts);
         let capacity = u32::try_from(self.capacity).unwrap_or(u32::MAX);
-        let one_slot = self.options.routing == Choice::Ntlb;
+        let one_slot = self.options.routing == RoutingMethod::Ntlb;
         // How many slots of each expert earlier rounds took, or wanted if that is more than there are; and (if one
         // slot is all a token gets) who waits.
         let (mut filled, mut waiting): (Option<Tensor<'g>>, Option<Tensor<'g>>) = (None, None);
         let mut placed = Vec::new();
         for (i, round) in rounds.iter().enumerate() {
-            let counts = both(round.counts, waiting);
+            let counts = and(round.counts, waiting);
             let wanted = counts.map_or(round.wanted, |c| round.wanted * c.cast(DType::S32));
             let earlier = match &order {
                 Some(order) => order.cumsum_exclusive(wanted, tokens),
@@ -162,7 +162,7 @@ impl<'g> Ask<'_, 'g> {
                 waiting = one_slot.then(|| waiting.map_or(!kept, |w| w & !kept));
             }
         }
-        let lost = placed.iter().map(|(kept, _)| !*kept).reduce(|a, b| a & b);
+        let dropped = placed.iter().map(|(kept, _)| !*kept).reduce(|a, b| a & b);
         let dtype = self.cx.dtype();
         let choices = rounds.iter().zip(&placed);
         let choices: Vec<(Tensor<'g>, Tensor<'g>)> = match one_slot {
@@ -175,14 +175,14 @@ impl<'g> Ask<'_, 'g> {
                 one.into_iter().map(|(slot, gate)| (slot, gate.cast(dtype))).collect()
             }
         };
-        let lost = lost.expect("there is a first round");
-        Chosen { assignment: Assignment::Tokens(choices), rounds, taken: None, lost }
+        let dropped = dropped.expect("there is a first round");
+        Gating { assignment: Assignment::TokenChoice(choices), rounds, taken: None, dropped }
     }
 
     /// Tokens with the highest gates first, of equals the first; padding last.
     fn order(&self, gate: Tensor<'g>) -> Order<'g> {
         let key = gate.stop_gradient();
-        let key = self.real.map_or(key, |real| real.select(key, -1.0));
+        let key = self.non_padding.map_or(key, |non_padding| non_padding.select(key, -1.0));
         let number = key.graph().iota(self.tokens, DType::S32).broadcast(self.batch);
         let [_, token] = sort([key, number], self.tokens, true);
         let [_, rank] = sort([token, number], self.tokens, false);
@@ -190,12 +190,13 @@ impl<'g> Ask<'_, 'g> {
     }
 
     /// Every expert takes the tokens with the highest scores.
-    fn experts_choose(&self) -> Chosen<'g> {
+    fn experts_choose(&self) -> Gating<'g> {
         let (tokens, experts) = (self.tokens, self.experts);
-        let never = |x: Tensor<'g>, low: f64| self.real.map_or(x, |real| real.select(x, low));
-        let selection = self.options.routing == Choice::ExpertSelection;
+        let never =
+            |x: Tensor<'g>, low: f64| self.non_padding.map_or(x, |non_padding| non_padding.select(x, low));
+        let selection = self.options.routing == RoutingMethod::ExpertSelection;
         let scores = match selection {
-            true => never(self.logits, NEVER).softmax(tokens),
+            true => never(self.logits, MASKED_SCORE).softmax(tokens),
             false => self.probabilities,
         };
         let capacity = Dim::new("capacity", self.capacity);
@@ -209,11 +210,11 @@ impl<'g> Ask<'_, 'g> {
         if selection {
             gate /= count.maximum(1.0).gather(tokens, token).maximum(1.0).cast(gate.dtype());
         }
-        Chosen {
-            assignment: Assignment::Experts { token, gate: gate.cast(self.cx.dtype()) },
+        Gating {
+            assignment: Assignment::ExpertChoice { token, gate: gate.cast(self.cx.dtype()) },
             rounds: Vec::new(),
             taken: Some((scores, taken)),
-            lost: count.eq(0.0),
+            dropped: count.eq(0.0),
         }
     }
 }

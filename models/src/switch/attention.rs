@@ -62,8 +62,8 @@ impl SwitchProjections {
         let groups = Groups::new(&self.options, batch, length);
         let x = groups.regroup(x);
         let (group, token) = (&groups.group, &groups.token);
-        let real = cx.real.map(|real| groups.regroup(real));
-        let (routing, metrics) = g.scope("router", || self.router.forward(cx, x, real, group, token));
+        let non_padding = cx.non_padding.map(|non_padding| groups.regroup(non_padding));
+        let (routing, metrics) = g.scope("router", || self.router.forward(cx, x, non_padding, group, token));
         let slots = Slots::new(&self.options, d_model, [group, token], &routing, cx.train());
         let sent = g.scope("dispatch", || to_experts(slots.dispatch(x), FLAT));
         let by = |weight: &Weight| {

@@ -2,17 +2,17 @@
 //! small.
 
 use super::{
-    assignment::{Ask, Chosen},
-    options::Choice,
+    assignment::{Gating, GatingInputs},
+    options::RoutingMethod,
     router::{RouterMetrics, Trace},
 };
 use mesh::{DType, dsl::Tensor};
 
-impl<'g> Ask<'_, 'g> {
+impl<'g> GatingInputs<'_, 'g> {
     /// Metrics of one layer; `exact` are the probabilities before rounding.
     pub(super) fn metrics(
         &self,
-        chosen: &Chosen<'g>,
+        gating: &Gating<'g>,
         exact: Tensor<'g>,
         place: &'static str,
     ) -> RouterMetrics<'g> {
@@ -20,97 +20,100 @@ impl<'g> Ask<'_, 'g> {
         let (logits, probabilities) = (self.logits.cast(DType::F32), exact.cast(DType::F32));
         let normalizer = logits.logsumexp(self.experts);
         let entropy = normalizer - (probabilities * logits).sum(self.experts);
-        let (load, aux) = self.load_and_aux(chosen, probabilities);
+        let (load, aux) = self.load_and_aux(gating, probabilities);
         // Of what was dropped, not 1 less what was kept: a mean of shards needs no sum before it leaves a scan.
-        let lost = self.real.map_or(chosen.lost, |real| chosen.lost & real).cast(DType::F32);
-        let mean = |x: Tensor<'g>| match self.real {
+        let dropped = self
+            .non_padding
+            .map_or(gating.dropped, |non_padding| gating.dropped & non_padding)
+            .cast(DType::F32);
+        let mean = |x: Tensor<'g>| match self.non_padding {
             None => x.mean(positions),
-            Some(real) => {
-                let real = real.cast(DType::F32);
-                (x * real).sum(positions) / real.sum(positions).maximum(1.0)
+            Some(non_padding) => {
+                let non_padding = non_padding.cast(DType::F32);
+                (x * non_padding).sum(positions) / non_padding.sum(positions).maximum(1.0)
             }
         };
         RouterMetrics {
             place,
             load,
-            dropped: mean(lost),
+            dropped: mean(dropped),
             entropy: mean(entropy),
             aux,
             z: mean(normalizer.square()),
-            trace: self.trace(chosen, logits, probabilities),
+            trace: self.trace(gating, logits, probabilities),
         }
     }
 
-    fn trace(&self, chosen: &Chosen<'g>, logits: Tensor<'g>, probabilities: Tensor<'g>) -> Trace<'g> {
-        let (expert, gate) = match chosen.rounds.first() {
+    fn trace(&self, gating: &Gating<'g>, logits: Tensor<'g>, probabilities: Tensor<'g>) -> Trace<'g> {
+        let (expert, gate) = match gating.rounds.first() {
             Some(first) => (first.expert, first.gate),
             None => (self.probabilities.argmax(self.experts), self.probabilities.max(self.experts)),
         };
-        let kept = (!chosen.lost).cast(DType::S32);
+        let kept = (!gating.dropped).cast(DType::S32);
         Trace { logits, probabilities, expert, kept, gate: gate.cast(self.cx.dtype()) }
     }
 
     /// The load of each expert, and how uneven it is: of the paper's equations 4 to 6 for each group.
-    fn load_and_aux(&self, chosen: &Chosen<'g>, probabilities: Tensor<'g>) -> (Tensor<'g>, Tensor<'g>) {
+    fn load_and_aux(&self, gating: &Gating<'g>, probabilities: Tensor<'g>) -> (Tensor<'g>, Tensor<'g>) {
         let (batch, tokens, experts) = (self.batch, self.tokens, self.experts);
         let of_tokens = |x: Tensor<'g>| x.cast(DType::F32).mean(tokens);
-        let only_real = |x: Tensor<'g>| match self.real {
+        let without_padding = |x: Tensor<'g>| match self.non_padding {
             None => x,
-            Some(real) => x * real.cast(x.dtype()),
+            Some(non_padding) => x * non_padding.cast(x.dtype()),
         };
         // `f · P` of a choice, summed over experts: `[batch]`.
         let uneven = |share: Tensor<'g>, mean: Tensor<'g>| (share * mean).sum(experts);
         let (share, uneven) = match self.options.routing {
-            Choice::Switch => {
-                let share = of_tokens(chosen.rounds[0].wanted);
-                (share, self.by_real(uneven(share, of_tokens(probabilities))))
+            RoutingMethod::Switch => {
+                let share = of_tokens(gating.rounds[0].wanted);
+                (share, self.scaled_by_non_padding(uneven(share, of_tokens(probabilities))))
             }
-            Choice::Ntlb => {
-                let shares: Vec<Tensor<'g>> = chosen.rounds.iter().map(|r| of_tokens(r.wanted)).collect();
+            RoutingMethod::Ntlb => {
+                let shares: Vec<Tensor<'g>> = gating.rounds.iter().map(|r| of_tokens(r.wanted)).collect();
                 let sum = shares.iter().copied().reduce(|a, b| a + b).expect("there is a first round");
                 let mean = sum / shares.len() as f64;
-                (shares[0], self.by_real(uneven(mean, of_tokens(probabilities))))
+                (shares[0], self.scaled_by_non_padding(uneven(mean, of_tokens(probabilities))))
             }
-            Choice::TopK => {
-                let share = of_tokens(only_real(chosen.rounds[0].wanted));
-                let mut sum = uneven(share, of_tokens(only_real(probabilities)));
-                if self.options.second_place_loss && chosen.rounds.len() > 1 {
-                    let first = only_real(chosen.rounds[0].wanted).cast(DType::F32);
+            RoutingMethod::TopK => {
+                let share = of_tokens(without_padding(gating.rounds[0].wanted));
+                let mut sum = uneven(share, of_tokens(without_padding(probabilities)));
+                if self.options.second_place_loss && gating.rounds.len() > 1 {
+                    let first = without_padding(gating.rounds[0].wanted).cast(DType::F32);
                     let rest = probabilities * (1.0 - first);
                     let rest = rest / (rest.sum(experts) + 1e-9);
-                    let second = of_tokens(only_real(chosen.rounds[1].wanted));
+                    let second = of_tokens(without_padding(gating.rounds[1].wanted));
                     sum += uneven(second, of_tokens(rest)) * 0.5;
                 }
                 (share, sum)
             }
-            Choice::ExpertChoice | Choice::ExpertSelection => return self.experts_load(chosen),
+            RoutingMethod::ExpertChoice | RoutingMethod::ExpertSelection => return self.experts_load(gating),
         };
         (share.mean(batch), uneven.mean(batch) * (experts.size as f64))
     }
 
     /// `x` of each group times its share of tokens that are no padding.
-    fn by_real(&self, x: Tensor<'g>) -> Tensor<'g> {
-        self.real.map_or(x, |real| x * real.cast(DType::F32).mean(self.tokens))
+    fn scaled_by_non_padding(&self, x: Tensor<'g>) -> Tensor<'g> {
+        self.non_padding.map_or(x, |non_padding| x * non_padding.cast(DType::F32).mean(self.tokens))
     }
 
     /// Where experts choose, their load is even by itself. What Mesh TensorFlow balances then is how much of
     /// the experts' attention each token gets.
-    fn experts_load(&self, chosen: &Chosen<'g>) -> (Tensor<'g>, Tensor<'g>) {
+    fn experts_load(&self, gating: &Gating<'g>) -> (Tensor<'g>, Tensor<'g>) {
         let (batch, tokens, experts) = (self.batch, self.tokens, self.experts);
-        let (scores, taken) = chosen.taken.expect("experts chose");
+        let (scores, taken) = gating.taken.expect("experts chose");
         let used = taken.cast(DType::F32).mean("capacity").mean(batch);
         let load = used / used.sum(experts).maximum(1e-9);
-        if self.options.routing == Choice::ExpertChoice {
+        if self.options.routing == RoutingMethod::ExpertChoice {
             return (load, self.cx.g.constant(1.0, DType::F32));
         }
         let attention = scores.cast(DType::F32).mean(experts);
         let squares = attention.square();
         let size = tokens.size as f64;
-        let aux = match self.real {
+        let aux = match self.non_padding {
             None => squares.mean(tokens) * (size * size),
-            Some(real) => {
-                let real = real.cast(DType::F32);
-                (squares * real).mean(tokens) * real.sum(tokens) * size
+            Some(non_padding) => {
+                let non_padding = non_padding.cast(DType::F32);
+                (squares * non_padding).mean(tokens) * non_padding.sum(tokens) * size
             }
         };
         (load, aux.mean(batch))

@@ -1,5 +1,5 @@
 //! Moving tokens into the slots of their experts, and back: by index, or by a product with a one-hot mask.
-//! Both move the same numbers to the same places.
+//! Both move the same numbers to the same sparse_parts.
 //!
 //! A *slot* is one of `capacity` places of one expert in one group; no slot holds two tokens. Where tokens
 //! choose, (choice, token) pairs and slots are a partial permutation, both ways a gather. Where experts choose,
@@ -47,7 +47,7 @@ enum MoveBy<'g> {
 
 impl Switch {
     /// Whether the tokens of a group go to their slots by index and not by a product.
-    pub fn goes_by_index(&self, tokens: usize, train: bool) -> bool {
+    pub fn dispatches_by_index(&self, tokens: usize, train: bool) -> bool {
         match self.dispatch {
             Dispatch::Permute => true,
             Dispatch::Einsum => false,
@@ -75,11 +75,11 @@ impl<'g> Slots<'g> {
         train: bool,
     ) -> Self {
         let [batch, tokens] = positions;
-        let by_index = options.goes_by_index(tokens.size, train);
+        let by_index = options.dispatches_by_index(tokens.size, train);
         let all = routing.slots();
         let move_by = match (&routing.assignment, by_index) {
-            (Assignment::Tokens(choices), true) => by_permutation(choices, batch, tokens, &all),
-            (Assignment::Tokens(choices), false) => match choices[..] {
+            (Assignment::TokenChoice(choices), true) => by_permutation(choices, batch, tokens, &all),
+            (Assignment::TokenChoice(choices), false) => match choices[..] {
                 // A slot of -1 has no 1 in its row.
                 [(slot, gate)] => MoveBy::Mask { mask: slot.one_hot(&all, gate.dtype()), gate },
                 _ => {
@@ -87,8 +87,8 @@ impl<'g> Slots<'g> {
                     MoveBy::Masks { mask, weighed }
                 }
             },
-            (Assignment::Experts { token, gate }, true) => MoveBy::Shared { token: *token, gate: *gate },
-            (Assignment::Experts { .. }, false) => {
+            (Assignment::ExpertChoice { token, gate }, true) => MoveBy::Shared { token: *token, gate: *gate },
+            (Assignment::ExpertChoice { .. }, false) => {
                 let (mask, weighed) = routing.masks(tokens);
                 MoveBy::Masks { mask, weighed }
             }

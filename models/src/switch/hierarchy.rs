@@ -99,18 +99,19 @@ impl<'a> Hierarchy<'a> {
     pub(super) fn forward<'g>(
         &self,
         x: Tensor<'g>,
-        real: Option<Tensor<'g>>,
+        non_padding: Option<Tensor<'g>>,
         chosen: &Trace<'g>,
         experts: impl Fn(Tensor<'g>) -> Tensor<'g>,
     ) -> (Tensor<'g>, Tensor<'g>) {
         let g = x.graph();
-        let real = real.filter(|_| self.options.ignore_padding);
+        let non_padding = non_padding.filter(|_| self.options.ignore_padding);
         let in_group = self.experts.size as u32;
         let (x, expert, gate) = (self.rows(x), self.rows(chosen.expert), self.rows(chosen.gate));
         let (first, second, sent) = g.scope("dispatch", || {
             let group = expert / in_group;
             let wanted = group.one_hot(&self.groups, DType::S32);
-            let wanted = real.map_or(wanted, |real| wanted * self.rows(real).cast(DType::S32));
+            let wanted =
+                non_padding.map_or(wanted, |non_padding| wanted * self.rows(non_padding).cast(DType::S32));
             let slots = [&self.group_slots, &self.outer_slots];
             let first = step([&self.outer, &self.inner], self.tokens, slots, (group, wanted, &self.groups));
             let arrived = self.arrive(first.there(x));
@@ -128,8 +129,8 @@ impl<'a> Hierarchy<'a> {
             let done = done.merge([&self.experts, &self.capacity], &self.inner_slots.name);
             let y = first.back(self.leave(second.back(done))) * gate;
             let kept = second.slot.ge(0).cast(DType::S32);
-            let lost = first.number_back(self.leave(kept)).eq(0);
-            (self.batches(y), self.batches(lost))
+            let dropped = first.number_back(self.leave(kept)).eq(0);
+            (self.batches(y), self.batches(dropped))
         })
     }
 

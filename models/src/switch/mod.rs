@@ -12,14 +12,15 @@ mod balance;
 mod capacity_buckets;
 pub mod dispatch;
 mod exchange;
+mod expert_dropout;
 mod hierarchy;
 pub mod options;
 pub mod router;
 mod unstacked;
 
 use crate::{Activation, Context, Weight, Weights, stream};
-pub use unstacked::Apart;
 use dispatch::Slots;
+use expert_dropout::ExpertDropout;
 use hierarchy::Hierarchy;
 use mesh::{
     Dim, Name,
@@ -27,7 +28,7 @@ use mesh::{
 };
 pub use options::{Dispatch, Switch};
 pub use router::{Router, RouterMetrics, Routing, Trace};
-use exchange::Dropout;
+pub use unstacked::UnstackedExperts;
 
 /// A router and its experts.
 #[derive(Clone, Debug)]
@@ -89,17 +90,28 @@ impl SwitchFfn {
         let groups = Groups::new(&self.options, batch, length);
         let x = groups.regroup(x);
         let (group, token) = (&groups.group, &groups.token);
-        let real = cx.real.map(|real| groups.regroup(real));
-        let (routing, mut metrics) = g.scope("router", || self.router.forward(cx, x, real, group, token));
+        let non_padding = cx.non_padding.map(|non_padding| groups.regroup(non_padding));
+        let (routing, mut metrics) =
+            g.scope("router", || self.router.forward(cx, x, non_padding, group, token));
         let y = if self.options.expert_groups > 0 {
             let hierarchy = Hierarchy::new(&self.options, [group, token], cx.train());
             let dropout = self.dropout(cx);
             let experts = |sent| self.whole(sent, |sent| self.grouped_experts(cx, &dropout, sent));
-            let (y, lost) = hierarchy.forward(x, real, &metrics.trace, experts);
-            metrics.lose(lost, real.filter(|_| self.options.ignore_padding), [group, token]);
+            let (y, dropped) = hierarchy.forward(x, non_padding, &metrics.trace, experts);
+            metrics.record_drops(
+                dropped,
+                non_padding.filter(|_| self.options.ignore_padding),
+                [group, token],
+            );
             y
         } else if self.options.skip_empty && !cx.train() {
-            self.in_fewest_slots(cx, x, [group, token], &routing, &capacity_buckets::levels(routing.capacity))
+            self.in_smallest_bucket(
+                cx,
+                x,
+                [group, token],
+                &routing,
+                &capacity_buckets::buckets(routing.capacity),
+            )
         } else {
             self.in_slots(cx, x, [group, token], &routing)
         };
@@ -129,17 +141,22 @@ impl SwitchFfn {
         stream::enter(experts(stream::leave(sent, &self.d_model)), sent, &self.d_model)
     }
 
-    fn dropout<'g>(&self, cx: &Context<'g>) -> Dropout<'g> {
-        Dropout::new(self.options.expert_dropout.unwrap_or(cx.dropout))
+    fn dropout<'g>(&self, cx: &Context<'g>) -> ExpertDropout<'g> {
+        ExpertDropout::new(self.options.expert_dropout.unwrap_or(cx.dropout))
     }
 
-    fn experts<'g>(&self, cx: &Context<'g>, dropout: &Dropout<'g>, x: Tensor<'g>) -> Tensor<'g> {
+    fn experts<'g>(&self, cx: &Context<'g>, dropout: &ExpertDropout<'g>, x: Tensor<'g>) -> Tensor<'g> {
         let positions = [Name::from("expert_batch"), "experts".into(), "capacity".into()];
         self.products(cx, dropout, x, &positions, |weight| weight.read(cx))
     }
 
     /// The same for experts in groups.
-    fn grouped_experts<'g>(&self, cx: &Context<'g>, dropout: &Dropout<'g>, x: Tensor<'g>) -> Tensor<'g> {
+    fn grouped_experts<'g>(
+        &self,
+        cx: &Context<'g>,
+        dropout: &ExpertDropout<'g>,
+        x: Tensor<'g>,
+    ) -> Tensor<'g> {
         let positions = ["inner_senders", "expert_groups", "group_experts", "capacity"].map(Name::from);
         self.products(cx, dropout, x, &positions, |weight| {
             weight.read(cx).split("experts", [&self.options.group_dim(), &self.options.inner_dim()])
@@ -149,7 +166,7 @@ impl SwitchFfn {
     fn products<'g>(
         &self,
         cx: &Context<'g>,
-        dropout: &Dropout<'g>,
+        dropout: &ExpertDropout<'g>,
         x: Tensor<'g>,
         positions: &[Name],
         read: impl Fn(&Weight) -> Tensor<'g>,
@@ -157,7 +174,7 @@ impl SwitchFfn {
         let out = |dim: &Dim| positions.iter().cloned().chain([dim.name.clone()]).collect::<Vec<_>>();
         let inner = |weight: &Weight| einsum([x, read(weight)], out(&self.d_ff));
         let hidden = match &self.gate {
-            // Dropout before relu, as in the dense layer.
+            // ExpertDropout before relu, as in the dense layer.
             None => dropout.apply(cx, inner(&self.wi)).relu(),
             Some(gate) => dropout.apply(cx, inner(gate).gelu() * inner(&self.wi)),
         };

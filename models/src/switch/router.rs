@@ -6,7 +6,7 @@
 //! the probability itself. Options make it the router of other systems.
 
 use super::{
-    assignment::{self, Ask},
+    assignment::{self, GatingInputs},
     options::{Exploration, Switch},
 };
 use crate::{Context, Weight, Weights, stream};
@@ -40,9 +40,9 @@ pub struct Routing<'g> {
 #[derive(Clone, Debug)]
 pub enum Assignment<'g> {
     /// For every choice of a token its slot, or -1, and the gate: `s32[batch, tokens]`, `[batch, tokens]`.
-    Tokens(Vec<(Tensor<'g>, Tensor<'g>)>),
+    TokenChoice(Vec<(Tensor<'g>, Tensor<'g>)>),
     /// For every slot its token, or -1, and the gate.
-    Experts {
+    ExpertChoice {
         /// `s32[batch, slots]`.
         token: Tensor<'g>,
         /// `[batch, slots]`.
@@ -60,7 +60,7 @@ impl<'g> Routing<'g> {
     /// TensorFlow's "dispatch"), and its gate there ("combine").
     pub fn masks(&self, tokens: &Dim) -> (Tensor<'g>, Tensor<'g>) {
         match &self.assignment {
-            Assignment::Tokens(choices) => {
+            Assignment::TokenChoice(choices) => {
                 let mask = |(slot, gate): &(Tensor<'g>, Tensor<'g>)| {
                     let mask = slot.one_hot(&self.slots(), gate.dtype());
                     (mask, mask * *gate)
@@ -69,7 +69,7 @@ impl<'g> Routing<'g> {
                 // A token is in no slot twice, so that the sum of masks is a mask.
                 all.reduce(|a, b| (a.0 + b.0, a.1 + b.1)).expect("a token has at least one choice")
             }
-            Assignment::Experts { token, gate } => {
+            Assignment::ExpertChoice { token, gate } => {
                 let mask = token.one_hot(tokens, gate.dtype());
                 (mask, mask * *gate)
             }
@@ -127,13 +127,18 @@ impl<'g> Tree<'g> for Trace<'g> {
 
 impl<'g> RouterMetrics<'g> {
     /// Tokens for which `lost` holds found no slot on their way; of those that `real` says, if it says.
-    pub(super) fn lose(&mut self, lost: Tensor<'g>, real: Option<Tensor<'g>>, positions: [&Dim; 2]) {
-        self.trace.kept = (!lost).cast(DType::S32);
-        self.dropped = match real {
-            None => lost.cast(DType::F32).mean(positions),
-            Some(real) => {
-                let lost = (lost & real).cast(DType::F32).sum(positions);
-                lost / real.cast(DType::F32).sum(positions).maximum(1.0)
+    pub(super) fn record_drops(
+        &mut self,
+        dropped: Tensor<'g>,
+        non_padding: Option<Tensor<'g>>,
+        positions: [&Dim; 2],
+    ) {
+        self.trace.kept = (!dropped).cast(DType::S32);
+        self.dropped = match non_padding {
+            None => dropped.cast(DType::F32).mean(positions),
+            Some(non_padding) => {
+                let dropped = (dropped & non_padding).cast(DType::F32).sum(positions);
+                dropped / non_padding.cast(DType::F32).sum(positions).maximum(1.0)
             }
         };
     }
@@ -170,7 +175,7 @@ impl Router {
         &self,
         cx: &Context<'g>,
         x: Tensor<'g>,
-        real: Option<Tensor<'g>>,
+        non_padding: Option<Tensor<'g>>,
         batch: &Dim,
         tokens: &Dim,
     ) -> (Routing<'g>, RouterMetrics<'g>) {
@@ -187,7 +192,7 @@ impl Router {
             DType::Bf16 if self.options.round_probabilities => exact.round_bf16(),
             _ => exact,
         };
-        let ask = Ask {
+        let inputs = GatingInputs {
             options: &self.options,
             cx,
             batch,
@@ -197,11 +202,11 @@ impl Router {
             logits,
             probabilities,
             scores: self.scores(cx, logits, probabilities),
-            real: real.filter(|_| self.options.ignore_padding),
+            non_padding: non_padding.filter(|_| self.options.ignore_padding),
         };
-        let chosen = assignment::choose(&ask);
-        let metrics = ask.metrics(&chosen, exact, self.place);
-        (Routing { experts: experts.size, capacity: ask.capacity, assignment: chosen.assignment }, metrics)
+        let gating = assignment::assign(&inputs);
+        let metrics = inputs.metrics(&gating, exact, self.place);
+        (Routing { experts: experts.size, capacity: inputs.capacity, assignment: gating.assignment }, metrics)
     }
 
     /// The input with the noise of exploration.

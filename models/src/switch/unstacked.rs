@@ -1,7 +1,7 @@
 //! Experts kept one by one, for steps of few tokens: then those that no token chose cost nothing.
 //!
 //! A step of generation has a token for each sequence, and what it costs is reading weights. Together, all
-//! experts are read in every step; apart, each stands under a condition. A slice of a stacked parameter would be
+//! experts are read in every step; unstacked, each stands under a condition. A slice of a stacked parameter would be
 //! copied in every step, so each expert's matrices are copied into state of their own, once.
 
 use super::{SwitchFfn, router::Assignment};
@@ -13,13 +13,13 @@ use mesh::{
 
 /// The matrices of one layer's experts: for each expert the inner ones, and the outer one.
 #[derive(Clone, Debug)]
-pub struct Apart {
+pub struct UnstackedExperts {
     experts: Vec<(Vec<State>, State)>,
 }
 
 impl SwitchFfn {
-    /// Declares what [`SwitchFfn::set_apart`] fills: states called `name`, with a number.
-    pub fn apart(&self, p: &Program, name: &str, dtype: DType) -> Apart {
+    /// Declares what [`SwitchFfn::copy_unstacked`] fills: states called `name`, with a number.
+    pub fn unstacked(&self, p: &Program, name: &str, dtype: DType) -> UnstackedExperts {
         let state = |e: usize, part: &str, dims: [&Dim; 2]| {
             p.store(format!("{name}_{e}_{part}"), dtype, dims, Init::Zeros)
         };
@@ -27,37 +27,37 @@ impl SwitchFfn {
         // Rows first, in the order in which they are summed: else a product turns them around in every step.
         let (rows, columns) = ([&self.d_model, &self.d_ff], [&self.d_ff, &self.d_model]);
         let expert = |e| (inner().map(|part| state(e, part, rows)).collect(), state(e, "wo", columns));
-        Apart { experts: (0..self.options.experts).map(expert).collect() }
+        UnstackedExperts { experts: (0..self.options.experts).map(expert).collect() }
     }
 
     /// Copies the experts of the current layer.
-    pub fn set_apart(&self, cx: &Context<'_>, apart: &Apart) {
+    pub fn copy_unstacked(&self, cx: &Context<'_>, unstacked: &UnstackedExperts) {
         // By index and not as a slice: the layout may split experts.
         let one = |weight: &Weight, e: usize| {
             weight.read(cx).gather("experts", cx.g.constant(e as u32, DType::S32))
         };
-        for (e, (inner, outer)) in apart.experts.iter().enumerate() {
+        for (e, (inner, outer)) in unstacked.experts.iter().enumerate() {
             inner.iter().zip(self.inner()).for_each(|(state, weight)| state.assign(one(weight, e)));
             outer.assign(one(&self.wo, e));
         }
     }
 
-    /// [`SwitchFfn::forward`] outside training, by experts that are kept apart. No token is to be without a
+    /// [`SwitchFfn::forward`] outside training, by experts that are kept unstacked. No token is to be without a
     /// slot, and tokens choose.
-    pub fn forward_apart<'g>(
+    pub fn forward_unstacked<'g>(
         &self,
         cx: &Context<'g>,
         x: Tensor<'g>,
         (batch, tokens): (&Dim, &Dim),
-        apart: &Apart,
+        unstacked: &UnstackedExperts,
     ) -> Tensor<'g> {
         let g = cx.g;
         let (routing, _) = g.scope("router", || self.router.forward(cx, x, None, batch, tokens));
         let zeros = || g.full(0, cx.dtype(), [batch, tokens, &self.d_model]);
         // Experts that choose tokens are refused where programs that generate begin.
-        let Assignment::Tokens(choices) = &routing.assignment else { return zeros() };
+        let Assignment::TokenChoice(choices) = &routing.assignment else { return zeros() };
         let mut sum: Option<Tensor<'g>> = None;
-        for (e, expert) in apart.experts.iter().enumerate() {
+        for (e, expert) in unstacked.experts.iter().enumerate() {
             let slots = (e * routing.capacity) as u32..((e + 1) * routing.capacity) as u32;
             // No token chooses an expert twice.
             let gates = choices.iter().map(|(slot, gate)| {

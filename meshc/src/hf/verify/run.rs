@@ -7,7 +7,7 @@
 use super::{super::Folder, Options};
 use crate::{
     failure::failure,
-    hf::{import, turned},
+    hf::{import, transposed},
     lower::{Watch, emit, lower},
     model::Program,
     target::Target,
@@ -277,8 +277,8 @@ fn span(tensor: &hf::Tensor) -> (usize, usize) {
 fn cut(whole: &HostTensor, tensor: &hf::Tensor) -> HostTensor {
     let (at, count) = span(tensor);
     let bytes = whole.bytes[at * 4..(at + count) * 4].to_vec();
-    let bytes = match tensor.turned {
-        true => turned(&bytes, tensor.sizes[1], tensor.sizes[0]),
+    let bytes = match tensor.transposed {
+        true => transposed(&bytes, tensor.sizes[1], tensor.sizes[0]),
         false => bytes,
     };
     HostTensor { dtype: whole.dtype, dims: tensor.sizes.clone(), bytes }

@@ -16,17 +16,17 @@ pub struct Switch {
     /// The same in the decoder; 0: as in the encoder.
     pub decoder_sparse_step: usize,
     /// Which parts of a sparse layer have experts.
-    pub places: Places,
+    pub sparse_parts: SparseParts,
     /// Who chooses whom.
-    pub routing: Choice,
+    pub routing: RoutingMethod,
     /// How many experts a token chooses; 0: as many as is usual for `routing`.
     pub top_k: usize,
     /// Whether the gates of a token are divided by their sum; nothing: as is usual for `routing`.
     pub renormalize: Option<bool>,
     /// Which choices after a token's first count, in training.
-    pub second_policy: Second,
+    pub second_policy: SecondExpertPolicy,
     /// The same in evaluation.
-    pub eval_second_policy: Second,
+    pub eval_second_policy: SecondExpertPolicy,
     /// The number in the policy, in training.
     pub second_threshold: f64,
     /// The same in evaluation.
@@ -46,7 +46,7 @@ pub struct Switch {
     /// The same in evaluation.
     pub eval_capacity_factor: f64,
     /// What is done with a part of a slot.
-    pub capacity_rounding: Rounding,
+    pub capacity_rounding: CapacityRounding,
     /// Whether the share counts every choice of a token and not every token.
     pub capacity_per_choice: bool,
     /// Fewest slots of an expert.
@@ -69,7 +69,7 @@ pub struct Switch {
     /// Weight of the load-balancing loss of each layer.
     pub aux_loss: f64,
     /// How the losses of layers are put together.
-    pub aux_layers: Over,
+    pub aux_layers: AuxReduction,
     /// Whether second choices are balanced too, at half the weight.
     pub second_place_loss: bool,
     /// Weight of the squared log-normalizer of the router.
@@ -81,7 +81,7 @@ pub struct Switch {
     /// Whether probabilities are rounded to the type of activations before the choice, as in Hugging Face's
     /// code.
     pub round_probabilities: bool,
-    /// Dropout inside experts; nothing: as elsewhere.
+    /// ExpertDropout inside experts; nothing: as elsewhere.
     pub expert_dropout: Option<f64>,
     /// Initial values: truncated normal with deviation `sqrt(init_scale / fan_in)`.
     pub init_scale: f64,
@@ -94,7 +94,7 @@ pub struct Switch {
 
 /// Which parts of a sparse layer have experts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Places {
+pub enum SparseParts {
     /// The feed-forward layer.
     Ffn,
     /// The projections of self-attention (the paper's appendix A).
@@ -103,7 +103,7 @@ pub enum Places {
     Both,
 }
 
-impl Places {
+impl SparseParts {
     /// Whether the feed-forward layer has experts.
     pub fn ffn(self) -> bool {
         matches!(self, Self::Ffn | Self::Both)
@@ -116,7 +116,7 @@ impl Places {
 
 /// Who chooses whom.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Choice {
+pub enum RoutingMethod {
     /// Every token the expert it likes best.
     Switch,
     /// Every token the `top_k` experts it likes best, second choices after all first ones.
@@ -130,7 +130,7 @@ pub enum Choice {
     ExpertSelection,
 }
 
-impl Choice {
+impl RoutingMethod {
     /// Whether experts choose.
     pub fn by_experts(self) -> bool {
         matches!(self, Self::ExpertChoice | Self::ExpertSelection)
@@ -139,7 +139,7 @@ impl Choice {
 
 /// Which choices after the first count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Second {
+pub enum SecondExpertPolicy {
     /// All.
     All,
     /// None, though they have their part in renormalized gates.
@@ -166,7 +166,7 @@ pub enum Exploration {
     Argmax,
     /// Experts are drawn by their probabilities.
     Sample,
-    /// Dropout on the router's input.
+    /// ExpertDropout on the router's input.
     InputDropout,
     /// The router's input times numbers near 1.
     InputJitter,
@@ -174,7 +174,7 @@ pub enum Exploration {
 
 /// What is done with a part of a slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Rounding {
+pub enum CapacityRounding {
     /// It goes.
     Down,
     /// A half and more counts as one.
@@ -185,7 +185,7 @@ pub enum Rounding {
 
 /// How the losses of layers are put together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Over {
+pub enum AuxReduction {
     /// By their sum.
     Sum,
     /// By their mean.
@@ -210,12 +210,12 @@ impl Default for Switch {
             experts: 8,
             sparse_step: 1,
             decoder_sparse_step: 0,
-            places: Places::Ffn,
-            routing: Choice::Switch,
+            sparse_parts: SparseParts::Ffn,
+            routing: RoutingMethod::Switch,
             top_k: 0,
             renormalize: None,
-            second_policy: Second::All,
-            eval_second_policy: Second::All,
+            second_policy: SecondExpertPolicy::All,
+            eval_second_policy: SecondExpertPolicy::All,
             second_threshold: 0.2,
             eval_second_threshold: 0.2,
             priority: Priority::Order,
@@ -225,7 +225,7 @@ impl Default for Switch {
             temperature: 1.0,
             capacity_factor: 1.25,
             eval_capacity_factor: 2.0,
-            capacity_rounding: Rounding::Down,
+            capacity_rounding: CapacityRounding::Down,
             capacity_per_choice: false,
             min_capacity: 4,
             fixed_capacity: 0,
@@ -236,7 +236,7 @@ impl Default for Switch {
             group_sequences: 0,
             ignore_padding: false,
             aux_loss: 1e-2,
-            aux_layers: Over::Sum,
+            aux_layers: AuxReduction::Sum,
             second_place_loss: false,
             router_z_loss: 0.0,
             router_z_scaled: false,
@@ -266,23 +266,29 @@ impl Switch {
 
     /// Of top-2 gating as in GShard and Mesh TensorFlow ("MoE" in the paper's tables).
     pub fn top_2(experts: usize) -> Self {
-        Self { experts, routing: Choice::TopK, top_k: 2, exploration: Exploration::Argmax, ..Self::default() }
+        Self {
+            experts,
+            routing: RoutingMethod::TopK,
+            top_k: 2,
+            exploration: Exploration::Argmax,
+            ..Self::default()
+        }
     }
 
     /// How many experts a token chooses; 0 where experts choose.
     pub fn choices(&self) -> usize {
         match (self.routing, self.top_k) {
-            (Choice::ExpertChoice | Choice::ExpertSelection, _) => 0,
-            (Choice::Switch | Choice::TopK | Choice::Ntlb, k) if k > 0 => k,
-            (Choice::Switch, _) => 1,
-            (Choice::TopK, _) => 2,
-            (Choice::Ntlb, _) => self.experts.min(4),
+            (RoutingMethod::ExpertChoice | RoutingMethod::ExpertSelection, _) => 0,
+            (RoutingMethod::Switch | RoutingMethod::TopK | RoutingMethod::Ntlb, k) if k > 0 => k,
+            (RoutingMethod::Switch, _) => 1,
+            (RoutingMethod::TopK, _) => 2,
+            (RoutingMethod::Ntlb, _) => self.experts.min(4),
         }
     }
 
     /// Whether the gates of a token are divided by their sum.
     pub fn renormalizes(&self) -> bool {
-        self.renormalize.unwrap_or(self.routing == Choice::TopK)
+        self.renormalize.unwrap_or(self.routing == RoutingMethod::TopK)
     }
 
     /// Groups and tokens per group of `batch` sequences of `length` tokens: the smallest number of groups
@@ -324,9 +330,9 @@ impl Switch {
     fn slots_for(&self, tokens: usize, factor: f64, among: usize) -> usize {
         let share = tokens as f64 * factor / among.max(1) as f64;
         let share = match self.capacity_rounding {
-            Rounding::Down => share,
-            Rounding::Nearest => share.round(),
-            Rounding::Up => share.ceil(),
+            CapacityRounding::Down => share,
+            CapacityRounding::Nearest => share.round(),
+            CapacityRounding::Up => share.ceil(),
         };
         // Saturating and truncating, as in Mesh TensorFlow.
         (share as usize).max(self.min_capacity)
@@ -366,7 +372,10 @@ mod tests {
         let rounded = |capacity_rounding| {
             Switch { capacity_rounding, capacity_factor: 1.3, ..switch.clone() }.capacity(100, true)
         };
-        assert_eq!([Rounding::Down, Rounding::Nearest, Rounding::Up].map(rounded), [16, 16, 17]);
+        assert_eq!(
+            [CapacityRounding::Down, CapacityRounding::Nearest, CapacityRounding::Up].map(rounded),
+            [16, 16, 17]
+        );
         let fixed = Switch { fixed_capacity: 7, ..switch.clone() };
         assert_eq!(
             (fixed.capacity(128, true), fixed.capacity(128, false), fixed.capacity(3, false)),
@@ -379,7 +388,13 @@ mod tests {
     #[test]
     fn each_way_of_routing_has_its_usual_number_of_choices() {
         let of = |routing, top_k| Switch { experts: 3, routing, top_k, ..Switch::default() }.choices();
-        assert_eq!((of(Choice::Switch, 0), of(Choice::TopK, 0), of(Choice::TopK, 3)), (1, 2, 3));
-        assert_eq!((of(Choice::Ntlb, 0), of(Choice::Ntlb, 2), of(Choice::ExpertChoice, 0)), (3, 2, 0));
+        assert_eq!(
+            (of(RoutingMethod::Switch, 0), of(RoutingMethod::TopK, 0), of(RoutingMethod::TopK, 3)),
+            (1, 2, 3)
+        );
+        assert_eq!(
+            (of(RoutingMethod::Ntlb, 0), of(RoutingMethod::Ntlb, 2), of(RoutingMethod::ExpertChoice, 0)),
+            (3, 2, 0)
+        );
     }
 }

@@ -1,28 +1,31 @@
 //! How `--set key=value` changes the options of Switch layers.
 
-use super::{Choice, Dispatch, Exploration, Over, Places, Priority, Rounding, Second, Switch};
+use super::{
+    AuxReduction, CapacityRounding, Dispatch, Exploration, Priority, RoutingMethod, SecondExpertPolicy,
+    SparseParts, Switch,
+};
 use mesh::dsl::Args;
 
 /// Words for the values of an option, the usual word of each value first.
 type Words<T> = [(&'static str, T)];
 
-const PLACES: &Words<Places> =
-    &[("ffn", Places::Ffn), ("attention", Places::Attention), ("both", Places::Both)];
+const PLACES: &Words<SparseParts> =
+    &[("ffn", SparseParts::Ffn), ("attention", SparseParts::Attention), ("both", SparseParts::Both)];
 /// `top_2` and `switch_max` are Mesh TensorFlow's names for what two options say here.
-const ROUTING: &Words<Choice> = &[
-    ("switch", Choice::Switch),
-    ("top_k", Choice::TopK),
-    ("ntlb", Choice::Ntlb),
-    ("expert_choice", Choice::ExpertChoice),
-    ("expert_selection", Choice::ExpertSelection),
-    ("top_2", Choice::TopK),
-    ("switch_max", Choice::Switch),
+const ROUTING: &Words<RoutingMethod> = &[
+    ("switch", RoutingMethod::Switch),
+    ("top_k", RoutingMethod::TopK),
+    ("ntlb", RoutingMethod::Ntlb),
+    ("expert_choice", RoutingMethod::ExpertChoice),
+    ("expert_selection", RoutingMethod::ExpertSelection),
+    ("top_2", RoutingMethod::TopK),
+    ("switch_max", RoutingMethod::Switch),
 ];
-const SECOND: &Words<Second> = &[
-    ("all", Second::All),
-    ("none", Second::None),
-    ("threshold", Second::Threshold),
-    ("random", Second::Random),
+const SECOND: &Words<SecondExpertPolicy> = &[
+    ("all", SecondExpertPolicy::All),
+    ("none", SecondExpertPolicy::None),
+    ("threshold", SecondExpertPolicy::Threshold),
+    ("random", SecondExpertPolicy::Random),
 ];
 const PRIORITY: &Words<Priority> = &[("order", Priority::Order), ("gate", Priority::Gate)];
 const EXPLORATION: &Words<Exploration> = &[
@@ -31,9 +34,9 @@ const EXPLORATION: &Words<Exploration> = &[
     ("input_dropout", Exploration::InputDropout),
     ("input_jitter", Exploration::InputJitter),
 ];
-const ROUNDING: &Words<Rounding> =
-    &[("down", Rounding::Down), ("nearest", Rounding::Nearest), ("up", Rounding::Up)];
-const OVER: &Words<Over> = &[("sum", Over::Sum), ("mean", Over::Mean)];
+const ROUNDING: &Words<CapacityRounding> =
+    &[("down", CapacityRounding::Down), ("nearest", CapacityRounding::Nearest), ("up", CapacityRounding::Up)];
+const OVER: &Words<AuxReduction> = &[("sum", AuxReduction::Sum), ("mean", AuxReduction::Mean)];
 /// `sort` is what other systems call dispatch by index.
 const DISPATCH: &Words<Dispatch> = &[
     ("permute", Dispatch::Permute),
@@ -66,7 +69,7 @@ impl Switch {
         ] {
             *size = args.get(key, *size);
         }
-        self.places = word(args, "experts_in", PLACES, self.places).1;
+        self.sparse_parts = word(args, "experts_in", PLACES, self.sparse_parts).1;
         self.choice(args);
         for (key, number) in [
             ("second_threshold", &mut self.second_threshold),
@@ -138,10 +141,10 @@ mod tests {
     #[test]
     fn names_of_other_systems_mean_several_options() {
         let top = set("routing=top_2 second_policy=threshold second_threshold=0.3");
-        assert_eq!((top.routing, top.choices(), top.renormalizes()), (Choice::TopK, 2, true));
-        assert_eq!((top.second_policy, top.second_threshold), (Second::Threshold, 0.3));
+        assert_eq!((top.routing, top.choices(), top.renormalizes()), (RoutingMethod::TopK, 2, true));
+        assert_eq!((top.second_policy, top.second_threshold), (SecondExpertPolicy::Threshold, 0.3));
         let max = set("routing=switch_max");
-        assert_eq!((max.routing, max.priority, max.choices()), (Choice::Switch, Priority::Gate, 1));
+        assert_eq!((max.routing, max.priority, max.choices()), (RoutingMethod::Switch, Priority::Gate, 1));
         let kept = set("routing=top_k top_k=3 renormalize=false priority=gate");
         assert_eq!((kept.choices(), kept.renormalizes(), kept.priority), (3, false, Priority::Gate));
         assert_eq!(set("dispatch=sort").dispatch, Dispatch::Permute);
@@ -164,12 +167,12 @@ mod tests {
             experts: 4,
             sparse_step: 2,
             decoder_sparse_step: 3,
-            places: Places::Both,
-            routing: Choice::Ntlb,
+            sparse_parts: SparseParts::Both,
+            routing: RoutingMethod::Ntlb,
             top_k: 3,
             renormalize: Some(true),
-            second_policy: Second::None,
-            eval_second_policy: Second::Threshold,
+            second_policy: SecondExpertPolicy::None,
+            eval_second_policy: SecondExpertPolicy::Threshold,
             second_threshold: 0.1,
             eval_second_threshold: 0.3,
             priority: Priority::Gate,
@@ -179,7 +182,7 @@ mod tests {
             temperature: 2.0,
             capacity_factor: 1.0,
             eval_capacity_factor: 3.0,
-            capacity_rounding: Rounding::Up,
+            capacity_rounding: CapacityRounding::Up,
             capacity_per_choice: true,
             min_capacity: 1,
             fixed_capacity: 9,
@@ -191,7 +194,7 @@ mod tests {
             group_sequences: 2,
             ignore_padding: true,
             aux_loss: 0.1,
-            aux_layers: Over::Mean,
+            aux_layers: AuxReduction::Mean,
             second_place_loss: true,
             router_z_loss: 0.01,
             router_z_scaled: true,

@@ -1,6 +1,6 @@
 //! What options of Switch layers cannot be.
 
-use super::{Choice, Exploration, Priority, Second, Switch};
+use super::{Exploration, Priority, RoutingMethod, SecondExpertPolicy, Switch};
 use crate::{Config, config::Mistakes};
 
 impl Switch {
@@ -23,7 +23,7 @@ impl Switch {
         self.wrong_groups(config, wrong);
         wrong.unless(self.exchange_parts > 0, || "`exchange_parts` is 0".into(), "at least 1");
         wrong.unless(
-            self.exchange_parts <= 1 || self.places.ffn(),
+            self.exchange_parts <= 1 || self.sparse_parts.ffn(),
             || format!("`exchange_parts` is {}, but experts are in attention only", self.exchange_parts),
             "`exchange_parts` = 1, or `experts_in` = ffn or both",
         );
@@ -58,11 +58,11 @@ impl Switch {
     fn wrong_choice(&self, wrong: &mut Mistakes) {
         let (k, experts) = (self.choices(), self.experts);
         let legal = match self.routing {
-            Choice::Switch => {
+            RoutingMethod::Switch => {
                 (self.top_k > 1).then_some("`routing` = top_k for more than one expert for each token")
             }
-            Choice::TopK | Choice::Ntlb => None,
-            Choice::ExpertChoice | Choice::ExpertSelection => (self.top_k > 0)
+            RoutingMethod::TopK | RoutingMethod::Ntlb => None,
+            RoutingMethod::ExpertChoice | RoutingMethod::ExpertSelection => (self.top_k > 0)
                 .then_some("leave it out: `capacity_factor` says how many tokens an expert takes"),
         };
         if let Some(legal) = legal {
@@ -85,7 +85,7 @@ impl Switch {
             "argmax, input_dropout or input_jitter",
         );
         wrong.unless(
-            self.eval_second_policy != Second::Random,
+            self.eval_second_policy != SecondExpertPolicy::Random,
             || "`eval_second_policy` is random, but evaluation has no random numbers".into(),
             "all, none or threshold",
         );
@@ -109,8 +109,9 @@ impl Switch {
             || format!("`group_capacity_factor` is {factor}"),
             "more than 0",
         );
-        let plain =
-            self.routing == Choice::Switch && self.priority == Priority::Order && !self.places.attention();
+        let plain = self.routing == RoutingMethod::Switch
+            && self.priority == Priority::Order
+            && !self.sparse_parts.attention();
         wrong.unless(
             plain,
             || format!("`expert_groups` is {groups} with this way of routing"),

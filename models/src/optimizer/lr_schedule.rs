@@ -5,7 +5,7 @@ use mesh::dsl::{Args, Tensor};
 
 /// A linear rise from 0 over `warmup` steps to `rate`, then the product of some decays.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Schedule {
+pub struct LrSchedule {
     /// The highest rate.
     pub rate: f64,
     /// Steps until then.
@@ -46,13 +46,13 @@ impl Decay {
     }
 }
 
-impl Default for Schedule {
+impl Default for LrSchedule {
     fn default() -> Self {
         Self { rate: 1e-3, warmup: 100, decays: vec![Decay::Rsqrt], steps: 10_000 }
     }
 }
 
-impl Schedule {
+impl LrSchedule {
     /// The same rate in all steps.
     pub fn constant(rate: f64) -> Self {
         Self { rate, warmup: 0, decays: vec![Decay::Constant], ..Self::default() }
