@@ -3,7 +3,7 @@
 //! `meshc train models/switch_tiny.rs --data FILES… --mesh data=2,expert=2,model=2 --steps 300`
 
 use mesh::ir::Remat;
-use models::{Config, Switch, config::small_model_optimizer};
+use models::{Config, Schedule, Switch, config::small_model_optimizer};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -21,8 +21,8 @@ fn main() -> ExitCode {
         decoder_layers: 2,
         switch: Some(Switch { experts: 8, sparse_step: 1, ..Switch::default() }),
         optimizer: small_model_optimizer(),
-        // Where eight devices share a laptop's memory, attention's weights are a tenth of a step's.
-        remat: Remat::SaveLong,
+        // Where eight devices share the memory of a laptop, attention weights take a tenth of a step's.
+        schedule: Schedule { remat: Remat::SaveLong, ..Schedule::default() },
         ..Config::default()
     })
 }

@@ -4,7 +4,7 @@
 use crate::{lower, step};
 use anyhow::{Result, anyhow, ensure};
 use mesh::{Mesh, Site};
-use models::{Config, Dispatch, Switch};
+use models::{Config, Dispatch, Schedule, Switch};
 use pjrt::{Client, ClientOptions};
 use runtime::{
     Artefact, HostTensor, Session,
@@ -45,7 +45,8 @@ fn config(experts: usize, group_size: usize, dispatch: Dispatch) -> Config {
         d_kv: 32,
         encoder_layers: 1,
         decoder_layers: 1,
-        switch: Some(Switch { experts, group_size, dispatch, ..Switch::default() }),
+        switch: Some(Switch { experts, group_size, ..Switch::default() }),
+        schedule: Schedule { dispatch, ..Schedule::default() },
         ..Config::default()
     }
 }
@@ -106,7 +107,7 @@ fn case(client: &Client, experts: usize, group: usize, rounds: usize) -> Result<
     Ok(json!({
         "experts": experts, "group": group, "capacity": options.capacity(group, true),
         "sort_ms": index.median(), "einsum_ms": product.median(), "speedup": product.median() / index.median(),
-        "auto_takes": if options.dispatches_by_index(group, true) { "sort" } else { "einsum" },
+        "auto_takes": if options.dispatches_by_index(Dispatch::Auto, group, true) { "sort" } else { "einsum" },
         "loss": index.loss, "losses_apart": apart,
     }))
 }

@@ -2,7 +2,8 @@
 //! typed intermediate representation that every stage of the compiler reads and writes.
 //!
 //! Reading order: [`dim`] and [`axis`] (the two kinds of name), [`layout`] (which dim is split over
-//! which axis), [`ty`] (types), [`ir`] (operations, bodies, modules), [`infer`] (the one function
+//! which axis), [`ty`] (types), [`ir`] (operations, bodies, modules), [`schedule`] (choices of a program that change
+//! time and memory, not results), [`infer`] (the one function
 //! that gives an operation's result types), [`verify`] (whether a module is legal), [`text`] (modules
 //! as `.mesh` text), [`dsl`] (programs built by Rust code).
 //!
@@ -17,6 +18,7 @@ pub mod infer;
 pub mod ir;
 pub mod layout;
 pub mod random;
+pub mod schedule;
 pub mod text;
 pub mod ty;
 pub mod verify;
@@ -28,4 +30,5 @@ pub use ir::{
     Body, BodyBuilder, Env, Function, Inst, Module, Op, Site, StateDecl, StateId, StateKind, Value,
 };
 pub use layout::Layout;
+pub use schedule::Schedule;
 pub use ty::{DType, TensorDim, Type};

@@ -12,6 +12,7 @@ use crate::{
 use mesh::{
     DType, Dim,
     dsl::{Init, Tensor, einsum, einsum_as},
+    schedule::AttentionMinor,
 };
 
 /// The number that masks a logit: so low that adding any logit to it changes nothing, and far enough
@@ -102,7 +103,10 @@ impl Attention {
                 (made.q, [kv, kv], Some(made.metrics))
             }
         };
-        let positions = if cx.queries_last { [&length, query] } else { [query, &length] };
+        let positions = match cx.schedule.attention_minor {
+            AttentionMinor::Query => [&length, query],
+            AttentionMinor::Memory => [query, &length],
+        };
         let mut logits = einsum_as(DType::F32, [q, k], [batch, heads, positions[0], positions[1]]);
         for mask in masks {
             logits += *mask;

@@ -6,7 +6,7 @@ use crate::{
     optimizer::{LrSchedule, Method, Optimizer},
     stream::STREAM,
 };
-use mesh::{DType, Diagnostic, dsl::Args, ir::Remat};
+use mesh::{DType, Diagnostic, Schedule, dsl::Args, schedule::Residual};
 
 /// A T5 or Switch Transformer and how it is trained.
 #[derive(Clone, PartialEq, Debug)]
@@ -15,9 +15,6 @@ pub struct Config {
     pub name: String,
     /// Sequences per step.
     pub batch: usize,
-    /// A step goes through its batch in this many parts, one after the other, and moves parameters once: less
-    /// memory for activations.
-    pub microbatches: usize,
     /// Tokens of an input.
     pub input_length: usize,
     /// Tokens of a target.
@@ -61,22 +58,8 @@ pub struct Config {
     pub z_loss: f64,
     /// Element types.
     pub precision: Precision,
-    /// What the layers keep for the backward pass.
-    pub remat: Remat,
-    /// Whether parameters that are stored in more parts than the layout says are gathered once a step, in the type
-    /// of activations, instead of layer by layer in both directions: less to send, more to hold.
-    pub gather_once: bool,
-    /// Whether the residual stream has a dim of its own between blocks, [`crate::stream::STREAM`], so that a layout
-    /// may split it there.
-    pub stream: bool,
-    /// Which parameters layers round to the type of activations as they use them, in both directions, so that no
-    /// compiler does so for all layers once a step: more to read, less to hold.
-    pub cast_late: CastAt,
-    /// Whether the weights of attention lie with the positions that look next to each other, which spares TPUs
-    /// copies of them, and not those that are looked at, which CPUs prefer.
-    pub queries_last: bool,
-    /// Whether layers are emitted one after the other instead of as a loop.
-    pub unroll: bool,
+    /// Choices that change time and memory, not results.
+    pub schedule: Schedule,
     /// How parameters move.
     pub optimizer: Optimizer,
 }
@@ -101,17 +84,6 @@ impl Objective {
             Self::Lm => "lm",
         }
     }
-}
-
-/// Parameters that are rounded layer by layer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CastAt {
-    /// None.
-    None,
-    /// Those of experts, which are most of a model and are read by the largest products.
-    Experts,
-    /// All matrices.
-    All,
 }
 
 /// What is between the products of a feed-forward layer.
@@ -166,7 +138,6 @@ impl Default for Config {
         Self {
             name: "t5".into(),
             batch: 32,
-            microbatches: 1,
             input_length: 128,
             target_length: 128,
             objective: Objective::SpanCorruption,
@@ -188,12 +159,7 @@ impl Default for Config {
             dropout_broadcast: true,
             z_loss: 1e-4,
             precision: Precision::F32,
-            remat: Remat::SaveAll,
-            gather_once: false,
-            stream: false,
-            cast_late: CastAt::None,
-            queries_last: false,
-            unroll: false,
+            schedule: Schedule::default(),
             optimizer: Optimizer::default(),
         }
     }
@@ -207,9 +173,8 @@ impl Config {
             "bf16" => Precision::Bf16,
             _ => Precision::F32,
         };
-        let sizes: [(&str, &mut usize); 11] = [
+        let sizes: [(&str, &mut usize); 10] = [
             ("batch", &mut self.batch),
-            ("microbatches", &mut self.microbatches),
             ("input_length", &mut self.input_length),
             ("target_length", &mut self.target_length),
             ("vocab", &mut self.vocab),
@@ -247,40 +212,9 @@ impl Config {
             _ => Activation::Relu,
         };
         self.tied = args.get("tied", self.tied);
-        self.unroll = args.get("unroll", self.unroll);
-        let word = if self.gather_once { "step" } else { "layer" };
-        self.gather_once = args.choice("gather", &["layer", "step"], word) == "step";
-        let word = if self.stream { STREAM } else { "d_model" };
-        self.stream = args.choice("residual", &["d_model", STREAM], word) == STREAM;
-        let word = match self.cast_late {
-            CastAt::None => "step",
-            CastAt::Experts => "experts",
-            CastAt::All => "layer",
-        };
-        self.cast_late = match args.choice("cast", &["step", "experts", "layer"], word) {
-            "experts" => CastAt::Experts,
-            "layer" => CastAt::All,
-            _ => CastAt::None,
-        };
-        let word = if self.queries_last { "query" } else { "memory" };
-        self.queries_last = args.choice("attention_minor", &["memory", "query"], word) == "query";
-        let word = match self.remat {
-            Remat::SaveAll => "all",
-            Remat::SaveLong => "long",
-            Remat::SaveCompact => "compact",
-            Remat::SaveContractions => "contractions",
-            Remat::SaveCarries => "carries",
-        };
-        self.remat = match args.choice("remat", &["all", "long", "compact", "contractions", "carries"], word)
-        {
-            "long" => Remat::SaveLong,
-            "compact" => Remat::SaveCompact,
-            "contractions" => Remat::SaveContractions,
-            "carries" => Remat::SaveCarries,
-            _ => Remat::SaveAll,
-        };
         self.switch = self.switch.map(|switch| switch.with(args, self.dropout));
         self.optimizer = self.optimizer.with(args);
+        self.schedule = args.schedule(self.schedule);
         self
     }
 
@@ -300,7 +234,7 @@ impl Config {
         ] {
             wrong.unless(size > 0, || format!("`{what}` is 0"), "at least 1");
         }
-        let (batch, parts) = (self.batch, self.microbatches);
+        let (batch, parts) = (self.batch, self.schedule.microbatches);
         wrong.unless(
             parts > 0 && batch.is_multiple_of(parts),
             || format!("`microbatches` is {parts}, for a `batch` of {batch}"),
@@ -351,7 +285,8 @@ impl Config {
 
     /// The same model for one part of a batch.
     pub fn microbatch(&self) -> Self {
-        Self { batch: self.batch / self.microbatches.max(1), microbatches: 1, ..self.clone() }
+        let schedule = Schedule { microbatches: 1, ..self.schedule };
+        Self { batch: self.batch / self.schedule.microbatches.max(1), schedule, ..self.clone() }
     }
 
     /// Which layers of a stack are sparse: all (1), or those whose number from 0 has the remainder 1;
@@ -387,7 +322,10 @@ impl Config {
             }
             None => "batch:data+expert,heads:model,d_ff:model,vocab:model",
         };
-        if self.stream { format!("{rules},{STREAM}:model") } else { rules.to_owned() }
+        match self.schedule.residual {
+            Residual::Stream => format!("{rules},{STREAM}:model"),
+            Residual::DModel => rules.to_owned(),
+        }
     }
 }
 
@@ -428,7 +366,6 @@ pub fn small_model_optimizer() -> Optimizer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Dispatch;
 
     #[test]
     fn a_model_is_what_its_description_makes() {
@@ -436,7 +373,9 @@ mod tests {
             let config = preset();
             let (model, settings) = config.described();
             let words = settings.split(' ').flat_map(|s| ["--set".to_owned(), s.to_owned()]);
-            let args = Args::parse(words).expect("the arguments are legal");
+            let schedule = config.schedule.to_string();
+            let entries = schedule.split_whitespace().flat_map(|e| ["--schedule".to_owned(), e.to_owned()]);
+            let args = Args::parse(words.chain(entries)).expect("the arguments are legal");
             let base = crate::zoo::named(model).expect("it names a preset");
             let again = Config { name: config.name.clone(), ..base.with(&args) };
             assert_eq!(args.mistakes(), []);
@@ -449,18 +388,19 @@ mod tests {
     fn every_setting_is_read() {
         let words = "--dtype selective --set layers=4 --set decoder_layers=6 --set sparse_step=2 --set \
                      decoder_sparse_step=3 --set activation=gated-gelu --set epsilon=1e-5 --set \
-                     dispatch=sort --set optimizer=adafactor --set dropout=0.3 --set remat=carries --set lr=0.5 \
-                     --set microbatches=4 --set gather=step --set cast=layer --set attention_minor=query";
+                     optimizer=adafactor --set dropout=0.3 --set lr=0.5 --schedule dispatch=sort --schedule \
+                     remat=carries --schedule microbatches=4 --set gather=step";
         let args = Args::parse(words.split_whitespace().map(str::to_owned)).expect("the arguments are legal");
         let config = Config { switch: Some(Switch::default()), ..Config::default() }.with(&args);
         assert_eq!(args.mistakes(), []);
         assert_eq!(config.mistakes(), []);
         let switch = config.switch.clone().expect("it stays sparse");
         assert_eq!((config.encoder_layers, config.decoder_layers, config.period(false)), (4, 6, 2));
-        assert_eq!((switch.dispatch, switch.expert_dropout), (Dispatch::Permute, Some(0.3)));
-        assert_eq!((config.precision, config.remat), (Precision::Selective, Remat::SaveCarries));
-        assert_eq!((config.microbatches, config.microbatch().batch), (4, 8));
-        assert!(config.gather_once && config.cast_late == CastAt::All && config.queries_last);
+        assert_eq!(switch.expert_dropout, Some(0.3));
+        assert_eq!(config.precision, Precision::Selective);
+        let schedule = "remat=carries microbatches=4 gather=step dispatch=permute";
+        assert_eq!(config.schedule.to_string(), schedule, "a `--set` of an entry counts");
+        assert_eq!(config.microbatch().batch, 8);
         let optimizer = &config.optimizer;
         assert_eq!((&optimizer.method, optimizer.schedule.rate), (&Method::adafactor(), 0.5));
         assert!(!Config::default().is_sparse(false, 1));

@@ -1,11 +1,8 @@
 //! What every layer needs to know when it runs.
 
-use crate::{
-    Config,
-    config::{CastAt, Precision},
-};
+use crate::{Config, config::Precision};
 use mesh::{
-    DType, Dim,
+    DType, Dim, Schedule,
     dsl::{Graph, Rng, Tensor},
 };
 
@@ -22,10 +19,8 @@ pub struct Context<'g> {
     pub dropout: f64,
     /// Whether tokens share dropout masks.
     pub dropout_broadcast: bool,
-    /// Whether weights of attention lie by the positions that look: [`Config::queries_last`].
-    pub queries_last: bool,
-    /// Which parameters are rounded where they are used: [`Config::cast_late`].
-    pub cast_late: CastAt,
+    /// The schedule of the model.
+    pub schedule: Schedule,
     /// Which tokens are no padding, as `pred[batch, length]`, if a layer is to know.
     pub non_padding: Option<Tensor<'g>>,
     /// What is added to logits of self-attention so that examples of one row do not see each other, if there are
@@ -36,19 +31,15 @@ pub struct Context<'g> {
 impl<'g> Context<'g> {
     /// For a model; training if there are random numbers.
     pub fn new(g: &'g Graph, config: &Config, rng: Option<Rng<'g>>) -> Self {
-        let (dropout, dropout_broadcast) = (config.dropout, config.dropout_broadcast);
-        let (precision, queries_last) = (config.precision, config.queries_last);
-        let (cast_late, non_padding, segment_mask) = (config.cast_late, None, None);
         Self {
             g,
-            precision,
+            precision: config.precision,
             rng,
-            dropout,
-            dropout_broadcast,
-            queries_last,
-            cast_late,
-            non_padding,
-            segment_mask,
+            dropout: config.dropout,
+            dropout_broadcast: config.dropout_broadcast,
+            schedule: config.schedule,
+            non_padding: None,
+            segment_mask: None,
         }
     }
 

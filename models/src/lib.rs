@@ -38,10 +38,11 @@ pub mod switch;
 pub mod weights;
 pub mod zoo;
 
-pub use config::{Activation, CastAt, Config, Objective, Precision};
+pub use config::{Activation, Config, Objective, Precision};
 pub use context::Context;
 pub use generate::Generation;
+pub use mesh::schedule::{Dispatch, Schedule};
 pub use optimizer::{LrSchedule, Method, Optimizer};
 pub use program::{main, program};
-pub use switch::{Dispatch, Switch};
+pub use switch::Switch;
 pub use weights::{Weight, Weights};

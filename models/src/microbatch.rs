@@ -60,7 +60,7 @@ impl<'g> Batch<'g> {
     pub fn input(g: &'g Graph, config: &Config) -> Self {
         Self {
             feeds: Feeds::input(g, config),
-            parts: Dim::new("microbatches", config.microbatches),
+            parts: Dim::new("microbatches", config.schedule.microbatches),
             batch: Dim::new("batch", config.microbatch().batch),
             sent: config.precision.activations(),
         }

@@ -37,6 +37,7 @@ pub fn program(config: &Config, gradients: bool, place: &Site) -> Program {
     }
     p.meta("batch", config.batch);
     p.meta("layout", config.layout());
+    p.schedule(config.schedule);
     let weights = Weights::new(&p);
     let model = EncoderDecoder::new(&weights, config);
     p.function("probe", |g| {
@@ -67,6 +68,7 @@ pub fn logits(config: &Config, apart: bool, place: &Site) -> Program {
     }
     p.meta("batch", config.batch);
     p.meta("layout", config.layout());
+    p.schedule(config.schedule);
     let mut decoder = config.clone();
     if let Some(switch) = decoder.switch.as_mut().filter(|_| apart) {
         // As many slots as there are tokens to choose them.

@@ -85,12 +85,7 @@ fn meta(p: &Program, config: &Config) {
     // ZeRO: what every replica would hold alike is held once. Slots alone are twice the parameters.
     p.meta("state_layout", "*:data");
     p.meta("dtype", config.precision.name());
-    if config.gather_once {
-        p.meta("gather", "step");
-    }
-    if config.queries_last {
-        p.meta("row_sums", "product");
-    }
+    p.schedule(config.schedule);
     let (model, settings) = config.described();
     p.meta("model", model);
     p.meta("settings", settings);

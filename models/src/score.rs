@@ -24,6 +24,7 @@ pub fn program(config: &Config, place: &Site) -> Program {
     p.meta("layout", config.layout());
     p.meta("state_layout", "");
     p.meta("dtype", config.precision.name());
+    p.schedule(config.schedule);
     let model = EncoderDecoder::new(&Weights::new(&p), config);
     p.function("score", |g| score(g, config, &model));
     p

@@ -16,6 +16,7 @@ use crate::{
 use mesh::{
     Dim,
     dsl::{ScanOptions, Tensor, Tree, concat},
+    schedule::Residual,
 };
 
 /// One block: `x += attention(norm(x))` for each attention, then `x += feed_forward(norm(x))`.
@@ -164,8 +165,12 @@ impl Stack {
                 bias: RelativeBias::new(w, buckets, distance, &dims.heads, &dims.d_model, !decoder),
                 norm: RmsNorm::new(w, "norm", &dims.d_model, config.epsilon),
                 dims: dims.clone(),
-                options: ScanOptions { remat: config.remat, unroll: config.unroll, reverse: false },
-                stream: config.stream,
+                options: ScanOptions {
+                    remat: config.schedule.remat,
+                    unroll: config.schedule.unroll,
+                    reverse: false,
+                },
+                stream: config.schedule.residual == Residual::Stream,
                 decoder,
             }
         })

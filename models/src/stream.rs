@@ -2,7 +2,7 @@
 //!
 //! Where blocks are split over an axis (`heads`, `d_ff`), each ends in a sum over it. If the stream is whole, that sum
 //! is all-reduced, and every device holds and norms all of it. If the stream has another name than what blocks take
-//! and give ([`crate::Config::stream`]), a layout may split it over the same axis: sums are reduce-scattered, norms and
+//! and give ([`mesh::schedule::Residual::Stream`]), a layout may split it over the same axis: sums are reduce-scattered, norms and
 //! additions work on parts, and blocks gather what they take. That is as much to send, and a fraction to hold.
 
 use mesh::{Dim, dsl::Tensor};

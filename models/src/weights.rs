@@ -3,10 +3,11 @@
 use mesh::{
     DType, Dim, Name,
     dsl::{Init, Program, State, Tensor},
+    schedule::Cast,
 };
 use std::cell::RefCell;
 
-use crate::{Context, config::CastAt};
+use crate::Context;
 
 /// A trained parameter. Its dims fall into three groups: those that stack independent matrices (layers,
 /// experts), and the *rows* (what the product sums over) and *columns* of each matrix.
@@ -31,10 +32,10 @@ impl Weight {
         let value = self.state.read(cx.g);
         // What is rounded already is as it was after a cast, but compilers do not take that for a mere change of
         // type, which they would move to before the loop over layers.
-        let late = match cx.cast_late {
-            CastAt::None => false,
-            CastAt::Experts => self.stacks(),
-            CastAt::All => true,
+        let late = match cx.schedule.cast {
+            Cast::Step => false,
+            Cast::Experts => self.stacks(),
+            Cast::Layer => true,
         };
         if late && cx.dtype() == DType::Bf16 { value.round_bf16() } else { value }.cast(cx.dtype())
     }

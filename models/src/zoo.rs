@@ -7,7 +7,7 @@
 //! compete for slots is one sequence, so that whatever splits a batch splits the groups (the released code has
 //! groups of 2048 to 8192 tokens: `--set group_size=8192`).
 
-use crate::{Activation, Config, LrSchedule, Method, Optimizer, Switch};
+use crate::{Activation, Config, LrSchedule, Method, Optimizer, Schedule, Switch};
 use mesh::ir::Remat;
 
 /// What all of them share: C4 cut into inputs of 512 and targets of 114 tokens, Adafactor, no dropout.
@@ -20,7 +20,7 @@ fn pretraining(name: &str) -> Config {
         vocab: 32128,
         d_kv: 64,
         dropout: 0.0,
-        remat: Remat::SaveContractions,
+        schedule: saving(Remat::SaveContractions),
         optimizer: Optimizer {
             method: Method::adafactor(),
             schedule: LrSchedule::t5(1.0, 10_000),
@@ -29,6 +29,11 @@ fn pretraining(name: &str) -> Config {
         },
         ..Config::default()
     }
+}
+
+/// A schedule with this remat policy.
+fn saving(remat: Remat) -> Schedule {
+    Schedule { remat, ..Schedule::default() }
 }
 
 /// Sizes of a stack, the same for encoder and decoder.
@@ -130,7 +135,12 @@ pub fn switch_large_table9() -> Config {
 /// Switch-XXL: 394.5 billion parameters, 6.3 trillion operations a sequence. That number is of a model whose
 /// output projection is the embedding; the released one has its own (`--set tied=false`), 0.13 billion more.
 pub fn switch_xxl() -> Config {
-    let dense = Config { name: "switch_xxl".into(), tied: true, remat: Remat::SaveCarries, ..t5_v1_1_xxl() };
+    let dense = Config {
+        name: "switch_xxl".into(),
+        tied: true,
+        schedule: saving(Remat::SaveCarries),
+        ..t5_v1_1_xxl()
+    };
     slots(sparse(dense, 128, 2), 1.25, 4.0, 2)
 }
 
@@ -142,7 +152,8 @@ pub fn switch_xxl_table9() -> Config {
 
 /// Switch-C, experts in every layer: 1.571 trillion parameters, 869 billion operations a sequence.
 pub fn switch_c() -> Config {
-    let dense = Config { tied: false, remat: Remat::SaveCarries, ..sized("switch_c", 2080, 6144, 30, 15) };
+    let dense =
+        Config { tied: false, schedule: saving(Remat::SaveCarries), ..sized("switch_c", 2080, 6144, 30, 15) };
     slots(sparse(dense, 2048, 1), 1.0, 2.0, 2)
 }
 

@@ -11,7 +11,7 @@ use mesh::{
     dsl::{Init, Program, Rng},
     verify::Local,
 };
-use models::{Activation, Config, Context, Precision, Switch, Weights, switch::SwitchFfn};
+use models::{Activation, Config, Context, Precision, Schedule, Switch, Weights, switch::SwitchFfn};
 
 /// A layer and the sizes of what it is given.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub struct Layer {
     pub train: bool,
     /// Element types.
     pub precision: Precision,
+    /// How it is computed.
+    pub schedule: Schedule,
 }
 
 /// Where a layer runs.
@@ -68,7 +70,8 @@ impl Layer {
     #[track_caller]
     pub fn program(&self) -> Module {
         let p = Program::new("layer");
-        let config = Config { dropout: 0.0, precision: self.precision, ..Config::default() };
+        let (precision, schedule) = (self.precision, self.schedule);
+        let config = Config { dropout: 0.0, precision, schedule, ..Config::default() };
         let weights = Weights::new(&p);
         let [batch, length, d_model] = &self.dims();
         let d_ff = Dim::new("d_ff", self.d_ff);

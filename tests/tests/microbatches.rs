@@ -2,7 +2,10 @@
 
 use compiler::interp::{self, Precision, Tensor, Tensors};
 use compiler::pipeline::{self, Placement};
-use mesh::{DType, Dim, Layout, Mesh, Module, Site};
+use mesh::{
+    DType, Dim, Layout, Mesh, Module, Site,
+    schedule::{AttentionMinor, Cast},
+};
 use models::Config;
 use tests::training::small_switch;
 
@@ -10,7 +13,8 @@ use tests::training::small_switch;
 fn config(microbatches: usize) -> Config {
     let quiet = small_switch();
     let switch = quiet.switch.clone().map(|s| models::Switch { jitter: 0.0, expert_dropout: Some(0.0), ..s });
-    Config { batch: 16, microbatches, dropout: 0.0, switch, ..quiet }
+    let schedule = models::Schedule { microbatches, ..quiet.schedule };
+    Config { batch: 16, schedule, dropout: 0.0, switch, ..quiet }
 }
 
 /// Tokens of a batch, with padding at the end of some rows.
@@ -89,7 +93,9 @@ fn on_eight_devices_too() {
 #[test]
 fn choices_for_tpus_change_nothing_but_rounding() {
     let plain = Config { precision: models::Precision::Selective, ..config(2) };
-    let tuned = Config { queries_last: true, cast_late: models::CastAt::Experts, ..plain.clone() };
+    let schedule =
+        models::Schedule { attention_minor: AttentionMinor::Query, cast: Cast::Experts, ..plain.schedule };
+    let tuned = Config { schedule, ..plain.clone() };
     let (says, _) = step(&plain, "", "");
     for mesh in ["", "expert=4,model=2"] {
         let (these, _) = step(&tuned, mesh, "");

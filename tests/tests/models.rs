@@ -12,7 +12,7 @@ use mesh::{
     verify,
 };
 use models::{
-    Config, Dispatch, LrSchedule, Method, Optimizer, Precision, Switch, Weights,
+    Config, Dispatch, LrSchedule, Method, Optimizer, Precision, Schedule, Switch, Weights,
     optimizer::{Adafactor, Decay, Update},
 };
 
@@ -167,7 +167,7 @@ fn every_variant_learns() {
         activation: models::Activation::GatedGelu,
         tied: false,
         dropout_broadcast: false,
-        remat: mesh::ir::Remat::SaveCarries,
+        schedule: Schedule { remat: mesh::ir::Remat::SaveCarries, ..Schedule::default() },
         ..tiny()
     });
 }
@@ -183,7 +183,7 @@ fn sparse_layers_need_not_come_at_even_distances() {
     let local = split(&module, "data=2,expert=2,model=2", &config.layout(), "");
     let apart = difference(&outputs, &train(&config, &local, 2));
     assert!(apart < 1e-4, "{apart}");
-    let unrolled = Config { unroll: true, ..config.clone() };
+    let unrolled = Config { schedule: unrolled(), ..config.clone() };
     assert_eq!(difference(&outputs, &train(&unrolled, &build(&unrolled), 2)), 0.0);
 }
 
@@ -238,8 +238,9 @@ fn experts_learn_in_attention_too() {
 #[test]
 fn dispatch_by_index_and_by_product_are_the_same() {
     let of = |dispatch, capacity_factor| {
-        let switch = Switch { dispatch, capacity_factor, ..tiny().switch.expect("tiny is sparse") };
-        let config = Config { switch: Some(switch), ..tiny() };
+        let switch = Switch { capacity_factor, ..tiny().switch.expect("tiny is sparse") };
+        let schedule = Schedule { dispatch, ..Schedule::default() };
+        let config = Config { switch: Some(switch), schedule, ..tiny() };
         train(&config, &build(&config), 3)
     };
     for capacity_factor in [0.5, 1.25] {
@@ -249,9 +250,13 @@ fn dispatch_by_index_and_by_product_are_the_same() {
     }
 }
 
+fn unrolled() -> Schedule {
+    Schedule { unroll: true, ..Schedule::default() }
+}
+
 #[test]
 fn stacked_layers_are_the_same_as_a_loop_and_one_after_the_other() {
-    let unrolled = Config { unroll: true, ..tiny() };
+    let unrolled = Config { schedule: unrolled(), ..tiny() };
     let (a, b) = (train(&tiny(), &build(&tiny()), 2), train(&unrolled, &build(&unrolled), 2));
     assert_eq!(difference(&a, &b), 0.0);
 }
@@ -279,8 +284,9 @@ fn losses_are_the_same_under_every_layout() {
 #[test]
 fn a_residual_stream_in_parts_is_the_same() {
     let whole = train(&tiny(), &build(&tiny()), 3);
-    let remat = mesh::ir::Remat::SaveCompact;
-    let config = Config { stream: true, remat, gather_once: true, ..tiny() };
+    let schedule =
+        Schedule::parse("residual=stream remat=compact gather=step").expect("the schedule is legal");
+    let config = Config { schedule, ..tiny() };
     let module = build(&config);
     let apart = difference(&whole, &train(&config, &module, 3));
     assert!(apart < 1e-4, "{apart}");

@@ -6,7 +6,7 @@
 use compiler::interp::{Tensor, Tensors};
 use mesh::DType;
 use models::{
-    Dispatch, Precision, Switch,
+    Dispatch, Precision, Schedule, Switch,
     switch::options::{Exploration, SecondExpertPolicy},
 };
 use safetensors::SafeTensors;
@@ -102,6 +102,7 @@ fn case(path: PathBuf) -> Case {
         d_ff: wi[2],
         train: meta["train"].as_bool().expect("it is said"),
         precision: Precision::F32,
+        schedule: Schedule::default(),
     };
     let [batch, length, _] = layer.dims();
     let real = if layer.options.ignore_padding {
@@ -145,8 +146,8 @@ impl Case {
 
     #[track_caller]
     fn check(&self, dispatch: Dispatch, on: Device, mesh: &str, layout: &str) {
-        let options = Switch { dispatch, ..self.layer.options.clone() };
-        let layer = Layer { options, ..self.layer.clone() };
+        let schedule = Schedule { dispatch, ..self.layer.schedule };
+        let layer = Layer { schedule, ..self.layer.clone() };
         let outputs = layer.run(on, mesh, layout, &self.inputs, &self.state);
         let token = if self.groups() == layer.batch { "length" } else { "group" };
         for (ours, dims, theirs) in TENSORS {

@@ -6,7 +6,7 @@
 use compiler::interp::{self, Precision as Rounding, Tensor, Tensors};
 use mesh::{DType, Dim, Layout, Mesh, Site, dsl::Program};
 use models::{
-    Config, Context, Dispatch, Precision, Switch, Weights,
+    Config, Context, Dispatch, Precision, Schedule, Switch, Weights,
     attention::{Attention, AttentionDims},
     switch::options::{Exploration, Priority, RoutingMethod, SecondExpertPolicy, SparseParts},
 };
@@ -40,7 +40,16 @@ struct Given {
 
 fn layer(options: Switch, batch: usize, length: usize) -> Layer {
     let d_model = options.experts;
-    Layer { options, batch, length, d_model, d_ff: 4, train: false, precision: Precision::F32 }
+    Layer {
+        options,
+        batch,
+        length,
+        d_model,
+        d_ff: 4,
+        train: false,
+        precision: Precision::F32,
+        schedule: Schedule::default(),
+    }
 }
 
 fn given(layer: &Layer, seed: u64, scale: f64) -> Given {
@@ -80,7 +89,7 @@ fn check(layer: &Layer, given: &Given) {
     let mask = ["batch", token, "experts_all", "capacity"];
     let mut both = Vec::new();
     for dispatch in [Dispatch::Permute, Dispatch::Einsum] {
-        let layer = Layer { options: Switch { dispatch, ..layer.options.clone() }, ..layer.clone() };
+        let layer = Layer { schedule: Schedule { dispatch, ..layer.schedule }, ..layer.clone() };
         let have = layer.run(Device::Interpreter, "", "", &given.inputs, &given.state);
         let near = |name: &str, names: &[&str], want: &[f64], most: f64| {
             let apart = error(&have[name], names, want);
@@ -188,8 +197,9 @@ fn odd_inputs_route_as_in_plain_loops() {
 fn layouts_do_not_change_where_tokens_go() {
     for (i, options) in ways().into_iter().enumerate() {
         for dispatch in [Dispatch::Permute, Dispatch::Einsum] {
-            let options = Switch { dispatch, ignore_padding: i % 2 == 0, ..options.clone() };
-            let layer = layer(options, 4, 8);
+            let options = Switch { ignore_padding: i % 2 == 0, ..options.clone() };
+            let schedule = Schedule { dispatch, ..Schedule::default() };
+            let layer = Layer { schedule, ..layer(options, 4, 8) };
             let given = given(&layer, i as u64 + 50, 4.0);
             let one = layer.run(Device::Interpreter, "", "", &given.inputs, &given.state);
             for (mesh, layout) in [
@@ -217,8 +227,8 @@ fn the_plugin_routes_as_the_interpreter_does() {
         let given = given(&layer, i as u64 + 90, 4.0);
         let want = layer.run(Device::Interpreter, "", "", &given.inputs, &given.state);
         for (mesh, layout) in [("", ""), ("data=2,expert=2,model=2", layout)] {
-            let dispatch = if mesh.is_empty() { Dispatch::Permute } else { layer.options.dispatch };
-            let layer = Layer { options: Switch { dispatch, ..layer.options.clone() }, ..layer.clone() };
+            let dispatch = if mesh.is_empty() { Dispatch::Permute } else { layer.schedule.dispatch };
+            let layer = Layer { schedule: Schedule { dispatch, ..layer.schedule }, ..layer.clone() };
             let have = layer.run(Device::Plugin, mesh, layout, &given.inputs, &given.state);
             for (name, a) in &want {
                 let apart = error(&have[name].ordered(&a.names), &[], &a.elements());
@@ -286,8 +296,8 @@ fn slots_that_travel_in_parts_come_back_as_in_one() {
         let given = given(&one, 300, 4.0);
         let want = one.run(Device::Interpreter, "", "", &given.inputs, &given.state);
         for parts in [2, 3, 99] {
-            let options = Switch { exchange_parts: parts, ..one.options.clone() };
-            let layer = Layer { options, ..one.clone() };
+            let schedule = Schedule { exchange_parts: parts, ..one.schedule };
+            let layer = Layer { schedule, ..one.clone() };
             for (mesh, on) in [
                 ("", Device::Interpreter),
                 ("expert=4,inner=2", Device::Interpreter),
@@ -308,8 +318,7 @@ fn slots_that_travel_in_parts_come_back_as_in_one() {
         }
         // Each part has its own way there and back, and so have the cotangents.
         let exchanges = |parts: usize| {
-            let layer =
-                Layer { options: Switch { exchange_parts: parts, ..one.options.clone() }, ..one.clone() };
+            let layer = Layer { schedule: Schedule { exchange_parts: parts, ..one.schedule }, ..one.clone() };
             let local = layer.local("expert=4,inner=2", split);
             mesh::text::print(local.module()).matches(" all_to_all ").count()
         };
@@ -454,8 +463,9 @@ fn attention_with_one_expert_is_attention() {
 
 #[test]
 fn options_that_cannot_be_are_named() {
-    let wrong = |switch: Switch, expect: &[&str]| {
+    let wrong_with = |switch: Switch, schedule: Schedule, expect: &[&str]| {
         let config = Config {
+            schedule,
             batch: 2,
             input_length: 16,
             target_length: 8,
@@ -471,6 +481,7 @@ fn options_that_cannot_be_are_named() {
             .collect();
         assert_eq!(found, expect);
     };
+    let wrong = |switch, expect: &[&str]| wrong_with(switch, Schedule::default(), expect);
     let four = || Switch { experts: 4, ..Switch::default() };
     wrong(
         Switch { routing: RoutingMethod::TopK, top_k: 5, ..four() },
@@ -500,8 +511,9 @@ fn options_that_cannot_be_are_named() {
              `target_length`); `eval_capacity_factor` = 4, or `min_capacity` = 1, or larger groups",
         ],
     );
-    wrong(
-        Switch { exchange_parts: 2, sparse_parts: SparseParts::Attention, ..four() },
+    wrong_with(
+        Switch { sparse_parts: SparseParts::Attention, ..four() },
+        Schedule { exchange_parts: 2, ..Schedule::default() },
         &[
             "`exchange_parts` is 2, but experts are in attention only; `exchange_parts` = 1, or `experts_in` = ffn or both",
         ],

@@ -55,7 +55,8 @@ fn places_agree(config: &Config, text: &[&str], places: &[(&str, &str)]) {
 fn a_small_switch_transformer() {
     places_agree(&small_switch(), &["LICENSE"], &PLACES[1..]);
     // In parts, with noise of their own.
-    places_agree(&Config { batch: 16, microbatches: 2, ..small_switch() }, &["LICENSE"], &PLACES[4..]);
+    let schedule = models::Schedule { microbatches: 2, ..models::Schedule::default() };
+    places_agree(&Config { batch: 16, schedule, ..small_switch() }, &["LICENSE"], &PLACES[4..]);
 }
 
 /// The real size takes minutes.

@@ -1,7 +1,7 @@
 //! What a collective costs: bytes that each device sends, by the usual ring algorithms. The partitioner
 //! chooses by it and the report adds it up.
 
-use mesh::{AxisId, AxisSet, Mesh, Module, Type, ir::Collective};
+use mesh::{AxisId, AxisSet, Mesh, Module, Type, ir::Collective, schedule::Gather};
 
 /// The axes over which a collective talks (none for those that send nothing).
 pub fn axes(op: &Collective) -> AxisSet {
@@ -30,8 +30,8 @@ pub fn wire_bytes(mesh: &Mesh, op: &Collective, x: &Type) -> u64 {
     }
 }
 
-/// Whether stored parameters that are split further than the layout says are gathered once a step (the fact
-/// `gather` = `step`), and not by every loop for every layer.
+/// True if stored parameters that the state layout shards further than the layout are gathered once a step (schedule
+/// entry `gather=step`) instead of layer by layer.
 pub fn gathers_once(module: &Module) -> bool {
-    module.meta.iter().any(|(key, value)| *key == "gather" && *value == "step")
+    module.schedule.gather == Gather::Step
 }

@@ -88,7 +88,7 @@ pub fn partition(
         return Err(mistakes);
     }
     let (name, meta) = (global.name.clone(), global.meta.clone());
-    let mut local = Module { name, env, functions, meta };
+    let mut local = Module { name, env, functions, meta, schedule: global.schedule };
     peephole::run(&mut local)?;
     Ok(local)
 }

@@ -1,4 +1,4 @@
-//! Sums that a product makes on the way (Local only, in a program whose fact `row_sums` is `product`): where a body
+//! Sums that a product makes on the way (Local only, in a program with the schedule entry `attention_minor=query`): where a body
 //! sums over a dim what it also multiplies, summing over the same dim, by something else (the weights of attention:
 //! their sums, and their product with the values), the other factor gets a column of ones, and the sums are a column
 //! of the product. Units for products have room for one more column where heads are narrow, and what is wide is read
@@ -7,11 +7,12 @@
 use mesh::{
     Body, BodyBuilder, DType, Env, Inst, Module, Name, Op, Site, Type, Value,
     ir::{Contract, Elementwise, Reduce, ReduceKind, Shape},
+    schedule::AttentionMinor,
 };
 
 /// Works on all functions. Whether any sum became part of a product.
 pub fn run(module: &mut Module) -> bool {
-    if module.meta("row_sums") != Some("product") {
+    if module.schedule.attention_minor != AttentionMinor::Query {
         return false;
     }
     let env = &module.env;

@@ -1,4 +1,4 @@
-//! In a program that gathers once a step what the state layout splits (the fact `gather` = `step`), parameters are cast
+//! In a program that gathers once a step what the state layout splits (the schedule entry `gather=step`), parameters are cast
 //! to the type of activations whole, so that what is sent is narrow. Those that turn out not to be gathered need no
 //! narrow copy beside them: they are cast in the loops that slice them, slice by slice. (Local only.)
 
@@ -89,8 +89,8 @@ mod tests {
     fn casts(gather: &str) -> Vec<String> {
         let text = format!(
             "module m
-meta gather = \"{gather}\"
 mesh data=2
+schedule gather={gather}
 state param w: f32[layers=4, d=8, e=8]
 state param v: f32[layers=4, d=8@data, e=8]
 func f(%x x: bf16[d=8]) -> (y: bf16[d=8]) {{

@@ -2,8 +2,15 @@
 //! crate that touches the process.
 
 use super::Program;
-use crate::{Diagnostic, Diagnostics, Module, layout::suggest};
-use std::{cell::RefCell, fmt::Display, fmt::Write as _, io::Write as _, process::ExitCode, str::FromStr};
+use crate::{Diagnostic, Diagnostics, Module, Schedule, layout::suggest, schedule::entry};
+use std::{
+    cell::{Cell, RefCell},
+    fmt::Display,
+    fmt::Write as _,
+    io::Write as _,
+    process::ExitCode,
+    str::FromStr,
+};
 
 /// A setting that the program asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -14,12 +21,15 @@ pub struct Setting {
     pub default: String,
 }
 
-/// Arguments of a model program: `--dtype f32|selective|bf16` and `--set key=value`. A key is known once
-/// the program has asked for it; what is left over in the end is a mistake.
+/// Arguments of a model program: `--dtype f32|selective|bf16`, `--set key=value` and `--schedule key=value`. A key is
+/// known once the program has asked for it; keys left over at the end are mistakes.
 #[derive(Debug, Default)]
 pub struct Args {
     dtype: Option<String>,
     given: Vec<(String, String)>,
+    schedule: Vec<(String, String)>,
+    /// True once the program has asked for its schedule.
+    scheduled: Cell<bool>,
     known: RefCell<Vec<Setting>>,
     wrong: RefCell<Vec<Diagnostic>>,
 }
@@ -41,27 +51,34 @@ impl Args {
             };
             match flag.as_str() {
                 "--dtype" => parsed.dtype = Some(value()?),
-                "--set" => parsed.set(&value()?)?,
+                "--set" => add(&mut parsed.given, "--set", &value()?)?,
+                "--schedule" => add(&mut parsed.schedule, "--schedule", &value()?)?,
                 _ => {
                     return Err(Diagnostic::new("", format!("a model program knows no argument `{word}`"))
-                        .help("it takes --dtype f32|selective|bf16 and --set key=value"));
+                        .help(
+                            "it takes --dtype f32|selective|bf16, --set key=value and --schedule key=value",
+                        ));
                 }
             }
         }
         Ok(parsed)
     }
 
-    fn set(&mut self, text: &str) -> Result<(), Diagnostic> {
-        let Some((key, value)) = text.split_once('=') else {
-            return Err(Diagnostic::new("", format!("`--set {text}` has no value"))
-                .help(format!("write it as --set {text}=VALUE")));
-        };
-        let (key, value) = (key.trim().to_owned(), value.trim().to_owned());
-        if self.given.iter().any(|(k, _)| *k == key) {
-            return Err(Diagnostic::new("", format!("`{key}` is set twice")));
+    /// The schedule `default` with the entries given on the command line. A `--set` with the key of an entry counts as
+    /// one, unless the program has a setting of that name and asks for it first.
+    pub fn schedule(&self, default: Schedule) -> Schedule {
+        self.scheduled.set(true);
+        let mut schedule = default;
+        let known = self.known.borrow();
+        let set = self.given.iter().filter(|(key, _)| {
+            entry(key).is_some() && known.iter().all(|s| s.key != *key) && !has(&self.schedule, key)
+        });
+        for (key, value) in set.chain(&self.schedule) {
+            if let Err(error) = schedule.set(key, value) {
+                self.wrong.borrow_mut().push(error);
+            }
         }
-        self.given.push((key, value));
-        Ok(())
+        schedule
     }
 
     /// The value of `--dtype`: one of `choices`, the first of which holds if it is not given.
@@ -126,8 +143,13 @@ impl Args {
     pub fn mistakes(&self) -> Vec<Diagnostic> {
         let mut wrong = self.wrong.borrow().clone();
         let known = self.known.borrow();
+        if let Some((key, value)) = self.schedule.first().filter(|_| !self.scheduled.get()) {
+            let message = format!("`--schedule {key}={value}`: this program reads no schedule");
+            wrong.push(Diagnostic::new("", message).help("leave it out, or read it with `args.schedule(…)`"));
+        }
         for (key, _) in &self.given {
-            if known.iter().any(|s| s.key == *key) {
+            let in_schedule = self.scheduled.get() && entry(key).is_some();
+            if in_schedule || known.iter().any(|s| s.key == *key) {
                 continue;
             }
             let list: Vec<String> = known.iter().map(|s| format!("{}={}", s.key, s.default)).collect();
@@ -141,6 +163,24 @@ impl Args {
         }
         wrong
     }
+}
+
+/// Adds `text`, which is `key=value`, to the values of `option`.
+fn add(given: &mut Vec<(String, String)>, option: &str, text: &str) -> Result<(), Diagnostic> {
+    let Some((key, value)) = text.split_once('=') else {
+        return Err(Diagnostic::new("", format!("`{option} {text}` has no value"))
+            .help(format!("write it as {option} {text}=VALUE")));
+    };
+    let (key, value) = (key.trim().to_owned(), value.trim().to_owned());
+    if has(given, &key) {
+        return Err(Diagnostic::new("", format!("`{key}` is set twice")));
+    }
+    given.push((key, value));
+    Ok(())
+}
+
+fn has(given: &[(String, String)], key: &str) -> bool {
+    given.iter().any(|(k, _)| k == key)
 }
 
 /// A word for the type that a setting is read as.
@@ -279,7 +319,34 @@ mod tests {
         check(
             "--steps 3",
             "error: a model program knows no argument `--steps`\n  help: it takes --dtype \
-             f32|selective|bf16 and --set key=value",
+             f32|selective|bf16, --set key=value and --schedule key=value",
+        );
+        check(
+            "--schedule remat=all",
+            "error: `--schedule remat=all`: this program reads no schedule\n  help: leave it out, or read it with \
+             `args.schedule(…)`",
+        );
+    }
+
+    /// The schedule that a program reads; or the mistakes. The program has a setting `unroll` of its own.
+    #[track_caller]
+    fn check_schedule(args: &str, expect: &str) {
+        let args = Args::parse(words(args)).expect("the arguments have their form");
+        args.get("unroll", 2usize);
+        let schedule = args.schedule(Schedule::default()).to_string();
+        let mistakes = args.mistakes();
+        let text = if mistakes.is_empty() { schedule } else { Diagnostics(mistakes).to_string() };
+        assert_eq!(text, expect);
+    }
+
+    #[test]
+    fn a_schedule_is_read_from_its_own_arguments_and_from_settings() {
+        check_schedule("--schedule remat=carries --set gather=step", "remat=carries gather=step");
+        check_schedule("--schedule remat=carries --set remat=long", "remat=carries");
+        check_schedule("--set unroll=3", "");
+        check_schedule(
+            "--schedule remat=none",
+            "error: schedule entry `remat` must be one of all, long, compact, contractions, carries, got `none`",
         );
     }
 

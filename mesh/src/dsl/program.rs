@@ -2,11 +2,16 @@
 
 use super::{Dims, Graph, Init, Rng, State, Tensor, shared::Shared, stream::streams};
 use crate::{
-    DType, Diagnostic, Diagnostics, Dim, Function, Module, Name, StateDecl, StateId, StateKind, Type,
+    DType, Diagnostic, Diagnostics, Dim, Function, Module, Name, Schedule, StateDecl, StateId, StateKind,
+    Type,
     ir::Dist,
     verify::{Stage, verify},
 };
-use std::{cell::RefCell, panic::Location, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    panic::Location,
+    rc::Rc,
+};
 
 /// A program under construction. All methods take `&self`, so that layers can declare their parameters
 /// and functions can use them in any order.
@@ -14,6 +19,7 @@ use std::{cell::RefCell, panic::Location, rc::Rc};
 pub struct Program {
     name: String,
     meta: RefCell<Vec<(Name, String)>>,
+    schedule: Cell<Schedule>,
     functions: RefCell<Vec<Function>>,
     pub(super) shared: Rc<Shared>,
 }
@@ -24,6 +30,7 @@ impl Program {
         Self {
             name: name.into(),
             meta: RefCell::default(),
+            schedule: Cell::default(),
             functions: RefCell::default(),
             shared: Rc::default(),
         }
@@ -37,6 +44,11 @@ impl Program {
             Some((_, old)) => *old = value,
             None => meta.push((key, value)),
         }
+    }
+
+    /// States the program's schedule; a later one replaces it.
+    pub fn schedule(&self, schedule: Schedule) {
+        self.schedule.set(schedule);
     }
 
     /// Runs `f` in a scope: names of state declared in it begin with `name/`, and so do the scope paths of
@@ -159,6 +171,7 @@ impl Program {
             env: self.shared.env.take(),
             functions: self.functions.take(),
             meta: self.meta.take(),
+            schedule: self.schedule.get(),
         };
         // What has been checked here by now is checked again, together with the rules about modules.
         verify(&module, Stage::Global)?;

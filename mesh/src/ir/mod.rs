@@ -13,7 +13,7 @@ pub use build::BodyBuilder;
 pub use op::*;
 pub use site::{Phase, Site};
 
-use crate::{Diagnostic, Mesh, Name, Type, arena::Arena, id_type};
+use crate::{Diagnostic, Mesh, Name, Schedule, Type, arena::Arena, id_type};
 
 id_type!(
     /// A value of one body.
@@ -200,6 +200,8 @@ pub struct Module {
     /// Facts that the program states about itself, for tools and the runtime, such as
     /// `layout = "batch:data+expert"` (its default layout) or `task = "span_corruption"`.
     pub meta: Vec<(Name, String)>,
+    /// Choices that change time and memory, not results.
+    pub schedule: Schedule,
 }
 
 impl Module {

@@ -10,8 +10,8 @@ use super::{
     op::{Family, build, families},
 };
 use crate::{
-    Axis, Body, BodyBuilder, Diagnostic, Diagnostics, Env, Function, Inst, Mesh, Module, Name, Op, Site,
-    StateDecl, StateId, StateKind, Type, Value,
+    Axis, Body, BodyBuilder, Diagnostic, Diagnostics, Env, Function, Inst, Mesh, Module, Name, Op, Schedule,
+    Site, StateDecl, StateId, StateKind, Type, Value,
     infer::check_type,
     ir::{StateOp, ValueData},
     layout::suggest,
@@ -55,7 +55,7 @@ struct Definition<'t> {
     name: Option<Name>,
 }
 
-const ITEMS: &str = "`mesh`, `meta`, `state` or `func`";
+const ITEMS: &str = "`mesh`, `meta`, `schedule`, `state` or `func`";
 
 // Items.
 
@@ -104,6 +104,12 @@ impl<'t> Parser<'t> {
                 self.c.expect(b'=', "`=` and a string")?;
                 module.meta.push((key, self.c.string("a string")?));
             }
+            "schedule" => {
+                if module.schedule != Schedule::default() {
+                    return Err(self.c.error(at, "the schedule is there twice"));
+                }
+                module.schedule = self.schedule()?;
+            }
             "state" => {
                 let state = self.state(&module.env)?;
                 let legal = self.legal(at, &module.env, &state.ty);
@@ -118,7 +124,7 @@ impl<'t> Parser<'t> {
             }
             _ => {
                 let error = self.c.error(at, format!("expected {ITEMS}, found `{word}`"));
-                return Err(match suggest(word, ["mesh", "meta", "state", "func"]) {
+                return Err(match suggest(word, ["mesh", "meta", "schedule", "state", "func"]) {
                     Some(hint) => error.help(format!("did you mean `{hint}`?")),
                     None => error,
                 });
@@ -139,6 +145,20 @@ impl<'t> Parser<'t> {
                 return Mesh::new(axes).map_err(|message| self.c.error(at, message));
             }
         }
+    }
+
+    /// `remat=carries microbatches=4`, up to the end of the line.
+    fn schedule(&mut self) -> Parsed<Schedule> {
+        let mut schedule = Schedule::default();
+        while !self.c.peek().first && self.c.peek().kind != Kind::End {
+            let at = self.c.offset();
+            let key = self.c.word("an entry of the schedule, such as `remat=carries`")?;
+            self.c.expect(b'=', "`=` and the value of the entry")?;
+            let value = self.c.next();
+            let value = self.c.slice(value);
+            schedule.set(key, value).map_err(|error| error.at(&self.c.site(at)))?;
+        }
+        Ok(schedule)
     }
 
     /// `param encoder/wi: f32[d_model=8]`.

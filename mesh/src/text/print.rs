@@ -7,7 +7,7 @@ use super::{
     write::{push, write_name, write_string, write_type},
 };
 use crate::{
-    Body, Env, Function, Inst, Mesh, Module, Name, Site, StateDecl, Type, Value,
+    Body, Env, Function, Inst, Mesh, Module, Name, Schedule, Site, StateDecl, Type, Value,
     ir::{Op, Phase},
 };
 
@@ -51,6 +51,9 @@ impl Printer<'_> {
             self.out.push_str(" = ");
             write_string(&mut self.out, value);
             self.out.push('\n');
+        }
+        if module.schedule != Schedule::default() {
+            self.out.push_str(&format!("schedule {}\n", module.schedule));
         }
         for (_, state) in module.env.states.iter() {
             self.state(state);

@@ -1,14 +1,15 @@
 //! Random programs, verifier-clean by construction: an instruction that inference rejects is left out.
 
 use mesh::{
-    AxisId, AxisSet, Body, BodyBuilder, DType, Dim, Env, Function, Mesh, Module, Name, Op, Site, StateDecl,
-    StateId, StateKind, TensorDim, Type, Value,
+    AxisId, AxisSet, Body, BodyBuilder, DType, Dim, Env, Function, Mesh, Module, Name, Op, Schedule, Site,
+    StateDecl, StateId, StateKind, TensorDim, Type, Value,
     arena::Id,
     infer::check_type,
     ir::{
         Binary, Collective, Compare, Contract, Control, Dist, Elementwise, Index, Outside, Pending, Phase,
         Random, Reduce, ReduceKind, Remat, Scan, Shape, StateOp, Unary,
     },
+    schedule::ENTRIES,
 };
 
 /// Random numbers that were drawn before, so that a failing program can be shrunk.
@@ -156,7 +157,7 @@ pub fn program(c: &mut Choices, local: bool) -> Module {
     let meta =
         (0..c.below(3)).map(|i| (format!("{i}{}", c.pick(STRANGE)).into(), c.pick(STRANGE).to_owned()));
     let meta = meta.collect();
-    Module { name: c.pick(STRANGE).to_owned(), env, functions, meta }
+    Module { name: c.pick(STRANGE).to_owned(), env, functions, meta, schedule: schedule(c) }
 }
 
 fn function(env: &Env, c: &mut Choices, i: usize) -> Function {
@@ -179,6 +180,16 @@ fn function(env: &Env, c: &mut Choices, i: usize) -> Function {
     let results: Vec<Value> = results.into_iter().filter(|v| g.b.ty(*v).pending().is_empty()).collect();
     let outputs = (0..results.len()).map(|j| format!("{}{j}", c.pick(STRANGE)).into()).collect();
     Function { name: format!("{}{i}", c.pick(STRANGE)).into(), inputs, outputs, body: g.b.finish(results) }
+}
+
+fn schedule(c: &mut Choices) -> Schedule {
+    let mut schedule = Schedule::default();
+    for entry in ENTRIES.iter().filter(|e| e.values.len() > 1) {
+        if c.one_in(4) {
+            schedule.set(entry.key, c.pick(entry.values)).expect("the table lists legal values");
+        }
+    }
+    schedule
 }
 
 fn site(c: &mut Choices) -> Site {

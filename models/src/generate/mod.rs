@@ -21,7 +21,7 @@ pub mod beams;
 pub mod sampling;
 
 use crate::{
-    Config, Context, Dispatch, Switch, Weights,
+    Config, Context, Dispatch, Schedule, Switch, Weights,
     attention::{MASKED, padding_mask},
     config::Mistakes,
     embedding::Embedding,
@@ -153,7 +153,10 @@ impl Generation {
     /// The decoder's configuration: where every position is routed by itself, no token is without a slot.
     fn decoder(&self, config: &Config) -> Config {
         match self.cached {
-            true => Config { switch: config.switch.as_ref().map(never_dropping), ..config.clone() },
+            true => {
+                let schedule = Schedule { dispatch: Dispatch::Einsum, ..config.schedule };
+                Config { switch: config.switch.as_ref().map(never_dropping), schedule, ..config.clone() }
+            }
             false => Config { batch: config.batch * self.beams, ..config.clone() },
         }
     }
@@ -178,22 +181,17 @@ fn encoder(config: &Config) -> Config {
     let own = |switch: &Switch| {
         let (_, tokens) = switch.groups(config.batch, config.input_length);
         let roomy = switch.capacity(tokens, false) >= tokens;
-        Switch { skip_empty: true, ignore_padding: switch.ignore_padding || roomy, ..switch.clone() }
+        Switch { ignore_padding: switch.ignore_padding || roomy, ..switch.clone() }
     };
-    Config { switch: config.switch.as_ref().map(own), ..config.clone() }
+    let schedule = Schedule { skip_empty: true, ..config.schedule };
+    Config { switch: config.switch.as_ref().map(own), schedule, ..config.clone() }
 }
 
 /// The same with a slot in each expert for every token of a group, which is one sequence.
 fn never_dropping(options: &Switch) -> Switch {
     // No more slots are made than there are tokens. With a slot for every token, groups of experts save none.
     let all = usize::MAX;
-    Switch {
-        fixed_capacity: all,
-        group_size: 0,
-        expert_groups: 0,
-        dispatch: Dispatch::Einsum,
-        ..options.clone()
-    }
+    Switch { fixed_capacity: all, group_size: 0, expert_groups: 0, ..options.clone() }
 }
 
 /// The program. Mistakes in the numbers are reported at `place`, and nothing is built then.
@@ -235,6 +233,7 @@ fn meta(p: &Program, config: &Config, options: &Generation) {
     p.meta("layout", config.layout());
     p.meta("state_layout", "");
     p.meta("dtype", config.precision.name());
+    p.schedule(config.schedule);
 }
 
 /// The parts of a model, and what is kept between calls.
@@ -368,7 +367,7 @@ impl Generator {
     }
 
     fn encode(&self, g: &Graph) {
-        let cx = &Context::new(g, &self.config, None);
+        let cx = &Context::new(g, &encoder(&self.config), None);
         let length = Dim::new("length", self.config.input_length);
         let inputs = g.input("inputs", DType::S32, [&self.batch, &length]);
         let padding = padding_mask(inputs, &length);
@@ -404,7 +403,7 @@ impl Generator {
     }
 
     fn decode(&self, g: &Graph) {
-        let cx = &Context::new(g, &self.config, None);
+        let cx = &Context::new(g, &self.options.decoder(&self.config), None);
         let number = |name| g.input(name, DType::S32, []);
         let limits = Limits { min_length: number("min_length"), max_length: number("max_length") };
         let sampling =

@@ -48,7 +48,7 @@ enum PreparedWeights {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DecoderLayers {
     /// As a scan over `layers`.
-    Loop,
+    Scan,
     /// One after the other, which is faster for small models and takes the memory of the decoder's parameters
     /// again.
     Unrolled {

@@ -64,7 +64,7 @@ impl SwitchProjections {
         let (group, token) = (&groups.group, &groups.token);
         let non_padding = cx.non_padding.map(|non_padding| groups.regroup(non_padding));
         let (routing, metrics) = g.scope("router", || self.router.forward(cx, x, non_padding, group, token));
-        let slots = Slots::new(&self.options, d_model, [group, token], &routing, cx.train());
+        let slots = Slots::new(cx, &self.options, d_model, [group, token], &routing);
         let sent = g.scope("dispatch", || to_experts(slots.dispatch(x), FLAT));
         let by = |weight: &Weight| {
             let slots_of = ["expert_batch", "experts", "capacity"].map(Name::from);

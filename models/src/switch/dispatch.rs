@@ -6,7 +6,7 @@
 //! any number of slots may hold one token: tokens are gathered, and what comes back is added up.
 
 use super::router::{Assignment, Routing};
-use crate::{Dispatch, Switch};
+use crate::{Context, Dispatch, Switch};
 use mesh::{
     DType, Dim, Name,
     dsl::{Tensor, einsum},
@@ -47,8 +47,8 @@ enum MoveBy<'g> {
 
 impl Switch {
     /// Whether the tokens of a group go to their slots by index and not by a product.
-    pub fn dispatches_by_index(&self, tokens: usize, train: bool) -> bool {
-        match self.dispatch {
+    pub fn dispatches_by_index(&self, dispatch: Dispatch, tokens: usize, train: bool) -> bool {
+        match dispatch {
             Dispatch::Permute => true,
             Dispatch::Einsum => false,
             Dispatch::Auto => {
@@ -68,14 +68,14 @@ fn index_is_cheaper(tokens: usize, slots: usize, choices: usize) -> bool {
 impl<'g> Slots<'g> {
     /// For the tokens of one layer, whose dims of groups and of tokens in a group are `positions`.
     pub fn new(
+        cx: &Context<'g>,
         options: &Switch,
         d_model: &Dim,
         positions: [&Dim; 2],
         routing: &Routing<'g>,
-        train: bool,
     ) -> Self {
         let [batch, tokens] = positions;
-        let by_index = options.dispatches_by_index(tokens.size, train);
+        let by_index = options.dispatches_by_index(cx.schedule.dispatch, tokens.size, cx.train());
         let all = routing.slots();
         let move_by = match (&routing.assignment, by_index) {
             (Assignment::TokenChoice(choices), true) => by_permutation(choices, batch, tokens, &all),

@@ -8,7 +8,13 @@
 //! Rows (groups of tokens that compete) lie in a rectangle: `outer_batch` by `inner_batch`. Those of one column send
 //! to each other first, over the groups; then those of one group, over its experts.
 
-use super::{dispatch::token_of_slot, exchange::INNER, options::Switch, router::Trace};
+use super::{
+    dispatch::token_of_slot,
+    exchange::{INNER, exchange},
+    options::Switch,
+    router::Trace,
+};
+use crate::Context;
 use mesh::{DType, Dim, dsl::Tensor};
 
 /// The dims of both steps.
@@ -98,6 +104,7 @@ impl<'a> Hierarchy<'a> {
     /// way: `[batch, tokens, d_model]` and `pred[batch, tokens]`.
     pub(super) fn forward<'g>(
         &self,
+        cx: &Context<'g>,
         x: Tensor<'g>,
         non_padding: Option<Tensor<'g>>,
         chosen: &Trace<'g>,
@@ -124,7 +131,7 @@ impl<'a> Hierarchy<'a> {
             let sent = second.there(arrived).split(&self.inner_slots, [&self.experts, &self.capacity]);
             (first, second, sent)
         });
-        let done = self.options.exchange(sent, INNER, experts);
+        let done = exchange(cx.schedule.exchange_parts, sent, INNER, experts);
         g.scope("combine", || {
             let done = done.merge([&self.experts, &self.capacity], &self.inner_slots.name);
             let y = first.back(self.leave(second.back(done))) * gate;

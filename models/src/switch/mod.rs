@@ -26,7 +26,7 @@ use mesh::{
     Dim, Name,
     dsl::{Init, Tensor, einsum},
 };
-pub use options::{Dispatch, Switch};
+pub use options::Switch;
 pub use router::{Router, RouterMetrics, Routing, Trace};
 pub use unstacked::UnstackedExperts;
 
@@ -97,14 +97,14 @@ impl SwitchFfn {
             let hierarchy = Hierarchy::new(&self.options, [group, token], cx.train());
             let dropout = self.dropout(cx);
             let experts = |sent| self.whole(sent, |sent| self.grouped_experts(cx, &dropout, sent));
-            let (y, dropped) = hierarchy.forward(x, non_padding, &metrics.trace, experts);
+            let (y, dropped) = hierarchy.forward(cx, x, non_padding, &metrics.trace, experts);
             metrics.record_drops(
                 dropped,
                 non_padding.filter(|_| self.options.ignore_padding),
                 [group, token],
             );
             y
-        } else if self.options.skip_empty && !cx.train() {
+        } else if cx.schedule.skip_empty && !cx.train() {
             self.in_smallest_bucket(
                 cx,
                 x,
@@ -128,11 +128,11 @@ impl SwitchFfn {
     ) -> Tensor<'g> {
         let g = cx.g;
         let d_model = stream::dim_of(x, &self.d_model);
-        let slots = Slots::new(&self.options, &d_model, positions, routing, cx.train());
+        let slots = Slots::new(cx, &self.options, &d_model, positions, routing);
         let sent = g.scope("dispatch", || slots.dispatch(x));
         let dropout = self.dropout(cx);
         let experts = |sent| self.whole(sent, |sent| self.experts(cx, &dropout, sent));
-        let done = self.options.exchange(sent, exchange::FLAT, experts);
+        let done = exchange::exchange(cx.schedule.exchange_parts, sent, exchange::FLAT, experts);
         g.scope("combine", || slots.combine(done, &[&d_model]))
     }
 

@@ -56,8 +56,6 @@ pub struct Switch {
     pub expert_groups: usize,
     /// Slots of a group of experts, as a multiple of an even share of the tokens.
     pub group_capacity_factor: f64,
-    /// In how many parts slots travel to experts and back, so that one part travels while experts work on another.
-    pub exchange_parts: usize,
     /// Slots of an expert whatever the tokens are; 0: by the factors.
     pub fixed_capacity: usize,
     /// Tokens that compete for the slots; 0: those of one sequence.
@@ -85,11 +83,6 @@ pub struct Switch {
     pub expert_dropout: Option<f64>,
     /// Initial values: truncated normal with deviation `sqrt(init_scale / fan_in)`.
     pub init_scale: f64,
-    /// How tokens get to their slots.
-    pub dispatch: Dispatch,
-    /// Whether slots that no expert fills are left out, outside training: the same numbers in less time where
-    /// capacity is much larger than what tokens need, in a larger program.
-    pub skip_empty: bool,
 }
 
 /// Which parts of a sparse layer have experts.
@@ -192,17 +185,6 @@ pub enum AuxReduction {
     Mean,
 }
 
-/// How tokens get to the slots of their experts. All ways give the same result.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Dispatch {
-    /// By index: a partial permutation, forward and backward.
-    Permute,
-    /// By a product with a one-hot mask.
-    Einsum,
-    /// By whichever is cheaper for the size of a group.
-    Auto,
-}
-
 impl Default for Switch {
     /// Values of the paper and of the released code.
     fn default() -> Self {
@@ -231,7 +213,6 @@ impl Default for Switch {
             fixed_capacity: 0,
             expert_groups: 0,
             group_capacity_factor: 1.25,
-            exchange_parts: 1,
             group_size: 0,
             group_sequences: 0,
             ignore_padding: false,
@@ -244,8 +225,6 @@ impl Default for Switch {
             round_probabilities: false,
             expert_dropout: None,
             init_scale: 0.1,
-            dispatch: Dispatch::Auto,
-            skip_empty: false,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! How `--set key=value` changes the options of Switch layers.
 
 use super::{
-    AuxReduction, CapacityRounding, Dispatch, Exploration, Priority, RoutingMethod, SecondExpertPolicy,
-    SparseParts, Switch,
+    AuxReduction, CapacityRounding, Exploration, Priority, RoutingMethod, SecondExpertPolicy, SparseParts,
+    Switch,
 };
 use mesh::dsl::Args;
 
@@ -37,14 +37,6 @@ const EXPLORATION: &Words<Exploration> = &[
 const ROUNDING: &Words<CapacityRounding> =
     &[("down", CapacityRounding::Down), ("nearest", CapacityRounding::Nearest), ("up", CapacityRounding::Up)];
 const OVER: &Words<AuxReduction> = &[("sum", AuxReduction::Sum), ("mean", AuxReduction::Mean)];
-/// `sort` is what other systems call dispatch by index.
-const DISPATCH: &Words<Dispatch> = &[
-    ("permute", Dispatch::Permute),
-    ("einsum", Dispatch::Einsum),
-    ("auto", Dispatch::Auto),
-    ("sort", Dispatch::Permute),
-];
-
 /// The word set for `key`; without one, that of `value`.
 fn word<T: Copy + PartialEq>(args: &Args, key: &str, words: &Words<T>, value: T) -> (&'static str, T) {
     let choices: Vec<&'static str> = words.iter().map(|(word, _)| *word).collect();
@@ -63,7 +55,6 @@ impl Switch {
             ("min_capacity", &mut self.min_capacity),
             ("fixed_capacity", &mut self.fixed_capacity),
             ("expert_groups", &mut self.expert_groups),
-            ("exchange_parts", &mut self.exchange_parts),
             ("group_size", &mut self.group_size),
             ("group_sequences", &mut self.group_sequences),
         ] {
@@ -102,7 +93,6 @@ impl Switch {
         self.capacity_rounding = word(args, "capacity_rounding", ROUNDING, self.capacity_rounding).1;
         self.aux_layers = word(args, "aux_layers", OVER, self.aux_layers).1;
         self.expert_dropout = Some(args.get("expert_dropout", self.expert_dropout.unwrap_or(dropout)));
-        self.dispatch = word(args, "dispatch", DISPATCH, self.dispatch).1;
         self
     }
 
@@ -147,7 +137,6 @@ mod tests {
         assert_eq!((max.routing, max.priority, max.choices()), (RoutingMethod::Switch, Priority::Gate, 1));
         let kept = set("routing=top_k top_k=3 renormalize=false priority=gate");
         assert_eq!((kept.choices(), kept.renormalizes(), kept.priority), (3, false, Priority::Gate));
-        assert_eq!(set("dispatch=sort").dispatch, Dispatch::Permute);
     }
 
     #[test]
@@ -158,10 +147,10 @@ mod tests {
                          eval_second_threshold=0.3 priority=gate exploration=sample jitter=0.2 \
                          router_dropout=0.3 temperature=2 capacity_factor=1 eval_capacity_factor=3 \
                          capacity_rounding=up capacity_per_choice=true min_capacity=1 fixed_capacity=9 \
-                         expert_groups=2 exchange_parts=3 group_capacity_factor=1.5 group_size=64 group_sequences=2 \
+                         expert_groups=2 group_capacity_factor=1.5 group_size=64 group_sequences=2 \
                          ignore_padding=true aux_loss=0.1 aux_layers=mean \
                          second_place_loss=true router_z_loss=0.01 router_z_scaled=true router_bias=true \
-                         round_probabilities=true expert_dropout=0.4 init_scale=1 dispatch=einsum",
+                         round_probabilities=true expert_dropout=0.4 init_scale=1",
         );
         let expect = Switch {
             experts: 4,
@@ -186,9 +175,7 @@ mod tests {
             capacity_per_choice: true,
             min_capacity: 1,
             fixed_capacity: 9,
-            skip_empty: false,
             expert_groups: 2,
-            exchange_parts: 3,
             group_capacity_factor: 1.5,
             group_size: 64,
             group_sequences: 2,
@@ -202,7 +189,6 @@ mod tests {
             round_probabilities: true,
             expert_dropout: Some(0.4),
             init_scale: 1.0,
-            dispatch: Dispatch::Einsum,
         };
         assert_eq!(other, expect);
     }

@@ -21,10 +21,11 @@ impl Switch {
             wrong.unless(legal, || format!("`{what}` is {factor}"), "more than 0");
         }
         self.wrong_groups(config, wrong);
-        wrong.unless(self.exchange_parts > 0, || "`exchange_parts` is 0".into(), "at least 1");
+        let parts = config.schedule.exchange_parts;
+        wrong.unless(parts > 0, || "`exchange_parts` is 0".into(), "at least 1");
         wrong.unless(
-            self.exchange_parts <= 1 || self.sparse_parts.ffn(),
-            || format!("`exchange_parts` is {}, but experts are in attention only", self.exchange_parts),
+            parts <= 1 || self.sparse_parts.ffn(),
+            || format!("`exchange_parts` is {parts}, but experts are in attention only"),
             "`exchange_parts` = 1, or `experts_in` = ffn or both",
         );
         let (batch, sequences) = (config.microbatch().batch, self.group_sequences);
