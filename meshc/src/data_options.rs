@@ -2,7 +2,7 @@
 
 use crate::{failure::failure, reading::Reading};
 use anyhow::{Context, Result};
-use runtime::data::{self, Mixture, Named, Source, Task, Temperature, mixture::Ingredient};
+use data::{Mixture, Named, Source, Task, Temperature, mixture::Ingredient};
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -1,7 +1,7 @@
 //! How text is read, as the command line says.
 
 use anyhow::Result;
-use runtime::data::{Cache, Corpus, Stats, TEXT_FIELD, Text, Tokenizer};
+use data::{Cache, Corpus, Stats, TEXT_FIELD, Text, Tokenizer};
 use std::path::{Path, PathBuf};
 
 /// What makes tokens of text, and text of tokens.
@@ -19,7 +19,7 @@ impl TokenizerArgs {
         Ok(match self.tokenizer.as_deref() {
             None => None,
             Some("bytes") => Some(Tokenizer::Bytes),
-            Some(file) => Some(Tokenizer::Pieces(tokenizer::open(Path::new(file))?)),
+            Some(file) => Some(Tokenizer::Pieces(data::tokenizer::open(Path::new(file))?)),
         })
     }
 

@@ -1,8 +1,8 @@
 //! What is about to be trained, in a few lines.
 
+use data::{Cache, Source, Stats, Tokenizer};
 use proto::manifest::Manifest;
 use report::table::{count, size};
-use runtime::data::{Cache, Source, Stats, Tokenizer};
 use std::fmt::Write;
 
 /// A program, where it lies, and what it takes.

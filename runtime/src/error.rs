@@ -43,6 +43,9 @@ pub enum Error {
         /// What to do.
         help: String,
     },
+    /// Data could not be read or prepared.
+    #[error(transparent)]
+    Data(#[from] data::Error),
     /// The plugin refused or failed.
     #[error("{context}: {source}")]
     Pjrt {

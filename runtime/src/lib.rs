@@ -3,12 +3,11 @@
 //!
 //! Reading order: [`artefact`] (the files), [`tensor`] and [`shard`] (logical tensors and how they lie on
 //! devices), [`executables`] (compiled programs on disk), [`session`] (a client, its programs, and the state on its
-//! devices), [`checkpoint`] (that state on disk), [`plugin`] (where the plugins are), [`data`] (batches of text), [`train`] (the loop over
-//! both).
+//! devices), [`checkpoint`] (that state on disk), [`plugin`] (where the plugins are), [`train`] (the loop
+//! over batches of the crate `data`).
 
 pub mod artefact;
 pub mod checkpoint;
-pub mod data;
 pub mod error;
 pub mod executables;
 pub mod generate;

@@ -5,12 +5,12 @@ use compiler::{
     artefact::Settings,
     pipeline::{self, Placement},
 };
+use data::{Source, Text};
 use mesh::{Function, Layout, Mesh, Module, Site};
 use models::{Config, LrSchedule, Optimizer, Switch};
 use runtime::{
     Artefact, Session,
-    data::{self, Source, Text},
-    train::{Observer, Step},
+    train::{self, Observer, Step},
 };
 use std::path::{Path, PathBuf};
 
@@ -72,7 +72,7 @@ pub fn source(session: &Session, paths: &[&str], held_out: f64) -> Source {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let paths: Vec<PathBuf> = paths.iter().map(|path| root.join(path)).collect();
     let text = Text::read(&paths).unwrap_or_else(|e| panic!("{e}"));
-    let task = data::Task::of(session.artefact()).unwrap_or_else(|e| panic!("{e}"));
+    let task = train::task(session.artefact()).unwrap_or_else(|e| panic!("{e}"));
     let options = data::Options { held_out, ..data::Options::default() };
     Source::new(text, task, &options).unwrap_or_else(|e| panic!("{e}"))
 }

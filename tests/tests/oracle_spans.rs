@@ -3,7 +3,7 @@
 //! The folder is `../shared/oracle` beside the repository, or where `MESH_ORACLE` says. It is not part of
 //! the repository; without it the tests say that they are skipped.
 
-use runtime::data::{SpanCorruption, order::Rng, spans::replace};
+use data::{SpanCorruption, order::Rng, spans::replace};
 use serde_json::Value;
 use std::fs;
 use tests::oracle;

@@ -1,8 +1,9 @@
 //! Layouts mean nothing to training: the same model, seed and text give the same losses however the model
 //! is split over devices, step after step, with dropout and jitter on.
 
+use data::Source;
 use models::Config;
-use runtime::{data::Source, train};
+use runtime::train;
 use std::sync::atomic::AtomicBool;
 use tests::training::{Steps, session, small_switch, source};
 

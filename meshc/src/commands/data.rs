@@ -2,7 +2,7 @@
 
 use crate::{reading::Reading, summary};
 use anyhow::Result;
-use runtime::data::{Cache, Text, Tokenizer};
+use data::{Cache, Text, Tokenizer};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 

@@ -2,7 +2,7 @@
 
 use crate::{data_options::DataOptions, device::environment, failure::failure, subject::SubjectArgs};
 use anyhow::Result;
-use runtime::{data::Task, train};
+use runtime::train;
 use serde_json::{Map, Value};
 
 /// Arguments.
@@ -28,7 +28,7 @@ pub fn run(args: &Args) -> Result<()> {
     environment(None)?;
     let texts = args.data.open()?;
     let mut session = args.subject.session(&[], &["eval_step"])?;
-    let source = texts.source(Task::of(session.artefact())?, args.held_out)?;
+    let source = texts.source(train::task(session.artefact())?, args.held_out)?;
     let batches = source.held_out_batches().min(args.batches.unwrap_or(usize::MAX));
     if batches == 0 {
         return Err(failure(

@@ -9,9 +9,10 @@ use crate::{
     tensors,
 };
 use anyhow::{Context, Result};
+use data::Codec;
 use runtime::{
     HostTensor,
-    generate::{Codec, Generator, Options, Sequence},
+    generate::{Generator, Options, Sequence},
 };
 use serde_json::{Value, json};
 use std::{
@@ -290,7 +291,7 @@ fn ids(tensors: &BTreeMap<String, HostTensor>, name: &str) -> Result<Vec<Vec<i32
     Ok(ids.to_f64()?.chunks_exact(ids.dims[1]).map(row).collect())
 }
 
-fn lines(sequences: &[Sequence], codec: Option<&Codec>) -> runtime::Result<Vec<String>> {
+fn lines(sequences: &[Sequence], codec: Option<&Codec>) -> data::Result<Vec<String>> {
     let text = |s: &Sequence| codec.map_or_else(|| Ok(String::new()), |c| c.decode(&s.tokens));
     // One line each, whatever they hold.
     sequences.iter().map(|s| Ok(text(s)?.replace('\n', "\\n").replace('\r', "\\r"))).collect()

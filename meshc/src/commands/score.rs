@@ -3,7 +3,8 @@
 use super::generate::codec;
 use crate::{device::environment, failure::failure, reading::TokenizerArgs, subject::SubjectArgs};
 use anyhow::{Context, Result};
-use runtime::generate::{Codec, Score, Scorer};
+use data::Codec;
+use runtime::generate::{Score, Scorer};
 use serde_json::{Value, json};
 use std::{fs, io::Read, path::PathBuf};
 

@@ -22,7 +22,6 @@ use clap::ArgGroup;
 use runtime::{
     Artefact,
     checkpoint::{Keep, is_url},
-    data::Task,
     train::{self, Spikes},
 };
 use std::{
@@ -143,7 +142,7 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     let artefact = if args.subject.is_dir() && !is_checkpoint { opened(&args)? } else { compiled(&args)? };
     let shares = args.eval_every.is_some() && eval_texts.is_none();
     let held_out = args.held_out.unwrap_or(if shares { 0.05 } else { 0.0 });
-    let task = Task::of(&artefact)?;
+    let task = train::task(&artefact)?;
     let source = texts.source(task, held_out)?;
     let eval_data = eval_texts.map(|texts| texts.source(task, 0.0)).transpose()?;
     let run_folder = args.run_dir.clone().map(|dir| RunFolder::create(&dir)).transpose()?;

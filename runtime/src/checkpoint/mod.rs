@@ -325,9 +325,11 @@ fn damaged(dir: &Path, reason: String) -> Error {
 fn said(error: Error) -> String {
     match error {
         Error::Checkpoint { reason, .. } => reason,
-        Error::Io { .. } | Error::Artefact { .. } | Error::Input { .. } | Error::Pjrt { .. } => {
-            error.to_string()
-        }
+        Error::Io { .. }
+        | Error::Artefact { .. }
+        | Error::Input { .. }
+        | Error::Data(_)
+        | Error::Pjrt { .. } => error.to_string(),
     }
 }
 

@@ -4,13 +4,11 @@
 //! wanted, and fetches tokens and scores once. Tokens are chosen on the devices; a call goes on by several
 //! positions; and where devices work on their own, the host learns one call late that all sequences have ended.
 //!
-//! Reading order: here, [`score`], [`text`].
+//! Reading order: here, [`score`].
 
 pub mod score;
-pub mod text;
 
 pub use score::{Score, Scorer};
-pub use text::Codec;
 
 use crate::{Error, HostTensor, Outputs, Result, Session};
 use std::collections::BTreeMap;

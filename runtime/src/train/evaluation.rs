@@ -1,10 +1,8 @@
 //! Evaluation on held-out text.
 
-use super::Options;
-use crate::{
-    Error, Result, Session,
-    data::{Batch, Source},
-};
+use super::{Options, feeds::feeds};
+use crate::{Error, Result, Session};
+use data::{Batch, Source};
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicBool, Ordering},
@@ -43,7 +41,7 @@ impl Evaluation {
         stop: &AtomicBool,
     ) -> Result<Option<BTreeMap<String, f64>>> {
         if self.own {
-            let batch = |number: usize| self.data.batch(0, number as u64).map(|batch| (batch, None));
+            let batch = |number: usize| Ok((self.data.batch(0, number as u64)?, None));
             return means(session, (0..self.batches).map(batch), stop);
         }
         means(session, held_out(&self.data, self.batches), stop)
@@ -78,7 +76,7 @@ fn means<'a>(
         let (batch, text) = batch?;
         let weight = batch.target_tokens();
         let texts: Vec<&str> = [""].into_iter().chain(text).collect();
-        for (name, value) in session.call("eval_step", &batch.feeds())?.wait()? {
+        for (name, value) in session.call("eval_step", &feeds(&batch))?.wait()? {
             if value.dims.is_empty() {
                 let value = value.to_f64()?[0] * weight as f64;
                 for text in &texts {

@@ -6,7 +6,8 @@
 //! JSON has no NaN and no infinity: `null` stands for them, and `non_finite` lists the names.
 
 use super::{Rollback, Step};
-use crate::{Error, HostTensor, Outputs, Result, data::Batch};
+use crate::{Error, HostTensor, Outputs, Result};
+use data::Batch;
 use serde_json::{Map, Value, json};
 use std::{
     collections::BTreeMap,

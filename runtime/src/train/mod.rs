@@ -12,6 +12,7 @@
 
 mod evaluation;
 pub mod events;
+mod feeds;
 mod ledger;
 mod lock;
 pub mod meter;
@@ -20,17 +21,16 @@ pub mod saving;
 pub mod spike;
 mod steps;
 pub mod summary;
+mod task;
 
 pub use evaluation::evaluate;
 pub use saving::Saving;
 pub use spike::Spikes;
 pub use summary::Summary;
+pub use task::task;
 
-use crate::{
-    Checkpoint, Error, HostTensor, Made, Result, Session,
-    checkpoint::Which,
-    data::{self, Source},
-};
+use crate::{Checkpoint, Error, HostTensor, Made, Result, Session, checkpoint::Which};
+use data::Source;
 use evaluation::Evaluation;
 use events::Events;
 use ledger::Ledger;
@@ -353,9 +353,4 @@ fn in_step(step: u64) -> impl Fn(Error) -> Error {
         Error::Pjrt { context, source } => Error::Pjrt { context: format!("step {step}: {context}"), source },
         other => other,
     }
-}
-
-/// The task of a session's program, for [`Source::new`].
-pub fn task(session: &Session) -> Result<data::Task> {
-    data::Task::of(session.artefact())
 }

@@ -8,8 +8,8 @@ use super::{Observer, Options, ledger::Ledger, lock::Lock};
 use crate::{
     Error, Result, Session,
     checkpoint::{Checkpoint, Facts, Keep, Which, Writer, folder, is_url, keep},
-    data::Source,
 };
+use data::Source;
 use std::{
     path::PathBuf,
     thread::{self, JoinHandle},

@@ -4,6 +4,7 @@ use super::{
     Observer, Options, Rollback, Step, Summary,
     evaluation::Evaluation,
     events::Events,
+    feeds::feeds,
     in_step,
     ledger::Ledger,
     meter::{Meter, host_memory},
@@ -12,10 +13,8 @@ use super::{
     spike,
     summary::History,
 };
-use crate::{
-    Error, HostTensor, Outputs, Result, Session,
-    data::{Batch, Loader, Source},
-};
+use crate::{Error, HostTensor, Outputs, Result, Session};
+use data::{Batch, Loader, Source};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::atomic::{AtomicBool, Ordering},
@@ -142,7 +141,7 @@ impl Steps<'_> {
     fn loader(&self, step: u64) -> Result<Loader> {
         let first = self.t.ledger.position;
         let last = first + self.t.options.steps.saturating_sub(step);
-        Loader::start(self.t.data.clone(), self.t.seed, first..last, self.t.options.ahead)
+        Ok(Loader::start(self.t.data.clone(), self.t.seed, first..last, self.t.options.ahead)?)
     }
 
     /// Begins to save the state after the last finished step.
@@ -166,7 +165,7 @@ impl Steps<'_> {
             self.t.session.wait_for_room();
         }
         let begin = Instant::now();
-        let mut inputs = batch.feeds();
+        let mut inputs = feeds(&batch);
         inputs.insert("seed".to_owned(), HostTensor::u32_scalar(self.t.seed));
         let outputs = self.t.session.call("train_step", &inputs).map_err(in_step(step))?;
         let position = self.t.ledger.position + self.in_flight.len() as u64;

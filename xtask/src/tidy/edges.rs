@@ -7,7 +7,7 @@ use super::Tree;
 use crate::Finding;
 
 /// A crate and those of our crates that it may depend on.
-const EDGES: [(&str, &[&str]); 16] = [
+const EDGES: [(&str, &[&str]); 15] = [
     ("mesh", &[]),
     ("proto", &[]),
     ("pjrt", &[]),
@@ -17,7 +17,6 @@ const EDGES: [(&str, &[&str]); 16] = [
     ("report", &["mesh", "compiler", "proto", "page"]),
     ("plan", &["mesh", "compiler", "report"]),
     ("data", &["proto"]),
-    ("tokenizer", &["data", "runtime"]),
     ("runtime", &["proto", "pjrt", "data"]),
     ("interchange", &["mesh", "proto", "models", "runtime"]),
     ("meshc", &ALL),
@@ -27,7 +26,7 @@ const EDGES: [(&str, &[&str]); 16] = [
 ];
 
 /// The crates that `meshc`, `tests` and `bench` may use.
-const ALL: [&str; 13] = [
+const ALL: [&str; 12] = [
     "mesh",
     "proto",
     "pjrt",
@@ -37,7 +36,6 @@ const ALL: [&str; 13] = [
     "report",
     "plan",
     "data",
-    "tokenizer",
     "runtime",
     "interchange",
     "meshc",

@@ -1,6 +1,9 @@
 //! Data files: which ones there are, and what is in them.
 
-use super::format::{self, Contents, Problem};
+use super::{
+    format::{self, Contents},
+    problem::Problem,
+};
 use crate::{Error, Result};
 use std::{
     collections::BTreeSet,

@@ -1,19 +1,7 @@
 //! Tokenizers from files: any `tokenizer.json`, and SentencePiece's unigram models such as T5's.
-//!
-//! A crate of its own, since what it depends on takes long to compile; the runtime knows the interface only
-//! ([`runtime::data::Pieces`]).
-//!
-//! Reading order: [`open`] here, then `sentencepiece` (from a model's file to a tokenizer).
 
-mod sentencepiece;
-
-use runtime::{
-    Error, Result,
-    data::{
-        Pieces,
-        tokenizer::{FIRST_BYTE, UNKNOWN},
-    },
-};
+use super::{FIRST_BYTE, Pieces, UNKNOWN, loaded::Loaded, sentencepiece};
+use crate::{Error, Result};
 use std::{
     collections::{BTreeSet, HashMap},
     fmt, fs,
@@ -35,13 +23,6 @@ pub struct FileTokenizer {
     special: BTreeSet<u32>,
     /// Stands where a text has the name of such a one.
     unknown: i32,
-}
-
-/// What is in a file.
-struct Loaded {
-    tokenizer: Tokenizer,
-    names: HashMap<String, u32>,
-    special: BTreeSet<u32>,
 }
 
 /// Numbers that are taken in every vocabulary: padding, the end, and what is unknown.
@@ -156,7 +137,7 @@ impl fmt::Debug for FileTokenizer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use runtime::data;
+    use crate::Tokenizer as AnyTokenizer;
     use serde_json::{Value, json};
 
     /// A tokenizer of words, by a list of them.
@@ -197,7 +178,7 @@ mod tests {
         // Names of special tokens in a text are text, and nobody knows these words.
         assert_eq!(tokenizer.encode("to </s> <extra_id_0> be <pad>").unwrap(), [3, 2, 2, 4, 2]);
         assert_eq!(tokenizer.decode(&[3, 4, 1, 0, 6, 31]).unwrap(), "to be");
-        let all = data::Tokenizer::Pieces(tokenizer);
+        let all = AnyTokenizer::Pieces(tokenizer);
         assert_eq!(all.sentinels(7, 2).unwrap(), [6, 5]);
         assert_eq!(all.sentinels(16, 3).unwrap(), [15, 14, 13]);
         assert!(all.sentinels(6, 1).unwrap_err().to_string().contains("of 7"));

@@ -1,8 +1,8 @@
 //! Batches: orders, noise, windows, packed rows, mixtures, and what does not fit.
 
 use super::*;
-use crate::data::{
-    Bytes, Loader,
+use crate::{
+    Bytes, Loader, Objective,
     tokenizer::{EOS, PAD, tests::words},
 };
 use std::collections::BTreeSet;
@@ -98,8 +98,8 @@ fn inputs_and_targets_end_and_are_padded() {
         assert!(row[..len - 1].iter().all(|t| *t > EOS) && row[len..].iter().all(|t| *t == PAD));
     }
     assert_eq!(batch.tokens(), TASK.batch * (input + target));
-    assert_eq!(batch.inputs().dims, [TASK.batch, TASK.input_length]);
-    assert_eq!(batch.targets().dims, [TASK.batch, TASK.target_length]);
+    assert_eq!(batch.inputs.len(), TASK.batch * TASK.input_length);
+    assert_eq!(batch.targets.len(), TASK.batch * TASK.target_length);
 }
 
 #[test]

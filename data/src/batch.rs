@@ -1,8 +1,6 @@
 //! The rows of one step.
 
-use super::{source::Task, tokenizer::PAD};
-use crate::HostTensor;
-use std::collections::BTreeMap;
+use super::{task::Task, tokenizer::PAD};
 
 /// Inputs and targets of a step.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -46,23 +44,13 @@ impl Batch {
         }
     }
 
-    /// Inputs as the program takes them.
-    pub fn inputs(&self) -> HostTensor {
-        self.tensor(&self.inputs)
-    }
-    /// Targets as the program takes them.
-    pub fn targets(&self) -> HostTensor {
-        self.tensor(&self.targets)
-    }
-    /// All that the program takes, by name.
-    pub fn feeds(&self) -> BTreeMap<String, HostTensor> {
-        let mut all =
-            BTreeMap::from([("inputs".to_owned(), self.inputs()), ("targets".to_owned(), self.targets())]);
-        if let Some([inputs, targets]) = &self.segments {
-            all.insert("inputs_segments".to_owned(), self.tensor(inputs));
-            all.insert("targets_segments".to_owned(), self.tensor(targets));
-        }
-        all
+    /// The arrays of the batch by the names of the program's inputs; each has [`Batch::size`] rows of equal length.
+    pub fn arrays(&self) -> impl Iterator<Item = (&'static str, &[i32])> {
+        let segments =
+            self.segments.as_ref().map(|[i, t]| [("inputs_segments", &**i), ("targets_segments", &**t)]);
+        [("inputs", &*self.inputs), ("targets", &*self.targets)]
+            .into_iter()
+            .chain(segments.into_iter().flatten())
     }
     /// Tokens of inputs and targets that are not padding.
     pub fn tokens(&self) -> usize {
@@ -76,9 +64,5 @@ impl Batch {
     pub fn row_target_tokens(&self) -> impl Iterator<Item = usize> {
         let rows = self.targets.chunks((self.targets.len() / self.size.max(1)).max(1));
         rows.map(|row| row.iter().filter(|t| **t != PAD).count())
-    }
-
-    fn tensor(&self, tokens: &[i32]) -> HostTensor {
-        HostTensor::s32(&[self.size, tokens.len() / self.size], tokens)
     }
 }

@@ -6,37 +6,11 @@
 
 use super::{
     order::Rng,
-    source::Task,
     spans::{self, Lengths, SpanCorruption},
+    task::{Objective, Task},
     tokenizer::{EOS, Tokenizer},
 };
 use crate::{Error, Result};
-
-/// What a program is trained on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Objective {
-    /// Spans are missing from the input, and are the target.
-    #[default]
-    SpanCorruption,
-    /// The input is the beginning of the text, the target the rest.
-    PrefixLm,
-    /// The target is the text; the input is nothing but an end.
-    Lm,
-}
-
-impl Objective {
-    /// All there are.
-    pub const ALL: [Self; 3] = [Self::SpanCorruption, Self::PrefixLm, Self::Lm];
-
-    /// The fact `task` of a program.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::SpanCorruption => "span_corruption",
-            Self::PrefixLm => "prefix_lm",
-            Self::Lm => "lm",
-        }
-    }
-}
 
 /// Makes examples for one task.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 //!
 //! The file is the message `ModelProto` of sentencepiece_model.proto; fields are named as there.
 
-use super::Loaded;
+use super::loaded::Loaded;
 use prost::Message;
 use tokenizers::{
     Tokenizer,
@@ -134,8 +134,10 @@ fn steps(spec: &NormalizerSpec) -> Result<Vec<NormalizerWrapper>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::open, *};
-    use runtime::data::Pieces;
+    use super::{
+        super::{Pieces, open},
+        *,
+    };
     use std::fs;
 
     fn model(pieces: &[(&str, f32, i32)], normalizer: NormalizerSpec) -> ModelProto {

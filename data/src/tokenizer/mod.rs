@@ -4,6 +4,14 @@
 //! unknown (no byte is), bytes follow from 3 on. Sentinels count down from the end of the vocabulary, unless a
 //! tokenizer has sentinels of its own.
 
+mod codec;
+mod file;
+mod loaded;
+mod sentencepiece;
+
+pub use codec::Codec;
+pub use file::{FileTokenizer, open};
+
 use crate::{Error, Result};
 use std::{fmt, sync::Arc};
 

@@ -6,9 +6,9 @@
 //! that fails or a file that shrinks is an error of the read, and not a signal that ends the process.
 
 use super::{
-    corpus::About,
     files::{Text, visit},
     format::Contents,
+    provenance::About,
     stream::Stream,
     tokenizer::{Bytes, EOS, Pieces, Tokenizer},
 };
@@ -488,7 +488,7 @@ impl<'a> Writer<'a> {
 #[cfg(test)]
 mod tests {
     use super::{super::tokenizer::tests::words, *};
-    use crate::data::Corpus;
+    use crate::Corpus;
 
     /// Text files and documents, in an order in which every kind follows every kind.
     fn folder() -> tempfile::TempDir {

@@ -1,6 +1,6 @@
 //! Parquet: one column of texts. Row groups are read one after the other; other columns are not looked at.
 
-use super::format::{Problem, quoted};
+use super::problem::{Problem, quoted};
 use ::parquet::{
     basic::{Compression, Type},
     column::reader::ColumnReader,

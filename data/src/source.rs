@@ -8,59 +8,15 @@ use super::{
     batch::Batch,
     corpus::Corpus,
     mixture::{self, Schedule, Temperature, shares},
-    objective::{Maker, Objective},
+    objective::Maker,
     order::{Permutation, Rng},
     packing::{Packed, pieces},
     spans::{Lengths, SpanCorruption},
+    task::Task,
     tokenizer::Tokenizer,
 };
-use crate::{Artefact, Error, Result, data::Text};
+use crate::{Error, Result, Text};
 use std::{fmt, sync::Arc};
-
-/// What a program wants to be trained on, by its own account.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Task {
-    /// Sequences in a batch.
-    pub batch: usize,
-    /// Tokens of an input.
-    pub input_length: usize,
-    /// Tokens of a target.
-    pub target_length: usize,
-    /// Tokens there are.
-    pub vocab: usize,
-    /// What inputs and targets are made of text.
-    pub objective: Objective,
-    /// Whether a row has several examples.
-    pub packing: bool,
-}
-
-impl Task {
-    /// The task of a program, from the facts in its manifest.
-    pub fn of(artefact: &Artefact) -> Result<Self> {
-        let program = &artefact.manifest.program;
-        let all = Objective::ALL.map(Objective::name).join(", ");
-        let task = artefact.meta("task").ok_or_else(|| {
-            Error::input(
-                format!("program `{program}` does not say what it is trained on"),
-                format!("add the meta entry `task` to the program, one of: {all}"),
-            )
-        })?;
-        let objective = Objective::ALL.into_iter().find(|o| o.name() == task).ok_or_else(|| {
-            Error::input(
-                format!("program `{program}` has the task `{task}`"),
-                format!("the tasks that can be trained are: {all}"),
-            )
-        })?;
-        Ok(Self {
-            batch: artefact.number("batch")?,
-            input_length: artefact.number("input_length")?,
-            target_length: artefact.number("target_length")?,
-            vocab: artefact.number("vocab")?,
-            objective,
-            packing: artefact.meta("packing") == Some("true"),
-        })
-    }
-}
 
 /// What can be chosen about examples.
 #[derive(Clone, Debug, Default)]

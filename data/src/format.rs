@@ -1,7 +1,10 @@
 //! What is in a data file, by the end of its name: `.gz` and `.zst` are compressed, `.jsonl`, `.ndjson` and
 //! `.json` have a JSON object on every line, `.parquet` a column of texts, anything else is text.
 
-use super::parquet;
+use super::{
+    parquet,
+    problem::{Problem, quoted},
+};
 use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::{
     StreamingDecoder,
@@ -17,17 +20,6 @@ pub(super) enum Contents {
     Text(Vec<u8>),
     /// The documents of a format that has documents, none of them empty.
     Documents(Vec<String>),
-}
-
-/// Why a file cannot be used.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Problem {
-    /// What is wrong, to be read after the file's name.
-    pub what: String,
-    /// What to do.
-    pub help: String,
-    /// The file was meant to be data, and a part of it may be lost: it is not to be passed over in a folder.
-    pub damage: bool,
 }
 
 /// The data in a file called `path`, of which these are the bytes. `field` has the text of a JSON object.
@@ -141,10 +133,6 @@ fn json_lines(text: &str, field: &str, certain: bool) -> Result<Vec<String>, Pro
         damage = true;
     }
     Ok(documents)
-}
-
-pub(super) fn quoted(names: &[&str]) -> String {
-    if names.is_empty() { "none at all".into() } else { format!("`{}`", names.join("`, `")) }
 }
 
 fn text(bytes: Vec<u8>) -> Result<String, Problem> {

@@ -1,11 +1,6 @@
 //! A body of tokens: text that was read and cut into tokens, or tokens that were prepared.
 
-use super::{
-    cache::Cache,
-    files::{Skipped, Text},
-    stream::Stream,
-    tokenizer::Tokenizer,
-};
+use super::{cache::Cache, files::Text, provenance::About, stream::Stream, tokenizer::Tokenizer};
 use crate::{Error, Result};
 use std::{ops::Range, path::PathBuf, sync::Arc};
 
@@ -24,19 +19,6 @@ struct Inner {
 enum Tokens {
     Memory { text: Text, stream: Stream },
     Cache(Cache),
-}
-
-/// Where tokens come from, for people.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct About {
-    /// Files with text.
-    pub files: usize,
-    /// Bytes of text, uncompressed.
-    pub bytes: u64,
-    /// What was found in folders and left out.
-    pub skipped: Vec<Skipped>,
-    /// The folder of prepared tokens, if that is what they are.
-    pub prepared: Option<PathBuf>,
 }
 
 impl Corpus {

@@ -3,7 +3,7 @@
 //! `MESH_SENTENCEPIECE` names a file of JSON lines that `docs/testing.md` says how to make: `model` is a model's file,
 //! `cases` are texts with their tokens. Without it the test says that it is skipped.
 
-use runtime::data::Pieces;
+use data::Pieces;
 use serde_json::Value;
 use std::{fs, path::Path};
 
@@ -18,7 +18,7 @@ fn texts_have_the_tokens_that_sentencepiece_gives_them() {
     for line in lines.lines() {
         let reference: Value = serde_json::from_str(line).expect("the reference is JSON lines");
         let model = reference["model"].as_str().expect("a reference names its model");
-        let tokenizer = tokenizer::open(Path::new(model)).unwrap_or_else(|e| panic!("{e}"));
+        let tokenizer = data::tokenizer::open(Path::new(model)).unwrap_or_else(|e| panic!("{e}"));
         let cases = reference["cases"].as_array().expect("a reference has cases");
         assert!(!cases.is_empty());
         let before = wrong.len();

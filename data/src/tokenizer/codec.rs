@@ -3,10 +3,8 @@
 //! Sentinels, which mark missing spans, are written as in T5: `<extra_id_0>` is the first one. They are the
 //! tokenizer's own, or count down from the last token of the vocabulary.
 
-use crate::{
-    Error, Result,
-    data::tokenizer::{Bytes, EOS, FIRST_BYTE, Tokenizer},
-};
+use super::{Bytes, EOS, FIRST_BYTE, Tokenizer};
+use crate::{Error, Result};
 
 const OPEN: &str = "<extra_id_";
 
@@ -118,7 +116,7 @@ impl Codec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::tokenizer::tests::words;
+    use crate::tokenizer::tests::words;
 
     #[test]
     fn text_and_sentinels_go_both_ways() {

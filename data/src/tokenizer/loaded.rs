@@ -1,0 +1,11 @@
+//! The contents of a tokenizer file.
+
+use std::collections::{BTreeSet, HashMap};
+use tokenizers::Tokenizer;
+
+/// What is in a file.
+pub(super) struct Loaded {
+    pub tokenizer: Tokenizer,
+    pub names: HashMap<String, u32>,
+    pub special: BTreeSet<u32>,
+}
