@@ -21,5 +21,6 @@ pub use artefact::Artefact;
 pub use checkpoint::Checkpoint;
 pub use error::{Error, Result};
 pub use executables::{Executables, Made};
+pub use pjrt::ElementType;
 pub use session::{Output, Outputs, Session};
 pub use tensor::HostTensor;

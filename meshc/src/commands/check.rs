@@ -1,10 +1,15 @@
 //! `meshc check`: whether a model is a legal program, and a layout legal for it.
 
 use crate::{
-    diagnostics::Mistakes,
-    lower::{Watch, lower},
-    model::{self, ModelArgs},
-    placement::{PlacementArgs, place},
+    args::{
+        model::ModelArgs,
+        placement::{PlacementArgs, place},
+    },
+    build::{
+        lower::{Watch, lower},
+        program,
+    },
+    output::diagnostics::Mistakes,
 };
 use anyhow::Result;
 use compiler::pipeline::Stage;
@@ -43,7 +48,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn check(args: &Args) -> Result<String> {
-    let program = model::load(&args.model, &args.settings)?;
+    let program = program::load(&args.model, &args.settings)?;
     let placement = place(&program.module, &args.placement)?;
     lower(&program, &placement, Stage::Tidy, &mut Watch::default())?;
     let functions: Vec<String> = program.module.functions.iter().map(|f| f.name.to_string()).collect();

@@ -1,11 +1,9 @@
 //! `meshc checkpoint`: what is in checkpoints, whether they are whole, how two differ, removing old ones,
 //! and other numbers of experts.
 
-use crate::{
-    failure::failure,
-    model::experts::{self, Conversion, Ffn, Keep},
-};
+use crate::{args::ranges::at_least_one, output::failure::failure};
 use anyhow::Result;
+use interchange::experts::{self, Conversion, Ffn, Keep};
 use report::table::{count, size, table};
 use runtime::{
     Checkpoint,
@@ -67,13 +65,13 @@ struct Prune {
     #[arg(value_name = "DIR")]
     dir: PathBuf,
     /// So many stay, the newest. The newest one stays in any case
-    #[arg(long, visible_alias = "keep-last", value_name = "N", group = "rules", value_parser = super::train::at_least_one)]
+    #[arg(long, visible_alias = "keep-last", value_name = "N", group = "rules", value_parser = at_least_one)]
     keep: Option<usize>,
     /// Those of every so many steps stay
     #[arg(long, value_name = "STEPS", group = "rules", value_parser = clap::value_parser!(u64).range(1..))]
     keep_every: Option<u64>,
     /// So many stay, those with the smallest loss on held-out text
-    #[arg(long, value_name = "N", group = "rules", value_parser = super::train::at_least_one)]
+    #[arg(long, value_name = "N", group = "rules", value_parser = at_least_one)]
     keep_best: Option<usize>,
     /// Say what would be removed, and remove nothing
     #[arg(long)]
@@ -91,7 +89,7 @@ struct Convert {
     out: PathBuf,
     /// How many experts: a multiple copies each of them, fewer need --keep-experts or --keep-by-load; of a dense model,
     /// every expert is its feed-forward layer
-    #[arg(long, value_name = "N", required_unless_present = "dense", value_parser = super::train::at_least_one)]
+    #[arg(long, value_name = "N", required_unless_present = "dense", value_parser = at_least_one)]
     experts: Option<usize>,
     /// No experts
     #[arg(long, conflicts_with = "experts")]

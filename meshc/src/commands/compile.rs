@@ -1,15 +1,21 @@
 //! `meshc compile`: a model to an artefact directory.
 
 use crate::{
-    ahead::{self, Ahead, COMPILED, TargetArgs, Wanted, check_target},
-    device::{PluginArgs, environment},
-    failure::failure,
-    fit,
-    flags::FlagArgs,
-    folder::{check_target as check_folder, write_folder},
-    lower::{Lowered, Watch, choose, emit, files, lower},
-    model::{self, ModelArgs, Program},
-    placement::{PlacementArgs, place},
+    args::{
+        model::ModelArgs,
+        placement::{PlacementArgs, place},
+        plugin::{FlagArgs, PluginArgs, TargetArgs, environment},
+    },
+    build::{
+        ahead::{self, Ahead, COMPILED, Wanted, check_target},
+        fit,
+        lower::{Lowered, Watch, choose, emit, files, lower},
+        program::{self, Program},
+    },
+    output::{
+        failure::failure,
+        files::{check_target as check_folder, write_folder},
+    },
 };
 use anyhow::Result;
 use compiler::{
@@ -74,7 +80,7 @@ enum Emit {
 pub fn run(args: &Args) -> Result<()> {
     environment(Some(&args.target.target))?;
     let target = args.target.settled()?;
-    let mut program = model::load(&args.model, &args.settings)?;
+    let mut program = program::load(&args.model, &args.settings)?;
     keep_functions(&mut program.module, &args.functions)?;
     let placement = place(&program.module, &args.placement)?;
     check_target(&target, &placement.mesh)?;

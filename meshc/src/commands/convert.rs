@@ -1,17 +1,15 @@
 //! `meshc convert`: models of other systems to checkpoints and back, and against numbers that came with them.
 
 use crate::{
-    device::{PluginArgs, environment},
-    failure::failure,
-    hf::{
-        Folder,
-        export::export,
-        import::import,
-        verify::{Options, place::Wanted, verify},
+    args::{
+        model::ModelArgs,
+        plugin::{PluginArgs, environment},
     },
-    model::ModelArgs,
+    build::verification::{Compiler, Wanted},
+    output::failure::failure,
 };
 use anyhow::Result;
+use interchange::hf::{Folder, export::export, import::import, verify::verify};
 use mesh::{Layout, Mesh};
 use std::{
     path::{Path, PathBuf},
@@ -106,7 +104,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         },
         Some(What::Hf(hf)) => from_hf(hf),
         Some(What::ToHf(to)) => {
-            let done = export(&to.checkpoint, to.model.as_deref(), &to.settings, &to.out, to.shard_size)?;
+            let done = export(
+                &to.checkpoint,
+                to.model.as_deref(),
+                &to.settings.overrides(),
+                &to.out,
+                to.shard_size,
+            )?;
             let files = if done.files == 1 { "1 file".to_owned() } else { format!("{} files", done.files) };
             println!("{}: {} tensors in {files}", to.out.display(), done.tensors);
             Ok(ExitCode::SUCCESS)
@@ -128,13 +132,13 @@ fn from_hf(args: &Hf) -> Result<ExitCode> {
 
 fn compare(dir: &Path, args: &Where) -> Result<ExitCode> {
     environment(None)?;
-    let place = Wanted {
+    let wanted = Wanted {
         devices: args.devices,
         mesh: args.mesh.clone(),
         layout: args.layout.clone(),
         state_layout: args.state_layout.clone(),
     };
-    let comparison = verify(dir, &Options { place, plugin: args.plugin.clone() })?;
+    let comparison = verify(dir, &Compiler { wanted, plugin: args.plugin.clone() })?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&comparison)?);
     } else {

@@ -1,6 +1,6 @@
 //! `meshc data`: what there is to train on, and tokens made once.
 
-use crate::{reading::Reading, summary};
+use crate::{args::data::Reading, output::summary};
 use anyhow::Result;
 use data::{Cache, Text, Tokenizer};
 use serde_json::json;

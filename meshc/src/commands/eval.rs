@@ -1,6 +1,10 @@
 //! `meshc eval`: loss, perplexity and accuracy on held-out text.
 
-use crate::{data_options::DataOptions, device::environment, failure::failure, subject::SubjectArgs};
+use crate::{
+    args::{data::DataOptions, plugin::environment, subject::SubjectArgs},
+    build::session,
+    output::failure::failure,
+};
 use anyhow::Result;
 use runtime::train;
 use serde_json::{Map, Value};
@@ -27,7 +31,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     environment(None)?;
     let texts = args.data.open()?;
-    let mut session = args.subject.session(&[], &["eval_step"])?;
+    let mut session = session::open(&args.subject, &[], &["eval_step"])?;
     let source = texts.source(train::task(session.artefact())?, args.held_out)?;
     let batches = source.held_out_batches().min(args.batches.unwrap_or(usize::MAX));
     if batches == 0 {

@@ -1,15 +1,18 @@
 //! `meshc generate`: text in, text out; or token ids.
 
 use crate::{
-    device::environment,
-    failure::failure,
-    folder::write_file,
-    reading::TokenizerArgs,
-    subject::{Setting, SubjectArgs},
-    tensors,
+    args::{
+        data::TokenizerArgs,
+        plugin::environment,
+        ranges::at_least_one,
+        subject::{Setting, SubjectArgs},
+    },
+    build::session,
+    output::{failure::failure, files::write_file},
 };
 use anyhow::{Context, Result};
 use data::Codec;
+use interchange::tensors;
 use runtime::{
     HostTensor,
     generate::{Generator, Options, Sequence},
@@ -78,18 +81,15 @@ pub struct Args {
     tokenizer: TokenizerArgs,
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("`{text}` is not a whole number from 1"))
-}
-
 /// Generates.
 pub fn run(args: &Args) -> Result<()> {
     environment(None)?;
     args.check()?;
     let input = read(&args.input)?;
-    let mut session = args.subject.session(&args.settings(input.len()), &["encode", "decode", "results"])?;
+    let mut session =
+        session::open(&args.subject, &args.settings(input.len()), &["encode", "decode", "results"])?;
     let mut generator = Generator::new(&mut session)?;
-    let codec = codec(&args.tokenizer, generator.sizes().vocab)?;
+    let codec = args.tokenizer.codec(generator.sizes().vocab)?;
     let inputs = input.tokens(codec.as_ref())?;
     let options = Options {
         min_length: args.min_length,
@@ -306,14 +306,6 @@ fn described(sequences: &[Sequence], codec: Option<&Codec>) -> Result<Value> {
         Ok(value)
     };
     Ok(json!({ "sequences": sequences.iter().map(one).collect::<Result<Vec<_>>>()? }))
-}
-
-/// What makes tokens of text for a model: the tokenizer that was named, which is to fit; else bytes, if they do.
-pub(super) fn codec(args: &TokenizerArgs, vocab: usize) -> Result<Option<Codec>> {
-    Ok(match args.named()? {
-        Some(tokenizer) => Some(Codec::with(vocab, tokenizer)?),
-        None => Codec::new(vocab).ok(),
-    })
 }
 
 fn packed(all: &[Vec<Sequence>]) -> Result<Vec<u8>> {

@@ -1,22 +1,23 @@
 //! `meshc plan`: a good mesh, layout, state layout and settings for a model on a slice.
 
 use crate::{
-    ahead::{Ahead, TargetArgs},
-    device::{PluginArgs, environment},
-    failure::failure,
-    flags::FlagArgs,
-    folder::write_file,
-    lower::{Watch, emit, lower},
-    model::{self, ModelArgs, Program},
-    placement::{PlacementArgs, check_devices},
-    plan::{
-        Ranked, Seen,
-        candidate::{Candidate, Estimate, Evaluator},
-        search,
-        space::{KNOBS, Space},
+    args::{
+        model::ModelArgs,
+        placement::{PlacementArgs, check_devices},
+        plugin::{FlagArgs, PluginArgs, TargetArgs, environment},
+        target::Target,
     },
-    signals::Signals,
-    target::Target,
+    build::{
+        ahead::Ahead,
+        device,
+        lower::{Watch, emit, lower},
+        program::{self, Program},
+    },
+    output::{
+        failure::failure,
+        files::{cache, write_file},
+        signals::Signals,
+    },
 };
 use anyhow::{Context, Result};
 use compiler::{
@@ -25,18 +26,20 @@ use compiler::{
     pipeline::Stage,
 };
 use indicatif::{ProgressBar, ProgressStyle};
+use mesh::Module;
+use plan::{Cache, Candidate, Estimate, Evaluator, Fixed, KNOBS, Knob, Ranked, Seen, Space, search};
 use report::{
     compiled::Compiled,
     table::{count, size, table},
 };
 use serde_json::{Value, json};
 use std::{
-    fs,
+    env, fs,
     path::PathBuf,
     process::ExitCode,
     sync::{atomic::Ordering, mpsc},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 /// Arguments.
@@ -96,10 +99,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         check_devices(mesh, &target.target, slice.devices())?;
     }
     let since = Instant::now();
-    let program = model::load(&args.model, &args.settings)?;
+    let program = program::load(&args.model, &args.settings)?;
     program.module.require_function(&args.function).map_err(|d| program.mistakes(&d.into()))?;
-    let evaluator = Evaluator::new(&args.model, &args.settings, &args.function, slice, !args.no_cache)?;
-    let mut space = Space::new(&program.module, slice.devices(), &args.placement);
+    let cache = if args.no_cache { None } else { Some(estimates()?) };
+    let evaluator = Evaluator::new(args, &args.function, slice, cache);
+    let PlacementArgs { mesh, layout, state_layout } = args.placement.clone();
+    let mut space = Space::new(&program.module, slice.devices(), &Fixed { mesh, layout, state_layout });
     space.knobs = knobs(args, &evaluator);
     let signals = Signals::watch()?;
     // What is found so far is worth something from the start.
@@ -127,7 +132,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut shown: Vec<Shown> =
         found.ranked.iter().cloned().map(|ranked| Shown { ranked, compiled: None }).collect();
     let searched = since.elapsed();
-    verify(args, &target, slice, &evaluator, &signals, since, &mut shown)?;
+    verify(args, &target, slice, &signals, since, &mut shown)?;
     say(args, &target.target, slice, &found, &shown, searched)?;
     match signals.stop.load(Ordering::Relaxed) {
         true => {
@@ -138,16 +143,37 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
 }
 
+impl Args {
+    /// The program under further settings.
+    fn load(&self, settings: &[String]) -> Result<Program> {
+        let mut all = self.settings.clone();
+        all.settings.extend(settings.iter().cloned());
+        program::load(&self.model, &all)
+    }
+}
+
+impl plan::Model for Args {
+    fn program(&self, settings: &[String]) -> Option<Module> {
+        self.load(settings).ok().map(|program| program.module)
+    }
+}
+
+/// Where estimates are cached. Another build of this program estimates anew.
+fn estimates() -> Result<Cache> {
+    let this = env::current_exe().and_then(fs::metadata)?;
+    let changed = this.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let version = format!("{} {} {changed}", env!("CARGO_PKG_VERSION"), this.len());
+    Ok(Cache { folder: cache()?.join("plans"), version })
+}
+
 /// The settings to try that the model has and the user has not given.
 fn knobs(args: &Args, evaluator: &Evaluator) -> Vec<Vec<String>> {
     let given =
         |key: &str| args.settings.settings.iter().any(|s| s.split('=').next().map(str::trim) == Some(key));
     // Facts aside, which say what the settings are.
-    let module = |settings: &[String]| {
-        evaluator.program(settings).map(|p| mesh::Module { meta: Vec::new(), ..p.module })
-    };
+    let module = |settings: &[String]| evaluator.program(settings).map(|m| Module { meta: Vec::new(), ..m });
     let own = module(&[]);
-    let values = |knob: &crate::plan::space::Knob| -> Vec<String> {
+    let values = |knob: &Knob| -> Vec<String> {
         let words = knob.values.iter().map(|value| format!("{}={value}", knob.key));
         // A value that changes nothing is the model's own.
         words.filter(|w| module(std::slice::from_ref(w)).is_some_and(|m| Some(m) != own)).collect()
@@ -171,7 +197,6 @@ fn verify(
     args: &Args,
     target: &TargetArgs,
     slice: &Slice,
-    evaluator: &Evaluator,
     signals: &Signals,
     since: Instant,
     shown: &mut [Shown],
@@ -194,7 +219,8 @@ fn verify(
         }
         let begin = Instant::now();
         eprintln!("compiling {}/{} for {}: {}", tried + 1, args.verify, target.target, options(&candidate));
-        let Some(program) = evaluator.program(&candidate.settings) else { continue };
+        let mut program = args.load(&candidate.settings)?;
+        program.module.functions.retain(|f| *f.name == *args.function);
         let artefact = artefact(args, target, &program, &candidate)?;
         let outcome = match kept(args, &artefact) {
             Some(known) => Ok(known),
@@ -263,7 +289,7 @@ fn artefact(args: &Args, target: &TargetArgs, program: &Program, candidate: &Can
     let lowered = lower(program, &placement, Stage::Emit, &mut watch)?.context("all stages ran")?;
     let mut artefact =
         emit(program, &placement, &target.target, &args.flags.of(&target.target)?, &lowered, &mut watch)?;
-    artefact.manifest.functions.retain(|f| f.name == args.function);
+    artefact.manifest.functions.retain(|f| *f.name == *args.function);
     Ok(artefact)
 }
 
@@ -272,12 +298,12 @@ fn place(args: &Args, artefact: &Artefact) -> Option<PathBuf> {
     if args.no_cache {
         return None;
     }
-    let found = args.plugin.load(runtime::plugin::Platform::Tpu).ok()?.found.path;
+    let found = device::load(&args.plugin, runtime::plugin::Platform::Tpu).ok()?.found.path;
     let size = fs::metadata(&found).map(|m| m.len()).unwrap_or_default();
     let mut key = format!("{} {} {size} ", artefact.manifest.target, found.display()).into_bytes();
     artefact.files.iter().for_each(|(_, bytes)| key.extend(digest(bytes).bytes()));
     let name = format!("compiled-{}.json", &digest(&key)[..32]);
-    Some(model::cache().ok()?.join("plans").join(name))
+    Some(cache().ok()?.join("plans").join(name))
 }
 
 fn kept(args: &Args, artefact: &Artefact) -> Option<Compiled> {

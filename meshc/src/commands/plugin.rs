@@ -1,6 +1,6 @@
 //! `meshc plugin`: which plugins there are, getting one, and whether they work.
 
-use crate::failure::failure;
+use crate::output::failure::failure;
 use anyhow::{Context, Result};
 use pjrt::ClientOptions;
 use report::table::table;

@@ -1,13 +1,17 @@
 //! `meshc report`: what a program costs.
 
-use super::refuse_options;
 use crate::{
-    ahead::{COMPILED, read_module},
-    failure::failure,
-    folder,
-    lower::{REPORT, Watch, choose, lower},
-    model::{self, ModelArgs},
-    placement::{PlacementArgs, place},
+    args::{
+        model::ModelArgs,
+        placement::{PlacementArgs, place},
+        subject::refuse_options,
+    },
+    build::{
+        ahead::{COMPILED, read_module},
+        lower::{REPORT, Watch, choose, lower},
+        program,
+    },
+    output::{failure::failure, files},
 };
 use anyhow::{Context, Result};
 use compiler::pipeline::Stage;
@@ -50,12 +54,12 @@ pub fn run(args: &Args) -> Result<()> {
     if args.subject.extension().is_some_and(|e| e == "pb") {
         return optimized(args);
     }
-    let compiled = args.subject.is_dir() && !model::is_checkpoint(&args.subject);
+    let compiled = args.subject.is_dir() && !runtime::checkpoint::is_checkpoint(&args.subject);
     let (reports, compiled) = if compiled { stored(args)? } else { (made(args)?, Vec::new()) };
     let report = choose(&reports, args.function.as_deref())?;
     let compiled = compiled.into_iter().find(|c| c.function == report.function);
     if let Some(file) = &args.html {
-        folder::write_file(file, html::page(report, compiled.as_ref()).as_bytes())?;
+        files::write_file(file, html::page(report, compiled.as_ref()).as_bytes())?;
         if !args.json {
             println!("{}", file.display());
             return Ok(());
@@ -75,7 +79,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn made(args: &Args) -> Result<Vec<Report>> {
-    let program = model::load(&args.subject, &args.settings)?;
+    let program = program::load(&args.subject, &args.settings)?;
     let placement = place(&program.module, &args.placement)?;
     let lowered = lower(&program, &placement, Stage::Tidy, &mut Watch::default())?;
     Ok(lowered.map(|l| l.reports).unwrap_or_default())
@@ -85,7 +89,7 @@ fn made(args: &Args) -> Result<Vec<Report>> {
 fn stored(args: &Args) -> Result<(Vec<Report>, Vec<Compiled>)> {
     let dir: &Path = &args.subject;
     refuse_options(dir, &args.settings, &args.placement)?;
-    folder::open(dir)?;
+    files::open(dir)?;
     let compiled = dir.join(COMPILED);
     let compiled = if compiled.is_file() { read(&compiled)? } else { Vec::new() };
     Ok((read(&dir.join(REPORT))?, compiled))

@@ -1,12 +1,15 @@
 //! `meshc run`: one call of one function, with whole tensors in and out.
 
 use crate::{
-    device::{PluginArgs, environment},
-    failure::failure,
-    folder::{self, write_file},
-    tensors::{read, to_bytes},
+    args::plugin::{PluginArgs, environment},
+    build::device,
+    output::{
+        failure::failure,
+        files::{self, write_file},
+    },
 };
 use anyhow::Result;
+use interchange::tensors::{read, to_bytes};
 use proto::manifest::{Function, InputKind, OutputKind};
 use runtime::{Artefact, HostTensor};
 use std::{collections::BTreeMap, path::PathBuf};
@@ -35,13 +38,13 @@ pub struct Args {
 /// Calls.
 pub fn run(args: &Args) -> Result<()> {
     environment(None)?;
-    let artefact = folder::open(&args.artefact)?;
+    let artefact = files::open(&args.artefact)?;
     let function = artefact.function(&args.function)?.clone();
     check_names(&function)?;
     let mut given = read(&args.inputs)?;
     seed(args, &function, &mut given)?;
     let given = sort(&artefact, &function, given)?;
-    let mut session = args.plugin.session(artefact)?;
+    let mut session = device::session(&args.plugin, artefact)?;
     for (name, value) in &given.state {
         session.set_state(name, value)?;
     }

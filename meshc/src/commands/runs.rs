@@ -1,13 +1,17 @@
 //! `meshc runs`: training runs as a page, or what they came to as JSON.
 
-use crate::{
+use crate::output::{
     failure::failure,
-    folder::write_file,
-    page::{self, run::Run},
+    files::write_file,
+    run_folder::{METRICS, RUN},
 };
-use anyhow::Result;
+use anyhow::{Context, Result};
+use page::{run::Run, run_page::page};
 use serde_json::json;
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Arguments.
 #[derive(clap::Args, Debug)]
@@ -25,11 +29,11 @@ pub struct Args {
 
 /// Writes the page, or prints the object.
 pub fn run(args: &Args) -> Result<()> {
-    let runs = args.runs.iter().map(|path| Run::read(path)).collect::<Result<Vec<_>>>()?;
+    let runs = args.runs.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
     if args.json {
         let all: Vec<_> = runs.iter().map(Run::summary).collect();
         if let Some(output) = &args.output {
-            write_file(output, page::page(&runs).as_bytes())?;
+            write_file(output, page(&runs).as_bytes())?;
         }
         println!("{}", serde_json::to_string_pretty(&json!({ "runs": all }))?);
         return Ok(());
@@ -44,7 +48,31 @@ pub fn run(args: &Args) -> Result<()> {
             ));
         }
     };
-    write_file(&output, page::page(&runs).as_bytes())?;
+    write_file(&output, page(&runs).as_bytes())?;
     println!("{}", output.display());
     Ok(())
+}
+
+/// Reads a run's folder, or a file of metrics. It may be being written to.
+fn read(path: &Path) -> Result<Run> {
+    let file = if path.is_dir() { path.join(METRICS) } else { path.to_owned() };
+    let bytes = match fs::read(&file) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(failure(
+                format!("`{}` is no run: there is no `{}`", path.display(), file.display()),
+                "name the folder that `meshc train --run-dir` has written to, or a file that --metrics has",
+            ));
+        }
+        Err(e) => return Err(e).with_context(|| format!("reading `{}`", file.display())),
+    };
+    let about = fs::read(path.join(RUN)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let run = Run::parse(&path.display().to_string(), about.unwrap_or_default(), &bytes);
+    if run.numbers.is_empty() && !bytes.iter().all(u8::is_ascii_whitespace) && bytes.contains(&b'\n') {
+        return Err(failure(
+            format!("no line of `{}` is the metrics of a step", file.display()),
+            "name the folder that `meshc train --run-dir` has written to, or a file that --metrics has",
+        ));
+    }
+    Ok(run)
 }

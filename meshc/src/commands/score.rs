@@ -1,7 +1,10 @@
 //! `meshc score`: how likely a model finds given targets.
 
-use super::generate::codec;
-use crate::{device::environment, failure::failure, reading::TokenizerArgs, subject::SubjectArgs};
+use crate::{
+    args::{data::TokenizerArgs, plugin::environment, subject::SubjectArgs},
+    build::session,
+    output::failure::failure,
+};
 use anyhow::{Context, Result};
 use data::Codec;
 use runtime::generate::{Score, Scorer};
@@ -37,9 +40,9 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let batch = lines.len().clamp(1, 32).next_multiple_of(args.subject.devices());
     let settings = [("task", "score".to_owned()), ("batch", batch.to_string())];
-    let mut session = args.subject.session(&settings, &["score"])?;
+    let mut session = session::open(&args.subject, &settings, &["score"])?;
     let mut scorer = Scorer::new(&mut session)?;
-    let codec = codec(&args.tokenizer, scorer.sizes().vocab)?;
+    let codec = args.tokenizer.codec(scorer.sizes().vocab)?;
     let pairs = lines.iter().map(|(number, line)| pair(line, codec.as_ref(), &name, *number));
     let scores = scorer.run(&pairs.collect::<Result<Vec<_>>>()?)?;
     let mut sum = Score::default();

@@ -1,27 +1,31 @@
 //! `meshc train`: compile, then hand over to the runtime's training loop, and show how it goes.
 
-use super::refuse_options;
 use crate::{
-    artefact,
-    config::{Origin, Resolved},
-    data_options::DataOptions,
-    device::{PluginArgs, environment},
-    failure::failure,
-    flags::FlagArgs,
-    folder,
-    model::{self, ModelArgs},
-    placement::PlacementArgs,
-    progress::Progress,
-    run_folder::{self, RunFolder},
-    signals::Signals,
-    summary,
-    target::Target,
+    args::{
+        config::{Origin, Resolved},
+        data::DataOptions,
+        model::ModelArgs,
+        placement::PlacementArgs,
+        plugin::{FlagArgs, PluginArgs, environment},
+        ranges::at_least_one,
+        subject::refuse_options,
+        target::Target,
+    },
+    build::{artefact, device, program},
+    output::{
+        failure::failure,
+        files,
+        progress::Progress,
+        run_folder::{self, RunFolder},
+        signals::Signals,
+        summary,
+    },
 };
 use anyhow::{Context, Result};
 use clap::ArgGroup;
 use runtime::{
     Artefact,
-    checkpoint::{Keep, is_url},
+    checkpoint::{Keep, is_checkpoint, is_url},
     train::{self, Spikes},
 };
 use std::{
@@ -138,8 +142,8 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     let texts = args.data.open()?;
     let eval_texts =
         (!args.eval_data.is_empty()).then(|| args.data.open_others(&args.eval_data)).transpose()?;
-    let is_checkpoint = model::is_checkpoint(&args.subject);
-    let artefact = if args.subject.is_dir() && !is_checkpoint { opened(&args)? } else { compiled(&args)? };
+    let of_checkpoint = is_checkpoint(&args.subject);
+    let artefact = if args.subject.is_dir() && !of_checkpoint { opened(&args)? } else { compiled(&args)? };
     let shares = args.eval_every.is_some() && eval_texts.is_none();
     let held_out = args.held_out.unwrap_or(if shares { 0.05 } else { 0.0 });
     let task = train::task(&artefact)?;
@@ -158,9 +162,9 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     } else {
         print!("{said}")
     }
-    let mut session = args.plugin.session(artefact)?;
+    let mut session = device::session(&args.plugin, artefact)?;
     signals.begin();
-    let from = args.from.clone().or(is_checkpoint.then(|| args.subject.clone()));
+    let from = args.from.clone().or(of_checkpoint.then(|| args.subject.clone()));
     let target: Option<Target> = session.artefact().manifest.target.parse().ok();
     let peak = target.as_ref().and_then(Target::slice).map(|slice| slice.speed().flops);
     let options = train::Options { from, eval_data, peak, ..args.options() };
@@ -169,7 +173,7 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     let folder = folder.filter(|folder| !is_url(folder));
     let run = run_folder.clone();
     let mut progress = Progress::new(args.steps, signals.stop.clone()).first(move || {
-        folder.map_or(Ok(()), |folder| run_folder::keep_config(&folder, &about))?;
+        folder.map_or(Ok(()), |folder| run_folder::keep_config(&folder, &about.toml()))?;
         run.map_or(Ok(()), |run| run.describe(&manifest, &[]))
     });
     let result = train::run(&mut session, source, &options, &mut progress, &signals.stop);
@@ -270,7 +274,7 @@ fn opened(args: &Args) -> Result<Artefact> {
             "give flags to `meshc compile`, which keeps them in the artefact",
         ));
     }
-    let artefact = folder::open(&args.subject)?;
+    let artefact = files::open(&args.subject)?;
     match &args.target {
         Some(target) if target.to_string() != artefact.manifest.target => Err(failure(
             format!(
@@ -286,15 +290,6 @@ fn opened(args: &Args) -> Result<Artefact> {
 
 /// The model's artefact, in memory.
 fn compiled(args: &Args) -> Result<Artefact> {
-    let program = model::load(&args.subject, &args.settings)?;
+    let program = program::load(&args.subject, &args.settings)?;
     artefact::of_program(&program, &args.placement, args.target.as_ref(), &args.flags, &args.plugin)
-}
-
-/// A number of things of which there must be one.
-pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("at least the newest is kept".to_owned()),
-        Ok(n) => Ok(n),
-        Err(e) => Err(e.to_string()),
-    }
 }

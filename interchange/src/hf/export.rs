@@ -1,0 +1,218 @@
+//! From a checkpoint of ours to a folder of theirs, one tensor at a time.
+
+use super::{
+    config,
+    elements::{narrowed, transposed},
+    file::{Element, header},
+    folder::shortened,
+};
+use crate::{Origin, Overrides, facts, failure};
+use anyhow::{Context, Result};
+use models::hf::{self, Tensor};
+use runtime::checkpoint::{Checkpoint, Kind};
+use serde_json::json;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::{BufWriter, Write},
+    path::Path,
+};
+
+/// What was written.
+#[derive(Debug)]
+pub struct Exported {
+    /// Tensors of theirs.
+    pub tensors: usize,
+    /// Files with tensors.
+    pub files: usize,
+}
+
+/// Writes the folder `out`, which must not be there, with files of at most `most` bytes unless one tensor has
+/// more.
+pub fn export(
+    dir: &Path,
+    model: Option<&str>,
+    overrides: &Overrides,
+    out: &Path,
+    most: u64,
+) -> Result<Exported> {
+    if out.symlink_metadata().is_ok() {
+        return Err(failure(
+            format!("`{}` is there already", out.display()),
+            "name another folder, or remove it",
+        ));
+    }
+    let checkpoint = Checkpoint::open(dir)?;
+    let origin = Origin::of(&checkpoint, model, overrides)?;
+    let config = origin.config()?;
+    let tensors = hf::tensors(&config).map_err(|why| {
+        failure(format!("`{}` is no model of theirs: {why}", dir.display()), "see docs/interchange.md")
+    })?;
+    check(&checkpoint, &tensors)?;
+    let elements = Elements::of(&checkpoint, &origin.dtype)?;
+    let text = match checkpoint.facts().get(facts::CONFIG) {
+        Some(text) if overrides.is_empty() && model.is_none() => text.clone(),
+        Some(_) | None => config::write(&config, elements.dtype()).map_err(|why| {
+            failure(
+                format!("`{}` cannot be described in config.json: {why}", dir.display()),
+                "see docs/interchange.md",
+            )
+        })?,
+    };
+    let parent = match out.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    };
+    fs::create_dir_all(parent).with_context(|| format!("creating the folder `{}`", parent.display()))?;
+    let scratch = tempfile::Builder::new()
+        .prefix(".unfinished-")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        .tempdir_in(parent)
+        .with_context(|| format!("creating a folder in `{}`", parent.display()))?;
+    let shards = shards(&tensors, &elements, most);
+    write(&checkpoint, &shards, &elements, scratch.path())?;
+    fs::write(scratch.path().join("config.json"), text).context("writing config.json")?;
+    fs::rename(scratch.path(), out)
+        .with_context(|| format!("moving the finished folder to `{}`", out.display()))?;
+    Ok(Exported { tensors: tensors.len(), files: shards.len() })
+}
+
+/// The checkpoint's parameters against the model's.
+fn check(checkpoint: &Checkpoint, tensors: &[Tensor]) -> Result<()> {
+    let params: BTreeMap<&str, &Vec<(String, usize)>> =
+        tensors.iter().map(|t| (t.param.as_str(), &t.dims)).collect();
+    let mut wrong = Vec::new();
+    for (name, dims) in &params {
+        match checkpoint.tensor(name) {
+            None => wrong.push(format!("`{name}` is missing")),
+            Some(entry) if entry.dims != **dims || entry.dtype != "f32" => {
+                let sizes: Vec<String> = dims.iter().map(|(n, s)| format!("{n}={s}")).collect();
+                wrong.push(format!(
+                    "`{name}` is {}, the settings make it f32[{}]",
+                    entry.shape(),
+                    sizes.join(", ")
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    let extra = checkpoint
+        .tensors()
+        .iter()
+        .filter(|t| t.kind == Kind::Param && !params.contains_key(t.name.as_str()));
+    wrong.extend(extra.map(|t| format!("`{}` is left over", t.name)));
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(failure(
+        format!(
+            "the parameters in `{}` are not those of its settings:\n    {}",
+            checkpoint.dir().display(),
+            shortened(&wrong)
+        ),
+        "name the model and the settings it was trained with: --model switch --set d_model=64 …",
+    ))
+}
+
+/// Element types of what is written.
+struct Elements {
+    usual: Element,
+    others: BTreeMap<String, Element>,
+}
+
+impl Elements {
+    /// As it was imported; else as the precision of the model asks for.
+    fn of(checkpoint: &Checkpoint, dtype: &str) -> Result<Self> {
+        let given = checkpoint.facts();
+        let named = |name: &str| {
+            Element::of(name)
+                .with_context(|| format!("`{}` says that elements are {name}", checkpoint.dir().display()))
+        };
+        let usual = match given.get(facts::ELEMENT) {
+            Some(name) => named(name)?,
+            None if dtype == "f32" => Element::F32,
+            None => Element::Bf16,
+        };
+        let others: BTreeMap<String, String> = match given.get(facts::ELEMENTS) {
+            Some(text) => {
+                serde_json::from_str(text).context("reading the checkpoint's fact `hf.elements`")?
+            }
+            None => BTreeMap::new(),
+        };
+        let others =
+            others.into_iter().map(|(tensor, name)| Ok((tensor, named(&name)?))).collect::<Result<_>>()?;
+        Ok(Self { usual, others })
+    }
+
+    fn get(&self, tensor: &Tensor) -> Element {
+        self.others.get(&tensor.name).copied().unwrap_or(self.usual)
+    }
+
+    fn dtype(&self) -> &'static str {
+        match self.usual {
+            Element::F32 | Element::I32 => "float32",
+            Element::Bf16 => "bfloat16",
+            Element::F16 => "float16",
+        }
+    }
+}
+
+fn bytes(tensor: &Tensor, elements: &Elements) -> u64 {
+    (tensor.sizes.iter().product::<usize>() * elements.get(tensor).size()) as u64
+}
+
+fn shards<'t>(tensors: &'t [Tensor], elements: &Elements, most: u64) -> Vec<Vec<&'t Tensor>> {
+    let mut shards: Vec<Vec<&Tensor>> = vec![Vec::new()];
+    let mut sum = 0;
+    for tensor in tensors {
+        let own = bytes(tensor, elements);
+        if sum > 0 && sum + own > most {
+            shards.push(Vec::new());
+            sum = 0;
+        }
+        sum += own;
+        shards.last_mut().expect("there is one from the start").push(tensor);
+    }
+    shards
+}
+
+fn write(checkpoint: &Checkpoint, shards: &[Vec<&Tensor>], elements: &Elements, dir: &Path) -> Result<()> {
+    let mut map = BTreeMap::new();
+    let mut total = 0;
+    for (i, shard) in shards.iter().enumerate() {
+        let name = match shards.len() {
+            1 => "model.safetensors".to_owned(),
+            n => format!("model-{:05}-of-{n:05}.safetensors", i + 1),
+        };
+        let path = dir.join(&name);
+        let writing = || format!("writing `{}`", path.display());
+        let mut file = BufWriter::new(File::create_new(&path).with_context(writing)?);
+        let head: Vec<_> = shard.iter().map(|t| (t.name.clone(), elements.get(t), t.sizes.clone())).collect();
+        file.write_all(&header(&head)).with_context(writing)?;
+        for tensor in shard {
+            file.write_all(&theirs(checkpoint, tensor, elements.get(tensor))?).with_context(writing)?;
+            map.insert(tensor.name.clone(), name.clone());
+            total += bytes(tensor, elements);
+        }
+        file.into_inner().context("writing")?.sync_all().with_context(writing)?;
+    }
+    if shards.len() > 1 {
+        let files: BTreeSet<&String> = map.values().collect();
+        debug_assert_eq!(files.len(), shards.len());
+        let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
+        let path = dir.join("model.safetensors.index.json");
+        fs::write(&path, serde_json::to_vec_pretty(&index)?)
+            .with_context(|| format!("writing `{}`", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The bytes of a tensor of theirs.
+fn theirs(checkpoint: &Checkpoint, tensor: &Tensor, element: Element) -> Result<Vec<u8>> {
+    let part = checkpoint.read_box(&tensor.param, &tensor.start, &tensor.part)?;
+    let bytes = match tensor.transposed {
+        true => transposed(&part.bytes, tensor.sizes[1], tensor.sizes[0]),
+        false => part.bytes,
+    };
+    Ok(narrowed(element, bytes))
+}

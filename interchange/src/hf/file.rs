@@ -1,0 +1,299 @@
+//! safetensors files, one tensor at a time: the header is read and checked as a whole, elements only when they
+//! are asked for.
+//!
+//! A header is not to be trusted: its length, names, types, sizes and offsets are checked against each other
+//! and against the length of the file before anything is read by them.
+
+use crate::failure;
+use anyhow::{Context, Result};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::Value;
+use std::{
+    fmt,
+    fs::File,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+/// The longest header that is read. (The format's own limit.)
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// Element types of weights.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Element {
+    /// 32-bit floats.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// 16-bit floats.
+    F16,
+    /// Signed 32-bit integers.
+    I32,
+}
+
+impl Element {
+    /// The name in headers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::Bf16 => "BF16",
+            Self::F16 => "F16",
+            Self::I32 => "I32",
+        }
+    }
+
+    /// The type of this name, if weights can have it.
+    pub fn of(name: &str) -> Option<Self> {
+        [Self::F32, Self::Bf16, Self::F16, Self::I32].into_iter().find(|e| e.name() == name)
+    }
+
+    /// Bytes of one.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 | Self::I32 => 4,
+            Self::Bf16 | Self::F16 => 2,
+        }
+    }
+}
+
+/// A tensor in a file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// The type of its elements.
+    pub element: Element,
+    /// Its sizes, outermost first.
+    pub sizes: Vec<usize>,
+    /// Its first byte in the file, and how many there are.
+    place: (u64, u64),
+}
+
+/// A file with its tensors.
+#[derive(Debug)]
+pub struct Tensors {
+    path: PathBuf,
+    file: File,
+    /// In the order of their bytes.
+    pub entries: Vec<Entry>,
+}
+
+impl Tensors {
+    /// Reads and checks the header.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).with_context(|| format!("opening `{}`", path.display()))?;
+        let length = file.metadata().with_context(|| format!("reading `{}`", path.display()))?.len();
+        let wrong = |why: String| {
+            failure(
+                format!("`{}` is not a whole safetensors file: {why}", path.display()),
+                "copy or download it again",
+            )
+        };
+        let mut head = [0; 8];
+        if length < 8 {
+            return Err(wrong(format!("it has {length} bytes, and a header alone has 8 and more")));
+        }
+        let reading = || format!("reading the header of `{}`", path.display());
+        file.read_exact_at(&mut head, 0).with_context(reading)?;
+        let header = u64::from_le_bytes(head);
+        if header > length - 8 || header > LONGEST_HEADER {
+            return Err(wrong(format!(
+                "its first 8 bytes say that the header has {header} bytes, but {} follow",
+                length - 8
+            )));
+        }
+        let mut text = vec![0; header as usize];
+        file.read_exact_at(&mut text, 8).with_context(reading)?;
+        let fields: Fields = serde_json::from_slice(&text)
+            .map_err(|e| wrong(format!("its header is not as it should be: {e}")))?;
+        let mut entries = Vec::new();
+        for (name, value) in fields.0 {
+            if name != "__metadata__" {
+                entries.push(entry(&name, &value).map_err(|why| wrong(format!("tensor `{name}` {why}")))?);
+            }
+        }
+        entries.sort_by_key(|e| e.place);
+        layout(&entries, length - 8 - header).map_err(wrong)?;
+        entries.iter_mut().for_each(|e| e.place.0 += 8 + header);
+        Ok(Self { path: path.to_owned(), file, entries })
+    }
+
+    /// The bytes of a tensor.
+    pub fn read(&self, entry: &Entry) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; entry.place.1 as usize];
+        self.file
+            .read_exact_at(&mut bytes, entry.place.0)
+            .with_context(|| format!("reading tensor `{}` of `{}`", entry.name, self.path.display()))?;
+        Ok(bytes)
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn entry(name: &str, value: &Value) -> Result<Entry, String> {
+    let dtype = value["dtype"].as_str().ok_or("has no `dtype`")?;
+    let element = Element::of(dtype)
+        .ok_or_else(|| format!("has elements of type {dtype}; F32, BF16, F16 and I32 are read"))?;
+    let list = |key: &str, what: &str| -> Result<Vec<u64>, String> {
+        let list = value[key].as_array().ok_or_else(|| format!("has no `{key}`"))?;
+        let numbers: Option<Vec<u64>> = list.iter().map(Value::as_u64).collect();
+        numbers.ok_or_else(|| format!("has a `{key}` that is no list of {what}"))
+    };
+    let sizes = list("shape", "sizes")?;
+    let offsets = list("data_offsets", "two offsets")?;
+    let [begin, end] = offsets[..] else {
+        return Err(format!("has {} offsets instead of 2", offsets.len()));
+    };
+    let elements = sizes.iter().try_fold(1u64, |n, s| n.checked_mul(*s));
+    let bytes = elements.and_then(|n| n.checked_mul(element.size() as u64));
+    let bytes = bytes.ok_or_else(|| format!("has sizes {sizes:?}, more than there can be"))?;
+    if begin.checked_add(bytes) != Some(end) {
+        return Err(format!(
+            "of {dtype} and sizes {sizes:?} takes {bytes} bytes, but its offsets are {begin} and {end}"
+        ));
+    }
+    let sizes = sizes.into_iter().map(|s| s as usize).collect();
+    Ok(Entry { name: name.to_owned(), element, sizes, place: (begin, bytes) })
+}
+
+/// Whether tensors, in order of their first bytes, follow each other from 0 to `length`.
+fn layout(entries: &[Entry], length: u64) -> Result<(), String> {
+    let mut at = 0;
+    let mut before = None;
+    for entry in entries {
+        let (begin, bytes) = entry.place;
+        if begin < at {
+            let other: &Entry = before.unwrap_or(entry);
+            return Err(format!(
+                "tensors `{}` and `{}` overlap: one ends at byte {at}, the other begins at {begin}",
+                other.name, entry.name
+            ));
+        }
+        if begin > at {
+            return Err(format!("bytes {at} to {begin}, before tensor `{}`, belong to none", entry.name));
+        }
+        at = begin.checked_add(bytes).ok_or("its offsets are more than there can be")?;
+        if at > length {
+            return Err(format!(
+                "it is cut off: tensor `{}` ends at byte {at}, and there are {length}",
+                entry.name
+            ));
+        }
+        before = Some(entry);
+    }
+    if at == length {
+        Ok(())
+    } else {
+        Err(format!("{} bytes after the last tensor belong to none", length - at))
+    }
+}
+
+/// An object of JSON in which a key twice is a mistake, as it is not for serde.
+pub struct Fields(pub Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Once;
+        impl<'de> Visitor<'de> for Once {
+            type Value = Fields;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                let mut seen = std::collections::HashSet::new();
+                while let Some((key, value)) = map.next_entry::<String, Value>()? {
+                    if !seen.insert(key.clone()) {
+                        return Err(serde::de::Error::custom(format!("`{key}` is there twice")));
+                    }
+                    fields.push((key, value));
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(Once)
+    }
+}
+
+/// The header of a file with these tensors, in this order, and the bytes that say how long it is.
+pub fn header(tensors: &[(String, Element, Vec<usize>)]) -> Vec<u8> {
+    let mut fields = serde_json::Map::new();
+    fields.insert("__metadata__".into(), serde_json::json!({ "format": "pt" }));
+    let mut at = 0;
+    for (name, element, sizes) in tensors {
+        let end = at + sizes.iter().product::<usize>() * element.size();
+        let field = serde_json::json!({ "dtype": element.name(), "shape": sizes, "data_offsets": [at, end] });
+        fields.insert(name.clone(), field);
+        at = end;
+    }
+    let mut text = Value::Object(fields).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    [&(text.len() as u64).to_le_bytes()[..], &text].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The error for a file of this header and so many bytes after it.
+    #[track_caller]
+    fn check(header: &str, bytes: usize, expect: &str) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend_from_slice(header.as_bytes());
+        file.extend(std::iter::repeat_n(0, bytes));
+        std::fs::write(&path, file).unwrap();
+        let said = match Tensors::open(&path) {
+            Ok(tensors) => format!("{} tensors", tensors.entries.len()),
+            Err(error) => error.to_string(),
+        };
+        assert!(said.contains(expect), "{said}\ndoes not say\n{expect}");
+    }
+
+    #[test]
+    fn headers_are_held_against_the_file() {
+        let one = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+        check(one, 8, "1 tensors");
+        check(one, 7, "it is cut off: tensor `a` ends at byte 8, and there are 7");
+        check(one, 9, "1 bytes after the last tensor belong to none");
+        check("{", 0, "is not as it should be");
+        let two = |b: &str| {
+            format!(
+                r#"{{"a":{{"dtype":"F32","shape":[2],"data_offsets":[0,8]}},"b":{{"dtype":"BF16","shape":[2],"data_offsets":{b}}}}}"#
+            )
+        };
+        check(&two("[8,12]"), 12, "2 tensors");
+        check(&two("[4,8]"), 12, "`a` and `b` overlap: one ends at byte 8, the other begins at 4");
+        check(&two("[10,14]"), 14, "bytes 8 to 10, before tensor `b`, belong to none");
+        check(&two("[8,16]"), 16, "takes 4 bytes, but its offsets are 8 and 16");
+        check(&two("[12,8]"), 16, "takes 4 bytes, but its offsets are 12 and 8");
+        check(r#"{"a":{"dtype":"F9","shape":[],"data_offsets":[0,8]}}"#, 8, "elements of type F9");
+        check(r#"{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,8]}}"#, 8, "no list of sizes");
+        let huge = u64::MAX;
+        let text = format!(r#"{{"a":{{"dtype":"F32","shape":[{huge},4],"data_offsets":[0,8]}}}}"#);
+        check(&text, 8, "more than there can be");
+        check(r#"{"a":1,"a":2}"#, 8, "`a` is there twice");
+    }
+
+    #[test]
+    fn a_length_of_the_header_that_lies_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        for (length, bytes) in [(u64::MAX, 8), (100, 20), (1 << 40, 100)] {
+            let mut file = length.to_le_bytes().to_vec();
+            file.resize(8 + bytes, b' ');
+            std::fs::write(&path, file).unwrap();
+            let error = Tensors::open(&path).unwrap_err().to_string();
+            assert!(error.contains("say that the header has"), "{error}");
+        }
+        std::fs::write(&path, [1, 2, 3]).unwrap();
+        assert!(Tensors::open(&path).unwrap_err().to_string().contains("it has 3 bytes"));
+    }
+}

@@ -1,0 +1,69 @@
+//! From a folder of theirs to a checkpoint of ours, one tensor at a time.
+
+use super::{
+    elements::{transposed, widened},
+    file::Element,
+    folder::Folder,
+};
+use crate::facts;
+use anyhow::Result;
+use models::hf::Tensor;
+use runtime::{
+    ElementType, HostTensor,
+    checkpoint::{Facts, Kind, Writer},
+};
+use std::{collections::BTreeMap, path::Path};
+
+/// What was written.
+#[derive(Debug)]
+pub struct Imported {
+    /// Tensors of theirs.
+    pub tensors: usize,
+    /// Their elements.
+    pub elements: u64,
+}
+
+/// Writes the checkpoint `out`, which appears when it is whole.
+pub fn import(folder: &Folder, out: &Path) -> Result<Imported> {
+    let mut writer = Writer::create(out)?;
+    let mut kinds: BTreeMap<&str, Element> = BTreeMap::new();
+    let mut elements = 0;
+    for tensor in &folder.tensors {
+        let (element, value) = part(folder, tensor)?;
+        kinds.insert(&tensor.name, element);
+        elements += value.dims.iter().product::<usize>() as u64;
+        writer.part(&tensor.param, Kind::Param, &tensor.dims, &tensor.start, value)?;
+    }
+    writer.finish(described(folder, &kinds)?, 0)?;
+    Ok(Imported { tensors: folder.tensors.len(), elements })
+}
+
+/// A tensor of theirs as the part of ours that it is, and the type that its elements had.
+pub fn part(folder: &Folder, tensor: &Tensor) -> Result<(Element, HostTensor)> {
+    let (element, bytes) = folder.read(&tensor.name)?;
+    let bytes = widened(element, bytes);
+    let bytes = match tensor.transposed {
+        true => transposed(&bytes, tensor.sizes[0], tensor.sizes[1]),
+        false => bytes,
+    };
+    Ok((element, HostTensor { dtype: ElementType::F32, dims: tensor.part.clone(), bytes }))
+}
+
+fn described(folder: &Folder, kinds: &BTreeMap<&str, Element>) -> Result<Facts> {
+    let count = |element: Element| kinds.values().filter(|e| **e == element).count();
+    let usual = [Element::F32, Element::Bf16, Element::F16].into_iter().max_by_key(|e| count(*e));
+    let usual = usual.unwrap_or(Element::F32);
+    let others: BTreeMap<&str, &str> =
+        kinds.iter().filter(|(_, e)| **e != usual).map(|(name, e)| (*name, e.name())).collect();
+    let mut all: Vec<(&str, String)> = vec![
+        (facts::MODEL, folder.described.model.into()),
+        (facts::SETTINGS, folder.described.line()),
+        (facts::DTYPE, folder.described.dtype.into()),
+        (facts::CONFIG, folder.described.text.clone()),
+        (facts::ELEMENT, usual.name().into()),
+    ];
+    if !others.is_empty() {
+        all.push((facts::ELEMENTS, serde_json::to_string(&others)?));
+    }
+    Ok(all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}

@@ -1,0 +1,94 @@
+//! Models that are described by the facts of a checkpoint: a preset and settings that change it. They need no
+//! model file, and nothing is built for them.
+
+use crate::{facts, failure};
+use anyhow::{Result, anyhow};
+use mesh::{Diagnostics, dsl::Args};
+use models::{Config, zoo};
+use runtime::checkpoint::Checkpoint;
+
+/// Settings of the user that override those of the checkpoint.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Overrides {
+    /// The precision: `f32`, `selective` or `bf16`.
+    pub dtype: Option<String>,
+    /// Settings as `key=value`.
+    pub settings: Vec<String>,
+}
+
+impl Overrides {
+    /// True if nothing is overridden.
+    pub fn is_empty(&self) -> bool {
+        self.dtype.is_none() && self.settings.is_empty()
+    }
+}
+
+/// Where a checkpoint's model comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// A preset of `models::zoo`.
+    pub model: String,
+    /// Settings, with spaces between.
+    pub settings: String,
+    /// The precision.
+    pub dtype: String,
+    /// Who says so, for messages.
+    pub name: String,
+}
+
+impl Origin {
+    /// What a checkpoint says, changed by the command line; `model` is the preset if the user names one.
+    pub fn of(checkpoint: &Checkpoint, model: Option<&str>, overrides: &Overrides) -> Result<Self> {
+        let given = checkpoint.facts();
+        let name = checkpoint.dir().display().to_string();
+        let Some(model) = model.or(given.get(facts::MODEL).map(String::as_str)) else {
+            return Err(failure(
+                format!("the checkpoint `{name}` does not say which model it is of"),
+                "name the model, and the settings that it was trained with if they are not its own",
+            ));
+        };
+        let overridden = |setting: &str| {
+            let key = setting.split('=').next().unwrap_or(setting);
+            overrides.settings.iter().any(|s| s.split('=').next() == Some(key))
+        };
+        let own = given.get(facts::SETTINGS).map_or("", String::as_str);
+        let kept = own.split_whitespace().filter(|s| !overridden(s)).map(str::to_owned);
+        let settings: Vec<String> = kept.chain(overrides.settings.iter().cloned()).collect();
+        let dtype = overrides.dtype.as_ref().or(given.get(facts::DTYPE));
+        Ok(Self {
+            model: model.to_owned(),
+            settings: settings.join(" "),
+            dtype: dtype.map_or("f32", String::as_str).to_owned(),
+            name,
+        })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> Result<Config> {
+        settled(&self.model, &self.settings, &self.dtype, &self.name)
+    }
+}
+
+/// A preset with settings; `name` says who asks for it.
+pub fn settled(model: &str, settings: &str, dtype: &str, name: &str) -> Result<Config> {
+    let preset = zoo::named(model).ok_or_else(|| {
+        let known: Vec<&str> = zoo::ALL.iter().map(|(name, _)| *name).collect();
+        failure(
+            format!("`{name}` is of a model `{model}`, which is not known"),
+            format!("known are {}", known.join(", ")),
+        )
+    })?;
+    let words = settings.split_whitespace().flat_map(|s| ["--set".to_owned(), s.to_owned()]);
+    let args = Args::parse(["--dtype".to_owned(), dtype.to_owned()].into_iter().chain(words));
+    let args = args.map_err(|d| anyhow!("`{name}`: {d}"))?;
+    let config = preset.with(&args);
+    let mut mistakes = args.mistakes();
+    mistakes.extend(config.mistakes());
+    match mistakes.is_empty() {
+        true => Ok(config),
+        false => Err(failure(
+            format!("`{name}` has settings that make no model:\n{}", Diagnostics(mistakes)),
+            "correct them with --set KEY=VALUE",
+        )),
+    }
+}

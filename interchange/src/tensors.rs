@@ -1,0 +1,106 @@
+//! Tensors in safetensors files.
+
+use crate::failure;
+use anyhow::{Context, Result};
+use runtime::{ElementType, HostTensor};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// All tensors of `files`. A name may be in one of them only.
+pub fn read(files: &[PathBuf]) -> Result<BTreeMap<String, HostTensor>> {
+    let mut all = BTreeMap::new();
+    for path in files {
+        let bytes = fs::read(path).map_err(|e| {
+            let what = format!("reading the tensors in `{}`: {e}", path.display());
+            failure(what, "--inputs takes a safetensors file")
+        })?;
+        for (name, tensor) in from_bytes(&bytes, path)? {
+            if all.insert(name.clone(), tensor).is_some() {
+                return Err(failure(
+                    format!("tensor `{name}` is in `{}` and in an earlier file of --inputs", path.display()),
+                    "leave it in one file",
+                ));
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn from_bytes(bytes: &[u8], path: &Path) -> Result<Vec<(String, HostTensor)>> {
+    let tensors = SafeTensors::deserialize(bytes).map_err(|e| {
+        failure(
+            format!("`{}` is not a safetensors file, or it is cut off: {e}", path.display()),
+            "write it with the safetensors library of your language",
+        )
+    })?;
+    let tensor = |(name, view): (String, TensorView<'_>)| {
+        let dtype = element_type(view.dtype()).ok_or_else(|| {
+            failure(
+                format!("tensor `{name}` of `{}` has elements of type {:?}", path.display(), view.dtype()),
+                "programs take F32, BF16, I32, U32 and BOOL",
+            )
+        })?;
+        Ok((name, HostTensor { dtype, dims: view.shape().to_vec(), bytes: view.data().to_vec() }))
+    };
+    tensors.tensors().into_iter().map(tensor).collect()
+}
+
+/// The bytes of a safetensors file.
+pub fn to_bytes(tensors: &BTreeMap<String, HostTensor>) -> Result<Vec<u8>> {
+    let mut views = Vec::new();
+    for (name, tensor) in tensors {
+        let view = TensorView::new(dtype(tensor.dtype)?, tensor.dims.clone(), &tensor.bytes);
+        views.push((name.clone(), view.with_context(|| format!("writing tensor `{name}`"))?));
+    }
+    safetensors::serialize(views, None).context("writing tensors")
+}
+
+fn element_type(dtype: Dtype) -> Option<ElementType> {
+    Some(match dtype {
+        Dtype::F32 => ElementType::F32,
+        Dtype::BF16 => ElementType::Bf16,
+        Dtype::I32 => ElementType::S32,
+        Dtype::U32 => ElementType::U32,
+        Dtype::BOOL => ElementType::Pred,
+        _ => return None,
+    })
+}
+
+fn dtype(element: ElementType) -> Result<Dtype> {
+    Ok(match element {
+        ElementType::F32 => Dtype::F32,
+        ElementType::Bf16 => Dtype::BF16,
+        ElementType::S32 => Dtype::I32,
+        ElementType::U32 => Dtype::U32,
+        ElementType::Pred => Dtype::BOOL,
+        other => {
+            return Err(failure(
+                format!("elements of {other} are not written"),
+                "cast the output in the model",
+            ));
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_round_trip() {
+        let tensors = BTreeMap::from([
+            ("a".to_owned(), HostTensor::f32(&[2, 1], &[1.0, -2.5])),
+            ("seed".to_owned(), HostTensor::u32_scalar(7)),
+            ("b".to_owned(), HostTensor { dtype: ElementType::Bf16, dims: vec![1], bytes: vec![0x80, 0x3f] }),
+        ]);
+        let bytes = to_bytes(&tensors).unwrap();
+        let back: BTreeMap<_, _> = from_bytes(&bytes, Path::new("x")).unwrap().into_iter().collect();
+        assert_eq!(back, tensors);
+        let error = from_bytes(&bytes[..bytes.len() - 1], Path::new("x")).unwrap_err().to_string();
+        assert!(error.contains("cut off"), "{error}");
+    }
+}

@@ -1,0 +1,386 @@
+//! `--config FILE.toml`: options of `meshc train` from a file; and where each value of a run comes from.
+//!
+//! A key of the file is an option without its dashes, whichever there are: nothing is listed here. Values of the
+//! file become words of the command line, before those that were typed and only where none was, so that both are
+//! read and checked by the same code. Options that are `KEY=VALUE` are tables: `[set]`, `[client-option]`.
+
+use crate::output::failure::failure;
+use anyhow::{Context, Result};
+use clap::{
+    Arg, ArgAction, ArgMatches, Command,
+    error::{ContextKind, ContextValue},
+    parser::ValueSource,
+};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+use toml::{
+    Spanned,
+    de::{DeString, DeTable, DeValue},
+};
+
+/// The key of what stands on the command line without dashes: the model, the artefact or the checkpoint.
+const SUBJECT: &str = "model";
+/// What takes no part: it would name itself.
+const NO_KEYS: [&str; 2] = ["config", "help"];
+
+/// Where a value comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// The command line.
+    Flag,
+    /// A line of the file, from 1.
+    File(PathBuf, usize),
+    /// Nobody said anything.
+    Default,
+    /// Nobody said anything, and it follows from other values.
+    Derived,
+    /// The model says so.
+    Model,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("flag"),
+            Self::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::Default | Self::Derived => f.write_str("default"),
+            Self::Model => f.write_str("model"),
+        }
+    }
+}
+
+/// What a run is made with: every value that there is, and its origin.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Resolved {
+    /// Table (empty: none), key, value as TOML writes it, origin.
+    entries: Vec<(String, String, String, Origin)>,
+}
+
+impl Resolved {
+    /// Adds a value that follows from others, unless it was given.
+    pub fn derive(&mut self, key: &str, value: &str, origin: Origin) {
+        if !self.entries.iter().any(|(table, k, ..)| table.is_empty() && k == key) {
+            self.entries.push((String::new(), key.to_owned(), literal(value), origin));
+        }
+    }
+
+    /// Adds a meta entry of the program, which is not an option.
+    pub fn meta(&mut self, key: &str, value: &str) {
+        if !self.entries.iter().any(|(_, k, ..)| k == key) {
+            self.entries.push((String::new(), key.to_owned(), literal(value), Origin::Model));
+        }
+    }
+
+    /// As a file that `--config` takes. What the model says, and what follows from other values, is comments.
+    pub fn toml(&self) -> String {
+        let mut text = String::new();
+        let tables: Vec<&str> = self.entries.iter().map(|(table, ..)| table.as_str()).collect();
+        let mut seen = Vec::new();
+        // Keys without a table come first: after a table's head they would be its own.
+        for table in std::iter::once("").chain(tables) {
+            if seen.contains(&table) {
+                continue;
+            }
+            seen.push(table);
+            if !table.is_empty() {
+                text += &format!("\n[{table}]\n");
+            }
+            for (_, key, value, origin) in self.entries.iter().filter(|(t, ..)| t == table) {
+                let mark = if matches!(origin, Origin::Model | Origin::Derived) { "# " } else { "" };
+                text += &format!("{:40} # {origin}\n", format!("{mark}{} = {value}", bare(key)));
+            }
+        }
+        text
+    }
+}
+
+/// The words of a command line `meshc train …`, and those of the file that it names.
+pub struct Words {
+    /// As clap takes them.
+    pub all: Vec<OsString>,
+    file: Vec<Entry>,
+}
+
+impl Words {
+    /// Adds to the words that were typed those of the file that they name. `cli` is the whole command line.
+    pub fn new(cli: &Command, mut typed: Vec<OsString>) -> Result<Self> {
+        // Without what the file may bring, a command line may lack something.
+        let known = cli.clone().ignore_errors(true).try_get_matches_from(&typed);
+        let mut file = Vec::new();
+        if let Some(known) = known.ok().as_ref().and_then(|m| m.subcommand_matches("train"))
+            && let Ok(Some(path)) = known.try_get_one::<PathBuf>("config")
+        {
+            file = read(cli, path)?;
+            file.retain_mut(|entry| entry.stays(known));
+        }
+        let at = 2.min(typed.len());
+        typed.splice(at..at, file.iter().flat_map(Entry::words));
+        Ok(Self { all: typed, file })
+    }
+
+    /// An error about a value of the file says where it stands there.
+    pub fn located(&self, error: clap::Error) -> anyhow::Error {
+        located(error, &self.file)
+    }
+
+    /// Every value that an option of `meshc train` has.
+    pub fn resolved(&self, cli: &Command, matches: &ArgMatches) -> Resolved {
+        resolved(cli, matches, &self.file)
+    }
+}
+
+/// A key of the file, with the option that it stands for.
+struct Entry {
+    /// The option's long name, or [`SUBJECT`].
+    key: String,
+    id: String,
+    /// Each with its line.
+    values: Vec<(usize, String)>,
+    kind: Kind,
+    path: PathBuf,
+    line: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Subject,
+    /// Given or not; this one is given, if it has a value.
+    Switch,
+    Value,
+    /// `KEY=VALUE`, each for itself.
+    Pairs,
+}
+
+impl Entry {
+    /// Takes away what was typed; whether anything is left.
+    fn stays(&mut self, typed: &ArgMatches) -> bool {
+        let given = typed.try_get_raw(&self.id).ok().flatten();
+        if typed.value_source(&self.id) != Some(ValueSource::CommandLine) {
+            return true;
+        }
+        if self.kind != Kind::Pairs {
+            return false;
+        }
+        let given: Vec<String> =
+            given.into_iter().flatten().map(|v| pair(&v.to_string_lossy()).0.to_owned()).collect();
+        self.values.retain(|(_, value)| !given.iter().any(|key| key == pair(value).0));
+        !self.values.is_empty()
+    }
+
+    fn words(&self) -> Vec<OsString> {
+        let word = |(_, value): &(usize, String)| match self.kind {
+            Kind::Subject => value.into(),
+            Kind::Switch => format!("--{}", self.key).into(),
+            Kind::Value | Kind::Pairs => format!("--{}={value}", self.key).into(),
+        };
+        self.values.iter().map(word).collect()
+    }
+}
+
+/// Key and value, trimmed.
+fn pair(text: &str) -> (&str, &str) {
+    text.split_once('=').map_or((text.trim(), ""), |(key, value)| (key.trim(), value.trim()))
+}
+
+/// All keys of a file.
+fn read(cli: &Command, path: &Path) -> Result<Vec<Entry>> {
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("reading the configuration `{}`", path.display()))?;
+    let line = |at: usize| 1 + text.bytes().take(at).filter(|b| *b == b'\n').count();
+    let table = DeTable::parse(&text).map_err(|error| {
+        let at = error.span().map_or(1, |span| line(span.start));
+        failure(
+            format!("{}:{at}: {}", path.display(), error.message()),
+            "write KEY = VALUE, one on a line; texts in quotation marks",
+        )
+    })?;
+    let train = cli.find_subcommand("train").context("there is a command `train`")?;
+    let mut entries: Vec<Entry> = Vec::new();
+    for (key, value) in table.get_ref() {
+        let entry = entry(path, &line, key, value, train.get_arguments())?;
+        if let Some(other) = entries.iter().find(|e| e.key == entry.key) {
+            return Err(failure(
+                format!(
+                    "{}:{}: `{}` stands in line {} already",
+                    path.display(),
+                    entry.line,
+                    entry.key,
+                    other.line
+                ),
+                "leave one of them",
+            ));
+        }
+        entries.push(entry);
+    }
+    entries.sort_by_key(|entry| entry.line);
+    Ok(entries)
+}
+
+fn entry<'a>(
+    path: &Path,
+    line_of: &dyn Fn(usize) -> usize,
+    key: &Spanned<DeString<'_>>,
+    value: &Spanned<DeValue<'_>>,
+    options: impl Iterator<Item = &'a Arg>,
+) -> Result<Entry> {
+    let named: BTreeMap<String, &Arg> = options
+        .map(|arg| (arg.get_long().unwrap_or(SUBJECT).to_owned(), arg))
+        .filter(|(name, _)| !NO_KEYS.contains(&name.as_str()))
+        .collect();
+    let line = line_of(key.span().start);
+    let here = format!("{}:{line}", path.display());
+    let name = key.get_ref().replace('_', "-");
+    let Some(arg) = named.get(&name) else {
+        let near = mesh::layout::suggest(&name, named.keys().map(String::as_str));
+        return Err(failure(
+            format!("{here}: there is no option `{}`", key.get_ref()),
+            match near {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => {
+                    "keys are the options that `meshc train --help` lists, without dashes in front".to_owned()
+                }
+            },
+        ));
+    };
+    let is_pairs = arg.get_value_names().is_some_and(|names| names.iter().any(|n| n == "KEY=VALUE"));
+    let kind = match arg.get_action() {
+        _ if name == SUBJECT => Kind::Subject,
+        ArgAction::SetTrue => Kind::Switch,
+        _ if is_pairs => Kind::Pairs,
+        _ => Kind::Value,
+    };
+    let many = matches!(arg.get_action(), ArgAction::Append);
+    let values = values(value, kind, many)
+        .map(|all| all.into_iter().map(|(at, value)| (line_of(at), value)).collect())
+        .map_err(|wanted| {
+            failure(format!("{here}: `{name}` is {wrong}", wrong = value.get_ref().type_str()), wanted)
+        })?;
+    Ok(Entry { key: name, id: arg.get_id().to_string(), values, kind, path: path.to_owned(), line })
+}
+
+/// As words, with their places in the file; or what the option wants instead.
+fn values(
+    value: &Spanned<DeValue<'_>>,
+    kind: Kind,
+    many: bool,
+) -> Result<Vec<(usize, String)>, &'static str> {
+    let one = |value: &Spanned<DeValue<'_>>| Ok((value.span().start, scalar(value.get_ref())?));
+    match (value.get_ref(), kind) {
+        (DeValue::Boolean(true), Kind::Switch) => Ok(vec![(value.span().start, String::new())]),
+        (DeValue::Boolean(false), Kind::Switch) => Ok(Vec::new()),
+        (_, Kind::Switch) => Err("it is true or false"),
+        (DeValue::Table(table), Kind::Pairs) => table
+            .iter()
+            .map(|(key, value)| {
+                let (at, text) = one(value)?;
+                Ok((at, format!("{}={text}", key.get_ref())))
+            })
+            .collect(),
+        (DeValue::Array(all), Kind::Pairs | Kind::Value) if many => all.iter().map(one).collect(),
+        (_, Kind::Pairs) => Err("write a table of keys and values"),
+        (_, Kind::Subject | Kind::Value) => Ok(vec![one(value)?]),
+    }
+}
+
+fn scalar(value: &DeValue<'_>) -> Result<String, &'static str> {
+    match value {
+        DeValue::String(text) => Ok(text.to_string()),
+        DeValue::Boolean(flag) => Ok(flag.to_string()),
+        DeValue::Integer(number) => i128::from_str_radix(&number.as_str().replace('_', ""), number.radix())
+            .map(|n| n.to_string())
+            .map_err(|_| "write a smaller number"),
+        DeValue::Float(number) => Ok(number.as_str().replace('_', "")),
+        DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => Err("write one text or number"),
+    }
+}
+
+/// An error about a value of the file says where it stands there.
+fn located(error: clap::Error, file: &[Entry]) -> anyhow::Error {
+    let named = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(name)) => name.clone(),
+        Some(_) | None => return error.into(),
+    };
+    let option = named.split([' ', '=']).next().unwrap_or_default().trim_start_matches('-');
+    let Some(entry) = file.iter().find(|e| e.key == option) else { return error.into() };
+    let said = error.to_string();
+    let what = said.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
+    failure(
+        format!("{}:{}: {what}", entry.path.display(), entry.line),
+        format!("`meshc train --help` says what {} takes", entry.key),
+    )
+}
+
+/// Every value that an option has.
+fn resolved(cli: &Command, matches: &ArgMatches, file: &[Entry]) -> Resolved {
+    let mut all = Resolved::default();
+    let options = cli.find_subcommand("train").into_iter().flat_map(Command::get_arguments);
+    for arg in options {
+        let (id, key) = (arg.get_id().as_str(), arg.get_long().unwrap_or(SUBJECT));
+        let values: Vec<String> = matches
+            .try_get_raw(id)
+            .ok()
+            .flatten()
+            .into_iter()
+            .flatten()
+            .map(|v| v.to_string_lossy().into_owned())
+            .collect();
+        let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
+        if NO_KEYS.contains(&key) || values.is_empty() || is_switch && !matches.get_flag(id) {
+            continue;
+        }
+        let written = file.iter().find(|e| e.id == id);
+        let origin = |value: &str| {
+            // Of a table, each key has a line of its own.
+            let pairs = written.filter(|e| e.kind == Kind::Pairs);
+            let line = match pairs {
+                Some(e) => e.values.iter().find(|(_, v)| v == value).map(|(line, _)| *line),
+                None => written.map(|e| e.line),
+            };
+            match (written.zip(line), matches.value_source(id)) {
+                (Some((e, line)), _) => Origin::File(e.path.clone(), line),
+                (None, Some(ValueSource::DefaultValue)) => Origin::Default,
+                (None, _) => Origin::Flag,
+            }
+        };
+        let is_pairs = arg.get_value_names().is_some_and(|names| names.iter().any(|n| n == "KEY=VALUE"));
+        if is_pairs {
+            for value in &values {
+                let (name, text) = pair(value);
+                all.entries.push((key.to_owned(), name.to_owned(), literal(text), origin(value)));
+            }
+            continue;
+        }
+        let text = match (is_switch, arg.get_action()) {
+            (true, _) => "true".to_owned(),
+            (false, ArgAction::Append) => {
+                format!("[{}]", values.iter().map(|v| literal(v)).collect::<Vec<_>>().join(", "))
+            }
+            (false, _) => literal(&values[0]),
+        };
+        all.entries.push((String::new(), key.to_owned(), text, origin(&values[0])));
+    }
+    // What comes first in a run stands first in the file.
+    all.entries.sort_by_key(|(_, key, ..)| key != SUBJECT);
+    all
+}
+
+/// A value as TOML writes it: numbers that it would print the same, everything else in quotation marks.
+fn literal(text: &str) -> String {
+    let is_number = text.parse::<i64>().is_ok_and(|n| n.to_string() == text)
+        || text.parse::<f64>().is_ok_and(|n| n.is_finite() && n.to_string() == text && text.contains('.'));
+    if is_number { text.to_owned() } else { quoted(text) }
+}
+
+/// Strings of JSON are strings of TOML.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
+}
+
+fn bare(key: &str) -> String {
+    let is_bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    if is_bare { key.to_owned() } else { quoted(key) }
+}

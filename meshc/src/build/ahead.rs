@@ -1,0 +1,249 @@
+//! Compiling the functions of an artefact with a plugin, without running them.
+
+use super::device::{load, topology};
+use crate::{
+    args::{
+        placement::check_devices,
+        plugin::{PluginArgs, TargetArgs},
+        target::Target,
+    },
+    output::failure::failure,
+};
+use anyhow::{Context, Result};
+use compiler::{artefact::Artefact, cost::target::Slice};
+use mesh::Mesh;
+use pjrt::{Client, Code, Executable, LoadedExecutable, Program, Topology};
+use proto::{Message, hlo_text, manifest::Function, xla::HloModuleProto};
+use report::{
+    compiled::{Compiled, CompiledMemory},
+    optimized,
+    table::{size, table},
+};
+use std::time::Instant;
+
+/// The file with what the plugin's compiler made of the functions.
+pub const COMPILED: &str = "compiled.json";
+
+/// Which files are wanted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// `NAME.executable`, the plugin's own bytes.
+    pub executable: bool,
+    /// `NAME.optimized_hlo.pb` and `.txt`, the program as the plugin runs it.
+    pub optimized_hlo: bool,
+}
+
+/// Whether the target has as many devices as the mesh.
+pub fn check_target(args: &TargetArgs, mesh: &Mesh) -> Result<()> {
+    match args.target.slice() {
+        Some(slice) => check_devices(mesh, &args.target, slice.devices()),
+        None => Ok(()),
+    }
+}
+
+/// Whoever compiles: a client with its devices, or a topology that need not be here.
+enum Compiler {
+    Client(Client),
+    Topology(Topology),
+}
+
+enum Made {
+    Here(LoadedExecutable),
+    Elsewhere(Executable),
+}
+
+impl Made {
+    fn executable(&self) -> &Executable {
+        match self {
+            Self::Here(loaded) => loaded.executable(),
+            Self::Elsewhere(executable) => executable,
+        }
+    }
+}
+
+/// A plugin's compiler for a target.
+pub struct Ahead<'a> {
+    compiler: Compiler,
+    target: &'a Target,
+    mesh: &'a Mesh,
+}
+
+/// What became of one function.
+pub struct Outcome {
+    /// What there is to say about it.
+    pub compiled: Compiled,
+    executable: Made,
+    optimized: Option<(pjrt::OptimizedCode, Option<HloModuleProto>)>,
+    devices: usize,
+}
+
+/// The function needs more memory than a device has; in the plugin's words.
+#[derive(Debug)]
+pub struct TooLarge(pub String);
+
+impl<'a> Ahead<'a> {
+    /// The one of the target's plugin.
+    pub fn new(args: &'a TargetArgs, mesh: &'a Mesh, plugin: &PluginArgs) -> Result<Self> {
+        let compiler = match &args.target {
+            Target::Tpu(slice) => Compiler::Topology(topology(slice, &args.slice_options, plugin)?),
+            Target::Cpu | Target::Gpu => {
+                let chosen = load(plugin, args.target.platform())?;
+                let options = plugin.client_options(chosen.platform, mesh.devices() as u64);
+                Compiler::Client(Client::create(&chosen.plugin, &options).context("creating a client")?)
+            }
+        };
+        Ok(Self { compiler, target: &args.target, mesh })
+    }
+
+    /// Compiles one function of `artefact`.
+    pub fn compile(&self, artefact: &Artefact, function: &Function) -> Result<Result<Outcome, TooLarge>> {
+        let bytes = |file: &Option<proto::manifest::File>| -> &[u8] {
+            let name = file.as_ref().map_or("", |f| &f.name);
+            artefact.files.iter().find(|(n, _)| n == name).map_or(&[], |(_, bytes)| bytes)
+        };
+        let (code, options) = (Program::hlo(bytes(&function.module)), bytes(&function.compile_options));
+        let since = Instant::now();
+        let made = match &self.compiler {
+            Compiler::Client(client) => client.compile(&code, options).map(Made::Here),
+            Compiler::Topology(topology) => topology.compile(&code, options, None).map(Made::Elsewhere),
+        };
+        let made = match made {
+            Ok(made) => made,
+            Err(error) if error.code() == Some(Code::ResourceExhausted) => {
+                return Ok(Err(TooLarge(error.to_string())));
+            }
+            Err(error) => {
+                let what = format!(
+                    "compiling `{}` of `{}` for {}",
+                    function.name, artefact.manifest.program, self.target
+                );
+                return Err(anyhow::Error::new(error).context(what));
+            }
+        };
+        let seconds = since.elapsed().as_secs_f64();
+        let memory = memory(made.executable())?;
+        let program = made.executable().optimized_program()?;
+        let module = program.as_ref().and_then(module);
+        let counted = module.as_ref().map(|m| optimized::count(m, self.mesh));
+        let compiled = Compiled {
+            function: function.name.clone(),
+            target: self.target.to_string(),
+            usable_bytes: self.target.slice().map_or(0, Slice::hbm),
+            seconds,
+            memory,
+            program: counted,
+        };
+        let optimized = program.map(|p| (p, module));
+        Ok(Ok(Outcome { compiled, executable: made, optimized, devices: self.mesh.devices() }))
+    }
+}
+
+impl Outcome {
+    /// The files that are wanted of it.
+    pub fn files(self, wanted: Wanted) -> Result<Vec<(String, Vec<u8>)>> {
+        let Compiled { function, target, .. } = &self.compiled;
+        let lacks = |what: &str| {
+            failure(
+                format!("the plugin for {target} does not give {what} of `{function}`"),
+                "leave it out of --emit, or name another plugin with --plugin",
+            )
+        };
+        let mut files = Vec::new();
+        if wanted.executable {
+            let bytes = self.executable.executable().serialize()?.ok_or_else(|| lacks("the bytes"))?;
+            files.push((format!("{function}.executable"), bytes));
+        }
+        if wanted.optimized_hlo {
+            let (code, module) = self.optimized.ok_or_else(|| lacks("the optimized program"))?;
+            files.extend(optimized_files(function, code, module, self.devices));
+        }
+        Ok(files)
+    }
+}
+
+/// What the plugin says that functions need, beside what we say.
+pub fn say(all: &[Compiled], estimates: &[(String, u64)]) -> Result<()> {
+    let Some(first) = all.first() else { return Ok(()) };
+    let heads = [
+        "function",
+        "arguments",
+        "outputs",
+        "in place",
+        "temporaries",
+        "code",
+        "peak",
+        "our estimate",
+        "seconds",
+    ];
+    let rows: Vec<Vec<String>> = all
+        .iter()
+        .map(|c| {
+            let estimate = estimates.iter().find(|(name, _)| *name == c.function);
+            let estimate = estimate.map_or_else(|| "-".to_owned(), |(_, bytes)| size(*bytes));
+            let memory = match c.memory {
+                Some(m) => {
+                    [m.arguments, m.outputs, m.in_place, m.temporaries, m.code, m.peak].map(size).to_vec()
+                }
+                None => vec!["-".to_owned(); 6],
+            };
+            [&[c.function.clone()][..], &memory, &[estimate, format!("{:.1}", c.seconds)]].concat()
+        })
+        .collect();
+    println!("bytes per device, as {} has them:", first.target);
+    let mut text = String::new();
+    table(&mut text, &heads, "<>>>>>>>>", &rows)?;
+    print!("{text}");
+    Ok(())
+}
+
+fn memory(executable: &Executable) -> Result<Option<CompiledMemory>> {
+    let Some(stats) = executable.memory_stats()? else { return Ok(None) };
+    let bytes = |n: i64| u64::try_from(n).unwrap_or(0);
+    let sum = stats.arguments + stats.outputs - stats.aliased + stats.temporaries + stats.generated_code;
+    Ok(Some(CompiledMemory {
+        arguments: bytes(stats.arguments),
+        outputs: bytes(stats.outputs),
+        in_place: bytes(stats.aliased),
+        temporaries: bytes(stats.temporaries),
+        code: bytes(stats.generated_code),
+        peak: bytes(stats.peak.filter(|p| *p > 0).unwrap_or(sum)),
+    }))
+}
+
+/// An `HloModuleProtoWithConfig`, as far as it is read here.
+#[derive(Clone, PartialEq, prost::Message)]
+struct WithConfig {
+    #[prost(message, optional, tag = "1")]
+    hlo_module: Option<HloModuleProto>,
+}
+
+fn module(program: &pjrt::OptimizedCode) -> Option<HloModuleProto> {
+    match program.format.as_str() {
+        "hlo_with_config" => WithConfig::decode(&program.code[..]).ok()?.hlo_module,
+        "hlo" => HloModuleProto::decode(&program.code[..]).ok(),
+        _ => None,
+    }
+}
+
+/// The module in the bytes of a file: as we write it, or as plugins give it.
+pub fn read_module(bytes: &[u8]) -> Option<HloModuleProto> {
+    let has_entry = |m: &HloModuleProto| !m.computations.is_empty();
+    let plain = HloModuleProto::decode(bytes).ok().filter(has_entry);
+    plain.or_else(|| WithConfig::decode(bytes).ok()?.hlo_module.filter(has_entry))
+}
+
+fn optimized_files(
+    name: &str,
+    program: pjrt::OptimizedCode,
+    module: Option<HloModuleProto>,
+    devices: usize,
+) -> Vec<(String, Vec<u8>)> {
+    let Some(module) = module else {
+        return vec![(format!("{name}.optimized.{}", program.format), program.code)];
+    };
+    let options = hlo_text::Options { num_partitions: devices as i64, ..Default::default() };
+    vec![
+        (format!("{name}.optimized_hlo.pb"), module.encode_to_vec()),
+        (format!("{name}.optimized_hlo.txt"), hlo_text::print(&module, &options).into_bytes()),
+    ]
+}

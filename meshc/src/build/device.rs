@@ -1,0 +1,89 @@
+//! Plugins, clients, sessions and topologies.
+
+use crate::{
+    args::{
+        plugin::{PluginArgs, guess, topology_options},
+        target::Target,
+    },
+    output::{failure::failure, files::cache},
+};
+use anyhow::Result;
+use compiler::cost::target::Slice;
+use pjrt::{Plugin, Topology, Value};
+use runtime::{
+    Artefact, Executables, Session,
+    plugin::{self, Found, Platform, Surroundings, find},
+};
+use std::path::Path;
+
+/// A plugin that is loaded, and what it is for.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The plugin.
+    pub plugin: Plugin,
+    /// What its client takes as options.
+    pub platform: Platform,
+    /// Where it came from.
+    pub found: Found,
+}
+
+/// The plugin to use for `platform`, if the user names no other.
+pub fn load(args: &PluginArgs, platform: Platform) -> Result<Chosen> {
+    let around = Surroundings::of_process()?;
+    let named = args.plugin.as_deref();
+    let explicit = named.filter(|name| !["cpu", "gpu", "tpu"].contains(name)).map(Path::new);
+    let wanted = args.platform().unwrap_or(platform);
+    let found = find(wanted, explicit, &around, &mut |line| eprintln!("{line}"))?;
+    let platform = guess(&found.path).unwrap_or(wanted);
+    let plugin = plugin::load(&found.path, platform)?;
+    Ok(Chosen { plugin, platform, found })
+}
+
+/// A session for `artefact` on the plugin of its target.
+pub fn session(args: &PluginArgs, artefact: Artefact) -> Result<Session> {
+    let platform = Platform::of_target(&artefact.manifest.target)?;
+    let chosen = load(args, platform)?;
+    let devices = proto::manifest_check::devices(&artefact.manifest).unwrap_or(1);
+    let options = args.client_options(chosen.platform, devices);
+    let mut session = Session::open(&chosen.plugin, artefact, options)?;
+    if !args.no_executable_cache {
+        session.keep_executables(Executables::in_cache(&cache()?));
+    }
+    Ok(session)
+}
+
+/// The topology of a slice.
+pub fn topology(slice: &Slice, more: &[(String, Value)], plugin: &PluginArgs) -> Result<Topology> {
+    let target = Target::Tpu(Box::new(slice.clone()));
+    let chosen = load(plugin, target.platform()).map_err(held)?;
+    let options = topology_options(slice, more);
+    let topology = Topology::create(&chosen.plugin, &slice.topology(), &options).map_err(|e| {
+        failure(
+            format!("`{}` makes no topology of {target}: {e}", chosen.found.path.display()),
+            format!("this libtpu does not have the slice: there are {}", slice.generation.shapes.join(", ")),
+        )
+    })?;
+    let devices = topology.devices()?.len();
+    if devices != slice.devices() {
+        return Err(failure(
+            format!("{target} has {} devices, but libtpu says {devices}", slice.devices()),
+            "an option of --target-option changes what the slice is; say it in the name of the slice",
+        ));
+    }
+    Ok(topology)
+}
+
+/// libtpu refuses to be loaded while another process holds its lock file, unless it is told that this may be.
+fn held(error: anyhow::Error) -> anyhow::Error {
+    let text = format!("{error:#}");
+    if !["lockfile", "libtpu_lock", "already in use by"].iter().any(|words| text.contains(words)) {
+        return error;
+    }
+    failure(
+        format!(
+            "libtpu's lock file, /tmp/libtpu_lockfile, is held by another process or is not ours: {text}"
+        ),
+        "unset ALLOW_MULTIPLE_LIBTPU_LOAD (meshc then sets it to 1: compiling for slices that are not here needs no \
+         TPU for itself), or wait until the other process has ended",
+    )
+}

@@ -1,0 +1,62 @@
+//! Running a model program.
+
+use super::package::Built;
+use crate::output::{
+    diagnostics::{Mistake, Mistakes, Sources},
+    failure::failure,
+};
+use anyhow::Result;
+use std::process::{Command, Output, Stdio};
+
+/// What the model prints when it is run with `args`; or its mistakes.
+pub fn run(built: &Built, name: &str, args: &[String], sources: &Sources) -> Result<String> {
+    let output = Command::new(&built.executable).args(args).stdin(Stdio::null()).output().map_err(|e| {
+        failure(
+            format!("model `{name}` was built, but could not be started: {e}"),
+            format!("see that programs may run in `{}`", built.executable.display()),
+        )
+    })?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let (mistakes, other): (Vec<_>, Vec<_>) =
+        said.lines().partition(|line| Mistake::from_json(line).is_some());
+    if output.status.success() {
+        // What the model tells people.
+        other.iter().for_each(|line| eprintln!("{line}"));
+        return String::from_utf8(output.stdout).map_err(|_| {
+            failure(
+                format!("what model `{name}` printed is no program: it is not even text"),
+                "a model program prints its program and nothing else: end `main` with `models::main(…)`",
+            )
+        });
+    }
+    let mistakes: Vec<Mistake> = mistakes.into_iter().filter_map(Mistake::from_json).collect();
+    if mistakes.is_empty() {
+        return Err(failed(name, &output, &other));
+    }
+    other.iter().for_each(|line| eprintln!("{line}"));
+    Err(Mistakes { subject: name.to_owned(), mistakes, sources: sources.clone() }.into())
+}
+
+/// The error for a model that ended without a word that we know.
+fn failed(name: &str, output: &Output, said: &[&str]) -> anyhow::Error {
+    let panicked = said.iter().position(|line| line.starts_with("thread ") && line.contains(" panicked at "));
+    let Some(at) = panicked else {
+        let said: String = said.iter().map(|line| format!("\n  {line}")).collect();
+        return failure(
+            format!("model `{name}` failed ({}){said}", output.status),
+            "a model program says its mistakes with `mesh::dsl::main`; what it printed itself stands above",
+        );
+    };
+    said[..at].iter().for_each(|line| eprintln!("{line}"));
+    let place = said[at].split_once(" panicked at ").map_or("", |(_, place)| place.trim_end_matches(':'));
+    let (text, backtrace) = match said.iter().position(|line| *line == "stack backtrace:") {
+        Some(start) if start > at => (&said[at + 1..start], &said[start..]),
+        Some(_) | None => (&said[at + 1..], &[][..]),
+    };
+    backtrace.iter().for_each(|line| eprintln!("{line}"));
+    let text: Vec<&str> = text.iter().take_while(|line| !line.starts_with("note: ")).copied().collect();
+    failure(
+        format!("model `{name}` panicked at {place}: {}", text.join("\n  ").trim_end()),
+        "correct the model; RUST_BACKTRACE=1 shows the way to this place",
+    )
+}

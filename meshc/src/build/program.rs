@@ -1,0 +1,129 @@
+//! From a model file to a program.
+//!
+//! A model in Rust is built (`package`) and run (`execute`) once for given sources and arguments; what it printed is
+//! kept (`store`). A `.mesh` file is read as it is. The model of a checkpoint is described by the checkpoint's facts
+//! ([`interchange::Origin`]).
+
+use super::{package, store};
+use crate::{
+    args::model::ModelArgs,
+    output::{
+        diagnostics::{Mistakes, Sources},
+        failure::failure,
+    },
+};
+use anyhow::{Context, Result};
+use interchange::Origin;
+use mesh::{Diagnostics, Module, Site};
+use runtime::checkpoint::Checkpoint;
+use std::{fs, path::Path};
+
+/// A program as its author wrote it.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The program; not verified yet.
+    pub module: Module,
+    /// SHA-256 of its canonical text.
+    pub sha256: String,
+    /// The model file as the user named it.
+    pub name: String,
+    /// Where its lines are.
+    pub sources: Sources,
+}
+
+impl Program {
+    /// A program that was built in this process; `name` is for messages.
+    pub fn built(program: mesh::dsl::Program, name: &str) -> Result<Self> {
+        let sources = Sources::default();
+        let module = program.finish().map_err(|diagnostics| Mistakes::new(name, &diagnostics, &sources))?;
+        Ok(finish(module, name.to_owned(), sources))
+    }
+
+    /// Mistakes found in it.
+    pub fn mistakes(&self, diagnostics: &Diagnostics) -> anyhow::Error {
+        Mistakes::new(&self.name, diagnostics, &self.sources).into()
+    }
+}
+
+/// Makes the program of a model file.
+pub fn load(path: &Path, args: &ModelArgs) -> Result<Program> {
+    let name = path.display().to_string();
+    if is_checkpoint(path) {
+        let origin = Origin::of(&Checkpoint::open(path)?, None, &args.overrides())?;
+        let site = Site::new(name, 0, 0, "");
+        return Program::built(models::program(&origin.config()?, &site), &origin.name);
+    }
+    if !path.is_file() {
+        let what = match path.is_dir() {
+            true => format!("`{name}` is a folder, not a model"),
+            false => format!("there is no model file `{name}`"),
+        };
+        return Err(failure(
+            what,
+            "name a model program (.rs), a program as text (.mesh), or the checkpoint of an imported model",
+        ));
+    }
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("rs") => rust(path, name, args),
+        Some("mesh") => text(path, name, args),
+        Some(_) | None => Err(failure(
+            format!("`{name}` is neither a model program nor a program as text"),
+            "give the file the ending .rs or .mesh",
+        )),
+    }
+}
+
+/// Whether this is a folder with a checkpoint, or the URL of one, whose facts may say which model it is of.
+pub fn is_checkpoint(path: &Path) -> bool {
+    runtime::checkpoint::is_checkpoint(path)
+}
+
+fn rust(path: &Path, name: String, args: &ModelArgs) -> Result<Program> {
+    let model = package::Model::new(path, &name)?;
+    let sources = model.sources();
+    let printed = store::program(&model, &args.words(), &sources)?;
+    let module = mesh::text::parse(&printed, &name)
+        .map_err(|diagnostics| not_a_program(&name, &printed, &diagnostics))?;
+    Ok(finish(module, name, sources))
+}
+
+fn text(path: &Path, name: String, args: &ModelArgs) -> Result<Program> {
+    if !args.is_empty() {
+        return Err(failure(
+            format!("`{name}` is a finished program, which has no settings"),
+            "leave --dtype and --set out, or give the model program (.rs) it came from",
+        ));
+    }
+    let bytes = fs::read(path).with_context(|| format!("reading `{name}`"))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        failure(format!("`{name}` is not text: byte {at} is not UTF-8"), "name a program in .mesh text")
+    })?;
+    let sources = Sources::default();
+    let module = mesh::text::parse_source(&text, &name)
+        .map_err(|diagnostics| Mistakes::new(&name, &diagnostics, &sources))?;
+    Ok(finish(module, name, sources))
+}
+
+fn finish(module: Module, name: String, sources: Sources) -> Program {
+    let sha256 = compiler::artefact::digest(mesh::text::print(&module).as_bytes());
+    Program { module, sha256, name, sources }
+}
+
+/// The error for a model that printed something that is no program.
+fn not_a_program(name: &str, printed: &str, diagnostics: &Diagnostics) -> anyhow::Error {
+    let place = diagnostics.0.first();
+    let line = place.and_then(|d| d.site.as_ref()).map_or(0, |s| s.line as usize);
+    let shown =
+        printed.lines().nth(line.saturating_sub(1)).unwrap_or("").chars().take(120).collect::<String>();
+    let why = place.map_or_else(String::new, |d| d.message.clone());
+    let what = match printed.trim().is_empty() {
+        true => format!("model `{name}` printed nothing"),
+        false => format!("what model `{name}` printed is no program: line {line}, `{shown}`: {why}"),
+    };
+    failure(
+        what,
+        "a model program prints its program and nothing else: end `main` with `models::main(…)` or \
+         `mesh::dsl::main(…)`, and print your own words with eprintln!",
+    )
+}

@@ -1,0 +1,110 @@
+//! Sessions of `generate`, `eval` and `score`: a program with parameters from a checkpoint.
+//!
+//! The program comes from a model, from an artefact, or from the facts of the checkpoint. Only the functions that are
+//! called are compiled.
+
+use super::{artefact, device, program, program::Program};
+use crate::{
+    args::{
+        plugin::FlagArgs,
+        subject::{Setting, SubjectArgs, refuse_options},
+    },
+    output::{failure::failure, files},
+};
+use anyhow::Result;
+use interchange::Origin;
+use mesh::{Diagnostics, Site, dsl::Args};
+use runtime::{
+    Checkpoint, Session,
+    checkpoint::{Which, folder::list, is_url},
+};
+use std::path::Path;
+
+/// A session whose parameters have values. `settings` hold unless the user has set them; only `functions` of the
+/// program are made.
+pub fn open(args: &SubjectArgs, settings: &[Setting], functions: &[&str]) -> Result<Session> {
+    let is_folder = args.subject.is_dir() || is_url(&args.subject);
+    let is_checkpoint = is_folder && !files::is_artefact(&args.subject);
+    let checkpoint = match (&args.checkpoint, is_checkpoint) {
+        (Some(_), true) => {
+            return Err(failure(
+                format!("`{}` is a checkpoint, and --checkpoint names another", args.subject.display()),
+                "leave --checkpoint out, or name the model in front",
+            ));
+        }
+        (Some(dir), false) => newest(dir)?,
+        (None, true) => newest(&args.subject)?,
+        (None, false) => {
+            return Err(failure(
+                format!("`{}` has no parameters", args.subject.display()),
+                "name a checkpoint with --checkpoint, such as the newest of `meshc train --checkpoint-dir`",
+            ));
+        }
+    };
+    let artefact = if files::is_artefact(&args.subject) {
+        refuse_options(&args.subject, &args.settings, &args.placement)?;
+        files::open(&args.subject)?
+    } else {
+        let mut program = match is_checkpoint {
+            true => described(args, &checkpoint, settings)?,
+            false => program::load(&args.subject, &args.with(settings))?,
+        };
+        if functions.iter().all(|name| program.module.function(name).is_some()) {
+            // What parameters are to be prepared by is part of all that use them.
+            let kept = |name: &str| functions.contains(&name) || name == "prepare";
+            program.module.functions.retain(|f| kept(&f.name));
+        }
+        artefact::of_program(
+            &program,
+            &args.placement,
+            args.target.as_ref(),
+            &FlagArgs::default(),
+            &args.plugin,
+        )?
+    };
+    for name in functions {
+        artefact.function(name)?;
+    }
+    let mut session = device::session(&args.plugin, artefact)?;
+    session.restore(&checkpoint, Which::Params)?;
+    Ok(session)
+}
+
+/// The program of the model that the checkpoint says it is of.
+fn described(args: &SubjectArgs, checkpoint: &Checkpoint, settings: &[Setting]) -> Result<Program> {
+    let origin = Origin::of(checkpoint, None, &args.with(settings).overrides())?;
+    let preset = models::zoo::named(&origin.model).ok_or_else(|| {
+        failure(
+            format!("`{}` is of a model `{}`, which is not known", origin.name, origin.model),
+            "name the model file, and the checkpoint with --checkpoint",
+        )
+    })?;
+    let words = origin.settings.split_whitespace().flat_map(|s| ["--set".to_owned(), s.to_owned()]);
+    let words = ["--dtype".to_owned(), origin.dtype.clone()].into_iter().chain(words);
+    let parsed = Args::parse(words).map_err(|d| anyhow::anyhow!("`{}`: {d}", origin.name))?;
+    let site = Site::new(origin.name.clone(), 0, 0, "");
+    let program = models::program::of_task(preset, &parsed, &site);
+    let mistakes = parsed.mistakes();
+    if !mistakes.is_empty() {
+        return Err(failure(
+            format!("`{}` has settings that make no model:\n{}", origin.name, Diagnostics(mistakes)),
+            "correct them with --set KEY=VALUE",
+        ));
+    }
+    Program::built(program, &origin.name)
+}
+
+/// The checkpoint `dir`, or the newest good one in it.
+fn newest(dir: &Path) -> Result<Checkpoint> {
+    let mut found = match dir.is_dir() || is_url(dir) {
+        true => list(dir)?,
+        false => Vec::new(),
+    };
+    while let Some(newest) = found.pop() {
+        match newest.checkpoint {
+            Ok(checkpoint) => return Ok(checkpoint),
+            Err(error) => eprintln!("warning: `{}` is left out: {error}", newest.dir.display()),
+        }
+    }
+    Ok(Checkpoint::open(dir)?)
+}

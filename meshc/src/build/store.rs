@@ -1,0 +1,101 @@
+//! What models printed, kept until a source, the compiler or an argument changes.
+//!
+//! Two files a program: `KEY.mesh`, the text, and `KEY.json`, the digests of the text and of every source file
+//! that it depends on. Both are written whole; a reader that finds them torn or stale builds anew.
+
+use super::{
+    execute,
+    package::{Built, Model},
+};
+use crate::output::{diagnostics::Sources, files::write_file};
+use anyhow::{Context, Result};
+use compiler::artefact::digest;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    env,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+    time::SystemTime,
+};
+
+/// How many programs are kept: the oldest go first.
+const KEPT: usize = 64;
+
+/// What a kept text depends on.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    /// Digest of the text.
+    text: String,
+    /// Digests of the sources.
+    sources: BTreeMap<PathBuf, String>,
+}
+
+/// What `model` prints with `args`: as kept, or from a new run.
+pub fn program(model: &Model, args: &[String], sources: &Sources) -> Result<String> {
+    let folder = model.cache.join("programs");
+    let key = folder.join(key(model, args));
+    if let Some(text) = kept(&key) {
+        return Ok(text);
+    }
+    // One process at a time builds; the others find its result, or wait for their turn.
+    let lock = model.cache.join("lock");
+    let lock = File::create(&lock).with_context(|| format!("creating `{}`", lock.display()))?;
+    lock.lock().context("locking the cache")?;
+    if let Some(text) = kept(&key) {
+        return Ok(text);
+    }
+    eprintln!("building {}", model.name);
+    let before = SystemTime::now();
+    let built = model.build()?;
+    let text = execute::run(&built, &model.name, args, sources)?;
+    // A source that changed meanwhile may or may not be in the text.
+    if let Some(record) = record(&built, &text, before) {
+        write_file(&key.with_extension("mesh"), text.as_bytes())?;
+        write_file(&key.with_extension("json"), &serde_json::to_vec(&record)?)?;
+        prune(&folder);
+    }
+    Ok(text)
+}
+
+/// Everything besides the sources that a text depends on.
+fn key(model: &Model, args: &[String]) -> String {
+    let rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())).arg("-vV").output();
+    let rustc = rustc.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+    let parts = (env!("CARGO_PKG_VERSION"), &model.path, &model.name, &model.home, rustc, args);
+    digest(format!("{parts:?}").as_bytes())
+}
+
+fn kept(key: &Path) -> Option<String> {
+    let record: Record = serde_json::from_slice(&fs::read(key.with_extension("json")).ok()?).ok()?;
+    let text = fs::read_to_string(key.with_extension("mesh")).ok()?;
+    let same =
+        |(path, known): (&PathBuf, &String)| fs::read(path).is_ok_and(|bytes| digest(&bytes) == *known);
+    (digest(text.as_bytes()) == record.text && record.sources.iter().all(same)).then_some(text)
+}
+
+fn record(built: &Built, text: &str, before: SystemTime) -> Option<Record> {
+    let mut sources = BTreeMap::new();
+    for path in &built.sources {
+        let changed = fs::metadata(path).and_then(|m| m.modified()).ok()?;
+        if changed >= before {
+            return None;
+        }
+        sources.insert(path.clone(), digest(&fs::read(path).ok()?));
+    }
+    Some(Record { text: digest(text.as_bytes()), sources })
+}
+
+/// Removes the oldest programs. Whatever cannot be removed stays.
+fn prune(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let age = |path: &PathBuf| fs::metadata(path).and_then(|m| m.modified()).ok();
+    let mut records: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+    records.retain(|path| path.extension().is_some_and(|e| e == "json"));
+    records.sort_by_key(age);
+    for old in records.iter().rev().skip(KEPT) {
+        let _ = fs::remove_file(old);
+        let _ = fs::remove_file(old.with_extension("mesh"));
+    }
+}

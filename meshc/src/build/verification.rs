@@ -1,0 +1,181 @@
+//! Over which devices a verification runs: a number of devices and a layout are enough, the sizes of axes are
+//! found.
+
+use super::{
+    device,
+    lower::{Watch, emit, lower},
+    program::Program,
+};
+use crate::{
+    args::{plugin::PluginArgs, target::Target},
+    output::failure::failure,
+};
+use anyhow::{Context, Result};
+use compiler::pipeline::{self, Placement, Stage};
+use interchange::hf::verify::{Backend, Opened};
+use mesh::{Layout, Mesh, Name, axis::Axis};
+use runtime::Artefact;
+
+/// Compiles programs for the devices that the user asks for, with a plugin.
+#[derive(Clone, Debug, Default)]
+pub struct Compiler {
+    /// The devices.
+    pub wanted: Wanted,
+    /// The plugin.
+    pub plugin: PluginArgs,
+}
+
+impl Backend for Compiler {
+    fn open(&self, name: &str, layout: &str, build: &dyn Fn(usize) -> mesh::dsl::Program) -> Result<Opened> {
+        let (program, placement) =
+            self.wanted.choose(layout, &|shards| Program::built(build(shards), name))?;
+        let mut watch = Watch::default();
+        let lowered = lower(&program, &placement, Stage::Emit, &mut watch)?.context("all stages ran")?;
+        let built = emit(&program, &placement, &Target::Cpu, &[], &lowered, &mut watch)?;
+        let artefact = Artefact::new(name.to_owned(), built.manifest, built.files.into_iter().collect())?;
+        let Placement { mesh, layout, .. } = &placement;
+        let placed = format!(
+            "{} devices, mesh {}, layout {}",
+            mesh.devices(),
+            if mesh.axes().is_empty() { "of one".to_owned() } else { mesh.to_string() },
+            if layout.rules.is_empty() { "of none split".to_owned() } else { layout.to_string() },
+        );
+        Ok(Opened { session: device::session(&self.plugin, artefact)?, shards: shards(&placement), placed })
+    }
+}
+
+/// What the user asks for.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// How many devices.
+    pub devices: Option<usize>,
+    /// The mesh.
+    pub mesh: Option<Mesh>,
+    /// Which dim is split over which axes.
+    pub layout: Option<Layout>,
+    /// The same for stored parameters.
+    pub state_layout: Option<Layout>,
+}
+
+impl Wanted {
+    /// The first placement under which `build`'s program, for a number of shards of its batch, is legal.
+    fn choose(&self, own: &str, build: &dyn Fn(usize) -> Result<Program>) -> Result<(Program, Placement)> {
+        let own = Layout::parse(own).map_err(|e| failure(e, "correct the model's own layout"))?;
+        let layout = self.layout.as_ref().unwrap_or(&own);
+        let state_layout = self.state_layout.clone().unwrap_or_default();
+        let mut first = None;
+        for mesh in self.meshes(layout, &state_layout)? {
+            let layout = match self.layout {
+                Some(_) => layout.clone(),
+                None => layout.restricted_to(&mesh),
+            };
+            let placement = Placement { mesh, layout, state_layout: state_layout.clone() };
+            let shards = shards(&placement);
+            let program = build(shards)?;
+            match check(&program, &placement) {
+                Ok(()) => return Ok((program, placement)),
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        Err(first.unwrap_or_else(|| failure("there is no mesh to run on", "give one with --mesh")))
+    }
+
+    /// Meshes to try, the most even first.
+    fn meshes(&self, layout: &Layout, state: &Layout) -> Result<Vec<Mesh>> {
+        if let Some(mesh) = &self.mesh {
+            let devices = mesh.devices();
+            return match self.devices {
+                Some(n) if n != devices => Err(failure(
+                    format!("--mesh {mesh} has {devices} devices, --devices says {n}"),
+                    "give one of the two",
+                )),
+                Some(_) | None => Ok(vec![mesh.clone()]),
+            };
+        }
+        let devices = self.devices.unwrap_or(1);
+        if devices == 0 {
+            return Err(failure("--devices is 0", "give at least 1"));
+        }
+        let mut axes: Vec<Name> = Vec::new();
+        for axis in layout.rules.iter().chain(&state.rules).flat_map(|(_, axes)| axes) {
+            if !axes.contains(axis) {
+                axes.push(axis.clone());
+            }
+        }
+        if axes.is_empty() && devices > 1 {
+            axes.push("data".into());
+        }
+        let mut all = factors(devices, axes.len());
+        // Even meshes test most; of two that are as even, the one whose first axes are larger.
+        all.sort_by_key(|sizes| (sizes.iter().max().copied(), std::cmp::Reverse(sizes.clone())));
+        // Where no such mesh fits, the layout has an axis less than the devices: along one more, all do the same.
+        let mut spare = factors(devices, axes.len() + 1);
+        spare.retain(|sizes| sizes.last().is_some_and(|last| *last > 1));
+        spare.sort_by_key(|sizes| (sizes.last().copied(), sizes.iter().max().copied()));
+        if !axes.is_empty() && !axes.iter().any(|a| *a == "spare") {
+            axes.push("spare".into());
+            all.extend(spare);
+        }
+        let mesh = |sizes: Vec<usize>| {
+            let axes = axes.iter().zip(sizes).map(|(name, size)| Axis { name: name.clone(), size });
+            Mesh::new(axes.collect()).map_err(|e| failure(e, "give fewer devices"))
+        };
+        all.into_iter().map(mesh).collect()
+    }
+}
+
+/// All ways to write `n` as a product of `parts` numbers.
+fn factors(n: usize, parts: usize) -> Vec<Vec<usize>> {
+    match parts {
+        0 => vec![Vec::new()],
+        1 => vec![vec![n]],
+        _ => {
+            let divisors = (1..=n).filter(|d| n.is_multiple_of(*d));
+            divisors
+                .flat_map(|d| factors(n / d, parts - 1).into_iter().map(move |rest| [vec![d], rest].concat()))
+                .collect()
+        }
+    }
+}
+
+/// Over how many devices sequences are split.
+fn shards(placement: &Placement) -> usize {
+    let Placement { mesh, layout, .. } = placement;
+    let of = |dim: &str| {
+        let rule = layout.rules.iter().find(|(name, _)| name == dim);
+        rule.map_or(1, |(_, axes)| axes.iter().filter_map(|a| mesh.find(a)).map(|a| mesh.size(a)).product())
+    };
+    let (batch, experts): (usize, usize) = (of("batch"), of("expert_batch"));
+    batch.max(experts)
+}
+
+fn check(program: &Program, placement: &Placement) -> Result<()> {
+    let wrong = |diagnostics| program.mistakes(&diagnostics);
+    let global = pipeline::verify(program.module.clone(), &mut pipeline::unobserved).map_err(wrong)?;
+    let (compute, state) = placement.resolve().map_err(|d| wrong(d.into()))?;
+    compiler::partition::check(global.module(), &placement.mesh, &compute, &state).map_err(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(devices: usize, layout: &str, expect: &[&str]) {
+        let wanted = Wanted { devices: Some(devices), ..Wanted::default() };
+        let layout = Layout::parse(layout).unwrap();
+        let meshes = wanted.meshes(&layout, &Layout::default()).unwrap();
+        let said: Vec<String> = meshes.iter().map(Mesh::to_string).collect();
+        assert_eq!(said[..expect.len()], *expect);
+    }
+
+    #[test]
+    fn axes_come_from_the_layout_and_are_as_even_as_can_be() {
+        check(8, "batch:data", &["data=8"]);
+        check(8, "batch:data+expert,heads:model", &["data=2,expert=2,model=2", "data=4,expert=2,model=1"]);
+        check(8, "batch:a,heads:b", &["a=4,b=2", "a=2,b=4", "a=8,b=1"]);
+        check(8, "experts:expert", &["expert=8", "expert=4,spare=2", "expert=2,spare=4"]);
+        check(1, "batch:data", &["data=1"]);
+        check(2, "", &["data=2"]);
+    }
+}

@@ -1,0 +1,189 @@
+//! The command line.
+
+use crate::{
+    args::config::Words,
+    commands::{
+        check, checkpoint, compile, convert, data, eval, generate, plan, plugin, report, run, runs, score,
+        train,
+    },
+};
+use anyhow::Result;
+use clap::{CommandFactory, FromArgMatches, Parser};
+use std::{env, ffi::OsString, process::ExitCode};
+
+/// Compiles and trains mesh-tensor programs: named dimensions over named axes of devices.
+#[derive(clap::Parser, Debug)]
+#[command(name = "meshc", version, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(clap::Subcommand, Debug)]
+pub enum Command {
+    /// Check a model, and whether it fits a mesh and a layout
+    Check(check::Args),
+    /// Compile a model to an artefact directory
+    Compile(compile::Args),
+    /// Parameters, FLOPs, memory by part and collectives by axis of a model or an artefact
+    Report(report::Args),
+    /// Find a good mesh, layout and settings for a model on a TPU slice
+    Plan(plan::Args),
+    /// Call one function of an artefact with tensors from files
+    Run(run::Args),
+    /// Train a model, or an artefact, on text
+    Train(Box<train::Args>),
+    /// Training runs as a page: losses, throughput, loads of experts
+    Runs(runs::Args),
+    /// Evaluate on held-out text: loss, perplexity, accuracy
+    Eval(eval::Args),
+    /// Generate text, or token ids, for each input
+    Generate(generate::Args),
+    /// How likely given targets are
+    Score(score::Args),
+    /// List, verify, compare, convert and remove checkpoints
+    Checkpoint(checkpoint::Args),
+    /// Models of Hugging Face's transformers to checkpoints and back; or against numbers that came with them
+    Convert(convert::Args),
+    /// What there is to train on
+    Data(data::Args),
+    /// List, install and examine PJRT plugins
+    Plugin(plugin::Args),
+}
+
+impl Command {
+    /// Does it.
+    pub fn run(self) -> Result<ExitCode> {
+        match self {
+            Self::Check(args) => check::run(&args)?,
+            Self::Compile(args) => compile::run(&args)?,
+            Self::Report(args) => report::run(&args)?,
+            Self::Plan(args) => return plan::run(&args),
+            Self::Run(args) => run::run(&args)?,
+            Self::Train(args) => return train::run(*args),
+            Self::Runs(args) => runs::run(&args)?,
+            Self::Eval(args) => eval::run(&args)?,
+            Self::Generate(args) => generate::run(&args)?,
+            Self::Score(args) => score::run(&args)?,
+            Self::Checkpoint(args) => return checkpoint::run(&args),
+            Self::Convert(args) => return convert::run(&args),
+            Self::Data(args) => data::run(&args)?,
+            Self::Plugin(args) => plugin::run(&args)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The command line of this process, with the file of options that it names.
+pub fn parse() -> Result<Cli> {
+    let words: Vec<OsString> = env::args_os().collect();
+    if words.get(1).is_none_or(|command| command != "train") {
+        return Ok(Cli::parse());
+    }
+    from_words(words).map_err(|error| match error.downcast::<clap::Error>() {
+        Ok(error) => error.exit(),
+        Err(error) => error,
+    })
+}
+
+fn from_words(typed: Vec<OsString>) -> Result<Cli> {
+    let command = Cli::command();
+    let words = Words::new(&command, typed)?;
+    let matches = command.clone().try_get_matches_from(&words.all).map_err(|error| words.located(error))?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    if let (Command::Train(args), Some(matches)) = (&mut cli.command, matches.subcommand_matches("train")) {
+        args.resolved = words.resolved(&command, matches);
+    }
+    Ok(cli)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// The resolved values of a command line with this file; or the message.
+    fn resolve(file: &str, typed: &[&str]) -> Result<String, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.toml");
+        fs::write(&path, file).unwrap();
+        let fixed = ["meshc", "train", "--config", path.to_str().unwrap()];
+        let words = fixed.iter().chain(typed).map(OsString::from).collect();
+        let here = format!("{}/", folder.path().display());
+        match from_words(words) {
+            Ok(Cli { command: Command::Train(args) }) => Ok(args.resolved.toml().replace(&here, "")),
+            Ok(_) => panic!("the command is train"),
+            Err(error) => Err(error.to_string().replace(&here, "")),
+        }
+    }
+
+    #[track_caller]
+    fn has(text: &str, parts: &[&str]) {
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        parts.iter().for_each(|part| assert!(text.contains(part), "`{part}` is not in:\n{text}"));
+    }
+
+    const FILE: &str = "model = \"m.rs\"\ndata = [\"a.txt\", 'b c']\nsteps = 1_000\nheld_out = 0.125\n\
+                        resume = true\nrun-dir = \"r\"\njson = false\n\n[set]\nd_model = 16\nlr = 0.5\n";
+
+    #[test]
+    fn flags_come_before_the_file_and_the_file_before_defaults() {
+        let text = resolve(FILE, &["--steps", "7", "--set", "lr=0.25", "--seed", "3"]).unwrap();
+        has(
+            &text,
+            &[
+                "model = \"m.rs\" # t.toml:1",
+                "data = [\"a.txt\", \"b c\"] # t.toml:2",
+                "steps = 7 # flag",
+                "seed = 3 # flag",
+                "held-out = 0.125 # t.toml:4",
+                "resume = true # t.toml:5",
+                "text-field = \"text\" # default",
+                "[set]",
+                "d_model = 16 # t.toml:10",
+                "lr = 0.25 # flag",
+            ],
+        );
+        assert!(!text.contains("json") && !text.contains("0.5"), "{text}");
+        has(&resolve(FILE, &[]).unwrap(), &["steps = 1000 # t.toml:3", "lr = 0.5 # t.toml:11"]);
+        // What is printed is a configuration that says the same.
+        let again = resolve(&text, &[]).unwrap();
+        has(&again, &["steps = 7 # t.toml:", "lr = 0.25 # t.toml:"]);
+        let values = |text: &str| -> Vec<String> {
+            let mut all: Vec<String> =
+                text.lines().map(|l| l.split(" #").next().unwrap().trim().to_owned()).collect();
+            all.sort();
+            all
+        };
+        assert_eq!(values(&again), values(&text));
+    }
+
+    #[test]
+    fn mistakes_say_where_they_are_and_what_was_meant() {
+        let fails =
+            |file: &str, parts: &[&str]| has(&resolve(file, &["m.rs", "--data", "x"]).unwrap_err(), parts);
+        fails(
+            "steps = 4\nsave_evry = 2\n",
+            &["t.toml:2: there is no option `save_evry`", "did you mean `save-every`?"],
+        );
+        fails("[nonsense]\nx = 1\n", &["t.toml:1: there is no option `nonsense`", "meshc train --help"]);
+        fails("config = \"t.toml\"\n", &["there is no option `config`"]);
+        fails("steps = 4\nsteps = 5\n", &["t.toml:2: duplicate key"]);
+        fails("run-dir = \"a\"\nrun_dir = \"b\"\n", &["`run-dir` stands in line"]);
+        fails("\nsteps = [1, 2]\n", &["t.toml:2: `steps` is array", "one text or number"]);
+        fails("resume = \"yes\"\n", &["t.toml:1: `resume` is string", "true or false"]);
+        fails("\n\nsteps = \"many\"\n", &["t.toml:3: invalid value 'many' for '--steps <STEPS>'", "--help"]);
+        fails("steps = = 3\n", &["t.toml:1:", "KEY = VALUE"]);
+        fails("set = 3\n", &["t.toml:1: `set` is integer", "a table"]);
+        // What the command line lacks is said as ever.
+        let error = resolve("steps = 3\n", &[]).unwrap_err();
+        has(&error, &["required arguments", "--data", "MODEL|ARTEFACT|CHECKPOINT"]);
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

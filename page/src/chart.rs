@@ -1,0 +1,192 @@
+//! Curves over steps, as SVG.
+
+use crate::html::escape;
+use std::fmt::Write;
+
+/// Values by step.
+pub type Points = Vec<(u64, f64)>;
+
+/// How many colours there are.
+pub const COLOURS: usize = 6;
+
+/// Width and height, and the place of the plot in it: left, top, right, bottom.
+const SIZE: (f64, f64) = (560.0, 240.0);
+const PLOT: (f64, f64, f64, f64) = (58.0, 30.0, 548.0, 212.0);
+/// The most points of a line: more would be closer together than pixels.
+const MOST: usize = 400;
+
+/// A curve.
+pub struct Line {
+    /// What it is, for the legend.
+    pub label: String,
+    /// Number of its colour.
+    pub colour: usize,
+    /// Whether it is broken, and has dots.
+    pub dashed: bool,
+    /// By steps.
+    pub points: Points,
+}
+
+/// Curves with axes.
+pub struct Chart {
+    /// Above it.
+    pub title: String,
+    /// Of the numbers.
+    pub unit: String,
+    /// The curves.
+    pub lines: Vec<Line>,
+    /// Steps that a line is drawn at.
+    pub marks: Vec<u64>,
+}
+
+impl Chart {
+    /// The picture; nothing if there is nothing in it.
+    pub fn svg(&self) -> Option<String> {
+        let all = || self.lines.iter().flat_map(|l| &l.points).filter(|(_, y)| y.is_finite());
+        let (first, last) = (all().map(|p| p.0).min()?, all().map(|p| p.0).max()?);
+        let (low, high) = all().fold((f64::MAX, f64::MIN), |(a, b), (_, y)| (a.min(*y), b.max(*y)));
+        let ticks = ticks(low, high);
+        let (low, high) = (ticks[0], ticks[ticks.len() - 1]);
+        let (left, top, right, bottom) = PLOT;
+        let x = |step: u64| left + (right - left) * (step - first) as f64 / ((last - first).max(1)) as f64;
+        let y = |value: f64| bottom - (bottom - top) * (value - low) / (high - low);
+        let mut out = format!("<svg viewBox=\"0 0 {} {}\" role=\"img\">\n", SIZE.0, SIZE.1);
+        let unit = if self.unit.is_empty() { String::new() } else { format!(" ({})", self.unit) };
+        let _ = writeln!(
+            out,
+            "<text class=\"title\" x=\"2\" y=\"15\">{}{}</text>",
+            escape(&self.title),
+            escape(&unit)
+        );
+        for tick in &ticks {
+            let at = y(*tick);
+            let _ = writeln!(
+                out,
+                "<path class=\"grid\" d=\"M{left} {at:.1}H{right}\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+                left - 6.0,
+                at + 4.0,
+                short(*tick)
+            );
+        }
+        let _ = writeln!(
+            out,
+            "<text x=\"{left}\" y=\"{0}\">{first}</text><text x=\"{right}\" y=\"{0}\" text-anchor=\"end\">step {last}</text>",
+            bottom + 16.0
+        );
+        for mark in self.marks.iter().filter(|m| (first..=last).contains(m)) {
+            let _ = writeln!(
+                out,
+                "<path class=\"mark\" d=\"M{:.1} {top}V{bottom}\"><title>went back to a checkpoint before step {mark}</title></path>",
+                x(*mark)
+            );
+        }
+        for line in &self.lines {
+            out += &line.svg(&x, &y);
+        }
+        if self.lines.len() > 1 {
+            out += &self.legend();
+        }
+        Some(out + "</svg>\n")
+    }
+
+    fn legend(&self) -> String {
+        let mut out = String::new();
+        for (i, line) in self.lines.iter().enumerate().take(8) {
+            let _ = writeln!(
+                out,
+                "<text class=\"f{}\" x=\"{}\" y=\"{}\" text-anchor=\"end\">{}{}</text>",
+                line.colour % COLOURS,
+                PLOT.2,
+                PLOT.1 + 12.0 + 13.0 * i as f64,
+                if line.dashed { "- - " } else { "" },
+                escape(&line.label)
+            );
+        }
+        out
+    }
+}
+
+impl Line {
+    fn svg(&self, x: &dyn Fn(u64) -> f64, y: &dyn Fn(f64) -> f64) -> String {
+        let colour = self.colour % COLOURS;
+        let points = thinned(&self.points);
+        let mut path = String::new();
+        for (i, (step, value)) in points.iter().enumerate() {
+            let _ = write!(path, "{}{:.1} {:.1}", if i == 0 { "M" } else { "L" }, x(*step), y(*value));
+        }
+        let dashed = if self.dashed { " dashed" } else { "" };
+        let mut out = format!("<path class=\"line{dashed} s{colour}\" d=\"{path}\"/>\n");
+        if self.dashed || points.len() == 1 {
+            for (step, value) in &points {
+                let (at, height) = (x(*step), y(*value));
+                let _ = writeln!(
+                    out,
+                    "<circle class=\"f{colour}\" cx=\"{at:.1}\" cy=\"{height:.1}\" r=\"2.5\"><title>step {step}: {value:.4}</title></circle>"
+                );
+            }
+        }
+        out
+    }
+}
+
+/// At most so many points: means of equally many each.
+fn thinned(points: &Points) -> Points {
+    let finite: Points = points.iter().copied().filter(|(_, y)| y.is_finite()).collect();
+    let each = finite.len().div_ceil(MOST).max(1);
+    let mean = |part: &[(u64, f64)]| {
+        let middle = part[part.len() / 2].0;
+        (middle, part.iter().map(|p| p.1).sum::<f64>() / part.len() as f64)
+    };
+    finite.chunks(each).map(mean).collect()
+}
+
+/// Round numbers around a range, two at least.
+fn ticks(low: f64, high: f64) -> Vec<f64> {
+    let (low, high) = match high > low {
+        true => (low, high),
+        // One value: it lies in the middle.
+        false => (low - low.abs().max(1e-9) * 0.5, low + low.abs().max(1e-9) * 0.5),
+    };
+    let rough = (high - low) / 4.0;
+    let power = 10f64.powf(rough.log10().floor());
+    let unit =
+        [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|u| *u >= rough).unwrap_or(power * 10.0);
+    let first = (low / unit).floor();
+    let last = (high / unit).ceil().max(first + 1.0);
+    (0..=(last - first).min(20.0) as u32).map(|i| (first + f64::from(i)) * unit).collect()
+}
+
+/// A number in a few characters.
+fn short(value: f64) -> String {
+    let size = value.abs();
+    let scaled =
+        [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")].into_iter().find(|(unit, _)| size >= *unit);
+    let trimmed = |text: String| match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    };
+    match scaled {
+        Some((unit, letter)) => format!("{}{letter}", trimmed(format!("{:.2}", value / unit))),
+        None if size > 0.0 && size < 1e-3 => format!("{value:.1e}"),
+        None => trimmed(format!("{value:.4}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_are_round_and_lines_short() {
+        assert_eq!(ticks(0.3, 4.1), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert_eq!(ticks(5.0, 5.0), [2.0, 4.0, 6.0, 8.0]);
+        assert!(ticks(0.0, 0.0).len() >= 2 && ticks(-3e12, 7e12).len() < 12);
+        assert_eq!([0.0, 1.5, 25_000.0, 2.5e6, 1e-5].map(short), ["0", "1.5", "25k", "2.5M", "1.0e-5"]);
+        let many: Points = (0..100_000).map(|s| (s, s as f64)).collect();
+        let few = thinned(&many);
+        assert!(few.len() <= MOST && few[0].1 > 100.0 && few[0].1 < 130.0);
+        assert_eq!(thinned(&vec![(1, f64::NAN), (2, 1.0)]), [(2, 1.0)]);
+        let empty = Chart { title: "t".into(), unit: String::new(), lines: Vec::new(), marks: Vec::new() };
+        assert_eq!(empty.svg(), None);
+    }
+}

@@ -1,0 +1,44 @@
+//! Documents, and text in them.
+
+/// Returns a whole document. `title` is plain text, `body` is HTML.
+pub fn document(title: &str, body: &str) -> String {
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n",
+        escape(title)
+    )
+}
+
+/// Escapes text for an element or an attribute.
+pub fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+const STYLE: &str = "\
+:root { color-scheme: light dark; --ground: #ffffff; --ink: #1b1f24; --soft: #6a737d; --grid: #e3e6ea;
+  --c0: #2f6db5; --c1: #c8572b; --c2: #2e8b57; --c3: #8254b0; --c4: #a87f00; --c5: #b03a6f; }
+@media (prefers-color-scheme: dark) { :root { --ground: #14171a; --ink: #e4e7ea; --soft: #99a1a9; --grid: #2c3137;
+  --c0: #6ea8ec; --c1: #ef8f63; --c2: #62c290; --c3: #b893e2; --c4: #d5b04a; --c5: #e37fae; } }
+body { background: var(--ground); color: var(--ink); font: 15px/1.45 system-ui, sans-serif; max-width: 1180px;
+  margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 1.6rem 0 0.3rem; }
+table { border-collapse: collapse; } th { text-align: left; font-weight: 600; padding-right: 1.2rem; color: var(--soft); }
+td { padding-right: 1.2rem; overflow-wrap: anywhere; } th, td { vertical-align: top; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 520px), 1fr)); gap: 1rem; margin-top: 1rem; }
+svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
+svg .title { fill: var(--ink); font-size: 13px; font-weight: 600; }
+.grid { stroke: var(--grid); } .mark { stroke: var(--soft); stroke-dasharray: 2 3; }
+.line { fill: none; stroke-width: 1.6; stroke-linejoin: round; } .dashed { stroke-dasharray: 5 3; }
+.s0 { stroke: var(--c0); } .s1 { stroke: var(--c1); } .s2 { stroke: var(--c2); } .s3 { stroke: var(--c3); }
+.s4 { stroke: var(--c4); } .s5 { stroke: var(--c5); }
+svg .f0 { fill: var(--c0); } svg .f1 { fill: var(--c1); } svg .f2 { fill: var(--c2); } svg .f3 { fill: var(--c3); }
+svg .f4 { fill: var(--c4); } svg .f5 { fill: var(--c5); }
+.key { display: inline-block; width: 1em; height: 0.7em; margin-right: 0.35em; border-radius: 2px; }
+.keys { color: var(--soft); } .c0 { background: var(--c0); } .c1 { background: var(--c1); } .c2 { background: var(--c2); }
+.c3 { background: var(--c3); } .c4 { background: var(--c4); } .c5 { background: var(--c5); }
+figure { margin: 0.5rem 0 1rem; } figcaption { color: var(--soft); font-size: 0.85rem; }
+img { width: 100%; display: block; image-rendering: pixelated; border-radius: 2px; }
+img.drops { height: 8px; margin-top: 2px; } img.legend { width: 260px; height: 10px; }
+.scale { display: flex; width: 260px; justify-content: space-between; color: var(--soft); font-size: 0.8rem; }
+";

@@ -1,0 +1,14 @@
+//! Search for a good way to run a model on a TPU slice: mesh, layouts and settings.
+//!
+//! Reading order: [`space`] (the choices), [`candidate`] (one choice and its cost), [`evaluate`] (estimates the cost from
+//! the program of one device), [`mod@search`] (rounds of candidates).
+
+pub mod candidate;
+pub mod evaluate;
+pub mod search;
+pub mod space;
+
+pub use candidate::{Candidate, Estimate};
+pub use evaluate::{Cache, Evaluator, Model};
+pub use search::{Ranked, Seen, search};
+pub use space::{Fixed, KNOBS, Knob, Space};
