@@ -1,7 +1,7 @@
-"""Time of Hugging Face transformers' `generate` for a small Switch Transformer on CPU.
+"""Measures Hugging Face transformers' `generate` for a small Switch Transformer on CPU.
 
-Prints one JSON object. With --save DIR the model is written there (weights, config), so that another program can
-load the very same one, with `inputs.safetensors` (input_ids) and `generated.safetensors` (what came out).
+Prints one JSON object. With --save DIR it writes the model (weights and config) to DIR, so that another program can
+load the same model, together with `inputs.safetensors` (input_ids) and `generated.safetensors` (output ids).
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The JAX peer of models/switch_tiny: one whole train step (forward, backward, optimizer), jitted, state donated.
+"""JAX implementation of models/switch_tiny for comparison: one whole train step (forward, backward, optimizer), jitted, state donated.
 
     pip install -r bench/peers/requirements.txt
     python bench/peers/switch_tiny_jax.py [--dtype f32|bf16] [--dispatch einsum|scatter] [--scan] ...
@@ -7,10 +7,10 @@ Prints one JSON line. The model: T5 1.0 encoder-decoder, every feed-forward laye
 router, multiplicative input jitter, capacity factor 1.25, dropped tokens contribute nothing), RMSNorm before each
 block, relative position biases shared within a stack, tied embedding, dropout, cross-entropy with z-loss, AdamW.
 
-It is written as a JAX user who cares about speed would write it: einsum, `jax.random`, `.at[]`, `lax.scan`,
+It is written as an experienced JAX user would write it: einsum, `jax.random`, `.at[]`, `lax.scan`,
 `jax.value_and_grad`, one `jax.jit`. Options that change the maths (`--dropout`, `--group`, `--optimizer`,
 `--dropout-broadcast`) must be given the same value on both sides of a comparison; the others (`--dispatch`,
-`--scan`, `--prng`, `--embedding`) only change how the same maths is carried out, so the fastest may be taken.
+`--scan`, `--prng`, `--embedding`) only change the implementation, so use the fastest combination.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def parse_args(argv=None):
 
 
 def init_params(key, cfg):
-    """Truncated normal, sigma = sqrt(0.1 / fan_in) as the Switch paper asks; embedding N(0, 1) as in T5."""
+    """Truncated normal, sigma = sqrt(0.1 / fan_in) as in the Switch paper; embedding N(0, 1) as in T5."""
     keys = iter(jax.random.split(key, 256))
 
     def dense(shape, fan_in):
@@ -143,7 +143,7 @@ def position_bias(table, length, bidirectional, dtype):
 
 
 def attention(p, x, memory, bias, keys, cfg):
-    """x: [batch, query, d_model]; memory: what keys and values are made of (x itself when None)."""
+    """x: [batch, query, d_model]; memory: the input of keys and values (None means x)."""
     dt = x.dtype
     h = rms_norm(x, p["norm"])
     m = h if memory is None else memory
@@ -325,7 +325,7 @@ def train_step(state, batch, cfg):
 
 
 def make_batch(cfg, step):
-    """Byte-like ids with a skewed distribution and a padded tail, so that routing and masks have work to do."""
+    """Byte-like ids with a skewed distribution and a padded tail, which exercise routing and masks."""
     rng = np.random.default_rng(1000 + step)
 
     def ids(length):

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Curves of training runs as SVG, and how soon they reach the first one's last loss. Python's own library is enough.
+"""Plots loss curves of training runs as SVG, and prints when each run reaches the final loss of the first.
 
-  plot.py thin METRICS.jsonl OUT.jsonl                       keep evaluations, and the mean loss of the steps between
-  plot.py draw OUT.svg NAME=FILE.jsonl@MS_PER_STEP …         the first one is what the others are measured by
+  plot.py thin METRICS.jsonl OUT.jsonl                       reduce metrics to evaluations and mean training losses
+  plot.py draw OUT.svg NAME=FILE.jsonl@MS_PER_STEP …         draw the runs; the first run is the reference
+
+It needs only Python's standard library.
 """
 import json
 import sys
@@ -16,8 +18,8 @@ def lines(path):
 
 
 def thin(source, out):
-    """One line for each evaluation; `loss` becomes the mean of the training losses since the one before."""
-    since, kept = [], []
+    """Writes one line per evaluation; `loss` becomes the mean training loss since the previous evaluation."""
+    since, rows = [], []
     for line in lines(source):
         since.append(line["loss"])
         if "eval" not in line:
@@ -28,14 +30,14 @@ def thin(source, out):
                 row[f"{stack}_dropped"] = [round(x, 4) for x in line[f"{stack}_dropped"]]
         evaluated = line["eval"]
         row["eval"] = {key: round(evaluated[key], 5) for key in ["loss", "accuracy", "tokens"] if key in evaluated}
-        kept.append(row)
+        rows.append(row)
         since = []
     with open(out, "w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in kept)
+        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def reaches(points, loss):
-    """The step at which held-out loss is this low and stays so, between evaluations on a straight line."""
+    """Returns the step from which the held-out loss stays at or below `loss`, interpolated linearly, or None."""
     last = max((i for i, (_, y) in enumerate(points) if y > loss), default=-1)
     if last + 1 == len(points):
         return None
@@ -46,7 +48,7 @@ def reaches(points, loss):
 
 
 def panel(left, runs, scale, label, top, bottom):
-    """One pair of axes, 420 wide."""
+    """Returns the SVG elements of one plot, 420 pixels wide."""
     right = max(points[-1][0] * scale(ms) for _, ms, points in runs)
     x = lambda v: left + 50 + 350 * v / right
     y = lambda v: 30 + 290 * (top - v) / (top - bottom)
@@ -79,14 +81,14 @@ def draw(out, arguments):
            '<rect width="860" height="390" fill="white"/>',
            '<text x="60" y="18">held-out loss, nats per target token</text>']
     svg += panel(0, runs, lambda ms: 1, "steps", top, bottom)
-    svg += panel(430, runs, lambda ms: ms / 1000, "seconds of a step's processor time, times steps", top, bottom)
+    svg += panel(430, runs, lambda ms: ms / 1000, "steps × CPU seconds per step", top, bottom)
     for i, ((name, _, _), colour) in enumerate(zip(runs, COLOURS)):
         svg.append(f'<rect x="{60 + 150 * i}" y="370" width="14" height="4" fill="{colour}"/>')
         svg.append(f'<text x="{80 + 150 * i}" y="376">{name}</text>')
     with open(out, "w") as file:
         file.write("\n".join(svg + ["</svg>"]) + "\n")
     goal = runs[0][2][-1][1]
-    print("| model | ms of a step | last held-out loss | steps to %.4f | times fewer steps | time, relative |" % goal)
+    print("| model | ms per step | final held-out loss | steps to %.4f | ratio of steps | relative time |" % goal)
     print("|---|---|---|---|---|---|")
     for name, ms, points in runs:
         step = reaches(points, goal)

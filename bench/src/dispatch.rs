@@ -1,5 +1,7 @@
-//! Dispatch by index against dispatch by a product with a one-hot mask: whole training steps, both programs in
-//! one process and in turns, so that a noisy machine is noisy to both.
+//! Step time of index dispatch and of one-hot (einsum) dispatch.
+//!
+//! Both programs run whole training steps, alternating in one process, so that noise of the machine affects
+//! both.
 
 use crate::{lower, step};
 use anyhow::{Result, anyhow, ensure};
@@ -13,13 +15,14 @@ use runtime::{
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Instant};
 
-/// Experts, and tokens of a group.
+/// Pairs of the number of experts and the tokens of a group.
 const CASES: [(usize, usize); 5] = [(32, 4096), (8, 16), (8, 32), (8, 64), (8, 128)];
 
-/// Tokens of a step's inputs, and as many targets.
+/// Input tokens of a step. It has as many target tokens.
 const TOKENS: usize = 4096;
 
-/// Times a step of each way, `rounds` times after one to warm up, for each case (the first only if `quick`).
+/// Measures the step time of both dispatches in every case: the median of `rounds` after one warm-up round.
+/// With `quick`, only the first case.
 pub fn measure(rounds: usize, quick: bool) -> Result<Value> {
     let around = Surroundings::of_process()?;
     let found = find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}"))?;
@@ -31,7 +34,7 @@ pub fn measure(rounds: usize, quick: bool) -> Result<Value> {
     Ok(json!({"rounds": rounds, "tokens": TOKENS, "cases": cases?}))
 }
 
-/// A model with one sparse layer in each stack, of switch_tiny's sizes.
+/// Returns a model with one sparse layer per stack and the sizes of switch_tiny.
 fn config(experts: usize, group_size: usize, dispatch: Dispatch) -> Config {
     Config {
         name: "dispatch".into(),
@@ -51,15 +54,15 @@ fn config(experts: usize, group_size: usize, dispatch: Dispatch) -> Config {
     }
 }
 
-/// A step that is ready to be taken.
-struct Way {
+/// A session with the inputs of a step, and the measured times.
+struct Candidate {
     session: Session,
     inputs: BTreeMap<String, HostTensor>,
     times: Vec<f64>,
     loss: f64,
 }
 
-impl Way {
+impl Candidate {
     fn new(client: &Client, config: &Config) -> Result<Self> {
         let module = models::program(config, &Site::default()).finish().map_err(|d| anyhow!("{d}"))?;
         let built = lower::lower(module, &Mesh::default())?;
@@ -81,7 +84,7 @@ impl Way {
         Ok(())
     }
 
-    /// The median, without the step that warmed up.
+    /// Returns the median in milliseconds, without the warm-up step.
     fn median(&self) -> f64 {
         let mut times = self.times[1..].to_vec();
         times.sort_by(f64::total_cmp);
@@ -90,24 +93,25 @@ impl Way {
 }
 
 fn case(client: &Client, experts: usize, group: usize, rounds: usize) -> Result<Value> {
-    ensure!(rounds > 0, "at least one round is measured");
+    ensure!(rounds > 0, "ROUNDS must be at least 1, got {rounds}");
     let [by_index, by_product] = [Dispatch::Permute, Dispatch::Einsum];
-    let mut ways = [by_index, by_product].map(|dispatch| Way::new(client, &config(experts, group, dispatch)));
-    let [Ok(index), Ok(product)] = &mut ways else {
-        return Err(ways.into_iter().find_map(Result::err).expect("one of the two failed"));
+    let mut both =
+        [by_index, by_product].map(|dispatch| Candidate::new(client, &config(experts, group, dispatch)));
+    let [Ok(index), Ok(product)] = &mut both else {
+        return Err(both.into_iter().find_map(Result::err).expect("one of the two failed"));
     };
     for round in 0..=rounds {
-        // Whoever goes first in one round goes second in the next.
+        // The order alternates from round to round.
         let order = if round % 2 == 0 { [&mut *index, &mut *product] } else { [&mut *product, &mut *index] };
-        order.into_iter().try_for_each(Way::step)?;
+        order.into_iter().try_for_each(Candidate::step)?;
     }
-    let apart = (index.loss - product.loss).abs();
-    ensure!(apart <= 1e-3 * product.loss, "the losses are {} and {}", index.loss, product.loss);
+    let difference = (index.loss - product.loss).abs();
+    ensure!(difference <= 1e-3 * product.loss, "the losses are {} and {}", index.loss, product.loss);
     let options = config(experts, group, Dispatch::Auto).switch.expect("the model is sparse");
     Ok(json!({
         "experts": experts, "group": group, "capacity": options.capacity(group, true),
         "sort_ms": index.median(), "einsum_ms": product.median(), "speedup": product.median() / index.median(),
         "auto_takes": if options.dispatches_by_index(Dispatch::Auto, group, true) { "sort" } else { "einsum" },
-        "loss": index.loss, "losses_apart": apart,
+        "loss": index.loss, "loss_difference": difference,
     }))
 }

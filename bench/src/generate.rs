@@ -1,5 +1,6 @@
-//! Time of greedy generation for a small Switch Transformer on the CPU plugin, against Hugging Face
-//! transformers with the same weights, in turns.
+//! Time of greedy generation on the CPU plugin, beside Hugging Face transformers with the same weights.
+//!
+//! Runs of both systems alternate.
 
 use crate::{lower, peers};
 use anyhow::{Context, Result, anyhow};
@@ -20,15 +21,16 @@ const INPUT: usize = 64;
 const NEW: usize = 64;
 const EXPERTS: usize = 8;
 
-/// Models: layers of each stack, how many of them are sparse, `d_model`. Eight heads; `d_ff` is four times `d_model`.
+/// Models: layers per stack, sparse layers per stack, `d_model`. They have 8 heads, and `d_ff` is 4 ×
+/// `d_model`.
 const MODELS: [[&str; 3]; 3] = [["2", "1", "64"], ["4", "2", "64"], ["2", "1", "256"]];
 
-/// All models; `python` is an interpreter with transformers, if the peer is to be measured.
+/// Measures all models. `python` is an interpreter with transformers; `None` leaves out the peer.
 pub fn all(python: Option<&str>, quick: bool) -> Result<Value> {
     let runs = if quick { "3" } else { "9" };
     let mut results = Vec::new();
     for [layers, sparse, d_model] in MODELS.into_iter().take(if quick { 1 } else { MODELS.len() }) {
-        let width: usize = d_model.parse().context("a size")?;
+        let width: usize = d_model.parse().context("d_model must be a number")?;
         let (d_ff, d_kv) = ((4 * width).to_string(), (width / 8).to_string());
         let folder = tempfile::tempdir()?;
         let dir = folder.path().display().to_string();
@@ -60,7 +62,8 @@ pub fn all(python: Option<&str>, quick: bool) -> Result<Value> {
     Ok(json!({ "generate": results }))
 }
 
-/// One model: with the weights in `dir` if the peer has written them there, else with random ones.
+/// Measures one model with the weights that the peer wrote to `dir`, or with random weights if there are
+/// none.
 pub fn one(layers: &str, sparse: &str, d_model: &str, dir: &str, runs: usize) -> Result<Value> {
     let config = config(layers.parse()?, sparse.parse()?, d_model.parse()?);
     let options = Generation::default();
@@ -92,7 +95,8 @@ pub fn one(layers: &str, sparse: &str, d_model: &str, dir: &str, runs: usize) ->
     let (mut wall, mut cpu, mut tokens, mut first) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut first_cpu = Vec::new();
     for run in 0..=runs {
-        // The encoder and one call of the decoder: what the rest costs is the difference.
+        // The encoder and one call of the decoder. The difference to a whole run is the cost of the other
+        // calls.
         let (start, before) = (Instant::now(), crate::step::cpu_seconds());
         let one = Options { min_length: steps, max_length: Some(steps), ..Options::default() };
         generator.run(&inputs, &one, &mut |_, _| Ok(()))?;
@@ -120,7 +124,7 @@ pub fn one(layers: &str, sparse: &str, d_model: &str, dir: &str, runs: usize) ->
     }))
 }
 
-/// The model of bench/peers/generate_hf.py.
+/// Returns the model of `bench/peers/generate_hf.py`.
 fn config(layers: usize, sparse: usize, d_model: usize) -> Config {
     Config {
         name: "generate".into(),
@@ -139,7 +143,7 @@ fn config(layers: usize, sparse: usize, d_model: usize) -> Config {
     }
 }
 
-/// Share of the tokens that the peer has made, too.
+/// Returns the fraction of tokens that are equal to the peer's, or `None` if the peer has not run.
 fn same(dir: &str, tokens: &[Vec<i32>]) -> Result<Option<f64>> {
     let path = Path::new(dir).join("generated.safetensors");
     if !path.exists() {
@@ -158,7 +162,7 @@ fn same(dir: &str, tokens: &[Vec<i32>]) -> Result<Option<f64>> {
     Ok(Some(same as f64 / (BATCH * NEW) as f64))
 }
 
-/// Our parameters, from the peer's.
+/// Converts the peer's parameters to ours.
 fn parameters(config: &Config, bytes: &[u8]) -> Result<BTreeMap<String, HostTensor>> {
     let file = SafeTensors::deserialize(bytes)?;
     let mut all: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();

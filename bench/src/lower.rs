@@ -1,4 +1,4 @@
-//! From a program to HLO bytes.
+//! Time of the compiler: from a program to HLO bytes.
 
 use anyhow::{Context, Result, anyhow};
 use compiler::{
@@ -9,10 +9,10 @@ use mesh::{Layout, Mesh, Module};
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, time::Instant};
 
-/// Runs of which the median is taken.
+/// Runs per measurement. The median is reported.
 const RUNS: usize = 21;
 
-/// The program in a `.mesh` file.
+/// Reads a `.mesh` file.
 pub fn read(path: &str) -> Result<Module> {
     parse(&std::fs::read_to_string(path).with_context(|| format!("reading {path}"))?, path)
 }
@@ -21,7 +21,7 @@ fn parse(text: &str, path: &str) -> Result<Module> {
     mesh::text::parse(text, path).map_err(|e| anyhow!("{e}"))
 }
 
-/// All of the compiler, under the program's own layout.
+/// Compiles a program under its own layout.
 pub fn lower(module: Module, mesh: &Mesh) -> Result<Artefact> {
     observed(module, mesh, &mut pipeline::unobserved)
 }
@@ -35,7 +35,8 @@ fn observed(module: Module, mesh: &Mesh, observe: pipeline::Observer) -> Result<
     Ok(pipeline::emit(&local, &settings, observe)?)
 }
 
-/// Time from text to bytes on one device and on eight: the training step alone, and all functions.
+/// Measures the time from text to bytes on one device and on eight, for the training step and for all
+/// functions.
 pub fn measure(path: &str) -> Result<Value> {
     let all = read(path)?;
     let mut step = all.clone();
@@ -77,7 +78,7 @@ fn timed(what: &str, text: &str, mesh: &Mesh) -> Result<Value> {
     }))
 }
 
-/// The median; sorts the times.
+/// Sorts the times and returns their median.
 fn median(times: &mut [f64]) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]

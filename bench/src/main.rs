@@ -1,8 +1,8 @@
-//! Benchmarks. `bench` runs all and prints one JSON object; `bench step` times one configuration, so that
-//! each is measured in a process of its own.
+//! Benchmarks, with peers beside them. Every command prints one JSON object.
 //!
-//! Times are medians after warm-up. Machines are noisy: compare ratios of runs made side by side, and CPU
-//! time beside wall time.
+//! `bench` without a subcommand starts `bench step` and `bench lower` in separate processes. Times are
+//! medians after warm-up. Machines are noisy: compare ratios of runs that were made side by side, and compare
+//! CPU time as well as wall time.
 
 mod dispatch;
 mod generate;
@@ -23,8 +23,8 @@ const USAGE: &str = "usage: bench [--peers PYTHON] [--quick]
        bench pods [base|xxl|c]…
        bench save [ROUNDS] [--quick] [--dir DIR]
 
-Without a subcommand: lowering time and step times of switch_tiny on 1 and 8 CPU devices, f32 and bf16, and,
-where PYTHON has what bench/peers/requirements.txt names, the same model in JAX, interleaved.";
+Without a subcommand: compile time and step times of switch_tiny on 1 and 8 CPU devices, in f32 and bf16. With
+--peers, the same model in JAX as well, alternating; PYTHON needs the packages in bench/peers/requirements.txt.";
 
 fn main() -> ExitCode {
     match run(&std::env::args().skip(1).collect::<Vec<_>>()) {
@@ -40,13 +40,13 @@ fn run(args: &[String]) -> Result<()> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["step", model, mesh, steps] => {
-            step::measure(model, mesh, steps.parse().context("STEPS is a number")?)?
+            step::measure(model, mesh, steps.parse().context("STEPS must be a number")?)?
         }
         ["lower", model] => lower::measure(model)?,
         ["dispatch", options @ ..] => {
             let quick = options.contains(&"--quick");
             let rounds = options.iter().find(|o| **o != "--quick");
-            let rounds = rounds.map_or(Ok(9), |r| r.parse()).context("ROUNDS is a number")?;
+            let rounds = rounds.map_or(Ok(9), |r| r.parse()).context("ROUNDS must be a number")?;
             dispatch::measure(rounds, quick)?
         }
         ["pods", rows @ ..] => pods::measure(rows)?,
@@ -56,21 +56,21 @@ fn run(args: &[String]) -> Result<()> {
             while let Some(option) = options.next() {
                 match option {
                     "--quick" => quick = true,
-                    "--dir" => dir = options.next().context("--dir takes a folder")?,
-                    number => rounds = number.parse().context("ROUNDS is a number")?,
+                    "--dir" => dir = options.next().context("--dir needs a folder")?,
+                    number => rounds = number.parse().context("ROUNDS must be a number")?,
                 }
             }
             save::measure(rounds, quick, dir)?
         }
         ["generate", options @ ..] => {
             let python = match options.iter().position(|o| *o == "--peers") {
-                Some(at) => Some(*options.get(at + 1).context("--peers takes a Python interpreter")?),
+                Some(at) => Some(*options.get(at + 1).context("--peers needs a Python interpreter")?),
                 None => None,
             };
             generate::all(python, options.contains(&"--quick"))?
         }
         ["generate-one", layers, sparse, d_model, dir, runs] => {
-            generate::one(layers, sparse, d_model, dir, runs.parse().context("RUNS is a number")?)?
+            generate::one(layers, sparse, d_model, dir, runs.parse().context("RUNS must be a number")?)?
         }
         ["-h" | "--help"] => {
             println!("{USAGE}");
@@ -82,7 +82,7 @@ fn run(args: &[String]) -> Result<()> {
             while let Some(option) = options.next() {
                 match *option {
                     "--peers" => {
-                        python = Some(*options.next().context("--peers takes a Python interpreter")?)
+                        python = Some(*options.next().context("--peers needs a Python interpreter")?)
                     }
                     "--quick" => quick = true,
                     other => bail!("unknown argument `{other}`\n{USAGE}"),

@@ -1,10 +1,10 @@
-//! All benchmarks, the peer's runs between our own.
+//! The default benchmark: compile and step times of switch_tiny, with the peer's runs between ours.
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::process::Command;
 
-/// Runs everything; `python` is an interpreter with JAX, if the peer is to be measured.
+/// Runs all measurements. `python` is an interpreter with JAX; `None` leaves out the peer.
 pub fn all(python: Option<&str>, quick: bool) -> Result<Value> {
     let folder = tempfile::tempdir()?;
     let steps = if quick { "3" } else { "20" };
@@ -40,7 +40,7 @@ pub fn all(python: Option<&str>, quick: bool) -> Result<Value> {
     Ok(json!({"lowering": lowering["lowering"], "steps": runs, "ratio_to_peer": ratios}))
 }
 
-/// The text of switch_tiny.
+/// Returns the `.mesh` text of switch_tiny.
 fn model(dtype: &str) -> Result<Vec<u8>> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args([
@@ -57,7 +57,7 @@ fn model(dtype: &str) -> Result<Vec<u8>> {
     output(&mut command)
 }
 
-/// This program in a process of its own.
+/// Runs this program in a separate process and returns its JSON.
 pub fn own(args: &[&str]) -> Result<Value> {
     let mut command = Command::new(std::env::current_exe()?);
     Ok(serde_json::from_slice(&output(command.args(args))?)?)
@@ -67,17 +67,17 @@ fn peer(python: &str, dtype: &str, dispatch: &str, steps: &str) -> Result<Value>
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/switch_tiny_jax.py");
     let mut command = Command::new(python);
     command.args([script, "--dtype", dtype, "--dispatch", dispatch, "--steps", steps]);
-    // Dropout masks shared along the sequence, as in our model (and in T5).
+    // Dropout masks are shared along the sequence, as in our model and in T5.
     command.args(["--dropout-broadcast", "length"]);
     last_json(&mut command)
 }
 
-/// The JSON that a script of the peer prints.
+/// Runs a script of the peer and returns its JSON.
 pub fn json(python: &str, args: &[&str]) -> Result<Value> {
     last_json(Command::new(python).args(args))
 }
 
-/// The last line of the output that begins like a JSON object.
+/// Returns the last line of the output that begins like a JSON object.
 fn last_json(command: &mut Command) -> Result<Value> {
     let text = String::from_utf8(output(command)?)?;
     let line = text.lines().rev().find(|l| l.starts_with('{')).context("the peer printed no JSON")?;

@@ -1,12 +1,14 @@
-//! Switch-Base, XXL and C compiled ahead of time for TPU slices, against Google's own code (Flaxformer and T5X)
-//! compiled for the same slices by the same libtpu. Counts of the optimized programs, not times: they are the same
-//! on every machine but for the seconds that compiling takes.
+//! Ahead-of-time compilation of Switch-Base, Switch-XXL and Switch-C for TPU slices, beside Flaxformer and
+//! T5X.
+//!
+//! Both systems are compiled for the same slices by the same libtpu. The results are counts of the optimized
+//! programs and therefore equal on every machine, except for the compile time.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::{path::Path, process::Command, time::Instant};
 
-/// A model on a slice, and what the peer's step needs there per device.
+/// A model on a slice, with the peer's numbers per device.
 struct Row {
     name: &'static str,
     model: &'static str,
@@ -19,7 +21,8 @@ struct Row {
     peer: Peer,
 }
 
-/// Matmul FLOPs, estimated cycles, bytes on the wire, peak bytes of memory, seconds to compile.
+/// The peer's numbers: matmul FLOPs, estimated cycles, wire bytes, peak memory in bytes, compile time in
+/// seconds.
 struct Peer {
     flops: f64,
     cycles: f64,
@@ -28,8 +31,8 @@ struct Peer {
     seconds: f64,
 }
 
-/// Every row in one configuration: global batch 2048, inputs 512, targets 114, bf16 activations, float32 router,
-/// Adafactor. The peer has no noise, and neither have these.
+/// The rows. All use global batch 2048, input length 512, target length 114, bf16 activations, a float32
+/// router and Adafactor, without router noise on either side.
 const ROWS: [Row; 3] = [
     Row {
         name: "base",
@@ -66,10 +69,10 @@ const ROWS: [Row; 3] = [
     },
 ];
 
-/// Compiles the rows called `names`, all if there are none, with the `meshc` that lies beside this program.
+/// Compiles the rows `names` (all rows if empty) with the `meshc` in the folder of this program.
 pub fn measure(names: &[&str]) -> Result<Value> {
     if let Some(unknown) = names.iter().find(|n| ROWS.iter().all(|row| row.name != **n)) {
-        bail!("there is no row `{unknown}`: the rows are {}", ROWS.map(|row| row.name).join(", "));
+        bail!("unknown row `{unknown}`: the rows are {}", ROWS.map(|row| row.name).join(", "));
     }
     let wanted = ROWS.iter().filter(|row| names.is_empty() || names.contains(&row.name));
     Ok(json!({ "rows": wanted.map(compiled).collect::<Result<Vec<Value>>>()? }))
@@ -77,7 +80,7 @@ pub fn measure(names: &[&str]) -> Result<Value> {
 
 fn compiled(row: &Row) -> Result<Value> {
     let meshc = std::env::current_exe()?.with_file_name(format!("meshc{}", std::env::consts::EXE_SUFFIX));
-    ensure!(meshc.exists(), "{} is not there: cargo build --release -p meshc", meshc.display());
+    ensure!(meshc.exists(), "{} does not exist: run `cargo build --release -p meshc`", meshc.display());
     let folder = tempfile::tempdir()?;
     let artefact = folder.path().join(row.name);
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(format!("{}.rs", row.model));
@@ -99,10 +102,10 @@ fn compiled(row: &Row) -> Result<Value> {
     ensure!(done.status.success(), "{}: {}", row.name, String::from_utf8_lossy(&done.stderr));
     let whole = start.elapsed().as_secs_f64();
     let said: Value = serde_json::from_slice(&std::fs::read(artefact.join("compiled.json"))?)?;
-    // The one function that was asked for.
+    // `--function` selects one function.
     let step = &said[0];
     let number = |value: &Value, what: &str| {
-        value.as_f64().with_context(|| format!("compiled.json does not say `{what}`: {said}"))
+        value.as_f64().with_context(|| format!("compiled.json has no `{what}`: {said}"))
     };
     let flops = number(&step["program"]["matmul_flops"], "matmul_flops")?;
     let cycles = number(&step["program"]["estimated_cycles"], "estimated_cycles")?;

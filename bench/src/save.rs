@@ -1,5 +1,6 @@
-//! Saving while training: how long the loop stands still, and how fast bytes get to the disk; against a plain write of
-//! as many bytes and against `dd`, in turns, on the same disk.
+//! Cost of checkpoints: the time that the training loop is blocked, and the write speed.
+//!
+//! A plain write of the same number of bytes and `dd`, alternating on the same disk, are the references.
 
 use crate::{lower, step};
 use anyhow::{Context, Result, anyhow, ensure};
@@ -14,10 +15,10 @@ use runtime::{
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, io::Write, path::Path, process::Command, thread, time::Instant};
 
-/// Bytes of a write.
+/// Bytes per write call.
 const PIECE: usize = 8 << 20;
 
-/// Times of all rounds, in milliseconds, by what they are of.
+/// Milliseconds of all rounds by name of the measurement.
 #[derive(Default)]
 struct Times(BTreeMap<&'static str, Vec<f64>>);
 
@@ -35,22 +36,22 @@ impl Times {
     }
 }
 
-/// `rounds` of each; checkpoints and files go to a new folder in `dir`.
+/// Measures `rounds` rounds. Checkpoints and files are written to a new folder in `dir`.
 pub fn measure(rounds: usize, quick: bool, dir: &str) -> Result<Value> {
-    ensure!(rounds > 0, "at least one round is measured");
-    let place = tempfile::Builder::new().prefix("bench-save").tempdir_in(dir);
-    let place = place.with_context(|| format!("making a folder in `{dir}`"))?;
+    ensure!(rounds > 0, "ROUNDS must be at least 1, got {rounds}");
+    let scratch = tempfile::Builder::new().prefix("bench-save").tempdir_in(dir);
+    let scratch = scratch.with_context(|| format!("creating a folder in `{dir}`"))?;
     let mut session = session(quick)?;
     let inputs = step::batch(session.artefact())?;
     let bytes = session.snapshot()?.bytes();
     let mut times = Times::default();
     for round in 0..=rounds {
-        // The first one warms up.
+        // The first round warms up.
         let mut now = Times::default();
-        plain(place.path(), bytes, &mut now)?;
-        dd(place.path(), bytes, &mut now)?;
-        alone(&session, place.path(), round as u64, &mut now)?;
-        training(&mut session, &inputs, place.path(), round as u64, &mut now)?;
+        plain(scratch.path(), bytes, &mut now)?;
+        dd(scratch.path(), bytes, &mut now)?;
+        alone(&session, scratch.path(), round as u64, &mut now)?;
+        training(&mut session, &inputs, scratch.path(), round as u64, &mut now)?;
         if round > 0 {
             now.0.into_iter().for_each(|(what, all)| times.0.entry(what).or_default().extend(all));
         }
@@ -68,12 +69,12 @@ pub fn measure(rounds: usize, quick: bool, dir: &str) -> Result<Value> {
     }))
 }
 
-/// switch_tiny, or something much smaller; it has made a step.
+/// Returns a session with initialized state of switch_tiny, or of a much smaller model if `quick`.
 fn session(quick: bool) -> Result<Session> {
     let (d_model, d_ff) = if quick { (32, 64) } else { (256, 1024) };
     let config = Config {
         name: "save".into(),
-        // Short steps, beside which what a snapshot costs is seen.
+        // Steps are short, so that the cost of a snapshot is visible.
         batch: 8,
         input_length: 64,
         target_length: 32,
@@ -104,7 +105,7 @@ fn session(quick: bool) -> Result<Session> {
     Ok(session)
 }
 
-/// As many bytes, one after the other, into one file.
+/// Writes `bytes` bytes sequentially to one file.
 fn plain(dir: &Path, bytes: usize, times: &mut Times) -> Result<()> {
     let piece: Vec<u8> = (0..PIECE).map(|i| (i * 31) as u8).collect();
     let path = dir.join("plain");
@@ -121,6 +122,7 @@ fn plain(dir: &Path, bytes: usize, times: &mut Times) -> Result<()> {
     Ok(fs::remove_file(&path)?)
 }
 
+/// Writes `bytes` bytes with `dd`.
 fn dd(dir: &Path, bytes: usize, times: &mut Times) -> Result<()> {
     let path = dir.join("dd");
     let mut command = Command::new("dd");
@@ -133,7 +135,7 @@ fn dd(dir: &Path, bytes: usize, times: &mut Times) -> Result<()> {
     Ok(fs::remove_file(&path)?)
 }
 
-/// A checkpoint while nothing else is done.
+/// Writes a checkpoint while no step runs.
 fn alone(session: &Session, dir: &Path, round: u64, times: &mut Times) -> Result<()> {
     let path = folder::path(dir, 2 * round);
     let start = Instant::now();
@@ -145,7 +147,7 @@ fn alone(session: &Session, dir: &Path, round: u64, times: &mut Times) -> Result
     Ok(fs::remove_dir_all(&path)?)
 }
 
-/// A checkpoint while training goes on, as the training loop makes it.
+/// Writes a checkpoint while training continues, as the training loop does.
 fn training(
     session: &mut Session,
     inputs: &BTreeMap<String, HostTensor>,
@@ -159,7 +161,8 @@ fn training(
         session.call("train_step", inputs)?.wait()?;
         Ok(times.add(what, start))
     };
-    // What a snapshot does to the step after it, writing apart: against the steps before and after that one.
+    // The slowdown of the step after a snapshot, without writing: compared with the steps before and after
+    // it.
     let mut before = step(session, "step", times)?;
     for _ in 0..10 {
         let copy = session.snapshot()?;
@@ -170,7 +173,7 @@ fn training(
         before = after;
     }
     let path = folder::path(dir, 2 * round + 1);
-    let place = path.clone();
+    let written = path.clone();
     let start = Instant::now();
     let copy = session.snapshot()?;
     let thread = thread::spawn(move || -> runtime::Result<()> {
@@ -185,5 +188,5 @@ fn training(
     }
     thread.join().map_err(|_| anyhow!("the writing thread panicked"))??;
     times.add("save_while_training", start);
-    Ok(fs::remove_dir_all(place)?)
+    Ok(fs::remove_dir_all(written)?)
 }

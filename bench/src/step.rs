@@ -11,7 +11,7 @@ use runtime::{
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Instant};
 
-/// Medians over `steps` steps after three to warm up.
+/// Measures `steps` steps after three warm-up steps and returns medians.
 pub fn measure(model: &str, mesh: &str, steps: usize) -> Result<Value> {
     let mesh = Mesh::parse(mesh).map_err(|e| anyhow!(e))?;
     let built = lower::lower(lower::read(model)?, &mesh)?;
@@ -24,7 +24,7 @@ pub fn measure(model: &str, mesh: &str, steps: usize) -> Result<Value> {
     session.call("init", &seed)?.wait()?;
     let start = Instant::now();
     session.compile("train_step")?;
-    // As training does.
+    // The training loop releases `init` as well.
     session.release("init");
     session.rest()?;
     let compile_s = start.elapsed().as_secs_f64();
@@ -54,7 +54,7 @@ pub fn measure(model: &str, mesh: &str, steps: usize) -> Result<Value> {
     }))
 }
 
-/// Tokens that depend on their place alone; no padding.
+/// Returns a batch whose tokens depend only on their position, without padding.
 pub fn batch(artefact: &Artefact) -> Result<BTreeMap<String, HostTensor>> {
     let (batch, vocab) = (artefact.number("batch")?, artefact.number("vocab")?);
     let tokens = |length: usize, salt: usize| {
@@ -69,11 +69,11 @@ pub fn batch(artefact: &Artefact) -> Result<BTreeMap<String, HostTensor>> {
     ]))
 }
 
-/// CPU time of this process so far, all threads.
+/// Returns the CPU time of all threads of this process in seconds.
 pub fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name of the command, in parentheses, may hold blanks; user and system time are the 12th and 13th
-    // fields after it, in hundredths.
+    // The command's name, in parentheses, can contain spaces. User and system time are the 12th and 13th
+    // fields after it, in hundredths of a second.
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split_whitespace().collect();
     let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
     (ticks(11) + ticks(12)) / 100.0

@@ -1,6 +1,6 @@
 //! Developer commands: `cargo xtask test`, `tidy`, `codegen`, `bless`.
 //!
-//! A Makefile in Rust: nothing here is part of the product.
+//! These replace a Makefile and are not part of the product.
 
 use std::env;
 use std::fmt;
@@ -19,9 +19,9 @@ usage: cargo xtask COMMAND
 
 commands:
   test [--slow] [ARGS] install the CPU plugin, then run cargo test --workspace ARGS
-  tidy                check the house rules that a machine can check
-  bless [ARGS]        run cargo test ARGS (all tests if none) and let tests rewrite what they expect
-  codegen [--check]   generate proto/src/gen/ from proto/protos/ (or say what is stale)
+  tidy [--all]         check the house rules that a machine can check (--all: also list the exceptions)
+  bless [ARGS]         run cargo test ARGS (default: all tests) and let tests rewrite their expectations
+  codegen [--check]    generate proto/src/gen/ from proto/protos/ (or list stale files)
 ";
 
 fn main() -> ExitCode {
@@ -37,7 +37,8 @@ fn main() -> ExitCode {
 fn run(args: &[String]) -> Result<ExitCode> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["tidy"] => return tidy::run(&root()),
+        ["tidy"] => return tidy::run(&root(), false),
+        ["tidy", "--all"] => return tidy::run(&root(), true),
         ["test", args @ ..] => return test::run(&root(), args),
         ["bless", args @ ..] => return bless::run(&root(), args),
         ["codegen"] => codegen::run(&root(), false)?,
@@ -48,27 +49,32 @@ fn run(args: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The repository: the parent of this crate.
+/// Returns the root of the repository: the parent of this crate, which cargo names, or else the current
+/// directory.
 fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().expect("xtask lies in the repository").to_path_buf()
+    match env::var_os("CARGO_MANIFEST_DIR") {
+        Some(here) => {
+            Path::new(&here).parent().expect("the crate is in a folder of the repository").to_path_buf()
+        }
+        None => PathBuf::from("."),
+    }
 }
 
-/// One thing that is not as it should be.
+/// One violation of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// The file, relative to the repository.
     pub file: String,
     /// The line, from 1.
     pub line: usize,
-    /// What is wrong.
+    /// The problem.
     pub what: String,
-    /// What to do about it.
+    /// The remedy.
     pub todo: String,
 }
 
 impl Finding {
-    /// A finding at `file:line`.
+    /// Makes a finding at `file:line`.
     pub fn new(file: &str, line: usize, what: impl Into<String>, todo: impl Into<String>) -> Finding {
         Finding { file: file.to_string(), line, what: what.into(), todo: todo.into() }
     }

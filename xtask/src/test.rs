@@ -1,11 +1,11 @@
-//! `cargo xtask test`: all tests, with what they need installed first.
+//! `cargo xtask test`: installs the CPU plugin and runs all tests.
 
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-/// Installs the CPU plugin into the cache and runs `cargo test --workspace ARGS`; with `--slow` first, the
-/// slow suites too. A test may then not skip for want of the plugin.
+/// Installs the CPU plugin into the cache and runs `cargo test --workspace ARGS`. If the first argument is
+/// `--slow`, the slow suites run too. Tests fail rather than skip if the plugin is missing.
 pub fn run(root: &Path, args: &[&str]) -> Result<ExitCode> {
     let (slow, args) = match args {
         ["--slow", rest @ ..] => (true, rest),

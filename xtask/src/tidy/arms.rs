@@ -1,9 +1,8 @@
 //! No catch-all arm in a `match` on the enums of `mesh/src/ir/op.rs`.
 //!
-//! A new operation must make the compiler list every place that has to know it; a `_` arm hides such
-//! a place. The check looks at `match` expressions of which an arm names one of these enums. `if let`
-//! and `matches!` are questions about one variant and allowed. Test code is free: it looks for the
-//! operation it is about, and a new one is not its business.
+//! A new operation must make rustc list every place that has to handle it, and a `_` arm hides such a place.
+//! The check looks at `match` expressions in which an arm names one of these enums. `if let` and `matches!`
+//! ask about one variant and are allowed. Test code is exempt.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,15 +10,17 @@ use syn::spanned::Spanned;
 use syn::visit::Visit;
 
 use super::Tree;
+use super::source::{is_cfg_test, is_test};
 use crate::Finding;
 
-/// Where the enums are declared.
+/// The file that declares the enums.
 const OPS: &str = "mesh/src/ir/op.rs";
 
-/// The crates that see the enums, and are not all tests.
-const CRATES: [&str; 5] = ["mesh/", "compiler/", "models/", "meshc/", "bench/"];
+/// The crates that can see the enums, without `tests`.
+const CRATES: [&str; 8] =
+    ["mesh/", "compiler/", "report/", "plan/", "interchange/", "models/", "meshc/", "bench/"];
 
-/// All matches on our enums.
+/// Reports the catch-all arms of matches on the enums.
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let todo = "name the file that declares the operations in xtask/src/tidy/arms.rs";
     let Some(ops) = tree.text(OPS) else {
@@ -49,11 +50,10 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
 }
 
 fn is_watched(path: &str) -> bool {
-    let test = path.contains("/tests/") || path.ends_with("/tests.rs");
-    !test && CRATES.iter().any(|c| path.starts_with(c))
+    !is_test(path) && CRATES.iter().any(|c| path.starts_with(c))
 }
 
-/// The public enums of a file, with the names of their variants.
+/// Returns the public enums of a file with the names of their variants.
 fn enums(file: &syn::File) -> HashMap<String, Vec<String>> {
     let enums = file.items.iter().filter_map(|item| match item {
         syn::Item::Enum(e) if matches!(e.vis, syn::Visibility::Public(_)) => {
@@ -64,7 +64,7 @@ fn enums(file: &syn::File) -> HashMap<String, Vec<String>> {
     enums.collect()
 }
 
-/// Variants that the file has in scope without their enum's name.
+/// Returns the variants that the file can name without their enum.
 fn imported(file: &syn::File, enums: &HashMap<String, Vec<String>>) -> HashSet<String> {
     struct Uses<'a>(&'a HashMap<String, Vec<String>>, HashSet<String>);
     impl<'ast> Visit<'ast> for Uses<'_> {
@@ -95,18 +95,14 @@ struct Matches<'a> {
     path: &'a str,
     enums: &'a HashMap<String, Vec<String>>,
     imported: HashSet<String>,
-    /// The enum whose `impl` we are in: `Self::` means it.
+    /// The enum of the surrounding `impl`, which `Self::` stands for.
     impl_of: Option<String>,
     findings: &'a mut Vec<Finding>,
 }
 
 impl<'ast> Visit<'ast> for Matches<'_> {
     fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
-        let test = item.attrs.iter().any(|attribute| match &attribute.meta {
-            syn::Meta::List(list) => list.path.is_ident("cfg") && list.tokens.to_string() == "test",
-            syn::Meta::Path(_) | syn::Meta::NameValue(_) => false,
-        });
-        if !test {
+        if !is_cfg_test(&item.attrs) {
             syn::visit::visit_item_mod(self, item);
         }
     }
@@ -133,7 +129,7 @@ impl<'ast> Visit<'ast> for Matches<'_> {
 }
 
 impl Matches<'_> {
-    /// The enum of ours whose variant a pattern names.
+    /// Returns the enum whose variant a pattern names.
     fn names(&self, pat: &syn::Pat) -> Option<String> {
         match pat {
             syn::Pat::Or(or) => or.cases.iter().find_map(|case| self.names(case)),
@@ -156,17 +152,17 @@ impl Matches<'_> {
         let [before @ .., last] = segments.as_slice() else { return None };
         let Some(name) = before.last() else { return self.variant(last) };
         let name = if name == "Self" { self.impl_of.as_ref()? } else { name };
-        // A variant that the enum lacks belongs to another enum of the same name.
+        // A variant that the enum does not have belongs to another enum of the same name.
         self.enums.get(name).filter(|variants| variants.contains(last)).map(|_| name.clone())
     }
 
-    /// A name without a path is a variant of ours if it was imported.
+    /// Returns `name` if it is an imported variant.
     fn variant(&self, name: &str) -> Option<String> {
         self.imported.contains(name).then(|| name.to_string())
     }
 }
 
-/// `_`, `other`, `&_`, and alternatives of which one is such; not with a guard.
+/// True for `_`, `other`, `&_` and alternatives that contain one of them, without a guard.
 fn catches_all(pat: &syn::Pat) -> bool {
     match pat {
         syn::Pat::Wild(_) => true,

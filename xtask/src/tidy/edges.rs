@@ -1,7 +1,7 @@
 //! Allowed dependencies between our crates, as ARCHITECTURE.md lists them.
 //!
-//! The compiler and the runtime never depend on each other, the language depends on none of our crates, and only
-//! `meshc`, `tests` and `bench` may depend on all.
+//! The compiler and the runtime never depend on each other, the language depends on none of our crates, and
+//! only `meshc`, `tests` and `bench` may depend on all.
 
 use super::Tree;
 use crate::Finding;

@@ -1,20 +1,24 @@
-//! Rules about files: their heads, lengths, names and contents.
+//! Rules about files: module docs, length, comment width, paths of machines, binaries, decision records.
 
 use std::collections::HashMap;
 
-use super::{Tree, is_generated};
+use super::source::comments;
+use super::{Tree, allowed, is_generated};
 use crate::Finding;
 
-/// Files longer than this take more than one sitting to read.
+/// The largest number of lines of a source file.
 const MAX_LINES: usize = 700;
 
-/// Places of a machine, not of the project.
+/// The last column of a comment.
+const MAX_COLUMNS: usize = 110;
+
+/// Folders that exist on one machine and not in the project.
 const MACHINE: [&str; 2] = [concat!("/", "work", "/"), concat!("/", "root", "/")];
 
-/// Extensions of files that are made, fetched or downloaded, not written.
+/// Extensions of files that are generated or downloaded.
 const BINARIES: [&str; 4] = ["whl", "so", "safetensors", "pb"];
 
-/// Every Rust file begins by saying what it is.
+/// Reports Rust files that do not begin with module docs.
 pub fn module_docs(tree: &Tree) -> Vec<Finding> {
     let silent = tree.rust().filter(|(_, text)| {
         let first = text.lines().map(str::trim).find(|line| !line.is_empty());
@@ -24,7 +28,7 @@ pub fn module_docs(tree: &Tree) -> Vec<Finding> {
     silent.map(|(path, _)| Finding::new(path, 1, "no module docs", todo)).collect()
 }
 
-/// No source file is too long to read.
+/// Reports source files that are too long to read at one sitting.
 pub fn length(tree: &Tree) -> Vec<Finding> {
     let sources = tree.texts("").filter(|(path, _)| {
         [".rs", ".py", ".sh", ".proto"].iter().any(|end| path.ends_with(end)) && !is_generated(path)
@@ -34,13 +38,51 @@ pub fn length(tree: &Tree) -> Vec<Finding> {
     long.map(|(path, n)| Finding::new(path, MAX_LINES + 1, format!("{n} lines"), todo.as_str())).collect()
 }
 
-/// Nothing refers to the machine it was written on.
+/// Reports comment lines that are too wide. Lines with a URL are exempt.
+pub fn comment_width(tree: &Tree) -> Vec<Finding> {
+    let found = wide_comments(tree).into_iter().map(|finding| (finding.file.clone(), finding));
+    allowed(tree, "width.txt", found.collect())
+}
+
+fn wide_comments(tree: &Tree) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let todo = format!("break the line: the limit is {MAX_COLUMNS}");
+    for (path, text) in tree.texts("").filter(|(path, _)| !is_generated(path)) {
+        let lines: Vec<usize> = match path.rsplit('.').next() {
+            Some("rs") => comments(text).into_iter().map(|comment| comment.line).collect(),
+            Some("py" | "sh") => commented(text, "#"),
+            Some("proto") => commented(text, "//"),
+            _ => continue,
+        };
+        for line in lines {
+            let content = text.lines().nth(line - 1).unwrap_or_default();
+            let columns = content.chars().count();
+            if columns > MAX_COLUMNS && !content.contains("://") {
+                findings.push(Finding::new(
+                    path,
+                    line,
+                    format!("a comment of {columns} columns"),
+                    todo.as_str(),
+                ));
+            }
+        }
+    }
+    findings
+}
+
+/// Returns the numbers of the lines that begin with `marker`.
+fn commented(text: &str, marker: &str) -> Vec<usize> {
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| line.trim_start().starts_with(marker));
+    lines.map(|(line, _)| line).collect()
+}
+
+/// Reports paths of the machine that a file was written on.
 pub fn machine_paths(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (path, text) in tree.texts("") {
         for (line, content) in (1..).zip(text.lines()) {
             for place in MACHINE.into_iter().filter(|place| has_path(content, place)) {
-                let todo = "say it relative to the repository, or take it from the environment";
+                let todo = "write it relative to the repository, or read it from the environment";
                 findings.push(Finding::new(path, line, format!("the path `{place}` of one machine"), todo));
             }
         }
@@ -48,7 +90,7 @@ pub fn machine_paths(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// Whether `place` occurs as the beginning of a path rather than inside one.
+/// True if `place` occurs at the beginning of a path rather than inside one.
 fn has_path(line: &str, place: &str) -> bool {
     line.match_indices(place).any(|(at, _)| {
         let before = line[..at].chars().next_back();
@@ -56,16 +98,16 @@ fn has_path(line: &str, place: &str) -> bool {
     })
 }
 
-/// Nothing is kept that a command can make or fetch.
+/// Reports files that a command can generate or download.
 pub fn binaries(tree: &Tree) -> Vec<Finding> {
-    let kept = tree
+    let binaries = tree
         .names()
         .filter(|path| path.rsplit_once('.').is_some_and(|(_, extension)| BINARIES.contains(&extension)));
-    let todo = "remove it from git; make or fetch it where it is needed";
-    kept.map(|path| Finding::new(path, 1, "a binary file in the repository", todo)).collect()
+    let todo = "remove it from git; generate or download it where it is needed";
+    binaries.map(|path| Finding::new(path, 1, "a binary file in the repository", todo)).collect()
 }
 
-/// Decision records are numbered, each number once.
+/// Reports decision records without a number, and numbers that occur twice.
 pub fn decision_records(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut seen: HashMap<&str, &str> = HashMap::new();
@@ -106,6 +148,15 @@ mod tests {
     }
 
     #[test]
+    fn widths() {
+        let (fits, wide) = ("x".repeat(107), "x".repeat(108));
+        let text = format!("// {fits}\n// {wide}\n// {wide} https://a.b\nlet x = \"{wide}{wide}\";\n");
+        expect(wide_comments, &[("a.rs", &text), ("a.md", &text)], &["a.rs:2: a comment of 111 columns"]);
+        let text = format!("# x{wide}\n");
+        expect(wide_comments, &[("a.py", &text)], &["a.py:1: a comment of 111 columns"]);
+    }
+
+    #[test]
     fn paths() {
         let text = format!("cd {}x\n../a{0}\nhttps://a.b{0}c\n`{}`", MACHINE[0], MACHINE[1]);
         expect(
@@ -119,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn made_files() {
+    fn generated_files() {
         let files = [("a.pb", ""), ("x/b.safetensors", ""), ("pb", ""), ("c.proto", "")];
         let what = "a binary file in the repository";
         expect(binaries, &files, &[&format!("a.pb:1: {what}"), &format!("x/b.safetensors:1: {what}")]);

@@ -1,8 +1,9 @@
-//! Every rule of the specification has a check and a filetest, and none has either without a rule.
+//! Every rule of the specification has a check and a filetest, and every check and filetest has a rule.
 //!
-//! A label is a family, an underscore, a letter and a number: `contract_c2`. `docs/ir.md` declares it
-//! at the head of a list item (``- `contract_c2`: …``), the check (in `mesh/src`, or of a layout in `compiler/src/partition`) carries it as a
-//! string, and a filetest that breaks the rule expects it (`; error: … [contract_c2]`).
+//! A label is a family, an underscore, a letter and a number: `contract_c2`. `docs/ir.md` declares it at the
+//! beginning of a list item (``- `contract_c2`: …``), the check carries it as a string (in `mesh/src`; for
+//! layouts in `compiler/src/partition`), and a filetest that breaks the rule expects it (`; error: …
+//! [contract_c2]`).
 
 use std::collections::BTreeMap;
 
@@ -12,14 +13,14 @@ use super::Tree;
 use crate::Finding;
 
 const SPEC: &str = "docs/ir.md";
-/// The language, and the rules of layouts.
+/// The folders of the checks: the language, and layouts.
 const CHECKS: [&str; 2] = ["mesh/src/", "compiler/src/partition/"];
 const FILETESTS: &str = "tests/filetests/";
 
-/// A label's first place: file and line.
+/// From a label to the file and line of its first occurrence.
 type Places = BTreeMap<String, (String, usize)>;
 
-/// The three places against each other.
+/// Compares rules, checks and filetests.
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let Some(spec) = tree.text(SPEC) else {
         let todo = "write the specification of the language there";
@@ -40,12 +41,12 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
     }
     for (label, (file, line)) in checks.iter().chain(&tests).filter(|(label, _)| !spec.contains_key(*label)) {
         let todo = format!("declare it there: - `{label}`: …");
-        findings.push(Finding::new(file, *line, format!("`{label}` is no rule of {SPEC}"), todo));
+        findings.push(Finding::new(file, *line, format!("`{label}` is not a rule of {SPEC}"), todo));
     }
     findings
 }
 
-/// Labels at the heads of list items, and complaints about those that occur twice.
+/// Returns the labels at the beginnings of list items, and findings for those that occur twice.
 fn declared(spec: &str) -> (Places, Vec<Finding>) {
     let (mut places, mut findings) = (Places::new(), Vec::new());
     for (line, content) in (1..).zip(spec.lines()) {
@@ -64,7 +65,7 @@ fn declared(spec: &str) -> (Places, Vec<Finding>) {
     (places, findings)
 }
 
-/// Labels that are strings in the code of the language.
+/// Returns the labels that are strings in the code of the checks.
 fn checked(tree: &Tree) -> Places {
     let mut places = Places::new();
     let files = CHECKS.into_iter().flat_map(|folder| tree.texts(folder));
@@ -77,7 +78,7 @@ fn checked(tree: &Tree) -> Places {
     places
 }
 
-/// The plain strings of a file with their lines.
+/// Returns the string literals of a file with their lines.
 fn strings(tokens: TokenStream) -> Vec<(String, usize)> {
     let mut found = Vec::new();
     for token in tokens {
@@ -94,7 +95,7 @@ fn strings(tokens: TokenStream) -> Vec<(String, usize)> {
     found
 }
 
-/// Labels that filetests expect.
+/// Returns the labels that filetests expect.
 fn tested(tree: &Tree) -> Places {
     let mut places = Places::new();
     for (path, text) in tree.texts(FILETESTS) {
@@ -108,7 +109,7 @@ fn tested(tree: &Tree) -> Places {
     places
 }
 
-/// A family, an underscore, one letter and a number; names of element types are no such pair.
+/// True for a family, an underscore, one letter and a number. Names such as `cast_f32` are not labels.
 fn is_label(text: &str) -> bool {
     let Some((family, rule)) = text.rsplit_once('_') else { return false };
     let mut chars = rule.chars();
@@ -170,8 +171,8 @@ mod tests {
             check,
             &files,
             &[
-                "mesh/src/a.rs:2: `shape_s1` is no rule of docs/ir.md",
-                "tests/filetests/verify/a.mesh:3: `shape_s2` is no rule of docs/ir.md",
+                "mesh/src/a.rs:2: `shape_s1` is not a rule of docs/ir.md",
+                "tests/filetests/verify/a.mesh:3: `shape_s2` is not a rule of docs/ir.md",
             ],
         );
         let twice = "- `shape_s1`: one.\n- `shape_s1`: two.\n";

@@ -1,7 +1,7 @@
-//! `unsafe` only in `pjrt/`, and there each use under its `// SAFETY:`.
+//! `unsafe` occurs only in `pjrt/`, and there each use has a `// SAFETY:` comment.
 //!
-//! The check looks at tokens rather than at syntax, so that it sees into macros. The word alone, in
-//! comments and strings, is no token.
+//! The check looks at tokens rather than at syntax, so that it sees into macros. The word in comments and
+//! strings is not a token.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
@@ -10,11 +10,11 @@ use crate::Finding;
 
 const HOME: &str = "pjrt/";
 
-/// All uses of the keyword.
+/// Reports `unsafe` outside of `pjrt/` and without a reason.
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (path, text) in tree.rust() {
-        // What does not lex is reported where files are parsed.
+        // A file that does not lex is reported by the checks that parse it.
         let Ok(tokens) = text.parse::<TokenStream>() else { continue };
         let lines: Vec<&str> = text.lines().collect();
         for (line, promises) in uses(tokens) {
@@ -30,8 +30,8 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// The lines of the keyword, and whether it makes a promise there (a block, an `impl`, an
-/// attribute) rather than asking for one (a function, a function type, a trait).
+/// Returns the lines of the keyword, and true where the code makes a promise (a block, an `impl`, an
+/// attribute) rather than requires one (a function, a function type, a trait).
 fn uses(tokens: TokenStream) -> Vec<(usize, bool)> {
     let mut found = Vec::new();
     let mut tokens = tokens.into_iter().peekable();
@@ -54,7 +54,7 @@ fn uses(tokens: TokenStream) -> Vec<(usize, bool)> {
     found
 }
 
-/// Whether a comment with the word stands above the statement that line `line` (from 1) is in.
+/// True if a `// SAFETY:` comment precedes the statement that contains line `line` (from 1).
 fn is_explained(lines: &[&str], line: usize) -> bool {
     let mut above = lines[..line - 1].iter().rev().map(|line| line.trim()).peekable();
     while let Some(&text) = above.peek() {
@@ -63,7 +63,7 @@ fn is_explained(lines: &[&str], line: usize) -> bool {
                 .take_while(|text| text.starts_with("//"))
                 .any(|text| text.starts_with("// SAFETY:"));
         }
-        // The end of the statement before, or the opening of the block around.
+        // The end of the previous statement, or the beginning of the surrounding block.
         if text.is_empty() || text.ends_with([';', '{', '}', ',']) {
             return false;
         }
@@ -105,7 +105,7 @@ mod tests {
         in_pjrt("fn f() {\n    h();\n    unsafe { g() }\n}", what);
         in_pjrt("\n\nunsafe impl Send for X {}", what);
         in_pjrt("\n\n#[unsafe(no_mangle)] fn f() {}", what);
-        // Declarations ask for a promise; rustdoc's `# Safety` is clippy's to check.
+        // Declarations require a promise; clippy checks their `# Safety` section.
         in_pjrt("pub unsafe fn f() {}\ntype F = unsafe extern \"C\" fn();", &[]);
     }
 }
