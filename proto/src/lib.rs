@@ -21,6 +21,7 @@ pub mod manifest;
 pub mod tensorflow;
 
 pub mod compile_options;
+mod enum_name;
 pub mod hlo_alias;
 pub mod hlo_check;
 pub mod hlo_text;

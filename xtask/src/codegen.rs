@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use prost_types::{FileDescriptorProto, field_descriptor_proto::Type};
 
 use crate::Finding;
 
@@ -77,6 +78,7 @@ fn generate(root: &Path) -> Result<BTreeMap<String, String>> {
     let mut config = prost_build::Config::new();
     // Maps become B-trees, whose order is deterministic: the same input gives the same bytes.
     config.btree_map(["."]);
+    manifest_json(&mut config, &files.file);
     let requests = files
         .file
         .into_iter()
@@ -91,4 +93,34 @@ fn generate(root: &Path) -> Result<BTreeMap<String, String>> {
         out.insert(module.to_file_name_or("root"), format!("{HEAD}{text}"));
     }
     Ok(out)
+}
+
+/// The package whose messages are also written as JSON.
+const JSON_PACKAGE: &str = "mesh.manifest";
+
+/// Fields that `manifest.json` leaves out when they are empty.
+const OMIT_EMPTY: [(&str, &str); 4] = [
+    ("StateEntry.slot_of", "String::is_empty"),
+    ("Input.state", "String::is_empty"),
+    ("Input.donated_to", "Option::is_none"),
+    ("Output.state", "String::is_empty"),
+];
+
+/// Derives serde's `Serialize` for the manifest; enum fields are written as names.
+fn manifest_json(config: &mut prost_build::Config, files: &[FileDescriptorProto]) {
+    let package = format!(".{JSON_PACKAGE}");
+    config.type_attribute(&package, "#[derive(::serde::Serialize)]");
+    config.enum_attribute(&package, "#[serde(rename_all = \"snake_case\")]");
+    for (field, is_empty) in OMIT_EMPTY {
+        let attribute = format!("#[serde(skip_serializing_if = \"{is_empty}\")]");
+        config.field_attribute(format!("{package}.{field}"), attribute);
+    }
+    for message in files.iter().filter(|f| f.package() == JSON_PACKAGE).flat_map(|f| &f.message_type) {
+        for field in message.field.iter().filter(|f| f.r#type() == Type::Enum) {
+            let name = field.type_name().rsplit('.').next().unwrap_or_default();
+            let attribute =
+                format!("#[serde(serialize_with = \"crate::enum_name::serialize::<{name}, _>\")]");
+            config.field_attribute(format!("{package}.{}.{}", message.name(), field.name()), attribute);
+        }
+    }
 }
