@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains a compiled program and an independent JAX model from the same initial values on the same batches.
 
-  beside_jax.py ARTEFACT TOKENS [--steps 300] [--seed 1] [--initial ours|jax] [--eval 8]
+  beside_jax.py ARTEFACT TOKENS [--steps 300] [--seed 1] [--eval 8]
 
 ARTEFACT comes from `meshc compile models/switch_tiny.rs` or `models/t5_tiny.rs` in the setting of base.toml (a language
 model; `dropout` 0; `jitter` 0, or the two differ by the noise); TOKENS from `meshc data prepare`. The JAX side shares
@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.lib import xla_client
+from jax.lib import xla_client, xla_extension
 
 MASKED = -1e9
 EPSILON = 1e-6
@@ -38,9 +38,9 @@ class Program:
     def function(self, name):
         if name not in self.functions:
             about = next(f for f in self.manifest["functions"] if f["name"] == name)
-            module = (self.folder / about["module"]["file"]).read_bytes()
+            module = (self.folder / about["module"]["name"]).read_bytes()
             computation = xla_client.XlaComputation(module)
-            text = xla_client._xla.mlir.xla_computation_to_mlir_module(computation)
+            text = xla_extension.mlir.xla_computation_to_mlir_module(computation)
             self.functions[name] = about, self.client.compile(text)
         return self.functions[name]
 
@@ -49,13 +49,12 @@ class Program:
         about, program = self.function(name)
         given = []
         for item in about["inputs"]:
-            kind = item["kind"]
-            value = state[item["state"]] if "state" in item and item["state"] else data[item.get("name", kind)]
+            value = state[item["state"]] if item["kind"] == "state" else data[item["name"]]
             given.append(self.client.buffer_from_pyval(np.asarray(value)))
         results = [np.asarray(x) for x in program.execute(given)]
         other = {}
         for item, value in zip(about["outputs"], results):
-            if item.get("state"):
+            if item["kind"] == "state":
                 state[item["state"]] = value
             else:
                 other[item["name"]] = value
@@ -109,21 +108,23 @@ class Model:
             x = x + attend(p, "attention", h, h, bias)
             if memory is not None:
                 x = x + attend(p, "cross_attention", norm(x, p["cross_attention/norm"]), memory, pad)
-            h = norm(x, p["feed_forward/norm"])
-            if "feed_forward/router" in p:
+            h = norm(x, p["ffn/norm"])
+            if "ffn/router" in p:
                 y, more = self.switch(p, h, train)
                 aux = aux + more
             else:
-                hidden = jax.nn.relu(jnp.einsum("blm,mf->blf", h, p["feed_forward/wi"]))
-                y = jnp.einsum("blf,mf->blm", hidden, p["feed_forward/wo"])
+                hidden = jax.nn.relu(jnp.einsum("blm,mf->blf", h, p["ffn/wi"]))
+                y = jnp.einsum("blf,mf->blm", hidden, p["ffn/wo"])
             x = x + y
         return norm(x, params[f"{stack}/norm"]), aux
 
     def layer(self, params, stack, i):
-        """Parameters of a layer without their scope, whatever the names between say."""
+        """Parameters of a layer, without their scope and the dim of layers."""
         step = self.sparse_step[stack] if self.experts else 1
         whole = self.layers[stack] // step * step
-        if i < whole:
+        if step == 1:
+            scope, row = f"{stack}/", i
+        elif i < whole:
             scope, row = f"{stack}/block_{i % step}/", i // step
         else:
             scope, row = f"{stack}/rest/block_{i % step}/", 0
@@ -134,7 +135,7 @@ class Model:
         batch, length, _ = h.shape
         tokens = (self.sequences or 1) * length
         x = h.reshape(-1, tokens, self.d_model)
-        probabilities = jax.nn.softmax(jnp.einsum("gtm,me->gte", x, p["feed_forward/router"]), axis=-1)
+        probabilities = jax.nn.softmax(jnp.einsum("gtm,me->gte", x, p["ffn/router"]), axis=-1)
         expert, gate = jnp.argmax(probabilities, -1), jnp.max(probabilities, -1)
         chosen = jax.nn.one_hot(expert, self.experts)
         place = (jnp.cumsum(chosen, 1) - chosen) * chosen
@@ -143,8 +144,8 @@ class Model:
         kept = (place.sum(-1) < capacity).astype(jnp.float32)
         aux = self.experts * jnp.mean(jnp.sum(chosen.mean(1) * probabilities.mean(1), -1))
         # As many products as experts, on all tokens: slow and plain.
-        hidden = jax.nn.relu(jnp.einsum("gtm,emf->gtef", x, p["feed_forward/wi"]))
-        out = jnp.einsum("gtef,emf->gtem", hidden, p["feed_forward/wo"])
+        hidden = jax.nn.relu(jnp.einsum("gtm,emf->gtef", x, p["ffn/wi"]))
+        out = jnp.einsum("gtef,emf->gtem", hidden, p["ffn/wo"])
         y = jnp.einsum("gtem,gte->gtm", out, chosen * (gate * kept)[..., None])
         return y.reshape(batch, length, self.d_model), self.aux * aux
 
@@ -179,7 +180,8 @@ def attend(p, kind, x, memory, bias):
 class Optimizer:
     """AdamW or Adafactor with clipping by the global norm and a linear warm-up with inverse square root decay."""
 
-    def __init__(self, settings):
+    def __init__(self, settings, stacked):
+        self.stacked = stacked
         self.kind, self.lr, self.warmup = settings["optimizer"], float(settings["lr"]), int(settings["warmup"])
         self.clip, self.decay = float(settings["clip"]), float(settings["weight_decay"])
         assert settings["schedule"] == "rsqrt", settings["schedule"]
@@ -208,7 +210,7 @@ class Optimizer:
         """With whole second moments: the matrices here are too small to be factored."""
         beta = 1 - t**-0.8
         v = beta * slots[1] + (1 - beta) * (g**2 + 1e-30)
-        axes = tuple(range(1 if "block_" in name else 0, p.ndim))  # of each layer on its own
+        axes = tuple(range(1 if name in self.stacked else 0, p.ndim))  # of each layer on its own
         size = lambda x: jnp.sqrt(jnp.mean(x**2, axes, keepdims=True))
         u = g * jax.lax.rsqrt(v)
         u = u / jnp.maximum(1.0, size(u))
@@ -253,13 +255,14 @@ def main():
     args = parser.parse_args()
     program = Program(args.artefact)
     settings = program.settings
-    model, optimizer = Model(settings), Optimizer(settings)
+    dims = {x["name"]: [dim["name"] for dim in x["tensor"]["dims"]] for x in program.manifest["state"]}
+    model, optimizer = Model(settings), Optimizer(settings, {n for n, d in dims.items() if "layers" in d})
     rows = Rows(args.tokens, int(settings["batch"]), int(settings["target_length"]), args.seed)
 
     state = {}
     program.call("init", state, seed=np.uint32(args.seed))
-    slots_of = {x["name"] for x in program.manifest["state"] if x.get("role", x.get("kind")) != "parameter"}
-    params = {name: jnp.asarray(value) for name, value in state.items() if name not in slots_of}
+    names = [x["name"] for x in program.manifest["state"] if x["kind"] == "param"]
+    params = {name: jnp.asarray(state[name]) for name in names}
     slots = optimizer.init(params)
 
     @jax.jit
