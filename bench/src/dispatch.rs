@@ -26,6 +26,7 @@ const TOKENS: usize = 4096;
 pub fn measure(rounds: usize, quick: bool) -> Result<Value> {
     let around = Surroundings::of_process()?;
     let found = find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}"))?;
+    cpu_heap::keep_freed_memory();
     let plugin = load(&found.path, Platform::Cpu)?;
     let client = Client::create(&plugin, &ClientOptions::new().with("cpu_device_count", 1))?;
     let cases = if quick { &CASES[..1] } else { &CASES[..] };

@@ -75,7 +75,9 @@ pub fn one(layers: &str, sparse: &str, d_model: &str, dir: &str, runs: usize) ->
     let around = Surroundings::of_process()?;
     let found = find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}"))?;
     let client = ClientOptions::new().with("cpu_device_count", 1);
+    cpu_heap::keep_freed_memory();
     let mut session = Session::open(&load(&found.path, Platform::Cpu)?, artefact, client)?;
+    session.set_host_allocator(crate::ALLOCATOR);
     let weights = Path::new(dir).join("model.safetensors");
     if weights.exists() {
         for (name, value) in parameters(&config, &fs::read(&weights)?)? {

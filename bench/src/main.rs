@@ -15,6 +15,10 @@ mod step;
 use anyhow::{Context, Result, bail};
 use std::process::ExitCode;
 
+/// The allocator of this program, which keeps large blocks as that of `meshc` does.
+const ALLOCATOR: runtime::HostAllocator =
+    runtime::HostAllocator { in_use: cpu_heap::memory_in_use, trim: cpu_heap::give_back_memory };
+
 const USAGE: &str = "usage: bench [--peers PYTHON] [--quick]
        bench step MODEL.mesh MESH STEPS
        bench lower MODEL.mesh

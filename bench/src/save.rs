@@ -93,9 +93,11 @@ fn session(quick: bool) -> Result<Session> {
     let artefact = Artefact::new(config.name, built.manifest, built.files.into_iter().collect())?;
     let around = Surroundings::of_process()?;
     let found = find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}"))?;
+    cpu_heap::keep_freed_memory();
     let plugin = load(&found.path, Platform::Cpu)?;
     let client = Client::create(&plugin, &ClientOptions::new().with("cpu_device_count", 1))?;
     let mut session = Session::with_client(client, artefact)?;
+    session.set_host_allocator(crate::ALLOCATOR);
     let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(1))]);
     session.call("init", &seed)?.wait()?;
     session.compile("train_step")?;

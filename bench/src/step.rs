@@ -19,7 +19,9 @@ pub fn measure(model: &str, mesh: &str, steps: usize) -> Result<Value> {
     let around = Surroundings::of_process()?;
     let found = find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}"))?;
     let options = ClientOptions::new().with("cpu_device_count", mesh.devices() as i64);
+    cpu_heap::keep_freed_memory();
     let mut session = Session::open(&load(&found.path, Platform::Cpu)?, artefact, options)?;
+    session.set_host_allocator(crate::ALLOCATOR);
     let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(1))]);
     session.call("init", &seed)?.wait()?;
     let start = Instant::now();

@@ -74,7 +74,6 @@ mod in_flight;
 mod key_value;
 #[cfg(test)]
 mod layout_tests;
-mod memory;
 mod plugin;
 mod signature;
 mod topology;
@@ -93,7 +92,6 @@ pub use execute::{Argument, ExecuteError, ExecuteOptions, Execution};
 pub use ffi::Function;
 pub use host::{AlignedBytes, HostArray, HostUse};
 pub use key_value::{KeyValueStore, StoreError};
-pub use memory::{give_back_memory, keep_freed_memory, memory_in_use};
 pub use plugin::{ApiVersion, OLDEST, Plugin};
 pub use topology::Topology;
 pub use value::{Named, Value};

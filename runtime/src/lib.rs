@@ -22,5 +22,5 @@ pub use checkpoint::Checkpoint;
 pub use error::{Error, Result};
 pub use executables::{Executables, Made};
 pub use pjrt::ElementType;
-pub use session::{Output, Outputs, Session};
+pub use session::{HostAllocator, Output, Outputs, Session};
 pub use tensor::HostTensor;

@@ -30,6 +30,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// The allocator behind `malloc`, where it counts what is in use. Set by [`Session::set_host_allocator`].
+#[derive(Clone, Copy, Debug)]
+pub struct HostAllocator {
+    /// Returns the bytes that are in use in the large blocks that plugins allocate; `None` if they are not counted.
+    pub in_use: fn() -> Option<usize>,
+    /// Returns free memory to the operating system.
+    pub trim: fn(),
+}
+
 /// Programs and state on devices.
 pub struct Session {
     client: Client,
@@ -39,6 +48,7 @@ pub struct Session {
     /// The same programs, but with the new state beside the old one.
     beside: BTreeMap<String, Arc<LoadedExecutable>>,
     state: BTreeMap<String, State>,
+    allocator: Option<HostAllocator>,
     rest: Option<Rest>,
     /// Bytes of the host's memory that snapshots of state take.
     held: Arc<AtomicUsize>,
@@ -104,6 +114,7 @@ impl Session {
             executables: BTreeMap::new(),
             beside: BTreeMap::new(),
             state: BTreeMap::new(),
+            allocator: None,
             rest: None,
             held: Arc::default(),
             lent: AtomicUsize::new(0),
@@ -115,6 +126,11 @@ impl Session {
     /// Takes compiled programs from here from now on, and keeps those there that have to be compiled.
     pub fn keep_executables(&mut self, kept: Executables) {
         self.kept = Some(kept);
+    }
+
+    /// Tells the session how much host memory is in use. Without it, [`Session::wait_for_room`] never waits.
+    pub fn set_host_allocator(&mut self, allocator: HostAllocator) {
+        self.allocator = Some(allocator);
     }
 
     /// The artefact.
@@ -239,8 +255,10 @@ impl Session {
             let stats = stats.map_err(Error::pjrt(format!("asking how much memory `{name}` takes")))?;
             one_run = one_run.max(stats.map_or(0, |s| s.temporaries).try_into().unwrap_or(0));
         }
-        pjrt::give_back_memory();
-        self.rest = pjrt::memory_in_use().map(|in_use| Rest { in_use, one_run });
+        if let Some(allocator) = self.allocator {
+            (allocator.trim)();
+            self.rest = (allocator.in_use)().map(|in_use| Rest { in_use, one_run });
+        }
         Ok(())
     }
 
@@ -251,14 +269,14 @@ impl Session {
     /// machine the moment is long. A run that began in between would take as much again.
     pub fn wait_for_room(&mut self) {
         const AT_MOST: Duration = Duration::from_millis(500);
-        let Some(Rest { in_use, one_run }) = self.rest else { return };
+        let (Some(Rest { in_use, one_run }), Some(allocator)) = (self.rest, self.allocator) else { return };
         let begin = Instant::now();
         // Less than one device's share may have come since for other reasons. Snapshots are written meanwhile; what
         // they hold of the present state is no more than there was.
         let lent = self.lent.load(Ordering::Relaxed);
         let held = || self.held.load(Ordering::Relaxed).saturating_sub(lent);
         let taken = |now: &usize| *now > in_use + one_run / 2 + held();
-        while let Some(now) = pjrt::memory_in_use().filter(taken) {
+        while let Some(now) = (allocator.in_use)().filter(taken) {
             if begin.elapsed() > AT_MOST {
                 // Something else has taken memory to stay.
                 self.rest = Some(Rest { in_use: now, one_run });

@@ -11,7 +11,7 @@ use anyhow::Result;
 use compiler::cost::target::Slice;
 use pjrt::{Plugin, Topology, Value};
 use runtime::{
-    Artefact, Executables, Session,
+    Artefact, Executables, HostAllocator, Session,
     plugin::{self, Found, Platform, Surroundings, find},
 };
 use std::path::Path;
@@ -35,6 +35,9 @@ pub fn load(args: &PluginArgs, platform: Platform) -> Result<Chosen> {
     let wanted = args.platform().unwrap_or(platform);
     let found = find(wanted, explicit, &around, &mut |line| eprintln!("{line}"))?;
     let platform = guess(&found.path).unwrap_or(wanted);
+    if platform == Platform::Cpu {
+        cpu_heap::keep_freed_memory();
+    }
     let plugin = plugin::load(&found.path, platform)?;
     Ok(Chosen { plugin, platform, found })
 }
@@ -46,6 +49,8 @@ pub fn session(args: &PluginArgs, artefact: Artefact) -> Result<Session> {
     let devices = proto::manifest_check::devices(&artefact.manifest).unwrap_or(1);
     let options = args.client_options(chosen.platform, devices);
     let mut session = Session::open(&chosen.plugin, artefact, options)?;
+    let allocator = HostAllocator { in_use: cpu_heap::memory_in_use, trim: cpu_heap::give_back_memory };
+    session.set_host_allocator(allocator);
     if !args.no_executable_cache {
         session.keep_executables(Executables::in_cache(&cache()?));
     }

@@ -15,11 +15,10 @@ pub use search::{Found, Platform, Surroundings, find, list};
 use crate::{Error, Result};
 use std::path::Path;
 
-/// Loads the plugin at `path`. For a CPU plugin, whose devices' memory is this process's, large blocks that are freed
-/// are kept from then on ([`pjrt::keep_freed_memory`]).
+/// Loads the plugin at `path`.
+///
+/// CPU plugins allocate the temporary memory of a program anew in every run. A binary that runs them calls
+/// `cpu_heap::keep_freed_memory` first.
 pub fn load(path: &Path, platform: Platform) -> Result<pjrt::Plugin> {
-    if platform == Platform::Cpu {
-        pjrt::keep_freed_memory();
-    }
     pjrt::Plugin::load(path).map_err(Error::pjrt(format!("loading the {platform} plugin")))
 }
