@@ -10,7 +10,7 @@ use models::{Config, Dispatch, Schedule, Switch};
 use pjrt::{Client, ClientOptions};
 use runtime::{
     Artefact, HostTensor, Session,
-    plugin::{Platform, Surroundings, find, load},
+    plugin::{Platform, SearchPaths, find, load},
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Instant};
@@ -24,7 +24,7 @@ const TOKENS: usize = 4096;
 /// Measures the step time of both dispatches in every case: the median of `rounds` after one warm-up round.
 /// With `quick`, only the first case.
 pub fn measure(rounds: usize, quick: bool) -> Result<Value> {
-    let around = Surroundings::of_process()?;
+    let around = SearchPaths::from_environment()?;
     let found = find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}"))?;
     cpu_heap::keep_freed_memory();
     let plugin = load(&found.path, Platform::Cpu)?;

@@ -10,7 +10,7 @@ use pjrt::ClientOptions;
 use runtime::{
     Artefact, HostTensor, Session,
     generate::{Generator, Options},
-    plugin::{Platform, Surroundings, find, load},
+    plugin::{Platform, SearchPaths, find, load},
 };
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ pub fn one(layers: &str, sparse: &str, d_model: &str, dir: &str, runs: usize) ->
         generate::program(&config, &options, &Site::default()).finish().map_err(|d| anyhow!("{d}"))?;
     let built = lower::lower(module, &Mesh::default())?;
     let artefact = Artefact::new("generate".to_owned(), built.manifest, built.files.into_iter().collect())?;
-    let around = Surroundings::of_process()?;
+    let around = SearchPaths::from_environment()?;
     let found = find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}"))?;
     let client = ClientOptions::new().with("cpu_device_count", 1);
     cpu_heap::keep_freed_memory();

@@ -10,7 +10,7 @@ use pjrt::{Client, ClientOptions};
 use runtime::{
     Artefact, HostTensor, Session,
     checkpoint::{Facts, Writer, folder},
-    plugin::{Platform, Surroundings, find, load},
+    plugin::{Platform, SearchPaths, find, load},
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, io::Write, path::Path, process::Command, thread, time::Instant};
@@ -91,7 +91,7 @@ fn session(quick: bool) -> Result<Session> {
     let module = models::program(&config, &Site::default()).finish().map_err(|d| anyhow!("{d}"))?;
     let built = lower::lower(module, &Mesh::default())?;
     let artefact = Artefact::new(config.name, built.manifest, built.files.into_iter().collect())?;
-    let around = Surroundings::of_process()?;
+    let around = SearchPaths::from_environment()?;
     let found = find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}"))?;
     cpu_heap::keep_freed_memory();
     let plugin = load(&found.path, Platform::Cpu)?;
@@ -103,7 +103,7 @@ fn session(quick: bool) -> Result<Session> {
     session.compile("train_step")?;
     session.prepare_snapshots("train_step")?;
     session.release("init");
-    session.rest()?;
+    session.record_memory_baseline()?;
     Ok(session)
 }
 
@@ -159,7 +159,7 @@ fn training(
 ) -> Result<()> {
     let step = |session: &mut Session, what, times: &mut Times| -> Result<f64> {
         let start = Instant::now();
-        session.wait_for_room();
+        session.wait_for_memory();
         session.call("train_step", inputs)?.wait()?;
         Ok(times.add(what, start))
     };

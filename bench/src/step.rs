@@ -6,7 +6,7 @@ use mesh::Mesh;
 use pjrt::ClientOptions;
 use runtime::{
     Artefact, HostTensor, Session,
-    plugin::{Platform, Surroundings, find, load},
+    plugin::{Platform, SearchPaths, find, load},
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Instant};
@@ -16,7 +16,7 @@ pub fn measure(model: &str, mesh: &str, steps: usize) -> Result<Value> {
     let mesh = Mesh::parse(mesh).map_err(|e| anyhow!(e))?;
     let built = lower::lower(lower::read(model)?, &mesh)?;
     let artefact = Artefact::new(model.to_owned(), built.manifest, built.files.into_iter().collect())?;
-    let around = Surroundings::of_process()?;
+    let around = SearchPaths::from_environment()?;
     let found = find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}"))?;
     let options = ClientOptions::new().with("cpu_device_count", mesh.devices() as i64);
     cpu_heap::keep_freed_memory();
@@ -28,12 +28,12 @@ pub fn measure(model: &str, mesh: &str, steps: usize) -> Result<Value> {
     session.compile("train_step")?;
     // The training loop releases `init` as well.
     session.release("init");
-    session.rest()?;
+    session.record_memory_baseline()?;
     let compile_s = start.elapsed().as_secs_f64();
     let inputs = batch(session.artefact())?;
     let (mut wall, mut cpu, mut loss) = (Vec::new(), Vec::new(), f64::NAN);
     for step in 0..steps + 3 {
-        session.wait_for_room();
+        session.wait_for_memory();
         let (start, before) = (Instant::now(), cpu_seconds());
         let outputs = session.call("train_step", &inputs)?.wait()?;
         loss = outputs["loss"].to_f64()?[0];

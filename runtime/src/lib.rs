@@ -9,7 +9,6 @@
 pub mod artefact;
 pub mod checkpoint;
 pub mod error;
-pub mod executables;
 pub mod generate;
 pub mod plugin;
 pub mod session;
@@ -20,7 +19,6 @@ pub mod train;
 pub use artefact::Artefact;
 pub use checkpoint::Checkpoint;
 pub use error::{Error, Result};
-pub use executables::{Executables, Made};
 pub use pjrt::ElementType;
-pub use session::{HostAllocator, Output, Outputs, Session};
+pub use session::{Compilation, ExecutableCache, HostAllocator, Output, Outputs, Session};
 pub use tensor::HostTensor;

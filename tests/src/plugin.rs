@@ -6,7 +6,7 @@ use mesh::{Dim, Module, Name, Type};
 use pjrt::{Client, ClientOptions, ElementType, Plugin};
 use runtime::{
     Artefact, HostTensor, Session,
-    plugin::{Platform, Surroundings, find},
+    plugin::{Platform, SearchPaths, find},
 };
 use std::{collections::BTreeMap, sync::OnceLock};
 
@@ -17,7 +17,7 @@ pub const DEVICES: i64 = 8;
 pub fn client() -> Client {
     static CLIENT: OnceLock<Client> = OnceLock::new();
     let make = || {
-        let around = Surroundings::of_process().expect("tests run where there is a home folder");
+        let around = SearchPaths::from_environment().expect("tests run where there is a home folder");
         let found = find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}"))
             .expect("pip installs the CPU plugin");
         let plugin = Plugin::load(&found.path).expect("the CPU plugin loads");

@@ -82,7 +82,7 @@ pub fn source(session: &Session, paths: &[&str], held_out: f64) -> Source {
 pub struct Steps(pub Vec<Step>);
 
 impl Observer for Steps {
-    fn step(&mut self, step: &Step) {
+    fn on_step(&mut self, step: &Step) {
         self.0.push(step.clone());
     }
 }

@@ -3,7 +3,7 @@
 use models::Config;
 use runtime::{
     Checkpoint, HostTensor, Session,
-    checkpoint::{Kind, Which, Writer},
+    checkpoint::{Kind, RestoreScope, Writer},
 };
 use std::{collections::BTreeMap, path::Path};
 use tests::training::{session, small_switch};
@@ -45,7 +45,7 @@ fn every_layout_reads_what_every_other_one_wrote() {
     for (n, (mesh, state_layout)) in places.iter().cycle().skip(1).take(7).enumerate() {
         let mut session = session(&tiny(), mesh, state_layout);
         assert!(!session.is_initialized());
-        session.restore(&before, Which::All).unwrap_or_else(|e| panic!("{mesh}: {e}"));
+        session.restore(&before, RestoreScope::All).unwrap_or_else(|e| panic!("{mesh}: {e}"));
         assert!(session.is_initialized());
         assert!(values(&session) == expected, "{mesh} {state_layout}");
         before = save(&session, &place.path().join((n + 1).to_string()));
@@ -77,7 +77,7 @@ fn snapshot_while_changing(mut session: Session) {
     let mut writer = Writer::create(&place.path().join("c")).unwrap();
     copy.write(&mut writer).unwrap();
     writer.finish(session.checkpoint_facts(), 12).unwrap();
-    session.restore(&Checkpoint::open(&place.path().join("c")).unwrap(), Which::All).unwrap();
+    session.restore(&Checkpoint::open(&place.path().join("c")).unwrap(), RestoreScope::All).unwrap();
     assert!(values(&session) == expected);
 }
 
@@ -115,7 +115,7 @@ fn steps_beside_a_snapshot_give_the_same_bits() {
         let expected = losses(&mut plain, false);
         let mut session = begun(mesh);
         session.prepare_snapshots("train_step").unwrap();
-        session.rest().unwrap();
+        session.record_memory_baseline().unwrap();
         assert!(losses(&mut session, true) == expected, "{mesh}");
         assert!(values(&session) == values(&plain), "{mesh}");
         // In place again, and on.
@@ -157,7 +157,7 @@ fn parameters_come_without_the_rest() {
     let first = initialized("", "");
     let checkpoint = save(&first, &place.path().join("c"));
     let mut other = session(&tiny(), "model=8", "");
-    other.restore(&checkpoint, Which::Params).unwrap();
+    other.restore(&checkpoint, RestoreScope::Params).unwrap();
     assert!(!other.is_initialized());
     for entry in checkpoint.tensors() {
         match entry.kind {
@@ -179,7 +179,7 @@ fn all_that_does_not_fit_is_listed_at_once_and_nothing_is_changed() {
     let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(1))]);
     other.call("init", &seed).and_then(|o| o.wait()).unwrap();
     let before = values(&other);
-    let error = other.restore(&checkpoint, Which::All).unwrap_err().to_string();
+    let error = other.restore(&checkpoint, RestoreScope::All).unwrap_err().to_string();
     let has = |part: &str| error.lines().filter(|l| l.contains(part)).count();
     assert_eq!(has("missing: `"), 1, "the output projection: {error}");
     assert_eq!(has("the program wants f32["), 4, "wi and wo of both stacks: {error}");
@@ -187,7 +187,7 @@ fn all_that_does_not_fit_is_listed_at_once_and_nothing_is_changed() {
     assert_eq!(has("left over: `"), slots, "{error}");
     assert!(error.contains("does not fit the program `small_switch`") && error.contains("help:"), "{error}");
     assert!(values(&other) == before);
-    let error = other.restore(&checkpoint, Which::Params).unwrap_err().to_string();
+    let error = other.restore(&checkpoint, RestoreScope::Params).unwrap_err().to_string();
     assert!(!error.contains("left over") && error.contains("missing"), "{error}");
 
     // A tensor that turns out to be damaged after others were read.
@@ -198,8 +198,10 @@ fn all_that_does_not_fit_is_listed_at_once_and_nothing_is_changed() {
     bytes[part.offset as usize] ^= 4;
     std::fs::write(&path, bytes).unwrap();
     let mut same = session(&tiny(), "data=2", "");
-    let error =
-        same.restore(&Checkpoint::open(checkpoint.dir()).unwrap(), Which::All).unwrap_err().to_string();
+    let error = same
+        .restore(&Checkpoint::open(checkpoint.dir()).unwrap(), RestoreScope::All)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains(&last.name) && error.contains("was altered"), "{error}");
     assert!(!same.is_initialized() && same.state(&checkpoint.tensors()[0].name).is_err());
 }

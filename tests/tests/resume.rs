@@ -30,7 +30,7 @@ struct Log<'a> {
 }
 
 impl Observer for Log<'_> {
-    fn step(&mut self, step: &Step) {
+    fn on_step(&mut self, step: &Step) {
         self.losses.push(step.loss);
         if let Some((when, act)) = &self.after
             && *when == step.step
@@ -38,11 +38,11 @@ impl Observer for Log<'_> {
             act();
         }
     }
-    fn saved(&mut self, step: u64, dir: &Path) {
+    fn on_saved(&mut self, step: u64, dir: &Path) {
         assert_eq!(Checkpoint::open(dir).map(|c| c.step()).unwrap(), step);
         self.saved.push(step);
     }
-    fn warning(&mut self, what: &str) {
+    fn on_warning(&mut self, what: &str) {
         self.warnings.push(what.to_owned());
     }
 }

@@ -93,7 +93,7 @@ fn a_run_writes_every_step_and_can_go_on() {
 struct StopAfter<'a>(u64, &'a AtomicBool, u64);
 
 impl Observer for StopAfter<'_> {
-    fn step(&mut self, step: &Step) {
+    fn on_step(&mut self, step: &Step) {
         self.2 = step.step;
         if step.step == self.0 {
             self.1.store(true, Ordering::Relaxed);

@@ -11,8 +11,8 @@ use anyhow::Result;
 use compiler::cost::target::Slice;
 use pjrt::{Plugin, Topology, Value};
 use runtime::{
-    Artefact, Executables, HostAllocator, Session,
-    plugin::{self, Found, Platform, Surroundings, find},
+    Artefact, ExecutableCache, HostAllocator, Session,
+    plugin::{self, Platform, PluginFile, SearchPaths, find},
 };
 use std::path::Path;
 
@@ -24,12 +24,12 @@ pub struct Chosen {
     /// What its client takes as options.
     pub platform: Platform,
     /// Where it came from.
-    pub found: Found,
+    pub found: PluginFile,
 }
 
 /// The plugin to use for `platform`, if the user names no other.
 pub fn load(args: &PluginArgs, platform: Platform) -> Result<Chosen> {
-    let around = Surroundings::of_process()?;
+    let around = SearchPaths::from_environment()?;
     let named = args.plugin.as_deref();
     let explicit = named.filter(|name| !["cpu", "gpu", "tpu"].contains(name)).map(Path::new);
     let wanted = args.platform().unwrap_or(platform);
@@ -52,7 +52,7 @@ pub fn session(args: &PluginArgs, artefact: Artefact) -> Result<Session> {
     let allocator = HostAllocator { in_use: cpu_heap::memory_in_use, trim: cpu_heap::give_back_memory };
     session.set_host_allocator(allocator);
     if !args.no_executable_cache {
-        session.keep_executables(Executables::in_cache(&cache()?));
+        session.set_executable_cache(ExecutableCache::in_cache(&cache()?));
     }
     Ok(session)
 }

@@ -16,7 +16,7 @@ use interchange::Origin;
 use mesh::{Diagnostics, Site, dsl::Args};
 use runtime::{
     Checkpoint, Session,
-    checkpoint::{Which, folder::list, is_url},
+    checkpoint::{RestoreScope, folder::list, is_url},
 };
 use std::path::Path;
 
@@ -66,7 +66,7 @@ pub fn open(args: &SubjectArgs, settings: &[Setting], functions: &[&str]) -> Res
         artefact.function(name)?;
     }
     let mut session = device::session(&args.plugin, artefact)?;
-    session.restore(&checkpoint, Which::Params)?;
+    session.restore(&checkpoint, RestoreScope::Params)?;
     Ok(session)
 }
 

@@ -4,7 +4,7 @@ use crate::output::failure::failure;
 use anyhow::{Context, Result};
 use pjrt::ClientOptions;
 use report::table::table;
-use runtime::plugin::{CPU, Examination, Found, Platform, Surroundings, examine, install, list};
+use runtime::plugin::{CPU, Examination, Platform, PluginFile, SearchPaths, examine, install, list};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{
@@ -64,9 +64,9 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-fn found() -> Result<Vec<(Platform, Found)>> {
-    let around = Surroundings::of_process()?;
-    let mut all: Vec<(Platform, Found)> = Vec::new();
+fn found() -> Result<Vec<(Platform, PluginFile)>> {
+    let around = SearchPaths::from_environment()?;
+    let mut all: Vec<(Platform, PluginFile)> = Vec::new();
     for platform in Platform::ALL {
         for found in list(platform, None, &around)? {
             // MESH_PJRT_PLUGIN is found for every platform.
@@ -81,7 +81,7 @@ fn found() -> Result<Vec<(Platform, Found)>> {
 fn show(as_json: bool) -> Result<()> {
     let found = found()?;
     if as_json {
-        let entry = |(platform, f): &(Platform, Found)| json!({"platform": platform.to_string(), "path": f.path, "source": f.source});
+        let entry = |(platform, f): &(Platform, PluginFile)| json!({"platform": platform.to_string(), "path": f.path, "source": f.source});
         println!("{:#}", found.iter().map(entry).collect::<serde_json::Value>());
         return Ok(());
     }
@@ -89,7 +89,7 @@ fn show(as_json: bool) -> Result<()> {
         println!("no plugins found; `meshc plugin install cpu` installs one for the CPU");
         return Ok(());
     }
-    let row = |(platform, f): &(Platform, Found)| {
+    let row = |(platform, f): &(Platform, PluginFile)| {
         vec![platform.to_string(), f.source.clone(), f.path.display().to_string()]
     };
     let rows: Vec<Vec<String>> = found.iter().map(row).collect();
@@ -102,7 +102,7 @@ fn show(as_json: bool) -> Result<()> {
 fn fetch(platform: &str, as_json: bool) -> Result<()> {
     let help = match platform {
         "cpu" => {
-            let path = install(&CPU, &Surroundings::of_process()?.cache)?;
+            let path = install(&CPU, &SearchPaths::from_environment()?.cache)?;
             match as_json {
                 true => println!("{:#}", json!({"platform": platform, "path": path})),
                 false => println!("{} {} is in {}", CPU.package, CPU.version, path.display()),

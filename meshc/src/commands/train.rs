@@ -179,8 +179,8 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     let result = train::run(&mut session, source, &options, &mut progress, &signals.stop);
     progress.end();
     // A run that was refused leaves what another one has written.
-    if let Some(folder) = run_folder.as_ref().filter(|_| !session.made().is_empty()) {
-        folder.describe(&session.artefact().manifest, session.made())?;
+    if let Some(folder) = run_folder.as_ref().filter(|_| !session.compilations().is_empty()) {
+        folder.describe(&session.artefact().manifest, session.compilations())?;
     }
     let summary = result.with_context(|| format!("training stopped ({})", args.kept()))?;
     if args.json {

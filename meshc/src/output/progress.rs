@@ -2,7 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use runtime::{
-    Made,
+    Compilation,
     train::{Observer, Step},
 };
 use std::{
@@ -93,13 +93,13 @@ impl Progress {
 }
 
 impl Observer for Progress {
-    fn begins(&mut self) {
+    fn on_start(&mut self) {
         if let Some(Err(error)) = self.first.take().map(|act| act()) {
-            self.warning(&format!("{error:#}"));
+            self.on_warning(&format!("{error:#}"));
         }
     }
 
-    fn step(&mut self, step: &Step) {
+    fn on_step(&mut self, step: &Step) {
         let smooth = |pace: f64| 0.9 * pace + 0.1 * step.step_ms;
         self.pace = Some(self.pace.map_or(step.step_ms, smooth));
         let line = self.line(step);
@@ -121,7 +121,7 @@ impl Observer for Progress {
         eval.iter().for_each(|eval| eprintln!("{eval}"));
     }
 
-    fn doing(&mut self, what: &str) {
+    fn on_phase(&mut self, what: &str) {
         if self.is_terminal {
             self.bar.set_message(what.to_owned());
             self.bar.tick();
@@ -132,22 +132,22 @@ impl Observer for Progress {
         }
     }
 
-    fn made(&mut self, made: &Made) {
-        let Made { function, took, .. } = made;
-        let how = if made.cached { "from the cache" } else { "compiled" };
-        self.say(&format!("{function}: {how} in {:.2} s", took.as_secs_f64()));
-        made.note.iter().for_each(|note| self.say(&format!("note: {note}")));
+    fn on_compiled(&mut self, compilation: &Compilation) {
+        let Compilation { function, elapsed, .. } = compilation;
+        let how = if compilation.cached { "from the cache" } else { "compiled" };
+        self.say(&format!("{function}: {how} in {:.2} s", elapsed.as_secs_f64()));
+        compilation.note.iter().for_each(|note| self.say(&format!("note: {note}")));
     }
 
-    fn back(&mut self, step: u64) {
+    fn on_rollback(&mut self, step: u64) {
         self.bar.set_position(step);
     }
 
-    fn saved(&mut self, step: u64, dir: &Path) {
+    fn on_saved(&mut self, step: u64, dir: &Path) {
         self.say(&format!("step {step}: saved in {}", dir.display()));
     }
 
-    fn warning(&mut self, what: &str) {
+    fn on_warning(&mut self, what: &str) {
         self.say(&format!("warning: {what}"));
     }
 }

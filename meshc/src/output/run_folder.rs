@@ -3,7 +3,7 @@
 use super::files::write_file;
 use anyhow::{Context, Result};
 use proto::manifest::Manifest;
-use runtime::Made;
+use runtime::Compilation;
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -41,7 +41,7 @@ impl RunFolder {
     }
 
     /// Says what is trained, and which executables do it.
-    pub fn describe(&self, manifest: &Manifest, made: &[Made]) -> Result<()> {
+    pub fn describe(&self, manifest: &Manifest, made: &[Compilation]) -> Result<()> {
         let axes = manifest.mesh.iter().flat_map(|m| &m.axes);
         let mesh: Vec<String> = axes.map(|a| format!("{}={}", a.name, a.size)).collect();
         let summary = manifest.summary.unwrap_or_default();
@@ -51,7 +51,7 @@ impl RunFolder {
                 json!({
                     "function": m.function,
                     "cached": m.cached,
-                    "seconds": (m.took.as_secs_f64() * 1e3).round() / 1e3,
+                    "seconds": (m.elapsed.as_secs_f64() * 1e3).round() / 1e3,
                     "file": m.entry.as_ref().map(|p| p.display().to_string()),
                 })
             })

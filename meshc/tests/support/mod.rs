@@ -74,8 +74,8 @@ pub fn text() -> String {
 pub fn cpu_plugin() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
-        use runtime::plugin::{Platform, Surroundings, find};
-        let around = Surroundings::of_process().expect("tests run where there is a home folder");
+        use runtime::plugin::{Platform, SearchPaths, find};
+        let around = SearchPaths::from_environment().expect("tests run where there is a home folder");
         find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}"))
             .expect("pip installs the CPU plugin")
             .path

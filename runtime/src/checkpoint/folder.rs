@@ -1,8 +1,9 @@
 //! A folder of checkpoints, one for each step that was kept.
 
 use super::{
-    COMMIT, Checkpoint,
+    manifest::COMMIT,
     objects::{Objects, is_url},
+    reader::Checkpoint,
 };
 use crate::{Error, Result};
 use std::{
@@ -15,7 +16,7 @@ pub(super) const UNFINISHED: &str = ".unfinished-";
 
 /// A folder with the name of a checkpoint.
 #[derive(Debug)]
-pub struct Found {
+pub struct StoredCheckpoint {
     /// The step in its name.
     pub step: u64,
     /// Where it is.
@@ -31,7 +32,7 @@ pub fn path(folder: &Path, step: u64) -> PathBuf {
 
 /// All checkpoints in a folder, the oldest first. A folder that is not there has none. In an object store, what has no
 /// marker is not finished, and no checkpoint.
-pub fn list(folder: &Path) -> Result<Vec<Found>> {
+pub fn list(folder: &Path) -> Result<Vec<StoredCheckpoint>> {
     let mut found = Vec::new();
     for name in names(folder)? {
         let digits =
@@ -41,7 +42,7 @@ pub fn list(folder: &Path) -> Result<Vec<Found>> {
             if is_url(folder) && !is_finished(&dir)? {
                 continue;
             }
-            found.push(Found { step, checkpoint: Checkpoint::open(&dir), dir });
+            found.push(StoredCheckpoint { step, checkpoint: Checkpoint::open(&dir), dir });
         }
     }
     found.sort_by_key(|f| f.step);

@@ -11,6 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What a writer says about a checkpoint, by name. docs/checkpoints.md lists the names that mean something.
 pub type Facts = BTreeMap<String, String>;
 
+/// The file with names, shapes, locations and digests.
+pub(super) const MANIFEST: &str = "manifest.json";
+/// The marker file, which is written last.
+pub(super) const COMMIT: &str = "COMMIT";
+
 /// What `format` is.
 pub(super) const FORMAT: &str = "mesh-checkpoint";
 /// The version that is written, and the latest that is read.
@@ -51,7 +56,7 @@ pub struct Entry {
     /// Names and sizes of its dims, outermost first.
     pub dims: Vec<(String, usize)>,
     /// The boxes that it is made of: every element is in exactly one.
-    pub boxes: Vec<Part>,
+    pub boxes: Vec<TensorBox>,
 }
 
 /// What a tensor is.
@@ -68,7 +73,7 @@ pub enum Kind {
 
 /// A box: a rectangular part of a tensor, dense and row-major in a file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Part {
+pub struct TensorBox {
     /// Which file.
     pub file: String,
     /// Its first byte there, counted from the start of the file.
@@ -129,7 +134,7 @@ impl Entry {
     }
 }
 
-impl Part {
+impl TensorBox {
     /// Where it lies in the tensor.
     pub fn region(&self) -> Region {
         Region { start: self.start.clone(), sizes: self.size.clone() }
@@ -211,6 +216,11 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+/// Returns the contents of the marker for this manifest.
+pub(super) fn commit_of(manifest: &[u8]) -> String {
+    format!("blake3:{}\n", blake3::hash(manifest).to_hex())
 }
 
 fn volume(sizes: &[usize]) -> Option<u64> {

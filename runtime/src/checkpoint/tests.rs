@@ -1,7 +1,20 @@
 //! Checkpoints on disk: round trips, damage, and what interrupted writers leave.
 
-use super::*;
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+use super::{
+    Checkpoint, Facts, Keep, Kind, Writer, folder, keep,
+    manifest::{COMMIT, MANIFEST, commit_of},
+    objects,
+};
+use crate::{
+    HostTensor, Result,
+    shard::{self, Region},
+};
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 use tempfile::TempDir;
 
 fn dims(sizes: &[(&str, usize)]) -> Vec<(String, usize)> {

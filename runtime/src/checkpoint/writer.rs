@@ -5,12 +5,10 @@
 //! them.
 
 use super::{
-    COMMIT, MANIFEST, commit_of,
-    manifest::{Entry, FORMAT, Facts, File, Kind, Manifest, Part, VERSION},
+    manifest::{COMMIT, Entry, FORMAT, Facts, File, Kind, MANIFEST, Manifest, TensorBox, VERSION, commit_of},
     objects::{self, Objects, is_url},
-    session::Held,
 };
-use crate::{Error, HostTensor, Result, tensor::element_type};
+use crate::{Error, HostTensor, Result, session::SnapshotBytes, tensor::element_type};
 use bytes::Bytes;
 use pjrt::ElementType;
 use serde_json::{Map, json};
@@ -43,7 +41,7 @@ pub struct Writer {
     pending: Vec<(usize, usize, Bytes)>,
     pending_bytes: usize,
     /// Memory that counts as taken until the writer is gone.
-    held: Vec<Held>,
+    held: Vec<SnapshotBytes>,
 }
 
 /// Where files go until there is a checkpoint.
@@ -159,7 +157,7 @@ impl Writer {
     }
 
     /// Memory that counts as taken until this is written.
-    pub(super) fn hold(&mut self, held: Held) {
+    pub(super) fn hold(&mut self, held: SnapshotBytes) {
         self.held.push(held);
     }
 
@@ -208,7 +206,7 @@ impl Writer {
         if entry.dims != dims || entry.kind != kind || entry.dtype != value.dtype.to_string() {
             return Err(wrong(format!("is {} in one box and something else in another", entry.shape())));
         }
-        entry.boxes.push(Part {
+        entry.boxes.push(TensorBox {
             file: String::new(),
             offset: 0,
             bytes: value.bytes.len() as u64,

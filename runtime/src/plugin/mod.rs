@@ -10,7 +10,7 @@ mod search;
 
 pub use doctor::{Examination, examine};
 pub use install::{CPU, Wheel, install};
-pub use search::{Found, Platform, Surroundings, find, list};
+pub use search::{Platform, PluginFile, SearchPaths, find, list};
 
 use crate::{Error, Result};
 use std::path::Path;

@@ -64,7 +64,7 @@ impl fmt::Display for Platform {
 
 /// What the search depends on, apart from the disk.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Surroundings {
+pub struct SearchPaths {
     /// `MESH_PJRT_PLUGIN`.
     pub plugin: Option<PathBuf>,
     /// `TPU_LIBRARY_PATH`.
@@ -75,9 +75,9 @@ pub struct Surroundings {
     pub cache: PathBuf,
 }
 
-impl Surroundings {
+impl SearchPaths {
     /// Those of this process. Python is asked for its folders only if it is there.
-    pub fn of_process() -> Result<Self> {
+    pub fn from_environment() -> Result<Self> {
         let path = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let cache = path("MESH_CACHE")
             .or_else(|| path("XDG_CACHE_HOME").map(|p| p.join("mesh")))
@@ -110,7 +110,7 @@ fn site_packages(active: Option<PathBuf>) -> Vec<PathBuf> {
 
 /// A plugin that the search came upon.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Found {
+pub struct PluginFile {
     /// The shared library.
     pub path: PathBuf,
     /// Why it was looked for there.
@@ -118,7 +118,7 @@ pub struct Found {
 }
 
 /// All plugins for `platform`, the one to use first. A path that was asked for by name must exist.
-pub fn list(platform: Platform, explicit: Option<&Path>, around: &Surroundings) -> Result<Vec<Found>> {
+pub fn list(platform: Platform, explicit: Option<&Path>, around: &SearchPaths) -> Result<Vec<PluginFile>> {
     let mut found = Vec::new();
     let named = [
         (explicit, "--plugin"),
@@ -133,20 +133,20 @@ pub fn list(platform: Platform, explicit: Option<&Path>, around: &Surroundings) 
                 "name a PJRT plugin's shared library, or leave it out to have one found",
             ));
         }
-        found.push(Found { path: path.to_owned(), source: source.to_owned() });
+        found.push(PluginFile { path: path.to_owned(), source: source.to_owned() });
     }
     for folder in &around.site_packages {
         for below in platform.wheel_paths() {
             let path = folder.join(below);
             if path.is_file() {
-                found.push(Found { path, source: format!("wheel in {}", folder.display()) });
+                found.push(PluginFile { path, source: format!("wheel in {}", folder.display()) });
             }
         }
     }
     if platform == Platform::Cpu {
         let path = installed(&CPU, &around.cache);
         if path.is_file() {
-            found.push(Found { path, source: "cache".to_owned() });
+            found.push(PluginFile { path, source: "cache".to_owned() });
         }
     }
     Ok(found)
@@ -156,9 +156,9 @@ pub fn list(platform: Platform, explicit: Option<&Path>, around: &Surroundings) 
 pub fn find(
     platform: Platform,
     explicit: Option<&Path>,
-    around: &Surroundings,
+    around: &SearchPaths,
     say: &mut dyn FnMut(&str),
-) -> Result<Found> {
+) -> Result<PluginFile> {
     if let Some(found) = list(platform, explicit, around)?.into_iter().next() {
         return Ok(found);
     }
@@ -171,7 +171,7 @@ pub fn find(
                 around.cache.display()
             ));
             let path = install(&CPU, &around.cache)?;
-            return Ok(Found { path, source: "cache".to_owned() });
+            return Ok(PluginFile { path, source: "cache".to_owned() });
         }
         Platform::Gpu => {
             "install one with `pip install \"jax-cuda13-plugin[with-cuda]\"` (it brings jax-cuda13-pjrt), or name one with --plugin"
@@ -204,7 +204,7 @@ mod tests {
         ] {
             touch(&at(file));
         }
-        let around = Surroundings {
+        let around = SearchPaths {
             plugin: Some(at("env.so")),
             tpu_library: Some(at("tpu.so")),
             site_packages: vec![at("site")],
@@ -228,10 +228,10 @@ mod tests {
 
     #[test]
     fn a_named_plugin_must_be_there_and_a_missing_one_says_how_to_get_it() {
-        let around = Surroundings { plugin: Some("/nowhere/x.so".into()), ..Default::default() };
+        let around = SearchPaths { plugin: Some("/nowhere/x.so".into()), ..Default::default() };
         let error = list(Platform::Cpu, None, &around).unwrap_err().to_string();
         assert!(error.contains("MESH_PJRT_PLUGIN") && error.contains("/nowhere/x.so"), "{error}");
-        let error = find(Platform::Tpu, None, &Surroundings::default(), &mut |_| ()).unwrap_err().to_string();
+        let error = find(Platform::Tpu, None, &SearchPaths::default(), &mut |_| ()).unwrap_err().to_string();
         assert!(error.contains("pip install libtpu"), "{error}");
     }
 }

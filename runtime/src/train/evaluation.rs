@@ -1,6 +1,6 @@
 //! Evaluation on held-out text.
 
-use super::{Options, feeds::feeds};
+use super::{feeds::feeds, options::Options};
 use crate::{Error, Result, Session};
 use data::{Batch, Source};
 use std::{

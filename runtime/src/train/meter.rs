@@ -26,7 +26,7 @@ pub(super) struct Meter {
 impl Meter {
     /// `peak`: the most operations a second of one device, if that is known.
     pub(super) fn new(session: &Session, peak: Option<f64>) -> Result<Self> {
-        let devices = session.state_devices()?;
+        let devices: Vec<pjrt::Device> = session.assignment().devices().cloned().collect();
         let ideal_seconds = ideal_seconds(session, &devices, peak);
         Ok(Self { devices, ideal_seconds })
     }

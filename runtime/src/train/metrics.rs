@@ -5,7 +5,7 @@
 //! is known of memory and utilization, `eval` after an evaluation, and `rollback` in the first step after one.
 //! JSON has no NaN and no infinity: `null` stands for them, and `non_finite` lists the names.
 
-use super::{Rollback, Step};
+use super::observer::{Rollback, Step};
 use crate::{Error, HostTensor, Outputs, Result};
 use data::Batch;
 use serde_json::{Map, Value, json};

@@ -4,29 +4,18 @@
 //! next checkpoint waits for that, so that there is one snapshot at most. A checkpoint that cannot be written is
 //! reported, and training goes on with the ones before it; after the last step it is an error.
 
-use super::{Observer, Options, ledger::Ledger, lock::Lock};
+use super::{
+    ledger::Ledger,
+    lock::Lock,
+    observer::Observer,
+    options::{Options, Saving},
+};
 use crate::{
     Error, Result, Session,
-    checkpoint::{Checkpoint, Facts, Keep, Which, Writer, folder, is_url, keep},
+    checkpoint::{Checkpoint, Facts, RestoreScope, Writer, folder, is_url, keep},
 };
 use data::Source;
-use std::{
-    path::PathBuf,
-    thread::{self, JoinHandle},
-};
-
-/// Where and when state is saved.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Saving {
-    /// The folder of all checkpoints.
-    pub folder: PathBuf,
-    /// Steps between checkpoints; nothing: there is one, after the last step.
-    pub every: Option<u64>,
-    /// Which good checkpoints stay.
-    pub keep: Keep,
-    /// Go on from the newest good checkpoint, if there are any.
-    pub resume: bool,
-}
+use std::thread::{self, JoinHandle};
 
 /// Saves.
 pub(super) struct Saver {
@@ -79,12 +68,12 @@ impl Saver {
         folder::sweep(&saving.folder)?;
         if found.is_empty() {
             if saving.resume {
-                observer.doing(&format!("no checkpoint in {place} yet: starting at the beginning"));
+                observer.on_phase(&format!("no checkpoint in {place} yet: starting at the beginning"));
             }
             return Ok((saver, None));
         }
         let checkpoint = saver.newest(session, Some(options), observer)?;
-        observer.doing(&format!("going on from {}", checkpoint.dir().display()));
+        observer.on_phase(&format!("going on from {}", checkpoint.dir().display()));
         Ok((saver, Some(Resumed::of(&checkpoint))))
     }
 
@@ -101,7 +90,7 @@ impl Saver {
         for found in found.into_iter().rev() {
             let tried = found.checkpoint.and_then(|c| {
                 options.map_or(Ok(()), |options| self.check(&c, options, observer))?;
-                session.restore(&c, Which::All).map(|()| c)
+                session.restore(&c, RestoreScope::All).map(|()| c)
             });
             match tried {
                 Ok(checkpoint) => {
@@ -110,7 +99,7 @@ impl Saver {
                 }
                 // Damage; another checkpoint may be good.
                 Err(error @ (Error::Checkpoint { .. } | Error::Io { .. })) => {
-                    observer.warning(&format!("skipped a checkpoint that is not good: {error}"));
+                    observer.on_warning(&format!("skipped a checkpoint that is not good: {error}"));
                 }
                 Err(error) => return Err(error),
             }
@@ -134,7 +123,7 @@ impl Saver {
     /// Takes the state from the last good checkpoint, while training.
     pub(super) fn back(&mut self, session: &mut Session, observer: &mut dyn Observer) -> Result<Resumed> {
         if let Err(error) = self.settle(observer) {
-            observer.warning(&format!("the last checkpoint could not be written: {error}"));
+            observer.on_warning(&format!("the last checkpoint could not be written: {error}"));
         }
         self.newest(session, None, observer).map(|checkpoint| Resumed::of(&checkpoint))
     }
@@ -165,7 +154,7 @@ impl Saver {
         }
         let (ours, theirs) = (self.facts.get(DATA), checkpoint.facts().get(DATA));
         if theirs.is_some() && ours != theirs {
-            observer.warning(&format!(
+            observer.on_warning(&format!(
                 "the text, or how it is cut into examples and batches, is not what `{dir}` was trained on: \
                  training goes on with the new examples from step {}",
                 checkpoint.step() + 1
@@ -196,7 +185,7 @@ impl Saver {
             return Ok(());
         }
         if let Err(error) = self.settle(observer) {
-            observer.warning(&format!("training goes on without a checkpoint: {error}"));
+            observer.on_warning(&format!("training goes on without a checkpoint: {error}"));
         }
         let copy = session.snapshot()?;
         let (saving, mut facts) = (self.saving.clone(), self.facts.clone());
@@ -224,7 +213,7 @@ impl Saver {
         if self.at_work.as_ref().is_some_and(|(_, thread)| thread.is_finished())
             && let Err(error) = self.settle(observer)
         {
-            observer.warning(&format!("training goes on without a checkpoint: {error}"));
+            observer.on_warning(&format!("training goes on without a checkpoint: {error}"));
         }
     }
 
@@ -238,7 +227,7 @@ impl Saver {
             ))
         });
         if result.is_ok() {
-            observer.saved(step, &folder::path(&self.saving.folder, step));
+            observer.on_saved(step, &folder::path(&self.saving.folder, step));
         }
         result
     }

@@ -1,17 +1,17 @@
 //! Step after step, until there is a reason to end.
 
 use super::{
-    Observer, Options, Rollback, Step, Summary,
     evaluation::Evaluation,
     events::Events,
     feeds::feeds,
-    in_step,
     ledger::Ledger,
     meter::{Meter, host_memory},
     metrics::{Log, Record},
+    observer::{Observer, Rollback, Step},
+    options::Options,
     saving::Saver,
     spike,
-    summary::History,
+    summary::{History, Summary},
 };
 use crate::{Error, HostTensor, Outputs, Result, Session};
 use data::{Batch, Loader, Source};
@@ -147,7 +147,7 @@ impl Steps<'_> {
     /// Begins to save the state after the last finished step.
     fn save(&mut self, step: u64) -> Result<()> {
         let Some(saver) = &mut self.t.saver else { return Ok(()) };
-        self.t.observer.doing("saving");
+        self.t.observer.on_phase("saving");
         saver.save(self.t.session, step, &self.t.ledger, self.t.observer)?;
         // The next step counts from its own start.
         self.last_end = None;
@@ -162,7 +162,7 @@ impl Steps<'_> {
             )
         })??;
         if self.t.lag == 0 {
-            self.t.session.wait_for_room();
+            self.t.session.wait_for_memory();
         }
         let begin = Instant::now();
         let mut inputs = feeds(&batch);
@@ -200,7 +200,7 @@ impl Steps<'_> {
         self.t.log.write(&record)?;
         self.t.events.add(&record)?;
         self.history.add(&record.step, &batch);
-        self.t.observer.step(&record.step);
+        self.t.observer.on_step(&record.step);
         if let Some(saver) = &mut self.t.saver {
             saver.look(self.t.observer);
         }
@@ -210,7 +210,7 @@ impl Steps<'_> {
     /// Evaluates after step `step`. Nothing comes of it if training is to stop: then it is due when the run goes on.
     fn evaluate(&mut self, step: u64) -> Result<Option<BTreeMap<String, f64>>> {
         let Some(evaluation) = &self.t.evaluation else { return Ok(None) };
-        self.t.observer.doing("evaluating");
+        self.t.observer.on_phase("evaluating");
         let eval = evaluation.run(self.t.session, self.t.stop).map_err(in_step(step))?;
         match &eval {
             Some(eval) => {
@@ -243,7 +243,7 @@ impl Steps<'_> {
             self.save(last)?;
         }
         if let Some(saver) = &mut self.t.saver {
-            self.t.observer.doing("writing the last checkpoint");
+            self.t.observer.on_phase("writing the last checkpoint");
             saver.settle(self.t.observer)?;
         }
         let mut summary = self.history.summary(self.begin.elapsed(), end == End::Stopped);
@@ -313,11 +313,11 @@ impl Steps<'_> {
             ));
         }
         if !self.t.saver.as_ref().is_some_and(Saver::has_one) {
-            self.t.observer.warning(&format!("{what}, but there is no checkpoint to go back to yet"));
+            self.t.observer.on_warning(&format!("{what}, but there is no checkpoint to go back to yet"));
             spike::remember(&mut self.t.ledger.losses, loss, spikes.window);
             return Ok(None);
         }
-        self.t.observer.warning(&what);
+        self.t.observer.on_warning(&what);
         Ok(Some(Spike { step, position, loss, limit }))
     }
 
@@ -345,8 +345,8 @@ impl Steps<'_> {
         self.t.events.begin(to + 1)?;
         self.history.back_to(to);
         self.last_end = None;
-        self.t.observer.back(to);
-        self.t.observer.doing(&format!(
+        self.t.observer.on_rollback(to);
+        self.t.observer.on_phase(&format!(
             "going on from step {to} without the batches {} to {}",
             batches.0,
             batches.1 - 1
@@ -354,5 +354,13 @@ impl Steps<'_> {
         let Spike { step: from, loss, limit, .. } = *spike;
         self.rollback = Some(Rollback { from, to, loss, limit, batches });
         Ok(to)
+    }
+}
+
+/// Says in which step a call of the plugin failed.
+fn in_step(step: u64) -> impl Fn(Error) -> Error {
+    move |error| match error {
+        Error::Pjrt { context, source } => Error::Pjrt { context: format!("step {step}: {context}"), source },
+        other => other,
     }
 }

@@ -1,6 +1,6 @@
 //! What is left of a run: where the loss went, how fast it was, what it took.
 
-use super::{Step, meter::peak_memory};
+use super::{meter::peak_memory, observer::Step};
 use data::{Batch, Counts};
 use serde::Serialize;
 use std::{collections::BTreeMap, collections::VecDeque, fmt, time::Duration};

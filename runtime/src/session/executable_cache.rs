@@ -25,29 +25,29 @@ const VARIABLES: [&str; 3] = ["XLA_FLAGS", "LIBTPU_INIT_ARGS", "CUDA_VISIBLE_DEV
 
 /// A folder of compiled programs.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Executables {
+pub struct ExecutableCache {
     folder: PathBuf,
     limit: u64,
     /// What outcomes depend on, programs, clients and plugins apart.
-    surroundings: Vec<String>,
+    environment: Vec<String>,
 }
 
 /// How a program became ready to run.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Made {
+pub struct Compilation {
     /// Which function of the artefact.
     pub function: String,
     /// Whether it was in the cache.
     pub cached: bool,
     /// How long it took.
-    pub took: Duration,
+    pub elapsed: Duration,
     /// The entry, if there is a cache.
     pub entry: Option<PathBuf>,
     /// What did not go as it should have: the program was compiled all the same.
     pub note: Option<String>,
 }
 
-impl Executables {
+impl ExecutableCache {
     /// Those in `cache/executables`, for this process's environment.
     pub fn in_cache(cache: &Path) -> Self {
         let variables = VARIABLES.iter().filter_map(|name| Some(format!("{name}={}", env::var(name).ok()?)));
@@ -55,8 +55,8 @@ impl Executables {
     }
 
     /// Those in `folder`, which have at most `limit` bytes together.
-    pub fn at(folder: PathBuf, limit: u64, surroundings: Vec<String>) -> Self {
-        Self { folder, limit, surroundings }
+    pub fn at(folder: PathBuf, limit: u64, environment: Vec<String>) -> Self {
+        Self { folder, limit, environment }
     }
 
     /// Where the entry of a program is, or would be.
@@ -86,7 +86,7 @@ impl Executables {
             parts.push(this_machine());
         }
         parts.push(platform);
-        parts.extend(self.surroundings.iter().cloned());
+        parts.extend(self.environment.iter().cloned());
         let mut hasher = blake3::Hasher::new();
         for part in parts.iter().map(String::as_bytes).chain([options, code]) {
             hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
@@ -105,7 +105,7 @@ impl Executables {
             head.starts_with(HEAD) && head[HEAD.len()..] == *blake3::hash(&bytes[start..]).as_bytes()
         });
         if !good {
-            self.forget(entry);
+            self.remove(entry);
             return Err(Error::input(
                 format!("the kept executable `{}` was damaged", entry.display()),
                 "nothing is to be done: it is removed and made again",
@@ -118,7 +118,7 @@ impl Executables {
     }
 
     /// Removes an entry that is of no use. Whatever cannot be removed stays.
-    pub(crate) fn forget(&self, entry: &Path) {
+    pub(crate) fn remove(&self, entry: &Path) {
         let _ = fs::remove_file(entry);
     }
 
@@ -158,7 +158,7 @@ impl Executables {
             if total <= self.limit {
                 return;
             }
-            self.forget(path);
+            self.remove(path);
             total -= bytes;
         }
     }
@@ -182,7 +182,7 @@ mod tests {
     fn entries_are_kept_checked_and_bounded() {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("executables");
-        let all = Executables::at(folder.clone(), 250, Vec::new());
+        let all = ExecutableCache::at(folder.clone(), 250, Vec::new());
         let at = |name: &str| folder.join(format!("{name}.executable"));
         assert_eq!(all.read(&at("a")).unwrap(), None);
         for (age, name) in ["a", "b", "c"].into_iter().enumerate() {

@@ -1,26 +1,25 @@
 //! State from devices into checkpoints, and back under whatever layout the session has.
 
-use super::{Checkpoint, Entry, Facts, Kind, Writer};
-use crate::{
-    Error, HostTensor, Result, Session,
-    shard::{self, Region},
-    tensor::element_type,
+use super::{
+    manifest::{Entry, Facts, Kind},
+    reader::Checkpoint,
+    writer::Writer,
 };
-use pjrt::{Buffer, ElementType, PendingRead};
+use crate::{
+    Error, HostTensor, Result, Session, session::SnapshotBytes, shard::Region, tensor::element_type,
+};
+use pjrt::{Buffer, Device, ElementType, PendingRead};
 use proto::manifest::{StateEntry, StateKind, Tensor};
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     thread,
     time::Duration,
 };
 
 /// What to restore.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Which {
+pub enum RestoreScope {
     /// All state of the program.
     All,
     /// The parameters alone. Whatever else the checkpoint has is not looked at.
@@ -30,13 +29,13 @@ pub enum Which {
 /// A session's state as it was, in the host's memory: the session may go on while it is written.
 #[derive(Debug)]
 pub struct Snapshot {
-    boxes: VecDeque<Taken>,
-    held: Held,
+    boxes: VecDeque<SnapshotBox>,
+    memory: SnapshotBytes,
 }
 
 /// A box of some state.
 #[derive(Debug)]
-struct Taken {
+struct SnapshotBox {
     name: String,
     kind: Kind,
     dims: Vec<(String, usize)>,
@@ -54,47 +53,26 @@ enum Contents {
     Share(Arc<Buffer>),
 }
 
-/// Memory of snapshots, as long as they are there.
-#[derive(Debug)]
-pub(crate) struct Held {
-    /// That of all snapshots.
-    all: Arc<AtomicUsize>,
-    bytes: usize,
-}
-
-impl Held {
-    fn new(all: &Arc<AtomicUsize>, bytes: usize) -> Self {
-        all.fetch_add(bytes, Ordering::Relaxed);
-        Self { all: all.clone(), bytes }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
 impl Snapshot {
     /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
-        self.held.bytes
+        self.memory.bytes()
     }
 
     /// Hands all of it to a writer. Memory is freed as it is written.
     pub fn write(self, writer: &mut Writer) -> Result<()> {
-        writer.hold(self.held);
+        writer.hold(self.memory);
         self.boxes.into_iter().try_for_each(|taken| taken.write(writer))
     }
 }
 
-impl Taken {
+impl SnapshotBox {
     fn bytes(&self) -> usize {
         self.region.sizes.iter().product::<usize>() * self.dtype.byte_size().unwrap_or(0)
     }
 
     /// Waits until nothing can change the contents any more: until a copy has ended, well or not.
-    fn is_safe(&self) -> Result<()> {
+    fn wait_for_copy(&self) -> Result<()> {
         let Contents::Copy(read) = &self.contents else { return Ok(()) };
         let failed = || Error::pjrt(format!("reading state `{}`", self.name));
         while !read.is_ready().map_err(failed())? {
@@ -133,16 +111,13 @@ impl Session {
     /// state to the host, all parts at the same time, and waits for that and for the steps under way: plugins have been
     /// seen to let a step that replaces state overtake a copy of it (API 0.115).
     pub fn snapshot(&self) -> Result<Snapshot> {
-        let (mut boxes, lend) = (VecDeque::new(), self.may_lend());
+        let (mut boxes, share) = (VecDeque::new(), self.can_share_state());
         for entry in &self.artefact().manifest.state {
-            boxes.extend(self.boxes(entry, lend)?);
+            boxes.extend(self.boxes(entry, share)?);
         }
-        boxes.iter().try_for_each(Taken::is_safe)?;
-        let bytes = boxes.iter().map(Taken::bytes).sum();
-        if lend {
-            self.lend(bytes);
-        }
-        Ok(Snapshot { boxes, held: Held::new(self.held(), bytes) })
+        boxes.iter().try_for_each(SnapshotBox::wait_for_copy)?;
+        let bytes = boxes.iter().map(SnapshotBox::bytes).sum();
+        Ok(Snapshot { boxes, memory: self.count_snapshot(bytes, share) })
     }
 
     /// What a checkpoint should say about the program: its name, how it lay on devices, and which model it is, if
@@ -166,10 +141,10 @@ impl Session {
     /// Takes state from a checkpoint, whatever mesh and layout it was written under. Of each tensor, a device
     /// gets the part that it holds; the host has one part of one tensor at a time. If anything is missing,
     /// left over, of another shape or damaged, the session keeps what it has.
-    pub fn restore(&mut self, checkpoint: &Checkpoint, which: Which) -> Result<()> {
+    pub fn restore(&mut self, checkpoint: &Checkpoint, scope: RestoreScope) -> Result<()> {
         let wanted: Vec<StateEntry> = self.artefact().manifest.state.clone();
-        let wanted: Vec<&StateEntry> = wanted.iter().filter(|s| which.has(kind(s))).collect();
-        let wrong = differences(&wanted, checkpoint, which);
+        let wanted: Vec<&StateEntry> = wanted.iter().filter(|s| scope.has(kind(s))).collect();
+        let wrong = differences(&wanted, checkpoint, scope);
         if !wrong.is_empty() {
             return Err(Error::input(
                 format!(
@@ -190,33 +165,32 @@ impl Session {
     }
 
     fn restore_one(&self, entry: &StateEntry, checkpoint: &Checkpoint) -> Result<Vec<Buffer>> {
-        let tensor = tensor_of(entry);
-        let devices = self.state_devices()?;
+        let devices: Vec<&Device> = self.assignment().devices().collect();
         let mut buffers: Vec<Option<Buffer>> = devices.iter().map(|_| None).collect();
-        for (region, holders) in regions(tensor, self.mesh(), devices.len()) {
+        for (region, holders) in self.assignment().regions(tensor_of(entry)) {
             let part = checkpoint.read_box(&entry.name, &region.start, &region.sizes)?;
-            for device in holders {
-                buffers[device] = Some(self.send(&part, &devices[device])?);
+            for local in holders {
+                buffers[local] = Some(self.send(&part, devices[local])?);
             }
         }
-        Ok(buffers.into_iter().map(|b| b.expect("every device holds some part")).collect())
+        Ok(buffers.into_iter().map(|b| b.expect("every device holds some region")).collect())
     }
 
     /// One of every box of some state: a share in it, or else a copy that is begun.
-    fn boxes(&self, entry: &StateEntry, lend: bool) -> Result<Vec<Taken>> {
-        let (tensor, buffers) = (tensor_of(entry), self.state_buffers(&entry.name)?);
+    fn boxes(&self, entry: &StateEntry, share: bool) -> Result<Vec<SnapshotBox>> {
+        let (tensor, buffers) = (tensor_of(entry), self.shards(&entry.name)?);
         let dims: Vec<(String, usize)> =
             tensor.dims.iter().map(|d| (d.name.clone(), d.size as usize)).collect();
         let dtype = element_type(&tensor.dtype)?;
         let take = |(region, holders): (Region, Vec<usize>)| {
             let buffer = &buffers[holders[0]];
-            let contents = if lend {
+            let contents = if share {
                 Contents::Share(buffer.clone())
             } else {
                 let read = buffer.start_read();
                 Contents::Copy(read.map_err(Error::pjrt(format!("reading state `{}`", entry.name)))?)
             };
-            Ok(Taken {
+            Ok(SnapshotBox {
                 name: entry.name.clone(),
                 kind: kind(entry),
                 dims: dims.clone(),
@@ -225,11 +199,11 @@ impl Session {
                 contents,
             })
         };
-        regions(tensor, self.mesh(), buffers.len()).into_iter().map(take).collect()
+        self.assignment().regions(tensor).into_iter().map(take).collect()
     }
 }
 
-impl Which {
+impl RestoreScope {
     fn has(self, kind: Kind) -> bool {
         match self {
             Self::All => true,
@@ -238,23 +212,8 @@ impl Which {
     }
 }
 
-/// Distinct parts of a tensor, with the devices that hold each.
-fn regions(tensor: &Tensor, mesh: &proto::manifest::Mesh, devices: usize) -> Vec<(Region, Vec<usize>)> {
-    let mut all: Vec<(Region, Vec<usize>)> = Vec::new();
-    let mut index = std::collections::HashMap::new();
-    for device in 0..devices {
-        let region = shard::region(tensor, mesh, device);
-        let i = *index.entry(region.clone()).or_insert_with(|| {
-            all.push((region, Vec::new()));
-            all.len() - 1
-        });
-        all[i].1.push(device);
-    }
-    all
-}
-
 /// Everything that stands between a checkpoint and the state that is wanted.
-fn differences(wanted: &[&StateEntry], checkpoint: &Checkpoint, which: Which) -> Vec<String> {
+fn differences(wanted: &[&StateEntry], checkpoint: &Checkpoint, scope: RestoreScope) -> Vec<String> {
     let mut wrong = Vec::new();
     for entry in wanted {
         let ours = shape(tensor_of(entry));
@@ -267,7 +226,7 @@ fn differences(wanted: &[&StateEntry], checkpoint: &Checkpoint, which: Which) ->
         }
     }
     let known = |e: &&Entry| wanted.iter().any(|s| s.name == e.name);
-    let left_over = checkpoint.tensors().iter().filter(|e| which.has(e.kind) && !known(e));
+    let left_over = checkpoint.tensors().iter().filter(|e| scope.has(e.kind) && !known(e));
     wrong.extend(left_over.map(|e| format!("left over: `{}`, {}", e.name, e.shape())));
     wrong
 }

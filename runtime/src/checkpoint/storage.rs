@@ -10,7 +10,7 @@ use std::{
 
 /// The files of a checkpoint.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Storage {
     path: PathBuf,
     /// Nothing: it is a folder.
     objects: Option<Objects>,
@@ -22,7 +22,7 @@ pub(super) enum Reader<'a> {
     Object(&'a Objects, &'a str, PathBuf),
 }
 
-impl Place {
+impl Storage {
     pub fn open(path: &Path) -> Result<Self> {
         let objects = if is_url(path) { Some(Objects::open(path)?) } else { None };
         Ok(Self { path: path.to_owned(), objects })
@@ -34,10 +34,12 @@ impl Place {
 
     /// Why there can be no checkpoint here, if that is clear at once.
     pub fn is_not(&self) -> Option<&'static str> {
-        match () {
-            () if self.objects.is_some() || self.path.is_dir() => None,
-            () if self.path.exists() => Some("is no folder"),
-            () => Some("does not exist"),
+        if self.objects.is_some() || self.path.is_dir() {
+            None
+        } else if self.path.exists() {
+            Some("it is not a folder")
+        } else {
+            Some("it does not exist")
         }
     }
 

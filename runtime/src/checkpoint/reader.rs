@@ -1,0 +1,300 @@
+//! Reading a checkpoint: whole tensors or parts of them, checked against their digests.
+
+use super::{
+    manifest::{COMMIT, Entry, Facts, File, MANIFEST, Manifest, TensorBox, commit_of},
+    objects::{Objects, is_url},
+    storage::Storage,
+};
+use crate::{
+    Error, HostTensor, Result,
+    shard::{self, Region},
+    tensor::element_type,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+/// Bytes that are read at once.
+const BLOCK: usize = 8 << 20;
+
+/// Whether there is a finished checkpoint at a path or URL, good or damaged.
+pub fn is_checkpoint(path: &Path) -> bool {
+    if is_url(path) {
+        let marker = Objects::open(path).and_then(|o| o.has(COMMIT).map_err(Error::io("looking at", path)));
+        marker.unwrap_or(false)
+    } else {
+        path.join(COMMIT).is_file()
+    }
+}
+
+/// A checkpoint that can be read. Its manifest and the heads of its files are checked; its tensors are checked
+/// when they are read.
+#[derive(Debug)]
+pub struct Checkpoint {
+    storage: Storage,
+    manifest: Manifest,
+    /// Tensors by name.
+    index: BTreeMap<String, usize>,
+    /// Boxes, by tensor and number, that have the right digest.
+    checked: Mutex<BTreeSet<(usize, usize)>>,
+}
+
+impl Checkpoint {
+    /// Opens a folder that a [`Writer`] has finished.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let broken = |reason: String| damaged(dir, reason);
+        let storage = Storage::open(dir)?;
+        if let Some(what) = storage.is_not() {
+            return Err(broken(what.into()));
+        }
+        let marker = storage.read(COMMIT).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                broken(format!("it has no {COMMIT}: it is no checkpoint, or was not finished"))
+            }
+            _ => Error::io("reading", dir.join(COMMIT))(e),
+        })?;
+        let text = storage.read(MANIFEST).map_err(Error::io("reading", dir.join(MANIFEST)))?;
+        if marker != commit_of(&text).as_bytes() {
+            return Err(broken(format!("{MANIFEST} or {COMMIT} was altered: the digests differ")));
+        }
+        let manifest = Manifest::parse(&text).map_err(|reason| broken(format!("{MANIFEST}: {reason}")))?;
+        for file in &manifest.files {
+            check_head(&storage, file)?;
+        }
+        let index = manifest.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
+        Ok(Self { storage, manifest, index, checked: Mutex::default() })
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        self.storage.path()
+    }
+    /// Training steps that its state has seen.
+    pub fn step(&self) -> u64 {
+        self.manifest.step
+    }
+    /// What the writer said about it.
+    pub fn facts(&self) -> &Facts {
+        &self.manifest.facts
+    }
+    /// All tensors, in the order they were written.
+    pub fn tensors(&self) -> &[Entry] {
+        &self.manifest.tensors
+    }
+    /// The tensor of this name, if there is one.
+    pub fn tensor(&self, name: &str) -> Option<&Entry> {
+        self.index.get(name).map(|i| &self.manifest.tensors[*i])
+    }
+    /// Bytes of all its files with tensors.
+    pub fn bytes(&self) -> u64 {
+        self.manifest.files.iter().map(|f| f.bytes).sum()
+    }
+
+    /// A whole tensor.
+    pub fn read(&self, name: &str) -> Result<HostTensor> {
+        let entry = self.entry(name)?.1;
+        let (start, size) = (vec![0; entry.dims.len()], entry.sizes());
+        self.read_box(name, &start, &size)
+    }
+
+    /// The part of a tensor that begins at `start` and has these sizes. Reads the boxes it meets, and of them
+    /// what it needs once their digests were found right.
+    pub fn read_box(&self, name: &str, start: &[usize], size: &[usize]) -> Result<HostTensor> {
+        let (number, entry) = self.entry(name)?;
+        let want = Region { start: start.to_vec(), sizes: size.to_vec() };
+        let dims = entry.sizes();
+        if !shard::inside(&want, &dims) {
+            return Err(Error::input(
+                format!("the part {want} of tensor `{name}` of sizes {dims:?} does not exist"),
+                "ask for a part that lies in the tensor",
+            ));
+        }
+        let dtype = element_type(&entry.dtype)?;
+        let element = dtype.byte_size().expect("types that manifests name have a size");
+        let mut bytes = vec![0; size.iter().product::<usize>() * element];
+        for (i, part) in entry.boxes.iter().enumerate() {
+            let have = part.region();
+            let Some(common) = shard::common(&have, &want) else { continue };
+            if have == want {
+                self.read_exactly(part, &mut bytes)?;
+                self.check(number, i, Some(&bytes))?;
+            } else {
+                self.check(number, i, None)?;
+                self.copy_part(part, element, &common, &want, &mut bytes)?;
+            }
+        }
+        Ok(HostTensor { dtype, dims: want.sizes, bytes })
+    }
+
+    /// Reads every byte and compares all digests. The error lists everything that is damaged; otherwise the
+    /// number of bytes that were read.
+    pub fn verify(&self) -> Result<u64> {
+        let mut wrong = Vec::new();
+        for file in &self.manifest.files {
+            if let Err(error) = check_head(&self.storage, file).and_then(|()| self.check_names(file)) {
+                wrong.push(said(error));
+            }
+        }
+        self.checked.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        for (number, entry) in self.manifest.tensors.iter().enumerate() {
+            for i in 0..entry.boxes.len() {
+                if let Err(error) = self.check(number, i, None) {
+                    wrong.push(said(error));
+                }
+            }
+        }
+        if wrong.is_empty() { Ok(self.bytes()) } else { Err(damaged(self.dir(), wrong.join("; "))) }
+    }
+
+    fn entry(&self, name: &str) -> Result<(usize, &Entry)> {
+        let number = *self.index.get(name).ok_or_else(|| {
+            Error::input(
+                format!("checkpoint `{}` has no tensor `{name}`", self.dir().display()),
+                "`meshc checkpoint list` shows what it has",
+            )
+        })?;
+        Ok((number, &self.manifest.tensors[number]))
+    }
+
+    /// Whether a box is what it was when it was written; `bytes` are its contents if they are there already.
+    fn check(&self, tensor: usize, number: usize, bytes: Option<&[u8]>) -> Result<()> {
+        let known = || self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        let (entry, key) = (&self.manifest.tensors[tensor], (tensor, number));
+        let part = &entry.boxes[number];
+        let digest = match bytes {
+            Some(bytes) => blake3::hash(bytes),
+            None if known().contains(&key) => return Ok(()),
+            None => self.digest(part)?,
+        };
+        if digest.to_hex().as_str() != part.blake3 {
+            return Err(damaged(
+                self.dir(),
+                format!(
+                    "the part {} of tensor `{}` in `{}` was altered: its digest is {}, the manifest says {}",
+                    part.region(),
+                    entry.name,
+                    part.file,
+                    digest.to_hex(),
+                    part.blake3
+                ),
+            ));
+        }
+        known().insert(key);
+        Ok(())
+    }
+
+    fn digest(&self, part: &TensorBox) -> Result<blake3::Hash> {
+        let file = self.storage.known(&part.file)?;
+        let mut hasher = blake3::Hasher::new();
+        let mut block = vec![0; BLOCK.min(part.bytes as usize)];
+        let mut done = 0;
+        while done < part.bytes {
+            let len = (BLOCK as u64).min(part.bytes - done) as usize;
+            file.read_at(&mut block[..len], part.offset + done)?;
+            hasher.update(&block[..len]);
+            done += len as u64;
+        }
+        Ok(hasher.finalize())
+    }
+
+    fn read_exactly(&self, part: &TensorBox, bytes: &mut [u8]) -> Result<()> {
+        self.storage.known(&part.file)?.read_at(bytes, part.offset)
+    }
+
+    /// Copies `common`, a part of both, from a box to the tensor of region `want`: by slices along the
+    /// outermost dim, as many at a time as fit a block.
+    fn copy_part(
+        &self,
+        part: &TensorBox,
+        element: usize,
+        common: &Region,
+        want: &Region,
+        bytes: &mut [u8],
+    ) -> Result<()> {
+        let file = self.storage.known(&part.file)?;
+        let have = part.region();
+        // Both have at least one dim: of numbers without dims there is only one part.
+        let slice = have.sizes[1..].iter().product::<usize>() * element;
+        let at_once = (BLOCK / slice.max(1)).max(1);
+        let mut block = Vec::new();
+        let (first, end) = (common.start[0], common.start[0] + common.sizes[0]);
+        for from in (first..end).step_by(at_once) {
+            let count = at_once.min(end - from);
+            block.resize(count * slice, 0);
+            let offset = part.offset + ((from - have.start[0]) * slice) as u64;
+            file.read_at(&mut block, offset)?;
+            let mut slices = have.clone();
+            (slices.start[0], slices.sizes[0]) = (from, count);
+            let mut piece = common.clone();
+            (piece.start[0], piece.sizes[0]) = (from, count);
+            let cut = shard::cut(&block, &slices.sizes, element, &piece.relative_to(&slices));
+            shard::paste(bytes, &want.sizes, element, &piece.relative_to(want), &cut);
+        }
+        Ok(())
+    }
+
+    /// Whether the file's own head names the boxes that the manifest has in it.
+    fn check_names(&self, file: &File) -> Result<()> {
+        let mut head = vec![0; file.header_bytes as usize];
+        self.storage.known(&file.name)?.read_at(&mut head, 0)?;
+        let differs = |why: String| damaged(self.dir(), format!("the head of `{}` {why}", file.name));
+        let own: serde_json::Value =
+            serde_json::from_slice(&head[8..]).map_err(|e| differs(format!("is not JSON: {e}")))?;
+        let has = own.as_object().map_or(0, |o| o.keys().filter(|k| *k != "__metadata__").count());
+        let mut wanted = 0;
+        for entry in &self.manifest.tensors {
+            for part in entry.boxes.iter().filter(|p| p.file == file.name) {
+                wanted += 1;
+                let begin = part.offset - file.header_bytes;
+                let said = &own[part.name_in_file(entry)]["data_offsets"];
+                if said[0].as_u64() != Some(begin) || said[1].as_u64() != Some(begin + part.bytes) {
+                    return Err(differs(format!("does not have `{}`", part.name_in_file(entry))));
+                }
+            }
+        }
+        if has == wanted { Ok(()) } else { Err(differs(format!("has {has} tensors, not {wanted}"))) }
+    }
+}
+
+/// Whether a file has the size and the head that the manifest says.
+fn check_head(storage: &Storage, file: &File) -> Result<()> {
+    let dir = storage.path();
+    let (opened, len) = storage.file(&file.name).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => damaged(dir, format!("the file `{}` is missing", file.name)),
+        _ => Error::io("opening", dir.join(&file.name))(e),
+    })?;
+    if len != file.bytes {
+        return Err(damaged(
+            dir,
+            format!("the file `{}` has {len} bytes, the manifest says {}", file.name, file.bytes),
+        ));
+    }
+    let mut head = vec![0; file.header_bytes as usize];
+    opened.read_at(&mut head, 0)?;
+    if blake3::hash(&head).to_hex().as_str() != file.header_blake3 {
+        return Err(damaged(dir, format!("the head of the file `{}` was altered", file.name)));
+    }
+    Ok(())
+}
+
+fn damaged(dir: &Path, reason: String) -> Error {
+    Error::Checkpoint {
+        path: dir.to_owned(),
+        reason,
+        help: "use another checkpoint: `meshc checkpoint verify` says which ones are good".to_owned(),
+    }
+}
+
+/// What a damage is, without where.
+fn said(error: Error) -> String {
+    match error {
+        Error::Checkpoint { reason, .. } => reason,
+        Error::Io { .. }
+        | Error::Artefact { .. }
+        | Error::Input { .. }
+        | Error::Data(_)
+        | Error::Pjrt { .. } => error.to_string(),
+    }
+}

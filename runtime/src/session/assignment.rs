@@ -1,0 +1,82 @@
+//! The assignment of devices to positions in the mesh.
+//!
+//! A device's *position* is its index in the mesh, row-major over the axes. Its *local index* counts only the devices
+//! that this process addresses. Buffers, arguments and outputs are lists by local index, and only
+//! [`DeviceAssignment`] translates a local index to a position.
+//!
+//! [`DeviceAssignment::of_client`] is the one place that assumes that all devices of the mesh are addressable by this
+//! process. In a job of several processes a process addresses some of them, and they are not neighbours in the mesh:
+//! the assignment then has to be made from explicit device ids, the same in all processes, and `local` holds the
+//! devices of this process in the order of `PJRT_LoadedExecutable_AddressableDevices`.
+
+use crate::{
+    Error, Result,
+    shard::{self, Region},
+};
+use pjrt::{Client, Device};
+use proto::manifest::{Mesh, Tensor};
+use std::collections::HashMap;
+
+/// The mesh, and the positions in it of the devices of this process.
+#[derive(Clone, Debug)]
+pub(crate) struct DeviceAssignment {
+    mesh: Mesh,
+    /// By local index.
+    local: Vec<LocalDevice>,
+}
+
+#[derive(Clone, Debug)]
+struct LocalDevice {
+    position: usize,
+    device: Device,
+}
+
+impl DeviceAssignment {
+    /// Assigns the first addressable devices of `client` to the mesh, in their order.
+    ///
+    /// # Errors
+    /// The client addresses fewer devices than the mesh has.
+    pub(super) fn of_client(client: &Client, mesh: Mesh) -> Result<Self> {
+        let mut devices = client.addressable_devices().map_err(Error::pjrt("listing devices"))?;
+        let (have, want) = (devices.len(), shard::devices(&mesh));
+        if have < want {
+            return Err(Error::input(
+                format!(
+                    "the mesh has {want} devices, but `{}` offers {have}",
+                    client.plugin().path().display()
+                ),
+                "use a smaller mesh, or more devices",
+            ));
+        }
+        devices.truncate(want);
+        let local = devices.into_iter().enumerate();
+        let local = local.map(|(position, device)| LocalDevice { position, device }).collect();
+        Ok(Self { mesh, local })
+    }
+
+    /// Returns the devices of this process, by local index.
+    pub(crate) fn devices(&self) -> impl ExactSizeIterator<Item = &Device> {
+        self.local.iter().map(|local| &local.device)
+    }
+
+    /// Returns the region of `tensor` that a device of this process holds.
+    pub(crate) fn region(&self, tensor: &Tensor, local: usize) -> Region {
+        shard::region(tensor, &self.mesh, self.local[local].position)
+    }
+
+    /// Returns the distinct regions of `tensor` on the devices of this process, each with the local indices of the
+    /// devices that hold it, in order.
+    pub(crate) fn regions(&self, tensor: &Tensor) -> Vec<(Region, Vec<usize>)> {
+        let mut regions: Vec<(Region, Vec<usize>)> = Vec::new();
+        let mut index = HashMap::new();
+        for local in 0..self.local.len() {
+            let region = self.region(tensor, local);
+            let i = *index.entry(region.clone()).or_insert_with(|| {
+                regions.push((region, Vec::new()));
+                regions.len() - 1
+            });
+            regions[i].1.push(local);
+        }
+        regions
+    }
+}

@@ -1,0 +1,120 @@
+//! Arguments and results of a call.
+
+use super::{
+    assignment::DeviceAssignment,
+    state::{State, uninitialized},
+    transfer::{Output, start_reads},
+};
+use crate::{Error, HostTensor, Result, shard, tensor::element_type};
+use pjrt::{Argument, Buffer, Event};
+use proto::manifest::{Function, Input, InputKind, OutputKind, Tensor};
+use std::collections::BTreeMap;
+
+/// Results of a call, as they are transferred to the host.
+pub struct Outputs {
+    /// The outputs that are not state, in the order of the program.
+    pub values: Vec<Output>,
+    done: Vec<Event>,
+}
+
+impl Outputs {
+    /// Waits for the run to end on all devices, and for its results.
+    ///
+    /// # Errors
+    /// The run failed. Its new state cannot be read either.
+    pub fn wait(self) -> Result<BTreeMap<String, HostTensor>> {
+        pjrt::wait_all(self.done).map_err(Error::pjrt("running a program"))?;
+        self.values.into_iter().map(|v| Ok((v.name.clone(), v.wait()?))).collect()
+    }
+}
+
+/// Checks that `inputs` are the inputs of `f`, with the right types, and that the state it reads has values.
+pub(super) fn check_inputs(f: &Function, inputs: &BTreeMap<String, HostTensor>, state: &State) -> Result<()> {
+    let wanted: Vec<&Input> = f.inputs.iter().filter(|i| i.kind() != InputKind::State).collect();
+    let names = || {
+        let names: Vec<&str> = wanted.iter().map(|i| i.name.as_str()).collect();
+        format!("its inputs are {}", names.join(", "))
+    };
+    for input in &wanted {
+        let value = inputs
+            .get(&input.name)
+            .ok_or_else(|| Error::input(format!("`{}` needs input `{}`", f.name, input.name), names()))?;
+        check_type(&format!("input `{}` of `{}`", input.name, f.name), tensor_of(input), value)?;
+    }
+    for name in inputs.keys() {
+        if !wanted.iter().any(|i| i.name == *name) {
+            return Err(Error::input(format!("`{}` has no input `{name}`", f.name), names()));
+        }
+    }
+    match f.inputs.iter().find(|i| i.kind() == InputKind::State && !state.contains(&i.state)) {
+        Some(input) => Err(uninitialized(&input.state)),
+        None => Ok(()),
+    }
+}
+
+/// Checks that a value has the type of `tensor`. `what` names it in the error.
+pub(super) fn check_type(what: &str, tensor: &Tensor, value: &HostTensor) -> Result<()> {
+    let (dims, dtype) = (shard::dims(tensor), element_type(&tensor.dtype)?);
+    let size = dtype.byte_size().unwrap_or(0) * dims.iter().product::<usize>();
+    if value.dtype == dtype && value.dims == dims && value.bytes.len() == size {
+        return Ok(());
+    }
+    let names: Vec<String> = tensor.dims.iter().map(|d| format!("{}={}", d.name, d.size)).collect();
+    Err(Error::input(
+        format!("{what} is {}{:?} with {} bytes", value.dtype, value.dims, value.bytes.len()),
+        format!("the program expects {}[{}], {size} bytes", tensor.dtype, names.join(", ")),
+    ))
+}
+
+/// Returns the declared type of an input.
+pub(super) fn tensor_of(input: &Input) -> &Tensor {
+    input.tensor.as_ref().expect("artefacts are checked when they are read")
+}
+
+/// Lists the arguments of `f` for each device of this process. State in `donated` is given away, all other state and
+/// the buffers in `sent` are lent.
+pub(super) fn arguments<'a>(
+    f: &Function,
+    devices: usize,
+    state: &'a State,
+    donated: BTreeMap<String, Vec<Buffer>>,
+    sent: &'a BTreeMap<String, Vec<Buffer>>,
+) -> Result<Vec<Vec<Argument<'a>>>> {
+    let mut donated: BTreeMap<String, Vec<Option<Buffer>>> =
+        donated.into_iter().map(|(name, buffers)| (name, buffers.into_iter().map(Some).collect())).collect();
+    let mut argument = |input: &Input, device: usize| {
+        if input.kind() != InputKind::State {
+            return Ok(Argument::Borrow(&sent[&input.name][device]));
+        }
+        Ok(match donated.get_mut(&input.state) {
+            Some(own) => Argument::Donate(own[device].take().expect("each device's buffer is taken once")),
+            None => Argument::Borrow(&state.get(&input.state)?[device]),
+        })
+    };
+    (0..devices).map(|device| f.inputs.iter().map(|input| argument(input, device)).collect()).collect()
+}
+
+/// Separates the new state of a run from its other outputs, and starts to read the latter.
+pub(super) fn results(
+    f: &Function,
+    assignment: &DeviceAssignment,
+    execution: pjrt::Execution,
+) -> Result<(BTreeMap<String, Vec<Buffer>>, Outputs)> {
+    let pjrt::Execution { outputs, done } = execution;
+    let mut by_output: Vec<Vec<Buffer>> = f.outputs.iter().map(|_| Vec::new()).collect();
+    for device in outputs {
+        for (shards, buffer) in by_output.iter_mut().zip(device) {
+            shards.push(buffer);
+        }
+    }
+    let (mut values, mut state) = (Vec::new(), BTreeMap::new());
+    for (output, shards) in f.outputs.iter().zip(by_output) {
+        if output.kind() == OutputKind::State {
+            state.insert(output.state.clone(), shards);
+        } else {
+            let tensor = output.tensor.as_ref().expect("artefacts are checked when they are read");
+            values.push(start_reads(&output.name, tensor, assignment, &shards)?);
+        }
+    }
+    Ok((state, Outputs { values, done }))
+}

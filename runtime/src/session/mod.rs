@@ -1,0 +1,255 @@
+//! A session: a plugin's client with the programs of one artefact and their state on the devices.
+//!
+//! State stays on the devices between calls, shard by shard; the host never holds a whole model. A call donates the
+//! state that it replaces, so device memory holds it once. State that a snapshot still reads is not donated: the call
+//! returns the new state in fresh buffers.
+//!
+//! Reading order: [`assignment`] (devices and their positions in the mesh), `programs` (compilation) with
+//! [`executable_cache`], [`state`], [`transfer`] (host to devices and back), `call` (arguments and results),
+//! [`host_memory`] (waiting for memory that is still in use).
+
+mod assignment;
+mod call;
+mod executable_cache;
+mod host_memory;
+mod programs;
+mod state;
+mod transfer;
+
+pub use call::Outputs;
+pub use executable_cache::{Compilation, ExecutableCache};
+pub use host_memory::HostAllocator;
+pub use transfer::Output;
+
+pub(crate) use assignment::DeviceAssignment;
+pub(crate) use host_memory::SnapshotBytes;
+
+use crate::{Artefact, Error, HostTensor, Result};
+use host_memory::HostMemory;
+use pjrt::{Buffer, Client, ClientOptions, Device, ExecuteOptions, LoadedExecutable, Plugin};
+use programs::Programs;
+use proto::manifest::{Function, InputKind};
+use state::State;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Programs and state on devices.
+pub struct Session {
+    client: Client,
+    artefact: Artefact,
+    assignment: DeviceAssignment,
+    programs: Programs,
+    state: State,
+    host_memory: HostMemory,
+}
+
+impl Session {
+    /// Creates a client of `plugin` for the artefact's mesh. Compiles nothing yet.
+    ///
+    /// # Errors
+    /// The client cannot be created, or has fewer devices than the mesh.
+    pub fn open(plugin: &Plugin, artefact: Artefact, options: ClientOptions) -> Result<Self> {
+        let client = Client::create(plugin, &options).map_err(Error::pjrt("creating a client"))?;
+        Self::with_client(client, artefact)
+    }
+
+    /// Creates a session on an existing client, which may have more devices than the mesh.
+    ///
+    /// # Errors
+    /// The client has fewer devices than the mesh.
+    pub fn with_client(client: Client, artefact: Artefact) -> Result<Self> {
+        let mesh = artefact.manifest.mesh.clone().unwrap_or_default();
+        let assignment = DeviceAssignment::of_client(&client, mesh)?;
+        Ok(Self {
+            client,
+            artefact,
+            assignment,
+            programs: Programs::default(),
+            state: State::default(),
+            host_memory: HostMemory::default(),
+        })
+    }
+
+    /// Uses compiled programs from `cache`, and adds those that have to be compiled.
+    pub fn set_executable_cache(&mut self, cache: ExecutableCache) {
+        self.programs.set_cache(cache);
+    }
+
+    /// Lets the session see how much host memory is in use. Without it, [`Session::wait_for_memory`] never waits.
+    pub fn set_host_allocator(&mut self, allocator: HostAllocator) {
+        self.host_memory.set_allocator(allocator);
+    }
+
+    /// Returns the artefact.
+    pub fn artefact(&self) -> &Artefact {
+        &self.artefact
+    }
+    /// Returns the client.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+    /// Returns how each executable was made, in order.
+    pub fn compilations(&self) -> &[Compilation] {
+        self.programs.compilations()
+    }
+    /// Returns true if the devices use the host's memory.
+    pub fn uses_host_memory(&self) -> Result<bool> {
+        let platform = self.client.platform_name().map_err(Error::pjrt("asking for the platform"))?;
+        Ok(platform == "cpu")
+    }
+}
+
+/// Programs.
+impl Session {
+    /// Compiles `function`, or loads it from the cache, if that was not done before. Returns the executable.
+    ///
+    /// # Errors
+    /// The artefact has no such function, or the plugin refuses it. Problems with the cache are not errors: the
+    /// function is compiled, and [`Session::compilations`] tells why.
+    pub fn compile(&mut self, function: &str) -> Result<Arc<LoadedExecutable>> {
+        self.programs.compile(&self.client, &self.artefact, function)
+    }
+
+    /// Prepares for snapshots that copy nothing ([`Session::snapshot`]) between calls of `function`: where devices
+    /// use the host's memory, compiles a second variant of it, which returns new state in fresh buffers. The call
+    /// after a snapshot uses that variant.
+    ///
+    /// Devices with memory of their own have no room for a second copy of the state: this does nothing, and snapshots
+    /// copy.
+    pub fn prepare_snapshots(&mut self, function: &str) -> Result<()> {
+        if self.uses_host_memory()? {
+            self.programs.compile_with_fresh_state(&self.client, &self.artefact, function)?;
+        }
+        Ok(())
+    }
+
+    /// Drops the executables of `function`, which frees their memory once their runs have ended.
+    pub fn release(&mut self, function: &str) {
+        self.programs.release(function);
+    }
+
+    /// Prepares for many calls of the compiled programs: returns memory that compilation left to the system, and
+    /// records how much is in use while nothing runs.
+    pub fn record_memory_baseline(&mut self) -> Result<()> {
+        self.host_memory.record_baseline(self.programs.temporary_bytes()?);
+        Ok(())
+    }
+
+    /// Waits until earlier runs have freed their temporary memory, at most half a second. Does nothing unless there
+    /// is a [`HostAllocator`], [`Session::record_memory_baseline`] was called, and the devices use the host's memory.
+    pub fn wait_for_memory(&mut self) {
+        self.host_memory.wait();
+    }
+}
+
+/// Calls.
+impl Session {
+    /// Starts `function` with the given logical inputs. State is read from the devices and replaced there.
+    ///
+    /// # Errors
+    /// An input is missing, unknown or of another type; state has no value; the plugin refuses the call. If the
+    /// plugin already consumed donated state, the error says that the state is lost.
+    pub fn call(&mut self, function: &str, inputs: &BTreeMap<String, HostTensor>) -> Result<Outputs> {
+        let f = self.artefact.function(function)?.clone();
+        call::check_inputs(&f, inputs, &self.state)?;
+        let is_shared = self.state.is_shared(&f);
+        let executable = match self.programs.with_fresh_state(function).filter(|_| is_shared) {
+            Some(executable) => executable,
+            // If the old state is shared and so cannot be donated, the plugin copies it first.
+            None => self.compile(function)?,
+        };
+        let sent = self.send_inputs(&f, inputs, &executable)?;
+        let donated = if is_shared { BTreeMap::new() } else { self.state.take_donated(&f)? };
+        let arguments = call::arguments(&f, self.assignment.devices().len(), &self.state, donated, &sent)?;
+        match executable.try_execute(arguments, &ExecuteOptions::default()) {
+            Ok(execution) => {
+                let (state, outputs) = call::results(&f, &self.assignment, execution)?;
+                self.put_state(state);
+                Ok(outputs)
+            }
+            Err(failure) => {
+                let lost = failure.taken();
+                let (returned, source) = (failure.arguments, failure.error);
+                let returned = state::returned(&f, returned);
+                self.state.put(returned);
+                let mut context = format!("running `{function}`");
+                if lost > 0 {
+                    context.push_str(" (its state is lost: restore a checkpoint)");
+                }
+                Err(Error::Pjrt { context, source })
+            }
+        }
+    }
+
+    /// Sends the inputs that are not state to the devices of `executable`.
+    fn send_inputs(
+        &self,
+        f: &Function,
+        inputs: &BTreeMap<String, HostTensor>,
+        executable: &LoadedExecutable,
+    ) -> Result<BTreeMap<String, Vec<Buffer>>> {
+        let mut sent = BTreeMap::new();
+        for input in f.inputs.iter().filter(|input| input.kind() != InputKind::State) {
+            let (tensor, value) = (call::tensor_of(input), &inputs[&input.name]);
+            let devices = executable.devices().iter();
+            let buffers = transfer::send_shards(&self.client, &self.assignment, tensor, value, devices)?;
+            sent.insert(input.name.clone(), buffers);
+        }
+        Ok(sent)
+    }
+}
+
+/// State.
+impl Session {
+    /// Reads the logical value of a tensor of the state.
+    ///
+    /// # Errors
+    /// The program has no such state, or it has no value yet.
+    pub fn state(&self, name: &str) -> Result<HostTensor> {
+        let tensor = state::declared(&self.artefact, name)?;
+        transfer::start_reads(name, tensor, &self.assignment, self.state.get(name)?)?.wait()
+    }
+
+    /// Replaces a tensor of the state by a logical value.
+    ///
+    /// # Errors
+    /// The program has no such state, or it has another type.
+    pub fn set_state(&mut self, name: &str, value: &HostTensor) -> Result<()> {
+        let tensor = state::declared(&self.artefact, name)?;
+        call::check_type(&format!("state `{name}`"), tensor, value)?;
+        let devices = self.assignment.devices();
+        let buffers = transfer::send_shards(&self.client, &self.assignment, tensor, value, devices)?;
+        self.put_state(BTreeMap::from([(name.to_owned(), buffers)]));
+        Ok(())
+    }
+
+    /// Returns true if all state has a value.
+    pub fn is_initialized(&self) -> bool {
+        self.artefact.manifest.state.iter().all(|s| self.state.contains(&s.name))
+    }
+
+    /// Returns the assignment of devices to positions in the mesh.
+    pub(crate) fn assignment(&self) -> &DeviceAssignment {
+        &self.assignment
+    }
+    /// Returns the shards of a tensor of the state, by local index.
+    pub(crate) fn shards(&self, name: &str) -> Result<&[Arc<Buffer>]> {
+        self.state.get(name)
+    }
+    /// Replaces tensors of the state by new shards.
+    pub(crate) fn put_state(&mut self, new: BTreeMap<String, Vec<Buffer>>) {
+        self.host_memory.state_was_replaced();
+        self.state.put(new);
+    }
+    /// Sends a dense tensor to one device.
+    pub(crate) fn send(&self, part: &HostTensor, device: &Device) -> Result<Buffer> {
+        transfer::send(&self.client, part, device)
+    }
+    /// Returns true if a snapshot may share the session's buffers instead of copying them.
+    pub(crate) fn can_share_state(&self) -> bool {
+        self.programs.has_fresh_state()
+    }
+    /// Counts the memory of a snapshot. `shares_state` is true if it holds the session's own buffers.
+    pub(crate) fn count_snapshot(&self, bytes: usize, shares_state: bool) -> SnapshotBytes {
+        self.host_memory.count_snapshot(bytes, shares_state)
+    }
+}

@@ -1,0 +1,86 @@
+//! Transfers of tensors between host and devices.
+
+use super::assignment::DeviceAssignment;
+use crate::{
+    Error, HostTensor, Result,
+    shard::{self, Region},
+    tensor::element_type,
+};
+use pjrt::{Buffer, Client, Device, HostArray, PendingRead};
+use proto::manifest::Tensor;
+use std::borrow::Borrow;
+
+/// One result of a call.
+pub struct Output {
+    /// Its name.
+    pub name: String,
+    tensor: Tensor,
+    /// Each distinct region, and the transfer of it to the host.
+    reads: Vec<(Region, PendingRead)>,
+}
+
+impl Output {
+    /// Waits for all shards and assembles the tensor.
+    pub fn wait(self) -> Result<HostTensor> {
+        let dtype = element_type(&self.tensor.dtype)?;
+        let element = dtype.byte_size().expect("element types of manifests have a size");
+        let dims = shard::dims(&self.tensor);
+        let mut bytes = vec![0; dims.iter().product::<usize>() * element];
+        for (region, read) in self.reads {
+            let part = read.wait().map_err(Error::pjrt(format!("reading `{}`", self.name)))?;
+            shard::paste(&mut bytes, &dims, element, &region, &part);
+        }
+        Ok(HostTensor { dtype, dims, bytes })
+    }
+}
+
+/// Starts to read one copy of every region of a tensor. `buffers` are its shards by local index.
+pub(super) fn start_reads(
+    name: &str,
+    tensor: &Tensor,
+    assignment: &DeviceAssignment,
+    buffers: &[impl Borrow<Buffer>],
+) -> Result<Output> {
+    let mut reads = Vec::new();
+    for (region, holders) in assignment.regions(tensor) {
+        let read = buffers[holders[0]].borrow().start_read();
+        reads.push((region, read.map_err(Error::pjrt(format!("reading `{name}`")))?));
+    }
+    Ok(Output { name: name.to_owned(), tensor: tensor.clone(), reads })
+}
+
+/// Sends each of `devices`, given by local index, its shard of `value`. Shards are read from the logical tensor
+/// without a copy on the host.
+pub(super) fn send_shards<'d>(
+    client: &Client,
+    assignment: &DeviceAssignment,
+    tensor: &Tensor,
+    value: &HostTensor,
+    devices: impl Iterator<Item = &'d Device>,
+) -> Result<Vec<Buffer>> {
+    let element = value.dtype.byte_size().expect("the type was checked against the manifest");
+    let strides = shard::strides(&value.dims, element);
+    let byte_strides: Vec<i64> = strides.iter().map(|s| *s as i64).collect();
+    let mut buffers = Vec::new();
+    for (local, device) in devices.enumerate() {
+        let region = assignment.region(tensor, local);
+        let sizes: Vec<i64> = region.sizes.iter().map(|s| *s as i64).collect();
+        let array = HostArray::dense(value.dtype, &sizes);
+        let array = if region.sizes == value.dims {
+            array
+        } else {
+            array.strided(&byte_strides, shard::offset(&region, &strides))
+        };
+        let buffer = client.buffer_from_slice(&value.bytes, &array, device);
+        buffers.push(buffer.map_err(Error::pjrt("sending a tensor to a device"))?);
+    }
+    Ok(buffers)
+}
+
+/// Sends a dense tensor to one device.
+pub(super) fn send(client: &Client, part: &HostTensor, device: &Device) -> Result<Buffer> {
+    let sizes: Vec<i64> = part.dims.iter().map(|s| *s as i64).collect();
+    let array = HostArray::dense(part.dtype, &sizes);
+    let sent = client.buffer_from_slice(&part.bytes, &array, device);
+    sent.map_err(Error::pjrt("sending a tensor to a device"))
+}

@@ -1,0 +1,143 @@
+//! A training run: preparation, then the loop.
+
+use super::{
+    evaluation::Evaluation,
+    events::Events,
+    ledger::Ledger,
+    meter::Meter,
+    metrics::Log,
+    observer::Observer,
+    options::Options,
+    saving::Saver,
+    steps::{self, Training},
+    summary::Summary,
+};
+use crate::{Checkpoint, HostTensor, Result, Session, checkpoint::RestoreScope};
+use data::Source;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// Trains the program of `session` on `data`.
+///
+/// State that the session does not have yet comes from a checkpoint, if the run is to go on from one, and is
+/// made by `init` on the devices otherwise. When `stop` becomes true, no further step is started; those under
+/// way are finished, their state is saved, and the summary says which was the last.
+pub fn run(
+    session: &mut Session,
+    data: Source,
+    options: &Options,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<Summary> {
+    // Before anything else, so that a wrong path does not cost a compilation.
+    options.check()?;
+    let evaluation = Evaluation::new(&data, options)?;
+    let (mut saver, resumed) = match &options.saving {
+        Some(saving) => {
+            let (saver, resumed) = Saver::new(saving, session, &data, options, observer)?;
+            (Some(saver), resumed)
+        }
+        None => (None, None),
+    };
+    let from = options.from.as_deref().filter(|_| resumed.is_none()).map(Checkpoint::open).transpose()?;
+    if let Some(from) = &from {
+        // Twice: what does not fit is said before anything is compiled.
+        session.restore(from, RestoreScope::Params)?;
+    }
+    let mut log = Log::create(options.metrics.as_deref(), options.saving.as_ref().is_some_and(|s| s.resume))?;
+    let mut events = Events::create(options.tensorboard.as_deref())?;
+    observer.on_start();
+    let seed = options.seed.or(resumed.as_ref().and_then(|r| r.seed)).unwrap_or(0);
+    saver.iter_mut().for_each(|saver| saver.set_seed(seed));
+    let saves = options.saving.as_ref().is_some_and(|s| s.every.is_some() || s.keep.best.is_some());
+    let seen = prepare(session, seed, (evaluation.is_some(), saves), observer, stop)?;
+    if let Some(from) = from.filter(|_| session.is_initialized()) {
+        observer.on_phase(&format!("taking the parameters from {}", from.dir().display()));
+        session.restore(&from, RestoreScope::Params)?;
+    }
+    let done = seen.or(resumed.as_ref().map(|r| r.step)).unwrap_or(0);
+    let ledger = resumed.map_or_else(|| Ledger::at(done), |r| r.ledger);
+    log.keep(done)?;
+    events.begin(done + 1)?;
+    let meter = Meter::new(session, options.peak)?;
+    if let Some(why) = meter.reason() {
+        observer.on_phase(&format!("no FLOPs utilization in the metrics: {why}"));
+    }
+    let lag = options.lag.map_or_else(|| default_lag(session), Ok)?;
+    let training = Training {
+        session,
+        data,
+        options,
+        seed,
+        lag,
+        observer,
+        evaluation,
+        saver,
+        log,
+        events,
+        meter,
+        ledger,
+        stop,
+    };
+    steps::run(training, done)
+}
+
+/// Compiles, and makes the state if there is none. Returns the number of steps that it has seen, if it knows.
+fn prepare(
+    session: &mut Session,
+    seed: u32,
+    (evaluates, saves): (bool, bool),
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<Option<u64>> {
+    if !session.is_initialized() && !stop.load(Ordering::Relaxed) {
+        compile("init", observer, session, |session| session.compile("init").map(drop))?;
+        observer.on_phase("making the initial state");
+        let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(seed))]);
+        session.call("init", &seed)?.wait()?;
+        // It runs once, and a program takes memory.
+        session.release("init");
+    }
+    let functions = ["train_step"].into_iter().chain(evaluates.then_some("eval_step"));
+    for function in functions {
+        // Whoever asked to stop meanwhile does not want to wait for a compiler.
+        if !stop.load(Ordering::Relaxed) {
+            compile(function, observer, session, |session| session.compile(function).map(drop))?;
+        }
+    }
+    if saves && session.uses_host_memory()? && !stop.load(Ordering::Relaxed) {
+        let what = "train_step for the steps after checkpoints";
+        compile(what, observer, session, |session| session.prepare_snapshots("train_step"))?;
+    }
+    session.record_memory_baseline()?;
+    steps_seen(session)
+}
+
+fn compile(
+    what: &str,
+    observer: &mut dyn Observer,
+    session: &mut Session,
+    make: impl FnOnce(&mut Session) -> Result<()>,
+) -> Result<()> {
+    observer.on_phase(&format!("compiling {what}"));
+    let before = session.compilations().len();
+    make(session)?;
+    session.compilations()[before..].iter().for_each(|compilation| observer.on_compiled(compilation));
+    Ok(())
+}
+
+fn default_lag(session: &Session) -> Result<usize> {
+    Ok(if session.uses_host_memory()? { 0 } else { 2 })
+}
+
+/// The counter `step` of the program's state, if it has one.
+fn steps_seen(session: &Session) -> Result<Option<u64>> {
+    let has = session.artefact().manifest.state.iter().any(|s| s.name == "step");
+    if !has || !session.is_initialized() {
+        return Ok(None);
+    }
+    let value = session.state("step")?.to_f64()?;
+    Ok(value.first().map(|v| *v as u64))
+}
