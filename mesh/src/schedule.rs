@@ -362,8 +362,8 @@ mod tests {
     #[test]
     fn mistakes_name_the_entry_and_what_is_allowed() {
         fails(
-            "remat=carry",
-            "error: schedule entry `remat` must be one of all, long, compact, contractions, carries, got `carry`\n  \
+            "remat=carrie",
+            "error: schedule entry `remat` must be one of all, long, compact, contractions, carries, got `carrie`\n  \
              help: did you mean `carries`?",
         );
         fails(

@@ -1,13 +1,14 @@
-//! Multi-head attention as in T5: no division by `sqrt(d_kv)` (initial values make up for it), position
-//! biases and masks added to the logits, softmax in `f32`.
+//! Multi-head attention as in T5: logits are not divided by `sqrt(d_kv)` (the initialization makes up for
+//! it), position biases and masks are added to them, and softmax is computed in `f32`.
 
 mod decode;
 
-pub use decode::{KeyValue, single};
+pub use decode::{KeyValue, squeeze_single_beam};
 
 use crate::{
     Config, Context, Switch, Weight, Weights,
     switch::{RouterMetrics, attention::SwitchProjections},
+    tokens::PAD,
 };
 use mesh::{
     DType, Dim,
@@ -15,8 +16,8 @@ use mesh::{
     schedule::AttentionMinor,
 };
 
-/// The number that masks a logit: so low that adding any logit to it changes nothing, and far enough
-/// from the end of the range that several can be added.
+/// Added to a logit to mask it: low enough to dominate any logit, and far enough from the smallest `f32`
+/// that several masks can be added.
 pub(crate) const MASKED: f64 = -1e30;
 
 /// Dims of attention.
@@ -33,7 +34,7 @@ pub struct AttentionDims {
 }
 
 impl AttentionDims {
-    /// Of a model.
+    /// Returns the dims of a model.
     pub fn new(config: &Config) -> Self {
         Self {
             batch: Dim::new("batch", config.batch),
@@ -44,7 +45,7 @@ impl AttentionDims {
     }
 }
 
-/// The four projections.
+/// An attention layer: projections of queries, keys and values, and the output projection.
 #[derive(Clone, Debug)]
 pub struct Attention {
     dims: AttentionDims,
@@ -52,17 +53,17 @@ pub struct Attention {
     o: Weight,
 }
 
-/// What makes queries, keys and values.
+/// Projections of queries, keys and values.
 #[derive(Clone, Debug)]
 enum Inputs {
-    /// A matrix for each.
+    /// One matrix each.
     Dense(Box<[Weight; 3]>),
-    /// Experts.
+    /// Experts (the paper's appendix A).
     Switch(Box<SwitchProjections>),
 }
 
 impl Attention {
-    /// With T5's initial values.
+    /// Declares dense projections with T5's initialization.
     pub fn new(w: &Weights<'_>, dims: &AttentionDims) -> Self {
         let AttentionDims { d_model, heads, d_kv, .. } = dims;
         let deviation = |size: usize| Init::Normal((size as f64).powf(-0.5));
@@ -76,14 +77,15 @@ impl Attention {
         Self { dims: dims.clone(), inputs: Inputs::Dense(Box::new(inputs)), o: output(w, dims) }
     }
 
-    /// Self-attention with experts.
+    /// Declares self-attention with experts.
     pub fn switch(w: &Weights<'_>, dims: &AttentionDims, options: &Switch) -> Self {
         let inputs = Inputs::Switch(Box::new(SwitchProjections::new(w, dims, options)));
         Self { dims: dims.clone(), inputs, o: output(w, dims) }
     }
 
-    /// What the positions `query` of `x` find among the positions `memory_length` of `memory`. `masks` are
-    /// added to the logits. Experts look at `x` alone: `memory` is to be the same.
+    /// Attends from the positions `query` of `x` to the positions `memory_length` of `memory`; `masks` are
+    /// added to the logits. With experts, keys and values come from `x`, and `memory` must be the same
+    /// tensor. Returns `[batch, query, d_model]` and, with experts, the metrics of the router.
     pub fn forward<'g>(
         &self,
         cx: &Context<'g>,
@@ -93,7 +95,7 @@ impl Attention {
         masks: &[Tensor<'g>],
     ) -> (Tensor<'g>, Option<RouterMetrics<'g>>) {
         let AttentionDims { batch, d_model, heads, d_kv } = &self.dims;
-        // Products and folds go by names of dims; the size of this one is that of `memory`.
+        // Operations look dims up by name, so this size is never used.
         let length = Dim::new("memory_length", 1);
         let (q, [k, v], metrics) = match &self.inputs {
             Inputs::Dense(_) => (self.query(cx, x, query), self.keys_values(cx, memory, &length), None),
@@ -111,12 +113,12 @@ impl Attention {
         for mask in masks {
             logits += *mask;
         }
-        // Softmax, but divided by its sum after the product with `v`, where there is less to divide; the
-        // backward pass is cheaper by the same token.
-        // The sum is that of the weights as they are used, so that they alone need to be kept.
+        // Softmax, divided by its sum after the product with `v`, which has fewer elements; this also makes
+        // the backward pass cheaper. The sum is taken over the rounded weights, so that only those are
+        // saved for the backward pass.
         let e = (logits - logits.max(&length).stop_gradient()).exp().cast(cx.dtype());
         let sum = e.cast(DType::F32).sum(&length);
-        // For the same reason dropout of the weights, if queries share its mask, is dropout of `v`.
+        // If queries share the dropout mask of the weights, dropout of `v` is equivalent and cheaper.
         let (weights, v) = match cx.dropout_broadcast {
             true => (e, cx.drop(v, &[d_kv])),
             false => (cx.drop(e, &[query]), v),
@@ -127,7 +129,8 @@ impl Attention {
 }
 
 impl Attention {
-    /// Queries of `x`, whose positions have the dim `positions`: `[batch, positions, heads, d_kv]`.
+    /// Returns the queries of `x`, whose positions have the dim `positions`: `[batch, positions, heads,
+    /// d_kv]`.
     pub(crate) fn query<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, positions: &Dim) -> Tensor<'g> {
         match &self.inputs {
             Inputs::Dense(weights) => self.project(cx, x, positions, &weights[0]),
@@ -135,7 +138,7 @@ impl Attention {
         }
     }
 
-    /// Its keys and values, with the same dims.
+    /// Returns the keys and values of `x`, each `[batch, positions, heads, d_kv]`.
     pub(crate) fn keys_values<'g>(
         &self,
         cx: &Context<'g>,
@@ -154,26 +157,25 @@ impl Attention {
     }
 }
 
-/// The projection of what was found.
+/// Declares the output projection.
 fn output(w: &Weights<'_>, dims: &AttentionDims) -> Weight {
     let AttentionDims { d_model, heads, d_kv, .. } = dims;
     let init = Init::Normal(((heads.size * d_kv.size) as f64).powf(-0.5));
     w.matrix("o", &[heads, d_kv, d_model], &[heads, d_kv], &[d_model], init)
 }
 
-/// What to add to logits so that padding (token 0) is not looked at: `[batch, memory_length]`.
+/// Returns the mask, to be added to logits, that hides padding: `[batch, memory_length]`.
 pub fn padding_mask<'g>(tokens: Tensor<'g>, length: &Dim) -> Tensor<'g> {
-    (tokens.eq(0).cast(DType::F32) * MASKED).rename(length, "memory_length")
+    (tokens.eq(PAD).cast(DType::F32) * MASKED).rename(length, "memory_length")
 }
 
-/// What to add to logits so that positions look only at those of their own segment, by the numbers of segments:
-/// `[batch, query, memory_length]`.
+/// Returns the mask, to be added to logits, that hides positions of other segments: `[batch, query,
+/// memory_length]`.
 pub fn segment_mask<'g>(query: Tensor<'g>, memory: Tensor<'g>, length: &Dim) -> Tensor<'g> {
     query.ne(memory.rename(length, "memory_length")).cast(DType::F32) * MASKED
 }
 
-/// What to add to logits so that only earlier positions and the own one are looked at:
-/// `[query, memory_length]`.
+/// Returns the mask, to be added to logits, that hides later positions: `[query, memory_length]`.
 pub fn causal_mask<'g>(cx: &Context<'g>, query: &Dim, memory: &Dim) -> Tensor<'g> {
     let later = cx.g.iota(memory, DType::S32).gt(cx.g.iota(query, DType::S32));
     later.cast(DType::F32) * MASKED

@@ -1,5 +1,5 @@
-//! What a model is: sizes, precision, routing, objective and optimizer, with T5's and the Switch
-//! Transformer's values as defaults, and how settings change them.
+//! Model configuration: sizes, precision, routing, objective, optimizer and schedule. Defaults are those of
+//! T5 and the Switch Transformer; settings of the command line override them.
 
 use crate::{
     Switch,
@@ -8,7 +8,7 @@ use crate::{
 };
 use mesh::{DType, Diagnostic, Schedule, dsl::Args, schedule::Residual};
 
-/// A T5 or Switch Transformer and how it is trained.
+/// A T5 or Switch Transformer and its training settings.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Config {
     /// Name of the program.
@@ -19,9 +19,9 @@ pub struct Config {
     pub input_length: usize,
     /// Tokens of a target.
     pub target_length: usize,
-    /// What is made of text.
+    /// How inputs and targets are made from text.
     pub objective: Objective,
-    /// Whether a row may have several examples, kept apart.
+    /// True if a row may hold several examples, separated by segment masks.
     pub packing: bool,
     /// Size of the vocabulary.
     pub vocab: usize,
@@ -29,7 +29,7 @@ pub struct Config {
     pub d_model: usize,
     /// Size of the hidden layer of a feed-forward layer.
     pub d_ff: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: usize,
     /// Size of a head; `heads · d_kv` need not be `d_model`.
     pub d_kv: usize,
@@ -37,22 +37,22 @@ pub struct Config {
     pub encoder_layers: usize,
     /// Blocks of the decoder.
     pub decoder_layers: usize,
-    /// What is between the products of a feed-forward layer, dense or of an expert.
+    /// Activation of feed-forward layers, dense ones and experts.
     pub activation: Activation,
-    /// Whether the output projection is the embedding.
+    /// True if the output projection shares the embedding table.
     pub tied: bool,
-    /// Buckets of relative positions.
+    /// Number of relative-position buckets.
     pub buckets: usize,
-    /// The distance from which all positions share a bucket.
+    /// Distance from which all positions share the last bucket.
     pub max_distance: usize,
-    /// The small number in norms.
+    /// Added to the mean square in norms.
     pub epsilon: f64,
-    /// Sparse layers, if there are any.
+    /// Options of the sparse layers; `None` for a dense model.
     pub switch: Option<Switch>,
-    /// Share of elements dropped in training.
+    /// Dropout rate in training.
     pub dropout: f64,
-    /// Whether all tokens of a sequence share a dropout mask, as in T5; otherwise every element has its
-    /// own, which costs as many random numbers as there are activations.
+    /// True if all tokens of a sequence share a dropout mask, as in T5. Otherwise every element draws its
+    /// own, which costs one random number per activation.
     pub dropout_broadcast: bool,
     /// Weight of the squared log-normalizer of the output.
     pub z_loss: f64,
@@ -60,23 +60,23 @@ pub struct Config {
     pub precision: Precision,
     /// Choices that change time and memory, not results.
     pub schedule: Schedule,
-    /// How parameters move.
+    /// Update rule, learning-rate schedule and clipping.
     pub optimizer: Optimizer,
 }
 
-/// What inputs and targets are made of text. The runtime makes them; the program says which it is for.
+/// How inputs and targets are made from text. The runtime makes them; the program names the one it expects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Objective {
-    /// T5's: spans are missing, and are to be written out.
+    /// T5's span corruption: the input has spans replaced by sentinels, the target lists them.
     SpanCorruption,
-    /// The beginning of a text, and what follows it.
+    /// The input is the beginning of a text, the target its continuation.
     PrefixLm,
-    /// Text, with nothing but an end in front of the encoder.
+    /// Language modelling: the target is the text, the input only an end-of-sequence token.
     Lm,
 }
 
 impl Objective {
-    /// The word on the command line, and the fact `task` of a program that trains.
+    /// The word on the command line, and the value of `meta task` of a training program.
     pub fn name(self) -> &'static str {
         match self {
             Self::SpanCorruption => "span_corruption",
@@ -86,7 +86,7 @@ impl Objective {
     }
 }
 
-/// What is between the products of a feed-forward layer.
+/// Activation of feed-forward layers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Activation {
     /// `relu(x wi)`: T5 1.0.
@@ -95,15 +95,16 @@ pub enum Activation {
     GatedGelu,
 }
 
-/// Element types of activations and of the router. Parameters and optimizer slots are `f32` always, and
-/// so are softmax, statistics of norms, and losses.
+/// Element types of activations and of the router. Parameters, optimizer slots, softmax, statistics of
+/// norms and losses are always `f32`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Precision {
     /// `f32` throughout.
     F32,
-    /// `bf16` activations and what crosses an all-to-all; `f32` around the router (the paper's section 2.4).
+    /// Selective precision (the paper's section 2.4): `bf16` activations and all-to-alls, `f32` in the
+    /// router.
     Selective,
-    /// `bf16` activations, the router too.
+    /// `bf16` activations, including the router.
     Bf16,
 }
 
@@ -133,7 +134,7 @@ impl Precision {
 }
 
 impl Default for Config {
-    /// T5 1.0 Small's proportions with a byte vocabulary; models say what differs.
+    /// T5 1.0 Small with a byte vocabulary.
     fn default() -> Self {
         Self {
             name: "t5".into(),
@@ -166,7 +167,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// With the settings of the command line.
+    /// Returns the configuration with the settings of the command line applied.
     pub fn with(mut self, args: &Args) -> Self {
         self.precision = match args.dtype(&["f32", "selective", "bf16"]) {
             "selective" => Precision::Selective,
@@ -192,7 +193,7 @@ impl Config {
         let chosen = args.choice("objective", &words.map(Objective::name), self.objective.name());
         self.objective = words.into_iter().find(|o| o.name() == chosen).unwrap_or(self.objective);
         self.packing = args.get("packing", self.packing);
-        // 0 stands for "as the model says".
+        // 0 means the model's own number of layers.
         let layers = args.get("layers", 0);
         if layers > 0 {
             (self.encoder_layers, self.decoder_layers) = (layers, layers);
@@ -218,7 +219,7 @@ impl Config {
         self
     }
 
-    /// What is wrong with the numbers, before anything is built from them.
+    /// Validates the configuration; returns all mistakes.
     pub fn mistakes(&self) -> Vec<Diagnostic> {
         let mut wrong = Mistakes::default();
         for (what, size) in [
@@ -271,26 +272,26 @@ impl Config {
         wrong.0
     }
 
-    /// The same model as a preset of [`crate::zoo`] and all settings that make it of that, as `--set` takes
-    /// them, with spaces between: what a checkpoint says about itself. Its name and precision are apart.
+    /// Returns a preset of [`crate::zoo`] and the space-separated `--set` settings that turn it into this
+    /// model. Checkpoints record both; name, precision and schedule are recorded separately.
     pub fn described(&self) -> (&'static str, String) {
         let args = Args::default();
-        // Asking for every setting says what it is without being set.
+        // Reading all settings records each of them with its current value as the default.
         let _ = self.clone().with(&args);
-        // `layers` sets both stacks at once, and is of no use once they are set.
+        // `layers` sets both stacks at once; their own settings follow.
         let settings = args.settings().into_iter().filter(|s| s.key != "layers");
         let words: Vec<String> = settings.map(|s| format!("{}={}", s.key, s.default)).collect();
         (if self.switch.is_some() { "switch" } else { "t5" }, words.join(" "))
     }
 
-    /// The same model for one part of a batch.
+    /// Returns the same model for one microbatch.
     pub fn microbatch(&self) -> Self {
         let schedule = Schedule { microbatches: 1, ..self.schedule };
         Self { batch: self.batch / self.schedule.microbatches.max(1), schedule, ..self.clone() }
     }
 
-    /// Which layers of a stack are sparse: all (1), or those whose number from 0 has the remainder 1;
-    /// nothing if the model has no sparse layers.
+    /// Returns the distance between sparse layers of a stack: 1 if all are sparse, otherwise those whose
+    /// index has remainder 1. `None` means that the model is dense.
     pub fn sparse_step(&self, decoder: bool) -> Option<usize> {
         let of = |s: &Switch| match s.decoder_sparse_step {
             step if decoder && step > 0 => step,
@@ -299,18 +300,19 @@ impl Config {
         self.switch.as_ref().map(of)
     }
 
-    /// How many layers of a stack one iteration over stacked layers has.
+    /// Returns the number of layers in one iteration of the scan over a stack.
     pub fn period(&self, decoder: bool) -> usize {
         self.sparse_step(decoder).map_or(1, |step| step.max(1))
     }
 
-    /// Whether layer `i` (from 0) of a stack is sparse.
+    /// True if layer `i` (from 0) of a stack is sparse.
     pub fn is_sparse(&self, decoder: bool, i: usize) -> bool {
         self.sparse_step(decoder).is_some_and(|step| step == 1 || i % step == 1)
     }
 
-    /// The default layout, for any mesh with axes `data`, `expert` and `model`; where experts are in groups, `expert`
-    /// splits the groups and `inner` the experts of each. A residual stream with a dim of its own is split over `model`.
+    /// Returns the default layout, for any mesh with axes `data`, `expert` and `model`. With groups of
+    /// experts, `expert` shards the groups and `inner` the experts of a group. A residual stream with its
+    /// own dim is sharded over `model`.
     pub fn layout(&self) -> String {
         let rules = match &self.switch {
             Some(switch) if switch.expert_groups > 0 => {
@@ -329,12 +331,12 @@ impl Config {
     }
 }
 
-/// Mistakes found in numbers.
+/// Mistakes found by validation.
 #[derive(Debug, Default)]
 pub struct Mistakes(pub(crate) Vec<Diagnostic>);
 
 impl Mistakes {
-    /// Those noted so far.
+    /// Returns the mistakes noted so far.
     pub fn found(self) -> Vec<Diagnostic> {
         self.0
     }
@@ -344,17 +346,17 @@ impl Mistakes {
             self.0.push(Diagnostic::new("", message()).help(legal));
         }
     }
-    /// A share of something: from 0, less than 1.
+    /// Notes a mistake unless `value` is in `[0, 1)`.
     pub fn share(&mut self, what: &str, value: f64) {
         self.unless((0.0..1.0).contains(&value), || format!("`{what}` is {value}"), "from 0, less than 1");
     }
-    /// How many there are so far.
+    /// Returns the number of mistakes so far.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 }
 
-/// The warm-up of [`Config`]s that train on little data, and the rate that goes with it.
+/// An optimizer for models that train on little data: AdamW with a short warm-up.
 pub fn small_model_optimizer() -> Optimizer {
     Optimizer {
         method: Method::adamw(),
@@ -379,7 +381,7 @@ mod tests {
             let base = crate::zoo::named(model).expect("it names a preset");
             let again = Config { name: config.name.clone(), ..base.with(&args) };
             assert_eq!(args.mistakes(), []);
-            // Being asked without being set makes explicit what follows from other settings.
+            // Reading the settings makes explicit those that follow from others.
             assert_eq!(again, config.with(&Args::default()), "{name}");
         }
     }

@@ -1,6 +1,6 @@
-//! What every layer needs to know when it runs.
+//! State that all layers share while a function is built.
 
-use crate::{Config, config::Precision};
+use crate::{Config, config::Precision, tokens::PAD};
 use mesh::{
     DType, Dim, Schedule,
     dsl::{Graph, Rng, Tensor},
@@ -13,23 +13,23 @@ pub struct Context<'g> {
     pub g: &'g Graph,
     /// Element types.
     pub precision: Precision,
-    /// Random numbers; nothing in evaluation, where there is no noise.
+    /// Random numbers; `None` in evaluation, which draws none.
     pub rng: Option<Rng<'g>>,
-    /// Share of elements dropped in training.
+    /// Dropout rate in training.
     pub dropout: f64,
-    /// Whether tokens share dropout masks.
+    /// True if the tokens of a sequence share dropout masks.
     pub dropout_broadcast: bool,
     /// The schedule of the model.
     pub schedule: Schedule,
-    /// Which tokens are no padding, as `pred[batch, length]`, if a layer is to know.
+    /// Mask of the tokens that are not padding, `pred[batch, length]`; `None` means that all count.
     pub non_padding: Option<Tensor<'g>>,
-    /// What is added to logits of self-attention so that examples of one row do not see each other, if there are
-    /// several in a row.
+    /// Added to the logits of self-attention so that examples packed into one row do not attend to each
+    /// other; `None` means one example per row.
     pub segment_mask: Option<Tensor<'g>>,
 }
 
 impl<'g> Context<'g> {
-    /// For a model; training if there are random numbers.
+    /// Returns a context for a model, of a training step if `rng` is given.
     pub fn new(g: &'g Graph, config: &Config, rng: Option<Rng<'g>>) -> Self {
         Self {
             g,
@@ -43,48 +43,49 @@ impl<'g> Context<'g> {
         }
     }
 
-    /// For layers over `tokens`, of which 0 is padding.
+    /// Returns the context for layers over `tokens`, with the mask of those that are not padding.
     #[track_caller]
     pub fn with_tokens(&self, tokens: Tensor<'g>) -> Self {
-        Self { non_padding: Some(tokens.ne(0)), ..*self }
+        Self { non_padding: Some(tokens.ne(PAD)), ..*self }
     }
 
-    /// For layers whose self-attention has this mask besides its own.
+    /// Returns the context for layers whose self-attention also adds `mask` to its logits.
     pub fn with_segment_mask(&self, mask: Option<Tensor<'g>>) -> Self {
         Self { segment_mask: mask, ..*self }
     }
 
-    /// Whether this is a training step.
+    /// True in a training step.
     pub fn train(&self) -> bool {
         self.rng.is_some()
     }
 
-    /// For the current iteration of a scan: the same, with random numbers of its own.
+    /// Returns the context for the current iteration of a scan, with random numbers that depend on the
+    /// iteration.
     #[track_caller]
     pub fn iteration(&self) -> Self {
         Self { rng: self.rng.map(|rng| rng.fold(self.g.iteration())), ..*self }
     }
 
-    /// Element type of activations.
+    /// Returns the element type of activations.
     pub fn dtype(&self) -> DType {
         self.precision.activations()
     }
 
-    /// In training, a share of the elements of `x` set to 0 and the others enlarged to make up for it. The
-    /// dims `shared` (those of positions in a sequence) share a mask, as in T5.
+    /// Applies dropout to `x` in training. The dims `shared` (positions of a sequence) share a mask, as in
+    /// T5.
     #[track_caller]
     pub fn drop(&self, x: Tensor<'g>, shared: &[&Dim]) -> Tensor<'g> {
         self.drop_at(self.dropout, x, shared)
     }
 
-    /// [`Context::drop`] with another rate.
+    /// [`Context::drop`] with the given rate.
     #[track_caller]
     pub fn drop_at(&self, rate: f64, x: Tensor<'g>, shared: &[&Dim]) -> Tensor<'g> {
         self.mask_at(rate, x, shared).map_or(x, |mask| x * mask)
     }
 
-    /// What [`Context::drop_at`] multiplies with, if it does anything: 0 or 1/(1-rate), so that the backward pass is the
-    /// same product.
+    /// Returns the factor of [`Context::drop_at`], 0 or `1/(1-rate)` per element, so that the backward pass
+    /// is the same product. `None` means no dropout.
     #[track_caller]
     pub fn mask_at(&self, rate: f64, x: Tensor<'g>, shared: &[&Dim]) -> Option<Tensor<'g>> {
         let rng = self.rng.filter(|_| rate > 0.0 && !x.is_poison())?;

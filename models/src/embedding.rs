@@ -1,4 +1,4 @@
-//! The embedding of tokens, and the projection back to them.
+//! Token embedding, and the output projection to logits.
 
 use crate::{Config, Context, Weight, Weights};
 use mesh::{
@@ -6,7 +6,7 @@ use mesh::{
     dsl::{Init, Program, State, Tensor, einsum_as},
 };
 
-/// One table for both stacks, and for the output unless that has its own.
+/// One embedding table for both stacks, and for the output unless it has its own.
 #[derive(Clone, Debug)]
 pub struct Embedding {
     table: Weight,
@@ -16,7 +16,7 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// With deviation 1, as in T5: embeddings are not scaled.
+    /// Declares tables initialized with deviation 1, as in T5, which does not scale embeddings.
     pub fn new(w: &Weights<'_>, config: &Config) -> Self {
         let (vocab, d_model) = (Dim::new("vocab", config.vocab), Dim::new("d_model", config.d_model));
         let table = w.table("embedding", &[&vocab], &[&d_model], Init::Normal(1.0));
@@ -24,18 +24,18 @@ impl Embedding {
         Self { table, head, vocab, d_model }
     }
 
-    /// The dim of the vocabulary.
+    /// Returns the dim of the vocabulary.
     pub fn vocab(&self) -> &Dim {
         &self.vocab
     }
 
-    /// The rows of `tokens` (`s32`).
+    /// Returns the embeddings of `tokens` (`s32`).
     pub fn lookup<'g>(&self, cx: &Context<'g>, tokens: Tensor<'g>) -> Tensor<'g> {
         self.table.state.read(cx.g).gather(&self.vocab, tokens).cast(cx.dtype())
     }
 
-    /// A logit for every token of the vocabulary, in `f32`. With a tied table, `x` is scaled by
-    /// `d_model^-0.5`.
+    /// Returns the logits of `x`, `f32[batch, length, vocab]`. With a tied table, `x` is scaled by
+    /// `d_model^-0.5`, as in T5.
     pub fn logits<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, batch: &Dim, length: &Dim) -> Tensor<'g> {
         self.logits_by(x, (batch, length), self.last().read(cx))
     }
@@ -48,22 +48,23 @@ impl Embedding {
         einsum_as(DType::F32, [x, table], [batch, length, &self.vocab])
     }
 
-    /// The matrix that makes logits.
+    /// Returns the matrix of the output projection.
     fn last(&self) -> &Weight {
         self.head.as_ref().unwrap_or(&self.table)
     }
 
-    /// Declares the matrix that makes logits transposed around, called `name`: few rows by it cost less.
+    /// Declares a transposed copy of the output projection, called `name`: a product with few rows is
+    /// cheaper with it.
     pub fn transposed(&self, p: &Program, name: &str, dtype: DType) -> State {
         p.store(name, dtype, [&self.d_model, &self.vocab], Init::Zeros)
     }
 
-    /// Fills what [`Embedding::transposed`] declared.
+    /// Fills the copy that [`Embedding::transposed`] declared.
     pub fn set_transposed(&self, cx: &Context<'_>, transposed: &State) {
         transposed.assign(self.last().read(cx));
     }
 
-    /// [`Embedding::logits`] with what [`Embedding::transposed`] declared.
+    /// [`Embedding::logits`] with the copy that [`Embedding::transposed`] declared.
     pub fn logits_transposed<'g>(
         &self,
         cx: &Context<'g>,

@@ -1,40 +1,44 @@
-//! The tensors of Hugging Face's T5 and SwitchTransformers, and where their elements are in ours.
+//! Mapping between the tensors of Hugging Face's T5 and SwitchTransformers and the parameters of our models.
 //!
-//! Theirs has a tensor for each matrix of each layer and each expert, `[out, in]`; ours stacks layers and
-//! experts, and keeps matrices as its products read them. So each of theirs is a rectangular part of one of
-//! ours, transposed around or not. Nothing is computed: the bytes of the elements are the same.
+//! Hugging Face stores a tensor for each matrix of each layer and each expert, `[out, in]`. Our parameters
+//! stack layers and experts. So each Hugging Face tensor is a rectangular part of one parameter, possibly
+//! transposed. Elements keep their bytes.
 
 use crate::{Activation, Config, stack::Stack, switch::options::RoutingMethod};
 
-/// A tensor of theirs.
+/// A Hugging Face tensor.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tensor {
-    /// Its name there.
+    /// Its name in the Hugging Face checkpoint.
     pub name: String,
-    /// Its sizes there.
+    /// Its sizes in the Hugging Face checkpoint.
     pub sizes: Vec<usize>,
-    /// The parameter of ours that it is a part of.
+    /// The parameter that contains it.
     pub param: String,
     /// Names and sizes of that parameter's dims.
     pub dims: Vec<(String, usize)>,
-    /// Where the part begins.
+    /// Start of the part in each dim.
     pub start: Vec<usize>,
-    /// The sizes of the part.
+    /// Size of the part in each dim.
     pub part: Vec<usize>,
-    /// Whether it is a matrix that is transposed around: rows there are columns here.
+    /// True if the tensor is the transpose of the part.
     pub transposed: bool,
 }
 
-/// All tensors of a model, in the order of its layers; or what the model has that theirs has not.
+/// Returns all tensors of a model, in the order of its layers.
+///
+/// # Errors
+/// Names the feature of the model that Hugging Face's classes lack.
 pub fn tensors(config: &Config) -> Result<Vec<Tensor>, String> {
     if let Some(switch) = &config.switch {
         if config.activation != Activation::Relu {
-            return Err("its experts are gated, and those of SwitchTransformers are not".into());
+            return Err(
+                "its experts are gated (`activation=gated-gelu`), which SwitchTransformers does not support"
+                    .into(),
+            );
         }
         if switch.sparse_parts.attention() || switch.routing != RoutingMethod::Switch {
-            return Err(
-                "its experts are elsewhere, or chosen in another way, than in SwitchTransformers".into()
-            );
+            return Err("SwitchTransformers supports only `experts_in=ffn` and `routing=switch`".into());
         }
     }
     let mut list = List { config, all: Vec::new() };
@@ -77,11 +81,11 @@ impl List<'_> {
 
     fn block(&mut self, stack: &str, decoder: bool, i: usize) {
         let config = self.config;
-        let place = Stack::location(config, decoder, i);
+        let location = Stack::location(config, decoder, i);
         let layers = if decoder { config.decoder_layers } else { config.encoder_layers };
         let period = config.period(decoder);
         let repeats = if i < layers / period * period { layers / period } else { 1 };
-        let at = Layer { scope: place.scope, layers: repeats, layer: place.layer };
+        let at = Layer { scope: location.scope, layers: repeats, layer: location.layer };
         let (d_model, heads) = (("d_model", config.d_model), ("heads", config.heads));
         let d_kv = ("d_kv", config.d_kv);
         let attention: &[(&str, &str)] = match decoder {
@@ -124,7 +128,7 @@ impl List<'_> {
         }
     }
 
-    /// `wi` and `wo`, perhaps of one expert.
+    /// Adds `wi` and `wo`, of one expert if `expert` names its dim, size and index.
     fn feed_forward(&mut self, prefix: &str, at: &Layer, expert: &[(&str, usize, usize)]) {
         let (d_model, d_ff) = ([("d_model", self.config.d_model)], [("d_ff", self.config.d_ff)]);
         let inner: &[&str] = match self.config.activation {
@@ -135,7 +139,7 @@ impl List<'_> {
             let param = format!("ffn/{name}");
             self.matrix(format!("{prefix}.{name}.weight"), at, &param, expert, &d_model, &d_ff, true);
         }
-        // Ours keeps both with d_model first, which is how theirs has this one.
+        // Our matrices store d_model first, which is the Hugging Face order for this one.
         self.matrix(format!("{prefix}.wo.weight"), at, "ffn/wo", expert, &d_model, &d_ff, false);
     }
 
@@ -146,9 +150,9 @@ impl List<'_> {
         self.part(format!("{layer}.layer_norm.weight"), vec![size], param, &dims, &[at.layer, 0], &[1, size]);
     }
 
-    /// A matrix of one layer, perhaps of one expert, that ours keeps with `rows` before `columns`; theirs has
-    /// them the other way around if `turned`.
-    #[allow(clippy::too_many_arguments, reason = "what a matrix is there and here, in one line for each")]
+    /// Adds a matrix of one layer, of one expert if `expert` is not empty. We store `rows` before `columns`;
+    /// Hugging Face stores them the other way round if `transposed`.
+    #[allow(clippy::too_many_arguments, reason = "one line for each matrix at the call sites")]
     fn matrix(
         &mut self,
         name: String,
@@ -199,7 +203,7 @@ impl List<'_> {
     }
 }
 
-/// Where the parameters of a block are.
+/// Location of a block's parameters.
 struct Layer {
     scope: String,
     layers: usize,
@@ -213,14 +217,14 @@ mod tests {
     use mesh::dsl::Program;
     use std::collections::BTreeMap;
 
-    /// Every element of every parameter of `config` is in exactly one of their tensors.
+    /// Checks that every element of every parameter of `config` is in exactly one Hugging Face tensor.
     #[track_caller]
     fn covers(config: &Config) {
         let p = Program::new("test");
         EncoderDecoder::new(&Weights::new(&p), config);
         let module = p.finish().expect("the model is legal");
         let mut parts: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
-        for tensor in tensors(config).expect("theirs has such models") {
+        for tensor in tensors(config).expect("Hugging Face has such models") {
             assert_eq!(tensor.sizes.iter().product::<usize>(), tensor.part.iter().product::<usize>());
             parts.entry(tensor.param.clone()).or_default().push(tensor);
         }
@@ -233,7 +237,7 @@ mod tests {
                 assert_eq!(tensor.dims, own, "{}", tensor.name);
                 mark(tensor, &mut seen);
             }
-            assert!(seen.iter().all(|s| *s), "{} is not whole", state.name);
+            assert!(seen.iter().all(|s| *s), "{} is not covered", state.name);
         }
         assert!(parts.is_empty(), "{:?}", parts.keys());
     }
@@ -277,9 +281,9 @@ mod tests {
     }
 
     #[test]
-    fn names_are_theirs() {
+    fn names_are_those_of_hugging_face() {
         let switch = Some(Switch { experts: 2, sparse_step: 2, ..Switch::default() });
-        let all = tensors(&Config { switch, ..small() }).expect("theirs has such models");
+        let all = tensors(&Config { switch, ..small() }).expect("Hugging Face has such models");
         let find = |name: &str| all.iter().find(|t| t.name == name).unwrap_or_else(|| panic!("{name}"));
         let q = find("decoder.block.1.layer.1.EncDecAttention.q.weight");
         assert_eq!((q.param.as_str(), &q.sizes[..]), ("decoder/block_1/cross_attention/q", &[6, 4][..]));
@@ -292,8 +296,8 @@ mod tests {
     }
 
     #[test]
-    fn gated_experts_are_not_theirs() {
+    fn gated_experts_do_not_exist_in_hugging_face() {
         let config = Config { switch: Some(Switch::default()), activation: Activation::GatedGelu, ..small() };
-        assert!(tensors(&config).expect_err("they have none").contains("gated"));
+        assert!(tensors(&config).expect_err("SwitchTransformers has no gated experts").contains("gated"));
     }
 }

@@ -1,21 +1,22 @@
 //! Layers, objectives and optimizers in the language, and the Transformers made of them.
 //!
-//! A model is a [`Config`]: the numbers of a published model are a few lines, and everything can be
-//! overridden with `--set key=value`. [`main()`] makes a program of it: the parameters, `train_step`,
-//! `eval_step`, and the facts that the runtime needs.
+//! A model is a [`Config`]: a published model takes a few lines, and every number can be overridden with
+//! `--set key=value`. [`main()`] turns it into a program: parameters, `train_step`, `eval_step`, and the
+//! metadata that the runtime reads.
 //!
-//! Reading order: [`config`] (what a model is), [`context`] (what every layer needs to know when it runs:
-//! precision, random numbers, training or not), [`weights`] (parameters and what optimizers know of
-//! them), the layers ([`norm`], [`position`], [`attention`], [`feed_forward`], [`switch`], [`embedding`]),
-//! [`stack`] (encoder and decoder), [`stream`] (what flows between its blocks), [`objective`], [`optimizer`], [`microbatch`]
-//! (a step in parts), [`program`], [`generate`] and [`score`]
-//! (programs that generate and score), [`zoo`] (published models), [`hf`] (names of Hugging Face's tensors),
-//! [`probe`] (what happens inside, for comparisons).
+//! Reading order: [`config`] (sizes and settings of a model), [`context`] (state that layers share while a
+//! function is built: precision, random numbers, training or not), [`weights`] (parameters and their matrix
+//! structure), the layers ([`norm`], [`position`], [`attention`], [`feed_forward`], [`switch`],
+//! [`embedding`]), [`stack`] (encoder and decoder), [`stream`] (the residual stream), [`objective`]
+//! (losses), [`optimizer`], [`microbatch`] (gradient accumulation), [`tokens`] (special tokens), [`program`], [`generate`] and [`score`]
+//! (programs that generate and score), [`zoo`] (published models), [`hf`] (tensor names of Hugging Face),
+//! [`probe`] (intermediate values, for comparison with other systems).
 //!
-//! Names of dims are an interface: layouts refer to them. `batch`, `length` (of the input),
-//! `target_length`, `memory_length` (what attention looks at), `d_model` (`stream` between blocks, if that is asked for), `d_ff`, `heads`, `d_kv`, `vocab`,
-//! `layers`; in a Switch layer `experts_all` and `batch` before tokens travel to their experts, `experts`
-//! and `expert_batch` after.
+//! Names of dims are an interface, because layouts refer to them: `batch`, `length` (of the input),
+//! `target_length`, `memory_length` (positions that attention attends to), `d_model` (between blocks
+//! `stream`, with the schedule entry `residual=stream`), `d_ff`, `heads`, `d_kv`, `vocab`, `layers`; in a
+//! Switch layer `experts_all` and `batch` before the all-to-all that sends tokens to their experts,
+//! `experts` and `expert_batch` after it.
 
 pub mod attention;
 pub mod config;
@@ -35,6 +36,7 @@ pub mod score;
 pub mod stack;
 pub mod stream;
 pub mod switch;
+pub mod tokens;
 pub mod weights;
 pub mod zoo;
 

@@ -1,7 +1,7 @@
-//! A step over its batch in parts (gradient accumulation): activations of one part are in memory at a time, and
-//! what is owed to other devices is settled once, after the last.
+//! Gradient accumulation over microbatches: only the activations of one microbatch are in memory, and
+//! pending sums of gradients are reduced once, after the last microbatch.
 //!
-//! Parts are taken across the batch, not along it: every device has its share of each.
+//! A microbatch takes every n-th sequence, so that each device has its share of every microbatch.
 
 use crate::{
     Config, Weight,
@@ -12,42 +12,42 @@ use mesh::{
     dsl::{Graph, Rng, Tensor, Tree},
 };
 
-/// The inputs of a step.
+/// The inputs of a step, and how they are split.
 #[derive(Clone, Debug)]
 pub struct Batch<'g> {
     feeds: Feeds<'g>,
     parts: Dim,
     batch: Dim,
-    /// Element type of gradients on their way between devices.
+    /// Element type in which gradients are reduced across devices.
     sent: DType,
 }
 
-/// What a part of a batch knows of the whole.
+/// Facts about the whole batch that a microbatch needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Part<'g> {
-    /// How many targets of the whole batch count.
+    /// Number of target tokens of the whole batch that are not padding.
     pub counted: Tensor<'g>,
-    /// How much of the batch it is.
+    /// The microbatch's share of the batch.
     pub share: f64,
 }
 
 impl<'g> Part<'g> {
-    /// Random numbers of its own.
+    /// Returns random numbers for this microbatch.
     pub fn random(&self, rng: Rng<'g>) -> Rng<'g> {
         if self.share < 1.0 { rng.fold(self.counted.graph().iteration()) } else { rng }
     }
 }
 
-/// What is worth knowing of a step, by name.
+/// Losses and metrics of a step, by name.
 #[derive(Clone, Debug)]
 pub struct StepMetrics<'g> {
-    /// What training makes small.
+    /// The loss that training minimizes.
     pub total: Option<Tensor<'g>>,
     numbers: Vec<(String, Tensor<'g>)>,
 }
 
 impl<'g> StepMetrics<'g> {
-    /// All of it but `without` as outputs.
+    /// Makes all metrics except `without` outputs of the function.
     pub fn output(&self, g: &Graph, without: &[&str]) {
         for (name, value) in self.numbers.iter().filter(|(name, _)| !without.contains(&name.as_str())) {
             g.output(name.clone(), *value);
@@ -56,7 +56,7 @@ impl<'g> StepMetrics<'g> {
 }
 
 impl<'g> Batch<'g> {
-    /// The inputs of a function for a model `config`.
+    /// Declares the inputs of a step of the model `config`.
     pub fn input(g: &'g Graph, config: &Config) -> Self {
         Self {
             feeds: Feeds::input(g, config),
@@ -66,8 +66,8 @@ impl<'g> Batch<'g> {
         }
     }
 
-    /// Runs `f` for each part. It gives gradients of `weights` that are to be added up, perhaps the loss they are
-    /// of, and the losses.
+    /// Runs `f` for each microbatch and adds up its results. `f` returns gradients of `weights`, in
+    /// training the loss they belong to, and the losses to report.
     pub fn each(
         &self,
         g: &'g Graph,
@@ -104,22 +104,22 @@ impl<'g> Batch<'g> {
         (self.sent(sums), StepMetrics { total: total.map(|t| t.sum(parts)), numbers })
     }
 
-    /// Gradients as they go to other devices: what each owes is sent in the type of activations.
+    /// Rounds gradients to the type of activations, in which pending sums are reduced across devices.
     fn sent(&self, gradients: Vec<Tensor<'g>>) -> Vec<Tensor<'g>> {
         gradients.into_iter().map(|x| x.cast(self.sent).cast(DType::F32)).collect()
     }
 }
 
-/// How a number of a step follows from those of its parts.
+/// Combines the values of microbatches into one value of the step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum MetricReduction {
     Sum,
     Mean,
-    /// A number for each sequence, in the order of the whole batch.
+    /// One value for each sequence, in the order of the whole batch.
     Each,
 }
 
-/// What a step says about losses and routers.
+/// Returns losses and router metrics by name, with their reductions over microbatches.
 fn numbers<'g>(losses: &Losses<'g>) -> Vec<(String, Tensor<'g>, MetricReduction)> {
     let mut all = vec![
         ("loss".to_owned(), losses.cross_entropy, MetricReduction::Sum),
@@ -131,7 +131,8 @@ fn numbers<'g>(losses: &Losses<'g>) -> Vec<(String, Tensor<'g>, MetricReduction)
     all.extend(losses.aux_loss.map(|aux| ("aux_loss".to_owned(), aux, MetricReduction::Mean)));
     for (stack, metrics) in &losses.routers {
         for (i, m) in metrics.iter().enumerate() {
-            // One sparse layer in an iteration needs no more of a name; several are told split by their place.
+            // A single sparse layer in an iteration needs no suffix; several are distinguished by their
+            // place.
             let name = match metrics.iter().filter(|other| other.place == m.place).count() {
                 _ if metrics.len() == 1 => (*stack).to_owned(),
                 1 => format!("{stack}_{}", m.place),

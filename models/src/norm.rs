@@ -1,4 +1,4 @@
-//! T5's layer norm: scaled to a root mean square of 1; no mean is taken off, nothing is added.
+//! RMS norm, as in T5: scales to a root mean square of 1, without centring and without bias.
 
 use crate::{Context, Weight, Weights, stream};
 use mesh::{
@@ -15,13 +15,13 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// With a scale that begins at 1.
+    /// Declares a norm whose scale is initialized to 1.
     pub fn new(w: &Weights<'_>, name: &str, d_model: &Dim, epsilon: f64) -> Self {
         let scale = w.table(name, &[d_model], &[], Init::Ones);
         Self { scale, d_model: d_model.clone(), epsilon }
     }
 
-    /// The normed `x`: statistics in `f32`, the result in the type of activations.
+    /// Returns the normalized `x`; statistics are `f32`, the result has the type of activations.
     pub fn forward<'g>(&self, cx: &Context<'g>, x: Tensor<'g>) -> Tensor<'g> {
         let wide = x.cast(DType::F32);
         let factor = (wide.square().mean(&stream::dim_of(x, &self.d_model)) + self.epsilon).rsqrt();

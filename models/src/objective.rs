@@ -1,9 +1,9 @@
-//! What training makes small: the cross-entropy of the targets, and what is added to it.
+//! The encoder-decoder model and its training losses.
 //!
-//! What inputs and targets are is the runtime's business: span corruption, a prefix and what follows it, or text
-//! with nothing before it (the fact `task`). A row may have several examples, with the number of its example for
-//! each token: attention keeps them segment_masks, and each begins with the start token. Nothing has to be done about their
-//! positions, since biases go by distances within an example, which are those within the row.
+//! The runtime prepares inputs and targets for the objective (`meta task`): span corruption, prefix language
+//! modelling, or language modelling. A row may pack several examples, numbered by segment for each token:
+//! attention masks other segments, and each example starts with the start token. Positions need no correction,
+//! since relative position biases depend only on distances within an example.
 
 use crate::{
     Config, Context, Weights,
@@ -11,13 +11,14 @@ use crate::{
     embedding::Embedding,
     stack::{Stack, StackOutput},
     switch::{RouterMetrics, options::AuxReduction},
+    tokens::PAD,
 };
 use mesh::{
     DType, Dim,
     dsl::{Graph, Rng, Tensor, Tree},
 };
 
-/// An encoder-decoder with its embedding.
+/// An encoder and a decoder with a shared embedding.
 #[derive(Clone, Debug)]
 pub struct EncoderDecoder {
     config: Config,
@@ -26,21 +27,21 @@ pub struct EncoderDecoder {
     decoder: Stack,
 }
 
-/// What a step is given: `s32` tokens, 0 where there is none.
+/// Inputs of a step: `s32` tokens, [`PAD`] where there is none.
 #[derive(Clone, Copy, Debug)]
 pub struct Feeds<'g> {
-    /// What the encoder reads.
+    /// Tokens of the encoder.
     pub inputs: Tensor<'g>,
-    /// What the decoder is to write.
+    /// Tokens that the decoder predicts.
     pub targets: Tensor<'g>,
-    /// Which example of its row each token of inputs and targets belongs to, from 1; 0 for none. Nothing if every row
-    /// is one example.
+    /// Segments of inputs and targets: for each token the number of its example in the row, from 1; 0 for
+    /// padding. `None` means one example per row.
     pub segments: Option<[Tensor<'g>; 2]>,
 }
 
 impl<'g> Feeds<'g> {
-    /// The inputs of a step of a model `config`; `inputs_segments` and `targets_segments` too if rows have several
-    /// examples.
+    /// Declares the inputs of a step of the model `config`; with packing also `inputs_segments` and
+    /// `targets_segments`.
     pub fn input(g: &'g Graph, config: &Config) -> Self {
         let batch = Dim::new("batch", config.batch);
         let length = Dim::new("length", config.input_length);
@@ -52,9 +53,9 @@ impl<'g> Feeds<'g> {
         Self { inputs, targets, segments }
     }
 
-    /// How many targets count, at least 1.
+    /// Returns the number of target tokens that are not padding, at least 1.
     pub fn counted(&self) -> Tensor<'g> {
-        self.targets.ne(0).cast(DType::F32).sum_all().maximum(1.0)
+        self.targets.ne(PAD).cast(DType::F32).sum_all().maximum(1.0)
     }
 }
 
@@ -68,18 +69,18 @@ impl<'g> Tree<'g> for Feeds<'g> {
     }
 }
 
-/// One pass through both stacks.
+/// Result of a forward pass through both stacks.
 #[derive(Clone, Debug)]
 pub struct ForwardPass<'g> {
-    /// The encoder's part.
+    /// Output of the encoder.
     pub encoder: StackOutput<'g>,
-    /// The decoder's part.
+    /// Output of the decoder.
     pub decoder: StackOutput<'g>,
-    /// A logit for every position of the targets and every token, in `f32`.
+    /// Logits, `f32[batch, target_length, vocab]`.
     pub logits: Tensor<'g>,
 }
 
-/// Masks that keep the examples of a row segment_masks: in both self-attentions, and in the decoder's attention to the encoder.
+/// Masks that separate the examples of a row, in both self-attentions and in cross-attention.
 #[derive(Clone, Copy)]
 struct SegmentMasks<'g> {
     encoder: Tensor<'g>,
@@ -87,28 +88,28 @@ struct SegmentMasks<'g> {
     between: Tensor<'g>,
 }
 
-/// What a step gives.
+/// Losses and metrics of a step.
 #[derive(Clone, Debug)]
 pub struct Losses<'g> {
-    /// Mean cross-entropy of the targets that count, in nats; of a part of a batch, its share of the mean.
+    /// Mean cross-entropy of the target tokens in nats; for a microbatch, its share of the mean.
     pub cross_entropy: Tensor<'g>,
-    /// What each sequence adds to it.
+    /// The share of each sequence in it: `[batch]`.
     pub rows: Tensor<'g>,
     /// Mean squared log-normalizer of the output, weighted.
     pub z_loss: Tensor<'g>,
-    /// Load-balancing and router losses of all layers, weighted; nothing without sparse layers.
+    /// Weighted load-balancing and router z-losses of all layers; `None` means no sparse layers.
     pub aux_loss: Option<Tensor<'g>>,
-    /// Share of the targets that count which have the highest logit.
+    /// Fraction of target tokens that have the highest logit.
     pub accuracy: Tensor<'g>,
-    /// How many targets count.
+    /// Number of target tokens.
     pub tokens: Tensor<'g>,
     /// Metrics of the routers, by stack.
     pub routers: [(&'static str, Vec<RouterMetrics<'g>>); 2],
 }
 
 impl<'g> Losses<'g> {
-    /// What training makes small, if this is the `share` of a batch: the routers' part is a mean, the others add
-    /// up to one.
+    /// Returns the loss that training minimizes, for a microbatch that is the `share` of a batch: router
+    /// losses are means, so they are scaled by `share`; the other losses are shares already.
     pub fn total(&self, share: f64) -> Tensor<'g> {
         let own = self.cross_entropy + self.z_loss;
         self.aux_loss.map_or(own, |aux| own + if share < 1.0 { aux * share } else { aux })
@@ -121,7 +122,7 @@ impl EncoderDecoder {
         Self::with_decoder(w, config, config)
     }
 
-    /// With a decoder that has other options: of the same sizes, but with other numbers of slots, say.
+    /// Declares all parameters, with a decoder of the same sizes but other options, such as other capacities.
     pub fn with_decoder(w: &Weights<'_>, config: &Config, decoder: &Config) -> Self {
         Self {
             config: config.clone(),
@@ -131,21 +132,21 @@ impl EncoderDecoder {
         }
     }
 
-    /// The inputs of a step: `s32` tokens, 0 where there is none.
+    /// Declares the inputs of a step without packing: `s32` inputs and targets.
     pub fn inputs<'g>(&self, g: &'g Graph) -> (Tensor<'g>, Tensor<'g>) {
         let (batch, length, target_length) = self.dims();
         let inputs = g.input("inputs", DType::S32, [&batch, &length]);
         (inputs, g.input("targets", DType::S32, [&batch, &target_length]))
     }
 
-    /// Sequences, tokens of an input, tokens of a target.
+    /// Returns the dims of sequences, input tokens and target tokens.
     pub fn dims(&self) -> (Dim, Dim, Dim) {
         let Config { batch, input_length, target_length, .. } = self.config;
         (Dim::new("batch", batch), Dim::new("length", input_length), Dim::new("target_length", target_length))
     }
 
-    /// The losses for one batch, or for a part of one in which `counted` targets count; of a training step if
-    /// there are random numbers.
+    /// Returns the losses of a batch, or of a microbatch; `counted` is the number of target tokens of the
+    /// whole batch. With `rng` this is a training step.
     pub fn losses<'g>(
         &self,
         g: &'g Graph,
@@ -159,19 +160,19 @@ impl EncoderDecoder {
         g.scope("loss", || self.of_logits(logits, feeds.targets, counted, [&batch, &target_length], routers))
     }
 
-    /// Both stacks, over what a step is given.
+    /// Runs both stacks on the inputs of a step.
     pub fn run<'g>(&self, cx: &Context<'g>, feeds: Feeds<'g>) -> ForwardPass<'g> {
         let (_, length, target_length) = self.dims();
         let Feeds { inputs, targets, segments } = feeds;
-        // Each target is predicted from those before it; the first from the start token, 0.
+        // Each target is predicted from those before it, the first one from the start token.
         let before = targets.shift_right(&target_length, 1);
         let padding = padding_mask(inputs, &length);
         let Some([of_inputs, of_targets]) = segments else {
             return self.pass(cx, inputs, padding, before, targets);
         };
         let first = of_targets.ne(of_targets.shift_right(&target_length, 1));
-        let before = first.select(cx.g.constant(0, DType::S32), before);
-        // Padding is in segment 0, which no token that counts is in.
+        let before = first.select(cx.g.constant(PAD, DType::S32), before);
+        // Padding is in segment 0, which holds no other tokens.
         let segment_masks = cx.g.scope("segments", || SegmentMasks {
             encoder: segment_mask(of_inputs, of_inputs, &length),
             decoder: segment_mask(of_targets, of_targets, &target_length),
@@ -180,8 +181,8 @@ impl EncoderDecoder {
         self.stacks(cx, inputs, (padding, Some(segment_masks)), before, targets)
     }
 
-    /// Both stacks: `padding` is what is added to logits of attention over `inputs`, `before` are the tokens
-    /// that the decoder sees; `targets` is 0 where none counts.
+    /// Runs both stacks: `padding` is the mask added to logits of attention over `inputs`, `before` holds
+    /// the decoder's input tokens, and `targets` is [`PAD`] at positions that do not count.
     pub fn pass<'g>(
         &self,
         cx: &Context<'g>,
@@ -224,11 +225,11 @@ impl EncoderDecoder {
         routers: [(&'static str, Vec<RouterMetrics<'g>>); 2],
     ) -> Losses<'g> {
         let vocab = self.embedding.vocab();
-        let counts = targets.ne(0).cast(DType::F32);
+        let counts = targets.ne(PAD).cast(DType::F32);
         let weight = counts / counted;
         let normalizer = logits.logsumexp(vocab);
-        // By comparison and not by lookup: every shard of the vocabulary adds its part, and the gradient
-        // is no scatter.
+        // A product with a one-hot mask instead of a gather: each shard of the vocabulary adds its part,
+        // and the gradient is not a scatter.
         let wanted = (logits * targets.one_hot(vocab, DType::F32)).sum(vocab);
         let right = logits.stop_gradient().argmax(vocab).eq(targets).cast(DType::F32);
         let each = (normalizer - wanted) * weight;
@@ -243,7 +244,7 @@ impl EncoderDecoder {
         }
     }
 
-    /// The sum over all sparse layers, or the mean, as the options say.
+    /// Returns the sum or the mean of the router losses over all sparse layers, as `aux_layers` says.
     fn aux_loss<'g>(&self, routers: &[(&'static str, Vec<RouterMetrics<'g>>); 2]) -> Option<Tensor<'g>> {
         let switch = self.config.switch.as_ref()?;
         let all = routers.iter().flat_map(|(_, metrics)| metrics);

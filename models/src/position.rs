@@ -1,5 +1,5 @@
-//! T5's relative positions: a number for each head and each bucket of distances, added to the logits of
-//! attention. The table is shared by all layers of a stack.
+//! T5's relative position bias: a number for each head and each bucket of distances, added to the attention
+//! logits. All layers of a stack share the table.
 
 use crate::{Context, Weight, Weights, attention::MASKED};
 use mesh::{
@@ -7,10 +7,10 @@ use mesh::{
     dsl::{Init, Tensor, einsum},
 };
 
-/// Positions at distance `distance` from which on buckets get wider: the first distance of each bucket
-/// after those of single positions. `buckets` are those of one direction.
+/// Returns the first distance of each bucket that spans several distances; `buckets` counts the buckets of
+/// one direction.
 ///
-/// The formula is T5's, in `f32`; it is evaluated here and not on the device, where a logarithm with
+/// The formula is T5's, in `f32`. It is evaluated here and not on the device, where a logarithm with
 /// another last bit could move a boundary.
 fn boundaries(buckets: usize, max_distance: usize) -> Vec<usize> {
     let single = buckets / 2;
@@ -23,7 +23,7 @@ fn boundaries(buckets: usize, max_distance: usize) -> Vec<usize> {
     (single + 1..buckets).map(first).collect()
 }
 
-/// The bucket of `memory - query`: what [`RelativeBias`] computes on the device.
+/// Returns the bucket of `relative = memory - query`, as [`RelativeBias`] computes it on the device.
 pub fn bucket(relative: i32, bidirectional: bool, buckets: usize, max_distance: usize) -> usize {
     let (buckets, offset, distance) = if bidirectional {
         (buckets / 2, if relative > 0 { buckets / 2 } else { 0 }, relative.unsigned_abs() as usize)
@@ -34,7 +34,7 @@ pub fn bucket(relative: i32, bidirectional: bool, buckets: usize, max_distance: 
     offset + distance.min(buckets / 2) + wide
 }
 
-/// The table of a stack.
+/// The relative position bias of a stack.
 #[derive(Clone, Debug)]
 pub struct RelativeBias {
     table: Weight,
@@ -45,7 +45,7 @@ pub struct RelativeBias {
 }
 
 impl RelativeBias {
-    /// `bidirectional` for an encoder.
+    /// Declares the table; `bidirectional` is true for an encoder.
     pub fn new(
         w: &Weights<'_>,
         buckets: usize,
@@ -60,16 +60,17 @@ impl RelativeBias {
         Self { table, buckets, heads: heads.clone(), max_distance, bidirectional }
     }
 
-    /// What is added to logits `[heads, query, memory]`, in `f32`.
+    /// Returns the bias for logits, `f32[heads, query, memory]`.
     pub fn forward<'g>(&self, cx: &Context<'g>, query: &Dim, memory: &Dim) -> Tensor<'g> {
         let relative = cx.g.iota(memory, DType::S32) - cx.g.iota(query, DType::S32);
         self.of(cx, relative, &[&query.name, &memory.name])
     }
 
-    /// What is added to logits of a causal stack with positions `memory`, for every position that looks.
+    /// Returns the bias and causal mask of a decoder over positions `memory`, for decoding one position at
+    /// a time.
     pub fn causal<'g>(&self, cx: &Context<'g>, memory: &Dim) -> CausalBias<'g> {
         let (g, last) = (cx.g, memory.size - 1);
-        // Positions as the last one sees them, and beyond them as many that it must not see.
+        // Relative positions as seen from the last position, followed by as many masked later positions.
         let reach = Dim::new("reach", 2 * memory.size);
         let place = g.iota(&reach, DType::S32);
         let bias = self.of(cx, place - last as u32, &[&reach.name]);
@@ -79,7 +80,7 @@ impl RelativeBias {
         }
     }
 
-    /// The numbers for relative positions with the dims `dims`: `[heads, dims]`.
+    /// Returns the bias of relative positions with the dims `dims`: `[heads, dims]`.
     fn of<'g>(&self, cx: &Context<'g>, relative: Tensor<'g>, dims: &[&Name]) -> Tensor<'g> {
         let (buckets, distance) = if self.bidirectional {
             (self.buckets.size / 2, relative.abs())
@@ -93,15 +94,16 @@ impl RelativeBias {
         if self.bidirectional {
             bucket += relative.gt(0).cast(DType::S32) * (buckets as u32);
         }
-        // By a product: its gradient is a product too, where that of a lookup would be a scatter.
+        // A product with a one-hot matrix: its gradient is a product too, while that of a gather is a
+        // scatter.
         let hot = bucket.one_hot(&self.buckets, DType::F32);
         let out: Vec<Name> = [&self.heads.name].into_iter().chain(dims.iter().copied()).cloned().collect();
         einsum([self.table.state.read(cx.g), hot], out)
     }
 }
 
-/// Biases and causality of all positions in one row, from the farthest position before to those after: what
-/// one position adds to its logits is a part of it.
+/// Relative bias and causal mask of all positions in one row, from the farthest earlier position to the
+/// later ones. The bias of one position is a slice of it.
 #[derive(Clone, Debug)]
 pub struct CausalBias<'g> {
     /// `[heads, reach]`.
@@ -110,7 +112,7 @@ pub struct CausalBias<'g> {
 }
 
 impl<'g> CausalBias<'g> {
-    /// For the position `position`: `[heads, memory]`.
+    /// Returns the bias of the querying position `position`: `[heads, memory]`.
     pub fn at(&self, position: Tensor<'g>) -> Tensor<'g> {
         let (size, last) = (self.memory.size, self.memory.size as u32 - 1);
         let part = self.all.dynamic_slice("reach", last - position, size);

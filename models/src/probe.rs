@@ -1,7 +1,7 @@
-//! A program that shows what happens inside a model, for comparison with other software: the input of every
-//! block, every router's decisions, every loss, and the gradient of any mix of the losses.
+//! A program that outputs intermediate values of a model, for comparison with other systems: the input of
+//! every block, the decisions of every router, every loss, and gradients of a weighted sum of the losses.
 //!
-//! Names of outputs are those of Hugging Face's code, where layers and blocks count from 0.
+//! Outputs are named as in Hugging Face's code, with layers and blocks counted from 0.
 
 use crate::{
     Config, Context, Weights,
@@ -15,19 +15,23 @@ use mesh::{
     dsl::{Graph, Program, Tensor},
 };
 
-/// The parts of a loss, and the names of the inputs that weigh them. Their `hf` parts are what Hugging Face's
-/// code adds for routers: see [`program`].
+/// Names of the inputs that weight the losses. The `hf` losses are those that Hugging Face's code adds for
+/// routers: see [`program`].
 pub const WEIGHTS: [&str; 5] = ["weight.ce", "weight.aux", "weight.z", "weight.hf_aux", "weight.hf_z"];
 
-/// The program: one function, `probe`, of `input_ids`, `attention_mask` (`[batch, length]`),
-/// `decoder_input_ids`, `labels` (`[batch, target_length]`; -100: does not count) and [`WEIGHTS`]. Its outputs:
+/// Builds a program with one function, `probe`, of `input_ids`, `attention_mask` (`[batch, length]`),
+/// `decoder_input_ids`, `labels` (`[batch, target_length]`; -100 does not count) and [`WEIGHTS`]. Its
+/// outputs:
 ///
 /// - `encoder.hidden.I`, `encoder.last_hidden_state`, the same of the decoder, `logits`;
 /// - `router.STACK.I.logits`, `probs`, `argmax`, `kept`, `gate` of every sparse layer;
-/// - `loss.ce`; `loss.aux.STACK.I`, `loss.z.STACK.I`, and `loss.aux_flat.STACK.I`, where the batch is one group;
-///   `loss.hf_STACK_aux_loss` and `loss.hf_STACK_z_loss`, which join the sparse layers of a stack along the
-///   sequence, count a dropped token for expert 0, and are 0 if all layers are sparse;
-/// - with `gradients`, `grad/PARAMETER` of the weighted sum of cross-entropy, `aux`, `z`, and these two.
+/// - `loss.ce`; `loss.aux.STACK.I`, `loss.z.STACK.I`, and `loss.aux_flat.STACK.I`, which treats the batch
+///   as one
+///   group; `loss.hf_STACK_aux_loss` and `loss.hf_STACK_z_loss`, which concatenate the sparse layers of a
+/// stack
+///   along the sequence, count a dropped token for expert 0, and are 0 if all layers are sparse;
+/// - with `gradients`, `grad/PARAMETER` of the weighted sum of cross-entropy, `aux`, `z`, and these two
+///   losses.
 pub fn program(config: &Config, gradients: bool, place: &Site) -> Program {
     let p = Program::new(format!("{}_probe", config.name));
     let mistakes = config.mistakes();
@@ -54,12 +58,12 @@ pub fn program(config: &Config, gradients: bool, place: &Site) -> Program {
     p
 }
 
-/// A program with one function, `logits`, of `input_ids`, `attention_mask` and `decoder_input_ids`: for every
-/// position of the targets the logits of the next token, as often as tokens are appended one by one.
+/// Builds a program with one function, `logits`, of `input_ids`, `attention_mask` and `decoder_input_ids`:
+/// the logits of the next token at every target position, for generation that recomputes the prefix.
 ///
-/// With `apart`, routers see the decoder's positions one at a time, as they do where keys and values of earlier
-/// ones are kept: no position takes a slot from another, so that none is dropped. The encoder's compete as ever.
-pub fn logits(config: &Config, apart: bool, place: &Site) -> Program {
+/// With `independent`, every decoder position is routed alone, as in generation with a KV cache: positions
+/// do not compete for expert slots, and none is dropped. Encoder positions compete as usual.
+pub fn logits(config: &Config, independent: bool, place: &Site) -> Program {
     let p = Program::new(format!("{}_logits", config.name));
     let mistakes = config.mistakes();
     if !mistakes.is_empty() {
@@ -70,8 +74,8 @@ pub fn logits(config: &Config, apart: bool, place: &Site) -> Program {
     p.meta("layout", config.layout());
     p.schedule(config.schedule);
     let mut decoder = config.clone();
-    if let Some(switch) = decoder.switch.as_mut().filter(|_| apart) {
-        // As many slots as there are tokens to choose them.
+    if let Some(switch) = decoder.switch.as_mut().filter(|_| independent) {
+        // As many expert slots as choices of tokens.
         switch.fixed_capacity = config.target_length * switch.choices().max(1);
     }
     let model = EncoderDecoder::with_decoder(&Weights::new(&p), config, &decoder);
@@ -81,7 +85,7 @@ pub fn logits(config: &Config, apart: bool, place: &Site) -> Program {
         let (inputs, mask) = (tokens("input_ids", &length), tokens("attention_mask", &length));
         let before = tokens("decoder_input_ids", &target_length);
         let padding = (mask.eq(0).cast(DType::F32) * MASKED).rename(&length, "memory_length");
-        // Every position counts: what follows is not known yet, and what is not there is not looked at.
+        // Every position counts: padding is not known before the tokens are.
         let all = g.full(1, DType::S32, [&batch, &target_length]);
         g.output("logits", model.pass(&Context::new(g, config, None), inputs, padding, before, all).logits);
     });
@@ -95,7 +99,7 @@ struct Probe<'g, 'm> {
 }
 
 impl<'g> Probe<'g, '_> {
-    /// Outputs everything but gradients; the result is what they are of.
+    /// Outputs everything except gradients; returns the weighted sum of losses.
     fn run(&self) -> Tensor<'g> {
         let g = self.g;
         let (batch, length, target_length) = self.model.dims();
@@ -133,8 +137,8 @@ impl<'g> Probe<'g, '_> {
         ((pass.logits.logsumexp(vocab) - wanted) * weight).sum(positions)
     }
 
-    /// Outputs what happened in a stack. The result are its losses: the sums of aux and of z over layers, and
-    /// Hugging Face's aux and z.
+    /// Outputs the intermediate values of a stack. Returns its losses: the sums of aux and z over layers,
+    /// and Hugging Face's aux and z; `None` means no sparse layer.
     fn stack(
         &self,
         decoder: bool,
@@ -150,18 +154,18 @@ impl<'g> Probe<'g, '_> {
         let (mut aux, mut z) = (None, None);
         let mut traces = Vec::new();
         for i in 0..layers {
-            let place = Stack::location(self.config, decoder, i);
-            let way = &passed.segments[place.segment];
-            let layer = |x: Tensor<'g>| x.slice("layers", place.layer..place.layer + 1).squeeze("layers");
-            g.output(format!("{stack}.hidden.{i}"), layer(way.hidden[place.block]));
+            let location = Stack::location(self.config, decoder, i);
+            let trace_of_segment = &passed.segments[location.segment];
+            let layer =
+                |x: Tensor<'g>| x.slice("layers", location.layer..location.layer + 1).squeeze("layers");
+            g.output(format!("{stack}.hidden.{i}"), layer(trace_of_segment.hidden[location.block]));
             if !self.config.is_sparse(decoder, i) {
                 continue;
             }
-            // Metrics come in the order of the sparse blocks of an iteration, of which this one is the last
-            // but those after it.
-            let first = i - place.block;
+            // Metrics are in the order of the sparse blocks of an iteration: count those before this one.
+            let first = i - location.block;
             let earlier = (first..i).filter(|i| self.config.is_sparse(decoder, *i)).count();
-            let metrics = way.routers[earlier];
+            let metrics = trace_of_segment.routers[earlier];
             let (of_layer, z_of_layer) = (layer(metrics.aux), layer(metrics.z));
             g.output(format!("loss.aux.{stack}.{i}"), of_layer);
             g.output(format!("loss.z.{stack}.{i}"), z_of_layer);
@@ -177,12 +181,12 @@ impl<'g> Probe<'g, '_> {
             self.router(&format!("{stack}.{i}"), &trace, positions);
             traces.push(trace);
         }
-        let theirs = (!traces.is_empty()).then(|| self.joined(decoder, &traces, positions));
-        if let Some([aux, z]) = theirs {
+        let hugging_face = (!traces.is_empty()).then(|| self.joined(decoder, &traces, positions));
+        if let Some([aux, z]) = hugging_face {
             g.output(format!("loss.hf_{stack}_aux_loss"), aux);
             g.output(format!("loss.hf_{stack}_z_loss"), z);
         }
-        [aux, z, theirs.map(|[aux, _]| aux), theirs.map(|[_, z]| z)]
+        [aux, z, hugging_face.map(|[aux, _]| aux), hugging_face.map(|[_, z]| z)]
     }
 
     fn router(&self, layer: &str, trace: &Trace<'g>, positions: [&Dim; 2]) {
@@ -198,7 +202,8 @@ impl<'g> Probe<'g, '_> {
         g.output(format!("loss.aux_flat.{layer}"), flat);
     }
 
-    /// Hugging Face's losses of a stack. A mean along joined sequences of equal length is a mean of means.
+    /// Returns Hugging Face's losses of a stack. The mean over concatenated sequences of equal length is a
+    /// mean of means.
     fn joined(&self, decoder: bool, traces: &[Trace<'g>], [batch, tokens]: [&Dim; 2]) -> [Tensor<'g>; 2] {
         let experts = &Dim::new("experts_all", self.experts());
         let zero = self.g.constant(0.0, DType::F32);

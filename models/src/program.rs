@@ -1,4 +1,5 @@
-//! A [`Config`] as a program: parameters, `train_step`, `eval_step`, and the meta entries for the runtime.
+//! Builds the training program of a [`Config`]: parameters, `train_step`, `eval_step`, and metadata for the
+//! runtime.
 
 use crate::{
     Config, Generation, Weights, generate, microbatch::Batch, objective::EncoderDecoder, optimizer, score,
@@ -9,7 +10,7 @@ use mesh::{
 };
 use std::{panic::Location, process::ExitCode};
 
-/// The `main` of a model program: `config` with the settings of the command line, printed as `.mesh`
+/// The `main` of a model program: applies the command line to `config` and prints the program as `.mesh`
 /// text.
 #[track_caller]
 pub fn main(config: Config) -> ExitCode {
@@ -18,7 +19,7 @@ pub fn main(config: Config) -> ExitCode {
     dsl::main(|args| of_task(config, args, &place))
 }
 
-/// The program for the setting `task`: `train` (which evaluates, too), `generate` or `score`.
+/// Builds the program for the setting `task`: `train` (with evaluation), `generate` or `score`.
 pub fn of_task(config: Config, args: &Args, place: &Site) -> Program {
     let config = config.with(args);
     let task = args.choice("task", &["train", "generate", "score"], "train");
@@ -29,7 +30,7 @@ pub fn of_task(config: Config, args: &Args, place: &Site) -> Program {
     }
 }
 
-/// The program. Mistakes in the numbers are reported at `place`, and nothing is built then.
+/// Builds the training program. Mistakes of the configuration are reported at `place`; nothing is built then.
 pub fn program(config: &Config, place: &Site) -> Program {
     let p = Program::new(config.name.clone());
     let mistakes = config.mistakes();
@@ -82,7 +83,8 @@ fn meta(p: &Program, config: &Config) {
     p.meta("input_length", config.input_length);
     p.meta("target_length", config.target_length);
     p.meta("layout", config.layout());
-    // ZeRO: what every replica would hold alike is held once. Slots alone are twice the parameters.
+    // ZeRO: state that would be replicated over `data` is sharded. Optimizer slots alone are twice the
+    // parameters.
     p.meta("state_layout", "*:data");
     p.meta("dtype", config.precision.name());
     p.schedule(config.schedule);

@@ -1,14 +1,15 @@
-//! A program that scores: how likely the model finds given targets.
+//! The scoring program: log-likelihoods of given targets.
 
-use crate::{Config, Context, Weights, attention::padding_mask, objective::EncoderDecoder};
+use crate::{Config, Context, Weights, attention::padding_mask, objective::EncoderDecoder, tokens::PAD};
 use mesh::{
     DType, Dim, Site,
     dsl::{Graph, Program},
 };
 
-/// The program, `--set task=score`: the parameters of the model and one function,
-/// `score(inputs, targets)`, with a number for each sequence: `log_likelihood` of its target (in nats, padding
-/// apart), its `tokens`, and how many of them are the most likely ones where they stand (`correct`).
+/// Builds the scoring program, `--set task=score`: the parameters of the model and one function,
+/// `score(inputs, targets)`. Its outputs have a value for each sequence: `log_likelihood` of the target in
+/// nats, without padding; `tokens`, the number of target tokens; and `correct`, how many of them have the
+/// highest probability at their position.
 pub fn program(config: &Config, place: &Site) -> Program {
     let p = Program::new(config.name.clone());
     let mistakes = config.mistakes();
@@ -37,7 +38,7 @@ fn score(g: &Graph, config: &Config, model: &EncoderDecoder) {
     let padding = padding_mask(inputs, &length);
     let logits = model.pass(&Context::new(g, config, None), inputs, padding, before, targets).logits;
     let vocab = Dim::new("vocab", config.vocab);
-    let counts = targets.ne(0).cast(DType::F32);
+    let counts = targets.ne(PAD).cast(DType::F32);
     let wanted = (logits * targets.one_hot(&vocab, DType::F32)).sum("vocab");
     let log = (wanted - logits.logsumexp("vocab")) * counts;
     let right = logits.argmax("vocab").eq(targets).cast(DType::F32) * counts;

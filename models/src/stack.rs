@@ -1,4 +1,4 @@
-//! Encoder and decoder: blocks over the residual stream, run as a scan over `layers`.
+//! Encoder and decoder stacks: blocks over the residual stream, run as a scan over `layers`.
 
 mod decode;
 
@@ -46,38 +46,38 @@ pub struct Stack {
     decoder: bool,
 }
 
-/// Blocks that are run again and again, each time with other parameters.
+/// Blocks that a scan over `layers` repeats with other parameters.
 #[derive(Clone, Debug)]
 struct Segment {
     layers: Dim,
-    /// The blocks of one iteration: one, or as many as it takes until sparse layers repeat; or those that are
-    /// left over after that, which are run once.
+    /// The blocks of one iteration: one, or as many as one period of sparse layers has. A last segment
+    /// holds the remaining blocks and runs once.
     blocks: Vec<Block>,
 }
 
-/// Where the parameters of a block are.
+/// Location of a block's parameters.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BlockLocation {
-    /// Number of the segment in its stack.
+    /// Index of the segment in its stack.
     pub segment: usize,
-    /// Number of the block in an iteration.
+    /// Index of the block in an iteration.
     pub block: usize,
-    /// Number of the iteration: the index along `layers`.
+    /// Index of the iteration: the index along `layers`.
     pub layer: usize,
-    /// The scope that names of parameters and of reports begin with.
+    /// Scope of the parameters' names.
     pub scope: String,
 }
 
-/// What a stack gives.
+/// Output of a stack.
 #[derive(Clone, Debug)]
 pub struct StackOutput<'g> {
-    /// The embeddings after all blocks and the last norm.
+    /// The residual stream after all blocks and the final norm.
     pub x: Tensor<'g>,
-    /// What happened on the way, by segment.
+    /// Intermediate values, by segment.
     pub segments: Vec<SegmentTrace<'g>>,
 }
 
-/// What happened in the blocks of a segment, stacked over `layers`.
+/// Intermediate values of a segment, stacked over `layers`.
 #[derive(Clone, Debug)]
 pub struct SegmentTrace<'g> {
     /// The input of each block of an iteration.
@@ -87,11 +87,11 @@ pub struct SegmentTrace<'g> {
 }
 
 impl<'g> StackOutput<'g> {
-    /// Metrics for each sparse layer of an iteration, over all `layers` of the stack.
+    /// Returns the metrics of each sparse layer of an iteration, over all `layers` of the stack.
     pub fn routers(&self) -> Vec<RouterMetrics<'g>> {
         let mut all: Vec<RouterMetrics<'g>> = Vec::new();
-        for way in &self.segments {
-            for (i, more) in way.routers.iter().enumerate() {
+        for segment in &self.segments {
+            for (i, more) in segment.routers.iter().enumerate() {
                 match all.get_mut(i) {
                     Some(first) => *first = append(*first, *more),
                     None => all.push(*more),
@@ -102,7 +102,7 @@ impl<'g> StackOutput<'g> {
     }
 }
 
-/// One after the other along `layers`.
+/// Concatenates along `layers`.
 fn append<'g>(first: RouterMetrics<'g>, second: RouterMetrics<'g>) -> RouterMetrics<'g> {
     let mut rest = Vec::new();
     second.map(&mut |x| {
@@ -114,7 +114,7 @@ fn append<'g>(first: RouterMetrics<'g>, second: RouterMetrics<'g>) -> RouterMetr
 }
 
 impl Stack {
-    /// Where block `i` of the encoder or decoder of `config` is.
+    /// Returns the location of block `i` of the encoder or decoder of `config`.
     pub fn location(config: &Config, decoder: bool, i: usize) -> BlockLocation {
         let (period, stack) = (config.period(decoder), if decoder { "decoder" } else { "encoder" });
         let layers = if decoder { config.decoder_layers } else { config.encoder_layers };
@@ -129,12 +129,12 @@ impl Stack {
         BlockLocation { segment, block, layer, scope }
     }
 
-    /// An encoder.
+    /// Declares an encoder.
     pub fn encoder(w: &Weights<'_>, config: &Config) -> Self {
         Self::new(w, config, "encoder", config.encoder_layers, false)
     }
 
-    /// A decoder: causal, with attention to the encoder's output.
+    /// Declares a decoder: causal, with cross-attention to the encoder's output.
     pub fn decoder(w: &Weights<'_>, config: &Config) -> Self {
         Self::new(w, config, "decoder", config.decoder_layers, true)
     }
@@ -176,8 +176,8 @@ impl Stack {
         })
     }
 
-    /// For embeddings `x` of `[batch, length, d_model]`. `memory` is what a decoder attends to besides,
-    /// `padding` what is added to logits over the encoder's positions.
+    /// Applies the stack to embeddings `x` of `[batch, length, d_model]`. `memory` is the encoder's output
+    /// that a decoder attends to; `padding` is the mask added to logits over the encoder's positions.
     pub fn forward<'g>(
         &self,
         cx: &Context<'g>,
@@ -192,7 +192,8 @@ impl Stack {
             if self.decoder {
                 bias += causal_mask(cx, length, &own);
             }
-            // The decoder's own padding comes last, so that causality hides it from what counts.
+            // Padding of the decoder comes last in a row, so the causal mask hides it from all positions
+            // that count.
             let mut masks = if self.decoder { vec![bias] } else { vec![bias, padding] };
             masks.extend(cx.segment_mask);
             let x = if self.stream { x.rename(&self.dims.d_model, STREAM) } else { x };
@@ -214,10 +215,10 @@ impl Stack {
 }
 
 /// Inputs of the blocks of an iteration, and metrics of their routers.
-type Seen<'g> = (Vec<Tensor<'g>>, Vec<RouterMetrics<'g>>);
+type Trace<'g> = (Vec<Tensor<'g>>, Vec<RouterMetrics<'g>>);
 
 impl Segment {
-    /// One iteration.
+    /// Runs one iteration.
     fn forward<'g>(
         &self,
         cx: &Context<'g>,
@@ -225,7 +226,7 @@ impl Segment {
         dims: &AttentionDims,
         seen: (&Dim, Option<Tensor<'g>>, Tensor<'g>),
         masks: &[Tensor<'g>],
-    ) -> (Tensor<'g>, Seen<'g>) {
+    ) -> (Tensor<'g>, Trace<'g>) {
         let (mut hidden, mut routers) = (Vec::new(), Vec::new());
         let mut x = x;
         for (i, block) in self.blocks.iter().enumerate() {

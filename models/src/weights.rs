@@ -1,4 +1,4 @@
-//! Parameters, and what optimizers know of them.
+//! Trained parameters and their matrix structure, which optimizers use.
 
 use mesh::{
     DType, Dim, Name,
@@ -19,19 +19,20 @@ pub struct Weight {
     pub layers: Vec<Dim>,
     /// Rows of the matrix.
     pub rows: Vec<Dim>,
-    /// Columns of the matrix; none for a vector.
+    /// Columns of the matrix; empty for a vector.
     pub columns: Vec<Dim>,
-    /// Whether weight decay applies to it.
+    /// True if weight decay applies to it.
     pub decay: bool,
 }
 
 impl Weight {
-    /// The value, in the element type of activations. Inside a scan over layers, of the current layer.
+    /// Returns the value in the element type of activations; inside a scan over layers, that of the current
+    /// layer.
     #[track_caller]
     pub fn read<'g>(&self, cx: &Context<'g>) -> Tensor<'g> {
         let value = self.state.read(cx.g);
-        // What is rounded already is as it was after a cast, but compilers do not take that for a mere change of
-        // type, which they would move to before the loop over layers.
+        // XLA hoists a plain cast out of the loop over layers, which stores a second copy of all
+        // parameters. It does not hoist a rounding; the cast after it changes no value.
         let late = match cx.schedule.cast {
             Cast::Step => false,
             Cast::Experts => self.stacks(),
@@ -40,7 +41,7 @@ impl Weight {
         if late && cx.dtype() == DType::Bf16 { value.round_bf16() } else { value }.cast(cx.dtype())
     }
 
-    /// Whether there are several matrices in a layer: one for each expert.
+    /// True if a layer has several matrices: one for each expert.
     fn stacks(&self) -> bool {
         self.state.dims().len() > self.layers.len() + self.rows.len() + self.columns.len()
     }
@@ -55,17 +56,18 @@ pub struct Weights<'p> {
 }
 
 impl<'p> Weights<'p> {
-    /// None yet.
+    /// Returns an empty list of parameters of `program`.
     pub fn new(program: &'p Program) -> Self {
         Self { program, layers: RefCell::default(), all: RefCell::default() }
     }
 
-    /// Runs `f` in a scope of names.
+    /// Runs `f` in a scope: names of parameters declared in it begin with `name/`.
     pub fn scope<T>(&self, name: impl Into<Name>, f: impl FnOnce() -> T) -> T {
         self.program.scope(name, f)
     }
 
-    /// Runs `f`, in which every parameter gets the dim `layers` in front: one for each layer of a stack.
+    /// Runs `f`; every parameter declared in it gets the leading dim `layers`, one entry for each layer of
+    /// a stack.
     pub fn stacked<T>(&self, layers: &Dim, f: impl FnOnce() -> T) -> T {
         self.layers.borrow_mut().push(layers.clone());
         let result = f();
@@ -73,14 +75,14 @@ impl<'p> Weights<'p> {
         result
     }
 
-    /// A matrix with the dims `stored`, in this order: `rows` (summed over in the product), `columns`, and
-    /// perhaps others that stack matrices (experts).
+    /// Declares a matrix with the dims `stored`, in this order: `rows` (summed over in the product),
+    /// `columns`, and optionally others that stack matrices (experts).
     #[track_caller]
     pub fn matrix(&self, name: &str, stored: &[&Dim], rows: &[&Dim], columns: &[&Dim], init: Init) -> Weight {
         self.declare(name, stored, rows, columns, init, true)
     }
 
-    /// A vector or table that weight decay leaves alone.
+    /// Declares a vector or table without weight decay.
     #[track_caller]
     pub fn table(&self, name: &str, rows: &[&Dim], columns: &[&Dim], init: Init) -> Weight {
         self.declare(name, &[rows, columns].concat(), rows, columns, init, false)
@@ -104,7 +106,7 @@ impl<'p> Weights<'p> {
         weight
     }
 
-    /// All parameters, in order of declaration.
+    /// Returns all parameters, in order of declaration.
     pub fn all(&self) -> Vec<Weight> {
         self.all.borrow().clone()
     }

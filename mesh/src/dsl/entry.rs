@@ -345,8 +345,8 @@ mod tests {
         check_schedule("--schedule remat=carries --set remat=long", "remat=carries");
         check_schedule("--set unroll=3", "");
         check_schedule(
-            "--schedule remat=none",
-            "error: schedule entry `remat` must be one of all, long, compact, contractions, carries, got `none`",
+            "--schedule remat=everything",
+            "error: schedule entry `remat` must be one of all, long, compact, contractions, carries, got `everything`",
         );
     }
 

@@ -1,4 +1,4 @@
-//! Attention from one position: keys and values of earlier positions are kept, not computed again.
+//! Attention from one position, with cached keys and values of the positions attended to.
 
 use super::Attention;
 use crate::{Context, attention::AttentionDims};
@@ -7,17 +7,12 @@ use mesh::{
     dsl::{Tensor, einsum, einsum_as},
 };
 
-/// Keys and values.
+/// Keys and values of one block.
 pub type KeyValue<'g> = [Tensor<'g>; 2];
 
 impl Attention {
-    /// Keys and values of `x`, whose positions have the dims `positions`: `[batch, positions, heads, d_kv]`.
-    pub fn keep<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, positions: &Dim) -> KeyValue<'g> {
-        self.keys_values(cx, x, positions)
-    }
-
-    /// What one position for each of `beams`, `x` of `[batch, beams, d_model]`, finds among the kept positions
-    /// `memory_length`. `masks` are added to the logits.
+    /// Attends from one position for each of `beams`, `x` of `[batch, beams, d_model]`, to the cached
+    /// positions `memory_length`; `masks` are added to the logits. Returns `[batch, beams, d_model]`.
     pub fn step<'g>(
         &self,
         cx: &Context<'g>,
@@ -28,7 +23,7 @@ impl Attention {
     ) -> Tensor<'g> {
         let AttentionDims { batch, d_model, heads, d_kv } = &self.dims;
         let length = Dim::new("memory_length", 1);
-        let q = single(self.query(cx, x, beams), beams);
+        let q = squeeze_single_beam(self.query(cx, x, beams), beams);
         let rows: Vec<&Dim> = [batch, beams].into_iter().filter(|d| q.has(&d.name)).collect();
         let dims = |more: &[&Dim]| -> Vec<Name> { rows.iter().chain(more).map(|d| d.name.clone()).collect() };
         let mut logits = einsum_as(DType::F32, [q, keys], dims(&[heads, &length]));
@@ -43,8 +38,8 @@ impl Attention {
     }
 }
 
-/// Without `beams` if there is one: a dim of size 1 between what is kept and the products that read it makes
-/// compilers copy what is kept.
-pub fn single<'g>(x: Tensor<'g>, beams: &Dim) -> Tensor<'g> {
+/// Squeezes the dim `beams` if its size is 1: XLA copies the whole cache if a dim of size 1 stands between
+/// it and the products that read it.
+pub fn squeeze_single_beam<'g>(x: Tensor<'g>, beams: &Dim) -> Tensor<'g> {
     if beams.size == 1 { x.squeeze(&beams.name) } else { x }
 }

@@ -1,38 +1,39 @@
 //! Beam search.
 //!
-//! The score of a sequence is the sum of the logarithms of its tokens' probabilities, divided by
-//! `length ^ length_penalty` once it has ended (the end counts as a token). Of each input as many open
-//! sequences go on as there are beams, and as many ended ones are kept. An end counts only if it is among the
-//! best `beams` of all continuations, as in other implementations.
+//! The score of a sequence is the sum of its tokens' log-probabilities; a finished sequence divides it by
+//! `length ^ length_penalty`, where the end-of-sequence token counts. Each input keeps as many open
+//! sequences as beams, and as many finished ones. A sequence finishes only if its end is among the best
+//! `beams` continuations, as in other implementations.
 
-use super::{DecodeState, EOS, EarlyStopping, Limits, MASKED, PAD};
+use super::{DecodeState, EarlyStopping, Limits, MASKED};
+use crate::tokens::{EOS, PAD};
 use mesh::{
     DType, Dim,
     dsl::{Graph, Tensor, Tree, concat},
 };
 
-/// The score of beams that are there but do not count yet; real ones are far above.
+/// Score of beams that do not count yet; scores of sequences are far above.
 const ABSENT: f64 = -1e9;
 
-/// A search.
+/// A beam search.
 #[derive(Clone, Copy, Debug)]
 pub struct Beams<'a> {
-    /// Inputs.
+    /// The dim of inputs.
     pub batch: &'a Dim,
-    /// Sequences of each.
+    /// The dim of open sequences of an input.
     pub beams: &'a Dim,
-    /// When it is over.
+    /// The stopping rule.
     pub early: EarlyStopping,
 }
 
-/// The best sequences that have ended.
+/// The best finished sequences.
 #[derive(Clone, Copy, Debug)]
 pub struct FinishedBeams<'g> {
     /// Their tokens: `s32[batch, beams, target_length]`.
     pub tokens: Tensor<'g>,
-    /// Their scores, in falling order; where there is none yet, a very low number: `f32[batch, beams]`.
+    /// Their scores in descending order, `f32[batch, beams]`; unused entries hold a very low number.
     pub scores: Tensor<'g>,
-    /// 1 for an input whose search is over: `s32[batch]`.
+    /// 1 for an input whose search has stopped: `s32[batch]`.
     pub complete: Tensor<'g>,
 }
 
@@ -42,12 +43,12 @@ impl<'g> Tree<'g> for FinishedBeams<'g> {
     }
 }
 
-/// Scores before the first step: one beam counts.
+/// Returns the scores before the first step: only the first beam counts.
 pub fn first<'g>(g: &'g Graph, batch: &Dim, beams: &Dim) -> Tensor<'g> {
     (g.iota(beams, DType::S32).gt(0).cast(DType::F32) * ABSENT).broadcast(batch)
 }
 
-/// Continuations of the beams of an input, the best first.
+/// Continuations of the beams of an input, in descending order of scores.
 struct Candidates<'g> {
     dim: Dim,
     scores: Tensor<'g>,
@@ -56,7 +57,7 @@ struct Candidates<'g> {
 }
 
 impl Beams<'_> {
-    /// One position more.
+    /// Extends all open sequences by one position.
     pub fn step<'g>(
         &self,
         now: DecodeState<'g>,
@@ -71,13 +72,13 @@ impl Beams<'_> {
         let length = now.position + 1;
         let ends = all.token.eq(EOS);
 
-        // The best that do not end go on.
+        // The best continuations that do not end stay open.
         let g = logits.graph();
         let low = g.constant(MASKED, DType::F32);
         let (scores, chosen) = ends.select(low, all.scores).top_k(&all.dim.name, &self.beams.renamed("next"));
         let beam = all.beam.gather(&all.dim.name, chosen);
         let token = all.token.gather(&all.dim.name, chosen).rename("next", &self.beams.name);
-        // What is kept for a single beam lacks the dim.
+        // The cache of a single beam lacks the dim.
         let move_beams = |x: Tensor<'g>| match x.has(&self.beams.name) {
             true => x.gather(&self.beams.name, beam).rename("next", &self.beams.name),
             false => x,
@@ -85,9 +86,9 @@ impl Beams<'_> {
         let row = token.broadcast(&Dim::new("target_length", 1));
         let tokens = move_beams(now.tokens).dynamic_update("target_length", row, now.position);
         let scores = scores.rename("next", &self.beams.name);
-        let ended = now.ended.map(|ended| {
+        let finished = now.finished.map(|finished| {
             let best = scores.max(&self.beams.name);
-            self.end(ended, &all, &now, length, best, active, limits, penalty)
+            self.end(finished, &all, &now, length, best, active, limits, penalty)
         });
         DecodeState {
             position: now.position + 1,
@@ -95,12 +96,13 @@ impl Beams<'_> {
             last: token,
             open: now.open,
             scores: active.select(scores, now.scores),
-            kept: now.kept.map(&mut { move_beams }),
-            ended,
+            cache: now.cache.map(&mut { move_beams }),
+            finished,
         }
     }
 
-    /// Twice as many continuations as there are beams: even if each beam's best one ends, enough go on.
+    /// Returns twice as many continuations as beams: even if the best one of each beam ends, enough stay
+    /// open.
     fn candidates<'g>(&self, log: Tensor<'g>, scores: Tensor<'g>) -> Candidates<'g> {
         let vocab = log.dims().iter().find(|d| d.name == *"vocab").map_or(1, |d| d.size);
         let best = Dim::new("best", vocab.min(2 * self.beams.size));
@@ -112,11 +114,12 @@ impl Beams<'_> {
         Candidates { dim, scores, beam: at / best.size as u32, token: flat(tokens).gather("pool", at) }
     }
 
-    /// With what ends at this position.
-    #[allow(clippy::too_many_arguments, reason = "all that decides whether a search is over")]
+    /// Adds the sequences that end at this position to the finished ones, and stops searches that are
+    /// complete.
+    #[allow(clippy::too_many_arguments, reason = "the stopping rule depends on all of them")]
     fn end<'g>(
         &self,
-        ended: FinishedBeams<'g>,
+        finished: FinishedBeams<'g>,
         all: &Candidates<'g>,
         now: &DecodeState<'g>,
         length: Tensor<'g>,
@@ -128,13 +131,14 @@ impl Beams<'_> {
         let g = best.graph();
         let low = g.constant(MASKED, DType::F32);
         let among_best = g.iota(&all.dim, DType::S32).lt(self.beams.size as u32);
-        let counts = all.token.eq(EOS) & among_best & active & ended.complete.eq(0);
+        let counts = all.token.eq(EOS) & among_best & active & finished.complete.eq(0);
         let scores = counts.select(normalized(all.scores, length, penalty), low);
         let row = all.token.broadcast(&Dim::new("target_length", 1));
         let tokens = now.tokens.gather(&self.beams.name, all.beam);
         let tokens = tokens.dynamic_update("target_length", row, now.position);
         let new = |x: Tensor<'g>| x.rename(&all.dim.name, &self.beams.name);
-        let (scores, tokens) = merge([ended.scores, new(scores)], [ended.tokens, new(tokens)], self.beams);
+        let (scores, tokens) =
+            merge([finished.scores, new(scores)], [finished.tokens, new(tokens)], self.beams);
 
         let worst = scores.min(&self.beams.name);
         let full = worst.gt(MASKED / 2.0);
@@ -142,20 +146,21 @@ impl Beams<'_> {
             EarlyStopping::First => full,
             EarlyStopping::Likely => full & worst.ge(normalized(best, length, penalty)),
             EarlyStopping::Certain => {
-                // Scores are not positive: a longer sequence divides by more if the penalty is positive.
+                // Scores are negative: with a positive penalty, dividing by the maximum length gives the
+                // upper bound.
                 let length = penalty.gt(0.0).select(limits.max_length, length);
                 full & worst.ge(normalized(best, length, penalty))
             }
         };
-        let complete = ended.complete.maximum((over & active).cast(DType::S32));
+        let complete = finished.complete.maximum((over & active).cast(DType::S32));
         FinishedBeams { tokens, scores, complete }
     }
 }
 
-/// The best sequences of each input, and their scores: of those that have ended, and where the search was not
-/// over, of those that are open.
+/// Returns the best sequences of each input and their scores, among the finished ones and, if the search
+/// did not stop, the open ones.
 pub fn best<'g>(
-    ended: FinishedBeams<'g>,
+    finished: FinishedBeams<'g>,
     tokens: Tensor<'g>,
     scores: Tensor<'g>,
     length: Tensor<'g>,
@@ -163,21 +168,21 @@ pub fn best<'g>(
     beams: &Dim,
 ) -> (Tensor<'g>, Tensor<'g>) {
     let low = tokens.graph().constant(MASKED, DType::F32);
-    // Beams that never counted are no sequences.
-    let counts = ended.complete.eq(0) & scores.gt(ABSENT / 2.0);
+    // Beams that never counted hold no sequence.
+    let counts = finished.complete.eq(0) & scores.gt(ABSENT / 2.0);
     let open = counts.select(normalized(scores, length, penalty), low);
-    let (scores, tokens) = merge([ended.scores, open], [ended.tokens, tokens], beams);
-    // Where there are fewer sequences than beams, the rest are empty.
-    let real = scores.gt(MASKED / 2.0);
-    (real.select(tokens, PAD), scores)
+    let (scores, tokens) = merge([finished.scores, open], [finished.tokens, tokens], beams);
+    // If there are fewer sequences than beams, the rest are empty.
+    let exists = scores.gt(MASKED / 2.0);
+    (exists.select(tokens, PAD), scores)
 }
 
-/// A score made comparable between lengths.
+/// Returns the length-normalized score.
 fn normalized<'g>(score: Tensor<'g>, length: Tensor<'g>, penalty: Tensor<'g>) -> Tensor<'g> {
     score / length.cast(DType::F32).pow(penalty)
 }
 
-/// The best of two lists of sequences.
+/// Returns the best sequences of two lists.
 fn merge<'g>(scores: [Tensor<'g>; 2], tokens: [Tensor<'g>; 2], beams: &Dim) -> (Tensor<'g>, Tensor<'g>) {
     let next = beams.renamed("next");
     let (scores, at) = concat(scores, &beams.name).top_k(&beams.name, &next);

@@ -1,21 +1,20 @@
-//! Programs that generate: the encoder once, then the decoder position by position.
+//! Generation programs: the encoder runs once, then the decoder position by position.
 //!
-//! A program of its own, so that programs that train do not grow: `--set task=generate`. It has the
-//! parameters of the model, by the same names, and what decoding keeps. Functions:
+//! `--set task=generate` builds a separate program, so that training programs do not grow. It declares the
+//! parameters of the model, by the same names, and the state of decoding. Functions:
 //!
-//! - `prepare()`, where there is one, is called once, when the parameters have their values.
-//! - `encode(inputs)` starts over: it runs the encoder and computes what all positions of the decoder need of
-//!   it.
-//! - `decode(…)` goes on by `steps` positions. Tokens are chosen on the devices and stay there; the one output,
-//!   `open`, says how many sequences have not ended. Many steps a call, because a call costs the host some
-//!   time, and a host that reads `open` late need not wait for the devices.
-//! - `results()` gives the tokens and their scores.
+//! - `prepare()`, if the program has it, must be called once after the parameters are loaded.
+//! - `encode(inputs)` starts a new batch: it runs the encoder and caches keys and values for cross-attention.
+//! - `decode(…)` generates `steps` positions. Tokens are chosen on the devices and stay there; the only output,
+//!   `open`, is the number of unfinished sequences. A call generates several positions because each call costs
+//!   host time, and a host that reads `open` some calls late never stalls the devices.
+//! - `results()` returns the tokens and their scores.
 //!
-//! Every decoder position is routed by itself, as it is in generation with a cache elsewhere: a sparse layer
-//! never sees two positions that would compete, and no token of the decoder is dropped. With
-//! `--set decode=uncached` the whole prefix is run again for every token, and tokens compete as in training.
+//! With the KV cache, every decoder position is routed alone, as in other systems: positions do not compete
+//! for expert slots, and no token of the decoder is dropped. With `--set decode=uncached` the whole prefix
+//! is recomputed for every token, and tokens compete as in training.
 //!
-//! Reading order: here, [`sampling`], [`beams`].
+//! Reading order: this file, [`sampling`], [`beams`].
 
 pub mod beams;
 pub mod sampling;
@@ -26,6 +25,7 @@ use crate::{
     config::Mistakes,
     embedding::Embedding,
     stack::{DecoderLayers, KvCache, Stack, StepDecoder},
+    tokens::{EOS, PAD},
 };
 use beams::{Beams, FinishedBeams};
 use mesh::{
@@ -34,57 +34,54 @@ use mesh::{
 };
 use sampling::Sampling;
 
-/// The token that stands for nothing, and before the first one.
-pub const PAD: u32 = 0;
-/// The token after which there is nothing.
-pub const EOS: u32 = 1;
-
-/// Up to how many bytes of parameters the decoder's layers are written out one after the other.
+/// Decoders with at most this many bytes of parameters are unrolled by default.
 const MAX_UNROLLED_BYTES: usize = 1 << 30;
 
-/// Up to how many experts are kept unstacked, over all layers: each stands in the program by itself.
+/// Decoders with at most this many experts, over all layers, unstack them by default: each expert adds code
+/// to the program.
 const MAX_UNSTACKED_EXPERTS: usize = 256;
 
-/// How to generate.
+/// Options of generation.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Generation {
-    /// How the next token is chosen.
+    /// Choice of the next token.
     pub method: Method,
-    /// Beams of a search, or sequences that are sampled for each input.
+    /// Beams of a search, or sequences sampled for each input.
     pub beams: usize,
-    /// Positions that one call of `decode` goes on by.
+    /// Positions that one call of `decode` generates.
     pub steps: usize,
-    /// Keep keys and values, and route every position by itself; or run the whole prefix again.
+    /// True to use a KV cache and route every position alone; false to recompute the whole prefix for every
+    /// token.
     pub cached: bool,
-    /// Whether the decoder's layers run as a loop; nothing: if they are large.
+    /// True if the decoder's layers run as a loop; `None` means only if they are large.
     pub looped: Option<bool>,
-    /// Whether experts are kept unstacked, where the decoder's layers are no loop; nothing: unless they are many.
+    /// True if unrolled layers store experts in separate states; `None` means only if they are few.
     pub unstacked: Option<bool>,
-    /// Whether sampling looks at `top_k` and `top_p`, for which it has to sort.
+    /// True if sampling applies `top_k` and `top_p`, which needs a sort.
     pub filter: bool,
-    /// When a search is over.
+    /// Stopping rule of beam search.
     pub early: EarlyStopping,
 }
 
-/// How the next token is chosen.
+/// Choice of the next token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Method {
     /// The most likely one.
     Greedy,
-    /// By chance.
+    /// A sample from the distribution.
     Sample,
-    /// The sequences of highest score, by a search that keeps several.
+    /// Beam search.
     Beam,
 }
 
-/// When a search is over for an input that has as many ended sequences as there are beams.
+/// Stopping rule of beam search, for an input that has as many finished sequences as beams.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EarlyStopping {
-    /// At once.
+    /// Stop at once.
     First,
-    /// When the best open sequence, if it ended now, would be no better than the worst that has ended.
+    /// Stop when the best open sequence, if it ended now, would not beat the worst finished one.
     Likely,
-    /// When no open sequence can become better than the worst that has ended.
+    /// Stop when no open sequence can beat the worst finished one.
     Certain,
 }
 
@@ -104,7 +101,7 @@ impl Default for Generation {
 }
 
 impl Generation {
-    /// With the settings of the command line.
+    /// Returns the options with the settings of the command line applied.
     pub fn with(mut self, args: &Args) -> Self {
         self.method = match args.choice("method", &["greedy", "sample", "beam"], "greedy") {
             "sample" => Method::Sample,
@@ -150,7 +147,8 @@ impl Generation {
         );
     }
 
-    /// The decoder's configuration: where every position is routed by itself, no token is without a slot.
+    /// Returns the decoder's configuration. With a cache, every position is routed alone and no token is
+    /// dropped.
     fn decoder(&self, config: &Config) -> Config {
         match self.cached {
             true => {
@@ -167,7 +165,8 @@ impl Generation {
         if self.looped.unwrap_or(4 * config.decoder_layers * config.d_model * block > MAX_UNROLLED_BYTES) {
             return DecoderLayers::Scan;
         }
-        // The layout may name dims of slots: a program has to have them.
+        // A layout may name the dims of dispatched tokens, which unstacked experts lack; some layer must
+        // have them.
         let slots = (0..config.encoder_layers).any(|i| config.is_sparse(false, i));
         let grouped = config.switch.as_ref().is_some_and(|s| s.expert_groups > 0);
         let few = experts * config.decoder_layers <= MAX_UNSTACKED_EXPERTS;
@@ -175,8 +174,8 @@ impl Generation {
     }
 }
 
-/// The encoder's configuration. Where no token can be without a slot, padding need not have one: nothing looks at
-/// what becomes of it.
+/// Returns the encoder's configuration. If no token can be dropped, padding is not routed: nothing reads
+/// its output.
 fn encoder(config: &Config) -> Config {
     let own = |switch: &Switch| {
         let (_, tokens) = switch.groups(config.batch, config.input_length);
@@ -187,14 +186,15 @@ fn encoder(config: &Config) -> Config {
     Config { switch: config.switch.as_ref().map(own), schedule, ..config.clone() }
 }
 
-/// The same with a slot in each expert for every token of a group, which is one sequence.
+/// Returns the same options with an expert slot for every token of a group, which is one sequence.
 fn never_dropping(options: &Switch) -> Switch {
-    // No more slots are made than there are tokens. With a slot for every token, groups of experts save none.
+    // Capacity is capped by the number of tokens. At full capacity, groups of experts save nothing.
     let all = usize::MAX;
     Switch { fixed_capacity: all, group_size: 0, expert_groups: 0, ..options.clone() }
 }
 
-/// The program. Mistakes in the numbers are reported at `place`, and nothing is built then.
+/// Builds the generation program. Mistakes of the configuration are reported at `place`; nothing is built
+/// then.
 pub fn program(config: &Config, options: &Generation, place: &Site) -> Program {
     let p = Program::new(config.name.clone());
     let mut wrong = Mistakes::default();
@@ -236,7 +236,7 @@ fn meta(p: &Program, config: &Config, options: &Generation) {
     p.schedule(config.schedule);
 }
 
-/// The parts of a model, and what is kept between calls.
+/// The layers of a model, and the state between calls.
 #[derive(Debug)]
 struct Generator {
     config: Config,
@@ -246,39 +246,39 @@ struct Generator {
     decoder: Decoder,
     batch: Dim,
     beams: Dim,
-    /// The positions of what is generated, a whole number of calls.
+    /// Generated positions, a multiple of `steps`.
     length: Dim,
     position: State,
     running: [State; 4],
     padding: State,
-    ended: Option<[State; 3]>,
+    finished: Option<[State; 3]>,
 }
 
 #[derive(Debug)]
 enum Decoder {
-    /// Where its blocks are no loop, with the matrix that makes logits, transposed around.
+    /// A decoder with a KV cache; unrolled, with a transposed copy of the output projection.
     Cached(Box<StepDecoder>, Option<State>),
-    /// The decoder, and the encoder's output.
+    /// A decoder that recomputes the prefix, and the stored output of the encoder.
     Uncached(Box<Stack>, State),
 }
 
-/// What a step begins with and ends with.
+/// State of decoding between steps.
 #[derive(Clone, Debug)]
 pub struct DecodeState<'g> {
-    /// The number of the next position.
+    /// Index of the next position.
     pub position: Tensor<'g>,
     /// All tokens so far: `s32[batch, beams, target_length]`.
     pub tokens: Tensor<'g>,
     /// The token before this position: `s32[batch, beams]`.
     pub last: Tensor<'g>,
-    /// 1 for a sequence that has not ended: `s32[batch, beams]`.
+    /// 1 for a sequence that has not finished: `s32[batch, beams]`.
     pub open: Tensor<'g>,
-    /// The sum of the logarithms of the tokens' probabilities: `f32[batch, beams]`.
+    /// Sum of the tokens' log-probabilities: `f32[batch, beams]`.
     pub scores: Tensor<'g>,
     /// Keys and values of the decoder's earlier positions.
-    pub kept: KvCache<'g>,
-    /// In a search, sequences that have ended.
-    pub ended: Option<FinishedBeams<'g>>,
+    pub cache: KvCache<'g>,
+    /// Finished sequences of a beam search; `None` for other methods.
+    pub finished: Option<FinishedBeams<'g>>,
 }
 
 impl<'g> Tree<'g> for DecodeState<'g> {
@@ -289,18 +289,18 @@ impl<'g> Tree<'g> for DecodeState<'g> {
             last: f(self.last),
             open: f(self.open),
             scores: f(self.scores),
-            kept: self.kept.map(f),
-            ended: Tree::map(self.ended, f),
+            cache: self.cache.map(f),
+            finished: Tree::map(self.finished, f),
         }
     }
 }
 
-/// Limits of a call.
+/// Length limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits<'g> {
-    /// No sequence ends before it has this many tokens.
+    /// Minimum number of tokens before a sequence may end.
     pub min_length: Tensor<'g>,
-    /// All sequences end when they have this many tokens.
+    /// Maximum number of tokens of a sequence.
     pub max_length: Tensor<'g>,
 }
 
@@ -338,7 +338,7 @@ impl Generator {
             store("open", DType::S32, &one),
             store("scores", DType::F32, &one),
         ];
-        let ended = (options.method == Method::Beam).then(|| {
+        let finished = (options.method == Method::Beam).then(|| {
             let tokens = store("ended_tokens", DType::S32, &all);
             [tokens, store("ended_scores", DType::F32, &one), store("complete", DType::S32, &[&batch])]
         });
@@ -351,7 +351,7 @@ impl Generator {
             position: p.counter("kept/position", DType::S32, Init::Zeros),
             running,
             padding: store("padding", DType::F32, &[&batch, &memory_length]),
-            ended,
+            finished,
             batch,
             beams,
             length,
@@ -383,21 +383,21 @@ impl Generator {
         }
         self.padding.assign(padding);
         self.position.assign(g.constant(0, DType::S32));
-        // A row without a token is no input: what fills up a batch.
-        let real = inputs.ne(PAD).any(&length).cast(DType::S32);
+        // A row without tokens only fills up the batch.
+        let used = inputs.ne(PAD).any(&length).cast(DType::S32);
         let zeros = |state: &State| g.full(0, state.ty().dtype, state.dims());
         let [tokens, last, open, scores] = &self.running;
         tokens.assign(zeros(tokens));
         last.assign(zeros(last));
-        open.assign(real.broadcast(&self.beams));
-        match &self.ended {
+        open.assign(used.broadcast(&self.beams));
+        match &self.finished {
             None => scores.assign(zeros(scores)),
-            Some([tokens, ended, complete]) => {
-                // All beams are the same at first, so that only one of them counts.
+            Some([tokens, finished, complete]) => {
+                // All beams are equal at first, so only the first one counts.
                 scores.assign(beams::first(g, &self.batch, &self.beams));
                 tokens.assign(zeros(tokens));
-                ended.assign(g.full(MASKED, DType::F32, ended.dims()));
-                complete.assign(1i32 - real);
+                finished.assign(g.full(MASKED, DType::F32, finished.dims()));
+                complete.assign(1i32 - used);
             }
         }
     }
@@ -408,8 +408,8 @@ impl Generator {
         let limits = Limits { min_length: number("min_length"), max_length: number("max_length") };
         let sampling =
             (self.options.method == Method::Sample).then(|| Sampling::inputs(g, self.options.filter));
-        let penalty = self.ended.as_ref().map(|_| g.input("length_penalty", DType::F32, []));
-        // The same for all positions: computed before the loop.
+        let penalty = self.finished.as_ref().map(|_| g.input("length_penalty", DType::F32, []));
+        // Loop-invariant: computed once before the loop over positions.
         let causal = match &self.decoder {
             Decoder::Cached(decoder, _) => Some(decoder.causal(cx)),
             Decoder::Uncached(..) => None,
@@ -420,11 +420,11 @@ impl Generator {
             let x = match (&self.decoder, &causal) {
                 (Decoder::Cached(decoder, _), Some(causal)) => {
                     let x = g.scope("embedding", || self.embedding.lookup(cx, now.last));
-                    let (x, kept) = decoder.step(cx, x, now.position, causal, padding, now.kept);
-                    now.kept = kept;
+                    let (x, cache) = decoder.step(cx, x, now.position, causal, padding, now.cache);
+                    now.cache = cache;
                     x
                 }
-                (Decoder::Uncached(decoder, memory), _) => self.again(cx, decoder, memory, padding, &now),
+                (Decoder::Uncached(decoder, memory), _) => self.recompute(cx, decoder, memory, padding, &now),
                 (Decoder::Cached(..), None) => unreachable!("a cached decoder has its biases"),
             };
             let logits = g.scope("logits", || match &self.decoder {
@@ -449,9 +449,9 @@ impl Generator {
             let next = (token, logits.gather("vocab", token) - logits.logsumexp("vocab"));
             (advance(now, next, limits), ())
         });
-        let open = match &done.ended {
+        let open = match &done.finished {
             None => done.open.sum(["batch", "beams"]),
-            Some(ended) => (1i32 - ended.complete).sum("batch"),
+            Some(finished) => (1i32 - finished.complete).sum("batch"),
         };
         g.output("open", open);
         self.write(done);
@@ -459,21 +459,21 @@ impl Generator {
 
     fn results(&self, g: &Graph) {
         let now = self.read(g);
-        let (tokens, scores) = match now.ended {
+        let (tokens, scores) = match now.finished {
             None => (now.tokens, now.scores),
-            Some(ended) => {
+            Some(finished) => {
                 let max_length = g.input("max_length", DType::S32, []);
                 let penalty = g.input("length_penalty", DType::F32, []);
                 let length = now.position.minimum(max_length);
-                beams::best(ended, now.tokens, now.scores, length, penalty, &self.beams)
+                beams::best(finished, now.tokens, now.scores, length, penalty, &self.beams)
             }
         };
         g.output("tokens", tokens);
         g.output("scores", scores);
     }
 
-    /// The decoder's output at the current position, by running all positions again.
-    fn again<'g>(
+    /// Returns the decoder's output at the current position, recomputing all earlier positions.
+    fn recompute<'g>(
         &self,
         cx: &Context<'g>,
         decoder: &Stack,
@@ -482,7 +482,7 @@ impl Generator {
         now: &DecodeState<'g>,
     ) -> Tensor<'g> {
         let g = cx.g;
-        // Every beam is a sequence of its own.
+        // Every beam is a separate sequence.
         let rows = self.batch.sized(self.batch.size * self.beams.size);
         let flat = |x: Tensor<'g>| x.reshape([&self.batch, &self.beams], &rows);
         let each = |x: Tensor<'g>| flat(x.broadcast(&self.beams));
@@ -495,15 +495,15 @@ impl Generator {
 
     fn read<'g>(&self, g: &'g Graph) -> DecodeState<'g> {
         let [tokens, last, open, scores] = self.running.each_ref().map(|state| state.read(g));
-        let kept = match &self.decoder {
-            Decoder::Cached(decoder, _) => decoder.kept(g),
+        let cache = match &self.decoder {
+            Decoder::Cached(decoder, _) => decoder.read_cache(g),
             Decoder::Uncached(..) => Vec::new(),
         };
-        let ended = self.ended.as_ref().map(|ended| {
-            let [tokens, scores, complete] = ended.each_ref().map(|state| state.read(g));
+        let finished = self.finished.as_ref().map(|finished| {
+            let [tokens, scores, complete] = finished.each_ref().map(|state| state.read(g));
             FinishedBeams { tokens, scores, complete }
         });
-        DecodeState { position: self.position.read(g), tokens, last, open, scores, kept, ended }
+        DecodeState { position: self.position.read(g), tokens, last, open, scores, cache, finished }
     }
 
     fn write(&self, now: DecodeState<'_>) {
@@ -511,16 +511,16 @@ impl Generator {
         let running = [now.tokens, now.last, now.open, now.scores];
         self.running.iter().zip(running).for_each(|(state, value)| state.assign(value));
         if let Decoder::Cached(decoder, _) = &self.decoder {
-            decoder.keep(&now.kept);
+            decoder.write_cache(&now.cache);
         }
-        if let (Some(states), Some(ended)) = (&self.ended, now.ended) {
-            let values = [ended.tokens, ended.scores, ended.complete];
+        if let (Some(states), Some(finished)) = (&self.finished, now.finished) {
+            let values = [finished.tokens, finished.scores, finished.complete];
             states.iter().zip(values).for_each(|(state, value)| state.assign(value));
         }
     }
 }
 
-/// Logits in which a sequence cannot end before it has `min_length` tokens.
+/// Masks the end-of-sequence token in `logits` while a sequence has fewer than `min_length` tokens.
 pub fn mask_early_eos<'g>(logits: Tensor<'g>, position: Tensor<'g>, min_length: Tensor<'g>) -> Tensor<'g> {
     let g = logits.graph();
     let vocab = logits.dims().into_iter().find(|d| d.name == *"vocab");
@@ -529,13 +529,13 @@ pub fn mask_early_eos<'g>(logits: Tensor<'g>, position: Tensor<'g>, min_length: 
     end.select(g.constant(MASKED, DType::F32), logits)
 }
 
-/// One token more for every sequence that has not ended.
+/// Appends one token to every open sequence.
 fn advance<'g>(
     now: DecodeState<'g>,
     (token, log): (Tensor<'g>, Tensor<'g>),
     limits: Limits<'g>,
 ) -> DecodeState<'g> {
-    // A call may go on beyond the last position that is wanted.
+    // A call may run past `max_length`.
     let open = now.open.ne(0) & now.position.lt(limits.max_length);
     let token = open.select(token, PAD);
     let scores = open.select(now.scores + log, now.scores);

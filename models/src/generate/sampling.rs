@@ -1,8 +1,8 @@
-//! Tokens by chance.
+//! Sampling: temperature, top-k and top-p.
 //!
-//! A sequence draws one number for each of its tokens, from the seed, the position and its own number among
-//! all inputs: the same under every layout, in every batch size, and whatever else is generated. The token is
-//! the one in whose part of the cumulative distribution the number falls.
+//! The random number of a token depends on the seed, the position and the index of its sequence among all
+//! inputs, so results do not depend on the layout, the batch size or the other inputs. The token is found
+//! by inverting the cumulative distribution.
 
 use super::MASKED;
 use mesh::{
@@ -10,22 +10,22 @@ use mesh::{
     dsl::{Graph, Tensor, sort},
 };
 
-/// The inputs that sampling takes.
+/// Inputs of sampling.
 #[derive(Clone, Copy, Debug)]
 pub struct Sampling<'g> {
-    /// Seed of all numbers.
+    /// Seed of all random numbers.
     pub seed: Tensor<'g>,
-    /// The number of the batch's first input among all inputs.
+    /// Index of the batch's first input among all inputs.
     pub first: Tensor<'g>,
-    /// What logits are divided by.
+    /// Temperature: logits are divided by it.
     pub temperature: Tensor<'g>,
-    /// How many of the most likely tokens are looked at, and the share of probability after which no more
-    /// are; nothing: all of them.
+    /// Top-k and top-p: the number of tokens to choose from, and their cumulative probability. `None` means
+    /// all tokens.
     pub filter: Option<(Tensor<'g>, Tensor<'g>)>,
 }
 
 impl<'g> Sampling<'g> {
-    /// As inputs of the function.
+    /// Declares them as inputs of the function.
     pub fn inputs(g: &'g Graph, filter: bool) -> Self {
         let number = |name, dtype| g.input(name, dtype, []);
         Self {
@@ -36,14 +36,14 @@ impl<'g> Sampling<'g> {
         }
     }
 
-    /// The number of each sequence: those of one input follow each other.
+    /// Returns the index of each sequence; sequences of one input are consecutive.
     pub fn sequence(&self, batch: &Dim, beams: &Dim) -> Tensor<'g> {
         let g = self.seed.graph();
         let input = g.iota(batch, DType::S32) + self.first;
         input * beams.size as u32 + g.iota(beams, DType::S32)
     }
 
-    /// A token for every sequence.
+    /// Samples a token for every sequence.
     pub fn choose(&self, logits: Tensor<'g>, sequence: Tensor<'g>, position: Tensor<'g>) -> Tensor<'g> {
         let bits = threefry([self.seed, position.cast(DType::U32)], sequence.cast(DType::U32));
         // The top 24 bits: below 1, and exact.
@@ -59,14 +59,14 @@ impl<'g> Sampling<'g> {
     }
 }
 
-/// Probabilities in falling order, 0 from where the filters end (their sum is not 1 then), and the tokens they
-/// belong to. Of equally likely tokens the first comes first.
+/// Returns probabilities in descending order, set to 0 outside top-k and top-p and not renormalized, and
+/// the tokens that they belong to. Equal probabilities keep the order of tokens.
 pub fn most_likely<'g>(logits: Tensor<'g>, top_k: Tensor<'g>, top_p: Tensor<'g>) -> (Tensor<'g>, Tensor<'g>) {
     let g = logits.graph();
     let Some(vocab) = logits.dims().into_iter().find(|d| d.name == *"vocab") else { return (logits, logits) };
     let others: Vec<Dim> = logits.dims().into_iter().filter(|d| d.name != vocab.name).collect();
     let places = g.iota(&vocab, DType::S32);
-    // Sorted as s32 payload of f32 keys: tokens travel with their logits.
+    // Tokens are sorted as the payload of their logits.
     let order = if others.is_empty() { places } else { places.broadcast(others) };
     let [sorted, order] = sort_pair(logits, order);
     let first = places.lt(top_k);
@@ -79,17 +79,18 @@ fn sort_pair<'g>(keys: Tensor<'g>, payload: Tensor<'g>) -> [Tensor<'g>; 2] {
     sort([keys, payload], "vocab", true)
 }
 
-/// The first place where the cumulative distribution exceeds `uniform` of its whole.
+/// Returns the first index at which the cumulative distribution exceeds `uniform` times its total.
 fn pick<'g>(probabilities: Tensor<'g>, uniform: Tensor<'g>) -> Tensor<'g> {
     let cumulative = probabilities.cumsum("vocab");
     let target = cumulative.max("vocab") * uniform;
-    // A place of probability 0 is never right, even if sums in another order differ in the last bit.
+    // An index of probability 0 is never chosen, even if sums in another order differ in the last bit.
     let hit = cumulative.gt(target) & probabilities.gt(0.0);
     let likely = probabilities.argmax("vocab");
     hit.any("vocab").select(hit.cast(DType::S32).argmax("vocab"), likely)
 }
 
-/// The first word of Threefry-2x32 with 13 rounds, as everywhere in mesh, of the words `(input, 0)`.
+/// Returns the first word of Threefry-2x32 with 13 rounds, the generator of all random numbers in mesh, for
+/// the words `(input, 0)`.
 pub fn threefry<'g>(key: [Tensor<'g>; 2], input: Tensor<'g>) -> Tensor<'g> {
     const ROTATIONS: [u32; 8] = [13, 15, 26, 6, 17, 29, 16, 24];
     let key = [key[0], key[1], key[0] ^ key[1] ^ 0x1BD1_1BDAu32];

@@ -1,13 +1,12 @@
-//! A decoder that goes one position at a time.
+//! Decoding one position at a time with a KV cache.
 //!
-//! What attention looks at is kept: the keys and values of the encoder's output, computed once, and those of
-//! the decoder's own earlier positions, written in place. The rest of a block is what it always is, for one
-//! position.
+//! The cache holds the keys and values of the encoder's output, computed once, and those of the decoder's
+//! earlier positions, updated in place. The rest of a block runs as in training, for one position.
 
 use super::{Block, Ffn, Segment, Stack};
 use crate::{
     Context,
-    attention::{Attention, KeyValue, single},
+    attention::{Attention, KeyValue, squeeze_single_beam},
     norm::RmsNorm,
     position::CausalBias,
     switch::UnstackedExperts,
@@ -17,11 +16,11 @@ use mesh::{
     dsl::{Graph, Init, Program, State, Tensor},
 };
 
-/// Keys and values of every block: by segment, by row (one for each iteration, or one for all of them,
-/// stacked over `layers`), by block of an iteration.
+/// Keys and values of the decoder's positions: by segment, by row (one for each iteration, or one for all
+/// iterations, stacked over `layers`), by block of an iteration.
 pub type KvCache<'g> = Vec<Vec<Vec<KeyValue<'g>>>>;
 
-/// A decoder and what it keeps from call to call.
+/// A decoder and its state between calls.
 #[derive(Clone, Debug)]
 pub struct StepDecoder {
     stack: Stack,
@@ -31,45 +30,45 @@ pub struct StepDecoder {
     own_length: Dim,
     own: Vec<Vec<Vec<[State; 2]>>>,
     memory: Vec<Vec<Vec<[State; 2]>>>,
-    /// Weights in another order, by segment, row and block.
+    /// Copies of weights in the order that a step reads, by segment, row and block.
     prepared: Vec<Vec<Vec<Option<PreparedWeights>>>>,
 }
 
-/// Weights of a block's last part in the order in which a step reads them.
+/// Feed-forward weights of a block in the order in which a step reads them.
 #[derive(Clone, Debug)]
 enum PreparedWeights {
-    /// Of the dense layer: the outer matrix, transposed around.
+    /// The transposed outer matrix of a dense layer.
     Dense(State),
-    /// Each expert by itself.
+    /// Experts in separate states.
     Experts(UnstackedExperts),
 }
 
-/// How the blocks of a [`StepDecoder`] run.
+/// How the layers of a [`StepDecoder`] are emitted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DecoderLayers {
     /// As a scan over `layers`.
     Scan,
-    /// One after the other, which is faster for small models and takes the memory of the decoder's parameters
-    /// again.
+    /// One after the other. This is faster for small models and stores the decoder's parameters a second
+    /// time.
     Unrolled {
-        /// Whether the experts of a layer are kept unstacked, so that those that no token chose are skipped.
+        /// True if experts are copied into separate states, so that a step skips those that no token chose.
         unstacked: bool,
     },
 }
 
-/// What blocks need to know of the current position.
+/// Inputs of a step that all blocks share.
 #[derive(Clone, Copy)]
 struct Position<'g> {
-    /// Its number.
+    /// Index of the current position.
     position: Tensor<'g>,
-    /// What is added to logits over the decoder's positions.
+    /// Added to logits over the decoder's positions.
     bias: Tensor<'g>,
-    /// What is added to logits over the encoder's positions.
+    /// Added to logits over the encoder's positions.
     padding: Tensor<'g>,
 }
 
 impl StepDecoder {
-    /// Declares what is kept, for `positions` of the decoder and `memory_length` of the encoder.
+    /// Declares the state, for `positions` of the decoder and `memory_length` of the encoder.
     pub fn new(
         p: &Program,
         stack: Stack,
@@ -82,7 +81,7 @@ impl StepDecoder {
         let looped = blocks == DecoderLayers::Scan;
         let dims = stack.dims.clone();
         let own_length = Dim::new("memory_length", positions);
-        // As [`single`] has it.
+        // Without a dim `beams` of size 1, as [`squeeze_single_beam`] makes keys and values.
         let own = [&dims.batch, beams, &dims.heads, &own_length, &dims.d_kv].into_iter();
         let own: Vec<Dim> = own.filter(|d| d.name != beams.name || d.size > 1).cloned().collect();
         let memory_length = Dim::new("memory_length", memory_length);
@@ -112,7 +111,7 @@ impl StepDecoder {
         Self { looped, beams: beams.clone(), own_length, own, memory, prepared, stack }
     }
 
-    /// What is to be done once, when the parameters have their values.
+    /// Fills the copies of weights; to be called once, after the parameters have been loaded.
     pub fn prepare(&self, cx: &Context<'_>) {
         let g = cx.g;
         g.scope(self.stack.name, || {
@@ -134,7 +133,8 @@ impl StepDecoder {
         });
     }
 
-    /// Starts over: keys and values of `memory`, the encoder's output, and none of the decoder's own.
+    /// Starts a new batch: caches keys and values of `memory`, the encoder's output, and clears those of
+    /// the decoder.
     pub fn start<'g>(&self, cx: &Context<'g>, memory: Tensor<'g>) {
         let g = cx.g;
         let zeros = |state: &State| state.assign(g.constant(0, state.ty().dtype).broadcast(state.dims()));
@@ -142,7 +142,7 @@ impl StepDecoder {
         let length = Dim::new("memory_length", 1);
         let keep = |segment: &Segment, cx: &Context<'g>| -> Vec<KeyValue<'g>> {
             let cross = segment.blocks.iter().filter_map(|b| b.cross_attention.as_ref());
-            cross.map(|(_, attention)| attention.keep(cx, memory, &length)).collect()
+            cross.map(|(_, attention)| attention.keys_values(cx, memory, &length)).collect()
         };
         g.scope(self.stack.name, || {
             for (segment, states) in self.stack.segments.iter().zip(&self.memory) {
@@ -156,20 +156,20 @@ impl StepDecoder {
         });
     }
 
-    /// The keys and values of the decoder's own positions, as they were when the function was called.
-    pub fn kept<'g>(&self, g: &'g Graph) -> KvCache<'g> {
+    /// Reads the KV cache of the decoder's positions.
+    pub fn read_cache<'g>(&self, g: &'g Graph) -> KvCache<'g> {
         let block = |b: &[State; 2]| b.each_ref().map(|state| state.read(g));
         let row = |row: &Vec<[State; 2]>| row.iter().map(block).collect();
         self.own.iter().map(|segment| segment.iter().map(row).collect()).collect()
     }
 
-    /// Keeps them for the next call.
-    pub fn keep(&self, kept: &KvCache<'_>) {
-        self.own.iter().zip(kept).for_each(|(states, rows)| write(states, rows));
+    /// Writes the KV cache for the next call.
+    pub fn write_cache(&self, cache: &KvCache<'_>) {
+        self.own.iter().zip(cache).for_each(|(states, rows)| write(states, rows));
     }
 
-    /// One position: `x` of `[batch, beams, d_model]` through all blocks and the last norm. `falling` is what
-    /// [`StepDecoder::causal`] gave.
+    /// Runs one position: `x` of `[batch, beams, d_model]` through all blocks and the final norm. `causal` is the
+    /// result of [`StepDecoder::causal`]. Returns the output and the updated cache.
     pub fn step<'g>(
         &self,
         cx: &Context<'g>,
@@ -177,14 +177,14 @@ impl StepDecoder {
         position: Tensor<'g>,
         causal: &CausalBias<'g>,
         padding: Tensor<'g>,
-        kept: KvCache<'g>,
+        cache: KvCache<'g>,
     ) -> (Tensor<'g>, KvCache<'g>) {
         let g = cx.g;
         g.scope(self.stack.name, || {
             let now = Position { position, bias: causal.at(position), padding };
             let mut x = x;
             let mut next: KvCache<'g> = Vec::new();
-            let segments = self.stack.segments.iter().zip(kept).zip(self.memory.iter().zip(&self.prepared));
+            let segments = self.stack.segments.iter().zip(cache).zip(self.memory.iter().zip(&self.prepared));
             for ((segment, rows), (memory, prepared)) in segments {
                 let mut done = Vec::new();
                 for (i, (row, memory)) in rows.into_iter().zip(memory).enumerate() {
@@ -203,7 +203,7 @@ impl StepDecoder {
         })
     }
 
-    /// Biases for all positions, to be computed once and used in every step.
+    /// Returns the biases of all positions, to be computed once and used in every step.
     pub fn causal<'g>(&self, cx: &Context<'g>) -> CausalBias<'g> {
         cx.g.scope("relative_bias", || self.stack.bias.causal(cx, &self.own_length))
     }
@@ -213,25 +213,25 @@ impl StepDecoder {
         cx: &Context<'g>,
         segment: &Segment,
         x: Tensor<'g>,
-        kept: Vec<KeyValue<'g>>,
+        cache: Vec<KeyValue<'g>>,
         (memory, prepared): (&[[State; 2]], &[Option<PreparedWeights>]),
         now: Position<'g>,
     ) -> (Tensor<'g>, Vec<KeyValue<'g>>) {
         let mut x = x;
         let mut next = Vec::new();
-        for (i, ((block, kept), memory)) in segment.blocks.iter().zip(kept).zip(memory).enumerate() {
+        for (i, ((block, cache), memory)) in segment.blocks.iter().zip(cache).zip(memory).enumerate() {
             let scope = if segment.blocks.len() == 1 { "block".into() } else { format!("block_{i}") };
             let memory = memory.each_ref().map(|state| state.read(cx.g));
             let seen = (memory, prepared[i].as_ref());
-            let (after, kept) = cx.g.scope(scope, || block.step(cx, x, self, kept, seen, now));
+            let (after, cache) = cx.g.scope(scope, || block.step(cx, x, self, cache, seen, now));
             x = after;
-            next.push(kept);
+            next.push(cache);
         }
         (x, next)
     }
 }
 
-/// States for the weights that a step reads in another order; none where blocks run as a loop.
+/// Declares states for weights that a step reads in another order; none for layers in a scan.
 fn prepared(
     p: &Program,
     stack: &Stack,
@@ -259,7 +259,7 @@ fn prepared(
     stack.segments.iter().enumerate().map(declare).collect()
 }
 
-/// Assigns what was computed for a segment.
+/// Assigns keys and values of a segment to their states.
 fn write(states: &[Vec<[State; 2]>], rows: &[Vec<KeyValue<'_>>]) {
     let states = states.iter().flatten().flatten();
     states.zip(rows.iter().flatten().flatten()).for_each(|(state, value)| state.assign(*value));
@@ -271,14 +271,14 @@ impl Block {
         cx: &Context<'g>,
         x: Tensor<'g>,
         decoder: &StepDecoder,
-        kept: KeyValue<'g>,
+        cache: KeyValue<'g>,
         (memory, prepared): (KeyValue<'g>, Option<&PreparedWeights>),
         now: Position<'g>,
     ) -> (Tensor<'g>, KeyValue<'g>) {
         let (g, beams) = (cx.g, &decoder.beams);
         let mut x = x;
         let (norm, attention) = &self.attention;
-        let (found, kept) = g.scope("attention", || own(cx, norm, attention, x, beams, kept, now));
+        let (found, cache) = g.scope("attention", || own(cx, norm, attention, x, beams, cache, now));
         x += found;
         if let Some((norm, attention)) = &self.cross_attention {
             x += g.scope("cross_attention", || {
@@ -300,25 +300,26 @@ impl Block {
                 (Ffn::Switch(ffn), _) => ffn.forward(cx, h, batch, beams).0,
             }
         });
-        (x + y, kept)
+        (x + y, cache)
     }
 }
 
-/// Self-attention: keeps the current position, then looks at all that are kept.
+/// Self-attention of the current position: adds its key and value to the cache, then attends to all cached
+/// positions.
 fn own<'g>(
     cx: &Context<'g>,
     norm: &RmsNorm,
     attention: &Attention,
     x: Tensor<'g>,
     beams: &Dim,
-    kept: KeyValue<'g>,
+    cache: KeyValue<'g>,
     now: Position<'g>,
 ) -> (Tensor<'g>, KeyValue<'g>) {
     let h = norm.forward(cx, x);
-    let [key, value] = attention.keep(cx, h, beams).map(|x| single(x, beams));
+    let [key, value] = attention.keys_values(cx, h, beams).map(|x| squeeze_single_beam(x, beams));
     let one = Dim::new("memory_length", 1);
     let put =
         |all: Tensor<'g>, x: Tensor<'g>| all.dynamic_update("memory_length", x.broadcast(&one), now.position);
-    let kept = [put(kept[0], key), put(kept[1], value)];
-    (attention.step(cx, h, beams, kept, &[now.bias]), kept)
+    let cache = [put(cache[0], key), put(cache[1], value)];
+    (attention.step(cx, h, beams, cache, &[now.bias]), cache)
 }
