@@ -1,13 +1,21 @@
 //! A small Switch Transformer over bytes: encoder and decoder of two layers each, all of them sparse.
 //!
 //! `meshc train models/switch_tiny.rs --data FILES… --mesh data=2,expert=2,model=2 --steps 300`
+//!
+//! A model file needs only the numbers that differ from T5's. `meshc train switch_tiny` runs the built-in model of the
+//! same numbers.
 
 use mesh::ir::Remat;
 use models::{Config, Schedule, Switch, config::small_model_optimizer};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    models::main(Config {
+    models::main(config())
+}
+
+/// The model.
+pub fn config() -> Config {
+    Config {
         name: "switch_tiny".into(),
         batch: 32,
         input_length: 128,
@@ -24,5 +32,5 @@ fn main() -> ExitCode {
         // Where eight devices share the memory of a laptop, attention weights take a tenth of a step's.
         schedule: Schedule { remat: Remat::SaveLong, ..Schedule::default() },
         ..Config::default()
-    })
+    }
 }

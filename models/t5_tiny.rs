@@ -1,4 +1,4 @@
-//! The dense twin of `switch_tiny`: the same arithmetic for each token, without experts.
+//! The dense twin of `switch_tiny`: the same FLOPs per token, without experts.
 //!
 //! `meshc train models/t5_tiny.rs --data FILES… --mesh data=4,model=2 --steps 300`
 
@@ -6,7 +6,12 @@ use models::{Config, config::small_model_optimizer};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    models::main(Config {
+    models::main(config())
+}
+
+/// The model.
+pub fn config() -> Config {
+    Config {
         name: "t5_tiny".into(),
         batch: 32,
         input_length: 128,
@@ -21,5 +26,5 @@ fn main() -> ExitCode {
         switch: None,
         optimizer: small_model_optimizer(),
         ..Config::default()
-    })
+    }
 }

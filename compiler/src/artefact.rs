@@ -13,6 +13,7 @@ use proto::{
     xla::HloModuleProto,
 };
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 
 /// What goes into an artefact besides the program.
 #[derive(Clone, Debug, Default)]
@@ -109,9 +110,16 @@ pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostic
         summary: Some(summary(local, &functions)),
         functions,
         source: Some(Source { name: settings.source.clone(), sha256: settings.source_sha256.clone() }),
-        meta: local.meta.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
+        meta: meta(local),
     };
     Ok(Artefact { manifest, files })
+}
+
+/// The program's metadata, with its schedule.
+fn meta(local: &Module) -> BTreeMap<String, String> {
+    let schedule = local.schedule.to_string();
+    let schedule = (!schedule.is_empty()).then(|| ("schedule".to_owned(), schedule));
+    local.meta.iter().map(|(key, value)| (key.to_string(), value.clone())).chain(schedule).collect()
 }
 
 /// A program that says that its precision is selective has to be: what is sent between experts' devices is

@@ -4,6 +4,8 @@
 pub const MODEL: &str = "model";
 /// Settings in the form that `--set` takes, separated by spaces.
 pub const SETTINGS: &str = "settings";
+/// The entries of the schedule that differ from their defaults, with spaces between.
+pub const SCHEDULE: &str = "schedule";
 /// The precision in the form that `--dtype` takes.
 pub const DTYPE: &str = "dtype";
 /// The text of the imported `config.json`.

@@ -51,8 +51,9 @@ impl Origin {
             let key = setting.split('=').next().unwrap_or(setting);
             overrides.settings.iter().any(|s| s.split('=').next() == Some(key))
         };
-        let own = given.get(facts::SETTINGS).map_or("", String::as_str);
-        let kept = own.split_whitespace().filter(|s| !overridden(s)).map(str::to_owned);
+        // Settings of older checkpoints hold entries of the schedule, too.
+        let own = [facts::SETTINGS, facts::SCHEDULE].into_iter().filter_map(|fact| given.get(fact));
+        let kept = own.flat_map(|text| text.split_whitespace()).filter(|s| !overridden(s)).map(str::to_owned);
         let settings: Vec<String> = kept.chain(overrides.settings.iter().cloned()).collect();
         let dtype = overrides.dtype.as_ref().or(given.get(facts::DTYPE));
         Ok(Self {
@@ -72,7 +73,7 @@ impl Origin {
 /// A preset with settings; `name` says who asks for it.
 pub fn settled(model: &str, settings: &str, dtype: &str, name: &str) -> Result<Config> {
     let preset = zoo::named(model).ok_or_else(|| {
-        let known: Vec<&str> = zoo::ALL.iter().map(|(name, _)| *name).collect();
+        let known: Vec<&str> = zoo::ALL.iter().map(|preset| preset.name).collect();
         failure(
             format!("`{name}` is of a model `{model}`, which is not known"),
             format!("known are {}", known.join(", ")),

@@ -3,8 +3,8 @@
 use crate::{
     args::config::Words,
     commands::{
-        check, checkpoint, compile, convert, data, eval, generate, plan, plugin, report, run, runs, score,
-        train,
+        check, checkpoint, compile, convert, data, eval, generate, models, plan, plugin, report, run, runs,
+        score, train,
     },
 };
 use anyhow::Result;
@@ -49,6 +49,8 @@ pub enum Command {
     Convert(convert::Args),
     /// What there is to train on
     Data(data::Args),
+    /// List built-in models and schedule presets
+    Models(models::Args),
     /// List, install and examine PJRT plugins
     Plugin(plugin::Args),
 }
@@ -70,6 +72,7 @@ impl Command {
             Self::Checkpoint(args) => return checkpoint::run(&args),
             Self::Convert(args) => return convert::run(&args),
             Self::Data(args) => data::run(&args)?,
+            Self::Models(args) => models::run(&args)?,
             Self::Plugin(args) => plugin::run(&args)?,
         }
         Ok(ExitCode::SUCCESS)

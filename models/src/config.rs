@@ -371,8 +371,8 @@ mod tests {
 
     #[test]
     fn a_model_is_what_its_description_makes() {
-        for (name, preset) in crate::zoo::ALL {
-            let config = preset();
+        for crate::zoo::Preset { name, config, .. } in crate::zoo::ALL {
+            let config = config();
             let (model, settings) = config.described();
             let words = settings.split(' ').flat_map(|s| ["--set".to_owned(), s.to_owned()]);
             let schedule = config.schedule.to_string();

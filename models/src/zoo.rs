@@ -7,7 +7,9 @@
 //! expert slots within one sequence, so that a layout that shards the batch shards the groups; the released
 //! code has groups of 2048 to 8192 tokens (`--set group_size=8192`).
 
-use crate::{Activation, Config, LrSchedule, Method, Optimizer, Schedule, Switch};
+use crate::{
+    Activation, Config, LrSchedule, Method, Optimizer, Schedule, Switch, config::small_model_optimizer,
+};
 use mesh::ir::Remat;
 
 /// Settings of pre-training: inputs of 512 and targets of 114 tokens, Adafactor, no dropout.
@@ -188,35 +190,137 @@ pub fn switch() -> Config {
     Config { name: "switch".into(), switch: Some(Switch::default()), ..t5() }
 }
 
-/// Makes the configuration of a preset.
-pub type Preset = fn() -> Config;
+/// A small Switch Transformer over bytes, for trials: two layers in each stack, all of them sparse.
+pub fn switch_tiny() -> Config {
+    Config {
+        name: "switch_tiny".into(),
+        switch: Some(Switch { experts: 8, sparse_step: 1, ..Switch::default() }),
+        // Where eight devices share the memory of a laptop, attention weights take a tenth of a step's.
+        schedule: saving(Remat::SaveLong),
+        ..t5_tiny()
+    }
+}
 
-/// All presets by name.
-pub const ALL: [(&str, Preset); 21] = [
-    ("t5", t5),
-    ("t5_small", t5_small),
-    ("t5_base", t5_base),
-    ("t5_large", t5_large),
-    ("t5_11b", t5_11b),
-    ("t5_v1_1_small", t5_v1_1_small),
-    ("t5_v1_1_base", t5_v1_1_base),
-    ("t5_v1_1_large", t5_v1_1_large),
-    ("t5_v1_1_xxl", t5_v1_1_xxl),
-    ("switch", switch),
-    ("switch_base", || switch_base(128)),
-    ("switch_base_table9", switch_base_table9),
-    ("moe_base", moe_base),
-    ("switch_large", switch_large),
-    ("switch_large_table9", switch_large_table9),
-    ("switch_xxl", switch_xxl),
-    ("switch_xxl_table9", switch_xxl_table9),
-    ("switch_c", switch_c),
-    ("switch_c_table9", switch_c_table9),
-    ("mt5_base", mt5_base),
-    ("mswitch_base", mswitch_base),
+/// The dense twin of [`switch_tiny`]: the same FLOPs per token, without experts.
+pub fn t5_tiny() -> Config {
+    Config {
+        name: "t5_tiny".into(),
+        batch: 32,
+        input_length: 128,
+        target_length: 128,
+        vocab: 384,
+        d_model: 256,
+        d_ff: 1024,
+        heads: 8,
+        d_kv: 32,
+        encoder_layers: 2,
+        decoder_layers: 2,
+        optimizer: small_model_optimizer(),
+        ..Config::default()
+    }
+}
+
+/// A built-in model.
+#[derive(Clone, Copy, Debug)]
+pub struct Preset {
+    /// Its name.
+    pub name: &'static str,
+    /// Its description, in one line.
+    pub summary: &'static str,
+    /// Makes its configuration.
+    pub config: fn() -> Config,
+}
+
+const fn preset(name: &'static str, summary: &'static str, config: fn() -> Config) -> Preset {
+    Preset { name, summary, config }
+}
+
+/// All built-in models.
+pub const ALL: [Preset; 23] = [
+    preset("switch_tiny", "a small Switch Transformer over bytes, for trials", switch_tiny),
+    preset("t5_tiny", "the dense twin of switch_tiny", t5_tiny),
+    preset("switch_base", "Switch-Base with 128 experts (--set experts=8 … 256), 7.4B parameters", || {
+        switch_base(128)
+    }),
+    preset("switch_base_table9", "Switch-Base of Table 9, gated", switch_base_table9),
+    preset("moe_base", "MoE-Base: Switch-Base with top-2 routing", moe_base),
+    preset("switch_large", "Switch-Large, 26.3B parameters", switch_large),
+    preset("switch_large_table9", "Switch-Large of Table 9, gated, 27.1B parameters", switch_large_table9),
+    preset("switch_xxl", "Switch-XXL, 394.5B parameters", switch_xxl),
+    preset("switch_xxl_table9", "Switch-XXL of Table 9, 64 experts, 201.3B parameters", switch_xxl_table9),
+    preset("switch_c", "Switch-C, 2048 experts in every layer, 1.571T parameters", switch_c),
+    preset("switch_c_table9", "Switch-C of Table 9, 32 heads", switch_c_table9),
+    preset("mswitch_base", "mSwitch-Base: mT5-Base with 128 experts", mswitch_base),
+    preset("t5_small", "T5 1.0 Small, 60M parameters", t5_small),
+    preset("t5_base", "T5 1.0 Base, 223M parameters", t5_base),
+    preset("t5_large", "T5 1.0 Large, 738M parameters", t5_large),
+    preset("t5_11b", "T5 1.0 11B", t5_11b),
+    preset("t5_v1_1_small", "T5 1.1 Small", t5_v1_1_small),
+    preset("t5_v1_1_base", "T5 1.1 Base", t5_v1_1_base),
+    preset("t5_v1_1_large", "T5 1.1 Large", t5_v1_1_large),
+    preset("t5_v1_1_xxl", "T5 1.1 XXL, 11B parameters", t5_v1_1_xxl),
+    preset("mt5_base", "mT5-Base: T5 1.1 Base over 101 languages", mt5_base),
+    preset("t5", "a T5 with default sizes, to be described by settings", t5),
+    preset("switch", "a Switch Transformer with default sizes, to be described by settings", switch),
 ];
 
-/// Returns the preset called `name`.
+/// Returns the built-in model called `name`.
 pub fn named(name: &str) -> Option<Config> {
-    ALL.iter().find(|(known, _)| *known == name).map(|(_, preset)| preset())
+    ALL.iter().find(|preset| preset.name == name).map(|preset| (preset.config)())
+}
+
+/// A named schedule: entries that suit a model on a target, for `--schedule preset=NAME`.
+#[derive(Clone, Copy, Debug)]
+pub struct SchedulePreset {
+    /// Its name: the model and the generation of the target.
+    pub name: &'static str,
+    /// Its entries, `key=value` with spaces between.
+    pub entries: &'static str,
+    /// Its reason, in one line.
+    pub summary: &'static str,
+}
+
+/// All named schedules. Those for TPUs were chosen with libtpu's counts for one slice each: see docs/pods.md.
+pub const SCHEDULES: [SchedulePreset; 3] = [
+    SchedulePreset {
+        name: "switch_base-v3",
+        entries: "remat=all microbatches=16 gather=step attention_minor=query",
+        summary: "32 cores of TPU v3: saves attention weights and pays with microbatches",
+    },
+    SchedulePreset {
+        name: "switch_xxl-v4",
+        entries: "remat=compact gather=step residual=stream attention_minor=query",
+        summary: "512 chips of TPU v4: recomputes attention and shards the residual stream",
+    },
+    SchedulePreset {
+        name: "switch_c-v3",
+        entries: "remat=all gather=step attention_minor=query",
+        summary: "2048 cores of TPU v3: gathers parameters once a step",
+    },
+];
+
+/// Returns the named schedule called `name`.
+pub fn schedule(name: &str) -> Option<&'static SchedulePreset> {
+    SCHEDULES.iter().find(|preset| preset.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_legal_models_of_their_names() {
+        for preset in ALL {
+            let config = (preset.config)();
+            assert_eq!(config.name, preset.name);
+            assert_eq!(config.mistakes(), [], "{}", preset.name);
+        }
+    }
+
+    #[test]
+    fn named_schedules_are_legal() {
+        for preset in SCHEDULES {
+            assert!(Schedule::parse(preset.entries).is_ok(), "{}", preset.name);
+        }
+    }
 }

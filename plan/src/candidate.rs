@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 /// One way to run a model. Everything is as on the command line.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct Candidate {
-    /// Settings besides those that are given.
-    pub settings: Vec<String>,
+    /// Entries of the schedule besides those that are given.
+    pub schedule: Vec<String>,
     /// The mesh.
     pub mesh: String,
     /// The compute layout.
@@ -19,14 +19,14 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// The same under other settings.
-    pub fn with(&self, settings: Vec<String>) -> Self {
-        Self { settings, ..self.clone() }
+    /// The same under another schedule.
+    pub fn with(&self, schedule: Vec<String>) -> Self {
+        Self { schedule, ..self.clone() }
     }
 
-    /// Its mesh and how large its microbatches are, as a setting: what says how large the tensors of a device are.
+    /// Its mesh and its number of microbatches, which determine the sizes of the tensors on a device.
     pub fn kind(&self) -> (String, Option<String>) {
-        (self.mesh.clone(), self.settings.iter().find(|s| s.starts_with("microbatches=")).cloned())
+        (self.mesh.clone(), self.schedule.iter().find(|s| s.starts_with("microbatches=")).cloned())
     }
 
     /// Where it puts a program.

@@ -19,9 +19,9 @@ use std::{
 
 /// The model to plan for.
 pub trait Model: Sync {
-    /// Returns the model's program under these settings, besides those that are fixed. `None` means that the model
-    /// refuses them.
-    fn program(&self, settings: &[String]) -> Option<Module>;
+    /// Returns the model's program under these entries of the schedule, besides those that are fixed. `None` means
+    /// that the model refuses them.
+    fn program(&self, schedule: &[String]) -> Option<Module>;
 }
 
 /// Where estimates are cached.
@@ -62,29 +62,29 @@ impl<'a> Evaluator<'a> {
         Self { model, function: function.to_owned(), slice, cache, programs: Mutex::default() }
     }
 
-    /// Returns the program under these settings. `None` means that the model refuses them.
-    pub fn program(&self, settings: &[String]) -> Option<Module> {
-        self.load(settings).map(|loaded| loaded.module.clone())
+    /// Returns the program under these entries of the schedule. `None` means that the model refuses them.
+    pub fn program(&self, schedule: &[String]) -> Option<Module> {
+        self.load(schedule).map(|loaded| loaded.module.clone())
     }
 
-    fn load(&self, settings: &[String]) -> Option<Arc<Loaded>> {
+    fn load(&self, schedule: &[String]) -> Option<Arc<Loaded>> {
         // The lock is held meanwhile, so that each model is built and run only once.
         let mut programs = self.programs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(known) = programs.get(settings) {
+        if let Some(known) = programs.get(schedule) {
             return known.clone();
         }
-        let loaded = self.model.program(settings).map(|mut module| {
+        let loaded = self.model.program(schedule).map(|mut module| {
             module.functions.retain(|f| f.name == *self.function);
             let digest = digest(mesh::text::print(&module).as_bytes());
             Arc::new(Loaded { module, digest, global: Mutex::default() })
         });
-        programs.insert(settings.to_vec(), loaded.clone());
+        programs.insert(schedule.to_vec(), loaded.clone());
         loaded
     }
 
     /// Returns the estimated cost of a candidate. `None` means that it is not legal.
     pub fn estimate(&self, candidate: &Candidate) -> Option<Estimate> {
-        let loaded = self.load(&candidate.settings)?;
+        let loaded = self.load(&candidate.schedule)?;
         let file = self.cache.as_ref().and_then(|cache| {
             let slice = self.slice.to_string();
             let key = (&cache.version, slice, &loaded.digest, &self.function, candidate);

@@ -1,4 +1,4 @@
-//! Search for a good way to run a model on a TPU slice: mesh, layouts and settings.
+//! Search for a good way to run a model on a TPU slice: mesh, layouts and schedule.
 //!
 //! Reading order: [`space`] (the choices), [`candidate`] (one choice and its cost), [`evaluate`] (estimates the cost from
 //! the program of one device), [`mod@search`] (rounds of candidates).
@@ -11,4 +11,4 @@ pub mod space;
 pub use candidate::{Candidate, Estimate};
 pub use evaluate::{Cache, Evaluator, Model};
 pub use search::{Ranked, Seen, search};
-pub use space::{Fixed, KNOBS, Knob, Space};
+pub use space::{Fixed, Space};

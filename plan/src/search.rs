@@ -1,8 +1,8 @@
 //! The search: rounds of candidates, each over the best of the one before.
 //!
 //! A candidate's cost is read off the program of one device: no plugin is needed, and each takes well under a second,
-//! but their number is a product. So the search goes in rounds: all placements under the model's own settings; all
-//! settings under the best placements; all placements again under the best settings.
+//! but their number is a product. So the search goes in rounds: all placements under the model's own schedule; all
+//! schedules under the best placements; all placements again under the best schedules.
 
 use crate::{
     candidate::{Candidate, Estimate},
@@ -83,11 +83,11 @@ pub fn search(
         .chain(smallest.iter().take(BY_MEMORY))
         .map(|r| r.candidate.clone())
         .collect();
-    round.run(chosen.iter().flat_map(|c| space.settings().into_iter().map(|s| c.with(s))).collect());
+    round.run(chosen.iter().flat_map(|c| space.schedules().into_iter().map(|s| c.with(s))).collect());
     sort(&mut round.seen.ranked, hbm);
-    let settings: BTreeSet<Vec<String>> =
-        round.seen.ranked.iter().take(FINALISTS).map(|r| r.candidate.settings.clone()).collect();
-    round.run(settings.iter().flat_map(|s| space.placements(s)).collect());
+    let schedules: BTreeSet<Vec<String>> =
+        round.seen.ranked.iter().take(FINALISTS).map(|r| r.candidate.schedule.clone()).collect();
+    round.run(schedules.iter().flat_map(|s| space.placements(s)).collect());
     sort(&mut round.seen.ranked, hbm);
     round.seen
 }

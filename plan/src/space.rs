@@ -1,23 +1,7 @@
-//! What there is to choose from: meshes, layouts, and settings of the model.
+//! The choices of a search: meshes, layouts, and entries of the schedule.
 
 use crate::candidate::Candidate;
 use mesh::{Axis, Layout, Mesh, Module, Name};
-
-/// A setting of the model that changes how a step is computed and not what, and the values to try besides the model's
-/// own.
-pub struct Knob {
-    /// Its key.
-    pub key: &'static str,
-    /// Its values.
-    pub values: &'static [&'static str],
-}
-
-/// All of them. A model that lacks one is planned without it.
-pub const KNOBS: &[Knob] = &[
-    Knob { key: "remat", values: &["all", "long", "compact", "contractions", "carries"] },
-    Knob { key: "microbatches", values: &["1", "2", "4", "8", "16", "32"] },
-    Knob { key: "dispatch", values: &["permute", "einsum"] },
-];
 
 /// What the user fixed of a placement; the rest is searched.
 #[derive(Clone, Debug, Default)]
@@ -39,8 +23,9 @@ pub struct Space {
     pub layouts: Vec<Layout>,
     /// State layouts, for any of the meshes; `*:` alone stands for all axes of a mesh.
     pub state_layouts: Vec<StateLayout>,
-    /// Values of the settings that the model has, as `key=value`; none stands for the model's own.
-    pub knobs: Vec<Vec<String>>,
+    /// For each entry of the schedule that is searched, its values to try, as `key=value`. The model's own value is
+    /// always tried.
+    pub entries: Vec<Vec<String>>,
 }
 
 /// A choice of state layout.
@@ -75,11 +60,11 @@ impl Space {
             Some(mesh) => vec![mesh.clone()],
             None => meshes(&axes(&layout), devices),
         };
-        Self { meshes, layouts, state_layouts, knobs: Vec::new() }
+        Self { meshes, layouts, state_layouts, entries: Vec::new() }
     }
 
-    /// All placements under some settings, each once.
-    pub fn placements(&self, settings: &[String]) -> Vec<Candidate> {
+    /// Returns all placements under some entries of the schedule, each once.
+    pub fn placements(&self, schedule: &[String]) -> Vec<Candidate> {
         let mut all = Vec::new();
         for mesh in &self.meshes {
             for layout in &self.layouts {
@@ -94,7 +79,7 @@ impl Space {
                         }
                     };
                     let candidate = Candidate {
-                        settings: settings.to_vec(),
+                        schedule: schedule.to_vec(),
                         mesh: mesh.to_string(),
                         layout: layout.restricted_to(mesh).to_string(),
                         state_layout: state.to_string(),
@@ -108,10 +93,10 @@ impl Space {
         all
     }
 
-    /// All combinations of settings, the model's own first.
-    pub fn settings(&self) -> Vec<Vec<String>> {
+    /// Returns all combinations of entries, the model's own schedule first.
+    pub fn schedules(&self) -> Vec<Vec<String>> {
         let mut all = vec![Vec::new()];
-        for values in &self.knobs {
+        for values in &self.entries {
             let more: Vec<Vec<String>> = values
                 .iter()
                 .flat_map(|value| {
@@ -193,10 +178,10 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_products() {
+    fn schedules_are_products() {
         let mut space = Space::new(&module(), 1, &Fixed::default());
-        space.knobs = vec![vec!["a=1".into(), "a=2".into()], vec!["b=1".into()]];
-        let all = space.settings();
+        space.entries = vec![vec!["a=1".into(), "a=2".into()], vec!["b=1".into()]];
+        let all = space.schedules();
         assert_eq!(all.len(), 6);
         assert_eq!(all[0], [] as [String; 0]);
         assert!(all.contains(&vec!["a=2".into(), "b=1".into()]));

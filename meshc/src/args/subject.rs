@@ -66,6 +66,6 @@ pub fn refuse_options(artefact: &Path, settings: &ModelArgs, placement: &Placeme
             "`{}` is compiled: its mesh, its layouts and the model's settings are fixed",
             artefact.display()
         ),
-        "leave --mesh, --layout, --state-layout, --dtype and --set out, or name the model itself",
+        "leave out --mesh, --layout, --state-layout, --dtype, --set and --schedule, or name the model itself",
     ))
 }

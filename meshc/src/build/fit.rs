@@ -56,7 +56,7 @@ pub fn does_not_fit(report: &Report, target: &Target, words: &str, advice: &[Str
         what += &format!("\n  {:>9}  {} ({})", size(held.bytes), held.r#type, held.source);
     }
     let help = match advice {
-        [] => "split more with --mesh, --layout or --state-layout, keep less with --set remat=carries, or take a \
+        [] => "split more with --mesh, --layout or --state-layout, keep less with --schedule remat=carries, or take a \
                larger slice; `meshc plan` searches"
             .to_owned(),
         some => format!("by our estimate these fit:\n    {}", some.join("\n    ")),
@@ -104,14 +104,14 @@ pub fn advice(
     ] {
         for state in [None, zero.as_ref()] {
             let mut settings = settings.clone();
-            settings.settings.extend(words.iter().map(|w| (*w).to_owned()));
+            settings.schedule.extend(words.iter().map(|w| (*w).to_owned()));
             let mut placement = placement.clone();
-            let mut options: Vec<String> = words.iter().map(|w| format!("--set {w}")).collect();
+            let mut options: Vec<String> = words.iter().map(|w| format!("--schedule {w}")).collect();
             if let Some((text, layout)) = state {
                 placement.state_layout = Some(layout.clone());
                 options.insert(0, format!("--state-layout '{text}'"));
             }
-            // A model need not have the setting, nor a mesh take the layout: then this is no advice.
+            // A model may read no schedule, and a layout may not suit the mesh: such advice is left out.
             let Ok(needs) = needs(path, &settings, &placement, &report.function) else { continue };
             if !options.is_empty() && needs <= slice.hbm() {
                 found.push(format!("{} ({})", options.join(" "), size(needs)));

@@ -4,7 +4,7 @@
 //! kept (`store`). A `.mesh` file is read as it is. The model of a checkpoint is described by the checkpoint's facts
 //! ([`interchange::Origin`]).
 
-use super::{package, store};
+use super::{builtin, package, store};
 use crate::{
     args::model::ModelArgs,
     output::{
@@ -45,23 +45,29 @@ impl Program {
     }
 }
 
-/// Makes the program of a model file.
+/// Makes the program of a model: a model file, a built-in model, or the model that a checkpoint describes.
 pub fn load(path: &Path, args: &ModelArgs) -> Result<Program> {
+    let program = found(path, args)?;
+    args.note_renamed(&program.module);
+    Ok(program)
+}
+
+fn found(path: &Path, args: &ModelArgs) -> Result<Program> {
     let name = path.display().to_string();
+    if let Some(preset) = builtin::named(path) {
+        return builtin::program(preset, args);
+    }
     if is_checkpoint(path) {
-        let origin = Origin::of(&Checkpoint::open(path)?, None, &args.overrides())?;
+        let origin = Origin::of(&Checkpoint::open(path)?, None, &args.overrides()?)?;
         let site = Site::new(name, 0, 0, "");
         return Program::built(models::program(&origin.config()?, &site), &origin.name);
     }
     if !path.is_file() {
         let what = match path.is_dir() {
             true => format!("`{name}` is a folder, not a model"),
-            false => format!("there is no model file `{name}`"),
+            false => format!("there is no model file and no built-in model `{name}`"),
         };
-        return Err(failure(
-            what,
-            "name a model program (.rs), a program as text (.mesh), or the checkpoint of an imported model",
-        ));
+        return Err(failure(what, builtin::advice(&name)));
     }
     match path.extension().and_then(|e| e.to_str()) {
         Some("rs") => rust(path, name, args),
@@ -81,7 +87,7 @@ pub fn is_checkpoint(path: &Path) -> bool {
 fn rust(path: &Path, name: String, args: &ModelArgs) -> Result<Program> {
     let model = package::Model::new(path, &name)?;
     let sources = model.sources();
-    let printed = store::program(&model, &args.words(), &sources)?;
+    let printed = store::program(&model, &args.words()?, &sources)?;
     let module = mesh::text::parse(&printed, &name)
         .map_err(|diagnostics| not_a_program(&name, &printed, &diagnostics))?;
     Ok(finish(module, name, sources))
@@ -91,7 +97,7 @@ fn text(path: &Path, name: String, args: &ModelArgs) -> Result<Program> {
     if !args.is_empty() {
         return Err(failure(
             format!("`{name}` is a finished program, which has no settings"),
-            "leave --dtype and --set out, or give the model program (.rs) it came from",
+            "leave out --dtype, --set and --schedule, or give the model program (.rs) that it came from",
         ));
     }
     let bytes = fs::read(path).with_context(|| format!("reading `{name}`"))?;
@@ -105,7 +111,8 @@ fn text(path: &Path, name: String, args: &ModelArgs) -> Result<Program> {
     Ok(finish(module, name, sources))
 }
 
-fn finish(module: Module, name: String, sources: Sources) -> Program {
+/// A program with its digest.
+pub fn finish(module: Module, name: String, sources: Sources) -> Program {
     let sha256 = compiler::artefact::digest(mesh::text::print(&module).as_bytes());
     Program { module, sha256, name, sources }
 }

@@ -72,7 +72,7 @@ pub fn open(args: &SubjectArgs, settings: &[Setting], functions: &[&str]) -> Res
 
 /// The program of the model that the checkpoint says it is of.
 fn described(args: &SubjectArgs, checkpoint: &Checkpoint, settings: &[Setting]) -> Result<Program> {
-    let origin = Origin::of(checkpoint, None, &args.with(settings).overrides())?;
+    let origin = Origin::of(checkpoint, None, &args.with(settings).overrides()?)?;
     let preset = models::zoo::named(&origin.model).ok_or_else(|| {
         failure(
             format!("`{}` is of a model `{}`, which is not known", origin.name, origin.model),

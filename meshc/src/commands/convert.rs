@@ -107,7 +107,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             let done = export(
                 &to.checkpoint,
                 to.model.as_deref(),
-                &to.settings.overrides(),
+                &to.settings.overrides()?,
                 &to.out,
                 to.shard_size,
             )?;

@@ -7,6 +7,7 @@ pub mod convert;
 pub mod data;
 pub mod eval;
 pub mod generate;
+pub mod models;
 pub mod plan;
 pub mod plugin;
 pub mod report;

@@ -1,4 +1,4 @@
-//! `meshc plan`: a good mesh, layout, state layout and settings for a model on a slice.
+//! `meshc plan`: searches for a mesh, layouts and a schedule for a model on a TPU slice.
 
 use crate::{
     args::{
@@ -26,8 +26,11 @@ use compiler::{
     pipeline::Stage,
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use mesh::Module;
-use plan::{Cache, Candidate, Estimate, Evaluator, Fixed, KNOBS, Knob, Ranked, Seen, Space, search};
+use mesh::{
+    Module,
+    schedule::{ENTRIES, Entry},
+};
+use plan::{Cache, Candidate, Estimate, Evaluator, Fixed, Ranked, Seen, Space, search};
 use report::{
     compiled::Compiled,
     table::{count, size, table},
@@ -47,7 +50,7 @@ use std::{
 pub struct Args {
     /// The model: a program in Rust (.rs) or as text (.mesh)
     model: PathBuf,
-    /// Settings that are given are kept; the others are searched
+    /// Entries of the schedule that are given are kept; the others are searched
     #[command(flatten)]
     settings: ModelArgs,
     /// What is given of the mesh and the layouts is kept
@@ -105,7 +108,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let evaluator = Evaluator::new(args, &args.function, slice, cache);
     let PlacementArgs { mesh, layout, state_layout } = args.placement.clone();
     let mut space = Space::new(&program.module, slice.devices(), &Fixed { mesh, layout, state_layout });
-    space.knobs = knobs(args, &evaluator);
+    space.entries = entries(args, &evaluator);
     let signals = Signals::watch()?;
     // What is found so far is worth something from the start.
     signals.begin();
@@ -144,17 +147,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 impl Args {
-    /// The program under further settings.
-    fn load(&self, settings: &[String]) -> Result<Program> {
+    /// The program under further entries of the schedule.
+    fn load(&self, schedule: &[String]) -> Result<Program> {
         let mut all = self.settings.clone();
-        all.settings.extend(settings.iter().cloned());
+        all.schedule.extend(schedule.iter().cloned());
         program::load(&self.model, &all)
     }
 }
 
 impl plan::Model for Args {
-    fn program(&self, settings: &[String]) -> Option<Module> {
-        self.load(settings).ok().map(|program| program.module)
+    fn program(&self, schedule: &[String]) -> Option<Module> {
+        self.load(schedule).ok().map(|program| program.module)
     }
 }
 
@@ -166,19 +169,19 @@ fn estimates() -> Result<Cache> {
     Ok(Cache { folder: cache()?.join("plans"), version })
 }
 
-/// The settings to try that the model has and the user has not given.
-fn knobs(args: &Args, evaluator: &Evaluator) -> Vec<Vec<String>> {
-    let given =
-        |key: &str| args.settings.settings.iter().any(|s| s.split('=').next().map(str::trim) == Some(key));
-    // Facts aside, which say what the settings are.
-    let module = |settings: &[String]| evaluator.program(settings).map(|m| Module { meta: Vec::new(), ..m });
-    let own = module(&[]);
-    let values = |knob: &Knob| -> Vec<String> {
-        let words = knob.values.iter().map(|value| format!("{}={value}", knob.key));
+/// The entries of the schedule to search: those that the model reads and the user has not given.
+fn entries(args: &Args, evaluator: &Evaluator) -> Vec<Vec<String>> {
+    let fixed = || args.settings.settings.iter().chain(&args.settings.schedule);
+    let given = |key: &str| fixed().any(|s| s.split('=').next().map(str::trim) == Some(key));
+    // An entry that changes no function is not read by this model.
+    let functions = |schedule: &[String]| evaluator.program(schedule).map(|m| m.functions);
+    let own = functions(&[]);
+    let values = |entry: &Entry| -> Vec<String> {
+        let words = entry.candidates.iter().map(|value| format!("{}={value}", entry.key));
         // A value that changes nothing is the model's own.
-        words.filter(|w| module(std::slice::from_ref(w)).is_some_and(|m| Some(m) != own)).collect()
+        words.filter(|w| functions(std::slice::from_ref(w)).is_some_and(|f| Some(f) != own)).collect()
     };
-    KNOBS.iter().filter(|k| !given(k.key)).map(values).filter(|v| !v.is_empty()).collect()
+    ENTRIES.iter().filter(|k| !given(k.key)).map(values).filter(|v| !v.is_empty()).collect()
 }
 
 fn bar() -> ProgressBar {
@@ -219,7 +222,7 @@ fn verify(
         }
         let begin = Instant::now();
         eprintln!("compiling {}/{} for {}: {}", tried + 1, args.verify, target.target, options(&candidate));
-        let mut program = args.load(&candidate.settings)?;
+        let mut program = args.load(&candidate.schedule)?;
         program.module.functions.retain(|f| *f.name == *args.function);
         let artefact = artefact(args, target, &program, &candidate)?;
         let outcome = match kept(args, &artefact) {
@@ -335,7 +338,7 @@ fn options(candidate: &Candidate) -> String {
     }
     words.push(format!("--layout '{}'", candidate.layout));
     words.push(format!("--state-layout '{}'", candidate.state_layout));
-    words.extend(candidate.settings.iter().map(|s| format!("--set {s}")));
+    words.extend(candidate.schedule.iter().map(|s| format!("--schedule {s}")));
     words.join(" ")
 }
 
@@ -348,6 +351,7 @@ fn command(args: &Args, target: &Target, candidate: &Candidate) -> String {
     let mut words = vec![format!("meshc compile {} --target {target}", args.model.display())];
     words.extend(args.settings.dtype.iter().map(|d| format!("--dtype {d}")));
     words.extend(args.settings.settings.iter().map(|s| format!("--set {s}")));
+    words.extend(args.settings.schedule.iter().map(|s| format!("--schedule {s}")));
     words.extend(args.flags.words());
     words.push(options(candidate));
     words.join(" ")
@@ -395,7 +399,7 @@ fn say(
         "cycles",
         "mesh",
         "state",
-        "settings",
+        "schedule",
     ];
     let rows: Vec<Vec<String>> = some.iter().map(|s| row(s, slice)).collect();
     let mut text = String::new();
@@ -435,7 +439,7 @@ fn row(shown: &Shown, slice: &Slice) -> Vec<String> {
         cycles,
         c.mesh.clone(),
         c.state_layout.clone(),
-        c.settings.join(" "),
+        c.schedule.join(" "),
     ]
 }
 

@@ -133,7 +133,7 @@ impl Session {
             ("layout", manifest.layout.clone()),
             ("state_layout", manifest.state_layout.clone()),
         ];
-        let model = ["model", "settings", "dtype"].into_iter();
+        let model = ["model", "settings", "schedule", "dtype"].into_iter();
         let model = model.filter_map(|name| Some((name, manifest.meta.get(name)?.clone())));
         facts.into_iter().chain(model).map(|(name, value)| (name.to_owned(), value)).collect()
     }

@@ -1,0 +1,44 @@
+//! Built-in models by name: the presets of `models::zoo`, built in this process.
+
+use super::program::Program;
+use crate::{
+    args::model::ModelArgs,
+    output::diagnostics::{Mistakes, Sources},
+};
+use anyhow::Result;
+use mesh::{Site, dsl, layout::suggest};
+use models::zoo::{self, Preset};
+use std::path::Path;
+
+/// Returns the built-in model that `path` names: a bare name, without a folder or an ending. A file or folder of that
+/// name is explained on standard error.
+pub fn named(path: &Path) -> Option<&'static Preset> {
+    let name = path.to_str()?;
+    let preset = zoo::ALL.iter().find(|preset| preset.name == name)?;
+    if path.exists() {
+        eprintln!(
+            "note: `{name}` is the built-in model; write `./{name}` for the file or folder of that name"
+        );
+    }
+    Some(preset)
+}
+
+/// Builds the program of a built-in model.
+pub fn program(preset: &Preset, args: &ModelArgs) -> Result<Program> {
+    let site = Site::new(preset.name, 0, 0, "");
+    let build = |args: &dsl::Args| models::program::of_task((preset.config)(), args, &site);
+    let module = dsl::run(args.words()?, build)
+        .map_err(|diagnostics| Mistakes::new(preset.name, &diagnostics, &Sources::default()))?;
+    Ok(super::program::finish(module, preset.name.to_owned(), Sources::default()))
+}
+
+/// Advice for a name that is neither a model file nor a built-in model.
+pub fn advice(name: &str) -> String {
+    let known: Vec<&str> = zoo::ALL.iter().map(|preset| preset.name).collect();
+    let near = suggest(name, known.iter().copied());
+    let hint = near.map_or_else(String::new, |near| format!("did you mean `{near}`? "));
+    format!(
+        "{hint}name a model program (.rs), a program as text (.mesh), a checkpoint, or a built-in model: {}",
+        known.join(", ")
+    )
+}

@@ -1,9 +1,0 @@
-//! T5 1.1 Small: gated GELU, an output projection of its own.
-//!
-//! `meshc report models/t5_v1_1_small.rs --mesh data=8`
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    models::main(models::zoo::t5_v1_1_small())
-}
