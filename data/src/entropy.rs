@@ -1,46 +1,45 @@
-//! How many nats a token has if nothing is known but how frequent tokens are: what a model that learnt
-//! nothing else would reach.
+//! Unigram entropy: the loss of a model that has learned only the frequency of tokens.
 
 use super::tokenizer::PAD;
 use std::collections::BTreeMap;
 
-/// How often tokens occur, padding apart.
+/// Occurrences of tokens, without padding.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Counts(BTreeMap<i32, u64>);
 
 impl Counts {
-    /// Counts these too.
+    /// Adds occurrences.
     pub fn add(&mut self, tokens: impl IntoIterator<Item = i32>) {
         for token in tokens.into_iter().filter(|t| *t != PAD) {
             *self.0.entry(token).or_default() += 1;
         }
     }
 
-    /// Counts what others counted too.
+    /// Adds the occurrences of another count.
     pub fn merge(&mut self, other: &Self) {
         for (token, count) in &other.0 {
             *self.0.entry(*token).or_default() += count;
         }
     }
 
-    /// How many different ones there are.
+    /// The number of distinct tokens.
     pub fn distinct(&self) -> usize {
         self.0.len()
     }
 
-    /// How many were counted.
+    /// The number of occurrences.
     pub fn total(&self) -> u64 {
         self.0.values().sum()
     }
 
-    /// Nats per token.
+    /// The entropy in nats per token.
     pub fn entropy(&self) -> f64 {
         let total = self.total() as f64;
         self.0.values().map(|n| *n as f64 / total).fold(0.0, |sum, share| sum - share * share.ln())
     }
 }
 
-/// Nats per token of these tokens, padding apart; 0 if there are none.
+/// Returns the entropy of these tokens in nats per token, without padding; 0 for no tokens.
 pub fn unigram_entropy(tokens: impl IntoIterator<Item = i32>) -> f64 {
     let mut counts = Counts::default();
     counts.add(tokens);

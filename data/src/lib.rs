@@ -1,50 +1,54 @@
-//! Training data: files, tokens, span corruption, and batches in an order that depends on nothing but
-//! the seed and the step.
+//! Training data: files, tokenizers, tokens, training objectives, mixtures of corpora, and batches.
 //!
-//! There is no shuffle buffer: the text is cut into windows, a pseudo-random permutation of the windows is
-//! computed for every epoch, and the noise of an example is keyed by what it is an example of. So any host
-//! can compute any batch, and training resumes at any step with nothing but the step's number.
+//! The order of the data depends on the seed and the step number alone. There is no shuffle buffer: tokens are
+//! divided into windows, each epoch uses a pseudo-random permutation of the windows, and the random numbers of an
+//! example are keyed by the example. Every host can therefore compute every batch, and a run resumes at any step
+//! from the step number.
 //!
-//! Reading order: [`files`] (what there is to read), `format` (compression, JSON lines), `parquet`, [`tokenizer`],
-//! [`stream`] (all tokens of a text), [`cache`] (tokens on disk), [`corpus`] (either), [`spans`] and [`objective`] (what
-//! examples are), [`order`] (permutations and random numbers), `packing` (several examples in a row), [`mixture`]
-//! (several texts), [`batch`], [`source`] (batches of all this), [`loader`] (batches ahead of time), [`entropy`] and
-//! [`stats`].
+//! Reading order: [`files`] (which files are read), `format` (compression, JSON Lines) and `parquet`; [`tokenizer`];
+//! [`tokenized_text`] (tokens in memory), [`prepared`] (tokens on disk), [`tokens`] (either of them); [`task`],
+//! [`spans`] (span corruption) and `example` (inputs and targets); [`order`] (permutations and random numbers),
+//! `packing` (several examples in a row), [`rates`] and `interleaving` (mixtures); [`batch`], [`batch_source`] (the
+//! trait that training loops use), [`mixture`] (its implementation), [`loader`] (batches made ahead of time);
+//! [`entropy`] and [`stats`].
 
 pub mod batch;
-pub mod cache;
-pub mod corpus;
+pub mod batch_source;
 pub mod entropy;
 pub mod error;
+mod example;
 pub mod files;
 mod format;
+mod interleaving;
 pub mod loader;
 pub mod mixture;
-mod objective;
 pub mod order;
 mod packing;
 mod parquet;
+pub mod prepared;
 mod problem;
 mod provenance;
-pub mod source;
+pub mod rates;
 pub mod spans;
 pub mod stats;
-pub mod stream;
 pub mod task;
+pub mod tokenized_text;
 pub mod tokenizer;
+pub mod tokens;
 
 pub use batch::Batch;
-pub use cache::Cache;
-pub use corpus::Corpus;
+pub use batch_source::BatchSource;
 pub use entropy::{Counts, unigram_entropy};
 pub use error::{Error, Result};
 pub use files::{TEXT_FIELD, Text};
 pub use loader::Loader;
-pub use mixture::{Mixture, Temperature};
-pub use provenance::About;
-pub use source::{Named, Options, Source};
+pub use mixture::{Corpus, Mixture, Options};
+pub use prepared::PreparedTokens;
+pub use provenance::Provenance;
+pub use rates::{MixtureSpec, Temperature};
 pub use spans::SpanCorruption;
 pub use stats::Stats;
-pub use stream::Stream;
 pub use task::{Objective, Task};
+pub use tokenized_text::TokenizedText;
 pub use tokenizer::{Bytes, Codec, FileTokenizer, Pieces, Tokenizer};
+pub use tokens::Tokens;

@@ -1,29 +1,35 @@
-//! Batches ahead of time: a thread of its own makes the next ones while the devices work.
+//! Prefetching: a thread makes the next batches while the devices work.
 
-use super::{batch::Batch, source::Source};
+use super::{batch::Batch, batch_source::BatchSource};
 use crate::{Error, Result};
 use std::{
     ops::Range,
-    sync::mpsc::{Receiver, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, sync_channel},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-/// The batches of some steps, in order, at most so many ahead.
+/// An iterator over the batches of consecutive steps.
 #[derive(Debug)]
 pub struct Loader {
-    /// Nothing once dropping has begun.
+    /// `None` once the loader is being dropped.
     batches: Option<Receiver<Result<Batch>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Loader {
-    /// Begins to make the batches of `steps`, and holds at most `ahead` that nobody has taken.
-    pub fn start(source: Source, seed: u32, steps: Range<u64>, ahead: usize) -> Result<Self> {
+    /// Starts a thread that makes the batches of `steps`, at most `ahead` of them before they are used.
+    ///
+    /// # Errors
+    /// If the system cannot start a thread.
+    pub fn start(source: Arc<dyn BatchSource>, seed: u32, steps: Range<u64>, ahead: usize) -> Result<Self> {
         let (sender, batches) = sync_channel(ahead.max(1));
         let work = move || {
-            // Nobody takes batches any more once the loader is dropped.
             for step in steps {
+                // Sending fails once the loader is dropped.
                 if sender.send(source.batch(seed, step)).is_err() {
                     break;
                 }
@@ -31,7 +37,7 @@ impl Loader {
         };
         let thread = thread::Builder::new().name("data".to_owned()).spawn(work).map_err(|e| {
             Error::input(
-                format!("no thread for the data could be started: {e}"),
+                format!("the thread that makes batches cannot be started: {e}"),
                 "free some memory or threads",
             )
         })?;
@@ -42,7 +48,7 @@ impl Loader {
 impl Iterator for Loader {
     type Item = Result<(Batch, Duration)>;
 
-    /// The next batch, and how long it had to be waited for; or why it cannot be read. Nothing after the last.
+    /// Returns the next batch and the time spent waiting for it. `None` means the steps are over.
     fn next(&mut self) -> Option<Self::Item> {
         let begin = Instant::now();
         let batch = self.batches.as_ref()?.recv().ok()?;
@@ -55,7 +61,7 @@ impl Drop for Loader {
         // Wakes the thread if it waits to send.
         drop(self.batches.take());
         if let Some(thread) = self.thread.take() {
-            // It has nothing to return, and a panic of it was seen as the end of the batches.
+            // The thread returns no value, and a panic was already seen as the end of the batches.
             let _ = thread.join();
         }
     }

@@ -1,259 +1,410 @@
-//! Several texts at once: how much of each, and which one a row of a batch is from.
+//! Mixtures: batches of examples from one or several corpora.
 //!
-//! Rates are given, or follow from how many examples there are: mT5's p ∝ n^(1/T), with n no larger than a cap. Rows
-//! of all steps are counted through, and cut into blocks of [`BLOCK`]. In every block each text has exactly its share of
-//! the rows, at places that a permutation of the block chooses. So the text of a row, and the number of the row
-//! among those of its text, are functions of the seed and the row's number; nothing has to be remembered.
+//! Rows are numbered through all steps. The interleaving maps the number of a row to a corpus and to the index of the
+//! row within that corpus (`interleaving.rs`). A permutation per epoch maps that index to a row of the corpus. Both are
+//! functions of the seed and the number.
 
-use super::order::Permutation;
-use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
-use std::{
-    collections::BTreeMap,
-    ops::Range,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+use super::{
+    batch::Batch,
+    batch_source::BatchSource,
+    example::ExampleBuilder,
+    interleaving::{Interleaving, MAX_CORPORA},
+    order::{Permutation, Rng},
+    packing::{Packed, pieces},
+    rates::{Temperature, Weight, shares},
+    spans::{Lengths, SpanCorruption},
+    task::Task,
+    tokenizer::Tokenizer,
+    tokens::Tokens,
 };
+use crate::{Error, Result, Text};
+use std::fmt;
 
-/// Rows of a block. Rates are rounded to whole rows of it.
-pub const BLOCK: u64 = 1 << 16;
-/// What permutations are for: a part of their keys.
-const MIX: u64 = 3;
-
-/// Several texts by name, as a file describes them.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Mixture {
-    /// T: 1 takes texts by their size; the higher, the more even. Default: 1.
-    pub temperature: Option<f64>,
-    /// More examples than this do not count.
-    pub cap: Option<u64>,
-    /// The texts.
-    pub sources: BTreeMap<String, Ingredient>,
+/// Options for making examples.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The tokenizer of a text.
+    pub tokenizer: Tokenizer,
+    /// The share of each corpus, at its end, that is held out for evaluation: in `[0, 1)`.
+    pub held_out: f64,
+    /// The amount of noise for span corruption.
+    pub corruption: SpanCorruption,
+    /// Determines sampling rates that are not given.
+    pub temperature: Temperature,
 }
 
-/// One text of a mixture.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Ingredient {
-    /// Files, folders and patterns; or one folder that `meshc data prepare` has written.
-    pub files: Vec<PathBuf>,
-    /// How often it is taken, as compared with the others. All have one, or none.
-    #[serde(default)]
+/// One corpus of a mixture.
+#[derive(Clone, Debug)]
+pub struct Corpus {
+    /// The name; empty for the only corpus.
+    pub name: String,
+    /// The sampling rate relative to the other corpora. `None` means it follows from the number of examples.
     pub rate: Option<f64>,
-    /// The field of JSON lines or the column of Parquet, if it is another one than that of the others.
-    #[serde(default)]
-    pub text_field: Option<String>,
+    /// The tokens.
+    pub tokens: Tokens,
 }
 
-/// What rates follow from, where they are not given.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Temperature {
-    /// T of n^(1/T).
-    pub temperature: f64,
-    /// The most that n is.
-    pub cap: u64,
+/// One or several corpora, divided into examples.
+pub struct Mixture {
+    task: Task,
+    corruption: SpanCorruption,
+    builder: ExampleBuilder,
+    corpora: Vec<CorpusRows>,
+    interleaving: Interleaving,
+    /// For each held-out batch, the index of its corpus and its number among the held-out batches of that corpus.
+    held_out: Vec<(usize, usize)>,
 }
 
-impl Default for Temperature {
-    /// Every example as likely as any other.
-    fn default() -> Self {
-        Self { temperature: 1.0, cap: u64::MAX }
-    }
+/// The rows of one corpus.
+struct CorpusRows {
+    corpus: Corpus,
+    /// Part of the keys of random numbers. `None` if there is only one corpus.
+    salt: Option<u64>,
+    /// The number of rows for training.
+    train: usize,
+    /// The number of rows for evaluation.
+    held_out: usize,
+    rows: Rows,
 }
 
-/// One text: its name, the rate if it is given, and how many examples it has.
-pub type Amount<'a> = (&'a str, Option<f64>, u64);
-
-/// The share of each text, all together 1.
-pub fn shares(of: &[Amount<'_>], Temperature { temperature, cap }: Temperature) -> Result<Vec<f64>> {
-    let given = of.iter().filter(|(_, rate, _)| rate.is_some()).count();
-    if given > 0 && given < of.len() {
-        let names: Vec<&str> =
-            of.iter().filter(|(_, rate, _)| rate.is_none()).map(|(name, ..)| *name).collect();
-        return Err(Error::input(
-            format!("some texts of the mixture have a rate, but not `{}`", names.join("`, `")),
-            "give all of them a rate, or none: then rates follow from how many examples each has",
-        ));
-    }
-    if !(temperature > 0.0 && temperature.is_finite()) || cap == 0 {
-        return Err(Error::input(
-            format!("a mixture by temperature {temperature} and cap {cap}"),
-            "a temperature is a number above 0 (1: by size; mT5 has 1/0.3), a cap at least 1 example",
-        ));
-    }
-    let size = |examples: u64| (examples.min(cap) as f64).powf(1.0 / temperature);
-    let rates: Vec<f64> = of.iter().map(|(_, rate, n)| rate.unwrap_or_else(|| size(*n))).collect();
-    if let Some(((name, ..), rate)) = of.iter().zip(&rates).find(|(_, r)| !(**r > 0.0 && r.is_finite())) {
-        return Err(Error::input(
-            format!("text `{name}` of the mixture has the rate {rate}"),
-            "a rate is a number above 0; leave out what is not to be taken",
-        ));
-    }
-    let all: f64 = rates.iter().sum();
-    Ok(rates.into_iter().map(|rate| rate / all).collect())
+/// How tokens are divided into rows.
+enum Rows {
+    /// Consecutive windows of equal length, first those for training.
+    Windows,
+    /// Pieces of documents, several per row: the rows for training, and those for evaluation.
+    Packed([Packed; 2]),
 }
 
-/// How many rows of a block each share has: at least one, together all, by largest remainders.
-fn rows_of_block(shares: &[f64]) -> Vec<u64> {
-    let exact: Vec<f64> = shares.iter().map(|share| share * BLOCK as f64).collect();
-    let mut rows: Vec<u64> = exact.iter().map(|rows| (rows.floor() as u64).max(1)).collect();
-    // What rounding has left over, or what the smallest have too much.
-    while rows.iter().sum::<u64>() != BLOCK {
-        let wants = |i: &usize| exact[*i] - rows[*i] as f64;
-        let more = (0..rows.len()).max_by(by(&wants));
-        let less = (0..rows.len()).filter(|i| rows[*i] > 1).min_by(by(&wants));
-        match (rows.iter().sum::<u64>() < BLOCK, more, less) {
-            (true, Some(most), _) => rows[most] += 1,
-            (false, _, Some(least)) => rows[least] -= 1,
-            _ => break,
+/// Takes the place of the epoch number in the keys of held-out examples.
+const HELD_OUT: u64 = u64::MAX;
+/// The first element of the key of a permutation of rows.
+const ORDER: u64 = 1;
+/// The first element of the key of an example's random numbers.
+const NOISE: u64 = 2;
+
+impl Mixture {
+    /// Makes examples of one text.
+    ///
+    /// # Errors
+    /// As [`Mixture::new`], and if the text cannot be tokenized.
+    pub fn of_text(text: Text, task: Task, options: &Options) -> Result<Self> {
+        let tokens = Tokens::of_text(text, &options.tokenizer)?;
+        Self::new(vec![Corpus { name: String::new(), rate: None, tokens }], task, options)
+    }
+
+    /// Makes examples of corpora that have the same tokenizer.
+    ///
+    /// # Errors
+    /// If an option is out of range, a corpus is too short for one training row, the tokenizers differ, or the task's
+    /// lengths and vocabulary do not fit the objective.
+    pub fn new(corpora: Vec<Corpus>, task: Task, options: &Options) -> Result<Self> {
+        let (corruption, share) = (options.corruption, options.held_out);
+        if task.batch == 0 {
+            return Err(Error::input(
+                "the task has batches of 0 rows",
+                "give the model a `batch` of at least 1",
+            ));
         }
-    }
-    rows
-}
-
-fn by<'a>(of: &'a impl Fn(&usize) -> f64) -> impl Fn(&usize, &usize) -> std::cmp::Ordering + 'a {
-    |a, b| of(a).total_cmp(&of(b))
-}
-
-/// Which text each row is from.
-#[derive(Debug)]
-pub(super) struct Schedule {
-    rows: Vec<u64>,
-    /// The block that was needed last: it takes a moment to make, and the next step needs it again.
-    last: Mutex<Option<(u64, u64, Arc<Block>)>>,
-}
-
-/// For each row of a block, its text and its number among the rows of that text.
-type Block = Vec<(u16, u16)>;
-
-/// More texts than this are refused.
-pub(super) const MOST: usize = 1 << 12;
-
-impl Schedule {
-    /// By the shares of at most [`MOST`] texts.
-    pub(super) fn new(shares: &[f64]) -> Self {
-        Self { rows: rows_of_block(shares), last: Mutex::new(None) }
-    }
-
-    /// The share of each text, as it is after rounding.
-    pub(super) fn shares(&self) -> impl Iterator<Item = f64> {
-        self.rows.iter().map(|rows| *rows as f64 / BLOCK as f64)
-    }
-
-    /// For each of these rows, counted through all steps: its text, and its number among all rows of that text.
-    pub(super) fn rows(&self, seed: u64, rows: Range<u64>) -> Vec<(usize, u64)> {
-        if self.rows.len() < 2 {
-            return rows.map(|row| (0, row)).collect();
+        if !(0.0..1.0).contains(&share) {
+            return Err(Error::input(
+                format!("the held-out share must be in [0, 1), got {share}"),
+                "0.05 holds out the last 5 % of each corpus; 0 holds out no rows",
+            ));
         }
-        let mut current = None;
-        let place = |row: u64| {
-            let number = row / BLOCK;
-            let block = match &current {
-                Some((of, block)) if *of == number => block,
-                _ => &current.insert((number, self.block(seed, number))).1,
+        let tokenizer = common_tokenizer(&corpora)?;
+        let builder = ExampleBuilder::new(&task, corruption, &tokenizer)?;
+        let several = corpora.len() > 1;
+        let rows = |corpus: Corpus| CorpusRows::new(corpus, several, &task, &builder, share);
+        let corpora: Vec<CorpusRows> = corpora.into_iter().map(rows).collect::<Result<_>>()?;
+        let weights: Vec<Weight<'_>> = corpora.iter().map(CorpusRows::weight).collect();
+        let interleaving = Interleaving::new(&shares(&weights, options.temperature)?);
+        // Round-robin, so that the first batches cover every corpus.
+        let batches = |corpus: &CorpusRows| corpus.held_out.div_ceil(task.batch);
+        let most = corpora.iter().map(batches).max().unwrap_or(0);
+        let round = |n: usize| {
+            corpora.iter().enumerate().filter(move |(_, c)| n < batches(c)).map(move |(i, _)| (i, n))
+        };
+        let held_out = (0..most).flat_map(round).collect();
+        Ok(Self { task, corruption, builder, corpora, interleaving, held_out })
+    }
+
+    /// The task.
+    pub fn task(&self) -> &Task {
+        &self.task
+    }
+
+    /// The corpora, in the order of their names.
+    pub fn corpora(&self) -> impl Iterator<Item = &Corpus> {
+        self.corpora.iter().map(|rows| &rows.corpus)
+    }
+
+    /// The share of rows of each corpus, after rounding.
+    pub fn shares(&self) -> impl Iterator<Item = f64> {
+        self.interleaving.shares()
+    }
+
+    /// The tokenizer of all corpora.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        // There is at least one corpus.
+        self.corpora[0].corpus.tokens.tokenizer()
+    }
+
+    /// The number of tokens of all corpora.
+    pub fn tokens(&self) -> usize {
+        self.corpora().map(|corpus| corpus.tokens.len()).sum()
+    }
+
+    /// The lengths of the longest example, without padding.
+    pub fn lengths(&self) -> &Lengths {
+        self.builder.longest()
+    }
+
+    /// The number of training rows in one epoch of all corpora.
+    pub fn train_rows(&self) -> usize {
+        self.corpora.iter().map(|rows| rows.train).sum()
+    }
+
+    /// The number of held-out rows.
+    pub fn held_out_rows(&self) -> usize {
+        self.corpora.iter().map(|rows| rows.held_out).sum()
+    }
+
+    /// The mean number of examples per training row. `None` without packing.
+    pub fn examples_per_row(&self) -> Option<f64> {
+        let packed = self.corpora.iter().filter_map(|corpus| match &corpus.rows {
+            Rows::Windows => None,
+            Rows::Packed([train, _]) => Some((train.examples(), train.rows())),
+        });
+        let (examples, rows) = packed.reduce(|a, b| (a.0 + b.0, a.1 + b.1))?;
+        Some(examples as f64 / rows.max(1) as f64)
+    }
+
+    /// Writes one row of a corpus into row `to` of the batch. Held-out rows are numbered after the training rows.
+    fn fill(&self, corpus: &CorpusRows, row: u64, key: [u64; 2], batch: &mut Batch, to: usize) -> Result<()> {
+        let example = |tokens: &[i32], number: u64| {
+            self.builder.example(tokens, &mut Rng::keyed(&corpus.key(NOISE, &[key[0], key[1], number])))
+        };
+        let tokens = &corpus.corpus.tokens;
+        match &corpus.rows {
+            Rows::Windows => {
+                let raw = self.builder.longest().raw;
+                let start = row as usize * raw;
+                let (input, target) = example(&tokens.read(start..start + raw)?, row);
+                batch.put(to, &input, &target);
+            }
+            Rows::Packed([train, held_out]) => {
+                let (packed, row) = match (row as usize).checked_sub(corpus.train) {
+                    None => (train, row as usize),
+                    Some(row) => (held_out, row),
+                };
+                for (number, piece) in packed.row(row) {
+                    let (input, target) = example(&tokens.read(piece.range())?, u64::from(number));
+                    batch.put(to, &input, &target);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl BatchSource for Mixture {
+    fn batch(&self, seed: u32, step: u64) -> Result<Batch> {
+        let (size, seed) = (self.task.batch as u64, u64::from(seed));
+        let mut batch = Batch::empty(&self.task);
+        let rows = self.interleaving.rows(seed, step * size..(step + 1) * size);
+        if self.corpora.len() > 1 {
+            batch.corpora = rows.iter().map(|(corpus, _)| *corpus).collect();
+        }
+        // The last epoch and its permutation, per corpus: a batch may span several epochs.
+        let mut orders: Vec<Option<(u64, Permutation)>> = vec![None; self.corpora.len()];
+        for (to, (corpus, index)) in rows.into_iter().enumerate() {
+            let (rows, order) = (&self.corpora[corpus], &mut orders[corpus]);
+            let (epoch, index) = (index / rows.train as u64, index % rows.train as u64);
+            let permutation = match order {
+                Some((known, permutation)) if *known == epoch => permutation,
+                Some(_) | None => {
+                    let new = Permutation::new(rows.train as u64, &rows.key(ORDER, &[seed, epoch]));
+                    &mut order.insert((epoch, new)).1
+                }
             };
-            let (text, at) = block[(row % BLOCK) as usize];
-            (usize::from(text), number * self.rows[usize::from(text)] + u64::from(at))
-        };
-        rows.map(place).collect()
+            self.fill(rows, permutation.at(index), [seed, epoch], &mut batch, to)?;
+        }
+        Ok(batch)
     }
 
-    fn block(&self, seed: u64, number: u64) -> Arc<Block> {
-        // Nothing is done while it is locked that could panic.
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, _, block)) = last.as_ref().filter(|(s, n, _)| (*s, *n) == (seed, number)) {
-            return block.clone();
+    fn epoch_batches(&self) -> usize {
+        self.train_rows() / self.task.batch
+    }
+
+    fn held_out_batches(&self) -> usize {
+        self.held_out.len()
+    }
+
+    fn held_out_batch(&self, number: usize) -> Result<Batch> {
+        let (corpus, number) = self.held_out[number];
+        let (corpus, size) = (&self.corpora[corpus], self.task.batch);
+        let mut batch = Batch::empty(&self.task);
+        let rows = number * size..((number + 1) * size).min(corpus.held_out);
+        for (to, row) in rows.enumerate() {
+            self.fill(corpus, (corpus.train + row) as u64, [0, HELD_OUT], &mut batch, to)?;
         }
-        let owners: Vec<u16> = (0u16..)
-            .zip(&self.rows)
-            .flat_map(|(text, rows)| std::iter::repeat_n(text, *rows as usize))
-            .collect();
-        let order = Permutation::new(BLOCK, &[MIX, seed, number]);
-        let mut seen = vec![0u16; self.rows.len()];
-        let row = |row| {
-            let text = owners[order.at(row) as usize];
-            let at = &mut seen[usize::from(text)];
-            // The last row of a text that has all of a block is 65,535.
-            (text, std::mem::replace(at, at.wrapping_add(1)))
+        Ok(batch)
+    }
+
+    fn held_out_corpus(&self, number: usize) -> Option<&str> {
+        (self.corpora.len() > 1).then(|| self.corpora[self.held_out[number].0].corpus.name.as_str())
+    }
+
+    fn corpora(&self) -> Vec<&str> {
+        self.corpora.iter().map(|rows| rows.corpus.name.as_str()).collect()
+    }
+
+    fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let Task { batch, input_length, target_length, vocab, objective, packing } = &self.task;
+        let corpora = self.corpora.len();
+        for number in [*batch, *input_length, *target_length, *vocab, usize::from(*packing), corpora] {
+            hasher.update(&(number as u64).to_le_bytes());
+        }
+        hasher.update(objective.name().as_bytes());
+        for number in [self.corruption.density, self.corruption.mean_span] {
+            hasher.update(&number.to_le_bytes());
+        }
+        hasher.update(self.tokenizer().identity().as_bytes());
+        for (rows, share) in self.corpora.iter().zip(self.shares()) {
+            hasher.update(&share.to_le_bytes()).update(rows.corpus.name.as_bytes());
+            for number in [rows.train, rows.held_out] {
+                hasher.update(&(number as u64).to_le_bytes());
+            }
+            hasher.update(rows.corpus.tokens.digest().as_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    fn tokenizer_identity(&self) -> &str {
+        self.tokenizer().identity()
+    }
+}
+
+/// Returns the tokenizer that all corpora have.
+fn common_tokenizer(corpora: &[Corpus]) -> Result<Tokenizer> {
+    let Some((first, others)) = corpora.split_first() else {
+        return Err(Error::input("the mixture has no corpus", "name at least one"));
+    };
+    if corpora.len() > MAX_CORPORA {
+        return Err(Error::input(
+            format!("the mixture has {} corpora, more than {MAX_CORPORA}", corpora.len()),
+            "combine some of them into one corpus",
+        ));
+    }
+    let tokenizer = first.tokens.tokenizer();
+    match others.iter().find(|other| other.tokens.tokenizer().identity() != tokenizer.identity()) {
+        None => Ok(tokenizer.clone()),
+        Some(other) => Err(Error::input(
+            format!(
+                "corpus `{}` was tokenized by `{}`, and corpus `{}` by `{}`",
+                first.name,
+                tokenizer.name(),
+                other.name,
+                other.tokens.tokenizer().name()
+            ),
+            "prepare all corpora with the same tokenizer",
+        )),
+    }
+}
+
+impl CorpusRows {
+    fn new(corpus: Corpus, several: bool, task: &Task, builder: &ExampleBuilder, share: f64) -> Result<Self> {
+        let salt = several.then(|| {
+            let digest = blake3::hash(corpus.name.as_bytes());
+            digest.as_bytes()[..8].try_into().map_or(0, u64::from_le_bytes)
+        });
+        let name = if several { format!("corpus `{}`", corpus.name) } else { "the text".to_owned() };
+        if task.packing {
+            Self::packed(corpus, salt, task, builder, share, &name)
+        } else {
+            Self::windows(corpus, salt, builder, share, &name)
+        }
+    }
+
+    fn windows(
+        corpus: Corpus,
+        salt: Option<u64>,
+        builder: &ExampleBuilder,
+        share: f64,
+        name: &str,
+    ) -> Result<Self> {
+        let (raw, len, unit) = (builder.longest().raw, corpus.tokens.len(), corpus.tokens.unit());
+        let windows = len / raw;
+        let held_out = held_out(windows, share);
+        if windows <= held_out {
+            let need = raw * (1..).find(|w| self::held_out(*w, share) < *w).unwrap_or(usize::MAX);
+            return Err(Error::input(
+                format!("{name} is too short: {len} {unit}"),
+                format!(
+                    "an example takes {raw} {unit}; give at least {need} {unit}, and much more for useful training"
+                ),
+            ));
+        }
+        Ok(Self { corpus, salt, train: windows - held_out, held_out, rows: Rows::Windows })
+    }
+
+    fn packed(
+        corpus: Corpus,
+        salt: Option<u64>,
+        task: &Task,
+        builder: &ExampleBuilder,
+        share: f64,
+        name: &str,
+    ) -> Result<Self> {
+        let (raw, len, unit) = (builder.longest().raw, corpus.tokens.len(), corpus.tokens.unit());
+        let mut train = pieces(len, &corpus.tokens.ends()?, builder.least(), raw);
+        if u32::try_from(train.len()).is_err() {
+            return Err(Error::input(
+                format!("{name} has {} examples, more than packing supports (2^32)", train.len()),
+                "divide it into several corpora of a mixture",
+            ));
+        }
+        let held_out = train.split_off(train.len() - held_out(train.len(), share));
+        if train.is_empty() {
+            let (least, all) = (builder.least(), held_out.len());
+            return Err(Error::input(
+                format!("{name} is too short: {len} {unit} with {all} examples, {all} of them held out"),
+                format!("an example takes from {least} to {raw} {unit} of a document; give more text"),
+            ));
+        }
+        let room = (task.input_length, task.target_length);
+        let packed = [train, held_out].map(|pieces| Packed::new(pieces, room, |raw| builder.lengths(raw)));
+        let [train, held_out] = packed.each_ref().map(Packed::rows);
+        Ok(Self { corpus, salt, train, held_out, rows: Rows::Packed(packed) })
+    }
+
+    fn weight(&self) -> Weight<'_> {
+        let examples = match &self.rows {
+            Rows::Windows => self.train,
+            Rows::Packed([train, _]) => train.examples(),
         };
-        let block: Arc<Block> = Arc::new((0..BLOCK).map(row).collect());
-        *last = Some((seed, number, block.clone()));
-        block
+        Weight { name: &self.corpus.name, rate: self.corpus.rate, examples: examples as u64 }
+    }
+
+    /// The key of random numbers for `purpose` and `parts` within this corpus.
+    fn key(&self, purpose: u64, parts: &[u64]) -> Vec<u64> {
+        [purpose].into_iter().chain(parts.iter().copied()).chain(self.salt).collect()
+    }
+}
+
+/// The number of held-out items: at least one for a share above 0.
+fn held_out(items: usize, share: f64) -> usize {
+    (items as f64 * share).ceil() as usize
+}
+
+impl fmt::Debug for Mixture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Mixture");
+        out.field("tokens", &self.tokens()).field("task", self.task()).field("lengths", self.lengths());
+        out.field("train", &self.train_rows()).field("held_out", &self.held_out_rows()).finish()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_follow_from_rates_or_sizes() {
-        let of =
-            |temperature: f64, cap: u64, all: &[Amount<'_>]| shares(all, Temperature { temperature, cap });
-        let near =
-            |a: Vec<f64>, b: &[f64]| assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-12), "{a:?}");
-        near(of(1.0, u64::MAX, &[("a", Some(3.0), 5), ("b", Some(1.0), 9)]).unwrap(), &[0.75, 0.25]);
-        near(of(1.0, u64::MAX, &[("a", None, 300), ("b", None, 100)]).unwrap(), &[0.75, 0.25]);
-        near(of(1.0, 100, &[("a", None, 300), ("b", None, 100)]).unwrap(), &[0.5, 0.5]);
-        near(of(2.0, u64::MAX, &[("a", None, 900), ("b", None, 100)]).unwrap(), &[0.75, 0.25]);
-        let fails = |of: Result<Vec<f64>>, part: &str| {
-            let error = of.unwrap_err().to_string();
-            assert!(error.contains(part), "{error}");
-        };
-        fails(of(1.0, 9, &[("a", Some(1.0), 1), ("b", None, 1)]), "but not `b`");
-        fails(of(0.0, 9, &[("a", None, 1)]), "temperature 0");
-        fails(of(1.0, 0, &[("a", None, 1)]), "cap 0");
-        fails(of(1.0, 9, &[("a", Some(-1.0), 1)]), "`a` of the mixture has the rate -1");
-        fails(of(1.0, 9, &[("a", Some(f64::NAN), 1)]), "rate NaN");
-    }
-
-    #[test]
-    fn every_text_has_its_share_of_every_block_and_at_least_a_row() {
-        for shares in [vec![0.5, 0.3, 0.2], vec![1.0 / 3.0; 3], vec![1.0 - 3e-7, 1e-7, 1e-7, 1e-7], vec![1.0]]
-        {
-            let rows = rows_of_block(&shares);
-            assert_eq!(rows.iter().sum::<u64>(), BLOCK);
-            assert!(
-                rows.iter().zip(&shares).all(|(r, s)| *r >= 1 && (*r as f64 - s * BLOCK as f64).abs() <= 3.0)
-            );
-        }
-        let schedule = Schedule::new(&[0.5, 0.3, 0.2]);
-        let all = schedule.rows(7, 0..2 * BLOCK);
-        for text in 0..3 {
-            // Its rows are counted through without a gap, in order, in all blocks.
-            let own: Vec<u64> = all.iter().filter(|(t, _)| *t == text).map(|(_, n)| *n).collect();
-            assert_eq!(own, (0..2 * schedule.rows[text]).collect::<Vec<_>>());
-        }
-        // Already a few rows have about the shares, anywhere.
-        for start in [0, 1000, BLOCK - 300] {
-            let some = schedule.rows(7, start..start + 600);
-            let first = some.iter().filter(|(t, _)| *t == 0).count();
-            assert!((240..360).contains(&first), "{first}");
-        }
-    }
-
-    #[test]
-    fn a_row_is_a_function_of_its_number_and_the_seed() {
-        let of = |seed, rows: Range<u64>| Schedule::new(&[0.7, 0.3]).rows(seed, rows);
-        let whole = of(1, BLOCK - 50..BLOCK + 50);
-        let schedule = Schedule::new(&[0.7, 0.3]);
-        // In any order, whatever was asked for before.
-        for row in (0..100).rev() {
-            let row = BLOCK - 50 + row;
-            assert_eq!(schedule.rows(1, row..row + 1)[0], whole[(row + 50 - BLOCK) as usize]);
-        }
-        assert_ne!(whole, of(2, BLOCK - 50..BLOCK + 50));
-        assert_eq!(Schedule::new(&[1.0]).rows(3, 5..7), [(0, 5), (0, 6)]);
-    }
-
-    #[test]
-    fn a_file_describes_a_mixture() {
-        let text = r#"{"temperature": 3.3, "sources": {"en": {"files": ["a"], "rate": 2}, "de": {"files": ["b"], "text_field": "body"}}}"#;
-        let mixture: Mixture = serde_json::from_str(text).unwrap();
-        assert_eq!((mixture.temperature, mixture.cap, mixture.sources.len()), (Some(3.3), None, 2));
-        assert_eq!(mixture.sources["en"].rate, Some(2.0));
-        let error = serde_json::from_str::<Mixture>(r#"{"source": {}}"#).unwrap_err().to_string();
-        assert!(error.contains("unknown field `source`"), "{error}");
-    }
-}
+mod tests;

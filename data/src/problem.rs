@@ -1,16 +1,18 @@
 //! The reason why a data file cannot be used.
 
-/// Why a file cannot be used.
+/// The reason why a data file cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Problem {
-    /// What is wrong, to be read after the file's name.
+    /// A predicate that follows the name of the file, such as `is empty`.
     pub what: String,
-    /// What to do.
+    /// What to do about it.
     pub help: String,
-    /// The file was meant to be data, and a part of it may be lost: it is not to be passed over in a folder.
+    /// True if the file is meant to be data and part of it may be lost. Such a file is an error even when it is found in
+    /// a directory, where other unusable files are skipped.
     pub damage: bool,
 }
 
+/// A list of names for messages.
 pub(super) fn quoted(names: &[&str]) -> String {
     if names.is_empty() { "none at all".into() } else { format!("`{}`", names.join("`, `")) }
 }

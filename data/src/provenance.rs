@@ -1,17 +1,17 @@
-//! The origin of a corpus, for messages.
+//! The origin of tokens, for messages.
 
 use super::files::Skipped;
 use std::path::PathBuf;
 
-/// Where tokens come from, for people.
+/// The origin of tokens.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct About {
-    /// Files with text.
+pub struct Provenance {
+    /// The number of files with text.
     pub files: usize,
     /// Bytes of text, uncompressed.
     pub bytes: u64,
-    /// What was found in folders and left out.
+    /// Files in directories that were skipped.
     pub skipped: Vec<Skipped>,
-    /// The folder of prepared tokens, if that is what they are.
+    /// The directory of prepared tokens. `None` means the tokens were made in memory.
     pub prepared: Option<PathBuf>,
 }

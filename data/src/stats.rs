@@ -1,10 +1,10 @@
 //! What a text is like: how much there is, in how long documents, and how even its tokens are.
 
 use super::{
-    cache::Cache,
     entropy::Counts,
     files::Text,
-    stream::document_tokens,
+    prepared::PreparedTokens,
+    tokenized_text::document_tokens,
     tokenizer::{FIRST_BYTE, Tokenizer},
 };
 use crate::Result;
@@ -67,9 +67,9 @@ impl Stats {
     }
 
     /// Of prepared tokens.
-    pub fn of_cache(cache: &Cache) -> Result<Self> {
-        let about = cache.about();
-        Self::collect(about.files, 0, about.bytes, &cache.documents()?, |document| cache.read(document))
+    pub fn of_prepared(prepared: &PreparedTokens) -> Result<Self> {
+        let about = prepared.provenance();
+        Self::collect(about.files, 0, about.bytes, &prepared.documents()?, |document| prepared.read(document))
     }
 
     fn collect(

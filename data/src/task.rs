@@ -1,39 +1,39 @@
-//! The task of a program: sizes of its batches, and what inputs and targets are made of.
+//! The shape of batches and the training objective.
 
-/// What a program wants to be trained on, by its own account.
+/// The shape of batches and how examples are made of text, as the program requires it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Task {
-    /// Sequences in a batch.
+    /// Rows of a batch.
     pub batch: usize,
-    /// Tokens of an input.
+    /// Tokens of an input row.
     pub input_length: usize,
-    /// Tokens of a target.
+    /// Tokens of a target row.
     pub target_length: usize,
-    /// Tokens there are.
+    /// The size of the vocabulary.
     pub vocab: usize,
-    /// What inputs and targets are made of text.
+    /// The training objective.
     pub objective: Objective,
-    /// Whether a row has several examples.
+    /// True if a row may hold several examples.
     pub packing: bool,
 }
 
-/// What a program is trained on.
+/// The training objective: how inputs and targets are made of text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Objective {
-    /// Spans are missing from the input, and are the target.
+    /// Spans are removed from the input, and form the target.
     #[default]
     SpanCorruption,
-    /// The input is the beginning of the text, the target the rest.
+    /// The input is the beginning of the text, the target is the rest.
     PrefixLm,
-    /// The target is the text; the input is nothing but an end.
+    /// The target is the text; the input holds only the end token.
     Lm,
 }
 
 impl Objective {
-    /// All there are.
+    /// All objectives.
     pub const ALL: [Self; 3] = [Self::SpanCorruption, Self::PrefixLm, Self::Lm];
 
-    /// The fact `task` of a program.
+    /// The name, such as `span_corruption`.
     pub fn name(self) -> &'static str {
         match self {
             Self::SpanCorruption => "span_corruption",

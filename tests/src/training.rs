@@ -5,14 +5,17 @@ use compiler::{
     artefact::Settings,
     pipeline::{self, Placement},
 };
-use data::{Source, Text};
+use data::{Mixture, Text};
 use mesh::{Function, Layout, Mesh, Module, Site};
 use models::{Config, LrSchedule, Optimizer, Switch};
 use runtime::{
     Artefact, Session,
     train::{self, Observer, Step},
 };
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// A Switch Transformer over bytes with all its noise, small, that any of eight devices can have a part of.
 pub fn small_switch() -> Config {
@@ -68,13 +71,13 @@ pub fn session_of(module: Module, mesh: &str, layout: &str, state_layout: &str) 
 
 /// Examples for `session` from a file or folder of the repository.
 #[track_caller]
-pub fn source(session: &Session, paths: &[&str], held_out: f64) -> Source {
+pub fn source(session: &Session, paths: &[&str], held_out: f64) -> Arc<Mixture> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let paths: Vec<PathBuf> = paths.iter().map(|path| root.join(path)).collect();
     let text = Text::read(&paths).unwrap_or_else(|e| panic!("{e}"));
     let task = train::task(session.artefact()).unwrap_or_else(|e| panic!("{e}"));
     let options = data::Options { held_out, ..data::Options::default() };
-    Source::new(text, task, &options).unwrap_or_else(|e| panic!("{e}"))
+    Arc::new(Mixture::of_text(text, task, &options).unwrap_or_else(|e| panic!("{e}")))
 }
 
 /// Keeps all steps.

@@ -1,7 +1,6 @@
 //! Layouts mean nothing to training: the same model, seed and text give the same losses however the model
 //! is split over devices, step after step, with dropout and jitter on.
 
-use data::Source;
 use models::Config;
 use runtime::train;
 use std::sync::atomic::AtomicBool;
@@ -22,7 +21,7 @@ const STEPS: u64 = 20;
 #[track_caller]
 fn losses(config: &Config, place: (&str, &str), seed: u32, text: &[&str]) -> Vec<f64> {
     let mut session = session(config, place.0, place.1);
-    let data: Source = source(&session, text, 0.0);
+    let data = source(&session, text, 0.0);
     let options = train::Options { steps: STEPS, seed: Some(seed), ..train::Options::default() };
     let mut steps = Steps::default();
     let summary = train::run(&mut session, data, &options, &mut steps, &AtomicBool::new(false));

@@ -3,12 +3,13 @@
 use crate::output::failure::failure;
 use anyhow::{Context, Result};
 use data::{
-    Cache, Codec, Corpus, Mixture, Named, Source, Stats, TEXT_FIELD, Task, Temperature, Text, Tokenizer,
-    mixture::Ingredient,
+    Codec, Corpus, Mixture, MixtureSpec, PreparedTokens, Stats, TEXT_FIELD, Task, Temperature, Text, Tokenizer, Tokens,
+    rates::CorpusSpec,
 };
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// Options of commands that make examples of text.
@@ -34,7 +35,7 @@ pub struct DataOptions {
 
 /// Texts, read.
 pub struct Texts {
-    all: Vec<Named>,
+    all: Vec<Corpus>,
     temperature: Temperature,
 }
 
@@ -52,16 +53,16 @@ impl DataOptions {
         self.read(named(files)?)
     }
 
-    fn read(&self, mixture: Mixture) -> Result<Texts> {
+    fn read(&self, mixture: MixtureSpec) -> Result<Texts> {
         let tokenizer = self.reading.tokenizer.named()?;
         let mut all = Vec::new();
-        for (name, Ingredient { files, rate, text_field }) in &mixture.sources {
-            let read = self.reading.corpus(files, text_field.as_deref(), tokenizer.as_ref());
-            let corpus = match name.is_empty() {
+        for (name, CorpusSpec { files, rate, text_field }) in &mixture.sources {
+            let read = self.reading.tokens(files, text_field.as_deref(), tokenizer.as_ref());
+            let tokens = match name.is_empty() {
                 true => read?,
                 false => read.with_context(|| format!("text `{name}` of the mixture"))?,
             };
-            all.push(Named { name: name.clone(), rate: *rate, corpus });
+            all.push(Corpus { name: name.clone(), rate: *rate, tokens });
         }
         let (temperature, cap) = (self.mix_temperature.or(mixture.temperature), self.mix_cap.or(mixture.cap));
         if (temperature.is_some() || cap.is_some()) && mixture.sources.values().all(|s| s.rate.is_some()) {
@@ -81,19 +82,19 @@ impl DataOptions {
 
 impl Texts {
     /// Examples for a task; a share of each text is kept for evaluation.
-    pub fn source(self, task: Task, held_out: f64) -> Result<Source> {
+    pub fn mixture(self, task: Task, held_out: f64) -> Result<Arc<Mixture>> {
         let options = data::Options { held_out, temperature: self.temperature, ..data::Options::default() };
-        Ok(Source::mixed(self.all, task, &options)?)
+        Ok(Arc::new(Mixture::new(self.all, task, &options)?))
     }
 }
 
 /// The mixture that a file describes. Its paths begin where it is.
-fn described(path: &Path) -> Result<Mixture> {
+fn described(path: &Path) -> Result<MixtureSpec> {
     let text =
         fs::read_to_string(path).with_context(|| format!("reading the mixture `{}`", path.display()))?;
     let help =
         "write temperature = 3.3, if wanted, and for each text a table [sources.NAME] with files = [\"…\"]";
-    let mut mixture: Mixture = toml::from_str(&text)
+    let mut mixture: MixtureSpec = toml::from_str(&text)
         .map_err(|e| failure(format!("`{}` describes no mixture: {e}", path.display()), help))?;
     if mixture.sources.is_empty() {
         return Err(failure(format!("`{}` describes no mixture: it has no sources", path.display()), help));
@@ -107,8 +108,8 @@ fn described(path: &Path) -> Result<Mixture> {
 }
 
 /// The mixture of what `--data` names: one text without a name, or several with names.
-fn named(data: &[PathBuf]) -> Result<Mixture> {
-    let mut mixture = Mixture::default();
+fn named(data: &[PathBuf]) -> Result<MixtureSpec> {
+    let mut mixture = MixtureSpec::default();
     for given in data {
         let (name, file, rate) = spec(given);
         let ingredient = mixture.sources.entry(name.unwrap_or_default().to_owned()).or_default();
@@ -206,24 +207,24 @@ pub struct Reading {
 
 impl Reading {
     /// The tokens of these files, or those that were prepared.
-    pub fn corpus(
+    pub fn tokens(
         &self,
         paths: &[PathBuf],
         field: Option<&str>,
         tokenizer: Option<&Tokenizer>,
-    ) -> Result<Corpus> {
-        Ok(Corpus::open(paths, field.unwrap_or(&self.text_field), tokenizer)?)
+    ) -> Result<Tokens> {
+        Ok(Tokens::open(paths, field.unwrap_or(&self.text_field), tokenizer)?)
     }
 
     /// Numbers about these files, or about prepared tokens; what was left out; and what made the tokens.
     pub fn stats(&self, paths: &[PathBuf]) -> Result<(Stats, Text, Tokenizer)> {
         if let [dir] = paths
-            && Cache::is_at(dir)
+            && PreparedTokens::is_at(dir)
         {
-            let cache = Cache::open(dir)?;
-            let stats = Stats::of_cache(&cache)?;
-            let corpus = Corpus::of_cache(cache, self.tokenizer.named()?.as_ref())?;
-            return Ok((stats, Text::default(), corpus.tokenizer().clone()));
+            let prepared = PreparedTokens::open(dir)?;
+            let stats = Stats::of_prepared(&prepared)?;
+            let tokens = Tokens::of_prepared(prepared, self.tokenizer.named()?.as_ref())?;
+            return Ok((stats, Text::default(), tokens.tokenizer().clone()));
         }
         let text = Text::read_field(paths, &self.text_field)?;
         let tokenizer = self.tokenizer.or_bytes()?;

@@ -2,7 +2,7 @@
 
 use crate::{args::data::Reading, output::summary};
 use anyhow::Result;
-use data::{Cache, Text, Tokenizer};
+use data::{PreparedTokens, Text, Tokenizer, prepared};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -90,23 +90,23 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
             eprintln!("{number:6}  {}", path.display());
         }
     };
-    let cache = Cache::prepare(&args.files, field, &tokenizer, &args.output, &mut observe)?;
-    let manifest = cache.manifest();
+    let tokens = prepared::prepare(&args.files, field, &tokenizer, &args.output, &mut observe)?;
+    let manifest = tokens.manifest();
     if args.json {
         let value = json!({
-            "folder": cache.dir(), "tokens": manifest.tokens, "documents": manifest.documents, "bytes": manifest.bytes,
+            "folder": tokens.dir(), "tokens": manifest.tokens, "documents": manifest.documents, "bytes": manifest.bytes,
             "files": manifest.sources.len(), "width": manifest.width, "tokenizer": manifest.tokenizer.name,
         });
         println!("{}", serde_json::to_string_pretty(&value)?);
     } else {
-        print!("{}", summary::prepared(&cache));
+        print!("{}", summary::prepared(&tokens));
     }
     Ok(())
 }
 
 fn verify(dir: &Path) -> Result<()> {
-    let cache = Cache::open(dir)?;
-    cache.verify()?;
-    println!("{}: good, {} tokens", dir.display(), cache.manifest().tokens);
+    let tokens = PreparedTokens::open(dir)?;
+    tokens.verify()?;
+    println!("{}: good, {} tokens", dir.display(), tokens.manifest().tokens);
     Ok(())
 }

@@ -6,6 +6,7 @@ use crate::{
     output::failure::failure,
 };
 use anyhow::Result;
+use data::BatchSource;
 use runtime::train;
 use serde_json::{Map, Value};
 
@@ -32,7 +33,7 @@ pub fn run(args: &Args) -> Result<()> {
     environment(None)?;
     let texts = args.data.open()?;
     let mut session = session::open(&args.subject, &[], &["eval_step"])?;
-    let source = texts.source(train::task(session.artefact())?, args.held_out)?;
+    let source = texts.mixture(train::task(session.artefact())?, args.held_out)?;
     let batches = source.held_out_batches().min(args.batches.unwrap_or(usize::MAX));
     if batches == 0 {
         return Err(failure(
@@ -40,7 +41,7 @@ pub fn run(args: &Args) -> Result<()> {
             "give --held-out a share above 0, and --batches a number from 1",
         ));
     }
-    let means = train::evaluate(&mut session, &source, batches)?;
+    let means = train::evaluate(&mut session, &*source, batches)?;
     let mut result: Map<String, Value> =
         means.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
     result.insert("batches".into(), batches.into());

@@ -23,6 +23,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use clap::ArgGroup;
+use data::BatchSource;
 use runtime::{
     Artefact,
     checkpoint::{Keep, is_checkpoint, is_url},
@@ -31,6 +32,7 @@ use runtime::{
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 /// Arguments.
@@ -147,8 +149,11 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     let shares = args.eval_every.is_some() && eval_texts.is_none();
     let held_out = args.held_out.unwrap_or(if shares { 0.05 } else { 0.0 });
     let task = train::task(&artefact)?;
-    let source = texts.source(task, held_out)?;
-    let eval_data = eval_texts.map(|texts| texts.source(task, 0.0)).transpose()?;
+    let source = texts.mixture(task, held_out)?;
+    let eval_data: Option<Arc<dyn BatchSource>> = match eval_texts {
+        Some(texts) => Some(texts.mixture(task, 0.0)?),
+        None => None,
+    };
     let run_folder = args.run_dir.clone().map(|dir| RunFolder::create(&dir)).transpose()?;
     args.complete(&artefact, held_out);
     let said = format!(

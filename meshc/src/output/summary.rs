@@ -1,6 +1,6 @@
 //! What is about to be trained, in a few lines.
 
-use data::{Cache, Source, Stats, Tokenizer};
+use data::{Mixture, PreparedTokens, Stats, Tokenizer};
 use proto::manifest::Manifest;
 use report::table::{count, size};
 use std::fmt::Write;
@@ -47,10 +47,10 @@ pub fn artefact(manifest: &Manifest) -> String {
 }
 
 /// Text for training.
-pub fn data(source: &Source) -> String {
+pub fn data(source: &Mixture) -> String {
     let (mut files, mut bytes, mut left_out, mut folders) = (0, 0, 0, 0);
-    for text in source.texts() {
-        let about = text.corpus.about();
+    for text in source.corpora() {
+        let about = text.tokens.provenance();
         (files, bytes, left_out) = (files + about.files, bytes + about.bytes, left_out + about.skipped.len());
         folders += usize::from(about.prepared.is_some());
     }
@@ -58,7 +58,7 @@ pub fn data(source: &Source) -> String {
         0 => String::new(),
         n => format!(", {n} left out"),
     };
-    let held_out = match source.held_out() {
+    let held_out = match source.held_out_rows() {
         0 => String::new(),
         n => format!(", {n} more held out"),
     };
@@ -72,10 +72,10 @@ pub fn data(source: &Source) -> String {
         Some(per_row) => format!("rows of {per_row:.1} examples on average"),
     };
     let all = format!("{} in {files} files{prepared}{skipped}{tokens}", size(bytes));
-    let mut out = table(&[("data", format!("{all}: {} {rows}{held_out}", source.examples()))]);
-    if source.texts().nth(1).is_some() {
-        for (text, share) in source.texts().zip(source.shares()) {
-            let tokens = count(text.corpus.len() as u64);
+    let mut out = table(&[("data", format!("{all}: {} {rows}{held_out}", source.train_rows()))]);
+    if source.corpora().nth(1).is_some() {
+        for (text, share) in source.corpora().zip(source.shares()) {
+            let tokens = count(text.tokens.len() as u64);
             out += &table(&[("", format!("{:5.2} % {}, {tokens} tokens", share * 100.0, text.name))]);
         }
     }
@@ -83,10 +83,10 @@ pub fn data(source: &Source) -> String {
 }
 
 /// Tokens that were just prepared.
-pub fn prepared(cache: &Cache) -> String {
-    let manifest = cache.manifest();
+pub fn prepared(prepared: &PreparedTokens) -> String {
+    let manifest = prepared.manifest();
     let lines = [
-        ("folder", cache.dir().display().to_string()),
+        ("folder", prepared.dir().display().to_string()),
         (
             "text",
             format!(

@@ -2,15 +2,18 @@
 
 use super::{feeds::feeds, options::Options};
 use crate::{Error, Result, Session};
-use data::{Batch, Source};
+use data::{Batch, BatchSource};
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// On what, and how often.
 pub(super) struct Evaluation {
-    data: Source,
+    data: Arc<dyn BatchSource>,
     /// Whether all of the data is for evaluation, not only the share that training leaves out.
     own: bool,
     pub every: u64,
@@ -18,12 +21,12 @@ pub(super) struct Evaluation {
 }
 
 impl Evaluation {
-    pub(super) fn new(data: &Source, options: &Options) -> Result<Option<Self>> {
+    pub(super) fn new(data: &Arc<dyn BatchSource>, options: &Options) -> Result<Option<Self>> {
         let Some(every) = options.eval_every else { return Ok(None) };
         let own = options.eval_data.is_some();
         let data = options.eval_data.as_ref().unwrap_or(data).clone();
         // Of a text of its own, the first epoch has every window once.
-        let all = if own { data.examples() / data.task().batch.max(1) } else { data.held_out_batches() };
+        let all = if own { data.epoch_batches() } else { data.held_out_batches() };
         let batches = all.min(options.eval_batches.unwrap_or(usize::MAX));
         if every == 0 || batches == 0 {
             return Err(Error::input(
@@ -44,21 +47,25 @@ impl Evaluation {
             let batch = |number: usize| Ok((self.data.batch(0, number as u64)?, None));
             return means(session, (0..self.batches).map(batch), stop);
         }
-        means(session, held_out(&self.data, self.batches), stop)
+        means(session, held_out(&*self.data, self.batches), stop)
     }
 }
 
 /// Means of all outputs of `eval_step` that are single numbers, by the tokens of the targets, over the first
 /// `batches` batches of held-out text. Where there are several texts, the same for each: `NAME/loss`.
-pub fn evaluate(session: &mut Session, data: &Source, batches: usize) -> Result<BTreeMap<String, f64>> {
+pub fn evaluate(
+    session: &mut Session,
+    data: &dyn BatchSource,
+    batches: usize,
+) -> Result<BTreeMap<String, f64>> {
     Ok(means(session, held_out(data, batches), &AtomicBool::new(false))?.unwrap_or_default())
 }
 
 /// A batch, and the name of the one text that it is of, if there are several.
 type OfText<'a> = Result<(Batch, Option<&'a str>)>;
 
-fn held_out(data: &Source, batches: usize) -> impl Iterator<Item = OfText<'_>> {
-    (0..batches).map(|number| Ok((data.held_out_batch(number)?, data.held_out_text(number))))
+fn held_out(data: &dyn BatchSource, batches: usize) -> impl Iterator<Item = OfText<'_>> {
+    (0..batches).map(|number| Ok((data.held_out_batch(number)?, data.held_out_corpus(number))))
 }
 
 fn means<'a>(

@@ -67,12 +67,12 @@ impl Record {
     /// Adds what each of several texts loses in this step, and how many of its target tokens there were:
     /// `NAME/loss`, `NAME/tokens`. Those that the batch has nothing of are left out.
     pub fn by_text<'a>(&mut self, batch: &Batch, names: impl Iterator<Item = &'a str>) {
-        if self.rows.len() != batch.texts.len() {
+        if self.rows.len() != batch.corpora.len() {
             return;
         }
         let all = batch.target_tokens() as f64;
         for (text, name) in names.enumerate() {
-            let own = batch.texts.iter().zip(batch.row_target_tokens()).zip(&self.rows);
+            let own = batch.corpora.iter().zip(batch.row_target_tokens()).zip(&self.rows);
             let own =
                 own.filter(|((of, _), _)| **of == text).map(|((_, tokens), loss)| (tokens as f64, loss));
             let (tokens, loss) = own.fold((0.0, 0.0), |(a, b), (tokens, loss)| (a + tokens, b + loss));
@@ -334,8 +334,10 @@ mod tests {
             let mut record = Record::from_values(1, vec![loss.clone(), rows.clone()]).unwrap();
             // Rows of 1, 2 and 1 tokens.
             let targets = vec![5, 0, 5, 6, 7, 0];
-            record
-                .by_text(&Batch { size: 3, targets, texts, ..Batch::default() }, ["a", "b", "c"].into_iter());
+            record.by_text(
+                &Batch { size: 3, targets, corpora: texts, ..Batch::default() },
+                ["a", "b", "c"].into_iter(),
+            );
             let mut line = record.to_json();
             for timing in ["step", "tokens_per_s", "step_ms", "wait_ms"] {
                 line.as_object_mut().unwrap().remove(timing);

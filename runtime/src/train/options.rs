@@ -2,8 +2,8 @@
 
 use super::spike::Spikes;
 use crate::{Error, Result, checkpoint::Keep};
-use data::Source;
-use std::path::PathBuf;
+use data::BatchSource;
+use std::{path::PathBuf, sync::Arc};
 
 /// How to train.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ pub struct Options {
     /// The most batches of an evaluation; nothing: all that is held out.
     pub eval_batches: Option<usize>,
     /// Text for evaluation, all of it, instead of what is held out.
-    pub eval_data: Option<Source>,
+    pub eval_data: Option<Arc<dyn BatchSource>>,
     /// Stop after so many evaluations in a row that are not better than the best one.
     pub patience: Option<u64>,
     /// By how much the loss on held-out text has to be smaller to be better.

@@ -13,10 +13,13 @@ use super::{
     summary::Summary,
 };
 use crate::{Checkpoint, HostTensor, Result, Session, checkpoint::RestoreScope};
-use data::Source;
+use data::BatchSource;
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Trains the program of `session` on `data`.
@@ -26,7 +29,7 @@ use std::{
 /// way are finished, their state is saved, and the summary says which was the last.
 pub fn run(
     session: &mut Session,
-    data: Source,
+    data: Arc<dyn BatchSource>,
     options: &Options,
     observer: &mut dyn Observer,
     stop: &AtomicBool,
@@ -36,7 +39,7 @@ pub fn run(
     let evaluation = Evaluation::new(&data, options)?;
     let (mut saver, resumed) = match &options.saving {
         Some(saving) => {
-            let (saver, resumed) = Saver::new(saving, session, &data, options, observer)?;
+            let (saver, resumed) = Saver::new(saving, session, &*data, options, observer)?;
             (Some(saver), resumed)
         }
         None => (None, None),

@@ -14,7 +14,7 @@ use crate::{
     Error, Result, Session,
     checkpoint::{Checkpoint, Facts, RestoreScope, Writer, folder, is_url, keep},
 };
-use data::Source;
+use data::BatchSource;
 use std::thread::{self, JoinHandle};
 
 /// Saves.
@@ -46,13 +46,13 @@ impl Saver {
     pub(super) fn new(
         saving: &Saving,
         session: &mut Session,
-        data: &Source,
+        data: &dyn BatchSource,
         options: &Options,
         observer: &mut dyn Observer,
     ) -> Result<(Self, Option<Resumed>)> {
         let mut facts = session.checkpoint_facts();
         facts.insert(DATA.into(), data.digest());
-        facts.insert(TOKENIZER.into(), data.tokenizer().identity().to_owned());
+        facts.insert(TOKENIZER.into(), data.tokenizer_identity().to_owned());
         let lock = (!is_url(&saving.folder)).then(|| Lock::take(&saving.folder)).transpose()?;
         let mut saver = Self { saving: saving.clone(), facts, last: None, at_work: None, _lock: lock };
         let found = folder::list(&saving.folder)?;

@@ -14,17 +14,20 @@ use super::{
     summary::{History, Summary},
 };
 use crate::{Error, HostTensor, Outputs, Result, Session};
-use data::{Batch, Loader, Source};
+use data::{Batch, BatchSource, Loader};
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 /// Everything that steps need, ready.
 pub(super) struct Training<'a> {
     pub session: &'a mut Session,
-    pub data: Source,
+    pub data: Arc<dyn BatchSource>,
     pub options: &'a Options,
     pub seed: u32,
     pub lag: usize,
@@ -181,7 +184,7 @@ impl Steps<'_> {
             return Ok(None);
         };
         let mut record = Record::new(step, outputs).map_err(in_step(step))?;
-        record.by_text(&batch, self.t.data.texts().map(|text| text.name.as_str()));
+        record.by_text(&batch, self.t.data.corpora().into_iter());
         let end = Instant::now();
         let since = self.last_end.replace(end).unwrap_or(begin);
         let took = end.saturating_duration_since(since);

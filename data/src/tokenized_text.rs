@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, ops::Range};
 
 /// Tokens of a text, in the least memory. An end stands behind every document that is kept apart from what follows.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Stream {
+pub enum TokenizedText {
     /// The text's own bytes.
     Bytes,
     /// Tokens below 65,536.
@@ -19,7 +19,7 @@ pub enum Stream {
     Large(Vec<u32>),
 }
 
-impl Stream {
+impl TokenizedText {
     /// The tokens of `text`. All processors share the work.
     pub fn new(text: &Text, tokenizer: &Tokenizer) -> Result<Self> {
         Ok(match tokenizer {
@@ -199,9 +199,9 @@ mod tests {
         assert!(chunks(&long, CHUNK).len() > 1 && chunks(&long, CHUNK).concat() == long);
         let tokenizer = words(8, &[]);
         let Tokenizer::Pieces(pieces) = &tokenizer else { unreachable!("words are pieces") };
-        let stream = Stream::new(&Text::new(long.as_str()), &tokenizer).unwrap();
+        let stream = TokenizedText::new(&Text::new(long.as_str()), &tokenizer).unwrap();
         let whole: Vec<u16> = pieces.encode(&long).unwrap().into_iter().map(|t| t as u16).collect();
-        assert_eq!(stream, Stream::Small(whole));
+        assert_eq!(stream, TokenizedText::Small(whole));
     }
 
     #[test]
@@ -209,11 +209,17 @@ mod tests {
         // Two documents and a text file: `a bb`, `ccc`, `d`.
         let mut text = Text::new("a bbcccd");
         text.ends = vec![4, 7];
-        assert_eq!(Stream::new(&text, &words(9, &[])).unwrap(), Stream::Small(vec![3, 4, 1, 5, 1, 3]));
-        assert_eq!(Stream::new(&text, &words(70_000, &[])).unwrap(), Stream::Large(vec![3, 4, 1, 5, 1, 3]));
-        let error = Stream::new(&text, &words(5, &[])).unwrap_err().to_string();
+        assert_eq!(
+            TokenizedText::new(&text, &words(9, &[])).unwrap(),
+            TokenizedText::Small(vec![3, 4, 1, 5, 1, 3])
+        );
+        assert_eq!(
+            TokenizedText::new(&text, &words(70_000, &[])).unwrap(),
+            TokenizedText::Large(vec![3, 4, 1, 5, 1, 3])
+        );
+        let error = TokenizedText::new(&text, &words(5, &[])).unwrap_err().to_string();
         assert!(error.contains("makes token 5") && error.contains("below 5"), "{error}");
-        let error = Stream::new(&Text::new(vec![b'a', 0xff]), &words(5, &[])).unwrap_err().to_string();
+        let error = TokenizedText::new(&Text::new(vec![b'a', 0xff]), &words(5, &[])).unwrap_err().to_string();
         assert!(error.contains("not UTF-8 at offset 1"), "{error}");
     }
 }

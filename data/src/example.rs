@@ -1,8 +1,8 @@
-//! What inputs and targets are made of text.
+//! Examples: inputs and targets made of text.
 //!
-//! The three ways are T5's (`t5.data.preprocessors`): spans that are missing ([`spans`](super::spans)); a prefix,
-//! of a length that is even between 1 and all but one token, and what follows it; text by itself. All inputs and
-//! targets end with the end token.
+//! The objectives are T5's (`t5.data.preprocessors`): span corruption ([`spans`](super::spans)); a prefix, whose length
+//! is uniform between 1 and all but one token, and its continuation; text alone. Inputs and targets end with the end
+//! token.
 
 use super::{
     order::Rng,
@@ -12,47 +12,30 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// Makes examples for one task.
+/// Makes the examples of one task.
 #[derive(Clone, Debug)]
-pub(super) struct Maker {
+pub(super) struct ExampleBuilder {
     objective: Objective,
     corruption: SpanCorruption,
-    /// Mark spans, the first one first.
+    /// The tokens that mark removed spans, in order.
     sentinels: Vec<i32>,
-    most: Lengths,
+    longest: Lengths,
 }
 
-impl Maker {
-    /// Says why `task` has no room for examples, or no tokens for them.
+impl ExampleBuilder {
+    /// Prepares the examples of `task`.
+    ///
+    /// # Errors
+    /// If the task's lengths hold no example, or its vocabulary has too few tokens.
     pub(super) fn new(task: &Task, corruption: SpanCorruption, tokenizer: &Tokenizer) -> Result<Self> {
         let objective = task.objective;
-        let (most, spans) = match objective {
-            Objective::SpanCorruption => {
-                let most = corruption.lengths(task.input_length)?;
-                if most.target > task.target_length {
-                    return Err(Error::input(
-                        format!(
-                            "targets of {} tokens are too short for inputs of {}: {} tokens of text miss {} with their \
-                             sentinels and the end",
-                            task.target_length, task.input_length, most.raw, most.target
-                        ),
-                        format!("give the model a `target_length` of at least {}", most.target),
-                    ));
-                }
-                (most, corruption.noise(most.raw).spans)
-            }
-            Objective::PrefixLm => {
-                // However long the prefix is, both parts fit.
-                let raw = task.input_length.min(task.target_length);
-                (Lengths { raw, input: raw, target: raw }, 0)
-            }
-            Objective::Lm => {
-                let raw = task.target_length.saturating_sub(1);
-                (Lengths { raw, input: 1, target: raw + 1 }, 0)
-            }
+        let longest = longest(task, &corruption)?;
+        let spans = match objective {
+            Objective::SpanCorruption => corruption.noise(longest.raw).spans,
+            Objective::PrefixLm | Objective::Lm => 0,
         };
         let least = least(objective);
-        if most.raw < least || task.input_length == 0 {
+        if longest.raw < least || task.input_length == 0 {
             return Err(Error::input(
                 format!(
                     "inputs of {} and targets of {} tokens hold no example of {}",
@@ -61,43 +44,44 @@ impl Maker {
                     objective.name()
                 ),
                 format!(
-                    "an example takes at least {least} tokens of text and the ends: give the model longer ones"
+                    "an example takes at least {least} tokens of text and the end tokens: increase the lengths"
                 ),
             ));
         }
         let sentinels = tokenizer.sentinels(task.vocab, spans)?;
-        Ok(Self { objective, corruption, sentinels, most })
+        Ok(Self { objective, corruption, sentinels, longest })
     }
 
-    /// Lengths of the longest example.
-    pub(super) fn most(&self) -> &Lengths {
-        &self.most
+    /// The lengths of the longest example.
+    pub(super) fn longest(&self) -> &Lengths {
+        &self.longest
     }
 
-    /// How much text an example takes at least.
+    /// The least number of tokens of text in an example.
     pub(super) fn least(&self) -> usize {
         least(self.objective)
     }
 
-    /// Lengths that the input and the target of `raw` tokens of text have, or have at most.
+    /// The lengths of an example of `raw` tokens of text; upper bounds where they vary.
     pub(super) fn lengths(&self, raw: usize) -> Lengths {
         match self.objective {
             Objective::SpanCorruption => {
                 let noise = self.corruption.noise(raw);
-                let (kept, spans) = (raw - noise.tokens, noise.spans);
-                Lengths { raw, input: kept + spans + 1, target: noise.tokens + spans + 1 }
+                let (text, spans) = (raw - noise.tokens, noise.spans);
+                Lengths { raw, input: text + spans + 1, target: noise.tokens + spans + 1 }
             }
             Objective::PrefixLm => Lengths { raw, input: raw, target: raw },
             Objective::Lm => Lengths { raw, input: 1, target: raw + 1 },
         }
     }
 
-    /// The input and the target of some text, at least the least and at most the most.
+    /// Returns the input and the target for `raw`, whose length is between [`ExampleBuilder::least`] and that of the
+    /// longest example.
     pub(super) fn example(&self, raw: &[i32], rng: &mut Rng) -> (Vec<i32>, Vec<i32>) {
         let (mut input, mut target) = match self.objective {
             Objective::SpanCorruption => {
                 let mask = self.corruption.mask(raw.len(), rng);
-                // There are as many as the longest example has spans.
+                // There are as many sentinels as the longest example has spans.
                 let sentinel = |span: usize| self.sentinels[span];
                 let input = spans::replace(raw, mask.iter().copied(), sentinel);
                 (input, spans::replace(raw, mask.iter().map(|m| !m), sentinel))
@@ -114,6 +98,36 @@ impl Maker {
     }
 }
 
+/// The lengths of the longest example that fits the task.
+fn longest(task: &Task, corruption: &SpanCorruption) -> Result<Lengths> {
+    match task.objective {
+        Objective::SpanCorruption => {
+            let longest = corruption.lengths(task.input_length)?;
+            if longest.target > task.target_length {
+                return Err(Error::input(
+                    format!(
+                        "targets of {} tokens are too short for inputs of {}: of {} tokens of text, the removed spans \
+                         with their sentinels and the end token are {} tokens",
+                        task.target_length, task.input_length, longest.raw, longest.target
+                    ),
+                    format!("give the model a `target_length` of at least {}", longest.target),
+                ));
+            }
+            Ok(longest)
+        }
+        Objective::PrefixLm => {
+            // Both parts fit for any length of the prefix.
+            let raw = task.input_length.min(task.target_length);
+            Ok(Lengths { raw, input: raw, target: raw })
+        }
+        Objective::Lm => {
+            let raw = task.target_length.saturating_sub(1);
+            Ok(Lengths { raw, input: 1, target: raw + 1 })
+        }
+    }
+}
+
+/// The least number of tokens of text in an example.
 fn least(objective: Objective) -> usize {
     match objective {
         Objective::SpanCorruption | Objective::PrefixLm => 2,
@@ -125,27 +139,27 @@ fn least(objective: Objective) -> usize {
 mod tests {
     use super::*;
 
-    fn maker(objective: Objective, input_length: usize, target_length: usize) -> Result<Maker> {
+    fn builder(objective: Objective, input_length: usize, target_length: usize) -> Result<ExampleBuilder> {
         let task = Task { batch: 1, input_length, target_length, vocab: 300, objective, packing: false };
-        Maker::new(&task, SpanCorruption::default(), &Tokenizer::Bytes)
+        ExampleBuilder::new(&task, SpanCorruption::default(), &Tokenizer::Bytes)
     }
 
     #[test]
     fn a_prefix_and_what_follows_make_the_text() {
-        let maker = maker(Objective::PrefixLm, 8, 10).unwrap();
-        assert_eq!(maker.most().raw, 8);
+        let builder = builder(Objective::PrefixLm, 8, 10).unwrap();
+        assert_eq!(builder.longest().raw, 8);
         for raw in 2..=8 {
             let text: Vec<i32> = (10..10 + raw as i32).collect();
             let mut seen = vec![0; raw];
             for key in 0..700 {
-                let (input, target) = maker.example(&text, &mut Rng::keyed(&[key]));
+                let (input, target) = builder.example(&text, &mut Rng::keyed(&[key]));
                 assert_eq!((input.last(), target.last()), (Some(&EOS), Some(&EOS)));
                 assert_eq!([&input[..input.len() - 1], &target[..target.len() - 1]].concat(), text);
-                let most = maker.lengths(raw);
+                let most = builder.lengths(raw);
                 assert!(input.len() <= most.input && target.len() <= most.target);
                 seen[input.len() - 1] += 1;
             }
-            // Every prefix but none and all, each as likely as any other.
+            // Prefix lengths from 1 to all but one token are equally likely.
             let (none, some) = seen.split_first().unwrap();
             let expected = 700 / (raw - 1);
             assert!(
@@ -157,18 +171,18 @@ mod tests {
 
     #[test]
     fn text_by_itself_has_an_end_before_it() {
-        let maker = maker(Objective::Lm, 1, 5).unwrap();
-        assert_eq!(*maker.most(), Lengths { raw: 4, input: 1, target: 5 });
-        assert_eq!(maker.example(&[7, 8, 9], &mut Rng::keyed(&[])), (vec![EOS], vec![7, 8, 9, EOS]));
+        let builder = builder(Objective::Lm, 1, 5).unwrap();
+        assert_eq!(*builder.longest(), Lengths { raw: 4, input: 1, target: 5 });
+        assert_eq!(builder.example(&[7, 8, 9], &mut Rng::keyed(&[])), (vec![EOS], vec![7, 8, 9, EOS]));
     }
 
     #[test]
     fn examples_of_any_length_are_as_long_as_said() {
         for objective in Objective::ALL {
-            let maker = maker(objective, 64, 64).unwrap();
-            for raw in maker.least()..=maker.most().raw {
-                let (input, target) = maker.example(&vec![9; raw], &mut Rng::keyed(&[raw as u64]));
-                let Lengths { input: most, target: most_target, .. } = maker.lengths(raw);
+            let builder = builder(objective, 64, 64).unwrap();
+            for raw in builder.least()..=builder.longest().raw {
+                let (input, target) = builder.example(&vec![9; raw], &mut Rng::keyed(&[raw as u64]));
+                let Lengths { input: most, target: most_target, .. } = builder.lengths(raw);
                 assert!(input.len() <= most && target.len() <= most_target, "{objective:?} {raw}");
                 if objective != Objective::PrefixLm {
                     assert_eq!((input.len(), target.len()), (most, most_target), "{objective:?} {raw}");
@@ -183,10 +197,10 @@ mod tests {
         for (objective, input, target) in
             [(Objective::PrefixLm, 8, 1), (Objective::Lm, 4, 1), (Objective::Lm, 0, 9)]
         {
-            let error = maker(objective, input, target).unwrap_err().to_string();
+            let error = builder(objective, input, target).unwrap_err().to_string();
             assert!(error.contains(objective.name()) && error.contains("help:"), "{error}");
         }
-        let error = maker(Objective::SpanCorruption, 32, 4).unwrap_err().to_string();
+        let error = builder(Objective::SpanCorruption, 32, 4).unwrap_err().to_string();
         assert!(error.contains("target_length") && error.contains("at least 8"), "{error}");
     }
 }

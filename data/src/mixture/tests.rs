@@ -1,11 +1,11 @@
-//! Batches: orders, noise, windows, packed rows, mixtures, and what does not fit.
+//! Tests of batches: order, noise, windows, packed rows, mixtures, and input that does not fit.
 
 use super::*;
 use crate::{
     Bytes, Loader, Objective,
     tokenizer::{EOS, PAD, tests::words},
 };
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 const TASK: Task = Task {
     batch: 4,
@@ -16,22 +16,22 @@ const TASK: Task = Task {
     packing: false,
 };
 
-/// A text in which every window is another one.
+/// A text in which all windows differ.
 fn text(bytes: usize) -> Text {
     Text::new((0..bytes / 5).flat_map(|i| format!("{i:04} ").into_bytes()).collect::<Vec<u8>>())
 }
 
-fn source(bytes: usize, held_out: f64) -> Source {
-    Source::new(text(bytes), TASK, &Options { held_out, ..Options::default() }).unwrap()
+fn source(bytes: usize, held_out: f64) -> Mixture {
+    Mixture::of_text(text(bytes), TASK, &Options { held_out, ..Options::default() }).unwrap()
 }
 
-impl Source {
+impl Mixture {
     fn bytes(&self) -> &[u8] {
-        self.inner.parts[0].named.corpus.bytes()
+        self.corpora[0].corpus.tokens.bytes()
     }
 }
 
-/// The text of an example: the spans of the target put back into the input.
+/// Restores the text of an example: inserts the spans of the target into the input.
 fn restored(input: &[i32], target: &[i32]) -> Vec<u8> {
     let bytes = Bytes::new(TASK.vocab, 4).unwrap();
     let mut out = Vec::new();
@@ -56,7 +56,7 @@ fn examples(batch: &Batch) -> Vec<Vec<u8>> {
 #[test]
 fn an_epoch_has_every_window_once_and_the_next_one_in_another_order() {
     let source = source(5000, 0.0);
-    let (raw, windows) = (source.lengths().raw, source.examples());
+    let (raw, windows) = (source.lengths().raw, source.train_rows());
     let all: BTreeSet<&[u8]> = source.bytes().chunks_exact(raw).collect();
     let read: Vec<Vec<u8>> =
         (0..windows.div_ceil(2) as u64).flat_map(|step| examples(&source.batch(5, step).unwrap())).collect();
@@ -74,7 +74,7 @@ fn an_epoch_has_every_window_once_and_the_next_one_in_another_order() {
 #[test]
 fn noise_differs_between_epochs_and_seeds_and_batches_repeat() {
     let source = source(40, 0.0);
-    assert_eq!(source.examples(), 1);
+    assert_eq!(source.train_rows(), 1);
     let batch = source.batch(0, 0).unwrap();
     let rows: BTreeSet<&[i32]> = batch.inputs.chunks(TASK.input_length).collect();
     assert!(rows.len() > 1, "the same window, four epochs");
@@ -105,7 +105,7 @@ fn inputs_and_targets_end_and_are_padded() {
 #[test]
 fn held_out_windows_are_never_trained_on() {
     let source = source(5000, 0.1);
-    let (train, held_out) = (source.examples(), source.held_out());
+    let (train, held_out) = (source.train_rows(), source.held_out_rows());
     let tested: Vec<Vec<u8>> =
         (0..source.held_out_batches()).flat_map(|n| examples(&source.held_out_batch(n).unwrap())).collect();
     let tested: BTreeSet<_> = tested.into_iter().filter(|e| !e.is_empty()).collect();
@@ -120,8 +120,8 @@ fn held_out_windows_are_never_trained_on() {
 
 #[test]
 fn the_loader_gives_the_same_batches_and_stops_when_dropped() {
-    let source = source(2000, 0.0);
-    let mut loader = Loader::start(source.clone(), 3, 5..9, 2).unwrap();
+    let source: Arc<dyn BatchSource> = Arc::new(source(2000, 0.0));
+    let mut loader = Loader::start(Arc::clone(&source), 3, 5..9, 2).unwrap();
     for step in 5..9 {
         assert_eq!(loader.next().unwrap().unwrap().0, source.batch(3, step).unwrap());
     }
@@ -132,10 +132,10 @@ fn the_loader_gives_the_same_batches_and_stops_when_dropped() {
 }
 
 #[test]
-fn what_does_not_fit_is_said() {
+fn input_that_does_not_fit_is_an_error() {
     let fails = |text: Text, task: Task, held_out: f64, parts: &[&str]| {
         let options = Options { held_out, ..Options::default() };
-        let error = Source::new(text, task, &options).unwrap_err().to_string();
+        let error = Mixture::of_text(text, task, &options).unwrap_err().to_string();
         assert!(parts.iter().all(|p| error.contains(p)), "{error}");
     };
     fails(text(20), TASK, 0.0, &["too short: 20 bytes", "at least 34 bytes"]);
@@ -143,17 +143,17 @@ fn what_does_not_fit_is_said() {
     fails(text(4000), Task { vocab: 256, ..TASK }, 0.0, &["vocabulary of 256", "at least 261"]);
     fails(text(4000), Task { target_length: 4, ..TASK }, 0.0, &["target_length", "at least 8"]);
     fails(text(4000), Task { input_length: 2, ..TASK }, 0.0, &["input_length"]);
-    fails(text(4000), Task { batch: 0, ..TASK }, 0.0, &["batch of 0"]);
-    fails(text(4000), TASK, 1.0, &["share of 1"]);
+    fails(text(4000), Task { batch: 0, ..TASK }, 0.0, &["batches of 0 rows"]);
+    fails(text(4000), TASK, 1.0, &["held-out share must be in [0, 1), got 1"]);
 }
 #[test]
-fn pieces_become_examples_with_the_tokenizers_sentinels() {
+fn examples_use_the_sentinels_of_the_tokenizer() {
     let task = Task { vocab: 40, ..TASK };
     let options = Options { tokenizer: words(30, &[29, 28, 27, 26]), ..Options::default() };
     // Words of 1 to 7 letters.
     let text = Text::new((0..2000).map(|i| "x".repeat(1 + i * i % 7) + " ").collect::<String>());
-    let source = Source::new(text.clone(), task, &options).unwrap();
-    assert_eq!((source.tokens(), source.examples()), (2000, 2000 / source.lengths().raw));
+    let source = Mixture::of_text(text.clone(), task, &options).unwrap();
+    assert_eq!((source.tokens(), source.train_rows()), (2000, 2000 / source.lengths().raw));
     let batch = source.batch(1, 2).unwrap();
     assert_eq!(batch, source.batch(1, 2).unwrap());
     for row in batch.inputs.chunks(task.input_length) {
@@ -161,28 +161,28 @@ fn pieces_become_examples_with_the_tokenizers_sentinels() {
     }
     let digest = |tokenizer: Tokenizer, vocab: usize| {
         let options = Options { tokenizer, ..Options::default() };
-        Source::new(text.clone(), Task { vocab, ..TASK }, &options).unwrap().digest()
+        Mixture::of_text(text.clone(), Task { vocab, ..TASK }, &options).unwrap().digest()
     };
     assert_ne!(digest(Tokenizer::Bytes, 300), digest(words(30, &[]), 300));
-    let error = Source::new(self::text(40), task, &options).unwrap_err().to_string();
+    let error = Mixture::of_text(self::text(40), task, &options).unwrap_err().to_string();
     assert!(error.contains("too short: 8 tokens") && error.contains("at least 34 tokens"), "{error}");
 }
 
 #[test]
-fn an_end_stands_between_documents() {
+fn an_end_token_separates_documents() {
     let together = text(2000);
     let mut apart = together.clone();
     apart.ends = vec![10, 2000];
-    let source = |text: Text| Source::new(text, TASK, &Options::default()).unwrap();
+    let source = |text: Text| Mixture::of_text(text, TASK, &Options::default()).unwrap();
     assert_ne!(source(together.clone()).digest(), source(apart.clone()).digest());
     assert_eq!((source(together).tokens(), source(apart.clone()).tokens()), (2000, 2002));
     let source = source(apart);
-    let all = source.texts().next().unwrap().corpus.read(0..2002).unwrap();
+    let all = source.corpora().next().unwrap().tokens.read(0..2002).unwrap();
     assert_eq!((all[9], all[10], all[11], all[2001]), (3 + 32, EOS, 3 + 48, EOS));
     assert_eq!(all.iter().filter(|t| **t == EOS).count(), 2);
 }
 
-/// `count` documents of JSON lines of different lengths, each of one letter.
+/// `count` documents of various lengths that repeat one letter.
 fn documents(letter: u8, count: usize) -> Text {
     let mut text = Text::new(Vec::new());
     for i in 0..count {
@@ -192,13 +192,13 @@ fn documents(letter: u8, count: usize) -> Text {
     text
 }
 
-fn named(name: &str, rate: Option<f64>, text: Text) -> Named {
-    Named { name: name.into(), rate, corpus: Corpus::of_text(text, &Tokenizer::Bytes).unwrap() }
+fn corpus(name: &str, rate: Option<f64>, text: Text) -> Corpus {
+    Corpus { name: name.into(), rate, tokens: Tokens::of_text(text, &Tokenizer::Bytes).unwrap() }
 }
 
-/// Examples of a row, by their segments.
+/// The examples of a row, separated by segment.
 fn segments(batch: &Batch, row: usize) -> Vec<(Vec<i32>, Vec<i32>)> {
-    let [inputs, targets] = batch.segments.as_ref().expect("rows have several examples");
+    let [inputs, targets] = batch.segments.as_ref().expect("the task is packed");
     let of = |tokens: &[i32], segments: &[i32], length: usize, number: i32| -> Vec<i32> {
         let row = row * length..(row + 1) * length;
         tokens[row.clone()]
@@ -222,8 +222,8 @@ fn segments(batch: &Batch, row: usize) -> Vec<(Vec<i32>, Vec<i32>)> {
 fn packed_rows_have_every_document_once_an_epoch() {
     for objective in Objective::ALL {
         let task = Task { packing: true, objective, target_length: 32, ..TASK };
-        let source = Source::new(documents(b'a', 200), task, &Options::default()).unwrap();
-        let rows = source.examples();
+        let source = Mixture::of_text(documents(b'a', 200), task, &Options::default()).unwrap();
+        let rows = source.train_rows();
         assert!(rows < 120 && source.examples_per_row().unwrap() > 1.6, "{objective:?}: {rows} rows");
         let task_rows = |batch: &Batch| -> Vec<usize> {
             (0..task.batch)
@@ -237,7 +237,7 @@ fn packed_rows_have_every_document_once_an_epoch() {
                             assert_eq!(*token == PAD, *segment == 0);
                             text[*segment as usize] += usize::from(*token == i32::from(b'a') + 3);
                         }
-                        // Numbers of examples ascend, padding is behind them.
+                        // Segment numbers ascend, and padding follows them.
                         let real = segments.iter().filter(|s| **s > 0).count();
                         assert!(segments[..real].is_sorted() && segments[real..].iter().all(|s| *s == 0));
                         text
@@ -250,7 +250,7 @@ fn packed_rows_have_every_document_once_an_epoch() {
                 })
                 .collect()
         };
-        // Steps of one epoch, and the rest of the last one's rows from the next.
+        // All complete batches of one epoch.
         let mut lengths: Vec<usize> = Vec::new();
         for step in 0..(rows / task.batch) as u64 {
             lengths.extend(task_rows(&source.batch(3, step).unwrap()));
@@ -269,25 +269,26 @@ fn packed_rows_have_every_document_once_an_epoch() {
     }
     let task = Task { packing: true, ..TASK };
     let source =
-        Source::new(documents(b'a', 100), task, &Options { held_out: 0.2, ..Options::default() }).unwrap();
+        Mixture::of_text(documents(b'a', 100), task, &Options { held_out: 0.2, ..Options::default() })
+            .unwrap();
     let held: usize = (0..source.held_out_batches())
         .map(|n| source.held_out_batch(n).unwrap())
         .map(|batch| (0..4).map(|row| segments(&batch, row).len()).sum::<usize>())
         .sum();
     assert_eq!(held, 20);
-    let error = Source::new(Text::new("a"), task, &Options::default()).unwrap_err().to_string();
+    let error = Mixture::of_text(Text::new("a"), task, &Options::default()).unwrap_err().to_string();
     assert!(error.contains("too short: 1 bytes"), "{error}");
 }
 
 #[test]
-fn texts_are_mixed_by_their_rates_at_any_step() {
+fn corpora_are_mixed_by_their_rates_at_any_step() {
     let texts = || {
         vec![
-            named("de", Some(1.0), Text::new("d".repeat(4000))),
-            named("en", Some(3.0), Text::new("e".repeat(900))),
+            corpus("de", Some(1.0), Text::new("d".repeat(4000))),
+            corpus("en", Some(3.0), Text::new("e".repeat(900))),
         ]
     };
-    let source = Source::mixed(texts(), TASK, &Options { held_out: 0.1, ..Options::default() }).unwrap();
+    let source = Mixture::new(texts(), TASK, &Options { held_out: 0.1, ..Options::default() }).unwrap();
     assert_eq!(source.shares().collect::<Vec<_>>(), [0.25, 0.75]);
     let letter = |batch: &Batch, row: usize| batch.inputs[row * TASK.input_length] - 3;
     let count = |letter_: u8| {
@@ -301,22 +302,22 @@ fn texts_are_mixed_by_their_rates_at_any_step() {
     let (german, english) = (count(b'd'), count(b'e'));
     assert_eq!(german + english, 2000);
     assert!((430..570).contains(&german), "{german}");
-    // Another source, asked for one step only, has the same batch.
-    let again = Source::mixed(texts(), TASK, &Options { held_out: 0.1, ..Options::default() }).unwrap();
+    // A new mixture gives the same batch when it is asked for that step alone.
+    let again = Mixture::new(texts(), TASK, &Options { held_out: 0.1, ..Options::default() }).unwrap();
     assert_eq!(again.batch(1, 333).unwrap(), source.batch(1, 333).unwrap());
     assert_eq!(again.digest(), source.digest());
-    // Batches of held-out rows are of one text each, in turn.
-    let held: Vec<_> = (0..source.held_out_batches()).map(|n| source.held_out_text(n).unwrap()).collect();
+    // Each held-out batch is from one corpus, in round-robin order.
+    let held: Vec<_> = (0..source.held_out_batches()).map(|n| source.held_out_corpus(n).unwrap()).collect();
     assert_eq!(held[..3], ["de", "en", "de"]);
     for (number, name) in held.iter().enumerate() {
         let batch = source.held_out_batch(number).unwrap();
         assert_eq!(letter(&batch, 0), i32::from(name.as_bytes()[0]), "{name}");
     }
-    // By size, and more evenly with a temperature.
+    // Shares follow size, and are more uniform with a higher temperature.
     let sized = |temperature| {
-        let texts = texts().into_iter().map(|t| Named { rate: None, ..t }).collect();
+        let texts = texts().into_iter().map(|t| Corpus { rate: None, ..t }).collect();
         let temperature = Temperature { temperature, ..Temperature::default() };
-        Source::mixed(texts, TASK, &Options { temperature, ..Options::default() })
+        Mixture::new(texts, TASK, &Options { temperature, ..Options::default() })
             .unwrap()
             .shares()
             .next()
@@ -325,24 +326,24 @@ fn texts_are_mixed_by_their_rates_at_any_step() {
     let (raw, windows) = (source.lengths().raw, |n: usize| (n / source.lengths().raw) as f64);
     assert!((sized(1.0) - windows(4000) / (windows(4000) + windows(900))).abs() < 1e-4, "{raw}");
     assert!(sized(1.0) > sized(3.0) && sized(3.0) > 0.5);
-    let other = named("fr", None, text(4000));
-    let short = named("xx", None, text(10));
+    let other = corpus("fr", None, text(4000));
+    let short = corpus("xx", None, text(10));
     for (texts, part) in [
-        (vec![], "no texts"),
-        (vec![other.clone(), short], "text `xx` is too short"),
-        (vec![other.clone(), Named { rate: Some(1.0), ..other.clone() }], "not `fr`"),
+        (vec![], "no corpus"),
+        (vec![other.clone(), short], "corpus `xx` is too short"),
+        (vec![other.clone(), Corpus { rate: Some(1.0), ..other.clone() }], "`fr` has none"),
         (
             vec![
                 other,
-                Named {
-                    corpus: Corpus::of_text(text(9000), &words(30, &[])).unwrap(),
-                    ..named("w", None, text(40))
+                Corpus {
+                    tokens: Tokens::of_text(text(9000), &words(30, &[])).unwrap(),
+                    ..corpus("w", None, text(40))
                 },
             ],
-            "of `words`",
+            "by `words`",
         ),
     ] {
-        let error = Source::mixed(texts, TASK, &Options::default()).unwrap_err().to_string();
+        let error = Mixture::new(texts, TASK, &Options::default()).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
 }
