@@ -3,8 +3,8 @@
 use crate::output::failure::failure;
 use anyhow::{Context, Result};
 use data::{
-    Codec, Corpus, Mixture, MixtureSpec, PreparedTokens, Stats, TEXT_FIELD, Task, Temperature, Text, Tokenizer, Tokens,
-    rates::CorpusSpec,
+    Codec, Corpus, Mixture, MixtureSpec, PreparedTokens, Stats, TEXT_FIELD, Task, Temperature, Text,
+    Tokenizer, Tokens, rates::CorpusSpec,
 };
 use std::{
     fs,
