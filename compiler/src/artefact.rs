@@ -1,8 +1,11 @@
 //! What the runtime gets: per function an HLO module and compile options, and the manifest that says
 //! what they mean. Files are made in memory; writing them is for the caller.
 
-use crate::hlo::{self, Platform, Port, PortKind};
-use mesh::{DType, Diagnostic, Layout, Mesh, Module, StateKind, Type};
+use crate::{
+    fault::ours,
+    hlo::{self, Platform, Port, PortKind},
+};
+use mesh::{DType, Diagnostic, Diagnostics, Layout, Mesh, Module, StateKind, Type};
 use proto::{
     Message, compile_options,
     manifest::{
@@ -47,8 +50,9 @@ pub struct Artefact {
     pub files: Vec<(String, Vec<u8>)>,
 }
 
-/// Emits all functions of a verified Local module.
-pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostic> {
+/// Emits all functions of a verified Local module. The one mistake of a program that is found here is a `meta dtype` of
+/// `selective` that the emitted HLO contradicts.
+pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostics> {
     let mesh = &local.env.mesh;
     let mut files = Vec::new();
     let mut functions = Vec::new();
@@ -58,7 +62,8 @@ pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostic
     }
     let options = options.encode_to_vec();
     for function in &local.functions {
-        let emitted = hlo::emit(local, &function.name, Platform::of_target(&settings.target))?;
+        let emitted = hlo::emit(local, &function.name, Platform::of_target(&settings.target))
+            .map_err(|d| ours("hlo", None, d))?;
         if local.meta("dtype") == Some("selective") {
             selective(&emitted.module).map_err(|d| d.in_function(&function.name))?;
         }

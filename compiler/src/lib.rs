@@ -3,8 +3,9 @@
 pub mod artefact;
 pub mod autodiff;
 pub mod cost;
+mod fault;
 pub mod hlo;
 pub mod interp;
 pub mod partition;
-pub mod passes;
 pub mod pipeline;
+pub mod simplify;

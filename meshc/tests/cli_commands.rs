@@ -99,8 +99,8 @@ fn the_program_after_each_stage() {
     assert_eq!(names.len(), 5, "{names:?}");
     assert_eq!((names[0].as_str(), names[4].as_str()), ("01-verify.mesh", "05-partition.mesh"));
     // A program of text is a program like any other.
-    place.run(&["check", "stages/04-simplify.mesh", "--mesh", "data=4"]).succeeds();
-    let ran = place.run(&["compile", &path, "--stop-after", "emit", "--timings"]).succeeds();
+    place.run(&["check", "stages/04-simplify-gradients.mesh", "--mesh", "data=4"]).succeeds();
+    let ran = place.run(&["compile", &path, "--stop-after", "hlo", "--timings"]).succeeds();
     assert!(ran.out.contains("HloModule"), "{}", ran.out);
     assert!(ran.err.contains("partition") && ran.err.contains(" ms"), "{}", ran.err);
 }

@@ -113,7 +113,7 @@ impl<'a> Evaluator<'a> {
                 Some(global) => global.clone(),
                 None => {
                     let verified = pipeline::verify(loaded.module.clone(), &mut unobserved)?;
-                    let optimized = Arc::new(pipeline::optimize(verified, Stage::Simplify, &mut unobserved)?);
+                    let optimized = Arc::new(pipeline::optimize(verified, Stage::SimplifyGradients, &mut unobserved)?);
                     *global = Some(optimized.clone());
                     optimized
                 }
@@ -122,7 +122,7 @@ impl<'a> Evaluator<'a> {
         let placement = candidate.placement()?;
         let (compute, state) = placement.resolve()?;
         compiler::partition::check(global.module(), &placement.mesh, &compute, &state)?;
-        let local = pipeline::localize(&global, &placement, Stage::Tidy, &mut unobserved)?;
+        let local = pipeline::localize(&global, &placement, Stage::SimplifyLocal, &mut unobserved)?;
         let report = report::report(local.module(), Some(&self.function))?;
         let work =
             report::work(&placement.mesh, local.module().require_function(&self.function)?, self.slice);

@@ -1,7 +1,7 @@
 //! What reports say of small programs that can be counted by hand.
 
 use super::*;
-use compiler::partition::partition;
+use compiler::pipeline::{Axes, partition};
 use mesh::{Layout, text::parse_source};
 
 /// A Switch layer forward: attention's two products, a router, and experts at capacity factor 2.
@@ -33,8 +33,9 @@ func eval_step(%x x: f32[batch=4, length=8, d_model=8], %to to: s32[batch=4, slo
 fn check(mesh: &str, layout: &str) -> Report {
     let module = parse_source(LAYER, "layer.mesh").unwrap_or_else(|e| panic!("{e}"));
     let mesh = Mesh::parse(mesh).unwrap();
-    let layout = Layout::parse(layout).unwrap().resolve(&mesh).unwrap();
-    let local = partition(&module, &mesh, &layout, &Default::default()).unwrap_or_else(|e| panic!("{e}"));
+    let compute = Layout::parse(layout).unwrap().resolve(&mesh).unwrap();
+    let axes = Axes { mesh, compute, ..Axes::default() };
+    let local = partition(&module, &axes).unwrap_or_else(|e| panic!("{e}"));
     report(&local, None).unwrap()
 }
 
@@ -132,7 +133,7 @@ fn shares_of_the_peak_add_up_and_the_timeline_reaches_it() {
 fn held(function: &str) -> u64 {
     let text = format!("module m\nstate param w: f32[layers=4, d=8, e=8]\n{function}");
     let module = parse_source(&text, "m.mesh").unwrap_or_else(|e| panic!("{e}"));
-    let local = partition(&module, &Mesh::default(), &Default::default(), &Default::default());
+    let local = partition(&module, &Axes::default());
     let m = report(&local.unwrap_or_else(|e| panic!("{e}")), None).unwrap().peak_bytes_per_device;
     m.activations + m.temporaries
 }

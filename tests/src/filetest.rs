@@ -8,7 +8,11 @@
 //! [`KINDS`].
 
 use crate::diff::diff;
-use compiler::{autodiff, partition::partition, passes};
+use compiler::{
+    autodiff,
+    pipeline::{self, Axes},
+    simplify,
+};
 use mesh::{
     Diagnostic, Diagnostics, Layout, Mesh, Module,
     text::{parse, parse_source, print},
@@ -26,7 +30,7 @@ pub const KINDS: &[Kind] = &[
     Kind { name: "print", options: &["stage"], expect: Expect::Below, run: canonical },
     Kind { name: "errors", options: &["stage"], expect: Expect::Nothing, run: errors },
     Kind { name: "autodiff", options: &["simplify"], expect: Expect::Below, run: gradients },
-    Kind { name: "passes", options: &["stage", "passes"], expect: Expect::Below, run: passed },
+    Kind { name: "simplify", options: &["stage", "passes"], expect: Expect::Below, run: simplified },
     Kind {
         name: "partition",
         options: &["mesh", "layout", "state_layout"],
@@ -120,10 +124,10 @@ fn gradients(case: &Case) -> Result<String, Diagnostics> {
     let mut module = autodiff::expand(&module)?;
     verify(&module, Stage::Global)?;
     match case.option("simplify") {
-        Some("yes") => passes::simplify(&mut module),
+        Some("yes") => module = pipeline::simplify(&module)?,
         Some(other) => panic!("`// simplify:` is `yes` or not there, not `{other}`"),
         None => {
-            passes::dce::run(&mut module);
+            simplify::dce::run(&mut module);
         }
     }
     verify(&module, Stage::Global)?;
@@ -131,22 +135,19 @@ fn gradients(case: &Case) -> Result<String, Diagnostics> {
 }
 
 /// What the passes `// passes: cse dce` make of a program, in the order given.
-fn passed(case: &Case) -> Result<String, Diagnostics> {
+fn simplified(case: &Case) -> Result<String, Diagnostics> {
     let mut module = parse(&case.text, &case.name)?;
     let stage = case.stage(&module);
     verify(&module, stage)?;
     for name in case.option("passes").expect("a test of passes names them").split_whitespace() {
         match name {
-            "cse" => passes::cse::run(&mut module),
-            "dce" => passes::dce::run(&mut module),
-            "fold" => passes::fold::run(&mut module),
-            "hoist" => passes::hoist::run(&mut module),
-            "accumulate" => passes::accumulate::run(&mut module),
-            "narrow" => {
-                passes::narrow::run(&mut module);
-                true
-            }
-            "row_sums" => passes::row_sums::run(&mut module),
+            "cse" => simplify::cse::run(&mut module),
+            "dce" => simplify::dce::run(&mut module),
+            "fold" => simplify::fold::run(&mut module),
+            "hoist" => simplify::hoist::run(&mut module),
+            "accumulate" => simplify::accumulate::run(&mut module),
+            "narrow" => simplify::narrow::run(&mut module),
+            "row_sums" => simplify::row_sums::run(&mut module),
             other => {
                 panic!(
                     "there is no pass `{other}`: write accumulate, cse, dce, fold, hoist, narrow or row_sums"
@@ -165,9 +166,10 @@ fn partitioned(case: &Case) -> Result<String, Diagnostics> {
         layout.resolve(&mesh).unwrap_or_else(|e| panic!("{e}"))
     };
     let (compute, state) = (layout("layout"), layout("state_layout"));
+    let axes = Axes { mesh, compute, state };
     // Mistakes need places in the file; the outcome reads better without.
-    partition(&case.module()?, &mesh, &compute, &state)?;
-    let local = partition(&parse(&case.text, &case.name)?, &mesh, &compute, &state)?;
+    pipeline::partition(&case.module()?, &axes)?;
+    let local = pipeline::partition(&parse(&case.text, &case.name)?, &axes)?;
     verify(&local, Stage::Local)?;
     Ok(print(&local))
 }

@@ -2,7 +2,7 @@
 
 use crate::generate::{Case, shrink::shrink};
 use compiler::interp::{self, Outcome, Precision, Tensor, Tensors};
-use compiler::{partition::partition, passes};
+use compiler::pipeline::{self, Axes};
 use mesh::layout::AxisMap;
 use mesh::verify::{Global, Local};
 use mesh::{Body, Function, Inst, Mesh, Module, Name, Op, Value, ir::StateOp};
@@ -87,11 +87,8 @@ impl Backend for Plugin {
     }
     fn run(&self, programs: &Programs<'_>) -> Result<Vec<Outcome>, String> {
         let whole = || -> Result<Module, String> {
-            let (mesh, all) = (Mesh::default(), AxisMap::default());
-            let mut local =
-                partition(&programs.simple_global, &mesh, &all, &all).map_err(|e| e.to_string())?;
-            passes::simplify(&mut local);
-            Ok(local)
+            let local = pipeline::partition(&programs.simple_global, &Axes::default());
+            local.and_then(|local| pipeline::simplify(&local)).map_err(|e| e.to_string())
         };
         let local = if self.partitioned { programs.simple_local.clone() } else { whole()? };
         let case = programs.case;
@@ -148,14 +145,16 @@ pub fn prepare(case: &Case) -> Result<Programs<'_>, String> {
     Global::new(case.module.clone()).map_err(|e| format!("the verifier refuses the program: {e}"))?;
     let global = lower(&case.module).map_err(|e| format!("autodiff refuses the program: {e}"))?;
     accepted(Global::new(global.clone()).err(), "autodiff", &global)?;
-    let mut simple_global = global.clone();
-    passes::simplify(&mut simple_global);
+    let simple_global = simplified(&global)?;
     accepted(Global::new(simple_global.clone()).err(), "the passes", &simple_global)?;
     let local = partitioned(case, &global)?;
-    let mut simple_local = partitioned(case, &simple_global)?;
-    passes::simplify(&mut simple_local);
+    let simple_local = simplified(&partitioned(case, &simple_global)?)?;
     accepted(Local::new(simple_local.clone()).err(), "the passes", &simple_local)?;
     Ok(Programs { case, global, simple_global, local, simple_local })
+}
+
+fn simplified(module: &Module) -> Result<Module, String> {
+    pipeline::simplify(module).map_err(|e| e.to_string())
 }
 
 fn partitioned(case: &Case, global: &Module) -> Result<Module, String> {
@@ -163,9 +162,8 @@ fn partitioned(case: &Case, global: &Module) -> Result<Module, String> {
     // Simplified programs may have lost some dims.
     layouts.module = global.clone();
     layouts.drop_idle_rules();
-    let compute = layouts.layout.resolve(&case.mesh)?;
-    let state = layouts.state_layout.resolve(&case.mesh)?;
-    let local = partition(global, &case.mesh, &compute, &state)
+    let (compute, state) = (layouts.layout.resolve(&case.mesh)?, layouts.state_layout.resolve(&case.mesh)?);
+    let local = pipeline::partition(global, &Axes { mesh: case.mesh.clone(), compute, state })
         .map_err(|e| format!("the partitioner refuses a legal layout: {e}"))?;
     accepted(Local::new(local.clone()).err(), "the partitioner", &local)?;
     Ok(local)

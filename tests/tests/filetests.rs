@@ -17,4 +17,4 @@ macro_rules! filetests {
     };
 }
 
-filetests!(autodiff, infer, partition, passes, text, verify);
+filetests!(autodiff, infer, partition, simplify, text, verify);

@@ -4,7 +4,7 @@
 use compiler::{
     autodiff,
     interp::{self, Precision as Rounding, Tensor, Tensors},
-    partition::partition,
+    pipeline::{self, Axes},
 };
 use mesh::{
     DType, Dim, Layout, Mesh, Module, Site,
@@ -58,7 +58,8 @@ fn split(module: &Module, mesh: &str, layout: &str, state: &str) -> Module {
         let layout = Layout::parse(text).expect("the test's layout is legal");
         layout.restricted_to(&mesh).resolve(&mesh).expect("axes the mesh lacks are left out")
     };
-    let local = partition(module, &mesh, &map(layout), &map(state));
+    let axes = Axes { compute: map(layout), state: map(state), mesh: mesh.clone() };
+    let local = pipeline::partition(module, &axes);
     let local = local.unwrap_or_else(|d| panic!("partition over {mesh} by {layout}:\n{d}"));
     verify::Local::new(local).unwrap_or_else(|d| panic!("after partition:\n{d}")).into_module()
 }

@@ -1,7 +1,10 @@
 //! Programs too special for filetests, through the partitioner.
 
 use super::*;
-use crate::interp::{self, Precision, Tensor, Tensors};
+use crate::{
+    interp::{self, Precision, Tensor, Tensors},
+    pipeline::{self, Axes},
+};
 use mesh::{
     DType, Layout, Name,
     text::{op_name, parse_source, print},
@@ -13,8 +16,8 @@ fn local(text: &str, mesh: &str, layout: &str, state: &str) -> (Module, Module) 
     let global = parse_source(text, "test.mesh").unwrap_or_else(|e| panic!("{e}"));
     let mesh = Mesh::parse(mesh).unwrap();
     let resolve = |layout: &str| Layout::parse(layout).unwrap().resolve(&mesh).unwrap();
-    let local =
-        partition(&global, &mesh, &resolve(layout), &resolve(state)).unwrap_or_else(|e| panic!("{e}"));
+    let axes = Axes { compute: resolve(layout), state: resolve(state), mesh };
+    let local = pipeline::partition(&global, &axes).unwrap_or_else(|e| panic!("{e}"));
     verify(&local, Stage::Local).unwrap_or_else(|e| panic!("{e}"));
     (global, local)
 }

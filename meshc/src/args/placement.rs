@@ -31,6 +31,9 @@ impl PlacementArgs {
 /// The same with the model's defaults. A layout that names an axis the mesh lacks is an error; rules of the
 /// model's own layout for such axes are left out.
 pub fn place(module: &Module, args: &PlacementArgs) -> Result<Placement> {
+    if !module.env.mesh.axes().is_empty() {
+        return stated(module, args);
+    }
     let mesh = args.mesh.clone().unwrap_or_default();
     let choose = |given: &Option<Layout>, key: &str, option: &str| -> Result<Layout> {
         let layout = match given {
@@ -47,6 +50,18 @@ pub fn place(module: &Module, args: &PlacementArgs) -> Result<Placement> {
     let layout = choose(&args.layout, "layout", "--layout")?;
     let state_layout = choose(&args.state_layout, "state_layout", "--state-layout")?;
     Ok(Placement { mesh, layout, state_layout })
+}
+
+/// The placement of a Local program, which states its mesh. Its values are already split: there is no layout to choose.
+fn stated(module: &Module, args: &PlacementArgs) -> Result<Placement> {
+    let mesh = module.env.mesh.clone();
+    if args.layout.is_some() || args.state_layout.is_some() || args.mesh.as_ref().is_some_and(|m| *m != mesh) {
+        return Err(failure(
+            format!("`{}` is partitioned already, over the mesh {mesh}", module.name),
+            "leave --mesh, --layout and --state-layout out, or give the program from before it was partitioned",
+        ));
+    }
+    Ok(Placement { mesh, ..Placement::default() })
 }
 
 /// Whether the mesh has as many devices as `target`, which has `devices`.

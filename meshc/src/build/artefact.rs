@@ -37,7 +37,7 @@ pub fn of_program(
         (None, Some(Platform::Cpu) | None) => Target::Cpu,
     };
     let mut watch = Watch::default();
-    let lowered = lower(program, &placement, Stage::Emit, &mut watch)?.context("all stages ran")?;
+    let lowered = lower(program, &placement, Stage::Hlo, &mut watch)?.context("all stages ran")?;
     let built = emit(program, &placement, &target, &flags.of(&target)?, &lowered, &mut watch)?;
     Ok(Artefact::new(program.name.clone(), built.manifest, built.files.into_iter().collect())?)
 }

@@ -128,7 +128,7 @@ pub fn advice(
 fn needs(path: &Path, settings: &ModelArgs, placement: &PlacementArgs, function: &str) -> Result<u64> {
     let program = program::load(path, settings)?;
     let placement = place(&program.module, placement)?;
-    let lowered = lower(&program, &placement, Stage::Tidy, &mut Watch::default())?;
+    let lowered = lower(&program, &placement, Stage::SimplifyLocal, &mut Watch::default())?;
     let reports = lowered.map(|l| l.reports).unwrap_or_default();
     Ok(choose(&reports, Some(function))?.peak_bytes_per_device.total)
 }

@@ -25,12 +25,16 @@ pub const REPORT: &str = "report.json";
 /// Looks on while the stages run.
 #[derive(Debug, Default)]
 pub struct Watch {
-    /// Where the program goes after each stage.
+    /// The folder for the program after each stage.
     pub dump: Option<PathBuf>,
-    /// Whether to say how long each stage took.
+    /// True if the program is also dumped after each pass that changed it.
+    pub dump_passes: bool,
+    /// True if the time of each stage and pass is printed.
     pub timings: bool,
     /// The last stage whose text is wanted, and what it was.
     pub last: Option<(Stage, Vec<(String, String)>)>,
+    /// The passes of the stage that runs, with their runs and time.
+    passes: Vec<(&'static str, usize, Duration)>,
     since: Option<Instant>,
     failed: Option<anyhow::Error>,
 }
@@ -38,28 +42,54 @@ pub struct Watch {
 impl Watch {
     fn see(&mut self, step: Step) {
         let took = self.since.map_or(Duration::ZERO, |since| since.elapsed());
+        match step.pass {
+            Some(pass) => {
+                match self.passes.iter_mut().find(|(name, _, _)| *name == pass.name) {
+                    Some((_, runs, time)) => (*runs, *time) = (*runs + 1, *time + took),
+                    None => self.passes.push((pass.name, 1, took)),
+                }
+                if self.dump_passes && pass.changed {
+                    self.write(&step.dump());
+                }
+            }
+            None => self.stage(step, took),
+        }
+        self.since = Some(Instant::now());
+    }
+
+    /// A whole stage has run; `took` is the time since its last pass.
+    fn stage(&mut self, step: Step, took: Duration) {
+        let passes = std::mem::take(&mut self.passes);
         if self.timings {
-            let (name, ms) = (step.stage.name(), took.as_secs_f64() * 1e3);
-            match step.instructions() {
-                0 => eprintln!("{name:10} {ms:8.1} ms"),
-                n => eprintln!("{name:10} {ms:8.1} ms {n:7} instructions"),
+            let ms = |time: Duration| time.as_secs_f64() * 1e3;
+            let all = took + passes.iter().map(|(_, _, time)| *time).sum::<Duration>();
+            let count = match step.instructions() {
+                0 => String::new(),
+                n => format!(" {n:7} instructions"),
+            };
+            eprintln!("{:18} {:8.1} ms{count}", step.stage.name(), ms(all));
+            for (name, runs, time) in passes {
+                eprintln!("  {name:16} {:8.1} ms {runs:7} runs", ms(time));
             }
         }
         let wanted = self.last.as_ref().is_some_and(|(stage, _)| *stage == step.stage);
         if wanted || self.dump.is_some() {
             let files = step.dump();
-            for (name, text) in
-                self.dump.iter().flat_map(|dir| files.iter().map(move |f| (dir.join(&f.0), &f.1)))
-            {
-                if let Err(error) = write_file(&name, text.as_bytes()) {
-                    self.failed.get_or_insert(error);
-                }
-            }
+            self.write(&files);
             if wanted {
                 self.last = Some((step.stage, files));
             }
         }
-        self.since = Some(Instant::now());
+    }
+
+    /// Writes files into the dump folder, if there is one.
+    fn write(&mut self, files: &[(String, String)]) {
+        let Some(folder) = &self.dump else { return };
+        for (name, text) in files {
+            if let Err(error) = write_file(&folder.join(name), text.as_bytes()) {
+                self.failed.get_or_insert(error);
+            }
+        }
     }
 
     fn start(&mut self) {
@@ -98,6 +128,11 @@ fn stages(
 ) -> Result<Option<Lowered>> {
     watch.start();
     let wrong = |diagnostics| program.mistakes(&diagnostics);
+    if !program.module.env.mesh.axes().is_empty() {
+        // A dump of a Local program: every stage but the last has run.
+        let local = pipeline::verify_local(program.module.clone(), &mut |step| watch.see(step)).map_err(wrong)?;
+        return if last < Stage::SimplifyLocal { Ok(None) } else { lowered(program, local).map(Some) };
+    }
     let global = pipeline::verify(program.module.clone(), &mut |step| watch.see(step)).map_err(wrong)?;
     // The lines of the model itself show best what is wrong with a layout, so it is checked before the program is
     // rewritten.
@@ -105,20 +140,24 @@ fn stages(
         let subject = format!("the layout of `{}` on the mesh {}", program.module.name, placement.mesh);
         anyhow::Error::new(Mistakes::new(subject, &diagnostics, &program.sources))
     };
-    let (compute, state) = placement.resolve().map_err(|d| layout_wrong(d.into()))?;
-    compiler::partition::check(global.module(), &placement.mesh, &compute, &state).map_err(layout_wrong)?;
+    pipeline::check_layout(&global, placement).map_err(layout_wrong)?;
     let global = pipeline::optimize(global, last, &mut |step| watch.see(step)).map_err(wrong)?;
     if last < Stage::Partition {
         return Ok(None);
     }
     let local =
         pipeline::localize(&global, placement, last, &mut |step| watch.see(step)).map_err(layout_wrong)?;
-    if last < Stage::Tidy {
+    if last < Stage::SimplifyLocal {
         return Ok(None);
     }
-    let report = |name: &mesh::Name| report(local.module(), Some(name)).map_err(|d| wrong(d.into()));
+    lowered(program, local).map(Some)
+}
+
+fn lowered(program: &Program, local: Local) -> Result<Lowered> {
+    let report =
+        |name: &mesh::Name| report(local.module(), Some(name)).map_err(|d| program.mistakes(&d.into()));
     let reports = local.module().functions.iter().map(|f| report(&f.name)).collect::<Result<_>>()?;
-    Ok(Some(Lowered { local, reports }))
+    Ok(Lowered { local, reports })
 }
 
 /// Makes the artefact: its manifest, and all files with their names.

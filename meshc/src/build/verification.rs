@@ -30,7 +30,7 @@ impl Backend for Compiler {
         let (program, placement) =
             self.wanted.choose(layout, &|shards| Program::built(build(shards), name))?;
         let mut watch = Watch::default();
-        let lowered = lower(&program, &placement, Stage::Emit, &mut watch)?.context("all stages ran")?;
+        let lowered = lower(&program, &placement, Stage::Hlo, &mut watch)?.context("all stages ran")?;
         let built = emit(&program, &placement, &Target::Cpu, &[], &lowered, &mut watch)?;
         let artefact = Artefact::new(name.to_owned(), built.manifest, built.files.into_iter().collect())?;
         let Placement { mesh, layout, .. } = &placement;
@@ -152,8 +152,7 @@ fn shards(placement: &Placement) -> usize {
 fn check(program: &Program, placement: &Placement) -> Result<()> {
     let wrong = |diagnostics| program.mistakes(&diagnostics);
     let global = pipeline::verify(program.module.clone(), &mut pipeline::unobserved).map_err(wrong)?;
-    let (compute, state) = placement.resolve().map_err(|d| wrong(d.into()))?;
-    compiler::partition::check(global.module(), &placement.mesh, &compute, &state).map_err(wrong)
+    pipeline::check_layout(&global, placement).map_err(wrong)
 }
 
 #[cfg(test)]

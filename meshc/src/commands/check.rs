@@ -50,7 +50,7 @@ pub fn run(args: &Args) -> Result<()> {
 fn check(args: &Args) -> Result<String> {
     let program = program::load(&args.model, &args.settings)?;
     let placement = place(&program.module, &args.placement)?;
-    lower(&program, &placement, Stage::Tidy, &mut Watch::default())?;
+    lower(&program, &placement, Stage::SimplifyLocal, &mut Watch::default())?;
     let functions: Vec<String> = program.module.functions.iter().map(|f| f.name.to_string()).collect();
     let place = match placement.mesh.devices() {
         1 => "one device".to_owned(),

@@ -22,7 +22,7 @@ use compiler::{
     artefact::Artefact,
     pipeline::{Placement, Stage},
 };
-use mesh::Module;
+use mesh::{Layout, Module};
 use report::{compiled::Compiled, table::size};
 use std::path::PathBuf;
 
@@ -46,7 +46,11 @@ pub struct Args {
     /// Write the program after every stage into this folder
     #[arg(long, value_name = "DIR")]
     dump: Option<PathBuf>,
-    /// Stop after this stage and print the program: verify, prepare, autodiff, simplify, partition, tidy or emit
+    /// With --dump: also write the program after every pass that changed it
+    #[arg(long, requires = "dump")]
+    dump_passes: bool,
+    /// Stop after this stage and print the program: verify, simplify, autodiff, simplify-gradients, partition,
+    /// simplify-local or hlo
     #[arg(long, value_name = "STAGE", value_parser = Stage::parse)]
     stop_after: Option<Stage>,
     /// Say how long each stage takes
@@ -88,11 +92,16 @@ pub fn run(args: &Args) -> Result<()> {
     check_folder(&output)?;
     let mut watch = Watch::default();
     watch.dump = args.dump.clone();
+    watch.dump_passes = args.dump_passes;
     watch.timings = args.timings;
     watch.last = args.stop_after.map(|stage| (stage, Vec::new()));
-    let last = args.stop_after.unwrap_or(Stage::Emit);
+    let last = args.stop_after.unwrap_or(Stage::Hlo);
     let lowered = lower(&program, &placement, last, &mut watch)?;
-    let (Some(lowered), Stage::Emit) = (&lowered, last) else { return stopped(args, watch) };
+    if args.dump.is_some() && placement.mesh.axes().is_empty() && last >= Stage::Partition {
+        let note = "04-simplify-gradients, 05-partition and 06-simplify-local are equal on one device";
+        eprintln!("note: {note}; --mesh shows collectives, such as --mesh {}", example_mesh(&program.module));
+    }
+    let (Some(lowered), Stage::Hlo) = (&lowered, last) else { return stopped(args, watch) };
     let artefact =
         emit(&program, &placement, &target.target, &args.flags.of(&target.target)?, lowered, &mut watch)?;
     if args.stop_after.is_some() {
@@ -121,6 +130,20 @@ pub fn run(args: &Args) -> Result<()> {
     let functions: Vec<&str> = artefact.manifest.functions.iter().map(|f| f.name.as_str()).collect();
     println!("{}: {} for {}, {}", output.display(), functions.join(", "), target.target, size(bytes as u64));
     Ok(())
+}
+
+/// A mesh of two devices along each axis of the model's own layout.
+fn example_mesh(module: &Module) -> String {
+    let layout = Layout::parse(module.meta("layout").unwrap_or_default()).unwrap_or_default();
+    let mut axes: Vec<String> = Vec::new();
+    for (_, rule) in &layout.rules {
+        for axis in rule.iter().map(|axis| format!("{axis}=2")) {
+            if !axes.contains(&axis) {
+                axes.push(axis);
+            }
+        }
+    }
+    if axes.is_empty() { "data=2 --layout batch:data".to_owned() } else { axes.join(",") }
 }
 
 /// Leaves out the functions that are not named, if any are.

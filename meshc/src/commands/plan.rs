@@ -289,7 +289,7 @@ fn interruptible(
 fn artefact(args: &Args, target: &TargetArgs, program: &Program, candidate: &Candidate) -> Result<Artefact> {
     let placement = candidate.placement()?;
     let mut watch = Watch::default();
-    let lowered = lower(program, &placement, Stage::Emit, &mut watch)?.context("all stages ran")?;
+    let lowered = lower(program, &placement, Stage::Hlo, &mut watch)?.context("all stages ran")?;
     let mut artefact =
         emit(program, &placement, &target.target, &args.flags.of(&target.target)?, &lowered, &mut watch)?;
     artefact.manifest.functions.retain(|f| *f.name == *args.function);

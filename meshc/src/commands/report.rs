@@ -81,7 +81,7 @@ pub fn run(args: &Args) -> Result<()> {
 fn made(args: &Args) -> Result<Vec<Report>> {
     let program = program::load(&args.subject, &args.settings)?;
     let placement = place(&program.module, &args.placement)?;
-    let lowered = lower(&program, &placement, Stage::Tidy, &mut Watch::default())?;
+    let lowered = lower(&program, &placement, Stage::SimplifyLocal, &mut Watch::default())?;
     Ok(lowered.map(|l| l.reports).unwrap_or_default())
 }
 

@@ -6,7 +6,7 @@ use mesh::{
     ir::{Collective, Op, Pending},
 };
 
-pub(super) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value>, Diagnostic> {
+pub(crate) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value>, Diagnostic> {
     let Op::Collective(second) = &inst.op else { return Ok(None) };
     match rewrite.collective(inst.args[0]) {
         Some((x, first)) if undoes(first, second) => rewrite.new_of(x).map(Some),

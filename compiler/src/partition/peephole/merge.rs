@@ -7,7 +7,7 @@ use mesh::{
     ir::{Binary, Collective, Elementwise, Op, Pending},
 };
 
-pub(super) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value>, Diagnostic> {
+pub(crate) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value>, Diagnostic> {
     if !adds(inst) {
         return Ok(None);
     }

@@ -5,10 +5,10 @@
 //! all-reduce whose result is cut, [`merge`] all-reduces of values that are added, and [`sink`] an
 //! all-reduce behind an operation that makes it smaller.
 
-mod cancel;
-mod merge;
-mod scatter;
-mod sink;
+pub(crate) mod cancel;
+pub(crate) mod merge;
+pub(crate) mod scatter;
+pub(crate) mod sink;
 
 use mesh::{
     AxisSet, Body, BodyBuilder, Diagnostic, Env, Inst, Module, Value,
@@ -16,44 +16,63 @@ use mesh::{
     ir::{Collective, Op, Pending, StateOp},
 };
 
-/// Applies all peepholes to all bodies until none finds anything.
-pub fn run(module: &mut Module) -> Result<(), Diagnostic> {
+/// Applies peepholes to all bodies until none finds anything: at each instruction the first that applies. Returns
+/// true if any did.
+pub(crate) fn run(module: &mut Module, peepholes: &[Peephole]) -> Result<bool, Diagnostic> {
+    let mut changed = false;
     for f in &mut module.functions {
-        f.body = body(&module.env, &f.body).map_err(|d| d.in_function(&f.name))?;
+        let (body, better) =
+            body(&module.env, peepholes, &f.body).map_err(|d| d.in_function(&f.name))?;
+        f.body = body;
+        changed |= better;
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// One way to make an instruction (the last of a few, whose others die) better: the value that replaces its
 /// result, made of the operands of those it looked at, or `None` if it has nothing to say.
-type Peephole = fn(&mut Rewrite<'_>, &Inst) -> Result<Option<Value>, Diagnostic>;
+pub(crate) type Peephole = fn(&mut Rewrite<'_>, &Inst) -> Result<Option<Value>, Diagnostic>;
 
-const PEEPHOLES: [Peephole; 4] = [cancel::run, scatter::run, merge::run, sink::run];
-
-fn body(env: &Env, old: &Body) -> Result<Body, Diagnostic> {
-    let (mut now, mut changed) = once(env, old, true)?;
-    // Every round that changes something makes at least one collective go, or moves it to a smaller value.
-    while changed {
-        (now, changed) = once(env, &now, false)?;
+fn body(env: &Env, peepholes: &[Peephole], old: &Body) -> Result<(Body, bool), Diagnostic> {
+    let mut round = once(env, peepholes, old, true)?;
+    let changed = round.applied || round.inner;
+    // Every round that changes something removes a collective, or moves it to a smaller value.
+    while round.applied {
+        round = once(env, peepholes, &round.body, false)?;
     }
-    Ok(now)
+    Ok((round.body, changed))
 }
 
-/// One round: a new body, and whether a peephole applied. Inner bodies are done in the first round.
-fn once(env: &Env, old: &Body, inner: bool) -> Result<(Body, bool), Diagnostic> {
+/// The outcome of one round over a body.
+struct Round {
+    body: Body,
+    /// True if a peephole applied to an instruction of the body itself.
+    applied: bool,
+    /// True if one applied inside a nested body.
+    inner: bool,
+}
+
+/// Runs one round. Nested bodies are rewritten if `nested`, which is so in the first round only.
+fn once(env: &Env, peepholes: &[Peephole], old: &Body, nested: bool) -> Result<Round, Diagnostic> {
     let live = live(old);
     let mut rewrite = Rewrite::new(env, old, &live);
-    let mut changed = false;
+    let (mut applied, mut inner) = (false, false);
     for (inst, _) in old.insts.iter().zip(&live).filter(|(_, live)| **live) {
-        if let Some(value) = rewrite.better(inst)? {
-            changed = true;
+        if let Some(value) = rewrite.better(peepholes, inst)? {
+            applied = true;
             rewrite.map[inst.results[0].index()] = Some(value);
-        } else {
-            rewrite.keep(inst, inner)?;
+            continue;
         }
+        let mut op = inst.op.clone();
+        for old in op.bodies_mut().into_iter().filter(|_| nested) {
+            let (new, changed) = body(env, peepholes, old)?;
+            *old = new;
+            inner |= changed;
+        }
+        rewrite.keep(inst, op)?;
     }
     let results = old.results.iter().map(|r| rewrite.new_of(*r)).collect::<Result<_, _>>()?;
-    Ok((rewrite.b.finish(results), changed))
+    Ok(Round { body: rewrite.b.finish(results), applied, inner })
 }
 
 /// Which instructions a result or a write needs.
@@ -72,7 +91,7 @@ fn live(body: &Body) -> Vec<bool> {
 }
 
 /// A body being rewritten.
-struct Rewrite<'r> {
+pub(crate) struct Rewrite<'r> {
     old: &'r Body,
     b: BodyBuilder<'r>,
     /// For each old value the new one.
@@ -145,9 +164,9 @@ impl<'r> Rewrite<'r> {
         self.b.emit1(Op::Collective(Collective::AllReduce { kind: Pending::Sum, axes }), &[x], &site)
     }
 
-    /// What the first peephole that has something to say puts in the place of an instruction.
-    fn better(&mut self, inst: &Inst) -> Result<Option<Value>, Diagnostic> {
-        for peephole in PEEPHOLES {
+    /// The value with which the first peephole that applies replaces an instruction's result.
+    fn better(&mut self, peepholes: &[Peephole], inst: &Inst) -> Result<Option<Value>, Diagnostic> {
+        for peephole in peepholes {
             if let Some(value) = peephole(self, inst)? {
                 return Ok(Some(value));
             }
@@ -155,10 +174,9 @@ impl<'r> Rewrite<'r> {
         Ok(None)
     }
 
-    /// Copies an old instruction.
-    fn keep(&mut self, inst: &Inst, inner: bool) -> Result<(), Diagnostic> {
+    /// Copies an old instruction, with `op` as its operation.
+    fn keep(&mut self, inst: &Inst, op: Op) -> Result<(), Diagnostic> {
         let args = inst.args.iter().map(|a| self.new_of(*a)).collect::<Result<Vec<_>, _>>()?;
-        let op = if inner { bodies(self.b.env, &inst.op)? } else { inst.op.clone() };
         let results = self.b.emit(op, &args, &inst.site)?;
         for (old, new) in inst.results.iter().zip(results) {
             self.b.body.values[new].name.clone_from(&self.old.values[*old].name);
@@ -166,15 +184,6 @@ impl<'r> Rewrite<'r> {
         }
         Ok(())
     }
-}
-
-/// The operation with its bodies improved.
-fn bodies(env: &Env, op: &Op) -> Result<Op, Diagnostic> {
-    let mut op = op.clone();
-    for inner in op.bodies_mut() {
-        *inner = body(env, inner)?;
-    }
-    Ok(op)
 }
 
 #[cfg(test)]
@@ -193,7 +202,8 @@ mod tests {
              %z z: f32[a=4@data, b=4]) -> (out: {insts}\n}}\n"
         );
         let mut module = parse(&text, "test").unwrap_or_else(|e| panic!("{e}"));
-        run(&mut module).unwrap_or_else(|e| panic!("{e}"));
+        let all = [cancel::run, scatter::run, merge::run, sink::run];
+        run(&mut module, &all).unwrap_or_else(|e| panic!("{e}"));
         verify(&module, Stage::Local).unwrap_or_else(|e| panic!("{e}"));
         let text = print(&module);
         let words: Vec<&str> =

@@ -6,7 +6,7 @@ use mesh::{
     ir::{Collective, Op},
 };
 
-pub(super) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value>, Diagnostic> {
+pub(crate) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value>, Diagnostic> {
     let Op::Collective(Collective::Shard { dim, axes }) = &inst.op else { return Ok(None) };
     let Some((x, owed)) = rewrite.lone_sum(inst.args[0]) else { return Ok(None) };
     let cut: AxisSet = axes.iter().copied().collect();

@@ -7,7 +7,7 @@ use mesh::{
     ir::{Elementwise, Index, Op, Reduce, ReduceKind, Shape},
 };
 
-pub(super) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value>, Diagnostic> {
+pub(crate) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value>, Diagnostic> {
     if !shrinks(&inst.op) {
         return Ok(None);
     }

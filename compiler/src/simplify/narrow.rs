@@ -10,25 +10,29 @@ use mesh::{
     ir::{Control, Elementwise, Scan},
 };
 
-/// Works on all functions.
-pub fn run(module: &mut Module) {
+/// Rewrites all functions. Returns true if any cast moved.
+pub fn run(module: &mut Module) -> bool {
     let slices = wire::gathers_once(module);
     let env = &module.env;
-    module.functions.iter_mut().for_each(|f| body(env, &mut f.body, slices));
+    module.functions.iter_mut().fold(false, |changed, f| body(env, &mut f.body, slices) | changed)
 }
 
-fn body(env: &Env, body: &mut Body, slices: bool) {
+fn body(env: &Env, body: &mut Body, slices: bool) -> bool {
+    let mut changed = false;
     let insts = std::mem::take(&mut body.insts);
     let mut outer = BodyBuilder { env, body: std::mem::take(body) };
     for mut inst in insts {
-        inst.op.bodies_mut().into_iter().for_each(|inner| self::body(env, inner, slices));
+        for inner in inst.op.bodies_mut() {
+            changed |= self::body(env, inner, slices);
+        }
         let mut casts = Vec::new();
         if let Op::Control(Control::Scan(scan)) = &mut inst.op {
             if slices {
-                before(&mut outer, scan, &mut inst.args, &inst.site);
+                changed |= before(&mut outer, scan, &mut inst.args, &inst.site);
             }
             casts = after(&mut outer, scan, &mut inst.results);
         }
+        changed |= !casts.is_empty();
         let site = inst.site.clone();
         outer.body.insts.push(inst);
         for (narrow, to, wide) in casts {
@@ -38,10 +42,12 @@ fn body(env: &Env, body: &mut Body, slices: bool) {
     }
     *body = outer.body;
     body.compact();
+    changed
 }
 
-/// Casts what is sliced before it is.
-fn before(outer: &mut BodyBuilder<'_>, scan: &mut Scan, args: &mut [Value], site: &mesh::Site) {
+/// Casts what is sliced before it is. Returns true if there was such a cast.
+fn before(outer: &mut BodyBuilder<'_>, scan: &mut Scan, args: &mut [Value], site: &mesh::Site) -> bool {
+    let mut changed = false;
     for (i, arg) in args.iter_mut().enumerate().skip(scan.carries).take(scan.xs) {
         let param = scan.body.params[i];
         let Some(to) = only_cast(&scan.body, param) else { continue };
@@ -55,7 +61,9 @@ fn before(outer: &mut BodyBuilder<'_>, scan: &mut Scan, args: &mut [Value], site
         let rename = |v: &mut Value| *v = if same.contains(v) { param } else { *v };
         scan.body.insts.iter_mut().flat_map(|inst| &mut inst.args).for_each(rename);
         scan.body.results.iter_mut().for_each(rename);
+        changed = true;
     }
+    changed
 }
 
 /// The one narrower float that all uses of `v` cast it to.
