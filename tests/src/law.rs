@@ -3,9 +3,8 @@
 use crate::generate::{Case, shrink::shrink};
 use compiler::interp::{self, Outcome, Precision, Tensor, Tensors};
 use compiler::pipeline::{self, Axes};
-use mesh::layout::AxisMap;
 use mesh::verify::{Global, Local};
-use mesh::{Body, Function, Inst, Mesh, Module, Name, Op, Value, ir::StateOp};
+use mesh::{Body, Function, Inst, Module, Name, Op, Value, ir::StateOp};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// A case made ready to run: its module at the stages of the compiler.

@@ -128,7 +128,11 @@ fn mistakes_of_a_pass_are_the_compilers() {
         assert!(mistakes.to_string().contains("this is a bug in the compiler"), "{mistakes}");
         assert!(mistakes.0.len() > 1, "what was refused is not shown: {mistakes}");
     }
-    check(Stage::Autodiff, Run::Expand(refuses), "stage `autodiff`, pass `bad`, failed on a verified program");
+    check(
+        Stage::Autodiff,
+        Run::Expand(refuses),
+        "stage `autodiff`, pass `bad`, failed on a verified program",
+    );
     check(Stage::SimplifyLocal, Run::Rewrite(breaks), "stage `simplify-local`, pass `bad`, failed");
     // A request for a gradient is left, which partitioning refuses.
     check(Stage::Partition, Run::Partition, "stage `partition`, pass `bad`, failed");

@@ -111,6 +111,7 @@ func f(%x x: bf16[d=8]) -> (y: bf16[d=8]) {{
         );
         let mut module = parse(&text, "test").unwrap_or_else(|e| panic!("{e}"));
         super::run(&mut module);
+        crate::simplify::dce::run(&mut module);
         verify(&module, Stage::Local).unwrap_or_else(|e| panic!("{e}"));
         let text = print(&module);
         text.lines().filter(|l| l.contains(" cast ")).map(|l| l.trim_end().to_owned()).collect()

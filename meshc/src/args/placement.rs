@@ -55,7 +55,8 @@ pub fn place(module: &Module, args: &PlacementArgs) -> Result<Placement> {
 /// The placement of a Local program, which states its mesh. Its values are already split: there is no layout to choose.
 fn stated(module: &Module, args: &PlacementArgs) -> Result<Placement> {
     let mesh = module.env.mesh.clone();
-    if args.layout.is_some() || args.state_layout.is_some() || args.mesh.as_ref().is_some_and(|m| *m != mesh) {
+    if args.layout.is_some() || args.state_layout.is_some() || args.mesh.as_ref().is_some_and(|m| *m != mesh)
+    {
         return Err(failure(
             format!("`{}` is partitioned already, over the mesh {mesh}", module.name),
             "leave --mesh, --layout and --state-layout out, or give the program from before it was partitioned",

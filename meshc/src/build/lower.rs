@@ -130,7 +130,8 @@ fn stages(
     let wrong = |diagnostics| program.mistakes(&diagnostics);
     if !program.module.env.mesh.axes().is_empty() {
         // A dump of a Local program: every stage but the last has run.
-        let local = pipeline::verify_local(program.module.clone(), &mut |step| watch.see(step)).map_err(wrong)?;
+        let local =
+            pipeline::verify_local(program.module.clone(), &mut |step| watch.see(step)).map_err(wrong)?;
         return if last < Stage::SimplifyLocal { Ok(None) } else { lowered(program, local).map(Some) };
     }
     let global = pipeline::verify(program.module.clone(), &mut |step| watch.see(step)).map_err(wrong)?;

@@ -21,8 +21,7 @@ use mesh::{
 pub(crate) fn run(module: &mut Module, peepholes: &[Peephole]) -> Result<bool, Diagnostic> {
     let mut changed = false;
     for f in &mut module.functions {
-        let (body, better) =
-            body(&module.env, peepholes, &f.body).map_err(|d| d.in_function(&f.name))?;
+        let (body, better) = body(&module.env, peepholes, &f.body).map_err(|d| d.in_function(&f.name))?;
         f.body = body;
         changed |= better;
     }
