@@ -113,15 +113,15 @@ impl<'a> Evaluator<'a> {
                 Some(global) => global.clone(),
                 None => {
                     let verified = pipeline::verify(loaded.module.clone(), &mut unobserved)?;
-                    let optimized = Arc::new(pipeline::optimize(verified, Stage::SimplifyGradients, &mut unobserved)?);
+                    let optimized =
+                        Arc::new(pipeline::optimize(verified, Stage::SimplifyGradients, &mut unobserved)?);
                     *global = Some(optimized.clone());
                     optimized
                 }
             }
         };
         let placement = candidate.placement()?;
-        let (compute, state) = placement.resolve()?;
-        compiler::partition::check(global.module(), &placement.mesh, &compute, &state)?;
+        pipeline::check_layout(&global, &placement)?;
         let local = pipeline::localize(&global, &placement, Stage::SimplifyLocal, &mut unobserved)?;
         let report = report::report(local.module(), Some(&self.function))?;
         let work =
