@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use std::{path::Path, process::Command, time::Instant};
+use std::{process::Command, time::Instant};
 
 /// A model on a slice, with the peer's numbers per device.
 struct Row {
@@ -16,6 +16,8 @@ struct Row {
     mesh: &'static str,
     state_layout: &'static str,
     settings: &'static str,
+    /// The schedule preset.
+    schedule: &'static str,
     /// Flags of libtpu.
     flags: &'static str,
     peer: Peer,
@@ -40,8 +42,8 @@ const ROWS: [Row; 3] = [
         target: "tpu:v3:4x4",
         mesh: "expert=32",
         state_layout: "*:expert",
-        settings: "microbatches=16 group_sequences=4 remat=all capacity_factor=1 jitter=0 exploration=argmax \
-                   attention_minor=query gather=step",
+        settings: "group_sequences=4 capacity_factor=1 jitter=0 exploration=argmax",
+        schedule: "switch_base-v3",
         flags: "xla_jf_enable_advanced_multi_output_fusion=true",
         peer: Peer { flops: 61.9e12, cycles: 1.65e9, wire: 3.78e9, peak: 5.82e9, seconds: 89.0 },
     },
@@ -51,8 +53,8 @@ const ROWS: [Row; 3] = [
         target: "tpu:v4:8x8x8:megacore",
         mesh: "expert=128,model=4",
         state_layout: "*:expert",
-        settings: "group_sequences=4 remat=compact residual=stream capacity_factor=1 jitter=0 exploration=argmax \
-                   gather=step attention_minor=query",
+        settings: "group_sequences=4 capacity_factor=1 jitter=0 exploration=argmax",
+        schedule: "switch_xxl-v4",
         flags: "",
         peer: Peer { flops: 127.3e12, cycles: 1.10e9, wire: 42.19e9, peak: 26.20e9, seconds: 173.0 },
     },
@@ -62,8 +64,8 @@ const ROWS: [Row; 3] = [
         target: "tpu:v3:32x32",
         mesh: "expert=32,inner=64",
         state_layout: "*:inner",
-        settings: "expert_groups=32 min_capacity=1 remat=all jitter=0 exploration=argmax gather=step \
-                   attention_minor=query",
+        settings: "expert_groups=32 min_capacity=1 jitter=0 exploration=argmax",
+        schedule: "switch_c-v3",
         flags: "",
         peer: Peer { flops: 30.3e12, cycles: 1.03e9, wire: 8.75e9, peak: 16.06e9, seconds: 160.0 },
     },
@@ -83,9 +85,8 @@ fn compiled(row: &Row) -> Result<Value> {
     ensure!(meshc.exists(), "{} does not exist: run `cargo build --release -p meshc`", meshc.display());
     let folder = tempfile::tempdir()?;
     let artefact = folder.path().join(row.name);
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(format!("{}.rs", row.model));
     let mut command = Command::new(&meshc);
-    command.arg("compile").arg(&source).args(["--dtype", "selective", "--emit", "optimized-hlo,report"]);
+    command.args(["compile", row.model]).args(["--dtype", "selective", "--emit", "optimized-hlo,report"]);
     command.args(["--target", row.target, "--mesh", row.mesh, "--function", "train_step"]);
     if !row.state_layout.is_empty() {
         command.args(["--state-layout", row.state_layout]);
@@ -93,6 +94,7 @@ fn compiled(row: &Row) -> Result<Value> {
     row.settings.split_whitespace().for_each(|s| {
         command.args(["--set", s]);
     });
+    command.arg("--schedule").arg(format!("preset={}", row.schedule));
     row.flags.split_whitespace().for_each(|f| {
         command.args(["--flag", f]);
     });
@@ -112,10 +114,10 @@ fn compiled(row: &Row) -> Result<Value> {
     let wire = number(&step["program"]["wire_bytes"], "wire_bytes")?;
     let peak = number(&step["memory"]["peak"], "peak")?;
     let seconds = number(&step["seconds"], "seconds")?;
-    let Row { name, model, target, mesh, state_layout, settings, flags, peer } = row;
+    let Row { name, model, target, mesh, state_layout, settings, schedule, flags, peer } = row;
     Ok(json!({
         "row": name, "model": model, "target": target, "mesh": mesh, "state_layout": state_layout,
-        "settings": settings, "flags": flags,
+        "settings": settings, "schedule": schedule, "flags": flags,
         "ours": {"matmul_flops": flops, "estimated_cycles": cycles, "wire_bytes": wire, "peak_bytes": peak,
                  "libtpu_seconds": seconds, "seconds_with_lowering": whole},
         "peer": {"matmul_flops": peer.flops, "estimated_cycles": peer.cycles, "wire_bytes": peer.wire,

@@ -215,10 +215,13 @@ fn mistakes_in_mesh_text() {
     place.run(&["compile", "m.mesh"]).fails(&["m.mesh:4:8", "relo %0", "1 mistake in m.mesh"]);
     place
         .run(&["compile", "m.mesh", "--set", "a=5"])
-        .fails(&["has no settings", "leave --dtype and --set out"]);
+        .fails(&["has no settings", "leave out --dtype, --set and --schedule"]);
     place.write("n.mesh", b"module \xff");
     place.run(&["compile", "n.mesh"]).fails(&["`n.mesh` is not text", "byte 7"]);
-    place.run(&["check", "o.mesh"]).fails(&["no model file `o.mesh`", "help:"]);
+    place.run(&["check", "switch_bsae"]).fails(&["no built-in model", "did you mean `switch_base`?"]);
+    place.run(&["check", "t5_tiny", "--schedule", "preset=xxl"]).fails(&["no preset", "switch_xxl-v4"]);
+    place.run(&["check", "t5_tiny", "--schedule", "remat=none"]).fails(&["`remat` must be one of", "`none`"]);
+    place.run(&["check", "o.mesh"]).fails(&["no model file and no built-in model `o.mesh`", "help:"]);
     place.run(&["check", "."]).fails(&["`.` is a folder"]);
     place.write("m.txt", text);
     place.run(&["check", "m.txt"]).fails(&["`m.txt` is neither", ".rs or .mesh"]);
