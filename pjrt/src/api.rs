@@ -4,7 +4,7 @@ use crate::error::{CallError, Code, Error, Result};
 use crate::ffi::calls::Call;
 use crate::ffi::structs::{Get, Int, Object, Span};
 use crate::ffi::{self, Args, Callee, Function, Padded, VoidCallee};
-use crate::plugin::ApiVersion;
+use crate::version::ApiVersion;
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::path::PathBuf;

@@ -1,18 +1,17 @@
 //! Arrays on devices.
 
 use crate::api::Handle;
+use crate::array_type::{ArrayType, byte_size};
 use crate::device::Device;
 use crate::element_type::ElementType;
 use crate::error::{Error, Result};
 use crate::event::{About, Event, wait_all};
-use crate::executable::ArrayType;
 use crate::ffi::calls::{
     BUFFER_COPY_TO_DEVICE, BUFFER_DELETE, BUFFER_DIMENSIONS, BUFFER_ELEMENT_TYPE, BUFFER_IS_DELETED,
     BUFFER_ON_DEVICE_SIZE, BUFFER_READY_EVENT, BUFFER_TO_HOST,
 };
 use crate::ffi::structs::{BufferToHost, CopyToDevice, MemoryLayout, Object};
 use crate::ffi::{self, Function, Padded};
-use crate::host::byte_size;
 use std::fmt;
 use std::ptr::NonNull;
 

@@ -1,24 +1,21 @@
 //! A client: one process's view of the devices of a platform.
 
 use crate::api::{Api, Handle};
-use crate::device::Device;
-use crate::error::{Error, Result, optional};
+use crate::error::{Error, Result};
 use crate::event::in_callback;
-use crate::executable::{LoadedExecutable, Program};
 use crate::ffi::calls::{
-    CLIENT_ADDRESSABLE_DEVICES, CLIENT_COMPILE, CLIENT_CREATE, CLIENT_DEFAULT_DEVICE_ASSIGNMENT,
-    CLIENT_DEVICES, CLIENT_PLATFORM_NAME, CLIENT_PLATFORM_VERSION, CLIENT_PROCESS_INDEX, CLIENT_TOPOLOGY,
-    Call, EXECUTABLE_DESERIALIZE_AND_LOAD,
+    CLIENT_CREATE, CLIENT_DEFAULT_DEVICE_ASSIGNMENT, CLIENT_PLATFORM_NAME, CLIENT_PLATFORM_VERSION,
+    CLIENT_PROCESS_INDEX,
 };
-use crate::ffi::structs::{self, ClientCompile, ClientCreate, DeserializeAndLoad, Span};
+use crate::ffi::structs::{self, ClientCreate};
 use crate::ffi::{self, Function, Padded};
 use crate::in_flight::InFlight;
 use crate::key_value::{self, KeyValueStore, SharedStore};
 use crate::plugin::Plugin;
-use crate::topology::Topology;
 use crate::value::{self, Named, Value, to_ffi};
 use std::fmt;
 use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// How to create a client.
@@ -155,8 +152,12 @@ impl Client {
         &self.inner.in_flight
     }
 
+    pub(crate) fn ptr(&self) -> NonNull<ffi::Client> {
+        self.inner.parts.handle.ptr
+    }
+
     pub(crate) fn as_ptr(&self) -> *mut ffi::Client {
-        self.inner.parts.handle.ptr.as_ptr()
+        self.ptr().as_ptr()
     }
 
     /// The plugin that the client was made by.
@@ -170,7 +171,7 @@ impl Client {
     /// The plugin's own.
     pub fn platform_name(&self) -> Result<String> {
         // SAFETY: the client is alive.
-        unsafe { self.api().text_of(CLIENT_PLATFORM_NAME, self.inner.parts.handle.ptr) }
+        unsafe { self.api().text_of(CLIENT_PLATFORM_NAME, self.ptr()) }
     }
 
     /// The platform's version, in the vendor's words. Executables are bound to it.
@@ -179,7 +180,7 @@ impl Client {
     /// The plugin's own.
     pub fn platform_version(&self) -> Result<String> {
         // SAFETY: the client is alive.
-        unsafe { self.api().text_of(CLIENT_PLATFORM_VERSION, self.inner.parts.handle.ptr) }
+        unsafe { self.api().text_of(CLIENT_PLATFORM_VERSION, self.ptr()) }
     }
 
     /// This process's number among those of the job.
@@ -188,30 +189,7 @@ impl Client {
     /// The plugin's own.
     pub fn process_index(&self) -> Result<i32> {
         // SAFETY: the client is alive.
-        unsafe { self.api().get(CLIENT_PROCESS_INDEX, self.inner.parts.handle.ptr) }.map(|index| index.value)
-    }
-
-    /// The devices of all processes.
-    ///
-    /// # Errors
-    /// The plugin's own.
-    pub fn devices(&self) -> Result<Vec<Device>> {
-        self.devices_by(CLIENT_DEVICES)
-    }
-
-    /// The devices that this process can use.
-    ///
-    /// # Errors
-    /// The plugin's own.
-    pub fn addressable_devices(&self) -> Result<Vec<Device>> {
-        self.devices_by(CLIENT_ADDRESSABLE_DEVICES)
-    }
-
-    fn devices_by(&self, call: Call<Span<ffi::Client, *mut ffi::Device>>) -> Result<Vec<Device>> {
-        // SAFETY: the client is alive, and owns its devices.
-        let devices = unsafe { self.api().span(call, self.inner.parts.handle.ptr)? };
-        // SAFETY: these are devices of this client.
-        devices.iter().map(|device| unsafe { Device::new(self, *device, call.function) }).collect()
+        unsafe { self.api().get(CLIENT_PROCESS_INDEX, self.ptr()) }.map(|index| index.value)
     }
 
     /// The ids of the devices that the plugin would give replica `r` and partition `p`, at `r * partitions + p`.
@@ -241,64 +219,5 @@ impl Client {
         // SAFETY: the client is alive, and the plugin fills as many ints as the vector has.
         unsafe { self.api().call(CLIENT_DEFAULT_DEVICE_ASSIGNMENT, &mut args)? };
         Ok(assignment)
-    }
-
-    /// The shape of machine that this client's devices form; `None` where the plugin does not say.
-    ///
-    /// # Errors
-    /// The plugin's own, other than "unimplemented".
-    pub fn topology(&self) -> Result<Option<Topology>> {
-        // SAFETY: the client is alive.
-        let answer = unsafe { self.api().get(CLIENT_TOPOLOGY, self.inner.parts.handle.ptr) };
-        match optional(answer)? {
-            // SAFETY: the topology belongs to this client.
-            Some(topology) => unsafe { Topology::of_client(self, topology) }.map(Some),
-            None => Ok(None),
-        }
-    }
-
-    /// Compiles a program for this client's devices. `options` is a serialized `CompileOptionsProto`.
-    ///
-    /// # Errors
-    /// The plugin's own: a program it refuses, too few devices, options it does not know.
-    pub fn compile(&self, program: &Program<'_>, options: &[u8]) -> Result<LoadedExecutable> {
-        LoadedExecutable::require(self.api())?;
-        let parameters = program.parameters();
-        let program = program.to_ffi();
-        let mut args = Padded::<ClientCompile>::new(|args| {
-            args.client = self.as_ptr();
-            args.program = program.as_program();
-            args.options = options.as_ptr().cast();
-            args.options_size = options.len();
-        });
-        // SAFETY: client, program and options are alive during the call.
-        unsafe {
-            self.api().call(CLIENT_COMPILE, &mut args)?;
-            LoadedExecutable::new(self, args.executable, parameters, Function::ClientCompile)
-        }
-    }
-
-    /// Loads what [`crate::Executable::serialize`] gave, on the same platform and version. `options` (a serialized
-    /// `CompileOptionsProto`) replaces the options it was compiled with, such as the device assignment. What the
-    /// program takes is not known then; say it with [`LoadedExecutable::with_parameters`].
-    ///
-    /// # Errors
-    /// The plugin's own: other bytes, another version, too few devices.
-    pub fn load_serialized(&self, bytes: &[u8], options: Option<&[u8]>) -> Result<LoadedExecutable> {
-        LoadedExecutable::require(self.api())?;
-        let mut args = Padded::<DeserializeAndLoad>::new(|args| {
-            args.client = self.as_ptr();
-            args.bytes = bytes.as_ptr().cast();
-            args.len = bytes.len();
-            if let Some(options) = options {
-                args.options = options.as_ptr().cast();
-                args.options_size = options.len();
-            }
-        });
-        // SAFETY: client, bytes and options are alive during the call.
-        unsafe {
-            self.api().call(EXECUTABLE_DESERIALIZE_AND_LOAD, &mut args)?;
-            LoadedExecutable::new(self, args.executable, None, Function::ExecutableDeserializeAndLoad)
-        }
     }
 }

@@ -4,11 +4,11 @@ use crate::api::Api;
 use crate::client::Client;
 use crate::error::{Result, optional};
 use crate::ffi::calls::{
-    DESCRIPTION_ATTRIBUTES, DESCRIPTION_ID, DESCRIPTION_KIND, DESCRIPTION_PROCESS_INDEX,
-    DESCRIPTION_TO_STRING, DEVICE_GET_DESCRIPTION, DEVICE_IS_ADDRESSABLE, DEVICE_LOCAL_HARDWARE_ID,
-    DEVICE_MEMORY_STATS,
+    CLIENT_ADDRESSABLE_DEVICES, CLIENT_DEVICES, Call, DESCRIPTION_ATTRIBUTES, DESCRIPTION_ID,
+    DESCRIPTION_KIND, DESCRIPTION_PROCESS_INDEX, DESCRIPTION_TO_STRING, DEVICE_GET_DESCRIPTION,
+    DEVICE_IS_ADDRESSABLE, DEVICE_LOCAL_HARDWARE_ID, DEVICE_MEMORY_STATS,
 };
-use crate::ffi::structs::{DeviceMemoryStats, MaybeStat, SpanLenFirst};
+use crate::ffi::structs::{DeviceMemoryStats, MaybeStat, Span, SpanLenFirst};
 use crate::ffi::{self, Function, Padded};
 use crate::value::{Named, Value, from_ffi};
 use std::fmt;
@@ -116,6 +116,31 @@ impl Device {
 
 fn known(stat: MaybeStat) -> Option<i64> {
     stat.is_set.get().then_some(stat.value)
+}
+
+impl Client {
+    /// The devices of all processes.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn devices(&self) -> Result<Vec<Device>> {
+        self.devices_by(CLIENT_DEVICES)
+    }
+
+    /// The devices that this process can use.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn addressable_devices(&self) -> Result<Vec<Device>> {
+        self.devices_by(CLIENT_ADDRESSABLE_DEVICES)
+    }
+
+    fn devices_by(&self, call: Call<Span<ffi::Client, *mut ffi::Device>>) -> Result<Vec<Device>> {
+        // SAFETY: the client is alive, and owns its devices.
+        let devices = unsafe { self.api().span(call, self.ptr())? };
+        // SAFETY: these are devices of this client.
+        devices.iter().map(|device| unsafe { Device::new(self, *device, call.function) }).collect()
+    }
 }
 
 /// A device's allocator in bytes; `None` where the plugin does not count that.

@@ -3,6 +3,7 @@
 //! A PJRT error says neither which call failed nor in which plugin; [`CallError`] adds both, and the executable where
 //! there is one.
 
+use crate::version::ApiVersion;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -44,7 +45,7 @@ pub enum Error {
         /// The plugin.
         path: PathBuf,
         /// Its version.
-        found: crate::ApiVersion,
+        found: ApiVersion,
         /// Which versions would do.
         needed: String,
     },
@@ -59,7 +60,7 @@ pub enum Error {
         /// The plugin.
         path: PathBuf,
         /// Its version.
-        version: crate::ApiVersion,
+        version: ApiVersion,
     },
     /// The plugin answered a call with an error.
     #[error(transparent)]

@@ -1,81 +1,28 @@
 //! Compiled programs: what they are, what they cost, and their bytes.
 
 use crate::api::{Api, Handle};
+use crate::array_type::ArrayType;
 use crate::client::Client;
 use crate::device::Device;
 use crate::element_type::ElementType;
-use crate::error::{Result, optional};
+use crate::error::{Error, Result, optional};
 use crate::ffi::calls::{
-    EXECUTABLE_COST_ANALYSIS, EXECUTABLE_FINGERPRINT, EXECUTABLE_GENERATED_CODE_SIZE,
-    EXECUTABLE_MEMORY_STATS, EXECUTABLE_NAME, EXECUTABLE_NUM_OUTPUTS, EXECUTABLE_NUM_PARTITIONS,
-    EXECUTABLE_NUM_REPLICAS, EXECUTABLE_OPTIMIZED_PROGRAM, EXECUTABLE_OUTPUT_DIMENSIONS,
-    EXECUTABLE_OUTPUT_TYPES, EXECUTABLE_SERIALIZE, LOADED_ADDRESSABLE_DEVICES, LOADED_GET_EXECUTABLE,
+    CLIENT_COMPILE, COMPILE, EXECUTABLE_COST_ANALYSIS, EXECUTABLE_DESERIALIZE_AND_LOAD,
+    EXECUTABLE_FINGERPRINT, EXECUTABLE_GENERATED_CODE_SIZE, EXECUTABLE_MEMORY_STATS, EXECUTABLE_NAME,
+    EXECUTABLE_NUM_OUTPUTS, EXECUTABLE_NUM_PARTITIONS, EXECUTABLE_NUM_REPLICAS, EXECUTABLE_OPTIMIZED_PROGRAM,
+    EXECUTABLE_OUTPUT_DIMENSIONS, EXECUTABLE_OUTPUT_TYPES, EXECUTABLE_SERIALIZE, LOADED_ADDRESSABLE_DEVICES,
+    LOADED_GET_EXECUTABLE,
 };
 use crate::ffi::structs::{
-    self, CompiledMemoryStats, OptimizedProgram, OutputDimensions, SerializeExecutable, SpanLenFirst,
+    self, ClientCompile, Compile, CompiledMemoryStats, DeserializeAndLoad, OptimizedProgram,
+    OutputDimensions, SerializeExecutable, SpanLenFirst,
 };
 use crate::ffi::{self, Function, Padded};
-use crate::signature;
+use crate::program::Program;
 use crate::topology::Topology;
 use crate::value::{Named, from_ffi};
 use std::fmt;
 use std::sync::Arc;
-
-/// A program to compile.
-#[derive(Clone, Copy, Debug)]
-pub struct Program<'a> {
-    /// The program's bytes.
-    pub code: &'a [u8],
-    /// What the bytes are: `hlo`, `hlo_with_config` or `mlir`.
-    pub format: &'a str,
-}
-
-impl<'a> Program<'a> {
-    /// A serialized `HloModuleProto`.
-    pub fn hlo(code: &'a [u8]) -> Self {
-        Program { code, format: "hlo" }
-    }
-
-    /// What the program takes, if it can be told.
-    pub fn parameters(&self) -> Option<Vec<ArrayType>> {
-        if self.format == "hlo" { signature::parameters(self.code) } else { None }
-    }
-
-    pub(crate) fn to_ffi(self) -> ProgramArgs {
-        ProgramArgs(Padded::<structs::Program>::new(|args| {
-            // The plugin only reads a program that it is given to compile.
-            args.code = self.code.as_ptr().cast_mut().cast();
-            args.code_size = self.code.len();
-            args.format = self.format.as_ptr().cast();
-            args.format_size = self.format.len();
-        }))
-    }
-}
-
-/// A [`Program`] as the C API takes it; points into the program.
-pub(crate) struct ProgramArgs(Padded<structs::Program>);
-
-impl ProgramArgs {
-    pub fn as_program(&self) -> *const structs::Program {
-        std::ptr::from_ref(&self.0).cast()
-    }
-}
-
-/// The type of an array.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ArrayType {
-    /// Of its elements.
-    pub element_type: ElementType,
-    /// Its sizes, outermost first.
-    pub dims: Vec<i64>,
-}
-
-impl fmt::Display for ArrayType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dims: Vec<String> = self.dims.iter().map(i64::to_string).collect();
-        write!(f, "{}[{}]", self.element_type, dims.join(","))
-    }
-}
 
 /// Bytes that one device needs to run an executable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -448,5 +395,87 @@ impl LoadedExecutable {
     /// The client that the program is loaded into.
     pub fn client(&self) -> &Client {
         &self.inner.client
+    }
+}
+
+impl Client {
+    /// Compiles a program for this client's devices. `options` is a serialized `CompileOptionsProto`.
+    ///
+    /// # Errors
+    /// The plugin's own: a program it refuses, too few devices, options it does not know.
+    pub fn compile(&self, program: &Program<'_>, options: &[u8]) -> Result<LoadedExecutable> {
+        LoadedExecutable::require(self.api())?;
+        let parameters = program.parameters();
+        let program = program.to_ffi();
+        let mut args = Padded::<ClientCompile>::new(|args| {
+            args.client = self.as_ptr();
+            args.program = program.as_program();
+            args.options = options.as_ptr().cast();
+            args.options_size = options.len();
+        });
+        // SAFETY: client, program and options are alive during the call.
+        unsafe {
+            self.api().call(CLIENT_COMPILE, &mut args)?;
+            LoadedExecutable::new(self, args.executable, parameters, Function::ClientCompile)
+        }
+    }
+
+    /// Loads what [`crate::Executable::serialize`] gave, on the same platform and version. `options` (a serialized
+    /// `CompileOptionsProto`) replaces the options it was compiled with, such as the device assignment. What the
+    /// program takes is not known then; say it with [`LoadedExecutable::with_parameters`].
+    ///
+    /// # Errors
+    /// The plugin's own: other bytes, another version, too few devices.
+    pub fn load_serialized(&self, bytes: &[u8], options: Option<&[u8]>) -> Result<LoadedExecutable> {
+        LoadedExecutable::require(self.api())?;
+        let mut args = Padded::<DeserializeAndLoad>::new(|args| {
+            args.client = self.as_ptr();
+            args.bytes = bytes.as_ptr().cast();
+            args.len = bytes.len();
+            if let Some(options) = options {
+                args.options = options.as_ptr().cast();
+                args.options_size = options.len();
+            }
+        });
+        // SAFETY: client, bytes and options are alive during the call.
+        unsafe {
+            self.api().call(EXECUTABLE_DESERIALIZE_AND_LOAD, &mut args)?;
+            LoadedExecutable::new(self, args.executable, None, Function::ExecutableDeserializeAndLoad)
+        }
+    }
+}
+
+impl Topology {
+    /// Compiles a program for these devices, whether or not they are present. `options` is a serialized
+    /// `CompileOptionsProto`. `client` may give the compiler what it would ask a device for.
+    ///
+    /// # Errors
+    /// The plugin's own: a program it refuses, options it does not know, more memory than a device has.
+    pub fn compile(
+        &self,
+        program: &Program<'_>,
+        options: &[u8],
+        client: Option<&Client>,
+    ) -> Result<Executable> {
+        let api = self.api();
+        if client.is_some_and(|client| !Arc::ptr_eq(client.api(), api)) {
+            let reason = "the client is of another plugin; give one of the plugin that made the topology";
+            return Err(Error::invalid("compiling for a topology", reason));
+        }
+        api.require(&[Function::ExecutableDestroy])?;
+        let program = program.to_ffi();
+        let mut args = Padded::<Compile>::new(|args| {
+            args.topology = self.as_ptr();
+            args.program = program.as_program();
+            args.options = options.as_ptr().cast();
+            args.options_size = options.len();
+            args.client = client.map_or(std::ptr::null_mut(), Client::as_ptr);
+        });
+        // SAFETY: topology, program, options and client are alive during the call; the executable becomes ours.
+        unsafe {
+            api.call(COMPILE, &mut args)?;
+            let handle = Handle::new(api, Function::Compile, args.executable)?;
+            Executable::new(handle, Some((self.clone(), client.cloned())))
+        }
     }
 }

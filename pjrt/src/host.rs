@@ -1,5 +1,6 @@
 //! Arrays in host memory: how they lie there, and how they become buffers.
 
+use crate::array_type::byte_size;
 use crate::buffer::Buffer;
 use crate::client::Client;
 use crate::device::Device;
@@ -98,13 +99,6 @@ impl<'a> HostArray<'a> {
 
 fn invalid(reason: String) -> Error {
     Error::invalid("sending an array to a device", reason)
-}
-
-/// Bytes of a dense array, if that can be counted in memory.
-pub(crate) fn byte_size(element: usize, dims: &[i64]) -> Option<usize> {
-    dims.iter()
-        .try_fold(element, |size, dim| size.checked_mul(usize::try_from(*dim).ok()?))
-        .filter(|size| isize::try_from(*size).is_ok())
 }
 
 /// How long the plugin may use host memory that it is given to keep.

@@ -60,6 +60,7 @@
 //! `MESH_GPU_PLUGIN` a CUDA plugin. The others compile small plugins with the C compiler `cc`.
 
 mod api;
+mod array_type;
 mod buffer;
 mod client;
 mod device;
@@ -75,23 +76,26 @@ mod key_value;
 #[cfg(test)]
 mod layout_tests;
 mod plugin;
+mod program;
 mod signature;
 mod topology;
 mod value;
+mod version;
 
+pub use array_type::ArrayType;
 pub use buffer::{Buffer, PendingRead, read_all};
 pub use client::{Client, ClientOptions};
 pub use device::{Device, DeviceDescription, MemoryUse};
 pub use element_type::ElementType;
 pub use error::{CallError, Code, Error, Result};
 pub use event::{Event, wait_all};
-pub use executable::{
-    ArrayType, Executable, HostMemoryStats, LoadedExecutable, MemoryStats, OptimizedCode, Program,
-};
+pub use executable::{Executable, HostMemoryStats, LoadedExecutable, MemoryStats, OptimizedCode};
 pub use execute::{Argument, ExecuteError, ExecuteOptions, Execution};
 pub use ffi::Function;
 pub use host::{AlignedBytes, HostArray, HostUse};
 pub use key_value::{KeyValueStore, StoreError};
-pub use plugin::{ApiVersion, OLDEST, Plugin};
+pub use plugin::Plugin;
+pub use program::Program;
 pub use topology::Topology;
 pub use value::{Named, Value};
+pub use version::{ApiVersion, OLDEST};

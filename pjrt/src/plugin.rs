@@ -6,31 +6,13 @@ use crate::ffi::calls::{PLUGIN_ATTRIBUTES, PLUGIN_INITIALIZE};
 use crate::ffi::structs::{Nothing, PluginAttributes};
 use crate::ffi::{Function, Padded, TABLE_EXTENSIONS, TABLE_HEAD, TABLE_MAJOR, TABLE_MINOR};
 use crate::value::{Named, from_ffi};
+use crate::version::{ApiVersion, OLDEST};
 use libloading::Library;
 use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// A version of the PJRT C API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ApiVersion {
-    /// Breaking changes; always 0 so far.
-    pub major: i32,
-    /// Additions, in principle.
-    pub minor: i32,
-}
-
-impl fmt::Display for ApiVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
-
-/// The oldest API this crate speaks. Layouts of argument structs changed in place at 0.45 and at 0.57; from here on
-/// they only grew.
-pub const OLDEST: ApiVersion = ApiVersion { major: 0, minor: 57 };
 
 /// Without these no error could be read and nothing could be waited for, so a plugin that lacks one is refused.
 const REQUIRED: [Function; 6] = [

@@ -4,8 +4,8 @@
 //! that do not fit: most refuse, some crash when several devices are involved (seen in API 0.106). So the parameters
 //! are read from the program before it is compiled, by as much of a protobuf reader as that takes.
 
+use crate::array_type::ArrayType;
 use crate::element_type::ElementType;
-use crate::executable::ArrayType;
 
 /// Fields of `HloModuleProto`, `ProgramShapeProto` and `ShapeProto`.
 const MODULE_SIGNATURE: u64 = 4;

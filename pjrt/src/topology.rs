@@ -3,13 +3,12 @@
 use crate::api::{Api, Handle};
 use crate::client::Client;
 use crate::device::DeviceDescription;
-use crate::error::{Error, Result, optional};
-use crate::executable::{Executable, Program};
+use crate::error::{Result, optional};
 use crate::ffi::calls::{
-    COMPILE, TOPOLOGY_ATTRIBUTES, TOPOLOGY_CREATE, TOPOLOGY_DESERIALIZE, TOPOLOGY_DEVICE_DESCRIPTIONS,
-    TOPOLOGY_PLATFORM_NAME, TOPOLOGY_PLATFORM_VERSION, TOPOLOGY_SERIALIZE,
+    CLIENT_TOPOLOGY, TOPOLOGY_ATTRIBUTES, TOPOLOGY_CREATE, TOPOLOGY_DESERIALIZE,
+    TOPOLOGY_DEVICE_DESCRIPTIONS, TOPOLOGY_PLATFORM_NAME, TOPOLOGY_PLATFORM_VERSION, TOPOLOGY_SERIALIZE,
 };
-use crate::ffi::structs::{Compile, DeserializeTopology, SerializeTopology, TopologyCreate};
+use crate::ffi::structs::{DeserializeTopology, SerializeTopology, TopologyCreate};
 use crate::ffi::{self, Function, Padded};
 use crate::plugin::Plugin;
 use crate::value::{self, Named, from_ffi, to_ffi};
@@ -94,9 +93,17 @@ impl Topology {
         Topology { inner: Arc::new(TopologyInner { api, ptr, _owner: Owner::Own { _handle: handle } }) }
     }
 
+    pub(crate) fn api(&self) -> &Arc<Api> {
+        &self.inner.api
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut ffi::Topology {
+        self.inner.ptr.as_ptr()
+    }
+
     /// # Safety
     /// The topology belongs to the client.
-    pub(crate) unsafe fn of_client(client: &Client, topology: *mut ffi::Topology) -> Result<Self> {
+    unsafe fn of_client(client: &Client, topology: *mut ffi::Topology) -> Result<Self> {
         let api = Arc::clone(client.api());
         let ptr = api.non_null(Function::ClientTopologyDescription, topology)?;
         Ok(Topology {
@@ -180,37 +187,20 @@ impl Topology {
             bytes.map(Some)
         }
     }
+}
 
-    /// Compiles a program for these devices, whether or not they are present. `options` is a serialized
-    /// `CompileOptionsProto`. `client` may give the compiler what it would ask a device for.
+impl Client {
+    /// The shape of machine that this client's devices form; `None` where the plugin does not say.
     ///
     /// # Errors
-    /// The plugin's own: a program it refuses, options it does not know, more memory than a device has.
-    pub fn compile(
-        &self,
-        program: &Program<'_>,
-        options: &[u8],
-        client: Option<&Client>,
-    ) -> Result<Executable> {
-        let TopologyInner { api, ptr, .. } = &*self.inner;
-        if client.is_some_and(|client| !Arc::ptr_eq(client.api(), api)) {
-            let reason = "the client is of another plugin; give one of the plugin that made the topology";
-            return Err(Error::invalid("compiling for a topology", reason));
-        }
-        api.require(&[Function::ExecutableDestroy])?;
-        let program = program.to_ffi();
-        let mut args = Padded::<Compile>::new(|args| {
-            args.topology = ptr.as_ptr();
-            args.program = program.as_program();
-            args.options = options.as_ptr().cast();
-            args.options_size = options.len();
-            args.client = client.map_or(std::ptr::null_mut(), Client::as_ptr);
-        });
-        // SAFETY: topology, program, options and client are alive during the call; the executable becomes ours.
-        unsafe {
-            api.call(COMPILE, &mut args)?;
-            let handle = Handle::new(api, Function::Compile, args.executable)?;
-            Executable::new(handle, Some((self.clone(), client.cloned())))
+    /// The plugin's own, other than "unimplemented".
+    pub fn topology(&self) -> Result<Option<Topology>> {
+        // SAFETY: the client is alive.
+        let answer = unsafe { self.api().get(CLIENT_TOPOLOGY, self.ptr()) };
+        match optional(answer)? {
+            // SAFETY: the topology belongs to this client.
+            Some(topology) => unsafe { Topology::of_client(self, topology) }.map(Some),
+            None => Ok(None),
         }
     }
 }
