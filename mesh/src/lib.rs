@@ -11,6 +11,7 @@
 
 pub mod arena;
 pub mod axis;
+pub mod build;
 pub mod diag;
 pub mod dim;
 pub mod dsl;
@@ -24,11 +25,10 @@ pub mod ty;
 pub mod verify;
 
 pub use axis::{Axis, AxisId, AxisSet, Mesh};
+pub use build::BodyBuilder;
 pub use diag::{Diagnostic, Diagnostics};
 pub use dim::{Dim, Name};
-pub use ir::{
-    Body, BodyBuilder, Env, Function, Inst, Module, Op, Site, StateDecl, StateId, StateKind, Value,
-};
+pub use ir::{Body, Env, Function, Inst, Module, Op, Site, StateDecl, StateId, StateKind, Value};
 pub use layout::Layout;
 pub use schedule::Schedule;
 pub use ty::{DType, TensorDim, Type};

@@ -279,7 +279,7 @@ fn remake(body: &mut Body, fwd: &Body, inst: &Inst, there: &mut FxHashMap<Value,
     backward(&mut inst);
     inst.args.iter_mut().for_each(|a| *a = there[a]);
     for result in &mut inst.results {
-        let fresh = body.values.push(ValueData { name: None, ..fwd.values[*result].clone() });
+        let fresh = body.values.push(fwd.values[*result].clone());
         // A result that is kept as well stays what it is.
         there.entry(*result).or_insert(fresh);
         *result = fresh;

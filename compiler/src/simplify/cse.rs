@@ -38,7 +38,12 @@ fn body(body: &mut Body) -> bool {
                 && types.clone().all(|(a, b)| body.values[*a].ty == body.values[*b].ty)
         });
         if let Some(twin) = twin {
-            inst.results.iter().zip(&twin.results).for_each(|(r, t)| same[r.index()] = *t);
+            for (r, t) in inst.results.iter().zip(&twin.results) {
+                same[r.index()] = *t;
+                if body.values[*t].name.is_none() {
+                    body.values[*t].name = body.values[*r].name.take();
+                }
+            }
             changed = true;
         } else {
             twins.push(kept.len());

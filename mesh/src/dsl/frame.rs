@@ -1,6 +1,10 @@
 //! Bodies under construction.
 
-use crate::{Body, BodyBuilder, Diagnostic, Dim, Env, Name, Op, Site, Type, Value, ir::ValueData};
+use crate::{
+    Body, BodyBuilder, Diagnostic, Dim, Env, Name, Op, Site, Type, Value,
+    ir::{ValueData, unique},
+};
+use std::{borrow::Cow, collections::HashSet};
 
 /// A body that is not finished.
 #[derive(Debug, Default)]
@@ -14,34 +18,52 @@ pub(super) struct Frame {
     pub(super) captures: Vec<(Value, Value)>,
     /// The number of this iteration, outside and inside, if it was asked for.
     pub(super) iteration: Option<Value>,
+    /// Names of values of the body.
+    pub(super) names: HashSet<Cow<'static, str>>,
 }
 
 impl Frame {
     pub(super) fn param(&mut self, ty: Type, name: Option<Name>) -> Value {
-        self.body.values.push(ValueData { ty, name })
+        let value = self.body.values.push(ValueData { ty, name: None });
+        if let Some(name) = name {
+            self.name(value, &name);
+        }
+        value
     }
 
-    /// The parameter for `outer` of type `ty`, captured whole.
-    pub(super) fn capture(&mut self, outer: Value, ty: &Type) -> Value {
+    /// Names a value of this body, with a suffix if another one has the name.
+    pub(super) fn name(&mut self, value: Value, name: &str) {
+        let name = unique(name, &self.names).into_owned();
+        self.names.insert(name.clone().into());
+        self.body.values[value].name = Some(name.into());
+    }
+
+    /// The parameter for `outer`, captured whole.
+    pub(super) fn capture(&mut self, outer: Value, data: &ValueData) -> Value {
         if let Some((_, inner)) = self.captures.iter().find(|(o, _)| *o == outer) {
             return *inner;
         }
-        let inner = self.param(ty.clone(), None);
+        let inner = self.param(data.ty.clone(), data.name.clone());
         self.captures.push((outer, inner));
         inner
     }
 
     /// The parameter for this iteration's slice of `outer`.
-    pub(super) fn slice(&mut self, outer: Value, ty: &Type, dim: &Name) -> Value {
+    pub(super) fn slice(&mut self, outer: Value, data: &ValueData, dim: &Name) -> Value {
         if let Some((_, inner)) = self.xs.iter().find(|(o, _)| *o == outer) {
             return *inner;
         }
-        let mut ty = ty.clone();
+        let mut ty = data.ty.clone();
         ty.dims.retain(|d| d.dim.name != *dim);
-        let inner = self.param(ty, None);
+        let inner = self.param(ty, data.name.clone());
         self.xs.push((outer, inner));
         inner
     }
+}
+
+/// The name of a value that belongs to the scope or state `path`.
+pub(super) fn dotted(path: &str) -> String {
+    path.replace('/', ".")
 }
 
 /// Adds an instruction to a body that is not the innermost one, perhaps.

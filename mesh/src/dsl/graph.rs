@@ -5,12 +5,12 @@
 
 use super::{
     Dims,
-    frame::{Frame, append},
-    shared::Shared,
+    frame::{Frame, append, dotted},
+    shared::{Shared, WORD},
 };
 use crate::{
     DType, Diagnostic, Dim, Env, Function, Name, Op, Site, StateId, Type, Value,
-    ir::{Shape, StateOp},
+    ir::{Shape, StateOp, is_value_name},
 };
 use std::{cell::RefCell, collections::BTreeMap, panic::Location, rc::Rc};
 
@@ -66,8 +66,9 @@ impl Graph {
     fn legal_input(&self, name: &Name, ty: &Type) -> Result<(), Diagnostic> {
         let bad = ty.names().chain([name]).find(|n| !Name::is_word(n));
         if let Some(bad) = bad {
-            return Err(Diagnostic::new("", format!("`{bad}` is not a name for an input or a dim"))
-                .help("a letter or `_`, then letters, digits, `_`, `.`, `-` and `/`"));
+            return Err(
+                Diagnostic::new("", format!("`{bad}` is not a name for an input or a dim")).help(WORD)
+            );
         }
         let inner = self.inner.borrow();
         if inner.inputs.contains(name) {
@@ -218,8 +219,8 @@ impl Graph {
         };
         let mut value = id.value;
         for j in start + 1..inner.frames.len() {
-            let ty = inner.frames[j - 1].body.ty(value).clone();
-            value = inner.frames[j].capture(value, &ty);
+            let data = inner.frames[j - 1].body.values[value].clone();
+            value = inner.frames[j].capture(value, &data);
         }
         Ok(Some(value))
     }
@@ -271,6 +272,7 @@ impl Graph {
                 let env = self.env();
                 let read = append(&env, &mut inner.frames[0], Op::State(StateOp::Read(id)), &[], site)
                     .expect("a handle of a state holds the id of a declared one");
+                inner.frames[0].name(read[0], &dotted(&env.states[id].name));
                 inner.reads.insert(id, read[0]);
                 read[0]
             }
@@ -284,11 +286,11 @@ impl Graph {
             }
         }
         for j in 1..inner.frames.len() {
-            let ty = inner.frames[j - 1].body.ty(value).clone();
+            let data = inner.frames[j - 1].body.values[value].clone();
             let frame = &mut inner.frames[j];
             value = match frame.dim.clone() {
-                Some(dim) if ty.has(&dim.name) => frame.slice(value, &ty, &dim.name),
-                Some(_) | None => frame.capture(value, &ty),
+                Some(dim) if data.ty.has(&dim.name) => frame.slice(value, &data, &dim.name),
+                Some(_) | None => frame.capture(value, &data),
             };
         }
         let body = inner.frames.last().expect("the outermost body is open until `finish`").id;
@@ -312,6 +314,9 @@ impl Graph {
                     let slice = append(&env, frame, Op::Shape(slice), &[value], site)?[0];
                     let flat = Shape::Reshape { from: vec![dim], to: Vec::new() };
                     let row = append(&env, frame, Op::Shape(flat), &[slice], site)?[0];
+                    if let Some(name) = frame.body.values[value].name.clone() {
+                        frame.name(row, &format!("{name}.{i}"));
+                    }
                     inner.sliced.insert(key, row);
                     row
                 }
@@ -362,8 +367,8 @@ impl Graph {
                         return self.poison();
                     }
                 };
-                let ty = inner.frames[j - 1].body.ty(iota).clone();
-                let value = inner.frames[j].slice(iota, &ty, &dim.dim.name);
+                let data = inner.frames[j - 1].body.values[iota].clone();
+                let value = inner.frames[j].slice(iota, &data, &dim.dim.name);
                 inner.frames[j].iteration = Some(value);
                 value
             }
@@ -422,9 +427,31 @@ impl<'g> Tensor<'g> {
         self.ty().is_some_and(|ty| ty.has(&dim.into()))
     }
 
-    /// Whether it stands for the result of a mistake.
+    /// True if it is the result of a mistake.
     pub fn is_poison(self) -> bool {
         self.id.is_none()
+    }
+
+    /// Names the value for people who read the program: in text it is `%SCOPE.NAME`, as in
+    /// `%encoder.block_1.ffn.sent`, through all stages. Another value of that name gets a suffix.
+    #[track_caller]
+    pub fn named(self, name: &str) -> Self {
+        let site = self.graph.site();
+        if !is_value_name(name) {
+            let diagnostic = Diagnostic::new("", format!("`{name}` is not a name for a value"));
+            return self.wrong(diagnostic.help(WORD), &site);
+        }
+        let name = match site.scope.is_empty() {
+            true => name.to_owned(),
+            false => format!("{}.{name}", dotted(&site.scope)),
+        };
+        let mut inner = self.graph.inner.borrow_mut();
+        if let Some(id) = self.id
+            && let Some(frame) = inner.frames.iter_mut().find(|f| f.id == id.body)
+        {
+            frame.name(id.value, &name);
+        }
+        self
     }
 
     /// An operation with one result on this tensor and `more`.

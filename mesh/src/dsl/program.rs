@@ -1,6 +1,10 @@
 //! A program under construction: its state, its functions, its facts, and the mistakes so far.
 
-use super::{Dims, Graph, Init, Rng, State, Tensor, shared::Shared, stream::streams};
+use super::{
+    Dims, Graph, Init, Rng, State, Tensor,
+    shared::{Shared, WORD},
+    stream::streams,
+};
 use crate::{
     DType, Diagnostic, Diagnostics, Dim, Function, Module, Name, Schedule, StateDecl, StateId, StateKind,
     Type,
@@ -108,8 +112,7 @@ impl Program {
 
     fn legal_state(&self, name: &Name, ty: &Type, kind: StateKind, init: Init) -> Result<(), Diagnostic> {
         if !Name::is_word(name) {
-            return Err(Diagnostic::new("", format!("`{name}` is not a name for state"))
-                .help("a letter or `_`, then letters, digits, `_`, `.`, `-` and `/`"));
+            return Err(Diagnostic::new("", format!("`{name}` is not a name for state")).help(WORD));
         }
         let env = self.shared.env.borrow();
         if let Some(id) = env.find_state(name) {
@@ -119,8 +122,7 @@ impl Program {
                 .help("declare it once and use the handle, or put one of the two in a scope"));
         }
         if let Some(d) = ty.dims.iter().find(|d| !Name::is_word(&d.dim.name)) {
-            return Err(Diagnostic::new("", format!("`{}` is not a name for a dim", d.dim.name))
-                .help("a letter or `_`, then letters, digits, `_`, `.`, `-` and `/`"));
+            return Err(Diagnostic::new("", format!("`{}` is not a name for a dim", d.dim.name)).help(WORD));
         }
         if kind == StateKind::Param && !ty.dtype.is_float() {
             return Err(Diagnostic::new("", format!("parameter `{name}` is {}, not a float", ty.dtype)));

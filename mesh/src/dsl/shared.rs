@@ -4,6 +4,9 @@ use super::init::Init;
 use crate::{Diagnostic, Env, Name, Site};
 use std::{cell::RefCell, panic::Location};
 
+/// Help for a name that is not a word.
+pub(super) const WORD: &str = "a letter or `_`, then letters, digits, `_`, `.`, `-` and `/`";
+
 /// What a program shares with its functions under construction.
 #[derive(Debug, Default)]
 pub(super) struct Shared {

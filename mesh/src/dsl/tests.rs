@@ -434,3 +434,43 @@ fn mistakes_of_several_functions_at_one_line_are_one_mistake() {
         "model.rs:5:37: error[op_o7]: this function takes a float, not s32 (in `f`)\n  help: cast it",
     );
 }
+
+#[test]
+fn values_have_names_with_their_scope_and_captures_keep_them() {
+    let (batch, d, layers) = dims();
+    let module = build(|p| {
+        let w = p.scope("net", || p.param("w", [&layers, &d], Init::Ones));
+        p.function("f", |g| {
+            let x = g.input("x", DType::F32, [&batch, &d]);
+            let bias = g.scope("head", || g.scope("ffn", || (x * 2.0).named("bias")));
+            let (y, ()) = g.scan(&layers, x, (), |x, ()| {
+                g.scope("block", || ((x * w.read(g)).named("h"), (x + bias).named("h")));
+                (x + bias, ())
+            });
+            g.output("y", y.named("y"));
+        });
+    });
+    let text = crate::text::print(&module);
+    for part in [
+        "func f(%x: f32[batch=8, d_model=4])",
+        "%head.ffn.bias = mul %x, ",
+        "%net.w = read {state=net/w}",
+        "%y = scan %x, %net.w, %head.ffn.bias {dim=layers=3, carries=1, xs=1, remat=save_all} \
+         (%0: f32[batch=8, d_model=4], %net.w: f32[d_model=4], %head.ffn.bias: f32[batch=8, d_model=4]) {",
+        "%block.h = mul %0, %net.w",
+        "%block.h_2 = add %0, %head.ffn.bias",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+}
+
+#[test]
+fn a_name_that_is_not_a_word_is_a_mistake() {
+    check(
+        |p| {
+            p.function("f", |g| g.output("y", g.constant(1.0, DType::F32).named("2nd")));
+        },
+        "model.rs:2:75: error: `2nd` is not a name for a value (in `f`)\n  help: a letter or `_`, then letters, \
+         digits, `_`, `.`, `-` and `/`",
+    );
+}

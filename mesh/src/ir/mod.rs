@@ -5,11 +5,11 @@
 //! values of another body (scans and conditionals pass what they need as arguments). *Global* modules
 //! know no devices; *Local* modules are one device's program with explicit collectives.
 
-mod build;
+mod names;
 mod op;
 mod site;
 
-pub use build::BodyBuilder;
+pub use names::{is_value_name, unique};
 pub use op::*;
 pub use site::{Phase, Site};
 
@@ -29,7 +29,7 @@ id_type!(
 pub struct ValueData {
     /// Its type.
     pub ty: Type,
-    /// A name for people: parameters of functions have one.
+    /// A name for people, if it has one. It is not part of what the program computes.
     pub name: Option<Name>,
 }
 

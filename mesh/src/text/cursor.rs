@@ -205,11 +205,15 @@ impl<'t> Cursor<'t> {
             Kind::Word => {
                 self.next();
                 let text = self.slice(token);
-                Ok(self.names.entry(text).or_insert_with(|| text.into()).clone())
+                Ok(self.intern(text))
             }
             Kind::Text => Ok(self.string(what)?.into()),
             Kind::Number | Kind::Value | Kind::Arrow | Kind::Mark(_) | Kind::End => Err(self.expected(what)),
         }
+    }
+    /// The name `text`, one copy for all its uses.
+    pub(super) fn intern(&mut self, text: &'t str) -> Name {
+        self.names.entry(text).or_insert_with(|| text.into()).clone()
     }
     /// A string, with its escapes resolved.
     pub(super) fn string(&mut self, what: &str) -> Parsed<String> {

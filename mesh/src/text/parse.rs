@@ -13,7 +13,7 @@ use crate::{
     Axis, Body, BodyBuilder, Diagnostic, Diagnostics, Env, Function, Inst, Mesh, Module, Name, Op, Schedule,
     Site, StateDecl, StateId, StateKind, Type, Value,
     infer::check_type,
-    ir::{StateOp, ValueData},
+    ir::{StateOp, ValueData, is_value_name},
     layout::suggest,
     verify::{MAX_DEPTH, body::recorded_types},
 };
@@ -48,7 +48,7 @@ struct Scope<'e, 't> {
     depth: usize,
 }
 
-/// `%3 as logits`, before the value exists.
+/// `%3` or `%logits`, before the value exists.
 struct Definition<'t> {
     text: &'t str,
     at: usize,
@@ -221,17 +221,14 @@ impl<'t> Parser<'t> {
         Ok(Function { name, inputs, outputs, body })
     }
 
-    /// `%0 seed`, `%0 as s seed`, `%0 as _ seed`: the value is called as the input unless `as` says
-    /// otherwise, `_` meaning without name.
+    /// `%0 seed`, or `%seed` where the value has the name of the input.
     fn input(&mut self) -> Parsed<(Definition<'t>, Name)> {
         let (text, at) = self.value_name("a value and the name of the input, `%0 seed`")?;
-        let alias = match self.c.eat_word("as") {
-            true if self.c.eat_word("_") => Some(None),
-            true => Some(Some(self.c.name("a name for the value, or `_`")?)),
-            false => None,
+        let name = self.name_of(text);
+        let input = match &name {
+            Some(name) if self.c.is(b':') => name.clone(),
+            Some(_) | None => self.c.name("the name of the input")?,
         };
-        let input = self.c.name("the name of the input")?;
-        let name = alias.unwrap_or_else(|| Some(input.clone()));
         Ok((Definition { text, at, name }, input))
     }
 
@@ -472,8 +469,13 @@ impl<'t> Parser<'t> {
 
     fn definition(&mut self) -> Parsed<Definition<'t>> {
         let (text, at) = self.value_name("the name of a value, such as `%3`")?;
-        let name = if self.c.eat_word("as") { Some(self.c.name("a name for the value")?) } else { None };
-        Ok(Definition { text, at, name })
+        Ok(Definition { text, at, name: self.name_of(text) })
+    }
+
+    /// Returns the name in `%NAME`; `None` for a number.
+    fn name_of(&mut self, text: &'t str) -> Option<Name> {
+        let name = &text[1..];
+        is_value_name(name).then(|| self.c.intern(name))
     }
 
     fn value_name(&mut self, what: &str) -> Parsed<(&'t str, usize)> {

@@ -8,8 +8,9 @@ use super::{
 };
 use crate::{
     Body, Env, Function, Inst, Mesh, Module, Name, Schedule, Site, StateDecl, Type, Value,
-    ir::{Op, Phase},
+    ir::{Op, Phase, is_value_name, unique},
 };
+use std::{borrow::Cow, collections::HashSet};
 
 /// The canonical text of a module. It does not say whether the module is global or local: that is known
 /// to whoever verifies it.
@@ -74,7 +75,7 @@ impl Printer<'_> {
     }
 
     fn function(&mut self, f: &Function) {
-        let numbers = Numbers::new(&f.body);
+        let labels = Labels::new(&f.body);
         self.out.push_str("func ");
         write_name(&mut self.out, &f.name);
         self.out.push('(');
@@ -82,7 +83,7 @@ impl Printer<'_> {
             if i > 0 {
                 self.out.push_str(", ");
             }
-            self.input(&f.body, &numbers, f.body.params.get(i).copied(), f.inputs.get(i));
+            self.input(&f.body, &labels, f.body.params.get(i).copied(), f.inputs.get(i));
         }
         self.out.push(')');
         for i in 0..f.body.results.len().max(f.outputs.len()) {
@@ -97,28 +98,22 @@ impl Printer<'_> {
         if f.body.results.len().max(f.outputs.len()) > 0 {
             self.out.push(')');
         }
-        self.braces(&f.body, &numbers, "return");
+        self.braces(&f.body, &labels, "return");
         self.out.push('\n');
     }
 
-    /// `%0 seed: u32[]`. The value is called as the input unless `as` says otherwise.
-    fn input(&mut self, body: &Body, numbers: &Numbers, value: Option<Value>, input: Option<&Name>) {
+    /// `%0 seed: u32[]`, or `%seed: u32[]` where the value has the name of the input.
+    fn input(&mut self, body: &Body, labels: &Labels<'_>, value: Option<Value>, input: Option<&Name>) {
         if let Some(value) = value {
-            numbers.write(&mut self.out, value);
-            let name = body.values.get(value).and_then(|v| v.name.as_ref());
-            match name {
-                None => self.out.push_str(" as _"),
-                Some(name) if Some(name) == input => {}
-                Some(name) => {
-                    self.out.push_str(" as ");
-                    write_name(&mut self.out, name);
-                }
-            }
-            self.out.push(' ');
+            labels.write(&mut self.out, value);
         }
-        match input {
-            Some(input) => write_name(&mut self.out, input),
-            None => self.out.push('?'),
+        let same = value.and_then(|v| labels.name(v)).is_some_and(|name| input.is_some_and(|i| *i == *name));
+        if !same {
+            self.out.push_str(if value.is_some() { " " } else { "" });
+            match input {
+                Some(input) => write_name(&mut self.out, input),
+                None => self.out.push('?'),
+            }
         }
         self.out.push_str(": ");
         self.type_of(body, value);
@@ -132,17 +127,17 @@ impl Printer<'_> {
     }
 
     /// ` { … return %1 }`, each instruction on a line of its own.
-    fn braces(&mut self, body: &Body, numbers: &Numbers, end: &str) {
+    fn braces(&mut self, body: &Body, labels: &Labels<'_>, end: &str) {
         self.out.push_str(" {\n");
         self.depth += 1;
         for inst in &body.insts {
             self.indent();
-            self.inst(body, numbers, inst);
+            self.inst(body, labels, inst);
             self.out.push('\n');
         }
         self.indent();
         self.out.push_str(end);
-        self.values(numbers, &body.results);
+        self.values(labels, &body.results);
         self.depth -= 1;
         self.out.push('\n');
         self.indent();
@@ -155,18 +150,18 @@ impl Printer<'_> {
         }
     }
 
-    fn inst(&mut self, body: &Body, numbers: &Numbers, inst: &Inst) {
+    fn inst(&mut self, body: &Body, labels: &Labels<'_>, inst: &Inst) {
         for (i, v) in inst.results.iter().enumerate() {
             if i > 0 {
                 self.out.push_str(", ");
             }
-            self.definition(body, numbers, *v);
+            labels.write(&mut self.out, *v);
         }
         if !inst.results.is_empty() {
             self.out.push_str(" = ");
         }
         self.out.push_str(op_name(&inst.op));
-        self.values(numbers, &inst.args);
+        self.values(labels, &inst.args);
         self.op(&inst.op);
         for (i, v) in inst.results.iter().enumerate() {
             self.out.push_str(if i == 0 { " : " } else { ", " });
@@ -181,57 +176,71 @@ impl Printer<'_> {
         attributes(op, self.env, &mut attrs);
         attrs.close();
         for (i, body) in op.bodies().into_iter().enumerate() {
-            let numbers = Numbers::new(body);
+            let labels = Labels::new(body);
             self.out.push_str(if i == 0 { " (" } else { " else (" });
             for (j, v) in body.params.iter().enumerate() {
                 if j > 0 {
                     self.out.push_str(", ");
                 }
-                self.definition(body, &numbers, *v);
+                labels.write(&mut self.out, *v);
                 self.out.push_str(": ");
                 self.type_of(body, Some(*v));
             }
             self.out.push(')');
-            self.braces(body, &numbers, "yield");
+            self.braces(body, &labels, "yield");
         }
     }
 
-    fn definition(&mut self, body: &Body, numbers: &Numbers, v: Value) {
-        numbers.write(&mut self.out, v);
-        if let Some(name) = body.values.get(v).and_then(|data| data.name.as_ref()) {
-            self.out.push_str(" as ");
-            write_name(&mut self.out, name);
-        }
-    }
-
-    fn values(&mut self, numbers: &Numbers, values: &[Value]) {
+    fn values(&mut self, labels: &Labels<'_>, values: &[Value]) {
         for (i, v) in values.iter().enumerate() {
             self.out.push_str(if i == 0 { " " } else { ", " });
-            numbers.write(&mut self.out, *v);
+            labels.write(&mut self.out, *v);
         }
     }
 }
 
-/// The numbers by which the values of a body print: dense, in the order of their definitions.
-struct Numbers(Vec<u32>);
+/// The text of the values of a body: `%NAME` for a value with a name, else `%` and its position in the order
+/// of definitions. A name that an earlier value of the body has gets a suffix.
+struct Labels<'b>(Vec<Option<Label<'b>>>);
 
-impl Numbers {
-    fn new(body: &Body) -> Self {
-        let mut numbers = vec![u32::MAX; body.values.len()];
-        let mut next = 0;
+enum Label<'b> {
+    Number(usize),
+    Name(Cow<'b, str>),
+}
+
+impl<'b> Labels<'b> {
+    fn new(body: &'b Body) -> Self {
+        let mut labels: Vec<Option<Label<'b>>> = body.values.ids().map(|_| None).collect();
+        let mut taken: HashSet<Cow<'b, str>> = HashSet::new();
+        let mut position = 0;
         for v in body.params.iter().chain(body.insts.iter().flat_map(|inst| &inst.results)) {
-            if let Some(number @ &mut u32::MAX) = numbers.get_mut(v.0 as usize) {
-                *number = next;
-                next += 1;
-            }
+            let Some(label @ None) = labels.get_mut(v.0 as usize) else { continue };
+            let name = body.values[*v].name.as_deref().filter(|name| is_value_name(name));
+            *label = Some(match name {
+                Some(name) => {
+                    let name = unique(name, &taken);
+                    taken.insert(name.clone());
+                    Label::Name(name)
+                }
+                None => Label::Number(position),
+            });
+            position += 1;
         }
-        Self(numbers)
+        Self(labels)
+    }
+
+    fn name(&self, v: Value) -> Option<&str> {
+        match self.0.get(v.0 as usize) {
+            Some(Some(Label::Name(name))) => Some(name),
+            Some(Some(Label::Number(_)) | None) | None => None,
+        }
     }
 
     fn write(&self, out: &mut String, v: Value) {
         match self.0.get(v.0 as usize) {
-            Some(&n) if n != u32::MAX => push(out, format_args!("%{n}")),
-            _ => push(out, format_args!("%?{}", v.0)),
+            Some(Some(Label::Number(n))) => push(out, format_args!("%{n}")),
+            Some(Some(Label::Name(name))) => push(out, format_args!("%{name}")),
+            Some(None) | None => push(out, format_args!("%?{}", v.0)),
         }
     }
 }

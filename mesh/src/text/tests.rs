@@ -10,22 +10,22 @@ meta "odd key" = "a \"quoted\"\nline \\ \u{7}"
 state param encoder/wi: f32[layers=2, d_model=4, d_ff=8] @ models/tiny.rs:3:9 "encoder"
 state counter step: s32[]
 
-func init(%0 seed: u32[]) {
+func init(%seed: u32[]) {
   %1 = constant {dtype=u32, value=0}
-  %2 = random %0, %1 {dist=truncated_normal, dims=[layers=2, d_model=4, d_ff=8], dtype=f32, stream=1} : f32[layers=2, d_model=4, d_ff=8] @ models/tiny.rs:3:9 "encoder"
+  %2 = random %seed, %1 {dist=truncated_normal, dims=[layers=2, d_model=4, d_ff=8], dtype=f32, stream=1} : f32[layers=2, d_model=4, d_ff=8] @ models/tiny.rs:3:9 "encoder"
   write %2 {state=encoder/wi}
   return
 }
 
-func train_step(%0 as _ seed: u32[], %1 as x inputs: f32[batch=2, d_model=4]) -> (loss: f32[]) {
+func train_step(%0 seed: u32[], %x inputs: f32[batch=2, d_model=4]) -> (loss: f32[]) {
   %2 = read {state=encoder/wi} : f32[layers=2, d_model=4, d_ff=8]
-  %3 as last = scan %1, %2 {dim=layers=2, carries=1, xs=1, reverse, remat=save_carries} (%0: f32[batch=2, d_model=4], %1: f32[d_model=4, d_ff=8]) {
+  %encoder.last = scan %x, %2 {dim=layers=2, carries=1, xs=1, reverse, remat=save_carries} (%0: f32[batch=2, d_model=4], %1: f32[d_model=4, d_ff=8]) {
     %2 = einsum %0, %1 {out=[batch, d_ff], dtype=f32} : f32[batch=2, d_ff=8] @ "/tmp/x y.rs":5:1 "a/b" !
     %3 = einsum %2, %1 {out=[batch, d_model], dtype=f32} : f32[batch=2, d_model=4]
     yield %3
   } : f32[batch=2, d_model=4]
-  %4 = reduce_sum %3 {dims=[batch, d_model]} : f32[]
-  %5 = grad %4, %1 : f32[batch=2, d_model=4]
+  %4 = reduce_sum %encoder.last {dims=[batch, d_model]} : f32[]
+  %5 = grad %4, %x : f32[batch=2, d_model=4]
   %6 = constant {dtype=f32, value=-inf} : f32[]
   %7 = lt %6, %4 : pred[]
   %8 = cond %7, %4 (%0: f32[]) {
@@ -92,4 +92,17 @@ fn mistakes_say_where_and_what_to_do() {
         "write %x {state=w}",
         "m.mesh:3:13: error[state_a2]: state `w` is not declared\n  help: declare it before the functions: `state param NAME: TYPE`",
     );
+}
+
+#[test]
+fn a_name_that_is_taken_gets_a_suffix() {
+    let text = "module m\n\nfunc f(%x: f32[]) -> (y: f32[]) {\n  %h = neg %x : f32[]\n  %1 = neg %h : f32[]\n  \
+                %h_2 = neg %1 : f32[]\n  return %h_2\n}\n";
+    let mut module = parse(&text.replace("%h_2", "%other"), "m.mesh").unwrap();
+    let body = &mut module.functions[0].body;
+    let last = body.results[0];
+    body.values[last].name = Some("h".into());
+    let printed = print(&module);
+    assert_eq!(printed, text.replace("%1", "%2"));
+    assert_eq!(print(&parse(&printed, "m.mesh").unwrap()), printed);
 }

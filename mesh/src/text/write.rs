@@ -10,7 +10,7 @@ pub(super) fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
 
 /// A name: bare where it is a word that means nothing else, else quoted.
 pub(super) fn write_name(out: &mut String, name: &str) {
-    if Name::is_word(name) && !name.contains("//") && name != "_" && name != "as" {
+    if Name::is_word(name) && !name.contains("//") {
         out.push_str(name);
     } else {
         write_string(out, name);

@@ -7,7 +7,7 @@ use mesh::{
     infer::check_type,
     ir::{
         Binary, Collective, Compare, Contract, Control, Dist, Elementwise, Index, Outside, Pending, Phase,
-        Random, Reduce, ReduceKind, Remat, Scan, Shape, StateOp, Unary,
+        Random, Reduce, ReduceKind, Remat, Scan, Shape, StateOp, Unary, is_value_name,
     },
     schedule::ENTRIES,
 };
@@ -119,7 +119,10 @@ pub const NAMES: &[&str] = &[
     "xor",
 ];
 
-/// Words, and what is not a word.
+/// Names of values.
+const VALUE_NAMES: &[&str] = &["h", "_", "as", "encoder.block_1.ffn.sent", "a/b-c"];
+
+/// Words, and strings that are not words.
 const STRANGE: &[&str] = &[
     "plain",
     "with space",
@@ -166,9 +169,9 @@ fn function(env: &Env, c: &mut Choices, i: usize) -> Function {
     for j in 0..1 + c.below(4) {
         let input: Name = format!("{}{j}", c.pick(STRANGE)).into();
         let name = match c.below(3) {
-            0 => Some(input.clone()),
+            0 => Some(input.clone()).filter(|name| is_value_name(name)),
             1 => None,
-            _ => Some(c.pick(STRANGE).into()),
+            _ => Some(format!("{}{j}", c.pick(VALUE_NAMES)).into()),
         };
         g.b.param(settled_type(env, c), name);
         inputs.push(input);
@@ -275,7 +278,9 @@ impl Generator<'_> {
         if let Ok(results) = self.b.emit(op, &args, &site(c)) {
             self.written.extend(written);
             for v in results {
-                self.b.body.values[v].name = c.one_in(8).then(|| c.pick(STRANGE).into());
+                // The number makes the name unique in the body.
+                self.b.body.values[v].name =
+                    c.one_in(8).then(|| format!("{}.{}", c.pick(VALUE_NAMES), v.0).into());
             }
         }
     }
@@ -520,7 +525,9 @@ impl Generator<'_> {
         let b = BodyBuilder::new(self.env);
         let mut inner = Generator { env: self.env, b, written: Vec::new(), depth: self.depth + 1 };
         for ty in params {
-            inner.b.param(ty.clone(), c.one_in(4).then(|| c.pick(STRANGE).into()));
+            let position = inner.b.body.params.len();
+            let name = c.one_in(4).then(|| format!("{}.p{position}", c.pick(VALUE_NAMES)).into());
+            inner.b.param(ty.clone(), name);
         }
         for _ in 0..c.below(5) {
             inner.instruction(c);

@@ -1,8 +1,7 @@
 //! Building a body: the one way in which the DSL, the parser and the passes add instructions, so that
 //! result types always come from [`crate::infer`].
 
-use super::{Body, Env, Inst, Op, Site, Value, ValueData};
-use crate::{Diagnostic, Name, Type, infer::infer};
+use crate::{Body, Diagnostic, Env, Inst, Name, Op, Site, Type, Value, infer::infer, ir::ValueData};
 
 /// A body under construction.
 #[derive(Debug)]
