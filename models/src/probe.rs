@@ -175,7 +175,7 @@ impl<'g> Probe<'g, '_> {
                 logits: layer(metrics.trace.logits),
                 probabilities: layer(metrics.trace.probabilities),
                 expert: layer(metrics.trace.expert),
-                kept: layer(metrics.trace.kept),
+                assigned: layer(metrics.trace.assigned),
                 gate: layer(metrics.trace.gate),
             };
             self.router(&format!("{stack}.{i}"), &trace, positions);
@@ -195,7 +195,7 @@ impl<'g> Probe<'g, '_> {
         g.output(format!("router.{layer}.logits"), trace.logits);
         g.output(format!("router.{layer}.probs"), trace.probabilities);
         g.output(format!("router.{layer}.argmax"), trace.expert);
-        g.output(format!("router.{layer}.kept"), trace.kept);
+        g.output(format!("router.{layer}.kept"), trace.assigned);
         g.output(format!("router.{layer}.gate"), trace.gate);
         let share = trace.expert.one_hot(experts, DType::F32).mean(positions);
         let flat = (share * trace.probabilities.mean(positions)).sum(experts) * (experts.size as f64);
@@ -214,7 +214,7 @@ impl<'g> Probe<'g, '_> {
             let sum = traces.iter().map(of).reduce(|a, b| a + b).unwrap_or(zero);
             sum / (traces.len() as f64)
         };
-        let share = mean(&|t| (t.expert * t.kept).one_hot(experts, DType::F32).mean(tokens));
+        let share = mean(&|t| (t.expert * t.assigned).one_hot(experts, DType::F32).mean(tokens));
         let probability = mean(&|t| t.probabilities.mean(tokens));
         let aux = (share * probability).sum(experts).mean(batch) * (experts.size as f64);
         let z = mean(&|t| t.logits.logsumexp(experts).square().mean([batch, tokens]));

@@ -1,11 +1,11 @@
-//! Adafactor (Shazeer and Stern 2018): second moments of a matrix are kept as means over its columns and
-//! over its rows, the change is limited by its root mean square, and the rate may be relative to the size of
-//! the parameter.
+//! Adafactor (Shazeer and Stern 2018): second moments of a matrix are factored into means over its columns
+//! and its rows, the update is clipped by its root mean square, and the learning rate may be relative to the
+//! size of the parameter.
 //!
-//! Implementations differ in which dims they factor and from which size on; [`Adafactor::t5x`],
-//! [`Adafactor::transformers`] and [`Adafactor::mesh_tf`] are theirs, held to their numbers by
-//! `tests/tests/oracle_optimizers.rs`. Layers that are stacked in one parameter are treated one by one in all
-//! of them, as if they were not stacked; what rate they take by themselves is [`super::Decay::T5`].
+//! Implementations differ in which dims they factor and from which size on. [`Adafactor::t5x`],
+//! [`Adafactor::transformers`] and [`Adafactor::mesh_tf`] reproduce three of them, checked by
+//! `tests/tests/oracle_optimizers.rs`. Layers stacked in one parameter are treated separately in all of
+//! them. Their default learning rate is [`super::Decay::T5`].
 
 use super::{Step, check_decay, moment_slot};
 use crate::{Weight, config::Mistakes};
@@ -15,35 +15,35 @@ use mesh::{
 };
 use std::cmp::Reverse;
 
-/// Its numbers.
+/// Settings of Adafactor.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Adafactor {
-    /// The memory of second moments in step `t` is `1 - t^-decay`.
+    /// The decay of second moments in step `t` is `1 - t^-decay`.
     pub decay: f64,
-    /// The change is scaled down so that its root mean square is at most this.
+    /// Updates are scaled down to at most this root mean square.
     pub clip: f64,
-    /// Added to squares of gradients.
+    /// Added to squared gradients.
     pub epsilon: f64,
-    /// The rate is relative to the root mean square of the parameter, taken to be at least this.
+    /// Lower bound of the parameter's root mean square in a relative learning rate.
     pub smallest: f64,
-    /// Whether the rate is relative to the parameter at all.
+    /// True if the learning rate is relative to the parameter's root mean square.
     pub relative: bool,
-    /// Which dims are factored.
+    /// Dims that are factored.
     pub factored: Factored,
-    /// They are if both have at least this many elements.
+    /// Minimum number of elements of both factored dims.
     pub factored_from: usize,
-    /// Memory of the first moment; 0: there is none.
+    /// Decay of the first moment; 0 means no first moment.
     pub beta1: f64,
-    /// Share of a matrix that goes away in a step, times the rate.
+    /// Weight decay: fraction of a matrix subtracted per step, times the learning rate.
     pub weight_decay: f64,
 }
 
-/// Which dims second moments are factored over.
+/// Dims over which second moments are factored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Factored {
-    /// The rows and the columns of each matrix, however many dims these have; experts and the like are apart.
+    /// Rows and columns of each matrix, each possibly several dims; experts are separate matrices.
     Matrices,
-    /// The two largest dims, whatever they are.
+    /// The two largest dims.
     Largest,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Slots {
 #[derive(Clone, Debug)]
 enum SecondMoment {
     Factored {
-        /// Dims, and means over the others.
+        /// Factored dims, and the means over the other ones.
         rows: (Vec<Dim>, State),
         columns: (Vec<Dim>, State),
     },
@@ -70,7 +70,7 @@ enum SecondMoment {
 }
 
 impl Adafactor {
-    /// T5X's: matrices from 128 by 128 elements on.
+    /// Returns T5X's settings: factors matrices from 128 by 128 elements on.
     pub fn t5x() -> Self {
         Self {
             decay: 0.8,
@@ -85,19 +85,19 @@ impl Adafactor {
         }
     }
 
-    /// Hugging Face transformers': matrices of any size.
+    /// Returns the settings of Hugging Face transformers: factors matrices of any size.
     pub fn transformers() -> Self {
         Self { factored_from: 1, ..Self::t5x() }
     }
 
-    /// Mesh TensorFlow's, of the paper's own code: the two largest dims, if the smaller one has at least 128
-    /// elements.
+    /// Returns the settings of Mesh TensorFlow, the paper's code: factors the two largest dims, if the
+    /// smaller one has at least 128 elements.
     pub fn mesh_tf() -> Self {
         Self { factored: Factored::Largest, ..Self::t5x() }
     }
 
     pub(super) fn with(mut self, args: &Args) -> Self {
-        // The model's own numbers hold unless a kind is chosen.
+        // `own` means the model's settings.
         self = match args.choice("adafactor", &["own", "t5x", "transformers", "mesh_tf"], "own") {
             "t5x" => Self::t5x(),
             "transformers" => Self::transformers(),
@@ -127,14 +127,14 @@ impl Adafactor {
         wrong.unless(smallest >= 0.0, || format!("`smallest` is {smallest}"), "a number from 0");
     }
 
-    /// Rows and columns that are factored, if any are.
+    /// Returns the rows and columns to factor; `None` means that second moments are stored whole.
     fn factors(&self, weight: &Weight) -> Option<(Vec<Dim>, Vec<Dim>)> {
         let (rows, columns) = match self.factored {
             Factored::Matrices => (weight.rows.clone(), weight.columns.clone()),
             Factored::Largest => {
                 let mut dims = weight.state.dims();
                 dims.retain(|d| !weight.layers.contains(d));
-                // Of equal ones the first, as Mesh TensorFlow sorts them.
+                // Of equal sizes the first, as Mesh TensorFlow sorts them.
                 dims.sort_by_key(|d| Reverse(d.size));
                 let mut largest = dims.into_iter();
                 let columns = largest.next().into_iter().collect();
@@ -167,7 +167,7 @@ impl Adafactor {
         step: &Step<'g>,
     ) -> Tensor<'g> {
         let g = value.graph();
-        // t^-decay is the weight of what is new.
+        // t^-decay is the weight of the new value.
         let fresh = (step.t.log() * -self.decay).exp();
         let square = gradient.square() + self.epsilon;
         let moved = |state: &State, new: Tensor<'g>| {

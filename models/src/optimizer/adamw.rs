@@ -1,20 +1,20 @@
-//! AdamW: the change is the mean gradient over the root mean square of gradients; weights decay apart
-//! from it.
+//! AdamW: the update is the mean gradient divided by the root mean square of gradients; weight decay is
+//! decoupled.
 
 use super::{Step, check_decay, moment_slot};
 use crate::{Weight, config::Mistakes};
 use mesh::dsl::{Args, Program, State, Tensor};
 
-/// Its numbers.
+/// Settings of AdamW.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct AdamW {
-    /// Memory of the first moment.
+    /// Decay of the first moment.
     pub beta1: f64,
-    /// Memory of the second moment.
+    /// Decay of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub epsilon: f64,
-    /// Share of a matrix that goes away in a step, times the rate.
+    /// Weight decay: fraction of a matrix subtracted per step, times the learning rate.
     pub weight_decay: f64,
 }
 
@@ -70,7 +70,7 @@ impl AdamW {
         let second = slots.second.read(g) * self.beta2 + gradient.square() * (1.0 - self.beta2);
         step.put(&slots.first, first);
         step.put(&slots.second, second);
-        // Moments begin at 0; numbers without dims undo that.
+        // Bias correction of moments that start at 0; scalars, applied where they cost least.
         let root = second.sqrt() * forgotten(self.beta2, step.t).rsqrt() + self.epsilon;
         let change = first / root * (step.rate / forgotten(self.beta1, step.t));
         if weight.decay && self.weight_decay > 0.0 {
@@ -81,9 +81,10 @@ impl AdamW {
     }
 }
 
-/// `1 - beta^t`, exact also where `beta^t` is nearly 1: with `h = tanh(ln(beta^t) / 2)` it is `-2h / (1 - h)`.
+/// Returns `1 - beta^t`, accurate also if `beta^t` is near 1: with `h = tanh(ln(beta^t) / 2)` it is `-2h /
+/// (1 - h)`.
 fn forgotten(beta: f64, t: Tensor<'_>) -> Tensor<'_> {
-    // Without memory the logarithm would be infinite; this is as good as none.
+    // The logarithm of 0 is infinite; 1e-30 is as good as no memory.
     let h = (t * (beta.max(1e-30).ln() / 2.0)).tanh();
     h * -2.0 / (1.0 - h)
 }

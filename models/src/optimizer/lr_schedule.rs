@@ -1,34 +1,34 @@
-//! The rate as a function of the step.
+//! Learning-rate schedules.
 
 use crate::config::Mistakes;
 use mesh::dsl::{Args, Tensor};
 
-/// A linear rise from 0 over `warmup` steps to `rate`, then the product of some decays.
+/// A linear warm-up from 0 to `rate` over `warmup` steps, then the product of some decays.
 #[derive(Clone, PartialEq, Debug)]
 pub struct LrSchedule {
-    /// The highest rate.
+    /// The peak learning rate.
     pub rate: f64,
-    /// Steps until then.
+    /// Steps of the warm-up.
     pub warmup: u32,
-    /// What comes after: all of them are multiplied.
+    /// The decays after the warm-up, which are multiplied.
     pub decays: Vec<Decay>,
-    /// Steps until the rate is 0, for the decays that end.
+    /// Step at which decays that end reach 0.
     pub steps: u32,
 }
 
-/// How the rate falls after the warm-up.
+/// Decays of the learning rate after the warm-up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decay {
-    /// It does not.
+    /// No decay.
     Constant,
     /// `sqrt(warmup / step)`.
     Rsqrt,
-    /// `1 / sqrt(max(step, warmup))`: T5's, with no rise before. With a rate of 1 and 10,000 steps it is also
-    /// what Mesh TensorFlow's and transformers' Adafactor take by themselves, `min(0.01, 1 / sqrt(step))`.
+    /// `1 / sqrt(max(step, warmup))`, T5's, without warm-up. With a rate of 1 and 10,000 steps this is also
+    /// the default of Mesh TensorFlow's and transformers' Adafactor, `min(0.01, 1 / sqrt(step))`.
     T5,
-    /// In a straight line to 0.
+    /// Linear to 0.
     Linear,
-    /// Along half a cosine to 0.
+    /// Half a cosine to 0.
     Cosine,
 }
 
@@ -53,12 +53,12 @@ impl Default for LrSchedule {
 }
 
 impl LrSchedule {
-    /// The same rate in all steps.
+    /// Returns a constant learning rate.
     pub fn constant(rate: f64) -> Self {
         Self { rate, warmup: 0, decays: vec![Decay::Constant], ..Self::default() }
     }
 
-    /// `rate / sqrt(max(step, warmup))`.
+    /// Returns `rate / sqrt(max(step, warmup))`.
     pub fn t5(rate: f64, warmup: u32) -> Self {
         Self { rate, warmup, decays: vec![Decay::T5], ..Self::default() }
     }
@@ -87,7 +87,7 @@ impl LrSchedule {
         );
     }
 
-    /// The rate of step `t`, an `f32` that counts from 1.
+    /// Returns the learning rate of step `t`, an `f32` that counts from 1.
     pub fn rate<'g>(&self, t: Tensor<'g>) -> Tensor<'g> {
         let warmup = f64::from(self.warmup.max(1));
         let rest = f64::from(self.steps) - warmup;

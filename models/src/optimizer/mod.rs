@@ -1,8 +1,9 @@
-//! How parameters move: the gradient, its norm, the schedule of the rate, and a method for each
-//! parameter. Optimizers are ordinary programs; their memory is slots.
+//! Optimizers: update rules, gradient clipping, learning-rate schedules. Optimizers are ordinary programs;
+//! their memory is optimizer slots.
 //!
-//! A step whose loss or gradient is not finite can be skipped: parameters and slots stay as they are, bit for
-//! bit, and a counter says how often that was. Steps that are skipped do not count for the method either.
+//! A step whose loss or gradient is not finite can be skipped: parameters and slots keep their values bit
+//! for bit, and a counter records the number of skipped steps. Skipped steps do not advance the update rule
+//! or the learning rate.
 
 mod adafactor;
 mod adamw;
@@ -18,36 +19,37 @@ use mesh::{
     dsl::{Args, Graph, Init, Program, State, Tensor},
 };
 
-/// A method, its rate, and a limit for the gradient.
+/// An update rule with its learning-rate schedule and gradient clipping.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Optimizer {
-    /// How a gradient becomes a change.
+    /// The update rule.
     pub method: Method,
-    /// How large the change is.
+    /// The learning-rate schedule.
     pub schedule: LrSchedule,
-    /// The gradient is scaled down so that its norm over all parameters is at most this; 0: it is not.
+    /// Maximum norm of the gradient over all parameters; larger gradients are scaled down. 0 means no
+    /// clipping.
     pub clip: f64,
-    /// Whether a step with a loss or a gradient that is not finite changes nothing.
+    /// True if a step whose loss or gradient is not finite changes nothing.
     pub skip_non_finite: bool,
 }
 
-/// How a gradient becomes a change.
+/// Update rules.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Method {
-    /// The gradient itself.
+    /// Gradient descent without momentum.
     Sgd,
-    /// First and second moments.
+    /// AdamW.
     AdamW(AdamW),
-    /// Second moments of matrices by rows and columns.
+    /// Adafactor.
     Adafactor(Adafactor),
 }
 
 impl Method {
-    /// AdamW with its usual numbers.
+    /// Returns AdamW with its usual settings.
     pub fn adamw() -> Self {
         Self::AdamW(AdamW::default())
     }
-    /// Adafactor with T5's numbers.
+    /// Returns Adafactor with T5X's settings.
     pub fn adafactor() -> Self {
         Self::Adafactor(Adafactor::default())
     }
@@ -60,7 +62,7 @@ impl Default for Optimizer {
 }
 
 impl Optimizer {
-    /// With the settings of the command line.
+    /// Returns the optimizer with the settings of the command line applied.
     pub fn with(mut self, args: &Args) -> Self {
         let word = match &self.method {
             Method::Sgd => "sgd",
@@ -80,7 +82,7 @@ impl Optimizer {
         self
     }
 
-    /// Notes what is wrong with the numbers.
+    /// Notes all mistakes of the settings.
     pub fn mistakes(&self, wrong: &mut Mistakes) {
         wrong.unless(
             self.clip >= 0.0,
@@ -96,12 +98,12 @@ impl Optimizer {
     }
 }
 
-/// An optimizer with its slots.
+/// An optimizer with its slots and parameters.
 #[derive(Clone, Debug)]
 pub struct Update {
     optimizer: Optimizer,
     weights: Vec<(Weight, Slots)>,
-    /// How many steps were skipped, if any can be.
+    /// Counter of skipped steps; `None` means that steps are never skipped.
     skipped: Option<State>,
 }
 
@@ -112,35 +114,36 @@ enum Slots {
     Adafactor(adafactor::Slots),
 }
 
-/// What is worth knowing of an update.
+/// Metrics of an update.
 #[derive(Clone, Copy, Debug)]
 pub struct Report<'g> {
-    /// The norm of the gradient over all parameters, before it is limited.
+    /// Norm of the gradient over all parameters, before clipping.
     pub grad_norm: Tensor<'g>,
-    /// The rate.
+    /// The learning rate.
     pub rate: Tensor<'g>,
-    /// How many steps were skipped so far, this one included, as an `f32`; nothing if none can be.
+    /// Number of steps skipped so far, including this one, as an `f32`; `None` means that steps are never
+    /// skipped.
     pub skipped: Option<Tensor<'g>>,
 }
 
-/// What all parameters need to know of a step.
+/// Values of a step that all parameters share.
 struct Step<'g> {
     rate: Tensor<'g>,
-    /// The number of the step, an `f32` that counts from 1.
+    /// The step number, an `f32` that counts from 1.
     t: Tensor<'g>,
-    /// Whether the step counts; nothing: it does.
+    /// True unless the step is skipped; `None` means that steps are never skipped.
     good: Option<Tensor<'g>>,
 }
 
 impl<'g> Step<'g> {
-    /// Gives state its next value, if the step counts.
+    /// Assigns `next` to `state` unless the step is skipped.
     fn put(&self, state: &State, next: Tensor<'g>) {
         let next = self.good.map_or(next, |good| good.select(next, state.read(next.graph())));
         state.assign(next);
     }
 }
 
-/// A slot of `weight` without some of its dims, 0 at first.
+/// Declares a slot of `weight` without the dims `without`, initialized to 0.
 fn moment_slot(p: &Program, weight: &Weight, kind: &str, without: &[Dim]) -> State {
     let dims: Vec<Dim> = weight.state.dims().into_iter().filter(|d| !without.contains(d)).collect();
     p.slot(format!("{}/{kind}", weight.state.name()), DType::F32, dims, Init::Zeros)
@@ -164,7 +167,7 @@ impl Update {
         Self { optimizer: optimizer.clone(), weights, skipped }
     }
 
-    /// The gradients of `loss` with respect to all parameters, in the body that is open.
+    /// Returns the gradients of `loss` with respect to all parameters.
     pub fn gradients<'g>(&self, g: &'g Graph, loss: Tensor<'g>) -> Vec<Tensor<'g>> {
         g.grad(loss, &self.values(g))
     }
@@ -173,8 +176,8 @@ impl Update {
         self.weights.iter().map(|(w, _)| w.state.read(g)).collect()
     }
 
-    /// Assigns every parameter and slot its next value, in the step numbered `step` from 0, by the `gradients`
-    /// of `loss`.
+    /// Assigns the next values of all parameters and slots, in the step numbered `step` from 0, from the
+    /// `gradients` of `loss`.
     pub fn apply<'g>(
         &self,
         g: &'g Graph,
@@ -188,7 +191,7 @@ impl Update {
         let scale =
             (self.optimizer.clip > 0.0).then(|| self.optimizer.clip / grad_norm.maximum(self.optimizer.clip));
         let good = self.skipped.as_ref().map(|_| loss.is_finite() & grad_norm.is_finite());
-        // The first step is step 1 in the formulas.
+        // The first step has number 1 in the formulas.
         let made = self.skipped.as_ref().map_or(step, |skipped| step - skipped.read(g));
         let t = (made + 1).cast(DType::F32);
         let step = Step { rate: self.optimizer.schedule.rate(t), t, good };
@@ -219,7 +222,7 @@ impl Update {
 mod tests {
     use super::*;
 
-    /// The optimizer of a model with these settings, and what is wrong with them.
+    /// Returns the optimizer with these settings, and the mistakes in them.
     fn with(settings: &str) -> (Optimizer, Vec<String>) {
         let words = settings.split_whitespace().flat_map(|s| ["--set".to_owned(), s.to_owned()]);
         let args = Args::parse(words).expect("the arguments are legal");

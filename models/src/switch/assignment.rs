@@ -1,8 +1,8 @@
-//! Which experts a token goes to, and which of their slots it takes.
+//! Assignment of tokens to experts and expert slots.
 //!
-//! Where tokens choose, they do so in rounds: all first choices are placed, then the second choices after
-//! them, and so on; within a round in the order of tokens, or of their gates. Where experts choose, each takes
-//! the tokens with the highest scores.
+//! If tokens choose, assignment runs in rounds: all first choices are assigned, then all second choices, and
+//! so on; within a round in the order of tokens, or of their gates. If experts choose, each takes the tokens
+//! with the highest scores.
 
 use super::{
     options::{Priority, RoutingMethod, SecondExpertPolicy, Switch},
@@ -14,49 +14,49 @@ use mesh::{
     dsl::{Tensor, sort},
 };
 
-/// Lower than any score.
+/// A score lower than any other.
 const MASKED_SCORE: f64 = -1e30;
 
-/// What there is to choose from, in the groups of one layer.
+/// Inputs of the assignment, for the groups of one layer.
 pub(super) struct GatingInputs<'a, 'g> {
     pub(super) options: &'a Switch,
     pub(super) cx: &'a Context<'g>,
     pub(super) batch: &'a Dim,
     pub(super) tokens: &'a Dim,
     pub(super) experts: &'a Dim,
-    /// Slots of each expert.
+    /// Expert slots of each expert.
     pub(super) capacity: usize,
-    /// All of these are `[batch, tokens, experts]`: logits; their softmax, perhaps rounded; and what the
-    /// choice goes by.
+    /// Logits, their softmax (possibly rounded), and the scores that decide the choice, each `[batch,
+    /// tokens, experts]`.
     pub(super) logits: Tensor<'g>,
     pub(super) probabilities: Tensor<'g>,
     pub(super) scores: Tensor<'g>,
-    /// Which tokens are no padding, where padding is ignored: `pred[batch, tokens]`.
+    /// Mask of the tokens that are not padding, `pred[batch, tokens]`; `None` means all.
     pub(super) non_padding: Option<Tensor<'g>>,
 }
 
 /// One choice of every token.
 #[derive(Clone, Copy)]
 pub(super) struct Round<'g> {
-    /// The expert, `s32[batch, tokens]`.
+    /// The chosen expert, `s32[batch, tokens]`.
     pub(super) expert: Tensor<'g>,
-    /// The same as `s32[batch, tokens, experts]`, 1 for the expert.
+    /// The same as a one-hot mask, `s32[batch, tokens, experts]`.
     pub(super) wanted: Tensor<'g>,
-    /// Whose choice counts; nothing: everyone's.
+    /// Mask of tokens that take part; `None` means all.
     counts: Option<Tensor<'g>>,
-    /// The gate, in the router's type.
+    /// The gate, in the element type of the router.
     pub(super) gate: Tensor<'g>,
 }
 
-/// Who has which slot, and what the losses need to know of it.
+/// The assignment, and what the router losses need.
 pub(super) struct Gating<'g> {
     pub(super) assignment: Assignment<'g>,
-    /// The choices of tokens; none where experts choose.
+    /// The choices of tokens; empty if experts choose.
     pub(super) rounds: Vec<Round<'g>>,
-    /// Where experts choose: what they chose by, and which of their slots are in use
-    /// (`pred[batch, capacity, experts]`).
+    /// If experts choose: their scores of tokens, and which of their expert slots are used, `pred[batch,
+    /// capacity, experts]`.
     pub(super) taken: Option<(Tensor<'g>, Tensor<'g>)>,
-    /// Tokens without a slot: `pred[batch, tokens]`, padding not excluded.
+    /// Tokens without an expert slot, `pred[batch, tokens]`, including padding.
     pub(super) dropped: Tensor<'g>,
 }
 
@@ -64,19 +64,20 @@ pub(super) fn assign<'g>(inputs: &GatingInputs<'_, 'g>) -> Gating<'g> {
     match inputs.options.routing {
         RoutingMethod::Switch | RoutingMethod::TopK | RoutingMethod::Ntlb => {
             let mut rounds = inputs.rounds();
-            // By probabilities as they are: a token that is torn between two experts is not urgent.
+            // The order uses the gates before renormalization: a token whose two gates are close is not
+            // urgent.
             let order = (inputs.options.priority == Priority::Gate).then(|| inputs.order(rounds[0].gate));
             if inputs.options.renormalizes() {
                 renormalize(&mut rounds);
             }
             inputs.restrict(&mut rounds);
-            inputs.place(rounds, order)
+            inputs.assign_slots(rounds, order)
         }
         RoutingMethod::ExpertChoice | RoutingMethod::ExpertSelection => inputs.experts_choose(),
     }
 }
 
-/// The gates of each token divided by their sum.
+/// Divides the gates of each token by their sum.
 fn renormalize(rounds: &mut [Round<'_>]) {
     let sum = rounds.iter().map(|r| r.gate).reduce(|a, b| a + b).expect("there is a first round");
     let sum = sum + 1e-9;
@@ -91,7 +92,7 @@ fn and<'g>(a: Option<Tensor<'g>>, b: Option<Tensor<'g>>) -> Option<Tensor<'g>> {
 }
 
 impl<'g> GatingInputs<'_, 'g> {
-    /// The experts that every token likes best, one after the other.
+    /// Returns the choices of every token, in descending order of scores.
     fn rounds(&self) -> Vec<Round<'g>> {
         let (experts, count) = (self.experts, self.options.choices());
         let mut left = self.scores;
@@ -109,7 +110,7 @@ impl<'g> GatingInputs<'_, 'g> {
         rounds
     }
 
-    /// Later choices that the policy leaves out do not count.
+    /// Masks later choices that the policy excludes.
     fn restrict(&self, rounds: &mut [Round<'g>]) {
         let options = self.options;
         let (policy, threshold) = match self.cx.train() {
@@ -125,7 +126,7 @@ impl<'g> GatingInputs<'_, 'g> {
                 SecondExpertPolicy::None => round.gate.lt(MASKED_SCORE),
                 SecondExpertPolicy::Threshold => round.gate.gt(threshold),
                 SecondExpertPolicy::Random => {
-                    // Evaluation has no random numbers; the options say so before it comes to this.
+                    // Evaluation has no random numbers; validation excludes this policy there.
                     let Some(rng) = self.cx.rng else { continue };
                     let share = round.gate.cast(DType::F32) / threshold.max(1e-9);
                     rng.uniform([self.batch, self.tokens], DType::F32).lt(share)
@@ -135,13 +136,13 @@ impl<'g> GatingInputs<'_, 'g> {
         }
     }
 
-    /// Slots for the choices, round by round.
-    fn place(&self, rounds: Vec<Round<'g>>, order: Option<Order<'g>>) -> Gating<'g> {
+    /// Assigns expert slots to the choices, round by round.
+    fn assign_slots(&self, rounds: Vec<Round<'g>>, order: Option<Order<'g>>) -> Gating<'g> {
         let (tokens, experts) = (self.tokens, self.experts);
         let capacity = u32::try_from(self.capacity).unwrap_or(u32::MAX);
         let one_slot = self.options.routing == RoutingMethod::Ntlb;
-        // How many slots of each expert earlier rounds took, or wanted if that is more than there are; and (if one
-        // slot is all a token gets) who waits.
+        // `filled` counts the tokens of each expert in earlier rounds, which may exceed its expert slots;
+        // `waiting` masks the tokens without an expert slot, if a token gets only one.
         let (mut filled, mut waiting): (Option<Tensor<'g>>, Option<Tensor<'g>>) = (None, None);
         let mut placed = Vec::new();
         for (i, round) in rounds.iter().enumerate() {
@@ -154,22 +155,22 @@ impl<'g> GatingInputs<'_, 'g> {
             let earlier = filled.map_or(earlier, |f| earlier + f);
             let position = (earlier * wanted).sum(experts);
             let fits = position.lt(capacity);
-            let kept = counts.map_or(fits, |c| fits & c);
-            placed.push((kept, kept.select(round.expert * capacity + position, -1)));
+            let assigned = counts.map_or(fits, |c| fits & c);
+            placed.push((assigned, assigned.select(round.expert * capacity + position, -1)));
             if i + 1 < rounds.len() {
                 let total = wanted.sum(tokens);
                 filled = Some(filled.map_or(total, |f| f + total));
-                waiting = one_slot.then(|| waiting.map_or(!kept, |w| w & !kept));
+                waiting = one_slot.then(|| waiting.map_or(!assigned, |w| w & !assigned));
             }
         }
-        let dropped = placed.iter().map(|(kept, _)| !*kept).reduce(|a, b| a & b);
+        let dropped = placed.iter().map(|(assigned, _)| !*assigned).reduce(|a, b| a & b);
         let dtype = self.cx.dtype();
         let choices = rounds.iter().zip(&placed);
         let choices: Vec<(Tensor<'g>, Tensor<'g>)> = match one_slot {
             false => choices.map(|(round, (_, slot))| (*slot, round.gate.cast(dtype))).collect(),
             true => {
-                let gate = |(round, (kept, slot)): (&Round<'g>, &(Tensor<'g>, Tensor<'g>))| {
-                    (*slot, round.gate * kept.cast(round.gate.dtype()))
+                let gate = |(round, (assigned, slot)): (&Round<'g>, &(Tensor<'g>, Tensor<'g>))| {
+                    (*slot, round.gate * assigned.cast(round.gate.dtype()))
                 };
                 let one = choices.map(gate).reduce(|a, b| (a.0.maximum(b.0), a.1 + b.1));
                 one.into_iter().map(|(slot, gate)| (slot, gate.cast(dtype))).collect()
@@ -179,7 +180,8 @@ impl<'g> GatingInputs<'_, 'g> {
         Gating { assignment: Assignment::TokenChoice(choices), rounds, taken: None, dropped }
     }
 
-    /// Tokens with the highest gates first, of equals the first; padding last.
+    /// Returns the order of tokens by descending gate; of equal gates the earlier token comes first, padding
+    /// last.
     fn order(&self, gate: Tensor<'g>) -> Order<'g> {
         let key = gate.stop_gradient();
         let key = self.non_padding.map_or(key, |non_padding| non_padding.select(key, -1.0));
@@ -189,7 +191,7 @@ impl<'g> GatingInputs<'_, 'g> {
         Order { token: token.rename(self.tokens, "ranked"), rank }
     }
 
-    /// Every expert takes the tokens with the highest scores.
+    /// Assigns to every expert the tokens with the highest scores.
     fn experts_choose(&self) -> Gating<'g> {
         let (tokens, experts) = (self.tokens, self.experts);
         let never =
@@ -219,16 +221,16 @@ impl<'g> GatingInputs<'_, 'g> {
     }
 }
 
-/// An order of the tokens of each group.
+/// A permutation of the tokens of each group.
 struct Order<'g> {
-    /// Which token has a rank: `s32[batch, ranked]`.
+    /// The token of each rank: `s32[batch, ranked]`.
     token: Tensor<'g>,
-    /// Which rank a token has: `s32[batch, tokens]`.
+    /// The rank of each token: `s32[batch, tokens]`.
     rank: Tensor<'g>,
 }
 
 impl<'g> Order<'g> {
-    /// Of every token the sum over those of lower rank.
+    /// Returns for every token the sum over tokens of lower rank.
     fn cumsum_exclusive(&self, x: Tensor<'g>, tokens: &Dim) -> Tensor<'g> {
         x.gather(tokens, self.token).cumsum_exclusive("ranked").gather("ranked", self.rank)
     }

@@ -1,8 +1,9 @@
-//! Experts in self-attention (the paper's appendix A, table 10): a token's expert makes its query with one
-//! matrix, and with another its key, which is its value, too. One router serves both, as in the released code.
+//! Experts in self-attention (the paper's appendix A, table 10). A token's expert computes its query with
+//! one matrix, and its key with another; the key is the value, too. One router serves both, as in the
+//! released code.
 //!
-//! Each expert is linear, in place of the trainable matrices of dense attention. A token that found no slot has
-//! a query, key and value of 0: it looks at all positions by their biases alone.
+//! Experts are linear and replace the trainable matrices of dense attention. A dropped token has a query,
+//! key and value of 0, so it attends to all positions by their biases alone.
 
 use super::{
     Groups, Router, RouterMetrics, Switch,
@@ -25,19 +26,19 @@ pub struct SwitchProjections {
     options: Switch,
 }
 
-/// Queries, and keys that are values, both `[batch, length, heads, d_kv]`; and what the router says.
+/// Queries, and keys that are also the values, both `[batch, length, heads, d_kv]`.
 #[derive(Clone, Debug)]
 pub struct Projected<'g> {
     /// Queries.
     pub q: Tensor<'g>,
     /// Keys and values.
     pub kv: Tensor<'g>,
-    /// Of the router.
+    /// Metrics of the router.
     pub metrics: RouterMetrics<'g>,
 }
 
 impl SwitchProjections {
-    /// With T5's initial values, made smaller as those of other experts.
+    /// Declares the projections with T5's initialization, scaled as that of other experts.
     pub fn new(w: &Weights<'_>, dims: &AttentionDims, options: &Switch) -> Self {
         let AttentionDims { d_model, heads, d_kv, .. } = dims;
         let experts = Dim::new("experts", options.experts);
@@ -55,7 +56,7 @@ impl SwitchProjections {
         }
     }
 
-    /// For `x` of `[batch, length, d_model]`.
+    /// Projects `x` of `[batch, length, d_model]`.
     pub fn forward<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, length: &Dim) -> Projected<'g> {
         let AttentionDims { batch, d_model, heads, d_kv } = &self.dims;
         let g = cx.g;

@@ -1,5 +1,4 @@
-//! What a router says of itself: how even the load is, what was dropped, and the losses that training keeps
-//! small.
+//! Router losses and metrics: load of the experts, dropped tokens, load-balancing loss and z-loss.
 
 use super::{
     assignment::{Gating, GatingInputs},
@@ -9,7 +8,7 @@ use super::{
 use mesh::{DType, dsl::Tensor};
 
 impl<'g> GatingInputs<'_, 'g> {
-    /// Metrics of one layer; `exact` are the probabilities before rounding.
+    /// Returns the metrics of one layer; `exact` are the probabilities before rounding.
     pub(super) fn metrics(
         &self,
         gating: &Gating<'g>,
@@ -21,7 +20,8 @@ impl<'g> GatingInputs<'_, 'g> {
         let normalizer = logits.logsumexp(self.experts);
         let entropy = normalizer - (probabilities * logits).sum(self.experts);
         let (load, aux) = self.load_and_aux(gating, probabilities);
-        // Of what was dropped, not 1 less what was kept: a mean of shards needs no sum before it leaves a scan.
+        // The mean of dropped tokens, not 1 minus the mean of the others: a mean over shards leaves a scan
+        // without a reduction.
         let dropped = self
             .non_padding
             .map_or(gating.dropped, |non_padding| gating.dropped & non_padding)
@@ -49,11 +49,12 @@ impl<'g> GatingInputs<'_, 'g> {
             Some(first) => (first.expert, first.gate),
             None => (self.probabilities.argmax(self.experts), self.probabilities.max(self.experts)),
         };
-        let kept = (!gating.dropped).cast(DType::S32);
-        Trace { logits, probabilities, expert, kept, gate: gate.cast(self.cx.dtype()) }
+        let assigned = (!gating.dropped).cast(DType::S32);
+        Trace { logits, probabilities, expert, assigned, gate: gate.cast(self.cx.dtype()) }
     }
 
-    /// The load of each expert, and how uneven it is: of the paper's equations 4 to 6 for each group.
+    /// Returns the load of each expert and the load-balancing loss, for each group (the paper's equations 4
+    /// to 6).
     fn load_and_aux(&self, gating: &Gating<'g>, probabilities: Tensor<'g>) -> (Tensor<'g>, Tensor<'g>) {
         let (batch, tokens, experts) = (self.batch, self.tokens, self.experts);
         let of_tokens = |x: Tensor<'g>| x.cast(DType::F32).mean(tokens);
@@ -61,7 +62,7 @@ impl<'g> GatingInputs<'_, 'g> {
             None => x,
             Some(non_padding) => x * non_padding.cast(x.dtype()),
         };
-        // `f · P` of a choice, summed over experts: `[batch]`.
+        // `f · P` of a round, summed over experts: `[batch]`.
         let uneven = |share: Tensor<'g>, mean: Tensor<'g>| (share * mean).sum(experts);
         let (share, uneven) = match self.options.routing {
             RoutingMethod::Switch => {
@@ -91,13 +92,13 @@ impl<'g> GatingInputs<'_, 'g> {
         (share.mean(batch), uneven.mean(batch) * (experts.size as f64))
     }
 
-    /// `x` of each group times its share of tokens that are no padding.
+    /// Multiplies `x` of each group by its fraction of tokens that are not padding.
     fn scaled_by_non_padding(&self, x: Tensor<'g>) -> Tensor<'g> {
         self.non_padding.map_or(x, |non_padding| x * non_padding.cast(DType::F32).mean(self.tokens))
     }
 
-    /// Where experts choose, their load is even by itself. What Mesh TensorFlow balances then is how much of
-    /// the experts' attention each token gets.
+    /// Returns load and loss if experts choose. Their load is balanced by construction; Mesh TensorFlow then
+    /// balances how much of the experts' attention each token gets.
     fn experts_load(&self, gating: &Gating<'g>) -> (Tensor<'g>, Tensor<'g>) {
         let (batch, tokens, experts) = (self.batch, self.tokens, self.experts);
         let (scores, taken) = gating.taken.expect("experts chose");

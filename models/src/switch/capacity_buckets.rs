@@ -1,7 +1,8 @@
-//! As few slots as are taken: where capacity is large, most slots stay empty, and experts compute them all the same.
+//! Capacity bucketing: compiles the layer for several capacities and runs the smallest that fits.
 //!
-//! Slots of an expert are taken from the first on, in order. So what is computed can end behind the last one that
-//! is taken anywhere: the program has the layer for several capacities, and takes the smallest that is enough.
+//! With a large capacity most expert slots stay empty, but experts compute them all the same. Expert slots
+//! are filled from the first on, so a smaller capacity suffices if it exceeds the highest used index of any
+//! expert.
 
 use super::{
     SwitchFfn,
@@ -10,7 +11,7 @@ use super::{
 use crate::Context;
 use mesh::{Dim, dsl::Tensor};
 
-/// Capacities to choose from, in ascending order, all below `capacity`.
+/// Returns the capacities to choose from, in ascending order, all below `capacity`.
 pub(super) fn buckets(capacity: usize) -> Vec<usize> {
     let mut all: Vec<usize> = (1..=4).map(|part| (capacity * part).div_ceil(8)).collect();
     all.retain(|bucket| *bucket >= 4 && *bucket < capacity);
@@ -19,8 +20,8 @@ pub(super) fn buckets(capacity: usize) -> Vec<usize> {
 }
 
 impl SwitchFfn {
-    /// [`SwitchFfn::in_slots`], with the smallest of `levels` that has all slots that are taken.
-    pub(super) fn in_smallest_bucket<'g>(
+    /// [`SwitchFfn::through_experts`] with the smallest of `buckets` that holds all used expert slots.
+    pub(super) fn through_smallest_bucket<'g>(
         &self,
         cx: &Context<'g>,
         x: Tensor<'g>,
@@ -29,10 +30,10 @@ impl SwitchFfn {
         buckets: &[usize],
     ) -> Tensor<'g> {
         let (Assignment::TokenChoice(choices), [bucket, more @ ..]) = (&routing.assignment, buckets) else {
-            return self.in_slots(cx, x, positions, routing);
+            return self.through_experts(cx, x, positions, routing);
         };
         let capacity = routing.capacity as u32;
-        // -1, for none, is in no expert and stays what it is.
+        // -1 (no expert slot) stays -1.
         let fewer = |slot: Tensor<'g>| {
             let expert = slot.maximum(0) / capacity;
             let place = slot - expert * capacity;
@@ -40,14 +41,14 @@ impl SwitchFfn {
         };
         let all: Vec<(Tensor<'g>, Tensor<'g>)> = choices.iter().map(|(slot, _)| fewer(*slot)).collect();
         let last = all.iter().map(|(place, _)| place.max(positions)).reduce(|a, b| a.maximum(b));
-        let Some(last) = last else { return self.in_slots(cx, x, positions, routing) };
+        let Some(last) = last else { return self.through_experts(cx, x, positions, routing) };
         let gates = choices.iter().map(|(_, gate)| *gate);
         let assignment = Assignment::TokenChoice(all.iter().map(|(_, slot)| *slot).zip(gates).collect());
         let tight = Routing { experts: routing.experts, capacity: *bucket, assignment };
         cx.g.cond(
             last.lt(*bucket as u32),
-            || self.in_slots(cx, x, positions, &tight),
-            || self.in_smallest_bucket(cx, x, positions, routing, more),
+            || self.through_experts(cx, x, positions, &tight),
+            || self.through_smallest_bucket(cx, x, positions, routing, more),
         )
     }
 }

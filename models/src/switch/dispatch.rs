@@ -1,9 +1,10 @@
-//! Moving tokens into the slots of their experts, and back: by index, or by a product with a one-hot mask.
-//! Both move the same numbers to the same sparse_parts.
+//! Dispatch and combine: moves tokens to their expert slots and back, by index or by a product with a
+//! one-hot mask. Both ways give the same result.
 //!
-//! A *slot* is one of `capacity` places of one expert in one group; no slot holds two tokens. Where tokens
-//! choose, (choice, token) pairs and slots are a partial permutation, both ways a gather. Where experts choose,
-//! any number of slots may hold one token: tokens are gathered, and what comes back is added up.
+//! Each expert has `capacity` expert slots in every group; an expert slot holds at most one token. If tokens
+//! choose, pairs of choice and token and expert slots form a partial permutation, so both directions are
+//! gathers. If experts choose, a token may be in several expert slots: dispatch is a gather, and combine
+//! adds up.
 
 use super::router::{Assignment, Routing};
 use crate::{Context, Dispatch, Switch};
@@ -12,14 +13,14 @@ use mesh::{
     dsl::{Tensor, einsum},
 };
 
-/// What moving one row by index costs, in rows of a product with a mask. On CPU both ways take the same time
-/// for 64 tokens and 80 slots (`bench dispatch`).
+/// Cost of moving one row by index, in rows of a product with a mask. On CPU both ways take the same time
+/// for 64 tokens and 80 expert slots (`bench dispatch`).
 const MOVED_ROW: usize = 36;
 
-/// Up to this many pairs of token and slot in a group, comparing all of them is cheaper than a scatter.
+/// Up to this many pairs of token and expert slot in a group, comparing all pairs is cheaper than a scatter.
 const COMPARE_PAIRS: usize = 1 << 18;
 
-/// Who is in which slot, in every group.
+/// The dispatch of a layer, by one of several ways.
 #[derive(Clone, Debug)]
 pub struct Slots<'g> {
     move_by: MoveBy<'g>,
@@ -33,20 +34,21 @@ pub struct Slots<'g> {
 
 #[derive(Clone, Debug)]
 enum MoveBy<'g> {
-    /// For each token its slot, and for each slot its token; -1 for none.
+    /// For each token its expert slot, and for each expert slot its token; -1 for none.
     Index { slot: Tensor<'g>, token: Tensor<'g>, gate: Tensor<'g> },
-    /// The same for pairs of choice and token, numbered with the choice as the major part.
+    /// The same for pairs of choice and token, with the choice as the major dim.
     Pairs { pairs: Dim, choice: Dim, slot: Tensor<'g>, pair: Tensor<'g>, gate: Tensor<'g> },
-    /// For each slot its token.
+    /// For each expert slot its token.
     Shared { token: Tensor<'g>, gate: Tensor<'g> },
-    /// 1 where a token is in a slot, `[batch, tokens, slots]`; what comes back is weighed by token.
+    /// 1 where a token is in an expert slot, `[batch, tokens, slots]`; combine multiplies by the gate of the
+    /// token.
     Mask { mask: Tensor<'g>, gate: Tensor<'g> },
-    /// The same, but what comes back is weighed by token and slot.
+    /// The same, but combine multiplies by a gate for each pair of token and expert slot.
     Masks { mask: Tensor<'g>, weighed: Tensor<'g> },
 }
 
 impl Switch {
-    /// Whether the tokens of a group go to their slots by index and not by a product.
+    /// True if the tokens of a group are dispatched by index and not by a product.
     pub fn dispatches_by_index(&self, dispatch: Dispatch, tokens: usize, train: bool) -> bool {
         match dispatch {
             Dispatch::Permute => true,
@@ -59,14 +61,15 @@ impl Switch {
     }
 }
 
-/// Whether moving by index is cheaper than by a product: a product costs as many multiplications for each
-/// element as there are pairs of token and slot, moving by index a read and a write for each token and slot.
+/// True if dispatch by index is cheaper than by a product. Per element, a product costs a multiplication for
+/// each pair of token and expert slot, dispatch by index a read and a write for each token and expert slot.
 fn index_is_cheaper(tokens: usize, slots: usize, choices: usize) -> bool {
     tokens * slots > MOVED_ROW * (tokens * choices.max(1) + slots)
 }
 
 impl<'g> Slots<'g> {
-    /// For the tokens of one layer, whose dims of groups and of tokens in a group are `positions`.
+    /// Prepares the dispatch of one layer's tokens; `positions` are the dims of groups and of tokens in a
+    /// group.
     pub fn new(
         cx: &Context<'g>,
         options: &Switch,
@@ -80,7 +83,7 @@ impl<'g> Slots<'g> {
         let move_by = match (&routing.assignment, by_index) {
             (Assignment::TokenChoice(choices), true) => by_permutation(choices, batch, tokens, &all),
             (Assignment::TokenChoice(choices), false) => match choices[..] {
-                // A slot of -1 has no 1 in its row.
+                // An expert slot of -1 gives a row of zeros.
                 [(slot, gate)] => MoveBy::Mask { mask: slot.one_hot(&all, gate.dtype()), gate },
                 _ => {
                     let (mask, weighed) = routing.masks(tokens);
@@ -104,8 +107,8 @@ impl<'g> Slots<'g> {
         }
     }
 
-    /// `[batch, tokens, d_model]` to `[batch, experts_all, capacity, d_model]`; a slot that no token took
-    /// holds 0.
+    /// Moves `[batch, tokens, d_model]` to `[batch, experts_all, capacity, d_model]`; empty expert slots
+    /// hold 0.
     pub fn dispatch(&self, x: Tensor<'g>) -> Tensor<'g> {
         let filled = match &self.move_by {
             MoveBy::Index { slot, token, .. } => x.permute(&self.tokens, &self.all, *token, *slot),
@@ -121,8 +124,8 @@ impl<'g> Slots<'g> {
         filled.split(&self.all, [&self.experts, &self.capacity])
     }
 
-    /// Back again, times the gates, added up for each token; a token without a slot gets 0. `out` is the dim
-    /// that stands for what experts make.
+    /// Moves expert outputs back to their tokens, multiplied by the gates and added up for each token;
+    /// dropped tokens get 0. `out` are the dims of an expert output.
     pub fn combine(&self, y: Tensor<'g>, out: &[&Dim]) -> Tensor<'g> {
         let y = y.merge([&self.experts, &self.capacity], &self.all);
         let back = [&self.batch, &self.tokens].into_iter().chain(out.iter().copied());
@@ -159,10 +162,10 @@ fn by_permutation<'g>(
     MoveBy::Pairs { choice: Dim::new("choice", choices.len()), pairs, slot, pair, gate }
 }
 
-/// For each slot the token that took it, or -1; in each row of `batch`.
+/// Returns for each expert slot the token in it, or -1; in each row of `batch`.
 pub(super) fn token_of_slot<'g>(slot: Tensor<'g>, batch: &[&Dim], tokens: &Dim, all: &Dim) -> Tensor<'g> {
     let g = slot.graph();
-    // Counted from 1, so that 0 is "none".
+    // Token indices count from 1, so that 0 means none.
     let number = g.iota(tokens, DType::S32) + 1;
     let number = if tokens.size * all.size <= COMPARE_PAIRS {
         let here = slot.eq(g.iota(all, DType::S32));

@@ -1,18 +1,19 @@
-//! The way of slots to their experts and back, in one part or in several.
+//! The exchange of expert slots between the devices of tokens and those of experts, in one or several parts.
 //!
-//! Each device has slots for all experts before, and slots from all groups of tokens after: where a layout splits
-//! experts, the two renames are all-to-alls. In several parts ([`mesh::Schedule::exchange_parts`]) one part is on its way while
-//! experts work on another, if the backend's collectives are asynchronous.
+//! Before, a device has expert slots of all experts for its groups; after, expert slots of its experts for
+//! all groups. If a layout shards experts, the two renames are all-to-alls. With several parts (schedule
+//! entry `exchange_parts`), the exchange of one part overlaps with the experts' work on another, if the
+//! backend runs collectives asynchronously.
 
 use mesh::dsl::Tensor;
 
-/// How dims are called at those who send and at experts.
+/// Names of dims before and after the exchange.
 pub(super) const FLAT: [(&str, &str); 2] = [("batch", "expert_batch"), ("experts_all", "experts")];
 /// The same for the second of two steps.
 pub(super) const INNER: [(&str, &str); 2] =
     [("inner_batch", "inner_senders"), ("group_experts_all", "group_experts")];
 
-/// The dim that is cut.
+/// The dim along which expert slots are divided into parts.
 pub(super) const EXCHANGED_DIM: &str = "capacity";
 
 pub(super) fn to_experts<'g>(x: Tensor<'g>, names: [(&str, &str); 2]) -> Tensor<'g> {
@@ -23,8 +24,8 @@ pub(super) fn from_experts<'g>(x: Tensor<'g>, names: [(&str, &str); 2]) -> Tenso
     x.rename_all(names.map(|(there, here)| (here, there)))
 }
 
-/// Sends `slots` to their experts in `parts` parts and returns what `experts` make of them, sent back; `names` are the
-/// dims that are renamed.
+/// Exchanges `slots`, applies `experts`, and exchanges the results back, in `parts` parts; `names` are the
+/// dims before and after.
 pub(super) fn exchange<'g>(
     parts: usize,
     slots: Tensor<'g>,

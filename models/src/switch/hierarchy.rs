@@ -1,12 +1,13 @@
-//! Dispatch in two steps, for very many experts: a token travels to the group of its expert first, and from there
-//! to the expert. Each step has slots of its own, and one all-to-all over its own factor of the devices.
+//! Dispatch in two steps, for very many experts: a token is sent to the group of its expert first, and from
+//! there to the expert. Each step has its own expert slots and its own all-to-all, over one factor of the
+//! devices.
 //!
-//! With one step, every pair of sender and expert has at least one slot: with 2048 senders, an expert has 2048
-//! slots for the few hundred tokens that want it. With two, senders share the slots of an expert: those that send
-//! to a group are put together there before they are sorted by expert.
+//! In one step, every pair of sender and expert needs at least one expert slot: with 2048 senders, an expert
+//! has 2048 of them for the few hundred tokens that choose it. In two steps, senders share expert slots:
+//! tokens of all senders are merged in the group before they are assigned to its experts.
 //!
-//! Rows (groups of tokens that compete) lie in a rectangle: `outer_batch` by `inner_batch`. Those of one column send
-//! to each other first, over the groups; then those of one group, over its experts.
+//! Rows (groups of tokens that compete) form a rectangle, `outer_batch` by `inner_batch`. First the rows of
+//! one column exchange with all expert groups, then the rows of one group with its experts.
 
 use super::{
     dispatch::token_of_slot,
@@ -20,25 +21,25 @@ use mesh::{DType, Dim, dsl::Tensor};
 /// The dims of both steps.
 pub(super) struct Hierarchy<'a> {
     options: &'a Switch,
-    /// Rows, and tokens of each.
+    /// Rows, and the tokens of each.
     batch: &'a Dim,
     tokens: &'a Dim,
     outer: Dim,
     inner: Dim,
-    /// Groups, as those who send see them; slots of each; all slots.
+    /// Expert groups as senders see them; slots of a group in a row; all of them.
     groups: Dim,
     group_slots: Dim,
     outer_slots: Dim,
-    /// What arrives in a group, from all senders.
+    /// Senders of a group, and the tokens that arrive from all of them.
     senders: Dim,
     arrived: Dim,
-    /// Experts of a group, as the group sees them; slots of each; all slots.
+    /// Experts of a group as the group sees them; expert slots of each; all of them.
     experts: Dim,
     capacity: Dim,
     inner_slots: Dim,
 }
 
-/// Tokens and slots: where each goes, and what each holds; -1 for none.
+/// One step of dispatch: the slot of each token and the token of each slot; -1 for none.
 #[derive(Clone, Copy)]
 struct Step<'a, 'g> {
     tokens: &'a Dim,
@@ -54,33 +55,33 @@ impl<'g> Step<'_, 'g> {
     fn back(&self, y: Tensor<'g>) -> Tensor<'g> {
         y.permute(self.slots, self.tokens, self.slot, self.token)
     }
-    /// [`Self::there`] for whole numbers from 1; an empty slot holds 0.
+    /// [`Self::there`] for integers from 1; an empty slot holds 0.
     fn number_there(&self, x: Tensor<'g>) -> Tensor<'g> {
         x.gather(self.tokens, self.token)
     }
-    /// [`Self::back`] for whole numbers; a token without a slot gets 0.
+    /// [`Self::back`] for integers; a token without a slot gets 0.
     fn number_back(&self, y: Tensor<'g>) -> Tensor<'g> {
         y.gather(self.slots, self.slot)
     }
 }
 
 impl Switch {
-    /// The groups of experts.
+    /// Returns the dim of expert groups.
     pub(super) fn group_dim(&self) -> Dim {
         Dim::new("expert_groups", self.expert_groups)
     }
-    /// The experts of a group.
+    /// Returns the dim of the experts of a group.
     pub(super) fn inner_dim(&self) -> Dim {
         Dim::new("group_experts", self.experts / self.expert_groups.max(1))
     }
 }
 
 impl<'a> Hierarchy<'a> {
-    /// For rows and the tokens of each.
+    /// Prepares the dispatch of rows with the given dims.
     pub(super) fn new(options: &'a Switch, [batch, tokens]: [&'a Dim; 2], train: bool) -> Self {
         let (groups, experts) = (options.expert_groups, options.experts / options.expert_groups.max(1));
         let (group_slots, capacity) = options.group_capacities(tokens.size, train);
-        // As many rows send to a group as there are groups.
+        // A group has as many senders as there are groups.
         let arrived = groups * group_slots;
         let capacity = capacity.min(arrived);
         Self {
@@ -100,8 +101,8 @@ impl<'a> Hierarchy<'a> {
         }
     }
 
-    /// `x` to its experts, what `experts` make of it back, times the gates; and which tokens found no slot on the
-    /// way: `[batch, tokens, d_model]` and `pred[batch, tokens]`.
+    /// Sends `x` to its experts, applies `experts`, and returns their outputs times the gates, `[batch,
+    /// tokens, d_model]`, and the mask of dropped tokens, `pred[batch, tokens]`.
     pub(super) fn forward<'g>(
         &self,
         cx: &Context<'g>,
@@ -122,7 +123,7 @@ impl<'a> Hierarchy<'a> {
             let slots = [&self.group_slots, &self.outer_slots];
             let first = step([&self.outer, &self.inner], self.tokens, slots, (group, wanted, &self.groups));
             let arrived = self.arrive(first.there(x));
-            // From 1, so that 0 is an empty slot.
+            // Indices count from 1, so that 0 means an empty slot.
             let inside = self.arrive(first.number_there(expert % in_group + 1)) - 1;
             let slots = [&self.capacity, &self.inner_slots];
             let wanted = inside.one_hot(&self.experts, DType::S32);
@@ -135,13 +136,13 @@ impl<'a> Hierarchy<'a> {
         g.scope("combine", || {
             let done = done.merge([&self.experts, &self.capacity], &self.inner_slots.name);
             let y = first.back(self.leave(second.back(done))) * gate;
-            let kept = second.slot.ge(0).cast(DType::S32);
-            let dropped = first.number_back(self.leave(kept)).eq(0);
+            let used = second.slot.ge(0).cast(DType::S32);
+            let dropped = first.number_back(self.leave(used)).eq(0);
             (self.batches(y), self.batches(dropped))
         })
     }
 
-    /// Rows as a rectangle.
+    /// Splits rows into the rectangle.
     fn rows<'g>(&self, x: Tensor<'g>) -> Tensor<'g> {
         x.split(self.batch, [&self.outer, &self.inner])
     }
@@ -150,15 +151,15 @@ impl<'a> Hierarchy<'a> {
         x.merge([&self.outer, &self.inner], &self.batch.name)
     }
 
-    /// From the slots of all groups at those who send to what has arrived in each group; first comes what was first
-    /// at any sender.
+    /// Exchanges the slots of the first step: from all groups at a sender to what arrives in each group. The
+    /// first slots of all senders come first.
     fn arrive<'g>(&self, x: Tensor<'g>) -> Tensor<'g> {
         let x = x.split(&self.outer_slots, [&self.groups, &self.group_slots]);
         let x = x.rename_all([("outer_batch", "outer_senders"), ("groups_all", "expert_groups")]);
         x.merge([&self.group_slots, &self.senders], &self.arrived.name)
     }
 
-    /// The way back of [`Self::arrive`].
+    /// The inverse of [`Self::arrive`].
     fn leave<'g>(&self, y: Tensor<'g>) -> Tensor<'g> {
         let y = y.split(&self.arrived, [&self.group_slots, &self.senders]);
         let y = y.rename_all([("outer_senders", "outer_batch"), ("expert_groups", "groups_all")]);
@@ -166,8 +167,8 @@ impl<'a> Hierarchy<'a> {
     }
 }
 
-/// Slots for tokens that want the `of`th of `among`, which `wanted` has as a mask; in the order of tokens. Each has
-/// `each` of `all` slots.
+/// Assigns slots to tokens, in their order. `of` is the index among `among` that a token chose, `wanted` the
+/// same as a one-hot mask; each has `each` of `all` slots.
 fn step<'a, 'g>(
     rows: [&Dim; 2],
     tokens: &'a Dim,
@@ -176,7 +177,7 @@ fn step<'a, 'g>(
 ) -> Step<'a, 'g> {
     let capacity = each.size as u32;
     let position = (wanted.cumsum_exclusive(tokens) * wanted).sum(among);
-    let kept = position.lt(capacity) & wanted.sum(among).gt(0);
-    let slot = kept.select(of * capacity + position, -1);
+    let used = position.lt(capacity) & wanted.sum(among).gt(0);
+    let slot = used.select(of * capacity + position, -1);
     Step { tokens, slots: all, slot, token: token_of_slot(slot, &rows, tokens, all) }
 }

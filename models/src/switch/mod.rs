@@ -1,10 +1,12 @@
-//! The Switch layer: a feed-forward layer of which every token uses one of several copies, the *experts*.
+//! The Switch layer: a feed-forward layer with several copies, the *experts*, of which each token uses one
+//! or a few.
 //!
-//! Reading order: [`options`] (what a Switch layer is; `settings` and `limits` read and check them),
-//! [`SwitchFfn`] (the experts, and how tokens travel to them and back), [`attention`] (experts there), [`router`] (probabilities), `choice`
-//! (who chooses whom, and which slots that takes), `balance` (losses and metrics), [`dispatch`] (moving tokens
-//! into slots and back), `hierarchy` (the same in two steps, for very many experts), `apart` (steps of few tokens),
-//! `tight` (as few slots as are taken), `travel` (from those who send to experts and back).
+//! Reading order: [`options`] (the settings, with validation), [`SwitchFfn`] (the experts), [`attention`]
+//! (experts in self-attention), [`router`] (probabilities), `assignment` (experts and expert slots of each
+//! token), `balance` (router losses and metrics), [`dispatch`] (moving tokens to expert slots and back),
+//! `exchange` (the all-to-all), `hierarchy` (dispatch in two steps, for very many experts),
+//! `expert_dropout`, `unstacked` (experts in separate states, for decoding), `capacity_buckets` (skipping
+//! empty expert slots).
 
 mod assignment;
 pub mod attention;
@@ -43,7 +45,7 @@ pub struct SwitchFfn {
 }
 
 impl SwitchFfn {
-    /// With the paper's initial values. (The experts' dim is not part of fan-in.)
+    /// Declares the layer with the paper's initialization. (The experts' dim is not part of fan-in.)
     pub fn new(w: &Weights<'_>, d_model: &Dim, d_ff: &Dim, activation: Activation, options: &Switch) -> Self {
         let experts = Dim::new("experts", options.experts);
         let (scale, stored) = (options.init_scale, [&experts, d_model, d_ff]);
@@ -65,8 +67,9 @@ impl SwitchFfn {
         }
     }
 
-    /// For `x` of `[batch, length, d_model]`, or with the dim of the residual stream: then tokens travel as it lies,
-    /// and experts gather them. Tokens that found no slot give 0: they go on through the residual only.
+    /// Applies the layer to `x` of `[batch, length, d_model]`, or with the dim of the residual stream: then
+    /// tokens are exchanged sharded as the stream is, and experts all-gather them. Dropped tokens give 0, so
+    /// they pass on the residual only. Returns the output and the router's metrics.
     pub fn forward<'g>(
         &self,
         cx: &Context<'g>,
@@ -78,7 +81,7 @@ impl SwitchFfn {
         (y, routed.metrics)
     }
 
-    /// [`SwitchFfn::forward`], and where tokens went.
+    /// [`SwitchFfn::forward`] that returns the routing, too.
     pub fn routed<'g>(
         &self,
         cx: &Context<'g>,
@@ -105,7 +108,7 @@ impl SwitchFfn {
             );
             y
         } else if cx.schedule.skip_empty && !cx.train() {
-            self.in_smallest_bucket(
+            self.through_smallest_bucket(
                 cx,
                 x,
                 [group, token],
@@ -113,13 +116,13 @@ impl SwitchFfn {
                 &capacity_buckets::buckets(routing.capacity),
             )
         } else {
-            self.in_slots(cx, x, [group, token], &routing)
+            self.through_experts(cx, x, [group, token], &routing)
         };
         (groups.ungroup(y), Routed { routing, metrics, group: group.clone(), token: token.clone() })
     }
 
-    /// Through the slots of their experts and back: for `x` of `[positions, d_model]`.
-    fn in_slots<'g>(
+    /// Dispatches `x`, the tokens at `positions`, to the experts, applies them, and combines their outputs.
+    fn through_experts<'g>(
         &self,
         cx: &Context<'g>,
         x: Tensor<'g>,
@@ -136,7 +139,7 @@ impl SwitchFfn {
         g.scope("combine", || slots.combine(done, &[&d_model]))
     }
 
-    /// What experts make of tokens that lie as the residual stream does, to lie as it does.
+    /// Applies `experts` to tokens that have the dim of the residual stream.
     fn whole<'g>(&self, sent: Tensor<'g>, experts: impl FnOnce(Tensor<'g>) -> Tensor<'g>) -> Tensor<'g> {
         stream::enter(experts(stream::leave(sent, &self.d_model)), sent, &self.d_model)
     }
@@ -150,7 +153,7 @@ impl SwitchFfn {
         self.products(cx, dropout, x, &positions, |weight| weight.read(cx))
     }
 
-    /// The same for experts in groups.
+    /// Applies experts in groups, for dispatch in two steps.
     fn grouped_experts<'g>(
         &self,
         cx: &Context<'g>,
@@ -174,7 +177,7 @@ impl SwitchFfn {
         let out = |dim: &Dim| positions.iter().cloned().chain([dim.name.clone()]).collect::<Vec<_>>();
         let inner = |weight: &Weight| einsum([x, read(weight)], out(&self.d_ff));
         let hidden = match &self.gate {
-            // ExpertDropout before relu, as in the dense layer.
+            // Dropout comes before relu, as in the dense layer.
             None => dropout.apply(cx, inner(&self.wi)).relu(),
             Some(gate) => dropout.apply(cx, inner(gate).gelu() * inner(&self.wi)),
         };
@@ -182,12 +185,12 @@ impl SwitchFfn {
     }
 }
 
-/// Where the tokens of a layer went.
+/// The routing of a layer's tokens.
 #[derive(Clone, Debug)]
 pub struct Routed<'g> {
-    /// Who has which slot.
+    /// The assignment of tokens to expert slots.
     pub routing: Routing<'g>,
-    /// What the router says of itself.
+    /// Metrics of the router.
     pub metrics: RouterMetrics<'g>,
     /// The dim of groups.
     pub group: Dim,
@@ -195,7 +198,8 @@ pub struct Routed<'g> {
     pub token: Dim,
 }
 
-/// Tokens compete within groups: by default a group is a sequence, and nothing is reshaped.
+/// Groups of tokens that compete for expert slots. By default a group is a sequence, and nothing is
+/// reshaped.
 #[derive(Clone, Debug)]
 struct Groups {
     batch: Dim,
@@ -215,7 +219,7 @@ impl Groups {
         Self { batch: batch.clone(), length: length.clone(), group, token }
     }
 
-    /// Whether groups are not sequences.
+    /// True if groups are not sequences.
     fn differ(&self) -> bool {
         self.token != self.length
     }

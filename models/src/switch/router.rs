@@ -1,9 +1,10 @@
-//! The router: a product that gives every token a probability for every expert, who chooses whom by them
-//! ([`super::assignment`]), and what it says of itself ([`super::balance`]).
+//! The router: logits and probabilities of tokens for experts. Assignment is in [`super::assignment`],
+//! losses and metrics are in [`super::balance`].
 //!
-//! Semantics are those of Mesh TensorFlow's gating: probabilities by softmax of a product in the router's
-//! element type; the expert of the highest one, the first of equals; slots in the order of tokens; the gate is
-//! the probability itself. Options make it the router of other systems.
+//! Defaults follow Mesh TensorFlow's gating: probabilities are the softmax of a product in the router's
+//! element type; a token chooses the expert with the highest one, the first of equals; expert slots are
+//! assigned in the order of tokens; the gate is the probability. Options select the routers of other
+//! systems.
 
 use super::{
     assignment::{self, GatingInputs},
@@ -15,7 +16,7 @@ use mesh::{
     dsl::{Init, Tensor, Tree, einsum},
 };
 
-/// The product that gives the logits.
+/// The router of a layer.
 #[derive(Clone, Debug)]
 pub struct Router {
     weight: Weight,
@@ -25,23 +26,25 @@ pub struct Router {
     place: &'static str,
 }
 
-/// Where tokens go.
+/// The routing of a layer's tokens.
 #[derive(Clone, Debug)]
 pub struct Routing<'g> {
-    /// Experts of the layer.
+    /// Number of experts of the layer.
     pub experts: usize,
-    /// Slots of each expert.
+    /// Expert slots of each expert.
     pub capacity: usize,
-    /// Who has which slot.
+    /// The assignment of tokens to expert slots.
     pub assignment: Assignment<'g>,
 }
 
-/// Who has which slot. Slots are numbered over all experts of a layer; gates are in the type of activations.
+/// The assignment of tokens to expert slots, which are numbered over all experts of a layer. Gates have the
+/// type of activations.
 #[derive(Clone, Debug)]
 pub enum Assignment<'g> {
-    /// For every choice of a token its slot, or -1, and the gate: `s32[batch, tokens]`, `[batch, tokens]`.
+    /// Tokens choose. For every choice of a token its expert slot, or -1, and the gate: `s32[batch,
+    /// tokens]`, `[batch, tokens]`.
     TokenChoice(Vec<(Tensor<'g>, Tensor<'g>)>),
-    /// For every slot its token, or -1, and the gate.
+    /// Experts choose. For every expert slot its token, or -1, and the gate.
     ExpertChoice {
         /// `s32[batch, slots]`.
         token: Tensor<'g>,
@@ -51,13 +54,13 @@ pub enum Assignment<'g> {
 }
 
 impl<'g> Routing<'g> {
-    /// The dim of all slots of a group.
+    /// Returns the dim of all expert slots of a group.
     pub fn slots(&self) -> Dim {
         Dim::new("slots", self.experts * self.capacity)
     }
 
-    /// The assignment as two tensors `[batch, tokens, slots]`: 1 where a token is in a slot (Mesh
-    /// TensorFlow's "dispatch"), and its gate there ("combine").
+    /// Returns the assignment as two tensors `[batch, tokens, slots]`: 1 where a token is in an expert slot
+    /// (Mesh TensorFlow's "dispatch"), and the gate there ("combine").
     pub fn masks(&self, tokens: &Dim) -> (Tensor<'g>, Tensor<'g>) {
         match &self.assignment {
             Assignment::TokenChoice(choices) => {
@@ -66,7 +69,7 @@ impl<'g> Routing<'g> {
                     (mask, mask * *gate)
                 };
                 let all = choices.iter().map(mask);
-                // A token is in no slot twice, so that the sum of masks is a mask.
+                // A token is in no expert slot twice, so the sum of masks is a mask.
                 all.reduce(|a, b| (a.0 + b.0, a.1 + b.1)).expect("a token has at least one choice")
             }
             Assignment::ExpertChoice { token, gate } => {
@@ -77,38 +80,38 @@ impl<'g> Routing<'g> {
     }
 }
 
-/// What is worth knowing of one router in one step, in `f32`.
+/// Metrics of one router in one step, in `f32`.
 #[derive(Clone, Copy, Debug)]
 pub struct RouterMetrics<'g> {
-    /// The part of the layer that has experts.
+    /// The part of the block that has experts: `ffn` or `attention`.
     pub place: &'static str,
-    /// Share of the tokens that want each expert; where experts choose, share of the slots in use that are
-    /// its own: `[experts_all]`.
+    /// Fraction of tokens that choose each expert; if experts choose, each expert's share of the used expert
+    /// slots: `[experts_all]`.
     pub load: Tensor<'g>,
-    /// Share of the tokens that found no slot at all.
+    /// Fraction of tokens without any expert slot.
     pub dropped: Tensor<'g>,
     /// Mean entropy of the probabilities, in nats.
     pub entropy: Tensor<'g>,
-    /// Load-balancing loss, 1 if the load is even; not weighted yet.
+    /// Load-balancing loss, 1 if balanced, without its weight.
     pub aux: Tensor<'g>,
-    /// Mean square of the log-normalizer; not weighted yet.
+    /// Mean square of the log-normalizer (z-loss), without its weight.
     pub z: Tensor<'g>,
-    /// What it decided for each token.
+    /// Decisions for each token.
     pub trace: Trace<'g>,
 }
 
-/// What a router decided for each token: for comparisons with other software. Where nothing asks for it, the
-/// compiler takes it out.
+/// Decisions of a router for each token, for comparison with other systems. Unused, they are removed as dead
+/// code.
 #[derive(Clone, Copy, Debug)]
 pub struct Trace<'g> {
     /// In `f32`: `[batch, tokens, experts_all]`.
     pub logits: Tensor<'g>,
     /// Their softmax.
     pub probabilities: Tensor<'g>,
-    /// The expert that the token wants most, as `s32[batch, tokens]`.
+    /// The expert with the highest score, `s32[batch, tokens]`.
     pub expert: Tensor<'g>,
-    /// 1 if it found a slot, else 0; `s32[batch, tokens]`.
-    pub kept: Tensor<'g>,
+    /// 1 if the token got an expert slot, else 0: `s32[batch, tokens]`.
+    pub assigned: Tensor<'g>,
     /// The probability of that expert, in the type of activations.
     pub gate: Tensor<'g>,
 }
@@ -119,21 +122,21 @@ impl<'g> Tree<'g> for Trace<'g> {
             logits: f(self.logits),
             probabilities: f(self.probabilities),
             expert: f(self.expert),
-            kept: f(self.kept),
+            assigned: f(self.assigned),
             gate: f(self.gate),
         }
     }
 }
 
 impl<'g> RouterMetrics<'g> {
-    /// Tokens for which `lost` holds found no slot on their way; of those that `real` says, if it says.
+    /// Records the tokens that were dropped on the way to their experts; `non_padding` restricts the mean.
     pub(super) fn record_drops(
         &mut self,
         dropped: Tensor<'g>,
         non_padding: Option<Tensor<'g>>,
         positions: [&Dim; 2],
     ) {
-        self.trace.kept = (!dropped).cast(DType::S32);
+        self.trace.assigned = (!dropped).cast(DType::S32);
         self.dropped = match non_padding {
             None => dropped.cast(DType::F32).mean(positions),
             Some(non_padding) => {
@@ -159,8 +162,8 @@ impl<'g> Tree<'g> for RouterMetrics<'g> {
 }
 
 impl Router {
-    /// With the paper's initial values. Its dim of experts has a name of its own, `experts_all`: every
-    /// device routes its own tokens to all experts.
+    /// Declares the router with the paper's initialization. Its dim of experts is called `experts_all`:
+    /// every device routes its own tokens to all experts.
     pub fn new(w: &Weights<'_>, d_model: &Dim, options: &Switch, place: &'static str) -> Self {
         let experts = Dim::new("experts_all", options.experts);
         let init = Init::truncated_normal(options.init_scale, &[d_model]);
@@ -169,8 +172,8 @@ impl Router {
         Self { weight, bias, experts, options: options.clone(), place }
     }
 
-    /// For `x` of `[batch, tokens, d_model]`, tokens of one row competing for slots. `real` is a `pred`
-    /// `[batch, tokens]` that says which tokens are no padding; it counts if the options ignore padding.
+    /// Routes `x` of `[batch, tokens, d_model]`; the tokens of a row compete for expert slots. `non_padding`
+    /// is the mask `pred[batch, tokens]` of tokens that are not padding, used if the options ignore padding.
     pub fn forward<'g>(
         &self,
         cx: &Context<'g>,
@@ -180,7 +183,7 @@ impl Router {
         tokens: &Dim,
     ) -> (Routing<'g>, RouterMetrics<'g>) {
         let (experts, dtype) = (&self.experts, cx.precision.router());
-        // The cast comes before the product: that is what makes selective precision work (section 2.4).
+        // The input is cast before the product: that is the point of selective precision (section 2.4).
         let input = self.explored(cx, x.cast(dtype));
         let weight = stream::enter(self.weight.state.read(cx.g).cast(dtype), x, &self.weight.rows[0]);
         let mut logits = einsum([input, weight], [batch, tokens, experts]);
@@ -209,7 +212,7 @@ impl Router {
         (Routing { experts: experts.size, capacity: inputs.capacity, assignment: gating.assignment }, metrics)
     }
 
-    /// The input with the noise of exploration.
+    /// Returns the input with the noise of exploration.
     fn explored<'g>(&self, cx: &Context<'g>, x: Tensor<'g>) -> Tensor<'g> {
         let Some(rng) = cx.rng else { return x };
         let amount = self.options.jitter;
@@ -223,8 +226,8 @@ impl Router {
         }
     }
 
-    /// What the choice goes by: probabilities; or logits with Gumbel noise, the highest of which is a draw
-    /// from the softmax.
+    /// Returns the scores that decide the choice: probabilities, or logits with Gumbel noise, whose maximum
+    /// is a sample from the softmax.
     fn scores<'g>(&self, cx: &Context<'g>, logits: Tensor<'g>, probabilities: Tensor<'g>) -> Tensor<'g> {
         match (self.options.exploration, cx.rng) {
             (Exploration::Sample, Some(rng)) => {

@@ -1,8 +1,9 @@
-//! Experts kept one by one, for steps of few tokens: then those that no token chose cost nothing.
+//! Unstacked experts: each expert in its own states, so that a decoding step skips experts that no token
+//! chose.
 //!
-//! A step of generation has a token for each sequence, and what it costs is reading weights. Together, all
-//! experts are read in every step; unstacked, each stands under a condition. A slice of a stacked parameter would be
-//! copied in every step, so each expert's matrices are copied into state of their own, once.
+//! A step of decoding has one token per sequence, and its cost is reading weights. With stacked parameters a
+//! step reads all experts. Unstacked, each expert runs under a condition. A slice of a stacked parameter
+//! would be copied in every step, so the matrices are copied once into separate states.
 
 use super::{SwitchFfn, router::Assignment};
 use crate::{Context, Weight};
@@ -11,20 +12,20 @@ use mesh::{
     dsl::{Init, Program, State, Tensor, einsum},
 };
 
-/// The matrices of one layer's experts: for each expert the inner ones, and the outer one.
+/// The matrices of one layer's experts: for each expert the inner ones and the outer one.
 #[derive(Clone, Debug)]
 pub struct UnstackedExperts {
     experts: Vec<(Vec<State>, State)>,
 }
 
 impl SwitchFfn {
-    /// Declares what [`SwitchFfn::copy_unstacked`] fills: states called `name`, with a number.
+    /// Declares the states that [`SwitchFfn::copy_unstacked`] fills; their names begin with `name`.
     pub fn unstacked(&self, p: &Program, name: &str, dtype: DType) -> UnstackedExperts {
         let state = |e: usize, part: &str, dims: [&Dim; 2]| {
             p.store(format!("{name}_{e}_{part}"), dtype, dims, Init::Zeros)
         };
         let inner = || ["wi", "gate"].into_iter().take(self.inner().count());
-        // Rows first, in the order in which they are summed: else a product turns them around in every step.
+        // Summed dims come first: otherwise a product transposes the matrix in every step.
         let (rows, columns) = ([&self.d_model, &self.d_ff], [&self.d_ff, &self.d_model]);
         let expert = |e| (inner().map(|part| state(e, part, rows)).collect(), state(e, "wo", columns));
         UnstackedExperts { experts: (0..self.options.experts).map(expert).collect() }
@@ -32,7 +33,7 @@ impl SwitchFfn {
 
     /// Copies the experts of the current layer.
     pub fn copy_unstacked(&self, cx: &Context<'_>, unstacked: &UnstackedExperts) {
-        // By index and not as a slice: the layout may split experts.
+        // A gather, not a slice: the layout may shard experts.
         let one = |weight: &Weight, e: usize| {
             weight.read(cx).gather("experts", cx.g.constant(e as u32, DType::S32))
         };
@@ -42,8 +43,8 @@ impl SwitchFfn {
         }
     }
 
-    /// [`SwitchFfn::forward`] outside training, by experts that are kept unstacked. No token is to be without a
-    /// slot, and tokens choose.
+    /// [`SwitchFfn::forward`] outside training, with unstacked experts. Requires that tokens choose and none
+    /// is dropped.
     pub fn forward_unstacked<'g>(
         &self,
         cx: &Context<'g>,
@@ -54,12 +55,12 @@ impl SwitchFfn {
         let g = cx.g;
         let (routing, _) = g.scope("router", || self.router.forward(cx, x, None, batch, tokens));
         let zeros = || g.full(0, cx.dtype(), [batch, tokens, &self.d_model]);
-        // Experts that choose tokens are refused where programs that generate begin.
+        // Generation programs reject routing in which experts choose.
         let Assignment::TokenChoice(choices) = &routing.assignment else { return zeros() };
         let mut sum: Option<Tensor<'g>> = None;
         for (e, expert) in unstacked.experts.iter().enumerate() {
             let slots = (e * routing.capacity) as u32..((e + 1) * routing.capacity) as u32;
-            // No token chooses an expert twice.
+            // No token chooses an expert twice, so at most one gate is not 0.
             let gates = choices.iter().map(|(slot, gate)| {
                 (slot.ge(slots.start) & slot.lt(slots.end)).select(*gate, g.constant(0, gate.dtype()))
             });
@@ -75,7 +76,7 @@ impl SwitchFfn {
         sum.unwrap_or_else(zeros)
     }
 
-    /// One expert, for all tokens.
+    /// Applies one expert to all tokens.
     fn one_expert<'g>(
         &self,
         cx: &Context<'g>,
@@ -91,7 +92,7 @@ impl SwitchFfn {
         einsum([hidden, outer.read(cx.g)], [batch, tokens, &self.d_model])
     }
 
-    /// The matrices that stand first.
+    /// Returns the inner matrices: `wi`, and the gate of gated experts.
     fn inner(&self) -> impl Iterator<Item = &Weight> {
         std::iter::once(&self.wi).chain(&self.gate)
     }

@@ -1,91 +1,92 @@
-//! The options of Switch layers: sizes, who chooses whom, losses, noise, and how tokens travel. The defaults
-//! are the paper's router; `docs/routing.md` says which options make the router of which other system.
+//! Options of Switch layers: sizes, routing, capacity, losses and noise. Defaults are the paper's router;
+//! `docs/routing.md` lists the options that reproduce the routers of other systems.
 //!
-//! How settings change them is in `settings`, what cannot be in `validate`.
+//! `settings` reads them from the command line, `validate` checks them.
 
 mod settings;
 mod validate;
 
-/// Switch layers: layers of which every token uses one of several copies, or a few.
+/// Options of Switch layers: feed-forward layers with several experts, of which each token uses one or a
+/// few.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Switch {
-    /// Experts of a layer.
+    /// Number of experts of a layer.
     pub experts: usize,
-    /// 1: all layers are sparse; otherwise layer `i` (from 0) is sparse if `i % sparse_step == 1`.
+    /// 1 if all layers are sparse; otherwise layer `i` (from 0) is sparse if `i % sparse_step == 1`.
     pub sparse_step: usize,
-    /// The same in the decoder; 0: as in the encoder.
+    /// The same for the decoder; 0 means as in the encoder.
     pub decoder_sparse_step: usize,
-    /// Which parts of a sparse layer have experts.
+    /// Parts of a sparse block that have experts.
     pub sparse_parts: SparseParts,
-    /// Who chooses whom.
+    /// The routing method.
     pub routing: RoutingMethod,
-    /// How many experts a token chooses; 0: as many as is usual for `routing`.
+    /// Number of experts that a token chooses; 0 means the usual number for `routing`.
     pub top_k: usize,
-    /// Whether the gates of a token are divided by their sum; nothing: as is usual for `routing`.
+    /// True if the gates of a token are divided by their sum; `None` means as is usual for `routing`.
     pub renormalize: Option<bool>,
-    /// Which choices after a token's first count, in training.
+    /// Policy for choices after the first, in training.
     pub second_policy: SecondExpertPolicy,
     /// The same in evaluation.
     pub eval_second_policy: SecondExpertPolicy,
-    /// The number in the policy, in training.
+    /// Threshold of the policy, in training.
     pub second_threshold: f64,
     /// The same in evaluation.
     pub eval_second_threshold: f64,
-    /// Who goes first when an expert has fewer slots than tokens that want it.
+    /// Order in which tokens get expert slots if an expert has fewer than tokens that chose it.
     pub priority: Priority,
-    /// Noise of the choice, in training.
+    /// Exploration noise, in training.
     pub exploration: Exploration,
-    /// The router's input is multiplied by even numbers in [1 - jitter, 1 + jitter] (`input_jitter`).
+    /// The router's input is multiplied by uniform numbers in `[1 - jitter, 1 + jitter]` (`input_jitter`).
     pub jitter: f64,
-    /// Share of the router's input that is dropped (`input_dropout`).
+    /// Dropout rate of the router's input (`input_dropout`).
     pub router_dropout: f64,
-    /// What logits are divided by before a choice is drawn (`sample`).
+    /// Logits are divided by it before an expert is sampled (`sample`).
     pub temperature: f64,
-    /// Slots of an expert, as a multiple of an even share of the tokens, in training.
+    /// Capacity in training, as a multiple of an even share of the tokens.
     pub capacity_factor: f64,
     /// The same in evaluation.
     pub eval_capacity_factor: f64,
-    /// What is done with a part of a slot.
+    /// Rounding of the capacity to whole expert slots.
     pub capacity_rounding: CapacityRounding,
-    /// Whether the share counts every choice of a token and not every token.
+    /// True if the even share counts every choice of a token instead of every token.
     pub capacity_per_choice: bool,
-    /// Fewest slots of an expert.
+    /// Minimum capacity, in expert slots.
     pub min_capacity: usize,
-    /// Experts in so many groups: tokens travel to the group first and to the expert from there, each way with
-    /// slots of its own; 0: straight to the expert.
+    /// Number of expert groups for dispatch in two steps, to the group and from there to the expert; 0 means
+    /// one step.
     pub expert_groups: usize,
-    /// Slots of a group of experts, as a multiple of an even share of the tokens.
+    /// Capacity of a group of experts, as a multiple of an even share of the tokens.
     pub group_capacity_factor: f64,
-    /// Slots of an expert whatever the tokens are; 0: by the factors.
+    /// Fixed capacity, in expert slots; 0 means by the capacity factors.
     pub fixed_capacity: usize,
-    /// Tokens that compete for the slots; 0: those of one sequence.
+    /// Tokens that compete for expert slots; 0 means those of one sequence.
     pub group_size: usize,
-    /// The same as a number of whole sequences, for both stacks alike; 0: by `group_size`.
+    /// The same as a number of whole sequences, for both stacks; 0 means by `group_size`.
     pub group_sequences: usize,
-    /// Whether padding is kept away from the experts. Otherwise it is routed like any token.
+    /// True if padding is not routed; otherwise it is routed like any token.
     pub ignore_padding: bool,
     /// Weight of the load-balancing loss of each layer.
     pub aux_loss: f64,
-    /// How the losses of layers are put together.
+    /// Reduction of the router losses over layers.
     pub aux_layers: AuxReduction,
-    /// Whether second choices are balanced too, at half the weight.
+    /// True if second choices have a load-balancing loss too, with half the weight.
     pub second_place_loss: bool,
-    /// Weight of the squared log-normalizer of the router.
+    /// Weight of the router z-loss.
     pub router_z_loss: f64,
-    /// Whether that weight is multiplied by `aux_loss`, as in Mesh TensorFlow.
+    /// True if that weight is multiplied by `aux_loss`, as in Mesh TensorFlow.
     pub router_z_scaled: bool,
-    /// Whether the router adds a bias to its logits.
+    /// True if the router adds a bias to its logits.
     pub router_bias: bool,
-    /// Whether probabilities are rounded to the type of activations before the choice, as in Hugging Face's
+    /// True if probabilities are rounded to the type of activations before the choice, as in Hugging Face's
     /// code.
     pub round_probabilities: bool,
-    /// ExpertDropout inside experts; nothing: as elsewhere.
+    /// Dropout rate inside experts; `None` means as elsewhere.
     pub expert_dropout: Option<f64>,
-    /// Initial values: truncated normal with deviation `sqrt(init_scale / fan_in)`.
+    /// Scale of the initialization: truncated normal with deviation `sqrt(init_scale / fan_in)`.
     pub init_scale: f64,
 }
 
-/// Which parts of a sparse layer have experts.
+/// Parts of a sparse block that have experts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SparseParts {
     /// The feed-forward layer.
@@ -97,96 +98,99 @@ pub enum SparseParts {
 }
 
 impl SparseParts {
-    /// Whether the feed-forward layer has experts.
+    /// True if the feed-forward layer has experts.
     pub fn ffn(self) -> bool {
         matches!(self, Self::Ffn | Self::Both)
     }
-    /// Whether self-attention has experts.
+    /// True if self-attention has experts.
     pub fn attention(self) -> bool {
         matches!(self, Self::Attention | Self::Both)
     }
 }
 
-/// Who chooses whom.
+/// Routing methods.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RoutingMethod {
-    /// Every token the expert it likes best.
+    /// Each token chooses the expert with the highest probability.
     Switch,
-    /// Every token the `top_k` experts it likes best, second choices after all first ones.
+    /// Each token chooses the `top_k` experts with the highest probabilities; second choices are assigned
+    /// after all first ones.
     TopK,
-    /// Every token one expert: the first of its `top_k` choices that has a slot left ("no token left behind").
+    /// Each token goes to one expert: the first of its `top_k` choices with a free expert slot ("no token
+    /// left behind").
     Ntlb,
-    /// Every expert the tokens that like it best, by softmax over experts (Zhou et al. 2022).
+    /// Each expert chooses the tokens with the highest probabilities, by softmax over experts (Zhou et al.
+    /// 2022).
     ExpertChoice,
-    /// Every expert the tokens it likes best, by softmax over tokens; what a token gets is a mean over its
-    /// experts (Mesh TensorFlow).
+    /// Each expert chooses the tokens with the highest probabilities, by softmax over tokens; a token's
+    /// output is the mean over its experts (Mesh TensorFlow).
     ExpertSelection,
 }
 
 impl RoutingMethod {
-    /// Whether experts choose.
+    /// True if experts choose tokens.
     pub fn by_experts(self) -> bool {
         matches!(self, Self::ExpertChoice | Self::ExpertSelection)
     }
 }
 
-/// Which choices after the first count.
+/// Policies for choices after the first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SecondExpertPolicy {
-    /// All.
+    /// All count.
     All,
-    /// None, though they have their part in renormalized gates.
+    /// None counts, but their gates take part in renormalization.
     None,
-    /// Those with a gate above the threshold.
+    /// Those with a gate above the threshold count.
     Threshold,
-    /// Those drawn with probability gate / threshold.
+    /// Each counts with probability gate / threshold.
     Random,
 }
 
-/// Who goes first.
+/// Orders in which tokens get expert slots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Priority {
-    /// The first in the group.
+    /// The order of tokens in the group.
     Order,
-    /// The token with the highest first gate: "batch-prioritized" routing, `switch_max` in Mesh TensorFlow.
+    /// Descending first gate: "batch-prioritized" routing, `switch_max` in Mesh TensorFlow.
     Gate,
 }
 
-/// Noise of the choice, in training.
+/// Exploration noise, in training.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exploration {
     /// None.
     Argmax,
-    /// Experts are drawn by their probabilities.
+    /// Experts are sampled by their probabilities.
     Sample,
-    /// ExpertDropout on the router's input.
+    /// Dropout on the router's input.
     InputDropout,
-    /// The router's input times numbers near 1.
+    /// The router's input is multiplied by random numbers near 1.
     InputJitter,
 }
 
-/// What is done with a part of a slot.
+/// Rounding of the capacity to whole expert slots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CapacityRounding {
-    /// It goes.
+    /// Down.
     Down,
-    /// A half and more counts as one.
+    /// To the nearest, halves up.
     Nearest,
-    /// It counts as one.
+    /// Up.
     Up,
 }
 
-/// How the losses of layers are put together.
+/// Reductions of the router losses over layers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AuxReduction {
-    /// By their sum.
+    /// Their sum.
     Sum,
-    /// By their mean.
+    /// Their mean.
     Mean,
 }
 
 impl Default for Switch {
-    /// Values of the paper and of the released code.
+    /// The values of the paper and of the released code.
     fn default() -> Self {
         Self {
             experts: 8,
@@ -230,8 +234,8 @@ impl Default for Switch {
 }
 
 impl Switch {
-    /// The router of Hugging Face's Switch Transformers: a fixed number of slots for each sequence,
-    /// probabilities rounded to the type of activations, its weights of losses.
+    /// Returns the options of Hugging Face's Switch Transformers: a fixed capacity for each sequence,
+    /// probabilities rounded to the type of activations, and its weights of router losses.
     pub fn hugging_face(experts: usize, capacity: usize) -> Self {
         Self {
             experts,
@@ -243,7 +247,7 @@ impl Switch {
         }
     }
 
-    /// Of top-2 gating as in GShard and Mesh TensorFlow ("MoE" in the paper's tables).
+    /// Returns the options of top-2 gating as in GShard and Mesh TensorFlow ("MoE" in the paper's tables).
     pub fn top_2(experts: usize) -> Self {
         Self {
             experts,
@@ -254,7 +258,7 @@ impl Switch {
         }
     }
 
-    /// How many experts a token chooses; 0 where experts choose.
+    /// Returns the number of experts that a token chooses; 0 if experts choose.
     pub fn choices(&self) -> usize {
         match (self.routing, self.top_k) {
             (RoutingMethod::ExpertChoice | RoutingMethod::ExpertSelection, _) => 0,
@@ -265,13 +269,13 @@ impl Switch {
         }
     }
 
-    /// Whether the gates of a token are divided by their sum.
+    /// True if the gates of a token are divided by their sum.
     pub fn renormalizes(&self) -> bool {
         self.renormalize.unwrap_or(self.routing == RoutingMethod::TopK)
     }
 
-    /// Groups and tokens per group of `batch` sequences of `length` tokens: the smallest number of groups
-    /// that divides the tokens and gives groups of at most about `group_size`.
+    /// Returns the number of groups and the tokens of each, for `batch` sequences of `length` tokens: the
+    /// smallest number of groups that divides the tokens and has groups of at most about `group_size`.
     pub fn groups(&self, batch: usize, length: usize) -> (usize, usize) {
         if self.group_sequences > 0 {
             let sequences = self.group_sequences;
@@ -286,9 +290,9 @@ impl Switch {
         (groups, tokens / groups)
     }
 
-    /// Slots of one expert for a group of `tokens`.
+    /// Returns the capacity of one expert for a group of `tokens`.
     pub fn capacity(&self, tokens: usize, train: bool) -> usize {
-        // More slots than tokens would stay empty: no token takes two slots of one expert.
+        // A token takes at most one slot of an expert, so more slots than tokens would stay empty.
         if self.fixed_capacity > 0 {
             return self.fixed_capacity.min(tokens);
         }
@@ -297,8 +301,8 @@ impl Switch {
         self.slots_for(tokens * choices, factor, self.experts).min(tokens)
     }
 
-    /// Slots of a group of experts and of an expert in it, for as many `tokens` from each sender as senders send
-    /// to a group, where experts are in groups.
+    /// Returns the capacity of a group of experts and of an expert in it, if experts are in groups, for
+    /// `tokens` of each sender and as many senders as groups.
     pub fn group_capacities(&self, tokens: usize, train: bool) -> (usize, usize) {
         let factor = if train { self.capacity_factor } else { self.eval_capacity_factor };
         let group = self.slots_for(tokens, self.group_capacity_factor, self.expert_groups.max(1));
@@ -313,11 +317,11 @@ impl Switch {
             CapacityRounding::Nearest => share.round(),
             CapacityRounding::Up => share.ceil(),
         };
-        // Saturating and truncating, as in Mesh TensorFlow.
+        // The cast saturates and truncates, as in Mesh TensorFlow.
         (share as usize).max(self.min_capacity)
     }
 
-    /// The weight of a router's squared log-normalizer in what training makes small.
+    /// Returns the weight of the router z-loss in the training loss.
     pub fn z_weight(&self) -> f64 {
         if self.router_z_scaled { self.router_z_loss * self.aux_loss } else { self.router_z_loss }
     }

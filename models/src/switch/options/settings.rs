@@ -1,4 +1,4 @@
-//! How `--set key=value` changes the options of Switch layers.
+//! Reads the options of Switch layers from `--set key=value`.
 
 use super::{
     AuxReduction, CapacityRounding, Exploration, Priority, RoutingMethod, SecondExpertPolicy, SparseParts,
@@ -6,12 +6,12 @@ use super::{
 };
 use mesh::dsl::Args;
 
-/// Words for the values of an option, the usual word of each value first.
+/// Words for the values of an option; the first word of a value is the one that is printed.
 type Words<T> = [(&'static str, T)];
 
 const PLACES: &Words<SparseParts> =
     &[("ffn", SparseParts::Ffn), ("attention", SparseParts::Attention), ("both", SparseParts::Both)];
-/// `top_2` and `switch_max` are Mesh TensorFlow's names for what two options say here.
+/// `top_2` and `switch_max` are Mesh TensorFlow's names for combinations of options.
 const ROUTING: &Words<RoutingMethod> = &[
     ("switch", RoutingMethod::Switch),
     ("top_k", RoutingMethod::TopK),
@@ -37,7 +37,7 @@ const EXPLORATION: &Words<Exploration> = &[
 const ROUNDING: &Words<CapacityRounding> =
     &[("down", CapacityRounding::Down), ("nearest", CapacityRounding::Nearest), ("up", CapacityRounding::Up)];
 const OVER: &Words<AuxReduction> = &[("sum", AuxReduction::Sum), ("mean", AuxReduction::Mean)];
-/// The word set for `key`; without one, that of `value`.
+/// Returns the word set for `key` and its value; without one, the word of `value`.
 fn word<T: Copy + PartialEq>(args: &Args, key: &str, words: &Words<T>, value: T) -> (&'static str, T) {
     let choices: Vec<&'static str> = words.iter().map(|(word, _)| *word).collect();
     let own = words.iter().find(|(_, v)| *v == value).map_or("", |(word, _)| *word);
@@ -46,7 +46,8 @@ fn word<T: Copy + PartialEq>(args: &Args, key: &str, words: &Words<T>, value: T)
 }
 
 impl Switch {
-    /// With the settings of the command line, for a model that drops `dropout` elsewhere.
+    /// Returns the options with the settings of the command line applied. `dropout` is the model's dropout
+    /// rate, the default of `expert_dropout`.
     pub(crate) fn with(mut self, args: &Args, dropout: f64) -> Self {
         for (key, size) in [
             ("experts", &mut self.experts),
@@ -96,8 +97,8 @@ impl Switch {
         self
     }
 
-    /// Who chooses whom: a word that means several options changes their defaults, so that each of them can
-    /// still be set.
+    /// Reads the routing method. A word for a combination of options changes their defaults, so that each of
+    /// them can still be set.
     fn choice(&mut self, args: &Args) {
         let (name, routing) = word(args, "routing", ROUTING, self.routing);
         if routing != self.routing {
@@ -109,7 +110,7 @@ impl Switch {
             "switch_max" => self.priority = Priority::Gate,
             _ => {}
         }
-        // 0 stands for "as is usual".
+        // 0 means the usual number.
         self.top_k = args.get("top_k", self.top_k);
         self.renormalize = Some(args.get("renormalize", self.renormalizes()));
         self.priority = word(args, "priority", PRIORITY, self.priority).1;

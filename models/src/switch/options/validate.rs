@@ -1,10 +1,10 @@
-//! What options of Switch layers cannot be.
+//! Validation of the options of Switch layers.
 
 use super::{Exploration, Priority, RoutingMethod, SecondExpertPolicy, Switch};
 use crate::{Config, config::Mistakes};
 
 impl Switch {
-    /// Notes what is wrong, for layers of the model `config`.
+    /// Notes all mistakes, for layers of the model `config`.
     pub(crate) fn mistakes(&self, config: &Config, wrong: &mut Mistakes) {
         wrong.unless(self.experts > 0, || "`experts` is 0".into(), "at least 1");
         wrong.unless(
@@ -55,7 +55,7 @@ impl Switch {
         }
     }
 
-    /// Who chooses whom, and how often.
+    /// Checks the routing method and the number of choices.
     fn wrong_choice(&self, wrong: &mut Mistakes) {
         let (k, experts) = (self.choices(), self.experts);
         let legal = match self.routing {
@@ -92,7 +92,7 @@ impl Switch {
         );
     }
 
-    /// Experts in groups.
+    /// Checks groups of experts.
     fn wrong_groups(&self, config: &Config, wrong: &mut Mistakes) {
         let groups = self.expert_groups;
         if groups == 0 {
@@ -128,7 +128,7 @@ impl Switch {
         }
     }
 
-    /// Groups of tokens whose experts would have no slots.
+    /// Checks that every expert has at least one expert slot in every group of tokens.
     fn wrong_capacity(&self, config: &Config, wrong: &mut Mistakes) {
         let lengths = [("input_length", config.input_length), ("target_length", config.target_length)];
         for (what, train) in [("capacity_factor", true), ("eval_capacity_factor", false)] {
