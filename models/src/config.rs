@@ -7,6 +7,7 @@ use crate::{
     stream::STREAM,
 };
 use mesh::{DType, Diagnostic, Schedule, dsl::Args, schedule::Residual};
+use std::fmt::Display;
 
 /// A T5 or Switch Transformer and its training settings.
 #[derive(Clone, PartialEq, Debug)]
@@ -19,7 +20,7 @@ pub struct Config {
     pub input_length: usize,
     /// Tokens of a target.
     pub target_length: usize,
-    /// How inputs and targets are made from text.
+    /// Objective: makes inputs and targets from text.
     pub objective: Objective,
     /// True if a row may hold several examples, separated by segment masks.
     pub packing: bool,
@@ -64,7 +65,7 @@ pub struct Config {
     pub optimizer: Optimizer,
 }
 
-/// How inputs and targets are made from text. The runtime makes them; the program names the one it expects.
+/// Objectives, which make inputs and targets from text. The runtime implements them; the program names its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Objective {
     /// T5's span corruption: the input has spans replaced by sentinels, the target lists them.
@@ -233,38 +234,21 @@ impl Config {
             ("encoder_layers", self.encoder_layers),
             ("decoder_layers", self.decoder_layers),
         ] {
-            wrong.unless(size > 0, || format!("`{what}` is 0"), "at least 1");
+            wrong.require(size > 0, what, "at least 1", size);
         }
         let (batch, parts) = (self.batch, self.schedule.microbatches);
-        wrong.unless(
-            parts > 0 && batch.is_multiple_of(parts),
-            || format!("`microbatches` is {parts}, for a `batch` of {batch}"),
-            "a number from 1 that divides the batch",
-        );
-        wrong.unless(
-            self.vocab > 2,
-            || format!("`vocab` is {}", self.vocab),
-            "at least 3: padding, end, unknown",
-        );
-        let epsilon = self.epsilon;
-        wrong.unless(
-            epsilon > 0.0 && epsilon.is_finite(),
-            || format!("`epsilon` is {epsilon}"),
-            "a small number above 0",
-        );
+        let divides = parts > 0 && batch.is_multiple_of(parts);
+        wrong.require(divides, "microbatches", &format!("a divisor of `batch` = {batch}"), parts);
+        wrong.require(self.vocab > 2, "vocab", "at least 3 (padding, end of sequence, unknown)", self.vocab);
+        wrong.positive("epsilon", self.epsilon);
         let (buckets, distance) = (self.buckets, self.max_distance);
-        wrong.unless(
-            buckets >= 4 && buckets.is_multiple_of(4),
-            || format!("`buckets` is {buckets}"),
-            "a multiple of 4: half of them for each direction, half of these for single positions",
-        );
-        wrong.unless(
-            distance > buckets / 2,
-            || format!("`max_distance` is {distance}, with {buckets} buckets"),
-            "more than half of the buckets, which serve single positions",
-        );
+        let fits = buckets >= 4 && buckets.is_multiple_of(4);
+        let rule = "a multiple of 4 (half of them for each direction, half of these for single distances)";
+        wrong.require(fits, "buckets", rule, buckets);
+        let rule = format!("more than half of `buckets` = {buckets}");
+        wrong.require(distance > buckets / 2, "max_distance", &rule, distance);
         wrong.share("dropout", self.dropout);
-        wrong.unless(self.z_loss >= 0.0, || format!("`z_loss` is {}", self.z_loss), "a number from 0");
+        wrong.not_negative("z_loss", self.z_loss);
         if let Some(switch) = &self.switch {
             switch.mistakes(self, &mut wrong);
         }
@@ -340,7 +324,21 @@ impl Mistakes {
     pub fn found(self) -> Vec<Diagnostic> {
         self.0
     }
-    /// Notes `message` unless `good`.
+    /// Notes that `what` must be `rule`, and its value, unless `good`.
+    pub fn require(&mut self, good: bool, what: &str, rule: &str, value: impl Display) {
+        if !good {
+            self.0.push(Diagnostic::new("", format!("`{what}` must be {rule}, got {value}")));
+        }
+    }
+    /// Notes a mistake unless `value` is a number above 0.
+    pub fn positive(&mut self, what: &str, value: f64) {
+        self.require(value > 0.0 && value.is_finite(), what, "more than 0", value);
+    }
+    /// Notes a mistake unless `value` is a number from 0.
+    pub fn not_negative(&mut self, what: &str, value: f64) {
+        self.require(value >= 0.0 && value.is_finite(), what, "at least 0", value);
+    }
+    /// Notes `message`, with `legal` as help, unless `good`.
     pub fn unless(&mut self, good: bool, message: impl FnOnce() -> String, legal: &str) {
         if !good {
             self.0.push(Diagnostic::new("", message()).help(legal));
@@ -348,7 +346,7 @@ impl Mistakes {
     }
     /// Notes a mistake unless `value` is in `[0, 1)`.
     pub fn share(&mut self, what: &str, value: f64) {
-        self.unless((0.0..1.0).contains(&value), || format!("`{what}` is {value}"), "from 0, less than 1");
+        self.require((0.0..1.0).contains(&value), what, "in [0, 1)", value);
     }
     /// Returns the number of mistakes so far.
     pub fn count(&self) -> usize {

@@ -384,14 +384,14 @@ fn numbers_that_make_no_model_are_named_at_the_models_line() {
     let place = Site::new("model.rs", 9, 5, "");
     let mistakes = models::program(&config, &place).finish().expect_err("the numbers are wrong");
     let expect = [
-        "model.rs:9:5: error: `heads` is 0\n  help: at least 1",
-        "model.rs:9:5: error: `buckets` is 6\n  help: a multiple of 4: half of them for each direction, half of \
-         these for single positions",
-        "model.rs:9:5: error: `dropout` is 1\n  help: from 0, less than 1",
-        "model.rs:9:5: error: `experts` is 0\n  help: at least 1",
-        "model.rs:9:5: error: `sparse_step` is 0\n  help: 1 for all layers, 2 for every other",
-        "model.rs:9:5: error: `capacity_factor` is 0\n  help: more than 0",
-        "model.rs:9:5: error: `jitter` is 1\n  help: from 0, less than 1",
+        "model.rs:9:5: error: `heads` must be at least 1, got 0",
+        "model.rs:9:5: error: `buckets` must be a multiple of 4 (half of them for each direction, half of these for \
+         single distances), got 6",
+        "model.rs:9:5: error: `dropout` must be in [0, 1), got 1",
+        "model.rs:9:5: error: `experts` must be at least 1, got 0",
+        "model.rs:9:5: error: `sparse_step` must be at least 1 (1 for all layers, 2 for every other), got 0",
+        "model.rs:9:5: error: `capacity_factor` must be more than 0, got 0",
+        "model.rs:9:5: error: `jitter` must be in [0, 1), got 1",
     ];
     assert_eq!(mistakes.to_string(), expect.join("\n"));
 }

@@ -477,7 +477,7 @@ fn options_that_cannot_be_are_named() {
         let found: Vec<String> = mistakes
             .0
             .iter()
-            .map(|m| format!("{}; {}", m.message, m.help.as_deref().unwrap_or("")))
+            .map(|m| [m.message.as_str()].into_iter().chain(m.help.as_deref()).collect::<Vec<_>>().join("; "))
             .collect();
         assert_eq!(found, expect);
     };
@@ -485,37 +485,37 @@ fn options_that_cannot_be_are_named() {
     let four = || Switch { experts: 4, ..Switch::default() };
     wrong(
         Switch { routing: RoutingMethod::TopK, top_k: 5, ..four() },
-        &["`top_k` is 5, but there are 4 experts; at most 4; or more experts"],
+        &["`top_k` must be at most `experts` = 4, got 5"],
     );
     wrong(
         Switch { top_k: 2, ..four() },
         &[
-            "`top_k` is 2 with `routing` = switch, which chooses one expert; `routing` = top_k for more than one \
-           expert for each token",
+            "`top_k` must be 1 with `routing` = switch, got 2; set `routing` to top_k for several experts per token",
         ],
     );
     wrong(
         Switch { routing: RoutingMethod::ExpertChoice, top_k: 2, exploration: Exploration::Sample, ..four() },
         &[
-            "`top_k` is 2 where experts choose their tokens; leave it out: `capacity_factor` says how many \
-             tokens an expert takes",
-            "`exploration` is sample where experts choose their tokens; argmax, input_dropout or input_jitter",
+            "`top_k` must be 0 if experts choose tokens, got 2; `capacity_factor` determines how many tokens an expert \
+             takes",
+            "`exploration` = sample does not work if experts choose tokens; set it to argmax, input_dropout or \
+             input_jitter",
         ],
     );
     wrong(
         Switch { experts: 32, capacity_factor: 1.0, min_capacity: 0, ..four() },
         &[
-            "`capacity_factor` = 1 gives each of 32 experts no slot for a group of 16 tokens (by `input_length`); \
-             `capacity_factor` = 2, or `min_capacity` = 1, or larger groups",
-            "`eval_capacity_factor` = 2 gives each of 32 experts no slot for a group of 8 tokens (by \
-             `target_length`); `eval_capacity_factor` = 4, or `min_capacity` = 1, or larger groups",
+            "`capacity_factor` = 1 gives the 32 experts no expert slots in a group of 16 tokens (from `input_length`); \
+             set `capacity_factor` to at least 2, or `min_capacity` to 1, or make groups larger",
+            "`eval_capacity_factor` = 2 gives the 32 experts no expert slots in a group of 8 tokens (from \
+             `target_length`); set `eval_capacity_factor` to at least 4, or `min_capacity` to 1, or make groups larger",
         ],
     );
     wrong_with(
         Switch { sparse_parts: SparseParts::Attention, ..four() },
         Schedule { exchange_parts: 2, ..Schedule::default() },
         &[
-            "`exchange_parts` is 2, but experts are in attention only; `exchange_parts` = 1, or `experts_in` = ffn or both",
+            "`exchange_parts` must be 1 with `experts_in` = attention, got 2; or set `experts_in` to ffn or both",
         ],
     );
     wrong(
@@ -526,9 +526,10 @@ fn options_that_cannot_be_are_named() {
             ..four()
         },
         &[
-            "`eval_second_policy` is random, but evaluation has no random numbers; all, none or threshold",
-            "`temperature` is 0; more than 0",
-            "`second_threshold` is -1; a number from 0",
+            "`eval_second_policy` = random does not work: evaluation draws no random numbers; set it to all, none or \
+             threshold",
+            "`temperature` must be more than 0, got 0",
+            "`second_threshold` must be at least 0, got -1",
         ],
     );
 }

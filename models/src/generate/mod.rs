@@ -134,16 +134,18 @@ impl Generation {
         if let Some(switch) = &config.switch {
             wrong.unless(
                 !switch.routing.by_experts(),
-                || "experts choose tokens in the decoder, also tokens that are not generated yet".into(),
-                "routing=switch, top_k or ntlb",
+                || "generation does not support routing in which experts choose tokens: the decoder's later tokens \
+                    are not known yet"
+                    .into(),
+                "set `routing` to switch, top_k or ntlb",
             );
         }
-        wrong.unless(self.beams > 0, || "`beams` is 0".into(), "at least 1");
-        wrong.unless(self.steps > 0, || "`steps` is 0".into(), "at least 1");
+        wrong.require(self.beams > 0, "beams", "at least 1", self.beams);
+        wrong.require(self.steps > 0, "steps", "at least 1", self.steps);
         wrong.unless(
             self.beams == 1 || self.method != Method::Greedy,
-            || format!("`beams` is {} with method=greedy", self.beams),
-            "1: all would be the same; method=beam searches, method=sample draws several sequences",
+            || format!("`beams` must be 1 with `method` = greedy, got {}", self.beams),
+            "all beams would be the same; `method` = beam searches, `method` = sample draws several sequences",
         );
     }
 

@@ -7,7 +7,7 @@
 //! `tests/tests/oracle_optimizers.rs`. Layers stacked in one parameter are treated separately in all of
 //! them. Their default learning rate is [`super::Decay::T5`].
 
-use super::{Step, check_decay, moment_slot};
+use super::{Step, moment_slot};
 use crate::{Weight, config::Mistakes};
 use mesh::{
     Dim,
@@ -117,14 +117,13 @@ impl Adafactor {
 
     pub(super) fn mistakes(&self, wrong: &mut Mistakes) {
         wrong.share("beta1", self.beta1);
-        check_decay(wrong, self.weight_decay);
+        wrong.not_negative("weight_decay", self.weight_decay);
         for (name, value) in
             [("second_decay", self.decay), ("update_clip", self.clip), ("optimizer_epsilon", self.epsilon)]
         {
-            wrong.unless(value > 0.0 && value.is_finite(), || format!("`{name}` is {value}"), "more than 0");
+            wrong.positive(name, value);
         }
-        let smallest = self.smallest;
-        wrong.unless(smallest >= 0.0, || format!("`smallest` is {smallest}"), "a number from 0");
+        wrong.not_negative("smallest", self.smallest);
     }
 
     /// Returns the rows and columns to factor; `None` means that second moments are stored whole.

@@ -1,7 +1,7 @@
 //! AdamW: the update is the mean gradient divided by the root mean square of gradients; weight decay is
 //! decoupled.
 
-use super::{Step, check_decay, moment_slot};
+use super::{Step, moment_slot};
 use crate::{Weight, config::Mistakes};
 use mesh::dsl::{Args, Program, State, Tensor};
 
@@ -48,13 +48,8 @@ impl AdamW {
     pub(super) fn mistakes(&self, wrong: &mut Mistakes) {
         wrong.share("beta1", self.beta1);
         wrong.share("beta2", self.beta2);
-        let epsilon = self.epsilon;
-        wrong.unless(
-            epsilon > 0.0 && epsilon.is_finite(),
-            || format!("`optimizer_epsilon` is {epsilon}"),
-            "more than 0",
-        );
-        check_decay(wrong, self.weight_decay);
+        wrong.positive("optimizer_epsilon", self.epsilon);
+        wrong.not_negative("weight_decay", self.weight_decay);
     }
 
     pub(super) fn next<'g>(

@@ -77,14 +77,10 @@ impl LrSchedule {
     }
 
     pub(super) fn mistakes(&self, wrong: &mut Mistakes) {
-        let rate = self.rate;
-        wrong.unless(rate.is_finite() && rate >= 0.0, || format!("`lr` is {rate}"), "a number from 0");
+        wrong.not_negative("lr", self.rate);
         let ends = self.decays.iter().any(|d| matches!(d, Decay::Linear | Decay::Cosine));
-        wrong.unless(
-            !ends || self.steps > self.warmup,
-            || format!("`decay_steps` is {}, with a `warmup` of {}", self.steps, self.warmup),
-            "more steps than the warm-up has",
-        );
+        let rule = format!("more than `warmup` = {}", self.warmup);
+        wrong.require(!ends || self.steps > self.warmup, "decay_steps", &rule, self.steps);
     }
 
     /// Returns the learning rate of step `t`, an `f32` that counts from 1.

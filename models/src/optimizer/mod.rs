@@ -84,11 +84,7 @@ impl Optimizer {
 
     /// Notes all mistakes of the settings.
     pub fn mistakes(&self, wrong: &mut Mistakes) {
-        wrong.unless(
-            self.clip >= 0.0,
-            || format!("`clip` is {}", self.clip),
-            "a number from 0, which means none",
-        );
+        wrong.require(self.clip >= 0.0, "clip", "at least 0 (0 means no clipping)", self.clip);
         self.schedule.mistakes(wrong);
         match &self.method {
             Method::Sgd => {}
@@ -147,11 +143,6 @@ impl<'g> Step<'g> {
 fn moment_slot(p: &Program, weight: &Weight, kind: &str, without: &[Dim]) -> State {
     let dims: Vec<Dim> = weight.state.dims().into_iter().filter(|d| !without.contains(d)).collect();
     p.slot(format!("{}/{kind}", weight.state.name()), DType::F32, dims, Init::Zeros)
-}
-
-fn check_decay(wrong: &mut Mistakes, decay: f64) {
-    let good = decay >= 0.0 && decay.is_finite();
-    wrong.unless(good, || format!("`weight_decay` is {decay}"), "a number from 0");
 }
 
 impl Update {
@@ -273,7 +264,7 @@ mod tests {
         let named =
             ["clip", "lr", "decay_steps", "beta1", "weight_decay", "second_decay", "update_clip", "smallest"];
         assert_eq!(wrong.len(), named.len(), "{wrong:?}");
-        assert!(wrong.iter().zip(named).all(|(w, n)| w.starts_with(&format!("`{n}` is"))), "{wrong:?}");
+        assert!(wrong.iter().zip(named).all(|(w, n)| w.starts_with(&format!("`{n}` must be"))), "{wrong:?}");
         assert_eq!(
             with("schedule=rsqrt*lineer").1,
             ["setting `schedule` is `lineer`, which is none of constant, rsqrt, t5, linear, cosine"]

@@ -6,125 +6,98 @@ use crate::{Config, config::Mistakes};
 impl Switch {
     /// Notes all mistakes, for layers of the model `config`.
     pub(crate) fn mistakes(&self, config: &Config, wrong: &mut Mistakes) {
-        wrong.unless(self.experts > 0, || "`experts` is 0".into(), "at least 1");
-        wrong.unless(
-            self.sparse_step > 0,
-            || "`sparse_step` is 0".into(),
-            "1 for all layers, 2 for every other",
-        );
-        self.wrong_choice(wrong);
+        wrong.require(self.experts > 0, "experts", "at least 1", self.experts);
+        let rule = "at least 1 (1 for all layers, 2 for every other)";
+        wrong.require(self.sparse_step > 0, "sparse_step", rule, self.sparse_step);
+        self.wrong_routing(wrong);
         let before = wrong.count();
-        for (what, factor) in
-            [("capacity_factor", self.capacity_factor), ("eval_capacity_factor", self.eval_capacity_factor)]
-        {
-            let legal = factor > 0.0 && factor.is_finite();
-            wrong.unless(legal, || format!("`{what}` is {factor}"), "more than 0");
-        }
-        self.wrong_groups(config, wrong);
+        wrong.positive("capacity_factor", self.capacity_factor);
+        wrong.positive("eval_capacity_factor", self.eval_capacity_factor);
+        self.wrong_expert_groups(config, wrong);
         let parts = config.schedule.exchange_parts;
-        wrong.unless(parts > 0, || "`exchange_parts` is 0".into(), "at least 1");
+        wrong.require(parts > 0, "exchange_parts", "at least 1", parts);
         wrong.unless(
             parts <= 1 || self.sparse_parts.ffn(),
-            || format!("`exchange_parts` is {parts}, but experts are in attention only"),
-            "`exchange_parts` = 1, or `experts_in` = ffn or both",
+            || format!("`exchange_parts` must be 1 with `experts_in` = attention, got {parts}"),
+            "or set `experts_in` to ffn or both",
         );
         let (batch, sequences) = (config.microbatch().batch, self.group_sequences);
-        wrong.unless(
-            sequences == 0 || batch.is_multiple_of(sequences),
-            || format!("`group_sequences` is {sequences}, for {batch} sequences"),
-            "0, or a number that divides the sequences of a microbatch",
-        );
+        let divides = sequences == 0 || batch.is_multiple_of(sequences);
+        let rule = format!("0 or a divisor of the {batch} sequences of a microbatch");
+        wrong.require(divides, "group_sequences", &rule, sequences);
         if wrong.count() == before && self.experts > 0 {
             self.wrong_capacity(config, wrong);
         }
-        let temperature = self.temperature;
-        let legal = temperature > 0.0 && temperature.is_finite();
-        wrong.unless(legal, || format!("`temperature` is {temperature}"), "more than 0");
+        wrong.positive("temperature", self.temperature);
         wrong.share("jitter", self.jitter);
         wrong.share("router_dropout", self.router_dropout);
         wrong.share("expert_dropout", self.expert_dropout.unwrap_or(0.0));
-        for (what, weight) in [
+        for (what, value) in [
             ("aux_loss", self.aux_loss),
             ("router_z_loss", self.router_z_loss),
             ("init_scale", self.init_scale),
             ("second_threshold", self.second_threshold),
             ("eval_second_threshold", self.eval_second_threshold),
         ] {
-            let legal = weight >= 0.0 && weight.is_finite();
-            wrong.unless(legal, || format!("`{what}` is {weight}"), "a number from 0");
+            wrong.not_negative(what, value);
         }
     }
 
     /// Checks the routing method and the number of choices.
-    fn wrong_choice(&self, wrong: &mut Mistakes) {
-        let (k, experts) = (self.choices(), self.experts);
-        let legal = match self.routing {
-            RoutingMethod::Switch => {
-                (self.top_k > 1).then_some("`routing` = top_k for more than one expert for each token")
-            }
-            RoutingMethod::TopK | RoutingMethod::Ntlb => None,
-            RoutingMethod::ExpertChoice | RoutingMethod::ExpertSelection => (self.top_k > 0)
-                .then_some("leave it out: `capacity_factor` says how many tokens an expert takes"),
-        };
-        if let Some(legal) = legal {
-            let who = match self.routing.by_experts() {
-                true => "where experts choose their tokens",
-                false => "with `routing` = switch, which chooses one expert",
-            };
-            wrong.unless(false, || format!("`top_k` is {} {who}", self.top_k), legal);
-        } else {
-            wrong.unless(
-                k <= experts.max(1),
-                || format!("`top_k` is {k}, but there are {experts} experts"),
-                &format!("at most {experts}; or more experts"),
-            );
+    fn wrong_routing(&self, wrong: &mut Mistakes) {
+        let (top_k, experts) = (self.top_k, self.experts);
+        match self.routing {
+            RoutingMethod::Switch => wrong.unless(
+                top_k <= 1,
+                || format!("`top_k` must be 1 with `routing` = switch, got {top_k}"),
+                "set `routing` to top_k for several experts per token",
+            ),
+            RoutingMethod::TopK | RoutingMethod::Ntlb => wrong.require(
+                self.choices() <= experts.max(1),
+                "top_k",
+                &format!("at most `experts` = {experts}"),
+                self.choices(),
+            ),
+            RoutingMethod::ExpertChoice | RoutingMethod::ExpertSelection => wrong.unless(
+                top_k == 0,
+                || format!("`top_k` must be 0 if experts choose tokens, got {top_k}"),
+                "`capacity_factor` determines how many tokens an expert takes",
+            ),
         }
         let sampled = self.exploration == Exploration::Sample && self.routing.by_experts();
         wrong.unless(
             !sampled,
-            || "`exploration` is sample where experts choose their tokens".into(),
-            "argmax, input_dropout or input_jitter",
+            || "`exploration` = sample does not work if experts choose tokens".into(),
+            "set it to argmax, input_dropout or input_jitter",
         );
         wrong.unless(
             self.eval_second_policy != SecondExpertPolicy::Random,
-            || "`eval_second_policy` is random, but evaluation has no random numbers".into(),
-            "all, none or threshold",
+            || "`eval_second_policy` = random does not work: evaluation draws no random numbers".into(),
+            "set it to all, none or threshold",
         );
     }
 
     /// Checks groups of experts.
-    fn wrong_groups(&self, config: &Config, wrong: &mut Mistakes) {
-        let groups = self.expert_groups;
+    fn wrong_expert_groups(&self, config: &Config, wrong: &mut Mistakes) {
+        let (groups, experts) = (self.expert_groups, self.experts);
         if groups == 0 {
             return;
         }
-        let experts = self.experts;
-        wrong.unless(
-            experts.is_multiple_of(groups),
-            || format!("`expert_groups` is {groups}, for {experts} experts"),
-            "a number that divides the experts",
-        );
-        let factor = self.group_capacity_factor;
-        wrong.unless(
-            factor > 0.0 && factor.is_finite(),
-            || format!("`group_capacity_factor` is {factor}"),
-            "more than 0",
-        );
-        let plain = self.routing == RoutingMethod::Switch
+        let rule = format!("0 or a divisor of `experts` = {experts}");
+        wrong.require(experts.is_multiple_of(groups), "expert_groups", &rule, groups);
+        wrong.positive("group_capacity_factor", self.group_capacity_factor);
+        let supported = self.routing == RoutingMethod::Switch
             && self.priority == Priority::Order
             && !self.sparse_parts.attention();
         wrong.unless(
-            plain,
-            || format!("`expert_groups` is {groups} with this way of routing"),
-            "`routing` = switch, `priority` = order and `experts_in` = ffn; or `expert_groups` = 0",
+            supported,
+            || format!("`expert_groups` = {groups} needs `routing` = switch, `priority` = order and `experts_in` = ffn"),
+            "set these, or `expert_groups` to 0",
         );
         for length in [config.input_length, config.target_length] {
             let (rows, _) = self.groups(config.microbatch().batch, length);
-            wrong.unless(
-                rows.is_multiple_of(groups),
-                || format!("`expert_groups` is {groups}, but {rows} groups of tokens send to them"),
-                "a number that divides the groups of tokens; or a larger batch",
-            );
+            let rule = format!("0 or a divisor of the {rows} groups of tokens");
+            wrong.require(rows.is_multiple_of(groups), "expert_groups", &rule, groups);
         }
     }
 
@@ -140,13 +113,13 @@ impl Switch {
             let Some((name, tokens)) = empty else { continue };
             let (experts, least) = (self.experts, (self.experts as f64 / tokens as f64 * 1e4).ceil() / 1e4);
             let message = format!(
-                "`{what}` = {factor} gives each of {experts} experts no slot for a group of {tokens} tokens (by \
+                "`{what}` = {factor} gives the {experts} experts no expert slots in a group of {tokens} tokens (from \
                  `{name}`)"
             );
             wrong.unless(
                 false,
                 || message,
-                &format!("`{what}` = {least}, or `min_capacity` = 1, or larger groups"),
+                &format!("set `{what}` to at least {least}, or `min_capacity` to 1, or make groups larger"),
             );
         }
     }
