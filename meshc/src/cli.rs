@@ -11,52 +11,60 @@ use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use std::{env, ffi::OsString, process::ExitCode};
 
-/// Compiles and trains mesh-tensor programs: named dimensions over named axes of devices.
+/// Compiles, trains and runs mesh-tensor programs: named dims over named axes of devices
+
 #[derive(clap::Parser, Debug)]
-#[command(name = "meshc", version, max_term_width = 110)]
+#[command(name = "meshc", version, max_term_width = 110, after_help = EXIT_CODES)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  0        success
+  1        invalid input or a failed run
+  2        invalid command line
+  128 + N  stopped by signal N";
+
 /// The commands.
 #[derive(clap::Subcommand, Debug)]
 pub enum Command {
-    /// Check a model, and whether it fits a mesh and a layout
+    /// Check a model under a mesh and a layout
     Check(check::Args),
-    /// Compile a model to an artefact directory
+    /// Compile a model into an artefact directory
     Compile(compile::Args),
-    /// Parameters, FLOPs, memory by part and collectives by axis of a model or an artefact
+    /// Report parameters, FLOPs, memory by part and collectives by axis
     Report(report::Args),
-    /// Find a good mesh, layout and settings for a model on a TPU slice
+    /// Search for a good mesh, layout and settings for a TPU slice
     Plan(plan::Args),
-    /// Call one function of an artefact with tensors from files
+    /// Call a function of an artefact with tensors from files
     Run(run::Args),
-    /// Train a model, or an artefact, on text
+    /// Train a model on text
     Train(Box<train::Args>),
-    /// Training runs as a page: losses, throughput, loads of experts
+    /// Write a page about training runs: losses, throughput, expert load
     Runs(runs::Args),
     /// Evaluate on held-out text: loss, perplexity, accuracy
     Eval(eval::Args),
-    /// Generate text, or token ids, for each input
+    /// Generate text or token ids for each input
     Generate(generate::Args),
-    /// How likely given targets are
+    /// Score given targets: log-likelihood, perplexity
     Score(score::Args),
     /// List, verify, compare, convert and remove checkpoints
     Checkpoint(checkpoint::Args),
-    /// Models of Hugging Face's transformers to checkpoints and back; or against numbers that came with them
+    /// Import and export Hugging Face models, and verify them against expected values
     Convert(convert::Args),
-    /// What there is to train on
+    /// Prepare and inspect training data
     Data(data::Args),
     /// List built-in models and schedule presets
     Models(models::Args),
-    /// List, install and examine PJRT plugins
+    /// List, install and diagnose PJRT plugins
     Plugin(plugin::Args),
 }
 
 impl Command {
-    /// Does it.
+    /// Runs the command.
     pub fn run(self) -> Result<ExitCode> {
         match self {
             Self::Check(args) => check::run(&args)?,
@@ -79,7 +87,7 @@ impl Command {
     }
 }
 
-/// The command line of this process, with the file of options that it names.
+/// Parses the command line of this process, including the option file it names.
 pub fn parse() -> Result<Cli> {
     let words: Vec<OsString> = env::args_os().collect();
     if words.get(1).is_none_or(|command| command != "train") {
@@ -107,7 +115,7 @@ mod tests {
     use super::*;
     use std::fs;
 
-    /// The resolved values of a command line with this file; or the message.
+    /// Returns the resolved values of a command line with this option file, or the error message.
     fn resolve(file: &str, typed: &[&str]) -> Result<String, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.toml");
@@ -151,7 +159,7 @@ mod tests {
         );
         assert!(!text.contains("json") && !text.contains("0.5"), "{text}");
         has(&resolve(FILE, &[]).unwrap(), &["steps = 1000 # t.toml:3", "lr = 0.5 # t.toml:11"]);
-        // What is printed is a configuration that says the same.
+        // The output is an option file with the same values.
         let again = resolve(&text, &[]).unwrap();
         has(&again, &["steps = 7 # t.toml:", "lr = 0.25 # t.toml:"]);
         let values = |text: &str| -> Vec<String> {
@@ -164,23 +172,24 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_say_where_they_are_and_what_was_meant() {
+    fn errors_name_the_line_and_suggest_an_option() {
         let fails =
             |file: &str, parts: &[&str]| has(&resolve(file, &["m.rs", "--data", "x"]).unwrap_err(), parts);
         fails(
             "steps = 4\nsave_evry = 2\n",
-            &["t.toml:2: there is no option `save_evry`", "did you mean `save-every`?"],
+            &["t.toml:2: unknown option `save_evry`", "did you mean `save-every`?"],
         );
-        fails("[nonsense]\nx = 1\n", &["t.toml:1: there is no option `nonsense`", "meshc train --help"]);
-        fails("config = \"t.toml\"\n", &["there is no option `config`"]);
+        fails("[nonsense]\nx = 1\n", &["t.toml:1: unknown option `nonsense`", "meshc train --help"]);
+        fails("config = \"t.toml\"\n", &["unknown option `config`"]);
         fails("steps = 4\nsteps = 5\n", &["t.toml:2: duplicate key"]);
-        fails("run-dir = \"a\"\nrun_dir = \"b\"\n", &["`run-dir` stands in line"]);
-        fails("\nsteps = [1, 2]\n", &["t.toml:2: `steps` is array", "one text or number"]);
-        fails("resume = \"yes\"\n", &["t.toml:1: `resume` is string", "true or false"]);
+        fails("run-dir = \"a\"\nrun_dir = \"b\"\n", &["`run-dir` is already set in line"]);
+        fails("\nsteps = [1, 2]\n", &["t.toml:2: invalid value of `steps`: array", "one string or number"]);
+        fails("resume = \"yes\"\n", &["t.toml:1: invalid value of `resume`: string", "true or false"]);
+        fails("\nheld_out = 1.5\n", &["t.toml:2: invalid value '1.5' for '--held-out <SHARE>'"]);
         fails("\n\nsteps = \"many\"\n", &["t.toml:3: invalid value 'many' for '--steps <STEPS>'", "--help"]);
         fails("steps = = 3\n", &["t.toml:1:", "KEY = VALUE"]);
-        fails("set = 3\n", &["t.toml:1: `set` is integer", "a table"]);
-        // What the command line lacks is said as ever.
+        fails("set = 3\n", &["t.toml:1: invalid value of `set`: integer", "a table"]);
+        // Missing options are reported as without a file.
         let error = resolve("steps = 3\n", &[]).unwrap_err();
         has(&error, &["required arguments", "--data", "MODEL|ARTEFACT|CHECKPOINT"]);
     }

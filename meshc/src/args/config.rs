@@ -1,8 +1,8 @@
-//! `--config FILE.toml`: options of `meshc train` from a file; and where each value of a run comes from.
+//! Option files of `meshc train` (`--config FILE.toml`), and the origin of every value of a run.
 //!
-//! A key of the file is an option without its dashes, whichever there are: nothing is listed here. Values of the
-//! file become words of the command line, before those that were typed and only where none was, so that both are
-//! read and checked by the same code. Options that are `KEY=VALUE` are tables: `[set]`, `[client-option]`.
+//! A key of the file is the name of any option without its dashes; no list of options is needed here. Values of the
+//! file are inserted into the command line before those that were typed, unless the option was typed too. So the same
+//! code parses and checks both. `KEY=VALUE` options are tables: `[set]`, `[client-option]`.
 
 use crate::output::failure::failure;
 use anyhow::{Context, Result};
@@ -22,23 +22,23 @@ use toml::{
     de::{DeString, DeTable, DeValue},
 };
 
-/// The key of what stands on the command line without dashes: the model, the artefact or the checkpoint.
+/// The key of the positional argument: a model, an artefact or a checkpoint.
 const SUBJECT: &str = "model";
-/// What takes no part: it would name itself.
+/// Options that cannot be keys.
 const NO_KEYS: [&str; 2] = ["config", "help"];
 
-/// Where a value comes from.
+/// The origin of a value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Origin {
     /// The command line.
     Flag,
     /// A line of the file, from 1.
     File(PathBuf, usize),
-    /// Nobody said anything.
+    /// The default of the option.
     Default,
-    /// Nobody said anything, and it follows from other values.
+    /// Derived from other values.
     Derived,
-    /// The model says so.
+    /// A meta entry of the model.
     Model,
 }
 
@@ -53,15 +53,15 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What a run is made with: every value that there is, and its origin.
+/// Every option of a run with its value and origin.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Resolved {
-    /// Table (empty: none), key, value as TOML writes it, origin.
+    /// Table (empty for top-level keys), key, value as TOML, origin.
     entries: Vec<(String, String, String, Origin)>,
 }
 
 impl Resolved {
-    /// Adds a value that follows from others, unless it was given.
+    /// Adds a value that is derived from others, unless it was given.
     pub fn derive(&mut self, key: &str, value: &str, origin: Origin) {
         if !self.entries.iter().any(|(table, k, ..)| table.is_empty() && k == key) {
             self.entries.push((String::new(), key.to_owned(), literal(value), origin));
@@ -75,12 +75,12 @@ impl Resolved {
         }
     }
 
-    /// As a file that `--config` takes. What the model says, and what follows from other values, is comments.
+    /// Returns the options as a file for `--config`. Meta entries and derived values are comments.
     pub fn toml(&self) -> String {
         let mut text = String::new();
         let tables: Vec<&str> = self.entries.iter().map(|(table, ..)| table.as_str()).collect();
         let mut seen = Vec::new();
-        // Keys without a table come first: after a table's head they would be its own.
+        // Top-level keys come first: after the head of a table they would belong to it.
         for table in std::iter::once("").chain(tables) {
             if seen.contains(&table) {
                 continue;
@@ -98,47 +98,47 @@ impl Resolved {
     }
 }
 
-/// The words of a command line `meshc train …`, and those of the file that it names.
+/// The words of a command line `meshc train …`, including those of its option file.
 pub struct Words {
-    /// As clap takes them.
+    /// The words in the form that clap parses.
     pub all: Vec<OsString>,
     file: Vec<Entry>,
 }
 
 impl Words {
-    /// Adds to the words that were typed those of the file that they name. `cli` is the whole command line.
+    /// Adds the words of the option file to the words that were typed. `cli` defines the whole command line.
     pub fn new(cli: &Command, mut typed: Vec<OsString>) -> Result<Self> {
-        // Without what the file may bring, a command line may lack something.
+        // Required options may be in the file, so that the typed words alone may be incomplete.
         let known = cli.clone().ignore_errors(true).try_get_matches_from(&typed);
         let mut file = Vec::new();
         if let Some(known) = known.ok().as_ref().and_then(|m| m.subcommand_matches("train"))
             && let Ok(Some(path)) = known.try_get_one::<PathBuf>("config")
         {
             file = read(cli, path)?;
-            file.retain_mut(|entry| entry.stays(known));
+            file.retain_mut(|entry| entry.remains(known));
         }
         let at = 2.min(typed.len());
         typed.splice(at..at, file.iter().flat_map(Entry::words));
         Ok(Self { all: typed, file })
     }
 
-    /// An error about a value of the file says where it stands there.
+    /// Adds the line of the file to an error about a value of the file.
     pub fn located(&self, error: clap::Error) -> anyhow::Error {
         located(error, &self.file)
     }
 
-    /// Every value that an option of `meshc train` has.
+    /// Returns the value and the origin of every option of `meshc train`.
     pub fn resolved(&self, cli: &Command, matches: &ArgMatches) -> Resolved {
         resolved(cli, matches, &self.file)
     }
 }
 
-/// A key of the file, with the option that it stands for.
+/// A key of the file and its option.
 struct Entry {
-    /// The option's long name, or [`SUBJECT`].
+    /// The long name of the option, or [`SUBJECT`].
     key: String,
     id: String,
-    /// Each with its line.
+    /// Values with their lines.
     values: Vec<(usize, String)>,
     kind: Kind,
     path: PathBuf,
@@ -148,16 +148,16 @@ struct Entry {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Subject,
-    /// Given or not; this one is given, if it has a value.
+    /// An option without a value. It is given if the entry has a value.
     Switch,
     Value,
-    /// `KEY=VALUE`, each for itself.
+    /// A repeatable `KEY=VALUE`.
     Pairs,
 }
 
 impl Entry {
-    /// Takes away what was typed; whether anything is left.
-    fn stays(&mut self, typed: &ArgMatches) -> bool {
+    /// Removes values that were typed as well. Returns true if a value remains.
+    fn remains(&mut self, typed: &ArgMatches) -> bool {
         let given = typed.try_get_raw(&self.id).ok().flatten();
         if typed.value_source(&self.id) != Some(ValueSource::CommandLine) {
             return true;
@@ -181,12 +181,12 @@ impl Entry {
     }
 }
 
-/// Key and value, trimmed.
+/// Splits `KEY=VALUE` and trims both parts.
 fn pair(text: &str) -> (&str, &str) {
     text.split_once('=').map_or((text.trim(), ""), |(key, value)| (key.trim(), value.trim()))
 }
 
-/// All keys of a file.
+/// Reads all keys of a file.
 fn read(cli: &Command, path: &Path) -> Result<Vec<Entry>> {
     let text = fs::read_to_string(path)
         .with_context(|| format!("reading the configuration `{}`", path.display()))?;
@@ -195,23 +195,23 @@ fn read(cli: &Command, path: &Path) -> Result<Vec<Entry>> {
         let at = error.span().map_or(1, |span| line(span.start));
         failure(
             format!("{}:{at}: {}", path.display(), error.message()),
-            "write KEY = VALUE, one on a line; texts in quotation marks",
+            "write one KEY = VALUE per line, with strings in quotation marks",
         )
     })?;
-    let train = cli.find_subcommand("train").context("there is a command `train`")?;
+    let train = cli.find_subcommand("train").context("finding the command `train`")?;
     let mut entries: Vec<Entry> = Vec::new();
     for (key, value) in table.get_ref() {
         let entry = entry(path, &line, key, value, train.get_arguments())?;
         if let Some(other) = entries.iter().find(|e| e.key == entry.key) {
             return Err(failure(
                 format!(
-                    "{}:{}: `{}` stands in line {} already",
+                    "{}:{}: `{}` is already set in line {}",
                     path.display(),
                     entry.line,
                     entry.key,
                     other.line
                 ),
-                "leave one of them",
+                "remove one of them",
             ));
         }
         entries.push(entry);
@@ -237,11 +237,11 @@ fn entry<'a>(
     let Some(arg) = named.get(&name) else {
         let near = mesh::layout::suggest(&name, named.keys().map(String::as_str));
         return Err(failure(
-            format!("{here}: there is no option `{}`", key.get_ref()),
+            format!("{here}: unknown option `{}`", key.get_ref()),
             match near {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => {
-                    "keys are the options that `meshc train --help` lists, without dashes in front".to_owned()
+                    "keys are the options of `meshc train --help` without their leading dashes".to_owned()
                 }
             },
         ));
@@ -257,12 +257,12 @@ fn entry<'a>(
     let values = values(value, kind, many)
         .map(|all| all.into_iter().map(|(at, value)| (line_of(at), value)).collect())
         .map_err(|wanted| {
-            failure(format!("{here}: `{name}` is {wrong}", wrong = value.get_ref().type_str()), wanted)
+            failure(format!("{here}: invalid value of `{name}`: {}", value.get_ref().type_str()), wanted)
         })?;
     Ok(Entry { key: name, id: arg.get_id().to_string(), values, kind, path: path.to_owned(), line })
 }
 
-/// As words, with their places in the file; or what the option wants instead.
+/// Converts a TOML value to words with their positions in the file. The error says what the option takes.
 fn values(
     value: &Spanned<DeValue<'_>>,
     kind: Kind,
@@ -272,7 +272,7 @@ fn values(
     match (value.get_ref(), kind) {
         (DeValue::Boolean(true), Kind::Switch) => Ok(vec![(value.span().start, String::new())]),
         (DeValue::Boolean(false), Kind::Switch) => Ok(Vec::new()),
-        (_, Kind::Switch) => Err("it is true or false"),
+        (_, Kind::Switch) => Err("write true or false"),
         (DeValue::Table(table), Kind::Pairs) => table
             .iter()
             .map(|(key, value)| {
@@ -294,11 +294,10 @@ fn scalar(value: &DeValue<'_>) -> Result<String, &'static str> {
             .map(|n| n.to_string())
             .map_err(|_| "write a smaller number"),
         DeValue::Float(number) => Ok(number.as_str().replace('_', "")),
-        DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => Err("write one text or number"),
+        DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => Err("write one string or number"),
     }
 }
 
-/// An error about a value of the file says where it stands there.
 fn located(error: clap::Error, file: &[Entry]) -> anyhow::Error {
     let named = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(name)) => name.clone(),
@@ -310,11 +309,10 @@ fn located(error: clap::Error, file: &[Entry]) -> anyhow::Error {
     let what = said.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
     failure(
         format!("{}:{}: {what}", entry.path.display(), entry.line),
-        format!("`meshc train --help` says what {} takes", entry.key),
+        format!("see `--{}` in `meshc train --help`", entry.key),
     )
 }
 
-/// Every value that an option has.
 fn resolved(cli: &Command, matches: &ArgMatches, file: &[Entry]) -> Resolved {
     let mut all = Resolved::default();
     let options = cli.find_subcommand("train").into_iter().flat_map(Command::get_arguments);
@@ -334,7 +332,7 @@ fn resolved(cli: &Command, matches: &ArgMatches, file: &[Entry]) -> Resolved {
         }
         let written = file.iter().find(|e| e.id == id);
         let origin = |value: &str| {
-            // Of a table, each key has a line of its own.
+            // Each key of a table has its own line.
             let pairs = written.filter(|e| e.kind == Kind::Pairs);
             let line = match pairs {
                 Some(e) => e.values.iter().find(|(_, v)| v == value).map(|(line, _)| *line),
@@ -363,19 +361,19 @@ fn resolved(cli: &Command, matches: &ArgMatches, file: &[Entry]) -> Resolved {
         };
         all.entries.push((String::new(), key.to_owned(), text, origin(&values[0])));
     }
-    // What comes first in a run stands first in the file.
+    // The positional argument comes first in the file.
     all.entries.sort_by_key(|(_, key, ..)| key != SUBJECT);
     all
 }
 
-/// A value as TOML writes it: numbers that it would print the same, everything else in quotation marks.
+/// Formats a value as TOML: numbers that TOML would print identically, everything else in quotation marks.
 fn literal(text: &str) -> String {
     let is_number = text.parse::<i64>().is_ok_and(|n| n.to_string() == text)
         || text.parse::<f64>().is_ok_and(|n| n.is_finite() && n.to_string() == text && text.contains('.'));
     if is_number { text.to_owned() } else { quoted(text) }
 }
 
-/// Strings of JSON are strings of TOML.
+/// Formats a string: JSON strings are valid TOML strings.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }

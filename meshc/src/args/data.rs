@@ -1,5 +1,6 @@
-//! What to train on or to evaluate, as the command line says: one text, or several and how much of each.
+//! Data of training and evaluation: one corpus, or a mixture of several, and the tokenizer.
 
+use super::ranges::{positive, steps};
 use crate::output::failure::failure;
 use anyhow::{Context, Result};
 use data::{
@@ -12,35 +13,36 @@ use std::{
     sync::Arc,
 };
 
-/// Options of commands that make examples of text.
+/// Options of commands that make examples from text.
 #[derive(clap::Args, Debug)]
 pub struct DataOptions {
-    /// Text, JSON lines (plain, .gz or .zst), Parquet; folders with such files; patterns such as 'corpus/*.jsonl.gz'; a
-    /// folder of `meshc data prepare`. Several texts have names and, if wanted, rates: en='en/*.txt':2 de=german:1
+    /// Text, JSON lines (plain, .gz or .zst) or Parquet; directories of such files; patterns such as
+    /// 'corpus/*.jsonl.gz'; prepared tokens. Several corpora have names and optional sampling rates:
+    /// en='en/*.txt':2 de=german:1
     #[arg(long, required_unless_present = "mixture", num_args = 1.., value_name = "FILE|NAME=FILE[:RATE]")]
     data: Vec<PathBuf>,
-    /// Several texts, described in a file: `temperature`, `cap`, and a table [sources.NAME] for each with `files`, and
-    /// `rate` and `text_field` if wanted
+    /// Mixture of corpora, described in a TOML file: optional `temperature` and `cap`, and for each corpus a
+    /// table [sources.NAME] with `files` and optional `rate` and `text_field`
     #[arg(long, value_name = "FILE.toml", conflicts_with = "data")]
     mixture: Option<PathBuf>,
-    /// Where texts have no rates: they are taken in proportion to (examples)^(1/T). Default: 1
-    #[arg(long, value_name = "T")]
+    /// Temperature T of a mixture without rates: corpora are sampled in proportion to examples^(1/T). Default: 1
+    #[arg(long, value_name = "T", value_parser = positive, allow_negative_numbers = true)]
     mix_temperature: Option<f64>,
-    /// Where texts have no rates: no more examples of a text than this count
-    #[arg(long, value_name = "N")]
+    /// Cap of a mixture without rates: the largest number of examples of a corpus that counts
+    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true)]
     mix_cap: Option<u64>,
     #[command(flatten)]
     reading: Reading,
 }
 
-/// Texts, read.
+/// Corpora that have been read.
 pub struct Texts {
     all: Vec<Corpus>,
     temperature: Temperature,
 }
 
 impl DataOptions {
-    /// Reads everything.
+    /// Reads all corpora.
     pub fn open(&self) -> Result<Texts> {
         self.read(match &self.mixture {
             Some(path) => described(path)?,
@@ -48,7 +50,7 @@ impl DataOptions {
         })
     }
 
-    /// Reads other texts in the same way.
+    /// Reads other files with the same options.
     pub fn open_others(&self, files: &[PathBuf]) -> Result<Texts> {
         self.read(named(files)?)
     }
@@ -60,15 +62,15 @@ impl DataOptions {
             let read = self.reading.tokens(files, text_field.as_deref(), tokenizer.as_ref());
             let tokens = match name.is_empty() {
                 true => read?,
-                false => read.with_context(|| format!("text `{name}` of the mixture"))?,
+                false => read.with_context(|| format!("reading the corpus `{name}`"))?,
             };
             all.push(Corpus { name: name.clone(), rate: *rate, tokens });
         }
         let (temperature, cap) = (self.mix_temperature.or(mixture.temperature), self.mix_cap.or(mixture.cap));
         if (temperature.is_some() || cap.is_some()) && mixture.sources.values().all(|s| s.rate.is_some()) {
             return Err(failure(
-                "a temperature or a cap for texts that have rates",
-                "leave the rates out, or the temperature and the cap",
+                "`--mix-temperature` and `--mix-cap` have no effect: every corpus of the mixture has a rate",
+                "leave out either the rates, or the temperature and the cap",
             ));
         }
         let default = Temperature::default();
@@ -81,23 +83,23 @@ impl DataOptions {
 }
 
 impl Texts {
-    /// Examples for a task; a share of each text is kept for evaluation.
+    /// Returns the examples for a task; the share `held_out` of each corpus is for evaluation only.
     pub fn mixture(self, task: Task, held_out: f64) -> Result<Arc<Mixture>> {
         let options = data::Options { held_out, temperature: self.temperature, ..data::Options::default() };
         Ok(Arc::new(Mixture::new(self.all, task, &options)?))
     }
 }
 
-/// The mixture that a file describes. Its paths begin where it is.
+/// Reads the mixture that a file describes. Relative paths are relative to the file.
 fn described(path: &Path) -> Result<MixtureSpec> {
     let text =
         fs::read_to_string(path).with_context(|| format!("reading the mixture `{}`", path.display()))?;
     let help =
-        "write temperature = 3.3, if wanted, and for each text a table [sources.NAME] with files = [\"…\"]";
+        "for each corpus write a table [sources.NAME] with files = [\"…\"]; temperature = 3.3 is optional";
     let mut mixture: MixtureSpec = toml::from_str(&text)
-        .map_err(|e| failure(format!("`{}` describes no mixture: {e}", path.display()), help))?;
+        .map_err(|e| failure(format!("`{}` is not a mixture: {e}", path.display()), help))?;
     if mixture.sources.is_empty() {
-        return Err(failure(format!("`{}` describes no mixture: it has no sources", path.display()), help));
+        return Err(failure(format!("`{}` is not a mixture: it has no sources", path.display()), help));
     }
     let folder = path.parent().unwrap_or(Path::new(""));
     for (name, ingredient) in &mut mixture.sources {
@@ -107,7 +109,7 @@ fn described(path: &Path) -> Result<MixtureSpec> {
     Ok(mixture)
 }
 
-/// The mixture of what `--data` names: one text without a name, or several with names.
+/// Returns the mixture that `--data` names: one corpus without a name, or several with names.
 fn named(data: &[PathBuf]) -> Result<MixtureSpec> {
     let mut mixture = MixtureSpec::default();
     for given in data {
@@ -118,10 +120,10 @@ fn named(data: &[PathBuf]) -> Result<MixtureSpec> {
             (Some(one), Some(other)) if one != other => {
                 return Err(failure(
                     format!(
-                        "`{}` gives a rate of {other}, and the same text has one of {one}",
+                        "`--data {}`: the rate {other} contradicts the rate {one} of the same corpus",
                         given.display()
                     ),
-                    "a text has one rate: give it once",
+                    "give the rate of a corpus once",
                 ));
             }
             _ => ingredient.rate = rate.or(ingredient.rate),
@@ -129,18 +131,17 @@ fn named(data: &[PathBuf]) -> Result<MixtureSpec> {
     }
     if mixture.sources.len() > 1 && mixture.sources.contains_key("") {
         return Err(failure(
-            format!("`{}` has no name, but others have", mixture.sources[""].files[0].display()),
-            "name all texts of a mixture, as in --data en=FILE de=FILE; or none, if they are one text",
+            format!("`--data {}` has no name, but others have", mixture.sources[""].files[0].display()),
+            "name all corpora of a mixture, as in --data en=FILE de=FILE, or none if they form one corpus",
         ));
     }
     for name in mixture.sources.keys().filter(|name| !name.is_empty()) {
-        is_name(name).map_err(|why| failure(why, "such as --data en=FILE de=FILE"))?;
+        is_name(name).map_err(|why| failure(why, "choose another name, as in --data en=FILE de=FILE"))?;
     }
     Ok(mixture)
 }
 
-/// Name, file and rate of `NAME=FILE:RATE`, of which the first and the last may be missing. What is there by that name is
-/// a file.
+/// Splits `NAME=FILE:RATE`; name and rate are optional. If a file of the whole name exists, it is meant.
 fn spec(given: &Path) -> (Option<&str>, PathBuf, Option<f64>) {
     let whole = || (None, given.to_owned(), None);
     let Some((name, file)) = given.to_str().and_then(|text| text.split_once('=')) else { return whole() };
@@ -158,21 +159,21 @@ fn is_name(name: &str) -> Result<(), String> {
     let good = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
     match !name.is_empty() && name.chars().all(good) {
         true => Ok(()),
-        false => Err(format!("`{name}` names no text: a name has letters, digits, `_`, `-` and `.`")),
+        false => Err(format!("`{name}` is not the name of a corpus: use letters, digits, `_`, `-` and `.`")),
     }
 }
 
-/// What makes tokens of text, and text of tokens.
+/// The tokenizer.
 #[derive(clap::Args, Debug)]
 pub struct TokenizerArgs {
-    /// How text becomes tokens: bytes, or a file: tokenizer.json or a SentencePiece model. Default: that of prepared
-    /// tokens, else bytes
+    /// Tokenizer: bytes, a tokenizer.json, or a SentencePiece model. Default: the tokenizer of prepared tokens,
+    /// else bytes
     #[arg(long, value_name = "bytes|FILE")]
     tokenizer: Option<String>,
 }
 
 impl TokenizerArgs {
-    /// The one that was named, if one was.
+    /// Opens the tokenizer. `None` means that none was named.
     pub fn named(&self) -> Result<Option<Tokenizer>> {
         Ok(match self.tokenizer.as_deref() {
             None => None,
@@ -181,12 +182,13 @@ impl TokenizerArgs {
         })
     }
 
-    /// The one that was named, else bytes.
+    /// Opens the tokenizer; bytes if none was named.
     pub fn or_bytes(&self) -> Result<Tokenizer> {
         Ok(self.named()?.unwrap_or(Tokenizer::Bytes))
     }
 
-    /// What makes tokens of text for a model: the tokenizer that was named, which is to fit; else bytes, if they do.
+    /// Returns the codec between text and the tokens of a model: the tokenizer that was named, which must fit the
+    /// vocabulary, else bytes. `None` means that the vocabulary is too small for bytes.
     pub fn codec(&self, vocab: usize) -> Result<Option<Codec>> {
         Ok(match self.named()? {
             Some(tokenizer) => Some(Codec::with(vocab, tokenizer)?),
@@ -195,10 +197,10 @@ impl TokenizerArgs {
     }
 }
 
-/// Options of commands that read text.
+/// Options of commands that read text files.
 #[derive(clap::Args, Debug)]
 pub struct Reading {
-    /// The field of JSON lines, or the column of Parquet, that has the text
+    /// Field of JSON lines, or column of Parquet, with the text
     #[arg(long, value_name = "FIELD", default_value = TEXT_FIELD)]
     pub text_field: String,
     #[command(flatten)]
@@ -206,7 +208,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// The tokens of these files, or those that were prepared.
+    /// Returns the tokens of these files, or prepared tokens.
     pub fn tokens(
         &self,
         paths: &[PathBuf],
@@ -216,7 +218,8 @@ impl Reading {
         Ok(Tokens::open(paths, field.unwrap_or(&self.text_field), tokenizer)?)
     }
 
-    /// Numbers about these files, or about prepared tokens; what was left out; and what made the tokens.
+    /// Returns statistics of these files or of prepared tokens, the text with the list of skipped files, and the
+    /// tokenizer.
     pub fn stats(&self, paths: &[PathBuf]) -> Result<(Stats, Text, Tokenizer)> {
         if let [dir] = paths
             && PreparedTokens::is_at(dir)

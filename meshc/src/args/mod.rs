@@ -1,4 +1,4 @@
-//! Arguments that commands share, and files of options.
+//! Arguments that several commands take, and option files.
 
 pub mod config;
 pub mod data;

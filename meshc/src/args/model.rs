@@ -6,17 +6,17 @@ use interchange::Overrides;
 use mesh::{layout::suggest, schedule};
 use models::zoo;
 
-/// A model and its settings.
+/// Settings of a model.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ModelArgs {
-    /// Precision of the model: f32, selective (bf16 but for routers and sums) or bf16
+    /// Precision of the model: f32, selective (bf16 except routers and sums) or bf16
     #[arg(long)]
     pub dtype: Option<String>,
-    /// A setting of the model; may be given several times
+    /// Setting of the model; repeatable
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub settings: Vec<String>,
-    /// An entry of the schedule, such as remat=carries, which changes time and memory and not the model; or
-    /// preset=NAME. May be given several times
+    /// Schedule entry, such as remat=carries, which changes time and memory but not the model, or preset=NAME;
+    /// repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     pub schedule: Vec<String>,
 }
@@ -27,13 +27,13 @@ impl ModelArgs {
         self.dtype.is_none() && self.settings.is_empty() && self.schedule.is_empty()
     }
 
-    /// The same options as overrides of a checkpoint's settings.
+    /// Returns the options as overrides of a checkpoint's settings.
     pub fn overrides(&self) -> Result<Overrides> {
         let settings = [self.settings.clone(), self.entries()?].concat();
         Ok(Overrides { dtype: self.dtype.clone(), settings })
     }
 
-    /// The same options as arguments of a model program.
+    /// Returns the options as arguments of a model program.
     pub fn words(&self) -> Result<Vec<String>> {
         let dtype = self.dtype.iter().flat_map(|d| ["--dtype".to_owned(), d.clone()]);
         let settings = self.settings.iter().flat_map(|s| ["--set".to_owned(), s.clone()]);
@@ -42,7 +42,7 @@ impl ModelArgs {
         Ok(dtype.chain(settings).chain(schedule).collect())
     }
 
-    /// The entries of the schedule, with those of a preset that are not given themselves.
+    /// Returns the schedule entries, completed by those of the preset.
     fn entries(&self) -> Result<Vec<String>> {
         let given: Vec<&str> = self.schedule.iter().chain(&self.settings).map(|e| key(e)).collect();
         let mut all = Vec::new();
@@ -59,7 +59,7 @@ impl ModelArgs {
         Ok(all)
     }
 
-    /// Says how settings that are entries of the schedule are written now. `module` is the program that they made.
+    /// Prints a note about settings that are schedule entries now. `module` is the program that they made.
     pub fn note_renamed(&self, module: &mesh::Module) {
         for setting in &self.settings {
             let (key, value) = (key(setting), setting.split_once('=').map_or("", |(_, value)| value.trim()));
@@ -73,12 +73,12 @@ impl ModelArgs {
     }
 }
 
-/// The key of `key=value`.
+/// Returns the key of `key=value`.
 fn key(text: &str) -> &str {
     text.split_once('=').map_or(text, |(key, _)| key).trim()
 }
 
-/// The entries of the schedule preset `name`.
+/// Returns the entries of the schedule preset `name`.
 fn named(name: &str) -> Result<impl Iterator<Item = &'static str>> {
     let preset = zoo::schedule(name).ok_or_else(|| {
         let known: Vec<&str> = zoo::SCHEDULES.iter().map(|preset| preset.name).collect();

@@ -6,30 +6,32 @@ use anyhow::Result;
 use compiler::pipeline::Placement;
 use mesh::{Layout, Mesh, Module};
 
-/// How a program lies on its devices, as the user says it.
+/// Mesh and layouts, as given on the command line.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct PlacementArgs {
-    /// Axes of the mesh and their sizes, the major one first: data=2,expert=4. Default: one device
+    /// Mesh axes and their sizes, major axis first: data=2,expert=4. Default: one device
     #[arg(long, value_name = "AXIS=SIZE,…", value_parser = Mesh::parse)]
     pub mesh: Option<Mesh>,
-    /// Which dim is split over which axes: batch:data+expert,experts:expert. Default: the model's own layout, as far as
-    /// the mesh has its axes
+    /// Mesh axes that each dim is split over: batch:data+expert,experts:expert. Default: the model's own
+    /// layout, restricted to the axes of the mesh
     #[arg(long, value_name = "DIM:AXIS[+AXIS],…", value_parser = Layout::parse)]
     pub layout: Option<Layout>,
-    /// How stored parameters and optimizer slots are split further; *:data splits each of them over data
+    /// Additional splits of stored parameters and optimizer slots (ZeRO): *:data splits each over data
     #[arg(long, value_name = "DIM:AXIS[+AXIS],…", value_parser = Layout::parse)]
     pub state_layout: Option<Layout>,
 }
 
 impl PlacementArgs {
-    /// Whether nothing was said.
+    /// True if neither mesh nor layout was given.
     pub fn is_empty(&self) -> bool {
         self.mesh.is_none() && self.layout.is_none() && self.state_layout.is_none()
     }
 }
 
-/// The same with the model's defaults. A layout that names an axis the mesh lacks is an error; rules of the
-/// model's own layout for such axes are left out.
+/// Returns the placement of a program: `args`, completed by the model's own layouts.
+///
+/// A given layout that names an axis outside the mesh is an error. The model's own layouts are restricted to the axes
+/// of the mesh.
 pub fn place(module: &Module, args: &PlacementArgs) -> Result<Placement> {
     if !module.env.mesh.axes().is_empty() {
         return stated(module, args);
@@ -43,7 +45,7 @@ pub fn place(module: &Module, args: &PlacementArgs) -> Result<Placement> {
         match layout.resolve(&mesh) {
             Ok(_) => Ok(layout),
             Err(what) => {
-                Err(failure(what, format!("name an axis of --mesh in {option}, or give --mesh the axis")))
+                Err(failure(what, format!("name an axis of --mesh in {option}, or add the axis to --mesh")))
             }
         }
     };
@@ -52,41 +54,45 @@ pub fn place(module: &Module, args: &PlacementArgs) -> Result<Placement> {
     Ok(Placement { mesh, layout, state_layout })
 }
 
-/// The placement of a Local program, which states its mesh. Its values are already split: there is no layout to choose.
+/// Returns the placement of a Local program, which states its mesh. Its values are already split, so that no layout
+/// applies.
 fn stated(module: &Module, args: &PlacementArgs) -> Result<Placement> {
     let mesh = module.env.mesh.clone();
     if args.layout.is_some() || args.state_layout.is_some() || args.mesh.as_ref().is_some_and(|m| *m != mesh)
     {
         return Err(failure(
-            format!("`{}` is partitioned already, over the mesh {mesh}", module.name),
-            "leave --mesh, --layout and --state-layout out, or give the program from before it was partitioned",
+            format!(
+                "`{}` is already partitioned over the mesh {mesh}: --mesh, --layout and --state-layout have no effect",
+                module.name
+            ),
+            "leave out --mesh, --layout and --state-layout, or give the program from before partitioning",
         ));
     }
     Ok(Placement { mesh, ..Placement::default() })
 }
 
-/// Whether the mesh has as many devices as `target`, which has `devices`.
+/// Checks that the mesh has as many devices as `target`, which has `devices`.
 pub fn check_devices(mesh: &Mesh, target: &Target, devices: usize) -> Result<()> {
     let product = mesh.devices();
     if product == devices {
         return Ok(());
     }
     let given = match mesh.axes() {
-        [] => "no --mesh is given, which is one device".to_owned(),
-        _ => format!("the mesh {mesh} is {product} devices"),
+        [] => "without --mesh a program has one device".to_owned(),
+        _ => format!("the mesh {mesh} has {product} devices"),
     };
     Err(failure(
         format!("{given}, but {target} has {devices}"),
-        format!("give --mesh sizes with the product {devices}, such as --mesh data={devices}"),
+        format!("choose axis sizes whose product is {devices}, such as --mesh data={devices}"),
     ))
 }
 
-/// The layout that a model states for itself.
+/// Returns the layout in a meta entry of the model.
 fn own(module: &Module, key: &str) -> Result<Layout> {
     Layout::parse(module.meta(key).unwrap_or_default()).map_err(|what| {
         failure(
             format!("the meta entry `{key}` of program `{}` is not a layout: {what}", module.name),
-            format!("correct it in the model, or give --{}", key.replace('_', "-")),
+            format!("correct it in the model, or override it with --{}", key.replace('_', "-")),
         )
     })
 }

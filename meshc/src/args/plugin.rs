@@ -1,5 +1,4 @@
-//! Everything that a plugin is told: options of its client, options of a topology, flags of its compiler, and the
-//! environment it reads.
+//! Everything that a plugin is given: client options, topology options, compiler flags, environment variables.
 
 use super::target::Target;
 use crate::output::failure::failure;
@@ -9,21 +8,21 @@ use pjrt::{ClientOptions, Value};
 use runtime::plugin::Platform;
 use std::path::Path;
 
-/// Which plugin, and with which options.
+/// The plugin and the options of its client.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct PluginArgs {
-    /// The PJRT plugin: a shared library, or cpu, gpu or tpu. Default: the one for the artefact's target
+    /// PJRT plugin: a shared library, or cpu, gpu or tpu. Default: the plugin of the target
     #[arg(long, value_name = "PATH|PLATFORM")]
     pub plugin: Option<String>,
-    /// An option for the plugin's client, such as memory_fraction=0.8; may be given several times
+    /// Option of the plugin's client, such as memory_fraction=0.8; repeatable
     #[arg(long = "client-option", value_name = "KEY=VALUE", value_parser = named_value)]
     pub given_options: Vec<(String, Value)>,
-    /// Compile, even if the same was compiled before, and keep nothing of it
+    /// Neither read nor write the cache of compiled executables
     #[arg(long)]
     pub no_executable_cache: bool,
 }
 
-/// Reads `key=value`. Numbers, `true` and `false`, and lists of numbers such as `2,2,1` take their types.
+/// Parses `key=value`. Numbers, `true`, `false` and lists of integers such as `2,2,1` become typed values.
 pub fn named_value(text: &str) -> Result<(String, Value), String> {
     let (key, value) =
         text.split_once('=').ok_or_else(|| format!("`{text}` has no value: write {text}=VALUE"))?;
@@ -43,7 +42,8 @@ pub fn named_value(text: &str) -> Result<(String, Value), String> {
 }
 
 impl PluginArgs {
-    /// What the plugin is for that the user named, as far as its name says.
+    /// Returns the platform of the plugin that the user named. `None` if none was named, or if its file name does not
+    /// tell.
     pub fn platform(&self) -> Option<Platform> {
         match self.plugin.as_deref()? {
             "cpu" => Some(Platform::Cpu),
@@ -53,11 +53,11 @@ impl PluginArgs {
         }
     }
 
-    /// What a client for `devices` devices gets.
+    /// Returns the options of a client for `devices` devices.
     pub fn client_options(&self, platform: Platform, devices: u64) -> ClientOptions {
         let mut options = ClientOptions::new();
         let given = |key: &str| self.given_options.iter().any(|(k, _)| k == key);
-        // The CPU plugin has as many devices as it is asked for; the others have what there is.
+        // The CPU plugin creates as many devices as requested; other plugins find the hardware.
         if platform == Platform::Cpu && !given("cpu_device_count") {
             options = options.with("cpu_device_count", i64::try_from(devices).unwrap_or(i64::MAX));
         }
@@ -68,40 +68,42 @@ impl PluginArgs {
     }
 }
 
-/// What a program is compiled for, apart from its mesh.
+/// The target of a compilation.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct TargetArgs {
-    /// cpu, gpu or a TPU slice such as tpu:v5e:2x4, tpu:v4:8x8x8:megacore or tpu:v5e:4x4:slices=2
+    /// Target: cpu, gpu, or a TPU slice such as tpu:v5e:2x4, tpu:v4:8x8x8:megacore, tpu:v5e:4x4:slices=2
     #[arg(long, default_value = "cpu")]
     pub target: Target,
-    /// An option of libtpu's for the topology of a slice, such as wrap=true,true; may be given several times
+    /// Topology option of libtpu, such as wrap=true,true; repeatable
     #[arg(long = "target-option", value_name = "KEY=VALUE", value_parser = named_value)]
     pub slice_options: Vec<(String, Value)>,
 }
 
 impl TargetArgs {
-    /// The same with options that the name of the slice can say in its name.
-    pub fn settled(&self) -> Result<Self> {
-        let mut settled = Self { target: self.target.clone(), slice_options: Vec::new() };
+    /// Moves options that the name of a slice can express into the name.
+    pub fn normalized(&self) -> Result<Self> {
+        let mut normalized = Self { target: self.target.clone(), slice_options: Vec::new() };
         for (key, value) in &self.slice_options {
-            let Target::Tpu(slice) = &mut settled.target else {
-                let help = "leave --target-option out, or name a slice with --target tpu:GENERATION:SHAPE";
-                return Err(failure(format!("{} has no options", self.target), help));
+            let Target::Tpu(slice) = &mut normalized.target else {
+                let help = "leave it out, or name a TPU slice with --target tpu:GENERATION:SHAPE";
+                let what = format!("`--target-option {key}` has no effect on the target {}", self.target);
+                return Err(failure(what, help));
             };
-            let wrong =
-                |what: String| failure(format!("--target-option {key}: {what}"), "see `meshc help compile`");
+            let wrong = |what: String| {
+                failure(format!("`--target-option {key}`: {what}"), "see `meshc compile --help`")
+            };
             match (key.as_str(), value) {
                 ("chip_config_name", Value::Text(name)) => slice.set_config(name).map_err(wrong)?,
                 ("num_slices", Value::Int(n)) if (1..=256).contains(n) => slice.slices = *n as usize,
-                ("num_slices", _) => return Err(wrong("it is a number from 1 to 256".into())),
-                _ => settled.slice_options.push((key.clone(), value.clone())),
+                ("num_slices", _) => return Err(wrong("must be an integer from 1 to 256".into())),
+                _ => normalized.slice_options.push((key.clone(), value.clone())),
             }
         }
-        Ok(settled)
+        Ok(normalized)
     }
 }
 
-/// What libtpu is told about the topology of a slice.
+/// Returns the options with which libtpu creates the topology of a slice.
 pub fn topology_options(slice: &Slice, more: &[(String, Value)]) -> Vec<(String, Value)> {
     let mut options = more.to_vec();
     if let Some(config) = &slice.mode.config {
@@ -113,68 +115,73 @@ pub fn topology_options(slice: &Slice, more: &[(String, Value)]) -> Vec<(String,
     options
 }
 
-/// Those that a command takes.
+/// Flags of the plugin's compiler.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct FlagArgs {
-    /// A flag for the plugin's compiler, stored in the artefact; may be given several times
+    /// Flag of the plugin's compiler, stored in the artefact; repeatable
     #[arg(long = "flag", value_name = "KEY=VALUE", value_parser = flag)]
     pub given: Vec<(String, String)>,
-    /// On a TPU slice: exchanges and gathers run beside work that does not need them (see `exchange_parts`)
+    /// TPU slices: overlap all-to-alls and all-gathers with independent computation (see the schedule key
+    /// exchange_parts)
     #[arg(long)]
     pub overlap: bool,
 }
 
 impl FlagArgs {
-    /// All of them for `target`; what is given by name comes last and holds.
+    /// Returns all flags for `target`. Flags given by name come last and take precedence.
     pub fn of(&self, target: &Target) -> Result<Vec<(String, String)>> {
         if self.overlap && target.slice().is_none() {
             return Err(failure(
-                format!("--overlap is for TPU slices, and the target is {target}"),
-                "leave it out: other compilers overlap what they can without being told",
+                format!("`--overlap` is an option of TPU slices, and the target is {target}"),
+                "leave it out: compilers of other targets overlap without being told",
             ));
         }
         let overlap = OVERLAP.iter().filter(|_| self.overlap).map(|f| ((*f).to_owned(), "true".to_owned()));
         Ok(overlap.chain(self.given.iter().cloned()).collect())
     }
 
-    /// As they are written on the command line.
+    /// Returns the options as words of a command line.
     pub fn words(&self) -> impl Iterator<Item = String> {
         let given = self.given.iter().map(|(key, value)| format!("--flag {key}={value}"));
         self.overlap.then(|| "--overlap".to_owned()).into_iter().chain(given)
     }
 }
 
-/// Reads `key=value`, both text.
+/// Parses `key=value` as text.
 fn flag(text: &str) -> Result<(String, String), String> {
     let (key, value) =
         text.split_once('=').ok_or_else(|| format!("`{text}` has no value: write {text}=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// What the plugin in this file is for, as its name says: one that was named by path need not be for the artefact's
-/// target, since HLO is the same for all.
+/// Guesses the platform of a plugin from its file name. A plugin that was named by its path need not be one for the
+/// artefact's target: HLO is the same for all.
 pub fn guess(path: &Path) -> Option<Platform> {
     let name = path.file_name()?.to_str()?.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|w| name.contains(w));
-    match () {
-        () if has(&["cuda", "gpu", "rocm"]) => Some(Platform::Gpu),
-        () if has(&["tpu"]) => Some(Platform::Tpu),
-        () if has(&["cpu"]) => Some(Platform::Cpu),
-        () => None,
+    if has(&["cuda", "gpu", "rocm"]) {
+        Some(Platform::Gpu)
+    } else if has(&["tpu"]) {
+        Some(Platform::Tpu)
+    } else if has(&["cpu"]) {
+        Some(Platform::Cpu)
+    } else {
+        None
     }
 }
 
-/// Plugins read the environment when they are loaded. XLA's notes for its own developers are not for our users; and
-/// libtpu, to compile for a slice that is not here, must be told not to look for a TPU, nor for other processes that
-/// use it. What the user has set holds. A process with threads cannot safely change its environment, so this one begins
-/// again with it; call this first.
+/// Restarts this process with the environment variables that plugins read when they are loaded.
+///
+/// XLA's log messages for its own developers are silenced. To compile for a TPU slice that is not attached, libtpu must
+/// not search for a TPU or for other processes that use it. Variables that the user has set take precedence. A process
+/// with threads cannot change its environment safely, so the process replaces itself; call this first.
 pub fn environment(target: Option<&Target>) -> Result<()> {
     use std::os::unix::process::CommandExt;
     let mut wanted = vec![("TF_CPP_MIN_LOG_LEVEL", "2")];
     if let Some(Target::Tpu(_)) = target {
         wanted.extend([("TPU_SKIP_MDS_QUERY", "1"), ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")]);
-        // What it would say about the TPU that is not here. Answers to its questions about this host change nothing in
-        // what it compiles.
+        // Silences messages about the missing TPU, and answers questions about this host that do not affect the
+        // compiled program.
         wanted.extend([("TPU_MIN_LOG_LEVEL", "3"), ("TPU_WORKER_HOSTNAMES", "localhost")]);
         wanted.push(("TPU_ACCELERATOR_TYPE", "v5litepod-8"));
     }
@@ -182,11 +189,11 @@ pub fn environment(target: Option<&Target>) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let this = std::env::current_exe().context("finding this program")?;
+    let this = std::env::current_exe().context("finding the executable of this process")?;
     let mut again = std::process::Command::new(this);
     again.args(std::env::args_os().skip(1)).envs(wanted);
     // Returns only if it fails.
-    Err(again.exec()).context("starting again with the environment that plugins want")
+    Err(again.exec()).context("restarting with the environment variables of plugins")
 }
 
 #[cfg(test)]
@@ -205,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_says_in_its_name_what_it_is_for() {
+    fn platforms_are_guessed_from_file_names() {
         let at = |name: &str| guess(Path::new(name));
         assert_eq!(at("/x/tpu/pjrt_c_api_cpu_plugin.so"), Some(Platform::Cpu));
         assert_eq!(at("xla_cuda_plugin.so"), Some(Platform::Gpu));
@@ -214,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_by_name_holds() {
+    fn flags_given_by_name_take_precedence() {
         let flags = |overlap, given: &[&str], target: &str| {
             let given = given.iter().map(|f| flag(f).unwrap()).collect();
             FlagArgs { given, overlap }.of(&target.parse().unwrap())

@@ -5,20 +5,20 @@ use crate::output::{failure::failure, files::is_artefact};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 
-/// Which program, with which parameters, on which devices.
+/// A program, its parameters, and the devices it runs on.
 #[derive(clap::Args, Debug)]
 pub struct SubjectArgs {
-    /// A model (.rs or .mesh), an artefact directory, or a checkpoint that says which model it is of
+    /// Model (.rs or .mesh), artefact directory, or checkpoint that names its model
     #[arg(value_name = "MODEL|ARTEFACT|CHECKPOINT")]
     pub subject: PathBuf,
-    /// Where the parameters come from: a checkpoint, or a folder of checkpoints (the newest good one)
+    /// Checkpoint with the parameters, or a directory of checkpoints (the newest valid one is used)
     #[arg(long, value_name = "DIR")]
     pub checkpoint: Option<PathBuf>,
     #[command(flatten)]
     pub settings: ModelArgs,
     #[command(flatten)]
     pub placement: PlacementArgs,
-    /// cpu, gpu or a TPU slice such as tpu:v5e:2x4. Default: what the plugin is for
+    /// Target: cpu, gpu, or a TPU slice such as tpu:v5e:2x4. Default: the platform of the plugin
     #[arg(long)]
     pub target: Option<Target>,
     #[command(flatten)]
@@ -29,17 +29,17 @@ pub struct SubjectArgs {
 pub type Setting = (&'static str, String);
 
 impl SubjectArgs {
-    /// Devices of the mesh.
+    /// Returns the number of devices of the mesh.
     pub fn devices(&self) -> usize {
         self.placement.mesh.as_ref().map_or(1, mesh::Mesh::devices)
     }
 
-    /// Whether the program is compiled already, so that nothing can be set.
+    /// True if the program's settings are fixed: an artefact, or a program as text.
     pub fn is_compiled(&self) -> bool {
         is_artefact(&self.subject) || self.subject.extension().is_some_and(|e| e == "mesh")
     }
 
-    /// The user's settings, and after them those of `settings` that the user has not set.
+    /// Returns the user's settings, completed by those of `settings` that the user has not set.
     pub fn with(&self, settings: &[Setting]) -> ModelArgs {
         let mut all = self.settings.clone();
         if !self.is_compiled() {
@@ -56,16 +56,16 @@ impl SubjectArgs {
     }
 }
 
-/// For commands that take a model or an artefact: an error if options for a model were given for an artefact.
+/// Refuses options of a model if the subject is an artefact.
 pub fn refuse_options(artefact: &Path, settings: &ModelArgs, placement: &PlacementArgs) -> Result<()> {
     if settings.is_empty() && placement.is_empty() {
         return Ok(());
     }
     Err(failure(
         format!(
-            "`{}` is compiled: its mesh, its layouts and the model's settings are fixed",
+            "`{}` is compiled: --mesh, --layout, --state-layout, --dtype, --set and --schedule have no effect",
             artefact.display()
         ),
-        "leave out --mesh, --layout, --state-layout, --dtype, --set and --schedule, or name the model itself",
+        "leave them out, or name the model itself",
     ))
 }

@@ -1,24 +1,24 @@
-//! What a program is compiled for.
+//! Compilation targets: CPUs, GPUs, TPU slices.
 
 use anyhow::Result;
 use compiler::cost::target::{Slice, generations};
 use runtime::plugin::Platform;
 use std::{fmt, str::FromStr};
 
-/// A platform, for TPUs with the slice.
+/// A platform; for TPUs with the slice.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub enum Target {
-    /// CPUs, as many virtual devices as the mesh has.
+    /// CPUs, with as many virtual devices as the mesh has.
     #[default]
     Cpu,
     /// GPUs of this machine.
     Gpu,
-    /// A TPU slice such as `v5e:2x4`, present or not.
+    /// A TPU slice such as `v5e:2x4`. It need not be attached.
     Tpu(Box<Slice>),
 }
 
 impl Target {
-    /// The kind of plugin it needs.
+    /// Returns the platform of the plugin.
     pub fn platform(&self) -> Platform {
         match self {
             Self::Cpu => Platform::Cpu,
@@ -27,7 +27,7 @@ impl Target {
         }
     }
 
-    /// The slice, if it is one.
+    /// Returns the TPU slice. `None` for other targets.
     pub fn slice(&self) -> Option<&Slice> {
         match self {
             Self::Cpu | Self::Gpu => None,
@@ -43,15 +43,15 @@ impl FromStr for Target {
         let known = || {
             let names: Vec<String> = generations().into_iter().map(|g| g.name).collect();
             format!(
-                "targets are cpu, gpu and tpu:GENERATION:SHAPE such as tpu:v5e:2x4 or tpu:v4:8x8x8:megacore:slices=2, \
-                 of the generations {}",
+                "targets are cpu, gpu and tpu:GENERATION:SHAPE, such as tpu:v5e:2x4 or \
+                 tpu:v4:8x8x8:megacore:slices=2; generations: {}",
                 names.join(", ")
             )
         };
         match text.split_once(':') {
             None if text == "cpu" => Ok(Self::Cpu),
             None if text == "gpu" => Ok(Self::Gpu),
-            None if text == "tpu" => Err(format!("a TPU target names its slice: {}", known())),
+            None if text == "tpu" => Err(format!("a TPU target must name a slice: {}", known())),
             Some(("tpu", slice)) => Slice::parse(slice).map(|s| Self::Tpu(Box::new(s))),
             Some(_) | None => Err(known()),
         }

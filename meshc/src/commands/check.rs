@@ -1,4 +1,4 @@
-//! `meshc check`: whether a model is a legal program, and a layout legal for it.
+//! `meshc check`: checks a model, and the mesh and layout for it.
 
 use crate::{
     args::{
@@ -19,18 +19,18 @@ use std::path::PathBuf;
 /// Arguments.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The model: a program in Rust (.rs) or as text (.mesh)
+    /// Model: a Rust program (.rs) or program text (.mesh)
     model: PathBuf,
     #[command(flatten)]
     settings: ModelArgs,
     #[command(flatten)]
     placement: PlacementArgs,
-    /// Print {"ok", "program", "mistakes"} as JSON
+    /// Print the result as JSON: {"ok", "program", "mistakes"}
     #[arg(long)]
     json: bool,
 }
 
-/// Runs every stage but the last.
+/// Runs every stage except the last.
 pub fn run(args: &Args) -> Result<()> {
     let result = check(args);
     if !args.json {
@@ -56,5 +56,5 @@ fn check(args: &Args) -> Result<String> {
         1 => "one device".to_owned(),
         n => format!("{n} devices ({}) with the layout {}", placement.mesh, placement.layout),
     };
-    Ok(format!("{} is right: {} on {place}", program.module.name, functions.join(", ")))
+    Ok(format!("{} is valid: {} on {place}", program.module.name, functions.join(", ")))
 }

@@ -1,7 +1,9 @@
-//! `meshc checkpoint`: what is in checkpoints, whether they are whole, how two differ, removing old ones,
-//! and other numbers of experts.
+//! `meshc checkpoint`: lists, verifies, compares, prunes and converts checkpoints.
 
-use crate::{args::ranges::at_least_one, output::failure::failure};
+use crate::{
+    args::ranges::{at_least_one, not_negative, steps, whole},
+    output::failure::failure,
+};
 use anyhow::Result;
 use interchange::experts::{self, Conversion, Ffn, Keep};
 use report::table::{count, size, table};
@@ -24,56 +26,57 @@ pub struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
-    /// The checkpoints in a folder, or the tensors of one
+    /// List the checkpoints in a directory, or the tensors of one checkpoint
     List {
-        /// A folder of checkpoints, or a checkpoint
+        /// Directory of checkpoints, or a checkpoint
         #[arg(value_name = "DIR")]
         dir: PathBuf,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Read every byte and compare all digests. Exit code 1 if anything is damaged
+    /// Read every byte and verify all digests; exit code 1 if anything is damaged
     Verify {
-        /// Folders of checkpoints, or checkpoints
+        /// Directories of checkpoints, or checkpoints
         #[arg(value_name = "DIR", required = true)]
         dirs: Vec<PathBuf>,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Tensors that are in one of two checkpoints only, or differ. Exit code 1 if there are any
+    /// Compare the tensors of two checkpoints; exit code 1 if they differ
     Diff {
-        /// A checkpoint
+        /// First checkpoint
         a: PathBuf,
-        /// Another one
+        /// Second checkpoint
         b: PathBuf,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Remove good checkpoints that none of the --keep options names; damaged ones stay
+    /// Remove valid checkpoints that no --keep option selects; damaged checkpoints stay
     Prune(Prune),
-    /// The same model with another number of experts, with experts where it had none, or without them
+    /// Expert surgery: change the number of experts, make a dense model sparse, or a sparse model dense
     Convert(Convert),
 }
 
 #[derive(clap::Args, Debug)]
 #[command(group(clap::ArgGroup::new("rules").required(true).multiple(true)))]
 struct Prune {
-    /// A folder of checkpoints
+    /// Directory of checkpoints
     #[arg(value_name = "DIR")]
     dir: PathBuf,
-    /// So many stay, the newest. The newest one stays in any case
-    #[arg(long, visible_alias = "keep-last", value_name = "N", group = "rules", value_parser = at_least_one)]
+    /// Keep the newest N checkpoints; the newest one is always kept
+    #[arg(long, visible_alias = "keep-last", value_name = "N", group = "rules", value_parser = at_least_one,
+        allow_negative_numbers = true)]
     keep: Option<usize>,
-    /// Those of every so many steps stay
-    #[arg(long, value_name = "STEPS", group = "rules", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Keep the checkpoints of every N steps
+    #[arg(long, value_name = "N", group = "rules", value_parser = steps, allow_negative_numbers = true)]
     keep_every: Option<u64>,
-    /// So many stay, those with the smallest loss on held-out text
-    #[arg(long, value_name = "N", group = "rules", value_parser = at_least_one)]
+    /// Keep the N checkpoints with the smallest held-out loss
+    #[arg(long, value_name = "N", group = "rules", value_parser = at_least_one, allow_negative_numbers = true)]
     keep_best: Option<usize>,
-    /// Say what would be removed, and remove nothing
+    /// Print the checkpoints that would be removed, and remove none
     #[arg(long)]
     dry_run: bool,
     /// Print one JSON object
@@ -83,42 +86,46 @@ struct Prune {
 
 #[derive(clap::Args, Debug)]
 struct Convert {
-    /// A checkpoint that says which model it is of
+    /// Checkpoint that names its model
     from: PathBuf,
-    /// The checkpoint to be made
+    /// Checkpoint to create
     out: PathBuf,
-    /// How many experts: a multiple copies each of them, fewer need --keep-experts or --keep-by-load; of a dense model,
-    /// every expert is its feed-forward layer
-    #[arg(long, value_name = "N", required_unless_present = "dense", value_parser = at_least_one)]
+    /// Number of experts. A multiple copies each expert; fewer need --keep-experts or --keep-by-load; from a
+    /// dense model, every expert is a copy of the feed-forward layer
+    #[arg(long, value_name = "N", required_unless_present = "dense", value_parser = at_least_one,
+        allow_negative_numbers = true)]
     experts: Option<usize>,
-    /// No experts
+    /// Make the model dense
     #[arg(long, conflicts_with = "experts")]
     dense: bool,
-    /// The experts that stay, in every layer: 0,2,5
-    #[arg(long, value_name = "E,…", value_delimiter = ',', requires = "experts")]
+    /// Experts to keep, the same in every layer: 0,2,5
+    #[arg(long, value_name = "E,…", value_delimiter = ',', requires = "experts", value_parser = whole,
+        allow_negative_numbers = true)]
     keep_experts: Option<Vec<usize>>,
-    /// In each layer the experts stay that had the most tokens in the last 100 steps of this metrics file
+    /// In each layer, keep the experts with the highest load in the last 100 steps of this metrics file
     #[arg(long, value_name = "METRICS", requires = "experts", conflicts_with = "keep_experts")]
     keep_by_load: Option<PathBuf>,
-    /// What the dense layer is where there were experts: fresh (initial values), mean, or the number of an expert
+    /// Dense layers that replace experts: fresh (initial values), mean (of all experts), or the number of an
+    /// expert
     #[arg(long, value_name = "fresh|mean|EXPERT", default_value = "fresh", value_parser = ffn, requires = "dense")]
     ffn: Ffn,
-    /// What the last matrix of every expert is multiplied by. Default: what makes up for smaller gates
-    #[arg(long, value_name = "FACTOR")]
+    /// Factor of the last matrix of every expert. Default: the factor that compensates smaller gates
+    #[arg(long, value_name = "FACTOR", value_parser = not_negative, allow_negative_numbers = true)]
     scale: Option<f64>,
-    /// Noise on the router's columns of copies, by the root mean square of the router: without it, a token cannot
-    /// tell copies apart, and all go to the first
-    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    /// Noise on the router columns of copied experts, relative to the root mean square of the router. Without
+    /// noise, all tokens of an expert and its copies go to the first copy
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = not_negative,
+        allow_negative_numbers = true)]
     router_noise: f64,
-    /// Of the noise and of initial values
-    #[arg(long, default_value_t = 0)]
+    /// Seed of the noise and of initial values
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     seed: u64,
-    /// A setting of the model that is wanted, such as sparse_step=2; may be given several times
+    /// Setting of the new model, such as sparse_step=2; repeatable
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
 }
 
-/// Does it.
+/// Runs the subcommand.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let good = match &args.command {
         Command::List { dir, json } => list(dir, *json)?,
@@ -130,12 +137,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Whether a folder is a checkpoint, whole or not, and not a folder of them.
+/// True if `dir` is itself a checkpoint, complete or not.
 fn is_one(dir: &Path) -> bool {
     is_checkpoint(dir) || dir.join("manifest.json").exists() || dir.join("COMMIT").exists()
 }
 
-/// The checkpoints that `dir` is or has: names, and what came of opening them.
+/// Opens the checkpoint `dir`, or all checkpoints in it.
 fn all(dir: &Path) -> Result<Vec<(PathBuf, runtime::Result<Checkpoint>)>> {
     if is_one(dir) {
         return Ok(vec![(dir.to_owned(), Checkpoint::open(dir))]);
@@ -143,8 +150,8 @@ fn all(dir: &Path) -> Result<Vec<(PathBuf, runtime::Result<Checkpoint>)>> {
     let found = if dir.is_dir() || is_url(dir) { folder::list(dir)? } else { Vec::new() };
     if found.is_empty() {
         return Err(failure(
-            format!("`{}` is no checkpoint, and has none", dir.display()),
-            "name the folder that was given to `meshc train --checkpoint-dir`, or one of the folders in it",
+            format!("`{}` is not a checkpoint and contains none", dir.display()),
+            "name the directory that was given to `meshc train --checkpoint-dir`, or a checkpoint in it",
         ));
     }
     Ok(found.into_iter().map(|f| (f.dir, f.checkpoint)).collect())
@@ -271,12 +278,12 @@ fn diff(a: &Checkpoint, b: &Checkpoint, as_json: bool) -> Result<bool> {
             continue;
         }
         let (x, y) = (x.to_f64()?, y.to_f64()?);
-        let apart = x.iter().zip(&y).map(|(x, y)| (x - y).abs());
-        let largest = apart.fold(0.0, |m: f64, d| if d.is_nan() { f64::NAN } else { m.max(d) });
+        let differences = x.iter().zip(&y).map(|(x, y)| (x - y).abs());
+        let largest = differences.fold(0.0, |m: f64, d| if d.is_nan() { f64::NAN } else { m.max(d) });
         let differ = x.iter().zip(&y).filter(|(x, y)| x.to_bits() != y.to_bits()).count();
         note(
             name,
-            format!("* {name}: {differ} of {} elements differ, by {largest:.3e} at most", x.len()),
+            format!("* {name}: {differ} of {} elements differ, by at most {largest:.3e}", x.len()),
             json!({ "differ": differ, "elements": x.len(), "max_abs": largest }),
         );
     }
@@ -300,12 +307,12 @@ fn prune(args: &Prune) -> Result<bool> {
     let Prune { dir, keep, keep_every, keep_best, dry_run, json: as_json } = args;
     if is_one(dir) {
         return Err(failure(
-            format!("`{}` is a checkpoint, not a folder of them", dir.display()),
-            "name the folder that it is in",
+            format!("`{}` is a checkpoint, not a directory of checkpoints", dir.display()),
+            "name the directory that contains it",
         ));
     }
     all(dir)?;
-    // As while training.
+    // The same rules as during training.
     let rules = keep::Keep { newest: *keep, every: *keep_every, best: *keep_best };
     let removed = keep::prune(dir, &rules, *dry_run)?;
     if *as_json {
@@ -320,17 +327,12 @@ fn prune(args: &Prune) -> Result<bool> {
         println!("{} {}", if *dry_run { "would remove" } else { "removed" }, path.display());
     }
     if removed.is_empty() {
-        println!("there is nothing to remove");
+        println!("no checkpoint to remove");
     }
     Ok(true)
 }
 
 fn convert_experts(args: &Convert) -> Result<bool> {
-    for (flag, value) in [("--scale", args.scale.unwrap_or(1.0)), ("--router-noise", args.router_noise)] {
-        if !value.is_finite() || value < 0.0 {
-            return Err(failure(format!("{flag} is {value}"), "give a number from 0"));
-        }
-    }
     let keep = args.keep_experts.clone().map(Keep::These);
     let wanted = Conversion {
         experts: args.experts,
@@ -343,7 +345,7 @@ fn convert_experts(args: &Convert) -> Result<bool> {
     };
     let done = experts::convert(&Checkpoint::open(&args.from)?, &args.out, &wanted)?;
     println!(
-        "{}: {} tensors as they were, {} made of others, {} slots zero",
+        "{}: {} tensors copied, {} converted, {} slots reset to zero",
         args.out.display(),
         done.same,
         done.made,
@@ -359,11 +361,14 @@ fn ffn(text: &str) -> Result<Ffn, String> {
     match text {
         "fresh" => Ok(Ffn::Fresh),
         "mean" => Ok(Ffn::Mean),
-        number => number.parse().map(Ffn::Expert).map_err(|e| format!("fresh, mean, or a number: {e}")),
+        number => number
+            .parse()
+            .map(Ffn::Expert)
+            .map_err(|_| "must be fresh, mean, or the number of an expert, from 0".to_owned()),
     }
 }
 
-/// What is wrong with a checkpoint, without where and what to do.
+/// Returns the reason of an error about a checkpoint, without the path and the help.
 fn reason(error: &runtime::Error) -> String {
     match error {
         runtime::Error::Checkpoint { reason, .. } => reason.clone(),

@@ -1,4 +1,4 @@
-//! `meshc compile`: a model to an artefact directory.
+//! `meshc compile`: compiles a model into an artefact directory.
 
 use crate::{
     args::{
@@ -29,7 +29,7 @@ use std::path::PathBuf;
 /// Arguments.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The model: a program in Rust (.rs) or as text (.mesh)
+    /// Model: a Rust program (.rs) or program text (.mesh)
     model: PathBuf,
     #[command(flatten)]
     settings: ModelArgs,
@@ -37,13 +37,13 @@ pub struct Args {
     placement: PlacementArgs,
     #[command(flatten)]
     target: TargetArgs,
-    /// What to make besides the manifest; HLO modules are always made
+    /// Files to write besides the manifest; HLO modules are always written
     #[arg(long, value_enum, value_delimiter = ',', default_value = "hlo")]
     emit: Vec<Emit>,
-    /// Only this function; may be given several times. Default: all
+    /// Compile only this function; repeatable. Default: all
     #[arg(long = "function", value_name = "NAME")]
     functions: Vec<String>,
-    /// Write the program after every stage into this folder
+    /// Write the program after every stage to this directory
     #[arg(long, value_name = "DIR")]
     dump: Option<PathBuf>,
     /// With --dump: also write the program after every pass that changed it
@@ -53,37 +53,37 @@ pub struct Args {
     /// simplify-local or hlo
     #[arg(long, value_name = "STAGE", value_parser = Stage::parse)]
     stop_after: Option<Stage>,
-    /// Say how long each stage takes
+    /// Print the time of each stage
     #[arg(long)]
     timings: bool,
     #[command(flatten)]
     flags: FlagArgs,
     #[command(flatten)]
     plugin: PluginArgs,
-    /// The artefact directory. Default: PROGRAM.artefact
+    /// Artefact directory. Default: PROGRAM.artefact
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
 }
 
-/// What an artefact may hold.
+/// Optional contents of an artefact.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 enum Emit {
-    /// NAME.hlo.pb and NAME.compile_options.pb, one for each function
+    /// NAME.hlo.pb and NAME.compile_options.pb for each function
     Hlo,
-    /// NAME.executable: compiled by the plugin of the target, TPU slices included that are not here
+    /// NAME.executable: compiled by the plugin of the target, ahead of time for TPU slices
     Executable,
-    /// NAME.optimized_hlo.pb and .txt: the program as the plugin runs it
+    /// NAME.optimized_hlo.pb and .txt: the program after the plugin's optimizations
     OptimizedHlo,
-    /// Print the report (it is in the artefact in any case, as report.json)
+    /// Print the report, which the artefact contains as report.json
     Report,
-    /// global.mesh and local.mesh: the program as it came, and the program of one device
+    /// global.mesh and local.mesh: the input program, and the program of one device
     Mesh,
 }
 
 /// Compiles.
 pub fn run(args: &Args) -> Result<()> {
     environment(Some(&args.target.target))?;
-    let target = args.target.settled()?;
+    let target = args.target.normalized()?;
     let mut program = program::load(&args.model, &args.settings)?;
     keep_functions(&mut program.module, &args.functions)?;
     let placement = place(&program.module, &args.placement)?;
@@ -132,7 +132,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// A mesh of two devices along each axis of the model's own layout.
+/// Returns a mesh with two devices along each axis of the model's own layout.
 fn example_mesh(module: &Module) -> String {
     let layout = Layout::parse(module.meta("layout").unwrap_or_default()).unwrap_or_default();
     let mut axes: Vec<String> = Vec::new();
@@ -146,13 +146,13 @@ fn example_mesh(module: &Module) -> String {
     if axes.is_empty() { "data=2 --layout batch:data".to_owned() } else { axes.join(",") }
 }
 
-/// Leaves out the functions that are not named, if any are.
+/// Removes the functions that are not in `names`, unless `names` is empty.
 fn keep_functions(module: &mut Module, names: &[String]) -> Result<()> {
     let has = |name: &&String| module.functions.iter().any(|f| *f.name == **name);
     if let Some(unknown) = names.iter().find(|name| !has(name)) {
         let known: Vec<&str> = module.functions.iter().map(|f| &*f.name).collect();
         return Err(failure(
-            format!("--function: the program has no function `{unknown}`"),
+            format!("`--function {unknown}`: the program has no function `{unknown}`"),
             format!("its functions are {}", known.join(", ")),
         ));
     }
@@ -160,7 +160,7 @@ fn keep_functions(module: &mut Module, names: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Has the target's plugin compile all functions, says what they need, and adds the files that are wanted.
+/// Compiles all functions with the plugin of the target, prints their memory, and adds the requested files.
 fn compile(
     args: &Args,
     target: &TargetArgs,
@@ -197,7 +197,7 @@ fn compile(
     Ok(all)
 }
 
-/// Shows the program after the stage that was asked for, unless it is dumped anyway.
+/// Prints the program after the requested stage, unless it is dumped anyway.
 fn stopped(args: &Args, watch: Watch) -> Result<()> {
     let Some((stage, texts)) = watch.last else { return Ok(()) };
     if args.dump.is_some() {
@@ -205,7 +205,7 @@ fn stopped(args: &Args, watch: Watch) -> Result<()> {
     }
     if texts.is_empty() {
         return Err(failure(
-            format!("there is nothing to show after stage `{}`", stage.name()),
+            format!("`--stop-after {0}`: stage `{0}` produces no text", stage.name()),
             "stop after another stage",
         ));
     }

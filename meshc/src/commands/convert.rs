@@ -1,12 +1,13 @@
-//! `meshc convert`: models of other systems to checkpoints and back, and against numbers that came with them.
+//! `meshc convert`: imports and exports models of other systems, and verifies them against expected values.
 
 use crate::{
     args::{
         model::ModelArgs,
         plugin::{PluginArgs, environment},
+        ranges::{at_least_one, steps},
     },
     build::verification::{Compiler, Wanted},
-    output::failure::failure,
+    output::{failure::failure, summary::number},
 };
 use anyhow::Result;
 use interchange::hf::{Folder, export::export, import::import, verify::verify};
@@ -28,15 +29,15 @@ pub struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum What {
-    /// From a folder of Hugging Face's T5, mT5 or SwitchTransformers (config.json, safetensors) to a checkpoint
+    /// Import a Hugging Face T5, mT5 or SwitchTransformers model (config.json and safetensors) as a checkpoint
     Hf(Hf),
-    /// From a checkpoint to such a folder
+    /// Export a checkpoint as a Hugging Face model
     ToHf(ToHf),
 }
 
 #[derive(clap::Args, Debug)]
 struct VerifyFolder {
-    /// Run the model in this folder on its inputs.safetensors and compare with its expected.safetensors
+    /// Run the model in this directory on its inputs.safetensors and compare with its expected.safetensors
     #[arg(long, value_name = "DIR", required = true)]
     verify: Option<PathBuf>,
     #[command(flatten)]
@@ -45,12 +46,12 @@ struct VerifyFolder {
 
 #[derive(clap::Args, Debug)]
 struct Hf {
-    /// The folder
+    /// Directory of the Hugging Face model
     dir: PathBuf,
-    /// The checkpoint to be made
+    /// Checkpoint to create
     #[arg(required_unless_present = "verify")]
     out: Option<PathBuf>,
-    /// Compare the model with the folder's expected.safetensors besides
+    /// Also compare the model with the expected.safetensors of the directory
     #[arg(long)]
     verify: bool,
     #[command(flatten)]
@@ -59,33 +60,34 @@ struct Hf {
 
 #[derive(clap::Args, Debug)]
 struct ToHf {
-    /// The checkpoint
+    /// Checkpoint to export
     checkpoint: PathBuf,
-    /// The folder to be made
+    /// Directory to create
     out: PathBuf,
-    /// The model that the checkpoint is of, such as t5 or switch. Default: what the checkpoint says
+    /// Model of the checkpoint, such as t5 or switch. Default: the model that the checkpoint names
     #[arg(long)]
     model: Option<String>,
     #[command(flatten)]
     settings: ModelArgs,
-    /// The most bytes of a file with tensors
-    #[arg(long, value_name = "BYTES", default_value_t = 5_000_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Largest size of a file of tensors, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 5_000_000_000, value_parser = steps,
+        allow_negative_numbers = true)]
     shard_size: u64,
 }
 
-/// Where a verification runs, and how it is told.
+/// Devices and output of a verification.
 #[derive(clap::Args, Debug)]
 struct Where {
-    /// How many devices; the sizes of the layout's axes are found
-    #[arg(long, value_name = "N")]
+    /// Number of devices; the sizes of the layout's axes are chosen automatically
+    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
     devices: Option<usize>,
-    /// Axes of the mesh and their sizes, instead of --devices
+    /// Mesh axes and their sizes, instead of --devices
     #[arg(long, value_name = "AXIS=SIZE,…", value_parser = Mesh::parse)]
     mesh: Option<Mesh>,
-    /// Which dim is split over which axes: batch:data+expert,experts:expert. Default: the model's own layout
+    /// Mesh axes that each dim is split over: batch:data+expert,experts:expert. Default: the model's own layout
     #[arg(long, value_name = "DIM:AXIS[+AXIS],…", value_parser = Layout::parse)]
     layout: Option<Layout>,
-    /// How parameters are split further
+    /// Additional splits of stored parameters
     #[arg(long, value_name = "DIM:AXIS[+AXIS],…", value_parser = Layout::parse)]
     state_layout: Option<Layout>,
     /// Print the differences as one JSON object
@@ -95,12 +97,12 @@ struct Where {
     plugin: PluginArgs,
 }
 
-/// Converts.
+/// Converts or verifies.
 pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
         None => match &args.verify.verify {
             Some(dir) => compare(dir, &args.verify.where_),
-            None => Err(failure("there is nothing to convert", "see `meshc convert --help`")),
+            None => Err(failure("no model was given", "see `meshc convert --help`")),
         },
         Some(What::Hf(hf)) => from_hf(hf),
         Some(What::ToHf(to)) => {
@@ -111,8 +113,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 &to.out,
                 to.shard_size,
             )?;
-            let files = if done.files == 1 { "1 file".to_owned() } else { format!("{} files", done.files) };
-            println!("{}: {} tensors in {files}", to.out.display(), done.tensors);
+            println!(
+                "{}: {} tensors in {}",
+                to.out.display(),
+                done.tensors,
+                number(done.files as u64, "file")
+            );
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -149,7 +155,7 @@ fn compare(dir: &Path, args: &Where) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if args.json {
-        eprintln!("{} are too far off: {}", failures.len(), failures.join(", "));
+        eprintln!("{} exceed the tolerance: {}", failures.len(), failures.join(", "));
     }
     Ok(ExitCode::FAILURE)
 }

@@ -1,4 +1,4 @@
-//! `meshc data`: what there is to train on, and tokens made once.
+//! `meshc data`: statistics of text, and prepared tokens.
 
 use crate::{args::data::Reading, output::summary};
 use anyhow::Result;
@@ -15,18 +15,18 @@ pub struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
-    /// Count documents, bytes and tokens, and say how long documents are and how even tokens
+    /// Count documents, bytes and tokens; report document lengths and token entropy
     Stats(StatsArgs),
-    /// Make tokens of text once, and write them into a folder that --data takes in place of the text
+    /// Tokenize text into a directory that --data accepts instead of the text
     Prepare(PrepareArgs),
-    /// Compare every byte of prepared tokens with the digests of its manifest
+    /// Verify prepared tokens against the digests in their manifest
     Verify(VerifyArgs),
 }
 
 #[derive(clap::Args, Debug)]
 struct StatsArgs {
-    /// Text, JSON lines (plain, .gz or .zst), Parquet; folders with such files; patterns such as 'corpus/*.jsonl.gz'; or
-    /// a folder of prepared tokens
+    /// Text, JSON lines (plain, .gz or .zst) or Parquet; directories of such files; patterns such as
+    /// 'corpus/*.jsonl.gz'; or a directory of prepared tokens
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     #[command(flatten)]
@@ -38,10 +38,11 @@ struct StatsArgs {
 
 #[derive(clap::Args, Debug)]
 struct PrepareArgs {
-    /// Text, JSON lines (plain, .gz or .zst), Parquet; folders with such files; patterns such as 'corpus/*.jsonl.gz'
+    /// Text, JSON lines (plain, .gz or .zst) or Parquet; directories of such files; patterns such as
+    /// 'corpus/*.jsonl.gz'
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// The new folder
+    /// Directory to create
     #[arg(long, short, value_name = "DIR")]
     output: PathBuf,
     #[command(flatten)]
@@ -53,12 +54,12 @@ struct PrepareArgs {
 
 #[derive(clap::Args, Debug)]
 struct VerifyArgs {
-    /// Folders of prepared tokens
+    /// Directories of prepared tokens
     #[arg(required = true, value_name = "DIR")]
     folders: Vec<PathBuf>,
 }
 
-/// Does what was asked for.
+/// Runs the subcommand.
 pub fn run(args: &Args) -> Result<()> {
     match &args.command {
         Command::Stats(args) => stats(args),
@@ -77,7 +78,7 @@ fn stats(args: &StatsArgs) -> Result<()> {
     }
     print!("{}", summary::stats(&stats, &tokenizer));
     for skipped in &text.skipped {
-        println!("left out      {} {}", skipped.path.display(), skipped.reason);
+        println!("skipped       {} {}", skipped.path.display(), skipped.reason);
     }
     Ok(())
 }
@@ -107,6 +108,6 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
 fn verify(dir: &Path) -> Result<()> {
     let tokens = PreparedTokens::open(dir)?;
     tokens.verify()?;
-    println!("{}: good, {} tokens", dir.display(), tokens.manifest().tokens);
+    println!("{}: valid, {} tokens", dir.display(), tokens.manifest().tokens);
     Ok(())
 }

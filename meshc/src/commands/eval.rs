@@ -1,7 +1,12 @@
 //! `meshc eval`: loss, perplexity and accuracy on held-out text.
 
 use crate::{
-    args::{data::DataOptions, plugin::environment, subject::SubjectArgs},
+    args::{
+        data::DataOptions,
+        plugin::environment,
+        ranges::{at_least_one, inner_share},
+        subject::SubjectArgs,
+    },
     build::session,
     output::failure::failure,
 };
@@ -17,11 +22,12 @@ pub struct Args {
     subject: SubjectArgs,
     #[command(flatten)]
     data: DataOptions,
-    /// Share of the text, at its end, that is evaluated: what `meshc train --eval-every` keeps for it
-    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
+    /// Share of the text, from its end, that is evaluated: the share that `meshc train --eval-every` holds out
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05, value_parser = inner_share,
+        allow_negative_numbers = true)]
     held_out: f64,
-    /// The most batches. Default: all
-    #[arg(long, value_name = "N")]
+    /// Largest number of batches. Default: all
+    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
     batches: Option<usize>,
     /// Print one JSON object
     #[arg(long)]
@@ -37,8 +43,8 @@ pub fn run(args: &Args) -> Result<()> {
     let batches = source.held_out_batches().min(args.batches.unwrap_or(usize::MAX));
     if batches == 0 {
         return Err(failure(
-            format!("there is nothing to evaluate: {} batches of {} of the text", batches, args.held_out),
-            "give --held-out a share above 0, and --batches a number from 1",
+            format!("`--held-out {}` of the text is less than one batch", args.held_out),
+            "raise --held-out, or give more text",
         ));
     }
     let means = train::evaluate(&mut session, &*source, batches)?;

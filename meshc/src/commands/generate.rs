@@ -1,10 +1,10 @@
-//! `meshc generate`: text in, text out; or token ids.
+//! `meshc generate`: generates text or token ids.
 
 use crate::{
     args::{
         data::TokenizerArgs,
         plugin::environment,
-        ranges::at_least_one,
+        ranges::{at_least_one, finite, positive, probability, whole},
         subject::{Setting, SubjectArgs},
     },
     build::session,
@@ -30,51 +30,53 @@ use std::{
 pub struct Args {
     #[command(flatten)]
     subject: SubjectArgs,
-    /// Inputs: text, one a line; - is standard input; NAME.json is a list of texts or of lists of token ids;
-    /// NAME.safetensors has token ids as `input_ids`, 0 is padding
+    /// Inputs: text, one per line (- for standard input); NAME.json, a list of texts or of lists of token ids;
+    /// NAME.safetensors with token ids `input_ids`, padded with 0
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
-    /// Where the results go: text, one a line; NAME.json; NAME.safetensors (`tokens`, `scores`). Default: standard output
+    /// Output file: text, one per line; NAME.json; NAME.safetensors (`tokens`, `scores`). Default: standard
+    /// output
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// How the next token is chosen: greedy, sample or beam
+    /// Decoding method: greedy, sample or beam
     #[arg(long, default_value = "greedy", value_parser = ["greedy", "sample", "beam"])]
     method: String,
-    /// Beams of a search
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
+    /// Number of beams
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one, allow_negative_numbers = true)]
     beams: usize,
-    /// Sequences that are given for each input
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    /// Number of sequences per input
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one, allow_negative_numbers = true)]
     sequences: usize,
-    /// Of sampling: where its random numbers begin
-    #[arg(long, default_value_t = 0)]
+    /// Sampling: seed of the random numbers
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     seed: u32,
-    /// Of sampling: what logits are divided by
-    #[arg(long, default_value_t = 1.0)]
-    temperature: f32,
-    /// Of sampling: look at this many of the most likely tokens. Default: all
-    #[arg(long, value_name = "K")]
+    /// Sampling: temperature, by which logits are divided
+    #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = positive, allow_negative_numbers = true)]
+    temperature: f64,
+    /// Sampling: restrict to the K most likely tokens. Default: all
+    #[arg(long, value_name = "K", value_parser = at_least_one, allow_negative_numbers = true)]
     top_k: Option<usize>,
-    /// Of sampling: look at the most likely tokens that together have this probability
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
-    top_p: f32,
-    /// Of beam search: scores are divided by the length to this power
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
-    length_penalty: f32,
-    /// Of beam search, when it is over: likely (the best that is open would not be better), first (as many have ended as
-    /// there are beams) or certain (nothing better can come)
+    /// Sampling: restrict to the most likely tokens with a total probability of P (nucleus sampling)
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = probability, allow_negative_numbers = true)]
+    top_p: f64,
+    /// Beam search: exponent of the length by which scores are divided
+    #[arg(long, value_name = "POWER", default_value_t = 1.0, value_parser = finite, allow_negative_numbers = true)]
+    length_penalty: f64,
+    /// Beam search: stop when the best open beam would not improve the result (likely), when as many sequences
+    /// have ended as there are beams (first), or when no better sequence is possible (certain)
     #[arg(long, value_name = "WHEN", value_parser = ["likely", "first", "certain"])]
     early_stopping: Option<String>,
-    /// No sequence ends before it has this many tokens
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// Smallest number of tokens per sequence
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole, allow_negative_numbers = true)]
     min_length: usize,
-    /// The most tokens of a sequence. Default: the model's target_length
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    /// Largest number of tokens per sequence. Default: the model's target_length
+    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
     max_length: Option<usize>,
-    /// Run the whole prefix again for every token, so that tokens of the decoder compete for experts as in training
+    /// Recompute the whole prefix for every token instead of using a KV cache: the tokens of the decoder compete
+    /// for experts as in training
     #[arg(long)]
     uncached: bool,
-    /// Print JSON: a list with tokens, score and, where tokens are known to be text, text of each sequence
+    /// Print JSON: a list of sequences with tokens, score, and text if the tokens stand for text
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -95,17 +97,18 @@ pub fn run(args: &Args) -> Result<()> {
         min_length: args.min_length,
         max_length: args.max_length,
         seed: args.seed,
-        temperature: args.temperature,
+        temperature: args.temperature as f32,
         top_k: args.top_k,
-        top_p: args.top_p,
-        length_penalty: args.length_penalty,
+        top_p: args.top_p as f32,
+        length_penalty: args.length_penalty as f32,
     };
     let kind = Kind::of(args);
     let as_text = kind == Kind::Text;
     if as_text && codec.is_none() {
         return Err(failure(
             format!("the vocabulary of {} tokens is too small for bytes", generator.sizes().vocab),
-            "name the model's tokenizer, or take token ids out: --json, or --output NAME.json or NAME.safetensors",
+            "name the model's tokenizer with --tokenizer, or write token ids: --json, or --output NAME.json or \
+             NAME.safetensors",
         ));
     }
     let mut all = Vec::new();
@@ -114,7 +117,7 @@ pub fn run(args: &Args) -> Result<()> {
         sequences.truncate(args.sequences);
         if as_text && args.output.is_none() {
             for line in lines(&sequences, codec.as_ref())? {
-                // A reader that has gone away is told by the next write.
+                // If the reader has closed the pipe, the write at the end reports it.
                 let _ = writeln!(out, "{line}");
             }
         }
@@ -145,40 +148,46 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 impl Args {
-    /// What can be said before anything is read.
+    /// Checks combinations of options before anything is read.
     fn check(&self) -> Result<()> {
         let (sampling, search) = (self.method == "sample", self.method == "beam");
         let wrong = |what: String, help: &str| Err(failure(what, help));
         if !sampling && (self.top_k.is_some() || self.top_p < 1.0 || self.temperature != 1.0) {
             return wrong(
-                format!("--temperature, --top-k and --top-p do nothing with --method {}", self.method),
+                format!(
+                    "`--temperature`, `--top-k` and `--top-p` have no effect with `--method {}`",
+                    self.method
+                ),
                 "add --method sample, or leave them out",
             );
         }
         if !search && self.early_stopping.is_some() {
-            return wrong("--early-stopping is for a search".into(), "add --method beam, or leave it out");
+            return wrong(
+                format!("`--early-stopping` has no effect with `--method {}`", self.method),
+                "add --method beam, or leave it out",
+            );
         }
         match self.method.as_str() {
             "greedy" if self.sequences > 1 => wrong(
-                format!("--sequences {} with --method greedy, which gives one", self.sequences),
-                "choose --method sample or beam",
+                format!("`--sequences {}`: `--method greedy` gives one sequence per input", self.sequences),
+                "use --method sample or beam",
             ),
             "beam" if self.sequences > self.beams => wrong(
-                format!("{} sequences of {} beams", self.sequences, self.beams),
-                "give --beams at least as many",
+                format!("`--sequences {}` exceeds `--beams {}`", self.sequences, self.beams),
+                "raise --beams to the number of sequences",
             ),
             _ => Ok(()),
         }
     }
 
-    /// Settings of the program.
+    /// Returns the settings of the program for a number of inputs.
     fn settings(&self, inputs: usize) -> Vec<Setting> {
         let beams = match self.method.as_str() {
             "beam" => self.beams,
             "sample" => self.sequences,
             _ => 1,
         };
-        // No more rows than there are inputs, but as many as devices can share.
+        // At most 32 rows, and a multiple of the devices.
         let batch = inputs.clamp(1, 32).next_multiple_of(self.subject.devices());
         let mut settings = vec![
             ("task", "generate".to_owned()),
@@ -205,15 +214,17 @@ impl Kind {
     fn of(args: &Args) -> Self {
         let ends =
             |ending: &str| args.output.as_ref().is_some_and(|p| p.extension().is_some_and(|e| e == ending));
-        match () {
-            () if ends("safetensors") => Self::Safetensors,
-            () if args.json || ends("json") => Self::Json,
-            () => Self::Text,
+        if ends("safetensors") {
+            Self::Safetensors
+        } else if args.json || ends("json") {
+            Self::Json
+        } else {
+            Self::Text
         }
     }
 }
 
-/// Inputs as they came.
+/// Inputs before tokenization.
 enum Input {
     Texts(Vec<String>),
     Tokens(Vec<Vec<i32>>),
@@ -234,7 +245,7 @@ impl Input {
                 Ok(texts.iter().map(|t| codec.encode(t)).collect::<Result<_, _>>()?)
             }
             (Self::Texts(_), None) => Err(failure(
-                "the model's vocabulary is too small for bytes, so that text cannot go in",
+                "the model's vocabulary is too small for bytes, so that it cannot read text",
                 "name the model's tokenizer with --tokenizer, or give token ids: --input NAME.json or NAME.safetensors",
             )),
         }
@@ -254,7 +265,7 @@ fn read(path: &Path) -> Result<Input> {
         }
         let text = String::from_utf8(bytes).map_err(|e| {
             let at = e.utf8_error().valid_up_to();
-            failure(format!("`{name}` is not text: byte {at} is not UTF-8"), "give UTF-8, or token ids")
+            failure(format!("`{name}` is not text: byte {at} is not UTF-8"), "give UTF-8 or token ids")
         })?;
         match ending {
             "json" => from_json(&text, &name)?,
@@ -262,14 +273,14 @@ fn read(path: &Path) -> Result<Input> {
         }
     };
     if input.len() == 0 {
-        return Err(failure(format!("`{name}` has no inputs"), "give at least one"));
+        return Err(failure(format!("`{name}` has no inputs"), "give at least one input"));
     }
     Ok(input)
 }
 
 fn from_json(text: &str, name: &str) -> Result<Input> {
     let wrong = |why: String| {
-        failure(format!("`{name}` is no list of inputs: {why}"), "write [\"text\", …] or [[1, 2, …], …]")
+        failure(format!("`{name}` is not a list of inputs: {why}"), "write [\"text\", …] or [[1, 2, …], …]")
     };
     let value: Value = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
     if let Ok(texts) = serde_json::from_value::<Vec<String>>(value.clone()) {
@@ -278,11 +289,14 @@ fn from_json(text: &str, name: &str) -> Result<Input> {
     serde_json::from_value(value).map(Input::Tokens).map_err(|e| wrong(e.to_string()))
 }
 
-/// Rows of `input_ids` without the padding at their ends.
+/// Returns the rows of `input_ids` without trailing padding.
 fn ids(tensors: &BTreeMap<String, HostTensor>, name: &str) -> Result<Vec<Vec<i32>>> {
     let found = tensors.get("input_ids").or(tensors.get("inputs"));
     let ids = found.filter(|t| t.dims.len() == 2 && t.dims[1] > 0).ok_or_else(|| {
-        failure(format!("`{name}` has no table of token ids `input_ids`"), "write it as I32 [inputs, tokens]")
+        failure(
+            format!("`{name}` has no matrix of token ids `input_ids`"),
+            "write it as I32 [inputs, tokens]",
+        )
     })?;
     let row = |row: &[f64]| {
         let real = row.iter().rposition(|t| *t != 0.0).map_or(0, |last| last + 1);
@@ -293,7 +307,7 @@ fn ids(tensors: &BTreeMap<String, HostTensor>, name: &str) -> Result<Vec<Vec<i32
 
 fn lines(sequences: &[Sequence], codec: Option<&Codec>) -> data::Result<Vec<String>> {
     let text = |s: &Sequence| codec.map_or_else(|| Ok(String::new()), |c| c.decode(&s.tokens));
-    // One line each, whatever they hold.
+    // One line per sequence: line breaks are escaped.
     sequences.iter().map(|s| Ok(text(s)?.replace('\n', "\\n").replace('\r', "\\r"))).collect()
 }
 

@@ -5,6 +5,7 @@ use crate::{
         model::ModelArgs,
         placement::{PlacementArgs, check_devices},
         plugin::{FlagArgs, PluginArgs, TargetArgs, environment},
+        ranges::{at_least_one, not_negative, whole},
         target::Target,
     },
     build::{
@@ -48,32 +49,32 @@ use std::{
 /// Arguments.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The model: a program in Rust (.rs) or as text (.mesh)
+    /// Model: a Rust program (.rs) or program text (.mesh)
     model: PathBuf,
-    /// Entries of the schedule that are given are kept; the others are searched
+    /// Given schedule entries are fixed; the others are searched.
     #[command(flatten)]
     settings: ModelArgs,
-    /// What is given of the mesh and the layouts is kept
+    /// A given mesh and given layouts are fixed; the others are searched.
     #[command(flatten)]
     placement: PlacementArgs,
     #[command(flatten)]
     target: TargetArgs,
     #[command(flatten)]
     flags: FlagArgs,
-    /// The function to plan for
+    /// Function to plan for
     #[arg(long, default_value = "train_step")]
     function: String,
-    /// How many of the best are compiled by libtpu, of those with the same mesh and microbatches one; 0 for none
-    #[arg(long, value_name = "K", default_value_t = 4)]
+    /// Number of best candidates to compile with libtpu, one per mesh and number of microbatches; 0 for none
+    #[arg(long, value_name = "K", default_value_t = 4, value_parser = whole, allow_negative_numbers = true)]
     verify: usize,
-    /// Begin no compilation, after the first, that would not be done in so many minutes from the start, if it took as long
-    /// as the longest before
-    #[arg(long, value_name = "MINUTES", default_value_t = 10.0)]
+    /// Time budget in minutes: stop starting compilations that would exceed it
+    #[arg(long, value_name = "MINUTES", default_value_t = 10.0, value_parser = not_negative,
+        allow_negative_numbers = true)]
     within: f64,
-    /// How many are shown
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    /// Number of candidates to print
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least_one, allow_negative_numbers = true)]
     top: usize,
-    /// Estimate and compile everything anew
+    /// Ignore cached estimates and compilations, and cache nothing
     #[arg(long)]
     no_cache: bool,
     /// Print the candidates as JSON
@@ -83,20 +84,20 @@ pub struct Args {
     plugin: PluginArgs,
 }
 
-/// A candidate, and what libtpu made of it.
+/// A candidate and the result of its compilation.
 struct Shown {
     ranked: Ranked,
-    /// Nothing if it was not compiled; words if it could not be.
+    /// `None` if it was not compiled; the plugin's message if it does not fit.
     compiled: Option<Result<Compiled, String>>,
 }
 
 /// Plans.
 pub fn run(args: &Args) -> Result<ExitCode> {
     environment(Some(&args.target.target))?;
-    let target = args.target.settled()?;
+    let target = args.target.normalized()?;
     let Some(slice) = target.target.slice() else {
         let help = "name a slice with --target, such as --target tpu:v5e:4x8";
-        return Err(failure(format!("there is nothing to plan for {}", target.target), help));
+        return Err(failure(format!("`--target {}`: plans are for TPU slices only", target.target), help));
     };
     if let Some(mesh) = &args.placement.mesh {
         check_devices(mesh, &target.target, slice.devices())?;
@@ -110,7 +111,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut space = Space::new(&program.module, slice.devices(), &Fixed { mesh, layout, state_layout });
     space.entries = entries(args, &evaluator);
     let signals = Signals::watch()?;
-    // What is found so far is worth something from the start.
+    // From here on, a stop prints the results so far.
     signals.begin();
     let bar = bar();
     let best = |ranked: &Ranked| format!("{} {}", ranked.candidate.mesh, seconds(ranked.estimate.seconds()));
@@ -124,12 +125,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if found.ranked.is_empty() && !signals.stop.load(Ordering::Relaxed) {
         return Err(failure(
             format!(
-                "no mesh of the {} devices of {} is legal for `{}`",
+                "no mesh over the {} devices of {} is valid for `{}`",
                 slice.devices(),
                 target.target,
                 args.model.display()
             ),
-            "name one with --mesh: `meshc check` says why it is not",
+            "choose one and run `meshc check --mesh` to see the reason",
         ));
     }
     let mut shown: Vec<Shown> =
@@ -139,7 +140,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     say(args, &target.target, slice, &found, &shown, searched)?;
     match signals.stop.load(Ordering::Relaxed) {
         true => {
-            eprintln!("stopped early: this is the best so far");
+            eprintln!("stopped early: these are the best candidates so far");
             Ok(ExitCode::from(signals.code()))
         }
         false => Ok(ExitCode::SUCCESS),
@@ -147,7 +148,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 impl Args {
-    /// The program under further entries of the schedule.
+    /// Loads the program with additional schedule entries.
     fn load(&self, schedule: &[String]) -> Result<Program> {
         let mut all = self.settings.clone();
         all.schedule.extend(schedule.iter().cloned());
@@ -161,7 +162,7 @@ impl plan::Model for Args {
     }
 }
 
-/// Where estimates are cached. Another build of this program estimates anew.
+/// Returns the cache of estimates. Other builds of this program do not share them.
 fn estimates() -> Result<Cache> {
     let this = env::current_exe().and_then(fs::metadata)?;
     let changed = this.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
@@ -169,7 +170,7 @@ fn estimates() -> Result<Cache> {
     Ok(Cache { folder: cache()?.join("plans"), version })
 }
 
-/// The entries of the schedule to search: those that the model reads and the user has not given.
+/// Returns the schedule entries to search: those that the model reads and the user has not fixed.
 fn entries(args: &Args, evaluator: &Evaluator) -> Vec<Vec<String>> {
     let fixed = || args.settings.settings.iter().chain(&args.settings.schedule);
     let given = |key: &str| fixed().any(|s| s.split('=').next().map(str::trim) == Some(key));
@@ -178,7 +179,7 @@ fn entries(args: &Args, evaluator: &Evaluator) -> Vec<Vec<String>> {
     let own = functions(&[]);
     let values = |entry: &Entry| -> Vec<String> {
         let words = entry.candidates.iter().map(|value| format!("{}={value}", entry.key));
-        // A value that changes nothing is the model's own.
+        // A value that changes nothing is the model's default.
         words.filter(|w| functions(std::slice::from_ref(w)).is_some_and(|f| Some(f) != own)).collect()
     };
     ENTRIES.iter().filter(|k| !given(k.key)).map(values).filter(|v| !v.is_empty()).collect()
@@ -186,16 +187,17 @@ fn entries(args: &Args, evaluator: &Evaluator) -> Vec<Vec<String>> {
 
 fn bar() -> ProgressBar {
     let bar = ProgressBar::new(0);
-    // The template is ours and right; the plain bar would do as well.
+    // The template is a valid constant; the default style would do as well.
     if let Ok(style) = ProgressStyle::with_template("{elapsed} [{bar:24}] {pos}/{len} {msg}") {
         bar.set_style(style.progress_chars("=> "));
     }
     bar
 }
 
-/// Has libtpu compile the best, one after the other, until enough of them are known to fit; then puts those first, the
-/// fastest by libtpu's cycles first. Of those with the same mesh and as large microbatches only one that fits is tried:
-/// estimates are further off between them than among them.
+/// Compiles the best candidates with libtpu until `--verify` of them fit, then sorts these first, by libtpu's cycles.
+///
+/// Of the candidates with the same mesh and number of microbatches only one that fits is compiled: the estimates are
+/// less exact between such groups than within one.
 fn verify(
     args: &Args,
     target: &TargetArgs,
@@ -204,7 +206,7 @@ fn verify(
     since: Instant,
     shown: &mut [Shown],
 ) -> Result<()> {
-    // Of what does not fit by our estimate some may fit all the same: one more than asked for is tried.
+    // A candidate that does not fit by the estimate may fit: one more than requested is compiled.
     let (mut fit, mut tried, mut longest) = (Vec::new(), 0, Duration::ZERO);
     let too_late = |longest: Duration| (since.elapsed() + longest).as_secs_f64() > args.within * 60.0;
     for row in shown.iter_mut() {
@@ -217,7 +219,10 @@ fn verify(
             continue;
         }
         if tried > 0 && too_late(longest) {
-            eprintln!("no time for more within {} minutes (--within)", args.within);
+            eprintln!(
+                "stopped compiling: the next compilation would exceed `--within {}` minutes",
+                args.within
+            );
             break;
         }
         let begin = Instant::now();
@@ -225,14 +230,14 @@ fn verify(
         let mut program = args.load(&candidate.schedule)?;
         program.module.functions.retain(|f| *f.name == *args.function);
         let artefact = artefact(args, target, &program, &candidate)?;
-        let outcome = match kept(args, &artefact) {
+        let outcome = match cached(args, &artefact) {
             Some(known) => Ok(known),
             None => {
                 let Some(outcome) = interruptible(args, target, &candidate, &artefact, signals)? else {
                     break;
                 };
                 if let Ok(compiled) = &outcome {
-                    keep(args, &artefact, compiled);
+                    store(args, &artefact, compiled);
                 }
                 outcome
             }
@@ -253,8 +258,9 @@ fn verify(
     Ok(())
 }
 
-/// Compiles in a thread of its own, so that Ctrl-C need not wait for libtpu, which cannot be interrupted. Nothing when
-/// it was stopped; words when the program does not fit.
+/// Compiles in a separate thread, so that Ctrl-C need not wait for libtpu, which cannot be interrupted.
+///
+/// `None` means that the user stopped it; the inner error is the plugin's message for a program that does not fit.
 fn interruptible(
     args: &Args,
     target: &TargetArgs,
@@ -271,7 +277,7 @@ fn interruptible(
             let function = artefact.manifest.functions.first().context("the artefact has the function")?;
             Ok(ahead.compile(&artefact, function)?.map(|o| o.compiled).map_err(|e| e.0))
         };
-        // If nobody waits any more, nobody wants to know.
+        // After a stop nobody receives the result.
         let _ = send.send(compiled());
     });
     loop {
@@ -296,8 +302,8 @@ fn artefact(args: &Args, target: &TargetArgs, program: &Program, candidate: &Can
     Ok(artefact)
 }
 
-/// Where what libtpu said of exactly this program is kept.
-fn place(args: &Args, artefact: &Artefact) -> Option<PathBuf> {
+/// Returns the cache file for libtpu's numbers about exactly this program. `None` without a cache.
+fn cached_file(args: &Args, artefact: &Artefact) -> Option<PathBuf> {
     if args.no_cache {
         return None;
     }
@@ -309,18 +315,18 @@ fn place(args: &Args, artefact: &Artefact) -> Option<PathBuf> {
     Some(cache().ok()?.join("plans").join(name))
 }
 
-fn kept(args: &Args, artefact: &Artefact) -> Option<Compiled> {
-    serde_json::from_slice(&fs::read(place(args, artefact)?).ok()?).ok()
+fn cached(args: &Args, artefact: &Artefact) -> Option<Compiled> {
+    serde_json::from_slice(&fs::read(cached_file(args, artefact)?).ok()?).ok()
 }
 
-fn keep(args: &Args, artefact: &Artefact, compiled: &Compiled) {
-    if let (Some(file), Ok(bytes)) = (place(args, artefact), serde_json::to_vec(compiled)) {
-        // A cache that cannot be written costs time and nothing else.
+fn store(args: &Args, artefact: &Artefact, compiled: &Compiled) {
+    if let (Some(file), Ok(bytes)) = (cached_file(args, artefact), serde_json::to_vec(compiled)) {
+        // A cache that cannot be written only costs time.
         let _ = write_file(&file, &bytes);
     }
 }
 
-/// Seconds of a step with libtpu's cycles in the place of our estimate of what is not communication.
+/// Returns the seconds of a step: libtpu's cycles, plus the estimate of communication.
 fn time(estimate: &Estimate, compiled: &Compiled, slice: &Slice) -> f64 {
     match &compiled.program {
         Some(program) if program.estimated_cycles > 0 => {
@@ -330,7 +336,7 @@ fn time(estimate: &Estimate, compiled: &Compiled, slice: &Slice) -> f64 {
     }
 }
 
-/// The options that make a candidate.
+/// Formats a candidate as options.
 fn options(candidate: &Candidate) -> String {
     let mut words = Vec::new();
     if !candidate.mesh.is_empty() {
@@ -346,7 +352,7 @@ fn seconds(s: f64) -> String {
     if s < 1.0 { format!("{:.1} ms", s * 1e3) } else { format!("{s:.2} s") }
 }
 
-/// The command that compiles a candidate.
+/// Returns the command that compiles a candidate.
 fn command(args: &Args, target: &Target, candidate: &Candidate) -> String {
     let mut words = vec![format!("meshc compile {} --target {target}", args.model.display())];
     words.extend(args.settings.dtype.iter().map(|d| format!("--dtype {d}")));
@@ -381,7 +387,7 @@ fn say(
         return Ok(());
     }
     println!(
-        "{} candidates estimated for {target} in {:.0} s, {} not legal; a device has {}",
+        "{} candidates estimated for {target} in {:.0} s, {} invalid; memory per device {}",
         found.ranked.len(),
         searched.as_secs_f64(),
         found.illegal,
@@ -409,7 +415,7 @@ fn say(
         Some(best) if best.ranked.fits(slice.hbm()) || matches!(best.compiled, Some(Ok(_))) => {
             println!("{}", command(args, target, &best.ranked.candidate));
         }
-        Some(_) => println!("nothing fits by our estimate: take a larger slice"),
+        Some(_) => println!("no candidate fits by the estimate: use a larger slice"),
         None => {}
     }
     Ok(())

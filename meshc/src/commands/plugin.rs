@@ -1,4 +1,4 @@
-//! `meshc plugin`: which plugins there are, getting one, and whether they work.
+//! `meshc plugin`: lists, installs and diagnoses plugins.
 
 use crate::output::failure::failure;
 use anyhow::{Context, Result};
@@ -22,7 +22,7 @@ pub struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum Action {
-    /// Show the plugins that are found, the one that is used first
+    /// List the plugins that are found, in order of preference
     List {
         /// Print a list of {"platform", "path", "source"}
         #[arg(long)]
@@ -30,27 +30,27 @@ enum Action {
     },
     /// Install a plugin into the cache
     Install {
-        /// Its platform
+        /// Platform of the plugin
         #[arg(default_value = "cpu")]
         platform: String,
         /// Print {"platform", "path"}
         #[arg(long)]
         json: bool,
     },
-    /// Load plugins and say what they are and what is wrong with them
+    /// Load plugins and report their version, devices and problems
     Doctor {
         /// Shared libraries to examine. Default: all that are found
         paths: Vec<PathBuf>,
         /// Print a list of {"path", "version", "missing", "platform", "devices", "problems"}
         #[arg(long)]
         json: bool,
-        /// Examine in this process, which the plugin may end
+        /// Examine in this process, which a broken plugin may end
         #[arg(long, hide = true)]
         here: bool,
     },
 }
 
-/// Does it.
+/// Runs the subcommand.
 pub fn run(args: &Args) -> Result<()> {
     match &args.action {
         Action::List { json } => show(*json),
@@ -69,7 +69,7 @@ fn found() -> Result<Vec<(Platform, PluginFile)>> {
     let mut all: Vec<(Platform, PluginFile)> = Vec::new();
     for platform in Platform::ALL {
         for found in list(platform, None, &around)? {
-            // MESH_PJRT_PLUGIN is found for every platform.
+            // MESH_PJRT_PLUGIN is listed for every platform.
             if !all.iter().any(|(_, f)| f.path == found.path) {
                 all.push((platform, found));
             }
@@ -110,15 +110,15 @@ fn fetch(platform: &str, as_json: bool) -> Result<()> {
             return Ok(());
         }
         "gpu" => {
-            "install it with `pip install \"jax-cuda13-plugin[with-cuda]\"`, which fits your driver, and it is found"
+            "install it with `pip install \"jax-cuda13-plugin[with-cuda]\"` for your driver; meshc finds it there"
         }
-        "tpu" => "install it with `pip install libtpu`, and it is found",
-        _ => "platforms are cpu, gpu and tpu; only the CPU's plugin is installed by meshc",
+        "tpu" => "install it with `pip install libtpu`; meshc finds it there",
+        _ => "platforms are cpu, gpu and tpu; meshc installs only the CPU plugin",
     };
-    Err(failure(format!("meshc does not install a plugin for `{platform}`"), help))
+    Err(failure(format!("meshc cannot install a plugin for `{platform}`"), help))
 }
 
-/// What was learnt about a plugin, as printed.
+/// The result of an examination, as printed.
 #[derive(Serialize, Deserialize, Debug, Default)]
 struct Seen {
     path: PathBuf,
@@ -145,21 +145,21 @@ fn doctor(paths: &[PathBuf], as_json: bool) -> Result<()> {
         [] => found()?.into_iter().map(|(_, f)| f.path).collect(),
         paths => paths.to_vec(),
     };
-    let seen = paths.iter().map(|p| apart(p)).collect::<Result<Vec<Seen>>>()?;
+    let seen = paths.iter().map(|p| examined(p)).collect::<Result<Vec<Seen>>>()?;
     if as_json {
         println!("{}", serde_json::to_string_pretty(&seen)?);
     } else {
         seen.iter().for_each(tell);
     }
-    let sick: Vec<String> =
+    let broken: Vec<String> =
         seen.iter().filter(|s| !s.problems.is_empty()).map(|s| s.path.display().to_string()).collect();
     if paths.is_empty() {
         return Err(failure("no plugins found", "`meshc plugin install cpu` installs one for the CPU"));
     }
-    if !sick.is_empty() {
+    if !broken.is_empty() {
         return Err(failure(
-            format!("no program can run on {}", sick.join(", ")),
-            "see the problems above; --plugin and MESH_PJRT_PLUGIN choose another plugin",
+            format!("no program can run on {}", broken.join(", ")),
+            "see the problems above; --plugin and MESH_PJRT_PLUGIN select another plugin",
         ));
     }
     Ok(())
@@ -179,11 +179,11 @@ fn tell(seen: &Seen) {
         .for_each(|problem| println!("  problem   {}", problem.replace('\n', "\n            ")));
 }
 
-/// Examines a plugin in a process of its own: a broken one may crash it, and one that looks for a machine that is not
-/// there may look for long.
-fn apart(path: &Path) -> Result<Seen> {
+/// Examines a plugin in a separate process: a broken plugin may crash the process, and a plugin that searches for
+/// missing hardware may take long.
+fn examined(path: &Path) -> Result<Seen> {
     const PATIENCE: Duration = Duration::from_secs(60);
-    let this = std::env::current_exe().context("finding this program")?;
+    let this = std::env::current_exe().context("finding the executable of this process")?;
     let mut child = Command::new(this)
         .args(["plugin", "doctor", "--here"])
         .arg(path)
@@ -201,7 +201,7 @@ fn apart(path: &Path) -> Result<Seen> {
             child.kill()?;
             child.wait()?;
             let patience = PATIENCE.as_secs();
-            return Ok(Seen::problem(path, format!("it did not make a client within {patience} s")));
+            return Ok(Seen::problem(path, format!("it did not create a client within {patience} s")));
         }
         std::thread::sleep(Duration::from_millis(20));
     };

@@ -1,4 +1,4 @@
-//! `meshc report`: what a program costs.
+//! `meshc report`: the cost of a program.
 
 use crate::{
     args::{
@@ -31,20 +31,20 @@ use std::{
 /// Arguments.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// An artefact directory, a model (.rs or .mesh), or an optimized program (.pb)
+    /// Artefact directory, model (.rs or .mesh), or optimized program (.pb)
     #[arg(value_name = "ARTEFACT|MODEL|PROGRAM")]
     subject: PathBuf,
     #[command(flatten)]
     settings: ModelArgs,
     #[command(flatten)]
     placement: PlacementArgs,
-    /// The function to report on. Default: train_step, else eval_step, else the first
+    /// Function to report on. Default: train_step, else eval_step, else the first function
     #[arg(long)]
     function: Option<String>,
-    /// Print it as JSON: parameters, flops_per_sequence, flops_per_device, peak_bytes_per_device, collectives, …
+    /// Print JSON: parameters, flops_per_sequence, flops_per_device, peak_bytes_per_device, collectives, …
     #[arg(long)]
     json: bool,
-    /// Write it as one page with pictures: which device holds what, memory along the program, bytes by axes
+    /// Write an HTML page with charts: shards by device, memory over the program, traffic by mesh axis
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
@@ -85,7 +85,7 @@ fn made(args: &Args) -> Result<Vec<Report>> {
     Ok(lowered.map(|l| l.reports).unwrap_or_default())
 }
 
-/// The reports that were written with an artefact, and what the plugin's compiler made of its functions.
+/// Reads the reports of an artefact, and the plugin's own numbers for its functions.
 fn stored(args: &Args) -> Result<(Vec<Report>, Vec<Compiled>)> {
     let dir: &Path = &args.subject;
     refuse_options(dir, &args.settings, &args.placement)?;
@@ -97,34 +97,34 @@ fn stored(args: &Args) -> Result<(Vec<Report>, Vec<Compiled>)> {
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = fs::read(path).with_context(|| {
-        format!(
-            "reading `{}` (compile the model again with `meshc compile`, which writes it)",
-            path.display()
-        )
+        format!("reading `{}` (recompile the model with `meshc compile`, which writes it)", path.display())
     })?;
     serde_json::from_slice(&bytes).map_err(|e| {
         failure(
             format!("`{}` is not a report: {e}", path.display()),
-            "it is altered, or of another version: compile the model again with `meshc compile`",
+            "it was altered or is from another version: recompile the model with `meshc compile`",
         )
     })
 }
 
-/// An optimized program by itself: what it does. `--mesh` names its axes.
+/// Reports on an optimized program alone. `--mesh` names its axes.
 fn optimized(args: &Args) -> Result<()> {
     let path = &args.subject;
     let wrong = args.function.is_some() || args.placement.layout.is_some() || args.html.is_some();
     if !args.settings.is_empty() || wrong {
         return Err(failure(
-            format!("`{}` is an optimized program: it has no settings, functions or layouts", path.display()),
-            "leave all options out but --mesh, which names groups of devices, and --json",
+            format!(
+                "`{}` is an optimized program: settings, functions and layouts do not apply",
+                path.display()
+            ),
+            "leave out all options except --mesh, which names groups of devices, and --json",
         ));
     }
     let bytes = fs::read(path).with_context(|| format!("reading `{}`", path.display()))?;
     let module = read_module(&bytes).ok_or_else(|| {
         failure(
             format!("`{}` is not an HLO module", path.display()),
-            "name a file that `meshc compile --emit optimized-hlo` or a plugin wrote",
+            "name a file that `meshc compile --emit optimized-hlo` or a plugin has written",
         )
     })?;
     let counted: Optimized = optimized::count(&module, &args.placement.mesh.clone().unwrap_or_default());

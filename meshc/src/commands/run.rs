@@ -1,4 +1,4 @@
-//! `meshc run`: one call of one function, with whole tensors in and out.
+//! `meshc run`: calls a function with whole tensors from files.
 
 use crate::{
     args::plugin::{PluginArgs, environment},
@@ -17,25 +17,24 @@ use std::{collections::BTreeMap, path::PathBuf};
 /// Arguments.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The artefact directory
+    /// Artefact directory
     artefact: PathBuf,
-    /// The function to call, such as init, train_step or eval_step
+    /// Function to call, such as init, train_step or eval_step
     function: String,
-    /// Tensors for the inputs, and for the state that the function reads, by their names in the manifest; may be given
-    /// several times
+    /// Tensors of inputs and of state that the function reads, under their names in the manifest; repeatable
     #[arg(long, value_name = "FILE.safetensors")]
     inputs: Vec<PathBuf>,
-    /// Where the outputs go, and the state that the function writes
+    /// File for the outputs and the state that the function writes
     #[arg(long, value_name = "FILE.safetensors")]
     outputs: PathBuf,
-    /// The input `seed`, if it is in no file
-    #[arg(long)]
+    /// Value of the input `seed`, unless a file contains it
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<u32>,
     #[command(flatten)]
     plugin: PluginArgs,
 }
 
-/// Calls.
+/// Calls the function.
 pub fn run(args: &Args) -> Result<()> {
     environment(None)?;
     let artefact = files::open(&args.artefact)?;
@@ -57,7 +56,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// A file has one tensor of a name.
+/// Checks that outputs and written state have distinct names: a file has one tensor per name.
 fn check_names(function: &Function) -> Result<()> {
     let states: Vec<&str> =
         function.outputs.iter().filter(|o| o.kind() == OutputKind::State).map(|o| o.state.as_str()).collect();
@@ -67,10 +66,10 @@ fn check_names(function: &Function) -> Result<()> {
         None => Ok(()),
         Some(output) => Err(failure(
             format!(
-                "`{}` has an output and writes a state that are both called `{}`",
+                "`{}` has an output and writes a state tensor that are both named `{}`",
                 function.name, output.name
             ),
-            "rename the output in the model: in a file they would be one tensor",
+            "rename the output in the model: a file has one tensor per name",
         )),
     }
 }
@@ -78,26 +77,30 @@ fn check_names(function: &Function) -> Result<()> {
 fn seed(args: &Args, function: &Function, given: &mut BTreeMap<String, HostTensor>) -> Result<()> {
     let Some(seed) = args.seed else { return Ok(()) };
     let Some(input) = function.inputs.iter().find(|i| i.kind() == InputKind::Seed) else {
-        return Err(failure(format!("`{}` takes no seed", function.name), "leave --seed out"));
+        let what = format!("`--seed {seed}` has no effect: `{}` has no seed input", function.name);
+        return Err(failure(what, "leave it out"));
     };
     match given.insert(input.name.clone(), HostTensor::u32_scalar(seed)) {
         None => Ok(()),
         Some(_) => Err(failure(
-            format!("the seed is given twice: by --seed, and as `{}` in --inputs", input.name),
+            format!(
+                "the seed is given twice: by `--seed {seed}`, and as tensor `{}` in --inputs",
+                input.name
+            ),
             "leave one of them out",
         )),
     }
 }
 
-/// Given tensors by what they are for.
+/// Given tensors, sorted by their use.
 #[derive(Default)]
 struct Given {
     inputs: BTreeMap<String, HostTensor>,
     state: BTreeMap<String, HostTensor>,
 }
 
-/// Splits tensors into inputs and state. State that the program has but this function does not read is left out: the
-/// outputs of `init` are good for every function.
+/// Splits tensors into inputs and state. State of the program that this function does not read is ignored, so that
+/// the outputs of `init` can be given to every function.
 fn sort(artefact: &Artefact, function: &Function, given: BTreeMap<String, HostTensor>) -> Result<Given> {
     let mut sorted = Given::default();
     let is_input =
@@ -123,7 +126,7 @@ fn sort(artefact: &Artefact, function: &Function, given: BTreeMap<String, HostTe
         let inputs: Vec<&str> = wanted(false).map(|i| i.name.as_str()).collect();
         let help = match near {
             Some(near) => format!("did you mean `{near}`?"),
-            None => format!("its inputs are {}; state goes by its name in the manifest", list(&inputs)),
+            None => format!("its inputs are {}; state has its name in the manifest", list(&inputs)),
         };
         return Err(failure(
             format!("--inputs has a tensor `{name}`, which `{}` does not take", function.name),
@@ -135,7 +138,7 @@ fn sort(artefact: &Artefact, function: &Function, given: BTreeMap<String, HostTe
     if !missing.is_empty() {
         return Err(failure(
             format!("`{}` needs {}, which --inputs does not have", function.name, list(&missing)),
-            "add a tensor of that name to a file of --inputs; a seed may be given with --seed",
+            "add a tensor of that name to a file of --inputs; a seed can be given with --seed",
         ));
     }
     let missing: Vec<&str> =
@@ -143,14 +146,14 @@ fn sort(artefact: &Artefact, function: &Function, given: BTreeMap<String, HostTe
     if !missing.is_empty() {
         return Err(failure(
             format!("`{}` reads the state {}, which --inputs does not have", function.name, list(&missing)),
-            "call the function that creates the state first, `meshc run ARTEFACT init --outputs state.safetensors`, \
-             and give its outputs with --inputs",
+            "create the state with `meshc run ARTEFACT init --outputs state.safetensors`, and pass that file with \
+             --inputs",
         ));
     }
     Ok(sorted)
 }
 
-/// A few names, and how many more there are.
+/// Formats a list of names; long lists are truncated.
 fn list(names: &[&str]) -> String {
     let shown: Vec<String> = names.iter().take(6).map(|n| format!("`{n}`")).collect();
     match names.len() - shown.len() {

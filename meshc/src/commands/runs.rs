@@ -1,4 +1,4 @@
-//! `meshc runs`: training runs as a page, or what they came to as JSON.
+//! `meshc runs`: a page about training runs, or their results as JSON.
 
 use crate::output::{
     failure::failure,
@@ -16,13 +16,13 @@ use std::{
 /// Arguments.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Folders of runs (`meshc train --run-dir`), or files of metrics; several are compared
+    /// Run directories (`meshc train --run-dir`) or metrics files; several runs are compared
     #[arg(required = true, value_name = "RUN_DIR")]
     runs: Vec<PathBuf>,
-    /// The page. Default: index.html in the run's folder
+    /// HTML file to write. Default: index.html in the run directory
     #[arg(short, long, value_name = "FILE.html")]
     output: Option<PathBuf>,
-    /// Print one JSON object; a page is written only where -o names it
+    /// Print one JSON object; a page is written only with -o
     #[arg(long)]
     json: bool,
 }
@@ -43,8 +43,8 @@ pub fn run(args: &Args) -> Result<()> {
         (None, [one]) if one.is_dir() => one.join("index.html"),
         (None, _) => {
             return Err(failure(
-                "there is no one folder for the page",
-                "name a file for it with -o FILE.html",
+                "several runs, or a metrics file, have no directory for the page",
+                "name the HTML file with -o FILE.html",
             ));
         }
     };
@@ -53,15 +53,15 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Reads a run's folder, or a file of metrics. It may be being written to.
+/// Reads a run directory or a metrics file. The run may still be writing.
 fn read(path: &Path) -> Result<Run> {
     let file = if path.is_dir() { path.join(METRICS) } else { path.to_owned() };
     let bytes = match fs::read(&file) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             return Err(failure(
-                format!("`{}` is no run: there is no `{}`", path.display(), file.display()),
-                "name the folder that `meshc train --run-dir` has written to, or a file that --metrics has",
+                format!("`{}` is not a run: there is no `{}`", path.display(), file.display()),
+                "name a directory that `meshc train --run-dir` has written, or a file of `--metrics`",
             ));
         }
         Err(e) => return Err(e).with_context(|| format!("reading `{}`", file.display())),
@@ -70,8 +70,8 @@ fn read(path: &Path) -> Result<Run> {
     let run = Run::parse(&path.display().to_string(), about.unwrap_or_default(), &bytes);
     if run.numbers.is_empty() && !bytes.iter().all(u8::is_ascii_whitespace) && bytes.contains(&b'\n') {
         return Err(failure(
-            format!("no line of `{}` is the metrics of a step", file.display()),
-            "name the folder that `meshc train --run-dir` has written to, or a file that --metrics has",
+            format!("no line of `{}` has the metrics of a step", file.display()),
+            "name a directory that `meshc train --run-dir` has written, or a file of `--metrics`",
         ));
     }
     Ok(run)

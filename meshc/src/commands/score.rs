@@ -1,4 +1,4 @@
-//! `meshc score`: how likely a model finds given targets.
+//! `meshc score`: log-likelihoods of given targets.
 
 use crate::{
     args::{data::TokenizerArgs, plugin::environment, subject::SubjectArgs},
@@ -16,15 +16,15 @@ use std::{fs, io::Read, path::PathBuf};
 pub struct Args {
     #[command(flatten)]
     subject: SubjectArgs,
-    /// Pairs of input and target, one a line: a JSON object with `input` and `target` (texts, or lists of token ids), or
-    /// both texts with a tab between; - is standard input
+    /// Pairs of input and target, one per line (- for standard input): a JSON object with `input` and `target`
+    /// (texts or lists of token ids), or two texts separated by a tab
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     #[command(flatten)]
     tokenizer: TokenizerArgs,
 }
 
-/// Scores: one JSON object for each pair, one on a line; what they are together goes to standard error.
+/// Prints one JSON object per pair, one per line, and the totals to standard error.
 pub fn run(args: &Args) -> Result<()> {
     environment(None)?;
     let name = args.input.display().to_string();
@@ -36,7 +36,7 @@ pub fn run(args: &Args) -> Result<()> {
     let lines: Vec<(usize, &str)> =
         text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).collect();
     if lines.is_empty() {
-        return Err(failure(format!("`{name}` has no pairs"), "give at least one line"));
+        return Err(failure(format!("`{name}` has no pairs"), "give at least one pair"));
     }
     let batch = lines.len().clamp(1, 32).next_multiple_of(args.subject.devices());
     let settings = [("task", "score".to_owned()), ("batch", batch.to_string())];
@@ -66,16 +66,16 @@ fn described(score: &Score) -> Value {
     })
 }
 
-/// The pair of a line.
+/// Parses a line.
 fn pair(line: &str, codec: Option<&Codec>, name: &str, number: usize) -> Result<(Vec<i32>, Vec<i32>)> {
     let wrong = |why: String| {
         failure(
-            format!("line {} of `{name}` is no pair: {why}", number + 1),
-            "write {\"input\": …, \"target\": …} with texts or lists of token ids, or two texts with a tab between",
+            format!("line {} of `{name}` is not a pair: {why}", number + 1),
+            "write {\"input\": …, \"target\": …} with texts or lists of token ids, or two texts separated by a tab",
         )
     };
     let text = |text: &str| {
-        let codec = codec.ok_or_else(|| wrong("the vocabulary is too small for bytes".into()))?;
+        let codec = codec.ok_or_else(|| wrong("the model's vocabulary is too small for bytes".into()))?;
         Ok(codec.encode(text)?)
     };
     if !line.trim_start().starts_with('{') {

@@ -1,4 +1,4 @@
-//! `meshc train`: compile, then hand over to the runtime's training loop, and show how it goes.
+//! `meshc train`: compiles a model and trains it.
 
 use crate::{
     args::{
@@ -7,7 +7,7 @@ use crate::{
         model::ModelArgs,
         placement::PlacementArgs,
         plugin::{FlagArgs, PluginArgs, environment},
-        ranges::at_least_one,
+        ranges::{at_least_one, at_least_two, not_negative, positive, share, steps},
         subject::refuse_options,
         target::Target,
     },
@@ -23,10 +23,10 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use clap::ArgGroup;
-use data::BatchSource;
+use data::{BatchSource, Mixture};
 use runtime::{
     Artefact,
-    checkpoint::{Keep, is_checkpoint, is_url},
+    checkpoint::{Keep, folder::list, is_checkpoint, is_url},
     train::{self, Spikes},
 };
 use std::{
@@ -39,10 +39,11 @@ use std::{
 #[derive(clap::Args, Debug)]
 #[command(group(ArgGroup::new("place").args(["run_dir", "checkpoint_dir"]).multiple(true)))]
 pub struct Args {
-    /// A model (.rs or .mesh), an artefact directory, or a checkpoint, whose parameters training begins with
+    /// Model (.rs or .mesh), artefact directory, or checkpoint whose parameters training starts from
     #[arg(value_name = "MODEL|ARTEFACT|CHECKPOINT")]
     subject: PathBuf,
-    /// Options from a file: their names without dashes, `steps = 100`, and a table for --set. Those given here hold
+    /// Read options from a TOML file: names without dashes (steps = 100), a table [set] for --set. Options on
+    /// the command line take precedence
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -51,156 +52,186 @@ pub struct Args {
     settings: ModelArgs,
     #[command(flatten)]
     placement: PlacementArgs,
-    /// cpu, gpu or a TPU slice such as tpu:v5e:2x4. Default: what the plugin is for
+    /// Target: cpu, gpu, or a TPU slice such as tpu:v5e:2x4. Default: the platform of the plugin
     #[arg(long)]
     target: Option<Target>,
     #[command(flatten)]
     flags: FlagArgs,
-    /// How many steps
-    #[arg(long, default_value_t = 100)]
+    /// Number of steps
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = steps, allow_negative_numbers = true)]
     steps: u64,
-    /// Seed of the initial values, of dropout, and of the order of the data. Default: the checkpoint's with --resume, else
-    /// 0
-    #[arg(long)]
+    /// Seed of initialization, dropout and data order. Default: the seed of the checkpoint with --resume, else 0
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<u32>,
-    /// The run's folder: its configuration, metrics.jsonl, tensorboard/ and checkpoints/, if these have no other places
+    /// Directory of the run: options, metrics.jsonl, tensorboard/ and checkpoints/, unless given separately
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
-    /// Write one JSON object a step to this file, one on a line; with --resume, after those that are there
+    /// Write one JSON object per step, one per line, to this file; --resume appends
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
-    /// A checkpoint that the parameters come from when a run begins, such as one that `meshc convert` made
+    /// Checkpoint that provides the initial parameters, such as the output of `meshc convert`
     #[arg(long, value_name = "CHECKPOINT")]
     from: Option<PathBuf>,
-    /// Save the state after the last step, also when training is stopped, in a folder DIR/step_N
+    /// Save the state to DIR/step_N after the last step, also if training is stopped
     #[arg(long, value_name = "DIR")]
     checkpoint_dir: Option<PathBuf>,
-    /// Save every so many steps as well
-    #[arg(long, value_name = "STEPS", requires = "place", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Also save every N steps
+    #[arg(long, value_name = "N", requires = "place", value_parser = steps, allow_negative_numbers = true)]
     save_every: Option<u64>,
-    /// Keep this many checkpoints, the newest. Default: all, or 1 with one of the next two
-    #[arg(long, value_name = "N", requires = "place", value_parser = at_least_one)]
+    /// Keep the newest N checkpoints. Default: all, or 1 with --keep-every or --keep-best
+    #[arg(long, value_name = "N", requires = "place", value_parser = at_least_one, allow_negative_numbers = true)]
     keep: Option<usize>,
-    /// Keep those of every so many steps as well
-    #[arg(long, value_name = "STEPS", requires = "place", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Also keep the checkpoints of every N steps
+    #[arg(long, value_name = "N", requires = "place", value_parser = steps, allow_negative_numbers = true)]
     keep_every: Option<u64>,
-    /// Keep this many with the smallest loss on held-out text as well, and save whenever an evaluation is the best so far
-    #[arg(long, value_name = "N", requires = "place", requires = "eval_every", value_parser = at_least_one)]
+    /// Also keep the N checkpoints with the smallest held-out loss, and save after each evaluation that is the
+    /// best so far
+    #[arg(long, value_name = "N", requires = "place", requires = "eval_every", value_parser = at_least_one,
+        allow_negative_numbers = true)]
     keep_best: Option<usize>,
-    /// Go on from the newest good checkpoint in the folder, if there are any
+    /// Continue from the newest valid checkpoint in the directory, if there is one
     #[arg(long, requires = "place")]
     resume: bool,
-    /// Write events that TensorBoard reads to this folder
+    /// Write TensorBoard events to this directory
     #[arg(long, value_name = "DIR")]
     tensorboard: Option<PathBuf>,
-    /// Evaluate on held-out text every so many steps
-    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Evaluate on held-out text every N steps
+    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true)]
     eval_every: Option<u64>,
-    /// Text that is evaluated on, like --data. Default: a share of --data, which is not trained on
+    /// Text to evaluate on, in the forms of --data. Default: the held-out share of --data
     #[arg(long, num_args = 1.., value_name = "FILE", requires = "eval_every")]
     eval_data: Vec<PathBuf>,
-    /// The most batches of an evaluation
-    #[arg(long, value_name = "N", requires = "eval_every")]
+    /// Largest number of batches per evaluation
+    #[arg(long, value_name = "N", requires = "eval_every", value_parser = at_least_one,
+        allow_negative_numbers = true)]
     eval_batches: Option<usize>,
-    /// Share of the text, at its end, that is kept for evaluation. Default: 0.05 with --eval-every, else 0
-    #[arg(long, value_name = "SHARE")]
+    /// Share of the text, from its end, that is held out for evaluation. Default: 0.05 with --eval-every, else 0
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     held_out: Option<f64>,
-    /// Stop when so many evaluations in a row were not better than the best one
-    #[arg(long, value_name = "N", requires = "eval_every", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Stop after N evaluations in a row without a new best held-out loss
+    #[arg(long, value_name = "N", requires = "eval_every", value_parser = steps, allow_negative_numbers = true)]
     patience: Option<u64>,
-    /// By how much the loss on held-out text must be smaller to be better
-    #[arg(long, value_name = "NATS", default_value_t = 0.0)]
+    /// Decrease of the held-out loss that counts as a new best
+    #[arg(long, value_name = "NATS", default_value_t = 0.0, value_parser = not_negative,
+        allow_negative_numbers = true)]
     min_delta: f64,
-    /// Go back to the last checkpoint, and leave out the batches since then, when a loss is so many standard deviations
-    /// above the mean of those before
-    #[arg(long, value_name = "SIGMAS", requires = "place")]
+    /// Roll back to the last checkpoint and skip the batches since then if a loss exceeds the mean of the
+    /// preceding losses by this many standard deviations
+    #[arg(long, value_name = "SIGMAS", requires = "place", value_parser = positive, allow_negative_numbers = true)]
     spike_sigmas: Option<f64>,
-    /// How many losses before
-    #[arg(long, value_name = "STEPS", default_value_t = Spikes::default().window)]
+    /// Number of preceding losses for --spike-sigmas
+    #[arg(long, value_name = "N", default_value_t = Spikes::default().window, value_parser = at_least_two,
+        allow_negative_numbers = true)]
     spike_window: usize,
-    /// How often training may go back
-    #[arg(long, value_name = "N", default_value_t = Spikes::default().rollbacks)]
+    /// Largest number of rollbacks of a run
+    #[arg(long, value_name = "N", default_value_t = Spikes::default().rollbacks, allow_negative_numbers = true)]
     max_rollbacks: u64,
-    /// Stop when so many steps in a row were skipped because they were not finite
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Stop after N skipped steps in a row (a step with non-finite gradients is skipped)
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = steps, allow_negative_numbers = true)]
     max_skipped: u64,
-    /// Go on when a loss is no finite number, and when one step after the other is skipped
+    /// Continue after non-finite losses and any number of skipped steps
     #[arg(long)]
     allow_non_finite: bool,
-    /// Print the summary as one JSON object, and everything else on standard error
+    /// Print the summary as one JSON object, and everything else to standard error
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     plugin: PluginArgs,
-    /// Every value, and where it comes from.
+    /// Every value and its origin.
     #[arg(skip)]
     pub resolved: Resolved,
 }
 
 /// Trains.
-pub fn run(mut args: Args) -> Result<ExitCode> {
+pub fn run(args: Args) -> Result<ExitCode> {
     environment(None)?;
     let signals = Signals::watch()?;
-    let texts = args.data.open()?;
-    let eval_texts =
-        (!args.eval_data.is_empty()).then(|| args.data.open_others(&args.eval_data)).transpose()?;
-    let of_checkpoint = is_checkpoint(&args.subject);
-    let artefact = if args.subject.is_dir() && !of_checkpoint { opened(&args)? } else { compiled(&args)? };
-    let shares = args.eval_every.is_some() && eval_texts.is_none();
-    let held_out = args.held_out.unwrap_or(if shares { 0.05 } else { 0.0 });
-    let task = train::task(&artefact)?;
-    let source = texts.mixture(task, held_out)?;
-    let eval_data: Option<Arc<dyn BatchSource>> = match eval_texts {
-        Some(texts) => Some(texts.mixture(task, 0.0)?),
-        None => None,
-    };
-    let run_folder = args.run_dir.clone().map(|dir| RunFolder::create(&dir)).transpose()?;
-    args.complete(&artefact, held_out);
-    let said = format!(
+    let Job { args, artefact, source, options, run_folder } = Job::resolve(args)?;
+    let before = format!(
         "{}{}{}",
         args.resolved.toml(),
         summary::artefact(&artefact.manifest),
         summary::data(&source)
     );
     if args.json {
-        eprint!("{said}")
+        eprint!("{before}");
     } else {
-        print!("{said}")
+        print!("{before}");
     }
     let mut session = device::session(&args.plugin, artefact)?;
     signals.begin();
-    let from = args.from.clone().or(of_checkpoint.then(|| args.subject.clone()));
-    let target: Option<Target> = session.artefact().manifest.target.parse().ok();
-    let peak = target.as_ref().and_then(Target::slice).map(|slice| slice.speed().flops);
-    let options = train::Options { from, eval_data, peak, ..args.options() };
-    let manifest = session.artefact().manifest.clone();
-    let (about, folder) = (args.resolved.clone(), args.run_dir.clone().or(args.checkpoint_dir.clone()));
-    let folder = folder.filter(|folder| !is_url(folder));
-    let run = run_folder.clone();
-    let mut progress = Progress::new(args.steps, signals.stop.clone()).first(move || {
-        folder.map_or(Ok(()), |folder| run_folder::keep_config(&folder, &about.toml()))?;
-        run.map_or(Ok(()), |run| run.describe(&manifest, &[]))
-    });
+    let mut progress = progress(&args, session.artefact(), run_folder.as_ref(), &signals);
     let result = train::run(&mut session, source, &options, &mut progress, &signals.stop);
     progress.end();
-    // A run that was refused leaves what another one has written.
+    // A run that was refused keeps the description that an earlier run has written.
     if let Some(folder) = run_folder.as_ref().filter(|_| !session.compilations().is_empty()) {
         folder.describe(&session.artefact().manifest, session.compilations())?;
     }
-    let summary = result.with_context(|| format!("training stopped ({})", args.kept()))?;
+    let written = args.written();
+    let summary = result.with_context(|| match written.as_str() {
+        "" => "training stopped".to_owned(),
+        written => format!("training stopped ({written})"),
+    })?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&summary)?);
     } else {
-        println!("{summary}\n{}", args.kept());
+        print!("{}", summary::run(&summary));
+        if !written.is_empty() {
+            println!("{written}");
+        }
     }
-    Ok(match summary.stopped {
-        true => ExitCode::from(signals.code()),
-        false => ExitCode::SUCCESS,
+    if summary.stopped { Ok(ExitCode::from(signals.code())) } else { Ok(ExitCode::SUCCESS) }
+}
+
+/// A run, resolved from the arguments before a device is used.
+struct Job {
+    args: Args,
+    artefact: Artefact,
+    source: Arc<Mixture>,
+    options: train::Options,
+    run_folder: Option<RunFolder>,
+}
+
+impl Job {
+    fn resolve(mut args: Args) -> Result<Self> {
+        let texts = args.data.open()?;
+        let eval_texts = match args.eval_data.as_slice() {
+            [] => None,
+            files => Some(args.data.open_others(files)?),
+        };
+        let of_checkpoint = is_checkpoint(&args.subject);
+        let artefact =
+            if args.subject.is_dir() && !of_checkpoint { opened(&args)? } else { compiled(&args)? };
+        let holds_out = args.eval_every.is_some() && eval_texts.is_none();
+        let held_out = args.held_out.unwrap_or(if holds_out { 0.05 } else { 0.0 });
+        let task = train::task(&artefact)?;
+        let source = texts.mixture(task, held_out)?;
+        let eval_data: Option<Arc<dyn BatchSource>> = match eval_texts {
+            Some(texts) => Some(texts.mixture(task, 0.0)?),
+            None => None,
+        };
+        let run_folder = args.run_dir.as_ref().map(|dir| RunFolder::create(dir)).transpose()?;
+        args.complete(&artefact, held_out);
+        let from = args.from.clone().or(of_checkpoint.then(|| args.subject.clone()));
+        let target: Option<Target> = artefact.manifest.target.parse().ok();
+        let peak = target.as_ref().and_then(Target::slice).map(|slice| slice.speed().flops);
+        let options = train::Options { from, eval_data, peak, ..args.options() };
+        Ok(Self { args, artefact, source, options, run_folder })
+    }
+}
+
+/// Returns the observer of a run, which writes the options and the description of the run when training begins.
+fn progress(args: &Args, artefact: &Artefact, run: Option<&RunFolder>, signals: &Signals) -> Progress {
+    let folder = args.run_dir.clone().or(args.checkpoint_dir.clone()).filter(|folder| !is_url(folder));
+    let (options, manifest, run) = (args.resolved.toml(), artefact.manifest.clone(), run.cloned());
+    Progress::new(args.steps, signals.stop.clone()).first(move || {
+        folder.map_or(Ok(()), |folder| run_folder::keep_config(&folder, &options))?;
+        run.map_or(Ok(()), |run| run.describe(&manifest, &[]))
     })
 }
 
 impl Args {
-    /// Puts what was not said where it follows from other options, and notes it with what the model says.
+    /// Completes values that derive from other options, and records them with the meta entries of the model.
     fn complete(&mut self, artefact: &Artefact, held_out: f64) {
         let all = &mut self.resolved;
         if let Some(dir) = &self.run_dir {
@@ -221,7 +252,7 @@ impl Args {
         if self.eval_data.is_empty() {
             all.derive("held-out", &held_out.to_string(), Origin::Derived);
         }
-        // A run that goes on takes the checkpoint's.
+        // A resumed run takes the seed of the checkpoint.
         if !self.resume {
             all.derive("seed", "0", Origin::Derived);
         }
@@ -232,7 +263,7 @@ impl Args {
         manifest.meta.iter().for_each(|(key, value)| all.meta(key, value));
     }
 
-    /// How to train.
+    /// Returns the options of the training loop.
     fn options(&self) -> train::Options {
         let saving = |folder: &PathBuf| train::Saving {
             folder: folder.clone(),
@@ -258,42 +289,44 @@ impl Args {
         }
     }
 
-    /// What there is of the run.
-    fn kept(&self) -> String {
-        let metrics = match &self.metrics {
-            Some(path) => format!("metrics of the finished steps are in {}", path.display()),
-            None => "no metrics were kept: --metrics FILE keeps them".to_owned(),
-        };
-        match &self.checkpoint_dir {
-            Some(folder) => format!("{metrics}; checkpoints are in {}", folder.display()),
-            None => metrics,
+    /// Returns a sentence about the files that the run has written; empty if there are none.
+    fn written(&self) -> String {
+        let mut all = Vec::new();
+        if let Some(path) = self.metrics.as_ref().filter(|path| path.exists()) {
+            all.push(format!("metrics of the finished steps are in {}", path.display()));
         }
+        let has_checkpoints = |folder: &&PathBuf| list(folder).is_ok_and(|found| !found.is_empty());
+        if let Some(folder) = self.checkpoint_dir.as_ref().filter(has_checkpoints) {
+            all.push(format!("checkpoints are in {}", folder.display()));
+        }
+        all.join("; ")
     }
 }
 
+/// Opens the artefact, and refuses options that have no effect on it.
 fn opened(args: &Args) -> Result<Artefact> {
     refuse_options(&args.subject, &args.settings, &args.placement)?;
     if let Some(word) = args.flags.words().next() {
         return Err(failure(
-            format!("`{}` is compiled: {word} says nothing any more", args.subject.display()),
-            "give flags to `meshc compile`, which keeps them in the artefact",
+            format!("`{word}` has no effect on the compiled artefact `{}`", args.subject.display()),
+            "give flags to `meshc compile`, which stores them in the artefact",
         ));
     }
     let artefact = files::open(&args.subject)?;
     match &args.target {
         Some(target) if target.to_string() != artefact.manifest.target => Err(failure(
             format!(
-                "`{}` is compiled for {}, not for {target}",
+                "`--target {target}`: `{}` is compiled for {}",
                 args.subject.display(),
                 artefact.manifest.target
             ),
-            "leave --target out; --plugin chooses what it runs on",
+            "leave --target out; --plugin selects the devices it runs on",
         )),
         Some(_) | None => Ok(artefact),
     }
 }
 
-/// The model's artefact, in memory.
+/// Compiles the model in memory.
 fn compiled(args: &Args) -> Result<Artefact> {
     let program = program::load(&args.subject, &args.settings)?;
     artefact::of_program(&program, &args.placement, args.target.as_ref(), &args.flags, &args.plugin)

@@ -1,11 +1,12 @@
-//! What is about to be trained, in a few lines.
+//! Summaries in a few labelled lines: programs, data, finished runs.
 
 use data::{Mixture, PreparedTokens, Stats, Tokenizer};
 use proto::manifest::Manifest;
 use report::table::{count, size};
+use runtime::train;
 use std::fmt::Write;
 
-/// A program, where it lies, and what it takes.
+/// Describes a program: sizes, mesh and layouts, memory and work.
 pub fn artefact(manifest: &Manifest) -> String {
     let summary = manifest.summary.unwrap_or_default();
     let devices = proto::manifest_check::devices(manifest).unwrap_or(1);
@@ -29,15 +30,15 @@ pub fn artefact(manifest: &Manifest) -> String {
         (
             "memory",
             format!(
-                "{} a device, estimated; {} of it state",
+                "{} per device (estimate), of which {} state",
                 size(peak.unwrap_or(summary.state_bytes_per_device)),
                 size(summary.state_bytes_per_device)
             ),
         ),
         (
-            "a step",
+            "step",
             format!(
-                "{}FLOP on all devices, {} a device into collectives",
+                "{}FLOP on all devices, {} per device sent by collectives",
                 with_unit(summary.flops_per_step),
                 size(collectives)
             ),
@@ -46,7 +47,7 @@ pub fn artefact(manifest: &Manifest) -> String {
     table(&lines)
 }
 
-/// Text for training.
+/// Describes the text of a run.
 pub fn data(source: &Mixture) -> String {
     let (mut files, mut bytes, mut left_out, mut folders) = (0, 0, 0, 0);
     for text in source.corpora() {
@@ -56,11 +57,11 @@ pub fn data(source: &Mixture) -> String {
     }
     let skipped = match left_out {
         0 => String::new(),
-        n => format!(", {n} left out"),
+        n => format!(", {n} skipped"),
     };
     let held_out = match source.held_out_rows() {
         0 => String::new(),
-        n => format!(", {n} more held out"),
+        n => format!(", {n} held out"),
     };
     let tokens = match source.tokenizer() {
         Tokenizer::Bytes if folders == 0 => String::new(),
@@ -71,7 +72,8 @@ pub fn data(source: &Mixture) -> String {
         None => "examples".to_owned(),
         Some(per_row) => format!("rows of {per_row:.1} examples on average"),
     };
-    let all = format!("{} in {files} files{prepared}{skipped}{tokens}", size(bytes));
+    let files = number(files as u64, "file");
+    let all = format!("{} in {files}{prepared}{skipped}{tokens}", size(bytes));
     let mut out = table(&[("data", format!("{all}: {} {rows}{held_out}", source.train_rows()))]);
     if source.corpora().nth(1).is_some() {
         for (text, share) in source.corpora().zip(source.shares()) {
@@ -82,7 +84,7 @@ pub fn data(source: &Mixture) -> String {
     out
 }
 
-/// Tokens that were just prepared.
+/// Describes tokens that were just prepared.
 pub fn prepared(prepared: &PreparedTokens) -> String {
     let manifest = prepared.manifest();
     let lines = [
@@ -90,10 +92,10 @@ pub fn prepared(prepared: &PreparedTokens) -> String {
         (
             "text",
             format!(
-                "{} in {} files, {} documents",
+                "{} in {}, {}",
                 size(manifest.bytes),
-                manifest.sources.len(),
-                manifest.documents
+                number(manifest.sources.len() as u64, "file"),
+                number(manifest.documents, "document")
             ),
         ),
         (
@@ -109,11 +111,11 @@ pub fn prepared(prepared: &PreparedTokens) -> String {
     table(&lines)
 }
 
-/// What a text is like.
+/// Describes the statistics of a text.
 pub fn stats(stats: &Stats, tokenizer: &Tokenizer) -> String {
     let left_out = match stats.skipped {
         0 => String::new(),
-        n => format!(", {n} left out"),
+        n => format!(", {n} skipped"),
     };
     let all = |n: usize| count(n as u64);
     let of = &stats.document_tokens;
@@ -124,22 +126,69 @@ pub fn stats(stats: &Stats, tokenizer: &Tokenizer) -> String {
         (
             "tokens",
             format!(
-                "{} ({}), {:.2} bytes each, {} different",
+                "{} ({}), {:.2} bytes each, {} distinct",
                 count(stats.tokens),
                 tokenizer.name(),
                 stats.bytes_per_token,
                 all(stats.distinct_tokens)
             ),
         ),
-        ("entropy", format!("{:.4} nats a token, by frequency alone", stats.unigram_entropy)),
+        ("entropy", format!("{:.4} nats per token (unigram)", stats.unigram_entropy)),
         (
-            "a document",
+            "document",
             format!(
-                "{:.1} tokens on average; {} to {}; median {}, 10 % up to {}, 90 % up to {}, 99 % up to {}",
+                "{:.1} tokens on average; {} to {}; median {}; 10th, 90th and 99th percentile {}, {}, {}",
                 of.mean, of.min, of.max, of.median, of.p10, of.p90, of.p99
             ),
         ),
     ])
+}
+
+/// Describes a finished run.
+pub fn run(run: &train::Summary) -> String {
+    let how = match (run.stopped, run.stopped_early) {
+        (true, _) => "stopped",
+        (false, true) => "stopped early",
+        (false, false) => "finished",
+    };
+    let mut lines = vec![("run", format!("{how} after step {}, {:.1} s", run.step, run.wall_s))];
+    if let (Some(first), Some(last), Some(mean)) = (run.first_loss, run.last_loss, run.mean_loss) {
+        let (below, unigram) = (run.unigram_entropy - mean, run.unigram_entropy);
+        let side = if below >= 0.0 { "below" } else { "above" };
+        lines.extend([
+            ("first loss", format!("{first:.4}")),
+            ("last loss", format!("{last:.4}")),
+            ("mean loss", format!("{mean:.4} (last {} steps)", run.steps.min(20))),
+            ("unigram", format!("{unigram:.4} (baseline; the mean is {:.4} {side} it)", below.abs())),
+        ]);
+    }
+    if let Some(eval) = &run.eval {
+        let values: Vec<String> = eval.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+        lines.push(("held-out", values.join(", ")));
+    }
+    if let Some((step, loss)) = run.best_eval {
+        lines.push(("best", format!("held-out loss {loss:.4} after step {step}")));
+    }
+    if run.rollbacks > 0 {
+        lines.push(("rollbacks", run.rollbacks.to_string()));
+    }
+    if let (Some(speed), Some(step)) = (run.tokens_per_s, run.step_ms) {
+        let wait = run.wait_share * 100.0;
+        lines.push((
+            "speed",
+            format!("{speed:.0} tokens/s, {step:.1} ms per step, {wait:.2} % waiting for data"),
+        ));
+    }
+    if let Some(bytes) = run.peak_memory {
+        lines.push(("host memory", format!("{:.2} GB at the peak", bytes as f64 / 1e9)));
+    }
+    table(&lines)
+}
+
+/// Formats a number and its noun: `1 file`, `2 files`.
+pub fn number(n: u64, noun: &str) -> String {
+    let plural = if n == 1 { "" } else { "s" };
+    format!("{n} {noun}{plural}")
 }
 
 fn with_unit(n: u64) -> String {
