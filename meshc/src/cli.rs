@@ -186,12 +186,97 @@ mod tests {
         fails("\nsteps = [1, 2]\n", &["t.toml:2: invalid value of `steps`: array", "one string or number"]);
         fails("resume = \"yes\"\n", &["t.toml:1: invalid value of `resume`: string", "true or false"]);
         fails("\nheld_out = 1.5\n", &["t.toml:2: invalid value '1.5' for '--held-out <SHARE>'"]);
-        fails("\n\nsteps = \"many\"\n", &["t.toml:3: invalid value 'many' for '--steps <STEPS>'", "--help"]);
+        fails("\n\nsteps = \"many\"\n", &["t.toml:3: invalid value 'many' for '--steps <N>'", "--help"]);
         fails("steps = = 3\n", &["t.toml:1:", "KEY = VALUE"]);
         fails("set = 3\n", &["t.toml:1: invalid value of `set`: integer", "a table"]);
         // Missing options are reported as without a file.
         let error = resolve("steps = 3\n", &[]).unwrap_err();
         has(&error, &["required arguments", "--data", "MODEL|ARTEFACT|CHECKPOINT"]);
+    }
+
+    /// Every numeric option with values outside its range.
+    const INVALID: [(&[&str], &str, &[&str]); 38] = [
+        (&["train"], "steps", &["0", "-1", "1.5"]),
+        (&["train"], "seed", &["-1", "4294967296"]),
+        (&["train"], "save-every", &["0", "-5"]),
+        (&["train"], "keep", &["0"]),
+        (&["train"], "keep-every", &["0"]),
+        (&["train"], "keep-best", &["0"]),
+        (&["train"], "eval-every", &["0"]),
+        (&["train"], "eval-batches", &["0"]),
+        (&["train"], "held-out", &["1.5", "1", "-0.1", "nan"]),
+        (&["train"], "patience", &["0"]),
+        (&["train"], "min-delta", &["-1", "inf"]),
+        (&["train"], "spike-sigmas", &["-1", "0", "nan"]),
+        (&["train"], "spike-window", &["1"]),
+        (&["train"], "max-rollbacks", &["-1"]),
+        (&["train"], "max-skipped", &["0"]),
+        (&["train"], "mix-temperature", &["0", "-1"]),
+        (&["train"], "mix-cap", &["0"]),
+        (&["eval"], "held-out", &["0", "1"]),
+        (&["eval"], "batches", &["0"]),
+        (&["eval"], "mix-temperature", &["0"]),
+        (&["eval"], "mix-cap", &["0"]),
+        (&["generate"], "beams", &["0"]),
+        (&["generate"], "sequences", &["0"]),
+        (&["generate"], "seed", &["-1"]),
+        (&["generate"], "temperature", &["0", "-0.5"]),
+        (&["generate"], "top-k", &["0"]),
+        (&["generate"], "top-p", &["0", "1.5"]),
+        (&["generate"], "length-penalty", &["nan"]),
+        (&["generate"], "min-length", &["-1"]),
+        (&["generate"], "max-length", &["0"]),
+        (&["plan"], "verify", &["-1"]),
+        (&["plan"], "within", &["-1"]),
+        (&["plan"], "top", &["0"]),
+        (&["run"], "seed", &["-1"]),
+        (&["checkpoint", "prune"], "keep", &["0"]),
+        (&["checkpoint", "convert"], "experts", &["0"]),
+        (&["convert", "hf"], "devices", &["0"]),
+        (&["convert", "to-hf"], "shard-size", &["0"]),
+    ];
+
+    #[test]
+    fn numbers_outside_their_range_are_refused_with_option_and_value() {
+        for (command, option, values) in INVALID {
+            for value in values {
+                let typed = format!("--{option}={value}");
+                let words = [&["meshc"], command, &[typed.as_str()]].concat();
+                let error = Cli::command().try_get_matches_from(words).unwrap_err().to_string();
+                let names = format!("invalid value '{value}' for '--{option} ");
+                assert!(error.contains(&names), "{command:?}: `{names}` is not in:\n{error}");
+            }
+        }
+    }
+
+    /// Collects the options that validate their values, with the words of their commands.
+    fn validated(command: &clap::Command, words: &[String], all: &mut Vec<(Vec<String>, String)>) {
+        for sub in command.get_subcommands() {
+            validated(sub, &[words, &[sub.get_name().to_owned()]].concat(), all);
+        }
+        for name in command.get_arguments().filter_map(clap::Arg::get_long) {
+            let typed = [words, &[format!("--{name}=?")]].concat();
+            let error = Cli::command().try_get_matches_from(typed).err();
+            if error.is_some_and(|e| e.kind() == clap::error::ErrorKind::ValueValidation) {
+                all.push((words[1..].to_vec(), name.to_owned()));
+            }
+        }
+    }
+
+    #[test]
+    fn every_numeric_option_is_in_the_table() {
+        // Options that are not numbers, and those that another command shares with the table.
+        let others = ["mesh", "layout", "state-layout", "target", "target-option", "client-option", "flag"];
+        let shared =
+            ["keep-every", "keep-best", "keep-experts", "scale", "router-noise", "seed", "ffn", "devices"];
+        let mut all = Vec::new();
+        validated(&Cli::command(), &["meshc".to_owned()], &mut all);
+        assert!(all.len() > INVALID.len(), "{all:?}");
+        for (command, option) in all {
+            let listed = INVALID.iter().any(|(words, name, _)| command == *words && option == *name);
+            let known = [&others[..], &shared, &["stop-after"]].concat().contains(&option.as_str());
+            assert!(listed || known, "add `{option}` of {command:?} to the table");
+        }
     }
 
     #[test]

@@ -57,7 +57,7 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
     let ran = killed.run_on_cpu(&args(&path, &data, "40", &["--resume", "--save-every", "10"])).succeeds();
     assert!(ran.err.contains("going on from ck/step_00000020"), "{}", ran.err);
     assert!(
-        ran.out.contains("done after step 40") && ran.out.contains("checkpoints are in ck"),
+        ran.out.contains("finished after step 40") && ran.out.contains("checkpoints are in ck"),
         "{}",
         ran.out
     );
@@ -118,7 +118,7 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
     );
     // None of them knows a loss on held-out text.
     let best = ["checkpoint", "prune", "ck", "--keep-best", "1", "--keep-last", "9", "--dry-run"];
-    assert!(killed.run(&best).succeeds().out.contains("nothing to remove"));
+    assert!(killed.run(&best).succeeds().out.contains("no checkpoint to remove"));
     killed.run(&["checkpoint", "prune", "ck", "--keep", "1", "--dry-run"]).succeeds();
     let pruned = killed.run(&["checkpoint", "prune", "ck", "--keep", "1"]).succeeds();
     assert_eq!(pruned.out.lines().filter(|l| l.starts_with("removed")).count(), 4, "{}", pruned.out);
@@ -129,11 +129,11 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
 fn what_cannot_be_saved_or_resumed() {
     let (path, data) = (model("t5_tiny.rs"), text());
     let place = Workplace::new();
-    for (given, part) in [(&["--resume"][..], "--checkpoint-dir"), (&["--keep", "0"], "at least the newest")]
+    for (given, part) in [(&["--resume"][..], "--checkpoint-dir"), (&["--keep", "0"], "at least 1")]
     {
         place.run(&[&["train", &path, "--data", &data], given].concat()).fails_with(2, &[part]);
     }
-    place.run(&["checkpoint", "list", "nowhere"]).fails(&["`nowhere` is no checkpoint", "help:"]);
+    place.run(&["checkpoint", "list", "nowhere"]).fails(&["`nowhere` is not a checkpoint", "help:"]);
     place.run(&["checkpoint", "diff", "a", "b"]).fails(&["checkpoint `a`", "does not exist", "help:"]);
     // A disk on which no file can have more than 8 KiB, and that says so with an error instead of a signal.
     let mut limited = Command::new("sh");

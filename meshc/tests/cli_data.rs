@@ -44,7 +44,7 @@ fn stats_of_all_kinds_of_files() {
         (&json!(2), &json!(4))
     );
     let said = place.run(&["data", "stats", "in"]).succeeds().out;
-    assert!(said.contains("package.json is not JSON") && said.contains("1 left out"), "{said}");
+    assert!(said.contains("package.json is not JSON") && said.contains("1 skipped"), "{said}");
 
     place.write("cut.zst", &HELLO[..HELLO.len() - 1]);
     place.run(&["data", "stats", "cut.zst"]).fails(&["cut.zst` is damaged or cut off", "help:"]);
@@ -196,8 +196,8 @@ fn a_mixture_goes_on_where_it_was_and_is_evaluated_by_text() {
     train(&place, &["--data", "en=en", "de"]).fails(&["`de` has no name"]);
     train(&place, &["--data", "en=en:1", "de=de"]).fails(&["but not `de`"]);
     train(&place, &["--data", "en=en:1", "de=de:1", "--mix-temperature", "2"])
-        .fails(&["texts that have rates"]);
-    train(&place, &["--data", "en=en", "de=nowhere"]).fails(&["text `de` of the mixture", "nowhere"]);
+        .fails(&["`--mix-temperature`", "has a rate"]);
+    train(&place, &["--data", "en=en", "de=nowhere"]).fails(&["reading the corpus `de`", "nowhere"]);
     place.write("wrong.toml", "[source.de]\nfiles = [\"de\"]\n");
     train(&place, &["--mixture", "wrong.toml"]).fails(&["wrong.toml", "unknown field `source`"]);
 }

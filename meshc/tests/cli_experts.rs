@@ -50,7 +50,7 @@ fn copies_of_experts_compute_the_same() {
     let before = loss(&place, FIRST);
     // Gates are half as large, and the experts' last matrix is twice as large.
     let said = convert(&place, FIRST, "twice", &["--experts", "8", "--router-noise", "0"]);
-    assert!(said.contains("0 slots zero") && !said.contains("initial"), "{said}");
+    assert!(said.contains("0 slots reset") && !said.contains("initial"), "{said}");
     near(loss(&place, "twice"), before);
     // Without that it is another function.
     convert(&place, FIRST, "bare", &["--experts", "8", "--router-noise", "0", "--scale", "1"]);
@@ -70,7 +70,7 @@ fn copies_of_experts_compute_the_same() {
     let (model, data) = (model("switch_tiny.rs"), data());
     let words = ["train", &model, "--data", &data, "--steps", "4", "--checkpoint-dir", "more", "--resume"];
     let ran = place.run_on_cpu(&[&words[..], &sets(TINY), &sets(ROOMY), &sets("experts=8")].concat());
-    assert!(ran.succeeds().out.contains("done after step 4"));
+    assert!(ran.succeeds().out.contains("finished after step 4"));
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn what_cannot_be_converted() {
     fails(&["--experts", "8", "--set", "d_ff=32"], &["`encoder/ffn/wi`: it is f32[layers=2", "help:"]);
     fails(&["--experts", "8", "--set", "layers=3"], &["cannot become what is wanted"]);
     fails(&["--experts", "8", "--set", "expert=8"], &["expert"]);
-    fails(&["--experts", "8", "--scale", "NaN"], &["--scale is NaN"]);
+
     place.run(&["checkpoint", "convert", FIRST, "ck", "--experts", "8"]).fails(&["is there already"]);
     place.run(&["checkpoint", "convert", FIRST, "out"]).fails_with(2, &["--experts"]);
 }

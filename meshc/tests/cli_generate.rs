@@ -97,11 +97,11 @@ fn a_trained_model_generates_scores_and_is_evaluated() {
     place.write("empty.txt", "");
     wrong(&["generate", "ck", "--input", "empty.txt"], &["no inputs"]);
     place.write("bad.json", "{}");
-    wrong(&["generate", "ck", "--input", "bad.json"], &["no list of inputs"]);
+    wrong(&["generate", "ck", "--input", "bad.json"], &["not a list of inputs"]);
     place.write("bad.tsv", "a\tb\nno tab\n");
     wrong(&["score", "ck", "--input", "bad.tsv"], &["line 2", "no tab"]);
     wrong(&["generate", "ck", "--input", "in.txt", "--set", "d_model=8"], &["does not fit"]);
-    wrong(&["eval", "ck", "--data", &data, "--held-out", "0"], &["nothing to evaluate"]);
+    wrong(&["eval", "ck", "--data", &data, "--held-out", "1e-9"], &["less than one batch"]);
 }
 
 #[test]
@@ -112,8 +112,8 @@ fn what_does_nothing_is_told_before_anything_is_read() {
     };
     wrong(&["--top-k", "3"], &["--method greedy", "--method sample"]);
     wrong(&["--temperature", "2"], &["--method greedy"]);
-    wrong(&["--sequences", "2"], &["--sequences 2", "gives one"]);
-    wrong(&["--method", "beam", "--beams", "2", "--sequences", "3"], &["3 sequences of 2 beams"]);
+    wrong(&["--sequences", "2"], &["`--sequences 2`", "gives one"]);
+    wrong(&["--method", "beam", "--beams", "2", "--sequences", "3"], &["`--sequences 3` exceeds `--beams 2`"]);
     wrong(&["--early-stopping", "first"], &["--method beam"]);
 }
 

@@ -32,9 +32,9 @@ fn the_mesh_has_as_many_devices_as_the_slice() {
     let compile =
         |args: &[&str]| run(&place, &[&["compile", &path, "--target", "tpu:v4:2x2x1"][..], args].concat());
     let Some(ran) = compile(&[]) else { return };
-    ran.fails(&["no --mesh is given, which is one device, but tpu:v4:2x2x1 has 8", "--mesh data=8"]);
+    ran.fails(&["without --mesh a program has one device, but tpu:v4:2x2x1 has 8", "--mesh data=8"]);
     let wrong = ["--mesh", "data=2,model=2", "--emit", "executable"];
-    compile(&wrong).expect("libtpu is there").fails(&["the mesh data=2,model=2 is 4 devices", "product 8"]);
+    compile(&wrong).expect("libtpu is there").fails(&["the mesh data=2,model=2 has 4 devices", "product is 8"]);
     // With megacore, a chip is one device.
     let megacore = ["compile", &path, "--target", "tpu:v4:2x2x1:megacore", "--mesh", "data=2,model=2"];
     let ran = run(&place, &[&megacore[..], &["--emit", "executable"]].concat())
