@@ -106,6 +106,26 @@ fn the_program_after_each_stage() {
 }
 
 #[test]
+fn a_dump_of_one_devices_program_is_taken_back() {
+    let place = Workplace::new();
+    let path = model("switch_tiny.rs");
+    let split = ["--mesh", "data=2,expert=2"];
+    place.run(&[&["compile", &path, "--dump", "d", "-o", "whole"][..], &split].concat()).succeeds();
+    let dump = "d/06-simplify-local.mesh";
+    let ran = place.run(&["check", dump]).succeeds();
+    assert!(ran.out.contains("4 devices (data=2,expert=2)"), "{}", ran.out);
+    place.run(&["compile", dump, "-o", "again"]).succeeds();
+    let hlo = |folder: &str| {
+        let mut files = files(&place, folder);
+        files.retain(|name, _| name.ends_with(".hlo.pb"));
+        files
+    };
+    assert!(!hlo("whole").is_empty());
+    assert!(hlo("whole") == hlo("again"), "the HLO differs");
+    place.run(&["check", dump, "--layout", "batch:data"]).fails(&["partitioned already", "--layout"]);
+}
+
+#[test]
 fn reports_have_the_keys_that_others_read() {
     let place = Workplace::new();
     let keys =

@@ -9,8 +9,9 @@
 
 use crate::diff::diff;
 use compiler::{
+    artefact::Settings,
     autodiff,
-    pipeline::{self, Axes},
+    pipeline::{self, Axes, Placement, unobserved},
     simplify,
 };
 use mesh::{
@@ -37,6 +38,7 @@ pub const KINDS: &[Kind] = &[
         expect: Expect::Below,
         run: partitioned,
     },
+    Kind { name: "hlo", options: &["mesh", "layout", "state_layout"], expect: Expect::Below, run: emitted },
 ];
 
 /// A kind of filetest.
@@ -172,6 +174,25 @@ fn partitioned(case: &Case) -> Result<String, Diagnostics> {
     let local = pipeline::partition(&parse(&case.text, &case.name)?, &axes)?;
     verify(&local, Stage::Local)?;
     Ok(print(&local))
+}
+
+/// The HLO of a program as text: of a Global program after all stages, of a Local program as it is.
+fn emitted(case: &Case) -> Result<String, Diagnostics> {
+    let module = parse(&case.text, &case.name)?;
+    let layout = |key: &str| Layout::parse(case.option(key).unwrap_or("")).unwrap_or_else(|e| panic!("{e}"));
+    let local = if module.env.mesh.axes().is_empty() {
+        let mesh = Mesh::parse(case.option("mesh").unwrap_or("")).unwrap_or_else(|e| panic!("{e}"));
+        let placement = Placement { mesh, layout: layout("layout"), state_layout: layout("state_layout") };
+        pipeline::compile(module, &placement, &mut unobserved)?
+    } else {
+        pipeline::verify_local(module, &mut unobserved)?
+    };
+    let mut texts = Vec::new();
+    let settings = Settings { target: "cpu".into(), ..Settings::default() };
+    pipeline::emit(&local, &settings, &mut |step| {
+        texts.extend(step.dump().into_iter().map(|(_, text)| text))
+    })?;
+    Ok(texts.join("\n"))
 }
 
 // Running.

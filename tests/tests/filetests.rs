@@ -17,4 +17,4 @@ macro_rules! filetests {
     };
 }
 
-filetests!(autodiff, infer, partition, simplify, text, verify);
+filetests!(autodiff, hlo, infer, partition, simplify, text, verify);
