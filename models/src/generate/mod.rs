@@ -116,9 +116,11 @@ impl Generation {
             "code" => Some(false),
             _ => None,
         };
-        self.unstacked = match args.choice("decoder_experts", &["auto", "apart", "together"], "auto") {
-            "apart" => Some(true),
-            "together" => Some(false),
+        // `apart` and `together` are the words of earlier releases.
+        let words = ["auto", "unstacked", "stacked", "apart", "together"];
+        self.unstacked = match args.choice("decoder_experts", &words, "auto") {
+            "unstacked" | "apart" => Some(true),
+            "stacked" | "together" => Some(false),
             _ => None,
         };
         self.filter = args.get("filter", self.filter);
