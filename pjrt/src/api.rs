@@ -1,4 +1,4 @@
-//! A loaded plugin's function table, and the one place where its functions are called.
+//! The function table of a loaded plugin. All calls of its functions are made here.
 
 use crate::error::{CallError, Code, Error, Result};
 use crate::ffi::calls::Call;
@@ -11,10 +11,10 @@ use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// A function table and where it comes from.
+/// A function table and its origin.
 ///
-/// Every object of the safe layer holds one in an [`Arc`]. The library behind it stays loaded for the life of the
-/// process (see [`crate::Plugin::load`]), so the table's pointers are always good.
+/// Every object of the safe layer holds an [`Arc`] of it. The library stays loaded for the life of the
+/// process (see [`crate::Plugin::load`]), so the table's pointers are always valid.
 pub(crate) struct Api {
     table: NonNull<u8>,
     table_size: usize,
@@ -22,26 +22,26 @@ pub(crate) struct Api {
     pub path: PathBuf,
 }
 
-// SAFETY: the table is constant after the plugin made it, and the C API asks its functions to be callable from any
-// thread.
+// SAFETY: the plugin does not change the table after creating it, and the C API requires that its functions
+// can be called from any thread.
 unsafe impl Send for Api {}
 // SAFETY: as above.
 unsafe impl Sync for Api {}
 
 impl Api {
     /// # Safety
-    /// `table` points to a function table of `table_size` bytes that lives as long as the process, and whose version
-    /// is one that this crate knows.
+    /// `table` points to a function table of `table_size` bytes that lives as long as the process and has a
+    /// supported version.
     pub unsafe fn new(table: NonNull<u8>, table_size: usize, version: ApiVersion, path: PathBuf) -> Self {
         Api { table, table_size, version, path }
     }
 
-    /// Where the table lies: the identity of the plugin.
+    /// Returns the address of the table, which identifies the plugin.
     pub fn table(&self) -> NonNull<u8> {
         self.table
     }
 
-    /// The function's pointer, unless the table ends before it or holds null.
+    /// Returns the function's pointer. `None` if the table is too short or holds null.
     pub fn pointer(&self, function: Function) -> Option<NonNull<c_void>> {
         let offset = function.offset();
         if offset + size_of::<usize>() > self.table_size {
@@ -51,8 +51,11 @@ impl Api {
         NonNull::new(unsafe { self.table.as_ptr().add(offset).cast::<*mut c_void>().read_unaligned() })
     }
 
-    /// Fails, naming the function, if the table lacks one of these. Asked before an object is made, so that what is
-    /// made can also be freed.
+    /// Checks that the table has all of these functions. Called before an object is created, so that it can
+    /// be freed.
+    ///
+    /// # Errors
+    /// [`Error::MissingFunction`] with the first missing function.
     pub fn require(&self, functions: &[Function]) -> Result<()> {
         functions.iter().try_for_each(|function| self.find(*function).map(drop))
     }
@@ -68,20 +71,20 @@ impl Api {
     /// Calls a function of the table.
     ///
     /// # Safety
-    /// What the arguments point to is what the function expects: objects of this plugin that are alive, memory of
-    /// the stated size.
+    /// The arguments point to what the function expects: live objects of this plugin, and memory of the
+    /// stated size.
     pub unsafe fn call<A: Args>(&self, call: Call<A>, args: &mut Padded<A>) -> Result<()> {
         let function = self.find(call.function)?;
-        // SAFETY: every function of the table but two has this type, and no `Call` is made for those two.
+        // SAFETY: every function of the table but two has this type, and no `Call` exists for those two.
         let function = unsafe { std::mem::transmute::<NonNull<c_void>, Callee>(function) };
-        // SAFETY: `Call` pairs the function with its argument struct, `Padded` counts its size, and the caller
-        // vouches for the rest.
+        // SAFETY: `Call` pairs the function with its argument struct, `Padded` sets its size, and the caller
+        // guarantees the rest.
         let error = unsafe { function(args.as_ptr().cast()) };
-        // SAFETY: the function just returned this error, and passed its ownership to us.
+        // SAFETY: the function just returned this error and passed its ownership to us.
         unsafe { self.take_error(error, call.function) }
     }
 
-    /// Calls a function that takes one object and gives back one word.
+    /// Calls a function that takes one object and returns one word.
     ///
     /// # Safety
     /// `object` is alive and of this plugin.
@@ -90,37 +93,39 @@ impl Api {
         Get<O, T>: Args,
     {
         let mut args = Padded::<Get<O, T>>::new(|args| args.object = object.as_ptr());
-        // SAFETY: the caller vouches for the object.
+        // SAFETY: the caller guarantees that the object is valid.
         unsafe { self.call(call, &mut args)? };
         Ok(args.value)
     }
 
-    /// Calls a function that takes one object and gives back an array owned by it.
+    /// Calls a function that takes one object and returns an array owned by it.
     ///
     /// # Safety
-    /// `object` is alive and of this plugin, and stays so for `'a`.
+    /// `object` is of this plugin and stays alive for `'a`.
     pub unsafe fn span<'a, O, T>(&self, call: Call<Span<O, T>>, object: NonNull<O>) -> Result<&'a [T]> {
         let mut args = Padded::<Span<O, T>>::new(|args| args.object = object.as_ptr());
-        // SAFETY: the caller vouches for the object, and the plugin for the array that belongs to it.
+        // SAFETY: the caller guarantees that the object is valid; the plugin guarantees the array that it
+        // owns.
         unsafe {
             self.call(call, &mut args)?;
             self.slice(call.function, args.items, args.len)
         }
     }
 
-    /// Calls a function that takes one object and gives back a text owned by it, which is copied.
+    /// Calls a function that takes one object and returns a text owned by it, and copies the text.
     ///
     /// # Safety
     /// `object` is alive and of this plugin.
     pub unsafe fn text_of<O>(&self, call: Call<Span<O, u8>>, object: NonNull<O>) -> Result<String> {
-        // SAFETY: the caller vouches for the object, and the bytes are copied before anything else happens to it.
+        // SAFETY: the caller guarantees that the object is valid; the bytes are copied before anything else
+        // happens to it.
         Ok(String::from_utf8_lossy(unsafe { self.span(call, object)? }).into_owned())
     }
 
-    /// An array that a plugin handed out; null is fine where it is empty.
+    /// Converts an array from a plugin to a slice. A null pointer is allowed if the array is empty.
     ///
     /// # Safety
-    /// The plugin vouches that `items` holds `len` items for `'a`.
+    /// `items` points to `len` items that live for `'a`.
     pub unsafe fn slice<'a, T>(&self, function: Function, items: *const T, len: usize) -> Result<&'a [T]> {
         if len == 0 {
             return Ok(&[]);
@@ -131,27 +136,28 @@ impl Api {
         {
             return Err(self.contract(function, format!("it returned an array of {len} items at {items:p}")));
         }
-        // SAFETY: not null, aligned, of possible size; the caller vouches for the rest.
+        // SAFETY: not null, aligned, and of a possible size; the caller guarantees the rest.
         Ok(unsafe { std::slice::from_raw_parts(items, len) })
     }
 
-    /// A text that a plugin handed out, copied.
+    /// Copies a text from a plugin.
     ///
     /// # Safety
-    /// The plugin vouches that `bytes` holds `len` bytes now.
+    /// `bytes` points to `len` bytes during the call.
     pub unsafe fn text(&self, function: Function, bytes: *const u8, len: usize) -> Result<String> {
-        // SAFETY: the caller vouches for the bytes, which are copied at once.
+        // SAFETY: the caller guarantees that the bytes are valid; they are copied at once.
         Ok(String::from_utf8_lossy(unsafe { self.slice(function, bytes, len)? }).into_owned())
     }
 
-    /// Frees an object. Destructors run where nobody could handle a failure, so one is only freed itself.
+    /// Frees an object. An error of the destructor is freed and ignored, because no caller could handle it.
     ///
     /// # Safety
-    /// `object` is what `destroy` frees, alive, of this plugin, and not used afterwards.
+    /// `destroy` is the destructor of `object`, which is alive, of this plugin, and not used afterwards.
     pub unsafe fn destroy<O>(&self, destroy: Function, object: NonNull<O>) {
         if let Some(function) = self.pointer(destroy) {
             let mut args = Padded::<Object<O>>::new(|args| args.object = object.as_ptr());
-            // SAFETY: destructors take one object and return an error; the caller vouches for the object.
+            // SAFETY: destructors take one object and return an error; the caller guarantees that the object
+            // is valid.
             unsafe {
                 let function = std::mem::transmute::<NonNull<c_void>, Callee>(function);
                 let error = function(args.as_ptr().cast());
@@ -160,7 +166,7 @@ impl Api {
         }
     }
 
-    /// Turns an error of the plugin into ours, and frees it. Null is success.
+    /// Converts an error of the plugin to [`Error::Call`] and frees it. Null is success.
     ///
     /// # Safety
     /// `error` is null or an error of this plugin that we own; it is not used afterwards.
@@ -168,9 +174,9 @@ impl Api {
         let Some(error) = NonNull::new(error) else {
             return Ok(());
         };
-        // SAFETY: the error is ours and alive until `destroy_error`.
+        // SAFETY: we own the error, and it is alive until `destroy_error`.
         let (code, message) = unsafe { (self.error_code(error), self.error_message(error)) };
-        // SAFETY: we own the error and forget it here.
+        // SAFETY: we own the error and do not use it after this.
         unsafe { self.destroy_error(error) };
         Err(Error::Call(Box::new(CallError {
             code,
@@ -189,7 +195,7 @@ impl Api {
             return Code::Unknown;
         };
         let mut args = Padded::<Get<ffi::Error, Int>>::new(|args| args.object = error.as_ptr());
-        // SAFETY: this function takes that struct; the caller vouches for the error.
+        // SAFETY: this function takes that struct; the caller guarantees that the error is valid.
         let failure = unsafe {
             let function = std::mem::transmute::<NonNull<c_void>, Callee>(function);
             NonNull::new(function(args.as_ptr().cast()))
@@ -197,7 +203,7 @@ impl Api {
         match failure {
             None => Code::from_raw(args.value.value),
             Some(failure) => {
-                // SAFETY: the function passed the ownership of this other error to us.
+                // SAFETY: the function passed the ownership of this second error to us.
                 unsafe { self.destroy_error(failure) };
                 Code::Unknown
             }
@@ -221,11 +227,12 @@ impl Api {
     }
 
     /// # Safety
-    /// `error` is alive, of this plugin, ours, and not used afterwards.
+    /// We own `error`, which is alive, of this plugin, and not used afterwards.
     unsafe fn destroy_error(&self, error: NonNull<ffi::Error>) {
         if let Some(function) = self.pointer(Function::ErrorDestroy) {
             let mut args = Padded::<Object<ffi::Error>>::new(|args| args.object = error.as_ptr());
-            // SAFETY: this function takes that struct and returns nothing; the caller vouches for the error.
+            // SAFETY: this function takes that struct and returns nothing; the caller guarantees that the
+            // error is valid.
             unsafe {
                 let function = std::mem::transmute::<NonNull<c_void>, VoidCallee>(function);
                 function(args.as_ptr().cast());
@@ -233,23 +240,26 @@ impl Api {
         }
     }
 
-    /// An error for a plugin that says one thing and does another.
+    /// Returns an error for a plugin that violates the C API.
     pub fn contract(&self, function: Function, reason: impl Into<String>) -> Error {
         Error::Contract { path: self.path.clone(), function: function.name(), reason: reason.into() }
     }
 
-    /// The object behind a pointer that a plugin returned with success.
+    /// Returns the object behind a pointer that a plugin returned with success.
+    ///
+    /// # Errors
+    /// [`Error::Contract`] if the pointer is null.
     pub fn non_null<O>(&self, function: Function, pointer: *mut O) -> Result<NonNull<O>> {
         NonNull::new(pointer).ok_or_else(|| self.contract(function, "it reported success but returned null"))
     }
 }
 
-/// The most bytes a slice may have.
+/// The largest size of a slice in bytes.
 const MAX_BYTES: usize = isize::MAX as usize;
 
-/// Objects that we free.
+/// Objects that we own and free.
 pub(crate) trait Owned {
-    /// What frees them.
+    /// The destructor.
     const DESTROY: Function;
 }
 
@@ -277,24 +287,27 @@ impl Owned for ffi::Buffer {
     const DESTROY: Function = Function::BufferDestroy;
 }
 
-/// An object of a plugin that is freed when this is dropped.
+/// An object of a plugin, freed when this is dropped.
 pub(crate) struct Handle<O: Owned> {
     pub api: Arc<Api>,
     pub ptr: NonNull<O>,
     owns: PhantomData<O>,
 }
 
-// SAFETY: the C API asks its implementations to be thread-safe: any thread may use or free any object. What is not
-// thread-safe (freeing while using) is excluded by ownership.
+// SAFETY: the C API requires implementations to be thread-safe: any thread may use or free any object.
+// Freeing an object while it is used is excluded by ownership.
 unsafe impl<O: Owned> Send for Handle<O> {}
 // SAFETY: as above.
 unsafe impl<O: Owned> Sync for Handle<O> {}
 
 impl<O: Owned> Handle<O> {
-    /// Takes what a plugin returned with success. Null is an error that names the function.
+    /// Takes ownership of an object that a plugin returned with success.
+    ///
+    /// # Errors
+    /// [`Error::Contract`], which names the function, if the pointer is null.
     ///
     /// # Safety
-    /// If not null, `pointer` is an object of this plugin that nobody else will free.
+    /// If not null, `pointer` is an object of this plugin that nothing else frees.
     pub unsafe fn new(api: &Arc<Api>, function: Function, pointer: *mut O) -> Result<Self> {
         Ok(Handle { api: Arc::clone(api), ptr: api.non_null(function, pointer)?, owns: PhantomData })
     }
@@ -302,7 +315,7 @@ impl<O: Owned> Handle<O> {
 
 impl<O: Owned> Drop for Handle<O> {
     fn drop(&mut self) {
-        // SAFETY: the object is ours by `new`, and this is the last use.
+        // SAFETY: `new` took ownership of the object, and this is its last use.
         unsafe { self.api.destroy(O::DESTROY, self.ptr) }
     }
 }

@@ -3,12 +3,12 @@
 use crate::element_type::ElementType;
 use std::fmt;
 
-/// The type of an array.
+/// An element type and dims.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ArrayType {
-    /// Of its elements.
+    /// The type of the elements.
     pub element_type: ElementType,
-    /// Its sizes, outermost first.
+    /// Dim sizes, outermost first.
     pub dims: Vec<i64>,
 }
 
@@ -19,7 +19,7 @@ impl fmt::Display for ArrayType {
     }
 }
 
-/// Bytes of a dense array, if that can be counted in memory.
+/// Returns the bytes of a dense array. `None` if that exceeds the address space or a dim is negative.
 pub(crate) fn byte_size(element: usize, dims: &[i64]) -> Option<usize> {
     dims.iter()
         .try_fold(element, |size, dim| size.checked_mul(usize::try_from(*dim).ok()?))

@@ -17,14 +17,14 @@ use std::ptr::NonNull;
 
 /// An array on a device.
 ///
-/// A buffer that a run took over ([`crate::Argument::Donate`]) is gone, and so is its value in Rust: what plugins do
-/// with such a buffer ranges from an error over waiting for ever to a crash.
+/// A buffer that a run consumed ([`crate::Argument::Donate`]) no longer exists, and neither does its Rust
+/// value: using one would cause an error, a deadlock or a crash, depending on the plugin.
 pub struct Buffer {
     /// Dropped before the device, which keeps the client alive.
     handle: Handle<ffi::Buffer>,
     device: Device,
-    /// Whether the device may be using memory that [`crate::Client::buffer_from_host`] lent it, which no output may
-    /// overwrite.
+    /// True if the device may be using memory lent by [`crate::Client::buffer_from_host`], which no output
+    /// may overwrite.
     pub(crate) borrows_host: bool,
 }
 
@@ -41,7 +41,7 @@ impl Buffer {
     /// # Safety
     /// As for [`Handle::new`]; the buffer is on the device.
     pub(crate) unsafe fn new(device: &Device, buffer: *mut ffi::Buffer, function: Function) -> Result<Self> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         let handle = unsafe { Handle::new(device.client().api(), function, buffer)? };
         Ok(Buffer { handle, device: device.clone(), borrows_host: false })
     }
@@ -50,51 +50,51 @@ impl Buffer {
         self.handle.ptr
     }
 
-    /// The device that the array is on.
+    /// Returns the device of the array.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// The type of its elements.
+    /// Returns the type of the elements.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn element_type(&self) -> Result<ElementType> {
         // SAFETY: the buffer is alive.
         let raw = unsafe { self.handle.api.get(BUFFER_ELEMENT_TYPE, self.handle.ptr)? };
         Ok(ElementType::from_raw(raw.value))
     }
 
-    /// Its sizes, outermost first.
+    /// Returns the dim sizes, outermost first.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn dims(&self) -> Result<&[i64]> {
-        // SAFETY: the buffer is alive and owns its dims, which are constant and are borrowed as long as it is.
+        // SAFETY: the buffer is alive and owns its dims, which are immutable and borrowed from it.
         unsafe { self.handle.api.span(BUFFER_DIMENSIONS, self.handle.ptr) }
     }
 
-    /// Type and sizes together.
+    /// Returns element type and dims.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn array_type(&self) -> Result<ArrayType> {
         Ok(ArrayType { element_type: self.element_type()?, dims: self.dims()?.to_vec() })
     }
 
-    /// Bytes it takes on the device, with whatever padding the device's layout has.
+    /// Returns the bytes that the array takes on the device, including padding of the device's layout.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn on_device_size(&self) -> Result<usize> {
         // SAFETY: the buffer is alive.
         unsafe { self.handle.api.get(BUFFER_ON_DEVICE_SIZE, self.handle.ptr) }
     }
 
-    /// Bytes it takes on the host, row-major and without gaps.
+    /// Returns the bytes of the array on the host, dense and row-major.
     ///
     /// # Errors
-    /// The plugin's own, or a type without a size on the host.
+    /// The element type has no size on the host, or the plugin reports an error.
     pub fn host_size(&self) -> Result<usize> {
         let array = self.array_type()?;
         array.element_type.byte_size().and_then(|element| byte_size(element, &array.dims)).ok_or_else(|| {
@@ -102,13 +102,13 @@ impl Buffer {
         })
     }
 
-    /// Becomes ready when the array is there, or with the error of the run that should have made it.
+    /// Returns an event that becomes ready with the array, or with the error of the run that computes it.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn ready(&self) -> Result<Event> {
         let function = Function::BufferReadyEvent;
-        // SAFETY: the buffer is alive; the event becomes ours.
+        // SAFETY: the buffer is alive; we own the returned event.
         unsafe {
             let event = self.handle.api.get(BUFFER_READY_EVENT, self.handle.ptr)?;
             Event::new(
@@ -119,16 +119,16 @@ impl Buffer {
         }
     }
 
-    /// Copies the array, row-major and without gaps, into memory of exactly [`Buffer::host_size`] bytes, and waits for
-    /// that.
+    /// Copies the array, dense and row-major, into memory of exactly [`Buffer::host_size`] bytes, and waits
+    /// for the copy.
     ///
     /// # Errors
-    /// Memory of another size, the error of the run that should have made the array, or the plugin's own.
+    /// `dst` has another size, the run that computes the array failed, or the plugin reports an error.
     pub fn read_into(&self, dst: &mut [u8]) -> Result<()> {
         read_all([(self, dst)])
     }
 
-    /// Copies the array, row-major and without gaps, and waits for that.
+    /// Copies the array, dense and row-major, and waits for the copy.
     ///
     /// # Errors
     /// As for [`Buffer::read_into`].
@@ -138,22 +138,23 @@ impl Buffer {
         Ok(bytes)
     }
 
-    /// Starts to copy the array to the host, to be waited for later. The buffer may be dropped or consumed meanwhile.
+    /// Starts to copy the array to the host. The buffer may be dropped or donated while the copy runs.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn start_read(&self) -> Result<PendingRead> {
         let size = self.host_size()?;
-        // Not cleared: the plugin writes all of it, and clearing would take as long as the copy.
+        // Not zeroed: the plugin writes all bytes, and zeroing would take as long as the copy.
         let mut bytes = Vec::with_capacity(size);
-        // SAFETY: there is room for `size` bytes, and `PendingRead` keeps it, untouched, until the event is ready.
+        // SAFETY: there is room for `size` bytes, and `PendingRead` keeps it, untouched, until the event is
+        // ready.
         let event = unsafe { self.start_read_to(bytes.as_mut_ptr(), size)? };
         self.device.client().in_flight().track(&event);
         Ok(PendingRead { state: Some((event, bytes, size)) })
     }
 
     /// # Safety
-    /// `dst` has room for `room` bytes and is left alone until the event is ready.
+    /// `dst` has `room` bytes and is not accessed until the event is ready.
     unsafe fn start_read_to(&self, dst: *mut u8, room: usize) -> Result<Event> {
         let array = self.array_type()?;
         let size = self.host_size()?;
@@ -170,8 +171,8 @@ impl Buffer {
             args.dst = dst.cast();
             args.dst_size = room;
         });
-        // SAFETY: buffer and layout are alive during the call, the memory has the size that is stated, and the caller
-        // leaves it alone. The event becomes ours.
+        // SAFETY: buffer and layout are alive during the call, the memory has the stated size, and the caller
+        // does not access it. We own the returned event.
         unsafe {
             self.handle.api.call(BUFFER_TO_HOST, &mut args)?;
             let about =
@@ -180,10 +181,10 @@ impl Buffer {
         }
     }
 
-    /// A copy on another device of the same client.
+    /// Copies the array to another device of the same client.
     ///
     /// # Errors
-    /// A device of another client, or the plugin's own.
+    /// The device belongs to another client, or the plugin reports an error.
     pub fn copy_to_device(&self, device: &Device) -> Result<Buffer> {
         if device.client() != self.device.client() {
             let reason = format!("{device:?} belongs to another client; read the buffer and send it there");
@@ -193,41 +194,42 @@ impl Buffer {
             args.buffer = self.handle.ptr.as_ptr();
             args.device = device.ptr.as_ptr();
         });
-        // SAFETY: buffer and device are alive and of the same client; the copy becomes ours.
+        // SAFETY: buffer and device are alive and of the same client; we own the copy.
         unsafe {
             self.handle.api.call(BUFFER_COPY_TO_DEVICE, &mut args)?;
             Buffer::new(device, args.copy, Function::BufferCopyToDevice)
         }
     }
 
-    /// Frees the device's memory now, or as soon as runs that use it are done. Dropping does the same, but cannot
-    /// report an error.
+    /// Frees the device memory now, or as soon as the runs that use it have ended. Dropping does the same,
+    /// but cannot report an error.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn delete(self) -> Result<()> {
         let mut args = Padded::<Object<ffi::Buffer>>::new(|args| args.object = self.handle.ptr.as_ptr());
         // SAFETY: the buffer is alive, and consumed here.
         unsafe { self.handle.api.call(BUFFER_DELETE, &mut args) }
     }
 
-    /// Whether a run that failed took the buffer all the same.
+    /// Returns true if a run that failed consumed the buffer all the same.
     pub(crate) fn is_deleted(&self) -> Result<bool> {
-        // SAFETY: the buffer is alive, if empty.
+        // SAFETY: the buffer object is alive, even if its memory is freed.
         unsafe { self.handle.api.get(BUFFER_IS_DELETED, self.handle.ptr) }.map(|flag| flag.get())
     }
 }
 
-/// Copies several arrays at once, each into memory of exactly its [`Buffer::host_size`], and waits for all.
+/// Copies several arrays concurrently, each into memory of exactly its [`Buffer::host_size`], and waits for
+/// all.
 ///
 /// # Errors
-/// The first error of any of them, after all have ended.
+/// The first error of any copy, after all have ended.
 pub fn read_all<'a>(reads: impl IntoIterator<Item = (&'a Buffer, &'a mut [u8])>) -> Result<()> {
     let mut started = Pending(Vec::new());
     let mut failure = Ok(());
     for (buffer, dst) in reads {
-        // SAFETY: every event is waited for before this returns, even if something panics, and `dst` is borrowed as
-        // long.
+        // SAFETY: every event is waited for before this returns, even during a panic, and `dst` is borrowed
+        // until then.
         match unsafe { buffer.start_read_to(dst.as_mut_ptr(), dst.len()) } {
             Ok(event) => started.0.push(event),
             Err(error) => {
@@ -240,7 +242,7 @@ pub fn read_all<'a>(reads: impl IntoIterator<Item = (&'a Buffer, &'a mut [u8])>)
     failure.and(ended)
 }
 
-/// Copies in flight into memory that is only borrowed.
+/// Copies in flight into borrowed memory.
 struct Pending(Vec<Event>);
 
 impl Pending {
@@ -252,15 +254,16 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        // Only after a panic of the caller's iterator is there anything left, and its error has nowhere to go.
+        // Events are left only after a panic of the caller's iterator, and then there is nowhere to report an
+        // error.
         let _ = self.wait();
     }
 }
 
-/// A copy to the host on its way. If it is dropped, the copy ends in the background.
+/// A copy to the host in flight. If it is dropped, the copy ends in the background.
 #[must_use = "the copy is only of use once it is waited for"]
 pub struct PendingRead {
-    /// The memory has this room and no contents yet.
+    /// The vector has this capacity and no contents yet.
     state: Option<(Event, Vec<u8>, usize)>,
 }
 
@@ -271,23 +274,23 @@ impl fmt::Debug for PendingRead {
 }
 
 impl PendingRead {
-    /// Whether [`PendingRead::wait`] would return at once.
+    /// Returns true if [`PendingRead::wait`] would return at once.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn is_ready(&self) -> Result<bool> {
         self.state.as_ref().map_or(Ok(true), |(event, ..)| event.is_ready())
     }
 
-    /// Waits for the array, row-major and without gaps.
+    /// Waits for the copy and returns the array, dense and row-major.
     ///
     /// # Errors
-    /// The error of the run that should have made the array, or the plugin's own.
+    /// The run that computes the array failed, or the plugin reports an error.
     pub fn wait(mut self) -> Result<Vec<u8>> {
         let (event, mut bytes, size) =
             self.state.take().expect("only `wait` and `drop` take it, and each runs once");
         event.wait()?;
-        // SAFETY: there is room for `size` bytes, and the copy that has ended well wrote all of them.
+        // SAFETY: the capacity is at least `size`, and the copy ended without error and wrote all bytes.
         unsafe { bytes.set_len(size) };
         Ok(bytes)
     }
@@ -299,14 +302,14 @@ impl Drop for PendingRead {
             let keep = std::sync::Arc::new(bytes);
             let kept = std::sync::Arc::clone(&keep);
             if event.on_ready(move |_| drop(kept)).is_err() {
-                // Without a callback the memory must stay until the event itself says that the copy has ended.
+                // Without a callback, the memory must stay until the event reports the end of the copy.
                 let _ = event.wait();
             }
         }
     }
 }
 
-/// A layout for the host with the last dim varying fastest. Points to `minor_to_major`.
+/// Returns a row-major layout on the host. Points to `minor_to_major`.
 fn row_major(minor_to_major: &[i64]) -> MemoryLayout {
     const TILED: i32 = 0;
     let head = |size| ffi::Head { struct_size: size, extension: std::ptr::null_mut() };

@@ -18,18 +18,18 @@ use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// How to create a client.
+/// Options for creating a client.
 #[derive(Clone, Default)]
 pub struct ClientOptions {
-    /// Options that the plugin understands, such as `cpu_device_count` (CPU), `memory_fraction`, `visible_devices`,
+    /// Options defined by the plugin, such as `cpu_device_count` (CPU), `memory_fraction`, `visible_devices`,
     /// `node_id` and `num_nodes` (GPU).
     pub options: Vec<Named>,
-    /// Where the processes of a job find each other; GPUs of several processes need it.
+    /// The store through which the processes of a job find each other. GPUs of several processes need it.
     pub store: Option<Arc<dyn KeyValueStore>>,
 }
 
 impl ClientOptions {
-    /// No options.
+    /// Creates empty options.
     pub fn new() -> Self {
         Self::default()
     }
@@ -56,8 +56,8 @@ impl fmt::Debug for ClientOptions {
     }
 }
 
-/// A client. Cheap to clone; everything made through it keeps it alive. When the last owner lets go, runs and copies that
-/// are still under way are waited for.
+/// A client. Cheap to clone; all objects created through it keep it alive. Dropping the last reference waits
+/// for runs and copies in flight.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<ClientInner>,
@@ -68,7 +68,7 @@ struct ClientInner {
     in_flight: InFlight,
 }
 
-/// Fields are dropped in this order: the client before the store that it calls back.
+/// Fields are dropped in this order: the client before the store that its callbacks use.
 struct Parts {
     handle: Handle<ffi::Client>,
     _store: Option<Box<SharedStore>>,
@@ -76,7 +76,7 @@ struct Parts {
 
 impl Drop for ClientInner {
     fn drop(&mut self) {
-        // SAFETY: the parts are taken here only, and nothing is used after `drop`.
+        // SAFETY: the parts are taken only here, and nothing is used after `drop`.
         let parts = unsafe { ManuallyDrop::take(&mut self.parts) };
         let in_flight = self.in_flight.clone();
         if !in_callback() {
@@ -84,9 +84,9 @@ impl Drop for ClientInner {
             drop(parts);
             return;
         }
-        // On a thread of the plugin neither can the work under way be waited for, which may need this thread, nor the
-        // client be destroyed, which would wait for this thread to end. If there is no other thread to be had, losing
-        // the client is better than waiting for ever.
+        // On a thread of the plugin, the work in flight cannot be waited for, because it may need this
+        // thread, nor can the client be destroyed, which would wait for this thread to end. If no thread can
+        // be started, leaking the client is better than a deadlock.
         let parts = ManuallyDrop::new(parts);
         let end = move || {
             in_flight.wait();
@@ -111,10 +111,10 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// Creates a client, which takes the devices where the platform gives them to one process only.
+    /// Creates a client. On platforms whose devices belong to one process at a time, it acquires them.
     ///
     /// # Errors
-    /// The plugin's own: no device, an option it does not know, devices in use.
+    /// The plugin reports an error, for example no device, an unknown option, or devices in use.
     pub fn create(plugin: &Plugin, options: &ClientOptions) -> Result<Self> {
         let api = &plugin.api;
         value::check("creating a client", &options.options)?;
@@ -134,7 +134,8 @@ impl Client {
                 args.kv_try_get_user = user;
             }
         });
-        // SAFETY: `named` points into `options`, both alive during the call; the store lives as long as the client.
+        // SAFETY: `named` points into `options`, and both are alive during the call; the store lives as long
+        // as the client.
         let handle = unsafe {
             api.call(CLIENT_CREATE, &mut args)?;
             Handle::new(api, Function::ClientCreate, args.client)?
@@ -147,7 +148,7 @@ impl Client {
         &self.inner.parts.handle.api
     }
 
-    /// What runs and copies count themselves in.
+    /// Returns the counter of runs and copies in flight.
     pub(crate) fn in_flight(&self) -> &InFlight {
         &self.inner.in_flight
     }
@@ -160,42 +161,43 @@ impl Client {
         self.ptr().as_ptr()
     }
 
-    /// The plugin that the client was made by.
+    /// Returns the plugin that created the client.
     pub fn plugin(&self) -> Plugin {
         Plugin { api: Arc::clone(self.api()) }
     }
 
-    /// The platform, such as `cpu`, `cuda` or `tpu`.
+    /// Returns the platform, such as `cpu`, `cuda` or `tpu`.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn platform_name(&self) -> Result<String> {
         // SAFETY: the client is alive.
         unsafe { self.api().text_of(CLIENT_PLATFORM_NAME, self.ptr()) }
     }
 
-    /// The platform's version, in the vendor's words. Executables are bound to it.
+    /// Returns the vendor's version string of the platform. Serialized executables are bound to it.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn platform_version(&self) -> Result<String> {
         // SAFETY: the client is alive.
         unsafe { self.api().text_of(CLIENT_PLATFORM_VERSION, self.ptr()) }
     }
 
-    /// This process's number among those of the job.
+    /// Returns the index of this process in the job.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn process_index(&self) -> Result<i32> {
         // SAFETY: the client is alive.
         unsafe { self.api().get(CLIENT_PROCESS_INDEX, self.ptr()) }.map(|index| index.value)
     }
 
-    /// The ids of the devices that the plugin would give replica `r` and partition `p`, at `r * partitions + p`.
+    /// Returns the ids of the devices in the plugin's default assignment. Replica `r`, partition `p` is at
+    /// index `r * partitions + p`.
     ///
     /// # Errors
-    /// The plugin's own, such as too few devices.
+    /// The plugin reports an error, such as too few devices.
     pub fn default_device_assignment(&self, replicas: usize, partitions: usize) -> Result<Vec<i32>> {
         let too_many = || {
             Error::invalid(
@@ -216,7 +218,7 @@ impl Client {
             args.len = len;
             args.assignment = assignment.as_mut_ptr();
         });
-        // SAFETY: the client is alive, and the plugin fills as many ints as the vector has.
+        // SAFETY: the client is alive, and the plugin fills as many ints as the vector holds.
         unsafe { self.api().call(CLIENT_DEFAULT_DEVICE_ASSIGNMENT, &mut args)? };
         Ok(assignment)
     }

@@ -22,7 +22,7 @@ pub struct Device {
     id: i32,
 }
 
-// SAFETY: a device is constant and belongs to the client, which is `Send` and `Sync`.
+// SAFETY: a device is immutable and belongs to the client, which is `Send` and `Sync`.
 unsafe impl Send for Device {}
 // SAFETY: as above.
 unsafe impl Sync for Device {}
@@ -47,53 +47,54 @@ impl Device {
     pub(crate) unsafe fn new(client: &Client, device: *mut ffi::Device, function: Function) -> Result<Self> {
         let api = client.api();
         let ptr = api.non_null(function, device)?;
-        // SAFETY: the caller vouches for the device.
+        // SAFETY: the caller guarantees that the device is valid.
         let id = unsafe { id_of(api, description_of(api, ptr)?)? };
         Ok(Device { client: client.clone(), ptr, id })
     }
 
-    /// The device's id, unique among the devices of all processes. Device assignments in compile options use it.
+    /// Returns the device's id, unique among the devices of all processes. Device assignments in compile
+    /// options use it.
     pub fn id(&self) -> i32 {
         self.id
     }
 
-    /// The client that the device belongs to.
+    /// Returns the client that the device belongs to.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Whether this process can use the device.
+    /// Returns true if this process can use the device.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn is_addressable(&self) -> Result<bool> {
         // SAFETY: the device lives as long as the client.
         unsafe { self.client.api().get(DEVICE_IS_ADDRESSABLE, self.ptr) }.map(|flag| flag.get())
     }
 
-    /// The number that the hardware of this machine gives the device.
+    /// Returns the device's index on this machine, as its hardware numbers it.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn local_hardware_id(&self) -> Result<i32> {
         // SAFETY: the device lives as long as the client.
         unsafe { self.client.api().get(DEVICE_LOCAL_HARDWARE_ID, self.ptr) }.map(|id| id.value)
     }
 
-    /// What is known of the device.
+    /// Returns the device's description.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn description(&self) -> Result<DeviceDescription> {
         let api = self.client.api();
         // SAFETY: the device lives as long as the client, and its description as long as the device.
         unsafe { DeviceDescription::read(api, description_of(api, self.ptr)?) }
     }
 
-    /// How the device's memory is used; `None` where the plugin does not count.
+    /// Returns the memory statistics of the device. `None` if the plugin does not count them.
     ///
     /// # Errors
-    /// The plugin's own, other than "unimplemented".
+    /// The plugin reports an error other than UNIMPLEMENTED.
     pub fn memory_stats(&self) -> Result<Option<MemoryUse>> {
         let mut args = Padded::<DeviceMemoryStats>::new(|args| args.device = self.ptr.as_ptr());
         // SAFETY: the device lives as long as the client.
@@ -119,31 +120,31 @@ fn known(stat: MaybeStat) -> Option<i64> {
 }
 
 impl Client {
-    /// The devices of all processes.
+    /// Returns the devices of all processes.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn devices(&self) -> Result<Vec<Device>> {
         self.devices_by(CLIENT_DEVICES)
     }
 
-    /// The devices that this process can use.
+    /// Returns the devices that this process can use.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn addressable_devices(&self) -> Result<Vec<Device>> {
         self.devices_by(CLIENT_ADDRESSABLE_DEVICES)
     }
 
     fn devices_by(&self, call: Call<Span<ffi::Client, *mut ffi::Device>>) -> Result<Vec<Device>> {
-        // SAFETY: the client is alive, and owns its devices.
+        // SAFETY: the client is alive and owns its devices.
         let devices = unsafe { self.api().span(call, self.ptr())? };
         // SAFETY: these are devices of this client.
         devices.iter().map(|device| unsafe { Device::new(self, *device, call.function) }).collect()
     }
 }
 
-/// A device's allocator in bytes; `None` where the plugin does not count that.
+/// Statistics of a device's allocator, in bytes. `None` if the plugin does not count the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // The names are the documentation.
 pub struct MemoryUse {
@@ -151,7 +152,7 @@ pub struct MemoryUse {
     pub peak_bytes_in_use: Option<i64>,
     pub allocations: Option<i64>,
     pub largest_allocation: Option<i64>,
-    /// What the allocator may use of the device's memory.
+    /// Bytes of the device's memory that the allocator may use.
     pub bytes_limit: Option<i64>,
     pub bytes_reserved: Option<i64>,
     pub peak_bytes_reserved: Option<i64>,
@@ -161,23 +162,23 @@ pub struct MemoryUse {
     pub peak_pool_bytes: Option<i64>,
 }
 
-/// What is known of a device, present or only planned for.
+/// A description of a device, which may be part of a topology and not present.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeviceDescription {
     /// See [`Device::id`].
     pub id: i32,
-    /// The process that can use the device.
+    /// The index of the process that can use the device.
     pub process_index: i32,
     /// The vendor's name for this kind of device, such as `TPU v4`.
     pub kind: String,
-    /// A short text for logs.
+    /// A short text for log messages.
     pub text: String,
-    /// What only this kind of device has, such as `coords` and `core_on_chip` on TPUs.
+    /// Attributes specific to this kind of device, such as `coords` and `core_on_chip` on TPUs.
     pub attributes: Vec<Named>,
 }
 
 impl DeviceDescription {
-    /// The attribute with this name.
+    /// Returns the attribute with this name.
     pub fn attribute(&self, name: &str) -> Option<&Value> {
         self.attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value)
     }
@@ -186,7 +187,7 @@ impl DeviceDescription {
     /// `description` is alive and of this plugin.
     pub(crate) unsafe fn read(api: &Api, description: NonNull<ffi::DeviceDescription>) -> Result<Self> {
         let mut attributes = Padded::<SpanLenFirst<_, _>>::new(|args| args.object = description.as_ptr());
-        // SAFETY: the caller vouches for the description, which owns all that is read here.
+        // SAFETY: the caller guarantees that the description is valid; it owns all data read here.
         unsafe {
             let attributes = match optional(api.call(DESCRIPTION_ATTRIBUTES, &mut attributes))? {
                 Some(()) => {
@@ -208,7 +209,7 @@ impl DeviceDescription {
 /// # Safety
 /// `device` is alive and of this plugin.
 unsafe fn description_of(api: &Api, device: NonNull<ffi::Device>) -> Result<NonNull<ffi::DeviceDescription>> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     let description = unsafe { api.get(DEVICE_GET_DESCRIPTION, device)? };
     api.non_null(Function::DeviceGetDescription, description)
 }
@@ -216,6 +217,6 @@ unsafe fn description_of(api: &Api, device: NonNull<ffi::Device>) -> Result<NonN
 /// # Safety
 /// `description` is alive and of this plugin.
 unsafe fn id_of(api: &Api, description: NonNull<ffi::DeviceDescription>) -> Result<i32> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     Ok(unsafe { api.get(DESCRIPTION_ID, description)? }.value)
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// The type of an array's elements.
 ///
-/// The types a model can compute with have names; any other is carried by its number.
+/// The types that models compute with have names; any other is represented by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // The names are the documentation.
 pub enum ElementType {
@@ -22,11 +22,11 @@ pub enum ElementType {
     F32,
     F64,
     Bf16,
-    /// A type this crate does not move between host and device, by its number in the C API.
+    /// A type that this crate cannot transfer between host and device, by its number in the C API.
     Other(i32),
 }
 
-/// Number in the C API, bytes of an element, name as HLO writes it.
+/// Number in the C API, bytes of an element, name in HLO text.
 const KNOWN: [(ElementType, i32, usize, &str); 13] = [
     (ElementType::Pred, 1, 1, "pred"),
     (ElementType::S8, 2, 1, "s8"),
@@ -44,17 +44,17 @@ const KNOWN: [(ElementType, i32, usize, &str); 13] = [
 ];
 
 impl ElementType {
-    /// Bytes of one element on the host; `None` for [`ElementType::Other`].
+    /// Returns the bytes of one element on the host. `None` for [`ElementType::Other`].
     pub fn byte_size(self) -> Option<usize> {
         KNOWN.iter().find(|row| row.0 == self).map(|row| row.2)
     }
 
-    /// From the number in the C API.
+    /// Converts from the number in the C API.
     pub(crate) fn from_raw(raw: i32) -> Self {
         KNOWN.iter().find(|row| row.1 == raw).map_or(ElementType::Other(raw), |row| row.0)
     }
 
-    /// The number in the C API.
+    /// Returns the number in the C API.
     pub(crate) fn to_raw(self) -> i32 {
         match self {
             ElementType::Other(raw) => raw,

@@ -1,16 +1,16 @@
-//! What can go wrong, with enough context to act on.
+//! Errors, with enough context to act on.
 //!
-//! A PJRT error says neither which call failed nor in which plugin; [`CallError`] adds both, and the executable where
-//! there is one.
+//! A PJRT error says neither which call failed nor in which plugin. [`CallError`] adds both, and the
+//! executable if there is one.
 
 use crate::version::ApiVersion;
 use std::fmt;
 use std::path::PathBuf;
 
-/// The result of everything fallible in this crate.
+/// The result of all fallible operations of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Any failure of this crate.
+/// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -20,9 +20,9 @@ pub enum Error {
         path.display()
     )]
     Load {
-        /// The file as it was asked for.
+        /// The path as the caller gave it.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's message.
         reason: String,
     },
     /// The file is a shared library, but not a PJRT plugin.
@@ -36,7 +36,7 @@ pub enum Error {
         /// What is missing.
         reason: String,
     },
-    /// The plugin's API version is one this crate cannot speak.
+    /// The plugin's API version is not supported.
     #[error(
         "the PJRT plugin {} has API version {found}, but {needed}; install a plugin of a matching release",
         path.display()
@@ -46,10 +46,10 @@ pub enum Error {
         path: PathBuf,
         /// Its version.
         found: ApiVersion,
-        /// Which versions would do.
+        /// The supported versions.
         needed: String,
     },
-    /// The plugin's table lacks a function.
+    /// The plugin's function table lacks a function.
     #[error(
         "the PJRT plugin {} (API {version}) has no function {function}; use a plugin that provides it",
         path.display()
@@ -62,45 +62,45 @@ pub enum Error {
         /// Its version.
         version: ApiVersion,
     },
-    /// The plugin answered a call with an error.
+    /// The plugin returned an error.
     #[error(transparent)]
     Call(Box<CallError>),
-    /// A call was refused before the plugin saw it, because it would be wrong or dangerous.
+    /// The call was refused before it reached the plugin, because it is invalid or unsafe.
     #[error("{operation}{}: {reason}", for_executable(executable))]
     Invalid {
-        /// What was asked for.
+        /// The operation.
         operation: &'static str,
-        /// What is wrong with it and what would be right.
+        /// What is wrong, and what would be right.
         reason: String,
         /// The executable concerned, if any.
         executable: Option<String>,
     },
-    /// The plugin reported success but did not deliver what the API promises.
+    /// The plugin reported success but violated the C API.
     #[error("the PJRT plugin {} broke the API's contract in {function}: {reason}", path.display())]
     Contract {
         /// The plugin.
         path: PathBuf,
         /// The function's name in the C API.
         function: &'static str,
-        /// What it did.
+        /// The violation.
         reason: String,
     },
 }
 
-/// An error made by a plugin.
+/// An error returned by a plugin.
 #[derive(Clone, Debug)]
 pub struct CallError {
-    /// The class of the error.
+    /// The error's code.
     pub code: Code,
-    /// The plugin's own words.
+    /// The plugin's message.
     pub message: String,
-    /// The function of the C API that failed, or whose result arrived as an error later.
+    /// The function of the C API that failed, or that started the background work that failed.
     pub function: &'static str,
     /// The plugin.
     pub plugin: PathBuf,
-    /// The executable that was compiled, asked or run, where known.
+    /// The executable that was compiled, queried or run, if known.
     pub executable: Option<String>,
-    /// The id of the device on which it happened, where known.
+    /// The id of the device it happened on, if known.
     pub device: Option<i32>,
 }
 
@@ -117,13 +117,13 @@ impl fmt::Display for CallError {
 
 impl std::error::Error for CallError {}
 
-/// " for executable `name`" or nothing.
+/// Returns " for executable `name`", or an empty text.
 fn for_executable(executable: &Option<String>) -> String {
     executable.as_ref().map(|name| format!(" for executable `{name}`")).unwrap_or_default()
 }
 
 impl Error {
-    /// The plugin's code, where the plugin made the error.
+    /// Returns the plugin's error code. `None` for errors that this crate made.
     pub fn code(&self) -> Option<Code> {
         match self {
             Error::Call(error) => Some(error.code),
@@ -136,17 +136,17 @@ impl Error {
         }
     }
 
-    /// Whether this says that the plugin lacks a capability, rather than that something failed.
+    /// Returns true if the plugin lacks a capability, as opposed to a failed operation.
     pub fn is_unimplemented(&self) -> bool {
         matches!(self, Error::MissingFunction { .. }) || self.code() == Some(Code::Unimplemented)
     }
 
-    /// A refusal on our side.
+    /// Creates an error for a call that is refused by this crate.
     pub(crate) fn invalid(operation: &'static str, reason: impl Into<String>) -> Self {
         Error::Invalid { operation, reason: reason.into(), executable: None }
     }
 
-    /// Adds the name of the executable concerned.
+    /// Adds the name of the executable.
     pub(crate) fn with_executable(mut self, name: &str) -> Self {
         match &mut self {
             Error::Call(error) => error.executable = Some(name.to_owned()),
@@ -161,7 +161,7 @@ impl Error {
     }
 }
 
-/// Turns "the plugin cannot do this" into `None`: an absent capability is an answer, not a failure.
+/// Converts errors that mean "not implemented" to `None`.
 pub(crate) fn optional<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -170,7 +170,7 @@ pub(crate) fn optional<T>(result: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// The class of a plugin's error: the canonical codes of Abseil and gRPC.
+/// The code of a plugin's error: the canonical codes of Abseil and gRPC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[allow(missing_docs)] // The names are the documentation; the meanings are gRPC's.
@@ -192,11 +192,11 @@ pub enum Code {
     Unavailable,
     DataLoss,
     Unauthenticated,
-    /// A code this crate does not know.
+    /// A code that this crate does not know.
     Other(i32),
 }
 
-/// The codes in the order of their numbers, with their usual spelling.
+/// The codes in numerical order, with their usual names.
 const CODES: [(Code, &str); 17] = [
     (Code::Ok, "OK"),
     (Code::Cancelled, "CANCELLED"),
@@ -218,7 +218,7 @@ const CODES: [(Code, &str); 17] = [
 ];
 
 impl Code {
-    /// From the number in the C API.
+    /// Converts from the number in the C API.
     pub(crate) fn from_raw(raw: i32) -> Self {
         usize::try_from(raw)
             .ok()
@@ -226,7 +226,7 @@ impl Code {
             .map_or(Code::Other(raw), |(code, _)| *code)
     }
 
-    /// The number in the C API.
+    /// Returns the number in the C API.
     pub(crate) fn to_raw(self) -> i32 {
         match self {
             Code::Other(raw) => raw,

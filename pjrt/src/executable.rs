@@ -1,4 +1,4 @@
-//! Compiled programs: what they are, what they cost, and their bytes.
+//! Compiled programs: properties, costs, serialization, and loading onto devices.
 
 use crate::api::{Api, Handle};
 use crate::array_type::ArrayType;
@@ -27,19 +27,19 @@ use std::sync::Arc;
 /// Bytes that one device needs to run an executable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryStats {
-    /// The arguments.
+    /// Arguments.
     pub arguments: i64,
-    /// The outputs, including those that take an argument's place.
+    /// Outputs, including those that reuse an argument's buffer.
     pub outputs: i64,
-    /// Outputs that take an argument's place: counted in both of the above.
+    /// Outputs that reuse an argument's buffer. They are counted in both fields above.
     pub aliased: i64,
-    /// Everything between arguments and outputs.
+    /// Temporary memory: all other buffers.
     pub temporaries: i64,
-    /// The code.
+    /// Machine code.
     pub generated_code: i64,
-    /// The same in the host's memory, where a program uses it.
+    /// The same values for host memory, if the program uses it.
     pub host: HostMemoryStats,
-    /// The largest sum at one time, where the plugin says.
+    /// Peak memory. `None` if the plugin does not report it.
     pub peak: Option<i64>,
 }
 
@@ -54,10 +54,10 @@ pub struct HostMemoryStats {
     pub generated_code: i64,
 }
 
-/// A program that a plugin gave back.
+/// A program returned by a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OptimizedCode {
-    /// What the bytes are, such as `hlo_with_config` (an `HloModuleProtoWithConfig`).
+    /// The format of the bytes, such as `hlo_with_config` (an `HloModuleProtoWithConfig`).
     pub format: String,
     /// The program's bytes.
     pub code: Vec<u8>,
@@ -69,7 +69,8 @@ pub struct Executable {
     handle: Handle<ffi::Executable>,
     name: Arc<str>,
     num_outputs: usize,
-    /// What the program was compiled for, if it is not loaded. Dropped after the executable.
+    /// The topology and client the program was compiled for, if it is not loaded. Dropped after the
+    /// executable.
     _compiled_for: Option<(Topology, Option<Client>)>,
 }
 
@@ -81,7 +82,7 @@ impl fmt::Debug for Executable {
 
 impl Executable {
     /// # Safety
-    /// The handle's executable lives on while what is passed here does.
+    /// The handle's executable stays valid while the arguments are alive.
     pub(crate) unsafe fn new(
         handle: Handle<ffi::Executable>,
         compiled_for: Option<(Topology, Option<Client>)>,
@@ -95,7 +96,7 @@ impl Executable {
         Ok(Executable { handle, name, num_outputs, _compiled_for: compiled_for })
     }
 
-    /// The program's name.
+    /// Returns the program's name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -104,33 +105,33 @@ impl Executable {
         &self.name
     }
 
-    /// How many arrays each device puts out.
+    /// Returns the number of outputs of each device.
     pub fn num_outputs(&self) -> usize {
         self.num_outputs
     }
 
-    /// How many copies of the program run on different data, not counting partitions.
+    /// Returns the number of replicas: copies of the program that run on different data.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn num_replicas(&self) -> Result<usize> {
         // SAFETY: the executable is alive.
         self.named(unsafe { self.handle.api.get(EXECUTABLE_NUM_REPLICAS, self.handle.ptr) })
     }
 
-    /// Over how many devices one copy of the program is spread.
+    /// Returns the number of partitions: devices that one copy of the program is partitioned over.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn num_partitions(&self) -> Result<usize> {
         // SAFETY: the executable is alive.
         self.named(unsafe { self.handle.api.get(EXECUTABLE_NUM_PARTITIONS, self.handle.ptr) })
     }
 
-    /// The types of what one device puts out; `None` where the plugin does not say.
+    /// Returns the types of one device's outputs. `None` if the plugin does not report them.
     ///
     /// # Errors
-    /// The plugin's own, other than "unimplemented".
+    /// The plugin reports an error other than UNIMPLEMENTED.
     pub fn outputs(&self) -> Result<Option<Vec<ArrayType>>> {
         let (types, dims) = (self.output_types(), self.output_dims());
         let (Some(types), Some(dims)) = (self.named(optional(types))?, self.named(optional(dims))?) else {
@@ -160,7 +161,7 @@ impl Executable {
         let function = Function::ExecutableOutputDimensions;
         let api = &self.handle.api;
         let mut args = Padded::<OutputDimensions>::new(|args| args.executable = self.handle.ptr.as_ptr());
-        // SAFETY: the executable is alive and owns both arrays, of which the second says how long the first is.
+        // SAFETY: the executable is alive and owns both arrays; the ranks give the length of the dims.
         let (mut dims, ranks) = unsafe {
             api.call(EXECUTABLE_OUTPUT_DIMENSIONS, &mut args)?;
             let ranks = api.slice(function, args.ranks, args.num_outputs)?;
@@ -177,12 +178,12 @@ impl Executable {
             .collect())
     }
 
-    /// The memory that one device needs; `None` where the plugin does not say.
+    /// Returns the memory that one device needs. `None` if the plugin does not report it.
     ///
     /// # Errors
-    /// The plugin's own, other than "unimplemented".
+    /// The plugin reports an error other than UNIMPLEMENTED.
     pub fn memory_stats(&self) -> Result<Option<MemoryStats>> {
-        // A plugin older than the last field leaves it as it finds it.
+        // A plugin that is older than the last field does not write it.
         const UNTOUCHED: i64 = i64::MIN;
         let mut args = Padded::<CompiledMemoryStats>::new(|args| {
             args.executable = self.handle.ptr.as_ptr();
@@ -207,20 +208,21 @@ impl Executable {
         }))
     }
 
-    /// Bytes of the code, where the plugin does not say it in [`Executable::memory_stats`]; `None` where it does not
-    /// say it at all.
+    /// Returns the bytes of machine code, for plugins that do not report them in
+    /// [`Executable::memory_stats`]. `None` if the plugin does not report them.
     ///
     /// # Errors
-    /// The plugin's own, other than "unimplemented".
+    /// The plugin reports an error other than UNIMPLEMENTED.
     pub fn generated_code_size(&self) -> Result<Option<i64>> {
         // SAFETY: the executable is alive.
         self.named(optional(unsafe { self.handle.api.get(EXECUTABLE_GENERATED_CODE_SIZE, self.handle.ptr) }))
     }
 
-    /// The compiler's estimate of what a run costs, such as `flops` and `bytes accessed`; `None` where it makes none.
+    /// Returns the compiler's cost estimates of a run, such as `flops` and `bytes accessed`. `None` if it
+    /// makes none.
     ///
     /// # Errors
-    /// The plugin's own, other than "unimplemented".
+    /// The plugin reports an error other than UNIMPLEMENTED.
     pub fn cost_analysis(&self) -> Result<Option<Vec<Named>>> {
         let mut args = Padded::<SpanLenFirst<_, _>>::new(|args| args.object = self.handle.ptr.as_ptr());
         // SAFETY: the executable is alive and owns the properties, which are copied.
@@ -235,10 +237,10 @@ impl Executable {
         }
     }
 
-    /// The program after the compiler's passes; `None` where the plugin keeps it to itself.
+    /// Returns the program after optimization. `None` if the plugin does not provide it.
     ///
     /// # Errors
-    /// The plugin's own, other than "unimplemented".
+    /// The plugin reports an error other than UNIMPLEMENTED.
     pub fn optimized_program(&self) -> Result<Option<OptimizedCode>> {
         let function = Function::ExecutableOptimizedProgram;
         let api = &self.handle.api;
@@ -247,7 +249,7 @@ impl Executable {
             args.executable = self.handle.ptr.as_ptr();
             args.program = program.as_ptr().cast();
         });
-        // SAFETY: the executable is alive. Without memory for the code the function only says how much it needs.
+        // SAFETY: the executable is alive. Without a buffer for the code, the function only returns its size.
         if self.named(optional(unsafe { api.call(EXECUTABLE_OPTIMIZED_PROGRAM, &mut args) }))?.is_none() {
             return Ok(None);
         }
@@ -258,7 +260,8 @@ impl Executable {
         code.resize(program.code_size, 0u8);
         program.code = code.as_mut_ptr().cast();
         args.program = program.as_ptr().cast();
-        // SAFETY: as above; the code has the size that the function asked for. The format's text is the executable's.
+        // SAFETY: as above; the code buffer has the size that the function returned. The format's text
+        // belongs to the executable.
         let format = unsafe {
             self.named(api.call(EXECUTABLE_OPTIMIZED_PROGRAM, &mut args))?;
             api.text(function, program.format.cast(), program.format_size)?
@@ -270,25 +273,27 @@ impl Executable {
         Ok(Some(OptimizedCode { format, code }))
     }
 
-    /// A name for the outcome of the compilation: the same for the same program, options and compiler. `None` where
-    /// the plugin gives none.
+    /// Returns a fingerprint of the compilation: equal for the same program, options and compiler. `None` if
+    /// the plugin has none.
     ///
     /// # Errors
-    /// The plugin's own, other than "unimplemented".
+    /// The plugin reports an error other than UNIMPLEMENTED.
     pub fn fingerprint(&self) -> Result<Option<Vec<u8>>> {
         // SAFETY: the executable is alive and owns the bytes, which are copied.
         let bytes = unsafe { self.handle.api.span(EXECUTABLE_FINGERPRINT, self.handle.ptr) };
         Ok(self.named(optional(bytes))?.map(<[u8]>::to_vec))
     }
 
-    /// Bytes that [`Client::load_serialized`] takes on the same platform and version; `None` where the plugin cannot.
+    /// Serializes the executable for [`Client::load_serialized`] on the same platform and version. `None` if
+    /// the plugin cannot.
     ///
     /// # Errors
-    /// The plugin's own, other than "unimplemented".
+    /// The plugin reports an error other than UNIMPLEMENTED.
     pub fn serialize(&self) -> Result<Option<Vec<u8>>> {
         let api = &self.handle.api;
         let mut args = Padded::<SerializeExecutable>::new(|args| args.executable = self.handle.ptr.as_ptr());
-        // SAFETY: the executable is alive; the bytes are copied, then freed once by the function that came with them.
+        // SAFETY: the executable is alive; the bytes are copied, then freed once by the function that was
+        // returned with them.
         unsafe {
             if self.named(optional(api.call(EXECUTABLE_SERIALIZE, &mut args)))?.is_none() {
                 return Ok(None);
@@ -301,7 +306,7 @@ impl Executable {
         }
     }
 
-    /// Makes an error say which executable it is about.
+    /// Adds the executable's name to an error.
     fn named<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|error| error.with_executable(&self.name))
     }
@@ -314,8 +319,8 @@ pub struct LoadedExecutable {
     parameters: Option<Arc<[ArrayType]>>,
 }
 
-/// Fields are dropped in this order: an executable must not outlive the loaded one that it came from, nor that one
-/// its client.
+/// Fields are dropped in this order: the executable must not outlive the loaded executable, nor that the
+/// client.
 pub(crate) struct LoadedInner {
     pub executable: Executable,
     pub handle: Handle<ffi::LoadedExecutable>,
@@ -330,13 +335,13 @@ impl fmt::Debug for LoadedExecutable {
 }
 
 impl LoadedExecutable {
-    /// Fails if what [`LoadedExecutable::new`] makes could not be freed.
+    /// Checks that the plugin has the functions that free what [`LoadedExecutable::new`] creates.
     pub(crate) fn require(api: &Api) -> Result<()> {
         api.require(&[Function::LoadedExecutableDestroy, Function::ExecutableDestroy])
     }
 
     /// # Safety
-    /// `executable` is what `function` returned for this client, and becomes ours.
+    /// `executable` was returned by `function` for this client, and its ownership passes to the new value.
     pub(crate) unsafe fn new(
         client: &Client,
         executable: *mut ffi::LoadedExecutable,
@@ -344,15 +349,17 @@ impl LoadedExecutable {
         function: Function,
     ) -> Result<Self> {
         let api = client.api();
-        // SAFETY: the caller's promise. What `get` returns becomes ours as well, and lives as long as `handle`.
+        // SAFETY: the caller guarantees it. The result of `get` is owned by us too, and lives as long as
+        // `handle`.
         let (handle, executable) = unsafe {
             let handle = Handle::new(api, function, executable)?;
             let executable = api.get(LOADED_GET_EXECUTABLE, handle.ptr)?;
             (handle, Handle::new(api, Function::LoadedExecutableGetExecutable, executable)?)
         };
-        // SAFETY: `LoadedInner` drops the executable before the loaded one, and so does a failure here.
+        // SAFETY: `LoadedInner` drops the executable before the loaded executable, and so does the error
+        // path.
         let executable = unsafe { Executable::new(executable, None)? };
-        // SAFETY: the loaded executable is alive and owns the array of its client's devices.
+        // SAFETY: the loaded executable is alive and owns the array, whose devices belong to its client.
         let devices = unsafe {
             let function = Function::LoadedExecutableAddressableDevices;
             api.span(LOADED_ADDRESSABLE_DEVICES, handle.ptr)?
@@ -364,35 +371,35 @@ impl LoadedExecutable {
         Ok(LoadedExecutable { inner: Arc::new(inner), parameters: parameters.map(Into::into) })
     }
 
-    /// What is known of the compiled program.
+    /// Returns the compiled program.
     pub fn executable(&self) -> &Executable {
         &self.inner.executable
     }
 
-    /// The program's name.
+    /// Returns the program's name.
     pub fn name(&self) -> &str {
         self.executable().name()
     }
 
-    /// What each device must be given, where known: read from a program of format `hlo`, or said by
+    /// Returns the types of each device's arguments, if known: read from a program of format `hlo`, or set by
     /// [`LoadedExecutable::with_parameters`].
     pub fn parameters(&self) -> Option<&[ArrayType]> {
         self.parameters.as_deref()
     }
 
-    /// Says what each device must be given, so that runs refuse other arguments. Plugins do not all check: arguments
-    /// that do not fit can crash one.
+    /// Sets the types of each device's arguments, so that runs with other arguments are refused. Not all
+    /// plugins check: wrong arguments can crash some.
     #[must_use]
     pub fn with_parameters(self, parameters: Vec<ArrayType>) -> Self {
         LoadedExecutable { parameters: Some(parameters.into()), ..self }
     }
 
-    /// The devices of this process that the program runs on, in the order of arguments and outputs.
+    /// Returns the devices of this process that the program runs on, in the order of arguments and outputs.
     pub fn devices(&self) -> &[Device] {
         &self.inner.devices
     }
 
-    /// The client that the program is loaded into.
+    /// Returns the client that the program is loaded into.
     pub fn client(&self) -> &Client {
         &self.inner.client
     }
@@ -402,7 +409,7 @@ impl Client {
     /// Compiles a program for this client's devices. `options` is a serialized `CompileOptionsProto`.
     ///
     /// # Errors
-    /// The plugin's own: a program it refuses, too few devices, options it does not know.
+    /// The plugin reports an error: an invalid program, too few devices, or unknown options.
     pub fn compile(&self, program: &Program<'_>, options: &[u8]) -> Result<LoadedExecutable> {
         LoadedExecutable::require(self.api())?;
         let parameters = program.parameters();
@@ -420,12 +427,13 @@ impl Client {
         }
     }
 
-    /// Loads what [`crate::Executable::serialize`] gave, on the same platform and version. `options` (a serialized
-    /// `CompileOptionsProto`) replaces the options it was compiled with, such as the device assignment. What the
-    /// program takes is not known then; say it with [`LoadedExecutable::with_parameters`].
+    /// Loads bytes from [`crate::Executable::serialize`] of the same platform and version. `options` (a
+    /// serialized `CompileOptionsProto`) replaces the options it was compiled with, such as the device
+    /// assignment. The types of its parameters are not known; set them with
+    /// [`LoadedExecutable::with_parameters`].
     ///
     /// # Errors
-    /// The plugin's own: other bytes, another version, too few devices.
+    /// The plugin reports an error: invalid bytes, another version, or too few devices.
     pub fn load_serialized(&self, bytes: &[u8], options: Option<&[u8]>) -> Result<LoadedExecutable> {
         LoadedExecutable::require(self.api())?;
         let mut args = Padded::<DeserializeAndLoad>::new(|args| {
@@ -446,11 +454,11 @@ impl Client {
 }
 
 impl Topology {
-    /// Compiles a program for these devices, whether or not they are present. `options` is a serialized
-    /// `CompileOptionsProto`. `client` may give the compiler what it would ask a device for.
+    /// Compiles a program for these devices, whether present or not. `options` is a serialized
+    /// `CompileOptionsProto`. The compiler may query `client` for properties of the devices.
     ///
     /// # Errors
-    /// The plugin's own: a program it refuses, options it does not know, more memory than a device has.
+    /// The plugin reports an error: an invalid program, unknown options, or more memory than a device has.
     pub fn compile(
         &self,
         program: &Program<'_>,
@@ -471,7 +479,8 @@ impl Topology {
             args.options_size = options.len();
             args.client = client.map_or(std::ptr::null_mut(), Client::as_ptr);
         });
-        // SAFETY: topology, program, options and client are alive during the call; the executable becomes ours.
+        // SAFETY: topology, program, options and client are alive during the call; ownership of the
+        // executable passes to us.
         unsafe {
             api.call(COMPILE, &mut args)?;
             let handle = Handle::new(api, Function::Compile, args.executable)?;

@@ -11,12 +11,14 @@ use std::ffi::CString;
 use std::fmt;
 use std::sync::Arc;
 
-/// An argument of a run, on one device.
+/// An argument for one device.
 #[derive(Debug)]
 pub enum Argument<'a> {
-    /// Is still there after the run. An output that the program would put in its place gets memory of its own.
+    /// The buffer stays valid. If the program declares that an output reuses it, that output gets a buffer of
+    /// its own.
     Borrow(&'a Buffer),
-    /// Is consumed: an output may take its place if the program says so, and its memory is free after the run.
+    /// The buffer is consumed: an output may reuse it if the program declares so, and its memory is freed
+    /// after the run.
     Donate(Buffer),
 }
 
@@ -33,7 +35,7 @@ impl From<Buffer> for Argument<'_> {
 }
 
 impl Argument<'_> {
-    /// The buffer, either way.
+    /// Returns the buffer.
     pub fn buffer(&self) -> &Buffer {
         match self {
             Argument::Borrow(buffer) => buffer,
@@ -41,7 +43,7 @@ impl Argument<'_> {
         }
     }
 
-    /// Whether the plugin may put an output in its place.
+    /// Returns true if an output may reuse the buffer.
     fn may_be_overwritten(&self) -> bool {
         match self {
             Argument::Borrow(_) => false,
@@ -50,30 +52,30 @@ impl Argument<'_> {
     }
 }
 
-/// How to run.
+/// Options of a run.
 #[derive(Clone, Debug, Default)]
 pub struct ExecuteOptions {
-    /// If not 0, tells runs apart, so that a platform notices hosts that start different ones.
+    /// An id of the run, 0 for none. Platforms use it to detect that hosts start different programs.
     pub launch_id: i32,
-    /// Where in the caller's program the run was started, for the plugin's own messages.
+    /// The location in the caller's program, for the plugin's messages.
     pub call_location: Option<CString>,
 }
 
-/// A run that has been started.
+/// A run in progress.
 #[derive(Debug)]
 #[must_use = "the run's error arrives through its events"]
 pub struct Execution {
-    /// What each device puts out: `outputs[device][output]`. The arrays may still be on their way.
+    /// The outputs of each device: `outputs[device][output]`. Their values may not be computed yet.
     pub outputs: Vec<Vec<Buffer>>,
-    /// When each device is done, and whether it failed.
+    /// For each device, an event that becomes ready, possibly with an error, when the run ends there.
     pub done: Vec<Event>,
 }
 
 impl Execution {
-    /// Waits until all devices are done and returns the outputs.
+    /// Waits until the run has ended on all devices and returns the outputs.
     ///
     /// # Errors
-    /// The first error of any device, after all are done.
+    /// The first error of any device, after all have ended.
     pub fn wait(self) -> Result<Vec<Vec<Buffer>>> {
         wait_all(self.done)?;
         Ok(self.outputs)
@@ -82,9 +84,9 @@ impl Execution {
 
 /// A run that could not be started.
 pub struct ExecuteError<'a> {
-    /// Why.
+    /// The error.
     pub error: Error,
-    /// The arguments as they were given; `None` stands for a donated buffer that the plugin took all the same.
+    /// The arguments as they were passed; `None` for a donated buffer that the plugin consumed all the same.
     pub arguments: Vec<Vec<Option<Argument<'a>>>>,
 }
 
@@ -107,7 +109,7 @@ impl std::error::Error for ExecuteError<'_> {
 }
 
 impl ExecuteError<'_> {
-    /// How many donated buffers are lost.
+    /// Returns the number of donated buffers that are lost.
     pub fn taken(&self) -> usize {
         self.arguments.iter().flatten().filter(|argument| argument.is_none()).count()
     }
@@ -120,17 +122,17 @@ impl From<ExecuteError<'_>> for Error {
 }
 
 impl LoadedExecutable {
-    /// Starts a run on all devices of this process: `arguments[device][parameter]`, with the devices in the order of
-    /// [`LoadedExecutable::devices`]. Every device must donate the same parameters.
+    /// Starts a run on all devices of this process. `arguments[device][parameter]` lists the devices in the
+    /// order of [`LoadedExecutable::devices`]. Every device must donate the same parameters.
     ///
     /// # Errors
-    /// Arguments that do not fit the devices, or the plugin's own. Donated buffers are lost; use
-    /// [`LoadedExecutable::try_execute`] to keep them.
+    /// The arguments do not fit the program, or the plugin reports an error. Donated buffers are lost; use
+    /// [`LoadedExecutable::try_execute`] to get them back.
     pub fn execute(&self, arguments: Vec<Vec<Argument<'_>>>, options: &ExecuteOptions) -> Result<Execution> {
         self.try_execute(arguments, options).map_err(|failure| failure.error)
     }
 
-    /// Like [`LoadedExecutable::execute`], but a failure gives the arguments back.
+    /// Like [`LoadedExecutable::execute`], but an error returns the arguments.
     ///
     /// # Errors
     /// As for [`LoadedExecutable::execute`].
@@ -140,7 +142,7 @@ impl LoadedExecutable {
         options: &ExecuteOptions,
     ) -> std::result::Result<Execution, Box<ExecuteError<'a>>> {
         match self.check(&arguments).and_then(|()| self.start(&arguments, options)) {
-            // What was donated is dropped here: the plugin keeps what the run still needs.
+            // Donated buffers are dropped here: the plugin keeps what the run still needs.
             Ok(execution) => Ok(execution),
             Err(error) => {
                 let keep = |argument: Argument<'a>| match &argument {
@@ -154,7 +156,7 @@ impl LoadedExecutable {
         }
     }
 
-    /// Refuses what a plugin might answer with a crash.
+    /// Refuses arguments on which some plugins crash.
     fn check(&self, arguments: &[Vec<Argument<'_>>]) -> Result<()> {
         let devices = self.devices();
         if arguments.len() != devices.len() {
@@ -241,21 +243,21 @@ impl LoadedExecutable {
             args.outputs = output_lists.as_ptr();
             args.done = done.as_mut_ptr();
         });
-        // SAFETY: the executable and all arguments are alive; every list has the length that is stated, and the lists
-        // of outputs have `num_outputs` places each. Donated buffers are not used again, since their owner gave them
-        // up and `borrow`ed or host-backed ones are excluded from donation.
+        // SAFETY: the executable and all arguments are alive; every list has the stated length, and the
+        // output lists have room for `num_outputs` entries. Donated buffers are not used again, because the
+        // caller gave them up; borrowed and host-backed buffers are excluded from donation.
         unsafe { api.call(LOADED_EXECUTE, &mut args)? };
         self.collect(outputs, done)
     }
 
-    /// Takes what a run put out. Everything is taken before anything is checked, so that nothing is lost.
+    /// Takes ownership of the outputs of a run. All are taken before any is checked, so that none leaks.
     fn collect(&self, outputs: Vec<Vec<*mut ffi::Buffer>>, done: Vec<*mut ffi::Event>) -> Result<Execution> {
         let function = Function::LoadedExecutableExecute;
         let outputs: Vec<Vec<Result<Buffer>>> = outputs
             .into_iter()
             .zip(self.devices())
             .map(|(own, device)| {
-                // SAFETY: the run put these buffers out on this device, and they are ours.
+                // SAFETY: the run returned these buffers for this device, and we own them.
                 own.into_iter().map(|buffer| unsafe { Buffer::new(device, buffer, function) }).collect()
             })
             .collect();
@@ -264,7 +266,7 @@ impl LoadedExecutable {
             .zip(self.devices())
             .map(|(event, device)| {
                 let executable = Some(Arc::clone(self.executable().shared_name()));
-                // SAFETY: the run gave out this event, and it is ours.
+                // SAFETY: the run returned this event, and we own it.
                 unsafe {
                     Event::new(
                         self.client().api(),

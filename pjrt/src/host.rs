@@ -1,4 +1,4 @@
-//! Arrays in host memory: how they lie there, and how they become buffers.
+//! Arrays in host memory, and their transfer to devices.
 
 use crate::array_type::byte_size;
 use crate::buffer::Buffer;
@@ -12,36 +12,36 @@ use crate::ffi::structs::BufferFromHost;
 use crate::ffi::{Function, Padded};
 use std::ops::{Deref, DerefMut};
 
-/// How an array lies in a piece of host memory.
+/// The layout of an array in host memory.
 #[derive(Clone, Copy, Debug)]
 pub struct HostArray<'a> {
-    /// Of its elements.
+    /// The type of the elements.
     pub element_type: ElementType,
-    /// Its sizes, outermost first.
+    /// Dim sizes, outermost first.
     pub dims: &'a [i64],
-    /// Bytes from one index to the next for each dim; `None` is row-major and without gaps. With strides a shard of a
-    /// larger array is sent without being cut out first.
+    /// The distance in bytes between neighbours along each dim; `None` is dense row-major. With strides, a
+    /// shard of a larger array is sent without copying it first.
     pub byte_strides: Option<&'a [i64]>,
-    /// Byte at which the element with all indices 0 lies.
+    /// The byte offset of the element with all indices 0.
     pub offset: usize,
 }
 
 impl<'a> HostArray<'a> {
-    /// A row-major array without gaps that begins where the memory does.
+    /// Creates a dense row-major array at offset 0.
     pub fn dense(element_type: ElementType, dims: &'a [i64]) -> Self {
         HostArray { element_type, dims, byte_strides: None, offset: 0 }
     }
 
-    /// The same with strides and a first element of one's own.
+    /// Sets strides and offset, in bytes.
     #[must_use]
     pub fn strided(self, byte_strides: &'a [i64], offset: usize) -> Self {
         HostArray { byte_strides: Some(byte_strides), offset, ..self }
     }
 
-    /// Bytes of the array without gaps.
+    /// Returns the bytes of the dense array.
     ///
     /// # Errors
-    /// A negative dim, more bytes than can be counted, or a type without a size.
+    /// A dim is negative, the size overflows, or the element type has no size.
     pub fn byte_size(&self) -> Result<usize> {
         let element = self.element_type.byte_size().ok_or_else(|| {
             invalid(format!(
@@ -75,7 +75,7 @@ impl<'a> HostArray<'a> {
         if size == 0 {
             return Ok(());
         }
-        // Where the first and the last byte of any element lie.
+        // The first and the last byte of any element.
         let (mut first, mut last) = (self.offset as i128, self.offset as i128);
         for (dim, stride) in self.dims.iter().zip(strides) {
             let reach = (i128::from(*dim) - 1) * i128::from(*stride);
@@ -101,36 +101,37 @@ fn invalid(reason: String) -> Error {
     Error::invalid("sending an array to a device", reason)
 }
 
-/// How long the plugin may use host memory that it is given to keep.
+/// The time for which the plugin may use host memory that is passed to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostUse {
     /// Until the array is on the device.
     UntilTransferred,
-    /// As long as the buffer lives, where host and device share memory (CPU plugins, for memory aligned as
-    /// [`AlignedBytes`] is); else until the array is on the device. The plugin does not write to it, and such a buffer is
-    /// never overwritten by an output: a run that consumes it copies it first.
+    /// As long as the buffer lives, if host and device share memory (CPU plugins, for memory aligned like
+    /// [`AlignedBytes`]); otherwise until the array is on the device. The plugin does not write to the
+    /// memory, and outputs never reuse such a buffer: a run that consumes it copies it first.
     ZeroCopy,
 }
 
-/// Ways of the C API to treat host memory.
+/// Values of `PJRT_HostBufferSemantics` in the C API.
 const ONLY_DURING_CALL: i32 = 0;
 const UNTIL_TRANSFERRED: i32 = 1;
 const ZERO_COPY: i32 = 2;
 
 impl Client {
-    /// A buffer with a copy of borrowed memory, which is free again when this returns.
+    /// Creates a buffer with a copy of `bytes`.
     ///
     /// # Errors
-    /// An array that does not fit the memory, a device of another client, or the plugin's own.
+    /// The array does not fit the memory, the device belongs to another client, or the plugin reports an
+    /// error.
     pub fn buffer_from_slice(&self, bytes: &[u8], array: &HostArray<'_>, device: &Device) -> Result<Buffer> {
-        // SAFETY: the memory is borrowed during the call, which is as long as it is used.
+        // SAFETY: the memory is borrowed during the call, and used no longer.
         let (buffer, done) = unsafe { self.send(bytes, array, device, ONLY_DURING_CALL)? };
         drop(done);
         Ok(buffer)
     }
 
-    /// A buffer from memory that is given away, without a copy on the host. `data` is dropped when the plugin is done
-    /// with it, on a thread of the plugin.
+    /// Creates a buffer from owned memory, without a copy on the host. `data` is dropped on a thread of the
+    /// plugin once the plugin no longer uses it.
     ///
     /// # Errors
     /// As for [`Client::buffer_from_slice`].
@@ -144,23 +145,25 @@ impl Client {
     where
         T: AsRef<[u8]> + Send + Sync + 'static,
     {
-        // In a box the data stay where they are, even those that lie in `T` itself.
+        // The box gives the data a stable address, even if the bytes are stored in `T` itself.
         let data = Box::new(data);
         let semantics = match host_use {
             HostUse::UntilTransferred => UNTIL_TRANSFERRED,
             HostUse::ZeroCopy => ZERO_COPY,
         };
-        // SAFETY: the memory belongs to `data`, which nobody else can reach and which stays until `done`.
+        // SAFETY: the memory belongs to `data`, which nothing else can access and which lives until `done`.
         let (mut buffer, done) = unsafe { self.send((*data).as_ref(), array, device, semantics)? };
         buffer.borrows_host = host_use == HostUse::ZeroCopy;
         let keep = std::sync::Arc::new(data);
         let kept = std::sync::Arc::clone(&keep);
-        // With zero copy the end comes with the buffer's, which keeps the client anyway.
+        // With zero copy, the event becomes ready with the end of the buffer, which keeps the client alive
+        // anyway.
         let work = (host_use == HostUse::UntilTransferred).then(|| self.in_flight().begin());
         if let Err(error) = done.on_ready(move |_| drop((kept, work))) {
-            // Without a callback we must wait ourselves. With zero copy the plugin is done when the buffer is gone.
+            // The callback could not be registered, so wait here. With zero copy, the plugin is done when the
+            // buffer is freed.
             drop(buffer);
-            // The outcome does not matter any more: either way the plugin is done.
+            // The outcome does not matter: either way the plugin is done.
             let _ = done.wait();
             return Err(error);
         }
@@ -168,7 +171,8 @@ impl Client {
     }
 
     /// # Safety
-    /// `bytes` stays, unchanged, as long as `semantics` asks for; the returned event says when that is.
+    /// `bytes` stays valid and unchanged as long as `semantics` requires; the returned event tells when that
+    /// ends.
     unsafe fn send(
         &self,
         bytes: &[u8],
@@ -188,7 +192,7 @@ impl Client {
             args.element_type.value = array.element_type.to_raw();
             args.dims = array.dims.as_ptr();
             args.num_dims = array.dims.len();
-            // Null says that there are none: strides that are merely empty abort XLA.
+            // Null means that there are no strides; an empty array of strides aborts XLA.
             if let Some(strides) = array.byte_strides {
                 args.byte_strides = strides.as_ptr();
                 args.num_byte_strides = strides.len();
@@ -196,12 +200,13 @@ impl Client {
             args.semantics.value = semantics;
             args.device = device.ptr.as_ptr();
         });
-        // SAFETY: client, device and both arrays are alive during the call, all elements lie within `bytes` by
-        // `check`, and the caller vouches for `bytes`. Buffer and event become ours.
+        // SAFETY: client, device and both arrays are alive during the call, `check` verified that all
+        // elements are within `bytes`, and the caller guarantees that `bytes` stays valid. We own the
+        // returned buffer and event.
         unsafe {
             api.call(CLIENT_BUFFER_FROM_HOST, &mut args)?;
             let function = Function::ClientBufferFromHostBuffer;
-            // Both are taken before either is checked, so that neither is lost.
+            // Take ownership of both before checking either, so that neither leaks.
             let done = Event::new(api, args.done_with_host, About::function(function));
             let buffer = Buffer::new(device, args.buffer, function);
             Ok((buffer?, done?))
@@ -209,19 +214,19 @@ impl Client {
     }
 }
 
-/// Bytes at an address that CPU plugins can use in place.
+/// Bytes at an address that CPU plugins can use without a copy.
 pub struct AlignedBytes {
     chunks: Vec<Chunk>,
     len: usize,
 }
 
-/// The alignment that XLA asks of memory it uses in place.
+/// The alignment that XLA requires of memory used in place.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 struct Chunk([u8; 64]);
 
 impl AlignedBytes {
-    /// As many zero bytes.
+    /// Creates `len` zero bytes.
     pub fn zeroed(len: usize) -> Self {
         AlignedBytes { chunks: vec![Chunk([0; 64]); len.div_ceil(64)], len }
     }
@@ -231,14 +236,14 @@ impl Deref for AlignedBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the chunks are arrays of bytes without gaps, and `len` is within them.
+        // SAFETY: the chunks are arrays of bytes without padding, and `len` is within them.
         unsafe { std::slice::from_raw_parts(self.chunks.as_ptr().cast(), self.len) }
     }
 }
 
 impl DerefMut for AlignedBytes {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and the chunks are borrowed for writing.
+        // SAFETY: as above, and the chunks are mutably borrowed.
         unsafe { std::slice::from_raw_parts_mut(self.chunks.as_mut_ptr().cast(), self.len) }
     }
 }

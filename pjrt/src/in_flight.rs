@@ -1,30 +1,31 @@
-//! What a client has under way, so that it ends before the client does.
+//! The work in flight of a client, which must end before the client is destroyed.
 //!
-//! Plugins differ in what destroying a client with work under way does: API 0.106 reads freed memory. A client
-//! therefore waits for its work before it is destroyed, wherever its last owner lets go of it.
+//! Plugins differ in how they handle the destruction of a client with work in flight: API 0.106 reads freed
+//! memory. A client therefore waits for its work before it is destroyed, wherever its last reference is
+//! dropped.
 
 use crate::event::Event;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-/// A count that can be waited for. Cheap to clone.
+/// A counter that can be waited for. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct InFlight(Arc<(Mutex<usize>, Condvar)>);
 
-/// One piece of work; it has ended when this is dropped.
+/// One unit of work; it ends when this is dropped.
 pub(crate) struct Work(InFlight);
 
 impl InFlight {
-    /// Counts one more piece of work.
+    /// Counts another unit of work.
     pub fn begin(&self) -> Work {
         *self.count() += 1;
         Work(self.clone())
     }
 
-    /// Counts the work that ends with `event`. If the plugin cannot call back, this waits.
+    /// Counts the work that ends with `event`. Waits for it if the plugin cannot register a callback.
     pub fn track(&self, event: &Event) {
         let work = self.begin();
         if event.on_ready(move |_| drop(work)).is_err() {
-            // Whoever owns the event hears of its error.
+            // The owner of the event receives its error.
             let _ = event.wait();
         }
     }

@@ -1,5 +1,5 @@
-//! The declarations against a real plugin's own: without a header, a plugin still says how large it expects a
-//! function's argument struct to be when it is given one that is too small.
+//! Compares the declared struct sizes with a real plugin. There is no header to compare with, but a plugin
+//! reports the size it expects when it is given a struct that is too small.
 
 #[path = "../tests/support/plugin_path.rs"]
 mod plugin_path;
@@ -11,13 +11,13 @@ use crate::ffi::{Callee, Function, calls};
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
-/// The expected size, if the function checks sizes before anything else.
+/// Returns the expected size. `None` if the function does not check the size first.
 fn expected_size(api: &Api, function: Function) -> Option<usize> {
     let callee = api.pointer(function)?;
-    // As long as the longest struct, but said to be one word.
+    // As long as the longest struct, but with a declared size of one word.
     let mut args = [0usize; 64];
     args[0] = size_of::<usize>();
-    // SAFETY: the function looks at the size first, and refuses; its error becomes ours.
+    // SAFETY: the function checks the size first and refuses; we own its error.
     let answer = unsafe {
         let callee = std::mem::transmute::<NonNull<c_void>, Callee>(callee);
         api.take_error(callee(args.as_mut_ptr().cast()), function)
@@ -33,13 +33,13 @@ fn structs_are_as_large_as_the_plugin_expects() {
     let plugin = Plugin::load(path).expect("a plugin");
     let mut checked = 0;
     for (function, size) in calls::SIZES {
-        // On CPUs there are no topologies by name, whatever the arguments.
+        // CPU plugins have no topologies by name and refuse regardless of the arguments.
         let Some(expected) = expected_size(&plugin.api, *function) else {
             assert_eq!(*function, Function::TopologyDescriptionCreate);
             continue;
         };
         checked += 1;
-        // Plugins count up to the last field, we with the padding behind it.
+        // Plugins count up to the last field, this crate includes the padding after it.
         let expected = expected.next_multiple_of(8);
         if *function == Function::ExecutableGetCompiledMemoryStats {
             // Up to 0.81 at least, plugins checked the size of another struct here.

@@ -1,7 +1,8 @@
-//! Safe access to PJRT plugins: the shared libraries through which XLA compiles for and runs on CPUs, GPUs and TPUs.
+//! Safe bindings to PJRT plugins, the shared libraries through which XLA compiles and runs programs on CPUs,
+//! GPUs and TPUs.
 //!
-//! Declarations of the C API are hand-written ([`Function`] lists the table); nothing of XLA is linked. One build
-//! speaks to every plugin from API 0.57 on, older or newer than the declarations.
+//! The declarations of the C API are hand-written ([`Function`] lists the function table); nothing of XLA is
+//! linked. One build works with every plugin from API 0.57 on, whether older or newer than the declarations.
 //!
 //! # Overview
 //!
@@ -16,7 +17,7 @@
 //! | [`Buffer`] | an array on a device | [`Client::buffer_from_slice`], [`Client::buffer_from_host`], a run |
 //! | [`Execution`] | a run | [`LoadedExecutable::execute`] |
 //! | [`Event`] | something that becomes ready | a run, [`Buffer::ready`] |
-//! | [`Error`] | which call failed, where, why | everything |
+//! | [`Error`] | which call failed, where, why | all calls |
 //!
 //! ```no_run
 //! use pjrt::{Argument, Client, ClientOptions, ElementType, ExecuteOptions, HostArray, Plugin, Program};
@@ -38,26 +39,29 @@
 //! # }
 //! ```
 //!
-//! # What the types promise
+//! # Guarantees
 //!
-//! * Everything is `Send` and `Sync`, and keeps alive what it came from: buffers and executables their client, a
-//!   client's topology its client. A plugin stays loaded for the life of the process.
-//! * Everything is freed on drop, also where a call fails halfway. Dropping the last owner of a client waits for runs and
-//!   copies that are still under way.
-//! * What a plugin does in the background is seen through events, and no memory is used longer than it lives: lent host
-//!   memory is held until the plugin is done with it.
-//! * A donated buffer is consumed. Borrowed arguments are never overwritten, whatever the program says.
-//! * A capability that the plugin lacks (no such function, or the answer UNIMPLEMENTED) is `None` where it is an answer
-//!   among others, such as [`Executable::cost_analysis`], and [`Error::MissingFunction`] where there is no way on.
-//! * Panics of callbacks do not reach the plugin. A plugin can abort the process by itself (XLA does so on inconsistent
-//!   programs); foreign programs belong into a child process.
+//! * All types are `Send` and `Sync`, and keep alive the objects they depend on: buffers and executables keep
+//!   their client, a client's topology keeps the client. A plugin stays loaded for the life of the process.
+//! * All objects are freed on drop, also when a call fails halfway. Dropping the last reference to a client
+//!   waits for runs and copies in flight.
+//! * Background work of a plugin is observed through events. Borrowed host memory is kept alive until the
+//!   plugin no longer uses it.
+//! * A donated buffer is consumed. Borrowed arguments are never overwritten, even if the program declares an
+//!   alias.
+//! * A capability that the plugin lacks (no such function, or the code UNIMPLEMENTED) is `None` where the
+//!   result is optional, as in [`Executable::cost_analysis`], and [`Error::MissingFunction`] where the
+//!   operation cannot proceed without it.
+//! * Panics of callbacks do not reach the plugin. A plugin can abort the process (XLA does so on inconsistent
+//!   programs), so run untrusted programs in a child process.
 //!
 //! # Tests
 //!
-//! Tests on a real CPU plugin take the one at `MESH_PJRT_PLUGIN`, else a `pjrt_c_api_cpu_plugin.so` below the cache directory
-//! (`MESH_CACHE`, else `mesh` in the user's cache directory). Where there is none they say that they are skipped; with
-//! `MESH_REQUIRE_PLUGIN=1` they fail. `MESH_PJRT_MATRIX=path:path` adds further CPU plugins, `MESH_TPU_PLUGIN` a libtpu and
-//! `MESH_GPU_PLUGIN` a CUDA plugin. The others compile small plugins with the C compiler `cc`.
+//! Tests on a real CPU plugin use the one in `MESH_PJRT_PLUGIN`, else a `pjrt_c_api_cpu_plugin.so` below the
+//! cache directory (`MESH_CACHE`, else `mesh` in the user's cache directory). Without one they print that
+//! they are skipped; with `MESH_REQUIRE_PLUGIN=1` they fail. `MESH_PJRT_MATRIX=path:path` adds further CPU
+//! plugins, `MESH_TPU_PLUGIN` a libtpu and `MESH_GPU_PLUGIN` a CUDA plugin. The other tests compile small
+//! plugins with the C compiler `cc`.
 
 mod api;
 mod array_type;

@@ -1,4 +1,4 @@
-//! Loading a plugin and asking it about itself.
+//! Loading a plugin, and its properties.
 
 use crate::api::Api;
 use crate::error::{Error, Result, optional};
@@ -14,7 +14,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Without these no error could be read and nothing could be waited for, so a plugin that lacks one is refused.
+/// Required functions: without them errors could not be read and events not waited for.
 const REQUIRED: [Function; 6] = [
     Function::ErrorDestroy,
     Function::ErrorMessage,
@@ -24,7 +24,8 @@ const REQUIRED: [Function; 6] = [
     Function::EventOnReady,
 ];
 
-/// Plugins of this process that are initialized. A plugin may be initialized only once, however often it is loaded.
+/// The initialized plugins of this process. A plugin may be initialized only once, even if it is loaded
+/// several times.
 static INITIALIZED: Mutex<Vec<Arc<Api>>> = Mutex::new(Vec::new());
 
 /// A PJRT plugin: a shared library with a function table. Cheap to clone.
@@ -40,23 +41,24 @@ impl fmt::Debug for Plugin {
 }
 
 impl Plugin {
-    /// Loads and initializes the plugin at `path`. Loading the same file again gives the same plugin.
+    /// Loads and initializes the plugin at `path`. Loading the same file again returns the same plugin.
     ///
-    /// This runs code of the file, so the file must be one that you trust. An initialized plugin is never unloaded:
-    /// plugins start threads that they do not stop.
+    /// This executes code of the file, so the file must be trusted. An initialized plugin is never unloaded,
+    /// because plugins start threads that they do not stop.
     ///
     /// # Errors
-    /// [`Error::Load`], [`Error::NotAPlugin`], [`Error::Version`] (major version not 0, or older than [`OLDEST`]),
-    /// [`Error::MissingFunction`] (a function without which nothing can be done safely), or the plugin's own error.
+    /// [`Error::Load`], [`Error::NotAPlugin`], [`Error::Version`] (major version not 0, or older than
+    /// [`OLDEST`]), [`Error::MissingFunction`] (a required function), or an error of the plugin's
+    /// initialization.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let load_error = |reason: String| Error::Load { path: path.to_owned(), reason };
-        // With a full path the system's search path for libraries plays no part.
+        // With an absolute path, the system's library search path is not used.
         let full = path.canonicalize().map_err(|error| load_error(error.to_string()))?;
         if full.is_dir() {
             return Err(load_error("it is a directory".to_owned()));
         }
-        // SAFETY: running the library's constructors is what the caller asks for.
+        // SAFETY: the caller asks to run the library's constructors.
         let library = unsafe { Library::new(&full) }.map_err(|error| load_error(with_source(&error)))?;
         let api = table_of(&library, &full)?;
         api.require(&REQUIRED)?;
@@ -65,46 +67,47 @@ impl Plugin {
         if let Some(known) = initialized.iter().find(|known| known.table() == api.table()) {
             return Ok(Plugin { api: Arc::clone(known) });
         }
-        // From here on code of the plugin may be running on threads of its own.
+        // From here on, code of the plugin may run on its own threads.
         std::mem::forget(library);
         let api = Arc::new(api);
         if api.pointer(Function::PluginInitialize).is_some() {
             let mut args = Padded::<Nothing>::new(|_| ());
-            // SAFETY: the function takes nothing but the head.
+            // SAFETY: the function takes no arguments besides the head.
             unsafe { api.call(PLUGIN_INITIALIZE, &mut args)? };
         }
         initialized.push(Arc::clone(&api));
         Ok(Plugin { api })
     }
 
-    /// The file, as a full path.
+    /// Returns the absolute path of the file.
     pub fn path(&self) -> &Path {
         &self.api.path
     }
 
-    /// The version of the C API that the plugin was built with.
+    /// Returns the version of the C API that the plugin was built with.
     pub fn version(&self) -> ApiVersion {
         self.api.version
     }
 
-    /// Whether the plugin's table has the function. It may still answer UNIMPLEMENTED.
+    /// Returns true if the plugin's table has the function. The function may still return UNIMPLEMENTED.
     pub fn has(&self, function: Function) -> bool {
         self.api.pointer(function).is_some()
     }
 
-    /// The functions this crate knows of and the plugin lacks.
+    /// Returns the functions that this crate knows and the plugin lacks.
     pub fn missing_functions(&self) -> Vec<Function> {
         Function::ALL.iter().copied().filter(|function| !self.has(*function)).collect()
     }
 
-    /// What the plugin says about itself, such as `xla_version` or `stablehlo_current_version`. Empty where it says
-    /// nothing.
+    /// Returns the plugin's attributes, such as `xla_version` or `stablehlo_current_version`. Empty if it has
+    /// none.
     ///
     /// # Errors
-    /// The plugin's own, other than "unimplemented".
+    /// The plugin reports an error other than UNIMPLEMENTED.
     pub fn attributes(&self) -> Result<Vec<Named>> {
         let mut args = Padded::<PluginAttributes>::new(|_| ());
-        // SAFETY: the function takes nothing but the head; the attributes live as long as the plugin.
+        // SAFETY: the function takes no arguments besides the head; the attributes live as long as the
+        // plugin.
         unsafe {
             match optional(self.api.call(PLUGIN_ATTRIBUTES, &mut args))? {
                 Some(()) => from_ffi(&self.api, Function::PluginAttributes, args.items, args.len),
@@ -113,22 +116,22 @@ impl Plugin {
         }
     }
 
-    /// The numbers of the C API's extensions that the plugin offers.
+    /// Returns the numbers of the C API extensions that the plugin offers.
     pub fn extensions(&self) -> Vec<i32> {
-        /// How every extension begins.
+        /// The head of every extension.
         #[repr(C)]
         struct Extension {
             struct_size: usize,
             kind: c_int,
             next: *const Extension,
         }
-        // SAFETY: the table has at least its header, in which this pointer lies.
+        // SAFETY: the table has at least its header, which contains this pointer.
         let mut next = unsafe {
             self.api.table().as_ptr().add(TABLE_EXTENSIONS).cast::<*const Extension>().read_unaligned()
         };
         let mut kinds = Vec::new();
-        // SAFETY: the list belongs to the table, is constant, and ends with null. The bound is for a list that a
-        // careless plugin tied into a ring.
+        // SAFETY: the list belongs to the table, is immutable, and ends with null. The bound guards against a
+        // cyclic list.
         while let Some(extension) = unsafe { next.as_ref() }
             && kinds.len() < 1000
         {
@@ -139,23 +142,23 @@ impl Plugin {
     }
 }
 
-/// Finds the function table and checks that it is one we can use.
+/// Finds the function table and checks that it is supported.
 fn table_of(library: &Library, path: &Path) -> Result<Api> {
     let not_a_plugin = |reason: String| Error::NotAPlugin { path: path.to_owned(), reason };
-    // SAFETY: by the C API this symbol has this type.
+    // SAFETY: the C API defines the type of this symbol.
     let entry = unsafe { library.get::<unsafe extern "C" fn() -> *mut c_void>(c"GetPjrtApi") }
         .map_err(|_| not_a_plugin("it does not export GetPjrtApi".to_owned()))?;
     // SAFETY: the function takes nothing and returns a table that lives as long as the library.
     let table = NonNull::new(unsafe { entry() }.cast::<u8>())
         .ok_or_else(|| not_a_plugin("its GetPjrtApi returned no function table".to_owned()))?;
-    // SAFETY: a table begins with its own size.
+    // SAFETY: a table begins with its size.
     let table_size = unsafe { table.as_ptr().cast::<usize>().read_unaligned() };
     if table_size < TABLE_HEAD {
         return Err(not_a_plugin(format!(
             "its function table has {table_size} bytes, less than the {TABLE_HEAD} of the header alone"
         )));
     }
-    // SAFETY: the header is there in full, as just checked.
+    // SAFETY: the header is complete, as just checked.
     let version = unsafe {
         ApiVersion {
             major: table.as_ptr().add(TABLE_MAJOR).cast::<c_int>().read_unaligned(),
@@ -169,11 +172,11 @@ fn table_of(library: &Library, path: &Path) -> Result<Api> {
             needed: format!("this program needs {OLDEST} or newer with major version {}", OLDEST.major),
         });
     }
-    // SAFETY: size and version are checked; whoever keeps the `Api` keeps the library loaded.
+    // SAFETY: size and version are checked; the owner of the `Api` keeps the library loaded.
     Ok(unsafe { Api::new(table, table_size, version, path.to_owned()) })
 }
 
-/// libloading puts the system's words into the error's source.
+/// Returns the operating system's message, which libloading stores in the error's source.
 fn with_source(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => source.to_string(),

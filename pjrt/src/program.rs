@@ -9,24 +9,24 @@ use crate::signature;
 pub struct Program<'a> {
     /// The program's bytes.
     pub code: &'a [u8],
-    /// What the bytes are: `hlo`, `hlo_with_config` or `mlir`.
+    /// The format of the bytes: `hlo`, `hlo_with_config` or `mlir`.
     pub format: &'a str,
 }
 
 impl<'a> Program<'a> {
-    /// A serialized `HloModuleProto`.
+    /// Creates a program from a serialized `HloModuleProto`.
     pub fn hlo(code: &'a [u8]) -> Self {
         Program { code, format: "hlo" }
     }
 
-    /// What the program takes, if it can be told.
+    /// Returns the types of the parameters. `None` if they cannot be read from this format.
     pub fn parameters(&self) -> Option<Vec<ArrayType>> {
         if self.format == "hlo" { signature::parameters(self.code) } else { None }
     }
 
     pub(crate) fn to_ffi(self) -> ProgramArgs {
         ProgramArgs(Padded::<structs::Program>::new(|args| {
-            // The plugin only reads a program that it is given to compile.
+            // The plugin only reads the program.
             args.code = self.code.as_ptr().cast_mut().cast();
             args.code_size = self.code.len();
             args.format = self.format.as_ptr().cast();
@@ -35,7 +35,7 @@ impl<'a> Program<'a> {
     }
 }
 
-/// A [`Program`] as the C API takes it; points into the program.
+/// A [`Program`] as the C API takes it. Points into the program.
 pub(crate) struct ProgramArgs(Padded<structs::Program>);
 
 impl ProgramArgs {

@@ -1,24 +1,24 @@
-//! What a program takes, read from the program itself.
+//! The parameter types of a program, read from its HLO.
 //!
-//! The C API does not tell the types of an executable's parameters, and plugins differ in what they do with arguments
-//! that do not fit: most refuse, some crash when several devices are involved (seen in API 0.106). So the parameters
-//! are read from the program before it is compiled, by as much of a protobuf reader as that takes.
+//! The C API does not report the types of an executable's parameters, and plugins differ in how they treat
+//! wrong arguments: most refuse them, some crash when several devices are involved (API 0.106). So this crate
+//! reads the parameters from the program before it is compiled, with a minimal protobuf reader.
 
 use crate::array_type::ArrayType;
 use crate::element_type::ElementType;
 
-/// Fields of `HloModuleProto`, `ProgramShapeProto` and `ShapeProto`.
+/// Field numbers of `HloModuleProto`, `ProgramShapeProto` and `ShapeProto`.
 const MODULE_SIGNATURE: u64 = 4;
 const SIGNATURE_PARAMETERS: u64 = 1;
 const SHAPE_ELEMENT_TYPE: u64 = 2;
 const SHAPE_DIMENSIONS: u64 = 3;
 
-/// HLO numbers element types as PJRT does up to F64, where PJRT goes on with BF16 and HLO with tuples.
+/// HLO numbers element types as PJRT does up to F64. The next number is BF16 in PJRT and TUPLE in HLO.
 const HLO_TUPLE: u64 = 13;
 const HLO_BF16: u64 = 16;
 
-/// The types of the parameters of a serialized `HloModuleProto`. `None` where the bytes are something else, or where a
-/// parameter is not an array: then it is for the plugin to say what does not fit.
+/// Returns the types of the parameters of a serialized `HloModuleProto`. `None` if the bytes are something
+/// else, or a parameter is not an array: then the plugin has to check the arguments.
 pub(crate) fn parameters(module: &[u8]) -> Option<Vec<ArrayType>> {
     let mut signature = None;
     for field in Fields(module) {
@@ -57,14 +57,14 @@ fn array_type(shape: &[u8]) -> Option<ArrayType> {
     Some(ArrayType { element_type, dims })
 }
 
-/// A field's value, as far as it is of interest.
+/// The value of a field.
 enum Value<'a> {
     Int(u64),
     Bytes(&'a [u8]),
     Other,
 }
 
-/// The fields of a message; `None` where the bytes are not one.
+/// Iterates over the fields of a message; an item is `None` if the bytes are not a message.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Iterator for Fields<'a> {
@@ -112,7 +112,8 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 mod tests {
     use super::parameters;
 
-    /// A module `m` with a signature: `f32[2,300]`, `bf16[]`, result `f32[]`; behind it a fixed-size field.
+    /// A module `m` with a signature (parameters `f32[2,300]` and `bf16[]`, result `f32[]`), then a
+    /// fixed-size field.
     const MODULE: &[u8] = &[
         0x0a, 1, b'm', // name
         0x22, 19, // signature of 19 bytes
@@ -133,7 +134,7 @@ mod tests {
         assert_eq!(parameters(b""), None);
         assert_eq!(parameters(b"not a module"), None);
         for len in 0..MODULE.len() - 9 {
-            // Cut short it is no message, or one without a signature.
+            // A truncated module is not a message, or has no signature.
             assert_eq!(parameters(&MODULE[..len]), None, "{len}");
         }
         let mut tuple = MODULE.to_vec();

@@ -1,4 +1,4 @@
-//! Shapes of machines to compile for, whether or not they are present.
+//! Topologies: descriptions of machines to compile for, whether present or not.
 
 use crate::api::{Api, Handle};
 use crate::client::Client;
@@ -28,15 +28,15 @@ struct TopologyInner {
     _owner: Owner,
 }
 
-/// Who frees the topology.
+/// The owner of the C object.
 enum Owner {
-    /// We do.
+    /// This value frees it.
     Own { _handle: Handle<ffi::Topology> },
-    /// The client does, which therefore must stay.
+    /// The client frees it, and must therefore stay alive.
     Client { _client: Client },
 }
 
-// SAFETY: a topology is constant, and its owner is `Send` and `Sync`.
+// SAFETY: a topology is immutable, and its owner is `Send` and `Sync`.
 unsafe impl Send for TopologyInner {}
 // SAFETY: as above.
 unsafe impl Sync for TopologyInner {}
@@ -48,10 +48,10 @@ impl fmt::Debug for Topology {
 }
 
 impl Topology {
-    /// The topology with this name, such as `v4:2x2x1` or `v5e:2x4` of libtpu.
+    /// Creates the topology with a name such as `v4:2x2x1` or `v5e:2x4` (libtpu).
     ///
     /// # Errors
-    /// The plugin's own: a name or an option it does not know, or no topologies at all.
+    /// The plugin reports an error: an unknown name or option, or no support for topologies.
     pub fn create(plugin: &Plugin, name: &str, options: &[Named]) -> Result<Self> {
         value::check("creating a topology", options)?;
         let api = &plugin.api;
@@ -63,17 +63,17 @@ impl Topology {
             args.options = named.as_ptr();
             args.num_options = named.len();
         });
-        // SAFETY: name and options are alive during the call; the topology becomes ours.
+        // SAFETY: name and options are alive during the call; ownership of the topology passes to us.
         unsafe {
             api.call(TOPOLOGY_CREATE, &mut args)?;
             Ok(Self::owned(Handle::new(api, Function::TopologyDescriptionCreate, args.topology)?))
         }
     }
 
-    /// The topology that [`Topology::serialize`] gave.
+    /// Deserializes a topology from [`Topology::serialize`].
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn deserialize(plugin: &Plugin, bytes: &[u8]) -> Result<Self> {
         let api = &plugin.api;
         api.require(&[Function::TopologyDescriptionDestroy])?;
@@ -81,7 +81,7 @@ impl Topology {
             args.bytes = bytes.as_ptr().cast();
             args.len = bytes.len();
         });
-        // SAFETY: the bytes are alive during the call; the topology becomes ours.
+        // SAFETY: the bytes are alive during the call; ownership of the topology passes to us.
         unsafe {
             api.call(TOPOLOGY_DESERIALIZE, &mut args)?;
             Ok(Self::owned(Handle::new(api, Function::TopologyDescriptionDeserialize, args.topology)?))
@@ -111,28 +111,28 @@ impl Topology {
         })
     }
 
-    /// The platform, such as `tpu`.
+    /// Returns the platform, such as `tpu`.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn platform_name(&self) -> Result<String> {
         // SAFETY: the topology is alive.
         unsafe { self.inner.api.text_of(TOPOLOGY_PLATFORM_NAME, self.inner.ptr) }
     }
 
-    /// The platform's version, in the vendor's words.
+    /// Returns the vendor's version string of the platform.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn platform_version(&self) -> Result<String> {
         // SAFETY: the topology is alive.
         unsafe { self.inner.api.text_of(TOPOLOGY_PLATFORM_VERSION, self.inner.ptr) }
     }
 
-    /// The devices, in the order of their ids.
+    /// Returns the devices, sorted by id.
     ///
     /// # Errors
-    /// The plugin's own.
+    /// The plugin reports an error.
     pub fn devices(&self) -> Result<Vec<DeviceDescription>> {
         let TopologyInner { api, ptr, .. } = &*self.inner;
         // SAFETY: the topology is alive and owns the descriptions, which are copied.
@@ -150,10 +150,10 @@ impl Topology {
         }
     }
 
-    /// What the plugin says about the topology; empty where it says nothing.
+    /// Returns the plugin's attributes of the topology. Empty if it has none.
     ///
     /// # Errors
-    /// The plugin's own, other than "unimplemented".
+    /// The plugin reports an error other than UNIMPLEMENTED.
     pub fn attributes(&self) -> Result<Vec<Named>> {
         let TopologyInner { api, ptr, .. } = &*self.inner;
         // SAFETY: the topology is alive and owns the attributes, which are copied.
@@ -167,14 +167,15 @@ impl Topology {
         }
     }
 
-    /// Bytes from which the same plugin makes the same topology; `None` where it cannot.
+    /// Serializes the topology for the same plugin. `None` if the plugin cannot.
     ///
     /// # Errors
-    /// The plugin's own, other than "unimplemented".
+    /// The plugin reports an error other than UNIMPLEMENTED.
     pub fn serialize(&self) -> Result<Option<Vec<u8>>> {
         let TopologyInner { api, ptr, .. } = &*self.inner;
         let mut args = Padded::<SerializeTopology>::new(|args| args.topology = ptr.as_ptr());
-        // SAFETY: the topology is alive; the bytes are copied, then freed once by the function that came with them.
+        // SAFETY: the topology is alive; the bytes are copied, then freed once by the function that was
+        // returned with them.
         unsafe {
             if optional(api.call(TOPOLOGY_SERIALIZE, &mut args))?.is_none() {
                 return Ok(None);
@@ -190,10 +191,10 @@ impl Topology {
 }
 
 impl Client {
-    /// The shape of machine that this client's devices form; `None` where the plugin does not say.
+    /// Returns the topology of this client's devices. `None` if the plugin does not provide it.
     ///
     /// # Errors
-    /// The plugin's own, other than "unimplemented".
+    /// The plugin reports an error other than UNIMPLEMENTED.
     pub fn topology(&self) -> Result<Option<Topology>> {
         // SAFETY: the client is alive.
         let answer = unsafe { self.api().get(CLIENT_TOPOLOGY, self.ptr()) };

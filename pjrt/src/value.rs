@@ -1,4 +1,4 @@
-//! Named values: options handed to a plugin, attributes and properties that it hands back.
+//! Named values: options passed to a plugin, attributes and properties returned by it.
 
 use crate::api::Api;
 use crate::error::{Error, Result};
@@ -9,20 +9,20 @@ use std::fmt;
 /// A value of an option, an attribute or a property.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// A text; text from a plugin that is not UTF-8 is repaired.
+    /// A text. Invalid UTF-8 from a plugin is replaced.
     Text(String),
     /// An integer.
     Int(i64),
     /// A list of integers, such as a device's coordinates.
     Ints(Vec<i64>),
-    /// A number.
+    /// A floating-point number.
     Float(f32),
-    /// Yes or no.
+    /// A boolean.
     Bool(bool),
 }
 
 impl Value {
-    /// The integer, if it is one.
+    /// Returns the integer, if it is one.
     pub fn as_int(&self) -> Option<i64> {
         match self {
             Value::Int(value) => Some(*value),
@@ -30,7 +30,7 @@ impl Value {
         }
     }
 
-    /// The list of integers, if it is one.
+    /// Returns the list of integers, if it is one.
     pub fn as_ints(&self) -> Option<&[i64]> {
         match self {
             Value::Ints(values) => Some(values),
@@ -38,7 +38,7 @@ impl Value {
         }
     }
 
-    /// The text, if it is one.
+    /// Returns the text, if it is one.
     pub fn as_text(&self) -> Option<&str> {
         match self {
             Value::Text(text) => Some(text),
@@ -46,7 +46,7 @@ impl Value {
         }
     }
 
-    /// The number, if it is one; integers count as numbers.
+    /// Returns the number, if it is one. Integers are converted.
     pub fn as_f64(&self) -> Option<f64> {
         match self {
             Value::Float(value) => Some(f64::from(*value)),
@@ -104,7 +104,7 @@ impl fmt::Display for Value {
     }
 }
 
-/// A named value, as options are given and attributes are read.
+/// A name and its value.
 pub type Named = (String, Value);
 
 const KIND_TEXT: i32 = 0;
@@ -113,7 +113,7 @@ const KIND_INTS: i32 = 2;
 const KIND_FLOAT: i32 = 3;
 const KIND_BOOL: i32 = 4;
 
-/// The options as the C API takes them. The result points into `options`.
+/// Converts options for the C API. The result points into `options`.
 pub(crate) fn to_ffi(options: &[Named]) -> Vec<NamedValue> {
     options
         .iter()
@@ -137,18 +137,18 @@ pub(crate) fn to_ffi(options: &[Named]) -> Vec<NamedValue> {
         .collect()
 }
 
-/// Copies what a plugin handed out, sorted by name. A value of a kind this crate does not know is left out; a stride it does not
-/// know is an error, because nothing behind the first element could be trusted.
+/// Copies named values from a plugin, sorted by name. Values of an unknown kind are left out. An unknown
+/// struct size is an error, because only the first element could be read.
 ///
 /// # Safety
-/// `items` and `len` are what `function` of this API's plugin gave back for an object that is still alive.
+/// `items` and `len` were returned by `function` of this API's plugin for an object that is still alive.
 pub(crate) unsafe fn from_ffi(
     api: &Api,
     function: Function,
     items: *const NamedValue,
     len: usize,
 ) -> Result<Vec<Named>> {
-    // SAFETY: the caller promises that the plugin vouches for the array.
+    // SAFETY: the caller guarantees that the array is valid.
     let items = unsafe { api.slice(function, items, len)? };
     let mut named = Vec::new();
     for item in items {
@@ -158,7 +158,7 @@ pub(crate) unsafe fn from_ffi(
                 format!("its named values are {} bytes apart, not {NAMED_VALUE_SIZE}", item.head.struct_size),
             ));
         }
-        // SAFETY: as for the array itself; `kind` says which field of the union was written and what `value_size`
+        // SAFETY: as for the array; `kind` tells which field of the union is set and what `value_size`
         // counts.
         let value = unsafe {
             match item.kind.value {
@@ -170,15 +170,15 @@ pub(crate) unsafe fn from_ffi(
                 _ => continue,
             }
         };
-        // SAFETY: as for the array itself.
+        // SAFETY: as for the array.
         named.push((unsafe { api.text(function, item.name.cast(), item.name_size)? }, value));
     }
-    // Plugins keep these in hash maps, whose order changes from one call to the next.
+    // Plugins store these in hash maps, whose order changes from one call to the next.
     named.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(named)
 }
 
-/// Refuses options that no plugin could take apart.
+/// Refuses options that a plugin could not parse.
 pub(crate) fn check(operation: &'static str, options: &[Named]) -> Result<()> {
     for (index, (name, _)) in options.iter().enumerate() {
         if name.is_empty() {

@@ -5,9 +5,9 @@ use std::fmt;
 /// A version of the PJRT C API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ApiVersion {
-    /// Breaking changes; always 0 so far.
+    /// Incremented on breaking changes; 0 so far.
     pub major: i32,
-    /// Additions, in principle.
+    /// Incremented on additions.
     pub minor: i32,
 }
 
@@ -17,6 +17,6 @@ impl fmt::Display for ApiVersion {
     }
 }
 
-/// The oldest API this crate speaks. Layouts of argument structs changed in place at 0.45 and at 0.57; from here on
-/// they only grew.
+/// The oldest supported API version. Argument structs changed incompatibly at 0.45 and at 0.57; since then
+/// they have only grown.
 pub const OLDEST: ApiVersion = ApiVersion { major: 0, minor: 57 };

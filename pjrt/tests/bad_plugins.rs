@@ -1,4 +1,5 @@
-//! Files that are not plugins we can use: each is refused with a message that says what, where and what to do.
+//! Files that are not usable plugins: each is refused with a message that says what is wrong, where, and what
+//! to do.
 
 #[path = "support/c.rs"]
 mod c;
@@ -12,7 +13,7 @@ fn refusal(path: &Path) -> Error {
     Plugin::load(path).expect_err("must be refused")
 }
 
-/// A plugin with a table of `words` pointers that holds `functions` and null elsewhere.
+/// Compiles a plugin with a table of `words` pointers that holds `functions`, and null elsewhere.
 fn with_table(size: &str, major: i32, minor: i32, functions: &str) -> String {
     format!(
         "#include <stddef.h>
@@ -24,7 +25,7 @@ fn with_table(size: &str, major: i32, minor: i32, functions: &str) -> String {
     )
 }
 
-/// All places filled with a function that does nothing.
+/// All entries filled with a function that does nothing.
 const ALL: &str = "[0 ... 117] = (void *)nothing";
 
 #[test]

@@ -1,4 +1,4 @@
-//! The whole way through a real CPU plugin: compile, send, run, read, on one device and on several.
+//! End-to-end tests on a real CPU plugin: compile, transfer, run and read, on one device and on several.
 
 mod support;
 
@@ -49,7 +49,7 @@ fn a_client_tells_about_itself_and_its_devices() {
         assert!(!description.text.is_empty());
         assert!(device.is_addressable().expect("a flag"));
         device.local_hardware_id().expect("an id");
-        // Where a CPU plugin counts at all, it counts something.
+        // If a CPU plugin reports statistics at all, they are not 0.
         if let Some(memory) = device.memory_stats().expect("an answer") {
             assert!(memory.bytes_in_use >= 0);
         }
@@ -87,7 +87,7 @@ fn sums_are_right_in_f32_and_bf16() {
     let program = client
         .compile(&Program::hlo(&hlo::add("add_bf16", hlo::BF16, &[2])), &compile_options(1))
         .expect("compiles");
-    // 1.0, 2.0 and 0.5 as bfloat16: the upper halves of their float32.
+    // 1.0, 2.0 and 0.5 as bfloat16, which is the upper half of a float32.
     let bf16 = |values: [f32; 2]| values.map(|v| ((v.to_bits() >> 16) as u16).to_ne_bytes()).concat();
     let array = HostArray::dense(ElementType::Bf16, &[2]);
     let x = client.buffer_from_slice(&bf16([1., 2.]), &array, device).expect("x");
@@ -117,7 +117,7 @@ fn partitions_sum_over_devices() {
         assert_eq!(own[0].device(), device);
         assert_eq!(values(&own[0]), [28.; 4]);
     }
-    // All at once.
+    // All reads at once.
     let mut memory = vec![vec![0; 16]; 8];
     read_all(outputs.iter().map(|own| &own[0]).zip(memory.iter_mut().map(Vec::as_mut_slice))).expect("reads");
     assert!(memory.iter().all(|bytes| f32_values(bytes) == [28.; 4]));
@@ -143,7 +143,7 @@ fn donated_buffers_are_reused_and_borrowed_ones_are_kept() {
         assert_eq!(values(&x), [1. + 2. * step as f32; 16]);
     }
 
-    // The same program must leave what it does not own.
+    // The program must not change buffers that it only borrows.
     let arguments = one_device([(&x).into(), (&y).into()]);
     let outputs = program.execute(arguments, &run_options()).and_then(|run| run.wait()).expect("runs");
     assert_eq!(values(&outputs[0][0]), [9.; 16]);
@@ -155,7 +155,7 @@ fn donated_buffers_are_reused_and_borrowed_ones_are_kept() {
     assert_eq!(values(&x), [7.; 16]);
 }
 
-/// Host memory that counts how often it is given back.
+/// Host memory that counts how often it is dropped.
 struct Counted(AlignedBytes, Arc<AtomicUsize>);
 
 impl AsRef<[u8]> for Counted {
@@ -170,7 +170,7 @@ impl Drop for Counted {
     }
 }
 
-/// Callbacks come from other threads.
+/// Callbacks run on other threads.
 #[track_caller]
 fn eventually(what: &str, condition: impl Fn() -> bool) {
     for _ in 0..2000 {
@@ -206,12 +206,12 @@ fn lent_memory_is_held_as_long_as_needed_and_never_written() {
     let x = lend(HostUse::ZeroCopy);
     x.ready().expect("an event").wait().expect("arrives");
     assert_eq!(values(&x), [1.; 1024]);
-    // Not given back: there is no copy.
+    // Not dropped: the plugin uses the memory itself.
     assert_eq!(count(), 1);
     drop(x);
     eventually("giving back the memory of a buffer", || count() == 2);
 
-    // Memory that is only lent is not the program's to write, even where the buffer is consumed.
+    // Lent memory is not written by the program, even if the buffer is donated.
     static SHARED: std::sync::OnceLock<AlignedBytes> = std::sync::OnceLock::new();
     struct Static;
     impl AsRef<[u8]> for Static {
@@ -237,7 +237,7 @@ fn every_type_and_shape_comes_back_as_it_went() {
     for element_type in [Pred, S8, S16, S32, S64, U8, U16, U32, U64, F16, F32, F64, Bf16] {
         for dims in [&[][..], &[5], &[2, 3], &[3, 0], &[2, 1, 4]] {
             let array = HostArray::dense(element_type, dims);
-            // Zeros and ones are values of every type.
+            // Zeros and ones are valid for every type.
             let bytes: Vec<u8> = (0..array.byte_size().expect("a size")).map(|i| (i % 2) as u8).collect();
             let buffer = client.buffer_from_slice(&bytes, &array, device).expect("a buffer");
             assert_eq!(buffer.element_type().expect("a type"), element_type);
@@ -335,7 +335,7 @@ fn events_call_back() {
     let (sender, receiver) = std::sync::mpsc::channel();
     run.done[0].on_ready(move |outcome| sender.send(outcome).expect("a listener")).expect("registers");
     receiver.recv_timeout(Duration::from_secs(10)).expect("calls back").expect("succeeds");
-    // A panic stays inside, and the event can still be asked.
+    // The panic is caught, and the event can still be queried.
     run.done[0].on_ready(|_| panic!("on purpose")).expect("registers");
     assert_eq!(run.done[0].wait_timeout(Duration::from_secs(10)).expect("succeeds"), Some(()));
     assert!(run.done[0].is_ready().expect("an answer"));
@@ -448,7 +448,7 @@ fn mistakes_are_errors_that_say_what_and_where() {
     );
     let unknown = Client::create(&plugin, &ClientOptions::new().with("", 1));
     assert!(message(unknown).contains("empty name"));
-    // After all this everything still works.
+    // The client still works after all of these errors.
     let outputs = program
         .execute(one_device([(&x).into(), (&y).into()]), &run_options())
         .and_then(|run| run.wait())
@@ -463,7 +463,7 @@ fn a_run_that_does_not_start_gives_its_arguments_back() {
         .compile(&Program::hlo(&hlo::sum_over_partitions(&[4])), &compile_options(2))
         .expect("compiles");
     let [first, second] = program.devices() else { panic!("two devices") };
-    // Refused by us: the devices disagree about what is donated.
+    // Refused by this crate: the devices disagree about what is donated.
     let kept = vector(second, &[5.; 4]);
     let arguments = vec![vec![vector(first, &[4.; 4]).into()], vec![(&kept).into()]];
     let failure = program.try_execute(arguments, &run_options()).expect_err("must be refused");
@@ -471,7 +471,7 @@ fn a_run_that_does_not_start_gives_its_arguments_back() {
     assert_eq!(failure.taken(), 0);
     let back = failure.arguments[0][0].as_ref().expect("not taken");
     assert_eq!(values(back.buffer()), [4.; 4]);
-    // The same where the types do not fit.
+    // Refused likewise: the types do not fit.
     let arguments = vec![vec![vector(first, &[4.; 3]).into()], vec![vector(second, &[5.; 3]).into()]];
     let failure = program.try_execute(arguments, &run_options()).expect_err("must be refused");
     assert!(failure.to_string().contains("is f32[3], but the program takes f32[4]"), "{failure}");
@@ -484,7 +484,7 @@ fn a_run_that_the_plugin_refuses_gives_its_arguments_back() {
     let device = &client.addressable_devices().expect("devices")[0];
     let program =
         client.compile(&Program::hlo(&hlo::add_in_place(&[4])), &compile_options(1)).expect("compiles");
-    // A stored executable does not tell what it takes, so the plugin must find out.
+    // A deserialized executable does not know its parameters, so the plugin has to check.
     let stored = program.executable().serialize().expect("an answer").expect("CPU plugins can");
     let program = client.load_serialized(&stored, None).expect("loads");
     assert_eq!(program.parameters(), None);

@@ -1,5 +1,6 @@
-//! Every path through the safe layer on a plugin that counts its objects: nothing leaks and nothing is freed twice or
-//! in the wrong order, whichever call fails, whichever object is null, and whichever function is missing.
+//! Tests of every path through the safe layer on a plugin that counts its objects: nothing leaks, and nothing
+//! is freed twice or in the wrong order, whichever call fails, whichever object is null, and whichever
+//! function is missing.
 
 #[path = "support/c.rs"]
 mod c;
@@ -17,14 +18,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-/// A fake plugin of its own for each test: its counters are global variables of the library.
+/// A copy of the fake plugin for each test, because its counters are global variables of the library.
 struct Fake {
     library: Library,
     path: std::path::PathBuf,
     _dir: TempDir,
 }
 
-/// The fake plugin's bytes, compiled once.
+/// Returns the compiled fake plugin.
 fn compiled() -> &'static [u8] {
     static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
     BYTES.get_or_init(|| {
@@ -88,7 +89,7 @@ fn vector(device: &Device) -> Result<Buffer> {
     device.client().buffer_from_slice(&[0; 16], &HostArray::dense(ElementType::F32, &[4]), device)
 }
 
-/// Everything the safe layer can do, once.
+/// Calls everything that the safe layer offers, once.
 fn everything(fake: &Fake) -> Result<()> {
     let plugin = fake.plugin()?;
     plugin.attributes()?;
@@ -172,7 +173,7 @@ fn nothing_leaks_whichever_call_fails() {
     let calls = fake.get("fake_calls");
     assert!(calls > 80, "{calls}");
     let mut failures = 0;
-    // The plugin stays initialized, so that the count begins behind that call.
+    // The plugin stays initialized, so counting begins after that call.
     for call in 0..calls {
         fake.fail_at(call, 13);
         match everything(&fake) {
@@ -184,7 +185,7 @@ fn nothing_leaks_whichever_call_fails() {
                 failures += 1;
             }
             Err(other) => panic!("call {call}: {other}"),
-            // Some calls come after the last, and the failure of a few has nobody to hear of it.
+            // Some call numbers are past the last call, and the errors of some calls are not reported.
             Ok(()) => {}
         }
         fake.fail_at(-1, 0);
@@ -208,7 +209,8 @@ fn what_is_unimplemented_is_absent_or_an_error_but_never_a_leak() {
         fake.fail_at(-1, 0);
         fake.assert_clean(&format!("after call {call} was not implemented"));
     }
-    // Attributes of three kinds of objects, the client's topology, memory, and seven questions to executables.
+    // Attributes of three kinds of objects, the client's topology, memory statistics, and seven properties of
+    // executables.
     assert!(absent > 12, "{absent}");
 }
 
@@ -305,11 +307,11 @@ fn only_what_is_given_away_may_be_overwritten() {
     run.wait().expect("runs");
     assert_eq!(fake.get("fake_non_donatable"), 2);
 
-    // What a plugin takes although it fails is lost; the rest comes back.
+    // Arguments that the plugin consumes although it fails are lost; the others are returned.
     fake.set("fake_take_on_failure", 1);
     let given = arguments();
     fake.fail_at(0, 3);
-    // The call that fails is the run itself: what comes before is checked without the plugin.
+    // The failing call is the run itself: earlier checks do not call the plugin.
     let failure = program.try_execute(given, &ExecuteOptions::default()).expect_err("must fail");
     assert!(failure.to_string().contains("execute refused"), "{failure}");
     assert_eq!(failure.taken(), 2);
@@ -348,7 +350,7 @@ fn errors_in_the_background_arrive() {
     fake.assert_clean("after errors in the background");
 }
 
-/// Host memory that counts how often it is given back.
+/// Host memory that counts how often it is dropped.
 struct Counted(Vec<u8>, Arc<AtomicUsize>);
 
 impl AsRef<[u8]> for Counted {
@@ -377,7 +379,7 @@ fn memory_is_held_until_the_plugin_is_done() {
     drop(buffer);
     assert_eq!(dropped.load(Ordering::SeqCst), 0);
 
-    // Nothing here waits: the run is under way, its outcome not known.
+    // Nothing waits here: the run is in flight and its outcome unknown.
     let run = program.execute(vec![vec![], vec![]], &ExecuteOptions::default()).expect("starts");
     assert!(!run.done[0].is_ready().expect("an answer"));
     assert_eq!(run.done[0].wait_timeout(Duration::from_millis(20)).expect("no failure"), None);
@@ -392,7 +394,8 @@ fn memory_is_held_until_the_plugin_is_done() {
     assert_eq!(read.wait().expect("contents"), [0; 16]);
     drop((program, client.clone()));
 
-    // A failing registration must not free what the plugin still reads, so it waits.
+    // If the callback cannot be registered, the memory must not be freed while the plugin reads it; so
+    // dropping waits.
     let data = Counted(vec![0; 16], Arc::clone(&dropped));
     fake.fail_at(1, 13);
     let failed = std::thread::scope(|scope| {
@@ -427,7 +430,7 @@ fn a_client_ends_after_its_work() {
     });
     fake.assert_clean("after the client has waited");
 
-    // The last owner may be a callback, where waiting would wait for itself.
+    // The last reference may be dropped in a callback, where waiting would deadlock.
     let (client, program, mut run) = make();
     let event = run.done.swap_remove(0);
     let (sender, receiver) = std::sync::mpsc::channel::<()>();
@@ -441,7 +444,7 @@ fn a_client_ends_after_its_work() {
     fake.assert_clean("after the last owner was a callback");
 }
 
-/// A store in this process.
+/// A store inside this process.
 #[derive(Default)]
 struct Store {
     values: Mutex<HashMap<Vec<u8>, Vec<u8>>>,

@@ -1,5 +1,5 @@
-//! The same on a CUDA plugin at `MESH_GPU_PLUGIN`. Opt-in: the plugin and NVIDIA's libraries are large downloads. Where the
-//! machine has no GPU, the plugin must say so.
+//! End-to-end tests on a CUDA plugin in `MESH_GPU_PLUGIN`. Opt-in, because the plugin and NVIDIA's libraries
+//! are large downloads. On a machine without a GPU, the plugin must report that.
 
 mod support;
 
@@ -10,7 +10,7 @@ use support::hlo::{self, compile_options};
 use support::plugin_path::say_skipped;
 use support::{f32_bytes, one_device, values, vector};
 
-/// A client that leaves the GPU's memory to others until it needs it; `None` where there is no plugin or no GPU.
+/// Creates a client that does not preallocate GPU memory. `None` if there is no plugin or no GPU.
 fn gpu_client() -> Option<Client> {
     let Some(path) = std::env::var_os("MESH_GPU_PLUGIN") else {
         say_skipped("MESH_GPU_PLUGIN does not name a CUDA plugin");

@@ -1,4 +1,4 @@
-//! A thousand runs, and a thousand mistakes, on a real plugin leave the process as large as it was.
+//! A thousand runs and a thousand errors on a real plugin do not make the process grow.
 
 mod support;
 
@@ -8,13 +8,13 @@ use pjrt::{
 use support::hlo::{self, compile_options};
 use support::{cpu_client, one_device};
 
-/// Elements of each array: a quarter of a MiB, so that losing one array a round cannot be overlooked.
+/// Elements of each array: a quarter of a MiB, so that losing one array per round is visible.
 const ELEMENTS: i64 = 1 << 16;
 const ROUNDS: usize = 1000;
-/// What allocators and caches may keep; one array a round would be 250 MiB.
+/// Growth in bytes that allocators and caches may cause; one lost array per round would be 250 MiB.
 const SLACK: usize = 24 << 20;
 
-/// Bytes of memory that this process occupies.
+/// Returns the resident bytes of this process.
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux tells");
     let pages: usize =
@@ -22,7 +22,7 @@ fn resident() -> usize {
     pages * 4096
 }
 
-/// Calls `round` until everything is warm, then as often as it takes to see a leak.
+/// Calls `round` until all caches are warm, then often enough to see a leak.
 #[track_caller]
 fn does_not_grow(what: &str, mut round: impl FnMut()) {
     (0..ROUNDS / 4).for_each(|_| round());
@@ -41,7 +41,7 @@ fn buffer(client: &Client, bytes: &[u8]) -> Buffer {
     client.buffer_from_slice(bytes, &array(), device).expect("a buffer")
 }
 
-/// One test, since the process has one size.
+/// A single test, because memory is measured per process.
 #[test]
 fn nothing_grows() {
     let Some(client) = cpu_client(1) else { return };
@@ -79,7 +79,7 @@ fn nothing_grows() {
     });
     let stored = program.executable().serialize().expect("an answer").expect("CPU plugins can");
     let unchecked = client.load_serialized(&stored, None).expect("loads");
-    // The plugin writes each refusal to standard error, so only a few.
+    // The plugin prints each error to standard error, so there are only a few.
     for _ in 0..20 {
         let few: Vec<Argument<'_>> = vec![buffer(&client, &bytes).into()];
         assert!(unchecked.try_execute(vec![few], &options).is_err());

@@ -1,4 +1,5 @@
-//! Compiling for TPUs without a TPU, with libtpu at `MESH_TPU_PLUGIN`. Opt-in: libtpu is a large download.
+//! Compilation for TPUs without a TPU, with a libtpu in `MESH_TPU_PLUGIN`. Opt-in, because libtpu is a large
+//! download.
 
 mod support;
 
@@ -8,8 +9,8 @@ use support::hlo::{self, compile_options};
 use support::message;
 use support::plugin_path::say_skipped;
 
-/// Runs `test` in a process with the environment that libtpu needs where there is no TPU; changing one's own
-/// environment is not safe while other threads run.
+/// Runs `test` in a process with the environment that libtpu needs without a TPU. A process cannot safely
+/// change its own environment while other threads run.
 fn with_libtpu(test: fn(&Plugin)) {
     const INSIDE: &str = "PJRT_TEST_INSIDE";
     let Some(path) = std::env::var_os("MESH_TPU_PLUGIN") else {
@@ -53,7 +54,7 @@ fn topologies_have_coordinates() {
         assert_eq!(megacore.devices().expect("devices").len(), 4);
         assert_eq!(split.devices().expect("devices").len(), 8);
 
-        // The way back is younger than the oldest API.
+        // Deserialization is newer than the oldest API.
         if plugin.has(Function::TopologyDescriptionDeserialize) {
             let bytes = split.serialize().expect("an answer").expect("TPUs can");
             let again = Topology::deserialize(plugin, &bytes).expect("a topology");
@@ -76,7 +77,7 @@ fn programs_compile_for_absent_devices() {
         assert_eq!(executable.num_outputs(), 1);
         let memory = executable.memory_stats().expect("an answer").expect("TPUs say");
         assert!(memory.arguments >= 4096, "{memory:?}");
-        // The peak is younger than the oldest API.
+        // Peak memory is newer than the oldest API.
         assert!(memory.peak.is_some_and(|peak| peak > 0) || plugin.version().minor < 81, "{memory:?}");
         let costs = executable.cost_analysis().expect("an answer").expect("TPUs say");
         assert!(costs.iter().any(|(name, _)| name == "flops"), "{costs:?}");

@@ -1,4 +1,4 @@
-//! Which struct each function of the table takes: the only place where the two are paired.
+//! The argument struct of each function. Functions and structs are paired only here.
 
 use super::structs::*;
 use super::{
@@ -26,12 +26,12 @@ impl<A> Clone for Call<A> {
 
 impl<A> Copy for Call<A> {}
 
-/// Writes the list below.
+/// Defines the calls below.
 macro_rules! calls {
     ($($name:ident: $function:ident($args:ty);)*) => {
         $(pub(crate) const $name: Call<$args> = Call::new(Function::$function);)*
 
-        /// Every call with the size of its struct before padding, for the check against a plugin's own sizes.
+        /// Every call with the size of its struct before padding, compared with a plugin's sizes in a test.
         #[cfg(test)]
         pub(crate) const SIZES: &[(Function, usize)] = &[$((Function::$function, size_of::<$args>()),)*];
     };

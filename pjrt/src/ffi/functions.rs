@@ -1,12 +1,12 @@
-//! The function table: which function lies at which place.
+//! The functions of the table and their offsets.
 //!
-//! Functions are only ever appended, so a function's index is the same in every plugin of major version 0 (from
-//! our floor on), and whether a plugin has it follows from the size of its table.
+//! Functions are only ever appended, so a function has the same index in every supported plugin of major
+//! version 0. The size of the table tells whether a plugin has it.
 
-/// Defines [`Function`] from the table in its order, so that the discriminant is the index in the table.
+/// Defines [`Function`] in the order of the table, so that the discriminant is the index.
 macro_rules! functions {
     ($($variant:ident => $name:literal,)*) => {
-        /// A function of the PJRT C API that may lie in a plugin's table.
+        /// A function of the PJRT C API that a plugin's table may contain.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(usize)]
         pub enum Function {
@@ -14,10 +14,10 @@ macro_rules! functions {
         }
 
         impl Function {
-            /// Every function this crate knows, in the order of the table.
+            /// Every function that this crate knows, in the order of the table.
             pub const ALL: &'static [Function] = &[$(Function::$variant,)*];
 
-            /// The name in the C API, as error messages and plugin logs write it.
+            /// Returns the name in the C API, as in error messages and plugin logs.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Function::$variant => $name,)*
@@ -28,7 +28,7 @@ macro_rules! functions {
 }
 
 impl Function {
-    /// Where the function's pointer lies in the table, in bytes from the table's start.
+    /// Returns the offset of the function's pointer in the table, in bytes.
     pub(crate) const fn offset(self) -> usize {
         super::TABLE_HEAD + (self as usize) * size_of::<usize>()
     }

@@ -1,14 +1,16 @@
 //! Hand-written declarations of the part of the PJRT C API that this crate uses.
 //!
-//! The layout facts that everything rests on:
+//! Facts about the layout that the declarations rely on:
 //!
-//! * Every argument struct begins with its size and an extension pointer ([`Head`]). Structs only grew at their
-//!   end since API 0.57, and a plugin refuses a struct smaller than the one it was built with. [`Padded`] therefore
-//!   appends zero words and counts them, which newer plugins read as "field left at its default".
-//! * The function table begins with a header of [`TABLE_HEAD`] bytes, then one pointer per [`Function`].
+//! * Every argument struct begins with its size and an extension pointer ([`Head`]). Since API 0.57 structs
+//!   have only grown at their end, and a plugin refuses a struct that is smaller than the one it was built
+//!   with. [`Padded`] therefore appends zero words and counts them, which newer plugins read as default
+//!   values.
+//! * The function table begins with a header of [`TABLE_HEAD`] bytes, followed by one pointer per
+//!   [`Function`].
 //! * Arrays of structs (`NamedValue`) have a fixed stride and are never padded.
 //!
-//! Padding bytes inside structs are spelled out as fields: all bytes handed over are zero or ours.
+//! Padding bytes inside structs are declared as fields, so all bytes passed to a plugin are initialized.
 
 pub(crate) mod calls;
 mod functions;
@@ -21,24 +23,24 @@ use std::ops::{Deref, DerefMut};
 
 /// Size of the table's header: struct size, extension pointer, version (size, extension pointer, major, minor).
 pub(crate) const TABLE_HEAD: usize = 40;
-/// Where the extension list's head lies in the table.
+/// Offset of the extension list's head in the table.
 pub(crate) const TABLE_EXTENSIONS: usize = 8;
-/// Where the major version (an `int`) lies in the table; the minor version follows it.
+/// Offset of the major version (an `int`) in the table.
 pub(crate) const TABLE_MAJOR: usize = 32;
-/// Where the minor version (an `int`) lies in the table.
+/// Offset of the minor version (an `int`) in the table.
 pub(crate) const TABLE_MINOR: usize = 36;
 
-/// Words of zeros appended to every argument struct. The structs this crate knows grew by at most a handful of
-/// words over 60 minor versions.
+/// Zero words appended to every argument struct. The structs used here grew by at most a handful of words
+/// over 60 minor versions.
 const TAIL_WORDS: usize = 32;
 
-/// What the table's functions look like; the two exceptions (`PJRT_Error_Destroy`, `PJRT_Error_Message`) return
+/// The type of the table's functions, except `PJRT_Error_Destroy` and `PJRT_Error_Message`, which return
 /// nothing.
 pub(crate) type Callee = unsafe extern "C" fn(args: *mut c_void) -> *mut Error;
-/// The shape of `PJRT_Error_Destroy` and `PJRT_Error_Message`.
+/// The type of `PJRT_Error_Destroy` and `PJRT_Error_Message`.
 pub(crate) type VoidCallee = unsafe extern "C" fn(args: *mut c_void);
 
-/// Declares types that only the plugin can look into.
+/// Declares opaque types of the C API.
 macro_rules! opaque {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         $(
@@ -52,17 +54,17 @@ macro_rules! opaque {
 }
 
 opaque! {
-    /// An error the plugin made; freed by whoever receives it.
+    /// An error of the plugin, freed by its receiver.
     Error,
-    /// Something that becomes ready.
+    /// Background work that becomes ready.
     Event,
     /// A process's view of the devices.
     Client,
     /// A device of a client, owned by it.
     Device,
-    /// What is known of a device without a client, owned by a device or a topology.
+    /// The description of a device, owned by a device or a topology.
     DeviceDescription,
-    /// A shape of machine to compile for.
+    /// A description of a machine to compile for.
     Topology,
     /// A compiled program.
     Executable,
@@ -76,10 +78,10 @@ opaque! {
     SerializedTopology,
 }
 
-/// How every argument struct begins.
+/// The head of every argument struct.
 #[repr(C)]
 pub(crate) struct Head {
-    /// Bytes of the struct as the caller knows it, written by [`Padded`].
+    /// Bytes of the struct as the caller declares it, set by [`Padded`].
     pub struct_size: usize,
     /// Always null: this crate passes no extensions.
     pub extension: *mut c_void,
@@ -91,7 +93,7 @@ pub(crate) struct Head {
 /// The type is `repr(C)`, begins with a [`Head`], has no implicit padding, and is valid when all bytes are zero.
 pub(crate) unsafe trait Args: Sized {}
 
-/// An argument struct followed by zero words which its size counts.
+/// An argument struct followed by zero words that its size includes.
 #[repr(C)]
 pub(crate) struct Padded<A> {
     args: A,
@@ -99,7 +101,7 @@ pub(crate) struct Padded<A> {
 }
 
 impl<A: Args> Padded<A> {
-    /// All zero but for the size, then changed by `fill`.
+    /// Creates a struct of zeros except for the size, then calls `fill`.
     pub fn new(fill: impl FnOnce(&mut A)) -> Self {
         const {
             assert!(
@@ -107,15 +109,15 @@ impl<A: Args> Padded<A> {
                 "an argument struct has odd size"
             );
         }
-        // SAFETY: `Args` promises that zero bytes are a valid `A`; the tail is integers.
+        // SAFETY: `Args` guarantees that zero bytes are a valid `A`; the tail consists of integers.
         let mut padded: Self = unsafe { std::mem::zeroed() };
-        // SAFETY: `Args` promises that `A` begins with a `Head`, and `padded` is ours.
+        // SAFETY: `Args` guarantees that `A` begins with a `Head`, and we own `padded`.
         unsafe { (*(&raw mut padded).cast::<Head>()).struct_size = size_of::<Self>() };
         fill(&mut padded.args);
         padded
     }
 
-    /// The pointer that C gets. It covers the tail as well.
+    /// Returns the pointer to pass to C. It covers the tail as well.
     pub fn as_ptr(&mut self) -> *mut Self {
         self
     }

@@ -1,8 +1,8 @@
 //! Argument structs.
 //!
-//! Most functions of the API take one object and give back one value, one text or one array, so their structs share
-//! a few generic shapes; the others are spelled out. Fields are in the order of the C API. A comment says `out`
-//! where the plugin writes.
+//! Most functions of the API take one object and return one value, one text or one array, so their structs
+//! share a few generic types; the others are declared one by one. Fields are in the order of the C API. `out`
+//! marks fields that the plugin writes.
 
 use super::{
     Args, Buffer, Client, Device, Error, Event, Executable, Head, LoadedExecutable, SerializedExecutable,
@@ -10,7 +10,7 @@ use super::{
 };
 use std::ffi::{c_char, c_int, c_void};
 
-/// A C `int` or enum and the padding behind it.
+/// A C `int` or enum, and the padding after it.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Int {
@@ -18,7 +18,8 @@ pub(crate) struct Int {
     pub padding: u32,
 }
 
-/// A C `bool` and the padding behind it. Read as a byte, so that no value of a careless plugin is undefined.
+/// A C `bool`, and the padding after it. Read as a byte, so that no value written by a plugin is undefined
+/// behaviour.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Bool {
@@ -27,13 +28,13 @@ pub(crate) struct Bool {
 }
 
 impl Bool {
-    /// Whether the plugin wrote `true`.
+    /// Returns true if the plugin wrote a value other than 0.
     pub fn get(self) -> bool {
         self.value != 0
     }
 }
 
-/// No argument at all.
+/// No arguments.
 #[repr(C)]
 pub(crate) struct Nothing {
     pub head: Head,
@@ -46,7 +47,7 @@ pub(crate) struct Object<O> {
     pub object: *mut O,
 }
 
-/// One object; one word out.
+/// One object in, one word out.
 #[repr(C)]
 pub(crate) struct Get<O, T> {
     pub head: Head,
@@ -54,7 +55,7 @@ pub(crate) struct Get<O, T> {
     pub value: T, // out
 }
 
-/// One object; pointer and length out. `Span<O, u8>` is a text.
+/// One object in, pointer and length out. `Span<O, u8>` is a text.
 #[repr(C)]
 pub(crate) struct Span<O, T> {
     pub head: Head,
@@ -63,7 +64,7 @@ pub(crate) struct Span<O, T> {
     pub len: usize,      // out
 }
 
-/// One object; length and pointer out: the other order of [`Span`], which some functions have.
+/// One object in, length and pointer out. Some functions have this order instead of that of [`Span`].
 #[repr(C)]
 pub(crate) struct SpanLenFirst<O, T> {
     pub head: Head,
@@ -72,7 +73,7 @@ pub(crate) struct SpanLenFirst<O, T> {
     pub items: *const T, // out
 }
 
-/// Attributes of the plugin itself.
+/// The plugin's attributes.
 #[repr(C)]
 pub(crate) struct PluginAttributes {
     pub head: Head,
@@ -80,7 +81,7 @@ pub(crate) struct PluginAttributes {
     pub len: usize,               // out
 }
 
-/// A named option or attribute. Lies in arrays: never padded.
+/// A named option or attribute. An element of arrays, so it is never padded.
 #[repr(C)]
 pub(crate) struct NamedValue {
     pub head: Head,
@@ -95,7 +96,7 @@ pub(crate) struct NamedValue {
 pub(crate) const NAMED_VALUE_SIZE: usize = 56;
 const _: () = assert!(size_of::<NamedValue>() == NAMED_VALUE_SIZE);
 
-/// The payload of a [`NamedValue`], told apart by its `kind`.
+/// The value of a [`NamedValue`], selected by its `kind`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) union NamedValueData {
@@ -106,7 +107,7 @@ pub(crate) union NamedValueData {
     pub bool: u8,
 }
 
-/// Calls back with the event's error (owned by the callee) once the event is ready.
+/// Callback with the event's error (owned by the callee) once the event is ready.
 pub(crate) type OnReady = unsafe extern "C" fn(error: *mut Error, user: *mut c_void);
 
 #[repr(C)]
@@ -117,13 +118,13 @@ pub(crate) struct EventOnReady {
     pub user: *mut c_void,
 }
 
-/// Makes an error object of the plugin, to be returned from a callback.
+/// Creates an error of the plugin, to be returned from a callback.
 pub(crate) type MakeError =
     unsafe extern "C" fn(code: c_int, message: *const c_char, size: usize) -> *mut Error;
 /// Frees a value that a key-value callback returned.
 pub(crate) type FreeValue = unsafe extern "C" fn(value: *mut c_char);
 
-/// Argument of the blocking look-up that a client makes.
+/// Argument of the callback that waits for a key.
 #[repr(C)]
 pub(crate) struct KeyValueGet {
     pub head: Head,
@@ -137,7 +138,7 @@ pub(crate) struct KeyValueGet {
     pub free: Option<FreeValue>, // out
 }
 
-/// Argument of the look-up that does not wait.
+/// Argument of the callback that looks up a key.
 #[repr(C)]
 pub(crate) struct KeyValueTryGet {
     pub head: Head,
@@ -150,7 +151,7 @@ pub(crate) struct KeyValueTryGet {
     pub free: Option<FreeValue>, // out
 }
 
-/// Argument of the store.
+/// Argument of the callback that stores a value.
 #[repr(C)]
 pub(crate) struct KeyValuePut {
     pub head: Head,
@@ -190,7 +191,7 @@ pub(crate) struct DefaultDeviceAssignment {
     pub assignment: *mut c_int, // out, in the caller's memory
 }
 
-/// A program to compile, or one that the plugin gives back.
+/// A program to compile, or one returned by the plugin.
 #[repr(C)]
 pub(crate) struct Program {
     pub head: Head,
@@ -221,8 +222,8 @@ pub(crate) struct Compile {
     pub executable: *mut Executable, // out
 }
 
-/// A layout that lists the dimensions from the fastest varying to the slowest, without tiles. Shares its memory
-/// with the strided form in the C API and is the larger of the two.
+/// A layout as a list of dims, from minor to major, without tiles. The C API has it in a union with the
+/// strided layout; this is the larger of the two.
 #[repr(C)]
 pub(crate) struct MemoryLayout {
     pub head: Head,
@@ -253,7 +254,7 @@ pub(crate) struct BufferFromHost {
     pub buffer: *mut Buffer,        // out
 }
 
-/// A number that a plugin may or may not know.
+/// A number that a plugin may not report.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct MaybeStat {
@@ -408,12 +409,12 @@ pub(crate) struct DeserializeTopology {
     pub topology: *mut Topology, // out
 }
 
-/// States what [`Args`] asks for, for structs without and with type parameters.
+/// Implements [`Args`] for structs with and without type parameters.
 macro_rules! args {
     ($($name:ident $(<$($param:ident),*>)?),* $(,)?) => {
         $(
-            // SAFETY: the struct above is `repr(C)`, begins with `Head`, spells its padding out, and consists of
-            // pointers, integers and optional function pointers, for which zero is valid.
+            // SAFETY: the struct above is `repr(C)`, begins with `Head`, declares its padding, and consists
+            // of pointers, integers and optional function pointers, for which zero is valid.
             unsafe impl $(<$($param),*>)? Args for $name $(<$($param),*>)? {}
         )*
     };
@@ -426,10 +427,10 @@ args! {
     BufferToHost, CopyToDevice, TopologyCreate, SerializeTopology, DeserializeTopology,
 }
 
-/// Marks what may be the value of a [`Get`].
+/// Types of the value of a [`Get`].
 ///
 /// # Safety
-/// One word long, no implicit padding, valid when zero.
+/// One word long, without implicit padding, valid when zero.
 pub(crate) unsafe trait Word {}
 
 // SAFETY: pointers, integers and padded structs of one word.
@@ -443,5 +444,5 @@ unsafe impl Word for Int {}
 // SAFETY: as above.
 unsafe impl Word for Bool {}
 
-// SAFETY: `Word` promises for the value what `Args` asks of the whole.
+// SAFETY: `Word` guarantees for the value what `Args` requires of the whole.
 unsafe impl<O, T: Word> Args for Get<O, T> {}

@@ -1,11 +1,11 @@
-//! Shared libraries made on the spot by the C compiler.
+//! Shared libraries compiled by the tests with the C compiler.
 
 #![allow(dead_code)] // Every test file is a crate of its own and uses a part of this.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A directory that goes when this is dropped.
+/// A directory that is removed when this is dropped.
 pub struct TempDir(PathBuf);
 
 impl TempDir {
@@ -43,7 +43,7 @@ impl TempDir {
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        // What cannot be removed stays in the system's temporary directory.
+        // If it cannot be removed, it stays in the system's temporary directory.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

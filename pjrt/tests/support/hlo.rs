@@ -1,4 +1,5 @@
-//! Small HLO programs, encoded by hand: this crate knows nothing of the messages that plugins take.
+//! Small HLO programs, encoded by hand, because this crate does not know the protobuf messages that plugins
+//! take.
 
 /// A protobuf message under construction.
 #[derive(Clone, Default)]
@@ -51,7 +52,7 @@ impl Message {
     }
 }
 
-/// Element types as HLO numbers them.
+/// Element types by their number in HLO.
 pub const PRED: i64 = 1;
 pub const S32: i64 = 4;
 pub const F32: i64 = 11;
@@ -64,7 +65,7 @@ pub fn array(element_type: i64, dims: &[i64]) -> Message {
     array_with_layout(element_type, dims, &minor_to_major)
 }
 
-/// An array with a layout of its own.
+/// An array with an explicit layout.
 pub fn array_with_layout(element_type: i64, dims: &[i64], minor_to_major: &[i64]) -> Message {
     let layout = Message::new().ints(1, minor_to_major);
     Message::new().int(2, element_type).ints(3, dims).message(5, &layout)
@@ -82,7 +83,7 @@ pub struct Program {
 #[derive(Clone, Copy)]
 pub struct Id(i64);
 
-/// Of the entry computation and of the one that reductions call.
+/// Ids of the entry computation and of the computation that reductions call.
 const ENTRY: i64 = 1;
 const CALLEE: i64 = 2;
 
@@ -137,7 +138,7 @@ impl Program {
         let message = Message::new().text(1, &format!("i{id}")).text(2, opcode).message(3, shape).int(35, id);
         let message = more(message).ints(36, &ids);
         self.instructions.push(match opcode {
-            // A tuple's sharding lists those of its elements.
+            // The sharding of a tuple lists those of its elements.
             "tuple" => message
                 .message(40, &ids.iter().fold(Message::new().int(1, 2), |all, _| all.message(5, &by_hand()))),
             _ => manual(message),
@@ -145,7 +146,7 @@ impl Program {
         Id(id)
     }
 
-    /// The module that puts out these values, with `aliases` of outputs and parameters.
+    /// Builds the module with these outputs, and with `aliases` of outputs and parameters.
     pub fn outputs(mut self, outputs: &[(Id, Message)], aliases: &[(i64, i64)]) -> Vec<u8> {
         let shape =
             outputs.iter().fold(Message::new().int(2, TUPLE), |shape, (_, own)| shape.message(4, own));
@@ -176,7 +177,7 @@ impl Program {
     }
 }
 
-/// Marks an instruction as sharded by hand.
+/// Marks an instruction as manually sharded.
 fn manual(instruction: Message) -> Message {
     instruction.message(40, &by_hand())
 }
@@ -185,7 +186,7 @@ fn by_hand() -> Message {
     Message::new().int(1, 4)
 }
 
-/// A serialized `CompileOptionsProto` for one program on that many partitions.
+/// Returns a serialized `CompileOptionsProto` for one program on `partitions` partitions.
 pub fn compile_options(partitions: i64) -> Vec<u8> {
     let build = Message::new()
         .int(1, -1)
@@ -207,7 +208,7 @@ pub fn add(name: &'static str, element_type: i64, dims: &[i64]) -> Vec<u8> {
     program.outputs(&[(sum, shape)], &[])
 }
 
-/// `x + y` in the place of `x`, and `x * y`.
+/// Returns `x + y` in the buffer of `x`, and `x * y`.
 pub fn add_in_place(dims: &[i64]) -> Vec<u8> {
     let shape = array(F32, dims);
     let mut program = Program::new("add_in_place");

@@ -1,4 +1,4 @@
-//! What the tests with a real plugin share.
+//! Helpers of the tests with a real plugin.
 #![allow(dead_code)] // Every test file is a crate of its own and uses a part of this.
 
 pub mod hlo;
@@ -33,7 +33,7 @@ pub fn vector(device: &Device, values: &[f32]) -> Buffer {
     device.client().buffer_from_slice(&f32_bytes(values), &array, device).expect("a buffer")
 }
 
-/// What is in a buffer.
+/// Returns the contents of a buffer.
 #[track_caller]
 pub fn values(buffer: &Buffer) -> Vec<f32> {
     f32_values(&buffer.to_vec().expect("the buffer's contents"))

@@ -1,11 +1,11 @@
-//! Where the tests find a CPU plugin.
+//! Finds a CPU plugin for the tests.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// The CPU plugin to test with: `MESH_PJRT_PLUGIN`, else what was installed into the cache.
+/// Returns the CPU plugin to test with: `MESH_PJRT_PLUGIN`, else the one installed in the cache.
 ///
-/// Where there is none, a test is skipped, and says so; with `MESH_REQUIRE_PLUGIN=1` it fails.
+/// Without one, the test prints that it is skipped; with `MESH_REQUIRE_PLUGIN=1` it fails.
 pub fn cpu_plugin_path() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("MESH_PJRT_PLUGIN") {
         return Some(path.into());
@@ -21,10 +21,10 @@ pub fn cpu_plugin_path() -> Option<PathBuf> {
     found
 }
 
-/// Says so past the test harness, which keeps what passing tests print to itself.
+/// Prints that a test is skipped, bypassing the test harness, which hides the output of passing tests.
 pub fn say_skipped(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    // Where standard error is closed nobody wants to know.
+    // If standard error is closed, the message is not needed.
     let _ = std::io::stderr().write_all(format!("skipped {test}: {why}\n").as_bytes());
 }
 
@@ -36,7 +36,7 @@ fn cache_dir() -> Option<PathBuf> {
         .or_else(|| set("HOME").map(|dir| dir.join(".cache").join("mesh")))
 }
 
-/// The first file called like a CPU plugin, by name, in `dir` or below.
+/// Returns the first file in `dir` or below, by name, that is named like a CPU plugin.
 fn find(dir: &Path, depth: usize) -> Option<PathBuf> {
     let mut entries: Vec<PathBuf> =
         std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).collect();
@@ -51,8 +51,8 @@ fn find(dir: &Path, depth: usize) -> Option<PathBuf> {
         .or_else(|| entries.iter().filter(|_| depth > 0).find_map(|path| find(path, depth - 1)))
 }
 
-/// Runs this test program's tests whose names contain `filter` once more for each plugin that `MESH_PJRT_MATRIX` names
-/// (paths separated by `:`), each in a process of its own.
+/// Runs the tests of this program whose names contain `filter` once more for each plugin in
+/// `MESH_PJRT_MATRIX` (paths separated by `:`), each in its own process.
 #[allow(dead_code)] // Every test file is a crate of its own and uses a part of this.
 pub fn for_other_plugins(filter: &str) {
     let Some(paths) = std::env::var_os("MESH_PJRT_MATRIX").filter(|paths| !paths.is_empty()) else {
