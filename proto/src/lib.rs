@@ -16,6 +16,11 @@ pub mod xla;
 pub mod manifest;
 
 #[rustfmt::skip]
+#[path = "gen/mesh.job.rs"]
+#[allow(missing_docs, unused_qualifications, clippy::all)]
+pub mod job;
+
+#[rustfmt::skip]
 #[path = "gen/tensorflow.rs"]
 #[allow(missing_docs, unused_qualifications, clippy::all)]
 pub mod tensorflow;

@@ -21,7 +21,7 @@ commands:
   test [--slow] [ARGS] install the CPU plugin, then run cargo test --workspace ARGS
   tidy [--all]         check the house rules that a machine can check (--all: also list the exceptions)
   bless [ARGS]         run cargo test ARGS (default: all tests) and let tests rewrite their expectations
-  codegen [--check]    generate proto/src/gen/ from proto/protos/ (or list stale files)
+  codegen [--check]    generate {proto,job}/src/gen/ from proto/protos/ (or list stale files)
 ";
 
 fn main() -> ExitCode {

@@ -156,7 +156,7 @@ impl Tree {
 }
 
 fn is_generated(path: &str) -> bool {
-    path.starts_with("proto/src/gen/")
+    path.starts_with("proto/src/gen/") || path.starts_with("job/src/gen/")
 }
 
 #[cfg(test)]

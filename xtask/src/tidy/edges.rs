@@ -7,18 +7,19 @@ use super::Tree;
 use crate::Finding;
 
 /// A crate and those of our crates that it may depend on.
-const EDGES: [(&str, &[&str]); 16] = [
+const EDGES: [(&str, &[&str]); 17] = [
     ("mesh", &[]),
     ("proto", &[]),
     ("pjrt", &[]),
     ("cpu-heap", &[]),
+    ("job", &["proto"]),
     ("page", &[]),
     ("models", &["mesh"]),
     ("compiler", &["mesh", "proto"]),
     ("report", &["mesh", "compiler", "proto", "page"]),
     ("plan", &["mesh", "compiler", "report"]),
     ("data", &["proto"]),
-    ("runtime", &["proto", "pjrt", "data"]),
+    ("runtime", &["proto", "pjrt", "data", "job"]),
     ("interchange", &["mesh", "proto", "models", "runtime"]),
     ("meshc", &ALL),
     ("tests", &ALL),
@@ -27,11 +28,12 @@ const EDGES: [(&str, &[&str]); 16] = [
 ];
 
 /// The crates that `meshc`, `tests` and `bench` may use.
-const ALL: [&str; 13] = [
+const ALL: [&str; 14] = [
     "mesh",
     "proto",
     "pjrt",
     "cpu-heap",
+    "job",
     "page",
     "models",
     "compiler",

@@ -1,0 +1,324 @@
+//! The service of rank 0: joining, barriers, the key-value store, heartbeats and orders.
+
+use crate::{
+    Error, Limits, Result,
+    state::{Refusal, State},
+    wire::{
+        TOKEN,
+        coordinator_server::{Coordinator as Service, CoordinatorServer},
+    },
+};
+use proto::job::{
+    GetReply, GetRequest, Heartbeat, JoinReply, JoinRequest, LeaveReply, LeaveRequest, MeetReply,
+    MeetRequest, Orders, PutReply, PutRequest,
+};
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use tokio::{runtime::Runtime, sync::watch, time::timeout_at};
+use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
+use tonic::{
+    Request, Response, Status, Streaming, service::interceptor::InterceptedService, transport::Server,
+};
+
+/// A running coordinator. It ends when dropped.
+#[derive(Debug)]
+pub struct Coordinator {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    /// Owns the tasks: they end with it.
+    runtime: Option<Runtime>,
+}
+
+impl Coordinator {
+    /// Serves a job of `size` processes at `address`, which must be an address of this machine that the other
+    /// hosts reach (never the unspecified address: the service is for the job's own network). Port 0 takes a
+    /// free port; [`Coordinator::address`] says which.
+    ///
+    /// # Errors
+    /// [`Error::Connection`] if the address is unspecified or cannot be bound.
+    pub fn serve(address: SocketAddr, size: usize, token: &str, limits: Limits) -> Result<Self> {
+        if address.ip().is_unspecified() {
+            return Err(Error::Connection(format!(
+                "the coordinator must bind one internal address, not {address}: give the address of rank 0"
+            )));
+        }
+        let bound = TcpListener::bind(address).and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            Ok((listener.local_addr()?, listener))
+        });
+        let (address, listener) = bound.map_err(|error| {
+            Error::Connection(format!("rank 0 cannot serve the job at {address}: {error}"))
+        })?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("job-coordinator")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::Connection(format!("no threads for the coordinator: {error}")))?;
+        let (changed, _) = watch::channel(());
+        let state = Mutex::new(State::new(size, limits.clone()));
+        let shared = Arc::new(Shared { state, changed, limits, watching: watch::channel(0).0 });
+        runtime.spawn(watch_members(shared.clone()));
+        let service = CoordinatorServer::new(Handle { shared: shared.clone() })
+            .max_decoding_message_size(shared.limits.message_bytes + 4096);
+        let expected: Arc<str> = token.into();
+        let server = {
+            let _inside = runtime.enter();
+            let listener = tokio::net::TcpListener::from_std(listener)
+                .map_err(|error| Error::Connection(format!("rank 0 cannot serve at {address}: {error}")))?;
+            let service = InterceptedService::new(service, move |request| admit(request, &expected));
+            Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener))
+        };
+        runtime.spawn(server);
+        Ok(Self { address, shared, runtime: Some(runtime) })
+    }
+
+    /// The address that ranks connect to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until every rank has left or one is lost, for at most `limit`, so that the last replies reach
+    /// their ranks before rank 0 ends.
+    pub fn wait_for_all(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        loop {
+            let state = self.shared.lock();
+            if state.all_left() || state.loss().is_some() {
+                break;
+            }
+            drop(state);
+            if Instant::now() >= deadline {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // A lost rank's orders are sent by the streams: give them a moment.
+        let streams = *self.shared.watching.borrow();
+        if streams > 0 {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Sent to after every change that a waiting call may wait for.
+    changed: watch::Sender<()>,
+    limits: Limits,
+    /// Number of open heartbeat streams.
+    watching: watch::Sender<usize>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock was held ended one call; the state is still consistent enough to end the
+        // job.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls `look` after every change until it returns a value, for at most `limit`.
+    async fn wait<T>(
+        &self,
+        limit: Duration,
+        mut look: impl FnMut(&mut State) -> Option<T>,
+    ) -> std::result::Result<Option<T>, Refusal> {
+        let deadline = tokio::time::Instant::now() + limit;
+        let mut changed = self.changed.subscribe();
+        loop {
+            {
+                let mut state = self.lock();
+                if let Some(found) = look(&mut state) {
+                    return Ok(Some(found));
+                }
+                if let Some(loss) = state.loss() {
+                    return Err(Refusal::Lost(loss.clone()));
+                }
+            }
+            match timeout_at(deadline, changed.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Ok(None),
+            }
+        }
+    }
+}
+
+/// Looks for silent and stuck ranks four times a heartbeat.
+async fn watch_members(shared: Arc<Shared>) {
+    let mut every = tokio::time::interval(shared.limits.heartbeat / 4);
+    loop {
+        every.tick().await;
+        let found = shared.lock().watch(Instant::now());
+        if found {
+            shared.changed.send_replace(());
+        }
+    }
+}
+
+/// Refuses calls without the job's token. All bytes are compared, so the time says nothing about the token.
+fn admit(request: Request<()>, expected: &str) -> std::result::Result<Request<()>, Status> {
+    let given = request.metadata().get(TOKEN).map_or(&b""[..], |value| value.as_bytes());
+    let expected = expected.as_bytes();
+    let unequal = given.iter().zip(expected).fold(0u8, |unequal, (a, b)| unequal | (a ^ b));
+    if given.len() == expected.len() && unequal == 0 {
+        Ok(request)
+    } else {
+        Err(Status::unauthenticated("this process has another job's token (MESH_JOB_TOKEN)"))
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Invalid(message) => Status::invalid_argument(message),
+            Refusal::TooLarge(message) => Status::resource_exhausted(message),
+            Refusal::Deadline(message) => Status::deadline_exceeded(message),
+            Refusal::Lost(loss) => Status::with_details(
+                tonic::Code::Aborted,
+                crate::error::describe(&loss),
+                encoded(&loss).into(),
+            ),
+        }
+    }
+}
+
+fn encoded(loss: &proto::job::Loss) -> Vec<u8> {
+    proto::Message::encode_to_vec(loss)
+}
+
+/// The handlers of the service.
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+type Reply<T> = std::result::Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Service for Handle {
+    type WatchStream = std::pin::Pin<Box<dyn Stream<Item = std::result::Result<Orders, Status>> + Send>>;
+
+    async fn join(&self, request: Request<JoinRequest>) -> Reply<JoinReply> {
+        let request = request.into_inner();
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+        self.shared.lock().join(&request, Instant::now(), unix_ms)?;
+        self.shared.changed.send_replace(());
+        let limit = self.shared.limits.join;
+        match self.shared.wait(limit, |state| state.members()).await? {
+            Some(members) => Ok(Response::new(JoinReply { members })),
+            None => {
+                let missing = self.shared.lock().missing();
+                Err(Refusal::Deadline(format!(
+                    "after {} s these ranks have not joined: {missing}",
+                    limit.as_secs()
+                ))
+                .into())
+            }
+        }
+    }
+
+    async fn watch(&self, request: Request<Streaming<Heartbeat>>) -> Reply<Self::WatchStream> {
+        let mut beats = request.into_inner();
+        let shared = self.shared.clone();
+        let (send, receive) = tokio::sync::mpsc::channel(8);
+        tokio::spawn(async move {
+            let mut changed = shared.changed.subscribe();
+            let mut rank = None;
+            shared.watching.send_modify(|streams| *streams += 1);
+            loop {
+                let orders = tokio::select! {
+                    beat = beats.next() => match beat {
+                        Some(Ok(beat)) => {
+                            rank = Some(beat.rank);
+                            let mut state = shared.lock();
+                            let stopping = state.orders().stop;
+                            let orders = state.beat(beat, Instant::now());
+                            drop(state);
+                            if orders.stop && !stopping {
+                                shared.changed.send_replace(());
+                            }
+                            orders
+                        }
+                        Some(Err(_)) | None => break,
+                    },
+                    _ = changed.changed() => {
+                        let orders = shared.lock().orders();
+                        if orders.loss.is_none() && !orders.stop {
+                            continue;
+                        }
+                        orders
+                    }
+                };
+                if send.send(Ok(orders)).await.is_err() {
+                    break;
+                }
+            }
+            shared.watching.send_modify(|streams| *streams -= 1);
+            if rank.is_some_and(|rank| shared.lock().disconnected(rank)) {
+                shared.changed.send_replace(());
+            }
+        });
+        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive))))
+    }
+
+    async fn meet(&self, request: Request<MeetRequest>) -> Reply<MeetReply> {
+        let request = request.into_inner();
+        let (name, limit) = (request.name.clone(), Duration::from_millis(request.wait_ms));
+        self.shared.lock().arrive(request)?;
+        self.shared.changed.send_replace(());
+        match self.shared.wait(limit, |state| state.met(&name)).await? {
+            Some(reply) => Ok(Response::new(reply)),
+            None => {
+                let absent = self.shared.lock().absent(&name);
+                Err(Refusal::Deadline(format!(
+                    "barrier `{name}`: after {:.1} s these are not there: {absent}",
+                    limit.as_secs_f64()
+                ))
+                .into())
+            }
+        }
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Reply<PutReply> {
+        let PutRequest { key, value } = request.into_inner();
+        self.shared.lock().put(key, value)?;
+        self.shared.changed.send_replace(());
+        Ok(Response::new(PutReply {}))
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Reply<GetReply> {
+        let GetRequest { key, wait_ms } = request.into_inner();
+        let limit = Duration::from_millis(wait_ms);
+        match self.shared.wait(limit, |state| state.get(&key).cloned()).await? {
+            Some(value) => Ok(Response::new(GetReply { value })),
+            None if wait_ms == 0 => {
+                Err(Status::not_found(format!("no key `{}`", String::from_utf8_lossy(&key))))
+            }
+            None => Err(Refusal::Deadline(format!(
+                "no process stored key `{}` within {:.1} s",
+                String::from_utf8_lossy(&key),
+                limit.as_secs_f64()
+            ))
+            .into()),
+        }
+    }
+
+    async fn leave(&self, request: Request<LeaveRequest>) -> Reply<LeaveReply> {
+        let LeaveRequest { rank, failure } = request.into_inner();
+        self.shared.lock().leave(rank, &failure);
+        self.shared.changed.send_replace(());
+        Ok(Response::new(LeaveReply {}))
+    }
+}

@@ -1,0 +1,497 @@
+//! One process of a job: the client of the coordinator, with blocking calls.
+
+use crate::{
+    Coordinator, Error, Limits, Result,
+    error::describe,
+    wire::{TOKEN, coordinator_client::CoordinatorClient},
+};
+use proto::{
+    Message,
+    job::{
+        Difference, Failure, GetRequest, Heartbeat, JoinRequest, LeaveRequest, Loss, MeetRequest, Member,
+        Orders, PutRequest,
+    },
+};
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, ToSocketAddrs},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use tokio::runtime::Runtime;
+use tokio_stream::StreamExt;
+use tonic::{
+    Code, Request, Status,
+    metadata::AsciiMetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint},
+};
+
+/// Called once when a rank is lost, on a separate thread, while the rest of the process may be blocked in a
+/// plugin. The usual one prints the loss and ends the process.
+pub type OnLoss = Box<dyn FnOnce(&Loss) + Send>;
+
+/// A process's place in its job, and its connection to the others. A job of one process needs no connection.
+pub struct Job {
+    rank: u32,
+    size: u32,
+    members: Vec<Member>,
+    link: Option<Link>,
+}
+
+/// Result of a barrier.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Meeting {
+    /// The ranks' bytes, by rank.
+    pub payloads: Vec<Vec<u8>>,
+    /// Failures and differences that the ranks reported.
+    pub verdict: Verdict,
+}
+
+/// Failures and differences reported at a barrier.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Verdict {
+    /// Failures of single ranks.
+    pub failures: Vec<Failure>,
+    /// Facts that are not equal on all ranks.
+    pub differences: Vec<Difference>,
+}
+
+impl Verdict {
+    /// True if no rank failed and all facts are equal.
+    pub fn is_ok(&self) -> bool {
+        self.failures.is_empty() && self.differences.is_empty()
+    }
+}
+
+/// A rank's contribution to a barrier.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Contribution {
+    /// Failure of this rank, as a message.
+    pub failure: Option<String>,
+    /// Facts that must be equal on all ranks.
+    pub equal: BTreeMap<String, String>,
+    /// Bytes for the other ranks.
+    pub payload: Vec<u8>,
+}
+
+impl Job {
+    /// A job of one process.
+    pub fn alone() -> Self {
+        Self { rank: 0, size: 1, members: Vec::new(), link: None }
+    }
+
+    /// Connects to the coordinator at `address` (`HOST:PORT`), retrying until the join deadline, and waits
+    /// for the other ranks. `coordinator` is the running service on rank 0, kept as long as the job.
+    ///
+    /// # Errors
+    /// [`Error::Connection`] if nobody answers, [`Error::Refused`] for a wrong token, a rank that is taken or
+    /// a size that differs, [`Error::Deadline`] with the ranks that are missing.
+    pub fn join(
+        address: &str,
+        place: (u32, u32),
+        token: &str,
+        limits: Limits,
+        coordinator: Option<Coordinator>,
+        on_loss: OnLoss,
+    ) -> Result<Self> {
+        let (rank, size) = place;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("job-member")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::Connection(format!("no threads for the job: {error}")))?;
+        let token = token
+            .parse::<AsciiMetadataValue>()
+            .map_err(|_| Error::Place("MESH_JOB_TOKEN must consist of printable ASCII characters".into()))?;
+        let client = runtime.block_on(connect(address, rank, token, &limits))?;
+        let request = JoinRequest {
+            rank,
+            size,
+            host: host_name(),
+            pid: std::process::id(),
+            unix_ms: unix_ms(),
+            incarnation: incarnation(),
+        };
+        let mut first = client.clone();
+        let wait = limits.join + limits.dead_after;
+        let joined = runtime.block_on(async move { with_deadline(wait, first.join(request)).await });
+        let members = joined.map_err(|status| error(&status))?.into_inner().members;
+        let report = Arc::new(Mutex::new(Report::new(rank)));
+        runtime.spawn(heartbeats(client.clone(), report.clone(), limits.clone(), members.clone(), on_loss));
+        let link = Link { client, report, limits, runtime: Some(runtime), coordinator };
+        Ok(Self { rank, size, members, link: Some(link) })
+    }
+
+    /// The rank, below [`Job::size`].
+    pub fn rank(&self) -> u32 {
+        self.rank
+    }
+
+    /// The number of processes.
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// True for the process that writes what exists once: metrics, pages, the checkpoint's commit.
+    pub fn is_first(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// All members by rank; empty for a job of one process.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// Says which phase the process enters, such as `compile`, `step`, `save` or `evaluate`, and at which
+    /// step.
+    pub fn enter(&self, phase: &str, step: u64) {
+        if let Some(link) = &self.link {
+            link.report().enter(phase, step);
+        }
+    }
+
+    /// Notes the wall time of a finished step.
+    pub fn step_took(&self, wall: Duration) {
+        if let Some(link) = &self.link {
+            link.report().beat.step_micros = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX).max(1);
+        }
+    }
+
+    /// Asks all ranks to stop: after a signal.
+    pub fn request_stop(&self) {
+        if let Some(link) = &self.link {
+            link.report().beat.stop = true;
+        }
+    }
+
+    /// At the boundary before `step`: the step before which all ranks stop, once any rank was asked to. Ranks
+    /// may hear of the request at different steps, so each waits here until all have, and all get the same
+    /// answer: the largest of their steps. A caller that gets a step goes on until it is reached and does not
+    /// call again.
+    ///
+    /// # Errors
+    /// As [`Job::meet`].
+    pub fn stop_before(&self, step: u64) -> Result<Option<u64>> {
+        let Some(link) = &self.link else { return Ok(None) };
+        if !link.report().orders.stop {
+            return Ok(None);
+        }
+        let payload = step.to_le_bytes().to_vec();
+        let here = Contribution { payload, ..Contribution::default() };
+        let meeting = self.meet("stop", here, link.limits.first_step)?;
+        let steps =
+            meeting.payloads.iter().filter_map(|bytes| Some(u64::from_le_bytes(bytes[..].try_into().ok()?)));
+        Ok(steps.max())
+    }
+
+    /// The latest orders: the slowest rank and the median step time.
+    pub fn orders(&self) -> Orders {
+        self.link.as_ref().map(|link| link.report().orders.clone()).unwrap_or_default()
+    }
+
+    /// A barrier: waits at most `limit` for all ranks to call it with the same name, which is used once.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`] with the ranks that did not come, [`Error::Lost`] when a rank is lost.
+    pub fn meet(&self, name: &str, here: Contribution, limit: Duration) -> Result<Meeting> {
+        let Some(link) = &self.link else {
+            let failures =
+                here.failure.into_iter().map(|message| Failure { rank: 0, host: host_name(), message });
+            let verdict = Verdict { failures: failures.collect(), differences: Vec::new() };
+            return Ok(Meeting { payloads: vec![here.payload], verdict });
+        };
+        let request = MeetRequest {
+            rank: self.rank,
+            name: name.to_owned(),
+            wait_ms: millis(limit),
+            failure: here.failure.unwrap_or_default(),
+            equal: here.equal,
+            payload: here.payload,
+        };
+        let wait = limit + link.limits.dead_after;
+        let reply = link.call(wait, |mut client| async move { client.meet(request).await })?;
+        let verdict = Verdict { failures: reply.failures, differences: reply.differences };
+        Ok(Meeting { payloads: reply.payloads, verdict })
+    }
+
+    /// Stores a value under a key that has none.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the key has another value or the store is full.
+    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        let Some(link) = &self.link else { return Ok(()) };
+        let request = PutRequest { key: key.to_vec(), value: value.to_vec() };
+        let wait = link.limits.dead_after;
+        link.call(wait, |mut client| async move { client.put(request).await }).map(drop)
+    }
+
+    /// The value under a key, waiting for it at most `limit`. `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] when a rank is lost.
+    pub fn get(&self, key: &[u8], limit: Duration) -> Result<Option<Vec<u8>>> {
+        let Some(link) = &self.link else { return Ok(None) };
+        let request = GetRequest { key: key.to_vec(), wait_ms: millis(limit) };
+        let wait = limit + link.limits.dead_after;
+        match link.try_call(wait, |mut client| async move { client.get(request).await }) {
+            Ok(reply) => Ok(Some(reply.value)),
+            Err(status) if matches!(status.code(), Code::NotFound | Code::DeadlineExceeded) => Ok(None),
+            Err(status) => Err(error(&status)),
+        }
+    }
+
+    /// Ends this process's part. With a failure all other ranks end too, and name it.
+    pub fn leave(mut self, failure: Option<&str>) {
+        let Some(link) = self.link.take() else { return };
+        let request = LeaveRequest { rank: self.rank, failure: failure.unwrap_or_default().to_owned() };
+        link.report().leaving = true;
+        let wait = link.limits.dead_after;
+        // A coordinator that is gone needs no farewell.
+        let _ = link.call(wait, |mut client| async move { client.leave(request).await });
+        if let Some(coordinator) = &link.coordinator {
+            coordinator.wait_for_all(link.limits.dead_after);
+        }
+    }
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "rank {} of {}", self.rank, self.size)
+    }
+}
+
+/// The connection to the coordinator.
+struct Link {
+    client: Client,
+    report: Arc<Mutex<Report>>,
+    limits: Limits,
+    /// Owns the heartbeats: they end with it.
+    runtime: Option<Runtime>,
+    /// On rank 0.
+    coordinator: Option<Coordinator>,
+}
+
+impl Link {
+    fn report(&self) -> std::sync::MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn call<T, F>(&self, wait: Duration, make: impl FnOnce(Client) -> F) -> Result<T>
+    where
+        F: Future<Output = std::result::Result<tonic::Response<T>, Status>>,
+    {
+        self.try_call(wait, make).map_err(|status| error(&status))
+    }
+
+    fn try_call<T, F>(&self, wait: Duration, make: impl FnOnce(Client) -> F) -> std::result::Result<T, Status>
+    where
+        F: Future<Output = std::result::Result<tonic::Response<T>, Status>>,
+    {
+        let runtime = self.runtime.as_ref().expect("the runtime lives until the link is dropped");
+        let call = make(self.client.clone());
+        runtime.block_on(async move { with_deadline(wait, call).await }).map(tonic::Response::into_inner)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // The heartbeats may still see the connection close.
+        self.report().leaving = true;
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The next heartbeat's content and the last orders.
+struct Report {
+    beat: Heartbeat,
+    since: Instant,
+    orders: Orders,
+    leaving: bool,
+}
+
+impl Report {
+    fn new(rank: u32) -> Self {
+        let beat = Heartbeat { rank, phase: "start".into(), ..Heartbeat::default() };
+        Self { beat, since: Instant::now(), orders: Orders::default(), leaving: false }
+    }
+
+    fn enter(&mut self, phase: &str, step: u64) {
+        self.since = Instant::now();
+        if self.beat.phase != phase {
+            phase.clone_into(&mut self.beat.phase);
+        }
+        self.beat.step = step;
+    }
+
+    fn next(&self) -> Heartbeat {
+        Heartbeat { since_ms: millis(self.since.elapsed()), ..self.beat.clone() }
+    }
+}
+
+type Client = CoordinatorClient<InterceptedService<Channel, WithToken>>;
+
+/// Adds the job's token to every call.
+#[derive(Clone)]
+struct WithToken(AsciiMetadataValue);
+
+impl Interceptor for WithToken {
+    fn call(&mut self, mut request: Request<()>) -> std::result::Result<Request<()>, Status> {
+        request.metadata_mut().insert(TOKEN, self.0.clone());
+        Ok(request)
+    }
+}
+
+/// Connects, retrying until the join deadline: rank 0 may start last.
+async fn connect(address: &str, rank: u32, token: AsciiMetadataValue, limits: &Limits) -> Result<Client> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|error| Error::Place(format!("coordinator `{address}` is not HOST:PORT: {error}")))?
+        .connect_timeout(limits.dead_after)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(limits.heartbeat * 2)
+        .keep_alive_timeout(limits.dead_after)
+        .keep_alive_while_idle(true);
+    let deadline = Instant::now() + limits.join;
+    let mut pause = Duration::from_millis(50);
+    let channel = loop {
+        match endpoint.connect().await {
+            Ok(channel) => break channel,
+            Err(error) if Instant::now() + pause >= deadline => {
+                let cause = std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
+                return Err(Error::Connection(format!(
+                    "rank {rank} cannot reach the coordinator at {address} within {} s: {cause}; rank 0 must be \
+                     running there and the port open between the hosts",
+                    limits.join.as_secs()
+                )));
+            }
+            Err(_) => tokio::time::sleep(pause).await,
+        }
+        pause = (pause * 2).min(Duration::from_secs(2));
+    };
+    let bytes = limits.message_bytes.saturating_mul(1024);
+    Ok(CoordinatorClient::with_interceptor(channel, WithToken(token)).max_decoding_message_size(bytes))
+}
+
+/// Sends heartbeats and takes orders until the job ends. The end of the stream without orders means that
+/// rank 0 is lost.
+async fn heartbeats(
+    mut client: Client,
+    report: Arc<Mutex<Report>>,
+    limits: Limits,
+    members: Vec<Member>,
+    on_loss: OnLoss,
+) {
+    let lock = || report.lock().unwrap_or_else(PoisonError::into_inner);
+    let beats = {
+        let report = report.clone();
+        let every = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(limits.heartbeat));
+        every.map(move |_| report.lock().unwrap_or_else(PoisonError::into_inner).next())
+    };
+    let reason = match with_deadline(limits.dead_after, client.watch(beats)).await {
+        Err(status) => format!("its coordinator does not answer: {}", status.message()),
+        Ok(orders) => {
+            let mut orders = orders.into_inner();
+            loop {
+                match tokio::time::timeout(limits.dead_after, orders.next()).await {
+                    Ok(Some(Ok(orders))) => {
+                        let mut report = lock();
+                        report.orders = orders.clone();
+                        if let Some(loss) = orders.loss {
+                            if !report.leaving {
+                                lost(loss, on_loss);
+                            }
+                            return;
+                        }
+                    }
+                    Ok(Some(Err(_)) | None) => break String::from("its connection closed"),
+                    Err(_) => break format!("no orders for {:.1} s", limits.dead_after.as_secs_f64()),
+                }
+            }
+        }
+    };
+    if lock().leaving {
+        return;
+    }
+    let host = members.first().map_or(String::new(), |member| member.host.clone());
+    lost(Loss { rank: 0, host, phase: "coordinator".into(), step: lock().beat.step, reason }, on_loss);
+}
+
+/// Calls the handler on a separate thread: it may block or end the process.
+fn lost(loss: Loss, on_loss: OnLoss) {
+    let named = std::thread::Builder::new().name("job-loss".into());
+    if let Err(error) = named.spawn(move || on_loss(&loss)) {
+        eprintln!("error: a rank is lost, and no thread could be started to end the job: {error}");
+        std::process::abort();
+    }
+}
+
+async fn with_deadline<T>(
+    limit: Duration,
+    call: impl Future<Output = std::result::Result<T, Status>>,
+) -> std::result::Result<T, Status> {
+    let late =
+        || Status::unavailable(format!("the coordinator did not answer within {:.1} s", limit.as_secs_f64()));
+    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn error(status: &Status) -> Error {
+    let message = status.message().to_owned();
+    match status.code() {
+        Code::Aborted => match Loss::decode(status.details()) {
+            Ok(loss) => Error::Lost(loss),
+            Err(_) => Error::Connection(message),
+        },
+        Code::DeadlineExceeded => Error::Deadline(message),
+        Code::InvalidArgument | Code::Unauthenticated | Code::ResourceExhausted | Code::OutOfRange => {
+            Error::Refused(message)
+        }
+        _ => Error::Connection(format!("the job's coordinator: {message}")),
+    }
+}
+
+/// Prints a loss and ends the process with [`RESTART_CODE`].
+pub fn end_process(loss: &Loss) {
+    eprintln!("error: {}", describe(loss));
+    std::process::exit(RESTART_CODE);
+}
+
+/// The exit code of a process that ends because another rank is lost: GKE's JobSets and the launcher start
+/// the job again for it.
+pub const RESTART_CODE: i32 = 42;
+
+/// The address of `HOST:PORT` on this machine, for [`Coordinator::serve`].
+///
+/// # Errors
+/// [`Error::Place`] if the name has no address.
+pub fn resolve(address: &str) -> Result<SocketAddr> {
+    let found = address.to_socket_addrs().map(|mut all| all.next());
+    match found {
+        Ok(Some(address)) => Ok(address),
+        Ok(None) => Err(Error::Place(format!("coordinator `{address}` has no address"))),
+        Err(error) => Err(Error::Place(format!("coordinator `{address}`: {error} (expected HOST:PORT)"))),
+    }
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { String::from("unknown host") } else { name.trim().to_owned() }
+}
+
+fn unix_ms() -> u64 {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(unix.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A number that two processes do not share.
+fn incarnation() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    // The standard library's hasher is seeded by the system's random numbers.
+    RandomState::new().build_hasher().finish()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,380 @@
+//! The coordinator's state: members, barriers, stored values, losses. Pure data: times are arguments.
+
+use crate::Limits;
+use proto::job::{
+    Difference, Failure, Heartbeat, Holders, JoinRequest, Loss, MeetReply, MeetRequest, Member, Orders,
+};
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+/// A call that the coordinator refuses.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Refusal {
+    /// The request contradicts the job, such as a rank that is taken.
+    Invalid(String),
+    /// A value or the store would be too large.
+    TooLarge(String),
+    /// A deadline passed.
+    Deadline(String),
+    /// A rank is lost.
+    Lost(Loss),
+}
+
+/// State of a job, as rank 0 sees it.
+#[derive(Debug)]
+pub struct State {
+    size: usize,
+    limits: Limits,
+    members: Vec<Option<Seat>>,
+    barriers: HashMap<String, Barrier>,
+    store: BTreeMap<Vec<u8>, Vec<u8>>,
+    stored_bytes: usize,
+    loss: Option<Loss>,
+    stop: bool,
+}
+
+/// A rank that has joined.
+#[derive(Debug)]
+struct Seat {
+    host: String,
+    pid: u32,
+    incarnation: u64,
+    clock_offset_ms: i64,
+    heard: Instant,
+    beat: Heartbeat,
+    left: bool,
+}
+
+/// A barrier that some ranks have reached.
+#[derive(Debug)]
+struct Barrier {
+    arrived: Vec<Option<MeetRequest>>,
+    count: usize,
+    /// Ranks that have taken the reply: the barrier is forgotten after the last.
+    taken: usize,
+}
+
+impl State {
+    /// A job of `size` ranks of which none has joined.
+    pub fn new(size: usize, limits: Limits) -> Self {
+        Self {
+            size,
+            limits,
+            members: (0..size).map(|_| None).collect(),
+            barriers: HashMap::new(),
+            store: BTreeMap::new(),
+            stored_bytes: 0,
+            loss: None,
+            stop: false,
+        }
+    }
+
+    /// Registers a rank. `now_unix_ms` is the coordinator's own clock.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] if the size differs, the rank is outside it, or another process has the rank.
+    pub fn join(&mut self, request: &JoinRequest, now: Instant, now_unix_ms: u64) -> Result<(), Refusal> {
+        let (rank, size) = (request.rank as usize, request.size as usize);
+        if size != self.size {
+            return Err(Refusal::Invalid(format!(
+                "rank {rank} ({}) was started for {size} processes, the coordinator for {}",
+                request.host, self.size
+            )));
+        }
+        let Some(seat) = self.members.get_mut(rank) else {
+            return Err(Refusal::Invalid(format!(
+                "rank {rank} ({}) does not exist in a job of {size} processes",
+                request.host
+            )));
+        };
+        if let Some(seat) = seat {
+            if seat.incarnation == request.incarnation {
+                return Ok(());
+            }
+            return Err(Refusal::Invalid(format!(
+                "rank {rank} was started twice: by process {} on {} and by process {} on {}",
+                seat.pid, seat.host, request.pid, request.host
+            )));
+        }
+        let offset = i128::from(request.unix_ms) - i128::from(now_unix_ms);
+        *seat = Some(Seat {
+            host: request.host.clone(),
+            pid: request.pid,
+            incarnation: request.incarnation,
+            clock_offset_ms: i64::try_from(offset).unwrap_or(i64::MAX),
+            heard: now,
+            beat: Heartbeat::default(),
+            left: false,
+        });
+        Ok(())
+    }
+
+    /// All members once all have joined.
+    pub fn members(&self) -> Option<Vec<Member>> {
+        let member = |(rank, seat): (usize, &Option<Seat>)| {
+            let seat = seat.as_ref()?;
+            Some(Member {
+                rank: number(rank),
+                host: seat.host.clone(),
+                pid: seat.pid,
+                clock_offset_ms: seat.clock_offset_ms,
+            })
+        };
+        self.members.iter().enumerate().map(member).collect()
+    }
+
+    /// The ranks that have not joined, as words.
+    pub fn missing(&self) -> String {
+        let missing = self.members.iter().enumerate().filter(|(_, seat)| seat.is_none());
+        ranks(&missing.map(|(rank, _)| number(rank)).collect::<Vec<_>>())
+    }
+
+    /// Takes a heartbeat and returns what the rank is told.
+    pub fn beat(&mut self, beat: Heartbeat, now: Instant) -> Orders {
+        self.stop |= beat.stop;
+        if let Some(Some(seat)) = self.members.get_mut(beat.rank as usize) {
+            seat.heard = now;
+            seat.beat = beat;
+        }
+        self.orders()
+    }
+
+    /// What every rank is told.
+    pub fn orders(&self) -> Orders {
+        let mut steps: Vec<(u64, u32)> = self
+            .members
+            .iter()
+            .flatten()
+            .filter(|seat| seat.beat.step_micros > 0)
+            .map(|seat| (seat.beat.step_micros, seat.beat.rank))
+            .collect();
+        steps.sort_unstable();
+        let (slowest_micros, slowest_rank) = steps.last().copied().unwrap_or_default();
+        Orders {
+            loss: self.loss.clone(),
+            stop: self.stop,
+            slowest_rank,
+            slowest_micros,
+            median_micros: steps.get(steps.len() / 2).map_or(0, |(micros, _)| *micros),
+        }
+    }
+
+    /// Looks for ranks that are silent or stuck. Returns true if one was found.
+    pub fn watch(&mut self, now: Instant) -> bool {
+        if self.loss.is_some() {
+            return false;
+        }
+        let median = match self.orders().median_micros {
+            0 => None,
+            micros => Some(Duration::from_micros(micros)),
+        };
+        let limits = &self.limits;
+        let trouble = |seat: &Seat| {
+            let silent = now.saturating_duration_since(seat.heard);
+            if silent >= limits.dead_after {
+                return Some((seat.beat.step, format!("no heartbeat for {}", words(silent))));
+            }
+            let limit = limits.of_phase(&seat.beat.phase, median)?;
+            let since = Duration::from_millis(seat.beat.since_ms) + silent;
+            (since > limit).then(|| {
+                let reason = format!("no progress for {}, longer than {}", words(since), words(limit));
+                (seat.beat.step, reason)
+            })
+        };
+        // Of several stuck ranks the one that is furthest behind is most likely the cause.
+        let found = (self.members.iter().enumerate())
+            .filter_map(|(rank, seat)| Some((rank, seat.as_ref().filter(|seat| !seat.left)?)))
+            .filter_map(|(rank, seat)| trouble(seat).map(|(step, reason)| (step, rank, reason)))
+            .min();
+        match found {
+            Some((_, rank, reason)) => self.lose(rank, reason),
+            None => false,
+        }
+    }
+
+    /// Notes the end of a rank's stream: a loss unless it had left. Returns true if it is a loss.
+    pub fn disconnected(&mut self, rank: u32) -> bool {
+        let rank = rank as usize;
+        let gone = matches!(self.members.get(rank), Some(Some(seat)) if !seat.left);
+        gone && self.lose(rank, String::from("its connection closed"))
+    }
+
+    /// Notes that a rank ends. With a failure, all others must end too.
+    pub fn leave(&mut self, rank: u32, failure: &str) {
+        let rank = rank as usize;
+        if !failure.is_empty() {
+            self.lose(rank, failure.to_owned());
+        }
+        if let Some(Some(seat)) = self.members.get_mut(rank) {
+            seat.left = true;
+        }
+    }
+
+    /// True if every rank has left.
+    pub fn all_left(&self) -> bool {
+        self.members.iter().all(|seat| seat.as_ref().is_some_and(|seat| seat.left))
+    }
+
+    /// The first loss.
+    pub fn loss(&self) -> Option<&Loss> {
+        self.loss.as_ref()
+    }
+
+    fn lose(&mut self, rank: usize, reason: String) -> bool {
+        let Some(Some(seat)) = self.members.get(rank) else { return false };
+        if self.loss.is_some() {
+            return false;
+        }
+        self.loss = Some(Loss {
+            rank: number(rank),
+            host: seat.host.clone(),
+            phase: seat.beat.phase.clone(),
+            step: seat.beat.step,
+            reason,
+        });
+        true
+    }
+
+    /// A rank arrives at a barrier.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] for a rank that has not joined or that is there already.
+    pub fn arrive(&mut self, request: MeetRequest) -> Result<(), Refusal> {
+        let rank = request.rank as usize;
+        let size = self.size;
+        if self.members.get(rank).is_none_or(Option::is_none) {
+            return Err(Refusal::Invalid(format!("rank {rank} has not joined")));
+        }
+        let barrier = self.barriers.entry(request.name.clone()).or_insert_with(|| Barrier {
+            arrived: (0..size).map(|_| None).collect(),
+            count: 0,
+            taken: 0,
+        });
+        let place = &mut barrier.arrived[rank];
+        if place.is_some() {
+            return Err(Refusal::Invalid(format!("rank {rank} reached barrier `{}` twice", request.name)));
+        }
+        *place = Some(request);
+        barrier.count += 1;
+        Ok(())
+    }
+
+    /// The reply of a barrier once all ranks are there. Every rank takes it once.
+    pub fn met(&mut self, name: &str) -> Option<MeetReply> {
+        let barrier = self.barriers.get_mut(name)?;
+        if barrier.count < self.size {
+            return None;
+        }
+        barrier.taken += 1;
+        let reply = reply(&self.members, barrier);
+        if barrier.taken == self.size {
+            self.barriers.remove(name);
+        }
+        Some(reply)
+    }
+
+    /// The ranks that have not reached a barrier, with their hosts, as words.
+    pub fn absent(&self, name: &str) -> String {
+        let absent = |(rank, seat): (usize, &Option<Seat>)| {
+            let here = self.barriers.get(name).is_some_and(|b| b.arrived[rank].is_some());
+            let host = seat.as_ref().map_or("not joined", |seat| seat.host.as_str());
+            (!here).then(|| format!("rank {rank} ({host})"))
+        };
+        let all: Vec<String> = self.members.iter().enumerate().filter_map(absent).collect();
+        let shown = all.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
+        if all.len() > 8 { format!("{shown} and {} more", all.len() - 8) } else { shown }
+    }
+
+    /// Stores a value.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] if the key has another value, [`Refusal::TooLarge`] if the store would exceed
+    /// its limit.
+    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), Refusal> {
+        match self.store.get(&key) {
+            Some(old) if *old == value => return Ok(()),
+            Some(_) => {
+                let key = String::from_utf8_lossy(&key).into_owned();
+                return Err(Refusal::Invalid(format!("key `{key}` has another value already")));
+            }
+            None => {}
+        }
+        let bytes = key.len() + value.len();
+        if self.stored_bytes + bytes > self.limits.store_bytes {
+            return Err(Refusal::TooLarge(format!(
+                "the store holds {} bytes; {bytes} more exceed its limit of {}",
+                self.stored_bytes, self.limits.store_bytes
+            )));
+        }
+        self.stored_bytes += bytes;
+        self.store.insert(key, value);
+        Ok(())
+    }
+
+    /// The value under a key.
+    pub fn get(&self, key: &[u8]) -> Option<&Vec<u8>> {
+        self.store.get(key)
+    }
+}
+
+fn reply(members: &[Option<Seat>], barrier: &Barrier) -> MeetReply {
+    let arrived = || barrier.arrived.iter().flatten();
+    let host = |rank: u32| {
+        members.get(rank as usize).and_then(Option::as_ref).map_or(String::new(), |seat| seat.host.clone())
+    };
+    let failures = arrived().filter(|request| !request.failure.is_empty()).map(|request| Failure {
+        rank: request.rank,
+        host: host(request.rank),
+        message: request.failure.clone(),
+    });
+    MeetReply {
+        failures: failures.collect(),
+        differences: differences(&arrived().collect::<Vec<_>>()),
+        payloads: arrived().map(|request| request.payload.clone()).collect(),
+    }
+}
+
+/// The facts that are not equal on all ranks. Values are listed by their lowest rank.
+fn differences(requests: &[&MeetRequest]) -> Vec<Difference> {
+    let mut facts: BTreeMap<&str, Vec<Holders>> = BTreeMap::new();
+    for key in requests.iter().flat_map(|request| request.equal.keys()) {
+        facts.entry(key).or_default();
+    }
+    for request in requests {
+        for (key, holders) in &mut facts {
+            let value = request.equal.get(*key).map_or("", String::as_str);
+            match holders.iter_mut().find(|h| h.value == value) {
+                Some(same) => same.ranks.push(request.rank),
+                None => holders.push(Holders { value: value.to_owned(), ranks: vec![request.rank] }),
+            }
+        }
+    }
+    let differing = facts.into_iter().filter(|(_, holders)| holders.len() > 1);
+    differing.map(|(key, values)| Difference { key: key.to_owned(), values }).collect()
+}
+
+/// Ranks as words, ranges shortened: `0, 4-7`.
+pub fn ranks(ranks: &[u32]) -> String {
+    let mut parts: Vec<(u32, u32)> = Vec::new();
+    for &rank in ranks {
+        match parts.last_mut() {
+            Some((_, last)) if *last + 1 == rank => *last = rank,
+            _ => parts.push((rank, rank)),
+        }
+    }
+    let part = |(first, last): &(u32, u32)| match last - first {
+        0 => first.to_string(),
+        1 => format!("{first}, {last}"),
+        _ => format!("{first}-{last}"),
+    };
+    parts.iter().map(part).collect::<Vec<_>>().join(", ")
+}
+
+fn words(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    if seconds < 10.0 { format!("{seconds:.1} s") } else { format!("{seconds:.0} s") }
+}
+
+fn number(rank: usize) -> u32 {
+    u32::try_from(rank).expect("a job has fewer than 2^32 ranks, since sizes arrive as u32")
+}
