@@ -2,8 +2,8 @@
 //!
 //! `meshc train models/decoder.rs --data FILES… --mesh data=2,model=2 --steps 300`
 //!
-//! It uses nothing of the crate `models`. Reading order: [`Decoder::new`] (parameters), [`Decoder::loss`] (the forward
-//! pass), [`program`] (the functions that the runtime calls), [`AdamW`].
+//! It uses nothing of the crate `models`. Reading order: [`Decoder::new`] (parameters), [`Decoder::loss`]
+//! (the forward pass), [`program`] (the functions that the runtime calls), [`AdamW`].
 
 use mesh::{
     DType, Dim, Schedule,

@@ -1,11 +1,11 @@
-//! Heterogeneous experts: a sparse layer whose experts have two sizes, few large ones and many small ones (the paper's
-//! section 6 names this as future work).
+//! Heterogeneous experts: a sparse layer whose experts have two sizes, few large ones and many small ones
+//! (the paper's section 6 names this as future work).
 //!
 //! `meshc train models/heterogeneous.rs --data FILES… --mesh data=2,expert=2 --steps 300`
 //!
-//! The model around the layer is as small as it can be: it predicts each token from the one before. One router serves
-//! all experts; after dispatch the expert slots are divided between the two sizes, each with its own dim of experts and
-//! its own `d_ff`, so that a layout can shard them separately.
+//! The model around the layer is as small as it can be: it predicts each token from the one before. One
+//! router serves all experts; after dispatch the expert slots are divided between the two sizes, each with
+//! its own dim of experts and its own `d_ff`, so that a layout can shard them separately.
 
 use mesh::{
     DType, Dim,
@@ -135,8 +135,8 @@ impl Experts {
     fn forward<'g>(&self, g: &'g Graph, layer: &Layer, sent: Tensor<'g>, range: Range<usize>) -> Tensor<'g> {
         let Layer { batch, d_model, experts: all, capacity, .. } = layer;
         let expert_batch = &batch.renamed("expert_batch");
-        // The two renames are the all-to-all: before, a device has its sequences and all experts; after, all sequences
-        // and its experts.
+        // The two renames are the all-to-all: before, a device has its sequences and all experts; after, all
+        // sequences and its experts.
         let x = sent.slice(all, range).rename_all([(batch, expert_batch), (all, &self.experts)]);
         let hidden = einsum([x, self.wi.read(g)], [expert_batch, &self.experts, capacity, &self.d_ff]).relu();
         let y = einsum([hidden, self.wo.read(g)], [expert_batch, &self.experts, capacity, d_model]);
@@ -166,8 +166,8 @@ impl Layer {
         }
     }
 
-    /// The layer's output for `x` of `[batch, length, d_model]`, the load-balancing loss (1 if balanced), and the share
-    /// of dropped tokens. Each token goes to the expert of its highest router probability.
+    /// The layer's output for `x` of `[batch, length, d_model]`, the load-balancing loss (1 if balanced), and
+    /// the share of dropped tokens. Each token goes to the expert of its highest router probability.
     fn forward<'g>(&self, g: &'g Graph, x: Tensor<'g>) -> (Tensor<'g>, Tensor<'g>, Tensor<'g>) {
         let Self { batch, length, d_model, experts, capacity, .. } = self;
         let logits = einsum([x, self.router.read(g)], [batch, length, experts]);

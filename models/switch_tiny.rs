@@ -2,8 +2,8 @@
 //!
 //! `meshc train models/switch_tiny.rs --data FILES… --mesh data=2,expert=2,model=2 --steps 300`
 //!
-//! A model file needs only the numbers that differ from T5's. `meshc train switch_tiny` runs the built-in model of the
-//! same numbers.
+//! A model file needs only the numbers that differ from T5's. `meshc train switch_tiny` runs the built-in
+//! model of the same numbers.
 
 use mesh::ir::Remat;
 use models::{Config, Schedule, Switch, config::small_model_optimizer};

@@ -1,8 +1,8 @@
 //! The schedule of a program: choices that trade time against memory and change no result beyond rounding.
 //!
-//! A schedule is part of a [`crate::Module`]. The program's layers read some entries when they build the program
-//! (`microbatches`, `dispatch`), the compiler's passes read others (`gather`, `attention_minor`), and `meshc plan`
-//! searches over those that have candidates in [`ENTRIES`].
+//! A schedule is part of a [`crate::Module`]. The program's layers read some entries when they build the
+//! program (`microbatches`, `dispatch`), the compiler's passes read others (`gather`, `attention_minor`), and
+//! `meshc plan` searches over those that have candidates in [`ENTRIES`].
 
 use crate::{Diagnostic, ir::Remat, layout::suggest};
 use std::fmt;
@@ -10,31 +10,31 @@ use std::fmt;
 /// The schedule of a program.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Schedule {
-    /// What the layers save for the backward pass.
+    /// Values that layers save for the backward pass.
     pub remat: Remat,
     /// True if layers are emitted one after the other instead of as a loop.
     pub unroll: bool,
     /// Parts into which a step splits its batch; their gradients are accumulated. At least 1.
     pub microbatches: usize,
-    /// When parameters that the state layout shards further than the layout are gathered.
+    /// Gathering of parameters that the state layout shards further than the layout.
     pub gather: Gather,
-    /// Where parameters are rounded to the type of activations.
+    /// Rounding of parameters to the type of activations.
     pub cast: Cast,
     /// The dim of the residual stream between blocks.
     pub residual: Residual,
     /// The minor dim of attention weights.
     pub attention_minor: AttentionMinor,
-    /// Parts in which expert slots are exchanged, so that the exchange of one part can overlap with the experts'
-    /// work on another. At least 1.
+    /// Parts in which expert slots are exchanged, so that the exchange of one part can overlap with the
+    /// experts' work on another. At least 1.
     pub exchange_parts: usize,
-    /// How tokens are moved to their expert slots and back.
+    /// Movement of tokens to their expert slots and back.
     pub dispatch: Dispatch,
-    /// True if, outside training, the experts run on the smallest of several capacities that holds all occupied
-    /// expert slots.
+    /// True if, outside training, the experts run on the smallest of several capacities that holds all
+    /// occupied expert slots.
     pub skip_empty: bool,
 }
 
-/// When parameters that the state layout shards further than the layout are gathered.
+/// Gathering of parameters that the state layout shards further than the layout.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Gather {
     /// Layer by layer, in the forward and in the backward pass: holds least.
@@ -43,7 +43,7 @@ pub enum Gather {
     Step,
 }
 
-/// Where parameters are rounded to the type of activations.
+/// Rounding of parameters to the type of activations.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Cast {
     /// Wherever the compiler likes: usually for all layers at once, before the loop over them.
@@ -68,12 +68,12 @@ pub enum Residual {
 pub enum AttentionMinor {
     /// The positions attended to, which suits CPUs.
     Memory,
-    /// The querying positions, which saves TPUs copies. The sums of the softmax then become a column of the product
-    /// with the values.
+    /// The querying positions, which saves TPUs copies. The sums of the softmax then become a column of the
+    /// product with the values.
     Query,
 }
 
-/// How tokens are moved to their expert slots and back. Every way gives the same result.
+/// Movement of tokens to their expert slots and back. Every way gives the same result.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Dispatch {
     /// The cheaper way for the size of a group.

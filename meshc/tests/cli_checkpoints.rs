@@ -129,8 +129,7 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
 fn what_cannot_be_saved_or_resumed() {
     let (path, data) = (model("t5_tiny.rs"), text());
     let place = Workplace::new();
-    for (given, part) in [(&["--resume"][..], "--checkpoint-dir"), (&["--keep", "0"], "at least 1")]
-    {
+    for (given, part) in [(&["--resume"][..], "--checkpoint-dir"), (&["--keep", "0"], "at least 1")] {
         place.run(&[&["train", &path, "--data", &data], given].concat()).fails_with(2, &[part]);
     }
     place.run(&["checkpoint", "list", "nowhere"]).fails(&["`nowhere` is not a checkpoint", "help:"]);

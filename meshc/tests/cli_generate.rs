@@ -1,5 +1,5 @@
-//! `meshc generate`, `eval` and `score`, as users run them: with a model that was trained for a moment, and with an
-//! imported one.
+//! `meshc generate`, `eval` and `score`, as users run them: with a model that was trained for a moment, and
+//! with an imported one.
 
 mod support;
 
@@ -113,7 +113,10 @@ fn what_does_nothing_is_told_before_anything_is_read() {
     wrong(&["--top-k", "3"], &["--method greedy", "--method sample"]);
     wrong(&["--temperature", "2"], &["--method greedy"]);
     wrong(&["--sequences", "2"], &["`--sequences 2`", "gives one"]);
-    wrong(&["--method", "beam", "--beams", "2", "--sequences", "3"], &["`--sequences 3` exceeds `--beams 2`"]);
+    wrong(
+        &["--method", "beam", "--beams", "2", "--sequences", "3"],
+        &["`--sequences 3` exceeds `--beams 2`"],
+    );
     wrong(&["--early-stopping", "first"], &["--method beam"]);
 }
 

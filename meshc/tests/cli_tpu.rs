@@ -1,5 +1,5 @@
-//! Ahead of time for TPU slices that are not here, with the libtpu that `MESH_TPU_PLUGIN` names; without one, these
-//! tests are skipped and say so. `MESH_SLOW=1` adds what compiles the whole of switch_tiny.
+//! Ahead of time for TPU slices that are not here, with the libtpu that `MESH_TPU_PLUGIN` names; without one,
+//! these tests are skipped and say so. `MESH_SLOW=1` adds what compiles the whole of switch_tiny.
 
 mod support;
 
@@ -34,7 +34,9 @@ fn the_mesh_has_as_many_devices_as_the_slice() {
     let Some(ran) = compile(&[]) else { return };
     ran.fails(&["without --mesh a program has one device, but tpu:v4:2x2x1 has 8", "--mesh data=8"]);
     let wrong = ["--mesh", "data=2,model=2", "--emit", "executable"];
-    compile(&wrong).expect("libtpu is there").fails(&["the mesh data=2,model=2 has 4 devices", "product is 8"]);
+    compile(&wrong)
+        .expect("libtpu is there")
+        .fails(&["the mesh data=2,model=2 has 4 devices", "product is 8"]);
     // With megacore, a chip is one device.
     let megacore = ["compile", &path, "--target", "tpu:v4:2x2x1:megacore", "--mesh", "data=2,model=2"];
     let ran = run(&place, &[&megacore[..], &["--emit", "executable"]].concat())
@@ -110,7 +112,8 @@ fn switch_tiny_compiles_for_slices() {
     }
 }
 
-/// How many fusions run between the start and the end of each all-to-all, in the order of a scheduled program.
+/// How many fusions run between the start and the end of each all-to-all, in the order of a scheduled
+/// program.
 fn work_beside_exchanges(text: &str) -> Vec<usize> {
     let lines: Vec<&str> = text.lines().collect();
     let starts = lines.iter().enumerate().filter_map(|(at, line)| {

@@ -2,11 +2,13 @@
 //! it), position biases and masks are added to them, and softmax is computed in `f32`.
 
 mod decode;
+pub mod dims;
 
 pub use decode::{KeyValue, squeeze_single_beam};
+pub use dims::AttentionDims;
 
 use crate::{
-    Config, Context, Switch, Weight, Weights,
+    Context, Switch, Weight, Weights,
     switch::{RouterMetrics, attention::SwitchProjections},
     tokens::PAD,
 };
@@ -19,31 +21,6 @@ use mesh::{
 /// Added to a logit to mask it: low enough to dominate any logit, and far enough from the smallest `f32`
 /// that several masks can be added.
 pub(crate) const MASKED: f64 = -1e30;
-
-/// Dims of attention.
-#[derive(Clone, Debug)]
-pub struct AttentionDims {
-    /// Sequences.
-    pub batch: Dim,
-    /// The residual stream.
-    pub d_model: Dim,
-    /// Heads.
-    pub heads: Dim,
-    /// Elements of a head.
-    pub d_kv: Dim,
-}
-
-impl AttentionDims {
-    /// Returns the dims of a model.
-    pub fn new(config: &Config) -> Self {
-        Self {
-            batch: Dim::new("batch", config.batch),
-            d_model: Dim::new("d_model", config.d_model),
-            heads: Dim::new("heads", config.heads),
-            d_kv: Dim::new("d_kv", config.d_kv),
-        }
-    }
-}
 
 /// An attention layer: projections of queries, keys and values, and the output projection.
 #[derive(Clone, Debug)]

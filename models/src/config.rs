@@ -2,12 +2,17 @@
 //! T5 and the Switch Transformer; settings of the command line override them.
 
 use crate::{
-    Switch,
+    Context, Switch,
+    mistakes::Mistakes,
     optimizer::{LrSchedule, Method, Optimizer},
+    precision::Precision,
     stream::STREAM,
 };
-use mesh::{DType, Diagnostic, Schedule, dsl::Args, schedule::Residual};
-use std::fmt::Display;
+use mesh::{
+    Diagnostic, Schedule,
+    dsl::{Args, Graph, Rng},
+    schedule::Residual,
+};
 
 /// A T5 or Switch Transformer and its training settings.
 #[derive(Clone, PartialEq, Debug)]
@@ -65,7 +70,8 @@ pub struct Config {
     pub optimizer: Optimizer,
 }
 
-/// Objectives, which make inputs and targets from text. The runtime implements them; the program names its own.
+/// Objectives, which make inputs and targets from text. The runtime implements them; the program names its
+/// own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Objective {
     /// T5's span corruption: the input has spans replaced by sentinels, the target lists them.
@@ -94,44 +100,6 @@ pub enum Activation {
     Relu,
     /// `gelu(x wi_0) · x wi_1`: T5 1.1.
     GatedGelu,
-}
-
-/// Element types of activations and of the router. Parameters, optimizer slots, softmax, statistics of
-/// norms and losses are always `f32`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Precision {
-    /// `f32` throughout.
-    F32,
-    /// Selective precision (the paper's section 2.4): `bf16` activations and all-to-alls, `f32` in the
-    /// router.
-    Selective,
-    /// `bf16` activations, including the router.
-    Bf16,
-}
-
-impl Precision {
-    /// Element type of activations.
-    pub fn activations(self) -> DType {
-        match self {
-            Self::F32 => DType::F32,
-            Self::Selective | Self::Bf16 => DType::Bf16,
-        }
-    }
-    /// Element type of the router's product and softmax.
-    pub fn router(self) -> DType {
-        match self {
-            Self::F32 | Self::Selective => DType::F32,
-            Self::Bf16 => DType::Bf16,
-        }
-    }
-    /// The word on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Selective => "selective",
-            Self::Bf16 => "bf16",
-        }
-    }
 }
 
 impl Default for Config {
@@ -315,42 +283,19 @@ impl Config {
     }
 }
 
-/// Mistakes found by validation.
-#[derive(Debug, Default)]
-pub struct Mistakes(pub(crate) Vec<Diagnostic>);
-
-impl Mistakes {
-    /// Returns the mistakes noted so far.
-    pub fn found(self) -> Vec<Diagnostic> {
-        self.0
-    }
-    /// Notes that `what` must be `rule`, and its value, unless `good`.
-    pub fn require(&mut self, good: bool, what: &str, rule: &str, value: impl Display) {
-        if !good {
-            self.0.push(Diagnostic::new("", format!("`{what}` must be {rule}, got {value}")));
+impl<'g> Context<'g> {
+    /// Returns a context for a model, of a training step if `rng` is given.
+    pub fn new(g: &'g Graph, config: &Config, rng: Option<Rng<'g>>) -> Self {
+        Self {
+            g,
+            precision: config.precision,
+            rng,
+            dropout: config.dropout,
+            dropout_broadcast: config.dropout_broadcast,
+            schedule: config.schedule,
+            non_padding: None,
+            segment_mask: None,
         }
-    }
-    /// Notes a mistake unless `value` is a number above 0.
-    pub fn positive(&mut self, what: &str, value: f64) {
-        self.require(value > 0.0 && value.is_finite(), what, "more than 0", value);
-    }
-    /// Notes a mistake unless `value` is a number from 0.
-    pub fn not_negative(&mut self, what: &str, value: f64) {
-        self.require(value >= 0.0 && value.is_finite(), what, "at least 0", value);
-    }
-    /// Notes `message`, with `legal` as help, unless `good`.
-    pub fn unless(&mut self, good: bool, message: impl FnOnce() -> String, legal: &str) {
-        if !good {
-            self.0.push(Diagnostic::new("", message()).help(legal));
-        }
-    }
-    /// Notes a mistake unless `value` is in `[0, 1)`.
-    pub fn share(&mut self, what: &str, value: f64) {
-        self.require((0.0..1.0).contains(&value), what, "in [0, 1)", value);
-    }
-    /// Returns the number of mistakes so far.
-    pub fn count(&self) -> usize {
-        self.0.len()
     }
 }
 

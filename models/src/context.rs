@@ -1,6 +1,6 @@
 //! State that all layers share while a function is built.
 
-use crate::{Config, config::Precision, tokens::PAD};
+use crate::{precision::Precision, tokens::PAD};
 use mesh::{
     DType, Dim, Schedule,
     dsl::{Graph, Rng, Tensor},
@@ -29,20 +29,6 @@ pub struct Context<'g> {
 }
 
 impl<'g> Context<'g> {
-    /// Returns a context for a model, of a training step if `rng` is given.
-    pub fn new(g: &'g Graph, config: &Config, rng: Option<Rng<'g>>) -> Self {
-        Self {
-            g,
-            precision: config.precision,
-            rng,
-            dropout: config.dropout,
-            dropout_broadcast: config.dropout_broadcast,
-            schedule: config.schedule,
-            non_padding: None,
-            segment_mask: None,
-        }
-    }
-
     /// Returns the context for layers over `tokens`, with the mask of those that are not padding.
     #[track_caller]
     pub fn with_tokens(&self, tokens: Tensor<'g>) -> Self {

@@ -4,13 +4,14 @@
 //! `--set key=value`. [`main()`] turns it into a program: parameters, `train_step`, `eval_step`, and the
 //! metadata that the runtime reads.
 //!
-//! Reading order: [`config`] (sizes and settings of a model), [`context`] (state that layers share while a
-//! function is built: precision, random numbers, training or not), [`weights`] (parameters and their matrix
-//! structure), the layers ([`norm`], [`position`], [`attention`], [`feed_forward`], [`switch`],
-//! [`embedding`]), [`stack`] (encoder and decoder), [`stream`] (the residual stream), [`objective`]
-//! (losses), [`optimizer`], [`microbatch`] (gradient accumulation), [`tokens`] (special tokens), [`program`], [`generate`] and [`score`]
-//! (programs that generate and score), [`zoo`] (published models), [`hf`] (tensor names of Hugging Face),
-//! [`probe`] (intermediate values, for comparison with other systems).
+//! Reading order: [`config`] (sizes and settings of a model), [`precision`], [`mistakes`], [`context`] (state
+//! that layers share while a function is built: precision, random numbers, training or not), [`weights`]
+//! (parameters and their matrix structure), the layers ([`norm`], [`position`], [`attention`],
+//! [`feed_forward`], [`switch`], [`embedding`]), [`stack`] (encoder and decoder), [`stream`] (the residual
+//! stream), [`objective`] (losses), [`optimizer`], [`microbatch`] (gradient accumulation), [`tokens`]
+//! (special tokens), [`program`], [`generate`] and [`score`] (programs that generate and score), [`zoo`]
+//! (published models), [`hf`] (tensor names of Hugging Face), [`probe`] (intermediate values, for comparison
+//! with other systems).
 //!
 //! Names of dims are an interface, because layouts refer to them: `batch`, `length` (of the input),
 //! `target_length`, `memory_length` (positions that attention attends to), `d_model` (between blocks
@@ -26,10 +27,12 @@ pub mod feed_forward;
 pub mod generate;
 pub mod hf;
 pub mod microbatch;
+pub mod mistakes;
 pub mod norm;
 pub mod objective;
 pub mod optimizer;
 pub mod position;
+pub mod precision;
 pub mod probe;
 pub mod program;
 pub mod score;
@@ -40,11 +43,12 @@ pub mod tokens;
 pub mod weights;
 pub mod zoo;
 
-pub use config::{Activation, Config, Objective, Precision};
+pub use config::{Activation, Config, Objective};
 pub use context::Context;
 pub use generate::Generation;
 pub use mesh::schedule::{Dispatch, Schedule};
 pub use optimizer::{LrSchedule, Method, Optimizer};
+pub use precision::Precision;
 pub use program::{main, program};
 pub use switch::Switch;
 pub use weights::{Weight, Weights};

@@ -2,8 +2,8 @@
 //!
 //! The runtime prepares inputs and targets for the objective (`meta task`): span corruption, prefix language
 //! modelling, or language modelling. A row may pack several examples, numbered by segment for each token:
-//! attention masks other segments, and each example starts with the start token. Positions need no correction,
-//! since relative position biases depend only on distances within an example.
+//! attention masks other segments, and each example starts with the start token. Positions need no
+//! correction, since relative position biases depend only on distances within an example.
 
 use crate::{
     Config, Context, Weights,

@@ -5,7 +5,7 @@
 /// Kinds of token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
-    /// `d_model`, `models/t5.rs`.
+    /// `d_model`, `models/t5_tiny.rs`.
     Word,
     /// `"any text"`, quotes included.
     Text,

@@ -1,17 +1,16 @@
 //! Built-in models by name: the presets of `models::zoo`, built in this process.
 
-use super::program::Program;
 use crate::{
     args::model::ModelArgs,
     output::diagnostics::{Mistakes, Sources},
 };
 use anyhow::Result;
-use mesh::{Site, dsl, layout::suggest};
+use mesh::{Module, Site, dsl, layout::suggest};
 use models::zoo::{self, Preset};
 use std::path::Path;
 
-/// Returns the built-in model that `path` names: a bare name, without a folder or an ending. A file or folder of that
-/// name is explained on standard error.
+/// Returns the built-in model that `path` names: a bare name, without a folder or an ending. A file or folder
+/// of that name is explained on standard error.
 pub fn named(path: &Path) -> Option<&'static Preset> {
     let name = path.to_str()?;
     let preset = zoo::ALL.iter().find(|preset| preset.name == name)?;
@@ -24,12 +23,12 @@ pub fn named(path: &Path) -> Option<&'static Preset> {
 }
 
 /// Builds the program of a built-in model.
-pub fn program(preset: &Preset, args: &ModelArgs) -> Result<Program> {
+pub fn module(preset: &Preset, args: &ModelArgs) -> Result<Module> {
     let site = Site::new(preset.name, 0, 0, "");
     let build = |args: &dsl::Args| models::program::of_task((preset.config)(), args, &site);
-    let module = dsl::run(args.words()?, build)
-        .map_err(|diagnostics| Mistakes::new(preset.name, &diagnostics, &Sources::default()))?;
-    Ok(super::program::finish(module, preset.name.to_owned(), Sources::default()))
+    let sources = Sources::default();
+    dsl::run(args.words()?, build)
+        .map_err(|diagnostics| Mistakes::new(preset.name, &diagnostics, &sources).into())
 }
 
 /// Advice for a name that is neither a model file nor a built-in model.

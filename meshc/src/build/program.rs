@@ -1,8 +1,8 @@
 //! From a model file to a program.
 //!
-//! A model in Rust is built (`package`) and run (`execute`) once for given sources and arguments; what it printed is
-//! kept (`store`). A `.mesh` file is read as it is. The model of a checkpoint is described by the checkpoint's facts
-//! ([`interchange::Origin`]).
+//! A model in Rust is built (`package`) and run (`execute`) once for given sources and arguments; what it
+//! printed is kept (`store`). A `.mesh` file is read as it is. The model of a checkpoint is described by the
+//! checkpoint's facts ([`interchange::Origin`]).
 
 use super::{builtin, package, store};
 use crate::{
@@ -55,7 +55,7 @@ pub fn load(path: &Path, args: &ModelArgs) -> Result<Program> {
 fn found(path: &Path, args: &ModelArgs) -> Result<Program> {
     let name = path.display().to_string();
     if let Some(preset) = builtin::named(path) {
-        return builtin::program(preset, args);
+        return Ok(finish(builtin::module(preset, args)?, name, Sources::default()));
     }
     if is_checkpoint(path) {
         let origin = Origin::of(&Checkpoint::open(path)?, None, &args.overrides()?)?;
@@ -111,8 +111,7 @@ fn text(path: &Path, name: String, args: &ModelArgs) -> Result<Program> {
     Ok(finish(module, name, sources))
 }
 
-/// A program with its digest.
-pub fn finish(module: Module, name: String, sources: Sources) -> Program {
+fn finish(module: Module, name: String, sources: Sources) -> Program {
     let sha256 = compiler::artefact::digest(mesh::text::print(&module).as_bytes());
     Program { module, sha256, name, sources }
 }

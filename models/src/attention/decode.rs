@@ -1,7 +1,7 @@
 //! Attention from one position, with cached keys and values of the positions attended to.
 
-use super::Attention;
-use crate::{Context, attention::AttentionDims};
+use super::{Attention, dims::AttentionDims};
+use crate::Context;
 use mesh::{
     DType, Dim, Name,
     dsl::{Tensor, einsum, einsum_as},

@@ -5,9 +5,9 @@
 //!
 //! - `prepare()`, if the program has it, must be called once after the parameters are loaded.
 //! - `encode(inputs)` starts a new batch: it runs the encoder and caches keys and values for cross-attention.
-//! - `decode(…)` generates `steps` positions. Tokens are chosen on the devices and stay there; the only output,
-//!   `open`, is the number of unfinished sequences. A call generates several positions because each call costs
-//!   host time, and a host that reads `open` some calls late never stalls the devices.
+//! - `decode(…)` generates `steps` positions. Tokens are chosen on the devices and stay there; the only
+//!   output, `open`, is the number of unfinished sequences. A call generates several positions because each
+//!   call costs host time, and a host that reads `open` some calls late never stalls the devices.
 //! - `results()` returns the tokens and their scores.
 //!
 //! With the KV cache, every decoder position is routed alone, as in other systems: positions do not compete
@@ -22,8 +22,8 @@ pub mod sampling;
 use crate::{
     Config, Context, Dispatch, Schedule, Switch, Weights,
     attention::{MASKED, padding_mask},
-    config::Mistakes,
     embedding::Embedding,
+    mistakes::Mistakes,
     stack::{DecoderLayers, KvCache, Stack, StepDecoder},
     tokens::{EOS, PAD},
 };

@@ -8,7 +8,7 @@
 //! them. Their default learning rate is [`super::Decay::T5`].
 
 use super::{Step, moment_slot};
-use crate::{Weight, config::Mistakes};
+use crate::{Weight, mistakes::Mistakes};
 use mesh::{
     Dim,
     dsl::{Args, Program, State, Tensor},

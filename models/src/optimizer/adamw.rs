@@ -2,7 +2,7 @@
 //! decoupled.
 
 use super::{Step, moment_slot};
-use crate::{Weight, config::Mistakes};
+use crate::{Weight, mistakes::Mistakes};
 use mesh::dsl::{Args, Program, State, Tensor};
 
 /// Settings of AdamW.

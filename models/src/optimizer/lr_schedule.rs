@@ -1,6 +1,6 @@
 //! Learning-rate schedules.
 
-use crate::config::Mistakes;
+use crate::mistakes::Mistakes;
 use mesh::dsl::{Args, Tensor};
 
 /// A linear warm-up from 0 to `rate` over `warmup` steps, then the product of some decays.

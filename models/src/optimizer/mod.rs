@@ -13,7 +13,7 @@ pub use adafactor::{Adafactor, Factored};
 pub use adamw::AdamW;
 pub use lr_schedule::{Decay, LrSchedule};
 
-use crate::{Weight, config::Mistakes};
+use crate::{Weight, mistakes::Mistakes};
 use mesh::{
     DType, Dim,
     dsl::{Args, Graph, Init, Program, State, Tensor},

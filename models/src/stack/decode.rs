@@ -43,7 +43,7 @@ enum PreparedWeights {
     Experts(UnstackedExperts),
 }
 
-/// How the layers of a [`StepDecoder`] are emitted.
+/// Emission of the layers of a [`StepDecoder`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DecoderLayers {
     /// As a scan over `layers`.
@@ -168,8 +168,8 @@ impl StepDecoder {
         self.own.iter().zip(cache).for_each(|(states, rows)| write(states, rows));
     }
 
-    /// Runs one position: `x` of `[batch, beams, d_model]` through all blocks and the final norm. `causal` is the
-    /// result of [`StepDecoder::causal`]. Returns the output and the updated cache.
+    /// Runs one position: `x` of `[batch, beams, d_model]` through all blocks and the final norm. `causal` is
+    /// the result of [`StepDecoder::causal`]. Returns the output and the updated cache.
     pub fn step<'g>(
         &self,
         cx: &Context<'g>,

@@ -6,7 +6,7 @@
 
 use super::{
     options::{Priority, RoutingMethod, SecondExpertPolicy, Switch},
-    router::Assignment,
+    routing::Assignment,
 };
 use crate::Context;
 use mesh::{

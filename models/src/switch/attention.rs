@@ -10,7 +10,7 @@ use super::{
     dispatch::Slots,
     exchange::{FLAT, from_experts, to_experts},
 };
-use crate::{Context, Weight, Weights, attention::AttentionDims};
+use crate::{Context, Weight, Weights, attention::dims::AttentionDims};
 use mesh::{
     Dim, Name,
     dsl::{Init, Tensor, einsum},

@@ -6,7 +6,7 @@
 
 use super::{
     SwitchFfn,
-    router::{Assignment, Routing},
+    routing::{Assignment, Routing},
 };
 use crate::Context;
 use mesh::{Dim, dsl::Tensor};

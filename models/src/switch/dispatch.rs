@@ -6,7 +6,7 @@
 //! gathers. If experts choose, a token may be in several expert slots: dispatch is a gather, and combine
 //! adds up.
 
-use super::router::{Assignment, Routing};
+use super::routing::{Assignment, Routing};
 use crate::{Context, Dispatch, Switch};
 use mesh::{
     DType, Dim, Name,

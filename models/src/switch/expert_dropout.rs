@@ -5,8 +5,8 @@ use crate::Context;
 use mesh::{Dim, dsl::Tensor};
 use std::cell::OnceCell;
 
-/// Dropout inside experts. Where expert slots share a mask, it is drawn once, so that an exchange in several parts
-/// drops the same elements as an exchange in one.
+/// Dropout inside experts. Where expert slots share a mask, it is drawn once, so that an exchange in several
+/// parts drops the same elements as an exchange in one.
 pub(super) struct ExpertDropout<'g> {
     rate: f64,
     shared: OnceCell<Option<Tensor<'g>>>,

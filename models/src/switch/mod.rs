@@ -2,11 +2,11 @@
 //! or a few.
 //!
 //! Reading order: [`options`] (the settings, with validation), [`SwitchFfn`] (the experts), [`attention`]
-//! (experts in self-attention), [`router`] (probabilities), `assignment` (experts and expert slots of each
-//! token), `balance` (router losses and metrics), [`dispatch`] (moving tokens to expert slots and back),
-//! `exchange` (the all-to-all), `hierarchy` (dispatch in two steps, for very many experts),
-//! `expert_dropout`, `unstacked` (experts in separate states, for decoding), `capacity_buckets` (skipping
-//! empty expert slots).
+//! (experts in self-attention), [`router`] (probabilities), [`routing`] (its result), `assignment` (experts
+//! and expert slots of each token), `balance` (router losses and metrics), [`dispatch`] (moving tokens to
+//! expert slots and back), `exchange` (the all-to-all), `hierarchy` (dispatch in two steps, for very many
+//! experts), `expert_dropout`, `unstacked` (experts in separate states, for decoding), `capacity_buckets`
+//! (skipping empty expert slots).
 
 mod assignment;
 pub mod attention;
@@ -18,6 +18,7 @@ mod expert_dropout;
 mod hierarchy;
 pub mod options;
 pub mod router;
+pub mod routing;
 mod unstacked;
 
 use crate::{Activation, Context, Weight, Weights, stream};
@@ -29,7 +30,8 @@ use mesh::{
     dsl::{Init, Tensor, einsum},
 };
 pub use options::Switch;
-pub use router::{Router, RouterMetrics, Routing, Trace};
+pub use router::{Router, RouterMetrics, Trace};
+pub use routing::Routing;
 pub use unstacked::UnstackedExperts;
 
 /// A router and its experts.

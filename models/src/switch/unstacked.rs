@@ -5,7 +5,7 @@
 //! step reads all experts. Unstacked, each expert runs under a condition. A slice of a stacked parameter
 //! would be copied in every step, so the matrices are copied once into separate states.
 
-use super::{SwitchFfn, router::Assignment};
+use super::{SwitchFfn, routing::Assignment};
 use crate::{Context, Weight};
 use mesh::{
     DType, Dim,

@@ -1,7 +1,7 @@
 //! Validation of the options of Switch layers.
 
 use super::{Exploration, Priority, RoutingMethod, SecondExpertPolicy, Switch};
-use crate::{Config, config::Mistakes};
+use crate::{Config, mistakes::Mistakes};
 
 impl Switch {
     /// Notes all mistakes, for layers of the model `config`.
