@@ -124,7 +124,7 @@ pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostic
 fn meta(local: &Module) -> BTreeMap<String, String> {
     let schedule = local.schedule.to_string();
     let schedule = (!schedule.is_empty()).then(|| ("schedule".to_owned(), schedule));
-    local.meta.iter().map(|(key, value)| (key.to_string(), value.clone())).chain(schedule).collect()
+    local.meta.iter().map(|entry| (entry.key.to_string(), entry.value.clone())).chain(schedule).collect()
 }
 
 /// A program that says that its precision is selective has to be: what is sent between experts' devices is

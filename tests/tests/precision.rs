@@ -81,7 +81,8 @@ fn the_other_modes_are_not_selective() {
     assert!(!routers_are_wide(&narrow));
     // Whoever says "selective" and is not gets no artefact.
     for mut liar in [wide, narrow] {
-        liar.meta.iter_mut().filter(|(key, _)| **key == *"dtype").for_each(|(_, v)| *v = "selective".into());
+        let dtype = liar.meta.iter_mut().find(|entry| entry.key == *"dtype");
+        dtype.expect("models state their precision").value = "selective".into();
         let mistake = artefact::build(&liar, &Settings { target: "cpu".into(), ..Settings::default() });
         let mistake = mistake.expect_err("it is not selective").to_string();
         assert!(mistake.contains("this is not selective precision"), "{mistake}");

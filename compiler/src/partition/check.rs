@@ -2,7 +2,7 @@
 
 use super::drop_ones;
 use mesh::{
-    AxisSet, Body, Diagnostic, Diagnostics, Mesh, Module, Name, Site, TensorDim, Type,
+    AxisSet, Body, Diagnostic, Diagnostics, Layout, Mesh, Module, Name, Site, TensorDim, Type,
     infer::divisor_help,
     ir::{Control, Op},
     layout::{AxisMap, suggest},
@@ -24,15 +24,17 @@ pub fn check(global: &Module, mesh: &Mesh, compute: &AxisMap, state: &AxisMap) -
         }
         found.body(&f.body, &f.name);
     }
-    let mut mistakes = rules(&found.dims, [compute, state]);
+    let mut mistakes = rules(global, mesh, &found.dims, [compute, state]);
     mistakes.extend(found.finish());
     if mistakes.is_empty() { Ok(()) } else { Err(Diagnostics(mistakes)) }
 }
 
 /// Rules for dims that no tensor has.
-fn rules(dims: &BTreeSet<Name>, maps: [&AxisMap; 2]) -> Vec<Diagnostic> {
+fn rules(global: &Module, mesh: &Mesh, dims: &BTreeSet<Name>, maps: [&AxisMap; 2]) -> Vec<Diagnostic> {
     let mut mistakes = Vec::new();
-    for (map, what) in maps.into_iter().zip(["layout", "state layout"]) {
+    for (map, (what, key)) in maps.into_iter().zip([("layout", "layout"), ("state layout", "state_layout")]) {
+        let own = global.meta_entry(key).filter(|entry| is_own(map, &entry.value, mesh));
+        let site = own.map(|entry| &entry.site).filter(|site| **site != Site::default());
         for name in map.dims().filter(|n| !dims.contains(*n)) {
             let known: Vec<&str> = dims.iter().map(|n| n.as_str()).collect();
             let help = match suggest(name, known.iter().copied()) {
@@ -40,10 +42,20 @@ fn rules(dims: &BTreeSet<Name>, maps: [&AxisMap; 2]) -> Vec<Diagnostic> {
                 None => format!("dims of the program: {}", known.join(", ")),
             };
             let message = format!("the {what} splits dim `{name}`, which no tensor of the program has");
-            mistakes.push(Diagnostic::new("layout_y1", message).help(help));
+            let mistake = Diagnostic::new("layout_y1", message).help(help);
+            mistakes.push(match site {
+                Some(site) => mistake.at(site),
+                None => mistake,
+            });
         }
     }
     mistakes
+}
+
+/// True if `map` comes from `text`, the layout that the model states.
+fn is_own(map: &AxisMap, text: &str, mesh: &Mesh) -> bool {
+    let own = Layout::parse(text).and_then(|layout| layout.restricted_to(mesh).resolve(mesh));
+    own.is_ok_and(|own| own == *map)
 }
 
 /// What makes two mistakes the same.

@@ -1,7 +1,7 @@
 //! Einsum.
 
 use super::{Names, Tensor};
-use crate::{DType, Diagnostic, Name, Op, Site, Type, ir::Contract};
+use crate::{DType, Diagnostic, Name, Op, Site, Type, infer::with_hint, ir::Contract};
 
 /// The product of all operands, summed over the dims that are not in `out`. Dims that several operands
 /// have are matched by name. Products and sums are `f32`; the result has the operands' element type.
@@ -56,7 +56,11 @@ fn alone<'g>(x: Tensor<'g>, ty: &Type, out: &[Name], dtype: DType, site: &Site) 
         let known: Vec<_> = ty.names().map(|n| n.to_string()).collect();
         let message = format!("einsum: the result's dim `{name}` is not in the operand");
         return x.wrong(
-            Diagnostic::new("contract_c3", message).help(format!("its dims are {}", known.join(", "))),
+            Diagnostic::new("contract_c3", message).help(with_hint(
+                name,
+                ty.names(),
+                &format!("its dims are {}", known.join(", ")),
+            )),
             site,
         );
     }

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     DType, Diagnostic, Diagnostics, Dim, Function, Module, Name, Schedule, StateDecl, StateId, StateKind,
     Type,
-    ir::Dist,
+    ir::{Dist, Meta},
     verify::{Stage, verify},
 };
 use std::{
@@ -22,7 +22,7 @@ use std::{
 #[derive(Debug)]
 pub struct Program {
     name: String,
-    meta: RefCell<Vec<(Name, String)>>,
+    meta: RefCell<Vec<Meta>>,
     schedule: Cell<Schedule>,
     functions: RefCell<Vec<Function>>,
     pub(super) shared: Rc<Shared>,
@@ -40,13 +40,15 @@ impl Program {
         }
     }
 
-    /// States a fact about the program, for tools and the runtime; a later one of the same key holds.
+    /// States a string about the program, for tools and the runtime. A later one of the same key replaces it.
+    #[track_caller]
     pub fn meta(&self, key: impl Into<Name>, value: impl ToString) {
-        let (key, value) = (key.into(), value.to_string());
+        let site = self.shared.site(Location::caller());
+        let entry = Meta { key: key.into(), value: value.to_string(), site };
         let mut meta = self.meta.borrow_mut();
-        match meta.iter_mut().find(|(k, _)| *k == key) {
-            Some((_, old)) => *old = value,
-            None => meta.push((key, value)),
+        match meta.iter_mut().find(|old| old.key == entry.key) {
+            Some(old) => *old = entry,
+            None => meta.push(entry),
         }
     }
 

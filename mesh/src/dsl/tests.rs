@@ -292,6 +292,33 @@ fn unknown_dims_get_a_suggestion_and_one_mistake_is_reported_once() {
 }
 
 #[test]
+fn einsum_suggests_a_dim_for_its_result() {
+    let (batch, d, _) = dims();
+    check(
+        |p| {
+            p.function("f", |g| {
+                let x = g.input("x", DType::F32, [&batch, &d]);
+                g.output("y", einsum([x], ["d_modle"]));
+                g.output("z", einsum([x, x], ["bach"]));
+            });
+        },
+        "model.rs:4:31: error[contract_c3]: einsum: the result's dim `d_modle` is not in the operand (in `f`)\n  \
+         help: did you mean `d_model`? its dims are batch, d_model\n\
+         model.rs:5:31: error[contract_c3]: einsum: the result's dim `bach` is in neither operand (in `f`)\n  \
+         help: did you mean `batch`? operands: f32[batch=8, d_model=4] and f32[batch=8, d_model=4]",
+    );
+}
+
+#[test]
+fn a_meta_entry_knows_its_line() {
+    let line = line!() + 1;
+    let module = build(|p| p.meta("layout", "batch:data"));
+    let site = &module.meta_entry("layout").expect("it was stated").site;
+    assert_eq!((site.line, &*site.file), (line, file!()));
+    assert_eq!(module.meta("layout"), Some("batch:data"));
+}
+
+#[test]
 fn operators_report_the_operator() {
     let (batch, d, _) = dims();
     check(

@@ -1,6 +1,6 @@
 //! Types of einsum.
 
-use super::{agree, count, dtype, linear, of};
+use super::{agree, count, dtype, linear, of, with_hint};
 use crate::{AxisSet, Diagnostic, Env, Type, ir::Contract};
 
 pub(super) fn infer(env: &Env, op: &Contract, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
@@ -27,7 +27,11 @@ pub(super) fn infer(env: &Env, op: &Contract, args: &[&Type]) -> Result<Vec<Type
                 "contract_c3",
                 format!("einsum: the result's dim `{name}` is in neither operand"),
             )
-            .help(format!("operands: {} and {}", a.display(&env.mesh), b.display(&env.mesh))));
+            .help(with_hint(
+                name,
+                a.names().chain(b.names()),
+                &format!("operands: {} and {}", a.display(&env.mesh), b.display(&env.mesh)),
+            )));
         };
         dims.push(d.clone());
     }

@@ -14,6 +14,7 @@ mod state;
 use crate::{
     AxisId, AxisSet, DType, Diagnostic, Env, Name, Op, TensorDim, Type,
     ir::{Collective, Control, Index, Shape},
+    layout::suggest,
 };
 
 /// How many elements a tensor has at most: so many that no count of bytes overflows 64 bits.
@@ -192,17 +193,25 @@ fn at_least(args: &[&Type], want: usize, what: &str) -> Result<(), Diagnostic> {
 fn find<'t>(ty: &'t Type, name: &Name, what: &str) -> Result<&'t TensorDim, Diagnostic> {
     ty.dim(name).ok_or_else(|| {
         let known: Vec<&str> = ty.names().map(|n| n.as_str()).collect();
-        let hint = crate::layout::suggest(name, known.iter().copied());
         let list = if known.is_empty() {
             "it has no dims".to_owned()
         } else {
             format!("its dims are {}", known.join(", "))
         };
-        Diagnostic::new("op_o2", format!("{what}: the tensor has no dim `{name}`")).help(match hint {
-            Some(hint) => format!("did you mean `{hint}`? {list}"),
-            None => list,
-        })
+        Diagnostic::new("op_o2", format!("{what}: the tensor has no dim `{name}`")).help(with_hint(
+            name,
+            ty.names(),
+            &list,
+        ))
     })
+}
+
+/// Help about an unknown dim: the known name that is nearest to `name`, if one is near, and `rest`.
+pub(crate) fn with_hint<'n>(name: &str, known: impl Iterator<Item = &'n Name>, rest: &str) -> String {
+    match suggest(name, known.map(|n| n.as_str())) {
+        Some(hint) => format!("did you mean `{hint}`? {rest}"),
+        None => rest.to_owned(),
+    }
 }
 
 fn absent(ty: &Type, name: &Name, what: &str) -> Result<(), Diagnostic> {

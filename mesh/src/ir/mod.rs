@@ -188,6 +188,17 @@ impl Env {
     }
 }
 
+/// A string that a program states about itself, for tools and the runtime.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Meta {
+    /// The key, such as `layout`.
+    pub key: Name,
+    /// The value.
+    pub value: String,
+    /// The line of the model that states it.
+    pub site: Site,
+}
+
 /// A program.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Module {
@@ -197,9 +208,9 @@ pub struct Module {
     pub env: Env,
     /// Functions, in order of definition, with unique names.
     pub functions: Vec<Function>,
-    /// Facts that the program states about itself, for tools and the runtime, such as
+    /// Strings that the program states about itself, for tools and the runtime, such as
     /// `layout = "batch:data+expert"` (its default layout) or `task = "span_corruption"`.
-    pub meta: Vec<(Name, String)>,
+    pub meta: Vec<Meta>,
     /// Choices that change time and memory, not results.
     pub schedule: Schedule,
 }
@@ -211,7 +222,11 @@ impl Module {
     }
     /// The value of a fact.
     pub fn meta(&self, key: &str) -> Option<&str> {
-        self.meta.iter().find(|(k, _)| *k == *key).map(|(_, v)| v.as_str())
+        self.meta_entry(key).map(|entry| entry.value.as_str())
+    }
+    /// The meta entry of `key`.
+    pub fn meta_entry(&self, key: &str) -> Option<&Meta> {
+        self.meta.iter().find(|entry| *entry.key == *key)
     }
     /// The function called `name`, or an error that lists those there are.
     pub fn require_function(&self, name: &str) -> Result<&Function, Diagnostic> {

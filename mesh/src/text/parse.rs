@@ -13,7 +13,7 @@ use crate::{
     Axis, Body, BodyBuilder, Diagnostic, Diagnostics, Env, Function, Inst, Mesh, Module, Name, Op, Schedule,
     Site, StateDecl, StateId, StateKind, Type, Value,
     infer::check_type,
-    ir::{StateOp, ValueData, is_value_name},
+    ir::{Meta, StateOp, ValueData, is_value_name},
     layout::suggest,
     verify::{MAX_DEPTH, body::recorded_types},
 };
@@ -102,7 +102,9 @@ impl<'t> Parser<'t> {
             "meta" => {
                 let key = self.c.name("the key of a meta entry")?;
                 self.c.expect(b'=', "`=` and a string")?;
-                module.meta.push((key, self.c.string("a string")?));
+                let value = self.c.string("a string")?;
+                let site = self.site(at)?;
+                module.meta.push(Meta { key, value, site });
             }
             "schedule" => {
                 if module.schedule != Schedule::default() {

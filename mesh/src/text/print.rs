@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Body, Env, Function, Inst, Mesh, Module, Name, Schedule, Site, StateDecl, Type, Value,
-    ir::{Op, Phase, is_value_name, unique},
+    ir::{Meta, Op, Phase, is_value_name, unique},
 };
 use std::{borrow::Cow, collections::HashSet};
 
@@ -46,11 +46,12 @@ impl Printer<'_> {
         if !self.env.mesh.axes().is_empty() {
             self.out.push('\n');
         }
-        for (key, value) in &module.meta {
+        for Meta { key, value, site } in &module.meta {
             self.out.push_str("meta ");
             write_name(&mut self.out, key);
             self.out.push_str(" = ");
             write_string(&mut self.out, value);
+            write_site(&mut self.out, site);
             self.out.push('\n');
         }
         if module.schedule != Schedule::default() {

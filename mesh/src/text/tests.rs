@@ -5,7 +5,7 @@ use crate::verify::{Stage, verify};
 
 /// A program with every family of operations, in canonical form.
 const PROGRAM: &str = r#"module tiny
-meta layout = "batch:data"
+meta layout = "batch:data" @ models/tiny.rs:2:5
 meta "odd key" = "a \"quoted\"\nline \\ \u{7}"
 state param encoder/wi: f32[layers=2, d_model=4, d_ff=8] @ models/tiny.rs:3:9 "encoder"
 state counter step: s32[]

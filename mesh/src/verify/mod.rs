@@ -54,7 +54,7 @@ pub fn verify(module: &Module, stage: Stage) -> Result<(), Diagnostics> {
                 .help("the mesh comes with the partitioner: remove it, or verify the program as local"),
         );
     }
-    unique(module.meta.iter().map(|(key, _)| key), "verify_v15", "meta key", &mut errors);
+    unique(module.meta.iter().map(|entry| &entry.key), "verify_v15", "meta key", &mut errors);
     let legal_states = states(&module.env, &mut errors);
     unique(module.functions.iter().map(|f| &f.name), "verify_v7", "function", &mut errors);
     for f in &module.functions {

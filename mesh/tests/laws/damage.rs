@@ -2,9 +2,9 @@
 
 use crate::generate::Choices;
 use mesh::{
-    AxisId, AxisSet, Body, Dim, Inst, Module, Name, Op, StateId, TensorDim, Type, Value,
+    AxisId, AxisSet, Body, Dim, Inst, Module, Name, Op, Site, StateId, TensorDim, Type, Value,
     arena::Id,
-    ir::{Collective, Control, Index, Shape, StateOp, ValueData},
+    ir::{Collective, Control, Index, Meta, Shape, StateOp, ValueData},
 };
 
 /// What damage puts into a text.
@@ -99,7 +99,7 @@ pub fn module(module: &mut Module, c: &mut Choices) {
                 let i = c.below(functions);
                 body(&mut module.functions[i].body, c);
             }
-            _ => module.meta.push(("twice".into(), String::new())),
+            _ => module.meta.push(Meta { key: "twice".into(), value: String::new(), site: Site::default() }),
         }
     }
 }

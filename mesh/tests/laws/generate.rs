@@ -6,8 +6,8 @@ use mesh::{
     arena::Id,
     infer::check_type,
     ir::{
-        Binary, Collective, Compare, Contract, Control, Dist, Elementwise, Index, Outside, Pending, Phase,
-        Random, Reduce, ReduceKind, Remat, Scan, Shape, StateOp, Unary, is_value_name,
+        Binary, Collective, Compare, Contract, Control, Dist, Elementwise, Index, Meta, Outside, Pending,
+        Phase, Random, Reduce, ReduceKind, Remat, Scan, Shape, StateOp, Unary, is_value_name,
     },
     schedule::ENTRIES,
 };
@@ -157,8 +157,10 @@ pub fn program(c: &mut Choices, local: bool) -> Module {
         env.states.push(StateDecl { name, kind, ty, site: site(c) });
     }
     let functions = (0..c.below(3)).map(|i| function(&env, c, i)).collect();
-    let meta =
-        (0..c.below(3)).map(|i| (format!("{i}{}", c.pick(STRANGE)).into(), c.pick(STRANGE).to_owned()));
+    let meta = (0..c.below(3)).map(|i| {
+        let key = format!("{i}{}", c.pick(STRANGE)).into();
+        Meta { key, value: c.pick(STRANGE).to_owned(), site: site(c) }
+    });
     let meta = meta.collect();
     Module { name: c.pick(STRANGE).to_owned(), env, functions, meta, schedule: schedule(c) }
 }
