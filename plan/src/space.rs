@@ -150,10 +150,13 @@ fn meshes(axes: &[Name], devices: usize) -> Vec<Mesh> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mesh::{Site, ir::Meta};
 
     fn module() -> Module {
         let layout = "batch:data+expert,experts:expert,heads:model,vocab:model";
-        let meta = vec![("layout".into(), layout.to_owned()), ("state_layout".into(), "*:data".to_owned())];
+        let entry =
+            |(key, value): (&str, &str)| Meta { key: key.into(), value: value.into(), site: Site::default() };
+        let meta = [("layout", layout), ("state_layout", "*:data")].map(entry).to_vec();
         Module { meta, ..Module::default() }
     }
 

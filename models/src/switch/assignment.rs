@@ -101,7 +101,7 @@ impl<'g> GatingInputs<'_, 'g> {
             let expert = left.argmax(experts);
             let wanted = expert.one_hot(experts, DType::S32);
             let chosen = wanted.cast(self.probabilities.dtype());
-            let gate = (self.probabilities * chosen).sum(experts);
+            let gate = (self.probabilities * chosen).sum(experts).named("gate");
             rounds.push(Round { expert, wanted, counts: self.non_padding, gate });
             if i + 1 < count {
                 left = wanted.eq(0).select(left, MASKED_SCORE);

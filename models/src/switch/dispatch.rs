@@ -121,7 +121,7 @@ impl<'g> Slots<'g> {
                 einsum([x, *mask], [&self.batch, &self.all, &self.d_model])
             }
         };
-        filled.split(&self.all, [&self.experts, &self.capacity])
+        filled.split(&self.all, [&self.experts, &self.capacity]).named("dispatched")
     }
 
     /// Moves expert outputs back to their tokens, multiplied by the gates and added up for each token;

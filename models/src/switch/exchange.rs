@@ -34,9 +34,9 @@ pub(super) fn exchange<'g>(
 ) -> Tensor<'g> {
     let g = slots.graph();
     let exchange = |part: Tensor<'g>| {
-        let sent = g.scope("dispatch", || to_experts(part, names));
+        let sent = g.scope("dispatch", || to_experts(part, names).named("sent"));
         let done = g.scope("experts", || experts(sent));
-        g.scope("combine", || from_experts(done, names))
+        g.scope("combine", || from_experts(done, names).named("received"))
     };
     let size = slots.dims().iter().find(|d| d.name == EXCHANGED_DIM).map_or(1, |d| d.size);
     let parts = parts.clamp(1, size.max(1));

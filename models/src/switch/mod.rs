@@ -138,7 +138,7 @@ impl SwitchFfn {
         let dropout = self.dropout(cx);
         let experts = |sent| self.whole(sent, |sent| self.experts(cx, &dropout, sent));
         let done = exchange::exchange(cx.schedule.exchange_parts, sent, exchange::FLAT, experts);
-        g.scope("combine", || slots.combine(done, &[&d_model]))
+        g.scope("combine", || slots.combine(done, &[&d_model]).named("combined"))
     }
 
     /// Applies `experts` to tokens that have the dim of the residual stream.

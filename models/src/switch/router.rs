@@ -137,7 +137,7 @@ impl Router {
         if let Some(bias) = &self.bias {
             logits += bias.state.read(cx.g).cast(dtype);
         }
-        let exact = logits.softmax(experts);
+        let exact = logits.named("logits").softmax(experts).named("probabilities");
         let probabilities = match cx.dtype() {
             DType::Bf16 if self.options.round_probabilities => exact.round_bf16(),
             _ => exact,
