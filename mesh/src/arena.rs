@@ -2,11 +2,11 @@
 
 use std::{fmt, marker::PhantomData, ops};
 
-/// An id that an [`Arena`] hands out: a `u32` newtype.
+/// An id of an [`Arena`]: a `u32` newtype.
 pub trait Id: Copy {
     /// The id of position `index`.
     fn new(index: usize) -> Self;
-    /// The position this id stands for.
+    /// The position of the id.
     fn index(self) -> usize;
 }
 
@@ -60,11 +60,11 @@ impl<I: Id, T> Arena<I, T> {
     pub fn get(&self, id: I) -> Option<&T> {
         self.items.get(id.index())
     }
-    /// How many items there are.
+    /// The number of items.
     pub fn len(&self) -> usize {
         self.items.len()
     }
-    /// Whether there are none.
+    /// True if there are no items.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }

@@ -13,7 +13,7 @@ id_type!(
 pub struct Axis {
     /// The name, such as `data`, `expert` or `model`.
     pub name: Name,
-    /// How many devices lie along it.
+    /// The number of devices along it.
     pub size: usize,
 }
 
@@ -28,11 +28,11 @@ impl AxisSet {
     pub fn one(axis: AxisId) -> Self {
         Self(1 << axis.0)
     }
-    /// Whether no axis is in it.
+    /// True if the set has no axis.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
-    /// Whether `axis` is in it.
+    /// True if `axis` is in the set.
     pub fn contains(self, axis: AxisId) -> bool {
         self.0 >> axis.0 & 1 == 1
     }
@@ -48,7 +48,7 @@ impl AxisSet {
     pub fn minus(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
-    /// Adds an axis; false if it was there already.
+    /// Adds an axis. Returns false if the set has it already.
     pub fn insert(&mut self, axis: AxisId) -> bool {
         let fresh = !self.contains(axis);
         self.0 |= 1 << axis.0;
@@ -72,14 +72,14 @@ impl fmt::Debug for AxisSet {
     }
 }
 
-/// The machine: named axes whose sizes multiply to the number of devices.
+/// The mesh of devices: named axes. The product of their sizes is the number of devices.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Mesh {
     axes: Vec<Axis>,
 }
 
 impl Mesh {
-    /// A mesh with the given axes, major first. Errors say which axis is wrong and why.
+    /// Returns a mesh with the given axes, major first. The error names the wrong axis and the reason.
     pub fn new(axes: Vec<Axis>) -> Result<Self, String> {
         if axes.len() > 32 {
             return Err(format!("a mesh has at most 32 axes, not {}", axes.len()));
@@ -87,7 +87,7 @@ impl Mesh {
         for (i, axis) in axes.iter().enumerate() {
             if !Name::is_word(&axis.name) {
                 return Err(format!(
-                    "`{}` is not a name for a mesh axis: use letters, digits and `_`",
+                    "`{}` is not a valid name of a mesh axis: use letters, digits and `_`",
                     axis.name
                 ));
             }
@@ -106,7 +106,7 @@ impl Mesh {
             _ => Err("the mesh has more devices than a 31-bit number counts".into()),
         }
     }
-    /// Reads `data=2,expert=4`. The empty text is the mesh of one device.
+    /// Parses `data=2,expert=4`. The empty text is the mesh of one device.
     pub fn parse(text: &str) -> Result<Self, String> {
         let words = text.split(',').map(str::trim).filter(|w| !w.is_empty());
         let axis = |word: &str| {
@@ -144,7 +144,7 @@ impl Mesh {
     pub fn product(&self, axes: &[AxisId]) -> usize {
         axes.iter().map(|a| self.size(*a)).product()
     }
-    /// How many devices the mesh has.
+    /// The number of devices of the mesh.
     pub fn devices(&self) -> usize {
         self.axes.iter().map(|a| a.size).product()
     }
@@ -158,14 +158,14 @@ impl Mesh {
         }
         coords
     }
-    /// The position of `device` among the devices that differ only along `axes`, the first of
-    /// `axes` being the major one.
+    /// The position of `device` among the devices that differ only along `axes`. The first of `axes`
+    /// is the major one.
     pub fn index_along(&self, device: usize, axes: &[AxisId]) -> usize {
         let coords = self.coords(device);
         axes.iter().fold(0, |index, a| index * self.size(*a) + coords[a.index()])
     }
-    /// The groups of devices that differ only along `axes`; within a group, devices are ordered by
-    /// [`Mesh::index_along`]. Groups are ordered by their first device.
+    /// The groups of devices that differ only along `axes`. Devices of a group are in the order of
+    /// [`Mesh::index_along`], and groups are in the order of their first device.
     pub fn groups(&self, axes: &[AxisId]) -> Vec<Vec<usize>> {
         let size = self.product(axes);
         let mut groups: Vec<(Vec<usize>, Vec<usize>)> = Vec::new();

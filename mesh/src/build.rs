@@ -1,5 +1,5 @@
-//! Building a body: the one way in which the DSL, the parser and the passes add instructions, so that
-//! result types always come from [`crate::infer`].
+//! The builder of bodies. The DSL, the parser and the passes add instructions only with it, so that result
+//! types always come from [`crate::infer`].
 
 use crate::{Body, Diagnostic, Env, Inst, Name, Op, Site, Type, Value, infer::infer, ir::ValueData};
 
@@ -8,12 +8,12 @@ use crate::{Body, Diagnostic, Env, Inst, Name, Op, Site, Type, Value, infer::inf
 pub struct BodyBuilder<'e> {
     /// Mesh and state that types depend on.
     pub env: &'e Env,
-    /// What has been built so far.
+    /// The body so far.
     pub body: Body,
 }
 
 impl<'e> BodyBuilder<'e> {
-    /// An empty body.
+    /// Starts an empty body.
     pub fn new(env: &'e Env) -> Self {
         Self { env, body: Body::default() }
     }
@@ -23,7 +23,7 @@ impl<'e> BodyBuilder<'e> {
         self.body.params.push(value);
         value
     }
-    /// Adds an instruction; its result types are inferred. The error carries `site`.
+    /// Adds an instruction and infers its result types. The error carries `site`.
     pub fn emit(&mut self, op: Op, args: &[Value], site: &Site) -> Result<Vec<Value>, Diagnostic> {
         let types: Vec<&Type> = args.iter().map(|v| self.body.ty(*v)).collect();
         let types = infer(self.env, &op, &types).map_err(|d| d.at(site))?;
@@ -42,7 +42,7 @@ impl<'e> BodyBuilder<'e> {
     pub fn ty(&self, value: Value) -> &Type {
         self.body.ty(value)
     }
-    /// Ends the body with its results.
+    /// Finishes the body with its results.
     pub fn finish(mut self, results: Vec<Value>) -> Body {
         self.body.results = results;
         self.body

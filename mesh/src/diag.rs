@@ -1,4 +1,4 @@
-//! What is said about a mistake: what, where, why, and what to do.
+//! Diagnostics: a mistake in a program, its place, and what to do about it.
 
 use crate::Site;
 use std::fmt;
@@ -8,22 +8,22 @@ use std::fmt;
 pub struct Diagnostic {
     /// The label of the broken rule in `docs/ir.md`, such as `contract_c2`; empty for text errors.
     pub label: &'static str,
-    /// What is wrong, with names and numbers, in one sentence.
+    /// The mistake in one sentence, with names and numbers.
     pub message: String,
-    /// The place in the model (or in the `.mesh` text) that caused it.
+    /// The place in the model or in the `.mesh` text that caused it.
     pub site: Option<Site>,
-    /// The function of the program in which it lies, if known.
+    /// The function of the program that contains it, if known.
     pub function: Option<String>,
-    /// What to do: the legal alternatives.
+    /// The remedy: the legal alternatives.
     pub help: Option<String>,
 }
 
 impl Diagnostic {
-    /// A mistake against rule `label`.
+    /// Creates a mistake that breaks rule `label`.
     pub fn new(label: &'static str, message: impl Into<String>) -> Self {
         Self { label, message: message.into(), site: None, function: None, help: None }
     }
-    /// Adds what to do.
+    /// Adds the remedy.
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
@@ -60,7 +60,7 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// All mistakes of a program, in the order found; never empty when returned as an error.
+/// All mistakes of a program, in the order in which they were found. Never empty in an error.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Diagnostics(pub Vec<Diagnostic>);
 

@@ -1,14 +1,14 @@
-//! Names and dims. A *dim* belongs to tensors: a name and a size. (An *axis* belongs to the mesh.)
+//! Names and dims. A *dim* belongs to tensors and has a name and a size. An *axis* belongs to the mesh.
 
 use std::{borrow::Borrow, fmt, ops::Deref, sync::Arc};
 
-/// A cheap-to-clone name of a dim, axis, state, function or scope.
+/// A name of a dim, axis, state, function, scope or value. Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
 impl Name {
-    /// Whether `text` can stand as a bare word in `.mesh` text: a letter or `_`, then letters,
-    /// digits, `_`, `.`, `-` or `/`.
+    /// True if `text` is a bare word in `.mesh` text: a letter or `_`, then letters, digits, `_`, `.`,
+    /// `-` or `/`.
     pub fn is_word(text: &str) -> bool {
         let mut chars = text.chars();
         chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
@@ -72,7 +72,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// A named dimension of tensors with its logical (whole, unsharded) size.
+/// A named dimension of tensors, with its logical (unsharded) size.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Dim {
     /// The name; within one tensor names are unique.
@@ -82,15 +82,15 @@ pub struct Dim {
 }
 
 impl Dim {
-    /// A dim called `name` of `size` elements.
+    /// Creates a dim of `size` elements.
     pub fn new(name: impl Into<Name>, size: usize) -> Self {
         Self { name: name.into(), size }
     }
-    /// The same size under another name.
+    /// Returns a dim of the same size with another name.
     pub fn renamed(&self, name: impl Into<Name>) -> Self {
         Self::new(name, self.size)
     }
-    /// The same name with another size.
+    /// Returns a dim of the same name with another size.
     pub fn sized(&self, size: usize) -> Self {
         Self::new(self.name.clone(), size)
     }

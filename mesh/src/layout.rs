@@ -1,9 +1,9 @@
-//! Layouts: which dim is split over which mesh axes.
+//! Layouts: rules that split dims over mesh axes.
 //!
-//! A *compute layout* has rules `dim:axis` or `dim:axis+axis` (major axis first) that hold for every
-//! value of a program. A *state layout* adds rules for stored parameters and optimizer slots only
-//! (ZeRO / FSDP): its rules for a dim replace the compute layout's, and the rule `*:axis+axis` further
-//! splits every stored tensor over these axes, along its largest dim that still divides.
+//! A *layout* has rules `dim:axis` or `dim:axis+axis` (major axis first) that hold for every value of a
+//! program. A *state layout* adds rules for stored parameters and optimizer slots only (ZeRO, FSDP). Its rule
+//! for a dim replaces the layout's. The rule `*:axis+axis` further splits every stored tensor over these
+//! axes, along its largest dim that still divides.
 
 use crate::{AxisId, Mesh, Name, Type, axis::AxisSet};
 use std::{collections::BTreeMap, fmt};
@@ -11,12 +11,12 @@ use std::{collections::BTreeMap, fmt};
 /// Rules in the order given, by name.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Layout {
-    /// `(dim, axes)`, the dim `*` standing for "the rest of the stored tensors".
+    /// `(dim, axes)`. The dim `*` stands for the largest dim of every stored tensor.
     pub rules: Vec<(Name, Vec<Name>)>,
 }
 
 impl Layout {
-    /// Reads `batch:data+expert,experts:expert`. The empty text is the layout without rules.
+    /// Parses `batch:data+expert,experts:expert`. The empty text is the layout without rules.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut rules: Vec<(Name, Vec<Name>)> = Vec::new();
         for rule in text.split(',').map(str::trim).filter(|r| !r.is_empty()) {
@@ -46,7 +46,7 @@ impl Layout {
         Ok(Self { rules })
     }
 
-    /// The same rules without axes that `mesh` lacks; a model's default layout is cut down this way.
+    /// Returns the rules without the axes that `mesh` lacks. A model's default layout is restricted this way.
     pub fn restricted_to(&self, mesh: &Mesh) -> Self {
         let keep =
             |axes: &[Name]| axes.iter().filter(|a| mesh.find(a).is_some()).cloned().collect::<Vec<_>>();
@@ -54,7 +54,7 @@ impl Layout {
         Self { rules: rules.collect() }
     }
 
-    /// Looks the axes up in `mesh`. The error names the first axis that is not there.
+    /// Looks the axes up in `mesh`. The error names the first axis that the mesh lacks.
     pub fn resolve(&self, mesh: &Mesh) -> Result<AxisMap, String> {
         let mut map = AxisMap::default();
         for (dim, axes) in &self.rules {
@@ -98,7 +98,7 @@ pub struct AxisMap {
 }
 
 impl AxisMap {
-    /// The axes of `dim`, major first; empty when it is not split.
+    /// The axes of `dim`, major first; empty if it is not split.
     pub fn axes(&self, dim: &str) -> &[AxisId] {
         self.dims.get(dim).map_or(&[], |axes| axes)
     }
@@ -108,7 +108,7 @@ impl AxisMap {
         self.dims.keys()
     }
 
-    /// The same rules without the axes that `keep` turns down.
+    /// Returns the rules with only the axes for which `keep` is true.
     pub fn filtered(&self, keep: impl Fn(AxisId) -> bool) -> Self {
         let kept = |axes: &Vec<AxisId>| axes.iter().copied().filter(|a| keep(*a)).collect();
         Self {
@@ -117,8 +117,8 @@ impl AxisMap {
         }
     }
 
-    /// `ty` with every dim split as the rules say (pending sums are kept). Whether the result is legal
-    /// is for the caller to check: one axis may now split two dims, or a size may not divide.
+    /// Returns `ty` with every dim split as the rules say; pending sums stay. The caller must check that
+    /// the result is legal: one axis may now split two dims, or a size may not divide.
     pub fn apply(&self, ty: &Type) -> Type {
         let mut ty = ty.clone();
         for d in &mut ty.dims {
@@ -127,8 +127,8 @@ impl AxisMap {
         ty
     }
 
-    /// How a stored tensor lies over the mesh: `self` is the compute layout, `state` the state layout.
-    /// A state rule that would use an axis twice in this tensor, or does not divide, is left out for it.
+    /// Returns the type of a stored tensor. `self` is the layout, `state` the state layout. A state rule
+    /// that would use an axis twice in this tensor, or that does not divide its size, does not apply to it.
     pub fn apply_to_state(&self, state: &AxisMap, ty: &Type, mesh: &Mesh) -> Type {
         let mut ty = self.apply(ty);
         for i in 0..ty.dims.len() {
@@ -162,7 +162,7 @@ impl AxisMap {
     }
 }
 
-/// The candidate nearest to `word` in edit distance, if it is near enough to be a slip.
+/// Returns the candidate with the smallest edit distance to `word`, if it is near enough to be a typo.
 pub fn suggest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let near = |c: &&str| distance(word, c) <= 1 + word.len().max(c.len()) / 4;
     candidates.into_iter().filter(near).min_by_key(|c| distance(word, c))

@@ -1,13 +1,20 @@
-//! The mesh language: tensors over *named* dimensions, the machine as a mesh of *axes*, and the
-//! typed intermediate representation that every stage of the compiler reads and writes.
+//! The mesh language: tensors with *named* dims, devices in a mesh of *axes*, and the typed intermediate
+//! representation that every stage of the compiler reads and writes.
 //!
-//! Reading order: [`dim`] and [`axis`] (the two kinds of name), [`layout`] (which dim is split over
-//! which axis), [`ty`] (types), [`ir`] (operations, bodies, modules), [`schedule`] (choices of a program that change
-//! time and memory, not results), [`infer`] (the one function
-//! that gives an operation's result types), [`verify`] (whether a module is legal), [`text`] (modules
-//! as `.mesh` text), [`dsl`] (programs built by Rust code).
+//! Reading order:
+//! - [`dim`] and [`axis`]: named dims of tensors, named axes of the mesh;
+//! - [`layout`]: rules that split dims over axes;
+//! - [`ty`]: types;
+//! - [`ir`]: operations, bodies and modules;
+//! - [`schedule`]: choices of a program that change time and memory, but not results;
+//! - [`infer`]: the result types of operations, and the rules for operands;
+//! - [`build`]: the builder of bodies, which calls `infer`;
+//! - [`verify`]: the rules for whole modules;
+//! - [`text`]: modules as `.mesh` text;
+//! - [`dsl`]: programs written in Rust;
+//! - [`random`]: the random numbers of `random` instructions, bit for bit.
 //!
-//! Nothing here knows a device, a file or a clock.
+//! **Invariant:** this crate knows no device, file or clock.
 
 pub mod arena;
 pub mod axis;

@@ -1,10 +1,10 @@
-//! Random numbers: what `random` instructions mean, bit for bit. The interpreter calls these functions;
-//! the HLO emitter writes the same arithmetic as instructions and takes its constants from here.
+//! Random numbers: the results of `random` instructions, bit for bit. The interpreter calls these
+//! functions. The HLO emitter writes the same arithmetic as instructions, with the constants of this file.
 //!
 //! The generator is Threefry-2x32 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011):
-//! a keyed bijection of pairs of words, so an element's number depends on nothing but the key and the
-//! element's place. The key is (seed, counter). The place is an element's logical row-major position over
-//! all dims, which is why every layout sees the same numbers.
+//! a keyed bijection of pairs of words. An element's number therefore depends only on the key and the
+//! element's position. The key is (seed, counter). The position is the element's logical row-major position
+//! over all dims, so the numbers are the same under every layout.
 
 /// Rounds of Threefry-2x32; 13 are enough to pass every test of BigCrush (section 5 of the paper).
 pub const THREEFRY_ROUNDS: u32 = 13;
@@ -15,11 +15,11 @@ pub const ROTATIONS: [u32; 8] = [13, 15, 26, 6, 17, 29, 16, 24];
 /// The parity word of the key schedule: the third key word is this, xor both key words.
 pub const PARITY: u32 = 0x1BD1_1BDA;
 
-/// Multiplied with the high part of a position before it goes into the first input word, so that it does
-/// not meet small stream numbers there (2^32 divided by the golden ratio).
+/// Multiplied with the high part of a position before it enters the first input word, to keep it apart
+/// from small stream numbers there (2^32 divided by the golden ratio).
 pub const HIGH_FACTOR: u32 = 0x9E37_79B9;
 
-/// `erf(√2)`: the share of a normal distribution within two deviations.
+/// `erf(√2)`: the fraction of a normal distribution within two standard deviations.
 pub const ERF_SQRT_2: f32 = 0.954_499_7;
 
 /// Threefry-2x32 with `rounds` rounds. A key word is added after every fourth.
@@ -38,8 +38,8 @@ pub fn threefry2x32(rounds: u32, key: [u32; 2], input: [u32; 2]) -> [u32; 2] {
     [x0, x1]
 }
 
-/// How many of the leading dims of `sizes` make up the high part of a position: the others, the longest
-/// suffix of at most 2^32 elements, make up the low part.
+/// The number of leading dims of `sizes` that form the high part of a position. The other dims, the longest
+/// suffix of at most 2^32 elements, form the low part.
 pub fn high_dims(sizes: &[usize]) -> usize {
     let mut low = 1u64;
     let mut first = sizes.len();
@@ -65,28 +65,28 @@ pub fn bits(seed: u32, counter: u32, stream: u32, (high, low): (u32, u32)) -> u3
     threefry2x32(THREEFRY_ROUNDS, [seed, counter], [stream ^ high.wrapping_mul(HIGH_FACTOR), low])[0]
 }
 
-/// Even in [0, 1): the top 24 bits.
+/// Uniform in [0, 1): the top 24 bits.
 pub fn uniform(bits: u32) -> f32 {
     (bits >> 8) as f32 * f32::powi(2.0, -24)
 }
 
-/// Even in (-1, 1), never an end, and symmetric: `(bits >> 8) + 1/2` steps of 2^-23 above -1. The integer
-/// is centred before it becomes a float, so that every step of this is exact.
+/// Uniform in the open interval (-1, 1), and symmetric: `(bits >> 8) + 1/2` steps of 2^-23 above -1. The
+/// integer is centred before it becomes a float, so that every step is exact.
 pub fn symmetric(bits: u32) -> f32 {
     (((bits >> 8) as i32 - (1 << 23)) as f32 + 0.5) * f32::powi(2.0, -23)
 }
 
-/// Mean 0, deviation 1, by the inverse of the distribution function.
+/// Normal with mean 0 and standard deviation 1, by the inverse of the distribution function.
 pub fn normal(bits: u32) -> f32 {
     std::f32::consts::SQRT_2 * erfinv(symmetric(bits))
 }
 
-/// The normal within two deviations.
+/// The normal distribution within two standard deviations.
 pub fn truncated_normal(bits: u32) -> f32 {
     (std::f32::consts::SQRT_2 * erfinv(symmetric(bits) * ERF_SQRT_2)).clamp(-2.0, 2.0)
 }
 
-/// The threshold below which bits are a `true` of probability `p`; none when every number is.
+/// The threshold below which bits mean `true` with probability `p`. `None` means that all bits do.
 pub fn bernoulli_threshold(p: f64) -> Option<u32> {
     let threshold = (p * f64::powi(2.0, 32)).round();
     (threshold < f64::powi(2.0, 32)).then_some(threshold as u32)

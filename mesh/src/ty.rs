@@ -1,14 +1,14 @@
-//! Types: what a value is, and how it lies over the mesh.
+//! Types: element type, dims, and sharding over the mesh.
 //!
-//! Relative to each mesh axis a value is in exactly one of these states:
+//! Along each mesh axis a value is in exactly one of these states:
 //! - *replicated*: every device along the axis holds the same numbers (the axis is not mentioned);
-//! - *split*: a dim is cut into shards along the axis, `batch=32@data`;
+//! - *split*: a dim is divided into shards along the axis, `batch=32@data`;
 //! - *pending sum*: the logical value is the sum over the axis of what the devices hold, `{sum: data}`;
 //!   only linear operations take it;
-//! - *pending max* or *min*: likewise with the largest or smallest, `{max: model}`; only an all-reduce
-//!   takes it.
+//! - *pending max* or *pending min*: likewise for the maximum or minimum, `{max: model}`; only an
+//!   all-reduce takes it.
 //!
-//! Sizes are always logical (whole). Global values are replicated everywhere.
+//! Sizes are always logical (unsharded). Global values are replicated along every axis.
 
 use crate::{AxisId, AxisSet, Dim, Mesh, Name};
 use std::fmt;
@@ -53,11 +53,11 @@ impl DType {
             Self::S32 | Self::U32 | Self::F32 => 4,
         }
     }
-    /// Whether it is a floating-point type.
+    /// True for floating-point types.
     pub fn is_float(self) -> bool {
         matches!(self, Self::Bf16 | Self::F32)
     }
-    /// Whether it is an integer type (not `pred`).
+    /// True for integer types (not for `pred`).
     pub fn is_int(self) -> bool {
         matches!(self, Self::S32 | Self::U32)
     }
@@ -69,28 +69,28 @@ impl fmt::Display for DType {
     }
 }
 
-/// A dim of a tensor and the axes it is split over, major axis first.
+/// A dim of a tensor, and the axes it is split over, major axis first.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct TensorDim {
     /// Name and logical size.
     pub dim: Dim,
-    /// The axes; empty when the dim is whole on every device.
+    /// The axes; empty if the dim is not split.
     pub axes: Vec<AxisId>,
 }
 
-/// The type of a value. The order of dims is how the value prints and crosses a function's
-/// boundary; it never changes a meaning, and operands that differ only in order match.
+/// The type of a value. The order of dims decides only how a value prints and how it crosses the boundary
+/// of a function. Operands that differ only in the order of dims match.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Type {
     /// Element type.
     pub dtype: DType,
     /// Dims with unique names.
     pub dims: Vec<TensorDim>,
-    /// Axes over which a sum is still owed.
+    /// Axes over which a sum is pending.
     pub sum: AxisSet,
-    /// Axes over which a maximum is still owed.
+    /// Axes over which a maximum is pending.
     pub max: AxisSet,
-    /// Axes over which a minimum is still owed.
+    /// Axes over which a minimum is pending.
     pub min: AxisSet,
 }
 
@@ -112,7 +112,7 @@ impl Type {
     pub fn position(&self, name: &str) -> Option<usize> {
         self.dims.iter().position(|d| d.dim.name == *name)
     }
-    /// Whether a dim is called `name`.
+    /// True if a dim is called `name`.
     pub fn has(&self, name: &str) -> bool {
         self.dim(name).is_some()
     }
@@ -132,11 +132,11 @@ impl Type {
     pub fn logical(&self) -> impl Iterator<Item = &Dim> {
         self.dims.iter().map(|d| &d.dim)
     }
-    /// Axes over which a sum, maximum or minimum is owed.
+    /// Axes over which a sum, maximum or minimum is pending.
     pub fn pending(&self) -> AxisSet {
         self.sum.union(self.max).union(self.min)
     }
-    /// How many logical elements.
+    /// The number of logical elements.
     pub fn elements(&self) -> usize {
         self.dims.iter().map(|d| d.dim.size).product()
     }
@@ -144,15 +144,15 @@ impl Type {
     pub fn split(&self) -> AxisSet {
         self.dims.iter().flat_map(|d| d.axes.iter().copied()).collect()
     }
-    /// The shape of one device's part, in the order of `dims`.
+    /// The shape of one device's shard, in the order of `dims`.
     pub fn local_shape(&self, mesh: &Mesh) -> Vec<usize> {
         self.dims.iter().map(|d| d.dim.size / mesh.product(&d.axes)).collect()
     }
-    /// Elements of one device's part.
+    /// Elements of one device's shard.
     pub fn local_elements(&self, mesh: &Mesh) -> usize {
         self.local_shape(mesh).into_iter().product()
     }
-    /// Bytes of one device's part.
+    /// Bytes of one device's shard.
     pub fn local_bytes(&self, mesh: &Mesh) -> usize {
         self.local_elements(mesh) * self.dtype.bytes()
     }
@@ -164,7 +164,7 @@ impl Type {
     pub fn unsharded(&self) -> Self {
         Self::new(self.dtype, self.logical().cloned())
     }
-    /// Whether both are the same but for the order of dims.
+    /// True if both are the same up to the order of dims.
     pub fn matches(&self, other: &Self) -> bool {
         self.dtype == other.dtype
             && self.sum == other.sum
