@@ -87,7 +87,7 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
     let ran = killed.run(&["checkpoint", "verify", "ck"]);
     assert_eq!(ran.code, Some(1));
     assert!(
-        ran.out.contains("step_00000040: DAMAGED: the part") && ran.out.contains("step_00000030: good"),
+        ran.out.contains("step_00000040: DAMAGED: the box") && ran.out.contains("step_00000030: good"),
         "{}",
         ran.out
     );
@@ -250,5 +250,5 @@ fn an_object_store_in_place_of_a_folder() {
     place.run_on_cpu(&["eval", &url, "--data", &data, "--batches", "1"]).succeeds();
     place.run(&["checkpoint", "prune", &url, "--keep", "1"]).succeeds();
     assert_eq!(fs::read_dir(place.at("ck")).unwrap().count(), 1);
-    place.run(&["checkpoint", "list", "gs://"]).fails(&["cannot be a place for checkpoints", "help:"]);
+    place.run(&["checkpoint", "list", "gs://"]).fails(&["cannot hold checkpoints", "help:"]);
 }

@@ -278,7 +278,7 @@ fn artefacts_that_are_truncated_or_altered() {
     fs::write(file("init.hlo.pb"), &hlo[..hlo.len() / 2]).unwrap();
     run(&place).fails(&[
         "artefact `matmul`",
-        "`init.hlo.pb` is altered or cut off",
+        "`init.hlo.pb` is altered or truncated",
         "help: compile the model again",
     ]);
     let mut altered = hlo.clone();

@@ -162,6 +162,6 @@ fn what_cannot_be_converted() {
     fails(&["--experts", "8", "--set", "layers=3"], &["cannot become what is wanted"]);
     fails(&["--experts", "8", "--set", "expert=8"], &["expert"]);
 
-    place.run(&["checkpoint", "convert", FIRST, "ck", "--experts", "8"]).fails(&["is there already"]);
+    place.run(&["checkpoint", "convert", FIRST, "ck", "--experts", "8"]).fails(&["already exists"]);
     place.run(&["checkpoint", "convert", FIRST, "out"]).fails_with(2, &["--experts"]);
 }

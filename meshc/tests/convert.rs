@@ -258,7 +258,7 @@ fn what_is_there_is_not_replaced() {
     let (config, text) = switch();
     folder(&place, "theirs", &text, &weights(&config, |_| Dtype::F32));
     place.write("ours/notes.txt", "mine");
-    place.run(&["convert", "hf", "theirs", "ours"]).fails(&["`ours` is there already"]);
+    place.run(&["convert", "hf", "theirs", "ours"]).fails(&["`ours` already exists"]);
     place.run(&["convert", "hf", "theirs", "checkpoint"]).succeeds();
     place.run(&["convert", "to-hf", "checkpoint", "theirs"]).fails(&["`theirs` is there already"]);
     place

@@ -1,4 +1,4 @@
-//! Reading an artefact: the manifest and the files it names, each checked against its digest.
+//! Artefacts: the manifest and the files it names, each checked against its digest.
 
 use crate::{Error, Result};
 use proto::{
@@ -9,18 +9,21 @@ use proto::{
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// A checked artefact in memory.
+/// A validated artefact in memory.
 #[derive(Clone, Debug)]
 pub struct Artefact {
-    /// What it holds.
+    /// The manifest.
     pub manifest: Manifest,
-    /// Where it came from, for messages.
+    /// The path or name it came from, for messages.
     pub origin: String,
     files: BTreeMap<String, Vec<u8>>,
 }
 
 impl Artefact {
     /// Reads the directory that `meshc compile` wrote.
+    ///
+    /// # Errors
+    /// A file is missing, altered or of another version.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join("manifest.pb");
         let bytes = fs::read(&path).map_err(Error::io("reading the artefact's manifest", &path))?;
@@ -28,11 +31,11 @@ impl Artefact {
         let manifest = decode(&origin, &bytes)?;
         let mut files = BTreeMap::new();
         for file in named_files(&manifest) {
-            // A name with a path in it would read outside of the artefact.
+            // A name with path components could read files outside of the artefact.
             if Path::new(&file.name).file_name().is_none_or(|n| n.to_str() != Some(&file.name)) {
                 return Err(broken(
                     &origin,
-                    format!("the manifest names a file `{}`, which is no plain name", file.name),
+                    format!("the manifest names a file `{}`, which is not a plain file name", file.name),
                 ));
             }
             let path = dir.join(&file.name);
@@ -44,7 +47,10 @@ impl Artefact {
         Self::new(origin, manifest, files)
     }
 
-    /// An artefact from its parts, checked like one from disk.
+    /// Creates an artefact from its parts, validated like one from disk.
+    ///
+    /// # Errors
+    /// The manifest is invalid, or a file is missing or does not match its digest.
     pub fn new(origin: String, manifest: Manifest, files: BTreeMap<String, Vec<u8>>) -> Result<Self> {
         if let Some(problem) = manifest_check::check(&manifest).first() {
             return Err(broken(&origin, format!("manifest.pb says {problem}")));
@@ -58,7 +64,7 @@ impl Artefact {
                 return Err(broken(
                     &origin,
                     format!(
-                        "file `{}` is altered or cut off: {} bytes with digest {digest}, the manifest says {} bytes with {}",
+                        "file `{}` is altered or truncated: {} bytes with digest {digest}, the manifest has {} bytes with {}",
                         file.name,
                         bytes.len(),
                         file.bytes,
@@ -70,7 +76,10 @@ impl Artefact {
         Ok(Self { manifest, origin, files })
     }
 
-    /// The function called `name`.
+    /// Returns the function `name`.
+    ///
+    /// # Errors
+    /// There is no such function.
     pub fn function(&self, name: &str) -> Result<&Function> {
         self.manifest.functions.iter().find(|f| f.name == name).ok_or_else(|| {
             let known: Vec<&str> = self.manifest.functions.iter().map(|f| f.name.as_str()).collect();
@@ -81,7 +90,7 @@ impl Artefact {
         })
     }
 
-    /// The bytes of a file that the manifest names.
+    /// Returns the contents of a file that the manifest names.
     pub fn file(&self, file: &Option<File>) -> Result<&[u8]> {
         let name = file.as_ref().map_or("", |f| &f.name);
         self.files
@@ -90,12 +99,15 @@ impl Artefact {
             .ok_or_else(|| broken(&self.origin, format!("file `{name}` is missing")))
     }
 
-    /// The program's meta entry `key`.
+    /// Returns the program's meta entry `key`.
     pub fn meta(&self, key: &str) -> Option<&str> {
         self.manifest.meta.get(key).map(String::as_str)
     }
 
-    /// The meta entry `key` as a whole number, or an error that names it.
+    /// Returns the meta entry `key` as a whole number.
+    ///
+    /// # Errors
+    /// The entry is missing or not a whole number.
     pub fn number(&self, key: &str) -> Result<usize> {
         let text = self.meta(key).ok_or_else(|| {
             Error::input(

@@ -1,4 +1,4 @@
-//! What goes wrong at run time: what, where, why, and what to do.
+//! Errors of the runtime: what failed, where, why, and what to do.
 
 use std::{io, path::PathBuf};
 
@@ -8,11 +8,11 @@ pub enum Error {
     /// A file could not be read or written.
     #[error("{action} `{path}`: {source}")]
     Io {
-        /// What was tried, such as `reading`.
+        /// The operation, such as `reading`.
         action: &'static str,
-        /// Which file.
+        /// The file or folder.
         path: PathBuf,
-        /// The system's answer.
+        /// The operating system's error.
         source: io::Error,
     },
     /// An artefact is incomplete, altered, or of another version.
@@ -20,9 +20,9 @@ pub enum Error {
     Artefact {
         /// The directory or file.
         path: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
-        /// What to do.
+        /// What to do about it.
         help: &'static str,
     },
     /// A checkpoint is incomplete, altered, or of another version.
@@ -30,46 +30,46 @@ pub enum Error {
     Checkpoint {
         /// The folder.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
-        /// What to do.
+        /// What to do about it.
         help: String,
     },
-    /// Something the caller gave does not fit the program.
+    /// Invalid input.
     #[error("{what}\n  help: {help}")]
     Input {
         /// What is wrong, with names and numbers.
         what: String,
-        /// What to do.
+        /// What to do about it.
         help: String,
     },
     /// Data could not be read or prepared.
     #[error(transparent)]
     Data(#[from] data::Error),
-    /// The plugin refused or failed.
+    /// The plugin returned an error.
     #[error("{context}: {source}")]
     Pjrt {
-        /// What was being done.
+        /// The operation.
         context: String,
-        /// The plugin's answer.
+        /// The plugin's error.
         source: pjrt::Error,
     },
 }
 
-/// The runtime's result.
+/// The result of fallible operations of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// Something the caller gave does not fit.
+    /// Creates an error for invalid input.
     pub fn input(what: impl Into<String>, help: impl Into<String>) -> Self {
         Self::Input { what: what.into(), help: help.into() }
     }
-    /// A failed file operation.
+    /// Creates an error for a failed file operation.
     pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
     }
-    /// A failed call of the plugin.
+    /// Creates an error for a failed call of the plugin.
     pub fn pjrt(context: impl Into<String>) -> impl FnOnce(pjrt::Error) -> Self {
         let context = context.into();
         move |source| Self::Pjrt { context, source }

@@ -1,10 +1,10 @@
-//! Runs artefacts on PJRT plugins. Knows no model and no compiler: what it needs to know of a program
-//! stands in the artefact's manifest.
+//! Runs artefacts on PJRT plugins. Knows neither models nor the compiler: everything it needs to know about a
+//! program is in the artefact's manifest.
 //!
-//! Reading order: [`artefact`] (the files), [`tensor`] and [`shard`] (logical tensors and how they lie on
-//! devices), [`executables`] (compiled programs on disk), [`session`] (a client, its programs, and the state on its
-//! devices), [`checkpoint`] (that state on disk), [`plugin`] (where the plugins are), [`train`] (the loop
-//! over batches of the crate `data`).
+//! Reading order: [`artefact`] (the files), [`tensor`] and [`shard`] (logical tensors and their shards),
+//! [`session`] (a client, its programs, and state on devices), [`checkpoint`] (state on disk), [`plugin`]
+//! (finding and installing plugins), [`train`] (the training loop over batches of the crate `data`),
+//! [`generate`] (generation and scoring).
 
 pub mod artefact;
 pub mod checkpoint;

@@ -1,19 +1,19 @@
-//! Where each device's part of a logical tensor lies.
+//! Regions of logical tensors: the shard of each device, overlaps, and copies between regions.
 
 use proto::manifest::{Mesh, Tensor};
 use std::fmt;
 
-/// One device's part: where it begins and how large it is along every dim.
+/// A rectangular region of a tensor.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Region {
-    /// First element along each dim.
+    /// The first element along each dim.
     pub start: Vec<usize>,
-    /// Elements along each dim.
+    /// The number of elements along each dim.
     pub sizes: Vec<usize>,
 }
 
 impl Region {
-    /// The same part, counted from the start of another region that it lies in.
+    /// Returns the same region relative to the start of an enclosing region.
     pub fn relative_to(&self, outer: &Region) -> Region {
         let start = self.start.iter().zip(&outer.start).map(|(a, b)| a - b).collect();
         Region { start, sizes: self.sizes.clone() }
@@ -21,7 +21,7 @@ impl Region {
 }
 
 impl fmt::Display for Region {
-    /// First and one past the last element along every dim: `[0:2,16:32]`.
+    /// Writes the range of every dim, with an exclusive end: `[0:2,16:32]`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let dims = self
             .start
@@ -32,7 +32,7 @@ impl fmt::Display for Region {
     }
 }
 
-/// Whether a region lies in a tensor of these sizes.
+/// Returns true if a region is within a tensor of these sizes.
 pub fn inside(region: &Region, dims: &[usize]) -> bool {
     let fits = |((start, size), dim): ((&usize, &usize), &usize)| {
         start.checked_add(*size).is_some_and(|end| end <= *dim)
@@ -42,7 +42,7 @@ pub fn inside(region: &Region, dims: &[usize]) -> bool {
         && region.start.iter().zip(&region.sizes).zip(dims).all(fits)
 }
 
-/// What two regions of a tensor have in common, if anything.
+/// Returns the overlap of two regions of a tensor, if any.
 pub fn common(a: &Region, b: &Region) -> Option<Region> {
     let (mut start, mut sizes) = (Vec::new(), Vec::new());
     for i in 0..a.start.len() {
@@ -57,13 +57,13 @@ pub fn common(a: &Region, b: &Region) -> Option<Region> {
     Some(Region { start, sizes })
 }
 
-/// How many devices a mesh has.
+/// Returns the number of devices of a mesh.
 pub fn devices(mesh: &Mesh) -> usize {
     mesh.axes.iter().map(|a| a.size as usize).product()
 }
 
-/// The part of `tensor` that `device` holds. Devices are numbered row-major over the axes; a dim split
-/// over several axes is cut by the first of them first.
+/// Returns the region of `tensor` that the device at position `device` of the mesh holds. Positions are
+/// row-major over the axes. A dim that is split over several axes is divided by the first of them first.
 pub fn region(tensor: &Tensor, mesh: &Mesh, device: usize) -> Region {
     let mut coords = vec![0; mesh.axes.len()];
     let mut rest = device;
@@ -86,12 +86,12 @@ pub fn region(tensor: &Tensor, mesh: &Mesh, device: usize) -> Region {
     Region { start, sizes }
 }
 
-/// Logical sizes of a tensor.
+/// Returns the logical sizes of a tensor.
 pub fn dims(tensor: &Tensor) -> Vec<usize> {
     tensor.dims.iter().map(|d| d.size as usize).collect()
 }
 
-/// Row-major strides in bytes of a tensor with these sizes.
+/// Returns the row-major strides, in bytes, of a tensor with these sizes.
 pub fn strides(dims: &[usize], element: usize) -> Vec<usize> {
     let mut strides = vec![element; dims.len()];
     for i in (0..dims.len().saturating_sub(1)).rev() {
@@ -100,19 +100,19 @@ pub fn strides(dims: &[usize], element: usize) -> Vec<usize> {
     strides
 }
 
-/// Byte at which a region begins in a tensor with these strides.
+/// Returns the byte offset of a region in a tensor with these strides.
 pub fn offset(region: &Region, strides: &[usize]) -> usize {
     region.start.iter().zip(strides).map(|(s, t)| s * t).sum()
 }
 
-/// Writes `part` (dense, row-major) to its region of `whole`, a tensor of sizes `dims`.
+/// Copies `part` (dense, row-major) into its region of `whole`, a tensor of sizes `dims`.
 pub fn paste(whole: &mut [u8], dims: &[usize], element: usize, region: &Region, part: &[u8]) {
     each_row(dims, element, region, |at, from, len| {
         whole[at..at + len].copy_from_slice(&part[from..from + len])
     });
 }
 
-/// The region of `whole`, dense and row-major.
+/// Copies the region of `whole` into a dense row-major tensor.
 pub fn cut(whole: &[u8], dims: &[usize], element: usize, region: &Region) -> Vec<u8> {
     let mut part = vec![0; region.sizes.iter().product::<usize>() * element];
     each_row(dims, element, region, |at, from, len| {
@@ -121,11 +121,11 @@ pub fn cut(whole: &[u8], dims: &[usize], element: usize, region: &Region) -> Vec
     part
 }
 
-/// Calls `f(byte in the whole, byte in the part, bytes)` for every row of a region that is contiguous in
+/// Calls `f(offset in the whole, offset in the part, bytes)` for every row of a region that is contiguous in
 /// both.
 fn each_row(dims: &[usize], element: usize, region: &Region, mut f: impl FnMut(usize, usize, usize)) {
     let strides = strides(dims, element);
-    // Trailing dims that the region has whole make longer rows.
+    // Trailing dims that the region covers completely make longer rows.
     let mut inner = dims.len();
     while inner > 0 && region.sizes[inner - 1] == dims[inner - 1] {
         inner -= 1;
@@ -181,7 +181,7 @@ mod tests {
             }
             assert_eq!(again, whole);
         }
-        // Device 4 is at data 1, model 1; the dim is cut by model first.
+        // Device 4 is at data 1, model 1; the dim is divided by model first.
         let t = tensor(&[(6, &["model", "data"], 1)]);
         assert_eq!(region(&t, &mesh, 4).start, [3]);
     }

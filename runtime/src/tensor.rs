@@ -3,19 +3,19 @@
 use crate::{Error, Result};
 use pjrt::ElementType;
 
-/// A whole tensor, row-major, little-endian.
+/// A logical (whole) tensor: dense, row-major, little-endian.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HostTensor {
-    /// Type of the elements.
+    /// The type of the elements.
     pub dtype: ElementType,
-    /// Sizes, outermost first.
+    /// Dim sizes, outermost first.
     pub dims: Vec<usize>,
     /// The elements.
     pub bytes: Vec<u8>,
 }
 
 impl HostTensor {
-    /// A tensor of 32-bit floats.
+    /// Creates a tensor of 32-bit floats.
     pub fn f32(dims: &[usize], values: &[f32]) -> Self {
         Self {
             dtype: ElementType::F32,
@@ -23,7 +23,7 @@ impl HostTensor {
             bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         }
     }
-    /// A tensor of signed 32-bit integers.
+    /// Creates a tensor of signed 32-bit integers.
     pub fn s32(dims: &[usize], values: &[i32]) -> Self {
         Self {
             dtype: ElementType::S32,
@@ -31,11 +31,14 @@ impl HostTensor {
             bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         }
     }
-    /// One unsigned 32-bit integer.
+    /// Creates a scalar unsigned 32-bit integer.
     pub fn u32_scalar(value: u32) -> Self {
         Self { dtype: ElementType::U32, dims: Vec::new(), bytes: value.to_le_bytes().to_vec() }
     }
-    /// All elements as `f64`, whatever their type.
+    /// Converts all elements to `f64`.
+    ///
+    /// # Errors
+    /// The element type is not one that programs use.
     pub fn to_f64(&self) -> Result<Vec<f64>> {
         let four =
             |f: fn([u8; 4]) -> f64| self.bytes.chunks_exact(4).map(|b| f([b[0], b[1], b[2], b[3]])).collect();
@@ -49,7 +52,7 @@ impl HostTensor {
             ElementType::Pred => self.bytes.iter().map(|b| f64::from(*b)).collect(),
             other => {
                 return Err(Error::input(
-                    format!("elements of {other} are not read as numbers"),
+                    format!("elements of type {other} cannot be read as numbers"),
                     "programs use f32, bf16, s32, u32 and pred",
                 ));
             }
@@ -57,7 +60,10 @@ impl HostTensor {
     }
 }
 
-/// The element type that a manifest names.
+/// Parses the name of an element type in a manifest.
+///
+/// # Errors
+/// The name is not `f32`, `bf16`, `s32`, `u32` or `pred`.
 pub fn element_type(name: &str) -> Result<ElementType> {
     Ok(match name {
         "f32" => ElementType::F32,
@@ -67,7 +73,7 @@ pub fn element_type(name: &str) -> Result<ElementType> {
         "pred" => ElementType::Pred,
         other => {
             return Err(Error::input(
-                format!("the manifest names element type `{other}`"),
+                format!("the manifest has the unknown element type `{other}`"),
                 "compile the program again with this version",
             ));
         }

@@ -182,7 +182,7 @@ fn all_that_does_not_fit_is_listed_at_once_and_nothing_is_changed() {
     let error = other.restore(&checkpoint, RestoreScope::All).unwrap_err().to_string();
     let has = |part: &str| error.lines().filter(|l| l.contains(part)).count();
     assert_eq!(has("missing: `"), 1, "the output projection: {error}");
-    assert_eq!(has("the program wants f32["), 4, "wi and wo of both stacks: {error}");
+    assert_eq!(has("the program expects f32["), 4, "wi and wo of both stacks: {error}");
     let slots = checkpoint.tensors().iter().filter(|t| t.kind == Kind::Slot).count();
     assert_eq!(has("left over: `"), slots, "{error}");
     assert!(error.contains("does not fit the program `small_switch`") && error.contains("help:"), "{error}");

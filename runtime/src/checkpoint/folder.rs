@@ -1,4 +1,4 @@
-//! A folder of checkpoints, one for each step that was kept.
+//! The checkpoints of a run: one folder per step, in a common folder.
 
 use super::{
     manifest::COMMIT,
@@ -11,27 +11,30 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// How the names of folders begin that are no checkpoints yet, or no longer.
+/// Prefix of the names of folders that are not a finished checkpoint.
 pub(super) const UNFINISHED: &str = ".unfinished-";
 
-/// A folder with the name of a checkpoint.
+/// A folder whose name is that of a checkpoint.
 #[derive(Debug)]
 pub struct StoredCheckpoint {
     /// The step in its name.
     pub step: u64,
-    /// Where it is.
+    /// Its path.
     pub dir: PathBuf,
-    /// The checkpoint, or what is wrong with it. Its tensors were not read.
+    /// The checkpoint, or the reason why it cannot be opened. Its tensors are not checked.
     pub checkpoint: Result<Checkpoint>,
 }
 
-/// Where in `folder` the checkpoint of a step lies.
+/// Returns the path of a step's checkpoint in `folder`.
 pub fn path(folder: &Path, step: u64) -> PathBuf {
     folder.join(format!("step_{step:08}"))
 }
 
-/// All checkpoints in a folder, the oldest first. A folder that is not there has none. In an object store, what has no
-/// marker is not finished, and no checkpoint.
+/// Lists the checkpoints in a folder, sorted by step. A missing folder has none. In an object store, a prefix
+/// without a marker is not a checkpoint.
+///
+/// # Errors
+/// The folder cannot be read. A damaged checkpoint is not an error; it is listed with its error.
 pub fn list(folder: &Path) -> Result<Vec<StoredCheckpoint>> {
     let mut found = Vec::new();
     for name in names(folder)? {
@@ -49,7 +52,8 @@ pub fn list(folder: &Path) -> Result<Vec<StoredCheckpoint>> {
     Ok(found)
 }
 
-/// Removes what interrupted writers and removers left. For who knows that there is none at work.
+/// Removes the remains of interrupted writes and removals. The caller must know that no writer is at work in
+/// the folder.
 pub fn sweep(folder: &Path) -> Result<()> {
     if is_url(folder) {
         for name in names(folder)?.into_iter().filter(|n| n.starts_with("step_")) {
@@ -67,11 +71,11 @@ pub fn sweep(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes a checkpoint. It loses its name first, so that no half of one is ever found.
+/// Removes a checkpoint. It is renamed first, so that a partly removed checkpoint is never found.
 pub(super) fn remove(dir: &Path) -> Result<()> {
     if is_url(dir) {
         let objects = Objects::open(dir)?;
-        // Without its marker it is no checkpoint, whatever comes of the rest.
+        // Without its marker it is not a checkpoint, even if the rest cannot be removed.
         return objects.remove(COMMIT).and_then(|()| objects.clear()).map_err(Error::io("removing", dir));
     }
     let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -80,7 +84,7 @@ pub(super) fn remove(dir: &Path) -> Result<()> {
     fs::remove_dir_all(&going).map_err(Error::io("removing", &going))
 }
 
-/// Whether a prefix of an object store has a marker.
+/// Returns true if a prefix of an object store has a marker.
 fn is_finished(dir: &Path) -> Result<bool> {
     Objects::open(dir)?.has(COMMIT).map_err(Error::io("looking at", dir))
 }

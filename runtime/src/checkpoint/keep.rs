@@ -1,30 +1,31 @@
-//! Which checkpoints stay while training goes on.
+//! Retention: the checkpoints that are kept while training continues.
 
 use super::folder::{list, remove};
 use crate::Result;
 use std::path::{Path, PathBuf};
 
-/// The fact in which a checkpoint says what its parameters lose on held-out text, if that is known.
+/// The fact with a checkpoint's loss on held-out rows.
 pub const EVAL_LOSS: &str = "eval_loss";
 
-/// What stays: whatever one of these rules names. Without rules all do.
+/// The retention rules. A checkpoint is kept if any rule selects it; without rules, all are kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Keep {
-    /// So many, the newest. Where there are other rules, the newest one stays in any case.
+    /// Keep this many of the newest checkpoints. With other rules only, the newest one is kept as well.
     pub newest: Option<usize>,
-    /// Those whose step is a multiple of this.
+    /// Keep checkpoints whose step is a multiple of this.
     pub every: Option<u64>,
-    /// So many, those with the smallest loss on held-out text.
+    /// Keep this many of the checkpoints with the smallest loss on held-out rows.
     pub best: Option<usize>,
 }
 
 impl Keep {
-    /// So many, the newest.
+    /// Keeps the `count` newest checkpoints.
     pub fn newest(count: usize) -> Self {
         Self { newest: Some(count), ..Self::default() }
     }
 
-    /// Which of these go: steps with their losses on held-out text, the oldest first.
+    /// Returns the steps of the checkpoints to remove. `all` lists steps and losses on held-out rows, sorted
+    /// by step.
     pub fn going(&self, all: &[(u64, Option<f64>)]) -> Vec<u64> {
         if *self == Self::default() {
             return Vec::new();
@@ -45,8 +46,8 @@ impl Keep {
     }
 }
 
-/// Removes the good checkpoints that `keep` does not name, and returns where they were. Damaged ones are left for
-/// someone to look at, and do not count. With `dry`, nothing is removed.
+/// Removes the valid checkpoints that `keep` does not select, and returns their paths. Damaged checkpoints
+/// are neither counted nor removed, so that they can be inspected. With `dry`, removes nothing.
 pub fn prune(folder: &Path, keep: &Keep, dry: bool) -> Result<Vec<PathBuf>> {
     let mut good = Vec::new();
     for found in list(folder)? {

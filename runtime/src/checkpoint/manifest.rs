@@ -1,5 +1,5 @@
-//! The manifest, and the checks that make it safe to follow: whoever reads a box finds it in its file, and
-//! whoever reads all boxes of a tensor has every element once.
+//! The manifest of a checkpoint and its validation: every box is within its file, and the boxes of a tensor
+//! cover every element exactly once.
 
 use crate::{
     shard::{self, Region},
@@ -8,7 +8,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a writer says about a checkpoint, by name. docs/checkpoints.md lists the names that mean something.
+/// Named strings that a writer adds to a checkpoint. docs/checkpoints.md lists the known names.
 pub type Facts = BTreeMap<String, String>;
 
 /// The file with names, shapes, locations and digests.
@@ -16,9 +16,9 @@ pub(super) const MANIFEST: &str = "manifest.json";
 /// The marker file, which is written last.
 pub(super) const COMMIT: &str = "COMMIT";
 
-/// What `format` is.
+/// The value of the field `format`.
 pub(super) const FORMAT: &str = "mesh-checkpoint";
-/// The version that is written, and the latest that is read.
+/// The version that is written, and the newest that can be read.
 pub(super) const VERSION: u32 = 1;
 
 /// The contents of `manifest.json`.
@@ -35,11 +35,11 @@ pub(super) struct Manifest {
 /// A safetensors file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct File {
-    /// A plain name.
+    /// A name without path separators.
     pub name: String,
-    /// All of its bytes.
+    /// Size of the file.
     pub bytes: u64,
-    /// Bytes before the first tensor.
+    /// Size of the header, before the first tensor.
     pub header_bytes: u64,
     pub header_blake3: String,
 }
@@ -49,55 +49,55 @@ pub(super) struct File {
 pub struct Entry {
     /// Its name in the program.
     pub name: String,
-    /// What it is.
+    /// The kind of state.
     pub kind: Kind,
-    /// `f32`, `bf16`, `s32`, `u32` or `pred`.
+    /// The element type: `f32`, `bf16`, `s32`, `u32` or `pred`.
     pub dtype: String,
     /// Names and sizes of its dims, outermost first.
     pub dims: Vec<(String, usize)>,
-    /// The boxes that it is made of: every element is in exactly one.
+    /// The boxes of the tensor. Every element is in exactly one.
     pub boxes: Vec<TensorBox>,
 }
 
-/// What a tensor is.
+/// A kind of state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// A trained parameter.
     Param,
-    /// Something an optimizer keeps.
+    /// An optimizer's memory for a parameter.
     Slot,
-    /// Something that counts, such as the step.
+    /// Other state, such as the step number.
     Counter,
 }
 
 /// A box: a rectangular part of a tensor, dense and row-major in a file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TensorBox {
-    /// Which file.
+    /// The name of the file.
     pub file: String,
-    /// Its first byte there, counted from the start of the file.
+    /// The offset in the file.
     pub offset: u64,
-    /// How many there are.
+    /// The number of bytes.
     pub bytes: u64,
-    /// Its first element along every dim.
+    /// The first element along each dim.
     pub start: Vec<usize>,
-    /// Elements along every dim.
+    /// The number of elements along each dim.
     pub size: Vec<usize>,
-    /// Digest of its bytes, in lower-case hexadecimal.
+    /// Digest of the bytes, in lower-case hexadecimal.
     pub blake3: String,
 }
 
 impl Entry {
-    /// Sizes of all dims.
+    /// Returns the sizes of all dims.
     pub fn sizes(&self) -> Vec<usize> {
         self.dims.iter().map(|d| d.1).collect()
     }
-    /// Bytes of all elements.
+    /// Returns the bytes of all elements.
     pub fn bytes(&self) -> u64 {
         self.boxes.iter().map(|p| p.bytes).sum()
     }
-    /// As messages write it: `f32[d_model=64, d_ff=128]`.
+    /// Returns the type as text, such as `f32[d_model=64, d_ff=128]`.
     pub fn shape(&self) -> String {
         let dims: Vec<String> = self.dims.iter().map(|(name, size)| format!("{name}={size}")).collect();
         format!("{}[{}]", self.dtype, dims.join(", "))
@@ -115,7 +115,7 @@ impl Entry {
         for part in &self.boxes {
             let region = part.region();
             if !shard::inside(&region, &sizes) {
-                return Err(format!("its box {region} is not in it"));
+                return Err(format!("its box {region} is outside of it"));
             }
             if volume(&part.size).and_then(|n| n.checked_mul(element)) != Some(part.bytes) {
                 return Err(format!("its box {region} has {} bytes", part.bytes));
@@ -129,18 +129,19 @@ impl Entry {
                 return Err(format!("its boxes {} and {} overlap", b.region(), a.region()));
             }
         }
-        // Disjoint boxes inside with as many elements as the whole: there is no gap.
-        if sum == whole { Ok(()) } else { Err(format!("its boxes have {sum} of {whole} bytes")) }
+        // Disjoint boxes within the tensor that have as many elements as the tensor leave no gap.
+        if sum == whole { Ok(()) } else { Err(format!("its boxes have {sum} bytes instead of {whole}")) }
     }
 }
 
 impl TensorBox {
-    /// Where it lies in the tensor.
+    /// Returns the region of the tensor that the box holds.
     pub fn region(&self) -> Region {
         Region { start: self.start.clone(), sizes: self.size.clone() }
     }
 
-    /// The name it has in its safetensors file: the tensor's own if it is all of it.
+    /// Returns the name in the safetensors file: the tensor's name, with the region unless the box is the
+    /// whole tensor.
     pub(super) fn name_in_file(&self, entry: &Entry) -> String {
         if self.size == entry.sizes() {
             entry.name.clone()
@@ -151,20 +152,21 @@ impl TensorBox {
 }
 
 impl Manifest {
-    /// Reads and checks.
+    /// Parses and validates a manifest.
     pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Head {
             format: String,
             version: u32,
         }
-        let head: Head = serde_json::from_slice(text).map_err(|e| format!("it is no manifest: {e}"))?;
+        let head: Head =
+            serde_json::from_slice(text).map_err(|e| format!("it is not a checkpoint manifest: {e}"))?;
         if head.format != FORMAT {
             return Err(format!("its format is `{}`, not `{FORMAT}`", head.format));
         }
         if head.version > VERSION {
             return Err(format!(
-                "it has version {} of the format, and this program reads up to {VERSION}",
+                "its format version is {}, and this program reads versions up to {VERSION}",
                 head.version
             ));
         }
@@ -173,45 +175,49 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Whether every tensor is whole, and every byte of every file is said to be something.
+    /// Checks that every tensor is complete, and that the boxes of every file cover it without gaps.
     pub(super) fn check(&self) -> Result<(), String> {
         let mut names = BTreeSet::new();
         let mut places: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
         for file in &self.files {
             let plain = !file.name.contains(['/', '\\']) && !matches!(file.name.as_str(), "" | "." | "..");
             if !plain || file.header_bytes < 8 || file.header_bytes > file.bytes {
-                return Err(format!("the file `{}` cannot be: its name or its sizes", file.name));
+                return Err(format!("the file `{}` has an invalid name or size", file.name));
             }
             if places.insert(&file.name, Vec::new()).is_some() {
-                return Err(format!("the file `{}` is there twice", file.name));
+                return Err(format!("the file `{}` is listed twice", file.name));
             }
         }
         for entry in &self.tensors {
             entry.check().map_err(|why| format!("tensor `{}`: {why}", entry.name))?;
             if !names.insert(&entry.name) {
-                return Err(format!("tensor `{}` is there twice", entry.name));
+                return Err(format!("tensor `{}` is listed twice", entry.name));
             }
             for part in &entry.boxes {
                 let place = places.get_mut(part.file.as_str());
-                let place = place.ok_or_else(|| format!("tensor `{}` is in no known file", entry.name))?;
+                let place =
+                    place.ok_or_else(|| format!("tensor `{}` has a box in an unlisted file", entry.name))?;
                 place.push((part.offset, part.bytes));
             }
         }
         for file in &self.files {
-            let boxes = places.get_mut(file.name.as_str()).expect("all files were put there");
+            let boxes = places.get_mut(file.name.as_str()).expect("every file was inserted above");
             boxes.sort_unstable();
             let mut at = file.header_bytes;
             for (offset, bytes) in boxes {
                 if *offset != at {
                     return Err(format!(
-                        "boxes of the file `{}` overlap, or leave a gap, at {at}",
+                        "boxes of the file `{}` overlap or leave a gap at byte {at}",
                         file.name
                     ));
                 }
                 at = at.checked_add(*bytes).ok_or("a file is too large")?;
             }
             if at != file.bytes {
-                return Err(format!("the boxes of the file `{}` end at {at} of {}", file.name, file.bytes));
+                return Err(format!(
+                    "the boxes of the file `{}` end at byte {at} of {}",
+                    file.name, file.bytes
+                ));
             }
         }
         Ok(())

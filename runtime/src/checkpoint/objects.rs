@@ -1,9 +1,9 @@
 //! Checkpoints in object stores: `gs://bucket/run`, `s3://bucket/run`, and for tests `file:///folder` and
 //! `memory:///run`.
 //!
-//! A store has no folders, no renaming and no fsync, but an object appears whole or not at all. So the marker object is
-//! written last, with nothing else to follow: without it there is no checkpoint. Files have names of their own for every
-//! attempt, so that a writer never overwrites what a marker covers.
+//! A store has no folders, renames or fsync, but an object appears as a whole or not at all. The marker
+//! object is therefore written last: without it there is no checkpoint. Every attempt to write a checkpoint
+//! has its own file names, so a writer never overwrites files that a marker covers.
 
 use crate::{Error, Result};
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use std::{
 use tokio::runtime::{Builder, Runtime};
 use url::Url;
 
-/// Bytes from which an object is sent in parts, and bytes of a part.
+/// Part size in bytes of multipart uploads, which are used for objects of more than two parts.
 const PART: usize = 64 << 20;
 
 /// A prefix in a store.
@@ -31,24 +31,27 @@ pub(super) struct Objects {
     prefix: ObjectPath,
 }
 
-/// Whether a path is the URL of an object store and no path of the file system.
+/// Returns true if a path is the URL of an object store.
 pub fn is_url(path: &Path) -> bool {
     let scheme = path.to_str().and_then(|text| text.split_once("://")).map(|(scheme, _)| scheme);
     scheme.is_some_and(|s| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
 
 impl Objects {
-    /// The prefix that a URL names.
+    /// Opens the prefix that a URL names.
+    ///
+    /// # Errors
+    /// The URL is invalid, its scheme is not supported, or the program was built without cloud clients.
     pub fn open(url: &Path) -> Result<Self> {
         let wrong = |why: String| {
             Error::input(
-                format!("`{}` cannot be a place for checkpoints: {why}", url.display()),
+                format!("`{}` cannot hold checkpoints: {why}", url.display()),
                 "name a folder, or gs://BUCKET/PATH, s3://BUCKET/PATH",
             )
         };
         let parsed = Url::parse(&url.to_string_lossy()).map_err(|e| wrong(e.to_string()))?;
         let (scheme, prefix) = ObjectStoreScheme::parse(&parsed).map_err(|e| wrong(e.to_string()))?;
-        // One client for each bucket; and what is in memory is there for whoever asks next.
+        // One client per bucket. Stores in memory must be the same for all users anyway.
         static STORES: Mutex<BTreeMap<String, Arc<dyn ObjectStore>>> = Mutex::new(BTreeMap::new());
         let key = format!("{}://{}", parsed.scheme(), parsed.authority());
         let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -61,24 +64,24 @@ impl Objects {
             }
             ObjectStoreScheme::Memory => Arc::new(InMemory::new()),
             ObjectStoreScheme::AmazonS3 | ObjectStoreScheme::GoogleCloudStorage => cloud(&parsed)?,
-            other => return Err(wrong(format!("{other:?} is not known here"))),
+            other => return Err(wrong(format!("the store {other:?} is not supported"))),
         };
         stores.insert(key, store.clone());
         Ok(Self { store, prefix })
     }
 
-    /// An object, whole.
+    /// Reads a whole object.
     pub fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         let path = self.path(name);
         wait(async { self.store.get(&path).await?.bytes().await }).map(|b| b.to_vec())
     }
 
-    /// How many bytes an object has.
+    /// Returns the size of an object in bytes.
     pub fn len(&self, name: &str) -> io::Result<u64> {
         wait(self.store.head(&self.path(name))).map(|meta| meta.size)
     }
 
-    /// Whether there is such an object.
+    /// Returns true if the object exists.
     pub fn has(&self, name: &str) -> io::Result<bool> {
         match self.len(name) {
             Ok(_) => Ok(true),
@@ -87,7 +90,7 @@ impl Objects {
         }
     }
 
-    /// A part of an object.
+    /// Reads `bytes.len()` bytes at `offset`.
     pub fn read_at(&self, name: &str, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
@@ -101,7 +104,7 @@ impl Objects {
         Ok(())
     }
 
-    /// Writes an object, which appears when all of it is there.
+    /// Writes an object, which appears once it is complete.
     pub fn put(&self, name: &str, contents: Vec<Bytes>) -> io::Result<()> {
         let path = self.path(name);
         let whole: usize = contents.iter().map(Bytes::len).sum();
@@ -113,7 +116,7 @@ impl Objects {
             for part in parts(contents) {
                 let sent = upload.put_part(PutPayload::from_iter(part)).await;
                 if let Err(error) = sent {
-                    // What was sent so far costs money until it is removed; the error is what matters.
+                    // Uploaded parts cost money until they are removed. The first error is the one to report.
                     let _ = upload.abort().await;
                     return Err(error);
                 }
@@ -122,7 +125,7 @@ impl Objects {
         })
     }
 
-    /// Removes an object, if it is there.
+    /// Removes an object, if it exists.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match wait(self.store.delete(&self.path(name))) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -130,7 +133,7 @@ impl Objects {
         }
     }
 
-    /// Names of the objects directly here, and of prefixes that have more.
+    /// Lists the names of the objects directly below the prefix, and of the prefixes below it.
     pub fn names(&self) -> io::Result<(Vec<String>, Vec<String>)> {
         let found = wait(self.store.list_with_delimiter(Some(&self.prefix)))?;
         let name = |path: &ObjectPath| path.filename().map(str::to_owned);
@@ -138,7 +141,7 @@ impl Objects {
         Ok((objects, found.common_prefixes.iter().filter_map(name).collect()))
     }
 
-    /// Removes everything here and below.
+    /// Removes all objects below the prefix.
     pub fn clear(&self) -> io::Result<()> {
         wait(async {
             let all = self.store.list(Some(&self.prefix)).map(|found| found.map(|o| o.location));
@@ -155,7 +158,7 @@ impl Objects {
     }
 }
 
-/// Cuts contents into parts of [`PART`] bytes, the last one smaller.
+/// Cuts contents into parts of [`PART`] bytes; the last one may be smaller.
 fn parts(contents: Vec<Bytes>) -> Vec<Vec<Bytes>> {
     let (mut parts, mut room) = (vec![Vec::new()], PART);
     for mut bytes in contents {
@@ -166,22 +169,22 @@ fn parts(contents: Vec<Bytes>) -> Vec<Vec<Bytes>> {
             }
             let piece = bytes.split_to(room.min(bytes.len()));
             room -= piece.len();
-            parts.last_mut().expect("there is one from the beginning").push(piece);
+            parts.last_mut().expect("the list starts with one part").push(piece);
         }
     }
     parts
 }
 
-/// A client for a bucket. It takes its credentials from the environment, as the cloud's own tools do.
+/// Creates a client for a bucket. Credentials are taken from the environment, as the cloud's own tools do.
 #[cfg(feature = "cloud")]
 fn cloud(url: &Url) -> Result<Arc<dyn ObjectStore>> {
-    // Variables that are no text are not for it, and `vars` would panic.
+    // Variables that are not valid UTF-8 are skipped; `vars` would panic.
     let around =
         std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
     let (store, _) = object_store::parse_url_opts(url, around).map_err(|e| {
         Error::input(
-            format!("no client for `{url}` could be made: {e}"),
-            "see that the bucket's name is right, and give credentials as for the cloud's own tools",
+            format!("cannot create a client for `{url}`: {e}"),
+            "check the bucket's name, and provide credentials as for the cloud's own tools",
         )
     })?;
     Ok(store.into())
@@ -190,12 +193,12 @@ fn cloud(url: &Url) -> Result<Arc<dyn ObjectStore>> {
 #[cfg(not(feature = "cloud"))]
 fn cloud(url: &Url) -> Result<Arc<dyn ObjectStore>> {
     Err(Error::input(
-        format!("`{url}` is in a cloud, and this program was built without clients for clouds"),
+        format!("`{url}` is in a cloud store, but this program was built without cloud clients"),
         "build it with `--features cloud`, or mount the bucket (gcsfuse, mount-s3) and name the folder",
     ))
 }
 
-/// Waits for something that a store does.
+/// Blocks on a future of a store.
 fn wait<T>(work: impl Future<Output = object_store::Result<T>>) -> io::Result<T> {
     static RUNTIME: OnceLock<io::Result<Runtime>> = OnceLock::new();
     let runtime = RUNTIME.get_or_init(|| Builder::new_current_thread().enable_all().build());
@@ -209,7 +212,7 @@ fn wait<T>(work: impl Future<Output = object_store::Result<T>>) -> io::Result<T>
     })
 }
 
-/// The name of a file with tensors that no other attempt has.
+/// Returns a unique part of file names for one attempt to write a checkpoint.
 pub(super) fn attempt() -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let what = format!("{} {}", now.as_nanos(), std::process::id());
@@ -234,9 +237,9 @@ mod tests {
             assert_eq!(is_url(Path::new(path)), is, "{path}");
         }
         for (url, part) in [
-            ("http://x/y", "not known"),
-            ("gs:///x", "cannot be a place"),
-            ("ftp://x/y", "cannot be a place"),
+            ("http://x/y", "not supported"),
+            ("gs:///x", "cannot hold checkpoints"),
+            ("ftp://x/y", "cannot hold checkpoints"),
         ] {
             let error = Objects::open(Path::new(url)).unwrap_err().to_string();
             assert!(error.contains(part) && error.contains("gs://BUCKET"), "{error}");

@@ -16,10 +16,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// Bytes that are read at once.
+/// Bytes read at a time.
 const BLOCK: usize = 8 << 20;
 
-/// Whether there is a finished checkpoint at a path or URL, good or damaged.
+/// Returns true if there is a finished checkpoint, valid or damaged, at a path or URL.
 pub fn is_checkpoint(path: &Path) -> bool {
     if is_url(path) {
         let marker = Objects::open(path).and_then(|o| o.has(COMMIT).map_err(Error::io("looking at", path)));
@@ -29,29 +29,33 @@ pub fn is_checkpoint(path: &Path) -> bool {
     }
 }
 
-/// A checkpoint that can be read. Its manifest and the heads of its files are checked; its tensors are checked
-/// when they are read.
+/// An open checkpoint. The manifest and the headers of its files are checked when it is opened; tensors are
+/// checked when they are read.
 #[derive(Debug)]
 pub struct Checkpoint {
     storage: Storage,
     manifest: Manifest,
-    /// Tensors by name.
+    /// Index into the manifest's tensors by name.
     index: BTreeMap<String, usize>,
-    /// Boxes, by tensor and number, that have the right digest.
+    /// Boxes, by tensor and index, whose digests were verified.
     checked: Mutex<BTreeSet<(usize, usize)>>,
 }
 
 impl Checkpoint {
-    /// Opens a folder that a [`Writer`] has finished.
+    /// Opens a checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if it is incomplete, altered or of a newer version; [`Error::Io`] if it cannot
+    /// be read.
     pub fn open(dir: &Path) -> Result<Self> {
         let broken = |reason: String| damaged(dir, reason);
         let storage = Storage::open(dir)?;
-        if let Some(what) = storage.is_not() {
+        if let Some(what) = storage.problem() {
             return Err(broken(what.into()));
         }
         let marker = storage.read(COMMIT).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
-                broken(format!("it has no {COMMIT}: it is no checkpoint, or was not finished"))
+                broken(format!("it has no {COMMIT}: it is not a checkpoint, or an unfinished one"))
             }
             _ => Error::io("reading", dir.join(COMMIT))(e),
         })?;
@@ -67,52 +71,58 @@ impl Checkpoint {
         Ok(Self { storage, manifest, index, checked: Mutex::default() })
     }
 
-    /// Where it is.
+    /// Returns its path or URL.
     pub fn dir(&self) -> &Path {
         self.storage.path()
     }
-    /// Training steps that its state has seen.
+    /// Returns the number of training steps that led to its state.
     pub fn step(&self) -> u64 {
         self.manifest.step
     }
-    /// What the writer said about it.
+    /// Returns the facts that the writer added.
     pub fn facts(&self) -> &Facts {
         &self.manifest.facts
     }
-    /// All tensors, in the order they were written.
+    /// Returns all tensors, in the order in which they were written.
     pub fn tensors(&self) -> &[Entry] {
         &self.manifest.tensors
     }
-    /// The tensor of this name, if there is one.
+    /// Returns the tensor with this name.
     pub fn tensor(&self, name: &str) -> Option<&Entry> {
         self.index.get(name).map(|i| &self.manifest.tensors[*i])
     }
-    /// Bytes of all its files with tensors.
+    /// Returns the total size of its files with tensors, in bytes.
     pub fn bytes(&self) -> u64 {
         self.manifest.files.iter().map(|f| f.bytes).sum()
     }
 
-    /// A whole tensor.
+    /// Reads a whole tensor.
+    ///
+    /// # Errors
+    /// As for [`Checkpoint::read_box`].
     pub fn read(&self, name: &str) -> Result<HostTensor> {
         let entry = self.entry(name)?.1;
         let (start, size) = (vec![0; entry.dims.len()], entry.sizes());
         self.read_box(name, &start, &size)
     }
 
-    /// The part of a tensor that begins at `start` and has these sizes. Reads the boxes it meets, and of them
-    /// what it needs once their digests were found right.
+    /// Reads the region of a tensor that begins at `start` and has these sizes. Reads only the boxes that
+    /// overlap it, and verifies their digests first.
+    ///
+    /// # Errors
+    /// There is no such tensor or region, or a box is damaged.
     pub fn read_box(&self, name: &str, start: &[usize], size: &[usize]) -> Result<HostTensor> {
         let (number, entry) = self.entry(name)?;
         let want = Region { start: start.to_vec(), sizes: size.to_vec() };
         let dims = entry.sizes();
         if !shard::inside(&want, &dims) {
             return Err(Error::input(
-                format!("the part {want} of tensor `{name}` of sizes {dims:?} does not exist"),
-                "ask for a part that lies in the tensor",
+                format!("tensor `{name}` of sizes {dims:?} has no region {want}"),
+                "request a region within the tensor",
             ));
         }
         let dtype = element_type(&entry.dtype)?;
-        let element = dtype.byte_size().expect("types that manifests name have a size");
+        let element = dtype.byte_size().expect("element types of manifests have a size");
         let mut bytes = vec![0; size.iter().product::<usize>() * element];
         for (i, part) in entry.boxes.iter().enumerate() {
             let have = part.region();
@@ -128,8 +138,10 @@ impl Checkpoint {
         Ok(HostTensor { dtype, dims: want.sizes, bytes })
     }
 
-    /// Reads every byte and compares all digests. The error lists everything that is damaged; otherwise the
-    /// number of bytes that were read.
+    /// Reads all files, verifies all digests, and returns the number of bytes.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] with a list of all damage.
     pub fn verify(&self) -> Result<u64> {
         let mut wrong = Vec::new();
         for file in &self.manifest.files {
@@ -152,13 +164,13 @@ impl Checkpoint {
         let number = *self.index.get(name).ok_or_else(|| {
             Error::input(
                 format!("checkpoint `{}` has no tensor `{name}`", self.dir().display()),
-                "`meshc checkpoint list` shows what it has",
+                "`meshc checkpoint list` shows its tensors",
             )
         })?;
         Ok((number, &self.manifest.tensors[number]))
     }
 
-    /// Whether a box is what it was when it was written; `bytes` are its contents if they are there already.
+    /// Verifies the digest of a box. `bytes` are its contents, if they were read already.
     fn check(&self, tensor: usize, number: usize, bytes: Option<&[u8]>) -> Result<()> {
         let known = || self.checked.lock().unwrap_or_else(PoisonError::into_inner);
         let (entry, key) = (&self.manifest.tensors[tensor], (tensor, number));
@@ -172,7 +184,7 @@ impl Checkpoint {
             return Err(damaged(
                 self.dir(),
                 format!(
-                    "the part {} of tensor `{}` in `{}` was altered: its digest is {}, the manifest says {}",
+                    "the box {} of tensor `{}` in `{}` was altered: its digest is {}, the manifest has {}",
                     part.region(),
                     entry.name,
                     part.file,
@@ -203,8 +215,8 @@ impl Checkpoint {
         self.storage.known(&part.file)?.read_at(bytes, part.offset)
     }
 
-    /// Copies `common`, a part of both, from a box to the tensor of region `want`: by slices along the
-    /// outermost dim, as many at a time as fit a block.
+    /// Copies `common`, the overlap of a box and the region `want`, into a tensor of that region. Copies
+    /// slices along the outermost dim, as many at a time as fit into a block.
     fn copy_part(
         &self,
         part: &TensorBox,
@@ -215,7 +227,7 @@ impl Checkpoint {
     ) -> Result<()> {
         let file = self.storage.known(&part.file)?;
         let have = part.region();
-        // Both have at least one dim: of numbers without dims there is only one part.
+        // Both regions have at least one dim: a scalar has only one region, which is read exactly.
         let slice = have.sizes[1..].iter().product::<usize>() * element;
         let at_once = (BLOCK / slice.max(1)).max(1);
         let mut block = Vec::new();
@@ -235,11 +247,11 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Whether the file's own head names the boxes that the manifest has in it.
+    /// Checks that the file's header lists the same boxes as the manifest.
     fn check_names(&self, file: &File) -> Result<()> {
         let mut head = vec![0; file.header_bytes as usize];
         self.storage.known(&file.name)?.read_at(&mut head, 0)?;
-        let differs = |why: String| damaged(self.dir(), format!("the head of `{}` {why}", file.name));
+        let differs = |why: String| damaged(self.dir(), format!("the header of `{}` {why}", file.name));
         let own: serde_json::Value =
             serde_json::from_slice(&head[8..]).map_err(|e| differs(format!("is not JSON: {e}")))?;
         let has = own.as_object().map_or(0, |o| o.keys().filter(|k| *k != "__metadata__").count());
@@ -258,7 +270,7 @@ impl Checkpoint {
     }
 }
 
-/// Whether a file has the size and the head that the manifest says.
+/// Checks that a file has the size and the header that the manifest states.
 fn check_head(storage: &Storage, file: &File) -> Result<()> {
     let dir = storage.path();
     let (opened, len) = storage.file(&file.name).map_err(|e| match e.kind() {
@@ -268,13 +280,13 @@ fn check_head(storage: &Storage, file: &File) -> Result<()> {
     if len != file.bytes {
         return Err(damaged(
             dir,
-            format!("the file `{}` has {len} bytes, the manifest says {}", file.name, file.bytes),
+            format!("the file `{}` has {len} bytes, the manifest has {}", file.name, file.bytes),
         ));
     }
     let mut head = vec![0; file.header_bytes as usize];
     opened.read_at(&mut head, 0)?;
     if blake3::hash(&head).to_hex().as_str() != file.header_blake3 {
-        return Err(damaged(dir, format!("the head of the file `{}` was altered", file.name)));
+        return Err(damaged(dir, format!("the header of the file `{}` was altered", file.name)));
     }
     Ok(())
 }
@@ -283,11 +295,11 @@ fn damaged(dir: &Path, reason: String) -> Error {
     Error::Checkpoint {
         path: dir.to_owned(),
         reason,
-        help: "use another checkpoint: `meshc checkpoint verify` says which ones are good".to_owned(),
+        help: "use another checkpoint: `meshc checkpoint verify` tells which ones are valid".to_owned(),
     }
 }
 
-/// What a damage is, without where.
+/// Returns an error's reason without the path.
 fn said(error: Error) -> String {
     match error {
         Error::Checkpoint { reason, .. } => reason,

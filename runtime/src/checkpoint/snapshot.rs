@@ -1,4 +1,4 @@
-//! State from devices into checkpoints, and back under whatever layout the session has.
+//! State between devices and checkpoints, under whatever layout the session has.
 
 use super::{
     manifest::{Entry, Facts, Kind},
@@ -17,23 +17,23 @@ use std::{
     time::Duration,
 };
 
-/// What to restore.
+/// The state to restore.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RestoreScope {
     /// All state of the program.
     All,
-    /// The parameters alone. Whatever else the checkpoint has is not looked at.
+    /// The parameters only. Other tensors of the checkpoint are ignored.
     Params,
 }
 
-/// A session's state as it was, in the host's memory: the session may go on while it is written.
+/// A session's state at one point in time, in host memory. The session can continue while it is written.
 #[derive(Debug)]
 pub struct Snapshot {
     boxes: VecDeque<SnapshotBox>,
     memory: SnapshotBytes,
 }
 
-/// A box of some state.
+/// A box of a tensor of the state.
 #[derive(Debug)]
 struct SnapshotBox {
     name: String,
@@ -44,24 +44,24 @@ struct SnapshotBox {
     contents: Contents,
 }
 
-/// What is in a box.
+/// The contents of a box.
 #[derive(Debug)]
 enum Contents {
-    /// A copy on its way to the host.
+    /// A copy to the host in flight.
     Copy(PendingRead),
-    /// A share in what the session has, which it leaves alone as long.
+    /// The session's own buffer, which is not changed while it is shared.
     Share(Arc<Buffer>),
 }
 
 impl Snapshot {
-    /// Bytes that it takes.
+    /// Returns the bytes of host memory that it takes.
     pub fn bytes(&self) -> usize {
         self.memory.bytes()
     }
 
-    /// Hands all of it to a writer. Memory is freed as it is written.
+    /// Writes the snapshot. Memory is freed as it is written.
     pub fn write(self, writer: &mut Writer) -> Result<()> {
-        writer.hold(self.memory);
+        writer.count_snapshot(self.memory);
         self.boxes.into_iter().try_for_each(|taken| taken.write(writer))
     }
 }
@@ -71,7 +71,7 @@ impl SnapshotBox {
         self.region.sizes.iter().product::<usize>() * self.dtype.byte_size().unwrap_or(0)
     }
 
-    /// Waits until nothing can change the contents any more: until a copy has ended, well or not.
+    /// Waits until a copy has ended, so that later steps cannot change its contents.
     fn wait_for_copy(&self) -> Result<()> {
         let Contents::Copy(read) = &self.contents else { return Ok(()) };
         let failed = || Error::pjrt(format!("reading state `{}`", self.name));
@@ -84,7 +84,7 @@ impl SnapshotBox {
     fn write(self, writer: &mut Writer) -> Result<()> {
         let read = match self.contents {
             Contents::Copy(read) => Ok(read),
-            // The share ends with the copy.
+            // The buffer is no longer shared once it is copied.
             Contents::Share(buffer) => buffer.start_read(),
         };
         let bytes = read.and_then(PendingRead::wait);
@@ -96,20 +96,27 @@ impl SnapshotBox {
 
 impl Session {
     /// Writes all state, one box at a time.
+    ///
+    /// # Errors
+    /// State has no value, a device cannot be read, or a file cannot be written.
     pub fn save(&self, writer: &mut Writer) -> Result<()> {
         let states = &self.artefact().manifest.state;
         states.iter().try_for_each(|entry| {
-            // All devices copy at the same time.
+            // The devices copy concurrently.
             self.boxes(entry, false)?.into_iter().try_for_each(|copied| copied.write(writer))
         })
     }
 
-    /// All state as it is now.
+    /// Takes a snapshot of all state.
     ///
-    /// After [`Session::prepare_snapshots`], where that does something, this takes a share in the state and is done: the
-    /// next call puts the new state beside the old one, whose memory is free once it is written. Else it copies the
-    /// state to the host, all parts at the same time, and waits for that and for the steps under way: plugins have been
-    /// seen to let a step that replaces state overtake a copy of it (API 0.115).
+    /// After [`Session::prepare_snapshots`], on devices that use host memory, the snapshot shares the
+    /// session's buffers and returns at once: the next call returns the new state in fresh buffers, and the
+    /// old ones are freed once they are written. Otherwise it copies the state to the host, all shards
+    /// concurrently, and waits for the copies and for steps in flight: on API 0.115 a step that replaces
+    /// state was seen to overtake a copy of it.
+    ///
+    /// # Errors
+    /// State has no value, or a device cannot be read.
     pub fn snapshot(&self) -> Result<Snapshot> {
         let (mut boxes, share) = (VecDeque::new(), self.can_share_state());
         for entry in &self.artefact().manifest.state {
@@ -120,8 +127,8 @@ impl Session {
         Ok(Snapshot { boxes, memory: self.count_snapshot(bytes, share) })
     }
 
-    /// What a checkpoint should say about the program: its name, how it lay on devices, and which model it is, if
-    /// the program says so.
+    /// Returns the facts of a checkpoint about the program: its name, mesh and layout, and the model, if the
+    /// program states it.
     pub fn checkpoint_facts(&self) -> Facts {
         let manifest = &self.artefact().manifest;
         let axes = manifest.mesh.iter().flat_map(|m| &m.axes);
@@ -138,9 +145,11 @@ impl Session {
         facts.into_iter().chain(model).map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
-    /// Takes state from a checkpoint, whatever mesh and layout it was written under. Of each tensor, a device
-    /// gets the part that it holds; the host has one part of one tensor at a time. If anything is missing,
-    /// left over, of another shape or damaged, the session keeps what it has.
+    /// Restores state from a checkpoint, whatever mesh and layout it was written under. Each device receives
+    /// its shard of each tensor; the host holds one region of one tensor at a time.
+    ///
+    /// # Errors
+    /// Tensors are missing, superfluous, of another shape or damaged. The session's state is then unchanged.
     pub fn restore(&mut self, checkpoint: &Checkpoint, scope: RestoreScope) -> Result<()> {
         let wanted: Vec<StateEntry> = self.artefact().manifest.state.clone();
         let wanted: Vec<&StateEntry> = wanted.iter().filter(|s| scope.has(kind(s))).collect();
@@ -153,7 +162,7 @@ impl Session {
                     self.artefact().manifest.program,
                     wrong.join("\n    ")
                 ),
-                "give the model the settings that the checkpoint was made with; `meshc checkpoint list` shows what is in it",
+                "use the settings of the checkpoint's model; `meshc checkpoint list` shows its tensors",
             ));
         }
         let mut restored = BTreeMap::new();
@@ -176,7 +185,7 @@ impl Session {
         Ok(buffers.into_iter().map(|b| b.expect("every device holds some region")).collect())
     }
 
-    /// One of every box of some state: a share in it, or else a copy that is begun.
+    /// Returns the distinct boxes of a tensor of the state: shared buffers, or else copies in flight.
     fn boxes(&self, entry: &StateEntry, share: bool) -> Result<Vec<SnapshotBox>> {
         let (tensor, buffers) = (tensor_of(entry), self.shards(&entry.name)?);
         let dims: Vec<(String, usize)> =
@@ -212,7 +221,7 @@ impl RestoreScope {
     }
 }
 
-/// Everything that stands between a checkpoint and the state that is wanted.
+/// Lists all differences between a checkpoint and the state of the program.
 fn differences(wanted: &[&StateEntry], checkpoint: &Checkpoint, scope: RestoreScope) -> Vec<String> {
     let mut wrong = Vec::new();
     for entry in wanted {
@@ -220,7 +229,7 @@ fn differences(wanted: &[&StateEntry], checkpoint: &Checkpoint, scope: RestoreSc
         match checkpoint.tensor(&entry.name) {
             None => wrong.push(format!("missing: `{}`, {ours}", entry.name)),
             Some(theirs) if theirs.shape() != ours => {
-                wrong.push(format!("`{}` is {}, the program wants {ours}", entry.name, theirs.shape()));
+                wrong.push(format!("`{}` is {}, the program expects {ours}", entry.name, theirs.shape()));
             }
             Some(_) => {}
         }
@@ -237,14 +246,14 @@ fn shape(tensor: &Tensor) -> String {
 }
 
 fn tensor_of(entry: &StateEntry) -> &Tensor {
-    entry.tensor.as_ref().expect("the artefact was checked")
+    entry.tensor.as_ref().expect("artefacts are checked when they are read")
 }
 
 fn kind(entry: &StateEntry) -> Kind {
     match entry.kind() {
         StateKind::Param => Kind::Param,
         StateKind::Slot => Kind::Slot,
-        // Manifests without a kind are refused when artefacts are read.
+        // Artefacts with state of unspecified kind are refused when they are read.
         StateKind::Counter | StateKind::Unspecified => Kind::Counter,
     }
 }

@@ -1,4 +1,4 @@
-//! Where the files of a checkpoint are read from: a folder, or a prefix of an object store.
+//! The storage of a checkpoint: a folder, or a prefix of an object store.
 
 use super::objects::{Objects, is_url};
 use crate::{Error, Result};
@@ -8,15 +8,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The files of a checkpoint.
+/// The storage of one checkpoint.
 #[derive(Debug)]
 pub(super) struct Storage {
     path: PathBuf,
-    /// Nothing: it is a folder.
+    /// `None` means a folder of the file system.
     objects: Option<Objects>,
 }
 
-/// A file that is open.
+/// An open file.
 pub(super) enum Reader<'a> {
     File(fs::File, PathBuf),
     Object(&'a Objects, &'a str, PathBuf),
@@ -32,8 +32,8 @@ impl Storage {
         &self.path
     }
 
-    /// Why there can be no checkpoint here, if that is clear at once.
-    pub fn is_not(&self) -> Option<&'static str> {
+    /// Returns the reason why there is no checkpoint here, if no file has to be read to know.
+    pub fn problem(&self) -> Option<&'static str> {
         if self.objects.is_some() || self.path.is_dir() {
             None
         } else if self.path.exists() {
@@ -43,7 +43,7 @@ impl Storage {
         }
     }
 
-    /// A small file.
+    /// Reads a small file as a whole.
     pub fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         match &self.objects {
             Some(objects) => objects.read(name),
@@ -51,7 +51,7 @@ impl Storage {
         }
     }
 
-    /// Opens a file, and says how many bytes it has.
+    /// Opens a file and returns its size in bytes.
     pub fn file<'a>(&'a self, name: &'a str) -> io::Result<(Reader<'a>, u64)> {
         let path = self.path.join(name);
         match &self.objects {
@@ -64,7 +64,7 @@ impl Storage {
         }
     }
 
-    /// Opens a file that is known to be there.
+    /// Opens a file that is known to exist.
     pub fn known<'a>(&'a self, name: &'a str) -> Result<Reader<'a>> {
         let path = self.path.join(name);
         match &self.objects {
@@ -78,7 +78,7 @@ impl Storage {
 }
 
 impl Reader<'_> {
-    /// Reads exactly as much as there is room for.
+    /// Reads exactly `bytes.len()` bytes at `offset`.
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
         match self {
             Self::File(file, path) => file.read_exact_at(bytes, offset).map_err(Error::io("reading", path)),

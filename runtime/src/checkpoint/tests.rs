@@ -1,4 +1,4 @@
-//! Checkpoints on disk: round trips, damage, and what interrupted writers leave.
+//! Tests of checkpoints on disk: round trips, damage, and interrupted writers.
 
 use super::{
     Checkpoint, Facts, Keep, Kind, Writer, folder, keep,
@@ -36,7 +36,7 @@ fn cut(value: &HostTensor, start: &[usize], sizes: &[usize]) -> HostTensor {
     HostTensor { dtype: value.dtype, dims: sizes.to_vec(), bytes }
 }
 
-/// A checkpoint of a parameter in four boxes, a slot of another type, and the step.
+/// Writes a checkpoint of a parameter in four boxes, a slot of another type, and the step.
 fn write(dir: &Path) -> HostTensor {
     let mut writer = Writer::create(dir).unwrap();
     let w = floats(&[4, 6]);
@@ -111,7 +111,7 @@ fn large_tensors_are_read_in_blocks_and_small_ones_share_files() {
     let place = tempfile::tempdir().unwrap();
     let dir = place.path().join("c");
     let mut writer = Writer::create(&dir).unwrap();
-    // Larger than a block, and in the last case than a file.
+    // Larger than a block, and in the last case larger than a file.
     let big = floats(&[40, 300, 256]);
     writer.tensor("big", Kind::Param, &dims(&[("a", 40), ("b", 300), ("c", 256)]), big.clone()).unwrap();
     let half = floats(&[1 << 24]);
@@ -130,13 +130,13 @@ fn large_tensors_are_read_in_blocks_and_small_ones_share_files() {
     }
 }
 
-/// Opens and reads everything, as restoring does.
+/// Opens the checkpoint and reads all tensors.
 fn restore(dir: &Path) -> Result<()> {
     let c = Checkpoint::open(dir)?;
     c.tensors().iter().try_for_each(|t| c.read(&t.name).map(drop))
 }
 
-/// Opens and reads everything in parts that no box has.
+/// Opens the checkpoint and reads all tensors in regions that match no box.
 fn restore_in_parts(dir: &Path) -> Result<()> {
     let c = Checkpoint::open(dir)?;
     for entry in c.tensors().iter().filter(|t| !t.dims.is_empty()) {
@@ -187,7 +187,7 @@ fn damage_is_said_with_its_place() {
         assert!(error.contains("step_00000007"), "{error}");
         assert!(parts.iter().all(|p| error.contains(p)), "{error}");
     };
-    damage(&|d| fs::remove_file(d.join(COMMIT)).unwrap(), &["no COMMIT", "not finished"]);
+    damage(&|d| fs::remove_file(d.join(COMMIT)).unwrap(), &["no COMMIT", "an unfinished one"]);
     damage(&|d| fs::remove_file(d.join(MANIFEST)).unwrap(), &["manifest.json"]);
     damage(&|d| fs::remove_file(d.join("00000.safetensors")).unwrap(), &["00000.safetensors` is missing"]);
     damage(&|d| fs::remove_dir_all(d).unwrap(), &["does not exist"]);
@@ -206,7 +206,7 @@ fn damage_is_said_with_its_place() {
     damage(&flip, &["tensor `step`", "was altered", "meshc checkpoint verify"]);
 }
 
-/// A manifest that lies is refused although its digest is right.
+/// An inconsistent manifest is refused even if its digest is right.
 #[test]
 fn manifests_that_lie_are_refused() {
     let lie = |change: &dyn Fn(&mut serde_json::Value), part: &str| {
@@ -232,8 +232,8 @@ fn manifests_that_lie_are_refused() {
     lie(&|m| m["tensors"][0]["dims"][0][1] = 5.into(), "of 120 bytes");
     lie(&|m| m["tensors"][0]["dims"][0][1] = u64::MAX.into(), "too large");
     lie(&|m| m["tensors"][0]["dtype"] = "f64".into(), "f64");
-    lie(&|m| m["tensors"][1]["name"] = "step".into(), "`step` is there twice");
-    lie(&|m| m["tensors"][1]["boxes"][0]["file"] = "y".into(), "in no known file");
+    lie(&|m| m["tensors"][1]["name"] = "step".into(), "`step` is listed twice");
+    lie(&|m| m["tensors"][1]["boxes"][0]["file"] = "y".into(), "in an unlisted file");
     lie(&|m| m["tensors"].as_array_mut().unwrap().truncate(2), "end at");
 }
 
@@ -246,18 +246,18 @@ fn what_is_not_finished_leaves_nothing() {
     drop(writer);
     assert!(entries(&place.path().join("deep")).is_empty());
 
-    // Not whole: an element is missing.
+    // Incomplete: an element is missing.
     let mut writer = Writer::create(&dir).unwrap();
     writer.part("a", Kind::Param, &dims(&[("x", 4)]), &[1], floats(&[3])).unwrap();
     let error = writer.finish(Facts::new(), 0).unwrap_err().to_string();
     assert!(error.contains("tensor `a`") && error.contains("12 of 16 bytes"), "{error}");
     assert!(entries(&place.path().join("deep")).is_empty());
 
-    // What somebody else has put there stays.
+    // Files of another origin are not removed.
     fs::create_dir(&dir).unwrap();
     fs::write(dir.join("notes"), "n").unwrap();
     for error in [Writer::create(&dir).unwrap_err(), Writer::replace(&dir).unwrap_err()] {
-        assert!(error.to_string().contains("is there already"), "{error}");
+        assert!(error.to_string().contains("already exists"), "{error}");
     }
     assert_eq!(entries(&dir), ["notes"]);
 }
@@ -269,7 +269,7 @@ fn a_disk_that_refuses_is_reported_and_left_clean() {
     fs::write(&file, "").unwrap();
     let error = Writer::create(&file.join("c")).unwrap_err().to_string();
     assert!(error.contains("file"), "{error}");
-    // The folder of the checkpoint vanishes, as an unmounted disk does.
+    // The folder of the checkpoint disappears, like an unmounted disk.
     let dir = place.path().join("gone/c");
     let mut writer = Writer::create(&dir).unwrap();
     writer.tensor("a", Kind::Param, &[], floats(&[])).unwrap();
@@ -300,7 +300,7 @@ fn writers_refuse_what_cannot_be_read_back() {
         writer.part("a", Kind::Slot, &x, &[2], floats(&[2])).unwrap_err(),
         writer.part("a", Kind::Param, &dims(&[("y", 4)]), &[2], floats(&[2])).unwrap_err(),
     ] {
-        assert!(error.to_string().contains("something else in another"), "{error}");
+        assert!(error.to_string().contains("of another type in the next"), "{error}");
     }
     let short = HostTensor { bytes: vec![0; 4], ..floats(&[2]) };
     assert!(writer.part("b", Kind::Param, &x, &[0], short).unwrap_err().to_string().contains("has 4 bytes"));
@@ -331,7 +331,7 @@ fn a_folder_of_checkpoints_is_listed_and_pruned() {
     list(&[(10, true), (15, false), (20, true)]);
     folder::sweep(place.path()).unwrap();
     assert_eq!(entries(place.path()), ["step_00000010", "step_00000015", "step_00000020", "step_7"]);
-    // A damaged one is replaced by a good one.
+    // A damaged checkpoint is replaced by a valid one.
     let mut writer = Writer::replace(&at(15)).unwrap();
     writer.tensor("a", Kind::Param, &[], floats(&[])).unwrap();
     writer.finish(Facts::new(), 15).unwrap();
@@ -339,7 +339,7 @@ fn a_folder_of_checkpoints_is_listed_and_pruned() {
     assert_eq!(entries(place.path()).len(), 4);
 }
 
-/// In object stores: `memory:` and `file:`.
+/// Object stores: `memory:` and `file:`.
 fn stores(place: &TempDir) -> [PathBuf; 2] {
     let unique = place.path().file_name().unwrap().to_string_lossy().into_owned();
     [format!("memory:///{unique}/run"), format!("file://{}/run", place.path().display())].map(PathBuf::from)
@@ -354,7 +354,7 @@ fn an_object_store_holds_what_a_folder_does() {
             write(&folder::path(&url, step));
         }
         let dir = folder::path(&url, 10);
-        assert!(Writer::create(&dir).unwrap_err().to_string().contains("is there already"));
+        assert!(Writer::create(&dir).unwrap_err().to_string().contains("already exists"));
         let c = Checkpoint::open(&dir).unwrap();
         assert_eq!((c.step(), c.dir()), (7, &*dir));
         assert_eq!(c.read("a/w").unwrap(), floats(&[4, 6]));
@@ -362,7 +362,7 @@ fn an_object_store_holds_what_a_folder_does() {
         assert_eq!(c.verify().unwrap(), c.bytes());
         restore(&dir).and_then(|()| restore_in_parts(&dir)).unwrap();
 
-        // What has no marker is not there, whatever else is; a writer that gives up leaves nothing.
+        // A prefix without a marker is not a checkpoint; a writer that is dropped leaves nothing behind.
         let objects = objects::Objects::open(&dir).unwrap();
         let marker = objects.read(COMMIT).unwrap();
         objects.remove(COMMIT).unwrap();
@@ -377,7 +377,7 @@ fn an_object_store_holds_what_a_folder_does() {
         drop(writer);
         assert_eq!(objects::Objects::open(&unfinished).unwrap().names().unwrap(), (vec![], vec![]));
 
-        // Sweeping takes what is not finished and nothing else; pruning the older ones.
+        // Sweeping removes unfinished prefixes only; pruning removes the older checkpoints.
         objects::Objects::open(&unfinished).unwrap().put("00000-x.safetensors", vec![]).unwrap();
         folder::sweep(&url).unwrap();
         assert_eq!(objects::Objects::open(&unfinished).unwrap().names().unwrap().0.len(), 0);
@@ -388,7 +388,7 @@ fn an_object_store_holds_what_a_folder_does() {
         assert_eq!(steps(&url), [10, 15]);
         assert!(objects::Objects::open(&folder::path(&url, 5)).unwrap().names().unwrap().0.is_empty());
     }
-    // A store on disk is a folder like others.
+    // A store on disk is an ordinary folder.
     Checkpoint::open(&place.path().join("run/step_00000010")).and_then(|c| c.verify()).unwrap();
 }
 
@@ -416,7 +416,7 @@ fn in_an_object_store_damage_is_found_and_replaced() {
         restore(&dir).unwrap();
         let mut writer = Writer::replace(&dir).unwrap();
         writer.tensor("b", Kind::Param, &[], floats(&[])).unwrap();
-        // The old one is there until the new one is.
+        // The old checkpoint stays until the new one is finished.
         restore(&dir).unwrap();
         writer.finish(Facts::new(), 9).unwrap();
         assert_eq!(Checkpoint::open(&dir).unwrap().step(), 9);
@@ -426,10 +426,10 @@ fn in_an_object_store_damage_is_found_and_replaced() {
     }
 }
 
-/// Where the process that is to be killed saves.
+/// The folder in which the process that will be killed saves.
 const PLACE: &str = "MESH_TEST_SAVE";
 
-/// Not a test of its own: the process that is killed by the next one.
+/// Not a test of its own: the process that the next test kills.
 #[test]
 fn saves_until_it_is_killed() {
     let Some(place) = std::env::var_os(PLACE).map(PathBuf::from) else { return };
@@ -463,7 +463,8 @@ fn kills_at_any_moment_lose_nothing() {
             .unwrap();
         let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines().map_while(|l| l.ok());
         let mut saved = lines.filter_map(|l| l.strip_prefix("saved ").and_then(|n| n.parse::<u64>().ok()));
-        // At least one is saved; then it is killed at whatever it does some microseconds later.
+        // At least one checkpoint is saved; then the process is killed some microseconds later, in whatever
+        // state it is.
         let mut said = saved.next().unwrap();
         std::thread::sleep(Duration::from_micros(kill * 7919 % 4000));
         child.kill().unwrap();

@@ -1,8 +1,7 @@
-//! Writing a checkpoint: boxes into files of a temporary folder, then the manifest, the marker, the name. In an object
-//! store: boxes into objects, then the manifest, then the marker.
+//! Writing a checkpoint. In a file system: boxes into files of a temporary folder, then the manifest, the
+//! marker, and a rename. In an object store: boxes into objects, then the manifest, then the marker.
 //!
-//! Files are written by threads, two at a time at most, each of which takes the digests of its boxes while it writes
-//! them.
+//! At most two threads write files at the same time. Each computes the digests of its boxes while it writes.
 
 use super::{
     manifest::{COMMIT, Entry, FORMAT, Facts, File, Kind, MANIFEST, Manifest, TensorBox, VERSION, commit_of},
@@ -22,29 +21,29 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// Bytes from which a file is closed and another one begun.
+/// Size in bytes at which a file is finished and the next one begun.
 const FILE: usize = 64 << 20;
-/// Files that are written at the same time. A writer holds as many in memory, the next one, and a box.
-const AT_ONCE: usize = 2;
+/// Files written at the same time. A writer holds as many in memory, the next one, and a box.
+const CONCURRENT: usize = 2;
 
-/// A checkpoint under construction. Dropped before [`Writer::finish`], it leaves nothing behind.
+/// A checkpoint being written. If it is dropped before [`Writer::finish`], it removes what it wrote.
 #[derive(Debug)]
 pub struct Writer {
     target: PathBuf,
-    /// Dropped, which waits for them, before what they write to.
-    at_work: AtWork,
+    /// Dropped, which waits for the threads, before the sink that they write to.
+    threads: Threads,
     sink: Sink,
     files: Vec<File>,
     tensors: Vec<Entry>,
     index: BTreeMap<String, usize>,
-    /// Boxes of the next file: tensor, number, contents.
+    /// Boxes of the next file: index of the tensor, index of the box, contents.
     pending: Vec<(usize, usize, Bytes)>,
     pending_bytes: usize,
-    /// Memory that counts as taken until the writer is gone.
-    held: Vec<SnapshotBytes>,
+    /// Snapshots whose memory counts as used until the writer is dropped.
+    snapshots: Vec<SnapshotBytes>,
 }
 
-/// Where files go until there is a checkpoint.
+/// The destination of files before the checkpoint is committed.
 #[derive(Debug)]
 enum Sink {
     Folder(Folder),
@@ -54,12 +53,12 @@ enum Sink {
 #[derive(Debug)]
 struct Folder {
     parent: PathBuf,
-    /// Whether what is at the target may be replaced.
+    /// True if an existing checkpoint at the target may be replaced.
     replace: bool,
     scratch: TempDir,
 }
 
-/// Objects that no marker covers yet; removed when dropped.
+/// Objects that no marker covers yet. Removed on drop.
 #[derive(Debug)]
 struct Attempt {
     objects: Objects,
@@ -71,43 +70,46 @@ struct Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         for name in &self.written {
-            // Best effort: nothing refers to it.
+            // Best effort: nothing refers to the object.
             let _ = self.objects.remove(name);
         }
     }
 }
 
-/// Threads that write files, the first one first.
+/// Threads that write files, in the order in which they were started.
 #[derive(Debug, Default)]
-struct AtWork(VecDeque<JoinHandle<Result<Vec<Digest>>>>);
+struct Threads(VecDeque<JoinHandle<Result<Vec<Digest>>>>);
 
-/// The digest of a box of a tensor.
+/// Index of a tensor, index of its box, digest.
 type Digest = (usize, usize, blake3::Hash);
 
-impl Drop for AtWork {
+impl Drop for Threads {
     fn drop(&mut self) {
         for thread in self.0.drain(..) {
-            // Only after a failure is there anything left, and that is what matters.
+            // Threads are left only after a failure, which was reported already.
             let _ = thread.join();
         }
     }
 }
 
 impl Writer {
-    /// Begins the checkpoint `dir`, which must not be there, or be an empty folder.
+    /// Starts a checkpoint at `dir`, which must not exist or be an empty folder.
+    ///
+    /// # Errors
+    /// There is something at `dir` already, or the folder cannot be created.
     pub fn create(dir: &Path) -> Result<Self> {
         if is_url(dir) {
             let there = Objects::open(dir)?.has(COMMIT).map_err(Error::io("looking at", dir))?;
-            return if there { Err(is_there(dir)) } else { Self::begin_objects(dir) };
+            return if there { Err(exists(dir)) } else { Self::begin_objects(dir) };
         }
         let is_empty = || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
         if dir.symlink_metadata().is_ok() && !is_empty() {
-            return Err(is_there(dir));
+            return Err(exists(dir));
         }
         Self::begin(dir, false)
     }
 
-    /// The same, but takes the place of an older checkpoint if there is one, once it is finished.
+    /// Like [`Writer::create`], but an existing checkpoint is replaced when this one is finished.
     pub fn replace(dir: &Path) -> Result<Self> {
         if is_url(dir) {
             return Self::begin_objects(dir);
@@ -119,7 +121,7 @@ impl Writer {
     fn begin(dir: &Path, replace: bool) -> Result<Self> {
         let Some(name) = dir.file_name() else {
             return Err(Error::input(
-                format!("`{}` cannot be a checkpoint: it has no name", dir.display()),
+                format!("`{}` cannot be a checkpoint: the path has no file name", dir.display()),
                 "name a folder",
             ));
         };
@@ -145,23 +147,26 @@ impl Writer {
     fn new(target: &Path, sink: Sink) -> Self {
         Self {
             target: target.to_owned(),
-            at_work: AtWork::default(),
+            threads: Threads::default(),
             sink,
             files: Vec::new(),
             tensors: Vec::new(),
             index: BTreeMap::new(),
             pending: Vec::new(),
             pending_bytes: 0,
-            held: Vec::new(),
+            snapshots: Vec::new(),
         }
     }
 
-    /// Memory that counts as taken until this is written.
-    pub(super) fn hold(&mut self, held: SnapshotBytes) {
-        self.held.push(held);
+    /// Counts a snapshot's memory as used until the writer is dropped.
+    pub(super) fn count_snapshot(&mut self, snapshots: SnapshotBytes) {
+        self.snapshots.push(snapshots);
     }
 
-    /// Adds a whole tensor; `dims` are names and sizes, outermost first.
+    /// Adds a whole tensor. `dims` are names and sizes, outermost first.
+    ///
+    /// # Errors
+    /// As for [`Writer::part`].
     pub fn tensor(
         &mut self,
         name: &str,
@@ -172,7 +177,12 @@ impl Writer {
         self.part(name, kind, dims, &vec![0; dims.len()], value)
     }
 
-    /// Adds the box of a tensor that begins at `start`. Boxes come in any order, but may not overlap.
+    /// Adds the box of a tensor that begins at `start`. Boxes may be added in any order, but must not
+    /// overlap.
+    ///
+    /// # Errors
+    /// The box is inconsistent with its contents or with earlier boxes of the tensor, or an earlier file
+    /// could not be written.
     pub fn part(
         &mut self,
         name: &str,
@@ -184,7 +194,7 @@ impl Writer {
         let wrong = |why: String| {
             Error::input(
                 format!("tensor `{name}` {why}"),
-                "this is a mistake of whoever writes the checkpoint",
+                "this is a bug in the code that writes the checkpoint",
             )
         };
         let element = value.dtype.byte_size().filter(|_| element_type(&value.dtype.to_string()).is_ok());
@@ -204,7 +214,7 @@ impl Writer {
         });
         let entry = &mut self.tensors[number];
         if entry.dims != dims || entry.kind != kind || entry.dtype != value.dtype.to_string() {
-            return Err(wrong(format!("is {} in one box and something else in another", entry.shape())));
+            return Err(wrong(format!("is {} in one box and of another type in the next", entry.shape())));
         }
         entry.boxes.push(TensorBox {
             file: String::new(),
@@ -212,7 +222,7 @@ impl Writer {
             bytes: value.bytes.len() as u64,
             start: start.to_vec(),
             size: value.dims,
-            // Known once it is written.
+            // Set once the box is written.
             blake3: String::new(),
         });
         let i = entry.boxes.len() - 1;
@@ -221,18 +231,22 @@ impl Writer {
         if self.pending_bytes >= FILE { self.write_file() } else { Ok(()) }
     }
 
-    /// Writes the rest, and makes a checkpoint of it.
+    /// Writes the remaining boxes and commits the checkpoint.
+    ///
+    /// # Errors
+    /// A tensor is incomplete, or a file cannot be written. Then there is no new checkpoint, and an old one
+    /// stays.
     pub fn finish(mut self, facts: Facts, step: u64) -> Result<()> {
         if !self.pending.is_empty() {
             self.write_file()?;
         }
-        while !self.at_work.0.is_empty() {
-            self.settle()?;
+        while !self.threads.0.is_empty() {
+            self.finish_first()?;
         }
         let (files, tensors) = (std::mem::take(&mut self.files), std::mem::take(&mut self.tensors));
         let manifest = Manifest { format: FORMAT.into(), version: VERSION, step, facts, files, tensors };
         manifest.check().map_err(|why| {
-            let what = format!("the checkpoint `{}` is not whole: {why}", self.target.display());
+            let what = format!("the checkpoint `{}` is incomplete: {why}", self.target.display());
             Error::input(what, "write every element of every tensor once")
         })?;
         let text = serde_json::to_vec_pretty(&manifest).expect("numbers and texts are JSON");
@@ -260,7 +274,7 @@ impl Writer {
             at = end;
         }
         let mut header = serde_json::to_vec(&heads).expect("numbers and texts are JSON");
-        // As the format wants it: tensors begin at a multiple of 8.
+        // The format requires that tensors begin at a multiple of 8.
         header.resize(header.len().next_multiple_of(8), b' ');
         let head = [&(header.len() as u64).to_le_bytes()[..], &header].concat();
         let mut at = head.len() as u64;
@@ -278,13 +292,13 @@ impl Writer {
         });
         self.pending_bytes = 0;
         let boxes = std::mem::take(&mut self.pending);
-        while self.at_work.0.len() >= AT_ONCE {
-            self.settle()?;
+        while self.threads.0.len() >= CONCURRENT {
+            self.finish_first()?;
         }
         self.start(name, head.into(), boxes)
     }
 
-    /// Begins to write a file.
+    /// Starts to write a file.
     fn start(&mut self, name: String, head: Bytes, boxes: Vec<(usize, usize, Bytes)>) -> Result<()> {
         let contents: Vec<Bytes> = [head].into_iter().chain(boxes.iter().map(|b| b.2.clone())).collect();
         let path = match &self.sink {
@@ -308,22 +322,22 @@ impl Writer {
                     boxes.iter().map(|(tensor, i, bytes)| (*tensor, *i, blake3::hash(bytes))).collect()
                 });
                 write()?;
-                Ok(digests.join().expect("taking digests of bytes does not panic"))
+                Ok(digests.join().expect("hashing bytes does not panic"))
             })
         };
         let thread = thread::Builder::new().name("checkpoint file".to_owned()).spawn(work);
         let thread = thread.map_err(Error::io("starting a thread that writes", &self.target))?;
-        self.at_work.0.push_back(thread);
+        self.threads.0.push_back(thread);
         Ok(())
     }
 
-    /// Waits for the file that was begun first, and notes the digests of its boxes.
-    fn settle(&mut self) -> Result<()> {
-        let Some(thread) = self.at_work.0.pop_front() else { return Ok(()) };
+    /// Waits for the file that was started first, and records the digests of its boxes.
+    fn finish_first(&mut self) -> Result<()> {
+        let Some(thread) = self.threads.0.pop_front() else { return Ok(()) };
         let digests = thread.join().unwrap_or_else(|_| {
             Err(Error::input(
-                format!("a thread that wrote a file of `{}` ended by itself", self.target.display()),
-                "this is a mistake in the program: report it with the message above",
+                format!("the thread that wrote a file of `{}` panicked", self.target.display()),
+                "this is a bug: report it with the message above",
             ))
         })?;
         for (tensor, i, digest) in digests {
@@ -334,14 +348,14 @@ impl Writer {
 }
 
 impl Folder {
-    /// Writes manifest and marker, and gives the folder its name.
+    /// Writes manifest and marker, and renames the folder to its final name.
     fn commit(self, target: &Path, manifest: &[u8]) -> Result<()> {
         let within = self.scratch.path();
         write_synced(&within.join(MANIFEST), &[manifest])?;
         sync_folder(within)?;
         write_synced(&within.join(COMMIT), &[commit_of(manifest).as_bytes()])?;
         sync_folder(within)?;
-        // What is replaced steps aside under a name that is no checkpoint's.
+        // The old checkpoint is moved to a name that is not a checkpoint's.
         let aside = tempfile::Builder::new().prefix(super::folder::UNFINISHED).tempdir_in(&self.parent);
         let aside = aside.map_err(Error::io("creating a folder in", &self.parent))?;
         let old = aside.path().join("old");
@@ -350,17 +364,18 @@ impl Folder {
         }
         if let Err(error) = fs::rename(within, target) {
             if self.replace {
-                // Best effort: the error below is what matters.
+                // Best effort: the error below is the one to report.
                 let _ = fs::rename(&old, target);
             }
-            return Err(Error::io("giving its name to", target)(error));
+            return Err(Error::io("renaming the finished checkpoint to", target)(error));
         }
         sync_folder(&self.parent)
     }
 }
 
 impl Attempt {
-    /// Writes manifest and marker. What was there before has no marker meanwhile, and is removed afterwards.
+    /// Writes manifest and marker. An old checkpoint loses its marker first, and its files are removed
+    /// afterwards.
     fn commit(mut self, target: &Path, manifest: Vec<u8>) -> Result<()> {
         let failed = |action| Error::io(action, target);
         let (before, _) = self.objects.names().map_err(failed("listing"))?;
@@ -370,17 +385,17 @@ impl Attempt {
         self.objects.put(COMMIT, vec![marker.into()]).map_err(failed("writing the marker of"))?;
         let ours = std::mem::take(&mut self.written);
         for name in before.iter().filter(|n| !ours.contains(n) && ![MANIFEST, COMMIT].contains(&n.as_str())) {
-            self.objects.remove(name).map_err(failed("removing what was there before of"))?;
+            self.objects.remove(name).map_err(failed("removing old files of"))?;
         }
         Ok(())
     }
 }
 
-fn is_there(dir: &Path) -> Error {
-    Error::input(format!("`{}` is there already", dir.display()), "name another folder, or remove it")
+fn exists(dir: &Path) -> Error {
+    Error::input(format!("`{}` already exists", dir.display()), "name another folder, or remove it")
 }
 
-/// What safetensors calls an element type.
+/// Returns safetensors' name of an element type.
 fn safetensors(dtype: &str) -> &'static str {
     match element_type(dtype) {
         Ok(ElementType::Bf16) => "BF16",
@@ -391,7 +406,7 @@ fn safetensors(dtype: &str) -> &'static str {
     }
 }
 
-/// Writes a file that is on disk when this returns.
+/// Writes a file and syncs it to disk.
 fn write_synced(path: &Path, contents: &[impl AsRef<[u8]>]) -> Result<()> {
     let mut file = fs::File::create_new(path).map_err(Error::io("creating", path))?;
     for bytes in contents {
@@ -400,7 +415,7 @@ fn write_synced(path: &Path, contents: &[impl AsRef<[u8]>]) -> Result<()> {
     file.sync_all().map_err(Error::io("writing", path))
 }
 
-/// Sees to it that the names in a folder are on disk.
+/// Syncs the names in a folder to disk.
 fn sync_folder(path: &Path) -> Result<()> {
     fs::File::open(path).and_then(|f| f.sync_all()).map_err(Error::io("writing the folder", path))
 }

@@ -56,8 +56,8 @@ pub fn install(wheel: &Wheel, cache: &Path) -> Result<PathBuf> {
     pip(wheel, &requirements, &unpacked)?;
     if !unpacked.join(wheel.library).is_file() {
         return Err(Error::input(
-            format!("{} {} holds no `{}`", wheel.package, wheel.version, wheel.library),
-            "name a plugin with --plugin or MESH_PJRT_PLUGIN",
+            format!("{} {} does not contain `{}`", wheel.package, wheel.version, wheel.library),
+            "give the path of a plugin with --plugin or MESH_PJRT_PLUGIN",
         ));
     }
     match fs::rename(&unpacked, &target) {
@@ -74,12 +74,11 @@ fn pip(wheel: &Wheel, requirements: &Path, target: &Path) -> Result<()> {
     command.args(["--no-deps", "--only-binary=:all:", "--require-hashes", "--no-compile"]);
     command.arg("--target").arg(target).arg("--requirement").arg(requirements);
     let help = format!(
-        "check that `python3 -m pip` works and reaches PyPI, or install {} {} yourself and name its library with MESH_PJRT_PLUGIN",
+        "check that `python3 -m pip` works and reaches PyPI, or install {} {} yourself and give the path of its library with MESH_PJRT_PLUGIN",
         wheel.package, wheel.version
     );
-    let output = command
-        .output()
-        .map_err(|e| Error::input(format!("python3 could not be started: {e}"), help.clone()))?;
+    let output =
+        command.output().map_err(|e| Error::input(format!("cannot start python3: {e}"), help.clone()))?;
     if output.status.success() {
         return Ok(());
     }

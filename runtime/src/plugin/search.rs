@@ -82,7 +82,12 @@ impl SearchPaths {
         let cache = path("MESH_CACHE")
             .or_else(|| path("XDG_CACHE_HOME").map(|p| p.join("mesh")))
             .or_else(|| path("HOME").map(|p| p.join(".cache/mesh")))
-            .ok_or_else(|| Error::input("there is no place for the cache", "set MESH_CACHE to a folder"))?;
+            .ok_or_else(|| {
+                Error::input(
+                    "there is no folder for the cache: MESH_CACHE, XDG_CACHE_HOME and HOME are not set",
+                    "set MESH_CACHE to a folder",
+                )
+            })?;
         Ok(Self {
             plugin: path("MESH_PJRT_PLUGIN"),
             tpu_library: path("TPU_LIBRARY_PATH"),
@@ -130,7 +135,7 @@ pub fn list(platform: Platform, explicit: Option<&Path>, around: &SearchPaths) -
         if !path.is_file() {
             return Err(Error::input(
                 format!("{source} names the plugin `{}`, but there is no such file", path.display()),
-                "name a PJRT plugin's shared library, or leave it out to have one found",
+                "give the path of a PJRT plugin's shared library, or leave it out to search for one",
             ));
         }
         found.push(PluginFile { path: path.to_owned(), source: source.to_owned() });
@@ -174,9 +179,11 @@ pub fn find(
             return Ok(PluginFile { path, source: "cache".to_owned() });
         }
         Platform::Gpu => {
-            "install one with `pip install \"jax-cuda13-plugin[with-cuda]\"` (it brings jax-cuda13-pjrt), or name one with --plugin"
+            "install one with `pip install \"jax-cuda13-plugin[with-cuda]\"` (it brings jax-cuda13-pjrt), or give its path with --plugin"
         }
-        Platform::Tpu => "install it with `pip install libtpu`, or name it with --plugin or TPU_LIBRARY_PATH",
+        Platform::Tpu => {
+            "install it with `pip install libtpu`, or give its path with --plugin or TPU_LIBRARY_PATH"
+        }
     };
     Err(Error::input(format!("no PJRT plugin for {platform} was found"), help))
 }

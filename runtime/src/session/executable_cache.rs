@@ -1,9 +1,10 @@
-//! Compiled programs on disk, so that a restart compiles nothing.
+//! A cache of compiled programs on disk, so that a restart compiles nothing.
 //!
-//! An entry is a file `KEY.executable`: a head, the BLAKE3 digest of the rest, and what the plugin gave for the
-//! executable. The key is a digest of everything that the outcome depends on: the program, its options, the number
-//! of devices, the plugin, and, where code for this very machine is made, the machine. Entries are written whole and
-//! checked before a plugin sees them; the ones used longest ago go when all of them together are too large.
+//! An entry is a file `KEY.executable`: a header, the BLAKE3 digest of the rest, and the executable as the
+//! plugin serialized it. The key is a digest of everything that the executable depends on: the program, its
+//! options, the number of devices, the plugin, and for CPU plugins the processor. Entries are written
+//! atomically and verified before they are passed to a plugin; the least recently used ones are removed when
+//! the cache is too large.
 
 use crate::{Error, Result};
 use pjrt::Client;
@@ -16,11 +17,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// How every entry begins.
+/// The header of every entry.
 const HEAD: &[u8] = b"mesh executable 1\n";
-/// The most bytes that all entries have together.
+/// The maximum total size of all entries, in bytes.
 const LIMIT: u64 = 4 << 30;
-/// What else plugins' compilers listen to.
+/// Environment variables that change what plugins compile.
 const VARIABLES: [&str; 3] = ["XLA_FLAGS", "LIBTPU_INIT_ARGS", "CUDA_VISIBLE_DEVICES"];
 
 /// A folder of compiled programs.
@@ -28,38 +29,38 @@ const VARIABLES: [&str; 3] = ["XLA_FLAGS", "LIBTPU_INIT_ARGS", "CUDA_VISIBLE_DEV
 pub struct ExecutableCache {
     folder: PathBuf,
     limit: u64,
-    /// What outcomes depend on, programs, clients and plugins apart.
+    /// Further text that the key depends on.
     environment: Vec<String>,
 }
 
-/// How a program became ready to run.
+/// A compilation, or a load from the cache.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Compilation {
-    /// Which function of the artefact.
+    /// The function of the artefact.
     pub function: String,
-    /// Whether it was in the cache.
+    /// True if the executable was loaded from the cache.
     pub cached: bool,
-    /// How long it took.
+    /// The time it took.
     pub elapsed: Duration,
-    /// The entry, if there is a cache.
+    /// The cache entry. `None` if there is no cache.
     pub entry: Option<PathBuf>,
-    /// What did not go as it should have: the program was compiled all the same.
+    /// A problem with the cache. The program was compiled all the same.
     pub note: Option<String>,
 }
 
 impl ExecutableCache {
-    /// Those in `cache/executables`, for this process's environment.
+    /// Uses the folder `cache/executables`, with keys for the environment variables of this process.
     pub fn in_cache(cache: &Path) -> Self {
         let variables = VARIABLES.iter().filter_map(|name| Some(format!("{name}={}", env::var(name).ok()?)));
         Self::at(cache.join("executables"), LIMIT, variables.collect())
     }
 
-    /// Those in `folder`, which have at most `limit` bytes together.
+    /// Uses `folder`, with at most `limit` bytes in total.
     pub fn at(folder: PathBuf, limit: u64, environment: Vec<String>) -> Self {
         Self { folder, limit, environment }
     }
 
-    /// Where the entry of a program is, or would be.
+    /// Returns the path of a program's entry, whether it exists or not.
     pub(crate) fn entry(
         &self,
         client: &Client,
@@ -68,7 +69,7 @@ impl ExecutableCache {
         options: &[u8],
     ) -> Result<PathBuf> {
         let plugin = client.plugin();
-        let failed = || Error::pjrt("asking what the plugin is");
+        let failed = || Error::pjrt("querying the plugin's version");
         let platform = client.platform_name().map_err(failed())?;
         let path = plugin.path();
         let about = fs::metadata(path).map_err(Error::io("reading", path))?;
@@ -94,7 +95,10 @@ impl ExecutableCache {
         Ok(self.folder.join(format!("{}.executable", hasher.finalize().to_hex())))
     }
 
-    /// What an entry holds, if it is there. One that is damaged is removed, and the error says so.
+    /// Reads an entry. `None` means that it does not exist.
+    ///
+    /// # Errors
+    /// The entry is damaged (it is removed) or cannot be read.
     pub(crate) fn read(&self, entry: &Path) -> Result<Option<Vec<u8>>> {
         let mut bytes = match fs::read(entry) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -107,24 +111,25 @@ impl ExecutableCache {
         if !good {
             self.remove(entry);
             return Err(Error::input(
-                format!("the kept executable `{}` was damaged", entry.display()),
-                "nothing is to be done: it is removed and made again",
+                format!("the cached executable `{}` was damaged", entry.display()),
+                "nothing has to be done: it is removed and compiled again",
             ));
         }
-        // Its time of change says when it was last of use. Where that cannot be set it goes earlier than others.
+        // The modification time records the last use. If it cannot be set, the entry is removed earlier than
+        // it should be.
         let _ = File::options().append(true).open(entry).and_then(|f| f.set_modified(SystemTime::now()));
         bytes.drain(..start);
         Ok(Some(bytes))
     }
 
-    /// Removes an entry that is of no use. Whatever cannot be removed stays.
+    /// Removes an entry that cannot be used. Ignores errors.
     pub(crate) fn remove(&self, entry: &Path) {
         let _ = fs::remove_file(entry);
     }
 
-    /// Keeps an executable, and removes old ones if there are too many.
+    /// Adds an executable, and removes old ones if the cache is too large.
     pub(crate) fn write(&self, entry: &Path, executable: &[u8]) -> Result<()> {
-        let failed = || Error::io("keeping the executable", entry);
+        let failed = || Error::io("caching the executable", entry);
         fs::create_dir_all(&self.folder).map_err(Error::io("creating the folder", &self.folder))?;
         let mut scratch = tempfile::Builder::new()
             .prefix(".new")
@@ -141,7 +146,7 @@ impl ExecutableCache {
         Ok(())
     }
 
-    /// Removes what was used longest ago until the rest is small enough; never `newest`.
+    /// Removes the least recently used entries until the cache is small enough, but never `newest`.
     fn prune(&self, newest: &Path) {
         let Ok(entries) = fs::read_dir(&self.folder) else { return };
         let mut all: Vec<(SystemTime, u64, PathBuf)> = entries
@@ -164,7 +169,8 @@ impl ExecutableCache {
     }
 }
 
-/// The processor: a CPU plugin makes code for what this one can do, and the cache may be shared with others.
+/// Describes the processor: CPU plugins compile for its features, and the cache may be shared with other
+/// machines.
 fn this_machine() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let is_about =
@@ -190,14 +196,14 @@ mod tests {
             let time = SystemTime::now() - Duration::from_secs(100 - age as u64);
             File::options().append(true).open(at(name)).unwrap().set_modified(time).unwrap();
         }
-        // Each has 90 bytes: two of them are left. Reading `b` makes `c` the oldest.
+        // Each entry has 90 bytes, so two remain. Reading `b` makes `c` the oldest.
         assert_eq!(all.read(&at("a")).unwrap(), None);
         assert_eq!(all.read(&at("b")).unwrap(), Some(vec![1; 40]));
         all.write(&at("d"), &[3; 40]).unwrap();
         assert_eq!(all.read(&at("c")).unwrap(), None);
         assert_eq!(all.read(&at("b")).unwrap(), Some(vec![1; 40]));
 
-        // Every flipped bit and every cut is found, and the entry is gone.
+        // Every flipped bit and every truncation is detected, and the entry is removed.
         for broken in 0..90 {
             let mut bytes = fs::read(at("d")).unwrap();
             bytes[broken] ^= 4;
@@ -208,7 +214,7 @@ mod tests {
             fs::write(at("x"), &bytes[..broken]).unwrap();
             assert!(all.read(&at("x")).is_err());
         }
-        // One that is too large for the limit is kept until the next one.
+        // An entry larger than the limit is kept until the next one is written.
         all.write(&at("e"), &[4; 400]).unwrap();
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
     }

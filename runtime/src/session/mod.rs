@@ -93,7 +93,7 @@ impl Session {
     }
     /// Returns true if the devices use the host's memory.
     pub fn uses_host_memory(&self) -> Result<bool> {
-        let platform = self.client.platform_name().map_err(Error::pjrt("asking for the platform"))?;
+        let platform = self.client.platform_name().map_err(Error::pjrt("querying the platform"))?;
         Ok(platform == "cpu")
     }
 }

@@ -84,7 +84,7 @@ impl Programs {
         let mut largest = 0;
         for (name, executable) in self.in_place.iter().chain(&self.fresh_state) {
             let stats = executable.executable().memory_stats();
-            let stats = stats.map_err(Error::pjrt(format!("asking how much memory `{name}` takes")))?;
+            let stats = stats.map_err(Error::pjrt(format!("querying the memory use of `{name}`")))?;
             largest = largest.max(stats.map_or(0, |s| s.temporaries).try_into().unwrap_or(0));
         }
         Ok(largest)
