@@ -199,6 +199,8 @@ def summarize(lines):
             continue
         row = {"step": line["step"], "eval_loss": number(line["eval"].get("loss")),
                "train_loss": round_to(mean([x["loss"] for x in since if x.get("loss") is not None] or [float("nan")]))}
+        if "dropped" in line["eval"]:
+            row["eval_dropped"] = number(line["eval"]["dropped"])
         for stack in ["encoder", "decoder"]:
             if f"{stack}_dropped" in line:
                 row[f"{stack}_dropped"] = [round_to(v) for v in by_layer(since, f"{stack}_dropped")]
