@@ -6,7 +6,8 @@
 ARTEFACT comes from `meshc compile models/switch_tiny.rs` or `models/t5_tiny.rs` in the setting of base.toml (a language
 model; `dropout` 0; `jitter` 0, or the two differ by the noise); TOKENS from `meshc data prepare`. The JAX side shares
 nothing with the compiler: layers, loss, gradients (jax.grad) and optimizers are written out below. Prints one JSON line
-with the losses of every step of both, on training batches and on held-out ones.
+with the losses of every step of both, and rows of evaluations: step, held-out loss of the program, of the JAX model, of the
+JAX model with the program's parameters, and the largest difference between parameters.
 
 Needs the packages `jax` and `jaxlib` 0.4.38, which also run the program's HLO.
 """
@@ -285,7 +286,10 @@ def main():
             batches = [rows.evaluation(j) for j in range(args.eval)]
             ours = np.mean([program.call("eval_step", dict(state), **b)["loss"] for b in batches])
             theirs = np.mean([evaluate(params, b) for b in batches])
-            record["eval"].append([i + 1, round(float(ours), 5), round(float(theirs), 5)])
+            crossed = np.mean([evaluate({name: state[name] for name in names}, b) for b in batches])
+            apart = max(float(jnp.max(jnp.abs(params[name] - state[name]))) for name in names)
+            row = [i + 1, *(round(float(x), 5) for x in [ours, theirs, crossed, apart])]
+            record["eval"].append(row)
             print(record["eval"][-1], record["ours"][-1], record["jax"][-1], flush=True)
     print(json.dumps(record))
 

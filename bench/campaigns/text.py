@@ -7,11 +7,13 @@
 `make` reads the crates that crates.txt names from cargo's registry; `cargo fetch` puts them there. It keeps every Rust source
 that is not mostly a copy of one before it: of its lines of 20 characters or more, half must be new. One JSON line for
 each file, in the order of a digest of its name, so that the end of the text (which runs hold out) is a sample of
-all crates. Then it trains a SentencePiece unigram model of T5's kind (white space of any kind is one space) on every
+all crates. Evaluations read that end from its beginning, and not all of it: there, files are cut into pieces, which are in
+the order of a digest, too. Then it trains a SentencePiece unigram model of T5's kind (white space of any kind is one space) on every
 tenth file. Needs the Python package `sentencepiece` 0.2.0 for that.
 """
 import argparse
 import hashlib
+import io
 import json
 import sys
 import tomllib
@@ -20,6 +22,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 PIECES = 1020  # and 4 more that text never gives: the models' vocabulary is 1,024
 SHORT_LINE = 20
+HELD_OUT = 0.019  # a little less than what runs hold out
+PIECE = 1500  # characters
 LONGEST_LINE = 4000  # files with longer ones are data, not source
 
 
@@ -80,33 +84,55 @@ def deduplicated(files):
         yield name, text
 
 
+def mixed_at_the_end(documents):
+    """The documents, but the last of them, a share of HELD_OUT, in pieces whose order is that of a digest."""
+    total, end = sum(len(text) for _, text in documents), len(documents)
+    taken = 0
+    while taken < HELD_OUT * total:
+        end -= 1
+        taken += len(documents[end][1])
+    pieces = []
+    for name, text in documents[end:]:
+        lines = text.splitlines(keepends=True)
+        while lines:
+            size, count = 0, 0
+            while count < len(lines) and size < PIECE:
+                size += len(lines[count])
+                count += 1
+            pieces.append((f"{name}#{len(pieces)}", "".join(lines[:count])))
+            lines = lines[count:]
+    pieces.sort(key=lambda piece: hashlib.sha256(piece[0].encode()).digest())
+    return documents[:end] + pieces
+
+
 def hash_line(line):
     return hashlib.blake2b(line.encode(), digest_size=8).digest()
 
 
-def train_pieces(texts, prefix):
+def train_pieces(texts, path):
     import sentencepiece
+
+    model = io.BytesIO()
 
     lines = (line for text in texts for line in text.splitlines() if line.strip() and len(line) < 1000)
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=lines, model_prefix=str(prefix), vocab_size=PIECES, model_type="unigram", pad_id=0, eos_id=1,
+        sentence_iterator=lines, model_writer=model, vocab_size=PIECES, model_type="unigram", pad_id=0, eos_id=1,
         unk_id=2, bos_id=-1, num_threads=1, input_sentence_size=200_000, shuffle_input_sentence=False)
+    path.write_bytes(model.getvalue())
 
 
 def make(folder, registry):
     folder.mkdir(parents=True, exist_ok=True)
-    digest, size, count, sample = hashlib.sha256(), 0, 0, []
+    digest, size = hashlib.sha256(), 0
+    documents = list(deduplicated(sources(registry)))
     with open(folder / "text.jsonl", "w", encoding="utf-8") as out:
-        for name, text in deduplicated(sources(registry)):
+        for name, text in mixed_at_the_end(documents):
             line = json.dumps({"name": name, "text": text}, ensure_ascii=False) + "\n"
             out.write(line)
             digest.update(line.encode())
             size += len(text.encode())
-            if count % 10 == 0:
-                sample.append(text)
-            count += 1
-    print(f"{count} files, {size} bytes of text, sha256 {digest.hexdigest()}", file=sys.stderr)
-    train_pieces(sample, folder / "text")
+    print(f"{len(documents)} files, {size} bytes of text, sha256 {digest.hexdigest()}", file=sys.stderr)
+    train_pieces([text for _, text in documents[::10]], folder / "text.model")
     print(f"sha256 of text.model {hashlib.sha256((folder / 'text.model').read_bytes()).hexdigest()}", file=sys.stderr)
 
 
