@@ -55,7 +55,7 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
         }
     }
     let ran = killed.run_on_cpu(&args(&path, &data, "40", &["--resume", "--save-every", "10"])).succeeds();
-    assert!(ran.err.contains("going on from ck/step_00000020"), "{}", ran.err);
+    assert!(ran.err.contains("resuming from ck/step_00000020"), "{}", ran.err);
     assert!(
         ran.out.contains("finished after step 40") && ran.out.contains("checkpoints are in ck"),
         "{}",
@@ -93,7 +93,7 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
     );
     let ran = killed.run_on_cpu(&args(&path, &data, "41", &["--resume"])).succeeds();
     assert!(
-        ran.err.contains("warning: skipped") && ran.err.contains("going on from ck/step_00000030"),
+        ran.err.contains("warning: skipped") && ran.err.contains("resuming from ck/step_00000030"),
         "{}",
         ran.err
     );
@@ -154,7 +154,7 @@ fn what_cannot_be_saved_or_resumed() {
     ]);
     let ran = Ran::new(limited.env("MESH_PJRT_PLUGIN", cpu_plugin()).output().unwrap());
     let ran =
-        ran.fails(&["warning: training goes on without a checkpoint: writing", "step 4/4", "File too large"]);
+        ran.fails(&["warning: training continues without a new checkpoint: writing", "step 4/4", "File too large"]);
     assert!(ran.err.contains("00000.safetensors"), "{}", ran.err);
     assert_eq!(place.folders("ck"), [""; 0], "nothing is left behind");
 }
@@ -171,16 +171,16 @@ fn a_disk_that_is_full_leaves_the_checkpoint_before() {
     limited.current_dir(place.path()).envs(meshc.get_envs().filter_map(|(k, v)| Some((k, v?))));
     limited.args(args(&path, &data, "6", &["--save-every", "2", "--keep", "1", "--resume"]));
     let ran = Ran::new(limited.env("MESH_PJRT_PLUGIN", cpu_plugin()).output().unwrap());
-    let ran = ran.fails(&["warning: training goes on without a checkpoint: writing", "step 6/6"]);
+    let ran = ran.fails(&["warning: training continues without a new checkpoint: writing", "step 6/6"]);
     assert!(
-        ran.err.contains("going on from ck/step_00000002") && ran.err.contains("File too large"),
+        ran.err.contains("resuming from ck/step_00000002") && ran.err.contains("File too large"),
         "{}",
         ran.err
     );
     let ran = json(&place.run(&["checkpoint", "verify", "ck", "--json"]).succeeds());
     assert_eq!(ran["checkpoints"].as_array().map(Vec::len), Some(1), "{ran}");
     let ran = place.run_on_cpu(&args(&path, &data, "6", &["--resume"])).succeeds();
-    assert!(ran.err.contains("going on from ck/step_00000002"), "{}", ran.err);
+    assert!(ran.err.contains("resuming from ck/step_00000002"), "{}", ran.err);
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn a_folder_that_may_not_be_written_leaves_the_checkpoint_before() {
     let allow = |mode| fs::set_permissions(place.at("ck"), fs::Permissions::from_mode(mode)).unwrap();
     assert!(said.any(|line| line.contains("saved in ck/step_00000002")));
     allow(0o555);
-    let warned = said.find(|line| line.contains("training goes on without a checkpoint")).unwrap();
+    let warned = said.find(|line| line.contains("training continues without a new checkpoint")).unwrap();
     assert!(warned.contains("Permission denied"), "{warned}");
     let kept = json(&place.run(&["checkpoint", "verify", "ck", "--json"]).succeeds());
     assert!(!kept["checkpoints"].as_array().unwrap().is_empty(), "{kept}");
@@ -231,12 +231,12 @@ fn an_object_store_in_place_of_a_folder() {
         place.run_on_cpu(&[&first[..], &TINY, more].concat())
     };
     train("4", &["--save-every", "2"]).succeeds();
-    train("5", &[]).fails(&["has checkpoints already", "step 4"]);
+    train("5", &[]).fails(&["already has checkpoints", "step 4"]);
     // What an interrupted writer left is in nobody's way.
     fs::create_dir(place.at("ck/step_00000009")).unwrap();
     fs::write(place.at("ck/step_00000009/00000-1.safetensors"), "x").unwrap();
     let ran = train("6", &["--resume", "--keep", "2"]).succeeds();
-    assert!(ran.err.contains(&format!("going on from {url}/step_00000004")), "{}", ran.err);
+    assert!(ran.err.contains(&format!("resuming from {url}/step_00000004")), "{}", ran.err);
     let listed = json(&place.run(&["checkpoint", "list", &url, "--json"]).succeeds());
     let steps: Vec<_> =
         listed["checkpoints"].as_array().unwrap().iter().map(|c| c["step"].as_u64()).collect();

@@ -350,5 +350,5 @@ fn a_loss_that_jumps_is_taken_back_and_its_batches_left_out() {
 
     // So often and no more.
     let ran = runs(&place, &[&args("u", "200")[..], &["--max-rollbacks", "0"]].concat());
-    ran.fails(&["the loss of step", "went back 0 times already", "learning rate"]);
+    ran.fails(&["the loss of step", "after 0 rollbacks", "learning rate"]);
 }

@@ -316,13 +316,25 @@ fn wrong_numbers_are_told() {
     };
     let good = Options::default();
     let input = [vec![2, 1]];
-    says(&input, Options { temperature: 0.0, ..good }, "temperature is 0");
-    says(&input, Options { temperature: f32::NAN, ..good }, "temperature is NaN");
-    says(&input, Options { top_p: 0.0, ..good }, "top_p is 0");
-    says(&input, Options { top_k: Some(9), ..good }, "top_k is 9, of 8 tokens");
+    says(
+        &input,
+        Options { temperature: 0.0, ..good },
+        "`--temperature` must be a finite number above 0 (got 0)",
+    );
+    says(&input, Options { temperature: f32::NAN, ..good }, "(got NaN)");
+    says(&input, Options { top_p: 0.0, ..good }, "`--top-p` must be above 0");
+    says(
+        &input,
+        Options { top_k: Some(9), ..good },
+        "must be from 1 to 8, the size of the vocabulary (got 9)",
+    );
     says(&input, Options { top_k: Some(3), ..good }, "filter=true");
-    says(&input, Options { max_length: Some(5), ..good }, "target_length` of 5");
-    says(&input, Options { min_length: 3, max_length: Some(2), ..good }, "above the largest, 2");
+    says(&input, Options { max_length: Some(5), ..good }, "target_length=5");
+    says(
+        &input,
+        Options { min_length: 3, max_length: Some(2), ..good },
+        "must be at most 2, the maximum length",
+    );
     says(&[vec![2, 1], vec![]], good, "input 2 is empty");
     says(&[vec![2; 7]], good, "input_length=7");
     says(&[vec![2, 8]], good, "token 8");

@@ -161,7 +161,7 @@ fn damaged_checkpoints_are_skipped_and_named() {
     // The newest first: nothing is there yet.
     let (_, log) = run(&mut first, &place.options(8, true));
     assert_eq!(log.saved, [4, 8]);
-    fails(&mut first, &place.options(9, false), &["has checkpoints already", "step 8", "--resume"]);
+    fails(&mut first, &place.options(9, false), &["already has checkpoints", "step 8", "--resume"]);
     place.flip(8);
     let mut second = session(&tiny(), "", "");
     let (summary, log) = run(&mut second, &place.options(8, true));
@@ -177,7 +177,7 @@ fn damaged_checkpoints_are_skipped_and_named() {
     Checkpoint::open(&folder::path(&place.folder(), 8)).and_then(|c| c.verify()).unwrap();
     place.flip(8);
     fs::remove_file(folder::path(&place.folder(), 4).join("COMMIT")).unwrap();
-    fails(&mut second, &place.options(9, true), &["none of the 2 checkpoints", "is good"]);
+    fails(&mut second, &place.options(9, true), &["none of the 2 checkpoints", "is valid"]);
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn what_a_run_cannot_go_on_with_is_said() {
     fails(
         &mut first,
         &Options { seed: Some(5), ..place.options(2, true) },
-        &["the seed is 5", "made with seed 0", "leave --seed out"],
+        &["`--seed` is 5", "made with seed 0", "leave out --seed"],
     );
     let mut other = session(&Config { d_ff: 128, ..tiny() }, "", "");
     fails(&mut other, &place.options(2, true), &["does not fit the program", "d_ff=64", "d_ff=128"]);
@@ -219,7 +219,11 @@ fn a_stop_saves_and_a_disk_that_fails_does_not_end_training() {
     let error = run_on("LICENSE", &mut session, &place.options(6, true), &mut log, &stop).unwrap_err();
     assert_eq!(log.losses.len(), 4, "training went on to the end");
     assert!(error.to_string().contains("checkpoints"), "{error}");
-    assert!(log.warnings.iter().any(|w| w.contains("goes on without a checkpoint")), "{:?}", log.warnings);
+    assert!(
+        log.warnings.iter().any(|w| w.contains("continues without a new checkpoint")),
+        "{:?}",
+        log.warnings
+    );
     assert_eq!(session.state("step").unwrap().to_f64().unwrap(), [6.0]);
 }
 

@@ -50,7 +50,7 @@ fn a_run_writes_every_step_and_can_go_on() {
     let losses = steps.losses();
     assert_eq!((summary.first_loss, summary.last_loss), (Some(losses[0]), Some(losses[11])));
     assert!(losses[11] < losses[0], "{losses:?}");
-    assert!(summary.unigram_entropy > 2.0 && summary.unigram_entropy < 4.5, "{summary}");
+    assert!(summary.unigram_entropy > 2.0 && summary.unigram_entropy < 4.5, "{summary:?}");
 
     let written = lines(&path);
     assert_eq!(written.len(), 12);
@@ -158,7 +158,7 @@ fn what_cannot_be_done_is_said_before_anything_is_compiled() {
     let nowhere = tempfile::tempdir().expect("a folder").path().join("gone/metrics.jsonl");
     for (options, part) in [
         (Options { metrics: Some(nowhere), ..Options::default() }, "creating the metrics file"),
-        (Options { eval_every: Some(5), ..Options::default() }, "0 batches of held-out text"),
+        (Options { eval_every: Some(5), ..Options::default() }, "at least one batch of held-out rows"),
     ] {
         let stop = AtomicBool::new(false);
         let error = train::run(&mut session, data.clone(), &options, &mut (), &stop).unwrap_err();

@@ -283,7 +283,7 @@ impl Args {
             patience: self.patience,
             min_delta: self.min_delta,
             spikes: self.spike_sigmas.map(spikes),
-            most_skipped: self.max_skipped,
+            max_skipped: self.max_skipped,
             allow_non_finite: self.allow_non_finite,
             ..train::Options::default()
         }

@@ -1,10 +1,11 @@
-//! Generation and scoring with programs that have the functions for it.
+//! Generation and scoring with programs that were compiled for these tasks.
 //!
-//! The host encodes a batch, starts `decode` again and again until no sequence is open or all are as long as
-//! wanted, and fetches tokens and scores once. Tokens are chosen on the devices; a call goes on by several
-//! positions; and where devices work on their own, the host learns one call late that all sequences have ended.
+//! The host encodes a batch, calls `decode` until all sequences have ended or reached the maximum length, and
+//! then reads tokens and scores once. Tokens are chosen on the devices, and one call decodes several
+//! positions. On devices that run asynchronously, the host learns one call late that all sequences have
+//! ended.
 //!
-//! Reading order: here, [`score`].
+//! Reading order: this file (generation), [`score`] (scoring).
 
 pub mod score;
 
@@ -13,22 +14,22 @@ pub use score::{Score, Scorer};
 use crate::{Error, HostTensor, Outputs, Result, Session};
 use std::collections::BTreeMap;
 
-/// What can be chosen for every call, without compiling again.
+/// Options of generation that need no recompilation.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Options {
-    /// Sequences do not end before they have this many tokens.
+    /// The minimum number of tokens of a sequence.
     pub min_length: usize,
-    /// They end when they have this many; nothing: as many as the program has room for.
+    /// The maximum number of tokens of a sequence. `None` means the program's target length.
     pub max_length: Option<usize>,
-    /// Of sampling: where its random numbers begin.
+    /// Sampling: the seed of the random numbers.
     pub seed: u32,
-    /// Of sampling: what logits are divided by.
+    /// Sampling: the divisor of the logits.
     pub temperature: f32,
-    /// Of sampling: how many of the most likely tokens are looked at; nothing: all.
+    /// Sampling: the number of most likely tokens to sample from. `None` means all.
     pub top_k: Option<usize>,
-    /// Of sampling: the share of probability that is looked at, the most likely tokens first; 1: all.
+    /// Sampling: the probability mass of the most likely tokens to sample from. 1 means all tokens.
     pub top_p: f32,
-    /// Of beam search: scores are divided by the length to this power.
+    /// Beam search: the exponent of the length by which scores are divided.
     pub length_penalty: f32,
 }
 
@@ -46,17 +47,17 @@ impl Default for Options {
     }
 }
 
-/// One generated sequence.
+/// A generated sequence.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Sequence {
-    /// Its tokens, the end-of-sequence token included if it came that far.
+    /// The tokens, including the end-of-sequence token if it was generated.
     pub tokens: Vec<i32>,
-    /// The sum of the logarithms of its tokens' probabilities; of a beam search, divided by the power of the
-    /// length.
+    /// The sum of the log probabilities of the tokens. For beam search, divided by the length to the power of
+    /// the length penalty.
     pub score: f64,
 }
 
-/// Generates with the program of a session.
+/// Generates sequences with the program of a session.
 pub struct Generator<'s> {
     session: &'s mut Session,
     sizes: Sizes,
@@ -66,24 +67,27 @@ pub struct Generator<'s> {
     filter: bool,
 }
 
-/// Sizes that the program was made for.
+/// The sizes of a program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
-    /// Sequences in a batch.
+    /// Sequences per batch.
     pub batch: usize,
-    /// Tokens of an input.
+    /// Maximum number of tokens of an input.
     pub input_length: usize,
-    /// Tokens of a target.
+    /// Maximum number of tokens of a target.
     pub target_length: usize,
-    /// Tokens there are.
+    /// Size of the vocabulary.
     pub vocab: usize,
 }
 
-/// The token after which there is nothing.
+/// The end-of-sequence token.
 const EOS: i32 = 1;
 
 impl<'s> Generator<'s> {
-    /// For a session whose program generates and whose parameters have values.
+    /// Compiles and prepares the session's program, whose parameters must have values.
+    ///
+    /// # Errors
+    /// The program was not compiled with `task=generate`, or a function cannot be compiled.
     pub fn new(session: &'s mut Session) -> Result<Self> {
         let sizes = Sizes::of(session, "generate")?;
         let artefact = session.artefact();
@@ -100,13 +104,17 @@ impl<'s> Generator<'s> {
         Ok(Self { session, sizes, beams, steps, method, filter })
     }
 
-    /// The sizes of the program.
+    /// Returns the sizes of the program.
     pub fn sizes(&self) -> Sizes {
         self.sizes
     }
 
-    /// Sequences for each of `inputs`, token ids without padding, the best or the first first. `each` is told
-    /// as soon as a batch is done: the number of an input, and its sequences.
+    /// Generates sequences for each of `inputs` (token ids without padding), best first for beam search.
+    /// Calls `each` with the index of an input and its sequences as soon as a batch is done.
+    ///
+    /// # Errors
+    /// An option is invalid for the program, an input is empty, too long or not in the vocabulary, or a call
+    /// fails.
     pub fn run(
         &mut self,
         inputs: &[Vec<i32>],
@@ -132,43 +140,57 @@ impl<'s> Generator<'s> {
         let wrong = |what: String, help: &str| Err(Error::input(what, help));
         if let Some(length) = options.max_length.filter(|length| *length == 0 || *length > max) {
             return Err(Error::input(
-                format!("the largest length is {length}, but the program makes 1 to {max} tokens"),
-                format!("compile it with a `target_length` of {length}, or ask for at most {max}"),
+                format!(
+                    "`--max-length` must be from 1 to {max}, the target length of the program (got {length})"
+                ),
+                format!("compile the model with --set target_length={length}, or lower --max-length"),
             ));
         }
         if options.min_length > options.max_length.unwrap_or(max) {
             let largest = options.max_length.unwrap_or(max);
             return wrong(
-                format!("the smallest length, {}, is above the largest, {largest}", options.min_length),
-                "swap them, or leave one of them out",
+                format!(
+                    "`--min-length` must be at most {largest}, the maximum length (got {})",
+                    options.min_length
+                ),
+                "lower --min-length, or raise --max-length",
             );
         }
         if !(options.temperature > 0.0 && options.temperature.is_finite()) {
             return wrong(
-                format!("the temperature is {}", options.temperature),
-                "a number above 0; for the most likely tokens choose method=greedy",
+                format!("`--temperature` must be a finite number above 0 (got {})", options.temperature),
+                "for the most likely tokens, compile the model with method=greedy",
             );
         }
         if !(options.top_p > 0.0 && options.top_p <= 1.0) {
-            return wrong(format!("top_p is {}", options.top_p), "a share above 0, at most 1");
+            return wrong(
+                format!("`--top-p` must be above 0 and at most 1 (got {})", options.top_p),
+                "1 samples from all tokens",
+            );
         }
         if let Some(k) = options.top_k.filter(|k| *k == 0 || *k > vocab) {
-            return wrong(format!("top_k is {k}, of {vocab} tokens"), "from 1 to the size of the vocabulary");
+            return wrong(
+                format!("`--top-k` must be from 1 to {vocab}, the size of the vocabulary (got {k})"),
+                "leave it out to sample from all tokens",
+            );
         }
         if !options.length_penalty.is_finite() {
-            return wrong(format!("the length penalty is {}", options.length_penalty), "a finite number");
+            return wrong(
+                format!("`--length-penalty` must be finite (got {})", options.length_penalty),
+                "0 means no penalty",
+            );
         }
         let filtered = options.top_k.is_some() || options.top_p < 1.0;
         if filtered && self.method == "sample" && !self.filter {
             return wrong(
-                "top_k and top_p are left out of this program".into(),
-                "compile it with filter=true",
+                "`--top-k` and `--top-p` need a program that was compiled with filter=true".into(),
+                "compile the model with --set filter=true",
             );
         }
         Ok(())
     }
 
-    /// One batch: for each row its sequences.
+    /// Generates one batch. Returns the sequences of each row.
     fn batch(&mut self, rows: &[Vec<i32>], first: usize, options: &Options) -> Result<Vec<Vec<Sequence>>> {
         let Sizes { batch, input_length, target_length, .. } = self.sizes;
         let inputs = BTreeMap::from([("inputs".to_owned(), padded(rows, batch, input_length))]);
@@ -180,7 +202,7 @@ impl<'s> Generator<'s> {
         for call in 0..length.div_ceil(self.steps) {
             let now = self.session.call("decode", &inputs)?;
             let known = if lag == 0 { Some(now) } else { before.replace(now) };
-            // Whoever knows one call late asks from the second call on.
+            // If the host learns the result one call late, there is one from the second call on.
             if let Some(known) = known.filter(|_| call >= lag)
                 && known.wait()?.get("open").is_some_and(|open| open.to_f64().is_ok_and(|o| o == [0.0]))
             {
@@ -198,7 +220,7 @@ impl<'s> Generator<'s> {
         self.sequences(&results, length)
     }
 
-    /// The inputs of `decode`.
+    /// Returns the inputs of `decode`.
     fn inputs(&self, first: usize, length: usize, options: &Options) -> BTreeMap<String, HostTensor> {
         let whole = |value: usize| HostTensor::s32(&[], &[i32::try_from(value).unwrap_or(i32::MAX)]);
         let real = |value: f32| HostTensor::f32(&[], &[value]);
@@ -209,7 +231,7 @@ impl<'s> Generator<'s> {
             inputs.push(("temperature", real(options.temperature)));
             if self.filter {
                 inputs.push(("top_k", whole(options.top_k.unwrap_or(self.sizes.vocab))));
-                // Above any sum of probabilities, which may exceed 1 by rounding.
+                // Larger than any sum of probabilities, which may exceed 1 by rounding.
                 inputs.push(("top_p", real(if options.top_p < 1.0 { options.top_p } else { 2.0 })));
             }
         }
@@ -223,8 +245,8 @@ impl<'s> Generator<'s> {
         let output = |name: &str| {
             results.get(name).ok_or_else(|| {
                 Error::input(
-                    format!("`results` of this program gives no `{name}`"),
-                    "generate with a program of the library's, compiled with task=generate",
+                    format!("the function `results` of this program has no output `{name}`"),
+                    "use a model of the library, compiled with --set task=generate",
                 )
             })
         };
@@ -247,17 +269,20 @@ fn artefact_has(session: &Session, function: &str) -> bool {
 }
 
 fn platform(error: pjrt::Error) -> Error {
-    Error::pjrt("asking for the platform")(error)
+    Error::pjrt("querying the platform")(error)
 }
 
 impl Sizes {
-    /// Of a program with this task.
+    /// Reads the sizes from a program with this task.
+    ///
+    /// # Errors
+    /// The program has another task, or a meta entry is missing.
     pub fn of(session: &Session, task: &str) -> Result<Self> {
         let artefact = session.artefact();
         if artefact.meta("task") != Some(task) {
-            let own = artefact.meta("task").unwrap_or("no task");
+            let own = artefact.meta("task").unwrap_or("none");
             return Err(Error::input(
-                format!("program `{}` is for {own}, not made to {task}", artefact.manifest.program),
+                format!("program `{}` has the task {own}, not {task}", artefact.manifest.program),
                 format!("compile the model with --set task={task}"),
             ));
         }
@@ -269,33 +294,33 @@ impl Sizes {
         })
     }
 
-    /// An error if input `number` does not fit.
+    /// Checks the tokens of input `number`.
     pub fn check_input(&self, number: usize, tokens: &[i32]) -> Result<()> {
         self.check(&format!("input {}", number + 1), tokens, self.input_length, "input_length")
     }
 
-    /// An error if `tokens` are none, too many for `room`, or not in the vocabulary.
+    /// Checks that `tokens` are not empty, at most `room`, and in the vocabulary.
     fn check(&self, what: &str, tokens: &[i32], room: usize, setting: &str) -> Result<()> {
         if tokens.is_empty() {
             return Err(Error::input(format!("{what} is empty"), "leave it out"));
         }
         if tokens.len() > room {
             return Err(Error::input(
-                format!("{what} has {} tokens, but the program has room for {room}", tokens.len()),
+                format!("{what} has {} tokens, but the program takes at most {room}", tokens.len()),
                 format!("compile the model with --set {setting}={}, or shorten it", tokens.len()),
             ));
         }
         match tokens.iter().find(|t| **t < 1 || **t as usize >= self.vocab) {
             None => Ok(()),
             Some(token) => Err(Error::input(
-                format!("{what} has the token {token}"),
-                format!("tokens are from 1 to {}; 0 is padding", self.vocab - 1),
+                format!("{what} has the invalid token {token}"),
+                format!("valid tokens are 1 to {}; 0 is padding", self.vocab - 1),
             )),
         }
     }
 }
 
-/// Rows of tokens, filled up with padding to `batch` rows of `length`.
+/// Pads rows of tokens to a tensor `[batch, length]`.
 fn padded(rows: &[Vec<i32>], batch: usize, length: usize) -> HostTensor {
     let mut all = vec![0; batch * length];
     for (place, row) in all.chunks_exact_mut(length).zip(rows) {

@@ -1,40 +1,46 @@
-//! How likely a model finds given targets.
+//! Scoring: the log likelihood of given targets.
 
 use super::{Sizes, padded};
 use crate::{Error, Result, Session};
 use std::collections::BTreeMap;
 
-/// What a model says of one target.
+/// The score of one target.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Score {
-    /// The logarithm of its probability, in nats.
+    /// The log probability of the target, in nats.
     pub log_likelihood: f64,
-    /// Its tokens.
+    /// The number of tokens of the target.
     pub tokens: usize,
-    /// How many of them are the most likely ones where they stand.
+    /// The number of tokens that are the most likely ones at their position.
     pub correct: usize,
 }
 
-/// Scores with the program of a session.
+/// Scores targets with the program of a session.
 pub struct Scorer<'s> {
     session: &'s mut Session,
     sizes: Sizes,
 }
 
 impl<'s> Scorer<'s> {
-    /// For a session whose program scores and whose parameters have values.
+    /// Compiles the session's program, whose parameters must have values.
+    ///
+    /// # Errors
+    /// The program was not compiled with `task=score`, or cannot be compiled.
     pub fn new(session: &'s mut Session) -> Result<Self> {
         let sizes = Sizes::of(session, "score")?;
         session.compile("score")?;
         Ok(Self { session, sizes })
     }
 
-    /// The sizes of the program.
+    /// Returns the sizes of the program.
     pub fn sizes(&self) -> Sizes {
         self.sizes
     }
 
-    /// The score of the target of each `(input, target)`, token ids without padding.
+    /// Scores the target of each `(input, target)`, token ids without padding.
+    ///
+    /// # Errors
+    /// An input or target is empty, too long or not in the vocabulary, or a call fails.
     pub fn run(&mut self, pairs: &[(Vec<i32>, Vec<i32>)]) -> Result<Vec<Score>> {
         for (number, (input, target)) in pairs.iter().enumerate() {
             self.sizes.check_input(number, input)?;
@@ -60,8 +66,8 @@ impl<'s> Scorer<'s> {
             let value = results.get(name).map(|v| v.to_f64()).transpose()?;
             value.filter(|v| v.len() >= rows.len()).ok_or_else(|| {
                 Error::input(
-                    format!("`score` of this program gives no `{name}` for each sequence"),
-                    "score with a program of the library's, compiled with task=score",
+                    format!("the function `score` of this program has no output `{name}` per sequence"),
+                    "use a model of the library, compiled with --set task=score",
                 )
             })
         };

@@ -1,31 +1,31 @@
-//! What a plugin is and can do, for `meshc plugin doctor`.
+//! The properties of a plugin, for `meshc plugin doctor`.
 
 use pjrt::{Client, ClientOptions, Plugin};
 use std::path::Path;
 
-/// What was learnt about one plugin.
+/// The result of examining a plugin.
 #[derive(Clone, Debug, Default)]
 pub struct Examination {
-    /// The API version it speaks.
+    /// The version of its API.
     pub version: Option<String>,
     /// Functions of the API that it lacks.
     pub missing: Vec<String>,
-    /// Platform name and version that its client reports.
+    /// Platform name and version.
     pub platform: Option<String>,
-    /// How many devices its client has.
+    /// Number of devices.
     pub devices: Option<usize>,
-    /// What went wrong, first things first.
+    /// Errors, in the order in which they occurred.
     pub problems: Vec<String>,
 }
 
 impl Examination {
-    /// Whether programs can run on it.
+    /// Returns true if programs can run on the plugin.
     pub fn is_healthy(&self) -> bool {
         self.problems.is_empty()
     }
 }
 
-/// Loads the plugin at `path`, and makes a client with `options`.
+/// Loads the plugin at `path` and creates a client with `options`. Errors are part of the result.
 pub fn examine(path: &Path, options: &ClientOptions) -> Examination {
     let mut seen = Examination::default();
     let plugin = match Plugin::load(path) {

@@ -1,4 +1,4 @@
-//! Installing a plugin from PyPI, through pip: pinned version, pinned digest, nothing half-installed.
+//! Installing a plugin from PyPI with pip: pinned version, pinned digest, atomically.
 
 use crate::{Error, Result};
 use std::{
@@ -7,20 +7,20 @@ use std::{
     process::Command,
 };
 
-/// A wheel that carries a plugin.
+/// A wheel that contains a plugin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wheel {
     /// Name on PyPI.
     pub package: &'static str,
-    /// Version.
+    /// The version.
     pub version: &'static str,
     /// SHA-256 of the wheels, in hexadecimal.
     pub sha256: &'static [&'static str],
-    /// The shared library inside.
+    /// The path of the shared library in the wheel.
     pub library: &'static str,
 }
 
-/// The CPU plugin that is used unless another is named: XLA's own of October 2026.
+/// The default CPU plugin: XLA of October 2026.
 pub const CPU: Wheel = Wheel {
     package: "lammps-jax-pjrt-cpu",
     version: "0.11.2",
@@ -28,7 +28,7 @@ pub const CPU: Wheel = Wheel {
     library: "lammps_jax_pjrt_cpu/pjrt_c_api_cpu_plugin.so",
 };
 
-/// Where `wheel` lies, or would, in the cache.
+/// Returns the path of the wheel's library in the cache, whether installed or not.
 pub fn installed(wheel: &Wheel, cache: &Path) -> PathBuf {
     folder(wheel, cache).join(wheel.library)
 }
@@ -37,7 +37,10 @@ fn folder(wheel: &Wheel, cache: &Path) -> PathBuf {
     cache.join("plugins").join(format!("{}-{}", wheel.package, wheel.version))
 }
 
-/// Installs `wheel` into the cache and returns its library. If it is there already, nothing is done.
+/// Installs a wheel into the cache, unless it is there, and returns the path of its library.
+///
+/// # Errors
+/// pip cannot be run or fails, or the wheel does not contain the library.
 pub fn install(wheel: &Wheel, cache: &Path) -> Result<PathBuf> {
     let library = installed(wheel, cache);
     if library.is_file() {
@@ -46,7 +49,7 @@ pub fn install(wheel: &Wheel, cache: &Path) -> Result<PathBuf> {
     let target = folder(wheel, cache);
     let parent = target.parent().expect("the folder is below the cache").to_owned();
     fs::create_dir_all(&parent).map_err(Error::io("creating the folder", &parent))?;
-    // Dropped, and with it what a failed pip left, unless it was renamed.
+    // On drop, removes what a failed pip left behind, unless it was renamed.
     let scratch = tempfile::tempdir_in(&parent).map_err(Error::io("creating a folder in", &parent))?;
     let digests: String = wheel.sha256.iter().map(|d| format!(" --hash=sha256:{d}")).collect();
     let requirements = scratch.path().join("requirements.txt");
@@ -61,7 +64,7 @@ pub fn install(wheel: &Wheel, cache: &Path) -> Result<PathBuf> {
         ));
     }
     match fs::rename(&unpacked, &target) {
-        // Another process may have been faster: its copy is as good.
+        // Another process was faster. Its copy is the same.
         Err(_) if library.is_file() => Ok(library),
         Err(error) => Err(Error::io("moving the plugin to", &target)(error)),
         Ok(()) => Ok(library),

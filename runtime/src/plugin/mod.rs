@@ -1,8 +1,7 @@
 //! Finding, installing and examining PJRT plugins.
 //!
-//! Order of the search: the path given on the command line, `MESH_PJRT_PLUGIN`, for TPUs
-//! `TPU_LIBRARY_PATH`, installed Python wheels, our cache. The CPU plugin is installed into the cache when
-//! nothing is found.
+//! Search order: the path on the command line, `MESH_PJRT_PLUGIN`, `TPU_LIBRARY_PATH` (for TPUs), installed
+//! Python wheels, the cache. The CPU plugin is installed into the cache if none is found.
 
 mod doctor;
 mod install;

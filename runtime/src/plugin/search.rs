@@ -1,4 +1,4 @@
-//! Where plugins are.
+//! The search for plugins.
 
 use super::install::{CPU, install, installed};
 use crate::{Error, Result};
@@ -8,22 +8,25 @@ use std::{
     process::Command,
 };
 
-/// Kinds of machine.
+/// A platform.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Platform {
-    /// The CPU plugin, with as many virtual devices as asked for.
+    /// The CPU plugin, with any number of virtual devices.
     Cpu,
-    /// CUDA.
+    /// CUDA or ROCm.
     Gpu,
     /// libtpu.
     Tpu,
 }
 
 impl Platform {
-    /// All of them.
+    /// All platforms.
     pub const ALL: [Self; 3] = [Self::Cpu, Self::Gpu, Self::Tpu];
 
-    /// The platform of a target such as `cpu`, `gpu` or `tpu:v5e:2x4`.
+    /// Returns the platform of a target such as `cpu`, `gpu` or `tpu:v5e:2x4`.
+    ///
+    /// # Errors
+    /// The target is unknown.
     pub fn of_target(target: &str) -> Result<Self> {
         match target.split(':').next() {
             Some("cpu") => Ok(Self::Cpu),
@@ -36,7 +39,7 @@ impl Platform {
         }
     }
 
-    /// Where Python wheels put plugins of this kind, below site-packages; the one to prefer first.
+    /// Returns the paths of plugins in Python wheels, relative to site-packages, preferred ones first.
     fn wheel_paths(self) -> &'static [&'static str] {
         match self {
             Self::Cpu => {
@@ -62,21 +65,24 @@ impl fmt::Display for Platform {
     }
 }
 
-/// What the search depends on, apart from the disk.
+/// Paths from the environment that the search looks at.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SearchPaths {
     /// `MESH_PJRT_PLUGIN`.
     pub plugin: Option<PathBuf>,
     /// `TPU_LIBRARY_PATH`.
     pub tpu_library: Option<PathBuf>,
-    /// Folders in which Python finds packages.
+    /// The folders in which Python finds packages.
     pub site_packages: Vec<PathBuf>,
-    /// Our cache.
+    /// The cache folder.
     pub cache: PathBuf,
 }
 
 impl SearchPaths {
-    /// Those of this process. Python is asked for its folders only if it is there.
+    /// Reads the paths of this process's environment. Runs Python, if installed, to find its folders.
+    ///
+    /// # Errors
+    /// No cache folder can be determined.
     pub fn from_environment() -> Result<Self> {
         let path = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let cache = path("MESH_CACHE")
@@ -97,7 +103,7 @@ impl SearchPaths {
     }
 }
 
-/// The folders of an active virtual environment and of `python3`.
+/// Returns the package folders of an active virtual environment and of `python3`.
 fn site_packages(active: Option<PathBuf>) -> Vec<PathBuf> {
     let code = "import sys; print('\\n'.join(p for p in sys.path if p.endswith('-packages')))";
     let interpreters = active.map(|v| v.join("bin/python")).into_iter().chain([PathBuf::from("python3")]);
@@ -113,16 +119,19 @@ fn site_packages(active: Option<PathBuf>) -> Vec<PathBuf> {
     folders
 }
 
-/// A plugin that the search came upon.
+/// A plugin that was found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PluginFile {
     /// The shared library.
     pub path: PathBuf,
-    /// Why it was looked for there.
+    /// The reason for looking there.
     pub source: String,
 }
 
-/// All plugins for `platform`, the one to use first. A path that was asked for by name must exist.
+/// Lists all plugins for `platform`, preferred ones first.
+///
+/// # Errors
+/// A path given by an option or a variable does not exist.
 pub fn list(platform: Platform, explicit: Option<&Path>, around: &SearchPaths) -> Result<Vec<PluginFile>> {
     let mut found = Vec::new();
     let named = [
@@ -157,7 +166,11 @@ pub fn list(platform: Platform, explicit: Option<&Path>, around: &SearchPaths) -
     Ok(found)
 }
 
-/// The plugin to use. For the CPU one is installed if none is there; `say` gets a line about it.
+/// Returns the preferred plugin for `platform`. Installs the CPU plugin if none is found; `say` receives a
+/// line about that.
+///
+/// # Errors
+/// No plugin was found, or the installation failed.
 pub fn find(
     platform: Platform,
     explicit: Option<&Path>,

@@ -1,4 +1,4 @@
-//! Evaluation on held-out text.
+//! Evaluation on held-out rows.
 
 use super::{feeds::feeds, options::Options};
 use crate::{Error, Result, Session};
@@ -11,10 +11,10 @@ use std::{
     },
 };
 
-/// On what, and how often.
+/// The evaluation data and interval.
 pub(super) struct Evaluation {
     data: Arc<dyn BatchSource>,
-    /// Whether all of the data is for evaluation, not only the share that training leaves out.
+    /// True if all of the data is for evaluation, false if only its held-out rows are.
     own: bool,
     pub every: u64,
     batches: usize,
@@ -25,19 +25,19 @@ impl Evaluation {
         let Some(every) = options.eval_every else { return Ok(None) };
         let own = options.eval_data.is_some();
         let data = options.eval_data.as_ref().unwrap_or(data).clone();
-        // Of a text of its own, the first epoch has every window once.
+        // The first epoch of a separate corpus has every row once.
         let all = if own { data.epoch_batches() } else { data.held_out_batches() };
         let batches = all.min(options.eval_batches.unwrap_or(usize::MAX));
         if every == 0 || batches == 0 {
             return Err(Error::input(
-                format!("evaluation every {every} steps on {batches} batches of held-out text"),
-                "hold out a share of the text or name a longer one for it, and evaluate every so many steps, or not at all",
+                format!("`--eval-every {every}` needs at least one batch of held-out rows, got {batches}"),
+                "raise --held-out, or give a longer text with --eval-data",
             ));
         }
         Ok(Some(Self { data, own, every, batches }))
     }
 
-    /// Means over the batches; nothing if `stop` became true before the last of them.
+    /// Returns means over the batches. `None` if `stop` became true before the last of them.
     pub(super) fn run(
         &self,
         session: &mut Session,
@@ -51,8 +51,9 @@ impl Evaluation {
     }
 }
 
-/// Means of all outputs of `eval_step` that are single numbers, by the tokens of the targets, over the first
-/// `batches` batches of held-out text. Where there are several texts, the same for each: `NAME/loss`.
+/// Evaluates the first `batches` batches of held-out rows. Returns the mean of each scalar output of
+/// `eval_step`, weighted by target tokens. With several corpora, also returns the means of each as
+/// `NAME/loss`.
 pub fn evaluate(
     session: &mut Session,
     data: &dyn BatchSource,
@@ -61,7 +62,7 @@ pub fn evaluate(
     Ok(means(session, held_out(data, batches), &AtomicBool::new(false))?.unwrap_or_default())
 }
 
-/// A batch, and the name of the one text that it is of, if there are several.
+/// A batch and the corpus it is from, if there are several corpora.
 type OfText<'a> = Result<(Batch, Option<&'a str>)>;
 
 fn held_out(data: &dyn BatchSource, batches: usize) -> impl Iterator<Item = OfText<'_>> {
@@ -73,7 +74,7 @@ fn means<'a>(
     batches: impl Iterator<Item = OfText<'a>>,
     stop: &AtomicBool,
 ) -> Result<Option<BTreeMap<String, f64>>> {
-    // Of all (the empty name) and of each text: means times tokens, and tokens.
+    // Sums of value times tokens, and of tokens, for all batches (the empty name) and for each corpus.
     let mut sums = BTreeMap::<(String, String), f64>::new();
     let mut tokens = BTreeMap::<String, usize>::new();
     for batch in batches {
@@ -98,7 +99,7 @@ fn means<'a>(
     let mean =
         |((text, name), sum): ((String, String), f64)| (full(&text, &name), sum / tokens[&text] as f64);
     let mut means: BTreeMap<String, f64> = sums.into_iter().map(mean).collect();
-    // The mean number of tokens in a batch says nothing; their number does.
+    // `tokens` is a sum, not a mean.
     means.extend(tokens.iter().map(|(text, tokens)| (full(text, "tokens"), *tokens as f64)));
     Ok(Some(means))
 }

@@ -1,8 +1,9 @@
 //! Metrics for TensorBoard: a file of records, each an `Event` message of TensorFlow.
 //!
-//! A record is its length (8 bytes, little-endian), the masked CRC-32C of these, the message, and the masked CRC-32C
-//! of that (TFRecord). Numbers become scalars under their names; of a list with one number for each layer, one scalar
-//! each; of a list of lists, such as loads by layer and expert, one histogram a layer with a bucket for each expert.
+//! A record is its length (8 bytes, little-endian), the masked CRC-32C of the length, the message, and the
+//! masked CRC-32C of the message (TFRecord). A scalar output becomes a scalar; a vector with one value per
+//! layer becomes one scalar per layer; a matrix, such as loads by layer and expert, becomes one histogram per
+//! layer with a bucket for each expert.
 
 use super::metrics::Record;
 use crate::{Error, Result};
@@ -21,14 +22,14 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// A file of events, if there is to be one.
+/// An event file. Does nothing without a folder.
 #[derive(Debug)]
 pub(super) struct Events {
     file: Option<(PathBuf, BufWriter<File>)>,
 }
 
 impl Events {
-    /// A new file in `folder`, which may have those of earlier parts of the run.
+    /// Creates a new file in `folder`, which may contain files of earlier parts of the run.
     pub(super) fn create(folder: Option<&Path>) -> Result<Self> {
         let Some(folder) = folder else { return Ok(Self { file: None }) };
         fs::create_dir_all(folder).map_err(Error::io("creating the folder", folder))?;
@@ -40,12 +41,12 @@ impl Events {
         Ok(events)
     }
 
-    /// Steps from this one on are made, once more if they were made before.
+    /// Marks the start of step `step`. TensorBoard discards later steps of earlier parts of the run.
     pub(super) fn begin(&mut self, step: u64) -> Result<()> {
         self.write(step, What::SessionLog(SessionLog { status: SessionStatus::Start.into() }))
     }
 
-    /// Adds what a step gave.
+    /// Adds the metrics of a step.
     pub(super) fn add(&mut self, record: &Record) -> Result<()> {
         if self.file.is_none() {
             return Ok(());
@@ -85,7 +86,7 @@ fn scalar(tag: String, value: f64) -> summary::Value {
     summary::Value { tag, value: Some(Value::SimpleValue(value as f32)) }
 }
 
-/// Bucket `i` ends at `i + 1` and holds what expert `i` has.
+/// Makes a histogram in which bucket `i` ends at `i + 1` and holds the value of expert `i`.
 fn histogram(tag: String, values: &[f64]) -> summary::Value {
     let sum: f64 = values.iter().sum();
     let centre = |i: usize| i as f64 + 0.5;
@@ -102,14 +103,14 @@ fn histogram(tag: String, values: &[f64]) -> summary::Value {
     summary::Value { tag, value: Some(Value::Histo(histogram)) }
 }
 
-/// A message as a record.
+/// Frames a message as a record.
 fn framed(message: &[u8]) -> Vec<u8> {
     let length = (message.len() as u64).to_le_bytes();
     let crc = |bytes: &[u8]| masked(crc32c::crc32c(bytes)).to_le_bytes();
     [&length[..], &crc(&length), message, &crc(message)].concat()
 }
 
-/// As TFRecord stores a CRC, so that one of data that has CRCs in it is no special case.
+/// Masks a CRC as TFRecord does, so that the CRC of data with embedded CRCs is not a special case.
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -119,14 +120,14 @@ mod tests {
     use super::*;
     use crate::HostTensor;
 
-    /// CRC-32C bit by bit (RFC 3720, appendix B.4), to check the other one by.
+    /// CRC-32C bit by bit (RFC 3720, appendix B.4), to compare with.
     fn plain_crc(bytes: &[u8]) -> u32 {
         !bytes.iter().fold(!0u32, |crc, byte| {
             (0..8).fold(crc ^ u32::from(*byte), |c, _| (c >> 1) ^ (0x82f6_3b78 & (c & 1).wrapping_neg()))
         })
     }
 
-    /// Fields of a message: number and contents, numbers of 8 and 4 bytes and varints as they are.
+    /// Parses a message into field numbers and contents; varints and fixed-size numbers as bytes.
     fn fields(mut bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
         fn varint(bytes: &mut &[u8]) -> u64 {
             let (mut value, mut shift) = (0, 0);
@@ -159,7 +160,7 @@ mod tests {
         all
     }
 
-    /// The messages of a file, read by its specification alone.
+    /// Reads the messages of a file by the format's specification alone.
     fn records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
         let number = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap());

@@ -1,5 +1,6 @@
-//! What a run knows besides its state: how far it is in the data, how the losses of late were, what its evaluations
-//! said. It lies in the checkpoints' facts, so that a run that goes on decides as it would have without interruption.
+//! The ledger: a run's knowledge besides its state, i.e. its position in the data, recent losses and
+//! evaluations. It is stored in the facts of checkpoints, so that a resumed run decides as an uninterrupted
+//! one.
 
 use crate::checkpoint::{Facts, keep::EVAL_LOSS};
 use std::{collections::VecDeque, fmt::Display, str::FromStr};
@@ -14,39 +15,39 @@ const BEST: &str = "eval_to_beat";
 const STALE: &str = "evaluations_since_best";
 const DUE: &str = "evaluation_due";
 
-/// Between two numbers of a fact.
+/// Separates the numbers of a fact.
 const SEPARATOR: char = ' ';
 
-/// See the module's head.
+/// See the module documentation.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Ledger {
-    /// Batches that were taken from the data, skipped ones included: the number of the next one.
+    /// The number of batches taken from the data, skipped ones included, i.e. the index of the next batch.
     pub position: u64,
-    /// The last losses that were finite numbers, the oldest first.
+    /// The last finite losses, oldest first.
     pub losses: VecDeque<f64>,
-    /// How often the run went back to a checkpoint.
+    /// The number of rollbacks.
     pub rollbacks: u64,
-    /// What the program's count of skipped steps was, and how many of the last steps in a row were skipped.
+    /// The program's counter of skipped steps, and how many of the last consecutive steps were skipped.
     pub skipped: Option<(f64, u64)>,
-    /// The step with the smallest loss on held-out text, and that loss.
+    /// The step with the smallest loss on held-out rows, and that loss.
     pub lowest: Option<(u64, f64)>,
-    /// The last step that was better than all before by as much as is asked for, and its loss.
+    /// The last step whose loss improved by more than `--min-delta`, and that loss.
     pub best: Option<(u64, f64)>,
-    /// Evaluations since then.
+    /// The number of evaluations since then.
     pub stale: u64,
-    /// The last evaluation: its step and loss.
+    /// The step and loss of the last evaluation.
     pub eval: Option<(u64, f64)>,
-    /// Whether the last step has an evaluation to come that was interrupted.
+    /// True if the evaluation of the last step was interrupted and is still to be done.
     pub due: bool,
 }
 
 impl Ledger {
-    /// Of a run that has taken so many batches and knows nothing else.
+    /// Creates the ledger of a run that has taken `position` batches.
     pub(super) fn at(position: u64) -> Self {
         Self { position, ..Self::default() }
     }
 
-    /// As a checkpoint of step `step` has it.
+    /// Reads the ledger from the facts of a checkpoint of step `step`.
     pub(super) fn of(facts: &Facts, step: u64) -> Self {
         Self {
             position: number(facts, POSITION).unwrap_or(step),
@@ -61,7 +62,7 @@ impl Ledger {
         }
     }
 
-    /// Adds it to what a checkpoint of step `step` says.
+    /// Adds the ledger to the facts of a checkpoint of step `step`.
     pub(super) fn note(&self, facts: &mut Facts, step: u64) {
         let mut put = |name: &str, value: String| {
             facts.insert(name.to_owned(), value);
@@ -92,7 +93,8 @@ impl Ledger {
         }
     }
 
-    /// Takes note of an evaluation: whether it is better than all before by more than `delta`.
+    /// Records an evaluation. It counts as an improvement if its loss is smaller than the best one by more
+    /// than `delta`.
     pub(super) fn evaluated(&mut self, step: u64, loss: f64, delta: f64) {
         self.eval = Some((step, loss));
         self.due = false;
@@ -144,13 +146,13 @@ mod tests {
         ledger.due = true;
         let mut facts = Facts::new();
         ledger.note(&mut facts, 44);
-        // A loss of another step is not this checkpoint's.
+        // The loss of another step does not belong to this checkpoint.
         assert_eq!(Ledger::of(&facts, 44), Ledger { eval: None, ..ledger.clone() });
         ledger.evaluated(44, 0.5, 0.1);
         let mut facts = Facts::new();
         ledger.note(&mut facts, 44);
         assert_eq!(Ledger::of(&facts, 44), ledger);
-        // Checkpoints that others wrote say nothing of this.
+        // Checkpoints from other programs have none of these facts.
         assert_eq!(Ledger::of(&Facts::new(), 9), Ledger::at(9));
     }
 }

@@ -1,7 +1,7 @@
-//! One run at a time writes to a folder of checkpoints.
+//! The lock of a checkpoint folder: one run at a time writes to it.
 //!
-//! The lock is the system's, on an open file: it goes with the process, however that ends. What the file says is
-//! only for messages.
+//! It is a file lock of the operating system, which ends with the process, however that ends. The contents of
+//! the file are for error messages only.
 
 use crate::{Error, Result};
 use std::{
@@ -12,19 +12,22 @@ use std::{
     process,
 };
 
-/// Its name does not look like a checkpoint's.
+/// The name of the file, which is not that of a checkpoint.
 const NAME: &str = ".lock";
 
-/// Held for as long as the run is.
+/// A lock, held until this is dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
     path: PathBuf,
-    /// Locked while it is open.
+    /// The lock is held while the file is open.
     _file: File,
 }
 
 impl Lock {
-    /// Makes the folder if there is none, and takes its lock.
+    /// Creates the folder if necessary, and takes its lock.
+    ///
+    /// # Errors
+    /// Another run holds the lock, or the folder is not writable.
     pub(super) fn take(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).map_err(Error::io("creating the folder", folder))?;
         let path = folder.join(NAME);
@@ -34,11 +37,12 @@ impl Lock {
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Err(taken(folder, &mut file)),
-                // A file system without locks is no reason not to train.
+                // Training works on file systems without locks too.
                 Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => {}
                 Err(TryLockError::Error(e)) => return Err(Error::io("locking", path)(e)),
             }
-            // Its last holder may have removed it between the two: what is locked then is no longer there.
+            // The previous holder may have removed the file before it was locked here. Then the lock is on a
+            // deleted file.
             let (ours, there) = (file.metadata().ok(), fs::metadata(&path).ok());
             if ours.zip(there).is_none_or(|(a, b)| (a.dev(), a.ino()) != (b.dev(), b.ino())) {
                 continue;
@@ -54,7 +58,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // While it is locked still. A file that stays is locked by nobody, and harmless.
+        // Removed while it is locked. A file that remains is not locked and does no harm.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -66,11 +70,11 @@ fn taken(folder: &Path, file: &mut File) -> Error {
     }
     Error::input(
         format!("`{}` is being written to by {who}", folder.display()),
-        "wait until that run has ended, or end it; or name another folder",
+        "wait for that run to end, stop it, or use another folder",
     )
 }
 
-/// The name of this machine.
+/// Returns the name of this machine.
 pub(super) fn host() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     if name.trim().is_empty() { "this machine".to_owned() } else { name.trim().to_owned() }
@@ -89,7 +93,7 @@ mod tests {
         assert!(error.contains(&format!("process {} on {}", process::id(), host())), "{error}");
         drop(first);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
-        // What a killed process leaves is locked by nobody.
+        // The file that a killed process leaves is not locked.
         fs::write(folder.join(NAME), "process 1 on elsewhere, and a long name").unwrap();
         let second = Lock::take(&folder).unwrap();
         assert_eq!(

@@ -1,11 +1,11 @@
-//! What steps take: memory, and what share of the chips' arithmetic they use.
+//! Measurements of steps: model FLOPs utilization and memory.
 
 use crate::{Result, Session};
 use std::fs;
 
-/// GPUs, by parts of the names that the plugin gives (such as `NVIDIA H100 80GB HBM3`), the first that fits, and the most
-/// operations a second in bf16 for matrices without sparsity. NVIDIA's data sheets state, with sparsity, which doubles
-/// it: A100 624, H100 PCIe 1513, H100 NVL and H200 NVL 1671, H100 SXM and H200 SXM 1979 TFLOPS.
+/// Peak FLOPs per second of GPUs in bf16, dense, by parts of the device name that the plugin reports (such as
+/// `NVIDIA H100 80GB HBM3`). The first match counts. NVIDIA's data sheets state twice these values, with
+/// sparsity: A100 624, H100 PCIe 1513, H100 NVL and H200 NVL 1671, H100 SXM and H200 SXM 1979 TFLOPS.
 const GPUS: [(&[&str], f64); 6] = [
     (&["H200", "NVL"], 835.5e12),
     (&["H100", "NVL"], 835.5e12),
@@ -15,33 +15,34 @@ const GPUS: [(&[&str], f64); 6] = [
     (&["A100"], 312e12),
 ];
 
-/// What it knows of the program and its devices.
+/// The quantities needed to measure steps of a program on its devices.
 #[derive(Debug)]
 pub(super) struct Meter {
     devices: Vec<pjrt::Device>,
-    /// Operations of a step that the model needs, by those that all devices can do in a second.
+    /// The model FLOPs of a step divided by the peak FLOPs per second of all devices. The error says why it
+    /// is unknown.
     ideal_seconds: std::result::Result<f64, String>,
 }
 
 impl Meter {
-    /// `peak`: the most operations a second of one device, if that is known.
+    /// Creates a meter. `peak` is the peak FLOPs per second of one device, if known.
     pub(super) fn new(session: &Session, peak: Option<f64>) -> Result<Self> {
         let devices: Vec<pjrt::Device> = session.assignment().devices().cloned().collect();
         let ideal_seconds = ideal_seconds(session, &devices, peak);
         Ok(Self { devices, ideal_seconds })
     }
 
-    /// Why there is no utilization, if there is none.
+    /// Returns why utilization cannot be measured. `None` if it can.
     pub(super) fn reason(&self) -> Option<&str> {
         self.ideal_seconds.as_ref().err().map(String::as_str)
     }
 
-    /// Model FLOPs utilization of a step that took so many seconds.
+    /// Returns the model FLOPs utilization of a step that took `seconds`.
     pub(super) fn utilization(&self, seconds: f64) -> Option<f64> {
         self.ideal_seconds.as_ref().ok().map(|ideal| ideal / seconds.max(1e-9))
     }
 
-    /// The most bytes that are in use on one device, where its plugin counts them.
+    /// Returns the largest number of bytes in use on one device. `None` if the plugin does not count them.
     pub(super) fn device_memory(&self) -> Option<u64> {
         let stats = self.devices.iter().filter_map(|d| d.memory_stats().ok().flatten());
         stats.map(|s| u64::try_from(s.bytes_in_use).unwrap_or(0)).max()
@@ -55,10 +56,10 @@ fn ideal_seconds(
 ) -> std::result::Result<f64, String> {
     let target = &session.artefact().manifest.target;
     let about = devices.first().and_then(|d| d.description().ok()).map(|d| d.kind).unwrap_or_default();
-    let peak = peak
-        .or_else(|| of_gpu(&about).filter(|_| target == "gpu"))
-        .ok_or_else(|| format!("how fast a device of target {target} ({about}) is at most is not known"))?;
-    let needed = model_flops(session).ok_or("the program does not say how many operations a step is")?;
+    let peak = peak.or_else(|| of_gpu(&about).filter(|_| target == "gpu")).ok_or_else(|| {
+        format!("the peak FLOPs per second of a device of target {target} ({about}) are unknown")
+    })?;
+    let needed = model_flops(session).ok_or("the program does not state the FLOPs of a step")?;
     Ok(needed / (peak * devices.len() as f64))
 }
 
@@ -66,8 +67,8 @@ fn of_gpu(kind: &str) -> Option<f64> {
     GPUS.iter().find(|(parts, _)| parts.iter().all(|part| kind.contains(part))).map(|(_, peak)| *peak)
 }
 
-/// Operations of a step without what is computed a second time to save memory: three times a forward pass, which the
-/// evaluation of a batch is. Programs without one: all of a step.
+/// Returns the FLOPs of a step without recomputation: three times those of a forward pass, taken from
+/// `eval_step`. For programs without `eval_step`, all FLOPs of `train_step`.
 fn model_flops(session: &Session) -> Option<f64> {
     let manifest = &session.artefact().manifest;
     let devices = proto::manifest_check::devices(manifest).unwrap_or(1) as f64;
@@ -78,12 +79,12 @@ fn model_flops(session: &Session) -> Option<f64> {
     of("eval_step").map(|forward| 3.0 * forward).or_else(|| of("train_step"))
 }
 
-/// Bytes of memory that this process has now, where the system says it as Linux does.
+/// Returns the resident bytes of this process. `None` if the system is not Linux.
 pub(super) fn host_memory() -> Option<u64> {
     status("VmRSS:")
 }
 
-/// The most memory that this process has had, where the system says it as Linux does.
+/// Returns the largest number of resident bytes of this process so far. `None` if the system is not Linux.
 pub fn peak_memory() -> Option<u64> {
     status("VmHWM:")
 }

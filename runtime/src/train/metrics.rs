@@ -1,9 +1,9 @@
-//! Metrics of a step, and the file they go to.
+//! Metrics of a step, and the metrics file.
 //!
-//! One JSON object a line: `step`, `loss`, `tokens_per_s`, `step_ms`, `wait_ms`, then every output of the
-//! program under its name, numbers as numbers and tensors as nested lists, then the loss of each of several texts, what
-//! is known of memory and utilization, `eval` after an evaluation, and `rollback` in the first step after one.
-//! JSON has no NaN and no infinity: `null` stands for them, and `non_finite` lists the names.
+//! The file has one JSON object per line: `step`, `loss`, `tokens_per_s`, `step_ms`, `wait_ms`, then every
+//! output of the program under its name (tensors as nested lists), then the losses by corpus, utilization and
+//! memory if known, `eval` after an evaluation, and `rollback` in the first step after a rollback. JSON has
+//! no NaN and no infinity: they are written as `null`, and `non_finite` lists their names.
 
 use super::observer::{Rollback, Step};
 use crate::{Error, HostTensor, Outputs, Result};
@@ -17,24 +17,27 @@ use std::{
     time::Duration,
 };
 
-/// What a step gave.
+/// The metrics of a step.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Record {
-    /// What observers see.
+    /// The part that observers see.
     pub step: Step,
-    /// All outputs of the program but [`ROW_LOSS`], in its order.
+    /// All outputs of the program except [`ROW_LOSS`], in the program's order: name, dims, values.
     outputs: Vec<(String, Vec<usize>, Vec<f64>)>,
-    /// What each row adds to the loss, if the program says so.
+    /// Each row's contribution to the loss, if the program returns it.
     rows: Vec<f64>,
-    /// What is known of each of several texts.
+    /// Metrics by corpus.
     texts: Vec<(String, f64)>,
 }
 
-/// The output in which a program says what each row of a batch adds to `loss`.
+/// The output with each row's contribution to `loss`.
 const ROW_LOSS: &str = "row_loss";
 
 impl Record {
     /// Waits for the outputs of a step.
+    ///
+    /// # Errors
+    /// The step failed, or the program has no output `loss`.
     pub fn new(step: u64, outputs: Outputs) -> Result<Self> {
         let names: Vec<String> = outputs.values.iter().map(|o| o.name.clone()).collect();
         let mut values = outputs.wait()?;
@@ -55,17 +58,14 @@ impl Record {
         let scalars = outputs.iter().filter(|(_, dims, _)| dims.is_empty());
         let metrics: BTreeMap<String, f64> = scalars.map(|(name, _, v)| (name.clone(), v[0])).collect();
         let loss = *metrics.get("loss").ok_or_else(|| {
-            Error::input(
-                "`train_step` has no output `loss`",
-                "give the program an output `loss` without dims",
-            )
+            Error::input("`train_step` has no output `loss`", "give the program a scalar output `loss`")
         })?;
         let step = Step { step, loss, metrics, ..Step::default() };
         Ok(Self { step, outputs, rows, texts: Vec::new() })
     }
 
-    /// Adds what each of several texts loses in this step, and how many of its target tokens there were:
-    /// `NAME/loss`, `NAME/tokens`. Those that the batch has nothing of are left out.
+    /// Adds the loss and the number of target tokens of each corpus, as `NAME/loss` and `NAME/tokens`.
+    /// Corpora that are not in the batch are left out.
     pub fn by_text<'a>(&mut self, batch: &Batch, names: impl Iterator<Item = &'a str>) {
         if self.rows.len() != batch.corpora.len() {
             return;
@@ -77,25 +77,26 @@ impl Record {
                 own.filter(|((of, _), _)| **of == text).map(|((_, tokens), loss)| (tokens as f64, loss));
             let (tokens, loss) = own.fold((0.0, 0.0), |(a, b), (tokens, loss)| (a + tokens, b + loss));
             if tokens > 0.0 {
-                // A row's loss is its share of the mean over the batch. In 32 bits, as programs compute.
+                // A row's loss is its share of the mean over the batch. Rounded to 32 bits, in which programs
+                // compute.
                 let mean = f64::from((loss * all / tokens) as f32);
                 self.texts.extend([(format!("{name}/loss"), mean), (format!("{name}/tokens"), tokens)]);
             }
         }
     }
 
-    /// Adds how long it took: from the end of the step before, and for its data.
+    /// Adds times: `took` from the end of the previous step, `wait` for data.
     pub fn timing(&mut self, tokens: usize, took: Duration, wait: Duration) {
         let milliseconds = |d: Duration| (d.as_secs_f64() * 1e6).round() / 1e3;
         let step = &mut self.step;
         step.step_ms = milliseconds(took);
         step.wait_ms = milliseconds(wait);
-        // Rounded to tenths; a step that took no time would have no speed.
+        // Rounded to tenths. The minimum avoids a division by zero.
         step.tokens_per_s = (tokens as f64 / took.as_secs_f64().max(1e-9) * 10.0).round() / 10.0;
         step.metrics.insert("wait_ms".to_owned(), step.wait_ms);
     }
 
-    /// Everything with its name, sizes and numbers.
+    /// Returns all metrics as name, dims and values.
     pub(super) fn tensors(&self) -> Vec<(String, Vec<usize>, Vec<f64>)> {
         let step = &self.step;
         let mut all = self.outputs.clone();
@@ -114,7 +115,7 @@ impl Record {
         all
     }
 
-    /// The object of the metrics file.
+    /// Returns the JSON object for the metrics file.
     pub fn to_json(&self) -> Value {
         let step = &self.step;
         let mut object = Map::new();
@@ -129,7 +130,7 @@ impl Record {
             object.insert(name.into(), number(value, name, &mut odd));
         }
         for (name, dims, values) in &self.outputs {
-            // Our own names win over the program's.
+            // These names take precedence over the program's.
             if !object.contains_key(name) {
                 object.insert(name.clone(), nested(dims, values, name, &mut odd));
             }
@@ -169,7 +170,8 @@ fn number(value: f64, name: &str, odd: &mut Vec<String>) -> Value {
         }
         return Value::Null;
     }
-    // Programs compute in 32 bits: the shortest decimal number that reads back as the same.
+    // Programs compute in 32 bits, so the shortest decimal that reads back as the same 32-bit number is
+    // written.
     let short = value as f32;
     let exact = f64::from(short) == value;
     (if exact { short.to_string().parse().unwrap_or(value) } else { value }).into()
@@ -185,14 +187,14 @@ fn nested(dims: &[usize], values: &[f64], name: &str, odd: &mut Vec<String>) -> 
     }
 }
 
-/// The metrics file, if there is one.
+/// The metrics file. Does nothing without a path.
 #[derive(Debug)]
 pub struct Log {
     file: Option<(PathBuf, BufWriter<File>)>,
 }
 
 impl Log {
-    /// Creates the file, empty; or opens it as it is, for a run that goes on.
+    /// Creates the file, or opens it as it is if the run is resumed.
     pub fn create(path: Option<&Path>, go_on: bool) -> Result<Self> {
         let Some(path) = path else { return Ok(Self { file: None }) };
         let mut options = File::options();
@@ -201,8 +203,10 @@ impl Log {
         Ok(Self { file: Some((path.to_owned(), BufWriter::new(file))) })
     }
 
-    /// Takes away the lines of steps after `done`, which a run that was killed had written and this one makes
-    /// again, and goes on after those that stay.
+    /// Removes the lines of steps after `done`, written by an interrupted run and computed again by this one.
+    ///
+    /// # Errors
+    /// The file has a line that is not a step's metrics.
     pub fn keep(&mut self, done: u64) -> Result<()> {
         let Some((path, file)) = &mut self.file else { return Ok(()) };
         let file = file.get_mut();
@@ -217,12 +221,12 @@ impl Log {
             match step {
                 Some(step) if whole && step <= done => end += line.len(),
                 Some(_) => break,
-                // A line that was being written when the run was killed.
+                // An incomplete line, written when the run was killed.
                 None if !whole => break,
                 None => {
                     return Err(Error::input(
-                        format!("`{}` has a line that is no step's metrics", path.display()),
-                        "name the metrics file of the run that is to go on, or a new one",
+                        format!("`{}` has a line that is not a step's metrics", path.display()),
+                        "use the metrics file of the run that is resumed, or a new one",
                     ));
                 }
             }
@@ -233,7 +237,8 @@ impl Log {
         Ok(())
     }
 
-    /// Adds an evaluation to the last line, if that is of step `step`: one that was interrupted and made later.
+    /// Adds an evaluation that was interrupted and done later to the last line, if that line is of step
+    /// `step`.
     pub fn amend(&mut self, step: u64, eval: &BTreeMap<String, f64>) -> Result<()> {
         let Some((path, file)) = &mut self.file else { return Ok(()) };
         let file = file.get_mut();
@@ -252,7 +257,7 @@ impl Log {
             .map_err(failed())
     }
 
-    /// Writes a line, and sees it to the system: whoever reads the file sees every finished step.
+    /// Writes and flushes a line, so that readers see every finished step.
     pub fn write(&mut self, record: &Record) -> Result<()> {
         let Some((path, file)) = &mut self.file else { return Ok(()) };
         let line = record.to_json().to_string();
@@ -284,7 +289,7 @@ mod tests {
         assert_eq!(kept(three, 0).unwrap(), ["{\"step\":7,"]);
         assert_eq!(kept(&three[..three.len() - 5], 3).unwrap().len(), 3);
         assert_eq!(kept(&three[..three.len() - 1], 3).unwrap().len(), 3);
-        assert!(kept("a\nb\n", 3).unwrap_err().to_string().contains("no step's metrics"));
+        assert!(kept("a\nb\n", 3).unwrap_err().to_string().contains("not a step's metrics"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "a\nb\n");
     }
 
@@ -302,7 +307,7 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         let start = "{\"step\":6}\n{\"step\":7,\"loss\":0.5,\"eval\":{\"loss\":0.25}}\n{\"step\":7,";
         assert!(text.starts_with(start), "{text}");
-        // Back to step 6 while the file is open.
+        // A rollback to step 6 while the file is open.
         log.keep(6).unwrap();
         log.write(&record(1.0, &[0.0; 2])).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);

@@ -1,14 +1,15 @@
-//! The training loop: batches in, steps on the devices, losses out some steps later.
+//! The training loop.
 //!
-//! The host never waits for the step it has just started. It keeps a few steps in flight and reads what the
-//! earliest of them gave, so that the devices always have the next one to do; and never more than that, so
-//! that neither memory nor the time between a mistake and its message grows.
+//! The host does not wait for the step it has just started. It keeps a few steps in flight and reads the
+//! results of the earliest, so that the devices always have work. The number of steps in flight is bounded,
+//! so that memory use and the delay of error messages are too.
 //!
-//! A loss that jumps is taken back: the run returns to its last checkpoint and leaves out the batches that led there.
+//! After a loss spike, the run returns to its last checkpoint and skips the batches that led to the spike.
 //!
-//! Reading order: here (what is asked for, and getting ready), `steps` (the loop), `evaluation`, [`spike`] (losses that
-//! jump), [`saving`] (checkpoints), with `ledger` (what a run knows besides its state) and `lock`, [`metrics`] (the
-//! file), [`events`] (the same for TensorBoard), [`meter`] (what steps take), [`summary`] (what is left of it all).
+//! Reading order: `options`, `observer` (reports to the caller), `run` (preparation), `steps` (the loop),
+//! `evaluation`, `spike` (loss-spike detection), `saving` (checkpoints) with `ledger` and `lock`, [`metrics`]
+//! (the metrics file), [`events`] (the same for TensorBoard), [`meter`] (utilization and memory), [`summary`]
+//! (the end-of-run summary), `task` and `feeds` (the program's task and inputs).
 
 mod evaluation;
 pub mod events;

@@ -1,38 +1,38 @@
-//! What a caller is told while training runs.
+//! Reports to the caller while training runs.
 
 use crate::Compilation;
 use std::{collections::BTreeMap, path::Path};
 
-/// A step that is done.
+/// A finished step.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Step {
-    /// Its number, from 1.
+    /// The step number, from 1.
     pub step: u64,
     /// The program's output `loss`.
     pub loss: f64,
-    /// All outputs of the program that are single numbers, and `wait_ms`.
+    /// All scalar outputs of the program, and `wait_ms`.
     pub metrics: BTreeMap<String, f64>,
-    /// Tokens of inputs and targets, padding apart, per second of [`Step::step_ms`].
+    /// Tokens of inputs and targets, without padding, per second of [`Step::step_ms`].
     pub tokens_per_s: f64,
-    /// Milliseconds from the end of the step before to the end of this one. The first step has none before
-    /// it, and counts from its start.
+    /// Milliseconds from the end of the previous step to the end of this one. For the first step, from its
+    /// start.
     pub step_ms: f64,
-    /// Milliseconds that the loop waited for this step's data.
+    /// Milliseconds that the loop waited for the step's batch.
     pub wait_ms: f64,
-    /// Means over held-out text after this step, if there was an evaluation.
+    /// Means over held-out rows, if there was an evaluation after this step.
     pub eval: Option<BTreeMap<String, f64>>,
-    /// Model FLOPs utilization, where the peak of the devices is known.
+    /// Model FLOPs utilization, if the peak of the devices is known.
     pub mfu: Option<f64>,
-    /// The most bytes in use on one device, where the plugin counts them.
+    /// The largest number of bytes in use on one device, if the plugin counts them.
     pub device_memory: Option<u64>,
-    /// Bytes of host memory of this process, where the system says it.
+    /// Resident bytes of this process, if known.
     pub host_memory: Option<u64>,
-    /// What was taken back before this step.
+    /// The rollback before this step, if any.
     pub rollback: Option<Rollback>,
 }
 
 impl Step {
-    /// What is known of memory and utilization, by the names that the metrics file has.
+    /// Returns utilization and memory, if known, by their names in the metrics file.
     pub(super) fn measured(&self) -> impl Iterator<Item = (&'static str, f64)> {
         let bytes = |n: Option<u64>| n.map(|n| n as f64);
         let all = [
@@ -44,40 +44,41 @@ impl Step {
     }
 }
 
-/// A return to a checkpoint because of a loss.
+/// A return to a checkpoint after a loss spike.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Rollback {
-    /// The step that the loss was of.
+    /// The step with the spike.
     pub from: u64,
     /// The step of the checkpoint.
     pub to: u64,
-    /// The loss.
+    /// The loss of that step.
     pub loss: f64,
-    /// What it should have been at most.
+    /// The largest loss that would not have been a spike.
     pub limit: f64,
-    /// Batches that are left out, the first one and one past the last.
+    /// The skipped batches: the first, and one past the last.
     pub batches: (u64, u64),
 }
 
-/// Is told how training goes.
+/// Receives reports of a training run.
 pub trait Observer {
-    /// A step is done. Every step, in order.
+    /// Called after every step, in order.
     fn on_step(&mut self, step: &Step);
-    /// What is being done besides steps, in a few words, such as `compiling train_step`.
+    /// Called when a phase other than a step begins, with a short description such as `compiling train_step`.
     fn on_phase(&mut self, _what: &str) {}
-    /// Nothing stands in the way of the run, as far as can be known: what it writes to is its own from now on.
+    /// Called when all checks have passed, before the first file of the run is changed and before
+    /// compilation.
     fn on_start(&mut self) {}
-    /// A program is ready to run.
+    /// Called when a program was compiled or loaded from the cache.
     fn on_compiled(&mut self, _compilation: &Compilation) {}
-    /// What came after this step is taken back.
+    /// Called after a rollback to step `step`.
     fn on_rollback(&mut self, _step: u64) {}
-    /// The state after this step is on disk.
+    /// Called when the state after step `step` is on disk.
     fn on_saved(&mut self, _step: u64, _dir: &Path) {}
-    /// Something is not as it should be, but training goes on.
+    /// Called for problems that do not stop training.
     fn on_warning(&mut self, _what: &str) {}
 }
 
-/// Nobody.
+/// Ignores all reports.
 impl Observer for () {
     fn on_step(&mut self, _step: &Step) {}
 }

@@ -5,47 +5,46 @@ use crate::{Error, Result, checkpoint::Keep};
 use data::BatchSource;
 use std::{path::PathBuf, sync::Arc};
 
-/// How to train.
+/// Options of a training run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The last step, counted from 1. A session that has made some of them makes the rest.
+    /// The last step, counted from 1. A resumed run continues up to it.
     pub steps: u64,
-    /// Seed of the initial values, of dropout and the like, and of the order of the data. Nothing: that of the
-    /// checkpoint that the run goes on from, else 0.
+    /// Seed of the initial values, of dropout and other random numbers, and of the order of the data. `None`
+    /// means the checkpoint's seed if the run is resumed, else 0.
     pub seed: Option<u32>,
-    /// Where the metrics go: one JSON object a step, one on a line. A run that goes on from a checkpoint keeps
-    /// the lines up to its step.
+    /// The metrics file, with one JSON object per step and line. A resumed run keeps the lines up to its
+    /// step.
     pub metrics: Option<PathBuf>,
-    /// A folder for files that TensorBoard reads.
+    /// A folder for TensorBoard's event files.
     pub tensorboard: Option<PathBuf>,
-    /// A checkpoint that the parameters of a new run come from, instead of from `init`. A run that goes on has
-    /// its own.
+    /// A checkpoint with the initial parameters of a new run, in place of those from `init`. Ignored when a
+    /// run is resumed.
     pub from: Option<PathBuf>,
-    /// Checkpoints; nothing: the state is gone after the run, unless the session is kept.
+    /// Checkpoints. `None` means that the state is lost when the session is dropped.
     pub saving: Option<Saving>,
-    /// How many steps may be under way when another one is started. Nothing: none on CPU plugins, where every
-    /// step under way has its temporary memory and the host has nothing else to do; else 2.
+    /// The number of steps in flight when another one is started. `None` means 2, and 0 on CPU plugins, where
+    /// every step in flight has its own temporary memory and the host has nothing to do in the meantime.
     pub lag: Option<usize>,
-    /// Batches made ahead of time.
+    /// The number of batches prepared in advance.
     pub ahead: usize,
-    /// Steps between evaluations on held-out text; nothing: no evaluation.
+    /// Steps between evaluations on held-out rows. `None` means no evaluation.
     pub eval_every: Option<u64>,
-    /// The most batches of an evaluation; nothing: all that is held out.
+    /// The maximum number of batches per evaluation. `None` means all held-out rows.
     pub eval_batches: Option<usize>,
-    /// Text for evaluation, all of it, instead of what is held out.
+    /// A corpus for evaluation, all of which is used in place of held-out rows.
     pub eval_data: Option<Arc<dyn BatchSource>>,
-    /// Stop after so many evaluations in a row that are not better than the best one.
+    /// Stop after this many consecutive evaluations without an improvement.
     pub patience: Option<u64>,
-    /// By how much the loss on held-out text has to be smaller to be better.
+    /// The decrease of the loss on held-out rows that counts as an improvement, in nats.
     pub min_delta: f64,
-    /// When a loss is a spike: training goes back to the last checkpoint then, and leaves batches out. Needs
-    /// checkpoints.
+    /// Loss-spike detection and rollback. Requires checkpoints.
     pub spikes: Option<Spikes>,
-    /// So many steps in a row that the program skips because they are not finite end training.
-    pub most_skipped: u64,
-    /// The most operations a second of one device, if that is known, to say what share of them is used.
+    /// Stop after this many consecutive steps that the program skipped because of non-finite gradients.
+    pub max_skipped: u64,
+    /// Peak FLOPs per second of one device, for the utilization.
     pub peak: Option<f64>,
-    /// Go on when a loss is no finite number, and when one step after the other is skipped.
+    /// Continue after a non-finite loss or many skipped steps.
     pub allow_non_finite: bool,
 }
 
@@ -66,31 +65,31 @@ impl Default for Options {
             patience: None,
             min_delta: 0.0,
             spikes: None,
-            most_skipped: 10,
+            max_skipped: 10,
             peak: None,
             allow_non_finite: false,
         }
     }
 }
 
-/// Where and when state is saved.
+/// Options of checkpoints.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Saving {
-    /// The folder of all checkpoints.
+    /// The folder of all checkpoints of the run.
     pub folder: PathBuf,
-    /// Steps between checkpoints; nothing: there is one, after the last step.
+    /// Steps between checkpoints. `None` means one checkpoint, after the last step.
     pub every: Option<u64>,
-    /// Which good checkpoints stay.
+    /// The checkpoints to keep.
     pub keep: Keep,
-    /// Go on from the newest good checkpoint, if there are any.
+    /// Resume from the newest valid checkpoint, if there is one.
     pub resume: bool,
 }
 
 impl Options {
-    /// Checks the options alone, before anything is loaded.
+    /// Checks the options without loading anything.
     ///
     /// # Errors
-    /// An option is out of range, or needs another one. The message names it as the command line does.
+    /// An option is out of range, or requires another option. The message names it as on the command line.
     pub fn check(&self) -> Result<()> {
         if let Some(spikes) = &self.spikes {
             spikes.check()?;
@@ -105,7 +104,7 @@ impl Options {
             return Err(Error::input("`--patience` needs evaluations", "add --eval-every STEPS"));
         }
         let counts = [
-            ("--max-skipped", Some(self.most_skipped)),
+            ("--max-skipped", Some(self.max_skipped)),
             ("--patience", self.patience),
             ("--eval-every", self.eval_every),
             ("--eval-batches", self.eval_batches.map(|n| n as u64)),
@@ -116,7 +115,7 @@ impl Options {
                 return Err(out_of_range(option, "at least 1", 0.0));
             }
         }
-        // NaN is refused too.
+        // Written so that NaN is refused too.
         if !(self.min_delta >= 0.0) {
             return Err(out_of_range("--min-delta", "at least 0", self.min_delta));
         }
@@ -138,7 +137,7 @@ impl Spikes {
 }
 
 fn out_of_range(option: &str, range: &str, value: f64) -> Error {
-    Error::input(format!("`{option}` must be {range} (got {value})"), format!("give {option} another value"))
+    Error::input(format!("`{option}` must be {range} (got {value})"), format!("change {option}"))
 }
 
 #[cfg(test)]
@@ -165,7 +164,7 @@ mod tests {
         check(|o| o.min_delta = -1.0, Some("`--min-delta` must be at least 0 (got -1)"));
         check(|o| o.min_delta = f64::NAN, Some("`--min-delta` must be at least 0 (got NaN)"));
         check(|o| o.patience = Some(0), Some("`--patience` must be at least 1 (got 0)"));
-        check(|o| o.most_skipped = 0, Some("`--max-skipped` must be at least 1 (got 0)"));
+        check(|o| o.max_skipped = 0, Some("`--max-skipped` must be at least 1 (got 0)"));
         check(|o| o.eval_every = Some(0), Some("`--eval-every` must be at least 1 (got 0)"));
         check(|o| o.eval_batches = Some(0), Some("`--eval-batches` must be at least 1 (got 0)"));
         check(|o| (o.eval_every, o.patience) = (None, Some(2)), Some("`--patience` needs evaluations"));

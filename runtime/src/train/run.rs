@@ -24,9 +24,13 @@ use std::{
 
 /// Trains the program of `session` on `data`.
 ///
-/// State that the session does not have yet comes from a checkpoint, if the run is to go on from one, and is
-/// made by `init` on the devices otherwise. When `stop` becomes true, no further step is started; those under
-/// way are finished, their state is saved, and the summary says which was the last.
+/// State without a value is restored from a checkpoint if the run is resumed, and otherwise initialized by
+/// `init` on the devices. When `stop` becomes true, no further step is started; the steps in flight are
+/// finished, their state is saved, and the summary names the last one.
+///
+/// # Errors
+/// Options, data or checkpoints are invalid, a program cannot be compiled or fails, or a file cannot be
+/// written.
 pub fn run(
     session: &mut Session,
     data: Arc<dyn BatchSource>,
@@ -34,7 +38,7 @@ pub fn run(
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<Summary> {
-    // Before anything else, so that a wrong path does not cost a compilation.
+    // First, so that a wrong option does not cost a compilation.
     options.check()?;
     let evaluation = Evaluation::new(&data, options)?;
     let (mut saver, resumed) = match &options.saving {
@@ -46,7 +50,7 @@ pub fn run(
     };
     let from = options.from.as_deref().filter(|_| resumed.is_none()).map(Checkpoint::open).transpose()?;
     if let Some(from) = &from {
-        // Twice: what does not fit is said before anything is compiled.
+        // Restored now to report a mismatch before the compilation, and again after `init`.
         session.restore(from, RestoreScope::Params)?;
     }
     let mut log = Log::create(options.metrics.as_deref(), options.saving.as_ref().is_some_and(|s| s.resume))?;
@@ -57,7 +61,7 @@ pub fn run(
     let saves = options.saving.as_ref().is_some_and(|s| s.every.is_some() || s.keep.best.is_some());
     let seen = prepare(session, seed, (evaluation.is_some(), saves), observer, stop)?;
     if let Some(from) = from.filter(|_| session.is_initialized()) {
-        observer.on_phase(&format!("taking the parameters from {}", from.dir().display()));
+        observer.on_phase(&format!("restoring the parameters from {}", from.dir().display()));
         session.restore(&from, RestoreScope::Params)?;
     }
     let done = seen.or(resumed.as_ref().map(|r| r.step)).unwrap_or(0);
@@ -87,7 +91,8 @@ pub fn run(
     steps::run(training, done)
 }
 
-/// Compiles, and makes the state if there is none. Returns the number of steps that it has seen, if it knows.
+/// Compiles the programs, and initializes the state if necessary. Returns the number of steps that the state
+/// has seen, if the program counts them.
 fn prepare(
     session: &mut Session,
     seed: u32,
@@ -97,15 +102,15 @@ fn prepare(
 ) -> Result<Option<u64>> {
     if !session.is_initialized() && !stop.load(Ordering::Relaxed) {
         compile("init", observer, session, |session| session.compile("init").map(drop))?;
-        observer.on_phase("making the initial state");
+        observer.on_phase("initializing the state");
         let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(seed))]);
         session.call("init", &seed)?.wait()?;
-        // It runs once, and a program takes memory.
+        // It runs only once, and an executable takes memory.
         session.release("init");
     }
     let functions = ["train_step"].into_iter().chain(evaluates.then_some("eval_step"));
     for function in functions {
-        // Whoever asked to stop meanwhile does not want to wait for a compiler.
+        // A run that is to stop should not wait for a compiler.
         if !stop.load(Ordering::Relaxed) {
             compile(function, observer, session, |session| session.compile(function).map(drop))?;
         }
@@ -135,7 +140,7 @@ fn default_lag(session: &Session) -> Result<usize> {
     Ok(if session.uses_host_memory()? { 0 } else { 2 })
 }
 
-/// The counter `step` of the program's state, if it has one.
+/// Returns the counter `step` of the program's state, if there is one.
 fn steps_seen(session: &Session) -> Result<Option<u64>> {
     let has = session.artefact().manifest.state.iter().any(|s| s.name == "step");
     if !has || !session.is_initialized() {

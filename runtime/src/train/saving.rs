@@ -1,8 +1,8 @@
-//! Checkpoints while training: when, by whom, and from which one a run goes on.
+//! Saving checkpoints during training, and resuming from them.
 //!
-//! The loop takes a snapshot and goes on: what that takes is [`Session::snapshot`]'s to say. A thread writes it; the
-//! next checkpoint waits for that, so that there is one snapshot at most. A checkpoint that cannot be written is
-//! reported, and training goes on with the ones before it; after the last step it is an error.
+//! The loop takes a snapshot ([`Session::snapshot`]) and continues while a thread writes it. The next
+//! checkpoint waits for that thread, so there is at most one snapshot. If a checkpoint cannot be written,
+//! that is a warning, and training continues with the earlier ones; after the last step it is an error.
 
 use super::{
     ledger::Ledger,
@@ -17,18 +17,18 @@ use crate::{
 use data::BatchSource;
 use std::thread::{self, JoinHandle};
 
-/// Saves.
+/// Saves checkpoints of a run.
 pub(super) struct Saver {
     saving: Saving,
     facts: Facts,
-    /// The step that was saved last, or that this run began with.
+    /// The last saved step, or the step that this run was resumed from.
     last: Option<u64>,
     at_work: Option<(u64, JoinHandle<Result<()>>)>,
-    /// Last: it goes when nothing is written any more. Object stores have no locks.
+    /// Dropped last, when nothing is written any more. Object stores have no locks.
     _lock: Option<Lock>,
 }
 
-/// What a run goes on from.
+/// The result of resuming from a checkpoint.
 pub(super) struct Resumed {
     pub step: u64,
     pub seed: Option<u32>,
@@ -41,8 +41,12 @@ const DATA: &str = "data";
 const TOKENIZER: &str = "tokenizer";
 
 impl Saver {
-    /// Looks at the folder. If the run is to go on, takes the state from the newest good checkpoint in it, and
-    /// says which newer ones are not good.
+    /// Opens the folder. If the run is to be resumed, restores the state from the newest valid checkpoint and
+    /// warns about newer damaged ones.
+    ///
+    /// # Errors
+    /// Another run holds the folder, it has checkpoints but the run is not to be resumed, or none of them is
+    /// valid or fits the options.
     pub(super) fn new(
         saving: &Saving,
         session: &mut Session,
@@ -61,24 +65,24 @@ impl Saver {
             && let Some(newest) = found.last()
         {
             return Err(Error::input(
-                format!("`{place}` has checkpoints already, the newest of step {}", newest.step),
-                "go on from it with --resume, or name another folder",
+                format!("`{place}` already has checkpoints, the newest of step {}", newest.step),
+                "resume from it with --resume, or use another folder",
             ));
         }
         folder::sweep(&saving.folder)?;
         if found.is_empty() {
             if saving.resume {
-                observer.on_phase(&format!("no checkpoint in {place} yet: starting at the beginning"));
+                observer.on_phase(&format!("no checkpoint in {place} yet: starting from the beginning"));
             }
             return Ok((saver, None));
         }
         let checkpoint = saver.newest(session, Some(options), observer)?;
-        observer.on_phase(&format!("going on from {}", checkpoint.dir().display()));
+        observer.on_phase(&format!("resuming from {}", checkpoint.dir().display()));
         Ok((saver, Some(Resumed::of(&checkpoint))))
     }
 
-    /// Takes the state from the newest good checkpoint in the folder, and says which newer ones are not good. With
-    /// `options`, it must be one that a run with these goes on from.
+    /// Restores the state from the newest valid checkpoint, and warns about newer damaged ones. With
+    /// `options`, also checks that a run with these options can continue from it.
     fn newest(
         &mut self,
         session: &mut Session,
@@ -97,83 +101,83 @@ impl Saver {
                     self.last = Some(checkpoint.step());
                     return Ok(checkpoint);
                 }
-                // Damage; another checkpoint may be good.
+                // This one is damaged; another checkpoint may be valid.
                 Err(error @ (Error::Checkpoint { .. } | Error::Io { .. })) => {
-                    observer.on_warning(&format!("skipped a checkpoint that is not good: {error}"));
+                    observer.on_warning(&format!("skipped a damaged checkpoint: {error}"));
                 }
                 Err(error) => return Err(error),
             }
         }
         Err(Error::input(
-            format!("none of the {count} checkpoints in `{}` is good", self.saving.folder.display()),
-            "`meshc checkpoint verify` says why; name another folder to start at the beginning",
+            format!("none of the {count} checkpoints in `{}` is valid", self.saving.folder.display()),
+            "`meshc checkpoint verify` tells why; use another folder to start from the beginning",
         ))
     }
 
-    /// Whether there is a checkpoint to go back to.
+    /// Returns true if there is a checkpoint to return to.
     pub(super) fn has_one(&self) -> bool {
         self.last.is_some()
     }
 
-    /// The last step whose state is saved, or being saved.
+    /// Returns the last step whose state is saved or being saved.
     pub(super) fn last(&self) -> Option<u64> {
         self.last
     }
 
-    /// Takes the state from the last good checkpoint, while training.
+    /// Returns to the newest valid checkpoint, during training.
     pub(super) fn back(&mut self, session: &mut Session, observer: &mut dyn Observer) -> Result<Resumed> {
         if let Err(error) = self.settle(observer) {
-            observer.on_warning(&format!("the last checkpoint could not be written: {error}"));
+            observer.on_warning(&format!("cannot write the last checkpoint: {error}"));
         }
         self.newest(session, None, observer).map(|checkpoint| Resumed::of(&checkpoint))
     }
 
-    /// The seed of this run, which is a part of what is saved.
+    /// Sets the seed of the run, which is saved with checkpoints.
     pub(super) fn set_seed(&mut self, seed: u32) {
         self.facts.insert(SEED.into(), seed.to_string());
     }
 
-    /// Whether a run with `options` goes on as the one that wrote a checkpoint would have.
+    /// Checks that a run with `options` can continue from a checkpoint. Warns if the data differs.
     fn check(&self, checkpoint: &Checkpoint, options: &Options, observer: &mut dyn Observer) -> Result<()> {
         let dir = checkpoint.dir().display();
         if let (Some(ours), Some(theirs)) = (options.seed, seed(checkpoint))
             && ours != theirs
         {
             return Err(Error::input(
-                format!("the seed is {ours}, but `{dir}` was made with seed {theirs}"),
-                "leave --seed out to go on as before, or start anew in another folder",
+                format!("`--seed` is {ours}, but `{dir}` was made with seed {theirs}"),
+                "leave out --seed to continue that run, or start a new run in another folder",
             ));
         }
         if let (Some(ours), Some(theirs)) = (self.facts.get(TOKENIZER), checkpoint.facts().get(TOKENIZER))
             && ours != theirs
         {
             return Err(Error::input(
-                format!("tokens are those of `{ours}`, but `{dir}` was trained with those of `{theirs}`"),
-                "name the tokenizer that training began with, or start anew in another folder",
+                format!("the tokenizer is `{ours}`, but `{dir}` was trained with `{theirs}`"),
+                "use that run's tokenizer, or start a new run in another folder",
             ));
         }
         let (ours, theirs) = (self.facts.get(DATA), checkpoint.facts().get(DATA));
         if theirs.is_some() && ours != theirs {
             observer.on_warning(&format!(
-                "the text, or how it is cut into examples and batches, is not what `{dir}` was trained on: \
-                 training goes on with the new examples from step {}",
+                "`{dir}` was trained on other data, or on other examples and batches of it: \
+                 training continues with the new ones from step {}",
                 checkpoint.step() + 1
             ));
         }
         Ok(())
     }
 
-    /// Whether state is to be saved after this step.
+    /// Returns true if a checkpoint is due after this step.
     pub(super) fn is_due(&self, step: u64) -> bool {
         self.saving.every.is_some_and(|every| step.is_multiple_of(every))
     }
 
-    /// Whether the best of all evaluations is to be saved.
+    /// Returns true if the best evaluations are to be saved.
     pub(super) fn keeps_best(&self) -> bool {
         self.saving.keep.best.is_some()
     }
 
-    /// Takes a snapshot of the state, which has seen `step` steps, and begins to write it with what the run knows.
+    /// Takes a snapshot of the state after `step` steps, and starts to write it together with the ledger.
     pub(super) fn save(
         &mut self,
         session: &Session,
@@ -185,7 +189,7 @@ impl Saver {
             return Ok(());
         }
         if let Err(error) = self.settle(observer) {
-            observer.on_warning(&format!("training goes on without a checkpoint: {error}"));
+            observer.on_warning(&format!("training continues without a new checkpoint: {error}"));
         }
         let copy = session.snapshot()?;
         let (saving, mut facts) = (self.saving.clone(), self.facts.clone());
@@ -194,12 +198,12 @@ impl Saver {
             let mut writer = Writer::replace(&folder::path(&saving.folder, step))?;
             copy.write(&mut writer)?;
             writer.finish(facts, step)?;
-            // Only now that there is a newer one.
+            // Old checkpoints are removed only after the new one is finished.
             keep::prune(&saving.folder, &saving.keep, false).map(drop)
         };
         let thread = thread::Builder::new().name("checkpoint".to_owned()).spawn(work).map_err(|e| {
             Error::input(
-                format!("no thread for a checkpoint could be started: {e}"),
+                format!("cannot start a thread for a checkpoint: {e}"),
                 "free some memory or threads",
             )
         })?;
@@ -208,12 +212,12 @@ impl Saver {
         Ok(())
     }
 
-    /// Says that a checkpoint is written, if that has just happened.
+    /// Reports a checkpoint that was finished in the meantime.
     pub(super) fn look(&mut self, observer: &mut dyn Observer) {
         if self.at_work.as_ref().is_some_and(|(_, thread)| thread.is_finished())
             && let Err(error) = self.settle(observer)
         {
-            observer.on_warning(&format!("training goes on without a checkpoint: {error}"));
+            observer.on_warning(&format!("training continues without a new checkpoint: {error}"));
         }
     }
 
@@ -222,8 +226,8 @@ impl Saver {
         let Some((step, thread)) = self.at_work.take() else { return Ok(()) };
         let result = thread.join().unwrap_or_else(|_| {
             Err(Error::input(
-                format!("the thread that wrote the checkpoint of step {step} ended by itself"),
-                "this is a mistake in the program: report it with the message above",
+                format!("the thread that wrote the checkpoint of step {step} panicked"),
+                "this is a bug: report it with the message above",
             ))
         });
         if result.is_ok() {
@@ -236,7 +240,7 @@ impl Saver {
 impl Drop for Saver {
     fn drop(&mut self) {
         if let Some((_, thread)) = self.at_work.take() {
-            // Training has failed already, with a message of its own; the checkpoint is finished all the same.
+            // Training has failed with an error already; the checkpoint is finished all the same.
             let _ = thread.join();
         }
     }

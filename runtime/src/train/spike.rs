@@ -1,15 +1,16 @@
-//! Losses that jump: told from the noise of those before.
+//! Loss-spike detection.
 
 use std::collections::VecDeque;
 
-/// When a loss is a spike, and what is done then.
+/// Options of loss-spike detection and rollback.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Spikes {
-    /// So many standard deviations above the mean of the last losses.
+    /// A loss is a spike if it exceeds the mean of the last losses by more than this many standard
+    /// deviations.
     pub sigmas: f64,
-    /// How many of the last losses that is; before there are as many, nothing is a spike.
+    /// The number of last losses. Until there are as many, no loss is a spike.
     pub window: usize,
-    /// How often a run may go back to a checkpoint.
+    /// The maximum number of rollbacks of a run.
     pub rollbacks: u64,
 }
 
@@ -19,11 +20,12 @@ impl Default for Spikes {
     }
 }
 
-/// Losses that hardly differ would make a spike of any other: a standard deviation is at least this share of the mean.
+/// The smallest standard deviation, as a fraction of the mean. Otherwise any loss after nearly equal ones
+/// would be a spike.
 const FLOOR: f64 = 0.01;
 
 impl Spikes {
-    /// The largest loss that is none, if enough are known.
+    /// Returns the largest loss that is not a spike. `None` if there are too few losses yet.
     pub(super) fn limit(&self, losses: &VecDeque<f64>) -> Option<f64> {
         if losses.len() < self.window {
             return None;
@@ -36,7 +38,7 @@ impl Spikes {
     }
 }
 
-/// Takes note of a loss, of which `window` are kept.
+/// Adds a loss to the last `window` finite losses.
 pub(super) fn remember(losses: &mut VecDeque<f64>, loss: f64, window: usize) {
     if loss.is_finite() {
         losses.push_back(loss);
@@ -60,7 +62,7 @@ mod tests {
         assert_eq!(losses.len(), 4);
         remember(&mut losses, 3.0, 4);
         assert_eq!(spikes.limit(&losses), Some(2.0 + 3.0));
-        // All the same: one percent of the mean is the deviation.
+        // All equal: the deviation is one percent of the mean.
         let same: VecDeque<f64> = [2.0; 4].into();
         assert!((spikes.limit(&same).unwrap() - 2.06).abs() < 1e-12);
         assert_eq!(spikes.limit(&[2.0; 3].into()), None);

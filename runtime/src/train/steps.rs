@@ -1,4 +1,4 @@
-//! Step after step, until there is a reason to end.
+//! The loop over steps.
 
 use super::{
     evaluation::Evaluation,
@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Everything that steps need, ready.
+/// Everything that the loop needs.
 pub(super) struct Training<'a> {
     pub session: &'a mut Session,
     pub data: Arc<dyn BatchSource>,
@@ -41,10 +41,10 @@ pub(super) struct Training<'a> {
     pub stop: &'a AtomicBool,
 }
 
-/// A step that was started.
+/// A step in flight.
 struct InFlight {
     step: u64,
-    /// The number of its batch.
+    /// The index of its batch.
     position: u64,
     outputs: Outputs,
     batch: Batch,
@@ -52,7 +52,7 @@ struct InFlight {
     wait: Duration,
 }
 
-/// Why no further step is started.
+/// The reason why no further step is started.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
     Done,
@@ -60,7 +60,7 @@ enum End {
     Early,
 }
 
-/// A loss that is to be taken back.
+/// A loss spike.
 struct Spike {
     step: u64,
     position: u64,
@@ -72,14 +72,14 @@ struct Steps<'a> {
     t: Training<'a>,
     history: History,
     in_flight: VecDeque<InFlight>,
-    /// When the last step ended that was waited for, if nothing but steps came after it.
+    /// The end of the last step, unless a checkpoint, an evaluation or a rollback came after it.
     last_end: Option<Instant>,
-    /// For the record of the next step.
+    /// To be recorded with the next step.
     rollback: Option<Rollback>,
     begin: Instant,
 }
 
-/// Makes all steps after `done`.
+/// Runs all steps after `done`.
 pub(super) fn run(training: Training<'_>, done: u64) -> Result<Summary> {
     let mut steps = Steps {
         t: training,
@@ -95,7 +95,7 @@ pub(super) fn run(training: Training<'_>, done: u64) -> Result<Summary> {
 }
 
 impl Steps<'_> {
-    /// The last step, and why it was.
+    /// Returns the last step and the reason to end.
     fn all(&mut self, done: u64) -> Result<(u64, End)> {
         let mut step = done;
         let mut loader = self.loader(step)?;
@@ -108,7 +108,7 @@ impl Steps<'_> {
                 evaluate = self.t.evaluation.as_ref().is_some_and(|e| step.is_multiple_of(e.every));
                 save = self.t.saver.as_ref().is_some_and(|s| s.is_due(step));
             }
-            // The state of a step is there until the next one is started.
+            // The state after a step is available only until the next step starts.
             let keep = if evaluate || save || end.is_some() { 0 } else { self.t.lag };
             let mut spike = None;
             while self.in_flight.len() > keep && spike.is_none() {
@@ -140,19 +140,19 @@ impl Steps<'_> {
         }
     }
 
-    /// Batches for the steps after `step`, from where the run is in the data.
+    /// Starts to prepare the batches of the steps after `step`, from the run's position in the data.
     fn loader(&self, step: u64) -> Result<Loader> {
         let first = self.t.ledger.position;
         let last = first + self.t.options.steps.saturating_sub(step);
         Ok(Loader::start(self.t.data.clone(), self.t.seed, first..last, self.t.options.ahead)?)
     }
 
-    /// Begins to save the state after the last finished step.
+    /// Starts to save the state after the last finished step.
     fn save(&mut self, step: u64) -> Result<()> {
         let Some(saver) = &mut self.t.saver else { return Ok(()) };
         self.t.observer.on_phase("saving");
         saver.save(self.t.session, step, &self.t.ledger, self.t.observer)?;
-        // The next step counts from its own start.
+        // The time of the next step counts from its own start.
         self.last_end = None;
         Ok(())
     }
@@ -160,8 +160,8 @@ impl Steps<'_> {
     fn start(&mut self, step: u64, loader: &mut Loader) -> Result<()> {
         let (batch, wait) = loader.next().ok_or_else(|| {
             Error::input(
-                format!("the thread that makes batches ended before step {step}"),
-                "this is a mistake in the program: report it with the message above",
+                format!("the thread that prepares batches ended before step {step}"),
+                "this is a bug: report it with the message above",
             )
         })??;
         if self.t.lag == 0 {
@@ -176,8 +176,8 @@ impl Steps<'_> {
         Ok(())
     }
 
-    /// Waits for the earliest step in flight, evaluates if asked to, and says how it was. If its loss is to be taken
-    /// back, it says nothing, and returns it.
+    /// Waits for the earliest step in flight, evaluates if requested, and reports it. A loss spike is
+    /// returned and not reported.
     fn finish(&mut self, evaluate: bool) -> Result<Option<Spike>> {
         let Some(InFlight { step, position, outputs, batch, begin, wait }) = self.in_flight.pop_front()
         else {
@@ -210,7 +210,8 @@ impl Steps<'_> {
         self.is_finite(&record.step).map(|()| None)
     }
 
-    /// Evaluates after step `step`. Nothing comes of it if training is to stop: then it is due when the run goes on.
+    /// Evaluates after step `step`. If training is to stop, the evaluation is abandoned and marked as due for
+    /// the resumed run.
     fn evaluate(&mut self, step: u64) -> Result<Option<BTreeMap<String, f64>>> {
         let Some(evaluation) = &self.t.evaluation else { return Ok(None) };
         self.t.observer.on_phase("evaluating");
@@ -222,12 +223,12 @@ impl Steps<'_> {
             }
             None => self.t.ledger.due = true,
         }
-        // The next step counts from its own start.
+        // The time of the next step counts from its own start.
         self.last_end = None;
         Ok(eval)
     }
 
-    /// An evaluation that the run before was asked to end in.
+    /// Does the evaluation that the previous run abandoned.
     fn evaluate_what_is_due(&mut self, step: u64) -> Result<()> {
         if self.t.ledger.due
             && let Some(eval) = self.evaluate(step)?
@@ -237,9 +238,9 @@ impl Steps<'_> {
         Ok(())
     }
 
-    /// The end of it: what is not saved is, and all of it is summed up.
+    /// Saves unsaved state, and returns the summary.
     fn end(mut self, last: u64, has_steps: bool, end: End) -> Result<Summary> {
-        // Of a run that was asked to end before its first step, the values that it began with.
+        // A run that was stopped before its first step saves its initial state.
         let began = end == End::Stopped && self.t.session.is_initialized();
         let saved = self.t.saver.as_ref().is_some_and(|s| s.last() == Some(last));
         if (has_steps || began) && !saved {
@@ -257,17 +258,19 @@ impl Steps<'_> {
     }
 }
 
-/// The output in which a program counts the steps that changed nothing, if it has one.
+/// The output that counts steps without an update, if the program has it.
 const SKIPPED_STEPS: &str = "skipped_steps";
 
-/// Losses that are no numbers, or that jump.
+/// Non-finite losses and loss spikes.
 impl Steps<'_> {
-    /// Counts steps that the program skips, and ends training after too many, or after a loss that is no number and
-    /// that the program has not skipped.
+    /// Counts the steps that the program skips.
+    ///
+    /// # Errors
+    /// Too many consecutive steps were skipped, or the loss is not finite in a step that was not skipped.
     fn is_finite(&mut self, step: &Step) -> Result<()> {
         let mut is_skipped = false;
         if let Some(all) = step.metrics.get(SKIPPED_STEPS) {
-            // Those of an earlier run are in the first number that is seen.
+            // The first value may include skipped steps of earlier runs.
             let start = if step.step == 1 { 0.0 } else { *all };
             let (before, in_a_row) = self.t.ledger.skipped.unwrap_or((start, 0));
             is_skipped = *all > before;
@@ -276,14 +279,14 @@ impl Steps<'_> {
         if self.t.options.allow_non_finite {
             return Ok(());
         }
-        let most = self.t.options.most_skipped;
+        let most = self.t.options.max_skipped;
         if self.t.ledger.skipped.is_some_and(|(_, in_a_row)| in_a_row >= most) {
             return Err(Error::input(
                 format!(
                     "{most} steps in a row up to step {} were skipped: their gradients are not finite",
                     step.step
                 ),
-                "go on from an earlier checkpoint with a lower learning rate or a longer warm-up; if activations are bf16, try f32",
+                "resume from an earlier checkpoint with a lower learning rate or a longer warm-up; if activations are bf16, try f32",
             ));
         }
         if step.loss.is_finite() || is_skipped {
@@ -291,32 +294,32 @@ impl Steps<'_> {
         }
         Err(Error::input(
             format!("the loss is {} in step {}", step.loss, step.step),
-            "train with a lower learning rate or a longer warm-up; if activations are bf16, try f32; or allow losses that are not finite",
+            "use a lower learning rate or a longer warm-up; if activations are bf16, try f32; or add --allow-non-finite",
         ))
     }
 
-    /// Whether the loss of a step is to be taken back.
+    /// Returns the spike if the loss of a step is one and a rollback is possible.
     fn judge(&mut self, step: &Step, position: u64) -> Result<Option<Spike>> {
         let Some(spikes) = self.t.options.spikes else { return Ok(None) };
         let limit = spikes.limit(&self.t.ledger.losses);
-        // What is no number has not changed anything, or ends training.
+        // A non-finite loss is handled in `is_finite`.
         let Some(limit) = limit.filter(|limit| step.loss > *limit && step.loss.is_finite()) else {
             spike::remember(&mut self.t.ledger.losses, step.loss, spikes.window);
             return Ok(None);
         };
         let Step { step, loss, .. } = *step;
         let what = format!(
-            "the loss of step {step} is {loss:.4}, after {} steps of at most {limit:.4}",
+            "the loss of step {step} is {loss:.4}, above the limit of {limit:.4} from the {} losses before it",
             spikes.window
         );
         if self.t.ledger.rollbacks >= spikes.rollbacks {
             return Err(Error::input(
-                format!("{what}, and training went back {} times already", self.t.ledger.rollbacks),
-                "go on from an earlier checkpoint with a lower learning rate, look at the data, or allow more",
+                format!("{what}, after {} rollbacks", self.t.ledger.rollbacks),
+                "resume from an earlier checkpoint with a lower learning rate, inspect the data, or raise --max-rollbacks",
             ));
         }
         if !self.t.saver.as_ref().is_some_and(Saver::has_one) {
-            self.t.observer.on_warning(&format!("{what}, but there is no checkpoint to go back to yet"));
+            self.t.observer.on_warning(&format!("{what}, but there is no checkpoint to return to yet"));
             spike::remember(&mut self.t.ledger.losses, loss, spikes.window);
             return Ok(None);
         }
@@ -324,19 +327,19 @@ impl Steps<'_> {
         Ok(Some(Spike { step, position, loss, limit }))
     }
 
-    /// Takes the state from the last checkpoint; the batches since then are left out. Returns its step.
+    /// Returns to the last checkpoint and skips the batches since then. Returns the checkpoint's step.
     ///
-    /// Nothing needs to be saved for this: a run that is killed before the next checkpoint goes on from the same one,
-    /// comes to the same loss, and goes back as this one did.
+    /// Nothing has to be saved for that: a run that is killed before the next checkpoint resumes from the
+    /// same one, computes the same loss, and rolls back in the same way.
     fn go_back(&mut self, spike: &Spike) -> Result<u64> {
         for later in std::mem::take(&mut self.in_flight) {
-            // Whatever comes of these is not used.
+            // The results are not used.
             let _ = later.outputs.wait();
         }
         let Some(saver) = &mut self.t.saver else {
             return Err(Error::input(
-                "there are no checkpoints to go back to",
-                "name a folder for checkpoints",
+                "there are no checkpoints to return to",
+                "add --run-dir DIR or --checkpoint-dir DIR",
             ));
         };
         let resumed = saver.back(self.t.session, self.t.observer)?;
@@ -350,7 +353,7 @@ impl Steps<'_> {
         self.last_end = None;
         self.t.observer.on_rollback(to);
         self.t.observer.on_phase(&format!(
-            "going on from step {to} without the batches {} to {}",
+            "rolled back to step {to}; skipping batches {} to {}",
             batches.0,
             batches.1 - 1
         ));
@@ -360,7 +363,7 @@ impl Steps<'_> {
     }
 }
 
-/// Says in which step a call of the plugin failed.
+/// Adds the step to the error of a call.
 fn in_step(step: u64) -> impl Fn(Error) -> Error {
     move |error| match error {
         Error::Pjrt { context, source } => Error::Pjrt { context: format!("step {step}: {context}"), source },

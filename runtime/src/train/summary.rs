@@ -1,99 +1,61 @@
-//! What is left of a run: where the loss went, how fast it was, what it took.
+//! The end-of-run summary: losses, speed and memory.
 
 use super::{meter::peak_memory, observer::Step};
 use data::{Batch, Counts};
 use serde::Serialize;
-use std::{collections::BTreeMap, collections::VecDeque, fmt, time::Duration};
+use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
 
-/// A run in numbers.
+/// Summary of a run.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Summary {
     /// The last finished step, counted from 1.
     pub step: u64,
-    /// Steps of this run.
+    /// The number of steps of this run.
     pub steps: u64,
-    /// Whether it was asked to stop before the last step.
+    /// True if it was stopped before the last step.
     pub stopped: bool,
-    /// Whether it ended because the loss on held-out text did not get smaller any more.
+    /// True if it ended early because the loss on held-out rows no longer improved.
     pub stopped_early: bool,
-    /// The step with the smallest loss on held-out text, and that loss.
+    /// The step with the smallest loss on held-out rows, and that loss.
     pub best_eval: Option<(u64, f64)>,
-    /// How often it went back to a checkpoint, earlier runs included.
+    /// The number of rollbacks, including those of earlier runs.
     pub rollbacks: u64,
     /// Loss of the first step.
     pub first_loss: Option<f64>,
     /// Loss of the last step.
     pub last_loss: Option<f64>,
-    /// Mean loss of the last steps, 20 at most.
+    /// Mean loss of the last steps, at most 20.
     pub mean_loss: Option<f64>,
-    /// Nats per token of all targets seen, if nothing is known but how frequent tokens are: the loss of a
-    /// model that learnt nothing else.
+    /// Unigram entropy of all target tokens seen, in nats per token: the loss of a model that knows only the
+    /// token frequencies.
     pub unigram_entropy: f64,
     /// Means of the last evaluation.
     pub eval: Option<BTreeMap<String, f64>>,
-    /// Median, the first two steps apart.
+    /// Median over the steps, without the first two.
     pub tokens_per_s: Option<f64>,
-    /// Median, the first two steps apart.
+    /// Median over the steps, without the first two.
     pub step_ms: Option<f64>,
-    /// Share of all steps' time that was spent waiting for data.
+    /// Fraction of the time of all steps spent waiting for data.
     pub wait_share: f64,
     /// Seconds for all steps.
     pub wall_s: f64,
-    /// The most memory that the process has had, in bytes; nothing where the system does not say.
+    /// Peak resident bytes of the process, if known.
     pub peak_memory: Option<u64>,
 }
 
 impl Summary {
-    /// How far the mean loss of the last steps is below the unigram entropy, in nats per token.
+    /// Returns the unigram entropy minus the mean loss of the last steps, in nats per token.
     pub fn below_unigram(&self) -> Option<f64> {
         self.mean_loss.map(|loss| self.unigram_entropy - loss)
     }
 }
 
-impl fmt::Display for Summary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let how = match (self.stopped, self.stopped_early) {
-            (true, _) => "stopped",
-            (false, true) => "stopped early",
-            (false, false) => "done",
-        };
-        write!(f, "{how} after step {}, {:.1} s", self.step, self.wall_s)?;
-        if let (Some(first), Some(last), Some(mean)) = (self.first_loss, self.last_loss, self.mean_loss) {
-            let (unigram, below) = (self.unigram_entropy, self.unigram_entropy - mean);
-            let side = if below >= 0.0 { "below" } else { "above" };
-            write!(
-                f,
-                "\nloss {first:.4} at first, {last:.4} at last, {mean:.4} in the mean of the last steps"
-            )?;
-            write!(f, ": {:.4} {side} the targets' unigram entropy of {unigram:.4} nats", below.abs())?;
-        }
-        if let Some(eval) = &self.eval {
-            let values: Vec<String> = eval.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-            write!(f, "\nheld-out text: {}", values.join(", "))?;
-        }
-        if let Some((step, loss)) = self.best_eval {
-            write!(f, "\nsmallest loss on held-out text: {loss:.4} after step {step}")?;
-        }
-        if self.rollbacks > 0 {
-            write!(f, "\nwent back to a checkpoint {} times", self.rollbacks)?;
-        }
-        if let (Some(speed), Some(step)) = (self.tokens_per_s, self.step_ms) {
-            let wait = self.wait_share * 100.0;
-            write!(f, "\n{speed:.0} tokens/s, {step:.1} ms a step, {wait:.2} % of it waiting for data")?;
-        }
-        match self.peak_memory {
-            Some(bytes) => write!(f, "\nat most {:.2} GB of host memory", bytes as f64 / 1e9),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Steps whose losses make the last mean.
+/// The number of steps in the mean of the last losses.
 const LAST: usize = 20;
-/// Steps whose times say nothing yet.
+/// The number of first steps whose times do not count.
 const WARM_UP: usize = 2;
 
-/// What a summary is made of, collected step by step.
+/// Collects the values of a summary step by step.
 #[derive(Clone, Debug)]
 pub(super) struct History {
     step: u64,
@@ -107,7 +69,7 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Before the first step; `done` steps were made by other runs.
+    /// Starts a history after `done` steps of other runs.
     pub(super) fn new(done: u64) -> Self {
         Self {
             step: done,
@@ -135,13 +97,13 @@ impl History {
         self.wait_ms += step.wait_ms;
     }
 
-    /// After a return to a checkpoint of this step.
+    /// Records a rollback to this step.
     pub(super) fn back_to(&mut self, step: u64) {
         self.step = step;
     }
 
     pub(super) fn summary(self, wall: Duration, stopped: bool) -> Summary {
-        // A run that is all warm-up has no better times than these.
+        // A run of warm-up steps only uses their times.
         let warm = if self.times.len() > WARM_UP { &self.times[WARM_UP..] } else { &self.times[..] };
         let total: f64 = self.times.iter().map(|(ms, _)| ms).sum();
         Summary {
@@ -211,9 +173,6 @@ mod tests {
         assert_eq!(summary.step_ms, Some(15.5));
         assert!((summary.unigram_entropy - 2f64.ln()).abs() < 1e-12);
         assert!((summary.wait_share - 30.0 / (2000.0 + 27.0 * 28.0 / 2.0 + 56.0)).abs() < 1e-3);
-        let text = summary.to_string();
-        assert!(text.starts_with("done after step 40, 3.0 s\nloss 30.0000 at first"), "{text}");
-        assert!(text.contains("above the targets' unigram entropy of 0.6931 nats"), "{text}");
     }
 
     #[test]
@@ -221,6 +180,5 @@ mod tests {
         let summary = history(&[]).summary(Duration::ZERO, true);
         assert_eq!((summary.step, summary.steps, summary.mean_loss, summary.step_ms), (10, 0, None, None));
         assert_eq!(summary.below_unigram(), None);
-        assert!(summary.to_string().starts_with("stopped after step 10"));
     }
 }

@@ -1,22 +1,25 @@
-//! The task of a program, from its artefact.
+//! The task of a program.
 
 use crate::{Artefact, Error, Result};
 use data::{Objective, Task};
 
-/// The task of a program, from the meta entries of its manifest.
+/// Reads the task from the meta entries of an artefact's manifest.
+///
+/// # Errors
+/// A meta entry is missing or invalid.
 pub fn task(artefact: &Artefact) -> Result<Task> {
     let program = &artefact.manifest.program;
     let all = Objective::ALL.map(Objective::name).join(", ");
     let task = artefact.meta("task").ok_or_else(|| {
         Error::input(
-            format!("program `{program}` does not say what it is trained on"),
+            format!("program `{program}` does not state its task"),
             format!("add the meta entry `task` to the program, one of: {all}"),
         )
     })?;
     let objective = Objective::ALL.into_iter().find(|o| o.name() == task).ok_or_else(|| {
         Error::input(
-            format!("program `{program}` has the task `{task}`"),
-            format!("the tasks that can be trained are: {all}"),
+            format!("program `{program}` has the task `{task}`, which cannot be trained"),
+            format!("trainable tasks are: {all}"),
         )
     })?;
     Ok(Task {
