@@ -1,5 +1,5 @@
 //! Heterogeneous experts: a sparse layer whose experts have two sizes, few large ones and many small ones
-//! (the paper's section 6 names this as future work).
+//! (the paper's section 8 names this as future work).
 //!
 //! `meshc train models/heterogeneous.rs --data FILES… --mesh data=2,expert=2 --steps 300`
 //!

@@ -96,10 +96,8 @@ impl Attention {
         let e = (logits - logits.max(&length).stop_gradient()).exp().cast(cx.dtype());
         let sum = e.cast(DType::F32).sum(&length);
         // If queries share the dropout mask of the weights, dropout of `v` is equivalent and cheaper.
-        let (weights, v) = match cx.dropout_broadcast {
-            true => (e, cx.drop(v, &[d_kv])),
-            false => (cx.drop(e, &[query]), v),
-        };
+        let (weights, v) =
+            if cx.dropout_broadcast { (e, cx.drop(v, &[d_kv])) } else { (cx.drop(e, &[query]), v) };
         let mixed = einsum([weights, v], [batch, heads, query, d_kv]).cast(DType::F32) / sum;
         (einsum([mixed.cast(cx.dtype()), self.o.read(cx)], [batch, query, d_model]), metrics)
     }

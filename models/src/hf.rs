@@ -63,10 +63,8 @@ type Dims<'d> = &'d [(&'d str, usize)];
 impl List<'_> {
     fn stack(&mut self, decoder: bool) {
         let config = self.config;
-        let (stack, layers) = match decoder {
-            true => ("decoder", config.decoder_layers),
-            false => ("encoder", config.encoder_layers),
-        };
+        let (stack, layers) =
+            if decoder { ("decoder", config.decoder_layers) } else { ("encoder", config.encoder_layers) };
         for i in 0..layers {
             self.block(stack, decoder, i);
             if i == 0 {
@@ -88,9 +86,10 @@ impl List<'_> {
         let at = Layer { scope: location.scope, layers: repeats, layer: location.layer };
         let (d_model, heads) = (("d_model", config.d_model), ("heads", config.heads));
         let d_kv = ("d_kv", config.d_kv);
-        let attention: &[(&str, &str)] = match decoder {
-            true => &[("SelfAttention", "attention"), ("EncDecAttention", "cross_attention")],
-            false => &[("SelfAttention", "attention")],
+        let attention: &[(&str, &str)] = if decoder {
+            &[("SelfAttention", "attention"), ("EncDecAttention", "cross_attention")]
+        } else {
+            &[("SelfAttention", "attention")]
         };
         for (number, (theirs, ours)) in attention.iter().enumerate() {
             let layer = format!("{stack}.block.{i}.layer.{number}");

@@ -146,9 +146,10 @@ impl<'g> Probe<'g, '_> {
         positions: [&Dim; 2],
     ) -> [Option<Tensor<'g>>; 4] {
         let g = self.g;
-        let (stack, layers) = match decoder {
-            true => ("decoder", self.config.decoder_layers),
-            false => ("encoder", self.config.encoder_layers),
+        let (stack, layers) = if decoder {
+            ("decoder", self.config.decoder_layers)
+        } else {
+            ("encoder", self.config.encoder_layers)
         };
         g.output(format!("{stack}.last_hidden_state"), passed.x);
         let (mut aux, mut z) = (None, None);

@@ -340,7 +340,7 @@ fn wrong_numbers_are_told() {
     says(&[vec![2, 8]], good, "token 8");
     says(&[vec![2, 0, 1]], good, "token 0");
     for (options, part) in [
-        (Generation { beams: 2, ..Generation::default() }, "all would be the same"),
+        (Generation { beams: 2, ..Generation::default() }, "all beams would be the same"),
         (Generation { steps: 0, ..Generation::default() }, "`steps` must be at least 1, got 0"),
     ] {
         let mistakes = generate::program(&config, &options, &Site::default()).finish().expect_err(part);

@@ -79,9 +79,12 @@ impl Beams<'_> {
         let beam = all.beam.gather(&all.dim.name, chosen);
         let token = all.token.gather(&all.dim.name, chosen).rename("next", &self.beams.name);
         // The cache of a single beam lacks the dim.
-        let move_beams = |x: Tensor<'g>| match x.has(&self.beams.name) {
-            true => x.gather(&self.beams.name, beam).rename("next", &self.beams.name),
-            false => x,
+        let move_beams = |x: Tensor<'g>| {
+            if x.has(&self.beams.name) {
+                x.gather(&self.beams.name, beam).rename("next", &self.beams.name)
+            } else {
+                x
+            }
         };
         let row = token.broadcast(&Dim::new("target_length", 1));
         let tokens = move_beams(now.tokens).dynamic_update("target_length", row, now.position);

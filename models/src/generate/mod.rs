@@ -154,12 +154,11 @@ impl Generation {
     /// Returns the decoder's configuration. With a cache, every position is routed alone and no token is
     /// dropped.
     fn decoder(&self, config: &Config) -> Config {
-        match self.cached {
-            true => {
-                let schedule = Schedule { dispatch: Dispatch::Einsum, ..config.schedule };
-                Config { switch: config.switch.as_ref().map(never_dropping), schedule, ..config.clone() }
-            }
-            false => Config { batch: config.batch * self.beams, ..config.clone() },
+        if self.cached {
+            let schedule = Schedule { dispatch: Dispatch::Einsum, ..config.schedule };
+            Config { switch: config.switch.as_ref().map(never_dropping), schedule, ..config.clone() }
+        } else {
+            Config { batch: config.batch * self.beams, ..config.clone() }
         }
     }
 
@@ -318,20 +317,16 @@ impl Generator {
         let length = Dim::new("target_length", config.target_length.next_multiple_of(options.steps));
         let memory_length = Dim::new("memory_length", config.input_length);
         let dtype = config.precision.activations();
-        let decoder = match options.cached {
-            true => {
-                let blocks = options.blocks(config);
-                let (own, memory) = (length.size, memory_length.size);
-                let decoder = StepDecoder::new(p, decoder, dtype, &beams, own, memory, blocks);
-                let head =
-                    (blocks != DecoderLayers::Scan).then(|| embedding.transposed(p, "kept/head", dtype));
-                Decoder::Cached(Box::new(decoder), head)
-            }
-            false => {
-                let d_model = Dim::new("d_model", config.d_model);
-                let memory = p.store("kept/memory", dtype, [&batch, &memory_length, &d_model], Init::Zeros);
-                Decoder::Uncached(Box::new(decoder), memory)
-            }
+        let decoder = if options.cached {
+            let blocks = options.blocks(config);
+            let (own, memory) = (length.size, memory_length.size);
+            let decoder = StepDecoder::new(p, decoder, dtype, &beams, own, memory, blocks);
+            let head = (blocks != DecoderLayers::Scan).then(|| embedding.transposed(p, "kept/head", dtype));
+            Decoder::Cached(Box::new(decoder), head)
+        } else {
+            let d_model = Dim::new("d_model", config.d_model);
+            let memory = p.store("kept/memory", dtype, [&batch, &memory_length, &d_model], Init::Zeros);
+            Decoder::Uncached(Box::new(decoder), memory)
         };
         let store =
             |name, dtype, dims: &[&Dim]| p.store(format!("kept/{name}"), dtype, dims.to_vec(), Init::Zeros);

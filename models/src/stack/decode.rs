@@ -88,9 +88,10 @@ impl StepDecoder {
         let memory = [&dims.batch, &dims.heads, &memory_length, &dims.d_kv].map(Dim::clone);
         let declare = |what: &str, dims: &[Dim]| {
             let segment = |(s, segment): (usize, &Segment)| {
-                let (rows, front) = match looped {
-                    true => (1, vec![segment.layers.clone()]),
-                    false => (segment.layers.size, Vec::new()),
+                let (rows, front) = if looped {
+                    (1, vec![segment.layers.clone()])
+                } else {
+                    (segment.layers.size, Vec::new())
                 };
                 let all: Vec<Dim> = front.into_iter().chain(dims.iter().cloned()).collect();
                 let state = |row, block, part| {
@@ -190,9 +191,10 @@ impl StepDecoder {
                 for (i, (row, memory)) in rows.into_iter().zip(memory).enumerate() {
                     let seen = (&memory[..], &prepared[i][..]);
                     let step = |x, row| self.iteration(cx, segment, x, row, seen, now);
-                    let (after, row) = match self.looped {
-                        true => g.scan(&segment.layers, x, row, step),
-                        false => g.at(&segment.layers, i, || step(x, row)),
+                    let (after, row) = if self.looped {
+                        g.scan(&segment.layers, x, row, step)
+                    } else {
+                        g.at(&segment.layers, i, || step(x, row))
                     };
                     x = after;
                     done.push(row);

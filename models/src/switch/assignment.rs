@@ -113,9 +113,10 @@ impl<'g> GatingInputs<'_, 'g> {
     /// Masks later choices that the policy excludes.
     fn restrict(&self, rounds: &mut [Round<'g>]) {
         let options = self.options;
-        let (policy, threshold) = match self.cx.train() {
-            true => (options.second_policy, options.second_threshold),
-            false => (options.eval_second_policy, options.eval_second_threshold),
+        let (policy, threshold) = if self.cx.train() {
+            (options.second_policy, options.second_threshold)
+        } else {
+            (options.eval_second_policy, options.eval_second_threshold)
         };
         if options.routing != RoutingMethod::TopK {
             return;
@@ -166,15 +167,14 @@ impl<'g> GatingInputs<'_, 'g> {
         let dropped = placed.iter().map(|(assigned, _)| !*assigned).reduce(|a, b| a & b);
         let dtype = self.cx.dtype();
         let choices = rounds.iter().zip(&placed);
-        let choices: Vec<(Tensor<'g>, Tensor<'g>)> = match one_slot {
-            false => choices.map(|(round, (_, slot))| (*slot, round.gate.cast(dtype))).collect(),
-            true => {
-                let gate = |(round, (assigned, slot)): (&Round<'g>, &(Tensor<'g>, Tensor<'g>))| {
-                    (*slot, round.gate * assigned.cast(round.gate.dtype()))
-                };
-                let one = choices.map(gate).reduce(|a, b| (a.0.maximum(b.0), a.1 + b.1));
-                one.into_iter().map(|(slot, gate)| (slot, gate.cast(dtype))).collect()
-            }
+        let choices: Vec<(Tensor<'g>, Tensor<'g>)> = if one_slot {
+            let gate = |(round, (assigned, slot)): (&Round<'g>, &(Tensor<'g>, Tensor<'g>))| {
+                (*slot, round.gate * assigned.cast(round.gate.dtype()))
+            };
+            let one = choices.map(gate).reduce(|a, b| (a.0.maximum(b.0), a.1 + b.1));
+            one.into_iter().map(|(slot, gate)| (slot, gate.cast(dtype))).collect()
+        } else {
+            choices.map(|(round, (_, slot))| (*slot, round.gate.cast(dtype))).collect()
         };
         let dropped = dropped.expect("there is a first round");
         Gating { assignment: Assignment::TokenChoice(choices), rounds, taken: None, dropped }
@@ -197,10 +197,8 @@ impl<'g> GatingInputs<'_, 'g> {
         let never =
             |x: Tensor<'g>, low: f64| self.non_padding.map_or(x, |non_padding| non_padding.select(x, low));
         let selection = self.options.routing == RoutingMethod::ExpertSelection;
-        let scores = match selection {
-            true => never(self.logits, MASKED_SCORE).softmax(tokens),
-            false => self.probabilities,
-        };
+        let scores =
+            if selection { never(self.logits, MASKED_SCORE).softmax(tokens) } else { self.probabilities };
         let capacity = Dim::new("capacity", self.capacity);
         let (gate, token) = never(scores, -1.0).top_k(tokens, &capacity);
         let taken = gate.ge(0.0);

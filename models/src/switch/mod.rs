@@ -214,9 +214,10 @@ impl Groups {
     fn new(options: &Switch, batch: &Dim, length: &Dim) -> Self {
         let (groups, tokens) = options.groups(batch.size, length.size);
         let same = (groups, tokens) == (batch.size, length.size);
-        let (group, token) = match same {
-            true => (batch.clone(), length.clone()),
-            false => (batch.sized(groups), Dim::new("group", tokens)),
+        let (group, token) = if same {
+            (batch.clone(), length.clone())
+        } else {
+            (batch.sized(groups), Dim::new("group", tokens))
         };
         Self { batch: batch.clone(), length: length.clone(), group, token }
     }
