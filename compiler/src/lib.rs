@@ -3,6 +3,7 @@
 pub mod artefact;
 pub mod autodiff;
 pub mod cost;
+pub mod facts;
 mod fault;
 pub mod hlo;
 pub mod interp;

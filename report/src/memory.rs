@@ -12,11 +12,14 @@
 //! anything is compiled, and says which values are to blame.
 
 use super::{bytes, part::part, place};
-use compiler::cost::{in_place::places, wire};
+use compiler::{
+    cost::{in_place::places, wire},
+    facts::{Storage, fuses_operands, in_place, is_view, recomputed, storage},
+};
 use mesh::{
     Body, DType, Function, Inst, Mesh, Module, Op, StateId, Type, Value,
     arena::Id,
-    ir::{Binary, Collective, Control, Elementwise, Index, Phase, Reduce, Shape, StateKind, StateOp, Unary},
+    ir::{Control, Elementwise, Index, Phase, StateKind, StateOp},
     text::print_type,
 };
 use serde::{Deserialize, Serialize};
@@ -462,142 +465,15 @@ pub(super) fn users(body: &Body) -> Vec<Vec<Option<&Inst>>> {
     users
 }
 
-pub(super) fn is_view(op: &Op) -> bool {
-    match op {
-        Op::Shape(Shape::Rename { pairs: _ } | Shape::Reshape { from: _, to: _ })
-        | Op::Elementwise(Elementwise::StopGradient) => true,
-        Op::Shape(
-            Shape::Constant { dtype: _, value: _ }
-            | Shape::Iota { dim: _, dtype: _ }
-            | Shape::Broadcast { dims: _ }
-            | Shape::Slice { dim: _, start: _, limit: _, stride: _ }
-            | Shape::Pad { dim: _, low: _, high: _, value: _ }
-            | Shape::Concat { dim: _ },
-        )
-        | Op::Elementwise(
-            Elementwise::Unary(_)
-            | Elementwise::Binary(_)
-            | Elementwise::Compare(_)
-            | Elementwise::Select
-            | Elementwise::Cast(_),
-        )
-        | Op::Contract(_)
-        | Op::Reduce(_)
-        | Op::Index(_)
-        | Op::Random(_)
-        | Op::State(_)
-        | Op::Control(_)
-        | Op::Collective(_) => false,
-    }
-}
-
-fn in_place(op: &Op) -> bool {
-    match op {
-        Op::Elementwise(_) | Op::Collective(Collective::AllReduce { kind: _, axes: _ }) => true,
-        Op::Collective(
-            Collective::AllGather { dim: _, axes: _ }
-            | Collective::ReduceScatter { dim: _, axes: _ }
-            | Collective::AllToAll { from: _, to: _, axes: _ }
-            | Collective::Shard { dim: _, axes: _ }
-            | Collective::AsPending { axes: _ },
-        )
-        | Op::Contract(_)
-        | Op::Reduce(_)
-        | Op::Shape(_)
-        | Op::Index(_)
-        | Op::Random(_)
-        | Op::State(_)
-        | Op::Control(_) => false,
-    }
-}
-
-/// Whether results of `inst` are written to memory.
+/// True if results of `inst` are written to memory.
 pub(super) fn stored(inst: &Inst, users: &[Option<&Inst>]) -> bool {
-    match &inst.op {
-        Op::Shape(
-            Shape::Constant { dtype: _, value: _ }
-            | Shape::Iota { dim: _, dtype: _ }
-            | Shape::Broadcast { dims: _ },
-        )
-        | Op::Random(_)
-        | Op::State(StateOp::Read(_) | StateOp::Write(_)) => false,
-        Op::Elementwise(_) | Op::Index(Index::OneHot { dim: _, dtype: _ }) => {
-            let fused = |user: &Option<&Inst>| user.is_some_and(|u| takes_in(&u.op));
-            !(users.iter().all(fused) && !users.is_empty() && (users.len() == 1 || made_again(&inst.op)))
+    match storage(&inst.op) {
+        Storage::Never => false,
+        Storage::Always => true,
+        Storage::UnlessFused => {
+            let fused = |user: &Option<&Inst>| user.is_some_and(|u| fuses_operands(&u.op));
+            let all = !users.is_empty() && users.iter().all(fused);
+            !(all && (users.len() == 1 || recomputed(&inst.op)))
         }
-        Op::Shape(
-            Shape::Rename { pairs: _ }
-            | Shape::Reshape { from: _, to: _ }
-            | Shape::Slice { dim: _, start: _, limit: _, stride: _ }
-            | Shape::Pad { dim: _, low: _, high: _, value: _ }
-            | Shape::Concat { dim: _ },
-        )
-        | Op::Index(
-            Index::Gather { dim: _, outside: _ }
-            | Index::ScatterAdd { dim: _, over: _ }
-            | Index::Permute { dim: _, to: _ }
-            | Index::TopK { dim: _, to: _ }
-            | Index::Sort { dim: _, descending: _ }
-            | Index::CumSum { dim: _, exclusive: _, reverse: _ }
-            | Index::DynamicSlice { dim: _, size: _ }
-            | Index::DynamicUpdate { dim: _ },
-        )
-        | Op::Contract(_)
-        | Op::Reduce(_)
-        | Op::Collective(_)
-        | Op::Control(Control::Scan(_) | Control::Cond { then: _, otherwise: _ } | Control::Grad) => true,
-    }
-}
-
-/// Whether a result is rather computed again for every user than stored.
-fn made_again(op: &Op) -> bool {
-    match op {
-        Op::Elementwise(Elementwise::Unary(f)) => match f {
-            Unary::Neg
-            | Unary::Abs
-            | Unary::Sign
-            | Unary::Relu
-            | Unary::Floor
-            | Unary::RoundBf16
-            | Unary::Not
-            | Unary::IsFinite => true,
-            Unary::Exp
-            | Unary::Log
-            | Unary::Log1p
-            | Unary::Sqrt
-            | Unary::Rsqrt
-            | Unary::Sin
-            | Unary::Cos
-            | Unary::Tanh
-            | Unary::Logistic
-            | Unary::Gelu => false,
-        },
-        Op::Elementwise(Elementwise::Binary(f)) => !matches!(f, Binary::Div | Binary::Rem | Binary::Pow),
-        Op::Elementwise(
-            Elementwise::Compare(_) | Elementwise::Select | Elementwise::Cast(_) | Elementwise::StopGradient,
-        ) => true,
-        Op::Contract(_)
-        | Op::Reduce(_)
-        | Op::Shape(_)
-        | Op::Index(_)
-        | Op::Random(_)
-        | Op::State(_)
-        | Op::Control(_)
-        | Op::Collective(_) => false,
-    }
-}
-
-/// Whether a backend fuses what makes an operand of `op` into `op`.
-fn takes_in(op: &Op) -> bool {
-    match op {
-        Op::Elementwise(_) | Op::Reduce(Reduce::Over { kind: _, dims: _ }) => true,
-        Op::Reduce(Reduce::ArgMax { dim: _ })
-        | Op::Contract(_)
-        | Op::Shape(_)
-        | Op::Index(_)
-        | Op::Random(_)
-        | Op::State(_)
-        | Op::Control(_)
-        | Op::Collective(_) => false,
     }
 }

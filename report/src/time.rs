@@ -3,10 +3,13 @@
 //! ranked by it.
 
 use super::{bytes, flops, memory, trips};
-use compiler::cost::{
-    target::Slice,
-    time::Work,
-    wire::{axes, wire_bytes},
+use compiler::{
+    cost::{
+        target::Slice,
+        time::Work,
+        wire::{axes, wire_bytes},
+    },
+    facts::is_view,
 };
 use mesh::{
     Body, Function, Inst, Mesh, Op,
@@ -47,7 +50,7 @@ impl Sum<'_> {
                 | Op::Random(_)
                 | Op::State(_) => {
                     let written = |r: &&mesh::Value| memory::stored(inst, &users[r.0 as usize]);
-                    if !memory::is_view(&inst.op) && inst.results.iter().any(|r| written(&r)) {
+                    if !is_view(&inst.op) && inst.results.iter().any(|r| written(&r)) {
                         let all = inst.args.iter().chain(&inst.results);
                         let all: u64 = all.map(|v| bytes(self.mesh, body.ty(*v))).sum();
                         self.work.memory += times * all as f64 / self.slice.speed().hbm;

@@ -1,11 +1,8 @@
 //! Which values want cotangents, and which get any. Both follow the same links: float to float, where
 //! the operation has a derivative that is not zero everywhere.
 
-use mesh::{
-    Body, Inst, Op, Value,
-    arena::Id,
-    ir::{Control, Elementwise, Index, Scan, Unary},
-};
+use crate::facts::{Flow, flow};
+use mesh::{Body, Inst, Value, arena::Id, ir::Scan};
 
 /// Flags, by index of the value, of what depends on a value of `seeds`.
 pub(super) fn varied(body: &Body, seeds: &[Value]) -> Vec<bool> {
@@ -35,62 +32,6 @@ fn useful(body: &Body, results: &[bool]) -> Vec<bool> {
         }
     }
     flags
-}
-
-/// How floats flow through an operation.
-enum Flow<'i> {
-    /// Every result depends on every operand.
-    All,
-    /// Result `i` depends on operand `i`.
-    Pairs,
-    /// Nothing flows.
-    Nothing,
-    /// As through this loop.
-    Scan(&'i Scan),
-    /// As through both bodies, without the first operand.
-    Cond(&'i Body, &'i Body),
-}
-
-fn flow(op: &Op) -> Flow<'_> {
-    match op {
-        Op::Elementwise(op) => match op {
-            Elementwise::Unary(op) => match op {
-                Unary::Sign | Unary::Floor | Unary::Not | Unary::IsFinite => Flow::Nothing,
-                Unary::Neg
-                | Unary::Abs
-                | Unary::Exp
-                | Unary::Log
-                | Unary::Log1p
-                | Unary::Sqrt
-                | Unary::Rsqrt
-                | Unary::Sin
-                | Unary::Cos
-                | Unary::Tanh
-                | Unary::Logistic
-                | Unary::Relu
-                | Unary::Gelu
-                | Unary::RoundBf16 => Flow::All,
-            },
-            Elementwise::Binary(_) | Elementwise::Select | Elementwise::Cast(_) => Flow::All,
-            Elementwise::Compare(_) | Elementwise::StopGradient => Flow::Nothing,
-        },
-        Op::Contract(_) | Op::Reduce(_) | Op::Shape(_) => Flow::All,
-        Op::Index(Index::Sort { .. }) => Flow::Pairs,
-        Op::Index(
-            Index::OneHot { .. }
-            | Index::Gather { .. }
-            | Index::ScatterAdd { .. }
-            | Index::Permute { .. }
-            | Index::TopK { .. }
-            | Index::CumSum { .. }
-            | Index::DynamicSlice { .. }
-            | Index::DynamicUpdate { .. },
-        ) => Flow::All,
-        Op::Random(_) | Op::State(_) | Op::Collective(_) => Flow::Nothing,
-        Op::Control(Control::Grad) => Flow::Nothing,
-        Op::Control(Control::Scan(scan)) => Flow::Scan(scan),
-        Op::Control(Control::Cond { then, otherwise }) => Flow::Cond(then, otherwise),
-    }
 }
 
 fn forward(body: &Body, inst: &Inst, flags: &[bool]) -> Vec<bool> {

@@ -5,11 +5,8 @@
 //! policy says which operations may run again; the choice is then the *minimum cut*, the fewest bytes to
 //! keep such that everything needed can be made again. Slices and captures are there anyway.
 
-use mesh::{
-    Body, Inst, Op, Value,
-    arena::Id,
-    ir::{Control, Index, Remat, Shape},
-};
+use crate::facts::{is_cheap, is_heavy};
+use mesh::{Body, Inst, Op, Value, arena::Id, ir::Remat};
 
 /// What happens to each forward value of a scan's body, by index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,13 +63,13 @@ pub(super) fn closure(body: &Body, needed: &[Value], saved: impl Fn(Value) -> bo
 /// Whether the results of an instruction may be made again under `policy`.
 fn again(body: &Body, at_hand: &[bool], inst: &Inst, policy: Remat) -> bool {
     match policy {
-        Remat::SaveAll => cheap(&inst.op),
-        Remat::SaveLong => cheap(&inst.op) || has_few_terms(body, inst, policy.few_terms()),
+        Remat::SaveAll => is_cheap(&inst.op),
+        Remat::SaveLong => is_cheap(&inst.op) || has_few_terms(body, inst, policy.few_terms()),
         Remat::SaveCompact => {
             let given = inst.results.iter().all(|r| at_hand[r.index()]);
-            cheap(&inst.op) || given || has_few_terms(body, inst, policy.few_terms())
+            is_cheap(&inst.op) || given || has_few_terms(body, inst, policy.few_terms())
         }
-        Remat::SaveContractions => !heavy(&inst.op),
+        Remat::SaveContractions => !is_heavy(&inst.op),
         Remat::SaveCarries => true,
     }
 }
@@ -92,47 +89,11 @@ fn at_hand(body: &Body, carries: usize) -> Vec<bool> {
     let mut at_hand = vec![false; body.values.len()];
     body.params[carries..].iter().for_each(|v| at_hand[v.index()] = true);
     for inst in &body.insts {
-        let may = cheap(&inst.op) || matches!(inst.op, Op::Contract(_));
+        let may = is_cheap(&inst.op) || matches!(inst.op, Op::Contract(_));
         let is = may && inst.args.iter().all(|a| at_hand[a.index()]);
         inst.results.iter().for_each(|r| at_hand[r.index()] = is);
     }
     at_hand
-}
-
-/// A rename of several dims at once is how a program asks for an exchange between devices.
-fn exchange(op: &Op) -> bool {
-    matches!(op, Op::Shape(Shape::Rename { pairs }) if pairs.len() > 1)
-}
-
-/// Einsums, exchanges, and what holds them.
-fn heavy(op: &Op) -> bool {
-    let inside = |body: &&Body| body.insts.iter().any(|inst| heavy(&inst.op));
-    matches!(op, Op::Contract(_)) || exchange(op) || op.bodies().iter().any(inside)
-}
-
-/// What a device fuses into the consumer: it costs neither memory traffic nor communication.
-fn cheap(op: &Op) -> bool {
-    match op {
-        Op::Elementwise(_) => true,
-        Op::Shape(_) => !exchange(op),
-        Op::Index(Index::OneHot { .. }) => true,
-        Op::Index(
-            Index::Gather { .. }
-            | Index::ScatterAdd { .. }
-            | Index::Permute { .. }
-            | Index::TopK { .. }
-            | Index::Sort { .. }
-            | Index::CumSum { .. }
-            | Index::DynamicSlice { .. }
-            | Index::DynamicUpdate { .. },
-        ) => false,
-        // Reading state is reading memory, as reading what was kept would be.
-        Op::State(_) => true,
-        // The generator is a few dozen whole-number operations, fused into what uses the numbers.
-        Op::Random(_) => true,
-        Op::Contract(_) | Op::Reduce(_) | Op::Collective(_) => false,
-        Op::Control(Control::Scan(_) | Control::Cond { .. } | Control::Grad) => false,
-    }
 }
 
 /// Flags of the values to keep: the minimum cut between what cannot be made again and what is needed. Of

@@ -1,7 +1,7 @@
 //! Scans and conditionals.
 
 use super::{Computation, Emitter, Hlo, Shape, Tensor};
-use crate::{cost::in_place::places, simplify::narrow::only_cast};
+use crate::{cost::in_place::places, facts::only_cast};
 use mesh::{
     Body, DType, Name, Type,
     ir::{Control, Scan},

@@ -67,7 +67,7 @@ fn stretch(x: &Tensor, names: &[Name], shape: &[usize]) -> ArrayD<f64> {
 }
 
 /// A function of one number. Integers come and go as whole `f64`s.
-pub(super) fn unary(op: Unary, dtype: DType, x: f64) -> f64 {
+pub(crate) fn unary(op: Unary, dtype: DType, x: f64) -> f64 {
     match op {
         Unary::Neg => -x,
         Unary::Abs => x.abs(),

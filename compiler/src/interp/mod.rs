@@ -24,6 +24,7 @@ pub mod shard;
 mod state;
 pub mod tensor;
 
+pub(crate) use elementwise::unary;
 pub use shard::{gather, shard};
 pub use tensor::{Precision, Tensor};
 

@@ -1,10 +1,11 @@
-//! Element by element: all operands lie as the result does. Linear operations pass a pending sum on when
-//! the result is no larger than the operand that owes it.
+//! Elementwise operations: all operands take the sharding of the result. Linear operations keep a sum pending
+//! when the result is no larger than the pending operand.
 
 use super::walk::Walk;
+use crate::facts;
 use mesh::{
     AxisSet, Diagnostic, Inst, Type, Value,
-    ir::{Binary, Elementwise, Op, Unary},
+    ir::{Binary, Elementwise, Op},
 };
 
 pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Elementwise) -> Result<(), Diagnostic> {
@@ -21,8 +22,9 @@ pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Elementwise) -> R
     walk.done(inst, Op::Elementwise(op.clone()), &args)
 }
 
-/// How the result lies: as it is to lie between operations, but where what is owed over axes that split it then is
-/// less to send afterwards (two sums added to one, or a sum made narrow), as the compute layout says.
+/// The sharding of the result: its sharding between operations. If the operands are pending over axes that
+/// split it and reducing afterwards sends less (two sums added into one, or a sum cast to a narrower type),
+/// the compute layout.
 fn form(walk: &Walk<'_>, inst: &Inst, op: &Elementwise) -> Type {
     let home = walk.home(inst.results[0]);
     let shrinks = match op {
@@ -41,41 +43,24 @@ fn form(walk: &Walk<'_>, inst: &Inst, op: &Elementwise) -> Type {
     if shrinks && inst.args.iter().all(owes) { walk.layout(inst.results[0]) } else { home }
 }
 
-/// The sum that each operand may still owe when the operation is applied.
+/// The axes over which each operand may stay pending.
 fn owing(walk: &Walk<'_>, inst: &Inst, op: &Elementwise, form: &Type) -> Vec<AxisSet> {
     let none = vec![AxisSet::EMPTY; inst.args.len()];
-    // An operand smaller than the result is settled while it is small; and an axis that splits the result
-    // cannot be owed too.
+    // An operand smaller than the result is reduced while it is small, and a value that an axis splits cannot
+    // be pending over it.
     let covers = |v: Value| walk.of(v).dims.len() == form.dims.len();
     let lazy = |v: Value| match covers(v) {
         true => walk.lazy(v).minus(form.split()),
         false => AxisSet::EMPTY,
     };
     match op {
-        Elementwise::Unary(Unary::Neg) | Elementwise::StopGradient => vec![lazy(inst.args[0])],
-        Elementwise::Unary(
-            Unary::Abs
-            | Unary::Sign
-            | Unary::Exp
-            | Unary::Log
-            | Unary::Log1p
-            | Unary::Sqrt
-            | Unary::Rsqrt
-            | Unary::Sin
-            | Unary::Cos
-            | Unary::Tanh
-            | Unary::Logistic
-            | Unary::Relu
-            | Unary::Gelu
-            | Unary::Floor
-            | Unary::RoundBf16
-            | Unary::Not
-            | Unary::IsFinite,
-        )
-        | Elementwise::Compare(_) => none,
+        Elementwise::Unary(op) if facts::unary(*op).linear => vec![lazy(inst.args[0])],
+        Elementwise::StopGradient => vec![lazy(inst.args[0])],
+        Elementwise::Unary(_) | Elementwise::Compare(_) => none,
         Elementwise::Cast(to) => {
             let from = walk.of(inst.args[0]).dtype;
-            // To a wider type: what is sent is to be the narrow one, unless it is sent with others.
+            // A cast to a wider type is applied after the reduction, so that the narrow type is sent, unless
+            // the sum is reduced together with others.
             let cheap = to.bytes() <= from.bytes() || walk.added.contains(&inst.results[0]);
             if from.is_float() && to.is_float() && cheap { vec![lazy(inst.args[0])] } else { none }
         }
@@ -105,7 +90,7 @@ fn owing(walk: &Walk<'_>, inst: &Inst, op: &Elementwise, form: &Type) -> Vec<Axi
     }
 }
 
-/// Two operands that have to owe the same sum, if any.
+/// The axes for two operands that must be pending over the same ones.
 fn together(
     walk: &Walk<'_>,
     args: [Value; 2],
@@ -117,13 +102,13 @@ fn together(
     if both.is_empty() || !args.iter().all(|a| covers(*a) || walk.can_owe(*a)) {
         return [AxisSet::EMPTY; 2];
     }
-    // What one of them does not owe yet it can be made to owe for nothing; but then the sum is settled
-    // later than it could be, which pays only if the other is pending anyway, or nothing.
+    // An operand that is not pending can be made so at no cost. But this delays the reduction, which pays
+    // only if the other operand is pending anyway or both can be made so.
     let pending = |i: usize| !sums[i].is_empty() || walk.can_owe(args[i]);
     if pending(0) && pending(1) { [both; 2] } else { [AxisSet::EMPTY; 2] }
 }
 
-/// Of two factors at most one may owe; the one that the result is no larger than.
+/// At most one of two factors may be pending: the one that the result is no larger than.
 fn product(inst: &Inst, lazy: impl Fn(Value) -> AxisSet) -> Vec<AxisSet> {
     let [a, b] = [inst.args[0], inst.args[1]];
     if a == b {
@@ -135,7 +120,11 @@ fn product(inst: &Inst, lazy: impl Fn(Value) -> AxisSet) -> Vec<AxisSet> {
     }
 }
 
-/// Whether the result is 0 where the one operand is.
+/// True if the result is 0 where the operand is: the operation is linear in its one operand.
 fn keeps_zero(op: &Elementwise) -> bool {
-    matches!(op, Elementwise::Unary(Unary::Neg) | Elementwise::StopGradient | Elementwise::Cast(_))
+    match op {
+        Elementwise::Unary(op) => facts::unary(*op).linear,
+        Elementwise::StopGradient | Elementwise::Cast(_) => true,
+        Elementwise::Binary(_) | Elementwise::Compare(_) | Elementwise::Select => false,
+    }
 }

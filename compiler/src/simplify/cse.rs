@@ -3,10 +3,11 @@
 //! but what they are given or give twice becomes once.
 
 use super::{asks_for_gradients, dce::retain};
+use crate::facts::commutes;
 use mesh::{
     Body, Inst, Module, Op, Value,
     arena::Id,
-    ir::{Binary, Control, Dist, Elementwise, Index, Random, Scan, Shape, StateOp},
+    ir::{Control, Dist, Elementwise, Index, Random, Scan, Shape, StateOp},
 };
 use rustc_hash::{FxHashMap, FxHasher};
 use std::hash::{Hash, Hasher};
@@ -59,35 +60,7 @@ fn body(body: &mut Body) -> bool {
 /// Operands, those of a commutative operation in one order.
 fn operands(inst: &Inst) -> Vec<Value> {
     let mut args = inst.args.clone();
-    let commutes = match &inst.op {
-        Op::Elementwise(Elementwise::Binary(op)) => match op {
-            Binary::Add | Binary::Mul | Binary::And | Binary::Or | Binary::Xor => true,
-            Binary::Sub
-            | Binary::Div
-            | Binary::Rem
-            | Binary::Pow
-            | Binary::Max
-            | Binary::Min
-            | Binary::Shl
-            | Binary::Shr => false,
-        },
-        Op::Contract(_) => true,
-        Op::Elementwise(
-            Elementwise::Unary(_)
-            | Elementwise::Compare(_)
-            | Elementwise::Select
-            | Elementwise::Cast(_)
-            | Elementwise::StopGradient,
-        )
-        | Op::Reduce(_)
-        | Op::Shape(_)
-        | Op::Index(_)
-        | Op::Random(_)
-        | Op::State(_)
-        | Op::Control(_)
-        | Op::Collective(_) => false,
-    };
-    if commutes {
+    if commutes(&inst.op) {
         args.sort_unstable();
     }
     args

@@ -6,10 +6,11 @@
 //! operations whose result is larger than all captures it comes from.
 
 use super::asks_for_gradients;
+use crate::facts::{Hoisting, hoisting};
 use mesh::{
     Body, BodyBuilder, Env, Inst, Module, Op, Value,
     arena::Id,
-    ir::{Control, Index, Scan, Shape},
+    ir::{Control, Scan},
 };
 use rustc_hash::FxHashMap;
 
@@ -42,49 +43,6 @@ fn body(env: &Env, body: &mut Body) -> bool {
     changed
 }
 
-/// How an operation behaves when it could leave.
-#[derive(PartialEq, Eq)]
-enum Kind {
-    /// It only creates: it follows what needs it.
-    Creates,
-    /// It costs next to nothing: it leaves unless its result is larger than the captures it comes from.
-    Light,
-    /// It leaves.
-    Heavy,
-    /// It stays, whatever it depends on.
-    Stays,
-}
-
-fn kind(op: &Op) -> Kind {
-    match op {
-        Op::Shape(Shape::Constant { .. } | Shape::Iota { .. } | Shape::Broadcast { .. }) => Kind::Creates,
-        Op::Index(Index::OneHot { .. }) => Kind::Creates,
-        Op::Elementwise(_) => Kind::Light,
-        Op::Shape(
-            Shape::Rename { .. }
-            | Shape::Reshape { .. }
-            | Shape::Slice { .. }
-            | Shape::Pad { .. }
-            | Shape::Concat { .. },
-        ) => Kind::Light,
-        Op::Index(
-            Index::Gather { .. }
-            | Index::ScatterAdd { .. }
-            | Index::Permute { .. }
-            | Index::TopK { .. }
-            | Index::Sort { .. }
-            | Index::CumSum { .. }
-            | Index::DynamicSlice { .. }
-            | Index::DynamicUpdate { .. },
-        ) => Kind::Heavy,
-        Op::Contract(_) | Op::Reduce(_) => Kind::Heavy,
-        Op::Control(Control::Scan(_) | Control::Cond { .. } | Control::Grad) => Kind::Heavy,
-        // Random numbers are made where they are used, or they would be held in memory.
-        Op::Random(_) => Kind::Creates,
-        Op::State(_) | Op::Collective(_) => Kind::Stays,
-    }
-}
-
 /// Moves what can leave to `outer`; it is captured instead.
 fn hoist(outer: &mut BodyBuilder, scan: &mut Scan, args: &mut Vec<Value>) -> bool {
     let captures = scan.slices().end;
@@ -106,17 +64,17 @@ fn hoist(outer: &mut BodyBuilder, scan: &mut Scan, args: &mut Vec<Value>) -> boo
     let mut creators: FxHashMap<Value, usize> = FxHashMap::default();
     for inst in insts {
         let fixed = inst.args.iter().all(|a| invariant[a.index()]);
-        let kind = kind(&inst.op);
-        if fixed && kind != Kind::Stays {
+        let kind = hoisting(&inst.op);
+        if fixed && kind != Hoisting::Stays {
             inst.results.iter().for_each(|r| invariant[r.index()] = true);
         }
         let size = |v: &Value| inner.values[*v].ty.elements();
         let from = inst.args.iter().map(|a| source[a.index()]).max().unwrap_or(0);
         let leaves = fixed
             && match kind {
-                Kind::Heavy => true,
-                Kind::Light => inst.results.iter().all(|r| size(r) <= from),
-                Kind::Creates | Kind::Stays => false,
+                Hoisting::Heavy => true,
+                Hoisting::Light => inst.results.iter().all(|r| size(r) <= from),
+                Hoisting::Creates | Hoisting::Stays => false,
             };
         if leaves && inst.args.iter().all(|a| bring(outer, &stays, &creators, &mut outside, *a)) {
             copy(outer, &inst, &mut outside);
@@ -154,9 +112,9 @@ fn bring(
         return true;
     }
     let Some(inst) = creators.get(&v).map(|i| &stays[*i]) else { return false };
-    let may = match kind(&inst.op) {
-        Kind::Creates | Kind::Light => true,
-        Kind::Heavy | Kind::Stays => false,
+    let may = match hoisting(&inst.op) {
+        Hoisting::Creates | Hoisting::Light => true,
+        Hoisting::Heavy | Hoisting::Stays => false,
     };
     may && inst.args.iter().all(|a| bring(outer, stays, creators, outside, *a)) && {
         copy(outer, inst, outside);

@@ -4,7 +4,7 @@
 //! comes before the loop. So stored parameters that are split further than the layout says are gathered once a step,
 //! narrow, and not by every loop for every layer.
 
-use crate::cost::wire;
+use crate::{cost::wire, facts::only_cast};
 use mesh::{
     Body, BodyBuilder, DType, Env, Inst, Module, Op, Value,
     ir::{Control, Elementwise, Scan},
@@ -64,21 +64,6 @@ fn before(outer: &mut BodyBuilder<'_>, scan: &mut Scan, args: &mut [Value], site
         changed = true;
     }
     changed
-}
-
-/// The one narrower float that all uses of `v` cast it to.
-pub(crate) fn only_cast(body: &Body, v: Value) -> Option<DType> {
-    let from = body.ty(v).dtype;
-    let mut to = None;
-    for inst in body.insts.iter().filter(|inst| inst.args.contains(&v)) {
-        let Op::Elementwise(Elementwise::Cast(dtype)) = &inst.op else { return None };
-        if to.is_some_and(|to| to != *dtype) {
-            return None;
-        }
-        to = Some(*dtype);
-    }
-    let narrower = |to: &DType| from.is_float() && to.is_float() && to.bytes() < from.bytes();
-    to.filter(narrower).filter(|_| !body.results.contains(&v))
 }
 
 /// Stacks what is narrow; gives what is to be cast afterwards: the narrow value, the type, the wide value.

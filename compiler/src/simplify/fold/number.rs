@@ -1,6 +1,7 @@
 //! Arithmetic on single numbers, to the bit as a device computes it. Numbers travel as `f64`; sums,
 //! differences, products and quotients of two float32 numbers rounded by way of `f64` are those of float32.
 
+use crate::{facts, interp};
 use half::bf16;
 use mesh::{
     DType,
@@ -26,31 +27,15 @@ fn wrap(dtype: DType, x: i64) -> f64 {
     }
 }
 
-/// `op(x)`, if it is exact on every device.
+/// `op(x)`, if it is exact on every device. The interpreter computes it.
 pub(super) fn unary(op: Unary, dtype: DType, x: f64) -> Option<f64> {
-    match op {
-        Unary::Neg if dtype.is_float() => Some(-x),
-        Unary::Neg => Some(wrap(dtype, -(x as i64))),
-        Unary::Abs if dtype.is_float() => Some(x.abs()),
-        Unary::Abs => Some(wrap(dtype, (x as i64).abs())),
-        Unary::Sign => (!x.is_nan()).then_some(if x == 0.0 { x } else { x.signum() }),
-        Unary::Floor => Some(x.floor()),
-        Unary::Relu => (!x.is_nan()).then_some(x.max(0.0)),
-        Unary::Not if dtype == DType::Pred => Some(1.0 - x),
-        Unary::Not => Some(wrap(dtype, !(x as i64))),
-        Unary::IsFinite => Some(f64::from(x.is_finite())),
-        Unary::Exp
-        | Unary::Log
-        | Unary::Log1p
-        | Unary::Sqrt
-        | Unary::Rsqrt
-        | Unary::Sin
-        | Unary::Cos
-        | Unary::Tanh
-        | Unary::Logistic
-        | Unary::Gelu
-        | Unary::RoundBf16 => None,
+    if !facts::unary(op).exact {
+        return None;
     }
+    let exact = interp::unary(op, dtype, x);
+    let whole = dtype.is_int() && op != Unary::IsFinite;
+    // A NaN has many encodings.
+    Some(if whole { wrap(dtype, exact as i64) } else { exact }).filter(|x| !x.is_nan())
 }
 
 /// `op(a, b)`, if it is exact on every device.
