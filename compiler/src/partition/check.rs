@@ -1,4 +1,4 @@
-//! Mistakes of a layout, all of them, at the lines of the model that show them.
+//! Checks of a layout against a program. All mistakes are reported, at the lines of the model that show them.
 
 use super::drop_ones;
 use mesh::{
@@ -9,9 +9,9 @@ use mesh::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Whether the layout is legal for every value of a Global module: no axis splits two dims of one tensor,
-/// sizes divide, scanned dims are whole, every rule names a dim of the program. Each cause is reported once,
-/// at the first place that shows it, with the number of the others.
+/// Checks that a layout is legal for every value of a Global module: no axis splits two dims of one tensor,
+/// sizes divide, scanned dims are not split, and every rule names a dim of the program. Each cause is
+/// reported once, at the first place that shows it, with the number of other places.
 pub fn check(global: &Module, mesh: &Mesh, compute: &AxisMap, state: &AxisMap) -> Result<(), Diagnostics> {
     let layout = drop_ones(compute, mesh);
     let mut found = Found { mesh, layout: &layout, causes: BTreeMap::new(), order: 0, dims: BTreeSet::new() };
@@ -29,7 +29,7 @@ pub fn check(global: &Module, mesh: &Mesh, compute: &AxisMap, state: &AxisMap) -
     if mistakes.is_empty() { Ok(()) } else { Err(Diagnostics(mistakes)) }
 }
 
-/// Rules for dims that no tensor has.
+/// Reports rules for dims that no tensor has.
 fn rules(global: &Module, mesh: &Mesh, dims: &BTreeSet<Name>, maps: [&AxisMap; 2]) -> Vec<Diagnostic> {
     let mut mistakes = Vec::new();
     for (map, (what, key)) in maps.into_iter().zip([("layout", "layout"), ("state layout", "state_layout")]) {
@@ -58,14 +58,14 @@ fn is_own(map: &AxisMap, text: &str, mesh: &Mesh) -> bool {
     own.is_ok_and(|own| own == *map)
 }
 
-/// What makes two mistakes the same.
+/// The cause of a mistake. Mistakes with the same cause are reported once.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Cause {
-    /// A dim of this size does not divide.
+    /// A dim of this size does not divide into shards.
     Size(Name, usize),
     /// Two dims of one tensor share an axis.
     Pair(Name, Name),
-    /// This dim is looped over.
+    /// A scan loops over this split dim.
     Scan(Name),
 }
 
@@ -197,7 +197,7 @@ impl Found<'_> {
             Seen { order, mistake, sites: BTreeSet::new() }
         });
         if site.line > 0 {
-            // A line of the model says more than an input of a function.
+            // A line of the model is more helpful than an input of a function.
             seen.mistake = seen.mistake.clone().at(site);
             seen.sites.insert(site.clone());
         }

@@ -1,4 +1,4 @@
-//! Einsum: both operands lie by the compute layout; a sum over split dims stays pending.
+//! Einsum. Both operands take the compute layout; a sum over split dims stays pending.
 
 use super::walk::{Walk, set};
 use mesh::{
@@ -19,8 +19,8 @@ pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Contract) -> Resu
     walk.done(inst, Op::Contract(op.clone()), &args)
 }
 
-/// The sums that the operands may still owe: no more may be sent later than now, and an axis along which
-/// the other operand differs cannot be owed.
+/// The axes over which each operand may stay pending. Deferring the reduction must not increase traffic, and
+/// an operand cannot be pending over an axis that splits the other operand.
 fn owing(walk: &Walk<'_>, inst: &Inst, op: &Contract) -> [AxisSet; 2] {
     let [a, b] = [inst.args[0], inst.args[1]];
     if a == b {
@@ -43,9 +43,9 @@ fn owing(walk: &Walk<'_>, inst: &Inst, op: &Contract) -> [AxisSet; 2] {
     [a, if b.intersect(a).is_empty() { b } else { AxisSet::EMPTY }]
 }
 
-/// One operand. Dims that are summed away and that the other operand lacks must not share an axis with
-/// the other operand's dims, or each device would see only its own pairs of shards: such dims are summed
-/// first (in float32; in bfloat16 they are gathered, for a rounded sum is not what was asked for).
+/// Prepares one operand. A dim that is summed away and that the other operand lacks must not share an axis
+/// with a dim of the other operand, or each device would see only its own pairs of shards. Such dims are
+/// summed first: in float32 locally; in bfloat16 the dim is gathered, because summing first would round.
 fn operand(
     walk: &mut Walk<'_>,
     v: Value,

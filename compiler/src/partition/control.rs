@@ -1,8 +1,8 @@
-//! Scans and conditionals. What goes into a body and what comes out of it lies as the values outside do,
-//! settled, with three exceptions for scans: stored parameters that are sliced by the loop go in as they are
-//! stored, so that each iteration gathers its own slice (FSDP), unless all is gathered once; what the loop stacks may come out pending,
-//! so that one all-reduce after the loop settles all slices; and a carry that only accumulates may be
-//! pending all through the loop.
+//! Scans and conditionals. Values enter and leave a body with the sharding they have outside, without pending
+//! sums. Scans have three exceptions. Stored parameters that the loop slices enter as they are stored, so
+//! that each iteration gathers its own slice (FSDP), unless the schedule gathers them once. Stacked results
+//! may leave pending, so that one all-reduce after the loop reduces all slices. A carry that only accumulates
+//! may stay pending throughout the loop.
 
 use super::{
     insts,
@@ -43,21 +43,22 @@ fn cond(walk: &mut Walk<'_>, inst: &Inst, then: &Body, otherwise: &Body) -> Resu
     walk.done(inst, Op::Control(op), &args)
 }
 
-/// How a carry goes round.
+/// The form of a loop carry.
 #[derive(Clone, Copy, PartialEq)]
 enum Carry {
-    /// Settled.
+    /// Not pending.
     Settled,
-    /// It accumulates; what it may owe is to be found out.
+    /// The carry accumulates; the axes over which it may be pending are not known yet.
     Open,
-    /// It accumulates, and owes this sum all through the loop.
+    /// The carry accumulates, and is pending over these axes throughout the loop.
     Pending(AxisSet),
 }
 
 fn scan(walk: &mut Walk<'_>, inst: &Inst, op: &Scan) -> Result<(), Diagnostic> {
     let kind = |i| if accumulates(&op.body, i).is_some() { Carry::Open } else { Carry::Settled };
     let mut carries: Vec<Carry> = (0..op.carries).map(kind).collect();
-    // Find out what is owed, try it, and give up on those that do not keep to it; on all if that takes long.
+    // Finds the axes of pending carries by trial. A carry whose result does not keep its axes becomes
+    // reduced; if the search takes long, all do.
     for left in (0..op.carries + 2).rev() {
         let inner = body(walk, inst, op, &carries)?;
         let owed = op.body.results.iter().map(|r| inner.owed(*r));
@@ -81,7 +82,7 @@ fn decide(carry: Carry, owed: AxisSet) -> Carry {
     }
 }
 
-/// How each argument of the scan lies, the scanned dim included.
+/// The sharding of each argument of the scan, including the scanned dim.
 fn outside(walk: &Walk<'_>, inst: &Inst, op: &Scan, carries: &[Carry]) -> Vec<Type> {
     let lies = |(i, v): (usize, &Value)| {
         if let Some(carry) = carries.get(i) {
@@ -97,7 +98,7 @@ fn outside(walk: &Walk<'_>, inst: &Inst, op: &Scan, carries: &[Carry]) -> Vec<Ty
 fn carried(walk: &Walk<'_>, inst: &Inst, i: usize, carry: Carry) -> Type {
     match carry {
         Carry::Settled => walk.home(inst.results[i]),
-        // As stored state it could owe nothing over the axes that split only that.
+        // With the sharding of stored state it could not be pending over the axes that split only the state.
         Carry::Open => walk.layout(inst.results[i]),
         Carry::Pending(sum) => {
             let mut ty = walk.layout(inst.results[i]);
@@ -107,8 +108,8 @@ fn carried(walk: &Walk<'_>, inst: &Inst, i: usize, carry: Carry) -> Type {
     }
 }
 
-/// How each result of the body is to lie: carries as they went in; what is stacked, as it is wanted
-/// outside, unless the scanned dim is split there.
+/// The sharding that each result of the body must have: a carry's as it entered; a stacked result's as the
+/// consumer outside wants it, unless the scanned dim is split there.
 fn wanted(walk: &Walk<'_>, inst: &Inst, op: &Scan, carries: &[Carry]) -> Vec<Type> {
     let lies = |(i, r): (usize, &Value)| {
         if let Some(carry) = carries.get(i) {
@@ -127,7 +128,7 @@ fn without(ty: &Type, dim: &Name) -> Type {
     ty
 }
 
-/// The body walked, its results not yet asked for.
+/// Walks the body; its results have not been requested yet.
 fn body<'w>(walk: &Walk<'w>, inst: &Inst, op: &'w Scan, carries: &[Carry]) -> Result<Walk<'w>, Diagnostic> {
     let params: Vec<Type> = outside(walk, inst, op, carries)
         .iter()
@@ -179,7 +180,7 @@ fn emit(
     Ok(())
 }
 
-/// `added` and what it is a sum of: values that nothing else uses.
+/// Adds to `added` the terms of its sums that have no other use.
 fn bound(body: &Body, added: impl Iterator<Item = Value>) -> Vec<Value> {
     let mut all: Vec<Value> = added.collect();
     let mut next = 0;
@@ -200,8 +201,8 @@ fn bound(body: &Body, added: impl Iterator<Item = Value>) -> Vec<Value> {
     all
 }
 
-/// What is added to carry `i`, if it is only added to, from its parameter to its result, and used for
-/// nothing else.
+/// The values that are added to carry `i` on the way from its parameter to its result. `None` if the carry
+/// has another use.
 fn accumulates(body: &Body, i: usize) -> Option<Vec<Value>> {
     let mut value = body.params[i];
     let mut added = Vec::new();

@@ -1,10 +1,10 @@
-//! Which values of a body lie over the mesh as stored state does.
+//! Finds the values of a body that take the sharding of stored state.
 //!
-//! A state layout splits stored tensors further than the compute layout (ZeRO, FSDP). Element-by-element
-//! work on values of one shape, as optimizers do, is then done on the stored parts: all values that such
-//! operations tie together form a class, and a class in which state is read or written lies as that state.
-//! Gradients join the class of the slots they update, and so are reduce-scattered rather than
-//! all-reduced; a parameter's cast to bfloat16 joins the class of the parameter, and so is gathered as
+//! A state layout splits stored tensors further than the compute layout (ZeRO, FSDP). Elementwise work on
+//! values of one shape, as in optimizers, is then done on the stored shards. Values connected by such
+//! operations form a class, and a class in which state is read or written takes the sharding of that state.
+//! Gradients join the class of the slots they update, and are therefore reduce-scattered instead of
+//! all-reduced. A parameter's cast to bfloat16 joins the class of the parameter, and is therefore gathered as
 //! bfloat16.
 
 use super::Context;
@@ -14,8 +14,8 @@ use mesh::{
     ir::{Control, Inst, Op, StateOp},
 };
 
-/// For each value of `body` how it is to lie: as the compute layout says, or as the state of its class.
-/// `given` are parameters and results whose lay has been decided outside.
+/// Returns the sharding of each value of `body` between operations: that of the compute layout, or that of
+/// the state of its class. `given` are parameters and results whose sharding is decided outside.
 pub(super) fn homes(cx: &Context<'_>, body: &Body, given: &[(Value, Type)]) -> Vec<Type> {
     let mut classes = Classes((0..body.values.len()).collect());
     for inst in &body.insts {
@@ -73,7 +73,7 @@ fn join(classes: &mut Classes, body: &Body, inst: &Inst) {
     }
 }
 
-/// Sets of values, each known by its smallest member.
+/// Disjoint sets of values, each represented by its smallest member.
 struct Classes(Vec<usize>);
 
 impl Classes {

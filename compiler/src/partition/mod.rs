@@ -1,18 +1,20 @@
-//! From a program over named dims to the program of one device of a mesh, with explicit collectives.
+//! The partitioner: makes the program of one device of a mesh, with explicit collectives, from a program over
+//! named dims.
 //!
-//! One walk over each body. Every Global value has a *layout* form, its type with the rules of the compute
-//! layout applied dim by dim, and a *home* form, the same unless the value belongs to a class with stored
-//! state ([`hints`]). While walking, each Global value keeps the Local values that stand for it
-//! ([`walk`]): as it came, settled, resharded; an operation asks for the form it needs, and
-//! [`reshard`] makes it from the nearest one, once.
+//! Each body is walked once. Every Global value has a *layout* sharding, which applies the rules of the
+//! compute layout dim by dim, and a *home* sharding, which is the same unless the value belongs to a class
+//! with stored state ([`hints`]). During the walk, each Global value keeps the Local values that represent it
+//! ([`walk`]): as computed, reduced, resharded. An operation asks for the sharding it needs, and [`reshard`]
+//! makes it from the nearest one, once.
 //!
-//! Sums are lazy. A sum over a split dim leaves a pending sum; linear operations pass it on as long as that
-//! does not make it larger; the first use that is not linear settles it, once for all uses.
+//! Sums are reduced lazily. A sum over a split dim leaves a pending sum; linear operations keep it pending as
+//! long as that does not make it larger; the first use that is not linear reduces it, once for all uses.
 //!
-//! The family files say what an operation does with split dims and pending sums. Where it cannot work on a
-//! split dim, they put smaller operations that can (logsumexp, argmax, cumsum, top_k, …) or gather it.
+//! The family files decide what an operation does with split dims and pending sums. An operation that cannot
+//! work on a split dim is decomposed into operations that can (logsumexp, argmax, cumsum, top_k, …), or the
+//! dim is gathered.
 //!
-//! [`peephole`] improves what the walk could not foresee, as a pass of its own.
+//! [`peephole`], a pass of its own, improves what the walk could not foresee.
 
 mod check;
 mod contract;
@@ -39,18 +41,18 @@ use mesh::{
 };
 use walk::Walk;
 
-/// What all bodies share.
+/// Shared by the walks of all bodies.
 pub(crate) struct Context<'c> {
     /// Mesh and state of the Local module.
     env: &'c Env,
-    /// The compute layout, without axes of one device.
+    /// The compute layout, without axes of size 1.
     compute: &'c AxisMap,
-    /// Whether stored parameters are gathered once a step and not layer by layer.
+    /// True if stored parameters are gathered once a step instead of layer by layer.
     gather_once: bool,
 }
 
 impl Context<'_> {
-    /// A Global type by the compute layout.
+    /// Applies the compute layout to a Global type.
     fn layout(&self, ty: &Type) -> Type {
         self.compute.apply(ty)
     }
@@ -64,7 +66,7 @@ pub fn partition(
     compute: &AxisMap,
     state: &AxisMap,
 ) -> Result<Module, Diagnostics> {
-    // Axes of one device split nothing.
+    // Axes of size 1 split nothing.
     let (compute, state) = (drop_ones(compute, mesh), drop_ones(state, mesh));
     let mut states = Arena::new();
     for (_, decl) in global.env.states.iter() {
@@ -102,7 +104,7 @@ fn function(cx: &Context<'_>, global: &Body) -> Result<Body, Diagnostic> {
     Ok(walk.b.finish(results?))
 }
 
-/// All instructions of a body, in order.
+/// Partitions all instructions of a body, in order.
 fn insts(walk: &mut Walk<'_>) -> Result<(), Diagnostic> {
     for inst in &walk.global.insts {
         walk.site = inst.site.clone();

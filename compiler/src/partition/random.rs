@@ -1,4 +1,5 @@
-//! Random numbers know their logical position: each device makes its own part, of stored tensors too.
+//! Random numbers depend on the logical position: each device generates its own shard, also of stored
+//! tensors.
 
 use super::walk::Walk;
 use mesh::{

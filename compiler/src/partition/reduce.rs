@@ -1,5 +1,5 @@
-//! Folds. A sum over split dims stays pending; a max or min is all-reduced at once; what needs whole dims
-//! is put together from these.
+//! Reductions. A sum over split dims stays pending, and a max or min is all-reduced at once. Reductions that
+//! need whole dims are composed of these.
 
 use super::walk::Walk;
 use mesh::{
@@ -59,13 +59,13 @@ pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Reduce) -> Result
     }
 }
 
-/// The operand of a linear fold, which may stay pending.
+/// The operand of a linear reduction, which may stay pending.
 fn linear(walk: &mut Walk<'_>, x: Value, mut form: Type) -> Result<Value, Diagnostic> {
     form.sum = walk.lazy(x).minus(form.split());
     walk.get(x, &form)
 }
 
-/// `Σ x / n`, in float32, rounded once.
+/// `Σ x / n`, computed in float32 and rounded once.
 fn mean(walk: &mut Walk<'_>, x: Value, dims: &[Name], n: usize) -> Result<Value, Diagnostic> {
     let dtype = walk.b.ty(x).dtype;
     let wide = walk.cast(DType::F32, x)?;
@@ -75,7 +75,7 @@ fn mean(walk: &mut Walk<'_>, x: Value, dims: &[Name], n: usize) -> Result<Value,
     walk.cast(dtype, mean)
 }
 
-/// `m + ln Σ e^(x - m)` with the largest `m`, or 0 in its place where it is infinite.
+/// `m + ln Σ e^(x - m)`, where `m` is the maximum, or 0 where the maximum is infinite.
 fn log_sum_exp(walk: &mut Walk<'_>, x: Value, dims: &[Name]) -> Result<Value, Diagnostic> {
     let dtype = walk.b.ty(x).dtype;
     let largest = walk.fold(ReduceKind::Max, dims, x)?;
@@ -94,7 +94,7 @@ fn log_sum_exp(walk: &mut Walk<'_>, x: Value, dims: &[Name]) -> Result<Value, Di
     walk.cast(dtype, y)
 }
 
-/// The smallest position at which the largest element stands.
+/// The smallest position of the largest element.
 fn arg_max(walk: &mut Walk<'_>, x: Value, dim: TensorDim) -> Result<Value, Diagnostic> {
     let dims = [dim.dim.name.clone()];
     let last = dim.dim.size - 1;

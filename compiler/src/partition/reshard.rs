@@ -1,14 +1,14 @@
-//! From one lay of a value over the mesh to another: the one place where collectives come from.
+//! Plans the collectives that change a value's sharding. All collectives are created here.
 //!
-//! Relative to the axes of each dim, take the longest common prefix of what a dim has and what it is to
-//! have. Axes behind it *leave* or *enter* the dim. An axis that leaves one dim and enters another moves by
-//! an all-to-all; one that enters and over which a sum is owed, by a reduce-scatter; one that enters and is
-//! free costs nothing; what only leaves is gathered. Steps are taken in the order that keeps what is sent
-//! small: cut first, then move, then settle, then gather.
+//! For each dim, compare the axes it has with the axes it is to have, behind their longest common prefix.
+//! Those axes *leave* or *enter* the dim. An axis that leaves one dim and enters another is moved by an
+//! all-to-all. An axis that enters and over which the value is pending is reduce-scattered. An axis that
+//! enters and is replicated costs nothing. An axis that only leaves is gathered. The order of steps keeps
+//! what is sent small: shard first, then exchange, then reduce, then gather.
 //!
-//! An all-to-all of what other axes hold several copies of, or of what they owe, sends every copy. It can be
-//! *narrow*: each device along these axes first takes a part of its own ([`narrow`]), and they gather the
-//! parts among themselves at the other end.
+//! An all-to-all of a value that is replicated or pending over other axes sends every copy. It can be
+//! *narrow*: the devices along those axes first take a shard each ([`narrow`]), and gather the shards among
+//! themselves after the exchange.
 
 use crate::cost::wire::{self, wire_bytes};
 use mesh::{
@@ -16,8 +16,8 @@ use mesh::{
     ir::{Collective, Pending},
 };
 
-/// The collectives that turn a value that lies as `from` into one that lies as `to`. Both have the same
-/// dims; neither owes a max or min.
+/// The collectives that change sharding `from` into `to`. Both have the same dims; neither has a pending max
+/// or min.
 pub fn plan(mesh: &Mesh, from: &Type, to: &Type) -> Vec<Collective> {
     let steps = direct(from, to);
     if !steps.iter().any(exchanges) {
@@ -30,12 +30,12 @@ pub fn plan(mesh: &Mesh, from: &Type, to: &Type) -> Vec<Collective> {
     narrow.unwrap_or(steps)
 }
 
-/// One more collective has to save so many bytes.
+/// The bytes that one more collective has to save.
 const LATENCY: u64 = 256 << 10;
 
-/// What plans are compared by: bytes sent, then how many steps there are. Bytes of an all-to-all weigh more
-/// the more devices take part: rings send to neighbours, while an all-to-all crosses the machine, whose
-/// width grows like the square root of its size.
+/// The cost by which plans are compared: bytes sent, then the number of steps. Bytes of an all-to-all weigh
+/// more the more devices take part: rings send to neighbours, while an all-to-all crosses the machine, whose
+/// width grows with the square root of its size.
 pub fn cost(mesh: &Mesh, from: &Type, steps: &[Collective]) -> (u64, usize) {
     let mut now = from.clone();
     let mut bytes = 0;
@@ -52,13 +52,13 @@ fn crossing(devices: usize) -> f64 {
     f64::max(1.0, (devices as f64).sqrt() / 4.0)
 }
 
-/// Whether a step is an all-to-all.
+/// True if a step is an all-to-all.
 pub fn exchanges(step: &Collective) -> bool {
     matches!(step, Collective::AllToAll { from: _, to: _, axes: _ })
 }
 
-/// The plan by way of a further split, over all axes along which the value is owed or the same, of the
-/// largest dim that stays as it is.
+/// A plan that first splits the largest unchanged dim further, over all axes along which the value is pending
+/// or replicated.
 fn narrow(mesh: &Mesh, from: &Type, to: &Type) -> Option<Vec<Collective>> {
     let busy = from.split().union(to.split()).union(to.sum);
     let axes: Vec<AxisId> = mesh.ids().filter(|a| !busy.contains(*a) && mesh.size(*a) > 1).collect();
@@ -105,7 +105,7 @@ fn direct(from: &Type, to: &Type) -> Vec<Collective> {
     steps
 }
 
-/// What `step` makes of a type (of which it is known to be legal).
+/// Applies `step`, which must be legal, to a type.
 fn advance(ty: &mut Type, step: &Collective) {
     let extend = |ty: &mut Type, dim: &Name, axes: &[AxisId]| {
         ty.dims.iter_mut().filter(|d| d.dim.name == *dim).for_each(|d| d.axes.extend(axes));
@@ -130,7 +130,7 @@ fn advance(ty: &mut Type, step: &Collective) {
     }
 }
 
-/// Dims from which nothing has to leave and into which something has to enter, with what enters.
+/// Dims that no axis leaves and that some axes enter, with the axes that enter.
 fn entering<'t>(now: &'t Type, to: &'t Type) -> impl Iterator<Item = (&'t Name, &'t [AxisId])> {
     now.dims.iter().filter_map(|d| {
         let rest = to.axes_of(&d.dim.name).strip_prefix(&d.axes[..])?;
@@ -138,7 +138,7 @@ fn entering<'t>(now: &'t Type, to: &'t Type) -> impl Iterator<Item = (&'t Name, 
     })
 }
 
-/// Dims from which something has to leave, with what leaves.
+/// Dims that some axes leave, with those axes.
 fn leaving<'t>(now: &'t Type, to: &'t Type) -> impl Iterator<Item = (&'t Name, &'t [AxisId])> {
     now.dims.iter().filter_map(|d| {
         let common = d.axes.iter().zip(to.axes_of(&d.dim.name)).take_while(|(a, b)| a == b).count();
@@ -165,7 +165,7 @@ fn scatter(now: &Type, to: &Type, owed: AxisSet) -> Option<Collective> {
 fn exchange(now: &Type, to: &Type) -> Option<Collective> {
     entering(now, to).find_map(|(dim, enter)| {
         leaving(now, to).find_map(|(from, leave)| {
-            // The longest run that is both the end of what leaves and the start of what enters.
+            // The longest list of axes that is both the end of what leaves and the start of what enters.
             let longest = enter.len().min(leave.len());
             let run = (1..=longest).rev().find(|n| leave.ends_with(&enter[..*n]))?;
             let axes = enter[..run].to_vec();
@@ -181,7 +181,7 @@ fn gather(now: &Type, to: &Type) -> Option<Collective> {
         let axes = axes[start..].to_vec();
         (!axes.is_empty()).then(|| Collective::AllGather { dim: dim.clone(), axes })
     });
-    // Otherwise axes change places in a circle, which one gather opens, where the least has to leave.
+    // Otherwise axes change places in a cycle. A gather where the fewest axes leave breaks it.
     pure.or_else(|| {
         let (dim, axes) = leaving(now, to).min_by_key(|(_, axes)| axes.len())?;
         Some(Collective::AllGather { dim: dim.clone(), axes: axes[axes.len() - 1..].to_vec() })
@@ -278,15 +278,15 @@ mod tests {
             };
             steps(mesh.clone(), large(from), large(to), expect);
         };
-        // What is owed is sent once instead of once by each device that owes it.
+        // A pending sum is sent once instead of once by each device that holds a part.
         let narrow = "reduce_scatter all_to_all all_gather";
         wide("expert=4,model=4", "a@expert b w {model}", "a b@expert w", narrow);
-        // What stays owed cannot be parted.
+        // A value that stays pending cannot be split.
         wide("expert=4,model=4", "a@expert b w {model}", "a b@expert w {model}", "all_to_all");
-        // Copies are parted where the all-to-all would cross a large machine.
+        // Copies are split where the all-to-all would cross a large machine.
         wide("expert=4,model=4", "a@expert b w", "a b@expert w", "all_to_all");
         wide("expert=64,model=4", "a@expert b w", "a b@expert w", "shard all_to_all all_gather");
-        // Small values are not worth another collective.
+        // Small values do not justify another collective.
         check("a@expert b w {model}", "a b@expert w", "all_to_all all_reduce");
     }
 }

@@ -1,4 +1,4 @@
-//! State lies over the mesh as the state layout says; values come from it and go to it that way.
+//! State has the sharding of the state layout; reads and writes use it.
 
 use super::walk::Walk;
 use mesh::{

@@ -1,4 +1,4 @@
-//! Programs too special for filetests, through the partitioner.
+//! Tests of the partitioner that do not fit into filetests.
 
 use super::*;
 use crate::{
@@ -22,7 +22,7 @@ fn local(text: &str, mesh: &str, layout: &str, state: &str) -> (Module, Module) 
     (global, local)
 }
 
-/// Numbers that are the same every time and differ from each other.
+/// Numbers that are reproducible and differ from each other.
 fn tensor(ty: &Type, salt: usize) -> Tensor {
     let dims: Vec<mesh::Dim> = ty.logical().cloned().collect();
     let number = |i: usize| ((i * 7919 + salt * 104_729) % 1009) as f64 / 1009.0 - 0.5;
@@ -30,7 +30,7 @@ fn tensor(ty: &Type, salt: usize) -> Tensor {
     Tensor::new(ty.dtype, &dims, (0..ty.elements()).map(number).collect()).unwrap()
 }
 
-/// The interpreter gives the same for both, up to the order of sums.
+/// Checks that the interpreter computes the same for both, up to the order of sums.
 #[track_caller]
 fn same(global: &Module, local: &Module) {
     let f = &global.functions[0];
@@ -62,7 +62,7 @@ fn ops(module: &Module) -> Vec<&'static str> {
     ops
 }
 
-/// The all-to-all is narrow only where values are large, which random programs' are not.
+/// An all-to-all is narrow only for large values, which random programs do not have.
 #[test]
 fn narrow_all_to_alls_mean_the_same() {
     let text = "module m

@@ -1,5 +1,5 @@
-//! What the op families share while one body is partitioned: which Local values stand for each Global
-//! value, how one is brought into the form that an operation needs, and what is still owed.
+//! Shared state of the op families while one body is partitioned: the Local values that represent each Global
+//! value, how a value gets the sharding that an operation needs, and what is still pending.
 
 use super::{Context, hints, reshard};
 use crate::cost::wire;
@@ -9,33 +9,33 @@ use mesh::{
     ir::{Binary, Collective, Elementwise, Index, Op, Pending, Reduce, ReduceKind, Shape, Unary},
 };
 
-/// One body under way from Global to Local.
+/// One body, in progress from Global to Local.
 pub(super) struct Walk<'w> {
     pub(super) cx: &'w Context<'w>,
     pub(super) global: &'w Body,
     pub(super) b: BodyBuilder<'w>,
-    /// Where the instruction at hand comes from.
+    /// The site of the current instruction.
     pub(super) site: Site,
-    /// For each Global value the Local values that stand for it: the same numbers, lying differently.
+    /// For each Global value, the Local values that represent it: the same numbers under different shardings.
     forms: Vec<Vec<Value>>,
-    /// For each Global value how it is to lie between operations.
+    /// For each Global value, its sharding between operations.
     homes: Vec<Type>,
-    /// For each Global value how many operations use it.
+    /// For each Global value, the number of operations that use it.
     uses: Vec<usize>,
-    /// For each Global value whether all its elements are known to be 0.
+    /// For each Global value, true if all its elements are known to be 0.
     zero: Vec<bool>,
-    /// Parameters that may be taken as a pending sum at no cost, because that is about to be decided.
+    /// Parameters that may be taken as pending at no cost, because their sharding is about to be decided.
     pub(super) flexible: Vec<Value>,
-    /// Values that are only added to an accumulating carry: there a wider type does not mean more to send.
+    /// Values that are only added to an accumulating carry. A wider type does not increase traffic there.
     pub(super) added: Vec<Value>,
-    /// For each Global value the instruction that makes it.
+    /// For each Global value, the instruction that makes it.
     makers: Vec<Option<usize>>,
-    /// For each Global value that owes a sum, the place at which the sum was split.
+    /// For each pending Global value, the site at which the sum was split.
     origins: Vec<Option<Site>>,
 }
 
 impl<'w> Walk<'w> {
-    /// Starts a body whose parameters lie as `params` say; `given` are results whose lay is decided.
+    /// Starts a body whose parameters have the types `params`; `given` are results whose sharding is decided.
     pub(super) fn new(
         cx: &'w Context<'w>,
         global: &'w Body,
@@ -45,7 +45,7 @@ impl<'w> Walk<'w> {
         let mut seeds: Vec<(Value, Type)> =
             global.params.iter().copied().zip(params.iter().cloned()).collect();
         seeds.extend(given);
-        // What goes round pending is not work on stored parts.
+        // Loop carries with a pending sum keep the compute layout.
         seeds.retain(|(_, ty)| ty.sum.is_empty());
         let mut uses = vec![0; global.values.len()];
         let mut makers = vec![None; global.values.len()];
@@ -83,31 +83,31 @@ impl<'w> Walk<'w> {
     pub(super) fn of(&self, v: Value) -> &'w Type {
         self.global.ty(v)
     }
-    /// How a Global value lies by the compute layout, settled.
+    /// The sharding of a Global value by the compute layout, not pending.
     pub(super) fn layout(&self, v: Value) -> Type {
         self.cx.layout(self.of(v))
     }
-    /// How a Global value lies between operations, settled.
+    /// The sharding of a Global value between operations, not pending.
     pub(super) fn home(&self, v: Value) -> Type {
         self.homes[v.index()].clone()
     }
-    /// How many operations use a Global value.
+    /// The number of operations that use a Global value.
     pub(super) fn uses(&self, v: Value) -> usize {
         self.uses[v.index()]
     }
-    /// Notes that a Global value is 0 throughout.
+    /// Records that a Global value is 0 throughout.
     pub(super) fn mark_zero(&mut self, v: Value) {
         self.zero[v.index()] = true;
     }
-    /// Whether a Global value is known to be 0 throughout.
+    /// True if a Global value is known to be 0 throughout.
     pub(super) fn is_zero(&self, v: Value) -> bool {
         self.zero[v.index()]
     }
-    /// Whether a Global value can be taken as a pending sum for nothing.
+    /// True if a Global value can be made pending at no cost.
     pub(super) fn can_owe(&self, v: Value) -> bool {
         self.is_zero(v) || self.flexible.contains(&v)
     }
-    /// Notes that a Local value stands for a Global one.
+    /// Records that a Local value represents a Global one.
     pub(super) fn set(&mut self, v: Value, local: Value) {
         let name = &mut self.b.body.values[local].name;
         if name.is_none() {
@@ -115,23 +115,23 @@ impl<'w> Walk<'w> {
         }
         self.forms[v.index()].push(local);
     }
-    /// The types of all Local values that stand for a Global one.
+    /// The types of all Local values that represent a Global one.
     pub(super) fn forms(&self, v: Value) -> impl Iterator<Item = &Type> {
         self.forms[v.index()].iter().map(|f| self.b.ty(*f))
     }
-    /// The sum that is owed by a Global value; none once it has been settled for any purpose.
+    /// The axes over which a Global value is pending; empty once it has been reduced for any use.
     pub(super) fn owed(&self, v: Value) -> AxisSet {
         let sums = self.forms(v).map(|ty| ty.sum);
         sums.min_by_key(|sum| sum.0.count_ones()).unwrap_or_default()
     }
-    /// The sum that a linear operation may leave owed: a value that several operations use is settled once
-    /// for all of them.
+    /// The axes over which a linear operation may leave a value pending. A value with several uses is reduced
+    /// once for all of them.
     pub(super) fn lazy(&self, v: Value) -> AxisSet {
         if self.uses(v) > 1 { AxisSet::EMPTY } else { self.owed(v) }
     }
 
-    /// A Global value as an operation needs it that works on `form`: dims that both have lie as in
-    /// `form`, the others as the compute layout says; `sum` is left owed.
+    /// The type in which an operation that works on `form` needs a Global value: dims that both have are
+    /// split as in `form`, the others by the compute layout; the value stays pending over `sum`.
     pub(super) fn want(&self, v: Value, form: &Type, sum: AxisSet) -> Type {
         let mut ty = self.layout(v);
         for d in &mut ty.dims {
@@ -143,7 +143,7 @@ impl<'w> Walk<'w> {
         ty
     }
 
-    /// The Local value that stands for `v` and lies as `want`, made from the nearest there is.
+    /// Returns the Local value that represents `v` with the type `want`, made from the nearest existing one.
     pub(super) fn get(&mut self, v: Value, want: &Type) -> Result<Value, Diagnostic> {
         if let Some(local) = self.forms[v.index()].iter().find(|f| self.b.ty(**f).matches(want)) {
             return Ok(*local);
@@ -161,7 +161,8 @@ impl<'w> Walk<'w> {
             return Ok(local);
         }
         for step in steps {
-            // A sum is sent because of what split it, everything else because of what needs it.
+            // A reduction belongs to the site that split the sum, any other collective to the site that needs
+            // it.
             let settles = !wire::axes(&step).intersect(self.b.ty(local).sum).is_empty();
             let site = self.origins[v.index()].as_ref().filter(|_| settles).unwrap_or(&self.site);
             local = self.b.emit1(Op::Collective(step), &[local], site)?;
@@ -169,15 +170,16 @@ impl<'w> Walk<'w> {
         }
         Ok(local)
     }
-    /// Where the sum that a Global value owes was split.
+    /// The site at which the pending sum of a Global value was split.
     pub(super) fn origin(&self, v: Value) -> Option<&Site> {
         self.origins[v.index()].as_ref()
     }
-    /// Notes where the sum that a Global value owes was split.
+    /// Records the site at which the pending sum of a Global value was split.
     pub(super) fn set_origin(&mut self, v: Value, site: Site) {
         self.origins[v.index()].get_or_insert(site);
     }
-    /// After an instruction: what its results owe was split there, or before, if an operand owes it still.
+    /// Records, after an instruction, where its pending results were split: at this instruction, or where a
+    /// pending operand was.
     pub(super) fn trace(&mut self, inst: &Inst) {
         for r in &inst.results {
             if !self.owed(*r).is_empty() {
@@ -187,13 +189,13 @@ impl<'w> Walk<'w> {
             }
         }
     }
-    /// What it costs to [`get`](Self::get) `v` as `want`, in bytes sent.
+    /// The cost of [`get`](Self::get) of `v` as `want`, in bytes sent.
     pub(super) fn cost(&self, v: Value, want: &Type) -> u64 {
         let mesh = &self.cx.env.mesh;
         let costs = self.forms(v).map(|ty| reshard::cost(mesh, ty, &reshard::plan(mesh, ty, want)).0);
         costs.min().unwrap_or(0)
     }
-    /// [`get`](Self::get) for a result of the body; what has to be sent is sent on behalf of its maker.
+    /// [`get`](Self::get) for a result of the body. Collectives belong to the site of its producer.
     pub(super) fn result(&mut self, v: Value, want: &Type) -> Result<Value, Diagnostic> {
         if let Some(maker) = self.makers[v.index()] {
             self.site = self.global.insts[maker].site.clone();
@@ -201,13 +203,13 @@ impl<'w> Walk<'w> {
         let site = self.site.clone();
         self.get(v, want).map_err(|d| d.at(&site))
     }
-    /// [`get`](Self::get) as the compute layout says, settled.
+    /// [`get`](Self::get) with the compute layout, not pending.
     pub(super) fn get_layout(&mut self, v: Value) -> Result<Value, Diagnostic> {
         let want = self.layout(v);
         self.get(v, &want)
     }
 
-    /// What costs less to make again than to send: iotas, random numbers, one number repeated.
+    /// Recomputes values that cost less to compute than to send: iotas, random numbers, one number repeated.
     fn remake(&mut self, v: Value, want: &Type) -> Result<Option<Value>, Diagnostic> {
         let Some(maker) = self.makers[v.index()] else { return Ok(None) };
         let inst = &self.global.insts[maker];
@@ -241,7 +243,7 @@ impl<'w> Walk<'w> {
         made.map(Some)
     }
 
-    /// All operands of an instruction, each as an operation on `form` needs it, settled.
+    /// All operands of an instruction, each as an operation on `form` needs it, not pending.
     pub(super) fn settled(&mut self, inst: &Inst, form: &Type) -> Result<Vec<Value>, Diagnostic> {
         let get = |v: &Value| {
             let want = self.want(*v, form, AxisSet::EMPTY);
@@ -252,11 +254,11 @@ impl<'w> Walk<'w> {
 
     // Emission of Local instructions at the current site.
 
-    /// An instruction with one result.
+    /// Emits an instruction with one result.
     pub(super) fn emit(&mut self, op: Op, args: &[Value]) -> Result<Value, Diagnostic> {
         self.b.emit1(op, args, &self.site)
     }
-    /// An instruction whose result stands for the result of `inst`.
+    /// Emits an instruction whose result represents the result of `inst`.
     pub(super) fn done(&mut self, inst: &Inst, op: Op, args: &[Value]) -> Result<(), Diagnostic> {
         let results = self.b.emit(op, args, &self.site)?;
         inst.results.iter().zip(results).for_each(|(r, local)| self.set(*r, local));
@@ -271,7 +273,7 @@ impl<'w> Walk<'w> {
     pub(super) fn select(&mut self, p: Value, a: Value, b: Value) -> Result<Value, Diagnostic> {
         self.emit(Op::Elementwise(Elementwise::Select), &[p, a, b])
     }
-    /// A cast, unless `x` has the element type already.
+    /// Casts `x`, unless it has the element type already.
     pub(super) fn cast(&mut self, to: DType, x: Value) -> Result<Value, Diagnostic> {
         if self.b.ty(x).dtype == to {
             return Ok(x);
@@ -310,7 +312,7 @@ impl<'w> Walk<'w> {
     pub(super) fn fold(&mut self, kind: ReduceKind, dims: &[Name], x: Value) -> Result<Value, Diagnostic> {
         self.emit(Op::Reduce(Reduce::Over { kind, dims: dims.to_vec() }), &[x])
     }
-    /// All-reduces whatever a Local value owes.
+    /// All-reduces a Local value over all axes over which it is pending.
     pub(super) fn settle(&mut self, mut x: Value) -> Result<Value, Diagnostic> {
         let ty = self.b.ty(x);
         for (kind, axes) in [(Pending::Sum, ty.sum), (Pending::Max, ty.max), (Pending::Min, ty.min)] {
@@ -322,7 +324,7 @@ impl<'w> Walk<'w> {
     }
 }
 
-/// `form` with one dim whole.
+/// `form` with one dim not split.
 pub(super) fn whole(form: &Type, dim: &Name) -> Type {
     let mut form = form.clone();
     form.dims.iter_mut().filter(|d| d.dim.name == *dim).for_each(|d| d.axes.clear());
@@ -334,7 +336,7 @@ pub(super) fn set(axes: &[AxisId]) -> AxisSet {
     axes.iter().copied().collect()
 }
 
-/// A name like `base` that `ty` does not have.
+/// A name derived from `base` that `ty` does not have.
 pub(super) fn fresh(ty: &Type, base: &Name, what: &str) -> Name {
     let mut name: Name = format!("{base}.{what}").into();
     while ty.has(&name) {

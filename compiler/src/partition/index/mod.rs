@@ -1,5 +1,5 @@
-//! Movement by index. One-hots, gathers and scatter-adds work on shards: each device takes what falls into
-//! its own; what is split away is a pending sum. The rest is in [`whole`].
+//! Movement by index. One-hots, gathers and scatter-adds work on shards: each device handles the indices that
+//! fall into its shard, and a split indexed dim leaves a pending sum. The other operations are in [`whole`].
 
 mod whole;
 
@@ -30,8 +30,8 @@ pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Index) -> Result<
     }
 }
 
-/// From a split dim every device reads what it holds and 0 for the rest, which makes a pending sum; or the
-/// dim is gathered first, if that sends less.
+/// Gathers from a split dim: every device reads what it holds and 0 for the rest, which makes a pending sum.
+/// If it sends less, the dim is gathered first.
 fn gather(walk: &mut Walk<'_>, inst: &Inst, dim: &Name, outside: Outside) -> Result<(), Diagnostic> {
     let (x, index) = (inst.args[0], inst.args[1]);
     let form = walk.layout(inst.results[0]);
@@ -72,9 +72,9 @@ fn clamp(walk: &mut Walk<'_>, index: Value, last: usize) -> Result<Value, Diagno
     walk.emit(min, &[index, last])
 }
 
-/// Onto a split dim every device adds what falls into its shard. Where an axis splits both the dim that
-/// comes and dims that are summed away, either the updates are gathered or the sum is scattered later,
-/// whichever sends less.
+/// Scatters onto a split dim: every device adds what falls into its shard. If an axis splits both the new dim
+/// and dims that are summed away, either the updates are gathered or the sum is scattered later, whichever
+/// sends less.
 fn scatter(walk: &mut Walk<'_>, inst: &Inst, dim: &TensorDim, over: &[Name]) -> Result<(), Diagnostic> {
     let (index, updates) = (inst.args[0], inst.args[1]);
     let mesh = &walk.cx.env.mesh;
@@ -83,7 +83,7 @@ fn scatter(walk: &mut Walk<'_>, inst: &Inst, dim: &TensorDim, over: &[Name]) -> 
     let mut from = walk.want(updates, &form, AxisSet::EMPTY);
     let elsewhere: AxisSet =
         form.dims.iter().filter(|d| d.dim.name != *name).flat_map(|d| d.axes.iter().copied()).collect();
-    // Dims that other dims of the result displace have to be whole in any case.
+    // Dims whose axes are needed by other dims of the result must be whole in any case.
     strip(&mut from, over, elsewhere);
     let gathered = {
         let mut gathered = from.clone();
@@ -113,7 +113,7 @@ fn scatter(walk: &mut Walk<'_>, inst: &Inst, dim: &TensorDim, over: &[Name]) -> 
     walk.done(inst, Op::Index(Index::ScatterAdd { dim, over: over.to_vec() }), &args)
 }
 
-/// Makes `dims` whole from their first axis in `axes` on.
+/// Removes from `dims` their axes from the first one in `axes` on.
 fn strip(ty: &mut Type, dims: &[Name], axes: AxisSet) {
     for d in ty.dims.iter_mut().filter(|d| dims.contains(&d.dim.name)) {
         let keep = d.axes.iter().take_while(|a| !axes.contains(**a)).count();
@@ -121,7 +121,7 @@ fn strip(ty: &mut Type, dims: &[Name], axes: AxisSet) {
     }
 }
 
-/// A permutation needs both of its dims whole; batch dims and the others stay as they are.
+/// A permutation needs both of its dims whole; the other dims stay split.
 fn permute(walk: &mut Walk<'_>, inst: &Inst, op: &Index, dim: &Name, to: &Name) -> Result<(), Diagnostic> {
     let form = whole(&walk.home(inst.results[0]), to);
     let mesh = &walk.cx.env.mesh;

@@ -1,5 +1,5 @@
-//! What orders or numbers the elements of a dim. Running sums and the largest elements are found shard by
-//! shard first; sorting and dynamic slices gather the dim.
+//! Operations that order or number the elements of a dim. Running sums and top-k are computed shard by shard
+//! first; sorting and dynamic slices gather the dim.
 
 use crate::partition::walk::{Walk, fresh, whole};
 use mesh::{
@@ -7,9 +7,9 @@ use mesh::{
     ir::{Binary, Index, Op, Outside, ReduceKind},
 };
 
-/// A dim taken apart into its shards and the elements of one shard.
+/// A dim factored into its shards and the elements of one shard.
 struct Parts {
-    /// As many as there are shards, split like the dim.
+    /// One element per shard, split like the dim.
     shard: TensorDim,
     /// The elements of one shard.
     part: TensorDim,
@@ -31,7 +31,7 @@ impl Parts {
     }
 }
 
-/// The running sum of a split dim: that of each shard, plus the sum of the shards before it.
+/// The running sum of a split dim: the running sum of each shard, plus the sum of the shards before it.
 pub(super) fn cumsum(
     walk: &mut Walk<'_>,
     inst: &Inst,
@@ -47,7 +47,7 @@ pub(super) fn cumsum(
     let Some(parts) = Parts::of(walk, &form, dim) else {
         return walk.done(inst, Op::Index(op.clone()), &[local]);
     };
-    // Sums of bfloat16 are rounded once, at the end.
+    // bfloat16 sums are rounded once, at the end.
     let dtype = form.dtype;
     let wide = if dtype == DType::Bf16 { DType::F32 } else { dtype };
     let y = walk.cast(wide, local)?;
@@ -68,7 +68,7 @@ pub(super) fn cumsum(
     Ok(())
 }
 
-/// The largest of a split dim are among the largest of each shard.
+/// The k largest elements of a split dim are among the k largest of each shard.
 pub(super) fn top_k(
     walk: &mut Walk<'_>,
     inst: &Inst,
@@ -85,7 +85,7 @@ pub(super) fn top_k(
     };
     let local = walk.get(x, &form)?;
     let y = walk.reshape(local, vec![dim.clone()], parts.both())?;
-    // Of each shard the largest, with their positions in the whole dim.
+    // The k largest of each shard, with their positions in the whole dim.
     let some = Dim::new(fresh(&form, dim, "top"), to.size);
     let per_shard = Index::TopK { dim: parts.part.dim.name.clone(), to: some.clone() };
     let best = walk.b.emit(Op::Index(per_shard), &[y], &walk.site)?;
@@ -93,7 +93,7 @@ pub(super) fn top_k(
     let length = walk.constant(DType::S32, parts.part.dim.size as f64)?;
     let start = walk.binary(Binary::Mul, shard, length)?;
     let positions = walk.binary(Binary::Add, best[1], start)?;
-    // All shards' candidates, in the order of the dim among equals, and of these the largest.
+    // The candidates of all shards, with equal elements in the order of the dim, and the k largest of these.
     let shard_name = &parts.shard.dim.name;
     let merged = TensorDim {
         dim: Dim::new(fresh(&form, dim, "all"), parts.shard.dim.size * to.size),
@@ -113,14 +113,14 @@ pub(super) fn top_k(
     Ok(())
 }
 
-/// Sorting needs the dim whole.
+/// Sorting needs the whole dim.
 pub(super) fn sort(walk: &mut Walk<'_>, inst: &Inst, op: &Index, dim: &Name) -> Result<(), Diagnostic> {
     let form = whole(&walk.layout(inst.results[0]), dim);
     let args = walk.settled(inst, &form)?;
     walk.done(inst, Op::Index(op.clone()), &args)
 }
 
-/// Slices at positions known only at run time need the dim whole.
+/// Slices at positions known only at run time need the whole dim.
 pub(super) fn dynamic(walk: &mut Walk<'_>, inst: &Inst, op: &Index, dim: &Name) -> Result<(), Diagnostic> {
     let form = whole(&walk.home(inst.results[0]), dim);
     let tensors = inst.args.len() - 1;

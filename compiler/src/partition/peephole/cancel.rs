@@ -1,4 +1,4 @@
-//! Pairs of collectives of which the second undoes the first.
+//! Removes pairs of collectives of which the second undoes the first.
 
 use super::Rewrite;
 use mesh::{

@@ -1,4 +1,4 @@
-//! Sums owed over the same axes by values that are added are settled together.
+//! Adds two pending sums first and reduces them once.
 
 use super::Rewrite;
 use mesh::{
@@ -15,7 +15,7 @@ pub(crate) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value
     if let Some(both) = pair(rewrite, inst, a, b)? {
         return Ok(Some(both));
     }
-    // `(c + a) + b` with `a` and `b` owed is `c + (a + b)`.
+    // `(c + a) + b` with pending `a` and `b` is `c + (a + b)`.
     for (inner, other) in [(a, b), (b, a)] {
         let Some(maker) = rewrite.maker(inner).filter(|m| adds(m) && rewrite.uses[inner.0 as usize] == 1)
         else {
@@ -35,12 +35,12 @@ fn adds(inst: &Inst) -> bool {
     inst.op == Op::Elementwise(Elementwise::Binary(Binary::Add))
 }
 
-/// The sum of two values, if both are settled for it alone and alike: added first, then settled.
+/// The sum of two values that are reduced in the same way for this addition only: added first, then reduced.
 fn pair(rewrite: &mut Rewrite<'_>, at: &Inst, a: Value, b: Value) -> Result<Option<Value>, Diagnostic> {
     let (Some((x, settles)), Some((y, same))) = (lone(rewrite, a), lone(rewrite, b)) else {
         return Ok(None);
     };
-    // What is broadcast in the addition is settled while it is small.
+    // A value that the addition broadcasts is reduced while it is small.
     let alike = rewrite.old.ty(x).matches(rewrite.old.ty(y));
     if settles != same || !alike {
         return Ok(None);
@@ -51,8 +51,7 @@ fn pair(rewrite: &mut Rewrite<'_>, at: &Inst, a: Value, b: Value) -> Result<Opti
     rewrite.b.emit1(Op::Collective(settles.clone()), &[sum], &site).map(Some)
 }
 
-/// The operand of the all-reduced or reduce-scattered sum that makes `v`, if nothing else uses that, and how it is
-/// settled.
+/// The operand of the all-reduce or reduce-scatter that makes `v` if `v` has one use, and the collective.
 fn lone<'r>(rewrite: &Rewrite<'r>, v: Value) -> Option<(Value, &'r Collective)> {
     if rewrite.uses[v.index()] != 1 {
         return None;

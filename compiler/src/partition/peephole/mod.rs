@@ -1,9 +1,10 @@
-//! Small improvements of a Local module, each a look at one instruction and those that make its operands.
+//! Rewrites of one instruction and its producers in a Local module.
 //!
-//! The walk over the Global program decides value by value, and never takes back a collective; here what
-//! it could not foresee is put right: [`cancel`] pairs that undo each other, [`scatter`] instead of an
-//! all-reduce whose result is cut, [`merge`] all-reduces of values that are added, and [`sink`] an
-//! all-reduce behind an operation that makes it smaller.
+//! The partitioner decides value by value and never takes back a collective. These rewrites improve what it
+//! could not foresee: [`cancel`] removes pairs that undo each other, [`scatter`] replaces an all-reduce whose
+//! result is sharded, [`merge`] joins all-reduces of values that are added, and [`sink`] moves an all-reduce
+//! behind an operation that makes its operand smaller. The order in which they are tried is in
+//! `pipeline::order`.
 
 pub(crate) mod cancel;
 pub(crate) mod merge;
@@ -16,7 +17,7 @@ use mesh::{
     ir::{Collective, Op, Pending, StateOp},
 };
 
-/// Applies peepholes to all bodies until none finds anything: at each instruction the first that applies. Returns
+/// Applies peepholes to all bodies until none applies; at each instruction, the first that applies. Returns
 /// true if any did.
 pub(crate) fn run(module: &mut Module, peepholes: &[Peephole]) -> Result<bool, Diagnostic> {
     let mut changed = false;
@@ -28,8 +29,8 @@ pub(crate) fn run(module: &mut Module, peepholes: &[Peephole]) -> Result<bool, D
     Ok(changed)
 }
 
-/// One way to make an instruction (the last of a few, whose others die) better: the value that replaces its
-/// result, made of the operands of those it looked at, or `None` if it has nothing to say.
+/// A rewrite of one instruction and its producers. Returns the replacement for the result, or `None` if it
+/// does not apply. The producers it replaces must have no other use.
 pub(crate) type Peephole = fn(&mut Rewrite<'_>, &Inst) -> Result<Option<Value>, Diagnostic>;
 
 fn body(env: &Env, peepholes: &[Peephole], old: &Body) -> Result<(Body, bool), Diagnostic> {
@@ -51,7 +52,7 @@ struct Round {
     inner: bool,
 }
 
-/// Runs one round. Nested bodies are rewritten if `nested`, which is so in the first round only.
+/// Runs one round. Nested bodies are rewritten if `nested`, which holds in the first round only.
 fn once(env: &Env, peepholes: &[Peephole], old: &Body, nested: bool) -> Result<Round, Diagnostic> {
     let live = live(old);
     let mut rewrite = Rewrite::new(env, old, &live);
@@ -74,7 +75,7 @@ fn once(env: &Env, peepholes: &[Peephole], old: &Body, nested: bool) -> Result<R
     Ok(Round { body: rewrite.b.finish(results), applied, inner })
 }
 
-/// Which instructions a result or a write needs.
+/// True for each instruction that a result or a write needs.
 fn live(body: &Body) -> Vec<bool> {
     let mut needed = vec![false; body.values.len()];
     body.results.iter().for_each(|r| needed[r.index()] = true);
@@ -93,11 +94,11 @@ fn live(body: &Body) -> Vec<bool> {
 pub(crate) struct Rewrite<'r> {
     old: &'r Body,
     b: BodyBuilder<'r>,
-    /// For each old value the new one.
+    /// For each old value, the new one.
     map: Vec<Option<Value>>,
-    /// For each old value how often live instructions and results use it.
+    /// For each old value, the number of uses by live instructions and results.
     uses: Vec<usize>,
-    /// For each old value the instruction that makes it.
+    /// For each old value, the instruction that makes it.
     makers: Vec<Option<usize>>,
 }
 
@@ -137,7 +138,7 @@ impl<'r> Rewrite<'r> {
         Some((inst.args[0], op))
     }
 
-    /// The operand and axes of the all-reduced sum that makes `v`, if nothing else uses that.
+    /// The operand and axes of the all-reduced sum that makes `v`, if `v` has one use.
     fn lone_sum(&self, v: Value) -> Option<(Value, AxisSet)> {
         if self.uses[v.index()] != 1 {
             return None;
@@ -152,12 +153,12 @@ impl<'r> Rewrite<'r> {
         }
     }
 
-    /// A new instruction at the place of an old one.
+    /// Emits an instruction at the site of an old one.
     fn emit(&mut self, op: Op, args: &[Value], at: &Inst) -> Result<Value, Diagnostic> {
         self.b.emit1(op, args, &at.site)
     }
 
-    /// An all-reduce in the place of that which makes the old value `like`.
+    /// Emits an all-reduce at the site of the instruction that makes the old value `like`.
     fn all_reduce(&mut self, x: Value, axes: AxisSet, like: Value) -> Result<Value, Diagnostic> {
         let site = self.maker(like).map(|inst| inst.site.clone()).unwrap_or_default();
         self.b.emit1(Op::Collective(Collective::AllReduce { kind: Pending::Sum, axes }), &[x], &site)
@@ -193,7 +194,7 @@ mod tests {
         verify::{Stage, verify},
     };
 
-    /// What the instructions of a function over `x`, `y`, `z` become.
+    /// Checks the names of the instructions that a function over `x`, `y`, `z` is rewritten to.
     #[track_caller]
     fn check(insts: &str, expect: &str) {
         let text = format!(
@@ -271,7 +272,7 @@ mod tests {
             &format!("f32[b=4@data]) {{\n {a} {b} %3 = add %1, %2\n return %3"),
             "reduce_sum reduce_sum add reduce_scatter",
         );
-        // One of the two is needed by itself as well.
+        // One of the two has another use.
         check(
             &format!(
                 "f32[b=4]) {{\n {} {} %3 = add %1, %2\n %4 = mul %1, %3\n return %4",

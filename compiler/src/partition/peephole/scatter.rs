@@ -1,4 +1,4 @@
-//! An all-reduce of which each device keeps a part is a reduce-scatter.
+//! Replaces an all-reduce of which each device uses a shard by a reduce-scatter.
 
 use super::Rewrite;
 use mesh::{

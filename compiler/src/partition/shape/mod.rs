@@ -1,5 +1,5 @@
-//! Creation and movement. What is created is created in parts; renames and reshapes move axes between dims
-//! before the operation, and so are where all-to-alls come from.
+//! Creation and movement. Created tensors are created in shards. Renames and reshapes move axes between dims
+//! before the operation, which is where all-to-alls come from.
 
 mod reshape;
 
@@ -29,7 +29,7 @@ pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Shape) -> Result<
         }
         Shape::Reshape { from, to } => reshape::partition(walk, inst, from, to),
         Shape::Broadcast { dims } => {
-            // What is repeated is settled before; unless it is repeated once.
+            // An operand is reduced before it is repeated, unless it is repeated once.
             let grows = dims.iter().any(|d| d.dim.size > 1);
             let sum = if grows { AxisSet::EMPTY } else { walk.lazy(inst.args[0]).minus(home.split()) };
             let want = walk.want(inst.args[0], &home, sum);
@@ -62,7 +62,7 @@ fn none() -> AxisSet {
     AxisSet::EMPTY
 }
 
-/// Applies an operation that needs `dim` whole; the result is cut again where that is asked for.
+/// Applies an operation that needs the whole `dim`; the result is sharded again if that is asked for.
 fn along(
     walk: &mut Walk<'_>,
     inst: &Inst,
@@ -81,7 +81,7 @@ fn along(
     walk.done(inst, Op::Shape(op.clone()), &args)
 }
 
-/// How the operand of a rename has to lie so that the result lies as `home`.
+/// The sharding that the operand of a rename needs for the result to have sharding `home`.
 fn renamed(walk: &Walk<'_>, x: Value, pairs: &[(Name, Name)], home: &Type) -> Type {
     let mut want = walk.layout(x);
     for d in &mut want.dims {
@@ -94,13 +94,13 @@ fn renamed(walk: &Walk<'_>, x: Value, pairs: &[(Name, Name)], home: &Type) -> Ty
     }
     let mut pending = want.clone();
     pending.sum = owed;
-    // Pending, everything that is owed travels along if the rename is an all-to-all, to be settled later.
+    // If the rename is an all-to-all, a pending operand is exchanged as it is and reduced later.
     let mesh = &walk.cx.env.mesh;
     let later = wire_bytes(mesh, &Collective::AllReduce { kind: Pending::Sum, axes: owed }, &pending);
     if walk.cost(x, &want) < walk.cost(x, &pending) + later { want } else { pending }
 }
 
-/// Whether an instruction makes nothing but zeros.
+/// True if an instruction makes nothing but zeros.
 fn makes_zero(walk: &Walk<'_>, inst: &Inst, op: &Shape) -> bool {
     match op {
         Shape::Constant { dtype: _, value } => *value == 0.0,

@@ -1,13 +1,13 @@
-//! Reshape: which axes can stay on both sides, and what has to be moved before and after.
+//! Reshape: which axes can stay on both sides, and what has to be resharded before and after.
 //!
-//! A reshape moves nothing between devices when both sides are split over the same axes on their major
-//! dims ([`flat_axes`]). Of all lists of axes with which that holds, the one is taken for which the
-//! resharding before and after sends least.
+//! A reshape needs no communication if both sides are split over the same axes on their major dims
+//! ([`flat_axes`]). Of all lists of axes for which that holds, the one with the cheapest resharding before
+//! and after is taken.
 
 use crate::partition::{reshard, walk::Walk};
 use mesh::{AxisId, Diagnostic, Inst, Mesh, Name, TensorDim, Type, Value, infer::shape::flat_axes};
 
-/// A part of a reshape that can be done by itself: as many elements on both sides.
+/// A part of a reshape that is a reshape by itself, with the same number of elements on both sides.
 struct Segment {
     from: Vec<Name>,
     to: Vec<TensorDim>,
@@ -22,7 +22,7 @@ pub(super) fn partition(
     let (x, home) = (inst.args[0], walk.home(inst.results[0]));
     let old: Vec<TensorDim> = from.iter().filter_map(|n| walk.of(x).dim(n).cloned()).collect();
     let segments = segments(&old, to);
-    // Dims that are not reshaped lie as in the result; of the others, each segment decides.
+    // Dims that are not reshaped take the sharding of the result. The others are decided segment by segment.
     let mut before = walk.want(x, &home, walk.lazy(x).minus(home.split()));
     let mut after = Vec::new();
     for segment in &segments {
@@ -43,7 +43,7 @@ pub(super) fn partition(
     Ok(())
 }
 
-/// The way to split both sides of a segment that sends least, given how the other dims lie.
+/// The cheapest way to split both sides of a segment, given the sharding of the other dims.
 fn best(
     walk: &Walk<'_>,
     x: Value,
@@ -77,10 +77,10 @@ fn best(
     choices.min_by_key(|(sent, _)| *sent).map_or((old.clone(), new.clone()), |(_, choice)| choice)
 }
 
-/// What it costs to bring the result home if the new dims lie as `back`.
+/// The cost of resharding the result to `home` if the new dims are split as in `back`.
 fn resharded(walk: &Walk<'_>, home: &Type, segment: &Segment, back: &[TensorDim]) -> u64 {
     let mut made = with(home, back);
-    // An axis that another new dim is to get is not there yet.
+    // An axis that another new dim will get is not there yet.
     made.dims.iter_mut().filter(|d| !segment.to.iter().any(|t| t.dim.name == d.dim.name)).for_each(|d| {
         d.axes.retain(|a| !back.iter().any(|b| b.axes.contains(a)));
     });
@@ -98,12 +98,12 @@ fn with(ty: &Type, dims: &[TensorDim]) -> Type {
     ty
 }
 
-/// The axes over which the merger of `dims` is split in contiguous pieces, and all shorter lists, longest
+/// The axes over which the merged `dims` are split into contiguous pieces, and all shorter lists, longest
 /// first.
 fn prefixes(mesh: &Mesh, dims: &[TensorDim]) -> Vec<Vec<AxisId>> {
     let mut dims = dims.to_vec();
     while flat_axes(mesh, &dims).is_none() {
-        // The last split dim stands behind a dim of which a device holds several elements.
+        // The last split dim is behind a dim of which a device holds several elements.
         let Some(last) = dims.iter_mut().rev().find(|d| !d.axes.is_empty()) else { break };
         last.axes.pop();
     }
@@ -111,7 +111,7 @@ fn prefixes(mesh: &Mesh, dims: &[TensorDim]) -> Vec<Vec<AxisId>> {
     (0..=axes.len()).rev().map(|n| axes[..n].to_vec()).collect()
 }
 
-/// Splits `dims`, major first, over `axes`, if that makes contiguous pieces.
+/// Splits `dims` over `axes`, major dim first. `None` if the pieces are not contiguous.
 fn place(mesh: &Mesh, dims: &[TensorDim], axes: &[AxisId]) -> Option<Vec<TensorDim>> {
     let mut dims = dims.to_vec();
     let mut rest = axes;
@@ -129,8 +129,8 @@ fn place(mesh: &Mesh, dims: &[TensorDim], axes: &[AxisId]) -> Option<Vec<TensorD
     rest.is_empty().then_some(dims)
 }
 
-/// Cuts a reshape into the smallest parts with as many elements on both sides, in order; one part if the
-/// names of the two sides would get in each other's way.
+/// Divides a reshape into the smallest segments, in order. There is one segment if names of the two sides
+/// would conflict.
 fn segments(from: &[TensorDim], to: &[TensorDim]) -> Vec<Segment> {
     let name = |d: &TensorDim| d.dim.name.clone();
     let all = || vec![Segment { from: from.iter().map(name).collect(), to: to.to_vec() }];
@@ -155,7 +155,7 @@ fn segments(from: &[TensorDim], to: &[TensorDim]) -> Vec<Segment> {
         }
         parts.push((start_i..i, start_j..j));
     }
-    // What is left over on either side are dims of one element: they go with the last part.
+    // Dims of size 1 that remain on either side go to the last segment.
     match parts.last_mut() {
         Some((a, b)) => (a.end, b.end) = (from.len(), to.len()),
         None => return all(),
