@@ -1,8 +1,9 @@
-//! `meshc`: models to programs, programs to artefacts, artefacts to runs. The only crate that knows both the
-//! compiler and the runtime.
+//! The command line `meshc`: compiles models into artefacts, and runs them.
 //!
-//! Reading order: [`cli`] (the command line), [`commands`] (one file each), then what they share: [`args`] (arguments),
-//! [`build`] (from a model to what runs), [`output`] (what is said and written). A command uses these, and never another
+//! The only crate that depends on both the compiler and the runtime.
+//!
+//! Reading order: [`cli`] (the command line), [`commands`] (one file each), and the code they share: [`args`]
+//! (arguments), [`build`] (from a model to a session), [`output`] (messages and files). A command never uses another
 //! command.
 
 mod args;
@@ -13,7 +14,7 @@ mod output;
 
 use std::process::ExitCode;
 
-/// Exit codes: 0 all is well, 1 something is wrong with what was given, 2 the command line itself is wrong.
+/// Exit codes: 0: success; 1: invalid input or a failed run; 2: invalid command line.
 fn main() -> ExitCode {
     match cli::parse().and_then(|cli| cli.command.run()) {
         Ok(code) => code,

@@ -222,7 +222,7 @@ fn mistakes_in_mesh_text() {
     place.run(&["check", "t5_tiny", "--schedule", "preset=xxl"]).fails(&["no preset", "switch_xxl-v4"]);
     place.run(&["check", "t5_tiny", "--schedule", "remat=none"]).fails(&["`remat` must be one of", "`none`"]);
     place.run(&["check", "o.mesh"]).fails(&["no model file and no built-in model `o.mesh`", "help:"]);
-    place.run(&["check", "."]).fails(&["`.` is a folder"]);
+    place.run(&["check", "."]).fails(&["`.` is a directory"]);
     place.write("m.txt", text);
     place.run(&["check", "m.txt"]).fails(&["`m.txt` is neither", ".rs or .mesh"]);
     assert_eq!(place.entries(), ["m.mesh", "m.txt", "n.mesh"]);
@@ -257,7 +257,7 @@ fn a_cache_that_cannot_be_written() {
 fn a_folder_that_is_no_artefact_is_not_replaced() {
     let place = Workplace::new();
     place.write("notes/n.txt", "mine");
-    place.run(&["compile", &model("matmul.rs"), "-o", "notes"]).fails(&["`notes` is there already", "-o"]);
+    place.run(&["compile", &model("matmul.rs"), "-o", "notes"]).fails(&["`notes` already exists", "-o"]);
     assert_eq!(fs::read_to_string(place.at("notes/n.txt")).unwrap(), "mine");
     assert_eq!(place.entries(), ["notes"]);
     // A file is in the way of the folder above it.
@@ -294,7 +294,7 @@ fn artefacts_that_are_truncated_or_altered() {
     fs::write(file("manifest.pb"), "").unwrap();
     run(&place).fails(&["artefact `matmul`", "manifest.pb", "help:"]);
     fs::remove_file(file("manifest.pb")).unwrap();
-    run(&place).fails(&["`matmul` is no artefact: it has no manifest.pb"]);
+    run(&place).fails(&["`matmul` is not an artefact: it has no manifest.pb"]);
     fs::write(file("manifest.pb"), &manifest).unwrap();
 
     fs::write(file("report.json"), "{").unwrap();

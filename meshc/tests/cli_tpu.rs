@@ -43,7 +43,7 @@ fn the_mesh_has_as_many_devices_as_the_slice() {
         .expect("libtpu is there")
         .succeeds();
     assert_eq!(ran.err.lines().count(), 2, "libtpu is to be quiet, but:\n{}", ran.err);
-    assert!(ran.out.contains("our estimate"), "{}", ran.out);
+    assert!(ran.out.contains("estimate"), "{}", ran.out);
     assert!(fs::metadata(place.at("matmul.artefact/forward.executable")).unwrap().len() > 1000);
     let report = run(&place, &["report", "matmul.artefact", "--function", "forward"])
         .expect("libtpu is there")
@@ -83,11 +83,7 @@ func f(%x x: f32[a=1000000, b=2048], %y y: f32[a=1000000, b=2048]) -> (z: f32[a=
     let path = path.to_str().unwrap();
     let args = ["compile", path, "--target", "tpu:v5e:1x1", "--emit", "executable"];
     let Some(ran) = run(&place, &args) else { return };
-    ran.fails(&[
-        "`f` of `large` does not fit a device of tpu:v5e:1x1",
-        "by our estimate it needs 22.9 GiB",
-        "help:",
-    ]);
+    ran.fails(&["`f` of `large` does not fit a device of tpu:v5e:1x1", "estimated memory 22.9 GiB", "help:"]);
 }
 
 #[test]
@@ -102,11 +98,7 @@ fn switch_tiny_compiles_for_slices() {
             ["compile", &path, "--target", target, "--mesh", mesh, "--emit", "executable,report", "-o", "x"];
         let Some(ran) = run(&place, &args) else { return };
         let ran = ran.succeeds();
-        assert!(
-            ran.out.contains("peak memory (estimate)") && ran.out.contains("our estimate"),
-            "{}",
-            ran.out
-        );
+        assert!(ran.out.contains("peak memory (estimate)"), "{}", ran.out);
         let executable = fs::metadata(place.at("x/train_step.executable")).unwrap();
         assert!(executable.len() > 1 << 20, "{executable:?}");
     }

@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(mixture.sources.keys().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!((mixture.sources["b"].rate, mixture.sources["b"].files.len()), (Some(1.0), 2));
         let error = |all: &[&str]| named(&paths(all)).unwrap_err().to_string();
-        assert!(error(&["a", "b=c"]).contains("`a` has no name"));
+        assert!(error(&["a", "b=c"]).contains("`--data a` has no name"));
         assert!(error(&["b=c:1", "b=d:2"]).contains("the rate 2"));
     }
 }

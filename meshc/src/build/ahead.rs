@@ -1,4 +1,4 @@
-//! Compiling the functions of an artefact with a plugin, without running them.
+//! Ahead-of-time compilation of an artefact's functions with a plugin.
 
 use super::device::{load, topology};
 use crate::{
@@ -21,19 +21,19 @@ use report::{
 };
 use std::time::Instant;
 
-/// The file with what the plugin's compiler made of the functions.
+/// The file with the plugin's own numbers about the functions.
 pub const COMPILED: &str = "compiled.json";
 
-/// Which files are wanted.
+/// The files that were requested.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted {
-    /// `NAME.executable`, the plugin's own bytes.
+    /// `NAME.executable`, serialized by the plugin.
     pub executable: bool,
-    /// `NAME.optimized_hlo.pb` and `.txt`, the program as the plugin runs it.
+    /// `NAME.optimized_hlo.pb` and `.txt`, the program after the plugin's optimizations.
     pub optimized_hlo: bool,
 }
 
-/// Whether the target has as many devices as the mesh.
+/// Checks that the target has as many devices as the mesh.
 pub fn check_target(args: &TargetArgs, mesh: &Mesh) -> Result<()> {
     match args.target.slice() {
         Some(slice) => check_devices(mesh, &args.target, slice.devices()),
@@ -41,7 +41,7 @@ pub fn check_target(args: &TargetArgs, mesh: &Mesh) -> Result<()> {
     }
 }
 
-/// Whoever compiles: a client with its devices, or a topology that need not be here.
+/// A compiler: a client with its devices, or a topology without devices.
 enum Compiler {
     Client(Client),
     Topology(Topology),
@@ -61,28 +61,28 @@ impl Made {
     }
 }
 
-/// A plugin's compiler for a target.
+/// The compiler of a plugin for a target.
 pub struct Ahead<'a> {
     compiler: Compiler,
     target: &'a Target,
     mesh: &'a Mesh,
 }
 
-/// What became of one function.
+/// A compiled function.
 pub struct Outcome {
-    /// What there is to say about it.
+    /// Its memory and its operations.
     pub compiled: Compiled,
     executable: Made,
     optimized: Option<(pjrt::OptimizedCode, Option<HloModuleProto>)>,
     devices: usize,
 }
 
-/// The function needs more memory than a device has; in the plugin's words.
+/// The plugin's message about a function that needs more memory than a device has.
 #[derive(Debug)]
 pub struct TooLarge(pub String);
 
 impl<'a> Ahead<'a> {
-    /// The one of the target's plugin.
+    /// Returns the compiler of the target's plugin.
     pub fn new(args: &'a TargetArgs, mesh: &'a Mesh, plugin: &PluginArgs) -> Result<Self> {
         let compiler = match &args.target {
             Target::Tpu(slice) => Compiler::Topology(topology(slice, &args.slice_options, plugin)?),
@@ -139,18 +139,18 @@ impl<'a> Ahead<'a> {
 }
 
 impl Outcome {
-    /// The files that are wanted of it.
+    /// Returns the requested files.
     pub fn files(self, wanted: Wanted) -> Result<Vec<(String, Vec<u8>)>> {
         let Compiled { function, target, .. } = &self.compiled;
         let lacks = |what: &str| {
             failure(
-                format!("the plugin for {target} does not give {what} of `{function}`"),
+                format!("the plugin for {target} does not provide {what} of `{function}`"),
                 "leave it out of --emit, or name another plugin with --plugin",
             )
         };
         let mut files = Vec::new();
         if wanted.executable {
-            let bytes = self.executable.executable().serialize()?.ok_or_else(|| lacks("the bytes"))?;
+            let bytes = self.executable.executable().serialize()?.ok_or_else(|| lacks("the executable"))?;
             files.push((format!("{function}.executable"), bytes));
         }
         if wanted.optimized_hlo {
@@ -161,7 +161,7 @@ impl Outcome {
     }
 }
 
-/// What the plugin says that functions need, beside what we say.
+/// Prints the plugin's numbers of memory beside the estimates of the compiler.
 pub fn say(all: &[Compiled], estimates: &[(String, u64)]) -> Result<()> {
     let Some(first) = all.first() else { return Ok(()) };
     let heads = [
@@ -172,7 +172,7 @@ pub fn say(all: &[Compiled], estimates: &[(String, u64)]) -> Result<()> {
         "temporaries",
         "code",
         "peak",
-        "our estimate",
+        "estimate",
         "seconds",
     ];
     let rows: Vec<Vec<String>> = all
@@ -189,7 +189,7 @@ pub fn say(all: &[Compiled], estimates: &[(String, u64)]) -> Result<()> {
             [&[c.function.clone()][..], &memory, &[estimate, format!("{:.1}", c.seconds)]].concat()
         })
         .collect();
-    println!("bytes per device, as {} has them:", first.target);
+    println!("bytes per device, reported by the plugin for {}:", first.target);
     let mut text = String::new();
     table(&mut text, &heads, "<>>>>>>>>", &rows)?;
     print!("{text}");
@@ -210,7 +210,7 @@ fn memory(executable: &Executable) -> Result<Option<CompiledMemory>> {
     }))
 }
 
-/// An `HloModuleProtoWithConfig`, as far as it is read here.
+/// The part of an `HloModuleProtoWithConfig` that is read here.
 #[derive(Clone, PartialEq, prost::Message)]
 struct WithConfig {
     #[prost(message, optional, tag = "1")]
@@ -225,7 +225,7 @@ fn module(program: &pjrt::OptimizedCode) -> Option<HloModuleProto> {
     }
 }
 
-/// The module in the bytes of a file: as we write it, or as plugins give it.
+/// Parses the HLO module of a file in our form or in the form of plugins.
 pub fn read_module(bytes: &[u8]) -> Option<HloModuleProto> {
     let has_entry = |m: &HloModuleProto| !m.computations.is_empty();
     let plain = HloModuleProto::decode(bytes).ok().filter(has_entry);

@@ -1,4 +1,4 @@
-//! Artefacts that are made in memory, for commands that run what they compile.
+//! Artefacts in memory, for commands that run what they compile.
 
 use super::{
     lower::{Watch, emit, lower},
@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use compiler::pipeline::Stage;
 use runtime::{Artefact, plugin::Platform};
 
-/// The artefact of `program` for `target`; if none is named, for what the plugin is for.
+/// Compiles `program` for `target`; without a target, for the platform of the plugin.
 pub fn of_program(
     program: &Program,
     placement: &PlacementArgs,
@@ -30,7 +30,7 @@ pub fn of_program(
         (None, Some(Platform::Gpu)) => Target::Gpu,
         (None, Some(Platform::Tpu)) => {
             return Err(failure(
-                "a TPU plugin does not say for which slice to compile",
+                "the slice to compile for is unknown: `--plugin tpu` does not name one",
                 "name it with --target",
             ));
         }

@@ -1,16 +1,17 @@
 //! Built-in models by name: the presets of `models::zoo`, built in this process.
 
+use super::program::Program;
 use crate::{
     args::model::ModelArgs,
     output::diagnostics::{Mistakes, Sources},
 };
 use anyhow::Result;
-use mesh::{Module, Site, dsl, layout::suggest};
+use mesh::{Site, dsl, layout::suggest};
 use models::zoo::{self, Preset};
 use std::path::Path;
 
-/// Returns the built-in model that `path` names: a bare name, without a folder or an ending. A file or folder
-/// of that name is explained on standard error.
+/// Returns the built-in model that `path` names: a bare name without a directory or an ending. If a file or directory
+/// of that name exists, a note on standard error says so.
 pub fn named(path: &Path) -> Option<&'static Preset> {
     let name = path.to_str()?;
     let preset = zoo::ALL.iter().find(|preset| preset.name == name)?;
@@ -23,12 +24,12 @@ pub fn named(path: &Path) -> Option<&'static Preset> {
 }
 
 /// Builds the program of a built-in model.
-pub fn module(preset: &Preset, args: &ModelArgs) -> Result<Module> {
+pub fn program(preset: &Preset, args: &ModelArgs) -> Result<Program> {
     let site = Site::new(preset.name, 0, 0, "");
     let build = |args: &dsl::Args| models::program::of_task((preset.config)(), args, &site);
-    let sources = Sources::default();
-    dsl::run(args.words()?, build)
-        .map_err(|diagnostics| Mistakes::new(preset.name, &diagnostics, &sources).into())
+    let module = dsl::run(args.words()?, build)
+        .map_err(|diagnostics| Mistakes::new(preset.name, &diagnostics, &Sources::default()))?;
+    Ok(super::program::finish(module, preset.name.to_owned(), Sources::default()))
 }
 
 /// Advice for a name that is neither a model file nor a built-in model.

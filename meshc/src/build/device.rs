@@ -27,7 +27,7 @@ pub struct Chosen {
     pub found: PluginFile,
 }
 
-/// The plugin to use for `platform`, if the user names no other.
+/// Loads the plugin that the user named, else the plugin for `platform`.
 pub fn load(args: &PluginArgs, platform: Platform) -> Result<Chosen> {
     let around = SearchPaths::from_environment()?;
     let named = args.plugin.as_deref();
@@ -42,7 +42,7 @@ pub fn load(args: &PluginArgs, platform: Platform) -> Result<Chosen> {
     Ok(Chosen { plugin, platform, found })
 }
 
-/// A session for `artefact` on the plugin of its target.
+/// Opens a session for `artefact` on the plugin of its target.
 pub fn session(args: &PluginArgs, artefact: Artefact) -> Result<Session> {
     let platform = Platform::of_target(&artefact.manifest.target)?;
     let chosen = load(args, platform)?;
@@ -57,38 +57,37 @@ pub fn session(args: &PluginArgs, artefact: Artefact) -> Result<Session> {
     Ok(session)
 }
 
-/// The topology of a slice.
+/// Creates the topology of a slice.
 pub fn topology(slice: &Slice, more: &[(String, Value)], plugin: &PluginArgs) -> Result<Topology> {
     let target = Target::Tpu(Box::new(slice.clone()));
     let chosen = load(plugin, target.platform()).map_err(held)?;
     let options = topology_options(slice, more);
     let topology = Topology::create(&chosen.plugin, &slice.topology(), &options).map_err(|e| {
         failure(
-            format!("`{}` makes no topology of {target}: {e}", chosen.found.path.display()),
-            format!("this libtpu does not have the slice: there are {}", slice.generation.shapes.join(", ")),
+            format!("`{}` cannot create the topology of {target}: {e}", chosen.found.path.display()),
+            format!("this libtpu does not know the slice; shapes are {}", slice.generation.shapes.join(", ")),
         )
     })?;
     let devices = topology.devices()?.len();
     if devices != slice.devices() {
         return Err(failure(
-            format!("{target} has {} devices, but libtpu says {devices}", slice.devices()),
-            "an option of --target-option changes what the slice is; say it in the name of the slice",
+            format!("{target} has {} devices, but libtpu reports {devices}", slice.devices()),
+            "a --target-option changes the slice; express it in the name of the slice instead",
         ));
     }
     Ok(topology)
 }
 
-/// libtpu refuses to be loaded while another process holds its lock file, unless it is told that this may be.
+/// Explains the error of a libtpu that another process has locked. libtpu loads only once per machine unless an
+/// environment variable allows more.
 fn held(error: anyhow::Error) -> anyhow::Error {
     let text = format!("{error:#}");
     if !["lockfile", "libtpu_lock", "already in use by"].iter().any(|words| text.contains(words)) {
         return error;
     }
     failure(
-        format!(
-            "libtpu's lock file, /tmp/libtpu_lockfile, is held by another process or is not ours: {text}"
-        ),
-        "unset ALLOW_MULTIPLE_LIBTPU_LOAD (meshc then sets it to 1: compiling for slices that are not here needs no \
-         TPU for itself), or wait until the other process has ended",
+        format!("libtpu's lock file, /tmp/libtpu_lockfile, is held by another process or user: {text}"),
+        "unset ALLOW_MULTIPLE_LIBTPU_LOAD, which meshc then sets to 1 (compiling ahead of time uses no TPU), or wait \
+         until the other process has ended",
     )
 }

@@ -1,4 +1,4 @@
-//! Running a model program.
+//! Runs of model programs.
 
 use super::package::Built;
 use crate::output::{
@@ -8,7 +8,7 @@ use crate::output::{
 use anyhow::Result;
 use std::process::{Command, Output, Stdio};
 
-/// What the model prints when it is run with `args`; or its mistakes.
+/// Runs the model with `args` and returns its output, or its mistakes as an error.
 pub fn run(built: &Built, name: &str, args: &[String], sources: &Sources) -> Result<String> {
     let output = Command::new(&built.executable).args(args).stdin(Stdio::null()).output().map_err(|e| {
         failure(
@@ -20,7 +20,7 @@ pub fn run(built: &Built, name: &str, args: &[String], sources: &Sources) -> Res
     let (mistakes, other): (Vec<_>, Vec<_>) =
         said.lines().partition(|line| Mistake::from_json(line).is_some());
     if output.status.success() {
-        // What the model tells people.
+        // Messages of the model for the user.
         other.iter().for_each(|line| eprintln!("{line}"));
         return String::from_utf8(output.stdout).map_err(|_| {
             failure(
@@ -37,14 +37,14 @@ pub fn run(built: &Built, name: &str, args: &[String], sources: &Sources) -> Res
     Err(Mistakes { subject: name.to_owned(), mistakes, sources: sources.clone() }.into())
 }
 
-/// The error for a model that ended without a word that we know.
+/// Returns the error for a model that failed without reporting mistakes.
 fn failed(name: &str, output: &Output, said: &[&str]) -> anyhow::Error {
     let panicked = said.iter().position(|line| line.starts_with("thread ") && line.contains(" panicked at "));
     let Some(at) = panicked else {
         let said: String = said.iter().map(|line| format!("\n  {line}")).collect();
         return failure(
             format!("model `{name}` failed ({}){said}", output.status),
-            "a model program says its mistakes with `mesh::dsl::main`; what it printed itself stands above",
+            "a model program reports its mistakes through `mesh::dsl::main`; its own output is above",
         );
     };
     said[..at].iter().for_each(|line| eprintln!("{line}"));
@@ -57,6 +57,6 @@ fn failed(name: &str, output: &Output, said: &[&str]) -> anyhow::Error {
     let text: Vec<&str> = text.iter().take_while(|line| !line.starts_with("note: ")).copied().collect();
     failure(
         format!("model `{name}` panicked at {place}: {}", text.join("\n  ").trim_end()),
-        "correct the model; RUST_BACKTRACE=1 shows the way to this place",
+        "correct the model; set RUST_BACKTRACE=1 for a backtrace",
     )
 }

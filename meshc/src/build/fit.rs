@@ -1,4 +1,4 @@
-//! Programs that need more memory than a device of the target has: by how much, because of what, and what would fit.
+//! Out-of-memory programs: the excess, the largest tensors, and placements that would fit.
 
 use super::{
     lower::{Watch, choose, lower},
@@ -18,16 +18,16 @@ use mesh::Layout;
 use report::{Report, table::size};
 use std::path::Path;
 
-/// How many tensors are named.
+/// Number of tensors in a message.
 const NAMED: usize = 4;
 
-/// Says that a function will probably not fit, if our estimate is beyond what a device has.
+/// Warns if the estimated memory of a function exceeds the memory of a device.
 pub fn warn(report: &Report, slice: &Slice) {
     let (needs, has) = (report.peak_bytes_per_device.total, slice.hbm());
     if needs > has {
         eprintln!(
-            "warning: `{}` will probably not fit: by our estimate it needs {}, {} more than the {} of a device of \
-             tpu:{slice}; `--emit executable` tries it",
+            "warning: `{}` will probably not fit: it needs an estimated {}, {} more than the {} of a device of \
+             tpu:{slice}; `--emit executable` compiles it to find out",
             report.function,
             size(needs),
             size(needs - has),
@@ -36,7 +36,7 @@ pub fn warn(report: &Report, slice: &Slice) {
     }
 }
 
-/// The error for a function that the plugin's compiler found too large.
+/// Returns the error for a function that is too large according to the plugin's compiler.
 pub fn does_not_fit(report: &Report, target: &Target, words: &str, advice: &[String]) -> anyhow::Error {
     let m = &report.peak_bytes_per_device;
     let mut what = format!("`{}` of `{}` does not fit a device of {target}", report.function, report.program);
@@ -45,7 +45,7 @@ pub fn does_not_fit(report: &Report, target: &Target, words: &str, advice: &[Str
         None => what += &format!(": {}", words.lines().next().unwrap_or_default()),
     }
     what += &format!(
-        ".\n  by our estimate it needs {}: parameters {}, slots {}, activations {}, temporaries {}",
+        ".\n  estimated memory {}: parameters {}, slots {}, activations {}, temporaries {}",
         size(m.total),
         size(m.parameters),
         size(m.slots),
@@ -56,16 +56,16 @@ pub fn does_not_fit(report: &Report, target: &Target, words: &str, advice: &[Str
         what += &format!("\n  {:>9}  {} ({})", size(held.bytes), held.r#type, held.source);
     }
     let help = match advice {
-        [] => "split more with --mesh, --layout or --state-layout, keep less with --schedule remat=carries, or take a \
+        [] => "split more with --mesh, --layout or --state-layout, save less with --schedule remat=carries, or use a \
                larger slice; `meshc plan` searches"
             .to_owned(),
-        some => format!("by our estimate these fit:\n    {}", some.join("\n    ")),
+        some => format!("these fit by the estimate:\n    {}", some.join("\n    ")),
     };
     failure(what, help)
 }
 
-/// How much XLA says that it would use, and of how much: `temporaries (25.96G) exceeds available HBM (15.48G)`, or
-/// `Used 20.1G of 15.75G hbm`.
+/// Extracts the needed and the available memory from a message of XLA: `temporaries (25.96G) exceeds available HBM
+/// (15.48G)`, or `Used 20.1G of 15.75G hbm`.
 fn used(words: &str) -> Option<(&str, &str)> {
     let after = |words: &'_ str, mark: &str| words.find(mark).map(|at| at + mark.len());
     if let Some((before, available)) = words.split_once(") exceeds available ") {
@@ -78,7 +78,7 @@ fn used(words: &str) -> Option<(&str, &str)> {
     (used.len() < 16).then(|| (used, of.split(' ').next().unwrap_or(of)))
 }
 
-/// Other ways to place or to compute the same step that would fit, as options, with what they would need.
+/// Returns placements and schedules of the same step that would fit, as options with their estimated memory.
 pub fn advice(
     path: &Path,
     settings: &ModelArgs,
@@ -111,7 +111,7 @@ pub fn advice(
                 placement.state_layout = Some(layout.clone());
                 options.insert(0, format!("--state-layout '{text}'"));
             }
-            // A model may read no schedule, and a layout may not suit the mesh: such advice is left out.
+            // Skips schedule entries that the model does not read, and layouts that the mesh does not allow.
             let Ok(needs) = needs(path, &settings, &placement, &report.function) else { continue };
             if !options.is_empty() && needs <= slice.hbm() {
                 found.push(format!("{} ({})", options.join(" "), size(needs)));
@@ -124,7 +124,7 @@ pub fn advice(
     found
 }
 
-/// What a function needs by our estimate.
+/// Returns the estimated memory of a function, in bytes.
 fn needs(path: &Path, settings: &ModelArgs, placement: &PlacementArgs, function: &str) -> Result<u64> {
     let program = program::load(path, settings)?;
     let placement = place(&program.module, placement)?;

@@ -1,4 +1,4 @@
-//! A program through the stages of the compiler, with somebody looking on.
+//! Compilation of a program with the stages of the compiler, observed for dumps and timings.
 
 use super::program::Program;
 use crate::{
@@ -22,7 +22,7 @@ use std::{
 /// The file with the reports on all functions.
 pub const REPORT: &str = "report.json";
 
-/// Looks on while the stages run.
+/// Observes the stages.
 #[derive(Debug, Default)]
 pub struct Watch {
     /// The folder for the program after each stage.
@@ -31,7 +31,7 @@ pub struct Watch {
     pub dump_passes: bool,
     /// True if the time of each stage and pass is printed.
     pub timings: bool,
-    /// The last stage whose text is wanted, and what it was.
+    /// The stage whose text is requested, and its files once it has run.
     pub last: Option<(Stage, Vec<(String, String)>)>,
     /// The passes of the stage that runs, with their runs and time.
     passes: Vec<(&'static str, usize, Duration)>,
@@ -97,16 +97,16 @@ impl Watch {
     }
 }
 
-/// A lowered program.
+/// A compiled program before emission.
 #[derive(Debug)]
 pub struct Lowered {
     /// One device's program.
     pub local: Local,
-    /// What each of its functions costs.
+    /// The report on each of its functions.
     pub reports: Vec<Report>,
 }
 
-/// Runs the stages up to `last`. `None` where that is before the program of one device is complete.
+/// Runs the stages up to `last`. `None` if that stage comes before the program of one device is complete.
 pub fn lower(
     program: &Program,
     placement: &Placement,
@@ -135,8 +135,7 @@ fn stages(
         return if last < Stage::SimplifyLocal { Ok(None) } else { lowered(program, local).map(Some) };
     }
     let global = pipeline::verify(program.module.clone(), &mut |step| watch.see(step)).map_err(wrong)?;
-    // The lines of the model itself show best what is wrong with a layout, so it is checked before the program is
-    // rewritten.
+    // The layout is checked before the program is rewritten, so that mistakes point to lines of the model.
     let layout_wrong = |diagnostics: mesh::Diagnostics| {
         let subject = format!("the layout of `{}` on the mesh {}", program.module.name, placement.mesh);
         anyhow::Error::new(Mistakes::new(subject, &diagnostics, &program.sources))
@@ -161,7 +160,7 @@ fn lowered(program: &Program, local: Local) -> Result<Lowered> {
     Ok(Lowered { local, reports })
 }
 
-/// Makes the artefact: its manifest, and all files with their names.
+/// Emits the artefact: its manifest, and all files with their names.
 pub fn emit(
     program: &Program,
     placement: &Placement,
@@ -191,7 +190,7 @@ pub fn emit(
     }
 }
 
-/// The files of an artefact directory.
+/// Returns the files of an artefact directory.
 pub fn files(artefact: &Artefact, reports: &[Report]) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = artefact.files.clone();
     files.push(("manifest.pb".to_owned(), artefact.manifest.encode_to_vec()));
@@ -202,8 +201,8 @@ pub fn files(artefact: &Artefact, reports: &[Report]) -> Result<Vec<(String, Vec
     Ok(files)
 }
 
-/// The report on `function`; without a name on `train_step`, else `eval_step`, else the first function that does more
-/// than make the state.
+/// Returns the report on `function`. Without a name, the report on `train_step`, else on `eval_step`, else on the first
+/// function except `init`.
 pub fn choose<'r>(reports: &'r [Report], function: Option<&str>) -> Result<&'r Report> {
     let find = |name: &str| reports.iter().find(|r| r.function == name);
     let found = match function {
@@ -219,7 +218,7 @@ pub fn choose<'r>(reports: &'r [Report], function: Option<&str>) -> Result<&'r R
             Some(name) => {
                 failure(format!("there is no function `{name}`"), format!("there are {}", known.join(", ")))
             }
-            None => failure("the program has no function", "define one in the model with `p.function(…)`"),
+            None => failure("the program has no functions", "define one in the model with `p.function(…)`"),
         }
     })
 }

@@ -1,5 +1,5 @@
-//! Building a model program: a small cargo package in the cache, linked against the `mesh` and `models`
-//! crates of the source tree that meshc was built from.
+//! Builds of model programs: a small cargo package in the cache that depends on the crates `mesh` and `models` of the
+//! source tree that meshc was built from.
 
 use crate::output::{
     diagnostics::Sources,
@@ -13,55 +13,55 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// A model file and where it is built.
+/// A model file and the place of its build.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// As the user named it.
+    /// The path as the user gave it.
     pub name: String,
     /// Its absolute path.
     pub path: PathBuf,
     /// The source tree with `mesh` and `models`.
     pub home: PathBuf,
-    /// Everything that is built or kept for models lies here.
+    /// The cache directory of models.
     pub cache: PathBuf,
 }
 
 /// A built model.
 #[derive(Clone, Debug)]
 pub struct Built {
-    /// The program.
+    /// The executable.
     pub executable: PathBuf,
-    /// All source files that went into it.
+    /// All source files it was built from.
     pub sources: Vec<PathBuf>,
 }
 
 impl Model {
-    /// The model at `path`, which is a file.
+    /// Returns the model at `path`, an existing file.
     pub fn new(path: &Path, name: &str) -> Result<Self> {
         let path = fs::canonicalize(path).with_context(|| format!("finding `{name}`"))?;
         let (home, cache) = (home()?, cache()?.join("models"));
         fs::create_dir_all(&cache).map_err(|e| {
             failure(
-                format!("the cache `{}` cannot be made: {e}", cache.display()),
-                "models are built there: set MESH_CACHE to a folder that can be written",
+                format!("the cache `{}` cannot be created: {e}", cache.display()),
+                "models are built there: set MESH_CACHE to a writable directory",
             )
         })?;
         Ok(Self { name: name.to_owned(), path, home, cache })
     }
 
-    /// The folder of the model as the user named it, and where it is.
+    /// Returns the directory of the model as the user gave it, and its actual path.
     fn folder(&self) -> (&Path, &Path) {
         let parent = |path| Path::parent(path).unwrap_or(Path::new(""));
         (parent(Path::new(&self.name)), parent(&self.path))
     }
 
-    /// Where the files are that sites name.
+    /// Returns the places of the files that sites name.
     pub fn sources(&self) -> Sources {
         let (named, real) = self.folder();
         Sources { folders: vec![(named.to_owned(), real.to_owned()), (PathBuf::new(), self.home.clone())] }
     }
 
-    /// The name of the program: that of the file, as far as cargo allows.
+    /// Returns the name of the executable: the name of the file, as far as cargo allows.
     fn binary(&self) -> String {
         let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
         let word: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
@@ -73,14 +73,14 @@ impl Model {
         }
     }
 
-    /// The folder of its package: one for each file and source tree.
+    /// Returns the directory of the package, one for each file and source tree.
     fn package(&self) -> PathBuf {
         let key = format!("{}\n{}", self.path.display(), self.home.display());
         let digest = compiler::artefact::digest(key.as_bytes());
         self.cache.join("packages").join(format!("{}-{}", self.binary(), &digest[..16]))
     }
 
-    /// Builds it. What rustc has to say goes straight to standard error.
+    /// Builds the model. rustc prints its messages to standard error.
     pub fn build(&self) -> Result<Built> {
         let (package, target) = (self.package(), self.cache.join("target"));
         let manifest = package.join("Cargo.toml");
@@ -94,21 +94,21 @@ impl Model {
         command.arg("--target-dir").arg(&target).arg("--");
         let (named, real) = self.folder();
         command.args(remap(real, named));
-        // Flags of the user's own would build everything once more. These come after those above: a model in the
-        // source tree is called by its path there, whatever the current folder is.
+        // Replaces RUSTFLAGS of the user, which would rebuild all dependencies. This mapping applies after the one
+        // above: a model in the source tree is named by its path there, in any current directory.
         command.env("CARGO_ENCODED_RUSTFLAGS", remap(&self.home, Path::new("")).unwrap_or_default());
         command.env_remove("CARGO_BUILD_TARGET").env_remove("RUSTC_WORKSPACE_WRAPPER");
         command.current_dir(&package).stdin(Stdio::null()).stdout(Stdio::null());
         let status = command.status().map_err(|e| {
             failure(
                 format!("cargo could not be started to build model `{}`: {e}", self.name),
-                "install Rust (https://rustup.rs), or give the program as .mesh text",
+                "install Rust (https://rustup.rs), use a built-in model, or give the program as .mesh text",
             )
         })?;
         if !status.success() {
             return Err(failure(
                 format!("model `{}` does not compile", self.name),
-                "rustc's own messages stand above",
+                "see the messages of rustc above",
             ));
         }
         let executable = target.join("debug").join(&binary);
@@ -116,21 +116,21 @@ impl Model {
         Ok(Built { executable, sources: sources.into_iter().chain(self.manifests()).collect() })
     }
 
-    /// Manifests that the build depends on.
+    /// Returns the manifests that the build depends on.
     fn manifests(&self) -> [PathBuf; 3] {
         ["Cargo.toml", "mesh/Cargo.toml", "models/Cargo.toml"].map(|file| self.home.join(file))
     }
 
-    /// Model programs run for milliseconds: a quick build is worth more than a quick program.
+    /// Returns the manifest of the package. Model programs run for milliseconds, so they are built without optimization.
     fn manifest(&self) -> Result<String> {
         let quoted = |path: &Path| -> Result<String> {
             let text = path.to_str().ok_or_else(|| {
                 failure(
                     format!("the path `{}` is not Unicode", path.display()),
-                    "move the file to one that is",
+                    "move the file to a path that is",
                 )
             })?;
-            // Strings of JSON are strings of TOML.
+            // JSON strings are valid TOML strings.
             Ok(serde_json::to_string(text)?)
         };
         Ok(format!(
@@ -146,7 +146,7 @@ impl Model {
     }
 }
 
-/// The source tree.
+/// Returns the source tree with the crates `mesh` and `models`.
 fn home() -> Result<PathBuf> {
     let given = env::var_os("MESH_HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
     let built_from =
@@ -160,21 +160,21 @@ fn home() -> Result<PathBuf> {
     }
     Err(failure(
         format!(
-            "model programs need the crates `mesh` and `models`, but {reason} `{}`, which does not hold them",
+            "model programs need the crates `mesh` and `models`, but {reason} `{}`, which does not contain them",
             home.display()
         ),
-        "set MESH_HOME to the folder of the source tree, the one with mesh/ and models/",
+        "set MESH_HOME to the source tree, which contains mesh/ and models/",
     ))
 }
 
-/// The flag that makes rustc call `from` `to`, so that programs do not depend on where their sources are. rustc splits
-/// it at a `=`: paths with one keep their names.
+/// Returns the rustc flag that renames the path `from` to `to`, so that programs do not depend on the place of their
+/// sources. `None` for paths with `=`, which the flag cannot express.
 fn remap(from: &Path, to: &Path) -> Option<String> {
     let (from, to) = (from.to_str()?, to.to_str()?);
     (!from.contains('=') && !to.contains('=')).then(|| format!("--remap-path-prefix={from}={to}"))
 }
 
-/// The files that cargo says a program was made from: `PROGRAM: FILE FILE…`, spaces escaped.
+/// Parses cargo's list of the source files of an executable: `PROGRAM: FILE FILE…`, spaces escaped.
 fn dependencies(path: &Path) -> Result<Vec<PathBuf>> {
     let text = fs::read_to_string(path).with_context(|| format!("reading `{}`", path.display()))?;
     let (_, files) = text.split_once(": ").unwrap_or_default();

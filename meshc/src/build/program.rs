@@ -1,8 +1,8 @@
-//! From a model file to a program.
+//! Programs from model files, built-in models and checkpoints.
 //!
-//! A model in Rust is built (`package`) and run (`execute`) once for given sources and arguments; what it
-//! printed is kept (`store`). A `.mesh` file is read as it is. The model of a checkpoint is described by the
-//! checkpoint's facts ([`interchange::Origin`]).
+//! A model in Rust is built (`package`) and run (`execute`) once for given sources and arguments, and its output is
+//! cached (`store`). A `.mesh` file is parsed. The model of a checkpoint is described by the checkpoint's facts
+//! ([`interchange::Origin`]).
 
 use super::{builtin, package, store};
 use crate::{
@@ -18,34 +18,34 @@ use mesh::{Diagnostics, Module, Site};
 use runtime::checkpoint::Checkpoint;
 use std::{fs, path::Path};
 
-/// A program as its author wrote it.
+/// A program before compilation.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// The program; not verified yet.
+    /// The program, not verified.
     pub module: Module,
     /// SHA-256 of its canonical text.
     pub sha256: String,
-    /// The model file as the user named it.
+    /// The path of the model as the user gave it.
     pub name: String,
-    /// Where its lines are.
+    /// The places of its source files.
     pub sources: Sources,
 }
 
 impl Program {
-    /// A program that was built in this process; `name` is for messages.
+    /// Finishes a program that was built in this process. `name` is for messages.
     pub fn built(program: mesh::dsl::Program, name: &str) -> Result<Self> {
         let sources = Sources::default();
         let module = program.finish().map_err(|diagnostics| Mistakes::new(name, &diagnostics, &sources))?;
         Ok(finish(module, name.to_owned(), sources))
     }
 
-    /// Mistakes found in it.
+    /// Returns the error for mistakes in the program.
     pub fn mistakes(&self, diagnostics: &Diagnostics) -> anyhow::Error {
         Mistakes::new(&self.name, diagnostics, &self.sources).into()
     }
 }
 
-/// Makes the program of a model: a model file, a built-in model, or the model that a checkpoint describes.
+/// Loads the program of a model file, of a built-in model, or of the model that a checkpoint describes.
 pub fn load(path: &Path, args: &ModelArgs) -> Result<Program> {
     let program = found(path, args)?;
     args.note_renamed(&program.module);
@@ -55,7 +55,7 @@ pub fn load(path: &Path, args: &ModelArgs) -> Result<Program> {
 fn found(path: &Path, args: &ModelArgs) -> Result<Program> {
     let name = path.display().to_string();
     if let Some(preset) = builtin::named(path) {
-        return Ok(finish(builtin::module(preset, args)?, name, Sources::default()));
+        return builtin::program(preset, args);
     }
     if is_checkpoint(path) {
         let origin = Origin::of(&Checkpoint::open(path)?, None, &args.overrides()?)?;
@@ -64,7 +64,7 @@ fn found(path: &Path, args: &ModelArgs) -> Result<Program> {
     }
     if !path.is_file() {
         let what = match path.is_dir() {
-            true => format!("`{name}` is a folder, not a model"),
+            true => format!("`{name}` is a directory, not a model"),
             false => format!("there is no model file and no built-in model `{name}`"),
         };
         return Err(failure(what, builtin::advice(&name)));
@@ -73,13 +73,13 @@ fn found(path: &Path, args: &ModelArgs) -> Result<Program> {
         Some("rs") => rust(path, name, args),
         Some("mesh") => text(path, name, args),
         Some(_) | None => Err(failure(
-            format!("`{name}` is neither a model program nor a program as text"),
-            "give the file the ending .rs or .mesh",
+            format!("`{name}` is neither a model program nor program text"),
+            "name a file that ends in .rs or .mesh",
         )),
     }
 }
 
-/// Whether this is a folder with a checkpoint, or the URL of one, whose facts may say which model it is of.
+/// True if `path` is a checkpoint, or the URL of one.
 pub fn is_checkpoint(path: &Path) -> bool {
     runtime::checkpoint::is_checkpoint(path)
 }
@@ -96,7 +96,7 @@ fn rust(path: &Path, name: String, args: &ModelArgs) -> Result<Program> {
 fn text(path: &Path, name: String, args: &ModelArgs) -> Result<Program> {
     if !args.is_empty() {
         return Err(failure(
-            format!("`{name}` is a finished program, which has no settings"),
+            format!("`{name}` is program text, which has no settings"),
             "leave out --dtype, --set and --schedule, or give the model program (.rs) that it came from",
         ));
     }
@@ -111,12 +111,13 @@ fn text(path: &Path, name: String, args: &ModelArgs) -> Result<Program> {
     Ok(finish(module, name, sources))
 }
 
-fn finish(module: Module, name: String, sources: Sources) -> Program {
+/// A program with its digest.
+pub fn finish(module: Module, name: String, sources: Sources) -> Program {
     let sha256 = compiler::artefact::digest(mesh::text::print(&module).as_bytes());
     Program { module, sha256, name, sources }
 }
 
-/// The error for a model that printed something that is no program.
+/// Returns the error for a model whose output is not a program.
 fn not_a_program(name: &str, printed: &str, diagnostics: &Diagnostics) -> anyhow::Error {
     let place = diagnostics.0.first();
     let line = place.and_then(|d| d.site.as_ref()).map_or(0, |s| s.line as usize);

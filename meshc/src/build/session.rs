@@ -20,16 +20,16 @@ use runtime::{
 };
 use std::path::Path;
 
-/// A session whose parameters have values. `settings` hold unless the user has set them; only `functions` of the
-/// program are made.
+/// Opens a session and restores the parameters. `settings` apply unless the user has set them; only `functions` of the
+/// program are compiled.
 pub fn open(args: &SubjectArgs, settings: &[Setting], functions: &[&str]) -> Result<Session> {
     let is_folder = args.subject.is_dir() || is_url(&args.subject);
     let is_checkpoint = is_folder && !files::is_artefact(&args.subject);
     let checkpoint = match (&args.checkpoint, is_checkpoint) {
         (Some(_), true) => {
             return Err(failure(
-                format!("`{}` is a checkpoint, and --checkpoint names another", args.subject.display()),
-                "leave --checkpoint out, or name the model in front",
+                format!("`{}` is a checkpoint, and `--checkpoint` names another one", args.subject.display()),
+                "leave --checkpoint out, or name the model instead of the first checkpoint",
             ));
         }
         (Some(dir), false) => newest(dir)?,
@@ -37,7 +37,7 @@ pub fn open(args: &SubjectArgs, settings: &[Setting], functions: &[&str]) -> Res
         (None, false) => {
             return Err(failure(
                 format!("`{}` has no parameters", args.subject.display()),
-                "name a checkpoint with --checkpoint, such as the newest of `meshc train --checkpoint-dir`",
+                "name a checkpoint with --checkpoint, such as a directory of `meshc train --checkpoint-dir`",
             ));
         }
     };
@@ -50,7 +50,7 @@ pub fn open(args: &SubjectArgs, settings: &[Setting], functions: &[&str]) -> Res
             false => program::load(&args.subject, &args.with(settings))?,
         };
         if functions.iter().all(|name| program.module.function(name).is_some()) {
-            // What parameters are to be prepared by is part of all that use them.
+            // `prepare` computes values that the other functions read from the parameters.
             let kept = |name: &str| functions.contains(&name) || name == "prepare";
             program.module.functions.retain(|f| kept(&f.name));
         }
@@ -70,12 +70,12 @@ pub fn open(args: &SubjectArgs, settings: &[Setting], functions: &[&str]) -> Res
     Ok(session)
 }
 
-/// The program of the model that the checkpoint says it is of.
+/// Builds the program of the model that the checkpoint describes.
 fn described(args: &SubjectArgs, checkpoint: &Checkpoint, settings: &[Setting]) -> Result<Program> {
     let origin = Origin::of(checkpoint, None, &args.with(settings).overrides()?)?;
     let preset = models::zoo::named(&origin.model).ok_or_else(|| {
         failure(
-            format!("`{}` is of a model `{}`, which is not known", origin.name, origin.model),
+            format!("`{}` names the unknown model `{}`", origin.name, origin.model),
             "name the model file, and the checkpoint with --checkpoint",
         )
     })?;
@@ -87,14 +87,14 @@ fn described(args: &SubjectArgs, checkpoint: &Checkpoint, settings: &[Setting]) 
     let mistakes = parsed.mistakes();
     if !mistakes.is_empty() {
         return Err(failure(
-            format!("`{}` has settings that make no model:\n{}", origin.name, Diagnostics(mistakes)),
+            format!("`{}` has invalid settings:\n{}", origin.name, Diagnostics(mistakes)),
             "correct them with --set KEY=VALUE",
         ));
     }
     Program::built(program, &origin.name)
 }
 
-/// The checkpoint `dir`, or the newest good one in it.
+/// Opens the checkpoint `dir`, or the newest valid one in it.
 fn newest(dir: &Path) -> Result<Checkpoint> {
     let mut found = match dir.is_dir() || is_url(dir) {
         true => list(dir)?,
@@ -103,7 +103,7 @@ fn newest(dir: &Path) -> Result<Checkpoint> {
     while let Some(newest) = found.pop() {
         match newest.checkpoint {
             Ok(checkpoint) => return Ok(checkpoint),
-            Err(error) => eprintln!("warning: `{}` is left out: {error}", newest.dir.display()),
+            Err(error) => eprintln!("warning: skipped the checkpoint `{}`: {error}", newest.dir.display()),
         }
     }
     Ok(Checkpoint::open(dir)?)

@@ -1,7 +1,7 @@
-//! What models printed, kept until a source, the compiler or an argument changes.
+//! Cache of the programs that model files print, valid until a source, the compiler or an argument changes.
 //!
-//! Two files a program: `KEY.mesh`, the text, and `KEY.json`, the digests of the text and of every source file
-//! that it depends on. Both are written whole; a reader that finds them torn or stale builds anew.
+//! Each program has two files: `KEY.mesh` with the text, and `KEY.json` with the digests of the text and of every
+//! source file it depends on. Both are written atomically; if they are damaged or stale, the model is rebuilt.
 
 use super::{
     execute,
@@ -20,10 +20,10 @@ use std::{
     time::SystemTime,
 };
 
-/// How many programs are kept: the oldest go first.
+/// Number of cached programs. The oldest are removed first.
 const KEPT: usize = 64;
 
-/// What a kept text depends on.
+/// Digests of a cached program and of its dependencies.
 #[derive(Serialize, Deserialize)]
 struct Record {
     /// Digest of the text.
@@ -32,14 +32,14 @@ struct Record {
     sources: BTreeMap<PathBuf, String>,
 }
 
-/// What `model` prints with `args`: as kept, or from a new run.
+/// Returns the output of `model` for `args`, from the cache or from a run.
 pub fn program(model: &Model, args: &[String], sources: &Sources) -> Result<String> {
     let folder = model.cache.join("programs");
     let key = folder.join(key(model, args));
     if let Some(text) = kept(&key) {
         return Ok(text);
     }
-    // One process at a time builds; the others find its result, or wait for their turn.
+    // One process builds at a time; the others wait and find its result.
     let lock = model.cache.join("lock");
     let lock = File::create(&lock).with_context(|| format!("creating `{}`", lock.display()))?;
     lock.lock().context("locking the cache")?;
@@ -50,7 +50,7 @@ pub fn program(model: &Model, args: &[String], sources: &Sources) -> Result<Stri
     let before = SystemTime::now();
     let built = model.build()?;
     let text = execute::run(&built, &model.name, args, sources)?;
-    // A source that changed meanwhile may or may not be in the text.
+    // `None` if a source changed during the build: the text may come from either version.
     if let Some(record) = record(&built, &text, before) {
         write_file(&key.with_extension("mesh"), text.as_bytes())?;
         write_file(&key.with_extension("json"), &serde_json::to_vec(&record)?)?;
@@ -59,7 +59,7 @@ pub fn program(model: &Model, args: &[String], sources: &Sources) -> Result<Stri
     Ok(text)
 }
 
-/// Everything besides the sources that a text depends on.
+/// Returns the key of a program: a digest of everything it depends on except the sources.
 fn key(model: &Model, args: &[String]) -> String {
     let rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())).arg("-vV").output();
     let rustc = rustc.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
@@ -87,7 +87,7 @@ fn record(built: &Built, text: &str, before: SystemTime) -> Option<Record> {
     Some(Record { text: digest(text.as_bytes()), sources })
 }
 
-/// Removes the oldest programs. Whatever cannot be removed stays.
+/// Removes the oldest programs, best effort.
 fn prune(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     let age = |path: &PathBuf| fs::metadata(path).and_then(|m| m.modified()).ok();

@@ -1,5 +1,4 @@
-//! Over which devices a verification runs: a number of devices and a layout are enough, the sizes of axes are
-//! found.
+//! Compiler and devices of a verification. From a number of devices and a layout it finds the sizes of the mesh axes.
 
 use super::{
     device,
@@ -16,10 +15,10 @@ use interchange::hf::verify::{Backend, Opened};
 use mesh::{Layout, Mesh, Name, axis::Axis};
 use runtime::Artefact;
 
-/// Compiles programs for the devices that the user asks for, with a plugin.
+/// Compiles programs for the requested devices.
 #[derive(Clone, Debug, Default)]
 pub struct Compiler {
-    /// The devices.
+    /// The requested devices.
     pub wanted: Wanted,
     /// The plugin.
     pub plugin: PluginArgs,
@@ -44,21 +43,22 @@ impl Backend for Compiler {
     }
 }
 
-/// What the user asks for.
+/// The devices that the user requests.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
-    /// How many devices.
+    /// The number of devices.
     pub devices: Option<usize>,
     /// The mesh.
     pub mesh: Option<Mesh>,
-    /// Which dim is split over which axes.
+    /// The compute layout.
     pub layout: Option<Layout>,
-    /// The same for stored parameters.
+    /// The state layout.
     pub state_layout: Option<Layout>,
 }
 
 impl Wanted {
-    /// The first placement under which `build`'s program, for a number of shards of its batch, is legal.
+    /// Returns the first placement under which the program is valid. `build` makes the program for a number of shards of
+    /// its batch.
     fn choose(&self, own: &str, build: &dyn Fn(usize) -> Result<Program>) -> Result<(Program, Placement)> {
         let own = Layout::parse(own).map_err(|e| failure(e, "correct the model's own layout"))?;
         let layout = self.layout.as_ref().unwrap_or(&own);
@@ -77,25 +77,23 @@ impl Wanted {
                 Err(error) => first = first.or(Some(error)),
             }
         }
-        Err(first.unwrap_or_else(|| failure("there is no mesh to run on", "give one with --mesh")))
+        Err(first.unwrap_or_else(|| failure("no mesh is valid for the model", "give one with --mesh")))
     }
 
-    /// Meshes to try, the most even first.
+    /// Returns the meshes to try, those with the most equal axes first.
     fn meshes(&self, layout: &Layout, state: &Layout) -> Result<Vec<Mesh>> {
         if let Some(mesh) = &self.mesh {
             let devices = mesh.devices();
             return match self.devices {
                 Some(n) if n != devices => Err(failure(
-                    format!("--mesh {mesh} has {devices} devices, --devices says {n}"),
+                    format!("`--mesh {mesh}` has {devices} devices, which contradicts `--devices {n}`"),
                     "give one of the two",
                 )),
                 Some(_) | None => Ok(vec![mesh.clone()]),
             };
         }
         let devices = self.devices.unwrap_or(1);
-        if devices == 0 {
-            return Err(failure("--devices is 0", "give at least 1"));
-        }
+
         let mut axes: Vec<Name> = Vec::new();
         for axis in layout.rules.iter().chain(&state.rules).flat_map(|(_, axes)| axes) {
             if !axes.contains(axis) {
@@ -106,9 +104,9 @@ impl Wanted {
             axes.push("data".into());
         }
         let mut all = factors(devices, axes.len());
-        // Even meshes test most; of two that are as even, the one whose first axes are larger.
+        // Equal axes test most; among equally even meshes, larger first axes come first.
         all.sort_by_key(|sizes| (sizes.iter().max().copied(), std::cmp::Reverse(sizes.clone())));
-        // Where no such mesh fits, the layout has an axis less than the devices: along one more, all do the same.
+        // If no such mesh is valid, an additional axis along which all devices do the same takes the rest.
         let mut spare = factors(devices, axes.len() + 1);
         spare.retain(|sizes| sizes.last().is_some_and(|last| *last > 1));
         spare.sort_by_key(|sizes| (sizes.last().copied(), sizes.iter().max().copied()));
@@ -124,7 +122,7 @@ impl Wanted {
     }
 }
 
-/// All ways to write `n` as a product of `parts` numbers.
+/// Returns all factorizations of `n` into `parts` factors.
 fn factors(n: usize, parts: usize) -> Vec<Vec<usize>> {
     match parts {
         0 => vec![Vec::new()],
@@ -138,7 +136,7 @@ fn factors(n: usize, parts: usize) -> Vec<Vec<usize>> {
     }
 }
 
-/// Over how many devices sequences are split.
+/// Returns the number of devices that sequences are split over.
 fn shards(placement: &Placement) -> usize {
     let Placement { mesh, layout, .. } = placement;
     let of = |dim: &str| {

@@ -1,4 +1,4 @@
-//! The commands, one file each. No command uses another one.
+//! The commands, one file each. A command never uses another command.
 
 pub mod check;
 pub mod checkpoint;

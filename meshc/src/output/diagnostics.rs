@@ -1,4 +1,4 @@
-//! Mistakes in programs, shown at the lines of the model that made them.
+//! Mistakes in programs, shown at their lines of the model.
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use mesh::{Diagnostic, Diagnostics, ir::Phase};
@@ -25,20 +25,20 @@ pub struct Place {
 /// One mistake. Like [`Diagnostic`], but it may come from another process.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mistake {
-    /// The rule that is broken, or nothing.
+    /// The label of the broken rule, or an empty string.
     pub label: String,
-    /// What is wrong.
+    /// The message.
     pub message: String,
-    /// Where.
+    /// The place in the source.
     pub place: Option<Place>,
-    /// What lies around the place: scope, function, direction.
+    /// Function, scope and direction of the place.
     pub context: Option<String>,
-    /// What to do.
+    /// The remedy.
     pub help: Option<String>,
 }
 
 impl Mistake {
-    /// What a model program said with `mesh::dsl::diagnostic_json`; `None` for any other line.
+    /// Parses a line that a model program printed with `mesh::dsl::diagnostic_json`. `None` for any other line.
     pub fn from_json(line: &str) -> Option<Self> {
         let value: Value = serde_json::from_str(line).ok()?;
         let text = |key: &str| value.get(key).and_then(Value::as_str);
@@ -102,10 +102,10 @@ fn context(function: Option<&str>, scope: &str, phase: Phase) -> Option<String> 
     (!words.is_empty()).then(|| words.join(", "))
 }
 
-/// Where source files lie: sites name them shorter than the disk does.
+/// The places of source files: sites use shorter paths than the disk.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Sources {
-    /// Folders as sites name them, and where they are.
+    /// Directories as sites name them, and their actual paths.
     pub folders: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -118,14 +118,14 @@ impl Sources {
     }
 }
 
-/// All mistakes of one program, with where its sources are.
+/// All mistakes of one program, and the places of its sources.
 #[derive(Debug)]
 pub struct Mistakes {
-    /// What the mistakes are in, for the last line.
+    /// The subject of the last line: the program or its layout.
     pub subject: String,
     /// The mistakes.
     pub mistakes: Vec<Mistake>,
-    /// Where their sources are.
+    /// The places of the sources.
     pub sources: Sources,
 }
 
@@ -138,13 +138,13 @@ impl fmt::Display for Mistakes {
 impl std::error::Error for Mistakes {}
 
 impl Mistakes {
-    /// Those of `diagnostics`.
+    /// Converts `diagnostics`.
     pub fn new(subject: impl Into<String>, diagnostics: &Diagnostics, sources: &Sources) -> Self {
         let mistakes = diagnostics.0.iter().map(Mistake::from).collect();
         Self { subject: subject.into(), mistakes, sources: sources.clone() }
     }
 
-    /// On standard error, in colour where that is a terminal.
+    /// Prints the mistakes to standard error, in colour on a terminal.
     pub fn say(&self) {
         let colour =
             std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
@@ -152,7 +152,7 @@ impl Mistakes {
         eprintln!("{}", self.render(&renderer));
     }
 
-    /// A list of objects with the keys `label`, `message`, `file`, `line`, `column`, `context` and `help`.
+    /// Returns a list of objects with the keys `label`, `message`, `file`, `line`, `column`, `context` and `help`.
     pub fn json(&self) -> Value {
         self.mistakes.iter().map(Mistake::json).collect()
     }
@@ -199,7 +199,7 @@ fn group<'a>(mistake: &'a Mistake, source: Option<&'a str>) -> Group<'a> {
     group.elements(mistake.help.iter().map(|h| Level::HELP.message(h.as_str())))
 }
 
-/// The word at a place, in bytes of the whole file; `None` if the file has no such place (any more).
+/// Returns the byte range of the word at a place. `None` if the file no longer has such a place.
 fn span(text: &str, place: &Place) -> Option<Range<usize>> {
     let mut start = 0;
     for _ in 1..place.line {
@@ -209,7 +209,7 @@ fn span(text: &str, place: &Place) -> Option<Range<usize>> {
     let column = place.column.max(1) - 1;
     let at = match line.char_indices().nth(column) {
         Some((at, _)) => at,
-        // One past the end is where text that breaks off is wrong.
+        // An error about truncated text points one past its end.
         None if line.chars().count() == column => return Some(start + line.len()..start + line.len()),
         None => return None,
     };

@@ -1,14 +1,14 @@
-//! Errors as people read them: what, where, why, and what to do.
+//! Errors for users: what is wrong, where, why, and what to do.
 
 use super::diagnostics::Mistakes;
 use std::fmt;
 
-/// Something went wrong that the user can change.
+/// An error that the user can correct.
 #[derive(Debug)]
 pub struct Failure {
-    /// What is wrong, where and why.
+    /// The problem, its place and its cause.
     what: String,
-    /// What to do.
+    /// The remedy.
     help: String,
 }
 
@@ -20,22 +20,22 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// An error with what to do about it.
+/// Returns an error and its remedy.
 pub fn failure(what: impl Into<String>, help: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(Failure { what: what.into(), help: help.into() })
 }
 
-/// Says an error on standard error.
+/// Prints an error to standard error.
 pub fn say(error: &anyhow::Error) {
     if let Some(mistakes) = error.downcast_ref::<Mistakes>() {
         mistakes.say();
         return;
     }
-    // Causes come after what they are the cause of, so that the help of the innermost stands last.
+    // A cause follows its consequence, so that the help of the innermost cause comes last.
     let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
     let mut said = String::new();
     for (i, cause) in chain.iter().enumerate() {
-        // Errors often repeat their source in their own words.
+        // Many errors already include the text of their source.
         if i > 0 && said.contains(cause.as_str()) {
             continue;
         }

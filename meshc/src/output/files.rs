@@ -1,4 +1,4 @@
-//! Folders and files that are whole or not there at all, artefacts above all.
+//! Atomic writes of files and directories, artefacts in particular, and the cache directory.
 
 use super::failure::failure;
 use anyhow::{Context, Result};
@@ -10,26 +10,28 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The file that makes a folder an artefact.
+/// The file by which an artefact directory is recognized.
 pub const MANIFEST: &str = "manifest.pb";
 
-/// Whether there is an artefact.
+/// True if `dir` is an artefact.
 pub fn is_artefact(dir: &Path) -> bool {
     dir.join(MANIFEST).is_file()
 }
 
-/// Reads the artefact that is to be used.
+/// Opens an artefact.
 pub fn open(dir: &Path) -> Result<Artefact> {
     let what = match (dir.is_dir(), dir.join(MANIFEST).is_file()) {
         (true, true) => return Ok(Artefact::open(dir)?),
-        (true, false) => format!("the folder `{}` is no artefact: it has no {MANIFEST}", dir.display()),
-        (false, _) if dir.exists() => format!("`{}` is no artefact, which is a folder", dir.display()),
+        (true, false) => format!("`{}` is not an artefact: it has no {MANIFEST}", dir.display()),
+        (false, _) if dir.exists() => {
+            format!("`{}` is not an artefact: it is not a directory", dir.display())
+        }
         (false, _) => format!("there is no artefact `{}`", dir.display()),
     };
-    Err(failure(what, "make one with `meshc compile MODEL -o DIR`"))
+    Err(failure(what, "create one with `meshc compile MODEL -o DIR`"))
 }
 
-/// Whether an artefact can be written to `target`: an error says that something else is there.
+/// Checks that an artefact can be written to `target`: it must not exist, be empty, or be an artefact.
 pub fn check_target(target: &Path) -> Result<()> {
     let is_artefact = target.join(MANIFEST).is_file();
     let is_empty = || fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
@@ -37,39 +39,40 @@ pub fn check_target(target: &Path) -> Result<()> {
         return Ok(());
     }
     Err(failure(
-        format!("`{}` is there already and is no artefact, so it is not replaced", target.display()),
-        "name another folder with -o, or remove it",
+        format!("`{}` already exists and is not an artefact, so it is not replaced", target.display()),
+        "name another directory with -o, or remove it",
     ))
 }
 
-/// Writes a folder: under a temporary name beside `target`, renamed when it is complete. What was there is
-/// replaced if [`check_target`] allows it.
+/// Writes a directory under a temporary name beside `target` and renames it when it is complete. An existing `target`
+/// is replaced if [`check_target`] allows it.
 pub fn write_folder(target: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
     check_target(target)?;
     let (parent, name) = split(target)?;
-    fs::create_dir_all(&parent).with_context(|| format!("creating the folder `{}`", parent.display()))?;
+    fs::create_dir_all(&parent).with_context(|| format!("creating the directory `{}`", parent.display()))?;
     let prefix = format!(".{name}.");
     let scratch = tempfile::Builder::new()
         .prefix(&prefix)
         .permissions(Permissions::from_mode(0o777))
         .tempdir_in(&parent)
-        .with_context(|| format!("creating a temporary folder in `{}`", parent.display()))?;
+        .with_context(|| format!("creating a temporary directory in `{}`", parent.display()))?;
     for (name, bytes) in files {
         let path = scratch.path().join(name);
         fs::write(&path, bytes).with_context(|| format!("writing `{}`", path.display()))?;
     }
     if target.symlink_metadata().is_err() {
         let moved = fs::rename(scratch.path(), target);
-        return moved.with_context(|| format!("moving the finished folder to `{}`", target.display()));
+        return moved.with_context(|| format!("moving the finished directory to `{}`", target.display()));
     }
-    // A folder cannot be renamed onto one that is not empty: the old one steps aside.
+    // A directory cannot replace one that is not empty: the old one is moved aside first.
     let aside = tempfile::Builder::new().prefix(&prefix).tempdir_in(&parent)?;
     let old = aside.path().join("old");
     fs::rename(target, &old).with_context(|| format!("moving the old `{}` aside", target.display()))?;
     if let Err(error) = fs::rename(scratch.path(), target) {
-        // Best effort: the error below is what matters.
+        // Best effort: the error below is reported.
         let _ = fs::rename(&old, target);
-        return Err(error).with_context(|| format!("moving the finished folder to `{}`", target.display()));
+        return Err(error)
+            .with_context(|| format!("moving the finished directory to `{}`", target.display()));
     }
     Ok(())
 }
@@ -77,7 +80,7 @@ pub fn write_folder(target: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
 /// Writes a file under a temporary name and renames it.
 pub fn write_file(target: &Path, bytes: &[u8]) -> Result<()> {
     let (parent, name) = split(target)?;
-    fs::create_dir_all(&parent).with_context(|| format!("creating the folder `{}`", parent.display()))?;
+    fs::create_dir_all(&parent).with_context(|| format!("creating the directory `{}`", parent.display()))?;
     let wrong = || format!("writing `{}`", target.display());
     let mut scratch = tempfile::Builder::new()
         .prefix(&format!(".{name}."))
@@ -89,20 +92,23 @@ pub fn write_file(target: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Where meshc keeps what it can make again.
+/// Returns the cache directory of meshc.
 pub fn cache() -> Result<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let found = folder("MESH_CACHE")
         .or_else(|| folder("XDG_CACHE_HOME").map(|p| p.join("mesh")))
         .or_else(|| folder("HOME").map(|p| p.join(".cache/mesh")));
     let cache =
-        found.ok_or_else(|| failure("there is no place for the cache", "set MESH_CACHE to a folder"))?;
+        found.ok_or_else(|| failure("no cache directory is known", "set MESH_CACHE to a directory"))?;
     std::path::absolute(&cache).with_context(|| format!("finding the cache `{}`", cache.display()))
 }
 
 fn split(target: &Path) -> Result<(PathBuf, String)> {
     let name = target.file_name().ok_or_else(|| {
-        failure(format!("`{}` cannot be written: it has no name", target.display()), "name a file or folder")
+        failure(
+            format!("`{}` cannot be written: it has no name", target.display()),
+            "name a file or directory",
+        )
     })?;
     let parent = match target.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -116,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_artefact_is_replaced_whole_and_nothing_else_is_touched() {
+    fn artefacts_are_replaced_and_other_directories_are_not() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("deep/x.artefact");
         let file = |name: &str, text: &str| (name.to_owned(), text.as_bytes().to_vec());
@@ -132,7 +138,7 @@ mod tests {
         fs::create_dir(&other).unwrap();
         fs::write(other.join("n.txt"), "n").unwrap();
         let error = write_folder(&other, &[file(MANIFEST, "1")]).unwrap_err().to_string();
-        assert!(error.contains("no artefact") && error.contains("notes"), "{error}");
+        assert!(error.contains("not an artefact") && error.contains("notes"), "{error}");
         assert_eq!(fs::read_to_string(other.join("n.txt")).unwrap(), "n");
     }
 }

@@ -1,4 +1,4 @@
-//! What is said and written: errors, progress, summaries, files.
+//! Output: errors, progress, summaries, files.
 
 pub mod diagnostics;
 pub mod failure;

@@ -1,4 +1,4 @@
-//! How training goes, on standard error: a bar where that is a terminal, lines where it is not.
+//! Progress of training on standard error: a bar on a terminal, lines elsewhere.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use runtime::{
@@ -16,31 +16,32 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// At least this long between two lines.
+/// Least time between two lines.
 const LINE: Duration = Duration::from_secs(2);
 
-/// Shows steps.
+/// An observer of training that prints its progress.
 pub struct Progress {
     steps: u64,
     bar: ProgressBar,
     is_terminal: bool,
-    /// Smoothed milliseconds a step.
+    /// Milliseconds per step, smoothed.
     pace: Option<f64>,
-    /// Whether it has evaluated before.
+    /// True after the first evaluation.
     evaluates: bool,
     last_line: Option<Instant>,
     ended: Arc<AtomicBool>,
-    /// What is to be done when the run begins.
+    /// An action for the start of the run.
     first: Option<Box<dyn FnOnce() -> anyhow::Result<()>>>,
 }
 
 impl Progress {
-    /// For training up to step `steps`. Says so when `stop` is set: what is under way may take a while.
+    /// Returns an observer for training up to step `steps`. Prints a message once `stop` is set, because the step in
+    /// progress may take a while.
     pub fn new(steps: u64, stop: Arc<AtomicBool>) -> Self {
         let is_terminal = stderr().is_terminal();
         let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(steps), target);
-        // The template is ours and right; the plain bar would do as well.
+        // The template is a valid constant; the default style would do as well.
         if let Ok(style) = ProgressStyle::with_template("{elapsed} [{bar:24}] {pos}/{len} {msg}") {
             bar.set_style(style.progress_chars("=> "));
         }
@@ -49,7 +50,7 @@ impl Progress {
         thread::spawn(move || {
             while !over.load(Ordering::Relaxed) {
                 if stop.load(Ordering::Relaxed) {
-                    let words = "stopping after the steps under way; Ctrl-C again ends at once";
+                    let words = "stopping after the current steps; press Ctrl-C again to stop at once";
                     if is_terminal {
                         told.println(words)
                     } else {
@@ -63,13 +64,13 @@ impl Progress {
         Self { steps, bar, is_terminal, pace: None, evaluates: false, last_line: None, ended, first: None }
     }
 
-    /// Does this when the run begins. A failure is a warning.
+    /// Adds an action for the start of the run. Its failure is a warning.
     pub fn first(mut self, act: impl FnOnce() -> anyhow::Result<()> + 'static) -> Self {
         self.first = Some(Box::new(act));
         self
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
         self.bar.abandon();

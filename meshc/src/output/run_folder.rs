@@ -1,4 +1,4 @@
-//! The folder of a training run: its configuration, what it is, its metrics, and its checkpoints.
+//! The directory of a training run: options, description, metrics, checkpoints.
 
 use super::files::write_file;
 use anyhow::{Context, Result};
@@ -10,37 +10,37 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The configuration, in a run's folder or in that of its checkpoints.
+/// The options, in the run directory or in the checkpoint directory.
 pub const CONFIG: &str = "config.toml";
-/// What the run is.
+/// The description of the run.
 pub const RUN: &str = "run.json";
-/// One JSON object a step.
+/// The metrics: one JSON object per step.
 pub const METRICS: &str = "metrics.jsonl";
-/// Events that TensorBoard reads.
+/// TensorBoard events.
 pub const TENSORBOARD: &str = "tensorboard";
 /// The checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
 
-/// Where things of a run go.
+/// A run directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RunFolder {
-    /// All of it.
+    /// Its path.
     pub dir: PathBuf,
 }
 
 impl RunFolder {
-    /// Makes the folder if there is none.
+    /// Creates the directory unless it exists.
     pub fn create(dir: &Path) -> Result<Self> {
-        fs::create_dir_all(dir).with_context(|| format!("creating the run's folder `{}`", dir.display()))?;
+        fs::create_dir_all(dir).with_context(|| format!("creating the run directory `{}`", dir.display()))?;
         Ok(Self { dir: dir.to_owned() })
     }
 
-    /// A path in it.
+    /// Returns a path in the directory.
     pub fn at(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
-    /// Says what is trained, and which executables do it.
+    /// Writes the description: the program and its executables.
     pub fn describe(&self, manifest: &Manifest, made: &[Compilation]) -> Result<()> {
         let axes = manifest.mesh.iter().flat_map(|m| &m.axes);
         let mesh: Vec<String> = axes.map(|a| format!("{}={}", a.name, a.size)).collect();
@@ -72,8 +72,8 @@ impl RunFolder {
     }
 }
 
-/// Writes the configuration to a folder.
+/// Writes the options of a run to a directory.
 pub fn keep_config(folder: &Path, toml: &str) -> Result<()> {
-    let head = "# What `meshc train` ran with; behind each value, where it comes from. `--config` takes this file.\n";
+    let head = "# Options of `meshc train` with their origins. `--config` reads this file.\n";
     write_file(&folder.join(CONFIG), format!("{head}{toml}").as_bytes())
 }

@@ -1,7 +1,8 @@
-//! Ctrl-C and SIGTERM while training.
+//! Ctrl-C and SIGTERM during training.
 //!
-//! The first one asks for an end, the second one ends the process at once. Before there is anything that could be
-//! saved, while models are built, programs are lowered and plugins are installed, the first one ends it as well.
+//! The first signal requests a stop, the second one ends the process at once. Before training begins, while models are
+//! built, programs are compiled and plugins are installed, the first signal ends the process too: there is no state to
+//! save.
 
 use anyhow::{Context, Result};
 use signal_hook::{
@@ -18,24 +19,24 @@ use std::{
     time::Duration,
 };
 
-/// What asks for an end.
+/// The stop signals of this process.
 #[derive(Debug)]
 pub struct Signals {
     /// Set by the first Ctrl-C or SIGTERM.
     pub stop: Arc<AtomicBool>,
     number: Arc<AtomicUsize>,
-    /// Whether there is nothing to be saved yet.
+    /// True until training begins.
     early: Arc<AtomicBool>,
 }
 
 impl Signals {
-    /// From here on. Call it before a plugin is loaded: its threads must not take the signals' first meaning.
+    /// Starts watching. Call it before a plugin is loaded, whose threads would otherwise receive the signals.
     pub fn watch() -> Result<Self> {
         let signals =
             Self { stop: Arc::default(), number: Arc::default(), early: Arc::new(AtomicBool::new(true)) };
         for signal in [SIGINT, SIGTERM] {
             let context = || format!("watching for signal {signal}");
-            // In this order: the second signal finds what the first has set, and ends the process.
+            // The order matters: the second signal finds the flag of the first, and ends the process.
             flag::register_conditional_shutdown(signal, 128 + signal, signals.stop.clone())
                 .with_context(context)?;
             flag::register_usize(signal, signals.number.clone(), signal as usize).with_context(context)?;
@@ -45,8 +46,8 @@ impl Signals {
         thread::spawn(move || {
             while early.load(Ordering::SeqCst) {
                 if stop.load(Ordering::SeqCst) {
-                    eprintln!("stopped before training began: there is nothing to save");
-                    // Without the destructors of plugins' libraries, which may be at work.
+                    eprintln!("stopped before training began: there is no state to save");
+                    // Skips the destructors of plugin libraries, which may still be running.
                     exit(128 + number.load(Ordering::SeqCst) as i32);
                 }
                 thread::sleep(Duration::from_millis(20));
@@ -55,12 +56,12 @@ impl Signals {
         Ok(signals)
     }
 
-    /// From now on whoever looks at [`Signals::stop`] sees to the end.
+    /// Leaves the first signal to the code that polls [`Signals::stop`].
     pub fn begin(&self) {
         self.early.store(false, Ordering::SeqCst);
     }
 
-    /// The exit code of a process that the signal ended, so that scripts do not go on.
+    /// Returns the exit code of a process that a signal has stopped: 128 + its number.
     pub fn code(&self) -> u8 {
         u8::try_from(128 + self.number.load(Ordering::SeqCst)).unwrap_or(u8::MAX)
     }
