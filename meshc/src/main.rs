@@ -3,8 +3,8 @@
 //! The only crate that depends on both the compiler and the runtime.
 //!
 //! Reading order: [`cli`] (the command line), [`commands`] (one file each), and the code they share: [`args`]
-//! (arguments), [`build`] (from a model to a session), [`output`] (messages and files). A command never uses another
-//! command.
+//! (arguments), [`build`] (from a model to a session), [`output`] (messages and files). A command never uses
+//! another command.
 
 mod args;
 mod build;

@@ -1,4 +1,5 @@
-//! Data of many kinds: `meshc data`, and training on pieces of JSON lines, prepared tokens, mixtures and packed rows.
+//! Data of many kinds: `meshc data`, and training on pieces of JSON lines, prepared tokens, mixtures and
+//! packed rows.
 
 mod support;
 

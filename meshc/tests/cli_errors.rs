@@ -1,5 +1,5 @@
-//! Bad input: each mistake gives a message that says what, where, why and what to do, an exit code that is not 0, and
-//! leaves nothing half-written.
+//! Bad input: each mistake gives a message that says what, where, why and what to do, an exit code that is
+//! not 0, and leaves nothing half-written.
 
 mod support;
 

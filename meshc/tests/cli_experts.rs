@@ -111,7 +111,8 @@ fn the_busiest_experts_stay_layer_by_layer() {
 fn dense_to_sparse_and_back() {
     let place = trained("t5_tiny.rs", "");
     let before = loss(&place, FIRST);
-    // With one expert for each token and a gate of 1, the upcycled model is the dense one, whatever the router says.
+    // With one expert for each token and a gate of 1, the upcycled model is the dense one, whatever the
+    // router says.
     let whole = sets("routing=top_k top_k=1 renormalize=true eval_capacity_factor=64");
     let said = convert(&place, FIRST, "up", &[&["--experts", "4"][..], &whole].concat());
     assert!(said.contains("initial values: encoder/ffn/router, decoder/ffn/router"), "{said}");

@@ -1,16 +1,16 @@
-//! Models of transformers 4.57.6 against their numbers: hidden states, logits, routing, losses, gradients, steps of
-//! gradient descent, greedy generation. On one device, and on eight under three layouts.
+//! Models of transformers 4.57.6 against their numbers: hidden states, logits, routing, losses, gradients,
+//! steps of gradient descent, greedy generation. On one device, and on eight under three layouts.
 //!
-//! The folder with the numbers is `../shared/oracle` beside the repository, or where `MESH_ORACLE` says. It is not part
-//! of the repository; without it the tests say that they are skipped.
+//! The folder with the numbers is `../shared/oracle` beside the repository, or where `MESH_ORACLE` says. It
+//! is not part of the repository; without it the tests say that they are skipped.
 
 mod support;
 
 use serde_json::Value;
 use support::{Workplace, oracle};
 
-/// Devices and layouts: one device; the model's own layout; products within layers and experts; stored parameters
-/// split too.
+/// Devices and layouts: one device; the model's own layout; products within layers and experts; stored
+/// parameters split too.
 const PLACES: [&[&str]; 4] = [
     &[],
     &["--devices", "8"],

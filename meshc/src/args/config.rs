@@ -1,8 +1,8 @@
 //! Option files of `meshc train` (`--config FILE.toml`), and the origin of every value of a run.
 //!
-//! A key of the file is the name of any option without its dashes; no list of options is needed here. Values of the
-//! file are inserted into the command line before those that were typed, unless the option was typed too. So the same
-//! code parses and checks both. `KEY=VALUE` options are tables: `[set]`, `[client-option]`.
+//! A key of the file is the name of any option without its dashes; no list of options is needed here. Values
+//! of the file are inserted into the command line before those that were typed, unless the option was typed
+//! too. So the same code parses and checks both. `KEY=VALUE` options are tables: `[set]`, `[client-option]`.
 
 use crate::output::failure::failure;
 use anyhow::{Context, Result};

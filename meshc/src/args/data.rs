@@ -25,7 +25,8 @@ pub struct DataOptions {
     /// table [sources.NAME] with `files` and optional `rate` and `text_field`
     #[arg(long, value_name = "FILE.toml", conflicts_with = "data")]
     mixture: Option<PathBuf>,
-    /// Temperature T of a mixture without rates: corpora are sampled in proportion to examples^(1/T). Default: 1
+    /// Temperature T of a mixture without rates: corpora are sampled in proportion to examples^(1/T).
+    /// Default: 1
     #[arg(long, value_name = "T", value_parser = positive, allow_negative_numbers = true)]
     mix_temperature: Option<f64>,
     /// Cap of a mixture without rates: the largest number of examples of a corpus that counts
@@ -166,8 +167,8 @@ fn is_name(name: &str) -> Result<(), String> {
 /// The tokenizer.
 #[derive(clap::Args, Debug)]
 pub struct TokenizerArgs {
-    /// Tokenizer: bytes, a tokenizer.json, or a SentencePiece model. Default: the tokenizer of prepared tokens,
-    /// else bytes
+    /// Tokenizer: bytes, a tokenizer.json, or a SentencePiece model. Default: the tokenizer of prepared
+    /// tokens, else bytes
     #[arg(long, value_name = "bytes|FILE")]
     tokenizer: Option<String>,
 }
@@ -187,8 +188,8 @@ impl TokenizerArgs {
         Ok(self.named()?.unwrap_or(Tokenizer::Bytes))
     }
 
-    /// Returns the codec between text and the tokens of a model: the tokenizer that was named, which must fit the
-    /// vocabulary, else bytes. `None` means that the vocabulary is too small for bytes.
+    /// Returns the codec between text and the tokens of a model: the tokenizer that was named, which must fit
+    /// the vocabulary, else bytes. `None` means that the vocabulary is too small for bytes.
     pub fn codec(&self, vocab: usize) -> Result<Option<Codec>> {
         Ok(match self.named()? {
             Some(tokenizer) => Some(Codec::with(vocab, tokenizer)?),
@@ -218,8 +219,8 @@ impl Reading {
         Ok(Tokens::open(paths, field.unwrap_or(&self.text_field), tokenizer)?)
     }
 
-    /// Returns statistics of these files or of prepared tokens, the text with the list of skipped files, and the
-    /// tokenizer.
+    /// Returns statistics of these files or of prepared tokens, the text with the list of skipped files, and
+    /// the tokenizer.
     pub fn stats(&self, paths: &[PathBuf]) -> Result<(Stats, Text, Tokenizer)> {
         if let [dir] = paths
             && PreparedTokens::is_at(dir)

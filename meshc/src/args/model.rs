@@ -15,8 +15,8 @@ pub struct ModelArgs {
     /// Setting of the model; repeatable
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub settings: Vec<String>,
-    /// Schedule entry, such as remat=carries, which changes time and memory but not the model, or preset=NAME;
-    /// repeatable
+    /// Schedule entry, such as remat=carries, which changes time and memory but not the model, or
+    /// preset=NAME; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     pub schedule: Vec<String>,
 }

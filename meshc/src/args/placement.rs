@@ -30,8 +30,8 @@ impl PlacementArgs {
 
 /// Returns the placement of a program: `args`, completed by the model's own layouts.
 ///
-/// A given layout that names an axis outside the mesh is an error. The model's own layouts are restricted to the axes
-/// of the mesh.
+/// A given layout that names an axis outside the mesh is an error. The model's own layouts are restricted to
+/// the axes of the mesh.
 pub fn place(module: &Module, args: &PlacementArgs) -> Result<Placement> {
     if !module.env.mesh.axes().is_empty() {
         return stated(module, args);
@@ -54,8 +54,8 @@ pub fn place(module: &Module, args: &PlacementArgs) -> Result<Placement> {
     Ok(Placement { mesh, layout, state_layout })
 }
 
-/// Returns the placement of a Local program, which states its mesh. Its values are already split, so that no layout
-/// applies.
+/// Returns the placement of a Local program, which states its mesh. Its values are already split, so that no
+/// layout applies.
 fn stated(module: &Module, args: &PlacementArgs) -> Result<Placement> {
     let mesh = module.env.mesh.clone();
     if args.layout.is_some() || args.state_layout.is_some() || args.mesh.as_ref().is_some_and(|m| *m != mesh)

@@ -1,4 +1,5 @@
-//! Everything that a plugin is given: client options, topology options, compiler flags, environment variables.
+//! Everything that a plugin is given: client options, topology options, compiler flags, environment
+//! variables.
 
 use super::target::Target;
 use crate::output::failure::failure;
@@ -42,8 +43,8 @@ pub fn named_value(text: &str) -> Result<(String, Value), String> {
 }
 
 impl PluginArgs {
-    /// Returns the platform of the plugin that the user named. `None` if none was named, or if its file name does not
-    /// tell.
+    /// Returns the platform of the plugin that the user named. `None` if none was named, or if its file name
+    /// does not tell.
     pub fn platform(&self) -> Option<Platform> {
         match self.plugin.as_deref()? {
             "cpu" => Some(Platform::Cpu),
@@ -154,8 +155,8 @@ fn flag(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// Guesses the platform of a plugin from its file name. A plugin that was named by its path need not be one for the
-/// artefact's target: HLO is the same for all.
+/// Guesses the platform of a plugin from its file name. A plugin that was named by its path need not be one
+/// for the artefact's target: HLO is the same for all.
 pub fn guess(path: &Path) -> Option<Platform> {
     let name = path.file_name()?.to_str()?.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|w| name.contains(w));
@@ -172,16 +173,17 @@ pub fn guess(path: &Path) -> Option<Platform> {
 
 /// Restarts this process with the environment variables that plugins read when they are loaded.
 ///
-/// XLA's log messages for its own developers are silenced. To compile for a TPU slice that is not attached, libtpu must
-/// not search for a TPU or for other processes that use it. Variables that the user has set take precedence. A process
-/// with threads cannot change its environment safely, so the process replaces itself; call this first.
+/// XLA's log messages for its own developers are silenced. To compile for a TPU slice that is not attached,
+/// libtpu must not search for a TPU or for other processes that use it. Variables that the user has set take
+/// precedence. A process with threads cannot change its environment safely, so the process replaces itself;
+/// call this first.
 pub fn environment(target: Option<&Target>) -> Result<()> {
     use std::os::unix::process::CommandExt;
     let mut wanted = vec![("TF_CPP_MIN_LOG_LEVEL", "2")];
     if let Some(Target::Tpu(_)) = target {
         wanted.extend([("TPU_SKIP_MDS_QUERY", "1"), ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")]);
-        // Silences messages about the missing TPU, and answers questions about this host that do not affect the
-        // compiled program.
+        // Silences messages about the missing TPU, and answers questions about this host that do not affect
+        // the compiled program.
         wanted.extend([("TPU_MIN_LOG_LEVEL", "3"), ("TPU_WORKER_HOSTNAMES", "localhost")]);
         wanted.push(("TPU_ACCELERATOR_TYPE", "v5litepod-8"));
     }

@@ -10,8 +10,8 @@ use mesh::{Site, dsl, layout::suggest};
 use models::zoo::{self, Preset};
 use std::path::Path;
 
-/// Returns the built-in model that `path` names: a bare name without a directory or an ending. If a file or directory
-/// of that name exists, a note on standard error says so.
+/// Returns the built-in model that `path` names: a bare name without a directory or an ending. If a file or
+/// directory of that name exists, a note on standard error says so.
 pub fn named(path: &Path) -> Option<&'static Preset> {
     let name = path.to_str()?;
     let preset = zoo::ALL.iter().find(|preset| preset.name == name)?;

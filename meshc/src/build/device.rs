@@ -78,8 +78,8 @@ pub fn topology(slice: &Slice, more: &[(String, Value)], plugin: &PluginArgs) ->
     Ok(topology)
 }
 
-/// Explains the error of a libtpu that another process has locked. libtpu loads only once per machine unless an
-/// environment variable allows more.
+/// Explains the error of a libtpu that another process has locked. libtpu loads only once per machine unless
+/// an environment variable allows more.
 fn held(error: anyhow::Error) -> anyhow::Error {
     let text = format!("{error:#}");
     if !["lockfile", "libtpu_lock", "already in use by"].iter().any(|words| text.contains(words)) {

@@ -64,8 +64,8 @@ pub fn does_not_fit(report: &Report, target: &Target, words: &str, advice: &[Str
     failure(what, help)
 }
 
-/// Extracts the needed and the available memory from a message of XLA: `temporaries (25.96G) exceeds available HBM
-/// (15.48G)`, or `Used 20.1G of 15.75G hbm`.
+/// Extracts the needed and the available memory from a message of XLA: `temporaries (25.96G) exceeds
+/// available HBM (15.48G)`, or `Used 20.1G of 15.75G hbm`.
 fn used(words: &str) -> Option<(&str, &str)> {
     let after = |words: &'_ str, mark: &str| words.find(mark).map(|at| at + mark.len());
     if let Some((before, available)) = words.split_once(") exceeds available ") {

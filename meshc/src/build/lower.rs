@@ -201,8 +201,8 @@ pub fn files(artefact: &Artefact, reports: &[Report]) -> Result<Vec<(String, Vec
     Ok(files)
 }
 
-/// Returns the report on `function`. Without a name, the report on `train_step`, else on `eval_step`, else on the first
-/// function except `init`.
+/// Returns the report on `function`. Without a name, the report on `train_step`, else on `eval_step`, else on
+/// the first function except `init`.
 pub fn choose<'r>(reports: &'r [Report], function: Option<&str>) -> Result<&'r Report> {
     let find = |name: &str| reports.iter().find(|r| r.function == name);
     let found = match function {

@@ -1,8 +1,9 @@
 //! From a model to what runs: programs, artefacts, executables, sessions.
 //!
-//! Reading order: [`program`] (from a model file to a program, with `builtin`, `package`, `execute` and `store`), [`lower`] (through
-//! the compiler), [`artefact`] (in memory), [`device`] (plugins and sessions), [`session`] (programs with parameters),
-//! [`ahead`] (through a plugin's compiler), [`fit`] (programs that are too large), [`verification`] (imported models).
+//! Reading order: [`program`] (from a model file to a program, with `builtin`, `package`, `execute` and
+//! `store`), [`lower`] (through the compiler), [`artefact`] (in memory), [`device`] (plugins and sessions),
+//! [`session`] (programs with parameters), [`ahead`] (through a plugin's compiler), [`fit`] (programs that
+//! are too large), [`verification`] (imported models).
 
 pub mod ahead;
 pub mod artefact;

@@ -1,5 +1,5 @@
-//! Builds of model programs: a small cargo package in the cache that depends on the crates `mesh` and `models` of the
-//! source tree that meshc was built from.
+//! Builds of model programs: a small cargo package in the cache that depends on the crates `mesh` and
+//! `models` of the source tree that meshc was built from.
 
 use crate::output::{
     diagnostics::Sources,
@@ -94,8 +94,8 @@ impl Model {
         command.arg("--target-dir").arg(&target).arg("--");
         let (named, real) = self.folder();
         command.args(remap(real, named));
-        // Replaces RUSTFLAGS of the user, which would rebuild all dependencies. This mapping applies after the one
-        // above: a model in the source tree is named by its path there, in any current directory.
+        // Replaces RUSTFLAGS of the user, which would rebuild all dependencies. This mapping applies after
+        // the one above: a model in the source tree is named by its path there, in any current directory.
         command.env("CARGO_ENCODED_RUSTFLAGS", remap(&self.home, Path::new("")).unwrap_or_default());
         command.env_remove("CARGO_BUILD_TARGET").env_remove("RUSTC_WORKSPACE_WRAPPER");
         command.current_dir(&package).stdin(Stdio::null()).stdout(Stdio::null());
@@ -121,7 +121,8 @@ impl Model {
         ["Cargo.toml", "mesh/Cargo.toml", "models/Cargo.toml"].map(|file| self.home.join(file))
     }
 
-    /// Returns the manifest of the package. Model programs run for milliseconds, so they are built without optimization.
+    /// Returns the manifest of the package. Model programs run for milliseconds, so they are built without
+    /// optimization.
     fn manifest(&self) -> Result<String> {
         let quoted = |path: &Path| -> Result<String> {
             let text = path.to_str().ok_or_else(|| {
@@ -167,8 +168,8 @@ fn home() -> Result<PathBuf> {
     ))
 }
 
-/// Returns the rustc flag that renames the path `from` to `to`, so that programs do not depend on the place of their
-/// sources. `None` for paths with `=`, which the flag cannot express.
+/// Returns the rustc flag that renames the path `from` to `to`, so that programs do not depend on the place
+/// of their sources. `None` for paths with `=`, which the flag cannot express.
 fn remap(from: &Path, to: &Path) -> Option<String> {
     let (from, to) = (from.to_str()?, to.to_str()?);
     (!from.contains('=') && !to.contains('=')).then(|| format!("--remap-path-prefix={from}={to}"))

@@ -1,8 +1,8 @@
 //! Programs from model files, built-in models and checkpoints.
 //!
-//! A model in Rust is built (`package`) and run (`execute`) once for given sources and arguments, and its output is
-//! cached (`store`). A `.mesh` file is parsed. The model of a checkpoint is described by the checkpoint's facts
-//! ([`interchange::Origin`]).
+//! A model in Rust is built (`package`) and run (`execute`) once for given sources and arguments, and its
+//! output is cached (`store`). A `.mesh` file is parsed. The model of a checkpoint is described by the
+//! checkpoint's facts ([`interchange::Origin`]).
 
 use super::{builtin, package, store};
 use crate::{

@@ -1,7 +1,7 @@
 //! Sessions of `generate`, `eval` and `score`: a program with parameters from a checkpoint.
 //!
-//! The program comes from a model, from an artefact, or from the facts of the checkpoint. Only the functions that are
-//! called are compiled.
+//! The program comes from a model, from an artefact, or from the facts of the checkpoint. Only the functions
+//! that are called are compiled.
 
 use super::{artefact, device, program, program::Program};
 use crate::{
@@ -20,8 +20,8 @@ use runtime::{
 };
 use std::path::Path;
 
-/// Opens a session and restores the parameters. `settings` apply unless the user has set them; only `functions` of the
-/// program are compiled.
+/// Opens a session and restores the parameters. `settings` apply unless the user has set them; only
+/// `functions` of the program are compiled.
 pub fn open(args: &SubjectArgs, settings: &[Setting], functions: &[&str]) -> Result<Session> {
     let is_folder = args.subject.is_dir() || is_url(&args.subject);
     let is_checkpoint = is_folder && !files::is_artefact(&args.subject);

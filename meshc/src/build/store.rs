@@ -1,7 +1,8 @@
 //! Cache of the programs that model files print, valid until a source, the compiler or an argument changes.
 //!
-//! Each program has two files: `KEY.mesh` with the text, and `KEY.json` with the digests of the text and of every
-//! source file it depends on. Both are written atomically; if they are damaged or stale, the model is rebuilt.
+//! Each program has two files: `KEY.mesh` with the text, and `KEY.json` with the digests of the text and of
+//! every source file it depends on. Both are written atomically; if they are damaged or stale, the model is
+//! rebuilt.
 
 use super::{
     execute,

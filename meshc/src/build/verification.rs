@@ -1,4 +1,5 @@
-//! Compiler and devices of a verification. From a number of devices and a layout it finds the sizes of the mesh axes.
+//! Compiler and devices of a verification. From a number of devices and a layout it finds the sizes of the
+//! mesh axes.
 
 use super::{
     device,
@@ -57,8 +58,8 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Returns the first placement under which the program is valid. `build` makes the program for a number of shards of
-    /// its batch.
+    /// Returns the first placement under which the program is valid. `build` makes the program for a number
+    /// of shards of its batch.
     fn choose(&self, own: &str, build: &dyn Fn(usize) -> Result<Program>) -> Result<(Program, Placement)> {
         let own = Layout::parse(own).map_err(|e| failure(e, "correct the model's own layout"))?;
         let layout = self.layout.as_ref().unwrap_or(&own);

@@ -49,8 +49,8 @@ pub struct Args {
     /// With --dump: also write the program after every pass that changed it
     #[arg(long, requires = "dump")]
     dump_passes: bool,
-    /// Stop after this stage and print the program: verify, simplify, autodiff, simplify-gradients, partition,
-    /// simplify-local or hlo
+    /// Stop after this stage and print the program: verify, simplify, autodiff, simplify-gradients,
+    /// partition, simplify-local or hlo
     #[arg(long, value_name = "STAGE", value_parser = Stage::parse)]
     stop_after: Option<Stage>,
     /// Print the time of each stage

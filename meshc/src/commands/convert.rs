@@ -29,7 +29,8 @@ pub struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum What {
-    /// Import a Hugging Face T5, mT5 or SwitchTransformers model (config.json and safetensors) as a checkpoint
+    /// Import a Hugging Face T5, mT5 or SwitchTransformers model (config.json and safetensors) as a
+    /// checkpoint
     Hf(Hf),
     /// Export a checkpoint as a Hugging Face model
     ToHf(ToHf),
@@ -84,7 +85,8 @@ struct Where {
     /// Mesh axes and their sizes, instead of --devices
     #[arg(long, value_name = "AXIS=SIZE,…", value_parser = Mesh::parse)]
     mesh: Option<Mesh>,
-    /// Mesh axes that each dim is split over: batch:data+expert,experts:expert. Default: the model's own layout
+    /// Mesh axes that each dim is split over: batch:data+expert,experts:expert. Default: the model's own
+    /// layout
     #[arg(long, value_name = "DIM:AXIS[+AXIS],…", value_parser = Layout::parse)]
     layout: Option<Layout>,
     /// Additional splits of stored parameters

@@ -22,7 +22,8 @@ pub struct Args {
     subject: SubjectArgs,
     #[command(flatten)]
     data: DataOptions,
-    /// Share of the text, from its end, that is evaluated: the share that `meshc train --eval-every` holds out
+    /// Share of the text, from its end, that is evaluated: the share that `meshc train --eval-every` holds
+    /// out
     #[arg(long, value_name = "SHARE", default_value_t = 0.05, value_parser = inner_share,
         allow_negative_numbers = true)]
     held_out: f64,

@@ -30,8 +30,8 @@ use std::{
 pub struct Args {
     #[command(flatten)]
     subject: SubjectArgs,
-    /// Inputs: text, one per line (- for standard input); NAME.json, a list of texts or of lists of token ids;
-    /// NAME.safetensors with token ids `input_ids`, padded with 0
+    /// Inputs: text, one per line (- for standard input); NAME.json, a list of texts or of lists of token
+    /// ids; NAME.safetensors with token ids `input_ids`, padded with 0
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// Output file: text, one per line; NAME.json; NAME.safetensors (`tokens`, `scores`). Default: standard
@@ -62,8 +62,8 @@ pub struct Args {
     /// Beam search: exponent of the length by which scores are divided
     #[arg(long, value_name = "POWER", default_value_t = 1.0, value_parser = finite, allow_negative_numbers = true)]
     length_penalty: f64,
-    /// Beam search: stop when the best open beam would not improve the result (likely), when as many sequences
-    /// have ended as there are beams (first), or when no better sequence is possible (certain)
+    /// Beam search: stop when the best open beam would not improve the result (likely), when as many
+    /// sequences have ended as there are beams (first), or when no better sequence is possible (certain)
     #[arg(long, value_name = "WHEN", value_parser = ["likely", "first", "certain"])]
     early_stopping: Option<String>,
     /// Smallest number of tokens per sequence
@@ -72,8 +72,8 @@ pub struct Args {
     /// Largest number of tokens per sequence. Default: the model's target_length
     #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
     max_length: Option<usize>,
-    /// Recompute the whole prefix for every token instead of using a KV cache: the tokens of the decoder compete
-    /// for experts as in training
+    /// Recompute the whole prefix for every token instead of using a KV cache: the tokens of the decoder
+    /// compete for experts as in training
     #[arg(long)]
     uncached: bool,
     /// Print JSON: a list of sequences with tokens, score, and text if the tokens stand for text

@@ -194,10 +194,11 @@ fn bar() -> ProgressBar {
     bar
 }
 
-/// Compiles the best candidates with libtpu until `--verify` of them fit, then sorts these first, by libtpu's cycles.
+/// Compiles the best candidates with libtpu until `--verify` of them fit, then sorts these first, by libtpu's
+/// cycles.
 ///
-/// Of the candidates with the same mesh and number of microbatches only one that fits is compiled: the estimates are
-/// less exact between such groups than within one.
+/// Of the candidates with the same mesh and number of microbatches only one that fits is compiled: the
+/// estimates are less exact between such groups than within one.
 fn verify(
     args: &Args,
     target: &TargetArgs,
@@ -260,7 +261,8 @@ fn verify(
 
 /// Compiles in a separate thread, so that Ctrl-C need not wait for libtpu, which cannot be interrupted.
 ///
-/// `None` means that the user stopped it; the inner error is the plugin's message for a program that does not fit.
+/// `None` means that the user stopped it; the inner error is the plugin's message for a program that does not
+/// fit.
 fn interruptible(
     args: &Args,
     target: &TargetArgs,

@@ -179,8 +179,8 @@ fn tell(seen: &Seen) {
         .for_each(|problem| println!("  problem   {}", problem.replace('\n', "\n            ")));
 }
 
-/// Examines a plugin in a separate process: a broken plugin may crash the process, and a plugin that searches for
-/// missing hardware may take long.
+/// Examines a plugin in a separate process: a broken plugin may crash the process, and a plugin that searches
+/// for missing hardware may take long.
 fn examined(path: &Path) -> Result<Seen> {
     const PATIENCE: Duration = Duration::from_secs(60);
     let this = std::env::current_exe().context("finding the executable of this process")?;

@@ -99,8 +99,8 @@ struct Given {
     state: BTreeMap<String, HostTensor>,
 }
 
-/// Splits tensors into inputs and state. State of the program that this function does not read is ignored, so that
-/// the outputs of `init` can be given to every function.
+/// Splits tensors into inputs and state. State of the program that this function does not read is ignored, so
+/// that the outputs of `init` can be given to every function.
 fn sort(artefact: &Artefact, function: &Function, given: BTreeMap<String, HostTensor>) -> Result<Given> {
     let mut sorted = Given::default();
     let is_input =

@@ -16,8 +16,8 @@ use std::{fs, io::Read, path::PathBuf};
 pub struct Args {
     #[command(flatten)]
     subject: SubjectArgs,
-    /// Pairs of input and target, one per line (- for standard input): a JSON object with `input` and `target`
-    /// (texts or lists of token ids), or two texts separated by a tab
+    /// Pairs of input and target, one per line (- for standard input): a JSON object with `input` and
+    /// `target` (texts or lists of token ids), or two texts separated by a tab
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     #[command(flatten)]

@@ -60,7 +60,8 @@ pub struct Args {
     /// Number of steps
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = steps, allow_negative_numbers = true)]
     steps: u64,
-    /// Seed of initialization, dropout and data order. Default: the seed of the checkpoint with --resume, else 0
+    /// Seed of initialization, dropout and data order. Default: the seed of the checkpoint with --resume,
+    /// else 0
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<u32>,
     /// Directory of the run: options, metrics.jsonl, tensorboard/ and checkpoints/, unless given separately
@@ -84,8 +85,8 @@ pub struct Args {
     /// Also keep the checkpoints of every N steps
     #[arg(long, value_name = "N", requires = "place", value_parser = steps, allow_negative_numbers = true)]
     keep_every: Option<u64>,
-    /// Also keep the N checkpoints with the smallest held-out loss, and save after each evaluation that is the
-    /// best so far
+    /// Also keep the N checkpoints with the smallest held-out loss, and save after each evaluation that is
+    /// the best so far
     #[arg(long, value_name = "N", requires = "place", requires = "eval_every", value_parser = at_least_one,
         allow_negative_numbers = true)]
     keep_best: Option<usize>,
@@ -105,7 +106,8 @@ pub struct Args {
     #[arg(long, value_name = "N", requires = "eval_every", value_parser = at_least_one,
         allow_negative_numbers = true)]
     eval_batches: Option<usize>,
-    /// Share of the text, from its end, that is held out for evaluation. Default: 0.05 with --eval-every, else 0
+    /// Share of the text, from its end, that is held out for evaluation. Default: 0.05 with --eval-every,
+    /// else 0
     #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     held_out: Option<f64>,
     /// Stop after N evaluations in a row without a new best held-out loss
@@ -220,7 +222,8 @@ impl Job {
     }
 }
 
-/// Returns the observer of a run, which writes the options and the description of the run when training begins.
+/// Returns the observer of a run, which writes the options and the description of the run when training
+/// begins.
 fn progress(args: &Args, artefact: &Artefact, run: Option<&RunFolder>, signals: &Signals) -> Progress {
     let folder = args.run_dir.clone().or(args.checkpoint_dir.clone()).filter(|folder| !is_url(folder));
     let (options, manifest, run) = (args.resolved.toml(), artefact.manifest.clone(), run.cloned());

@@ -38,7 +38,8 @@ pub struct Mistake {
 }
 
 impl Mistake {
-    /// Parses a line that a model program printed with `mesh::dsl::diagnostic_json`. `None` for any other line.
+    /// Parses a line that a model program printed with `mesh::dsl::diagnostic_json`. `None` for any other
+    /// line.
     pub fn from_json(line: &str) -> Option<Self> {
         let value: Value = serde_json::from_str(line).ok()?;
         let text = |key: &str| value.get(key).and_then(Value::as_str);
@@ -152,7 +153,8 @@ impl Mistakes {
         eprintln!("{}", self.render(&renderer));
     }
 
-    /// Returns a list of objects with the keys `label`, `message`, `file`, `line`, `column`, `context` and `help`.
+    /// Returns a list of objects with the keys `label`, `message`, `file`, `line`, `column`, `context` and
+    /// `help`.
     pub fn json(&self) -> Value {
         self.mistakes.iter().map(Mistake::json).collect()
     }

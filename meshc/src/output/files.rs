@@ -44,8 +44,8 @@ pub fn check_target(target: &Path) -> Result<()> {
     ))
 }
 
-/// Writes a directory under a temporary name beside `target` and renames it when it is complete. An existing `target`
-/// is replaced if [`check_target`] allows it.
+/// Writes a directory under a temporary name beside `target` and renames it when it is complete. An existing
+/// `target` is replaced if [`check_target`] allows it.
 pub fn write_folder(target: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
     check_target(target)?;
     let (parent, name) = split(target)?;

@@ -35,8 +35,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Returns an observer for training up to step `steps`. Prints a message once `stop` is set, because the step in
-    /// progress may take a while.
+    /// Returns an observer for training up to step `steps`. Prints a message once `stop` is set, because the
+    /// step in progress may take a while.
     pub fn new(steps: u64, stop: Arc<AtomicBool>) -> Self {
         let is_terminal = stderr().is_terminal();
         let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };

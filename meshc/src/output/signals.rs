@@ -1,8 +1,8 @@
 //! Ctrl-C and SIGTERM during training.
 //!
-//! The first signal requests a stop, the second one ends the process at once. Before training begins, while models are
-//! built, programs are compiled and plugins are installed, the first signal ends the process too: there is no state to
-//! save.
+//! The first signal requests a stop, the second one ends the process at once. Before training begins, while
+//! models are built, programs are compiled and plugins are installed, the first signal ends the process too:
+//! there is no state to save.
 
 use anyhow::{Context, Result};
 use signal_hook::{

@@ -20,8 +20,8 @@ pub fn model(name: &str) -> String {
     home().join("models").join(name).display().to_string()
 }
 
-/// A case of the reference folder, which is `../shared/oracle` beside the source tree or where `MESH_ORACLE` says;
-/// nothing, and a line that says so, where there is none.
+/// A case of the reference folder, which is `../shared/oracle` beside the source tree or where `MESH_ORACLE`
+/// says; nothing, and a line that says so, where there is none.
 pub fn oracle(case: &str) -> Option<PathBuf> {
     let named = std::env::var_os("MESH_ORACLE").map(PathBuf::from);
     let path = named.clone().unwrap_or_else(|| home().join("../shared/oracle")).join("public").join(case);
