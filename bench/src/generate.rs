@@ -68,25 +68,7 @@ pub fn one(layers: &str, sparse: &str, d_model: &str, dir: &str, runs: usize) ->
     let config = config(layers.parse()?, sparse.parse()?, d_model.parse()?);
     let options = Generation::default();
     let steps = options.steps;
-    let module =
-        generate::program(&config, &options, &Site::default()).finish().map_err(|d| anyhow!("{d}"))?;
-    let built = lower::lower(module, &Mesh::default())?;
-    let artefact = Artefact::new("generate".to_owned(), built.manifest, built.files.into_iter().collect())?;
-    let around = SearchPaths::from_environment()?;
-    let found = find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}"))?;
-    let client = ClientOptions::new().with("cpu_device_count", 1);
-    cpu_heap::keep_freed_memory();
-    let mut session = Session::open(&load(&found.path, Platform::Cpu)?, artefact, client)?;
-    session.set_host_allocator(crate::ALLOCATOR);
-    let weights = Path::new(dir).join("model.safetensors");
-    if weights.exists() {
-        for (name, value) in parameters(&config, &fs::read(&weights)?)? {
-            session.set_state(&name, &value)?;
-        }
-    } else {
-        let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(1))]);
-        session.call("init", &seed)?.wait()?;
-    }
+    let mut session = session(&config, &options, dir)?;
     let id = |i: usize| (3 + (i * 7919 + 1) * 31 % (config.vocab - 3)) as i32;
     let inputs: Vec<Vec<i32>> =
         (0..BATCH).map(|row| (0..INPUT).map(|place| id(row * INPUT + place)).collect()).collect();
@@ -124,6 +106,29 @@ pub fn one(layers: &str, sparse: &str, d_model: &str, dir: &str, runs: usize) ->
         "first_call_ms": first[first.len() / 2], "first_call_cpu_ms": first_cpu.iter().sum::<f64>() / first_cpu.len() as f64, "steps_per_call": steps, "tokens_per_s": (BATCH * NEW) as f64 / median * 1e3,
         "same_tokens_as_peer": same(dir, &tokens)?,
     }))
+}
+
+/// Returns a session with the weights in `dir`, or with random weights.
+fn session(config: &Config, options: &Generation, dir: &str) -> Result<Session> {
+    let module = generate::program(config, options, &Site::default()).finish().map_err(|d| anyhow!("{d}"))?;
+    let built = lower::lower(module, &Mesh::default())?;
+    let artefact = Artefact::new("generate".to_owned(), built.manifest, built.files.into_iter().collect())?;
+    let around = SearchPaths::from_environment()?;
+    let found = find(Platform::Cpu, None, &around, &mut |line| eprintln!("{line}"))?;
+    let client = ClientOptions::new().with("cpu_device_count", 1);
+    cpu_heap::keep_freed_memory();
+    let mut session = Session::open(&load(&found.path, Platform::Cpu)?, artefact, client)?;
+    session.set_host_allocator(crate::ALLOCATOR);
+    let weights = Path::new(dir).join("model.safetensors");
+    if weights.exists() {
+        for (name, value) in parameters(config, &fs::read(&weights)?)? {
+            session.set_state(&name, &value)?;
+        }
+    } else {
+        let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(1))]);
+        session.call("init", &seed)?.wait()?;
+    }
+    Ok(session)
 }
 
 /// Returns the model of `bench/peers/generate_hf.py`.
