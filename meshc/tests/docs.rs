@@ -4,7 +4,8 @@
 //! `compiler`. HTML comments before a block control it:
 //!
 //! - `<!-- file: NAME -->`: the block is written to NAME.
-//! - `<!-- excerpt: FILE -->`: the lines of the block occur in FILE in this order; `…` stands for lines left out.
+//! - `<!-- excerpt: FILE -->`: the lines of the block occur in FILE in this order. `…` stands for omitted lines, and
+//!   inside of a line for any text.
 //! - `<!-- setup: COMMAND -->`: a command that runs before the block.
 //! - `<!-- run: skip: REASON -->`: the block does not run.
 //! - `<!-- run: slow -->`: the block runs only with `MESH_SLOW=1`.
@@ -14,7 +15,13 @@
 
 mod support;
 
-use std::{collections::BTreeMap, env, fs, os::unix::fs::symlink, path::Path, process::{Command, Stdio}};
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    os::unix::fs::symlink,
+    path::Path,
+    process::{Command, Stdio},
+};
 use support::{Workplace, cpu_plugin, home, say_skipped};
 
 /// A fenced block with the directives before it.
@@ -35,7 +42,8 @@ fn blocks(page: &str) -> Vec<Block> {
         if let Some(comment) = content.strip_prefix("<!--").and_then(|rest| rest.strip_suffix("-->")) {
             directives.push(comment.trim().to_owned());
         } else if let Some(language) = content.strip_prefix("```") {
-            let inside = lines.by_ref().map(|(_, content)| content).take_while(|c| !c.trim().starts_with("```"));
+            let inside =
+                lines.by_ref().map(|(_, content)| content).take_while(|c| !c.trim().starts_with("```"));
             let text = inside.map(|content| format!("{content}\n")).collect();
             let directives = std::mem::take(&mut directives);
             blocks.push(Block { line, language: language.to_owned(), text, directives });
@@ -123,14 +131,22 @@ fn shell(place: &Workplace, page: &str, line: usize, command: &str) -> String {
     format!("{out}{err}")
 }
 
-/// Asserts that the lines of `excerpt` occur in `text` in this order; `…` stands for lines left out.
+/// Asserts that the lines of `excerpt` occur in `text` in this order. `…` stands for omitted lines, and inside of a
+/// line for any text.
 #[track_caller]
 fn occurs(excerpt: &str, text: &str, what: &str) {
     let mut lines = text.lines();
     for wanted in excerpt.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "…") {
-        let found = lines.any(|line| line.trim() == wanted);
-        assert!(found, "{what}: this line is missing, or not in this order:\n{wanted}\n\n{text}");
+        let found = lines.any(|line| matches(line.trim(), wanted));
+        assert!(found, "{what}: this line is missing, or not in this order:\n{wanted}");
     }
+}
+
+/// True if `line` is `pattern`, in which `…` stands for any text.
+fn matches(line: &str, pattern: &str) -> bool {
+    let Some((before, after)) = pattern.split_once('…') else { return line == pattern };
+    let Some(rest) = line.strip_prefix(before) else { return false };
+    rest.char_indices().map(|(at, _)| at).chain([rest.len()]).any(|at| matches(&rest[at..], after))
 }
 
 /// Runs all blocks of a page.
@@ -193,6 +209,7 @@ pages! {
     generation "docs/generation.md",
     interchange "docs/interchange.md",
     pods "docs/pods.md",
+    reading_a_dump "docs/reading-a-dump.md",
     results_english "docs/results/english.md",
     testing "docs/testing.md",
     tutorial "docs/tutorial.md",
@@ -234,9 +251,11 @@ fn options_named_in_text_exist() {
         let text = fs::read_to_string(home().join(&page)).expect("the page can be read");
         for span in text.split('`').filter_map(|span| span.trim().strip_prefix("meshc ")) {
             let words: Vec<&str> = span.split_whitespace().collect();
-            let is_word = |word: &&&str| word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-');
+            let is_word = |word: &&&str| {
+                word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-')
+            };
             let Some(command) = words.first().filter(is_word) else { continue };
-            if **command == "help" {
+            if *command == "help" {
                 continue;
             }
             let mut shown = help(&[command]);
@@ -248,7 +267,8 @@ fn options_named_in_text_exist() {
             let shown = shown.unwrap_or_default();
             for option in words.iter().filter(|word| word.starts_with("--")) {
                 let option = option.split(['=', ',', '|', ']', ')']).next().unwrap_or_default();
-                let known = shown.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').any(|w| w == option);
+                let known =
+                    shown.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').any(|w| w == option);
                 assert!(known, "{page}: `meshc {command}` has no option `{option}`");
             }
         }
@@ -260,11 +280,12 @@ fn blocks_and_directives() {
     let page = "text\n<!-- run: add --x 1 -->\n<!-- run: replace 300 => 2 -->\n```sh\na --n 300 \\\n  b # c\n\n# d\n```\n```console\n$ e\nf\n```\n";
     let found = blocks(page);
     assert_eq!(found.len(), 2);
-    assert_eq!(found[0].commands(), ["a --n 2    b --x 1 # c"]);
+    assert_eq!(found[0].commands(), ["a --n 2    b --x 1 #  c"]);
     assert_eq!(found[0].line, 4);
     assert_eq!(found[1].commands(), ["e  # "]);
     assert_eq!(found[1].directives, Vec::<String>::new());
-    let slow = Block { directives: vec!["run: needs MESH_NO_SUCH_VARIABLE".to_owned()], ..blocks(page).remove(1) };
+    let slow =
+        Block { directives: vec!["run: needs MESH_NO_SUCH_VARIABLE".to_owned()], ..blocks(page).remove(1) };
     assert_eq!(slow.skipped().as_deref(), Some("MESH_NO_SUCH_VARIABLE is not set"));
 }
 
@@ -272,6 +293,16 @@ fn blocks_and_directives() {
 #[should_panic(expected = "this line is missing")]
 fn a_wrong_excerpt_fails() {
     occurs("a\n…\nb", "b\na\n", "x");
+}
+
+#[test]
+fn patterns() {
+    occurs("%… = add %…, %…\n…\nc", "%1 = add %2, %x.y\nb\nc", "x");
+    for (line, pattern, same) in
+        [("abc", "a…c", true), ("abd", "a…c", false), ("ab", "a…", true), ("b", "a…", false)]
+    {
+        assert_eq!(matches(line, pattern), same, "{line} {pattern}");
+    }
 }
 
 #[test]
