@@ -113,7 +113,7 @@ pub mod tests {
             self.address.clone()
         }
 
-        /// How many requests it answered.
+        /// Number of answered requests.
         pub fn asked(&self) -> usize {
             self.asked.load(Ordering::Relaxed)
         }

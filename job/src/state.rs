@@ -139,7 +139,7 @@ impl State {
         self.orders()
     }
 
-    /// What every rank is told.
+    /// The orders that every rank receives.
     pub fn orders(&self) -> Orders {
         let mut steps: Vec<(u64, u32)> = self
             .members

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use crate::{Finding, codegen};
 
 mod arms;
+mod cheatsheet;
 mod circles;
 mod edges;
 mod files;
@@ -29,7 +30,7 @@ mod unsafety;
 type Check = fn(&Tree) -> Vec<Finding>;
 
 /// The checks, in the order in which `tidy` reports them. Generated code is checked before them.
-const CHECKS: [(&str, Check); 15] = [
+const CHECKS: [(&str, Check); 16] = [
     ("crate edges", edges::check),
     ("circles of files", circles::check),
     ("no catch-all arms on IR enums", arms::check),
@@ -42,6 +43,7 @@ const CHECKS: [(&str, Check); 15] = [
     ("plain words", phrases::check),
     ("one sentence a line", sentences::check),
     ("paths in documentation", paths::check),
+    ("cheatsheet of the DSL", cheatsheet::check),
     ("machine paths", files::machine_paths),
     ("binaries", files::binaries),
     ("decision records", files::decision_records),
