@@ -153,8 +153,11 @@ fn what_cannot_be_saved_or_resumed() {
         "ck",
     ]);
     let ran = Ran::new(limited.env("MESH_PJRT_PLUGIN", cpu_plugin()).output().unwrap());
-    let ran =
-        ran.fails(&["warning: training continues without a new checkpoint: writing", "step 4/4", "File too large"]);
+    let ran = ran.fails(&[
+        "warning: training continues without a new checkpoint: writing",
+        "step 4/4",
+        "File too large",
+    ]);
     assert!(ran.err.contains("00000.safetensors"), "{}", ran.err);
     assert_eq!(place.folders("ck"), [""; 0], "nothing is left behind");
 }

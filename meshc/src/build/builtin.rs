@@ -10,17 +10,20 @@ use mesh::{Site, dsl, layout::suggest};
 use models::zoo::{self, Preset};
 use std::path::Path;
 
-/// Returns the built-in model that `path` names: a bare name without a directory or an ending. If a file or
-/// directory of that name exists, a note on standard error says so.
+/// Returns the built-in model that `path` names: a bare name without a directory or an ending. `None` means a
+/// path.
 pub fn named(path: &Path) -> Option<&'static Preset> {
     let name = path.to_str()?;
-    let preset = zoo::ALL.iter().find(|preset| preset.name == name)?;
-    if path.exists() {
+    zoo::ALL.iter().find(|preset| preset.name == name)
+}
+
+/// Notes on standard error that a file or folder has the name of the built-in model that `path` names.
+pub fn note_shadowed(path: &Path) {
+    if let Some(Preset { name, .. }) = named(path).filter(|_| path.exists()) {
         eprintln!(
             "note: `{name}` is the built-in model; write `./{name}` for the file or folder of that name"
         );
     }
-    Some(preset)
 }
 
 /// Builds the program of a built-in model.

@@ -126,7 +126,7 @@ pub fn advice(
 
 /// Returns the estimated memory of a function, in bytes.
 fn needs(path: &Path, settings: &ModelArgs, placement: &PlacementArgs, function: &str) -> Result<u64> {
-    let program = program::load(path, settings)?;
+    let program = program::load_variant(path, settings)?;
     let placement = place(&program.module, placement)?;
     let lowered = lower(&program, &placement, Stage::SimplifyLocal, &mut Watch::default())?;
     let reports = lowered.map(|l| l.reports).unwrap_or_default();

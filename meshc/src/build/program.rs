@@ -45,14 +45,17 @@ impl Program {
     }
 }
 
-/// Loads the program of a model file, of a built-in model, or of the model that a checkpoint describes.
+/// Loads the program of a model file, of a built-in model, or of the model that a checkpoint describes. Notes
+/// about the command line go to standard error.
 pub fn load(path: &Path, args: &ModelArgs) -> Result<Program> {
-    let program = found(path, args)?;
+    let program = load_variant(path, args)?;
+    builtin::note_shadowed(path);
     args.note_renamed(&program.module);
     Ok(program)
 }
 
-fn found(path: &Path, args: &ModelArgs) -> Result<Program> {
+/// [`load`] without notes, for searches that load a model many times.
+pub fn load_variant(path: &Path, args: &ModelArgs) -> Result<Program> {
     let name = path.display().to_string();
     if let Some(preset) = builtin::named(path) {
         return builtin::program(preset, args);

@@ -152,7 +152,7 @@ impl Args {
     fn load(&self, schedule: &[String]) -> Result<Program> {
         let mut all = self.settings.clone();
         all.schedule.extend(schedule.iter().cloned());
-        program::load(&self.model, &all)
+        program::load_variant(&self.model, &all)
     }
 }
 

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_named() {
+    fn mistakes_name_the_setting() {
         let (_, wrong) = with(
             "optimizer=adafactor update_clip=0 second_decay=-1 smallest=-1 beta1=1 weight_decay=-1 lr=-1 clip=-1 \
              schedule=linear decay_steps=5",

@@ -58,7 +58,7 @@ mod tests {
     use super::buckets;
 
     #[test]
-    fn capacities_to_choose_from_are_below_what_is_asked_for_and_worth_it() {
+    fn buckets_are_smaller_than_the_capacity() {
         assert_eq!(buckets(64), [8, 16, 24, 32]);
         assert_eq!(buckets(16), [4, 6, 8]);
         assert_eq!(buckets(4), [0; 0]);
