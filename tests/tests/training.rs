@@ -75,6 +75,9 @@ fn a_run_writes_every_step_and_can_go_on() {
         assert_eq!(evaluated.is_some(), (n + 1) % 5 == 0, "{line}");
     }
     assert_eq!(summary.eval.as_ref().map(|e| e["loss"]), written[9]["eval"]["loss"].as_f64());
+    let dropped = written[9]["eval"]["encoder_dropped"].as_f64().expect("a mean over layers");
+    assert!((0.0..=1.0).contains(&dropped), "{dropped}");
+    assert!(written[9]["eval"].get("encoder_load").is_none(), "a load has a number for each expert");
 
     // The state knows how far it is; neither an interruption nor how far the host lags behind changes anything.
     let mut again = session(&tiny(), "data=2", "");

@@ -3,8 +3,9 @@
 use super::{feeds::feeds, options::Options};
 use crate::{Error, Result, Session};
 use data::{Batch, BatchSource};
+use proto::manifest::Dim;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -52,7 +53,8 @@ impl Evaluation {
 }
 
 /// Evaluates the first `batches` batches of held-out rows. Returns the mean of each scalar output of
-/// `eval_step`, weighted by target tokens. With several corpora, also returns the means of each as
+/// `eval_step`, weighted by target tokens; of an output with the dim `layers` alone, such as the fraction of
+/// dropped tokens, also the mean over layers. With several corpora, also returns the means of each as
 /// `NAME/loss`.
 pub fn evaluate(
     session: &mut Session,
@@ -69,6 +71,14 @@ fn held_out(data: &dyn BatchSource, batches: usize) -> impl Iterator<Item = OfTe
     (0..batches).map(|number| Ok((data.held_out_batch(number)?, data.held_out_corpus(number))))
 }
 
+/// Returns the outputs of `eval_step` whose only dim is `layers`.
+fn outputs_by_layer(session: &Session) -> Result<BTreeSet<String>> {
+    let outputs = &session.artefact().function("eval_step")?.outputs;
+    let is_by_layer = |dims: &[Dim]| dims.len() == 1 && dims[0].name == "layers" && dims[0].size > 0;
+    let names = outputs.iter().filter(|o| o.tensor.as_ref().is_some_and(|t| is_by_layer(&t.dims)));
+    Ok(names.map(|o| o.name.clone()).collect())
+}
+
 fn means<'a>(
     session: &mut Session,
     batches: impl Iterator<Item = OfText<'a>>,
@@ -77,6 +87,7 @@ fn means<'a>(
     // Sums of value times tokens, and of tokens, for all batches (the empty name) and for each corpus.
     let mut sums = BTreeMap::<(String, String), f64>::new();
     let mut tokens = BTreeMap::<String, usize>::new();
+    let by_layer = outputs_by_layer(session)?;
     for batch in batches {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
@@ -85,8 +96,9 @@ fn means<'a>(
         let weight = batch.target_tokens();
         let texts: Vec<&str> = [""].into_iter().chain(text).collect();
         for (name, value) in session.call("eval_step", &feeds(&batch))?.wait()? {
-            if value.dims.is_empty() {
-                let value = value.to_f64()?[0] * weight as f64;
+            if value.dims.is_empty() || by_layer.contains(&name) {
+                let values = value.to_f64()?;
+                let value = values.iter().sum::<f64>() / values.len() as f64 * weight as f64;
                 for text in &texts {
                     *sums.entry(((*text).to_owned(), name.clone())).or_default() += value;
                 }
