@@ -3,10 +3,10 @@
 use super::{Names, Tensor};
 use crate::{DType, Diagnostic, Name, Op, Site, Type, infer::with_hint, ir::Contract};
 
-/// The product of all operands, summed over the dims that are not in `out`. Dims that several operands
-/// have are matched by name. Products and sums are `f32`; the result has the operands' element type.
+/// Returns the product of all operands, summed over the dims that are not in `out`. Dims of several operands
+/// are matched by name. Products and sums are `f32`; the result has the element type of the operands.
 ///
-/// More than two operands become a chain of products of two, the cheapest pair first.
+/// More than two operands become a chain of products of two. Each step multiplies the cheapest pair.
 #[track_caller]
 pub fn einsum<'g, const N: usize>(operands: [Tensor<'g>; N], out: impl Names) -> Tensor<'g> {
     const { assert!(N > 0, "einsum takes at least one operand") };
@@ -25,7 +25,7 @@ pub fn einsum_as<'g, const N: usize>(dtype: DType, operands: [Tensor<'g>; N], ou
 fn lower<'g>(operands: &[Tensor<'g>], out: &[Name], dtype: Option<DType>, site: &Site) -> Tensor<'g> {
     let graph = operands[0].graph;
     let Some(mut types) = operands.iter().map(|x| x.ty()).collect::<Option<Vec<Type>>>() else {
-        // Poison, or a tensor of a body that has ended: let `emit` say so.
+        // Poison, or a tensor of a closed body: `emit` reports the latter.
         let op = Op::Contract(Contract { out: out.to_vec(), dtype: DType::F32 });
         return graph.emit1(op, operands, site);
     };
@@ -50,7 +50,7 @@ fn lower<'g>(operands: &[Tensor<'g>], out: &[Name], dtype: Option<DType>, site: 
     rest[0].apply(Op::Contract(Contract { out: out.to_vec(), dtype: result }), &[rest[1]], site)
 }
 
-/// One operand: a sum over the dims that go.
+/// Lowers an einsum of one operand: a sum over the dims that are not in `out`.
 fn alone<'g>(x: Tensor<'g>, ty: &Type, out: &[Name], dtype: DType, site: &Site) -> Tensor<'g> {
     if let Some(name) = out.iter().find(|n| !ty.has(n)) {
         let known: Vec<_> = ty.names().map(|n| n.to_string()).collect();
@@ -69,7 +69,7 @@ fn alone<'g>(x: Tensor<'g>, ty: &Type, out: &[Name], dtype: DType, site: &Site) 
     if gone.is_empty() { x } else { x.reduce_at(crate::ir::ReduceKind::Sum, gone, site) }
 }
 
-/// The pair whose product needs the fewest multiplications, the first of equals.
+/// Returns the pair whose product needs the fewest multiplications, the first of equals.
 fn cheapest(types: &[Type]) -> (usize, usize) {
     let cost = |a: &Type, b: &Type| {
         let extra = b.logical().filter(|d| !a.has(&d.name)).map(|d| d.size as u128);

@@ -1,4 +1,4 @@
-//! Scans and conditionals with closures, and the request for a gradient.
+//! Scans and conditionals with closures, and gradient requests.
 
 use super::{Graph, Tensor, frame::Frame, graph::Ref};
 use crate::{
@@ -7,8 +7,8 @@ use crate::{
     layout::suggest,
 };
 
-/// Tensors in a structure: what a scan carries, slices and stacks. Tuples, `Vec`s, arrays and `Option`s
-/// of trees are trees; so is a struct of trees, once it says how to apply a function to each of them.
+/// A structure of tensors (a pytree in JAX), which a scan carries, slices or stacks. Tuples, `Vec`s, arrays
+/// and `Option`s of trees are trees. A struct of trees becomes one by implementing this trait.
 pub trait Tree<'g>: Sized {
     /// Applies `f` to every tensor, in a fixed order.
     fn map(self, f: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self;
@@ -59,21 +59,21 @@ fn leaves<'g, T: Tree<'g>>(tree: T) -> (T, Vec<Tensor<'g>>) {
     (tree, all)
 }
 
-/// How a scan runs; the default goes forward, as a loop, and keeps all for the backward pass.
+/// Options of a scan. The default runs forward as a loop and saves all values for the backward pass.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ScanOptions {
-    /// From the last slice to the first.
+    /// True if the scan runs from the last slice to the first.
     pub reverse: bool,
-    /// What the forward pass keeps for the backward pass.
+    /// The remat policy: the values that the forward pass saves for the backward pass.
     pub remat: Remat,
-    /// One iteration after the other instead of a loop.
+    /// True if the iterations are emitted one after the other instead of as a loop.
     pub unroll: bool,
 }
 
 impl Graph {
-    /// A loop over `dim`: `f(carry, slices)` is one iteration, where `slices` are `xs` without `dim`; it
-    /// gives the next carry and what is to be stacked along `dim`. The result is the last carry and the
-    /// stacks. Tensors from outside that `f` uses are captured; state with the dim `dim` that `f` reads is
+    /// Loops over `dim`. `f(carry, slices)` is one iteration, where `slices` are `xs` without `dim`. It returns
+    /// the next carry and the tensors to stack along `dim`. The result is the last carry and the stacked
+    /// tensors. Tensors of outer bodies that `f` uses are captured. State with the dim `dim` that `f` reads is
     /// sliced.
     #[track_caller]
     pub fn scan<'g, C: Tree<'g>, X: Tree<'g>, Y: Tree<'g>>(
@@ -108,7 +108,7 @@ impl Graph {
         f: impl FnOnce(C, X) -> (C, Y),
         site: &Site,
     ) -> (C, Y) {
-        // Operands first, as values of the body outside: poison among them poisons the results.
+        // Operands come first, as values of the outer body: poison among them poisons the results.
         let (carry, carries) = leaves(carry);
         let (xs, slices) = leaves(xs);
         self.open(Some(dim.clone()));
@@ -129,8 +129,9 @@ impl Graph {
         let mut diagnosis = None;
         if count != carries.len() {
             let message =
-                format!("the scan over `{}` carries {} tensors in and {count} out", dim.name, carries.len());
-            diagnosis = Some(Diagnostic::new("control_k5", message).help("return as many as came in"));
+                format!("the scan over `{}` takes {} carries and returns {count}", dim.name, carries.len());
+            diagnosis =
+                Some(Diagnostic::new("control_k5", message).help("return the same number of carries"));
         }
         let good = params.len() == carries.len() + slices.len();
         let outputs = match (values, diagnosis) {
@@ -183,7 +184,7 @@ impl Graph {
         self.emit(Op::Control(Control::Scan(Box::new(scan))), &args, site)
     }
 
-    /// A parameter of the innermost body for `x` of an outer one, without `dim`.
+    /// Adds a parameter to the innermost body for `x` of an outer one, without `dim`.
     fn inner_param<'g>(&'g self, x: Tensor<'g>, dim: Option<&Dim>, params: &mut Vec<Value>) -> Tensor<'g> {
         let Some(mut ty) = x.ty() else { return self.poison() };
         if let Some(dim) = dim {
@@ -196,7 +197,7 @@ impl Graph {
         Tensor { graph: self, id: Some(Ref { body: frame.id, value }) }
     }
 
-    /// `x`, or poison if it cannot be sliced along `dim`.
+    /// Returns `x`, or poison if it cannot be sliced along `dim`.
     fn sliceable<'g>(&'g self, x: Tensor<'g>, dim: &Dim, site: &Site) -> Tensor<'g> {
         let Some(ty) = x.ty() else { return x };
         let names: Vec<&str> = ty.names().map(|n| n.as_str()).collect();
@@ -213,14 +214,14 @@ impl Graph {
                 let hint = suggest(&dim.name, names).map(|n| format!("did you mean `{n}`? "));
                 let hint = hint.unwrap_or_default();
                 let help =
-                    format!("{hint}a tensor that is the same in all iterations is just used in the closure");
+                    format!("{hint}use a tensor that is the same in all iterations directly in the closure");
                 Diagnostic::new("control_k4", message).help(help)
             }
         };
         x.wrong(diagnostic, site)
     }
 
-    /// All as values of the innermost body; nothing if one is poison or misplaced.
+    /// Returns the values of `tensors` in the innermost body; `None` if one is poison or of a closed body.
     fn resolve_all(&self, tensors: &[Tensor<'_>], site: &Site) -> Option<Vec<Value>> {
         let mut values = Vec::with_capacity(tensors.len());
         for x in tensors {
@@ -235,8 +236,8 @@ impl Graph {
         Some(values)
     }
 
-    /// `then()` if the `pred` without dims `p` holds, else `otherwise()`: tensors of the same types. Only
-    /// the one that is asked for is computed.
+    /// Returns `then()` if `p`, a `pred` without dims, is true, else `otherwise()`. Both must return tensors of
+    /// the same types. Only the chosen branch is computed.
     #[track_caller]
     pub fn cond<'g, T: Tree<'g>>(
         &'g self,
@@ -250,8 +251,12 @@ impl Graph {
         let (_, count) = leaves(other);
         let (tree, expected) = leaves(tree);
         if count.len() != expected.len() {
-            let message = format!("the branches of cond give {} and {} tensors", expected.len(), count.len());
-            self.note(Diagnostic::new("control_k1", message).help("both give the same"), &site);
+            let message =
+                format!("the branches of cond return {} and {} tensors", expected.len(), count.len());
+            self.note(
+                Diagnostic::new("control_k1", message).help("return the same number of tensors"),
+                &site,
+            );
             return tree.map(&mut |_| self.poison());
         }
         let outputs = match (then, otherwise) {
@@ -281,7 +286,7 @@ impl Graph {
         mut otherwise: Frame,
         site: &Site,
     ) -> Option<Vec<Tensor<'g>>> {
-        // Both branches take what either captures.
+        // Both branches take the captures of either.
         let mut outer: Vec<Value> = then.captures.iter().map(|(o, _)| *o).collect();
         outer.extend(
             otherwise.captures.iter().map(|(o, _)| *o).filter(|o| !outer.contains(o)).collect::<Vec<_>>(),
@@ -302,8 +307,8 @@ impl Graph {
         self.emit(Op::Control(Control::Cond { then, otherwise }), &args, site)
     }
 
-    /// The gradients of `loss`, a float without dims, with respect to each of `xs`, tensors of the body
-    /// that is open here.
+    /// Returns the gradients of `loss`, a float without dims, with respect to each of `xs`. All are tensors of
+    /// the innermost body.
     #[track_caller]
     pub fn grad<'g>(&'g self, loss: Tensor<'g>, xs: &[Tensor<'g>]) -> Vec<Tensor<'g>> {
         let mut args = vec![loss];

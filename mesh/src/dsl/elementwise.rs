@@ -1,4 +1,4 @@
-//! Arithmetic, comparison, selection and conversion, element by element, broadcast by name.
+//! Elementwise arithmetic, comparison, selection and conversion, with broadcasting by name.
 
 use super::{Graph, Tensor};
 use crate::{
@@ -7,9 +7,9 @@ use crate::{
 };
 use std::ops;
 
-/// The other operand of an operation: a tensor, or a number that takes the tensor's element type.
+/// The second operand of an operation: a tensor, or a number that takes the tensor's element type.
 pub trait Operand<'g>: Copy {
-    /// The operand as a tensor that goes with `like`.
+    /// Returns the operand as a tensor. A number gets the element type of `like`.
     fn tensor(self, like: Tensor<'g>, site: &Site) -> Tensor<'g>;
 }
 
@@ -140,9 +140,9 @@ unary_methods!(
     relu Relu,
     /// GELU by tanh.
     gelu Gelu,
-    /// Largest whole number not above.
+    /// Largest whole number not above the element.
     floor Floor,
-    /// The nearest number that bf16 has, in the tensor's own type; gradients pass.
+    /// The nearest bf16 number, in the type of the tensor. The gradient passes through.
     round_bf16 RoundBf16,
     /// A `pred`: neither infinite nor NaN.
     is_finite IsFinite,
@@ -205,26 +205,26 @@ impl<'g> Tensor<'g> {
         self.times(self, &self.graph.site())
     }
 
-    /// Where this `pred` holds `a`, else `b`.
+    /// `a` where this `pred` is true, else `b`.
     #[track_caller]
     pub fn select(self, a: Tensor<'g>, b: impl Operand<'g>) -> Self {
         let site = self.graph.site();
         self.apply(Op::Elementwise(Elementwise::Select), &[a, b.tensor(a, &site)], &site)
     }
 
-    /// Converted to another element type; the same tensor if it has that type.
+    /// Converts to another element type. Returns the same tensor if it has that type.
     #[track_caller]
     pub fn cast(self, dtype: DType) -> Self {
         self.cast_at(dtype, &self.graph.site())
     }
 
-    /// The same values, through which no gradient flows.
+    /// The same values, without a gradient.
     #[track_caller]
     pub fn stop_gradient(self) -> Self {
         self.apply(Op::Elementwise(Elementwise::StopGradient), &[], &self.graph.site())
     }
 
-    // The same with a given site, for operations made of several.
+    // Versions with a given site, for operations that consist of several instructions.
 
     pub(super) fn unary_at(self, op: Unary, site: &Site) -> Self {
         self.apply(Op::Elementwise(Elementwise::Unary(op)), &[], site)

@@ -1,5 +1,5 @@
-//! The entry of model programs: arguments in, `.mesh` text or diagnostics out. The one place of this
-//! crate that touches the process.
+//! The entry of model programs: arguments in, `.mesh` text or diagnostics out. Only this file of the crate
+//! uses the process.
 
 use super::Program;
 use crate::{Diagnostic, Diagnostics, Module, Schedule, layout::suggest, schedule::entry};
@@ -12,30 +12,30 @@ use std::{
     str::FromStr,
 };
 
-/// A setting that the program asked for.
+/// A setting that the program has read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Setting {
     /// The key, as in `--set key=value`.
     pub key: String,
-    /// The value if it is not set.
+    /// The value if it is not given.
     pub default: String,
 }
 
-/// Arguments of a model program: `--dtype f32|selective|bf16`, `--set key=value` and `--schedule key=value`. A key is
-/// known once the program has asked for it; keys left over at the end are mistakes.
+/// Arguments of a model program: `--dtype f32|selective|bf16`, `--set key=value` and `--schedule key=value`. A
+/// key is known once the program reads it. Keys that no one has read at the end are mistakes.
 #[derive(Debug, Default)]
 pub struct Args {
     dtype: Option<String>,
     given: Vec<(String, String)>,
     schedule: Vec<(String, String)>,
-    /// True once the program has asked for its schedule.
+    /// True once the program has read its schedule.
     scheduled: Cell<bool>,
     known: RefCell<Vec<Setting>>,
     wrong: RefCell<Vec<Diagnostic>>,
 }
 
 impl Args {
-    /// Reads arguments (without the program's name).
+    /// Parses arguments (without the program's name).
     pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Self, Diagnostic> {
         let mut parsed = Self::default();
         let mut args = args.into_iter();
@@ -54,7 +54,7 @@ impl Args {
                 "--set" => add(&mut parsed.given, "--set", &value()?)?,
                 "--schedule" => add(&mut parsed.schedule, "--schedule", &value()?)?,
                 _ => {
-                    return Err(Diagnostic::new("", format!("a model program knows no argument `{word}`"))
+                    return Err(Diagnostic::new("", format!("unknown argument `{word}` of a model program"))
                         .help(
                             "it takes --dtype f32|selective|bf16, --set key=value and --schedule key=value",
                         ));
@@ -64,8 +64,8 @@ impl Args {
         Ok(parsed)
     }
 
-    /// The schedule `default` with the entries given on the command line. A `--set` with the key of an entry counts as
-    /// one, unless the program has a setting of that name and asks for it first.
+    /// Returns the schedule `default` with the entries given on the command line. A `--set` with the key of an
+    /// entry counts as one, unless the program has a setting of that name and reads it first.
     pub fn schedule(&self, default: Schedule) -> Schedule {
         self.scheduled.set(true);
         let mut schedule = default;
@@ -81,31 +81,31 @@ impl Args {
         schedule
     }
 
-    /// The value of `--dtype`: one of `choices`, the first of which holds if it is not given.
+    /// Returns the value of `--dtype`, one of `choices`. The first of them is the default.
     pub fn dtype<'a>(&self, choices: &[&'a str]) -> &'a str {
-        self.choose("--dtype", self.dtype.as_deref(), choices, choices.first().copied().unwrap_or(""))
+        self.choose("`--dtype`", self.dtype.as_deref(), choices, choices.first().copied().unwrap_or(""))
     }
 
-    /// The value set for `key`, or `default`.
+    /// Returns the value set for `key`, or `default`.
     pub fn get<T: FromStr + Display>(&self, key: &str, default: T) -> T {
         self.know(key, &default);
         let Some((_, text)) = self.given.iter().find(|(k, _)| k == key) else { return default };
         text.parse().unwrap_or_else(|_| {
             let kind = kind::<T>();
-            let diagnostic = Diagnostic::new("", format!("setting `{key}` is `{text}`, which is not {kind}"));
+            let diagnostic = Diagnostic::new("", format!("setting `{key}` must be {kind}, got `{text}`"));
             self.wrong.borrow_mut().push(diagnostic.help(format!("its default is {default}")));
             default
         })
     }
 
-    /// The value set for `key`, one of `choices`, or `default`.
+    /// Returns the value set for `key`, one of `choices`, or `default`.
     pub fn choice<'a>(&self, key: &str, choices: &[&'a str], default: &'a str) -> &'a str {
         self.know(key, &default);
         let given = self.given.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
         self.choose(&format!("setting `{key}`"), given, choices, default)
     }
 
-    /// The words set for `key`, joined by `*`, each one of `choices`; or those of `default`.
+    /// Returns the words set for `key`, joined by `*`, each one of `choices`; or those of `default`.
     pub fn product<'a>(&self, key: &str, choices: &[&'a str], default: &str) -> Vec<&'a str> {
         self.know(key, &default);
         let given = self.given.iter().find(|(k, _)| k == key).map_or(default, |(_, v)| v.as_str());
@@ -117,7 +117,7 @@ impl Args {
     fn choose<'a>(&self, what: &str, given: Option<&str>, choices: &[&'a str], default: &'a str) -> &'a str {
         let Some(text) = given else { return default };
         choices.iter().copied().find(|c| *c == text).unwrap_or_else(|| {
-            let message = format!("{what} is `{text}`, which is none of {}", choices.join(", "));
+            let message = format!("{what} must be one of {}, got `{text}`", choices.join(", "));
             let mut diagnostic = Diagnostic::new("", message);
             if let Some(hint) = suggest(text, choices.iter().copied()) {
                 diagnostic = diagnostic.help(format!("did you mean `{hint}`?"));
@@ -134,18 +134,18 @@ impl Args {
         }
     }
 
-    /// All settings the program has asked for so far.
+    /// Returns all settings that the program has read so far.
     pub fn settings(&self) -> Vec<Setting> {
         self.known.borrow().clone()
     }
 
-    /// What is wrong with the arguments, once the program has asked for all its settings.
+    /// Returns the mistakes in the arguments. Call it after the program has read all its settings.
     pub fn mistakes(&self) -> Vec<Diagnostic> {
         let mut wrong = self.wrong.borrow().clone();
         let known = self.known.borrow();
         if let Some((key, value)) = self.schedule.first().filter(|_| !self.scheduled.get()) {
-            let message = format!("`--schedule {key}={value}`: this program reads no schedule");
-            wrong.push(Diagnostic::new("", message).help("leave it out, or read it with `args.schedule(…)`"));
+            let message = format!("`--schedule {key}={value}`: this program does not read a schedule");
+            wrong.push(Diagnostic::new("", message).help("remove it, or read it with `args.schedule(…)`"));
         }
         for (key, _) in &self.given {
             let in_schedule = self.scheduled.get() && entry(key).is_some();
@@ -173,7 +173,7 @@ fn add(given: &mut Vec<(String, String)>, option: &str, text: &str) -> Result<()
     };
     let (key, value) = (key.trim().to_owned(), value.trim().to_owned());
     if has(given, &key) {
-        return Err(Diagnostic::new("", format!("`{key}` is set twice")));
+        return Err(Diagnostic::new("", format!("`{option} {key}` is given twice")));
     }
     given.push((key, value));
     Ok(())
@@ -183,7 +183,7 @@ fn has(given: &[(String, String)], key: &str) -> bool {
     given.iter().any(|(k, _)| k == key)
 }
 
-/// A word for the type that a setting is read as.
+/// Returns the words for the type of a setting.
 fn kind<T>() -> &'static str {
     match std::any::type_name::<T>() {
         "usize" | "u32" | "u64" => "a whole number from 0",
@@ -194,8 +194,8 @@ fn kind<T>() -> &'static str {
     }
 }
 
-/// The whole of a model program: reads the arguments, builds, and prints the program as `.mesh` text; or
-/// prints every mistake as one line of JSON on standard error and fails with exit code 1.
+/// Runs a model program: parses the arguments, builds the program, and prints it as `.mesh` text. If there are
+/// mistakes, prints each as one line of JSON on standard error and returns exit code 1.
 pub fn main(build: impl FnOnce(&Args) -> Program) -> ExitCode {
     match run(std::env::args().skip(1), build) {
         Ok(module) => print(&crate::text::print(&module)),
@@ -206,14 +206,14 @@ pub fn main(build: impl FnOnce(&Args) -> Program) -> ExitCode {
     }
 }
 
-/// Builds a program with the arguments `args`: the module, or all mistakes.
+/// Builds a program with the arguments `args`. The error has all mistakes.
 pub fn run(
     args: impl IntoIterator<Item = String>,
     build: impl FnOnce(&Args) -> Program,
 ) -> Result<Module, Diagnostics> {
     let args = Args::parse(args)?;
     let program = build(&args);
-    // A wrong setting comes first: it may be the cause of the rest.
+    // Wrong settings come first, because they may cause the other mistakes.
     let mut mistakes = args.mistakes();
     match program.finish() {
         Ok(module) if mistakes.is_empty() => Ok(module),
@@ -237,8 +237,8 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-/// A diagnostic as one line of JSON with the keys `label`, `message`, `file`, `line`, `column`, `scope`,
-/// `function` and `help`; what is not known is `null`.
+/// Returns a diagnostic as one line of JSON with the keys `label`, `message`, `file`, `line`, `column`,
+/// `scope`, `function` and `help`. Unknown values are `null`.
 pub fn diagnostic_json(diagnostic: &Diagnostic) -> String {
     let text = |text: Option<&str>| text.map_or_else(|| "null".to_owned(), quoted);
     let number = |n: Option<u32>| n.map_or_else(|| "null".to_owned(), |n| n.to_string());
@@ -303,35 +303,35 @@ mod tests {
         check("--dtype bf16 --set batch=4 --set dropout=0", "no mistakes");
         check(
             "--set bach=4 --set dropout=much",
-            "error: setting `dropout` is `much`, which is not a number\n  help: its default is 0.1\n\
+            "error: setting `dropout` must be a number, got `much`\n  help: its default is 0.1\n\
              error: this program has no setting `bach`\n  help: did you mean `batch`? settings: batch=32, \
              dropout=0.1, dispatch=sort",
         );
         check(
             "--dtype=f16 --set dispatch=einsun",
-            "error: --dtype is `f16`, which is none of f32, bf16\n  help: did you mean `bf16`?\n\
-             error: setting `dispatch` is `einsun`, which is none of sort, einsum\n  help: did you mean \
+            "error: `--dtype` must be one of f32, bf16, got `f16`\n  help: did you mean `bf16`?\n\
+             error: setting `dispatch` must be one of sort, einsum, got `einsun`\n  help: did you mean \
              `einsum`?",
         );
         check("--set batch", "error: `--set batch` has no value\n  help: write it as --set batch=VALUE");
         check("--set", "error: `--set` is the last argument, but it takes a value");
-        check("--set batch=1 --set batch=2", "error: `batch` is set twice");
+        check("--set batch=1 --set batch=2", "error: `--set batch` is given twice");
         check(
             "--steps 3",
-            "error: a model program knows no argument `--steps`\n  help: it takes --dtype \
+            "error: unknown argument `--steps` of a model program\n  help: it takes --dtype \
              f32|selective|bf16, --set key=value and --schedule key=value",
         );
         check(
             "--schedule remat=all",
-            "error: `--schedule remat=all`: this program reads no schedule\n  help: leave it out, or read it with \
+            "error: `--schedule remat=all`: this program does not read a schedule\n  help: remove it, or read it with \
              `args.schedule(…)`",
         );
     }
 
-    /// The schedule that a program reads; or the mistakes. The program has a setting `unroll` of its own.
+    /// Checks the schedule that a program reads, or its mistakes. The program has its own setting `unroll`.
     #[track_caller]
     fn check_schedule(args: &str, expect: &str) {
-        let args = Args::parse(words(args)).expect("the arguments have their form");
+        let args = Args::parse(words(args)).expect("the arguments are well-formed");
         args.get("unroll", 2usize);
         let schedule = args.schedule(Schedule::default()).to_string();
         let mistakes = args.mistakes();

@@ -6,17 +6,17 @@ use crate::{
 };
 use std::{borrow::Cow, collections::HashSet};
 
-/// A body that is not finished.
+/// A body under construction.
 #[derive(Debug, Default)]
 pub(super) struct Frame {
     pub(super) id: u32,
     pub(super) body: Body,
     /// The dim looped over, in a scan.
     pub(super) dim: Option<Dim>,
-    /// Parameters made for values of the body outside: what is sliced in a scan, and captures.
+    /// Parameters for values of the outer body, as pairs (outer, inner): slices of a scan, and captures.
     pub(super) xs: Vec<(Value, Value)>,
     pub(super) captures: Vec<(Value, Value)>,
-    /// The number of this iteration, outside and inside, if it was asked for.
+    /// The number of the iteration, if it was requested.
     pub(super) iteration: Option<Value>,
     /// Names of values of the body.
     pub(super) names: HashSet<Cow<'static, str>>,
@@ -31,14 +31,14 @@ impl Frame {
         value
     }
 
-    /// Names a value of this body, with a suffix if another one has the name.
+    /// Names a value of this body, with a suffix if another value has the name.
     pub(super) fn name(&mut self, value: Value, name: &str) {
         let name = unique(name, &self.names).into_owned();
         self.names.insert(name.clone().into());
         self.body.values[value].name = Some(name.into());
     }
 
-    /// The parameter for `outer`, captured whole.
+    /// Returns the parameter for the capture `outer`.
     pub(super) fn capture(&mut self, outer: Value, data: &ValueData) -> Value {
         if let Some((_, inner)) = self.captures.iter().find(|(o, _)| *o == outer) {
             return *inner;
@@ -48,7 +48,7 @@ impl Frame {
         inner
     }
 
-    /// The parameter for this iteration's slice of `outer`.
+    /// Returns the parameter for the iteration's slice of `outer`.
     pub(super) fn slice(&mut self, outer: Value, data: &ValueData, dim: &Name) -> Value {
         if let Some((_, inner)) = self.xs.iter().find(|(o, _)| *o == outer) {
             return *inner;
@@ -66,7 +66,7 @@ pub(super) fn dotted(path: &str) -> String {
     path.replace('/', ".")
 }
 
-/// Adds an instruction to a body that is not the innermost one, perhaps.
+/// Adds an instruction to the body of `frame`, which need not be the innermost one.
 pub(super) fn append(
     env: &Env,
     frame: &mut Frame,

@@ -1,12 +1,13 @@
-//! A function under construction: a stack of bodies that are not finished yet.
+//! A function under construction: a stack of open bodies, and the tensors in them.
 //!
-//! The innermost open body is the one that operations go into. A tensor of an outer body that is used
-//! in an inner one becomes a *capture* of each body in between: an argument of the scan or conditional.
+//! Operations are added to the innermost open body. A tensor of an outer body that is used in an inner one
+//! becomes a *capture* of each body in between: an argument of the scan or conditional.
 
 use super::{
     Dims,
     frame::{Frame, append, dotted},
     shared::{Shared, WORD},
+    stream::Streams,
 };
 use crate::{
     DType, Diagnostic, Dim, Env, Function, Name, Op, Site, StateId, Type, Value,
@@ -30,13 +31,13 @@ pub(super) struct Inner {
     inputs: Vec<Name>,
     outputs: Vec<(Name, Value)>,
     reads: BTreeMap<StateId, Value>,
-    /// Loops that are written out: the dim and the number of the iteration that is being built.
+    /// Unrolled loops: the dim, and the number of the iteration under construction.
     rows: Vec<(Name, usize)>,
-    /// What they have sliced so far, in the outermost body.
+    /// Slices of unrolled loops so far, in the outermost body.
     sliced: BTreeMap<(Value, Name, usize), Value>,
     writes: BTreeMap<StateId, Site>,
-    /// How many random operations each scope has, and which streams are taken.
-    pub(super) streams: (BTreeMap<String, u32>, std::collections::BTreeSet<u32>),
+    /// The random streams in use.
+    pub(super) streams: Streams,
 }
 
 impl Graph {
@@ -46,7 +47,7 @@ impl Graph {
         graph
     }
 
-    /// An input of the function.
+    /// Declares an input of the function.
     #[track_caller]
     pub fn input(&self, name: impl Into<Name>, dtype: DType, dims: impl Dims) -> Tensor<'_> {
         let (name, site) = (name.into(), self.site());
@@ -67,35 +68,35 @@ impl Graph {
         let bad = ty.names().chain([name]).find(|n| !Name::is_word(n));
         if let Some(bad) = bad {
             return Err(
-                Diagnostic::new("", format!("`{bad}` is not a name for an input or a dim")).help(WORD)
+                Diagnostic::new("", format!("`{bad}` is not a valid name of an input or a dim")).help(WORD)
             );
         }
         let inner = self.inner.borrow();
         if inner.inputs.contains(name) {
-            return Err(Diagnostic::new("", format!("input `{name}` is given twice")));
+            return Err(Diagnostic::new("", format!("input `{name}` is declared twice")));
         }
         if inner.frames.len() > 1 {
             return Err(Diagnostic::new(
                 "",
-                format!("input `{name}` is made inside a scan or a conditional"),
+                format!("input `{name}` is declared inside a scan or a conditional"),
             )
-            .help("make inputs at the top of the function and use them inside"));
+            .help("declare inputs at the top level of the function"));
         }
         crate::infer::check_type(&self.env(), ty)
     }
 
-    /// An output of the function.
+    /// Declares an output of the function.
     #[track_caller]
     pub fn output(&self, name: impl Into<Name>, x: Tensor<'_>) {
         let (name, site) = (name.into(), self.site());
         let known = self.inner.borrow().outputs.iter().any(|(n, _)| *n == name);
         let diagnostic = if known {
-            Diagnostic::new("", format!("output `{name}` is given twice"))
+            Diagnostic::new("", format!("output `{name}` is declared twice"))
         } else if !Name::is_word(&name) {
-            Diagnostic::new("", format!("`{name}` is not a name for an output"))
+            Diagnostic::new("", format!("`{name}` is not a valid name of an output")).help(WORD)
         } else if self.nested() {
-            Diagnostic::new("", format!("output `{name}` is given inside a scan or a conditional"))
-                .help("return the tensor from the scan or conditional and give it outside")
+            Diagnostic::new("", format!("output `{name}` is declared inside a scan or a conditional"))
+                .help("return the tensor from the scan or conditional and declare the output outside")
         } else {
             match self.resolve(x) {
                 Ok(Some(value)) => return self.inner.borrow_mut().outputs.push((name, value)),
@@ -106,14 +107,14 @@ impl Graph {
         self.note(diagnostic, &site);
     }
 
-    /// Runs `f` in a scope: the sites of its instructions carry the path.
+    /// Runs `f` in a scope. The sites of its instructions carry the scope path.
     pub fn scope<T>(&self, name: impl Into<Name>, f: impl FnOnce() -> T) -> T {
         self.shared.scoped(name.into(), f)
     }
 
-    /// Runs `f` as iteration `i` of a loop over `dim` that is written out: state with the dim `dim` that `f`
-    /// reads is sliced, as in a scan. The slices are made in the outermost body, so that a scan around all
-    /// this does not make them again and again; they take memory as long as it runs.
+    /// Runs `f` as iteration `i` of an unrolled loop over `dim`. State with the dim `dim` that `f` reads is
+    /// sliced, as in a scan. The slices are created in the outermost body, so that an enclosing scan does not
+    /// repeat them; they occupy memory while that scan runs.
     pub fn at<T>(&self, dim: &Dim, i: usize, f: impl FnOnce() -> T) -> T {
         self.inner.borrow_mut().rows.push((dim.name.clone(), i));
         let result = f();
@@ -121,40 +122,40 @@ impl Graph {
         result
     }
 
-    /// A number without dims.
+    /// Creates a number without dims.
     #[track_caller]
     pub fn constant(&self, value: impl Into<f64>, dtype: DType) -> Tensor<'_> {
         let op = Op::Shape(Shape::Constant { dtype, value: value.into() });
         self.emit1(op, &[], &self.site())
     }
 
-    /// 0, 1, 2, … along `dim`.
+    /// Creates 0, 1, 2, … along `dim`.
     #[track_caller]
     pub fn iota(&self, dim: &Dim, dtype: DType) -> Tensor<'_> {
         let dim = crate::TensorDim { dim: dim.clone(), axes: Vec::new() };
         self.emit1(Op::Shape(Shape::Iota { dim, dtype }), &[], &self.site())
     }
 
-    /// A number repeated along dims.
+    /// Creates a number, repeated along dims.
     #[track_caller]
     pub fn full(&self, value: impl Into<f64>, dtype: DType, dims: impl Dims) -> Tensor<'_> {
         self.constant(value, dtype).broadcast(dims)
     }
 
-    /// Notes a mistake that the caller found; poison.
+    /// Records a mistake that the caller found, and returns poison.
     #[track_caller]
     pub fn mistake(&self, diagnostic: Diagnostic) -> Tensor<'_> {
         self.note(diagnostic, &self.site());
         self.poison()
     }
 
-    // From here on: what the op families use.
+    // Helpers of the op families.
 
     pub(super) fn poison(&self) -> Tensor<'_> {
         Tensor { graph: self, id: None }
     }
 
-    /// The line that called the caller, in the scopes that are open.
+    /// Returns the site of the line that called the caller, in the open scopes.
     #[track_caller]
     pub(super) fn site(&self) -> Site {
         self.shared.site(Location::caller())
@@ -176,7 +177,7 @@ impl Graph {
         self.shared.scope()
     }
 
-    /// Whether a scan or conditional is open.
+    /// True if a scan or conditional is open.
     pub(super) fn nested(&self) -> bool {
         self.inner.borrow().frames.len() > 1
     }
@@ -199,7 +200,7 @@ impl Graph {
         self.inner.borrow_mut().frames.pop().expect("every `close` has its `open`")
     }
 
-    /// The value that stands for `x` in the innermost body, nothing if `x` is poison.
+    /// Returns the value of `x` in the innermost body, with captures where needed; `None` if `x` is poison.
     pub(super) fn resolve(&self, x: Tensor<'_>) -> Result<Option<Value>, Diagnostic> {
         let Some(id) = x.id else { return Ok(None) };
         if !std::ptr::eq(x.graph, self) {
@@ -207,15 +208,12 @@ impl Graph {
                 "",
                 format!("a tensor of function `{}` is used in function `{}`", x.graph.name, self.name),
             )
-            .help("functions share state only: assign it to state, or make it an output and an input"));
+            .help("functions share only state: assign it to state, or pass it as an output and an input"));
         }
         let mut inner = self.inner.borrow_mut();
         let Some(start) = inner.frames.iter().position(|f| f.id == id.body) else {
-            return Err(Diagnostic::new(
-                "",
-                "a tensor of a scan or conditional that has ended is used outside of it",
-            )
-            .help("return it from the closure: scan gives carries and stacked results back"));
+            return Err(Diagnostic::new("", "a tensor of a scan or conditional is used outside of it")
+                .help("return it from the closure: a scan returns carries and stacked results"));
         };
         let mut value = id.value;
         for j in start + 1..inner.frames.len() {
@@ -225,7 +223,7 @@ impl Graph {
         Ok(Some(value))
     }
 
-    /// Adds an instruction to the innermost body. Nothing if an operand is poison or a rule is broken.
+    /// Adds an instruction to the innermost body. Returns `None` if an operand is poison or a rule is broken.
     pub(super) fn emit(&self, op: Op, args: &[Tensor<'_>], site: &Site) -> Option<Vec<Tensor<'_>>> {
         let mut values = Vec::with_capacity(args.len());
         for x in args {
@@ -261,8 +259,8 @@ impl Graph {
         self.emit(op, args, site).and_then(|results| results.first().copied()).unwrap_or(self.poison())
     }
 
-    /// The value of a state: read once, in the outermost body. Inside a scan over one of its dims, this
-    /// iteration's slice.
+    /// Returns the value of a state, which is read once, in the outermost body. Inside a scan over one of its
+    /// dims this is the slice of the iteration.
     pub(super) fn read(&self, id: StateId, site: &Site) -> Tensor<'_> {
         let mut inner = self.inner.borrow_mut();
         let known = inner.reads.get(&id).copied();
@@ -297,7 +295,7 @@ impl Graph {
         Tensor { graph: self, id: Some(Ref { body, value }) }
     }
 
-    /// The part of `value`, of the outermost body, that belongs to the iterations written out around here.
+    /// Returns the slice of `value`, a value of the outermost body, for the open unrolled iterations.
     fn row(&self, inner: &mut Inner, value: Value, site: &Site) -> Result<Value, Diagnostic> {
         let mut value = value;
         for (dim, i) in inner.rows.clone() {
@@ -325,7 +323,7 @@ impl Graph {
         Ok(value)
     }
 
-    /// Writes a state, once in a function, in the outermost body.
+    /// Writes a state. A function writes a state at most once, in the outermost body.
     pub(super) fn write(&self, id: StateId, x: Tensor<'_>, site: &Site) {
         let name = self.env().states[id].name.clone();
         if self.nested() {
@@ -337,20 +335,21 @@ impl Graph {
         if let Some(first) = first {
             let place = format!("{}:{}:{}", first.file, first.line, first.column);
             let message = format!("state `{name}` is assigned twice in one function; first at {place}");
-            return self.note(Diagnostic::new("", message).help("assign the last value only"), site);
+            return self.note(Diagnostic::new("", message).help("assign only the last value"), site);
         }
         self.inner.borrow_mut().writes.insert(id, site.clone());
         self.emit(Op::State(StateOp::Write(id)), &[x], site);
     }
 
-    /// The number of this iteration of the innermost scan, an `s32` without dims.
+    /// Returns the iteration number of the innermost scan, an `s32` without dims.
     #[track_caller]
     pub fn iteration(&self) -> Tensor<'_> {
         let site = self.site();
         let mut inner = self.inner.borrow_mut();
         let Some(j) = inner.frames.iter().rposition(|f| f.dim.is_some()) else {
             drop(inner);
-            self.note(Diagnostic::new("", "there is no iteration number outside of a scan"), &site);
+            let diagnostic = Diagnostic::new("", "`iteration` is called outside of a scan");
+            self.note(diagnostic.help("call it in the closure of a scan"), &site);
             return self.poison();
         };
         let value = match inner.frames[j].iteration {
@@ -376,7 +375,7 @@ impl Graph {
         Tensor { graph: self, id: Some(Ref { body: inner.frames[j].id, value }) }
     }
 
-    /// The finished function. Mistakes have been noted.
+    /// Returns the finished function. Mistakes are already recorded.
     pub(super) fn finish(self) -> Function {
         let mut body = self.close().body;
         let inner = self.inner.into_inner();
@@ -386,15 +385,15 @@ impl Graph {
     }
 }
 
-/// A tensor. Its methods are the operations, spread over the files of the op families.
+/// A tensor: a handle that is cheap to copy. Its methods are the operations, in the files of the op families.
 #[derive(Clone, Copy)]
 pub struct Tensor<'g> {
     pub(super) graph: &'g Graph,
-    /// Nothing for a poison tensor: the result of a mistake that was noted already.
+    /// `None` for a poison tensor, the result of a mistake that is already recorded.
     pub(super) id: Option<Ref>,
 }
 
-/// A value and the body it lives in.
+/// A value and its body.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Ref {
     pub(super) body: u32,
@@ -407,7 +406,7 @@ impl<'g> Tensor<'g> {
         self.graph
     }
 
-    /// The type; nothing for a poison tensor or one whose body has ended.
+    /// The type; `None` for a poison tensor or one whose body is closed.
     pub fn ty(self) -> Option<Type> {
         self.id.and_then(|id| self.graph.type_of(id))
     }
@@ -417,12 +416,12 @@ impl<'g> Tensor<'g> {
         self.ty().map_or(DType::F32, |ty| ty.dtype)
     }
 
-    /// The dims; none for a poison tensor.
+    /// The dims; empty for a poison tensor.
     pub fn dims(self) -> Vec<Dim> {
         self.ty().map_or_else(Vec::new, |ty| ty.logical().cloned().collect())
     }
 
-    /// Whether it has a dim of this name.
+    /// True if it has a dim of this name.
     pub fn has(self, dim: impl Into<Name>) -> bool {
         self.ty().is_some_and(|ty| ty.has(&dim.into()))
     }
@@ -432,19 +431,17 @@ impl<'g> Tensor<'g> {
         self.id.is_none()
     }
 
-    /// Names the value for people who read the program: in text it is `%SCOPE.NAME`, as in
-    /// `%encoder.block_1.ffn.sent`, through all stages. Another value of that name gets a suffix.
+    /// Names the value for people who read the program. In text it is `%SCOPE.NAME`, as in
+    /// `%encoder.block_1.ffn.sent`, in all stages. If another value of the body has the name, it gets a suffix.
     #[track_caller]
     pub fn named(self, name: &str) -> Self {
         let site = self.graph.site();
         if !is_value_name(name) {
-            let diagnostic = Diagnostic::new("", format!("`{name}` is not a name for a value"));
+            let diagnostic = Diagnostic::new("", format!("`{name}` is not a valid name of a value"));
             return self.wrong(diagnostic.help(WORD), &site);
         }
-        let name = match site.scope.is_empty() {
-            true => name.to_owned(),
-            false => format!("{}.{name}", dotted(&site.scope)),
-        };
+        let name =
+            if site.scope.is_empty() { name.to_owned() } else { format!("{}.{name}", dotted(&site.scope)) };
         let mut inner = self.graph.inner.borrow_mut();
         if let Some(id) = self.id
             && let Some(frame) = inner.frames.iter_mut().find(|f| f.id == id.body)
@@ -454,14 +451,14 @@ impl<'g> Tensor<'g> {
         self
     }
 
-    /// An operation with one result on this tensor and `more`.
+    /// Applies an operation with one result to this tensor and `more`.
     pub(super) fn apply(self, op: Op, more: &[Self], site: &Site) -> Self {
         let mut args = vec![self];
         args.extend(more);
         self.graph.emit1(op, &args, site)
     }
 
-    /// Notes a mistake; the result is poison.
+    /// Records a mistake and returns poison.
     pub(super) fn wrong(self, diagnostic: Diagnostic, site: &Site) -> Self {
         self.graph.note(diagnostic, site);
         self.graph.poison()

@@ -1,4 +1,4 @@
-//! Movement by index, and what orders elements.
+//! Indexing, sorting, and running sums.
 
 use super::{Names, Tensor};
 use crate::{
@@ -14,23 +14,23 @@ impl<'g> Tensor<'g> {
         self.apply(Op::Index(Index::OneHot { dim, dtype }), &[], &self.graph.site())
     }
 
-    /// The elements at `index` (`s32`) along `dim`; 0 for an index outside. Dims that both have go
-    /// together; the result has the dims of `index`, then the others.
+    /// The elements at `index` (`s32`) along `dim`; 0 for an index outside of `dim`. Dims of both are batch
+    /// dims. The result has the dims of `index`, then the others.
     #[track_caller]
     pub fn gather(self, dim: impl Into<Name>, index: Tensor<'g>) -> Self {
         let op = Op::Index(Index::Gather { dim: dim.into(), outside: Outside::Zero });
         self.apply(op, &[index], &self.graph.site())
     }
 
-    /// [`Tensor::gather`] that reads the nearest element for an index outside.
+    /// [`Tensor::gather`] that reads the nearest element for an index outside of `dim`.
     #[track_caller]
     pub fn gather_clamped(self, dim: impl Into<Name>, index: Tensor<'g>) -> Self {
         let op = Op::Index(Index::Gather { dim: dim.into(), outside: Outside::Clamp });
         self.apply(op, &[index], &self.graph.site())
     }
 
-    /// Of an `s32` index: zeros along the new dim `dim`, plus every element of `updates` added at its
-    /// index; the dims `over` of the index are summed away.
+    /// Of an `s32` index: zeros along the new dim `dim`, plus every element of `updates` added at its index.
+    /// The dims `over` of the index are summed.
     #[track_caller]
     pub fn scatter_add(self, dim: &Dim, over: impl Names, updates: Tensor<'g>) -> Self {
         let dim = TensorDim { dim: dim.clone(), axes: Vec::new() };
@@ -38,9 +38,9 @@ impl<'g> Tensor<'g> {
         self.apply(op, &[updates], &self.graph.site())
     }
 
-    /// A partial permutation of `dim` into `to`: element `j` of the result is element `forward[j]`, or 0
-    /// where that is outside; `inverse[i]` says where element `i` went, or is -1. Its gradient is a gather
-    /// too, not a scatter.
+    /// A partial permutation of `dim` to `to`. Element `j` of the result is element `forward[j]`, or 0 if that
+    /// is outside of `dim`. `inverse[i]` is the position of element `i` in the result, or -1. The gradient is a
+    /// gather too, not a scatter.
     #[track_caller]
     pub fn permute(
         self,
@@ -53,8 +53,8 @@ impl<'g> Tensor<'g> {
         self.apply(op, &[forward, inverse], &self.graph.site())
     }
 
-    /// The largest elements along `dim` in falling order, and their `s32` positions; `to` replaces `dim`
-    /// and its size says how many.
+    /// The largest elements along `dim` in descending order, and their `s32` positions. `to` replaces `dim`; its
+    /// size is the number of elements.
     #[track_caller]
     pub fn top_k(self, dim: impl Into<Name>, to: &Dim) -> (Self, Self) {
         let op = Op::Index(Index::TopK { dim: dim.into(), to: to.clone() });
@@ -71,7 +71,7 @@ impl<'g> Tensor<'g> {
         self.apply(op, &[], &self.graph.site())
     }
 
-    /// Running sum along `dim` of what comes before each element.
+    /// Running sum along `dim`, each element excluded.
     #[track_caller]
     pub fn cumsum_exclusive(self, dim: impl Into<Name>) -> Self {
         let op = Op::Index(Index::CumSum { dim: dim.into(), exclusive: true, reverse: false });
@@ -85,14 +85,14 @@ impl<'g> Tensor<'g> {
         self.apply(op, &[], &self.graph.site())
     }
 
-    /// `size` elements along `dim` from `start`, an `s32` without dims, clamped so that they lie inside.
+    /// `size` elements along `dim` from `start`, an `s32` without dims, clamped so that all are in `dim`.
     #[track_caller]
     pub fn dynamic_slice(self, dim: impl Into<Name>, start: Tensor<'g>, size: usize) -> Self {
         let op = Op::Index(Index::DynamicSlice { dim: dim.into(), size });
         self.apply(op, &[start], &self.graph.site())
     }
 
-    /// With `update` written over it along `dim` from `start`, clamped.
+    /// The tensor with `update` in place of its elements along `dim` from `start`, clamped likewise.
     #[track_caller]
     pub fn dynamic_update(self, dim: impl Into<Name>, update: Tensor<'g>, start: Tensor<'g>) -> Self {
         let op = Op::Index(Index::DynamicUpdate { dim: dim.into() });
@@ -100,7 +100,7 @@ impl<'g> Tensor<'g> {
     }
 }
 
-/// The first operand sorted along `dim`, the others carried along; stable.
+/// Sorts the first operand along `dim`, and the others in the same order. The sort is stable.
 #[track_caller]
 pub fn sort<'g, const N: usize>(
     operands: [Tensor<'g>; N],

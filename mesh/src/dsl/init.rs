@@ -3,23 +3,23 @@
 use crate::{Diagnostic, Dim, Type};
 use std::borrow::Borrow;
 
-/// How a state begins.
+/// The initial value of a state.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Init {
     /// All 0.
     Zeros,
     /// All 1.
     Ones,
-    /// All the same.
+    /// All equal to this number.
     Constant(f64),
-    /// Normal with mean 0 and this deviation.
+    /// Normal with mean 0 and this standard deviation.
     Normal(f64),
-    /// Normal with mean 0 and this deviation, drawn again while beyond two deviations.
+    /// Normal with mean 0 and this standard deviation, truncated at two standard deviations.
     TruncatedNormal(f64),
 }
 
 impl Init {
-    /// The truncated normal of the Switch Transformer paper (section 2.4): deviation
+    /// The truncated normal of the Switch Transformer paper (section 2.4): standard deviation
     /// `sqrt(scale / fan_in)`, where `fan_in` are the dims that the product sums over.
     pub fn truncated_normal<D: Borrow<Dim>>(scale: f64, fan_in: &[D]) -> Self {
         let fan_in: usize = fan_in.iter().map(|d| d.borrow().size).product();
@@ -32,12 +32,12 @@ impl Init {
             Self::Normal(deviation) | Self::TruncatedNormal(deviation) => {
                 if !ty.dtype.is_float() {
                     return Err(Diagnostic::new("", format!("a random initial value of type {}", ty.dtype))
-                        .help("give it a constant; only floats begin at random"));
+                        .help("use a constant: only floats have random initial values"));
                 }
                 if deviation.is_finite() && deviation >= 0.0 {
                     return Ok(());
                 }
-                Err(Diagnostic::new("", format!("{deviation} is not a deviation")).help("a number from 0"))
+                Err(Diagnostic::new("", format!("a standard deviation must be at least 0, got {deviation}")))
             }
         }
     }

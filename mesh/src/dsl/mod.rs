@@ -1,4 +1,4 @@
-//! The language as Rust: programs are built by ordinary Rust code over [`Tensor`]s with named dims.
+//! The Rust DSL: ordinary Rust code builds programs from [`Tensor`]s with named dims.
 //!
 //! ```
 //! use mesh::{DType, Dim, dsl::{Init, Program, einsum}};
@@ -15,14 +15,13 @@
 //! assert_eq!(module.functions.len(), 2); // `init` comes from the initializers
 //! ```
 //!
-//! Nothing here panics on a mistake in the model. The operation is left out, a [`crate::Diagnostic`] with
-//! the line of the model is noted, and the result is a *poison* tensor: whatever is computed from it is
-//! poison too, silently, so that one mistake is reported once and all mistakes are reported together by
-//! [`Program::finish`].
+//! A mistake in the model does not panic. The DSL omits the operation, records a [`crate::Diagnostic`] with
+//! the line of the model, and returns a *poison* tensor. Operations on poison give poison without another
+//! diagnostic, so that one mistake is reported once. [`Program::finish`] reports all mistakes together.
 //!
-//! Reading order: [`Program`] and [`State`] (what is declared), [`Graph`] (a function under
-//! construction: inputs, outputs, scopes, and how a tensor of an outer body gets into an inner one), then
-//! the op families, which are the methods of [`Tensor`], then [`main()`], the entry of model programs.
+//! Reading order: [`Program`] and [`State`] (declarations), [`Graph`] (a function under construction: inputs,
+//! outputs, scopes, captures), the op families, which are the methods of [`Tensor`], then [`main()`], the
+//! entry of model programs.
 
 mod contract;
 mod control;

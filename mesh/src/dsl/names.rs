@@ -1,4 +1,4 @@
-//! Lists of dims and of names of dims, as arguments: one or many, by [`Dim`] or by text.
+//! Argument types for lists of dims and of names of dims: one or several, as [`Dim`] or as text.
 
 use crate::{Dim, Name};
 use std::borrow::Borrow;

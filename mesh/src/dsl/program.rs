@@ -1,4 +1,4 @@
-//! A program under construction: its state, its functions, its facts, and the mistakes so far.
+//! A program under construction: state, functions, meta entries, and mistakes so far.
 
 use super::{
     Dims, Graph, Init, Rng, State, Tensor,
@@ -17,8 +17,8 @@ use std::{
     rc::Rc,
 };
 
-/// A program under construction. All methods take `&self`, so that layers can declare their parameters
-/// and functions can use them in any order.
+/// A program under construction. All methods take `&self`, so that layers can declare parameters and functions
+/// can use them in any order.
 #[derive(Debug)]
 pub struct Program {
     name: String,
@@ -29,7 +29,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// An empty program.
+    /// Creates an empty program.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -57,7 +57,7 @@ impl Program {
         self.schedule.set(schedule);
     }
 
-    /// Runs `f` in a scope: names of state declared in it begin with `name/`, and so do the scope paths of
+    /// Runs `f` in a scope. Names of state declared in it begin with `name/`, as do the scope paths of
     /// diagnostics.
     pub fn scope<T>(&self, name: impl Into<Name>, f: impl FnOnce() -> T) -> T {
         self.shared.scoped(name.into(), f)
@@ -69,7 +69,7 @@ impl Program {
         self.declare(&name.into(), StateKind::Param, DType::F32, dims.dims(), init, Location::caller())
     }
 
-    /// Declares an optimizer's memory for a parameter.
+    /// Declares an optimizer slot: the optimizer's memory for a parameter.
     #[track_caller]
     pub fn slot(&self, name: impl Into<Name>, dtype: DType, dims: impl Dims, init: Init) -> State {
         self.declare(&name.into(), StateKind::Slot, dtype, dims.dims(), init, Location::caller())
@@ -81,8 +81,8 @@ impl Program {
         self.declare(&name.into(), StateKind::Counter, dtype, Vec::new(), init, Location::caller())
     }
 
-    /// Declares other state, such as the keys and values that a decoder keeps. Like all state it lies over the
-    /// mesh by its dims, and a function that replaces it does so in place.
+    /// Declares other state, such as the KV cache of a decoder. Like all state it is split by its dims, and a
+    /// function that replaces it reuses its buffer.
     #[track_caller]
     pub fn store(&self, name: impl Into<Name>, dtype: DType, dims: impl Dims, init: Init) -> State {
         self.declare(&name.into(), StateKind::Counter, dtype, dims.dims(), init, Location::caller())
@@ -114,7 +114,7 @@ impl Program {
 
     fn legal_state(&self, name: &Name, ty: &Type, kind: StateKind, init: Init) -> Result<(), Diagnostic> {
         if !Name::is_word(name) {
-            return Err(Diagnostic::new("", format!("`{name}` is not a name for state")).help(WORD));
+            return Err(Diagnostic::new("", format!("`{name}` is not a valid name of a state")).help(WORD));
         }
         let env = self.shared.env.borrow();
         if let Some(id) = env.find_state(name) {
@@ -124,16 +124,18 @@ impl Program {
                 .help("declare it once and use the handle, or put one of the two in a scope"));
         }
         if let Some(d) = ty.dims.iter().find(|d| !Name::is_word(&d.dim.name)) {
-            return Err(Diagnostic::new("", format!("`{}` is not a name for a dim", d.dim.name)).help(WORD));
+            return Err(
+                Diagnostic::new("", format!("`{}` is not a valid name of a dim", d.dim.name)).help(WORD)
+            );
         }
         if kind == StateKind::Param && !ty.dtype.is_float() {
-            return Err(Diagnostic::new("", format!("parameter `{name}` is {}, not a float", ty.dtype)));
+            return Err(Diagnostic::new("", format!("parameter `{name}` must be a float, got {}", ty.dtype)));
         }
         init.legal(ty)?;
         crate::infer::check_type(&env, ty)
     }
 
-    /// Defines a function: `f` makes its inputs, computes, and makes its outputs.
+    /// Defines a function. `f` declares its inputs, computes, and declares its outputs.
     #[track_caller]
     pub fn function(&self, name: impl Into<Name>, f: impl for<'g> FnOnce(&'g Graph)) {
         let name = name.into();
@@ -142,7 +144,8 @@ impl Program {
         f(&graph);
         let function = graph.finish();
         if !Name::is_word(&name) {
-            self.shared.note(Diagnostic::new("", format!("`{name}` is not a name for a function")).at(&site));
+            let diagnostic = Diagnostic::new("", format!("`{name}` is not a valid name of a function"));
+            self.shared.note(diagnostic.help(WORD).at(&site));
         } else if self.functions.borrow().iter().any(|f| f.name == name) {
             let diagnostic = Diagnostic::new("", format!("function `{name}` is defined twice"));
             self.shared.note(diagnostic.help("give one of the two another name").at(&site));
@@ -150,16 +153,16 @@ impl Program {
         self.functions.borrow_mut().push(function);
     }
 
-    /// Notes a mistake that the caller found, such as a configuration that contradicts itself, at the
-    /// line of the model that called the caller (if that is `#[track_caller]`).
+    /// Records a mistake that the caller found, such as a contradictory configuration. Its place is the line of
+    /// the model that called the caller, if the caller is `#[track_caller]`.
     #[track_caller]
     pub fn mistake(&self, diagnostic: Diagnostic) {
         let site = self.shared.site(Location::caller());
         self.shared.note(diagnostic.at(&site));
     }
 
-    /// The program with its function `init`, made from the initializers unless the program defines one of
-    /// its own; or all mistakes.
+    /// Returns the program, or all its mistakes. Adds a function `init` from the initializers, unless the program
+    /// defines one.
     pub fn finish(self) -> Result<Module, Diagnostics> {
         let own_init = self.functions.borrow().iter().any(|f| f.name == *"init");
         if !own_init && !self.shared.env.borrow().states.is_empty() {
@@ -177,13 +180,13 @@ impl Program {
             meta: self.meta.take(),
             schedule: self.schedule.get(),
         };
-        // What has been checked here by now is checked again, together with the rules about modules.
+        // The verifier repeats the checks of the DSL and adds the rules for modules.
         verify(&module, Stage::Global)?;
         Ok(module)
     }
 
-    /// Writes every state's initial value. The random numbers of a state depend on the seed and on its
-    /// name, so that neither the order of declarations nor other state matters.
+    /// Writes the initial value of every state. The random numbers of a state depend only on the seed and on its
+    /// name, not on the order of declarations or on other state.
     fn init(&self, g: &Graph) {
         let seed = g.input("seed", DType::U32, []);
         let states: Vec<(StateId, StateDecl)> =
@@ -197,7 +200,7 @@ impl Program {
     }
 }
 
-/// The initial value of `state`, in the body of `init`.
+/// Returns the initial value of `state` in the body of `init`.
 fn initial<'g>(init: Init, seed: Tensor<'g>, state: &StateDecl, stream: u32) -> Tensor<'g> {
     let (g, site, dtype) = (seed.graph, &state.site, state.ty.dtype);
     let dims: Vec<Dim> = state.ty.logical().cloned().collect();

@@ -1,4 +1,4 @@
-//! Folds over dims, and what is made of them.
+//! Reductions over dims, and operations built from them.
 
 use super::{Names, Tensor};
 use crate::{
@@ -33,19 +33,19 @@ impl<'g> Tensor<'g> {
         self.reduce_at(ReduceKind::Mean, dims, &self.graph.site())
     }
 
-    /// Largest along `dims`; for `pred`: whether any holds.
+    /// Maximum over `dims`; for `pred`: logical or.
     #[track_caller]
     pub fn max(self, dims: impl Names) -> Self {
         self.reduce_at(ReduceKind::Max, dims.names(), &self.graph.site())
     }
 
-    /// Smallest along `dims`; for `pred`: whether all hold.
+    /// Minimum over `dims`; for `pred`: logical and.
     #[track_caller]
     pub fn min(self, dims: impl Names) -> Self {
         self.reduce_at(ReduceKind::Min, dims.names(), &self.graph.site())
     }
 
-    /// `ln Σ e^x` over `dims`, safe against overflow.
+    /// `ln Σ e^x` over `dims`, without overflow.
     #[track_caller]
     pub fn logsumexp(self, dims: impl Names) -> Self {
         self.reduce_at(ReduceKind::LogSumExp, dims.names(), &self.graph.site())
@@ -57,11 +57,11 @@ impl<'g> Tensor<'g> {
         self.apply(Op::Reduce(Reduce::ArgMax { dim: dim.into() }), &[], &self.graph.site())
     }
 
-    /// `e^x / Σ e^x` over `dims`, safe against overflow.
+    /// `e^x / Σ e^x` over `dims`, without overflow.
     #[track_caller]
     pub fn softmax(self, dims: impl Names) -> Self {
         let (dims, site) = (dims.names(), self.graph.site());
-        // The shift cancels, so that its gradient is 0 and need not be computed.
+        // The shift cancels, so its gradient is 0 and need not be computed.
         let largest = self.reduce_at(ReduceKind::Max, dims.clone(), &site);
         let largest = largest.apply(Op::Elementwise(Elementwise::StopGradient), &[], &site);
         let e = self.minus(largest, &site);
@@ -69,14 +69,14 @@ impl<'g> Tensor<'g> {
         e.over(e.reduce_at(ReduceKind::Sum, dims, &site), &site)
     }
 
-    /// Whether any along `dims` holds, of a `pred`.
+    /// True if any element of a `pred` along `dims` is true.
     #[track_caller]
     pub fn any(self, dims: impl Names) -> Self {
         let site = self.graph.site();
         self.pred_only("any", &site).reduce_at(ReduceKind::Max, dims.names(), &site)
     }
 
-    /// Whether all along `dims` hold, of a `pred`.
+    /// True if all elements of a `pred` along `dims` are true.
     #[track_caller]
     pub fn all(self, dims: impl Names) -> Self {
         let site = self.graph.site();

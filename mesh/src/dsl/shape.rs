@@ -1,78 +1,78 @@
-//! Movement without arithmetic: names, sizes and extents of dims.
+//! Movement without arithmetic: renames, reshapes, slices, padding, concatenation.
 
 use super::{Dims, Graph, Names, Tensor};
 use crate::{Diagnostic, Dim, Name, Op, Site, TensorDim, ir::Shape};
 use std::ops::{Bound, RangeBounds};
 
 impl<'g> Tensor<'g> {
-    /// One dim under another name.
+    /// Renames one dim.
     #[track_caller]
     pub fn rename(self, from: impl Into<Name>, to: impl Into<Name>) -> Self {
         let pairs = vec![(from.into(), to.into())];
         self.apply(Op::Shape(Shape::Rename { pairs }), &[], &self.graph.site())
     }
 
-    /// Several dims under other names, all at once (so that names may be swapped).
+    /// Renames several dims at once, so that names can be swapped.
     #[track_caller]
     pub fn rename_all<A: Into<Name>, B: Into<Name>>(self, pairs: impl IntoIterator<Item = (A, B)>) -> Self {
         let pairs = pairs.into_iter().map(|(a, b)| (a.into(), b.into())).collect();
         self.apply(Op::Shape(Shape::Rename { pairs }), &[], &self.graph.site())
     }
 
-    /// The dims `from`, row-major, become the dims `to`, row-major.
+    /// Reshapes the dims `from`, row-major, to the dims `to`, row-major.
     #[track_caller]
     pub fn reshape(self, from: impl Names, to: impl Dims) -> Self {
         self.reshape_at(from.names(), to.dims(), &self.graph.site())
     }
 
-    /// One dim becomes several, the first of them the major one.
+    /// Splits one dim into several, the first of them the major one.
     #[track_caller]
     pub fn split(self, from: impl Into<Name>, to: impl Dims) -> Self {
         self.reshape_at(vec![from.into()], to.dims(), &self.graph.site())
     }
 
-    /// Several dims become one, the first of them the major one.
+    /// Merges several dims into one, the first of them the major one.
     #[track_caller]
     pub fn merge(self, from: impl Names, to: impl Into<Name>) -> Self {
         let (from, site) = (from.names(), self.graph.site());
         let Some(ty) = self.ty() else { return self.reshape_at(from, Vec::new(), &site) };
-        // An unknown dim counts as 1 here; the reshape itself reports it.
+        // An unknown dim counts as 1 here; the reshape reports it.
         let size = from.iter().map(|n| ty.size(n).unwrap_or(1)).product();
         self.reshape_at(from, vec![Dim::new(to, size)], &site)
     }
 
-    /// Without a dim of size 1.
+    /// Removes a dim of size 1.
     #[track_caller]
     pub fn squeeze(self, dim: impl Into<Name>) -> Self {
         self.reshape_at(vec![dim.into()], Vec::new(), &self.graph.site())
     }
 
-    /// Repeated along new dims. (Operations on two tensors broadcast by themselves.)
+    /// Repeats along new dims. (Binary operations broadcast implicitly.)
     #[track_caller]
     pub fn broadcast(self, dims: impl Dims) -> Self {
         self.broadcast_at(&dims.dims(), &self.graph.site())
     }
 
-    /// The elements `range` along `dim`.
+    /// Takes the elements `range` along `dim`.
     #[track_caller]
     pub fn slice(self, dim: impl Into<Name>, range: impl RangeBounds<usize>) -> Self {
         self.slice_at(dim.into(), range, 1, &self.graph.site())
     }
 
-    /// Every `stride`-th of the elements `range` along `dim`.
+    /// Takes every `stride`-th of the elements `range` along `dim`.
     #[track_caller]
     pub fn slice_by(self, dim: impl Into<Name>, range: impl RangeBounds<usize>, stride: usize) -> Self {
         self.slice_at(dim.into(), range, stride, &self.graph.site())
     }
 
-    /// `low` elements of `value` before and `high` after, along `dim`.
+    /// Adds `low` elements of `value` before and `high` after, along `dim`.
     #[track_caller]
     pub fn pad(self, dim: impl Into<Name>, low: usize, high: usize, value: impl Into<f64>) -> Self {
         let op = Op::Shape(Shape::Pad { dim: dim.into(), low, high, value: value.into() });
         self.apply(op, &[], &self.graph.site())
     }
 
-    /// Moved `by` places to the right along `dim`; 0 comes in, the last elements fall out.
+    /// Shifts the elements by `by` positions along `dim`. The first become 0, the last are dropped.
     #[track_caller]
     pub fn shift_right(self, dim: impl Into<Name>, by: usize) -> Self {
         let (dim, site) = (dim.into(), self.graph.site());
@@ -102,7 +102,7 @@ impl<'g> Tensor<'g> {
         let limit = match range.end_bound() {
             Bound::Included(last) => last.saturating_add(1),
             Bound::Excluded(limit) => *limit,
-            // An unknown dim: the slice itself reports it.
+            // An unknown dim: the slice reports it.
             Bound::Unbounded => self.ty().and_then(|ty| ty.size(&dim)).unwrap_or(1),
         };
         self.apply(Op::Shape(Shape::Slice { dim, start, limit, stride }), &[], site)
@@ -110,14 +110,14 @@ impl<'g> Tensor<'g> {
 }
 
 impl Graph {
-    /// [`concat`] of as many tensors as there are.
+    /// [`concat`] of a slice of tensors.
     #[track_caller]
     pub fn concat<'g>(&'g self, parts: &[Tensor<'g>], dim: impl Into<Name>) -> Tensor<'g> {
         concat_at(self, parts, dim.into(), &self.site())
     }
 }
 
-/// Tensors one after the other along `dim`.
+/// Concatenates tensors along `dim`.
 #[track_caller]
 pub fn concat<'g, const N: usize>(parts: [Tensor<'g>; N], dim: impl Into<Name>) -> Tensor<'g> {
     const { assert!(N > 0, "concat takes at least one tensor") };
@@ -134,7 +134,7 @@ fn concat_at<'g>(graph: &'g Graph, parts: &[Tensor<'g>], dim: Name, site: &Site)
     graph.emit1(Op::Shape(Shape::Concat { dim }), parts, site)
 }
 
-/// Dims that are not split, as they all are before partitioning.
+/// Returns dims that are not split, as all dims are before partitioning.
 pub(super) fn whole(dims: &[Dim]) -> Vec<TensorDim> {
     dims.iter().map(|dim| TensorDim { dim: dim.clone(), axes: Vec::new() }).collect()
 }

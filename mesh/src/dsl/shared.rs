@@ -1,13 +1,13 @@
-//! The part of a program that its functions under construction share: state, mistakes so far, open scopes.
+//! The data that a program shares with its functions under construction: state, mistakes, open scopes.
 
 use super::init::Init;
 use crate::{Diagnostic, Env, Name, Site};
 use std::{cell::RefCell, panic::Location};
 
 /// Help for a name that is not a word.
-pub(super) const WORD: &str = "a letter or `_`, then letters, digits, `_`, `.`, `-` and `/`";
+pub(super) const WORD: &str = "use a letter or `_`, then letters, digits, `_`, `.`, `-` and `/`";
 
-/// What a program shares with its functions under construction.
+/// The data that a program shares with its functions under construction.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     pub(super) env: RefCell<Env>,
@@ -17,8 +17,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Notes a mistake. The same mistake at the same line is noted once, even if several functions
-    /// (a training and an evaluation step, say) run through that line.
+    /// Records a mistake. The same mistake at the same line is recorded once, even if several functions (such
+    /// as a training and an evaluation step) execute that line.
     pub(super) fn note(&self, diagnostic: Diagnostic) {
         let same = |d: &Diagnostic| {
             d.label == diagnostic.label && d.message == diagnostic.message && d.site == diagnostic.site
@@ -29,12 +29,12 @@ impl Shared {
         }
     }
 
-    /// The names of the scopes that are open, joined.
+    /// The names of the open scopes, joined by `/`.
     pub(super) fn scope(&self) -> String {
         self.path.borrow().iter().map(|n| n.as_str()).collect::<Vec<_>>().join("/")
     }
 
-    /// The place `location` in the scopes that are open.
+    /// The site of `location` in the open scopes.
     pub(super) fn site(&self, location: &Location<'_>) -> Site {
         Site::new(location.file(), location.line(), location.column(), self.scope())
     }

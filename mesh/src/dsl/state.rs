@@ -1,4 +1,4 @@
-//! State: what lives on the devices from call to call, and how it begins.
+//! Handles of declared state.
 
 use super::{Graph, Tensor, shared::Shared};
 use crate::{Diagnostic, Dim, Name, StateId, Type};
@@ -12,7 +12,7 @@ pub struct State(Rc<Handle>);
 struct Handle {
     name: Name,
     ty: Type,
-    /// Nothing if the declaration was a mistake.
+    /// `None` if the declaration was a mistake.
     id: Option<StateId>,
     program: Rc<Shared>,
 }
@@ -38,9 +38,8 @@ impl State {
         self.0.ty.logical().cloned().collect()
     }
 
-    /// The value as it was when the function was called, whatever has been assigned since. Inside a scan
-    /// over one of its dims, this is the slice of the current iteration, so that a layer need not know
-    /// whether it is stacked.
+    /// Returns the value at the call of the function, regardless of assignments. Inside a scan over one of its
+    /// dims this is the slice of the iteration, so that a layer need not know whether it is stacked.
     #[track_caller]
     pub fn read<'g>(&self, g: &'g Graph) -> Tensor<'g> {
         let site = g.site();
@@ -54,7 +53,8 @@ impl State {
         }
     }
 
-    /// The value once the function has returned. At most one assignment per function, at its top level.
+    /// Sets the value after the return of the function. A function assigns each state at most once, at its top
+    /// level.
     #[track_caller]
     pub fn assign(&self, value: Tensor<'_>) {
         let (g, site) = (value.graph, value.graph.site());

@@ -1,9 +1,32 @@
-//! Random streams by name.
+//! Random streams: numbers that keep the random operations of a program independent of each other.
 
 use crate::Name;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// A random stream for each name: a hash of the name, made unique in the order of the names.
+/// The random streams of a function.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    /// The number of random operations of each scope.
+    counts: BTreeMap<String, u32>,
+    taken: BTreeSet<u32>,
+}
+
+impl Streams {
+    /// Returns an unused stream for the next random operation of `scope`. It depends only on the scope and on
+    /// the number of its earlier random operations.
+    pub(super) fn next(&mut self, scope: &str) -> u32 {
+        let count = self.counts.entry(scope.to_owned()).or_default();
+        loop {
+            let stream = hash(&format!("{scope}#{count}"));
+            *count += 1;
+            if self.taken.insert(stream) {
+                return stream;
+            }
+        }
+    }
+}
+
+/// Returns a random stream for each name: a hash of the name, made unique in alphabetical order.
 pub(super) fn streams(names: &[&Name]) -> Vec<u32> {
     let mut order: Vec<usize> = (0..names.len()).collect();
     order.sort_by_key(|i| names[*i]);
@@ -20,7 +43,7 @@ pub(super) fn streams(names: &[&Name]) -> Vec<u32> {
     streams
 }
 
-/// FNV-1a, 32 bits: stable across versions and platforms, unlike the hashes of the standard library.
-pub(super) fn hash(text: &str) -> u32 {
+/// FNV-1a, 32 bits. It is stable across versions and platforms, unlike the hashes of the standard library.
+fn hash(text: &str) -> u32 {
     text.bytes().fold(0x811C_9DC5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }

@@ -334,9 +334,9 @@ fn operators_report_the_operator() {
             });
         },
         "model.rs:6:31: error[elementwise_e1]: addition: one operand is f32, the other s32 (in `f`)\n  help: cast \
-         one of the two; nothing is converted by itself\n\
+         one of the two; there are no implicit conversions\n\
          model.rs:7:31: error[op_o9]: multiplication: dim `batch` is 8 in one operand and 4 in the other (in `f`)\n  \
-         help: dims of one name have one size; rename one of the two if they are different things\n\
+         help: dims of one name have one size; rename one of the two if they mean different things\n\
          model.rs:8:31: error[shape_s1]: 0.5 is not a number of type s32 (in `f`)\n\
          model.rs:9:31: error[op_o7]: negation takes a number, not pred (in `f`)\n  help: cast it",
     );
@@ -373,10 +373,9 @@ fn tensors_stay_in_their_function_and_their_body() {
                 p.function("h", |h| h.output("x", x + h.constant(1.0, DType::F32)));
             });
         },
-        "model.rs:9:31: error: a tensor of a scan or conditional that has ended is used outside of it (in `f`)\n  \
-         help: return it from the closure: scan gives carries and stacked results back\n\
-         model.rs:10:51: error: a tensor of function `h` is used in function `f` (in `f`)\n  help: functions share \
-         state only: assign it to state, or make it an output and an input",
+        "model.rs:9:31: error: a tensor of a scan or conditional is used outside of it (in `f`)\n  \
+         help: return it from the closure: a scan returns carries and stacked results\n\
+         model.rs:10:51: error: a tensor of function `h` is used in function `f` (in `f`)\n  help: functions share only state: assign it to state, or pass it as an output and an input",
     );
 }
 
@@ -399,14 +398,14 @@ fn scans_check_what_they_slice_and_carry() {
             });
         },
         "model.rs:5:33: error[control_k4]: scan over `layers` of f32[batch=8, d_model=4], which has no such dim (in \
-         `f`)\n  help: a tensor that is the same in all iterations is just used in the closure\n\
+         `f`)\n  help: use a tensor that is the same in all iterations directly in the closure\n\
          model.rs:6:33: error[control_k4]: scan over layers=3 of f32[layers=2, d_model=4], whose `layers` is 2 (in \
          `f`)\n  help: the dim looped over has one size in all operands\n\
-         model.rs:7:33: error[control_k5]: the body of scan does not give back its carries (in `f`)\n  help: \
+         model.rs:7:33: error[control_k5]: the body of scan does not return its carries (in `f`)\n  help: \
          carries: f32[batch=8, d_model=4]; results: f32[batch=8]\n\
-         model.rs:8:33: error[control_k5]: the scan over `layers` carries 1 tensors in and 2 out (in `f`)\n  help: \
-         return as many as came in\n\
-         model.rs:9:33: error: there is no iteration number outside of a scan (in `f`)\n\
+         model.rs:8:33: error[control_k5]: the scan over `layers` takes 1 carries and returns 2 (in `f`)\n  help: \
+         return the same number of carries\n\
+         model.rs:9:33: error: `iteration` is called outside of a scan (in `f`)\n  help: call it in the closure of a scan\n\
          model.rs:11:70: error[type_t2]: dim `nothing` has size 0 (in `f`)\n  help: every dim has at least one \
          element\n\
          model.rs:12:33: error[op_o1]: concat takes at least 1 operands, not 0 (in `f`)",
@@ -432,16 +431,15 @@ fn state_is_declared_once_and_assigned_once_at_the_top() {
             p.counter("step", DType::S32, Init::Normal(1.0));
             p.function("f", |g| g.output("y", g.input("x", DType::F32, [])));
         },
-        "model.rs:4:19: error[state_a1]: state `w` is f32[d_model=4], not f32[] (in `f`)\n  help: write a value of \
+        "model.rs:4:19: error[state_a1]: state `w` has type f32[d_model=4], not f32[] (in `f`)\n  help: write a value of \
          the declared type\n\
          model.rs:7:23: error: state `w` is assigned inside a scan or a conditional (in `f`)\n  help: return the \
          value from the scan or conditional and assign it outside\n\
          model.rs:11:15: error[type_t1]: dim `d_model` appears twice in one tensor\n  help: rename one of the two: \
-         every dim of a tensor has its own name\n\
-         model.rs:12:15: error: `bad name` is not a name for state\n  help: a letter or `_`, then letters, digits, \
+         dims of a tensor have different names\n\
+         model.rs:12:15: error: `bad name` is not a valid name of a state\n  help: use a letter or `_`, then letters, digits, \
          `_`, `.`, `-` and `/`\n\
-         model.rs:13:15: error: a random initial value of type s32\n  help: give it a constant; only floats begin \
-         at random\n\
+         model.rs:13:15: error: a random initial value of type s32\n  help: use a constant: only floats have random initial values\n\
          model.rs:14:15: error: function `f` is defined twice\n  help: give one of the two another name",
     );
 }
@@ -497,7 +495,7 @@ fn a_name_that_is_not_a_word_is_a_mistake() {
         |p| {
             p.function("f", |g| g.output("y", g.constant(1.0, DType::F32).named("2nd")));
         },
-        "model.rs:2:75: error: `2nd` is not a name for a value (in `f`)\n  help: a letter or `_`, then letters, \
+        "model.rs:2:75: error: `2nd` is not a valid name of a value (in `f`)\n  help: use a letter or `_`, then letters, \
          digits, `_`, `.`, `-` and `/`",
     );
 }

@@ -1,6 +1,6 @@
-//! Types of communication.
+//! Result types of collectives.
 
-use super::{count, dtype, find, linear, settled};
+use super::{complete, count, dtype, find, linear};
 use crate::{
     AxisId, AxisSet, DType, Diagnostic, Env, Name, Type,
     ir::{Collective, Pending},
@@ -11,13 +11,13 @@ pub(super) fn infer(env: &Env, op: &Collective, args: &[&Type]) -> Result<Vec<Ty
     let mut ty = args[0].clone();
     match op {
         Collective::AllReduce { kind, axes } => {
-            let owed = match kind {
+            let pending = match kind {
                 Pending::Sum => &mut ty.sum,
                 Pending::Max => &mut ty.max,
                 Pending::Min => &mut ty.min,
             };
-            owes(env, args[0], *owed, *axes)?;
-            *owed = owed.minus(*axes);
+            pending_over(env, args[0], *pending, *axes)?;
+            *pending = pending.minus(*axes);
         }
         Collective::AllGather { dim, axes } => {
             linear(env, args[0], "all_gather")?;
@@ -25,7 +25,7 @@ pub(super) fn infer(env: &Env, op: &Collective, args: &[&Type]) -> Result<Vec<Ty
         }
         Collective::ReduceScatter { dim, axes } => {
             let set: AxisSet = axes.iter().copied().collect();
-            owes(env, args[0], ty.sum, set)?;
+            pending_over(env, args[0], ty.sum, set)?;
             linear(env, args[0], "reduce_scatter")?;
             ty.sum = ty.sum.minus(set);
             extend(&mut ty, dim, axes)?;
@@ -43,7 +43,7 @@ pub(super) fn infer(env: &Env, op: &Collective, args: &[&Type]) -> Result<Vec<Ty
             dtype(args[0], |d| d != DType::Pred, "a number", "as_pending")?;
             linear(env, args[0], "as_pending")?;
             if !ty.sum.intersect(*axes).is_empty() {
-                settled(env, args[0], "as_pending")?;
+                complete(env, args[0], "as_pending")?;
             }
             ty.sum = ty.sum.union(*axes);
         }
@@ -51,18 +51,19 @@ pub(super) fn infer(env: &Env, op: &Collective, args: &[&Type]) -> Result<Vec<Ty
     Ok(vec![ty])
 }
 
-fn owes(env: &Env, ty: &Type, owed: AxisSet, axes: AxisSet) -> Result<(), Diagnostic> {
-    if !axes.is_empty() && axes.minus(owed).is_empty() {
+/// Checks that there is at least one axis to reduce over, and that all are among the `pending` ones.
+fn pending_over(env: &Env, ty: &Type, pending: AxisSet, axes: AxisSet) -> Result<(), Diagnostic> {
+    if !axes.is_empty() && axes.minus(pending).is_empty() {
         return Ok(());
     }
     Err(Diagnostic::new(
         "collective_l1",
-        format!("nothing of this kind is owed over these axes: {}", ty.display(&env.mesh)),
+        format!("nothing of this kind is pending over these axes: {}", ty.display(&env.mesh)),
     )
-    .help("reduce over axes of the pending sum, max or min only"))
+    .help("reduce only over axes of the pending sum, max or min"))
 }
 
-/// Takes `axes` off the end of a dim's axes.
+/// Removes `axes` from the end of a dim's axes.
 fn strip(env: &Env, ty: &mut Type, dim: &Name, axes: &[AxisId]) -> Result<(), Diagnostic> {
     let text = ty.display(&env.mesh).to_string();
     find(ty, dim, "collective")?;
@@ -78,7 +79,7 @@ fn strip(env: &Env, ty: &mut Type, dim: &Name, axes: &[AxisId]) -> Result<(), Di
     Ok(())
 }
 
-/// Splits a dim further; [`super::check_type`] sees to axes used twice.
+/// Splits a dim further. [`super::check_type`] reports axes that are used twice.
 fn extend(ty: &mut Type, dim: &Name, axes: &[AxisId]) -> Result<(), Diagnostic> {
     find(ty, dim, "collective")?;
     if axes.is_empty() {

@@ -1,4 +1,4 @@
-//! Types of einsum.
+//! Result types of einsum.
 
 use super::{agree, count, dtype, linear, of, with_hint};
 use crate::{AxisSet, Diagnostic, Env, Type, ir::Contract};
@@ -9,7 +9,7 @@ pub(super) fn infer(env: &Env, op: &Contract, args: &[&Type]) -> Result<Vec<Type
     dtype(a, |d| d.is_float(), "floats", "einsum")?;
     if a.dtype != b.dtype {
         return Err(Diagnostic::new("contract_c1", format!("einsum of {} and {}", a.dtype, b.dtype))
-            .help("cast one of the two; nothing is converted by itself"));
+            .help("cast one of the two; there are no implicit conversions"));
     }
     if !op.dtype.is_float() {
         return Err(Diagnostic::new(
@@ -38,31 +38,32 @@ pub(super) fn infer(env: &Env, op: &Contract, args: &[&Type]) -> Result<Vec<Type
     let summed = a.dims.iter().chain(&b.dims).filter(|d| !op.out.contains(&d.dim.name));
     let summed: AxisSet = summed.flat_map(|d| d.axes.iter().copied()).collect();
     for (x, y) in [(a, b), (b, a)] {
-        // Each device would pair one shard of `x` with one of `y`, and most pairs would be missing.
+        // Each device would multiply one shard of `x` with one of `y`: most pairs of shards would be missing.
         let alone = x.dims.iter().filter(|d| !y.has(&d.dim.name) && !op.out.contains(&d.dim.name));
         if let Some(d) = alone.into_iter().find(|d| d.axes.iter().any(|axis| y.split().contains(*axis))) {
             return Err(Diagnostic::new(
                 "contract_c5",
                 format!(
-                    "einsum: dim `{}` is summed away and split over an axis that splits other dims of the other \
-                     operand: {} and {}",
+                    "einsum: dim `{}` of one operand is summed and split over an axis that splits the other operand: \
+                     {} and {}",
                     d.dim.name,
                     a.display(&env.mesh),
                     b.display(&env.mesh)
                 ),
             )
-            .help(format!("gather `{}`, or sum it away before", d.dim.name)));
+            .help(format!("gather `{}`, or sum over it, first", d.dim.name)));
         }
         if !x.sum.intersect(y.sum.union(y.split())).is_empty() {
             return Err(Diagnostic::new(
                 "contract_c4",
                 format!(
-                    "einsum: one operand's sum over an axis along which the other differs: {} and {}",
+                    "einsum: one operand is a pending sum over an axis along which the other is not replicated: \
+                     {} and {}",
                     a.display(&env.mesh),
                     b.display(&env.mesh)
                 ),
             )
-            .help("all-reduce the pending one before"));
+            .help("all-reduce the pending one first"));
         }
     }
     Ok(vec![of(op.dtype, dims, a.sum.union(b.sum).union(summed))])

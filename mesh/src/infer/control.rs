@@ -1,4 +1,4 @@
-//! Types of scans, conditionals and requests for gradients.
+//! Result types of scans, conditionals and gradient requests.
 
 use super::{at_least, check_type, scalar};
 use crate::{
@@ -17,8 +17,11 @@ pub(super) fn infer(env: &Env, op: &Control, args: &[&Type]) -> Result<Vec<Type>
             let (a, b): (Vec<_>, Vec<_>) =
                 (then.result_types().collect(), otherwise.result_types().collect());
             if a.len() != b.len() || a.iter().zip(&b).any(|(a, b)| !a.matches(b)) {
-                return Err(Diagnostic::new("control_k1", "the branches of cond have different results")
-                    .help(format!("first: {}; second: {}", list(env, &a), list(env, &b))));
+                return Err(Diagnostic::new(
+                    "control_k1",
+                    "the branches of cond have results of different types",
+                )
+                .help(format!("first: {}; second: {}", list(env, &a), list(env, &b))));
             }
             Ok(a.into_iter().cloned().collect())
         }
@@ -29,7 +32,7 @@ pub(super) fn infer(env: &Env, op: &Control, args: &[&Type]) -> Result<Vec<Type>
                     "control_k2",
                     format!("the gradient of {}", args[0].display(&env.mesh)),
                 )
-                .help("differentiate one float without dims: sum or average first"));
+                .help("the loss must be one float without dims: sum or average it first"));
             }
             if let Some(x) = args[1..].iter().find(|x| !x.dtype.is_float()) {
                 return Err(Diagnostic::new(
@@ -56,7 +59,7 @@ fn scan(env: &Env, op: &Scan, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
                 "control_k4",
                 format!("scan over {} of {}", op.dim, x.display(&env.mesh)),
             )
-            .help("every sliced operand has the scanned dim, whole and of the same size"));
+            .help("every sliced operand must have the scanned dim, unsplit and of the same size"));
         }
         let mut slice = (*x).clone();
         slice.dims.retain(|d| d.dim.name != op.dim.name);
@@ -66,7 +69,7 @@ fn scan(env: &Env, op: &Scan, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
     params(env, &op.body, &want.iter().collect::<Vec<_>>(), "the body of scan")?;
     let results: Vec<&Type> = op.body.result_types().collect();
     if results.len() < op.carries || results.iter().zip(carries).any(|(r, c)| !r.matches(c)) {
-        return Err(Diagnostic::new("control_k5", "the body of scan does not give back its carries")
+        return Err(Diagnostic::new("control_k5", "the body of scan does not return its carries")
             .help(format!("carries: {}; results: {}", list(env, carries), list(env, &results))));
     }
     let mut types: Vec<Type> = carries.iter().map(|ty| (*ty).clone()).collect();
@@ -84,11 +87,8 @@ fn params(env: &Env, body: &Body, want: &[&Type], what: &str) -> Result<(), Diag
     if have.len() == want.len() && have.iter().zip(want).all(|(h, w)| h.matches(w)) {
         return Ok(());
     }
-    Err(Diagnostic::new("control_k6", format!("{what} has other parameters than it is given")).help(format!(
-        "parameters: {}; given: {}",
-        list(env, &have),
-        list(env, want)
-    )))
+    Err(Diagnostic::new("control_k6", format!("the parameters of {what} do not match its arguments"))
+        .help(format!("parameters: {}; arguments: {}", list(env, &have), list(env, want))))
 }
 
 fn list(env: &Env, types: &[&Type]) -> String {

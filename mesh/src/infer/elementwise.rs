@@ -1,6 +1,6 @@
-//! Types of element-by-element operations.
+//! Result types of elementwise operations.
 
-use super::{agree, count, dtype, linear, of, settled, union};
+use super::{agree, complete, count, dtype, linear, of, union};
 use crate::{
     AxisSet, DType, Diagnostic, Env, Type,
     ir::{Binary, Elementwise, Unary},
@@ -20,8 +20,8 @@ pub(super) fn infer(env: &Env, op: &Elementwise, args: &[&Type]) -> Result<Vec<T
             count(args, 2, "a comparison")?;
             same_dtype(args[0], args[1], "a comparison")?;
             agree(env, args[0], args[1], "comparison")?;
-            settled(env, args[0], "a comparison")?;
-            settled(env, args[1], "a comparison")?;
+            complete(env, args[0], "a comparison")?;
+            complete(env, args[1], "a comparison")?;
             Ok(vec![of(DType::Pred, union(args[0], args[1]), AxisSet::EMPTY)])
         }
         Elementwise::Select => {
@@ -32,7 +32,7 @@ pub(super) fn infer(env: &Env, op: &Elementwise, args: &[&Type]) -> Result<Vec<T
             count(args, 1, "cast")?;
             linear(env, args[0], "cast")?;
             if !(to.is_float() && args[0].dtype.is_float()) {
-                settled(env, args[0], "a cast to or from a whole number")?;
+                complete(env, args[0], "a cast to or from a whole number")?;
             }
             Ok(vec![args[0].with_dtype(*to)])
         }
@@ -55,20 +55,20 @@ fn unary(env: &Env, op: Unary, x: &Type) -> Result<Vec<Type>, Diagnostic> {
         }
         Unary::Abs | Unary::Sign => {
             dtype(x, signed, "a signed number", "abs or sign")?;
-            settled(env, x, "abs or sign")?;
+            complete(env, x, "abs or sign")?;
         }
         Unary::Not => {
             dtype(x, |d| !d.is_float(), "a pred or a whole number", "not")?;
-            settled(env, x, "not")?;
+            complete(env, x, "not")?;
         }
         Unary::IsFinite => {
             dtype(x, float, "a float", "is_finite")?;
-            settled(env, x, "is_finite")?;
+            complete(env, x, "is_finite")?;
             return Ok(vec![x.with_dtype(DType::Pred)]);
         }
         Unary::Relu => {
             dtype(x, signed, "a signed number", "relu")?;
-            settled(env, x, "relu")?;
+            complete(env, x, "relu")?;
         }
         Unary::Exp
         | Unary::Log
@@ -83,7 +83,7 @@ fn unary(env: &Env, op: Unary, x: &Type) -> Result<Vec<Type>, Diagnostic> {
         | Unary::Floor
         | Unary::RoundBf16 => {
             dtype(x, float, "a float", "this function")?;
-            settled(env, x, "this function")?;
+            complete(env, x, "this function")?;
         }
     }
     Ok(vec![x.clone()])
@@ -101,62 +101,67 @@ fn binary(env: &Env, op: Binary, a: &Type, b: &Type) -> Result<Vec<Type>, Diagno
         }
         Binary::Mul => {
             dtype(a, number, "numbers", what)?;
-            linear(env, a, what)?;
-            linear(env, b, what)?;
-            if !a.sum.is_empty() && !b.sum.is_empty() {
-                return Err(Diagnostic::new(
-                    "elementwise_e2",
-                    format!(
-                        "a product of two pending sums is not a pending sum: {} and {}",
-                        a.display(&env.mesh),
-                        b.display(&env.mesh)
-                    ),
-                )
-                .help("all-reduce one of the two before"));
-            }
-            a.sum.union(b.sum)
+            product_sum(env, a, b, what)?
         }
         Binary::Div => {
             dtype(a, number, "numbers", what)?;
             linear(env, a, what)?;
-            settled(env, b, "a division by it")?;
+            complete(env, b, "a division by it")?;
             if a.dtype.is_int() {
-                settled(env, a, "a division of whole numbers")?;
+                complete(env, a, "a division of whole numbers")?;
             }
             a.sum
         }
         Binary::Rem | Binary::Max | Binary::Min => {
             dtype(a, number, "numbers", what)?;
-            settled(env, a, what)?;
-            settled(env, b, what)?;
+            complete(env, a, what)?;
+            complete(env, b, what)?;
             AxisSet::EMPTY
         }
         Binary::Pow => {
             dtype(a, |d| d.is_float(), "floats", what)?;
-            settled(env, a, what)?;
-            settled(env, b, what)?;
+            complete(env, a, what)?;
+            complete(env, b, what)?;
             AxisSet::EMPTY
         }
         Binary::And | Binary::Or | Binary::Xor => {
             dtype(a, |d| !d.is_float(), "preds or whole numbers", what)?;
-            settled(env, a, what)?;
-            settled(env, b, what)?;
+            complete(env, a, what)?;
+            complete(env, b, what)?;
             AxisSet::EMPTY
         }
         Binary::Shl | Binary::Shr => {
             dtype(a, |d| d == DType::U32, "u32", what)?;
-            settled(env, a, what)?;
-            settled(env, b, what)?;
+            complete(env, a, what)?;
+            complete(env, b, what)?;
             AxisSet::EMPTY
         }
     };
     Ok(vec![of(a.dtype, union(a, b), sum)])
 }
 
+/// The pending sum of a product: at most one of its factors has one.
+fn product_sum(env: &Env, a: &Type, b: &Type, what: &str) -> Result<AxisSet, Diagnostic> {
+    linear(env, a, what)?;
+    linear(env, b, what)?;
+    if a.sum.is_empty() || b.sum.is_empty() {
+        return Ok(a.sum.union(b.sum));
+    }
+    Err(Diagnostic::new(
+        "elementwise_e2",
+        format!(
+            "a product of two pending sums is not a pending sum: {} and {}",
+            a.display(&env.mesh),
+            b.display(&env.mesh)
+        ),
+    )
+    .help("all-reduce one of the two first"))
+}
+
 fn select(env: &Env, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
     let (p, a, b) = (args[0], args[1], args[2]);
     dtype(p, |d| d == DType::Pred, "a pred first", "select")?;
-    settled(env, p, "the predicate of select")?;
+    complete(env, p, "the predicate of select")?;
     same_dtype(a, b, "select")?;
     agree(env, a, b, "select")?;
     agree(env, p, a, "select")?;
@@ -174,7 +179,7 @@ fn same_dtype(a: &Type, b: &Type, what: &str) -> Result<(), Diagnostic> {
         "elementwise_e1",
         format!("{what}: one operand is {}, the other {}", a.dtype, b.dtype),
     )
-    .help("cast one of the two; nothing is converted by itself"))
+    .help("cast one of the two; there are no implicit conversions"))
 }
 
 fn same_sum(env: &Env, a: &Type, b: &Type, what: &str) -> Result<AxisSet, Diagnostic> {
@@ -186,12 +191,12 @@ fn same_sum(env: &Env, a: &Type, b: &Type, what: &str) -> Result<AxisSet, Diagno
     Err(Diagnostic::new(
         "elementwise_e3",
         format!(
-            "{what}: the operands owe different sums: {} and {}",
+            "{what}: the operands have different pending sums: {} and {}",
             a.display(&env.mesh),
             b.display(&env.mesh)
         ),
     )
-    .help("all-reduce the pending one before, or both"))
+    .help("all-reduce the pending one first, or both"))
 }
 
 fn name(op: Binary) -> &'static str {

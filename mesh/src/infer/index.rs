@@ -1,8 +1,8 @@
-//! Types of movement by index.
+//! Result types of indexing operations.
 
-use super::{absent, agree, at_least, count, dtype, find, linear, of, scalar, settled, whole};
+use super::{absent, agree, at_least, complete, count, dtype, find, linear, of, scalar, whole};
 use crate::{
-    AxisSet, DType, Diagnostic, Env, Name, TensorDim, Type,
+    AxisSet, DType, Diagnostic, Dim, Env, Name, TensorDim, Type,
     ir::{Index, Outside},
 };
 
@@ -29,40 +29,11 @@ pub(super) fn infer(env: &Env, op: &Index, args: &[&Type]) -> Result<Vec<Type>, 
         }
         Index::TopK { dim, to } => {
             count(args, 1, "top_k")?;
-            dtype(args[0], |d| d != DType::Pred, "a number", "top_k")?;
-            settled(env, args[0], "top_k")?;
-            whole(env, args[0], dim, "top_k")?;
-            let size = args[0].size(dim).unwrap_or(0);
-            if to.size > size {
-                return Err(Diagnostic::new(
-                    "index_i1",
-                    format!("top {} of dim `{dim}`, which has {size} elements", to.size),
-                )
-                .help(format!("k is at most {size}")));
-            }
-            let mut ty = args[0].clone();
-            if to.name != *dim {
-                absent(&ty, &to.name, "top_k")?;
-            }
-            ty.dims.iter_mut().filter(|d| d.dim.name == *dim).for_each(|d| d.dim = to.clone());
-            let positions = ty.with_dtype(DType::S32);
-            Ok(vec![ty, positions])
+            top_k(env, args[0], dim, to)
         }
         Index::Sort { dim, descending: _ } => {
             at_least(args, 1, "sort")?;
-            dtype(args[0], |d| d != DType::Pred, "a number as key", "sort")?;
-            for x in args {
-                settled(env, x, "sort")?;
-                whole(env, x, dim, "sort")?;
-                if !x.with_dtype(args[0].dtype).matches(args[0]) {
-                    return Err(Diagnostic::new(
-                        "index_i2",
-                        format!("sort of {} with {}", args[0].display(&env.mesh), x.display(&env.mesh)),
-                    )
-                    .help("the key and all payloads have the same dims"));
-                }
-            }
-            Ok(args.iter().map(|x| of(x.dtype, args[0].dims.clone(), AxisSet::EMPTY)).collect())
+            sort(env, args, dim)
         }
         Index::CumSum { dim, exclusive: _, reverse: _ } => {
             count(args, 1, "cumsum")?;
@@ -73,44 +44,93 @@ pub(super) fn infer(env: &Env, op: &Index, args: &[&Type]) -> Result<Vec<Type>, 
         }
         Index::DynamicSlice { dim, size } => {
             count(args, 2, "dynamic_slice")?;
-            linear(env, args[0], "dynamic_slice")?;
-            whole(env, args[0], dim, "dynamic_slice")?;
-            scalar(env, args[1], DType::S32, "the start of dynamic_slice")?;
-            let have = args[0].size(dim).unwrap_or(0);
-            if *size > have {
-                return Err(Diagnostic::new(
-                    "index_i3",
-                    format!("dynamic_slice of {size} elements of dim `{dim}`, which has {have}"),
-                ));
-            }
-            let mut ty = args[0].clone();
-            ty.dims.iter_mut().filter(|d| d.dim.name == *dim).for_each(|d| d.dim.size = *size);
-            Ok(vec![ty])
+            dynamic_slice(env, args[0], args[1], dim, *size)
         }
         Index::DynamicUpdate { dim } => {
             count(args, 3, "dynamic_update")?;
-            let (x, update) = (args[0], args[1]);
-            linear(env, x, "dynamic_update")?;
-            whole(env, x, dim, "dynamic_update")?;
-            scalar(env, args[2], DType::S32, "the start of dynamic_update")?;
-            let mut part = x.clone();
-            let size = find(update, dim, "dynamic_update")?.dim.size;
-            part.dims.iter_mut().filter(|d| d.dim.name == *dim).for_each(|d| d.dim.size = size);
-            if !part.matches(update) || size > x.size(dim).unwrap_or(0) {
-                return Err(Diagnostic::new(
-                    "index_i4",
-                    format!("dynamic_update of {} with {}", x.display(&env.mesh), update.display(&env.mesh)),
-                )
-                .help(format!("the update is the same but for a `{dim}` of at most the same size")));
-            }
-            Ok(vec![x.clone()])
+            dynamic_update(env, args[0], args[1], args[2], dim)
         }
     }
 }
 
+fn top_k(env: &Env, x: &Type, dim: &Name, to: &Dim) -> Result<Vec<Type>, Diagnostic> {
+    dtype(x, |d| d != DType::Pred, "a number", "top_k")?;
+    complete(env, x, "top_k")?;
+    whole(env, x, dim, "top_k")?;
+    let size = x.size(dim).unwrap_or(0);
+    if to.size > size {
+        let message = format!("top {} of dim `{dim}`, which has {size} elements", to.size);
+        return Err(Diagnostic::new("index_i1", message).help(format!("k is at most {size}")));
+    }
+    let mut ty = x.clone();
+    if to.name != *dim {
+        absent(&ty, &to.name, "top_k")?;
+    }
+    ty.dims.iter_mut().filter(|d| d.dim.name == *dim).for_each(|d| d.dim = to.clone());
+    let positions = ty.with_dtype(DType::S32);
+    Ok(vec![ty, positions])
+}
+
+fn sort(env: &Env, args: &[&Type], dim: &Name) -> Result<Vec<Type>, Diagnostic> {
+    dtype(args[0], |d| d != DType::Pred, "a number as key", "sort")?;
+    for x in args {
+        complete(env, x, "sort")?;
+        whole(env, x, dim, "sort")?;
+        if !x.with_dtype(args[0].dtype).matches(args[0]) {
+            let message = format!("sort of {} with {}", args[0].display(&env.mesh), x.display(&env.mesh));
+            return Err(
+                Diagnostic::new("index_i2", message).help("the key and all payloads must have the same dims")
+            );
+        }
+    }
+    Ok(args.iter().map(|x| of(x.dtype, args[0].dims.clone(), AxisSet::EMPTY)).collect())
+}
+
+fn dynamic_slice(
+    env: &Env,
+    x: &Type,
+    start: &Type,
+    dim: &Name,
+    size: usize,
+) -> Result<Vec<Type>, Diagnostic> {
+    linear(env, x, "dynamic_slice")?;
+    whole(env, x, dim, "dynamic_slice")?;
+    scalar(env, start, DType::S32, "the start of dynamic_slice")?;
+    let have = x.size(dim).unwrap_or(0);
+    if size > have {
+        let message = format!("dynamic_slice of {size} elements of dim `{dim}`, which has {have}");
+        return Err(Diagnostic::new("index_i3", message));
+    }
+    let mut ty = x.clone();
+    ty.dims.iter_mut().filter(|d| d.dim.name == *dim).for_each(|d| d.dim.size = size);
+    Ok(vec![ty])
+}
+
+fn dynamic_update(
+    env: &Env,
+    x: &Type,
+    update: &Type,
+    start: &Type,
+    dim: &Name,
+) -> Result<Vec<Type>, Diagnostic> {
+    linear(env, x, "dynamic_update")?;
+    whole(env, x, dim, "dynamic_update")?;
+    scalar(env, start, DType::S32, "the start of dynamic_update")?;
+    let mut part = x.clone();
+    let size = find(update, dim, "dynamic_update")?.dim.size;
+    part.dims.iter_mut().filter(|d| d.dim.name == *dim).for_each(|d| d.dim.size = size);
+    if !part.matches(update) || size > x.size(dim).unwrap_or(0) {
+        let message =
+            format!("dynamic_update of {} with {}", x.display(&env.mesh), update.display(&env.mesh));
+        return Err(Diagnostic::new("index_i4", message)
+            .help(format!("the update must have the same type, with `{dim}` of at most the same size")));
+    }
+    Ok(vec![x.clone()])
+}
+
 fn index(env: &Env, ty: &Type, what: &str) -> Result<(), Diagnostic> {
     dtype(ty, |d| d == DType::S32, "an s32 index", what)?;
-    settled(env, ty, "an index")
+    complete(env, ty, "an index")
 }
 
 fn gather(env: &Env, x: &Type, idx: &Type, dim: &Name, outside: Outside) -> Result<Vec<Type>, Diagnostic> {
@@ -177,7 +197,7 @@ fn permute(env: &Env, args: &[&Type], dim: &Name, to: &Name) -> Result<Vec<Type>
             format!("permute by {} and {}", forward.display(&env.mesh), inverse.display(&env.mesh)),
         )
         .help(format!(
-            "both have the same batch dims, which the tensor has too, besides `{to}` and `{dim}`"
+            "besides `{to}` and `{dim}`, both must have the same dims, all of which the tensor has"
         )));
     }
     let rest = x.dims.iter().filter(|d| d.dim.name != *dim && !forward.has(&d.dim.name));

@@ -1,5 +1,5 @@
-//! The one function that gives an operation's result types, used by the DSL, the parser, the passes and
-//! the verifier. It checks every rule about operands; the labels are those of `docs/ir.md`.
+//! Inference of result types, used by the DSL, the parser, the passes and the verifier. It checks every rule
+//! about operands; the labels are those of `docs/ir.md`.
 
 mod collective;
 mod contract;
@@ -17,11 +17,11 @@ use crate::{
     layout::suggest,
 };
 
-/// How many elements a tensor has at most: so many that no count of bytes overflows 64 bits.
+/// The largest number of elements of a tensor, chosen so that no count of bytes overflows 64 bits.
 pub const MAX_ELEMENTS: usize = 1 << 60;
 
-/// Result types of `op` applied to operands of types `args`, or the first broken rule. The types in `args`
-/// are legal by themselves, and so are those of the bodies in `op`.
+/// Returns the result types of `op` for operands of types `args`, or the first broken rule. The types in
+/// `args` and in the bodies of `op` must be legal by themselves ([`check_type`]).
 pub fn infer(env: &Env, op: &Op, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
     check_attributes(env, op)?;
     let results = match op {
@@ -39,7 +39,7 @@ pub fn infer(env: &Env, op: &Op, args: &[&Type]) -> Result<Vec<Type>, Diagnostic
     Ok(results)
 }
 
-/// Whether the dims and axes that `op` itself names are legal, whatever its operands are.
+/// Checks the dims and axes that `op` itself names, independently of its operands.
 fn check_attributes(env: &Env, op: &Op) -> Result<(), Diagnostic> {
     let (dims, axes): (&[TensorDim], &[AxisId]) = match op {
         Op::Shape(Shape::Iota { dim, .. }) => (std::slice::from_ref(dim), &[]),
@@ -75,9 +75,8 @@ fn check_attributes(env: &Env, op: &Op) -> Result<(), Diagnostic> {
     check_type(env, &of(DType::F32, dims.to_vec(), AxisSet::EMPTY))
 }
 
-/// Whether a type is legal by itself: unique dims, each axis in one role, shards of equal size.
+/// Checks that a type is legal by itself: unique dims, each axis in one role, shards of equal size.
 pub fn check_type(env: &Env, ty: &Type) -> Result<(), Diagnostic> {
-    let text = || ty.display(&env.mesh).to_string();
     let axes = env.mesh.axes().len();
     let pending = [(ty.sum, "a pending sum"), (ty.max, "a pending max"), (ty.min, "a pending min")];
     let mut used: Vec<(AxisId, String)> = Vec::new();
@@ -88,7 +87,7 @@ pub fn check_type(env: &Env, ty: &Type) -> Result<(), Diagnostic> {
                 "type_t1",
                 format!("dim `{}` appears twice in one tensor", d.dim.name),
             )
-            .help("rename one of the two: every dim of a tensor has its own name"));
+            .help("rename one of the two: dims of a tensor have different names"));
         }
         if d.dim.size == 0 {
             return Err(Diagnostic::new("type_t2", format!("dim `{}` has size 0", d.dim.name))
@@ -97,41 +96,14 @@ pub fn check_type(env: &Env, ty: &Type) -> Result<(), Diagnostic> {
         elements = elements.saturating_mul(d.dim.size);
         if elements > MAX_ELEMENTS {
             return Err(Diagnostic::new("type_t6", "a tensor of more than 2^60 elements")
-                .help("no machine holds it: check the sizes of its dims"));
+                .help("check the sizes of its dims"));
         }
-        for (j, axis) in d.axes.iter().enumerate() {
-            if axis.0 as usize >= axes {
-                return Err(Diagnostic::new(
-                    "type_t3",
-                    format!("dim `{}` is split over an axis that the mesh lacks", d.dim.name),
-                ));
-            }
-            if d.axes[..j].contains(axis) {
-                let axis = env.mesh.name(*axis);
-                let message = format!("dim `{}` is split over axis `{axis}` twice", d.dim.name);
-                return Err(Diagnostic::new("type_t5", message).help("name each axis once"));
-            }
-            used.push((*axis, format!("dim `{}`", d.dim.name)));
-        }
-        let parts = env.mesh.product(&d.axes);
-        if d.dim.size % parts != 0 {
-            let names: Vec<_> =
-                d.axes.iter().map(|a| format!("{}={}", env.mesh.name(*a), env.mesh.size(*a))).collect();
-            return Err(Diagnostic::new(
-                "type_t4",
-                format!(
-                    "dim `{}` of size {} does not divide into {parts} shards ({})",
-                    d.dim.name,
-                    d.dim.size,
-                    names.join("·")
-                ),
-            )
-            .help(divisor_help(&d.dim.name, d.dim.size, parts)));
-        }
+        check_split(env, d)?;
+        used.extend(d.axes.iter().map(|axis| (*axis, format!("dim `{}`", d.dim.name))));
     }
     if !ty.sum.is_empty() && ty.dtype == DType::Pred {
-        return Err(Diagnostic::new("type_t7", "a pending sum of truth values")
-            .help("only numbers are summed: gather the split dim before, or cast to a number"));
+        return Err(Diagnostic::new("type_t7", "a pending sum of pred")
+            .help("only numbers are summed: gather the split dim first, or cast to a number"));
     }
     for (set, what) in pending {
         for axis in set.iter() {
@@ -141,28 +113,61 @@ pub fn check_type(env: &Env, ty: &Type) -> Result<(), Diagnostic> {
             used.push((axis, what.to_owned()));
         }
     }
-    for (i, (axis, role)) in used.iter().enumerate() {
-        if let Some((_, other)) = used[..i].iter().find(|(a, _)| a == axis) {
-            let free: Vec<_> = env.mesh.ids().filter(|a| used.iter().all(|(u, _)| u != a)).collect();
-            let free: Vec<_> = free.iter().map(|a| format!("`{}`", env.mesh.name(*a))).collect();
-            let help = match free.is_empty() {
-                true => "no axis is free here: leave one of the two unsplit".to_owned(),
-                false => {
-                    format!("axes free for this tensor: {}; or leave one of the two unsplit", free.join(", "))
-                }
-            };
-            let message = format!(
-                "axis `{}` serves {other} and {role} of one tensor, {}",
-                env.mesh.name(*axis),
-                text()
-            );
-            return Err(Diagnostic::new("type_t5", message).help(help));
-        }
-    }
-    Ok(())
+    check_roles(env, ty, &used)
 }
 
-/// What to do about a dim that does not divide: axis sizes that would, sizes of the dim that would.
+/// Checks the axes of one dim: they exist, occur once, and divide its size.
+fn check_split(env: &Env, d: &TensorDim) -> Result<(), Diagnostic> {
+    for (j, axis) in d.axes.iter().enumerate() {
+        if axis.0 as usize >= env.mesh.axes().len() {
+            return Err(Diagnostic::new(
+                "type_t3",
+                format!("dim `{}` is split over an axis that the mesh lacks", d.dim.name),
+            ));
+        }
+        if d.axes[..j].contains(axis) {
+            let axis = env.mesh.name(*axis);
+            let message = format!("dim `{}` is split over axis `{axis}` twice", d.dim.name);
+            return Err(Diagnostic::new("type_t5", message).help("name each axis once"));
+        }
+    }
+    let parts = env.mesh.product(&d.axes);
+    if d.dim.size % parts == 0 {
+        return Ok(());
+    }
+    let names: Vec<_> =
+        d.axes.iter().map(|a| format!("{}={}", env.mesh.name(*a), env.mesh.size(*a))).collect();
+    Err(Diagnostic::new(
+        "type_t4",
+        format!(
+            "dim `{}` of size {} does not divide into {parts} shards ({})",
+            d.dim.name,
+            d.dim.size,
+            names.join("·")
+        ),
+    )
+    .help(divisor_help(&d.dim.name, d.dim.size, parts)))
+}
+
+/// Checks that no axis has two roles in `used`, the roles of the axes of `ty`.
+fn check_roles(env: &Env, ty: &Type, used: &[(AxisId, String)]) -> Result<(), Diagnostic> {
+    let twice = used.iter().enumerate().find_map(|(i, (axis, role))| {
+        used[..i].iter().find(|(a, _)| a == axis).map(|(_, other)| (axis, other, role))
+    });
+    let Some((axis, other, role)) = twice else { return Ok(()) };
+    let free = env.mesh.ids().filter(|a| used.iter().all(|(u, _)| u != a));
+    let free: Vec<_> = free.map(|a| format!("`{}`", env.mesh.name(a))).collect();
+    let help = if free.is_empty() {
+        "no axis is free here: leave one of the two unsplit".to_owned()
+    } else {
+        format!("axes free for this tensor: {}; or leave one of the two unsplit", free.join(", "))
+    };
+    let (name, text) = (env.mesh.name(*axis), ty.display(&env.mesh));
+    let message = format!("axis `{name}` is used for {other} and {role} of one tensor, {text}");
+    Err(Diagnostic::new("type_t5", message).help(help))
+}
+
+/// Help for a dim that does not divide: possible numbers of shards, and possible sizes of the dim.
 pub fn divisor_help(name: &str, size: usize, parts: usize) -> String {
     let divisors: Vec<String> =
         (1..=size.min(4096)).filter(|d| size.is_multiple_of(*d)).take(16).map(|d| d.to_string()).collect();
@@ -171,7 +176,7 @@ pub fn divisor_help(name: &str, size: usize, parts: usize) -> String {
     format!("`{name}` can be split into {} parts; or make it {near}", divisors.join(", "))
 }
 
-// What the families share.
+// Helpers of the families.
 
 fn count(args: &[&Type], want: usize, what: &str) -> Result<(), Diagnostic> {
     if args.len() == want {
@@ -218,11 +223,11 @@ fn absent(ty: &Type, name: &Name, what: &str) -> Result<(), Diagnostic> {
     if !ty.has(name) {
         return Ok(());
     }
-    Err(Diagnostic::new("op_o3", format!("{what}: the tensor has a dim `{name}` already"))
+    Err(Diagnostic::new("op_o3", format!("{what}: the tensor already has a dim `{name}`"))
         .help("rename one of the two first"))
 }
 
-/// The operation needs `name` whole on every device.
+/// Checks that the dim `name` is not split.
 fn whole(env: &Env, ty: &Type, name: &Name, what: &str) -> Result<(), Diagnostic> {
     let d = find(ty, name, what)?;
     if d.axes.is_empty() {
@@ -232,28 +237,28 @@ fn whole(env: &Env, ty: &Type, name: &Name, what: &str) -> Result<(), Diagnostic
         "op_o4",
         format!("{what} needs dim `{name}` whole, but it is split: {}", ty.display(&env.mesh)),
     )
-    .help("gather it before"))
+    .help("gather it first"))
 }
 
-/// The operation is not linear: nothing may be owed.
-fn settled(env: &Env, ty: &Type, what: &str) -> Result<(), Diagnostic> {
+/// Checks an operand in which the operation is not linear: nothing is pending.
+fn complete(env: &Env, ty: &Type, what: &str) -> Result<(), Diagnostic> {
     if ty.pending().is_empty() {
         return Ok(());
     }
     Err(Diagnostic::new(
         "op_o5",
-        format!("{what} is not linear, but its operand is still pending: {}", ty.display(&env.mesh)),
+        format!("{what} is not linear, but its operand is pending: {}", ty.display(&env.mesh)),
     )
-    .help("all-reduce it before"))
+    .help("all-reduce it first"))
 }
 
-/// The operation is linear: a sum may be owed, a max or min may not.
+/// Checks an operand in which the operation is linear: a sum may be pending, but no max or min.
 fn linear(env: &Env, ty: &Type, what: &str) -> Result<(), Diagnostic> {
     if ty.max.union(ty.min).is_empty() {
         return Ok(());
     }
     Err(Diagnostic::new("op_o6", format!("{what} takes no pending max or min: {}", ty.display(&env.mesh)))
-        .help("all-reduce it before"))
+        .help("all-reduce it first"))
 }
 
 fn dtype(ty: &Type, ok: impl Fn(DType) -> bool, want: &str, what: &str) -> Result<(), Diagnostic> {
@@ -263,17 +268,17 @@ fn dtype(ty: &Type, ok: impl Fn(DType) -> bool, want: &str, what: &str) -> Resul
     Err(Diagnostic::new("op_o7", format!("{what} takes {want}, not {}", ty.dtype)).help("cast it"))
 }
 
-/// An index, start or seed: a settled operand of one element type.
+/// Checks a start or predicate: one number of element type `want`, with nothing pending.
 fn scalar(env: &Env, ty: &Type, want: DType, what: &str) -> Result<(), Diagnostic> {
     dtype(ty, |d| d == want, want.name(), what)?;
-    settled(env, ty, what)?;
+    complete(env, ty, what)?;
     if ty.dims.is_empty() {
         return Ok(());
     }
     Err(Diagnostic::new("op_o8", format!("{what} is one number, not {}", ty.display(&env.mesh))))
 }
 
-/// A dim that both tensors have must be the same dim, split the same way.
+/// Checks that dims of both tensors have the same size and are split the same way.
 fn agree(env: &Env, a: &Type, b: &Type, what: &str) -> Result<(), Diagnostic> {
     for d in &a.dims {
         let Some(e) = b.dim(&d.dim.name) else { continue };
@@ -285,7 +290,7 @@ fn agree(env: &Env, a: &Type, b: &Type, what: &str) -> Result<(), Diagnostic> {
                     d.dim.name, d.dim.size, e.dim.size
                 ),
             )
-            .help("dims of one name have one size; rename one of the two if they are different things"));
+            .help("dims of one name have one size; rename one of the two if they mean different things"));
         }
         if d.axes != e.axes {
             return Err(Diagnostic::new(
@@ -302,7 +307,7 @@ fn agree(env: &Env, a: &Type, b: &Type, what: &str) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// Dims of `a`, then those of `b` that `a` lacks.
+/// The dims of `a`, then those of `b` that `a` lacks.
 fn union(a: &Type, b: &Type) -> Vec<TensorDim> {
     let extra = b.dims.iter().filter(|d| !a.has(&d.dim.name));
     a.dims.iter().chain(extra).cloned().collect()

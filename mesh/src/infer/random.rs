@@ -1,4 +1,4 @@
-//! Types of random numbers.
+//! Result types of random numbers.
 
 use super::{count, of};
 use crate::{
@@ -22,14 +22,15 @@ pub(super) fn infer(op: &Random, args: &[&Type]) -> Result<Vec<Type>, Diagnostic
     if !ok {
         return Err(Diagnostic::new(
             "random_n2",
-            format!("random numbers of this kind are not {}", op.dtype),
+            format!("random numbers of this distribution cannot be {}", op.dtype),
         )
-        .help("bits are u32, bernoulli is pred, the others are floats"));
+        .help("`bits` are u32, `bernoulli` is pred, the others are floats"));
     }
     if let Dist::Bernoulli(p) = op.dist
         && !(0.0..=1.0).contains(&p)
     {
-        return Err(Diagnostic::new("random_n3", format!("{p} is not a probability")).help("between 0 and 1"));
+        return Err(Diagnostic::new("random_n3", format!("{p} is not a probability"))
+            .help("a probability is between 0 and 1"));
     }
     Ok(vec![of(op.dtype, op.dims.clone(), AxisSet::EMPTY)])
 }

@@ -1,6 +1,6 @@
-//! Types of folds.
+//! Result types of reductions.
 
-use super::{count, dtype, find, linear, of, settled, whole};
+use super::{complete, count, dtype, find, linear, of, whole};
 use crate::{
     AxisSet, DType, Diagnostic, Env, Type,
     ir::{Reduce, ReduceKind},
@@ -18,13 +18,13 @@ pub(super) fn infer(env: &Env, op: &Reduce, args: &[&Type]) -> Result<Vec<Type>,
                 }
             }
             let kept = x.dims.iter().filter(|d| !dims.contains(&d.dim.name)).cloned().collect();
-            let gone: AxisSet = dims.iter().flat_map(|n| x.axes_of(n).iter().copied()).collect();
+            let removed: AxisSet = dims.iter().flat_map(|n| x.axes_of(n).iter().copied()).collect();
             let number = |d: DType| d != DType::Pred;
             match kind {
                 ReduceKind::Sum => {
                     dtype(x, number, "a number", "a sum")?;
                     linear(env, x, "a sum")?;
-                    Ok(vec![of(x.dtype, kept, x.sum.union(gone))])
+                    Ok(vec![of(x.dtype, kept, x.sum.union(removed))])
                 }
                 ReduceKind::Mean => {
                     dtype(x, |d| d.is_float(), "a float", "a mean")?;
@@ -33,18 +33,18 @@ pub(super) fn infer(env: &Env, op: &Reduce, args: &[&Type]) -> Result<Vec<Type>,
                     Ok(vec![of(x.dtype, kept, x.sum)])
                 }
                 ReduceKind::Max | ReduceKind::Min => {
-                    settled(env, x, "a max or min")?;
+                    complete(env, x, "a max or min")?;
                     let mut ty = of(x.dtype, kept, AxisSet::EMPTY);
                     if *kind == ReduceKind::Max {
-                        ty.max = gone;
+                        ty.max = removed;
                     } else {
-                        ty.min = gone;
+                        ty.min = removed;
                     }
                     Ok(vec![ty])
                 }
                 ReduceKind::LogSumExp => {
                     dtype(x, |d| d.is_float(), "a float", "logsumexp")?;
-                    settled(env, x, "logsumexp")?;
+                    complete(env, x, "logsumexp")?;
                     dims.iter().try_for_each(|n| whole(env, x, n, "logsumexp"))?;
                     Ok(vec![of(x.dtype, kept, AxisSet::EMPTY)])
                 }
@@ -52,7 +52,7 @@ pub(super) fn infer(env: &Env, op: &Reduce, args: &[&Type]) -> Result<Vec<Type>,
         }
         Reduce::ArgMax { dim } => {
             dtype(x, |d| d != DType::Pred, "a number", "argmax")?;
-            settled(env, x, "argmax")?;
+            complete(env, x, "argmax")?;
             whole(env, x, dim, "argmax")?;
             let kept = x.dims.iter().filter(|d| d.dim.name != *dim).cloned().collect();
             Ok(vec![of(DType::S32, kept, AxisSet::EMPTY)])

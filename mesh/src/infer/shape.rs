@@ -1,4 +1,4 @@
-//! Types of creation and movement.
+//! Result types of creation and movement.
 
 use super::{absent, at_least, count, find, linear, of, whole};
 use crate::{AxisId, AxisSet, DType, Diagnostic, Env, Mesh, Name, TensorDim, Type, ir::Shape};
@@ -15,7 +15,7 @@ pub(super) fn infer(env: &Env, op: &Shape, args: &[&Type]) -> Result<Vec<Type>, 
         Shape::Iota { dim, dtype } => {
             count(args, 0, "iota")?;
             if *dtype == DType::Pred {
-                return Err(Diagnostic::new("shape_s2", "iota counts in numbers, not in pred"));
+                return Err(Diagnostic::new("shape_s2", "iota gives numbers, not pred"));
             }
             Ok(vec![of(*dtype, vec![dim.clone()], AxisSet::EMPTY)])
         }
@@ -36,37 +36,11 @@ pub(super) fn infer(env: &Env, op: &Shape, args: &[&Type]) -> Result<Vec<Type>, 
         }
         Shape::Slice { dim, start, limit, stride } => {
             count(args, 1, "slice")?;
-            linear(env, args[0], "slice")?;
-            whole(env, args[0], dim, "slice")?;
-            let size = args[0].size(dim).unwrap_or(0);
-            if *stride == 0 || start >= limit || *limit > size {
-                return Err(Diagnostic::new(
-                    "shape_s3",
-                    format!("slice {start}..{limit} by {stride} of dim `{dim}`, which has {size} elements"),
-                )
-                .help(format!("0 <= start < limit <= {size}, stride >= 1")));
-            }
-            Ok(vec![resized(args[0], dim, (limit - start).div_ceil(*stride))])
+            slice(env, args[0], dim, *start, *limit, *stride)
         }
         Shape::Pad { dim, low, high, value } => {
             count(args, 1, "pad")?;
-            linear(env, args[0], "pad")?;
-            whole(env, args[0], dim, "pad")?;
-            if !represents(args[0].dtype, *value) {
-                return Err(Diagnostic::new(
-                    "shape_s1",
-                    format!("{value} is not a number of type {}", args[0].dtype),
-                ));
-            }
-            if !args[0].sum.is_empty() && *value != 0.0 {
-                return Err(Diagnostic::new("shape_s4", "a pending sum is padded with 0 only")
-                    .help("all-reduce it before"));
-            }
-            Ok(vec![resized(
-                args[0],
-                dim,
-                args[0].size(dim).unwrap_or(0).saturating_add(*low).saturating_add(*high),
-            )])
+            pad(env, args[0], dim, low.saturating_add(*high), *value)
         }
         Shape::Concat { dim } => {
             at_least(args, 1, "concat")?;
@@ -75,7 +49,41 @@ pub(super) fn infer(env: &Env, op: &Shape, args: &[&Type]) -> Result<Vec<Type>, 
     }
 }
 
-/// Whether `value` can be written in `dtype` (floats are rounded, whole numbers are not).
+fn slice(
+    env: &Env,
+    x: &Type,
+    dim: &Name,
+    start: usize,
+    limit: usize,
+    stride: usize,
+) -> Result<Vec<Type>, Diagnostic> {
+    linear(env, x, "slice")?;
+    whole(env, x, dim, "slice")?;
+    let size = x.size(dim).unwrap_or(0);
+    if stride == 0 || start >= limit || limit > size {
+        let message = format!("slice {start}..{limit} by {stride} of dim `{dim}`, which has {size} elements");
+        return Err(
+            Diagnostic::new("shape_s3", message).help(format!("0 <= start < limit <= {size}, stride >= 1"))
+        );
+    }
+    Ok(vec![resized(x, dim, (limit - start).div_ceil(stride))])
+}
+
+fn pad(env: &Env, x: &Type, dim: &Name, added: usize, value: f64) -> Result<Vec<Type>, Diagnostic> {
+    linear(env, x, "pad")?;
+    whole(env, x, dim, "pad")?;
+    if !represents(x.dtype, value) {
+        let message = format!("{value} is not a number of type {}", x.dtype);
+        return Err(Diagnostic::new("shape_s1", message));
+    }
+    if !x.sum.is_empty() && value != 0.0 {
+        return Err(Diagnostic::new("shape_s4", "a pending sum can be padded with 0 only")
+            .help("all-reduce it first"));
+    }
+    Ok(vec![resized(x, dim, x.size(dim).unwrap_or(0).saturating_add(added))])
+}
+
+/// True if `dtype` can represent `value` (floats are rounded, whole numbers are not).
 fn represents(dtype: DType, value: f64) -> bool {
     match dtype {
         DType::F32 | DType::Bf16 => true,
@@ -139,7 +147,7 @@ fn reshape(env: &Env, x: &Type, from: &[Name], to: &[TensorDim]) -> Result<Vec<T
             "shape_s8",
             format!("reshape would move data between devices: {}", x.display(&env.mesh)),
         )
-        .help("reshard before, so that both sides are split over the same axes on their major dims"));
+        .help("reshard first, so that the major dims of both sides are split over the same axes"));
     }
     let place = from.first().map_or(x.dims.len(), |n| x.position(n).unwrap_or(0));
     let place = x.dims[..place].iter().filter(|d| !from.contains(&d.dim.name)).count();
@@ -148,8 +156,8 @@ fn reshape(env: &Env, x: &Type, from: &[Name], to: &[TensorDim]) -> Result<Vec<T
     Ok(vec![of(x.dtype, dims, x.sum)])
 }
 
-/// The axes over which the row-major merger of `dims` is split, if each device's parts are then one
-/// contiguous piece: a split dim is preceded only by dims of which a device holds one element.
+/// Returns the axes that split the row-major merger of `dims`, if each device then holds one contiguous piece.
+/// That is the case if a split dim follows only dims of which a device holds one element.
 pub fn flat_axes(mesh: &Mesh, dims: &[TensorDim]) -> Option<Vec<AxisId>> {
     let mut axes = Vec::new();
     let mut single = true;
@@ -178,7 +186,7 @@ fn concat(env: &Env, args: &[&Type], dim: &Name) -> Result<Vec<Type>, Diagnostic
                     x.display(&env.mesh)
                 ),
             )
-            .help("all operands are the same but for the size of that dim"));
+            .help("all operands must have the same type, except for the size of that dim"));
         }
     }
     Ok(vec![resized(args[0], dim, size)])

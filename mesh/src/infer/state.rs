@@ -1,4 +1,4 @@
-//! Types of state access.
+//! Result types of state access.
 
 use super::count;
 use crate::{Diagnostic, Env, StateDecl, StateId, Type, ir::StateOp};
@@ -16,7 +16,7 @@ pub(super) fn infer(env: &Env, op: &StateOp, args: &[&Type]) -> Result<Vec<Type>
                 return Err(Diagnostic::new(
                     "state_a1",
                     format!(
-                        "state `{}` is {}, not {}",
+                        "state `{}` has type {}, not {}",
                         state.name,
                         state.ty.display(&env.mesh),
                         args[0].display(&env.mesh)

@@ -1,9 +1,9 @@
-//! The intermediate representation: one for both stages.
+//! The intermediate representation, one for both stages.
 //!
-//! A [`Module`] is a program: state declared once, and named functions. A [`Body`] is a straight list
-//! of instructions in SSA form; values are defined before they are used, and a body never refers to
-//! values of another body (scans and conditionals pass what they need as arguments). *Global* modules
-//! know no devices; *Local* modules are one device's program with explicit collectives.
+//! A [`Module`] is a program: state that is declared once, and named functions. A [`Body`] is a list of
+//! instructions in SSA form. Values are defined before they are used, and a body never refers to values of
+//! another body: scans and conditionals pass them as arguments. *Global* modules know no devices; *Local*
+//! modules are the program of one device, with explicit collectives.
 
 mod names;
 mod op;
@@ -24,42 +24,42 @@ id_type!(
     StateId, "@"
 );
 
-/// What is known of a value.
+/// A value's type and name.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ValueData {
     /// Its type.
     pub ty: Type,
-    /// A name for people, if it has one. It is not part of what the program computes.
+    /// A name for people, if it has one. It does not affect what the program computes.
     pub name: Option<Name>,
 }
 
 /// One operation applied to values.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Inst {
-    /// What is computed.
+    /// The operation.
     pub op: Op,
-    /// Operands, in the order that the operation's documentation gives.
+    /// Operands, in the order that the documentation of the operation gives.
     pub args: Vec<Value>,
     /// Results.
     pub results: Vec<Value>,
-    /// The line of the model that caused it.
+    /// The line of the model that created it.
     pub site: Site,
 }
 
 /// Instructions with parameters and results.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Body {
-    /// All values defined here: parameters and results of instructions.
+    /// All values of the body: parameters and results of instructions.
     pub values: Arena<Value, ValueData>,
-    /// Values given from outside.
+    /// Parameters.
     pub params: Vec<Value>,
     /// Instructions in an order in which definitions come before uses.
     pub insts: Vec<Inst>,
-    /// Values given to the outside; the same value may appear twice.
+    /// Results of the body. A value may appear twice.
     pub results: Vec<Value>,
 }
 
-/// Where a value comes from.
+/// The definition of a value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Def {
     /// The parameter at this position.
@@ -81,7 +81,7 @@ impl Body {
     pub fn result_types(&self) -> impl Iterator<Item = &Type> {
         self.results.iter().map(|v| self.ty(*v))
     }
-    /// For each value, where it comes from. (A verified body defines every value.)
+    /// Returns the definition of each value. The body must define all its values, as a verified one does.
     pub fn defs(&self) -> Vec<Def> {
         let mut defs = vec![Def::Param(usize::MAX); self.values.len()];
         for (i, v) in self.params.iter().enumerate() {
@@ -94,8 +94,8 @@ impl Body {
         }
         defs
     }
-    /// Numbers values in the order of their definitions and forgets those that are defined no more, as a
-    /// pass that has removed or moved instructions must. Nested bodies are left alone.
+    /// Numbers the values in the order of their definitions and drops those without a definition. A pass
+    /// that removes or moves instructions must call this. Nested bodies are not changed; names stay.
     pub fn compact(&mut self) {
         let order = self.params.iter().chain(self.insts.iter().flat_map(|inst| &inst.results));
         let count = order.clone().count();
@@ -113,7 +113,7 @@ impl Body {
             *v = names[v.0 as usize];
         }
     }
-    /// Calls `f` for every instruction, those of nested bodies after the one that holds them.
+    /// Calls `f` for every instruction. Instructions of nested bodies come after the one that contains them.
     pub fn walk<'a>(&'a self, f: &mut impl FnMut(&'a Body, &'a Inst)) {
         for inst in &self.insts {
             f(self, inst);
@@ -124,7 +124,7 @@ impl Body {
     }
 }
 
-/// A named function: its inputs are data, its state comes through [`StateOp`]s.
+/// A named function. Its inputs are data; it accesses state by [`StateOp`]s.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Function {
     /// The name, such as `train_step`.
@@ -133,18 +133,18 @@ pub struct Function {
     pub inputs: Vec<Name>,
     /// Names of the outputs, one for each result of the body.
     pub outputs: Vec<Name>,
-    /// What it does.
+    /// The body.
     pub body: Body,
 }
 
-/// What a piece of state is for.
+/// The kind of a state.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum StateKind {
     /// A trained parameter.
     Param,
     /// An optimizer's memory for a parameter.
     Slot,
-    /// Everything else that lives from step to step, such as the step number.
+    /// Any other state, such as the step number.
     Counter,
 }
 
@@ -159,20 +159,20 @@ impl StateKind {
     }
 }
 
-/// A tensor that lives on the devices from call to call.
+/// A tensor that stays on the devices between calls.
 #[derive(Clone, PartialEq, Debug)]
 pub struct StateDecl {
     /// The logical name, such as `encoder/ffn/wi`.
     pub name: Name,
-    /// What it is for.
+    /// Its kind.
     pub kind: StateKind,
-    /// Its type; in a Local module it is split as the state layout says.
+    /// Its type. In a Local module it is split as the state layout says.
     pub ty: Type,
-    /// Where it was declared.
+    /// The line of the model that declares it.
     pub site: Site,
 }
 
-/// What types depend on: the mesh (empty in a Global module) and the declared state.
+/// The environment of types: the mesh and the declared state.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Env {
     /// The mesh; without axes in a Global module.
@@ -220,7 +220,7 @@ impl Module {
     pub fn function(&self, name: &str) -> Option<&Function> {
         self.functions.iter().find(|f| f.name == *name)
     }
-    /// The value of a fact.
+    /// The value of the meta entry `key`.
     pub fn meta(&self, key: &str) -> Option<&str> {
         self.meta_entry(key).map(|entry| entry.value.as_str())
     }
@@ -228,7 +228,7 @@ impl Module {
     pub fn meta_entry(&self, key: &str) -> Option<&Meta> {
         self.meta.iter().find(|entry| *entry.key == *key)
     }
-    /// The function called `name`, or an error that lists those there are.
+    /// The function called `name`, or an error that lists the functions of the program.
     pub fn require_function(&self, name: &str) -> Result<&Function, Diagnostic> {
         self.function(name).ok_or_else(|| {
             let known: Vec<_> = self.functions.iter().map(|f| f.name.to_string()).collect();

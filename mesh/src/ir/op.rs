@@ -1,39 +1,39 @@
-//! The operations, one enum per family. These enums are closed: every stage matches every variant, so
-//! that a new operation makes the compiler write the task list.
+//! The operations, one enum per family. Every stage matches every variant of these enums, so that the Rust
+//! compiler lists the places that a new operation needs.
 //!
-//! The documentation of a variant gives its operands in order and its result. Dims are meant by name;
-//! binary operations broadcast by name (the result has the dims of both). What holds for shards and
-//! pending sums in Local modules stands in `docs/ir.md` and is checked in [`crate::infer`].
+//! The documentation of a variant gives its operands in order and its result. Dims are matched by name;
+//! binary operations broadcast by name (the result has the dims of both). The rules for shards and pending
+//! sums in Local modules are in `docs/ir.md`; [`crate::infer`] checks them.
 
 use super::{Body, StateId};
 use crate::{AxisId, AxisSet, DType, Dim, Name, TensorDim};
 use std::ops::Range;
 
-/// What an instruction computes.
+/// An operation.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Op {
-    /// Element by element.
+    /// Elementwise operations.
     Elementwise(Elementwise),
-    /// Products summed over dims.
+    /// Einsum: products summed over dims.
     Contract(Contract),
-    /// Dims folded away.
+    /// Reductions over dims.
     Reduce(Reduce),
     /// Creation and movement without arithmetic.
     Shape(Shape),
-    /// Movement by index, and what orders elements.
+    /// Movement by index, sorting, and running sums.
     Index(Index),
     /// Counter-based random numbers.
     Random(Random),
     /// Reads and writes of state.
     State(StateOp),
-    /// Operations that hold bodies, and the request for a gradient.
+    /// Operations that contain bodies, and the request for a gradient.
     Control(Control),
     /// Communication over mesh axes (Local only).
     Collective(Collective),
 }
 
 impl Op {
-    /// The bodies inside the operation.
+    /// The bodies that the operation contains.
     pub fn bodies(&self) -> Vec<&Body> {
         let Op::Control(control) = self else { return Vec::new() };
         match control {
@@ -43,7 +43,7 @@ impl Op {
         }
     }
 
-    /// The same, to be changed.
+    /// The bodies that the operation contains, mutable.
     pub fn bodies_mut(&mut self) -> Vec<&mut Body> {
         let Op::Control(control) = self else { return Vec::new() };
         match control {
@@ -54,7 +54,7 @@ impl Op {
     }
 }
 
-/// Element-by-element operations.
+/// Elementwise operations.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Elementwise {
     /// `(x)`: a function of one number.
@@ -68,7 +68,7 @@ pub enum Elementwise {
     /// `(x)`: converted to another element type. Float to integer truncates towards zero; `pred`
     /// becomes 0 or 1; to `pred` is "not zero"; float to bf16 rounds to nearest even.
     Cast(DType),
-    /// `(x)`: `x`, through which no gradient flows.
+    /// `(x)`: `x`, without a gradient.
     StopGradient,
 }
 
@@ -105,8 +105,8 @@ pub enum Unary {
     Gelu,
     /// Largest whole number not above `x`.
     Floor,
-    /// The nearest number that bf16 has, ties to even, in `x`'s own type. (Of a cast to bf16 and back compilers
-    /// may keep the digits.) Its derivative is taken to be 1.
+    /// The nearest bf16 number, ties to even, in the type of `x`. (XLA may simplify a cast to bf16 and back,
+    /// but not this.) Its derivative is defined as 1.
     RoundBf16,
     /// Logical not of a `pred`, bitwise not of an integer.
     Not,
@@ -163,7 +163,7 @@ pub enum Compare {
 }
 
 /// `(a, b)`: einsum of two tensors of one float type: `out = Σ a · b` over all dims that are not in `out`.
-/// Dims in both operands and in `out` are batch dims. Products and sums are float32; the result is
+/// Dims in both operands and in `out` are batch dims. Products and sums are float32, and the result is
 /// rounded to `dtype`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Contract {
@@ -173,24 +173,24 @@ pub struct Contract {
     pub dtype: DType,
 }
 
-/// Folds over dims.
+/// Reductions over dims.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Reduce {
-    /// `(x)`: `x` folded over `dims`.
+    /// `(x)`: `x` reduced over `dims`.
     Over {
-        /// How.
+        /// The kind of reduction.
         kind: ReduceKind,
-        /// Which dims go.
+        /// The dims that are removed.
         dims: Vec<Name>,
     },
     /// `(x)`: the `s32` position of the largest element along `dim`, the first of equals.
     ArgMax {
-        /// The dim that goes.
+        /// The dim that is removed.
         dim: Name,
     },
 }
 
-/// Kinds of fold.
+/// Kinds of reduction.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ReduceKind {
     /// Sum (bf16 is summed in float32 and rounded once).
@@ -201,7 +201,7 @@ pub enum ReduceKind {
     Min,
     /// Mean of floats.
     Mean,
-    /// `ln Σ e^x` of floats, safe against overflow.
+    /// `ln Σ e^x` of floats, without overflow.
     LogSumExp,
 }
 
@@ -215,30 +215,30 @@ pub enum Shape {
         /// The number (1 or 0 for `pred`).
         value: f64,
     },
-    /// `()`: 0, 1, 2, … along `dim`; a shard holds its own part of the logical sequence.
+    /// `()`: 0, 1, 2, … along `dim`. A shard holds its part of the logical sequence.
     Iota {
         /// The dim.
         dim: TensorDim,
         /// Element type.
         dtype: DType,
     },
-    /// `(x)`: dims under other names, all at once.
+    /// `(x)`: `x` with other names of dims, all renamed at once.
     Rename {
         /// `(from, to)` pairs.
         pairs: Vec<(Name, Name)>,
     },
-    /// `(x)`: the dims `from` (taken row-major in this order) become the dims `to` (row-major), with as
-    /// many elements. `from` and `to` may be empty when the other side has one element. The new dims
-    /// stand where the first of `from` stood (at the end if `from` is empty).
+    /// `(x)`: the dims `from` (row-major in this order) become the dims `to` (row-major), with the same
+    /// number of elements. `from` or `to` may be empty if the other side has one element. The new dims
+    /// take the position of the first of `from` (the end if `from` is empty).
     Reshape {
-        /// Dims that go.
+        /// Old dims.
         from: Vec<Name>,
-        /// Dims that come.
+        /// New dims.
         to: Vec<TensorDim>,
     },
-    /// `(x)`: repeated along new dims, which stand first.
+    /// `(x)`: `x` repeated along new dims, which come first.
     Broadcast {
-        /// Dims that come.
+        /// New dims.
         dims: Vec<TensorDim>,
     },
     /// `(x)`: elements `start, start + stride, …` below `limit` along `dim`.
@@ -260,17 +260,17 @@ pub enum Shape {
         low: usize,
         /// Elements after.
         high: usize,
-        /// What they hold.
+        /// The value of the new elements.
         value: f64,
     },
-    /// `(x, …)`: one after the other along `dim`; all else equal.
+    /// `(x, …)`: the operands one after the other along `dim`. Their other dims are equal.
     Concat {
         /// The dim.
         dim: Name,
     },
 }
 
-/// What a gather does with an index outside of the dim.
+/// The result of a gather for an index outside of the dim.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Outside {
     /// Reads 0.
@@ -283,9 +283,9 @@ pub enum Outside {
 #[derive(Clone, PartialEq, Debug)]
 pub enum Index {
     /// `(index)`: 1 where the position along the new last dim equals the index, else 0 (all 0 for an
-    /// index outside).
+    /// index outside of the dim).
     OneHot {
-        /// The dim that comes.
+        /// The new dim.
         dim: TensorDim,
         /// Element type.
         dtype: DType,
@@ -293,81 +293,84 @@ pub enum Index {
     /// `(x, index)`: `x` at `index` along `dim`. Dims that both have are batch dims. Result dims: those
     /// of `index`, then the other dims of `x`.
     Gather {
-        /// The dim of `x` that goes.
+        /// The dim of `x` that is indexed and removed.
         dim: Name,
-        /// What an index outside reads.
+        /// The result for an index outside of `dim`.
         outside: Outside,
     },
-    /// `(index, updates)`: zeros, plus every element of `updates` added at `index` along the new dim
-    /// `dim`; the dims `over` of `index` go, its other dims are batch dims. An index outside is dropped.
-    /// Result dims: batch dims in the order of `index`, then `dim`, then the other dims of `updates`.
+    /// `(index, updates)`: zeros, plus every element of `updates` added at `index` along the new dim `dim`.
+    /// The dims `over` of `index` are removed, its other dims are batch dims. An update whose index is
+    /// outside of `dim` is dropped. Result dims: batch dims in the order of `index`, then `dim`, then the
+    /// other dims of `updates`.
     ScatterAdd {
-        /// The dim that comes.
+        /// The new dim.
         dim: TensorDim,
-        /// Dims of `index` (and `updates`) that are summed away.
+        /// Dims of `index` (and `updates`) that are summed.
         over: Vec<Name>,
     },
     /// `(x, forward, inverse)`: a partial permutation. Element `j` along `to` of the result is element
-    /// `forward[j]` of `x` along `dim`, or 0 where `forward[j]` is outside. `inverse[i]` says where element
-    /// `i` went, or is outside (write -1). The two must agree: then the gradient is the same operation the
-    /// other way round, a gather, not a scatter. `forward` has dims batch + `to`, `inverse` has batch +
-    /// `dim`; `x` has batch + `dim` + others. Result dims: those of `forward`, then the others of `x`.
+    /// `forward[j]` of `x` along `dim`, or 0 if `forward[j]` is outside of `dim`. `inverse[i]` is the position
+    /// of element `i` in the result, or outside (-1) if it has none. The two must agree: then the gradient is
+    /// the same operation with the two exchanged, a gather and not a scatter. `forward` has dims batch +
+    /// `to`, `inverse` has batch + `dim`; `x` has batch + `dim` + others. Result dims: those of `forward`,
+    /// then the others of `x`.
     Permute {
-        /// The dim of `x` that goes.
+        /// The dim of `x` that is removed.
         dim: Name,
-        /// The dim that comes (its size is `forward`'s).
+        /// The new dim, with the size that it has in `forward`.
         to: Name,
     },
-    /// `(x)`: the largest elements along `dim`, in falling order, the first of equals first: values, and
+    /// `(x)`: the largest elements along `dim`, in descending order, the first of equals first: values, and
     /// their `s32` positions. `to` replaces `dim`.
     TopK {
-        /// The dim that goes.
+        /// The old dim.
         dim: Name,
-        /// The dim that comes; its size is k.
+        /// The new dim, of size k.
         to: Dim,
     },
-    /// `(key, payload, …)`, all with the same dims: all sorted along `dim` by `key`; stable.
+    /// `(key, payload, …)`, all with the same dims: all sorted along `dim` by `key`. The sort is stable.
     Sort {
         /// The dim.
         dim: Name,
-        /// Largest first.
+        /// True if the largest comes first.
         descending: bool,
     },
     /// `(x)`: running sum along `dim`.
     CumSum {
         /// The dim.
         dim: Name,
-        /// Without the element itself.
+        /// True if the sum does not include the element itself.
         exclusive: bool,
-        /// From the end.
+        /// True if the sum runs from the end.
         reverse: bool,
     },
     /// `(x, start)`, `start` an `s32` without dims: `size` elements of `dim` from `start`, which is clamped
-    /// so that they lie inside.
+    /// so that all of them are in `dim`.
     DynamicSlice {
         /// The dim.
         dim: Name,
-        /// How many elements.
+        /// The number of elements.
         size: usize,
     },
-    /// `(x, update, start)`: `x` with `update` (smaller along `dim`) written over it from `start`, clamped.
+    /// `(x, update, start)`: `x`, in which `update` (smaller along `dim`) replaces the elements from `start`,
+    /// clamped likewise.
     DynamicUpdate {
         /// The dim.
         dim: Name,
     },
 }
 
-/// `(seed, counter)`, both `u32` without dims: random numbers, a pure function of seed, counter, `stream`
-/// and each element's *logical* position, so that they are the same under every layout.
+/// `(seed, counter)`, both `u32` without dims: random numbers. They are a pure function of seed, counter,
+/// `stream` and each element's *logical* position, so they are the same under every layout.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Random {
-    /// What they are.
+    /// The distribution.
     pub dist: Dist,
     /// The result's dims.
     pub dims: Vec<TensorDim>,
-    /// Element type: of `dist` if it has only one, else a float type.
+    /// Element type: that of `dist` if it has only one, else a float type.
     pub dtype: DType,
-    /// Tells the random operations of a program apart.
+    /// The random stream: different for all random operations of a program.
     pub stream: u32,
 }
 
@@ -376,94 +379,93 @@ pub struct Random {
 pub enum Dist {
     /// All 32 bits of a `u32`.
     Bits,
-    /// Even in [0, 1): the top 24 bits · 2^-24.
+    /// Uniform in [0, 1): the top 24 bits · 2^-24.
     Uniform,
-    /// Mean 0, deviation 1.
+    /// Normal with mean 0 and standard deviation 1.
     Normal,
-    /// The normal, drawn again while beyond two deviations (not rescaled).
+    /// The normal distribution, truncated at two standard deviations (not rescaled).
     TruncatedNormal,
     /// A `pred`, true with this probability.
     Bernoulli(f64),
 }
 
-/// State. A function sees every state as it was when the function was called; writes take effect when
+/// State access. A function sees every state as it was when the function was called. Writes take effect when
 /// it returns, at most one per state.
 #[derive(Clone, PartialEq, Debug)]
 pub enum StateOp {
-    /// `()`: the state's value at entry.
+    /// `()`: the value of the state at entry.
     Read(StateId),
-    /// `(x)`: the state's value after return. No result. Only at the top level of a function.
+    /// `(x)`: sets the value of the state after return. No result. Only at the top level of a function.
     Write(StateId),
 }
 
-/// Operations that hold bodies.
+/// Operations that contain bodies, and the request for a gradient.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Control {
     /// `(carry…, xs…, captures…)`: see [`Scan`].
     Scan(Box<Scan>),
-    /// `(p, x…)`, `p` a `pred` without dims: the results of `then(x…)` if it holds, else of `otherwise(x…)`.
+    /// `(p, x…)`, `p` a `pred` without dims: the results of `then(x…)` if `p` is true, else of `otherwise(x…)`.
     Cond {
-        /// If the predicate holds.
+        /// The body for true.
         then: Box<Body>,
-        /// If not.
+        /// The body for false.
         otherwise: Box<Body>,
     },
-    /// `(loss, x…)`: the gradients of `loss`, a float without dims, with respect to each `x`, which are
-    /// values of the same body. Global only, expanded by autodiff.
+    /// `(loss, x…)`: the gradients of `loss`, a float without dims, with respect to each `x`, a value of the
+    /// same body. Global only; autodiff expands it.
     Grad,
 }
 
-/// A loop over a dim. The body's parameters are the carries, one slice (without the dim) of each of the
-/// `xs`, and the captures; its results are the new carries, then the ys. Results of the instruction: the
-/// last carries, then the ys stacked along the dim, which stands first.
+/// A loop over a dim. The parameters of the body are the carries, one slice (without the dim) of each of the
+/// `xs`, and the captures. Its results are the new carries, then the ys. The results of the instruction are
+/// the last carries, then the ys stacked along the dim, which comes first.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Scan {
-    /// The dim looped over, such as `layers`. It is never split in a body's arguments.
+    /// The dim looped over, such as `layers`. It is not split in the arguments.
     pub dim: Dim,
-    /// How many arguments are carries.
+    /// The number of arguments that are carries.
     pub carries: usize,
-    /// How many arguments are sliced. The rest are captures.
+    /// The number of arguments that are sliced. The rest are captures.
     pub xs: usize,
-    /// From the last slice to the first.
+    /// True if the loop runs from the last slice to the first.
     pub reverse: bool,
-    /// What the forward pass keeps for the backward pass.
+    /// The values that the forward pass saves for the backward pass.
     pub remat: Remat,
-    /// Emit the iterations one after the other instead of as a loop.
+    /// True if the iterations are emitted one after the other instead of as a loop.
     pub unroll: bool,
     /// One iteration.
     pub body: Body,
 }
 
 impl Scan {
-    /// Which arguments are sliced. Those before are carries, those after are captures.
+    /// The positions of the sliced arguments. Carries come before them, captures after them.
     pub fn slices(&self) -> Range<usize> {
         self.carries..self.carries + self.xs
     }
 }
 
-/// What the forward half of a differentiated scan keeps for the backward half; the rest is computed again.
-/// Of what a policy allows, the fewest bytes are kept. Slices and captures need not be kept.
+/// Remat policies: the values that the forward half of a differentiated scan saves for the backward half. The
+/// others are recomputed. A policy saves the fewest bytes that it allows. Slices and captures are not saved.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Remat {
-    /// Only what is cheap is computed again: element-by-element operations, creation and movement
-    /// (constants, iotas, random numbers, broadcasts, renames of one dim).
+    /// Recompute only cheap operations: elementwise operations, creation and movement (constants, iotas,
+    /// random numbers, broadcasts, renames of one dim).
     #[default]
     SaveAll,
-    /// As before, and einsums besides that sum up few terms ([`Remat::few_terms`]) for each element: those of attention's
-    /// weights.
+    /// Also recompute einsums with at most [`Remat::few_terms`] products per element, i.e. attention logits.
     SaveLong,
-    /// As before with more terms, those of attention's results; and einsums of slices and captures, for which nothing
-    /// has to be kept.
+    /// As `SaveLong`, with a larger bound that includes the results of attention. Also recompute einsums of slices and
+    /// captures, whose operands need not be saved.
     SaveCompact,
-    /// All is computed again but einsums, renames of several dims at once (which may be exchanges between
-    /// devices), and loops that hold such.
+    /// Recompute everything but einsums, renames of several dims at once (which may be all-to-alls), and loops
+    /// that contain these.
     SaveContractions,
-    /// Everything is computed again, from the carries.
+    /// Recompute everything from the carries.
     SaveCarries,
 }
 
 impl Remat {
-    /// Up to so many terms an element an einsum is computed again, if it is not anyway.
+    /// The largest number of products per element for which an einsum is recomputed.
     pub fn few_terms(self) -> usize {
         match self {
             Remat::SaveLong => 64,
@@ -473,62 +475,62 @@ impl Remat {
     }
 }
 
-/// Communication. `axes` lists are major first.
+/// Collectives. Lists of axes are major first.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Collective {
-    /// `(x)`: settles the pending sum, max or min over `axes`.
+    /// `(x)`: reduces the pending sum, max or min over `axes`.
     AllReduce {
-        /// What is owed.
+        /// The kind of pending value.
         kind: Pending,
-        /// Over which axes.
+        /// The axes.
         axes: AxisSet,
     },
-    /// `(x)`: makes `dim` whole along `axes`, which are the last of its axes.
+    /// `(x)`: gathers `dim` along `axes`, the last of its axes, which then no longer split it.
     AllGather {
         /// The dim.
         dim: Name,
         /// Its last axes.
         axes: Vec<AxisId>,
     },
-    /// `(x)`: settles the pending sum over `axes` and splits `dim` over them, after its own axes.
+    /// `(x)`: reduces the pending sum over `axes` and splits `dim` over them, after its present axes.
     ReduceScatter {
         /// The dim.
         dim: Name,
         /// The axes.
         axes: Vec<AxisId>,
     },
-    /// `(x)`: takes `axes`, the last of dim `from`, away from it and splits dim `to` over them, after its
-    /// own axes.
+    /// `(x)`: moves `axes`, the last axes of dim `from`, to dim `to`, after its present axes.
     AllToAll {
-        /// The dim that becomes whole along `axes`.
+        /// The dim that `axes` no longer split.
         from: Name,
-        /// The dim that is split further.
+        /// The dim that `axes` split.
         to: Name,
-        /// The axes that move.
+        /// The axes.
         axes: Vec<AxisId>,
     },
-    /// `(x)`: every device keeps its own part of `dim`, replicated so far; nothing is sent.
+    /// `(x)`: splits `dim` over `axes`, along which `x` is replicated. Every device keeps its shard, and nothing
+    /// is sent.
     Shard {
         /// The dim.
         dim: Name,
-        /// The axes, after its own.
+        /// The axes, after its present ones.
         axes: Vec<AxisId>,
     },
-    /// `(x)`: a replicated value becomes a pending sum: the first device along `axes` keeps it, the others
-    /// hold 0. Nothing is sent.
+    /// `(x)`: turns a replicated value into a pending sum. The first device along `axes` keeps the value, the
+    /// others hold 0, and nothing is sent.
     AsPending {
         /// The axes.
         axes: AxisSet,
     },
 }
 
-/// What an all-reduce settles.
+/// Kinds of pending value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Pending {
-    /// A sum.
+    /// A pending sum.
     Sum,
-    /// The largest.
+    /// A pending maximum.
     Max,
-    /// The smallest.
+    /// A pending minimum.
     Min,
 }

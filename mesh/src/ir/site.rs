@@ -1,26 +1,26 @@
-//! Where an instruction comes from: the line of the model, the scope, and the direction.
+//! Sites: the line of the model, scope and direction that an instruction comes from.
 
 use crate::Name;
 use std::{ops::Deref, sync::Arc};
 
-/// Which half of a step an instruction belongs to.
+/// The half of a step that an instruction belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub enum Phase {
-    /// What the model says.
+    /// The forward half: instructions of the model.
     #[default]
     Forward,
-    /// What autodiff added: cotangents and recomputation.
+    /// The backward half: cotangents and recomputation, which autodiff adds.
     Backward,
 }
 
-/// A place in a model. Cheap to clone; instructions made by a pass carry the site of their cause.
+/// A place in a model. Cloning is cheap. Instructions that a pass creates carry the site of their cause.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Site(Arc<SiteData>);
 
 /// The parts of a [`Site`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SiteData {
-    /// Source file, as the compiler of the model names it.
+    /// Source file, as rustc names it.
     pub file: Name,
     /// Line, from 1; 0 when unknown.
     pub line: u32,
@@ -39,7 +39,7 @@ impl Default for SiteData {
 }
 
 impl Site {
-    /// A place in the forward half.
+    /// Creates a site in the forward half.
     pub fn new(file: impl Into<Name>, line: u32, column: u32, scope: impl Into<Name>) -> Self {
         Self(Arc::new(SiteData {
             file: file.into(),
@@ -49,7 +49,7 @@ impl Site {
             phase: Phase::Forward,
         }))
     }
-    /// The same place in another direction.
+    /// Returns the same place in direction `phase`.
     pub fn in_phase(&self, phase: Phase) -> Self {
         if self.phase == phase {
             self.clone()

@@ -1,4 +1,4 @@
-//! Attributes of operations, `{dim=batch=32@data, over=[a, b], reverse}`: written, and read by key.
+//! Attributes of operations, `{dim=batch=32@data, over=[a, b], reverse}`: a writer, and a reader by key.
 
 use super::{
     cursor::{Cursor, Parsed},
@@ -40,7 +40,7 @@ impl<'a> AttrWriter<'a> {
         }
         self.out.push(']');
     }
-    /// The bare key, if it holds.
+    /// Writes the bare key if `on` is true.
     pub(super) fn flag(&mut self, key: &str, on: bool) {
         if on {
             self.key(key);
@@ -79,7 +79,7 @@ impl<'a> AttrWriter<'a> {
         self.key(key);
         push(self.out, format_args!("={size}"));
     }
-    /// A number as short as it reads back exactly.
+    /// Writes the shortest number that parses to exactly `value`.
     pub(super) fn float(&mut self, key: &str, value: f64) {
         self.key(key);
         if value.is_nan() {
@@ -107,7 +107,7 @@ impl<'a> AttrWriter<'a> {
     }
 }
 
-/// What stands behind a key.
+/// The value of an attribute.
 enum Raw<'t> {
     Flag,
     One(Item<'t>),
@@ -133,7 +133,7 @@ struct Attr<'t> {
     raw: Raw<'t>,
 }
 
-/// The attributes and bodies of one operation as they stand in the text, to be taken one by one.
+/// The attributes and bodies of one operation in the text. A family takes them one by one.
 pub(super) struct Attrs<'c, 't> {
     cursor: &'c Cursor<'t>,
     env: &'c Env,
@@ -144,11 +144,11 @@ pub(super) struct Attrs<'c, 't> {
     asked: Vec<&'static str>,
 }
 
-/// Attributes that have been read but not looked at.
+/// Attributes that are parsed but not yet interpreted.
 pub(super) struct AttrList<'t>(Vec<Attr<'t>>);
 
 impl<'t> AttrList<'t> {
-    /// Reads `{…}` if it is there.
+    /// Parses `{…}` if it is present.
     pub(super) fn parse(cursor: &mut Cursor<'t>, env: &Env) -> Parsed<Self> {
         let mut list: Vec<Attr> = Vec::new();
         if !cursor.eat(b'{') {
@@ -161,7 +161,7 @@ impl<'t> AttrList<'t> {
             let at = cursor.offset();
             let key = cursor.word("the key of an attribute, such as `dim=`")?;
             if list.iter().any(|a| a.key == key) {
-                return Err(cursor.error(at, format!("attribute `{key}` is there twice")));
+                return Err(cursor.error(at, format!("attribute `{key}` is given twice")));
             }
             let raw = if cursor.eat(b'=') { Raw::parse(cursor, env)? } else { Raw::Flag };
             list.push(Attr { key, at, raw });
@@ -215,15 +215,15 @@ impl<'c, 't> Attrs<'c, 't> {
         Self { cursor, env, op, list: list.0, bodies: bodies.into_iter(), asked: Vec::new() }
     }
 
-    /// Whether everything was taken.
+    /// Checks that all attributes and bodies were taken.
     pub(super) fn finish(mut self) -> Parsed<()> {
         if let Some(attr) = self.list.first() {
             let error =
                 self.cursor.error(attr.at, format!("`{}` has no attribute `{}`", self.op.0, attr.key));
             return Err(match suggest(attr.key, self.asked.iter().copied()) {
                 Some(hint) => error.help(format!("did you mean `{hint}`?")),
-                None if self.asked.is_empty() => error.help("it has none"),
-                None => error.help(format!("it has {}", self.asked.join(", "))),
+                None if self.asked.is_empty() => error.help("it has no attributes"),
+                None => error.help(format!("its attributes are {}", self.asked.join(", "))),
             });
         }
         match self.bodies.next() {
@@ -249,7 +249,7 @@ impl<'c, 't> Attrs<'c, 't> {
         })
     }
 
-    /// Where an attribute that is still to be taken stands.
+    /// The offset of an attribute that is not yet taken.
     fn place(&self, key: &str) -> usize {
         self.list.iter().find(|a| a.key == key).map_or(self.op.1, |a| a.at)
     }
@@ -285,7 +285,7 @@ impl<'c, 't> Attrs<'c, 't> {
         self.bodies.next().ok_or_else(|| {
             self.cursor
                 .error(self.op.1, format!("`{}` needs another body", self.op.0))
-                .help("write it as `(%0: f32[]) { … yield … }`; the second of `cond` stands after `else`")
+                .help("write it as `(%0: f32[]) { … yield … }`; the second body of `cond` comes after `else`")
         })
     }
 
@@ -305,7 +305,7 @@ impl<'c, 't> Attrs<'c, 't> {
         }
     }
 
-    /// A name out of a table.
+    /// Takes a name of a table.
     pub(super) fn choice<T: Copy>(&mut self, key: &'static str, table: &[(&str, T)]) -> Parsed<T> {
         let at = self.place(key);
         let name = self.name(key)?;
@@ -316,7 +316,7 @@ impl<'c, 't> Attrs<'c, 't> {
         let error = self.cursor.error(at, format!("`{key}` of `{}` cannot be `{name}`", self.op.0));
         Err(match suggest(&name, words.iter().copied()) {
             Some(hint) => error.help(format!("did you mean `{hint}`?")),
-            None => error.help(format!("it is one of {}", words.join(", "))),
+            None => error.help(format!("use one of {}", words.join(", "))),
         })
     }
 
@@ -348,7 +348,7 @@ impl<'c, 't> Attrs<'c, 't> {
         }
     }
 
-    /// A dim that is not split.
+    /// Takes a dim that is not split.
     pub(super) fn whole_dim(&mut self, key: &'static str) -> Parsed<Dim> {
         let at = self.place(key);
         let dim = self.dim(key)?;
@@ -394,7 +394,7 @@ impl<'c, 't> Attrs<'c, 't> {
         }
     }
 
-    /// Mesh axes, in the order given.
+    /// Takes mesh axes, in the given order.
     pub(super) fn axes(&mut self, key: &'static str) -> Parsed<Vec<AxisId>> {
         let at = self.place(key);
         let names = self.names(key)?;

@@ -1,4 +1,4 @@
-//! Communication in text.
+//! Collectives as text.
 
 use super::{
     attrs::{AttrWriter, Attrs},

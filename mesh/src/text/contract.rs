@@ -1,4 +1,4 @@
-//! Einsum in text.
+//! Einsum as text.
 
 use super::{
     attrs::{AttrWriter, Attrs},

@@ -1,4 +1,4 @@
-//! Scans, conditionals and requests for gradients in text. Their bodies follow the attributes.
+//! Scans, conditionals and gradient requests as text. Their bodies follow the attributes.
 
 use super::{
     attrs::{AttrWriter, Attrs},

@@ -1,5 +1,5 @@
-//! A place in the text, and what every part of the grammar is made of: names, sizes, axes, types, sites.
-//! Mistakes are diagnostics at their line and column; who reads on after one is up to the caller.
+//! A position in the text, and parsers for the common parts of the grammar: names, sizes, axes, types, sites.
+//! Errors are diagnostics with line and column. The caller decides where to resume after an error.
 
 use super::lexer::{Kind, Token, lex};
 use crate::{
@@ -7,26 +7,26 @@ use crate::{
 };
 use std::collections::{HashMap, HashSet};
 
-/// A part of the text, or what is wrong with it.
+/// A parsed part of the text, or an error.
 pub(super) type Parsed<T> = Result<T, Diagnostic>;
 
 pub(super) struct Cursor<'t> {
     text: &'t str,
     file: Name,
-    /// Offsets at which lines start.
+    /// Start offsets of lines.
     lines: Vec<usize>,
     tokens: Vec<Token>,
     at: usize,
     names: HashMap<&'t str, Name>,
-    /// Sites by their text: most instructions of a scope share one.
+    /// Sites by their text, because instructions of a scope often share one.
     sites: HashMap<&'t str, Site>,
-    /// What fits no token, one mistake a line.
+    /// Errors of the lexer, at most one per line.
     lexical: Vec<Diagnostic>,
     pub(super) errors: Vec<Diagnostic>,
 }
 
 impl<'t> Cursor<'t> {
-    /// The start of `text`; mistakes name `file`. Text of more than 4 GiB is cut off, with an error.
+    /// Creates a cursor at the start of `text`. Errors name `file`. Text of more than 4 GiB is an error.
     pub(super) fn new(text: &'t str, file: &str) -> Self {
         let too_long = u32::try_from(text.len()).is_err();
         let text = if too_long { "" } else { text };
@@ -51,8 +51,8 @@ impl<'t> Cursor<'t> {
         cursor
     }
 
-    /// All mistakes, from the top. In a line with something outside of the language, other mistakes of form
-    /// only follow from that.
+    /// Returns all errors in the order of the text. In a line with a lexer error, other syntax errors are
+    /// dropped, because they only follow from it.
     pub(super) fn finish(mut self) -> Vec<Diagnostic> {
         let bad: HashSet<u32> = self.lexical.iter().map(line).collect();
         self.errors.retain(|d| !d.label.is_empty() || !bad.contains(&line(d)));
@@ -61,7 +61,7 @@ impl<'t> Cursor<'t> {
         self.errors
     }
 
-    /// The place of a byte offset.
+    /// The site of a byte offset.
     pub(super) fn site(&self, offset: usize) -> Site {
         let line = self.lines.partition_point(|start| *start <= offset);
         let start = self.lines[line - 1];
@@ -70,12 +70,12 @@ impl<'t> Cursor<'t> {
         Site::new(&self.file, number(line), number(column), "")
     }
 
-    /// A mistake in the text. (Labels are for mistakes in the program that the text describes.)
+    /// A syntax error. It has no label: labels are for mistakes in the program that the text describes.
     pub(super) fn error(&self, offset: usize, message: impl Into<String>) -> Diagnostic {
         Diagnostic::new("", message).at(&self.site(offset))
     }
 
-    /// "expected …, found …", here. Where a line ends too early, that is the place, not the next line.
+    /// "expected …, found …" at the next token. If a line ends too early, the error is at its end.
     pub(super) fn expected(&self, what: &str) -> Diagnostic {
         let token = self.peek();
         if token.first && self.at > 0 {
@@ -100,7 +100,7 @@ impl<'t> Cursor<'t> {
     pub(super) fn slice(&self, token: Token) -> &'t str {
         &self.text[token.start as usize..token.end as usize]
     }
-    /// Where the next token starts.
+    /// The offset of the next token.
     pub(super) fn offset(&self) -> usize {
         self.peek().start as usize
     }
@@ -110,7 +110,7 @@ impl<'t> Cursor<'t> {
     }
     pub(super) fn next(&mut self) -> Token {
         let token = self.tokens[self.at];
-        // The last token, the end, is never passed.
+        // The cursor stays at the last token, the end of the text.
         self.at = (self.at + 1).min(self.tokens.len() - 1);
         token
     }
@@ -162,7 +162,7 @@ impl<'t> Cursor<'t> {
             self.slice(token)
         })
     }
-    /// Whether the next token is a keyword that starts an item, at the start of a line.
+    /// True if the next token is a keyword that starts an item, at the start of a line.
     pub(super) fn at_item(&self) -> bool {
         let token = self.peek();
         let start = token.start as usize;
@@ -172,17 +172,17 @@ impl<'t> Cursor<'t> {
                 && matches!(self.slice(token), "module" | "mesh" | "meta" | "schedule" | "state" | "func")
     }
 
-    // Reading on after a mistake.
+    // Resuming after an error.
 
-    /// To the next item.
+    /// Skips to the next item.
     pub(super) fn skip_item(&mut self) {
         while !self.at_item() {
             self.next();
         }
     }
-    /// From a statement that started at token `start` to the start of the line after it, over the bodies it
-    /// holds, but never into the next item. A body opens at the end of a line and closes at the start of
-    /// one, so that a brace which was forgotten among attributes hides nothing.
+    /// Skips the statement that started at token `start`, with its bodies, to the start of the next line, but
+    /// not into the next item. Only a `{` at the end of a line opens a body and only a `}` at the start of a
+    /// line closes one, so a missing brace among attributes does not hide later statements.
     pub(super) fn skip_statement(&mut self, start: usize) {
         self.at = start;
         let mut depth = 0;
@@ -198,7 +198,7 @@ impl<'t> Cursor<'t> {
 
     // Names, sizes, axes.
 
-    /// A word or a string.
+    /// Parses a word or a string.
     pub(super) fn name(&mut self, what: &str) -> Parsed<Name> {
         let token = self.peek();
         match token.kind {
@@ -211,11 +211,11 @@ impl<'t> Cursor<'t> {
             Kind::Number | Kind::Value | Kind::Arrow | Kind::Mark(_) | Kind::End => Err(self.expected(what)),
         }
     }
-    /// The name `text`, one copy for all its uses.
+    /// Returns the name `text`, shared by all its uses.
     pub(super) fn intern(&mut self, text: &'t str) -> Name {
         self.names.entry(text).or_insert_with(|| text.into()).clone()
     }
-    /// A string, with its escapes resolved.
+    /// Parses a string and resolves its escapes.
     pub(super) fn string(&mut self, what: &str) -> Parsed<String> {
         let token = self.peek();
         if token.kind != Kind::Text {
@@ -236,7 +236,7 @@ impl<'t> Cursor<'t> {
             Ok(_) | Err(_) => Err(self.expected(what)),
         }
     }
-    /// The axis called `name`, which stands at `offset`.
+    /// Looks up the axis called `name`, which is at `offset`.
     pub(super) fn axis(&self, name: &Name, offset: usize, mesh: &Mesh) -> Parsed<AxisId> {
         mesh.find(name).ok_or_else(|| {
             let mut error = self.error(offset, format!("the mesh has no axis `{name}`"));
@@ -259,7 +259,7 @@ impl<'t> Cursor<'t> {
             let name = self.name("the name of a mesh axis")?;
             let axis = self.axis(&name, at, mesh)?;
             if axes.contains(&axis) {
-                let mut error = self.error(at, format!("axis `{name}` is named twice in one place"));
+                let mut error = self.error(at, format!("axis `{name}` is named twice in one list"));
                 error.label = "type_t5";
                 return Err(error.help("name each axis once"));
             }
@@ -272,7 +272,7 @@ impl<'t> Cursor<'t> {
 
     // Dims and types.
 
-    /// What follows `batch=`: `32@data+expert`.
+    /// Parses the part of a dim after `batch=`: `32@data+expert`.
     pub(super) fn dim_after(&mut self, name: Name, mesh: &Mesh) -> Parsed<TensorDim> {
         let size = self.size("the size of the dim, a whole number")?;
         let axes = if self.eat(b'@') { self.axes(mesh)? } else { Vec::new() };
@@ -302,16 +302,16 @@ impl<'t> Cursor<'t> {
             ty.dims.push(dim);
         }
         while self.is(b'{') {
-            self.owed(&mut ty, mesh)?;
+            self.pending(&mut ty, mesh)?;
         }
         Ok(ty)
     }
     /// `{sum: data+expert}`.
-    fn owed(&mut self, ty: &mut Type, mesh: &Mesh) -> Parsed<()> {
+    fn pending(&mut self, ty: &mut Type, mesh: &Mesh) -> Parsed<()> {
         self.next();
         let at = self.offset();
         let word = self.word("`sum`, `max` or `min`")?;
-        self.expect(b':', "`:` and the axes over which it is owed")?;
+        self.expect(b':', "`:` and the axes over which it is pending")?;
         let axes: AxisSet = self.axes(mesh)?.into_iter().collect();
         self.expect(b'}', "`}` or `+` and another axis")?;
         let set = match word {
@@ -321,7 +321,7 @@ impl<'t> Cursor<'t> {
             _ => return Err(self.error(at, format!("`{word}` is not `sum`, `max` or `min`"))),
         };
         if !set.is_empty() {
-            return Err(self.error(at, format!("`{word}` is there twice")));
+            return Err(self.error(at, format!("`{word}` is given twice")));
         }
         *set = axes;
         Ok(())
@@ -329,7 +329,7 @@ impl<'t> Cursor<'t> {
 
     // Sites.
 
-    /// `@ models/t5.rs:12:5 "encoder/ffn" !`, if it is there.
+    /// `@ models/t5_tiny.rs:12:5 "encoder/ffn" !`, if it is present.
     pub(super) fn optional_site(&mut self) -> Parsed<Option<Site>> {
         if !self.is(b'@') {
             return Ok(None);
@@ -356,7 +356,7 @@ fn line(error: &Diagnostic) -> u32 {
     error.site.as_ref().map_or(0, |site| site.line)
 }
 
-/// Resolves `\"`, `\\`, `\n`, `\t`, `\r` and `\u{…}`; the error is an offset and what is wrong there.
+/// Resolves `\"`, `\\`, `\n`, `\t`, `\r` and `\u{…}`. The error is an offset and a message.
 fn unescape(text: &str) -> Result<String, (usize, String)> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

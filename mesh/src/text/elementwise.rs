@@ -1,4 +1,4 @@
-//! Element-by-element operations in text.
+//! Elementwise operations as text.
 
 use super::{
     attrs::{AttrWriter, Attrs},

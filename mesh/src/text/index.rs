@@ -1,4 +1,4 @@
-//! Movement by index in text.
+//! Indexing operations as text.
 
 use super::{
     attrs::{AttrWriter, Attrs},

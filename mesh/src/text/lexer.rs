@@ -1,6 +1,6 @@
-//! Words, numbers, strings and marks.
+//! The lexer: words, numbers, strings and marks.
 //!
-//! A word is what [`crate::Name::is_word`] accepts, but it ends before `//` (a comment) and `->`.
+//! A word is what [`crate::Name::is_word`] accepts, except that it ends before `//` (a comment) and `->`.
 
 /// Kinds of token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,12 +27,12 @@ pub(super) struct Token {
     pub(super) kind: Kind,
     pub(super) start: u32,
     pub(super) end: u32,
-    /// Whether it is the first of its line.
+    /// True for the first token of a line.
     pub(super) first: bool,
 }
 
-/// Cuts `text` (of less than 4 GiB) into tokens, the last of which is [`Kind::End`]. What fits no token is
-/// left out and reported, by offset.
+/// Splits `text` (of less than 4 GiB) into tokens, the last of which is [`Kind::End`]. Text that is no token
+/// is skipped and reported with its offset.
 pub(super) fn lex(text: &str) -> (Vec<Token>, Vec<(usize, String)>) {
     let bytes = text.as_bytes();
     let mut tokens = Vec::with_capacity(text.len() / 4);
@@ -63,7 +63,7 @@ pub(super) fn lex(text: &str) -> (Vec<Token>, Vec<(usize, String)>) {
     (tokens, errors)
 }
 
-/// The kind of the token at `at`, where something stands, or what is wrong with it; and where it ends.
+/// Returns the kind of the token at `at`, or an error, and the end of the token.
 fn token(text: &str, at: usize) -> (Result<Kind, String>, usize) {
     let bytes = text.as_bytes();
     match bytes[at] {
@@ -112,7 +112,7 @@ fn word_end(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// The end of the string that opens at `at`, if it ends on its line.
+/// Returns the end of the string that opens at `at`; `None` if it does not end on its line.
 fn string_end(bytes: &[u8], at: usize) -> Option<usize> {
     let mut i = at + 1;
     loop {
@@ -125,7 +125,7 @@ fn string_end(bytes: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// The end of the number at `at`: digits, a fraction, an exponent; or `-inf` and `-nan`.
+/// Returns the end of the number at `at`: digits, a fraction, an exponent; or `-inf` and `-nan`.
 fn number_end(bytes: &[u8], at: usize) -> Option<usize> {
     let digits = |mut i: usize| {
         while bytes.get(i).is_some_and(u8::is_ascii_digit) {

@@ -1,12 +1,12 @@
-//! Modules as `.mesh` text: what models hand to the compiler, what stages dump, what tests are made of.
+//! Modules as `.mesh` text: the output of models, the dumps of stages, and the input of filetests.
 //!
-//! Two laws, tested: `parse(print(m)) == m` for a verified module whose values are numbered in the order of
-//! their definitions (as [`crate::BodyBuilder`] numbers them), sites and names of values included; and
-//! `print(parse(t))` is the canonical form of `t`. The grammar stands in `docs/ir.md`.
+//! Tests check two laws. First, `parse(print(m)) == m`, sites and names of values included, for a verified
+//! module whose values are numbered in the order of their definitions (as [`crate::BodyBuilder`] does) and
+//! have unique names. Second, `print(parse(t))` is the canonical form of `t`. The grammar is in `docs/ir.md`.
 //!
-//! Reading order: `lexer` (words and marks), `cursor` (names, types, sites and mistakes), `write` (names and
-//! types to text), `attrs` (the `{key=value}` of an operation, both ways), one file per family of operations (both ways), `op` (the
-//! families together), `print`, `parse`.
+//! Reading order: `lexer` (tokens), `cursor` (names, types, sites and errors), `write` (names and types to
+//! text), `attrs` (the `{key=value}` of an operation, both ways), one file per family of operations (both
+//! ways), `op` (all families), `print`, `parse`.
 
 mod attrs;
 mod collective;
@@ -31,8 +31,7 @@ pub use op::op_name;
 pub use parse::{parse, parse_source};
 pub use print::{print, print_type};
 
-/// Gives an enum without fields its words: a function from variant to word, whose match is complete, and
-/// a table for the way back.
+/// Defines the words of an enum without fields: a function from variant to word, and a table for parsing.
 macro_rules! words {
     ($function:ident, $table:ident, $ty:ident { $($variant:ident = $word:literal),* $(,)? }) => {
         pub(super) const $table: &[(&str, $ty)] = &[$(($word, $ty::$variant)),*];

@@ -1,4 +1,4 @@
-//! The families of operations together: names, attributes, and the way back.
+//! Names and attributes of all operations, both ways.
 
 use super::{
     attrs::{AttrWriter, Attrs},
@@ -39,7 +39,7 @@ pub(super) fn attributes(op: &Op, env: &Env, a: &mut AttrWriter<'_>) {
     }
 }
 
-/// A family of operations, as a column of the grid of files.
+/// A family of operations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Family {
     Elementwise,
@@ -53,7 +53,7 @@ pub(super) enum Family {
     Collective,
 }
 
-/// Every operation's name with its family.
+/// The names of all operations, with their families.
 pub(super) fn names() -> impl Iterator<Item = (&'static str, Family)> {
     let of = |names: &'static [&'static str], family| names.iter().map(move |name| (*name, family));
     elementwise::names()
@@ -68,7 +68,7 @@ pub(super) fn names() -> impl Iterator<Item = (&'static str, Family)> {
         .chain(of(collective::NAMES, Family::Collective))
 }
 
-/// The families by the names of their operations.
+/// The family of each operation, by name.
 pub(super) fn families() -> HashMap<&'static str, Family> {
     names().collect()
 }

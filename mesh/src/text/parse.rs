@@ -1,7 +1,7 @@
-//! Text to modules.
+//! The parser.
 //!
-//! All mistakes of a file are reported: after one, reading goes on with the next statement or item. Results
-//! of a statement that could not be read have an unknown type; what uses them is read but not checked.
+//! It reports all errors of a file: after an error it resumes with the next statement or item. Results of a
+//! statement with an error have an unknown type; instructions that use them are parsed but not checked.
 
 use super::{
     attrs::{AttrList, Attrs},
@@ -19,14 +19,14 @@ use crate::{
 };
 use std::collections::HashMap;
 
-/// Reads a module. Mistakes name `file`. Result types are checked against what the operations give; the
-/// rest is for [`crate::verify`].
+/// Parses a module. Errors name `file`. The parser checks given result types against the inferred ones;
+/// [`crate::verify`] checks the rest.
 pub fn parse(text: &str, file: &str) -> Result<Module, Diagnostics> {
     Parser::new(text, file, false).module()
 }
 
-/// Reads a module that people wrote: state and instructions without a site get their place in this text,
-/// so that later mistakes point at it.
+/// Parses a module that people wrote. Meta entries, state and instructions without a site get their place in
+/// this text, so that later errors point at it.
 pub fn parse_source(text: &str, file: &str) -> Result<Module, Diagnostics> {
     Parser::new(text, file, true).module()
 }
@@ -34,16 +34,16 @@ pub fn parse_source(text: &str, file: &str) -> Result<Module, Diagnostics> {
 struct Parser<'t> {
     c: Cursor<'t>,
     families: HashMap<&'static str, Family>,
-    /// Whether what has no site gets its place in the text.
+    /// True if entries without a site get their place in the text.
     own_sites: bool,
-    /// State whose declared type is wrong by itself; what accesses it is not checked.
+    /// State with an illegal declared type. Accesses to it are not checked.
     illegal: Vec<StateId>,
 }
 
-/// A body being read.
+/// A body that is being parsed.
 struct Scope<'e, 't> {
     builder: BodyBuilder<'e>,
-    /// Values by name; `None` where the type is unknown after a mistake.
+    /// Values by name. `None` means that the type is unknown after an error.
     values: HashMap<&'t str, Option<Value>>,
     depth: usize,
 }
@@ -95,7 +95,7 @@ impl<'t> Parser<'t> {
                     return Err(late.help("put it in the line after `module`"));
                 }
                 if !module.env.mesh.axes().is_empty() {
-                    return Err(self.c.error(at, "the mesh is there twice"));
+                    return Err(self.c.error(at, "the mesh is given twice"));
                 }
                 module.env.mesh = self.mesh()?;
             }
@@ -184,7 +184,7 @@ impl<'t> Parser<'t> {
         Ok(StateDecl { name, kind, ty, site })
     }
 
-    /// The site that stands here, or the one for something at `offset` without any.
+    /// Parses a site, or returns the one for an entry at `offset` without a site.
     fn site(&mut self, offset: usize) -> Parsed<Site> {
         Ok(match self.c.optional_site()? {
             Some(site) => site,
@@ -248,7 +248,7 @@ impl<'t> Parser<'t> {
         Ok(outputs)
     }
 
-    /// Whether a type is legal by itself; if not, that is reported at `offset`.
+    /// Returns true if a type is legal by itself; otherwise reports it at `offset`.
     fn legal(&mut self, offset: usize, env: &Env, ty: &Type) -> bool {
         let error = check_type(env, ty).err().map(|d| d.at(&self.c.site(offset)));
         let legal = error.is_none();
@@ -303,7 +303,7 @@ impl<'t> Parser<'t> {
         loop {
             if self.c.is(b'}') || self.c.at_item() {
                 let error = self.c.expected(&format!("`{end}` and the results, at the end of the body"));
-                // A missing end is one mistake; what follows the brace is read as usual.
+                // A missing end is one error; the text after the brace is parsed as usual.
                 if !self.c.eat(b'}') {
                     return Err(error);
                 }
@@ -337,7 +337,7 @@ impl<'t> Parser<'t> {
         self.c.next();
         let results = self.operands(scope)?;
         self.c.expect(b'}', "`}` after the results of a body")?;
-        // Unknown values have been reported where they could not be read.
+        // Unknown values were reported at their definition.
         Ok(results.into_iter().flatten().collect())
     }
 
@@ -366,8 +366,8 @@ impl<'t> Parser<'t> {
         values.map(|_| ())
     }
 
-    /// `top_k %1 {dim=a, to=k=2} : f32[k=2], s32[k=2] @ m.rs:1:2`; the results as values of the body, as
-    /// far as their types are known.
+    /// `top_k %1 {dim=a, to=k=2} : f32[k=2], s32[k=2] @ m.rs:1:2`. Returns the results as values of the body,
+    /// `None` where the type is unknown.
     fn operation(
         &mut self,
         scope: &mut Scope<'_, 't>,
@@ -421,7 +421,7 @@ impl<'t> Parser<'t> {
         Ok(values)
     }
 
-    /// `: f32[k=2], s32[k=2]`. Types may be left out: what is inferred holds.
+    /// `: f32[k=2], s32[k=2]`. Types may be left out; then they are inferred.
     fn result_types(&mut self, env: &Env) -> Parsed<Option<Vec<Type>>> {
         if !self.c.eat(b':') {
             return Ok(None);
@@ -433,7 +433,7 @@ impl<'t> Parser<'t> {
         Ok(Some(types))
     }
 
-    /// Adds an instruction, whose types the text says to be `types`.
+    /// Adds an instruction and compares its result types with `types`, those in the text.
     fn emit(
         &mut self,
         scope: &mut Scope<'_, 't>,
@@ -455,7 +455,7 @@ impl<'t> Parser<'t> {
             }
         };
         if let Some(d) = error {
-            // The place in this text, not the model's line: here is what is to be changed.
+            // The error is at the place in this text, not at the line of the model.
             self.c.errors.push(Diagnostic { site: Some(self.c.site(at)), ..d });
         }
         values
@@ -497,7 +497,7 @@ impl<'t> Parser<'t> {
         }
     }
 
-    /// `%1, %2` from this line on, or nothing; `None` for a value whose type is unknown after a mistake.
+    /// `%1, %2`, starting on this line, or the empty list. `None` is a value whose type is unknown after an error.
     fn operands(&mut self, scope: &Scope<'_, 't>) -> Parsed<Vec<Option<Value>>> {
         let mut values = Vec::new();
         if self.c.peek().kind != Kind::Value || self.c.peek().first {
@@ -508,7 +508,7 @@ impl<'t> Parser<'t> {
             values.push(scope.values.get(text).copied().unwrap_or_else(|| {
                 let mut error = self.c.error(at, format!("{text} is not defined before"));
                 error.label = "verify_v1";
-                let help = "a body sees its own parameters and what its earlier instructions define";
+                let help = "a body sees only its parameters and the results of its earlier instructions";
                 self.c.errors.push(error.help(help));
                 None
             }));
@@ -519,8 +519,7 @@ impl<'t> Parser<'t> {
     }
 }
 
-/// Values of the types that the text gives, as far as these are legal, where the operation itself could
-/// not be checked.
+/// Returns values of the types in the text, for an operation that could not be checked. `None` is an illegal type.
 fn recorded(scope: &mut Scope<'_, '_>, types: Option<Vec<Type>>) -> Vec<Option<Value>> {
     let BodyBuilder { env, body } = &mut scope.builder;
     let value = |ty| check_type(env, &ty).is_ok().then(|| body.values.push(ValueData { ty, name: None }));

@@ -1,5 +1,5 @@
-//! Modules to text. Nothing here fails: a module that breaks rules prints too (what has no form shows as
-//! `?`), so that a stage's wrong result can be looked at.
+//! The printer. It does not fail: a module that breaks rules prints too, with `?` for what cannot be
+//! printed, so that the wrong result of a stage can be inspected.
 
 use super::{
     attrs::AttrWriter,
@@ -12,15 +12,14 @@ use crate::{
 };
 use std::{borrow::Cow, collections::HashSet};
 
-/// The canonical text of a module. It does not say whether the module is global or local: that is known
-/// to whoever verifies it.
+/// Returns the canonical text of a module. The text does not say whether the module is Global or Local.
 pub fn print(module: &Module) -> String {
     let mut p = Printer { out: String::with_capacity(1 << 12), env: &module.env, depth: 0 };
     p.module(module);
     p.out
 }
 
-/// The text of a type, as it stands in `.mesh` text.
+/// Returns the text of a type.
 pub fn print_type(ty: &Type, mesh: &Mesh) -> String {
     let mut out = String::new();
     write_type(&mut out, ty, mesh);
@@ -127,7 +126,7 @@ impl Printer<'_> {
         }
     }
 
-    /// ` { … return %1 }`, each instruction on a line of its own.
+    /// ` { … return %1 }`, one line per instruction.
     fn braces(&mut self, body: &Body, labels: &Labels<'_>, end: &str) {
         self.out.push_str(" {\n");
         self.depth += 1;
@@ -246,7 +245,7 @@ impl<'b> Labels<'b> {
     }
 }
 
-/// ` @ models/t5.rs:12:5 "encoder/ffn" !`, nothing for the default site.
+/// ` @ models/t5_tiny.rs:12:5 "encoder/ffn" !`; the empty text for the default site.
 fn write_site(out: &mut String, site: &Site) {
     if *site == Site::default() {
         return;

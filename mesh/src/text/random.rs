@@ -1,4 +1,4 @@
-//! Random numbers in text.
+//! Random numbers as text.
 
 use super::{
     attrs::{AttrWriter, Attrs},
@@ -8,7 +8,7 @@ use crate::ir::{Dist, Random};
 
 pub(super) const NAME: &str = "random";
 
-/// The word of a distribution; the probability of `bernoulli` is an attribute of its own.
+/// The word of a distribution. The probability of `bernoulli` is a separate attribute.
 fn dist(x: Dist) -> &'static str {
     match x {
         Dist::Bits => "bits",

@@ -1,4 +1,4 @@
-//! Folds in text.
+//! Reductions as text.
 
 use super::{
     attrs::{AttrWriter, Attrs},

@@ -1,4 +1,4 @@
-//! Creation and movement in text.
+//! Creation and movement as text.
 
 use super::{
     attrs::{AttrWriter, Attrs},

@@ -1,4 +1,4 @@
-//! State access in text.
+//! State access as text.
 
 use super::{
     attrs::{AttrWriter, Attrs},

@@ -82,7 +82,7 @@ fn mistakes_say_where_and_what_to_do() {
     );
     check(
         "%0 = cast %x {dtype=float}",
-        "m.mesh:3:17: error: `dtype` of `cast` cannot be `float`\n  help: it is one of pred, s32, u32, bf16, f32",
+        "m.mesh:3:17: error: `dtype` of `cast` cannot be `float`\n  help: use one of pred, s32, u32, bf16, f32",
     );
     check(
         "%0 = reduce_sum %x {dims=[b]}",

@@ -3,12 +3,12 @@
 use crate::{AxisId, AxisSet, Mesh, Name, TensorDim, Type};
 use std::fmt::Write;
 
-/// Appends formatted text; writing to a string does not fail.
+/// Appends formatted text. Writing to a string does not fail.
 pub(super) fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
     let _ = out.write_fmt(text);
 }
 
-/// A name: bare where it is a word that means nothing else, else quoted.
+/// Appends a name: bare if it is a word, else quoted.
 pub(super) fn write_name(out: &mut String, name: &str) {
     if Name::is_word(name) && !name.contains("//") {
         out.push_str(name);

@@ -1,8 +1,8 @@
-//! Rules about bodies and instructions.
+//! Rules for bodies and instructions.
 //!
-//! A body is checked in one pass from the top: what is defined so far is known for every value, so each
-//! rule costs a look-up. Types are inferred again only where all operands, states and nested bodies
-//! are sound, since [`infer`] may take its input's ids and types for granted.
+//! A body is checked in one pass from the top. The pass records for every value whether it is defined, so
+//! each rule costs one look-up. Types are inferred only if all operands, states and nested bodies are valid,
+//! because [`infer`] relies on valid ids and types.
 
 use super::stage::{MAX_DEPTH, Stage};
 use crate::{
@@ -17,16 +17,16 @@ pub(super) struct Verifier<'m> {
     stage: Stage,
     /// For each declared state, whether its type is legal.
     legal_states: &'m [bool],
-    /// For each declared state, whether this function has written it so far.
+    /// For each declared state: true if this function has written it.
     written: Vec<bool>,
     pub(super) errors: Vec<Diagnostic>,
 }
 
-/// What is known of a value at some point of a body.
+/// The state of a value at some point of a body.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Known {
     Undefined,
-    /// Defined, with a type that is wrong by itself, which was reported where it was defined.
+    /// Defined with an illegal type, which was reported at the definition.
     Illegal,
     Ready,
 }
@@ -36,7 +36,7 @@ impl<'m> Verifier<'m> {
         Self { env, stage, legal_states, written: vec![false; legal_states.len()], errors: Vec::new() }
     }
 
-    /// Checks the body of a function, and that nothing pending enters or leaves it.
+    /// Checks the body of a function, and that no pending value enters or leaves it.
     pub(super) fn function(&mut self, f: &Function) {
         let body = &f.body;
         let unknown = Site::default();
@@ -50,16 +50,16 @@ impl<'m> Verifier<'m> {
                 }
                 let name = names.get(i).map_or("?", |name| name.as_str());
                 let ty = body.ty(*v).display(&self.env.mesh);
-                let message = format!("{what} `{name}` still owes a sum, max or min: {ty}");
+                let message = format!("{what} `{name}` has a pending sum, max or min: {ty}");
                 let made = body.insts.iter().find(|inst| inst.results.contains(v));
                 let site = made.map_or(&unknown, |inst| &inst.site);
-                let help = "all-reduce it before: what enters or leaves a function is settled";
+                let help = "all-reduce it first: no pending value may enter or leave a function";
                 self.report(Diagnostic::new("verify_v10", message).help(help), site);
             }
         }
     }
 
-    /// Checks a body held by the instruction at `site`; says what became of each value.
+    /// Checks a body of the instruction at `site`. Returns the state of each value at its end.
     fn body(&mut self, body: &Body, depth: usize, site: &Site) -> Vec<Known> {
         let mut known = vec![Known::Undefined; body.values.len()];
         for v in &body.params {
@@ -73,7 +73,7 @@ impl<'m> Verifier<'m> {
         }
         for (v, _) in body.values.iter().filter(|(v, _)| known[v.0 as usize] == Known::Undefined) {
             let message = format!("value {v} is never defined");
-            let help = "a body holds the values of its parameters and instructions, and no others";
+            let help = "a body has only the values of its parameters and instructions";
             self.report(Diagnostic::new("verify_v2", message).help(help), site);
         }
         known
@@ -110,7 +110,7 @@ impl<'m> Verifier<'m> {
         }
     }
 
-    /// Checks the bodies inside an instruction; says whether all their values are known and legal.
+    /// Checks the bodies of an instruction. Returns true if their parameters and results are valid.
     fn nested(&mut self, inst: &Inst, depth: usize) -> bool {
         let bodies = inst.op.bodies();
         if bodies.is_empty() {
@@ -130,12 +130,12 @@ impl<'m> Verifier<'m> {
         sound
     }
 
-    /// Checks that the stage has the operation.
+    /// Checks that the operation exists in this stage.
     fn allowed(&mut self, inst: &Inst) {
         match (&inst.op, self.stage) {
             (Op::Collective(_), Stage::Global) => {
                 let message = format!("`{}` in a global program", op_name(&inst.op));
-                let help = "communication comes with the partitioner: say what is split in the layout";
+                let help = "the partitioner adds collectives: say in the layout which dims are split";
                 self.report(Diagnostic::new("verify_v4", message).help(help), &inst.site);
             }
             (Op::Control(Control::Grad), Stage::Local) => {
@@ -148,59 +148,60 @@ impl<'m> Verifier<'m> {
         }
     }
 
-    /// Checks an access to state; says whether its declared type can be relied on.
+    /// Checks an access to state. Returns true if its declared type is legal.
     fn state(&mut self, inst: &Inst, id: StateId, depth: usize) -> bool {
         let name = self.env.states.get(id).map_or("?", |s| s.name.as_str());
         if depth > 0 {
             let message = format!("state `{name}` is accessed inside a nested body");
-            let help = "read before, and pass it as an operand; give it back as a result, and write after";
+            let help = "read it before the loop or conditional and pass it as an operand; return the new value as \
+                        a result and write it after";
             self.report(Diagnostic::new("verify_v13", message).help(help), &inst.site);
         }
         let index = id.0 as usize;
         if matches!(inst.op, Op::State(StateOp::Write(_))) && index < self.written.len() {
             if self.written[index] {
                 let message = format!("state `{name}` is written twice");
-                let help = "a function writes each state at most once: write the last value only";
+                let help = "a function writes each state at most once: write only the last value";
                 self.report(Diagnostic::new("verify_v12", message).help(help), &inst.site);
             }
             self.written[index] = true;
         }
-        // An id that is not declared is for `infer` to report.
+        // `infer` reports an undeclared id.
         self.legal_states.get(index).copied().unwrap_or(true)
     }
 
-    /// Marks `v` as defined; says whether it can be relied on.
+    /// Marks `v` as defined. Returns true if it is valid.
     fn define(&mut self, body: &Body, v: Value, by: &str, known: &mut [Known], site: &Site) -> bool {
         let Some(data) = body.values.get(v) else {
             let message = format!("{by} defines {v}, but the body has {} values", body.values.len());
             self.report(Diagnostic::new("verify_v1", message), site);
             return false;
         };
-        let slot = &mut known[v.0 as usize];
-        if *slot != Known::Undefined {
+        let state = &mut known[v.0 as usize];
+        if *state != Known::Undefined {
             let message = format!("value {v} is defined twice, the second time by {by}");
             let help = "every value has one definition";
             self.report(Diagnostic::new("verify_v2", message).help(help), site);
             return false;
         }
         match check_type(self.env, &data.ty) {
-            Ok(()) => *slot = Known::Ready,
+            Ok(()) => *state = Known::Ready,
             Err(d) => {
-                *slot = Known::Illegal;
+                *state = Known::Illegal;
                 self.report(d, site);
             }
         }
-        *slot == Known::Ready
+        *state == Known::Ready
     }
 
-    /// Checks that `v` is defined by now; says whether it can be relied on.
+    /// Checks that `v` is defined. Returns true if it is valid.
     fn used(&mut self, v: Value, by: &str, known: &[Known], site: &Site) -> bool {
         match known.get(v.0 as usize) {
             Some(Known::Ready) => true,
             Some(Known::Illegal) => false,
             Some(Known::Undefined) | None => {
                 let message = format!("{by} uses {v}, which is not defined before");
-                let help = "a body sees its own parameters and what its earlier instructions define";
+                let help = "a body sees only its parameters and the results of its earlier instructions";
                 self.report(Diagnostic::new("verify_v1", message).help(help), site);
                 false
             }
@@ -208,12 +209,12 @@ impl<'m> Verifier<'m> {
     }
 
     fn report(&mut self, error: Diagnostic, site: &Site) {
-        // The default site is "nowhere"; a place without a line would say nothing.
+        // The default site is not a place.
         self.errors.push(if *site == Site::default() { error } else { error.at(site) });
     }
 }
 
-/// Checks that the types recorded for an instruction's results are those that follow from its operands.
+/// Checks that the recorded types of an instruction's results are the inferred ones.
 pub(crate) fn recorded_types(
     env: &Env,
     op: &Op,
@@ -231,5 +232,5 @@ pub(crate) fn recorded_types(
         "verify_v3",
         format!("`{}` gives {}, but {} is recorded", op_name(op), list(inferred), list(recorded)),
     )
-    .help("types follow from the operands; change those, or the recorded type"))
+    .help("types follow from the operands: change the operands or the recorded type"))
 }

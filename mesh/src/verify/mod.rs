@@ -1,8 +1,9 @@
-//! The verifier: whether a module is a legal program of its stage. Every stage of the compiler ends in it.
+//! The verifier. It checks that a module is a legal program of its stage. Every stage of the compiler ends
+//! with it.
 //!
-//! Reading order: [`Stage`], [`Global`] and [`Local`] (a module that was verified, once and for all),
-//! [`verify`] (rules about the whole module), then `body` (rules about instructions). The labels are those
-//! of `docs/ir.md`. All mistakes are collected; whatever was built by hand, nothing here panics.
+//! Reading order: [`Stage`]; [`Global`] and [`Local`], the types of verified modules; [`verify`], the rules
+//! for whole modules; then `body`, the rules for instructions. The labels are those of `docs/ir.md`. The
+//! verifier collects all mistakes. It does not panic, whatever a module contains.
 
 pub(crate) mod body;
 mod stage;
@@ -15,18 +16,18 @@ use crate::{Diagnostic, Diagnostics, Function, Module, Name, infer::check_type, 
 use body::Verifier;
 use std::collections::HashSet;
 
-/// A program over whole tensors that the verifier has accepted.
+/// A verified program over whole tensors.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Global(Module);
 
-/// One device's program that the verifier has accepted.
+/// A verified program of one device.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Local(Module);
 
 macro_rules! verified {
     ($name:ident) => {
         impl $name {
-            /// Verifies `module`; all its mistakes are the error.
+            /// Verifies `module`. The error has all its mistakes.
             pub fn new(module: Module) -> Result<Self, Diagnostics> {
                 verify(&module, Stage::$name)?;
                 Ok(Self(module))
@@ -35,7 +36,7 @@ macro_rules! verified {
             pub fn module(&self) -> &Module {
                 &self.0
             }
-            /// The module, to be changed and verified again.
+            /// Returns the module, which can then be changed and verified again.
             pub fn into_module(self) -> Module {
                 self.0
             }
@@ -45,13 +46,13 @@ macro_rules! verified {
 verified!(Global);
 verified!(Local);
 
-/// Whether `module` is a legal program of `stage`; if not, everything that is wrong with it.
+/// Checks that `module` is a legal program of `stage`. The error has all its mistakes.
 pub fn verify(module: &Module, stage: Stage) -> Result<(), Diagnostics> {
     let mut errors = Vec::new();
     if stage == Stage::Global && !module.env.mesh.axes().is_empty() {
         errors.push(
             Diagnostic::new("verify_v5", format!("a global program has the mesh {}", module.env.mesh))
-                .help("the mesh comes with the partitioner: remove it, or verify the program as local"),
+                .help("the partitioner adds the mesh: remove it, or verify the program as local"),
         );
     }
     unique(module.meta.iter().map(|entry| &entry.key), "verify_v15", "meta key", &mut errors);
@@ -67,7 +68,7 @@ pub fn verify(module: &Module, stage: Stage) -> Result<(), Diagnostics> {
     if errors.is_empty() { Ok(()) } else { Err(Diagnostics(errors)) }
 }
 
-/// Checks the declared state; says for each piece whether its type is legal.
+/// Checks the declared state. Returns for each state whether its type is legal.
 fn states(env: &Env, errors: &mut Vec<Diagnostic>) -> Vec<bool> {
     let mut seen = HashSet::new();
     let mut legal = Vec::new();
@@ -83,9 +84,13 @@ fn states(env: &Env, errors: &mut Vec<Diagnostic>) -> Vec<bool> {
             None if !state.ty.pending().is_empty() => errors.push(
                 Diagnostic::new(
                     "verify_v11",
-                    format!("state `{}` owes a sum, max or min: {}", state.name, state.ty.display(&env.mesh)),
+                    format!(
+                        "state `{}` has a pending sum, max or min: {}",
+                        state.name,
+                        state.ty.display(&env.mesh)
+                    ),
                 )
-                .help("what is stored is settled: all-reduce it before it is written")
+                .help("all-reduce the value before it is written")
                 .at(&state.site),
             ),
             None => {}
@@ -94,7 +99,7 @@ fn states(env: &Env, errors: &mut Vec<Diagnostic>) -> Vec<bool> {
     legal
 }
 
-/// Checks that inputs and outputs have names of their own, one for each parameter and result.
+/// Checks that inputs and outputs have unique names, one for each parameter and result.
 fn interface(f: &Function) -> Vec<Diagnostic> {
     let mut errors = Vec::new();
     for (label, what, names, values) in [
@@ -121,7 +126,7 @@ fn unique<'n>(
     let mut seen = HashSet::new();
     for name in names {
         if !seen.insert(name) {
-            errors.push(Diagnostic::new(label, format!("{what} `{name}` is there twice")).help(TWICE));
+            errors.push(Diagnostic::new(label, format!("{what} `{name}` occurs twice")).help(TWICE));
         }
     }
 }

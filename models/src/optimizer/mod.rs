@@ -267,7 +267,7 @@ mod tests {
         assert!(wrong.iter().zip(named).all(|(w, n)| w.starts_with(&format!("`{n}` must be"))), "{wrong:?}");
         assert_eq!(
             with("schedule=rsqrt*lineer").1,
-            ["setting `schedule` is `lineer`, which is none of constant, rsqrt, t5, linear, cosine"]
+            ["setting `schedule` must be one of constant, rsqrt, t5, linear, cosine, got `lineer`"]
         );
         assert_eq!(with("optimizer=sgd beta1=0.5").1, ["this program has no setting `beta1`"]);
         assert_eq!(
