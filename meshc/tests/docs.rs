@@ -191,13 +191,9 @@ macro_rules! pages {
         })*
 
         #[test]
-        fn every_page_with_commands_is_tested() {
-            let tested = [$($page),*];
-            for page in all_pages() {
-                let text = fs::read_to_string(home().join(&page)).expect("the page can be read");
-                let runs = blocks(&text).iter().any(|b| b.is_shell() || !b.directives.is_empty());
-                assert!(!runs || tested.contains(&page.as_str()), "add {page} to the list of pages in this file");
-            }
+        fn other_pages() {
+            let named = [$($page),*];
+            all_pages().iter().filter(|page| !named.contains(&page.as_str())).for_each(|page| check(page));
         }
     };
 }
@@ -210,7 +206,6 @@ pages! {
     interchange "docs/interchange.md",
     pods "docs/pods.md",
     reading_a_dump "docs/reading-a-dump.md",
-    results_english "docs/results/english.md",
     testing "docs/testing.md",
     tutorial "docs/tutorial.md",
 }
