@@ -1,10 +1,10 @@
-//! Which values want cotangents, and which get any. Both follow the same links: float to float, where
-//! the operation has a derivative that is not zero everywhere.
+//! Activity analysis: the values that depend on a differentiated value, and the values that get a cotangent.
+//! Derivatives flow between floats, through operations whose derivative is not zero everywhere.
 
 use crate::facts::{Flow, flow};
 use mesh::{Body, Inst, Value, arena::Id, ir::Scan};
 
-/// Flags, by index of the value, of what depends on a value of `seeds`.
+/// Flags, by index of the value, of the values that depend on one of `seeds`.
 pub(super) fn varied(body: &Body, seeds: &[Value]) -> Vec<bool> {
     let mut flags = vec![false; body.values.len()];
     for seed in seeds {
@@ -87,8 +87,8 @@ pub(super) fn scan_varied(scan: &Scan, args: &[bool]) -> Vec<bool> {
     }
 }
 
-/// Flags of the results of a scan's body that get a cotangent in some iteration, given those of the
-/// instruction's results; of carries that do not vary, none.
+/// Flags of the results of a scan's body that get a cotangent in some iteration, given the flags of the
+/// scan's results. Carries that do not vary get none.
 pub(super) fn scan_slots(scan: &Scan, varied: &[bool], results: &[bool]) -> Vec<bool> {
     fixpoint(scan, varied, results).0
 }

@@ -1,11 +1,12 @@
 //! Gradients of scans and conditionals.
 //!
-//! A scan's gradient is a scan the other way round. Its carries are the cotangents of the forward carries
-//! and, for each capture, the sum of its cotangents so far (which stays a pending sum after partitioning,
-//! so that there is one all-reduce after the loop, not one in each iteration). Cotangents of slices leave
-//! it stacked. The forward scan gains results: what the backward scan cannot or should not make again.
+//! The gradient of a scan is a scan in the opposite direction. Its carries are the cotangents of the forward
+//! carries and, for each capture, the sum of its cotangents so far. Partitioning keeps that sum pending, so
+//! that there is one all-reduce after the loop instead of one in each iteration. Cotangents of slices are
+//! stacked. The forward scan gains results: the values that the backward scan cannot or should not recompute.
 //!
-//! A conditional's gradient is a conditional of the gradients; each branch makes again what it needs.
+//! The gradient of a conditional is a conditional of the gradients. Each branch recomputes the forward values
+//! it needs.
 
 use super::{
     Body, Inst, Op, Outcome, Phase, Site, Value, activity, inline,
@@ -34,12 +35,12 @@ pub(super) fn scan(
     let slots = activity::scan_slots(scan, &varied, &given);
     let inner = Tape::new(t.out.env, std::mem::take(&mut scan.body), varied, &t.site);
     let mut back =
-        Backward { inner, carries: vec![], slices: vec![], captures: vec![], next: vec![], ys: vec![] };
+        Backward { inner, carries: vec![], slices: vec![], captures: vec![], next: vec![], stacked: vec![] };
     back.seed(t, scan, &slots, cts)?;
     back.inner.sweep()?;
     back.inner.site = t.site.clone();
     back.collect(t, scan)?;
-    if back.next.is_empty() && back.ys.is_empty() {
+    if back.next.is_empty() && back.stacked.is_empty() {
         scan.body = back.inner.fwd;
         return Ok(());
     }
@@ -52,20 +53,43 @@ pub(super) fn scan(
     Ok(())
 }
 
-/// A backward scan in the making. "Outer" values live where the forward scan's gradient is being made,
-/// "inner" ones in the body of the backward scan.
+/// A backward scan under construction. "Outer" values belong to the body in which the forward scan is
+/// differentiated, "inner" ones to the body of the backward scan.
 struct Backward<'e> {
     inner: Tape<'e>,
-    /// Carries: the forward argument whose cotangent it is in the end, the outer start, the inner value.
-    carries: Vec<(usize, Bwd, Bwd)>,
-    /// What is sliced: outer and inner value.
-    slices: Vec<(Bwd, Bwd)>,
-    /// What is captured: outer and inner value.
-    captures: Vec<(Bwd, Bwd)>,
+    carries: Vec<Carry>,
+    slices: Vec<Import>,
+    captures: Vec<Import>,
     /// The inner values of the carries after an iteration.
     next: Vec<Bwd>,
-    /// Forward arguments that are sliced, and the inner cotangents of the slices.
-    ys: Vec<(usize, Bwd)>,
+    stacked: Vec<Stacked>,
+}
+
+/// A carry of a backward scan.
+#[derive(Clone, Copy)]
+struct Carry {
+    /// The forward argument whose cotangent is the final value.
+    arg: usize,
+    /// The outer start value.
+    start: Bwd,
+    /// The inner value before an iteration.
+    inner: Bwd,
+}
+
+/// A slice or capture of a backward scan.
+#[derive(Clone, Copy)]
+struct Import {
+    outer: Bwd,
+    inner: Bwd,
+}
+
+/// The cotangent of a sliced forward argument, which the backward scan stacks.
+#[derive(Clone, Copy)]
+struct Stacked {
+    /// The forward argument.
+    arg: usize,
+    /// The inner cotangent of its slice.
+    inner: Bwd,
 }
 
 impl Backward<'_> {
@@ -79,7 +103,7 @@ impl Backward<'_> {
                 let ty = self.inner.forward_ty(self.inner.fwd.params[i]).clone();
                 let start = full(t, cts[i], &ty)?;
                 let param = self.inner.param(ty);
-                self.carries.push((i, start, param));
+                self.carries.push(Carry { arg: i, start, inner: param });
                 self.inner.give(result, param)?;
             } else if let Some(ct) = cts[i] {
                 let mut ty = t.ty(ct).clone();
@@ -87,16 +111,16 @@ impl Backward<'_> {
                 let list =
                     if ty.dims.len() < t.ty(ct).dims.len() { &mut self.slices } else { &mut self.captures };
                 let param = self.inner.param(ty);
-                list.push((ct, param));
+                list.push(Import { outer: ct, inner: param });
                 self.inner.give(result, param)?;
             }
         }
         Ok(())
     }
 
-    /// Takes the cotangents of the forward parameters out of the body.
+    /// Collects the cotangents of the forward parameters from the body.
     fn collect(&mut self, t: &mut Tape, scan: &Scan) -> Outcome {
-        for (i, _, _) in self.carries.clone() {
+        for Carry { arg: i, .. } in self.carries.clone() {
             let param = self.inner.fwd.params[i];
             let ty = self.inner.forward_ty(param).clone();
             let ct = self.inner.cotangent(param);
@@ -105,23 +129,23 @@ impl Backward<'_> {
         for (i, param) in self.inner.fwd.params.clone().into_iter().enumerate().skip(scan.carries) {
             let Some(ct) = self.inner.cotangent(param) else { continue };
             if i < scan.slices().end {
-                self.ys.push((i, ct));
+                self.stacked.push(Stacked { arg: i, inner: ct });
                 continue;
             }
-            // bf16 is summed in float32.
+            // bf16 cotangents are summed in float32.
             let ty = self.inner.forward_ty(param).with_dtype(DType::F32);
             let start = t.zeros(&ty)?;
             let sum = self.inner.param(ty);
             let ct = self.inner.cast(ct, DType::F32)?;
             let next = self.inner.binary(mesh::ir::Binary::Add, sum, ct)?;
-            self.carries.push((i, start, sum));
+            self.carries.push(Carry { arg: i, start, inner: sum });
             self.next.push(next);
         }
         Ok(())
     }
 
-    /// Decides what is kept and builds the scan. Returns it, its operands, and the forward arguments whose
-    /// cotangents its results are.
+    /// Decides which values are saved and builds the scan. Returns it, its operands, and the forward
+    /// arguments whose cotangents are its results.
     fn finish(
         mut self,
         t: &mut Tape,
@@ -133,36 +157,37 @@ impl Backward<'_> {
         let mut fates = remat::choose(&self.inner.fwd, scan.carries, &needed, scan.remat);
         let mut renamed = Vec::new();
         for (i, param) in self.inner.fwd.params.clone().into_iter().enumerate() {
-            if fates[param.index()] == Fate::Given {
-                let pair = (t.primal(args[i]), self.inner.primal(param));
+            if fates[param.index()] == Fate::Available {
+                let import = Import { outer: t.primal(args[i]), inner: self.inner.primal(param) };
                 let list = if i < scan.slices().end { &mut self.slices } else { &mut self.captures };
-                list.push(pair);
+                list.push(import);
             }
         }
         let saved: Vec<Value> =
             self.inner.fwd.values.ids().filter(|v| fates[v.index()] == Fate::Saved).collect();
         for v in saved {
-            let kept = self.keep(t, scan, v, results);
-            let outer = t.primal(kept.outer);
-            let inner = match kept.name_back {
+            let saved = self.save(t, scan, v, results);
+            let outer = t.primal(saved.outer);
+            let inner = match saved.name_back {
                 None => self.inner.primal(v),
                 Some(op) => {
-                    let ty = kept.ty;
+                    let ty = saved.ty;
                     let param = self.inner.param(ty);
                     renamed.push(Restored { value: v, param, op });
                     param
                 }
             };
-            self.slices.push((outer, inner));
+            self.slices.push(Import { outer, inner });
         }
-        // Keeping may have added values under other names.
+        // Saving may have added values under other names.
         fates.resize(self.inner.fwd.values.len(), Fate::Unused);
-        let Self { inner, carries, slices, captures, next, ys } = self;
+        let Self { inner, carries, slices, captures, next, stacked } = self;
+        let imports = || slices.iter().chain(&captures);
         let operands: Vec<Bwd> =
-            (carries.iter().map(|c| c.1)).chain(slices.iter().chain(&captures).map(|s| s.0)).collect();
-        let params = carries.iter().map(|c| c.2).chain(slices.iter().chain(&captures).map(|s| s.1)).collect();
-        let outputs = next.iter().copied().chain(ys.iter().map(|y| y.1)).collect();
-        let targets = carries.iter().map(|c| c.0).chain(ys.iter().map(|y| y.0)).collect();
+            carries.iter().map(|c| c.start).chain(imports().map(|import| import.outer)).collect();
+        let params = carries.iter().map(|c| c.inner).chain(imports().map(|import| import.inner)).collect();
+        let outputs = next.iter().copied().chain(stacked.iter().map(|y| y.inner)).collect();
+        let targets = carries.iter().map(|c| c.arg).chain(stacked.iter().map(|y| y.arg)).collect();
         let body = assemble(&inner.fwd, &inner.imports, inner.out.body, &fates, params, renamed, outputs);
         scan.body = inner.fwd;
         let op = Scan {
@@ -177,16 +202,16 @@ impl Backward<'_> {
         Ok((op, operands, targets))
     }
 
-    /// Makes the forward scan give out `v` of each iteration, stacked.
-    fn keep(&mut self, t: &mut Tape, scan: &Scan, v: Value, results: &mut Vec<Value>) -> Kept {
+    /// Makes the forward scan return `v` of each iteration, stacked.
+    fn save(&mut self, t: &mut Tape, scan: &Scan, v: Value, results: &mut Vec<Value>) -> SavedValue {
         let fwd = &mut self.inner.fwd;
         let mut ty = fwd.ty(v).clone();
         if let Some(i) = fwd.results[scan.carries..].iter().position(|r| *r == v) {
-            return Kept { outer: results[scan.carries + i], ty, name_back: None };
+            return SavedValue { outer: results[scan.carries + i], ty, name_back: None };
         }
         let (mut given, mut name_back) = (v, None);
         if ty.has(&scan.dim.name) {
-            // The stack would have two dims of one name.
+            // The stack would have two dims of the same name.
             let (from, to) = (scan.dim.name.clone(), fresh(&ty, &format!("{}_", scan.dim.name)));
             let pairs = vec![(from.clone(), to.clone())];
             ty.dims.iter_mut().filter(|d| d.dim.name == from).for_each(|d| d.dim.name = to.clone());
@@ -202,21 +227,21 @@ impl Backward<'_> {
         stacked.dims.insert(0, TensorDim { dim: scan.dim.clone(), axes: Vec::new() });
         let outer = t.new_forward(stacked);
         results.push(outer);
-        Kept { outer, ty, name_back }
+        SavedValue { outer, ty, name_back }
     }
 }
 
-/// A forward value that a scan now gives out.
-struct Kept {
-    /// The stack, outside.
+/// A forward value that the forward scan saves.
+struct SavedValue {
+    /// The stacked value, outside of the scan.
     outer: Value,
     /// The type of one slice of it.
     ty: Type,
-    /// How a slice becomes the value again, if it had to take another name.
+    /// The rename that restores the value's dims, if saving had to rename one.
     name_back: Option<(Op, Site)>,
 }
 
-/// A forward value that a backward body gets by applying `op` to a parameter.
+/// A forward value that a backward body restores by applying `op` to a parameter.
 struct Restored {
     value: Value,
     param: Bwd,
@@ -231,8 +256,9 @@ fn full(t: &mut Tape, ct: Option<Bwd>, ty: &Type) -> Outcome<Bwd> {
     }
 }
 
-/// The body that first makes forward values again, as `fates` says, and then does what `out` does.
-/// `params` are those of `out` that remain parameters; its other parameters are imports made again.
+/// Builds a body that first recomputes forward values as `fates` says, and then runs the instructions of
+/// `out`. `params` are the parameters of `out` that remain parameters; its other parameters are imports that
+/// are recomputed.
 fn assemble(
     fwd: &Body,
     imports: &IndexMap<Value, Bwd, FxBuildHasher>,
@@ -261,7 +287,7 @@ fn assemble(
         }
     }
     for inst in &fwd.insts {
-        if inst.results.iter().any(|r| fates[r.index()] == Fate::Remade) {
+        if inst.results.iter().any(|r| fates[r.index()] == Fate::Recomputed) {
             remake(&mut body, fwd, inst, &mut there);
         }
     }
@@ -280,14 +306,14 @@ fn remake(body: &mut Body, fwd: &Body, inst: &Inst, there: &mut FxHashMap<Value,
     inst.args.iter_mut().for_each(|a| *a = there[a]);
     for result in &mut inst.results {
         let fresh = body.values.push(fwd.values[*result].clone());
-        // A result that is kept as well stays what it is.
+        // A result that is also saved keeps the saved value.
         there.entry(*result).or_insert(fresh);
         *result = fresh;
     }
     body.insts.push(inst);
 }
 
-/// Marks an instruction, with all inside, as part of the backward half.
+/// Marks an instruction, with all nested bodies, as part of the backward pass.
 fn backward(inst: &mut Inst) {
     inst.site = inst.site.in_phase(Phase::Backward);
     inst.op.bodies_mut().into_iter().flat_map(|body| &mut body.insts).for_each(backward);
@@ -321,7 +347,7 @@ pub(super) fn cond(
         let needed: Vec<Value> = branch.inner.imports.keys().copied().collect();
         fates.push(remat::closure(&branch.inner.fwd, &needed, |_| false));
     }
-    let given = |b: usize, i: usize| fates[b][branches[b].inner.fwd.params[i].index()] == Fate::Given;
+    let given = |b: usize, i: usize| fates[b][branches[b].inner.fwd.params[i].index()] == Fate::Available;
     let used: Vec<usize> = (0..operands.len()).filter(|i| given(0, *i) || given(1, *i)).collect();
 
     let bodies = branches.into_iter().zip(outputs).zip(&fates).map(|((mut branch, outputs), fates)| {
@@ -340,7 +366,7 @@ pub(super) fn cond(
     targets.into_iter().zip(made).try_for_each(|(i, ct)| t.give(operands[i], ct))
 }
 
-/// The gradient of one branch in the making.
+/// The gradient of one branch, under construction.
 struct Branch<'e> {
     inner: Tape<'e>,
     /// The parameters that are cotangents of the results.

@@ -1,4 +1,4 @@
-//! Gradients of element-by-element operations.
+//! Gradients of elementwise operations.
 
 use super::tape::{Bwd, Outcome, Tape};
 use mesh::{
@@ -31,8 +31,8 @@ pub(super) fn pull(t: &mut Tape, op: &Elementwise, args: &[Value], y: Value, g: 
     }
 }
 
-/// The cotangent of `x` in `y = op(x)`; none where the derivative is 0 everywhere. Rules use `y` rather
-/// than `x` where both will do: the next operation is likely to keep `y` anyway.
+/// The cotangent of `x` in `y = op(x)`; `None` if the derivative is 0 everywhere. Where both would do, rules
+/// use `y` instead of `x`, because the next operation is likely to save `y` anyway.
 fn unary(t: &mut Tape, op: Unary, x: Value, y: Value, g: Bwd) -> Outcome<Option<Bwd>> {
     let ct = match op {
         Unary::Neg => t.unary(Unary::Neg, g)?,
@@ -111,7 +111,7 @@ fn one_minus_square(t: &mut Tape, y: Bwd) -> Outcome<Bwd> {
     t.binary(Binary::Sub, one, square)
 }
 
-/// With `u = √(2/π) (x + 0.044715 x³)` and `h = tanh u`: `(1 + h)/2 + x/2 · (1 - h²) · u'`. Made in
+/// With `u = √(2/π) (x + 0.044715 x³)` and `h = tanh u`: `(1 + h)/2 + x/2 · (1 - h²) · u'`. Computed in
 /// float32, because the terms cancel for negative `x`.
 fn gelu_slope(t: &mut Tape, x: Bwd) -> Outcome<Bwd> {
     let dtype = t.ty(x).dtype;
@@ -145,11 +145,11 @@ fn binary(t: &mut Tape, op: Binary, a: Value, b: Value, y: Value, g: Bwd) -> Out
             if !t.wants(b) {
                 return Ok(());
             }
-            // The sum comes before the sign: it is the smaller of the two.
+            // Sum before negating: the sum is the smaller of the two.
             minus_summed(t, b, g, y)
         }
         Binary::Mul if a == b => {
-            // `g` comes first: it may be small yet.
+            // `g` is the first operand because it may still be small.
             let (twice, x) = (t.scale(g, 2.0)?, t.primal(a));
             let ct = t.mul(twice, x)?;
             t.give(a, ct)

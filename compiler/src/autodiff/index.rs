@@ -1,4 +1,4 @@
-//! Gradients of movement by index. Indices themselves have none.
+//! Gradients of movement by index. Indices have no gradient.
 
 use super::{
     shape::fresh,
@@ -74,7 +74,8 @@ fn zeros_like(t: &mut Tape, g: Bwd, mut ty: Type) -> Outcome<Bwd> {
     t.zeros(&ty)
 }
 
-/// Adds `g` up where it was read. bf16 is added in float32: many elements may meet in one place.
+/// Adds `g` at the positions it was read from. bf16 is added in float32, because many elements may meet at
+/// one position.
 fn scatter(t: &mut Tape, index: Bwd, g: Bwd, dim: TensorDim, over: Vec<Name>) -> Outcome<Bwd> {
     let needed = t.ty(index).dims.clone();
     let dtype = t.ty(g).dtype;
@@ -101,7 +102,7 @@ fn gather(t: &mut Tape, dim: &Name, outside: Outside, x: Value, index: Value, g:
     scatter(t, index, g, gone, over)
 }
 
-/// Each value goes back to its position; no two have the same.
+/// Scatters each value to its position; positions are distinct.
 fn top_k(t: &mut Tape, x: Value, dim: &Name, to: &Name, positions: Bwd, g: Bwd) -> Outcome<Bwd> {
     let gone = find(t.forward_ty(x), dim).expect("the dim of top_k is in its operand");
     let needed = t.ty(positions).dims.clone();
@@ -116,8 +117,8 @@ fn top_k(t: &mut Tape, x: Value, dim: &Name, to: &Name, positions: Bwd, g: Bwd) 
     t.emit1(Index::ScatterAdd { dim: gone, over: vec![over] }, &[positions, g])
 }
 
-/// Sorts once more with the positions as payload; sorting by these brings the cotangents back. (A scatter
-/// would do too, but sorts run well on every device.)
+/// Sorts again with the positions as payload; sorting by these moves the cotangents back. (A scatter would do
+/// too, but sorts run well on every device.)
 fn sort(t: &mut Tape, dim: &Name, descending: bool, args: &[Value], cts: &[Option<Bwd>]) -> Outcome {
     let ty = t.forward_ty(args[0]).clone();
     let along = find(&ty, dim).expect("the dim of a sort is in its operands");
@@ -150,7 +151,7 @@ fn dynamic_update(t: &mut Tape, dim: &Name, args: &[Value], g: Bwd) -> Outcome {
         t.give(x, ct)?;
     }
     if t.wants(update) {
-        // All of the update lies inside, so what is the same along `dim` stays as it is.
+        // The update lies entirely inside, so a cotangent that is constant along `dim` stays as it is.
         let ct = if t.ty(g).has(dim) {
             let start = t.primal(args[2]);
             t.emit1(Index::DynamicSlice { dim: dim.clone(), size: part.dim.size }, &[g, start])?

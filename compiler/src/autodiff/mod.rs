@@ -1,21 +1,21 @@
-//! Reverse-mode differentiation: Global to Global, no [`Control::Grad`] is left.
+//! Reverse-mode differentiation, from Global to Global: replaces every [`Control::Grad`].
 //!
-//! `grad(loss, x…)` becomes a sweep over the instructions before it, from the last to the first. The
-//! sweep carries *cotangents*: `∂loss/∂v` for each value `v` between an `x` and the loss. The rule of
-//! each operation stands in the file of its family; what rules share is the `tape::Tape`.
-//! (There is no `random` and no `state`: random numbers and reads are where a sweep ends.)
+//! `grad(loss, x…)` becomes a sweep over the instructions before it, from the last to the first. The sweep
+//! carries *cotangents*: `∂loss/∂v` for each value `v` between an `x` and the loss. The rule of each
+//! operation is in the file of its family; rules share the `tape::Tape`. (There is no `random` and no `state`
+//! file: the sweep ends at random numbers and reads.)
 //!
-//! Three things keep the result lean, because they decide how fast a training step is:
-//! - only values that depend on an `x` get a cotangent (`activity`); a zero cotangent is no cotangent;
-//! - a cotangent may lack dims of its value: it is then the same along them, and is broadcast only where
-//!   an operation needs it (the cotangent of a mean stays one number);
-//! - a differentiated scan keeps the smallest set of values from which the rest is cheap to make again
+//! Three properties keep the result small, because they decide the speed of a training step:
+//! - only values that depend on an `x` get a cotangent (`activity`), and a zero cotangent is left out;
+//! - a cotangent may lack dims of its value: it is then constant along them, and is broadcast only where an
+//!   operation needs it (the cotangent of a mean stays one number);
+//! - a differentiated scan saves the smallest set of values from which the others are cheap to recompute
 //!   (`remat`).
 //!
-//! Conventions where mathematics leaves a choice: at a tie, `max(a, b)` and `min(a, b)` give the gradient
-//! to `a`; a maximum over dims divides it evenly among the largest elements; the derivative of `relu` at 0
-//! and of `abs` at 0 is 0; `x^y` has derivative 0 in `y` where `x` is 0. A sum of bf16 cotangents over many
-//! elements is made in float32.
+//! Conventions where mathematics leaves a choice: at a tie, `max(a, b)` and `min(a, b)` give the gradient to
+//! `a`; a maximum over dims divides it evenly among the largest elements; the derivative of `relu` at 0 and
+//! of `abs` at 0 is 0; `x^y` has derivative 0 in `y` where `x` is 0. A sum of bf16 cotangents over many
+//! elements is computed in float32.
 
 mod activity;
 mod contract;
@@ -36,7 +36,7 @@ use mesh::{
 use rustc_hash::FxHashMap;
 use tape::{Bwd, Outcome, Tape};
 
-/// Replaces every request for a gradient by the instructions that compute it. Innermost bodies first, so
+/// Replaces every request for a gradient by the instructions that compute it. Innermost bodies come first, so
 /// that gradients of gradients work.
 pub fn expand(module: &Module) -> Result<Module, Diagnostics> {
     let mut module = module.clone();
@@ -73,8 +73,8 @@ fn expand_body(env: &Env, mut body: Body) -> Outcome<Body> {
     Ok(body)
 }
 
-/// Appends the sweep to `body`, whose instructions are those before the request. Returns the gradients,
-/// each of exactly the type of its `x`.
+/// Appends the sweep to `body`, whose instructions are those before the request. Returns the gradients, each
+/// with exactly the type of its `x`.
 fn differentiate(env: &Env, body: &mut Body, loss: Value, xs: &[Value], site: &Site) -> Outcome<Vec<Value>> {
     let varied = activity::varied(body, xs);
     let mut tape = Tape::new(env, std::mem::take(body), varied, site);
@@ -98,7 +98,8 @@ fn differentiate(env: &Env, body: &mut Body, loss: Value, xs: &[Value], site: &S
     Ok(gradients.into_iter().map(|Bwd(value)| names[&value]).collect())
 }
 
-/// Adds `insts` to `target`. `names` says what their operands are called there; results are added to it.
+/// Appends `insts` to `target`. `names` maps their operands to values of `target`; their results are added to
+/// it.
 fn inline(
     target: &mut Body,
     values: mesh::arena::Arena<Value, mesh::ir::ValueData>,
@@ -118,8 +119,8 @@ fn inline(
     }
 }
 
-/// The rule of one instruction: from the cotangents of its results (at least one is there) to those of
-/// its operands.
+/// Applies the rule of one instruction: from the cotangents of its results, of which at least one exists, to
+/// those of its operands.
 fn pull(t: &mut Tape, inst: &mut Inst, cts: &[Option<Bwd>]) -> Outcome {
     let Inst { op, args, results, site } = inst;
     let only = || cts[0].expect("one result of this operation is a float, and some cotangent is there");
@@ -129,7 +130,7 @@ fn pull(t: &mut Tape, inst: &mut Inst, cts: &[Option<Bwd>]) -> Outcome {
         Op::Reduce(op) => reduce::pull(t, op, args[0], results[0], only()),
         Op::Shape(op) => shape::pull(t, op, args, only()),
         Op::Index(op) => index::pull(t, op, args, results, cts),
-        // Random numbers depend on whole numbers only; state is read, not computed.
+        // Random numbers depend on integers only, and state is read, not computed.
         Op::Random(_) | Op::State(_) => Ok(()),
         Op::Control(Control::Scan(scan)) => control::scan(t, scan, args, results, cts),
         Op::Control(Control::Cond { then, otherwise }) => control::cond(t, then, otherwise, args, cts),

@@ -1,4 +1,4 @@
-//! Gradients of folds.
+//! Gradients of reductions.
 
 use super::tape::{Bwd, Outcome, Tape};
 use mesh::{
@@ -18,7 +18,7 @@ pub(super) fn pull(t: &mut Tape, op: &Reduce, x: Value, y: Value, g: Bwd) -> Out
 
 fn fold(t: &mut Tape, kind: ReduceKind, dims: &[Name], x: Value, y: Value, g: Bwd) -> Outcome<Bwd> {
     match kind {
-        // The same along the dims that went: they stay away.
+        // The cotangent is constant along the reduced dims, which it therefore lacks.
         ReduceKind::Sum => Ok(g),
         ReduceKind::Mean => {
             let ty = t.forward_ty(x);

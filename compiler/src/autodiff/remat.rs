@@ -1,72 +1,72 @@
-//! What a differentiated scan keeps for its backward half.
+//! Chooses the forward values that a differentiated scan saves for the backward pass.
 //!
-//! The backward half needs some forward values of each iteration. Each is either kept (stacked over the
-//! iterations: written once, read once, and held in memory meanwhile) or made again from kept ones. The
-//! policy says which operations may run again; the choice is then the *minimum cut*, the fewest bytes to
-//! keep such that everything needed can be made again. Slices and captures are there anyway.
+//! The backward pass needs some forward values of each iteration. Each is either saved (stacked over the
+//! iterations: written once, read once, and held in memory in between) or recomputed from saved ones. The
+//! policy says which operations may be recomputed. The choice is then a *minimum cut*: the fewest bytes to
+//! save such that everything needed can be recomputed. Slices and captures are available anyway.
 
 use crate::facts::{is_cheap, is_heavy};
 use mesh::{Body, Inst, Op, Value, arena::Id, ir::Remat};
 
-/// What happens to each forward value of a scan's body, by index.
+/// How the backward pass gets a forward value of a scan's body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fate {
-    /// The backward half does without.
+    /// The backward pass does not need it.
     Unused,
-    /// Kept.
+    /// It is saved.
     Saved,
-    /// A slice or capture: read again.
-    Given,
-    /// Made again from the others.
-    Remade,
+    /// It is a slice or capture, and is read again.
+    Available,
+    /// It is recomputed from the others.
+    Recomputed,
 }
 
-/// Decides for a body whose first `carries` parameters change from iteration to iteration.
+/// Chooses for a body whose first `carries` parameters change from iteration to iteration.
 pub(super) fn choose(body: &Body, carries: usize, needed: &[Value], policy: Remat) -> Vec<Fate> {
     let saved = cut(body, carries, needed, policy);
     closure(body, needed, |v| saved[v.index()])
 }
 
-/// What has to be made again to get from `saved` values and parameters to those `needed`.
+/// The values that must be recomputed to get from `saved` values and parameters to those `needed`.
 pub(super) fn closure(body: &Body, needed: &[Value], saved: impl Fn(Value) -> bool) -> Vec<Fate> {
     let mut fates = vec![Fate::Unused; body.values.len()];
     let mut want = vec![false; body.values.len()];
-    let mut settle = |v: Value, want: &mut Vec<bool>| {
+    let mut visit = |v: Value, want: &mut Vec<bool>| {
         if saved(v) {
             fates[v.index()] = Fate::Saved;
         } else {
             want[v.index()] = true;
         }
     };
-    needed.iter().for_each(|v| settle(*v, &mut want));
-    let mut remade = Vec::new();
+    needed.iter().for_each(|v| visit(*v, &mut want));
+    let mut recomputed = Vec::new();
     for inst in body.insts.iter().rev() {
         if inst.results.iter().any(|r| want[r.index()]) {
-            remade.extend(inst.results.iter().copied());
-            inst.args.iter().for_each(|a| settle(*a, &mut want));
+            recomputed.extend(inst.results.iter().copied());
+            inst.args.iter().for_each(|a| visit(*a, &mut want));
         }
     }
-    for v in remade {
-        // An instruction with several results may be made again although one of them is kept.
+    for v in recomputed {
+        // An instruction with several results may be recomputed although one of them is saved.
         if fates[v.index()] == Fate::Unused {
-            fates[v.index()] = Fate::Remade;
+            fates[v.index()] = Fate::Recomputed;
         }
     }
     for param in &body.params {
         if want[param.index()] {
-            fates[param.index()] = Fate::Given;
+            fates[param.index()] = Fate::Available;
         }
     }
     fates
 }
 
-/// Whether the results of an instruction may be made again under `policy`.
-fn again(body: &Body, at_hand: &[bool], inst: &Inst, policy: Remat) -> bool {
+/// True if the results of an instruction may be recomputed under `policy`.
+fn may_recompute(body: &Body, available: &[bool], inst: &Inst, policy: Remat) -> bool {
     match policy {
         Remat::SaveAll => is_cheap(&inst.op),
         Remat::SaveLong => is_cheap(&inst.op) || has_few_terms(body, inst, policy.few_terms()),
         Remat::SaveCompact => {
-            let given = inst.results.iter().all(|r| at_hand[r.index()]);
+            let given = inst.results.iter().all(|r| available[r.index()]);
             is_cheap(&inst.op) || given || has_few_terms(body, inst, policy.few_terms())
         }
         Remat::SaveContractions => !is_heavy(&inst.op),
@@ -74,7 +74,7 @@ fn again(body: &Body, at_hand: &[bool], inst: &Inst, policy: Remat) -> bool {
     }
 }
 
-/// An einsum of at most so many terms an element.
+/// True for an einsum that sums at most `most` terms per element.
 fn has_few_terms(body: &Body, inst: &Inst, most: usize) -> bool {
     let Op::Contract(op) = &inst.op else { return false };
     let [a, b] = [inst.args[0], inst.args[1]].map(|v| body.ty(v));
@@ -83,25 +83,25 @@ fn has_few_terms(body: &Body, inst: &Inst, most: usize) -> bool {
     gone.map(|d| d.dim.size).product::<usize>() <= most
 }
 
-/// For each value whether it comes from slices and captures alone by what is cheap and einsums: it is made of what is
-/// there anyway.
-fn at_hand(body: &Body, carries: usize) -> Vec<bool> {
-    let mut at_hand = vec![false; body.values.len()];
-    body.params[carries..].iter().for_each(|v| at_hand[v.index()] = true);
+/// For each value, true if cheap operations and einsums compute it from slices and captures alone, which are
+/// available anyway.
+fn available(body: &Body, carries: usize) -> Vec<bool> {
+    let mut available = vec![false; body.values.len()];
+    body.params[carries..].iter().for_each(|v| available[v.index()] = true);
     for inst in &body.insts {
         let may = is_cheap(&inst.op) || matches!(inst.op, Op::Contract(_));
-        let is = may && inst.args.iter().all(|a| at_hand[a.index()]);
-        inst.results.iter().for_each(|r| at_hand[r.index()] = is);
+        let is = may && inst.args.iter().all(|a| available[a.index()]);
+        inst.results.iter().for_each(|r| available[r.index()] = is);
     }
-    at_hand
+    available
 }
 
-/// Flags of the values to keep: the minimum cut between what cannot be made again and what is needed. Of
-/// several such cuts, the one nearest to what is needed: it makes the least again.
+/// Flags of the values to save: the minimum cut between what cannot be recomputed and what is needed. Of
+/// several such cuts, the one nearest to what is needed, because it recomputes the least.
 fn cut(body: &Body, carries: usize, needed: &[Value], policy: Remat) -> Vec<bool> {
     let count = body.values.len();
     let (source, sink) = (2 * count, 2 * count + 1);
-    let at_hand = at_hand(body, carries);
+    let available = available(body, carries);
     let mut graph = Graph::new(2 * count + 2);
     let is_carry = |v: Value| body.params[..carries].contains(&v);
     for (v, data) in body.values.iter() {
@@ -114,7 +114,7 @@ fn cut(body: &Body, carries: usize, needed: &[Value], policy: Remat) -> Vec<bool
     }
     for inst in &body.insts {
         for result in &inst.results {
-            if !again(body, &at_hand, inst, policy) {
+            if !may_recompute(body, &available, inst, policy) {
                 graph.edge(source, 2 * result.index(), ENDLESS);
                 continue;
             }
@@ -132,7 +132,7 @@ fn cut(body: &Body, carries: usize, needed: &[Value], policy: Remat) -> Vec<bool
 
 const ENDLESS: u64 = u64::MAX / 4;
 
-/// A flow network; edge `e ^ 1` is edge `e` backwards.
+/// A flow network; edge `e ^ 1` is edge `e` reversed.
 struct Graph {
     out: Vec<Vec<usize>>,
     to: Vec<usize>,
@@ -152,8 +152,8 @@ impl Graph {
         }
     }
 
-    /// Fills the network along shortest paths (Edmonds and Karp 1972); the nodes from which the sink
-    /// can then still be reached.
+    /// Fills the network along shortest paths (Edmonds and Karp 1972). Returns the nodes from which the sink
+    /// can still be reached.
     fn sink_side(&mut self, source: usize, sink: usize) -> Vec<bool> {
         while let Some(path) = self.path(source, sink) {
             let flow = path.iter().map(|e| self.room[*e]).min().unwrap_or(0);
@@ -212,7 +212,7 @@ mod tests {
         ir::{Contract, Elementwise, Unary},
     };
 
-    /// `carry -> einsum z -> gelu h`, of which the backward half needs `z` and `h`.
+    /// `carry -> einsum z -> gelu h`, of which the backward pass needs `z` and `h`.
     fn body() -> (Body, [Value; 4]) {
         let env = Env::default();
         let mut b = BodyBuilder::new(&env);
@@ -234,15 +234,15 @@ mod tests {
     }
 
     #[test]
-    fn an_activation_is_made_again_from_its_einsum() {
-        check(Remat::SaveAll, [Fate::Unused, Fate::Given, Fate::Saved, Fate::Remade]);
-        check(Remat::SaveContractions, [Fate::Unused, Fate::Given, Fate::Saved, Fate::Remade]);
+    fn an_activation_is_recomputed_from_its_einsum() {
+        check(Remat::SaveAll, [Fate::Unused, Fate::Available, Fate::Saved, Fate::Recomputed]);
+        check(Remat::SaveContractions, [Fate::Unused, Fate::Available, Fate::Saved, Fate::Recomputed]);
     }
 
     #[test]
-    fn a_product_of_few_terms_is_made_again() {
-        check(Remat::SaveLong, [Fate::Saved, Fate::Given, Fate::Remade, Fate::Remade]);
-        check(Remat::SaveCompact, [Fate::Saved, Fate::Given, Fate::Remade, Fate::Remade]);
+    fn a_product_of_few_terms_is_recomputed() {
+        check(Remat::SaveLong, [Fate::Saved, Fate::Available, Fate::Recomputed, Fate::Recomputed]);
+        check(Remat::SaveCompact, [Fate::Saved, Fate::Available, Fate::Recomputed, Fate::Recomputed]);
     }
 
     #[test]
@@ -262,15 +262,15 @@ mod tests {
             let fates = choose(&body, 1, &[keys, own], policy);
             [x, memory, w, keys, own].map(|v| fates[v.index()])
         };
-        use Fate::{Given, Remade, Saved, Unused};
-        // What takes the carry is kept: it has 1024 terms an element.
-        assert_eq!(fates(Remat::SaveCompact), [Unused, Given, Given, Remade, Saved]);
+        use Fate::{Available, Recomputed, Saved, Unused};
+        // The consumer of the carry is saved: it has 1024 terms per element.
+        assert_eq!(fates(Remat::SaveCompact), [Unused, Available, Available, Recomputed, Saved]);
         assert_eq!(fates(Remat::SaveLong), [Unused, Unused, Unused, Saved, Saved]);
         assert_eq!(fates(Remat::SaveAll), [Unused, Unused, Unused, Saved, Saved]);
     }
 
     #[test]
-    fn keeping_only_carries_runs_the_einsum_again() {
-        check(Remat::SaveCarries, [Fate::Saved, Fate::Given, Fate::Remade, Fate::Remade]);
+    fn saving_only_carries_recomputes_the_einsum() {
+        check(Remat::SaveCarries, [Fate::Saved, Fate::Available, Fate::Recomputed, Fate::Recomputed]);
     }
 }

@@ -44,7 +44,7 @@ pub(super) fn pull(t: &mut Tape, op: &Shape, args: &[Value], g: Bwd) -> Outcome 
     }
 }
 
-/// Elements `start .. start + size`; a cotangent that is the same along `dim` stays as it is.
+/// Elements `start .. start + size`. A cotangent that is constant along `dim` stays as it is.
 fn part(t: &mut Tape, g: Bwd, dim: &Name, start: usize, size: usize) -> Outcome<Bwd> {
     match t.ty(g).size(dim) {
         None => Ok(g),
@@ -64,7 +64,7 @@ fn reshape(t: &mut Tape, x: Value, from: &[Name], to: &[TensorDim], g: Bwd) -> O
     t.emit1(Shape::Reshape { from: names, to: back }, &[whole])
 }
 
-/// Puts the elements back to where they were taken from, between zeros.
+/// Puts the elements back where they were taken from, between zeros.
 fn slice(
     t: &mut Tape,
     x: Value,
@@ -77,7 +77,7 @@ fn slice(
     let mut g = t.with_dims(g, &[whole(dim, count)])?;
     let mut length = count;
     if stride > 1 && count > 1 {
-        // Each element becomes a row of `stride`, of which it is the first.
+        // Each element becomes the first of a row of `stride` elements.
         let row = fresh(t.ty(g), "row");
         let zeros = stride - 1;
         let split = Shape::Reshape { from: vec![dim.clone()], to: vec![whole(dim, count), whole(&row, 1)] };

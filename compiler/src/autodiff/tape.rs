@@ -1,8 +1,8 @@
 //! The tape: the forward body, the backward instructions made so far, and the cotangents between them.
 //!
-//! Backward instructions are built in a body of their own. A forward value they use is *imported*: it
-//! becomes a parameter there, and whoever owns the tape says what it is (the value itself, something
-//! kept by a scan, or something made again).
+//! Backward instructions are built in a body of their own. A forward value that they use is *imported*: it
+//! becomes a parameter there. The owner of the tape decides what the parameter is: the value itself, a value
+//! that a scan saved, or a recomputed value.
 
 use super::{Body, Diagnostic, Env, Inst, Op, Phase, Site, Value, pull};
 use indexmap::IndexMap;
@@ -17,29 +17,29 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Bwd(pub(super) Value);
 
-/// What rules return: only a mistake of the compiler itself makes a rule fail.
+/// The result of rules. Only a bug in the compiler makes a rule fail.
 pub(super) type Outcome<T = ()> = Result<T, Diagnostic>;
 
-/// See the head of this file.
+/// The state of one sweep.
 pub(super) struct Tape<'e> {
-    /// The forward body. Scans in it gain results while the sweep passes them.
+    /// The forward body. Its scans gain results while the sweep passes them.
     pub(super) fwd: Body,
     /// Backward instructions.
     pub(super) out: BodyBuilder<'e>,
     /// Forward values used by backward instructions, in order of first use.
     pub(super) imports: IndexMap<Value, Bwd, FxBuildHasher>,
-    /// Where the next instruction comes from.
+    /// The site of the next instruction.
     pub(super) site: Site,
     varied: Vec<bool>,
     cotangents: Vec<Option<Bwd>>,
     softmax: FxHashMap<(Value, Value), Value>,
-    /// For values of which only a cast to a narrower float is used, that cast.
+    /// For values whose only use is a cast to a narrower float, that cast.
     narrow: Vec<Option<Value>>,
     constants: FxHashMap<(DType, u64), Bwd>,
 }
 
 impl<'e> Tape<'e> {
-    /// A tape of `fwd`, of which the values `varied` (by index) want cotangents.
+    /// A tape of `fwd`, of which the values `varied` (by index) need cotangents.
     pub(super) fn new(env: &'e Env, fwd: Body, varied: Vec<bool>, site: &Site) -> Self {
         Self {
             cotangents: vec![None; fwd.values.len()],
@@ -73,18 +73,18 @@ impl<'e> Tape<'e> {
 
     // Cotangents.
 
-    /// Whether the forward value wants a cotangent.
+    /// True if the forward value needs a cotangent.
     pub(super) fn wants(&self, value: Value) -> bool {
         self.varied[value.index()]
     }
 
-    /// What has been given to a forward value so far.
+    /// The cotangent of a forward value so far.
     pub(super) fn cotangent(&self, value: Value) -> Option<Bwd> {
         self.cotangents[value.index()]
     }
 
-    /// Adds to the cotangent of a forward value. `ct` has its element type, and no dims that it lacks.
-    /// Contributions are summed in the order in which they come, which is that of the sweep.
+    /// Adds to the cotangent of a forward value. `ct` has the value's element type and no dims that the value
+    /// lacks. Contributions are summed in the order of the sweep.
     pub(super) fn give(&mut self, value: Value, ct: Bwd) -> Outcome {
         if !self.wants(value) {
             return Ok(());
@@ -99,8 +99,8 @@ impl<'e> Tape<'e> {
         Ok(())
     }
 
-    /// Like [`Self::give`] for an operand that was broadcast by name to the dims of `result`: sums over
-    /// the dims that the operand lacks.
+    /// Like [`Self::give`] for an operand that was broadcast by name to the dims of `result`: sums over the
+    /// dims that the operand lacks.
     pub(super) fn give_summed(&mut self, value: Value, ct: Bwd, result: Value) -> Outcome {
         if !self.wants(value) {
             return Ok(());
@@ -112,7 +112,7 @@ impl<'e> Tape<'e> {
         self.give(value, ct)
     }
 
-    /// A new forward value, which wants no cotangent: something that a scan now keeps.
+    /// Adds a forward value that needs no cotangent: a value that a scan now saves.
     pub(super) fn new_forward(&mut self, ty: Type) -> Value {
         self.varied.push(false);
         self.narrow.push(None);
@@ -137,8 +137,8 @@ impl<'e> Tape<'e> {
         import
     }
 
-    /// [`Self::primal`], but rounded if the program uses nothing else of the value than that: then only the
-    /// narrow one has to be kept, and the cotangent is no more precise than it.
+    /// Like [`Self::primal`], but rounded if the program uses the value rounded only. Then only the narrow
+    /// value has to be saved, and the cotangent is no more precise than it.
     pub(super) fn as_used(&mut self, value: Value) -> Outcome<Bwd> {
         let (dtype, narrow) = (self.forward_ty(value).dtype, self.narrow[value.index()]);
         match narrow {
@@ -150,8 +150,8 @@ impl<'e> Tape<'e> {
         }
     }
 
-    /// A cotangent that follows from [`Self::as_used`] of `value`, no more precise than that: whoever uses it reads
-    /// the narrow one, so that there is one to store and not a product for each to make again.
+    /// Rounds a cotangent that follows from [`Self::as_used`] of `value` to the same precision. All its users
+    /// read the narrow value, which is stored once instead of being recomputed for each of them.
     pub(super) fn rounded_as(&mut self, value: Value, ct: Bwd) -> Outcome<Bwd> {
         let Some(narrow) = self.narrow[value.index()] else { return Ok(ct) };
         let (dtype, to) = (self.ty(ct).dtype, self.forward_ty(narrow).dtype);
@@ -186,7 +186,7 @@ impl<'e> Tape<'e> {
         Ok(Bwd(self.out.emit1(op.into().0, &args, &self.site)?))
     }
 
-    /// One number.
+    /// A constant.
     pub(super) fn constant(&mut self, dtype: DType, value: f64) -> Outcome<Bwd> {
         if let Some(known) = self.constants.get(&(dtype, value.to_bits())) {
             return Ok(*known);
@@ -196,7 +196,7 @@ impl<'e> Tape<'e> {
         Ok(fresh)
     }
 
-    /// 0 everywhere.
+    /// Zeros.
     pub(super) fn zeros(&mut self, ty: &Type) -> Outcome<Bwd> {
         let zero = self.constant(ty.dtype, 0.0)?;
         self.with_dims(zero, &ty.dims)
@@ -217,8 +217,8 @@ impl<'e> Tape<'e> {
         self.larger_first(Binary::Mul, a, b)
     }
 
-    /// `a + b` or `a · b`. The order of dims follows from the operands: that of the larger one is more
-    /// likely to be the order in which the model has them.
+    /// `a + b` or `a · b`. The order of dims follows from the operands: the larger operand is more likely to
+    /// have the order of the model.
     fn larger_first(&mut self, op: Binary, a: Bwd, b: Bwd) -> Outcome<Bwd> {
         let swap = self.ty(b).dims.len() > self.ty(a).dims.len();
         if swap { self.binary(op, b, a) } else { self.binary(op, a, b) }
@@ -241,14 +241,14 @@ impl<'e> Tape<'e> {
         self.emit1(Elementwise::Compare(op), &[a, b])
     }
 
-    /// `x` where `p` holds (or where it does not), else 0.
+    /// `x` where `p` is `holds`, else 0.
     pub(super) fn keep(&mut self, p: Bwd, x: Bwd, holds: bool) -> Outcome<Bwd> {
         let zero = self.constant(self.ty(x).dtype, 0.0)?;
         let args = if holds { [p, x, zero] } else { [p, zero, x] };
         self.emit1(Elementwise::Select, &args)
     }
 
-    /// `x` as another element type.
+    /// `x` cast to an element type.
     pub(super) fn cast(&mut self, x: Bwd, dtype: DType) -> Outcome<Bwd> {
         if self.ty(x).dtype == dtype {
             return Ok(x);
@@ -256,10 +256,10 @@ impl<'e> Tape<'e> {
         self.emit1(Elementwise::Cast(dtype), &[x])
     }
 
-    /// `Σ a · b` over all dims that the forward value `like` lacks, in the order of its dims; dims that
-    /// neither has stay away. This is the cotangent of a factor, given that of the product and the other
-    /// factor. With dims to sum it is an einsum, which makes no product of all dims and sums in float32.
-    /// The element type is that of the operands.
+    /// `Σ a · b` over all dims that the forward value `like` lacks, in the order of its dims, without dims
+    /// that neither has. This is the cotangent of a factor, given that of the product and the other factor.
+    /// If there are dims to sum it is an einsum, which never holds the product over all dims and sums in
+    /// float32. The element type is that of the operands.
     pub(super) fn product(&mut self, like: Value, a: Bwd, b: Bwd) -> Outcome<Bwd> {
         let (target, x, y) = (self.forward_ty(like), self.ty(a), self.ty(b));
         let within = |a: &Type, b: &Type| a.names().all(|n| b.has(n));
@@ -272,7 +272,8 @@ impl<'e> Tape<'e> {
         self.emit1(Op::Contract(Contract { out, dtype }), &[a, b])
     }
 
-    /// `x` summed over `dims`. Along a dim that `x` lacks it is the same everywhere: that is a product.
+    /// `x` summed over `dims`. `x` is constant along a dim it lacks, so that the sum is a product with the
+    /// size.
     pub(super) fn sum_over(&mut self, x: Bwd, dims: &[TensorDim]) -> Outcome<Bwd> {
         let (there, lacking): (Vec<_>, Vec<_>) = dims.iter().partition(|d| self.ty(x).has(&d.dim.name));
         let mut x = x;
@@ -295,14 +296,14 @@ impl<'e> Tape<'e> {
         if dims.is_empty() { Ok(x) } else { self.emit1(Shape::Broadcast { dims }, &[x]) }
     }
 
-    /// `x` with exactly the type `ty`: also the order of dims, which a function shows to its caller.
+    /// `x` with exactly the type `ty`, including the order of dims, which a function's caller can see.
     pub(super) fn exactly(&mut self, x: Bwd, ty: &Type) -> Outcome<Bwd> {
         let have: Vec<_> = self.ty(x).names().cloned().collect();
         let lacking = ty.dims.len() - have.len();
         if ty.names().skip(lacking).eq(&have) {
             return self.with_dims(x, &ty.dims);
         }
-        // A product takes the order of its first operand; there is no transposition before HLO.
+        // A product takes the order of its first operand; there is no transpose before HLO.
         let one = self.constant(ty.dtype, 1.0)?;
         let ones = self.with_dims(one, &ty.dims)?;
         self.mul(ones, x)
@@ -329,7 +330,7 @@ impl From<Op> for Emit {
     }
 }
 
-/// Values `e^(x - y)` by `(x, y)`: for `y = logsumexp(x)` this is what the rule of logsumexp needs.
+/// Values `e^(x - y)` by `(x, y)`: for `y = logsumexp(x)`, the rule of logsumexp needs this.
 fn softmax(body: &Body) -> FxHashMap<(Value, Value), Value> {
     let mut differences: FxHashMap<Value, (Value, Value)> = FxHashMap::default();
     let mut found = FxHashMap::default();
@@ -345,7 +346,7 @@ fn softmax(body: &Body) -> FxHashMap<(Value, Value), Value> {
     found
 }
 
-/// For each value of which a body uses nothing but one cast to a narrower float, that cast.
+/// For each value whose only use in a body is one cast to a narrower float, that cast.
 fn narrow(body: &Body) -> Vec<Option<Value>> {
     let mut uses = vec![0; body.values.len()];
     body.results.iter().for_each(|r| uses[r.index()] += 1);

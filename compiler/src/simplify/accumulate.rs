@@ -1,15 +1,14 @@
-//! Sums over the iterations of a loop are made where their terms are made: where a carry of a loop only ever
+//! Sums over iterations inside the loop that computes the terms (Local only). Where a carry of a loop only
 //! adds what an inner loop stacks (the gradients of stacked layers, summed over microbatches), the inner loop
-//! takes the sum in slices and gives it back with its own part added. So there is never a stack of terms beside
-//! the sum, and the sum is passed over once and not twice. (Local only: where sums are settled is decided by
-//! then.)
+//! slices the sum and returns it with its own term added. Then there is no stack of terms beside the sum, and
+//! the sum is read and written once instead of twice. Partitioning has decided before where sums are reduced.
 
 use mesh::{
     Body, BodyBuilder, Env, Inst, Module, Op, Site, Type, Value,
     ir::{Binary, Control, Elementwise, Scan},
 };
 
-/// Works on all functions. Whether any loop took over a sum.
+/// Rewrites all functions. Returns true if any loop took over a sum.
 pub fn run(module: &mut Module) -> bool {
     let env = &module.env;
     module.functions.iter_mut().fold(false, |changed, f| body(env, &mut f.body) | changed)
@@ -30,8 +29,8 @@ fn body(env: &Env, body: &mut Body) -> bool {
     changed
 }
 
-/// How a carry sums up: the places of the addition, of a cast before it, and of the loop that stacks the term, with
-/// the number of the result.
+/// An accumulating carry: the positions of the addition, of a cast before it, and of the loop that stacks the
+/// term, with the number of the loop's result.
 struct Sum {
     add: usize,
     cast: Option<usize>,
@@ -39,7 +38,7 @@ struct Sum {
     result: usize,
 }
 
-/// Whether the loop that makes the terms of carry `i` took over its sum.
+/// Lets the loop that computes the terms of carry `i` take over its sum. Returns true if that was possible.
 fn carry(env: &Env, body: &mut Body, i: usize) -> bool {
     let Some(sum) = find(body, i) else { return false };
     let carried = body.params[i];
@@ -59,7 +58,7 @@ fn carry(env: &Env, body: &mut Body, i: usize) -> bool {
     true
 }
 
-/// Makes result `k` of `scan`, whose slices are to be added to those of a sum of type `ty`, that sum.
+/// Turns result `k` of `scan`, whose slices are added to those of a sum of type `ty`, into that sum.
 fn take_over(env: &Env, scan: &mut Scan, k: usize, ty: &Type, site: &Site) -> bool {
     let mut slice = ty.clone();
     slice.dims.retain(|d| d.dim.name != scan.dim.name);
@@ -83,7 +82,7 @@ fn find(body: &Body, i: usize) -> Option<Sum> {
     let carried = body.params[i];
     let add = only_user(body, carried)?;
     let Inst { op, args, results, .. } = &body.insts[add];
-    // The sum goes round and nowhere else.
+    // The sum has no other use than the carry.
     let round = body.results.iter().enumerate().all(|(k, r)| (*r == results[0]) == (k == i));
     let elsewhere = body.insts.iter().any(|inst| inst.args.contains(&results[0]));
     if *op != Op::Elementwise(Elementwise::Binary(Binary::Add)) || !round || elsewhere {
@@ -103,7 +102,7 @@ fn find(body: &Body, i: usize) -> Option<Sum> {
     }
     let Op::Control(Control::Scan(scan)) = &body.insts[maker].op else { return None };
     let result = body.insts[maker].results.iter().position(|r| *r == term)?;
-    // The loop gives its dim first, and the dims of the sum in their order.
+    // The loop puts its dim first, and keeps the order of the other dims of the sum.
     let order = body.ty(carried).dims.first().is_some_and(|d| d.dim.name == scan.dim.name)
         && body.ty(carried).dims == body.ty(results[0]).dims;
     let alike = order && body.ty(carried).with_dtype(body.ty(term).dtype).matches(body.ty(term));
@@ -115,7 +114,7 @@ fn find(body: &Body, i: usize) -> Option<Sum> {
     })
 }
 
-/// The one instruction that uses `v`, if there is one and it uses it once, and no result does.
+/// The instruction that uses `v`, if that is its only use.
 fn only_user(body: &Body, v: Value) -> Option<usize> {
     let users = body.insts.iter().enumerate();
     let mut uses = users.flat_map(|(k, inst)| inst.args.iter().filter(|a| **a == v).map(move |_| k));

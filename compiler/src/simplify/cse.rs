@@ -1,6 +1,6 @@
-//! Common subexpressions: of instructions that compute the same from the same values, the first stays. Two
-//! random operations are the same if all they depend on is. Loops and branches are not compared as wholes,
-//! but what they are given or give twice becomes once.
+//! Common subexpression elimination: of instructions that compute the same from the same values, the first
+//! remains. Two random operations are the same if everything they depend on is. Loops and conditionals are
+//! not compared as wholes, but equal arguments and equal results of one become one.
 
 use super::{asks_for_gradients, dce::retain};
 use crate::facts::commutes;
@@ -12,7 +12,7 @@ use mesh::{
 use rustc_hash::{FxHashMap, FxHasher};
 use std::hash::{Hash, Hasher};
 
-/// Works on all functions. Whether anything was found.
+/// Rewrites all functions. Returns true if anything was merged.
 pub fn run(module: &mut Module) -> bool {
     module.functions.iter_mut().fold(false, |changed, function| body(&mut function.body) | changed)
 }
@@ -57,7 +57,7 @@ fn body(body: &mut Body) -> bool {
     changed
 }
 
-/// Operands, those of a commutative operation in one order.
+/// The operands, sorted if the operation is commutative.
 fn operands(inst: &Inst) -> Vec<Value> {
     let mut args = inst.args.clone();
     if commutes(&inst.op) {
@@ -66,8 +66,8 @@ fn operands(inst: &Inst) -> Vec<Value> {
     args
 }
 
-/// A hash of operation and operands; none for what is never merged. Attributes that seldom tell two
-/// operations of a kind apart are left to [`equal`].
+/// A hash of operation and operands; `None` for instructions that are never merged. Attributes that rarely
+/// differ are left to [`equal`].
 fn hash(inst: &Inst) -> Option<u64> {
     let mut h = FxHasher::default();
     std::mem::discriminant(&inst.op).hash(&mut h);
@@ -111,7 +111,7 @@ fn shape(op: &Shape, h: &mut FxHasher) {
     }
 }
 
-/// Equality that tells 0 from -0 (and finds NaN equal to itself).
+/// Equality that distinguishes 0 from -0 and finds NaN equal to itself.
 fn equal(a: &Op, b: &Op) -> bool {
     match (a, b) {
         (
@@ -129,8 +129,7 @@ fn equal(a: &Op, b: &Op) -> bool {
     }
 }
 
-/// Works on the bodies of an instruction. Results that are given twice are entered in `same`, if there is
-/// one.
+/// Rewrites the bodies of an instruction. Results that are equal are entered in `same`, if given.
 fn inside(inst: &mut Inst, same: Option<&mut Vec<Value>>) -> bool {
     let Inst { op, args, results, site: _ } = inst;
     let Op::Control(control) = op else { return false };
@@ -150,7 +149,8 @@ fn merge_scan(
     same: Option<&mut Vec<Value>>,
 ) -> bool {
     let (carries, slices) = (scan.carries, scan.slices().end);
-    // The first argument that is the same value in the same role; carries change, each in its own way.
+    // The first argument with the same value in the same role. Carries change, each in its own way, and have
+    // no twin.
     let twin = |i: usize| {
         let mut role = if i < carries { i..i } else { if i < slices { carries..i } else { slices..i } };
         role.find(|j| args[*j] == args[i] && same_param(&scan.body, *j, i)).unwrap_or(i)
@@ -198,13 +198,13 @@ fn merge_cond(
     retain(&mut then.results, |i| twins[i] == i) | changed
 }
 
-/// Whether one parameter can stand for the other: their dims have the same order, too, and no gradient
-/// tells them apart.
+/// True if one parameter can replace the other: their dims also have the same order, and no gradient
+/// distinguishes them.
 fn same_param(body: &Body, i: usize, j: usize) -> bool {
     body.ty(body.params[i]) == body.ty(body.params[j]) && !asks_for_gradients(body)
 }
 
-/// Takes out parameters that have a twin before them.
+/// Removes parameters that have a twin before them.
 fn drop_params(body: &mut Body, twins: &[usize]) -> bool {
     let mut names: FxHashMap<Value, Value> = FxHashMap::default();
     for (i, twin) in twins.iter().enumerate() {

@@ -1,5 +1,6 @@
-//! Dead code elimination: instructions whose results nobody uses go; so do unused results, carries, slices
-//! and captures of loops, branches, sorts and gradients. The values that remain are numbered in order.
+//! Dead code elimination: removes instructions whose results are not used, and unused results, carries,
+//! slices and captures of loops, conditionals, sorts and gradients. The remaining values are renumbered in
+//! order.
 
 use mesh::{
     Body, Inst, Module, Op, Value,
@@ -7,12 +8,12 @@ use mesh::{
     ir::{Control, Index, Scan, StateOp},
 };
 
-/// Cleans all functions. Whether anything went.
+/// Rewrites all functions. Returns true if anything was removed.
 pub fn run(module: &mut Module) -> bool {
     module.functions.iter_mut().fold(false, |changed, function| body(&mut function.body) | changed)
 }
 
-/// Cleans one body; its parameters and results stay.
+/// Rewrites one body; its parameters and results stay.
 pub fn body(body: &mut Body) -> bool {
     let mut live = vec![false; body.values.len()];
     body.results.iter().for_each(|v| live[v.index()] = true);
@@ -33,12 +34,12 @@ pub fn body(body: &mut Body) -> bool {
     changed
 }
 
-/// Whether the instruction matters by itself.
+/// True if the instruction has an effect besides its results.
 fn writes(op: &Op) -> bool {
     matches!(op, Op::State(StateOp::Write(_)))
 }
 
-/// Takes unused parts from an instruction that stays.
+/// Removes unused parts of an instruction that stays.
 fn prune(inst: &mut Inst, live: &[bool]) -> bool {
     let used: Vec<bool> = inst.results.iter().map(|r| live[r.index()]).collect();
     let Inst { op, args, results, site: _ } = inst;
@@ -75,7 +76,7 @@ fn prune(inst: &mut Inst, live: &[bool]) -> bool {
 
 fn scan(op: &mut Scan, args: &mut Vec<Value>, results: &mut Vec<Value>, mut used: Vec<bool>) -> bool {
     let mut changed = body(&mut op.body);
-    // A carry stays if its last value is used, or if another thing that stays needs it.
+    // A carry stays if its last value is used, or if a remaining result needs it.
     loop {
         let needed = needs(&op.body, &used);
         let missing = (0..op.carries).find(|i| needed[op.body.params[*i].index()] && !used[*i]);
@@ -132,7 +133,7 @@ fn cond(
     changed
 }
 
-/// Flags of the values that are needed for some results of a body.
+/// Flags of the values that some results of a body need.
 fn needs(body: &Body, results: &[bool]) -> Vec<bool> {
     let mut live = vec![false; body.values.len()];
     body.results.iter().zip(results).for_each(|(v, used)| live[v.index()] |= used);
@@ -144,7 +145,7 @@ fn needs(body: &Body, results: &[bool]) -> Vec<bool> {
     live
 }
 
-/// Keeps the items whose position is wanted. Whether any went.
+/// Retains the items at wanted positions. Returns true if any was removed.
 pub(super) fn retain<T>(items: &mut Vec<T>, mut wanted: impl FnMut(usize) -> bool) -> bool {
     let before = items.len();
     let mut i = 0;

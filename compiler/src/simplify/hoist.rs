@@ -1,9 +1,9 @@
-//! Loop-invariant code leaves the loop: what a scan's body computes from captures alone is computed once,
-//! before, and captured. So autodiff keeps no copy of it for each iteration.
+//! Loop-invariant code motion: what a scan's body computes from captures alone is computed once, before the
+//! loop, and captured. Autodiff then saves no copy of it per iteration.
 //!
-//! What only creates (constants, iotas, broadcasts) stays inside, unless something that leaves needs it: it
-//! costs nothing there, and outside it would be held in memory. The same goes for element-by-element
-//! operations whose result is larger than all captures it comes from.
+//! Constants, iotas and broadcasts stay inside, unless an instruction that leaves needs them: they cost
+//! nothing there, and outside they would be held in memory. The same holds for elementwise operations whose
+//! result is larger than all captures it comes from.
 
 use super::asks_for_gradients;
 use crate::facts::{Hoisting, hoisting};
@@ -14,7 +14,7 @@ use mesh::{
 };
 use rustc_hash::FxHashMap;
 
-/// Works on all functions. Whether anything left a loop.
+/// Rewrites all functions. Returns true if anything left a loop.
 pub fn run(module: &mut Module) -> bool {
     let mut changed = false;
     for function in &mut module.functions {
@@ -43,14 +43,13 @@ fn body(env: &Env, body: &mut Body) -> bool {
     changed
 }
 
-/// Moves what can leave to `outer`; it is captured instead.
+/// Moves what can leave to `outer`, and captures it instead.
 fn hoist(outer: &mut BodyBuilder, scan: &mut Scan, args: &mut Vec<Value>) -> bool {
     let captures = scan.slices().end;
     let inner = &mut scan.body;
-    // Values of the body that are the same in every iteration; those that are there outside, with their
-    // name there.
+    // Loop-invariant values of the body; those available outside, with their value there.
     let mut invariant = vec![false; inner.values.len()];
-    // The elements of the largest captured value from which a value comes.
+    // For each value, the number of elements of the largest capture it comes from.
     let mut source = vec![0; inner.values.len()];
     let mut outside: FxHashMap<Value, Value> = FxHashMap::default();
     for (param, arg) in inner.params.iter().zip(args.iter()).skip(captures) {
@@ -99,8 +98,8 @@ fn hoist(outer: &mut BodyBuilder, scan: &mut Scan, args: &mut Vec<Value>) -> boo
     !left.is_empty()
 }
 
-/// Makes an invariant value available outside, by copying what creates it. Whether that is possible: of
-/// what stays inside, only what creates is copied.
+/// Makes an invariant value available outside by copying its producers. Returns true if that is possible:
+/// only cheap producers are copied.
 fn bring(
     outer: &mut BodyBuilder,
     stays: &[Inst],
@@ -122,7 +121,7 @@ fn bring(
     }
 }
 
-/// Types outside follow from the operands there, which may list their dims in another order.
+/// Types outside follow from the operands there, whose dims may have another order.
 fn copy(outer: &mut BodyBuilder, inst: &Inst, outside: &mut FxHashMap<Value, Value>) {
     let args: Vec<Value> = inst.args.iter().map(|a| outside[a]).collect();
     let results = outer

@@ -1,8 +1,8 @@
-//! What loops stack is as narrow as it can be (Global only): where a loop stacks a float that it has just cast to a
-//! wider type, it stacks the narrow one, and the cast comes after the loop. In a program whose fact `gather` is
-//! `step`, what loops slice is narrow too: where nothing but a cast of a slice to one narrower float is used, the cast
-//! comes before the loop. So stored parameters that are split further than the layout says are gathered once a step,
-//! narrow, and not by every loop for every layer.
+//! Makes what loops stack narrow (Global only): where a loop stacks a float that it has just cast to a wider
+//! type, it stacks the narrow value, and the cast comes after the loop. With the schedule entry
+//! `gather=step`, sliced values become narrow too: if the only use of a slice is a cast to one narrower float
+//! type, the cast comes before the loop. Stored parameters that are split further than the layout says are
+//! then gathered once a step, in the narrow type, instead of by every loop for every layer.
 
 use crate::{cost::wire, facts::only_cast};
 use mesh::{
@@ -45,7 +45,7 @@ fn body(env: &Env, body: &mut Body, slices: bool) -> bool {
     changed
 }
 
-/// Casts what is sliced before it is. Returns true if there was such a cast.
+/// Moves casts of slices before the loop. Returns true if there was such a cast.
 fn before(outer: &mut BodyBuilder<'_>, scan: &mut Scan, args: &mut [Value], site: &mesh::Site) -> bool {
     let mut changed = false;
     for (i, arg) in args.iter_mut().enumerate().skip(scan.carries).take(scan.xs) {
@@ -54,7 +54,7 @@ fn before(outer: &mut BodyBuilder<'_>, scan: &mut Scan, args: &mut [Value], site
         let Ok(cast) = outer.emit1(Op::Elementwise(Elementwise::Cast(to)), &[*arg], site) else { continue };
         *arg = cast;
         scan.body.values[param].ty.dtype = to;
-        // Casts to the type it has are the value itself.
+        // Casts to the type that the value now has are the value itself.
         let same: Vec<Value> =
             scan.body.insts.iter().filter(|inst| inst.args == [param]).map(|inst| inst.results[0]).collect();
         scan.body.insts.retain(|inst| inst.args != [param]);
@@ -66,7 +66,8 @@ fn before(outer: &mut BodyBuilder<'_>, scan: &mut Scan, args: &mut [Value], site
     changed
 }
 
-/// Stacks what is narrow; gives what is to be cast afterwards: the narrow value, the type, the wide value.
+/// Stacks narrow values. Returns the casts to apply after the loop: the narrow value, the type, the wide
+/// value.
 fn after(outer: &mut BodyBuilder<'_>, scan: &mut Scan, results: &mut [Value]) -> Vec<(Value, DType, Value)> {
     let mut casts = Vec::new();
     for (k, result) in results.iter_mut().enumerate().skip(scan.carries) {

@@ -1,8 +1,8 @@
-//! Sums that a product makes on the way (Local only, in a program with the schedule entry `attention_minor=query`): where a body
-//! sums over a dim what it also multiplies, summing over the same dim, by something else (the weights of attention:
-//! their sums, and their product with the values), the other factor gets a column of ones, and the sums are a column
-//! of the product. Units for products have room for one more column where heads are narrow, and what is wide is read
-//! once and not twice.
+//! Sums that a product computes on the way (Local only, with the schedule entry `attention_minor=query`).
+//! Where a body sums a tensor over a dim, and also multiplies it with another and sums over the same dim
+//! (attention weights: their sums, and their product with the values), the other factor gets a column of
+//! ones, and the sums become a column of the product. Matrix units have room for one more column where heads
+//! are narrow, and the wide tensor is read once instead of twice.
 
 use mesh::{
     Body, BodyBuilder, DType, Env, Inst, Module, Name, Op, Site, Type, Value,
@@ -10,7 +10,7 @@ use mesh::{
     schedule::AttentionMinor,
 };
 
-/// Works on all functions. Whether any sum became part of a product.
+/// Rewrites all functions. Returns true if any sum became part of a product.
 pub fn run(module: &mut Module) -> bool {
     if module.schedule.attention_minor != AttentionMinor::Query {
         return false;
@@ -34,7 +34,7 @@ fn body(env: &Env, body: &mut Body) -> bool {
 
 /// A sum and a product of the same tensor over the same dim.
 struct Pair {
-    /// The instruction that sums, and the one that multiplies.
+    /// The positions of the sum and of the product.
     sum: usize,
     product: usize,
     /// The other factor, and its dim that gets one more element.
@@ -42,7 +42,7 @@ struct Pair {
     wide: Name,
 }
 
-/// The pair that the sum at `i` is part of, if it can be made by a product.
+/// The pair of the sum at `i` and a product that can compute it.
 fn find(body: &Body, i: usize) -> Option<Pair> {
     let Inst { op: Op::Reduce(Reduce::Over { kind: ReduceKind::Sum, dims }), args, results, .. } =
         &body.insts[i]
@@ -64,12 +64,12 @@ fn find(body: &Body, i: usize) -> Option<Pair> {
             && suits(body, inst, rows, dim, *sum).is_some()
     })?;
     let (factor, wide) = suits(body, &body.insts[product], rows, dim, *sum)?;
-    // What uses the sum must come after the product.
+    // Users of the sum must come after the product.
     let early = body.insts[..product].iter().any(|inst| inst.args.contains(sum));
     (!early).then_some(Pair { sum: i, product, factor, wide })
 }
 
-/// The other factor of a product that sums `rows` over `dim` and nothing else, and its one dim that `rows` lacks.
+/// The other factor of a product that sums `rows` over `dim` only, and its one dim that `rows` lacks.
 fn suits(body: &Body, product: &Inst, rows: Value, dim: &Name, sum: Value) -> Option<(Value, Name)> {
     let factor = *product.args.iter().find(|a| **a != rows)?;
     let Op::Contract(Contract { out, dtype: DType::Bf16 }) = &product.op else { return None };
@@ -83,7 +83,7 @@ fn suits(body: &Body, product: &Inst, rows: Value, dim: &Name, sum: Value) -> Op
         .then(|| (factor, wide.dim.name.clone()))
 }
 
-/// The body with the pair as one product; nothing if the language refuses that.
+/// The body with the pair as one product. `None` if type inference refuses it.
 fn join(env: &Env, body: &Body, pair: &Pair) -> Option<Body> {
     let Pair { sum, product, factor, wide } = pair;
     let mut b = BodyBuilder { env, body: Body { insts: Vec::new(), ..body.clone() } };
@@ -105,7 +105,7 @@ fn join(env: &Env, body: &Body, pair: &Pair) -> Option<Body> {
     Some(b.body)
 }
 
-/// The product with a column of ones beside the factor, taken apart: the product proper, and the sums.
+/// The product with a column of ones added to the factor, split into the product proper and the sums.
 fn both(
     b: &mut BodyBuilder,
     product: &Inst,

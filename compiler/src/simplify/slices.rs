@@ -1,6 +1,6 @@
-//! In a program that gathers once a step what the state layout splits (the schedule entry `gather=step`), parameters are cast
-//! to the type of activations whole, so that what is sent is narrow. Those that turn out not to be gathered need no
-//! narrow copy beside them: they are cast in the loops that slice them, slice by slice. (Local only.)
+//! Casts parameters that need no gather inside the loops that slice them (Local only). With the schedule
+//! entry `gather=step`, `narrow` casts whole parameters to the type of activations, so that what is gathered
+//! is narrow. A parameter that turns out not to be gathered needs no narrow copy: it is cast slice by slice.
 
 use crate::cost::wire;
 use mesh::{
@@ -8,7 +8,7 @@ use mesh::{
     ir::{Control, Elementwise, StateOp},
 };
 
-/// Works on all functions. Whether any cast went into a loop.
+/// Rewrites all functions. Returns true if any cast moved into a loop.
 pub fn run(module: &mut Module) -> bool {
     if !wire::gathers_once(module) {
         return false;
@@ -36,7 +36,7 @@ fn body(body: &mut Body) -> bool {
     changed
 }
 
-/// A parameter made narrow for nothing but loops that slice it.
+/// A cast of a parameter whose result is only sliced by loops.
 struct Cast {
     narrow: Value,
     wide: Value,
@@ -58,14 +58,14 @@ fn casts(body: &Body, insts: &[Inst]) -> Vec<Cast> {
     insts.iter().filter_map(cast).collect()
 }
 
-/// Whether `user` does nothing with `v` but slice it.
+/// True if `user` uses `v` only as a slice.
 fn only_sliced(user: &Inst, v: Value) -> bool {
     let slices =
         |i: usize| matches!(&user.op, Op::Control(Control::Scan(scan)) if scan.slices().contains(&i));
     user.args.iter().enumerate().all(|(i, a)| *a != v || slices(i))
 }
 
-/// Parameter `i` comes as `from`, and is cast first of all.
+/// Gives parameter `i` the type `from`, and casts it first thing in the body.
 fn inside(body: &mut Body, i: usize, from: DType, to: DType) {
     let narrow = body.params[i];
     let mut data = body.values[narrow].clone();
@@ -120,7 +120,7 @@ func f(%x x: bf16[d=8]) -> (y: bf16[d=8]) {{
     #[test]
     fn what_is_not_gathered_is_cast_slice_by_slice() {
         let lines = casts("step");
-        // That of `v` outside, that of `w` inside.
+        // The cast of `v` is outside, that of `w` inside.
         let depth = |l: &String| l.len() - l.trim_start().len();
         assert_eq!(lines.iter().map(depth).collect::<Vec<_>>(), [2, 4], "{lines:?}");
         assert!(lines[0].contains("layers=4") && !lines[1].contains("layers=4"), "{lines:?}");

@@ -1,4 +1,4 @@
-//! Gradients through loops and branches, under every policy and in both directions.
+//! Gradients through loops and conditionals, under every policy and in both directions.
 
 use super::*;
 use mesh::ir::{Remat, Scan};
@@ -55,7 +55,7 @@ fn scans_with_carries_slices_and_captures() {
             let h = sum(b, out[0]);
             bin(b, Binary::Add, h, out[1])
         });
-        // Only one of the two results matters.
+        // One of the two results is used.
         for used in [0, 1] {
             check_between(&["f32[d=2]", "f32[layers=3,d=2,f=2]", "f32[f=2,d=2]"], (-0.5, 0.7), |b, x| {
                 scan(b, (1, 1, reverse, remat), 3, x, &residual_layer)[used]
@@ -67,7 +67,7 @@ fn scans_with_carries_slices_and_captures() {
 #[test]
 fn scans_whose_carries_feed_each_other() {
     for (reverse, remat) in ways() {
-        // (a, b, n) ← (b, a·x + c, n + 1): a gets its cotangent by way of b; n is a whole number.
+        // (a, b, n) ← (b, a·x + c, n + 1): a gets its cotangent through b; n is an integer.
         check(&["f32[d=2]", "f32[d=2]", "f32[layers=4,d=2]", "f32[]"], |b, x| {
             let start = num(b, DType::S32, 1.0);
             let args = [x[0], x[1], start, x[2], x[3]];
@@ -89,7 +89,7 @@ fn scans_whose_carries_feed_each_other() {
 #[test]
 fn scans_that_carry_a_dim_named_like_theirs() {
     for (reverse, remat) in ways() {
-        // The carry has a dim `layers` itself; what is kept of it must be called something else.
+        // The carry has a dim `layers` itself, so that the saved stack needs another name for it.
         check(&["f32[layers=2,d=2]", "f32[layers=2]"], |b, x| {
             let carry = x[0];
             let out = scan(b, (1, 1, reverse, remat), 2, &[carry, x[1]], &|b, p| {

@@ -1,4 +1,4 @@
-//! Gradients against finite differences, by the interpreter in 64 bits.
+//! Gradients compared with finite differences, by the interpreter in 64 bits.
 
 mod control;
 
@@ -63,7 +63,7 @@ fn einsum(b: &mut B, out: &[&str], x: Value, y: Value) -> Value {
     put(b, Op::Contract(Contract { out: names(out), dtype }), &[x, y])
 }
 
-/// A whole-number index by formula: `(7·i + 3) mod modulus - below`, along `dims`.
+/// An integer index by formula: `(7·i + 3) mod modulus - below`, along `dims`.
 fn index(b: &mut B, dims: &[TensorDim], modulus: usize, below: usize) -> Value {
     let mut sum = num(b, DType::S32, 3.0);
     for d in dims {
@@ -77,7 +77,7 @@ fn index(b: &mut B, dims: &[TensorDim], modulus: usize, below: usize) -> Value {
     bin(b, Binary::Sub, rest, below)
 }
 
-/// Numbers between `low` and `high`, far enough apart not to change order under a small step.
+/// Numbers between `low` and `high`, far enough from each other not to change order under a small step.
 fn samples(ty: &Type, low: f64, high: f64, salt: usize) -> Tensor {
     let count = ty.elements();
     let step = |i: usize| ((i * 37 + salt * 11) % 101) as f64 / 101.0 + i as f64 * 1e-4;
@@ -86,7 +86,7 @@ fn samples(ty: &Type, low: f64, high: f64, salt: usize) -> Tensor {
     Tensor::new(ty.dtype, &dims, data).unwrap()
 }
 
-/// The module with one function, of which the first result is the loss and the others the gradients.
+/// A module with one function, whose first result is the loss and whose other results are the gradients.
 fn program(params: &[&str], make: &dyn Fn(&mut B, &[Value]) -> Value) -> Module {
     let env = Env::default();
     let mut b = BodyBuilder::new(&env);
@@ -107,7 +107,7 @@ fn verified(module: &Module) {
     mesh::verify::verify(module, mesh::verify::Stage::Global).unwrap();
 }
 
-/// The same program after all passes, which give the same numbers to the bit (but for the sign of zeros).
+/// The program after all passes, which compute the same bits except for the sign of zeros.
 fn simplified(module: &Module, inputs: &Tensors) -> Module {
     let mut simple = module.clone();
     for pass in [simplify::fold::run, simplify::cse::run, simplify::hoist::run, simplify::dce::run] {
@@ -139,7 +139,7 @@ fn compare(params: &[&str], (low, high): (f64, f64), make: &dyn Fn(&mut B, &[Val
         .zip(params.iter().enumerate().map(|(i, p)| samples(&ty(p), low, high, i)))
         .collect();
     let module = simplified(&module, &inputs);
-    // What may be done before does not change a gradient.
+    // Simplifying before differentiation does not change a gradient.
     asked = pipeline::simplify(&asked).unwrap();
     verified(&asked);
     let prepared = expand(&asked).unwrap();
@@ -165,12 +165,16 @@ fn compare(params: &[&str], (low, high): (f64, f64), make: &dyn Fn(&mut B, &[Val
             };
             let h = 1e-5;
             let want = (at(h) - at(-h)) / (2.0 * h);
-            assert!((have - want).abs() <= 1e-6 * (1.0 + want.abs()), "d/d{name}[{i}]: {have}, but {want}");
+            assert!(
+                (have - want).abs() <= 1e-6 * (1.0 + want.abs()),
+                "d/d{name}[{i}]: the gradient is {have}, the finite difference {want}, in\n{}",
+                mesh::text::print(&module)
+            );
         }
     }
 }
 
-/// Checks the gradients of the sum of what `make` gives (whose cotangent has no dims) and of the sum of
+/// Checks the gradients of the sum of the result of `make` (whose cotangent has no dims) and of the sum of
 /// its sines (whose cotangent has all).
 #[track_caller]
 fn check_between(params: &[&str], range: (f64, f64), make: impl Fn(&mut B, &[Value]) -> Value) {
@@ -369,7 +373,7 @@ fn gathers_and_scatters() {
 #[test]
 fn a_permutation_is_its_own_kind_of_gradient() {
     check(&["f32[g=2,n=4,d=2]"], |b, x| {
-        // Slot j takes element 5 - 2j, if there is one.
+        // Position j takes element 5 - 2j, if there is one.
         let (two, five) = (num(b, DType::S32, 2.0), num(b, DType::S32, 5.0));
         let groups = |b: &mut B, x| put(b, Shape::Broadcast { dims: vec![dim("g", 2)] }, &[x]);
         let slot = put(b, Shape::Iota { dim: dim("s", 4), dtype: DType::S32 }, &[]);

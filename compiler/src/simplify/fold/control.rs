@@ -1,4 +1,4 @@
-//! Rules for loops and branches.
+//! Folding rules for loops and conditionals.
 
 use super::{Folder, asks_for_gradients};
 use mesh::{
@@ -8,8 +8,8 @@ use mesh::{
 };
 use rustc_hash::FxHashMap;
 
-/// Works on the bodies of an instruction, and takes out of a loop what does not take part in it. Results
-/// that go are entered as other values.
+/// Folds the bodies of an instruction, and moves what does not take part in a loop out of it. Removed results
+/// are replaced by other values.
 pub(super) fn inside(f: &mut Folder, inst: &mut Inst) {
     let Inst { op, args, results, site: _ } = inst;
     let Op::Control(control) = op else { return };
@@ -33,8 +33,8 @@ pub(super) fn inside(f: &mut Folder, inst: &mut Inst) {
     }
 }
 
-/// What is one number everywhere is made in the body rather than captured. The parameter stays, for dead
-/// code elimination.
+/// A captured splat constant is created in the body instead. The parameter remains, for dead code
+/// elimination.
 fn create_inside(f: &mut Folder, body: &mut Body, first: usize, captured: &[Value]) {
     if asks_for_gradients(body) {
         return;
@@ -69,7 +69,7 @@ fn create_inside(f: &mut Folder, body: &mut Body, first: usize, captured: &[Valu
     body.compact();
 }
 
-/// A carry that every iteration gives back as it came is a capture.
+/// A carry that every iteration returns unchanged becomes a capture.
 fn carries(f: &mut Folder, scan: &mut Scan, args: &mut Vec<Value>, results: &mut Vec<Value>) {
     for i in (0..scan.carries).rev() {
         if scan.body.results[i] != scan.body.params[i] {
@@ -88,7 +88,7 @@ fn carries(f: &mut Folder, scan: &mut Scan, args: &mut Vec<Value>, results: &mut
     }
 }
 
-/// What is the same in every iteration need not be stacked, but only repeated.
+/// A stacked result that is the same in every iteration becomes a broadcast.
 fn stacks(f: &mut Folder, scan: &mut Scan, args: &[Value], results: &mut Vec<Value>) {
     for i in (scan.carries..results.len()).rev() {
         let given = scan.body.results[i];
@@ -109,7 +109,7 @@ fn stacks(f: &mut Folder, scan: &mut Scan, args: &[Value], results: &mut Vec<Val
     }
 }
 
-/// A conditional whose predicate is known is one of its branches.
+/// A conditional whose predicate is known becomes one of its branches.
 pub(super) fn rewrite(f: &mut Folder, op: &Control, args: &[Value]) -> Option<Vec<Value>> {
     let Control::Cond { then, otherwise } = op else { return None };
     let holds = f.splat(args[0])?;

@@ -1,4 +1,4 @@
-//! Rules for element-by-element operations.
+//! Folding rules for elementwise operations.
 
 use super::{Folder, number};
 use mesh::{
@@ -23,8 +23,8 @@ pub(super) fn rewrite(f: &mut Folder, op: &Elementwise, args: &[Value], result: 
     simpler.or_else(|| without_broadcast(f, op, args, &ty))
 }
 
-/// Binary operations and selects broadcast by themselves: an operand needs no broadcast of its own along
-/// dims that another operand has.
+/// Binary operations and selects broadcast their operands: an operand needs no broadcast along dims that
+/// another operand has.
 fn without_broadcast(f: &mut Folder, op: &Elementwise, args: &[Value], ty: &Type) -> Option<Value> {
     for (i, arg) in args.iter().enumerate() {
         let Some((Op::Shape(Shape::Broadcast { dims }), inner)) = f.def(*arg) else { continue };
@@ -34,7 +34,7 @@ fn without_broadcast(f: &mut Folder, op: &Elementwise, args: &[Value], ty: &Type
         }
         let mut bare = args.to_vec();
         bare[i] = inner[0];
-        // The order of dims follows from the operands; only the first two of three give it to a select.
+        // The order of dims follows from the operands; a select takes it from its second and third.
         let order = if bare.len() == 3 { vec![bare[1], bare[2], bare[0]] } else { bare.clone() };
         let mut names: Vec<&Name> = Vec::new();
         for v in order {
@@ -103,7 +103,7 @@ fn binary(f: &mut Folder, op: Binary, a: Value, b: Value, ty: &Type) -> Option<V
     }
 }
 
-/// The number that is all ones in bits.
+/// The number whose bits are all ones.
 fn all_ones(dtype: DType) -> f64 {
     match dtype {
         DType::Pred => 1.0,
@@ -112,7 +112,7 @@ fn all_ones(dtype: DType) -> f64 {
     }
 }
 
-/// `x op b` for a number `x`.
+/// `x op b` for a constant `x`.
 fn with_left(f: &mut Folder, op: Binary, x: f64, b: Value, ty: &Type) -> Option<Value> {
     match op {
         Binary::Add | Binary::Mul | Binary::And | Binary::Or | Binary::Xor => with_right(f, op, b, x, ty),
@@ -130,7 +130,7 @@ fn with_left(f: &mut Folder, op: Binary, x: f64, b: Value, ty: &Type) -> Option<
     }
 }
 
-/// `a op y` for a number `y`.
+/// `a op y` for a constant `y`.
 fn with_right(f: &mut Folder, op: Binary, a: Value, y: f64, ty: &Type) -> Option<Value> {
     match op {
         Binary::Add | Binary::Sub | Binary::Or | Binary::Xor | Binary::Shl | Binary::Shr if y == 0.0 => {
@@ -160,7 +160,7 @@ fn with_right(f: &mut Folder, op: Binary, a: Value, y: f64, ty: &Type) -> Option
     }
 }
 
-/// `(x · z) · y` is `x · (z · y)` if one of the two is a power of two: that only moves the exponent.
+/// `(x · z) · y` is `x · (z · y)` if one of the two is a power of two, which changes the exponent only.
 fn scaled_twice(f: &mut Folder, a: Value, y: f64, ty: &Type) -> Option<Value> {
     let (Op::Elementwise(Elementwise::Binary(Binary::Mul)), args) = f.def(a)? else { return None };
     let (x, z) = match (f.splat(args[0]), f.splat(args[1])) {
@@ -168,7 +168,7 @@ fn scaled_twice(f: &mut Folder, a: Value, y: f64, ty: &Type) -> Option<Value> {
         (Some(z), None) => (args[1], z),
         (Some(_), Some(_)) | (None, None) => return None,
     };
-    // Far from where numbers overflow or lose bits.
+    // Far from overflow and from loss of bits.
     let moderate = |x: f64| (1e-6..1e6).contains(&x.abs());
     let power = |x: f64| x.to_bits() << 12 == 0;
     let y = number::round(ty.dtype, y);
@@ -206,7 +206,7 @@ fn select(f: &mut Folder, args: &[Value], ty: &Type) -> Option<Value> {
     f.emit1(Op::Elementwise(Elementwise::Select), &[p, b, a])
 }
 
-/// `x`, broadcast to the dims of `ty` if that gives their order.
+/// `x` broadcast to the dims of `ty`. The caller checks the order of dims.
 fn spread(f: &mut Folder, x: Value, ty: &Type) -> Option<Value> {
     let have = f.ty(x);
     let dims: Vec<_> = ty.dims.iter().filter(|d| !have.has(&d.dim.name)).cloned().collect();
@@ -224,7 +224,7 @@ fn cast(f: &mut Folder, to: DType, x: Value, ty: &Type) -> Option<Value> {
     let (Op::Elementwise(Elementwise::Cast(middle)), args) = f.def(x)? else { return None };
     let (middle, x) = (*middle, args[0]);
     let from = f.ty(x).dtype;
-    // The first step loses nothing: the second alone does the same.
+    // The first cast loses nothing, so that the second alone does the same.
     if !number::holds(middle, from) {
         return None;
     }

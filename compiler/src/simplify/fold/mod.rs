@@ -1,9 +1,9 @@
-//! Constant folding and operations that do nothing.
+//! Constant folding, and removal of operations that do nothing.
 //!
-//! A rule replaces the one result of an instruction by another value, of exactly the same type (the order
-//! of dims included: where a rule would change it, it does not apply). Rules keep NaN and infinity: `0 · x`
-//! is 0 only for whole numbers. Numbers are folded as a device would compute them (`number`); functions
-//! that devices approximate are left alone.
+//! A rule replaces the one result of an instruction by another value of exactly the same type. If it would
+//! change the order of dims, it does not apply. Rules preserve NaN and infinity: `0 · x` is folded for
+//! integers only. Numbers are folded as a device would compute them (`number`); functions that devices
+//! approximate are left alone.
 
 mod control;
 mod elementwise;
@@ -17,9 +17,9 @@ use mesh::{
     ir::{Collective, Control, Pending, Reduce, ReduceKind, Shape},
 };
 
-/// Works on all functions. Whether any rule applied.
+/// Rewrites all functions. Returns true if any rule applied.
 pub fn run(module: &mut Module) -> bool {
-    // As long as a gradient is asked for somewhere, stop_gradient has a meaning.
+    // While a gradient is requested somewhere, stop_gradient has an effect.
     let mut gradients = false;
     for function in &module.functions {
         function.body.walk(&mut |_, inst| gradients |= inst.op == Op::Control(Control::Grad));
@@ -51,19 +51,19 @@ fn body(env: &Env, body: &mut Body, gradients: bool) -> bool {
     changed
 }
 
-/// A body on its way through.
+/// A body being rewritten.
 struct Folder<'e> {
     /// The body so far.
     b: BodyBuilder<'e>,
     /// For each value, the position of its instruction in the body so far.
     defs: Vec<usize>,
-    /// For each value, what stands for it now.
+    /// For each value, its replacement.
     names: Vec<Value>,
-    /// Where the instruction in hand comes from.
+    /// The site of the current instruction.
     site: Site,
-    /// Whether some body of the module asks for a gradient.
+    /// True if some body of the module asks for a gradient.
     gradients: bool,
-    /// Whether this one does.
+    /// True if this body does.
     frozen: bool,
     changed: bool,
 }
@@ -85,7 +85,7 @@ impl Folder<'_> {
                 self.changed = true;
             }
             None => {
-                // What a rule that did not fit in the end has made goes again.
+                // Removes the instructions of a rule that did not apply in the end.
                 self.b.body.insts.truncate(before);
                 inst.results.iter().for_each(|r| self.defs[r.index()] = before);
                 self.b.body.insts.push(inst);
@@ -93,7 +93,7 @@ impl Folder<'_> {
         }
     }
 
-    /// The values that can stand for the results of an instruction.
+    /// Values that can replace the results of an instruction.
     fn rewrite(&mut self, inst: &Inst) -> Option<Vec<Value>> {
         let args = &inst.args;
         let one = match &inst.op {
@@ -117,7 +117,7 @@ impl Folder<'_> {
         Some((&inst.op, &inst.args))
     }
 
-    /// The one number of which a value consists.
+    /// The number that all elements of a value are equal to.
     fn splat(&self, value: Value) -> Option<f64> {
         match self.def(value)? {
             (Op::Shape(Shape::Constant { dtype, value }), _) => Some(number::round(*dtype, *value)),
@@ -143,7 +143,7 @@ impl Folder<'_> {
         self.emit(op, args).map(|results| results[0])
     }
 
-    /// A value of type `ty` that is `number` everywhere; none for a pending sum.
+    /// A value of type `ty` with all elements `number`; `None` for a pending sum.
     fn full(&mut self, ty: &Type, number: f64) -> Option<Value> {
         if !ty.pending().is_empty() {
             return None;
@@ -165,7 +165,7 @@ fn reduce(f: &mut Folder, op: &Reduce, args: &[Value]) -> Option<Value> {
     let (inner, inner_args) = f.def(args[0])?;
     let Op::Reduce(Reduce::Over { kind: first, dims: inside }) = inner else { return None };
     let together = match kind {
-        // Sums of floats round.
+        // Float sums round.
         ReduceKind::Sum => kind == first && f.ty(args[0]).dtype.is_int(),
         // Equal largest elements share the gradient differently.
         ReduceKind::Max | ReduceKind::Min => kind == first && !f.gradients,
@@ -183,7 +183,7 @@ fn collective(f: &mut Folder, op: &Collective, args: &[Value]) -> Option<Value> 
     let Op::Collective(inner) = inner else { return None };
     let x = inner_args[0];
     match (op, inner) {
-        // What one device has, and the others owe nothing of, all have.
+        // A value that only one device holds, reduced, is the value on all devices.
         (Collective::AllReduce { kind: Pending::Sum, axes }, Collective::AsPending { axes: owed })
             if axes == owed =>
         {

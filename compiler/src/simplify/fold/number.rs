@@ -1,5 +1,6 @@
-//! Arithmetic on single numbers, to the bit as a device computes it. Numbers travel as `f64`; sums,
-//! differences, products and quotients of two float32 numbers rounded by way of `f64` are those of float32.
+//! Arithmetic on single numbers, bit by bit as a device computes it. Numbers are held as `f64`; sums,
+//! differences, products and quotients of two float32 numbers, computed in `f64` and rounded, are those of
+//! float32.
 
 use crate::{facts, interp};
 use half::bf16;
@@ -8,7 +9,7 @@ use mesh::{
     ir::{Binary, Compare, Unary},
 };
 
-/// `x` as a number of type `dtype`, for a float rounded to nearest even.
+/// `x` as a number of type `dtype`; floats are rounded to nearest even.
 pub(super) fn round(dtype: DType, x: f64) -> f64 {
     match dtype {
         DType::F32 => f64::from(x as f32),
@@ -17,7 +18,7 @@ pub(super) fn round(dtype: DType, x: f64) -> f64 {
     }
 }
 
-/// A whole number wrapped to `dtype`.
+/// An integer wrapped to `dtype`.
 fn wrap(dtype: DType, x: i64) -> f64 {
     match dtype {
         DType::S32 => f64::from(x as i32),
@@ -92,7 +93,7 @@ pub(super) fn binary(op: Binary, dtype: DType, a: f64, b: f64) -> Option<f64> {
     Some(wrap(dtype, exact))
 }
 
-/// Whether `a op b` holds.
+/// `a op b`.
 pub(super) fn compare(op: Compare, a: f64, b: f64) -> bool {
     match op {
         Compare::Eq => a == b,
@@ -104,7 +105,7 @@ pub(super) fn compare(op: Compare, a: f64, b: f64) -> bool {
     }
 }
 
-/// `x` of type `from` as `to`; none for a float outside of a whole number's range.
+/// `x` cast to `to`; `None` for a float outside of the range of an integer type.
 pub(super) fn cast(to: DType, x: f64) -> Option<f64> {
     match to {
         DType::F32 | DType::Bf16 => Some(round(to, x)),
@@ -114,7 +115,7 @@ pub(super) fn cast(to: DType, x: f64) -> Option<f64> {
     }
 }
 
-/// Whether every number of type `from` is a number of type `to`.
+/// True if every number of type `from` is a number of type `to`.
 pub(super) fn holds(to: DType, from: DType) -> bool {
     match (from, to) {
         (DType::Pred, _) | (DType::Bf16, DType::F32) => true,

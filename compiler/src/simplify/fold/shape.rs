@@ -1,4 +1,4 @@
-//! Rules for creation and movement.
+//! Folding rules for creation and movement.
 
 use super::Folder;
 use mesh::{Name, Op, Value, ir::Shape};
@@ -44,7 +44,7 @@ fn rename(f: &mut Folder, pairs: &[(Name, Name)], x: Value) -> Option<Value> {
         return f.emit1(Op::Shape(Shape::Rename { pairs }), &[x]);
     }
     match f.def(x)? {
-        // A rename of several dims at once may be an exchange between devices: it stays as it was asked for.
+        // A rename of several dims at once may be an exchange between devices, and stays as it is.
         (Op::Shape(Shape::Rename { pairs: first }), inner) if first.len() == 1 && pairs.len() == 1 => {
             let inner = inner[0];
             let ((a, b), (c, d)) = (&first[0], &pairs[0]);
@@ -54,7 +54,7 @@ fn rename(f: &mut Folder, pairs: &[(Name, Name)], x: Value) -> Option<Value> {
             None
         }
         (Op::Shape(Shape::Rename { pairs: first }), inner) => {
-            // One exactly undoes the other.
+            // The second exactly undoes the first.
             let undone = first.len() == pairs.len()
                 && first.iter().all(|(a, b)| pairs.iter().any(|(c, d)| (b, a) == (c, d)));
             undone.then_some(inner[0])
@@ -63,7 +63,7 @@ fn rename(f: &mut Folder, pairs: &[(Name, Name)], x: Value) -> Option<Value> {
     }
 }
 
-/// A reshape of something that is one number everywhere.
+/// A reshape of a splat constant.
 fn splatted(f: &mut Folder, x: Value, result: Value) -> Option<Value> {
     let number = f.splat(x)?;
     let ty = f.ty(result).clone();
