@@ -1,12 +1,11 @@
 //! Built-in models by name: the presets of `models::zoo`, built in this process.
 
-use super::program::Program;
 use crate::{
     args::model::ModelArgs,
     output::diagnostics::{Mistakes, Sources},
 };
 use anyhow::Result;
-use mesh::{Site, dsl, layout::suggest};
+use mesh::{Module, Site, dsl, layout::suggest};
 use models::zoo::{self, Preset};
 use std::path::Path;
 
@@ -27,12 +26,12 @@ pub fn note_shadowed(path: &Path) {
 }
 
 /// Builds the program of a built-in model.
-pub fn program(preset: &Preset, args: &ModelArgs) -> Result<Program> {
+pub fn module(preset: &Preset, args: &ModelArgs) -> Result<Module> {
     let site = Site::new(preset.name, 0, 0, "");
     let build = |args: &dsl::Args| models::program::of_task((preset.config)(), args, &site);
-    let module = dsl::run(args.words()?, build)
-        .map_err(|diagnostics| Mistakes::new(preset.name, &diagnostics, &Sources::default()))?;
-    Ok(super::program::finish(module, preset.name.to_owned(), Sources::default()))
+    let sources = Sources::default();
+    dsl::run(args.words()?, build)
+        .map_err(|diagnostics| Mistakes::new(preset.name, &diagnostics, &sources).into())
 }
 
 /// Advice for a name that is neither a model file nor a built-in model.

@@ -58,7 +58,7 @@ pub fn load(path: &Path, args: &ModelArgs) -> Result<Program> {
 pub fn load_variant(path: &Path, args: &ModelArgs) -> Result<Program> {
     let name = path.display().to_string();
     if let Some(preset) = builtin::named(path) {
-        return builtin::program(preset, args);
+        return Ok(finish(builtin::module(preset, args)?, name, Sources::default()));
     }
     if is_checkpoint(path) {
         let origin = Origin::of(&Checkpoint::open(path)?, None, &args.overrides()?)?;
@@ -115,7 +115,7 @@ fn text(path: &Path, name: String, args: &ModelArgs) -> Result<Program> {
 }
 
 /// A program with its digest.
-pub fn finish(module: Module, name: String, sources: Sources) -> Program {
+fn finish(module: Module, name: String, sources: Sources) -> Program {
     let sha256 = compiler::artefact::digest(mesh::text::print(&module).as_bytes());
     Program { module, sha256, name, sources }
 }
