@@ -248,6 +248,7 @@ class Driver:
     """Where everything is."""
     state: Path
     meshc: str = ""
+    runs: list = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
     children: set = field(default_factory=set)
     building: threading.Lock = field(default_factory=threading.Lock)
@@ -276,6 +277,11 @@ class Driver:
 
     def best_rate(self, run):
         wanted = run.rate_from
+        kind = [r for r in self.runs if (r.campaign, r.model) == (wanted["campaign"], wanted["model"])]
+        missing = [r.key for r in kind if self.result(r) is None]
+        if missing:
+            raise Mistake(f"{run.key}: takes the best rate of campaign `{wanted['campaign']}`, whose run {missing[0]} is "
+                          "not finished")
         found = []
         for path in (self.state / "runs" / wanted["campaign"]).glob("*/result.json"):
             line = json.loads(path.read_text())
@@ -488,7 +494,7 @@ def parse(arguments):
 def main(arguments):
     args = parse(arguments)
     runs = [run for path in args.campaigns for run in load(path)]
-    driver = Driver(args.state, args.meshc)
+    driver = Driver(args.state, args.meshc, runs)
     if args.status:
         return status(driver, runs)
     if args.collect:

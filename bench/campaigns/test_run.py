@@ -125,6 +125,9 @@ class Campaign(unittest.TestCase):
     def test_the_rate_comes_from_the_best_run_of_another_campaign(self):
         self.refuses("run that campaign first", lambda: self.train(self.after))
         self.refuses("2 runs failed", self.train)
+        driver = run.Driver(self.home / "state", runs=run.load(self.file))
+        [first, _] = run.load(self.after)
+        self.refuses("whose run rates/a-lr=0.5-seed1 is not finished", lambda: driver.settings(first))
         self.train(self.file, self.after)
         self.call(self.after, "--collect", self.home / "results")
         lines = run.read_metrics(self.home / "results/after.jsonl")
