@@ -15,7 +15,7 @@ mod step;
 use anyhow::{Context, Result, bail};
 use std::process::ExitCode;
 
-/// The allocator of this program, which keeps large blocks as that of `meshc` does.
+/// Reuses large freed blocks, as `meshc` does.
 const ALLOCATOR: runtime::HostAllocator =
     runtime::HostAllocator { in_use: cpu_heap::memory_in_use, trim: cpu_heap::give_back_memory };
 

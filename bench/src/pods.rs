@@ -16,9 +16,9 @@ struct Row {
     mesh: &'static str,
     state_layout: &'static str,
     settings: &'static str,
-    /// The schedule preset.
+    /// The name of the schedule preset.
     schedule: &'static str,
-    /// Flags of libtpu.
+    /// The libtpu flags of the compilation, separated by spaces.
     flags: &'static str,
     peer: Peer,
 }
