@@ -6,8 +6,9 @@
 //! (the forward pass), [`program`] (the functions that the runtime calls), [`AdamW`].
 
 use mesh::{
-    DType, Dim, Schedule,
+    DType, Dim, Schedule, Task,
     dsl::{self, Args, Graph, Init, Program, ScanOptions, State, Tensor, einsum},
+    task::Objective,
 };
 use std::process::ExitCode;
 
@@ -34,20 +35,17 @@ pub fn program(args: &Args) -> Program {
     let optimizer = AdamW::new(&p, args, &model.weights);
     let step = p.counter("step", DType::S32, Init::Zeros);
 
-    // `lm` is the task whose targets are plain text; the input of its encoder, one token, is not used here.
-    let input = Dim::new("input_length", 1);
-    p.meta("task", "lm");
-    p.meta("batch", model.batch.size);
-    p.meta("input_length", input.size);
-    p.meta("target_length", model.length.size);
-    p.meta("vocab", model.vocab.size);
+    p.task(Task {
+        vocab: model.vocab.size,
+        batch: model.batch.size,
+        target_length: model.length.size,
+        ..Task::train(Objective::Lm)
+    });
     p.meta("layout", "batch:data,heads:model,d_ff:model,vocab:model");
     p.meta("state_layout", "*:data");
     p.schedule(schedule);
 
     p.function("train_step", |g| {
-        g.input("seed", DType::U32, []);
-        g.input("inputs", DType::S32, [&model.batch, &input]);
         let targets = g.input("targets", DType::S32, [&model.batch, &model.length]);
         let loss = model.loss(g, targets);
         let now = step.read(g);
@@ -56,7 +54,6 @@ pub fn program(args: &Args) -> Program {
         g.output("loss", loss);
     });
     p.function("eval_step", |g| {
-        g.input("inputs", DType::S32, [&model.batch, &input]);
         let targets = g.input("targets", DType::S32, [&model.batch, &model.length]);
         g.output("loss", model.loss(g, targets));
     });

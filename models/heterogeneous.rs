@@ -8,8 +8,9 @@
 //! its own dim of experts and its own `d_ff`, so that a layout can shard them separately.
 
 use mesh::{
-    DType, Dim,
+    DType, Dim, Task,
     dsl::{self, Args, Graph, Init, Program, State, Tensor, einsum},
+    task::Objective,
 };
 use std::{ops::Range, process::ExitCode};
 
@@ -31,18 +32,16 @@ pub fn program(args: &Args) -> Program {
     let head = p.param("head", [vocab, d_model], Init::truncated_normal(1.0, &[d_model]));
     let rate = args.get("lr", 0.5);
 
-    let input = &Dim::new("input_length", 1);
-    p.meta("task", "lm");
-    p.meta("batch", batch.size);
-    p.meta("input_length", input.size);
-    p.meta("target_length", length.size);
-    p.meta("vocab", vocab.size);
+    p.task(Task {
+        vocab: vocab.size,
+        batch: batch.size,
+        target_length: length.size,
+        ..Task::train(Objective::Lm)
+    });
     p.meta("layout", "batch:data+expert,expert_batch:data,small_experts:expert,large_experts:expert");
 
     let model = Model { vocab: vocab.clone(), layer, embedding, head };
     p.function("train_step", |g| {
-        g.input("seed", DType::U32, []);
-        g.input("inputs", DType::S32, [batch, input]);
         let losses = model.losses(g, g.input("targets", DType::S32, [batch, length]));
         let weights = model.weights();
         let values: Vec<Tensor<'_>> = weights.iter().map(|w| w.read(g)).collect();
@@ -54,7 +53,6 @@ pub fn program(args: &Args) -> Program {
         losses.output(g);
     });
     p.function("eval_step", |g| {
-        g.input("inputs", DType::S32, [batch, input]);
         model.losses(g, g.input("targets", DType::S32, [batch, length])).output(g);
     });
     p

@@ -5,7 +5,7 @@ use anyhow::{Result, anyhow};
 use mesh::Mesh;
 use pjrt::ClientOptions;
 use runtime::{
-    Artefact, HostTensor, Session,
+    Artefact, Contract, HostTensor, Session,
     plugin::{Platform, SearchPaths, find, load},
 };
 use serde_json::{Value, json};
@@ -58,7 +58,8 @@ pub fn measure(model: &str, mesh: &str, steps: usize) -> Result<Value> {
 
 /// Returns a batch whose tokens depend only on their position, without padding.
 pub fn batch(artefact: &Artefact) -> Result<BTreeMap<String, HostTensor>> {
-    let (batch, vocab) = (artefact.number("batch")?, artefact.number("vocab")?);
+    let spec = Contract::batch_spec(artefact)?;
+    let (batch, vocab) = (spec.batch, spec.vocab);
     let tokens = |length: usize, salt: usize| {
         let ids: Vec<i32> =
             (0..batch * length).map(|i| (3 + (i * 7919 + salt) * 31 % (vocab - 3)) as i32).collect();
@@ -66,8 +67,8 @@ pub fn batch(artefact: &Artefact) -> Result<BTreeMap<String, HostTensor>> {
     };
     Ok(BTreeMap::from([
         ("seed".to_owned(), HostTensor::u32_scalar(1)),
-        ("inputs".to_owned(), tokens(artefact.number("input_length")?, 1)),
-        ("targets".to_owned(), tokens(artefact.number("target_length")?, 2)),
+        ("inputs".to_owned(), tokens(spec.input_length, 1)),
+        ("targets".to_owned(), tokens(spec.target_length, 2)),
     ]))
 }
 

@@ -4,6 +4,7 @@
 use crate::{
     fault::ours,
     hlo::{self, Platform, Port, PortKind},
+    task,
 };
 use mesh::{DType, Diagnostic, Diagnostics, Layout, Mesh, Module, StateKind, Type};
 use proto::{
@@ -54,6 +55,7 @@ pub struct Artefact {
 /// `selective` that the emitted HLO contradicts.
 pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostics> {
     let mesh = &local.env.mesh;
+    let seed = local.task.as_ref().map_or("seed", |task| task.names.seed.as_str());
     let mut files = Vec::new();
     let mut functions = Vec::new();
     let mut options = compile_options::single_program(mesh.devices(), settings.device_ids.as_deref());
@@ -77,7 +79,7 @@ pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostic
             name: function.name.to_string(),
             module: add("hlo.pb", emitted.module.encode_to_vec()),
             compile_options: add("compile_options.pb", options.clone()),
-            inputs: emitted.inputs.iter().map(|p| input(p, mesh)).collect(),
+            inputs: emitted.inputs.iter().map(|p| input(p, seed, mesh)).collect(),
             outputs: emitted.outputs.iter().map(|p| output(p, mesh)).collect(),
             cost: settings.costs.iter().find(|(n, _)| *function.name == **n).map(|(_, c)| *c),
         });
@@ -116,6 +118,7 @@ pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostic
         functions,
         source: Some(Source { name: settings.source.clone(), sha256: settings.source_sha256.clone() }),
         meta: meta(local),
+        task: local.task.as_ref().map(task::message),
     };
     Ok(Artefact { manifest, files })
 }
@@ -155,10 +158,10 @@ fn tensor(ty: &Type, mesh: &Mesh) -> Tensor {
     Tensor { dtype: ty.dtype.name().to_owned(), dims: dims.collect() }
 }
 
-fn input(port: &Port, mesh: &Mesh) -> Input {
+fn input(port: &Port, seed: &str, mesh: &Mesh) -> Input {
     let kind = match port.kind {
         PortKind::State(_) => InputKind::State,
-        PortKind::Data(_) if port.name == "seed" && port.ty == Type::scalar(DType::U32) => InputKind::Seed,
+        PortKind::Data(_) if *port.name == *seed && port.ty == Type::scalar(DType::U32) => InputKind::Seed,
         PortKind::Data(_) => InputKind::Data,
     };
     Input {

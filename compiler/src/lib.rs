@@ -10,3 +10,4 @@ pub mod interp;
 pub mod partition;
 pub mod pipeline;
 pub mod simplify;
+mod task;

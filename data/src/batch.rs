@@ -1,12 +1,14 @@
 //! The rows of one step.
 
-use super::{task::Task, tokenizer::PAD};
+use super::batch_spec::BatchSpec;
 
 /// Inputs and targets of one step.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Batch {
     /// The number of rows.
     pub size: usize,
+    /// The padding token.
+    pub pad: i32,
     /// Input tokens, `[size, input_length]`, padded.
     pub inputs: Vec<i32>,
     /// Target tokens, `[size, target_length]`, padded.
@@ -20,11 +22,12 @@ pub struct Batch {
 
 impl Batch {
     /// A batch of padding only.
-    pub(super) fn empty(task: &Task) -> Self {
-        let [inputs, targets] =
-            [task.input_length, task.target_length].map(|length| vec![PAD; task.batch * length]);
-        let segments = task.packing.then(|| [inputs.clone(), targets.clone()]);
-        Self { size: task.batch, inputs, targets, segments, corpora: Vec::new() }
+    pub(super) fn empty(spec: &BatchSpec) -> Self {
+        let tokens = |length: usize, token: i32| vec![token; spec.batch * length];
+        let lengths = [spec.input_length, spec.target_length];
+        let [inputs, targets] = lengths.map(|length| tokens(length, spec.pad()));
+        let segments = spec.packing.then(|| lengths.map(|length| tokens(length, 0)));
+        Self { size: spec.batch, pad: spec.pad(), inputs, targets, segments, corpora: Vec::new() }
     }
 
     /// Appends an example to a row. The row has room for it.
@@ -33,8 +36,12 @@ impl Batch {
         let sides = [(&mut self.inputs, input), (&mut self.targets, target)];
         for ((tokens, example), segments) in sides.into_iter().zip(segments) {
             let length = tokens.len() / self.size;
+            if length == 0 {
+                // The program takes no inputs.
+                continue;
+            }
             let row = row * length..(row + 1) * length;
-            let used = tokens[row.clone()].iter().rposition(|t| *t != PAD).map_or(0, |last| last + 1);
+            let used = tokens[row.clone()].iter().rposition(|t| *t != self.pad).map_or(0, |last| last + 1);
             let range = row.start + used..row.start + used + example.len();
             tokens[range.clone()].copy_from_slice(example);
             if let Some(segments) = segments {
@@ -44,18 +51,25 @@ impl Batch {
         }
     }
 
-    /// The arrays of the batch with the names of the program's inputs; each has [`Batch::size`] rows of equal length.
+    /// The arrays of the batch with their roles; each has [`Batch::size`] rows of equal length. Inputs are missing if
+    /// their length is 0.
     pub fn arrays(&self) -> impl Iterator<Item = (&'static str, &[i32])> {
         let segments =
             self.segments.as_ref().map(|[i, t]| [("inputs_segments", &**i), ("targets_segments", &**t)]);
         [("inputs", &*self.inputs), ("targets", &*self.targets)]
             .into_iter()
             .chain(segments.into_iter().flatten())
+            .filter(|(_, tokens)| !tokens.is_empty())
     }
 
     /// The number of tokens of inputs and targets, without padding.
     pub fn tokens(&self) -> usize {
-        self.inputs.iter().chain(&self.targets).filter(|t| **t != PAD).count()
+        self.inputs.iter().chain(&self.targets).filter(|t| **t != self.pad).count()
+    }
+
+    /// The target tokens of all rows, without padding.
+    pub fn target_ids(&self) -> impl Iterator<Item = i32> {
+        self.targets.iter().copied().filter(|t| *t != self.pad)
     }
 
     /// The number of target tokens, without padding.
@@ -66,6 +80,6 @@ impl Batch {
     /// The number of target tokens of each row, without padding.
     pub fn row_target_tokens(&self) -> impl Iterator<Item = usize> {
         let rows = self.targets.chunks((self.targets.len() / self.size.max(1)).max(1));
-        rows.map(|row| row.iter().filter(|t| **t != PAD).count())
+        rows.map(|row| row.iter().filter(|t| **t != self.pad).count())
     }
 }

@@ -5,51 +5,53 @@
 //! token.
 
 use super::{
+    batch_spec::{self, BatchSpec},
     order::Rng,
     spans::{self, Lengths, SpanCorruption},
-    task::{Objective, Task},
-    tokenizer::{EOS, Tokenizer},
+    tokenizer::Tokenizer,
 };
-use crate::{Error, Result};
+use crate::{Error, Objective, Result};
 
-/// Makes the examples of one task.
+/// Makes the examples of one program.
 #[derive(Clone, Debug)]
 pub(super) struct ExampleBuilder {
     objective: Objective,
     corruption: SpanCorruption,
     /// The tokens that mark removed spans, in order.
     sentinels: Vec<i32>,
+    eos: i32,
     longest: Lengths,
 }
 
 impl ExampleBuilder {
-    /// Prepares the examples of `task`.
+    /// Prepares the examples of a program.
     ///
     /// # Errors
-    /// If the task's lengths hold no example, or its vocabulary has too few tokens.
-    pub(super) fn new(task: &Task, corruption: SpanCorruption, tokenizer: &Tokenizer) -> Result<Self> {
-        let objective = task.objective;
-        let longest = longest(task, &corruption)?;
+    /// If the program's lengths hold no example, its vocabulary has too few tokens, or text has its special tokens.
+    pub(super) fn new(spec: &BatchSpec, corruption: SpanCorruption, tokenizer: &Tokenizer) -> Result<Self> {
+        let objective = spec.objective;
+        let longest = longest(spec, &corruption)?;
         let spans = match objective {
             Objective::SpanCorruption => corruption.noise(longest.raw).spans,
-            Objective::PrefixLm | Objective::Lm => 0,
+            Objective::PrefixLm | Objective::Lm | Objective::Unspecified => 0,
         };
         let least = least(objective);
-        if longest.raw < least || task.input_length == 0 {
+        let no_inputs = spec.input_length == 0 && objective != Objective::Lm;
+        if longest.raw < least || no_inputs {
             return Err(Error::input(
                 format!(
                     "inputs of {} and targets of {} tokens hold no example of {}",
-                    task.input_length,
-                    task.target_length,
-                    objective.name()
+                    spec.input_length,
+                    spec.target_length,
+                    batch_spec::name(objective)
                 ),
                 format!(
                     "an example takes at least {least} tokens of text and the end tokens: increase the lengths"
                 ),
             ));
         }
-        let sentinels = tokenizer.sentinels(task.vocab, spans)?;
-        Ok(Self { objective, corruption, sentinels, longest })
+        let sentinels = sentinels(spec, tokenizer, spans)?;
+        Ok(Self { objective, corruption, sentinels, eos: spec.eos(), longest })
     }
 
     /// The lengths of the longest example.
@@ -71,7 +73,7 @@ impl ExampleBuilder {
                 Lengths { raw, input: text + spans + 1, target: noise.tokens + spans + 1 }
             }
             Objective::PrefixLm => Lengths { raw, input: raw, target: raw },
-            Objective::Lm => Lengths { raw, input: 1, target: raw + 1 },
+            Objective::Lm | Objective::Unspecified => Lengths { raw, input: 1, target: raw + 1 },
         }
     }
 
@@ -90,25 +92,29 @@ impl ExampleBuilder {
                 let (prefix, rest) = raw.split_at(1 + rng.below(raw.len() as u64 - 1) as usize);
                 (prefix.to_vec(), rest.to_vec())
             }
-            Objective::Lm => (Vec::new(), raw.to_vec()),
+            Objective::Lm | Objective::Unspecified => (Vec::new(), raw.to_vec()),
         };
-        input.push(EOS);
-        target.push(EOS);
+        input.push(self.eos);
+        target.push(self.eos);
         (input, target)
     }
 }
 
-/// The lengths of the longest example that fits the task.
-fn longest(task: &Task, corruption: &SpanCorruption) -> Result<Lengths> {
-    match task.objective {
+/// The lengths of the longest example that fits the program.
+fn longest(spec: &BatchSpec, corruption: &SpanCorruption) -> Result<Lengths> {
+    match spec.objective {
+        Objective::Unspecified => Err(Error::input(
+            "the program states no training objective",
+            "compile the model again with this version of meshc",
+        )),
         Objective::SpanCorruption => {
-            let longest = corruption.lengths(task.input_length)?;
-            if longest.target > task.target_length {
+            let longest = corruption.lengths(spec.input_length)?;
+            if longest.target > spec.target_length {
                 return Err(Error::input(
                     format!(
                         "targets of {} tokens are too short for inputs of {}: of {} tokens of text, the removed spans \
                          with their sentinels and the end token are {} tokens",
-                        task.target_length, task.input_length, longest.raw, longest.target
+                        spec.target_length, spec.input_length, longest.raw, longest.target
                     ),
                     format!("give the model a `target_length` of at least {}", longest.target),
                 ));
@@ -117,11 +123,11 @@ fn longest(task: &Task, corruption: &SpanCorruption) -> Result<Lengths> {
         }
         Objective::PrefixLm => {
             // Both parts fit for any length of the prefix.
-            let raw = task.input_length.min(task.target_length);
+            let raw = spec.input_length.min(spec.target_length);
             Ok(Lengths { raw, input: raw, target: raw })
         }
         Objective::Lm => {
-            let raw = task.target_length.saturating_sub(1);
+            let raw = spec.target_length.saturating_sub(1);
             Ok(Lengths { raw, input: 1, target: raw + 1 })
         }
     }
@@ -131,17 +137,54 @@ fn longest(task: &Task, corruption: &SpanCorruption) -> Result<Lengths> {
 fn least(objective: Objective) -> usize {
     match objective {
         Objective::SpanCorruption | Objective::PrefixLm => 2,
-        Objective::Lm => 1,
+        Objective::Lm | Objective::Unspecified => 1,
     }
+}
+
+/// The tokens that mark the first `count` removed spans.
+fn sentinels(spec: &BatchSpec, tokenizer: &Tokenizer, count: usize) -> Result<Vec<i32>> {
+    let text = tokenizer.text_tokens();
+    for (name, token) in [("pad", spec.pad()), ("eos", spec.eos())] {
+        if text.contains(&token) {
+            return Err(Error::input(
+                format!(
+                    "`{name}` of the program is {token}, a token that `{}` uses for text",
+                    tokenizer.name()
+                ),
+                format!("use a token below {} or from {}", text.start, text.end),
+            ));
+        }
+    }
+    let Some(own) = spec.special_tokens.sentinels else { return tokenizer.sentinels(spec.vocab, count) };
+    if (own.count as usize) < count {
+        return Err(Error::input(
+            format!("the program has {} sentinels, but its examples have up to {count} spans", own.count),
+            format!("give its task at least {count} sentinels, or shorter inputs"),
+        ));
+    }
+    Ok((0..count as i32).map(|span| own.first as i32 - span).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::SpecialTokens;
+
+    const EOS: i32 = 1;
+    const SPEC: BatchSpec = BatchSpec {
+        batch: 1,
+        input_length: 0,
+        target_length: 0,
+        vocab: 300,
+        objective: Objective::Lm,
+        packing: false,
+        special_tokens: SpecialTokens { pad: 0, eos: EOS as u32, sentinels: None },
+    };
+    const OBJECTIVES: [Objective; 3] = [Objective::SpanCorruption, Objective::PrefixLm, Objective::Lm];
 
     fn builder(objective: Objective, input_length: usize, target_length: usize) -> Result<ExampleBuilder> {
-        let task = Task { batch: 1, input_length, target_length, vocab: 300, objective, packing: false };
-        ExampleBuilder::new(&task, SpanCorruption::default(), &Tokenizer::Bytes)
+        let spec = BatchSpec { objective, input_length, target_length, ..SPEC };
+        ExampleBuilder::new(&spec, SpanCorruption::default(), &Tokenizer::Bytes)
     }
 
     #[test]
@@ -178,7 +221,7 @@ mod tests {
 
     #[test]
     fn examples_of_any_length_are_as_long_as_said() {
-        for objective in Objective::ALL {
+        for objective in OBJECTIVES {
             let builder = builder(objective, 64, 64).unwrap();
             for raw in builder.least()..=builder.longest().raw {
                 let (input, target) = builder.example(&vec![9; raw], &mut Rng::keyed(&[raw as u64]));
@@ -195,10 +238,10 @@ mod tests {
     #[test]
     fn tasks_without_room_are_refused() {
         for (objective, input, target) in
-            [(Objective::PrefixLm, 8, 1), (Objective::Lm, 4, 1), (Objective::Lm, 0, 9)]
+            [(Objective::PrefixLm, 8, 1), (Objective::Lm, 4, 1), (Objective::PrefixLm, 0, 9)]
         {
             let error = builder(objective, input, target).unwrap_err().to_string();
-            assert!(error.contains(objective.name()) && error.contains("help:"), "{error}");
+            assert!(error.contains(batch_spec::name(objective)) && error.contains("help:"), "{error}");
         }
         let error = builder(Objective::SpanCorruption, 32, 4).unwrap_err().to_string();
         assert!(error.contains("target_length") && error.contains("at least 8"), "{error}");

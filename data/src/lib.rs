@@ -6,14 +6,15 @@
 //! from the step number.
 //!
 //! Reading order: [`files`] (which files are read), `format` (compression, JSON Lines) and `parquet`; [`tokenizer`];
-//! [`tokenized_text`] (tokens in memory), [`prepared`] (tokens on disk), [`tokens`] (either of them); [`task`],
-//! [`spans`] (span corruption) and `example` (inputs and targets); [`order`] (permutations and random numbers),
+//! [`tokenized_text`] (tokens in memory), [`prepared`] (tokens on disk), [`tokens`] (either of them); [`batch_spec`] (what a
+//! program requires), [`spans`] (span corruption) and `example` (inputs and targets); [`order`] (permutations and random numbers),
 //! `packing` (several examples in a row), [`rates`] and `interleaving` (mixtures); [`batch`], [`batch_source`] (the
 //! trait that training loops use), [`mixture`] (its implementation), [`loader`] (batches made ahead of time);
 //! [`entropy`] and [`stats`].
 
 pub mod batch;
 pub mod batch_source;
+pub mod batch_spec;
 pub mod entropy;
 pub mod error;
 mod example;
@@ -31,14 +32,14 @@ mod provenance;
 pub mod rates;
 pub mod spans;
 pub mod stats;
-pub mod task;
 pub mod tokenized_text;
 pub mod tokenizer;
 pub mod tokens;
 
 pub use batch::Batch;
 pub use batch_source::BatchSource;
-pub use entropy::{Counts, unigram_entropy};
+pub use batch_spec::BatchSpec;
+pub use entropy::Counts;
 pub use error::{Error, Result};
 pub use files::{TEXT_FIELD, Text};
 pub use loader::Loader;
@@ -48,7 +49,9 @@ pub use provenance::Provenance;
 pub use rates::{MixtureSpec, Temperature};
 pub use spans::SpanCorruption;
 pub use stats::Stats;
-pub use task::{Objective, Task};
 pub use tokenized_text::TokenizedText;
 pub use tokenizer::{Bytes, Codec, FileTokenizer, Pieces, Tokenizer};
 pub use tokens::Tokens;
+
+/// The training objective and the special tokens of a program, as its manifest states them.
+pub use proto::manifest::{Objective, Sentinels, SpecialTokens};

@@ -7,17 +7,17 @@
 use super::{
     batch::Batch,
     batch_source::BatchSource,
+    batch_spec::{self, BatchSpec},
     example::ExampleBuilder,
     interleaving::{Interleaving, MAX_CORPORA},
     order::{Permutation, Rng},
     packing::{Packed, pieces},
     rates::{Temperature, Weight, shares},
     spans::{Lengths, SpanCorruption},
-    task::Task,
     tokenizer::Tokenizer,
     tokens::Tokens,
 };
-use crate::{Error, Result, Text};
+use crate::{Error, Result, SpecialTokens, Text};
 use std::fmt;
 
 /// Options for making examples.
@@ -46,7 +46,7 @@ pub struct Corpus {
 
 /// One or several corpora, divided into examples.
 pub struct Mixture {
-    task: Task,
+    spec: BatchSpec,
     corruption: SpanCorruption,
     builder: ExampleBuilder,
     corpora: Vec<CorpusRows>,
@@ -87,21 +87,21 @@ impl Mixture {
     ///
     /// # Errors
     /// As [`Mixture::new`], and if the text cannot be tokenized.
-    pub fn of_text(text: Text, task: Task, options: &Options) -> Result<Self> {
+    pub fn of_text(text: Text, spec: BatchSpec, options: &Options) -> Result<Self> {
         let tokens = Tokens::of_text(text, &options.tokenizer)?;
-        Self::new(vec![Corpus { name: String::new(), rate: None, tokens }], task, options)
+        Self::new(vec![Corpus { name: String::new(), rate: None, tokens }], spec, options)
     }
 
     /// Makes examples of corpora that have the same tokenizer.
     ///
     /// # Errors
-    /// If an option is out of range, a corpus is too short for one training row, the tokenizers differ, or the task's
+    /// If an option is out of range, a corpus is too short for one training row, the tokenizers differ, or the program's
     /// lengths and vocabulary do not fit the objective.
-    pub fn new(corpora: Vec<Corpus>, task: Task, options: &Options) -> Result<Self> {
+    pub fn new(corpora: Vec<Corpus>, spec: BatchSpec, options: &Options) -> Result<Self> {
         let (corruption, share) = (options.corruption, options.held_out);
-        if task.batch == 0 {
+        if spec.batch == 0 {
             return Err(Error::input(
-                "the task has batches of 0 rows",
+                "the program has batches of 0 rows",
                 "give the model a `batch` of at least 1",
             ));
         }
@@ -112,25 +112,25 @@ impl Mixture {
             ));
         }
         let tokenizer = common_tokenizer(&corpora)?;
-        let builder = ExampleBuilder::new(&task, corruption, &tokenizer)?;
+        let builder = ExampleBuilder::new(&spec, corruption, &tokenizer)?;
         let several = corpora.len() > 1;
-        let rows = |corpus: Corpus| CorpusRows::new(corpus, several, &task, &builder, share);
+        let rows = |corpus: Corpus| CorpusRows::new(corpus, several, &spec, &builder, share);
         let corpora: Vec<CorpusRows> = corpora.into_iter().map(rows).collect::<Result<_>>()?;
         let weights: Vec<Weight<'_>> = corpora.iter().map(CorpusRows::weight).collect();
         let interleaving = Interleaving::new(&shares(&weights, options.temperature)?);
         // Round-robin, so that the first batches cover every corpus.
-        let batches = |corpus: &CorpusRows| corpus.held_out.div_ceil(task.batch);
+        let batches = |corpus: &CorpusRows| corpus.held_out.div_ceil(spec.batch);
         let most = corpora.iter().map(batches).max().unwrap_or(0);
         let round = |n: usize| {
             corpora.iter().enumerate().filter(move |(_, c)| n < batches(c)).map(move |(i, _)| (i, n))
         };
         let held_out = (0..most).flat_map(round).collect();
-        Ok(Self { task, corruption, builder, corpora, interleaving, held_out })
+        Ok(Self { spec, corruption, builder, corpora, interleaving, held_out })
     }
 
-    /// The task.
-    pub fn task(&self) -> &Task {
-        &self.task
+    /// What the program requires of batches.
+    pub fn spec(&self) -> &BatchSpec {
+        &self.spec
     }
 
     /// The corpora, in the order of their names.
@@ -209,8 +209,8 @@ impl Mixture {
 
 impl BatchSource for Mixture {
     fn batch(&self, seed: u32, step: u64) -> Result<Batch> {
-        let (size, seed) = (self.task.batch as u64, u64::from(seed));
-        let mut batch = Batch::empty(&self.task);
+        let (size, seed) = (self.spec.batch as u64, u64::from(seed));
+        let mut batch = Batch::empty(&self.spec);
         let rows = self.interleaving.rows(seed, step * size..(step + 1) * size);
         if self.corpora.len() > 1 {
             batch.corpora = rows.iter().map(|(corpus, _)| *corpus).collect();
@@ -233,7 +233,7 @@ impl BatchSource for Mixture {
     }
 
     fn epoch_batches(&self) -> usize {
-        self.train_rows() / self.task.batch
+        self.train_rows() / self.spec.batch
     }
 
     fn held_out_batches(&self) -> usize {
@@ -242,8 +242,8 @@ impl BatchSource for Mixture {
 
     fn held_out_batch(&self, number: usize) -> Result<Batch> {
         let (corpus, number) = self.held_out[number];
-        let (corpus, size) = (&self.corpora[corpus], self.task.batch);
-        let mut batch = Batch::empty(&self.task);
+        let (corpus, size) = (&self.corpora[corpus], self.spec.batch);
+        let mut batch = Batch::empty(&self.spec);
         let rows = number * size..((number + 1) * size).min(corpus.held_out);
         for (to, row) in rows.enumerate() {
             self.fill(corpus, (corpus.train + row) as u64, [0, HELD_OUT], &mut batch, to)?;
@@ -261,12 +261,17 @@ impl BatchSource for Mixture {
 
     fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        let Task { batch, input_length, target_length, vocab, objective, packing } = &self.task;
+        let BatchSpec { batch, input_length, target_length, vocab, objective, packing, special_tokens } =
+            &self.spec;
         let corpora = self.corpora.len();
         for number in [*batch, *input_length, *target_length, *vocab, usize::from(*packing), corpora] {
             hasher.update(&(number as u64).to_le_bytes());
         }
-        hasher.update(objective.name().as_bytes());
+        hasher.update(batch_spec::name(*objective).as_bytes());
+        if *special_tokens != (SpecialTokens { pad: 0, eos: 1, sentinels: None }) {
+            // T5's special tokens are left out of the digest: older checkpoints have digests without them.
+            hasher.update(format!("{special_tokens:?}").as_bytes());
+        }
         for number in [self.corruption.density, self.corruption.mean_span] {
             hasher.update(&number.to_le_bytes());
         }
@@ -314,14 +319,20 @@ fn common_tokenizer(corpora: &[Corpus]) -> Result<Tokenizer> {
 }
 
 impl CorpusRows {
-    fn new(corpus: Corpus, several: bool, task: &Task, builder: &ExampleBuilder, share: f64) -> Result<Self> {
+    fn new(
+        corpus: Corpus,
+        several: bool,
+        spec: &BatchSpec,
+        builder: &ExampleBuilder,
+        share: f64,
+    ) -> Result<Self> {
         let salt = several.then(|| {
             let digest = blake3::hash(corpus.name.as_bytes());
             digest.as_bytes()[..8].try_into().map_or(0, u64::from_le_bytes)
         });
         let name = if several { format!("corpus `{}`", corpus.name) } else { "the text".to_owned() };
-        if task.packing {
-            Self::packed(corpus, salt, task, builder, share, &name)
+        if spec.packing {
+            Self::packed(corpus, salt, spec, builder, share, &name)
         } else {
             Self::windows(corpus, salt, builder, share, &name)
         }
@@ -352,7 +363,7 @@ impl CorpusRows {
     fn packed(
         corpus: Corpus,
         salt: Option<u64>,
-        task: &Task,
+        spec: &BatchSpec,
         builder: &ExampleBuilder,
         share: f64,
         name: &str,
@@ -373,7 +384,7 @@ impl CorpusRows {
                 format!("an example takes from {least} to {raw} {unit} of a document; give more text"),
             ));
         }
-        let room = (task.input_length, task.target_length);
+        let room = (spec.input_length, spec.target_length);
         let packed = [train, held_out].map(|pieces| Packed::new(pieces, room, |raw| builder.lengths(raw)));
         let [train, held_out] = packed.each_ref().map(Packed::rows);
         Ok(Self { corpus, salt, train, held_out, rows: Rows::Packed(packed) })
@@ -401,7 +412,7 @@ fn held_out(items: usize, share: f64) -> usize {
 impl fmt::Debug for Mixture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Mixture");
-        out.field("tokens", &self.tokens()).field("task", self.task()).field("lengths", self.lengths());
+        out.field("tokens", &self.tokens()).field("spec", self.spec()).field("lengths", self.lengths());
         out.field("train", &self.train_rows()).field("held_out", &self.held_out_rows()).finish()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     files::Text,
-    tokenizer::{EOS, FIRST_BYTE, Pieces, Tokenizer},
+    tokenizer::{DOCUMENT_END, FIRST_BYTE, Pieces, Tokenizer},
 };
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -30,7 +30,7 @@ impl TokenizedText {
                     let end = part.end;
                     all.extend(text.bytes[part].iter().map(|b| FIRST_BYTE as u16 + u16::from(*b)));
                     if text.ends.binary_search(&end).is_ok() {
-                        all.push(EOS as u16);
+                        all.push(DOCUMENT_END as u16);
                     }
                 }
                 Self::Small(all)
@@ -73,8 +73,8 @@ impl TokenizedText {
                 debug_assert!(text.ends.is_empty(), "a text with ends has them as tokens");
                 Vec::new()
             }
-            Self::Small(all) => found(&mut all.iter().map(|t| i32::from(*t) == EOS)),
-            Self::Large(all) => found(&mut all.iter().map(|t| *t == EOS as u32)),
+            Self::Small(all) => found(&mut all.iter().map(|t| i32::from(*t) == DOCUMENT_END)),
+            Self::Large(all) => found(&mut all.iter().map(|t| *t == DOCUMENT_END as u32)),
         }
     }
 
@@ -176,7 +176,7 @@ fn pieced<T: Send>(
             // That they are below the tokenizer's number of tokens was checked.
             all.extend(tokens.into_iter().filter_map(&token));
             if ends.contains(&document.end) {
-                all.extend(token(EOS));
+                all.extend(token(DOCUMENT_END));
             }
         }
     }

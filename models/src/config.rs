@@ -9,9 +9,10 @@ use crate::{
     stream::STREAM,
 };
 use mesh::{
-    Diagnostic, Schedule,
+    Diagnostic, Schedule, Task,
     dsl::{Args, Graph, Rng},
     schedule::Residual,
+    task::{Objective, TaskKind},
 };
 
 /// A T5 or Switch Transformer and its training settings.
@@ -68,29 +69,6 @@ pub struct Config {
     pub schedule: Schedule,
     /// Update rule, learning-rate schedule and clipping.
     pub optimizer: Optimizer,
-}
-
-/// Objectives, which make inputs and targets from text. The runtime implements them; the program names its
-/// own.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Objective {
-    /// T5's span corruption: the input has spans replaced by sentinels, the target lists them.
-    SpanCorruption,
-    /// The input is the beginning of a text, the target its continuation.
-    PrefixLm,
-    /// Language modelling: the target is the text, the input only an end-of-sequence token.
-    Lm,
-}
-
-impl Objective {
-    /// The word on the command line, and the value of `meta task` of a training program.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::SpanCorruption => "span_corruption",
-            Self::PrefixLm => "prefix_lm",
-            Self::Lm => "lm",
-        }
-    }
 }
 
 /// Activation of feed-forward layers.
@@ -158,9 +136,8 @@ impl Config {
         for (key, size) in sizes {
             *size = args.get(key, *size);
         }
-        let words = [Objective::SpanCorruption, Objective::PrefixLm, Objective::Lm];
-        let chosen = args.choice("objective", &words.map(Objective::name), self.objective.name());
-        self.objective = words.into_iter().find(|o| o.name() == chosen).unwrap_or(self.objective);
+        let chosen = args.choice("objective", &Objective::ALL.map(Objective::name), self.objective.name());
+        self.objective = Objective::ALL.into_iter().find(|o| o.name() == chosen).unwrap_or(self.objective);
         self.packing = args.get("packing", self.packing);
         // 0 means the model's own number of layers.
         let layers = args.get("layers", 0);
@@ -260,6 +237,17 @@ impl Config {
     /// True if layer `i` (from 0) of a stack is sparse.
     pub fn is_sparse(&self, decoder: bool, i: usize) -> bool {
         self.sparse_step(decoder).is_some_and(|step| step == 1 || i % step == 1)
+    }
+
+    /// Returns the task contract of a program of this model.
+    pub(crate) fn task(&self, kind: TaskKind) -> Task {
+        Task {
+            vocab: self.vocab,
+            batch: self.batch,
+            input_length: self.input_length,
+            target_length: self.target_length,
+            ..Task::new(kind)
+        }
     }
 
     /// Returns the default layout, for any mesh with axes `data`, `expert` and `model`. With groups of

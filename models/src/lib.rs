@@ -43,10 +43,11 @@ pub mod tokens;
 pub mod weights;
 pub mod zoo;
 
-pub use config::{Activation, Config, Objective};
+pub use config::{Activation, Config};
 pub use context::Context;
 pub use generate::Generation;
 pub use mesh::schedule::{Dispatch, Schedule};
+pub use mesh::task::Objective;
 pub use optimizer::{LrSchedule, Method, Optimizer};
 pub use precision::Precision;
 pub use program::{main, program};

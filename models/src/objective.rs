@@ -1,6 +1,6 @@
 //! The encoder-decoder model and its training losses.
 //!
-//! The runtime prepares inputs and targets for the objective (`meta task`): span corruption, prefix language
+//! The runtime prepares inputs and targets for the objective (the task contract): span corruption, prefix language
 //! modelling, or language modelling. A row may pack several examples, numbered by segment for each token:
 //! attention masks other segments, and each example starts with the start token. Positions need no
 //! correction, since relative position biases depend only on distances within an example.

@@ -39,7 +39,6 @@ pub fn program(config: &Config, gradients: bool, place: &Site) -> Program {
         mistakes.into_iter().for_each(|m| p.mistake(m.at(place)));
         return p;
     }
-    p.meta("batch", config.batch);
     p.meta("layout", config.layout());
     p.schedule(config.schedule);
     let weights = Weights::new(&p);
@@ -70,7 +69,6 @@ pub fn logits(config: &Config, independent: bool, place: &Site) -> Program {
         mistakes.into_iter().for_each(|m| p.mistake(m.at(place)));
         return p;
     }
-    p.meta("batch", config.batch);
     p.meta("layout", config.layout());
     p.schedule(config.schedule);
     let mut decoder = config.clone();

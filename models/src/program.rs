@@ -7,6 +7,7 @@ use crate::{
 use mesh::{
     DType, Site,
     dsl::{self, Args, Init, Program, Rng},
+    task::TaskKind,
 };
 use std::{panic::Location, process::ExitCode};
 
@@ -74,14 +75,7 @@ pub fn program(config: &Config, place: &Site) -> Program {
 }
 
 fn meta(p: &Program, config: &Config) {
-    p.meta("task", config.objective.name());
-    if config.packing {
-        p.meta("packing", true);
-    }
-    p.meta("vocab", config.vocab);
-    p.meta("batch", config.batch);
-    p.meta("input_length", config.input_length);
-    p.meta("target_length", config.target_length);
+    p.task(config.task(TaskKind::Train { objective: config.objective, packing: config.packing }));
     p.meta("layout", config.layout());
     // ZeRO: state that would be replicated over `data` is sharded. Optimizer slots alone are twice the
     // parameters.

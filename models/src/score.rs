@@ -4,6 +4,7 @@ use crate::{Config, Context, Weights, attention::padding_mask, objective::Encode
 use mesh::{
     DType, Dim, Site,
     dsl::{Graph, Program},
+    task::TaskKind,
 };
 
 /// Builds the scoring program, `--set task=score`: the parameters of the model and one function,
@@ -17,11 +18,7 @@ pub fn program(config: &Config, place: &Site) -> Program {
         mistakes.into_iter().for_each(|m| p.mistake(m.at(place)));
         return p;
     }
-    p.meta("task", "score");
-    p.meta("vocab", config.vocab);
-    p.meta("batch", config.batch);
-    p.meta("input_length", config.input_length);
-    p.meta("target_length", config.target_length);
+    p.task(config.task(TaskKind::Score));
     p.meta("layout", config.layout());
     p.meta("state_layout", "");
     p.meta("dtype", config.precision.name());

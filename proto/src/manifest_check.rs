@@ -7,7 +7,10 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use crate::manifest::{File, Function, InputKind, Manifest, OutputKind, StateEntry, StateKind, Tensor};
+use crate::manifest::{
+    DecodingMethod, File, Function, InputKind, Manifest, Objective, OutputKind, StateEntry, StateKind,
+    TaskKind, Tensor,
+};
 
 /// The version of the format that this code writes and reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -41,6 +44,7 @@ pub fn check(manifest: &Manifest) -> Vec<Problem> {
     let mut checker = Checker::default();
     checker.mesh(manifest);
     checker.state(manifest);
+    checker.task(manifest);
     if manifest.functions.is_empty() {
         checker.problem("functions", "there is none");
     }
@@ -106,6 +110,36 @@ impl<'a> Checker<'a> {
             if !entry.slot_of.is_empty() && owner.is_none_or(|owner| owner.kind() != StateKind::Param) {
                 self.problem(format!("state[{i}].slot_of"), format!("no parameter `{}`", entry.slot_of));
             }
+        }
+    }
+
+    fn task(&mut self, manifest: &Manifest) {
+        let Some(task) = &manifest.task else { return };
+        let complete = match task.kind() {
+            TaskKind::Unspecified => false,
+            TaskKind::Train => {
+                task.training.is_some_and(|training| training.objective() != Objective::Unspecified)
+            }
+            TaskKind::Score => true,
+            TaskKind::Generate => task.generation.is_some_and(|generation| {
+                generation.method() != DecodingMethod::Unspecified
+                    && generation.beams > 0
+                    && generation.steps > 0
+            }),
+        };
+        if !complete {
+            self.problem("task", format!("kind {} is unknown, or its message is incomplete", task.kind));
+        }
+        if i32::try_from(task.vocab).is_err() || task.batch == 0 || task.target_length == 0 {
+            self.problem("task", "the vocabulary, the batch or the target length is out of range");
+        }
+        let tokens = task.special_tokens.unwrap_or_default();
+        let largest = tokens.pad.max(tokens.eos).max(tokens.sentinels.map_or(0, |s| s.first));
+        if tokens.pad == tokens.eos || u64::from(largest) >= task.vocab {
+            self.problem("task.special_tokens", "two are equal, or one is not in the vocabulary");
+        }
+        if tokens.sentinels.is_some_and(|s| s.count > s.first + 1) {
+            self.problem("task.special_tokens.sentinels", "more than count down from the first");
         }
     }
 

@@ -77,7 +77,9 @@ mod tests {
             r#"          "donated_to": 0"#,
             r#"        {"name": "seed", "kind": "seed", "tensor": {"dtype": "u32", "dims": []}}"#,
             r#"        {"name": "loss", "kind": "metric", "tensor": {"dtype": "f32", "dims": []}}"#,
-            r#"  "meta": {"task": "span_corruption", "vocab": "384"}"#,
+            r#"  "meta": {"dtype": "bf16"},"#,
+            r#"    "kind": "train","#,
+            r#"    "training": {"objective": "lm", "packing": false}"#,
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }

@@ -118,7 +118,10 @@ fn signature(parameters: &[(&str, &ShapeProto)], result: &ShapeProto) -> Program
 
 /// A manifest of one function on a mesh of four: state in and out, data and a seed in.
 pub fn manifest() -> manifest::Manifest {
-    use manifest::{Axis, Cost, File, Function, InputKind, Mesh, OutputKind, Source, StateKind, Summary};
+    use manifest::{
+        Axis, Cost, File, Function, InputKind, Mesh, Objective, OutputKind, Source, SpecialTokens, StateKind,
+        Summary, Task, TaskKind, TaskNames, Training,
+    };
     let w = tensor("bf16", &[("d_model", 4, &[], 4), ("d_ff", 8, &["model"], 4)]);
     let data = tensor("s32", &[("batch", 6, &["data"], 3), ("length", 5, &[], 5)]);
     let seed = tensor("u32", &[]);
@@ -181,7 +184,18 @@ pub fn manifest() -> manifest::Manifest {
         }],
         source: Some(Source { name: "models/tiny.rs".into(), sha256: "fedcba9876543210".repeat(4) }),
         summary: Some(Summary { parameters: 32, state_bytes_per_device: 68, flops_per_step: u64::MAX }),
-        meta: [("task", "span_corruption"), ("vocab", "384")].map(|(k, v)| (k.into(), v.into())).into(),
+        meta: [("dtype".into(), "bf16".into())].into(),
+        task: Some(Task {
+            kind: TaskKind::Train.into(),
+            vocab: 384,
+            batch: 6,
+            input_length: 0,
+            target_length: 5,
+            special_tokens: Some(SpecialTokens { pad: 0, eos: 1, sentinels: None }),
+            names: Some(TaskNames { targets: "tokens".into(), loss: "loss".into(), ..TaskNames::default() }),
+            training: Some(Training { objective: Objective::Lm.into(), packing: false }),
+            generation: None,
+        }),
     }
 }
 

@@ -203,9 +203,9 @@ fn state(local: &Module) -> Vec<StateUse> {
     [StateKind::Param, StateKind::Slot, StateKind::Counter].map(of).into()
 }
 
-/// The program's meta entry `batch`, else the size of the dim `batch` of the first input that has it.
+/// The batch size of the program's task, else the size of the dim `batch` of the first input that has it.
 fn sequences(local: &Module, f: &Function) -> u64 {
-    let stated = local.meta("batch").and_then(|b| b.parse().ok());
+    let stated = local.task.as_ref().map(|task| task.batch as u64);
     let input = || f.body.param_types().find_map(|ty| ty.size("batch")).map(|n| n as u64);
     stated.or_else(input).unwrap_or(0)
 }

@@ -103,25 +103,6 @@ impl Artefact {
     pub fn meta(&self, key: &str) -> Option<&str> {
         self.manifest.meta.get(key).map(String::as_str)
     }
-
-    /// Returns the meta entry `key` as a whole number.
-    ///
-    /// # Errors
-    /// The entry is missing or not a whole number.
-    pub fn number(&self, key: &str) -> Result<usize> {
-        let text = self.meta(key).ok_or_else(|| {
-            Error::input(
-                format!("program `{}` has no meta entry `{key}`", self.manifest.program),
-                format!("add it to the program: `p.meta(\"{key}\", …)`"),
-            )
-        })?;
-        text.parse().map_err(|_| {
-            Error::input(
-                format!("the meta entry `{key}` of program `{}` is `{text}`", self.manifest.program),
-                "it must be a whole number",
-            )
-        })
-    }
 }
 
 fn decode(origin: &str, bytes: &[u8]) -> Result<Manifest> {

@@ -1,13 +1,14 @@
 //! Runs artefacts on PJRT plugins. Knows neither models nor the compiler: everything it needs to know about a
 //! program is in the artefact's manifest.
 //!
-//! Reading order: [`artefact`] (the files), [`tensor`] and [`shard`] (logical tensors and their shards),
+//! Reading order: [`artefact`] (the files), [`contract`] (the task), [`tensor`] and [`shard`] (logical tensors and their shards),
 //! [`session`] (a client, its programs, and state on devices), [`checkpoint`] (state on disk), [`plugin`]
 //! (finding and installing plugins), [`train`] (the training loop over batches of the crate `data`),
 //! [`generate`] (generation and scoring).
 
 pub mod artefact;
 pub mod checkpoint;
+pub mod contract;
 pub mod error;
 pub mod generate;
 pub mod plugin;
@@ -18,6 +19,7 @@ pub mod train;
 
 pub use artefact::Artefact;
 pub use checkpoint::Checkpoint;
+pub use contract::Contract;
 pub use error::{Error, Result};
 pub use pjrt::ElementType;
 pub use session::{Compilation, ExecutableCache, HostAllocator, Output, Outputs, Session};

@@ -9,8 +9,8 @@ use data::{Mixture, Text};
 use mesh::{Function, Layout, Mesh, Module, Site};
 use models::{Config, LrSchedule, Optimizer, Switch};
 use runtime::{
-    Artefact, Session,
-    train::{self, Observer, Step},
+    Artefact, Contract, Session,
+    train::{Observer, Step},
 };
 use std::{
     path::{Path, PathBuf},
@@ -75,9 +75,9 @@ pub fn source(session: &Session, paths: &[&str], held_out: f64) -> Arc<Mixture> 
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let paths: Vec<PathBuf> = paths.iter().map(|path| root.join(path)).collect();
     let text = Text::read(&paths).unwrap_or_else(|e| panic!("{e}"));
-    let task = train::task(session.artefact()).unwrap_or_else(|e| panic!("{e}"));
+    let spec = Contract::batch_spec(session.artefact()).unwrap_or_else(|e| panic!("{e}"));
     let options = data::Options { held_out, ..data::Options::default() };
-    Arc::new(Mixture::of_text(text, task, &options).unwrap_or_else(|e| panic!("{e}")))
+    Arc::new(Mixture::of_text(text, spec, &options).unwrap_or_else(|e| panic!("{e}")))
 }
 
 /// Keeps all steps.

@@ -2,10 +2,11 @@
 //! distribution they come from, both under several layouts.
 
 use mesh::random::{THREEFRY_ROUNDS, threefry2x32};
+use mesh::task::DecodingMethod;
 use mesh::{DType, Dim, Site, dsl::Program};
 use models::{
     Config, Generation, Switch, generate,
-    generate::{EarlyStopping, Method, sampling},
+    generate::{EarlyStopping, sampling},
     probe,
 };
 use pjrt::ElementType;
@@ -147,7 +148,7 @@ fn a_wide_beam_search_finds_the_best_of_all_sequences() {
     let inputs = [vec![3, 4, 2, 1], vec![2, 1]];
     for penalty in [0.0, 1.0, 2.0] {
         let options = Generation {
-            method: Method::Beam,
+            method: DecodingMethod::Beam,
             beams: 25,
             steps: 2,
             early: EarlyStopping::Certain,
@@ -173,7 +174,7 @@ fn one_beam_is_greedy_and_lengths_are_kept() {
     let config = tiny(4, 12, 8);
     let inputs = [vec![3, 4, 2, 1], vec![2, 1], vec![9, 9, 9, 1], vec![11, 5, 7, 3, 1], vec![4, 1]];
     let greedy = Generation { steps: 3, ..Generation::default() };
-    let beam = Generation { method: Method::Beam, early: EarlyStopping::First, ..greedy.clone() };
+    let beam = Generation { method: DecodingMethod::Beam, early: EarlyStopping::First, ..greedy.clone() };
     let (mut greedy, mut beam) = (generating(&config, &greedy, ""), generating(&config, &beam, ""));
     for (min_length, max_length) in [(0, None), (8, None), (3, Some(5)), (0, Some(1))] {
         let options = Options { min_length, max_length, length_penalty: 0.0, ..Options::default() };
@@ -192,7 +193,7 @@ fn one_beam_is_greedy_and_lengths_are_kept() {
 fn samples_have_their_distribution() {
     let config = tiny(16, 8, 2);
     let input = vec![3, 4, 2, 1];
-    let method = Generation { method: Method::Sample, beams: 128, steps: 1, ..Generation::default() };
+    let method = Generation { method: DecodingMethod::Sample, beams: 128, steps: 1, ..Generation::default() };
     let mut session = generating(&config, &method, "");
     let log = probabilities(&config, &mut session, &input, &[vec![]])[0][0].clone();
     let cases: [(f32, Option<usize>, f32); 5] =
@@ -236,14 +237,14 @@ fn samples_have_their_distribution() {
 fn samples_are_the_same_under_every_layout_and_in_every_batch() {
     let inputs: Vec<Vec<i32>> = (0..11).map(|i| vec![2 + i % 9, 3 + i % 5, 1]).collect();
     let options = Options { seed: 3, top_k: Some(9), top_p: 0.95, ..Options::default() };
-    let drawn = |batch: usize, mesh: &str, method: Method| {
+    let drawn = |batch: usize, mesh: &str, method: DecodingMethod| {
         // With experts apart, which needs sparse layers in the encoder, and together.
-        let encoder_layers = if method == Method::Sample { 2 } else { 1 };
+        let encoder_layers = if method == DecodingMethod::Sample { 2 } else { 1 };
         let config = Config { heads: 4, encoder_layers, ..tiny(batch, 16, 6) };
         let generation = Generation { method, beams: 2, steps: 4, ..Generation::default() };
         run(&mut generating(&config, &generation, mesh), &inputs, &options)
     };
-    for method in [Method::Sample, Method::Beam] {
+    for method in [DecodingMethod::Sample, DecodingMethod::Beam] {
         let one = drawn(4, "", method);
         let different = one.iter().flatten().map(|s| &s.tokens).collect::<std::collections::BTreeSet<_>>();
         assert!(different.len() > 5, "inputs and sequences give different samples: {one:?}");
@@ -307,7 +308,7 @@ fn random_bits_are_those_of_the_language() {
 #[test]
 fn wrong_numbers_are_told() {
     let config = tiny(2, 8, 4);
-    let method = Generation { method: Method::Sample, filter: false, ..Generation::default() };
+    let method = Generation { method: DecodingMethod::Sample, filter: false, ..Generation::default() };
     let mut session = generating(&config, &method, "");
     let mut generator = Generator::new(&mut session).unwrap_or_else(|e| panic!("{e}"));
     let mut says = |inputs: &[Vec<i32>], options: Options, part: &str| {

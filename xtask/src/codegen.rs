@@ -135,7 +135,11 @@ impl ServiceGenerator for Services {
 const JSON_PACKAGE: &str = "mesh.manifest";
 
 /// Fields that `manifest.json` leaves out when they are empty.
-const OMIT_EMPTY: [(&str, &str); 4] = [
+const OMIT_EMPTY: [(&str, &str); 8] = [
+    ("Manifest.task", "Option::is_none"),
+    ("Task.training", "Option::is_none"),
+    ("Task.generation", "Option::is_none"),
+    ("SpecialTokens.sentinels", "Option::is_none"),
     ("StateEntry.slot_of", "String::is_empty"),
     ("Input.state", "String::is_empty"),
     ("Input.donated_to", "Option::is_none"),

@@ -88,7 +88,7 @@ pub fn partition(
         return Err(mistakes);
     }
     let (name, meta) = (global.name.clone(), global.meta.clone());
-    Ok(Module { name, env, functions, meta, schedule: global.schedule })
+    Ok(Module { name, env, functions, meta, schedule: global.schedule, task: global.task.clone() })
 }
 
 fn drop_ones(map: &AxisMap, mesh: &Mesh) -> AxisMap {

@@ -1,20 +1,20 @@
 //! Tests of batches: order, noise, windows, packed rows, mixtures, and input that does not fit.
 
 use super::*;
-use crate::{
-    Bytes, Loader, Objective,
-    tokenizer::{EOS, PAD, tests::words},
-};
+use crate::{Bytes, Loader, Objective, tokenizer::tests::words};
 use std::{collections::BTreeSet, sync::Arc};
 
-const TASK: Task = Task {
+const SPEC: BatchSpec = BatchSpec {
     batch: 4,
     input_length: 32,
     target_length: 16,
     vocab: 300,
     objective: Objective::SpanCorruption,
     packing: false,
+    special_tokens: SpecialTokens { pad: PAD as u32, eos: EOS as u32, sentinels: None },
 };
+const PAD: i32 = 0;
+const EOS: i32 = 1;
 
 /// A text in which all windows differ.
 fn text(bytes: usize) -> Text {
@@ -22,7 +22,7 @@ fn text(bytes: usize) -> Text {
 }
 
 fn source(bytes: usize, held_out: f64) -> Mixture {
-    Mixture::of_text(text(bytes), TASK, &Options { held_out, ..Options::default() }).unwrap()
+    Mixture::of_text(text(bytes), SPEC, &Options { held_out, ..Options::default() }).unwrap()
 }
 
 impl Mixture {
@@ -33,7 +33,7 @@ impl Mixture {
 
 /// Restores the text of an example: inserts the spans of the target into the input.
 fn restored(input: &[i32], target: &[i32]) -> Vec<u8> {
-    let bytes = Bytes::new(TASK.vocab, 4).unwrap();
+    let bytes = Bytes::new(SPEC.vocab, 4).unwrap();
     let mut out = Vec::new();
     for token in input {
         match bytes.byte(*token) {
@@ -49,8 +49,8 @@ fn restored(input: &[i32], target: &[i32]) -> Vec<u8> {
 }
 
 fn examples(batch: &Batch) -> Vec<Vec<u8>> {
-    let inputs = batch.inputs.chunks(TASK.input_length);
-    inputs.zip(batch.targets.chunks(TASK.target_length)).map(|(i, t)| restored(i, t)).collect()
+    let inputs = batch.inputs.chunks(SPEC.input_length);
+    inputs.zip(batch.targets.chunks(SPEC.target_length)).map(|(i, t)| restored(i, t)).collect()
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn noise_differs_between_epochs_and_seeds_and_batches_repeat() {
     let source = source(40, 0.0);
     assert_eq!(source.train_rows(), 1);
     let batch = source.batch(0, 0).unwrap();
-    let rows: BTreeSet<&[i32]> = batch.inputs.chunks(TASK.input_length).collect();
+    let rows: BTreeSet<&[i32]> = batch.inputs.chunks(SPEC.input_length).collect();
     assert!(rows.len() > 1, "the same window, four epochs");
     assert_eq!(batch, source.batch(0, 0).unwrap());
     assert_ne!(batch, source.batch(1, 0).unwrap());
@@ -90,16 +90,16 @@ fn inputs_and_targets_end_and_are_padded() {
     let batch = source.batch(0, 3).unwrap();
     for (row, len) in batch
         .inputs
-        .chunks(TASK.input_length)
+        .chunks(SPEC.input_length)
         .map(|r| (r, input))
-        .chain(batch.targets.chunks(TASK.target_length).map(|r| (r, target)))
+        .chain(batch.targets.chunks(SPEC.target_length).map(|r| (r, target)))
     {
         assert_eq!(row[len - 1], EOS);
         assert!(row[..len - 1].iter().all(|t| *t > EOS) && row[len..].iter().all(|t| *t == PAD));
     }
-    assert_eq!(batch.tokens(), TASK.batch * (input + target));
-    assert_eq!(batch.inputs.len(), TASK.batch * TASK.input_length);
-    assert_eq!(batch.targets.len(), TASK.batch * TASK.target_length);
+    assert_eq!(batch.tokens(), SPEC.batch * (input + target));
+    assert_eq!(batch.inputs.len(), SPEC.batch * SPEC.input_length);
+    assert_eq!(batch.targets.len(), SPEC.batch * SPEC.target_length);
 }
 
 #[test]
@@ -114,8 +114,8 @@ fn held_out_windows_are_never_trained_on() {
         assert!(examples(&source.batch(1, step).unwrap()).iter().all(|e| !tested.contains(e)));
     }
     let last = source.held_out_batch(source.held_out_batches() - 1).unwrap();
-    let rows = last.targets.chunks(TASK.target_length).filter(|r| r.iter().any(|t| *t != PAD)).count();
-    assert_eq!(rows, (held_out - 1) % TASK.batch + 1);
+    let rows = last.targets.chunks(SPEC.target_length).filter(|r| r.iter().any(|t| *t != PAD)).count();
+    assert_eq!(rows, (held_out - 1) % SPEC.batch + 1);
 }
 
 #[test]
@@ -133,38 +133,38 @@ fn the_loader_gives_the_same_batches_and_stops_when_dropped() {
 
 #[test]
 fn input_that_does_not_fit_is_an_error() {
-    let fails = |text: Text, task: Task, held_out: f64, parts: &[&str]| {
+    let fails = |text: Text, spec: BatchSpec, held_out: f64, parts: &[&str]| {
         let options = Options { held_out, ..Options::default() };
-        let error = Mixture::of_text(text, task, &options).unwrap_err().to_string();
+        let error = Mixture::of_text(text, spec, &options).unwrap_err().to_string();
         assert!(parts.iter().all(|p| error.contains(p)), "{error}");
     };
-    fails(text(20), TASK, 0.0, &["too short: 20 bytes", "at least 34 bytes"]);
-    fails(text(40), TASK, 0.1, &["too short: 40 bytes", "at least 68 bytes"]);
-    fails(text(4000), Task { vocab: 256, ..TASK }, 0.0, &["vocabulary of 256", "at least 261"]);
-    fails(text(4000), Task { target_length: 4, ..TASK }, 0.0, &["target_length", "at least 8"]);
-    fails(text(4000), Task { input_length: 2, ..TASK }, 0.0, &["input_length"]);
-    fails(text(4000), Task { batch: 0, ..TASK }, 0.0, &["batches of 0 rows"]);
-    fails(text(4000), TASK, 1.0, &["held-out share must be in [0, 1), got 1"]);
+    fails(text(20), SPEC, 0.0, &["too short: 20 bytes", "at least 34 bytes"]);
+    fails(text(40), SPEC, 0.1, &["too short: 40 bytes", "at least 68 bytes"]);
+    fails(text(4000), BatchSpec { vocab: 256, ..SPEC }, 0.0, &["vocabulary of 256", "at least 261"]);
+    fails(text(4000), BatchSpec { target_length: 4, ..SPEC }, 0.0, &["target_length", "at least 8"]);
+    fails(text(4000), BatchSpec { input_length: 2, ..SPEC }, 0.0, &["input_length"]);
+    fails(text(4000), BatchSpec { batch: 0, ..SPEC }, 0.0, &["batches of 0 rows"]);
+    fails(text(4000), SPEC, 1.0, &["held-out share must be in [0, 1), got 1"]);
 }
 #[test]
 fn examples_use_the_sentinels_of_the_tokenizer() {
-    let task = Task { vocab: 40, ..TASK };
+    let spec = BatchSpec { vocab: 40, ..SPEC };
     let options = Options { tokenizer: words(30, &[29, 28, 27, 26]), ..Options::default() };
     // Words of 1 to 7 letters.
     let text = Text::new((0..2000).map(|i| "x".repeat(1 + i * i % 7) + " ").collect::<String>());
-    let source = Mixture::of_text(text.clone(), task, &options).unwrap();
+    let source = Mixture::of_text(text.clone(), spec, &options).unwrap();
     assert_eq!((source.tokens(), source.train_rows()), (2000, 2000 / source.lengths().raw));
     let batch = source.batch(1, 2).unwrap();
     assert_eq!(batch, source.batch(1, 2).unwrap());
-    for row in batch.inputs.chunks(task.input_length) {
+    for row in batch.inputs.chunks(spec.input_length) {
         assert_eq!(row.iter().filter(|t| **t > 25).copied().collect::<Vec<_>>(), [29, 28]);
     }
     let digest = |tokenizer: Tokenizer, vocab: usize| {
         let options = Options { tokenizer, ..Options::default() };
-        Mixture::of_text(text.clone(), Task { vocab, ..TASK }, &options).unwrap().digest()
+        Mixture::of_text(text.clone(), BatchSpec { vocab, ..SPEC }, &options).unwrap().digest()
     };
     assert_ne!(digest(Tokenizer::Bytes, 300), digest(words(30, &[]), 300));
-    let error = Mixture::of_text(self::text(40), task, &options).unwrap_err().to_string();
+    let error = Mixture::of_text(self::text(40), spec, &options).unwrap_err().to_string();
     assert!(error.contains("too short: 8 tokens") && error.contains("at least 34 tokens"), "{error}");
 }
 
@@ -173,7 +173,7 @@ fn an_end_token_separates_documents() {
     let together = text(2000);
     let mut apart = together.clone();
     apart.ends = vec![10, 2000];
-    let source = |text: Text| Mixture::of_text(text, TASK, &Options::default()).unwrap();
+    let source = |text: Text| Mixture::of_text(text, SPEC, &Options::default()).unwrap();
     assert_ne!(source(together.clone()).digest(), source(apart.clone()).digest());
     assert_eq!((source(together).tokens(), source(apart.clone()).tokens()), (2000, 2002));
     let source = source(apart);
@@ -198,7 +198,7 @@ fn corpus(name: &str, rate: Option<f64>, text: Text) -> Corpus {
 
 /// The examples of a row, separated by segment.
 fn segments(batch: &Batch, row: usize) -> Vec<(Vec<i32>, Vec<i32>)> {
-    let [inputs, targets] = batch.segments.as_ref().expect("the task is packed");
+    let [inputs, targets] = batch.segments.as_ref().expect("the spec is packed");
     let of = |tokens: &[i32], segments: &[i32], length: usize, number: i32| -> Vec<i32> {
         let row = row * length..(row + 1) * length;
         tokens[row.clone()]
@@ -211,8 +211,8 @@ fn segments(batch: &Batch, row: usize) -> Vec<(Vec<i32>, Vec<i32>)> {
     let most = inputs.iter().max().copied().unwrap_or(0);
     (1..=most)
         .map(|n| {
-            let input = of(&batch.inputs, inputs, TASK.input_length, n);
-            (input, of(&batch.targets, targets, TASK.target_length, n))
+            let input = of(&batch.inputs, inputs, SPEC.input_length, n);
+            (input, of(&batch.targets, targets, SPEC.target_length, n))
         })
         .filter(|(input, _)| !input.is_empty())
         .collect()
@@ -220,13 +220,13 @@ fn segments(batch: &Batch, row: usize) -> Vec<(Vec<i32>, Vec<i32>)> {
 
 #[test]
 fn packed_rows_have_every_document_once_an_epoch() {
-    for objective in Objective::ALL {
-        let task = Task { packing: true, objective, target_length: 32, ..TASK };
-        let source = Mixture::of_text(documents(b'a', 200), task, &Options::default()).unwrap();
+    for objective in [Objective::SpanCorruption, Objective::PrefixLm, Objective::Lm] {
+        let spec = BatchSpec { packing: true, objective, target_length: 32, ..SPEC };
+        let source = Mixture::of_text(documents(b'a', 200), spec, &Options::default()).unwrap();
         let rows = source.train_rows();
         assert!(rows < 120 && source.examples_per_row().unwrap() > 1.6, "{objective:?}: {rows} rows");
         let task_rows = |batch: &Batch| -> Vec<usize> {
-            (0..task.batch)
+            (0..spec.batch)
                 .flat_map(|row| {
                     let [inputs, targets] = batch.segments.as_ref().unwrap();
                     let of = |tokens: &[i32], segments: &[i32], length: usize| {
@@ -243,8 +243,8 @@ fn packed_rows_have_every_document_once_an_epoch() {
                         text
                     };
                     let (i, t) = (
-                        of(&batch.inputs, inputs, task.input_length),
-                        of(&batch.targets, targets, task.target_length),
+                        of(&batch.inputs, inputs, spec.input_length),
+                        of(&batch.targets, targets, spec.target_length),
                     );
                     i.into_iter().zip(t).skip(1).map(|(i, t)| i + t).filter(|n| *n > 0).collect::<Vec<_>>()
                 })
@@ -252,11 +252,11 @@ fn packed_rows_have_every_document_once_an_epoch() {
         };
         // All complete batches of one epoch.
         let mut lengths: Vec<usize> = Vec::new();
-        for step in 0..(rows / task.batch) as u64 {
+        for step in 0..(rows / spec.batch) as u64 {
             lengths.extend(task_rows(&source.batch(3, step).unwrap()));
         }
         let mut all: Vec<usize> = (0..200).map(|i| 3 + i * i % 11).collect();
-        let left = rows % task.batch;
+        let left = rows % spec.batch;
         lengths.sort_unstable();
         all.sort_unstable();
         if left == 0 {
@@ -267,16 +267,16 @@ fn packed_rows_have_every_document_once_an_epoch() {
         assert_eq!(source.batch(3, 5).unwrap(), source.batch(3, 5).unwrap());
         assert_ne!(source.batch(3, 5).unwrap(), source.batch(4, 5).unwrap());
     }
-    let task = Task { packing: true, ..TASK };
+    let spec = BatchSpec { packing: true, ..SPEC };
     let source =
-        Mixture::of_text(documents(b'a', 100), task, &Options { held_out: 0.2, ..Options::default() })
+        Mixture::of_text(documents(b'a', 100), spec, &Options { held_out: 0.2, ..Options::default() })
             .unwrap();
     let held: usize = (0..source.held_out_batches())
         .map(|n| source.held_out_batch(n).unwrap())
         .map(|batch| (0..4).map(|row| segments(&batch, row).len()).sum::<usize>())
         .sum();
     assert_eq!(held, 20);
-    let error = Mixture::of_text(Text::new("a"), task, &Options::default()).unwrap_err().to_string();
+    let error = Mixture::of_text(Text::new("a"), spec, &Options::default()).unwrap_err().to_string();
     assert!(error.contains("too short: 1 bytes"), "{error}");
 }
 
@@ -288,9 +288,9 @@ fn corpora_are_mixed_by_their_rates_at_any_step() {
             corpus("en", Some(3.0), Text::new("e".repeat(900))),
         ]
     };
-    let source = Mixture::new(texts(), TASK, &Options { held_out: 0.1, ..Options::default() }).unwrap();
+    let source = Mixture::new(texts(), SPEC, &Options { held_out: 0.1, ..Options::default() }).unwrap();
     assert_eq!(source.shares().collect::<Vec<_>>(), [0.25, 0.75]);
-    let letter = |batch: &Batch, row: usize| batch.inputs[row * TASK.input_length] - 3;
+    let letter = |batch: &Batch, row: usize| batch.inputs[row * SPEC.input_length] - 3;
     let count = |letter_: u8| {
         (0..500)
             .flat_map(|step| {
@@ -303,7 +303,7 @@ fn corpora_are_mixed_by_their_rates_at_any_step() {
     assert_eq!(german + english, 2000);
     assert!((430..570).contains(&german), "{german}");
     // A new mixture gives the same batch when it is asked for that step alone.
-    let again = Mixture::new(texts(), TASK, &Options { held_out: 0.1, ..Options::default() }).unwrap();
+    let again = Mixture::new(texts(), SPEC, &Options { held_out: 0.1, ..Options::default() }).unwrap();
     assert_eq!(again.batch(1, 333).unwrap(), source.batch(1, 333).unwrap());
     assert_eq!(again.digest(), source.digest());
     // Each held-out batch is from one corpus, in round-robin order.
@@ -317,7 +317,7 @@ fn corpora_are_mixed_by_their_rates_at_any_step() {
     let sized = |temperature| {
         let texts = texts().into_iter().map(|t| Corpus { rate: None, ..t }).collect();
         let temperature = Temperature { temperature, ..Temperature::default() };
-        Mixture::new(texts, TASK, &Options { temperature, ..Options::default() })
+        Mixture::new(texts, SPEC, &Options { temperature, ..Options::default() })
             .unwrap()
             .shares()
             .next()
@@ -343,7 +343,7 @@ fn corpora_are_mixed_by_their_rates_at_any_step() {
             "by `words`",
         ),
     ] {
-        let error = Mixture::new(texts, TASK, &Options::default()).unwrap_err().to_string();
+        let error = Mixture::new(texts, SPEC, &Options::default()).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
 }

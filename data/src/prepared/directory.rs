@@ -3,7 +3,7 @@
 use super::manifest::{DOCUMENTS, END_TOKEN, FORMAT, MANIFEST, Manifest, TOKENS, VERSION, file_digest};
 use crate::{
     Error, Provenance, Result,
-    tokenizer::{EOS, Tokenizer},
+    tokenizer::{DOCUMENT_END, Tokenizer},
 };
 use std::{
     fs::{self, File},
@@ -67,7 +67,7 @@ impl PreparedTokens {
             4 => i32::try_from(vocab).is_ok(),
             _ => false,
         };
-        if !fits || vocab <= EOS as usize {
+        if !fits || vocab <= DOCUMENT_END as usize {
             return Err(damaged(
                 &self.dir,
                 format!("a tokenizer of {vocab} tokens, stored in {width} bytes each"),
@@ -140,7 +140,7 @@ impl PreparedTokens {
             2 => bytes.chunks_exact(2).map(|b| i32::from(u16::from_le_bytes([b[0], b[1]]))).collect(),
             _ => bytes.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
         };
-        let legal = EOS..self.manifest.tokenizer.tokens as i32;
+        let legal = DOCUMENT_END..self.manifest.tokenizer.tokens as i32;
         match tokens.iter().position(|t| !legal.contains(t)) {
             None => Ok(tokens),
             Some(wrong) => Err(damaged(

@@ -12,7 +12,7 @@ use crate::{
     files::visit,
     format::Contents,
     tokenized_text::{TokenizedText, width},
-    tokenizer::{EOS, Tokenizer},
+    tokenizer::{DOCUMENT_END, Tokenizer},
 };
 use std::{
     fs::{self, File},
@@ -139,7 +139,7 @@ impl<'a> Writer<'a> {
         if let Some(end) = self.open.take() {
             // Two neighbours are separated if either of them is a document of a format with documents.
             if separated {
-                self.write(&[EOS])?;
+                self.write(&[DOCUMENT_END])?;
             }
             self.document(end, separated)?;
         }

@@ -3,8 +3,8 @@
 //! Sentinels, which mark missing spans, are written as in T5: `<extra_id_0>` is the first one. They are the
 //! tokenizer's own, or count down from the last token of the vocabulary.
 
-use super::{Bytes, EOS, FIRST_BYTE, Tokenizer};
-use crate::{Error, Result};
+use super::{Bytes, FIRST_BYTE, Tokenizer};
+use crate::{Error, Result, SpecialTokens};
 
 const OPEN: &str = "<extra_id_";
 
@@ -15,16 +15,16 @@ pub struct Codec {
     /// That of the first span first.
     sentinels: Vec<i32>,
     vocab: usize,
+    eos: i32,
 }
 
 impl Codec {
-    /// For a vocabulary of bytes; what is above the bytes are sentinels.
-    pub fn new(vocab: usize) -> Result<Self> {
-        Self::with(vocab, Tokenizer::Bytes)
-    }
-
-    /// For a model with `vocab` tokens, as `tokenizer` makes them.
-    pub fn with(vocab: usize, tokenizer: Tokenizer) -> Result<Self> {
+    /// Creates a codec for a model with `vocab` tokens, tokenized by `tokenizer`. Without sentinels of the program,
+    /// those of the tokenizer or the tokens above it are sentinels.
+    ///
+    /// # Errors
+    /// If the vocabulary is smaller than the tokenizer's.
+    pub fn new(vocab: usize, tokenizer: Tokenizer, special: SpecialTokens) -> Result<Self> {
         let count = match &tokenizer {
             Tokenizer::Bytes => vocab.saturating_sub(Bytes::TOKENS),
             Tokenizer::Pieces(pieces) => match pieces.sentinels().len() {
@@ -32,8 +32,11 @@ impl Codec {
                 own => own,
             },
         };
-        let sentinels = tokenizer.sentinels(vocab, count)?;
-        Ok(Self { tokenizer, sentinels, vocab })
+        let sentinels = match special.sentinels {
+            Some(own) => (0..own.count as i32).map(|span| own.first as i32 - span).collect(),
+            None => tokenizer.sentinels(vocab, count)?,
+        };
+        Ok(Self { tokenizer, sentinels, vocab, eos: special.eos as i32 })
     }
 
     /// The tokens of `text`, with the end of the sequence.
@@ -53,7 +56,7 @@ impl Codec {
             }
         }
         self.plain(&text[done..], &mut tokens)?;
-        tokens.push(EOS);
+        tokens.push(self.eos);
         Ok(tokens)
     }
 
@@ -85,7 +88,7 @@ impl Codec {
     /// The text of `tokens` up to the end of the sequence. Bytes that are no UTF-8 become the replacement
     /// character; padding and unknown tokens are left out.
     pub fn decode(&self, tokens: &[i32]) -> Result<String> {
-        let end = tokens.iter().position(|t| *t == EOS).unwrap_or(tokens.len());
+        let end = tokens.iter().position(|t| *t == self.eos).unwrap_or(tokens.len());
         let mark =
             |token: i32| self.sentinels.iter().position(|s| *s == token).map(|n| format!("{OPEN}{n}>"));
         let Tokenizer::Pieces(pieces) = &self.tokenizer else {
@@ -118,36 +121,40 @@ mod tests {
     use super::*;
     use crate::tokenizer::tests::words;
 
+    fn codec(vocab: usize, tokenizer: Tokenizer) -> Result<Codec> {
+        Codec::new(vocab, tokenizer, SpecialTokens { pad: 0, eos: 1, sentinels: None })
+    }
+
     #[test]
     fn text_and_sentinels_go_both_ways() {
-        let codec = Codec::new(384).unwrap();
+        let it = codec(384, Tokenizer::Bytes).unwrap();
         let text = "a <extra_id_0> b<extra_id_124>é";
-        let tokens = codec.encode(text).unwrap();
+        let tokens = it.encode(text).unwrap();
         assert_eq!((tokens[0], tokens[2], tokens.last()), (100, 383, Some(&1)));
         assert_eq!(tokens.iter().filter(|t| **t >= 259).collect::<Vec<_>>(), [&383, &259]);
-        assert_eq!(codec.decode(&tokens).unwrap(), text);
+        assert_eq!(it.decode(&tokens).unwrap(), text);
         // No sentinels: such as are not there, and what only begins like one.
         for text in ["<extra_id_125>", "<extra_id_x>", "<extra_id_", "<extra_id_1"] {
-            assert_eq!(codec.encode(text).unwrap().len(), text.len() + 1, "{text}");
-            assert_eq!(codec.decode(&codec.encode(text).unwrap()).unwrap(), text);
+            assert_eq!(it.encode(text).unwrap().len(), text.len() + 1, "{text}");
+            assert_eq!(it.decode(&it.encode(text).unwrap()).unwrap(), text);
         }
-        assert_eq!(codec.decode(&[3 + 0xff, 0, 2, 1, 100]).unwrap(), "\u{fffd}");
-        assert!(Codec::new(100).unwrap_err().to_string().contains("at least 259"));
+        assert_eq!(it.decode(&[3 + 0xff, 0, 2, 1, 100]).unwrap(), "\u{fffd}");
+        assert!(codec(100, Tokenizer::Bytes).unwrap_err().to_string().contains("at least 259"));
     }
 
     #[test]
     fn pieces_have_their_own_sentinels_or_those_above_them() {
-        let codec = Codec::with(32, words(20, &[19, 18])).unwrap();
-        let tokens = codec.encode("a bb <extra_id_1> ccc<extra_id_7>").unwrap();
+        let it = codec(32, words(20, &[19, 18])).unwrap();
+        let tokens = it.encode("a bb <extra_id_1> ccc<extra_id_7>").unwrap();
         // Nobody has an eighth sentinel: it is a part of a word, `ccc<extra_id_7>`.
         assert_eq!(tokens, [3, 4, 18, 17, 1]);
-        assert_eq!(codec.decode(&[3, 4, 18, 5, 1, 3]).unwrap(), "x xx <extra_id_1> xxx");
-        let above = Codec::with(22, words(20, &[])).unwrap();
+        assert_eq!(it.decode(&[3, 4, 18, 5, 1, 3]).unwrap(), "x xx <extra_id_1> xxx");
+        let above = codec(22, words(20, &[])).unwrap();
         assert_eq!(above.encode("<extra_id_0> a").unwrap(), [21, 3, 1]);
         assert_eq!(above.decode(&[21, 3]).unwrap(), "<extra_id_0> x");
-        let error = Codec::with(10, words(20, &[])).unwrap_err().to_string();
+        let error = codec(10, words(20, &[])).unwrap_err().to_string();
         assert!(error.contains("vocabulary of 10") && error.contains("`words` of 20"), "{error}");
-        let error = Codec::with(20, words(20, &[])).unwrap().encode(&"x".repeat(40)).unwrap_err().to_string();
+        let error = codec(20, words(20, &[])).unwrap().encode(&"x".repeat(40)).unwrap_err().to_string();
         assert!(error.contains("makes token 42") && error.contains("below 20"), "{error}");
     }
 }

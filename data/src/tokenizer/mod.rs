@@ -13,12 +13,10 @@ pub use codec::Codec;
 pub use file::{FileTokenizer, open};
 
 use crate::{Error, Result};
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
-/// Padding: counts for nothing.
-pub const PAD: i32 = 0;
-/// The end of a sequence.
-pub const EOS: i32 = 1;
+/// Separates documents in tokenized text. No text becomes this token, or token 0.
+pub const DOCUMENT_END: i32 = 1;
 /// What no token stands for.
 pub const UNKNOWN: i32 = 2;
 /// The token of byte 0.
@@ -129,6 +127,15 @@ impl Tokenizer {
         })
     }
 
+    /// The range of tokens that text can have.
+    pub fn text_tokens(&self) -> Range<i32> {
+        let end = match self {
+            Self::Bytes => Bytes::TOKENS,
+            Self::Pieces(pieces) => pieces.tokens(),
+        };
+        UNKNOWN..i32::try_from(end).unwrap_or(i32::MAX)
+    }
+
     /// Names what tokens mean: `bytes`, or a digest.
     pub fn identity(&self) -> &str {
         match self {
@@ -205,7 +212,7 @@ pub(crate) mod tests {
             (0..=255).map(|b| bytes.byte(bytes.token(b))).collect::<Option<Vec<_>>>().unwrap().len(),
             256
         );
-        assert_eq!([PAD, EOS, UNKNOWN, 259].map(|t| bytes.byte(t)), [None; 4]);
+        assert_eq!([0, DOCUMENT_END, UNKNOWN, 259].map(|t| bytes.byte(t)), [None; 4]);
         assert_eq!((bytes.sentinel(0), bytes.sentinel(6)), (383, 377));
         assert_eq!(Bytes::new(266, 7).unwrap().sentinel(6), 259);
         let error = Bytes::new(265, 7).unwrap_err().to_string();

@@ -7,8 +7,9 @@ use super::{
 };
 use crate::{
     DType, Diagnostic, Diagnostics, Dim, Function, Module, Name, Schedule, StateDecl, StateId, StateKind,
-    Type,
+    Task, Type,
     ir::{Dist, Meta},
+    task::check::values,
     verify::{Stage, verify},
 };
 use std::{
@@ -24,6 +25,7 @@ pub struct Program {
     name: String,
     meta: RefCell<Vec<Meta>>,
     schedule: Cell<Schedule>,
+    task: RefCell<Option<Task>>,
     functions: RefCell<Vec<Function>>,
     pub(super) shared: Rc<Shared>,
 }
@@ -35,6 +37,7 @@ impl Program {
             name: name.into(),
             meta: RefCell::default(),
             schedule: Cell::default(),
+            task: RefCell::default(),
             functions: RefCell::default(),
             shared: Rc::default(),
         }
@@ -55,6 +58,15 @@ impl Program {
     /// States the program's schedule; a later one replaces it.
     pub fn schedule(&self, schedule: Schedule) {
         self.schedule.set(schedule);
+    }
+
+    /// Declares the program's task: the contract with the runtime ([`crate::task`]). A later one replaces it.
+    #[track_caller]
+    pub fn task(&self, task: Task) {
+        for problem in values(&task) {
+            self.mistake(Diagnostic::new("", problem));
+        }
+        self.task.replace(Some(task));
     }
 
     /// Runs `f` in a scope. Names of state declared in it begin with `name/`, as do the scope paths of
@@ -179,6 +191,7 @@ impl Program {
             functions: self.functions.take(),
             meta: self.meta.take(),
             schedule: self.schedule.get(),
+            task: self.task.take(),
         };
         // The verifier repeats the checks of the DSL and adds the rules for modules.
         verify(&module, Stage::Global)?;

@@ -13,7 +13,7 @@ pub use names::{is_value_name, unique};
 pub use op::*;
 pub use site::{Phase, Site};
 
-use crate::{Diagnostic, Mesh, Name, Schedule, Type, arena::Arena, id_type};
+use crate::{Diagnostic, Mesh, Name, Schedule, Task, Type, arena::Arena, id_type};
 
 id_type!(
     /// A value of one body.
@@ -209,10 +209,12 @@ pub struct Module {
     /// Functions, in order of definition, with unique names.
     pub functions: Vec<Function>,
     /// Strings that the program states about itself, for tools and the runtime, such as
-    /// `layout = "batch:data+expert"` (its default layout) or `task = "span_corruption"`.
+    /// `layout = "batch:data+expert"` (its default layout).
     pub meta: Vec<Meta>,
     /// Choices that change time and memory, not results.
     pub schedule: Schedule,
+    /// The contract with the runtime. `None` means the program is only compiled, or called function by function.
+    pub task: Option<Task>,
 }
 
 impl Module {

@@ -169,7 +169,10 @@ impl<'t> Cursor<'t> {
         token.kind == Kind::End
             || token.kind == Kind::Word
                 && (start == 0 || self.text.as_bytes()[start - 1] == b'\n')
-                && matches!(self.slice(token), "module" | "mesh" | "meta" | "schedule" | "state" | "func")
+                && matches!(
+                    self.slice(token),
+                    "module" | "mesh" | "meta" | "schedule" | "task" | "state" | "func"
+                )
     }
 
     // Resuming after an error.

@@ -11,10 +11,11 @@ use super::{
 };
 use crate::{
     Axis, Body, BodyBuilder, Diagnostic, Diagnostics, Env, Function, Inst, Mesh, Module, Name, Op, Schedule,
-    Site, StateDecl, StateId, StateKind, Type, Value,
+    Site, StateDecl, StateId, StateKind, Task, Type, Value,
     infer::check_type,
     ir::{Meta, StateOp, ValueData, is_value_name},
     layout::suggest,
+    task::TaskKind,
     verify::{MAX_DEPTH, body::recorded_types},
 };
 use std::collections::HashMap;
@@ -55,7 +56,7 @@ struct Definition<'t> {
     name: Option<Name>,
 }
 
-const ITEMS: &str = "`mesh`, `meta`, `schedule`, `state` or `func`";
+const ITEMS: &str = "`mesh`, `meta`, `schedule`, `task`, `state` or `func`";
 
 // Items.
 
@@ -112,6 +113,12 @@ impl<'t> Parser<'t> {
                 }
                 module.schedule = self.schedule()?;
             }
+            "task" => {
+                if module.task.is_some() {
+                    return Err(self.c.error(at, "the task is given twice"));
+                }
+                module.task = Some(self.task()?);
+            }
             "state" => {
                 let state = self.state(&module.env)?;
                 let legal = self.legal(at, &module.env, &state.ty);
@@ -126,7 +133,7 @@ impl<'t> Parser<'t> {
             }
             _ => {
                 let error = self.c.error(at, format!("expected {ITEMS}, found `{word}`"));
-                return Err(match suggest(word, ["mesh", "meta", "schedule", "state", "func"]) {
+                return Err(match suggest(word, ["mesh", "meta", "schedule", "task", "state", "func"]) {
                     Some(hint) => error.help(format!("did you mean `{hint}`?")),
                     None => error,
                 });
@@ -152,15 +159,36 @@ impl<'t> Parser<'t> {
     /// `remat=carries microbatches=4`, up to the end of the line.
     fn schedule(&mut self) -> Parsed<Schedule> {
         let mut schedule = Schedule::default();
+        self.entries("an entry of the schedule, such as `remat=carries`", |key, value| {
+            schedule.set(key, value)
+        })?;
+        Ok(schedule)
+    }
+
+    /// `train objective=lm vocab=384`, up to the end of the line.
+    fn task(&mut self) -> Parsed<Task> {
+        let at = self.c.offset();
+        let kind = self.c.word("the kind of task: train, score or generate")?;
+        let mut task = Task::new(TaskKind::parse(kind).map_err(|error| error.at(&self.c.site(at)))?);
+        self.entries("an entry of the task, such as `vocab=384`", |key, value| task.set(key, value))?;
+        Ok(task)
+    }
+
+    /// `key=value` entries up to the end of the line.
+    fn entries(
+        &mut self,
+        what: &str,
+        mut set: impl FnMut(&str, &str) -> Result<(), Diagnostic>,
+    ) -> Parsed<()> {
         while !self.c.peek().first && self.c.peek().kind != Kind::End {
             let at = self.c.offset();
-            let key = self.c.word("an entry of the schedule, such as `remat=carries`")?;
+            let key = self.c.word(what)?;
             self.c.expect(b'=', "`=` and the value of the entry")?;
             let value = self.c.next();
             let value = self.c.slice(value);
-            schedule.set(key, value).map_err(|error| error.at(&self.c.site(at)))?;
+            set(key, value).map_err(|error| error.at(&self.c.site(at)))?;
         }
-        Ok(schedule)
+        Ok(())
     }
 
     /// `param encoder/wi: f32[d_model=8]`.

@@ -56,6 +56,9 @@ impl Printer<'_> {
         if module.schedule != Schedule::default() {
             self.out.push_str(&format!("schedule {}\n", module.schedule));
         }
+        if let Some(task) = &module.task {
+            push(&mut self.out, format_args!("task {task}\n"));
+        }
         for (_, state) in module.env.states.iter() {
             self.state(state);
         }

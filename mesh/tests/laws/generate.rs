@@ -10,6 +10,7 @@ use mesh::{
         Phase, Random, Reduce, ReduceKind, Remat, Scan, Shape, StateOp, Unary, is_value_name,
     },
     schedule::ENTRIES,
+    task::{Generation, Objective, Task, TaskKind},
 };
 
 /// Random numbers that were drawn before, so that a failing program can be shrunk.
@@ -162,7 +163,7 @@ pub fn program(c: &mut Choices, local: bool) -> Module {
         Meta { key, value: c.pick(STRANGE).to_owned(), site: site(c) }
     });
     let meta = meta.collect();
-    Module { name: c.pick(STRANGE).to_owned(), env, functions, meta, schedule: schedule(c) }
+    Module { name: c.pick(STRANGE).to_owned(), env, functions, meta, schedule: schedule(c), task: task(c) }
 }
 
 fn function(env: &Env, c: &mut Choices, i: usize) -> Function {
@@ -195,6 +196,26 @@ fn schedule(c: &mut Choices) -> Schedule {
         }
     }
     schedule
+}
+
+fn task(c: &mut Choices) -> Option<Task> {
+    let kinds = [
+        TaskKind::Train { objective: c.pick(&Objective::ALL), packing: c.one_in(2) },
+        TaskKind::Score,
+        TaskKind::Generate(Generation { beams: 3, filter: true, ..Generation::default() }),
+    ];
+    let mut task = Task::new(c.pick(&kinds));
+    for key in ["vocab", "batch", "pad", "eos", "first_sentinel", "sentinels"] {
+        if c.one_in(2) {
+            task.set(key, "7").expect("the entry takes any number");
+        }
+    }
+    for role in ["inputs", "seed", "row_loss"] {
+        if c.one_in(4) {
+            task.set(role, "a/b-c").expect("the entry takes any word");
+        }
+    }
+    (!c.one_in(3)).then_some(task)
 }
 
 fn site(c: &mut Choices) -> Site {

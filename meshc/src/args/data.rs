@@ -4,9 +4,10 @@ use super::ranges::{positive, steps};
 use crate::output::failure::failure;
 use anyhow::{Context, Result};
 use data::{
-    Codec, Corpus, Mixture, MixtureSpec, PreparedTokens, Stats, TEXT_FIELD, Task, Temperature, Text,
+    BatchSpec, Codec, Corpus, Mixture, MixtureSpec, PreparedTokens, Stats, TEXT_FIELD, Temperature, Text,
     Tokenizer, Tokens, rates::CorpusSpec,
 };
+use runtime::generate::Sizes;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -84,10 +85,10 @@ impl DataOptions {
 }
 
 impl Texts {
-    /// Returns the examples for a task; the share `held_out` of each corpus is for evaluation only.
-    pub fn mixture(self, task: Task, held_out: f64) -> Result<Arc<Mixture>> {
+    /// Returns the examples for a program; the share `held_out` of each corpus is for evaluation only.
+    pub fn mixture(self, spec: BatchSpec, held_out: f64) -> Result<Arc<Mixture>> {
         let options = data::Options { held_out, temperature: self.temperature, ..data::Options::default() };
-        Ok(Arc::new(Mixture::new(self.all, task, &options)?))
+        Ok(Arc::new(Mixture::new(self.all, spec, &options)?))
     }
 }
 
@@ -188,12 +189,13 @@ impl TokenizerArgs {
         Ok(self.named()?.unwrap_or(Tokenizer::Bytes))
     }
 
-    /// Returns the codec between text and the tokens of a model: the tokenizer that was named, which must fit
-    /// the vocabulary, else bytes. `None` means that the vocabulary is too small for bytes.
-    pub fn codec(&self, vocab: usize) -> Result<Option<Codec>> {
+    /// Returns the codec between text and the tokens of a model: the tokenizer that was named, which must fit the
+    /// vocabulary, else bytes. `None` means that the vocabulary is too small for bytes.
+    pub fn codec(&self, sizes: Sizes) -> Result<Option<Codec>> {
+        let Sizes { vocab, special_tokens, .. } = sizes;
         Ok(match self.named()? {
-            Some(tokenizer) => Some(Codec::with(vocab, tokenizer)?),
-            None => Codec::new(vocab).ok(),
+            Some(tokenizer) => Some(Codec::new(vocab, tokenizer, special_tokens)?),
+            None => Codec::new(vocab, Tokenizer::Bytes, special_tokens).ok(),
         })
     }
 }

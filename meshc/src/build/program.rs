@@ -14,7 +14,10 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use interchange::Origin;
-use mesh::{Diagnostics, Module, Site};
+use mesh::{
+    Diagnostics, Module, Site,
+    task::{self, check::Purpose},
+};
 use runtime::checkpoint::Checkpoint;
 use std::{fs, path::Path};
 
@@ -37,6 +40,21 @@ impl Program {
         let sources = Sources::default();
         let module = program.finish().map_err(|diagnostics| Mistakes::new(name, &diagnostics, &sources))?;
         Ok(finish(module, name.to_owned(), sources))
+    }
+
+    /// Refuses a program that lacks something for `purpose`.
+    ///
+    /// # Errors
+    /// Lists everything that is missing.
+    pub fn require(&self, purpose: Purpose) -> Result<()> {
+        let missing = task::check::missing(&self.module, purpose);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(failure(
+            format!("`{}` cannot {}:\n  - {}", self.name, purpose.verb(), missing.join("\n  - ")),
+            "docs/train-contract.md describes what a program needs",
+        ))
     }
 
     /// Returns the error for mistakes in the program.

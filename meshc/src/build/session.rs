@@ -13,16 +13,24 @@ use crate::{
 };
 use anyhow::Result;
 use interchange::Origin;
-use mesh::{Diagnostics, Site, dsl::Args};
+use mesh::{Diagnostics, Site, dsl::Args, task::check::Purpose};
 use runtime::{
     Checkpoint, Session,
     checkpoint::{RestoreScope, folder::list, is_url},
 };
 use std::path::Path;
 
-/// Opens a session and restores the parameters. `settings` apply unless the user has set them; only
-/// `functions` of the program are compiled.
-pub fn open(args: &SubjectArgs, settings: &[Setting], functions: &[&str]) -> Result<Session> {
+/// Opens a session and restores the parameters. `settings` apply unless the user has set them; only `functions` of the
+/// program are compiled.
+///
+/// # Errors
+/// Among others, if the program lacks something for `purpose`.
+pub fn open(
+    args: &SubjectArgs,
+    settings: &[Setting],
+    purpose: Purpose,
+    functions: &[&str],
+) -> Result<Session> {
     let is_folder = args.subject.is_dir() || is_url(&args.subject);
     let is_checkpoint = is_folder && !files::is_artefact(&args.subject);
     let checkpoint = match (&args.checkpoint, is_checkpoint) {
@@ -49,6 +57,7 @@ pub fn open(args: &SubjectArgs, settings: &[Setting], functions: &[&str]) -> Res
             true => described(args, &checkpoint, settings)?,
             false => program::load(&args.subject, &args.with(settings))?,
         };
+        program.require(purpose)?;
         if functions.iter().all(|name| program.module.function(name).is_some()) {
             // `prepare` computes values that the other functions read from the parameters.
             let kept = |name: &str| functions.contains(&name) || name == "prepare";

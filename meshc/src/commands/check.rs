@@ -13,6 +13,13 @@ use crate::{
 };
 use anyhow::Result;
 use compiler::pipeline::Stage;
+use mesh::{
+    Module,
+    task::{
+        TaskKind,
+        check::{Purpose, missing},
+    },
+};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -56,5 +63,27 @@ fn check(args: &Args) -> Result<String> {
         1 => "one device".to_owned(),
         n => format!("{n} devices ({}) with the layout {}", placement.mesh, placement.layout),
     };
-    Ok(format!("{} is valid: {} on {place}", program.module.name, functions.join(", ")))
+    let valid = format!("{} is valid: {} on {place}", program.module.name, functions.join(", "));
+    Ok(format!("{valid}\n{}", readiness(&program.module)))
+}
+
+/// Returns what the program can be used for: `trainable: yes (span corruption, 32 rows of 128 → 128 tokens)`, or what
+/// it lacks.
+fn readiness(module: &Module) -> String {
+    let (word, purpose) = match module.task.as_ref().map(|task| task.kind) {
+        None | Some(TaskKind::Train { .. }) => ("trainable", Purpose::Train),
+        Some(TaskKind::Score) => ("scores", Purpose::Score),
+        Some(TaskKind::Generate(_)) => ("generates", Purpose::Generate),
+    };
+    let missing = missing(module, purpose);
+    let Some(task) = module.task.as_ref().filter(|_| missing.is_empty()) else {
+        return format!("{word}: no: {}", missing.join(&format!("\n{word}: no: ")));
+    };
+    let mut line = format!("{word}: yes ({})", task.summary());
+    if purpose == Purpose::Train {
+        self::missing(module, Purpose::Evaluate)
+            .iter()
+            .for_each(|missing| line.push_str(&format!("\nevaluation: no: {missing}")));
+    }
+    line
 }

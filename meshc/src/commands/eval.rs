@@ -12,7 +12,8 @@ use crate::{
 };
 use anyhow::Result;
 use data::BatchSource;
-use runtime::train;
+use mesh::task::check::Purpose;
+use runtime::{Contract, train};
 use serde_json::{Map, Value};
 
 /// Arguments.
@@ -39,8 +40,8 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     environment(None)?;
     let texts = args.data.open()?;
-    let mut session = session::open(&args.subject, &[], &["eval_step"])?;
-    let source = texts.mixture(train::task(session.artefact())?, args.held_out)?;
+    let mut session = session::open(&args.subject, &[], Purpose::Evaluate, &["eval_step"])?;
+    let source = texts.mixture(Contract::batch_spec(session.artefact())?, args.held_out)?;
     let batches = source.held_out_batches().min(args.batches.unwrap_or(usize::MAX));
     if batches == 0 {
         return Err(failure(

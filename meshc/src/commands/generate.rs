@@ -13,6 +13,7 @@ use crate::{
 use anyhow::{Context, Result};
 use data::Codec;
 use interchange::tensors;
+use mesh::task::check::Purpose;
 use runtime::{
     HostTensor,
     generate::{Generator, Options, Sequence},
@@ -88,10 +89,14 @@ pub fn run(args: &Args) -> Result<()> {
     environment(None)?;
     args.check()?;
     let input = read(&args.input)?;
-    let mut session =
-        session::open(&args.subject, &args.settings(input.len()), &["encode", "decode", "results"])?;
+    let mut session = session::open(
+        &args.subject,
+        &args.settings(input.len()),
+        Purpose::Generate,
+        &["encode", "decode", "results"],
+    )?;
     let mut generator = Generator::new(&mut session)?;
-    let codec = args.tokenizer.codec(generator.sizes().vocab)?;
+    let codec = args.tokenizer.codec(generator.sizes())?;
     let inputs = input.tokens(codec.as_ref())?;
     let options = Options {
         min_length: args.min_length,

@@ -7,6 +7,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use data::Codec;
+use mesh::task::check::Purpose;
 use runtime::generate::{Score, Scorer};
 use serde_json::{Value, json};
 use std::{fs, io::Read, path::PathBuf};
@@ -40,9 +41,9 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let batch = lines.len().clamp(1, 32).next_multiple_of(args.subject.devices());
     let settings = [("task", "score".to_owned()), ("batch", batch.to_string())];
-    let mut session = session::open(&args.subject, &settings, &["score"])?;
+    let mut session = session::open(&args.subject, &settings, Purpose::Score, &["score"])?;
     let mut scorer = Scorer::new(&mut session)?;
-    let codec = args.tokenizer.codec(scorer.sizes().vocab)?;
+    let codec = args.tokenizer.codec(scorer.sizes())?;
     let pairs = lines.iter().map(|(number, line)| pair(line, codec.as_ref(), &name, *number));
     let scores = scorer.run(&pairs.collect::<Result<Vec<_>>>()?)?;
     let mut sum = Score::default();

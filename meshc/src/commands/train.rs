@@ -11,7 +11,10 @@ use crate::{
         subject::refuse_options,
         target::Target,
     },
-    build::{artefact, device, program},
+    build::{
+        artefact, device,
+        program::{self, Program},
+    },
     output::{
         failure::failure,
         files,
@@ -24,8 +27,9 @@ use crate::{
 use anyhow::{Context, Result};
 use clap::ArgGroup;
 use data::{BatchSource, Mixture};
+use mesh::task::check::Purpose;
 use runtime::{
-    Artefact,
+    Artefact, Contract,
     checkpoint::{Keep, folder::list, is_checkpoint, is_url},
     train::{self, Spikes},
 };
@@ -196,20 +200,23 @@ struct Job {
 
 impl Job {
     fn resolve(mut args: Args) -> Result<Self> {
+        let of_checkpoint = is_checkpoint(&args.subject);
+        let program = if args.subject.is_dir() && !of_checkpoint { None } else { Some(program(&args)?) };
         let texts = args.data.open()?;
         let eval_texts = match args.eval_data.as_slice() {
             [] => None,
             files => Some(args.data.open_others(files)?),
         };
-        let of_checkpoint = is_checkpoint(&args.subject);
-        let artefact =
-            if args.subject.is_dir() && !of_checkpoint { opened(&args)? } else { compiled(&args)? };
+        let artefact = match &program {
+            Some(program) => compiled(program, &args)?,
+            None => opened(&args)?,
+        };
         let holds_out = args.eval_every.is_some() && eval_texts.is_none();
         let held_out = args.held_out.unwrap_or(if holds_out { 0.05 } else { 0.0 });
-        let task = train::task(&artefact)?;
-        let source = texts.mixture(task, held_out)?;
+        let spec = Contract::batch_spec(&artefact)?;
+        let source = texts.mixture(spec, held_out)?;
         let eval_data: Option<Arc<dyn BatchSource>> = match eval_texts {
-            Some(texts) => Some(texts.mixture(task, 0.0)?),
+            Some(texts) => Some(texts.mixture(spec, 0.0)?),
             None => None,
         };
         let run_folder = args.run_dir.as_ref().map(|dir| RunFolder::create(dir)).transpose()?;
@@ -329,8 +336,17 @@ fn opened(args: &Args) -> Result<Artefact> {
     }
 }
 
-/// Compiles the model in memory.
-fn compiled(args: &Args) -> Result<Artefact> {
+/// Returns the program of the model, ready for training.
+fn program(args: &Args) -> Result<Program> {
     let program = program::load(&args.subject, &args.settings)?;
-    artefact::of_program(&program, &args.placement, args.target.as_ref(), &args.flags, &args.plugin)
+    program.require(Purpose::Train)?;
+    if args.eval_every.is_some() {
+        program.require(Purpose::Evaluate)?;
+    }
+    Ok(program)
+}
+
+/// Compiles the model in memory.
+fn compiled(program: &Program, args: &Args) -> Result<Artefact> {
+    artefact::of_program(program, &args.placement, args.target.as_ref(), &args.flags, &args.plugin)
 }

@@ -31,6 +31,7 @@ use beams::{Beams, FinishedBeams};
 use mesh::{
     DType, Dim, Site,
     dsl::{Args, Graph, Init, Program, State, Tensor, Tree},
+    task::{self, DecodingMethod, TaskKind},
 };
 use sampling::Sampling;
 
@@ -45,7 +46,7 @@ const MAX_UNSTACKED_EXPERTS: usize = 256;
 #[derive(Clone, PartialEq, Debug)]
 pub struct Generation {
     /// Choice of the next token.
-    pub method: Method,
+    pub method: DecodingMethod,
     /// Beams of a search, or sequences sampled for each input.
     pub beams: usize,
     /// Positions that one call of `decode` generates.
@@ -63,17 +64,6 @@ pub struct Generation {
     pub early: EarlyStopping,
 }
 
-/// Choice of the next token.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Method {
-    /// The most likely one.
-    Greedy,
-    /// A sample from the distribution.
-    Sample,
-    /// Beam search.
-    Beam,
-}
-
 /// Stopping rule of beam search, for an input that has as many finished sequences as beams.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EarlyStopping {
@@ -88,7 +78,7 @@ pub enum EarlyStopping {
 impl Default for Generation {
     fn default() -> Self {
         Self {
-            method: Method::Greedy,
+            method: DecodingMethod::Greedy,
             beams: 1,
             steps: 16,
             cached: true,
@@ -103,11 +93,9 @@ impl Default for Generation {
 impl Generation {
     /// Returns the options with the settings of the command line applied.
     pub fn with(mut self, args: &Args) -> Self {
-        self.method = match args.choice("method", &["greedy", "sample", "beam"], "greedy") {
-            "sample" => Method::Sample,
-            "beam" => Method::Beam,
-            _ => Method::Greedy,
-        };
+        let method = args.choice("method", &DecodingMethod::ALL.map(DecodingMethod::name), "greedy");
+        let named = DecodingMethod::ALL.into_iter().find(|m| m.name() == method);
+        self.method = named.unwrap_or(DecodingMethod::Greedy);
         self.beams = args.get("beams", self.beams);
         self.steps = args.get("steps", self.steps);
         self.cached = args.choice("decode", &["cached", "uncached"], "cached") == "cached";
@@ -145,7 +133,7 @@ impl Generation {
         wrong.require(self.beams > 0, "beams", "at least 1", self.beams);
         wrong.require(self.steps > 0, "steps", "at least 1", self.steps);
         wrong.unless(
-            self.beams == 1 || self.method != Method::Greedy,
+            self.beams == 1 || self.method != DecodingMethod::Greedy,
             || format!("`beams` must be 1 with `method` = greedy, got {}", self.beams),
             "all beams would be the same; `method` = beam searches, `method` = sample draws several sequences",
         );
@@ -219,20 +207,8 @@ pub fn program(config: &Config, options: &Generation, place: &Site) -> Program {
 }
 
 fn meta(p: &Program, config: &Config, options: &Generation) {
-    p.meta("task", "generate");
-    p.meta("vocab", config.vocab);
-    p.meta("batch", config.batch);
-    p.meta("input_length", config.input_length);
-    p.meta("target_length", config.target_length);
-    p.meta("beams", options.beams);
-    p.meta("steps", options.steps);
-    let method = match options.method {
-        Method::Greedy => "greedy",
-        Method::Sample => "sample",
-        Method::Beam => "beam",
-    };
-    p.meta("method", method);
-    p.meta("filter", options.filter);
+    let Generation { method, beams, steps, filter, .. } = *options;
+    p.task(config.task(TaskKind::Generate(task::Generation { method, beams, steps, filter })));
     p.meta("layout", config.layout());
     p.meta("state_layout", "");
     p.meta("dtype", config.precision.name());
@@ -337,7 +313,7 @@ impl Generator {
             store("open", DType::S32, &one),
             store("scores", DType::F32, &one),
         ];
-        let finished = (options.method == Method::Beam).then(|| {
+        let finished = (options.method == DecodingMethod::Beam).then(|| {
             let tokens = store("ended_tokens", DType::S32, &all);
             [tokens, store("ended_scores", DType::F32, &one), store("complete", DType::S32, &[&batch])]
         });
@@ -406,7 +382,7 @@ impl Generator {
         let number = |name| g.input(name, DType::S32, []);
         let limits = Limits { min_length: number("min_length"), max_length: number("max_length") };
         let sampling =
-            (self.options.method == Method::Sample).then(|| Sampling::inputs(g, self.options.filter));
+            (self.options.method == DecodingMethod::Sample).then(|| Sampling::inputs(g, self.options.filter));
         let penalty = self.finished.as_ref().map(|_| g.input("length_penalty", DType::F32, []));
         // Loop-invariant: computed once before the loop over positions.
         let causal = match &self.decoder {

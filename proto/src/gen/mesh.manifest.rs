@@ -37,12 +37,120 @@ pub struct Manifest {
     pub source: ::core::option::Option<Source>,
     #[prost(message, optional, tag = "12")]
     pub summary: ::core::option::Option<Summary>,
-    /// Strings by key that the program states about itself, such as `task`, `vocab` and `batch`.
+    /// Strings by key that the program states about itself, such as `dtype`.
     #[prost(btree_map = "string, string", tag = "13")]
     pub meta: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// The task contract; absent if the program declares no task.
+    #[prost(message, optional, tag = "14")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: ::core::option::Option<Task>,
+}
+/// The task contract: what the runtime must know to make batches and to read results.
+#[derive(::serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Task {
+    #[prost(enumeration = "TaskKind", tag = "1")]
+    #[serde(serialize_with = "crate::enum_name::serialize::<TaskKind, _>")]
+    pub kind: i32,
+    /// The size of the vocabulary.
+    #[prost(uint64, tag = "2")]
+    pub vocab: u64,
+    /// Rows of a batch.
+    #[prost(uint64, tag = "3")]
+    pub batch: u64,
+    /// Tokens of an input row; 0 if the program takes no inputs.
+    #[prost(uint64, tag = "4")]
+    pub input_length: u64,
+    /// Tokens of a target row.
+    #[prost(uint64, tag = "5")]
+    pub target_length: u64,
+    #[prost(message, optional, tag = "6")]
+    pub special_tokens: ::core::option::Option<SpecialTokens>,
+    #[prost(message, optional, tag = "7")]
+    pub names: ::core::option::Option<TaskNames>,
+    /// Present if `kind` is train.
+    #[prost(message, optional, tag = "8")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub training: ::core::option::Option<Training>,
+    /// Present if `kind` is generate.
+    #[prost(message, optional, tag = "9")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: ::core::option::Option<Generation>,
+}
+#[derive(::serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Training {
+    #[prost(enumeration = "Objective", tag = "1")]
+    #[serde(serialize_with = "crate::enum_name::serialize::<Objective, _>")]
+    pub objective: i32,
+    /// True if a row may hold several examples.
+    #[prost(bool, tag = "2")]
+    pub packing: bool,
+}
+#[derive(::serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Generation {
+    #[prost(enumeration = "DecodingMethod", tag = "1")]
+    #[serde(serialize_with = "crate::enum_name::serialize::<DecodingMethod, _>")]
+    pub method: i32,
+    /// Sequences for each input.
+    #[prost(uint64, tag = "2")]
+    pub beams: u64,
+    /// Positions that one call of `decode` computes.
+    #[prost(uint64, tag = "3")]
+    pub steps: u64,
+    /// True if sampling takes `top_k` and `top_p`.
+    #[prost(bool, tag = "4")]
+    pub filter: bool,
+}
+/// Tokens with a meaning of their own.
+#[derive(::serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SpecialTokens {
+    /// Fills rows behind their last token.
+    #[prost(uint32, tag = "1")]
+    pub pad: u32,
+    /// Ends a sequence.
+    #[prost(uint32, tag = "2")]
+    pub eos: u32,
+    /// The tokens that mark removed spans; absent if they are the tokenizer's own, or count down from the end of the
+    /// vocabulary.
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sentinels: ::core::option::Option<Sentinels>,
+}
+/// Consecutive tokens: `first`, `first - 1`, and so on.
+#[derive(::serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Sentinels {
+    #[prost(uint32, tag = "1")]
+    pub first: u32,
+    #[prost(uint32, tag = "2")]
+    pub count: u32,
+}
+/// The names of inputs and outputs with a role, the same in every function.
+#[derive(::serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskNames {
+    /// Inputs.
+    #[prost(string, tag = "1")]
+    pub inputs: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub targets: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub inputs_segments: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub targets_segments: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub seed: ::prost::alloc::string::String,
+    /// Outputs.
+    #[prost(string, tag = "6")]
+    pub loss: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub row_loss: ::prost::alloc::string::String,
 }
 /// The machine's axes.
 #[derive(::serde::Serialize)]
@@ -209,6 +317,119 @@ pub struct Summary {
     /// Floating-point operations of one training step on all devices; 0 where there is none.
     #[prost(uint64, tag = "3")]
     pub flops_per_step: u64,
+}
+#[derive(::serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TaskKind {
+    Unspecified = 0,
+    /// Functions `train_step` and, for evaluation, `eval_step`.
+    Train = 1,
+    /// The function `score`.
+    Score = 2,
+    /// Functions `encode`, `decode`, `results` and optionally `prepare`.
+    Generate = 3,
+}
+impl TaskKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TASK_KIND_UNSPECIFIED",
+            Self::Train => "TASK_KIND_TRAIN",
+            Self::Score => "TASK_KIND_SCORE",
+            Self::Generate => "TASK_KIND_GENERATE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TASK_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "TASK_KIND_TRAIN" => Some(Self::Train),
+            "TASK_KIND_SCORE" => Some(Self::Score),
+            "TASK_KIND_GENERATE" => Some(Self::Generate),
+            _ => None,
+        }
+    }
+}
+/// How training examples are made of text.
+#[derive(::serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Objective {
+    Unspecified = 0,
+    /// Spans are removed from the input, and form the target.
+    SpanCorruption = 1,
+    /// The input is the beginning of a text, the target is the rest.
+    PrefixLm = 2,
+    /// The target is a text.
+    Lm = 3,
+}
+impl Objective {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "OBJECTIVE_UNSPECIFIED",
+            Self::SpanCorruption => "OBJECTIVE_SPAN_CORRUPTION",
+            Self::PrefixLm => "OBJECTIVE_PREFIX_LM",
+            Self::Lm => "OBJECTIVE_LM",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "OBJECTIVE_UNSPECIFIED" => Some(Self::Unspecified),
+            "OBJECTIVE_SPAN_CORRUPTION" => Some(Self::SpanCorruption),
+            "OBJECTIVE_PREFIX_LM" => Some(Self::PrefixLm),
+            "OBJECTIVE_LM" => Some(Self::Lm),
+            _ => None,
+        }
+    }
+}
+/// How the next token is chosen.
+#[derive(::serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum DecodingMethod {
+    Unspecified = 0,
+    /// The most likely token.
+    Greedy = 1,
+    /// A random token, by its probability.
+    Sample = 2,
+    /// Beam search.
+    Beam = 3,
+}
+impl DecodingMethod {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "DECODING_METHOD_UNSPECIFIED",
+            Self::Greedy => "DECODING_METHOD_GREEDY",
+            Self::Sample => "DECODING_METHOD_SAMPLE",
+            Self::Beam => "DECODING_METHOD_BEAM",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DECODING_METHOD_UNSPECIFIED" => Some(Self::Unspecified),
+            "DECODING_METHOD_GREEDY" => Some(Self::Greedy),
+            "DECODING_METHOD_SAMPLE" => Some(Self::Sample),
+            "DECODING_METHOD_BEAM" => Some(Self::Beam),
+            _ => None,
+        }
+    }
 }
 #[derive(::serde::Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -11,7 +11,8 @@ pub mod score;
 
 pub use score::{Score, Scorer};
 
-use crate::{Error, HostTensor, Outputs, Result, Session};
+use crate::{Contract, Error, HostTensor, Outputs, Result, Session};
+use proto::manifest::{DecodingMethod, Generation, SpecialTokens, TaskKind};
 use std::collections::BTreeMap;
 
 /// Options of generation that need no recompilation.
@@ -61,10 +62,8 @@ pub struct Sequence {
 pub struct Generator<'s> {
     session: &'s mut Session,
     sizes: Sizes,
-    beams: usize,
-    steps: usize,
-    method: String,
-    filter: bool,
+    contract: Contract,
+    generation: Generation,
 }
 
 /// The sizes of a program.
@@ -78,10 +77,9 @@ pub struct Sizes {
     pub target_length: usize,
     /// Size of the vocabulary.
     pub vocab: usize,
+    /// The tokens for padding, ends of sequences, and removed spans.
+    pub special_tokens: SpecialTokens,
 }
-
-/// The end-of-sequence token.
-const EOS: i32 = 1;
 
 impl<'s> Generator<'s> {
     /// Compiles and prepares the session's program, whose parameters must have values.
@@ -89,11 +87,9 @@ impl<'s> Generator<'s> {
     /// # Errors
     /// The program was not compiled with `task=generate`, or a function cannot be compiled.
     pub fn new(session: &'s mut Session) -> Result<Self> {
-        let sizes = Sizes::of(session, "generate")?;
-        let artefact = session.artefact();
-        let (beams, steps) = (artefact.number("beams")?, artefact.number("steps")?);
-        let method = artefact.meta("method").unwrap_or("greedy").to_owned();
-        let filter = artefact.meta("filter") == Some("true");
+        let contract = Contract::of_kind(session.artefact(), TaskKind::Generate)?;
+        let sizes = Sizes::of(&contract);
+        let generation = contract.task().generation.unwrap_or_default();
         for function in ["encode", "decode", "results"] {
             session.compile(function)?;
         }
@@ -101,7 +97,7 @@ impl<'s> Generator<'s> {
             session.call("prepare", &BTreeMap::new())?.wait()?;
             session.release("prepare");
         }
-        Ok(Self { session, sizes, beams, steps, method, filter })
+        Ok(Self { session, sizes, contract, generation })
     }
 
     /// Returns the sizes of the program.
@@ -181,7 +177,7 @@ impl<'s> Generator<'s> {
             );
         }
         let filtered = options.top_k.is_some() || options.top_p < 1.0;
-        if filtered && self.method == "sample" && !self.filter {
+        if filtered && self.generation.method() == DecodingMethod::Sample && !self.generation.filter {
             return wrong(
                 "`--top-k` and `--top-p` need a program that was compiled with filter=true".into(),
                 "compile the model with --set filter=true",
@@ -193,13 +189,14 @@ impl<'s> Generator<'s> {
     /// Generates one batch. Returns the sequences of each row.
     fn batch(&mut self, rows: &[Vec<i32>], first: usize, options: &Options) -> Result<Vec<Vec<Sequence>>> {
         let Sizes { batch, input_length, target_length, .. } = self.sizes;
-        let inputs = BTreeMap::from([("inputs".to_owned(), padded(rows, batch, input_length))]);
+        let input = self.contract.names().inputs.clone();
+        let inputs = BTreeMap::from([(input, padded(rows, batch, input_length, self.sizes.pad()))]);
         let encoded = self.session.call("encode", &inputs)?;
         let length = options.max_length.unwrap_or(target_length);
         let inputs = self.inputs(first, length, options);
         let lag = usize::from(self.session.client().platform_name().map_err(platform)? != "cpu");
         let mut before: Option<Outputs> = None;
-        for call in 0..length.div_ceil(self.steps) {
+        for call in 0..length.div_ceil(self.generation.steps as usize) {
             let now = self.session.call("decode", &inputs)?;
             let known = if lag == 0 { Some(now) } else { before.replace(now) };
             // If the host learns the result one call late, there is one from the second call on.
@@ -213,9 +210,11 @@ impl<'s> Generator<'s> {
         if let Some(before) = before {
             before.wait()?;
         }
+        let method = self.generation.method();
         let of_search = ["max_length", "length_penalty"];
-        let inputs =
-            inputs.into_iter().filter(|(n, _)| self.method == "beam" && of_search.contains(&n.as_str()));
+        let inputs = inputs
+            .into_iter()
+            .filter(|(n, _)| method == DecodingMethod::Beam && of_search.contains(&n.as_str()));
         let results = self.session.call("results", &inputs.collect())?.wait()?;
         self.sequences(&results, length)
     }
@@ -225,17 +224,18 @@ impl<'s> Generator<'s> {
         let whole = |value: usize| HostTensor::s32(&[], &[i32::try_from(value).unwrap_or(i32::MAX)]);
         let real = |value: f32| HostTensor::f32(&[], &[value]);
         let mut inputs = vec![("min_length", whole(options.min_length)), ("max_length", whole(length))];
-        if self.method == "sample" {
-            inputs.push(("seed", HostTensor::u32_scalar(options.seed)));
+        let names = self.contract.names();
+        if self.generation.method() == DecodingMethod::Sample {
+            inputs.push((names.seed.as_str(), HostTensor::u32_scalar(options.seed)));
             inputs.push(("first", whole(first)));
             inputs.push(("temperature", real(options.temperature)));
-            if self.filter {
+            if self.generation.filter {
                 inputs.push(("top_k", whole(options.top_k.unwrap_or(self.sizes.vocab))));
                 // Larger than any sum of probabilities, which may exceed 1 by rounding.
                 inputs.push(("top_p", real(if options.top_p < 1.0 { options.top_p } else { 2.0 })));
             }
         }
-        if self.method == "beam" {
+        if self.generation.method() == DecodingMethod::Beam {
             inputs.push(("length_penalty", real(options.length_penalty)));
         }
         inputs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
@@ -253,14 +253,15 @@ impl<'s> Generator<'s> {
         let (tokens, scores) = (output("tokens")?, output("scores")?.to_f64()?);
         let width = tokens.dims.last().copied().unwrap_or(1).max(1);
         let tokens = tokens.to_f64()?;
+        let eos = self.sizes.special_tokens.eos as i32;
         let sequence = |(row, score): (&[f64], &f64)| {
             let mut tokens: Vec<i32> = row[..length.min(width)].iter().map(|t| *t as i32).collect();
-            let end = tokens.iter().position(|t| *t == EOS).map_or(tokens.len(), |at| at + 1);
+            let end = tokens.iter().position(|t| *t == eos).map_or(tokens.len(), |at| at + 1);
             tokens.truncate(end);
             Sequence { tokens, score: *score }
         };
         let all: Vec<Sequence> = tokens.chunks_exact(width).zip(&scores).map(sequence).collect();
-        Ok(all.chunks(self.beams).map(<[Sequence]>::to_vec).collect())
+        Ok(all.chunks(self.generation.beams as usize).map(<[Sequence]>::to_vec).collect())
     }
 }
 
@@ -273,25 +274,21 @@ fn platform(error: pjrt::Error) -> Error {
 }
 
 impl Sizes {
-    /// Reads the sizes from a program with this task.
-    ///
-    /// # Errors
-    /// The program has another task, or a meta entry is missing.
-    pub fn of(session: &Session, task: &str) -> Result<Self> {
-        let artefact = session.artefact();
-        if artefact.meta("task") != Some(task) {
-            let own = artefact.meta("task").unwrap_or("none");
-            return Err(Error::input(
-                format!("program `{}` has the task {own}, not {task}", artefact.manifest.program),
-                format!("compile the model with --set task={task}"),
-            ));
+    /// The sizes of a contract.
+    pub fn of(contract: &Contract) -> Self {
+        let task = contract.task();
+        Self {
+            batch: task.batch as usize,
+            input_length: task.input_length as usize,
+            target_length: task.target_length as usize,
+            vocab: task.vocab as usize,
+            special_tokens: contract.special_tokens(),
         }
-        Ok(Self {
-            batch: artefact.number("batch")?,
-            input_length: artefact.number("input_length")?,
-            target_length: artefact.number("target_length")?,
-            vocab: artefact.number("vocab")?,
-        })
+    }
+
+    /// The padding token.
+    fn pad(&self) -> i32 {
+        self.special_tokens.pad as i32
     }
 
     /// Checks the tokens of input `number`.
@@ -310,19 +307,19 @@ impl Sizes {
                 format!("compile the model with --set {setting}={}, or shorten it", tokens.len()),
             ));
         }
-        match tokens.iter().find(|t| **t < 1 || **t as usize >= self.vocab) {
+        match tokens.iter().find(|t| **t < 0 || **t as usize >= self.vocab || **t == self.pad()) {
             None => Ok(()),
             Some(token) => Err(Error::input(
                 format!("{what} has the invalid token {token}"),
-                format!("valid tokens are 1 to {}; 0 is padding", self.vocab - 1),
+                format!("valid tokens are 0 to {}, except {}, which is padding", self.vocab - 1, self.pad()),
             )),
         }
     }
 }
 
 /// Pads rows of tokens to a tensor `[batch, length]`.
-fn padded(rows: &[Vec<i32>], batch: usize, length: usize) -> HostTensor {
-    let mut all = vec![0; batch * length];
+fn padded(rows: &[Vec<i32>], batch: usize, length: usize, pad: i32) -> HostTensor {
+    let mut all = vec![pad; batch * length];
     for (place, row) in all.chunks_exact_mut(length).zip(rows) {
         place[..row.len()].copy_from_slice(row);
     }

@@ -1,7 +1,8 @@
 //! Scoring: the log likelihood of given targets.
 
 use super::{Sizes, padded};
-use crate::{Error, Result, Session};
+use crate::{Contract, Error, Result, Session};
+use proto::manifest::TaskKind;
 use std::collections::BTreeMap;
 
 /// The score of one target.
@@ -19,6 +20,7 @@ pub struct Score {
 pub struct Scorer<'s> {
     session: &'s mut Session,
     sizes: Sizes,
+    contract: Contract,
 }
 
 impl<'s> Scorer<'s> {
@@ -27,9 +29,10 @@ impl<'s> Scorer<'s> {
     /// # Errors
     /// The program was not compiled with `task=score`, or cannot be compiled.
     pub fn new(session: &'s mut Session) -> Result<Self> {
-        let sizes = Sizes::of(session, "score")?;
+        let contract = Contract::of_kind(session.artefact(), TaskKind::Score)?;
+        let sizes = Sizes::of(&contract);
         session.compile("score")?;
-        Ok(Self { session, sizes })
+        Ok(Self { session, sizes, contract })
     }
 
     /// Returns the sizes of the program.
@@ -57,9 +60,10 @@ impl<'s> Scorer<'s> {
     fn batch(&mut self, rows: &[(Vec<i32>, Vec<i32>)]) -> Result<Vec<Score>> {
         let Sizes { batch, input_length, target_length, .. } = self.sizes;
         let (inputs, targets): (Vec<_>, Vec<_>) = rows.iter().cloned().unzip();
+        let (names, pad) = (self.contract.names(), self.sizes.pad());
         let given = BTreeMap::from([
-            ("inputs".to_owned(), padded(&inputs, batch, input_length)),
-            ("targets".to_owned(), padded(&targets, batch, target_length)),
+            (names.inputs.clone(), padded(&inputs, batch, input_length, pad)),
+            (names.targets.clone(), padded(&targets, batch, target_length, pad)),
         ]);
         let results = self.session.call("score", &given)?.wait()?;
         let column = |name: &str| {

@@ -1,9 +1,9 @@
 //! Evaluation on held-out rows.
 
-use super::{feeds::feeds, options::Options};
-use crate::{Error, Result, Session};
+use super::options::Options;
+use crate::{Contract, Error, Result, Session};
 use data::{Batch, BatchSource};
-use proto::manifest::Dim;
+use proto::manifest::{Dim, TaskKind};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
@@ -84,6 +84,7 @@ fn means<'a>(
     batches: impl Iterator<Item = OfText<'a>>,
     stop: &AtomicBool,
 ) -> Result<Option<BTreeMap<String, f64>>> {
+    let contract = Contract::of_kind(session.artefact(), TaskKind::Train)?;
     // Sums of value times tokens, and of tokens, for all batches (the empty name) and for each corpus.
     let mut sums = BTreeMap::<(String, String), f64>::new();
     let mut tokens = BTreeMap::<String, usize>::new();
@@ -95,12 +96,14 @@ fn means<'a>(
         let (batch, text) = batch?;
         let weight = batch.target_tokens();
         let texts: Vec<&str> = [""].into_iter().chain(text).collect();
-        for (name, value) in session.call("eval_step", &feeds(&batch))?.wait()? {
+        let feeds = contract.feeds(session.artefact().function("eval_step")?, &batch, 0);
+        for (name, value) in session.call("eval_step", &feeds)?.wait()? {
             if value.dims.is_empty() || by_layer.contains(&name) {
+                let name = contract.output_role(&name);
                 let values = value.to_f64()?;
                 let value = values.iter().sum::<f64>() / values.len() as f64 * weight as f64;
                 for text in &texts {
-                    *sums.entry(((*text).to_owned(), name.clone())).or_default() += value;
+                    *sums.entry(((*text).to_owned(), name.to_owned())).or_default() += value;
                 }
             }
         }

@@ -6,7 +6,7 @@
 //! no NaN and no infinity: they are written as `null`, and `non_finite` lists their names.
 
 use super::observer::{Rollback, Step};
-use crate::{Error, HostTensor, Outputs, Result};
+use crate::{Contract, Error, HostTensor, Outputs, Result};
 use data::Batch;
 use serde_json::{Map, Value, json};
 use std::{
@@ -37,12 +37,15 @@ impl Record {
     /// Waits for the outputs of a step.
     ///
     /// # Errors
-    /// The step failed, or the program has no output `loss`.
-    pub fn new(step: u64, outputs: Outputs) -> Result<Self> {
+    /// The step failed, or the program has no output with the role `loss`.
+    pub fn new(step: u64, outputs: Outputs, contract: &Contract) -> Result<Self> {
         let names: Vec<String> = outputs.values.iter().map(|o| o.name.clone()).collect();
         let mut values = outputs.wait()?;
-        let in_order = names.into_iter().filter_map(|name| values.remove_entry(&name)).collect();
-        Self::from_values(step, in_order)
+        let in_order = names.into_iter().filter_map(|name| {
+            let value = values.remove(&name)?;
+            Some((contract.output_role(&name).to_owned(), value))
+        });
+        Self::from_values(step, in_order.collect())
     }
 
     pub(super) fn from_values(step: u64, values: Vec<(String, HostTensor)>) -> Result<Self> {

@@ -13,7 +13,6 @@
 
 mod evaluation;
 pub mod events;
-mod feeds;
 mod ledger;
 mod lock;
 pub mod meter;
@@ -25,7 +24,6 @@ mod saving;
 mod spike;
 mod steps;
 pub mod summary;
-mod task;
 
 pub use evaluation::evaluate;
 pub use observer::{Observer, Rollback, Step};
@@ -33,4 +31,3 @@ pub use options::{Options, Saving};
 pub use run::run;
 pub use spike::Spikes;
 pub use summary::Summary;
-pub use task::task;

@@ -12,14 +12,12 @@ use super::{
     steps::{self, Training},
     summary::Summary,
 };
-use crate::{Checkpoint, HostTensor, Result, Session, checkpoint::RestoreScope};
+use crate::{Checkpoint, Contract, Result, Session, checkpoint::RestoreScope, contract::seeds};
 use data::BatchSource;
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use proto::manifest::TaskKind;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 /// Trains the program of `session` on `data`.
@@ -73,8 +71,10 @@ pub fn run(
         observer.on_phase(&format!("no FLOPs utilization in the metrics: {why}"));
     }
     let lag = options.lag.map_or_else(|| default_lag(session), Ok)?;
+    let contract = Contract::of_kind(session.artefact(), TaskKind::Train)?;
     let training = Training {
         session,
+        contract,
         data,
         options,
         seed,
@@ -103,7 +103,7 @@ fn prepare(
     if !session.is_initialized() && !stop.load(Ordering::Relaxed) {
         compile("init", observer, session, |session| session.compile("init").map(drop))?;
         observer.on_phase("initializing the state");
-        let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(seed))]);
+        let seed = seeds(session.artefact().function("init")?, seed);
         session.call("init", &seed)?.wait()?;
         // It runs only once, and an executable takes memory.
         session.release("init");

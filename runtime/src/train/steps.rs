@@ -3,7 +3,6 @@
 use super::{
     evaluation::Evaluation,
     events::Events,
-    feeds::feeds,
     ledger::Ledger,
     meter::{Meter, host_memory},
     metrics::{Log, Record},
@@ -13,7 +12,7 @@ use super::{
     spike,
     summary::{History, Summary},
 };
-use crate::{Error, HostTensor, Outputs, Result, Session};
+use crate::{Contract, Error, Outputs, Result, Session};
 use data::{Batch, BatchSource, Loader};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -27,6 +26,7 @@ use std::{
 /// Everything that the loop needs.
 pub(super) struct Training<'a> {
     pub session: &'a mut Session,
+    pub contract: Contract,
     pub data: Arc<dyn BatchSource>,
     pub options: &'a Options,
     pub seed: u32,
@@ -168,8 +168,8 @@ impl Steps<'_> {
             self.t.session.wait_for_memory();
         }
         let begin = Instant::now();
-        let mut inputs = feeds(&batch);
-        inputs.insert("seed".to_owned(), HostTensor::u32_scalar(self.t.seed));
+        let function = self.t.session.artefact().function("train_step")?;
+        let inputs = self.t.contract.feeds(function, &batch, self.t.seed);
         let outputs = self.t.session.call("train_step", &inputs).map_err(in_step(step))?;
         let position = self.t.ledger.position + self.in_flight.len() as u64;
         self.in_flight.push_back(InFlight { step, position, outputs, batch, begin, wait });
@@ -183,7 +183,7 @@ impl Steps<'_> {
         else {
             return Ok(None);
         };
-        let mut record = Record::new(step, outputs).map_err(in_step(step))?;
+        let mut record = Record::new(step, outputs, &self.t.contract).map_err(in_step(step))?;
         record.by_text(&batch, self.t.data.corpora().into_iter());
         let end = Instant::now();
         let since = self.last_end.replace(end).unwrap_or(begin);

@@ -89,7 +89,7 @@ impl History {
             self.last.pop_front();
         }
         self.last.push_back(step.loss);
-        self.targets.add(batch.targets.iter().copied());
+        self.targets.add(batch.target_ids());
         if step.eval.is_some() {
             self.eval.clone_from(&step.eval);
         }

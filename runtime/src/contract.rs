@@ -1,0 +1,138 @@
+//! The task contract of a program, as its manifest states it.
+
+use crate::{Artefact, Error, HostTensor, Result};
+use data::{Batch, BatchSpec};
+use proto::manifest::{Function, InputKind, SpecialTokens, Task, TaskKind, TaskNames};
+use std::collections::BTreeMap;
+
+/// The task contract of a program.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Contract {
+    program: String,
+    task: Task,
+    names: TaskNames,
+}
+
+impl Contract {
+    /// The contract of an artefact.
+    ///
+    /// # Errors
+    /// If the program declares no task.
+    pub fn of(artefact: &Artefact) -> Result<Self> {
+        let manifest = &artefact.manifest;
+        let program = manifest.program.clone();
+        let task = manifest.task.clone().ok_or_else(|| {
+            Error::input(
+                format!("program `{program}` declares no task"),
+                "declare it in the model with `p.task(Task { … })` and compile the model again",
+            )
+        })?;
+        let names = task.names.clone().unwrap_or_default();
+        Ok(Self { program, task, names })
+    }
+
+    /// The contract of an artefact whose task is of this kind.
+    ///
+    /// # Errors
+    /// If the program declares no task, or another kind of task.
+    pub fn of_kind(artefact: &Artefact, kind: TaskKind) -> Result<Self> {
+        let contract = Self::of(artefact)?;
+        let (own, wanted) = (name(contract.task.kind()), name(kind));
+        if own == wanted {
+            return Ok(contract);
+        }
+        Err(Error::input(
+            format!("the task of program `{}` is `{own}`, not `{wanted}`", contract.program),
+            format!("compile the model with --set task={wanted}"),
+        ))
+    }
+
+    /// The task.
+    pub fn task(&self) -> &Task {
+        &self.task
+    }
+
+    /// The tokens for padding, ends of sequences, and removed spans.
+    pub fn special_tokens(&self) -> SpecialTokens {
+        self.task.special_tokens.unwrap_or_default()
+    }
+
+    /// The names of inputs and outputs.
+    pub fn names(&self) -> &TaskNames {
+        &self.names
+    }
+
+    /// What a training program requires of its batches.
+    ///
+    /// # Errors
+    /// If the artefact has no training task.
+    pub fn batch_spec(artefact: &Artefact) -> Result<BatchSpec> {
+        let contract = Self::of_kind(artefact, TaskKind::Train)?;
+        let training = contract.task.training.unwrap_or_default();
+        Ok(BatchSpec {
+            batch: contract.task.batch as usize,
+            input_length: contract.task.input_length as usize,
+            target_length: contract.task.target_length as usize,
+            vocab: contract.task.vocab as usize,
+            objective: training.objective(),
+            packing: training.packing,
+            special_tokens: contract.special_tokens(),
+        })
+    }
+
+    /// The values of the inputs of `function` that a batch and a seed provide. Inputs that the function lacks are left
+    /// out.
+    pub(crate) fn feeds(
+        &self,
+        function: &Function,
+        batch: &Batch,
+        seed: u32,
+    ) -> BTreeMap<String, HostTensor> {
+        let tensor = |tokens: &[i32]| HostTensor::s32(&[batch.size, tokens.len() / batch.size], tokens);
+        let mut feeds = seeds(function, seed);
+        for (role, tokens) in batch.arrays() {
+            let name = self.input(role);
+            if function.inputs.iter().any(|input| input.name == name) {
+                feeds.insert(name.to_owned(), tensor(tokens));
+            }
+        }
+        feeds
+    }
+
+    /// The name of the input with this role.
+    fn input<'a>(&'a self, role: &'a str) -> &'a str {
+        match role {
+            "inputs" => &self.names.inputs,
+            "targets" => &self.names.targets,
+            "inputs_segments" => &self.names.inputs_segments,
+            "targets_segments" => &self.names.targets_segments,
+            other => other,
+        }
+    }
+
+    /// The role of an output: `loss`, `row_loss`, or its own name if it has no role.
+    pub(crate) fn output_role<'a>(&self, name: &'a str) -> &'a str {
+        if name == self.names.loss {
+            "loss"
+        } else if name == self.names.row_loss {
+            "row_loss"
+        } else {
+            name
+        }
+    }
+}
+
+/// The values of the inputs of `function` that are seeds.
+pub(crate) fn seeds(function: &Function, seed: u32) -> BTreeMap<String, HostTensor> {
+    let seeds = function.inputs.iter().filter(|input| input.kind() == InputKind::Seed);
+    seeds.map(|input| (input.name.clone(), HostTensor::u32_scalar(seed))).collect()
+}
+
+fn name(kind: TaskKind) -> &'static str {
+    match kind {
+        TaskKind::Unspecified => "unspecified",
+        TaskKind::Train => "train",
+        TaskKind::Score => "score",
+        TaskKind::Generate => "generate",
+    }
+}
