@@ -1,5 +1,5 @@
-//! Models that are described by the facts of a checkpoint: a preset and settings that change it. They need no
-//! model file, and nothing is built for them.
+//! Models that the facts of a checkpoint describe: a preset and settings. They need no model file and no
+//! build.
 
 use crate::{facts, failure};
 use anyhow::{Result, anyhow};
@@ -23,28 +23,29 @@ impl Overrides {
     }
 }
 
-/// Where a checkpoint's model comes from.
+/// The model of a checkpoint.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Origin {
     /// A preset of `models::zoo`.
     pub model: String,
-    /// Settings, with spaces between.
+    /// Settings, separated by spaces.
     pub settings: String,
     /// The precision.
     pub dtype: String,
-    /// Who says so, for messages.
+    /// The path of the checkpoint, for messages.
     pub name: String,
 }
 
 impl Origin {
-    /// What a checkpoint says, changed by the command line; `model` is the preset if the user names one.
+    /// Returns the model of a checkpoint, with the overrides applied. `model` is the preset if the user names
+    /// one.
     pub fn of(checkpoint: &Checkpoint, model: Option<&str>, overrides: &Overrides) -> Result<Self> {
         let given = checkpoint.facts();
         let name = checkpoint.dir().display().to_string();
         let Some(model) = model.or(given.get(facts::MODEL).map(String::as_str)) else {
             return Err(failure(
-                format!("the checkpoint `{name}` does not say which model it is of"),
-                "name the model, and the settings that it was trained with if they are not its own",
+                format!("the checkpoint `{name}` does not name its model"),
+                "name the model, and the settings of training that differ from its defaults",
             ));
         };
         let overridden = |setting: &str| {
@@ -64,7 +65,7 @@ impl Origin {
         })
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> Result<Config> {
         settled(&self.model, &self.settings, &self.dtype, &self.name)
     }

@@ -1,4 +1,4 @@
-//! Tensors in safetensors files.
+//! Tensors of a program in safetensors files.
 
 use crate::failure;
 use anyhow::{Context, Result};
@@ -10,19 +10,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// All tensors of `files`. A name may be in one of them only.
+/// Reads all tensors of `files`. Names must be unique across files.
 pub fn read(files: &[PathBuf]) -> Result<BTreeMap<String, HostTensor>> {
     let mut all = BTreeMap::new();
     for path in files {
         let bytes = fs::read(path).map_err(|e| {
             let what = format!("reading the tensors in `{}`: {e}", path.display());
-            failure(what, "--inputs takes a safetensors file")
+            failure(what, "name a safetensors file")
         })?;
         for (name, tensor) in from_bytes(&bytes, path)? {
             if all.insert(name.clone(), tensor).is_some() {
                 return Err(failure(
-                    format!("tensor `{name}` is in `{}` and in an earlier file of --inputs", path.display()),
-                    "leave it in one file",
+                    format!("tensor `{name}` is in `{}` and in an earlier file", path.display()),
+                    "remove it from one of the files",
                 ));
             }
         }
@@ -33,15 +33,15 @@ pub fn read(files: &[PathBuf]) -> Result<BTreeMap<String, HostTensor>> {
 fn from_bytes(bytes: &[u8], path: &Path) -> Result<Vec<(String, HostTensor)>> {
     let tensors = SafeTensors::deserialize(bytes).map_err(|e| {
         failure(
-            format!("`{}` is not a safetensors file, or it is cut off: {e}", path.display()),
-            "write it with the safetensors library of your language",
+            format!("`{}` is not a safetensors file, or it is truncated: {e}", path.display()),
+            "write it with a safetensors library",
         )
     })?;
     let tensor = |(name, view): (String, TensorView<'_>)| {
         let dtype = element_type(view.dtype()).ok_or_else(|| {
             failure(
                 format!("tensor `{name}` of `{}` has elements of type {:?}", path.display(), view.dtype()),
-                "programs take F32, BF16, I32, U32 and BOOL",
+                "use F32, BF16, I32, U32 or BOOL",
             )
         })?;
         Ok((name, HostTensor { dtype, dims: view.shape().to_vec(), bytes: view.data().to_vec() }))
@@ -49,7 +49,7 @@ fn from_bytes(bytes: &[u8], path: &Path) -> Result<Vec<(String, HostTensor)>> {
     tensors.tensors().into_iter().map(tensor).collect()
 }
 
-/// The bytes of a safetensors file.
+/// Returns the bytes of a safetensors file.
 pub fn to_bytes(tensors: &BTreeMap<String, HostTensor>) -> Result<Vec<u8>> {
     let mut views = Vec::new();
     for (name, tensor) in tensors {
@@ -79,7 +79,7 @@ fn dtype(element: ElementType) -> Result<Dtype> {
         ElementType::Pred => Dtype::BOOL,
         other => {
             return Err(failure(
-                format!("elements of {other} are not written"),
+                format!("safetensors files cannot store elements of type {other}"),
                 "cast the output in the model",
             ));
         }
@@ -101,6 +101,6 @@ mod tests {
         let back: BTreeMap<_, _> = from_bytes(&bytes, Path::new("x")).unwrap().into_iter().collect();
         assert_eq!(back, tensors);
         let error = from_bytes(&bytes[..bytes.len() - 1], Path::new("x")).unwrap_err().to_string();
-        assert!(error.contains("cut off"), "{error}");
+        assert!(error.contains("truncated"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Curves over steps, as SVG.
+//! Line charts over steps, as SVG.
 
 use crate::html::escape;
 use std::fmt::Write;
@@ -6,41 +6,41 @@ use std::fmt::Write;
 /// Values by step.
 pub type Points = Vec<(u64, f64)>;
 
-/// How many colours there are.
+/// Number of colours of lines.
 pub const COLOURS: usize = 6;
 
-/// Width and height, and the place of the plot in it: left, top, right, bottom.
+/// Width and height of a chart; left, top, right and bottom of its plot area.
 const SIZE: (f64, f64) = (560.0, 240.0);
 const PLOT: (f64, f64, f64, f64) = (58.0, 30.0, 548.0, 212.0);
-/// The most points of a line: more would be closer together than pixels.
+/// Largest number of points of a line: more would be closer than pixels.
 const MOST: usize = 400;
 
-/// A curve.
+/// A line of a chart.
 pub struct Line {
-    /// What it is, for the legend.
+    /// The label in the legend.
     pub label: String,
-    /// Number of its colour.
+    /// The number of the colour, modulo [`COLOURS`].
     pub colour: usize,
-    /// Whether it is broken, and has dots.
+    /// True for a dashed line with markers.
     pub dashed: bool,
-    /// By steps.
+    /// The values.
     pub points: Points,
 }
 
-/// Curves with axes.
+/// A line chart.
 pub struct Chart {
-    /// Above it.
+    /// The title above the chart.
     pub title: String,
-    /// Of the numbers.
+    /// The unit of the values.
     pub unit: String,
-    /// The curves.
+    /// The lines.
     pub lines: Vec<Line>,
-    /// Steps that a line is drawn at.
+    /// Steps that are marked by a vertical line.
     pub marks: Vec<u64>,
 }
 
 impl Chart {
-    /// The picture; nothing if there is nothing in it.
+    /// Renders the chart. `None` means that no line has a finite value.
     pub fn svg(&self) -> Option<String> {
         let all = || self.lines.iter().flat_map(|l| &l.points).filter(|(_, y)| y.is_finite());
         let (first, last) = (all().map(|p| p.0).min()?, all().map(|p| p.0).max()?);
@@ -76,7 +76,7 @@ impl Chart {
         for mark in self.marks.iter().filter(|m| (first..=last).contains(m)) {
             let _ = writeln!(
                 out,
-                "<path class=\"mark\" d=\"M{:.1} {top}V{bottom}\"><title>went back to a checkpoint before step {mark}</title></path>",
+                "<path class=\"mark\" d=\"M{:.1} {top}V{bottom}\"><title>rollback to a checkpoint before step {mark}</title></path>",
                 x(*mark)
             );
         }
@@ -129,7 +129,7 @@ impl Line {
     }
 }
 
-/// At most so many points: means of equally many each.
+/// Reduces a line to at most [`MOST`] points, each the mean of equally many values.
 fn thinned(points: &Points) -> Points {
     let finite: Points = points.iter().copied().filter(|(_, y)| y.is_finite()).collect();
     let each = finite.len().div_ceil(MOST).max(1);
@@ -140,11 +140,11 @@ fn thinned(points: &Points) -> Points {
     finite.chunks(each).map(mean).collect()
 }
 
-/// Round numbers around a range, two at least.
+/// Returns at least two round numbers that enclose a range.
 fn ticks(low: f64, high: f64) -> Vec<f64> {
     let (low, high) = match high > low {
         true => (low, high),
-        // One value: it lies in the middle.
+        // A single value is in the middle.
         false => (low - low.abs().max(1e-9) * 0.5, low + low.abs().max(1e-9) * 0.5),
     };
     let rough = (high - low) / 4.0;
@@ -156,7 +156,7 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
     (0..=(last - first).min(20.0) as u32).map(|i| (first + f64::from(i)) * unit).collect()
 }
 
-/// A number in a few characters.
+/// Formats a number in a few characters.
 fn short(value: f64) -> String {
     let size = value.abs();
     let scaled =

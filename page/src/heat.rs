@@ -1,7 +1,7 @@
-//! Heat maps: a picture with a column for each step and a row for each expert, as a PNG in the page.
+//! Heat maps of expert load as embedded PNG images, with a column per step and a row per expert.
 //!
-//! What is shown is the load relative to an even one, on a logarithmic scale: grey is even, blue is less, red is more.
-//! These are as readable on a light ground as on a dark one.
+//! The colour is the load relative to an even load on a logarithmic scale: grey is even, blue is less, red is
+//! more. The colours are readable on light and dark backgrounds.
 
 use crate::chart::Points;
 use flate2::{Compression, Crc, write::ZlibEncoder};
@@ -10,9 +10,9 @@ use std::io::Write;
 /// Values of several things at once, such as the loads of the experts of a layer, by step.
 pub type Rows = Vec<(u64, Vec<f64>)>;
 
-/// The most columns of a picture.
+/// Largest number of columns of an image.
 const MOST: usize = 600;
-/// What is shown at the ends of the scale: a quarter of an even load, and four times as much.
+/// The ends of the colour scale, as powers of two: a quarter of an even load and four times an even load.
 const OCTAVES: f64 = 2.0;
 
 type Pixel = [u8; 3];
@@ -20,10 +20,10 @@ type Pixel = [u8; 3];
 const LESS: Pixel = [33, 92, 184];
 const EVEN: Pixel = [176, 178, 182];
 const MORE: Pixel = [199, 48, 38];
-/// Where nothing is known.
+/// The colour of missing values.
 const UNKNOWN: Pixel = [120, 120, 120];
 
-/// The loads of a layer's experts, and below them, where it is known, the share of tokens that were dropped.
+/// Renders the loads of a layer's experts, and below them the share of dropped tokens if it is known.
 pub fn map(layer: usize, loads: &Rows, dropped: Option<&Points>) -> String {
     let (Some((first, _)), Some((last, one))) = (loads.first(), loads.last()) else { return String::new() };
     let experts = one.len();
@@ -54,7 +54,7 @@ pub fn map(layer: usize, loads: &Rows, dropped: Option<&Points>) -> String {
         let all = dropped.iter().map(|p| p.1).sum::<f64>() / dropped.len() as f64;
         out += &format!(
             "<img class=\"drops\" alt=\"share of dropped tokens over steps\" src=\"{}\">\n\
-             <figcaption>dropped: {:.2} % of the tokens in the mean; grey 0 %, red 50 % and more</figcaption>\n",
+             <figcaption>dropped tokens: {:.2} % on average; grey is 0 %, red is 50 % or more</figcaption>\n",
             source(&[row]),
             all * 100.0
         );
@@ -62,7 +62,7 @@ pub fn map(layer: usize, loads: &Rows, dropped: Option<&Points>) -> String {
     out + "</figure>\n"
 }
 
-/// What the colours mean.
+/// Renders the colour scale.
 pub fn legend() -> String {
     let row: Vec<Pixel> =
         (0..130).map(|i| of_load(2f64.powf(OCTAVES * (f64::from(i) / 64.5 - 1.0)))).collect();
@@ -76,7 +76,7 @@ fn of_load(relative: f64) -> Pixel {
     if relative.is_nan() {
         return UNKNOWN;
     }
-    // No load at all is off the scale: the end of it.
+    // A load of 0 has the colour of the lower end.
     let at = (relative.max(1e-9).log2() / OCTAVES).clamp(-1.0, 1.0);
     if at < 0.0 { between(EVEN, LESS, -at) } else { between(EVEN, MORE, at) }
 }
@@ -89,12 +89,12 @@ fn between(a: Pixel, b: Pixel, at: f64) -> Pixel {
     std::array::from_fn(|i| (f64::from(a[i]) + (f64::from(b[i]) - f64::from(a[i])) * at).round() as u8)
 }
 
-/// A picture as the source of an `img`.
+/// Returns an image as the `src` of an `img` element.
 fn source(rows: &[Vec<Pixel>]) -> String {
     format!("data:image/png;base64,{}", base64(&png(rows)))
 }
 
-/// Eight bits a colour, no filter.
+/// Encodes an image as PNG: 8 bits per channel, no filter.
 fn png(rows: &[Vec<Pixel>]) -> Vec<u8> {
     let width = rows.first().map_or(0, Vec::len) as u32;
     let mut head = [width.to_be_bytes(), (rows.len() as u32).to_be_bytes()].concat();
@@ -117,7 +117,7 @@ fn png(rows: &[Vec<Pixel>]) -> Vec<u8> {
     out
 }
 
-/// RFC 4648.
+/// Encodes bytes as base64 (RFC 4648).
 fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);

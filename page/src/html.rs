@@ -1,4 +1,4 @@
-//! Documents, and text in them.
+//! HTML documents: sections, tables, escaping, the stylesheet.
 
 /// Returns a whole document. `title` is plain text, `body` is HTML.
 pub fn document(title: &str, body: &str) -> String {
@@ -15,6 +15,30 @@ pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// Renders a heading, a note and contents. Empty contents give an empty string. `note` and `contents` are
+/// HTML.
+pub fn section(title: &str, note: &str, contents: &str) -> String {
+    match contents {
+        "" => String::new(),
+        _ => format!("<h2>{title}</h2><p class=\"note\">{note}</p>{contents}"),
+    }
+}
+
+/// Renders a table of text. No rows give an empty string. `align` has `l` or `r` for each column.
+pub fn table(heads: &[&str], align: &str, rows: impl Iterator<Item = Vec<String>>) -> String {
+    let cell = |tag: &str, (text, align): (&str, char)| {
+        let class = if align == 'r' { " class=\"n\"" } else { "" };
+        format!("<{tag}{class}>{}</{tag}>", escape(text))
+    };
+    let line = |tag: &str, cells: &[&str]| -> String {
+        let cells: String = cells.iter().copied().zip(align.chars()).map(|c| cell(tag, c)).collect();
+        format!("<tr>{cells}</tr>")
+    };
+    let body: String =
+        rows.map(|row| line("td", &row.iter().map(String::as_str).collect::<Vec<_>>())).collect();
+    if body.is_empty() { String::new() } else { format!("<table>{}{body}</table>", line("th", heads)) }
+}
+
 const STYLE: &str = "\
 :root { color-scheme: light dark; --ground: #ffffff; --ink: #1b1f24; --soft: #6a737d; --grid: #e3e6ea;
   --c0: #2f6db5; --c1: #c8572b; --c2: #2e8b57; --c3: #8254b0; --c4: #a87f00; --c5: #b03a6f; }
@@ -26,7 +50,7 @@ h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 1.6rem 0 0.3rem; }
 table { border-collapse: collapse; } th { text-align: left; font-weight: 600; padding-right: 1.2rem; color: var(--soft); }
 td { padding-right: 1.2rem; overflow-wrap: anywhere; } th, td { vertical-align: top; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 520px), 1fr)); gap: 1rem; margin-top: 1rem; }
-svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
+.charts svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
 svg .title { fill: var(--ink); font-size: 13px; font-weight: 600; }
 .grid { stroke: var(--grid); } .mark { stroke: var(--soft); stroke-dasharray: 2 3; }
 .line { fill: none; stroke-width: 1.6; stroke-linejoin: round; } .dashed { stroke-dasharray: 5 3; }
@@ -37,8 +61,25 @@ svg .f4 { fill: var(--c4); } svg .f5 { fill: var(--c5); }
 .key { display: inline-block; width: 1em; height: 0.7em; margin-right: 0.35em; border-radius: 2px; }
 .keys { color: var(--soft); } .c0 { background: var(--c0); } .c1 { background: var(--c1); } .c2 { background: var(--c2); }
 .c3 { background: var(--c3); } .c4 { background: var(--c4); } .c5 { background: var(--c5); }
-figure { margin: 0.5rem 0 1rem; } figcaption { color: var(--soft); font-size: 0.85rem; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } .note, small { color: var(--soft); }
+.grids { display: flex; flex-wrap: wrap; gap: 1.4rem; } .grids figure { margin: 0; max-width: 330px; }
+details { margin: 0.6rem 0; } figure { margin: 0.5rem 0 1rem; } figcaption { color: var(--soft); font-size: 0.85rem; }
 img { width: 100%; display: block; image-rendering: pixelated; border-radius: 2px; }
 img.drops { height: 8px; margin-top: 2px; } img.legend { width: 260px; height: 10px; }
 .scale { display: flex; width: 260px; justify-content: space-between; color: var(--soft); font-size: 0.8rem; }
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_escaped_and_empty_parts_are_left_out() {
+        assert_eq!(escape("a<b & \"c\""), "a&lt;b &amp; &quot;c&quot;");
+        assert_eq!(table(&["x"], "l", std::iter::empty()), "");
+        assert_eq!(section("x", "y", ""), "");
+        assert!(
+            table(&["x"], "r", [vec!["<1".to_owned()]].into_iter()).contains("<td class=\"n\">&lt;1</td>")
+        );
+    }
+}

@@ -1,9 +1,10 @@
 //! HTML pages that need nothing else: no scripts, no fonts, no network; readable in light and dark.
 //!
-//! Reading order: [`html`] (documents, sections, tables, the stylesheet), [`chart`] (curves and bars as SVG), [`heat`]
-//! (heat maps as PNG), [`run`] (the metrics of a training run), [`run_page`] (runs as a page). The page of a program's
-//! report is in the crate of the reports.
+//! Reading order: [`html`] (documents, sections, tables, the stylesheet), [`bars`] and [`chart`] (SVG
+//! charts), [`heat`] (heat maps), [`run`] (the metrics of a training run), [`run_page`] (the page of training
+//! runs). The page of a program's report is in the crate `report`.
 
+pub mod bars;
 pub mod chart;
 pub mod heat;
 pub mod html;

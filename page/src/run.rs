@@ -4,30 +4,30 @@ use crate::{chart::Points, heat::Rows};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// A run.
+/// A training run.
 #[derive(Clone, Debug, Default)]
 pub struct Run {
-    /// As the user names it.
+    /// The path of the run as the user gave it.
     pub name: String,
-    /// What the run is, as far as it says.
+    /// The description of the run, or null.
     pub about: Value,
-    /// Single numbers, and means of those that there is one of for each layer.
+    /// Scalar metrics; per-layer metrics are averaged over layers.
     pub numbers: BTreeMap<String, Points>,
-    /// Those of each layer.
+    /// Per-layer metrics, by layer.
     pub layers: BTreeMap<String, Vec<Points>>,
-    /// Of each layer, those of each expert.
+    /// Per-expert metrics, by layer.
     pub maps: BTreeMap<String, Vec<Rows>>,
-    /// Means over held-out text.
+    /// Metrics of evaluations on held-out text.
     pub evaluations: BTreeMap<String, Points>,
-    /// Steps that came first after a return to a checkpoint.
+    /// The first step after each rollback.
     pub rollbacks: Vec<u64>,
-    /// What was odd about the file.
+    /// A note about unreadable lines of the file.
     pub note: Option<String>,
 }
 
 impl Run {
-    /// The metrics, one JSON object a line. A last line that is being written is left out; so are others that are no
-    /// metrics, and the note says how many.
+    /// Parses metrics, one JSON object per line. An unfinished last line is ignored; other invalid lines are
+    /// skipped and counted in the note.
     pub fn parse(name: &str, about: Value, text: &[u8]) -> Self {
         let mut run = Self { name: name.to_owned(), about, ..Self::default() };
         let mut odd = 0;
@@ -42,13 +42,14 @@ impl Run {
         run.note = match (run.numbers.is_empty(), odd) {
             (true, 0) => Some("no steps yet".to_owned()),
             (_, 0) => None,
-            (_, n) => Some(format!("{n} lines are no metrics and were left out")),
+            (_, 1) => Some("1 line is not a metrics record and was skipped".to_owned()),
+            (_, n) => Some(format!("{n} lines are not metrics records and were skipped")),
         };
         run
     }
 
-    /// What it came to: of every number the last, the median, and the mean of the last 20 steps that have it; of
-    /// evaluations the last and the smallest, each with its step.
+    /// Summarizes the run as JSON: for every metric the last value, the median and the mean of the last 20
+    /// steps; for evaluations the last and the lowest value with their steps.
     pub fn summary(&self) -> Value {
         let pair = |(step, value): &(u64, f64)| json!({ "step": step, "value": value });
         let mut numbers = Map::new();
@@ -136,7 +137,7 @@ mod tests {
             json!({ "last": { "step": 1, "value": 2.0 }, "median": 2.0, "mean_of_last_20": 2.0 })
         );
         assert_eq!(sum["evaluations"]["loss"]["lowest"], json!({ "step": 2, "value": 1.5 }));
-        assert_eq!(run.note.unwrap(), "1 lines are no metrics and were left out");
+        assert_eq!(run.note.unwrap(), "1 line is not a metrics record and was skipped");
         assert_eq!(Run::parse("new", Value::Null, b"").summary()["last_step"], Value::Null);
     }
 }

@@ -1,4 +1,4 @@
-//! Training runs as one page: a table, charts of the metrics, loads of the experts.
+//! The page of training runs: a table, charts of the metrics, heat maps of expert load.
 
 use crate::{
     chart::{COLOURS, Chart, Line},
@@ -8,20 +8,20 @@ use crate::{
 };
 use std::fmt::Write;
 
-/// Charts: title, unit, key of the metrics file, key of an evaluation that belongs into the same chart.
+/// Charts: title, unit, metric, metric of evaluations in the same chart.
 const CHARTS: [(&str, &str, &str, Option<&str>); 9] = [
-    ("Loss", "nats a token", "loss", Some("loss")),
-    ("Throughput", "tokens a second", "tokens_per_s", None),
-    ("Time of a step", "ms", "step_ms", None),
-    ("Waiting for data", "ms", "wait_ms", None),
-    ("Norm of the gradient", "", "grad_norm", None),
+    ("Loss", "nats per token", "loss", Some("loss")),
+    ("Throughput", "tokens per second", "tokens_per_s", None),
+    ("Step time", "ms", "step_ms", None),
+    ("Wait for data", "ms", "wait_ms", None),
+    ("Gradient norm", "", "grad_norm", None),
     ("Learning rate", "", "learning_rate", None),
     ("Model FLOPs utilization", "", "mfu", None),
     ("Device memory", "bytes", "device_memory", None),
     ("Host memory", "bytes", "host_memory", None),
 ];
 
-/// The page of these runs.
+/// Renders the page of these runs.
 pub fn page(runs: &[Run]) -> String {
     let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
     let title = escape(&names.join(", "));
@@ -38,9 +38,9 @@ pub fn page(runs: &[Run]) -> String {
     for (title, unit, key, eval) in CHARTS {
         body += &curves(runs, title, unit, key, eval);
     }
-    // Numbers of routers: one for each layer; their mean is enough for a curve.
+    // Router metrics are per layer; the chart shows their mean.
     for key in router_keys(runs) {
-        body += &curves(runs, &key.replace('_', " "), "mean of layers", &key, None);
+        body += &curves(runs, &key.replace('_', " "), "mean over layers", &key, None);
     }
     body += "</div>\n";
     for run in runs {
@@ -73,7 +73,7 @@ fn curves(runs: &[Run], title: &str, unit: &str, key: &str, eval: Option<&str>) 
     Chart { title: title.to_owned(), unit: unit.to_owned(), lines, marks }.svg().unwrap_or_default()
 }
 
-/// Keys of numbers that only programs with routers have.
+/// Returns the metrics that only programs with routers have.
 fn router_keys(runs: &[Run]) -> Vec<String> {
     let endings = ["_dropped", "_entropy", "_aux", "_z"];
     let mut keys: Vec<String> = runs
@@ -87,7 +87,7 @@ fn router_keys(runs: &[Run]) -> Vec<String> {
     keys
 }
 
-/// What the runs are, a column each.
+/// Renders a table with a column per run.
 fn table(runs: &[Run]) -> String {
     let mut out = "<table>\n".to_owned();
     let mut row = |what: &str, value: &dyn Fn(&Run) -> String| {
@@ -119,7 +119,7 @@ fn table(runs: &[Run]) -> String {
     row("parameters", &about("parameters"));
     row("last loss", &|run| last(run.numbers.get("loss")));
     row("held-out loss", &|run| last(run.evaluations.get("loss")));
-    row("returns to a checkpoint", &|run| match run.rollbacks.len() {
+    row("rollbacks", &|run| match run.rollbacks.len() {
         0 => String::new(),
         n => n.to_string(),
     });
@@ -127,7 +127,7 @@ fn table(runs: &[Run]) -> String {
     out + "</table>\n"
 }
 
-/// Loads of experts over steps, a map for each layer.
+/// Renders the expert load over steps, with a heat map per layer.
 fn loads(run: &Run) -> String {
     let mut out = String::new();
     for (key, layers) in run.maps.iter().filter(|(key, _)| key.ends_with("_load")) {
@@ -176,14 +176,14 @@ mod tests {
         ] {
             assert!(text.contains(part), "`{part}`");
         }
-        for part in ["<script", "http://", "https://", "NaN", "Norm of the gradient"] {
+        for part in ["<script", "http://", "https://", "NaN", "Gradient norm"] {
             assert!(!text.contains(part), "`{part}`");
         }
         assert!(text.len() < 200_000, "{} bytes: long runs are thinned out", text.len());
         assert_eq!(text, page(std::slice::from_ref(&one)), "the same each time");
         let both = page(&[one.clone(), Run { name: "other".into(), ..one }]);
         assert!(both.contains("class=\"key c1\"") && both.contains("other training"));
-        // Nothing yet.
+        // A run without steps.
         assert!(page(&[Run::parse("new", serde_json::Value::Null, b"")]).contains("no steps yet"));
     }
 }

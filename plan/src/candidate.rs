@@ -1,14 +1,14 @@
-//! A candidate: one way to run a model, and its estimated cost.
+//! Candidates and their estimated costs.
 
 use anyhow::{Result, anyhow};
 use compiler::pipeline::Placement;
 use mesh::{Layout, Mesh};
 use serde::{Deserialize, Serialize};
 
-/// One way to run a model. Everything is as on the command line.
+/// A mesh, layouts and a schedule, in the form of the command line.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct Candidate {
-    /// Entries of the schedule besides those that are given.
+    /// Schedule entries in addition to those that the user fixed.
     pub schedule: Vec<String>,
     /// The mesh.
     pub mesh: String,
@@ -19,17 +19,17 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// The same under another schedule.
+    /// Returns the candidate with another schedule.
     pub fn with(&self, schedule: Vec<String>) -> Self {
         Self { schedule, ..self.clone() }
     }
 
-    /// Its mesh and its number of microbatches, which determine the sizes of the tensors on a device.
+    /// Returns the mesh and the microbatches entry, which determine the sizes of the tensors on a device.
     pub fn kind(&self) -> (String, Option<String>) {
         (self.mesh.clone(), self.schedule.iter().find(|s| s.starts_with("microbatches=")).cloned())
     }
 
-    /// Where it puts a program.
+    /// Parses the placement.
     pub fn placement(&self) -> Result<Placement> {
         let wrong = |what: String| anyhow!("{what}");
         Ok(Placement {
@@ -40,25 +40,25 @@ impl Candidate {
     }
 }
 
-/// What one step costs on one device by our estimate.
+/// The estimated cost of one step on one device.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Estimate {
-    /// Bytes at the peak.
+    /// Peak memory, in bytes.
     pub bytes: u64,
-    /// Arithmetic of einsums.
+    /// FLOPs of einsums.
     pub flops: u64,
-    /// Bytes that it sends.
+    /// Bytes sent by collectives.
     pub wire_bytes: u64,
     /// Seconds of einsums.
     pub products: f64,
-    /// Seconds of everything else that passes over memory.
+    /// Seconds of all other operations, which are bound by memory bandwidth.
     pub memory: f64,
     /// Seconds of collectives.
     pub network: f64,
 }
 
 impl Estimate {
-    /// Seconds of a step.
+    /// Returns the seconds of a step.
     pub fn seconds(&self) -> f64 {
         self.products + self.memory + self.network
     }

@@ -19,17 +19,17 @@ use std::{
 
 /// The model to plan for.
 pub trait Model: Sync {
-    /// Returns the model's program under these entries of the schedule, besides those that are fixed. `None` means
-    /// that the model refuses them.
+    /// Returns the model's program under these entries of the schedule, besides those that are fixed. `None`
+    /// means that the model refuses them.
     fn program(&self, schedule: &[String]) -> Option<Module>;
 }
 
-/// Where estimates are cached.
+/// The cache of estimates.
 #[derive(Clone, Debug)]
 pub struct Cache {
-    /// The folder.
+    /// The cache directory.
     pub folder: PathBuf,
-    /// The version of this program: estimates of other versions are not used.
+    /// The version of this program. Estimates of other versions are ignored.
     pub version: String,
 }
 
@@ -50,14 +50,15 @@ struct Loaded {
     global: Mutex<Option<Arc<Global>>>,
 }
 
-/// A cached estimate. `None` means that the candidate is not legal.
+/// A cached estimate. `None` means that the candidate is invalid.
 #[derive(Serialize, Deserialize)]
 struct Cached {
     estimate: Option<Estimate>,
 }
 
 impl<'a> Evaluator<'a> {
-    /// Returns an evaluator for `function` of `model` on `slice`. `None` for `cache` means that nothing is cached.
+    /// Returns an evaluator for `function` of `model` on `slice`. `None` for `cache` means that nothing is
+    /// cached.
     pub fn new(model: &'a dyn Model, function: &str, slice: &'a Slice, cache: Option<Cache>) -> Self {
         Self { model, function: function.to_owned(), slice, cache, programs: Mutex::default() }
     }
@@ -68,7 +69,7 @@ impl<'a> Evaluator<'a> {
     }
 
     fn load(&self, schedule: &[String]) -> Option<Arc<Loaded>> {
-        // The lock is held meanwhile, so that each model is built and run only once.
+        // The lock is held during the load, so that each model is built and run only once.
         let mut programs = self.programs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(known) = programs.get(schedule) {
             return known.clone();
@@ -82,7 +83,7 @@ impl<'a> Evaluator<'a> {
         loaded
     }
 
-    /// Returns the estimated cost of a candidate. `None` means that it is not legal.
+    /// Returns the estimated cost of a candidate. `None` means that it is invalid.
     pub fn estimate(&self, candidate: &Candidate) -> Option<Estimate> {
         let loaded = self.load(&candidate.schedule)?;
         let file = self.cache.as_ref().and_then(|cache| {
@@ -137,7 +138,7 @@ impl<'a> Evaluator<'a> {
     }
 }
 
-/// Writes a file under a temporary name and renames it: readers never see half of it.
+/// Writes a file atomically: under a temporary name, then renamed.
 fn write(file: &Path, bytes: &[u8]) -> Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;

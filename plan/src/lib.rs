@@ -1,7 +1,7 @@
 //! Search for a good way to run a model on a TPU slice: mesh, layouts and schedule.
 //!
-//! Reading order: [`space`] (the choices), [`candidate`] (one choice and its cost), [`evaluate`] (estimates the cost from
-//! the program of one device), [`mod@search`] (rounds of candidates).
+//! Reading order: [`space`] (the choices), [`candidate`] (one choice and its cost), [`evaluate`] (estimates
+//! the cost from the program of one device), [`mod@search`] (rounds of candidates).
 
 pub mod candidate;
 pub mod evaluate;

@@ -1,8 +1,9 @@
 //! The search: rounds of candidates, each over the best of the one before.
 //!
-//! A candidate's cost is read off the program of one device: no plugin is needed, and each takes well under a second,
-//! but their number is a product. So the search goes in rounds: all placements under the model's own schedule; all
-//! schedules under the best placements; all placements again under the best schedules.
+//! The cost of a candidate is estimated from the program of one device: this needs no plugin and takes well
+//! under a second. The number of candidates is a product, so the search has three rounds: all placements with
+//! the model's own schedule; all schedules for the best placements; all placements again for the best
+//! schedules.
 
 use crate::{
     candidate::{Candidate, Estimate},
@@ -18,42 +19,42 @@ use std::{
     thread,
 };
 
-/// A candidate and what it would cost.
+/// A candidate and its estimated cost.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Ranked {
-    /// What is chosen.
+    /// The candidate.
     pub candidate: Candidate,
-    /// What it costs.
+    /// The cost.
     pub estimate: Estimate,
 }
 
-/// Of the memory of a device, the share that an estimate may take: estimates are not exact.
+/// The share of a device's memory that an estimate may use, because estimates are not exact.
 const USABLE: f64 = 0.95;
 
-/// How many placements go into the second round, by speed and by memory.
+/// Numbers of placements in the second round: the fastest, and those with the least memory.
 const BY_SPEED: usize = 6;
 const BY_MEMORY: usize = 4;
 
-/// How many candidates go into the third round.
+/// Number of schedules in the third round.
 const FINALISTS: usize = 4;
 
 impl Ranked {
-    /// Whether it would fit `hbm` bytes.
+    /// True if the candidate fits `hbm` bytes of memory.
     pub fn fits(&self, hbm: u64) -> bool {
         self.estimate.bytes as f64 <= USABLE * hbm as f64
     }
 }
 
-/// What a search has seen so far.
+/// The candidates that a search has evaluated.
 #[derive(Default)]
 pub struct Seen {
-    /// Everything that is legal.
+    /// Valid candidates.
     pub ranked: Vec<Ranked>,
-    /// How many are not.
+    /// Number of invalid candidates.
     pub illegal: usize,
 }
 
-/// Those that fit first, the fastest first; then those that do not, the smallest first.
+/// Sorts candidates: first those that fit, by time; then the others, by memory.
 pub fn sort(ranked: &mut [Ranked], hbm: u64) {
     ranked.sort_by(|a, b| {
         let fits = b.fits(hbm).cmp(&a.fits(hbm));
@@ -62,8 +63,8 @@ pub fn sort(ranked: &mut [Ranked], hbm: u64) {
     });
 }
 
-/// Searches until it is done or `stop` is set. `progress` is told how many candidates a round has, how many of them
-/// are done, and the best so far.
+/// Searches until all rounds are done or `stop` is set. Calls `progress` with the number of evaluated
+/// candidates of a round, the number of all its candidates, and the best candidate so far.
 pub fn search(
     evaluator: &Evaluator,
     space: &Space,
@@ -102,7 +103,7 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    /// Estimates all candidates that are not known yet, on all cores.
+    /// Estimates all new candidates, on all cores.
     fn run(&mut self, candidates: Vec<Candidate>) {
         let mut todo = Vec::new();
         for candidate in candidates {
@@ -122,7 +123,7 @@ impl Round<'_> {
             while !self.stop.load(Ordering::Relaxed) {
                 let Some(candidate) = todo.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
                 let estimate = self.evaluator.estimate(candidate);
-                // A panic of another worker is shown when it is joined; what it left is whole.
+                // The panic of another worker is reported when it is joined; the data is consistent.
                 let mut seen = seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 match estimate {
                     Some(estimate) => seen.ranked.push(Ranked { candidate: candidate.clone(), estimate }),
@@ -142,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fits_comes_first_and_then_what_is_fast() {
+    fn candidates_that_fit_come_first_by_time() {
         let ranked = |bytes, products| Ranked {
             candidate: Candidate::default(),
             estimate: Estimate { bytes, products, ..Estimate::default() },

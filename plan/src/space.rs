@@ -3,7 +3,7 @@
 use crate::candidate::Candidate;
 use mesh::{Axis, Layout, Mesh, Module, Name};
 
-/// What the user fixed of a placement; the rest is searched.
+/// The part of a placement that the user fixed. The rest is searched.
 #[derive(Clone, Debug, Default)]
 pub struct Fixed {
     /// The mesh.
@@ -14,7 +14,7 @@ pub struct Fixed {
     pub state_layout: Option<Layout>,
 }
 
-/// What is searched.
+/// A search space.
 #[derive(Clone, Debug)]
 pub struct Space {
     /// Meshes with as many devices as the target.
@@ -23,28 +23,29 @@ pub struct Space {
     pub layouts: Vec<Layout>,
     /// State layouts, for any of the meshes; `*:` alone stands for all axes of a mesh.
     pub state_layouts: Vec<StateLayout>,
-    /// For each entry of the schedule that is searched, its values to try, as `key=value`. The model's own value is
-    /// always tried.
+    /// For each entry of the schedule that is searched, its values to try, as `key=value`. The model's own
+    /// value is always tried.
     pub entries: Vec<Vec<String>>,
 }
 
 /// A choice of state layout.
 #[derive(Clone, PartialEq, Debug)]
 pub enum StateLayout {
-    /// These rules, as far as the mesh has their axes.
+    /// These rules, restricted to the axes of the mesh.
     Rules(Layout),
     /// Every stored tensor over every axis.
     All,
 }
 
 impl Space {
-    /// For a program on `devices` devices.
+    /// Returns the search space of a program on `devices` devices.
     pub fn new(module: &Module, devices: usize, fixed: &Fixed) -> Self {
         let own = |key: &str| Layout::parse(module.meta(key).unwrap_or_default()).unwrap_or_default();
         let layout = fixed.layout.clone().unwrap_or_else(|| own("layout"));
         let mut layouts = vec![layout.clone()];
         if fixed.layout.is_none() {
-            // A vocabulary that is whole costs memory and arithmetic, and saves the collectives of a softmax in parts.
+            // An unsplit vocabulary costs memory and arithmetic, and saves the collectives of a split
+            // softmax.
             let rules: Vec<_> = layout.rules.iter().filter(|(dim, _)| *dim != "vocab").cloned().collect();
             layouts.push(Layout { rules });
         }
@@ -110,7 +111,8 @@ impl Space {
     }
 }
 
-/// The axes that a layout names: `data` first and `model` last, as neighbours talk most over `model`.
+/// Returns the axes of a layout: `data` first and `model` last, because `model` has the most traffic and
+/// minor axes connect neighbours.
 fn axes(layout: &Layout) -> Vec<Name> {
     let mut found: Vec<Name> = Vec::new();
     for axis in layout.rules.iter().flat_map(|(_, axes)| axes) {
@@ -123,7 +125,7 @@ fn axes(layout: &Layout) -> Vec<Name> {
     found
 }
 
-/// All ways to write `devices` as a product of sizes of these axes; axes of size 1 are left out.
+/// Returns all meshes over these axes with `devices` devices. Axes of size 1 are omitted.
 fn meshes(axes: &[Name], devices: usize) -> Vec<Mesh> {
     fn go(axes: &[Name], devices: usize, chosen: &mut Vec<Axis>, all: &mut Vec<Mesh>) {
         let Some((axis, rest)) = axes.split_first() else {

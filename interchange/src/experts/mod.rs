@@ -1,11 +1,13 @@
-//! A checkpoint of the same model with another number of experts, with experts where it had none, or without them.
+//! Expert surgery: changes the number of experts of a checkpoint, makes a dense model sparse, or a sparse
+//! model dense.
 //!
-//! The tensors that the wanted program keeps are the task list: each is made from the checkpoint's tensor of the same
-//! place, layer by layer, since models with experts in some layers only stack their layers differently. First all of it
-//! is planned, so that everything that does not fit is said at once; then it is read and written, one layer of one
-//! tensor at a time. docs/checkpoints.md says what holds of the result.
+//! Every state tensor of the new program is built from the tensor of the checkpoint with the same role, layer
+//! by layer, because models with experts in some layers stack their layers differently. All tensors are
+//! planned first, so that all mismatches are reported at once; then they are read and written, one layer of
+//! one tensor at a time. docs/checkpoints.md describes the properties of the result.
 //!
-//! Reading order: [`convert`], [`Conversion`] (what is wanted), the plan, [`Way`] (how a tensor is made), `pieces`.
+//! Reading order: [`convert`], [`Conversion`] (the request), the planner, [`Recipe`] (the computation of a
+//! part), `pieces`.
 
 mod pieces;
 mod random;
@@ -20,59 +22,60 @@ use runtime::{
 };
 use std::path::{Path, PathBuf};
 
-/// What is wanted.
+/// A requested conversion.
 #[derive(Clone, Debug)]
 pub struct Conversion {
-    /// How many experts; nothing: a dense model.
+    /// The number of experts. `None` means a dense model.
     pub experts: Option<usize>,
-    /// Which experts stay when there are to be fewer.
+    /// The experts to keep if their number decreases.
     pub keep: Option<Keep>,
-    /// What a dense layer begins with where there were experts.
+    /// The dense layers that replace experts.
     pub ffn: Ffn,
-    /// What the last matrix of every expert is multiplied by; nothing: what keeps the layer's result.
+    /// The factor of the last matrix of every expert. `None` means the factor that preserves the output of
+    /// the layer.
     pub scale: Option<f64>,
-    /// Noise on the router's columns for copies of experts, by the root mean square of the router.
+    /// Noise on the router columns of copied experts, relative to the root mean square of the router.
     pub noise: f64,
-    /// Of the noise, and of values that are made anew.
+    /// The seed of the noise and of initial values.
     pub seed: u64,
-    /// More settings of the model that is wanted.
+    /// Further settings of the new model.
     pub settings: Vec<String>,
 }
 
-/// Which experts stay.
+/// A selection of experts.
 #[derive(Clone, Debug)]
 pub enum Keep {
-    /// These, in every layer.
+    /// The same experts in every layer.
     These(Vec<usize>),
-    /// In each layer those with the most tokens, by the metrics of training.
+    /// In each layer the experts with the highest load in a metrics file.
     ByLoad(PathBuf),
 }
 
-/// What a dense layer begins with where there were experts.
+/// The initial weights of dense layers that replace experts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ffn {
-    /// Initial values, as the paper's distillation does (section 4.2).
+    /// Random initial values, as in the paper's distillation (section 4.2).
     Fresh,
     /// The mean of all experts.
     Mean,
-    /// One of them.
+    /// One expert.
     Expert(usize),
 }
 
-/// What was done, for people.
+/// A summary of a conversion.
 #[derive(Debug)]
 pub struct Converted {
-    /// Tensors that were taken as they are.
+    /// Number of copied tensors.
     pub same: usize,
-    /// Tensors that were made of others.
+    /// Number of tensors that were computed from others.
     pub made: usize,
     /// Parameters with initial values.
     pub fresh: Vec<String>,
-    /// Slots that are zero.
+    /// Number of slots that were set to zero.
     pub zeroed: usize,
 }
 
-/// Writes the checkpoint `out`.
+/// Converts `from` as requested and writes the checkpoint `out`.
 pub fn convert(from: &Checkpoint, out: &Path, wanted: &Conversion) -> Result<Converted> {
     let source = Origin::of(from, None, &Overrides::default())?.config()?;
     let target = wanted.config(&source)?;
@@ -95,8 +98,8 @@ pub fn convert(from: &Checkpoint, out: &Path, wanted: &Conversion) -> Result<Con
     }
     if !wrong.is_empty() {
         return Err(failure(
-            format!("`{}` cannot become what is wanted:\n    {}", from.dir().display(), wrong.join("\n    ")),
-            "settings other than those of experts must stay as they are; `meshc checkpoint list` shows both",
+            format!("`{}` cannot be converted:\n    {}", from.dir().display(), wrong.join("\n    ")),
+            "only settings of experts can change; `meshc checkpoint list` shows the settings of a checkpoint",
         ));
     }
     let mut writer = Writer::create(out)?;
@@ -110,7 +113,7 @@ pub fn convert(from: &Checkpoint, out: &Path, wanted: &Conversion) -> Result<Con
         }
     }
     let mut described = from.facts().clone();
-    // What was imported from elsewhere is no longer what it was there.
+    // The result is no longer the imported model.
     described.retain(|name, _| !name.starts_with("hf."));
     let (model, settings) = target.described();
     described.insert(facts::MODEL.into(), model.into());
@@ -121,7 +124,7 @@ pub fn convert(from: &Checkpoint, out: &Path, wanted: &Conversion) -> Result<Con
 }
 
 impl Conversion {
-    /// The configuration of the model that is wanted.
+    /// Returns the configuration of the new model.
     fn config(&self, source: &Config) -> Result<Config> {
         let mut config = source.clone();
         config.switch = self.experts.map(|experts| Switch {
@@ -139,7 +142,7 @@ impl Conversion {
             return Ok(config);
         }
         Err(failure(
-            format!("these settings make no model:\n{}", Diagnostics(mistakes)),
+            format!("invalid settings:\n{}", Diagnostics(mistakes)),
             "correct --experts, or --set KEY=VALUE",
         ))
     }
@@ -150,7 +153,7 @@ impl Conversion {
     }
 }
 
-/// A tensor of the program that is wanted.
+/// A state tensor of the new program.
 #[derive(Debug)]
 struct Wanted {
     name: String,
@@ -159,32 +162,32 @@ struct Wanted {
     dims: Vec<(String, usize)>,
 }
 
-/// A layer of a tensor, or all of it.
+/// One layer of a tensor, or a whole tensor.
 #[derive(Debug)]
 struct Part {
-    /// The index along `layers`, if layers are made one by one.
+    /// The index along `layers`. `None` for a whole tensor.
     layer: Option<usize>,
-    /// Its dims, without `layers`.
+    /// The dims of the part, without `layers`.
     dims: Vec<(String, usize)>,
-    way: Way,
-    /// What it is made of: the name, and the index along `layers`.
+    recipe: Recipe,
+    /// The tensor of the checkpoint it is computed from: name, and index along `layers`.
     from: Option<(String, Option<usize>)>,
 }
 
-/// How a part is made.
+/// The computation of a part.
 #[derive(Clone, PartialEq, Debug)]
-enum Way {
-    /// It is what it was.
+enum Recipe {
+    /// A copy.
     Same,
-    /// These of what lies along dim number `dim`, times a factor; copies of router columns get noise.
+    /// The indices `list` of dim `dim`, times a factor. Copies of router columns get noise.
     Pick { dim: usize, list: Vec<usize>, factor: f64, noise: bool },
-    /// The same again and again along a new dim, times a factor.
+    /// Repetition along a new dim, times a factor.
     Repeat { dim: usize, count: usize, factor: f64 },
-    /// The mean over dim number `dim`.
+    /// The mean over dim `dim`, times a factor.
     Mean { dim: usize, factor: f64 },
-    /// Zeros, as slots are at first.
+    /// Zeros: the initial value of slots.
     Zeros,
-    /// Truncated normal values of this deviation.
+    /// Truncated normal values with this standard deviation.
     Random(f64),
 }
 
@@ -200,15 +203,15 @@ impl Part {
 
 impl Converted {
     fn count(&mut self, wanted: &Wanted, parts: &[Part]) {
-        let is = |way: fn(&Way) -> bool| parts.iter().any(|p| way(&p.way));
-        if is(|w| matches!(w, Way::Random(_))) {
+        let is = |test: fn(&Recipe) -> bool| parts.iter().any(|p| test(&p.recipe));
+        if is(|w| matches!(w, Recipe::Random(_))) {
             self.fresh.push(wanted.name.clone());
-        } else if is(|w| *w == Way::Zeros) {
+        } else if is(|w| *w == Recipe::Zeros) {
             match wanted.kind {
                 Kind::Slot | Kind::Counter => self.zeroed += 1,
                 Kind::Param => self.fresh.push(wanted.name.clone()),
             }
-        } else if is(|w| *w != Way::Same) {
+        } else if is(|w| *w != Recipe::Same) {
             self.made += 1;
         } else {
             self.same += 1;
@@ -222,15 +225,15 @@ fn is_experts(name: &str) -> bool {
     EXPERTS.contains(&name)
 }
 
-/// Says of every tensor how it is made.
+/// Plans the computation of every tensor.
 struct Planner<'a> {
     from: &'a Checkpoint,
     wanted: &'a Conversion,
     source: &'a Config,
     target: &'a Config,
-    /// Old experts by new ones: for each stack, for each of its layers with experts.
+    /// Old expert by new expert, for each sparse layer of the encoder and the decoder.
     lists: [Vec<Vec<usize>>; 2],
-    /// What keeps a layer's result where its gates change.
+    /// The factor that preserves the output of a layer whose gates change.
     factor: f64,
 }
 
@@ -251,20 +254,22 @@ impl<'a> Planner<'a> {
             }
             (_, _, None) if new > old => {
                 return Err(failure(
-                    format!("{new} experts cannot be copies of {old}"),
-                    "ask for a multiple of what there is: every expert gets as many copies",
+                    format!("`--experts {new}`: {new} experts cannot be copies of {old}"),
+                    "request a multiple: every expert gets the same number of copies",
                 ));
             }
             (_, _, None) => {
                 return Err(failure(
-                    format!("which {new} of the {old} experts stay?"),
-                    "list them with --keep-experts, or let --keep-by-load METRICS.jsonl find those with the most tokens",
+                    format!("`--experts {new}` does not tell which {new} of the {old} experts stay"),
+                    "list them with --keep-experts, or select those with the highest load with --keep-by-load METRICS",
                 ));
             }
             (_, _, Some(_)) if new == 0 || new > old => {
                 return Err(failure(
-                    format!("experts to keep were named, but there are {old} and {new} are wanted"),
-                    "name some when there are to be fewer",
+                    format!(
+                        "`--keep-experts` and `--keep-by-load` have no effect: {new} of {old} experts are requested"
+                    ),
+                    "use them with a smaller number of experts",
                 ));
             }
             (_, _, Some(Keep::These(list))) => {
@@ -272,10 +277,10 @@ impl<'a> Planner<'a> {
                 if !good || list.iter().enumerate().any(|(i, e)| list[..i].contains(e)) {
                     return Err(failure(
                         format!(
-                            "--keep-experts names {list:?}: not {new} different ones of 0 to {}",
+                            "`--keep-experts {list:?}` must list {new} different experts of 0 to {}",
                             old - 1
                         ),
-                        "name as many as --experts says, each once",
+                        "list as many as --experts requests, each once",
                     ));
                 }
                 same_in_all(source, list)
@@ -286,8 +291,8 @@ impl<'a> Planner<'a> {
             && e >= old
         {
             return Err(failure(
-                format!("there is no expert {e} among {old}"),
-                "--ffn takes fresh, mean, or the number of an expert, from 0",
+                format!("`--ffn {e}`: there is no expert {e} among {old}"),
+                "use fresh, mean, or the number of an expert, from 0",
             ));
         }
         let factor = match (&target.switch, old) {
@@ -298,7 +303,7 @@ impl<'a> Planner<'a> {
         Ok(Self { from, wanted, source, target, lists, factor: wanted.scale.unwrap_or(factor) })
     }
 
-    /// The parts of a tensor, or why there are none.
+    /// Plans the parts of a tensor. The error is a reason.
     fn plan(&self, wanted: &Wanted) -> Result<Vec<Part>, String> {
         let stacked = wanted.dims.first().is_some_and(|d| d.0 == "layers");
         let places = if stacked { self.places(&wanted.name) } else { Vec::new() };
@@ -312,7 +317,7 @@ impl<'a> Planner<'a> {
         parts.collect()
     }
 
-    /// For every layer in the tensor `name` of the wanted program, where the checkpoint has it.
+    /// Returns the places in the checkpoint of all layers of the tensor `name` of the new program.
     fn places<'n>(&'n self, name: &'n str) -> Vec<Found<'n>> {
         let mut found = Vec::new();
         for (decoder, layers) in [(false, self.target.encoder_layers), (true, self.target.decoder_layers)] {
@@ -322,7 +327,7 @@ impl<'a> Planner<'a> {
                 let there = Stack::location(self.source, decoder, i);
                 let number = sparse;
                 sparse += usize::from(self.source.is_sparse(decoder, i));
-                // A scope that another one begins with goes on with a slash.
+                // A slash must follow, because a scope can be a prefix of another one.
                 if let Some(rest) = name.strip_prefix(&place.scope).filter(|r| r.starts_with('/')) {
                     let list = self.lists[usize::from(decoder)].get(number).map(Vec::as_slice);
                     found.push(Found {
@@ -351,35 +356,37 @@ impl<'a> Planner<'a> {
             .from
             .tensor(name)
             .filter(|e| index.is_none() || e.dims.first().is_some_and(|d| d.0 == "layers"));
-        let way = match entry {
-            Some(entry) if entry.dtype != wanted.dtype => Err(format!("it is {} there", entry.shape())),
-            Some(entry) => self.way(wanted, dims, entry, index.is_some(), list),
-            None => self.anew(wanted, dims),
+        let recipe = match entry {
+            Some(entry) if entry.dtype != wanted.dtype => {
+                Err(format!("the checkpoint has {}", entry.shape()))
+            }
+            Some(entry) => self.recipe(wanted, dims, entry, index.is_some(), list),
+            None => self.initial(wanted, dims),
         };
-        let way = match (way, wanted.kind) {
-            // An optimizer builds up its memory again.
-            (Err(_), Kind::Slot) => Way::Zeros,
-            (way, Kind::Param | Kind::Slot | Kind::Counter) => way?,
+        let recipe = match (recipe, wanted.kind) {
+            // The optimizer rebuilds its slots.
+            (Err(_), Kind::Slot) => Recipe::Zeros,
+            (recipe, Kind::Param | Kind::Slot | Kind::Counter) => recipe?,
         };
-        let from = (!matches!(way, Way::Zeros | Way::Random(_))).then(|| (name.to_owned(), index));
-        Ok(Part { layer, dims: dims.to_vec(), way, from })
+        let from = (!matches!(recipe, Recipe::Zeros | Recipe::Random(_))).then(|| (name.to_owned(), index));
+        Ok(Part { layer, dims: dims.to_vec(), recipe, from })
     }
 
-    /// How a tensor is made of the one that is there.
-    fn way(
+    /// Plans the computation of a part from an existing tensor.
+    fn recipe(
         &self,
         wanted: &Wanted,
         want: &[(String, usize)],
         entry: &Entry,
         of_layer: bool,
         list: Option<&[usize]>,
-    ) -> Result<Way, String> {
+    ) -> Result<Recipe, String> {
         let have = &entry.dims[usize::from(of_layer)..];
         let at = |dims: &[(String, usize)]| dims.iter().position(|d| is_experts(&d.0));
         let without = |dims: &[(String, usize)]| -> Vec<(String, usize)> {
             dims.iter().filter(|d| !is_experts(&d.0)).cloned().collect()
         };
-        let differs = || Err(format!("it is {} there", entry.shape()));
+        let differs = || Err(format!("the checkpoint has {}", entry.shape()));
         if without(want) != without(have) {
             return differs();
         }
@@ -387,57 +394,62 @@ impl<'a> Planner<'a> {
         let last = ["ffn/wo", "attention/q", "attention/kv"].iter().any(|end| wanted.name.ends_with(end));
         let factor = if param && last { self.factor } else { 1.0 };
         match (at(have), at(want)) {
-            (None, None) => Ok(Way::Same),
+            (None, None) => Ok(Recipe::Same),
             (Some(dim), Some(there)) if dim == there => match list {
                 Some(list) if list.len() == want[dim].1 => {
-                    // The router's column of an expert is its own; so are slots.
+                    // Only copies of router columns get noise, and slots get none.
                     let noise =
                         param && want[dim].0 == "experts_all" && list.windows(2).any(|w| w[0] == w[1]);
                     let whole = list.iter().copied().eq(0..have[dim].1) && factor == 1.0;
-                    Ok(if whole { Way::Same } else { Way::Pick { dim, list: list.to_vec(), factor, noise } })
+                    Ok(if whole {
+                        Recipe::Same
+                    } else {
+                        Recipe::Pick { dim, list: list.to_vec(), factor, noise }
+                    })
                 }
                 Some(_) | None => differs(),
             },
-            (None, Some(dim)) => Ok(Way::Repeat { dim, count: want[dim].1, factor }),
+            (None, Some(dim)) => Ok(Recipe::Repeat { dim, count: want[dim].1, factor }),
             (Some(dim), None) => match (self.wanted.ffn, self.wanted.scale.filter(|_| param && last)) {
-                (Ffn::Fresh, _) => self.anew(wanted, want),
-                (Ffn::Mean, scale) => Ok(Way::Mean { dim, factor: scale.unwrap_or(1.0) }),
+                (Ffn::Fresh, _) => self.initial(wanted, want),
+                (Ffn::Mean, scale) => Ok(Recipe::Mean { dim, factor: scale.unwrap_or(1.0) }),
                 (Ffn::Expert(e), scale) => {
-                    Ok(Way::Pick { dim, list: vec![e], factor: scale.unwrap_or(1.0), noise: false })
+                    Ok(Recipe::Pick { dim, list: vec![e], factor: scale.unwrap_or(1.0), noise: false })
                 }
             },
             (Some(_), Some(_)) => differs(),
         }
     }
 
-    /// Initial values of what the checkpoint does not have: routers, and dense layers in place of experts.
-    fn anew(&self, wanted: &Wanted, dims: &[(String, usize)]) -> Result<Way, String> {
+    /// Plans initial values of tensors that the checkpoint lacks: routers, and dense layers that replace
+    /// experts.
+    fn initial(&self, wanted: &Wanted, dims: &[(String, usize)]) -> Result<Recipe, String> {
         if wanted.kind == Kind::Slot {
-            return Ok(Way::Zeros);
+            return Ok(Recipe::Zeros);
         }
         let size = |name: &str| dims.iter().find(|d| d.0 == name).map(|d| d.1 as f64);
         let end = wanted.name.rsplit('/').next().unwrap_or_default();
         let scale = self.target.switch.as_ref().map_or(1.0, |s| s.init_scale);
         match (end, size("d_model"), size("d_ff")) {
-            ("router", Some(fan_in), _) => Ok(Way::Random((scale / fan_in).sqrt())),
-            ("router_bias", ..) => Ok(Way::Zeros),
+            ("router", Some(fan_in), _) => Ok(Recipe::Random((scale / fan_in).sqrt())),
+            ("router_bias", ..) => Ok(Recipe::Zeros),
             ("wi" | "wi_0" | "wi_1", Some(fan_in), Some(_)) | ("wo", Some(_), Some(fan_in)) => {
-                Ok(Way::Random((1.0 / fan_in).sqrt()))
+                Ok(Recipe::Random((1.0 / fan_in).sqrt()))
             }
-            _ => Err("the checkpoint does not have it".into()),
+            _ => Err("the checkpoint lacks it".into()),
         }
     }
 
-    /// The value of a part.
+    /// Computes a part.
     fn make(&self, wanted: &Wanted, part: &Part) -> Result<HostTensor> {
         let mut sizes: Vec<usize> = part.dims.iter().map(|d| d.1).collect();
         let dtype = if wanted.dtype == "f32" { Some(ElementType::F32) } else { None };
         let read = || -> Result<(HostTensor, Vec<usize>)> {
-            let (name, index) = part.from.as_ref().context("what is made of another tensor names it")?;
+            let (name, index) = part.from.as_ref().context("a computed part names its source")?;
             let value = match index {
                 None => self.from.read(name)?,
                 Some(index) => {
-                    let entry = self.from.tensor(name).context("it was there when this was planned")?;
+                    let entry = self.from.tensor(name).context("the planned tensor exists")?;
                     let mut size = entry.sizes();
                     let mut start = vec![0; size.len()];
                     (start[0], size[0]) = (*index, 1);
@@ -449,11 +461,11 @@ impl<'a> Planner<'a> {
         };
         let name = format!("{}#{:?}", wanted.name, part.layer);
         let mut random = random::Random::new(self.wanted.seed, &name);
-        let (dtype, bytes) = match &part.way {
-            Way::Same => read().map(|(v, _)| (v.dtype, v.bytes))?,
-            Way::Pick { dim, list, factor, noise } => {
+        let (dtype, bytes) = match &part.recipe {
+            Recipe::Same => read().map(|(v, _)| (v.dtype, v.bytes))?,
+            Recipe::Pick { dim, list, factor, noise } => {
                 let (value, dims) = read()?;
-                let element = value.dtype.byte_size().context("types of checkpoints have a size")?;
+                let element = value.dtype.byte_size().context("element types of checkpoints have a size")?;
                 let mut bytes = pieces::pick(&value.bytes, &dims, element, *dim, list);
                 pieces::scale(&mut bytes, *factor);
                 if *noise && self.wanted.noise > 0.0 {
@@ -462,23 +474,23 @@ impl<'a> Planner<'a> {
                 }
                 (value.dtype, bytes)
             }
-            Way::Repeat { dim, count, factor } => {
+            Recipe::Repeat { dim, count, factor } => {
                 let (value, dims) = read()?;
-                let element = value.dtype.byte_size().context("types of checkpoints have a size")?;
+                let element = value.dtype.byte_size().context("element types of checkpoints have a size")?;
                 let mut bytes = pieces::repeat(&value.bytes, &dims, element, *dim, *count);
                 pieces::scale(&mut bytes, *factor);
                 (value.dtype, bytes)
             }
-            Way::Mean { dim, factor } => {
+            Recipe::Mean { dim, factor } => {
                 let (value, dims) = read()?;
                 let mut bytes = pieces::mean(&value.bytes, &dims, *dim);
                 pieces::scale(&mut bytes, *factor);
                 (value.dtype, bytes)
             }
-            Way::Zeros | Way::Random(_) => {
-                let deviation = if let Way::Random(deviation) = part.way { deviation } else { 0.0 };
+            Recipe::Zeros | Recipe::Random(_) => {
+                let deviation = if let Recipe::Random(deviation) = part.recipe { deviation } else { 0.0 };
                 let count: usize = sizes.iter().product();
-                let dtype = dtype.with_context(|| format!("`{}` is no tensor of floats", wanted.name))?;
+                let dtype = dtype.with_context(|| format!("`{}` is not an f32 tensor", wanted.name))?;
                 let value = |_| (deviation * random.truncated()) as f32;
                 (dtype, pieces::floats((0..count).map(value)))
             }
@@ -490,40 +502,41 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// Where the checkpoint has a layer.
+/// The place of a layer in the checkpoint.
 struct Found<'a> {
-    /// Its index in the tensor that is wanted.
+    /// The index in the new tensor.
     layer: usize,
-    /// Its scope in the checkpoint.
+    /// The scope in the checkpoint.
     scope: String,
-    /// Its index there.
+    /// The index in the tensor of the checkpoint.
     index: usize,
-    /// What follows the scope in names.
+    /// The rest of the name after the scope.
     rest: &'a str,
-    /// Old experts by new ones.
+    /// Old expert by new expert.
     list: Option<&'a [usize]>,
 }
 
-/// How much smaller gates are with `times` as many experts that are alike: the softmax is over all of them.
+/// Returns the factor by which gates shrink with `times` as many equal experts: the softmax is over all
+/// experts.
 fn gates_shrink(switch: &Switch, times: usize) -> f64 {
     let over_experts = switch.routing != RoutingMethod::ExpertSelection;
     if switch.renormalizes() || !over_experts { 1.0 } else { times as f64 }
 }
 
-/// The same list for every layer with experts.
+/// Returns the same list for every sparse layer.
 fn same_in_all(source: &Config, list: &[usize]) -> [Vec<Vec<usize>>; 2] {
     let of =
         |decoder, layers| vec![list.to_vec(); (0..layers).filter(|i| source.is_sparse(decoder, *i)).count()];
     [of(false, source.encoder_layers), of(true, source.decoder_layers)]
 }
 
-/// Lines of the metrics whose loads count: the last so many.
+/// Number of lines, from the end of a metrics file, whose loads are summed.
 const RECENT: usize = 100;
 
-/// For every layer the `new` experts with the most tokens, in their old order.
+/// Returns for every layer the `new` experts with the highest load, in their old order.
 fn by_load(metrics: &Path, source: &Config, old: usize, new: usize) -> Result<[Vec<Vec<usize>>; 2]> {
     let name = metrics.display();
-    let help = "name the file that `meshc train --metrics` wrote for this model";
+    let help = "name a file that `meshc train --metrics` has written for this model";
     let text = std::fs::read_to_string(metrics).with_context(|| format!("reading `{name}`"))?;
     let mut sums = same_in_all(source, &[]).map(|stack| vec![vec![0.0; old]; stack.len()]);
     let mut lines = 0;

@@ -1,11 +1,12 @@
-//! What is done to the bytes of tensors: row-major, of `f32` where values matter.
+//! Operations on the bytes of row-major tensors. Arithmetic is on `f32` elements.
 
-/// Elements before dim number `dim`, along it, and bytes of what is behind it.
+/// Returns the number of elements outside dim `dim`, the size of the dim, and the bytes of the dims inside
+/// it.
 fn around(dims: &[usize], element: usize, dim: usize) -> (usize, usize, usize) {
     (dims[..dim].iter().product(), dims[dim], dims[dim + 1..].iter().product::<usize>() * element)
 }
 
-/// Those of `list` along a dim.
+/// Selects the indices `list` of a dim.
 pub fn pick(bytes: &[u8], dims: &[usize], element: usize, dim: usize, list: &[usize]) -> Vec<u8> {
     let (outer, along, inner) = around(dims, element, dim);
     let mut out = Vec::with_capacity(outer * list.len() * inner);
@@ -18,7 +19,7 @@ pub fn pick(bytes: &[u8], dims: &[usize], element: usize, dim: usize, list: &[us
     out
 }
 
-/// The same `count` times along a new dim, which becomes number `dim`.
+/// Repeats a tensor `count` times along a new dim at position `dim`.
 pub fn repeat(bytes: &[u8], dims: &[usize], element: usize, dim: usize, count: usize) -> Vec<u8> {
     let inner = dims[dim..].iter().product::<usize>() * element;
     let mut out = Vec::with_capacity(bytes.len() * count);
@@ -30,7 +31,7 @@ pub fn repeat(bytes: &[u8], dims: &[usize], element: usize, dim: usize, count: u
     out
 }
 
-/// The mean over a dim, summed in `f64`.
+/// Returns the mean over a dim, summed in `f64`.
 pub fn mean(bytes: &[u8], dims: &[usize], dim: usize) -> Vec<u8> {
     let (outer, along, inner) = around(dims, 1, dim);
     let values: Vec<f32> = read(bytes).collect();
@@ -41,14 +42,14 @@ pub fn mean(bytes: &[u8], dims: &[usize], dim: usize) -> Vec<u8> {
     floats((0..outer).flat_map(|o| (0..inner).map(move |i| (o, i))).map(|(o, i)| mean(o, i)))
 }
 
-/// Every element times a factor.
+/// Multiplies every element by a factor.
 pub fn scale(bytes: &mut [u8], factor: f64) {
     if factor != 1.0 {
         change(bytes, |_, x| (f64::from(x) * factor) as f32);
     }
 }
 
-/// Adds to every element of those along dim number `dim` that are second and further copies in `list`.
+/// Adds noise to the slices of dim `dim` that repeat an earlier entry of `list`.
 pub fn disturb_copies(
     bytes: &mut [u8],
     dims: &[usize],
@@ -63,13 +64,13 @@ pub fn disturb_copies(
     });
 }
 
-/// The root of the mean of squares.
+/// Returns the root mean square.
 pub fn root_mean_square(bytes: &[u8]) -> f64 {
     let sum: f64 = read(bytes).map(|x| f64::from(x).powi(2)).sum();
     (sum / (bytes.len() / 4).max(1) as f64).sqrt()
 }
 
-/// As bytes.
+/// Converts floats to bytes.
 pub fn floats(values: impl Iterator<Item = f32>) -> Vec<u8> {
     values.flat_map(f32::to_le_bytes).collect()
 }
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn only_copies_are_disturbed() {
+    fn only_copies_get_noise() {
         let mut x = floats((0..8u8).map(f32::from));
         disturb_copies(&mut x, &[2, 4], 1, &[0, 0, 1, 1], || 0.5);
         assert_eq!(values(&x), [0., 1.5, 2., 3.5, 4., 5.5, 6., 7.5]);

@@ -1,24 +1,24 @@
-//! Random values that are the same from the same seed on every machine: a stream of BLAKE3, keyed by the seed and a name.
+//! Reproducible random values: a BLAKE3 stream, keyed by a seed and a name.
 
-/// A stream.
+/// A random stream.
 pub struct Random(blake3::OutputReader);
 
 impl Random {
-    /// That of a seed and a name.
+    /// Returns the stream of a seed and a name.
     pub fn new(seed: u64, name: &str) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("mesh checkpoint conversion");
         hasher.update(&seed.to_le_bytes()).update(name.as_bytes());
         Self(hasher.finalize_xof())
     }
 
-    /// Mean 0, deviation 1.
+    /// Returns a normal value with mean 0 and standard deviation 1.
     pub fn normal(&mut self) -> f64 {
-        // Box and Muller's; the logarithm's argument is above 0.
+        // The Box-Muller transform; the argument of the logarithm is above 0.
         let (u, v) = (1.0 - self.uniform(), self.uniform());
         (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
     }
 
-    /// The same, drawn again while beyond two deviations.
+    /// Returns a normal value, redrawn until it is within two standard deviations.
     pub fn truncated(&mut self) -> f64 {
         loop {
             let x = self.normal();
@@ -28,7 +28,7 @@ impl Random {
         }
     }
 
-    /// From 0, below 1.
+    /// Returns a uniform value in [0, 1).
     fn uniform(&mut self) -> f64 {
         let mut bytes = [0; 8];
         self.0.fill(&mut bytes);

@@ -1,7 +1,6 @@
-//! `config.json` of T5, mT5 and SwitchTransformers: what it says as settings of our models, and back.
+//! Conversion between `config.json` of T5, mT5 and SwitchTransformers and the settings of mesh models.
 //!
-//! Every key must be known: one that is not may change what the model computes. Keys that say the same twice
-//! must agree.
+//! Unknown keys are errors, because they may change the model. Redundant keys must agree.
 
 use super::file::Fields;
 use crate::failure;
@@ -11,7 +10,7 @@ use models::{Activation, Config};
 use serde_json::{Map, Value, json};
 use std::{fs, path::Path};
 
-/// Keys that change nothing in what a model computes, or only in uses that this program does not have.
+/// Ignored keys: they do not change the model, or only in uses that mesh does not have.
 const WITHOUT_EFFECT: &[&str] = &[
     "_commit_hash",
     "_name_or_path",
@@ -78,7 +77,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "use_cache",
 ];
 
-/// Keys that are read here.
+/// Keys that are converted.
 const READ: &[&str] = &[
     "d_ff",
     "d_kv",
@@ -114,37 +113,40 @@ const READ: &[&str] = &[
     "vocab_size",
 ];
 
-/// A model as settings.
+/// A model described by settings.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Described {
-    /// The preset that they change: `t5` or `switch`.
+    /// The preset that the settings change: `t5` or `switch`.
     pub model: &'static str,
     /// Keys and values.
     pub settings: Vec<(String, String)>,
-    /// The precision that the file's element type asks for: `f32` or `selective`.
+    /// The precision for the element type of the file: `f32` or `selective`.
     pub dtype: &'static str,
-    /// `config.json` as it was.
+    /// The text of `config.json`.
     pub text: String,
 }
 
 impl Described {
-    /// Reads `config.json` of a folder.
+    /// Reads `config.json` of a directory.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
         let text = fs::read_to_string(&path).map_err(|e| {
-            failure(format!("reading `{}`: {e}", path.display()), "name the folder of a Hugging Face model")
+            failure(
+                format!("reading `{}`: {e}", path.display()),
+                "name the directory of a Hugging Face model",
+            )
         })?;
         Self::parse(&text, &path.display().to_string())
     }
 
     fn parse(text: &str, name: &str) -> Result<Self> {
         let fields: Fields = serde_json::from_str(text).map_err(|e| {
-            failure(format!("`{name}` is not a configuration: {e}"), "it is an object of JSON")
+            failure(format!("`{name}` is not a configuration: {e}"), "it must be a JSON object")
         })?;
         let keys = Keys { fields: fields.0, mistakes: Vec::new() };
         keys.describe(text.to_owned()).map_err(|mistakes| {
             let what =
-                format!("`{name}` describes no model that can be imported:\n  {}", mistakes.join("\n  "));
+                format!("`{name}` describes a model that cannot be imported:\n  {}", mistakes.join("\n  "));
             failure(
                 what,
                 "T5, mT5 and SwitchTransformers can be imported; docs/interchange.md lists the keys",
@@ -152,13 +154,13 @@ impl Described {
         })
     }
 
-    /// The settings as one text.
+    /// Returns the settings as one string.
     pub fn line(&self) -> String {
         self.settings.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ")
     }
 }
 
-/// `config.json` while it is read.
+/// A `config.json` that is being converted.
 struct Keys {
     fields: Vec<(String, Value)>,
     mistakes: Vec<String>,
@@ -166,11 +168,11 @@ struct Keys {
 
 impl Keys {
     fn get(&self, key: &str) -> Option<&Value> {
-        // What is null is as if it were not there.
+        // A null counts as absent.
         self.fields.iter().find(|(k, _)| k == key).map(|(_, v)| v).filter(|v| !v.is_null())
     }
 
-    /// The value of `key`, or `default`; a mistake unless `read` takes it.
+    /// Returns the value of `key`, or `default`. A value that `read` rejects is a mistake.
     fn value<T>(&mut self, key: &str, what: &str, read: impl Fn(&Value) -> Option<T>, default: T) -> T {
         let Some(value) = self.get(key).cloned() else { return default };
         read(&value).unwrap_or_else(|| {
@@ -181,7 +183,7 @@ impl Keys {
 
     fn size(&mut self, key: &str, default: usize) -> usize {
         let read = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n < 1 << 40);
-        self.value(key, "a whole number from 0", read, default)
+        self.value(key, "an integer of at least 0", read, default)
     }
 
     fn number(&mut self, key: &str, default: f64) -> f64 {
@@ -193,10 +195,10 @@ impl Keys {
     }
 
     fn word(&mut self, key: &str, default: &str) -> String {
-        self.value(key, "a text", |v| v.as_str().map(str::to_owned), default.to_owned())
+        self.value(key, "a string", |v| v.as_str().map(str::to_owned), default.to_owned())
     }
 
-    /// A key that may have one value only.
+    /// Checks a key of which only one value is supported.
     fn fixed(&mut self, key: &str, only: Value, why: &str) {
         if let Some(value) = self.get(key).filter(|v| **v != only) {
             let mistake = format!("`{key}` is {value}; {why} {only}");
@@ -215,12 +217,12 @@ impl Keys {
                     "" => "there is no `model_type`".to_owned(),
                     _ => format!("`model_type` is \"{other}\""),
                 };
-                return Err(vec![mistake + "; t5, mt5 and switch_transformers are known"]);
+                return Err(vec![mistake + "; t5, mt5 and switch_transformers are supported"]);
             }
         };
-        self.fixed("is_encoder_decoder", json!(true), "only encoder and decoder together are known:");
+        self.fixed("is_encoder_decoder", json!(true), "the only supported value is");
         for (key, only) in [("pad_token_id", 0), ("decoder_start_token_id", 0), ("eos_token_id", 1)] {
-            self.fixed(key, json!(only), "here it is always");
+            self.fixed(key, json!(only), "the only supported value is");
         }
         let mut settings = self.sizes(&kind);
         if switch {
@@ -231,7 +233,7 @@ impl Keys {
             Some("float32" | "float16") | None => "f32",
             Some(other) => {
                 self.mistakes
-                    .push(format!("`dtype` is \"{other}\"; float32, bfloat16 and float16 are known"));
+                    .push(format!("`dtype` is \"{other}\"; float32, bfloat16 and float16 are supported"));
                 "f32"
             }
         };
@@ -250,11 +252,11 @@ impl Keys {
         for key in unknown {
             let near =
                 suggest(&key, known()).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-            self.mistakes.push(format!("`{key}` is no key that is known{near}"));
+            self.mistakes.push(format!("unknown key `{key}`{near}"));
         }
     }
 
-    /// What both kinds have.
+    /// Converts the keys that T5 and SwitchTransformers share.
     fn sizes(&mut self, kind: &str) -> Vec<(String, String)> {
         // Defaults of transformers, by kind: vocab_size, d_model, d_ff, num_layers, num_heads.
         let [vocab, d_model, d_ff, layers, heads] = match kind {
@@ -281,13 +283,13 @@ impl Keys {
         set("epsilon", self.number("layer_norm_epsilon", 1e-6).to_string());
         set("dropout", self.number("dropout_rate", 0.1).to_string());
         set("tied", self.flag("tie_word_embeddings", kind != "mt5").to_string());
-        // Hugging Face's loss has no such part.
+        // The loss of Hugging Face has no z-loss.
         set("z_loss", "0".into());
         set("activation", self.activation(kind).into());
         settings
     }
 
-    /// `feed_forward_proj`, and what follows from it.
+    /// Converts `feed_forward_proj` and the keys that depend on it.
     fn activation(&mut self, kind: &str) -> &'static str {
         let function = self.get("dense_act_fn").and_then(Value::as_str).map(str::to_owned);
         let usual = match (kind, function.as_deref()) {
@@ -301,13 +303,14 @@ impl Keys {
             "gated-gelu" => ("gated-gelu", true, ["gelu_new", "gelu_new"]),
             other => {
                 self.mistakes
-                    .push(format!("`feed_forward_proj` is \"{other}\"; relu and gated-gelu are known"));
+                    .push(format!("`feed_forward_proj` is \"{other}\"; relu and gated-gelu are supported"));
                 return "relu";
             }
         };
         if gated && kind == "switch_transformers" {
-            self.mistakes
-                .push("`feed_forward_proj` is \"gated-gelu\", which SwitchTransformers does not have".into());
+            self.mistakes.push(
+                "`feed_forward_proj` is \"gated-gelu\", which SwitchTransformers does not support".into(),
+            );
         }
         if let Some(function) = function.filter(|f| !known.contains(&f.as_str())) {
             self.mistakes.push(format!(
@@ -322,15 +325,15 @@ impl Keys {
     fn experts(&mut self, settings: &mut Vec<(String, String)>) {
         let layers = self.size("num_layers", 12);
         let decoder_layers = self.size("num_decoder_layers", layers);
-        self.fixed("router_dtype", json!("float32"), "routers are computed in");
-        self.fixed("router_type", json!("tokens_masked"), "the router that is known is");
+        self.fixed("router_dtype", json!("float32"), "the only supported value is");
+        self.fixed("router_type", json!("tokens_masked"), "the only supported value is");
         let steps = [
             self.step("num_sparse_encoder_layers", "encoder_sparse_step", layers),
             self.step("num_sparse_decoder_layers", "decoder_sparse_step", decoder_layers),
         ];
         let capacity = self.size("expert_capacity", 64);
         if capacity == 0 {
-            self.mistakes.push("`expert_capacity` is 0: no token finds a slot".into());
+            self.mistakes.push("`expert_capacity` is 0: every token would be dropped".into());
         }
         for (key, value) in [
             ("experts", self.size("num_experts", 8).to_string()),
@@ -349,28 +352,28 @@ impl Keys {
         }
     }
 
-    /// The distance of sparse layers, which two keys state.
+    /// Returns the distance between sparse layers, which two keys state redundantly.
     fn step(&mut self, number: &str, step: &str, layers: usize) -> usize {
         let stated = self.get(step).is_some().then(|| self.size(step, 1));
-        // Transformers' own default of the number.
+        // The default of transformers.
         let sparse = self.size(number, 3);
         let follows = layers.checked_div(sparse).unwrap_or(layers);
         let count = self.get(number).is_some();
         match stated {
             Some(stated) if count && stated != follows => self.mistakes.push(format!(
-                "`{step}` is {stated}, which contradicts `{number}`, {sparse}: of {layers} layers that makes {follows}"
+                "`{step}` is {stated}, which contradicts `{number}` = {sparse}: for {layers} layers it implies {follows}"
             )),
             Some(_) | None => {}
         }
         let chosen = stated.unwrap_or(follows);
         if chosen == 0 {
-            self.mistakes.push(format!("`{number}` is {sparse}, more than the {layers} layers there are"));
+            self.mistakes.push(format!("`{number}` is {sparse}, more than the {layers} layers"));
         }
         chosen.max(1)
     }
 }
 
-/// `config.json` for a model that did not come from one.
+/// Returns the text of `config.json` for a model that was not imported.
 pub fn write(config: &Config, dtype: &str) -> Result<String, String> {
     let mut map = Map::new();
     let mut set = |key: &str, value: Value| drop(map.insert(key.into(), value));
@@ -411,7 +414,8 @@ pub fn write(config: &Config, dtype: &str) -> Result<String, String> {
     }
     if let Some(switch) = &config.switch {
         if switch.fixed_capacity == 0 {
-            return Err("its experts have slots by a capacity factor, theirs have a fixed number: give it with --set fixed_capacity=64".into());
+            let what = "its expert capacity follows from a capacity factor, and SwitchTransformers needs a fixed number";
+            return Err(format!("{what}: set it with --set fixed_capacity=64"));
         }
         set("expert_capacity", json!(switch.fixed_capacity));
         for (decoder, number, step, layers) in [
@@ -419,8 +423,8 @@ pub fn write(config: &Config, dtype: &str) -> Result<String, String> {
             (true, "num_sparse_decoder_layers", "decoder_sparse_step", config.decoder_layers),
         ] {
             let own = config.sparse_step(decoder).unwrap_or(1);
-            // Theirs says how many layers are sparse, and takes the whole part of a quotient as their distance;
-            // where no number gives this one, the distance alone holds.
+            // SwitchTransformers states the number of sparse layers and derives their distance by integer
+            // division. If no number gives this distance, only the distance is correct.
             if let Some(count) = (1..=layers).find(|n| layers / n == own) {
                 set(number, json!(count));
             }
@@ -489,14 +493,11 @@ mod tests {
 
     #[test]
     fn unknown_and_contradictory_keys_are_mistakes() {
-        check(
-            r#"{"model_type":"t5","d_modle":8}"#,
-            &["`d_modle` is no key that is known; did you mean `d_model`?"],
-        );
+        check(r#"{"model_type":"t5","d_modle":8}"#, &["unknown key `d_modle`; did you mean `d_model`?"]);
         check(r#"{"model_type":"bert"}"#, &["`model_type` is \"bert\"; t5, mt5 and switch_transformers"]);
         check(r#"{}"#, &["there is no `model_type`"]);
-        check(r#"{"model_type":"t5","d_model":"8"}"#, &["`d_model` is \"8\", which is not a whole number"]);
-        check(r#"{"model_type":"t5","d_model":8,"d_model":8}"#, &["`d_model` is there twice"]);
+        check(r#"{"model_type":"t5","d_model":"8"}"#, &["`d_model` is \"8\", which is not an integer"]);
+        check(r#"{"model_type":"t5","d_model":8,"d_model":8}"#, &["duplicate key `d_model`"]);
         check(
             r#"{"model_type":"t5","feed_forward_proj":"relu","is_gated_act":true}"#,
             &["`is_gated_act` is true; with"],
@@ -505,22 +506,28 @@ mod tests {
             r#"{"model_type":"t5","feed_forward_proj":"gated-gelu","dense_act_fn":"relu"}"#,
             &["`dense_act_fn` is \"relu\", which contradicts `feed_forward_proj`"],
         );
-        check(r#"{"model_type":"t5","feed_forward_proj":"gated-silu"}"#, &["relu and gated-gelu are known"]);
-        check(r#"{"model_type":"t5","pad_token_id":5}"#, &["`pad_token_id` is 5; here it is always 0"]);
+        check(
+            r#"{"model_type":"t5","feed_forward_proj":"gated-silu"}"#,
+            &["relu and gated-gelu are supported"],
+        );
+        check(
+            r#"{"model_type":"t5","pad_token_id":5}"#,
+            &["`pad_token_id` is 5; the only supported value is 0"],
+        );
         check(
             r#"{"model_type":"switch_transformers","num_layers":4,"num_sparse_encoder_layers":2,"encoder_sparse_step":3}"#,
             &[
-                "`encoder_sparse_step` is 3, which contradicts `num_sparse_encoder_layers`, 2: of 4 layers that makes 2",
+                "`encoder_sparse_step` is 3, which contradicts `num_sparse_encoder_layers` = 2: for 4 layers it implies 2",
             ],
         );
         check(
             r#"{"model_type":"switch_transformers","num_layers":2,"num_sparse_encoder_layers":3}"#,
-            &["more than the 2 layers there are"],
+            &["more than the 2 layers"],
         );
         check(r#"{"model_type":"switch_transformers","expert_capacity":0}"#, &["`expert_capacity` is 0"]);
         check(
             r#"{"model_type":"switch_transformers","router_dtype":"bfloat16"}"#,
-            &["routers are computed in \"float32\""],
+            &["the only supported value is \"float32\""],
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use super::file::Element;
 
-/// Elements as 32-bit floats; none is rounded.
+/// Converts elements to 32-bit floats, exactly.
 pub fn widened(element: Element, bytes: Vec<u8>) -> Vec<u8> {
     let two =
         |f: fn([u8; 2]) -> f32| bytes.chunks_exact(2).flat_map(|b| f([b[0], b[1]]).to_le_bytes()).collect();
@@ -13,7 +13,7 @@ pub fn widened(element: Element, bytes: Vec<u8>) -> Vec<u8> {
     }
 }
 
-/// 32-bit floats as `element`, rounded to the nearest. What [`widened`] made comes back as it was.
+/// Converts 32-bit floats to `element`, rounded to nearest. The inverse of [`widened`].
 pub fn narrowed(element: Element, bytes: Vec<u8>) -> Vec<u8> {
     let four = |f: fn(f32) -> [u8; 2]| {
         bytes.chunks_exact(4).flat_map(|b| f(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
@@ -25,9 +25,9 @@ pub fn narrowed(element: Element, bytes: Vec<u8>) -> Vec<u8> {
     }
 }
 
-/// A matrix of 32-bit numbers with its rows as columns.
+/// Transposes a matrix of 32-bit elements.
 pub fn transposed(bytes: &[u8], rows: usize, columns: usize) -> Vec<u8> {
-    /// Both ways of a block fit the first cache.
+    /// A block and its transpose fit the first-level cache.
     const BLOCK: usize = 32;
     let mut out = vec![0; bytes.len()];
     for r in (0..rows).step_by(BLOCK) {
@@ -48,13 +48,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn elements_come_back_as_they_were() {
+    fn narrowing_inverts_widening() {
         let all: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
         for element in [Element::Bf16, Element::F16] {
             let wide = widened(element, all.clone());
             let back = narrowed(element, wide);
             let differ = all.chunks(2).zip(back.chunks(2)).filter(|(a, b)| a != b).map(|(a, _)| [a[0], a[1]]);
-            // What is no number may become another that is none.
+            // A NaN may become another NaN.
             let nan = |b: [u8; 2]| match element {
                 Element::Bf16 => half::bf16::from_le_bytes(b).is_nan(),
                 _ => half::f16::from_le_bytes(b).is_nan(),

@@ -1,4 +1,4 @@
-//! From a checkpoint of ours to a folder of theirs, one tensor at a time.
+//! Export of a checkpoint as a Hugging Face model, one tensor at a time.
 
 use super::{
     config,
@@ -18,17 +18,16 @@ use std::{
     path::Path,
 };
 
-/// What was written.
+/// The result of an export.
 #[derive(Debug)]
 pub struct Exported {
-    /// Tensors of theirs.
+    /// Number of tensors.
     pub tensors: usize,
-    /// Files with tensors.
+    /// Number of files with tensors.
     pub files: usize,
 }
 
-/// Writes the folder `out`, which must not be there, with files of at most `most` bytes unless one tensor has
-/// more.
+/// Writes the new directory `out`, with files of at most `most` bytes. A larger tensor has its own file.
 pub fn export(
     dir: &Path,
     model: Option<&str>,
@@ -38,15 +37,18 @@ pub fn export(
 ) -> Result<Exported> {
     if out.symlink_metadata().is_ok() {
         return Err(failure(
-            format!("`{}` is there already", out.display()),
-            "name another folder, or remove it",
+            format!("`{}` already exists", out.display()),
+            "name another directory, or remove it",
         ));
     }
     let checkpoint = Checkpoint::open(dir)?;
     let origin = Origin::of(&checkpoint, model, overrides)?;
     let config = origin.config()?;
     let tensors = hf::tensors(&config).map_err(|why| {
-        failure(format!("`{}` is no model of theirs: {why}", dir.display()), "see docs/interchange.md")
+        failure(
+            format!("`{}` has no Hugging Face counterpart: {why}", dir.display()),
+            "see docs/interchange.md",
+        )
     })?;
     check(&checkpoint, &tensors)?;
     let elements = Elements::of(&checkpoint, &origin.dtype)?;
@@ -54,7 +56,7 @@ pub fn export(
         Some(text) if overrides.is_empty() && model.is_none() => text.clone(),
         Some(_) | None => config::write(&config, elements.dtype()).map_err(|why| {
             failure(
-                format!("`{}` cannot be described in config.json: {why}", dir.display()),
+                format!("`{}` cannot be described by config.json: {why}", dir.display()),
                 "see docs/interchange.md",
             )
         })?,
@@ -63,21 +65,21 @@ pub fn export(
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         Some(_) | None => Path::new("."),
     };
-    fs::create_dir_all(parent).with_context(|| format!("creating the folder `{}`", parent.display()))?;
+    fs::create_dir_all(parent).with_context(|| format!("creating the directory `{}`", parent.display()))?;
     let scratch = tempfile::Builder::new()
         .prefix(".unfinished-")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777))
         .tempdir_in(parent)
-        .with_context(|| format!("creating a folder in `{}`", parent.display()))?;
+        .with_context(|| format!("creating a directory in `{}`", parent.display()))?;
     let shards = shards(&tensors, &elements, most);
     write(&checkpoint, &shards, &elements, scratch.path())?;
     fs::write(scratch.path().join("config.json"), text).context("writing config.json")?;
     fs::rename(scratch.path(), out)
-        .with_context(|| format!("moving the finished folder to `{}`", out.display()))?;
+        .with_context(|| format!("moving the finished directory to `{}`", out.display()))?;
     Ok(Exported { tensors: tensors.len(), files: shards.len() })
 }
 
-/// The checkpoint's parameters against the model's.
+/// Checks the parameters of the checkpoint against the model.
 fn check(checkpoint: &Checkpoint, tensors: &[Tensor]) -> Result<()> {
     let params: BTreeMap<&str, &Vec<(String, usize)>> =
         tensors.iter().map(|t| (t.param.as_str(), &t.dims)).collect();
@@ -88,7 +90,7 @@ fn check(checkpoint: &Checkpoint, tensors: &[Tensor]) -> Result<()> {
             Some(entry) if entry.dims != **dims || entry.dtype != "f32" => {
                 let sizes: Vec<String> = dims.iter().map(|(n, s)| format!("{n}={s}")).collect();
                 wrong.push(format!(
-                    "`{name}` is {}, the settings make it f32[{}]",
+                    "`{name}` is {}; the settings require f32[{}]",
                     entry.shape(),
                     sizes.join(", ")
                 ));
@@ -100,33 +102,34 @@ fn check(checkpoint: &Checkpoint, tensors: &[Tensor]) -> Result<()> {
         .tensors()
         .iter()
         .filter(|t| t.kind == Kind::Param && !params.contains_key(t.name.as_str()));
-    wrong.extend(extra.map(|t| format!("`{}` is left over", t.name)));
+    wrong.extend(extra.map(|t| format!("`{}` is unexpected", t.name)));
     if wrong.is_empty() {
         return Ok(());
     }
     Err(failure(
         format!(
-            "the parameters in `{}` are not those of its settings:\n    {}",
+            "the parameters in `{}` do not match its settings:\n    {}",
             checkpoint.dir().display(),
             shortened(&wrong)
         ),
-        "name the model and the settings it was trained with: --model switch --set d_model=64 …",
+        "name the model and the settings of training: --model switch --set d_model=64 …",
     ))
 }
 
-/// Element types of what is written.
+/// Element types of the exported tensors.
 struct Elements {
     usual: Element,
     others: BTreeMap<String, Element>,
 }
 
 impl Elements {
-    /// As it was imported; else as the precision of the model asks for.
+    /// Returns the types of the imported tensors, else the type for the precision of the model.
     fn of(checkpoint: &Checkpoint, dtype: &str) -> Result<Self> {
         let given = checkpoint.facts();
         let named = |name: &str| {
-            Element::of(name)
-                .with_context(|| format!("`{}` says that elements are {name}", checkpoint.dir().display()))
+            Element::of(name).with_context(|| {
+                format!("`{}` has the unknown element type {name}", checkpoint.dir().display())
+            })
         };
         let usual = match given.get(facts::ELEMENT) {
             Some(name) => named(name)?,
@@ -207,7 +210,7 @@ fn write(checkpoint: &Checkpoint, shards: &[Vec<&Tensor>], elements: &Elements, 
     Ok(())
 }
 
-/// The bytes of a tensor of theirs.
+/// Returns the bytes of an exported tensor.
 fn theirs(checkpoint: &Checkpoint, tensor: &Tensor, element: Element) -> Result<Vec<u8>> {
     let part = checkpoint.read_box(&tensor.param, &tensor.start, &tensor.part)?;
     let bytes = match tensor.transposed {

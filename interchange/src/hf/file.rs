@@ -1,8 +1,8 @@
-//! safetensors files, one tensor at a time: the header is read and checked as a whole, elements only when they
-//! are asked for.
+//! safetensors files, read one tensor at a time: the header is parsed and checked at once, elements are read
+//! on demand.
 //!
-//! A header is not to be trusted: its length, names, types, sizes and offsets are checked against each other
-//! and against the length of the file before anything is read by them.
+//! Headers are not trusted: lengths, names, types, sizes and offsets are checked against each other and
+//! against the length of the file before they are used.
 
 use crate::failure;
 use anyhow::{Context, Result};
@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The longest header that is read. (The format's own limit.)
+/// Largest length of a header, as the format defines it.
 const LONGEST_HEADER: u64 = 100_000_000;
 
 /// Element types of weights.
@@ -35,7 +35,7 @@ pub enum Element {
 }
 
 impl Element {
-    /// The name in headers.
+    /// Returns the name in headers.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "F32",
@@ -45,12 +45,12 @@ impl Element {
         }
     }
 
-    /// The type of this name, if weights can have it.
+    /// Returns the type with this name. `None` for types that weights do not have.
     pub fn of(name: &str) -> Option<Self> {
         [Self::F32, Self::Bf16, Self::F16, Self::I32].into_iter().find(|e| e.name() == name)
     }
 
-    /// Bytes of one.
+    /// Returns the size of an element in bytes.
     pub fn size(self) -> usize {
         match self {
             Self::F32 | Self::I32 => 4,
@@ -62,53 +62,53 @@ impl Element {
 /// A tensor in a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// The type of its elements.
+    /// The element type.
     pub element: Element,
-    /// Its sizes, outermost first.
+    /// The sizes, outermost first.
     pub sizes: Vec<usize>,
-    /// Its first byte in the file, and how many there are.
+    /// The position of its first byte in the file, and its length in bytes.
     place: (u64, u64),
 }
 
-/// A file with its tensors.
+/// A file and the table of its tensors.
 #[derive(Debug)]
 pub struct Tensors {
     path: PathBuf,
     file: File,
-    /// In the order of their bytes.
+    /// The tensors in file order.
     pub entries: Vec<Entry>,
 }
 
 impl Tensors {
-    /// Reads and checks the header.
+    /// Opens a file; reads and checks the header.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("opening `{}`", path.display()))?;
         let length = file.metadata().with_context(|| format!("reading `{}`", path.display()))?.len();
         let wrong = |why: String| {
             failure(
-                format!("`{}` is not a whole safetensors file: {why}", path.display()),
-                "copy or download it again",
+                format!("`{}` is not a valid safetensors file: {why}", path.display()),
+                "the file may be truncated: copy or download it again",
             )
         };
         let mut head = [0; 8];
         if length < 8 {
-            return Err(wrong(format!("it has {length} bytes, and a header alone has 8 and more")));
+            return Err(wrong(format!("it has {length} bytes, less than the 8 bytes of a header")));
         }
         let reading = || format!("reading the header of `{}`", path.display());
         file.read_exact_at(&mut head, 0).with_context(reading)?;
         let header = u64::from_le_bytes(head);
         if header > length - 8 || header > LONGEST_HEADER {
             return Err(wrong(format!(
-                "its first 8 bytes say that the header has {header} bytes, but {} follow",
+                "its first 8 bytes state a header of {header} bytes, but {} follow",
                 length - 8
             )));
         }
         let mut text = vec![0; header as usize];
         file.read_exact_at(&mut text, 8).with_context(reading)?;
-        let fields: Fields = serde_json::from_slice(&text)
-            .map_err(|e| wrong(format!("its header is not as it should be: {e}")))?;
+        let fields: Fields =
+            serde_json::from_slice(&text).map_err(|e| wrong(format!("invalid header: {e}")))?;
         let mut entries = Vec::new();
         for (name, value) in fields.0 {
             if name != "__metadata__" {
@@ -121,7 +121,7 @@ impl Tensors {
         Ok(Self { path: path.to_owned(), file, entries })
     }
 
-    /// The bytes of a tensor.
+    /// Reads the bytes of a tensor.
     pub fn read(&self, entry: &Entry) -> Result<Vec<u8>> {
         let mut bytes = vec![0; entry.place.1 as usize];
         self.file
@@ -130,7 +130,7 @@ impl Tensors {
         Ok(bytes)
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -139,11 +139,11 @@ impl Tensors {
 fn entry(name: &str, value: &Value) -> Result<Entry, String> {
     let dtype = value["dtype"].as_str().ok_or("has no `dtype`")?;
     let element = Element::of(dtype)
-        .ok_or_else(|| format!("has elements of type {dtype}; F32, BF16, F16 and I32 are read"))?;
+        .ok_or_else(|| format!("has elements of type {dtype}; F32, BF16, F16 and I32 are supported"))?;
     let list = |key: &str, what: &str| -> Result<Vec<u64>, String> {
         let list = value[key].as_array().ok_or_else(|| format!("has no `{key}`"))?;
         let numbers: Option<Vec<u64>> = list.iter().map(Value::as_u64).collect();
-        numbers.ok_or_else(|| format!("has a `{key}` that is no list of {what}"))
+        numbers.ok_or_else(|| format!("has a `{key}` that is not a list of {what}"))
     };
     let sizes = list("shape", "sizes")?;
     let offsets = list("data_offsets", "two offsets")?;
@@ -152,17 +152,18 @@ fn entry(name: &str, value: &Value) -> Result<Entry, String> {
     };
     let elements = sizes.iter().try_fold(1u64, |n, s| n.checked_mul(*s));
     let bytes = elements.and_then(|n| n.checked_mul(element.size() as u64));
-    let bytes = bytes.ok_or_else(|| format!("has sizes {sizes:?}, more than there can be"))?;
+    let bytes = bytes.ok_or_else(|| format!("has too many elements: sizes {sizes:?}"))?;
     if begin.checked_add(bytes) != Some(end) {
         return Err(format!(
-            "of {dtype} and sizes {sizes:?} takes {bytes} bytes, but its offsets are {begin} and {end}"
+            "of {dtype} with sizes {sizes:?} needs {bytes} bytes, but its offsets are {begin} and {end}"
         ));
     }
     let sizes = sizes.into_iter().map(|s| s as usize).collect();
     Ok(Entry { name: name.to_owned(), element, sizes, place: (begin, bytes) })
 }
 
-/// Whether tensors, in order of their first bytes, follow each other from 0 to `length`.
+/// Checks that the tensors, in order of their first bytes, cover the bytes 0 to `length` without gaps and
+/// overlaps.
 fn layout(entries: &[Entry], length: u64) -> Result<(), String> {
     let mut at = 0;
     let mut before = None;
@@ -176,12 +177,15 @@ fn layout(entries: &[Entry], length: u64) -> Result<(), String> {
             ));
         }
         if begin > at {
-            return Err(format!("bytes {at} to {begin}, before tensor `{}`, belong to none", entry.name));
+            return Err(format!(
+                "bytes {at} to {begin}, before tensor `{}`, belong to no tensor",
+                entry.name
+            ));
         }
-        at = begin.checked_add(bytes).ok_or("its offsets are more than there can be")?;
+        at = begin.checked_add(bytes).ok_or("its offsets are too large")?;
         if at > length {
             return Err(format!(
-                "it is cut off: tensor `{}` ends at byte {at}, and there are {length}",
+                "it is truncated: tensor `{}` ends at byte {at}, but the file has {length}",
                 entry.name
             ));
         }
@@ -190,11 +194,11 @@ fn layout(entries: &[Entry], length: u64) -> Result<(), String> {
     if at == length {
         Ok(())
     } else {
-        Err(format!("{} bytes after the last tensor belong to none", length - at))
+        Err(format!("{} bytes after the last tensor belong to no tensor", length - at))
     }
 }
 
-/// An object of JSON in which a key twice is a mistake, as it is not for serde.
+/// A JSON object that rejects duplicate keys, unlike serde's map.
 pub struct Fields(pub Vec<(String, Value)>);
 
 impl<'de> Deserialize<'de> for Fields {
@@ -210,7 +214,7 @@ impl<'de> Deserialize<'de> for Fields {
                 let mut seen = std::collections::HashSet::new();
                 while let Some((key, value)) = map.next_entry::<String, Value>()? {
                     if !seen.insert(key.clone()) {
-                        return Err(serde::de::Error::custom(format!("`{key}` is there twice")));
+                        return Err(serde::de::Error::custom(format!("duplicate key `{key}`")));
                     }
                     fields.push((key, value));
                 }
@@ -221,7 +225,7 @@ impl<'de> Deserialize<'de> for Fields {
     }
 }
 
-/// The header of a file with these tensors, in this order, and the bytes that say how long it is.
+/// Returns the header of a file with these tensors in this order, preceded by its length.
 pub fn header(tensors: &[(String, Element, Vec<usize>)]) -> Vec<u8> {
     let mut fields = serde_json::Map::new();
     fields.insert("__metadata__".into(), serde_json::json!({ "format": "pt" }));
@@ -241,7 +245,7 @@ pub fn header(tensors: &[(String, Element, Vec<usize>)]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// The error for a file of this header and so many bytes after it.
+    /// Returns the error for a file with this header and this number of bytes after it.
     #[track_caller]
     fn check(header: &str, bytes: usize, expect: &str) {
         let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! A folder with a Hugging Face model: `config.json` and safetensors files, checked against each other.
+//! Directories of Hugging Face models: `config.json` and safetensors files, checked against each other.
 
 use super::{
     config::Described,
@@ -13,37 +13,37 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Tensors that are the embedding once more.
+/// Tensors that are copies of the embedding.
 const EMBEDDINGS: [&str; 2] = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
-/// A tensor of old T5 checkpoints that transformers ignores too.
+/// A tensor of old T5 checkpoints that transformers also ignores.
 const IGNORED: &str = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
-/// How many names a message lists.
+/// Largest number of names in a message.
 const LISTED: usize = 20;
 
-/// A folder with a model: every tensor is there, has the right sizes, and no other is.
+/// A directory with a model. It has exactly the tensors of the model, with the right sizes.
 #[derive(Debug)]
 pub struct Folder {
-    /// Where it is.
+    /// The path.
     pub dir: PathBuf,
-    /// What `config.json` says.
+    /// The settings in `config.json`.
     pub described: Described,
-    /// The same as a configuration of ours.
+    /// The configuration in mesh.
     pub config: Config,
-    /// The model's tensors.
+    /// The tensors of the model.
     pub tensors: Vec<hf::Tensor>,
     files: Vec<Tensors>,
-    /// File and place in it, by name.
+    /// File number and position in the file, by tensor name.
     index: BTreeMap<String, (usize, usize)>,
 }
 
 impl Folder {
-    /// Opens a folder and checks everything but the elements.
+    /// Opens a directory and checks everything except the elements.
     pub fn open(dir: &Path) -> Result<Self> {
         let described = Described::read(dir)?;
         let name = dir.join("config.json").display().to_string();
         let config = settled(described.model, &described.line(), described.dtype, &name)?;
         let tensors = hf::tensors(&config).map_err(|why| {
-            failure(format!("`{name}` describes no model of theirs: {why}"), "see docs/interchange.md")
+            failure(format!("`{name}` describes no Hugging Face model: {why}"), "see docs/interchange.md")
         })?;
         let files = open_files(dir)?;
         let mut index = BTreeMap::new();
@@ -58,7 +58,7 @@ impl Folder {
                             one.path().display(),
                             two.path().display()
                         ),
-                        "leave it in one file",
+                        "remove it from one of the files",
                     ));
                 }
             }
@@ -68,7 +68,7 @@ impl Folder {
         Ok(folder)
     }
 
-    /// The bytes of a tensor that is there, and their type.
+    /// Reads the bytes of an existing tensor, and their type.
     pub fn read(&self, name: &str) -> Result<(Element, Vec<u8>)> {
         let (i, j) = *self.index.get(name).with_context(|| format!("there is no tensor `{name}`"))?;
         let entry = &self.files[i].entries[j];
@@ -79,18 +79,18 @@ impl Folder {
         self.index.get(name).map(|(i, j)| &self.files[*i].entries[*j])
     }
 
-    /// Names and sizes against what the configuration asks for.
+    /// Checks names and sizes against the configuration.
     fn check(&self) -> Result<()> {
         let (mut missing, mut misshapen) = (Vec::new(), Vec::new());
         for tensor in &self.tensors {
             match self.entry(&tensor.name) {
                 None => missing.push(format!("`{}` {:?}", tensor.name, tensor.sizes)),
                 Some(entry) if entry.sizes != tensor.sizes => misshapen.push(format!(
-                    "`{}` has sizes {:?}, the configuration makes it {:?}",
+                    "`{}` has sizes {:?}; the configuration requires {:?}",
                     tensor.name, entry.sizes, tensor.sizes
                 )),
                 Some(entry) if entry.element == Element::I32 => {
-                    misshapen.push(format!("`{}` has whole numbers as elements", tensor.name));
+                    misshapen.push(format!("`{}` has integer elements", tensor.name));
                 }
                 Some(_) => {}
             }
@@ -102,7 +102,7 @@ impl Folder {
         let known = |name: &str| {
             name == IGNORED || doubles.contains(&name) || self.tensors.iter().any(|t| t.name == name)
         };
-        // By set, so that thousands of experts are no square of thousands.
+        // A set, because thousands of experts would make a linear search quadratic.
         let names: std::collections::BTreeSet<&str> = self.tensors.iter().map(|t| t.name.as_str()).collect();
         let left: Vec<String> = self
             .index
@@ -111,7 +111,7 @@ impl Folder {
             .map(|n| format!("`{n}`"))
             .collect();
         let mut wrong = Vec::new();
-        for (what, list) in [("missing", missing), ("of other sizes", misshapen), ("left over", left)] {
+        for (what, list) in [("missing", missing), ("with wrong sizes", misshapen), ("unexpected", left)] {
             if !list.is_empty() {
                 wrong.push(format!("{} {what}:\n    {}", list.len(), shortened(&list)));
             }
@@ -119,11 +119,11 @@ impl Folder {
         if !wrong.is_empty() {
             return Err(failure(
                 format!(
-                    "the tensors in `{}` are not those of its config.json\n  {}",
+                    "the tensors in `{}` do not match its config.json\n  {}",
                     self.dir.display(),
                     wrong.join("\n  ")
                 ),
-                "config.json and the weights must be of one model, whole and under the names of transformers",
+                "config.json and the weights must belong to the same model, with the names of transformers",
             ));
         }
         for double in doubles.into_iter().filter(|d| self.index.contains_key(*d)) {
@@ -132,17 +132,17 @@ impl Folder {
         Ok(())
     }
 
-    /// A tensor that must be the embedding.
+    /// Checks that a tensor equals the embedding.
     fn check_double(&self, name: &str) -> Result<()> {
         if self.read(name)? == self.read("shared.weight")? {
             return Ok(());
         }
         Err(failure(
             format!(
-                "`{}`: tensor `{name}` is not the same as `shared.weight`, which config.json says that it is",
+                "`{}`: tensor `{name}` differs from `shared.weight`, although config.json ties them",
                 self.dir.display()
             ),
-            "if the output projection is its own, config.json has \"tie_word_embeddings\": false",
+            "for a separate output projection set \"tie_word_embeddings\": false in config.json",
         ))
     }
 }
@@ -155,13 +155,13 @@ fn open_files(dir: &Path) -> Result<Vec<Tensors>> {
     if !index.is_file() {
         return Err(failure(
             format!("`{}` has neither model.safetensors nor model.safetensors.index.json", dir.display()),
-            "weights in other formats are written as safetensors by `save_pretrained` of transformers",
+            "convert weights of other formats with `save_pretrained` of transformers",
         ));
     }
     let wrong =
-        |why: String| failure(format!("`{}` {why}", index.display()), "copy or download the folder again");
+        |why: String| failure(format!("`{}` {why}", index.display()), "copy or download the directory again");
     let text = fs::read(&index).with_context(|| format!("reading `{}`", index.display()))?;
-    let fields: Fields = serde_json::from_slice(&text).map_err(|e| wrong(format!("is no index: {e}")))?;
+    let fields: Fields = serde_json::from_slice(&text).map_err(|e| wrong(format!("is not an index: {e}")))?;
     let map = fields.0.into_iter().find(|(key, _)| key == "weight_map").map(|(_, value)| value);
     let map = map.as_ref().and_then(|m| m.as_object()).ok_or_else(|| wrong("has no `weight_map`".into()))?;
     let mut wanted: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -180,7 +180,7 @@ fn open_files(dir: &Path) -> Result<Vec<Tensors>> {
         if !lacks.is_empty() || more > 0 {
             let lacks = if lacks.is_empty() { "none".to_owned() } else { shortened(&lacks) };
             return Err(wrong(format!(
-                "and `{name}` do not agree: the file lacks {lacks}, and has {more} tensors that the index does not name"
+                "and `{name}` disagree: the file lacks {lacks}, and has {more} tensors that the index does not list"
             )));
         }
         files.push(file);
@@ -188,7 +188,7 @@ fn open_files(dir: &Path) -> Result<Vec<Tensors>> {
     Ok(files)
 }
 
-/// A list for a message.
+/// Formats a list for a message, truncated if it is long.
 pub(super) fn shortened(list: &[String]) -> String {
     let mut text = list.iter().take(LISTED).cloned().collect::<Vec<_>>().join("\n    ");
     if list.len() > LISTED {

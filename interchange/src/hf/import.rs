@@ -1,4 +1,4 @@
-//! From a folder of theirs to a checkpoint of ours, one tensor at a time.
+//! Import of a Hugging Face model as a checkpoint, one tensor at a time.
 
 use super::{
     elements::{transposed, widened},
@@ -14,16 +14,16 @@ use runtime::{
 };
 use std::{collections::BTreeMap, path::Path};
 
-/// What was written.
+/// The result of an import.
 #[derive(Debug)]
 pub struct Imported {
-    /// Tensors of theirs.
+    /// Number of Hugging Face tensors.
     pub tensors: usize,
-    /// Their elements.
+    /// Number of elements.
     pub elements: u64,
 }
 
-/// Writes the checkpoint `out`, which appears when it is whole.
+/// Writes the checkpoint `out` atomically.
 pub fn import(folder: &Folder, out: &Path) -> Result<Imported> {
     let mut writer = Writer::create(out)?;
     let mut kinds: BTreeMap<&str, Element> = BTreeMap::new();
@@ -38,7 +38,7 @@ pub fn import(folder: &Folder, out: &Path) -> Result<Imported> {
     Ok(Imported { tensors: folder.tensors.len(), elements })
 }
 
-/// A tensor of theirs as the part of ours that it is, and the type that its elements had.
+/// Reads a Hugging Face tensor as a part of one of our parameters, and returns its original element type.
 pub fn part(folder: &Folder, tensor: &Tensor) -> Result<(Element, HostTensor)> {
     let (element, bytes) = folder.read(&tensor.name)?;
     let bytes = widened(element, bytes);

@@ -1,14 +1,16 @@
 //! Bars and lines.
 
-use super::{escape, section, table};
 use crate::{
     Report,
     compiled::Compiled,
     table::{count, size},
 };
+use page::{
+    bars::{WIDTH, bars},
+    html::{escape, section, table},
+};
 use std::fmt::Write;
 
-const WIDTH: f64 = 1040.0;
 const COLOURS: [&str; 10] = [
     "#3b6fb6", "#7fa7d9", "#9aa3b0", "#c9ced8", "#d9822b", "#e8b36f", "#5a9e6f", "#a3cfae", "#b05b8a",
     "#d9a6c4",
@@ -54,8 +56,8 @@ pub(super) fn fit(report: &Report, compiled: Option<&Compiled>) -> String {
             );
         }
     };
-    mark(peak, "compiler’s peak", 48);
-    mark(usable, "a device has", 64);
+    mark(peak, "peak of the plugin’s compiler", 48);
+    mark(usable, "device memory", 64);
     let rows = parts.iter().enumerate().filter(|(_, (_, bytes))| *bytes > 0).map(|(i, (what, bytes))| {
         let share = 100.0 * *bytes as f64 / (m.total.max(1)) as f64;
         format!(
@@ -68,17 +70,17 @@ pub(super) fn fit(report: &Report, compiled: Option<&Compiled>) -> String {
     });
     let legend: String = rows.collect();
     let note = match (usable, peak) {
-        (0, _) => format!("At the peak one device holds {} by our estimate.", size(m.total)),
+        (0, _) => format!("Estimated peak memory per device: {}.", size(m.total)),
         (usable, 0) => {
-            format!("Our estimate is {} of the {} that a device has.", size(m.total), size(usable))
+            format!("Estimated peak memory per device: {} of {}.", size(m.total), size(usable))
         }
         (usable, peak) => format!(
-            "It {}: the compiler needs {} of {}, {} {}; our estimate is {}.",
+            "The program {}: the plugin’s compiler needs {} of {}, {} {}; the estimate is {}.",
             if peak <= usable { "fits" } else { "does not fit" },
             size(peak),
             size(usable),
             size(usable.abs_diff(peak)),
-            if peak <= usable { "are left" } else { "are missing" },
+            if peak <= usable { "less" } else { "too much" },
             size(m.total)
         ),
     };
@@ -88,12 +90,12 @@ pub(super) fn fit(report: &Report, compiled: Option<&Compiled>) -> String {
     };
     let more = format!(
         "<details><summary>by scope and by dims</summary><div class=\"grids\">{}{}</div></details>",
-        shares("made in", &m.scopes),
-        shares("with dims", &m.dims)
+        shares("scope", &m.scopes),
+        shares("dims", &m.dims)
     );
     let body =
         format!("<svg width=\"{WIDTH}\" height=\"70\" role=\"img\">{svg}</svg><table>{legend}</table>{more}");
-    section("Memory of one device", &note, &body)
+    section("Memory per device", &note, &body)
 }
 
 /// Memory along the program.
@@ -120,7 +122,7 @@ pub(super) fn timeline(report: &Report, compiled: Option<&Compiled>) -> String {
             size(m.bytes)
         );
     }
-    for (bytes, words) in [(most, "peak"), (usable, "a device has")] {
+    for (bytes, words) in [(most, "peak"), (usable, "device memory")] {
         if bytes > 0 && bytes as f64 <= top {
             let y = y(bytes);
             let _ = write!(
@@ -132,10 +134,10 @@ pub(super) fn timeline(report: &Report, compiled: Option<&Compiled>) -> String {
             );
         }
     }
-    let note = "By our estimate, instruction by instruction, the body of each loop once; blue is what the model and \
-                its optimizer say, orange what the gradient adds. Point at a column for its scope.";
+    let note = "Estimated memory after each instruction, with one iteration of each loop. Blue is the forward pass and \
+                the optimizer, orange is the backward pass. Hover over a column for its scope.";
     let body = format!("<svg width=\"{WIDTH}\" height=\"{height}\" role=\"img\">{svg}</svg>");
-    section("Memory along the program", note, &body)
+    section("Memory over the program", note, &body)
 }
 
 /// Bytes by mesh axes: ours, and those of the optimized program.
@@ -162,10 +164,12 @@ pub(super) fn axes(report: &Report, compiled: Option<&Compiled>) -> String {
         })
         .collect();
     let note = match program {
-        Some(_) => "Bytes that one device sends in one step: blue is ours, orange the optimized program’s.",
-        None => "Bytes that one device sends in one step.",
+        Some(_) => {
+            "Bytes sent per device and step. Blue is the estimate, orange is the plugin’s optimized program."
+        }
+        None => "Bytes sent per device and step.",
     };
-    section("Bytes by mesh axes", note, &bars(&rows, |n| size(n.round() as u64)))
+    section("Traffic by mesh axes", note, &bars(&rows, |n| size(n.round() as u64)))
 }
 
 /// Arithmetic by purpose and part, and cycles by part.
@@ -173,9 +177,9 @@ pub(super) fn arithmetic(report: &Report, compiled: Option<&Compiled>) -> String
     let p = report.flops_per_device_by_purpose;
     let purposes = [
         ("model and its gradient", p.model),
-        ("computed again (remat)", p.remat),
+        ("recomputation (remat)", p.remat),
         ("routing", p.routing),
-        ("empty slots of experts", p.empty_slots),
+        ("empty expert slots", p.empty_slots),
     ];
     let one = |(what, n): (&str, u64)| (what.to_owned(), vec![n as f64]);
     let flops = |n: f64| format!("{}FLOP", count(n.round() as u64));
@@ -187,43 +191,8 @@ pub(super) fn arithmetic(report: &Report, compiled: Option<&Compiled>) -> String
     if let Some(program) = compiled.and_then(|c| c.program.as_ref()) {
         let cycles: Vec<_> =
             program.parts.iter().map(|p| one((p.part.as_str(), p.estimated_cycles))).collect();
-        html += "<p class=\"note\">Cycles that the compiler expects, collectives apart:</p>";
+        html += "<p class=\"note\">Cycles estimated by the plugin's compiler, without collectives:</p>";
         html += &bars(&cycles, |n| format!("{} cycles", count(n.round() as u64)));
     }
-    section("Arithmetic of one device in one step", "Einsums: two for each multiply-add.", &html)
-}
-
-/// Horizontal bars, one or several a row.
-fn bars(rows: &[(String, Vec<f64>)], words: impl Fn(f64) -> String) -> String {
-    let most = rows.iter().flat_map(|(_, bars)| bars).fold(0.0, |a: f64, b| a.max(*b));
-    if most == 0.0 {
-        return String::new();
-    }
-    let (left, room) = (200.0, WIDTH - 330.0);
-    let mut svg = String::new();
-    let mut y = 0;
-    for (name, bars) in rows {
-        // Writing to a string does not fail.
-        let _ = write!(
-            svg,
-            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>",
-            left - 8.0,
-            y + 12,
-            escape(name)
-        );
-        for (value, colour) in bars.iter().zip(["#3b6fb6", "#d9822b"]) {
-            let width = value / most * room;
-            let _ = write!(
-                svg,
-                "<rect x=\"{left}\" y=\"{y}\" width=\"{width:.1}\" height=\"15\" fill=\"{colour}\"/>\
-                 <text x=\"{:.1}\" y=\"{}\">{}</text>",
-                left + width + 5.0,
-                y + 12,
-                escape(&words(*value))
-            );
-            y += 17;
-        }
-        y += 5;
-    }
-    format!("<svg width=\"{WIDTH}\" height=\"{y}\" role=\"img\">{svg}</svg>")
+    section("Arithmetic per device and step", "FLOPs of einsums, two per multiply-add.", &html)
 }

@@ -1,7 +1,6 @@
 //! Which device holds which part of which tensor: a grid of devices for each tensor, where devices of one colour
 //! hold the same numbers.
 
-use super::{escape, section};
 use crate::{
     Report,
     part::{PARTS, part},
@@ -9,6 +8,7 @@ use crate::{
     table::size,
 };
 use mesh::{AxisId, Mesh};
+use page::html::{escape, section};
 use std::fmt::Write;
 
 /// Up to how many devices have the part they hold written on them.
@@ -23,11 +23,11 @@ pub(super) fn devices(report: &Report) -> String {
         return String::new();
     }
     let note = format!(
-        "One square is one device, numbered row by row, of the mesh {}; the last axis changes fastest. Devices of one \
-         colour hold the same numbers; grey is held whole by all.",
+        "Each square is a device of the mesh {}, numbered row by row with the last axis fastest. Devices of the same \
+         colour hold the same shard; grey tensors are replicated.",
         escape(&report.mesh)
     );
-    section("Which device holds what", &note, &grids(report, &mesh))
+    section("Shards by device", &note, &grids(report, &mesh))
 }
 
 /// The grids of the largest parameter of each part of the model, and of the inputs.

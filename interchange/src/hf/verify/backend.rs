@@ -1,4 +1,4 @@
-//! The compiler and the devices of a verification, as the caller provides them.
+//! The compiler and the devices of a verification, provided by the caller.
 
 use anyhow::Result;
 use runtime::Session;
@@ -15,7 +15,7 @@ pub struct Opened {
 
 /// Compiles programs and opens sessions with them.
 pub trait Backend {
-    /// Opens the program `name`. `layout` is the model's own layout; `build` makes the program for a batch that is
-    /// divisible by a number of shards.
+    /// Opens the program `name`. `layout` is the model's own layout; `build` makes the program for a batch
+    /// that is divisible by a number of shards.
     fn open(&self, name: &str, layout: &str, build: &dyn Fn(usize) -> mesh::dsl::Program) -> Result<Opened>;
 }

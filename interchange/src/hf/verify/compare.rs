@@ -1,25 +1,25 @@
-//! What came out against what should have, and how far apart they may be.
+//! Comparison of results with expected values, and tolerances.
 
 use anyhow::{Result, bail};
 use runtime::HostTensor;
 use serde::Serialize;
 use std::{collections::BTreeMap, fmt};
 
-/// How far a tensor is from what it should be.
+/// The difference between a tensor and its expected value.
 #[derive(Clone, Debug, Serialize)]
 pub struct Difference {
-    /// The largest difference of two elements.
+    /// Largest absolute difference.
     pub max_abs: f64,
-    /// The same, over the largest element.
+    /// Largest absolute difference, divided by the largest expected element.
     pub rel_to_max: f64,
-    /// The norm of the difference, over the norm.
+    /// L2 norm of the difference, divided by the L2 norm of the expected tensor.
     pub rel_l2: f64,
-    /// What is allowed, and of which of these numbers; nothing where nothing is.
+    /// The limit and its measure. `None` means that the tensor is not checked.
     #[serde(skip)]
     pub limit: Option<(Measure, f64)>,
 }
 
-/// Which number is held against a limit.
+/// A measure of difference.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Measure {
     /// `max_abs`.
@@ -30,37 +30,37 @@ pub enum Measure {
     Norm,
 }
 
-/// A number that a model gives.
+/// A scalar result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Loss {
-    /// As it came out.
+    /// The result.
     pub got: f64,
-    /// As it should have; nothing where nobody says.
+    /// The expected value. `None` means that there is none.
     pub want: Option<f64>,
-    /// How far apart they may be; nothing where that is not limited.
+    /// The largest absolute difference. `None` means that it is not checked.
     #[serde(skip)]
     pub limit: Option<f64>,
 }
 
-/// All of it.
+/// The differences of all tensors and scalars.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Comparison {
-    /// Where it ran: devices, mesh, layout, sequences.
+    /// Devices, mesh, layout and batch of the run, for messages.
     pub placed: String,
-    /// By name.
+    /// Tensors by name.
     pub tensors: BTreeMap<String, Difference>,
-    /// By name.
+    /// Losses by name.
     pub losses: BTreeMap<String, Loss>,
-    /// Norms of gradients, by total and parameter.
+    /// Norms of gradients, by loss and parameter.
     pub norms: BTreeMap<String, Loss>,
-    /// Tensors that are expected and that nothing here computes.
+    /// Expected tensors that were not computed.
     pub skipped: Vec<String>,
-    /// Numbers that are expected and that nothing here computes.
+    /// Expected scalars that were not computed.
     pub skipped_losses: Vec<String>,
 }
 
 impl Difference {
-    /// Whether it is within its limit.
+    /// True if the difference is within its limit.
     pub fn good(&self) -> bool {
         match self.limit {
             Some((Measure::Absolute, limit)) => self.max_abs <= limit,
@@ -72,12 +72,12 @@ impl Difference {
 }
 
 impl Loss {
-    /// With a limit, but for models in 16 bits.
+    /// Returns a result with a limit; results of 16-bit models have none.
     pub fn new(got: f64, want: Option<f64>, limit: f64, narrow: bool) -> Self {
         Self { got, want, limit: (!narrow).then_some(limit) }
     }
 
-    /// Whether it is within its limit.
+    /// True if the difference is within its limit.
     pub fn good(&self) -> bool {
         match (self.want, self.limit) {
             (Some(want), Some(limit)) => (self.got - want).abs() <= limit,
@@ -87,7 +87,7 @@ impl Loss {
 }
 
 impl Comparison {
-    /// Names of what is too far off.
+    /// Returns the names of results beyond their limits.
     pub fn failures(&self) -> Vec<String> {
         let tensors = self.tensors.iter().filter(|(_, d)| !d.good()).map(|(n, _)| n.clone());
         let losses = self.losses.iter().filter(|(_, l)| !l.good()).map(|(n, _)| n.clone());
@@ -96,17 +96,17 @@ impl Comparison {
     }
 }
 
-/// Whether a norm is one that errors can be relative to.
+/// True if errors can be relative to this norm.
 pub fn is_number(norm: f64) -> bool {
     norm > 0.0 && norm.is_finite()
 }
 
-/// The norm of a difference.
+/// Returns the L2 norm of `a - b`.
 pub fn distance(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt()
 }
 
-/// How far the tensor `name` is from `want`. `narrow`: it was computed in 16 bits.
+/// Compares the tensor `name` with `want`. `narrow` is true if it was computed in 16 bits.
 pub fn compare(name: &str, got: &[f64], want: &HostTensor, narrow: bool) -> Result<Difference> {
     let sizes = &want.dims;
     let want = want.to_f64()?;
@@ -114,9 +114,9 @@ pub fn compare(name: &str, got: &[f64], want: &HostTensor, narrow: bool) -> Resu
         bail!("`{name}` is expected with sizes {sizes:?}, {} elements, and has {}", want.len(), got.len());
     }
     let pairs = || got.iter().zip(&want);
-    // What is no number is as far off as can be, unless it should be none.
-    let apart = |a: f64, b: f64| if (a - b).is_nan() { f64::MAX } else { (a - b).abs().min(f64::MAX) };
-    let max_abs = pairs().map(|(a, b)| apart(*a, *b)).fold(0.0, f64::max);
+    // A NaN counts as an infinite difference.
+    let gap = |a: f64, b: f64| if (a - b).is_nan() { f64::MAX } else { (a - b).abs().min(f64::MAX) };
+    let max_abs = pairs().map(|(a, b)| gap(*a, *b)).fold(0.0, f64::max);
     let largest = want.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
     let (norm, off) = (distance(&want, &vec![0.0; want.len()]), distance(got, &want));
     let share = |a: f64, b: f64| match (a, b) {
@@ -129,8 +129,8 @@ pub fn compare(name: &str, got: &[f64], want: &HostTensor, narrow: bool) -> Resu
     Ok(Difference { max_abs, rel_to_max: share(max_abs, largest), rel_l2: share(off, norm), limit })
 }
 
-/// What may be apart by rounding, by the kind of tensor. The numbers stand well above rounding and below every
-/// mistake of one detail.
+/// Returns the tolerance of a tensor by its kind. The tolerances are well above rounding errors, and below
+/// the effect of any single mistake in the model.
 fn limit(name: &str, narrow: bool) -> Option<(Measure, f64)> {
     let plain = name.strip_prefix("f32.").unwrap_or(name);
     let whole = plain.starts_with("generate.") || plain.ends_with(".argmax") || plain.ends_with(".kept");
@@ -140,7 +140,7 @@ fn limit(name: &str, narrow: bool) -> Option<(Measure, f64)> {
     let is_gradient = plain.starts_with("grad.") || plain.starts_with("bf16.grad.");
     match (is_gradient, narrow) {
         (true, false) => Some((Measure::Norm, 5e-4)),
-        // Two roundings to 16 bits are each far from the gradient; only one of them is limited.
+        // The expected 16-bit gradient is itself inexact; only the comparison with the exact one is limited.
         (true, true) => plain.starts_with("bf16.").then_some((Measure::Norm, 0.3)),
         (false, false) => Some((Measure::Relative, 5e-5)),
         (false, true) => Some((Measure::Relative, 0.08)),
@@ -150,7 +150,7 @@ fn limit(name: &str, narrow: bool) -> Option<(Measure, f64)> {
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.placed)?;
-        let mark = |good: bool| if good { "" } else { "  <- too far" };
+        let mark = |good: bool| if good { "" } else { "  <- exceeds the tolerance" };
         let wide = self.tensors.keys().chain(self.losses.keys()).map(String::len).max().unwrap_or(0);
         writeln!(f, "{:wide$}  {:>9}  {:>10}  {:>9}", "tensor", "max abs", "rel to max", "rel L2")?;
         for (name, d) in &self.tensors {
@@ -164,9 +164,9 @@ impl fmt::Display for Comparison {
         }
         let off = |l: &Loss| l.want.map_or(0.0, |w| (l.got - w).abs() / w.abs().max(f64::MIN_POSITIVE));
         if let Some(most) = self.norms.values().map(off).reduce(f64::max) {
-            writeln!(f, "norms of gradients: {}, at most {most:.1e} apart", self.norms.len())?;
+            writeln!(f, "norms of gradients: {}, largest relative difference {most:.1e}", self.norms.len())?;
             for (name, norm) in self.norms.iter().filter(|(_, n)| !n.good()) {
-                writeln!(f, "  {name}: {} and not {:?}{}", norm.got, norm.want, mark(false))?;
+                writeln!(f, "  {name}: {}, expected {:?}{}", norm.got, norm.want, mark(false))?;
             }
         }
         let skipped: Vec<&str> =
@@ -177,11 +177,11 @@ impl fmt::Display for Comparison {
         match self.failures().len() {
             0 => writeln!(
                 f,
-                "all of {} tensors and {} losses are as near as rounding allows",
+                "all of {} tensors and {} losses are within their tolerances",
                 self.tensors.len(),
                 self.losses.len()
             ),
-            n => writeln!(f, "{n} are too far off"),
+            n => writeln!(f, "{n} exceed their tolerances"),
         }
     }
 }

@@ -1,5 +1,4 @@
-//! The most likely tokens one after the other, by running the whole decoder for each: slow, and so plain that
-//! it can be compared with faster ways.
+//! Reference greedy decoding: runs the whole decoder for every token.
 
 use super::{backend::Backend, run};
 use crate::hf::folder::Folder;
@@ -12,20 +11,20 @@ use std::collections::BTreeMap;
 /// The token that ends a sequence.
 const END: i32 = 1;
 
-/// `steps` tokens after the start token 0, and 0 after the end of a sequence: `[batch, steps + 1]`. `apart`: the
-/// decoder's routers see one position at a time.
+/// Returns the start token 0 and `steps` generated tokens per sequence, 0 after the end: `[batch, steps +
+/// 1]`. If `cached` is true, the decoder's routers see one position at a time, as with a KV cache.
 pub fn greedy(
     folder: &Folder,
     config: &Config,
     inputs: &BTreeMap<String, HostTensor>,
     steps: usize,
-    apart: bool,
+    cached: bool,
     backend: &dyn Backend,
 ) -> Result<Vec<f64>> {
     let [batch, length, _] = run::sizes(folder, inputs)?;
     let site = Site::new(folder.dir.display().to_string(), 0, 0, "");
     let of = |rows| Config { batch: rows, input_length: length, target_length: steps, ..config.clone() };
-    let build = |rows| probe::logits(&of(rows), apart, &site);
+    let build = |rows| probe::logits(&of(rows), cached, &site);
     let mut loaded = run::load(folder, batch, config, &build, backend)?;
     let times = loaded.rows / batch;
     let mut given: BTreeMap<String, HostTensor> = BTreeMap::new();
@@ -53,7 +52,7 @@ pub fn greedy(
     Ok(ids.into_iter().flatten().map(f64::from).collect())
 }
 
-/// The first of the largest.
+/// Returns the index of the first maximum.
 fn best(logits: &[f64]) -> Option<i32> {
     let mut best: Option<(usize, f64)> = None;
     for (i, x) in logits.iter().enumerate() {

@@ -1,9 +1,10 @@
-//! A model against numbers that came with it: the folder has `inputs.safetensors` and `expected.safetensors`,
-//! perhaps `meta.json` with losses. What the tensors are called, and what they mean, is described in
-//! docs/interchange.md.
+//! Verification of a model against expected values: the directory has `inputs.safetensors` and
+//! `expected.safetensors`, and optionally `meta.json` with losses. docs/interchange.md describes the names of
+//! the tensors.
 //!
-//! Reading order: here (which programs run with which inputs), [`backend`] (compiles them), [`run`] (one program with
-//! the folder's weights), [`greedy`] (generation), [`compare`] (what came out against what should have).
+//! Reading order: here (which programs run with which inputs), [`backend`] (compiles them), [`run`] (one
+//! program with the folder's weights), [`greedy`] (generation), [`compare`] (what came out against what
+//! should have).
 
 pub mod backend;
 pub mod compare;
@@ -22,7 +23,7 @@ use runtime::HostTensor;
 use serde_json::Value;
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// What a folder brings along.
+/// The inputs and expected values of a directory.
 struct Expected {
     inputs: BTreeMap<String, HostTensor>,
     tensors: BTreeMap<String, HostTensor>,
@@ -37,7 +38,7 @@ impl Expected {
                 true => tensors::read(&[path]),
                 false => Err(failure(
                     format!("`{}` has no {name}", dir.display()),
-                    "--verify takes a folder with a model, inputs.safetensors and expected.safetensors",
+                    "--verify takes a directory with a model, inputs.safetensors and expected.safetensors",
                 )),
             }
         };
@@ -53,7 +54,7 @@ impl Expected {
         Ok(Self { inputs, tensors, meta })
     }
 
-    /// Whether a gradient of `total`, or its norm, is among what is expected.
+    /// True if a gradient of `total`, or its norm, is expected.
     fn wants(&self, prefix: &str, total: Total) -> bool {
         let start = format!("{prefix}grad.{}.", total.name());
         let norms = self.meta["grad_norms"].as_object();
@@ -62,7 +63,7 @@ impl Expected {
     }
 }
 
-/// Runs the model of `dir` and compares.
+/// Runs the model of `dir` and compares its results with the expected values.
 pub fn verify(dir: &Path, backend: &dyn Backend) -> Result<Comparison> {
     let folder = Folder::open(dir)?;
     let expected = Expected::read(dir)?;
@@ -70,7 +71,7 @@ pub fn verify(dir: &Path, backend: &dyn Backend) -> Result<Comparison> {
     let narrow = folder.config.precision != Precision::F32;
     one(&folder, &expected, folder.config.precision, "", narrow, backend, &mut comparison)?;
     if narrow {
-        // Besides, the same weights with 32-bit floats throughout.
+        // Also runs the same weights in 32-bit floats throughout.
         one(&folder, &expected, Precision::F32, "f32.", false, backend, &mut comparison)?;
     }
     let known = &comparison.tensors;
@@ -78,7 +79,7 @@ pub fn verify(dir: &Path, backend: &dyn Backend) -> Result<Comparison> {
     Ok(comparison)
 }
 
-/// Runs with one precision and compares with what is expected under names that begin with `prefix`.
+/// Runs with one precision, and compares with the expected values whose names begin with `prefix`.
 fn one(
     folder: &Folder,
     expected: &Expected,
@@ -109,7 +110,7 @@ fn one(
                 comparison.tensors.insert(name.clone(), compare(name, got, want, narrow)?);
                 let exact = expected.tensors.get(&format!("f32.{name}")).filter(|_| narrow);
                 if let Some(exact) = exact {
-                    // What 16 bits make of the gradient, against the gradient itself.
+                    // The gradient in 16 bits, compared with the exact gradient.
                     let name = format!("bf16.{name}");
                     comparison.tensors.insert(name.clone(), compare(&name, got, exact, narrow)?);
                 }
@@ -118,16 +119,16 @@ fn one(
     }
     losses(&run, first, expected, prefix, narrow, comparison);
     for (name, want) in &expected.tensors {
-        let apart = match name.strip_prefix(prefix) {
+        let cached = match name.strip_prefix(prefix) {
             Some("generate.cached") => true,
             Some("generate.uncached") => false,
             Some(_) | None => continue,
         };
         let steps = want.dims.get(1).map_or(0, |n| n.saturating_sub(1));
         if steps > 0 {
-            // With 32-bit floats always: near ties fall either way by how 16 bits are rounded.
+            // Always in 32-bit floats: rounding to 16 bits decides near ties.
             let exact = Config { precision: Precision::F32, ..config.clone() };
-            let ids = greedy::greedy(folder, &exact, &expected.inputs, steps, apart, backend)?;
+            let ids = greedy::greedy(folder, &exact, &expected.inputs, steps, cached, backend)?;
             comparison.tensors.insert(name.clone(), compare(name, &ids, want, narrow)?);
         }
     }
@@ -138,7 +139,7 @@ fn one(
     Ok(())
 }
 
-/// `grad.TOTAL.PARAMETER`.
+/// Parses `grad.TOTAL.PARAMETER`.
 fn gradient(name: &str) -> Option<(Total, &str)> {
     let (total, parameter) = name.strip_prefix("grad.")?.split_once('.')?;
     Some((Total::ALL.into_iter().find(|t| t.name() == total)?, parameter))
@@ -163,7 +164,7 @@ fn losses(
     comparison.skipped_losses.extend(missing.map(|n| format!("{prefix}{n}")));
 }
 
-/// The norm of every parameter's gradient.
+/// Compares the norms of the parameters' gradients.
 fn norms(all: &BTreeMap<Total, Got>, expected: &Expected, narrow: bool, comparison: &mut Comparison) {
     for (parameter, by_total) in expected.meta["grad_norms"].as_object().into_iter().flatten() {
         for (total, got) in all {
@@ -177,7 +178,7 @@ fn norms(all: &BTreeMap<Total, Got>, expected: &Expected, narrow: bool, comparis
     }
 }
 
-/// Steps of plain gradient descent on the one batch.
+/// Compares the losses of plain gradient descent on one batch.
 fn descent(
     run: &mut Run,
     all: &BTreeMap<Total, Got>,

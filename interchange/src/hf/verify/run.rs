@@ -1,8 +1,7 @@
-//! One probe program on a plugin.
+//! Runs of a probe program.
 //!
-//! The batch of the inputs may not divide by the devices it is to be split over. It is repeated then: means over
-//! sequences and tokens, and so all losses and their gradients, are the same for a batch that is there several
-//! times.
+//! If the batch of the inputs is not divisible by the number of shards, it is repeated. Means over sequences
+//! and tokens, and thus all losses and gradients, do not change by repetition.
 
 use super::backend::Backend;
 use crate::{
@@ -15,22 +14,22 @@ use models::{Config, hf, probe};
 use runtime::{ElementType, HostTensor, Session};
 use std::collections::BTreeMap;
 
-/// Sums of losses that gradients are of.
+/// The losses that are differentiated.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Total {
-    /// Cross-entropy alone.
+    /// Cross-entropy only.
     Ce,
-    /// With the sum of the routers' losses over layers.
+    /// Cross-entropy and the router losses, summed over layers.
     Layersum,
-    /// With what Hugging Face's code makes of them.
+    /// Cross-entropy and the router losses as Hugging Face's code combines them.
     Hf,
 }
 
 impl Total {
-    /// All of them.
+    /// All losses.
     pub const ALL: [Self; 3] = [Self::Ce, Self::Layersum, Self::Hf];
 
-    /// The name in tensors and losses.
+    /// Returns the name in tensors and losses.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ce => "ce",
@@ -40,33 +39,33 @@ impl Total {
     }
 }
 
-/// What one call gives.
+/// The results of one call.
 #[derive(Clone, Debug)]
 pub struct Got {
-    /// Outputs of the model, for the batch once.
+    /// Outputs of the model for the original batch.
     pub tensors: BTreeMap<String, Vec<f64>>,
-    /// Losses by layer and kind.
+    /// Losses, by layer and kind.
     numbers: BTreeMap<String, f64>,
-    /// Gradients, under their names and in their order of elements.
+    /// Gradients under Hugging Face's names, in Hugging Face's order of elements.
     pub gradients: BTreeMap<String, Vec<f64>>,
-    /// Gradients under ours.
+    /// Gradients under our names.
     own: BTreeMap<String, HostTensor>,
 }
 
 /// A model on devices.
 pub struct Run {
     session: Session,
-    /// Where it runs, in words.
+    /// Devices, mesh, layout, batch and precision, for messages.
     pub placed: String,
     inputs: BTreeMap<String, HostTensor>,
-    /// Sequences that were given.
+    /// Number of sequences of the inputs.
     batch: usize,
     config: Config,
     tensors: Vec<hf::Tensor>,
 }
 
 impl Run {
-    /// Compiles, and puts the weights on the devices.
+    /// Compiles the program and loads the weights.
     pub fn new(
         folder: &Folder,
         config: &Config,
@@ -85,7 +84,7 @@ impl Run {
         Ok(Self { session, placed, inputs, batch, config: of(rows), tensors: folder.tensors.clone() })
     }
 
-    /// Calls it once; gradients are of `total`.
+    /// Calls the program once and differentiates `total`.
     pub fn probe(&mut self, total: Total) -> Result<Got> {
         let mut inputs = self.inputs.clone();
         for (name, weight) in probe::WEIGHTS.into_iter().zip(self.weights(total)) {
@@ -117,7 +116,7 @@ impl Run {
         Ok(got)
     }
 
-    /// Weights of the parts of a loss, in the order of [`probe::WEIGHTS`].
+    /// Returns the weights of the parts of a loss, in the order of [`probe::WEIGHTS`].
     fn weights(&self, total: Total) -> [f64; 5] {
         let (aux, z) = self.config.switch.as_ref().map_or((0.0, 0.0), |s| (s.aux_loss, s.router_z_loss));
         match total {
@@ -127,7 +126,7 @@ impl Run {
         }
     }
 
-    /// All losses, the totals too.
+    /// Returns all losses, including the totals.
     pub fn losses(&self, got: &Got) -> BTreeMap<String, f64> {
         let mut all = got.numbers.clone();
         if self.config.switch.is_none() {
@@ -150,7 +149,7 @@ impl Run {
         all
     }
 
-    /// A step of gradient descent.
+    /// Takes a step of gradient descent.
     pub fn descend(&mut self, got: &Got, rate: f64) -> Result<()> {
         for (param, gradient) in &got.own {
             let mut value = self.session.state(param)?;
@@ -166,16 +165,16 @@ impl Run {
     }
 }
 
-/// A program on devices, with the folder's weights.
+/// A program on devices with loaded weights.
 pub(super) struct Loaded {
     pub session: Session,
-    /// Its sequences: a multiple of those that were given.
+    /// Number of sequences of the program, a multiple of those of the inputs.
     pub rows: usize,
     /// Devices, mesh and layout, in words.
     pub placed: String,
 }
 
-/// Opens what `build` makes for a number of sequences that divides, and puts the weights on the devices.
+/// Opens the program that `build` makes for a divisible number of sequences, and loads the weights.
 pub(super) fn load(
     folder: &Folder,
     batch: usize,
@@ -193,7 +192,7 @@ pub(super) fn load(
     Ok(Loaded { session, rows: rows(opened.shards), placed: opened.placed })
 }
 
-/// Sequences, tokens of an input, tokens of a target, if all four inputs are there and agree.
+/// Checks the four inputs, and returns the numbers of sequences, input tokens and target tokens.
 pub(super) fn sizes(folder: &Folder, inputs: &BTreeMap<String, HostTensor>) -> Result<[usize; 3]> {
     let path = folder.dir.join("inputs.safetensors").display().to_string();
     let wrong =
@@ -205,7 +204,7 @@ pub(super) fn sizes(folder: &Folder, inputs: &BTreeMap<String, HostTensor>) -> R
                 Ok([batch, length])
             }
             _ => Err(wrong(format!(
-                "has `{name}` of {} and sizes {:?}, not I32 of two",
+                "has `{name}` of type {} and sizes {:?}; it must be an I32 matrix",
                 tensor.dtype, tensor.dims
             ))),
         }
@@ -214,17 +213,18 @@ pub(super) fn sizes(folder: &Folder, inputs: &BTreeMap<String, HostTensor>) -> R
     let (labels, before) = (of("labels")?, of("decoder_input_ids")?);
     if ids != mask || labels != before || ids[0] != labels[0] {
         return Err(wrong(format!(
-            "has input_ids {ids:?}, attention_mask {mask:?}, labels {labels:?} and decoder_input_ids {before:?}, which do not go together"
+            "has sizes that do not match: input_ids {ids:?}, attention_mask {mask:?}, labels {labels:?}, \
+             decoder_input_ids {before:?}"
         )));
     }
     let others = ["input_ids", "attention_mask", "labels", "decoder_input_ids"];
     if let Some(name) = inputs.keys().find(|n| !others.contains(&n.as_str())) {
-        return Err(wrong(format!("has a tensor `{name}`, which is no input")));
+        return Err(wrong(format!("has an unknown tensor `{name}`")));
     }
     Ok([ids[0], ids[1], labels[1]])
 }
 
-/// All parameters of ours.
+/// Reads all parameters under our names.
 fn parameters(folder: &Folder) -> Result<BTreeMap<String, HostTensor>> {
     let mut all: BTreeMap<String, HostTensor> = BTreeMap::new();
     for tensor in &folder.tensors {
@@ -241,8 +241,8 @@ fn parameters(folder: &Folder) -> Result<BTreeMap<String, HostTensor>> {
     Ok(all)
 }
 
-/// The first element of a tensor's part in the whole, and how many follow: parts are layers and experts, the
-/// outermost dims, so that they lie in one piece.
+/// Returns the first element and the number of elements of a tensor within our parameter. The tensor is
+/// contiguous there, because it is a layer or an expert, and these dims are outermost.
 fn span(tensor: &hf::Tensor) -> (usize, usize) {
     let mut stride = 1;
     let mut at = 0;
@@ -253,7 +253,7 @@ fn span(tensor: &hf::Tensor) -> (usize, usize) {
     (at, tensor.part.iter().product())
 }
 
-/// A tensor of theirs out of one of ours.
+/// Extracts a Hugging Face tensor from one of our parameters.
 fn cut(whole: &HostTensor, tensor: &hf::Tensor) -> HostTensor {
     let (at, count) = span(tensor);
     let bytes = whole.bytes[at * 4..(at + count) * 4].to_vec();
@@ -264,7 +264,7 @@ fn cut(whole: &HostTensor, tensor: &hf::Tensor) -> HostTensor {
     HostTensor { dtype: whole.dtype, dims: tensor.sizes.clone(), bytes }
 }
 
-/// The batch so many times.
+/// Repeats the batch.
 pub(super) fn repeated(tensor: &HostTensor, times: usize) -> HostTensor {
     let mut dims = tensor.dims.clone();
     dims[0] *= times;
