@@ -154,13 +154,13 @@ fn what_cannot_be_converted() {
     fails(&["--experts", "2"], &["which 2 of the 4 experts stay", "--keep-experts", "--keep-by-load"]);
     fails(&["--experts", "2", "--keep-experts", "1,4"], &["[1, 4]", "0 to 3"]);
     fails(&["--experts", "2", "--keep-experts", "1,1"], &["[1, 1]", "each once"]);
-    fails(&["--experts", "8", "--keep-experts", "1"], &["there are 4 and 8 are wanted"]);
+    fails(&["--experts", "8", "--keep-experts", "1"], &["8 of 4 experts are requested"]);
     fails(&["--experts", "2", "--keep-by-load", "nowhere"], &["nowhere"]);
     place.write("other.jsonl", "{\"loss\": 1}\n");
     fails(&["--experts", "2", "--keep-by-load", "other.jsonl"], &["line 1 of `other.jsonl`", "4 experts"]);
     fails(&["--dense", "--ffn", "4"], &["no expert 4 among 4"]);
-    fails(&["--experts", "8", "--set", "d_ff=32"], &["`encoder/ffn/wi`: it is f32[layers=2", "help:"]);
-    fails(&["--experts", "8", "--set", "layers=3"], &["cannot become what is wanted"]);
+    fails(&["--experts", "8", "--set", "d_ff=32"], &["`encoder/ffn/wi`: the checkpoint has f32[layers=2", "help:"]);
+    fails(&["--experts", "8", "--set", "layers=3"], &["cannot be converted"]);
     fails(&["--experts", "8", "--set", "expert=8"], &["expert"]);
 
     place.run(&["checkpoint", "convert", FIRST, "ck", "--experts", "8"]).fails(&["already exists"]);

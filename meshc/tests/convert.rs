@@ -156,7 +156,7 @@ fn the_embedding_may_be_there_again_but_not_another() {
     tensors.get_mut("lm_head.weight").expect("it was put there").2[0] ^= 1;
     folder(&place, "other", &text, &tensors);
     let ran = place.run(&["convert", "hf", "other", "ours2"]);
-    ran.fails(&["`lm_head.weight` is not the same as `shared.weight`", "tie_word_embeddings"]);
+    ran.fails(&["`lm_head.weight` differs from `shared.weight`", "tie_word_embeddings"]);
 }
 
 /// An import that must fail and leave nothing: the folder is as `damage` leaves it.
@@ -181,11 +181,11 @@ fn tensors_that_are_missing_renamed_or_misshapen_are_listed() {
             let tensor = t.remove(WI).expect("it is there");
             t.insert(WI.replace("wi", "vi"), tensor);
         },
-        &["1 missing", WI, "1 left over", "expert_2.vi.weight"],
+        &["1 missing", WI, "1 unexpected", "expert_2.vi.weight"],
     );
     refused(
         |t, _| t.get_mut(WI).expect("it is there").1.swap(0, 1),
-        &["1 of other sizes", WI, "has sizes [8, 12], the configuration makes it [12, 8]"],
+        &["1 with wrong sizes", WI, "has sizes [8, 12]; the configuration requires [12, 8]"],
     );
     refused(
         |_, text| *text = text.replace("\"num_experts\": 3", "\"num_experts\": 4"),
@@ -193,7 +193,7 @@ fn tensors_that_are_missing_renamed_or_misshapen_are_listed() {
     );
     refused(
         |_, text| *text = text.replace("\"num_experts\": 3", "\"num_experts\": 2"),
-        &["left over", "expert_2"],
+        &["unexpected", "expert_2"],
     );
 }
 
@@ -204,7 +204,7 @@ fn configurations_that_are_unknown_or_contradict_themselves_are_refused() {
             *text = text.replacen('{', &format!("{{ {more},"), 1)
         }
     };
-    refused(with("\"d_modle\": 3"), &["`d_modle` is no key that is known", "did you mean `d_model`?"]);
+    refused(with("\"d_modle\": 3"), &["unknown key `d_modle`", "did you mean `d_model`?"]);
     refused(with("\"num_sparse_encoder_layers\": 3"), &["contradicts `num_sparse_encoder_layers`"]);
     refused(with("\"is_gated_act\": true"), &["`is_gated_act` is true"]);
     refused(|_, text| *text = "{".into(), &["is not a configuration"]);
@@ -241,13 +241,13 @@ fn same_place(bytes: &mut Vec<u8>, tensor: &str, other: &str) {
 
 #[test]
 fn files_that_lie_are_refused() {
-    broken(|b| b.truncate(b.len() - 1), &["it is cut off", "model.safetensors"]);
-    broken(|b| b.truncate(200), &["not a whole safetensors file"]);
+    broken(|b| b.truncate(b.len() - 1), &["it is truncated", "model.safetensors"]);
+    broken(|b| b.truncate(200), &["not a valid safetensors file"]);
     broken(Vec::clear, &["it has 0 bytes"]);
     broken(|b| b[..8].copy_from_slice(&u64::MAX.to_le_bytes()), &["say that the header has"]);
     broken(|b| b[..8].copy_from_slice(&50_000_000u64.to_le_bytes()), &["say that the header has"]);
-    broken(|b| b[0] = b[0].wrapping_sub(8), &["not a whole safetensors file"]);
-    broken(|b| b.extend([0; 4]), &["4 bytes after the last tensor belong to none"]);
+    broken(|b| b[0] = b[0].wrapping_sub(8), &["not a valid safetensors file"]);
+    broken(|b| b.extend([0; 4]), &["4 bytes after the last tensor belong to no tensor"]);
     let of = |part: &str| format!("encoder.block.0.layer.0.SelfAttention.{part}.weight");
     broken(|b| same_place(b, &of("q"), &of("k")), &["overlap", &of("q"), &of("k")]);
 }
@@ -260,7 +260,7 @@ fn what_is_there_is_not_replaced() {
     place.write("ours/notes.txt", "mine");
     place.run(&["convert", "hf", "theirs", "ours"]).fails(&["`ours` already exists"]);
     place.run(&["convert", "hf", "theirs", "checkpoint"]).succeeds();
-    place.run(&["convert", "to-hf", "checkpoint", "theirs"]).fails(&["`theirs` is there already"]);
+    place.run(&["convert", "to-hf", "checkpoint", "theirs"]).fails(&["`theirs` already exists"]);
     place
         .run(&["convert", "hf", "nowhere", "x"])
         .fails(&["nowhere/config.json`: No such file", "help: name the folder"]);

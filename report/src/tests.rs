@@ -181,7 +181,7 @@ fn the_page_has_a_picture_of_each_kind() {
     let report = check("model=2", "heads:model");
     let html = html::page(&report, None);
     for part in
-        ["<svg", "Which device holds what", "Memory along the program", "Bytes by mesh axes", "all_gather"]
+        ["<svg", "Shards by device", "Memory over the program", "Traffic by mesh axes", "all_gather"]
     {
         assert!(html.contains(part), "{part}");
     }
