@@ -26,10 +26,8 @@ pub const WEIGHTS: [&str; 5] = ["weight.ce", "weight.aux", "weight.z", "weight.h
 /// - `encoder.hidden.I`, `encoder.last_hidden_state`, the same of the decoder, `logits`;
 /// - `router.STACK.I.logits`, `probs`, `argmax`, `kept`, `gate` of every sparse layer;
 /// - `loss.ce`; `loss.aux.STACK.I`, `loss.z.STACK.I`, and `loss.aux_flat.STACK.I`, which treats the batch
-///   as one
-///   group; `loss.hf_STACK_aux_loss` and `loss.hf_STACK_z_loss`, which concatenate the sparse layers of a
-/// stack
-///   along the sequence, count a dropped token for expert 0, and are 0 if all layers are sparse;
+///   as one group; `loss.hf_STACK_aux_loss` and `loss.hf_STACK_z_loss`, which concatenate the sparse layers
+///   of a stack along the sequence, count a dropped token for expert 0, and are 0 if all layers are sparse;
 /// - with `gradients`, `grad/PARAMETER` of the weighted sum of cross-entropy, `aux`, `z`, and these two
 ///   losses.
 pub fn program(config: &Config, gradients: bool, place: &Site) -> Program {
