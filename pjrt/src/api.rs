@@ -217,7 +217,8 @@ impl Api {
             return "the plugin gives no message".to_owned();
         };
         let mut args = Padded::<Span<ffi::Error, u8>>::new(|args| args.object = error.as_ptr());
-        // SAFETY: this function takes that struct and returns nothing; the message lives as long as the error.
+        // SAFETY: this function takes that struct and returns nothing; the message lives as long as the
+        // error.
         unsafe {
             let function = std::mem::transmute::<NonNull<c_void>, VoidCallee>(function);
             function(args.as_ptr().cast());

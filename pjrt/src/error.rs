@@ -33,7 +33,7 @@ pub enum Error {
     NotAPlugin {
         /// The library.
         path: PathBuf,
-        /// What is missing.
+        /// The missing symbol or property.
         reason: String,
     },
     /// The plugin's API version is not supported.
@@ -70,7 +70,7 @@ pub enum Error {
     Invalid {
         /// The operation.
         operation: &'static str,
-        /// What is wrong, and what would be right.
+        /// The fault, and what would be valid.
         reason: String,
         /// The executable concerned, if any.
         executable: Option<String>,

@@ -22,7 +22,7 @@ pub enum Error {
         path: String,
         /// The reason.
         reason: String,
-        /// What to do about it.
+        /// The remedy.
         help: &'static str,
     },
     /// A checkpoint is incomplete, altered, or of another version.
@@ -32,15 +32,15 @@ pub enum Error {
         path: PathBuf,
         /// The reason.
         reason: String,
-        /// What to do about it.
+        /// The remedy.
         help: String,
     },
     /// Invalid input.
     #[error("{what}\n  help: {help}")]
     Input {
-        /// What is wrong, with names and numbers.
+        /// The fault, with names and numbers.
         what: String,
-        /// What to do about it.
+        /// The remedy.
         help: String,
     },
     /// Data could not be read or prepared.

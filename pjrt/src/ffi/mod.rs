@@ -21,7 +21,8 @@ pub use functions::Function;
 use std::ffi::c_void;
 use std::ops::{Deref, DerefMut};
 
-/// Size of the table's header: struct size, extension pointer, version (size, extension pointer, major, minor).
+/// Size of the table's header: struct size, extension pointer, version (size, extension pointer, major,
+/// minor).
 pub(crate) const TABLE_HEAD: usize = 40;
 /// Offset of the extension list's head in the table.
 pub(crate) const TABLE_EXTENSIONS: usize = 8;
@@ -90,7 +91,8 @@ pub(crate) struct Head {
 /// An argument struct.
 ///
 /// # Safety
-/// The type is `repr(C)`, begins with a [`Head`], has no implicit padding, and is valid when all bytes are zero.
+/// The type is `repr(C)`, begins with a [`Head`], has no implicit padding, and is valid when all bytes are
+/// zero.
 pub(crate) unsafe trait Args: Sized {}
 
 /// An argument struct followed by zero words that its size includes.

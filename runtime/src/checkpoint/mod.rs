@@ -1,18 +1,19 @@
 //! Checkpoints: state on disk, readable under any mesh, layout and number of devices.
 //!
-//! A checkpoint is a folder: safetensors files with *boxes* (rectangular parts of logical tensors), `manifest.json`
-//! with the location and digest of every box, and `COMMIT`, which holds the manifest's digest and is written last.
-//! docs/checkpoints.md is the specification.
+//! A checkpoint is a folder: safetensors files with *boxes* (rectangular parts of logical tensors),
+//! `manifest.json` with the location and digest of every box, and `COMMIT`, which holds the manifest's digest
+//! and is written last. docs/checkpoints.md is the specification.
 //!
-//! A checkpoint is written under a temporary name beside its final one and renamed when all of it is on disk, so a
-//! folder with the right name is complete, unless it was damaged later. Boxes are written one at a time, as the
-//! devices transfer them; a device reads only the parts of files that it needs.
+//! A checkpoint is written under a temporary name beside its final one and renamed when all of it is on disk,
+//! so a folder with the right name is complete, unless it was damaged later. Boxes are written one at a time,
+//! as the devices transfer them; a device reads only the parts of files that it needs.
 //!
-//! If the name is a URL (`gs://bucket/run`), the files are objects of a store, and the marker alone makes them a
-//! checkpoint.
+//! If the name is a URL (`gs://bucket/run`), the files are objects of a store, and the marker alone makes
+//! them a checkpoint.
 //!
-//! Reading order: [`manifest`], `storage` and `objects` (the file system and object stores), `reader`, `writer`,
-//! `snapshot` (state between devices and checkpoints), [`folder`] (the checkpoints of a run), [`keep`] (retention).
+//! Reading order: [`manifest`], `storage` and `objects` (the file system and object stores), `reader`,
+//! `writer`, `snapshot` (state between devices and checkpoints), [`folder`] (the checkpoints of a run),
+//! [`keep`] (retention).
 
 pub mod folder;
 pub mod keep;

@@ -429,7 +429,7 @@ fn in_an_object_store_damage_is_found_and_replaced() {
 /// The folder in which the process that will be killed saves.
 const PLACE: &str = "MESH_TEST_SAVE";
 
-/// Not a test of its own: the process that the next test kills.
+/// Not a separate test: the process that the next test kills.
 #[test]
 fn saves_until_it_is_killed() {
     let Some(place) = std::env::var_os(PLACE).map(PathBuf::from) else { return };

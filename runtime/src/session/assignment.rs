@@ -1,13 +1,14 @@
 //! The assignment of devices to positions in the mesh.
 //!
-//! A device's *position* is its index in the mesh, row-major over the axes. Its *local index* counts only the devices
-//! that this process addresses. Buffers, arguments and outputs are lists by local index, and only
+//! A device's *position* is its index in the mesh, row-major over the axes. Its *local index* counts only the
+//! devices that this process addresses. Buffers, arguments and outputs are lists by local index, and only
 //! [`DeviceAssignment`] translates a local index to a position.
 //!
-//! [`DeviceAssignment::of_client`] is the one place that assumes that all devices of the mesh are addressable by this
-//! process. In a job of several processes a process addresses some of them, and they are not neighbours in the mesh:
-//! the assignment then has to be made from explicit device ids, the same in all processes, and `local` holds the
-//! devices of this process in the order of `PJRT_LoadedExecutable_AddressableDevices`.
+//! [`DeviceAssignment::of_client`] is the one place that assumes that all devices of the mesh are addressable
+//! by this process. In a job of several processes a process addresses some of them, and they are not
+//! neighbours in the mesh: the assignment then has to be made from explicit device ids, the same in all
+//! processes, and `local` holds the devices of this process in the order of
+//! `PJRT_LoadedExecutable_AddressableDevices`.
 
 use crate::{
     Error, Result,
@@ -64,8 +65,8 @@ impl DeviceAssignment {
         shard::region(tensor, &self.mesh, self.local[local].position)
     }
 
-    /// Returns the distinct regions of `tensor` on the devices of this process, each with the local indices of the
-    /// devices that hold it, in order.
+    /// Returns the distinct regions of `tensor` on the devices of this process, each with the local indices
+    /// of the devices that hold it, in order.
     pub(crate) fn regions(&self, tensor: &Tensor) -> Vec<(Region, Vec<usize>)> {
         let mut regions: Vec<(Region, Vec<usize>)> = Vec::new();
         let mut index = HashMap::new();

@@ -71,8 +71,8 @@ pub(super) fn tensor_of(input: &Input) -> &Tensor {
     input.tensor.as_ref().expect("artefacts are checked when they are read")
 }
 
-/// Lists the arguments of `f` for each device of this process. State in `donated` is given away, all other state and
-/// the buffers in `sent` are lent.
+/// Lists the arguments of `f` for each device of this process. State in `donated` is given away, all other
+/// state and the buffers in `sent` are lent.
 pub(super) fn arguments<'a>(
     f: &Function,
     devices: usize,

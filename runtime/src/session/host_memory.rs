@@ -1,7 +1,7 @@
 //! Waiting for host memory that earlier runs have not freed yet.
 //!
-//! A CPU plugin reports a run as finished a moment before it frees the run's temporary memory, and on a busy machine
-//! this moment is long. A run that starts in between takes as much memory again.
+//! A CPU plugin reports a run as finished a moment before it frees the run's temporary memory, and on a busy
+//! machine this moment is long. A run that starts in between takes as much memory again.
 
 use std::{
     sync::{
@@ -12,8 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Access to the process's allocator, if it counts the memory in use. Libraries cannot assume such an allocator;
-/// the binary that links one passes it to [`Session::set_host_allocator`](crate::Session::set_host_allocator).
+/// Access to the process's allocator, if it counts the memory in use. Libraries cannot assume such an
+/// allocator; the binary that links one passes it to
+/// [`Session::set_host_allocator`](crate::Session::set_host_allocator).
 #[derive(Clone, Copy, Debug)]
 pub struct HostAllocator {
     /// Returns the bytes in use in the large blocks that plugins allocate; `None` if they are not counted.
@@ -29,7 +30,7 @@ pub(super) struct HostMemory {
     baseline: Option<Baseline>,
     /// Bytes of all snapshots of state that exist.
     snapshots: Arc<AtomicUsize>,
-    /// How many of these bytes are still the session's state, shared with a snapshot.
+    /// The part of these bytes that is still the session's state, shared with a snapshot.
     shared: AtomicUsize,
 }
 
@@ -53,8 +54,8 @@ impl HostMemory {
         self.allocator = Some(allocator);
     }
 
-    /// Returns free memory to the system, and records how much is in use. `one_run` is the temporary memory in bytes
-    /// that a run takes on one device.
+    /// Returns free memory to the system, and records how much is in use. `one_run` is the temporary memory
+    /// in bytes that a run takes on one device.
     pub(super) fn record_baseline(&mut self, one_run: usize) {
         if let Some(allocator) = self.allocator {
             (allocator.trim)();
@@ -62,15 +63,16 @@ impl HostMemory {
         }
     }
 
-    /// Waits until memory use is near the baseline, at most half a second. Returns at once without a baseline.
+    /// Waits until memory use is near the baseline, at most half a second. Returns at once without a
+    /// baseline.
     pub(super) fn wait(&mut self) {
         const AT_MOST: Duration = Duration::from_millis(500);
         let (Some(allocator), Some(Baseline { in_use, one_run })) = (self.allocator, self.baseline) else {
             return;
         };
         let begin = Instant::now();
-        // Less than one device's temporary memory may be new allocations of other kinds. Snapshots are written
-        // meanwhile; state that they share was counted before.
+        // Less than one device's temporary memory may be new allocations of other kinds. Snapshots are
+        // written meanwhile; state that they share was counted before.
         let shared = self.shared.load(Ordering::Relaxed);
         let copied = || self.snapshots.load(Ordering::Relaxed).saturating_sub(shared);
         let exceeds = |now: &usize| *now > in_use + one_run / 2 + copied();

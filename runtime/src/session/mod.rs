@@ -1,8 +1,8 @@
 //! A session: a plugin's client with the programs of one artefact and their state on the devices.
 //!
-//! State stays on the devices between calls, shard by shard; the host never holds a whole model. A call donates the
-//! state that it replaces, so device memory holds it once. State that a snapshot still reads is not donated: the call
-//! returns the new state in fresh buffers.
+//! State stays on the devices between calls, shard by shard; the host never holds a whole model. A call
+//! donates the state that it replaces, so device memory holds it once. State that a snapshot still reads is
+//! not donated: the call returns the new state in fresh buffers.
 //!
 //! Reading order: [`assignment`] (devices and their positions in the mesh), `programs` (compilation) with
 //! [`executable_cache`], [`state`], [`transfer`] (host to devices and back), `call` (arguments and results),
@@ -74,7 +74,8 @@ impl Session {
         self.programs.set_cache(cache);
     }
 
-    /// Lets the session see how much host memory is in use. Without it, [`Session::wait_for_memory`] never waits.
+    /// Lets the session see how much host memory is in use. Without it, [`Session::wait_for_memory`] never
+    /// waits.
     pub fn set_host_allocator(&mut self, allocator: HostAllocator) {
         self.host_memory.set_allocator(allocator);
     }
@@ -103,18 +104,18 @@ impl Session {
     /// Compiles `function`, or loads it from the cache, if that was not done before. Returns the executable.
     ///
     /// # Errors
-    /// The artefact has no such function, or the plugin refuses it. Problems with the cache are not errors: the
-    /// function is compiled, and [`Session::compilations`] tells why.
+    /// The artefact has no such function, or the plugin refuses it. Problems with the cache are not errors:
+    /// the function is compiled, and [`Session::compilations`] tells why.
     pub fn compile(&mut self, function: &str) -> Result<Arc<LoadedExecutable>> {
         self.programs.compile(&self.client, &self.artefact, function)
     }
 
-    /// Prepares for snapshots that copy nothing ([`Session::snapshot`]) between calls of `function`: where devices
-    /// use the host's memory, compiles a second variant of it, which returns new state in fresh buffers. The call
-    /// after a snapshot uses that variant.
+    /// Prepares for snapshots that copy nothing ([`Session::snapshot`]) between calls of `function`: where
+    /// devices use the host's memory, compiles a second variant of it, which returns new state in fresh
+    /// buffers. The call after a snapshot uses that variant.
     ///
-    /// Devices with memory of their own have no room for a second copy of the state: this does nothing, and snapshots
-    /// copy.
+    /// Devices with separate memory have no room for a second copy of the state: this does nothing, and
+    /// snapshots copy.
     pub fn prepare_snapshots(&mut self, function: &str) -> Result<()> {
         if self.uses_host_memory()? {
             self.programs.compile_with_fresh_state(&self.client, &self.artefact, function)?;
@@ -127,15 +128,16 @@ impl Session {
         self.programs.release(function);
     }
 
-    /// Prepares for many calls of the compiled programs: returns memory that compilation left to the system, and
-    /// records how much is in use while nothing runs.
+    /// Prepares for many calls of the compiled programs: returns memory that compilation left to the system,
+    /// and records how much is in use while nothing runs.
     pub fn record_memory_baseline(&mut self) -> Result<()> {
         self.host_memory.record_baseline(self.programs.temporary_bytes()?);
         Ok(())
     }
 
-    /// Waits until earlier runs have freed their temporary memory, at most half a second. Does nothing unless there
-    /// is a [`HostAllocator`], [`Session::record_memory_baseline`] was called, and the devices use the host's memory.
+    /// Waits until earlier runs have freed their temporary memory, at most half a second. Does nothing unless
+    /// there is a [`HostAllocator`], [`Session::record_memory_baseline`] was called, and the devices use the
+    /// host's memory.
     pub fn wait_for_memory(&mut self) {
         self.host_memory.wait();
     }
@@ -146,8 +148,8 @@ impl Session {
     /// Starts `function` with the given logical inputs. State is read from the devices and replaced there.
     ///
     /// # Errors
-    /// An input is missing, unknown or of another type; state has no value; the plugin refuses the call. If the
-    /// plugin already consumed donated state, the error says that the state is lost.
+    /// An input is missing, unknown or of another type; state has no value; the plugin refuses the call. If
+    /// the plugin already consumed donated state, the error says that the state is lost.
     pub fn call(&mut self, function: &str, inputs: &BTreeMap<String, HostTensor>) -> Result<Outputs> {
         let f = self.artefact.function(function)?.clone();
         call::check_inputs(&f, inputs, &self.state)?;

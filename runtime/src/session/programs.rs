@@ -79,7 +79,8 @@ impl Programs {
         self.fresh_state.remove(function);
     }
 
-    /// Returns the largest temporary memory in bytes that a run of any program takes on one device; 0 if unknown.
+    /// Returns the largest temporary memory in bytes that a run of any program takes on one device; 0 if
+    /// unknown.
     pub(super) fn temporary_bytes(&self) -> Result<usize> {
         let mut largest = 0;
         for (name, executable) in self.in_place.iter().chain(&self.fresh_state) {
@@ -148,7 +149,8 @@ impl Programs {
     }
 }
 
-/// Loads an executable from the cache. `None` means that it has none; an error says why its entry cannot be used.
+/// Loads an executable from the cache. `None` means that it has none; an error says why its entry cannot be
+/// used.
 fn load(
     client: &Client,
     devices: usize,

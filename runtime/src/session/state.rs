@@ -29,8 +29,8 @@ impl State {
         );
     }
 
-    /// Returns true if a snapshot shares any tensor that a call of `f` donates. Nothing but a snapshot shares a
-    /// buffer, so what is not shared now stays so.
+    /// Returns true if a snapshot shares any tensor that a call of `f` donates. Nothing but a snapshot shares
+    /// a buffer, so what is not shared now stays so.
     pub(super) fn is_shared(&self, f: &Function) -> bool {
         let donated = f.inputs.iter().filter(|i| i.donated_to.is_some());
         let mut buffers = donated.filter_map(|i| self.0.get(&i.state)).flatten();
@@ -49,8 +49,8 @@ impl State {
     }
 }
 
-/// Returns the donated tensors of a call that failed to start. `arguments` are the ones that the plugin returned, by
-/// device; tensors with missing shards are left out.
+/// Returns the donated tensors of a call that failed to start. `arguments` are the ones that the plugin
+/// returned, by device; tensors with missing shards are left out.
 pub(super) fn returned(
     f: &Function,
     arguments: Vec<Vec<Option<Argument<'_>>>>,

@@ -49,8 +49,8 @@ pub(super) fn start_reads(
     Ok(Output { name: name.to_owned(), tensor: tensor.clone(), reads })
 }
 
-/// Sends each of `devices`, given by local index, its shard of `value`. Shards are read from the logical tensor
-/// without a copy on the host.
+/// Sends each of `devices`, given by local index, its shard of `value`. Shards are read from the logical
+/// tensor without a copy on the host.
 pub(super) fn send_shards<'d>(
     client: &Client,
     assignment: &DeviceAssignment,
