@@ -1,5 +1,5 @@
-//! What the runtime gets: per function an HLO module and compile options, and the manifest that says
-//! what they mean. Files are made in memory; writing them is for the caller.
+//! Builds artefacts: an HLO module and compile options per function, and the manifest that describes them.
+//! Files are made in memory; the caller writes them.
 
 use crate::{
     fault::ours,
@@ -19,10 +19,10 @@ use proto::{
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
-/// What goes into an artefact besides the program.
+/// The inputs of an artefact besides the program.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Who makes it, such as `meshc 0.1.0`.
+    /// The producer, such as `meshc 0.1.0`.
     pub producer: String,
     /// The platform: `cpu`, `gpu`, `tpu:v5e:2x4`.
     pub target: String,
@@ -36,16 +36,16 @@ pub struct Settings {
     pub source_sha256: String,
     /// Compiler flags for the plugin.
     pub flags: Vec<(String, String)>,
-    /// What the plugin calls the devices of the mesh, where its own order is not meant.
+    /// The plugin's ids of the mesh's devices, where its default order is not right.
     pub device_ids: Option<Vec<i64>>,
     /// Costs of each function, by name.
     pub costs: Vec<(String, manifest::Cost)>,
 }
 
-/// The files of an artefact, without the manifest's own.
+/// The files of an artefact except the manifest's own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Artefact {
-    /// What they mean.
+    /// The manifest, which describes them.
     pub manifest: Manifest,
     /// `(name, bytes)`.
     pub files: Vec<(String, Vec<u8>)>,
@@ -130,8 +130,8 @@ fn meta(local: &Module) -> BTreeMap<String, String> {
     local.meta.iter().map(|entry| (entry.key.to_string(), entry.value.clone())).chain(schedule).collect()
 }
 
-/// A program that says that its precision is selective has to be: what is sent between experts' devices is
-/// narrow, routers are float32.
+/// Checks that a program with `selective` precision is so: tokens are bf16 when they are exchanged with the
+/// experts, and routers compute in float32.
 fn selective(module: &HloModuleProto) -> Result<(), Diagnostic> {
     let problems = precision_check::selective(module);
     let Some(first) = problems.first() else { return Ok(()) };
@@ -202,7 +202,7 @@ fn kind(kind: StateKind) -> manifest::StateKind {
     }
 }
 
-/// The parameter whose name a slot's name ends with.
+/// The parameter that a slot belongs to: the longest parameter name that the slot's name ends with.
 fn slot_of(local: &Module, name: &str, of: StateKind) -> String {
     if of != StateKind::Slot {
         return String::new();

@@ -1,4 +1,4 @@
-//! The stages of the compiler.
+//! The compiler: from programs over named dims to HLO for each device of a mesh.
 
 pub mod artefact;
 pub mod autodiff;

@@ -1,13 +1,12 @@
-//! Which stacks a loop fills in the place of one that it slices: known to whoever emits the loop, and to whoever
-//! counts what it holds.
+//! Decides which stacked loop outputs reuse an input's buffer. Used by the emitter and the memory estimate.
 
 use mesh::{
     Op, Value,
     ir::{Binary, Elementwise, Scan},
 };
 
-/// For each y of a loop, the number of the argument in whose place it is filled, if it is that of an x with
-/// something added: the row is read before it is written, and by nobody else.
+/// For each y of a loop, the argument whose buffer it reuses: that of an x to which something is added, if
+/// the row is read before it is written and has no other use.
 pub fn places(scan: &Scan) -> Vec<Option<usize>> {
     let body = &scan.body;
     let of = |y: &Value| {
@@ -21,7 +20,7 @@ pub fn places(scan: &Scan) -> Vec<Option<usize>> {
         (uses.count() == 1 && body.ty(p).matches(body.ty(*y))).then_some(x)
     };
     let mut places: Vec<Option<usize>> = body.results[scan.carries..].iter().map(of).collect();
-    // What is given twice has one place only.
+    // An x that several ys could reuse is reused by the first.
     for k in 0..places.len() {
         if places[..k].contains(&places[k]) {
             places[k] = None;

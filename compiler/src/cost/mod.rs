@@ -1,5 +1,5 @@
-//! What the stages and reports need to know of cost: bytes on the wire, buffers written in place, and the TPU slices
-//! that programs are compiled for.
+//! Costs that stages and reports share: bytes on the wire, buffers reused in place, and the TPU slices that
+//! programs are compiled for.
 
 pub mod in_place;
 pub mod target;

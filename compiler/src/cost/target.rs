@@ -1,18 +1,19 @@
-//! Slices of TPUs: their names, what they consist of, and what their parts can do. The numbers are data, in
+//! TPU slices: their names, their composition, and the speed of their parts. The numbers are data, in
 //! `tpu.toml`.
 //!
-//! A slice is named `GENERATION:SHAPE`, such as `v5e:2x4`, with `:megacore` or `:split` where a generation's cores
-//! are presented in one way or the other, and `:slices=2` for several slices that a data-centre network connects.
+//! A slice is named `GENERATION:SHAPE`, such as `v5e:2x4`, with `:megacore` or `:split` for generations whose
+//! cores can be presented as one device or two, and `:slices=2` for several slices connected by a data-centre
+//! network.
 
 use serde::Deserialize;
 use std::fmt;
 
-/// Flags of libtpu's, to be true, by which all-to-alls and all-gathers begin and end apart, so that what does not need them
-/// runs in between. (Some generations ignore one of them; fusing gathers into products is for v5e alone, where it is so
-/// without a flag.)
+/// Flags of libtpu that make all-to-alls and all-gathers asynchronous, so that independent work runs
+/// meanwhile. (Some generations ignore one of them. Fusing gathers into products exists on v5e only, where it
+/// needs no flag.)
 pub const OVERLAP: [&str; 2] = ["xla_tpu_enable_async_all_to_all", "xla_enable_async_all_gather"];
 
-/// What is known of a generation of TPUs. Fields are explained in `tpu.toml`; all numbers are of one chip.
+/// A generation of TPUs. Fields are explained in `tpu.toml`; all numbers are per chip.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 #[allow(missing_docs)] // The data file documents them, beside the numbers.
 #[serde(deny_unknown_fields)]
@@ -45,9 +46,9 @@ pub struct Mode {
     pub devices: usize,
     /// Bytes of memory that a program on one device may use.
     pub hbm: u64,
-    /// What libtpu says that is, where devices share memory.
+    /// What libtpu reports, where devices share memory.
     pub reported: Option<u64>,
-    /// libtpu's `chip_config_name`, where it is not the usual one.
+    /// libtpu's `chip_config_name`, if it is not the default.
     pub config: Option<String>,
 }
 
@@ -56,18 +57,18 @@ struct File {
     generation: Vec<Generation>,
 }
 
-/// All generations that are known, the oldest first.
+/// All known generations, the oldest first.
 pub fn generations() -> Vec<Generation> {
     let file: File = toml::from_str(include_str!("tpu.toml")).expect("a test reads the file");
     file.generation
 }
 
-/// What the parts of one device can do in a second.
+/// The speed of the parts of one device, per second.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Speed {
-    /// Operations of bf16 products.
+    /// bf16 matrix FLOPs.
     pub flops: f64,
-    /// Bytes of its memory.
+    /// Bytes to and from its memory.
     pub hbm: f64,
     /// Bytes of one link of a chip, in one direction.
     pub link: f64,
@@ -77,24 +78,24 @@ pub struct Speed {
     pub hertz: f64,
 }
 
-/// libtpu's numbers of devices in several slices: slice by slice, from 1, so many apart.
+/// The difference between libtpu's first device numbers of consecutive slices, which count from 1.
 const SLICE_IDS: i64 = 100_000;
 
-/// A slice, or several alike.
+/// A slice, or several equal ones.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Slice {
-    /// What it is made of.
+    /// Its generation.
     pub generation: Generation,
     /// Chips along each dim of the torus.
     pub shape: Vec<usize>,
-    /// How cores are presented.
+    /// How cores are presented as devices.
     pub mode: Mode,
-    /// How many slices there are.
+    /// The number of slices.
     pub slices: usize,
 }
 
 impl Slice {
-    /// Reads `v4:8x8x8:megacore:slices=2`. Errors list what there is.
+    /// Parses `v4:8x8x8:megacore:slices=2`. Errors list the valid values.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut words = text.split(':');
         let name = words.next().unwrap_or_default();
@@ -134,7 +135,7 @@ impl Slice {
         Ok(())
     }
 
-    /// The mode that libtpu calls so.
+    /// Selects the mode by libtpu's name for it.
     pub fn set_config(&mut self, config: &str) -> Result<(), String> {
         let modes = &self.generation.modes;
         match modes.iter().find(|m| m.config.as_deref().unwrap_or("default") == config) {
@@ -144,7 +145,7 @@ impl Slice {
         Ok(())
     }
 
-    /// What libtpu calls the topology of one slice.
+    /// libtpu's name for the topology of one slice.
     pub fn topology(&self) -> String {
         format!("{}:{}", self.generation.name, self.shape())
     }
@@ -164,8 +165,8 @@ impl Slice {
         self.chips() * self.mode.devices * self.slices
     }
 
-    /// What libtpu calls the devices, in the order of the mesh, where programs have to say so: several slices have no
-    /// order of their own.
+    /// libtpu's ids of the devices, in the order of the mesh. `None` for one slice, whose default order is
+    /// right; several slices have no default order.
     pub fn device_ids(&self) -> Option<Vec<i64>> {
         let in_slice = (self.devices() / self.slices) as i64;
         let of = |slice: i64| (0..in_slice).map(move |device| (slice + 1) * SLICE_IDS + device);
@@ -178,7 +179,7 @@ impl Slice {
         self.shape.iter().zip(&self.generation.host).map(of).product()
     }
 
-    /// Whether each dim is a ring and not a line.
+    /// For each dim, true if its links form a ring rather than a line.
     pub fn wraps(&self) -> Vec<bool> {
         let ring = |n: &usize| *n >= self.generation.wraps && n.is_multiple_of(self.generation.wraps);
         self.shape.iter().map(ring).collect()
@@ -189,7 +190,7 @@ impl Slice {
         self.mode.hbm
     }
 
-    /// What the parts of one device can do.
+    /// The speed of the parts of one device.
     pub fn speed(&self) -> Speed {
         let (g, share) = (&self.generation, self.mode.devices as f64);
         Speed {
@@ -216,7 +217,7 @@ impl fmt::Display for Slice {
 }
 
 impl Generation {
-    /// Reads `8x8x8`. Dims left out have size 1.
+    /// Parses `8x8x8`. Missing dims have size 1.
     fn shape(&self, text: &str) -> Result<Vec<usize>, String> {
         let wrong = |why: String| {
             format!("`{}:{text}` is no slice: {why}; there are {}", self.name, self.shapes.join(", "))
@@ -262,7 +263,7 @@ mod tests {
                 assert_eq!(slice.to_string(), format!("{}:{shape}", g.name));
                 assert_eq!(slice.devices(), slice.chips() * g.modes[0].devices);
             }
-            // One core's peak is its clock times whole arrays of multipliers, of 128² or 256².
+            // One core's peak is its clock times a whole number of multiplier arrays, of 128² or 256².
             let macs = g.tflops * 1e12 / 2.0 / (g.mhz * 1e6) / g.cores as f64 / (128.0 * 128.0);
             assert!((macs - macs.round()).abs() < 0.02 * macs, "{}: {macs}", g.name);
         }

@@ -1,44 +1,45 @@
-//! How long things take on a slice: a roofline for arithmetic and memory, and the links of the torus for collectives.
+//! Estimated times on a slice: a roofline for arithmetic and memory, and the links of the torus for
+//! collectives.
 //!
-//! What is assumed: devices are numbered as libtpu does (core, then the first dim of the torus, …, then slices),
-//! collectives of one program do not overlap, rings use both directions of every dim that they span, and cores of a
-//! chip share its links. It ranks layouts; it does not predict a stopwatch.
+//! Assumptions: devices are numbered as libtpu does (core, then the first dim of the torus, …, then slices),
+//! collectives of one program do not overlap, rings use both directions of every dim that they span, and
+//! cores of a chip share its links. The estimates rank layouts; they do not predict measured times.
 
 use super::target::Slice;
 use mesh::{AxisId, Mesh, ir::Collective};
 
-/// Seconds of a step, by what is busy.
+/// Seconds of a step, by the busy part.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Work {
-    /// Products that are bound by arithmetic or, where that is slower, by the memory.
+    /// Products that are bound by arithmetic, or by memory where that is slower.
     pub products: f64,
-    /// Everything else that passes over memory.
+    /// All other reads and writes of memory.
     pub memory: f64,
     /// Collectives.
     pub network: f64,
 }
 
 impl Work {
-    /// All parts, one after the other.
+    /// The sum of all parts.
     pub fn total(&self) -> f64 {
         self.products + self.memory + self.network
     }
 }
 
-/// Seconds that starting a collective takes.
+/// Seconds to start a collective.
 const START: f64 = 2e-6;
 
-/// The span of a group of devices over the machine.
+/// The extent of a group of devices in the machine.
 #[derive(Clone, PartialEq, Debug)]
 struct Span {
-    /// Slices, and chips along each dim of the torus, that its members lie on.
+    /// The number of slices, and of chips along each dim of the torus, that its members occupy.
     slices: usize,
     extent: Vec<usize>,
     ring: Vec<bool>,
 }
 
 impl Slice {
-    /// Where a device lies: slice, coordinates of its chip, core.
+    /// The position of a device: slice, coordinates of its chip, core.
     fn place(&self, device: usize) -> (usize, Vec<usize>, usize) {
         let core = device % self.mode.devices;
         let mut rest = device / self.mode.devices;
@@ -64,7 +65,7 @@ impl Slice {
         Span { slices: distinct(members.iter().map(|m| m.0).collect()), extent, ring }
     }
 
-    /// Seconds of one collective over `axes` of which every device sends `wire` bytes.
+    /// Seconds of one collective over `axes` in which every device sends `wire` bytes.
     pub fn collective_time(&self, mesh: &Mesh, op: &Collective, axes: &[AxisId], wire: u64) -> f64 {
         if wire == 0 || axes.is_empty() {
             return 0.0;
@@ -74,19 +75,20 @@ impl Slice {
         let mut seconds = START;
         let members = mesh.product(axes) as f64;
         if span.slices > 1 {
-            // Sums are made within a slice first, so that each device carries its part only.
+            // Sums are computed within a slice first, so that each device sends its part only.
             let inside = if exchange { 1.0 } else { members / span.slices as f64 };
             seconds += wire / inside / speed.dcn;
         }
         let shared = self.mode.devices as f64;
         let dims = || span.extent.iter().zip(&span.ring).filter(|(n, _)| **n > 1);
         if dims().next().is_none() {
-            // Between the cores of a chip data go through its memory.
+            // Between the cores of a chip, data move through its memory.
             return if span.slices > 1 { seconds } else { seconds + 2.0 * wire / speed.hbm };
         }
         let ways = |ring: &bool| if *ring { 2.0 } else { 1.0 };
         seconds += if exchange {
-            // Half of what a device sends crosses the middle of each dim, over the links of the other dims' rows.
+            // Half of what a device sends crosses the middle of each dim, over the links of the other dims'
+            // rows.
             let load = |(n, ring): (&usize, &bool)| wire * *n as f64 / 4.0 / ways(ring);
             dims().map(load).fold(0.0, f64::max) * shared / speed.link
         } else {
@@ -95,11 +97,12 @@ impl Slice {
         seconds
     }
 
-    /// Share of the peak that a product of these sizes (rows, columns, summed) reaches on the units for products.
+    /// The share of the peak that a product of these sizes (rows, columns, summed) reaches on the matrix
+    /// units.
     pub fn filling(&self, rows: usize, columns: usize, summed: usize) -> f64 {
         let unit = if matches!(self.generation.name.as_str(), "v6e" | "tpu7x") { 256 } else { 128 };
         let fill = |n: usize, to: usize| n as f64 / (n.div_ceil(to) * to) as f64;
-        // Either side may lie across the unit; the compiler takes the better way.
+        // The compiler puts the better side across the unit.
         let across = |a: usize, b: usize| fill(a, unit) * fill(b, 8);
         fill(summed, unit) * across(rows, columns).max(across(columns, rows))
     }

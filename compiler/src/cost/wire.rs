@@ -1,9 +1,9 @@
-//! What a collective costs: bytes that each device sends, by the usual ring algorithms. The partitioner
-//! chooses by it and the report adds it up.
+//! The cost of collectives: bytes that each device sends, by the usual ring algorithms. The partitioner
+//! chooses by it, and the report sums it.
 
 use mesh::{AxisId, AxisSet, Mesh, Module, Type, ir::Collective, schedule::Gather};
 
-/// The axes over which a collective talks (none for those that send nothing).
+/// The axes over which a collective communicates; empty for those that send nothing.
 pub fn axes(op: &Collective) -> AxisSet {
     let set = |axes: &[AxisId]| axes.iter().copied().collect();
     match op {
@@ -14,8 +14,8 @@ pub fn axes(op: &Collective) -> AxisSet {
     }
 }
 
-/// Bytes that one device sends when `op` is applied to an operand of type `x`: in a ring of `n` devices an
-/// all-gather, a reduce-scatter and an all-to-all send `(n - 1) / n` of the larger side, an all-reduce
+/// The bytes that one device sends when `op` is applied to an operand of type `x`. In a ring of `n` devices
+/// an all-gather, a reduce-scatter and an all-to-all send `(n - 1) / n` of the larger side, an all-reduce
 /// twice that.
 pub fn wire_bytes(mesh: &Mesh, op: &Collective, x: &Type) -> u64 {
     let n: u64 = axes(op).iter().map(|a| mesh.size(a) as u64).product();

@@ -1,8 +1,8 @@
-//! HLO instructions: a module under construction, one method per opcode. Knows shapes and nothing of
-//! named dims; those are the business of the emitter above it.
+//! HLO instructions: a module under construction, with one method per opcode. It knows shapes only; named
+//! dims belong to the emitter above it.
 //!
-//! Ids are unique in the module and count from 1. In a module for several partitions every
-//! instruction is sharded by hand (`manual`), so that XLA's partitioner has nothing to decide.
+//! Ids are unique in the module and count from 1. In a module for several partitions every instruction has
+//! the sharding `manual`, so that XLA's partitioner has nothing to decide.
 
 use proto::xla::{
     DotDimensionNumbers, GatherDimensionNumbers, HloComputationProto, HloInstructionProto, HloModuleProto,
@@ -98,7 +98,7 @@ struct Open {
     name: String,
     instructions: Vec<HloInstructionProto>,
     parameters: Vec<(Shape, String)>,
-    /// Constants and their broadcasts, by type, bits and sizes: made once.
+    /// Constants and their broadcasts, each created once, by type, bits and sizes.
     splats: FxHashMap<(i32, u64, Vec<usize>), Hlo>,
 }
 
@@ -111,7 +111,7 @@ pub(super) struct Builder {
     combiners: FxHashMap<(Combine, i32), Computation>,
     channels: i64,
     dots: FxHashSet<Hlo>,
-    /// What following instructions carry as metadata.
+    /// Metadata of the instructions that follow.
     pub(super) metadata: OpMetadata,
 }
 
@@ -145,7 +145,7 @@ impl Builder {
         }
     }
 
-    /// Opens a computation; following instructions go into it.
+    /// Opens a computation for the instructions that follow.
     pub(super) fn begin(&mut self, name: &str) {
         self.open.push(Open { name: name.to_owned(), ..Default::default() });
     }
@@ -179,7 +179,7 @@ impl Builder {
     pub(super) fn dtype(&self, x: Hlo) -> PrimitiveType {
         self.shape(x).array().0
     }
-    /// Whether an instruction of the open computation is a dot.
+    /// True if an instruction of the open computation is a dot.
     pub(super) fn is_dot(&self, x: Hlo) -> bool {
         self.dots.contains(&x)
     }
@@ -218,12 +218,12 @@ impl Builder {
         self.push("parameter", shape, &[], HloInstructionProto { parameter_number, ..Default::default() })
     }
 
-    /// One number. Whole numbers are exact in `value`.
+    /// A constant. Integers are exact in `value`.
     pub(super) fn constant(&mut self, ty: PrimitiveType, value: f64) -> Hlo {
         self.splat(ty, value, &[])
     }
 
-    /// One number, repeated to an array.
+    /// A constant broadcast to an array.
     pub(super) fn splat(&mut self, ty: PrimitiveType, value: f64, sizes: &[usize]) -> Hlo {
         let key = (ty as i32, value.to_bits(), sizes.to_vec());
         let open = self.open.last_mut().expect("a computation is open");
@@ -259,7 +259,7 @@ impl Builder {
         )
     }
 
-    /// `value` in the shape and type of `like`.
+    /// `value` with the shape and type of `like`.
     pub(super) fn splat_like(&mut self, like: Hlo, value: f64) -> Hlo {
         let sizes = self.sizes(like);
         self.splat(self.dtype(like), value, &sizes)
@@ -279,31 +279,31 @@ impl Builder {
         self.push("get-tuple-element", shape, &[tuple], proto)
     }
 
-    /// Counts along dimension `dim`.
+    /// An iota along dimension `dim`.
     pub(super) fn iota(&mut self, ty: PrimitiveType, sizes: &[usize], dim: usize) -> Hlo {
         let proto = HloInstructionProto { dimensions: vec![dim as i64], ..Default::default() };
         self.push("iota", Shape::Array(ty, sizes.to_vec()), &[], proto)
     }
 
-    // Element by element.
+    // Elementwise.
 
-    /// A function of one number, by opcode.
+    /// A unary function, by opcode.
     pub(super) fn unary(&mut self, opcode: &str, x: Hlo) -> Hlo {
         let shape = self.shape(x).clone();
         self.plain(opcode, shape, &[x])
     }
-    /// Rounded to a float format with so many bits.
+    /// Rounds to a float format with so many bits.
     pub(super) fn reduce_precision(&mut self, x: Hlo, exponent_bits: i32, mantissa_bits: i32) -> Hlo {
         let shape = self.shape(x).clone();
         let proto = HloInstructionProto { exponent_bits, mantissa_bits, ..HloInstructionProto::default() };
         self.push("reduce-precision", shape, &[x], proto)
     }
-    /// Whether neither infinite nor NaN.
+    /// True where the element is neither infinite nor NaN.
     pub(super) fn is_finite(&mut self, x: Hlo) -> Hlo {
         let shape = Shape::Array(PrimitiveType::Pred, self.sizes(x));
         self.plain("is-finite", shape, &[x])
     }
-    /// A function of two numbers, by opcode.
+    /// A binary function, by opcode.
     pub(super) fn binary(&mut self, opcode: &str, a: Hlo, b: Hlo) -> Hlo {
         debug_assert_eq!(self.shape(a), self.shape(b), "{opcode}");
         let shape = self.shape(a).clone();
@@ -325,7 +325,7 @@ impl Builder {
         };
         self.push("compare", shape, &[a, b], proto)
     }
-    /// `a` where `p` holds, else `b`.
+    /// `a` where `p` is true, else `b`.
     pub(super) fn select(&mut self, p: Hlo, a: Hlo, b: Hlo) -> Hlo {
         debug_assert_eq!(self.shape(a), self.shape(b), "select");
         let shape = self.shape(a).clone();
@@ -336,7 +336,7 @@ impl Builder {
         let shape = self.shape(x).clone();
         self.plain("clamp", shape, &[low, x, high])
     }
-    /// Converted to another element type; itself if it has it.
+    /// Converts to another element type; `x` itself if it has that type.
     pub(super) fn convert(&mut self, x: Hlo, ty: PrimitiveType) -> Hlo {
         if self.dtype(x) == ty {
             return x;
@@ -347,7 +347,7 @@ impl Builder {
 
     // Movement.
 
-    /// Repeats `x` to `sizes`; dimension i of `x` becomes `dims[i]` (rising).
+    /// Repeats `x` to `sizes`; dimension i of `x` becomes `dims[i]` (ascending).
     pub(super) fn broadcast(&mut self, x: Hlo, sizes: &[usize], dims: &[usize]) -> Hlo {
         debug_assert!(dims.is_sorted(), "broadcast dimensions rise");
         let proto = HloInstructionProto {
@@ -407,7 +407,7 @@ impl Builder {
         let proto = HloInstructionProto { padding_config: Some(config), ..Default::default() };
         self.push("pad", shape, &[x, value], proto)
     }
-    /// One after the other along dimension `dim`.
+    /// Concatenation along dimension `dim`.
     pub(super) fn concatenate(&mut self, parts: &[Hlo], dim: usize) -> Hlo {
         if let [one] = parts {
             return *one;
@@ -418,7 +418,7 @@ impl Builder {
         let proto = HloInstructionProto { dimensions: vec![dim as i64], ..Default::default() };
         self.push("concatenate", shape, parts, proto)
     }
-    /// A piece of `sizes` from `starts`, one scalar for each dimension.
+    /// A slice of `sizes` at `starts`, one scalar for each dimension.
     pub(super) fn dynamic_slice(&mut self, x: Hlo, starts: &[Hlo], sizes: &[usize]) -> Hlo {
         let shape = Shape::Array(self.dtype(x), sizes.to_vec());
         let proto = HloInstructionProto {
@@ -428,7 +428,7 @@ impl Builder {
         let operands: Vec<Hlo> = [x].into_iter().chain(starts.iter().copied()).collect();
         self.push("dynamic-slice", shape, &operands, proto)
     }
-    /// `x` with `update` written over it from `starts`.
+    /// `x` with `update` written over it at `starts`.
     pub(super) fn dynamic_update_slice(&mut self, x: Hlo, update: Hlo, starts: &[Hlo]) -> Hlo {
         let shape = self.shape(x).clone();
         let operands: Vec<Hlo> = [x, update].into_iter().chain(starts.iter().copied()).collect();
@@ -474,8 +474,8 @@ impl Builder {
 
     // Arithmetic over dimensions.
 
-    /// Products of `a` and `b` summed over the contracting dimensions: the result has the batch
-    /// dimensions, then the others of `a`, then the others of `b`.
+    /// Products of `a` and `b`, summed over the contracting dimensions. The result has the batch dimensions,
+    /// then the other dimensions of `a`, then those of `b`.
     pub(super) fn dot(&mut self, a: Hlo, b: Hlo, numbers: DotDimensionNumbers, ty: PrimitiveType) -> Hlo {
         let free = |sizes: &[usize], batch: &[i64], gone: &[i64]| -> Vec<usize> {
             let kept =
@@ -486,7 +486,7 @@ impl Builder {
         let mut sizes: Vec<usize> = numbers.lhs_batch_dimensions.iter().map(|d| sa[*d as usize]).collect();
         sizes.extend(free(&sa, &numbers.lhs_batch_dimensions, &numbers.lhs_contracting_dimensions));
         sizes.extend(free(&sb, &numbers.rhs_batch_dimensions, &numbers.rhs_contracting_dimensions));
-        // A product of float32 means float32: accelerators round operands to less by default.
+        // A float32 product computes in float32: accelerators round operands to less by default.
         let precision = match self.dtype(a) {
             PrimitiveType::F32 => Precision::Highest,
             _ => Precision::Default,
@@ -502,7 +502,7 @@ impl Builder {
         dot
     }
 
-    /// `x` folded over dimensions from the scalar `init`.
+    /// Reduces `x` over dimensions, starting from the scalar `init`.
     pub(super) fn reduce(&mut self, combine: Combine, x: Hlo, init: f64, dims: &[usize]) -> Hlo {
         if dims.is_empty() {
             return x;
@@ -520,7 +520,7 @@ impl Builder {
         self.push("reduce", Shape::Array(ty, kept), &[x, init], proto)
     }
 
-    /// Sums of `x` along `dim` up to each element, or from each element on.
+    /// Sums of `x` along `dim` up to each element, or from each element on if `back`.
     pub(super) fn running_sum(&mut self, x: Hlo, dim: usize, back: bool) -> Hlo {
         let (ty, sizes) = (self.dtype(x), self.sizes(x));
         let init = self.constant(ty, 0.0);
@@ -546,7 +546,7 @@ impl Builder {
         self.push("reduce-window", Shape::Array(ty, sizes.clone()), &[x, init], proto)
     }
 
-    /// Sorts all operands along `dim` by the first, stably.
+    /// Sorts all operands along `dim` by the first. The sort is stable.
     pub(super) fn sort(&mut self, operands: &[Hlo], dim: usize, descending: bool) -> Hlo {
         self.begin("order");
         let metadata = std::mem::take(&mut self.metadata);
@@ -575,7 +575,7 @@ impl Builder {
         self.push("sort", shape, operands, proto)
     }
 
-    /// The computation of two scalars that reductions name; made once per kind and type.
+    /// The computation that a reduction applies to two scalars, created once per kind and type.
     fn combiner(&mut self, combine: Combine, ty: PrimitiveType) -> Computation {
         if let Some(done) = self.combiners.get(&(combine, ty as i32)) {
             return *done;
@@ -612,7 +612,7 @@ impl Builder {
 
     // Communication.
 
-    /// This device's number.
+    /// The id of this device.
     pub(super) fn partition_id(&mut self) -> Hlo {
         self.plain("partition-id", Shape::Array(PrimitiveType::U32, Vec::new()), &[])
     }
@@ -628,14 +628,14 @@ impl Builder {
         }
     }
 
-    /// Folds across the devices of each group.
+    /// Reduces across the devices of each group.
     pub(super) fn all_reduce(&mut self, combine: Combine, x: Hlo, groups: &[Vec<usize>]) -> Hlo {
         let to_apply = self.combiner(combine, self.dtype(x));
         let proto = HloInstructionProto { called_computation_ids: vec![to_apply.0], ..self.channel(groups) };
         let shape = self.shape(x).clone();
         self.push("all-reduce", shape, &[x], proto)
     }
-    /// Joins the parts of each group along `dim`.
+    /// Concatenates the shards of each group along `dim`.
     pub(super) fn all_gather(&mut self, x: Hlo, dim: usize, groups: &[Vec<usize>]) -> Hlo {
         let mut sizes = self.sizes(x);
         sizes[dim] *= groups[0].len();
@@ -643,7 +643,7 @@ impl Builder {
         let shape = Shape::Array(self.dtype(x), sizes);
         self.push("all-gather", shape, &[x], proto)
     }
-    /// Sums across each group; each device keeps its part along `dim`.
+    /// Sums across each group; each device gets its shard along `dim`.
     pub(super) fn reduce_scatter(&mut self, x: Hlo, dim: usize, groups: &[Vec<usize>]) -> Hlo {
         let to_apply = self.combiner(Combine::Add, self.dtype(x));
         let mut sizes = self.sizes(x);
@@ -656,8 +656,8 @@ impl Builder {
         let shape = Shape::Array(self.dtype(x), sizes);
         self.push("reduce-scatter", shape, &[x], proto)
     }
-    /// Element i along `dim`, whose size is the group's, goes to device i of the group; what device j sent
-    /// comes to stand at j.
+    /// Element i along `dim`, whose size is the group's, is sent to device i of the group; the element that
+    /// device j sent arrives at position j.
     pub(super) fn all_to_all(&mut self, x: Hlo, dim: usize, groups: &[Vec<usize>]) -> Hlo {
         let proto = HloInstructionProto { dimensions: vec![dim as i64], ..self.channel(groups) };
         // Without global ids: groups of an all-to-all are partition numbers already.

@@ -8,11 +8,11 @@ use mesh::{
 use proto::xla::PrimitiveType;
 use std::ops::Range;
 
-/// The last dimension of an array in a TPU's memory is filled up to so many elements.
+/// TPUs pad the last dimension of an array in memory to a multiple of this.
 const LANES: usize = 128;
 
-/// Which dimensions of an array are to lie as one so that each of these fills [`LANES`]: from the last on, as few as
-/// it takes.
+/// The dimensions of an array to merge so that each merged dimension fills [`LANES`]: from the last dimension
+/// on, as few as possible.
 fn as_one(sizes: &[usize]) -> Vec<Range<usize>> {
     let mut parts = Vec::new();
     let mut start = sizes.len();
@@ -77,7 +77,7 @@ impl Emitter<'_> {
         }
     }
 
-    /// An all-gather with small dims as one, where the machine would fill them up in memory.
+    /// An all-gather with small dims merged, where the machine would pad them in memory.
     fn gathered_as_one(&mut self, x: &Tensor, at: usize, times: usize, groups: &[Vec<usize>]) -> Option<Hlo> {
         if self.platform == Platform::Cpu {
             return None;
@@ -98,8 +98,8 @@ impl Emitter<'_> {
         Some(apart)
     }
 
-    /// Dim `to` is cut into one part for each device of the group, the parts travel, and what arrives from
-    /// the devices is joined along `from`.
+    /// Splits dim `to` into one part for each device of the group, exchanges the parts, and joins what
+    /// arrives along `from`.
     fn all_to_all(&mut self, x: &Tensor, from: &Name, to: &Name, axes: &[AxisId]) -> Tensor {
         let count = self.mesh().product(axes);
         let at = x.position(to);
@@ -107,12 +107,12 @@ impl Emitter<'_> {
         sizes[at] /= count;
         sizes.insert(at, count);
         let cut = self.b.reshape(x.hlo, &sizes);
-        // The sender's number leads before anything moves, so that each part is one piece.
+        // The dimension that counts devices comes first before the exchange, so that each part is contiguous.
         let mut order: Vec<usize> = (0..sizes.len()).filter(|i| *i != at).collect();
         order.insert(0, at);
         let cut = self.b.transpose(cut, &order);
         let moved = self.b.all_to_all(cut, 0, &self.mesh().groups(axes));
-        // Dimension 0 now says who sent; it joins `from` as its major part.
+        // Dimension 0 is now the sender; it joins `from` as its major part.
         let place = x.position(from);
         let mut order: Vec<usize> = (1..sizes.len()).collect();
         order.insert(place, 0);
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn small_dims_lie_as_one_until_lanes_are_full() {
-        // Heads of 64: with the next dim.
+        // Heads of 64 are merged with the next dim.
         assert_eq!(as_one(&[12, 4096, 16, 64]), [0..1, 1..2, 2..4]);
         assert_eq!(as_one(&[12, 16, 64, 4096]), [0..1, 1..3, 3..4]);
         assert_eq!(as_one(&[4096, 128]), [0..1, 1..2]);

@@ -1,5 +1,5 @@
-//! Einsums. Dims in both operands and in the result are batch dimensions of a dot, dims in both that go
-//! are contracted; a dim that only one operand has and that goes is summed before.
+//! Einsums as dots. Dims of both operands and the result are batch dimensions; dims of both operands that the
+//! result lacks are contracted; a dim of one operand only that the result lacks is summed first.
 
 use super::{Combine, Emitter, Platform, Tensor, position, primitive};
 use mesh::{Name, ir::Contract};
@@ -22,9 +22,10 @@ impl Emitter<'_> {
         }
     }
 
-    /// A dot of the operands as they are: the compiler behind chooses how they lie in memory.
+    /// A dot of the operands as they are; the plugin's compiler chooses their layout in memory.
     fn plain_dot(&mut self, op: &Contract, a: &Tensor, b: &Tensor, contracted: &[Name]) -> Tensor {
-        // The dot gives batch, left, right: the operand whose own dims come first in the result is left.
+        // The dot puts batch, left, right in this order, so that the operand whose own dims come first in the
+        // result is left.
         let own =
             |x: &Tensor, y: &Tensor| op.out.iter().position(|n| x.order.contains(n) && !y.order.contains(n));
         let swap = match (own(a, b), own(b, a)) {
@@ -37,9 +38,9 @@ impl Emitter<'_> {
     }
 
     /// XLA's CPU backend has a fast path for products whose left operand is contracted over its last
-    /// dimension. Of the two arrangements the one that moves less memory is taken; what has to turn is
-    /// turned in a way that is not folded back into the product. (Measured: a product in another
-    /// arrangement takes twice as long in f32, four to seven times as long in bf16.)
+    /// dimension. Of the two arrangements, the one that moves less memory is taken; operands are transposed
+    /// in a way that XLA does not fold back into the product. (Measured: a product in another arrangement
+    /// takes twice as long in f32, and four to seven times as long in bf16.)
     fn cpu_dot(&mut self, op: &Contract, a: &Tensor, b: &Tensor, contracted: &[Name]) -> Tensor {
         let elements = |x: &Tensor| self.b.sizes(x.hlo).iter().product::<usize>();
         let plan = |left: &Tensor, right: &Tensor| {
@@ -78,7 +79,7 @@ impl Emitter<'_> {
             right.clone()
         };
         let (mut left, mut right) = (self.merged(&left, &sums), self.merged(&right, &sums));
-        // A turn that may yet be folded: the slow path has no bf16 products with float32 results.
+        // A transpose that XLA may fold: its slow path has no bf16 products with float32 results.
         let foldable = |x: &Tensor| self.b.sizes(x.hlo).iter().all(|n| super::factor(*n).is_none());
         if (turn_left && foldable(&left)) || (turn_right && foldable(&right)) {
             left = left.with(self.b.convert(left.hlo, PrimitiveType::F32));
@@ -92,7 +93,7 @@ impl Emitter<'_> {
         Tensor::new(self.turned(x.hlo, &permutation), order)
     }
 
-    /// `x` with the adjacent dims `names` as one, under the name of the first.
+    /// `x` with the adjacent dims `names` merged, under the name of the first.
     fn merged(&mut self, x: &Tensor, names: &[Name]) -> Tensor {
         let at = x.position(&names[0]);
         let mut sizes = self.b.sizes(x.hlo);
@@ -118,7 +119,7 @@ impl Emitter<'_> {
         Tensor::new(self.b.dot(a.hlo, b.hlo, dot, primitive(op.dtype)), order)
     }
 
-    /// `x` summed over dims that neither `other` nor the result has.
+    /// `x` summed over the dims that neither `other` nor the result has.
     fn presum(&mut self, x: &Tensor, other: &Tensor, out: &[Name]) -> Tensor {
         let lonely = |n: &&Name| !other.order.contains(n) && !out.contains(n);
         let gone: Vec<Name> = x.order.iter().filter(lonely).cloned().collect();
@@ -128,7 +129,7 @@ impl Emitter<'_> {
         self.fold(Combine::Add, x, 0.0, &gone)
     }
 
-    /// An einsum without a matrix product in it: nothing contracted, or nothing but batch dims kept.
+    /// An einsum that contains no matrix product: nothing is contracted, or only batch dims remain.
     fn multiply_and_sum(&mut self, op: &Contract, a: &Tensor, b: &Tensor, contracted: &[Name]) -> Tensor {
         let (x, order) = self.common(&[a.clone(), b.clone()]);
         let wide: Vec<_> = x.into_iter().map(|x| self.b.convert(x, PrimitiveType::F32)).collect();
@@ -143,7 +144,7 @@ fn right_only(x: &Tensor, other: &Tensor) -> impl Iterator<Item = usize> {
     (0..x.order.len()).filter(|i| !other.order.contains(&x.order[*i]))
 }
 
-/// The order in which a dot gives its dims: batch (as the result has them), left, right.
+/// The order of a dot's dims: batch (as in the result), left, right.
 fn dot_order(op: &Contract, left: &Tensor, right: &Tensor, contracted: &[Name]) -> Vec<Name> {
     let batch = op.out.iter().filter(|n| left.order.contains(n) && right.order.contains(n)).cloned();
     let own = |x: &Tensor, y: &Tensor| -> Vec<Name> {
@@ -152,7 +153,7 @@ fn dot_order(op: &Contract, left: &Tensor, right: &Tensor, contracted: &[Name]) 
     batch.chain(own(left, right)).chain(own(right, left)).collect()
 }
 
-/// The dims `names` in the order in which they stand in `x`, if they stand together.
+/// The dims `names` in their order in `x`. `None` if they are not adjacent.
 fn together(x: &Tensor, names: &[Name]) -> Option<Vec<Name>> {
     let first = x.order.iter().position(|n| names.contains(n))?;
     let run = x.order.get(first..first + names.len())?;

@@ -18,7 +18,7 @@ impl<'m> Emitter<'m> {
         }
     }
 
-    // Scans, one iteration after the other.
+    // Unrolled scans.
 
     fn unrolled(&mut self, scan: &'m Scan, args: Vec<Tensor>) -> Vec<Tensor> {
         let mut carries = args[..scan.carries].to_vec();
@@ -58,7 +58,7 @@ impl<'m> Emitter<'m> {
         Tensor::new(self.b.reshape(row, &sizes), order)
     }
 
-    /// Rows joined along a new first dim.
+    /// Stacks rows along a new first dim.
     fn stack(&mut self, rows: &[Tensor], dim: &Name) -> Tensor {
         let order = rows[0].order.clone();
         let mut parts = Vec::new();
@@ -71,9 +71,9 @@ impl<'m> Emitter<'m> {
         Tensor::new(self.b.concatenate(&parts, 0), order)
     }
 
-    // Scans as loops. The loop's tuple: the iteration number, carries, xs, captures, then the ys being
+    // Scans as loops. The tuple of the loop: the iteration number, carries, xs, captures, then the ys being
     // filled. Orders in memory are those of the arguments, the same in every iteration. A y that is an x with
-    // something added is filled in its place.
+    // something added is written over it.
 
     fn looped(&mut self, scan: &'m Scan, args: Vec<Tensor>) -> Vec<Tensor> {
         let zero = self.b.constant(PrimitiveType::S32, 0.0);
@@ -88,8 +88,9 @@ impl<'m> Emitter<'m> {
         let y_orders: Vec<Vec<Name>> = outputs.iter().map(|ty| ty.names().cloned().collect()).collect();
         for ((ty, order), _) in outputs.iter().zip(&y_orders).zip(&places).filter(|(_, p)| p.is_none()) {
             let sizes = [&[scan.dim.size], &self.local_sizes(ty, order)[..]].concat();
-            // The loop writes every row, so that any number will do. All the same numbers would be one buffer to
-            // XLA, which lives as long as the last loop that begins with it, and is copied for each.
+            // The loop writes every row, so that the initial number does not matter. Equal numbers would be
+            // one buffer to XLA, which would live as long as the last loop that starts with it, and be copied
+            // for each.
             self.stacks += 1;
             state.push(self.b.splat(super::primitive(ty.dtype), f64::from(self.stacks), &sizes));
         }
@@ -112,14 +113,15 @@ impl<'m> Emitter<'m> {
         parts.into_iter().map(|(i, order)| Tensor::new(self.b.part(done, i), order)).collect()
     }
 
-    /// For each argument that is sliced and was gathered with small dims as one: that, and the sizes of dims apart.
+    /// For each sliced argument that was gathered with small dims merged: the merged value, and the sizes of
+    /// its separate dims.
     fn merged_slices(&self, scan: &Scan, args: &[Tensor]) -> Vec<Option<(Hlo, Vec<usize>)>> {
         let places = places(scan);
         let merged = |(i, x): (usize, &Tensor)| {
             let sliced = scan.slices().contains(&i) && !places.contains(&Some(i));
             let merged = *self.merged.get(&x.hlo).filter(|_| sliced)?;
             let (one, apart, at) = (self.b.sizes(merged), self.b.sizes(x.hlo), x.position(&scan.dim.name));
-            // The scanned dim and those before it are as they were.
+            // The scanned dim and those before it must be unchanged.
             (one.get(..=at) == apart.get(..=at)).then_some((merged, apart))
         };
         args.iter().enumerate().map(merged).collect()
@@ -170,8 +172,8 @@ impl<'m> Emitter<'m> {
                 piece = self.b.reshape(piece, &sizes);
             }
             if self.casts_slices && only_cast(&scan.body, scan.body.params[i]) == Some(DType::Bf16) {
-                // Compilers would move a mere cast before the loop and hold the whole in both types. What is
-                // rounded to bfloat16 before changes nothing, and stays.
+                // Compilers would move a plain cast before the loop and hold the whole stack in both types.
+                // Rounding to bfloat16 first does not change the result, and stays inside.
                 piece = self.b.reduce_precision(piece, 8, 7);
             }
             params.push(self.without(piece, order, at));
@@ -208,7 +210,7 @@ impl<'m> Emitter<'m> {
         self.b.end(root)
     }
 
-    /// The row along `dim` that the scalar `row` says, and where `dim` is.
+    /// The row along `dim` at the position `row`, a scalar, and the axis of `dim`.
     fn row(&mut self, x: &Tensor, dim: &Name, row: Hlo) -> (Hlo, usize) {
         let at = x.position(dim);
         let mut sizes = self.b.sizes(x.hlo);
@@ -217,7 +219,7 @@ impl<'m> Emitter<'m> {
         (self.b.dynamic_slice(x.hlo, &starts, &sizes), at)
     }
 
-    // Conditionals. Results come in the order of their types.
+    // Conditionals. Results have the order of their types.
 
     fn cond(&mut self, then: &'m Body, otherwise: &'m Body, args: Vec<Tensor>) -> Vec<Tensor> {
         let operands: Vec<Hlo> = args[1..].iter().map(|x| x.hlo).collect();

@@ -1,4 +1,4 @@
-//! Element-by-element operations.
+//! Elementwise operations.
 
 use super::{Emitter, Hlo, Tensor, primitive};
 use mesh::DType;
@@ -33,8 +33,8 @@ impl Emitter<'_> {
         }
     }
 
-    /// A bf16 operand in float32, not rounded since it was computed if nobody else sees it; `wide` says
-    /// that it was bf16. Anything else as it is.
+    /// A bf16 operand in float32, and not rounded since it was computed if it has no other use; `wide`
+    /// records that it was bf16. Other operands as they are.
     fn widened(&mut self, x: &Tensor) -> Tensor {
         if self.b.dtype(x.hlo) != PrimitiveType::Bf16 {
             return Tensor { wide: None, ..x.clone() };
@@ -43,7 +43,7 @@ impl Emitter<'_> {
         Tensor { hlo, wide: Some(hlo), ..x.clone() }
     }
 
-    /// The result of an operation whose (widened) operand `like` says whether it is to be bf16.
+    /// The result of an operation. The (widened) operand `like` decides if it becomes bf16.
     fn narrowed(&mut self, like: &Tensor, result: Tensor) -> Tensor {
         if like.wide.is_some() && self.b.dtype(result.hlo) == PrimitiveType::F32 {
             return self.rounded(&result);

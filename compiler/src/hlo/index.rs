@@ -1,5 +1,5 @@
-//! Movement by index. Gathers and scatters become the one form that all plugins do well: whole rows of a
-//! matrix, with batch dims folded into the row number.
+//! Movement by index. Gathers and scatters are emitted in the one form that all plugins do well: whole rows
+//! of a matrix, with batch dims merged into the row number.
 
 use super::{Emitter, Hlo, Platform, Tensor, primitive};
 use mesh::{
@@ -74,15 +74,15 @@ impl Emitter<'_> {
         }
     }
 
-    /// `start` moved to 0..=`last`. HLO says that a dynamic slice does this by itself, but XLA merges a slice
-    /// of a slice by adding the starts as they stand, and so reads what the inner slice left out.
+    /// `start` clamped to 0..=`last`. HLO specifies that a dynamic slice clamps, but XLA merges a slice of a
+    /// slice by adding the unclamped starts, and then reads what the inner slice excludes.
     fn inside(&mut self, start: Hlo, last: usize) -> Hlo {
         let low = self.b.constant(PrimitiveType::S32, 0.0);
         let high = self.b.constant(PrimitiveType::S32, last as f64);
         self.b.clamp(low, start, high)
     }
 
-    /// Starts of a dynamic slice: `start` along dimension `at`, 0 elsewhere.
+    /// The starts of a dynamic slice: `start` along dimension `at`, 0 elsewhere.
     pub(super) fn starts(&mut self, rank: usize, at: usize, start: Hlo) -> Vec<Hlo> {
         let zero = self.b.constant(PrimitiveType::S32, 0.0);
         (0..rank).map(|i| if i == at { start } else { zero }).collect()
@@ -117,8 +117,8 @@ impl Emitter<'_> {
         Tensor::new(hlo, order)
     }
 
-    /// For each element of `index` (flat), the row of the matrix batch × `dim` that it means, clamped; and
-    /// (in the shape of `index`) whether it lies inside this device's part of `dim`.
+    /// For each element of `index` (flattened), the row that it means in the matrix batch × `dim`, clamped;
+    /// and, in the shape of `index`, whether it lies inside this device's shard of `dim`.
     fn row_numbers(&mut self, index: &Tensor, batch: &[Name], dim: &TensorDim, local: usize) -> (Hlo, Hlo) {
         let sizes = self.b.sizes(index.hlo);
         let ty = PrimitiveType::S32;
@@ -156,13 +156,13 @@ impl Emitter<'_> {
         let count: usize = sizes[..index.order.len()].iter().product();
         let width: usize = rest_sizes.iter().product();
         let rows = self.b.reshape(rows, &[count, width]);
-        // Sums are float32 inside, whatever the updates are.
+        // Sums are computed in float32, whatever the type of the updates.
         let wide = if dtype == PrimitiveType::Bf16 { PrimitiveType::F32 } else { dtype };
         let rows = self.b.convert(rows, wide);
         let batch_sizes: Vec<usize> = batch.iter().map(|n| sizes[index.position(n)]).collect();
         let total = batch_sizes.iter().product::<usize>() * local;
         let (row, inside) = self.row_numbers(index, &batch, dim, local);
-        // What lies outside goes past the end, where a scatter drops it.
+        // Indices outside go past the end, where a scatter drops them.
         let inside = self.b.reshape(inside, &[count]);
         let past = self.b.splat(PrimitiveType::S32, total as f64, &[count]);
         let row = self.b.select(inside, row, past);
@@ -174,7 +174,7 @@ impl Emitter<'_> {
         Tensor::new(self.b.reshape(sum, &shape), order)
     }
 
-    /// Running sums by doubling: after step k every element holds the sum of the 2^k elements up to it.
+    /// Running sums by doubling: after step k, every element holds the sum of the 2^k elements up to it.
     fn cumsum(&mut self, x: &Tensor, dim: &Name, exclusive: bool, reverse: bool) -> Tensor {
         let at = x.position(dim);
         let size = self.b.sizes(x.hlo)[at];
@@ -183,7 +183,8 @@ impl Emitter<'_> {
         let mut sum = self.b.convert(x.hlo, wide);
         let whole = matches!(dtype, PrimitiveType::S32 | PrimitiveType::U32);
         if self.platform == Platform::Accelerator && whole {
-            // Compilers for accelerators know this window, and go over the tensor fewer times than the loop below.
+            // Compilers for accelerators recognize this window, and read the tensor fewer times than the loop
+            // below.
             let all = self.b.running_sum(sum, at, reverse);
             return x.with(if exclusive { self.b.binary("subtract", all, sum) } else { all });
         }
@@ -199,7 +200,8 @@ impl Emitter<'_> {
         x.with(self.b.convert(sum, dtype))
     }
 
-    /// `x` moved by `step` along dimension `at` (towards the end, or the start if `back`), zeros coming in.
+    /// `x` shifted by `step` along dimension `at`, towards the end, or the start if `back`; zeros are shifted
+    /// in.
     fn shifted(&mut self, x: Hlo, at: usize, step: usize, back: bool) -> Hlo {
         let size = self.b.sizes(x)[at];
         let zero = self.b.constant(self.b.dtype(x), 0.0);

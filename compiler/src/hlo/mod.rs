@@ -1,11 +1,11 @@
-//! Local → HLO: one SPMD module per function.
+//! Emits HLO from a Local module: one SPMD module per function.
 //!
-//! Here, and only here, dims get an order in memory. Every value is kept with the order its producer
-//! found natural (a dot gives batch, left, right), and a consumer asks for another only when it must;
-//! at the boundary of a function the order is that of the type.
+//! Here, and only here, dims get an order in memory. Every value keeps the order that is natural to its
+//! producer (a dot produces batch, left, right), and a consumer requests another only if it must. At the
+//! boundary of a function the order is that of the type.
 //!
-//! Parameters of the entry: the state that the function touches, in order of declaration, then its
-//! inputs. The result is a tuple: the state that it writes, in order of declaration, then its outputs.
+//! Parameters of the entry computation are the state that the function uses, in order of declaration, then
+//! its inputs. The result is a tuple of the state that it writes, in order of declaration, then its outputs.
 //! State that is read and written is donated: input and output alias.
 
 mod builder;
@@ -28,17 +28,17 @@ use rustc_hash::FxHashMap;
 
 pub use state::{Emitted, Port, PortKind};
 
-/// Kinds of machine, as far as programs are written differently for them.
+/// Kinds of machine for which programs are written differently.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Platform {
-    /// XLA's CPU backend does matrix products well in one arrangement of the operands only.
+    /// XLA's CPU backend is fast for one arrangement of a product's operands only.
     Cpu,
     /// GPUs and TPUs, whose compilers choose layouts themselves.
     Accelerator,
 }
 
 impl Platform {
-    /// That of a target such as `cpu`, `gpu` or `tpu:v5e:2x4`.
+    /// The platform of a target such as `cpu`, `gpu` or `tpu:v5e:2x4`.
     pub fn of_target(target: &str) -> Self {
         if target == "cpu" { Self::Cpu } else { Self::Accelerator }
     }
@@ -54,9 +54,8 @@ pub fn emit(local: &Module, function: &str, platform: Platform) -> Result<Emitte
 struct Tensor {
     hlo: Hlo,
     order: Vec<Name>,
-    /// For a bf16 value that was computed in float32: what it was before it was rounded. The next
-    /// element-by-element operation goes on from there if it is the only one to use the value: a chain of
-    /// them rounds once, where it leaves the chain.
+    /// For a bf16 value that was computed in float32, its value before rounding. An elementwise operation
+    /// that is its only user continues from there: a chain of elementwise operations rounds once, at its end.
     wide: Option<Hlo>,
 }
 
@@ -67,7 +66,7 @@ impl Tensor {
     fn scalar(hlo: Hlo) -> Self {
         Self::new(hlo, Vec::new())
     }
-    /// Another instruction whose dims lie the same way.
+    /// Another instruction with the same dims in the same order.
     fn with(&self, hlo: Hlo) -> Self {
         Self::new(hlo, self.order.clone())
     }
@@ -80,15 +79,15 @@ struct Emitter<'m> {
     env: &'m Env,
     platform: Platform,
     b: Builder,
-    /// State as it was at entry, where the function touches it.
+    /// The state at entry that the function uses.
     states: FxHashMap<StateId, Tensor>,
-    /// What was written.
+    /// The state written so far.
     written: FxHashMap<StateId, Tensor>,
-    /// Stacks that loops fill, so far.
+    /// The number of stacks that loops fill, so far.
     stacks: u32,
-    /// What was gathered with small dims as one, by the same with dims apart.
+    /// Values gathered with small dims merged, by the same values with separate dims.
     merged: FxHashMap<Hlo, Hlo>,
-    /// Whether parameters are cast slice by slice, and not whole before a loop.
+    /// True if parameters are cast slice by slice instead of before the loop.
     casts_slices: bool,
 }
 
@@ -110,7 +109,7 @@ impl<'m> Emitter<'m> {
         &self.env.mesh
     }
 
-    /// Emits the instructions of `body` with its parameters given; returns its results.
+    /// Emits the instructions of `body` for given parameters; returns its results.
     fn body(&mut self, body: &'m Body, params: Vec<Tensor>) -> Vec<Tensor> {
         let mut values: Values = vec![None; body.values.len()];
         for (value, tensor) in body.params.iter().zip(params) {
@@ -155,7 +154,7 @@ impl<'m> Emitter<'m> {
         }
     }
 
-    // Orders.
+    // Orders of dims.
 
     /// Local sizes of a type's dims in the given order.
     fn local_sizes(&self, ty: &Type, order: &[Name]) -> Vec<usize> {
@@ -175,15 +174,15 @@ impl<'m> Emitter<'m> {
         self.b.transpose(x.hlo, &permutation)
     }
 
-    /// A transpose that XLA's CPU backend does not fold into the product next to it (which would bring the
-    /// product into an arrangement that it does badly): one dimension travels in two parts.
+    /// A transpose that XLA's CPU backend does not fold into the adjacent product, which would move the
+    /// product to a slow arrangement: one dimension is moved in two parts.
     fn turned(&mut self, x: Hlo, permutation: &[usize]) -> Hlo {
         let sizes = self.b.sizes(x);
         if permutation.is_sorted() {
             return x;
         }
         let cut = |i: &usize| factor(sizes[*i]).map(|f| (*i, f));
-        // Dimensions that move are the better ones to cut; the first that can be.
+        // Prefers to split a dimension that moves; takes the first that can be split.
         let moved = (0..sizes.len()).filter(|i| permutation[*i] != *i);
         let Some((at, part)) = moved.chain(0..sizes.len()).find_map(|i| cut(&i)) else {
             return self.b.transpose(x, permutation);
@@ -208,7 +207,7 @@ impl<'m> Emitter<'m> {
         self.b.broadcast(hlo, sizes, &dims)
     }
 
-    /// All of `xs` broadcast by name to one common order: that of the largest, then what it lacks.
+    /// Broadcasts all of `xs` by name to one order: the dims of the largest, preceded by those it lacks.
     fn common(&mut self, xs: &[Tensor]) -> (Vec<Hlo>, Vec<Name>) {
         let elements = |e: &Self, x: &Tensor| e.b.sizes(x.hlo).iter().product::<usize>();
         let mut largest = &xs[0];
@@ -221,7 +220,7 @@ impl<'m> Emitter<'m> {
         let mut sizes = self.b.sizes(largest.hlo);
         for x in xs {
             let missing: Vec<usize> = (0..x.order.len()).filter(|i| !order.contains(&x.order[*i])).collect();
-            // Dims that the largest lacks stand first: its own stay contiguous.
+            // Dims that the largest lacks come first, so that its own stay contiguous.
             let all = self.b.sizes(x.hlo);
             for (place, i) in missing.into_iter().enumerate() {
                 order.insert(place, x.order[i].clone());
@@ -257,8 +256,8 @@ impl<'m> Emitter<'m> {
         sum.unwrap_or_else(|| self.b.constant(PrimitiveType::S32, 0.0))
     }
 
-    /// Where this device's shard of a dim with `local` elements, split over `axes`, begins; `None` when it
-    /// begins at 0 on all devices.
+    /// The start of this device's shard of a dim with `local` elements, split over `axes`; `None` if it is 0
+    /// on all devices.
     fn shard_offset(&mut self, axes: &[AxisId], local: usize) -> Option<Hlo> {
         if self.mesh().product(axes) == 1 {
             return None;
@@ -282,7 +281,7 @@ impl<'m> Emitter<'m> {
     }
 }
 
-/// How often each value is used.
+/// The number of uses of each value.
 fn uses(body: &Body) -> Vec<usize> {
     let mut uses = vec![0; body.values.len()];
     let args = body.insts.iter().flat_map(|inst| &inst.args);
@@ -294,7 +293,7 @@ fn get(values: &Values, value: Value) -> Tensor {
     values[value.0 as usize].clone().expect("the verifier checked that values are defined before use")
 }
 
-/// The largest factor of `n` up to its root, if there is one above 1.
+/// The largest factor of `n` up to its square root, if there is one above 1.
 fn factor(n: usize) -> Option<usize> {
     (2..=n.isqrt()).rev().find(|f| n.is_multiple_of(*f))
 }
@@ -303,7 +302,7 @@ fn position(order: &[Name], name: &Name) -> usize {
     order.iter().position(|n| n == name).expect("the name was taken from this order")
 }
 
-/// Comes before the scope, in the names of what autodiff added.
+/// The prefix of scopes of instructions that autodiff added.
 pub const BACKWARD: &str = "backward";
 
 fn metadata(inst: &Inst) -> OpMetadata {

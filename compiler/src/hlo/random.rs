@@ -1,5 +1,5 @@
-//! Random numbers: Threefry-2x32 on logical positions, element by element. `mesh::random` is the same
-//! in scalar form and explains the choices.
+//! Random numbers: Threefry-2x32 on logical positions, elementwise. `mesh::random` is the scalar form and
+//! explains the choices.
 
 use super::{Emitter, Hlo, Tensor, primitive};
 use mesh::{
@@ -43,7 +43,7 @@ impl Emitter<'_> {
         Tensor::new(hlo, order)
     }
 
-    /// 32 random bits for each element of this device's part.
+    /// 32 random bits for each element of this device's shard.
     fn bits(&mut self, op: &Random, seed: Hlo, counter: Hlo) -> Hlo {
         let sizes: Vec<usize> = op.dims.iter().map(|d| d.dim.size / self.mesh().product(&d.axes)).collect();
         let high = random::high_dims(&op.dims.iter().map(|d| d.dim.size).collect::<Vec<_>>());
@@ -126,7 +126,7 @@ impl Emitter<'_> {
         self.b.binary("shift-right-logical", bits, eight)
     }
 
-    /// Even in (-1, 1): centred while it is whole, so that every step is exact.
+    /// Uniform in (-1, 1): centred as an integer, so that every step is exact.
     fn symmetric(&mut self, bits: Hlo) -> Hlo {
         let top = self.top_24(bits);
         let top = self.b.convert(top, PrimitiveType::S32);

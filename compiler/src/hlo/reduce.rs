@@ -1,4 +1,4 @@
-//! Folds over dims.
+//! Reductions over dims.
 
 use super::{Combine, Emitter, Hlo, Platform, Tensor};
 use mesh::{
@@ -27,7 +27,7 @@ impl Emitter<'_> {
         }
     }
 
-    /// `x` folded over the dims `gone`; bf16 sums are float32 inside.
+    /// `x` reduced over the dims `gone`; bf16 sums are computed in float32.
     pub(super) fn fold(&mut self, combine: Combine, x: &Tensor, init: f64, gone: &[Name]) -> Tensor {
         let dims: Vec<usize> = gone.iter().map(|n| x.position(n)).collect();
         let order = x.order.iter().filter(|n| !gone.contains(n)).cloned().collect();
@@ -41,7 +41,7 @@ impl Emitter<'_> {
         Tensor::new(hlo, order)
     }
 
-    /// The rows of `x` one by one: what adds them up can be joined with what adds the sum to something else.
+    /// Adds the rows of `x` one by one, which XLA can fuse with a following addition.
     fn rows_added(&mut self, x: Hlo) -> Hlo {
         let sizes = self.b.sizes(x);
         let mut sum = None;
@@ -71,7 +71,7 @@ impl Emitter<'_> {
         let dtype = self.b.dtype(x.hlo);
         let wide = x.with(self.b.convert(x.hlo, PrimitiveType::F32));
         let max = self.extreme(&wide, dims, true);
-        // A row of -inf has no finite maximum to take off; ln 0 is its answer all the same.
+        // A row of -inf has no finite maximum to subtract; its result is ln 0 all the same.
         let finite = self.b.is_finite(max.hlo);
         let zero = self.b.splat_like(max.hlo, 0.0);
         let max = max.with(self.b.select(finite, max.hlo, zero));
@@ -86,8 +86,8 @@ impl Emitter<'_> {
         sum.with(self.b.convert(result, dtype))
     }
 
-    /// Two plain folds rather than one over pairs, which compilers do not vectorize: the largest, then the
-    /// first position that holds it (or a NaN).
+    /// Two plain reductions instead of one over pairs, which compilers do not vectorize: the maximum, then
+    /// the first position that holds it (or a NaN).
     fn argmax(&mut self, x: &Tensor, dim: &Name) -> Tensor {
         let max = self.extreme(x, std::slice::from_ref(dim), true);
         let sizes = self.b.sizes(x.hlo);
@@ -105,12 +105,13 @@ impl Emitter<'_> {
     }
 }
 
-/// Whether a tensor has few and large rows.
+/// True if a tensor has few and large rows.
 fn is_few(sizes: &[usize]) -> bool {
     let row: usize = sizes[1..].iter().product();
     (1..=FEW_ROWS).contains(&sizes[0]) && row >= LARGE_ROW
 }
 
-/// So many rows are added one by one, if each has so many elements: gradients of what a few sequences share.
+/// At most so many rows are added one by one, if each has enough elements: gradients of what a few sequences
+/// share.
 const FEW_ROWS: usize = 8;
 const LARGE_ROW: usize = 1 << 20;

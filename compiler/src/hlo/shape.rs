@@ -47,8 +47,8 @@ impl Emitter<'_> {
         }
     }
 
-    /// The dims `from` become the dims `to`. In memory `from` must stand together and in order; if they do
-    /// not, they are brought to where the first of them stands.
+    /// Reshapes the dims `from` into the dims `to`. In memory `from` must be adjacent and in order; otherwise
+    /// they are moved to the position of the first of them.
     fn regroup(&mut self, x: &Tensor, from: &[Name], to: &[Name], result: &Type) -> Tensor {
         let at = from.first().map_or(x.order.len(), |n| x.position(n));
         let before: Vec<Name> = x.order[..at].iter().filter(|n| !from.contains(n)).cloned().collect();

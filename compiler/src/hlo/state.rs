@@ -1,4 +1,4 @@
-//! State, and the boundary of a function.
+//! State, and the parameters and results of a function.
 
 use super::{Builder, Emitter, HloModuleProto, Name, Platform, Shape, Tensor, primitive};
 use crate::cost::wire;
@@ -7,25 +7,25 @@ use proto::xla::{HloInputOutputAliasProto, Kind, hlo_input_output_alias_proto::A
 use rustc_hash::FxHashMap;
 use std::collections::BTreeSet;
 
-/// What crosses the boundary at one place.
+/// What a parameter or result holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PortKind {
     /// A piece of state.
     State(StateId),
-    /// The input or output of this number.
+    /// The input or output with this number.
     Data(usize),
 }
 
-/// One parameter or one part of the result.
+/// One parameter, or one element of the result tuple.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Port {
-    /// What it is.
+    /// What it holds.
     pub kind: PortKind,
-    /// Its name: the state's, or the input's or output's.
+    /// The name of the state, input or output.
     pub name: Name,
     /// Its type; memory order is the order of dims.
     pub ty: Type,
-    /// For inputs: the part of the result that takes over this buffer.
+    /// For inputs: the result that reuses this buffer.
     pub donated_to: Option<usize>,
 }
 
@@ -34,9 +34,9 @@ pub struct Port {
 pub struct Emitted {
     /// The module.
     pub module: HloModuleProto,
-    /// Parameters of the entry computation.
+    /// The parameters of the entry computation.
     pub inputs: Vec<Port>,
-    /// Parts of its result.
+    /// The elements of its result.
     pub outputs: Vec<Port>,
 }
 
@@ -84,8 +84,8 @@ pub(super) fn emit(local: &Module, function: &Function, platform: Platform) -> R
     Ok(Emitted { module, inputs, outputs })
 }
 
-/// States read (or both), and states written, in order of declaration. A state that is only written needs
-/// no input.
+/// States that are read or both read and written, and states that are written, in order of declaration. A
+/// state that is only written needs no input.
 fn states(body: &Body) -> (BTreeSet<StateId>, BTreeSet<StateId>) {
     let (mut read, mut written) = (BTreeSet::new(), BTreeSet::new());
     body.walk(&mut |_, inst| {
@@ -108,7 +108,7 @@ fn order(ty: &Type) -> Vec<Name> {
     ty.names().cloned().collect()
 }
 
-/// Every state that comes in and goes out again reuses its buffer.
+/// Donates every state that is both a parameter and a result.
 fn donate(inputs: &mut [Port], outputs: &[Port]) -> HloInputOutputAliasProto {
     let mut entries = Vec::new();
     for (number, input) in inputs.iter_mut().enumerate() {

@@ -1,4 +1,4 @@
-//! Communication: what each device holds after all devices of a group have met.
+//! Collectives: computes what each device holds afterwards from what the devices of its group held.
 
 use super::{Precision, Spread, Tensor};
 use mesh::{
@@ -43,7 +43,7 @@ pub(super) fn eval(mesh: &Mesh, precision: Precision, op: &Collective, x: &Sprea
     }
 }
 
-/// Runs `f` for each group of devices along `axes`; it gives what each member then holds.
+/// Runs `f` for each group of devices along `axes`; it returns what each member holds afterwards.
 fn by_group(mesh: &Mesh, axes: &[AxisId], f: impl Fn(&[usize]) -> Vec<Tensor>) -> Spread {
     let mut parts: Vec<Option<Tensor>> = vec![None; mesh.devices()];
     for group in mesh.groups(axes) {
@@ -73,7 +73,7 @@ fn fold(precision: Precision, kind: Pending, parts: &[&Tensor]) -> Tensor {
     total
 }
 
-/// Shards of `dim`, one after the other.
+/// Concatenates the shards of `dim`.
 fn join(parts: &[&Tensor], dim: &Name) -> Tensor {
     let axis = Axis(parts[0].known(dim));
     let views: Vec<_> = parts.iter().map(|part| part.data.view()).collect();
@@ -81,7 +81,7 @@ fn join(parts: &[&Tensor], dim: &Name) -> Tensor {
     Tensor { data, ..parts[0].clone() }
 }
 
-/// Part `i` of `of` parts of equal size along `dim`.
+/// Shard `i` of `of` equal shards along `dim`.
 fn piece(x: &Tensor, dim: &Name, i: usize, of: usize) -> Tensor {
     let axis = x.known(dim);
     let size = x.data.shape()[axis] / of;

@@ -39,7 +39,8 @@ fn product(
     }
 }
 
-/// The array with three merged axes; dims in none of them are of this operand alone and are summed first.
+/// The array with three merged axes. Dims in none of them are dims of this operand alone, and are summed
+/// first.
 fn reduced(at: &Device<'_>, x: &Tensor, first: &[Name], second: &[Name], third: &[Name]) -> Array3<f64> {
     let kept = [first, second, third].concat();
     let alone = x.names_but(&kept);

@@ -1,4 +1,4 @@
-//! Element-by-element operations.
+//! Elementwise operations.
 
 use super::{Device, Tensor};
 use mesh::{
@@ -66,7 +66,7 @@ fn stretch(x: &Tensor, names: &[Name], shape: &[usize]) -> ArrayD<f64> {
     data.broadcast(IxDyn(shape)).expect("inference found equal sizes").to_owned()
 }
 
-/// A function of one number. Integers come and go as whole `f64`s.
+/// A function of one number. Integers are held as whole `f64`s.
 pub(crate) fn unary(op: Unary, dtype: DType, x: f64) -> f64 {
     match op {
         Unary::Neg => -x,
@@ -91,7 +91,7 @@ pub(crate) fn unary(op: Unary, dtype: DType, x: f64) -> f64 {
             0.5 * x * (1.0 + inner.tanh())
         }
         Unary::Floor => x.floor(),
-        // Rounding is the caller's, who knows how careful to be.
+        // The caller rounds, with its own precision.
         Unary::RoundBf16 => x,
         Unary::Not => match dtype {
             DType::Pred => 1.0 - x,
@@ -125,7 +125,7 @@ fn float(op: Binary, a: f64, b: f64) -> f64 {
     }
 }
 
-/// A function of two integers or truth values of 32 bits; the caller wraps the result.
+/// A function of two integers or booleans of 32 bits; the caller wraps the result.
 fn whole(op: Binary, a: i64, b: i64) -> i64 {
     match op {
         Binary::Add => a + b,
@@ -172,7 +172,7 @@ fn compare(op: Compare, a: f64, b: f64) -> bool {
 /// The value before it is rounded or wrapped to `to`.
 fn cast(from: DType, to: DType, x: f64) -> f64 {
     match to {
-        // Towards zero; what lies outside becomes the nearest integer, NaN becomes 0.
+        // Rounds towards zero; what is out of range becomes the nearest integer, NaN becomes 0.
         DType::S32 if from.is_float() => f64::from(x as i32),
         DType::U32 if from.is_float() => f64::from(x as u32),
         DType::S32 | DType::U32 | DType::Pred | DType::Bf16 | DType::F32 => x,

@@ -1,5 +1,5 @@
-//! Movement by index, and what orders elements. Most turn their operands into a cube: batch dims, the dim
-//! that is indexed, all other dims.
+//! Movement by index, and operations that order elements. Most view their operands as a cube: batch dims, the
+//! indexed dim, all other dims.
 
 use super::reduce::{compare, descending};
 use super::{Device, Tensor, shape};
@@ -45,8 +45,8 @@ pub(super) fn eval(
     }
 }
 
-/// The position of logical index `index` in a device's part of `size` elements from `offset`, if it is
-/// there.
+/// The position of logical index `index` in a shard of `size` elements from `offset`; `None` if it is not in
+/// the shard.
 fn find(index: f64, offset: usize, size: usize) -> Option<usize> {
     let position = index - offset as f64;
     (0.0..size as f64).contains(&position).then_some(position as usize)
@@ -61,7 +61,7 @@ fn one_hot(at: &Device<'_>, index: &Tensor, dim: &TensorDim, dtype: DType) -> Te
     Tensor::split(dtype, &dims, Array2::from_shape_fn((index_of.len(), size), hot))
 }
 
-/// A device that has only a part of `dim` reads 0 for what others have: the result is then a pending sum.
+/// A device that has a shard of `dim` reads 0 for the rest, so that the result is a pending sum.
 fn gather(at: &Device<'_>, x: &Tensor, index: &Tensor, dim: &TensorDim, outside: Outside) -> Tensor {
     let name = std::slice::from_ref(&dim.dim.name);
     let (batch, looked): (Vec<Name>, Vec<Name>) =
@@ -83,7 +83,7 @@ fn gather(at: &Device<'_>, x: &Tensor, index: &Tensor, dim: &TensorDim, outside:
     Tensor::split(x.dtype, &dims, out)
 }
 
-/// A device keeps what falls into its part of `dim`.
+/// A device keeps what falls into its shard of `dim`.
 fn scatter_add(at: &Device<'_>, index: &Tensor, updates: &Tensor, dim: &TensorDim, over: &[Name]) -> Tensor {
     let batch = index.names_but(over);
     let others = updates.names_but(&index.names);
@@ -122,7 +122,7 @@ fn permute(
     Ok(Tensor::split(x.dtype, &[forward.dims_of(&batch), to, x.dims_of(&others)].concat(), out))
 }
 
-/// Where `a` leads somewhere, `b` must lead back.
+/// Checks that `b` is the inverse of `a` wherever `a` points inside.
 fn agree(a: &Array2<f64>, b: &Array2<f64>, name_a: &str, name_b: &str) -> Result<(), Diagnostic> {
     for ((batch, j), target) in a.indexed_iter() {
         let Some(i) = find(*target, 0, b.shape()[1]) else { continue };
@@ -189,7 +189,7 @@ fn cumsum(at: &Device<'_>, x: &Tensor, dim: &Name, exclusive: bool, reverse: boo
     result
 }
 
-/// The start of `size` elements of `dim`, moved so that they lie inside.
+/// The start of `size` elements of `dim`, clamped so that they lie inside.
 fn clamped(x: &Tensor, dim: &Name, size: usize, start: &Tensor) -> usize {
     let last = x.data.shape()[x.known(dim)] - size;
     start.number().clamp(0.0, last as f64) as usize

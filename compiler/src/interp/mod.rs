@@ -1,16 +1,16 @@
-//! The reference interpreter: what a program means, written to be read.
+//! The reference interpreter: defines the meaning of programs, and is written to be read.
 //!
-//! It runs verified modules of both stages. A Local module runs on as many simulated devices as its mesh
-//! has, in lockstep: a value is one [`Tensor`] per device, an instruction runs on every device before the
-//! next one starts, and a collective sees all devices at once. A Global module is the same on a mesh of
-//! one device. [`run`] takes and gives whole (logical) tensors.
+//! It runs verified modules of both stages. A Local module runs on as many simulated devices as its mesh has,
+//! in lockstep: a value is one [`Tensor`] per device, an instruction runs on every device before the next one
+//! starts, and a collective sees all devices at once. A Global module runs on one device. [`run`] takes and
+//! returns whole (logical) tensors.
 //!
-//! Reading order: [`tensor`], [`shard`](mod@shard) (whole tensors to shards and back), this file, then one file for each
-//! family of operations. A family's function gets the operands' parts on one device and returns the
-//! results' parts there; only `state`, `control` and `collective` see all devices.
+//! Reading order: [`tensor`], [`shard`](mod@shard) (whole tensors to shards and back), this file, then one
+//! file for each family of operations. A family's function gets the operands' shards on one device and
+//! returns the results' shards there; only `state`, `control` and `collective` see all devices.
 //!
-//! Numbers: an operation computes in `f64` and rounds its result once. Sums of floats therefore differ from
-//! a device's in the last bits; everything else is the same.
+//! An operation computes in `f64` and rounds its result once. Float sums therefore differ from a device's in
+//! the last bits; everything else is the same.
 
 mod collective;
 mod contract;
@@ -34,7 +34,7 @@ use std::collections::BTreeMap;
 /// Whole tensors by name.
 pub type Tensors = BTreeMap<Name, Tensor>;
 
-/// What a call gives.
+/// The result of a call.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Outcome {
     /// The outputs, by name.
@@ -44,7 +44,7 @@ pub struct Outcome {
 }
 
 /// Calls `function` of a verified module with `inputs` and `state`, whole tensors by name. State that the
-/// function does not read need not be there. Replicated results must be the same on all devices, bit for bit.
+/// function does not read may be missing. Replicated results must agree on all devices, bit for bit.
 pub fn run(
     module: &Module,
     function: &str,
@@ -86,7 +86,7 @@ fn missing(what: &str, name: &Name, have: &Tensors) -> Diagnostic {
     Diagnostic::new("", format!("there is no value for {what} `{name}`")).help(format!("given: {have}"))
 }
 
-/// Checks and rounds a whole tensor and hands every device its part.
+/// Checks and rounds a whole tensor and gives every device its shard.
 fn place(
     what: &str,
     name: &Name,
@@ -108,7 +108,7 @@ fn whole(what: &str, name: &Name, parts: &Spread, ty: &Type, mesh: &Mesh) -> Res
     })
 }
 
-/// A value on all devices: each device's part.
+/// A value on all devices: one shard per device.
 type Spread = Vec<Tensor>;
 
 /// A call in progress.
@@ -130,7 +130,7 @@ struct Device<'m> {
 }
 
 impl Device<'_> {
-    /// How many elements of a dim this device has.
+    /// The number of elements of a dim on this device.
     fn local(&self, d: &TensorDim) -> usize {
         d.dim.size / self.mesh.product(&d.axes)
     }
@@ -150,7 +150,7 @@ impl<'m> Machine<'m> {
         (0..mesh.devices()).map(move |number| Device { mesh, number, precision })
     }
 
-    /// Runs a body. Each parameter comes in any order of dims.
+    /// Runs a body. Parameters may have any order of dims.
     fn body(&mut self, body: &Body, params: Vec<Spread>) -> Result<Vec<Spread>, Diagnostic> {
         let mut values: Vec<Option<Spread>> = vec![None; body.values.len()];
         for (value, parts) in body.params.iter().zip(params) {
@@ -205,8 +205,8 @@ impl<'m> Machine<'m> {
         }
     }
 
-    /// What an instruction gave, in the order of dims of its type. Each device's part must have the shape
-    /// that the type says.
+    /// The results of an instruction, in the order of dims of its type. Each shard must have the shape that
+    /// the type says.
     fn checked(&self, parts: Spread, inst: &Inst, ty: &Type) -> Result<Spread, Diagnostic> {
         let shape = ty.local_shape(self.mesh());
         let parts = ordered(parts, ty);
@@ -229,7 +229,7 @@ impl<'m> Machine<'m> {
 }
 
 impl Device<'_> {
-    /// The operations that a device does by itself.
+    /// Operations that each device runs by itself.
     fn eval(&self, op: &Op, args: &[&Tensor], types: &[&Type]) -> Result<Vec<Tensor>, Diagnostic> {
         match op {
             Op::Elementwise(op) => Ok(vec![elementwise::eval(self, op, args)]),
@@ -254,7 +254,7 @@ fn undefined(value: Value) -> Diagnostic {
     Diagnostic::new("", format!("value {value} is used before it is defined")).help("verify the module first")
 }
 
-/// For each instruction, the values that nothing needs after it, so that they can be freed.
+/// For each instruction, the values that nothing uses after it, which can be freed.
 fn last_uses(body: &Body) -> BTreeMap<usize, Vec<Value>> {
     let mut last: BTreeMap<Value, usize> = BTreeMap::new();
     for (i, inst) in body.insts.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Folds over dims.
+//! Reductions over dims.
 
 use super::elementwise::{max, min};
 use super::{Device, Tensor};
@@ -34,7 +34,7 @@ fn fold(at: &Device<'_>, kind: ReduceKind, dtype: DType, row: ArrayView1<'_, f64
         ReduceKind::Min => row.iter().copied().reduce(min).expect("a dim has at least one element"),
         ReduceKind::LogSumExp => {
             let largest = fold(at, ReduceKind::Max, dtype, row);
-            // Infinities would give ∞ - ∞ below.
+            // Infinities would compute ∞ - ∞ below.
             if !largest.is_finite() {
                 return largest;
             }
@@ -43,7 +43,8 @@ fn fold(at: &Device<'_>, kind: ReduceKind, dtype: DType, row: ArrayView1<'_, f64
     }
 }
 
-/// Positions from the largest element to the smallest, the first of equals first. NaN is largest.
+/// Positions from the largest element to the smallest; among equal elements, the first comes first. NaN is
+/// the largest.
 pub(super) fn descending(row: Vec<f64>) -> Vec<usize> {
     let mut order: Vec<usize> = (0..row.len()).collect();
     order.sort_by(|i, j| compare(row[*j], row[*i]));

@@ -55,7 +55,7 @@ fn broadcast(at: &Device<'_>, x: &Tensor, dims: &[TensorDim]) -> Tensor {
     Tensor { dtype: x.dtype, names: dims.into_iter().map(|d| d.name).collect(), data }
 }
 
-/// The part of a dim that a device has.
+/// The shard of a dim on a device.
 pub(super) fn local(at: &Device<'_>, d: &TensorDim) -> Dim {
     d.dim.sized(at.local(d))
 }

@@ -1,11 +1,11 @@
-//! Whole tensors to the parts that devices hold, and back.
+//! Whole tensors to shards, and back.
 
 use super::Tensor;
 use mesh::{AxisId, Mesh, Type};
 use ndarray::{ArrayD, IxDyn, SliceInfoElem};
 
-/// Each device's part of a whole tensor of type `ty`. The parts have the type's order of dims. Says so if
-/// the tensor is not of that type, or the type owes something.
+/// Each device's shard of a whole tensor of type `ty`, in the type's order of dims. Fails if the tensor is
+/// not of that type, or the type is pending.
 pub fn shard(tensor: &Tensor, ty: &Type, mesh: &Mesh) -> Result<Vec<Tensor>, String> {
     no_debts(ty, mesh)?;
     if !tensor.fits(ty) {
@@ -23,9 +23,8 @@ pub fn shard(tensor: &Tensor, ty: &Type, mesh: &Mesh) -> Result<Vec<Tensor>, Str
     Ok((0..mesh.devices()).map(part).collect())
 }
 
-/// The whole tensor of type `ty` whose parts the devices hold. Devices that hold the same part must agree
-/// up to `tolerance` times the larger number (0: bit for bit); the error names an axis along which they
-/// do not.
+/// The whole tensor of type `ty` from its shards. Devices with the same shard must agree up to `tolerance`
+/// times the larger number (0: bit for bit); the error names an axis along which they do not.
 pub fn gather(parts: &[Tensor], ty: &Type, mesh: &Mesh, tolerance: f64) -> Result<Tensor, String> {
     no_debts(ty, mesh)?;
     if parts.len() != mesh.devices() {
@@ -56,7 +55,7 @@ pub fn gather(parts: &[Tensor], ty: &Type, mesh: &Mesh, tolerance: f64) -> Resul
     Ok(Tensor { dtype: ty.dtype, names, data })
 }
 
-/// Where in the whole array a device's part lies.
+/// The position of a device's shard in the whole array.
 fn place(ty: &Type, mesh: &Mesh, device: usize) -> Vec<SliceInfoElem> {
     let range = |d: &mesh::TensorDim| {
         let local = d.dim.size / mesh.product(&d.axes);

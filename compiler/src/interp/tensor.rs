@@ -1,58 +1,57 @@
 //! The interpreter's tensor: named dims over an array of `f64`.
 //!
-//! Every element type fits in an `f64` (32-bit integers exactly, a truth value as 0 or 1), so that
-//! movement of data needs no word about types; arithmetic rounds or wraps its results with
-//! [`Precision::store`].
+//! Every element type fits in an `f64` (32-bit integers exactly, a boolean as 0 or 1), so that movement of
+//! data is independent of types; arithmetic rounds or wraps its results with [`Precision::store`].
 
 use half::bf16;
 use mesh::{DType, Dim, Name, Type};
 use ndarray::{Array2, Array3, ArrayD, IxDyn};
 
-/// Whether floats are rounded to their type.
+/// When floats are rounded to their type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Precision {
     /// After every instruction, as on a device.
     #[default]
     Normal,
-    /// Never: all floats are `f64`, so that finite differences mean something.
+    /// Never: all floats are `f64`, for finite differences.
     Wide,
-    /// As often as on the least careful device: also each partial sum. What this differs from [`Self::Wide`]
-    /// in is what rounding can do to a program.
+    /// As often as on the least precise device, including each partial sum. The difference from
+    /// [`Self::Wide`] is what rounding can do to a program.
     Harsh,
 }
 
 impl Precision {
-    /// The number that a tensor of type `dtype` holds when `x` is written to it. Whole numbers wrap.
+    /// The number that a tensor of type `dtype` holds after `x` is written to it. Integers wrap.
     pub fn store(self, dtype: DType, x: f64) -> f64 {
         match (dtype, self) {
             (DType::Pred, _) => f64::from(x != 0.0),
             (DType::S32, _) => f64::from(wrap(x) as i32),
             (DType::U32, _) => f64::from(wrap(x)),
             (DType::Bf16 | DType::F32, Self::Wide) => x,
-            // By way of f32, as devices do.
+            // Rounded through f32, as devices do.
             (DType::Bf16, Self::Normal | Self::Harsh) => bf16::from_f32(x as f32).to_f64(),
             (DType::F32, Self::Normal | Self::Harsh) => f64::from(x as f32),
         }
     }
 
-    /// A sum so far, of numbers of type `dtype`.
+    /// A partial sum of numbers of type `dtype`.
     pub fn partial(self, dtype: DType, x: f64) -> f64 {
         if self == Self::Harsh && dtype.is_float() { f64::from(x as f32) } else { x }
     }
 
-    /// The sum of numbers of type `dtype`, not rounded to it.
+    /// A sum of numbers of type `dtype`, not rounded to it.
     pub fn sum(self, dtype: DType, numbers: impl IntoIterator<Item = f64>) -> f64 {
         numbers.into_iter().fold(0.0, |sum, x| self.partial(dtype, sum + x))
     }
 }
 
-/// The low 32 bits of a whole number. Sums of up to 2^21 numbers of 32 bits are exact in an `f64`;
-/// products are not, so multiplication does not come this way.
+/// The low 32 bits of an integer. Sums of up to 2^21 numbers of 32 bits are exact in an `f64`; products are
+/// not, and do not use this.
 fn wrap(x: f64) -> u32 {
     x as i128 as u32
 }
 
-/// A tensor, whole or one device's part.
+/// A tensor, whole or one shard.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Tensor {
     /// Element type.
@@ -64,7 +63,7 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// A tensor of the given elements in row-major order. Says so if there are too many or too few.
+    /// A tensor of the given elements in row-major order. Fails if their number is wrong.
     pub fn new(dtype: DType, dims: &[Dim], elements: Vec<f64>) -> Result<Self, String> {
         let shape: Vec<usize> = dims.iter().map(|d| d.size).collect();
         let have = elements.len();
@@ -75,12 +74,12 @@ impl Tensor {
         Ok(Self { dtype, names: dims.iter().map(|d| d.name.clone()).collect(), data })
     }
 
-    /// One number without dims.
+    /// A scalar.
     pub fn scalar(dtype: DType, x: f64) -> Self {
         Self { dtype, names: Vec::new(), data: ArrayD::from_elem(IxDyn(&[]), x) }
     }
 
-    /// A tensor full of `x`.
+    /// A tensor with all elements `x`.
     pub fn full(dtype: DType, dims: &[Dim], x: f64) -> Self {
         let shape: Vec<usize> = dims.iter().map(|d| d.size).collect();
         let names = dims.iter().map(|d| d.name.clone()).collect();
@@ -138,7 +137,7 @@ impl Tensor {
         self.axis(name).map(|i| self.data.shape()[i])
     }
 
-    /// The number of a tensor that has one element.
+    /// The number of a tensor with one element.
     pub fn number(&self) -> f64 {
         *self.data.first().expect("a dim has at least one element")
     }
@@ -148,7 +147,7 @@ impl Tensor {
         self.data.iter().copied().collect()
     }
 
-    /// Whether the tensor is a logical value of type `ty`, whatever the order of dims.
+    /// True if the tensor is a logical value of type `ty`, whatever the order of dims.
     pub fn fits(&self, ty: &Type) -> bool {
         self.dtype == ty.dtype
             && self.names.len() == ty.dims.len()
@@ -186,7 +185,7 @@ impl Tensor {
         array.into_shape_with_order(shape).expect("the axes multiply to the number of elements")
     }
 
-    /// How many elements the dims `names` have together.
+    /// The product of the sizes of the dims `names`.
     pub(super) fn count(&self, names: &[Name]) -> usize {
         names.iter().map(|n| self.data.shape()[self.known(n)]).product()
     }
@@ -201,8 +200,7 @@ impl Tensor {
         names.iter().map(|n| Dim::new(n, self.data.shape()[self.known(n)])).collect()
     }
 
-    /// A tensor from an array whose row-major elements are those of `dims`, however its own axes merge
-    /// them.
+    /// A tensor from an array whose row-major elements are those of `dims`, however its own axes merge them.
     pub(super) fn split<D: ndarray::Dimension>(
         dtype: DType,
         dims: &[Dim],

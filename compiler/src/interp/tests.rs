@@ -1,4 +1,4 @@
-//! What operations mean, by example. (That every layout means the same is tested on random programs.)
+//! The meaning of operations, by example. (Random programs test that every layout means the same.)
 
 use super::*;
 use mesh::ir::{
@@ -22,7 +22,7 @@ fn tensor(text: &str) -> Tensor {
     Tensor::new(DType::parse(dtype).unwrap(), &dims, elements).unwrap()
 }
 
-/// Runs `op` on the operands, on each device of `mesh` under `layout`, settled and gathered again.
+/// Runs `op` on the operands, on each device of `mesh` under `layout`, and gathers the reduced result.
 #[track_caller]
 fn try_op(mesh: &str, layout: &str, op: Op, args: &[&str]) -> Result<Vec<Tensor>, Diagnostic> {
     let mesh = Mesh::parse(mesh).unwrap();
@@ -55,7 +55,7 @@ fn try_op(mesh: &str, layout: &str, op: Op, args: &[&str]) -> Result<Vec<Tensor>
 fn check_on(mesh: &str, layout: &str, op: Op, args: &[&str], expect: &[&str]) {
     let have = try_op(mesh, layout, op, args).unwrap();
     let want: Vec<Tensor> = expect.iter().map(|text| tensor(text)).collect();
-    // By bits, so that NaN equals itself and the zeros differ.
+    // Compares bits, so that NaN equals itself and the zeros differ.
     let bits = |x: &[Tensor]| x.iter().map(|x| (x.dtype, x.dims(), x.to_bytes())).collect::<Vec<_>>();
     assert_eq!(bits(&have), bits(&want), "{have:?}\n{want:?}");
 }
