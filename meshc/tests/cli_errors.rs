@@ -324,8 +324,7 @@ fn tensors_that_do_not_fit() {
     call(&[&w, &y]).fails(&["tensor `xx`, which `forward` does not take", "did you mean `x`?"]);
     call(&[&w, &x]).fails(&["input `x` of `forward` is f32[128, 64]", "f32[batch=64, d_model=128]"]);
     call(&[&w, &w]).fails(&["tensor `w`", "earlier file"]);
-    call(&["none.safetensors"])
-        .fails(&["none.safetensors`: No such file", "help: name a safetensors file"]);
+    call(&["none.safetensors"]).fails(&["none.safetensors`: No such file", "help: name a safetensors file"]);
     place.write("junk.safetensors", "junk");
     call(&["junk.safetensors"]).fails(&["`junk.safetensors` is not a safetensors file"]);
     place

@@ -159,7 +159,10 @@ fn what_cannot_be_converted() {
     place.write("other.jsonl", "{\"loss\": 1}\n");
     fails(&["--experts", "2", "--keep-by-load", "other.jsonl"], &["line 1 of `other.jsonl`", "4 experts"]);
     fails(&["--dense", "--ffn", "4"], &["no expert 4 among 4"]);
-    fails(&["--experts", "8", "--set", "d_ff=32"], &["`encoder/ffn/wi`: the checkpoint has f32[layers=2", "help:"]);
+    fails(
+        &["--experts", "8", "--set", "d_ff=32"],
+        &["`encoder/ffn/wi`: the checkpoint has f32[layers=2", "help:"],
+    );
     fails(&["--experts", "8", "--set", "layers=3"], &["cannot be converted"]);
     fails(&["--experts", "8", "--set", "expert=8"], &["expert"]);
 

@@ -1,4 +1,5 @@
-//! Communication: every collective with what it sends, how often, and the line of the model that caused it.
+//! Communication: every collective with the bytes it sends, how often it runs, and the line of the model that
+//! caused it.
 
 use super::{bytes, place, trips};
 use compiler::cost::wire::{axes, wire_bytes};
@@ -10,32 +11,32 @@ use mesh::{
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// One collective of a step, or several that are alike.
+/// One collective of a step, or several equal ones.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CollectiveUse {
     /// Its name in `.mesh` text, such as `all_reduce`.
     pub kind: String,
-    /// The axes it goes over.
+    /// The axes it communicates over.
     pub axes: Vec<String>,
-    /// Element type of what is sent.
+    /// The element type that is sent.
     pub dtype: String,
     /// Bytes of the operand on one device.
     pub bytes: u64,
     /// Bytes that one device sends (ring algorithms).
     pub wire_bytes: u64,
-    /// How often it runs in one step.
+    /// The number of runs in one step.
     pub count: u64,
-    /// Which half of the step it belongs to.
+    /// The pass it belongs to.
     pub direction: Direction,
     /// `file:line` of the model.
     pub source: String,
 }
 
-/// A half of a step.
+/// The forward or backward pass of a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
-    /// What the model says.
+    /// What the model states.
     #[default]
     Forward,
     /// What its gradient adds.
@@ -51,14 +52,14 @@ impl fmt::Display for Direction {
     }
 }
 
-/// What one device sends over some axes in one step.
+/// Bytes that one device sends over some axes in one step.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Traffic {
     /// The axes.
     pub axes: Vec<String>,
-    /// Bytes in all.
+    /// Bytes in total.
     pub wire_bytes: u64,
-    /// How many collectives run.
+    /// The number of collectives that run.
     pub count: u64,
 }
 
@@ -107,7 +108,7 @@ fn describe(mesh: &Mesh, body: &Body, inst: &Inst, op: &Collective, times: u64) 
     })
 }
 
-/// What is sent in all, by axes.
+/// Bytes sent in total, by axes.
 pub(super) fn traffic(all: &[CollectiveUse]) -> Vec<Traffic> {
     let mut sums: Vec<Traffic> = Vec::new();
     for used in all {

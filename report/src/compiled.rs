@@ -1,4 +1,4 @@
-//! What a plugin's compiler made of a function: kept in the artefact as `compiled.json`.
+//! Results of a plugin's compiler for a function, stored in the artefact as `compiled.json`.
 
 use super::{
     optimized::Optimized,
@@ -12,32 +12,32 @@ use std::fmt;
 pub struct Compiled {
     /// The function.
     pub function: String,
-    /// What it is compiled for, such as `tpu:v5e:2x4`.
+    /// The target, such as `tpu:v5e:2x4`.
     pub target: String,
-    /// Bytes that a program may use on a device of the target; 0 where that is not known.
+    /// Bytes that a program may use on a device of the target; 0 if unknown.
     pub usable_bytes: u64,
-    /// How long the compiler took.
+    /// Seconds that the compiler took.
     pub seconds: f64,
-    /// What the compiler says that the function needs, in bytes of one device.
+    /// The memory that the compiler reports, in bytes per device.
     pub memory: Option<CompiledMemory>,
-    /// What the optimized program does, where the plugin shows it.
+    /// The contents of the optimized program; `None` if the plugin does not show it.
     pub program: Option<Optimized>,
 }
 
-/// Bytes of one device, as a plugin gives them.
+/// Bytes per device, as a plugin reports them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct CompiledMemory {
-    /// What the function is given.
+    /// Arguments.
     pub arguments: u64,
-    /// What it gives.
+    /// Outputs.
     pub outputs: u64,
-    /// Outputs in the place of arguments.
+    /// Outputs that reuse the buffers of arguments.
     pub in_place: u64,
-    /// What it needs in between.
+    /// Temporary buffers.
     pub temporaries: u64,
     /// The program itself.
     pub code: u64,
-    /// The largest sum at one time.
+    /// The largest total at one time.
     pub peak: u64,
 }
 
@@ -69,7 +69,7 @@ impl fmt::Display for Compiled {
     }
 }
 
-/// How many collectives are shown.
+/// The number of collectives that are shown.
 const SHOWN: usize = 16;
 
 impl fmt::Display for Optimized {

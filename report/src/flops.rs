@@ -1,21 +1,22 @@
-//! Arithmetic.
+//! FLOPs of a program.
 //!
-//! *Per device*: two for each multiply-add of each einsum on one device, times the trips of the loops
+//! *Per device*: two FLOPs for each multiply-add of each einsum on one device, times the trips of the loops
 //! around it.
 //!
-//! *Per sequence* is the number that papers compare models by, forward only, as Kaplan et al. (2020) and
-//! after them the Switch Transformers paper count: `2·N` per token for the `N` parameters it meets, plus
-//! `2·L·d_attn·n` for attention over `n` positions in each of `L` layers. Read off the program, that is two
-//! for each multiply-add of the forward einsums, except that
-//! - einsums of two operands that both depend on the data, as attention's two, count half: the formula has
-//!   one of the two;
-//! - a tensor that every iteration of a loop gets anew, as a decoder's layers get the encoder's output,
-//!   counts for the tokens of what the loop carries: the formula has all of a decoder's parameters meet its
-//!   own tokens only;
-//! - einsums with a one-hot operand (embedding by product, dispatch and combine by product) do not count,
-//!   nor do those in a scope with `router`, `dispatch` or `combine` in its path;
-//! - experts' einsums count for tokens, not for slots: where a permutation, or a product with a one-hot, put
-//!   tokens into more or fewer slots, what follows is scaled back by tokens / slots, until another leads back.
+//! *Per sequence* is the number by which papers compare models, forward only, as Kaplan et al. (2020) and the
+//! Switch Transformers paper count: `2·N` per token for the `N` parameters that the token meets, plus
+//! `2·L·d_attn·n` for attention over `n` positions in each of `L` layers. Computed from the program, that is
+//! two for each multiply-add of the forward einsums, with these exceptions:
+//! - einsums of two operands that both depend on the data, such as attention's two, count half, because the
+//!   formula has one of the two;
+//! - a tensor that every iteration of a loop gets again, as a decoder's layers get the encoder's output,
+//!   counts for the tokens of the loop's carry, because in the formula a decoder's parameters meet the
+//!   decoder's tokens only;
+//! - einsums with a one-hot operand (embedding by product, dispatch and combine by product) do not count, nor
+//!   do those in a scope with `router`, `dispatch` or `combine` in its path;
+//! - experts' einsums count for tokens, not for expert slots: after a permutation, or a product with a
+//!   one-hot, puts tokens into more or fewer expert slots, einsums are scaled by tokens / slots, until
+//!   another leads back.
 
 use super::{FlopsByPhase, part::part, trips};
 use mesh::{
@@ -24,7 +25,7 @@ use mesh::{
     ir::{Contract, Control, Elementwise, Index, Phase, Scan, StateOp},
 };
 
-/// Arithmetic of one device in one step. Of a conditional the more expensive branch counts.
+/// FLOPs of one device in one step. Of a conditional, the more expensive branch counts.
 pub(super) fn per_device(mesh: &Mesh, f: &Function) -> FlopsByPhase {
     device_body(mesh, &f.body)
 }
@@ -55,7 +56,7 @@ pub(super) fn dims<'b>(
     a.dims.iter().chain(b.dims.iter().filter(|d| !a.has(&d.dim.name)))
 }
 
-/// Forward arithmetic of a whole step on all devices together, as the paper counts.
+/// Forward FLOPs of a whole step on all devices together, as papers count.
 pub(super) fn per_step(f: &Function) -> u128 {
     let inputs = vec![Fact { data: true, ..Fact::default() }; f.body.params.len()];
     let mut sum = 0.0;
@@ -63,7 +64,7 @@ pub(super) fn per_step(f: &Function) -> u128 {
     sum as u128
 }
 
-/// Slots for each token that the forward einsums of experts meet; 1 where tokens go to no slots.
+/// Expert slots per token in the forward einsums of experts; 1 if there are no expert slots.
 pub(super) fn slots(f: &Function) -> f64 {
     let inputs = vec![Fact { data: true, ..Fact::default() }; f.body.params.len()];
     let mut met = Slots::default();
@@ -71,23 +72,23 @@ pub(super) fn slots(f: &Function) -> f64 {
     if met.tokens > 0.0 { met.slots / met.tokens } else { 1.0 }
 }
 
-/// Arithmetic of experts, on slots and as far as it is on tokens.
+/// FLOPs of experts: on all expert slots, and the share that is on tokens.
 #[derive(Default)]
 struct Slots {
     slots: f64,
     tokens: f64,
 }
 
-/// What is known of a value.
+/// Facts about a value.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Fact {
-    /// It depends on the function's inputs, and not on state alone.
+    /// True if it depends on the function's inputs, and not on state alone.
     data: bool,
-    /// It is a one-hot, or made of one element by element.
+    /// True if it is a one-hot, or an elementwise function of one.
     one_hot: bool,
-    /// Slots for each token.
+    /// Expert slots per token.
     slots: f64,
-    /// Tokens that the formula counts for each token there is.
+    /// Tokens that the formula counts per token of the value.
     counted: f64,
 }
 
@@ -97,7 +98,7 @@ impl Default for Fact {
     }
 }
 
-/// Adds up the forward einsums of a body and gives what is known of its results.
+/// Adds the FLOPs of a body's forward einsums to `sum` and returns the facts about its results.
 fn walk(body: &Body, params: &[Fact], times: f64, sum: &mut f64, met: &mut Slots) -> Vec<Fact> {
     let mut facts = vec![Fact::default(); body.values.len()];
     for (p, fact) in body.params.iter().zip(params) {
@@ -123,7 +124,7 @@ fn walk(body: &Body, params: &[Fact], times: f64, sum: &mut f64, met: &mut Slots
     body.results.iter().map(|r: &Value| facts[r.index()]).collect()
 }
 
-/// Results of an operation with bodies, which are walked.
+/// The facts about results of an operation with bodies, which are walked.
 fn inner(inst: &Inst, args: &[Fact], times: f64, sum: &mut f64, met: &mut Slots) -> Option<Vec<Fact>> {
     let Op::Control(control) = &inst.op else { return None };
     match control {
@@ -149,7 +150,7 @@ fn scan(op: &Scan, args: &[Fact], times: f64, sum: &mut f64, met: &mut Slots) ->
             fact.counted = tokens(carry, op.body.ty(*p));
         }
     }
-    // What a carry becomes in one iteration holds from the next one on.
+    // A carry's facts after one iteration hold from the next one on.
     for _ in 0..=op.carries {
         let results = walk(&op.body, &params, 0.0, &mut 0.0, &mut Slots::default());
         for (p, r) in params.iter_mut().zip(&results).take(op.carries) {
@@ -159,7 +160,7 @@ fn scan(op: &Scan, args: &[Fact], times: f64, sum: &mut f64, met: &mut Slots) ->
     walk(&op.body, &params, times * op.dim.size as f64, sum, met)
 }
 
-/// Elements of `carry` for each of `other`, in the dims that only one of them has.
+/// Elements of `carry` per element of `other`, in the dims that only one of them has.
 fn tokens(carry: &Type, other: &Type) -> f64 {
     let alone = |a: &Type, b: &Type| -> f64 {
         a.logical().filter(|d| !b.has(&d.name)).map(|d| d.size as f64).product()
@@ -215,14 +216,14 @@ fn result(body: &Body, inst: &Inst, args: &[Fact]) -> Fact {
     }
 }
 
-/// Slots for each token after tokens were put into `ratio` times as many places. There and back again is
-/// one token a token, whatever was rounded.
+/// Expert slots per token after tokens were put into `ratio` times as many slots. Back at the tokens there is
+/// one again, whatever was rounded.
 fn moved(slots: f64, ratio: f64) -> f64 {
     let slots = slots * ratio;
     if (slots - 1.0).abs() < 1e-9 { 1.0 } else { slots }
 }
 
-/// What one einsum counts for.
+/// The FLOPs that one einsum counts for.
 fn counted(body: &Body, inst: &Inst, op: &Contract, args: &[Fact]) -> f64 {
     let scope = inst.site.scope.as_str();
     let routing = ["router", "dispatch", "combine"].iter().any(|word| scope.contains(word));

@@ -1,10 +1,10 @@
-//! What one step of a partitioned program costs, read off its Local module: parameters, arithmetic,
-//! communication and memory. Nothing is run and nothing is guessed from names, but for what
-//! [`flops`] says about routers.
+//! Cost of one step of a partitioned program, computed from its Local module: parameters, FLOPs,
+//! communication and memory. Nothing is run, and nothing is guessed from names except as [`flops`] says about
+//! routers.
 //!
 //! The JSON form is a stable interface (`meshc report --json`, golden tests): fields keep their names and
-//! units. Bytes are of one device; sizes of collectives are of one execution, `count` says how many there
-//! are in a step.
+//! units. Bytes are per device; sizes of collectives are per run, and `count` is the number of runs in a
+//! step.
 
 mod collectives;
 pub mod compiled;
@@ -33,24 +33,23 @@ pub use time::work;
 pub struct Report {
     /// The program's name.
     pub program: String,
-    /// The function that is reported on.
+    /// The reported function.
     pub function: String,
     /// The mesh, as `data=2,expert=4`.
     pub mesh: String,
-    /// How many devices the mesh has.
+    /// The number of devices of the mesh.
     pub devices: usize,
     /// Elements of all trained parameters, counted once over the whole mesh.
     pub parameters: u64,
     /// All state by kind.
     pub state: Vec<StateUse>,
-    /// Sequences in one step; 0 where the program does not say.
+    /// Sequences in one step; 0 if unknown.
     pub sequences: u64,
-    /// Forward arithmetic per sequence as the paper counts it (see `report/flops.rs`); 0 where the number of
-    /// sequences is not known.
+    /// Forward FLOPs per sequence as papers count (see `flops.rs`); 0 if the number of sequences is unknown.
     pub flops_per_sequence: u64,
-    /// Multiplications and additions in the einsums of one device in one step.
+    /// FLOPs of the einsums of one device in one step.
     pub flops_per_device: u64,
-    /// The same by phase: first what the model says, then what its gradient adds.
+    /// The same by phase: what the model states, and what its gradient adds.
     pub flops_per_device_by_phase: FlopsByPhase,
     /// The same by purpose.
     #[serde(default)]
@@ -58,17 +57,17 @@ pub struct Report {
     /// The same by part of the model.
     #[serde(default)]
     pub flops_per_device_by_part: Vec<FlopsOfPart>,
-    /// Most memory that one device needs at once, estimated, by part.
+    /// The estimated peak memory of one device, by part.
     pub peak_bytes_per_device: Memory,
     /// Memory from instruction to instruction.
     #[serde(default)]
     pub timeline: Vec<Moment>,
-    /// How state and inputs are cut over the mesh.
+    /// How state and inputs are split over the mesh.
     #[serde(default)]
     pub placed: Vec<placed::Placed>,
-    /// All communication, in program order of first appearance.
+    /// All communication, in program order.
     pub collectives: Vec<CollectiveUse>,
-    /// Bytes sent by one device in one step, by the axes they go over.
+    /// Bytes sent by one device in one step, by axes.
     pub traffic: Vec<Traffic>,
 }
 
@@ -77,7 +76,7 @@ pub struct Report {
 pub struct StateUse {
     /// `param`, `slot` or `counter`.
     pub kind: String,
-    /// How many tensors.
+    /// The number of tensors.
     pub tensors: usize,
     /// Elements, counted once over the whole mesh.
     pub elements: u64,
@@ -87,34 +86,34 @@ pub struct StateUse {
     pub bytes_per_device: u64,
 }
 
-/// Arithmetic of one device by phase.
+/// FLOPs of one device by phase.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct FlopsByPhase {
-    /// Of what the model says.
+    /// The forward pass.
     pub forward: u64,
-    /// Of what its gradient adds, recomputation included.
+    /// The backward pass, including recomputation.
     pub backward: u64,
 }
 
-/// Arithmetic of one device by what it is for.
+/// FLOPs of one device by purpose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct FlopsByPurpose {
-    /// Of the model and its gradient.
+    /// The model and its gradient.
     pub model: u64,
-    /// Computed again in the backward pass because it was not kept.
+    /// Recomputation in the backward pass of values that were not saved.
     pub remat: u64,
     /// Routers, and dispatch and combine by product.
     pub routing: u64,
-    /// Experts' arithmetic on slots beyond one for each token.
+    /// Experts' FLOPs on expert slots beyond one per token.
     pub empty_slots: u64,
 }
 
-/// Arithmetic of a part of the model.
+/// FLOPs of a part of the model.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FlopsOfPart {
     /// The part.
     pub part: String,
-    /// Of one device in one step.
+    /// FLOPs of one device in one step.
     pub flops: u64,
 }
 
@@ -128,7 +127,7 @@ impl FlopsByPhase {
 }
 
 impl Report {
-    /// What the manifest says of it.
+    /// The cost entry of the manifest.
     pub fn cost(&self) -> Cost {
         Cost {
             flops_per_device: self.flops_per_device,
@@ -142,8 +141,8 @@ impl Report {
     }
 }
 
-/// Reports on `function` of a Local module; without a name on `train_step`, else `eval_step`, else the
-/// first function.
+/// Reports on `function` of a Local module. The default is `train_step`, else `eval_step`, else the first
+/// function.
 pub fn report(local: &Module, function: Option<&str>) -> Result<Report, Diagnostic> {
     let f = match function {
         Some(name) => local.require_function(name)?,
@@ -210,12 +209,12 @@ fn sequences(local: &Module, f: &Function) -> u64 {
     stated.or_else(input).unwrap_or(0)
 }
 
-/// `file:line`, as reports name a place; empty when it is not known.
+/// `file:line`, as reports name a place; empty if unknown.
 fn place(site: &mesh::Site) -> String {
     if site.line == 0 { site.file.to_string() } else { format!("{}:{}", site.file, site.line) }
 }
 
-/// How often the bodies inside an operation run each time the operation does.
+/// The number of runs of an operation's bodies per run of the operation.
 fn trips(op: &mesh::Op) -> u64 {
     match op {
         mesh::Op::Control(mesh::ir::Control::Scan(scan)) => scan.dim.size as u64,
@@ -231,7 +230,7 @@ fn trips(op: &mesh::Op) -> u64 {
     }
 }
 
-/// Bytes of one device's part of a type.
+/// Bytes of one device's shard of a type.
 fn bytes(mesh: &Mesh, ty: &mesh::Type) -> u64 {
     ty.local_bytes(mesh) as u64
 }

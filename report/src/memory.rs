@@ -1,15 +1,15 @@
-//! Memory of one device, estimated from the lives of values in program order.
+//! The memory of one device, estimated from the lifetimes of values in program order.
 //!
-//! What is assumed of the backend: state stays in place, and a new value of a state is written over the
-//! old one if nothing needs the old one any more (donation); renames and reshapes are views; what is cheap
-//! to make (constants, iotas, random numbers, broadcasts) and element-by-element results are never stored if
-//! all their users are of the same kind, or folds, and there is one user or they are cheap to make again (what
-//! they are made of is then held until the last user); parameters that a loop casts to a narrower type slice by
-//! slice are cast whole before it, unless something rounds the slices first; a loop holds its stacked results from
-//! its start, those that are sums of what it slices in the place of that, and the most that one iteration needs; what
-//! a loop would make anew in every iteration from what it never changes is made once before it and held throughout.
-//! Buffers are not fragmented. The real plugin's figure is in its memory statistics; this one is there before
-//! anything is compiled, and says which values are to blame.
+//! Assumptions about the backend. State stays in place, and a new value of a state is written over the old
+//! one if the old one is not used any more (donation). Renames and reshapes are views. Constants, iotas,
+//! random numbers and broadcasts are never stored. Elementwise results are not stored if all their users are
+//! elementwise operations or reductions, and there is one user or they are cheap to recompute; their operands
+//! are then held until the last user. Parameters that a loop casts to a narrower type slice by slice are cast
+//! whole before the loop, unless something rounds the slices first. A loop holds its stacked results from its
+//! start, and the most that one iteration needs; a stacked result that is a sum with a slice reuses the
+//! slice's buffer. Loop-invariant values are computed before the loop and held throughout. Buffers are not
+//! fragmented. The plugin's own figure is in its memory statistics; this estimate is available before
+//! anything is compiled, and shows which values are responsible.
 
 use super::{bytes, part::part, place};
 use compiler::{
@@ -24,7 +24,7 @@ use mesh::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Bytes of one device at the moment at which it holds most, by part.
+/// Bytes of one device at the peak, by part.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Memory {
     /// All parts together.
@@ -37,40 +37,40 @@ pub struct Memory {
     pub counters: u64,
     /// Inputs of the function.
     pub inputs: u64,
-    /// What the forward half keeps for the backward half.
+    /// Values that the forward pass saves for the backward pass.
     pub activations: u64,
     /// Everything else.
     pub temporaries: u64,
-    /// The largest values held at that moment, state apart.
+    /// The largest values held at that moment, without state.
     pub largest: Vec<Held>,
-    /// Activations and temporaries again, by what they are for.
+    /// Activations and temporaries by purpose.
     #[serde(default)]
     pub purposes: Vec<Share>,
-    /// The same by the scope that made them.
+    /// The same by scope.
     #[serde(default)]
     pub scopes: Vec<Share>,
-    /// The same by their dims.
+    /// The same by dims.
     #[serde(default)]
     pub dims: Vec<Share>,
 }
 
-/// A part of what is held.
+/// A share of the memory held.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Share {
-    /// What part.
+    /// What it is a share of.
     pub what: String,
     /// Its bytes on one device.
     pub bytes: u64,
 }
 
-/// What is held at a moment of a step.
+/// The memory held at a moment of a step.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Moment {
-    /// The scope of what runs then.
+    /// The scope of the instruction that runs then.
     pub scope: String,
-    /// Whether it belongs to the backward half.
+    /// True if it belongs to the backward pass.
     pub backward: bool,
-    /// Bytes of one device, state and inputs included.
+    /// Bytes of one device, including state and inputs.
     pub bytes: u64,
 }
 
@@ -87,7 +87,7 @@ pub struct Held {
     pub scope: String,
 }
 
-/// How many values are named in a report.
+/// The number of values that a report names.
 const LARGEST: usize = 12;
 
 /// The peak of a function.
@@ -122,7 +122,7 @@ pub(super) fn peak(local: &Module, f: &Function) -> Memory {
     memory
 }
 
-/// What is held, added up by a word, the most first.
+/// Bytes held, summed by a word, sorted by size.
 fn shares(held: &[Kept], word: impl Fn(&Kept) -> String) -> Vec<Share> {
     let mut sums: Vec<Share> = Vec::new();
     for h in held {
@@ -136,8 +136,8 @@ fn shares(held: &[Kept], word: impl Fn(&Kept) -> String) -> Vec<Share> {
     sums
 }
 
-/// What is held from instruction to instruction, bodies of loops once; `memory` is the function's peak. Of long
-/// programs only the highest of several neighbours.
+/// Bytes held from instruction to instruction; loop bodies count once. `memory` is the function's peak. For
+/// long programs, only the highest of several neighbours is listed.
 pub(super) fn timeline(local: &Module, f: &Function, memory: &Memory) -> Vec<Moment> {
     const MOST: usize = 600;
     let slices = wire::gathers_once(local);
@@ -161,7 +161,7 @@ fn moments(mesh: &Mesh, body: &Body, (fixed, slices): (&[Value], bool), base: u6
     }
 }
 
-/// A value held, whether the backward half waits for it, and what it is for.
+/// A held value, whether it is saved for the backward pass, and its purpose.
 #[derive(Clone)]
 struct Kept {
     held: Held,
@@ -170,7 +170,7 @@ struct Kept {
     dims: String,
 }
 
-/// What a body holds, its parameters apart, when it holds most.
+/// The memory that a body holds at its peak, without its parameters.
 #[derive(Clone, Default)]
 struct Most {
     bytes: u64,
@@ -195,7 +195,7 @@ fn most(mesh: &Mesh, body: &Body, fixed: &[Value], slices: bool) -> Most {
     best
 }
 
-/// The parameters of an operation's body that are the same in every iteration.
+/// The loop-invariant parameters of an operation's body.
 fn unchanged<'b>(op: &Op, body: &'b Body) -> &'b [Value] {
     let Op::Control(control) = op else { return &[] };
     match control {
@@ -204,20 +204,20 @@ fn unchanged<'b>(op: &Op, body: &'b Body) -> &'b [Value] {
     }
 }
 
-/// From when to when each value of a body is held, and how many bytes that takes.
+/// The lifetime and size of each value of a body.
 struct Lives {
     bytes: Vec<u64>,
     from: Vec<usize>,
     to: Vec<usize>,
-    /// Whether the value is made in the forward half and used in the backward half.
+    /// True for each value that the forward pass makes and the backward pass uses.
     crosses: Vec<bool>,
-    /// The instruction that makes the value.
+    /// The instruction that makes each value.
     maker: Vec<Option<usize>>,
-    /// Parameters in a narrower type, for loops.
+    /// Parameters cast to a narrower type, for loops.
     casts: Vec<Cast>,
 }
 
-/// A parameter that is cast whole for the loops that cast its slices.
+/// A parameter that is cast whole for loops that cast its slices.
 struct Cast {
     of: usize,
     to: DType,
@@ -279,7 +279,7 @@ impl Lives {
         lives
     }
 
-    /// What an element-by-element result that is not stored is made of is held as long as the result is used.
+    /// Holds the operands of an elementwise result that is not stored as long as the result is used.
     fn hold_operands(&mut self, body: &Body, root: &[usize]) {
         for inst in body.insts.iter().rev().filter(|inst| matches!(inst.op, Op::Elementwise(_))) {
             let r = root[inst.results[0].index()];
@@ -293,8 +293,8 @@ impl Lives {
         }
     }
 
-    /// Parameters whose slices (or which themselves) a loop casts to a narrower type: compilers cast them once,
-    /// before the loop, and out of loops that do not change them.
+    /// Parameters that a loop, or whose slices it, casts to a narrower type. Compilers cast them once, before
+    /// the loop, and outside of all loops in which they are invariant.
     fn cast_whole(&mut self, mesh: &Mesh, body: &Body, fixed: &[Value], root: &[usize]) {
         for (i, inst) in body.insts.iter().enumerate() {
             let Op::Control(Control::Scan(scan)) = &inst.op else { continue };
@@ -335,7 +335,7 @@ impl Lives {
         self.casts.push(Cast { of, to: ty.dtype, from, until, kept });
     }
 
-    /// What is made element by element of `fixed` values alone is made once, before the loop.
+    /// Elementwise results of `fixed` values alone are computed once, before the loop.
     fn hoist(&mut self, body: &Body, fixed: &[Value]) {
         let mut same = vec![false; self.bytes.len()];
         fixed.iter().for_each(|v| same[v.index()] = true);
@@ -344,7 +344,7 @@ impl Lives {
                 && fixed.contains(x)
                 && to.bytes() < body.ty(*x).dtype.bytes()
             {
-                // Outside of the loop, where `cast_whole` counts it.
+                // `cast_whole` counts it, outside of the loop.
                 self.bytes[inst.results[0].index()] = 0;
                 same[inst.results[0].index()] = true;
                 continue;
@@ -361,7 +361,7 @@ impl Lives {
         }
     }
 
-    /// An element-by-element result takes the place of an operand that is needed no more.
+    /// Lets an elementwise result reuse the buffer of an operand that is not used afterwards.
     fn reuse(&mut self, inst: &Inst, i: usize, root: &[usize]) {
         if !in_place(&inst.op) {
             return;
@@ -375,7 +375,7 @@ impl Lives {
         }
     }
 
-    /// The new value of a state takes the place of the old one if that is needed no more.
+    /// Lets the new value of a state reuse the buffer of the old one if that is not used afterwards.
     fn donate(&mut self, body: &Body, state: StateId, new: usize, root: &[usize]) {
         let reads = body.insts.iter().filter(|inst| inst.op == Op::State(StateOp::Read(state)));
         let last = reads.map(|inst| self.to[root[inst.results[0].index()]]).max().unwrap_or(0);
@@ -416,7 +416,7 @@ impl Lives {
     }
 }
 
-/// What a held value is for.
+/// The purpose of a held value.
 fn purpose(inst: &Inst, kept: bool) -> &'static str {
     let moved = matches!(inst.op, Op::Index(Index::Permute { .. } | Index::OneHot { .. }));
     if matches!(inst.op, Op::Collective(_)) {
@@ -432,8 +432,8 @@ fn purpose(inst: &Inst, kept: bool) -> &'static str {
     }
 }
 
-/// For each value the one whose memory it lies in: its own, or that of the operand that it is a view of or in whose
-/// place a loop fills it.
+/// For each value, the one whose buffer it uses: its own, or that of the operand that it is a view of or that
+/// a loop writes it over.
 fn roots(body: &Body) -> Vec<usize> {
     let mut root: Vec<usize> = (0..body.values.len()).collect();
     for inst in &body.insts {
@@ -451,7 +451,7 @@ fn roots(body: &Body) -> Vec<usize> {
     root
 }
 
-/// For each value the instructions that use it; `None` stands for the body's results.
+/// For each value, the instructions that use it; `None` stands for the body's results.
 pub(super) fn users(body: &Body) -> Vec<Vec<Option<&Inst>>> {
     let mut users = vec![Vec::new(); body.values.len()];
     for inst in &body.insts {

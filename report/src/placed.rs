@@ -1,10 +1,10 @@
-//! Which device holds what: how parameters, slots and inputs are cut over the mesh.
+//! How parameters, slots and inputs are split over the mesh.
 
 use super::bytes;
 use mesh::{Function, Mesh, Module, Type};
 use serde::{Deserialize, Serialize};
 
-/// A tensor that is there from call to call or given to one, and how it is cut.
+/// A state or input tensor, and how it is split.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Placed {
     /// Its name.

@@ -1,7 +1,7 @@
-//! Arithmetic of one device by what it is for.
+//! FLOPs of one device by purpose.
 //!
-//! An einsum of the backward half is a recomputation if the forward half has the same one: the same line and scope,
-//! the same dims of its operands and its result. Gradients have other dims.
+//! An einsum of the backward pass is a recomputation if the forward pass has the same one: the same line and
+//! scope, and the same dims of operands and result. Gradients have other dims.
 
 use super::{
     FlopsByPurpose, FlopsOfPart, flops,
@@ -14,10 +14,10 @@ use mesh::{
 };
 use std::collections::BTreeSet;
 
-/// A place and the dims of an einsum there.
+/// The site and the dims of an einsum.
 type Signature = (String, u32, String, Vec<String>);
 
-/// Those of a function, and by part of the model.
+/// The FLOPs of a function by purpose, and by part of the model.
 pub(super) fn of(mesh: &Mesh, f: &Function) -> (FlopsByPurpose, Vec<FlopsOfPart>) {
     let mut forward = BTreeSet::new();
     f.body.walk(&mut |body, inst| {
@@ -27,7 +27,7 @@ pub(super) fn of(mesh: &Mesh, f: &Function) -> (FlopsByPurpose, Vec<FlopsOfPart>
     });
     let mut found = Found { mesh, forward, purpose: FlopsByPurpose::default(), parts: vec![0; PARTS.len()] };
     found.body(&f.body, 1);
-    // Of what experts do, the share that is beyond one slot a token.
+    // The share of experts' FLOPs beyond one expert slot per token.
     let slots = flops::slots(f);
     let experts = found.parts[index("experts")];
     let empty = (experts as f64 * (1.0 - 1.0 / slots).max(0.0)).round() as u64;
@@ -62,7 +62,7 @@ impl Found<'_> {
                 };
                 *sum += flops;
             }
-            // Of a conditional both branches count here: none of ours has einsums in both.
+            // Both branches of a conditional count here; none of our models has einsums in both.
             inst.op.bodies().into_iter().for_each(|b| self.body(b, times * trips(&inst.op)));
         }
     }

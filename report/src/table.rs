@@ -1,9 +1,9 @@
-//! The report as text for people, and what it takes to write numbers and tables.
+//! The report as text, and the formatting of numbers and tables.
 
 use super::{CollectiveUse, Report, Share};
 use std::fmt;
 
-/// How many shares of the peak are shown of each kind.
+/// The number of shares of the peak that are shown of each kind.
 const SHARES: usize = 8;
 
 impl fmt::Display for Report {
@@ -99,8 +99,8 @@ fn row(used: &CollectiveUse) -> Vec<String> {
     ]
 }
 
-/// Writes rows under heads, one column as wide as its widest cell; `align` has `<` or `>` for each column. Without rows
-/// nothing is written.
+/// Writes rows under heads; each column is as wide as its widest cell, and `align` has `<` or `>` for each
+/// column. Writes nothing without rows.
 pub fn table(f: &mut dyn fmt::Write, heads: &[&str], align: &str, rows: &[Vec<String>]) -> fmt::Result {
     if rows.is_empty() {
         return Ok(());

@@ -1,10 +1,10 @@
-//! What reports say of small programs that can be counted by hand.
+//! Reports on small programs that can be counted by hand.
 
 use super::*;
 use compiler::pipeline::{Axes, partition};
 use mesh::{Layout, text::parse_source};
 
-/// A Switch layer forward: attention's two products, a router, and experts at capacity factor 2.
+/// The forward pass of a Switch layer: attention's two products, a router, and experts at capacity factor 2.
 const LAYER: &str = r#"
 module layer
 state param wq: f32[d_model=8, heads=2, d_kv=4]
@@ -43,11 +43,11 @@ fn check(mesh: &str, layout: &str) -> Report {
 fn arithmetic_is_counted_as_the_paper_does() {
     let one = check("", "");
     assert_eq!(one.parameters, 64 + 32 + 4 * 128);
-    // Per sequence of 8 tokens: the query product, half of attention's two, and one expert a token.
+    // Per sequence of 8 tokens: the query product, half of attention's two, and one expert per token.
     let (query, attention, expert) = (2 * 8 * 64, 2 * 8 * 8 * 8, 2 * 8 * 128);
     assert_eq!(one.sequences, 4);
     assert_eq!(one.flops_per_sequence, query + attention + expert);
-    // Per step and device everything counts, the router and empty slots too.
+    // Per step and device everything counts, including the router and empty expert slots.
     assert_eq!(one.flops_per_device, 4 * (query + 2 * attention + 2 * 8 * 32 + 2 * expert));
     let two = check("data=2", "batch:data");
     assert_eq!(two.flops_per_device * 2, one.flops_per_device);
@@ -59,7 +59,7 @@ fn collectives_have_bytes_axes_and_lines() {
     let two = check("model=2", "heads:model");
     let kinds: Vec<_> =
         two.collectives.iter().map(|c| (c.kind.as_str(), c.bytes, c.wire_bytes, c.count)).collect();
-    // The merger of heads and d_kv is gathered; its shards are 4·8·4 numbers.
+    // The merged dims heads and d_kv are gathered; a shard is 4·8·4 numbers.
     assert_eq!(kinds, [("all_gather", 4 * 8 * 4 * 4, 4 * 8 * 4 * 4, 1)]);
     assert_eq!(two.collectives[0].axes, ["model"]);
     assert_eq!(two.collectives[0].source, "layer.mesh:14");
@@ -73,7 +73,7 @@ fn memory_adds_up_and_names_what_is_held() {
     assert_eq!(m.parameters, 4 * one.parameters);
     assert_eq!(m.inputs, 4 * (4 * 8 * 8 + 4 * 16 + 4 * 8));
     assert_eq!(m.total, m.parameters + m.inputs + m.activations + m.temporaries);
-    // The experts' output in slots, its tokens, and the router's logits are there together at the end.
+    // The experts' output in expert slots, its tokens, and the router's logits are held together at the end.
     assert_eq!(m.temporaries, 4 * (4 * 16 * 16 + 4 * 8 * 16 + 4 * 8 * 4));
     assert_eq!(m.largest[0].r#type, "f32[batch=4, experts=4, capacity=4, d_ff=16]");
 }
@@ -111,7 +111,7 @@ fn arithmetic_has_a_purpose() {
     let p = one.flops_per_device_by_purpose;
     let (router, expert) = (4 * 2 * 8 * 32, 4 * 2 * 2 * 8 * 128);
     assert_eq!((p.routing, p.remat), (router, 0));
-    // Two slots for each token: half of the experts' arithmetic is on empty ones.
+    // Two expert slots per token: half of the experts' FLOPs are on empty ones.
     assert_eq!(p.empty_slots, expert / 2);
     assert_eq!(p.model + p.routing + p.empty_slots, one.flops_per_device);
     let parts: u64 = one.flops_per_device_by_part.iter().map(|p| p.flops).sum();
@@ -128,7 +128,7 @@ fn shares_of_the_peak_add_up_and_the_timeline_reaches_it() {
     assert_eq!(one.timeline.iter().map(|m| m.bytes).max(), Some(m.total));
 }
 
-/// The peak of a program with one state `w: f32[layers=4, d=8, e=8]`, state and inputs apart.
+/// The peak of a program with one state `w: f32[layers=4, d=8, e=8]`, without state and inputs.
 #[track_caller]
 fn held(function: &str) -> u64 {
     let text = format!("module m\nstate param w: f32[layers=4, d=8, e=8]\n{function}");
@@ -180,8 +180,7 @@ fn a_parameter_is_cast_whole_before_a_loop() {
 fn the_page_has_a_picture_of_each_kind() {
     let report = check("model=2", "heads:model");
     let html = html::page(&report, None);
-    for part in
-        ["<svg", "Shards by device", "Memory over the program", "Traffic by mesh axes", "all_gather"]
+    for part in ["<svg", "Shards by device", "Memory over the program", "Traffic by mesh axes", "all_gather"]
     {
         assert!(html.contains(part), "{part}");
     }

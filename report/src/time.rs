@@ -1,6 +1,6 @@
-//! How long a step would take on a slice: einsums at the rate of the units for products or of the memory, everything
-//! that is stored at the rate of the memory, collectives by the links that they use. Nothing overlaps. Layouts are
-//! ranked by it.
+//! The estimated time of a step on a slice, by which layouts are ranked. Einsums run at the rate of the
+//! matrix units or of memory, everything that is stored at the rate of memory, and collectives at the rate of
+//! the links they use. Nothing overlaps.
 
 use super::{bytes, flops, memory, trips};
 use compiler::{
@@ -17,7 +17,7 @@ use mesh::{
 };
 use rustc_hash::FxHashMap;
 
-/// Seconds of one call of a function of a Local module, by what is busy.
+/// Seconds of one call of a function of a Local module, by the busy part.
 pub fn work(mesh: &Mesh, f: &Function, slice: &Slice) -> Work {
     let mut sum = Sum { mesh, slice, work: Work::default(), rates: FxHashMap::default() };
     sum.body(&f.body, 1.0);
@@ -28,7 +28,7 @@ struct Sum<'m> {
     mesh: &'m Mesh,
     slice: &'m Slice,
     work: Work,
-    /// Seconds of one byte that is sent, and of a start, by axes and whether it is an exchange.
+    /// Seconds per byte sent and per start, by axes and whether it is an all-to-all.
     rates: FxHashMap<(u32, bool), (f64, f64)>,
 }
 

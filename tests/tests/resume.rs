@@ -195,7 +195,11 @@ fn what_a_run_cannot_go_on_with_is_said() {
     let mut log = Log::default();
     let stop = AtomicBool::new(false);
     run_on("README.md", &mut first, &place.options(2, true), &mut log, &stop).unwrap();
-    assert!(log.warnings[0].contains("other data") && log.warnings[0].contains("step 2"), "{:?}", log.warnings);
+    assert!(
+        log.warnings[0].contains("other data") && log.warnings[0].contains("step 2"),
+        "{:?}",
+        log.warnings
+    );
 }
 
 #[test]

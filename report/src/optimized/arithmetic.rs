@@ -1,9 +1,9 @@
-//! Multiplications and additions of products and convolutions.
+//! FLOPs of products and convolutions.
 
 use super::{ById, elements};
 use proto::xla::{HloInstructionProto, ShapeProto, WindowDimension};
 
-/// Those of one instruction, if it is a product or a convolution.
+/// The FLOPs of one instruction; `None` if it is neither a product nor a convolution.
 pub(super) fn flops(inst: &HloInstructionProto, by_id: &ById) -> Option<u64> {
     let operand = |i: usize| by_id.get(inst.operand_ids.get(i)?)?.shape.as_ref();
     match inst.opcode.as_str() {
@@ -23,9 +23,9 @@ fn size(shape: &ShapeProto, dim: i64) -> u64 {
     shape.dimensions.get(dim).and_then(|n| u64::try_from(*n).ok()).unwrap_or(0)
 }
 
-/// A multiply-add for each element of the batch, each output and each input feature, and each pair of positions in
-/// the window and the output that meets an element of the input: neither padding nor the holes between the elements
-/// of a dilated input are multiplied.
+/// One multiply-add for each element of the batch, each output and input feature, and each pair of positions
+/// in the window and the output that meets an element of the input. Padding, and the holes between the
+/// elements of a dilated input, are not multiplied.
 fn convolution(inst: &HloInstructionProto, input: &ShapeProto, kernel: &ShapeProto) -> Option<u64> {
     let (out, dims) = (inst.shape.as_ref()?, inst.convolution_dimension_numbers.as_ref()?);
     let window = inst.window.as_ref().map_or(&[][..], |w| &w.dimensions);
@@ -53,7 +53,7 @@ struct Sizes {
     output: u64,
 }
 
-/// How many pairs of a position in the window and one in the output meet an element of the input.
+/// The number of pairs of a position in the window and one in the output that meet an element of the input.
 fn meetings(sizes: Sizes, window: WindowDimension) -> u64 {
     if sizes.input == 0 {
         return 0;
@@ -105,7 +105,8 @@ mod tests {
         check((8, 3, 8), WindowDimension { padding_low: 1, padding_high: 1, ..plain }, 22);
         check((8, 1, 8), plain, 8);
         check((8, 3, 4), WindowDimension { stride: 2, ..plain }, 11);
-        // A batch dim of a product as a spatial dim: the window slides over holes and meets each element once.
+        // A batch dim of a product as a spatial dim: the window slides over holes and meets each element
+        // once.
         let batch = WindowDimension { stride: 7, base_dilation: 8, ..plain };
         check((8, 8, 8), batch, 8);
         check(

@@ -1,4 +1,5 @@
-//! The groups of devices of a collective, in the forms that compilers write them, and the mesh axes they lie along.
+//! The device groups of a collective, in the forms that compilers write them, and the mesh axes that they
+//! span.
 
 use compiler::cost::time::group;
 use mesh::{AxisId, Mesh};
@@ -6,18 +7,18 @@ use proto::xla::{
     HloInstructionProto, IotaReplicaGroupListProto, MeshAxesReplicaGroupListProto, ReplicaGroup,
 };
 
-/// Groups that are alike.
+/// Groups of equal shape.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Groups {
-    /// Devices of one.
+    /// The number of devices in one group.
     pub size: u64,
-    /// The first one's devices, or what one device sends to in a permutation; in order.
+    /// The devices of the first group, in order; for a permutation, the devices that one device sends to.
     first: Vec<i64>,
-    /// For a permutation, who sends to whom.
+    /// For a permutation, pairs of sender and receiver.
     pairs: Vec<(i64, i64)>,
 }
 
-/// Those of an instruction; without any, all devices are one group.
+/// The groups of an instruction; without any, all devices are one group.
 pub(super) fn of(inst: &HloInstructionProto, devices: u64) -> Groups {
     if !inst.source_target_pairs.is_empty() {
         let pairs = inst.source_target_pairs.iter().map(|p| (p.source, p.target)).collect();
@@ -35,7 +36,7 @@ pub(super) fn of(inst: &HloInstructionProto, devices: u64) -> Groups {
     Groups { size: first.len().max(1) as u64, first, pairs: Vec::new() }
 }
 
-/// The numbers 0, 1, 2, … reshaped, transposed and cut.
+/// The numbers 0, 1, 2, … reshaped, transposed and sliced.
 fn by_iota(list: &IotaReplicaGroupListProto) -> Vec<i64> {
     let perm: Vec<i64> = list.iota_transpose_perm.iter().map(|p| i64::from(*p)).collect();
     let order = iota(&list.iota_reshape_dims, &perm);
@@ -84,7 +85,7 @@ fn by_axes(list: &MeshAxesReplicaGroupListProto) -> Option<Vec<i64>> {
 }
 
 impl Groups {
-    /// Names of the axes that the groups lie along; how many devices they have where there are no such axes.
+    /// Names of the axes that the groups span; if they span no mesh axes, the number of devices of a group.
     pub fn axes(&self, mesh: &Mesh) -> Vec<String> {
         let ids: Vec<AxisId> = mesh.ids().collect();
         let named = |axes: &[AxisId]| axes.iter().map(|a| mesh.name(*a).to_string()).collect();
@@ -101,7 +102,7 @@ impl Groups {
         for set in 0..1u32 << ids.len().min(16) {
             let axes: Vec<AxisId> =
                 ids.iter().enumerate().filter(|(i, _)| set >> i & 1 == 1).map(|(_, a)| *a).collect();
-            // Axes of one device change no group; leave them out.
+            // Axes of size 1 change no group; leave them out.
             if axes.iter().any(|a| mesh.size(*a) == 1) || mesh.product(&axes) as u64 != self.size {
                 continue;
             }

@@ -1,10 +1,9 @@
-//! What an optimized program does: the module that a plugin's compiler made, counted.
+//! Counts what an optimized program does, which is the module that a plugin's compiler made.
 //!
-//! Every instruction counts as often as it runs: times the trips of the loops around it, of a conditional every
-//! branch. Matmul FLOPs are two for each multiply-add of products and convolutions (which is what TPUs make of
-//! products); estimated cycles are those that the TPU's compiler writes beside each fusion, in which collectives are
-//! not; bytes on the wire are of one device, in rings. A collective that runs beside others counts once, where it
-//! starts.
+//! Every instruction counts as often as it runs: times the trips of the loops around it; all branches of a
+//! conditional count. Matmul FLOPs are two for each multiply-add of products and convolutions (TPUs turn
+//! products into these). Estimated cycles are those that the TPU's compiler writes for each fusion, without
+//! collectives. Wire bytes are per device, in rings. An asynchronous collective counts once, where it starts.
 
 mod arithmetic;
 mod groups;
@@ -19,22 +18,22 @@ use proto::xla::{HloComputationProto, HloInstructionProto, HloModuleProto, Primi
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
-/// What one call of a compiled function does on one device.
+/// The work of one call of a compiled function on one device.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Optimized {
-    /// Multiplications and additions of products and convolutions.
+    /// FLOPs of products and convolutions.
     pub matmul_flops: u64,
-    /// Cycles that the compiler expects; 0 where it says none.
+    /// Cycles that the compiler estimates; 0 if it does not say.
     pub estimated_cycles: u64,
     /// Bytes that one device sends.
     pub wire_bytes: f64,
-    /// Both of the first by part of the model.
+    /// The FLOPs and cycles by part of the model.
     pub parts: Vec<PartUse>,
     /// Communication by kind.
     pub kinds: Vec<KindUse>,
     /// Communication by axes of the mesh.
     pub axes: Vec<AxesUse>,
-    /// All communication, what sends most first.
+    /// All communication, sorted by bytes sent.
     pub collectives: Vec<OptimizedCollective>,
     /// The loops, in order.
     pub loops: Vec<LoopUse>,
@@ -42,27 +41,27 @@ pub struct Optimized {
     pub instructions: usize,
 }
 
-/// Arithmetic of a part of the model.
+/// The work of a part of the model.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct PartUse {
     /// Its name.
     pub part: String,
-    /// Multiplications and additions of its products.
+    /// FLOPs of its products.
     pub matmul_flops: u64,
-    /// Cycles that the compiler expects.
+    /// Cycles that the compiler estimates.
     pub estimated_cycles: u64,
 }
 
 /// Collectives of one kind.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct KindUse {
-    /// HLO's name.
+    /// The name of the kind in HLO.
     pub kind: String,
-    /// How many there are in the program.
+    /// The number of instructions in the program.
     pub instructions: u64,
-    /// How many run.
+    /// The number of runs.
     pub count: u64,
-    /// Bytes of what they are given.
+    /// Bytes of the operands.
     pub bytes: u64,
     /// Bytes that one device sends.
     pub wire_bytes: f64,
@@ -71,32 +70,32 @@ pub struct KindUse {
 /// Collectives over the same axes.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct AxesUse {
-    /// Names of the axes; a number of devices where the groups are none of the mesh's.
+    /// Names of the axes; the number of devices if the groups are not groups of mesh axes.
     pub axes: Vec<String>,
-    /// How many run.
+    /// The number of runs.
     pub count: u64,
     /// Bytes that one device sends.
     pub wire_bytes: f64,
 }
 
-/// Collectives that are alike.
+/// Collectives that are equal.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct OptimizedCollective {
-    /// HLO's name.
+    /// The name of the kind in HLO.
     pub kind: String,
     /// Names of the axes.
     pub axes: Vec<String>,
-    /// Devices of a group.
+    /// The number of devices in a group.
     pub group: u64,
-    /// Element types of what is sent.
+    /// The element types that are sent.
     pub dtype: String,
-    /// Bytes of the operands of one.
+    /// Bytes of the operands of one run.
     pub bytes: u64,
-    /// Bytes that one device sends for one.
+    /// Bytes that one device sends in one run.
     pub wire_bytes: f64,
-    /// How many run.
+    /// The number of runs.
     pub count: u64,
-    /// Which half of a step it is of.
+    /// The pass it belongs to.
     #[serde(default)]
     pub direction: Direction,
     /// The scope.
@@ -110,15 +109,15 @@ pub struct OptimizedCollective {
 pub struct LoopUse {
     /// The body's name.
     pub body: String,
-    /// How often the body runs each time.
+    /// The number of iterations of one run.
     pub trips: u64,
-    /// How often the loop itself runs.
+    /// The number of runs of the loop.
     pub count: u64,
-    /// How many loops are around it.
+    /// The number of loops around it.
     pub depth: usize,
 }
 
-/// Counts what `module` does. `mesh` gives names to groups of devices.
+/// Counts what `module` does. `mesh` names the groups of devices.
 pub fn count(module: &HloModuleProto, mesh: &Mesh) -> Optimized {
     let mut walk = Walk {
         computations: module.computations.iter().map(|c| (c.id, c)).collect(),
@@ -147,7 +146,7 @@ pub fn count(module: &HloModuleProto, mesh: &Mesh) -> Optimized {
     found
 }
 
-/// What is around a computation.
+/// The surroundings of a computation.
 #[derive(Clone, Copy)]
 struct Around {
     times: u64,
@@ -211,7 +210,7 @@ impl<'m> Walk<'m> {
             }
             "fusion" => called.iter().for_each(|c| self.computation(c, Around { fused: true, ..around })),
             "call" | "async-start" | "conditional" => called.iter().for_each(|c| self.computation(c, around)),
-            // Those of reduce, sort, scatter and all-reduce work on single numbers.
+            // The computations of reduce, sort, scatter and all-reduce work on single numbers.
             _ => {}
         }
     }
@@ -224,7 +223,7 @@ impl<'m> Walk<'m> {
         around: Around,
     ) {
         let Some(mut kind) = kind(&inst.opcode) else { return };
-        // A fusion of the TPU's compiler: the all-reduce in it is a reduce-scatter.
+        // A fusion of the TPU's compiler, in which the all-reduce is a reduce-scatter.
         if kind == "all-reduce" && of.name.contains("all-reduce-scatter") {
             kind = "reduce-scatter";
         }
@@ -303,7 +302,8 @@ fn kind(opcode: &str) -> Option<&'static str> {
     KINDS.into_iter().find(|k| *k == base)
 }
 
-/// How often a loop's body runs: as the compiler noted it, else the largest number that the condition compares with.
+/// The number of iterations of a loop: as the compiler noted it, else the largest number that the condition
+/// compares with.
 fn trips(inst: &HloInstructionProto, condition: Option<&HloComputationProto>) -> u64 {
     if let Some(n) = number_after(&inst.backend_config, b"\"known_trip_count\":") {
         return n;
@@ -316,7 +316,7 @@ fn trips(inst: &HloInstructionProto, condition: Option<&HloComputationProto>) ->
     numbers.max().and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0).unwrap_or(1)
 }
 
-/// The number after `key` in a backend's JSON, through quotes, and braces with the key `n`.
+/// The number after `key` in a backend's JSON, possibly in quotes or in braces with the key `n`.
 fn number_after(config: &[u8], key: &[u8]) -> Option<u64> {
     let at = config.windows(key.len()).position(|w| w == key)? + key.len();
     let rest = &config[at..];
@@ -335,7 +335,7 @@ fn scope(inst: &HloInstructionProto) -> &str {
     }
 }
 
-/// As our names say it, and those of JAX.
+/// The pass, by the names of our scopes and those of JAX.
 fn direction(inst: &HloInstructionProto) -> Direction {
     let path = path(inst);
     let ours = path.strip_prefix(BACKWARD).is_some_and(|rest| rest.starts_with('/'));

@@ -1,4 +1,4 @@
-//! Small optimized programs, counted by hand.
+//! Small optimized programs, with expected numbers counted by hand.
 
 use super::*;
 use proto::xla::{DotDimensionNumbers, OpMetadata};
@@ -32,7 +32,7 @@ fn computation(id: i64, name: &str, instructions: Vec<HloInstructionProto>) -> H
     HloComputationProto { id, name: name.into(), instructions, ..Default::default() }
 }
 
-/// A loop of three trips over a fused product and an all-reduce; an all-gather in two halves outside.
+/// A loop of three iterations over a fused product and an all-reduce; an asynchronous all-gather outside.
 fn module() -> HloModuleProto {
     let dot = HloInstructionProto {
         dot_dimension_numbers: Some(DotDimensionNumbers {
@@ -88,7 +88,7 @@ fn everything_counts_as_often_as_it_runs() {
     assert_eq!(counted.estimated_cycles, 300);
     assert_eq!(counted.parts.len(), 1);
     assert_eq!((counted.parts[0].part.as_str(), counted.parts[0].estimated_cycles), ("experts", 300));
-    // Twice half of 128 bytes, three times; half of the 256 that come out.
+    // Twice half of 128 bytes, three times; half of the 256 bytes of the result.
     let kinds: Vec<_> = counted.kinds.iter().map(|k| (k.kind.as_str(), k.count, k.wire_bytes)).collect();
     assert_eq!(kinds, [("all-reduce", 3, 384.0), ("all-gather", 1, 128.0)]);
     assert_eq!(counted.wire_bytes, 512.0);
