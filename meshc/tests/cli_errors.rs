@@ -204,7 +204,7 @@ fn mistakes_of_a_model_are_shown_all_at_once_at_its_lines() {
 #[test]
 fn settings_that_the_model_does_not_have() {
     matmul_fails(&["--set", "bach=4"], 1, &["no setting `bach`", "did you mean `batch`?"]);
-    matmul_fails(&["--set", "batch=many"], 1, &["`batch` is `many`", "whole number"]);
+    matmul_fails(&["--set", "batch=many"], 1, &["got `many`", "whole number"]);
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn artefacts_that_are_truncated_or_altered() {
     fs::write(file("manifest.pb"), &manifest).unwrap();
 
     fs::write(file("report.json"), "{").unwrap();
-    place.run(&["report", "matmul"]).fails(&["report.json` is not a report", "compile the model again"]);
+    place.run(&["report", "matmul"]).fails(&["report.json` is not a report", "recompile the model"]);
     assert_eq!(place.entries(), ["matmul"]);
 }
 
