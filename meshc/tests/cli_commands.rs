@@ -9,7 +9,7 @@ use std::{
     process::Stdio,
     thread,
 };
-use support::{Workplace, cpu_plugin, model, text, tiny_switch};
+use support::{Ran, Workplace, cpu_plugin, model, text, tiny_switch};
 
 /// The files of a folder.
 fn files(place: &Workplace, folder: &str) -> BTreeMap<String, Vec<u8>> {
@@ -274,6 +274,24 @@ fn plugins_are_listed() {
     assert_eq!(first["source"], "MESH_PJRT_PLUGIN");
     let ran = place.run(&["plugin", "doctor", &cpu]).succeeds();
     assert!(ran.out.contains("API") && ran.out.contains("platform  cpu"), "{}", ran.out);
+}
+
+#[test]
+fn built_in_models_need_no_source_tree() {
+    let place = Workplace::new();
+    let run = |args: &[&str]| {
+        let output = place.meshc(args).env("MESH_HOME", place.at("nowhere")).output();
+        Ran::new(output.expect("meshc can be started"))
+    };
+    let ran = run(&["check", "t5_tiny", "--mesh", "data=2", "--schedule", "preset=switch_xxl-v4"]).succeeds();
+    assert!(ran.err.is_empty(), "{}", ran.err);
+    // Names of the schedule's entries that were settings are explained, and so are files of a model's name.
+    place.write("t5_tiny", "");
+    let ran = run(&["check", "t5_tiny", "--set", "remat=long"]).succeeds();
+    assert!(ran.err.contains("write `--schedule remat=long`"), "{}", ran.err);
+    assert!(ran.err.contains("write `./t5_tiny` for the file"), "{}", ran.err);
+    let ran = run(&["models"]).succeeds();
+    assert!(ran.out.contains("switch_xxl ") && ran.out.contains("switch_xxl-v4"), "{}", ran.out);
 }
 
 #[test]

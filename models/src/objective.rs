@@ -1,8 +1,8 @@
 //! The encoder-decoder model and its training losses.
 //!
-//! The runtime prepares inputs and targets for the objective (the task contract): span corruption, prefix language
-//! modelling, or language modelling. A row may pack several examples, numbered by segment for each token:
-//! attention masks other segments, and each example starts with the start token. Positions need no
+//! The runtime prepares inputs and targets for the objective (the task contract): span corruption, prefix
+//! language modelling, or language modelling. A row may pack several examples, numbered by segment for each
+//! token: attention masks other segments, and each example starts with the start token. Positions need no
 //! correction, since relative position biases depend only on distances within an example.
 
 use crate::{
