@@ -14,10 +14,10 @@ pub struct Contract {
 }
 
 impl Contract {
-    /// The contract of an artefact.
+    /// Reads the contract of an artefact.
     ///
     /// # Errors
-    /// If the program declares no task.
+    /// The program declares no task.
     pub fn of(artefact: &Artefact) -> Result<Self> {
         let manifest = &artefact.manifest;
         let program = manifest.program.clone();
@@ -31,10 +31,10 @@ impl Contract {
         Ok(Self { program, task, names })
     }
 
-    /// The contract of an artefact whose task is of this kind.
+    /// Reads the contract of an artefact, whose task must be of this kind.
     ///
     /// # Errors
-    /// If the program declares no task, or another kind of task.
+    /// The program declares no task, or another kind of task.
     pub fn of_kind(artefact: &Artefact, kind: TaskKind) -> Result<Self> {
         let contract = Self::of(artefact)?;
         let (own, wanted) = (name(contract.task.kind()), name(kind));
@@ -47,25 +47,25 @@ impl Contract {
         ))
     }
 
-    /// The task.
+    /// Returns the task.
     pub fn task(&self) -> &Task {
         &self.task
     }
 
-    /// The tokens for padding, ends of sequences, and removed spans.
+    /// Returns the tokens for padding, ends of sequences, and removed spans.
     pub fn special_tokens(&self) -> SpecialTokens {
         self.task.special_tokens.unwrap_or_default()
     }
 
-    /// The names of inputs and outputs.
+    /// Returns the names of inputs and outputs.
     pub fn names(&self) -> &TaskNames {
         &self.names
     }
 
-    /// What a training program requires of its batches.
+    /// Returns the properties of batches that a training program requires.
     ///
     /// # Errors
-    /// If the artefact has no training task.
+    /// The artefact has no training task.
     pub fn batch_spec(artefact: &Artefact) -> Result<BatchSpec> {
         let contract = Self::of_kind(artefact, TaskKind::Train)?;
         let training = contract.task.training.unwrap_or_default();
@@ -80,8 +80,8 @@ impl Contract {
         })
     }
 
-    /// The values of the inputs of `function` that a batch and a seed provide. Inputs that the function lacks are left
-    /// out.
+    /// Returns the inputs of `function` that a batch and a seed provide. Inputs that the function lacks are
+    /// left out.
     pub(crate) fn feeds(
         &self,
         function: &Function,
@@ -99,7 +99,7 @@ impl Contract {
         feeds
     }
 
-    /// The name of the input with this role.
+    /// Returns the name of the input with this role.
     fn input<'a>(&'a self, role: &'a str) -> &'a str {
         match role {
             "inputs" => &self.names.inputs,
@@ -110,7 +110,7 @@ impl Contract {
         }
     }
 
-    /// The role of an output: `loss`, `row_loss`, or its own name if it has no role.
+    /// Returns the role of an output: `loss`, `row_loss`, or its own name if it has no role.
     pub(crate) fn output_role<'a>(&self, name: &'a str) -> &'a str {
         if name == self.names.loss {
             "loss"
@@ -122,7 +122,7 @@ impl Contract {
     }
 }
 
-/// The values of the inputs of `function` that are seeds.
+/// Returns the inputs of `function` that are seeds.
 pub(crate) fn seeds(function: &Function, seed: u32) -> BTreeMap<String, HostTensor> {
     let seeds = function.inputs.iter().filter(|input| input.kind() == InputKind::Seed);
     seeds.map(|input| (input.name.clone(), HostTensor::u32_scalar(seed))).collect()

@@ -1,10 +1,10 @@
 //! Runs artefacts on PJRT plugins. Knows neither models nor the compiler: everything it needs to know about a
 //! program is in the artefact's manifest.
 //!
-//! Reading order: [`artefact`] (the files), [`contract`] (the task), [`tensor`] and [`shard`] (logical tensors and their shards),
-//! [`session`] (a client, its programs, and state on devices), [`checkpoint`] (state on disk), [`plugin`]
-//! (finding and installing plugins), [`train`] (the training loop over batches of the crate `data`),
-//! [`generate`] (generation and scoring).
+//! Reading order: [`artefact`] (the files), [`contract`] (the task), [`tensor`] and [`shard`] (logical
+//! tensors and their shards), [`session`] (a client, its programs, and state on devices), [`checkpoint`]
+//! (state on disk), [`plugin`] (finding and installing plugins), [`train`] (the training loop over batches of
+//! the crate `data`), [`generate`] (generation and scoring).
 
 pub mod artefact;
 pub mod checkpoint;

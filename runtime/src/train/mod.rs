@@ -9,7 +9,7 @@
 //! Reading order: `options`, `observer` (reports to the caller), `run` (preparation), `steps` (the loop),
 //! `evaluation`, `spike` (loss-spike detection), `saving` (checkpoints) with `ledger` and `lock`, [`metrics`]
 //! (the metrics file), [`events`] (the same for TensorBoard), [`meter`] (utilization and memory), [`summary`]
-//! (the end-of-run summary), `task` and `feeds` (the program's task and inputs).
+//! (the end-of-run summary).
 
 mod evaluation;
 pub mod events;

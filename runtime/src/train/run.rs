@@ -66,10 +66,7 @@ pub fn run(
     let ledger = resumed.map_or_else(|| Ledger::at(done), |r| r.ledger);
     log.keep(done)?;
     events.begin(done + 1)?;
-    let meter = Meter::new(session, options.peak)?;
-    if let Some(why) = meter.reason() {
-        observer.on_phase(&format!("no FLOPs utilization in the metrics: {why}"));
-    }
+    let meter = new_meter(session, options, observer)?;
     let lag = options.lag.map_or_else(|| default_lag(session), Ok)?;
     let contract = Contract::of_kind(session.artefact(), TaskKind::Train)?;
     let training = Training {
@@ -89,6 +86,15 @@ pub fn run(
         stop,
     };
     steps::run(training, done)
+}
+
+/// Creates the meter, and reports if it cannot measure utilization.
+fn new_meter(session: &Session, options: &Options, observer: &mut dyn Observer) -> Result<Meter> {
+    let meter = Meter::new(session, options.peak)?;
+    if let Some(why) = meter.reason() {
+        observer.on_phase(&format!("no FLOPs utilization in the metrics: {why}"));
+    }
+    Ok(meter)
 }
 
 /// Compiles the programs, and initializes the state if necessary. Returns the number of steps that the state

@@ -23,7 +23,7 @@ pub(super) struct Saver {
     facts: Facts,
     /// The last saved step, or the step that this run was resumed from.
     last: Option<u64>,
-    at_work: Option<(u64, JoinHandle<Result<()>>)>,
+    writing: Option<(u64, JoinHandle<Result<()>>)>,
     /// Dropped last, when nothing is written any more. Object stores have no locks.
     _lock: Option<Lock>,
 }
@@ -58,7 +58,7 @@ impl Saver {
         facts.insert(DATA.into(), data.digest());
         facts.insert(TOKENIZER.into(), data.tokenizer_identity().to_owned());
         let lock = (!is_url(&saving.folder)).then(|| Lock::take(&saving.folder)).transpose()?;
-        let mut saver = Self { saving: saving.clone(), facts, last: None, at_work: None, _lock: lock };
+        let mut saver = Self { saving: saving.clone(), facts, last: None, writing: None, _lock: lock };
         let found = folder::list(&saving.folder)?;
         let place = saving.folder.display();
         if !saving.resume
@@ -125,8 +125,12 @@ impl Saver {
     }
 
     /// Returns to the newest valid checkpoint, during training.
-    pub(super) fn back(&mut self, session: &mut Session, observer: &mut dyn Observer) -> Result<Resumed> {
-        if let Err(error) = self.settle(observer) {
+    pub(super) fn restore_last(
+        &mut self,
+        session: &mut Session,
+        observer: &mut dyn Observer,
+    ) -> Result<Resumed> {
+        if let Err(error) = self.wait(observer) {
             observer.on_warning(&format!("cannot write the last checkpoint: {error}"));
         }
         self.newest(session, None, observer).map(|checkpoint| Resumed::of(&checkpoint))
@@ -188,7 +192,7 @@ impl Saver {
         if self.last == Some(step) {
             return Ok(());
         }
-        if let Err(error) = self.settle(observer) {
+        if let Err(error) = self.wait(observer) {
             observer.on_warning(&format!("training continues without a new checkpoint: {error}"));
         }
         let copy = session.snapshot()?;
@@ -208,22 +212,22 @@ impl Saver {
             )
         })?;
         self.last = Some(step);
-        self.at_work = Some((step, thread));
+        self.writing = Some((step, thread));
         Ok(())
     }
 
     /// Reports a checkpoint that was finished in the meantime.
-    pub(super) fn look(&mut self, observer: &mut dyn Observer) {
-        if self.at_work.as_ref().is_some_and(|(_, thread)| thread.is_finished())
-            && let Err(error) = self.settle(observer)
+    pub(super) fn poll(&mut self, observer: &mut dyn Observer) {
+        if self.writing.as_ref().is_some_and(|(_, thread)| thread.is_finished())
+            && let Err(error) = self.wait(observer)
         {
             observer.on_warning(&format!("training continues without a new checkpoint: {error}"));
         }
     }
 
     /// Waits for the checkpoint that is being written.
-    pub(super) fn settle(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        let Some((step, thread)) = self.at_work.take() else { return Ok(()) };
+    pub(super) fn wait(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let Some((step, thread)) = self.writing.take() else { return Ok(()) };
         let result = thread.join().unwrap_or_else(|_| {
             Err(Error::input(
                 format!("the thread that wrote the checkpoint of step {step} panicked"),
@@ -239,7 +243,7 @@ impl Saver {
 
 impl Drop for Saver {
     fn drop(&mut self) {
-        if let Some((_, thread)) = self.at_work.take() {
+        if let Some((_, thread)) = self.writing.take() {
             // Training has failed with an error already; the checkpoint is finished all the same.
             let _ = thread.join();
         }

@@ -89,14 +89,14 @@ pub(super) fn run(training: Training<'_>, done: u64) -> Result<Summary> {
         rollback: None,
         begin: Instant::now(),
     };
-    steps.evaluate_what_is_due(done)?;
-    let (last, end) = steps.all(done)?;
+    steps.do_due_evaluation(done)?;
+    let (last, end) = steps.run_all(done)?;
     steps.end(last, last > done, end)
 }
 
 impl Steps<'_> {
     /// Returns the last step and the reason to end.
-    fn all(&mut self, done: u64) -> Result<(u64, End)> {
+    fn run_all(&mut self, done: u64) -> Result<(u64, End)> {
         let mut step = done;
         let mut loader = self.loader(step)?;
         loop {
@@ -115,7 +115,7 @@ impl Steps<'_> {
                 spike = self.finish(evaluate && self.in_flight.len() == 1)?;
             }
             if let Some(spike) = spike {
-                step = self.go_back(&spike)?;
+                step = self.roll_back(&spike)?;
                 loader = self.loader(step)?;
                 continue;
             }
@@ -192,7 +192,7 @@ impl Steps<'_> {
         record.step.mfu = self.t.meter.utilization(took.as_secs_f64());
         record.step.device_memory = self.t.meter.device_memory();
         record.step.host_memory = host_memory();
-        if let Some(spike) = self.judge(&record.step, position)? {
+        if let Some(spike) = self.detect_spike(&record.step, position)? {
             return Ok(Some(spike));
         }
         self.t.ledger.position = position + 1;
@@ -205,7 +205,7 @@ impl Steps<'_> {
         self.history.add(&record.step, &batch);
         self.t.observer.on_step(&record.step);
         if let Some(saver) = &mut self.t.saver {
-            saver.look(self.t.observer);
+            saver.poll(self.t.observer);
         }
         self.is_finite(&record.step).map(|()| None)
     }
@@ -229,7 +229,7 @@ impl Steps<'_> {
     }
 
     /// Does the evaluation that the previous run abandoned.
-    fn evaluate_what_is_due(&mut self, step: u64) -> Result<()> {
+    fn do_due_evaluation(&mut self, step: u64) -> Result<()> {
         if self.t.ledger.due
             && let Some(eval) = self.evaluate(step)?
         {
@@ -248,7 +248,7 @@ impl Steps<'_> {
         }
         if let Some(saver) = &mut self.t.saver {
             self.t.observer.on_phase("writing the last checkpoint");
-            saver.settle(self.t.observer)?;
+            saver.wait(self.t.observer)?;
         }
         let mut summary = self.history.summary(self.begin.elapsed(), end == End::Stopped);
         summary.stopped_early = end == End::Early;
@@ -299,7 +299,7 @@ impl Steps<'_> {
     }
 
     /// Returns the spike if the loss of a step is one and a rollback is possible.
-    fn judge(&mut self, step: &Step, position: u64) -> Result<Option<Spike>> {
+    fn detect_spike(&mut self, step: &Step, position: u64) -> Result<Option<Spike>> {
         let Some(spikes) = self.t.options.spikes else { return Ok(None) };
         let limit = spikes.limit(&self.t.ledger.losses);
         // A non-finite loss is handled in `is_finite`.
@@ -331,7 +331,7 @@ impl Steps<'_> {
     ///
     /// Nothing has to be saved for that: a run that is killed before the next checkpoint resumes from the
     /// same one, computes the same loss, and rolls back in the same way.
-    fn go_back(&mut self, spike: &Spike) -> Result<u64> {
+    fn roll_back(&mut self, spike: &Spike) -> Result<u64> {
         for later in std::mem::take(&mut self.in_flight) {
             // The results are not used.
             let _ = later.outputs.wait();
@@ -342,14 +342,14 @@ impl Steps<'_> {
                 "add --run-dir DIR or --checkpoint-dir DIR",
             ));
         };
-        let resumed = saver.back(self.t.session, self.t.observer)?;
+        let resumed = saver.restore_last(self.t.session, self.t.observer)?;
         let batches = (resumed.ledger.position, spike.position + 1);
         let rollbacks = self.t.ledger.rollbacks + 1;
         self.t.ledger = Ledger { position: batches.1, rollbacks, ..resumed.ledger };
         let to = resumed.step;
         self.t.log.keep(to)?;
         self.t.events.begin(to + 1)?;
-        self.history.back_to(to);
+        self.history.roll_back_to(to);
         self.last_end = None;
         self.t.observer.on_rollback(to);
         self.t.observer.on_phase(&format!(

@@ -98,7 +98,7 @@ impl History {
     }
 
     /// Records a rollback to this step.
-    pub(super) fn back_to(&mut self, step: u64) {
+    pub(super) fn roll_back_to(&mut self, step: u64) {
         self.step = step;
     }
 
