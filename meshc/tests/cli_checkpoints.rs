@@ -1,4 +1,4 @@
-//! Training that is killed and goes on, and `meshc checkpoint`, as users run them.
+//! Interrupted and resumed training, and `meshc checkpoint`, through the command line.
 
 mod support;
 
@@ -16,7 +16,7 @@ fn args<'a>(model: &'a str, data: &'a str, steps: &'a str, more: &[&'a str]) -> 
     [&first[..], &TINY, more].concat()
 }
 
-/// Step, loss and norm of the gradient of every line.
+/// Returns step, loss and gradient norm of every line.
 fn lines(place: &Workplace) -> Vec<(u64, f64, f64)> {
     let number = |l: &Value, key: &str| l[key].as_f64().unwrap();
     place
@@ -48,7 +48,7 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
     assert!(said.any(|line| line.starts_with("step 20: saved in ck/step_00000020")));
     training.kill().unwrap(); // SIGKILL.
     training.wait().unwrap();
-    // So that it was killed in time, whatever it had got to.
+    // Ensures that the process was killed before its end.
     for name in killed.folders("ck") {
         if name != "step_00000010" && name != "step_00000020" {
             fs::remove_dir_all(killed.at("ck").join(name)).unwrap();
@@ -76,7 +76,7 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
     assert_eq!((&apart["steps"][0], &apart["steps"][1]), (&30.into(), &40.into()));
     assert_eq!(apart["tensors"]["step"]["max_abs"], 10.0);
 
-    // All of them are good, until a bit flips.
+    // All checkpoints are valid until a bit is flipped.
     let ran = json(&killed.run(&["checkpoint", "verify", "ck", "--json"]).succeeds());
     assert_eq!((&ran["good"], ran["checkpoints"].as_array().map(Vec::len)), (&true.into(), Some(4)));
     let file = killed.at("ck/step_00000040/00000.safetensors");
@@ -105,7 +105,7 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
         (&one["step"], &one["facts"]["seed"], &one["facts"]["data_position"]),
         (&41.into(), &"3".into(), &"41".into())
     );
-    // The same rules as while training: multiples of 20, and the newest.
+    // The same rules as during training: multiples of 20, and the newest.
     killed.run(&["checkpoint", "prune", "ck"]).fails_with(2, &["--keep"]);
     let dry = json(
         &killed.run(&["checkpoint", "prune", "ck", "--keep-every", "20", "--dry-run", "--json"]).succeeds(),
@@ -116,7 +116,7 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
         serde_json::json!(["ck/step_00000020", "ck/step_00000040", "ck/step_00000041"]),
         "{dry}"
     );
-    // None of them knows a loss on held-out text.
+    // None of the checkpoints has a held-out loss.
     let best = ["checkpoint", "prune", "ck", "--keep-best", "1", "--keep-last", "9", "--dry-run"];
     assert!(killed.run(&best).succeeds().out.contains("no checkpoint to remove"));
     killed.run(&["checkpoint", "prune", "ck", "--keep", "1", "--dry-run"]).succeeds();
@@ -134,7 +134,7 @@ fn what_cannot_be_saved_or_resumed() {
     }
     place.run(&["checkpoint", "list", "nowhere"]).fails(&["`nowhere` is not a checkpoint", "help:"]);
     place.run(&["checkpoint", "diff", "a", "b"]).fails(&["checkpoint `a`", "does not exist", "help:"]);
-    // A disk on which no file can have more than 8 KiB, and that says so with an error instead of a signal.
+    // Limits files to 8 KiB; exceeding the limit is an error instead of a signal.
     let mut limited = Command::new("sh");
     limited.arg("-c").arg("ulimit -f 16; trap '' XFSZ; exec \"$0\" \"$@\"").arg(env!("CARGO_BIN_EXE_meshc"));
     let meshc = place.meshc(&[]);
@@ -167,7 +167,7 @@ fn a_disk_that_is_full_leaves_the_checkpoint_before() {
     let (path, data) = (model("t5_tiny.rs"), text());
     let place = Workplace::new();
     place.run_on_cpu(&args(&path, &data, "2", &[])).succeeds();
-    // No file can have more than 8 KiB, and that is an error instead of a signal. Metrics are smaller.
+    // Limits files to 8 KiB; exceeding the limit is an error instead of a signal. Metrics are smaller.
     let mut limited = Command::new("sh");
     limited.arg("-c").arg("ulimit -f 16; trap '' XFSZ; exec \"$0\" \"$@\"").arg(env!("CARGO_BIN_EXE_meshc"));
     let meshc = place.meshc(&[]);
@@ -192,7 +192,7 @@ fn a_folder_that_may_not_be_written_leaves_the_checkpoint_before() {
     let (path, data) = (model("t5_tiny.rs"), text());
     let place = Workplace::new();
     let meshc = place.meshc(&args(&path, &data, "1000000", &["--save-every", "2", "--keep", "2"]));
-    // Root may write everywhere, unless it gives that up.
+    // Root can write everywhere, unless it drops that privilege.
     let mut bound = if fs::metadata(place.path()).unwrap().uid() == 0 {
         let mut bound = Command::new("setpriv");
         bound.args(["--bounding-set", "-dac_override,-dac_read_search", "--"]);
@@ -216,7 +216,7 @@ fn a_folder_that_may_not_be_written_leaves_the_checkpoint_before() {
     assert!(warned.contains("Permission denied"), "{warned}");
     let kept = json(&place.run(&["checkpoint", "verify", "ck", "--json"]).succeeds());
     assert!(!kept["checkpoints"].as_array().unwrap().is_empty(), "{kept}");
-    // Once it may be written again, checkpoints go on.
+    // Checkpoints continue once the directory is writable again.
     allow(0o755);
     assert!(said.any(|line| line.contains(": saved in ck/step_")));
     training.kill().unwrap();
@@ -235,7 +235,7 @@ fn an_object_store_in_place_of_a_folder() {
     };
     train("4", &["--save-every", "2"]).succeeds();
     train("5", &[]).fails(&["already has checkpoints", "step 4"]);
-    // What an interrupted writer left is in nobody's way.
+    // Files of an interrupted writer do not interfere.
     fs::create_dir(place.at("ck/step_00000009")).unwrap();
     fs::write(place.at("ck/step_00000009/00000-1.safetensors"), "x").unwrap();
     let ran = train("6", &["--resume", "--keep", "2"]).succeeds();

@@ -1,4 +1,4 @@
-//! The commands as users run them.
+//! The commands, through the command line.
 
 mod support;
 
@@ -11,7 +11,7 @@ use std::{
 };
 use support::{Ran, Workplace, cpu_plugin, model, text, tiny_switch};
 
-/// The files of a folder.
+/// Returns the files of a directory.
 fn files(place: &Workplace, folder: &str) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(place.at(folder)).unwrap().map(|e| e.unwrap());
     entries.map(|e| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap())).collect()
@@ -57,14 +57,14 @@ fn compiling_twice_gives_the_same_bytes_and_builds_the_model_once() {
             "report.json"
         ]
     );
-    // What a model is called is where its user has it.
+    // The name of a model is the path that the user gave.
     let global = String::from_utf8(a["global.mesh"].clone()).unwrap();
     assert!(global.contains("\"elsewhere/my model.rs\":"), "{global}");
     let manifest: serde_json::Value = serde_json::from_slice(&a["manifest.json"]).unwrap();
     assert_eq!(manifest["source"]["name"], "elsewhere/my model.rs");
     assert_eq!(manifest["layout"], "batch:data,d_ff:model");
 
-    // An artefact is replaced, and a changed model is built anew.
+    // An artefact is replaced, and a changed model is rebuilt.
     place.write("elsewhere/my model.rs", source.replace("(\"batch\", 64)", "(\"batch\", 32)"));
     let third = compile("b");
     assert!(third.err.contains("building"), "{}", third.err);
@@ -98,7 +98,7 @@ fn the_program_after_each_stage() {
     let names: Vec<String> = files(&place, "stages").into_keys().collect();
     assert_eq!(names.len(), 5, "{names:?}");
     assert_eq!((names[0].as_str(), names[4].as_str()), ("01-verify.mesh", "05-partition.mesh"));
-    // A program of text is a program like any other.
+    // Program text is accepted like a model.
     place.run(&["check", "stages/04-simplify-gradients.mesh", "--mesh", "data=4"]).succeeds();
     let ran = place.run(&["compile", &path, "--stop-after", "hlo", "--timings"]).succeeds();
     assert!(ran.out.contains("HloModule"), "{}", ran.out);
@@ -138,11 +138,11 @@ fn reports_have_the_keys_that_others_read() {
     let made = of(&["report", &path, "--mesh", "model=2", "--layout", "d_model:model", "--json"]);
     assert!(keys.iter().all(|key| made.get(key).is_some()), "{made:#}");
     assert_eq!(made["parameters"], 128 * 256);
-    // The sum over d_model is owed by half of the devices.
+    // The contraction over d_model leaves a pending sum over half of the devices.
     let sum = &made["collectives"][0];
     assert!(used.iter().all(|key| sum.get(key).is_some()), "{sum:#}");
     assert_eq!((&sum["kind"], &sum["bytes"]), (&"all_reduce".into(), &(64 * 256 * 4).into()));
-    // An artefact says the same.
+    // The report of an artefact is the same.
     place.run(&["compile", &path, "--mesh", "model=2", "--layout", "d_model:model"]).succeeds();
     assert_eq!(of(&["report", "matmul.artefact", "--json"]), made);
     assert_eq!(of(&["report", "matmul.artefact", "--json", "--function", "init"])["function"], "init");
@@ -257,7 +257,7 @@ fn a_signal_stops_training_after_the_steps_under_way() {
     assert_eq!(output.status.code(), Some(130), "{said:?}");
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(out.contains("stopped after step") && out.contains("m.jsonl"), "{out}");
-    // The metrics are whole, up to the last step that the summary names.
+    // The metrics are complete up to the last step of the summary.
     let metrics = fs::read_to_string(place.at("m.jsonl")).unwrap();
     let last: serde_json::Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
     assert!(out.contains(&format!("stopped after step {}", last["step"])), "{out}\n{last}");
@@ -312,7 +312,7 @@ fn a_plan_ranks_meshes_of_the_slice() {
         let text = candidate["candidate"]["mesh"].as_str().expect("a mesh");
         assert_eq!(mesh::Mesh::parse(text).expect("it is one").devices(), 8, "{text}");
     }
-    // The best is a command to paste.
+    // The output ends with a command for the best candidate.
     let ran = plan(&[]).succeeds();
     let command = ran.out.lines().last().expect("it says something").to_owned();
     let words: Vec<&str> = command.split(' ').skip(1).map(|w| w.trim_matches('\'')).collect();

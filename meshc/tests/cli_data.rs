@@ -1,4 +1,4 @@
-//! Data of many kinds: `meshc data`, and training on pieces of JSON lines, prepared tokens, mixtures and
+//! Training data: `meshc data`, and training on JSON lines with a tokenizer, prepared tokens, mixtures and
 //! packed rows.
 
 mod support;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::fs;
 use support::{Ran, Workplace, model};
 
-/// What zstd's own program makes of `hello`.
+/// The output of the zstd program for `hello`.
 const HELLO: &[u8] = b"\x28\xb5\x2f\xfd\x24\x06\x31\0\0hello\n\x53\x88\xbd\x91";
 
 /// A tokenizer of a few words, like T5's.
@@ -86,7 +86,7 @@ fn training_on_pieces_keeps_to_its_tokenizer() {
     train("vocab=384", &["--steps", "4", "--resume", "--tokenizer", "words.json"]).succeeds();
 }
 
-/// Sizes of a model that is made in moments.
+/// Sizes of a tiny model.
 const SIZES: [&str; 9] = [
     "batch=4",
     "d_model=16",
@@ -99,7 +99,7 @@ const SIZES: [&str; 9] = [
     "dropout=0",
 ];
 
-/// `meshc train` of it, with its metrics in `m.jsonl`.
+/// Runs `meshc train` on the tiny model, with metrics in `m.jsonl`.
 #[track_caller]
 fn train(place: &Workplace, args: &[&str]) -> Ran {
     let path = model("t5_tiny.rs");
@@ -111,7 +111,7 @@ fn train(place: &Workplace, args: &[&str]) -> Ran {
     place.run_on_cpu(&words.chain(sizes).collect::<Vec<_>>())
 }
 
-/// What the steps of the last run wrote.
+/// Returns the metrics of the last run.
 fn lines(place: &Workplace) -> Vec<Value> {
     let text = fs::read_to_string(place.at("m.jsonl")).expect("there are metrics");
     text.lines().map(|line| serde_json::from_str(line).expect("lines are JSON")).collect()
@@ -121,7 +121,7 @@ fn losses(place: &Workplace) -> Vec<Value> {
     lines(place).into_iter().map(|mut line| line["loss"].take()).collect()
 }
 
-/// Four hundred documents of a few words each.
+/// Writes four hundred documents of a few words each.
 fn documents(place: &Workplace, name: &str, words: [&str; 2]) {
     let line = |i: usize| {
         format!("{{\"text\": \"a b {} c\"}}\n", [words[0], words[1], "a"][i % 3].repeat(1 + i % 4))
@@ -171,7 +171,7 @@ fn a_mixture_goes_on_where_it_was_and_is_evaluated_by_text() {
     let ran = train(&place, &[&named[..], &steps].concat()).succeeds();
     assert!(ran.err.contains("75.00 % en") && ran.err.contains("25.00 % de"), "{}", ran.err);
     let straight = losses(&place);
-    // What is known of each text makes what is known of all, on held-out text and in every step.
+    // The metrics of the corpora add up to the metrics of the mixture, on held-out text and in every step.
     let number = |of: &Value, key: &str| of[key].as_f64().unwrap_or(0.0);
     let adds_up = |of: &Value| {
         let tokens = number(of, "en/tokens") + number(of, "de/tokens");
@@ -184,7 +184,7 @@ fn a_mixture_goes_on_where_it_was_and_is_evaluated_by_text() {
     assert!(["en/loss", "de/loss"].iter().all(|key| all.iter().any(|line| number(line, key) > 0.0)));
     assert_eq!(adds_up(&all[5]["eval"]), number(&all[5]["eval"], "tokens"));
 
-    // The same from a file; and a run that stops and goes on has the same batches.
+    // The same mixture from a file; a resumed run has the same batches.
     let sources =
         "[sources.de]\nfiles = [\"de\"]\nrate = 1\n[sources.en]\nfiles = [\"en/*.jsonl\"]\nrate = 3\n";
     place.write("mixture.toml", sources);
@@ -221,7 +221,7 @@ fn packed_rows_and_all_objectives_train() {
             said.split("rows of ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok());
         assert!(per_row.is_some_and(|n| n > 1.5), "{objective}: {said}");
     }
-    // An encoder that sees the end and nothing else.
+    // An encoder that sees only the end token.
     assert!(!run(&["objective=lm", "input_length=1", "target_length=40"]).contains("on average"));
 }
 

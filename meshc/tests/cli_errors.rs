@@ -1,5 +1,5 @@
-//! Bad input: each mistake gives a message that says what, where, why and what to do, an exit code that is
-//! not 0, and leaves nothing half-written.
+//! Invalid input: each mistake gives a message with the problem, its place and a remedy, an exit code other
+//! than 0, and leaves no partial output.
 
 mod support;
 
@@ -128,7 +128,7 @@ fn a_function_that_is_none() {
 fn a_model_that_does_not_compile_in_rust() {
     source_fails(
         "fn main() {\n    let x: u32 = \"text\";\n}\n",
-        // rustc's own words and place, then ours.
+        // The message of rustc, followed by ours.
         &["error[E0308]", "bad.rs:2:18", "expected `u32`", "model `bad.rs` does not compile", "help:"],
     );
 }
@@ -191,7 +191,7 @@ fn mistakes_of_a_model_are_shown_all_at_once_at_its_lines() {
         "2 mistakes in wrong.rs",
     ]);
     assert_eq!(ran.err.matches("help:").count(), 2, "{}", ran.err);
-    // The same for programs.
+    // The same mistakes as JSON.
     let ran = place.run(&["check", "wrong.rs", "--json"]);
     let said: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!((ran.code, &said["ok"]), (Some(1), &false.into()));
@@ -260,7 +260,7 @@ fn a_folder_that_is_no_artefact_is_not_replaced() {
     place.run(&["compile", &model("matmul.rs"), "-o", "notes"]).fails(&["`notes` already exists", "-o"]);
     assert_eq!(fs::read_to_string(place.at("notes/n.txt")).unwrap(), "mine");
     assert_eq!(place.entries(), ["notes"]);
-    // A file is in the way of the folder above it.
+    // A path below a file.
     place.run(&["compile", &model("matmul.rs"), "-o", "notes/n.txt/x"]).fails(&["notes/n.txt"]);
 }
 
@@ -394,7 +394,7 @@ fn library(place: &Workplace, name: &str, source: &str) -> String {
     library.display().to_string()
 }
 
-/// A plugin of this version whose table has a function in these places, each of which does nothing.
+/// Returns the source of a plugin of this version whose table has empty functions at these places.
 fn table(major: i32, places: &str) -> String {
     format!(
         "#include <stddef.h>
@@ -424,7 +424,7 @@ fn plugins_that_are_none() {
     let lacking = library(&place, "lacking", &table(0, "[0 ... 1] = (void *)nothing"));
     run(&lacking, &["lacking.so", "PJRT_Error"]);
     assert!(!place.at("s.safetensors").exists());
-    // The doctor says the same, of all of them, and that one is well.
+    // The doctor reports the same problems, and none for the CPU plugin.
     let cpu = cpu_plugin().display().to_string();
     let ran = place.run(&["plugin", "doctor", "--json", &text, &newer, &cpu]).fails(&["text.so", "newer.so"]);
     let seen: serde_json::Value = serde_json::from_str(&ran.out).unwrap();

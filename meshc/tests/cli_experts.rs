@@ -1,11 +1,11 @@
-//! `meshc checkpoint convert`: other numbers of experts, and what holds exactly of the result.
+//! `meshc checkpoint convert`: expert surgery, and the exact properties of its results.
 
 mod support;
 
 use serde_json::Value;
 use support::{Workplace, home, model};
 
-/// A model of a size that trains in milliseconds, with slots for every token in evaluation.
+/// A model that trains in milliseconds, with an expert slot for every token in evaluation.
 const TINY: &str = "batch=4 d_model=16 d_ff=16 heads=2 d_kv=8 input_length=32 target_length=16 layers=2";
 const ROOMY: &str = "eval_capacity_factor=64";
 
@@ -17,7 +17,7 @@ fn data() -> String {
     home().join("mesh/src").display().to_string()
 }
 
-/// A few steps of a model; the checkpoint is `ck/step_00000003`.
+/// Trains a model for a few steps; the checkpoint is `ck/step_00000003`.
 fn trained(file: &str, settings: &str) -> Workplace {
     let place = Workplace::new();
     let (model, data) = (model(file), data());
@@ -52,20 +52,20 @@ fn copies_of_experts_compute_the_same() {
     let said = convert(&place, FIRST, "twice", &["--experts", "8", "--router-noise", "0"]);
     assert!(said.contains("0 slots reset") && !said.contains("initial"), "{said}");
     near(loss(&place, "twice"), before);
-    // Without that it is another function.
+    // Without that factor the function changes.
     convert(&place, FIRST, "bare", &["--experts", "8", "--router-noise", "0", "--scale", "1"]);
     assert!((loss(&place, "bare") - before).abs() > 1e-4 * before);
-    // A little noise in the router is a little change of the loss, and sends tokens to all copies.
+    // Little noise in the router changes the loss little, and sends tokens to all copies.
     convert(&place, FIRST, "noisy", &["--experts", "8"]);
     let noisy = loss(&place, "noisy");
     assert!(noisy != before && (noisy - before).abs() < 0.01 * before, "{noisy} {before}");
-    // There and back: parameters, slots and counters, bit for bit.
+    // The inverse conversion restores parameters, slots and counters bit for bit.
     convert(&place, "twice", "again", &["--experts", "4", "--keep-experts", "0,2,4,6", "--scale", "0.5"]);
     place.run(&["checkpoint", "diff", FIRST, "again"]).succeeds();
     near(loss(&place, "again"), before);
     place.run(&["checkpoint", "verify", "twice", "noisy", "again"]).succeeds();
 
-    // It is a checkpoint like others: a run goes on from it, slots and step included.
+    // A run resumes from the result, including slots and step.
     convert(&place, FIRST, "more/step_00000003", &["--experts", "8"]);
     let (model, data) = (model("switch_tiny.rs"), data());
     let words = ["train", &model, "--data", &data, "--steps", "4", "--checkpoint-dir", "more", "--resume"];
@@ -103,7 +103,7 @@ fn the_busiest_experts_stay_layer_by_layer() {
             }
         }
     }
-    // The file that training wrote does, too.
+    // The metrics file of training is accepted too.
     convert(&place, FIRST, "one", &["--experts", "1", "--keep-by-load", "m.jsonl"]);
 }
 
@@ -111,13 +111,12 @@ fn the_busiest_experts_stay_layer_by_layer() {
 fn dense_to_sparse_and_back() {
     let place = trained("t5_tiny.rs", "");
     let before = loss(&place, FIRST);
-    // With one expert for each token and a gate of 1, the upcycled model is the dense one, whatever the
-    // router says.
+    // With one expert per token and a gate of 1, the upcycled model equals the dense one for any router.
     let whole = sets("routing=top_k top_k=1 renormalize=true eval_capacity_factor=64");
     let said = convert(&place, FIRST, "up", &[&["--experts", "4"][..], &whole].concat());
     assert!(said.contains("initial values: encoder/ffn/router, decoder/ffn/router"), "{said}");
     near(loss(&place, "up"), before);
-    // Gates are probabilities in a Switch layer; the experts' size makes up for 1/4, not for more.
+    // Gates are probabilities in a Switch layer; the factor compensates a gate of 1/4, and no larger one.
     let every_other = sets("sparse_step=2 eval_capacity_factor=64");
     convert(&place, FIRST, "switch", &[&["--experts", "4"][..], &every_other].concat());
     let plain = loss(&place, "switch");
@@ -128,7 +127,7 @@ fn dense_to_sparse_and_back() {
         "f32[layers=1, experts=4, d_model=16, d_ff=16]"
     );
 
-    // Any expert is the dense layer that it was made of, and its slots are there, too.
+    // Every expert equals the dense layer it was copied from, including slots.
     convert(&place, "up", "one", &["--dense", "--ffn", "2"]);
     place.run(&["checkpoint", "diff", FIRST, "one"]).succeeds();
     convert(&place, "switch", "two", &["--dense", "--ffn", "3", "--scale", "0.25"]);

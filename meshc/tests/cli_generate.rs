@@ -1,5 +1,4 @@
-//! `meshc generate`, `eval` and `score`, as users run them: with a model that was trained for a moment, and
-//! with an imported one.
+//! `meshc generate`, `eval` and `score`, with a briefly trained model and an imported one.
 
 mod support;
 
@@ -7,7 +6,7 @@ use serde_json::{Value, json};
 use std::{io::Write, process::Stdio};
 use support::{Ran, Workplace, cpu_plugin, home, model, oracle};
 
-/// Sizes of a model that is made in moments.
+/// Sizes of a tiny model.
 const SIZES: [&str; 8] = [
     "d_model=16",
     "d_ff=16",
@@ -29,7 +28,7 @@ fn parsed(ran: &Ran) -> Value {
     serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {}", ran.out))
 }
 
-/// A number in `value`.
+/// Returns a number in `value`.
 #[track_caller]
 fn number(value: &Value, key: &str) -> f64 {
     value[key].as_f64().unwrap_or_else(|| panic!("`{key}` in {value}"))
@@ -43,7 +42,7 @@ fn a_trained_model_generates_scores_and_is_evaluated() {
     place.run_on_cpu(&sized(&train)).succeeds();
     place.write("in.txt", "let x = <extra_id_0>;\nfn main\n");
 
-    // The checkpoint says which model it is of; a folder of checkpoints stands for the newest.
+    // The checkpoint names its model; a directory of checkpoints stands for the newest one.
     let generate = ["generate", "ck", "--input", "in.txt"];
     let text = place.run_on_cpu(&generate).succeeds().out;
     assert_eq!(text.lines().count(), 2, "a line for each input: {text:?}");
@@ -53,7 +52,7 @@ fn a_trained_model_generates_scores_and_is_evaluated() {
     let tokens: Vec<i64> = serde_json::from_value(first["tokens"].clone()).unwrap();
     assert!((1..=16).contains(&tokens.len()));
 
-    // The same by name of the model, through a pipe, to a file.
+    // The same with the name of the model, from a pipe, to a file.
     let args = ["generate", &path, "--checkpoint", "ck", "--input", "-", "--output", "out.txt"];
     let mut child = place
         .meshc(&sized(&args))
@@ -65,7 +64,7 @@ fn a_trained_model_generates_scores_and_is_evaluated() {
     assert!(child.wait().unwrap().success());
     assert_eq!(std::fs::read_to_string(place.at("out.txt")).unwrap(), text);
 
-    // What greedy decoding says of its tokens is what the score of them is.
+    // The score of greedy decoding equals the score of its tokens.
     let target = json!({"input": "let x = <extra_id_0>;", "target": tokens});
     place.write("pairs.jsonl", format!("{target}\nfn main\t{{}}\n"));
     let ran = place.run_on_cpu(&["score", "ck", "--input", "pairs.jsonl"]).succeeds();

@@ -1,12 +1,12 @@
-//! Ahead of time for TPU slices that are not here, with the libtpu that `MESH_TPU_PLUGIN` names; without one,
-//! these tests are skipped and say so. `MESH_SLOW=1` adds what compiles the whole of switch_tiny.
+//! Ahead-of-time compilation for TPU slices with the libtpu that `MESH_TPU_PLUGIN` names; without it these
+//! tests are skipped. `MESH_SLOW=1` adds the tests that compile all of switch_tiny.
 
 mod support;
 
 use std::fs;
 use support::{Ran, Workplace, model, say_skipped};
 
-/// Whether slow tests are to run.
+/// Returns true if slow tests are enabled.
 fn slow() -> bool {
     let slow = std::env::var_os("MESH_SLOW").is_some_and(|v| v == "1");
     if !slow {
@@ -15,7 +15,7 @@ fn slow() -> bool {
     slow
 }
 
-/// Runs `meshc` with libtpu; `None` where there is none.
+/// Runs `meshc` with libtpu. `None` without libtpu.
 fn run(place: &Workplace, args: &[&str]) -> Option<Ran> {
     let path = std::env::var_os("MESH_TPU_PLUGIN");
     if path.is_none() {
@@ -71,7 +71,7 @@ fn several_slices_are_one_mesh() {
 #[test]
 fn a_program_that_does_not_fit_says_why() {
     let place = Workplace::new();
-    // 24 GB in one device of 16.
+    // 24 GB on a device with 16.
     let text = "
 module large
 func f(%x x: f32[a=1000000, b=2048], %y y: f32[a=1000000, b=2048]) -> (z: f32[a=1000000, b=2048]) {
@@ -104,8 +104,7 @@ fn switch_tiny_compiles_for_slices() {
     }
 }
 
-/// How many fusions run between the start and the end of each all-to-all, in the order of a scheduled
-/// program.
+/// Returns the number of fusions between the start and the end of each all-to-all of a scheduled program.
 fn work_beside_exchanges(text: &str) -> Vec<usize> {
     let lines: Vec<&str> = text.lines().collect();
     let starts = lines.iter().enumerate().filter_map(|(at, line)| {

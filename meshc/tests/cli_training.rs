@@ -1,4 +1,4 @@
-//! Training runs as users start, configure, stop and look at them.
+//! Training runs through the command line: configuration, caches, stops, pages.
 
 mod support;
 
@@ -29,7 +29,7 @@ fn artefact() -> &'static str {
     path
 }
 
-/// `meshc train` in a place with a cache of its own, in which nothing is compiled yet.
+/// Runs `meshc train` in a directory with a separate, empty cache.
 fn train(place: &Workplace, args: &[&str]) -> Command {
     let mut command = place.meshc(&[&["train"][..], args].concat());
     command.env("MESH_PJRT_PLUGIN", cpu_plugin()).env("MESH_CACHE", place.at("cache"));
@@ -84,14 +84,14 @@ fn a_configuration_a_run_folder_and_nothing_compiled_twice() {
         (&"switch_tiny".into(), &false.into())
     );
 
-    // The resolved configuration is one: the run goes on with it, and compiles nothing.
+    // The resolved options are a valid option file: the run resumes with it, and compiles nothing.
     let again = runs(&place, &["--config", "run/config.toml", "--resume", "--steps", "6"]).succeeds();
     assert!(
         again.err.contains("train_step: from the cache in") && !again.err.contains("compiled"),
         "{}",
         again.err
     );
-    // The same bits as a run without interruption, whose programs come from the cache, too.
+    // The same bits as an uninterrupted run, whose programs also come from the cache.
     let straight = runs(&place, &["--config", "t.toml", "--steps", "6", "--run-dir", "straight"]).succeeds();
     assert!(straight.err.contains("init: from the cache"), "{}", straight.err);
     let (a, b) = (place.metrics("run/metrics.jsonl"), place.metrics("straight/metrics.jsonl"));
@@ -99,7 +99,7 @@ fn a_configuration_a_run_folder_and_nothing_compiled_twice() {
     let diff = ["run", "straight"].map(|run| format!("{run}/checkpoints/step_00000006"));
     place.run(&["checkpoint", "diff", &diff[0], &diff[1]]).succeeds();
 
-    // Damaged entries are made again; nothing is kept, or taken, without the cache.
+    // Damaged entries are rebuilt; without the cache nothing is read or written.
     let cache = place.at("cache/executables");
     for entry in fs::read_dir(&cache).unwrap().map(|e| e.unwrap().path()) {
         let mut bytes = fs::read(&entry).unwrap();
@@ -118,7 +118,7 @@ fn a_configuration_a_run_folder_and_nothing_compiled_twice() {
     let without = runs(&place, &without).succeeds();
     assert!(without.err.contains("train_step: compiled") && !cache.exists(), "{}", without.err);
 
-    // One run, and two of them, as a page.
+    // A page of one run, and of two runs.
     let page = place.run(&["runs", "run"]).succeeds();
     assert_eq!(page.out.trim(), "run/index.html");
     let html = fs::read_to_string(place.at("run/index.html")).unwrap();
@@ -173,12 +173,12 @@ fn training_stops_when_nothing_gets_better_and_keeps_the_best() {
     kept.dedup();
     let kept: Vec<String> = kept.iter().map(|step| format!("step_{step:08}")).collect();
     assert_eq!(place.folders("r/checkpoints"), kept);
-    // It knows so when it is started again.
+    // A restarted run knows that it has stopped early.
     let again = [&first[..], &more, &keep, &["--resume"]].concat();
     assert!(runs(&place, &again).succeeds().out.contains("stopped early after step 6"));
 }
 
-/// A process that says what it does, and its lines.
+/// A running process and the lines it prints.
 struct Running {
     child: Child,
     said: Vec<String>,
@@ -192,7 +192,7 @@ impl Running {
         Self { child, said: Vec::new(), lines }
     }
 
-    /// Reads until a line begins like this.
+    /// Reads until a line begins with `begin`.
     #[track_caller]
     fn until(&mut self, begin: &str) {
         loop {
@@ -210,7 +210,7 @@ impl Running {
         assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
     }
 
-    /// Waits for the end: the exit code, and everything that was said.
+    /// Waits for the end, and returns the exit code and all lines.
     fn end(mut self) -> (Option<i32>, String) {
         self.said.extend(self.lines.map_while(Result::ok));
         (self.child.wait().unwrap().code(), self.said.join("\n"))
@@ -246,14 +246,14 @@ fn a_signal_while_compiling_saves_what_there_is() {
     let (code, said) = running.end();
     assert_eq!(code, Some(143), "{said}");
     assert!(said.contains("step 0: saved in r/checkpoints/step_00000000"), "{said}");
-    // From there it is the run that it would have been.
+    // The resumed run equals an uninterrupted one.
     runs(&place, &[&args[..], &["--steps", "3", "--resume"]].concat()).succeeds();
     let whole = [&args[..4], &["other", "--seed", "3", "--steps", "3"]].concat();
     runs(&place, &whole).succeeds();
     let (a, b) = (place.metrics("r/metrics.jsonl"), place.metrics("other/metrics.jsonl"));
     assert_eq!((losses(&a), a.len()), (losses(&b), 3));
 
-    // The second one does not wait for a compiler.
+    // The second signal does not wait for a compiler.
     fs::remove_dir_all(place.at("cache")).unwrap();
     let mut running = Running::start(train(&place, &[&args[..4], &["third", "--steps", "10"]].concat()));
     running.until("compiling train_step");
@@ -275,7 +275,7 @@ fn a_signal_while_evaluating_and_a_second_writer() {
     let args = [artefact(), "--data", &data, "--run-dir", "r", "--steps"];
     let mut running = Running::start(train(&place, &[&args[..], &["1000000"], &long].concat()));
     running.until("eval_step: compiled");
-    // The lock is taken, and known to whoever comes second; it costs him nothing.
+    // A second run is refused by the lock before it writes anything.
     let second = runs(&place, &[&args[..], &["5", "--resume"]].concat());
     second.fails(&["`r/checkpoints` is being written to by process", "help:"]);
     running.until("evaluating");
@@ -285,7 +285,7 @@ fn a_signal_while_evaluating_and_a_second_writer() {
     assert_eq!(place.folders("r/checkpoints"), ["step_00000001"], "{said}");
     let before = place.metrics("r/metrics.jsonl");
     assert!(before.len() == 1 && before[0].get("eval").is_none(), "{before:?}");
-    // The evaluation that is due comes first, and its line gets it.
+    // The pending evaluation runs first, and its step's line contains it.
     let short = ["--eval-batches", "1", "--resume"];
     runs(&place, &[&args[..], &["2"], &long, &short].concat()).succeeds();
     let after = place.metrics("r/metrics.jsonl");
@@ -294,7 +294,7 @@ fn a_signal_while_evaluating_and_a_second_writer() {
     assert!(!Path::new(&place.at("r/checkpoints/.lock")).exists());
 }
 
-/// Sentences that a model soon knows, and among them `odd` of what it cannot know.
+/// Returns sentences that a model learns fast, and `odd` unpredictable ones among them.
 fn sentences(odd: usize) -> String {
     let mut out = "the cat sat on the mat. ".repeat(3000);
     let mut seed = 1u64;
@@ -332,14 +332,14 @@ fn a_loss_that_jumps_is_taken_back_and_its_batches_left_out() {
     let number = |key: &str| first[key].as_u64().unwrap();
     assert!(number("to") % 10 == 0 && number("from") > number("to"), "{first}");
     assert!(first["loss"].as_f64() > first["limit"].as_f64(), "{first}");
-    // The data goes on after the batch that jumped, and checkpoints know it.
+    // The data continues after the batch with the spike, and checkpoints record that.
     let left_out: u64 =
         back.iter().map(|b| b["batches"][1].as_u64().unwrap() - b["batches"][0].as_u64().unwrap()).sum();
     let listed = place.run(&["checkpoint", "list", "r/checkpoints/step_00000200", "--json"]).succeeds();
     let facts: Value = serde_json::from_str(&listed.out).unwrap();
     assert_eq!(facts["facts"]["data_position"], (200 + left_out).to_string());
 
-    // Interrupted before the first return, and again after it: the same.
+    // A run that is interrupted before and after the first rollback is the same.
     let steps = |step: u64| -> &'static str { Box::leak(step.to_string().into_boxed_str()) };
     runs(&place, &args("s", steps(number("to")))).succeeds();
     for step in [number("to") + 10, 200] {
@@ -348,7 +348,7 @@ fn a_loss_that_jumps_is_taken_back_and_its_batches_left_out() {
     let resumed = place.metrics("s/metrics.jsonl");
     assert_eq!(losses(&resumed), losses(&lines));
 
-    // So often and no more.
+    // The limit of rollbacks.
     let ran = runs(&place, &[&args("u", "200")[..], &["--max-rollbacks", "0"]].concat());
     ran.fails(&["the loss of step", "after 0 rollbacks", "learning rate"]);
 }

@@ -1,4 +1,4 @@
-//! `meshc convert`: models of Hugging Face's transformers to checkpoints and back, whole and damaged.
+//! `meshc convert`: import and export of Hugging Face models, valid and damaged.
 
 mod support;
 
@@ -32,7 +32,7 @@ fn switch() -> (Config, String) {
     (config, text.replace("\"num_sparse_encoder_layers\": 1,", ""))
 }
 
-/// A dense one, gated and with a projection of its own.
+/// A dense model with gated feed-forward layers and untied embeddings.
 fn t5() -> (Config, String) {
     let config =
         Config { switch: None, activation: models::Activation::GatedGelu, tied: false, ..switch().0 };
@@ -43,7 +43,7 @@ fn t5() -> (Config, String) {
     (config, text.into())
 }
 
-/// Weights for a model: bytes that are different everywhere and finite in every type.
+/// Returns weights for a model: bytes that differ everywhere and are finite in every type.
 fn weights(config: &Config, dtype: impl Fn(&str) -> Dtype) -> BTreeMap<String, Stored> {
     let mut seed = 1u32;
     let mut next = || {
@@ -54,7 +54,7 @@ fn weights(config: &Config, dtype: impl Fn(&str) -> Dtype) -> BTreeMap<String, S
     let stored = tensors.into_iter().map(|t| {
         let (dtype, elements) = (dtype(&t.name), t.sizes.iter().product::<usize>());
         let size = if dtype == Dtype::F32 { 4 } else { 2 };
-        // The last byte has the exponent: none that means infinity.
+        // The last byte has the exponent, which must not mean infinity.
         let bytes = (0..elements * size).map(|i| if i % size == size - 1 { next() & 0xbb } else { next() });
         (t.name, (dtype, t.sizes, bytes.collect()))
     });
@@ -84,7 +84,7 @@ fn read(dir: &Path) -> BTreeMap<String, Stored> {
     all
 }
 
-/// A folder of theirs in `place`.
+/// Writes a directory of a Hugging Face model.
 fn folder(place: &Workplace, name: &str, text: &str, tensors: &BTreeMap<String, Stored>) {
     place.write(&format!("{name}/config.json"), text);
     place.write(&format!("{name}/model.safetensors"), file(tensors));
@@ -101,7 +101,7 @@ fn there_and_back((config, text): (Config, String), dtype: impl Fn(&str) -> Dtyp
     place.run(&["convert", "to-hf", "ours", "again"]).succeeds();
     assert!(read(&place.at("again")) == tensors, "the bytes are not the same");
     assert_eq!(fs::read_to_string(place.at("again/config.json")).expect("it is there"), text);
-    // In many files, and from them.
+    // Export to several files, and import from them.
     place.run(&["convert", "to-hf", "ours", "parts", "--shard-size", "1000"]).succeeds();
     assert!(place.at("parts/model.safetensors.index.json").is_file());
     place.run(&["convert", "hf", "parts", "ours2"]).succeeds();
@@ -114,7 +114,7 @@ fn there_and_back((config, text): (Config, String), dtype: impl Fn(&str) -> Dtyp
 fn what_is_imported_and_exported_has_the_same_bytes() {
     there_and_back(switch(), |_| Dtype::F32);
     there_and_back(t5(), |_| Dtype::BF16);
-    // Of several types, as some have their norms or routers.
+    // Several element types, as in models with f32 norms or routers.
     there_and_back(switch(), |name| match name {
         n if n.contains("layer_norm") => Dtype::F32,
         n if n.contains("router") => Dtype::BF16,
@@ -159,7 +159,7 @@ fn the_embedding_may_be_there_again_but_not_another() {
     ran.fails(&["`lm_head.weight` differs from `shared.weight`", "tie_word_embeddings"]);
 }
 
-/// An import that must fail and leave nothing: the folder is as `damage` leaves it.
+/// Imports a directory that `damage` has changed. The import must fail without output.
 #[track_caller]
 fn refused(damage: impl FnOnce(&mut BTreeMap<String, Stored>, &mut String), expect: &[&str]) {
     let (config, mut text) = switch();
@@ -215,7 +215,7 @@ fn configurations_that_are_unknown_or_contradict_themselves_are_refused() {
     );
 }
 
-/// The same for a file that `damage` changes as bytes.
+/// Imports a weights file whose bytes `damage` has changed. The import must fail without output.
 #[track_caller]
 fn broken(damage: impl FnOnce(&mut Vec<u8>), expect: &[&str]) {
     let (config, text) = switch();
@@ -273,7 +273,7 @@ fn an_imported_model_is_trained_and_exported_again() {
     let place = Workplace::new();
     let (config, text) = switch();
     let tensors = weights(&Config { vocab: 260, ..config }, |_| Dtype::BF16);
-    // Bytes are tokens 3 to 258. Values as those of a real model, so that training is finite.
+    // Bytes are tokens 3 to 258. Values are like those of a real model, so that training is finite.
     let small = tensors.into_iter().map(|(name, (dtype, sizes, bytes))| {
         let bytes = bytes.chunks(2).flat_map(|b| [b[0], 0x3c | (b[1] & 0x80)]).collect();
         (name, (dtype, sizes, bytes))
@@ -304,15 +304,15 @@ fn an_imported_model_is_trained_and_exported_again() {
         all.iter().map(|(name, (_, sizes, _))| (name.clone(), sizes.clone())).collect()
     };
     assert_eq!(head(&again), head(&tensors));
-    // Two steps move everything a little: it began with what was imported.
+    // Two steps change everything a little, because training starts from the imported parameters.
     let first = |all: &BTreeMap<String, Stored>| f32::from_le_bytes(wide(&all["shared.weight"]));
     assert!((first(&again) - first(&tensors)).abs() < 0.1, "{} {}", first(&again), first(&tensors));
     assert!(again.values().all(|t| t.0 == Dtype::F32), "the run was in f32");
-    // And it can be imported again.
+    // The export can be imported again.
     place.run(&["convert", "hf", "again", "ours2"]).succeeds();
 }
 
-/// The first element as a 32-bit float.
+/// Returns the first element as a 32-bit float.
 fn wide((dtype, _, bytes): &Stored) -> [u8; 4] {
     match dtype {
         Dtype::F32 => [bytes[0], bytes[1], bytes[2], bytes[3]],

@@ -1,11 +1,11 @@
 //! Runs the commands and model files of the documentation, and compares its excerpts with what they produce.
 //!
-//! Blocks of a page run in order in one temporary folder, which sees the repository's `models`, `docs`, `mesh` and
-//! `compiler`. HTML comments before a block control it:
+//! Blocks of a page run in order in one temporary folder, which sees the repository's `models`, `docs`,
+//! `mesh` and `compiler`. HTML comments before a block control it:
 //!
 //! - `<!-- file: NAME -->`: the block is written to NAME.
-//! - `<!-- excerpt: FILE -->`: the lines of the block occur in FILE in this order. `…` stands for omitted lines, and
-//!   inside of a line for any text.
+//! - `<!-- excerpt: FILE -->`: the lines of the block occur in FILE in this order. `…` stands for omitted
+//!   lines, and inside of a line for any text.
 //! - `<!-- setup: COMMAND -->`: a command that runs before the block.
 //! - `<!-- run: skip: REASON -->`: the block does not run.
 //! - `<!-- run: slow -->`: the block runs only with `MESH_SLOW=1`.
@@ -131,8 +131,8 @@ fn shell(place: &Workplace, page: &str, line: usize, command: &str) -> String {
     format!("{out}{err}")
 }
 
-/// Asserts that the lines of `excerpt` occur in `text` in this order. `…` stands for omitted lines, and inside of a
-/// line for any text.
+/// Asserts that the lines of `excerpt` occur in `text` in this order. `…` stands for omitted lines, and
+/// inside of a line for any text.
 #[track_caller]
 fn occurs(excerpt: &str, text: &str, what: &str) {
     let mut lines = text.lines();

@@ -1,23 +1,22 @@
-//! Models of transformers 4.57.6 against their numbers: hidden states, logits, routing, losses, gradients,
-//! steps of gradient descent, greedy generation. On one device, and on eight under three layouts.
+//! Models of transformers 4.57.6 compared with their results: hidden states, logits, routing, losses,
+//! gradients, gradient descent, greedy generation. On one device, and on eight devices under three layouts.
 //!
-//! The folder with the numbers is `../shared/oracle` beside the repository, or where `MESH_ORACLE` says. It
-//! is not part of the repository; without it the tests say that they are skipped.
+//! The directory with the results is `../shared/oracle` beside the repository, or `MESH_ORACLE`. It is not
+//! part of the repository; without it the tests are skipped.
 
 mod support;
 
 use serde_json::Value;
 use support::{Workplace, oracle};
 
-/// Devices and layouts: one device; the model's own layout; products within layers and experts; stored
-/// parameters split too.
+/// Devices and layouts: one device; the model's own layout; tensor and expert parallelism; split state.
 const PLACES: [&[&str]; 4] = [
     &[],
     &["--devices", "8"],
     &["--devices", "8", "--layout", "heads:model,d_ff:model,vocab:model,experts:expert"],
     &["--devices", "8", "--layout", "batch:data,d_kv:model", "--state-layout", "*:data"],
 ];
-/// The same for models without experts.
+/// Devices and layouts for models without experts.
 const DENSE: [&[&str]; 4] = [
     &[],
     &["--devices", "8"],
@@ -25,7 +24,7 @@ const DENSE: [&[&str]; 4] = [
     &["--devices", "8", "--layout", "batch:data,d_kv:model", "--state-layout", "*:data"],
 ];
 
-/// Everything that the case expects is compared, and near enough.
+/// Checks that all expected values of a case are compared and within their tolerances.
 #[track_caller]
 fn check(name: &str, places: &[&[&str]]) {
     let Some(dir) = oracle(name) else { return };
@@ -78,14 +77,14 @@ fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
 }
 
-/// What may be apart by rounding.
+/// Tolerances for rounding errors.
 fn limit(case: &str, tensor: &str) -> (&'static str, f64) {
     let exact = tensor.starts_with("f32.") || case != "switch_bf16";
     let plain = tensor.strip_prefix("f32.").unwrap_or(tensor);
     match (plain.split('.').next_back(), plain.starts_with("grad."), exact) {
         (Some("argmax" | "kept" | "cached" | "uncached"), _, _) => ("max_abs", 0.0),
         (_, true, true) => ("rel_l2", 5e-4),
-        // Both are as far from the exact gradient as 0.3 at most.
+        // Both differ from the exact gradient by at most 0.3.
         (_, true, false) => ("rel_l2", 0.6),
         (_, false, true) => ("rel_to_max", 5e-5),
         (_, false, false) => ("rel_to_max", 0.08),

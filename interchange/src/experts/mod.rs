@@ -246,47 +246,7 @@ impl<'a> Planner<'a> {
     ) -> Result<Self> {
         let count = |config: &Config| config.switch.as_ref().map_or(0, |s| s.experts);
         let (old, new) = (count(source), count(target));
-        let lists = match (old, new, &wanted.keep) {
-            (0, _, None) | (_, 0, None) => Default::default(),
-            (_, _, None) if new.is_multiple_of(old) => {
-                let copies = new / old;
-                same_in_all(source, &(0..new).map(|e| e / copies).collect::<Vec<_>>())
-            }
-            (_, _, None) if new > old => {
-                return Err(failure(
-                    format!("`--experts {new}`: {new} experts cannot be copies of {old}"),
-                    "request a multiple: every expert gets the same number of copies",
-                ));
-            }
-            (_, _, None) => {
-                return Err(failure(
-                    format!("`--experts {new}` does not tell which {new} of the {old} experts stay"),
-                    "list them with --keep-experts, or select those with the highest load with --keep-by-load METRICS",
-                ));
-            }
-            (_, _, Some(_)) if new == 0 || new > old => {
-                return Err(failure(
-                    format!(
-                        "`--keep-experts` and `--keep-by-load` have no effect: {new} of {old} experts are requested"
-                    ),
-                    "use them with a smaller number of experts",
-                ));
-            }
-            (_, _, Some(Keep::These(list))) => {
-                let good = list.len() == new && list.iter().all(|e| *e < old);
-                if !good || list.iter().enumerate().any(|(i, e)| list[..i].contains(e)) {
-                    return Err(failure(
-                        format!(
-                            "`--keep-experts {list:?}` must list {new} different experts of 0 to {}",
-                            old - 1
-                        ),
-                        "list as many as --experts requests, each once",
-                    ));
-                }
-                same_in_all(source, list)
-            }
-            (_, _, Some(Keep::ByLoad(metrics))) => by_load(metrics, source, old, new)?,
-        };
+        let lists = kept_experts(wanted.keep.as_ref(), source, old, new)?;
         if let (Ffn::Expert(e), true) = (wanted.ffn, new == 0)
             && e >= old
         {
@@ -521,6 +481,56 @@ struct Found<'a> {
 fn gates_shrink(switch: &Switch, times: usize) -> f64 {
     let over_experts = switch.routing != RoutingMethod::ExpertSelection;
     if switch.renormalizes() || !over_experts { 1.0 } else { times as f64 }
+}
+
+/// Returns the old expert of each new expert, for each sparse layer of the encoder and the decoder.
+fn kept_experts(
+    keep: Option<&Keep>,
+    source: &Config,
+    old: usize,
+    new: usize,
+) -> Result<[Vec<Vec<usize>>; 2]> {
+    Ok(match (old, new, keep) {
+        (0, _, None) | (_, 0, None) => Default::default(),
+        (_, _, None) if new.is_multiple_of(old) => {
+            let copies = new / old;
+            same_in_all(source, &(0..new).map(|e| e / copies).collect::<Vec<_>>())
+        }
+        (_, _, None) if new > old => {
+            return Err(failure(
+                format!("`--experts {new}`: {new} experts cannot be copies of {old}"),
+                "request a multiple: every expert gets the same number of copies",
+            ));
+        }
+        (_, _, None) => {
+            return Err(failure(
+                format!("`--experts {new}` does not tell which {new} of the {old} experts stay"),
+                "list them with --keep-experts, or select those with the highest load with --keep-by-load METRICS",
+            ));
+        }
+        (_, _, Some(_)) if new == 0 || new > old => {
+            return Err(failure(
+                format!(
+                    "`--keep-experts` and `--keep-by-load` have no effect: {new} of {old} experts are requested"
+                ),
+                "use them with a smaller number of experts",
+            ));
+        }
+        (_, _, Some(Keep::These(list))) => {
+            let good = list.len() == new && list.iter().all(|e| *e < old);
+            if !good || list.iter().enumerate().any(|(i, e)| list[..i].contains(e)) {
+                return Err(failure(
+                    format!(
+                        "`--keep-experts {list:?}` must list {new} different experts of 0 to {}",
+                        old - 1
+                    ),
+                    "list as many as --experts requests, each once",
+                ));
+            }
+            same_in_all(source, list)
+        }
+        (_, _, Some(Keep::ByLoad(metrics))) => by_load(metrics, source, old, new)?,
+    })
 }
 
 /// Returns the same list for every sparse layer.

@@ -6,7 +6,7 @@ use super::file::Fields;
 use crate::failure;
 use anyhow::Result;
 use mesh::layout::suggest;
-use models::{Activation, Config};
+use models::{Activation, Config, Switch};
 use serde_json::{Map, Value, json};
 use std::{fs, path::Path};
 
@@ -413,33 +413,40 @@ pub fn write(config: &Config, dtype: &str) -> Result<String, String> {
         set(key, value);
     }
     if let Some(switch) = &config.switch {
-        if switch.fixed_capacity == 0 {
-            let what = "its expert capacity follows from a capacity factor, and SwitchTransformers needs a fixed number";
-            return Err(format!("{what}: set it with --set fixed_capacity=64"));
-        }
-        set("expert_capacity", json!(switch.fixed_capacity));
-        for (decoder, number, step, layers) in [
-            (false, "num_sparse_encoder_layers", "encoder_sparse_step", config.encoder_layers),
-            (true, "num_sparse_decoder_layers", "decoder_sparse_step", config.decoder_layers),
-        ] {
-            let own = config.sparse_step(decoder).unwrap_or(1);
-            // SwitchTransformers states the number of sparse layers and derives their distance by integer
-            // division. If no number gives this distance, only the distance is correct.
-            if let Some(count) = (1..=layers).find(|n| layers / n == own) {
-                set(number, json!(count));
-            }
-            set(step, json!(own));
-        }
-        set("num_experts", json!(switch.experts));
-        set("router_aux_loss_coef", json!(switch.aux_loss));
-        set("router_z_loss_coef", json!(switch.router_z_loss));
-        set("router_jitter_noise", json!(switch.jitter));
-        set("router_bias", json!(switch.router_bias));
-        set("router_dtype", json!("float32"));
+        write_switch(config, switch, &mut set)?;
     }
     let mut text = serde_json::to_string_pretty(&map).expect("numbers and texts are JSON");
     text.push('\n');
     Ok(text)
+}
+
+/// Writes the keys of SwitchTransformers.
+fn write_switch(config: &Config, switch: &Switch, set: &mut dyn FnMut(&str, Value)) -> Result<(), String> {
+    if switch.fixed_capacity == 0 {
+        let what =
+            "its expert capacity follows from a capacity factor, and SwitchTransformers needs a fixed number";
+        return Err(format!("{what}: set it with --set fixed_capacity=64"));
+    }
+    set("expert_capacity", json!(switch.fixed_capacity));
+    for (decoder, number, step, layers) in [
+        (false, "num_sparse_encoder_layers", "encoder_sparse_step", config.encoder_layers),
+        (true, "num_sparse_decoder_layers", "decoder_sparse_step", config.decoder_layers),
+    ] {
+        let own = config.sparse_step(decoder).unwrap_or(1);
+        // SwitchTransformers states the number of sparse layers and derives their distance by integer
+        // division. If no number gives this distance, only the distance is correct.
+        if let Some(count) = (1..=layers).find(|n| layers / n == own) {
+            set(number, json!(count));
+        }
+        set(step, json!(own));
+    }
+    set("num_experts", json!(switch.experts));
+    set("router_aux_loss_coef", json!(switch.aux_loss));
+    set("router_z_loss_coef", json!(switch.router_z_loss));
+    set("router_jitter_noise", json!(switch.jitter));
+    set("router_bias", json!(switch.router_bias));
+    set("router_dtype", json!("float32"));
+    Ok(())
 }
 
 #[cfg(test)]
@@ -474,7 +481,7 @@ mod tests {
     fn what_is_written_is_read_as_the_same_model() {
         use crate::origin::settled;
         let switch =
-            models::Switch { sparse_step: 2, decoder_sparse_step: 3, ..models::Switch::hugging_face(4, 7) };
+            Switch { sparse_step: 2, decoder_sparse_step: 3, ..Switch::hugging_face(4, 7) };
         let sparse = Config { switch: Some(switch), dropout: 0.0, ..models::zoo::t5_small() };
         for config in [models::zoo::t5_base(), models::zoo::t5_v1_1_xxl(), sparse] {
             let text = write(&config, "bfloat16").unwrap();
@@ -484,7 +491,7 @@ mod tests {
             let sizes = |c: &Config| (c.buckets, c.epsilon, c.dropout, c.max_distance, c.activation, c.tied);
             assert_eq!(sizes(&again), sizes(&config));
             let routers = |c: &Config| {
-                let router = |s: &models::Switch| (s.fixed_capacity, s.aux_loss, s.router_z_loss, s.jitter);
+                let router = |s: &Switch| (s.fixed_capacity, s.aux_loss, s.router_z_loss, s.jitter);
                 (c.switch.as_ref().map(router), [false, true].map(|decoder| c.sparse_step(decoder)))
             };
             assert_eq!(routers(&again), routers(&config));

@@ -189,8 +189,8 @@ impl TokenizerArgs {
         Ok(self.named()?.unwrap_or(Tokenizer::Bytes))
     }
 
-    /// Returns the codec between text and the tokens of a model: the tokenizer that was named, which must fit the
-    /// vocabulary, else bytes. `None` means that the vocabulary is too small for bytes.
+    /// Returns the codec between text and the tokens of a model: the tokenizer that was named, which must fit
+    /// the vocabulary, else bytes. `None` means that the vocabulary is too small for bytes.
     pub fn codec(&self, sizes: Sizes) -> Result<Option<Codec>> {
         let Sizes { vocab, special_tokens, .. } = sizes;
         Ok(match self.named()? {

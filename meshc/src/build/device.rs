@@ -16,14 +16,14 @@ use runtime::{
 };
 use std::path::Path;
 
-/// A plugin that is loaded, and what it is for.
+/// A loaded plugin and its platform.
 #[derive(Debug)]
 pub struct Chosen {
     /// The plugin.
     pub plugin: Plugin,
-    /// What its client takes as options.
+    /// The platform, which determines the options of the client.
     pub platform: Platform,
-    /// Where it came from.
+    /// The file of the plugin.
     pub found: PluginFile,
 }
 

@@ -20,8 +20,8 @@ use runtime::{
 };
 use std::path::Path;
 
-/// Opens a session and restores the parameters. `settings` apply unless the user has set them; only `functions` of the
-/// program are compiled.
+/// Opens a session and restores the parameters. `settings` apply unless the user has set them; only
+/// `functions` of the program are compiled.
 ///
 /// # Errors
 /// Among others, if the program lacks something for `purpose`.

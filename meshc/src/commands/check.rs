@@ -67,8 +67,8 @@ fn check(args: &Args) -> Result<String> {
     Ok(format!("{valid}\n{}", readiness(&program.module)))
 }
 
-/// Returns what the program can be used for: `trainable: yes (span corruption, 32 rows of 128 → 128 tokens)`, or what
-/// it lacks.
+/// Describes the uses of a program, such as `trainable: yes (span corruption, 32 rows of 128 → 128 tokens)`,
+/// or the parts that it lacks.
 fn readiness(module: &Module) -> String {
     let (word, purpose) = match module.task.as_ref().map(|task| task.kind) {
         None | Some(TaskKind::Train { .. }) => ("trainable", Purpose::Train),

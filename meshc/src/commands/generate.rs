@@ -129,20 +129,7 @@ pub fn run(args: &Args) -> Result<()> {
         all.push(sequences);
         Ok(())
     })?;
-    let result = match kind {
-        Kind::Text => {
-            let mut text = String::new();
-            for sequences in &all {
-                lines(sequences, codec.as_ref())?.iter().for_each(|line| text += &format!("{line}\n"));
-            }
-            text.into_bytes()
-        }
-        Kind::Json => {
-            let list: Vec<Value> = all.iter().map(|s| described(s, codec.as_ref())).collect::<Result<_>>()?;
-            serde_json::to_vec_pretty(&list)?
-        }
-        Kind::Safetensors => packed(&all)?,
-    };
+    let result = encoded(kind, &all, codec.as_ref())?;
     match &args.output {
         Some(path) => write_file(path, &result),
         None if as_text => Ok(()),
@@ -150,6 +137,24 @@ pub fn run(args: &Args) -> Result<()> {
             out.write_all(&result).and_then(|()| out.write_all(b"\n")).context("writing to standard output")
         }
     }
+}
+
+/// Returns the bytes of the output file.
+fn encoded(kind: Kind, all: &[Vec<Sequence>], codec: Option<&Codec>) -> Result<Vec<u8>> {
+    Ok(match kind {
+        Kind::Text => {
+            let mut text = String::new();
+            for sequences in all {
+                lines(sequences, codec)?.iter().for_each(|line| text += &format!("{line}\n"));
+            }
+            text.into_bytes()
+        }
+        Kind::Json => {
+            let list: Vec<Value> = all.iter().map(|s| described(s, codec)).collect::<Result<_>>()?;
+            serde_json::to_vec_pretty(&list)?
+        }
+        Kind::Safetensors => packed(all)?,
+    })
 }
 
 impl Args {

@@ -127,7 +127,8 @@ impl Observer for Progress {
             self.bar.set_message(what.to_owned());
             self.bar.tick();
         } else if what != "saving" && !(what == "evaluating" && self.evaluates) {
-            // These are many, and end in lines of their own. The first evaluation says where a run is.
+            // These phases are frequent and print a line at their end. Only the first evaluation is
+            // announced.
             self.evaluates |= what == "evaluating";
             eprintln!("{what}");
         }

@@ -1,4 +1,4 @@
-//! Running the built `meshc` in a folder of its own.
+//! Runs of the built `meshc` in a temporary directory.
 #![allow(dead_code)] // Every test file is a crate of its own and uses a part of this.
 
 use std::{
@@ -20,8 +20,8 @@ pub fn model(name: &str) -> String {
     home().join("models").join(name).display().to_string()
 }
 
-/// A case of the reference folder, which is `../shared/oracle` beside the source tree or where `MESH_ORACLE`
-/// says; nothing, and a line that says so, where there is none.
+/// Returns a case of the reference directory: `../shared/oracle` beside the source tree, or `MESH_ORACLE`. If
+/// it does not exist, prints a line and returns `None`.
 pub fn oracle(case: &str) -> Option<PathBuf> {
     let named = std::env::var_os("MESH_ORACLE").map(PathBuf::from);
     let path = named.clone().unwrap_or_else(|| home().join("../shared/oracle")).join("public").join(case);
@@ -33,14 +33,15 @@ pub fn oracle(case: &str) -> Option<PathBuf> {
     None
 }
 
-/// Says so past the test harness, which keeps what passing tests print to itself.
+/// Prints the reason of a skipped test, bypassing the test harness, which captures the output of passing
+/// tests.
 pub fn say_skipped(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    // Where standard error is closed nobody wants to know.
+    // A closed standard error is ignored.
     let _ = std::io::stderr().write_all(format!("skipped {test}: {why}\n").as_bytes());
 }
 
-/// Settings of a model of a size that trains in milliseconds.
+/// Settings of a model that trains in milliseconds.
 pub const TINY: [&str; 16] = [
     "--set",
     "batch=4",
@@ -60,7 +61,7 @@ pub const TINY: [&str; 16] = [
     "layers=1",
 ];
 
-/// The same with experts.
+/// The settings of a small model with experts.
 pub fn tiny_switch() -> Vec<&'static str> {
     [&TINY[..], &["--set", "experts=8"]].concat()
 }
@@ -70,7 +71,7 @@ pub fn text() -> String {
     home().join("mesh/src").display().to_string()
 }
 
-/// The CPU plugin, installed on first use like a user's.
+/// Returns the CPU plugin, installed on first use.
 pub fn cpu_plugin() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
@@ -82,38 +83,38 @@ pub fn cpu_plugin() -> &'static Path {
     })
 }
 
-/// A folder to work in.
+/// A temporary working directory.
 pub struct Workplace {
     dir: TempDir,
 }
 
-/// What a command did.
+/// The result of a command.
 pub struct Ran {
-    /// Its exit code; none if a signal ended it.
+    /// The exit code. `None` if a signal ended the process.
     pub code: Option<i32>,
-    /// What it printed.
+    /// Standard output.
     pub out: String,
-    /// What it printed on standard error.
+    /// Standard error.
     pub err: String,
 }
 
 impl Workplace {
-    /// An empty one.
+    /// Creates an empty directory.
     pub fn new() -> Self {
         Self { dir: tempfile::tempdir().expect("a temporary folder can be made") }
     }
 
-    /// Its path.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    /// A path in it.
+    /// Returns a path in the directory.
     pub fn at(&self, name: &str) -> PathBuf {
         self.path().join(name)
     }
 
-    /// Writes a file in it.
+    /// Writes a file in the directory.
     pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         let path = self.at(name);
         fs::create_dir_all(path.parent().expect("it lies in the folder")).expect("folders can be made");
@@ -121,7 +122,7 @@ impl Workplace {
         path
     }
 
-    /// Names of everything in it, hidden files included, in order.
+    /// Returns the sorted names of all entries, including hidden files.
     pub fn entries(&self) -> Vec<String> {
         let entries = fs::read_dir(self.path()).expect("the folder can be read");
         let mut names: Vec<String> = entries
@@ -131,7 +132,7 @@ impl Workplace {
         names
     }
 
-    /// `meshc`, in this folder, with a cache that all tests share.
+    /// Returns the command `meshc` in this directory, with a cache that all tests share.
     pub fn meshc(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_meshc"));
         command.args(args).current_dir(self.path());
@@ -153,7 +154,7 @@ impl Workplace {
         Ran::new(output.expect("meshc starts"))
     }
 
-    /// Names of the folders in one of its folders.
+    /// Returns the names of the directories in a subdirectory.
     pub fn folders(&self, name: &str) -> Vec<String> {
         let entries = fs::read_dir(self.at(name)).expect("the folder can be read").flatten();
         let mut names: Vec<String> = entries
@@ -164,7 +165,7 @@ impl Workplace {
         names
     }
 
-    /// The lines of a file of metrics.
+    /// Returns the lines of a metrics file.
     pub fn metrics(&self, name: &str) -> Vec<serde_json::Value> {
         let text = fs::read_to_string(self.at(name)).expect("there is a file of metrics");
         text.lines().map(|line| serde_json::from_str(line).expect("lines are JSON")).collect()
@@ -178,26 +179,26 @@ impl Workplace {
 }
 
 impl Ran {
-    /// From what it left.
+    /// Converts the output of a process.
     pub fn new(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("meshc prints text");
         Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
 
-    /// It must have gone well.
+    /// Asserts that the command succeeded.
     #[track_caller]
     pub fn succeeds(self) -> Self {
         assert_eq!(self.code, Some(0), "{}\n{}", self.out, self.err);
         self
     }
 
-    /// It must have failed as a mistake of the user, with all of `parts` in its message.
+    /// Asserts that the command failed with exit code 1, and that its message contains all `parts`.
     #[track_caller]
     pub fn fails(self, parts: &[&str]) -> Self {
         self.fails_with(1, parts)
     }
 
-    /// It must have failed with this exit code, and all of `parts` in its message.
+    /// Asserts that the command failed with this exit code, and that its message contains all `parts`.
     #[track_caller]
     pub fn fails_with(self, code: i32, parts: &[&str]) -> Self {
         assert_eq!(self.code, Some(code), "{}\n{}", self.out, self.err);
