@@ -33,7 +33,7 @@ fn a_plugin_tells_about_itself() {
 }
 
 #[test]
-fn a_client_tells_about_itself_and_its_devices() {
+fn a_client_describes_itself_and_its_devices() {
     let Some(client) = cpu_client(3) else { return };
     assert_eq!(client.platform_name().expect("a name"), "cpu");
     assert!(!client.platform_version().expect("a version").is_empty());
@@ -346,7 +346,7 @@ fn events_call_back() {
 }
 
 #[test]
-fn what_is_made_keeps_alive_what_it_needs() {
+fn objects_keep_their_owners_alive() {
     let Some(client) = cpu_client(1) else { return };
     let devices = client.addressable_devices().expect("devices");
     let program = client

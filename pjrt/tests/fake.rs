@@ -195,7 +195,7 @@ fn nothing_leaks_whichever_call_fails() {
 }
 
 #[test]
-fn what_is_unimplemented_is_absent_or_an_error_but_never_a_leak() {
+fn unimplemented_functions_are_none_or_errors_and_never_leak() {
     let fake = Fake::new("unimplemented");
     everything(&fake).expect("nothing fails");
     let calls = fake.get("fake_calls");
@@ -257,7 +257,7 @@ fn a_missing_function_is_named() {
 }
 
 #[test]
-fn answers_are_read_where_they_lie() {
+fn results_are_read_in_place() {
     let fake = Fake::new("answers");
     let plugin = fake.plugin().expect("loads");
     let expected =
@@ -285,7 +285,7 @@ fn answers_are_read_where_they_lie() {
 }
 
 #[test]
-fn only_what_is_given_away_may_be_overwritten() {
+fn only_donated_buffers_are_overwritten() {
     let fake = Fake::new("donation");
     let client = Client::create(&fake.plugin().expect("loads"), &ClientOptions::new()).expect("a client");
     let program = client.compile(&Program::hlo(b""), b"").expect("compiles");
@@ -410,7 +410,7 @@ fn memory_is_held_until_the_plugin_is_done() {
 }
 
 #[test]
-fn a_client_ends_after_its_work() {
+fn a_client_outlives_its_work() {
     let fake = Fake::new("end");
     let plugin = fake.plugin().expect("loads");
     let make = || {

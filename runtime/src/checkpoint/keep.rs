@@ -26,7 +26,7 @@ impl Keep {
 
     /// Returns the steps of the checkpoints to remove. `all` lists steps and losses on held-out rows, sorted
     /// by step.
-    pub fn going(&self, all: &[(u64, Option<f64>)]) -> Vec<u64> {
+    pub fn to_remove(&self, all: &[(u64, Option<f64>)]) -> Vec<u64> {
         if *self == Self::default() {
             return Vec::new();
         }
@@ -57,7 +57,7 @@ pub fn prune(folder: &Path, keep: &Keep, dry: bool) -> Result<Vec<PathBuf>> {
         }
     }
     let all: Vec<(u64, Option<f64>)> = good.iter().map(|(step, loss, _)| (*step, *loss)).collect();
-    let going = keep.going(&all);
+    let going = keep.to_remove(&all);
     let dirs: Vec<PathBuf> =
         good.into_iter().filter(|(step, ..)| going.contains(step)).map(|(.., dir)| dir).collect();
     if !dry {
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_add_up() {
+    fn rules_are_combined() {
         let all: Vec<(u64, Option<f64>)> = vec![
             (10, Some(3.0)),
             (20, Some(1.0)),
@@ -80,14 +80,14 @@ mod tests {
             (40, Some(2.0)),
             (50, None),
         ];
-        let going = |newest, every, best| Keep { newest, every, best }.going(&all);
+        let going = |newest, every, best| Keep { newest, every, best }.to_remove(&all);
         assert_eq!(going(None, None, None), [0u64; 0]);
         assert_eq!(going(Some(2), None, None), [10, 20, 25, 30]);
         assert_eq!(going(Some(9), None, None), [0u64; 0]);
-        assert_eq!(going(None, Some(20), None), [10, 25, 30], "the newest stays");
+        assert_eq!(going(None, Some(20), None), [10, 25, 30], "the newest is kept");
         assert_eq!(going(None, None, Some(1)), [10, 25, 30, 40]);
-        assert_eq!(going(None, None, Some(9)), [25, 30], "a loss that is no number is no good one");
+        assert_eq!(going(None, None, Some(9)), [25, 30], "a NaN loss is never the best");
         assert_eq!(going(Some(2), Some(25), Some(1)), [10, 30]);
-        assert_eq!(Keep::newest(1).going(&[]), [0u64; 0]);
+        assert_eq!(Keep::newest(1).to_remove(&[]), [0u64; 0]);
     }
 }

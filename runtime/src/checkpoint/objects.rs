@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_are_told_from_paths() {
+    fn urls_are_distinguished_from_paths() {
         for (path, is) in [
             ("gs://b/x", true),
             ("memory:///x", true),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn large_objects_go_in_parts_of_one_size() {
+    fn large_objects_are_sent_in_equal_parts() {
         let sizes = |all: &[usize]| -> Vec<usize> {
             let contents = all.iter().map(|n| Bytes::from(vec![7; *n])).collect();
             parts(contents).iter().map(|p| p.iter().map(Bytes::len).sum()).collect()

@@ -146,14 +146,14 @@ impl Checkpoint {
         let mut wrong = Vec::new();
         for file in &self.manifest.files {
             if let Err(error) = check_head(&self.storage, file).and_then(|()| self.check_names(file)) {
-                wrong.push(said(error));
+                wrong.push(reason_of(error));
             }
         }
         self.checked.lock().unwrap_or_else(PoisonError::into_inner).clear();
         for (number, entry) in self.manifest.tensors.iter().enumerate() {
             for i in 0..entry.boxes.len() {
                 if let Err(error) = self.check(number, i, None) {
-                    wrong.push(said(error));
+                    wrong.push(reason_of(error));
                 }
             }
         }
@@ -260,8 +260,8 @@ impl Checkpoint {
             for part in entry.boxes.iter().filter(|p| p.file == file.name) {
                 wanted += 1;
                 let begin = part.offset - file.header_bytes;
-                let said = &own[part.name_in_file(entry)]["data_offsets"];
-                if said[0].as_u64() != Some(begin) || said[1].as_u64() != Some(begin + part.bytes) {
+                let reason_of = &own[part.name_in_file(entry)]["data_offsets"];
+                if reason_of[0].as_u64() != Some(begin) || reason_of[1].as_u64() != Some(begin + part.bytes) {
                     return Err(differs(format!("does not have `{}`", part.name_in_file(entry))));
                 }
             }
@@ -300,7 +300,7 @@ fn damaged(dir: &Path, reason: String) -> Error {
 }
 
 /// Returns an error's reason without the path.
-fn said(error: Error) -> String {
+fn reason_of(error: Error) -> String {
     match error {
         Error::Checkpoint { reason, .. } => reason,
         Error::Io { .. }

@@ -179,7 +179,7 @@ fn a_flipped_bit_anywhere_is_found() {
 }
 
 #[test]
-fn damage_is_said_with_its_place() {
+fn damage_is_reported_with_its_location() {
     let damage = |harm: &dyn Fn(&Path), parts: &[&str]| {
         let (_place, dir, _) = written();
         harm(&dir);
@@ -208,7 +208,7 @@ fn damage_is_said_with_its_place() {
 
 /// An inconsistent manifest is refused even if its digest is right.
 #[test]
-fn manifests_that_lie_are_refused() {
+fn inconsistent_manifests_are_refused() {
     let lie = |change: &dyn Fn(&mut serde_json::Value), part: &str| {
         let (_place, dir, _) = written();
         let mut json: serde_json::Value =
@@ -238,7 +238,7 @@ fn manifests_that_lie_are_refused() {
 }
 
 #[test]
-fn what_is_not_finished_leaves_nothing() {
+fn unfinished_writers_leave_nothing() {
     let place = tempfile::tempdir().unwrap();
     let dir = place.path().join("deep/c");
     let mut writer = Writer::create(&dir).unwrap();

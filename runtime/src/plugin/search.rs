@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_plugin_must_be_there_and_a_missing_one_says_how_to_get_it() {
+    fn a_given_path_must_exist_and_errors_tell_how_to_install() {
         let around = SearchPaths { plugin: Some("/nowhere/x.so".into()), ..Default::default() };
         let error = list(Platform::Cpu, None, &around).unwrap_err().to_string();
         assert!(error.contains("MESH_PJRT_PLUGIN") && error.contains("/nowhere/x.so"), "{error}");

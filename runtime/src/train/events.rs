@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn another_reader_finds_every_value() {
+    fn an_independent_reader_finds_every_value() {
         assert_eq!(plain_crc(b"123456789"), 0xe306_9283, "the check value of CRC-32C");
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("tb");

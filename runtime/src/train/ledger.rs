@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn facts_keep_all_of_it() {
+    fn facts_round_trip() {
         let mut ledger = Ledger::at(47);
         ledger.losses = [0.1, 2.5e-7, f64::from(0.1f32)].into();
         ledger.rollbacks = 2;

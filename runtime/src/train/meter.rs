@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gpus_are_known_by_their_names() {
+    fn gpus_are_recognized_by_name() {
         for (kind, peak) in [
             ("NVIDIA A100-SXM4-40GB", Some(312e12)),
             ("NVIDIA A100 80GB PCIe", Some(312e12)),
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn linux_says_how_much_memory_there_is() {
+    fn linux_reports_memory() {
         if cfg!(target_os = "linux") {
             let (now, most) = (host_memory().unwrap(), peak_memory().unwrap());
             assert!(now > 1 << 20 && most >= now / 2, "{now} {most}");

@@ -276,7 +276,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn lines_of_steps_that_are_made_again_go() {
+    fn lines_of_repeated_steps_are_removed() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("m");
         let kept = |before: &str, done: u64| {
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn the_loss_of_a_step_is_told_by_text() {
+    fn losses_are_reported_by_corpus() {
         let loss = ("loss".to_owned(), HostTensor::f32(&[], &[2.0]));
         let rows = ("row_loss".to_owned(), HostTensor::f32(&[3], &[0.5, 1.25, 0.25]));
         let of = |texts: Vec<usize>| {
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_is_null_and_named() {
+    fn non_finite_values_are_null_and_listed() {
         let mut record = record(f32::NAN, &[f32::INFINITY, 1.0, f32::NAN, 0.5]);
         assert!(record.step.loss.is_nan());
         record.step.eval = Some(BTreeMap::from([("loss".to_owned(), f64::NAN)]));
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_there_at_once_and_has_every_step() {
+    fn the_file_is_created_at_once_and_has_every_step() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
         let mut log = Log::create(Some(&path), false).unwrap();

@@ -132,11 +132,14 @@ impl Steps<'_> {
 
     fn reason_to_end(&self, step: u64) -> Option<End> {
         let patience = self.t.options.patience.unwrap_or(u64::MAX);
-        match () {
-            () if self.t.stop.load(Ordering::Relaxed) => Some(End::Stopped),
-            () if self.t.ledger.stale >= patience => Some(End::Early),
-            () if step >= self.t.options.steps => Some(End::Done),
-            () => None,
+        if self.t.stop.load(Ordering::Relaxed) {
+            Some(End::Stopped)
+        } else if self.t.ledger.stale >= patience {
+            Some(End::Early)
+        } else if step >= self.t.options.steps {
+            Some(End::Done)
+        } else {
+            None
         }
     }
 
