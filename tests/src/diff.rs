@@ -1,7 +1,7 @@
 //! The difference of two texts, by lines.
 
-/// Lines of `old` that go with `-`, lines of `new` that come with `+`, and up to two equal lines around
-/// each change. Empty if the texts are equal.
+/// Returns removed lines with `-`, added lines with `+`, and up to two equal lines around each change. Empty
+/// if the texts are equal.
 pub fn diff(old: &str, new: &str) -> String {
     let (a, b): (Vec<&str>, Vec<&str>) = (old.lines().collect(), new.lines().collect());
     if a == b {
@@ -20,7 +20,7 @@ pub fn diff(old: &str, new: &str) -> String {
     shown.map(|i| format!("  {}{}\n", lines[i].0, lines[i].1)).collect()
 }
 
-/// The shortest edit, by the longest common subsequence; texts too long for its table are replaced whole.
+/// Returns the shortest edit by longest common subsequence. Texts too long for its table are replaced whole.
 fn edits<'t>(a: &[&'t str], b: &[&'t str]) -> Vec<(char, &'t str)> {
     let mut out = Vec::new();
     if a.len().saturating_mul(b.len()) > 4_000_000 {

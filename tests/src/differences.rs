@@ -1,4 +1,4 @@
-//! Gradients against central finite differences, in the interpreter without rounding.
+//! Comparison of gradients with central finite differences, in the interpreter without rounding.
 
 use crate::generate::rng::Rng;
 use crate::generate::shrink::prune;
@@ -8,35 +8,35 @@ use mesh::ir::{Binary, Control, Elementwise, Reduce, ReduceKind};
 use mesh::verify::Global;
 use mesh::{BodyBuilder, DType, Dim, Function, Module, Name, Op, Site, Type, Value};
 
-/// How the numbers of an input are drawn.
+/// The distribution of an input's values.
 #[derive(Clone, Debug)]
 pub enum Draw {
-    /// Distinct floats in an open interval, evenly spaced, in random order: no ties, no kink at 0 met.
+    /// Distinct floats in an open interval, evenly spaced, in random order: no ties, and never exactly 0.
     Floats(f64, f64),
-    /// These whole numbers or truth values, in this order, again and again.
+    /// These integers or truth values, repeated in this order.
     These(Vec<f64>),
 }
 
 /// An input of the function that is differentiated.
 #[derive(Clone, Debug)]
 pub struct Input {
-    /// Its type. Gradients are taken with respect to all floats.
+    /// The type. Gradients are taken with respect to all floats.
     pub ty: Type,
-    /// Its numbers.
+    /// The distribution of its values.
     pub draw: Draw,
 }
 
-/// Float32 numbers between `low` and `high` over dims such as `a=2,b=3`.
+/// Makes an `f32` input between `low` and `high` with dims such as `a=2,b=3`.
 pub fn floats(dims: &str, low: f64, high: f64) -> Input {
     Input { ty: Type::new(DType::F32, parse(dims)), draw: Draw::Floats(low, high) }
 }
 
-/// Whole numbers or truth values.
+/// Makes an input of integers or truth values.
 pub fn these(dtype: DType, dims: &str, numbers: &[f64]) -> Input {
     Input { ty: Type::new(dtype, parse(dims)), draw: Draw::These(numbers.to_vec()) }
 }
 
-/// Dims from text such as `a=2,b=3`.
+/// Parses dims such as `a=2,b=3`.
 pub fn parse(dims: &str) -> Vec<Dim> {
     let dims = dims.split(',').filter(|d| !d.is_empty());
     dims.map(|d| d.split_once('=').expect("dims are written name=size"))
@@ -44,7 +44,7 @@ pub fn parse(dims: &str) -> Vec<Dim> {
         .collect()
 }
 
-/// A body under construction, with the one method that tests need.
+/// A body under construction.
 pub struct Build<'e>(pub BodyBuilder<'e>);
 
 impl Build<'_> {
@@ -69,7 +69,7 @@ pub fn check(inputs: &[Input], build: &dyn Fn(&mut Build<'_>, &[Value]) -> Vec<V
     check_in(Module::default(), &Tensors::new(), inputs, build)
 }
 
-/// The same in a module that declares state.
+/// Like [`check`], in a module that declares state.
 #[track_caller]
 pub fn check_in(
     module: Module,
@@ -116,7 +116,7 @@ pub fn check_in(
     module
 }
 
-/// Whether a difference quotient and a gradient are the same but for what the quotient neglects.
+/// True if a difference quotient and a gradient agree within the error of the quotient.
 pub fn near(slope: f64, claim: f64) -> bool {
     (slope - claim).abs() <= 1e-6 * slope.abs().max(claim.abs()).max(1.0)
 }
@@ -125,7 +125,7 @@ fn draw(rng: &mut Rng, input: &Input, position: usize) -> Tensor {
     let n = input.ty.elements();
     let numbers = match &input.draw {
         Draw::Floats(low, high) => {
-            // Inputs are shifted against each other, so that no two have a number in common.
+            // Inputs are shifted against each other, so that no two share a value.
             let shift = (position as f64 + 1.0) / (position as f64 + 2.3);
             let spaced: Vec<f64> =
                 (0..n).map(|i| low + (high - low) * (i as f64 + shift) / n as f64).collect();
@@ -137,7 +137,7 @@ fn draw(rng: &mut Rng, input: &Input, position: usize) -> Tensor {
     Tensor::new(input.ty.dtype, &dims, numbers).expect("a number was drawn for each element")
 }
 
-/// `Σ w · y` over all elements of all float results, with weights of their own as further inputs.
+/// Builds `Σ w · y` over all elements of all float results; the weights `w` are further inputs.
 fn weighted_sum(b: &mut Build<'_>, results: &[Value], rng: &mut Rng, values: &mut Tensors) -> Value {
     let mut loss = None;
     for y in results {
@@ -167,19 +167,19 @@ fn weighted_sum(b: &mut Build<'_>, results: &[Value], rng: &mut Rng, values: &mu
 /// A function whose first output is a loss and whose output `dNAME` is its gradient with respect to input
 /// `NAME`, at one point.
 pub struct Probe<'p> {
-    /// Without requests for gradients: the loss alone.
+    /// The module that computes only the loss.
     forward: Module,
     inputs: Tensors,
     state: &'p Tensors,
     gradients: Tensors,
 }
 
-/// A difference quotient.
+/// A difference quotient with an estimate of its error.
 #[derive(Clone, Copy, Debug)]
 pub struct Slope {
     /// The best estimate.
     pub value: f64,
-    /// How far a cruder estimate is off: where this is much, the function is not smooth enough here.
+    /// The difference to a coarser estimate. If it is large, the function is not smooth here.
     pub doubt: f64,
 }
 
@@ -201,7 +201,7 @@ impl<'p> Probe<'p> {
         Self { forward, inputs, state, gradients: outcome.outputs }
     }
 
-    /// The loss with input `name` moved by `step · direction`.
+    /// Returns the loss with input `name` moved by `step · direction`.
     fn loss(&self, name: &Name, direction: &Tensor, step: f64) -> f64 {
         let mut inputs = self.inputs.clone();
         let x = inputs.get_mut(name).expect("the input is there");
@@ -212,15 +212,15 @@ impl<'p> Probe<'p> {
         outcome.outputs[&self.forward.functions[0].outputs[0]].number()
     }
 
-    /// The slope of the loss along a direction in input `name`.
+    /// Returns the slope of the loss along a direction in input `name`.
     pub fn slope(&self, name: &Name, direction: &Tensor) -> Slope {
         let quotient = |h: f64| (self.loss(name, direction, h) - self.loss(name, direction, -h)) / (2.0 * h);
         let (wide, narrow) = (quotient(2e-4), quotient(1e-4));
-        // Richardson: the error of either is proportional to the square of its step.
+        // Richardson extrapolation: the error of each quotient is proportional to the square of its step.
         Slope { value: (4.0 * narrow - wide) / 3.0, doubt: (narrow - wide).abs() }
     }
 
-    /// The slope that the gradient claims.
+    /// Returns the slope by the gradient.
     pub fn claim(&self, name: &Name, direction: &Tensor) -> f64 {
         let gradient = &self.gradients[&*format!("d{name}")].ordered(&direction.names);
         gradient.data.iter().zip(&direction.data).map(|(g, d)| g * d).sum()

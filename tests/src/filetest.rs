@@ -1,11 +1,10 @@
-//! Filetests: a stage's input and what it makes of it, in one `.mesh` file.
+//! Filetests: the input and the output of a stage in one `.mesh` file.
 //!
-//! The first line says what is tested, `// test: errors`; more `// key: value` lines give options. What is
-//! expected stands in the file itself, in one of three ways (see [`Expect`]), and mistakes are marked in
-//! the line that they are reported at: `// error: MESSAGE [LABEL]`. So the file that *should* be there
-//! can be written down from the outcome: a test compares it with the file that is there, and with
-//! `MESH_BLESS=1` writes it. `docs/testing.md` says how to use this; a new kind of test is an entry in
-//! [`KINDS`].
+//! The first line names the kind of test, `// test: errors`; further `// key: value` lines are options. The
+//! expected output is in the file itself, in one of three places (see [`Expect`]), and errors are marked at
+//! the line where they are reported: `// error: MESSAGE [LABEL]`. The expected file can therefore be computed
+//! from the output: a test compares it with the actual file, and with `MESH_BLESS=1` writes it.
+//! `docs/testing.md` explains the usage; a new kind of test is an entry in [`KINDS`].
 
 use crate::diff::diff;
 use compiler::{
@@ -25,7 +24,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Every kind of filetest.
+/// All kinds of filetests.
 pub const KINDS: &[Kind] = &[
     Kind { name: "roundtrip", options: &["stage"], expect: Expect::Same, run: roundtrip },
     Kind { name: "print", options: &["stage"], expect: Expect::Below, run: canonical },
@@ -43,42 +42,42 @@ pub const KINDS: &[Kind] = &[
 
 /// A kind of filetest.
 pub struct Kind {
-    /// The word after `// test:`.
+    /// The name after `// test:`.
     pub name: &'static str,
-    /// Keys of the options it takes.
+    /// Keys of the accepted options.
     pub options: &'static [&'static str],
-    /// Where the outcome is expected.
+    /// The place of the expected output.
     pub expect: Expect,
-    /// What is tested: the outcome as text, or the mistakes that are to be marked.
+    /// Computes the output as text, or the errors to be marked.
     pub run: fn(&Case) -> Result<String, Diagnostics>,
 }
 
-/// Where a filetest's outcome stands.
+/// The place of a filetest's expected output.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Expect {
-    /// It is the program itself.
+    /// The program itself.
     Same,
-    /// Under the line `// output:`, after the program.
+    /// Below the line `// output:`, after the program.
     Below,
-    /// There is none: only mistakes count.
+    /// None: the test expects errors only.
     Nothing,
 }
 
-/// One file.
+/// One filetest.
 pub struct Case {
-    /// The file's name, which is also the file in the sites of its program.
+    /// The file's name, which its program's sites contain.
     pub name: String,
-    /// Header and program, without marks and output.
+    /// The header and the program, without marks and output.
     pub text: String,
     options: Vec<(String, String)>,
 }
 
 impl Case {
-    /// The value of `// key: value` in the header.
+    /// Returns the value of `// key: value` in the header.
     pub fn option(&self, key: &str) -> Option<&str> {
         self.options.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
     }
-    /// The stage that the program is verified as: the option `stage`, else local if it has a mesh.
+    /// Returns the stage of the program: the option `stage`, or else local if it has a mesh.
     pub fn stage(&self, module: &Module) -> Stage {
         match self.option("stage") {
             Some("local") => Stage::Local,
@@ -88,7 +87,7 @@ impl Case {
             None => Stage::Local,
         }
     }
-    /// The verified program; what has no site of its own is placed in this file.
+    /// Returns the verified program. Instructions without a site get one in this file.
     pub fn module(&self) -> Result<Module, Diagnostics> {
         let module = parse_source(&self.text, &self.name)?;
         verify(&module, self.stage(&module))?;
@@ -103,7 +102,7 @@ fn roundtrip(case: &Case) -> Result<String, Diagnostics> {
     verify(&module, case.stage(&module))?;
     let text = print(&module);
     let again = parse(&text, "printed")?;
-    // By their debug text, since NaN differs from itself.
+    // The debug text is compared, because NaN is not equal to itself.
     assert_eq!(format!("{module:?}"), format!("{again:?}"), "the printed program is another one");
     Ok(text)
 }
@@ -118,8 +117,8 @@ fn errors(case: &Case) -> Result<String, Diagnostics> {
     case.module().map(|_| String::new())
 }
 
-/// What autodiff makes of a program, by default without what nobody uses; all passes after it with
-/// `// simplify: yes`.
+/// Returns the program after autodiff and dead code elimination; with `// simplify: yes`, after all passes
+/// that follow autodiff.
 fn gradients(case: &Case) -> Result<String, Diagnostics> {
     let module = parse(&case.text, &case.name)?;
     verify(&module, Stage::Global)?;
@@ -136,7 +135,7 @@ fn gradients(case: &Case) -> Result<String, Diagnostics> {
     Ok(print(&module))
 }
 
-/// What the passes `// passes: cse dce` make of a program, in the order given.
+/// Returns the program after the passes of the option, such as `// passes: cse dce`, in this order.
 fn simplified(case: &Case) -> Result<String, Diagnostics> {
     let mut module = parse(&case.text, &case.name)?;
     let stage = case.stage(&module);
@@ -169,14 +168,14 @@ fn partitioned(case: &Case) -> Result<String, Diagnostics> {
     };
     let (compute, state) = (layout("layout"), layout("state_layout"));
     let axes = Axes { mesh, compute, state };
-    // Mistakes need places in the file; the outcome reads better without.
+    // Errors need sites in the file; the output is easier to read without them.
     pipeline::partition(&case.module()?, &axes)?;
     let local = pipeline::partition(&parse(&case.text, &case.name)?, &axes)?;
     verify(&local, Stage::Local)?;
     Ok(print(&local))
 }
 
-/// The HLO of a program as text: of a Global program after all stages, of a Local program as it is.
+/// Returns the HLO text of a program: of a Global program after all stages, of a Local program directly.
 fn emitted(case: &Case) -> Result<String, Diagnostics> {
     let module = parse(&case.text, &case.name)?;
     let layout = |key: &str| Layout::parse(case.option(key).unwrap_or("")).unwrap_or_else(|e| panic!("{e}"));
@@ -197,8 +196,8 @@ fn emitted(case: &Case) -> Result<String, Diagnostics> {
 
 // Running.
 
-/// Runs all filetests in `tests/filetests/NAME` and its folders; panics with what differs. With
-/// `MESH_BLESS=1` in the environment the files are rewritten instead.
+/// Runs all filetests in `tests/filetests/NAME` and its subfolders, and panics with the differences. With
+/// `MESH_BLESS=1` in the environment, it rewrites the files instead.
 #[track_caller]
 pub fn folder(name: &str) {
     let root = root().join(name);
@@ -227,7 +226,7 @@ pub fn folder(name: &str) {
     );
 }
 
-/// Folders of filetests, sorted.
+/// Returns the folders of filetests, sorted.
 pub fn folders() -> Vec<String> {
     let entries = fs::read_dir(root()).unwrap_or_else(|e| panic!("{}: {e}", root().display()));
     let folders = entries.filter_map(|e| e.ok()).filter(|e| e.path().is_dir());
@@ -264,7 +263,7 @@ fn message(cause: &(dyn std::any::Any + Send)) -> &str {
 const OUTPUT: &str = "// output:";
 const ERROR: &str = "// error: ";
 
-/// The file as it should be, given the file as it is.
+/// Returns the expected content of a file.
 pub fn outcome(file: &str, old: &str) -> Result<String, String> {
     let input = match old.split_once(&format!("\n{OUTPUT}\n")) {
         Some((input, _)) => format!("{input}\n"),
@@ -306,8 +305,8 @@ fn read_header(header: &[String]) -> Result<(&'static Kind, Options), String> {
     }
 }
 
-/// The program with each mistake marked in its line. One that has no place in this file is marked at its
-/// function, or else at the program's name.
+/// Returns the program with each error marked at its line. An error without a site in this file is marked at
+/// its function, or else at the program's name.
 fn marked(case: &Case, errors: &Diagnostics) -> Result<String, String> {
     let mut lines: Vec<String> = case.text.lines().map(str::to_owned).collect();
     for error in &errors.0 {
@@ -323,7 +322,7 @@ fn marked(case: &Case, errors: &Diagnostics) -> Result<String, String> {
 fn line_of(case: &Case, error: &Diagnostic) -> Option<usize> {
     let lines: Vec<&str> = case.text.lines().collect();
     if let Some(site) = error.site.as_ref().filter(|site| site.file == *case.name) {
-        // A mistake at the end of the text stands after the last line.
+        // An error at the end of the text is marked after the last line.
         return Some((site.line as usize).clamp(1, lines.len().max(1)) - 1)
             .filter(|line| *line < lines.len());
     }

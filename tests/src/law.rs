@@ -1,4 +1,4 @@
-//! The law that a program means the same however it is run: backends, and how their results are compared.
+//! The law that all backends give the same results: backends, and the comparison of their results.
 
 use crate::generate::{Case, shrink::shrink};
 use compiler::interp::{self, Outcome, Precision, Tensor, Tensors};
@@ -7,37 +7,37 @@ use mesh::verify::{Global, Local};
 use mesh::{Body, Function, Inst, Module, Name, Op, Value, ir::StateOp};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// A case made ready to run: its module at the stages of the compiler.
+/// A case with its module at the stages of the compiler.
 pub struct Programs<'c> {
-    /// Where it comes from.
+    /// The case.
     pub case: &'c Case,
-    /// Without requests for gradients.
+    /// The Global module after autodiff.
     pub global: Module,
-    /// The same, simplified.
+    /// The Global module after autodiff and simplification.
     pub simple_global: Module,
-    /// One device's program for the case's mesh and layouts.
+    /// The Local module for the case's mesh and layouts.
     pub local: Module,
-    /// From the simplified module, and simplified again: what is handed to plugins.
+    /// The Local module of the simplified module, simplified again. Plugins run this one.
     pub simple_local: Module,
 }
 
-/// One way to run programs.
+/// A way to run programs.
 pub trait Backend: Sync {
-    /// What it is called in messages.
+    /// Its name in messages.
     fn name(&self) -> String;
-    /// What the functions give, in the order of the module.
+    /// Returns the results of all functions, in the order of the module.
     fn run(&self, programs: &Programs<'_>) -> Result<Vec<Outcome>, String>;
 }
 
 /// The interpreter: on one device for the Global stages, on simulated devices for the Local ones.
 pub struct Interpreter {
-    /// Which stage it runs.
+    /// The stage it runs.
     pub stage: Stage,
-    /// With which numbers.
+    /// The precision of its arithmetic.
     pub precision: Precision,
 }
 
-/// The modules in [`Programs`].
+/// Selects a module of [`Programs`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
     /// [`Programs::global`].
@@ -70,13 +70,13 @@ impl Backend for Interpreter {
     }
 }
 
-/// Compiler flags: random programs run once, so it is compiling that takes the time.
+/// Compiler flags. Random programs run once, so compile time dominates.
 const QUICK: &[(&str, &str)] =
     &[("xla_backend_optimization_level", "0"), ("xla_llvm_disable_expensive_passes", "true")];
 
-/// The CPU plugin. All functions run as one program: plugins take their time to compile.
+/// The CPU plugin. All functions are merged into one program, because compilation is slow.
 pub struct Plugin {
-    /// Whether it runs on the devices of the case's mesh, or on one.
+    /// True if it runs on the devices of the case's mesh, false for one device.
     pub partitioned: bool,
 }
 
@@ -100,12 +100,12 @@ impl Backend for Plugin {
     }
 }
 
-/// The name of a function's input or output in the merged function.
+/// Returns the name of a function's input or output in the merged function.
 fn joined(function: &Name, name: &Name) -> Name {
     format!("{function}/{name}").into()
 }
 
-/// One function that does what all functions do, one after the other.
+/// Merges all functions into one that runs them in sequence.
 fn merged(module: &Module) -> Module {
     let mut all =
         Function { name: "all".into(), inputs: Vec::new(), outputs: Vec::new(), body: Body::default() };
@@ -126,7 +126,7 @@ fn merged(module: &Module) -> Module {
     Module { functions: vec![all], ..module.clone() }
 }
 
-/// What one function did, from what all did.
+/// Extracts the results of one function from those of the merged function.
 fn part(module: &Module, f: &Function, all: &Outcome, state: &Tensors) -> Outcome {
     let outputs = f.outputs.iter().map(|name| (name.clone(), all.outputs[&joined(&f.name, name)].clone()));
     let mut outcome = Outcome { outputs: outputs.collect(), state: state.clone() };
@@ -139,7 +139,7 @@ fn part(module: &Module, f: &Function, all: &Outcome, state: &Tensors) -> Outcom
     outcome
 }
 
-/// Runs the compiler's stages on a case; each must accept its input, since all of it is legal.
+/// Runs the compiler's stages on a case. Each stage must accept its input, which is legal.
 pub fn prepare(case: &Case) -> Result<Programs<'_>, String> {
     Global::new(case.module.clone()).map_err(|e| format!("the verifier refuses the program: {e}"))?;
     let global = lower(&case.module).map_err(|e| format!("autodiff refuses the program: {e}"))?;
@@ -158,7 +158,7 @@ fn simplified(module: &Module) -> Result<Module, String> {
 
 fn partitioned(case: &Case, global: &Module) -> Result<Module, String> {
     let mut layouts = case.clone();
-    // Simplified programs may have lost some dims.
+    // Simplification can remove dims.
     layouts.module = global.clone();
     layouts.drop_idle_rules();
     let (compute, state) = (layouts.layout.resolve(&case.mesh)?, layouts.state_layout.resolve(&case.mesh)?);
@@ -175,25 +175,25 @@ fn accepted(errors: Option<mesh::Diagnostics>, who: &str, module: &Module) -> Re
     }
 }
 
-/// Replaces requests for gradients.
+/// Runs autodiff.
 pub fn lower(module: &Module) -> Result<Module, mesh::Diagnostics> {
     compiler::autodiff::expand(module)
 }
 
-/// How near two floats must be: within the sum of both bounds.
+/// The tolerance of a comparison: two floats differ at most by the sum of all bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Tolerance {
-    /// Times the largest element of the tensor, or 1.
+    /// Relative to the largest element of the tensor, or to 1 if that is larger.
     pub relative: f64,
-    /// The same for functions with bf16 numbers, whose backends may round once where another rounds twice.
+    /// The same for functions with bf16 values: one backend may round once where another rounds twice.
     pub bf16: f64,
-    /// Times what rounding did to the tensor in the interpreter at the most: where a program makes much of
-    /// the rounding of its floats, it does so on every backend.
+    /// Relative to the largest effect of rounding on the tensor in the interpreter: a program that amplifies
+    /// rounding does so on every backend.
     pub rounding: f64,
 }
 
-/// Whether `a` and `b` give the same; if not, where they differ first. `rounding` is what comes without
-/// rounding, and with as much as there can be, if the tolerance asks for it.
+/// Compares the results `a` and `b`; the error is the first difference. `rounding` contains the results
+/// without rounding and with maximal rounding, if the tolerance needs them.
 pub fn compare(
     functions: &[Function],
     [a, b]: [&[Outcome]; 2],
@@ -225,7 +225,7 @@ fn same(a: &Tensors, b: &Tensors, rounding: Option<[&Tensors; 2]>, near: Toleran
     for (name, x) in a {
         let mut y = b[name].clone();
         if x.names.len() == y.names.len() && x.names.iter().all(|n| y.names.contains(n)) {
-            // The order of dims changes no meaning.
+            // The order of dims has no meaning.
             y = y.ordered(&x.names);
         }
         if x.dtype != y.dtype || x.dims() != y.dims() {
@@ -241,13 +241,13 @@ fn same(a: &Tensors, b: &Tensors, rounding: Option<[&Tensors; 2]>, near: Toleran
     Ok(())
 }
 
-/// Whether a body has bf16 numbers.
+/// True if a body has bf16 values.
 fn narrow(body: &Body) -> bool {
     let own = body.values.iter().any(|(_, v)| v.ty.dtype == mesh::DType::Bf16);
     own || body.insts.iter().flat_map(|inst| inst.op.bodies()).any(narrow)
 }
 
-/// By how much elements may differ.
+/// Returns the largest allowed difference of elements.
 fn limit(x: &Tensor, y: &Tensor, lost: f64, near: Tolerance) -> f64 {
     if !x.dtype.is_float() {
         return 0.0;
@@ -260,25 +260,25 @@ fn distance(x: &Tensor, y: &Tensor) -> f64 {
     x.data.iter().zip(&y.data).map(|(p, q)| (p - q).abs()).filter(|d| d.is_finite()).fold(0.0, f64::max)
 }
 
-/// The first element in which they differ.
+/// Returns the first element that differs.
 fn differs(x: &Tensor, y: &Tensor, limit: f64) -> Option<(usize, (f64, f64))> {
     let equal = |p: f64, q: f64| p == q || p.is_nan() && q.is_nan() || (p - q).abs() <= limit;
     let pairs = x.data.iter().copied().zip(y.data.iter().copied());
     pairs.enumerate().find(|(_, (p, q))| !equal(*p, *q))
 }
 
-/// Two backends that give the same.
+/// Two backends whose results must agree.
 pub struct Law<'b> {
-    /// One.
+    /// The first backend.
     pub one: &'b dyn Backend,
-    /// The other.
+    /// The second backend.
     pub other: &'b dyn Backend,
-    /// How nearly the same.
+    /// The tolerance.
     pub near: Tolerance,
 }
 
-/// What is wrong with a case, if anything: a stage refuses it or panics, a backend fails, or a law is
-/// broken.
+/// Returns the failure of a case, if there is one: a stage refuses it or panics, a backend fails, or results
+/// differ.
 pub fn broken(case: &Case, laws: &[Law<'_>]) -> Option<String> {
     let attempt = || -> Result<(), String> {
         let programs = prepare(case)?;
@@ -307,11 +307,11 @@ pub fn broken(case: &Case, laws: &[Law<'_>]) -> Option<String> {
     }
 }
 
-/// Checks a case. A failure is made small and shown with all that is needed to see it again.
+/// Checks a case. A failing case is reduced and printed with everything that reproduces it.
 #[track_caller]
 pub fn check(case: &Case, laws: &[Law<'_>]) {
     let Some(first) = broken(case, laws) else { return };
-    // A smaller case must fail in the same way: the words up to the first colon say how.
+    // A smaller case must fail in the same way: the message up to the first colon must be the same.
     let kind = first.split(':').next().unwrap_or_default().to_owned();
     let fails = |case: &Case| broken(case, laws).filter(|m| m.starts_with(&kind));
     let alone = case.functions().find_map(|case| fails(&case).map(|message| (case, message)));

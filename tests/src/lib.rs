@@ -1,4 +1,4 @@
-//! What the tests that cross crates share. The tests themselves are in `tests/tests/`.
+//! Code shared by the tests across crates, which are in `tests/tests/`.
 
 pub mod diff;
 pub mod differences;
@@ -13,9 +13,10 @@ pub mod training;
 
 use std::io::Write;
 
-/// Says that a test is skipped and why, past the test harness, which keeps what passing tests print to itself.
+/// Prints that a test is skipped and why. It bypasses the test harness, which hides the output of passing
+/// tests.
 pub fn say_skipped(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    // Where standard error is closed nobody wants to know.
+    // A closed standard error is ignored.
     let _ = std::io::stderr().write_all(format!("skipped {test}: {why}\n").as_bytes());
 }

@@ -1,4 +1,4 @@
-//! Routing in plain loops over one token after the other: what the tests of sparse layers hold them to.
+//! Reference implementation of routing, in plain loops over tokens.
 
 use crate::moe::Layer;
 use compiler::interp::Tensors;
@@ -7,32 +7,32 @@ use models::{
     switch::options::{Priority, RoutingMethod, SecondExpertPolicy},
 };
 
-/// What a layer is to do, by loops: `[group][token][expert]` and so on, all flat and row-major.
+/// Expected results of a layer. Arrays are flat and row-major.
 #[derive(Debug)]
 pub struct Want {
-    /// Groups of tokens.
+    /// Number of groups.
     pub groups: usize,
-    /// Tokens of a group.
+    /// Tokens per group.
     pub tokens: usize,
-    /// Slots of an expert.
+    /// Capacity: expert slots per expert.
     pub capacity: usize,
-    /// 1 where a token is in a slot: `[group][token][expert][slot]`.
+    /// 1 where a token is in an expert slot: `[group][token][expert][slot]`.
     pub dispatch: Vec<f64>,
-    /// Its gate there.
+    /// The gate of the token in the expert slot: `[group][token][expert][slot]`.
     pub combine: Vec<f64>,
-    /// The metrics of the router.
+    /// The load of each expert.
     pub load: Vec<f64>,
-    /// Share of tokens without a slot.
+    /// Fraction of dropped tokens.
     pub dropped: f64,
-    /// The balance.
+    /// The load-balancing loss.
     pub aux: f64,
-    /// Mean squared log-normalizer.
+    /// Mean of the squared log of the softmax normalizer.
     pub z: f64,
-    /// Mean entropy.
+    /// Mean entropy of the probabilities.
     pub entropy: f64,
 }
 
-/// One group: scores of tokens and who is real.
+/// One group: scores of tokens and the padding mask.
 struct Group<'a> {
     o: &'a Switch,
     train: bool,
@@ -49,14 +49,14 @@ pub fn softmax(x: &[f64]) -> Vec<f64> {
     e.iter().map(|e| e / sum).collect()
 }
 
-/// Positions by falling score, the first of equals first.
+/// Returns positions in order of descending score; ties are in order of position.
 fn ranked(scores: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
     order
 }
 
-/// `(token, expert, place, gate)` of every slot in use.
+/// `(token, expert, position, gate)` of every occupied expert slot.
 type Placed = Vec<(usize, usize, usize, f64)>;
 
 impl Group<'_> {
@@ -120,7 +120,7 @@ impl Group<'_> {
         placed
     }
 
-    /// Softmax over the real tokens of an expert's logits; 0 for padding.
+    /// Returns the softmax of an expert's logits over tokens that are not padding; 0 for padding.
     fn attention(&self, e: usize) -> Vec<f64> {
         if !self.real.contains(&true) {
             return vec![0.0; self.real.len()];
@@ -129,7 +129,7 @@ impl Group<'_> {
         softmax(&self.logits.iter().zip(&self.real).map(shown).collect::<Vec<_>>())
     }
 
-    /// The balance of this group, and the share of tokens that want each expert.
+    /// Returns the load-balancing loss of this group, and the fraction of tokens per expert.
     fn balance(&self, placed: &Placed) -> (f64, Vec<f64>) {
         let (o, p, s) = (self.o, self.probabilities(), self.real.len() as f64);
         let real = self.real.iter().filter(|r| **r).count() as f64;
@@ -184,7 +184,7 @@ impl Group<'_> {
     }
 }
 
-/// What `layer` is to do with the logits `x`.
+/// Returns the expected results of `layer` for the logits `x`.
 pub fn want(layer: &Layer, x: &[f64], padding: &[f64]) -> Want {
     let o = &layer.options;
     let (groups, tokens) = o.groups(layer.batch, layer.length);
@@ -237,7 +237,7 @@ pub fn want(layer: &Layer, x: &[f64], padding: &[f64]) -> Want {
     want
 }
 
-/// What the layer gives, by loops: for every token its experts' results times its gates.
+/// Returns the expected output: for every token, the sum of its experts' outputs times its gates.
 pub fn output(layer: &Layer, want: &Want, x: &[f64], state: &Tensors) -> Vec<f64> {
     let (e_count, d, f) = (layer.options.experts, layer.d_model, layer.d_ff);
     let (wi, wo) = (state["wi"].elements(), state["wo"].elements());

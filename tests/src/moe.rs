@@ -1,5 +1,5 @@
-//! One sparse layer as a program of its own, for tests: its output, losses and assignment, and the gradients of
-//! all of it, in the interpreter and on the plugin, on one device or many.
+//! A program with one sparse layer: its output, losses, assignment and gradients, in the interpreter and on
+//! the plugin, on one device or many.
 
 use crate::plugin;
 use compiler::{
@@ -13,28 +13,28 @@ use mesh::{
 };
 use models::{Activation, Config, Context, Precision, Schedule, Switch, Weights, switch::SwitchFfn};
 
-/// A layer and the sizes of what it is given.
+/// A layer and the sizes of its inputs.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    /// How it routes.
+    /// The options of the layer.
     pub options: Switch,
-    /// Sequences.
+    /// Number of sequences.
     pub batch: usize,
-    /// Tokens of a sequence.
+    /// Tokens per sequence.
     pub length: usize,
-    /// Size of a token.
+    /// Size of `d_model`.
     pub d_model: usize,
-    /// Size of an expert's hidden layer.
+    /// Size of `d_ff`.
     pub d_ff: usize,
-    /// Whether this is a training step.
+    /// True for a training step.
     pub train: bool,
     /// Element types.
     pub precision: Precision,
-    /// How it is computed.
+    /// The schedule.
     pub schedule: Schedule,
 }
 
-/// Where a layer runs.
+/// The backend of a layer.
 #[derive(Clone, Copy, Debug)]
 pub enum Device {
     /// The reference interpreter.
@@ -44,12 +44,12 @@ pub enum Device {
 }
 
 impl Layer {
-    /// The dims of the inputs.
+    /// Returns the dims of the inputs.
     pub fn dims(&self) -> [Dim; 3] {
         [Dim::new("batch", self.batch), Dim::new("length", self.length), Dim::new("d_model", self.d_model)]
     }
 
-    /// The dims of the parameters `router`, `wi` and `wo`, all as `[in, out]`, and of `router_bias`.
+    /// Returns the dims of the parameters `router`, `wi` and `wo`, all as `[in, out]`, and of `router_bias`.
     pub fn parameters(&self) -> Vec<(&'static str, Vec<Dim>)> {
         let experts = self.options.experts;
         let [_, _, d_model] = self.dims();
@@ -64,9 +64,9 @@ impl Layer {
         matrices.into_iter().chain(bias).collect()
     }
 
-    /// The program: `layer(seed, x, tokens, cotangent)` gives `y`, the weighted `loss`, `dispatch` and `combine`
-    /// (`[batch, tokens, experts, capacity]`), the router's metrics, and the gradients of
-    /// `loss + Σ y · cotangent` as `grad_x`, `grad_router`, `grad_wi`, `grad_wo`.
+    /// Returns the program: `layer(seed, x, tokens, cotangent)` gives `y`, the weighted `loss`, `dispatch`
+    /// and `combine` (`[batch, tokens, experts, capacity]`), the router's metrics, and the gradients of `loss
+    /// + Σ y · cotangent` as `grad_x`, `grad_router`, `grad_wi`, `grad_wo`.
     #[track_caller]
     pub fn program(&self) -> Module {
         let p = Program::new("layer");
@@ -91,7 +91,7 @@ impl Layer {
             let loss = if self.train { aux + m.z * self.options.z_weight() } else { aux };
             let total = loss + (y * cotangent).sum_all();
             let parameters: Vec<_> = weights.all().iter().map(|w| w.state.read(g)).collect();
-            // Where there is a bias, it comes after the router.
+            // A bias follows the router.
             let of_experts = &parameters[parameters.len() - 2..];
             let gradients = g.grad(total, &[&[x, parameters[0]], of_experts].concat());
             g.output("y", y);
@@ -115,7 +115,7 @@ impl Layer {
         p.finish().unwrap_or_else(|d| panic!("the layer has mistakes:\n{d}"))
     }
 
-    /// The program of one device.
+    /// Returns the program of one device.
     #[track_caller]
     pub fn local(&self, mesh: &str, layout: &str) -> Local {
         let mesh = Mesh::parse(mesh).expect("the test's mesh is legal");
@@ -127,7 +127,7 @@ impl Layer {
         local.unwrap_or_else(|d| panic!("{self:?} on {placement:?}:\n{d}"))
     }
 
-    /// What it gives for `inputs` and the parameters `state`.
+    /// Returns the outputs for `inputs` and the parameters `state`.
     #[track_caller]
     pub fn run(&self, on: Device, mesh: &str, layout: &str, inputs: &Tensors, state: &Tensors) -> Tensors {
         let local = self.local(mesh, layout);
@@ -143,14 +143,14 @@ impl Layer {
         }
     }
 
-    /// A tensor of floats with the dims of the inputs.
+    /// Makes a float tensor with the dims of the inputs.
     pub fn activations(&self, elements: Vec<f64>) -> Tensor {
         Tensor::new(DType::F32, &self.dims(), elements).expect("as many elements as the dims have")
     }
 }
 
-/// Largest difference relative to the largest element of `want`, with the dims of `have` in the order
-/// `names` (all of `have`'s, if it is empty).
+/// Returns the largest difference relative to the largest element of `want`. `names` is the order of dims of
+/// `want`; empty means the order of `have`.
 pub fn error(have: &Tensor, names: &[&str], want: &[f64]) -> f64 {
     let names: Vec<mesh::Name> = match names.is_empty() {
         true => have.names.clone(),

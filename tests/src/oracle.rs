@@ -1,7 +1,7 @@
-//! Models and numbers of the reference folder, for tests.
+//! Reference models and numbers of other systems.
 //!
-//! The folder is `../shared/oracle` beside the repository, or where `MESH_ORACLE` says. It is not part of
-//! the repository; tests that need it say that they are skipped where it is absent.
+//! They are in `../shared/oracle` beside the repository, or in `MESH_ORACLE`. The folder is not part of the
+//! repository; tests that need it are skipped with a message if it is missing.
 
 use crate::say_skipped;
 use models::{Activation, Config, Precision, Switch, hf};
@@ -11,18 +11,18 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-/// One model with its inputs and what is expected of it.
+/// A model with inputs and expected outputs.
 #[derive(Debug)]
 pub struct Case {
-    /// Its folder's name.
+    /// The name of its folder.
     pub name: String,
-    /// The configuration there.
+    /// Its configuration.
     pub json: Value,
-    /// Tensors by name: of the model, of the inputs, and what is expected.
+    /// Tensors by name: parameters, inputs and expected outputs.
     pub tensors: [BTreeMap<String, HostTensor>; 3],
 }
 
-/// The folder, if it is there.
+/// Returns the folder, or `None` if it does not exist.
 pub fn folder() -> Option<PathBuf> {
     let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/oracle"));
     let named = std::env::var_os("MESH_ORACLE").map(PathBuf::from);
@@ -37,7 +37,7 @@ pub fn folder() -> Option<PathBuf> {
     }
 }
 
-/// A case of the folder; nothing where the folder is absent.
+/// Reads a case of the folder; `None` if the folder does not exist.
 #[track_caller]
 pub fn case(name: &str) -> Option<Case> {
     let dir = folder()?.join(name);
@@ -62,13 +62,13 @@ fn tensors(bytes: &[u8]) -> BTreeMap<String, HostTensor> {
 }
 
 impl Case {
-    /// Sequences, and tokens of an input.
+    /// Returns the number of sequences and the input length.
     pub fn sizes(&self) -> (usize, usize) {
         let ids = &self.tensors[1]["input_ids"];
         (ids.dims[0], ids.dims[1])
     }
 
-    /// Our configuration, for `batch` sequences.
+    /// Returns our configuration for `batch` sequences.
     pub fn config(&self, batch: usize, target_length: usize) -> Config {
         let size = |key: &str| self.json[key].as_u64().unwrap_or_else(|| panic!("{key}")) as usize;
         let capacity = self.json["expert_capacity"].as_u64();
@@ -107,7 +107,7 @@ impl Case {
         }
     }
 
-    /// Our parameters.
+    /// Returns our parameters.
     pub fn parameters(&self, config: &Config) -> BTreeMap<String, HostTensor> {
         let mut all: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
         for part in hf::tensors(config).expect("theirs has such models") {
@@ -115,7 +115,7 @@ impl Case {
             let sizes: Vec<usize> = part.dims.iter().map(|d| d.1).collect();
             let whole = sizes.iter().product();
             let (_, ours) = all.entry(part.param).or_insert_with(|| (sizes.clone(), vec![0.0; whole]));
-            // Position in the part, as our matrices lie; theirs may be transposed around.
+            // The position in our layout; theirs may be transposed.
             let columns = if part.transposed { part.sizes[0] } else { 1 };
             let rows = theirs.len() / columns;
             for n in 0..theirs.len() {
@@ -132,8 +132,8 @@ impl Case {
         all.into_iter().map(|(name, (sizes, values))| (name, HostTensor::f32(&sizes, &values))).collect()
     }
 
-    /// Token ids of the inputs, padding where the mask says so, for `batch` rows; those beyond the case's own
-    /// are empty.
+    /// Returns the token ids of the inputs for `batch` rows, with padding by the mask. Rows beyond those of
+    /// the case are empty.
     pub fn inputs(&self, batch: usize) -> HostTensor {
         let [ids, mask] =
             ["input_ids", "attention_mask"].map(|n| self.tensors[1][n].to_f64().expect("numbers"));

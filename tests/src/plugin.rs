@@ -1,4 +1,4 @@
-//! Running programs on a real plugin, for tests: one CPU client of eight devices for the whole process.
+//! Runs programs on the CPU plugin: one client with eight devices for the whole process.
 
 use compiler::artefact::{self, Settings};
 use compiler::interp::{Outcome, Tensor, Tensors};
@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, sync::OnceLock};
 /// Devices of the test client.
 pub const DEVICES: i64 = 8;
 
-/// The client. It is installed on first use, like a user's.
+/// Returns the client. The plugin is installed on first use.
 pub fn client() -> Client {
     static CLIENT: OnceLock<Client> = OnceLock::new();
     let make = || {
@@ -32,7 +32,7 @@ pub fn run(local: &Module, function: &str, inputs: &Tensors, state: &Tensors) ->
     run_with(local, function, inputs, state, &[])
 }
 
-/// The same with compiler flags for the plugin.
+/// Like [`call`], with compiler flags for the plugin.
 pub fn run_with(
     local: &Module,
     function: &str,
@@ -43,7 +43,7 @@ pub fn run_with(
     Ready::new(local, function, flags)?.call(inputs, state)
 }
 
-/// A function that the plugin has compiled once and that may be called often.
+/// A compiled function.
 pub struct Ready {
     local: Module,
     function: String,
@@ -66,7 +66,7 @@ impl Ready {
         Ok(Self { local: only, function: function.to_owned(), session })
     }
 
-    /// Calls it with whole tensors.
+    /// Calls the function with whole tensors.
     pub fn call(&mut self, inputs: &Tensors, state: &Tensors) -> Result<Outcome, String> {
         let (env, session) = (&self.local.env, &mut self.session);
         for (_, s) in env.states.iter() {
@@ -94,7 +94,7 @@ impl Ready {
     }
 }
 
-/// A tensor as the plugin takes it: dims in the order of the type.
+/// Converts a tensor for the plugin: dims in the order of the type.
 fn host(tensor: &Tensor, ty: &Type) -> HostTensor {
     let names: Vec<Name> = ty.names().cloned().collect();
     let ordered = tensor.ordered(&names);

@@ -1,4 +1,4 @@
-//! Training on the CPU plugin, for tests: models through the whole compiler into sessions.
+//! Training on the CPU plugin: compiles models and opens sessions.
 
 use crate::plugin;
 use compiler::{
@@ -17,7 +17,7 @@ use std::{
     sync::Arc,
 };
 
-/// A Switch Transformer over bytes with all its noise, small, that any of eight devices can have a part of.
+/// Returns a small byte-level Switch Transformer with all noise, whose dims can be split over eight devices.
 pub fn small_switch() -> Config {
     Config {
         name: "small_switch".into(),
@@ -39,7 +39,7 @@ pub fn small_switch() -> Config {
     }
 }
 
-/// A session on the test client with the model's own layout and this state layout.
+/// Opens a session on the test client with the model's layout and the given state layout.
 #[track_caller]
 pub fn session(config: &Config, mesh: &str, state_layout: &str) -> Session {
     let module = models::program(config, &Site::default()).finish();
@@ -47,7 +47,8 @@ pub fn session(config: &Config, mesh: &str, state_layout: &str) -> Session {
     session_of(module, mesh, &config.layout(), state_layout)
 }
 
-/// A session on the test client for any program; rules of `layout` for axes that `mesh` lacks are left out.
+/// Opens a session on the test client for any program. Rules of `layout` for axes that are not in `mesh` are
+/// ignored.
 #[track_caller]
 pub fn session_of(module: Module, mesh: &str, layout: &str, state_layout: &str) -> Session {
     let mesh = Mesh::parse(mesh).expect("the test's mesh is legal");
@@ -69,7 +70,7 @@ pub fn session_of(module: Module, mesh: &str, layout: &str, state_layout: &str) 
     Session::with_client(plugin::client(), artefact).expect("eight devices are enough")
 }
 
-/// Examples for `session` from a file or folder of the repository.
+/// Makes batches for `session` from a file or folder of the repository.
 #[track_caller]
 pub fn source(session: &Session, paths: &[&str], held_out: f64) -> Arc<Mixture> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -80,7 +81,7 @@ pub fn source(session: &Session, paths: &[&str], held_out: f64) -> Arc<Mixture> 
     Arc::new(Mixture::of_text(text, spec, &options).unwrap_or_else(|e| panic!("{e}")))
 }
 
-/// Keeps all steps.
+/// An observer that records all steps.
 #[derive(Debug, Default)]
 pub struct Steps(pub Vec<Step>);
 
@@ -91,7 +92,7 @@ impl Observer for Steps {
 }
 
 impl Steps {
-    /// Their losses.
+    /// Returns the losses of all steps.
     pub fn losses(&self) -> Vec<f64> {
         self.0.iter().map(|step| step.loss).collect()
     }

@@ -7,7 +7,7 @@ use mesh::{
 };
 
 impl<'e> Gen<'_, 'e> {
-    /// A generator for a body inside this one, and what it needs back from there.
+    /// Returns a generator for an inner body, and the values that it captures.
     fn inner(&mut self) -> Gen<'_, 'e> {
         Gen {
             b: BodyBuilder::new(self.b.env),
@@ -22,7 +22,7 @@ impl<'e> Gen<'_, 'e> {
         }
     }
 
-    /// Distinct values to hand to a body.
+    /// Picks distinct values to pass to a body.
     fn captures(&mut self, count: usize) -> Vec<Value> {
         let mut captures: Vec<Value> = Vec::new();
         for _ in 0..count {
@@ -54,7 +54,7 @@ impl<'e> Gen<'_, 'e> {
             .map(|(i, v)| {
                 let (mut ty, facts) = (self.ty(*v).clone(), self.facts(*v));
                 if i < carries.len() {
-                    // A carry is rounded anew in each step, within the bound that the step restores.
+                    // A carry is rounded in each step, within the bound that the step restores.
                     return (ty, Facts::rounded(facts.bound.max(1.0)));
                 }
                 let slice = (carries.len()..carries.len() + xs.len()).contains(&i);
@@ -71,12 +71,12 @@ impl<'e> Gen<'_, 'e> {
         self.emit(Control::Scan(Box::new(scan)), &args, &facts).map(drop)
     }
 
-    /// The body of a scan, with the facts of the scan's results.
+    /// Generates the body of a scan, with the facts about the scan's results.
     fn step(&mut self, carries: &[Value], given: Vec<(Type, Facts)>) -> Option<(Body, Vec<Facts>, usize)> {
         let count = 2 + self.rng.below(8);
         let kept = self.rng.below(3);
         let mut g = self.inner();
-        // Whole numbers are exact also as carries; the builder sees to that from the type.
+        // Integers are exact as carries too; the builder derives this from the type.
         for (ty, facts) in given {
             let exact = facts.exact || !ty.dtype.is_float();
             let bound = if ty.dtype.is_float() { facts.bound } else { f64::from(u32::MAX) };
@@ -102,8 +102,8 @@ impl<'e> Gen<'_, 'e> {
         Some((g.b.finish(results), facts, fresh))
     }
 
-    /// What a carry becomes: it depends on its old value and on something of the step, and floats stay
-    /// within 1.
+    /// Generates the next value of a carry: it depends on the old value and on a value of the step, and
+    /// floats stay within 1.
     fn next_carry(&mut self, carry: Value) -> Option<Value> {
         let ty = self.ty(carry).clone();
         let other = self.fitted(&ty)?;
@@ -122,7 +122,7 @@ impl<'e> Gen<'_, 'e> {
         let p = match p {
             Some(p) => p,
             None => {
-                // Any truth value will do.
+                // Any truth value is legal.
                 let p = self.value(|g, v| g.ty(v).dtype == DType::Pred)?;
                 let dims = self.ty(p).names().cloned().collect();
                 self.emit1(Reduce::Over { kind: ReduceKind::Max, dims }, &[p], Facts::exact(1.0))?
@@ -143,7 +143,7 @@ impl<'e> Gen<'_, 'e> {
         self.emit(cond, &[vec![p], captures].concat(), &facts).map(drop)
     }
 
-    /// One branch, with results of the given types or of any.
+    /// Generates a branch with results of the given types, or of any types.
     fn branch(
         &mut self,
         given: &[(Type, Facts)],
@@ -168,7 +168,7 @@ impl<'e> Gen<'_, 'e> {
         Some((g.b.finish(results), facts, fresh))
     }
 
-    /// The gradients of a sum of a few values with respect to a few others.
+    /// Generates the gradients of a sum of some values with respect to others.
     pub(super) fn gradient(&mut self) -> Option<Vec<Value>> {
         let float = |g: &Self, v: Value| g.ty(v).dtype.is_float();
         let mut loss = self.constant(DType::F32, 0.5)?;
@@ -191,12 +191,12 @@ impl<'e> Gen<'_, 'e> {
         }
         let mut args = vec![loss];
         for _ in 0..2 + self.rng.below(3) {
-            // Parameters and reads of state stand first; so they are picked often enough.
+            // Parameters and reads of state come first, so that they are picked often enough.
             let early = self.rng.chance(50);
             let count = self.b.body.params.len() + 2;
             args.push(self.value(|g, v| float(g, v) && (!early || (v.0 as usize) < count))?);
         }
-        // How large gradients are is not known; nothing is made of them.
+        // The size of gradients is unknown, so no instruction uses them.
         let facts = vec![Facts::rounded(1.0); args.len() - 1];
         let mut results = self.emit(Instruction(Op::Control(Control::Grad)), &args, &facts)?;
         results.insert(0, loss);

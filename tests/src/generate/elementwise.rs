@@ -1,4 +1,4 @@
-//! Random element-by-element operations.
+//! Random elementwise operations.
 
 use super::program::{Facts, Gen};
 use mesh::{
@@ -68,7 +68,7 @@ impl Gen<'_, '_> {
         self.unary(op, x, facts)
     }
 
-    /// `x² + 1/2`, which is at least 1/2 and has no kink.
+    /// Generates `x² + 1/2`, which is at least 1/2 and smooth.
     pub(super) fn positive(&mut self, x: Value) -> Option<Value> {
         let half = self.constant(self.ty(x).dtype, 0.5)?;
         let bound = self.facts(x).bound.powi(2);
@@ -80,7 +80,8 @@ impl Gen<'_, '_> {
         let op = self.rng.one_of([Unary::Abs, Unary::Relu, Unary::Sign, Unary::Floor]);
         let jumps = matches!(op, Unary::Sign | Unary::Floor);
         let x = self.kinked().filter(|x| !jumps || self.facts(*x).exact)?;
-        // Another function that jumps, without a draw of its own: all else stays what it was for a seed.
+        // Another discontinuous function, without a separate draw, so that existing seeds keep their
+        // programs.
         let op = if op == Unary::Floor && x.0 % 2 == 1 { Unary::RoundBf16 } else { op };
         let facts = self.facts(x).moved();
         self.unary(op, x, Facts { bound: facts.bound + 1.0, ..facts })
@@ -97,7 +98,7 @@ impl Gen<'_, '_> {
         self.unary(op, x, Facts::exact(bound))
     }
 
-    /// Two floats of one type of element.
+    /// Picks two floats of one element type.
     fn floats(&mut self) -> Option<(Value, Value)> {
         let a = self.float()?;
         let dtype = self.ty(a).dtype;
@@ -195,7 +196,7 @@ impl Gen<'_, '_> {
         let to = self.rng.one_of([DType::Pred, DType::S32, DType::U32, DType::Bf16, DType::F32]);
         let x = self.value(|_, _| true)?;
         let (from, facts) = (self.ty(x).dtype, self.facts(x));
-        // Whole numbers up to 256 are the same in every float type; larger ones round.
+        // Integers up to 256 are exact in every float type; larger ones are rounded.
         let ok = match (from.is_float(), to.is_float()) {
             (true, true) => true,
             (true, false) => facts.exact,
@@ -208,7 +209,7 @@ impl Gen<'_, '_> {
             DType::S32 if from == DType::U32 => f64::from(u32::MAX),
             DType::S32 | DType::Bf16 | DType::F32 => facts.bound,
         };
-        // A bf16 holds the numbers of inputs, but not every float.
+        // bf16 represents the values of inputs exactly, but not every float.
         let exact = facts.exact && to != DType::Bf16;
         if ok {
             self.emit1(Elementwise::Cast(to), &[x], Facts { exact, bound, permutation: None })

@@ -1,4 +1,4 @@
-//! Random movement by index. Indices fall outside at times.
+//! Random indexing operations. Some indices are out of range.
 
 use super::program::{Facts, Gen};
 use super::shape::unsplit;

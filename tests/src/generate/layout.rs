@@ -3,7 +3,7 @@
 use super::rng::Rng;
 use mesh::{Body, Env, Layout, Mesh, Module, Name, Type, infer::check_type, ir::Control};
 
-/// A mesh of 1 to 8 devices along 1 to 3 axes.
+/// Generates a mesh of 1 to 8 devices with 1 to 3 axes.
 pub fn mesh(rng: &mut Rng) -> Mesh {
     let sizes = rng.one_of([
         "x=1",
@@ -26,8 +26,8 @@ pub fn mesh(rng: &mut Rng) -> Mesh {
     Mesh::parse(sizes).expect("the sizes above are well-formed")
 }
 
-/// A compute layout that is legal for every value of the module, and a state layout. Rules are added in
-/// random order as long as all types stay legal: so layouts are as full as they can be, or nearly.
+/// Generates a layout that is legal for every value of the module, and a state layout. Rules are added in
+/// random order while all types stay legal, so layouts are nearly maximal.
 pub fn legal(rng: &mut Rng, module: &Module, mesh: &Mesh) -> (Layout, Layout) {
     let env = Env { mesh: mesh.clone(), ..Env::default() };
     let types = types(module);
@@ -54,7 +54,7 @@ pub fn legal(rng: &mut Rng, module: &Module, mesh: &Mesh) -> (Layout, Layout) {
     (layout, state_layout(rng, module, mesh))
 }
 
-/// One or two axes, in any order.
+/// Picks one or two axes, in any order.
 fn axes(rng: &mut Rng, mesh: &Mesh) -> Vec<Name> {
     let all: Vec<Name> = mesh.axes().iter().map(|a| a.name.clone()).collect();
     let mut axes = rng.shuffled(&all);
@@ -67,7 +67,7 @@ fn is_legal(env: &Env, types: &[Type], layout: &Layout) -> bool {
     types.iter().all(|ty| check_type(env, &map.apply(ty)).is_ok())
 }
 
-/// Any state layout is legal: what does not fit a tensor is left out for it.
+/// Generates a state layout. Any is legal: rules that do not fit a tensor are ignored for it.
 fn state_layout(rng: &mut Rng, module: &Module, mesh: &Mesh) -> Layout {
     let mut rules: Vec<(Name, Vec<Name>)> = Vec::new();
     if rng.chance(40) {
@@ -85,7 +85,7 @@ fn state_layout(rng: &mut Rng, module: &Module, mesh: &Mesh) -> Layout {
     Layout { rules }
 }
 
-/// All types in the module, each once.
+/// Returns the distinct types in the module.
 pub(super) fn types(module: &Module) -> Vec<Type> {
     fn collect(body: &Body, all: &mut Vec<Type>) {
         for (_, value) in body.values.iter() {
@@ -100,7 +100,7 @@ pub(super) fn types(module: &Module) -> Vec<Type> {
     all
 }
 
-/// Dims that scans loop over: they are never split.
+/// Returns the dims that scans loop over, which are never split.
 fn looped(module: &Module) -> Vec<Name> {
     let mut names = Vec::new();
     for function in &module.functions {

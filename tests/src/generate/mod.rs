@@ -1,9 +1,9 @@
-//! Random well-typed programs with random meshes and legal layouts, the same from the same seed.
+//! Random well-typed programs with random meshes and legal layouts, deterministic in the seed.
 //!
 //! The programs cover every operation family, states, scans, conditionals and gradients. They are *tame*:
-//! no number overflows, nothing divides by what may be 0, and operations that jump (comparisons, sorts,
-//! casts to integers) see *exact* operands only, those that are the same bit for bit however the program
-//! is run. So whoever runs a program right gets nearly the same numbers.
+//! no number overflows, no divisor can be 0, and discontinuous operations (comparisons, sorts, casts to
+//! integers) have only *exact* operands, which are bit-equal however the program is run. All correct backends
+//! therefore give nearly the same numbers.
 //!
 //! Reading order: [`rng`], [`program`] (functions, and what each family adds to them in the file of its
 //! name), [`layout`], [`values`], [`shrink`](mod@shrink).
@@ -26,27 +26,27 @@ use mesh::{Layout, Mesh, Module, Name};
 use rng::Rng;
 use std::collections::BTreeMap;
 
-/// A Global module with all that is needed to run it on one device or many.
+/// A Global module with everything needed to run it on one device or many.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// What it was made from.
+    /// The seed.
     pub seed: u64,
-    /// The functions `f0`, `f1`, … with dims and states of their own. They may ask for gradients.
+    /// The functions `f0`, `f1`, … with separate dims and states. They can contain gradient requests.
     pub module: Module,
-    /// A mesh of 1 to 8 devices.
+    /// The mesh, of 1 to 8 devices.
     pub mesh: Mesh,
-    /// A layout that is legal for every value.
+    /// The layout, which is legal for every value.
     pub layout: Layout,
-    /// How states are split further.
+    /// The state layout.
     pub state_layout: Layout,
-    /// Inputs of each function.
+    /// The inputs of each function.
     pub inputs: BTreeMap<Name, Tensors>,
-    /// All state.
+    /// The state of all functions.
     pub state: Tensors,
 }
 
-/// The case of `seed`, with `functions` independent programs in one module, each of about `size`
-/// instructions besides those of inner bodies and gradients.
+/// Generates the case of `seed`: `functions` independent programs in one module, each with about `size`
+/// instructions, not counting inner bodies and gradients.
 pub fn case(seed: u64, functions: usize, size: usize) -> Case {
     let mut rng = Rng::new(seed);
     let (module, hints) = program::module(&mut rng, functions, size);
@@ -56,15 +56,15 @@ pub fn case(seed: u64, functions: usize, size: usize) -> Case {
     Case { seed, module, mesh, layout, state_layout, inputs, state }
 }
 
-/// The module whose values the layout must suit: gradients add some. If they cannot be had, that is for a
-/// test to find out, not for the generator.
+/// Returns the module for whose values the layout must be legal: that with gradients. If autodiff fails, a
+/// test reports it, not the generator.
 fn lowered(module: &Module) -> Module {
     let expanded = std::panic::catch_unwind(|| compiler::autodiff::expand(module));
     expanded.ok().and_then(Result::ok).unwrap_or_else(|| module.clone())
 }
 
 impl Case {
-    /// The same programs on another mesh, with another layout.
+    /// Returns the same programs on another mesh, with another layout.
     pub fn relaid(&self, seed: u64) -> Case {
         let mut rng = Rng::new(!seed);
         let mesh = layout::mesh(&mut rng);
@@ -72,7 +72,7 @@ impl Case {
         Case { mesh, layout, state_layout, ..self.clone() }
     }
 
-    /// Each function as a case by itself.
+    /// Returns each function as a separate case.
     pub fn functions(&self) -> impl Iterator<Item = Case> {
         self.module.functions.iter().map(|function| {
             let mut case = self.clone();
@@ -83,7 +83,7 @@ impl Case {
         })
     }
 
-    /// Removes layout rules for dims that no value has; the compiler takes them for mistakes.
+    /// Removes layout rules for dims that no value has, which the compiler reports as errors.
     pub fn drop_idle_rules(&mut self) {
         let types = layout::types(&self.module);
         let used = |name: &Name| *name == "*" || types.iter().any(|ty| ty.has(name));

@@ -1,72 +1,72 @@
-//! Random functions: inputs and states, then one random instruction after the other, then results.
+//! Random functions: inputs and states, a sequence of random instructions, and results.
 //!
-//! A family adds an instruction by trying: it picks operands at random, and gives up (`None`) if they do
-//! not suit; inference is the judge of types. What it needs to know beyond types stands in [`Facts`].
+//! A family adds an instruction by trial: it picks random operands, and returns `None` if they do not fit.
+//! Type inference decides. [`Facts`] contains the information beyond types.
 
 use super::rng::Rng;
 use mesh::ir::{Control, StateOp};
 use mesh::{BodyBuilder, DType, Dim, Env, Function, Module, Name, Op, Site, StateDecl, StateId, StateKind};
 use mesh::{Type, Value};
 
-/// What is known of a value beyond its type.
+/// Facts about a value beyond its type.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Facts {
-    /// The same bit for bit under every layout and on every backend. Whole numbers always are.
+    /// True if the value is bit-equal under every layout and on every backend. Integers always are.
     pub exact: bool,
-    /// No element is larger in magnitude.
+    /// Bound of the magnitude of all elements.
     pub bound: f64,
-    /// One half of a pair of indices that describe a partial permutation.
+    /// Set if the value is one of the two index tensors of a partial permutation.
     pub permutation: Option<Permutation>,
 }
 
-/// A half of a partial permutation.
+/// One of the two index tensors of a partial permutation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Permutation {
-    /// Which pair.
+    /// The number of the pair.
     pub pair: usize,
-    /// Whether it is the forward half.
+    /// True for the forward indices.
     pub forward: bool,
 }
 
 impl Facts {
-    /// Exact numbers up to `bound`.
+    /// Returns facts of exact values up to `bound`.
     pub fn exact(bound: f64) -> Self {
         Self { exact: true, bound, permutation: None }
     }
-    /// Rounded numbers up to `bound`.
+    /// Returns facts of rounded values up to `bound`.
     pub fn rounded(bound: f64) -> Self {
         Self { exact: false, bound, permutation: None }
     }
-    /// The same numbers moved about, with a half of a permutation no longer one.
+    /// Returns the facts of the same values in another order, which are no longer permutation indices.
     pub fn moved(self) -> Self {
         Self { permutation: None, ..self }
     }
-    /// Exact if both are.
+    /// Returns facts that are exact if both are.
     pub fn with(self, other: Self, bound: f64) -> Self {
         Self { exact: self.exact && other.exact, bound, permutation: None }
     }
 }
 
-/// How the inputs of a function are to be drawn: the permutations among them, as `(forward, inverse, the
-/// dim of x, the new dim)`.
+/// Constraints on the inputs of a function: its permutations, as `(forward, inverse, dim of x, new dim)`.
 #[derive(Clone, Debug, Default)]
 pub struct Hints {
-    /// By position of the inputs.
+    /// Indexed by the position of the inputs.
     pub permutations: Vec<(Name, Name, Name, Name)>,
 }
 
-/// Floats beyond this bound are not made.
+/// The largest magnitude of a generated float.
 const LARGEST: f64 = 1e4;
-/// Inputs and constants of floats are multiples of 1/16 up to this, so that every float type holds them.
+/// Float inputs and constants are multiples of 1/16 up to this bound, so that every float type represents
+/// them.
 pub const FLOAT_BOUND: f64 = 3.0;
-/// Integers in inputs reach beyond most dims on both sides, so that indices fall outside at times.
+/// Input integers exceed most dims on both sides, so that some indices are out of range.
 pub const INDEX_BOUND: i64 = 9;
 
-/// A module of `functions` programs, and hints for the values of each.
+/// Generates a module of `functions` programs, with hints for the values of each.
 pub fn module(rng: &mut Rng, functions: usize, size: usize) -> (Module, Vec<Hints>) {
     let mut module = Module { name: "random".into(), ..Module::default() };
     let pools: Vec<Vec<Dim>> = (0..functions).map(|i| pool(rng, i)).collect();
-    // Some programs have bf16 numbers, the others can be compared more sharply.
+    // Some programs have bf16 values; the others are compared more strictly.
     let narrow: Vec<bool> = pools.iter().map(|_| rng.chance(35)).collect();
     let mut states = Vec::new();
     for (i, pool) in pools.iter().enumerate() {
@@ -81,7 +81,7 @@ pub fn module(rng: &mut Rng, functions: usize, size: usize) -> (Module, Vec<Hint
     (module, hints)
 }
 
-/// The dims of a program. The last is the one that scans loop over.
+/// Generates the dims of a program. Scans loop over the last one.
 fn pool(rng: &mut Rng, function: usize) -> Vec<Dim> {
     let mut pool: Vec<Dim> = ["a", "b", "c", "d", "e", "f"]
         .iter()
@@ -94,7 +94,7 @@ fn pool(rng: &mut Rng, function: usize) -> Vec<Dim> {
     pool
 }
 
-/// Without bf16 if there is to be none.
+/// Replaces bf16 by f32 in programs without bf16.
 fn widened(dtype: DType, narrow: bool) -> DType {
     if dtype == DType::Bf16 && !narrow { DType::F32 } else { dtype }
 }
@@ -111,7 +111,7 @@ fn declare(rng: &mut Rng, env: &mut Env, function: usize, pool: &[Dim], narrow: 
     (0..count).map(declare).collect()
 }
 
-/// A random type over dims of the pool, of at most 512 elements.
+/// Generates a type over dims of the pool, with at most 512 elements.
 fn ty(rng: &mut Rng, dtype: DType, pool: &[Dim]) -> Type {
     let mut dims = rng.shuffled(pool);
     dims.truncate(rng.one_of([0, 1, 2, 2, 3, 3]));
@@ -166,17 +166,17 @@ fn function(
 pub(super) struct Gen<'g, 'e> {
     pub rng: &'g mut Rng,
     pub b: BodyBuilder<'e>,
-    /// By value.
+    /// Facts of each value.
     pub facts: Vec<Facts>,
     pub pool: &'g [Dim],
     pub number: usize,
-    /// A gradient goes through the program: kinks see exact operands only.
+    /// True if the program is differentiated: non-smooth operations then need exact operands.
     pub smooth: bool,
-    /// The program has bf16 numbers.
+    /// True if the program has bf16 values.
     pub narrow: bool,
-    /// How many bodies are around this one.
+    /// The nesting depth of this body.
     pub depth: usize,
-    /// How many names of dims were made up.
+    /// The number of generated dim names.
     pub fresh: usize,
 }
 
@@ -194,7 +194,7 @@ impl<'e> Gen<'_, 'e> {
             let dtype = widened(dtype, self.narrow);
             inputs.push((ty(self.rng, dtype, pool), Facts::exact(bound)));
         }
-        // Two pieces with the looped dim, so that scans have something to slice.
+        // Two values with the looped dim, so that scans can slice them.
         for dtype in [DType::F32, DType::S32] {
             let mut ty = ty(self.rng, dtype, &self.pool[..self.pool.len() - 1]);
             ty.dims.truncate(2);
@@ -217,7 +217,7 @@ impl<'e> Gen<'_, 'e> {
         names
     }
 
-    /// Two inputs that are a partial permutation.
+    /// Adds two inputs that are a partial permutation.
     fn permutation(&mut self, pair: usize, names: &mut Vec<Name>, hints: &mut Hints) {
         let dims = self.rng.shuffled(&self.pool[..self.pool.len() - 1]);
         let (dim, to) = (dims[0].clone(), dims[1].clone());
@@ -248,7 +248,7 @@ impl<'e> Gen<'_, 'e> {
     /// Adds about `count` instructions.
     pub fn instructions(&mut self, count: usize) {
         for _ in 0..count {
-            // Most tries find operands; a few tries are enough for one that does.
+            // Most trials succeed, so a few are enough.
             for _ in 0..20 {
                 let done = match self.rng.below(if self.depth < 2 { 26 } else { 24 }) {
                     0..=6 => self.elementwise(),
@@ -268,8 +268,7 @@ impl<'e> Gen<'_, 'e> {
         }
     }
 
-    /// Adds an instruction if it is well-typed, of bearable size, and tame. `facts` has one entry for each
-    /// result.
+    /// Adds an instruction if it is well-typed, not too large, and tame. `facts` has one entry per result.
     pub fn emit(
         &mut self,
         op: impl Into<Instruction>,
@@ -303,7 +302,7 @@ impl<'e> Gen<'_, 'e> {
         self.emit(op, args, &[facts]).map(|values| values[0])
     }
 
-    /// A random value for which `ok` holds; the latest ones are likelier, so that programs are deep.
+    /// Picks a random value that satisfies `ok`. Recent values are more likely, so that programs are deep.
     pub fn value(&mut self, ok: impl Fn(&Self, Value) -> bool) -> Option<Value> {
         let all: Vec<Value> = self.b.body.values.ids().filter(|v| ok(self, *v)).collect();
         if self.rng.chance(50) {
@@ -313,34 +312,34 @@ impl<'e> Gen<'_, 'e> {
         self.rng.pick(&all).copied()
     }
 
-    /// A random float.
+    /// Picks a random float.
     pub fn float(&mut self) -> Option<Value> {
         self.value(|g, v| g.ty(v).dtype.is_float())
     }
 
-    /// A random float on which an operation with a kink, or a jump, may act. A jump always needs exact
-    /// operands; a kink, only when gradients pass through.
+    /// Picks a random float for a non-smooth or discontinuous operation. Discontinuous operations always need
+    /// exact operands; non-smooth ones only if the program is differentiated.
     pub fn kinked(&mut self) -> Option<Value> {
         let any = !self.smooth;
         self.value(|g, v| g.ty(v).dtype.is_float() && (any || g.facts(v).exact))
     }
 
-    /// A random number on which an operation that jumps may act.
+    /// Picks a random number for a discontinuous operation.
     pub fn exact(&mut self) -> Option<Value> {
         self.value(|g, v| g.facts(v).exact && g.ty(v).dtype != DType::Pred)
     }
 
-    /// The type of a value.
+    /// Returns the type of a value.
     pub fn ty(&self, value: Value) -> &Type {
         self.b.ty(value)
     }
 
-    /// The facts of a value.
+    /// Returns the facts of a value.
     pub fn facts(&self, value: Value) -> Facts {
         self.facts[value.0 as usize]
     }
 
-    /// Dims of the pool that `value` does not have, in random order.
+    /// Returns the dims of the pool that `value` does not have, in random order.
     pub fn other_dims(&mut self, value: Value) -> Vec<Dim> {
         let others: Vec<Dim> = self.pool[..self.pool.len() - 1]
             .iter()
@@ -350,24 +349,24 @@ impl<'e> Gen<'_, 'e> {
         self.rng.shuffled(&others)
     }
 
-    /// A dim of `value`.
+    /// Picks a dim of `value`.
     pub fn dim_of(&mut self, value: Value) -> Option<Dim> {
         let dims: Vec<Dim> = self.ty(value).logical().cloned().collect();
         self.rng.pick(&dims).cloned()
     }
 
-    /// A name that no dim has yet.
+    /// Returns an unused dim name.
     pub fn fresh_name(&mut self) -> Name {
         self.fresh += 1;
         format!("n{}_{}_{}", self.number, self.depth, self.fresh).into()
     }
 
-    /// A scalar constant.
+    /// Adds a scalar constant.
     pub fn constant(&mut self, dtype: DType, value: f64) -> Option<Value> {
         self.emit1(mesh::ir::Shape::Constant { dtype, value }, &[], Facts::exact(value.abs()))
     }
 
-    /// Another read of a state. Inner bodies see no state.
+    /// Adds a read of a state. Inner bodies have no access to state.
     fn state(&mut self) -> Option<()> {
         if self.depth > 0 {
             return None;
@@ -392,7 +391,7 @@ impl<'e> Gen<'_, 'e> {
         }
     }
 
-    /// Up to `count` results: values that nothing uses first, since the rest of the program leads there.
+    /// Picks up to `count` results. Unused values come first, because the rest of the program leads to them.
     pub fn results(&mut self, count: usize) -> Vec<Value> {
         let used: Vec<Value> = self.b.body.insts.iter().flat_map(|inst| inst.args.clone()).collect();
         let made = self.b.body.insts.iter().flat_map(|inst| inst.results.clone());
@@ -404,7 +403,7 @@ impl<'e> Gen<'_, 'e> {
     }
 }
 
-/// An operation from any of its families.
+/// Adds an operation of a random family.
 pub(super) struct Instruction(pub Op);
 
 macro_rules! instructions {

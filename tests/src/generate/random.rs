@@ -1,4 +1,4 @@
-//! Random numbers in random programs.
+//! Random-number operations in random programs.
 
 use super::program::{Facts, Gen};
 use super::shape::unsplit;
@@ -15,7 +15,7 @@ impl Gen<'_, '_> {
         let p = self.rng.one_of([0.0, 0.1, 0.5, 1.0]);
         let (dist, dtype, facts) = match self.rng.below(5) {
             0 => (Dist::Bits, DType::U32, Facts::exact(f64::from(u32::MAX))),
-            // A bf16 does not hold the 24 bits of a uniform number.
+            // bf16 does not represent the 24 bits of a uniform number.
             1 => (Dist::Uniform, float, Facts { exact: float == DType::F32, ..Facts::exact(1.0) }),
             2 => (Dist::Normal, float, Facts::rounded(6.0)),
             3 => (Dist::TruncatedNormal, float, Facts::rounded(2.0)),

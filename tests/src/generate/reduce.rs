@@ -1,4 +1,4 @@
-//! Random folds.
+//! Random reductions.
 
 use super::program::{Facts, Gen};
 use mesh::{

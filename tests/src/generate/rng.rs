@@ -1,17 +1,17 @@
-//! A small random number generator (SplitMix64, Steele, Lea and Flood, OOPSLA 2014): the same programs from
-//! the same seed, everywhere and forever.
+//! A small random number generator (SplitMix64; Steele, Lea and Flood, OOPSLA 2014). A seed gives the same
+//! programs on every platform and in every version.
 
-/// The generator's state.
+/// A random number generator.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
 impl Rng {
-    /// A generator that starts from `seed`.
+    /// Makes a generator from `seed`.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next 64 bits.
+    /// Returns the next 64 bits.
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -20,32 +20,32 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number below `n`, which is at least 1.
+    /// Returns a number below `n`, which is at least 1.
     pub fn below(&mut self, n: usize) -> usize {
         (self.bits() % n as u64) as usize
     }
 
-    /// A number from `low` to `high`, both included.
+    /// Returns a number from `low` to `high`, inclusive.
     pub fn between(&mut self, low: i64, high: i64) -> i64 {
         low + (self.bits() % (high - low + 1) as u64) as i64
     }
 
-    /// True `percent` times out of a hundred.
+    /// Returns true with a probability of `percent` %.
     pub fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
-    /// One of the items, if there is one.
+    /// Picks an item; `None` if there are none.
     pub fn pick<'t, T>(&mut self, items: &'t [T]) -> Option<&'t T> {
         if items.is_empty() { None } else { Some(&items[self.below(items.len())]) }
     }
 
-    /// One of the items of a list that is not empty.
+    /// Picks an item of a non-empty list.
     pub fn one_of<T: Copy, const N: usize>(&mut self, items: [T; N]) -> T {
         items[self.below(N)]
     }
 
-    /// The items in random order.
+    /// Returns the items in random order.
     pub fn shuffled<T: Clone>(&mut self, items: &[T]) -> Vec<T> {
         let mut items = items.to_vec();
         for i in (1..items.len()).rev() {
@@ -54,7 +54,7 @@ impl Rng {
         items
     }
 
-    /// Some of the items (each with even chance), in random order.
+    /// Returns each item with probability 1/2, in random order.
     pub fn some_of<T: Clone>(&mut self, items: &[T]) -> Vec<T> {
         let items = self.shuffled(items);
         items.into_iter().filter(|_| self.chance(50)).collect()

@@ -1,4 +1,4 @@
-//! Random creation and movement.
+//! Random constants, reshapes, slices and concatenations.
 
 use super::program::{Facts, Gen};
 use mesh::{
@@ -6,7 +6,7 @@ use mesh::{
     ir::{Shape, Unary},
 };
 
-/// A dim that no axis splits yet.
+/// Makes a dim without axes.
 pub(super) fn unsplit(dim: Dim) -> TensorDim {
     TensorDim { dim, axes: Vec::new() }
 }
@@ -58,7 +58,7 @@ impl Gen<'_, '_> {
         .map(drop)
     }
 
-    /// A part of `x` along one dim.
+    /// Slices `x` along one dim.
     pub(super) fn slice(&mut self, x: Value) -> Option<Value> {
         let dim = self.dim_of(x)?;
         let start = self.rng.below(dim.size);
@@ -67,7 +67,7 @@ impl Gen<'_, '_> {
         self.emit1(Shape::Slice { dim: dim.name, start, limit, stride }, &[x], self.facts(x).moved())
     }
 
-    /// Dims under names of equal size from the pool, among them each other's; so axes move between dims.
+    /// Renames dims to dims of the pool of equal size, including swaps, so that axes move between dims.
     fn rename(&mut self) -> Option<Value> {
         let x = self.value(|g, v| !g.ty(v).dims.is_empty())?;
         let own: Vec<Dim> = self.ty(x).logical().cloned().collect();
@@ -88,14 +88,14 @@ impl Gen<'_, '_> {
         self.emit1(Shape::Rename { pairs }, &[x], self.facts(x).moved())
     }
 
-    /// Some dims, in random order, split and merged anew.
+    /// Reshapes some dims, in random order.
     fn reshape(&mut self) -> Option<Value> {
         let x = self.value(|_, _| true)?;
         let own: Vec<Dim> = self.ty(x).logical().cloned().collect();
         let mut from = self.rng.shuffled(&own);
         from.truncate(self.rng.one_of([0, 1, 1, 2, 2, 2, 3]));
         if self.rng.chance(50) {
-            // In the order of the tensor, as models write it.
+            // In the order of the tensor, as in models.
             from.sort_by_key(|d| own.iter().position(|o| o == d));
         }
         let mut rest: usize = from.iter().map(|d| d.size).product();
@@ -142,8 +142,8 @@ impl Gen<'_, '_> {
         self.emit1(Shape::Concat { dim }, &parts, facts)
     }
 
-    /// A value of a given type, made of some value of its element type: extra dims are folded away,
-    /// missing dims come by broadcast. Floats end within 1.
+    /// Makes a value of a given type from a value of its element type: reduces extra dims and broadcasts
+    /// missing ones. Floats end within 1.
     pub(super) fn fitted(&mut self, ty: &mesh::Type) -> Option<Value> {
         use mesh::ir::{Reduce, ReduceKind};
         let mut x = self.value(|g, v| g.ty(v).dtype == ty.dtype)?;

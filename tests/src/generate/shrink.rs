@@ -1,13 +1,13 @@
-//! Makes a failing case small: fewer results, values turned into inputs, parts of inner bodies turned into
-//! zeros, fewer layout rules; whatever still fails is kept.
+//! Reduction of failing cases: removes results and layout rules, and replaces values by inputs, and parts of
+//! inner bodies by zeros, as long as the case fails.
 
 use super::Case;
 use compiler::interp::{self, Precision, Tensors};
 use mesh::ir::{Shape, StateOp, ValueData};
 use mesh::{Body, Inst, Module, Name, Op, Type, Value};
 
-/// The smallest case found for which `fails` still gives a message, with that message. The case has one
-/// function and fails already; `lower` replaces requests for gradients, so that values can be computed.
+/// Returns the smallest case found for which `fails` returns a message, with that message. The given case has
+/// one function and fails; `lower` runs autodiff, so that values can be computed.
 pub fn shrink(
     case: Case,
     message: String,
@@ -15,7 +15,7 @@ pub fn shrink(
     fails: &dyn Fn(&Case) -> Option<String>,
 ) -> (Case, String) {
     let mut shrinker = Shrinker { best: case, message, fails };
-    // Each round tries everything once; a few rounds reach a fixed point, or nearly.
+    // Each round tries all reductions once; a few rounds nearly reach a fixed point.
     for _ in 0..6 {
         let before = size(&shrinker.best);
         shrinker.fewer_results();
@@ -35,12 +35,12 @@ struct Shrinker<'f> {
     fails: &'f dyn Fn(&Case) -> Option<String>,
 }
 
-/// Instructions, inputs, results and layout rules: what a reader has to read.
+/// Returns the size of a case: instructions, inputs, results and layout rules.
 fn size(case: &Case) -> usize {
     let mut count = case.layout.rules.len() + case.state_layout.rules.len();
     for function in &case.module.functions {
         count += function.inputs.len() + function.outputs.len();
-        // A constant and its broadcast say less than any other instruction.
+        // Constants and broadcasts of constants count less than other instructions.
         function.body.walk(&mut |_, inst| {
             count += if matches!(inst.op, Op::Shape(Shape::Constant { .. })) { 1 } else { 4 };
         });
@@ -49,7 +49,7 @@ fn size(case: &Case) -> usize {
 }
 
 impl Shrinker<'_> {
-    /// Takes a smaller case over if it fails too.
+    /// Accepts a smaller case if it fails too.
     fn attempt(&mut self, mut case: Case) -> bool {
         tidy(&mut case);
         if size(&case) >= size(&self.best) {
@@ -68,7 +68,7 @@ impl Shrinker<'_> {
         &self.best.module.functions[0].body
     }
 
-    /// The best case with its body changed.
+    /// Returns the best case with a changed body.
     fn with(&self, change: impl FnOnce(&mut Body)) -> Case {
         let mut case = self.best.clone();
         change(&mut case.module.functions[0].body);
@@ -101,7 +101,7 @@ impl Shrinker<'_> {
         }
     }
 
-    /// Turns results of instructions into inputs that hold what was computed.
+    /// Replaces results of instructions by inputs with the computed values.
     fn cuts(&mut self, lower: &dyn Fn(&Module) -> Option<Module>) {
         let mut i = self.body().insts.len();
         while i > 0 {
@@ -129,7 +129,7 @@ impl Shrinker<'_> {
         }
     }
 
-    /// What the values are in the best case, if it can be run.
+    /// Returns the values of the best case; `None` if it cannot run.
     fn compute(
         &self,
         values: &[Value],
@@ -149,7 +149,7 @@ impl Shrinker<'_> {
         Some(outputs.iter().map(|name| outcome.outputs[name].clone()).collect())
     }
 
-    /// Turns results of instructions, those in inner bodies too, into zeros.
+    /// Replaces results of instructions, also in inner bodies, by zeros.
     fn zeros(&mut self) {
         let mut position = 0;
         loop {
@@ -183,8 +183,8 @@ fn is_write(op: &Op) -> bool {
     matches!(op, Op::State(StateOp::Write(_)))
 }
 
-/// Replaces the instruction number `position`, counted with those of inner bodies, by zeros of its types.
-/// False if there are fewer.
+/// Replaces instruction `position`, counting those of inner bodies, by zeros of its types. Returns false if
+/// there are fewer.
 fn zero(body: &mut Body, position: &mut usize) -> bool {
     for i in 0..body.insts.len() {
         if *position == 0 {
@@ -205,7 +205,7 @@ fn zero(body: &mut Body, position: &mut usize) -> bool {
     false
 }
 
-/// Instructions that define `value` as zeros.
+/// Returns instructions that define `value` as zeros.
 fn zeros(body: &mut Body, value: Value, like: &Inst) -> Vec<Inst> {
     let ty = body.ty(value).clone();
     let constant = Op::Shape(Shape::Constant { dtype: ty.dtype, value: 0.0 });
@@ -218,7 +218,7 @@ fn zeros(body: &mut Body, value: Value, like: &Inst) -> Vec<Inst> {
     vec![inst(constant, vec![], scalar), inst(broadcast, vec![scalar], value)]
 }
 
-/// Removes what nothing needs: instructions, inputs and values.
+/// Removes dead instructions, inputs and values.
 fn tidy(case: &mut Case) {
     for function in &mut case.module.functions {
         let kept = prune(&mut function.body, true);
@@ -236,7 +236,7 @@ fn tidy(case: &mut Case) {
 }
 
 /// Removes dead instructions and undefined values from a body and the bodies inside, and, if allowed,
-/// parameters that nothing uses. Says for each parameter whether it stays.
+/// unused parameters. Returns true for each parameter that remains.
 pub fn prune(body: &mut Body, drop_params: bool) -> Vec<bool> {
     let mut needed: Vec<bool> = vec![false; body.values.len()];
     body.results.iter().for_each(|v| needed[v.0 as usize] = true);
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_planted_mistake_is_all_that_stays() {
-        // The mistake: a program is wrong if it contains a cumulative sum.
+        // The simulated bug: a program fails if it contains a cumulative sum.
         let fails = |case: &Case| {
             Global::new(case.module.clone()).expect("what the shrinker makes is legal");
             let mut found = false;

@@ -1,5 +1,5 @@
-//! Random inputs and states: floats that every float type holds, indices in and out of range, partial
-//! permutations.
+//! Random inputs and states: floats that every float type represents, indices in and out of range, and
+//! partial permutations.
 
 use super::program::{FLOAT_BOUND, Hints, INDEX_BOUND};
 use super::rng::Rng;
@@ -7,7 +7,7 @@ use compiler::interp::{Tensor, Tensors};
 use mesh::{DType, Dim, Module, Name, Type};
 use std::collections::BTreeMap;
 
-/// Inputs of each function, and all state.
+/// Generates the inputs of each function, and all state.
 pub fn of(rng: &mut Rng, module: &Module, hints: &[Hints]) -> (BTreeMap<Name, Tensors>, Tensors) {
     let mut inputs = BTreeMap::new();
     for (function, hints) in module.functions.iter().zip(hints) {
@@ -26,7 +26,7 @@ pub fn of(rng: &mut Rng, module: &Module, hints: &[Hints]) -> (BTreeMap<Name, Te
     (inputs, state)
 }
 
-/// A tensor of type `ty`, within the bounds that programs count on.
+/// Generates a tensor of type `ty`, within the bounds that programs assume.
 pub fn tensor(rng: &mut Rng, ty: &Type) -> Tensor {
     let dims: Vec<Dim> = ty.logical().cloned().collect();
     let steps = (FLOAT_BOUND * 16.0) as i64;
@@ -40,13 +40,13 @@ pub fn tensor(rng: &mut Rng, ty: &Type) -> Tensor {
     Tensor::new(ty.dtype, &dims, elements).expect("one number was drawn for each element")
 }
 
-/// For each batch element, some of the positions along `dim` and `to` paired at random.
+/// Generates a partial permutation: for each batch element, pairs of random positions along `dim` and `to`.
 fn permutation(rng: &mut Rng, forward: &Tensor, inverse: &Tensor, dim: &Name, to: &Name) -> (Tensor, Tensor) {
     let batch: Vec<Name> = forward.names.iter().filter(|n| *n != to).cloned().collect();
     let last = |own: &Name| [&batch[..], std::slice::from_ref(own)].concat();
     let (mut f, mut i) = (forward.ordered(&last(to)), inverse.ordered(&last(dim)));
     f.data.fill(-1.0);
-    // Any index outside means "nowhere".
+    // Any index out of range means that the element is not moved.
     i.data.fill(1000.0);
     let (dim_size, to_size) = (i.data.shape()[batch.len()], f.data.shape()[batch.len()]);
     let axis = ndarray::Axis(batch.len());
