@@ -51,8 +51,8 @@ pub struct Artefact {
     pub files: Vec<(String, Vec<u8>)>,
 }
 
-/// Emits all functions of a verified Local module. The one mistake of a program that is found here is a `meta dtype` of
-/// `selective` that the emitted HLO contradicts.
+/// Emits all functions of a verified Local module. The one mistake of a program that is found here is a `meta
+/// dtype` of `selective` that the emitted HLO contradicts.
 pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostics> {
     let mesh = &local.env.mesh;
     let seed = local.task.as_ref().map_or("seed", |task| task.names.seed.as_str());

@@ -1,5 +1,6 @@
-//! Facts about operations that several stages and the report need. Each fact is one exhaustive match, so that the
-//! compiler asks for it when an operation is added; facts about unary functions are rows of one table ([`unary`]).
+//! Facts about operations that several stages and the report need. Each fact is one exhaustive match, so that
+//! the compiler asks for it when an operation is added; facts about unary functions are rows of one table
+//! ([`unary`]).
 
 use mesh::{
     Body, DType, Op, Value,
@@ -42,7 +43,7 @@ pub fn unary(op: Unary) -> UnaryFacts {
     }
 }
 
-/// How a derivative flows through an operation, from operands to results.
+/// The flow of derivatives through an operation, from operands to results.
 #[derive(Debug)]
 pub enum Flow<'o> {
     /// Every result depends on every operand.
@@ -57,7 +58,7 @@ pub enum Flow<'o> {
     Cond(&'o Body, &'o Body),
 }
 
-/// How derivatives flow through `op`.
+/// The flow of derivatives through `op`.
 pub fn flow(op: &Op) -> Flow<'_> {
     match op {
         Op::Elementwise(Elementwise::Unary(op)) if !unary(*op).differentiable => Flow::Nothing,
@@ -192,7 +193,7 @@ pub fn is_cheap(op: &Op) -> bool {
     }
 }
 
-/// What moving a loop-invariant operation out of its loop costs in memory.
+/// The memory cost of moving a loop-invariant operation out of its loop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hoisting {
     /// It creates a tensor out of little, and stays, or the tensor would be held throughout the loop.
@@ -205,7 +206,7 @@ pub enum Hoisting {
     Stays,
 }
 
-/// How `op` may be hoisted.
+/// The conditions under which `op` may be hoisted.
 pub fn hoisting(op: &Op) -> Hoisting {
     match op {
         Op::Shape(Shape::Constant { .. } | Shape::Iota { .. } | Shape::Broadcast { .. }) => Hoisting::Creates,
@@ -287,7 +288,7 @@ pub fn in_place(op: &Op) -> bool {
     }
 }
 
-/// When a backend writes the results of an operation to memory.
+/// The conditions under which a backend writes results to memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Storage {
     /// Never: they are created in their consumers, or are state.
@@ -298,7 +299,7 @@ pub enum Storage {
     Always,
 }
 
-/// When results of `op` are stored.
+/// The conditions under which results of `op` are stored.
 pub fn storage(op: &Op) -> Storage {
     match op {
         Op::Shape(
@@ -381,7 +382,8 @@ pub fn fuses_operands(op: &Op) -> bool {
     }
 }
 
-/// The one float type, narrower than its own, to which all uses of `v` cast it. `None` if there is another use.
+/// The one float type, narrower than its own, to which all uses of `v` cast it. `None` if there is another
+/// use.
 pub fn only_cast(body: &Body, v: Value) -> Option<DType> {
     let from = body.ty(v).dtype;
     let mut to = None;

@@ -2,7 +2,8 @@
 
 use mesh::{Diagnostic, Diagnostics};
 
-/// Reports `mistakes` as a fault of the compiler, found by `pass` of `stage` in a program that was verified before.
+/// Reports `mistakes` as a fault of the compiler, found by `pass` of `stage` in a program that was verified
+/// before.
 pub(crate) fn ours(stage: &str, pass: Option<&str>, mistakes: impl Into<Diagnostics>) -> Diagnostics {
     let mut mistakes = mistakes.into();
     let pass = pass.map_or_else(String::new, |pass| format!(", pass `{pass}`,"));

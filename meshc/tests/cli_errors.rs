@@ -98,8 +98,12 @@ fn a_slice_that_is_none() {
         2,
         &["no TPU generation `v9`", "v2, v3, v4, v5e, v5p, v6e, tpu7x"],
     );
-    matmul_fails(&["--target", "tpu:v5e:3x5"], 2, &["`v5e:3x5` is no slice", "there are 1x1, 2x2, 2x4"]);
-    matmul_fails(&["--target", "tpu:v5e:2x4:megacore"], 2, &["`megacore` says nothing about v5e"]);
+    matmul_fails(
+        &["--target", "tpu:v5e:3x5"],
+        2,
+        &["`v5e:3x5` is not a valid slice", "shapes: 1x1, 2x2, 2x4"],
+    );
+    matmul_fails(&["--target", "tpu:v5e:2x4:megacore"], 2, &["`megacore` is not a mode of v5e"]);
     matmul_fails(
         &["--target", "tpu:v4:2x2x1", "--mesh", "data=2"],
         1,

@@ -36,10 +36,10 @@ pub struct CollectiveUse {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
-    /// What the model states.
+    /// The computation that the model states.
     #[default]
     Forward,
-    /// What its gradient adds.
+    /// The computation that its gradient adds.
     Backward,
 }
 

@@ -62,7 +62,7 @@ pub struct Report {
     /// Memory from instruction to instruction.
     #[serde(default)]
     pub timeline: Vec<Moment>,
-    /// How state and inputs are split over the mesh.
+    /// The sharding of state and inputs.
     #[serde(default)]
     pub placed: Vec<placed::Placed>,
     /// All communication, in program order.

@@ -57,7 +57,7 @@ pub struct Memory {
 /// A share of the memory held.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Share {
-    /// What it is a share of.
+    /// The name of the share.
     pub what: String,
     /// Its bytes on one device.
     pub bytes: u64,

@@ -16,17 +16,17 @@ pub const PARTS: [&str; 9] = [
 /// The part that a scope such as `encoder/block/ffn/router` belongs to.
 pub fn part(scope: &str) -> &'static str {
     let has = |names: &[&str]| scope.split('/').any(|word| names.contains(&word));
-    match () {
-        () if has(&["router"]) => "router",
-        () if has(&["dispatch", "combine"]) => "dispatch and combine",
-        () if has(&["experts"]) => "experts",
-        () if has(&["attention", "self_attention", "cross_attention", "relative_bias"]) => "attention",
-        () if has(&["ffn"]) => "dense FFN",
-        () if has(&["embedding"]) => "embedding",
-        () if has(&["logits", "loss"]) => "logits and loss",
-        () if has(&["optimizer"]) => "optimizer",
-        () => "other",
-    }
+    let words: [(&[&str], &str); 8] = [
+        (&["router"], "router"),
+        (&["dispatch", "combine"], "dispatch and combine"),
+        (&["experts"], "experts"),
+        (&["attention", "self_attention", "cross_attention", "relative_bias"], "attention"),
+        (&["ffn"], "dense FFN"),
+        (&["embedding"], "embedding"),
+        (&["logits", "loss"], "logits and loss"),
+        (&["optimizer"], "optimizer"),
+    ];
+    words.iter().find(|(words, _)| has(words)).map_or("other", |(_, part)| part)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! How parameters, slots and inputs are split over the mesh.
+//! The sharding of parameters, slots and inputs.
 
 use super::bytes;
 use mesh::{Function, Mesh, Module, Type};

@@ -8,7 +8,7 @@
 use crate::facts::{is_cheap, is_heavy};
 use mesh::{Body, Inst, Op, Value, arena::Id, ir::Remat};
 
-/// How the backward pass gets a forward value of a scan's body.
+/// The way in which the backward pass gets a forward value of a scan's body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fate {
     /// The backward pass does not need it.

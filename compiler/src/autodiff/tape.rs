@@ -1,6 +1,6 @@
 //! The tape: the forward body, the backward instructions made so far, and the cotangents between them.
 //!
-//! Backward instructions are built in a body of their own. A forward value that they use is *imported*: it
+//! Backward instructions are built in a separate body. A forward value that they use is *imported*: it
 //! becomes a parameter there. The owner of the tape decides what the parameter is: the value itself, a value
 //! that a scan saved, or a recomputed value.
 

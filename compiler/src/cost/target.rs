@@ -36,7 +36,7 @@ pub struct Generation {
     pub modes: Vec<Mode>,
 }
 
-/// How the cores of a chip are presented as devices.
+/// A way to present the cores of a chip as devices.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mode {
@@ -46,7 +46,7 @@ pub struct Mode {
     pub devices: usize,
     /// Bytes of memory that a program on one device may use.
     pub hbm: u64,
-    /// What libtpu reports, where devices share memory.
+    /// The number that libtpu reports, where devices share memory.
     pub reported: Option<u64>,
     /// libtpu's `chip_config_name`, if it is not the default.
     pub config: Option<String>,
@@ -88,7 +88,7 @@ pub struct Slice {
     pub generation: Generation,
     /// Chips along each dim of the torus.
     pub shape: Vec<usize>,
-    /// How cores are presented as devices.
+    /// The way in which cores are presented as devices.
     pub mode: Mode,
     /// The number of slices.
     pub slices: usize,
@@ -103,7 +103,7 @@ impl Slice {
         let names: Vec<String> = known.iter().map(|g| g.name.clone()).collect();
         let found = known.into_iter().find(|g| g.name == name || g.also.iter().any(|a| a == name));
         let generation = found
-            .ok_or_else(|| format!("there is no TPU generation `{name}`: there are {}", names.join(", ")))?;
+            .ok_or_else(|| format!("unknown TPU generation `{name}`: known are {}", names.join(", ")))?;
         let shape = words.next().unwrap_or_default();
         let shape = generation.shape(shape)?;
         let mut slice = Self { mode: generation.modes[0].clone(), generation, shape, slices: 1 };
@@ -116,8 +116,9 @@ impl Slice {
     fn set(&mut self, word: &str) -> Result<(), String> {
         if let Some(count) = word.strip_prefix("slices=") {
             let count = count.parse().ok().filter(|n| (1..=256).contains(n));
-            self.slices =
-                count.ok_or_else(|| format!("`{word}` is not a number of slices: write slices=2"))?;
+            self.slices = count.ok_or_else(|| {
+                format!("`{word}` is not a valid number of slices (1 to 256), such as slices=2")
+            })?;
             return Ok(());
         }
         let modes = &self.generation.modes;
@@ -126,7 +127,7 @@ impl Slice {
             None => {
                 let names: Vec<&str> = modes.iter().map(|m| m.name.as_str()).collect();
                 return Err(format!(
-                    "`{word}` says nothing about {}: its cores can be {}; several slices are slices=2",
+                    "`{word}` is not a mode of {}: its modes are {}; several slices are written slices=2",
                     self.generation.name,
                     names.join(" or ")
                 ));
@@ -220,7 +221,7 @@ impl Generation {
     /// Parses `8x8x8`. Missing dims have size 1.
     fn shape(&self, text: &str) -> Result<Vec<usize>, String> {
         let wrong = |why: String| {
-            format!("`{}:{text}` is no slice: {why}; there are {}", self.name, self.shapes.join(", "))
+            format!("`{}:{text}` is not a valid slice: {why}; shapes: {}", self.name, self.shapes.join(", "))
         };
         let sizes: Option<Vec<usize>> =
             text.split('x').map(|n| n.parse().ok().filter(|n| (1..=65536).contains(n))).collect();

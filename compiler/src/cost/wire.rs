@@ -30,8 +30,8 @@ pub fn wire_bytes(mesh: &Mesh, op: &Collective, x: &Type) -> u64 {
     }
 }
 
-/// True if stored parameters that the state layout shards further than the layout are gathered once a step (schedule
-/// entry `gather=step`) instead of layer by layer.
+/// True if stored parameters that the state layout shards further than the layout are gathered once a step
+/// (schedule entry `gather=step`) instead of layer by layer.
 pub fn gathers_once(module: &Module) -> bool {
     module.schedule.gather == Gather::Step
 }

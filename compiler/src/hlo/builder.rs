@@ -381,9 +381,12 @@ impl Builder {
         if start == 0 && limit == sizes[dim] && stride == 1 {
             return x;
         }
-        let part = |i: usize, n: usize| match i == dim {
-            true => SliceDimensions { start: start as i64, limit: limit as i64, stride: stride as i64 },
-            false => SliceDimensions { start: 0, limit: n as i64, stride: 1 },
+        let part = |i: usize, n: usize| {
+            if i == dim {
+                SliceDimensions { start: start as i64, limit: limit as i64, stride: stride as i64 }
+            } else {
+                SliceDimensions { start: 0, limit: n as i64, stride: 1 }
+            }
         };
         let slice_dimensions = sizes.iter().enumerate().map(|(i, n)| part(i, *n)).collect();
         sizes[dim] = (limit - start).div_ceil(stride);
@@ -393,14 +396,9 @@ impl Builder {
     /// `low` and `high` elements of the scalar `value` around dimension `dim`.
     pub(super) fn pad(&mut self, x: Hlo, value: Hlo, dim: usize, low: usize, high: usize) -> Hlo {
         let mut sizes = self.sizes(x);
-        let part = |i: usize| match i == dim {
-            true => PaddingConfigDimension {
-                edge_padding_low: low as i64,
-                edge_padding_high: high as i64,
-                interior_padding: 0,
-            },
-            false => PaddingConfigDimension::default(),
-        };
+        let (edge_padding_low, edge_padding_high) = (low as i64, high as i64);
+        let padded = PaddingConfigDimension { edge_padding_low, edge_padding_high, interior_padding: 0 };
+        let part = |i: usize| if i == dim { padded } else { PaddingConfigDimension::default() };
         let config = PaddingConfig { dimensions: (0..sizes.len()).map(part).collect() };
         sizes[dim] += low + high;
         let shape = Shape::Array(self.dtype(x), sizes);

@@ -147,12 +147,11 @@ impl<'m> Emitter<'m> {
         self.b.begin("body");
         let state = self.b.parameter(shape.clone(), "state");
         let step = self.b.part(state, 0);
-        let row = match scan.reverse {
-            false => step,
-            true => {
-                let last = self.b.constant(PrimitiveType::S32, (scan.dim.size - 1) as f64);
-                self.b.binary("subtract", last, step)
-            }
+        let row = if scan.reverse {
+            let last = self.b.constant(PrimitiveType::S32, (scan.dim.size - 1) as f64);
+            self.b.binary("subtract", last, step)
+        } else {
+            step
         };
         let mut parts = Vec::new();
         let mut params = Vec::new();

@@ -7,7 +7,7 @@ use proto::xla::{HloInputOutputAliasProto, Kind, hlo_input_output_alias_proto::A
 use rustc_hash::FxHashMap;
 use std::collections::BTreeSet;
 
-/// What a parameter or result holds.
+/// The contents of a parameter or result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PortKind {
     /// A piece of state.
@@ -19,7 +19,7 @@ pub enum PortKind {
 /// One parameter, or one element of the result tuple.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Port {
-    /// What it holds.
+    /// Its contents.
     pub kind: PortKind,
     /// The name of the state, input or output.
     pub name: Name,

@@ -13,13 +13,11 @@ impl Machine<'_> {
             Control::Scan(op) => self.scan(op, args),
             Control::Cond { then, otherwise } => {
                 let given: Vec<Spread> = args[1..].iter().map(|x| (*x).clone()).collect();
-                match agreed(args[0])? {
-                    true => self.body(then, given),
-                    false => self.body(otherwise, given),
-                }
+                if agreed(args[0])? { self.body(then, given) } else { self.body(otherwise, given) }
             }
-            Control::Grad => Err(Diagnostic::new("", "`grad` has no meaning by itself")
-                .help("autodiff replaces it by the operations that compute the gradient: run it first")),
+            Control::Grad => {
+                Err(Diagnostic::new("", "the interpreter cannot run `grad`").help("run autodiff first"))
+            }
         }
     }
 

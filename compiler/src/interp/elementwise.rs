@@ -72,10 +72,8 @@ pub(crate) fn unary(op: Unary, dtype: DType, x: f64) -> f64 {
         Unary::Neg => -x,
         Unary::Abs => x.abs(),
         // Zeros keep their sign, NaN stays NaN.
-        Unary::Sign => match x == 0.0 || x.is_nan() {
-            true => x,
-            false => x.signum(),
-        },
+        Unary::Sign if x == 0.0 || x.is_nan() => x,
+        Unary::Sign => x.signum(),
         Unary::Exp => x.exp(),
         Unary::Log => x.ln(),
         Unary::Log1p => x.ln_1p(),

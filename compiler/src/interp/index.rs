@@ -156,13 +156,13 @@ fn top_k(x: &Tensor, dim: &Name, to: &mesh::Dim) -> Vec<Tensor> {
 fn sort(args: &[&Tensor], dim: &Name, falling: bool) -> Vec<Tensor> {
     let rest = args[0].names_but(std::slice::from_ref(dim));
     let keys = args[0].matrix(&rest, std::slice::from_ref(dim));
-    let order = |row: ndarray::ArrayView1<'_, f64>| match falling {
-        true => descending(row.to_vec()),
-        false => {
-            let mut order: Vec<usize> = (0..row.len()).collect();
-            order.sort_by(|i, j| compare(row[*i], row[*j]));
-            order
+    let order = |row: ndarray::ArrayView1<'_, f64>| {
+        if falling {
+            return descending(row.to_vec());
         }
+        let mut order: Vec<usize> = (0..row.len()).collect();
+        order.sort_by(|i, j| compare(row[*i], row[*j]));
+        order
     };
     let orders: Vec<Vec<usize>> = keys.rows().into_iter().map(order).collect();
     let sorted = |x: &&Tensor| {

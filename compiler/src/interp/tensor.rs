@@ -7,7 +7,7 @@ use half::bf16;
 use mesh::{DType, Dim, Name, Type};
 use ndarray::{Array2, Array3, ArrayD, IxDyn};
 
-/// When floats are rounded to their type.
+/// The points at which floats are rounded to their type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Precision {
     /// After every instruction, as on a device.

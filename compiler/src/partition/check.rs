@@ -162,12 +162,13 @@ impl Found<'_> {
         let used = ty.split();
         let free: AxisSet =
             self.mesh.ids().filter(|x| !used.contains(*x) && self.mesh.size(*x) > 1).collect();
-        let help = match free.is_empty() {
-            true => format!(
+        let help = if free.is_empty() {
+            format!(
                 "no other axis is free for this tensor: leave `{a}` or `{b}` whole, or rename one of the two \
                  where they meet"
-            ),
-            false => format!("free for this tensor: {}; or leave `{a}` or `{b}` whole", self.axes(free)),
+            )
+        } else {
+            format!("free for this tensor: {}; or leave `{a}` or `{b}` whole", self.axes(free))
         };
         self.note(Cause::Pair(a, b), "layout_y4", message, help, site, function);
     }

@@ -49,10 +49,7 @@ fn owing(walk: &Walk<'_>, inst: &Inst, op: &Elementwise, form: &Type) -> Vec<Axi
     // An operand smaller than the result is reduced while it is small, and a value that an axis splits cannot
     // be pending over it.
     let covers = |v: Value| walk.of(v).dims.len() == form.dims.len();
-    let lazy = |v: Value| match covers(v) {
-        true => walk.lazy(v).minus(form.split()),
-        false => AxisSet::EMPTY,
-    };
+    let lazy = |v: Value| if covers(v) { walk.lazy(v).minus(form.split()) } else { AxisSet::EMPTY };
     match op {
         Elementwise::Unary(op) if facts::unary(*op).linear => vec![lazy(inst.args[0])],
         Elementwise::StopGradient => vec![lazy(inst.args[0])],

@@ -14,7 +14,7 @@
 //! work on a split dim is decomposed into operations that can (logsumexp, argmax, cumsum, top_k, …), or the
 //! dim is gathered.
 //!
-//! [`peephole`], a pass of its own, improves what the walk could not foresee.
+//! [`peephole`], a separate pass, improves what the walk could not foresee.
 
 mod check;
 mod contract;

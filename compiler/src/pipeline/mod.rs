@@ -1,10 +1,10 @@
 //! The pipeline: stages in order, with a verified program between them.
 //!
-//! [`order`] lists all stages and passes. A stage takes a verified module and returns a module, which is verified
-//! before the next stage runs. A mistake in the program or its layout is reported before the first stage that rewrites
-//! the program ([`verify`], [`check_layout`]); whatever a later stage refuses is a fault of the compiler and is
-//! reported as such, with the stage and the pass. Nothing is written and no clock is read here: an [`Observer`] sees
-//! the program after each pass and stage, and may dump or time it.
+//! [`order`] lists all stages and passes. A stage takes a verified module and returns a module, which is
+//! verified before the next stage runs. A mistake in the program or its layout is reported before the first
+//! stage that rewrites the program ([`verify`], [`check_layout`]); whatever a later stage refuses is a fault
+//! of the compiler and is reported as such, with the stage and the pass. Nothing is written and no clock is
+//! read here: an [`Observer`] sees the program after each pass and stage, and may dump or time it.
 
 mod order;
 mod step;
@@ -33,9 +33,9 @@ use step::View;
 pub struct Placement {
     /// The mesh.
     pub mesh: Mesh,
-    /// Which dims are split over which axes in every value.
+    /// Rules for the dims of every value.
     pub layout: Layout,
-    /// How stored tensors are split further.
+    /// Further rules for stored tensors.
     pub state_layout: Layout,
 }
 
@@ -58,9 +58,9 @@ impl Placement {
 pub struct Axes {
     /// The mesh.
     pub mesh: Mesh,
-    /// Which dims are split over which axes in every value.
+    /// Rules for the dims of every value.
     pub compute: AxisMap,
-    /// How stored tensors are split further.
+    /// Further rules for stored tensors.
     pub state: AxisMap,
 }
 
@@ -79,15 +79,16 @@ pub fn verify(module: Module, observe: Observer) -> Result<Global, Diagnostics> 
     Ok(global)
 }
 
-/// Verifies a program of one device, such as a dump of stage `simplify-local`. Only [`emit`] is left to run on it.
+/// Verifies a program of one device, such as a dump of stage `simplify-local`. Only [`emit`] is left to run
+/// on it.
 pub fn verify_local(module: Module, observe: Observer) -> Result<Local, Diagnostics> {
     let local = Local::new(module)?;
     observe(Step { stage: Stage::Verify, pass: None, view: View::Module(local.module()) });
     Ok(local)
 }
 
-/// Checks the layouts against a program and reports all mistakes. Check the program as its author wrote it: mistakes
-/// are then reported at its own lines, and dims that optimization removes still count.
+/// Checks the layouts against a program and reports all mistakes. Check the program as its author wrote it:
+/// mistakes are then reported at its own lines, and dims that optimization removes still count.
 pub fn check_layout(global: &Global, placement: &Placement) -> Result<(), Diagnostics> {
     let axes = placement.resolve()?;
     partition::check(global.module(), &axes.mesh, &axes.compute, &axes.state)
@@ -107,8 +108,8 @@ pub fn optimize(global: Global, last: Stage, observe: Observer) -> Result<Global
     Ok(global)
 }
 
-/// Makes the program of one device from an optimized program whose layout [`check_layout`] has accepted. `last` is
-/// the last stage to run, [`Stage::Partition`] or a later one.
+/// Makes the program of one device from an optimized program whose layout [`check_layout`] has accepted.
+/// `last` is the last stage to run, [`Stage::Partition`] or a later one.
 pub fn localize(
     global: &Global,
     placement: &Placement,
@@ -135,26 +136,28 @@ pub fn emit(local: &Local, settings: &Settings, observe: Observer) -> Result<Art
     Ok(artefact)
 }
 
-/// Makes a program without requests for gradients small: a Global one with the passes of [`Stage::Simplify`], a
-/// Local one with those of [`Stage::SimplifyLocal`].
+/// Makes a program without requests for gradients small: a Global one with the passes of [`Stage::Simplify`],
+/// a Local one with those of [`Stage::SimplifyLocal`].
 pub fn simplify(module: &Module) -> Result<Module, Diagnostics> {
     let stage = if module.env.mesh.axes().is_empty() { Stage::Simplify } else { Stage::SimplifyLocal };
     run(stage, stage.groups(), module, &Axes::default(), Ok, &mut unobserved)
 }
 
-/// Checks a layout and partitions a Global module without requests for gradients, which need not be optimized.
+/// Checks a layout and partitions a Global module without requests for gradients, which need not be
+/// optimized.
 pub fn partition(module: &Module, axes: &Axes) -> Result<Module, Diagnostics> {
     partition::check(module, &axes.mesh, &axes.compute, &axes.state)?;
     run(Stage::Partition, Stage::Partition.groups(), module, axes, Ok, &mut unobserved)
 }
 
-/// The passes of [`Stage::SimplifyLocal`]. A program for one device without axes is still a Global program, and takes
-/// the passes of those.
+/// The passes of [`Stage::SimplifyLocal`]. A program for one device without axes is still a Global program,
+/// and takes the passes of those.
 fn simplifying(local: &Module) -> &'static [Group] {
     if local.env.mesh.axes().is_empty() { Stage::Simplify.groups() } else { Stage::SimplifyLocal.groups() }
 }
 
-/// Runs the passes of a stage and verifies the result. Whatever is refused is reported as a fault of the compiler.
+/// Runs the passes of a stage and verifies the result. Whatever is refused is reported as a fault of the
+/// compiler.
 fn run<V>(
     stage: Stage,
     groups: &[Group],

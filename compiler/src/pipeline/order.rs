@@ -115,7 +115,8 @@ pub(crate) const PEEPHOLES: [Peephole; 4] = [
     peephole::sink::run,
 ];
 
-/// The most rounds of a [`Group::Repeat`]. A program that still changes then is correct, only not the smallest.
+/// The most rounds of a [`Group::Repeat`]. A program that still changes then is correct, only not the
+/// smallest.
 const ROUNDS: usize = 16;
 
 /// A pass: a function from program to program.
@@ -123,7 +124,7 @@ const ROUNDS: usize = 16;
 pub struct Pass {
     /// The name, which is that of its file.
     pub name: &'static str,
-    /// What it does, as one sentence.
+    /// Its effect, as one sentence.
     pub what: &'static str,
     pub(super) run: Run,
 }

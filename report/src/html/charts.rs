@@ -1,4 +1,4 @@
-//! Bars and lines.
+//! Bar and line charts.
 
 use crate::{
     Report,
@@ -16,7 +16,7 @@ const COLOURS: [&str; 10] = [
     "#d9a6c4",
 ];
 
-/// Whether it fits: what is held at the peak, beside what a device has and what the compiler says.
+/// The estimated peak memory beside the memory of a device and the compiler's figure.
 pub(super) fn fit(report: &Report, compiled: Option<&Compiled>) -> String {
     let m = &report.peak_bytes_per_device;
     let state = [
@@ -98,7 +98,7 @@ pub(super) fn fit(report: &Report, compiled: Option<&Compiled>) -> String {
     section("Memory per device", &note, &body)
 }
 
-/// Memory along the program.
+/// Memory over the program.
 pub(super) fn timeline(report: &Report, compiled: Option<&Compiled>) -> String {
     let all = &report.timeline;
     let usable = compiled.map_or(0, |c| c.usable_bytes);
@@ -140,7 +140,7 @@ pub(super) fn timeline(report: &Report, compiled: Option<&Compiled>) -> String {
     section("Memory over the program", note, &body)
 }
 
-/// Bytes by mesh axes: ours, and those of the optimized program.
+/// Traffic by mesh axes: our estimate, and that of the optimized program.
 pub(super) fn axes(report: &Report, compiled: Option<&Compiled>) -> String {
     let program = compiled.and_then(|c| c.program.as_ref());
     let mut names: Vec<String> = report.traffic.iter().map(|t| t.axes.join("+")).collect();
@@ -172,7 +172,7 @@ pub(super) fn axes(report: &Report, compiled: Option<&Compiled>) -> String {
     section("Traffic by mesh axes", note, &bars(&rows, |n| size(n.round() as u64)))
 }
 
-/// Arithmetic by purpose and part, and cycles by part.
+/// FLOPs by purpose and part, and cycles by part.
 pub(super) fn arithmetic(report: &Report, compiled: Option<&Compiled>) -> String {
     let p = report.flops_per_device_by_purpose;
     let purposes = [

@@ -1,5 +1,5 @@
-//! Which device holds which part of which tensor: a grid of devices for each tensor, where devices of one colour
-//! hold the same numbers.
+//! The shards of tensors by device: a grid of devices for each tensor. Devices of one colour hold the same
+//! elements.
 
 use crate::{
     Report,
@@ -11,9 +11,9 @@ use mesh::{AxisId, Mesh};
 use page::html::{escape, section};
 use std::fmt::Write;
 
-/// Up to how many devices have the part they hold written on them.
+/// The largest number of devices that are labelled with their shard.
 const WRITTEN: usize = 64;
-/// How many letters fit into the smallest square that is written on.
+/// The number of letters that fit into the smallest labelled square.
 const WIDE: usize = 5;
 
 /// The section, if the mesh has more than one device.
@@ -117,7 +117,7 @@ fn grid(tensor: &Placed, mesh: &Mesh) -> String {
     )
 }
 
-/// What is written on a device: a range that is too wide for a square in two lines.
+/// The label of a device; a range that is too wide for a square takes two lines.
 fn label(x: usize, y: usize, range: &str) -> String {
     let text = |y: usize, text: &str| {
         format!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\" style=\"font-size:8px\">{text}</text>")
@@ -130,7 +130,7 @@ fn label(x: usize, y: usize, range: &str) -> String {
     }
 }
 
-/// How many devices stand in a row.
+/// The number of devices in a row.
 fn columns(devices: usize) -> usize {
     (1..=devices).find(|n| n * n >= devices && devices.is_multiple_of(*n)).unwrap_or(devices)
 }

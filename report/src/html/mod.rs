@@ -1,8 +1,8 @@
-//! The report as one page that needs nothing else: no scripts, no fonts, no network.
+//! The report as one self-contained page: no scripts, no fonts, no network.
 //!
-//! Its pictures are drawn from the same numbers as the tables: which device holds which part of which tensor (the
-//! Switch Transformers paper's Figure 9, from the actual layout), memory along the program, bytes by mesh axis,
-//! arithmetic by purpose.
+//! Its charts are drawn from the same numbers as the tables: the shards of each tensor by device (the Switch
+//! Transformers paper's Figure 9, from the actual layout), memory over the program, bytes by mesh axis, FLOPs
+//! by purpose.
 
 mod charts;
 mod devices;
@@ -15,7 +15,7 @@ use super::{
 use page::html::{document, escape, section, table};
 use std::fmt::Write;
 
-/// The page for a report, and for what a plugin's compiler made of the function if it has.
+/// The page for a report, and for the compiled function if there is one.
 pub fn page(report: &Report, compiled: Option<&Compiled>) -> String {
     let mut html = String::new();
     let title = format!("{} · {}", report.program, report.function);
