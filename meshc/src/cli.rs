@@ -37,7 +37,7 @@ pub enum Command {
     Compile(compile::Args),
     /// Report parameters, FLOPs, memory by part and collectives by axis
     Report(report::Args),
-    /// Search for a good mesh, layout and settings for a TPU slice
+    /// Search for a good mesh, layouts and schedule for a TPU slice
     Plan(plan::Args),
     /// Call a function of an artefact with tensors from files
     Run(run::Args),

@@ -122,7 +122,7 @@ fn a_dump_of_one_devices_program_is_taken_back() {
     };
     assert!(!hlo("whole").is_empty());
     assert!(hlo("whole") == hlo("again"), "the HLO differs");
-    place.run(&["check", dump, "--layout", "batch:data"]).fails(&["partitioned already", "--layout"]);
+    place.run(&["check", dump, "--layout", "batch:data"]).fails(&["already partitioned", "--layout"]);
 }
 
 #[test]

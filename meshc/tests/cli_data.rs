@@ -195,7 +195,7 @@ fn a_mixture_goes_on_where_it_was_and_is_evaluated_by_text() {
     assert_eq!(losses(&place), straight);
 
     train(&place, &["--data", "en=en", "de"]).fails(&["`--data de` has no name"]);
-    train(&place, &["--data", "en=en:1", "de=de"]).fails(&["but not `de`"]);
+    train(&place, &["--data", "en=en:1", "de=de"]).fails(&["but `de` has none"]);
     train(&place, &["--data", "en=en:1", "de=de:1", "--mix-temperature", "2"])
         .fails(&["`--mix-temperature`", "has a rate"]);
     train(&place, &["--data", "en=en", "de=nowhere"]).fails(&["reading the corpus `de`", "nowhere"]);

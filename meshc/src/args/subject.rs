@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// A program, its parameters, and the devices it runs on.
 #[derive(clap::Args, Debug)]
 pub struct SubjectArgs {
-    /// Model (.rs or .mesh), artefact directory, or checkpoint that names its model
+    /// Model (built-in, .rs or .mesh), artefact directory, or checkpoint that names its model
     #[arg(value_name = "MODEL|ARTEFACT|CHECKPOINT")]
     pub subject: PathBuf,
     /// Checkpoint with the parameters, or a directory of checkpoints (the newest valid one is used)

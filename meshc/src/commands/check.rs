@@ -26,7 +26,7 @@ use std::path::PathBuf;
 /// Arguments.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model: a Rust program (.rs) or program text (.mesh)
+    /// Model: built-in (see `meshc models`), a Rust program (.rs) or program text (.mesh)
     model: PathBuf,
     #[command(flatten)]
     settings: ModelArgs,

@@ -49,7 +49,7 @@ use std::{
 /// Arguments.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Model: a Rust program (.rs) or program text (.mesh)
+    /// Model: built-in (see `meshc models`), a Rust program (.rs) or program text (.mesh)
     model: PathBuf,
     /// Given schedule entries are fixed; the others are searched.
     #[command(flatten)]

@@ -31,7 +31,7 @@ use std::{
 /// Arguments.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Artefact directory, model (.rs or .mesh), or optimized program (.pb)
+    /// Artefact directory, model (built-in, .rs or .mesh), or optimized program (.pb)
     #[arg(value_name = "ARTEFACT|MODEL|PROGRAM")]
     subject: PathBuf,
     #[command(flatten)]
