@@ -70,7 +70,7 @@ pub struct Ahead<'a> {
 
 /// A compiled function.
 pub struct Outcome {
-    /// Its memory and its operations.
+    /// Memory and operations of the function.
     pub compiled: Compiled,
     executable: Made,
     optimized: Option<(pjrt::OptimizedCode, Option<HloModuleProto>)>,

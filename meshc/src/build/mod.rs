@@ -1,4 +1,4 @@
-//! From a model to what runs: programs, artefacts, executables, sessions.
+//! Builds: models to programs, artefacts, executables and sessions.
 //!
 //! Reading order: [`program`] (from a model file to a program, with `builtin`, `package`, `execute` and
 //! `store`), [`lower`] (through the compiler), [`artefact`] (in memory), [`device`] (plugins and sessions),

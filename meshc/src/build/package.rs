@@ -18,7 +18,7 @@ use std::{
 pub struct Model {
     /// The path as the user gave it.
     pub name: String,
-    /// Its absolute path.
+    /// The absolute path of the model.
     pub path: PathBuf,
     /// The source tree with `mesh` and `models`.
     pub home: PathBuf,

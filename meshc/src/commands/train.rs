@@ -43,7 +43,8 @@ use std::{
 #[derive(clap::Args, Debug)]
 #[command(group(ArgGroup::new("place").args(["run_dir", "checkpoint_dir"]).multiple(true)))]
 pub struct Args {
-    /// Model (built-in, .rs or .mesh), artefact directory, or checkpoint whose parameters training starts from
+    /// Model (built-in, .rs or .mesh), artefact directory, or checkpoint whose parameters training starts
+    /// from
     #[arg(value_name = "MODEL|ARTEFACT|CHECKPOINT")]
     subject: PathBuf,
     /// Read options from a TOML file: names without dashes (steps = 100), a table [set] for --set. Options on

@@ -24,7 +24,7 @@ pub const CHECKPOINTS: &str = "checkpoints";
 /// A run directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RunFolder {
-    /// Its path.
+    /// The path of the directory.
     pub dir: PathBuf,
 }
 
