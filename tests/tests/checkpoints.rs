@@ -1,4 +1,4 @@
-//! State to disk and back on the CPU plugin: under every layout, and what does not fit.
+//! Checkpoints on the CPU plugin: every layout reads every other, and mismatches are errors.
 
 use models::Config;
 use runtime::{
@@ -35,7 +35,7 @@ fn values(session: &Session) -> BTreeMap<String, HostTensor> {
 #[test]
 fn every_layout_reads_what_every_other_one_wrote() {
     let place = tempfile::tempdir().unwrap();
-    // Mesh and state layout; the last two have as much in common as possible and as little.
+    // Meshes and state layouts.
     let places =
         [("", ""), ("data=8", "*:data"), ("data=2,expert=2,model=2", ""), ("expert=4,model=2", "*:model")];
     let first = initialized("", "");
@@ -81,7 +81,7 @@ fn snapshot_while_changing(mut session: Session) {
     assert!(values(&session) == expected);
 }
 
-/// Large enough that copies take longer than starting a step.
+/// Sizes for which a copy takes longer than the start of a step.
 fn large() -> Config {
     Config { batch: 8, d_model: 128, d_ff: 1024, ..tiny() }
 }
@@ -104,7 +104,7 @@ fn steps_beside_a_snapshot_give_the_same_bits() {
     let inputs = step_inputs();
     let losses = |session: &mut Session, hold: bool| {
         let step = |session: &mut Session| {
-            // Until the end of the step.
+            // The state is shared until the end of the step.
             let _held = hold.then(|| session.snapshot().unwrap());
             session.call("train_step", &inputs).and_then(|o| o.wait()).unwrap()
         };
@@ -118,7 +118,7 @@ fn steps_beside_a_snapshot_give_the_same_bits() {
         session.record_memory_baseline().unwrap();
         assert!(losses(&mut session, true) == expected, "{mesh}");
         assert!(values(&session) == values(&plain), "{mesh}");
-        // In place again, and on.
+        // Later steps update the state in place again.
         assert!(losses(&mut session, false) == losses(&mut plain, false), "{mesh}");
     }
 }
@@ -190,7 +190,7 @@ fn all_that_does_not_fit_is_listed_at_once_and_nothing_is_changed() {
     let error = other.restore(&checkpoint, RestoreScope::Params).unwrap_err().to_string();
     assert!(!error.contains("left over") && error.contains("missing"), "{error}");
 
-    // A tensor that turns out to be damaged after others were read.
+    // A damaged tensor that is detected after others were read.
     let last = checkpoint.tensors().last().expect("there are tensors");
     let part = &last.boxes[0];
     let path = checkpoint.dir().join(&part.file);

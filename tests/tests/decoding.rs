@@ -1,5 +1,5 @@
-//! Decoding against other ways to the same: beam search against all sequences there are, samples against the
-//! distribution they come from, both under several layouts.
+//! Decoding: beam search against an exhaustive search, and samples against their distribution, under several
+//! layouts.
 
 use mesh::random::{THREEFRY_ROUNDS, threefry2x32};
 use mesh::task::DecodingMethod;
@@ -19,7 +19,7 @@ use tests::training::session_of;
 
 const EOS: usize = 1;
 
-/// A model with so few tokens that all sequences can be listed.
+/// A model whose vocabulary is so small that all sequences can be enumerated.
 fn tiny(batch: usize, vocab: usize, length: usize) -> Config {
     Config {
         name: "tiny".into(),
@@ -49,7 +49,7 @@ fn call(
     session.call(function, &inputs).and_then(|o| o.wait()).unwrap_or_else(|e| panic!("{function}: {e}"))
 }
 
-/// A session with random parameters, the same for all programs of one model.
+/// Opens a session with random parameters, which are the same for all programs of a model.
 #[track_caller]
 fn session(program: Program, config: &Config, mesh: &str, parameters: Option<&mut Session>) -> Session {
     let module = program.finish().unwrap_or_else(|d| panic!("the model has mistakes:\n{d}"));
@@ -84,7 +84,8 @@ fn run(session: &mut Session, inputs: &[Vec<i32>], options: &Options) -> Vec<Vec
     all
 }
 
-/// Logarithms of probabilities after the start token and each of `prefixes`: by row, position, token.
+/// Returns log-probabilities after the start token and each of `prefixes`, indexed by row, position and
+/// token.
 #[track_caller]
 fn probabilities(
     config: &Config,
@@ -122,7 +123,7 @@ fn probabilities(
     logits.chunks_exact(target * config.vocab).map(row).collect()
 }
 
-/// All sequences of up to `length` tokens with their sums of logarithms.
+/// Returns all sequences of up to `length` tokens with their log-probabilities.
 fn all_sequences(config: &Config, from: &mut Session, input: &[i32]) -> Vec<(Vec<i32>, f64)> {
     let (vocab, length) = (config.vocab as i32, config.target_length);
     let mut prefixes = vec![Vec::new()];
@@ -199,7 +200,7 @@ fn samples_have_their_distribution() {
     let cases: [(f32, Option<usize>, f32); 5] =
         [(1.0, None, 1.0), (0.5, None, 1.0), (1.0, Some(3), 1.0), (1.5, None, 0.7), (0.8, Some(5), 0.6)];
     for (temperature, top_k, top_p) in cases {
-        // What may come, and how likely: by sorting on the host.
+        // The allowed tokens and their probabilities, computed by sorting on the host.
         let mut likely: Vec<(usize, f64)> =
             log.iter().map(|l| (l / f64::from(temperature)).exp()).enumerate().collect();
         likely.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -228,7 +229,7 @@ fn samples_have_their_distribution() {
                 (count(*token) - expected).powi(2) / expected
             })
             .sum();
-        // Exceeded by chance once in a thousand times with seven degrees of freedom; the seed is fixed.
+        // The 99.9th percentile with seven degrees of freedom; the seed is fixed.
         assert!(chi_square < 24.3, "{temperature} {top_k:?} {top_p}: chi-square {chi_square}");
     }
 }
@@ -238,7 +239,7 @@ fn samples_are_the_same_under_every_layout_and_in_every_batch() {
     let inputs: Vec<Vec<i32>> = (0..11).map(|i| vec![2 + i % 9, 3 + i % 5, 1]).collect();
     let options = Options { seed: 3, top_k: Some(9), top_p: 0.95, ..Options::default() };
     let drawn = |batch: usize, mesh: &str, method: DecodingMethod| {
-        // With experts apart, which needs sparse layers in the encoder, and together.
+        // With unstacked experts, which needs sparse layers in the encoder, and with stacked experts.
         let encoder_layers = if method == DecodingMethod::Sample { 2 } else { 1 };
         let config = Config { heads: 4, encoder_layers, ..tiny(batch, 16, 6) };
         let generation = Generation { method, beams: 2, steps: 4, ..Generation::default() };

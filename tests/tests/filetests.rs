@@ -1,4 +1,4 @@
-//! Filetests, one test for each folder of `tests/filetests`. `docs/testing.md` says how to write them.
+//! Filetests: one test per folder of `tests/filetests`. `docs/testing.md` explains how to write them.
 
 use tests::filetest::{folder, folders};
 

@@ -1,5 +1,5 @@
-//! Generation against Hugging Face transformers: token by token, with kept keys and values and without, on
-//! one device and on eight.
+//! Greedy generation against Hugging Face transformers, with and without a KV cache, on one and on eight
+//! devices.
 
 use mesh::Site;
 use models::{Generation, Precision, generate};
@@ -12,14 +12,14 @@ use tests::{
 
 const CASES: [&str; 6] =
     ["switch_tiny", "switch_generous", "switch_step2_tight", "switch_bf16", "t5_v1_0", "t5_v1_1"];
-/// Tokens after the start token.
+/// Number of tokens after the start token.
 const NEW: usize = 16;
 
 fn number(value: i32) -> HostTensor {
     HostTensor::s32(&[], &[value])
 }
 
-/// What greedy decoding gives for the rows of `case`, the start token in front, under a layout.
+/// Returns the greedily decoded tokens for the rows of `case` under a layout, with the start token.
 #[track_caller]
 fn greedy(
     case: &Case,
@@ -30,8 +30,8 @@ fn greedy(
 ) -> Vec<Vec<i32>> {
     let mut config = case.config(batch, NEW);
     if case.name == "switch_bf16" && !options.cached {
-        // After four tokens the two most likely next ones are 9e-4 apart in float32, a thirtieth of the distance
-        // between neighbouring bfloat16 numbers: which one wins in bfloat16 depends on the order of roundings.
+        // After four tokens, the two largest logits differ by 9e-4 in float32, a thirtieth of the spacing of
+        // bfloat16 there: in bfloat16, the order of roundings decides.
         config.precision = Precision::F32;
     }
     let module = generate::program(&config, options, &Site::default()).finish();
@@ -47,7 +47,7 @@ fn greedy(
     tokens.chunks_exact(NEW).take(rows).map(|row| [&[0], row].concat()).collect()
 }
 
-/// All tokens of all rows.
+/// Returns all tokens of all rows.
 #[track_caller]
 fn run(session: &mut Session, inputs: HostTensor, steps: usize) -> Vec<i32> {
     let prepares = session.artefact().manifest.functions.iter().any(|f| f.name == "prepare");
@@ -79,7 +79,7 @@ fn with_kept_keys_and_values() {
     for name in CASES {
         let Some(case) = case(name) else { return };
         let want = expected(&case, "generate.cached");
-        // Steps that divide the number of tokens and that do not; layers as code and as a loop.
+        // Numbers of steps that do and do not divide the number of tokens; unrolled layers and a loop.
         for (steps, looped) in [(16, false), (5, true)] {
             let options = Generation { steps, looped: Some(looped), ..Generation::default() };
             let have = greedy(&case, &options, case.sizes().0, "", None);
@@ -117,7 +117,7 @@ fn on_eight_devices() {
         for (mesh, layout) in places {
             let sparse = layout.filter(|_| name.starts_with("switch")).map(|l| format!("{l},experts:expert"));
             let layout = sparse.as_deref().or(layout);
-            // Running the whole prefix again is what training does, whose layouts have tests of their own.
+            // Decoding without a cache runs the training code, whose layouts have separate tests.
             let ways: &[bool] = if mesh == "data=2,expert=2,model=2" { &[true, false] } else { &[true] };
             for cached in ways.iter().copied() {
                 let options = Generation { cached, ..Generation::default() };

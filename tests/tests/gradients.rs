@@ -1,7 +1,7 @@
 //! The gradient of every operation, and of random programs, against finite differences.
 //!
-//! [`ROWS`] is a table with a row for each operation. The macro that makes it also makes a `match` without
-//! `_` from the same rows: an operation without a row does not compile.
+//! [`ROWS`] is a table with a row for each operation. The same macro generates a `match` without `_` from the
+//! rows, so that an operation without a row does not compile.
 
 use mesh::ir::{
     Binary, Collective, Compare, Contract, Control, Elementwise, Index, Outside, Reduce, ReduceKind, Remat,
@@ -10,21 +10,21 @@ use mesh::ir::{
 use mesh::{BodyBuilder, DType, Dim, Module, Name, Op, Site, StateDecl, StateKind, TensorDim, Type, Value};
 use tests::differences::{Build, Input, check, check_in, floats, parse, these};
 
-/// What is known about the gradient of an operation.
+/// The check of an operation's gradient.
 enum Row {
-    /// Checked by running this; it gives the programs that were checked.
+    /// Runs the checks and returns the checked programs.
     Checked(fn() -> Vec<Module>),
-    /// It has none, for this reason.
+    /// The reason why the operation has no gradient.
     None(&'static str),
 }
 use Row::{Checked, None as No};
 
 macro_rules! rows {
     ($($pattern:pat => $row:expr,)*) => {
-        /// Every operation with how its gradient is checked.
+        /// All operations with the checks of their gradients.
         const ROWS: &[(&str, Row)] = &[$((stringify!($pattern), $row)),*];
 
-        /// The row of an operation.
+        /// Returns the row of an operation.
         fn row(op: &Op) -> &'static str {
             match op {
                 $($pattern => stringify!($pattern),)*
@@ -133,7 +133,7 @@ fn the_gradient_of_every_operation_is_that_of_finite_differences() {
     }
 }
 
-/// The table is also the list of what random programs must contain.
+/// The table is also the list of operations that random programs must contain.
 #[test]
 fn random_programs_have_every_operation() {
     let mut counts: Vec<(&str, usize)> = ROWS.iter().map(|(name, _)| (*name, 0)).collect();
@@ -154,7 +154,7 @@ fn random_programs_have_every_operation() {
 
 // Elementwise
 
-/// Dims of operands: equal, with different dims, in another order, one without dims.
+/// Dims of operands: equal, different, in another order, and a scalar.
 const PAIRS: [(&str, &str); 5] =
     [("a=3", "a=3"), ("a=2,b=3", "c=2,b=3"), ("a=2,b=3", "b=3,a=2"), ("", "a=4"), ("a=3,b=2", "")];
 
@@ -170,7 +170,7 @@ fn binary(op: Binary, a: [f64; 2], b: [f64; 2]) -> Vec<Module> {
         .iter()
         .map(|(da, db)| check(&[floats(da, a[0], a[1]), floats(db, b[0], b[1])], &|g, x| g.all(op(), x)))
         .collect();
-    // The same value on both sides.
+    // Both operands are the same value.
     if a[0] < b[0] || a[0] > 0.0 {
         return checked;
     }
@@ -213,8 +213,7 @@ fn cast() -> Vec<Module> {
     [DType::F32, DType::Bf16, DType::S32, DType::Pred].map(by).into()
 }
 
-/// Finite differences see through `stop_gradient`; so the input is held there by a copy that is an input of
-/// its own, whose gradient must be zero.
+/// Finite differences ignore `stop_gradient`, so a separate input takes its place; its gradient must be zero.
 fn stop_gradient() -> Vec<Module> {
     let stop = |b: &mut Build<'_>, x: Value| b.one(Op::Elementwise(Elementwise::StopGradient), &[x]);
     let module = check(&[these(DType::S32, "a=3", &[2.0, -1.0, 5.0]), floats("a=3", -2.0, 2.0)], &|b, x| {
@@ -449,7 +448,7 @@ fn dynamic_update() -> Vec<Module> {
 
 // State and control
 
-/// State is a constant while a function runs; the gradient goes by it, to the other operand.
+/// State is constant during a call, so only the other operand has a gradient.
 fn read() -> Vec<Module> {
     let mut module = Module::default();
     let ty = Type::new(DType::F32, parse("a=3"));
@@ -463,7 +462,7 @@ fn read() -> Vec<Module> {
     })]
 }
 
-/// A body with parameters of the given types.
+/// Makes a body with parameters of the given types.
 fn body(types: &[&str], build: impl Fn(&mut Build<'_>, &[Value]) -> Vec<Value>) -> mesh::Body {
     let env = mesh::Env::default();
     let mut b = Build(BodyBuilder::new(&env));
@@ -481,8 +480,8 @@ fn matmul(b: &mut Build<'_>, x: Value, y: Value, out: &str) -> Value {
     b.one(Op::Contract(Contract { out: vec![out.into()], dtype: DType::F32 }), &[x, y])
 }
 
-/// Every remat policy, both directions, as a loop or unrolled: a recurrence with weights that are sliced, a
-/// capture, a carry that nothing needs, and what each step gives.
+/// Every remat policy, forward and reverse, as a loop and unrolled: a recurrence with sliced weights, a
+/// capture, an unused carry, and stacked results.
 fn scan() -> Vec<Module> {
     let mut checked = Vec::new();
     for remat in
@@ -512,7 +511,7 @@ fn scan() -> Vec<Module> {
                 floats("d=2", -1.0, 1.0),
             ];
             checked.push(check(&inputs, &|b, x| b.all(scan(), x)));
-            // Only the last carry matters, or only one of what the steps give.
+            // The loss depends only on the last carry, or only on one stacked result.
             checked.push(check(&inputs, &|b, x| vec![b.all(scan(), x)[0]]));
             checked.push(check(&inputs, &|b, x| vec![b.all(scan(), x)[3]]));
         }
@@ -544,7 +543,7 @@ fn gradient_of_gradient() -> Vec<Module> {
 
 // Whole programs
 
-/// Random programs whose gradients are asked for with respect to every float input.
+/// Random programs, differentiated with respect to every float input.
 fn programs(from: u64, to: u64) {
     use compiler::interp::{Tensor, Tensors};
     use tests::differences::{Probe, near};
@@ -558,7 +557,7 @@ fn programs(from: u64, to: u64) {
         let mut rng = Rng::new(seed);
         let mut inputs: Tensors = case.inputs.values().next().cloned().unwrap();
         for x in inputs.values_mut().filter(|x| x.dtype.is_float()) {
-            // Away from the grid on which inputs usually lie: no ties, no zeros.
+            // Inputs are moved off their usual grid: no ties, no zeros.
             x.data.mapv_inplace(|v| v + rng.between(1, 999) as f64 / 16_000.0 - 1.0 / 32.0);
         }
         let probe = Probe::new(&case.module, inputs.clone(), &case.state);
@@ -566,7 +565,7 @@ fn programs(from: u64, to: u64) {
             let direction = Tensor { data: x.data.mapv(|_| rng.between(-8, 8) as f64 / 8.0), ..x.clone() };
             let (slope, claim) = (probe.slope(name, &direction), probe.claim(name, &direction));
             checked += 1;
-            // Where a step crosses a jump, or the third derivative is large, the quotients disagree.
+            // The quotients disagree if a step crosses a discontinuity, or if the third derivative is large.
             if slope.doubt > 1e-3 * slope.value.abs().max(1.0) {
                 doubtful += 1;
                 continue;
@@ -581,8 +580,8 @@ fn programs(from: u64, to: u64) {
     assert!(checked > 100 && doubtful * 20 < checked, "{doubtful} of {checked} slopes are doubtful");
 }
 
-/// Changes the program to give its loss and the loss's gradients with respect to all float inputs. False if
-/// it asks for no gradient.
+/// Changes the program to return its loss and the loss's gradients with respect to all float inputs. Returns
+/// false if the program requests no gradient.
 fn ask_for_all(module: &mut Module) -> bool {
     let env = module.env.clone();
     let function = &mut module.functions[0];
@@ -590,7 +589,7 @@ fn ask_for_all(module: &mut Module) -> bool {
     let Some(at) = function.body.insts.iter().position(|inst| is_grad(&inst.op)) else { return false };
     let loss = function.body.insts[at].args[0];
     function.body.insts.truncate(at);
-    // Differences see through it.
+    // Finite differences ignore `stop_gradient`.
     fn open(body: &mut mesh::Body) {
         for inst in &mut body.insts {
             if let Op::Elementwise(op @ Elementwise::StopGradient) = &mut inst.op {

@@ -3,7 +3,7 @@
 use compiler::interp::{Precision, Tensor, Tensors, run};
 use mesh::{DType, Dim, Module, Type, text::parse};
 
-/// Numbers that depend on the place alone: tame floats, small whole numbers.
+/// Returns values that depend only on the position: moderate floats and small integers.
 fn fill(ty: &Type, salt: usize) -> Tensor {
     let dims: Vec<Dim> = ty.logical().cloned().collect();
     let number = |i: usize| {
@@ -48,7 +48,7 @@ fn check(text: &str) {
     }
 }
 
-/// A function of the given instructions over inputs `%0 a: f32[x=4, y=6]`, `%1 b: f32[y=6, x=4]`,
+/// Makes a function of the given instructions with inputs `%0 a: f32[x=4, y=6]`, `%1 b: f32[y=6, x=4]`,
 /// `%2 i: s32[x=4]`, `%3 u: u32[x=4]`.
 #[track_caller]
 fn check_ops(body: &str, result: &str, ty: &str) {

@@ -1,12 +1,12 @@
-//! Initial values of models as `init` makes them on the plugin: of every kind of weight the distribution that
-//! Mesh TensorFlow gives it, by its moments, its bounds and its whole shape, and the same bits under every layout.
+//! Initial values of models on the plugin: every kind of weight has the distribution of Mesh TensorFlow,
+//! tested by moments, bounds and shape, and the same bits under every layout.
 
 use models::{Activation, Config, Switch};
 use runtime::{HostTensor, Session};
 use std::collections::BTreeMap;
 use tests::training::session;
 
-/// Sizes that are all different, so that no deviation can be another one's.
+/// Sizes that are all different, so that standard deviations identify them.
 fn config() -> Config {
     Config {
         name: "initial".into(),
@@ -27,16 +27,16 @@ fn config() -> Config {
     }
 }
 
-/// What a weight is drawn from.
+/// The distribution of a weight.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum From {
     Normal(f64),
-    /// A normal distribution of this deviation, drawn again beyond two deviations.
+    /// A normal distribution with this standard deviation, truncated at two standard deviations.
     Truncated(f64),
     All(f64),
 }
 
-/// Of each weight, by the last parts of its name.
+/// The distribution of each weight by the suffix of its name.
 fn expected(name: &str, experts: bool) -> From {
     let (d_model, d_ff, heads, d_kv) = (64.0f64, 160.0f64, 8.0f64, 16.0f64);
     let last = name.rsplit('/').next().expect("a name has a part");
@@ -62,7 +62,7 @@ fn initialized(mesh: &str, state_layout: &str) -> (Session, BTreeMap<String, Hos
     (session, values)
 }
 
-/// All state after `init` with this seed.
+/// Returns all state after `init` with this seed.
 fn again(session: &mut Session, seed: u32) -> BTreeMap<String, HostTensor> {
     let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(seed))]);
     session.call("init", &seed).and_then(|o| o.wait()).unwrap_or_else(|e| panic!("{e}"));
@@ -70,7 +70,7 @@ fn again(session: &mut Session, seed: u32) -> BTreeMap<String, HostTensor> {
     names.map(|n| (n.clone(), session.state(n).unwrap_or_else(|e| panic!("{e}")))).collect()
 }
 
-/// Error function, to 1.2e-7 (Abramowitz and Stegun 7.1.26).
+/// Returns the error function with an error of 1.2e-7 (Abramowitz and Stegun 7.1.26).
 fn erf(x: f64) -> f64 {
     let t = 1.0 / (1.0 + 0.327_591_1 * x.abs());
     let series = [1.061_405_429, -1.453_152_027, 1.421_413_741, -0.284_496_736, 0.254_829_592];
@@ -78,13 +78,13 @@ fn erf(x: f64) -> f64 {
     (1.0 - sum * (-x * x).exp()).copysign(x)
 }
 
-/// Share of a normal distribution below `x` deviations.
+/// Returns the standard normal distribution function.
 fn below(x: f64) -> f64 {
     0.5 * (1.0 + erf(x / 2f64.sqrt()))
 }
 
-/// Largest distance between the shares of `values` and of a distribution below any number, times the root of
-/// their number: beyond 2.0 once in 1500 times (Kolmogorov).
+/// Returns the Kolmogorov–Smirnov statistic of `values`, times the square root of their number. It exceeds
+/// 2.0 with a probability of 1/1500.
 fn kolmogorov(values: &mut [f64], share: impl Fn(f64) -> f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let n = values.len() as f64;
@@ -95,18 +95,19 @@ fn kolmogorov(values: &mut [f64], share: impl Fn(f64) -> f64) -> f64 {
     values.iter().enumerate().map(apart).fold(0.0, f64::max) * n.sqrt()
 }
 
-/// Whether numbers, in deviations of the distribution, are drawn from it.
+/// Asserts that values, in units of the standard deviation, have the distribution.
 #[track_caller]
 fn drawn(name: &str, mut values: Vec<f64>, truncated: bool) {
     let n = values.len() as f64;
     let moment = |k: i32| values.iter().map(|x| x.powi(k)).sum::<f64>() / n;
     let (mean, square, fourth) = (moment(1), moment(2), moment(4));
     let largest = values.iter().fold(0.0f64, |m, x| m.max(x.abs()));
-    // Of the normal distribution within two deviations: 1 - 4φ(2)/p and 3 - 28φ(2)/p, where p is its share.
+    // Moments of the truncated normal distribution: 1 - 4φ(2)/p and 3 - 28φ(2)/p, where p is the probability
+    // of the interval.
     let (p, density) = (erf(2f64.sqrt()), (-2f64).exp() / (2.0 * std::f64::consts::PI).sqrt());
     let (m2, m4, m8) =
         if truncated { (1.0 - 4.0 * density / p, 3.0 - 28.0 * density / p, 16.0) } else { (1.0, 3.0, 105.0) };
-    // Five deviations of each mean.
+    // The tolerance is five standard deviations of each mean.
     let near = |x: f64, want: f64, variance: f64| (x - want).abs() <= 5.0 * (variance / n).sqrt();
     assert!(near(mean, 0.0, m2), "{name}: mean {mean}");
     assert!(near(square, m2, m4 - m2 * m2), "{name}: mean square {square}, not {m2}");
@@ -114,7 +115,7 @@ fn drawn(name: &str, mut values: Vec<f64>, truncated: bool) {
     if truncated {
         assert!(largest <= 2.0 + 1e-6, "{name}: {largest} deviations");
     }
-    // Of few numbers none may be far out.
+    // Small tensors have no outliers.
     if n > 2000.0 {
         let least = if truncated { 1.9 } else { 2.5 };
         assert!(largest > least, "{name}: nothing comes near the bound, {largest}");
@@ -145,7 +146,7 @@ fn every_weight_is_drawn_from_its_distribution() {
             From::Normal(d) => drawn(name, numbers.iter().map(|x| x / d).collect(), false),
             From::Truncated(d) => drawn(name, numbers.iter().map(|x| x / d).collect(), true),
         }
-        // Layers and experts are not copies of each other.
+        // Layers and experts have different values.
         let stacked =
             dims.first().is_some_and(|d| ["layers", "experts"].contains(&d.name.as_str()) && d.size > 1);
         if stacked && !matches!(from, From::All(_)) {
@@ -173,7 +174,7 @@ fn every_weight_is_drawn_from_its_distribution() {
         "wo of experts",
     ];
     assert_eq!(seen, all, "all kinds of weights are there");
-    // No two weights share their random numbers.
+    // No two weights use the same random numbers.
     let random: Vec<&HostTensor> =
         values.values().filter(|v| v.to_f64().is_ok_and(|n| n.len() > 1 && n[0] != n[1])).collect();
     for (i, a) in random.iter().enumerate() {

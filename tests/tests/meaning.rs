@@ -1,19 +1,19 @@
-//! Random programs under random legal layouts: on simulated devices they give what they give on one.
+//! Random programs under random legal layouts: simulated devices give the same results as one device.
 
 use compiler::interp::Precision;
 use tests::generate;
 use tests::law::{Interpreter, Law, Plugin, Stage, Tolerance, check};
 
-/// With floats of 64 bits only the order of sums makes a difference.
+/// With 64-bit floats, only the order of sums makes a difference.
 const WIDE: Tolerance = Tolerance { relative: 1e-10, bf16: 0.0, rounding: 0.0 };
-/// Not even that.
+/// Results are bit-equal.
 const SAME: Tolerance = Tolerance { relative: 0.0, bf16: 0.0, rounding: 0.0 };
 
 fn interpreter(stage: Stage, precision: Precision) -> Interpreter {
     Interpreter { stage, precision }
 }
 
-/// Cases `from..to`, of two programs each, under three layouts each.
+/// Checks the cases `from..to`, with two programs each, under three layouts each.
 fn programs(from: u64, to: u64) {
     let wide = |stage| interpreter(stage, Precision::Wide);
     let normal = |stage| interpreter(stage, Precision::Normal);
@@ -43,10 +43,10 @@ fn programs_mean_the_same_under_every_layout_2() {
     programs(150, 300);
 }
 
-/// Device functions such as tanh are good to a few units in the last place.
+/// Plugin functions such as tanh have errors of a few units in the last place.
 const DEVICE: Tolerance = Tolerance { relative: 1e-5, bf16: 0.02, rounding: 16.0 };
 
-/// Cases `from..to`, of ten programs each, on the plugin.
+/// Checks the cases `from..to`, with ten programs each, on the plugin.
 fn on_plugin(from: u64, to: u64) {
     let interpreter = interpreter(Stage::Global, Precision::Normal);
     let laws = [false, true].map(|partitioned| Plugin { partitioned });
@@ -66,7 +66,7 @@ fn programs_on_the_plugin_do_what_the_interpreter_does_2() {
     on_plugin(10_025, 10_050);
 }
 
-/// More of the same, for whoever changed the compiler: `SEEDS=1000..3000 cargo test -p tests --test meaning
+/// More programs, for changes of the compiler: `SEEDS=1000..3000 cargo test -p tests --test meaning
 /// soak -- --ignored`.
 #[test]
 #[ignore = "takes as long as one lets it"]
@@ -75,7 +75,7 @@ fn soak() {
     programs(from, to);
 }
 
-/// Likewise, on the plugin.
+/// More programs on the plugin.
 #[test]
 #[ignore = "takes as long as one lets it"]
 fn soak_on_the_plugin() {

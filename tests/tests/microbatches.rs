@@ -1,4 +1,4 @@
-//! A step in parts is the step: the same losses and gradients, on one device and on eight.
+//! Microbatches do not change a step: the same losses and gradients, on one and on eight devices.
 
 use compiler::interp::{self, Precision, Tensor, Tensors};
 use compiler::pipeline::{self, Placement};
@@ -9,7 +9,7 @@ use mesh::{
 use models::Config;
 use tests::training::small_switch;
 
-/// Without noise, since parts have random numbers of their own; tokens compete within sequences.
+/// A model without noise, because each microbatch has separate random numbers; groups are sequences.
 fn config(microbatches: usize) -> Config {
     let quiet = small_switch();
     let switch = quiet.switch.clone().map(|s| models::Switch { jitter: 0.0, expert_dropout: Some(0.0), ..s });
@@ -17,7 +17,7 @@ fn config(microbatches: usize) -> Config {
     Config { batch: 16, schedule, dropout: 0.0, switch, ..quiet }
 }
 
-/// Tokens of a batch, with padding at the end of some rows.
+/// Returns the tokens of a batch, with padding at the end of some rows.
 fn batch(config: &Config) -> Tensors {
     let rows = |dim: &str, length: usize| {
         let token = |i: usize| match i % length {
@@ -35,7 +35,7 @@ fn batch(config: &Config) -> Tensors {
     ])
 }
 
-/// What a training step says, and the parameters and slots after it.
+/// Returns the outputs of a training step, and the parameters and slots after it.
 fn step(config: &Config, mesh: &str, state_layout: &str) -> (Tensors, Tensors) {
     let module = models::program(config, &Site::default()).finish().unwrap_or_else(|d| panic!("{d}"));
     let mesh = Mesh::parse(mesh).expect("the test's mesh is legal");
@@ -88,8 +88,7 @@ fn on_eight_devices_too() {
     }
 }
 
-/// How weights of attention lie, where their sums come from, and who rounds parameters: all of it is about speed and
-/// memory. What is rounded on the way differs.
+/// Schedule entries for attention layout, row sums and casts change only rounding.
 #[test]
 fn choices_for_tpus_change_nothing_but_rounding() {
     let plain = Config { precision: models::Precision::Selective, ..config(2) };

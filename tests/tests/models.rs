@@ -1,5 +1,5 @@
-//! Models through the stages: they build, their gradients expand, they learn in the reference
-//! interpreter, and they mean the same under every layout.
+//! Models through the stages of the compiler: they build, they are differentiated, they learn in the
+//! reference interpreter, and they give the same results under every layout.
 
 use compiler::{
     autodiff,
@@ -16,7 +16,7 @@ use models::{
     optimizer::{Adafactor, Decay, Update},
 };
 
-/// A Switch Transformer small enough for the interpreter, with all its noise.
+/// A Switch Transformer that is small enough for the interpreter, with all noise.
 fn tiny() -> Config {
     Config {
         name: "tiny".into(),
@@ -41,7 +41,7 @@ fn tiny() -> Config {
     }
 }
 
-/// The verified module with its gradients expanded.
+/// Returns the verified module after autodiff.
 #[track_caller]
 fn build(config: &Config) -> Module {
     let module = models::program(config, &Site::default()).finish();
@@ -50,7 +50,7 @@ fn build(config: &Config) -> Module {
     verify::Global::new(module).unwrap_or_else(|d| panic!("after autodiff:\n{d}")).into_module()
 }
 
-/// The module of one device of `mesh`.
+/// Returns the Local module for `mesh`.
 #[track_caller]
 fn split(module: &Module, mesh: &str, layout: &str, state: &str) -> Module {
     let mesh = Mesh::parse(mesh).expect("the test's mesh is legal");
@@ -64,7 +64,7 @@ fn split(module: &Module, mesh: &str, layout: &str, state: &str) -> Module {
     verify::Local::new(local).unwrap_or_else(|d| panic!("after partition:\n{d}")).into_module()
 }
 
-/// Sentences in which every token says what the next one is; some end early.
+/// Returns sequences in which every token determines the next; some end early.
 fn batch(config: &Config) -> [(&'static str, Tensor); 2] {
     let tokens = |name, length, shift: usize| {
         let dims = [Dim::new("batch", config.batch), Dim::new(name, length)];
@@ -82,7 +82,7 @@ fn batch(config: &Config) -> [(&'static str, Tensor); 2] {
     ]
 }
 
-/// The outputs of `steps` training steps from seed 7.
+/// Returns the outputs of `steps` training steps with seed 7.
 #[track_caller]
 fn train(config: &Config, module: &Module, steps: usize) -> Vec<Tensors> {
     let call = |function: &str, inputs: &Tensors, state: &Tensors| {
@@ -109,7 +109,7 @@ fn number(outputs: &Tensors, name: &str) -> f64 {
     outputs[name].data.iter().copied().sum()
 }
 
-/// Largest relative difference of any output in any step.
+/// Returns the largest relative difference of any output in any step.
 fn difference(a: &[Tensors], b: &[Tensors]) -> f64 {
     let pairs = a.iter().zip(b).flat_map(|(a, b)| {
         assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
@@ -139,7 +139,8 @@ fn learns(config: &Config) {
                 "loads of all experts sum to 1 in each layer: {load}"
             );
             let aux = number(&outputs[0], &format!("{stack}_aux")) / sparse as f64;
-            // Where padding is ignored, a group's balance is multiplied by its share of real tokens.
+            // If padding is ignored, a group's load-balancing loss is multiplied by its fraction of tokens
+            // that are not padding.
             let least = if config.switch.as_ref().is_some_and(|s| s.ignore_padding) { 0.6 } else { 0.9 };
             assert!((least..4.0).contains(&aux), "{aux}: {config:?}");
         }
@@ -220,7 +221,7 @@ fn experts_learn_in_attention_too() {
     };
     let module = |config: &Config| train(config, &build(config), 1).remove(0);
     learns(&with(SparseParts::Attention, RoutingMethod::Switch));
-    // Two sparse parts in each layer, with outputs of their own.
+    // Two sparse parts in each layer, with separate outputs.
     let both = with(SparseParts::Both, RoutingMethod::Switch);
     let outputs = train(&both, &build(&both), 12);
     assert!(number(&outputs[11], "loss") < 0.8 * number(&outputs[0], "loss"));
@@ -228,7 +229,7 @@ fn experts_learn_in_attention_too() {
         assert!((number(&outputs[0], name) - 2.0).abs() < 1e-5, "two layers: {}", number(&outputs[0], name));
     }
     assert!(!module(&with(SparseParts::Ffn, RoutingMethod::TopK)).contains_key("encoder_ffn_load"));
-    // On eight devices as on one.
+    // Eight devices give the same results as one.
     let config = with(SparseParts::Both, RoutingMethod::TopK);
     let whole = build(&config);
     let local = split(&whole, "data=2,expert=2,model=2", &config.layout(), "");
@@ -281,7 +282,8 @@ fn losses_are_the_same_under_every_layout() {
     }
 }
 
-/// As large models have it: parts of the stream between blocks, little kept, parameters gathered once a step.
+/// The schedule of large models: a split residual stream, few saved values, and parameters gathered once per
+/// step.
 #[test]
 fn a_residual_stream_in_parts_is_the_same() {
     let whole = train(&tiny(), &build(&tiny()), 3);
@@ -295,7 +297,7 @@ fn a_residual_stream_in_parts_is_the_same() {
         let local = split(&module, mesh, &config.layout(), state);
         let text = mesh::text::print(&local);
         assert!(text.contains("stream=8@model"), "the stream lies in parts");
-        // Nothing as large as the stream is all-reduced.
+        // No all-reduce is as large as the residual stream.
         let all_reduced = |line: &&str| line.contains("all_reduce") && line.contains("length=8, d_model");
         assert_eq!(text.lines().find(all_reduced), None);
         let difference = difference(&whole, &train(&config, &local, 3));
@@ -303,8 +305,8 @@ fn a_residual_stream_in_parts_is_the_same() {
     }
 }
 
-/// The change of a parameter that begins at `value` and has the gradient `gradient`, for one step of rate
-/// 0.1 without warm-up.
+/// Returns the change of a parameter with initial value `value` and gradient `gradient` in one step with
+/// learning rate 0.1 and no warm-up.
 fn first_change(method: Method, value: f64, gradient: &[f64]) -> Vec<f64> {
     let schedule = LrSchedule { rate: 0.1, warmup: 0, ..LrSchedule::default() };
     let optimizer = Optimizer { method, schedule, clip: 0.0, skip_non_finite: true };
@@ -340,7 +342,7 @@ fn close(have: &[f64], want: &[f64]) {
 fn optimizers_take_their_first_step_as_by_hand() {
     let gradient = [3.0, -4.0, 0.0, 12.0];
     close(&first_change(Method::Sgd, 1.0, &gradient), &[-0.3, 0.4, 0.0, -1.2]);
-    // Without memory, AdamW moves by the sign of the gradient; 1 % of the rate decays.
+    // With zero betas, AdamW moves by the sign of the gradient; the weight decay is 1 % of the rate.
     close(&first_change(Method::adamw(), 1.0, &gradient), &[-0.101, 0.099, -0.001, -0.101]);
     // Unfactored, Adafactor too; three of four elements move, which is below the limit of 1, and the rate is
     // relative to the root mean square of the parameter, 2.

@@ -1,7 +1,7 @@
-//! Sparse layers against the numbers of Mesh TensorFlow's own code: `mtf_moe` of the reference folder.
+//! Sparse layers against results of Mesh TensorFlow: `mtf_moe` of the reference folder.
 //!
-//! The folder is `../shared/oracle` beside the repository, or where `MESH_ORACLE` says. It is not part of
-//! the repository; without it the tests say that they are skipped.
+//! The folder is `../shared/oracle` beside the repository, or `MESH_ORACLE`. It is not part of the
+//! repository; without it the tests are skipped with a message.
 
 use compiler::interp::{Tensor, Tensors};
 use mesh::DType;
@@ -17,10 +17,10 @@ use tests::{
     oracle,
 };
 
-/// Error relative to the largest number of a tensor.
+/// The tolerance, relative to the largest element of a tensor.
 const NEAR: f64 = 1e-5;
 
-/// A layer that somebody else's code ran, and what came out.
+/// A layer with the results of Mesh TensorFlow.
 struct Case {
     name: String,
     layer: Layer,
@@ -29,7 +29,7 @@ struct Case {
     file: Vec<u8>,
 }
 
-/// All cases; none where there is no folder.
+/// Returns all cases; none if the folder does not exist.
 fn cases() -> Vec<Case> {
     let Some(folder) = oracle::folder() else { return Vec::new() };
     let folder = folder.join("mtf_moe");
@@ -126,7 +126,7 @@ fn case(path: PathBuf) -> Case {
     Case { name, layer, inputs, state, file }
 }
 
-/// Ours, its dims in the order of theirs, and their name.
+/// Our name, the dims in their order, and their name.
 const TENSORS: [(&str, &[&str], &str); 8] = [
     ("y", &["batch", "length", "d_model"], "output"),
     ("loss", &[], "loss"),
@@ -139,7 +139,7 @@ const TENSORS: [(&str, &[&str], &str); 8] = [
 ];
 
 impl Case {
-    /// Groups of tokens, which are what a layout can split over data.
+    /// Number of groups, which a layout can split over `data`.
     fn groups(&self) -> usize {
         self.layer.options.groups(self.layer.batch, self.layer.length).0
     }
@@ -178,7 +178,7 @@ fn on_one_device_of_the_plugin() {
     }
 }
 
-/// Meshes of eight devices and layouts over them, with the number of groups they need.
+/// Meshes of eight devices with layouts and the number of groups that they need.
 const PLACES: [(usize, &str, &str); 7] = [
     (1, "model=8", "d_ff:model"),
     (1, "model=8", "d_model:model"),

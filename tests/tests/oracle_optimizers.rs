@@ -1,8 +1,8 @@
-//! Optimizers against numbers of torch, transformers and Mesh TensorFlow: `optimizers` and `mtf_adafactor` of
-//! the reference folder; and what a step that is not finite does.
+//! Optimizers against torch, transformers and Mesh TensorFlow (`optimizers` and `mtf_adafactor` of the
+//! reference folder), and steps with non-finite gradients.
 //!
-//! The folder is `../shared/oracle` beside the repository, or where `MESH_ORACLE` says. It is not part of
-//! the repository; without it the tests say that they are skipped.
+//! The folder is `../shared/oracle` beside the repository, or `MESH_ORACLE`. It is not part of the
+//! repository; without it the tests are skipped with a message.
 
 use compiler::{
     interp::{self, Precision as Rounding, Tensor, Tensors},
@@ -20,12 +20,12 @@ use safetensors::SafeTensors;
 use std::{cell::RefCell, fs};
 use tests::{moe::error, oracle, plugin};
 
-/// Error relative to the largest number of a tensor.
+/// The tolerance, relative to the largest element of a tensor.
 const NEAR: f64 = 2e-6;
 
 type Parameter = (&'static str, &'static [&'static str], &'static [&'static str], &'static [&'static str]);
 
-/// Parameters by name: which dims stack matrices, and which are rows and columns.
+/// Parameters by name, with the dims that stack matrices and those of rows and columns.
 const PARAMETERS: [Parameter; 4] = [
     ("experts", &["e"], &["x"], &["y"]),
     ("matrix", &[], &["r"], &["c"]),
@@ -38,7 +38,7 @@ fn file(case: &str) -> Option<Vec<u8>> {
     Some(fs::read(&path).unwrap_or_else(|error| panic!("reading {}: {error}", path.display())))
 }
 
-/// Sizes and numbers of a tensor, if the file has it.
+/// Returns the sizes and elements of a tensor; `None` if the file does not contain it.
 fn read(file: &SafeTensors<'_>, name: &str) -> Option<(Vec<usize>, Vec<f64>)> {
     let view = file.tensor(name).ok()?;
     assert_eq!(view.dtype(), safetensors::Dtype::F32, "{name}");
@@ -47,7 +47,7 @@ fn read(file: &SafeTensors<'_>, name: &str) -> Option<(Vec<usize>, Vec<f64>)> {
     Some((view.shape().to_vec(), numbers.collect()))
 }
 
-/// A program whose gradients are its inputs, and its parameters at first.
+/// A program whose gradients are its inputs, with the initial parameters.
 struct Bench {
     module: Module,
     initial: Tensors,
@@ -59,7 +59,7 @@ type Place = [&'static str; 3];
 
 const ONE: Place = ["", "", ""];
 const TWO: Place = ["data=2", "", "*:data"];
-/// Eight devices: within matrices, across them, and stored apart from how it is computed.
+/// Layouts on eight devices: within matrices, across matrices, and with a different state layout.
 const EIGHT: [Place; 3] = [
     ["data=2,model=4", "x:model,c:data,h:data,w:model", ""],
     ["data=4,model=2", "x:data,r:model,h:model,w:data", ""],
@@ -67,7 +67,7 @@ const EIGHT: [Place; 3] = [
 ];
 
 impl Bench {
-    /// With the parameters `given`, somewhere.
+    /// Opens a session with the parameters `given` under a layout.
     fn new(optimizer: &Optimizer, given: &[(&str, Vec<usize>, Vec<f64>)], place: Place) -> Self {
         let [mesh, layout, state] = place;
         let p = Program::new("optimizer");
@@ -122,7 +122,7 @@ impl Bench {
         Self { module, initial, plugin: RefCell::default() }
     }
 
-    /// State and outputs after a step.
+    /// Returns state and outputs after a step.
     fn step(&self, on_plugin: bool, gradients: &Tensors, state: &Tensors) -> (Tensors, Tensors) {
         let outcome = if on_plugin {
             let mut ready = self.plugin.borrow_mut();
@@ -148,7 +148,7 @@ impl Bench {
     }
 }
 
-/// Runs the five steps of `kind` everywhere and compares all parameters after each.
+/// Runs the five steps of `kind` under all layouts and compares all parameters after each step.
 #[track_caller]
 fn check(case: &str, kind: &str, method: Method, schedule: LrSchedule) {
     let Some(bytes) = file(case) else { return };
@@ -177,7 +177,7 @@ fn check(case: &str, kind: &str, method: Method, schedule: LrSchedule) {
                 let mut apart = if shape == *sizes {
                     error(&have, &[], &want)
                 } else {
-                    // The first rows, and how far all have moved.
+                    // The first rows, and the distance of all elements from their initial values.
                     let moved =
                         have.elements().iter().zip(before).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
                     let norm =
@@ -209,7 +209,7 @@ fn adamw_is_torchs() {
 
 #[test]
 fn adafactor_is_transformers() {
-    // What `relative_step` says: min(1e-2, 1 / sqrt(t)).
+    // `relative_step`: min(1e-2, 1 / sqrt(t)).
     let own = LrSchedule::t5(1.0, 10_000);
     check("optimizers", "adafactor_relative_scaled", Method::Adafactor(Adafactor::transformers()), own);
     let unscaled = Adafactor { relative: false, ..Adafactor::transformers() };
@@ -224,7 +224,7 @@ fn adafactor_is_mesh_tensorflows() {
     check("mtf_adafactor", "unscaled", Method::Adafactor(unscaled), own(0.05));
 }
 
-/// Some numbers between -1 and 1 for a parameter in a step.
+/// Returns values between -1 and 1 for a parameter in a step.
 fn some(step: usize, name: &str, n: usize) -> Vec<f64> {
     (0..n).map(|i| f64::from(((step * 31 + name.len() * 7 + i * 13) as f32).sin())).collect()
 }
@@ -266,13 +266,13 @@ fn a_step_that_is_not_finite_changes_no_bit() {
                     without = bench.step(on_plugin, &gradients, &without).0;
                 }
             }
-            // It is as if these batches had not been.
+            // The state is as if these batches had not occurred.
             for name in state.keys().filter(|n| !matches!(n.as_str(), "step" | "skipped")) {
                 assert_eq!(state[name].elements(), without[name].elements(), "{name}, plugin {on_plugin}");
             }
         }
     }
-    // Without the guard, one is enough to ruin everything.
+    // Without the guard, one such step makes all parameters NaN.
     let optimizer = Optimizer { method: Method::adamw(), skip_non_finite: false, ..Optimizer::default() };
     let bench = Bench::new(&optimizer, &given, ONE);
     let bad = bench.gradients(&|name| vec![f64::NAN; if name == "matrix" { 60 } else { 7 }]);
@@ -303,7 +303,7 @@ fn the_gradient_is_limited_by_its_norm_over_all_parameters() {
     }
 }
 
-/// State of `w` after three steps of a program in which it is stacked along `layers`, or is one of as many.
+/// Returns the state of `w` after three steps, either stacked along `layers` or as separate parameters.
 fn moved(method: &Method, layers: usize, stacked: bool) -> Vec<f64> {
     let (layer, rows, columns) = (Dim::new("layers", layers), Dim::new("r", 4), Dim::new("c", 6));
     let optimizer =
@@ -337,7 +337,7 @@ fn moved(method: &Method, layers: usize, stacked: bool) -> Vec<f64> {
         Placement { mesh: Mesh::default(), layout: Layout::default(), state_layout: Layout::default() };
     let local = pipeline::compile(module, &place, &mut pipeline::unobserved);
     let module = local.unwrap_or_else(|d| panic!("{d}")).into_module();
-    // Layers differ in size, so that what is shared among them shows.
+    // Layers have different magnitudes, so that statistics shared by mistake are visible.
     let numbers = |step: usize, i: usize| -> Vec<f64> {
         let size = f64::from(2f32.powi(i as i32 - 4));
         some(step, "w", 24 * layers)[i * 24..(i + 1) * 24]
@@ -374,7 +374,7 @@ fn moved(method: &Method, layers: usize, stacked: bool) -> Vec<f64> {
 
 #[test]
 fn stacked_layers_move_as_if_they_were_apart() {
-    // More layers than rows or columns: the two largest dims are not to be found among them.
+    // More layers than rows or columns: `layers` must not be taken for one of the two largest dims.
     let layers = 8;
     for kind in [Adafactor::t5x(), Adafactor::transformers(), Adafactor::mesh_tf()] {
         for factored_from in [2, 128] {

@@ -1,14 +1,14 @@
-//! Span corruption against numbers of t5 0.9.4: `span_corruption` of the reference folder.
+//! Span corruption against t5 0.9.4: `span_corruption` of the reference folder.
 //!
-//! The folder is `../shared/oracle` beside the repository, or where `MESH_ORACLE` says. It is not part of
-//! the repository; without it the tests say that they are skipped.
+//! The folder is `../shared/oracle` beside the repository, or `MESH_ORACLE`. It is not part of the
+//! repository; without it the tests are skipped with a message.
 
 use data::{SpanCorruption, order::Rng, spans::replace};
 use serde_json::Value;
 use std::fs;
 use tests::oracle;
 
-/// The reference numbers, if they are there.
+/// Returns the reference numbers, or `None` if the folder does not exist.
 fn reference() -> Option<Value> {
     let path = oracle::folder()?.join("span_corruption/expected.json");
     let bytes = fs::read(&path).unwrap_or_else(|error| panic!("reading {}: {error}", path.display()));
@@ -37,7 +37,7 @@ fn mask(example: &Value) -> Vec<bool> {
     text.chars().map(|c| c == '1').collect()
 }
 
-/// Missing tokens, and spans of them.
+/// Returns the number of removed tokens and of spans.
 fn counts(mask: &[bool]) -> (usize, usize) {
     let starts = mask.iter().enumerate().filter(|(i, m)| **m && (*i == 0 || !mask[i - 1])).count();
     (mask.iter().filter(|m| **m).count(), starts)

@@ -1,4 +1,4 @@
-//! Several examples in a row mean what they mean in rows of their own: logits of every token, the loss, its gradient.
+//! Packing does not change results: logits of every token, the loss, and its gradient.
 
 use compiler::{
     autodiff,
@@ -10,7 +10,7 @@ use models::{
     objective::{EncoderDecoder, Feeds},
 };
 
-/// Inputs and targets of examples that fit into two rows, three in each.
+/// Returns inputs and targets of examples that fit into two rows with three examples each.
 const EXAMPLES: [(&[i32], &[i32]); 6] = [
     (&[5, 6, 7, 1], &[9, 8, 1]),
     (&[5, 1], &[4, 1]),
@@ -23,7 +23,7 @@ const EXAMPLES: [(&[i32], &[i32]); 6] = [
 const INPUTS: usize = 12;
 const TARGETS: usize = 10;
 
-/// Without noise, with slots for all tokens.
+/// A model without noise, with expert slots for all tokens.
 fn config(batch: usize, packing: bool, switch: bool) -> Config {
     let slots = Switch { experts: 4, fixed_capacity: 64, jitter: 0.0, ..Switch::default() };
     Config {
@@ -47,7 +47,7 @@ fn config(batch: usize, packing: bool, switch: bool) -> Config {
     }
 }
 
-/// Examples in rows of so many: tokens and numbers of examples.
+/// Packs examples into rows: returns tokens and segments.
 fn rows(per_row: usize) -> Tensors {
     let batch = EXAMPLES.len() / per_row;
     let mut all = Tensors::new();
@@ -73,7 +73,7 @@ fn rows(per_row: usize) -> Tensors {
     all
 }
 
-/// Outputs of `function` after `init`.
+/// Returns the outputs of `function` after `init`.
 #[track_caller]
 fn call(module: &Module, function: &str, given: &Tensors) -> Tensors {
     let run = |function: &str, given: &Tensors, state: &Tensors| {
@@ -89,7 +89,7 @@ fn call(module: &Module, function: &str, given: &Tensors) -> Tensors {
     run(function, &all, &state).outputs
 }
 
-/// Nats of every target token, in the order of examples.
+/// Returns the cross-entropy of every target token in nats, in the order of examples.
 fn nats(config: &Config, per_row: usize) -> Vec<f64> {
     let p = Program::new("probe");
     let model = EncoderDecoder::new(&Weights::new(&p), config);
@@ -118,7 +118,7 @@ fn tokens_of_examples_in_one_row_are_as_likely_as_in_rows_of_their_own() {
         assert_eq!((alone.len(), packed.len()), (20, 20));
         let apart = alone.iter().zip(&packed).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         assert!(apart < 2e-6, "switch {switch}: {apart}: {alone:?} {packed:?}");
-        // What the masks are for: without them the first example of a row stays, and no other one does.
+        // Without segment masks, only the first example of each row keeps its results.
         let mixed = nats(&config(2, false, switch), 3);
         let second = alone.iter().zip(&mixed).skip(3).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         assert!(second > 1e-3, "switch {switch}: {second}");

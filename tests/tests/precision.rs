@@ -1,5 +1,5 @@
-//! Selective precision, read off the emitted HLO: nothing wide crosses an all-to-all, routers are float32,
-//! forward and backward; and the same check finds that the other modes are not selective.
+//! Selective precision in the emitted HLO: all-to-alls are bf16 and routers are f32, forward and backward.
+//! The same check rejects the other precision modes.
 
 use compiler::{
     artefact::{self, Settings},
@@ -10,7 +10,7 @@ use mesh::{Layout, Mesh, Module, Site};
 use models::{Config, Precision, Switch, switch::options::RoutingMethod};
 use proto::{precision_check, xla::HloModuleProto, xla::PrimitiveType};
 
-/// A sparse model on eight devices with experts on different ones, each of its stacks a loop.
+/// A sparse model on eight devices with split experts; each stack is a loop.
 fn program(precision: Precision, switch: Switch) -> Module {
     let config = Config {
         batch: 8,
@@ -38,17 +38,17 @@ fn emitted(local: &Module, function: &str) -> HloModuleProto {
     hlo::emit(local, function, Platform::of_target("cpu")).unwrap_or_else(|d| panic!("{d}")).module
 }
 
-/// Element types of exchanges: how many in evaluation, and in a training step, forward and backward.
+/// Checks element types and numbers of all-to-alls in evaluation and in training, forward and backward.
 fn exchanges(local: &Module) -> [Vec<PrimitiveType>; 2] {
     ["eval_step", "train_step"].map(|function| {
         precision_check::exchanged(&emitted(local, function)).into_iter().map(|(_, ty)| ty).collect()
     })
 }
 
-/// Whether all of a router is float32, in a training step.
+/// Checks that routers are f32 in a training step.
 fn routers_are_wide(local: &Module) -> bool {
     let of_routers = precision_check::of_routers(&emitted(local, "train_step"));
-    // Two stacks, and in each the products forward, back to the input and back to the weights at least.
+    // Two stacks, each with at least the forward product and the products for both gradients.
     assert!(of_routers.len() >= 6, "{of_routers:?}");
     of_routers.iter().all(|(_, ty)| *ty == PrimitiveType::F32)
 }
@@ -59,7 +59,7 @@ fn selective_precision_sends_bf16_and_routes_in_f32() {
     for routing in ways {
         let local = program(Precision::Selective, Switch { routing, ..Switch::default() });
         let [forward, both] = exchanges(&local);
-        // There and back in each stack; once more backward.
+        // Dispatch and combine in each stack, forward and backward.
         assert_eq!(forward, [PrimitiveType::Bf16; 4], "{routing:?}");
         assert_eq!(both, [PrimitiveType::Bf16; 8], "{routing:?}");
         assert!(routers_are_wide(&local), "{routing:?}");
@@ -79,7 +79,7 @@ fn the_other_modes_are_not_selective() {
     let narrow = program(Precision::Bf16, Switch::default());
     assert_eq!(exchanges(&narrow), [vec![PrimitiveType::Bf16; 4], vec![PrimitiveType::Bf16; 8]]);
     assert!(!routers_are_wide(&narrow));
-    // Whoever says "selective" and is not gets no artefact.
+    // A program that claims to be selective and is not cannot be compiled.
     for mut liar in [wide, narrow] {
         let dtype = liar.meta.iter_mut().find(|entry| entry.key == *"dtype");
         dtype.expect("models state their precision").value = "selective".into();

@@ -1,5 +1,5 @@
-//! Reports on the paper's models against the paper's numbers, and what a Switch Transformer's step sends.
-//! (Facts and the formula: Fedus et al. 2022, Table 9, recounted.)
+//! Reports on the paper's models against the paper's numbers (Fedus et al. 2022, Table 9), and the
+//! collectives of a Switch Transformer's step.
 
 use compiler::pipeline::{Placement, compile, unobserved};
 use mesh::{Layout, Mesh, Site};
@@ -13,7 +13,7 @@ mod switch_tiny;
 #[path = "../../models/t5_tiny.rs"]
 mod t5_tiny;
 
-/// The report on the train step of a model under its own layout.
+/// Returns the report on the training step of a model under its own layout.
 #[track_caller]
 fn step(config: &Config, mesh: &str, state: &str) -> Report {
     let module = models::program(config, &Site::default()).finish().unwrap_or_else(|d| panic!("{d}"));
@@ -25,7 +25,7 @@ fn step(config: &Config, mesh: &str, state: &str) -> Report {
     report(local.module(), Some("train_step")).unwrap_or_else(|d| panic!("{d}"))
 }
 
-/// Millions of parameters and billions of operations per sequence, both to one decimal.
+/// Checks millions of parameters and billions of FLOPs per sequence, both to one decimal.
 #[track_caller]
 fn counts(config: &Config, parameters: f64, flops: f64) {
     let report = step(config, "", "");
@@ -39,7 +39,7 @@ fn dense_models_have_the_papers_numbers() {
     counts(&zoo::t5_base(), 222.9, 124.6);
     counts(&zoo::t5_large(), 737.7, 424.9);
     counts(&zoo::t5_v1_1_xxl(), 11_135.3, 6_260.2);
-    // The other sizes of T5, as their checkpoints have them.
+    // The other sizes of T5, from their checkpoints.
     counts(&zoo::t5_small(), 60.5, 30.9);
     counts(&zoo::t5_11b(), 11_307.3, 6_686.5);
     counts(&zoo::t5_v1_1_small(), 77.0, 30.9);
@@ -52,7 +52,8 @@ fn dense_models_have_the_papers_numbers() {
 fn experts_add_parameters_and_no_arithmetic() {
     counts(&zoo::switch_base(128), 7_415.2, 124.6);
     counts(&zoo::switch_base_table9(), 7_415.2, 124.6);
-    // A second expert for every token: 6 more layers of 2 · 768 · 3072 parameters in either stack, 35.4 billion.
+    // A second expert for every token: 6 more layers of 2 · 768 · 3072 parameters in either stack, 35.4
+    // billion.
     counts(&zoo::moe_base(), 7_415.2, 160.0);
     counts(&zoo::switch_large(), 26_309.3, 424.9);
     counts(&zoo::switch_large_table9(), 27_120.9, 432.8);
@@ -65,7 +66,8 @@ fn experts_add_parameters_and_no_arithmetic() {
 
 #[test]
 fn switch_base_grows_with_its_experts() {
-    // The teachers of the paper's Table 7, in millions; Table 7 rounds to 1.1, 2.0, 3.8, 7.4 and 14.7 billion.
+    // The teachers of the paper's Table 7, in millions; Table 7 rounds to 1.1, 2.0, 3.8, 7.4 and 14.7
+    // billion.
     for (experts, parameters) in
         [(8, 619.3), (16, 1_072.4), (32, 1_978.5), (64, 3_790.7), (128, 7_415.2), (256, 14_664.2)]
     {
@@ -79,7 +81,7 @@ fn model_files_and_built_in_models_of_the_same_name_are_the_same() {
     assert_eq!(t5_tiny::config(), zoo::t5_tiny());
 }
 
-/// A sparse model with encoder and decoder of two layers, and the sums that depend on its sizes.
+/// A sparse model with two encoder and two decoder layers.
 fn sparse() -> Config {
     Config {
         d_model: 64,
@@ -96,7 +98,7 @@ fn sparse() -> Config {
     }
 }
 
-/// How many collectives of a kind run over axes (all that satisfy `test`).
+/// Returns the number of collectives of a kind whose axes satisfy `test`.
 fn count(report: &Report, kind: &str, test: impl Fn(&report::CollectiveUse) -> bool) -> u64 {
     report.collectives.iter().filter(|c| c.kind == kind && test(c)).map(|c| c.count).sum()
 }
@@ -104,15 +106,16 @@ fn count(report: &Report, kind: &str, test: impl Fn(&report::CollectiveUse) -> b
 #[test]
 fn a_sparse_layer_takes_four_all_to_alls() {
     let report = step(&sparse(), "data=2,expert=2,model=2", "");
-    // Four layers; there and back, forward and backward; bfloat16 only.
+    // Four layers, dispatch and combine, forward and backward; all bf16.
     for direction in [Direction::Forward, Direction::Backward] {
         let of =
             |c: &report::CollectiveUse| c.direction == direction && c.axes == ["expert"] && c.dtype == "bf16";
         assert_eq!(count(&report, "all_to_all", of), 8);
     }
     assert_eq!(count(&report, "all_to_all", |_| true), 16);
-    // Attention and experts each settle one sum over `model` in each direction; the decoder's have cross
-    // attention in between, whose memory's gradient is settled once for all layers; embeddings add some.
+    // Attention and experts each reduce one pending sum over `model` in each direction. The decoder also has
+    // cross-attention, for which the gradient of the encoder's output is reduced once for all layers, and
+    // embeddings add some.
     let large = |c: &report::CollectiveUse| c.axes == ["model"] && c.bytes >= 32 * 32 * 64 * 2 / 4;
     assert_eq!(count(&report, "all_reduce", |c| large(c) && c.direction == Direction::Forward), 4 + 4 + 2);
     assert_eq!(

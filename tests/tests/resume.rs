@@ -1,5 +1,4 @@
-//! Runs that are interrupted and go on from a checkpoint: the same as if nothing had happened, and what is said
-//! when that cannot be.
+//! Interrupted runs that resume from a checkpoint: the same results as an uninterrupted run, and errors.
 
 use models::Config;
 use runtime::{
@@ -20,7 +19,7 @@ fn tiny() -> Config {
     Config { encoder_layers: 1, decoder_layers: 1, ..small_switch() }
 }
 
-/// Keeps everything that is said, and does something after a step.
+/// An observer that records all events and runs an action after a step.
 #[derive(Default)]
 struct Log<'a> {
     losses: Vec<f64>,
@@ -65,7 +64,7 @@ impl Place {
         let saving = Saving { folder: self.folder(), every: Some(4), keep: Keep::newest(2), resume };
         Options { steps, metrics: Some(self.metrics()), saving: Some(saving), ..Options::default() }
     }
-    /// Step, loss, norm of the gradient and loads in every line.
+    /// Returns step, loss, gradient norm and loads of every line.
     fn lines(&self) -> Vec<[Value; 4]> {
         let text = fs::read_to_string(self.metrics()).unwrap();
         let lines = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
@@ -119,7 +118,8 @@ fn an_interrupted_run_is_the_same_bit_for_bit() {
     assert_eq!(log.saved, [4, 8, 10], "the last step is saved too");
     assert_eq!(folder::list(&straight.folder()).unwrap().iter().map(|f| f.step).collect::<Vec<_>>(), [8, 10]);
 
-    // The first run is killed in step 7: it leaves a checkpoint of step 4, half of another, and metrics up to 6.
+    // The first run is killed in step 7 and leaves a checkpoint of step 4, an incomplete one, and metrics up
+    // to 6.
     let mut first = session(&tiny(), "data=2", "*:data");
     let (_, before) = run(&mut first, &Options { seed: Some(4), ..broken.options(6, false) });
     assert_eq!(before.saved, [4, 6]);
@@ -130,7 +130,7 @@ fn an_interrupted_run_is_the_same_bit_for_bit() {
     fs::write(broken.metrics(), text).unwrap();
     drop(first);
 
-    // The seed is the checkpoint's.
+    // The seed comes from the checkpoint.
     let mut second = session(&tiny(), "data=2", "*:data");
     let (summary, after) = run(&mut second, &broken.options(10, true));
     assert_eq!((summary.step, summary.steps, after.warnings.len()), (10, 6, 0));
@@ -141,7 +141,7 @@ fn an_interrupted_run_is_the_same_bit_for_bit() {
     let names: Vec<_> = fs::read_dir(broken.folder()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names.len(), 2, "what was not finished is gone: {names:?}");
 
-    // On other devices, to the rounding of sums.
+    // On other devices, results agree up to the rounding of sums.
     fs::remove_dir_all(folder::path(&broken.folder(), 10)).unwrap();
     let mut other = session(&tiny(), "expert=4,model=2", "");
     let (_, there) = run(&mut other, &broken.options(10, true));
@@ -149,7 +149,7 @@ fn an_interrupted_run_is_the_same_bit_for_bit() {
         assert!((a - b).abs() <= 1e-4 * b.abs(), "{:?} {:?}", there.losses, log.losses);
     }
 
-    // There is nothing left to do.
+    // All steps are done.
     let (summary, log) = run(&mut other, &broken.options(10, true));
     assert_eq!((summary.step, summary.steps, log.saved.len()), (10, 0, 0));
 }
@@ -158,7 +158,7 @@ fn an_interrupted_run_is_the_same_bit_for_bit() {
 fn damaged_checkpoints_are_skipped_and_named() {
     let place = Place::new();
     let mut first = session(&tiny(), "", "");
-    // The newest first: nothing is there yet.
+    // There is no checkpoint yet.
     let (_, log) = run(&mut first, &place.options(8, true));
     assert_eq!(log.saved, [4, 8]);
     fails(&mut first, &place.options(9, false), &["already has checkpoints", "step 8", "--resume"]);
@@ -173,7 +173,7 @@ fn damaged_checkpoints_are_skipped_and_named() {
         log.warnings
     );
     assert!(values(&first) == values(&second));
-    // The good one has taken its place.
+    // The valid checkpoint is used instead.
     Checkpoint::open(&folder::path(&place.folder(), 8)).and_then(|c| c.verify()).unwrap();
     place.flip(8);
     fs::remove_file(folder::path(&place.folder(), 4).join("COMMIT")).unwrap();
@@ -212,7 +212,7 @@ fn a_stop_saves_and_a_disk_that_fails_does_not_end_training() {
     let summary = run_on("LICENSE", &mut session, &place.options(100, false), &mut log, &stop).unwrap();
     assert_eq!((summary.step, summary.stopped, &log.saved[..]), (2, true, &[2][..]));
 
-    // From step 3 on there is a file where the folder was.
+    // From step 3 on, a file replaces the folder.
     let folder = place.folder();
     let vanish = || {
         fs::remove_dir_all(&folder).unwrap();
@@ -237,7 +237,7 @@ fn a_run_begins_with_the_parameters_of_another_one() {
     let mut first = session(&tiny(), "", "");
     run(&mut first, &place.options(8, false));
     let from = Some(folder::path(&place.folder(), 8));
-    // With another optimizer on another mesh; no step is made.
+    // Another optimizer on another mesh; no step runs.
     let mut config = tiny();
     config.optimizer.method = models::Method::Sgd;
     let mut second = session(&config, "model=2", "");
@@ -250,7 +250,7 @@ fn a_run_begins_with_the_parameters_of_another_one() {
             _ => assert!(*value == before[name], "{name}"),
         }
     }
-    // A run that goes on has its own.
+    // A resumed run has separate metrics.
     run(&mut second, &Options { from: from.clone(), ..next.options(2, true) });
     let trained = values(&second);
     run(&mut second, &Options { from: from.clone(), ..next.options(2, true) });

@@ -1,7 +1,7 @@
-//! Every way of routing against a second writing of it in plain loops, with random and with odd inputs; both
-//! ways of dispatch against each other; all layouts against one device; noise and numbers that cannot be.
+//! Every routing method against a reference implementation in plain loops, with random inputs and edge cases;
+//! both dispatch methods; all layouts against one device; noise; and invalid options.
 //!
-//! The router's matrix is the identity here, so that a token is its own logits.
+//! The router's matrix is the identity, so that a token is equal to its logits.
 
 use compiler::interp::{self, Precision as Rounding, Tensor, Tensors};
 use mesh::{DType, Dim, Layout, Mesh, Site, dsl::Program};
@@ -17,7 +17,7 @@ use tests::{
 
 const NEAR: f64 = 1e-5;
 
-/// Numbers in [0, 1) that depend on `seed` alone.
+/// Returns numbers in [0, 1) that depend only on `seed`.
 struct Numbers(u64);
 
 impl Numbers {
@@ -30,7 +30,7 @@ impl Numbers {
     }
 }
 
-/// What a layer is given: tokens that are their own logits, who is padding, and parameters.
+/// The inputs of a layer: tokens that are equal to their logits, the padding mask, and parameters.
 struct Given {
     x: Vec<f64>,
     padding: Vec<f64>,
@@ -80,7 +80,7 @@ fn given_x(layer: &Layer, x: Vec<f64>, padding: Vec<f64>, numbers: &mut Numbers)
     Given { x, padding, inputs, state }
 }
 
-/// The layer does what the loops do, by both ways of dispatch, and both ways give the same.
+/// Checks both dispatch methods against the reference, and against each other.
 #[track_caller]
 fn check(layer: &Layer, given: &Given) {
     let want = want(layer, &given.x, &given.padding);
@@ -110,7 +110,7 @@ fn check(layer: &Layer, given: &Given) {
         }
         both.push(have);
     }
-    // With one choice every sum of a product with a mask has one term: not even rounding differs.
+    // With one expert per token, every sum in a product with a mask has one term, so results are bit-equal.
     let most =
         if layer.options.choices() == 1 || layer.options.routing == RoutingMethod::Ntlb { 0.0 } else { 1e-6 };
     for (name, a) in &both[0] {
@@ -119,7 +119,7 @@ fn check(layer: &Layer, given: &Given) {
     }
 }
 
-/// The ways of routing, with four experts.
+/// The routing methods, with four experts.
 fn ways() -> Vec<Switch> {
     let base = || Switch {
         experts: 4,
@@ -174,7 +174,7 @@ fn odd_inputs_route_as_in_plain_loops() {
         let padded = Switch { ignore_padding: true, ..options.clone() };
         let layer = layer(padded, 2, 6);
         let numbers = &mut Numbers(3);
-        // All tokens want the same expert, which has one slot.
+        // All tokens choose the same expert, which has one expert slot.
         let one = Layer { options: Switch { fixed_capacity: 1, ..options.clone() }, ..layer.clone() };
         let x = (0..12 * 4).map(|i| {
             f64::from(u8::from(i % 4 == 2)) * 2.0 + (i / 4) as f64 * 0.125 * f64::from(u8::from(i % 4 == 1))
@@ -183,7 +183,7 @@ fn odd_inputs_route_as_in_plain_loops() {
         check(&one, &given_x(&one, x.collect(), all_real.clone(), numbers));
         // All logits are equal: the first expert, the first tokens.
         check(&layer, &given_x(&layer, vec![0.5; 12 * 4], all_real, numbers));
-        // A group that is all padding, and one with a single token.
+        // A group of padding only, and one with a single token.
         let padding = (0..12).map(|i| f64::from(u8::from(i == 8))).collect();
         let x = numbers.list(12 * 4, 4.0);
         check(&layer, &given_x(&layer, x, padding, numbers));
@@ -221,7 +221,7 @@ fn layouts_do_not_change_where_tokens_go() {
 #[test]
 fn the_plugin_routes_as_the_interpreter_does() {
     let layout = "batch:data+expert,experts:expert,d_ff:model";
-    // Every kind of choice and of order once.
+    // Every routing method and priority once.
     for (i, options) in ways().into_iter().enumerate().filter(|(i, _)| [1, 5, 7, 12, 13, 14].contains(i)) {
         let layer = layer(Switch { ignore_padding: true, ..options }, 4, 8);
         let given = given(&layer, i as u64 + 90, 4.0);
@@ -239,7 +239,7 @@ fn the_plugin_routes_as_the_interpreter_does() {
     }
 }
 
-/// Experts in `groups`, with such capacity factors on the way to a group and to an expert.
+/// Options for experts in `groups`, with the capacity factors of both steps.
 fn grouped(options: &Switch, groups: usize, [to_group, to_expert]: [f64; 2]) -> Switch {
     Switch {
         expert_groups: groups,
@@ -274,7 +274,7 @@ fn two_steps_lead_where_one_does() {
             let layout = Layout::parse(&rules).expect("the layout is legal");
             let layout = layout.restricted_to(&axes).to_string();
             let have = layer.run(on, mesh, &layout, &given.inputs, &given.state);
-            // The masks are those of one step, which is not taken.
+            // The masks are those of one-step dispatch, which does not run.
             for (name, a) in want.iter().filter(|(name, _)| !["dispatch", "combine"].contains(&&***name)) {
                 let apart = error(&have[name].ordered(&a.names), &[], &a.elements());
                 assert!(apart <= NEAR, "{name} on {mesh} ({on:?}) is {apart:e} off");
@@ -307,7 +307,7 @@ fn slots_that_travel_in_parts_come_back_as_in_one() {
                 let have = layer.run(on, mesh, layout, &given.inputs, &given.state);
                 for (name, a) in &want {
                     let apart = error(&have[name].ordered(&a.names), &[], &a.elements());
-                    // Slots are worked on as in one part; what is added up over them is added up in another order.
+                    // Expert slots are processed as in one part; sums over them have another order.
                     let most = if mesh.is_empty() && !name.starts_with("grad_w") { 0.0 } else { NEAR };
                     assert!(
                         apart <= most,
@@ -316,23 +316,23 @@ fn slots_that_travel_in_parts_come_back_as_in_one() {
                 }
             }
         }
-        // Each part has its own way there and back, and so have the cotangents.
+        // Each part has its own all-to-alls, and so have the cotangents.
         let exchanges = |parts: usize| {
             let layer = Layer { schedule: Schedule { exchange_parts: parts, ..one.schedule }, ..one.clone() };
             let local = layer.local("expert=4,inner=2", split);
             mesh::text::print(local.module()).matches(" all_to_all ").count()
         };
-        // In two steps only the second is in parts.
+        // In two-step dispatch, only the second step is in parts.
         let whole = exchanges(1) - 4;
         assert_eq!(exchanges(3), whole + 12, "{:?}", one.options);
     }
 }
 
-/// The share of tokens that find no slot, when experts draw tokens with these weights.
+/// Returns the expected fraction of dropped tokens if experts draw tokens with these weights.
 fn dropped(options: Switch, batch: usize, length: usize, weight: impl Fn(usize) -> f64) -> f64 {
     let layer = layer(options, batch, length);
     let mut numbers = Numbers(11);
-    // Gumbel's trick: the largest of the noisy logarithms is a draw.
+    // Gumbel-max trick: the largest of the noisy logarithms is a draw.
     let mut noisy = |e: usize| weight(e).ln() - (-numbers.next().max(1e-9).ln()).ln();
     let x =
         (0..batch * length).flat_map(|_| (0..layer.d_model).map(&mut noisy).collect::<Vec<_>>()).collect();
@@ -346,7 +346,8 @@ fn two_steps_drop_no_more_than_one_with_as_many_slots() {
     let least = Switch { experts, min_capacity: 1, ..Switch::default() };
     for (what, skew) in [("even", 0.0), ("skewed", 0.5)] {
         let weight = |e: usize| (1.0 + e as f64).powf(-skew);
-        // One slot for each sequence and expert is one for each token and sequence: as many as the even share.
+        // One slot for each sequence and expert is one for each token and sequence: as many as the even
+        // share.
         let flat = Switch { fixed_capacity: 1, ..least.clone() };
         let flat = dropped(flat, batch, length, weight);
         let two = dropped(grouped(&least, groups, [1.25, 1.0]), batch, length, weight);
@@ -355,7 +356,7 @@ fn two_steps_drop_no_more_than_one_with_as_many_slots() {
     }
 }
 
-/// The load of a layer whose tokens are all `token`, in training.
+/// Returns the load of a layer whose tokens are all equal to `token`, in training.
 fn load(options: Switch, token: &[f64], on: Device, precision: Precision) -> Vec<f64> {
     let layer = Layer { train: true, precision, ..layer(options, 4, 512) };
     let x = token.iter().copied().cycle().take(4 * 512 * token.len()).collect();
@@ -369,7 +370,7 @@ fn load(options: Switch, token: &[f64], on: Device, precision: Precision) -> Vec
 
 #[track_caller]
 fn shares(have: &[f64], want: &[f64]) {
-    // Five deviations of a share of 2048 draws.
+    // Five standard deviations of a fraction of 2048 draws.
     let near =
         have.iter().zip(want).all(|(a, b)| (a - b).abs() <= 5.0 * (b * (1.0 - b) / 2048.0).sqrt() + 1e-6);
     assert!(near, "{have:?} is not near {want:?}");
@@ -411,7 +412,8 @@ fn probabilities_that_round_to_the_same_number_are_the_same() {
     }
 }
 
-/// Attention over `x` with the matrices `q`, `kv` and `o`: with one expert, or dense with values that are keys.
+/// Attention over `x` with the matrices `q`, `kv` and `o`: with one expert, or dense with values that are
+/// keys.
 fn attention(x: &Tensor, matrices: [&[f64]; 3], experts: bool) -> Vec<f64> {
     let config = Config { batch: 2, d_model: 4, heads: 2, d_kv: 3, dropout: 0.0, ..Config::default() };
     let dims = AttentionDims::new(&config);

@@ -1,5 +1,5 @@
-//! What is known of TPUs (`compiler/src/cost/tpu.toml`) against libtpu, with the libtpu that `MESH_TPU_PLUGIN`
-//! names; without one these tests are skipped and say so.
+//! The table of TPUs (`compiler/src/cost/tpu.toml`) against the libtpu that `MESH_TPU_PLUGIN` names. Without
+//! it, these tests are skipped with a message.
 
 use compiler::{
     artefact::{Settings, build},
@@ -10,8 +10,8 @@ use mesh::{Layout, Mesh};
 use pjrt::{Code, Plugin, Program, Topology, Value};
 use std::{ffi::OsString, process::Command};
 
-/// Runs `test` in a process with the environment that libtpu needs where there is no TPU; changing one's own
-/// environment is not safe while other threads run.
+/// Runs `test` in a separate process with the environment that libtpu needs without a TPU, because changing
+/// the environment is not safe while other threads run.
 fn with_libtpu(test: fn(&Plugin)) {
     const INSIDE: &str = "MESH_TEST_INSIDE";
     let name = std::thread::current().name().expect("tests have names").to_owned();
@@ -31,7 +31,7 @@ fn with_libtpu(test: fn(&Plugin)) {
     assert!(output.status.success() && out.contains("1 passed"), "{}\n{out}\n{err}", output.status);
 }
 
-/// libtpu's topology of a slice.
+/// Returns libtpu's topology of a slice.
 fn topology(plugin: &Plugin, slice: &Slice) -> Result<Topology, pjrt::Error> {
     let mut options: Vec<(String, Value)> = Vec::new();
     if let Some(config) = &slice.mode.config {
@@ -43,7 +43,7 @@ fn topology(plugin: &Plugin, slice: &Slice) -> Result<Topology, pjrt::Error> {
     Topology::create(plugin, &slice.topology(), &options)
 }
 
-/// Slices of every generation and mode, of the given shapes.
+/// Returns slices of every generation and mode with the given shapes.
 fn slices(shapes: impl Fn(&compiler::cost::target::Generation) -> Vec<String>) -> Vec<Slice> {
     let mut all = Vec::new();
     for generation in generations() {
@@ -69,7 +69,7 @@ fn libtpu_has_the_same_slices() {
             assert_eq!(hosts as usize, slice.hosts(), "{slice}");
             let attribute = devices[0].attribute("device_memory_bytes_limit").cloned();
             let Some(Value::Int(limit)) = attribute else { panic!("{slice}: {attribute:?}") };
-            // Larger slices keep more for themselves.
+            // Larger slices reserve more memory.
             let expected = slice.mode.reported.unwrap_or(slice.mode.hbm) as f64;
             assert!((limit as f64 / expected - 1.0).abs() < 1e-3, "{slice}: {limit} and not {expected}");
         }
@@ -112,7 +112,7 @@ fn libtpu_refuses_what_we_refuse() {
     });
 }
 
-/// Bytes of three vectors that a program needs at once.
+/// Returns the bytes of three vectors that a program needs at the same time.
 const SUM: &str = "
 module sum
 func f(%x x: f32[a=ROWS, b=4096], %y y: f32[a=ROWS, b=4096]) -> (z: f32[a=ROWS, b=4096]) {
@@ -121,7 +121,7 @@ func f(%x x: f32[a=ROWS, b=4096], %y y: f32[a=ROWS, b=4096]) -> (z: f32[a=ROWS, 
 }
 ";
 
-/// Whether a program that needs `bytes` compiles for a slice.
+/// Returns true if a program that needs `bytes` compiles for a slice.
 fn fits(plugin: &Plugin, slice: &Slice, bytes: u64) -> bool {
     let rows = bytes / 3 / 4 / 4096;
     let module =

@@ -1,4 +1,5 @@
-//! The models that teach the language: they learn in the reference interpreter, and mean the same under their layouts.
+//! The example models: they learn in the reference interpreter, and give the same results under their
+//! layouts.
 
 use compiler::{
     interp::{self, Precision, Tensor, Tensors},
@@ -20,7 +21,7 @@ const BATCH: usize = 4;
 const LENGTH: usize = 12;
 const VOCAB: usize = 16;
 
-/// The program with small sizes and `settings`.
+/// Returns the program with small sizes and `settings`.
 #[track_caller]
 fn module(program: fn(&Args) -> Program, settings: &str) -> Module {
     let sizes = format!("batch={BATCH} length={LENGTH} vocab={VOCAB} d_model=16 {settings}");
@@ -28,7 +29,7 @@ fn module(program: fn(&Args) -> Program, settings: &str) -> Module {
     dsl::run(words, program).unwrap_or_else(|d| panic!("{d}"))
 }
 
-/// The losses of some training steps on one device, or on each of a mesh.
+/// Returns the losses of training steps on one device or on a mesh.
 #[track_caller]
 fn losses(module: &Module, mesh: &str, steps: usize) -> Vec<f64> {
     let mesh = Mesh::parse(mesh).expect("the test's mesh is legal");

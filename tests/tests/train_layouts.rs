@@ -1,12 +1,12 @@
-//! Layouts mean nothing to training: the same model, seed and text give the same losses however the model
-//! is split over devices, step after step, with dropout and jitter on.
+//! Layouts do not change training: the same model, seed and text give the same losses in every step, with
+//! dropout and jitter.
 
 use models::Config;
 use runtime::train;
 use std::sync::atomic::AtomicBool;
 use tests::training::{Steps, session, small_switch, source};
 
-/// Mesh and state layout. The compute layout is the model's own on all of them.
+/// Meshes and state layouts. The layout is always the model's own.
 const PLACES: [(&str, &str); 6] = [
     ("", ""),
     ("data=8", ""),
@@ -17,7 +17,7 @@ const PLACES: [(&str, &str); 6] = [
 ];
 const STEPS: u64 = 20;
 
-/// Losses of the first steps.
+/// Returns the losses of the first steps.
 #[track_caller]
 fn losses(config: &Config, place: (&str, &str), seed: u32, text: &[&str]) -> Vec<f64> {
     let mut session = session(config, place.0, place.1);
@@ -29,7 +29,7 @@ fn losses(config: &Config, place: (&str, &str), seed: u32, text: &[&str]) -> Vec
     steps.losses()
 }
 
-/// Largest relative difference of the losses of a step.
+/// Returns the largest relative difference of the losses of a step.
 fn difference(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!((a.len(), b.len()), (STEPS as usize, STEPS as usize));
     a.iter().zip(b).map(|(a, b)| (a - b).abs() / a.abs().max(b.abs())).fold(0.0, f64::max)
@@ -54,12 +54,12 @@ fn places_agree(config: &Config, text: &[&str], places: &[(&str, &str)]) {
 #[test]
 fn a_small_switch_transformer() {
     places_agree(&small_switch(), &["LICENSE"], &PLACES[1..]);
-    // In parts, with noise of their own.
+    // Microbatches have separate noise.
     let schedule = models::Schedule { microbatches: 2, ..models::Schedule::default() };
     places_agree(&Config { batch: 16, schedule, ..small_switch() }, &["LICENSE"], &PLACES[4..]);
 }
 
-/// The real size takes minutes.
+/// The full size, which takes minutes.
 #[test]
 fn switch_tiny() {
     if std::env::var_os("MESH_SLOW").is_none_or(|v| v != "1") {

@@ -1,4 +1,4 @@
-//! The training loop on the CPU plugin: metrics, evaluation, stopping, going on, and what goes wrong.
+//! The training loop on the CPU plugin: metrics, evaluation, stopping, resuming, and errors.
 
 use models::{Config, LrSchedule};
 use runtime::{
@@ -13,7 +13,7 @@ use std::{
 };
 use tests::training::{Steps, session, small_switch, source};
 
-/// One layer each: quick to compile.
+/// A model with one layer per stack, which compiles quickly.
 fn tiny() -> Config {
     Config { encoder_layers: 1, decoder_layers: 1, ..small_switch() }
 }
@@ -54,7 +54,8 @@ fn a_run_writes_every_step_and_can_go_on() {
 
     let written = lines(&path);
     assert_eq!(written.len(), 12);
-    // Two devices of 10^9 operations a second: what is used of them in the time of a step is what a model needs.
+    // Two devices of 10^9 FLOPs per second: MFU is the model's FLOPs divided by what they do in a step's
+    // time.
     let functions = &straight.artefact().manifest.functions;
     let forward =
         functions.iter().find(|f| f.name == "eval_step").and_then(|f| f.cost).expect("it has a cost");
@@ -79,7 +80,7 @@ fn a_run_writes_every_step_and_can_go_on() {
     assert!((0.0..=1.0).contains(&dropped), "{dropped}");
     assert!(written[9]["eval"].get("encoder_load").is_none(), "a load has a number for each expert");
 
-    // The state knows how far it is; neither an interruption nor how far the host lags behind changes anything.
+    // The state contains the step; neither an interruption nor the lag of the host changes the result.
     let mut again = session(&tiny(), "data=2", "");
     let (_, first) = run(&mut again, &options(7, 0));
     let (summary, second) = run(&mut again, &options(12, 1));
@@ -92,7 +93,7 @@ fn a_run_writes_every_step_and_can_go_on() {
     assert_eq!((summary.step, summary.steps, steps.0.len()), (12, 0, 0));
 }
 
-/// Asks to stop after some step.
+/// An observer that requests a stop after a step.
 struct StopAfter<'a>(u64, &'a AtomicBool, u64);
 
 impl Observer for StopAfter<'_> {
@@ -115,7 +116,7 @@ fn stopping_finishes_the_steps_under_way() {
     assert_eq!((summary.step, summary.stopped, observer.2), (5, true, 5), "two more were under way");
     assert_eq!(session.state("step").unwrap().to_f64().unwrap(), [5.0]);
 
-    // A stop that comes before anything: nothing is done, not even compiled.
+    // A stop before the first step: nothing runs and nothing is compiled.
     let mut fresh = tests::training::session(&tiny(), "", "");
     let summary = train::run(&mut fresh, data, &options, &mut (), &stop).unwrap();
     assert_eq!((summary.step, summary.steps, summary.stopped), (0, 0, true));
@@ -143,7 +144,7 @@ fn a_loss_that_is_no_number_ends_training_unless_allowed() {
     let summary = train::run(&mut session, data.clone(), &options, &mut (), &stop).unwrap();
     assert_eq!(summary.step, 8);
 
-    // Where such steps are skipped, the loss stays as it is, and training ends when none is good any more.
+    // If such steps are skipped, the state does not change, and training ends after too many of them.
     config.optimizer.skip_non_finite = true;
     let mut guarded = tests::training::session(&config, "", "");
     let mut options = Options { steps: 30, ..Options::default() };
