@@ -1,22 +1,22 @@
-//! The compile options of our programs.
+//! Compile options for PJRT plugins.
 
 use crate::xla::device_assignment_proto::ComputationDevice;
 use crate::xla::{
     CompileOptionsProto, DeviceAssignmentProto, ExecutableBuildOptionsProto, OptionOverrideProto,
 };
 
-/// Options for one SPMD program on `partitions` devices.
+/// Returns options for one SPMD program on `partitions` devices.
 ///
-/// `device_ids` says which physical device runs which partition; `None` leaves the plugin's own
-/// order. Every other field has the value that plugins' own defaults have.
+/// `device_ids` has the physical device of each partition; `None` means the plugin's default order. Every
+/// other field has the plugins' default value.
 pub fn single_program(partitions: usize, device_ids: Option<&[i64]>) -> CompileOptionsProto {
     let build = ExecutableBuildOptionsProto {
-        // "Not set"; 0 would ask for device 0.
+        // Not set. 0 would request device 0.
         device_ordinal: -1,
         num_replicas: 1,
         num_partitions: partitions as i64,
-        // Plugins refuse several partitions without it. Since every instruction of ours is
-        // sharded by hand, the partitioner finds nothing to do.
+        // Plugins refuse several partitions without this. Every instruction has manual sharding, so XLA's
+        // partitioner changes nothing.
         use_spmd_partitioning: partitions > 1,
         device_assignment: device_ids.map(one_replica),
         allow_spmd_sharding_propagation_to_output: vec![false],
@@ -27,8 +27,8 @@ pub fn single_program(partitions: usize, device_ids: Option<&[i64]>) -> CompileO
     CompileOptionsProto { executable_build_options: Some(build), ..Default::default() }
 }
 
-/// Sets the compiler flag `name`. `true`, `false`, integers and decimal numbers take their types;
-/// everything else is text.
+/// Sets the compiler flag `name`. `true`, `false`, integers and decimal numbers are set as such; other values
+/// are strings.
 pub fn set_flag(options: &mut CompileOptionsProto, name: &str, value: &str) {
     use crate::xla::option_override_proto::Value;
     let value = if let Ok(flag) = value.parse::<bool>() {
@@ -60,8 +60,8 @@ mod tests {
     use crate::Message;
     use crate::xla::option_override_proto::Value;
 
-    /// What jaxlib 0.10.2 serializes for default options, without its debug options (which plugins
-    /// fill in themselves): the fields, their order and their values.
+    /// The default options that jaxlib 0.10.2 serializes, without debug options, which plugins fill in: fields,
+    /// order and values.
     #[test]
     fn one_device_is_the_plugins_default() {
         let bytes = single_program(1, None).encode_to_vec();

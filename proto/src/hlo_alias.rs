@@ -1,18 +1,18 @@
-//! A program that replaces its state in place, as one that leaves it where it is and puts out the new one beside it.
+//! Rewrites a program with donated state into one that returns new state in fresh buffers.
 
 use prost::{
     DecodeError,
     encoding::{DecodeContext, decode_key, skip_field},
 };
 
-/// The number of `HloModuleProto.input_output_alias` (protos/hlo.proto).
+/// The field number of `HloModuleProto.input_output_alias` (proto/protos/hlo.proto).
 const INPUT_OUTPUT_ALIAS: u32 = 8;
 
-/// A serialized module without what it says of outputs that take the place of inputs. Every other byte stays: those of
-/// fields that are not in our subset, too.
+/// Returns a serialized module without its `input_output_alias`. All other bytes stay, including those of fields
+/// that our `.proto` files do not declare.
 ///
 /// # Errors
-/// What is no protobuf message.
+/// If `module` is not a protobuf message.
 pub fn out_of_place(module: &[u8]) -> Result<Vec<u8>, DecodeError> {
     let (mut kept, mut rest) = (Vec::with_capacity(module.len()), module);
     while !rest.is_empty() {
@@ -41,7 +41,7 @@ mod tests {
         let alias = Some(HloInputOutputAliasProto { entries: vec![entry; 5] });
         let aliased = HloModuleProto { input_output_alias: alias, ..plain.clone() };
         assert!(aliased.encode_to_vec() != plain.encode_to_vec());
-        // Field 100 is none of ours: a varint of two bytes.
+        // Field 100, an undeclared field: a varint of two bytes.
         let unknown = [0xa0, 0x06, 0x96, 0x01];
         let foreign = |m: &HloModuleProto| [m.encode_to_vec(), unknown.to_vec()].concat();
         assert_eq!(out_of_place(&foreign(&aliased)).unwrap(), foreign(&plain));

@@ -1,8 +1,8 @@
-//! What every module we emit must satisfy before a plugin sees it.
+//! Structural checks of emitted HLO modules, before a plugin receives them.
 //!
-//! Plugins answer most malformed modules with an error, some with an abort or a hang; these checks
-//! name the mistake first. They are about the module's structure (ids, order, references, replica
-//! groups, aliasing). Whether an operation's shapes fit is XLA's own check.
+//! Plugins answer most malformed modules with an error, but some with an abort or a hang. These checks name the
+//! mistake first. They cover the structure of a module: ids, order, references, replica groups, aliasing. XLA
+//! itself checks the shapes of operations.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -10,15 +10,15 @@ use std::fmt;
 use crate::xla::op_sharding::Type;
 use crate::xla::{HloComputationProto, HloInstructionProto, HloModuleProto, PrimitiveType};
 
-/// Ids are 32 bits wide inside the plugins.
+/// The largest id. Plugins store ids in 32 bits.
 const ID_LIMIT: i64 = 1 << 31;
 
-/// One thing that is wrong with a module.
+/// A mistake in a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Where: `computation/instruction`, `computation`, or the module's name.
+    /// The place: `computation/instruction`, `computation`, or the module's name.
     pub place: String,
-    /// What is wrong.
+    /// The mistake.
     pub what: String,
 }
 
@@ -28,8 +28,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All problems of a module that is to run as `partitions` partitions; none means that it is well
-/// formed.
+/// Returns all problems of a module for `partitions` partitions. The empty list means that it is well-formed.
 pub fn check(module: &HloModuleProto, partitions: usize) -> Vec<Problem> {
     let mut checker = Checker { module, partitions, problems: Vec::new() };
     checker.computations();
@@ -49,7 +48,7 @@ impl<'a> Checker<'a> {
         self.problems.push(Problem { place: place.into(), what: what.into() });
     }
 
-    /// Computations have ids and names of their own, and roots.
+    /// Checks that computations have unique ids and names, and a root.
     fn computations(&mut self) {
         let (mut ids, mut names) = (HashSet::new(), HashSet::new());
         for computation in &self.module.computations {
@@ -64,13 +63,16 @@ impl<'a> Checker<'a> {
                 self.problem(place, "the computation's name is taken already");
             }
             if !computation.instructions.iter().any(|i| i.id == computation.root_id) {
-                self.problem(place, format!("root id {} is no instruction of it", computation.root_id));
+                self.problem(
+                    place,
+                    format!("root id {} is not one of its instructions", computation.root_id),
+                );
             }
             self.parameters(computation);
         }
     }
 
-    /// Parameters are numbered from 0 without gaps, as many as the signature says.
+    /// Checks that parameters are numbered from 0 without gaps, and that the signature has the same number.
     fn parameters(&mut self, computation: &HloComputationProto) {
         let parameters = computation.instructions.iter().filter(|i| i.opcode == "parameter");
         let mut numbers: Vec<i64> = parameters.map(|i| i.parameter_number).collect();
@@ -87,7 +89,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// The entry exists, agrees with the module's signature, and aliases what it has.
+    /// Checks that the entry exists, matches the module's signature, and aliases its own parameters and results.
     fn entry(&mut self) {
         let module = self.module;
         let entry = module.computations.iter().find(|c| c.id == module.entry_computation_id);
@@ -115,7 +117,7 @@ impl<'a> Checker<'a> {
         self.aliases(parameters, outputs);
     }
 
-    /// Aliases name a parameter and an element of the result tuple, each at most once.
+    /// Checks that aliases name a parameter and an element of the result tuple, each at most once.
     fn aliases(&mut self, parameters: usize, outputs: usize) {
         let module = self.module;
         let (mut from, mut to) = (HashSet::new(), HashSet::new());
@@ -137,7 +139,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Every instruction, in order.
+    /// Checks all instructions in order.
     fn instructions(&mut self) {
         let (mut ids, mut names) = (HashSet::new(), HashSet::new());
         let mut callable = HashSet::new();
@@ -163,7 +165,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Operands are defined before, in the same computation; callees before, in the module.
+    /// Checks that operands are defined earlier in the same computation, and callees earlier in the module.
     fn references(
         &mut self,
         place: &str,
@@ -189,7 +191,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Shape, sharding and literal are there where they must be.
+    /// Checks that shape, sharding and literal are present where required.
     fn values(&mut self, place: &str, instruction: &HloInstructionProto) {
         match &instruction.shape {
             None => self.problem(place, "no shape"),
@@ -202,7 +204,7 @@ impl<'a> Checker<'a> {
             Some(_) => {}
         }
         if (instruction.opcode == "constant") != instruction.literal.is_some() {
-            self.problem(place, "a literal belongs to a constant, and a constant has one");
+            self.problem(place, "constants must have a literal, and other instructions must not");
         }
         let manual = instruction.sharding.as_ref().is_some_and(|sharding| {
             let leaves = &sharding.tuple_shardings;
@@ -210,11 +212,11 @@ impl<'a> Checker<'a> {
                 || sharding.r#type() == Type::Tuple && leaves.iter().all(|leaf| leaf.r#type() == Type::Manual)
         });
         if self.partitions > 1 && !manual {
-            self.problem(place, "no sharding={manual}, although there are several partitions");
+            self.problem(place, "no sharding={manual}, but there are several partitions");
         }
     }
 
-    /// Replica groups divide the partitions evenly, and say so in the form all plugins read.
+    /// Checks that replica groups divide the partitions evenly, in the form that all plugins read.
     fn collective(&mut self, place: &str, instruction: &HloInstructionProto) {
         if instruction.iota_collective_device_list.is_some()
             || instruction.mesh_axes_replica_group_list.is_some()
@@ -223,7 +225,10 @@ impl<'a> Checker<'a> {
                 .as_ref()
                 .is_some_and(|l| l.iota_replica_group_list.is_some())
         {
-            self.problem(place, "replica groups in closed form: not all plugins read it, write them out");
+            self.problem(
+                place,
+                "replica groups in closed form, which not all plugins read: list them instead",
+            );
         }
         let grouped = ["all-reduce", "all-gather", "reduce-scatter", "all-to-all"];
         if !grouped.contains(&instruction.opcode.as_str()) {
@@ -234,7 +239,7 @@ impl<'a> Checker<'a> {
         let mut members: Vec<i64> = groups.iter().flat_map(|g| g.replica_ids.iter().copied()).collect();
         members.sort_unstable();
         if members.iter().copied().ne(0..self.partitions as i64) {
-            let what = format!("replica groups are not a division of {} partitions", self.partitions);
+            let what = format!("replica groups do not divide the {} partitions", self.partitions);
             self.problem(place, what);
         }
         let size = groups.first().map_or(0, |group| group.replica_ids.len());
@@ -257,7 +262,7 @@ mod tests {
         assert_eq!(check(&sample::module(), 8), []);
     }
 
-    /// The problems of the sample after `break_it` has damaged it.
+    /// Checks the problems of the sample after `break_it` damaged it.
     #[track_caller]
     fn broken(break_it: impl FnOnce(&mut HloModuleProto), expected: &[&str]) {
         let mut module = sample::module();
@@ -266,7 +271,7 @@ mod tests {
         assert_eq!(found, expected);
     }
 
-    /// The instruction called `name` of the module's entry, which is its last computation.
+    /// The instruction called `name` in the entry, the last computation of the module.
     fn entry<'a>(module: &'a mut HloModuleProto, name: &str) -> &'a mut HloInstructionProto {
         let entry = module.computations.last_mut().unwrap();
         entry.instructions.iter_mut().find(|i| i.name == name).unwrap()
@@ -291,7 +296,7 @@ mod tests {
             |m| entry(m, "half").operand_ids[0] = 1,
             &["main/half: operand 1 is not defined before it in the same computation"],
         );
-        broken(|m| m.computations[1].root_id = 1, &["main: root id 1 is no instruction of it"]);
+        broken(|m| m.computations[1].root_id = 1, &["main: root id 1 is not one of its instructions"]);
         broken(|m| m.entry_computation_id = 7, &["sample: entry computation id 7 does not exist"]);
         broken(|m| entry(m, "x").name = "sum".into(), &["main/sum: the name is taken already"]);
         broken(
@@ -333,11 +338,11 @@ mod tests {
     fn values_and_collectives() {
         broken(
             |m| entry(m, "c").literal = None,
-            &["main/c: a literal belongs to a constant, and a constant has one"],
+            &["main/c: constants must have a literal, and other instructions must not"],
         );
         broken(
             |m| entry(m, "half").sharding = None,
-            &["main/half: no sharding={manual}, although there are several partitions"],
+            &["main/half: no sharding={manual}, but there are several partitions"],
         );
         broken(|m| entry(m, "half").shape = None, &["main/half: no shape"]);
         broken(
@@ -350,13 +355,13 @@ mod tests {
                 groups.replica_groups[0].replica_ids.pop();
             },
             &[
-                "main/sum: replica groups are not a division of 8 partitions",
+                "main/sum: replica groups do not divide the 8 partitions",
                 "main/sum: replica groups of different sizes",
             ],
         );
         broken(
             |m| entry(m, "sum").iota_collective_device_list = Some(Default::default()),
-            &["main/sum: replica groups in closed form: not all plugins read it, write them out"],
+            &["main/sum: replica groups in closed form, which not all plugins read: list them instead"],
         );
     }
 }

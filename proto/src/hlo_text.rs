@@ -1,10 +1,10 @@
-//! HLO modules as text, in XLA's own syntax.
+//! The printer of HLO modules, in XLA's syntax.
 //!
-//! The text is what `--dump` shows and what goldens pin, and XLA's parser reads it: it carries the
-//! whole of what our emitter writes. Of an optimized module that a plugin answers, instructions
-//! outside our selection of fields (convolutions, host transfers) print without their attributes.
+//! `--dump` writes this text and golden tests compare it. XLA's parser reads it, and it contains everything that
+//! our emitter writes. In an optimized module from a plugin, instructions with fields that we do not declare
+//! (convolutions, host transfers) print without their attributes.
 //!
-//! Printing never fails: a dangling id or a literal of the wrong length prints as what it is.
+//! Printing never fails: it shows a dangling id or a literal of the wrong length as such.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -23,16 +23,16 @@ pub use literal::{format_bf16, format_f16, format_f32, literal};
 pub use shape::{dtype_name, shape, shape_without_layout};
 pub use sharding::sharding;
 
-/// What to print.
+/// Options of the printer.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where instructions come from: `metadata={op_name="…" source_file="…" source_line=…}`.
+    /// True to print `metadata={op_name="…" source_file="…" source_line=…}`.
     pub metadata: bool,
-    /// Literals of more elements than this print as `{...}`, which XLA reads as any value.
+    /// Literals with more elements print as `{...}`, which XLA reads as an arbitrary value.
     pub literal_limit: usize,
-    /// For the module's first line; it is not part of the module itself.
+    /// A number for the first line, which the module does not contain.
     pub num_partitions: i64,
-    /// For the module's first line; it is not part of the module itself.
+    /// A number for the first line, which the module does not contain.
     pub replica_count: i64,
 }
 
@@ -42,7 +42,7 @@ impl Default for Options {
     }
 }
 
-/// The module as text.
+/// Returns the text of a module.
 pub fn print(module: &HloModuleProto, options: &Options) -> String {
     let names = Names::of(module);
     let mut out = String::new();
@@ -55,7 +55,7 @@ pub fn print(module: &HloModuleProto, options: &Options) -> String {
     out
 }
 
-/// Names of everything that instructions refer to by id.
+/// Names of instructions and computations by id.
 struct Names<'a> {
     instructions: HashMap<i64, &'a HloInstructionProto>,
     computations: HashMap<i64, &'a str>,
@@ -76,12 +76,12 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// The instructions of a computation, in the order in which they run if the module says it.
+    /// Returns the instructions of a computation, in the order of the module's schedule if it has one.
     fn ordered(&self, computation: &'a HloComputationProto) -> Vec<&'a HloInstructionProto> {
         let order = self.schedule.and_then(|s| s.sequences.get(&computation.id));
         let order =
             order.map(|o| o.instruction_ids.iter().filter_map(|id| self.instructions.get(id).copied()));
-        // An order that leaves something out is none.
+        // An incomplete schedule is ignored.
         let all = &computation.instructions;
         order
             .map(Iterator::collect)
@@ -103,7 +103,7 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// The file and line of a stack frame. Ids count from 1.
+    /// Returns the file and line of a stack frame. Ids count from 1.
     fn frame(&self, id: i32) -> Option<(&'a str, i32)> {
         fn at<T>(table: &[T], id: i32) -> Option<&T> {
             table.get(usize::try_from(id).ok()?.checked_sub(1)?)
@@ -184,7 +184,7 @@ fn print_computation<'a>(
     let _ = writeln!(out, "}}{thread}");
 }
 
-/// ` (x: f32[2], y: s32[]) -> f32[2]`, or nothing where the proto says nothing.
+/// ` (x: f32[2], y: s32[]) -> f32[2]`, or the empty text if the proto has no signature.
 fn signature(computation: &HloComputationProto) -> String {
     let Some(signature) = &computation.program_shape else { return String::new() };
     let parameters = signature.parameters.iter().enumerate().map(|(i, parameter)| {
@@ -219,7 +219,7 @@ fn print_instruction(instruction: &HloInstructionProto, names: &Names<'_>, optio
     line
 }
 
-/// Operand names, every fifth one numbered for the reader.
+/// Operand names; every fifth one has its number in a comment.
 fn operands(ids: &[i64], names: &Names<'_>) -> String {
     join(ids.iter().enumerate().map(|(i, &id)| {
         let number = if i > 0 && i % 5 == 0 { format!("/*index={i}*/") } else { String::new() };
@@ -227,7 +227,7 @@ fn operands(ids: &[i64], names: &Names<'_>) -> String {
     }))
 }
 
-/// Names and positions. A position that is kept in the module's tables is looked up there.
+/// Metadata. Positions in the module's tables are looked up.
 fn print_metadata(metadata: &OpMetadata, names: &Names<'_>) -> String {
     let (mut file, mut line) = (metadata.source_file.as_str(), metadata.source_line);
     if let (true, Some(frame)) = (file.is_empty(), names.frame(metadata.stack_frame_id)) {
@@ -269,17 +269,17 @@ fn braced(numbers: &[i64]) -> String {
     format!("{{{}}}", numbers.join(","))
 }
 
-/// `{1, 2}`: the other spelling that XLA's own text has in places.
+/// `{1, 2}`, the spelling that XLA uses for some attributes.
 fn braced_spaced(numbers: &[i64]) -> String {
     format!("{{{}}}", join(numbers.iter().map(i64::to_string)))
 }
 
-/// The parts, separated by `, `.
+/// Joins parts with `, `.
 fn join(parts: impl IntoIterator<Item = String>) -> String {
     parts.into_iter().collect::<Vec<_>>().join(", ")
 }
 
-/// Dictionaries stand as they are; all other text is a quoted string.
+/// Dictionaries print verbatim, other text as a quoted string.
 fn dictionary_or_quoted(text: &[u8]) -> String {
     match std::str::from_utf8(text) {
         Ok(dictionary) if dictionary.starts_with('{') && dictionary.ends_with('}') => dictionary.to_string(),
@@ -287,7 +287,7 @@ fn dictionary_or_quoted(text: &[u8]) -> String {
     }
 }
 
-/// A string with C's escapes; bytes outside ASCII become octal escapes.
+/// A quoted string with C escapes; bytes outside ASCII become octal escapes.
 fn quoted(text: &[u8]) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');

@@ -1,9 +1,12 @@
-//! The messages that cross a boundary: HLO modules and compile options for PJRT plugins, our artefact
-//! manifest, and events for TensorBoard; with the small tools that go with them.
+//! Protobuf messages: HLO modules and compile options for PJRT plugins, the artefact manifest, and events for
+//! TensorBoard, with small tools for them.
 //!
-//! Reading order: [`xla`], [`manifest`] and [`tensorflow`] are generated from `protos/` (`cargo xtask codegen`);
-//! [`compile_options`] builds the options a plugin wants; [`hlo_alias`] makes a module leave its state where it is;
-//! [`hlo_check`], [`precision_check`] and [`hlo_text`] look at modules; [`manifest_check`] and [`manifest_json`] at manifests.
+//! Reading order:
+//! - [`xla`], [`manifest`] and [`tensorflow`] are generated from `protos/` (`cargo xtask codegen`);
+//! - [`compile_options`] builds the options for a plugin;
+//! - [`hlo_alias`] removes the donation of buffers from a module;
+//! - [`hlo_check`] and [`precision_check`] check modules, [`hlo_text`] prints them;
+//! - [`manifest_check`] checks manifests, [`manifest_json`] prints them.
 
 #[rustfmt::skip]
 #[path = "gen/xla.rs"]
@@ -37,5 +40,5 @@ pub mod precision_check;
 #[cfg(test)]
 mod sample;
 
-/// Encoding and decoding, the methods all messages have.
+/// Encoding and decoding, the methods of all messages.
 pub use prost::{DecodeError, Message};

@@ -1,8 +1,8 @@
-//! What a manifest must satisfy before anybody acts on it.
+//! Checks of a manifest, before a runtime uses it.
 //!
-//! Decoding proves only that bytes are a message. This check proves that the message is a usable
-//! manifest: known version and types, names that resolve, sizes that divide, state that flows from
-//! outputs to inputs of the same type. A runtime that has run it may index without looking.
+//! Decoding proves only that bytes are a message. These checks prove that the message is a valid manifest: known
+//! version and types, names that resolve, sizes that divide, inputs and outputs of the types of their state. After
+//! them a runtime can look up names and indices without further checks.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -18,12 +18,12 @@ pub const FORMAT_VERSION: u32 = 1;
 /// Element types a manifest may name.
 pub const DTYPES: [&str; 5] = ["f32", "bf16", "s32", "u32", "pred"];
 
-/// One thing that is wrong with a manifest.
+/// A mistake in a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Where: a path such as `functions[0].inputs[2].tensor`.
+    /// The place: a path such as `functions[0].inputs[2].tensor`.
     pub place: String,
-    /// What is wrong.
+    /// The mistake.
     pub what: String,
 }
 
@@ -33,10 +33,10 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All problems of a manifest; none means that a runtime may use it.
+/// Returns all problems of a manifest. The empty list means that it is valid.
 pub fn check(manifest: &Manifest) -> Vec<Problem> {
     if manifest.format_version != FORMAT_VERSION {
-        // Another version may mean anything by its fields: saying more would mislead.
+        // Fields may have other meanings in another version, so further messages could be wrong.
         let what =
             format!("{} is not a version this program reads ({FORMAT_VERSION})", manifest.format_version);
         return vec![Problem { place: "format_version".into(), what }];
@@ -69,7 +69,7 @@ impl<'a> Checker<'a> {
         self.problems.push(Problem { place: place.into(), what: what.into() });
     }
 
-    /// A name that is neither empty nor taken.
+    /// Checks that a name is neither empty nor taken.
     fn named(&mut self, place: &str, name: &'a str, taken: &mut HashSet<&'a str>) {
         if name.is_empty() {
             self.problem(place, "empty");
@@ -184,7 +184,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// A state entry that exists, is of the same type, and is referred to once in this list.
+    /// Checks that a state entry exists, has the same type, and occurs once in this list.
     fn reference(
         &mut self,
         place: &str,
@@ -210,7 +210,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// A known element type, axes that exist and occur once, sizes that agree.
+    /// Checks that the element type is known, axes exist and occur once, and sizes agree.
     fn tensor(&mut self, place: &str, tensor: Option<&'a Tensor>) {
         let place = format!("{place}.tensor");
         let Some(tensor) = tensor else { return self.problem(place, "missing") };
@@ -244,7 +244,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// A plain file name and a digest.
+    /// Checks that a file has a plain name and a digest.
     fn file(&mut self, place: &str, file: Option<&File>) {
         let Some(file) = file else { return self.problem(place, "missing") };
         let name = &file.name;
@@ -258,14 +258,14 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// The number of devices of the mesh; `None` if there is no mesh or the number is too large.
+/// Returns the number of devices of the mesh; `None` if there is no mesh or the number is too large.
 pub fn devices(manifest: &Manifest) -> Option<u64> {
     let mesh = manifest.mesh.as_ref()?;
     let devices = mesh.axes.iter().try_fold(1u64, |product, axis| product.checked_mul(axis.size))?;
     u32::try_from(devices).is_ok().then_some(devices)
 }
 
-/// What one device holds of a tensor, in storage order.
+/// Returns the shape of one device's shard of a tensor, in storage order.
 pub fn local_shape(tensor: &Tensor) -> Vec<u64> {
     tensor.dims.iter().map(|dim| dim.local_size).collect()
 }
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(check(&manifest()), []);
     }
 
-    /// The problems of the sample after `break_it` has damaged it.
+    /// Checks the problems of the sample after `break_it` damaged it.
     #[track_caller]
     fn broken(break_it: impl FnOnce(&mut Manifest), expected: &[&str]) {
         let mut manifest = manifest();

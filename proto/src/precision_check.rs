@@ -1,8 +1,8 @@
-//! What a module in selective precision must satisfy: what crosses an all-to-all is narrow, and the router is
-//! computed in float32 (section 2.4 of the Switch Transformers paper).
+//! Checks of selective precision in a module: all-to-alls exchange bf16, and routers compute in float32 (section
+//! 2.4 of the Switch Transformers paper).
 //!
-//! The check reads the module as it is given to a plugin, forward and backward, loop bodies included. It finds
-//! routers by the scope in the metadata of their instructions: a part of the path called `router`.
+//! The check reads the module for the plugin, forward and backward, including loop bodies. It finds routers by
+//! the scope in the metadata of instructions: a path component called `router`.
 
 use crate::hlo_check::Problem;
 use crate::xla::{HloInstructionProto, HloModuleProto, PrimitiveType, ShapeProto};
@@ -10,14 +10,14 @@ use crate::xla::{HloInstructionProto, HloModuleProto, PrimitiveType, ShapeProto}
 /// The scope of a router's instructions.
 const ROUTER: &str = "router";
 
-/// What makes up a softmax, and the product whose result goes into it.
+/// The operations of a softmax, and the product before it.
 const SOFTMAX: [&str; 3] = ["exponential", "divide", "dot"];
 
-/// Element types that cross all-to-alls, with the place of each: `computation/instruction`.
+/// Returns the element types of all-to-alls, each with its place `computation/instruction`.
 pub fn exchanged(module: &HloModuleProto) -> Vec<(String, PrimitiveType)> {
     let mut found = Vec::new();
     for (place, instruction) in instructions(module) {
-        // Also its asynchronous form.
+        // The prefix includes the asynchronous form.
         if instruction.opcode == "all-to-all" || instruction.opcode == "all-to-all-start" {
             let mut types = Vec::new();
             instruction.shape.iter().for_each(|shape| element_types(shape, &mut types));
@@ -27,8 +27,7 @@ pub fn exchanged(module: &HloModuleProto) -> Vec<(String, PrimitiveType)> {
     found
 }
 
-/// Float types of the results of exponentials, divisions and products in the scope of a router, with the place
-/// of each.
+/// Returns the float types of exponentials, divisions and products in the scope of a router, each with its place.
 pub fn of_routers(module: &HloModuleProto) -> Vec<(String, PrimitiveType)> {
     let mut found = Vec::new();
     for (place, instruction) in instructions(module) {
@@ -46,7 +45,7 @@ fn is_float(ty: &PrimitiveType) -> bool {
     matches!(ty, PrimitiveType::Bf16 | PrimitiveType::F16 | PrimitiveType::F32 | PrimitiveType::F64)
 }
 
-/// Everything that keeps a module from being in selective precision; none means that it is.
+/// Returns all violations of selective precision in a module.
 pub fn selective(module: &HloModuleProto) -> Vec<Problem> {
     let wide = |ty: PrimitiveType| matches!(ty, PrimitiveType::F32 | PrimitiveType::F64);
     let crossing = exchanged(module).into_iter().filter(|(_, ty)| wide(*ty)).map(|(place, ty)| Problem {

@@ -1,4 +1,4 @@
-//! A small module and a small manifest for tests: one of each thing that they have.
+//! A small module and a small manifest for tests, with one of each kind of entry.
 
 use crate::manifest;
 use crate::xla::hlo_input_output_alias_proto::AliasEntryProto;
@@ -26,7 +26,7 @@ pub fn tuple(elements: &[ShapeProto]) -> ShapeProto {
     ShapeProto { element_type: PrimitiveType::Tuple.into(), tuple_shapes, ..Default::default() }
 }
 
-/// An instruction, sharded by hand.
+/// An instruction with manual sharding.
 pub fn op(id: i64, name: &str, opcode: &str, shape: ShapeProto, operands: &[i64]) -> HloInstructionProto {
     let sharding = OpSharding { r#type: Type::Manual.into(), ..Default::default() };
     HloInstructionProto {
@@ -40,22 +40,11 @@ pub fn op(id: i64, name: &str, opcode: &str, shape: ShapeProto, operands: &[i64]
     }
 }
 
-/// Eight partitions: half of the sum of `x` over groups of four, `x` donated.
+/// A module for eight partitions: half of the sum of `x` over groups of four, with `x` donated.
 pub fn module() -> HloModuleProto {
     let scalar = array(PrimitiveType::F32, &[]);
     let row = array(PrimitiveType::F32, &[4]);
-    let add = HloComputationProto {
-        name: "add".into(),
-        id: 1,
-        root_id: 3,
-        program_shape: Some(signature(&[("a", &scalar), ("b", &scalar)], &scalar)),
-        instructions: vec![
-            op(1, "a", "parameter", scalar.clone(), &[]),
-            HloInstructionProto { parameter_number: 1, ..op(2, "b", "parameter", scalar.clone(), &[]) },
-            op(3, "add.3", "add", scalar.clone(), &[1, 2]),
-        ],
-        ..Default::default()
-    };
+    let add = add(&scalar);
     let half = LiteralProto { shape: Some(scalar.clone()), f32s: vec![0.5], ..Default::default() };
     let groups = [[0, 1, 2, 3], [4, 5, 6, 7]].map(|ids| ReplicaGroup { replica_ids: ids.to_vec() });
     let sum = HloInstructionProto {
@@ -108,6 +97,22 @@ pub fn module() -> HloModuleProto {
     }
 }
 
+/// The computation that adds two scalars.
+fn add(scalar: &ShapeProto) -> HloComputationProto {
+    HloComputationProto {
+        name: "add".into(),
+        id: 1,
+        root_id: 3,
+        program_shape: Some(signature(&[("a", scalar), ("b", scalar)], scalar)),
+        instructions: vec![
+            op(1, "a", "parameter", scalar.clone(), &[]),
+            HloInstructionProto { parameter_number: 1, ..op(2, "b", "parameter", scalar.clone(), &[]) },
+            op(3, "add.3", "add", scalar.clone(), &[1, 2]),
+        ],
+        ..Default::default()
+    }
+}
+
 fn signature(parameters: &[(&str, &ShapeProto)], result: &ShapeProto) -> ProgramShapeProto {
     ProgramShapeProto {
         parameters: parameters.iter().map(|(_, shape)| (*shape).clone()).collect(),
@@ -116,12 +121,9 @@ fn signature(parameters: &[(&str, &ShapeProto)], result: &ShapeProto) -> Program
     }
 }
 
-/// A manifest of one function on a mesh of four: state in and out, data and a seed in.
+/// A manifest of one function on a mesh of four devices. Its inputs are state, data and a seed.
 pub fn manifest() -> manifest::Manifest {
-    use manifest::{
-        Axis, Cost, File, Function, InputKind, Mesh, Objective, OutputKind, Source, SpecialTokens, StateKind,
-        Summary, Task, TaskKind, TaskNames, Training,
-    };
+    use manifest::{Axis, Cost, Function, InputKind, Mesh, OutputKind, Source, StateKind, Summary};
     let w = tensor("bf16", &[("d_model", 4, &[], 4), ("d_ff", 8, &["model"], 4)]);
     let data = tensor("s32", &[("batch", 6, &["data"], 3), ("length", 5, &[], 5)]);
     let seed = tensor("u32", &[]);
@@ -133,20 +135,6 @@ pub fn manifest() -> manifest::Manifest {
             tensor: Some(tensor.clone()),
             slot_of: slot_of.into(),
         };
-    let input = |name: &str, kind: InputKind, state: &str, tensor: &manifest::Tensor| manifest::Input {
-        name: name.into(),
-        kind: kind.into(),
-        state: state.into(),
-        tensor: Some(tensor.clone()),
-        donated_to: (kind == InputKind::State).then_some(0),
-    };
-    let output = |name: &str, kind: OutputKind, state: &str, tensor: &manifest::Tensor| manifest::Output {
-        name: name.into(),
-        kind: kind.into(),
-        state: state.into(),
-        tensor: Some(tensor.clone()),
-    };
-    let file = |name: &str| Some(File { name: name.into(), sha256: "0123456789abcdef".repeat(4), bytes: 77 });
     manifest::Manifest {
         format_version: 1,
         program: "tiny".into(),
@@ -165,8 +153,8 @@ pub fn manifest() -> manifest::Manifest {
         ],
         functions: vec![Function {
             name: "train_step".into(),
-            module: file("train_step.hlo.pb"),
-            compile_options: file("train_step.compile_options.pb"),
+            module: Some(file("train_step.hlo.pb")),
+            compile_options: Some(file("train_step.compile_options.pb")),
             inputs: vec![
                 input("w", InputKind::State, "w", &w),
                 input("tokens", InputKind::Data, "", &data),
@@ -185,18 +173,52 @@ pub fn manifest() -> manifest::Manifest {
         source: Some(Source { name: "models/tiny.rs".into(), sha256: "fedcba9876543210".repeat(4) }),
         summary: Some(Summary { parameters: 32, state_bytes_per_device: 68, flops_per_step: u64::MAX }),
         meta: [("dtype".into(), "bf16".into())].into(),
-        task: Some(Task {
-            kind: TaskKind::Train.into(),
-            vocab: 384,
-            batch: 6,
-            input_length: 0,
-            target_length: 5,
-            special_tokens: Some(SpecialTokens { pad: 0, eos: 1, sentinels: None }),
-            names: Some(TaskNames { targets: "tokens".into(), loss: "loss".into(), ..TaskNames::default() }),
-            training: Some(Training { objective: Objective::Lm.into(), packing: false }),
-            generation: None,
-        }),
+        task: Some(task()),
     }
+}
+
+/// The task contract of a program that trains on `tokens`.
+fn task() -> manifest::Task {
+    use manifest::{Objective, SpecialTokens, Task, TaskKind, TaskNames, Training};
+    Task {
+        kind: TaskKind::Train.into(),
+        vocab: 384,
+        batch: 6,
+        input_length: 0,
+        target_length: 5,
+        special_tokens: Some(SpecialTokens { pad: 0, eos: 1, sentinels: None }),
+        names: Some(TaskNames { targets: "tokens".into(), loss: "loss".into(), ..TaskNames::default() }),
+        training: Some(Training { objective: Objective::Lm.into(), packing: false }),
+        generation: None,
+    }
+}
+
+fn input(name: &str, kind: manifest::InputKind, state: &str, tensor: &manifest::Tensor) -> manifest::Input {
+    manifest::Input {
+        name: name.into(),
+        kind: kind.into(),
+        state: state.into(),
+        tensor: Some(tensor.clone()),
+        donated_to: (kind == manifest::InputKind::State).then_some(0),
+    }
+}
+
+fn output(
+    name: &str,
+    kind: manifest::OutputKind,
+    state: &str,
+    tensor: &manifest::Tensor,
+) -> manifest::Output {
+    manifest::Output {
+        name: name.into(),
+        kind: kind.into(),
+        state: state.into(),
+        tensor: Some(tensor.clone()),
+    }
+}
+
+fn file(name: &str) -> manifest::File {
+    manifest::File { name: name.into(), sha256: "0123456789abcdef".repeat(4), bytes: 77 }
 }
 
 /// A tensor of dims (name, size, axes, local size).

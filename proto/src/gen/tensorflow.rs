@@ -35,7 +35,7 @@ pub struct Summary {
 pub mod summary {
     #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct Value {
-        /// Its name.
+        /// The name of the value.
         #[prost(string, tag = "1")]
         pub tag: ::prost::alloc::string::String,
         #[prost(oneof = "value::Value", tags = "2, 5")]
@@ -52,7 +52,7 @@ pub mod summary {
         }
     }
 }
-/// How often something was what.
+/// A histogram.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HistogramProto {
     #[prost(double, tag = "1")]
@@ -65,14 +65,14 @@ pub struct HistogramProto {
     pub sum: f64,
     #[prost(double, tag = "5")]
     pub sum_squares: f64,
-    /// Where buckets end.
+    /// Upper limits of the buckets.
     #[prost(double, repeated, tag = "6")]
     pub bucket_limit: ::prost::alloc::vec::Vec<f64>,
-    /// What is in them.
+    /// Counts of the buckets.
     #[prost(double, repeated, tag = "7")]
     pub bucket: ::prost::alloc::vec::Vec<f64>,
 }
-/// Begins and ends.
+/// A start or end of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SessionLog {
     #[prost(enumeration = "session_log::SessionStatus", tag = "1")]
@@ -94,7 +94,7 @@ pub mod session_log {
     #[repr(i32)]
     pub enum SessionStatus {
         StatusUnspecified = 0,
-        /// A session begins: values of this step and later ones that came before are not shown any more.
+        /// A session starts: TensorBoard hides earlier values of this step and later ones.
         Start = 1,
         Stop = 2,
         Checkpoint = 3,

@@ -7,7 +7,7 @@ pub struct TileProto {
     #[prost(int64, repeated, tag = "1")]
     pub dimensions: ::prost::alloc::vec::Vec<i64>,
 }
-/// How the dimensions of an array are ordered in memory.
+/// The order of an array's dimensions in memory.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LayoutProto {
     /// Dimension numbers, the fastest varying first. Row-major order of rank 3 is `2, 1, 0`.
@@ -19,7 +19,7 @@ pub struct LayoutProto {
     /// Bits of one element when it is packed; 0 means the type's own size.
     #[prost(int64, tag = "7")]
     pub element_size_in_bits: i64,
-    /// A backend's number for the memory an array lives in; 0 is the main one.
+    /// The backend's number of the memory space; 0 is the main memory.
     #[prost(int64, tag = "8")]
     pub memory_space: i64,
 }
@@ -51,7 +51,7 @@ pub struct ProgramShapeProto {
     #[prost(string, repeated, tag = "3")]
     pub parameter_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-/// Where an instruction comes from: what profilers and error messages show.
+/// The origin of an instruction, for profilers and error messages.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OpMetadata {
     /// The kind of operation in the language of the model.
@@ -75,7 +75,7 @@ pub struct OpMetadata {
     #[prost(int32, tag = "15")]
     pub stack_frame_id: i32,
 }
-/// A constant's value. Which of the lists is used follows from the shape's element type.
+/// The value of a constant. The element type of the shape selects the list.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LiteralProto {
     #[prost(message, optional, tag = "1")]
@@ -98,7 +98,7 @@ pub struct LiteralProto {
     pub f64s: ::prost::alloc::vec::Vec<f64>,
     #[prost(message, repeated, tag = "10")]
     pub tuple_literals: ::prost::alloc::vec::Vec<LiteralProto>,
-    /// Two bytes an element, little end first.
+    /// Two bytes per element, little-endian.
     #[prost(bytes = "vec", tag = "11")]
     pub f16s: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "13")]
@@ -115,7 +115,7 @@ pub struct LiteralProto {
 pub struct WindowDimension {
     #[prost(int64, tag = "1")]
     pub size: i64,
-    /// Must be at least 1 also where it does not matter.
+    /// At least 1, even where it has no effect.
     #[prost(int64, tag = "2")]
     pub stride: i64,
     #[prost(int64, tag = "3")]
@@ -137,7 +137,7 @@ pub struct Window {
     #[prost(message, repeated, tag = "1")]
     pub dimensions: ::prost::alloc::vec::Vec<WindowDimension>,
 }
-/// How much `pad` adds. Negative edges crop.
+/// The padding of `pad`. Negative edges crop.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PaddingConfig {
     #[prost(message, repeated, tag = "1")]
@@ -156,8 +156,8 @@ pub mod padding_config {
         pub interior_padding: i64,
     }
 }
-/// Which dimensions of a convolution are what. TPUs turn products into convolutions, so optimized
-/// modules have them.
+/// The roles of the dimensions of a convolution. TPUs turn products into convolutions, so optimized modules have
+/// them.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ConvolutionDimensionNumbers {
     #[prost(int64, tag = "7")]
@@ -179,7 +179,7 @@ pub struct ConvolutionDimensionNumbers {
     #[prost(int64, repeated, tag = "12")]
     pub output_spatial_dimensions: ::prost::alloc::vec::Vec<i64>,
 }
-/// Which dimensions a dot sums over and which it carries along.
+/// Contracting and batch dimensions of a dot.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DotDimensionNumbers {
     #[prost(int64, repeated, tag = "1")]
@@ -191,7 +191,7 @@ pub struct DotDimensionNumbers {
     #[prost(int64, repeated, tag = "4")]
     pub rhs_batch_dimensions: ::prost::alloc::vec::Vec<i64>,
 }
-/// How gather's indices address the operand.
+/// Dimension numbers of gather.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GatherDimensionNumbers {
     /// Dimensions of the result that index into a slice.
@@ -212,7 +212,7 @@ pub struct GatherDimensionNumbers {
     #[prost(int64, repeated, tag = "6")]
     pub start_indices_batching_dims: ::prost::alloc::vec::Vec<i64>,
 }
-/// How scatter's indices address the operand.
+/// Dimension numbers of scatter.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ScatterDimensionNumbers {
     /// Dimensions of the updates that index into a window.
@@ -241,8 +241,8 @@ pub struct FrontendAttributes {
         ::prost::alloc::string::String,
     >,
 }
-/// How a value is divided over devices. This project writes only `MANUAL`: shapes are local already
-/// and the partitioner has nothing to do.
+/// The sharding of a value. This project writes only `MANUAL`: shapes are local, and XLA's partitioner changes
+/// nothing.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct OpSharding {
     #[prost(enumeration = "op_sharding::Type", tag = "1")]
@@ -292,9 +292,9 @@ pub mod op_sharding {
         Other = 3,
         /// The program itself says what each device does.
         Manual = 4,
-        /// To be decided by whoever reads it.
+        /// Undecided.
         Unknown = 5,
-        /// A sum that is still owed.
+        /// A pending sum.
         Unreduced = 6,
     }
     impl Type {
@@ -587,7 +587,7 @@ pub struct OutputOperandAliasing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum PrimitiveType {
-    /// Not a type; what an absent field reads as.
+    /// Not a type: the value of an absent field.
     Invalid = 0,
     /// Booleans, one byte each in memory.
     Pred = 1,
@@ -611,11 +611,11 @@ pub enum PrimitiveType {
     C128 = 18,
     /// A tuple of shapes.
     Tuple = 13,
-    /// Data only a custom call understands.
+    /// Opaque data of a custom call.
     OpaqueType = 14,
     /// An ordering edge between side effects.
     Token = 17,
-    /// Eight bits and less; named here so that a shape which carries them prints as itself.
+    /// Types of at most eight bits, declared so that shapes with them can be printed.
     F8e5m2 = 19,
     F8e4m3fn = 20,
     S4 = 21,
@@ -750,7 +750,7 @@ impl RandomDistribution {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum RandomAlgorithm {
-    /// Whatever the backend likes: not reproducible between backends.
+    /// The backend's choice, not reproducible between backends.
     RngDefault = 0,
     RngThreeFry = 1,
     RngPhilox = 2,
@@ -780,7 +780,7 @@ impl RandomAlgorithm {
 /// One operation.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HloInstructionProto {
-    /// Unique in the module; what text and error messages call the instruction.
+    /// Unique in the module. The name in text and error messages.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// Lower case with dashes: `add`, `all-to-all`, `get-tuple-element`.
@@ -799,7 +799,7 @@ pub struct HloInstructionProto {
     /// `kLoop`, `kOutput` and so on, of `fusion`.
     #[prost(string, tag = "11")]
     pub fusion_kind: ::prost::alloc::string::String,
-    /// The element `get-tuple-element` takes.
+    /// The element of `get-tuple-element`.
     #[prost(int64, tag = "13")]
     pub tuple_index: i64,
     /// The dimensions of broadcast, transpose, reduce, concatenate, reverse, sort, iota, all-gather,
@@ -809,7 +809,7 @@ pub struct HloInstructionProto {
     /// The window of `reduce-window`.
     #[prost(message, optional, tag = "15")]
     pub window: ::core::option::Option<Window>,
-    /// What the dimensions of `convolution` are.
+    /// The roles of the dimensions of `convolution`.
     #[prost(message, optional, tag = "16")]
     pub convolution_dimension_numbers: ::core::option::Option<
         ConvolutionDimensionNumbers,
@@ -860,7 +860,7 @@ pub struct HloInstructionProto {
     /// Opaque text for the backend, and the argument of a custom call.
     #[prost(bytes = "vec", tag = "43")]
     pub backend_config: ::prost::alloc::vec::Vec<u8>,
-    /// Groups as old plugins wrote them. Read for printing; we write `collective_device_list`.
+    /// The groups of old plugins. Only printed; the emitter writes `collective_device_list`.
     #[prost(message, repeated, tag = "49")]
     pub replica_groups: ::prost::alloc::vec::Vec<ReplicaGroup>,
     #[prost(message, optional, tag = "48")]
@@ -965,7 +965,7 @@ pub struct HloComputationProto {
     #[prost(string, tag = "8")]
     pub execution_thread: ::prost::alloc::string::String,
 }
-/// Which outputs reuse the buffers of which donated parameters.
+/// Pairs of outputs and donated parameters whose buffers they reuse.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HloInputOutputAliasProto {
     #[prost(message, repeated, tag = "1")]
@@ -1041,7 +1041,7 @@ pub mod stack_frame_index_proto {
         pub parent_frame_id: i32,
     }
 }
-/// The order a compiler chose: present in optimized modules only.
+/// The order of instructions that a compiler chose. Only in optimized modules.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HloScheduleProto {
     /// Computation id to instruction ids.
@@ -1069,7 +1069,7 @@ pub struct HloModuleProto {
     /// Callees come before their callers.
     #[prost(message, repeated, tag = "3")]
     pub computations: ::prost::alloc::vec::Vec<HloComputationProto>,
-    /// The entry's signature with the layouts the caller wants.
+    /// The entry's signature with the requested layouts.
     #[prost(message, optional, tag = "4")]
     pub host_program_shape: ::core::option::Option<ProgramShapeProto>,
     #[prost(int64, tag = "5")]
@@ -1096,7 +1096,7 @@ pub struct HloModuleProto {
     #[prost(message, optional, tag = "19")]
     pub frontend_attributes: ::core::option::Option<FrontendAttributes>,
 }
-/// The part of a module's configuration that we read back.
+/// The declared part of a module's configuration.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HloModuleConfigProto {
     #[prost(message, optional, tag = "1")]
@@ -1110,7 +1110,7 @@ pub struct HloModuleConfigProto {
     #[prost(message, optional, tag = "15")]
     pub static_device_assignment: ::core::option::Option<DeviceAssignmentProto>,
 }
-/// What plugins answer as an optimized program, format "hlo_with_config".
+/// An optimized program from a plugin, format "hlo_with_config".
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HloModuleProtoWithConfig {
     #[prost(message, optional, tag = "1")]
@@ -1188,7 +1188,7 @@ impl CustomCallApiVersion {
         }
     }
 }
-/// Whether an aliased output may or must take the parameter's buffer.
+/// The kind of an alias: the output may or must reuse the parameter's buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Kind {
@@ -1220,7 +1220,7 @@ impl Kind {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExecutableBuildOptionsProto {
-    /// -1 where no device is asked for. 0 would be device 0.
+    /// -1 if no device is requested. 0 would be device 0.
     #[prost(int64, tag = "1")]
     pub device_ordinal: i64,
     /// The wanted layout of the result, or absent.
@@ -1230,7 +1230,7 @@ pub struct ExecutableBuildOptionsProto {
     pub num_replicas: i64,
     #[prost(int64, tag = "5")]
     pub num_partitions: i64,
-    /// One program for all partitions. Required of us wherever there is more than one partition.
+    /// One program for all partitions. Required if there are several partitions.
     #[prost(bool, tag = "6")]
     pub use_spmd_partitioning: bool,
     #[prost(bool, tag = "7")]
@@ -1245,7 +1245,7 @@ pub struct ExecutableBuildOptionsProto {
     pub alias_passthrough_params: bool,
     #[prost(bool, tag = "11")]
     pub run_backend_only: bool,
-    /// Whether sharding propagation may change the signature. Never, for us.
+    /// True if sharding propagation may change the signature. Always false here.
     #[prost(bool, repeated, tag = "12")]
     pub allow_spmd_sharding_propagation_to_output: ::prost::alloc::vec::Vec<bool>,
     #[prost(bool, repeated, tag = "18")]
@@ -1287,15 +1287,15 @@ pub mod option_override_proto {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CompileOptionsProto {
-    /// Wanted layouts of the parameters, or none.
+    /// Requested layouts of the parameters, or none.
     #[prost(message, repeated, tag = "1")]
     pub argument_layouts: ::prost::alloc::vec::Vec<ShapeProto>,
-    /// One tuple parameter instead of many. Never, for us.
+    /// True for one tuple parameter instead of several parameters. Always false here.
     #[prost(bool, tag = "2")]
     pub parameter_is_tupled_arguments: bool,
     #[prost(message, optional, tag = "3")]
     pub executable_build_options: ::core::option::Option<ExecutableBuildOptionsProto>,
-    /// The executable runs on any one device.
+    /// True if the executable can run on any one device.
     #[prost(bool, tag = "4")]
     pub compile_portable_executable: bool,
     #[prost(int64, tag = "5")]
@@ -1309,7 +1309,7 @@ pub struct CompileOptionsProto {
         OptionOverrideProto,
     >,
 }
-/// How much work the compiler puts into something; O1 is for quick tries, O2 for production.
+/// The effort of the compiler. O1 is for quick experiments, O2 for production.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum EffortLevel {

@@ -1,8 +1,7 @@
-//! What an instruction says after its operands.
+//! Attributes of instructions, after the operands.
 //!
-//! The order is the one XLA prints: the operation's own attributes, the computations it calls,
-//! the sharding, the hints. Attributes are printed where the operation has them, also when they
-//! hold their defaults if XLA's parser insists on them.
+//! The order is XLA's: attributes of the operation, called computations, sharding, hints. Default values are
+//! printed only if XLA's parser requires them.
 
 use super::sharding::{replica_groups, sharding};
 use super::{Names, braced, join, quoted};
@@ -12,7 +11,7 @@ use crate::xla::{
     PrimitiveType, RandomAlgorithm, RandomDistribution, Window,
 };
 
-/// All attributes but metadata and backend configuration.
+/// All attributes except metadata and backend configuration.
 pub(super) fn of(instruction: &HloInstructionProto, names: &Names<'_>) -> Vec<String> {
     let mut out = own(instruction);
     out.extend(called(instruction, names));
@@ -70,7 +69,7 @@ fn own(instruction: &HloInstructionProto) -> Vec<String> {
     }
 }
 
-/// The computations an instruction calls, by role.
+/// The computations that an instruction calls, by role.
 fn called(instruction: &HloInstructionProto, names: &Names<'_>) -> Vec<String> {
     let ids = &instruction.called_computation_ids;
     if ids.is_empty() {
@@ -95,7 +94,7 @@ fn called(instruction: &HloInstructionProto, names: &Names<'_>) -> Vec<String> {
     }
 }
 
-/// Whether a conditional chooses by a truth value rather than by a number.
+/// True if a conditional branches on a `pred`, false if on a number.
 fn two_way(instruction: &HloInstructionProto, names: &Names<'_>) -> bool {
     let chooser = instruction.operand_ids.first().and_then(|id| names.instructions.get(id));
     chooser
@@ -119,7 +118,7 @@ fn sort(instruction: &HloInstructionProto) -> Vec<String> {
     out
 }
 
-/// `slice={[0:2], [0:8:2]}`; where one stride is not 1, all are written.
+/// `slice={[0:2], [0:8:2]}`. If one stride is not 1, all strides are printed.
 fn slice(instruction: &HloInstructionProto) -> String {
     let strided = instruction.slice_dimensions.iter().any(|d| d.stride != 1);
     let ranges = instruction.slice_dimensions.iter().map(|d| {
@@ -139,7 +138,7 @@ fn padding(config: &PaddingConfig) -> String {
     format!("padding={}", dims.collect::<Vec<_>>().join("x"))
 }
 
-/// `window={size=1x3 stride=1x2 pad=0_0x0_1}`; what is the same as nothing is left out.
+/// `window={size=1x3 stride=1x2 pad=0_0x0_1}`. Default entries are omitted.
 fn window(window: &Window) -> String {
     let dims = &window.dimensions;
     let each = |word: &dyn Fn(usize) -> String| (0..dims.len()).map(word).collect::<Vec<_>>().join("x");
@@ -234,7 +233,7 @@ fn scatter(instruction: &HloInstructionProto) -> Vec<String> {
     out
 }
 
-/// The type of comparison is written where it is not the one that the operands imply.
+/// The type of a comparison, if it is not the one that the operands imply.
 fn compare(instruction: &HloInstructionProto) -> Vec<String> {
     let mut out = vec![format!("direction={}", instruction.comparison_direction)];
     if instruction.comparison_type == "TOTALORDER" {
@@ -301,7 +300,7 @@ fn collective(instruction: &HloInstructionProto) -> Vec<String> {
     out.push(format!("replica_groups={groups}"));
     let global = instruction.use_global_device_ids.then(|| "use_global_device_ids=true".to_string());
     let dims = (!instruction.dimensions.is_empty()).then(|| dimensions(instruction));
-    // XLA writes an all-gather's dimensions first and a reduce-scatter's last.
+    // XLA prints the dimensions of an all-gather first and those of a reduce-scatter last.
     if instruction.opcode.starts_with("all-gather") {
         out.extend(dims);
         out.extend(global);

@@ -1,17 +1,17 @@
 //! Literals: `1`, `{1, 2}`, `{ { 1, 2 }, { 3, 4 } }`.
 //!
-//! Floating-point numbers print with the fewest digits that read back as the same value.
+//! Floating-point numbers print with the fewest digits that parse to the same value.
 
 use half::{bf16, f16};
 
 use crate::xla::{LiteralProto, PrimitiveType};
 
-/// The literal with all its elements.
+/// Returns the literal with all its elements.
 pub fn literal(literal: &LiteralProto) -> String {
     literal_within(literal, usize::MAX)
 }
 
-/// The literal, or `{...}` where it has more than `limit` elements.
+/// Returns the literal, or `{...}` if it has more than `limit` elements.
 pub(super) fn literal_within(literal: &LiteralProto, limit: usize) -> String {
     let Some(shape) = &literal.shape else { return "/* literal without a shape */".to_string() };
     if shape.element_type() == PrimitiveType::Tuple {
@@ -32,12 +32,12 @@ pub(super) fn literal_within(literal: &LiteralProto, limit: usize) -> String {
     }
 }
 
-/// How many elements an array has; `None` if that is no number.
+/// Returns the number of elements of an array; `None` if it is negative or overflows.
 fn elements(dims: &[i64]) -> Option<usize> {
     dims.iter().try_fold(1usize, |product, &dim| product.checked_mul(usize::try_from(dim).ok()?))
 }
 
-/// The elements as words, row-major; `None` for a type whose literals we do not carry.
+/// Returns the elements as text, row-major; `None` for element types without literals in our messages.
 fn words(literal: &LiteralProto, element_type: PrimitiveType, scalar: bool) -> Option<Vec<String>> {
     fn all<T: ToString>(values: &[T]) -> Option<Vec<String>> {
         Some(values.iter().map(ToString::to_string).collect())
@@ -86,18 +86,18 @@ fn words(literal: &LiteralProto, element_type: PrimitiveType, scalar: bool) -> O
     }
 }
 
-/// Braces around rows, rows around rows. `words` has one word an element.
+/// Nests `words`, one per element, in braces by dimension.
 fn nested(dims: &[i64], words: &mut impl Iterator<Item = String>) -> String {
     match dims {
         [] => words.next().unwrap_or_default(),
-        // XLA spells an array without elements as one row, whatever its rank.
+        // XLA prints an array without elements as one row, regardless of its rank.
         _ if dims.contains(&0) => "{  }".to_string(),
         &[size] => format!("{{{}}}", super::join((0..size).map(|_| words.next().unwrap_or_default()))),
         [size, rest @ ..] => format!("{{ {} }}", super::join((0..*size).map(|_| row(rest, words)))),
     }
 }
 
-/// A row inside an array of higher rank: unlike a whole array of rank 1, it has spaces inside.
+/// A row of an array of rank 2 or more. Unlike an array of rank 1, it has spaces inside the braces.
 fn row(dims: &[i64], words: &mut impl Iterator<Item = String>) -> String {
     match dims {
         [] => words.next().unwrap_or_default(),
@@ -105,7 +105,7 @@ fn row(dims: &[i64], words: &mut impl Iterator<Item = String>) -> String {
     }
 }
 
-/// The shortest decimal that reads back as `value`.
+/// Returns the shortest decimal that parses to `value`.
 pub fn format_f32(value: f32) -> String {
     special(f64::from(value)).unwrap_or_else(|| compact(&format!("{value:e}")))
 }
@@ -114,18 +114,18 @@ fn format_f64(value: f64) -> String {
     special(value).unwrap_or_else(|| compact(&format!("{value:e}")))
 }
 
-/// The shortest decimal that reads back as `value`, by way of `f32` or directly.
+/// Returns the shortest decimal that parses to `value`, through `f32` or directly.
 pub fn format_bf16(value: bf16) -> String {
     narrow(value.to_f64(), |text| text.parse().is_ok_and(|x: f64| bf16::from_f64(x) == value))
 }
 
-/// The shortest decimal that reads back as `value`, by way of `f32` or directly.
+/// Returns the shortest decimal that parses to `value`, through `f32` or directly.
 pub fn format_f16(value: f16) -> String {
     narrow(value.to_f64(), |text| text.parse().is_ok_and(|x: f64| f16::from_f64(x) == value))
 }
 
-/// The first of ever longer decimals of `value` that `same` accepts. Nine significant digits are
-/// enough for `f32`, hence for both half precisions.
+/// Returns the shortest decimal of `value` that `same` accepts. Nine significant digits suffice for `f32`, and
+/// hence for both half precisions.
 fn narrow(value: f64, same: impl Fn(&str) -> bool) -> String {
     special(value).unwrap_or_else(|| {
         let texts = (0..9).map(|digits| format!("{value:.digits$e}"));
@@ -134,7 +134,7 @@ fn narrow(value: f64, same: impl Fn(&str) -> bool) -> String {
     })
 }
 
-/// Infinities, NaN, and the zero whose sign XLA's parser keeps only if there is a point.
+/// Infinities, NaN, and -0, whose sign XLA's parser keeps only in `-0.0`.
 fn special(value: f64) -> Option<String> {
     if value.is_nan() {
         Some(if value.is_sign_negative() { "-nan" } else { "nan" }.to_string())
@@ -147,7 +147,7 @@ fn special(value: f64) -> Option<String> {
     }
 }
 
-/// `1.25e-1` as `0.125`; exponents stay where plain notation would be long.
+/// Converts `1.25e-1` to `0.125`. Exponents stay if plain notation would be long.
 fn compact(scientific: &str) -> String {
     let parts = scientific.split_once('e').and_then(|(m, e)| Some((m, e.parse::<i32>().ok()?)));
     let Some((mantissa, exponent)) = parts else { return scientific.to_string() };

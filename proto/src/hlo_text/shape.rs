@@ -2,7 +2,7 @@
 
 use crate::xla::{LayoutProto, PrimitiveType, ShapeProto};
 
-/// The name of an element type, as HLO text and our manifest spell it.
+/// Returns the name of an element type in HLO text and in the manifest.
 pub fn dtype_name(element_type: PrimitiveType) -> &'static str {
     match element_type {
         PrimitiveType::Invalid => "invalid",
@@ -42,17 +42,17 @@ pub fn dtype_name(element_type: PrimitiveType) -> &'static str {
     }
 }
 
-/// The shape with its layout, where it has one.
+/// Returns the shape with its layout, if it has one.
 pub fn shape(shape: &ShapeProto) -> String {
     print(shape, true)
 }
 
-/// The shape without layouts.
+/// Returns the shape without layouts.
 pub fn shape_without_layout(shape: &ShapeProto) -> String {
     print(shape, false)
 }
 
-/// Shapes with layouts, separated by commas, every fifth one numbered for the reader.
+/// Returns shapes with layouts, separated by commas; every fifth one has its number in a comment.
 pub(super) fn list(shapes: &[ShapeProto]) -> String {
     elements(shapes, true)
 }
@@ -77,7 +77,7 @@ fn print(shape: &ShapeProto, layout: bool) -> String {
     out
 }
 
-/// A dimension's size, marked `<=` where it is an upper bound only.
+/// Returns the size of a dimension, with `<=` if it is only an upper bound.
 fn dim(shape: &ShapeProto, i: usize, size: i64) -> String {
     match shape.is_dynamic_dimension.get(i) {
         Some(true) => format!("<={size}"),
@@ -85,11 +85,11 @@ fn dim(shape: &ShapeProto, i: usize, size: i64) -> String {
     }
 }
 
-/// `{1,0:T(8,128)S(1)}`: nothing for a scalar's plain layout.
+/// `{1,0:T(8,128)S(1)}`; the empty text for the default layout of a scalar.
 fn print_layout(layout: &LayoutProto) -> String {
     let mut extra = String::new();
     for (i, tile) in layout.tiles.iter().enumerate() {
-        // A dimension of the least possible value is one the tile merges with the next.
+        // The smallest `i64` stands for a dimension that the tile merges with the next one.
         let sizes = tile.dimensions.iter();
         let sizes: Vec<String> =
             sizes.map(|&size| if size == i64::MIN { "*".to_string() } else { size.to_string() }).collect();

@@ -48,7 +48,7 @@ fn tiled(sharding: &OpSharding) -> String {
     format!("{{devices=[{tiles}]{devices}{last}}}")
 }
 
-/// The groups of a collective in whichever form the instruction has, or nothing.
+/// The replica groups of a collective, in the form that the instruction has; `None` if it has none.
 pub(super) fn replica_groups(instruction: &HloInstructionProto) -> Option<String> {
     if let Some(list) = &instruction.mesh_axes_replica_group_list {
         return Some(mesh_groups(list));
@@ -104,7 +104,7 @@ fn explicit(groups: &[ReplicaGroup]) -> String {
     format!("{{{}}}", groups.join(","))
 }
 
-/// `<=[8]`, or `<=[2,4]T(1,0)` where it is transposed.
+/// `<=[8]`, or `<=[2,4]T(1,0)` if it is transposed.
 fn iota(dims: &[i64], transpose: &[i32]) -> String {
     let identity = transpose.iter().enumerate().all(|(i, &p)| i64::from(p) == i as i64);
     let transpose: Vec<i64> = transpose.iter().map(|&p| i64::from(p)).collect();

@@ -1,5 +1,5 @@
-//! Text of small modules. The real test, against XLA's own printer and parser, is
-//! `proto/tests/against_jaxlib.py`, which needs jaxlib.
+//! Tests with small modules. `proto/tests/against_jaxlib.py`, which needs jaxlib, compares with XLA's printer and
+//! parser.
 
 use half::{bf16, f16};
 
@@ -65,12 +65,12 @@ fn a_scheduled_module_is_printed_as_it_runs() {
     let mut swapped = plain.clone();
     swapped.swap(0, 2);
     assert_eq!(order(&module), swapped);
-    // What an order leaves out is printed all the same.
+    // Instructions that the schedule omits are printed too.
     scheduled(&mut module, &ids[1..]);
     assert_eq!(order(&module), plain);
 }
 
-/// The attributes of one instruction, as text after its operands.
+/// Checks the text of the attributes of one instruction.
 #[track_caller]
 fn attributes_of(instruction: HloInstructionProto, expected: &str) {
     let module = HloModuleProto::default();
@@ -206,8 +206,7 @@ fn numbers_read_back() {
     ] {
         assert_eq!(format_f32(value), expected);
     }
-    // All values of the half precisions, finite ones: what is printed reads back, and is no longer
-    // than it must be.
+    // For all finite values of the half precisions: the text parses to the same value and has minimal length.
     for bits in 0..=u16::MAX {
         let (b, f) = (bf16::from_bits(bits), f16::from_bits(bits));
         if b.is_finite() {
@@ -243,7 +242,7 @@ fn shapes() {
     assert_eq!(shape(&tiled), "bf16[2,3]{1,0:T(8,128)S(1)}");
 }
 
-/// Positions that are kept in tables are looked up.
+/// Positions in tables are looked up.
 #[test]
 fn stack_frames() {
     let mut module = module();
@@ -257,7 +256,7 @@ fn stack_frames() {
     });
     for (id, expected) in [
         (1, r#"metadata={op_name="o" source_file="b.rs" source_line=12}"#),
-        // Dangling on the way.
+        // A dangling reference in the chain.
         (2, r#"metadata={op_name="o"}"#),
         (3, r#"metadata={op_name="o"}"#),
         (9, r#"metadata={op_name="o"}"#),
@@ -276,7 +275,7 @@ fn quoting() {
     assert_eq!(dictionary_or_quoted(b"\xff"), "\"\\377\"");
 }
 
-/// Any bytes that decode print, however wrong they are.
+/// Every module that decodes prints, even if it is malformed.
 #[test]
 fn damaged_modules_print() {
     use crate::Message;
@@ -291,7 +290,7 @@ fn damaged_modules_print() {
                 crate::hlo_check::check(&module, 8);
             }
         }
-        // A cut either fails to decode or leaves a module that prints.
+        // Truncated bytes either fail to decode or give a module that prints.
         if let Ok(module) = HloModuleProto::decode(&bytes[..at]) {
             printed += print(&module, &Options::default()).len();
         }
