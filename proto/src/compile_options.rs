@@ -60,8 +60,8 @@ mod tests {
     use crate::Message;
     use crate::xla::option_override_proto::Value;
 
-    /// The default options that jaxlib 0.10.2 serializes, without debug options, which plugins fill in: fields,
-    /// order and values.
+    /// The default options that jaxlib 0.10.2 serializes, without debug options, which plugins fill in:
+    /// fields, order and values.
     #[test]
     fn one_device_is_the_plugins_default() {
         let bytes = single_program(1, None).encode_to_vec();

@@ -8,8 +8,8 @@ use prost::{
 /// The field number of `HloModuleProto.input_output_alias` (proto/protos/hlo.proto).
 const INPUT_OUTPUT_ALIAS: u32 = 8;
 
-/// Returns a serialized module without its `input_output_alias`. All other bytes stay, including those of fields
-/// that our `.proto` files do not declare.
+/// Returns a serialized module without its `input_output_alias`. All other bytes stay, including those of
+/// fields that our `.proto` files do not declare.
 ///
 /// # Errors
 /// If `module` is not a protobuf message.

@@ -1,8 +1,8 @@
 //! Structural checks of emitted HLO modules, before a plugin receives them.
 //!
-//! Plugins answer most malformed modules with an error, but some with an abort or a hang. These checks name the
-//! mistake first. They cover the structure of a module: ids, order, references, replica groups, aliasing. XLA
-//! itself checks the shapes of operations.
+//! Plugins answer most malformed modules with an error, but some with an abort or a hang. These checks name
+//! the mistake first. They cover the structure of a module: ids, order, references, replica groups, aliasing.
+//! XLA itself checks the shapes of operations.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -89,7 +89,8 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Checks that the entry exists, matches the module's signature, and aliases its own parameters and results.
+    /// Checks that the entry exists, matches the module's signature, and aliases its own parameters and
+    /// results.
     fn entry(&mut self) {
         let module = self.module;
         let entry = module.computations.iter().find(|c| c.id == module.entry_computation_id);

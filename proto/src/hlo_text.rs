@@ -1,8 +1,8 @@
 //! The printer of HLO modules, in XLA's syntax.
 //!
-//! `--dump` writes this text and golden tests compare it. XLA's parser reads it, and it contains everything that
-//! our emitter writes. In an optimized module from a plugin, instructions with fields that we do not declare
-//! (convolutions, host transfers) print without their attributes.
+//! `--dump` writes this text and golden tests compare it. XLA's parser reads it, and it contains everything
+//! that our emitter writes. In an optimized module from a plugin, instructions with fields that we do not
+//! declare (convolutions, host transfers) print without their attributes.
 //!
 //! Printing never fails: it shows a dangling id or a literal of the wrong length as such.
 

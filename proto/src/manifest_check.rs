@@ -1,8 +1,8 @@
 //! Checks of a manifest, before a runtime uses it.
 //!
-//! Decoding proves only that bytes are a message. These checks prove that the message is a valid manifest: known
-//! version and types, names that resolve, sizes that divide, inputs and outputs of the types of their state. After
-//! them a runtime can look up names and indices without further checks.
+//! Decoding proves only that bytes are a message. These checks prove that the message is a valid manifest:
+//! known version and types, names that resolve, sizes that divide, inputs and outputs of the types of their
+//! state. After them a runtime can look up names and indices without further checks.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

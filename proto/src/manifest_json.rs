@@ -1,7 +1,7 @@
 //! `manifest.json`: the manifest in readable form, for people and scripts. Runtimes read `manifest.pb`.
 //!
-//! The fields and their names come from `manifest.proto`: `cargo xtask codegen` derives serde's `Serialize` for
-//! the generated types. This file only lays out the text.
+//! The fields and their names come from `manifest.proto`: `cargo xtask codegen` derives serde's `Serialize`
+//! for the generated types. This file only lays out the text.
 
 use serde_json::{Value, json};
 

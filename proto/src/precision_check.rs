@@ -1,8 +1,8 @@
-//! Checks of selective precision in a module: all-to-alls exchange bf16, and routers compute in float32 (section
-//! 2.4 of the Switch Transformers paper).
+//! Checks of selective precision in a module: all-to-alls exchange bf16, and routers compute in float32
+//! (section 2.4 of the Switch Transformers paper).
 //!
-//! The check reads the module for the plugin, forward and backward, including loop bodies. It finds routers by
-//! the scope in the metadata of instructions: a path component called `router`.
+//! The check reads the module for the plugin, forward and backward, including loop bodies. It finds routers
+//! by the scope in the metadata of instructions: a path component called `router`.
 
 use crate::hlo_check::Problem;
 use crate::xla::{HloInstructionProto, HloModuleProto, PrimitiveType, ShapeProto};
@@ -27,7 +27,8 @@ pub fn exchanged(module: &HloModuleProto) -> Vec<(String, PrimitiveType)> {
     found
 }
 
-/// Returns the float types of exponentials, divisions and products in the scope of a router, each with its place.
+/// Returns the float types of exponentials, divisions and products in the scope of a router, each with its
+/// place.
 pub fn of_routers(module: &HloModuleProto) -> Vec<(String, PrimitiveType)> {
     let mut found = Vec::new();
     for (place, instruction) in instructions(module) {

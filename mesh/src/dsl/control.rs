@@ -71,10 +71,10 @@ pub struct ScanOptions {
 }
 
 impl Graph {
-    /// Loops over `dim`. `f(carry, slices)` is one iteration, where `slices` are `xs` without `dim`. It returns
-    /// the next carry and the tensors to stack along `dim`. The result is the last carry and the stacked
-    /// tensors. Tensors of outer bodies that `f` uses are captured. State with the dim `dim` that `f` reads is
-    /// sliced.
+    /// Loops over `dim`. `f(carry, slices)` is one iteration, where `slices` are `xs` without `dim`. It
+    /// returns the next carry and the tensors to stack along `dim`. The result is the last carry and the
+    /// stacked tensors. Tensors of outer bodies that `f` uses are captured. State with the dim `dim` that `f`
+    /// reads is sliced.
     #[track_caller]
     pub fn scan<'g, C: Tree<'g>, X: Tree<'g>, Y: Tree<'g>>(
         &'g self,
@@ -236,8 +236,8 @@ impl Graph {
         Some(values)
     }
 
-    /// Returns `then()` if `p`, a `pred` without dims, is true, else `otherwise()`. Both must return tensors of
-    /// the same types. Only the chosen branch is computed.
+    /// Returns `then()` if `p`, a `pred` without dims, is true, else `otherwise()`. Both must return tensors
+    /// of the same types. Only the chosen branch is computed.
     #[track_caller]
     pub fn cond<'g, T: Tree<'g>>(
         &'g self,
@@ -307,8 +307,8 @@ impl Graph {
         self.emit(Op::Control(Control::Cond { then, otherwise }), &args, site)
     }
 
-    /// Returns the gradients of `loss`, a float without dims, with respect to each of `xs`. All are tensors of
-    /// the innermost body.
+    /// Returns the gradients of `loss`, a float without dims, with respect to each of `xs`. All are tensors
+    /// of the innermost body.
     #[track_caller]
     pub fn grad<'g>(&'g self, loss: Tensor<'g>, xs: &[Tensor<'g>]) -> Vec<Tensor<'g>> {
         let mut args = vec![loss];

@@ -21,8 +21,8 @@ pub struct Setting {
     pub default: String,
 }
 
-/// Arguments of a model program: `--dtype f32|selective|bf16`, `--set key=value` and `--schedule key=value`. A
-/// key is known once the program reads it. Keys that no one has read at the end are mistakes.
+/// Arguments of a model program: `--dtype f32|selective|bf16`, `--set key=value` and `--schedule key=value`.
+/// A key is known once the program reads it. Keys that no one has read at the end are mistakes.
 #[derive(Debug, Default)]
 pub struct Args {
     dtype: Option<String>,
@@ -64,8 +64,8 @@ impl Args {
         Ok(parsed)
     }
 
-    /// Returns the schedule `default` with the entries given on the command line. A `--set` with the key of an
-    /// entry counts as one, unless the program has a setting of that name and reads it first.
+    /// Returns the schedule `default` with the entries given on the command line. A `--set` with the key of
+    /// an entry counts as one, unless the program has a setting of that name and reads it first.
     pub fn schedule(&self, default: Schedule) -> Schedule {
         self.scheduled.set(true);
         let mut schedule = default;
@@ -194,8 +194,8 @@ fn kind<T>() -> &'static str {
     }
 }
 
-/// Runs a model program: parses the arguments, builds the program, and prints it as `.mesh` text. If there are
-/// mistakes, prints each as one line of JSON on standard error and returns exit code 1.
+/// Runs a model program: parses the arguments, builds the program, and prints it as `.mesh` text. If there
+/// are mistakes, prints each as one line of JSON on standard error and returns exit code 1.
 pub fn main(build: impl FnOnce(&Args) -> Program) -> ExitCode {
     match run(std::env::args().skip(1), build) {
         Ok(module) => print(&crate::text::print(&module)),

@@ -432,7 +432,8 @@ impl<'g> Tensor<'g> {
     }
 
     /// Names the value for people who read the program. In text it is `%SCOPE.NAME`, as in
-    /// `%encoder.block_1.ffn.sent`, in all stages. If another value of the body has the name, it gets a suffix.
+    /// `%encoder.block_1.ffn.sent`, in all stages. If another value of the body has the name, it gets a
+    /// suffix.
     #[track_caller]
     pub fn named(self, name: &str) -> Self {
         let site = self.graph.site();

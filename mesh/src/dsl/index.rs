@@ -38,9 +38,9 @@ impl<'g> Tensor<'g> {
         self.apply(op, &[updates], &self.graph.site())
     }
 
-    /// A partial permutation of `dim` to `to`. Element `j` of the result is element `forward[j]`, or 0 if that
-    /// is outside of `dim`. `inverse[i]` is the position of element `i` in the result, or -1. The gradient is a
-    /// gather too, not a scatter.
+    /// A partial permutation of `dim` to `to`. Element `j` of the result is element `forward[j]`, or 0 if
+    /// that is outside of `dim`. `inverse[i]` is the position of element `i` in the result, or -1. The
+    /// gradient is a gather too, not a scatter.
     #[track_caller]
     pub fn permute(
         self,
@@ -53,8 +53,8 @@ impl<'g> Tensor<'g> {
         self.apply(op, &[forward, inverse], &self.graph.site())
     }
 
-    /// The largest elements along `dim` in descending order, and their `s32` positions. `to` replaces `dim`; its
-    /// size is the number of elements.
+    /// The largest elements along `dim` in descending order, and their `s32` positions. `to` replaces `dim`;
+    /// its size is the number of elements.
     #[track_caller]
     pub fn top_k(self, dim: impl Into<Name>, to: &Dim) -> (Self, Self) {
         let op = Op::Index(Index::TopK { dim: dim.into(), to: to.clone() });

@@ -18,8 +18,8 @@ use std::{
     rc::Rc,
 };
 
-/// A program under construction. All methods take `&self`, so that layers can declare parameters and functions
-/// can use them in any order.
+/// A program under construction. All methods take `&self`, so that layers can declare parameters and
+/// functions can use them in any order.
 #[derive(Debug)]
 pub struct Program {
     name: String,
@@ -165,16 +165,16 @@ impl Program {
         self.functions.borrow_mut().push(function);
     }
 
-    /// Records a mistake that the caller found, such as a contradictory configuration. Its place is the line of
-    /// the model that called the caller, if the caller is `#[track_caller]`.
+    /// Records a mistake that the caller found, such as a contradictory configuration. Its place is the line
+    /// of the model that called the caller, if the caller is `#[track_caller]`.
     #[track_caller]
     pub fn mistake(&self, diagnostic: Diagnostic) {
         let site = self.shared.site(Location::caller());
         self.shared.note(diagnostic.at(&site));
     }
 
-    /// Returns the program, or all its mistakes. Adds a function `init` from the initializers, unless the program
-    /// defines one.
+    /// Returns the program, or all its mistakes. Adds a function `init` from the initializers, unless the
+    /// program defines one.
     pub fn finish(self) -> Result<Module, Diagnostics> {
         let own_init = self.functions.borrow().iter().any(|f| f.name == *"init");
         if !own_init && !self.shared.env.borrow().states.is_empty() {
@@ -198,8 +198,8 @@ impl Program {
         Ok(module)
     }
 
-    /// Writes the initial value of every state. The random numbers of a state depend only on the seed and on its
-    /// name, not on the order of declarations or on other state.
+    /// Writes the initial value of every state. The random numbers of a state depend only on the seed and on
+    /// its name, not on the order of declarations or on other state.
     fn init(&self, g: &Graph) {
         let seed = g.input("seed", DType::U32, []);
         let states: Vec<(StateId, StateDecl)> =

@@ -38,8 +38,8 @@ impl State {
         self.0.ty.logical().cloned().collect()
     }
 
-    /// Returns the value at the call of the function, regardless of assignments. Inside a scan over one of its
-    /// dims this is the slice of the iteration, so that a layer need not know whether it is stacked.
+    /// Returns the value at the call of the function, regardless of assignments. Inside a scan over one of
+    /// its dims this is the slice of the iteration, so that a layer need not know whether it is stacked.
     #[track_caller]
     pub fn read<'g>(&self, g: &'g Graph) -> Tensor<'g> {
         let site = g.site();
@@ -53,8 +53,8 @@ impl State {
         }
     }
 
-    /// Sets the value after the return of the function. A function assigns each state at most once, at its top
-    /// level.
+    /// Sets the value after the return of the function. A function assigns each state at most once, at its
+    /// top level.
     #[track_caller]
     pub fn assign(&self, value: Tensor<'_>) {
         let (g, site) = (value.graph, value.graph.site());

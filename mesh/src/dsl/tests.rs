@@ -1,4 +1,4 @@
-//! What programs become, and what is said about mistakes: whole messages, at the model's lines.
+//! Tests of the DSL: the structure of programs, and complete diagnostics with the line of the model.
 
 use super::*;
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
 };
 use std::panic::Location;
 
-/// The messages of `build`, with lines counted from the call of `check`.
+/// Checks the messages of `build`, with lines counted from the call of `check`.
 #[track_caller]
 fn check(build: impl FnOnce(&Program), expect: &str) {
     let start = Location::caller().line();
@@ -25,7 +25,7 @@ fn check(build: impl FnOnce(&Program), expect: &str) {
             all.iter().map(relative).collect::<Vec<_>>().join("\n")
         }
     };
-    // Places in messages are absolute; the tests name the line only where the caret is.
+    // Lines in messages are relative to the call of `check`.
     assert_eq!(text, expect);
 }
 
@@ -39,7 +39,7 @@ fn dims() -> (Dim, Dim, Dim) {
     (Dim::new("batch", 8), Dim::new("d_model", 4), Dim::new("layers", 3))
 }
 
-/// Names of the operations of a function's body, for tests of structure.
+/// Returns the operations of a function's body as debug text.
 fn ops(module: &Module, function: &str) -> Vec<String> {
     let body = &module.function(function).expect("the test defines it").body;
     body.insts.iter().map(|i| format!("{:?}", i.op)).collect()

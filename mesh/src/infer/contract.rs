@@ -35,8 +35,14 @@ pub(super) fn infer(env: &Env, op: &Contract, args: &[&Type]) -> Result<Vec<Type
         };
         dims.push(d.clone());
     }
+    check_shards(env, op, a, b)?;
     let summed = a.dims.iter().chain(&b.dims).filter(|d| !op.out.contains(&d.dim.name));
     let summed: AxisSet = summed.flat_map(|d| d.axes.iter().copied()).collect();
+    Ok(vec![of(op.dtype, dims, a.sum.union(b.sum).union(summed))])
+}
+
+/// Checks that the shards of both operands on one device belong together.
+fn check_shards(env: &Env, op: &Contract, a: &Type, b: &Type) -> Result<(), Diagnostic> {
     for (x, y) in [(a, b), (b, a)] {
         // Each device would multiply one shard of `x` with one of `y`: most pairs of shards would be missing.
         let alone = x.dims.iter().filter(|d| !y.has(&d.dim.name) && !op.out.contains(&d.dim.name));
@@ -66,5 +72,5 @@ pub(super) fn infer(env: &Env, op: &Contract, args: &[&Type]) -> Result<Vec<Type
             .help("all-reduce the pending one first"));
         }
     }
-    Ok(vec![of(op.dtype, dims, a.sum.union(b.sum).union(summed))])
+    Ok(())
 }

@@ -156,8 +156,8 @@ fn reshape(env: &Env, x: &Type, from: &[Name], to: &[TensorDim]) -> Result<Vec<T
     Ok(vec![of(x.dtype, dims, x.sum)])
 }
 
-/// Returns the axes that split the row-major merger of `dims`, if each device then holds one contiguous piece.
-/// That is the case if a split dim follows only dims of which a device holds one element.
+/// Returns the axes that split the row-major merger of `dims`, if each device then holds one contiguous
+/// piece. That is the case if a split dim follows only dims of which a device holds one element.
 pub fn flat_axes(mesh: &Mesh, dims: &[TensorDim]) -> Option<Vec<AxisId>> {
     let mut axes = Vec::new();
     let mut single = true;

@@ -309,11 +309,11 @@ pub enum Index {
         over: Vec<Name>,
     },
     /// `(x, forward, inverse)`: a partial permutation. Element `j` along `to` of the result is element
-    /// `forward[j]` of `x` along `dim`, or 0 if `forward[j]` is outside of `dim`. `inverse[i]` is the position
-    /// of element `i` in the result, or outside (-1) if it has none. The two must agree: then the gradient is
-    /// the same operation with the two exchanged, a gather and not a scatter. `forward` has dims batch +
-    /// `to`, `inverse` has batch + `dim`; `x` has batch + `dim` + others. Result dims: those of `forward`,
-    /// then the others of `x`.
+    /// `forward[j]` of `x` along `dim`, or 0 if `forward[j]` is outside of `dim`. `inverse[i]` is the
+    /// position of element `i` in the result, or outside (-1) if it has none. The two must agree: then the
+    /// gradient is the same operation with the two exchanged, a gather and not a scatter. `forward` has dims
+    /// batch + `to`, `inverse` has batch + `dim`; `x` has batch + `dim` + others. Result dims: those of
+    /// `forward`, then the others of `x`.
     Permute {
         /// The dim of `x` that is removed.
         dim: Name,
@@ -404,7 +404,8 @@ pub enum StateOp {
 pub enum Control {
     /// `(carry…, xs…, captures…)`: see [`Scan`].
     Scan(Box<Scan>),
-    /// `(p, x…)`, `p` a `pred` without dims: the results of `then(x…)` if `p` is true, else of `otherwise(x…)`.
+    /// `(p, x…)`, `p` a `pred` without dims: the results of `then(x…)` if `p` is true, else of
+    /// `otherwise(x…)`.
     Cond {
         /// The body for true.
         then: Box<Body>,
@@ -454,11 +455,11 @@ pub enum Remat {
     SaveAll,
     /// Also recompute einsums with at most [`Remat::few_terms`] products per element, i.e. attention logits.
     SaveLong,
-    /// As `SaveLong`, with a larger bound that includes the results of attention. Also recompute einsums of slices and
-    /// captures, whose operands need not be saved.
+    /// As `SaveLong`, with a larger bound that includes the results of attention. Also recompute einsums of
+    /// slices and captures, whose operands need not be saved.
     SaveCompact,
-    /// Recompute everything but einsums, renames of several dims at once (which may be all-to-alls), and loops
-    /// that contain these.
+    /// Recompute everything but einsums, renames of several dims at once (which may be all-to-alls), and
+    /// loops that contain these.
     SaveContractions,
     /// Recompute everything from the carries.
     SaveCarries,
@@ -508,8 +509,8 @@ pub enum Collective {
         /// The axes.
         axes: Vec<AxisId>,
     },
-    /// `(x)`: splits `dim` over `axes`, along which `x` is replicated. Every device keeps its shard, and nothing
-    /// is sent.
+    /// `(x)`: splits `dim` over `axes`, along which `x` is replicated. Every device keeps its shard, and
+    /// nothing is sent.
     Shard {
         /// The dim.
         dim: Name,

@@ -525,7 +525,8 @@ impl<'t> Parser<'t> {
         }
     }
 
-    /// `%1, %2`, starting on this line, or the empty list. `None` is a value whose type is unknown after an error.
+    /// `%1, %2`, starting on this line, or the empty list. `None` is a value whose type is unknown after an
+    /// error.
     fn operands(&mut self, scope: &Scope<'_, 't>) -> Parsed<Vec<Option<Value>>> {
         let mut values = Vec::new();
         if self.c.peek().kind != Kind::Value || self.c.peek().first {
@@ -547,7 +548,8 @@ impl<'t> Parser<'t> {
     }
 }
 
-/// Returns values of the types in the text, for an operation that could not be checked. `None` is an illegal type.
+/// Returns values of the types in the text, for an operation that could not be checked. `None` is an illegal
+/// type.
 fn recorded(scope: &mut Scope<'_, '_>, types: Option<Vec<Type>>) -> Vec<Option<Value>> {
     let BodyBuilder { env, body } = &mut scope.builder;
     let value = |ty| check_type(env, &ty).is_ok().then(|| body.values.push(ValueData { ty, name: None }));

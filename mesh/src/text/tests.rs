@@ -1,4 +1,4 @@
-//! Laws of the text form.
+//! Tests of the text form.
 
 use super::{op::names, parse, parse_source, print};
 use crate::verify::{Stage, verify};

@@ -1,4 +1,4 @@
-//! Modules broken by hand, in ways that text cannot say.
+//! Tests with invalid modules that text cannot express.
 
 use super::{MAX_DEPTH, Stage, verify};
 use crate::{
@@ -24,7 +24,7 @@ fn negation() -> Module {
     module
 }
 
-/// The labels that verification reports after `change`.
+/// Checks the labels that the verifier reports after `change`.
 #[track_caller]
 fn check(change: impl FnOnce(&mut Module), labels: &[&str]) {
     let mut module = negation();

@@ -1,4 +1,4 @@
-//! Random damage: to text, and to programs in ways that only code can do.
+//! Random damage to text, and to programs in ways that text cannot express.
 
 use crate::generate::Choices;
 use mesh::{
@@ -7,7 +7,7 @@ use mesh::{
     ir::{Collective, Control, Index, Meta, Shape, StateOp, ValueData},
 };
 
-/// What damage puts into a text.
+/// Texts that damage inserts.
 const PIECES: &[&str] = &[
     "",
     " ",
@@ -50,7 +50,7 @@ const PIECES: &[&str] = &[
     "f32[a=4294967296, b=4294967296]",
 ];
 
-/// Changes a text in a few places.
+/// Returns `text` with changes in a few places.
 pub fn text(mut text: String, c: &mut Choices) -> String {
     for _ in 0..1 + c.below(6) {
         let (mut from, mut to) = (c.below(text.len() + 1), c.below(12));
@@ -74,7 +74,7 @@ pub fn text(mut text: String, c: &mut Choices) -> String {
     text
 }
 
-/// Changes a program in a few places.
+/// Damages a program in a few places.
 pub fn module(module: &mut Module, c: &mut Choices) {
     for _ in 0..1 + c.below(8) {
         let functions = module.functions.len();

@@ -1,4 +1,4 @@
-//! Random programs, verifier-clean by construction: an instruction that inference rejects is left out.
+//! Random programs, valid by construction: instructions that inference rejects are not added.
 
 use mesh::{
     AxisId, AxisSet, Body, BodyBuilder, DType, Dim, Env, Function, Mesh, Module, Name, Op, Schedule, Site,
@@ -13,7 +13,7 @@ use mesh::{
     task::{Generation, Objective, Task, TaskKind},
 };
 
-/// Random numbers that were drawn before, so that a failing program can be shrunk.
+/// A list of random numbers, drawn in advance so that a failing program can be shrunk.
 pub struct Choices {
     list: Vec<u32>,
     at: usize,
@@ -27,20 +27,20 @@ impl Choices {
         self.at += 1;
         self.list.get(self.at - 1).copied().unwrap_or(0)
     }
-    /// A number below `n`, which is not 0.
+    /// Returns a number below `n`, which must not be 0.
     pub fn below(&mut self, n: usize) -> usize {
         self.raw() as usize % n
     }
     pub fn pick<T: Clone>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())].clone()
     }
-    /// True in one of `n` cases; false when there are no more choices.
+    /// Returns true in one of `n` cases, and false if no choices are left.
     pub fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == n - 1
     }
 }
 
-/// Every operation that programs are made of.
+/// The names of all operations.
 pub const NAMES: &[&str] = &[
     "abs",
     "add",
@@ -143,7 +143,7 @@ const STRANGE: &[&str] = &[
     "%0",
     "// error: no",
 ];
-/// Few names and sizes, so that operands often fit together.
+/// Dims. There are few names and sizes, so that operands often match.
 const DIMS: &[(&str, usize)] = &[("a", 4), ("b", 2), ("c", 8), ("d e", 4)];
 
 pub fn program(c: &mut Choices, local: bool) -> Module {
@@ -274,7 +274,7 @@ impl Generator<'_> {
     fn value(&mut self, c: &mut Choices) -> Value {
         Value::new(c.below(self.b.body.values.len()))
     }
-    /// A dim's name, mostly one of `v`.
+    /// Returns the name of a dim, usually one of `v`.
     fn name(&mut self, c: &mut Choices, v: Value) -> Name {
         let names: Vec<Name> = self.b.ty(v).names().cloned().collect();
         if names.is_empty() || c.one_in(6) { c.pick(DIMS).0.into() } else { c.pick(&names) }
@@ -283,7 +283,7 @@ impl Generator<'_> {
         let names: Vec<Name> = self.b.ty(v).names().cloned().collect();
         names.into_iter().filter(|_| c.one_in(2)).collect()
     }
-    /// A value of this element type that is made for the purpose, so that rare operands are there.
+    /// Adds a value of this element type, for operands that random programs rarely have.
     fn fresh(&mut self, c: &mut Choices, dtype: DType, dims: Vec<TensorDim>) -> Option<Value> {
         let one = Op::Shape(Shape::Constant { dtype, value: 1.0 });
         let one = self.b.emit1(one, &[], &Site::default()).ok()?;
@@ -291,7 +291,7 @@ impl Generator<'_> {
         self.b.emit1(broadcast, &[one], &site(c)).ok()
     }
 
-    /// Adds an instruction, if one that is legal was drawn.
+    /// Adds an instruction, if a legal one is drawn.
     fn instruction(&mut self, c: &mut Choices) {
         let Some((op, args)) = self.draw(c) else { return };
         let written = match &op {
@@ -429,7 +429,7 @@ impl Generator<'_> {
                 (Shape::Rename { pairs }, vec![x])
             }
             3 => {
-                // Split a dim in two, or give it another name.
+                // Split a dim in two, or rename it.
                 let size = self.b.ty(x).size(&dim_of_x).unwrap_or(1);
                 let axes = self.b.ty(x).axes_of(&dim_of_x).to_vec();
                 let to = match c.one_in(2) && size.is_multiple_of(2) {
@@ -543,7 +543,7 @@ impl Generator<'_> {
         Some((Op::Control(Control::Scan(Box::new(scan))), operands))
     }
 
-    /// A body of random instructions that gives back its first `same` parameters.
+    /// Returns a body of random instructions whose first results are its first `same` parameters.
     fn body(&self, c: &mut Choices, params: &[Type], same: usize) -> Body {
         let b = BodyBuilder::new(self.env);
         let mut inner = Generator { env: self.env, b, written: Vec::new(), depth: self.depth + 1 };
@@ -562,7 +562,7 @@ impl Generator<'_> {
     fn collective(&mut self, c: &mut Choices, x: Value) -> Option<(Op, Vec<Value>)> {
         let ty = self.b.ty(x).clone();
         let dim = self.name(c, x);
-        // What fits is drawn from the type: the last axis of a dim, what is pending, a free axis.
+        // Attributes come from the type, so that they often fit: the last axis of a dim, pending or free axes.
         let last: Vec<AxisId> = ty.axes_of(&dim).last().copied().into_iter().collect();
         let used = ty.split().union(ty.pending());
         let free: Vec<AxisId> = self.env.mesh.ids().filter(|a| !used.contains(*a)).take(1).collect();

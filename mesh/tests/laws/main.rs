@@ -1,4 +1,4 @@
-//! Laws of the text form and of the verifier, on random programs and on random damage to them.
+//! Laws of the text form and of the verifier, checked on random programs and on damaged ones.
 
 mod damage;
 mod generate;
@@ -11,7 +11,7 @@ use mesh::{
 };
 use proptest::prelude::*;
 
-/// Random choices; those that are missing count as 0, so that shrinking makes programs small and plain.
+/// Random choices. Missing choices count as 0, so that shrinking gives small, simple programs.
 fn choices() -> impl Strategy<Value = Vec<u32>> {
     prop::collection::vec(any::<u32>(), 0..400)
 }
@@ -20,7 +20,7 @@ fn stage(local: bool) -> Stage {
     if local { Stage::Local } else { Stage::Global }
 }
 
-/// As [`Module`]'s equality, but for NaN, which is equal to itself here.
+/// Equality of modules, with NaN equal to itself.
 fn same(a: &Module, b: &Module) -> bool {
     format!("{a:?}") == format!("{b:?}")
 }
@@ -76,7 +76,7 @@ proptest! {
     }
 }
 
-/// That the generator makes what it is there for: programs with every operation.
+/// The generator makes programs with every operation.
 #[test]
 fn random_programs_hold_every_operation() {
     let mut seen = std::collections::BTreeSet::new();

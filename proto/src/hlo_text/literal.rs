@@ -124,8 +124,8 @@ pub fn format_f16(value: f16) -> String {
     narrow(value.to_f64(), |text| text.parse().is_ok_and(|x: f64| f16::from_f64(x) == value))
 }
 
-/// Returns the shortest decimal of `value` that `same` accepts. Nine significant digits suffice for `f32`, and
-/// hence for both half precisions.
+/// Returns the shortest decimal of `value` that `same` accepts. Nine significant digits suffice for `f32`,
+/// and hence for both half precisions.
 fn narrow(value: f64, same: impl Fn(&str) -> bool) -> String {
     special(value).unwrap_or_else(|| {
         let texts = (0..9).map(|digits| format!("{value:.digits$e}"));

@@ -1,5 +1,5 @@
-//! Tests with small modules. `proto/tests/against_jaxlib.py`, which needs jaxlib, compares with XLA's printer and
-//! parser.
+//! Tests with small modules. `proto/tests/against_jaxlib.py`, which needs jaxlib, compares with XLA's printer
+//! and parser.
 
 use half::{bf16, f16};
 
