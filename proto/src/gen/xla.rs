@@ -156,8 +156,8 @@ pub mod padding_config {
         pub interior_padding: i64,
     }
 }
-/// The roles of the dimensions of a convolution. TPUs turn products into convolutions, so optimized modules have
-/// them.
+/// The roles of the dimensions of a convolution. TPUs turn products into convolutions, so optimized modules
+/// have them.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ConvolutionDimensionNumbers {
     #[prost(int64, tag = "7")]
