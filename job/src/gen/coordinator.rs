@@ -81,7 +81,8 @@ pub mod coordinator_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Registers a rank. Returns when all ranks have joined, or fails at the deadline with the ranks that are missing.
+        /// Registers a rank. Returns when all ranks have joined, or fails at the deadline and names the missing
+        /// ranks.
         pub async fn join(
             &mut self,
             request: impl tonic::IntoRequest<super::JoinRequest>,
@@ -102,7 +103,8 @@ pub mod coordinator_client {
             req.extensions_mut().insert(GrpcMethod::new("mesh.job.Coordinator", "Join"));
             self.inner.unary(req, path, codec).await
         }
-        /// Heartbeats up, orders down, for as long as the process lives. The end of the stream without a `Leave` is a loss.
+        /// Receives heartbeats and sends orders while the process lives. If the stream ends without a `Leave`, the
+        /// rank is lost.
         pub async fn watch(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::Heartbeat>,
@@ -127,7 +129,7 @@ pub mod coordinator_client {
                 .insert(GrpcMethod::new("mesh.job.Coordinator", "Watch"));
             self.inner.streaming(req, path, codec).await
         }
-        /// A barrier: returns when every rank has called it with the same name, with what all of them brought.
+        /// A barrier. Returns when every rank has called it with the same name. The reply has the bytes of all ranks.
         pub async fn meet(
             &mut self,
             request: impl tonic::IntoRequest<super::MeetRequest>,
@@ -186,7 +188,7 @@ pub mod coordinator_client {
             req.extensions_mut().insert(GrpcMethod::new("mesh.job.Coordinator", "Get"));
             self.inner.unary(req, path, codec).await
         }
-        /// Announces the end of a process: after it, the end of its stream is no loss.
+        /// Announces the end of a process, so that the end of its stream does not count as a loss.
         pub async fn leave(
             &mut self,
             request: impl tonic::IntoRequest<super::LeaveRequest>,
@@ -223,7 +225,8 @@ pub mod coordinator_server {
     /// Generated trait containing gRPC methods that should be implemented for use with CoordinatorServer.
     #[async_trait]
     pub trait Coordinator: std::marker::Send + std::marker::Sync + 'static {
-        /// Registers a rank. Returns when all ranks have joined, or fails at the deadline with the ranks that are missing.
+        /// Registers a rank. Returns when all ranks have joined, or fails at the deadline and names the missing
+        /// ranks.
         async fn join(
             &self,
             request: tonic::Request<super::JoinRequest>,
@@ -234,12 +237,13 @@ pub mod coordinator_server {
             >
             + std::marker::Send
             + 'static;
-        /// Heartbeats up, orders down, for as long as the process lives. The end of the stream without a `Leave` is a loss.
+        /// Receives heartbeats and sends orders while the process lives. If the stream ends without a `Leave`, the
+        /// rank is lost.
         async fn watch(
             &self,
             request: tonic::Request<tonic::Streaming<super::Heartbeat>>,
         ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
-        /// A barrier: returns when every rank has called it with the same name, with what all of them brought.
+        /// A barrier. Returns when every rank has called it with the same name. The reply has the bytes of all ranks.
         async fn meet(
             &self,
             request: tonic::Request<super::MeetRequest>,
@@ -254,7 +258,7 @@ pub mod coordinator_server {
             &self,
             request: tonic::Request<super::GetRequest>,
         ) -> std::result::Result<tonic::Response<super::GetReply>, tonic::Status>;
-        /// Announces the end of a process: after it, the end of its stream is no loss.
+        /// Announces the end of a process, so that the end of its stream does not count as a loss.
         async fn leave(
             &self,
             request: tonic::Request<super::LeaveRequest>,

@@ -213,7 +213,8 @@ pub struct Module {
     pub meta: Vec<Meta>,
     /// Choices that change time and memory, not results.
     pub schedule: Schedule,
-    /// The contract with the runtime. `None` means the program is only compiled, or called function by function.
+    /// The contract with the runtime. `None` means the program is only compiled, or called function by
+    /// function.
     pub task: Option<Task>,
 }
 

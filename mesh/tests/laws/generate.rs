@@ -562,7 +562,8 @@ impl Generator<'_> {
     fn collective(&mut self, c: &mut Choices, x: Value) -> Option<(Op, Vec<Value>)> {
         let ty = self.b.ty(x).clone();
         let dim = self.name(c, x);
-        // Attributes come from the type, so that they often fit: the last axis of a dim, pending or free axes.
+        // Attributes come from the type, so that they often fit: the last axis of a dim, pending or free
+        // axes.
         let last: Vec<AxisId> = ty.axes_of(&dim).last().copied().into_iter().collect();
         let used = ty.split().union(ty.pending());
         let free: Vec<AxisId> = self.env.mesh.ids().filter(|a| !used.contains(*a)).take(1).collect();

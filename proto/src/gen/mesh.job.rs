@@ -15,7 +15,8 @@ pub struct JoinRequest {
     /// The rank's clock, in milliseconds since 1970.
     #[prost(uint64, tag = "5")]
     pub unix_ms: u64,
-    /// A random number of the process: tells a second process of the same rank from a repeated call.
+    /// A random number of the process, which distinguishes a second process of the same rank from a repeated
+    /// call.
     #[prost(uint64, tag = "6")]
     pub incarnation: u64,
 }
@@ -33,7 +34,7 @@ pub struct Member {
     pub host: ::prost::alloc::string::String,
     #[prost(uint32, tag = "3")]
     pub pid: u32,
-    /// Its clock minus that of rank 0, in milliseconds (the time the call took included).
+    /// The clock of the rank minus that of rank 0, in milliseconds (including the time of the call).
     #[prost(int64, tag = "4")]
     pub clock_offset_ms: i64,
 }
@@ -41,10 +42,10 @@ pub struct Member {
 pub struct Heartbeat {
     #[prost(uint32, tag = "1")]
     pub rank: u32,
-    /// The phase the process is in, such as `compile` or `step`.
+    /// The phase of the process, such as `compile` or `step`.
     #[prost(string, tag = "2")]
     pub phase: ::prost::alloc::string::String,
-    /// The step it works on, and the wall time of the last one in microseconds (0 before the first).
+    /// The current step, and the wall time of the last one in microseconds (0 before the first).
     #[prost(uint64, tag = "3")]
     pub step: u64,
     #[prost(uint64, tag = "4")]
@@ -78,12 +79,12 @@ pub struct Loss {
     pub rank: u32,
     #[prost(string, tag = "2")]
     pub host: ::prost::alloc::string::String,
-    /// Where the rank was when it was last heard of.
+    /// The rank's last reported phase and step.
     #[prost(string, tag = "3")]
     pub phase: ::prost::alloc::string::String,
     #[prost(uint64, tag = "4")]
     pub step: u64,
-    /// Why it counts as lost, as a sentence.
+    /// The reason, as a sentence.
     #[prost(string, tag = "5")]
     pub reason: ::prost::alloc::string::String,
 }
@@ -97,7 +98,7 @@ pub struct MeetRequest {
     /// Milliseconds to wait for the other ranks.
     #[prost(uint64, tag = "3")]
     pub wait_ms: u64,
-    /// What went wrong on this rank; empty if nothing did.
+    /// The error on this rank; empty if there is none.
     #[prost(string, tag = "4")]
     pub failure: ::prost::alloc::string::String,
     /// Facts that must be equal on all ranks.
@@ -171,7 +172,7 @@ pub struct GetReply {
 pub struct LeaveRequest {
     #[prost(uint32, tag = "1")]
     pub rank: u32,
-    /// What ended the process; empty if it finished.
+    /// The error that ended the process; empty if it finished.
     #[prost(string, tag = "2")]
     pub failure: ::prost::alloc::string::String,
 }

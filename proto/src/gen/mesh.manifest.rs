@@ -48,7 +48,7 @@ pub struct Manifest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: ::core::option::Option<Task>,
 }
-/// The task contract: what the runtime must know to make batches and to read results.
+/// The task contract: the facts that the runtime needs to build batches and to read results.
 #[derive(::serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Task {
@@ -106,18 +106,18 @@ pub struct Generation {
     #[prost(bool, tag = "4")]
     pub filter: bool,
 }
-/// Tokens with a meaning of their own.
+/// Special tokens.
 #[derive(::serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SpecialTokens {
-    /// Fills rows behind their last token.
+    /// Padding after the last token of a row.
     #[prost(uint32, tag = "1")]
     pub pad: u32,
     /// Ends a sequence.
     #[prost(uint32, tag = "2")]
     pub eos: u32,
-    /// The tokens that mark removed spans; absent if they are the tokenizer's own, or count down from the end of the
-    /// vocabulary.
+    /// The tokens that stand for removed spans. Absent means the tokenizer's sentinels, or those that count down
+    /// from the end of the vocabulary.
     #[prost(message, optional, tag = "3")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sentinels: ::core::option::Option<Sentinels>,
@@ -355,7 +355,7 @@ impl TaskKind {
         }
     }
 }
-/// How training examples are made of text.
+/// The training objective: the form of examples.
 #[derive(::serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -393,7 +393,7 @@ impl Objective {
         }
     }
 }
-/// How the next token is chosen.
+/// The choice of the next token.
 #[derive(::serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
