@@ -129,7 +129,7 @@ pub mod coordinator_client {
                 .insert(GrpcMethod::new("mesh.job.Coordinator", "Watch"));
             self.inner.streaming(req, path, codec).await
         }
-        /// A barrier. Returns when every rank has called it with the same name. The reply has the bytes of all ranks.
+        /// A barrier. Returns when every rank has called it with the same name, with the bytes of all ranks.
         pub async fn meet(
             &mut self,
             request: impl tonic::IntoRequest<super::MeetRequest>,
@@ -243,7 +243,7 @@ pub mod coordinator_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::Heartbeat>>,
         ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
-        /// A barrier. Returns when every rank has called it with the same name. The reply has the bytes of all ranks.
+        /// A barrier. Returns when every rank has called it with the same name, with the bytes of all ranks.
         async fn meet(
             &self,
             request: tonic::Request<super::MeetRequest>,

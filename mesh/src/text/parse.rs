@@ -369,7 +369,7 @@ impl<'t> Parser<'t> {
         Ok(results.into_iter().flatten().collect())
     }
 
-    /// `%3, %4 as positions = top_k %1 {…} : …`.
+    /// `%3, %positions = top_k %1 {…} : …`.
     fn statement(&mut self, scope: &mut Scope<'_, 't>) -> Parsed<()> {
         let at = self.c.offset();
         let mut definitions = Vec::new();
