@@ -76,8 +76,8 @@ pub fn settled(model: &str, settings: &str, dtype: &str, name: &str) -> Result<C
     let preset = zoo::named(model).ok_or_else(|| {
         let known: Vec<&str> = zoo::ALL.iter().map(|preset| preset.name).collect();
         failure(
-            format!("`{name}` is of a model `{model}`, which is not known"),
-            format!("known are {}", known.join(", ")),
+            format!("`{name}` names the unknown model `{model}`"),
+            format!("the models are {}", known.join(", ")),
         )
     })?;
     let words = settings.split_whitespace().flat_map(|s| ["--set".to_owned(), s.to_owned()]);
@@ -86,11 +86,12 @@ pub fn settled(model: &str, settings: &str, dtype: &str, name: &str) -> Result<C
     let config = preset.with(&args);
     let mut mistakes = args.mistakes();
     mistakes.extend(config.mistakes());
-    match mistakes.is_empty() {
-        true => Ok(config),
-        false => Err(failure(
-            format!("`{name}` has settings that make no model:\n{}", Diagnostics(mistakes)),
+    if mistakes.is_empty() {
+        Ok(config)
+    } else {
+        Err(failure(
+            format!("`{name}` has invalid settings:\n{}", Diagnostics(mistakes)),
             "correct them with --set KEY=VALUE",
-        )),
+        ))
     }
 }

@@ -149,12 +149,12 @@ fn a_model_that_panics() {
 fn a_model_that_prints_something_else() {
     source_fails(
         "fn main() {\n    println!(\"hello\");\n}\n",
-        &["what model `bad.rs` printed is no program", "line 1, `hello`", "help:", "mesh::dsl::main"],
+        &["the output of model `bad.rs` is not a program", "line 1, `hello`", "help:", "mesh::dsl::main"],
     );
     source_fails("fn main() {}\n", &["model `bad.rs` printed nothing", "help:"]);
     source_fails(
         "use std::io::Write;\nfn main() {\n    std::io::stdout().write_all(&[0xff, 0xfe]).unwrap();\n}\n",
-        &["model `bad.rs`", "not even text"],
+        &["model `bad.rs`", "it is not text"],
     );
     source_fails(
         "fn main() {\n    eprintln!(\"my disk is full\");\n    std::process::exit(3);\n}\n",

@@ -142,10 +142,11 @@ fn thinned(points: &Points) -> Points {
 
 /// Returns at least two round numbers that enclose a range.
 fn ticks(low: f64, high: f64) -> Vec<f64> {
-    let (low, high) = match high > low {
-        true => (low, high),
+    let (low, high) = if high > low {
+        (low, high)
+    } else {
         // A single value is in the middle.
-        false => (low - low.abs().max(1e-9) * 0.5, low + low.abs().max(1e-9) * 0.5),
+        (low - low.abs().max(1e-9) * 0.5, low + low.abs().max(1e-9) * 0.5)
     };
     let rough = (high - low) / 4.0;
     let power = 10f64.powf(rough.log10().floor());
@@ -161,9 +162,8 @@ fn short(value: f64) -> String {
     let size = value.abs();
     let scaled =
         [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")].into_iter().find(|(unit, _)| size >= *unit);
-    let trimmed = |text: String| match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
-        false => text,
+    let trimmed = |text: String| {
+        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
     };
     match scaled {
         Some((unit, letter)) => format!("{}{letter}", trimmed(format!("{:.2}", value / unit))),

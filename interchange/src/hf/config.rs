@@ -480,8 +480,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_as_the_same_model() {
         use crate::origin::settled;
-        let switch =
-            Switch { sparse_step: 2, decoder_sparse_step: 3, ..Switch::hugging_face(4, 7) };
+        let switch = Switch { sparse_step: 2, decoder_sparse_step: 3, ..Switch::hugging_face(4, 7) };
         let sparse = Config { switch: Some(switch), dropout: 0.0, ..models::zoo::t5_small() };
         for config in [models::zoo::t5_base(), models::zoo::t5_v1_1_xxl(), sparse] {
             let text = write(&config, "bfloat16").unwrap();

@@ -213,9 +213,10 @@ fn write(checkpoint: &Checkpoint, shards: &[Vec<&Tensor>], elements: &Elements, 
 /// Returns the bytes of an exported tensor.
 fn theirs(checkpoint: &Checkpoint, tensor: &Tensor, element: Element) -> Result<Vec<u8>> {
     let part = checkpoint.read_box(&tensor.param, &tensor.start, &tensor.part)?;
-    let bytes = match tensor.transposed {
-        true => transposed(&part.bytes, tensor.sizes[1], tensor.sizes[0]),
-        false => part.bytes,
+    let bytes = if tensor.transposed {
+        transposed(&part.bytes, tensor.sizes[1], tensor.sizes[0])
+    } else {
+        part.bytes
     };
     Ok(narrowed(element, bytes))
 }

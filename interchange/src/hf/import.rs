@@ -42,10 +42,7 @@ pub fn import(folder: &Folder, out: &Path) -> Result<Imported> {
 pub fn part(folder: &Folder, tensor: &Tensor) -> Result<(Element, HostTensor)> {
     let (element, bytes) = folder.read(&tensor.name)?;
     let bytes = widened(element, bytes);
-    let bytes = match tensor.transposed {
-        true => transposed(&bytes, tensor.sizes[0], tensor.sizes[1]),
-        false => bytes,
-    };
+    let bytes = if tensor.transposed { transposed(&bytes, tensor.sizes[0], tensor.sizes[1]) } else { bytes };
     Ok((element, HostTensor { dtype: ElementType::F32, dims: tensor.part.clone(), bytes }))
 }
 

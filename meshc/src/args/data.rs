@@ -62,9 +62,10 @@ impl DataOptions {
         let mut all = Vec::new();
         for (name, CorpusSpec { files, rate, text_field }) in &mixture.sources {
             let read = self.reading.tokens(files, text_field.as_deref(), tokenizer.as_ref());
-            let tokens = match name.is_empty() {
-                true => read?,
-                false => read.with_context(|| format!("reading the corpus `{name}`"))?,
+            let tokens = if name.is_empty() {
+                read?
+            } else {
+                read.with_context(|| format!("reading the corpus `{name}`"))?
             };
             all.push(Corpus { name: name.clone(), rate: *rate, tokens });
         }
@@ -159,9 +160,10 @@ fn spec(given: &Path) -> (Option<&str>, PathBuf, Option<f64>) {
 
 fn is_name(name: &str) -> Result<(), String> {
     let good = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
-    match !name.is_empty() && name.chars().all(good) {
-        true => Ok(()),
-        false => Err(format!("`{name}` is not the name of a corpus: use letters, digits, `_`, `-` and `.`")),
+    if !name.is_empty() && name.chars().all(good) {
+        Ok(())
+    } else {
+        Err(format!("`{name}` is not the name of a corpus: use letters, digits, `_`, `-` and `.`"))
     }
 }
 

@@ -24,7 +24,7 @@ pub fn run(built: &Built, name: &str, args: &[String], sources: &Sources) -> Res
         other.iter().for_each(|line| eprintln!("{line}"));
         return String::from_utf8(output.stdout).map_err(|_| {
             failure(
-                format!("what model `{name}` printed is no program: it is not even text"),
+                format!("the output of model `{name}` is not a program: it is not text"),
                 "a model program prints its program and nothing else: end `main` with `models::main(…)`",
             )
         });

@@ -84,9 +84,10 @@ pub fn load_variant(path: &Path, args: &ModelArgs) -> Result<Program> {
         return Program::built(models::program(&origin.config()?, &site), &origin.name);
     }
     if !path.is_file() {
-        let what = match path.is_dir() {
-            true => format!("`{name}` is a directory, not a model"),
-            false => format!("there is no model file and no built-in model `{name}`"),
+        let what = if path.is_dir() {
+            format!("`{name}` is a directory, not a model")
+        } else {
+            format!("there is no model file and no built-in model `{name}`")
         };
         return Err(failure(what, builtin::advice(&name)));
     }
@@ -145,9 +146,10 @@ fn not_a_program(name: &str, printed: &str, diagnostics: &Diagnostics) -> anyhow
     let shown =
         printed.lines().nth(line.saturating_sub(1)).unwrap_or("").chars().take(120).collect::<String>();
     let why = place.map_or_else(String::new, |d| d.message.clone());
-    let what = match printed.trim().is_empty() {
-        true => format!("model `{name}` printed nothing"),
-        false => format!("what model `{name}` printed is no program: line {line}, `{shown}`: {why}"),
+    let what = if printed.trim().is_empty() {
+        format!("model `{name}` printed nothing")
+    } else {
+        format!("the output of model `{name}` is not a program: line {line}, `{shown}`: {why}")
     };
     failure(
         what,

@@ -53,9 +53,10 @@ pub fn open(
         refuse_options(&args.subject, &args.settings, &args.placement)?;
         files::open(&args.subject)?
     } else {
-        let mut program = match is_checkpoint {
-            true => described(args, &checkpoint, settings)?,
-            false => program::load(&args.subject, &args.with(settings))?,
+        let mut program = if is_checkpoint {
+            described(args, &checkpoint, settings)?
+        } else {
+            program::load(&args.subject, &args.with(settings))?
         };
         program.require(purpose)?;
         if functions.iter().all(|name| program.module.function(name).is_some()) {
@@ -105,10 +106,7 @@ fn described(args: &SubjectArgs, checkpoint: &Checkpoint, settings: &[Setting]) 
 
 /// Opens the checkpoint `dir`, or the newest valid one in it.
 fn newest(dir: &Path) -> Result<Checkpoint> {
-    let mut found = match dir.is_dir() || is_url(dir) {
-        true => list(dir)?,
-        false => Vec::new(),
-    };
+    let mut found = if dir.is_dir() || is_url(dir) { list(dir)? } else { Vec::new() };
     while let Some(newest) = found.pop() {
         match newest.checkpoint {
             Ok(checkpoint) => return Ok(checkpoint),

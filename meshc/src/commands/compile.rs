@@ -113,9 +113,10 @@ pub fn run(args: &Args) -> Result<()> {
         files.push(("global.mesh".into(), mesh::text::print(&program.module).into()));
         files.push(("local.mesh".into(), mesh::text::print(lowered.local.module()).into()));
     }
-    let compiled = match wants(Emit::Executable) || wants(Emit::OptimizedHlo) {
-        true => compile(args, &target, &placement, lowered, &artefact, &mut files)?,
-        false => Vec::new(),
+    let compiled = if wants(Emit::Executable) || wants(Emit::OptimizedHlo) {
+        compile(args, &target, &placement, lowered, &artefact, &mut files)?
+    } else {
+        Vec::new()
     };
     if let (Some(slice), true) = (target.target.slice(), compiled.is_empty()) {
         lowered.reports.iter().for_each(|report| fit::warn(report, slice));

@@ -138,12 +138,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let searched = since.elapsed();
     verify(args, &target, slice, &signals, since, &mut shown)?;
     say(args, &target.target, slice, &found, &shown, searched)?;
-    match signals.stop.load(Ordering::Relaxed) {
-        true => {
-            eprintln!("stopped early: these are the best candidates so far");
-            Ok(ExitCode::from(signals.code()))
-        }
-        false => Ok(ExitCode::SUCCESS),
+    if signals.stop.load(Ordering::Relaxed) {
+        eprintln!("stopped early: these are the best candidates so far");
+        Ok(ExitCode::from(signals.code()))
+    } else {
+        Ok(ExitCode::SUCCESS)
     }
 }
 

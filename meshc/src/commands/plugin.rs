@@ -103,9 +103,10 @@ fn fetch(platform: &str, as_json: bool) -> Result<()> {
     let help = match platform {
         "cpu" => {
             let path = install(&CPU, &SearchPaths::from_environment()?.cache)?;
-            match as_json {
-                true => println!("{:#}", json!({"platform": platform, "path": path})),
-                false => println!("{} {} is in {}", CPU.package, CPU.version, path.display()),
+            if as_json {
+                println!("{:#}", json!({"platform": platform, "path": path}))
+            } else {
+                println!("{} {} is in {}", CPU.package, CPU.version, path.display())
             }
             return Ok(());
         }

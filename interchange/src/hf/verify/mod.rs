@@ -34,22 +34,22 @@ impl Expected {
     fn read(dir: &Path) -> Result<Self> {
         let read = |name: &str| {
             let path = dir.join(name);
-            match path.is_file() {
-                true => tensors::read(&[path]),
-                false => Err(failure(
+            if path.is_file() {
+                tensors::read(&[path])
+            } else {
+                Err(failure(
                     format!("`{}` has no {name}", dir.display()),
                     "--verify takes a directory with a model, inputs.safetensors and expected.safetensors",
-                )),
+                ))
             }
         };
         let (inputs, tensors) = (read("inputs.safetensors")?, read("expected.safetensors")?);
         let path = dir.join("meta.json");
-        let meta = match path.is_file() {
-            true => {
-                let text = fs::read(&path).with_context(|| format!("reading `{}`", path.display()))?;
-                serde_json::from_slice(&text).with_context(|| format!("`{}` is not JSON", path.display()))?
-            }
-            false => Value::Null,
+        let meta = if path.is_file() {
+            let text = fs::read(&path).with_context(|| format!("reading `{}`", path.display()))?;
+            serde_json::from_slice(&text).with_context(|| format!("`{}` is not JSON", path.display()))?
+        } else {
+            Value::Null
         };
         Ok(Self { inputs, tensors, meta })
     }

@@ -257,10 +257,7 @@ fn span(tensor: &hf::Tensor) -> (usize, usize) {
 fn cut(whole: &HostTensor, tensor: &hf::Tensor) -> HostTensor {
     let (at, count) = span(tensor);
     let bytes = whole.bytes[at * 4..(at + count) * 4].to_vec();
-    let bytes = match tensor.transposed {
-        true => transposed(&bytes, tensor.sizes[1], tensor.sizes[0]),
-        false => bytes,
-    };
+    let bytes = if tensor.transposed { transposed(&bytes, tensor.sizes[1], tensor.sizes[0]) } else { bytes };
     HostTensor { dtype: whole.dtype, dims: tensor.sizes.clone(), bytes }
 }
 
