@@ -1,8 +1,9 @@
 //! A byte-level language model that predicts each byte from the four bytes before it, trained with Adam.
 
 use mesh::{
-    DType, Dim,
+    DType, Dim, Task,
     dsl::{self, Graph, Init, Program, State, Tensor, einsum},
+    task::Objective,
 };
 use std::process::ExitCode;
 
@@ -37,9 +38,8 @@ impl Model {
     }
 }
 
-/// Declares the inputs that `meshc train` gives to every step of the task `lm`.
+/// Declares the input that `meshc train` gives to every step of a language model.
 fn targets<'g>(g: &'g Graph, batch: &Dim, target_length: &Dim) -> Tensor<'g> {
-    g.input("inputs", DType::S32, [batch, &Dim::new("length", 1)]);
     g.input("targets", DType::S32, [batch, target_length])
 }
 
@@ -47,19 +47,15 @@ fn main() -> ExitCode {
     dsl::main(|args| {
         let p = Program::new("bytes");
         let batch = Dim::new("batch", args.get("batch", 16));
-        let length = Dim::new("length", 1);
         let target_length = Dim::new("target_length", args.get("target_length", 64));
         let (vocab, d_model, d_ff) = (Dim::new("vocab", 384), Dim::new("d_model", 32), Dim::new("d_ff", 128));
         p.meta("layout", "batch:data,d_ff:model");
-        p.meta("task", "lm");
-        for (key, dim) in [
-            ("batch", &batch),
-            ("input_length", &length),
-            ("target_length", &target_length),
-            ("vocab", &vocab),
-        ] {
-            p.meta(key, dim.size);
-        }
+        p.task(Task {
+            vocab: vocab.size,
+            batch: batch.size,
+            target_length: target_length.size,
+            ..Task::train(Objective::Lm)
+        });
 
         let model = Model::new(&p, &vocab, &d_model, &d_ff);
         let step = p.counter("step", DType::S32, Init::Zeros);
@@ -70,7 +66,6 @@ fn main() -> ExitCode {
         });
 
         p.function("train_step", |g| {
-            g.input("seed", DType::U32, []);
             let loss = model.loss(g, targets(g, &batch, &target_length));
             let gradients = g.grad(loss, &params.map(|w| w.read(g)));
             let t = step.read(g).cast(DType::F32) + 1.0;

@@ -1,0 +1,60 @@
+//! The task contract on the command line: what `meshc check` says, and refusals before anything is compiled.
+
+mod support;
+
+use support::Workplace;
+
+/// A program of one weight that predicts nothing; `outputs` are those of `train_step`.
+fn program(task: &str, inputs: &str, output: &str) -> String {
+    format!(
+        "module m\n{task}\n\nfunc train_step({inputs}) -> ({output}: f32[]) {{\n  %9 = constant {{dtype=f32, value=1.0}} : \
+         f32[]\n  return %9\n}}\n"
+    )
+}
+
+const LM: &str = "task train objective=lm vocab=384 batch=2 input_length=0 target_length=16";
+
+#[test]
+fn check_says_whether_a_program_can_be_trained() {
+    let place = Workplace::new();
+    place.write("good.mesh", program(LM, "%0 targets: s32[batch=2, length=16]", "loss"));
+    let good = place.run(&["check", "good.mesh"]).succeeds().out;
+    assert!(good.contains("trainable: yes (language modelling, 2 rows of 16 tokens)"), "{good}");
+    assert!(good.contains("evaluation: no: the program has no function `eval_step`"), "{good}");
+    place.write("bad.mesh", program(LM, "%0 tokens: s32[batch=2, length=16]", "cost"));
+    let bad = place.run(&["check", "bad.mesh"]).succeeds().out;
+    for line in [
+        "trainable: no: function `train_step` lacks input `targets` of type s32[2, 16]",
+        "trainable: no: function `train_step` has the input `tokens`, for which the runtime has no value",
+        "trainable: no: function `train_step` lacks output `loss` of type f32[]",
+    ] {
+        assert!(bad.contains(line), "`{line}` is not in {bad}");
+    }
+    place.write("none.mesh", program("", "", "loss"));
+    let none = place.run(&["check", "none.mesh"]).succeeds().out;
+    assert!(none.contains("trainable: no: the program declares no task"), "{none}");
+}
+
+#[test]
+fn commands_refuse_before_compiling_and_any_program_with_a_contract_trains() {
+    let place = Workplace::new();
+    place.write("text.txt", "some text to learn, again and again. ".repeat(20));
+    place.write("bad.mesh", program(LM, "%0 targets: s32[batch=2, length=16]", "cost"));
+    place.run(&["train", "bad.mesh", "--data", "text.txt", "--steps", "2"]).fails(&[
+        "`bad.mesh` cannot train",
+        "lacks output `loss`",
+        "docs/train-contract.md",
+    ]);
+    place.write("good.mesh", program(LM, "%0 targets: s32[batch=2, length=16]", "loss"));
+    place
+        .run(&["train", "good.mesh", "--data", "text.txt", "--steps", "2", "--eval-every", "1"])
+        .fails(&["`good.mesh` cannot evaluate", "no function `eval_step`"]);
+    place.run(&["train", "good.mesh", "--data", "text.txt", "--steps", "2"]).succeeds();
+    // Inputs and outputs may have names of their own.
+    let named = format!("{LM} targets=tokens loss=cost");
+    place.write("named.mesh", program(&named, "%0 tokens: s32[batch=2, length=16]", "cost"));
+    place
+        .run(&["train", "named.mesh", "--data", "text.txt", "--steps", "2", "--metrics", "m.jsonl"])
+        .succeeds();
+    assert_eq!(place.metrics("m.jsonl")[1]["loss"], 1.0);
+}
