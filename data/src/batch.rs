@@ -51,8 +51,8 @@ impl Batch {
         }
     }
 
-    /// The arrays of the batch with their roles; each has [`Batch::size`] rows of equal length. Inputs are missing if
-    /// their length is 0.
+    /// The arrays of the batch with their roles; each has [`Batch::size`] rows of equal length. Inputs are
+    /// missing if their length is 0.
     pub fn arrays(&self) -> impl Iterator<Item = (&'static str, &[i32])> {
         let segments =
             self.segments.as_ref().map(|[i, t]| [("inputs_segments", &**i), ("targets_segments", &**t)]);

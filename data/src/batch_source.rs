@@ -4,8 +4,8 @@ use super::batch::Batch;
 use crate::Result;
 use std::fmt;
 
-/// A source of batches for training and evaluation. Every batch is a function of its number (and, for training, of
-/// the seed), so that a loop can skip, repeat and resume without state.
+/// A source of batches for training and evaluation. Every batch is a function of its number (and, for
+/// training, of the seed), so that a loop can skip, repeat and resume without state.
 pub trait BatchSource: Send + Sync + fmt::Debug {
     /// The batch of training step `step`, counted from 0.
     ///
@@ -19,8 +19,8 @@ pub trait BatchSource: Send + Sync + fmt::Debug {
     /// The number of held-out batches.
     fn held_out_batches(&self) -> usize;
 
-    /// The held-out batch with this number, below [`BatchSource::held_out_batches`]. It does not depend on a seed, so
-    /// that evaluations of different runs are comparable.
+    /// The held-out batch with this number, below [`BatchSource::held_out_batches`]. It does not depend on a
+    /// seed, so that evaluations of different runs are comparable.
     ///
     /// # Errors
     /// If tokens cannot be read from disk.
@@ -32,8 +32,8 @@ pub trait BatchSource: Send + Sync + fmt::Debug {
     /// The names of the corpora, in the order of [`Batch::corpora`].
     fn corpora(&self) -> Vec<&str>;
 
-    /// A digest of the tokens and of how batches are made from them: sources with the same digest give the same
-    /// batches.
+    /// A digest of the tokens and of how batches are made from them: sources with the same digest give the
+    /// same batches.
     fn digest(&self) -> String;
 
     /// Identifies the meaning of tokens: `bytes`, or the digest of the tokenizer.

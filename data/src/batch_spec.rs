@@ -1,8 +1,8 @@
-//! What a program requires of its batches.
+//! The requirements of a program on its batches.
 
 use proto::manifest::{Objective, SpecialTokens};
 
-/// What a program requires of its batches: the values of its task contract.
+/// The requirements of a program on its batches: the values of its task contract.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct BatchSpec {
     /// Rows of a batch.
@@ -13,7 +13,7 @@ pub struct BatchSpec {
     pub target_length: usize,
     /// The size of the vocabulary.
     pub vocab: usize,
-    /// How examples are made of text.
+    /// The training objective.
     pub objective: Objective,
     /// True if a row may hold several examples.
     pub packing: bool,

@@ -18,9 +18,9 @@ pub enum Error {
     /// Invalid input: a file, an option, or text that does not fit the program.
     #[error("{what}\n  help: {help}")]
     Input {
-        /// What is wrong, with names and numbers.
+        /// The problem, with names and numbers.
         what: String,
-        /// What to do about it.
+        /// The remedy.
         help: String,
     },
 }

@@ -1,8 +1,8 @@
 //! Examples: inputs and targets made of text.
 //!
-//! The objectives are T5's (`t5.data.preprocessors`): span corruption ([`spans`](super::spans)); a prefix, whose length
-//! is uniform between 1 and all but one token, and its continuation; text alone. Inputs and targets end with the end
-//! token.
+//! The objectives are T5's (`t5.data.preprocessors`): span corruption ([`spans`](super::spans)); a prefix,
+//! whose length is uniform between 1 and all but one token, and its continuation; text alone. Inputs and
+//! targets end with the end token.
 
 use super::{
     batch_spec::{self, BatchSpec},
@@ -27,7 +27,8 @@ impl ExampleBuilder {
     /// Prepares the examples of a program.
     ///
     /// # Errors
-    /// If the program's lengths hold no example, its vocabulary has too few tokens, or text has its special tokens.
+    /// If the program's lengths hold no example, its vocabulary has too few tokens, or text has its special
+    /// tokens.
     pub(super) fn new(spec: &BatchSpec, corruption: SpanCorruption, tokenizer: &Tokenizer) -> Result<Self> {
         let objective = spec.objective;
         let longest = longest(spec, &corruption)?;
@@ -77,8 +78,8 @@ impl ExampleBuilder {
         }
     }
 
-    /// Returns the input and the target for `raw`, whose length is between [`ExampleBuilder::least`] and that of the
-    /// longest example.
+    /// Returns the input and the target for `raw`, whose length is between [`ExampleBuilder::least`] and that
+    /// of the longest example.
     pub(super) fn example(&self, raw: &[i32], rng: &mut Rng) -> (Vec<i32>, Vec<i32>) {
         let (mut input, mut target) = match self.objective {
             Objective::SpanCorruption => {

@@ -1,4 +1,4 @@
-//! Data files: which ones there are, and what is in them.
+//! Discovery of data files, and their text.
 
 use super::{
     format::{self, Contents},
@@ -12,90 +12,92 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The text of all files, one after the other.
+/// The text of all files, concatenated.
 ///
-/// As in T5, nothing marks where a text file ends. Documents of a format that has documents are kept apart from what
-/// is before and after them.
+/// As in T5, text files are not separated. Documents of a format with documents (JSON Lines, Parquet) are
+/// separated from the text before and after them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Text {
-    /// All of it, UTF-8.
+    /// The bytes of the text, UTF-8.
     pub bytes: Vec<u8>,
-    /// The files it came from, in order.
+    /// The files, in order.
     pub files: Vec<File>,
-    /// Where in `bytes` a document ends that is kept apart from what follows, ascending.
+    /// Positions in `bytes` where a document ends that is separated from the text after it, ascending.
     pub ends: Vec<usize>,
-    /// What was found in folders and left out.
+    /// Files in directories that were skipped.
     pub skipped: Vec<Skipped>,
 }
 
 /// A file whose text is used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct File {
-    /// Where it is.
+    /// The path.
     pub path: PathBuf,
-    /// Where its text begins in [`Text::bytes`].
+    /// The position of its text in [`Text::bytes`].
     pub start: usize,
     /// Bytes of its text.
     pub len: usize,
 }
 
-/// A file that was left out.
+/// A file that was skipped.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Skipped {
-    /// Where it is.
+    /// The path.
     pub path: PathBuf,
-    /// Why it was left out.
+    /// The reason.
     pub reason: String,
 }
 
-/// The field of JSON lines that has the text, unless another one is named.
+/// The default field of JSON Lines, and column of Parquet, that holds the text.
 pub const TEXT_FIELD: &str = "text";
 
-const NAME_DATA: &str = "name files with text, JSON lines (plain, .gz or .zst) or Parquet; folders with such files; or a pattern \
+const NAME_DATA: &str = "give files with text, JSON Lines (plain, .gz or .zst) or Parquet; directories with such files; or a pattern \
                          such as 'corpus/*.jsonl.gz'";
 
 impl Text {
-    /// Reads files, folders, and files by patterns such as `corpus/**/*.txt`, with [`TEXT_FIELD`].
+    /// Reads files, directories, and patterns such as `corpus/**/*.txt`. The text is in the field
+    /// [`TEXT_FIELD`].
     pub fn read(paths: &[PathBuf]) -> Result<Self> {
         Self::read_field(paths, TEXT_FIELD)
     }
 
-    /// Reads files and folders. `field` has the text of JSON lines and Parquet.
+    /// Reads files, directories and patterns. `field` holds the text of JSON Lines and Parquet.
     ///
-    /// Folders are walked in the order of their entries' names. What cannot be text there is left out:
-    /// hidden files and folders, folders called `target`, links to folders, empty and binary files. A file
-    /// that is named itself, or by a pattern, must be text; and a file that is compressed or has JSON lines must be
-    /// whole wherever it was found. No file is read twice.
+    /// Directories are walked in the order of their entries' names. The walk skips hidden files and
+    /// directories, directories named `target`, links to directories, and empty or binary files. A file that
+    /// is named itself or matches a pattern must be text. A damaged compressed file or invalid JSON Lines are
+    /// errors wherever they are found. No file is read twice.
     pub fn read_field(paths: &[PathBuf], field: &str) -> Result<Self> {
-        let (mut text, mut apart) = (Self::default(), false);
+        let (mut text, mut separated) = (Self::default(), false);
         text.skipped = visit(paths, field, &mut |path, contents| {
-            text.add(path, contents, &mut apart);
+            text.add(path, contents, &mut separated);
             Ok(())
         })?;
-        text.end(apart);
+        text.end(separated);
         Ok(text)
     }
 
-    /// The text of one file, by itself.
+    /// Returns the text of one file.
     pub(super) fn of_file(path: &Path, contents: Contents) -> Self {
-        let (mut text, mut apart) = (Self::default(), false);
-        text.add(path, contents, &mut apart);
-        text.end(apart);
+        let (mut text, mut separated) = (Self::default(), false);
+        text.add(path, contents, &mut separated);
+        text.end(separated);
         text
     }
 
-    /// Adds what is in a file. `apart`: what is here last is kept apart from what follows.
-    fn add(&mut self, path: &Path, contents: Contents, apart: &mut bool) {
+    /// Appends the contents of a file. `separated` is true if the last text so far must be separated from the
+    /// next.
+    fn add(&mut self, path: &Path, contents: Contents, separated: &mut bool) {
         let start = self.bytes.len();
         match contents {
             Contents::Text(bytes) => {
-                // Two parts are apart if one of them is.
-                self.end(std::mem::replace(apart, false));
+                // Neighbours are separated if either of them is a document.
+                self.end(std::mem::replace(separated, false));
                 self.bytes.extend_from_slice(&bytes);
             }
             Contents::Documents(documents) => {
                 for document in documents {
-                    *apart = true;
+                    *separated = true;
                     self.end(true);
                     self.bytes.extend_from_slice(document.as_bytes());
                 }
@@ -105,21 +107,21 @@ impl Text {
         self.files.push(File { path: path.to_owned(), start, len });
     }
 
-    /// What is here so far is kept apart from what follows.
-    fn end(&mut self, apart: bool) {
-        if apart && !self.bytes.is_empty() && self.ends.last() != Some(&self.bytes.len()) {
+    /// Separates the text so far from the text that follows, if `separated` is true.
+    fn end(&mut self, separated: bool) {
+        if separated && !self.bytes.is_empty() && self.ends.last() != Some(&self.bytes.len()) {
             self.ends.push(self.bytes.len());
         }
     }
 
-    /// A text that is in memory already.
+    /// Wraps text that is already in memory.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
         let file = File { path: PathBuf::from("memory"), start: 0, len: bytes.len() };
         Self { bytes, files: vec![file], ..Self::default() }
     }
 
-    /// Where every document is: a text file is one.
+    /// The range of every document. A text file is one document.
     pub fn documents(&self) -> impl Iterator<Item = Range<usize>> {
         let ends: BTreeSet<usize> =
             self.files.iter().map(|f| f.start + f.len).chain(self.ends.iter().copied()).collect();
@@ -127,7 +129,7 @@ impl Text {
         ends.into_iter().map(move |end| std::mem::replace(&mut start, end)..end)
     }
 
-    /// The parts that are kept apart from each other, in order.
+    /// The ranges of text between separators, in order.
     pub fn parts(&self) -> impl Iterator<Item = Range<usize>> {
         let mut start = 0;
         let last = (self.ends.last() != Some(&self.bytes.len())).then_some(self.bytes.len());
@@ -135,7 +137,7 @@ impl Text {
     }
 }
 
-/// Gives every file of `paths` to `take`, in order, as [`Text::read_field`] says; what was left out is the result.
+/// Calls `take` for every file of `paths`, in the order of [`Text::read_field`]. Returns the skipped files.
 pub(super) fn visit(
     paths: &[PathBuf],
     field: &str,
@@ -146,7 +148,7 @@ pub(super) fn visit(
         reader.path(path)?;
     }
     if reader.files == 0 {
-        return Err(Error::input("no data was named", NAME_DATA));
+        return Err(Error::input("no data files are given", NAME_DATA));
     }
     Ok(reader.skipped)
 }
@@ -154,16 +156,16 @@ pub(super) fn visit(
 struct Reader<'a> {
     field: &'a str,
     take: &'a mut dyn FnMut(&Path, Contents) -> Result<()>,
-    /// How many were taken.
+    /// The number of files taken.
     files: usize,
     skipped: Vec<Skipped>,
     seen: BTreeSet<PathBuf>,
-    /// How many files came up a second time.
+    /// The number of files that were found again.
     again: usize,
 }
 
 impl Reader<'_> {
-    /// What the user named: a file, a folder, or a pattern.
+    /// Reads a file, directory or pattern that the user named.
     fn path(&mut self, path: &Path) -> Result<()> {
         let about = match fs::metadata(path) {
             Ok(about) => about,
@@ -192,7 +194,7 @@ impl Reader<'_> {
     }
 
     fn pattern(&mut self, pattern: &str) -> Result<()> {
-        // As a shell does: `*` is not for hidden files.
+        // As in a shell, `*` does not match hidden files.
         let options = glob::MatchOptions { require_literal_leading_dot: true, ..Default::default() };
         let paths = glob::glob_with(pattern, options)
             .map_err(|e| Error::input(format!("data files `{pattern}`: {e}"), NAME_DATA))?;
@@ -202,7 +204,7 @@ impl Reader<'_> {
                 let path = e.path().to_owned();
                 Error::io("looking for data files in", path)(e.into())
             })?;
-            // A folder beside files that match is no file that matches.
+            // Directories that match are ignored.
             if path.is_file() {
                 some = true;
                 self.named(&path)?;
@@ -211,10 +213,10 @@ impl Reader<'_> {
         if some {
             return Ok(());
         }
-        Err(Error::input(format!("no file is called `{pattern}`"), NAME_DATA))
+        Err(Error::input(format!("no file matches `{pattern}`"), NAME_DATA))
     }
 
-    /// A file that the user named: it must be text.
+    /// Reads a file that the user named. It must be text.
     fn named(&mut self, path: &Path) -> Result<()> {
         match self.file(path)? {
             Some(problem) => Err(refused(path, problem)),
@@ -223,7 +225,7 @@ impl Reader<'_> {
     }
 
     fn walk(&mut self, folder: &Path) -> Result<()> {
-        let in_folder = || Error::io("reading the folder", folder);
+        let in_folder = || Error::io("reading the directory", folder);
         let mut entries = Vec::new();
         for entry in fs::read_dir(folder).map_err(in_folder())? {
             entries.push(entry.map_err(in_folder())?);
@@ -231,11 +233,11 @@ impl Reader<'_> {
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
             let (path, name) = (entry.path(), entry.file_name());
-            let kind = entry.file_type().map_err(Error::io("looking at", &path))?;
+            let kind = entry.file_type().map_err(Error::io("reading the properties of", &path))?;
             if name.as_encoded_bytes().starts_with(b".") {
                 continue;
             }
-            // A link to a folder may lead back here.
+            // Links to directories are not followed: they may form a cycle.
             if kind.is_dir() {
                 if name != "target" {
                     self.walk(&path)?;
@@ -247,7 +249,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// A file that was found in a folder: it may be anything.
+    /// Reads a file found in a directory, and skips it if it is not text.
     fn found(&mut self, path: &Path) -> Result<()> {
         match self.file(path)? {
             Some(problem) if problem.damage => Err(refused(path, problem)),
@@ -259,9 +261,9 @@ impl Reader<'_> {
         }
     }
 
-    /// Takes what is in a file, or says why it cannot.
+    /// Takes the contents of a file. `Some` is the reason why it cannot be used.
     fn file(&mut self, path: &Path) -> Result<Option<Problem>> {
-        let real = path.canonicalize().map_err(Error::io("looking at", path))?;
+        let real = path.canonicalize().map_err(Error::io("reading the properties of", path))?;
         if !self.seen.insert(real) {
             self.again += 1;
             return Ok(None);
@@ -284,10 +286,10 @@ fn refused(path: &Path, problem: Problem) -> Error {
 fn nothing_in(folder: &Path, skipped: &[Skipped]) -> Error {
     let few: Vec<String> =
         skipped.iter().take(3).map(|s| format!("`{}` {}", s.path.display(), s.reason)).collect();
-    let list = if few.is_empty() { "it has no files".to_owned() } else { few.join("; ") };
+    let list = if few.is_empty() { "it contains no files".to_owned() } else { few.join("; ") };
     Error::input(
-        format!("folder `{}` holds no text: {list}", folder.display()),
-        "hidden files, folders called target, and binary files are left out; name a folder with UTF-8 text",
+        format!("directory `{}` holds no text: {list}", folder.display()),
+        "hidden files, directories named target, and binary files are skipped; give a directory with UTF-8 text",
     )
 }
 
@@ -315,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_walked_in_order_and_what_is_no_text_is_left_out() {
+    fn directories_are_walked_in_order_and_other_files_are_skipped() {
         let dir = folder(&[
             ("b.txt", b"b"),
             ("a/z.txt", b"az"),
@@ -362,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn errors_name_the_file() {
         let dir = folder(&[
             ("empty", b""),
             ("binary", b"a\nb\0"),
@@ -375,12 +377,12 @@ mod tests {
         fails(&[at("empty")], &["empty` is empty"]);
         fails(&[at("binary")], &["binary` is binary", "line 2"]);
         fails(&[at("latin1")], &["latin1` is not UTF-8", "line 3", "offset 7"]);
-        fails(&[at("d")], &["holds no text", "no files"]);
+        fails(&[at("d")], &["holds no text", "contains no files"]);
         fails(&[at("e")], &["holds no text", "bin` is binary"]);
-        fails(&[], &["no data"]);
+        fails(&[], &["no data files"]);
     }
     #[test]
-    fn documents_of_json_lines_are_kept_apart_from_everything() {
+    fn documents_of_json_lines_are_separated_from_all_text() {
         let dir = folder(&[
             ("a.txt", b"one "),
             ("b.txt", b"two"),

@@ -1,5 +1,5 @@
-//! What is in a data file, by the end of its name: `.gz` and `.zst` are compressed, `.jsonl`, `.ndjson` and
-//! `.json` have a JSON object on every line, `.parquet` a column of texts, anything else is text.
+//! Formats of data files by their extensions: `.gz` and `.zst` are compressed; `.jsonl`, `.ndjson` and
+//! `.json` have one JSON object per line; `.parquet` has a column of texts; all other files are text.
 
 use super::{
     parquet,
@@ -13,16 +13,16 @@ use ruzstd::decoding::{
 use serde_json::Value;
 use std::{fmt::Display, io::Read, path::Path};
 
-/// What a file holds.
+/// The contents of a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Contents {
-    /// Text: one document, as T5 sees it, that nothing keeps apart from the next file's.
+    /// A text file. As in T5, it is not separated from the text of the next file.
     Text(Vec<u8>),
-    /// The documents of a format that has documents, none of them empty.
+    /// The documents of a format with documents, none of them empty.
     Documents(Vec<String>),
 }
 
-/// The data in a file called `path`, of which these are the bytes. `field` has the text of a JSON object.
+/// Decodes the bytes of the file `path`. `field` holds the text of a JSON object.
 pub(super) fn contents(path: &Path, bytes: Vec<u8>, field: &str) -> Result<Contents, Problem> {
     if bytes.is_empty() {
         return Err(empty());
@@ -45,13 +45,13 @@ pub(super) fn contents(path: &Path, bytes: Vec<u8>, field: &str) -> Result<Conte
     text(bytes).map(|text| Contents::Text(text.into_bytes()))
 }
 
-/// Those of them that are not empty, if there are any.
+/// Returns the documents that are not empty; an error if there are none.
 fn some(mut documents: Vec<String>) -> Result<Contents, Problem> {
     documents.retain(|document| !document.is_empty());
-    match documents.is_empty() {
-        true => Err(no_text("has no documents that are not empty")),
-        false => Ok(Contents::Documents(documents)),
+    if documents.is_empty() {
+        return Err(no_text("has no documents with text"));
     }
+    Ok(Contents::Documents(documents))
 }
 
 fn gzip(bytes: &[u8]) -> Result<Vec<u8>, Problem> {
@@ -67,12 +67,12 @@ fn zstd(bytes: &[u8]) -> Result<Vec<u8>, Problem> {
     while !rest.is_empty() {
         let mut frame = match StreamingDecoder::new(&mut rest) {
             Ok(frame) => frame,
-            // Something else than data; the decoder has read the frame's header.
+            // A skippable frame; the decoder has already read its header.
             Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
                 length, ..
             })) => {
                 let left = rest.split_at_checked(length as usize).map(|(_, left)| left);
-                rest = left.ok_or_else(|| compressed("zstd", out.len(), "the file ends too early"))?;
+                rest = left.ok_or_else(|| compressed("zstd", out.len(), "the file ends early"))?;
                 continue;
             }
             Err(error) => return Err(compressed("zstd", out.len(), error)),
@@ -80,12 +80,12 @@ fn zstd(bytes: &[u8]) -> Result<Vec<u8>, Problem> {
         if let Err(error) = frame.read_to_end(&mut out) {
             return Err(compressed("zstd", out.len(), error));
         }
-        // The decoder computes it and leaves the comparison to whoever reads.
+        // The decoder computes the checksum but does not compare it.
         let decoder = frame.into_frame_decoder();
         if let Some(sum) = decoder.get_checksum_from_data()
             && decoder.get_calculated_checksum() != Some(sum)
         {
-            return Err(compressed("zstd", out.len(), "the checksum is another one"));
+            return Err(compressed("zstd", out.len(), "the checksum differs"));
         }
     }
     Ok(out)
@@ -99,8 +99,8 @@ fn compressed(format: &str, read: usize, why: impl Display) -> Problem {
     }
 }
 
-/// The documents of JSON lines. If that is what they are is `certain` from the file's name, or is to be seen from
-/// the first of them.
+/// Returns the documents of JSON Lines. `certain` is true if the file's name says that it is JSON Lines;
+/// otherwise a valid first line shows it.
 fn json_lines(text: &str, field: &str, certain: bool) -> Result<Vec<String>, Problem> {
     let (mut documents, mut damage) = (Vec::new(), certain);
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -110,24 +110,24 @@ fn json_lines(text: &str, field: &str, certain: bool) -> Result<Vec<String>, Pro
             damage,
         };
         let value: Value = serde_json::from_str(line).map_err(|error| {
-            // The error counts lines within the one line that it sees.
+            // The position in serde's error is within this line.
             let error = error.to_string().replace(" at line 1 column ", ", character ");
-            problem(format!("is not JSON ({error})"), "every line is one JSON object, whole".into())
+            problem(format!("is not JSON ({error})"), "write one complete JSON object per line".into())
         })?;
         let Value::Object(mut object) = value else {
-            let help = format!("every line is an object such as {{\"{field}\": \"…\"}}");
-            return Err(problem("has something else than a JSON object".into(), help));
+            let help = format!("write one object per line, such as {{\"{field}\": \"…\"}}");
+            return Err(problem("has a value that is not a JSON object".into(), help));
         };
         match object.get_mut(field).map(Value::take) {
             Some(Value::String(document)) => documents.push(document),
             Some(_) => {
-                let what = format!("has a field `{field}` that is not a text");
-                return Err(problem(what, "--text-field names the field with the text".into()));
+                let what = format!("has a field `{field}` that is not a string");
+                return Err(problem(what, "name the field that holds the text with --text-field".into()));
             }
             None => {
                 let has: Vec<&str> = object.keys().map(String::as_str).take(8).collect();
                 let what = format!("has no field `{field}`, but {}", quoted(&has));
-                return Err(problem(what, "--text-field names the field with the text".into()));
+                return Err(problem(what, "name the field that holds the text with --text-field".into()));
             }
         }
         damage = true;
@@ -149,14 +149,15 @@ fn text(bytes: Vec<u8>) -> Result<String, Problem> {
 }
 
 fn empty() -> Problem {
-    let help = "leave it out, or write text into it".into();
+    let help = "remove it from the data, or write text into it".into();
     Problem { what: "is empty".into(), help, damage: false }
 }
 
 fn no_text(what: impl Into<String>) -> Problem {
     Problem {
         what: what.into(),
-        help: "data is UTF-8 text: convert the file, for example with iconv, or leave it out".into(),
+        help: "data is UTF-8 text: convert the file, for example with iconv, or remove it from the data"
+            .into(),
         damage: false,
     }
 }
@@ -168,7 +169,7 @@ mod tests {
     use ruzstd::encoding::{CompressionLevel, compress_to_vec};
     use std::io::Write;
 
-    /// What zstd's own program makes of `hello`.
+    /// The output of zstd's command-line program for `hello`.
     const HELLO: &[u8] = b"\x28\xb5\x2f\xfd\x24\x06\x31\0\0hello\n\x53\x88\xbd\x91";
 
     fn gz(bytes: &[u8]) -> Vec<u8> {
@@ -225,7 +226,7 @@ mod tests {
             for at in 0..whole.len() {
                 let mut altered = whole.clone();
                 altered[at] ^= 0x10;
-                // Times and flags in the header have nothing to do with the data.
+                // Times and flags in the header do not affect the data.
                 assert!(
                     read(name, altered).map_or_else(|p| p.damage, |c| c == expected),
                     "{name}: byte {at}"
@@ -234,7 +235,7 @@ mod tests {
         }
         fails("a.gz", "text", true, &["as gzip"]);
         fails("a.zst", "text, not zstd", true, &["as zstd it ends after 0 bytes"]);
-        fails("a.zst", b"\x50\x2a\x4d\x18\x09\0\0\0abc", true, &["ends too early"]);
+        fails("a.zst", b"\x50\x2a\x4d\x18\x09\0\0\0abc", true, &["ends early"]);
         fails("a.txt.gz", gz(b""), false, &["is empty"]);
         fails("a.tar.gz", gz(b"a\0"), false, &["is binary"]);
     }
@@ -243,8 +244,8 @@ mod tests {
     fn lines_that_are_not_documents_are_named() {
         let good = "{\"text\": \"a\"}\n\n";
         fails("a.jsonl", format!("{good}{{\"text\": \"b"), true, &["is not JSON", "character", "at line 3"]);
-        fails("a.jsonl", format!("{good}[1]"), true, &["else than a JSON object at line 3"]);
-        fails("a.jsonl", "{\"text\": 1}", true, &["`text` that is not a text at line 1"]);
+        fails("a.jsonl", format!("{good}[1]"), true, &["not a JSON object at line 3"]);
+        fails("a.jsonl", "{\"text\": 1}", true, &["`text` that is not a string at line 1"]);
         fails(
             "a.jsonl",
             "{\"body\": \"x\", \"id\": 1}",
@@ -252,9 +253,9 @@ mod tests {
             &["no field `text`, but `body`, `id` at line 1"],
         );
         fails("a.jsonl", "{}", true, &["none at all"]);
-        fails("a.jsonl", "{\"text\": \"\"}\n", false, &["no documents"]);
+        fails("a.jsonl", "{\"text\": \"\"}\n", false, &["no documents with text"]);
         fails("a.jsonl", b"{\"text\":\n \"\xe9\"}", false, &["not UTF-8 at line 2"]);
-        // A .json file may be anything, until its first line is a document.
+        // A .json file is treated as JSON Lines once its first line is a document.
         fails("a.json", "{\n  \"name\": \"x\"\n}\n", false, &["is not JSON", "at line 1"]);
         fails("a.json", "{\"name\": \"x\"}\n", false, &["no field `text`"]);
         fails("a.json", format!("{good}{{\"name\": \"x\"}}"), true, &["no field `text`", "at line 3"]);

@@ -1,8 +1,9 @@
 //! Interleaving of corpora: which corpus each row of a batch comes from.
 //!
-//! Rows are numbered through all steps and divided into blocks of [`BLOCK`]. In every block each corpus has exactly its
-//! share of the rows, at positions that a permutation of the block chooses. The corpus of a row, and the index of the
-//! row among those of its corpus, are therefore functions of the seed and the number of the row.
+//! Rows are numbered through all steps and divided into blocks of [`BLOCK`]. In every block each corpus has
+//! exactly its share of the rows, at positions that a permutation of the block chooses. The corpus of a row,
+//! and the index of the row among those of its corpus, are therefore functions of the seed and the number of
+//! the row.
 
 use super::order::Permutation;
 use std::{
@@ -40,8 +41,8 @@ impl Interleaving {
         self.rows.iter().map(|rows| *rows as f64 / BLOCK as f64)
     }
 
-    /// For each of these rows, numbered through all steps, returns its corpus and its index among all rows of that
-    /// corpus.
+    /// For each of these rows, numbered through all steps, returns its corpus and its index among all rows of
+    /// that corpus.
     pub(super) fn rows(&self, seed: u64, rows: Range<u64>) -> Vec<(usize, u64)> {
         if self.rows.len() < 2 {
             return rows.map(|row| (0, row)).collect();

@@ -1,16 +1,16 @@
 //! Training data: files, tokenizers, tokens, training objectives, mixtures of corpora, and batches.
 //!
-//! The order of the data depends on the seed and the step number alone. There is no shuffle buffer: tokens are
-//! divided into windows, each epoch uses a pseudo-random permutation of the windows, and the random numbers of an
-//! example are keyed by the example. Every host can therefore compute every batch, and a run resumes at any step
-//! from the step number.
+//! The order of the data depends on the seed and the step number alone. There is no shuffle buffer: tokens
+//! are divided into windows, each epoch uses a pseudo-random permutation of the windows, and the random
+//! numbers of an example are keyed by the example. Every host can therefore compute every batch, and a run
+//! resumes at any step from the step number.
 //!
-//! Reading order: [`files`] (which files are read), `format` (compression, JSON Lines) and `parquet`; [`tokenizer`];
-//! [`tokenized_text`] (tokens in memory), [`prepared`] (tokens on disk), [`tokens`] (either of them); [`batch_spec`] (what a
-//! program requires), [`spans`] (span corruption) and `example` (inputs and targets); [`order`] (permutations and random numbers),
-//! `packing` (several examples in a row), [`rates`] and `interleaving` (mixtures); [`batch`], [`batch_source`] (the
-//! trait that training loops use), [`mixture`] (its implementation), [`loader`] (batches made ahead of time);
-//! [`entropy`] and [`stats`].
+//! Reading order: [`files`] (which files are read), `format` (compression, JSON Lines) and `parquet`;
+//! [`tokenizer`]; [`tokenized_text`] (tokens in memory), [`prepared`] (tokens on disk), [`tokens`] (either of
+//! them); [`batch_spec`] (what a program requires), [`spans`] (span corruption) and `example` (inputs and
+//! targets); [`order`] (permutations and random numbers), `packing` (several examples in a row), [`rates`]
+//! and `interleaving` (mixtures); [`batch`], [`batch_source`] (the trait that training loops use),
+//! [`mixture`] (its implementation), [`loader`] (batches made ahead of time); [`entropy`] and [`stats`].
 
 pub mod batch;
 pub mod batch_source;

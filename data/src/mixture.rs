@@ -1,8 +1,8 @@
 //! Mixtures: batches of examples from one or several corpora.
 //!
-//! Rows are numbered through all steps. The interleaving maps the number of a row to a corpus and to the index of the
-//! row within that corpus (`interleaving.rs`). A permutation per epoch maps that index to a row of the corpus. Both are
-//! functions of the seed and the number.
+//! Rows are numbered through all steps. The interleaving maps the number of a row to a corpus and to the
+//! index of the row within that corpus (`interleaving.rs`). A permutation per epoch maps that index to a row
+//! of the corpus. Both are functions of the seed and the number.
 
 use super::{
     batch::Batch,
@@ -51,7 +51,8 @@ pub struct Mixture {
     builder: ExampleBuilder,
     corpora: Vec<CorpusRows>,
     interleaving: Interleaving,
-    /// For each held-out batch, the index of its corpus and its number among the held-out batches of that corpus.
+    /// For each held-out batch, the index of its corpus and its number among the held-out batches of that
+    /// corpus.
     held_out: Vec<(usize, usize)>,
 }
 
@@ -67,7 +68,7 @@ struct CorpusRows {
     rows: Rows,
 }
 
-/// How tokens are divided into rows.
+/// The division of tokens into rows.
 enum Rows {
     /// Consecutive windows of equal length, first those for training.
     Windows,
@@ -95,8 +96,8 @@ impl Mixture {
     /// Makes examples of corpora that have the same tokenizer.
     ///
     /// # Errors
-    /// If an option is out of range, a corpus is too short for one training row, the tokenizers differ, or the program's
-    /// lengths and vocabulary do not fit the objective.
+    /// If an option is out of range, a corpus is too short for one training row, the tokenizers differ, or
+    /// the program's lengths and vocabulary do not fit the objective.
     pub fn new(corpora: Vec<Corpus>, spec: BatchSpec, options: &Options) -> Result<Self> {
         let (corruption, share) = (options.corruption, options.held_out);
         if spec.batch == 0 {
@@ -128,7 +129,7 @@ impl Mixture {
         Ok(Self { spec, corruption, builder, corpora, interleaving, held_out })
     }
 
-    /// What the program requires of batches.
+    /// The requirements of the program on its batches.
     pub fn spec(&self) -> &BatchSpec {
         &self.spec
     }
@@ -179,7 +180,8 @@ impl Mixture {
         Some(examples as f64 / rows.max(1) as f64)
     }
 
-    /// Writes one row of a corpus into row `to` of the batch. Held-out rows are numbered after the training rows.
+    /// Writes one row of a corpus into row `to` of the batch. Held-out rows are numbered after the training
+    /// rows.
     fn fill(&self, corpus: &CorpusRows, row: u64, key: [u64; 2], batch: &mut Batch, to: usize) -> Result<()> {
         let example = |tokens: &[i32], number: u64| {
             self.builder.example(tokens, &mut Rng::keyed(&corpus.key(NOISE, &[key[0], key[1], number])))

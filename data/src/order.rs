@@ -1,27 +1,27 @@
-//! Random numbers and permutations that are functions of a key: nothing is remembered between calls.
+//! Stateless random numbers and permutations: functions of a key.
 
-/// Random numbers from a key (SplitMix64: Steele, Lea and Flood 2014).
+/// A random number generator seeded by a key (SplitMix64: Steele, Lea and Flood 2014).
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
 impl Rng {
-    /// The numbers of this key. Keys that differ anywhere have nothing to do with each other.
+    /// Creates the generator of a key. Different keys give independent numbers.
     pub fn keyed(key: &[u64]) -> Self {
-        // The length first, so that [a] and [a, 0] differ.
+        // The length is absorbed first, so that [a] and [a, 0] differ.
         let absorb =
             |state: u64, part: u64| mix(state.wrapping_mul(5).wrapping_add(part).wrapping_add(GOLDEN));
         Self(key.iter().fold(absorb(0, key.len() as u64), |state, part| absorb(state, *part)))
     }
 
-    /// The next 64 bits.
+    /// Returns the next 64 random bits.
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(GOLDEN);
         mix(self.0)
     }
 
-    /// A number below `n`, every one as likely as any other. `n` is not 0.
+    /// Returns a uniform number below `n`. `n` is not 0.
     pub fn below(&mut self, n: u64) -> u64 {
-        // Numbers of the last, incomplete round of 0..n would be too frequent.
+        // Rejects the last, incomplete range of 0..n, which would bias small numbers.
         let limit = u64::MAX - u64::MAX % n;
         loop {
             let bits = self.bits();
@@ -32,8 +32,8 @@ impl Rng {
     }
 }
 
-/// A pseudo-random permutation of `0..len` that is computed element by element: a Feistel network over the
-/// next larger power of four, walked until it comes back into the range (Black and Rogaway 2002).
+/// A pseudo-random permutation of `0..len`, computed element by element: a Feistel network over the next
+/// power of four with cycle walking (Black and Rogaway 2002).
 #[derive(Clone, Debug)]
 pub struct Permutation {
     len: u64,
@@ -44,19 +44,20 @@ pub struct Permutation {
 const ROUNDS: usize = 8;
 
 impl Permutation {
-    /// The permutation of this key.
+    /// Creates the permutation of a key.
     pub fn new(len: u64, key: &[u64]) -> Self {
         let mut rng = Rng::keyed(key);
         let bits = u64::BITS - len.saturating_sub(1).leading_zeros();
         Self { len, half: bits.div_ceil(2).max(1), keys: std::array::from_fn(|_| rng.bits()) }
     }
 
-    /// Where `index` goes. It is below the length.
+    /// Returns the image of `index`, which is below the length.
     pub fn at(&self, index: u64) -> u64 {
         let mut at = index;
         loop {
             at = self.shuffle(at);
-            // The cycle that starts inside of the range comes back to it at the latest at its start.
+            // Terminates: the cycle of an index in the range returns to the range, at the latest to the index
+            // itself.
             if at < self.len {
                 return at;
             }
@@ -106,11 +107,11 @@ mod tests {
     fn a_permutation_leaves_no_order_behind() {
         let len = 4096;
         let p = Permutation::new(len, &[7]);
-        // Neighbours are as far apart as random places: a third of the range in the mean.
+        // The mean distance of neighbours is that of random positions: a third of the range.
         let apart = (1..len).map(|i| p.at(i).abs_diff(p.at(i - 1)) as f64).sum::<f64>() / (len - 1) as f64;
         assert!((apart / len as f64 - 1.0 / 3.0).abs() < 0.02, "{apart}");
         let fixed = (0..len).filter(|i| p.at(*i) == *i).count();
-        assert!(fixed < 8, "{fixed} stay where they are; 1 is expected");
+        assert!(fixed < 8, "{fixed} fixed points; 1 is expected");
     }
 
     #[test]

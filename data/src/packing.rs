@@ -1,22 +1,22 @@
-//! Several examples in a row: which ones share one.
+//! Packing of several examples into one row.
 //!
-//! Every document is cut into pieces as long as an example may be, and the pieces are put into rows once, in the order
-//! of the text: each into the first row with room, of the few that are still open. So a row is a function of the
-//! text alone, and any of them can be made at any time; what is missing from its examples still differs from epoch to
-//! epoch.
+//! Every document is divided into pieces of at most the length of an example. Pieces are assigned to rows
+//! once, in the order of the text: each to the first of the open rows that has room (first fit). A row is
+//! therefore a function of the text alone and can be made at any time; the noise of its examples still
+//! differs between epochs.
 
 use super::spans::Lengths;
 use std::{collections::VecDeque, ops::Range};
 
-/// Rows that are open at once. More of them fill rows better, and take longer to look through.
+/// The number of open rows. More open rows fill rows better, and make the search longer.
 const OPEN: usize = 64;
 
-/// Tokens that make one example.
+/// The tokens of one example.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Piece {
-    /// Where they begin.
+    /// The position of the first token.
     pub start: u64,
-    /// How many there are.
+    /// The number of tokens.
     pub len: u32,
 }
 
@@ -27,18 +27,18 @@ impl Piece {
     }
 }
 
-/// Pieces, and the rows that they are in.
+/// Pieces and their assignment to rows.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Packed {
     pieces: Vec<Piece>,
-    /// Numbers of pieces, row by row.
+    /// The indices of pieces, row by row.
     order: Vec<u32>,
-    /// Where each row ends in `order`.
+    /// The end of each row in `order`.
     ends: Vec<usize>,
 }
 
-/// The pieces of documents that end before each of `ends`, where an end token stands, and of what follows the last;
-/// what is shorter than `least` is left out.
+/// Divides `tokens` tokens into pieces of at most `most` tokens. `ends` are the positions of end tokens,
+/// which separate documents; pieces shorter than `least` are dropped.
 pub(super) fn pieces(tokens: usize, ends: &[usize], least: usize, most: usize) -> Vec<Piece> {
     let mut all = Vec::new();
     let mut start = 0;
@@ -47,20 +47,20 @@ pub(super) fn pieces(tokens: usize, ends: &[usize], least: usize, most: usize) -
         while at < end {
             let len = most.min(end - at);
             if len >= least {
-                // A piece is no longer than a row.
+                // Fits: a piece is no longer than a row.
                 all.push(Piece { start: at as u64, len: len as u32 });
             }
             at += len;
         }
-        // Behind the end.
+        // Skips the end token.
         start = end + 1;
     }
     all
 }
 
 impl Packed {
-    /// Rows with room for so many tokens of inputs and of targets. `lengths` is of so much text. Every piece fits into
-    /// an empty row.
+    /// Packs pieces into rows with `room` for input and target tokens. `lengths` returns the lengths of an
+    /// example of that many tokens of text. Every piece fits into an empty row.
     pub(super) fn new(pieces: Vec<Piece>, room: (usize, usize), lengths: impl Fn(usize) -> Lengths) -> Self {
         let mut rows: Vec<Vec<u32>> = Vec::new();
         let mut open: VecDeque<(usize, usize, usize)> = VecDeque::new();
@@ -85,17 +85,17 @@ impl Packed {
         Self { ends: ends.collect(), order: rows.concat(), pieces }
     }
 
-    /// How many rows there are.
+    /// The number of rows.
     pub(super) fn rows(&self) -> usize {
         self.ends.len()
     }
 
-    /// How many examples.
+    /// The number of examples.
     pub(super) fn examples(&self) -> usize {
         self.pieces.len()
     }
 
-    /// The pieces of a row, each with its number.
+    /// The pieces of a row, each with its index.
     pub(super) fn row(&self, row: usize) -> impl Iterator<Item = (u32, Piece)> {
         let start = if row == 0 { 0 } else { self.ends[row - 1] };
         self.order[start..self.ends[row]].iter().map(|number| (*number, self.pieces[*number as usize]))
@@ -111,7 +111,7 @@ mod tests {
         let of = |tokens, ends: &[usize]| -> Vec<(u64, u32)> {
             pieces(tokens, ends, 2, 4).into_iter().map(|p| (p.start, p.len)).collect()
         };
-        // Nine tokens and an end, none, one, and three without an end.
+        // Documents of 9, 0 and 1 tokens with end tokens, and 3 tokens without one.
         assert_eq!(of(16, &[9, 10, 12]), [(0, 4), (4, 4), (13, 3)]);
         assert_eq!(of(4, &[]), [(0, 4)]);
         assert_eq!(of(5, &[4]), [(0, 4)]);
@@ -139,7 +139,7 @@ mod tests {
         }
         assert!(seen.iter().all(|n| *n == 1));
         assert_eq!(packed.examples(), 5000);
-        // Well filled.
+        // Rows are well filled.
         assert!(used as f64 > 0.9 * (packed.rows() * 64) as f64, "{used} of {} rows", packed.rows());
         assert_eq!(packed, Packed::new(all, (64, 32), lengths));
         assert_eq!(Packed::new(Vec::new(), (64, 32), lengths).rows(), 0);

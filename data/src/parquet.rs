@@ -1,4 +1,4 @@
-//! Parquet: one column of texts. Row groups are read one after the other; other columns are not looked at.
+//! Parquet files: reads one column of texts, row group by row group.
 
 use super::problem::{Problem, quoted};
 use ::parquet::{
@@ -15,14 +15,14 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-/// How many texts are read at once.
+/// The number of texts read at once.
 const SOME: usize = 1024;
 
-/// All texts of the column `field`; missing ones (nulls) are left out.
+/// Returns all texts of the column `field`, without nulls.
 pub(super) fn documents(bytes: Vec<u8>, field: &str) -> Result<Vec<String>, Problem> {
-    // The reader panics on some damaged files. It has no state but its own, which is gone then.
+    // The reader panics on some damaged files. Its state is dropped with it.
     let read = catch_unwind(AssertUnwindSafe(|| read(bytes, field)));
-    read.unwrap_or_else(|_| Err(damaged("", "its numbers contradict each other")))
+    read.unwrap_or_else(|_| Err(damaged("", "its metadata is inconsistent")))
 }
 
 fn read(bytes: Vec<u8>, field: &str) -> Result<Vec<String>, Problem> {
@@ -36,7 +36,7 @@ fn read(bytes: Vec<u8>, field: &str) -> Result<Vec<String>, Problem> {
     };
     let column = &columns[number];
     if column.physical_type() != Type::BYTE_ARRAY || column.max_rep_level() > 0 {
-        return Err(other_column(format!("has a column `{field}` that is not a text in every row")));
+        return Err(other_column(format!("has a column `{field}` that is not one string per row")));
     }
     let mut all = Vec::new();
     for group in 0..file.num_row_groups() {
@@ -56,7 +56,7 @@ fn read(bytes: Vec<u8>, field: &str) -> Result<Vec<String>, Problem> {
                     "is not UTF-8{place}, row {row} of the group (offset {} of the text)",
                     error.utf8_error().valid_up_to()
                 ),
-                help: "data is UTF-8 text: write the file again with texts as UTF-8".into(),
+                help: "write the file again with UTF-8 text".into(),
                 damage: true,
             })?;
             all.push(text);
@@ -65,10 +65,10 @@ fn read(bytes: Vec<u8>, field: &str) -> Result<Vec<String>, Problem> {
     Ok(all)
 }
 
-/// The values of a column in a row group, in the order of rows.
+/// Returns the values of a column in a row group, in the order of rows.
 fn texts(reader: ColumnReader, column: &ColumnDescriptor) -> Result<Vec<Option<ByteArray>>, ParquetError> {
     let ColumnReader::ByteArrayColumnReader(mut reader) = reader else {
-        return Err(ParquetError::General("the column is of another type than the schema says".into()));
+        return Err(ParquetError::General("the type of the column differs from the schema".into()));
     };
     let whole = column.max_def_level();
     let mut all = Vec::new();
@@ -81,13 +81,13 @@ fn texts(reader: ColumnReader, column: &ColumnDescriptor) -> Result<Vec<Option<B
         let mut values = values.into_iter();
         match whole {
             0 => all.extend(values.map(Some)),
-            // A value is there where all that may be missing is there.
+            // A row has a value if its definition level is the maximum.
             _ => all.extend(levels.into_iter().map(|level| values.next_if_level(level == whole))),
         }
     }
 }
 
-/// The next one, if there is one here.
+/// An iterator that yields a value only for rows that have one.
 trait NextIf: Iterator {
     fn next_if_level(&mut self, here: bool) -> Option<Self::Item> {
         if here { self.next() } else { None }
@@ -97,16 +97,16 @@ trait NextIf: Iterator {
 impl<I: Iterator> NextIf for I {}
 
 fn other_column(what: String) -> Problem {
-    Problem { what, help: "--text-field names the column with the text".into(), damage: true }
+    Problem { what, help: "name the column that holds the text with --text-field".into(), damage: true }
 }
 
-/// What to say of a compression that is none of those that are read.
+/// Returns the problem of an unsupported compression.
 fn unread(compression: Compression, place: &str) -> Option<Problem> {
     match compression {
         Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_) | Compression::ZSTD(_) => None,
         Compression::LZO | Compression::BROTLI(_) | Compression::LZ4 | Compression::LZ4_RAW => {
             Some(Problem {
-                what: format!("is compressed by {compression}{place}, which is not read"),
+                what: format!("is compressed by {compression}{place}, which is not supported"),
                 help: "write the file again with zstd, snappy, gzip or no compression".into(),
                 damage: true,
             })
@@ -133,7 +133,7 @@ pub(super) mod tests {
     };
     use std::sync::Arc;
 
-    /// A file with a column of numbers and one of texts, so many in each row group; an empty one is null.
+    /// A file with a column of numbers and columns of these texts, by row group; an empty text is null.
     pub(crate) fn file(groups: &[&[&[u8]]], compression: Compression) -> Vec<u8> {
         let schema = "message rows { required int32 id; optional binary text (UTF8); required binary name; \
                       repeated binary tags; }";
@@ -182,7 +182,7 @@ pub(super) mod tests {
             assert_eq!(documents(bytes.clone(), "text").unwrap(), ["one", "tw\u{e9}", "three"]);
             assert_eq!(documents(bytes, "name").unwrap(), ["one", "", "tw\u{e9}", "three"]);
         }
-        // More than are read at once.
+        // More than the reader reads at once.
         let many: Vec<Vec<u8>> = (0..3000).map(|i| format!("text {i}").into_bytes()).collect();
         let rows: Vec<&[u8]> = many.iter().map(Vec::as_slice).collect();
         let read = documents(file(&[&rows], Compression::SNAPPY), "text").unwrap();
@@ -196,31 +196,31 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_not_a_column_of_texts_is_said() {
+    fn other_columns_are_errors() {
         let bytes = file(GROUPS, Compression::SNAPPY);
         fails(bytes.clone(), "body", &["no column `body`, but `id`, `text`, `name`, `tags`"]);
-        fails(bytes.clone(), "id", &["`id` that is not a text"]);
-        fails(bytes, "tags", &["`tags` that is not a text"]);
+        fails(bytes.clone(), "id", &["`id` that is not one string"]);
+        fails(bytes, "tags", &["`tags` that is not one string"]);
         let latin: &[&[&[u8]]] = &[&[b"a"], &[b"b", b"caf\xe9"]];
         fails(file(latin, Compression::SNAPPY), "text", &["not UTF-8 in row group 1, row 1", "offset 3"]);
     }
 
     #[test]
-    fn compressions_that_are_not_read_are_said() {
+    fn other_compressions_are_errors() {
         for compression in [Compression::BROTLI(Default::default()), Compression::LZ4_RAW, Compression::LZ4] {
             let problem = unread(compression, " in row group 3").unwrap();
-            assert!(problem.what.contains("in row group 3, which is not read"), "{problem:?}");
+            assert!(problem.what.contains("in row group 3, which is not supported"), "{problem:?}");
         }
         assert_eq!(unread(Compression::SNAPPY, ""), None);
     }
 
     #[test]
-    fn damage_is_an_error_and_nothing_worse() {
+    fn damage_is_an_error() {
         let whole = file(GROUPS, Compression::SNAPPY);
         for len in 0..whole.len() {
             fails(whole[..len].to_vec(), "text", &["as Parquet"]);
         }
-        // Not every byte matters to this column; none may do harm.
+        // Not every byte affects this column; no change may crash the reader.
         let mut found = 0;
         for at in 0..whole.len() {
             let mut altered = whole.clone();

@@ -5,10 +5,10 @@
 pub(super) struct Problem {
     /// A predicate that follows the name of the file, such as `is empty`.
     pub what: String,
-    /// What to do about it.
+    /// The remedy.
     pub help: String,
-    /// True if the file is meant to be data and part of it may be lost. Such a file is an error even when it is found in
-    /// a directory, where other unusable files are skipped.
+    /// True if the file is meant to be data and part of it may be lost. Such a file is an error even when it
+    /// is found in a directory, where other unusable files are skipped.
     pub damage: bool,
 }
 

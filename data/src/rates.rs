@@ -1,7 +1,7 @@
 //! Sampling rates of the corpora of a mixture.
 //!
-//! Rates are given, or they follow from the number of examples n of each corpus: n^(1/T) for a temperature T, with n
-//! limited by a cap (mT5, Xue et al. 2021, section 3.1).
+//! Rates are given, or they follow from the number of examples n of each corpus: n^(1/T) for a temperature T,
+//! with n limited by a cap (mT5, Xue et al. 2021, section 3.1).
 
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,8 @@ pub struct CorpusSpec {
     /// The sampling rate relative to the other corpora. Either all corpora have one, or none.
     #[serde(default)]
     pub rate: Option<f64>,
-    /// The field of JSON Lines or the column of Parquet that holds the text. `None` means the default of the mixture.
+    /// The field of JSON Lines or the column of Parquet that holds the text. `None` means the default of the
+    /// mixture.
     #[serde(default)]
     pub text_field: Option<String>,
 }
@@ -49,7 +50,7 @@ impl Default for Temperature {
     }
 }
 
-/// What determines the share of one corpus.
+/// The values that determine the share of one corpus.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Weight<'a> {
     /// The name of the corpus, for messages.

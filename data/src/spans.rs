@@ -1,48 +1,48 @@
-//! Span corruption as in T5 (Raffel et al. 2020, section 3.1.4): spans of the text are replaced by one
-//! sentinel each, and the target is what is missing, each span after its sentinel.
+//! Span corruption as in T5 (Raffel et al. 2020, section 3.1.4): each removed span of the text is replaced by
+//! a sentinel, and the target lists the removed spans, each after its sentinel.
 
 use super::order::Rng;
 use crate::{Error, Result};
 
-/// How much is missing.
+/// The amount of noise.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct SpanCorruption {
-    /// Share of tokens that are missing.
+    /// The share of removed tokens: in (0, 1).
     pub density: f64,
-    /// Their mean number in a row.
+    /// The mean length of a removed span: at least 1.
     pub mean_span: f64,
 }
 
 impl Default for SpanCorruption {
-    /// T5's numbers.
+    /// T5's values.
     fn default() -> Self {
         Self { density: 0.15, mean_span: 3.0 }
     }
 }
 
-/// How much of a text of some length is missing.
+/// The noise of a text of some length.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Noise {
-    /// Tokens that are missing.
+    /// The number of removed tokens.
     pub tokens: usize,
-    /// Spans they are in.
+    /// The number of removed spans.
     pub spans: usize,
 }
 
-/// How long examples are, ends of sequence included.
+/// The lengths of an example, including end tokens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Lengths {
-    /// Tokens of text in an example.
+    /// The number of tokens of text.
     pub raw: usize,
-    /// Tokens of the corrupted text.
+    /// The number of tokens of the input.
     pub input: usize,
-    /// Tokens of the target.
+    /// The number of tokens of the target.
     pub target: usize,
 }
 
 impl SpanCorruption {
-    /// The most text whose corrupted form has at most `input` tokens, by t5's `random_spans_helper`: its
-    /// rounding, and its exception for a density of one half.
+    /// Returns the lengths for the longest text whose input has at most `input` tokens, by t5's
+    /// `random_spans_helper`: with its rounding, and its exception for a density of one half.
     pub fn helper(&self, input: usize) -> Lengths {
         let of = |raw: usize| {
             let noise = (raw as f64 * self.density).round_ties_even() as usize;
@@ -59,15 +59,21 @@ impl SpanCorruption {
         best
     }
 
-    /// The lengths that are used for inputs of `input` tokens. These are [`SpanCorruption::helper`]'s, but
-    /// for inputs so short that the helper's rounding leaves no span while the sampler always makes one:
-    /// then the text is shorter, so that nothing is ever cut off.
+    /// Returns the lengths for inputs of `input` tokens. They equal those of [`SpanCorruption::helper`]
+    /// except for very short inputs, where the helper rounds to no span while the sampler always makes one:
+    /// there the text is shorter, so that no example is truncated.
+    ///
+    /// # Errors
+    /// If the noise is out of range, or `input` is below 3.
     pub fn lengths(&self, input: usize) -> Result<Lengths> {
         if !(self.density > 0.0 && self.density < 1.0 && self.mean_span >= 1.0 && self.mean_span.is_finite())
         {
             return Err(Error::input(
-                format!("span corruption with density {} and mean span {}", self.density, self.mean_span),
-                "the density is between 0 and 1, the mean span at least 1 token",
+                format!(
+                    "span corruption needs a density in (0, 1) and a mean span of at least 1, got {} and {}",
+                    self.density, self.mean_span
+                ),
+                "T5 uses 0.15 and 3",
             ));
         }
         let fits = |raw: usize| {
@@ -87,35 +93,35 @@ impl SpanCorruption {
         })
     }
 
-    /// How much of `length` tokens is missing: the sampler's counts, in 32-bit floats as in t5.
+    /// Returns the noise of `length` tokens: the counts of t5's sampler, in 32-bit floats.
     pub fn noise(&self, length: usize) -> Noise {
         let length = length.max(2);
         let tokens = (length as f32 * self.density as f32).round_ties_even() as usize;
         let tokens = tokens.clamp(1, length - 1);
         let spans = (tokens as f32 / self.mean_span as f32).round_ties_even() as usize;
-        // More spans than there are tokens between them cannot be told apart.
+        // Adjacent spans need a token of text between them.
         Noise { tokens, spans: spans.clamp(1, tokens.min(length - tokens)) }
     }
 
-    /// Which of `length` tokens are missing: as many parts of text as spans, each of a random length of at
-    /// least one, in turn, beginning with text.
+    /// Returns a mask of `length` tokens that is true at removed tokens: segments of text and removed spans
+    /// alternate, starting with text, each of a random length of at least one.
     pub fn mask(&self, length: usize, rng: &mut Rng) -> Vec<bool> {
         let whole = length.max(2);
         let noise = self.noise(whole);
-        let missing = segments(noise.tokens, noise.spans, rng);
-        let kept = segments(whole - noise.tokens, noise.spans, rng);
+        let removed = segments(noise.tokens, noise.spans, rng);
+        let text = segments(whole - noise.tokens, noise.spans, rng);
         let mut mask = Vec::with_capacity(whole);
-        for (kept, missing) in kept.into_iter().zip(missing) {
-            mask.extend(std::iter::repeat_n(false, kept));
-            mask.extend(std::iter::repeat_n(true, missing));
+        for (text, removed) in text.into_iter().zip(removed) {
+            mask.extend(std::iter::repeat_n(false, text));
+            mask.extend(std::iter::repeat_n(true, removed));
         }
         mask.truncate(length);
         mask
     }
 }
 
-/// `tokens` with every run that `mask` marks replaced by a sentinel; the input of the model is this with
-/// the mask, its target this with the mask inverted.
+/// Returns `tokens` with every run of masked tokens replaced by one sentinel. The mask gives the input of an
+/// example; the inverted mask gives its target.
 pub fn replace(
     tokens: &[i32],
     mask: impl IntoIterator<Item = bool>,
@@ -135,9 +141,9 @@ pub fn replace(
     out
 }
 
-/// `items` split into `count` parts of at least one, every split as likely as any other.
+/// Returns the sizes of a uniformly random division of `items` into `count` parts of at least one.
 fn segments(items: usize, count: usize, rng: &mut Rng) -> Vec<usize> {
-    // A split is a choice of `count - 1` among the `items - 1` places between items.
+    // A division is a choice of `count - 1` of the `items - 1` boundaries between items.
     let (mut wanted, mut parts, mut current) = (count - 1, Vec::with_capacity(count), 1);
     for left in (1..items).rev() {
         if rng.below(left as u64) < wanted as u64 {
@@ -159,7 +165,7 @@ mod tests {
     fn lengths_of_the_papers_inputs() {
         let t5 = SpanCorruption::default();
         assert_eq!(t5.lengths(512).unwrap(), Lengths { raw: 568, input: 512, target: 114 });
-        // The helper's 8 tokens would make 9 of input, since one span is made at least.
+        // The helper's 8 tokens would give 9 input tokens, because there is at least one span.
         assert_eq!((t5.helper(8).raw, t5.lengths(8).unwrap().raw), (8, 7));
         for input in 3..300 {
             let lengths = t5.lengths(input).unwrap();
@@ -184,7 +190,8 @@ mod tests {
         for key in 0..6000 {
             *seen.entry(segments(5, 3, &mut Rng::keyed(&[key]))).or_default() += 1;
         }
-        // 6 splits of 5 into 3 parts; 1000 of each expected, with a deviation of 29.
+        // There are 6 divisions of 5 into 3 parts; each is expected 1000 times, with a standard deviation of
+        // 29.
         assert_eq!(seen.len(), 6, "{seen:?}");
         for (split, count) in seen {
             assert_eq!((split.len(), split.iter().sum::<usize>(), split.iter().min()), (3, 5, Some(&1)));

@@ -1,4 +1,4 @@
-//! What a text is like: how much there is, in how long documents, and how even its tokens are.
+//! Statistics of a text: its size, document lengths and token entropy.
 
 use super::{
     entropy::Counts,
@@ -12,50 +12,53 @@ use rayon::prelude::*;
 use serde::Serialize;
 use std::ops::Range;
 
-/// Numbers about a text.
+/// Statistics of a text.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Stats {
-    /// Files with text.
+    /// The number of files with text.
     pub files: usize,
-    /// Files that were left out.
+    /// The number of skipped files.
     pub skipped: usize,
-    /// Documents. A text file is one.
+    /// The number of documents. A text file is one document.
     pub documents: usize,
     /// Bytes of text, uncompressed.
     pub bytes: u64,
-    /// Tokens, ends of documents apart.
+    /// The number of tokens, without end tokens.
     pub tokens: u64,
-    /// Bytes of a token, on average.
+    /// Mean bytes of text per token.
     pub bytes_per_token: f64,
-    /// Different tokens.
+    /// The number of distinct tokens.
     pub distinct_tokens: usize,
-    /// Nats of a token, if nothing is known but how frequent tokens are.
+    /// The unigram entropy in nats per token.
     pub unigram_entropy: f64,
-    /// Tokens of a document.
+    /// The distribution of tokens per document.
     pub document_tokens: Spread,
 }
 
-/// How a number is spread.
+/// Percentiles of a distribution.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
 pub struct Spread {
-    /// The least.
+    /// The minimum.
     pub min: u64,
-    /// One tenth has less than this, or as much.
+    /// The 10th percentile.
     pub p10: u64,
-    /// Half of them has less than this, or as much.
+    /// The median.
     pub median: u64,
-    /// Nine tenths have less than this, or as much.
+    /// The 90th percentile.
     pub p90: u64,
-    /// 99 of 100 have less than this, or as much.
+    /// The 99th percentile.
     pub p99: u64,
-    /// The most.
+    /// The maximum.
     pub max: u64,
     /// The mean.
     pub mean: f64,
 }
 
 impl Stats {
-    /// Of a text, as tokens.
+    /// Computes the statistics of a text tokenized by `tokenizer`.
+    ///
+    /// # Errors
+    /// If the text cannot be tokenized.
     pub fn of(text: &Text, tokenizer: &Tokenizer) -> Result<Self> {
         let documents: Vec<Range<usize>> = text.documents().collect();
         let read = |document: Range<usize>| match tokenizer {
@@ -66,7 +69,10 @@ impl Stats {
         Self::collect(files, skipped, text.bytes.len() as u64, &documents, read)
     }
 
-    /// Of prepared tokens.
+    /// Computes the statistics of prepared tokens.
+    ///
+    /// # Errors
+    /// If the tokens cannot be read.
     pub fn of_prepared(prepared: &PreparedTokens) -> Result<Self> {
         let about = prepared.provenance();
         Self::collect(about.files, 0, about.bytes, &prepared.documents()?, |document| prepared.read(document))
@@ -110,7 +116,7 @@ impl Stats {
 }
 
 impl Spread {
-    /// Of these numbers; all zero if there are none.
+    /// Computes the percentiles of `numbers`; all are 0 if there are none.
     pub fn of(mut numbers: Vec<u64>) -> Self {
         numbers.sort_unstable();
         let count = numbers.len();
@@ -142,7 +148,7 @@ mod tests {
         assert_eq!((stats.distinct_tokens, stats.bytes_per_token), (3, 2.0));
         let spread = Spread { min: 1, p10: 1, median: 2, p90: 3, p99: 3, max: 3, mean: 2.0 };
         assert_eq!(stats.document_tokens, spread);
-        // Four of six are `a`.
+        // Four of six tokens are `a`.
         let entropy = 4.0 / 6.0 * 1.5f64.ln() + 2.0 / 6.0 * 6f64.ln();
         assert!((stats.unigram_entropy - entropy).abs() < 1e-12, "{stats:?}");
         let bytes = Stats::of(&text, &Tokenizer::Bytes).unwrap();

@@ -1,4 +1,4 @@
-//! All tokens of a text, in order.
+//! The tokens of a text, in memory.
 
 use super::{
     files::Text,
@@ -8,10 +8,10 @@ use crate::{Error, Result};
 use rayon::prelude::*;
 use std::{collections::BTreeSet, ops::Range};
 
-/// Tokens of a text, in the least memory. An end stands behind every document that is kept apart from what follows.
+/// The tokens of a text, in the smallest type that holds them. An end token follows every separated document.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TokenizedText {
-    /// The text's own bytes.
+    /// The bytes of the text are the tokens.
     Bytes,
     /// Tokens below 65,536.
     Small(Vec<u16>),
@@ -20,7 +20,11 @@ pub enum TokenizedText {
 }
 
 impl TokenizedText {
-    /// The tokens of `text`. All processors share the work.
+    /// Tokenizes `text` in parallel.
+    ///
+    /// # Errors
+    /// If the tokenizer fails, makes an invalid token, or the text is not UTF-8 and the tokenizer is not
+    /// `bytes`.
     pub fn new(text: &Text, tokenizer: &Tokenizer) -> Result<Self> {
         Ok(match tokenizer {
             Tokenizer::Bytes if text.ends.is_empty() => Self::Bytes,
@@ -44,7 +48,7 @@ impl TokenizedText {
         })
     }
 
-    /// How many there are, of the text that they were made of.
+    /// The number of tokens. `text` is the text they were made of.
     pub fn len(&self, text: &Text) -> usize {
         match self {
             Self::Bytes => text.bytes.len(),
@@ -53,24 +57,24 @@ impl TokenizedText {
         }
     }
 
-    /// Some of them. `range` lies in what there is.
+    /// Returns the tokens in `range`, which is within `0..len`.
     pub fn read(&self, text: &Text, range: Range<usize>) -> Vec<i32> {
         match self {
             Self::Bytes => text.bytes[range].iter().map(|b| FIRST_BYTE + i32::from(*b)).collect(),
             Self::Small(all) => all[range].iter().map(|t| i32::from(*t)).collect(),
-            // They came from an i32.
+            // Lossless: every token was an i32.
             Self::Large(all) => all[range].iter().map(|t| *t as i32).collect(),
         }
     }
 
-    /// Where ends stand. No text becomes one.
+    /// The positions of end tokens. No text becomes an end token.
     pub fn ends(&self, text: &Text) -> Vec<usize> {
         let found = |all: &mut dyn Iterator<Item = bool>| {
             all.enumerate().filter(|(_, e)| *e).map(|(at, _)| at).collect()
         };
         match self {
             Self::Bytes => {
-                debug_assert!(text.ends.is_empty(), "a text with ends has them as tokens");
+                debug_assert!(text.ends.is_empty(), "a text with documents stores its end tokens");
                 Vec::new()
             }
             Self::Small(all) => found(&mut all.iter().map(|t| i32::from(*t) == DOCUMENT_END)),
@@ -78,7 +82,7 @@ impl TokenizedText {
         }
     }
 
-    /// `blake3:` and the digest of all tokens, as little-endian numbers of as many bytes as the largest takes.
+    /// Returns `blake3:` and the digest of all tokens as little-endian numbers of the stored width.
     pub fn digest(&self, text: &Text) -> String {
         let mut hasher = blake3::Hasher::new();
         let mut part: Vec<u8> = Vec::with_capacity(1 << 20);
@@ -103,7 +107,7 @@ impl TokenizedText {
     }
 }
 
-/// Bytes that a token of it takes.
+/// Bytes per stored token of a tokenizer.
 pub(super) fn width(tokenizer: &Tokenizer) -> usize {
     match tokenizer {
         Tokenizer::Pieces(pieces) if pieces.tokens() > 1 << 16 => 4,
@@ -111,10 +115,11 @@ pub(super) fn width(tokenizer: &Tokenizer) -> usize {
     }
 }
 
-/// Long documents are cut at the last end of a line before so many bytes, so that no tokenizer gets more at once.
+/// The size in bytes at which long documents are divided, at the end of a line, so that a tokenizer gets a
+/// bounded text.
 const CHUNK: usize = 1 << 16;
 
-/// The tokens of a document by itself, in pieces of the text.
+/// Tokenizes the document in the range `of`, chunk by chunk.
 pub(super) fn document_tokens(text: &Text, of: Range<usize>, pieces: &dyn Pieces) -> Result<Vec<i32>> {
     let bytes = &text.bytes[of.clone()];
     let document = std::str::from_utf8(bytes).map_err(|error| {
@@ -130,11 +135,11 @@ pub(super) fn document_tokens(text: &Text, of: Range<usize>, pieces: &dyn Pieces
         if let Some(wrong) = tokens.iter().find(|t| !known.contains(t)) {
             return Err(Error::input(
                 format!(
-                    "the tokenizer `{}` makes token {wrong} of text, but text has tokens from 2, below {}",
+                    "the tokenizer `{}` makes token {wrong} of text, but tokens of text must be from 2 to below {}",
                     pieces.name(),
                     known.end
                 ),
-                "0 is padding and 1 the end of a sequence: use a tokenizer with such a vocabulary",
+                "0 and 1 are reserved for padding and the end: use a tokenizer whose text does not use them",
             ));
         }
         all.extend(tokens);
@@ -148,7 +153,7 @@ fn chunks(mut text: &str, most: usize) -> Vec<&str> {
         let bytes = text.as_bytes();
         let last = bytes[..most].iter().rposition(|b| *b == b'\n');
         let end = last.or_else(|| bytes[most..].iter().position(|b| *b == b'\n').map(|at| most + at));
-        // Ends of lines are characters, so both sides are text.
+        // A line break is one character, so that both sides are valid UTF-8.
         let (chunk, rest) = text.split_at(end.map_or(text.len(), |at| at + 1));
         out.push(chunk);
         text = rest;
@@ -165,7 +170,7 @@ fn pieced<T: Send>(
 ) -> Result<Vec<T>> {
     let ends: BTreeSet<usize> = text.ends.iter().copied().collect();
     let documents: Vec<Range<usize>> = text.documents().collect();
-    // Some documents at a time, so that only theirs are in memory as 32-bit numbers and their own lists.
+    // In groups, so that few documents are in memory as lists of 32-bit tokens.
     let mut all = Vec::new();
     for some in documents.chunks(4096) {
         let tokens: Vec<Vec<i32>> = some
@@ -173,7 +178,7 @@ fn pieced<T: Send>(
             .map(|document| document_tokens(text, document.clone(), pieces))
             .collect::<Result<_>>()?;
         for (document, tokens) in some.iter().zip(tokens) {
-            // That they are below the tokenizer's number of tokens was checked.
+            // Tokens fit the type: they are below the tokenizer's number of tokens.
             all.extend(tokens.into_iter().filter_map(&token));
             if ends.contains(&document.end) {
                 all.extend(token(DOCUMENT_END));
@@ -188,7 +193,7 @@ mod tests {
     use super::{super::tokenizer::tests::words, *};
 
     #[test]
-    fn long_documents_are_cut_at_ends_of_lines() {
+    fn long_documents_are_divided_at_line_ends() {
         assert_eq!(chunks("ab\ncd\nefgh", 6), ["ab\ncd\n", "efgh"]);
         assert_eq!(chunks("abcdefgh\nij", 3), ["abcdefgh\n", "ij"]);
         assert_eq!(chunks("abcdefgh", 3), ["abcdefgh"]);
@@ -205,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_are_tokenized_by_themselves() {
+    fn documents_are_tokenized_separately() {
         // Two documents and a text file: `a bb`, `ccc`, `d`.
         let mut text = Text::new("a bbcccd");
         text.ends = vec![4, 7];

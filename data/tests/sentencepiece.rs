@@ -1,7 +1,7 @@
 //! SentencePiece models against SentencePiece itself.
 //!
-//! `MESH_SENTENCEPIECE` names a file of JSON lines that `docs/testing.md` says how to make: `model` is a model's file,
-//! `cases` are texts with their tokens. Without it the test says that it is skipped.
+//! `MESH_SENTENCEPIECE` names a file of JSON lines that `docs/testing.md` says how to make: `model` is a
+//! model's file, `cases` are texts with their tokens. Without it the test says that it is skipped.
 
 use data::Pieces;
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! The task contract on the command line: what `meshc check` says, and refusals before anything is compiled.
+//! The task contract on the command line: the result of `meshc check`, and refusals before compilation.
 
 mod support;
 
@@ -40,17 +40,17 @@ fn commands_refuse_before_compiling_and_any_program_with_a_contract_trains() {
     let place = Workplace::new();
     place.write("text.txt", "some text to learn, again and again. ".repeat(20));
     place.write("bad.mesh", program(LM, "%0 targets: s32[batch=2, length=16]", "cost"));
-    place.run(&["train", "bad.mesh", "--data", "text.txt", "--steps", "2"]).fails(&[
+    place.run_on_cpu(&["train", "bad.mesh", "--data", "text.txt", "--steps", "2"]).fails(&[
         "`bad.mesh` cannot train",
         "lacks output `loss`",
         "docs/train-contract.md",
     ]);
     place.write("good.mesh", program(LM, "%0 targets: s32[batch=2, length=16]", "loss"));
     place
-        .run(&["train", "good.mesh", "--data", "text.txt", "--steps", "2", "--eval-every", "1"])
+        .run_on_cpu(&["train", "good.mesh", "--data", "text.txt", "--steps", "2", "--eval-every", "1"])
         .fails(&["`good.mesh` cannot evaluate", "no function `eval_step`"]);
-    place.run(&["train", "good.mesh", "--data", "text.txt", "--steps", "2"]).succeeds();
-    // Inputs and outputs may have names of their own.
+    place.run_on_cpu(&["train", "good.mesh", "--data", "text.txt", "--steps", "2"]).succeeds();
+    // The contract may rename inputs and outputs.
     let named = format!("{LM} targets=tokens loss=cost");
     place.write("named.mesh", program(&named, "%0 tokens: s32[batch=2, length=16]", "cost"));
     place

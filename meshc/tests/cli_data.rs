@@ -50,7 +50,7 @@ fn stats_of_all_kinds_of_files() {
     place.write("cut.zst", &HELLO[..HELLO.len() - 1]);
     place.run(&["data", "stats", "cut.zst"]).fails(&["cut.zst` is damaged or cut off", "help:"]);
     place.run(&["data", "stats", "in", "--text-field", "body"]).fails(&["a.jsonl`", "`text` at line 1"]);
-    place.run(&["data", "stats", "*.nothing"]).fails(&["no file is called `*.nothing`"]);
+    place.run(&["data", "stats", "*.nothing"]).fails(&["no file matches `*.nothing`"]);
     place.run(&["data", "stats", "in", "--tokenizer", "in/a.jsonl"]).fails(&["a.jsonl` cannot be used"]);
 }
 

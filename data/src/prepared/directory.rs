@@ -31,8 +31,8 @@ impl PreparedTokens {
             || fs::read_to_string(dir.join(MANIFEST)).is_ok_and(|text| text.contains(FORMAT))
     }
 
-    /// Opens a directory and compares it with its manifest: the sizes, the digest of the documents, and the digest of
-    /// the tokens unless they are more than 1 GiB. [`PreparedTokens::verify`] compares everything.
+    /// Opens a directory and compares it with its manifest: the sizes, the digest of the documents, and the
+    /// digest of the tokens unless they are more than 1 GiB. [`PreparedTokens::verify`] compares everything.
     ///
     /// # Errors
     /// If a file is missing or damaged, or the format is of another version.

@@ -43,7 +43,7 @@ pub struct Manifest {
     pub sources: Vec<SourceFile>,
 }
 
-/// What training needs to know about a tokenizer. It cannot encode or decode.
+/// The properties of a tokenizer that training needs. It cannot encode or decode.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenizerRecord {

@@ -23,8 +23,8 @@ use std::{
 /// Tokens that are written at once.
 const CHUNK: usize = 1 << 16;
 
-/// Tokenizes files one after the other and writes their tokens into the new directory `dir`. `observe` receives the
-/// number and the path of each file before it is tokenized.
+/// Tokenizes files one after the other and writes their tokens into the new directory `dir`. `observe`
+/// receives the number and the path of each file before it is tokenized.
 ///
 /// # Errors
 /// If `dir` exists, or a file cannot be read, tokenized or written. Nothing is left on disk then.
@@ -85,7 +85,8 @@ struct Writer<'a> {
     document_count: u64,
     /// Bytes of text so far.
     bytes: u64,
-    /// The end of the last document while it is undecided whether an end token follows: that depends on the next file.
+    /// The end of the last document while it is undecided whether an end token follows: that depends on the
+    /// next file.
     open: Option<u64>,
     sources: Vec<SourceFile>,
 }

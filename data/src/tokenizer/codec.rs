@@ -1,26 +1,25 @@
-//! Text to tokens and back.
+//! Conversion of text with sentinels to tokens and back.
 //!
-//! Sentinels, which mark missing spans, are written as in T5: `<extra_id_0>` is the first one. They are the
-//! tokenizer's own, or count down from the last token of the vocabulary.
+//! Sentinels are written as in T5: `<extra_id_0>` is the first one.
 
 use super::{Bytes, FIRST_BYTE, Tokenizer};
 use crate::{Error, Result, SpecialTokens};
 
 const OPEN: &str = "<extra_id_";
 
-/// Text to tokens and back.
+/// A codec between text with sentinels and tokens.
 #[derive(Clone, Debug)]
 pub struct Codec {
     tokenizer: Tokenizer,
-    /// That of the first span first.
+    /// The sentinels, in order.
     sentinels: Vec<i32>,
     vocab: usize,
     eos: i32,
 }
 
 impl Codec {
-    /// Creates a codec for a model with `vocab` tokens, tokenized by `tokenizer`. Without sentinels of the program,
-    /// those of the tokenizer or the tokens above it are sentinels.
+    /// Creates a codec for a model with `vocab` tokens, tokenized by `tokenizer`. Without sentinels of the
+    /// program, those of the tokenizer or the tokens above it are sentinels.
     ///
     /// # Errors
     /// If the vocabulary is smaller than the tokenizer's.
@@ -39,10 +38,13 @@ impl Codec {
         Ok(Self { tokenizer, sentinels, vocab, eos: special.eos as i32 })
     }
 
-    /// The tokens of `text`, with the end of the sequence.
+    /// Returns the tokens of `text`, with an end token.
+    ///
+    /// # Errors
+    /// If the tokenizer fails, or makes a token outside the vocabulary.
     pub fn encode(&self, text: &str) -> Result<Vec<i32>> {
         let mut tokens = Vec::with_capacity(text.len() + 1);
-        // What is up to here is in `tokens`; what begins like a sentinel behind it is looked for in `rest`.
+        // `done` is the end of the text that is tokenized; the search for sentinels continues at `at`.
         let (mut done, mut at) = (0, 0);
         while let Some(found) = text[at..].find(OPEN) {
             let start = at + found;
@@ -60,7 +62,7 @@ impl Codec {
         Ok(tokens)
     }
 
-    /// Text without sentinels.
+    /// Appends the tokens of text without sentinels.
     fn plain(&self, text: &str, tokens: &mut Vec<i32>) -> Result<()> {
         match &self.tokenizer {
             Tokenizer::Bytes => tokens.extend(text.bytes().map(|b| FIRST_BYTE + i32::from(b))),
@@ -78,15 +80,18 @@ impl Codec {
         Ok(())
     }
 
-    /// The sentinel that `text` begins with, and how long it is there.
+    /// Returns the sentinel that `text` begins with, and the length of its name.
     fn sentinel(&self, text: &str) -> Option<(i32, usize)> {
         let end = text.find('>')?;
         let number: usize = text[OPEN.len()..end].parse().ok()?;
         self.sentinels.get(number).map(|token| (*token, end + 1))
     }
 
-    /// The text of `tokens` up to the end of the sequence. Bytes that are no UTF-8 become the replacement
-    /// character; padding and unknown tokens are left out.
+    /// Returns the text of `tokens` up to the end token. Bytes that are not UTF-8 become the replacement
+    /// character; padding and unknown tokens are skipped.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
     pub fn decode(&self, tokens: &[i32]) -> Result<String> {
         let end = tokens.iter().position(|t| *t == self.eos).unwrap_or(tokens.len());
         let mark =
@@ -102,7 +107,7 @@ impl Codec {
             }
             return Ok(String::from_utf8_lossy(&text).into_owned());
         };
-        // Text on both sides of a sentinel is text of its own; a space stands for what was between.
+        // The text on each side of a sentinel is decoded separately and joined with spaces.
         let mut parts: Vec<String> = Vec::new();
         let mut rest = &tokens[..end];
         while !rest.is_empty() {
@@ -133,7 +138,7 @@ mod tests {
         assert_eq!((tokens[0], tokens[2], tokens.last()), (100, 383, Some(&1)));
         assert_eq!(tokens.iter().filter(|t| **t >= 259).collect::<Vec<_>>(), [&383, &259]);
         assert_eq!(it.decode(&tokens).unwrap(), text);
-        // No sentinels: such as are not there, and what only begins like one.
+        // Unknown sentinels, and text that only begins like one, are ordinary text.
         for text in ["<extra_id_125>", "<extra_id_x>", "<extra_id_", "<extra_id_1"] {
             assert_eq!(it.encode(text).unwrap().len(), text.len() + 1, "{text}");
             assert_eq!(it.decode(&it.encode(text).unwrap()).unwrap(), text);
@@ -146,7 +151,7 @@ mod tests {
     fn pieces_have_their_own_sentinels_or_those_above_them() {
         let it = codec(32, words(20, &[19, 18])).unwrap();
         let tokens = it.encode("a bb <extra_id_1> ccc<extra_id_7>").unwrap();
-        // Nobody has an eighth sentinel: it is a part of a word, `ccc<extra_id_7>`.
+        // There is no eighth sentinel: it is part of a word, `ccc<extra_id_7>`.
         assert_eq!(tokens, [3, 4, 18, 17, 1]);
         assert_eq!(it.decode(&[3, 4, 18, 5, 1, 3]).unwrap(), "x xx <extra_id_1> xxx");
         let above = codec(22, words(20, &[])).unwrap();

@@ -1,4 +1,4 @@
-//! Tokenizers from files: any `tokenizer.json`, and SentencePiece's unigram models such as T5's.
+//! Tokenizers read from files: any `tokenizer.json`, and SentencePiece unigram models such as T5's.
 
 use super::{FIRST_BYTE, Pieces, UNKNOWN, loaded::Loaded, sentencepiece};
 use crate::{Error, Result};
@@ -10,28 +10,31 @@ use std::{
 };
 use tokenizers::Tokenizer;
 
-/// A tokenizer of a file.
+/// A tokenizer read from a file.
 pub struct FileTokenizer {
     inner: Tokenizer,
     name: String,
     digest: String,
-    /// What is added to the file's own numbers.
+    /// The offset added to the file's token ids.
     offset: i32,
     tokens: usize,
     sentinels: Vec<i32>,
-    /// Numbers in the file that mean something, and that no text becomes.
+    /// Ids of special tokens in the file. No text becomes one of them.
     special: BTreeSet<u32>,
-    /// Stands where a text has the name of such a one.
+    /// The token for text that is the name of a special token.
     unknown: i32,
 }
 
-/// Numbers that are taken in every vocabulary: padding, the end, and what is unknown.
+/// The number of reserved tokens: padding, the end, and the unknown token.
 const TAKEN: i32 = FIRST_BYTE;
 
-/// Reads a tokenizer: `tokenizer.json`, or a SentencePiece model.
+/// Reads a tokenizer: a `tokenizer.json`, or a SentencePiece model.
 ///
-/// If its first tokens are padding and an end, as those of T5 are, its numbers stay. Otherwise they move up
-/// by three, since models have 0 as padding and 1 as the end.
+/// If the first two tokens are padding and an end token, as in T5, ids are unchanged. Otherwise ids are
+/// increased by three, to make room for the reserved tokens.
+///
+/// # Errors
+/// If the file cannot be read or is not a supported tokenizer.
 pub fn open(path: &Path) -> Result<Arc<FileTokenizer>> {
     let bytes = fs::read(path).map_err(Error::io("reading the tokenizer", path))?;
     let refused = |why: String| {
@@ -43,7 +46,7 @@ pub fn open(path: &Path) -> Result<Arc<FileTokenizer>> {
     let is_json = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
     let loaded = if is_json { json(&bytes) } else { sentencepiece::tokenizer(&bytes) };
     let Loaded { tokenizer: mut inner, names, special } = loaded.map_err(refused)?;
-    // What a document is cut to or filled up with is not the tokenizer's business, and `</s>` in a text is text.
+    // Truncation and padding are disabled, and `</s>` in a text is ordinary text.
     inner.with_padding(None);
     inner.with_truncation(None).map_err(|error| refused(error.to_string()))?;
     inner.set_encode_special_tokens(true);
@@ -76,7 +79,7 @@ fn json(bytes: &[u8]) -> std::result::Result<Loaded, String> {
     Ok(Loaded { names, special, tokenizer })
 }
 
-/// Whether token 0 is padding and token 1 an end, by their usual names.
+/// True if token 0 is padding and token 1 an end token, by their usual names.
 fn keeps_numbers(names: &HashMap<String, u32>) -> bool {
     let is = |id: u32, usual: &[&str]| {
         names.iter().any(|(name, at)| *at == id && usual.contains(&name.to_ascii_lowercase().as_str()))
@@ -86,7 +89,7 @@ fn keeps_numbers(names: &HashMap<String, u32>) -> bool {
 }
 
 impl FileTokenizer {
-    /// What was added to the file's own numbers, to make room for padding and the end.
+    /// The offset added to the file's token ids, to make room for reserved tokens.
     pub fn offset(&self) -> i32 {
         self.offset
     }
@@ -94,7 +97,7 @@ impl FileTokenizer {
     fn failed(&self, error: &dyn fmt::Display) -> Error {
         Error::input(
             format!("tokenizer `{}`: {error}", self.name),
-            "the tokenizer's file may be made for a newer version of the format",
+            "the file may need a newer version of the tokenizer format",
         )
     }
 }
@@ -102,13 +105,13 @@ impl FileTokenizer {
 impl Pieces for FileTokenizer {
     fn encode(&self, text: &str) -> Result<Vec<i32>> {
         let encoding = self.inner.encode_fast(text, false).map_err(|error| self.failed(&*error))?;
-        // The constructor made sure that all fit.
+        // Ids fit: `open` checked their range.
         let number =
             |id: &u32| if self.special.contains(id) { self.unknown } else { *id as i32 + self.offset };
         Ok(encoding.get_ids().iter().map(number).collect())
     }
     fn decode(&self, tokens: &[i32]) -> Result<String> {
-        // Padding, ends and sentinels of it are left out.
+        // Skips reserved and special tokens.
         let own = tokens.iter().filter_map(|token| u32::try_from(token - self.offset).ok());
         let own: Vec<u32> = own.filter(|id| !self.special.contains(id)).collect();
         self.inner.decode(&own, true).map_err(|error| self.failed(&*error))
@@ -140,7 +143,7 @@ mod tests {
     use crate::Tokenizer as AnyTokenizer;
     use serde_json::{Value, json};
 
-    /// A tokenizer of words, by a list of them.
+    /// A word-level tokenizer with these words.
     fn words(vocab: &[&str], special: &[&str]) -> Value {
         let vocab: serde_json::Map<String, Value> =
             vocab.iter().enumerate().map(|(id, word)| ((*word).to_owned(), id.into())).collect();
@@ -169,13 +172,13 @@ mod tests {
     }
 
     #[test]
-    fn a_tokenizer_like_t5s_keeps_its_numbers_and_sentinels() {
+    fn a_tokenizer_like_t5s_has_unchanged_ids_and_its_sentinels() {
         let special = ["<pad>", "</s>", "<unk>", "<extra_id_1>", "<extra_id_0>"];
         let vocab = ["<pad>", "</s>", "<unk>", "to", "be", "<extra_id_1>", "<extra_id_0>"];
         let tokenizer = opened(words(&vocab, &special).to_string()).unwrap();
         assert_eq!((tokenizer.tokens(), tokenizer.offset(), tokenizer.sentinels()), (7, 0, &[6, 5][..]));
         assert_eq!(tokenizer.encode("to be or to").unwrap(), [3, 4, 2, 3]);
-        // Names of special tokens in a text are text, and nobody knows these words.
+        // Names of special tokens in a text are text, and unknown here.
         assert_eq!(tokenizer.encode("to </s> <extra_id_0> be <pad>").unwrap(), [3, 2, 2, 4, 2]);
         assert_eq!(tokenizer.decode(&[3, 4, 1, 0, 6, 31]).unwrap(), "to be");
         let all = AnyTokenizer::Pieces(tokenizer);
@@ -186,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_move_up_where_the_first_are_something_else() {
+    fn ids_are_increased_if_the_first_tokens_are_not_reserved() {
         let tokenizer = opened(words(&["be", "to", "<unk>"], &["<unk>"]).to_string()).unwrap();
         assert_eq!((tokenizer.tokens(), tokenizer.offset()), (6, 3));
         assert_eq!(tokenizer.encode("to be or").unwrap(), [4, 3, 5]);
@@ -194,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_no_tokenizers_are_named() {
+    fn other_files_are_errors() {
         let fails = |content: &[u8], parts: &[&str]| {
             let error = opened(content).unwrap_err().to_string();
             assert!(parts.iter().all(|part| error.contains(part)), "{error}");

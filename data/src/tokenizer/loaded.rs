@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use tokenizers::Tokenizer;
 
-/// What is in a file.
+/// The contents of a tokenizer file.
 pub(super) struct Loaded {
     pub tokenizer: Tokenizer,
     pub names: HashMap<String, u32>,

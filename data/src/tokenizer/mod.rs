@@ -1,8 +1,11 @@
-//! What tokens are, and where special ones are.
+//! Tokenizers.
 //!
-//! In every vocabulary 0 is padding and 1 the end of a sequence. That of bytes is ByT5's: 2 stands for what is
-//! unknown (no byte is), bytes follow from 3 on. Sentinels count down from the end of the vocabulary, unless a
-//! tokenizer has sentinels of its own.
+//! Tokens 0 and 1 are reserved for padding and the end in every vocabulary. The byte vocabulary is ByT5's: 2
+//! is the unknown token, which no byte becomes, and byte `b` is token `b + 3`. Sentinels count down from the
+//! end of the vocabulary, unless the tokenizer has its own.
+//!
+//! Reading order: the interface here, `file` (tokenizers read from files) with `sentencepiece` and `loaded`,
+//! `codec` (text with sentinels to tokens and back).
 
 mod codec;
 mod file;
@@ -17,7 +20,7 @@ use std::{fmt, ops::Range, sync::Arc};
 
 /// Separates documents in tokenized text. No text becomes this token, or token 0.
 pub const DOCUMENT_END: i32 = 1;
-/// What no token stands for.
+/// The token for text that has no other token.
 pub const UNKNOWN: i32 = 2;
 /// The token of byte 0.
 pub const FIRST_BYTE: i32 = 3;
@@ -29,16 +32,19 @@ pub struct Bytes {
 }
 
 impl Bytes {
-    /// Tokens below the sentinels.
+    /// The number of tokens without sentinels.
     pub const TOKENS: usize = FIRST_BYTE as usize + 256;
 
-    /// For a model with `vocab` tokens, of which `sentinels` are needed to mark spans.
+    /// Creates the byte tokenizer of a model with `vocab` tokens, `sentinels` of which mark spans.
+    ///
+    /// # Errors
+    /// If the vocabulary is too small.
     pub fn new(vocab: usize, sentinels: usize) -> Result<Self> {
         let need = Self::TOKENS + sentinels;
         let fits = i32::try_from(vocab).ok().filter(|_| vocab >= need);
         fits.map(|vocab| Self { vocab }).ok_or_else(|| {
             Error::input(
-                format!("the model's vocabulary of {vocab} tokens does not fit bytes and sentinels"),
+                format!("the model's vocabulary of {vocab} tokens is too small for bytes and sentinels"),
                 format!(
                     "give the model a `vocab` of at least {need}: 3 special tokens, 256 bytes, {sentinels} sentinels"
                 ),
@@ -46,51 +52,60 @@ impl Bytes {
         })
     }
 
-    /// The token of a byte.
+    /// Returns the token of a byte.
     pub fn token(self, byte: u8) -> i32 {
         FIRST_BYTE + i32::from(byte)
     }
 
-    /// The byte of a token, if it is one.
+    /// Returns the byte of a token. `None` means that the token is no byte.
     pub fn byte(self, token: i32) -> Option<u8> {
         u8::try_from(token - FIRST_BYTE).ok()
     }
 
-    /// Marks the span with this number, from 0.
+    /// Returns the sentinel of the span with this number, from 0.
     pub fn sentinel(self, span: usize) -> i32 {
-        // The constructor made sure that as many sentinels as were asked for are above the bytes.
+        // The constructor checked that the sentinels are above the bytes.
         self.vocab - 1 - span as i32
     }
 }
 
-/// What cuts text into pieces that are tokens. The crate `tokenizer` reads such from files.
+/// A tokenizer with a vocabulary of pieces of text. [`open`] reads one from a file.
 pub trait Pieces: Send + Sync + fmt::Debug {
-    /// The tokens of a text: no padding, no ends and no sentinels, whatever the text is.
+    /// Returns the tokens of a text, without padding, end tokens and sentinels.
+    ///
+    /// # Errors
+    /// If the tokenizer fails, or can only describe tokens.
     fn encode(&self, text: &str) -> Result<Vec<i32>>;
-    /// The text of tokens; those that stand for none are left out.
+    /// Returns the text of tokens. Tokens without text are skipped.
+    ///
+    /// # Errors
+    /// If the tokenizer fails, or can only describe tokens.
     fn decode(&self, tokens: &[i32]) -> Result<String>;
-    /// What tokens are below.
+    /// The number of tokens.
     fn tokens(&self) -> usize;
-    /// The sentinels that it has, that of the first span first.
+    /// The tokenizer's own sentinels, in order.
     fn sentinels(&self) -> &[i32];
-    /// Where it comes from, for people.
+    /// The file it was read from, for messages.
     fn name(&self) -> &str;
-    /// Names its behaviour: two with the same digest do the same.
+    /// A digest: tokenizers with the same digest behave the same.
     fn digest(&self) -> &str;
 }
 
-/// How text becomes tokens.
+/// A tokenizer.
 #[derive(Clone, Debug, Default)]
 pub enum Tokenizer {
-    /// Every byte is one.
+    /// Every byte is a token.
     #[default]
     Bytes,
-    /// By a vocabulary.
+    /// A vocabulary of pieces.
     Pieces(Arc<dyn Pieces>),
 }
 
 impl Tokenizer {
-    /// The tokens that mark so many spans, for a model with `vocab` tokens.
+    /// Returns the tokens that mark `count` spans, for a model with `vocab` tokens.
+    ///
+    /// # Errors
+    /// If the vocabulary is too small for the tokenizer and the sentinels.
     pub fn sentinels(&self, vocab: usize, count: usize) -> Result<Vec<i32>> {
         let pieces = match self {
             Self::Bytes => {
@@ -100,18 +115,18 @@ impl Tokenizer {
             Self::Pieces(pieces) => pieces,
         };
         let (tokens, own) = (pieces.tokens(), pieces.sentinels());
-        // What the tokenizer has for this comes first. Too few of them are none: there is one order of sentinels.
+        // The tokenizer's own sentinels are used if there are enough; otherwise none of them.
         let enough = own.len() >= count;
         let need = if enough { tokens } else { tokens + count };
         let Some(last) = i32::try_from(vocab).ok().filter(|_| vocab >= need) else {
             let has = if enough || own.is_empty() {
                 String::new()
             } else {
-                format!(", of its own only {}", own.len())
+                format!(", and the tokenizer has only {}", own.len())
             };
             return Err(Error::input(
                 format!(
-                    "the model's vocabulary of {vocab} tokens does not fit the tokenizer `{}` of {tokens}",
+                    "the model's vocabulary of {vocab} tokens is too small for the tokenizer `{}` of {tokens}",
                     pieces.name()
                 ),
                 format!(
@@ -136,7 +151,7 @@ impl Tokenizer {
         UNKNOWN..i32::try_from(end).unwrap_or(i32::MAX)
     }
 
-    /// Names what tokens mean: `bytes`, or a digest.
+    /// Identifies the meaning of tokens: `bytes`, or a digest.
     pub fn identity(&self) -> &str {
         match self {
             Self::Bytes => "bytes",
@@ -144,7 +159,7 @@ impl Tokenizer {
         }
     }
 
-    /// For people.
+    /// The name, for messages.
     pub fn name(&self) -> &str {
         match self {
             Self::Bytes => "bytes",
@@ -157,7 +172,7 @@ impl Tokenizer {
 pub(crate) mod tests {
     use super::*;
 
-    /// Words by their length: `a` is 3, `bb` is 4.
+    /// A tokenizer of words by their length: `a` is token 3, `bb` is 4.
     #[derive(Debug)]
     pub(crate) struct Words {
         pub tokens: usize,
@@ -200,7 +215,7 @@ pub(crate) mod tests {
             let error = tokenizer.sentinels(21, 2).unwrap_err().to_string();
             assert!(parts.iter().all(|part| error.contains(part)), "{error}");
         };
-        fails(words(20, &[19]), &["vocabulary of 21", "`words` of 20", "at least 22", "of its own only 1"]);
+        fails(words(20, &[19]), &["vocabulary of 21", "`words` of 20", "at least 22", "has only 1"]);
         fails(words(22, &[19, 18]), &["`words` of 22", "at least 22 "]);
     }
 

@@ -1,6 +1,7 @@
-//! SentencePiece's models: the parts of the file that a unigram tokenizer needs, and what of them makes one.
+//! SentencePiece unigram models.
 //!
-//! The file is the message `ModelProto` of sentencepiece_model.proto; fields are named as there.
+//! The file is the message `ModelProto` of sentencepiece_model.proto; the structs here have the fields that
+//! are needed, under the same names.
 
 use super::loaded::Loaded;
 use prost::Message;
@@ -53,20 +54,20 @@ struct NormalizerSpec {
     escape_whitespaces: Option<bool>,
 }
 
-/// Kinds of pieces.
+/// The kind of a piece (`SentencePiece.Type`).
 const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
-/// A kind of model.
+/// The type of a unigram model (`TrainerSpec.ModelType`).
 const UNIGRAM: i32 = 1;
-/// What stands for a space.
+/// The character that represents a space.
 const SPACE: char = '\u{2581}';
 
-/// The tokenizer of a model's file, or why it makes none.
+/// Builds the tokenizer of a model file. The error is the reason why the file cannot be used.
 pub(super) fn tokenizer(bytes: &[u8]) -> Result<Loaded, String> {
     let model =
-        ModelProto::decode(bytes).map_err(|error| format!("it is no SentencePiece model ({error})"))?;
+        ModelProto::decode(bytes).map_err(|error| format!("it is not a SentencePiece model ({error})"))?;
     if model.pieces.is_empty() {
         return Err("it has no pieces".into());
     }
@@ -74,24 +75,25 @@ pub(super) fn tokenizer(bytes: &[u8]) -> Result<Loaded, String> {
         (model.trainer_spec.unwrap_or_default(), model.normalizer_spec.unwrap_or_default());
     if trainer.model_type.unwrap_or(UNIGRAM) != UNIGRAM {
         return Err(
-            "it is a SentencePiece model of another type than unigram; `tokenizer.json` has such ones too"
+            "it is a SentencePiece model of another type than unigram; a `tokenizer.json` supports other types"
                 .into(),
         );
     }
     if trainer.treat_whitespace_as_suffix == Some(true) || normalizer.escape_whitespaces == Some(false) {
-        return Err("it has spaces behind words, or as they are".into());
+        return Err("it treats spaces as suffixes or does not escape them".into());
     }
     if let Some(piece) = model.pieces.iter().find(|p| p.kind == Some(USER_DEFINED)) {
-        // These are cut out of a text before all else, which the lattice does not do.
+        // SentencePiece matches user-defined pieces before the lattice, which the tokenizer here does not
+        // support.
         return Err(format!(
-            "it has pieces of its user's own, such as `{}`; a `tokenizer.json` may have such",
+            "it has user-defined pieces, such as `{}`; a `tokenizer.json` supports them",
             piece.piece
         ));
     }
     let unknown =
         model.pieces.iter().position(|p| p.kind == Some(UNKNOWN)).ok_or("it has no unknown piece")?;
-    // Text never becomes control pieces. The lattice finds every piece that it knows, so it knows them by names that
-    // no text has.
+    // Text must not become control pieces. The lattice matches every name, so control pieces get names that
+    // no text contains.
     let hidden = |p: &SentencePiece| matches!(p.kind, Some(UNKNOWN | CONTROL | UNUSED));
     let name = |p: &SentencePiece| if hidden(p) { format!("\0{}", p.piece) } else { p.piece.clone() };
     let vocab = model.pieces.iter().map(|p| (name(p), f64::from(p.score)));
@@ -106,24 +108,25 @@ pub(super) fn tokenizer(bytes: &[u8]) -> Result<Loaded, String> {
     if !steps.is_empty() {
         tokenizer.with_normalizer(Some(Sequence::new(steps))).map_err(|e| e.to_string())?;
     }
-    let prefix = match normalizer.add_dummy_prefix.unwrap_or(true) {
-        true => PrependScheme::Always,
-        false => PrependScheme::Never,
+    let prefix = if normalizer.add_dummy_prefix.unwrap_or(true) {
+        PrependScheme::Always
+    } else {
+        PrependScheme::Never
     };
     tokenizer.with_pre_tokenizer(Some(Metaspace::new(SPACE, prefix, true)));
     tokenizer.with_decoder(Some(Metaspace::new(SPACE, prefix, true)));
     Ok(Loaded { tokenizer, names, special })
 }
 
-/// What is done to text before it is cut.
+/// The normalization steps before tokenization.
 fn steps(spec: &NormalizerSpec) -> Result<Vec<NormalizerWrapper>, String> {
     let mut steps: Vec<NormalizerWrapper> = Vec::new();
     if let Some(map) = spec.precompiled_charsmap.as_ref().filter(|map| !map.is_empty()) {
-        let map = Precompiled::from(map).map_err(|e| format!("its table of characters is damaged ({e})"))?;
+        let map = Precompiled::from(map).map_err(|e| format!("its character map is damaged ({e})"))?;
         steps.push(map.into());
     }
     if spec.remove_extra_whitespaces.unwrap_or(true) {
-        // Only spaces: what else is white the table has made a space of.
+        // Only spaces: the character map has replaced other white space by spaces.
         for (pattern, by) in [("^ +| +$", ""), (" {2,}", " ")] {
             let pattern = ReplacePattern::Regex(pattern.into());
             steps.push(Replace::new(pattern, by).map_err(|e| e.to_string())?.into());
@@ -175,12 +178,12 @@ mod tests {
         let tokenizer = open(&path).unwrap();
         assert_eq!((tokenizer.tokens(), tokenizer.offset(), tokenizer.sentinels()), (12, 0, &[11][..]));
         let of = |text: &str| tokenizer.encode(text).unwrap();
-        // -4 for both is more than -3 for every letter, and `bb` is less likely than `b` twice.
+        // -4 for `▁ab` beats -3 per letter, and `bb` is less likely than `b` twice.
         assert_eq!(of("ab  abb "), [6, 6, 5]);
         assert_eq!(of(" bb"), [3, 5, 5]);
-        // Unknown letters in a row are one; an unused piece is none.
+        // Consecutive unknown letters are one token; an unused piece matches nothing.
         assert_eq!(of("aqyzb aaa"), [3, 4, 2, 5, 3, 4, 4, 4]);
-        // `<`, `s>` are unknown.
+        // `<` and `s>` are unknown.
         assert_eq!(of("</s>"), [3, 2, 8, 2]);
         assert_eq!((of(""), of("  ")), (vec![], vec![]));
         assert_eq!(tokenizer.decode(&[6, 6, 5, 1, 0]).unwrap(), "ab abb");
@@ -201,6 +204,6 @@ mod tests {
         fails(&model(&user, NormalizerSpec::default()), "such as `[x]`");
         fails(&model(&PIECES[3..6], NormalizerSpec::default()), "no unknown piece");
         let map = NormalizerSpec { precompiled_charsmap: Some(vec![1, 2]), ..NormalizerSpec::default() };
-        fails(&model(PIECES, map), "table of characters");
+        fails(&model(PIECES, map), "character map");
     }
 }

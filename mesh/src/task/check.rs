@@ -3,7 +3,7 @@
 use super::{DecodingMethod, Generation, Objective, Task, TaskKind};
 use crate::{DType, Function, Mesh, Module, Name, Type};
 
-/// What a program is to be used for.
+/// A use of a program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
     /// `meshc train`.
@@ -98,7 +98,7 @@ pub fn values(task: &Task) -> Vec<String> {
     problems
 }
 
-/// What the contract requires of one function.
+/// The requirements of the contract on one function.
 struct Signature {
     function: &'static str,
     /// True if the program may lack the function.

@@ -1,11 +1,11 @@
-//! The task contract: what a program tells the runtime about its task, typed.
+//! The task contract: the typed description of its task that a program gives to the runtime.
 //!
-//! A [`Task`] is part of a [`crate::Module`]. The compiler copies it into the manifest of the artefact; the runtime
-//! makes batches, calls functions and reads results by it, and knows no model. `docs/train-contract.md` explains it to
-//! authors of programs.
+//! A [`Task`] is part of a [`crate::Module`]. The compiler copies it into the manifest of the artefact; the
+//! runtime makes batches, calls functions and reads results by it, and knows no model.
+//! `docs/train-contract.md` explains it to authors of programs.
 //!
-//! Reading order: the types here, [`check`] (what a program lacks for its task), `text` (the line `task …` of `.mesh`
-//! text).
+//! Reading order: the types here, [`check`] (what a program lacks for its task), `text` (the line `task …` of
+//! `.mesh` text).
 
 pub mod check;
 mod text;
@@ -25,7 +25,7 @@ pub struct Task {
     pub input_length: usize,
     /// Tokens of a target row.
     pub target_length: usize,
-    /// Tokens with a meaning of their own.
+    /// Tokens with a special meaning.
     pub special_tokens: SpecialTokens,
     /// The names of the inputs and outputs of functions.
     pub names: Names,
@@ -36,7 +36,7 @@ pub struct Task {
 pub enum TaskKind {
     /// Functions `train_step` and, for evaluation, `eval_step`.
     Train {
-        /// How inputs and targets are made of text.
+        /// The training objective.
         objective: Objective,
         /// True if a row may hold several examples; the program then takes segment numbers.
         packing: bool,
@@ -47,7 +47,7 @@ pub enum TaskKind {
     Generate(Generation),
 }
 
-/// How training examples are made of text.
+/// Training objectives: the ways to make examples of text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Objective {
     /// T5's span corruption: spans are removed from the input, and form the target.
@@ -58,10 +58,10 @@ pub enum Objective {
     Lm,
 }
 
-/// What a generation program was built for.
+/// The options that a generation program was built with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Generation {
-    /// How the next token is chosen.
+    /// The choice of the next token.
     pub method: DecodingMethod,
     /// Sequences for each input: beams of a search, or samples.
     pub beams: usize,
@@ -71,7 +71,7 @@ pub struct Generation {
     pub filter: bool,
 }
 
-/// How the next token is chosen.
+/// Decoding methods: the choice of the next token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DecodingMethod {
     /// The most likely token.
@@ -82,19 +82,20 @@ pub enum DecodingMethod {
     Beam,
 }
 
-/// Tokens with a meaning of their own.
+/// Tokens with a special meaning.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SpecialTokens {
     /// Fills rows behind their last token.
     pub pad: u32,
     /// Ends a sequence.
     pub eos: u32,
-    /// The tokens that mark removed spans. `None` means the tokenizer's own, or else tokens that count down from the
-    /// end of the vocabulary.
+    /// The tokens that mark removed spans. `None` means the tokenizer's own, or else tokens that count down
+    /// from the end of the vocabulary.
     pub sentinels: Option<Sentinels>,
 }
 
-/// Consecutive tokens that mark removed spans: the first span is marked by `first`, the next by `first - 1`, and so on.
+/// Consecutive tokens that mark removed spans: the first span is marked by `first`, the next by `first - 1`,
+/// and so on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sentinels {
     /// The token of the first span.

@@ -112,7 +112,8 @@ impl Task {
         )
     }
 
-    /// The entries of the text form: those of the kind and the sizes, and others that differ from their defaults.
+    /// The entries of the text form: those of the kind and the sizes, and others that differ from their
+    /// defaults.
     fn entries(&self) -> Vec<(&'static str, String)> {
         let mut all = match self.kind {
             TaskKind::Train { objective, packing } => {
