@@ -100,7 +100,7 @@ fn a_trained_model_generates_scores_and_is_evaluated() {
     place.write("bad.tsv", "a\tb\nno tab\n");
     wrong(&["score", "ck", "--input", "bad.tsv"], &["line 2", "no tab"]);
     wrong(&["generate", "ck", "--input", "in.txt", "--set", "d_model=8"], &["does not fit"]);
-    wrong(&["eval", "ck", "--data", &data, "--held-out", "1e-9"], &["less than one batch"]);
+    place.run(&["eval", "ck", "--data", &data, "--held-out", "0"]).fails_with(2, &["'--held-out <SHARE>'"]);
 }
 
 #[test]

@@ -244,8 +244,8 @@ fn files_that_lie_are_refused() {
     broken(|b| b.truncate(b.len() - 1), &["it is truncated", "model.safetensors"]);
     broken(|b| b.truncate(200), &["not a valid safetensors file"]);
     broken(Vec::clear, &["it has 0 bytes"]);
-    broken(|b| b[..8].copy_from_slice(&u64::MAX.to_le_bytes()), &["say that the header has"]);
-    broken(|b| b[..8].copy_from_slice(&50_000_000u64.to_le_bytes()), &["say that the header has"]);
+    broken(|b| b[..8].copy_from_slice(&u64::MAX.to_le_bytes()), &["state a header of"]);
+    broken(|b| b[..8].copy_from_slice(&50_000_000u64.to_le_bytes()), &["state a header of"]);
     broken(|b| b[0] = b[0].wrapping_sub(8), &["not a valid safetensors file"]);
     broken(|b| b.extend([0; 4]), &["4 bytes after the last tensor belong to no tensor"]);
     let of = |part: &str| format!("encoder.block.0.layer.0.SelfAttention.{part}.weight");
@@ -263,7 +263,7 @@ fn what_is_there_is_not_replaced() {
     place.run(&["convert", "to-hf", "checkpoint", "theirs"]).fails(&["`theirs` already exists"]);
     place
         .run(&["convert", "hf", "nowhere", "x"])
-        .fails(&["nowhere/config.json`: No such file", "help: name the folder"]);
+        .fails(&["nowhere/config.json`: No such file", "help: name the directory"]);
     place.run(&["convert", "--verify", "theirs"]).fails(&["has no inputs.safetensors"]);
     place.run(&["convert"]).fails_with(2, &["Usage"]);
 }
