@@ -15,6 +15,7 @@
 pub(crate) mod calls;
 mod functions;
 pub(crate) mod structs;
+pub(crate) mod xla_ffi;
 
 pub use functions::Function;
 

@@ -121,6 +121,14 @@ impl Program {
         self.instruction("all-reduce", shape, &[operand], |message| message.int(26, 1).ints(38, &[CALLEE]))
     }
 
+    /// A custom call of `target` through XLA's FFI, with the attribute `call`.
+    pub fn custom_call(&mut self, target: &str, number: i64, shape: &Message, operands: &[Id]) -> Id {
+        let attributes = format!("{{call = {number} : i64}}");
+        self.instruction("custom-call", shape, operands, |message| {
+            message.text(28, target).text(43, &attributes).int(77, 4)
+        })
+    }
+
     /// The transpose of a matrix.
     pub fn transpose(&mut self, shape: &Message, operand: Id) -> Id {
         self.instruction("transpose", shape, &[operand], |message| message.ints(14, &[1, 0]))
@@ -196,6 +204,13 @@ pub fn compile_options(partitions: i64) -> Vec<u8> {
         .bytes(12, &[0])
         .bytes(18, &[0])
         .int(23, 1);
+    Message::new().message(3, &build).encode()
+}
+
+/// Returns a serialized `CompileOptionsProto` for one program on `replicas` replicas.
+pub fn replica_options(replicas: i64) -> Vec<u8> {
+    let build =
+        Message::new().int(1, -1).int(4, replicas).int(5, 1).bytes(12, &[0]).bytes(18, &[0]).int(23, 1);
     Message::new().message(3, &build).encode()
 }
 
