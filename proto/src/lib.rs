@@ -32,6 +32,7 @@ pub mod compile_options;
 mod enum_name;
 pub mod hlo_alias;
 pub mod hlo_check;
+pub mod hlo_processes;
 pub mod hlo_text;
 pub mod manifest_check;
 pub mod manifest_json;
