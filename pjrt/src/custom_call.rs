@@ -1,8 +1,9 @@
 //! Custom calls: running programs that call into this process and may wait for the answer.
 //!
-//! A program names a target; the plugin passes each of its custom calls to the handler that is registered for the
-//! target. The handler may return at once and finish the call later from another thread, so that a program that
-//! waits for another process holds no thread of the plugin. CPU plugins offer this through PJRT's FFI extension.
+//! A program names a target; the plugin passes each of its custom calls to the handler that is registered for
+//! the target. The handler may return at once and finish the call later from another thread, so that a
+//! program that waits for another process holds no thread of the plugin. CPU plugins offer this through
+//! PJRT's FFI extension.
 
 use crate::array_type::byte_size;
 use crate::error::Result;
@@ -25,21 +26,21 @@ const INTERNAL: c_int = 13;
 
 /// Takes the custom calls of running programs.
 pub trait CustomCalls: Send + Sync {
-    /// Starts a call. Must not block on anything that waits for another call: the plugin may have no other thread.
-    /// [`CustomCall::finish`] or [`CustomCall::fail`] ends the call, from any thread.
+    /// Starts a call. Must not block on anything that waits for another call: the plugin may have no other
+    /// thread. [`CustomCall::finish`] or [`CustomCall::fail`] ends the call, from any thread.
     fn call(&self, call: CustomCall);
 }
 
-/// The handler of this process. XLA's handlers have no argument of their own, hence a global.
+/// The handler of this process. XLA passes no user argument to handlers, hence a global.
 static HANDLER: OnceLock<Arc<dyn CustomCalls>> = OnceLock::new();
 
 impl Plugin {
-    /// Registers `handler` for custom calls of `target`. A process has one handler for all targets and plugins:
-    /// later registrations must pass the same one.
+    /// Registers `handler` for custom calls of `target`. A process has one handler for all targets and
+    /// plugins: later registrations must pass the same one.
     ///
     /// # Errors
-    /// [`crate::Error::Contract`] if the plugin has no FFI extension that registers handlers, if another handler is
-    /// registered, or if the plugin refuses.
+    /// [`crate::Error::Contract`] if the plugin has no FFI extension that registers handlers, if another
+    /// handler is registered, or if the plugin refuses.
     pub fn register_custom_calls(&self, target: &str, handler: &Arc<dyn CustomCalls>) -> Result<()> {
         let refuse = |reason: &str| self.api.contract(Function::PluginInitialize, reason);
         let registered = HANDLER.get_or_init(|| Arc::clone(handler));
@@ -66,9 +67,9 @@ impl Plugin {
 
     /// Returns the function of the FFI extension that registers handlers.
     fn register_handler(&self) -> Option<crate::ffi::xla_ffi::RegisterHandler> {
-        // SAFETY: the table has at least its header, which contains this pointer; the list belongs to the table,
-        // is immutable, and ends with null. Every extension begins with its size, kind and successor; the
-        // function is read only if the extension is long enough.
+        // SAFETY: the table has at least its header, which contains this pointer; the list belongs to the
+        // table, is immutable, and ends with null. Every extension begins with its size, kind and successor;
+        // the function is read only if the extension is long enough.
         unsafe {
             let start = self.api.table().as_ptr().add(TABLE_EXTENSIONS);
             let mut next = start.cast::<*const FfiExtension>().read_unaligned();
@@ -112,8 +113,8 @@ struct End {
     future: NonNull<Future>,
 }
 
-// SAFETY: XLA keeps arguments and results of a call alive and unmoved until its future is set, which happens only
-// when the call is consumed or dropped; futures may be set from any thread.
+// SAFETY: XLA keeps arguments and results of a call alive and unmoved until its future is set, which happens
+// only when the call is consumed or dropped; futures may be set from any thread.
 unsafe impl Send for CustomCall {}
 
 impl CustomCall {
@@ -133,9 +134,17 @@ impl CustomCall {
     /// There is no such argument.
     pub fn input(&self, index: usize) -> (ElementType, &[u8]) {
         let Array { element_type, data, bytes } = self.inputs[index];
-        // SAFETY: `arrays` checked pointer and size; the array lives as long as the call (see `Send`), and XLA
-        // does not write to arguments.
+        // SAFETY: `arrays` checked pointer and size; the array lives as long as the call (see `Send`), and
+        // XLA does not write to arguments.
         (element_type, unsafe { std::slice::from_raw_parts(data.as_ptr(), bytes) })
+    }
+
+    /// The number of bytes of a result.
+    ///
+    /// # Panics
+    /// There is no such result.
+    pub fn output_bytes(&self, index: usize) -> usize {
+        self.outputs[index].bytes
     }
 
     /// The bytes of a result, dense and row-major.
@@ -144,8 +153,8 @@ impl CustomCall {
     /// There is no such result.
     pub fn output(&mut self, index: usize) -> &mut [u8] {
         let Array { element_type: _, data, bytes } = self.outputs[index];
-        // SAFETY: as for arguments; results do not overlap each other or the arguments, and `&mut self` makes this
-        // the only access.
+        // SAFETY: as for arguments; results do not overlap each other or the arguments, and `&mut self` makes
+        // this the only access.
         unsafe { std::slice::from_raw_parts_mut(data.as_ptr(), bytes) }
     }
 
@@ -172,7 +181,8 @@ impl CustomCall {
             let error = new_error(table, message);
             let mut args =
                 FutureSetError { head: FfiHead::of::<FutureSetError>(), future: future.as_ptr(), error };
-            // SAFETY: the future is this call's, not set yet, and not used afterwards; the error passes to XLA.
+            // SAFETY: the future is this call's, not set yet, and not used afterwards; the error passes to
+            // XLA.
             unsafe { discard(table, set(&raw mut args)) };
         }
     }
@@ -318,7 +328,7 @@ fn new_error(table: &FfiTable, message: &str) -> *mut FfiError {
 unsafe fn discard(table: &FfiTable, error: *mut FfiError) {
     if !error.is_null() {
         let mut args = ErrorDestroy { head: FfiHead::of::<ErrorDestroy>(), error };
-        // SAFETY: the error is ours and not used afterwards.
+        // SAFETY: the caller owns the error, which is not used afterwards.
         unsafe { (table.error_destroy)(&raw mut args) };
     }
 }

@@ -1,9 +1,9 @@
 //! Rewrites a program for several devices into one whose collectives are custom calls.
 //!
-//! CPU plugins have no collectives between processes. The rewritten program runs as replicas on the devices of one
-//! process; each collective and `partition-id` becomes a custom call of [`TARGET`], whose handler exchanges data
-//! with the other processes. Its first argument is `replica-id`, so that the handler knows the device; its
-//! attribute `call` is a number by which the handler finds the [`Exchange`].
+//! CPU plugins have no collectives between processes. The rewritten program runs as replicas on the devices
+//! of one process; each collective and `partition-id` becomes a custom call of [`TARGET`], whose handler
+//! exchanges data with the other processes. Its first argument is `replica-id`, so that the handler knows the
+//! device; its attribute `call` is a number by which the handler finds the [`Exchange`].
 
 use crate::xla::{
     CompileOptionsProto, CustomCallApiVersion, DeviceAssignmentProto, HloComputationProto,
@@ -65,8 +65,8 @@ pub enum Combine {
     Min,
 }
 
-/// Rewrites a serialized module. Collectives are numbered from `first` in the order of the module; the result lists
-/// them in that order.
+/// Rewrites a serialized module. Collectives are numbered from `first` in the order of the module; the result
+/// lists them in that order.
 ///
 /// # Errors
 /// The module is no protobuf message, or has a collective that the compiler does not emit.

@@ -46,6 +46,9 @@ pub enum Error {
     /// Data could not be read or prepared.
     #[error(transparent)]
     Data(#[from] data::Error),
+    /// Another process of the job is lost, or the processes disagree.
+    #[error("{0}")]
+    Job(String),
     /// The plugin returned an error.
     #[error("{context}: {source}")]
     Pjrt {

@@ -3,8 +3,9 @@
 //!
 //! Reading order: [`artefact`] (the files), [`contract`] (the task), [`tensor`] and [`shard`] (logical
 //! tensors and their shards), [`session`] (a client, its programs, and state on devices), [`checkpoint`]
-//! (state on disk), [`plugin`] (finding and installing plugins), [`train`] (the training loop over batches of
-//! the crate `data`), [`generate`] (generation and scoring).
+//! (state on disk), [`plugin`] (finding and installing plugins), [`processes`] (collectives between CPU
+//! processes), [`train`] (the training loop over batches of the crate `data`), [`generate`] (generation and
+//! scoring).
 
 pub mod artefact;
 pub mod checkpoint;
@@ -12,6 +13,7 @@ pub mod contract;
 pub mod error;
 pub mod generate;
 pub mod plugin;
+pub mod processes;
 pub mod session;
 pub mod shard;
 pub mod tensor;

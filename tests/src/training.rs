@@ -51,13 +51,32 @@ pub fn session(config: &Config, mesh: &str, state_layout: &str) -> Session {
 /// ignored.
 #[track_caller]
 pub fn session_of(module: Module, mesh: &str, layout: &str, state_layout: &str) -> Session {
+    let artefact = artefact_of(module, (mesh, layout, state_layout), false);
+    Session::with_client(plugin::client(), artefact).expect("eight devices are enough")
+}
+
+/// An artefact of the model with its own layout, whose outputs are whole on every device.
+#[track_caller]
+pub fn artefact_for_processes(config: &Config, mesh: &str, state_layout: &str) -> Artefact {
+    let module = models::program(config, &Site::default()).finish();
+    let module = module.unwrap_or_else(|d| panic!("the model has mistakes:\n{d}"));
+    artefact_of(module, (mesh, &config.layout(), state_layout), true)
+}
+
+/// An artefact for a mesh, a layout and a state layout.
+#[track_caller]
+fn artefact_of(module: Module, placement: (&str, &str, &str), whole_outputs: bool) -> Artefact {
+    let (mesh, layout, state_layout) = placement;
     let mesh = Mesh::parse(mesh).expect("the test's mesh is legal");
     let parse = |text: &str| Layout::parse(text).expect("the test's layouts are legal");
     let layout = parse(layout).restricted_to(&mesh);
     let state_layout = parse(state_layout);
     let placement = Placement { mesh, layout: layout.clone(), state_layout: state_layout.clone() };
     let observe = &mut pipeline::unobserved;
-    let local = pipeline::compile(module, &placement, observe).unwrap_or_else(|d| panic!("{d}"));
+    let mut local = pipeline::compile(module, &placement, observe).unwrap_or_else(|d| panic!("{d}"));
+    if whole_outputs {
+        local = pipeline::replicate_outputs(local).unwrap_or_else(|d| panic!("{d}"));
+    }
     let cost = |f: &Function| {
         let report = report::report(local.module(), Some(&f.name)).unwrap_or_else(|d| panic!("{d}"));
         (f.name.to_string(), report.cost())
@@ -66,8 +85,7 @@ pub fn session_of(module: Module, mesh: &str, layout: &str, state_layout: &str) 
     let settings = Settings { target: "cpu".into(), layout, state_layout, costs, ..Settings::default() };
     let built = pipeline::emit(&local, &settings, observe).unwrap_or_else(|d| panic!("{d}"));
     let artefact = Artefact::new("test".into(), built.manifest, built.files.into_iter().collect());
-    let artefact = artefact.expect("what the compiler writes is an artefact");
-    Session::with_client(plugin::client(), artefact).expect("eight devices are enough")
+    artefact.expect("what the compiler writes is an artefact")
 }
 
 /// Makes batches for `session` from a file or folder of the repository.

@@ -22,6 +22,7 @@ mod control;
 mod elementwise;
 mod hints;
 mod index;
+pub mod outputs;
 pub mod peephole;
 mod random;
 mod reduce;

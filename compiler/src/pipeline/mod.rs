@@ -129,6 +129,14 @@ pub fn localize(
     Ok(local)
 }
 
+/// Makes every output whole on every device, for programs whose devices belong to several hosts: each host
+/// can then read all outputs. State stays split.
+pub fn replicate_outputs(local: Local) -> Result<Local, Diagnostics> {
+    let mut module = local.into_module();
+    partition::outputs::replicate(&mut module);
+    Local::new(module).map_err(|mistakes| ours("replicate-outputs", None, mistakes))
+}
+
 /// Makes the files of an artefact.
 pub fn emit(local: &Local, settings: &Settings, observe: Observer) -> Result<Artefact, Diagnostics> {
     let artefact = artefact::build(local.module(), settings)?;

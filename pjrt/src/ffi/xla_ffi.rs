@@ -1,7 +1,7 @@
 //! Hand-written declarations of the part of XLA's FFI that custom calls use, and of PJRT's FFI extension.
 //!
-//! XLA's FFI is versioned apart from the PJRT API. Between its versions 0.1 and 0.4 structs and the function table
-//! have only grown at their end, so the prefixes declared here hold for all of them.
+//! XLA's FFI is versioned apart from the PJRT API. Between its versions 0.1 and 0.4 structs and the function
+//! table have only grown at their end, so the prefixes declared here hold for all of them.
 
 use std::ffi::{c_char, c_int, c_void};
 

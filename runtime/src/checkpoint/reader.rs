@@ -307,6 +307,7 @@ fn reason_of(error: Error) -> String {
         | Error::Artefact { .. }
         | Error::Input { .. }
         | Error::Data(_)
+        | Error::Job(_)
         | Error::Pjrt { .. } => error.to_string(),
     }
 }

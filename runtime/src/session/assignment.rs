@@ -55,6 +55,33 @@ impl DeviceAssignment {
         Ok(Self { mesh, local })
     }
 
+    /// Assigns the first addressable devices of process `rank` of `size` to the mesh: those of rank 0 come
+    /// first, then those of rank 1, and so on.
+    ///
+    /// # Errors
+    /// The processes cannot have the same number of devices, or the client addresses fewer.
+    pub(super) fn of_rank(client: &Client, mesh: Mesh, (rank, size): (usize, usize)) -> Result<Self> {
+        let want = shard::devices(&mesh);
+        if !want.is_multiple_of(size) {
+            return Err(Error::input(
+                format!("the mesh has {want} devices, which {size} processes cannot share equally"),
+                "use a number of processes that divides the number of devices",
+            ));
+        }
+        let own = want / size;
+        let mut devices = client.addressable_devices().map_err(Error::pjrt("listing devices"))?;
+        if devices.len() < own {
+            return Err(Error::input(
+                format!("rank {rank} needs {own} devices, but its client offers {}", devices.len()),
+                "use a smaller mesh, or more devices",
+            ));
+        }
+        devices.truncate(own);
+        let local = devices.into_iter().enumerate();
+        let local = local.map(|(i, device)| LocalDevice { position: rank * own + i, device }).collect();
+        Ok(Self { mesh, local })
+    }
+
     /// Returns the devices of this process, by local index.
     pub(crate) fn devices(&self) -> impl ExactSizeIterator<Item = &Device> {
         self.local.iter().map(|local| &local.device)

@@ -24,11 +24,14 @@ pub use transfer::Output;
 pub(crate) use assignment::DeviceAssignment;
 pub(crate) use host_memory::SnapshotBytes;
 
-use crate::{Artefact, Error, HostTensor, Result};
+use crate::{Artefact, Error, HostTensor, Result, processes::Exchange, shard::Region};
 use host_memory::HostMemory;
-use pjrt::{Buffer, Client, ClientOptions, Device, ExecuteOptions, LoadedExecutable, Plugin};
+use pjrt::{Buffer, Client, ClientOptions, CustomCalls, Device, ExecuteOptions, LoadedExecutable, Plugin};
 use programs::Programs;
-use proto::manifest::{Function, InputKind};
+use proto::{
+    hlo_processes::TARGET,
+    manifest::{Function, InputKind},
+};
 use state::State;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -64,6 +67,30 @@ impl Session {
             artefact,
             assignment,
             programs: Programs::default(),
+            state: State::default(),
+            host_memory: HostMemory::default(),
+        })
+    }
+
+    /// Creates a session of one of several CPU processes. `exchange` connects them; all call the same
+    /// functions in the same order. Nothing is cached, and a call returns when its run has ended, because
+    /// executions of collectives are counted by run.
+    ///
+    /// # Errors
+    /// The processes cannot share the mesh equally, or the plugin has no custom calls.
+    pub fn of_process(client: Client, artefact: Artefact, exchange: &Arc<Exchange>) -> Result<Self> {
+        let mesh = artefact.manifest.mesh.clone().unwrap_or_default();
+        let assignment = DeviceAssignment::of_rank(&client, mesh, exchange.place())?;
+        let handler: Arc<dyn CustomCalls> = exchange.clone();
+        client
+            .plugin()
+            .register_custom_calls(TARGET, &handler)
+            .map_err(Error::pjrt("preparing collectives between processes"))?;
+        Ok(Self {
+            client,
+            artefact,
+            assignment,
+            programs: Programs::of_process(exchange.clone()),
             state: State::default(),
             host_memory: HostMemory::default(),
         })
@@ -162,8 +189,10 @@ impl Session {
         let sent = self.send_inputs(&f, inputs, &executable)?;
         let donated = if is_shared { BTreeMap::new() } else { self.state.take_donated(&f)? };
         let arguments = call::arguments(&f, self.assignment.devices().len(), &self.state, donated, &sent)?;
+        self.programs.begin_run()?;
         match executable.try_execute(arguments, &ExecuteOptions::default()) {
             Ok(execution) => {
+                let execution = self.programs.end_run(execution)?;
                 let (state, outputs) = call::results(&f, &self.assignment, execution)?;
                 self.put_state(state);
                 Ok(outputs)
@@ -209,6 +238,15 @@ impl Session {
     pub fn state(&self, name: &str) -> Result<HostTensor> {
         let tensor = state::declared(&self.artefact, name)?;
         transfer::start_reads(name, tensor, &self.assignment, self.state.get(name)?)?.wait()
+    }
+
+    /// Reads the distinct regions of a tensor of the state that devices of this process hold.
+    ///
+    /// # Errors
+    /// The program has no such state, or it has no value yet.
+    pub fn local_state(&self, name: &str) -> Result<Vec<(Region, Vec<u8>)>> {
+        let tensor = state::declared(&self.artefact, name)?;
+        transfer::local_regions(name, tensor, &self.assignment, self.state.get(name)?)
     }
 
     /// Replaces a tensor of the state by a logical value.

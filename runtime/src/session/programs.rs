@@ -1,8 +1,8 @@
 //! The compiled programs of a session.
 
 use super::executable_cache::{Compilation, ExecutableCache};
-use crate::{Artefact, Error, Result, shard};
-use pjrt::{Client, LoadedExecutable, Program};
+use crate::{Artefact, Error, Result, processes::Exchange, shard};
+use pjrt::{Client, Execution, LoadedExecutable, Program};
 use proto::hlo_alias::out_of_place;
 use std::{borrow::Cow, collections::BTreeMap, path::Path, sync::Arc, time::Instant};
 
@@ -13,6 +13,8 @@ pub(super) struct Programs {
     fresh_state: BTreeMap<String, Arc<LoadedExecutable>>,
     cache: Option<ExecutableCache>,
     compilations: Vec<Compilation>,
+    /// Set in one of several CPU processes.
+    exchange: Option<Arc<Exchange>>,
 }
 
 /// The buffers in which a program returns new state.
@@ -24,10 +26,42 @@ enum StateOutputs {
     Fresh,
 }
 
+/// A program as the plugin compiles it.
+struct Source<'a> {
+    /// Its name in messages.
+    function: String,
+    code: Cow<'a, [u8]>,
+    options: Cow<'a, [u8]>,
+    /// The number of devices of this process that run it.
+    devices: usize,
+}
+
 impl Programs {
+    /// Programs of one of several CPU processes.
+    pub(super) fn of_process(exchange: Arc<Exchange>) -> Self {
+        Self { exchange: Some(exchange), ..Self::default() }
+    }
+
+    /// Prepares the run of a program.
+    pub(super) fn begin_run(&self) -> Result<()> {
+        self.exchange.as_ref().map_or(Ok(()), |exchange| exchange.begin_run())
+    }
+
+    /// Waits for a run to end if the next one depends on it.
+    pub(super) fn end_run(&self, mut execution: Execution) -> Result<Execution> {
+        if self.exchange.is_some() {
+            let done = std::mem::take(&mut execution.done);
+            pjrt::wait_all(done).map_err(Error::pjrt("running a program"))?;
+        }
+        Ok(execution)
+    }
+
     /// Uses compiled programs from `cache`, and adds those that have to be compiled.
     pub(super) fn set_cache(&mut self, cache: ExecutableCache) {
-        self.cache = Some(cache);
+        // Executables with custom calls belong to the process that registered their handlers.
+        if self.exchange.is_none() {
+            self.cache = Some(cache);
+        }
     }
 
     /// Returns how each executable was made, in order.
@@ -99,21 +133,11 @@ impl Programs {
         outputs: StateOutputs,
     ) -> Result<LoadedExecutable> {
         let begin = Instant::now();
-        let f = artefact.function(function)?;
-        let (code, options) = (artefact.file(&f.module)?, artefact.file(&f.compile_options)?);
-        let (code, function) = match outputs {
-            StateOutputs::InPlace => (Cow::Borrowed(code), function.to_owned()),
-            StateOutputs::Fresh => {
-                let wrong =
-                    |e| Error::input(format!("the code of `{function}`: {e}"), "compile the program again");
-                (Cow::Owned(out_of_place(code).map_err(wrong)?), format!("{function} beside a snapshot"))
-            }
-        };
+        let Source { function, code, options, devices } = self.source(client, artefact, function, outputs)?;
         let program = Program::hlo(&code);
-        let devices = artefact.manifest.mesh.as_ref().map_or(1, shard::devices);
         let (mut loaded, mut note, mut entry) = (None, None, None);
         if let Some(cache) = &self.cache {
-            match cache.entry(client, devices, &code, options) {
+            match cache.entry(client, devices, &code, &options) {
                 Ok(path) => {
                     match load(client, devices, cache, &path, &program) {
                         Ok(found) => loaded = found,
@@ -128,13 +152,13 @@ impl Programs {
         let executable = match loaded {
             Some(executable) => executable,
             None => client
-                .compile(&program, options)
+                .compile(&program, &options)
                 .map_err(Error::pjrt(format!("compiling `{function}` of `{}`", artefact.manifest.program)))?,
         };
         let count = executable.devices().len();
         if count != devices {
             return Err(Error::input(
-                format!("`{function}` was compiled for {count} devices, but the mesh has {devices}"),
+                format!("`{function}` was compiled for {count} devices, but {devices} are to run it"),
                 "compile the program again",
             ));
         }
@@ -146,6 +170,36 @@ impl Programs {
         }
         self.compilations.push(Compilation { function, cached, elapsed, entry, note });
         Ok(executable)
+    }
+
+    /// Returns the program that the plugin compiles.
+    fn source<'a>(
+        &self,
+        client: &Client,
+        artefact: &'a Artefact,
+        function: &str,
+        outputs: StateOutputs,
+    ) -> Result<Source<'a>> {
+        let f = artefact.function(function)?;
+        let (code, options) = (artefact.file(&f.module)?, Cow::Borrowed(artefact.file(&f.compile_options)?));
+        let devices = artefact.manifest.mesh.as_ref().map_or(1, shard::devices);
+        let mut source =
+            Source { function: function.to_owned(), code: Cow::Borrowed(code), options, devices };
+        if let StateOutputs::Fresh = outputs {
+            let wrong =
+                |e| Error::input(format!("the code of `{function}`: {e}"), "compile the program again");
+            source.code = Cow::Owned(out_of_place(code).map_err(wrong)?);
+            source.function.push_str(" beside a snapshot");
+        }
+        if let Some(exchange) = &self.exchange {
+            source.devices /= exchange.place().1;
+            let own = client.addressable_devices().map_err(Error::pjrt("listing devices"))?;
+            let ids: Vec<i64> =
+                own.iter().take(source.devices).map(|device| i64::from(device.id())).collect();
+            let (code, options) = exchange.rewrite(&source.code, &source.options, &ids)?;
+            (source.code, source.options) = (Cow::Owned(code), Cow::Owned(options));
+        }
+        Ok(source)
     }
 }
 

@@ -41,12 +41,35 @@ pub(super) fn start_reads(
     assignment: &DeviceAssignment,
     buffers: &[impl Borrow<Buffer>],
 ) -> Result<Output> {
+    let elements = |sizes: &[usize]| sizes.iter().product::<usize>();
+    let regions = assignment.regions(tensor);
+    let here: usize = regions.iter().map(|(region, _)| elements(&region.sizes)).sum();
+    if here < elements(&shard::dims(tensor)) {
+        return Err(Error::Job(format!(
+            "`{name}` cannot be read: other processes hold parts of it (of {} elements, {here} are here)",
+            elements(&shard::dims(tensor))
+        )));
+    }
     let mut reads = Vec::new();
-    for (region, holders) in assignment.regions(tensor) {
+    for (region, holders) in regions {
         let read = buffers[holders[0]].borrow().start_read();
         reads.push((region, read.map_err(Error::pjrt(format!("reading `{name}`")))?));
     }
     Ok(Output { name: name.to_owned(), tensor: tensor.clone(), reads })
+}
+
+/// Reads one copy of every region of a tensor that devices of this process hold.
+pub(super) fn local_regions(
+    name: &str,
+    tensor: &Tensor,
+    assignment: &DeviceAssignment,
+    buffers: &[impl Borrow<Buffer>],
+) -> Result<Vec<(Region, Vec<u8>)>> {
+    let regions = assignment.regions(tensor).into_iter().map(|(region, holders)| {
+        let read = buffers[holders[0]].borrow().start_read().and_then(PendingRead::wait);
+        Ok((region, read.map_err(Error::pjrt(format!("reading `{name}`")))?))
+    });
+    regions.collect()
 }
 
 /// Sends each of `devices`, given by local index, its shard of `value`. Shards are read from the logical
