@@ -4,7 +4,7 @@
 //! Reading order:
 //! - [`dim`] and [`axis`]: named dims of tensors, named axes of the mesh;
 //! - [`layout`]: rules that split dims over axes;
-//! - [`ty`]: types;
+//! - types: [`ty`];
 //! - [`ir`]: operations, bodies and modules;
 //! - [`schedule`]: choices of a program that change time and memory, but not results;
 //! - [`task`]: the contract between a program and the runtime;

@@ -156,11 +156,11 @@ fn check(page: &str) {
     let place = workplace();
     for block in blocks(&text) {
         let ran_here = block.skipped();
-        if let Some(reason) = &ran_here {
-            if block.is_shell() || block.directives.iter().any(|d| d.starts_with("excerpt:")) {
-                say_skipped(&format!("{page}:{}: {reason}", block.line));
-                continue;
-            }
+        if let Some(reason) = &ran_here
+            && (block.is_shell() || block.directives.iter().any(|d| d.starts_with("excerpt:")))
+        {
+            say_skipped(&format!("{page}:{}: {reason}", block.line));
+            continue;
         }
         block.all("setup:").for_each(|command| _ = shell(&place, page, block.line, command));
         if let Some(file) = block.all("file:").next() {

@@ -50,7 +50,7 @@ func forward(%x x: f32[batch=8@data, d=4@model]) -> (y: f32[batch=8@data, d=4@mo
         let local = Local::new(module).unwrap();
         let body = &local.module().functions[0].body;
         let types: Vec<String> =
-            body.result_types().map(|ty| ty.show(&local.module().env.mesh).to_string()).collect();
+            body.result_types().map(|ty| ty.display(&local.module().env.mesh).to_string()).collect();
         assert_eq!(types, ["f32[batch=8, d=4]", "f32[]"]);
         assert_eq!(body.insts.len(), 3);
         assert!(!replicate(&mut local.into_module()));

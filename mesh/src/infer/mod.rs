@@ -132,7 +132,7 @@ fn check_split(env: &Env, d: &TensorDim) -> Result<(), Diagnostic> {
         }
     }
     let parts = env.mesh.product(&d.axes);
-    if d.dim.size % parts == 0 {
+    if d.dim.size.is_multiple_of(parts) {
         return Ok(());
     }
     let names: Vec<_> =

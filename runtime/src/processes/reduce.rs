@@ -93,8 +93,8 @@ fn combine(element: PrimitiveType, function: Combine, parts: &[&[u8]], out: &mut
     let Some(first) = parts.first() else { return Err("a group without members".into()) };
     check(out, first.len())?;
     match element {
-        T::F32 => floats(function, parts, out, |b| f32::from_ne_bytes(b), f32::to_ne_bytes),
-        T::F64 => floats(function, parts, out, |b| f64::from_ne_bytes(b), f64::to_ne_bytes),
+        T::F32 => floats(function, parts, out, f32::from_ne_bytes, f32::to_ne_bytes),
+        T::F64 => floats(function, parts, out, f64::from_ne_bytes, f64::to_ne_bytes),
         T::Bf16 => narrow(
             function,
             parts,

@@ -115,8 +115,7 @@ impl Options {
                 return Err(out_of_range(option, "at least 1", 0.0));
             }
         }
-        // Written so that NaN is refused too.
-        if !(self.min_delta >= 0.0) {
+        if self.min_delta.is_nan() || self.min_delta < 0.0 {
             return Err(out_of_range("--min-delta", "at least 0", self.min_delta));
         }
         Ok(())
