@@ -96,7 +96,7 @@ fn a_slice_that_is_none() {
     matmul_fails(
         &["--target", "tpu:v9:2x2"],
         2,
-        &["no TPU generation `v9`", "v2, v3, v4, v5e, v5p, v6e, tpu7x"],
+        &["unknown TPU generation `v9`", "v2, v3, v4, v5e, v5p, v6e, tpu7x"],
     );
     matmul_fails(
         &["--target", "tpu:v5e:3x5"],
@@ -350,7 +350,7 @@ fn data_that_is_missing_or_empty() {
     let place = Workplace::new();
     train_fails(&place, &["--data", "none.txt"], &["data file `none.txt` does not exist", "help:"]);
     place.write("empty.txt", "");
-    train_fails(&place, &["--data", "empty.txt"], &["`empty.txt` is empty", "help: leave it out"]);
+    train_fails(&place, &["--data", "empty.txt"], &["`empty.txt` is empty", "help: remove it from the data"]);
     place.write("short.txt", "short");
     train_fails(&place, &["--data", "short.txt"], &["too short: 5 bytes", "help:"]);
     let ran = place.run(&["train", &model("switch_tiny.rs")]);

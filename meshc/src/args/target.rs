@@ -83,7 +83,7 @@ mod tests {
         }
         for text in ["tpu:v5e", "tpu:v5e:2x", "tpu:v5e:0x4"] {
             let error = text.parse::<Target>().unwrap_err();
-            assert!(error.contains("there are 1x1, 2x2, 2x4"), "{text}: {error}");
+            assert!(error.contains("shapes: 1x1, 2x2, 2x4"), "{text}: {error}");
         }
     }
 }
