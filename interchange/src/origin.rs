@@ -67,12 +67,12 @@ impl Origin {
 
     /// Returns the configuration.
     pub fn config(&self) -> Result<Config> {
-        settled(&self.model, &self.settings, &self.dtype, &self.name)
+        resolved(&self.model, &self.settings, &self.dtype, &self.name)
     }
 }
 
 /// A preset with settings; `name` says who asks for it.
-pub fn settled(model: &str, settings: &str, dtype: &str, name: &str) -> Result<Config> {
+pub fn resolved(model: &str, settings: &str, dtype: &str, name: &str) -> Result<Config> {
     let preset = zoo::named(model).ok_or_else(|| {
         let known: Vec<&str> = zoo::ALL.iter().map(|preset| preset.name).collect();
         failure(

@@ -248,7 +248,7 @@ impl Job {
         let request = LeaveRequest { rank: self.rank, failure: failure.unwrap_or_default().to_owned() };
         link.report().leaving = true;
         let wait = link.limits.dead_after;
-        // A coordinator that is gone needs no farewell.
+        // A coordinator that is gone needs no goodbye message.
         let _ = link.call(wait, |mut client| async move { client.leave(request).await });
         if let Some(coordinator) = &link.coordinator {
             coordinator.wait_for_all(link.limits.dead_after);

@@ -36,8 +36,8 @@ fn try_op(mesh: &str, layout: &str, op: Op, args: &[&str]) -> Result<Vec<Tensor>
     for value in &mut results {
         for (kind, axes) in [(Pending::Sum, b.ty(*value).sum), (Pending::Max, b.ty(*value).max)] {
             if !axes.is_empty() {
-                let settle = Op::Collective(Collective::AllReduce { kind, axes });
-                *value = b.emit1(settle, &[*value], &Site::default()).unwrap();
+                let all_reduce = Op::Collective(Collective::AllReduce { kind, axes });
+                *value = b.emit1(all_reduce, &[*value], &Site::default()).unwrap();
             }
         }
     }
@@ -308,8 +308,8 @@ fn collectives_move_shards() {
     check(&mesh, scatter, parts, ["f32[a=1] 2", "f32[a=1] 4", "f32[a=1] 10", "f32[a=1] 12"]);
     let shard = Collective::Shard { dim: "a".into(), axes: vec![x] };
     check(&mesh, shard, parts, ["f32[a=1] 0", "f32[a=1] 2", "f32[a=1] 5", "f32[a=1] 7"]);
-    let owe = Collective::AsPending { axes: AxisSet::one(x) };
-    check(&mesh, owe, parts, [parts[0], parts[1], "f32[a=2] 0 0", "f32[a=2] 0 0"]);
+    let as_pending = Collective::AsPending { axes: AxisSet::one(x) };
+    check(&mesh, as_pending, parts, [parts[0], parts[1], "f32[a=2] 0 0", "f32[a=2] 0 0"]);
     let swap = Collective::AllToAll { from: "b".into(), to: "a".into(), axes: vec![y] };
     check(
         &mesh,

@@ -7,7 +7,7 @@ use mesh::{
 };
 
 pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Contract) -> Result<(), Diagnostic> {
-    let sums = owing(walk, inst, op);
+    let sums = pending_sums(walk, inst, op);
     let mut args = Vec::new();
     for (v, sum) in inst.args.iter().zip(sums) {
         let other = match args.first() {
@@ -21,7 +21,7 @@ pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Contract) -> Resu
 
 /// The axes over which each operand may stay pending. Deferring the reduction must not increase traffic, and
 /// an operand cannot be pending over an axis that splits the other operand.
-fn owing(walk: &Walk<'_>, inst: &Inst, op: &Contract) -> [AxisSet; 2] {
+fn pending_sums(walk: &Walk<'_>, inst: &Inst, op: &Contract) -> [AxisSet; 2] {
     let [a, b] = [inst.args[0], inst.args[1]];
     if a == b {
         return [AxisSet::EMPTY; 2];
@@ -63,7 +63,7 @@ fn operand(
         want.sum = AxisSet::EMPTY;
         let x = walk.get(v, &want)?;
         let x = walk.fold(ReduceKind::Sum, &clash, x)?;
-        return walk.settle(x);
+        return walk.reduce_pending(x);
     }
     for d in want.dims.iter_mut().filter(|d| clash.contains(&d.dim.name)) {
         d.axes.clear();

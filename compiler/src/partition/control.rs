@@ -47,7 +47,7 @@ fn cond(walk: &mut Walk<'_>, inst: &Inst, then: &Body, otherwise: &Body) -> Resu
 #[derive(Clone, Copy, PartialEq)]
 enum Carry {
     /// Not pending.
-    Settled,
+    Reduced,
     /// The carry accumulates; the axes over which it may be pending are not known yet.
     Open,
     /// The carry accumulates, and is pending over these axes throughout the loop.
@@ -55,30 +55,31 @@ enum Carry {
 }
 
 fn scan(walk: &mut Walk<'_>, inst: &Inst, op: &Scan) -> Result<(), Diagnostic> {
-    let kind = |i| if accumulates(&op.body, i).is_some() { Carry::Open } else { Carry::Settled };
+    let kind = |i| if accumulates(&op.body, i).is_some() { Carry::Open } else { Carry::Reduced };
     let mut carries: Vec<Carry> = (0..op.carries).map(kind).collect();
     // Finds the axes of pending carries by trial. A carry whose result does not keep its axes becomes
     // reduced; if the search takes long, all do.
     for left in (0..op.carries + 2).rev() {
         let inner = body(walk, inst, op, &carries)?;
-        let owed = op.body.results.iter().map(|r| inner.owed(*r));
-        let next: Vec<Carry> = carries.iter().zip(owed).map(|(c, owed)| decide(*c, owed)).collect();
+        let pending_axes = op.body.results.iter().map(|r| inner.pending_axes(*r));
+        let next: Vec<Carry> =
+            carries.iter().zip(pending_axes).map(|(c, pending_axes)| decide(*c, pending_axes)).collect();
         if next == carries {
             return emit(walk, inst, op, &carries, inner);
         }
-        carries = if left > 1 { next } else { vec![Carry::Settled; op.carries] };
+        carries = if left > 1 { next } else { vec![Carry::Reduced; op.carries] };
     }
     let inner = body(walk, inst, op, &carries)?;
     emit(walk, inst, op, &carries, inner)
 }
 
-fn decide(carry: Carry, owed: AxisSet) -> Carry {
+fn decide(carry: Carry, pending_axes: AxisSet) -> Carry {
     match carry {
-        Carry::Settled => Carry::Settled,
-        Carry::Open if owed.is_empty() => Carry::Settled,
-        Carry::Open => Carry::Pending(owed),
-        Carry::Pending(sum) if sum == owed => carry,
-        Carry::Pending(_) => Carry::Settled,
+        Carry::Reduced => Carry::Reduced,
+        Carry::Open if pending_axes.is_empty() => Carry::Reduced,
+        Carry::Open => Carry::Pending(pending_axes),
+        Carry::Pending(sum) if sum == pending_axes => carry,
+        Carry::Pending(_) => Carry::Reduced,
     }
 }
 
@@ -97,7 +98,7 @@ fn outside(walk: &Walk<'_>, inst: &Inst, op: &Scan, carries: &[Carry]) -> Vec<Ty
 
 fn carried(walk: &Walk<'_>, inst: &Inst, i: usize, carry: Carry) -> Type {
     match carry {
-        Carry::Settled => walk.home(inst.results[i]),
+        Carry::Reduced => walk.home(inst.results[i]),
         // With the sharding of stored state it could not be pending over the axes that split only the state.
         Carry::Open => walk.layout(inst.results[i]),
         Carry::Pending(sum) => {
@@ -139,7 +140,7 @@ fn body<'w>(walk: &Walk<'w>, inst: &Inst, op: &'w Scan, carries: &[Carry]) -> Re
     let mut inner = Walk::new(walk.cx, &op.body, &params, given);
     let open = carries.iter().enumerate().filter(|(_, c)| **c == Carry::Open);
     inner.flexible = open.map(|(i, _)| op.body.params[i]).collect();
-    let pending = carries.iter().enumerate().filter(|(_, c)| **c != Carry::Settled);
+    let pending = carries.iter().enumerate().filter(|(_, c)| **c != Carry::Reduced);
     inner.added = bound(&op.body, pending.filter_map(|(i, _)| accumulates(&op.body, i)).flatten());
     insts(&mut inner)?;
     Ok(inner)

@@ -10,7 +10,7 @@ use mesh::{
 
 pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Elementwise) -> Result<(), Diagnostic> {
     let form = form(walk, inst, op);
-    let sums = owing(walk, inst, op, &form);
+    let sums = pending_sums(walk, inst, op, &form);
     let mut args = Vec::new();
     for (a, sum) in inst.args.iter().zip(&sums) {
         let want = walk.want(*a, &form, *sum);
@@ -36,15 +36,15 @@ fn form(walk: &Walk<'_>, inst: &Inst, op: &Elementwise) -> Type {
         | Elementwise::Select
         | Elementwise::StopGradient => false,
     };
-    let owes = |v: &Value| {
+    let is_pending = |v: &Value| {
         let (sum, ty) = (walk.lazy(*v), walk.of(*v));
         !sum.intersect(home.split()).is_empty() && ty.dims.len() == home.dims.len()
     };
-    if shrinks && inst.args.iter().all(owes) { walk.layout(inst.results[0]) } else { home }
+    if shrinks && inst.args.iter().all(is_pending) { walk.layout(inst.results[0]) } else { home }
 }
 
 /// The axes over which each operand may stay pending.
-fn owing(walk: &Walk<'_>, inst: &Inst, op: &Elementwise, form: &Type) -> Vec<AxisSet> {
+fn pending_sums(walk: &Walk<'_>, inst: &Inst, op: &Elementwise, form: &Type) -> Vec<AxisSet> {
     let none = vec![AxisSet::EMPTY; inst.args.len()];
     // An operand smaller than the result is reduced while it is small, and a value that an axis splits cannot
     // be pending over it.

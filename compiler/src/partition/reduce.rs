@@ -31,7 +31,7 @@ pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Reduce) -> Result
                 ReduceKind::Max | ReduceKind::Min => {
                     let x = walk.get(x, &form)?;
                     let y = walk.emit(Op::Reduce(op.clone()), &[x])?;
-                    let y = walk.settle(y)?;
+                    let y = walk.reduce_pending(y)?;
                     walk.set(inst.results[0], y);
                     Ok(())
                 }
@@ -79,7 +79,7 @@ fn mean(walk: &mut Walk<'_>, x: Value, dims: &[Name], n: usize) -> Result<Value,
 fn log_sum_exp(walk: &mut Walk<'_>, x: Value, dims: &[Name]) -> Result<Value, Diagnostic> {
     let dtype = walk.b.ty(x).dtype;
     let largest = walk.fold(ReduceKind::Max, dims, x)?;
-    let largest = walk.settle(largest)?;
+    let largest = walk.reduce_pending(largest)?;
     let largest = walk.cast(DType::F32, largest)?;
     let finite = walk.unary(Unary::IsFinite, largest)?;
     let zero = walk.constant(DType::F32, 0.0)?;
@@ -88,7 +88,7 @@ fn log_sum_exp(walk: &mut Walk<'_>, x: Value, dims: &[Name]) -> Result<Value, Di
     let below = walk.binary(Binary::Sub, wide, m)?;
     let e = walk.unary(Unary::Exp, below)?;
     let sum = walk.fold(ReduceKind::Sum, dims, e)?;
-    let sum = walk.settle(sum)?;
+    let sum = walk.reduce_pending(sum)?;
     let log = walk.unary(Unary::Log, sum)?;
     let y = walk.binary(Binary::Add, log, m)?;
     walk.cast(dtype, y)
@@ -99,11 +99,11 @@ fn arg_max(walk: &mut Walk<'_>, x: Value, dim: TensorDim) -> Result<Value, Diagn
     let dims = [dim.dim.name.clone()];
     let last = dim.dim.size - 1;
     let largest = walk.fold(ReduceKind::Max, &dims, x)?;
-    let largest = walk.settle(largest)?;
+    let largest = walk.reduce_pending(largest)?;
     let here = walk.emit(Op::Elementwise(Elementwise::Compare(Compare::Eq)), &[x, largest])?;
     let position = walk.iota(dim)?;
     let beyond = walk.constant(DType::S32, last as f64)?;
     let candidate = walk.select(here, position, beyond)?;
     let first = walk.fold(ReduceKind::Min, &dims, candidate)?;
-    walk.settle(first)
+    walk.reduce_pending(first)
 }

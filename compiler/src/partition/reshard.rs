@@ -84,14 +84,15 @@ fn narrow(mesh: &Mesh, from: &Type, to: &Type) -> Option<Vec<Collective>> {
 fn direct(from: &Type, to: &Type) -> Vec<Collective> {
     let mut now = from.clone();
     let mut steps = Vec::new();
-    let settle = from.sum.minus(to.sum);
+    let to_reduce = from.sum.minus(to.sum);
     loop {
-        let owed = now.sum.intersect(settle);
+        let pending_axes = now.sum.intersect(to_reduce);
         let step = cut(&now, to)
-            .or_else(|| scatter(&now, to, owed))
+            .or_else(|| scatter(&now, to, pending_axes))
             .or_else(|| exchange(&now, to))
             .or_else(|| {
-                (!owed.is_empty()).then_some(Collective::AllReduce { kind: Pending::Sum, axes: owed })
+                (!pending_axes.is_empty())
+                    .then_some(Collective::AllReduce { kind: Pending::Sum, axes: pending_axes })
             })
             .or_else(|| gather(&now, to));
         let Some(step) = step else { break };
@@ -155,9 +156,9 @@ fn cut(now: &Type, to: &Type) -> Option<Collective> {
     })
 }
 
-fn scatter(now: &Type, to: &Type, owed: AxisSet) -> Option<Collective> {
+fn scatter(now: &Type, to: &Type, pending_axes: AxisSet) -> Option<Collective> {
     entering(now, to).find_map(|(dim, axes)| {
-        let axes: Vec<AxisId> = axes.iter().copied().take_while(|a| owed.contains(*a)).collect();
+        let axes: Vec<AxisId> = axes.iter().copied().take_while(|a| pending_axes.contains(*a)).collect();
         (!axes.is_empty()).then(|| Collective::ReduceScatter { dim: dim.clone(), axes })
     })
 }

@@ -120,14 +120,14 @@ impl<'w> Walk<'w> {
         self.forms[v.index()].iter().map(|f| self.b.ty(*f))
     }
     /// The axes over which a Global value is pending; empty once it has been reduced for any use.
-    pub(super) fn owed(&self, v: Value) -> AxisSet {
+    pub(super) fn pending_axes(&self, v: Value) -> AxisSet {
         let sums = self.forms(v).map(|ty| ty.sum);
         sums.min_by_key(|sum| sum.0.count_ones()).unwrap_or_default()
     }
     /// The axes over which a linear operation may leave a value pending. A value with several uses is reduced
     /// once for all of them.
     pub(super) fn lazy(&self, v: Value) -> AxisSet {
-        if self.uses(v) > 1 { AxisSet::EMPTY } else { self.owed(v) }
+        if self.uses(v) > 1 { AxisSet::EMPTY } else { self.pending_axes(v) }
     }
 
     /// The type in which an operation that works on `form` needs a Global value: dims that both have are
@@ -163,8 +163,8 @@ impl<'w> Walk<'w> {
         for step in steps {
             // A reduction belongs to the site that split the sum, any other collective to the site that needs
             // it.
-            let settles = !wire::axes(&step).intersect(self.b.ty(local).sum).is_empty();
-            let site = self.origins[v.index()].as_ref().filter(|_| settles).unwrap_or(&self.site);
+            let reduction = !wire::axes(&step).intersect(self.b.ty(local).sum).is_empty();
+            let site = self.origins[v.index()].as_ref().filter(|_| reduction).unwrap_or(&self.site);
             local = self.b.emit1(Op::Collective(step), &[local], site)?;
             self.forms[v.index()].push(local);
         }
@@ -182,8 +182,8 @@ impl<'w> Walk<'w> {
     /// pending operand was.
     pub(super) fn trace(&mut self, inst: &Inst) {
         for r in &inst.results {
-            if !self.owed(*r).is_empty() {
-                let mut pending = inst.args.iter().filter(|a| !self.owed(**a).is_empty());
+            if !self.pending_axes(*r).is_empty() {
+                let mut pending = inst.args.iter().filter(|a| !self.pending_axes(**a).is_empty());
                 let before = pending.find_map(|a| self.origin(*a)).cloned();
                 self.set_origin(*r, before.unwrap_or_else(|| inst.site.clone()));
             }
@@ -244,7 +244,7 @@ impl<'w> Walk<'w> {
     }
 
     /// All operands of an instruction, each as an operation on `form` needs it, not pending.
-    pub(super) fn settled(&mut self, inst: &Inst, form: &Type) -> Result<Vec<Value>, Diagnostic> {
+    pub(super) fn reduced_operands(&mut self, inst: &Inst, form: &Type) -> Result<Vec<Value>, Diagnostic> {
         let get = |v: &Value| {
             let want = self.want(*v, form, AxisSet::EMPTY);
             self.get(*v, &want)
@@ -313,7 +313,7 @@ impl<'w> Walk<'w> {
         self.emit(Op::Reduce(Reduce::Over { kind, dims: dims.to_vec() }), &[x])
     }
     /// All-reduces a Local value over all axes over which it is pending.
-    pub(super) fn settle(&mut self, mut x: Value) -> Result<Value, Diagnostic> {
+    pub(super) fn reduce_pending(&mut self, mut x: Value) -> Result<Value, Diagnostic> {
         let ty = self.b.ty(x);
         for (kind, axes) in [(Pending::Sum, ty.sum), (Pending::Max, ty.max), (Pending::Min, ty.min)] {
             if !axes.is_empty() {

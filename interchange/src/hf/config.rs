@@ -479,13 +479,13 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_as_the_same_model() {
-        use crate::origin::settled;
+        use crate::origin::resolved;
         let switch = Switch { sparse_step: 2, decoder_sparse_step: 3, ..Switch::hugging_face(4, 7) };
         let sparse = Config { switch: Some(switch), dropout: 0.0, ..models::zoo::t5_small() };
         for config in [models::zoo::t5_base(), models::zoo::t5_v1_1_xxl(), sparse] {
             let text = write(&config, "bfloat16").unwrap();
             let described = Described::parse(&text, "config.json").unwrap();
-            let again = settled(described.model, &described.line(), described.dtype, "config.json").unwrap();
+            let again = resolved(described.model, &described.line(), described.dtype, "config.json").unwrap();
             assert_eq!(models::hf::tensors(&again), models::hf::tensors(&config));
             let sizes = |c: &Config| (c.buckets, c.epsilon, c.dropout, c.max_distance, c.activation, c.tied);
             assert_eq!(sizes(&again), sizes(&config));

@@ -4,7 +4,7 @@ use super::{
     config::Described,
     file::{Element, Entry, Fields, Tensors},
 };
-use crate::{failure, origin::settled};
+use crate::{failure, origin::resolved};
 use anyhow::{Context, Result};
 use models::{Config, hf};
 use std::{
@@ -41,7 +41,7 @@ impl Folder {
     pub fn open(dir: &Path) -> Result<Self> {
         let described = Described::read(dir)?;
         let name = dir.join("config.json").display().to_string();
-        let config = settled(described.model, &described.line(), described.dtype, &name)?;
+        let config = resolved(described.model, &described.line(), described.dtype, &name)?;
         let tensors = hf::tensors(&config).map_err(|why| {
             failure(format!("`{name}` describes no Hugging Face model: {why}"), "see docs/interchange.md")
         })?;

@@ -14,7 +14,7 @@ pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Index) -> Result<
     match op {
         Index::OneHot { dim, dtype } => {
             let home = walk.home(inst.results[0]);
-            let args = walk.settled(inst, &home)?;
+            let args = walk.reduced_operands(inst, &home)?;
             let dim = TensorDim { dim: dim.dim.clone(), axes: home.axes_of(&dim.dim.name).to_vec() };
             walk.done(inst, Op::Index(Index::OneHot { dim, dtype: *dtype }), &args)
         }
@@ -42,8 +42,8 @@ fn gather(walk: &mut Walk<'_>, inst: &Inst, dim: &Name, outside: Outside) -> Res
     let free: Vec<AxisId> = walk.layout(x).axes_of(dim).to_vec();
     let free: Vec<AxisId> = free.into_iter().take_while(|a| !form.split().contains(*a)).collect();
     want.dims.iter_mut().filter(|d| d.dim.name == *dim).for_each(|d| d.axes.clone_from(&free));
-    let settle = Collective::AllReduce { kind: Pending::Sum, axes: set(&free) };
-    let native = walk.cost(x, &want) + wire_bytes(mesh, &settle, &form);
+    let to_reduce = Collective::AllReduce { kind: Pending::Sum, axes: set(&free) };
+    let native = walk.cost(x, &want) + wire_bytes(mesh, &to_reduce, &form);
     if free.is_empty() || form.dtype == DType::Pred || walk.cost(x, &gathered) <= native {
         want = gathered;
     }

@@ -116,7 +116,7 @@ pub(super) fn top_k(
 /// Sorting needs the whole dim.
 pub(super) fn sort(walk: &mut Walk<'_>, inst: &Inst, op: &Index, dim: &Name) -> Result<(), Diagnostic> {
     let form = whole(&walk.layout(inst.results[0]), dim);
-    let args = walk.settled(inst, &form)?;
+    let args = walk.reduced_operands(inst, &form)?;
     walk.done(inst, Op::Index(op.clone()), &args)
 }
 

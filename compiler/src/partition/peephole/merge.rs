@@ -21,8 +21,8 @@ pub(crate) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value
         else {
             continue;
         };
-        for (owed, rest) in [(maker.args[0], maker.args[1]), (maker.args[1], maker.args[0])] {
-            if let Some(both) = pair(rewrite, inst, owed, other)? {
+        for (pending_axes, rest) in [(maker.args[0], maker.args[1]), (maker.args[1], maker.args[0])] {
+            if let Some(both) = pair(rewrite, inst, pending_axes, other)? {
                 let rest = rewrite.new_of(rest)?;
                 return rewrite.emit(inst.op.clone(), &[rest, both], inst).map(Some);
             }
@@ -37,18 +37,18 @@ fn adds(inst: &Inst) -> bool {
 
 /// The sum of two values that are reduced in the same way for this addition only: added first, then reduced.
 fn pair(rewrite: &mut Rewrite<'_>, at: &Inst, a: Value, b: Value) -> Result<Option<Value>, Diagnostic> {
-    let (Some((x, settles)), Some((y, same))) = (lone(rewrite, a), lone(rewrite, b)) else {
+    let (Some((x, reduction)), Some((y, same))) = (lone(rewrite, a), lone(rewrite, b)) else {
         return Ok(None);
     };
     // A value that the addition broadcasts is reduced while it is small.
     let alike = rewrite.old.ty(x).matches(rewrite.old.ty(y));
-    if settles != same || !alike {
+    if reduction != same || !alike {
         return Ok(None);
     }
     let args = [rewrite.new_of(x)?, rewrite.new_of(y)?];
     let sum = rewrite.emit(Op::Elementwise(Elementwise::Binary(Binary::Add)), &args, at)?;
     let site = rewrite.maker(a).map(|inst| inst.site.clone()).unwrap_or_default();
-    rewrite.b.emit1(Op::Collective(settles.clone()), &[sum], &site).map(Some)
+    rewrite.b.emit1(Op::Collective(reduction.clone()), &[sum], &site).map(Some)
 }
 
 /// The operand of the all-reduce or reduce-scatter that makes `v` if `v` has one use, and the collective.
@@ -56,10 +56,10 @@ fn lone<'r>(rewrite: &Rewrite<'r>, v: Value) -> Option<(Value, &'r Collective)> 
     if rewrite.uses[v.index()] != 1 {
         return None;
     }
-    let (x, settles) = rewrite.collective(v)?;
-    match settles {
+    let (x, reduction) = rewrite.collective(v)?;
+    match reduction {
         Collective::AllReduce { kind: Pending::Sum, axes: _ }
-        | Collective::ReduceScatter { dim: _, axes: _ } => Some((x, settles)),
+        | Collective::ReduceScatter { dim: _, axes: _ } => Some((x, reduction)),
         Collective::AllReduce { kind: Pending::Max | Pending::Min, axes: _ }
         | Collective::AllGather { dim: _, axes: _ }
         | Collective::AllToAll { from: _, to: _, axes: _ }

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_that_are_added_are_settled_together() {
+    fn sums_that_are_added_are_reduced_together() {
         let sum = |to: &str, of: &str| {
             format!(
                 "%{to}p = reduce_sum %{of} {{dims=[a]}}\n %{to} = all_reduce %{to}p {{kind=sum, axes=[data]}}\n"

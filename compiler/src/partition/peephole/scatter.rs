@@ -8,15 +8,15 @@ use mesh::{
 
 pub(crate) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value>, Diagnostic> {
     let Op::Collective(Collective::Shard { dim, axes }) = &inst.op else { return Ok(None) };
-    let Some((x, owed)) = rewrite.lone_sum(inst.args[0]) else { return Ok(None) };
+    let Some((x, pending_axes)) = rewrite.lone_sum(inst.args[0]) else { return Ok(None) };
     let cut: AxisSet = axes.iter().copied().collect();
-    if !cut.minus(owed).is_empty() {
+    if !cut.minus(pending_axes).is_empty() {
         return Ok(None);
     }
     let x = rewrite.new_of(x)?;
     let op = Collective::ReduceScatter { dim: dim.clone(), axes: axes.clone() };
     let scattered = rewrite.emit(Op::Collective(op), &[x], inst)?;
-    let rest = owed.minus(cut);
+    let rest = pending_axes.minus(cut);
     if rest.is_empty() {
         return Ok(Some(scattered));
     }

@@ -8,7 +8,7 @@ pub(crate) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value
     if !shrinks(&inst.op) {
         return Ok(None);
     }
-    let Some((i, (x, owed))) =
+    let Some((i, (x, pending_axes))) =
         inst.args.iter().enumerate().find_map(|(i, a)| Some((i, rewrite.lone_sum(*a)?)))
     else {
         return Ok(None);
@@ -20,7 +20,7 @@ pub(crate) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value
     // Type inference decides whether the operation takes the pending operand.
     let Ok(results) = infer(rewrite.b.env, &inst.op, &types) else { return Ok(None) };
     let result = rewrite.old.ty(inst.results[0]);
-    if results[0].sum != owed.union(result.sum) || result.local_bytes(mesh) >= size {
+    if results[0].sum != pending_axes.union(result.sum) || result.local_bytes(mesh) >= size {
         return Ok(None);
     }
     let mut args = Vec::new();
@@ -28,5 +28,5 @@ pub(crate) fn run(rewrite: &mut Rewrite<'_>, inst: &Inst) -> Result<Option<Value
         args.push(rewrite.new_of(if i == j { x } else { *a })?);
     }
     let small = rewrite.emit(inst.op.clone(), &args, inst)?;
-    rewrite.all_reduce(small, owed, inst.args[i]).map(Some)
+    rewrite.all_reduce(small, pending_axes, inst.args[i]).map(Some)
 }

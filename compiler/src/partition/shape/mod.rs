@@ -47,8 +47,8 @@ pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Shape) -> Result<
         Shape::Concat { dim } => {
             let pending = |v: &Value| walk.lazy(*v).union(if walk.can_owe(*v) { all() } else { none() });
             let both = inst.args.iter().map(pending).fold(all(), AxisSet::intersect);
-            let owed = inst.args.iter().map(|v| walk.lazy(*v)).fold(none(), AxisSet::union);
-            let sum = if owed.minus(both).is_empty() { owed } else { none() };
+            let pending_axes = inst.args.iter().map(|v| walk.lazy(*v)).fold(none(), AxisSet::union);
+            let sum = if pending_axes.minus(both).is_empty() { pending_axes } else { none() };
             along(walk, inst, op, dim, &home, sum)
         }
     }
@@ -88,15 +88,15 @@ fn renamed(walk: &Walk<'_>, x: Value, pairs: &[(Name, Name)], home: &Type) -> Ty
         let to = pairs.iter().find(|(from, _)| *from == d.dim.name).map_or(&d.dim.name, |(_, to)| to);
         d.axes = home.axes_of(to).to_vec();
     }
-    let owed = walk.lazy(x).minus(home.split());
-    if owed.is_empty() {
+    let pending_axes = walk.lazy(x).minus(home.split());
+    if pending_axes.is_empty() {
         return want;
     }
     let mut pending = want.clone();
-    pending.sum = owed;
+    pending.sum = pending_axes;
     // If the rename is an all-to-all, a pending operand is exchanged as it is and reduced later.
     let mesh = &walk.cx.env.mesh;
-    let later = wire_bytes(mesh, &Collective::AllReduce { kind: Pending::Sum, axes: owed }, &pending);
+    let later = wire_bytes(mesh, &Collective::AllReduce { kind: Pending::Sum, axes: pending_axes }, &pending);
     if walk.cost(x, &want) < walk.cost(x, &pending) + later { want } else { pending }
 }
 

@@ -184,11 +184,10 @@ fn collective(f: &mut Folder, op: &Collective, args: &[Value]) -> Option<Value> 
     let x = inner_args[0];
     match (op, inner) {
         // A value that only one device holds, reduced, is the value on all devices.
-        (Collective::AllReduce { kind: Pending::Sum, axes }, Collective::AsPending { axes: owed })
-            if axes == owed =>
-        {
-            Some(x)
-        }
+        (
+            Collective::AllReduce { kind: Pending::Sum, axes },
+            Collective::AsPending { axes: pending_axes },
+        ) if axes == pending_axes => Some(x),
         (Collective::Shard { dim, axes }, Collective::AllGather { dim: whole, axes: gathered })
         | (Collective::AllGather { dim, axes }, Collective::Shard { dim: whole, axes: gathered })
             if dim == whole && axes == gathered =>
