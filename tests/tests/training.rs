@@ -60,9 +60,12 @@ fn a_run_writes_every_step_and_can_go_on() {
     let forward =
         functions.iter().find(|f| f.name == "eval_step").and_then(|f| f.cost).expect("it has a cost");
     for line in &written {
-        let used = line["mfu"].as_f64().unwrap() * line["step_ms"].as_f64().unwrap() / 1e3 * 2e9;
+        let step_ms = line["step_ms"].as_f64().unwrap();
+        let used = line["mfu"].as_f64().unwrap() * step_ms / 1e3 * 2e9;
         let needed = 3.0 * 2.0 * forward.flops_per_device as f64;
-        assert!((used / needed - 1.0).abs() < 1e-3, "{used} {needed}");
+        // Steps that finish at once are short, and their time is rounded to microseconds.
+        let rounding = 0.5e-3 / step_ms;
+        assert!((used / needed - 1.0).abs() < 1.01 * rounding + 1e-9, "{used} {needed} in {step_ms} ms");
     }
     for (n, line) in written.iter().enumerate() {
         assert_eq!(line["step"], n as u64 + 1);
