@@ -113,7 +113,7 @@ impl Router {
     /// every device routes its own tokens to all experts.
     pub fn new(w: &Weights<'_>, d_model: &Dim, options: &Switch, place: &'static str) -> Self {
         let experts = Dim::new("experts_all", options.experts);
-        let init = Init::truncated_normal(options.init_scale, &[d_model]);
+        let init = Init::truncated_normal(options.router_scale(), &[d_model]);
         let weight = w.matrix("router", &[d_model, &experts], &[d_model], &[&experts], init);
         let bias = options.router_bias.then(|| w.table("router_bias", &[&experts], &[], Init::Zeros));
         Self { weight, bias, experts, options: options.clone(), place }

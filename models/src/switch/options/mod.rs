@@ -84,6 +84,8 @@ pub struct Switch {
     pub expert_dropout: Option<f64>,
     /// Scale of the initialization: truncated normal with deviation `sqrt(init_scale / fan_in)`.
     pub init_scale: f64,
+    /// Scale of the initialization of the router; 0 means `init_scale`.
+    pub router_init_scale: f64,
 }
 
 /// Parts of a sparse block that have experts.
@@ -229,11 +231,17 @@ impl Default for Switch {
             round_probabilities: false,
             expert_dropout: None,
             init_scale: 0.1,
+            router_init_scale: 0.0,
         }
     }
 }
 
 impl Switch {
+    /// Returns the scale of the initialization of the router.
+    pub fn router_scale(&self) -> f64 {
+        if self.router_init_scale > 0.0 { self.router_init_scale } else { self.init_scale }
+    }
+
     /// Returns the options of Hugging Face's Switch Transformers: a fixed capacity for each sequence,
     /// probabilities rounded to the type of activations, and its weights of router losses.
     pub fn hugging_face(experts: usize, capacity: usize) -> Self {

@@ -75,6 +75,7 @@ impl Switch {
             ("aux_loss", &mut self.aux_loss),
             ("router_z_loss", &mut self.router_z_loss),
             ("init_scale", &mut self.init_scale),
+            ("router_init_scale", &mut self.router_init_scale),
         ] {
             *number = args.get(key, *number);
         }
@@ -151,7 +152,7 @@ mod tests {
                          expert_groups=2 group_capacity_factor=1.5 group_size=64 group_sequences=2 \
                          ignore_padding=true aux_loss=0.1 aux_layers=mean \
                          second_place_loss=true router_z_loss=0.01 router_z_scaled=true router_bias=true \
-                         round_probabilities=true expert_dropout=0.4 init_scale=1",
+                         round_probabilities=true expert_dropout=0.4 init_scale=1 router_init_scale=0.2",
         );
         let expect = Switch {
             experts: 4,
@@ -190,6 +191,7 @@ mod tests {
             round_probabilities: true,
             expert_dropout: Some(0.4),
             init_scale: 1.0,
+            router_init_scale: 0.2,
         };
         assert_eq!(other, expect);
     }

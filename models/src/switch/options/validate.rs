@@ -36,6 +36,7 @@ impl Switch {
             ("aux_loss", self.aux_loss),
             ("router_z_loss", self.router_z_loss),
             ("init_scale", self.init_scale),
+            ("router_init_scale", self.router_init_scale),
             ("second_threshold", self.second_threshold),
             ("eval_second_threshold", self.eval_second_threshold),
         ] {
