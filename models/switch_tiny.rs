@@ -29,7 +29,7 @@ pub fn config() -> Config {
         decoder_layers: 2,
         switch: Some(Switch { experts: 8, sparse_step: 1, ..Switch::default() }),
         optimizer: small_model_optimizer(),
-        // Where eight devices share the memory of a laptop, attention weights take a tenth of a step's.
+        // On eight virtual devices of one laptop, attention weights take a tenth of a step's memory.
         schedule: Schedule { remat: Remat::SaveLong, ..Schedule::default() },
         ..Config::default()
     }

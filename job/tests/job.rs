@@ -227,8 +227,10 @@ fn rank_0_is_a_loss_too() {
     });
     let told: Vec<_> = losses.try_iter().collect();
     let [(1, loss)] = &told[..] else { panic!("{told:?}") };
-    // The coordinator may tell of it before it ends itself, or be the one that no longer answers.
-    assert_eq!(loss.rank, 0);
+    // Rank 0's service and heartbeats end together. Either the service still reports that the heartbeats of
+    // rank 0 closed, or its own connection closes first.
+    let seen = (loss.rank, loss.phase.as_str(), loss.reason.as_str());
+    assert!(matches!(seen, (0, "coordinator" | "start", "its connection closed")), "{loss:?}");
 }
 
 #[test]

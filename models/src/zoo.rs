@@ -195,7 +195,7 @@ pub fn switch_tiny() -> Config {
     Config {
         name: "switch_tiny".into(),
         switch: Some(Switch { experts: 8, sparse_step: 1, ..Switch::default() }),
-        // Where eight devices share the memory of a laptop, attention weights take a tenth of a step's.
+        // On eight virtual devices of one laptop, attention weights take a tenth of a step's memory.
         schedule: saving(Remat::SaveLong),
         ..t5_tiny()
     }

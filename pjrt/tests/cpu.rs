@@ -505,6 +505,27 @@ fn a_run_that_the_plugin_refuses_gives_its_arguments_back() {
     assert!(message(program.execute(wrong, &run_options())).contains("the program takes f32[4]"));
 }
 
+/// Collectives between processes (`runtime::processes`) add in the same order.
+#[test]
+fn an_all_reduce_adds_in_the_order_of_the_devices() {
+    let Some(client) = cpu_client(4) else { return };
+    let parts: [&[f32]; 4] = [&[1e8, 1., 3e7], &[1., -1e8, 1.], &[-1e8, 1e8, 1.], &[1., 1., -3e7]];
+    let code = hlo::sum_over_partitions(&[3]);
+    let program = client.compile(&Program::hlo(&code), &compile_options(4)).expect("compiles");
+    let arguments =
+        program.devices().iter().zip(parts).map(|(device, part)| vec![vector(device, part).into()]);
+    let execution = program.execute(arguments.collect(), &run_options()).expect("starts");
+    let outputs = execution.wait().expect("runs");
+    let expected: Vec<f32> =
+        (0..3).map(|i| parts.iter().map(|part| part[i]).fold(0., |a, b| a + b)).collect();
+    let reverse: Vec<f32> =
+        (0..3).map(|i| parts.iter().rev().map(|part| part[i]).fold(0., |a, b| a + b)).collect();
+    assert_ne!(expected, reverse, "the values tell orders from each other");
+    for device in &outputs {
+        assert_eq!(values(&device[0]), expected);
+    }
+}
+
 #[test]
 fn the_other_plugins_pass_too() {
     support::plugin_path::for_other_plugins("");

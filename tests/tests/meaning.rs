@@ -69,7 +69,7 @@ fn programs_on_the_plugin_do_what_the_interpreter_does_2() {
 /// More programs, for changes of the compiler: `SEEDS=1000..3000 cargo test -p tests --test meaning
 /// soak -- --ignored`.
 #[test]
-#[ignore = "takes as long as one lets it"]
+#[ignore = "a soak test, started by hand: its time grows with SEEDS"]
 fn soak() {
     let (from, to) = seeds();
     programs(from, to);
@@ -77,7 +77,7 @@ fn soak() {
 
 /// More programs on the plugin.
 #[test]
-#[ignore = "takes as long as one lets it"]
+#[ignore = "a soak test, started by hand: its time grows with SEEDS"]
 fn soak_on_the_plugin() {
     let (from, to) = seeds();
     on_plugin(from, to);

@@ -123,8 +123,9 @@ fn run(size: u32, mesh: &str, state_layout: &str) -> (Vec<f64>, BTreeSet<String>
     (losses, regions)
 }
 
-/// Compares one process with several, and with a session that leaves its collectives to XLA. XLA fuses
-/// differently around its own collectives, so those losses are equal to rounding only.
+/// Compares one process with several: the same bits. Compares them with a session that leaves its collectives
+/// to XLA: losses equal to rounding. The cause of that difference is not known; ADR 12 lists what is
+/// excluded.
 #[track_caller]
 fn check(mesh: &str, state_layout: &str) {
     let one = run(1, mesh, state_layout);
@@ -138,7 +139,7 @@ fn check(mesh: &str, state_layout: &str) {
     let xla = trained(&mut session(&small_switch(), mesh, state_layout));
     let apart = xla.iter().zip(&one.0).map(|(a, b)| (a - b).abs() / a.abs()).fold(0.0, f64::max);
     eprintln!("{mesh} {state_layout}: XLA's own collectives give losses at most {apart:.1e} apart");
-    assert!(apart <= 1e-5, "{xla:?}\n{:?}", one.0);
+    assert!(apart <= 1e-6, "{xla:?}\n{:?}", one.0);
 }
 
 #[test]

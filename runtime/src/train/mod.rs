@@ -2,7 +2,7 @@
 //!
 //! The host does not wait for the step it has just started. It keeps a few steps in flight and reads the
 //! results of the earliest, so that the devices always have work. The number of steps in flight is bounded,
-//! so that memory use and the delay of error messages are too.
+//! which bounds the memory they use and the delay of error messages.
 //!
 //! After a loss spike, the run returns to its last checkpoint and skips the batches that led to the spike.
 //!
