@@ -1,7 +1,7 @@
-//! Sums that a product computes on the way (Local only, with the schedule entry `attention_minor=query`).
-//! The pass applies to a tensor that a body sums over a dim and also contracts with another tensor over the
-//! same dim (attention weights: their sums, and their product with the values). The other tensor gets a
-//! column of ones, and the sums become a column of the product. Matrix units have room for one more column where heads
+//! Sums that a product computes on the way (Local only, with the schedule entry `attention_minor=query`). The
+//! pass applies to a tensor that a body sums over a dim and also contracts with another tensor over the same
+//! dim (attention weights: their sums, and their product with the values). The other tensor gets a column of
+//! ones, and the sums become a column of the product. Matrix units have room for one more column where heads
 //! are narrow, and the wide tensor is read once instead of twice.
 
 use mesh::{
