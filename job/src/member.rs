@@ -243,10 +243,13 @@ impl Job {
     }
 
     /// Ends this process's part. With a failure all other ranks end too, and name it.
-    pub fn leave(mut self, failure: Option<&str>) {
-        let Some(link) = self.link.take() else { return };
+    /// Later calls have no effect.
+    pub fn leave(&self, failure: Option<&str>) {
+        let Some(link) = &self.link else { return };
+        if std::mem::replace(&mut link.report().leaving, true) {
+            return;
+        }
         let request = LeaveRequest { rank: self.rank, failure: failure.unwrap_or_default().to_owned() };
-        link.report().leaving = true;
         let wait = link.limits.dead_after;
         // A coordinator that is gone needs no goodbye message.
         let _ = link.call(wait, |mut client| async move { client.leave(request).await });

@@ -3,6 +3,7 @@
 use super::spike::Spikes;
 use crate::{Error, Result, checkpoint::Keep};
 use data::BatchSource;
+use job::Job;
 use std::{path::PathBuf, sync::Arc};
 
 /// Options of a training run.
@@ -46,6 +47,8 @@ pub struct Options {
     pub peak: Option<f64>,
     /// Continue after a non-finite loss or many skipped steps.
     pub allow_non_finite: bool,
+    /// The processes that train together. All of them pass equal options, except for those of rank 0's files.
+    pub job: Arc<Job>,
 }
 
 impl Default for Options {
@@ -68,6 +71,7 @@ impl Default for Options {
             max_skipped: 10,
             peak: None,
             allow_non_finite: false,
+            job: Arc::new(Job::alone()),
         }
     }
 }
