@@ -95,19 +95,18 @@ impl SnapshotBox {
 }
 
 impl Session {
-    /// Writes all state, one box at a time.
+    /// Writes the state that this process saves, one box at a time: all of it, if the process is alone.
     ///
     /// # Errors
     /// State has no value, a device cannot be read, or a file cannot be written.
     pub fn save(&self, writer: &mut Writer) -> Result<()> {
-        let states = &self.artefact().manifest.state;
-        states.iter().try_for_each(|entry| {
+        (0..self.artefact().manifest.state.len()).try_for_each(|number| {
             // The devices copy concurrently.
-            self.boxes(entry, false)?.into_iter().try_for_each(|copied| copied.write(writer))
+            self.boxes(number, false)?.into_iter().try_for_each(|copied| copied.write(writer))
         })
     }
 
-    /// Takes a snapshot of all state.
+    /// Takes a snapshot of the state that this process saves: all of it, if the process is alone.
     ///
     /// After [`Session::prepare_snapshots`], on devices that use host memory, the snapshot shares the
     /// session's buffers and returns at once: the next call returns the new state in fresh buffers, and the
@@ -119,8 +118,8 @@ impl Session {
     /// State has no value, or a device cannot be read.
     pub fn snapshot(&self) -> Result<Snapshot> {
         let (mut boxes, share) = (VecDeque::new(), self.can_share_state());
-        for entry in &self.artefact().manifest.state {
-            boxes.extend(self.boxes(entry, share)?);
+        for number in 0..self.artefact().manifest.state.len() {
+            boxes.extend(self.boxes(number, share)?);
         }
         boxes.iter().try_for_each(SnapshotBox::wait_for_copy)?;
         let bytes = boxes.iter().map(SnapshotBox::bytes).sum();
@@ -185,14 +184,16 @@ impl Session {
         Ok(buffers.into_iter().map(|b| b.expect("every device holds some region")).collect())
     }
 
-    /// Returns the distinct boxes of a tensor of the state: shared buffers, or else copies in flight.
-    fn boxes(&self, entry: &StateEntry, share: bool) -> Result<Vec<SnapshotBox>> {
+    /// Returns the boxes of a tensor of the state that this process saves: shared buffers, or else copies in
+    /// flight. `number` is the tensor's index in the manifest.
+    fn boxes(&self, number: usize, share: bool) -> Result<Vec<SnapshotBox>> {
+        let entry = &self.artefact().manifest.state[number];
         let (tensor, buffers) = (tensor_of(entry), self.shards(&entry.name)?);
         let dims: Vec<(String, usize)> =
             tensor.dims.iter().map(|d| (d.name.clone(), d.size as usize)).collect();
         let dtype = element_type(&tensor.dtype)?;
-        let take = |(region, holders): (Region, Vec<usize>)| {
-            let buffer = &buffers[holders[0]];
+        let take = |(region, local): &(Region, usize)| {
+            let buffer = &buffers[*local];
             let contents = if share {
                 Contents::Share(buffer.clone())
             } else {
@@ -204,11 +205,11 @@ impl Session {
                 kind: kind(entry),
                 dims: dims.clone(),
                 dtype,
-                region,
+                region: region.clone(),
                 contents,
             })
         };
-        self.assignment().regions(tensor).into_iter().map(take).collect()
+        self.owned()[number].iter().map(take).collect()
     }
 }
 

@@ -10,6 +10,7 @@
 //! processes, and `local` holds the devices of this process in the order of
 //! `PJRT_LoadedExecutable_AddressableDevices`.
 
+use super::ownership::{self, Part};
 use crate::{
     Error, Result,
     shard::{self, Region},
@@ -22,6 +23,10 @@ use std::collections::HashMap;
 #[derive(Clone, Debug)]
 pub(crate) struct DeviceAssignment {
     mesh: Mesh,
+    /// The rank of this process.
+    rank: usize,
+    /// By position in the mesh: the rank of the process that addresses the device.
+    ranks: Vec<usize>,
     /// By local index.
     local: Vec<LocalDevice>,
 }
@@ -52,7 +57,7 @@ impl DeviceAssignment {
         devices.truncate(want);
         let local = devices.into_iter().enumerate();
         let local = local.map(|(position, device)| LocalDevice { position, device }).collect();
-        Ok(Self { mesh, local })
+        Ok(Self { mesh, rank: 0, ranks: vec![0; want], local })
     }
 
     /// Assigns the first addressable devices of process `rank` of `size` to the mesh: those of rank 0 come
@@ -79,7 +84,8 @@ impl DeviceAssignment {
         devices.truncate(own);
         let local = devices.into_iter().enumerate();
         let local = local.map(|(i, device)| LocalDevice { position: rank * own + i, device }).collect();
-        Ok(Self { mesh, local })
+        let ranks = (0..want).map(|position| position / own).collect();
+        Ok(Self { mesh, rank, ranks, local })
     }
 
     /// Returns the devices of this process, by local index.
@@ -90,6 +96,23 @@ impl DeviceAssignment {
     /// Returns the region of `tensor` that a device of this process holds.
     pub(crate) fn region(&self, tensor: &Tensor, local: usize) -> Region {
         shard::region(tensor, &self.mesh, self.local[local].position)
+    }
+
+    /// Returns the parts of the tensors that this process writes to a checkpoint: for each tensor, regions and
+    /// the local index of a device that holds them. The parts of all processes together cover every tensor
+    /// once.
+    pub(crate) fn owned(&self, tensors: &[&Tensor]) -> Vec<Vec<(Region, usize)>> {
+        let owners = ownership::owners(&self.mesh, &self.ranks, tensors);
+        let local = |position: usize| self.local.iter().position(|local| local.position == position);
+        let own = |parts: Vec<Part>| {
+            let parts = parts.into_iter().filter(|part| part.owner == self.rank);
+            let with_local = parts.filter_map(|part| {
+                let local = part.positions.iter().find_map(|position| local(*position))?;
+                Some((part.region, local))
+            });
+            with_local.collect()
+        };
+        owners.into_iter().map(own).collect()
     }
 
     /// Returns the distinct regions of `tensor` on the devices of this process, each with the local indices

@@ -4,14 +4,16 @@
 //! donates the state that it replaces, so device memory holds it once. State that a snapshot still reads is
 //! not donated: the call returns the new state in fresh buffers.
 //!
-//! Reading order: [`assignment`] (devices and their positions in the mesh), `programs` (compilation) with
-//! [`executable_cache`], [`state`], [`transfer`] (host to devices and back), `call` (arguments and results),
-//! [`host_memory`] (waiting for memory that is still in use).
+//! Reading order: [`assignment`] (devices and their positions in the mesh), `ownership` (the process that saves
+//! each part of the state), `programs` (compilation) with [`executable_cache`], [`state`], [`transfer`] (host
+//! to devices and back), `call` (arguments and results), [`host_memory`] (waiting for memory that is still in
+//! use).
 
 mod assignment;
 mod call;
 mod executable_cache;
 mod host_memory;
+mod ownership;
 mod programs;
 mod state;
 mod transfer;
@@ -33,7 +35,10 @@ use proto::{
     manifest::{Function, InputKind},
 };
 use state::State;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 /// Programs and state on devices.
 pub struct Session {
@@ -42,8 +47,13 @@ pub struct Session {
     assignment: DeviceAssignment,
     programs: Programs,
     state: State,
+    /// The parts of the state that this process saves, computed once.
+    owned: OnceLock<Vec<OwnedParts>>,
     host_memory: HostMemory,
 }
+
+/// The parts of one tensor that this process saves: regions, and the local index of a device that holds them.
+pub(crate) type OwnedParts = Vec<(Region, usize)>;
 
 impl Session {
     /// Creates a client of `plugin` for the artefact's mesh. Compiles nothing yet.
@@ -68,6 +78,7 @@ impl Session {
             assignment,
             programs: Programs::default(),
             state: State::default(),
+            owned: OnceLock::new(),
             host_memory: HostMemory::default(),
         })
     }
@@ -92,6 +103,7 @@ impl Session {
             assignment,
             programs: Programs::of_process(exchange.clone()),
             state: State::default(),
+            owned: OnceLock::new(),
             host_memory: HostMemory::default(),
         })
     }
@@ -274,6 +286,15 @@ impl Session {
     /// Returns the shards of a tensor of the state, by local index.
     pub(crate) fn shards(&self, name: &str) -> Result<&[Arc<Buffer>]> {
         self.state.get(name)
+    }
+    /// Returns the parts of the state that this process saves, by index of the tensor in the manifest.
+    pub(crate) fn owned(&self) -> &[OwnedParts] {
+        self.owned.get_or_init(|| {
+            let states = self.artefact.manifest.state.iter();
+            let tensors =
+                states.map(|s| s.tensor.as_ref().expect("artefacts are checked when they are read"));
+            self.assignment.owned(&tensors.collect::<Vec<_>>())
+        })
     }
     /// Replaces tensors of the state by new shards.
     pub(crate) fn put_state(&mut self, new: BTreeMap<String, Vec<Buffer>>) {
