@@ -159,10 +159,18 @@ impl Config {
             _ => Activation::Relu,
         };
         self.tied = args.get("tied", self.tied);
-        self.switch = self.switch.map(|switch| switch.with(args, self.dropout));
         self.optimizer = self.optimizer.with(args);
+        let init_scale = self.optimizer.method.init_scale();
+        self.switch = self.switch.map(|switch| switch.with(args, self.dropout, init_scale));
         self.schedule = args.schedule(self.schedule);
         self
+    }
+
+    /// Returns the options of Switch layers, with the scale of the initialization that suits the optimizer
+    /// unless it is set. `None` means that the model is dense.
+    pub fn sparse_layers(&self) -> Option<Switch> {
+        let init_scale = |s: &Switch| s.init_scale.or(Some(self.optimizer.method.init_scale()));
+        self.switch.as_ref().map(|s| Switch { init_scale: init_scale(s), ..s.clone() })
     }
 
     /// Validates the configuration; returns all mistakes.
@@ -299,6 +307,25 @@ pub fn small_model_optimizer() -> Optimizer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[track_caller]
+    fn check_scale(words: &str, expect: f64) {
+        let args = words.split_whitespace().flat_map(|w| ["--set".to_owned(), w.to_owned()]);
+        let args = Args::parse(args).expect("the arguments are legal");
+        let sparse = Config { switch: Some(Switch::default()), ..Config::default() };
+        let scale = sparse.with(&args).sparse_layers().map(|s| s.scale());
+        assert_eq!((scale, args.mistakes()), (Some(expect), vec![]), "{words}");
+    }
+
+    #[test]
+    fn the_initialization_scale_follows_from_the_optimizer_unless_it_is_set() {
+        check_scale("", 1.0);
+        check_scale("optimizer=sgd", 1.0);
+        check_scale("optimizer=adafactor", 0.1);
+        check_scale("optimizer=adafactor relative=false", 1.0);
+        check_scale("optimizer=adafactor init_scale=0.5", 0.5);
+        check_scale("init_scale=0.1", 0.1);
+    }
 
     #[test]
     fn a_model_is_what_its_description_makes() {

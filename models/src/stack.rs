@@ -241,7 +241,8 @@ impl Segment {
 impl Block {
     fn new(w: &Weights<'_>, config: &Config, dims: &AttentionDims, i: usize, decoder: bool) -> Self {
         let norm = || RmsNorm::new(w, "norm", &dims.d_model, config.epsilon);
-        let sparse = config.switch.as_ref().filter(|_| config.is_sparse(decoder, i));
+        let switch = config.sparse_layers();
+        let sparse = switch.as_ref().filter(|_| config.is_sparse(decoder, i));
         let attention = || (norm(), Attention::new(w, dims));
         let own_attention = || match sparse {
             Some(switch) if switch.sparse_parts.attention() => (norm(), Attention::switch(w, dims, switch)),

@@ -22,7 +22,13 @@ fn config() -> Config {
         decoder_layers: 2,
         tied: false,
         activation: Activation::GatedGelu,
-        switch: Some(Switch { experts: 4, sparse_step: 2, router_bias: true, ..Switch::default() }),
+        switch: Some(Switch {
+            experts: 4,
+            sparse_step: 2,
+            router_bias: true,
+            init_scale: Some(0.1),
+            ..Switch::default()
+        }),
         ..Config::default()
     }
 }
@@ -194,8 +200,8 @@ fn initial_values_are_the_same_bits_under_every_layout_and_others_for_another_se
 }
 
 #[test]
-fn the_scale_can_be_set() {
-    let config = Config { switch: config().switch.map(|s| Switch { init_scale: 1.0, ..s }), ..config() };
+fn the_scale_of_a_model_with_adamw_is_one_unless_it_is_set() {
+    let config = Config { switch: config().switch.map(|s| Switch { init_scale: None, ..s }), ..config() };
     let mut session = session(&config, "", "");
     let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(1))]);
     session.call("init", &seed).and_then(|o| o.wait()).unwrap();

@@ -389,7 +389,7 @@ impl<'a> Planner<'a> {
         }
         let size = |name: &str| dims.iter().find(|d| d.0 == name).map(|d| d.1 as f64);
         let end = wanted.name.rsplit('/').next().unwrap_or_default();
-        let scale = self.target.switch.as_ref().map_or(1.0, |s| s.router_scale());
+        let scale = self.target.sparse_layers().map_or(1.0, |s| s.router_scale());
         match (end, size("d_model"), size("d_ff")) {
             ("router", Some(fan_in), _) => Ok(Recipe::Random((scale / fan_in).sqrt())),
             ("router_bias", ..) => Ok(Recipe::Zeros),

@@ -45,6 +45,18 @@ pub enum Method {
 }
 
 impl Method {
+    /// Returns the scale of the initialization of routers and experts that suits the method.
+    ///
+    /// The paper's 0.1 is for Adafactor, whose steps are relative to the size of a parameter. A step of AdamW
+    /// is as large as the learning rate: it overwrites small values at once, and training starts slower
+    /// (`docs/results/initialization.md`).
+    pub fn init_scale(&self) -> f64 {
+        match self {
+            Self::Adafactor(method) if method.relative => 0.1,
+            Self::Adafactor(_) | Self::AdamW(_) | Self::Sgd => 1.0,
+        }
+    }
+
     /// Returns AdamW with its usual settings.
     pub fn adamw() -> Self {
         Self::AdamW(AdamW::default())

@@ -44,7 +44,7 @@ impl SwitchProjections {
         let experts = Dim::new("experts", options.experts);
         let stored = [&experts, d_model, heads, d_kv];
         let project = |name, fan_in: usize| {
-            let init = Init::Normal((options.init_scale / fan_in as f64).sqrt());
+            let init = Init::Normal((options.scale() / fan_in as f64).sqrt());
             w.matrix(name, &stored, &[d_model], &[heads, d_kv], init)
         };
         Self {

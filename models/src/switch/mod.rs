@@ -50,7 +50,7 @@ impl SwitchFfn {
     /// Declares the layer with the paper's initialization. (The experts' dim is not part of fan-in.)
     pub fn new(w: &Weights<'_>, d_model: &Dim, d_ff: &Dim, activation: Activation, options: &Switch) -> Self {
         let experts = Dim::new("experts", options.experts);
-        let (scale, stored) = (options.init_scale, [&experts, d_model, d_ff]);
+        let (scale, stored) = (options.scale(), [&experts, d_model, d_ff]);
         let router = Router::new(w, d_model, options, "ffn");
         let inner =
             |name| w.matrix(name, &stored, &[d_model], &[d_ff], Init::truncated_normal(scale, &[d_model]));

@@ -82,8 +82,10 @@ pub struct Switch {
     pub round_probabilities: bool,
     /// Dropout rate inside experts; `None` means as elsewhere.
     pub expert_dropout: Option<f64>,
-    /// Scale of the initialization: truncated normal with deviation `sqrt(init_scale / fan_in)`.
-    pub init_scale: f64,
+    /// Scale of the initialization of router and experts: truncated normal with deviation
+    /// `sqrt(init_scale / fan_in)`. `None` means the scale that suits the model's optimizer, or the paper's
+    /// 0.1 for a layer outside of a model.
+    pub init_scale: Option<f64>,
     /// Scale of the initialization of the router; 0 means `init_scale`.
     pub router_init_scale: f64,
 }
@@ -230,16 +232,21 @@ impl Default for Switch {
             router_bias: false,
             round_probabilities: false,
             expert_dropout: None,
-            init_scale: 0.1,
+            init_scale: None,
             router_init_scale: 0.0,
         }
     }
 }
 
 impl Switch {
+    /// Returns the scale of the initialization of experts.
+    pub fn scale(&self) -> f64 {
+        self.init_scale.unwrap_or(0.1)
+    }
+
     /// Returns the scale of the initialization of the router.
     pub fn router_scale(&self) -> f64 {
-        if self.router_init_scale > 0.0 { self.router_init_scale } else { self.init_scale }
+        if self.router_init_scale > 0.0 { self.router_init_scale } else { self.scale() }
     }
 
     /// Returns the options of Hugging Face's Switch Transformers: a fixed capacity for each sequence,

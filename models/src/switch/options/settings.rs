@@ -47,8 +47,8 @@ fn word<T: Copy + PartialEq>(args: &Args, key: &str, words: &Words<T>, value: T)
 
 impl Switch {
     /// Returns the options with the settings of the command line applied. `dropout` is the model's dropout
-    /// rate, the default of `expert_dropout`.
-    pub(crate) fn with(mut self, args: &Args, dropout: f64) -> Self {
+    /// rate, the default of `expert_dropout`, and `init_scale` the scale that suits its optimizer.
+    pub(crate) fn with(mut self, args: &Args, dropout: f64, init_scale: f64) -> Self {
         for (key, size) in [
             ("experts", &mut self.experts),
             ("sparse_step", &mut self.sparse_step),
@@ -74,7 +74,6 @@ impl Switch {
             ("eval_capacity_factor", &mut self.eval_capacity_factor),
             ("aux_loss", &mut self.aux_loss),
             ("router_z_loss", &mut self.router_z_loss),
-            ("init_scale", &mut self.init_scale),
             ("router_init_scale", &mut self.router_init_scale),
         ] {
             *number = args.get(key, *number);
@@ -95,6 +94,7 @@ impl Switch {
         self.capacity_rounding = word(args, "capacity_rounding", ROUNDING, self.capacity_rounding).1;
         self.aux_layers = word(args, "aux_layers", OVER, self.aux_layers).1;
         self.expert_dropout = Some(args.get("expert_dropout", self.expert_dropout.unwrap_or(dropout)));
+        self.init_scale = Some(args.get("init_scale", self.init_scale.unwrap_or(init_scale)));
         self
     }
 
@@ -125,7 +125,7 @@ mod tests {
     fn set(words: &str) -> Switch {
         let args = words.split_whitespace().flat_map(|w| ["--set".to_owned(), w.to_owned()]);
         let args = Args::parse(args).expect("the arguments are legal");
-        let switch = Switch::default().with(&args, 0.1);
+        let switch = Switch::default().with(&args, 0.1, 0.1);
         assert_eq!(args.mistakes(), []);
         switch
     }
@@ -190,7 +190,7 @@ mod tests {
             router_bias: true,
             round_probabilities: true,
             expert_dropout: Some(0.4),
-            init_scale: 1.0,
+            init_scale: Some(1.0),
             router_init_scale: 0.2,
         };
         assert_eq!(other, expect);

@@ -35,7 +35,7 @@ impl Switch {
         for (what, value) in [
             ("aux_loss", self.aux_loss),
             ("router_z_loss", self.router_z_loss),
-            ("init_scale", self.init_scale),
+            ("init_scale", self.scale()),
             ("router_init_scale", self.router_init_scale),
             ("second_threshold", self.second_threshold),
             ("eval_second_threshold", self.eval_second_threshold),
