@@ -44,17 +44,25 @@ pub fn inside(region: &Region, dims: &[usize]) -> bool {
 
 /// Returns the overlap of two regions of a tensor, if any.
 pub fn common(a: &Region, b: &Region) -> Option<Region> {
+    if !overlap((&a.start, &a.sizes), (&b.start, &b.sizes)) {
+        return None;
+    }
     let (mut start, mut sizes) = (Vec::new(), Vec::new());
     for i in 0..a.start.len() {
         let from = a.start[i].max(b.start[i]);
         let to = (a.start[i] + a.sizes[i]).min(b.start[i] + b.sizes[i]);
-        if from >= to {
-            return None;
-        }
         start.push(from);
         sizes.push(to - from);
     }
     Some(Region { start, sizes })
+}
+
+/// Returns true if two regions of a tensor, given by starts and sizes, have a common element.
+pub fn overlap(a: (&[usize], &[usize]), b: (&[usize], &[usize])) -> bool {
+    (0..a.0.len()).all(|i| {
+        let from = a.0[i].max(b.0[i]);
+        from < (a.0[i] + a.1[i]).min(b.0[i] + b.1[i])
+    })
 }
 
 /// Returns the number of devices of a mesh.

@@ -1,6 +1,7 @@
 //! The manifest of a checkpoint and its validation: every box is within its file, and the boxes of a tensor
 //! cover every element exactly once.
 
+use super::tiling;
 use crate::{
     shard::{self, Region},
     tensor::element_type,
@@ -20,6 +21,9 @@ pub(super) const COMMIT: &str = "COMMIT";
 pub(super) const FORMAT: &str = "mesh-checkpoint";
 /// The version that is written, and the newest that can be read.
 pub(super) const VERSION: u32 = 1;
+
+/// The number of boxes of a tensor that are compared with each other to name two that overlap.
+const SEARCHED: usize = 4096;
 
 /// The contents of `manifest.json`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -122,15 +126,23 @@ impl Entry {
             }
             sum = sum.checked_add(part.bytes).ok_or("it is too large")?;
         }
-        for (i, a) in self.boxes.iter().enumerate() {
-            if let Some(b) =
-                self.boxes[..i].iter().find(|b| shard::common(&a.region(), &b.region()).is_some())
-            {
-                return Err(format!("its boxes {} and {} overlap", b.region(), a.region()));
-            }
+        let boxes = self.boxes.iter().map(|part| (&part.start[..], &part.size[..]));
+        if sum == whole && tiling::covers_once(&sizes, boxes) {
+            return Ok(());
         }
-        // Disjoint boxes within the tensor that have as many elements as the tensor leave no gap.
-        if sum == whole { Ok(()) } else { Err(format!("its boxes have {sum} bytes instead of {whole}")) }
+        // Unless elements are missing, some occur twice.
+        let twice = (sum >= whole).then(|| self.overlap()).flatten();
+        Err(twice.unwrap_or_else(|| format!("its boxes have {sum} bytes instead of {whole}, or overlap")))
+    }
+
+    /// Names two boxes that overlap, if there are any among the first boxes.
+    fn overlap(&self) -> Option<String> {
+        let some = &self.boxes[..self.boxes.len().min(SEARCHED)];
+        some.iter().enumerate().find_map(|(i, b)| {
+            let overlaps = |a: &&TensorBox| shard::overlap((&a.start, &a.size), (&b.start, &b.size));
+            let a = some[..i].iter().find(overlaps)?;
+            Some(format!("its boxes {} and {} overlap", a.region(), b.region()))
+        })
     }
 }
 

@@ -11,7 +11,7 @@
 //! If the name is a URL (`gs://bucket/run`), the files are objects of a store, and the marker alone makes
 //! them a checkpoint.
 //!
-//! Reading order: [`manifest`], `storage` and `objects` (the file system and object stores), `reader`,
+//! Reading order: [`manifest`] with `tiling`, `storage` and `objects` (the file system and object stores), `reader`,
 //! `writer`, `snapshot` (state between devices and checkpoints), [`folder`] (the checkpoints of a run),
 //! [`keep`] (retention).
 
@@ -24,6 +24,7 @@ mod snapshot;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod tiling;
 mod writer;
 
 pub use keep::Keep;

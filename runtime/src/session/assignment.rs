@@ -98,9 +98,9 @@ impl DeviceAssignment {
         shard::region(tensor, &self.mesh, self.local[local].position)
     }
 
-    /// Returns the parts of the tensors that this process writes to a checkpoint: for each tensor, regions and
-    /// the local index of a device that holds them. The parts of all processes together cover every tensor
-    /// once.
+    /// Returns the parts of the tensors that this process writes to a checkpoint: for each tensor, regions
+    /// and the local index of a device that holds them. The parts of all processes together cover every
+    /// tensor once.
     pub(crate) fn owned(&self, tensors: &[&Tensor]) -> Vec<Vec<(Region, usize)>> {
         let owners = ownership::owners(&self.mesh, &self.ranks, tensors);
         let local = |position: usize| self.local.iter().position(|local| local.position == position);

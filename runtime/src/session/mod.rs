@@ -4,10 +4,10 @@
 //! donates the state that it replaces, so device memory holds it once. State that a snapshot still reads is
 //! not donated: the call returns the new state in fresh buffers.
 //!
-//! Reading order: [`assignment`] (devices and their positions in the mesh), `ownership` (the process that saves
-//! each part of the state), `programs` (compilation) with [`executable_cache`], [`state`], [`transfer`] (host
-//! to devices and back), `call` (arguments and results), [`host_memory`] (waiting for memory that is still in
-//! use).
+//! Reading order: [`assignment`] (devices and their positions in the mesh), `ownership` (the process that
+//! saves each part of the state), `programs` (compilation) with [`executable_cache`], [`state`], [`transfer`]
+//! (host to devices and back), `call` (arguments and results), [`host_memory`] (waiting for memory that is
+//! still in use).
 
 mod assignment;
 mod call;

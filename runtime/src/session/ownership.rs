@@ -1,8 +1,9 @@
 //! The process that saves each part of the state.
 //!
 //! A region of a tensor may be held by devices of several processes. Exactly one of these processes writes it
-//! to a checkpoint. All processes compute the same owners without communication: regions that only one process
-//! holds first, then the others from large to small, each to the holder that has the fewest bytes so far.
+//! to a checkpoint. All processes compute the same owners without communication: first the regions that only
+//! one process holds, then the others from large to small, each to the holder that has the fewest elements so
+//! far.
 
 use crate::shard::{self, Region};
 use proto::manifest::{Mesh, Tensor};
