@@ -7,6 +7,7 @@
 mod dispatch;
 mod generate;
 mod lower;
+mod open;
 mod peers;
 mod pods;
 mod save;
@@ -24,6 +25,7 @@ const USAGE: &str = "usage: bench [--peers PYTHON] [--quick]
        bench lower MODEL.mesh
        bench dispatch [ROUNDS] [--quick]
        bench generate [--peers PYTHON] [--quick]
+       bench open [BOXES]
        bench pods [base|xxl|c]…
        bench save [ROUNDS] [--quick] [--dir DIR]
 
@@ -53,6 +55,8 @@ fn run(args: &[String]) -> Result<()> {
             let rounds = rounds.map_or(Ok(9), |r| r.parse()).context("ROUNDS must be a number")?;
             dispatch::measure(rounds, quick)?
         }
+        ["open"] => open::measure(20_000, 9)?,
+        ["open", boxes] => open::measure(boxes.parse().context("BOXES must be a number")?, 9)?,
         ["pods", rows @ ..] => pods::measure(rows)?,
         ["save", options @ ..] => {
             let (mut rounds, mut dir, mut options) = (7, ".", options.iter().copied());

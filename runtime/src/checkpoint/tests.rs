@@ -237,6 +237,28 @@ fn inconsistent_manifests_are_refused() {
     lie(&|m| m["tensors"].as_array_mut().unwrap().truncate(2), "end at");
 }
 
+/// Without optimization, opening takes a tenth of the limit. If it compared all pairs of boxes, it would take a
+/// minute.
+#[test]
+fn a_tensor_of_many_boxes_is_opened_and_read_in_linear_time() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("c");
+    let mut writer = Writer::create(&dir).unwrap();
+    let (rows, columns) = (200, 100);
+    let all = dims(&[("a", rows), ("b", columns)]);
+    for row in 0..rows {
+        for column in 0..columns {
+            writer.part("x", Kind::Param, &all, &[row, column], floats(&[1, 1])).unwrap();
+        }
+    }
+    writer.finish(Facts::new(), 0).unwrap();
+    let begin = std::time::Instant::now();
+    let c = Checkpoint::open(&dir).unwrap();
+    assert_eq!(c.tensors()[0].boxes.len(), rows * columns);
+    assert_eq!(c.read("x").unwrap().bytes, vec![0; rows * columns * 4]);
+    assert!(begin.elapsed().as_secs() < 10, "{:?}", begin.elapsed());
+}
+
 #[test]
 fn unfinished_writers_leave_nothing() {
     let place = tempfile::tempdir().unwrap();
