@@ -1,7 +1,7 @@
 //! Data of training and evaluation: one corpus, or a mixture of several, and the tokenizer.
 
 use super::ranges::{positive, steps};
-use crate::output::failure::failure;
+use crate::build::failure::failure;
 use anyhow::{Context, Result};
 use data::{
     BatchSpec, Codec, Corpus, Mixture, MixtureSpec, PreparedTokens, Stats, TEXT_FIELD, Temperature, Text,

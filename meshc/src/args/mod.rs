@@ -7,4 +7,3 @@ pub mod placement;
 pub mod plugin;
 pub mod ranges;
 pub mod subject;
-pub mod target;

@@ -1,98 +1,27 @@
 //! The mesh and the layouts of a program.
 
-use super::target::Target;
-use crate::output::failure::failure;
-use anyhow::Result;
-use compiler::pipeline::Placement;
-use mesh::{Layout, Mesh, Module};
+use crate::build::placement::PlacementOptions;
+use mesh::{Layout, Mesh};
 
 /// Mesh and layouts, as given on the command line.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct PlacementArgs {
     /// Mesh axes and their sizes, major axis first: data=2,expert=4. Default: one device
     #[arg(long, value_name = "AXIS=SIZE,…", value_parser = Mesh::parse)]
-    pub mesh: Option<Mesh>,
+    mesh: Option<Mesh>,
     /// Mesh axes that each dim is split over: batch:data+expert,experts:expert. Default: the model's own
     /// layout, restricted to the axes of the mesh
     #[arg(long, value_name = "DIM:AXIS[+AXIS],…", value_parser = Layout::parse)]
-    pub layout: Option<Layout>,
+    layout: Option<Layout>,
     /// Additional splits of stored parameters and optimizer slots (ZeRO): *:data splits each over data
     #[arg(long, value_name = "DIM:AXIS[+AXIS],…", value_parser = Layout::parse)]
-    pub state_layout: Option<Layout>,
+    state_layout: Option<Layout>,
 }
 
 impl PlacementArgs {
-    /// True if neither mesh nor layout was given.
-    pub fn is_empty(&self) -> bool {
-        self.mesh.is_none() && self.layout.is_none() && self.state_layout.is_none()
+    /// Returns the mesh and the layouts.
+    pub fn options(&self) -> PlacementOptions {
+        let Self { mesh, layout, state_layout } = self.clone();
+        PlacementOptions { mesh, layout, state_layout }
     }
-}
-
-/// Returns the placement of a program: `args`, completed by the model's own layouts.
-///
-/// A given layout that names an axis outside the mesh is an error. The model's own layouts are restricted to
-/// the axes of the mesh.
-pub fn place(module: &Module, args: &PlacementArgs) -> Result<Placement> {
-    if !module.env.mesh.axes().is_empty() {
-        return stated(module, args);
-    }
-    let mesh = args.mesh.clone().unwrap_or_default();
-    let choose = |given: &Option<Layout>, key: &str, option: &str| -> Result<Layout> {
-        let layout = match given {
-            Some(layout) => layout.clone(),
-            None => own(module, key)?.restricted_to(&mesh),
-        };
-        match layout.resolve(&mesh) {
-            Ok(_) => Ok(layout),
-            Err(what) => {
-                Err(failure(what, format!("name an axis of --mesh in {option}, or add the axis to --mesh")))
-            }
-        }
-    };
-    let layout = choose(&args.layout, "layout", "--layout")?;
-    let state_layout = choose(&args.state_layout, "state_layout", "--state-layout")?;
-    Ok(Placement { mesh, layout, state_layout })
-}
-
-/// Returns the placement of a Local program, which states its mesh. Its values are already split, so that no
-/// layout applies.
-fn stated(module: &Module, args: &PlacementArgs) -> Result<Placement> {
-    let mesh = module.env.mesh.clone();
-    if args.layout.is_some() || args.state_layout.is_some() || args.mesh.as_ref().is_some_and(|m| *m != mesh)
-    {
-        return Err(failure(
-            format!(
-                "`{}` is already partitioned over the mesh {mesh}: --mesh, --layout and --state-layout have no effect",
-                module.name
-            ),
-            "leave out --mesh, --layout and --state-layout, or give the program from before partitioning",
-        ));
-    }
-    Ok(Placement { mesh, ..Placement::default() })
-}
-
-/// Checks that the mesh has as many devices as `target`, which has `devices`.
-pub fn check_devices(mesh: &Mesh, target: &Target, devices: usize) -> Result<()> {
-    let product = mesh.devices();
-    if product == devices {
-        return Ok(());
-    }
-    let given = match mesh.axes() {
-        [] => "without --mesh a program has one device".to_owned(),
-        _ => format!("the mesh {mesh} has {product} devices"),
-    };
-    Err(failure(
-        format!("{given}, but {target} has {devices}"),
-        format!("choose axis sizes whose product is {devices}, such as --mesh data={devices}"),
-    ))
-}
-
-/// Returns the layout in a meta entry of the model.
-fn own(module: &Module, key: &str) -> Result<Layout> {
-    Layout::parse(module.meta(key).unwrap_or_default()).map_err(|what| {
-        failure(
-            format!("the meta entry `{key}` of program `{}` is not a layout: {what}", module.name),
-            format!("correct it in the model, or override it with --{}", key.replace('_', "-")),
-        )
-    })
 }

@@ -1,13 +1,11 @@
 //! Ahead-of-time compilation of an artefact's functions with a plugin.
 
-use super::device::{load, topology};
-use crate::{
-    args::{
-        placement::check_devices,
-        plugin::{PluginArgs, TargetArgs},
-        target::Target,
-    },
-    output::failure::failure,
+use super::{
+    device::{load, topology},
+    failure::failure,
+    placement::check_devices,
+    request::Request,
+    target::Target,
 };
 use anyhow::{Context, Result};
 use compiler::{artefact::Artefact, cost::target::Slice};
@@ -17,7 +15,6 @@ use proto::{Message, hlo_text, manifest::Function, xla::HloModuleProto};
 use report::{
     compiled::{Compiled, CompiledMemory},
     optimized,
-    table::{size, table},
 };
 use std::time::Instant;
 
@@ -34,9 +31,9 @@ pub struct Wanted {
 }
 
 /// Checks that the target has as many devices as the mesh.
-pub fn check_target(args: &TargetArgs, mesh: &Mesh) -> Result<()> {
-    match args.target.slice() {
-        Some(slice) => check_devices(mesh, &args.target, slice.devices()),
+pub fn check_target(target: &Target, mesh: &Mesh) -> Result<()> {
+    match target.slice() {
+        Some(slice) => check_devices(mesh, target, slice.devices()),
         None => Ok(()),
     }
 }
@@ -82,17 +79,17 @@ pub struct Outcome {
 pub struct TooLarge(pub String);
 
 impl<'a> Ahead<'a> {
-    /// Returns the compiler of the target's plugin.
-    pub fn new(args: &'a TargetArgs, mesh: &'a Mesh, plugin: &PluginArgs) -> Result<Self> {
-        let compiler = match &args.target {
-            Target::Tpu(slice) => Compiler::Topology(topology(slice, &args.slice_options, plugin)?),
+    /// Returns the compiler of `target`, from the plugin of the request.
+    pub fn new(request: &Request, target: &'a Target, mesh: &'a Mesh) -> Result<Self> {
+        let compiler = match target {
+            Target::Tpu(slice) => Compiler::Topology(topology(slice, request)?),
             Target::Cpu | Target::Gpu => {
-                let chosen = load(plugin, args.target.platform())?;
-                let options = plugin.client_options(chosen.platform, mesh.devices() as u64);
+                let chosen = load(request, target.platform())?;
+                let options = request.plugin.client_options(chosen.platform, mesh.devices() as u64);
                 Compiler::Client(Client::create(&chosen.plugin, &options).context("creating a client")?)
             }
         };
-        Ok(Self { compiler, target: &args.target, mesh })
+        Ok(Self { compiler, target, mesh })
     }
 
     /// Compiles one function of `artefact`.
@@ -159,41 +156,6 @@ impl Outcome {
         }
         Ok(files)
     }
-}
-
-/// Prints the plugin's numbers of memory beside the estimates of the compiler.
-pub fn say(all: &[Compiled], estimates: &[(String, u64)]) -> Result<()> {
-    let Some(first) = all.first() else { return Ok(()) };
-    let heads = [
-        "function",
-        "arguments",
-        "outputs",
-        "in place",
-        "temporaries",
-        "code",
-        "peak",
-        "estimate",
-        "seconds",
-    ];
-    let rows: Vec<Vec<String>> = all
-        .iter()
-        .map(|c| {
-            let estimate = estimates.iter().find(|(name, _)| *name == c.function);
-            let estimate = estimate.map_or_else(|| "-".to_owned(), |(_, bytes)| size(*bytes));
-            let memory = match c.memory {
-                Some(m) => {
-                    [m.arguments, m.outputs, m.in_place, m.temporaries, m.code, m.peak].map(size).to_vec()
-                }
-                None => vec!["-".to_owned(); 6],
-            };
-            [&[c.function.clone()][..], &memory, &[estimate, format!("{:.1}", c.seconds)]].concat()
-        })
-        .collect();
-    println!("bytes per device, reported by the plugin for {}:", first.target);
-    let mut text = String::new();
-    table(&mut text, &heads, "<>>>>>>>>", &rows)?;
-    print!("{text}");
-    Ok(())
 }
 
 fn memory(executable: &Executable) -> Result<Option<CompiledMemory>> {

@@ -1,31 +1,21 @@
 //! Artefacts in memory, for commands that run what they compile.
 
 use super::{
+    failure::failure,
     lower::{Watch, emit, lower},
+    placement::place,
     program::Program,
-};
-use crate::{
-    args::{
-        placement::{PlacementArgs, place},
-        plugin::{FlagArgs, PluginArgs},
-        target::Target,
-    },
-    output::failure::failure,
+    request::Request,
+    target::Target,
 };
 use anyhow::{Context, Result};
 use compiler::pipeline::Stage;
 use runtime::{Artefact, plugin::Platform};
 
-/// Compiles `program` for `target`; without a target, for the platform of the plugin.
-pub fn of_program(
-    program: &Program,
-    placement: &PlacementArgs,
-    target: Option<&Target>,
-    flags: &FlagArgs,
-    plugin: &PluginArgs,
-) -> Result<Artefact> {
-    let placement = place(&program.module, placement)?;
-    let target = match (target, plugin.platform()) {
+/// Compiles the program of a request for its target; without a target, for the platform of the plugin.
+pub fn of_program(program: &Program, request: &Request) -> Result<Artefact> {
+    let placement = place(&program.module, &request.placement)?;
+    let target = match (&request.target.target, request.plugin.platform()) {
         (Some(target), _) => target.clone(),
         (None, Some(Platform::Gpu)) => Target::Gpu,
         (None, Some(Platform::Tpu)) => {
@@ -38,6 +28,6 @@ pub fn of_program(
     };
     let mut watch = Watch::default();
     let lowered = lower(program, &placement, Stage::Hlo, &mut watch)?.context("all stages ran")?;
-    let built = emit(program, &placement, &target, &flags.of(&target)?, &lowered, &mut watch)?;
+    let built = emit(program, &placement, &target, &request.flags.of(&target)?, &lowered, &mut watch)?;
     Ok(Artefact::new(program.name.clone(), built.manifest, built.files.into_iter().collect())?)
 }

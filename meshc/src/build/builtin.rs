@@ -1,8 +1,8 @@
 //! Built-in models by name: the presets of `models::zoo`, built in this process.
 
-use crate::{
-    args::model::ModelArgs,
-    output::diagnostics::{Mistakes, Sources},
+use super::{
+    diagnostics::{Mistakes, Sources},
+    settings::Settings,
 };
 use anyhow::Result;
 use mesh::{Module, Site, dsl, layout::suggest};
@@ -16,21 +16,20 @@ pub fn named(path: &Path) -> Option<&'static Preset> {
     zoo::ALL.iter().find(|preset| preset.name == name)
 }
 
-/// Notes on standard error that a file or folder has the name of the built-in model that `path` names.
-pub fn note_shadowed(path: &Path) {
-    if let Some(Preset { name, .. }) = named(path).filter(|_| path.exists()) {
-        eprintln!(
-            "note: `{name}` is the built-in model; write `./{name}` for the file or folder of that name"
-        );
-    }
+/// Returns a note if a file or folder has the name of the built-in model that `path` names.
+pub fn shadowed(path: &Path) -> Option<String> {
+    let Preset { name, .. } = named(path).filter(|_| path.exists())?;
+    Some(format!(
+        "note: `{name}` is the built-in model; write `./{name}` for the file or folder of that name"
+    ))
 }
 
 /// Builds the program of a built-in model.
-pub fn module(preset: &Preset, args: &ModelArgs) -> Result<Module> {
+pub fn module(preset: &Preset, settings: &Settings) -> Result<Module> {
     let site = Site::new(preset.name, 0, 0, "");
     let build = |args: &dsl::Args| models::program::of_task((preset.config)(), args, &site);
     let sources = Sources::default();
-    dsl::run(args.words()?, build)
+    dsl::run(settings.words()?, build)
         .map_err(|diagnostics| Mistakes::new(preset.name, &diagnostics, &sources).into())
 }
 

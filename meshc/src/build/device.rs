@@ -1,17 +1,11 @@
 //! Plugins, clients, sessions and topologies.
 
-use crate::{
-    args::{
-        plugin::{PluginArgs, guess, topology_options},
-        target::Target,
-    },
-    output::{failure::failure, files::cache},
-};
+use super::{failure::failure, files::cache, plugin::guess, request::Request, target::Target};
 use anyhow::Result;
 use compiler::cost::target::Slice;
 use pjrt::{Plugin, Topology, Value};
 use runtime::{
-    Artefact, ExecutableCache, HostAllocator, Session,
+    Artefact, ExecutableCache, Session,
     plugin::{self, Platform, PluginFile, SearchPaths, find},
 };
 use std::path::Path;
@@ -27,41 +21,41 @@ pub struct Chosen {
     pub found: PluginFile,
 }
 
-/// Loads the plugin that the user named, else the plugin for `platform`.
-pub fn load(args: &PluginArgs, platform: Platform) -> Result<Chosen> {
+/// Loads the plugin that the request names, else the plugin for `platform`.
+pub fn load(request: &Request, platform: Platform) -> Result<Chosen> {
+    let (options, host) = (&request.plugin, request.host);
     let around = SearchPaths::from_environment()?;
-    let named = args.plugin.as_deref();
+    let named = options.plugin.as_deref();
     let explicit = named.filter(|name| !["cpu", "gpu", "tpu"].contains(name)).map(Path::new);
-    let wanted = args.platform().unwrap_or(platform);
-    let found = find(wanted, explicit, &around, &mut |line| eprintln!("{line}"))?;
+    let wanted = options.platform().unwrap_or(platform);
+    let found = find(wanted, explicit, &around, &mut |line| (host.say)(&line))?;
     let platform = guess(&found.path).unwrap_or(wanted);
     if platform == Platform::Cpu {
-        cpu_heap::keep_freed_memory();
+        (host.keep_freed_memory)();
     }
     let plugin = plugin::load(&found.path, platform)?;
     Ok(Chosen { plugin, platform, found })
 }
 
 /// Opens a session for `artefact` on the plugin of its target.
-pub fn session(args: &PluginArgs, artefact: Artefact) -> Result<Session> {
+pub fn session(request: &Request, artefact: Artefact) -> Result<Session> {
     let platform = Platform::of_target(&artefact.manifest.target)?;
-    let chosen = load(args, platform)?;
+    let chosen = load(request, platform)?;
     let devices = proto::manifest_check::devices(&artefact.manifest).unwrap_or(1);
-    let options = args.client_options(chosen.platform, devices);
+    let options = request.plugin.client_options(chosen.platform, devices);
     let mut session = Session::open(&chosen.plugin, artefact, options)?;
-    let allocator = HostAllocator { in_use: cpu_heap::memory_in_use, trim: cpu_heap::give_back_memory };
-    session.set_host_allocator(allocator);
-    if !args.no_executable_cache {
+    session.set_host_allocator(request.host.allocator);
+    if !request.plugin.no_executable_cache {
         session.set_executable_cache(ExecutableCache::in_cache(&cache()?));
     }
     Ok(session)
 }
 
 /// Creates the topology of a slice.
-pub fn topology(slice: &Slice, more: &[(String, Value)], plugin: &PluginArgs) -> Result<Topology> {
+pub fn topology(slice: &Slice, request: &Request) -> Result<Topology> {
     let target = Target::Tpu(Box::new(slice.clone()));
-    let chosen = load(plugin, target.platform()).map_err(held)?;
-    let options = topology_options(slice, more);
+    let chosen = load(request, target.platform()).map_err(held)?;
+    let options = topology_options(slice, &request.target.slice_options);
     let topology = Topology::create(&chosen.plugin, &slice.topology(), &options).map_err(|e| {
         failure(
             format!("`{}` cannot create the topology of {target}: {e}", chosen.found.path.display()),
@@ -90,4 +84,16 @@ fn held(error: anyhow::Error) -> anyhow::Error {
         "unset ALLOW_MULTIPLE_LIBTPU_LOAD, which meshc then sets to 1 (compiling ahead of time uses no TPU), or wait \
          until the other process has ended",
     )
+}
+
+/// Returns the options with which libtpu creates the topology of a slice.
+fn topology_options(slice: &Slice, more: &[(String, Value)]) -> Vec<(String, Value)> {
+    let mut options = more.to_vec();
+    if let Some(config) = &slice.mode.config {
+        options.push(("chip_config_name".into(), Value::Text(config.clone())));
+    }
+    if slice.slices > 1 {
+        options.push(("num_slices".into(), Value::Int(slice.slices as i64)));
+    }
+    options
 }

@@ -1,39 +1,34 @@
 //! Out-of-memory programs: the excess, the largest tensors, and placements that would fit.
 
 use super::{
+    failure::failure,
     lower::{Watch, choose, lower},
+    placement::place,
     program,
-};
-use crate::{
-    args::{
-        model::ModelArgs,
-        placement::{PlacementArgs, place},
-        target::Target,
-    },
-    output::failure::failure,
+    request::Request,
+    target::Target,
 };
 use anyhow::Result;
 use compiler::{cost::target::Slice, pipeline::Stage};
 use mesh::Layout;
 use report::{Report, table::size};
-use std::path::Path;
 
 /// Number of tensors in a message.
 const NAMED: usize = 4;
 
-/// Warns if the estimated memory of a function exceeds the memory of a device.
-pub fn warn(report: &Report, slice: &Slice) {
+/// Returns a warning if the estimated memory of a function exceeds the memory of a device.
+pub fn warning(report: &Report, slice: &Slice) -> Option<String> {
     let (needs, has) = (report.peak_bytes_per_device.total, slice.hbm());
-    if needs > has {
-        eprintln!(
+    (needs > has).then(|| {
+        format!(
             "warning: `{}` will probably not fit: it needs an estimated {}, {} more than the {} of a device of \
              tpu:{slice}; `--emit executable` compiles it to find out",
             report.function,
             size(needs),
             size(needs - has),
             size(has)
-        );
-    }
+        )
+    })
 }
 
 /// Returns the error for a function that is too large according to the plugin's compiler.
@@ -79,14 +74,9 @@ fn used(words: &str) -> Option<(&str, &str)> {
 }
 
 /// Returns placements and schedules of the same step that would fit, as options with their estimated memory.
-pub fn advice(
-    path: &Path,
-    settings: &ModelArgs,
-    placement: &PlacementArgs,
-    slice: &Slice,
-    report: &Report,
-) -> Vec<String> {
-    let axes: Vec<String> = placement
+pub fn advice(request: &Request, slice: &Slice, report: &Report) -> Vec<String> {
+    let axes: Vec<String> = request
+        .placement
         .mesh
         .iter()
         .flat_map(|mesh| mesh.axes().iter().filter(|a| a.size > 1).map(|a| a.name.to_string()))
@@ -103,16 +93,15 @@ pub fn advice(
         &["microbatches=4", "remat=carries"],
     ] {
         for state in [None, zero.as_ref()] {
-            let mut settings = settings.clone();
-            settings.schedule.extend(words.iter().map(|w| (*w).to_owned()));
-            let mut placement = placement.clone();
+            let entries: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
+            let mut variant = request.scheduled(&entries);
             let mut options: Vec<String> = words.iter().map(|w| format!("--schedule {w}")).collect();
             if let Some((text, layout)) = state {
-                placement.state_layout = Some(layout.clone());
+                variant.placement.state_layout = Some(layout.clone());
                 options.insert(0, format!("--state-layout '{text}'"));
             }
             // Skips schedule entries that the model does not read, and layouts that the mesh does not allow.
-            let Ok(needs) = needs(path, &settings, &placement, &report.function) else { continue };
+            let Ok(needs) = needs(&variant, &report.function) else { continue };
             if !options.is_empty() && needs <= slice.hbm() {
                 found.push(format!("{} ({})", options.join(" "), size(needs)));
             }
@@ -125,9 +114,9 @@ pub fn advice(
 }
 
 /// Returns the estimated memory of a function, in bytes.
-fn needs(path: &Path, settings: &ModelArgs, placement: &PlacementArgs, function: &str) -> Result<u64> {
-    let program = program::load_variant(path, settings)?;
-    let placement = place(&program.module, placement)?;
+fn needs(request: &Request, function: &str) -> Result<u64> {
+    let program = program::load_variant(request)?;
+    let placement = place(&program.module, &request.placement)?;
     let lowered = lower(&program, &placement, Stage::SimplifyLocal, &mut Watch::default())?;
     let reports = lowered.map(|l| l.reports).unwrap_or_default();
     Ok(choose(&reports, Some(function))?.peak_bytes_per_device.total)

@@ -1,10 +1,6 @@
 //! Compilation of a program with the stages of the compiler, observed for dumps and timings.
 
-use super::program::Program;
-use crate::{
-    args::target::Target,
-    output::{diagnostics::Mistakes, failure::failure, files::write_file},
-};
+use super::{diagnostics::Mistakes, failure::failure, files::write_file, program::Program, target::Target};
 use anyhow::Result;
 use compiler::{
     artefact::{Artefact, Settings},
@@ -29,8 +25,8 @@ pub struct Watch {
     pub dump: Option<PathBuf>,
     /// True if the program is also dumped after each pass that changed it.
     pub dump_passes: bool,
-    /// True if the time of each stage and pass is printed.
-    pub timings: bool,
+    /// Shows a line with the time of each stage and pass.
+    pub timings: Option<fn(&str)>,
     /// The stage whose text is requested, and its files once it has run.
     pub last: Option<(Stage, Vec<(String, String)>)>,
     /// The passes of the stage that runs, with their runs and time.
@@ -60,16 +56,16 @@ impl Watch {
     /// A whole stage has run; `took` is the time since its last pass.
     fn stage(&mut self, step: Step, took: Duration) {
         let passes = std::mem::take(&mut self.passes);
-        if self.timings {
+        if let Some(say) = self.timings {
             let ms = |time: Duration| time.as_secs_f64() * 1e3;
             let all = took + passes.iter().map(|(_, _, time)| *time).sum::<Duration>();
             let count = match step.instructions() {
                 0 => String::new(),
                 n => format!(" {n:7} instructions"),
             };
-            eprintln!("{:18} {:8.1} ms{count}", step.stage.name(), ms(all));
+            say(&format!("{:18} {:8.1} ms{count}", step.stage.name(), ms(all)));
             for (name, runs, time) in passes {
-                eprintln!("  {name:16} {:8.1} ms {runs:7} runs", ms(time));
+                say(&format!("  {name:16} {:8.1} ms {runs:7} runs", ms(time)));
             }
         }
         let wanted = self.last.as_ref().is_some_and(|(stage, _)| *stage == step.stage);

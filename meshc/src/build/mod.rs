@@ -1,19 +1,30 @@
 //! Builds: models to programs, artefacts, executables and sessions.
 //!
-//! Reading order: [`program`] (from a model file to a program, with `builtin`, `package`, `execute` and
-//! `store`), [`lower`] (through the compiler), [`artefact`] (in memory), [`device`] (plugins and sessions),
-//! [`session`] (programs with parameters), [`ahead`] (through a plugin's compiler), [`fit`] (programs that
-//! are too large), [`verification`] (imported models).
+//! Reading order: [`request`] (the input, with [`settings`], [`placement`], [`target`], [`plugin`] and
+//! [`host`]), [`program`] (from a model file to a program, with `builtin`, `package`, `execute` and `store`),
+//! [`lower`] (through the compiler), [`artefact`] (in memory), [`device`] (plugins and sessions), [`session`]
+//! (programs with parameters), [`ahead`] (through a plugin's compiler), [`fit`] (programs that are too
+//! large), [`verification`] (imported models). Errors are in [`failure`] and [`diagnostics`], atomic writes in
+//! [`files`].
 
 pub mod ahead;
 pub mod artefact;
 mod builtin;
 pub mod device;
+pub mod diagnostics;
 mod execute;
+pub mod failure;
+pub mod files;
 pub mod fit;
+pub mod host;
 pub mod lower;
 mod package;
+pub mod placement;
+pub mod plugin;
 pub mod program;
+pub mod request;
 pub mod session;
+pub mod settings;
 mod store;
+pub mod target;
 pub mod verification;

@@ -4,13 +4,14 @@
 //! output is cached (`store`). A `.mesh` file is parsed. The model of a checkpoint is described by the
 //! checkpoint's facts ([`interchange::Origin`]).
 
-use super::{builtin, package, store};
-use crate::{
-    args::model::ModelArgs,
-    output::{
-        diagnostics::{Mistakes, Sources},
-        failure::failure,
-    },
+use super::{
+    builtin,
+    diagnostics::{Mistakes, Sources},
+    failure::failure,
+    package,
+    request::Request,
+    settings::Settings,
+    store,
 };
 use anyhow::{Context, Result};
 use interchange::Origin;
@@ -63,23 +64,24 @@ impl Program {
     }
 }
 
-/// Loads the program of a model file, of a built-in model, or of the model that a checkpoint describes. Notes
-/// about the command line go to standard error.
-pub fn load(path: &Path, args: &ModelArgs) -> Result<Program> {
-    let program = load_variant(path, args)?;
-    builtin::note_shadowed(path);
-    args.note_renamed(&program.module);
+/// Loads the program of a model file, of a built-in model, or of the model that a checkpoint describes, and
+/// shows notes about the request.
+pub fn load(request: &Request) -> Result<Program> {
+    let program = load_variant(request)?;
+    let notes = builtin::shadowed(&request.subject).into_iter();
+    notes.chain(request.settings.renamed(&program.module)).for_each(|note| (request.host.say)(&note));
     Ok(program)
 }
 
 /// [`load`] without notes, for searches that load a model many times.
-pub fn load_variant(path: &Path, args: &ModelArgs) -> Result<Program> {
+pub fn load_variant(request: &Request) -> Result<Program> {
+    let (path, settings) = (&*request.subject, &request.settings);
     let name = path.display().to_string();
     if let Some(preset) = builtin::named(path) {
-        return Ok(finish(builtin::module(preset, args)?, name, Sources::default()));
+        return Ok(finish(builtin::module(preset, settings)?, name, Sources::default()));
     }
     if is_checkpoint(path) {
-        let origin = Origin::of(&Checkpoint::open(path)?, None, &args.overrides()?)?;
+        let origin = Origin::of(&Checkpoint::open(path)?, None, &settings.overrides()?)?;
         let site = Site::new(name, 0, 0, "");
         return Program::built(models::program(&origin.config()?, &site), &origin.name);
     }
@@ -92,8 +94,8 @@ pub fn load_variant(path: &Path, args: &ModelArgs) -> Result<Program> {
         return Err(failure(what, builtin::advice(&name)));
     }
     match path.extension().and_then(|e| e.to_str()) {
-        Some("rs") => rust(path, name, args),
-        Some("mesh") => text(path, name, args),
+        Some("rs") => rust(path, name, request),
+        Some("mesh") => text(path, name, settings),
         Some(_) | None => Err(failure(
             format!("`{name}` is neither a model program nor program text"),
             "name a file that ends in .rs or .mesh",
@@ -106,17 +108,17 @@ pub fn is_checkpoint(path: &Path) -> bool {
     runtime::checkpoint::is_checkpoint(path)
 }
 
-fn rust(path: &Path, name: String, args: &ModelArgs) -> Result<Program> {
+fn rust(path: &Path, name: String, request: &Request) -> Result<Program> {
     let model = package::Model::new(path, &name)?;
     let sources = model.sources();
-    let printed = store::program(&model, &args.words()?, &sources)?;
+    let printed = store::program(&model, &request.settings.words()?, &sources, request.host.say)?;
     let module = mesh::text::parse(&printed, &name)
         .map_err(|diagnostics| not_a_program(&name, &printed, &diagnostics))?;
     Ok(finish(module, name, sources))
 }
 
-fn text(path: &Path, name: String, args: &ModelArgs) -> Result<Program> {
-    if !args.is_empty() {
+fn text(path: &Path, name: String, settings: &Settings) -> Result<Program> {
+    if !settings.is_empty() {
         return Err(failure(
             format!("`{name}` is program text, which has no settings"),
             "leave out --dtype, --set and --schedule, or give the model program (.rs) that it came from",

@@ -3,13 +3,12 @@
 //! The program comes from a model, from an artefact, or from the facts of the checkpoint. Only the functions
 //! that are called are compiled.
 
-use super::{artefact, device, program, program::Program};
-use crate::{
-    args::{
-        plugin::FlagArgs,
-        subject::{Setting, SubjectArgs, refuse_options},
-    },
-    output::{failure::failure, files},
+use super::{
+    artefact, device,
+    failure::failure,
+    files, program,
+    program::Program,
+    request::{Request, Setting},
 };
 use anyhow::Result;
 use interchange::Origin;
@@ -20,69 +19,65 @@ use runtime::{
 };
 use std::path::Path;
 
-/// Opens a session and restores the parameters. `settings` apply unless the user has set them; only
-/// `functions` of the program are compiled.
+/// Opens a session and restores the parameters, from `checkpoint` or from the checkpoint that is the subject.
+/// `settings` apply unless the user has set them; only `functions` of the program are compiled.
 ///
 /// # Errors
 /// Among others, if the program lacks something for `purpose`.
 pub fn open(
-    args: &SubjectArgs,
+    request: &Request,
+    checkpoint: Option<&Path>,
     settings: &[Setting],
     purpose: Purpose,
     functions: &[&str],
 ) -> Result<Session> {
-    let is_folder = args.subject.is_dir() || is_url(&args.subject);
-    let is_checkpoint = is_folder && !files::is_artefact(&args.subject);
-    let checkpoint = match (&args.checkpoint, is_checkpoint) {
+    let is_folder = request.subject.is_dir() || is_url(&request.subject);
+    let is_checkpoint = is_folder && !files::is_artefact(&request.subject);
+    let checkpoint = match (checkpoint, is_checkpoint) {
         (Some(_), true) => {
             return Err(failure(
-                format!("`{}` is a checkpoint, and `--checkpoint` names another one", args.subject.display()),
+                format!(
+                    "`{}` is a checkpoint, and `--checkpoint` names another one",
+                    request.subject.display()
+                ),
                 "leave --checkpoint out, or name the model instead of the first checkpoint",
             ));
         }
-        (Some(dir), false) => newest(dir)?,
-        (None, true) => newest(&args.subject)?,
+        (Some(dir), false) => newest(dir, request.host.say)?,
+        (None, true) => newest(&request.subject, request.host.say)?,
         (None, false) => {
             return Err(failure(
-                format!("`{}` has no parameters", args.subject.display()),
+                format!("`{}` has no parameters", request.subject.display()),
                 "name a checkpoint with --checkpoint, such as a directory of `meshc train --checkpoint-dir`",
             ));
         }
     };
-    let artefact = if files::is_artefact(&args.subject) {
-        refuse_options(&args.subject, &args.settings, &args.placement)?;
-        files::open(&args.subject)?
+    let artefact = if files::is_artefact(&request.subject) {
+        request.refuse_options()?;
+        files::open(&request.subject)?
     } else {
-        let mut program = if is_checkpoint {
-            described(args, &checkpoint, settings)?
-        } else {
-            program::load(&args.subject, &args.with(settings))?
-        };
+        let request = request.completed(settings);
+        let mut program =
+            if is_checkpoint { described(&request, &checkpoint)? } else { program::load(&request)? };
         program.require(purpose)?;
         if functions.iter().all(|name| program.module.function(name).is_some()) {
             // `prepare` computes values that the other functions read from the parameters.
             let kept = |name: &str| functions.contains(&name) || name == "prepare";
             program.module.functions.retain(|f| kept(&f.name));
         }
-        artefact::of_program(
-            &program,
-            &args.placement,
-            args.target.as_ref(),
-            &FlagArgs::default(),
-            &args.plugin,
-        )?
+        artefact::of_program(&program, &request)?
     };
     for name in functions {
         artefact.function(name)?;
     }
-    let mut session = device::session(&args.plugin, artefact)?;
+    let mut session = device::session(request, artefact)?;
     session.restore(&checkpoint, RestoreScope::Params)?;
     Ok(session)
 }
 
 /// Builds the program of the model that the checkpoint describes.
-fn described(args: &SubjectArgs, checkpoint: &Checkpoint, settings: &[Setting]) -> Result<Program> {
-    let origin = Origin::of(checkpoint, None, &args.with(settings).overrides()?)?;
+fn described(request: &Request, checkpoint: &Checkpoint) -> Result<Program> {
+    let origin = Origin::of(checkpoint, None, &request.settings.overrides()?)?;
     let preset = models::zoo::named(&origin.model).ok_or_else(|| {
         failure(
             format!("`{}` names the unknown model `{}`", origin.name, origin.model),
@@ -105,12 +100,14 @@ fn described(args: &SubjectArgs, checkpoint: &Checkpoint, settings: &[Setting]) 
 }
 
 /// Opens the checkpoint `dir`, or the newest valid one in it.
-fn newest(dir: &Path) -> Result<Checkpoint> {
+fn newest(dir: &Path, say: fn(&str)) -> Result<Checkpoint> {
     let mut found = if dir.is_dir() || is_url(dir) { list(dir)? } else { Vec::new() };
     while let Some(newest) = found.pop() {
         match newest.checkpoint {
             Ok(checkpoint) => return Ok(checkpoint),
-            Err(error) => eprintln!("warning: skipped the checkpoint `{}`: {error}", newest.dir.display()),
+            Err(error) => {
+                say(&format!("warning: skipped the checkpoint `{}`: {error}", newest.dir.display()))
+            }
         }
     }
     Ok(Checkpoint::open(dir)?)

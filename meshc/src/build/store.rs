@@ -5,10 +5,11 @@
 //! rebuilt.
 
 use super::{
+    diagnostics::Sources,
     execute,
+    files::write_file,
     package::{Built, Model},
 };
-use crate::output::{diagnostics::Sources, files::write_file};
 use anyhow::{Context, Result};
 use compiler::artefact::digest;
 use serde::{Deserialize, Serialize};
@@ -33,8 +34,8 @@ struct Record {
     sources: BTreeMap<PathBuf, String>,
 }
 
-/// Returns the output of `model` for `args`, from the cache or from a run.
-pub fn program(model: &Model, args: &[String], sources: &Sources) -> Result<String> {
+/// Returns the output of `model` for `args`, from the cache or from a run, whose messages are passed to `say`.
+pub fn program(model: &Model, args: &[String], sources: &Sources, say: fn(&str)) -> Result<String> {
     let folder = model.cache.join("programs");
     let key = folder.join(key(model, args));
     if let Some(text) = kept(&key) {
@@ -47,10 +48,10 @@ pub fn program(model: &Model, args: &[String], sources: &Sources) -> Result<Stri
     if let Some(text) = kept(&key) {
         return Ok(text);
     }
-    eprintln!("building {}", model.name);
+    say(&format!("building {}", model.name));
     let before = SystemTime::now();
     let built = model.build()?;
-    let text = execute::run(&built, &model.name, args, sources)?;
+    let text = execute::run(&built, &model.name, args, sources, say)?;
     // `None` if a source changed during the build: the text may come from either version.
     if let Some(record) = record(&built, &text, before) {
         write_file(&key.with_extension("mesh"), text.as_bytes())?;

@@ -3,12 +3,12 @@
 
 use super::{
     device,
+    failure::failure,
     lower::{Watch, emit, lower},
+    placement::PlacementOptions,
     program::Program,
-};
-use crate::{
-    args::{plugin::PluginArgs, target::Target},
-    output::failure::failure,
+    request::Request,
+    target::Target,
 };
 use anyhow::{Context, Result};
 use compiler::pipeline::{self, Placement, Stage};
@@ -17,18 +17,18 @@ use mesh::{Layout, Mesh, Name, axis::Axis};
 use runtime::Artefact;
 
 /// Compiles programs for the requested devices.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Compiler {
-    /// The requested devices.
-    pub wanted: Wanted,
-    /// The plugin.
-    pub plugin: PluginArgs,
+    /// The placement and the plugin.
+    pub request: Request,
+    /// The number of devices. `None` means that of the mesh.
+    pub devices: Option<usize>,
 }
 
 impl Backend for Compiler {
     fn open(&self, name: &str, layout: &str, build: &dyn Fn(usize) -> mesh::dsl::Program) -> Result<Opened> {
-        let (program, placement) =
-            self.wanted.choose(layout, &|shards| Program::built(build(shards), name))?;
+        let wanted = Wanted { devices: self.devices, placement: &self.request.placement };
+        let (program, placement) = wanted.choose(layout, &|shards| Program::built(build(shards), name))?;
         let mut watch = Watch::default();
         let lowered = lower(&program, &placement, Stage::Hlo, &mut watch)?.context("all stages ran")?;
         let built = emit(&program, &placement, &Target::Cpu, &[], &lowered, &mut watch)?;
@@ -40,33 +40,26 @@ impl Backend for Compiler {
             if mesh.axes().is_empty() { "of one".to_owned() } else { mesh.to_string() },
             if layout.rules.is_empty() { "of none split".to_owned() } else { layout.to_string() },
         );
-        Ok(Opened { session: device::session(&self.plugin, artefact)?, shards: shards(&placement), placed })
+        Ok(Opened { session: device::session(&self.request, artefact)?, shards: shards(&placement), placed })
     }
 }
 
 /// The devices that the user requests.
-#[derive(Clone, Debug, Default)]
-pub struct Wanted {
-    /// The number of devices.
-    pub devices: Option<usize>,
-    /// The mesh.
-    pub mesh: Option<Mesh>,
-    /// The compute layout.
-    pub layout: Option<Layout>,
-    /// The state layout.
-    pub state_layout: Option<Layout>,
+struct Wanted<'a> {
+    devices: Option<usize>,
+    placement: &'a PlacementOptions,
 }
 
-impl Wanted {
+impl Wanted<'_> {
     /// Returns the first placement under which the program is valid. `build` makes the program for a number
     /// of shards of its batch.
     fn choose(&self, own: &str, build: &dyn Fn(usize) -> Result<Program>) -> Result<(Program, Placement)> {
         let own = Layout::parse(own).map_err(|e| failure(e, "correct the model's own layout"))?;
-        let layout = self.layout.as_ref().unwrap_or(&own);
-        let state_layout = self.state_layout.clone().unwrap_or_default();
+        let layout = self.placement.layout.as_ref().unwrap_or(&own);
+        let state_layout = self.placement.state_layout.clone().unwrap_or_default();
         let mut first = None;
         for mesh in self.meshes(layout, &state_layout)? {
-            let layout = match self.layout {
+            let layout = match self.placement.layout {
                 Some(_) => layout.clone(),
                 None => layout.restricted_to(&mesh),
             };
@@ -83,7 +76,7 @@ impl Wanted {
 
     /// Returns the meshes to try, those with the most equal axes first.
     fn meshes(&self, layout: &Layout, state: &Layout) -> Result<Vec<Mesh>> {
-        if let Some(mesh) = &self.mesh {
+        if let Some(mesh) = &self.placement.mesh {
             let devices = mesh.devices();
             return match self.devices {
                 Some(n) if n != devices => Err(failure(
@@ -160,7 +153,7 @@ mod tests {
 
     #[track_caller]
     fn check(devices: usize, layout: &str, expect: &[&str]) {
-        let wanted = Wanted { devices: Some(devices), ..Wanted::default() };
+        let wanted = Wanted { devices: Some(devices), placement: &PlacementOptions::default() };
         let layout = Layout::parse(layout).unwrap();
         let meshes = wanted.meshes(&layout, &Layout::default()).unwrap();
         let said: Vec<String> = meshes.iter().map(Mesh::to_string).collect();

@@ -1,15 +1,15 @@
 //! `meshc check`: checks a model, and the mesh and layout for it.
 
 use crate::{
-    args::{
-        model::ModelArgs,
-        placement::{PlacementArgs, place},
-    },
+    args::{model::ModelArgs, placement::PlacementArgs},
     build::{
+        diagnostics::Mistakes,
         lower::{Watch, lower},
+        placement::place,
         program,
+        request::Request,
     },
-    output::diagnostics::Mistakes,
+    output::host::HOST,
 };
 use anyhow::Result;
 use compiler::pipeline::Stage;
@@ -55,8 +55,13 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn check(args: &Args) -> Result<String> {
-    let program = program::load(&args.model, &args.settings)?;
-    let placement = place(&program.module, &args.placement)?;
+    let request = Request {
+        settings: args.settings.options(),
+        placement: args.placement.options(),
+        ..Request::new(&args.model, HOST)
+    };
+    let program = program::load(&request)?;
+    let placement = place(&program.module, &request.placement)?;
     lower(&program, &placement, Stage::SimplifyLocal, &mut Watch::default())?;
     let functions: Vec<String> = program.module.functions.iter().map(|f| f.name.to_string()).collect();
     let place = match placement.mesh.devices() {

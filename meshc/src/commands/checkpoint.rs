@@ -2,7 +2,7 @@
 
 use crate::{
     args::ranges::{at_least_one, not_negative, steps, whole},
-    output::failure::failure,
+    build::failure::failure,
 };
 use anyhow::Result;
 use interchange::experts::{self, Conversion, Ffn, Keep};

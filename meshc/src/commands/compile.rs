@@ -3,19 +3,21 @@
 use crate::{
     args::{
         model::ModelArgs,
-        placement::{PlacementArgs, place},
+        placement::PlacementArgs,
         plugin::{FlagArgs, PluginArgs, TargetArgs, environment},
     },
     build::{
-        ahead::{self, Ahead, COMPILED, Wanted, check_target},
-        fit,
-        lower::{Lowered, Watch, choose, emit, files, lower},
-        program::{self, Program},
-    },
-    output::{
+        ahead::{Ahead, COMPILED, Wanted, check_target},
         failure::failure,
         files::{check_target as check_folder, write_folder},
+        fit,
+        lower::{Lowered, Watch, choose, emit, files, lower},
+        placement::place,
+        program::{self, Program},
+        request::Request,
+        target::Target,
     },
+    output::{host::HOST, summary},
 };
 use anyhow::Result;
 use compiler::{
@@ -83,17 +85,25 @@ enum Emit {
 /// Compiles.
 pub fn run(args: &Args) -> Result<()> {
     environment(Some(&args.target.target))?;
-    let target = args.target.normalized()?;
-    let mut program = program::load(&args.model, &args.settings)?;
+    let request = Request {
+        settings: args.settings.options(),
+        placement: args.placement.options(),
+        target: args.target.options()?,
+        flags: args.flags.options(),
+        plugin: args.plugin.options(),
+        ..Request::new(&args.model, HOST)
+    };
+    let target = request.target.target.clone().unwrap_or_default();
+    let mut program = program::load(&request)?;
     keep_functions(&mut program.module, &args.functions)?;
-    let placement = place(&program.module, &args.placement)?;
+    let placement = place(&program.module, &request.placement)?;
     check_target(&target, &placement.mesh)?;
     let output = output(args, &program);
     check_folder(&output)?;
     let mut watch = Watch::default();
     watch.dump = args.dump.clone();
     watch.dump_passes = args.dump_passes;
-    watch.timings = args.timings;
+    watch.timings = args.timings.then_some(HOST.say);
     watch.last = args.stop_after.map(|stage| (stage, Vec::new()));
     let last = args.stop_after.unwrap_or(Stage::Hlo);
     let lowered = lower(&program, &placement, last, &mut watch)?;
@@ -102,8 +112,7 @@ pub fn run(args: &Args) -> Result<()> {
         eprintln!("note: {note}; --mesh shows collectives, such as --mesh {}", example_mesh(&program.module));
     }
     let (Some(lowered), Stage::Hlo) = (&lowered, last) else { return stopped(args, watch) };
-    let artefact =
-        emit(&program, &placement, &target.target, &args.flags.of(&target.target)?, lowered, &mut watch)?;
+    let artefact = emit(&program, &placement, &target, &request.flags.of(&target)?, lowered, &mut watch)?;
     if args.stop_after.is_some() {
         return stopped(args, watch);
     }
@@ -114,12 +123,13 @@ pub fn run(args: &Args) -> Result<()> {
         files.push(("local.mesh".into(), mesh::text::print(lowered.local.module()).into()));
     }
     let compiled = if wants(Emit::Executable) || wants(Emit::OptimizedHlo) {
-        compile(args, &target, &placement, lowered, &artefact, &mut files)?
+        compile(args, &request, &target, &placement, lowered, &artefact, &mut files)?
     } else {
         Vec::new()
     };
-    if let (Some(slice), true) = (target.target.slice(), compiled.is_empty()) {
-        lowered.reports.iter().for_each(|report| fit::warn(report, slice));
+    if let (Some(slice), true) = (target.slice(), compiled.is_empty()) {
+        let warnings = lowered.reports.iter().filter_map(|report| fit::warning(report, slice));
+        warnings.for_each(|warning| eprintln!("{warning}"));
     }
     if wants(Emit::Report) {
         let report = choose(&lowered.reports, None)?;
@@ -129,7 +139,7 @@ pub fn run(args: &Args) -> Result<()> {
     write_folder(&output, &files)?;
     let bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
     let functions: Vec<&str> = artefact.manifest.functions.iter().map(|f| f.name.as_str()).collect();
-    println!("{}: {} for {}, {}", output.display(), functions.join(", "), target.target, size(bytes as u64));
+    println!("{}: {} for {}, {}", output.display(), functions.join(", "), target, size(bytes as u64));
     Ok(())
 }
 
@@ -164,7 +174,8 @@ fn keep_functions(module: &mut Module, names: &[String]) -> Result<()> {
 /// Compiles all functions with the plugin of the target, prints their memory, and adds the requested files.
 fn compile(
     args: &Args,
-    target: &TargetArgs,
+    request: &Request,
+    target: &Target,
     placement: &Placement,
     lowered: &Lowered,
     artefact: &Artefact,
@@ -172,18 +183,17 @@ fn compile(
 ) -> Result<Vec<Compiled>> {
     let wants = |emit| args.emit.contains(&emit);
     let wanted = Wanted { executable: wants(Emit::Executable), optimized_hlo: wants(Emit::OptimizedHlo) };
-    let ahead = Ahead::new(target, &placement.mesh, &args.plugin)?;
+    let ahead = Ahead::new(request, target, &placement.mesh)?;
     let mut all = Vec::new();
     for function in &artefact.manifest.functions {
-        eprintln!("compiling {} for {}", function.name, target.target);
+        eprintln!("compiling {} for {}", function.name, target);
         let outcome = match ahead.compile(artefact, function)? {
             Ok(outcome) => outcome,
             Err(too_large) => {
                 let report = choose(&lowered.reports, Some(&function.name))?;
-                let advice = target.target.slice().map_or_else(Vec::new, |slice| {
-                    fit::advice(&args.model, &args.settings, &args.placement, slice, report)
-                });
-                return Err(fit::does_not_fit(report, &target.target, &too_large.0, &advice));
+                let advice =
+                    target.slice().map_or_else(Vec::new, |slice| fit::advice(request, slice, report));
+                return Err(fit::does_not_fit(report, target, &too_large.0, &advice));
             }
         };
         all.push(outcome.compiled.clone());
@@ -191,7 +201,7 @@ fn compile(
     }
     let estimates: Vec<(String, u64)> =
         lowered.reports.iter().map(|r| (r.function.clone(), r.peak_bytes_per_device.total)).collect();
-    ahead::say(&all, &estimates)?;
+    print!("{}", summary::compiled(&all, &estimates));
     let mut json = serde_json::to_vec_pretty(&all)?;
     json.push(b'\n');
     files.push((COMPILED.to_owned(), json));

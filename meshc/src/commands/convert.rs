@@ -6,8 +6,8 @@ use crate::{
         plugin::{PluginArgs, environment},
         ranges::{at_least_one, steps},
     },
-    build::verification::{Compiler, Wanted},
-    output::{failure::failure, summary::number},
+    build::{failure::failure, placement::PlacementOptions, request::Request, verification::Compiler},
+    output::{host::HOST, summary::number},
 };
 use anyhow::Result;
 use interchange::hf::{Folder, export::export, import::import, verify::verify};
@@ -111,7 +111,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             let done = export(
                 &to.checkpoint,
                 to.model.as_deref(),
-                &to.settings.overrides()?,
+                &to.settings.options().overrides()?,
                 &to.out,
                 to.shard_size,
             )?;
@@ -140,13 +140,11 @@ fn from_hf(args: &Hf) -> Result<ExitCode> {
 
 fn compare(dir: &Path, args: &Where) -> Result<ExitCode> {
     environment(None)?;
-    let wanted = Wanted {
-        devices: args.devices,
-        mesh: args.mesh.clone(),
-        layout: args.layout.clone(),
-        state_layout: args.state_layout.clone(),
-    };
-    let comparison = verify(dir, &Compiler { wanted, plugin: args.plugin.clone() })?;
+    let Where { mesh, layout, state_layout, .. } = args;
+    let placement =
+        PlacementOptions { mesh: mesh.clone(), layout: layout.clone(), state_layout: state_layout.clone() };
+    let request = Request { placement, plugin: args.plugin.options(), ..Request::new(dir, HOST) };
+    let comparison = verify(dir, &Compiler { request, devices: args.devices })?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&comparison)?);
     } else {

@@ -7,8 +7,7 @@ use crate::{
         ranges::{at_least_one, inner_share},
         subject::SubjectArgs,
     },
-    build::session,
-    output::failure::failure,
+    build::{failure::failure, session},
 };
 use anyhow::Result;
 use data::BatchSource;
@@ -40,7 +39,13 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     environment(None)?;
     let texts = args.data.open()?;
-    let mut session = session::open(&args.subject, &[], Purpose::Evaluate, &["eval_step"])?;
+    let mut session = session::open(
+        &args.subject.request(),
+        args.subject.checkpoint.as_deref(),
+        &[],
+        Purpose::Evaluate,
+        &["eval_step"],
+    )?;
     let source = texts.mixture(Contract::batch_spec(session.artefact())?, args.held_out)?;
     let batches = source.held_out_batches().min(args.batches.unwrap_or(usize::MAX));
     if batches == 0 {

@@ -5,10 +5,14 @@ use crate::{
         data::TokenizerArgs,
         plugin::environment,
         ranges::{at_least_one, finite, positive, probability, whole},
-        subject::{Setting, SubjectArgs},
+        subject::SubjectArgs,
     },
-    build::session,
-    output::{failure::failure, files::write_file},
+    build::{
+        failure::failure,
+        files::write_file,
+        request::{Request, Setting},
+        session,
+    },
 };
 use anyhow::{Context, Result};
 use data::Codec;
@@ -89,9 +93,11 @@ pub fn run(args: &Args) -> Result<()> {
     environment(None)?;
     args.check()?;
     let input = read(&args.input)?;
+    let request = args.subject.request();
     let mut session = session::open(
-        &args.subject,
-        &args.settings(input.len()),
+        &request,
+        args.subject.checkpoint.as_deref(),
+        &args.settings(&request, input.len()),
         Purpose::Generate,
         &["encode", "decode", "results"],
     )?;
@@ -191,14 +197,14 @@ impl Args {
     }
 
     /// Returns the settings of the program for a number of inputs.
-    fn settings(&self, inputs: usize) -> Vec<Setting> {
+    fn settings(&self, request: &Request, inputs: usize) -> Vec<Setting> {
         let beams = match self.method.as_str() {
             "beam" => self.beams,
             "sample" => self.sequences,
             _ => 1,
         };
         // At most 32 rows, and a multiple of the devices.
-        let batch = inputs.clamp(1, 32).next_multiple_of(self.subject.devices());
+        let batch = inputs.clamp(1, 32).next_multiple_of(request.devices());
         let mut settings = vec![
             ("task", "generate".to_owned()),
             ("method", self.method.clone()),

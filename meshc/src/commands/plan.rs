@@ -3,22 +3,23 @@
 use crate::{
     args::{
         model::ModelArgs,
-        placement::{PlacementArgs, check_devices},
+        placement::PlacementArgs,
         plugin::{FlagArgs, PluginArgs, TargetArgs, environment},
         ranges::{at_least_one, not_negative, whole},
-        target::Target,
     },
     build::{
         ahead::Ahead,
         device,
-        lower::{Watch, emit, lower},
-        program::{self, Program},
-    },
-    output::{
         failure::failure,
         files::{cache, write_file},
-        signals::Signals,
+        lower::{Watch, emit, lower},
+        placement::{PlacementOptions, check_devices},
+        program::{self, Program},
+        request::Request,
+        settings::Settings,
+        target::Target,
     },
+    output::{host::HOST, signals::Signals},
 };
 use anyhow::{Context, Result};
 use compiler::{
@@ -84,6 +85,14 @@ pub struct Args {
     plugin: PluginArgs,
 }
 
+/// A search, resolved from the arguments.
+struct Job<'a> {
+    args: &'a Args,
+    request: Request,
+    target: Target,
+    slice: Slice,
+}
+
 /// A candidate and the result of its compilation.
 struct Shown {
     ranked: Ranked,
@@ -94,22 +103,16 @@ struct Shown {
 /// Plans.
 pub fn run(args: &Args) -> Result<ExitCode> {
     environment(Some(&args.target.target))?;
-    let target = args.target.normalized()?;
-    let Some(slice) = target.target.slice() else {
-        let help = "name a slice with --target, such as --target tpu:v5e:4x8";
-        return Err(failure(format!("`--target {}`: plans are for TPU slices only", target.target), help));
-    };
-    if let Some(mesh) = &args.placement.mesh {
-        check_devices(mesh, &target.target, slice.devices())?;
-    }
+    let job = Job::resolve(args)?;
+    let Job { request, target, slice, .. } = &job;
     let since = Instant::now();
-    let program = program::load(&args.model, &args.settings)?;
+    let program = program::load(request)?;
     program.module.require_function(&args.function).map_err(|d| program.mistakes(&d.into()))?;
     let cache = if args.no_cache { None } else { Some(estimates()?) };
-    let evaluator = Evaluator::new(args, &args.function, slice, cache);
-    let PlacementArgs { mesh, layout, state_layout } = args.placement.clone();
+    let evaluator = Evaluator::new(&job, &args.function, slice, cache);
+    let PlacementOptions { mesh, layout, state_layout } = request.placement.clone();
     let mut space = Space::new(&program.module, slice.devices(), &Fixed { mesh, layout, state_layout });
-    space.entries = entries(args, &evaluator);
+    space.entries = entries(request, &evaluator);
     let signals = Signals::watch()?;
     // From here on, a stop prints the results so far.
     signals.begin();
@@ -127,7 +130,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             format!(
                 "no mesh over the {} devices of {} is valid for `{}`",
                 slice.devices(),
-                target.target,
+                target,
                 args.model.display()
             ),
             "choose one and run `meshc check --mesh` to see the reason",
@@ -136,8 +139,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut shown: Vec<Shown> =
         found.ranked.iter().cloned().map(|ranked| Shown { ranked, compiled: None }).collect();
     let searched = since.elapsed();
-    verify(args, &target, slice, &signals, since, &mut shown)?;
-    say(args, &target.target, slice, &found, &shown, searched)?;
+    verify(&job, &signals, since, &mut shown)?;
+    say(&job, &found, &shown, searched)?;
     if signals.stop.load(Ordering::Relaxed) {
         eprintln!("stopped early: these are the best candidates so far");
         Ok(ExitCode::from(signals.code()))
@@ -146,18 +149,31 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
 }
 
-impl Args {
-    /// Loads the program with additional schedule entries.
-    fn load(&self, schedule: &[String]) -> Result<Program> {
-        let mut all = self.settings.clone();
-        all.schedule.extend(schedule.iter().cloned());
-        program::load_variant(&self.model, &all)
+impl<'a> Job<'a> {
+    fn resolve(args: &'a Args) -> Result<Self> {
+        let request = Request {
+            settings: args.settings.options(),
+            placement: args.placement.options(),
+            target: args.target.options()?,
+            flags: args.flags.options(),
+            plugin: args.plugin.options(),
+            ..Request::new(&args.model, HOST)
+        };
+        let target = request.target.target.clone().unwrap_or_default();
+        let Some(slice) = target.slice().cloned() else {
+            let help = "name a slice with --target, such as --target tpu:v5e:4x8";
+            return Err(failure(format!("`--target {target}`: plans are for TPU slices only"), help));
+        };
+        if let Some(mesh) = &request.placement.mesh {
+            check_devices(mesh, &target, slice.devices())?;
+        }
+        Ok(Self { args, request, target, slice })
     }
 }
 
-impl plan::Model for Args {
+impl plan::Model for Job<'_> {
     fn program(&self, schedule: &[String]) -> Option<Module> {
-        self.load(schedule).ok().map(|program| program.module)
+        program::load_variant(&self.request.scheduled(schedule)).ok().map(|program| program.module)
     }
 }
 
@@ -170,8 +186,8 @@ fn estimates() -> Result<Cache> {
 }
 
 /// Returns the schedule entries to search: those that the model reads and the user has not fixed.
-fn entries(args: &Args, evaluator: &Evaluator) -> Vec<Vec<String>> {
-    let fixed = || args.settings.settings.iter().chain(&args.settings.schedule);
+fn entries(request: &Request, evaluator: &Evaluator) -> Vec<Vec<String>> {
+    let fixed = || request.settings.settings.iter().chain(&request.settings.schedule);
     let given = |key: &str| fixed().any(|s| s.split('=').next().map(str::trim) == Some(key));
     // An entry that changes no function is not read by this model.
     let functions = |schedule: &[String]| evaluator.program(schedule).map(|m| m.functions);
@@ -198,14 +214,8 @@ fn bar() -> ProgressBar {
 ///
 /// Of the candidates with the same mesh and number of microbatches only one that fits is compiled: the
 /// estimates are less exact between such groups than within one.
-fn verify(
-    args: &Args,
-    target: &TargetArgs,
-    slice: &Slice,
-    signals: &Signals,
-    since: Instant,
-    shown: &mut [Shown],
-) -> Result<()> {
+fn verify(job: &Job<'_>, signals: &Signals, since: Instant, shown: &mut [Shown]) -> Result<()> {
+    let Job { args, target, .. } = job;
     // A candidate that does not fit by the estimate may fit: one more than requested is compiled.
     let (mut fit, mut tried, mut longest) = (Vec::new(), 0, Duration::ZERO);
     let too_late = |longest: Duration| (since.elapsed() + longest).as_secs_f64() > args.within * 60.0;
@@ -226,18 +236,18 @@ fn verify(
             break;
         }
         let begin = Instant::now();
-        eprintln!("compiling {}/{} for {}: {}", tried + 1, args.verify, target.target, options(&candidate));
-        let mut program = args.load(&candidate.schedule)?;
+        eprintln!("compiling {}/{} for {}: {}", tried + 1, args.verify, target, options(&candidate));
+        let mut program = program::load_variant(&job.request.scheduled(&candidate.schedule))?;
         program.module.functions.retain(|f| *f.name == *args.function);
-        let artefact = artefact(args, target, &program, &candidate)?;
-        let outcome = match cached(args, &artefact) {
+        let artefact = artefact(job, &program, &candidate)?;
+        let outcome = match cached(job, &artefact) {
             Some(known) => Ok(known),
             None => {
-                let Some(outcome) = interruptible(args, target, &candidate, &artefact, signals)? else {
+                let Some(outcome) = interruptible(job, &candidate, &artefact, signals)? else {
                     break;
                 };
                 if let Ok(compiled) = &outcome {
-                    store(args, &artefact, compiled);
+                    store(job, &artefact, compiled);
                 }
                 outcome
             }
@@ -250,7 +260,7 @@ fn verify(
         row.compiled = Some(outcome);
     }
     let rank = |s: &Shown| match &s.compiled {
-        Some(Ok(compiled)) => (0, time(&s.ranked.estimate, compiled, slice)),
+        Some(Ok(compiled)) => (0, time(&s.ranked.estimate, compiled, &job.slice)),
         None => (1, 0.0),
         Some(Err(_)) => (2, 0.0),
     };
@@ -263,18 +273,17 @@ fn verify(
 /// `None` means that the user stopped it; the inner error is the plugin's message for a program that does not
 /// fit.
 fn interruptible(
-    args: &Args,
-    target: &TargetArgs,
+    job: &Job<'_>,
     candidate: &Candidate,
     artefact: &Artefact,
     signals: &Signals,
 ) -> Result<Option<Result<Compiled, String>>> {
     let (send, receive) = mpsc::channel();
-    let (target, plugin, artefact) = (target.clone(), args.plugin.clone(), artefact.clone());
+    let (request, target, artefact) = (job.request.clone(), job.target.clone(), artefact.clone());
     let mesh = candidate.placement()?.mesh;
     thread::spawn(move || {
         let compiled = || -> Result<Result<Compiled, String>> {
-            let ahead = Ahead::new(&target, &mesh, &plugin)?;
+            let ahead = Ahead::new(&request, &target, &mesh)?;
             let function = artefact.manifest.functions.first().context("the artefact has the function")?;
             Ok(ahead.compile(&artefact, function)?.map(|o| o.compiled).map_err(|e| e.0))
         };
@@ -293,22 +302,22 @@ fn interruptible(
     }
 }
 
-fn artefact(args: &Args, target: &TargetArgs, program: &Program, candidate: &Candidate) -> Result<Artefact> {
+fn artefact(job: &Job<'_>, program: &Program, candidate: &Candidate) -> Result<Artefact> {
+    let Job { args, request, target, .. } = job;
     let placement = candidate.placement()?;
     let mut watch = Watch::default();
     let lowered = lower(program, &placement, Stage::Hlo, &mut watch)?.context("all stages ran")?;
-    let mut artefact =
-        emit(program, &placement, &target.target, &args.flags.of(&target.target)?, &lowered, &mut watch)?;
+    let mut artefact = emit(program, &placement, target, &request.flags.of(target)?, &lowered, &mut watch)?;
     artefact.manifest.functions.retain(|f| *f.name == *args.function);
     Ok(artefact)
 }
 
 /// Returns the cache file for libtpu's numbers about exactly this program. `None` without a cache.
-fn cached_file(args: &Args, artefact: &Artefact) -> Option<PathBuf> {
-    if args.no_cache {
+fn cached_file(job: &Job<'_>, artefact: &Artefact) -> Option<PathBuf> {
+    if job.args.no_cache {
         return None;
     }
-    let found = device::load(&args.plugin, runtime::plugin::Platform::Tpu).ok()?.found.path;
+    let found = device::load(&job.request, runtime::plugin::Platform::Tpu).ok()?.found.path;
     let size = fs::metadata(&found).map(|m| m.len()).unwrap_or_default();
     let mut key = format!("{} {} {size} ", artefact.manifest.target, found.display()).into_bytes();
     artefact.files.iter().for_each(|(_, bytes)| key.extend(digest(bytes).bytes()));
@@ -316,12 +325,12 @@ fn cached_file(args: &Args, artefact: &Artefact) -> Option<PathBuf> {
     Some(cache().ok()?.join("plans").join(name))
 }
 
-fn cached(args: &Args, artefact: &Artefact) -> Option<Compiled> {
-    serde_json::from_slice(&fs::read(cached_file(args, artefact)?).ok()?).ok()
+fn cached(job: &Job<'_>, artefact: &Artefact) -> Option<Compiled> {
+    serde_json::from_slice(&fs::read(cached_file(job, artefact)?).ok()?).ok()
 }
 
-fn store(args: &Args, artefact: &Artefact, compiled: &Compiled) {
-    if let (Some(file), Ok(bytes)) = (cached_file(args, artefact), serde_json::to_vec(compiled)) {
+fn store(job: &Job<'_>, artefact: &Artefact, compiled: &Compiled) {
+    if let (Some(file), Ok(bytes)) = (cached_file(job, artefact), serde_json::to_vec(compiled)) {
         // A cache that cannot be written only costs time.
         let _ = write_file(&file, &bytes);
     }
@@ -354,27 +363,23 @@ fn seconds(s: f64) -> String {
 }
 
 /// Returns the command that compiles a candidate.
-fn command(args: &Args, target: &Target, candidate: &Candidate) -> String {
-    let mut words = vec![format!("meshc compile {} --target {target}", args.model.display())];
-    words.extend(args.settings.dtype.iter().map(|d| format!("--dtype {d}")));
-    words.extend(args.settings.settings.iter().map(|s| format!("--set {s}")));
-    words.extend(args.settings.schedule.iter().map(|s| format!("--schedule {s}")));
-    words.extend(args.flags.words());
+fn command(job: &Job<'_>, candidate: &Candidate) -> String {
+    let Job { request, target, .. } = job;
+    let Settings { dtype, settings, schedule } = &request.settings;
+    let mut words = vec![format!("meshc compile {} --target {target}", request.subject.display())];
+    words.extend(dtype.iter().map(|d| format!("--dtype {d}")));
+    words.extend(settings.iter().map(|s| format!("--set {s}")));
+    words.extend(schedule.iter().map(|s| format!("--schedule {s}")));
+    words.extend(request.flags.words());
     words.push(options(candidate));
     words.join(" ")
 }
 
-fn say(
-    args: &Args,
-    target: &Target,
-    slice: &Slice,
-    found: &Seen,
-    shown: &[Shown],
-    searched: Duration,
-) -> Result<()> {
+fn say(job: &Job<'_>, found: &Seen, shown: &[Shown], searched: Duration) -> Result<()> {
+    let Job { args, target, slice, .. } = job;
     let some = &shown[..shown.len().min(args.top)];
     if args.json {
-        let candidates: Vec<Value> = some.iter().map(|s| object(args, target, slice, s)).collect();
+        let candidates: Vec<Value> = some.iter().map(|s| object(job, s)).collect();
         let all = json!({
             "model": args.model.display().to_string(),
             "target": target.to_string(),
@@ -414,7 +419,7 @@ fn say(
     print!("{text}");
     match shown.first() {
         Some(best) if best.ranked.fits(slice.hbm()) || matches!(best.compiled, Some(Ok(_))) => {
-            println!("{}", command(args, target, &best.ranked.candidate));
+            println!("{}", command(job, &best.ranked.candidate));
         }
         Some(_) => println!("no candidate fits by the estimate: use a larger slice"),
         None => {}
@@ -450,7 +455,8 @@ fn row(shown: &Shown, slice: &Slice) -> Vec<String> {
     ]
 }
 
-fn object(args: &Args, target: &Target, slice: &Slice, shown: &Shown) -> Value {
+fn object(job: &Job<'_>, shown: &Shown) -> Value {
+    let slice = &job.slice;
     let (candidate, estimate) = (&shown.ranked.candidate, &shown.ranked.estimate);
     let step = match &shown.compiled {
         Some(Ok(compiled)) => time(estimate, compiled, slice),
@@ -463,6 +469,6 @@ fn object(args: &Args, target: &Target, slice: &Slice, shown: &Shown) -> Value {
         "step_seconds": step,
         "compiled": shown.compiled.as_ref().and_then(|c| c.as_ref().ok()),
         "does_not_fit": shown.compiled.as_ref().and_then(|c| c.as_ref().err()),
-        "command": command(args, target, candidate),
+        "command": command(job, candidate),
     })
 }

@@ -1,6 +1,6 @@
 //! `meshc plugin`: lists, installs and diagnoses plugins.
 
-use crate::output::failure::failure;
+use crate::build::failure::failure;
 use anyhow::{Context, Result};
 use pjrt::ClientOptions;
 use report::table::table;

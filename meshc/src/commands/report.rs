@@ -1,17 +1,17 @@
 //! `meshc report`: the cost of a program.
 
 use crate::{
-    args::{
-        model::ModelArgs,
-        placement::{PlacementArgs, place},
-        subject::refuse_options,
-    },
+    args::{model::ModelArgs, placement::PlacementArgs},
     build::{
         ahead::{COMPILED, read_module},
+        failure::failure,
+        files,
         lower::{REPORT, Watch, choose, lower},
+        placement::place,
         program,
+        request::Request,
     },
-    output::{failure::failure, files},
+    output::host::HOST,
 };
 use anyhow::{Context, Result};
 use compiler::pipeline::Stage;
@@ -51,11 +51,16 @@ pub struct Args {
 
 /// Reports.
 pub fn run(args: &Args) -> Result<()> {
+    let request = Request {
+        settings: args.settings.options(),
+        placement: args.placement.options(),
+        ..Request::new(&args.subject, HOST)
+    };
     if args.subject.extension().is_some_and(|e| e == "pb") {
-        return optimized(args);
+        return optimized(args, &request);
     }
     let compiled = args.subject.is_dir() && !runtime::checkpoint::is_checkpoint(&args.subject);
-    let (reports, compiled) = if compiled { stored(args)? } else { (made(args)?, Vec::new()) };
+    let (reports, compiled) = if compiled { stored(&request)? } else { (made(&request)?, Vec::new()) };
     let report = choose(&reports, args.function.as_deref())?;
     let compiled = compiled.into_iter().find(|c| c.function == report.function);
     if let Some(file) = &args.html {
@@ -78,17 +83,17 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn made(args: &Args) -> Result<Vec<Report>> {
-    let program = program::load(&args.subject, &args.settings)?;
-    let placement = place(&program.module, &args.placement)?;
+fn made(request: &Request) -> Result<Vec<Report>> {
+    let program = program::load(request)?;
+    let placement = place(&program.module, &request.placement)?;
     let lowered = lower(&program, &placement, Stage::SimplifyLocal, &mut Watch::default())?;
     Ok(lowered.map(|l| l.reports).unwrap_or_default())
 }
 
 /// Reads the reports of an artefact, and the plugin's own numbers for its functions.
-fn stored(args: &Args) -> Result<(Vec<Report>, Vec<Compiled>)> {
-    let dir: &Path = &args.subject;
-    refuse_options(dir, &args.settings, &args.placement)?;
+fn stored(request: &Request) -> Result<(Vec<Report>, Vec<Compiled>)> {
+    let dir: &Path = &request.subject;
+    request.refuse_options()?;
     files::open(dir)?;
     let compiled = dir.join(COMPILED);
     let compiled = if compiled.is_file() { read(&compiled)? } else { Vec::new() };
@@ -108,10 +113,10 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
 }
 
 /// Reports on an optimized program alone. `--mesh` names its axes.
-fn optimized(args: &Args) -> Result<()> {
+fn optimized(args: &Args, request: &Request) -> Result<()> {
     let path = &args.subject;
-    let wrong = args.function.is_some() || args.placement.layout.is_some() || args.html.is_some();
-    if !args.settings.is_empty() || wrong {
+    let wrong = args.function.is_some() || request.placement.layout.is_some() || args.html.is_some();
+    if !request.settings.is_empty() || wrong {
         return Err(failure(
             format!(
                 "`{}` is an optimized program: settings, functions and layouts do not apply",
@@ -127,7 +132,7 @@ fn optimized(args: &Args) -> Result<()> {
             "name a file that `meshc compile --emit optimized-hlo` or a plugin has written",
         )
     })?;
-    let counted: Optimized = optimized::count(&module, &args.placement.mesh.clone().unwrap_or_default());
+    let counted: Optimized = optimized::count(&module, &request.placement.mesh.clone().unwrap_or_default());
     if args.json {
         println!("{}", serde_json::to_string_pretty(&counted)?);
     } else {

@@ -2,11 +2,13 @@
 
 use crate::{
     args::plugin::{PluginArgs, environment},
-    build::device,
-    output::{
+    build::{
+        device,
         failure::failure,
         files::{self, write_file},
+        request::Request,
     },
+    output::host::HOST,
 };
 use anyhow::Result;
 use interchange::tensors::{read, to_bytes};
@@ -37,13 +39,14 @@ pub struct Args {
 /// Calls the function.
 pub fn run(args: &Args) -> Result<()> {
     environment(None)?;
+    let request = Request { plugin: args.plugin.options(), ..Request::new(&args.artefact, HOST) };
     let artefact = files::open(&args.artefact)?;
     let function = artefact.function(&args.function)?.clone();
     check_names(&function)?;
     let mut given = read(&args.inputs)?;
     seed(args, &function, &mut given)?;
     let given = sort(&artefact, &function, given)?;
-    let mut session = device::session(&args.plugin, artefact)?;
+    let mut session = device::session(&request, artefact)?;
     for (name, value) in &given.state {
         session.set_state(name, value)?;
     }

@@ -1,9 +1,8 @@
 //! `meshc runs`: a page about training runs, or their results as JSON.
 
-use crate::output::{
-    failure::failure,
-    files::write_file,
-    run_folder::{METRICS, RUN},
+use crate::{
+    build::{failure::failure, files::write_file},
+    output::run_folder::{METRICS, RUN},
 };
 use anyhow::{Context, Result};
 use page::{run::Run, run_page::page};

@@ -2,8 +2,7 @@
 
 use crate::{
     args::{data::TokenizerArgs, plugin::environment, subject::SubjectArgs},
-    build::session,
-    output::failure::failure,
+    build::{failure::failure, session},
 };
 use anyhow::{Context, Result};
 use data::Codec;
@@ -39,9 +38,10 @@ pub fn run(args: &Args) -> Result<()> {
     if lines.is_empty() {
         return Err(failure(format!("`{name}` has no pairs"), "give at least one pair"));
     }
-    let batch = lines.len().clamp(1, 32).next_multiple_of(args.subject.devices());
+    let (request, checkpoint) = (args.subject.request(), args.subject.checkpoint.as_deref());
+    let batch = lines.len().clamp(1, 32).next_multiple_of(request.devices());
     let settings = [("task", "score".to_owned()), ("batch", batch.to_string())];
-    let mut session = session::open(&args.subject, &settings, Purpose::Score, &["score"])?;
+    let mut session = session::open(&request, checkpoint, &settings, Purpose::Score, &["score"])?;
     let mut scorer = Scorer::new(&mut session)?;
     let codec = args.tokenizer.codec(scorer.sizes())?;
     let pairs = lines.iter().map(|(number, line)| pair(line, codec.as_ref(), &name, *number));

@@ -8,16 +8,17 @@ use crate::{
         placement::PlacementArgs,
         plugin::{FlagArgs, PluginArgs, environment},
         ranges::{at_least_one, at_least_two, not_negative, positive, share, steps},
-        subject::refuse_options,
-        target::Target,
     },
     build::{
         artefact, device,
-        program::{self, Program},
-    },
-    output::{
         failure::failure,
         files,
+        program::{self, Program},
+        request::Request,
+        target::{Target, TargetOptions},
+    },
+    output::{
+        host::HOST,
         progress::Progress,
         run_folder::{self, RunFolder},
         signals::Signals,
@@ -153,7 +154,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<ExitCode> {
     environment(None)?;
     let signals = Signals::watch()?;
-    let Job { args, artefact, source, options, run_folder } = Job::resolve(args)?;
+    let Job { args, request, artefact, source, options, run_folder } = Job::resolve(args)?;
     let before = format!(
         "{}{}{}",
         args.resolved.toml(),
@@ -165,7 +166,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     } else {
         print!("{before}");
     }
-    let mut session = device::session(&args.plugin, artefact)?;
+    let mut session = device::session(&request, artefact)?;
     signals.begin();
     let mut progress = progress(&args, session.artefact(), run_folder.as_ref(), &signals);
     let result = train::run(&mut session, source, &options, &mut progress, &signals.stop);
@@ -193,6 +194,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 /// A run, resolved from the arguments before a device is used.
 struct Job {
     args: Args,
+    request: Request,
     artefact: Artefact,
     source: Arc<Mixture>,
     options: train::Options,
@@ -201,16 +203,18 @@ struct Job {
 
 impl Job {
     fn resolve(mut args: Args) -> Result<Self> {
+        let request = args.request();
         let of_checkpoint = is_checkpoint(&args.subject);
-        let program = if args.subject.is_dir() && !of_checkpoint { None } else { Some(program(&args)?) };
+        let program =
+            if args.subject.is_dir() && !of_checkpoint { None } else { Some(program(&args, &request)?) };
         let texts = args.data.open()?;
         let eval_texts = match args.eval_data.as_slice() {
             [] => None,
             files => Some(args.data.open_others(files)?),
         };
         let artefact = match &program {
-            Some(program) => compiled(program, &args)?,
-            None => opened(&args)?,
+            Some(program) => artefact::of_program(program, &request)?,
+            None => opened(&request)?,
         };
         let holds_out = args.eval_every.is_some() && eval_texts.is_none();
         let held_out = args.held_out.unwrap_or(if holds_out { 0.05 } else { 0.0 });
@@ -226,7 +230,7 @@ impl Job {
         let target: Option<Target> = artefact.manifest.target.parse().ok();
         let peak = target.as_ref().and_then(Target::slice).map(|slice| slice.speed().flops);
         let options = train::Options { from, eval_data, peak, ..args.options() };
-        Ok(Self { args, artefact, source, options, run_folder })
+        Ok(Self { args, request, artefact, source, options, run_folder })
     }
 }
 
@@ -242,6 +246,17 @@ fn progress(args: &Args, artefact: &Artefact, run: Option<&RunFolder>, signals: 
 }
 
 impl Args {
+    fn request(&self) -> Request {
+        Request {
+            settings: self.settings.options(),
+            placement: self.placement.options(),
+            target: TargetOptions { target: self.target.clone(), ..TargetOptions::default() },
+            flags: self.flags.options(),
+            plugin: self.plugin.options(),
+            ..Request::new(&self.subject, HOST)
+        }
+    }
+
     /// Completes values that derive from other options, and records them with the meta entries of the model.
     fn complete(&mut self, artefact: &Artefact, held_out: f64) {
         let all = &mut self.resolved;
@@ -315,20 +330,20 @@ impl Args {
 }
 
 /// Opens the artefact, and refuses options that have no effect on it.
-fn opened(args: &Args) -> Result<Artefact> {
-    refuse_options(&args.subject, &args.settings, &args.placement)?;
-    if let Some(word) = args.flags.words().next() {
+fn opened(request: &Request) -> Result<Artefact> {
+    request.refuse_options()?;
+    if let Some(word) = request.flags.words().next() {
         return Err(failure(
-            format!("`{word}` has no effect on the compiled artefact `{}`", args.subject.display()),
+            format!("`{word}` has no effect on the compiled artefact `{}`", request.subject.display()),
             "give flags to `meshc compile`, which stores them in the artefact",
         ));
     }
-    let artefact = files::open(&args.subject)?;
-    match &args.target {
+    let artefact = files::open(&request.subject)?;
+    match &request.target.target {
         Some(target) if target.to_string() != artefact.manifest.target => Err(failure(
             format!(
                 "`--target {target}`: `{}` is compiled for {}",
-                args.subject.display(),
+                request.subject.display(),
                 artefact.manifest.target
             ),
             "leave --target out; --plugin selects the devices it runs on",
@@ -338,16 +353,11 @@ fn opened(args: &Args) -> Result<Artefact> {
 }
 
 /// Returns the program of the model, ready for training.
-fn program(args: &Args) -> Result<Program> {
-    let program = program::load(&args.subject, &args.settings)?;
+fn program(args: &Args, request: &Request) -> Result<Program> {
+    let program = program::load(request)?;
     program.require(Purpose::Train)?;
     if args.eval_every.is_some() {
         program.require(Purpose::Evaluate)?;
     }
     Ok(program)
-}
-
-/// Compiles the model in memory.
-fn compiled(program: &Program, args: &Args) -> Result<Artefact> {
-    artefact::of_program(program, &args.placement, args.target.as_ref(), &args.flags, &args.plugin)
 }

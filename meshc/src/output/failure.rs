@@ -1,34 +1,13 @@
-//! Errors for users: what is wrong, where, why, and what to do.
+//! Errors on standard error.
 
-use super::diagnostics::Mistakes;
-use std::fmt;
-
-/// An error that the user can correct.
-#[derive(Debug)]
-pub struct Failure {
-    /// The problem, its place and its cause.
-    what: String,
-    /// The remedy.
-    help: String,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}\n  help: {}", self.what, self.help)
-    }
-}
-
-impl std::error::Error for Failure {}
-
-/// Returns an error and its remedy.
-pub fn failure(what: impl Into<String>, help: impl Into<String>) -> anyhow::Error {
-    anyhow::Error::new(Failure { what: what.into(), help: help.into() })
-}
+use crate::build::diagnostics::Mistakes;
+use std::io::{IsTerminal, stderr};
 
 /// Prints an error to standard error.
 pub fn say(error: &anyhow::Error) {
     if let Some(mistakes) = error.downcast_ref::<Mistakes>() {
-        mistakes.say();
+        let colour = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        eprintln!("{}", mistakes.text(colour));
         return;
     }
     // A cause follows its consequence, so that the help of the innermost cause comes last.

@@ -1,6 +1,6 @@
 //! The directory of a training run: options, description, metrics, checkpoints.
 
-use super::files::write_file;
+use crate::build::files::write_file;
 use anyhow::{Context, Result};
 use proto::manifest::Manifest;
 use runtime::Compilation;

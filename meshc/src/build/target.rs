@@ -1,7 +1,9 @@
 //! Compilation targets: CPUs, GPUs, TPU slices.
 
+use super::failure::failure;
 use anyhow::Result;
 use compiler::cost::target::{Slice, generations};
+use pjrt::Value;
 use runtime::plugin::Platform;
 use std::{fmt, str::FromStr};
 
@@ -33,6 +35,40 @@ impl Target {
             Self::Cpu | Self::Gpu => None,
             Self::Tpu(slice) => Some(slice),
         }
+    }
+}
+
+/// A target, and options of its slice.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct TargetOptions {
+    /// The target. `None` means the platform of the plugin.
+    pub target: Option<Target>,
+    /// Topology options of libtpu that the slice's name cannot express.
+    pub slice_options: Vec<(String, Value)>,
+}
+
+impl TargetOptions {
+    /// Returns the target with these options of its slice. Options that the name of a slice can express become
+    /// part of it.
+    pub fn new(mut target: Target, slice_options: &[(String, Value)]) -> Result<Self> {
+        let mut others = Vec::new();
+        for (key, value) in slice_options {
+            let Target::Tpu(slice) = &mut target else {
+                let help = "leave it out, or name a TPU slice with --target tpu:GENERATION:SHAPE";
+                let what = format!("`--target-option {key}` has no effect on the target {target}");
+                return Err(failure(what, help));
+            };
+            let wrong = |what: String| {
+                failure(format!("`--target-option {key}`: {what}"), "see `meshc compile --help`")
+            };
+            match (key.as_str(), value) {
+                ("chip_config_name", Value::Text(name)) => slice.set_config(name).map_err(wrong)?,
+                ("num_slices", Value::Int(n)) if (1..=256).contains(n) => slice.slices = *n as usize,
+                ("num_slices", _) => return Err(wrong("must be an integer from 1 to 256".into())),
+                _ => others.push((key.clone(), value.clone())),
+            }
+        }
+        Ok(Self { target: Some(target), slice_options: others })
     }
 }
 

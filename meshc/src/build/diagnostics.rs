@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     fmt, fs,
-    io::IsTerminal,
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -132,7 +131,7 @@ pub struct Mistakes {
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.render(&Renderer::plain()))
+        f.write_str(&self.text(false))
     }
 }
 
@@ -145,21 +144,15 @@ impl Mistakes {
         Self { subject: subject.into(), mistakes, sources: sources.clone() }
     }
 
-    /// Prints the mistakes to standard error, in colour on a terminal.
-    pub fn say(&self) {
-        let colour =
-            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
-        eprintln!("{}", self.render(&renderer));
-    }
-
     /// Returns a list of objects with the keys `label`, `message`, `file`, `line`, `column`, `context` and
     /// `help`.
     pub fn json(&self) -> Value {
         self.mistakes.iter().map(Mistake::json).collect()
     }
 
-    fn render(&self, renderer: &Renderer) -> String {
+    /// Returns the mistakes as text, with the colours of a terminal if `colour` is set.
+    pub fn text(&self, colour: bool) -> String {
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
         let mut files: BTreeMap<&str, Option<String>> = BTreeMap::new();
         for place in self.mistakes.iter().filter_map(|m| m.place.as_ref()) {
             files.entry(&place.file).or_insert_with(|| self.sources.read(&place.file));

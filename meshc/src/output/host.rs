@@ -1,0 +1,11 @@
+//! What this process provides to builds: lines on standard error, and the allocator.
+
+use crate::build::host::Host;
+use runtime::HostAllocator;
+
+/// This process.
+pub const HOST: Host = Host {
+    say: |line| eprintln!("{line}"),
+    keep_freed_memory: cpu_heap::keep_freed_memory,
+    allocator: HostAllocator { in_use: cpu_heap::memory_in_use, trim: cpu_heap::give_back_memory },
+};
