@@ -1,13 +1,10 @@
 //! The command line `meshc`: compiles models into artefacts, and runs them.
 //!
-//! The only crate that depends on both the compiler and the runtime.
-//!
 //! Reading order: [`cli`] (the command line), [`commands`] (one file each), and the code they share: [`args`]
-//! (arguments), [`build`] (from a model to a session), [`output`] (messages and files). A command never uses
-//! another command.
+//! (arguments, which fill a `driver::Request`), [`output`] (messages and run directories). A command never
+//! uses another command.
 
 mod args;
-mod build;
 mod cli;
 mod commands;
 mod output;

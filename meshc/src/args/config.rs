@@ -4,13 +4,13 @@
 //! of the file are inserted into the command line before those that were typed, unless the option was typed
 //! too. So the same code parses and checks both. `KEY=VALUE` options are tables: `[set]`, `[client-option]`.
 
-use crate::build::failure::failure;
 use anyhow::{Context, Result};
 use clap::{
     Arg, ArgAction, ArgMatches, Command,
     error::{ContextKind, ContextValue},
     parser::ValueSource,
 };
+use driver::failure::failure;
 use std::{
     collections::BTreeMap,
     ffi::OsString,

@@ -1,12 +1,12 @@
 //! Data of training and evaluation: one corpus, or a mixture of several, and the tokenizer.
 
 use super::ranges::{positive, steps};
-use crate::build::failure::failure;
 use anyhow::{Context, Result};
 use data::{
     BatchSpec, Codec, Corpus, Mixture, MixtureSpec, PreparedTokens, Stats, TEXT_FIELD, Temperature, Text,
     Tokenizer, Tokens, rates::CorpusSpec,
 };
+use driver::failure::failure;
 use runtime::generate::Sizes;
 use std::{
     fs,

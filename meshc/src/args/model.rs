@@ -1,6 +1,6 @@
 //! The settings of a model.
 
-use crate::build::settings::Settings;
+use driver::settings::Settings;
 
 /// Settings of a model.
 #[derive(clap::Args, Clone, Debug)]

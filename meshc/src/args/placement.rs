@@ -1,6 +1,6 @@
 //! The mesh and the layouts of a program.
 
-use crate::build::placement::PlacementOptions;
+use driver::placement::PlacementOptions;
 use mesh::{Layout, Mesh};
 
 /// Mesh and layouts, as given on the command line.

@@ -1,11 +1,11 @@
 //! Everything that a plugin is given: client options, topology options, compiler flags, environment
 //! variables.
 
-use crate::build::{
+use anyhow::{Context, Result};
+use driver::{
     plugin::{Flags, PluginOptions},
     target::{Target, TargetOptions},
 };
-use anyhow::{Context, Result};
 use pjrt::Value;
 
 /// The plugin and the options of its client.

@@ -1,12 +1,10 @@
 //! Programs with parameters: a model, an artefact or a checkpoint.
 
 use super::{model::ModelArgs, placement::PlacementArgs, plugin::PluginArgs};
-use crate::{
-    build::{
-        request::Request,
-        target::{Target, TargetOptions},
-    },
-    output::host::HOST,
+use crate::output::host::HOST;
+use driver::{
+    request::Request,
+    target::{Target, TargetOptions},
 };
 use std::path::PathBuf;
 

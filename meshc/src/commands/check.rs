@@ -2,17 +2,17 @@
 
 use crate::{
     args::{model::ModelArgs, placement::PlacementArgs},
-    build::{
-        diagnostics::Mistakes,
-        lower::{Watch, lower},
-        placement::place,
-        program,
-        request::Request,
-    },
     output::host::HOST,
 };
 use anyhow::Result;
 use compiler::pipeline::Stage;
+use driver::{
+    diagnostics::Mistakes,
+    lower::{Watch, lower},
+    placement::place,
+    program,
+    request::Request,
+};
 use mesh::{
     Module,
     task::{

@@ -1,10 +1,8 @@
 //! `meshc checkpoint`: lists, verifies, compares, prunes and converts checkpoints.
 
-use crate::{
-    args::ranges::{at_least_one, not_negative, steps, whole},
-    build::failure::failure,
-};
+use crate::args::ranges::{at_least_one, not_negative, steps, whole};
 use anyhow::Result;
+use driver::failure::failure;
 use interchange::experts::{self, Conversion, Ffn, Keep};
 use report::table::{count, size, table};
 use runtime::{

@@ -6,23 +6,23 @@ use crate::{
         placement::PlacementArgs,
         plugin::{FlagArgs, PluginArgs, TargetArgs, environment},
     },
-    build::{
-        ahead::{Ahead, COMPILED, Wanted, check_target},
-        failure::failure,
-        files::{check_target as check_folder, write_folder},
-        fit,
-        lower::{Lowered, Watch, choose, emit, files, lower},
-        placement::place,
-        program::{self, Program},
-        request::Request,
-        target::Target,
-    },
     output::{host::HOST, summary},
 };
 use anyhow::Result;
 use compiler::{
     artefact::Artefact,
     pipeline::{Placement, Stage},
+};
+use driver::{
+    ahead::{Ahead, COMPILED, Wanted, check_target},
+    failure::failure,
+    files::{check_target as check_folder, write_folder},
+    fit,
+    lower::{Lowered, Watch, choose, emit, files, lower},
+    placement::place,
+    program::{self, Program},
+    request::Request,
+    target::Target,
 };
 use mesh::{Layout, Module};
 use report::{compiled::Compiled, table::size};

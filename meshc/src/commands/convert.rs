@@ -6,10 +6,10 @@ use crate::{
         plugin::{PluginArgs, environment},
         ranges::{at_least_one, steps},
     },
-    build::{failure::failure, placement::PlacementOptions, request::Request, verification::Compiler},
     output::{host::HOST, summary::number},
 };
 use anyhow::Result;
+use driver::{failure::failure, placement::PlacementOptions, request::Request, verification::Compiler};
 use interchange::hf::{Folder, export::export, import::import, verify::verify};
 use mesh::{Layout, Mesh};
 use std::{

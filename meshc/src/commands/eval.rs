@@ -1,16 +1,14 @@
 //! `meshc eval`: loss, perplexity and accuracy on held-out text.
 
-use crate::{
-    args::{
-        data::DataOptions,
-        plugin::environment,
-        ranges::{at_least_one, inner_share},
-        subject::SubjectArgs,
-    },
-    build::{failure::failure, session},
+use crate::args::{
+    data::DataOptions,
+    plugin::environment,
+    ranges::{at_least_one, inner_share},
+    subject::SubjectArgs,
 };
 use anyhow::Result;
 use data::BatchSource;
+use driver::{failure::failure, session};
 use mesh::task::check::Purpose;
 use runtime::{Contract, train};
 use serde_json::{Map, Value};

@@ -1,21 +1,19 @@
 //! `meshc generate`: generates text or token ids.
 
-use crate::{
-    args::{
-        data::TokenizerArgs,
-        plugin::environment,
-        ranges::{at_least_one, finite, positive, probability, whole},
-        subject::SubjectArgs,
-    },
-    build::{
-        failure::failure,
-        files::write_file,
-        request::{Request, Setting},
-        session,
-    },
+use crate::args::{
+    data::TokenizerArgs,
+    plugin::environment,
+    ranges::{at_least_one, finite, positive, probability, whole},
+    subject::SubjectArgs,
 };
 use anyhow::{Context, Result};
 use data::Codec;
+use driver::{
+    failure::failure,
+    files::write_file,
+    request::{Request, Setting},
+    session,
+};
 use interchange::tensors;
 use mesh::task::check::Purpose;
 use runtime::{

@@ -7,18 +7,6 @@ use crate::{
         plugin::{FlagArgs, PluginArgs, TargetArgs, environment},
         ranges::{at_least_one, not_negative, whole},
     },
-    build::{
-        ahead::Ahead,
-        device,
-        failure::failure,
-        files::{cache, write_file},
-        lower::{Watch, emit, lower},
-        placement::{PlacementOptions, check_devices},
-        program::{self, Program},
-        request::Request,
-        settings::Settings,
-        target::Target,
-    },
     output::{host::HOST, signals::Signals},
 };
 use anyhow::{Context, Result};
@@ -26,6 +14,18 @@ use compiler::{
     artefact::{Artefact, digest},
     cost::target::Slice,
     pipeline::Stage,
+};
+use driver::{
+    ahead::Ahead,
+    device,
+    failure::failure,
+    files::{cache, write_file},
+    lower::{Watch, emit, lower},
+    placement::{PlacementOptions, check_devices},
+    program::{self, Program},
+    request::Request,
+    settings::Settings,
+    target::Target,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use mesh::{

@@ -1,7 +1,7 @@
 //! `meshc plugin`: lists, installs and diagnoses plugins.
 
-use crate::build::failure::failure;
 use anyhow::{Context, Result};
+use driver::failure::failure;
 use pjrt::ClientOptions;
 use report::table::table;
 use runtime::plugin::{CPU, Examination, Platform, PluginFile, SearchPaths, examine, install, list};

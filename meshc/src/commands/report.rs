@@ -2,19 +2,19 @@
 
 use crate::{
     args::{model::ModelArgs, placement::PlacementArgs},
-    build::{
-        ahead::{COMPILED, read_module},
-        failure::failure,
-        files,
-        lower::{REPORT, Watch, choose, lower},
-        placement::place,
-        program,
-        request::Request,
-    },
     output::host::HOST,
 };
 use anyhow::{Context, Result};
 use compiler::pipeline::Stage;
+use driver::{
+    ahead::{COMPILED, read_module},
+    failure::failure,
+    files,
+    lower::{REPORT, Watch, choose, lower},
+    placement::place,
+    program,
+    request::Request,
+};
 use report::{
     Report,
     compiled::Compiled,

@@ -2,15 +2,15 @@
 
 use crate::{
     args::plugin::{PluginArgs, environment},
-    build::{
-        device,
-        failure::failure,
-        files::{self, write_file},
-        request::Request,
-    },
     output::host::HOST,
 };
 use anyhow::Result;
+use driver::{
+    device,
+    failure::failure,
+    files::{self, write_file},
+    request::Request,
+};
 use interchange::tensors::{read, to_bytes};
 use proto::manifest::{Function, InputKind, OutputKind};
 use runtime::{Artefact, HostTensor};

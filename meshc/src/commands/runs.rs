@@ -1,10 +1,8 @@
 //! `meshc runs`: a page about training runs, or their results as JSON.
 
-use crate::{
-    build::{failure::failure, files::write_file},
-    output::run_folder::{METRICS, RUN},
-};
+use crate::output::run_folder::{METRICS, RUN};
 use anyhow::{Context, Result};
+use driver::{failure::failure, files::write_file};
 use page::{run::Run, run_page::page};
 use serde_json::json;
 use std::{

@@ -1,11 +1,9 @@
 //! `meshc score`: log-likelihoods of given targets.
 
-use crate::{
-    args::{data::TokenizerArgs, plugin::environment, subject::SubjectArgs},
-    build::{failure::failure, session},
-};
+use crate::args::{data::TokenizerArgs, plugin::environment, subject::SubjectArgs};
 use anyhow::{Context, Result};
 use data::Codec;
+use driver::{failure::failure, session};
 use mesh::task::check::Purpose;
 use runtime::generate::{Score, Scorer};
 use serde_json::{Value, json};

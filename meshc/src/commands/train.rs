@@ -9,14 +9,6 @@ use crate::{
         plugin::{FlagArgs, PluginArgs, environment},
         ranges::{at_least_one, at_least_two, not_negative, positive, share, steps},
     },
-    build::{
-        artefact, device,
-        failure::failure,
-        files,
-        program::{self, Program},
-        request::Request,
-        target::{Target, TargetOptions},
-    },
     output::{
         host::HOST,
         progress::Progress,
@@ -28,6 +20,14 @@ use crate::{
 use anyhow::{Context, Result};
 use clap::ArgGroup;
 use data::{BatchSource, Mixture};
+use driver::{
+    artefact, device,
+    failure::failure,
+    files,
+    program::{self, Program},
+    request::Request,
+    target::{Target, TargetOptions},
+};
 use mesh::task::check::Purpose;
 use runtime::{
     Artefact, Contract,

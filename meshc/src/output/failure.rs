@@ -1,6 +1,6 @@
 //! Errors on standard error.
 
-use crate::build::diagnostics::Mistakes;
+use driver::diagnostics::Mistakes;
 use std::io::{IsTerminal, stderr};
 
 /// Prints an error to standard error.

@@ -1,6 +1,6 @@
-//! What this process provides to builds: lines on standard error, and the allocator.
+//! The services of this process to builds: lines on standard error, and the allocator.
 
-use crate::build::host::Host;
+use driver::host::Host;
 use runtime::HostAllocator;
 
 /// This process.

@@ -1,7 +1,7 @@
 //! The directory of a training run: options, description, metrics, checkpoints.
 
-use crate::build::files::write_file;
 use anyhow::{Context, Result};
+use driver::files::write_file;
 use proto::manifest::Manifest;
 use runtime::Compilation;
 use serde_json::{Value, json};

@@ -50,7 +50,7 @@ pub fn artefact(manifest: &Manifest) -> String {
     table(&lines)
 }
 
-/// Describes the plugin's numbers of memory beside the estimates of the compiler, which are named by function.
+/// Describes the plugin's numbers of memory beside the compiler's estimates, which are named by function.
 pub fn compiled(all: &[Compiled], estimates: &[(String, u64)]) -> String {
     let Some(first) = all.first() else { return String::new() };
     let heads = [

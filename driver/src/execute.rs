@@ -1,6 +1,6 @@
 //! Runs of model programs.
 
-use super::{
+use crate::{
     diagnostics::{Mistake, Mistakes, Sources},
     failure::failure,
     package::Built,
@@ -8,8 +8,8 @@ use super::{
 use anyhow::Result;
 use std::process::{Command, Output, Stdio};
 
-/// Runs the model with `args` and returns its output, or its mistakes as an error. Other messages of the model
-/// are passed to `say`.
+/// Runs the model with `args` and returns its output, or its mistakes as an error. Other messages of the
+/// model are passed to `say`.
 pub fn run(built: &Built, name: &str, args: &[String], sources: &Sources, say: fn(&str)) -> Result<String> {
     let output = Command::new(&built.executable).args(args).stdin(Stdio::null()).output().map_err(|e| {
         failure(

@@ -1,11 +1,14 @@
-//! Builds: models to programs, artefacts, executables and sessions.
+//! The compiler driver: from a model to a program, an artefact, an executable or a session.
+//!
+//! Absent on purpose: the command line, and printing. The input is a [`Request`], messages go to its
+//! [`Host`](host::Host), and everything else is returned.
 //!
 //! Reading order: [`request`] (the input, with [`settings`], [`placement`], [`target`], [`plugin`] and
 //! [`host`]), [`program`] (from a model file to a program, with `builtin`, `package`, `execute` and `store`),
 //! [`lower`] (through the compiler), [`artefact`] (in memory), [`device`] (plugins and sessions), [`session`]
 //! (programs with parameters), [`ahead`] (through a plugin's compiler), [`fit`] (programs that are too
-//! large), [`verification`] (imported models). Errors are in [`failure`] and [`diagnostics`], atomic writes in
-//! [`files`].
+//! large), [`verification`] (imported models). Errors are in [`failure`] and [`diagnostics`], atomic writes
+//! are in [`files`].
 
 pub mod ahead;
 pub mod artefact;
@@ -28,3 +31,5 @@ pub mod settings;
 mod store;
 pub mod target;
 pub mod verification;
+
+pub use request::Request;

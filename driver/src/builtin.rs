@@ -1,6 +1,6 @@
 //! Built-in models by name: the presets of `models::zoo`, built in this process.
 
-use super::{
+use crate::{
     diagnostics::{Mistakes, Sources},
     settings::Settings,
 };

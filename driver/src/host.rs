@@ -2,7 +2,7 @@
 
 use runtime::HostAllocator;
 
-/// What the process provides. Libraries neither print nor replace the allocator.
+/// The services of the process. Libraries neither print nor replace the allocator.
 #[derive(Clone, Copy, Debug)]
 pub struct Host {
     /// Shows a line of text to the user.

@@ -1,6 +1,6 @@
 //! Atomic writes of files and directories, artefacts in particular, and the cache directory.
 
-use super::failure::failure;
+use crate::failure::failure;
 use anyhow::{Context, Result};
 use runtime::Artefact;
 use std::{

@@ -1,6 +1,6 @@
 //! Compilation of a program with the stages of the compiler, observed for dumps and timings.
 
-use super::{diagnostics::Mistakes, failure::failure, files::write_file, program::Program, target::Target};
+use crate::{diagnostics::Mistakes, failure::failure, files::write_file, program::Program, target::Target};
 use anyhow::Result;
 use compiler::{
     artefact::{Artefact, Settings},

@@ -1,6 +1,6 @@
 //! Artefacts in memory, for commands that run what they compile.
 
-use super::{
+use crate::{
     failure::failure,
     lower::{Watch, emit, lower},
     placement::place,

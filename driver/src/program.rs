@@ -4,7 +4,7 @@
 //! output is cached (`store`). A `.mesh` file is parsed. The model of a checkpoint is described by the
 //! checkpoint's facts ([`interchange::Origin`]).
 
-use super::{
+use crate::{
     builtin,
     diagnostics::{Mistakes, Sources},
     failure::failure,

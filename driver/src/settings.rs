@@ -1,6 +1,6 @@
 //! The settings of a model.
 
-use super::failure::failure;
+use crate::failure::failure;
 use anyhow::Result;
 use interchange::Overrides;
 use mesh::{layout::suggest, schedule};

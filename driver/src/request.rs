@@ -1,6 +1,6 @@
 //! A model, and everything the user says about its compilation and its devices.
 
-use super::{
+use crate::{
     failure::failure,
     files::is_artefact,
     host::Host,

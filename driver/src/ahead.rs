@@ -1,6 +1,6 @@
 //! Ahead-of-time compilation of an artefact's functions with a plugin.
 
-use super::{
+use crate::{
     device::{load, topology},
     failure::failure,
     placement::check_devices,

@@ -1,6 +1,6 @@
 //! The mesh and the layouts of a program.
 
-use super::{failure::failure, target::Target};
+use crate::{failure::failure, target::Target};
 use anyhow::Result;
 use compiler::pipeline::Placement;
 use mesh::{Layout, Mesh, Module};

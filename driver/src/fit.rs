@@ -1,6 +1,6 @@
 //! Out-of-memory programs: the excess, the largest tensors, and placements that would fit.
 
-use super::{
+use crate::{
     failure::failure,
     lower::{Watch, choose, lower},
     placement::place,

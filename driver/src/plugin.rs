@@ -1,6 +1,6 @@
 //! The plugin, the options of its client, and the flags of its compiler.
 
-use super::{failure::failure, target::Target};
+use crate::{failure::failure, target::Target};
 use anyhow::Result;
 use compiler::cost::target::OVERLAP;
 use pjrt::{ClientOptions, Value};

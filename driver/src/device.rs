@@ -1,6 +1,6 @@
 //! Plugins, clients, sessions and topologies.
 
-use super::{failure::failure, files::cache, plugin::guess, request::Request, target::Target};
+use crate::{failure::failure, files::cache, plugin::guess, request::Request, target::Target};
 use anyhow::Result;
 use compiler::cost::target::Slice;
 use pjrt::{Plugin, Topology, Value};

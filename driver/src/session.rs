@@ -3,7 +3,7 @@
 //! The program comes from a model, from an artefact, or from the facts of the checkpoint. Only the functions
 //! that are called are compiled.
 
-use super::{
+use crate::{
     artefact, device,
     failure::failure,
     files, program,

@@ -1,7 +1,7 @@
 //! Compiler and devices of a verification. From a number of devices and a layout it finds the sizes of the
 //! mesh axes.
 
-use super::{
+use crate::{
     device,
     failure::failure,
     lower::{Watch, emit, lower},

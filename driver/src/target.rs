@@ -1,6 +1,6 @@
 //! Compilation targets: CPUs, GPUs, TPU slices.
 
-use super::failure::failure;
+use crate::failure::failure;
 use anyhow::Result;
 use compiler::cost::target::{Slice, generations};
 use pjrt::Value;
@@ -48,8 +48,8 @@ pub struct TargetOptions {
 }
 
 impl TargetOptions {
-    /// Returns the target with these options of its slice. Options that the name of a slice can express become
-    /// part of it.
+    /// Returns the target with these options of its slice. Options that the name of a slice can express
+    /// become part of it.
     pub fn new(mut target: Target, slice_options: &[(String, Value)]) -> Result<Self> {
         let mut others = Vec::new();
         for (key, value) in slice_options {

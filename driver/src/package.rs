@@ -1,7 +1,7 @@
 //! Builds of model programs: a small cargo package in the cache that depends on the crates `mesh` and
 //! `models` of the source tree that meshc was built from.
 
-use super::{
+use crate::{
     diagnostics::Sources,
     failure::failure,
     files::{cache, write_file},

@@ -4,7 +4,7 @@
 //! every source file it depends on. Both are written atomically; if they are damaged or stale, the model is
 //! rebuilt.
 
-use super::{
+use crate::{
     diagnostics::Sources,
     execute,
     files::write_file,
@@ -34,7 +34,7 @@ struct Record {
     sources: BTreeMap<PathBuf, String>,
 }
 
-/// Returns the output of `model` for `args`, from the cache or from a run, whose messages are passed to `say`.
+/// Returns the output of `model` for `args`, from the cache or from a run. Messages are passed to `say`.
 pub fn program(model: &Model, args: &[String], sources: &Sources, say: fn(&str)) -> Result<String> {
     let folder = model.cache.join("programs");
     let key = folder.join(key(model, args));
