@@ -11,11 +11,11 @@ use crate::ffi::calls::{
     EXECUTABLE_FINGERPRINT, EXECUTABLE_GENERATED_CODE_SIZE, EXECUTABLE_MEMORY_STATS, EXECUTABLE_NAME,
     EXECUTABLE_NUM_OUTPUTS, EXECUTABLE_NUM_PARTITIONS, EXECUTABLE_NUM_REPLICAS, EXECUTABLE_OPTIMIZED_PROGRAM,
     EXECUTABLE_OUTPUT_DIMENSIONS, EXECUTABLE_OUTPUT_TYPES, EXECUTABLE_SERIALIZE, LOADED_ADDRESSABLE_DEVICES,
-    LOADED_GET_EXECUTABLE,
+    LOADED_DEVICE_ASSIGNMENT, LOADED_GET_EXECUTABLE,
 };
 use crate::ffi::structs::{
     self, ClientCompile, Compile, CompiledMemoryStats, DeserializeAndLoad, OptimizedProgram,
-    OutputDimensions, SerializeExecutable, SpanLenFirst,
+    OutputDimensions, SerializeAssignment, SerializeExecutable, SpanLenFirst,
 };
 use crate::ffi::{self, Function, Padded};
 use crate::program::Program;
@@ -397,6 +397,34 @@ impl LoadedExecutable {
     /// Returns the devices of this process that the program runs on, in the order of arguments and outputs.
     pub fn devices(&self) -> &[Device] {
         &self.inner.devices
+    }
+
+    /// Returns the device of every replica and partition, in all processes, as a serialized
+    /// `DeviceAssignmentProto`. `None` if the plugin does not report it.
+    ///
+    /// # Errors
+    /// The plugin reports an error other than UNIMPLEMENTED.
+    pub fn device_assignment(&self) -> Result<Option<Vec<u8>>> {
+        let function = Function::LoadedExecutableGetDeviceAssignment;
+        let api = &self.inner.handle.api;
+        if api.pointer(function).is_none() {
+            return Ok(None);
+        }
+        let mut args =
+            Padded::<SerializeAssignment>::new(|args| args.executable = self.inner.handle.ptr.as_ptr());
+        // SAFETY: the executable is alive; the bytes are copied, then freed once by the function that was
+        // returned with them.
+        unsafe {
+            let answer = optional(api.call(LOADED_DEVICE_ASSIGNMENT, &mut args));
+            if self.executable().named(answer)?.is_none() {
+                return Ok(None);
+            }
+            let bytes = api.slice(function, args.bytes, args.len).map(<[u8]>::to_vec);
+            if let Some(free) = args.free {
+                free(args.owner);
+            }
+            bytes.map(Some)
+        }
     }
 
     /// Returns the client that the program is loaded into.

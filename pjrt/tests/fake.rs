@@ -119,6 +119,7 @@ fn everything(fake: &Fake) -> Result<()> {
     devices[0].memory_stats()?;
 
     let program = client.compile(&Program::hlo(b""), b"")?;
+    program.device_assignment()?;
     for executable in [&planned, program.executable()] {
         executable.num_replicas()?;
         executable.num_partitions()?;

@@ -4,6 +4,7 @@ use crate::xla::device_assignment_proto::ComputationDevice;
 use crate::xla::{
     CompileOptionsProto, DeviceAssignmentProto, ExecutableBuildOptionsProto, OptionOverrideProto,
 };
+use crate::{DecodeError, Message};
 
 /// Returns options for one SPMD program on `partitions` devices.
 ///
@@ -25,6 +26,17 @@ pub fn single_program(partitions: usize, device_ids: Option<&[i64]>) -> CompileO
         ..Default::default()
     };
     CompileOptionsProto { executable_build_options: Some(build), ..Default::default() }
+}
+
+/// Assigns the partitions of one replica to devices: all other options stay.
+///
+/// # Errors
+/// `options` is no protobuf message.
+pub fn assign_devices(options: &[u8], device_ids: &[i64]) -> Result<Vec<u8>, DecodeError> {
+    let mut options = CompileOptionsProto::decode(options)?;
+    let build = options.executable_build_options.get_or_insert_default();
+    build.device_assignment = Some(one_replica(device_ids));
+    Ok(options.encode_to_vec())
 }
 
 /// Sets the compiler flag `name`. `true`, `false`, integers and decimal numbers are set as such; other values
@@ -57,7 +69,6 @@ fn one_replica(ids: &[i64]) -> DeviceAssignmentProto {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Message;
     use crate::xla::option_override_proto::Value;
 
     /// The default options that jaxlib 0.10.2 serializes, without debug options, which plugins fill in:
@@ -77,6 +88,17 @@ mod tests {
         let devices = build.device_assignment.unwrap();
         assert_eq!((devices.replica_count, devices.computation_count), (1, 4));
         assert_eq!(devices.computation_devices[0].replica_device_ids, [3]);
+    }
+
+    #[test]
+    fn devices_are_assigned_without_other_changes() {
+        let mut options = single_program(2, None);
+        set_flag(&mut options, "a", "true");
+        let assigned = assign_devices(&options.encode_to_vec(), &[9, 3]).unwrap();
+        let assigned = CompileOptionsProto::decode(&assigned[..]).unwrap();
+        options.executable_build_options.as_mut().unwrap().device_assignment = Some(one_replica(&[9, 3]));
+        assert_eq!(assigned, options);
+        assert!(assign_devices(&[0xff], &[0]).is_err());
     }
 
     #[test]

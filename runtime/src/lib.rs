@@ -24,5 +24,5 @@ pub use checkpoint::Checkpoint;
 pub use contract::Contract;
 pub use error::{Error, Result};
 pub use pjrt::ElementType;
-pub use session::{Compilation, ExecutableCache, HostAllocator, Output, Outputs, Session};
+pub use session::{Compilation, ExecutableCache, HostAllocator, Output, Outputs, Placement, Session};
 pub use tensor::HostTensor;

@@ -91,6 +91,7 @@ calls! {
 
     LOADED_GET_EXECUTABLE: LoadedExecutableGetExecutable(Get<LoadedExecutable, *mut Executable>);
     LOADED_ADDRESSABLE_DEVICES: LoadedExecutableAddressableDevices(Span<LoadedExecutable, *mut Device>);
+    LOADED_DEVICE_ASSIGNMENT: LoadedExecutableGetDeviceAssignment(SerializeAssignment);
     LOADED_EXECUTE: LoadedExecutableExecute(Execute);
 
     BUFFER_ELEMENT_TYPE: BufferElementType(Get<Buffer, Int>);

@@ -76,6 +76,8 @@ opaque! {
     Buffer,
     /// Bytes of a serialized executable, owned by the plugin.
     SerializedExecutable,
+    /// Bytes of a serialized device assignment, owned by the plugin.
+    SerializedAssignment,
     /// Bytes of a serialized topology, owned by the plugin.
     SerializedTopology,
 }

@@ -5,8 +5,8 @@
 //! marks fields that the plugin writes.
 
 use super::{
-    Args, Buffer, Client, Device, Error, Event, Executable, Head, LoadedExecutable, SerializedExecutable,
-    SerializedTopology, Topology,
+    Args, Buffer, Client, Device, Error, Event, Executable, Head, LoadedExecutable, SerializedAssignment,
+    SerializedExecutable, SerializedTopology, Topology,
 };
 use std::ffi::{c_char, c_int, c_void};
 
@@ -323,6 +323,16 @@ pub(crate) struct SerializeExecutable {
 }
 
 #[repr(C)]
+pub(crate) struct SerializeAssignment {
+    pub head: Head,
+    pub executable: *mut LoadedExecutable,
+    pub bytes: *const u8,                                              // out
+    pub len: usize,                                                    // out
+    pub owner: *mut SerializedAssignment,                              // out
+    pub free: Option<unsafe extern "C" fn(*mut SerializedAssignment)>, // out
+}
+
+#[repr(C)]
 pub(crate) struct DeserializeAndLoad {
     pub head: Head,
     pub client: *mut Client,
@@ -423,8 +433,8 @@ macro_rules! args {
 args! {
     Nothing, Object<O>, Span<O, T>, SpanLenFirst<O, T>, PluginAttributes, EventOnReady, ClientCreate,
     DefaultDeviceAssignment, Program, ClientCompile, Compile, BufferFromHost, DeviceMemoryStats, OptimizedProgram,
-    CompiledMemoryStats, OutputDimensions, SerializeExecutable, DeserializeAndLoad, ExecuteOptions, Execute,
-    BufferToHost, CopyToDevice, TopologyCreate, SerializeTopology, DeserializeTopology,
+    CompiledMemoryStats, OutputDimensions, SerializeExecutable, SerializeAssignment, DeserializeAndLoad, ExecuteOptions,
+    Execute, BufferToHost, CopyToDevice, TopologyCreate, SerializeTopology, DeserializeTopology,
 }
 
 /// Types of the value of a [`Get`].

@@ -446,6 +446,7 @@ void *GetPjrtApi(void) {
   set(PJRT_LoadedExecutable_Destroy, loaded_destroy);
   set(PJRT_LoadedExecutable_GetExecutable, get_executable_entry);
   set(PJRT_LoadedExecutable_AddressableDevices, client_devices_entry);
+  set(PJRT_LoadedExecutable_GetDeviceAssignment, serialize_entry);
   set(PJRT_LoadedExecutable_Execute, execute);
   set(PJRT_Buffer_Destroy, buffer_destroy);
   set(PJRT_Buffer_ElementType, buffer_type_entry);

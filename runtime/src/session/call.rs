@@ -71,11 +71,11 @@ pub(super) fn tensor_of(input: &Input) -> &Tensor {
     input.tensor.as_ref().expect("artefacts are checked when they are read")
 }
 
-/// Lists the arguments of `f` for each device of this process. State in `donated` is given away, all other
-/// state and the buffers in `sent` are lent.
+/// Lists the arguments of `f` for each device of this process, in `order` (local indices). State in `donated`
+/// is given away, all other state and the buffers in `sent` are lent.
 pub(super) fn arguments<'a>(
     f: &Function,
-    devices: usize,
+    order: &[usize],
     state: &'a State,
     donated: BTreeMap<String, Vec<Buffer>>,
     sent: &'a BTreeMap<String, Vec<Buffer>>,
@@ -91,10 +91,11 @@ pub(super) fn arguments<'a>(
             None => Argument::Borrow(&state.get(&input.state)?[device]),
         })
     };
-    (0..devices).map(|device| f.inputs.iter().map(|input| argument(input, device)).collect()).collect()
+    order.iter().map(|device| f.inputs.iter().map(|input| argument(input, *device)).collect()).collect()
 }
 
-/// Separates the new state of a run from its other outputs, and starts to read the latter.
+/// Separates the new state of a run from its other outputs, and starts to read the latter. The run's outputs
+/// are by local index.
 pub(super) fn results(
     f: &Function,
     assignment: &DeviceAssignment,

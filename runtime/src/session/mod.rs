@@ -18,6 +18,7 @@ mod programs;
 mod state;
 mod transfer;
 
+pub use assignment::Placement;
 pub use call::Outputs;
 pub use executable_cache::{Compilation, ExecutableCache};
 pub use host_memory::HostAllocator;
@@ -27,6 +28,7 @@ pub(crate) use assignment::DeviceAssignment;
 pub(crate) use host_memory::SnapshotBytes;
 
 use crate::{Artefact, Error, HostTensor, Result, processes::Exchange, shard::Region};
+use assignment::by_local_index;
 use host_memory::HostMemory;
 use pjrt::{Buffer, Client, ClientOptions, CustomCalls, Device, ExecuteOptions, LoadedExecutable, Plugin};
 use programs::Programs;
@@ -127,6 +129,14 @@ impl Session {
     pub fn client(&self) -> &Client {
         &self.client
     }
+    /// Returns this process's view of the devices, to be compared with that of the other processes
+    /// ([`Placement::compare`]) before anything is compiled.
+    ///
+    /// # Errors
+    /// The plugin reports an error.
+    pub fn placement(&self) -> Result<Placement> {
+        self.assignment.placement(&self.client)
+    }
     /// Returns how each executable was made, in order.
     pub fn compilations(&self) -> &[Compilation] {
         self.programs.compilations()
@@ -146,7 +156,7 @@ impl Session {
     /// The artefact has no such function, or the plugin refuses it. Problems with the cache are not errors:
     /// the function is compiled, and [`Session::compilations`] tells why.
     pub fn compile(&mut self, function: &str) -> Result<Arc<LoadedExecutable>> {
-        self.programs.compile(&self.client, &self.artefact, function)
+        self.programs.compile(&self.client, &self.artefact, &self.assignment, function)
     }
 
     /// Prepares for snapshots that copy nothing ([`Session::snapshot`]) between calls of `function`: where
@@ -157,7 +167,8 @@ impl Session {
     /// snapshots copy.
     pub fn prepare_snapshots(&mut self, function: &str) -> Result<()> {
         if self.uses_host_memory()? {
-            self.programs.compile_with_fresh_state(&self.client, &self.artefact, function)?;
+            let (client, artefact) = (&self.client, &self.artefact);
+            self.programs.compile_with_fresh_state(client, artefact, &self.assignment, function)?;
         }
         Ok(())
     }
@@ -198,13 +209,15 @@ impl Session {
             // If the old state is shared and so cannot be donated, the plugin copies it first.
             None => self.compile(function)?,
         };
-        let sent = self.send_inputs(&f, inputs, &executable)?;
+        let sent = self.send_inputs(&f, inputs)?;
         let donated = if is_shared { BTreeMap::new() } else { self.state.take_donated(&f)? };
-        let arguments = call::arguments(&f, self.assignment.devices().len(), &self.state, donated, &sent)?;
-        self.programs.begin_run()?;
-        match executable.try_execute(arguments, &ExecuteOptions::default()) {
+        let order = self.assignment.order(&executable);
+        let arguments = call::arguments(&f, &order, &self.state, donated, &sent)?;
+        let launch_id = self.programs.begin_run(&executable, &self.assignment)?;
+        match executable.try_execute(arguments, &ExecuteOptions { launch_id, ..ExecuteOptions::default() }) {
             Ok(execution) => {
-                let execution = self.programs.end_run(execution)?;
+                let mut execution = self.programs.end_run(execution)?;
+                execution.outputs = by_local_index(&order, execution.outputs);
                 let (state, outputs) = call::results(&f, &self.assignment, execution)?;
                 self.put_state(state);
                 Ok(outputs)
@@ -212,7 +225,7 @@ impl Session {
             Err(failure) => {
                 let lost = failure.taken();
                 let (returned, source) = (failure.arguments, failure.error);
-                let returned = state::returned(&f, returned);
+                let returned = state::returned(&f, by_local_index(&order, returned));
                 self.state.put(returned);
                 let mut context = format!("running `{function}`");
                 if lost > 0 {
@@ -223,17 +236,16 @@ impl Session {
         }
     }
 
-    /// Sends the inputs that are not state to the devices of `executable`.
+    /// Sends the inputs that are not state to the devices of this process.
     fn send_inputs(
         &self,
         f: &Function,
         inputs: &BTreeMap<String, HostTensor>,
-        executable: &LoadedExecutable,
     ) -> Result<BTreeMap<String, Vec<Buffer>>> {
         let mut sent = BTreeMap::new();
         for input in f.inputs.iter().filter(|input| input.kind() != InputKind::State) {
             let (tensor, value) = (call::tensor_of(input), &inputs[&input.name]);
-            let devices = executable.devices().iter();
+            let devices = self.assignment.devices();
             let buffers = transfer::send_shards(&self.client, &self.assignment, tensor, value, devices)?;
             sent.insert(input.name.clone(), buffers);
         }

@@ -19,8 +19,8 @@ pub(super) struct Part {
     pub owner: usize,
 }
 
-/// Returns the distinct regions of each tensor with their owners. `ranks` are the ranks that address the
-/// devices, by position in the mesh.
+/// Returns the distinct regions of each tensor with their owners. `ranks` are the numbers of the processes
+/// that address the devices, by position in the mesh.
 pub(super) fn owners(mesh: &Mesh, ranks: &[usize], tensors: &[&Tensor]) -> Vec<Vec<Part>> {
     let mut parts: Vec<Vec<Part>> = tensors.iter().map(|tensor| regions(mesh, ranks.len(), tensor)).collect();
     let mut order = Vec::new();

@@ -1,9 +1,12 @@
 //! The compiled programs of a session.
 
-use super::executable_cache::{Compilation, ExecutableCache};
-use crate::{Artefact, Error, Result, processes::Exchange, shard};
+use super::{
+    assignment::DeviceAssignment,
+    executable_cache::{Compilation, ExecutableCache},
+};
+use crate::{Artefact, Error, Result, processes::Exchange};
 use pjrt::{Client, Execution, LoadedExecutable, Program};
-use proto::hlo_alias::out_of_place;
+use proto::{compile_options::assign_devices, hlo_alias::out_of_place};
 use std::{borrow::Cow, collections::BTreeMap, path::Path, sync::Arc, time::Instant};
 
 /// ExecutableCache by function, and how each of them was made.
@@ -15,6 +18,8 @@ pub(super) struct Programs {
     compilations: Vec<Compilation>,
     /// Set in one of several CPU processes.
     exchange: Option<Arc<Exchange>>,
+    /// The number of runs by first launch id.
+    launches: BTreeMap<u32, u32>,
 }
 
 /// The buffers in which a program returns new state.
@@ -31,9 +36,7 @@ struct Source<'a> {
     /// Its name in messages.
     function: String,
     code: Cow<'a, [u8]>,
-    options: Cow<'a, [u8]>,
-    /// The number of devices of this process that run it.
-    devices: usize,
+    options: Vec<u8>,
 }
 
 impl Programs {
@@ -42,9 +45,33 @@ impl Programs {
         Self { exchange: Some(exchange), ..Self::default() }
     }
 
-    /// Prepares the run of a program.
-    pub(super) fn begin_run(&self) -> Result<()> {
-        self.exchange.as_ref().map_or(Ok(()), |exchange| exchange.begin_run())
+    /// Prepares the run of a program. Returns its launch id, 0 if no other process runs it too.
+    ///
+    /// Launch ids begin at a digest of the program and its devices, and count up. A platform that compares
+    /// them between processes notices that two start different programs.
+    pub(super) fn begin_run(
+        &mut self,
+        executable: &LoadedExecutable,
+        assignment: &DeviceAssignment,
+    ) -> Result<i32> {
+        if let Some(exchange) = &self.exchange {
+            exchange.begin_run()?;
+        }
+        if !assignment.is_shared() {
+            return Ok(0);
+        }
+        let fingerprint = executable.executable().fingerprint();
+        let fingerprint = fingerprint.map_err(Error::pjrt("asking for an executable's fingerprint"))?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(executable.name().as_bytes()).update(&fingerprint.unwrap_or_default());
+        for id in assignment.ids() {
+            hasher.update(&id.to_le_bytes());
+        }
+        let [a, b, c, d, ..] = *hasher.finalize().as_bytes();
+        let first = u32::from_le_bytes([a, b, c, d]);
+        let run = self.launches.entry(first).or_default();
+        *run = run.wrapping_add(1);
+        Ok(launch_id(first, *run))
     }
 
     /// Waits for a run to end if the next one depends on it.
@@ -74,10 +101,12 @@ impl Programs {
         &mut self,
         client: &Client,
         artefact: &Artefact,
+        assignment: &DeviceAssignment,
         function: &str,
     ) -> Result<Arc<LoadedExecutable>> {
         if !self.in_place.contains_key(function) {
-            let executable = self.make(client, artefact, function, StateOutputs::InPlace)?;
+            let source = self.source(artefact, assignment, function, StateOutputs::InPlace)?;
+            let executable = self.make(client, artefact, assignment, source)?;
             self.in_place.insert(function.to_owned(), Arc::new(executable));
         }
         Ok(self.in_place[function].clone())
@@ -88,10 +117,12 @@ impl Programs {
         &mut self,
         client: &Client,
         artefact: &Artefact,
+        assignment: &DeviceAssignment,
         function: &str,
     ) -> Result<()> {
         if !self.fresh_state.contains_key(function) {
-            let executable = self.make(client, artefact, function, StateOutputs::Fresh)?;
+            let source = self.source(artefact, assignment, function, StateOutputs::Fresh)?;
+            let executable = self.make(client, artefact, assignment, source)?;
             self.fresh_state.insert(function.to_owned(), Arc::new(executable));
         }
         Ok(())
@@ -129,17 +160,17 @@ impl Programs {
         &mut self,
         client: &Client,
         artefact: &Artefact,
-        function: &str,
-        outputs: StateOutputs,
+        assignment: &DeviceAssignment,
+        source: Source<'_>,
     ) -> Result<LoadedExecutable> {
         let begin = Instant::now();
-        let Source { function, code, options, devices } = self.source(client, artefact, function, outputs)?;
+        let Source { function, code, options } = source;
         let program = Program::hlo(&code);
         let (mut loaded, mut note, mut entry) = (None, None, None);
         if let Some(cache) = &self.cache {
-            match cache.entry(client, devices, &code, &options) {
+            match cache.entry(client, assignment.devices().len(), &code, &options) {
                 Ok(path) => {
-                    match load(client, devices, cache, &path, &program) {
+                    match load(client, assignment, cache, &path, &program) {
                         Ok(found) => loaded = found,
                         Err(why) => note = Some(why),
                     }
@@ -155,13 +186,13 @@ impl Programs {
                 .compile(&program, &options)
                 .map_err(Error::pjrt(format!("compiling `{function}` of `{}`", artefact.manifest.program)))?,
         };
-        let count = executable.devices().len();
-        if count != devices {
-            return Err(Error::input(
-                format!("`{function}` was compiled for {count} devices, but {devices} are to run it"),
-                "compile the program again",
-            ));
-        }
+        assignment.check(&executable).map_err(|why| {
+            Error::input(
+                format!("`{function}` was not compiled for the mesh: {why}"),
+                "compile the program again for this mesh; if that does not help, the plugin ignores the device \
+                 assignment of its compile options",
+            )
+        })?;
         let elapsed = begin.elapsed();
         if let (Some(cache), Some(path), false) = (&self.cache, &entry, cached)
             && let Err(why) = store(cache, path, &executable)
@@ -175,16 +206,17 @@ impl Programs {
     /// Returns the program that the plugin compiles.
     fn source<'a>(
         &self,
-        client: &Client,
         artefact: &'a Artefact,
+        assignment: &DeviceAssignment,
         function: &str,
         outputs: StateOutputs,
     ) -> Result<Source<'a>> {
         let f = artefact.function(function)?;
-        let (code, options) = (artefact.file(&f.module)?, Cow::Borrowed(artefact.file(&f.compile_options)?));
-        let devices = artefact.manifest.mesh.as_ref().map_or(1, shard::devices);
-        let mut source =
-            Source { function: function.to_owned(), code: Cow::Borrowed(code), options, devices };
+        let (code, options) = (artefact.file(&f.module)?, artefact.file(&f.compile_options)?);
+        let options = assign_devices(options, assignment.ids()).map_err(|e| {
+            Error::input(format!("the compile options of `{function}`: {e}"), "compile the program again")
+        })?;
+        let mut source = Source { function: function.to_owned(), code: Cow::Borrowed(code), options };
         if let StateOutputs::Fresh = outputs {
             let wrong =
                 |e| Error::input(format!("the code of `{function}`: {e}"), "compile the program again");
@@ -192,22 +224,24 @@ impl Programs {
             source.function.push_str(" beside a snapshot");
         }
         if let Some(exchange) = &self.exchange {
-            source.devices /= exchange.place().1;
-            let own = client.addressable_devices().map_err(Error::pjrt("listing devices"))?;
-            let ids: Vec<i64> =
-                own.iter().take(source.devices).map(|device| i64::from(device.id())).collect();
-            let (code, options) = exchange.rewrite(&source.code, &source.options, &ids)?;
-            (source.code, source.options) = (Cow::Owned(code), Cow::Owned(options));
+            let (code, options) = exchange.rewrite(&source.code, &source.options, assignment.ids())?;
+            (source.code, source.options) = (Cow::Owned(code), options);
         }
         Ok(source)
     }
+}
+
+/// Returns a positive number for the run `run` of the program with launch ids from `first`.
+fn launch_id(first: u32, run: u32) -> i32 {
+    let id = first.wrapping_add(run) & (u32::MAX >> 1);
+    i32::try_from(id.max(1)).expect("31 bits are a positive number")
 }
 
 /// Loads an executable from the cache. `None` means that it has none; an error says why its entry cannot be
 /// used.
 fn load(
     client: &Client,
-    devices: usize,
+    assignment: &DeviceAssignment,
     cache: &ExecutableCache,
     entry: &Path,
     program: &Program<'_>,
@@ -217,10 +251,10 @@ fn load(
         cache.remove(entry);
         format!("the plugin refused a cached executable: {error}")
     })?;
-    if loaded.devices().len() != devices {
+    assignment.check(&loaded).map_err(|why| {
         cache.remove(entry);
-        return Err(format!("a cached executable is for {} devices, not {devices}", loaded.devices().len()));
-    }
+        format!("a cached executable is not for this mesh: {why}")
+    })?;
     Ok(Some(match program.parameters() {
         Some(parameters) => loaded.with_parameters(parameters),
         None => loaded,
