@@ -407,9 +407,6 @@ impl LoadedExecutable {
     pub fn device_assignment(&self) -> Result<Option<Vec<u8>>> {
         let function = Function::LoadedExecutableGetDeviceAssignment;
         let api = &self.inner.handle.api;
-        if api.pointer(function).is_none() {
-            return Ok(None);
-        }
         let mut args =
             Padded::<SerializeAssignment>::new(|args| args.executable = self.inner.handle.ptr.as_ptr());
         // SAFETY: the executable is alive; the bytes are copied, then freed once by the function that was

@@ -63,6 +63,13 @@ pub fn artefact_for_processes(config: &Config, mesh: &str, state_layout: &str) -
     artefact_of(module, (mesh, &config.layout(), state_layout), true)
 }
 
+/// An artefact of a program in `.mesh` text.
+#[track_caller]
+pub fn artefact_of_text(text: &str, mesh: &str, layout: &str) -> Artefact {
+    let module = mesh::text::parse(text, "test.mesh").unwrap_or_else(|d| panic!("{d}"));
+    artefact_of(module, (mesh, layout, ""), false)
+}
+
 /// An artefact for a mesh, a layout and a state layout.
 #[track_caller]
 fn artefact_of(module: Module, placement: (&str, &str, &str), whole_outputs: bool) -> Artefact {
