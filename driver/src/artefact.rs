@@ -2,7 +2,7 @@
 
 use crate::{
     failure::failure,
-    lower::{Watch, emit, lower},
+    lower::{Watch, emit, lower, whole_outputs},
     placement::place,
     program::Program,
     request::Request,
@@ -27,7 +27,10 @@ pub fn of_program(program: &Program, request: &Request) -> Result<Artefact> {
         (None, Some(Platform::Cpu) | None) => Target::Cpu,
     };
     let mut watch = Watch::default();
-    let lowered = lower(program, &placement, Stage::Hlo, &mut watch)?.context("all stages ran")?;
+    let mut lowered = lower(program, &placement, Stage::Hlo, &mut watch)?.context("all stages ran")?;
+    if request.several_hosts {
+        lowered = whole_outputs(program, lowered)?;
+    }
     let built = emit(program, &placement, &target, &request.flags.of(&target)?, &lowered, &mut watch)?;
     Ok(Artefact::new(program.name.clone(), built.manifest, built.files.into_iter().collect())?)
 }

@@ -40,7 +40,11 @@ pub fn load(request: &Request, platform: Platform) -> Result<Chosen> {
 /// Opens a session for `artefact` on the plugin of its target.
 pub fn session(request: &Request, artefact: Artefact) -> Result<Session> {
     let platform = Platform::of_target(&artefact.manifest.target)?;
-    let chosen = load(request, platform)?;
+    on(&load(request, platform)?, request, artefact)
+}
+
+/// Opens a session for `artefact` on a loaded plugin.
+pub fn on(chosen: &Chosen, request: &Request, artefact: Artefact) -> Result<Session> {
     let devices = proto::manifest_check::devices(&artefact.manifest).unwrap_or(1);
     let options = request.plugin.client_options(chosen.platform, devices);
     let mut session = Session::open(&chosen.plugin, artefact, options)?;

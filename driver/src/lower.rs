@@ -156,6 +156,12 @@ fn lowered(program: &Program, local: Local) -> Result<Lowered> {
     Ok(Lowered { local, reports })
 }
 
+/// Returns the program with outputs that are whole on every device.
+pub fn whole_outputs(program: &Program, before: Lowered) -> Result<Lowered> {
+    let local = pipeline::replicate_outputs(before.local).map_err(|d| program.mistakes(&d))?;
+    lowered(program, local)
+}
+
 /// Emits the artefact: its manifest, and all files with their names.
 pub fn emit(
     program: &Program,

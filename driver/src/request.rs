@@ -27,6 +27,9 @@ pub struct Request {
     pub flags: Flags,
     /// The plugin.
     pub plugin: PluginOptions,
+    /// True if several hosts run the program: outputs that are not state are then whole on every device, so
+    /// that every host can read them.
+    pub several_hosts: bool,
     /// The process.
     pub host: Host,
 }
@@ -44,6 +47,7 @@ impl Request {
             target: TargetOptions::default(),
             flags: Flags::default(),
             plugin: PluginOptions::default(),
+            several_hosts: false,
             host,
         }
     }

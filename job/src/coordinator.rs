@@ -58,9 +58,9 @@ impl Coordinator {
             .enable_all()
             .build()
             .map_err(|error| Error::Connection(format!("no threads for the coordinator: {error}")))?;
-        let (changed, _) = watch::channel(());
+        let (changed, ordered) = (watch::channel(()).0, watch::channel(()).0);
         let state = Mutex::new(State::new(size, limits.clone()));
-        let shared = Arc::new(Shared { state, changed, limits, watching: watch::channel(0).0 });
+        let shared = Arc::new(Shared { state, changed, ordered, limits, watching: watch::channel(0).0 });
         runtime.spawn(watch_members(shared.clone()));
         let service = CoordinatorServer::new(Handle { shared: shared.clone() })
             .max_decoding_message_size(shared.limits.message_bytes + 4096);
@@ -117,6 +117,8 @@ struct Shared {
     state: Mutex<State>,
     /// Sent to after every change that a waiting call may wait for.
     changed: watch::Sender<()>,
+    /// Sent to when all ranks are to receive new orders at once.
+    ordered: watch::Sender<()>,
     limits: Limits,
     /// Number of open heartbeat streams.
     watching: watch::Sender<usize>,
@@ -127,6 +129,12 @@ impl Shared {
         // A panic while the lock was held ended one call; the state is still consistent enough to end the
         // job.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends all waiting calls and tells all ranks: a rank is lost.
+    fn lost(&self) {
+        self.changed.send_replace(());
+        self.ordered.send_replace(());
     }
 
     /// Calls `look` after every change until it returns a value, for at most `limit`.
@@ -162,7 +170,7 @@ async fn watch_members(shared: Arc<Shared>) {
         every.tick().await;
         let found = shared.lock().watch(Instant::now());
         if found {
-            shared.changed.send_replace(());
+            shared.lost();
         }
     }
 }
@@ -203,6 +211,19 @@ struct Handle {
     shared: Arc<Shared>,
 }
 
+/// A call that waits for the other ranks to join. If it ends before they have, its process may be gone, and
+/// another one may take its rank.
+struct Waiting {
+    shared: Arc<Shared>,
+    request: JoinRequest,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.shared.lock().withdraw(self.request.rank, self.request.incarnation);
+    }
+}
+
 type Reply<T> = std::result::Result<Response<T>, Status>;
 
 #[tonic::async_trait]
@@ -216,6 +237,7 @@ impl Service for Handle {
         self.shared.lock().join(&request, Instant::now(), unix_ms)?;
         self.shared.changed.send_replace(());
         let limit = self.shared.limits.join;
+        let _waiting = Waiting { shared: self.shared.clone(), request };
         match self.shared.wait(limit, |state| state.members()).await? {
             Some(members) => Ok(Response::new(JoinReply { members })),
             None => {
@@ -234,7 +256,7 @@ impl Service for Handle {
         let shared = self.shared.clone();
         let (send, receive) = tokio::sync::mpsc::channel(8);
         tokio::spawn(async move {
-            let mut changed = shared.changed.subscribe();
+            let mut ordered = shared.ordered.subscribe();
             let mut rank = None;
             shared.watching.send_modify(|streams| *streams += 1);
             loop {
@@ -243,23 +265,17 @@ impl Service for Handle {
                         Some(Ok(beat)) => {
                             rank = Some(beat.rank);
                             let mut state = shared.lock();
-                            let stopping = state.orders().stop;
-                            let orders = state.beat(beat, Instant::now());
+                            let is_new = state.beat(beat, Instant::now());
+                            let orders = state.orders();
                             drop(state);
-                            if orders.stop && !stopping {
-                                shared.changed.send_replace(());
+                            if is_new {
+                                shared.ordered.send_replace(());
                             }
                             orders
                         }
                         Some(Err(_)) | None => break,
                     },
-                    _ = changed.changed() => {
-                        let orders = shared.lock().orders();
-                        if orders.loss.is_none() && !orders.stop {
-                            continue;
-                        }
-                        orders
-                    }
+                    _ = ordered.changed() => shared.lock().orders(),
                 };
                 if send.send(Ok(orders)).await.is_err() {
                     break;
@@ -267,7 +283,7 @@ impl Service for Handle {
             }
             shared.watching.send_modify(|streams| *streams -= 1);
             if rank.is_some_and(|rank| shared.lock().disconnected(rank)) {
-                shared.changed.send_replace(());
+                shared.lost();
             }
         });
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive))))
@@ -318,7 +334,11 @@ impl Service for Handle {
     async fn leave(&self, request: Request<LeaveRequest>) -> Reply<LeaveReply> {
         let LeaveRequest { rank, failure } = request.into_inner();
         self.shared.lock().leave(rank, &failure);
-        self.shared.changed.send_replace(());
+        if failure.is_empty() {
+            self.shared.changed.send_replace(());
+        } else {
+            self.shared.lost();
+        }
         Ok(Response::new(LeaveReply {}))
     }
 }

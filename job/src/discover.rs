@@ -1,6 +1,6 @@
 //! Finds the rank, size and coordinator of this process.
 //!
-//! Sources, in order: flags; GKE's variables; SLURM; Open MPI; the metadata server of a TPU VM (only if the
+//! Sources, in order: the variables of `meshc train --processes`; flags; GKE's variables; SLURM; Open MPI; the metadata server of a TPU VM (only if the
 //! program is for TPUs and the machine has chips). The first source that describes a job of several processes
 //! is used; without one the process runs alone.
 
@@ -8,6 +8,16 @@ use crate::{Environment, Error, Result, metadata};
 
 /// Port of the coordinator where the cluster does not say one.
 pub const PORT: u16 = 8482;
+
+/// Variables with which a process that starts the others tells each of them its place.
+pub mod launched {
+    /// The rank.
+    pub const RANK: &str = "MESH_JOB_RANK";
+    /// The number of processes.
+    pub const SIZE: &str = "MESH_JOB_SIZE";
+    /// The address of rank 0, `HOST:PORT`.
+    pub const COORDINATOR: &str = "MESH_JOB_COORDINATOR";
+}
 
 /// Options of the command line.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -51,6 +61,9 @@ pub struct Found {
 /// [`Error::Place`] if a source is contradictory or incomplete; the message names the flag, variable or
 /// metadata entry.
 pub fn discover(flags: &Flags, environment: Environment, tpu: bool) -> Result<Option<Found>> {
+    if let Some(place) = from_launcher(environment)? {
+        return Ok(Some(Found { place, source: "--processes" }));
+    }
     if let Some(place) = from_flags(flags)? {
         return Ok(Some(Found { place, source: "flags" }));
     }
@@ -67,6 +80,15 @@ pub fn discover(flags: &Flags, environment: Environment, tpu: bool) -> Result<Op
         return Ok(Some(Found { place, source: "the TPU VM's metadata" }));
     }
     Ok(None)
+}
+
+fn from_launcher(environment: Environment) -> Result<Option<Place>> {
+    let Some(rank) = number(environment, launched::RANK)? else { return Ok(None) };
+    let size = number(environment, launched::SIZE)?.ok_or_else(|| missing(launched::SIZE, launched::RANK))?;
+    let coordinator =
+        environment(launched::COORDINATOR).ok_or_else(|| missing(launched::COORDINATOR, launched::RANK))?;
+    let place = Place { rank, size, coordinator, local_rank: Some(rank), slice: (0, 1) };
+    in_range(place, launched::RANK, launched::SIZE)
 }
 
 fn from_flags(flags: &Flags) -> Result<Option<Place>> {

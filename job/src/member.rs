@@ -15,10 +15,10 @@ use proto::{
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, ToSocketAddrs},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, sync::Notify};
 use tokio_stream::StreamExt;
 use tonic::{
     Code, Request, Status,
@@ -118,7 +118,7 @@ impl Job {
         let wait = limits.join + limits.dead_after;
         let joined = runtime.block_on(async move { with_deadline(wait, first.join(request)).await });
         let members = joined.map_err(|status| error(&status))?.into_inner().members;
-        let report = Arc::new(Mutex::new(Report::new(rank)));
+        let report = Arc::new(Shared::new(rank));
         runtime.spawn(heartbeats(client.clone(), report.clone(), limits.clone(), members.clone(), on_loss));
         let link = Link { client, report, limits, runtime: Some(runtime), coordinator };
         Ok(Self { rank, size, members, link: Some(link) })
@@ -144,6 +144,11 @@ impl Job {
         &self.members
     }
 
+    /// The deadlines and sizes.
+    pub fn limits(&self) -> Limits {
+        self.link.as_ref().map_or_else(Limits::default, |link| link.limits.clone())
+    }
+
     /// Says which phase the process enters, such as `compile`, `step`, `save` or `evaluate`, and at which
     /// step.
     pub fn enter(&self, phase: &str, step: u64) {
@@ -163,27 +168,35 @@ impl Job {
     pub fn request_stop(&self) {
         if let Some(link) = &self.link {
             link.report().beat.stop = true;
+            link.report.beat_now.notify_one();
         }
     }
 
-    /// At the boundary before `step`: the step before which all ranks stop, once any rank was asked to. Ranks
-    /// may hear of the request at different steps, so each waits here until all have, and all get the same
-    /// answer: the largest of their steps. A caller that gets a step goes on until it is reached and does not
-    /// call again.
+    /// A point at which all ranks can stop together, such as the end of a step. Every rank passes the same
+    /// boundaries in the same order. Returns true from the agreed boundary on.
+    ///
+    /// Returns at once until a rank was asked to stop. Then every rank waits here until all have reported how
+    /// many boundaries they have passed; the next one after the largest of these numbers is the agreed one.
+    /// A rank reports from a separate thread while its work goes on, so that no rank waits for work of
+    /// another one.
     ///
     /// # Errors
-    /// As [`Job::meet`].
-    pub fn stop_before(&self, step: u64) -> Result<Option<u64>> {
-        let Some(link) = &self.link else { return Ok(None) };
-        if !link.report().orders.stop {
-            return Ok(None);
+    /// [`Error::Deadline`] if there is no agreement, which only a lost rank can prevent.
+    pub fn boundary(&self) -> Result<bool> {
+        let Some(link) = &self.link else { return Ok(false) };
+        let limit = link.limits.dead_after * 2;
+        let undecided = |report: &mut Report| report.beat.held && report.orders.stop_at == 0;
+        let waited = link.report.decided.wait_timeout_while(link.report(), limit, undecided);
+        let (mut report, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return Err(Error::Deadline(format!(
+                "the ranks did not agree within {:.1} s at which step to stop",
+                limit.as_secs_f64()
+            )));
         }
-        let payload = step.to_le_bytes().to_vec();
-        let here = Contribution { payload, ..Contribution::default() };
-        let meeting = self.meet("stop", here, link.limits.first_step)?;
-        let steps =
-            meeting.payloads.iter().filter_map(|bytes| Some(u64::from_le_bytes(bytes[..].try_into().ok()?)));
-        Ok(steps.max())
+        report.beat.boundary += 1;
+        let stop_at = report.orders.stop_at;
+        Ok(stop_at > 0 && report.beat.boundary >= stop_at)
     }
 
     /// The latest orders: the slowest rank and the median step time.
@@ -268,7 +281,7 @@ impl std::fmt::Debug for Job {
 /// The connection to the coordinator.
 struct Link {
     client: Client,
-    report: Arc<Mutex<Report>>,
+    report: Arc<Shared>,
     limits: Limits,
     /// Owns the heartbeats: they end with it.
     runtime: Option<Runtime>,
@@ -277,8 +290,8 @@ struct Link {
 }
 
 impl Link {
-    fn report(&self) -> std::sync::MutexGuard<'_, Report> {
-        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    fn report(&self) -> MutexGuard<'_, Report> {
+        self.report.lock()
     }
 
     fn call<T, F>(&self, wait: Duration, make: impl FnOnce(Client) -> F) -> Result<T>
@@ -305,6 +318,40 @@ impl Drop for Link {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+/// The report, shared by the process and its heartbeats.
+struct Shared {
+    report: Mutex<Report>,
+    /// Notified when the agreed boundary is known.
+    decided: Condvar,
+    /// Asks for a heartbeat before the next is due.
+    beat_now: Notify,
+}
+
+impl Shared {
+    fn new(rank: u32) -> Self {
+        Self { report: Mutex::new(Report::new(rank)), decided: Condvar::new(), beat_now: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes orders. Returns the loss, if they name one.
+    fn take(&self, orders: Orders) -> Option<Loss> {
+        let mut report = self.lock();
+        let loss = orders.loss.clone();
+        if orders.stop && !report.beat.held {
+            report.beat.held = true;
+            self.beat_now.notify_one();
+        }
+        report.orders = orders;
+        if report.orders.stop_at > 0 {
+            self.decided.notify_all();
+        }
+        loss
     }
 }
 
@@ -382,17 +429,14 @@ async fn connect(address: &str, rank: u32, token: AsciiMetadataValue, limits: &L
 /// rank 0 is lost.
 async fn heartbeats(
     mut client: Client,
-    report: Arc<Mutex<Report>>,
+    shared: Arc<Shared>,
     limits: Limits,
     members: Vec<Member>,
     on_loss: OnLoss,
 ) {
-    let lock = || report.lock().unwrap_or_else(PoisonError::into_inner);
-    let beats = {
-        let report = report.clone();
-        let every = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(limits.heartbeat));
-        every.map(move |_| report.lock().unwrap_or_else(PoisonError::into_inner).next())
-    };
+    let (send, beats) = tokio::sync::mpsc::channel(4);
+    tokio::spawn(send_beats(shared.clone(), limits.heartbeat, send));
+    let beats = tokio_stream::wrappers::ReceiverStream::new(beats);
     let reason = match with_deadline(limits.dead_after, client.watch(beats)).await {
         Err(status) => format!("its coordinator does not answer: {}", status.message()),
         Ok(orders) => {
@@ -400,10 +444,8 @@ async fn heartbeats(
             loop {
                 match tokio::time::timeout(limits.dead_after, orders.next()).await {
                     Ok(Some(Ok(orders))) => {
-                        let mut report = lock();
-                        report.orders = orders.clone();
-                        if let Some(loss) = orders.loss {
-                            if !report.leaving {
+                        if let Some(loss) = shared.take(orders) {
+                            if !shared.lock().leaving {
                                 lost(loss, on_loss);
                             }
                             return;
@@ -415,11 +457,29 @@ async fn heartbeats(
             }
         }
     };
-    if lock().leaving {
+    let report = shared.lock();
+    if report.leaving {
         return;
     }
+    let step = report.beat.step;
+    drop(report);
     let host = members.first().map_or(String::new(), |member| member.host.clone());
-    lost(Loss { rank: 0, host, phase: "coordinator".into(), step: lock().beat.step, reason }, on_loss);
+    lost(Loss { rank: 0, host, phase: "coordinator".into(), step, reason }, on_loss);
+}
+
+/// Sends a heartbeat at every interval, and when one is asked for.
+async fn send_beats(shared: Arc<Shared>, interval: Duration, send: tokio::sync::mpsc::Sender<Heartbeat>) {
+    let mut every = tokio::time::interval(interval);
+    loop {
+        tokio::select! {
+            _ = every.tick() => {}
+            () = shared.beat_now.notified() => {}
+        }
+        let beat = shared.lock().next();
+        if send.send(beat).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Calls the handler on a separate thread: it may block or end the process.

@@ -26,11 +26,15 @@ pub struct State {
     size: usize,
     limits: Limits,
     members: Vec<Option<Seat>>,
+    /// True once all ranks have joined.
+    has_all: bool,
     barriers: HashMap<String, Barrier>,
     store: BTreeMap<Vec<u8>, Vec<u8>>,
     stored_bytes: usize,
     loss: Option<Loss>,
     stop: bool,
+    /// The boundary at which all ranks stop; 0 until it is known.
+    stop_at: u64,
 }
 
 /// A rank that has joined.
@@ -50,6 +54,8 @@ struct Seat {
 struct Barrier {
     arrived: Vec<Option<MeetRequest>>,
     count: usize,
+    /// The reply, once all ranks are there.
+    reply: Option<MeetReply>,
     /// Ranks that have taken the reply: the barrier is forgotten after the last.
     taken: usize,
 }
@@ -61,11 +67,13 @@ impl State {
             size,
             limits,
             members: (0..size).map(|_| None).collect(),
+            has_all: false,
             barriers: HashMap::new(),
             store: BTreeMap::new(),
             stored_bytes: 0,
             loss: None,
             stop: false,
+            stop_at: 0,
         }
     }
 
@@ -106,11 +114,29 @@ impl State {
             beat: Heartbeat::default(),
             left: false,
         });
+        if self.members.iter().all(Option::is_some) {
+            self.has_all = true;
+            self.members.iter_mut().flatten().for_each(|seat| seat.heard = now);
+        }
         Ok(())
+    }
+
+    /// Frees the place of a process that ended while it waited for the others to join.
+    pub fn withdraw(&mut self, rank: u32, incarnation: u64) {
+        let seat = self.members.get_mut(rank as usize);
+        if !self.has_all
+            && let Some(seat) = seat
+            && seat.as_ref().is_some_and(|seat| seat.incarnation == incarnation)
+        {
+            *seat = None;
+        }
     }
 
     /// All members once all have joined.
     pub fn members(&self) -> Option<Vec<Member>> {
+        if !self.has_all {
+            return None;
+        }
         let member = |(rank, seat): (usize, &Option<Seat>)| {
             let seat = seat.as_ref()?;
             Some(Member {
@@ -129,14 +155,20 @@ impl State {
         ranks(&missing.map(|(rank, _)| number(rank)).collect::<Vec<_>>())
     }
 
-    /// Takes a heartbeat and returns what the rank is told.
-    pub fn beat(&mut self, beat: Heartbeat, now: Instant) -> Orders {
+    /// Takes a heartbeat. Returns true if all ranks are to receive new orders.
+    pub fn beat(&mut self, beat: Heartbeat, now: Instant) -> bool {
+        let before = (self.stop, self.stop_at);
         self.stop |= beat.stop;
         if let Some(Some(seat)) = self.members.get_mut(beat.rank as usize) {
             seat.heard = now;
             seat.beat = beat;
         }
-        self.orders()
+        let all = || self.members.iter().map(Option::as_ref);
+        let held = |seat: Option<&Seat>| seat.is_some_and(|seat| seat.beat.held || seat.left);
+        if self.stop && self.stop_at == 0 && all().all(held) {
+            self.stop_at = 1 + all().flatten().map(|seat| seat.beat.boundary).max().unwrap_or(0);
+        }
+        before != (self.stop, self.stop_at)
     }
 
     /// The orders that every rank receives.
@@ -156,12 +188,15 @@ impl State {
             slowest_rank,
             slowest_micros,
             median_micros: steps.get(steps.len() / 2).map_or(0, |(micros, _)| *micros),
+            stop_at: self.stop_at,
         }
     }
 
     /// Looks for ranks that are silent or stuck. Returns true if one was found.
+    ///
+    /// A rank sends heartbeats once all have joined; until then, only the join deadline applies.
     pub fn watch(&mut self, now: Instant) -> bool {
-        if self.loss.is_some() {
+        if self.loss.is_some() || !self.has_all {
             return false;
         }
         let median = match self.orders().median_micros {
@@ -248,6 +283,7 @@ impl State {
         let barrier = self.barriers.entry(request.name.clone()).or_insert_with(|| Barrier {
             arrived: (0..size).map(|_| None).collect(),
             count: 0,
+            reply: None,
             taken: 0,
         });
         let place = &mut barrier.arrived[rank];
@@ -266,7 +302,10 @@ impl State {
             return None;
         }
         barrier.taken += 1;
-        let reply = reply(&self.members, barrier);
+        if barrier.reply.is_none() {
+            barrier.reply = Some(reply(&self.members, barrier));
+        }
+        let reply = barrier.reply.clone()?;
         if barrier.taken == self.size {
             self.barriers.remove(name);
         }

@@ -130,19 +130,17 @@ fn the_store_and_messages_are_bounded() {
 fn a_stop_is_agreed_on() {
     let (send, losses) = channel();
     let stops = run(4, &limits(), &send, |job| {
-        // Ranks are at different steps when they hear of it.
-        let mut step = 10 * u64::from(job.rank());
+        // A step ends only when all ranks have started it, as with collectives: a rank that waits at a
+        // boundary for another one that is inside the step would wait forever.
         if job.rank() == 2 {
             job.request_stop();
         }
-        let end = loop {
-            if let Some(end) = job.stop_before(step).unwrap() {
-                break end;
-            }
-            thread::sleep(Duration::from_millis(20));
-            step += 1;
-        };
-        assert!(step <= end);
+        let mut end = 0;
+        while !job.boundary().unwrap() {
+            job.meet(&format!("step {end}"), Contribution::default(), Duration::from_secs(5)).unwrap();
+            end += 1;
+        }
+        assert!(job.boundary().unwrap(), "it stays so");
         job.leave(None);
         end
     });
@@ -249,16 +247,45 @@ fn wrong_starts_are_refused_with_the_reason() {
     assert!(wrong_size.contains("was started for 4 processes, the coordinator for 3"), "{wrong_size}");
     let wrong_rank = join(&address, (3, 3), TOKEN);
     assert!(wrong_rank.contains("rank 3") && wrong_rank.contains("a job of 3 processes"), "{wrong_rank}");
-    let alone = join(&address, (1, 3), TOKEN);
-    assert!(alone.contains("these ranks have not joined: 0, 2"), "{alone}");
-    let twice = join(&address, (1, 3), TOKEN);
-    assert!(twice.contains("rank 1 was started twice"), "{twice}");
+    thread::scope(|scope| {
+        let alone = scope.spawn(|| join(&address, (1, 3), TOKEN));
+        thread::sleep(Duration::from_millis(200));
+        let twice = join(&address, (1, 3), TOKEN);
+        assert!(twice.contains("rank 1 was started twice"), "{twice}");
+        let alone = alone.join().unwrap();
+        assert!(alone.contains("these ranks have not joined: 0, 2"), "{alone}");
+    });
+    // The process that gave up has left its rank to another one.
+    let again = join(&address, (1, 3), TOKEN);
+    assert!(again.contains("these ranks have not joined: 0, 2"), "{again}");
     drop(coordinator);
     let nobody = join("127.0.0.1:1", (1, 3), TOKEN);
     assert!(nobody.contains("rank 1 cannot reach the coordinator at 127.0.0.1:1"), "{nobody}");
     let everywhere = "0.0.0.0:0".parse().unwrap();
     let bound = Coordinator::serve(everywhere, 2, TOKEN, strict.clone()).unwrap_err().to_string();
     assert!(bound.contains("one internal address"), "{bound}");
+}
+
+#[test]
+fn a_rank_may_wait_for_the_others_longer_than_a_silence() {
+    let (send, losses) = channel();
+    let limits = limits();
+    let coordinator = serve(2, &limits);
+    let address = coordinator.address().to_string();
+    let mut coordinator = Some(coordinator);
+    thread::scope(|scope| {
+        for rank in 0..2 {
+            let (address, limits, coordinator) = (&address, limits.clone(), coordinator.take());
+            let on_loss = noting(&send, rank);
+            scope.spawn(move || {
+                thread::sleep(limits.dead_after * 2 * rank);
+                let job = Job::join(address, (rank, 2), TOKEN, limits, coordinator, on_loss).unwrap();
+                job.meet("all", Contribution::default(), Duration::from_secs(5)).unwrap();
+                job.leave(None);
+            });
+        }
+    });
+    none_lost(&losses);
 }
 
 #[test]
@@ -288,6 +315,6 @@ fn a_job_of_one_needs_no_connection() {
     let meeting = job.meet("any", here, Duration::ZERO).unwrap();
     assert_eq!(meeting.payloads, [[1]]);
     assert!(meeting.verdict.is_ok());
-    assert_eq!(job.stop_before(3).unwrap(), None);
+    assert!(!job.boundary().unwrap());
     job.leave(None);
 }

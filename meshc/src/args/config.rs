@@ -25,7 +25,7 @@ use toml::{
 /// The key of the positional argument: a model, an artefact or a checkpoint.
 const SUBJECT: &str = "model";
 /// Options that cannot be keys.
-const NO_KEYS: [&str; 2] = ["config", "help"];
+const NO_KEYS: [&str; 3] = ["config", "help", "rank"];
 
 /// The origin of a value.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -73,6 +73,14 @@ impl Resolved {
         if !self.entries.iter().any(|(_, k, ..)| k == key) {
             self.entries.push((String::new(), key.to_owned(), literal(value), Origin::Model));
         }
+    }
+
+    /// Returns all keys, with the table before the key, and their values.
+    pub fn values(&self) -> impl Iterator<Item = (String, String)> {
+        self.entries.iter().map(|(table, key, value, _)| match table.as_str() {
+            "" => (key.clone(), value.clone()),
+            table => (format!("{table}.{key}"), value.clone()),
+        })
     }
 
     /// Returns the options as a file for `--config`. Meta entries and derived values are comments.

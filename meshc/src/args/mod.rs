@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod data;
+pub mod hosts;
 pub mod model;
 pub mod placement;
 pub mod plugin;

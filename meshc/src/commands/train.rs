@@ -4,10 +4,16 @@ use crate::{
     args::{
         config::{Origin, Resolved},
         data::DataOptions,
+        hosts::HostArgs,
         model::ModelArgs,
         placement::PlacementArgs,
         plugin::{FlagArgs, PluginArgs, environment},
         ranges::{at_least_one, at_least_two, not_negative, positive, share, steps},
+    },
+    hosts::{
+        agree::{self, Facts, agree},
+        device as several, launch,
+        member::Member,
     },
     output::{
         host::HOST,
@@ -21,7 +27,8 @@ use anyhow::{Context, Result};
 use clap::ArgGroup;
 use data::{BatchSource, Mixture};
 use driver::{
-    artefact, device,
+    artefact,
+    device::{self, Chosen},
     failure::failure,
     files,
     program::{self, Program},
@@ -32,6 +39,7 @@ use mesh::task::check::Purpose;
 use runtime::{
     Artefact, Contract,
     checkpoint::{Keep, folder::list, is_checkpoint, is_url},
+    plugin::Platform,
     train::{self, Spikes},
 };
 use std::{
@@ -144,17 +152,38 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    hosts: HostArgs,
+    #[command(flatten)]
     plugin: PluginArgs,
     /// Every value and its origin.
     #[arg(skip)]
     pub resolved: Resolved,
 }
 
-/// Trains.
+/// Trains, or starts the processes that train.
 pub fn run(args: Args) -> Result<ExitCode> {
+    if let Some(size) = launch::wanted(&args.hosts) {
+        let logs = launch::logs(args.run_dir.as_deref())?;
+        return launch::run(&args.hosts, size, args.resume, &logs);
+    }
     environment(None)?;
+    launch::follow_launcher();
     let signals = Signals::watch()?;
-    let Job { args, request, artefact, source, options, run_folder } = Job::resolve(args)?;
+    let member = Member::join(&args.hosts, false)?;
+    let result = train(args, &member, &signals);
+    member.end(result)
+}
+
+/// Trains, alone or as a member of a job.
+fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
+    member.job.enter("load", 0);
+    let resolved = Run::resolve(args, member).and_then(|run| {
+        let chosen = run.plugin()?;
+        let facts = run.facts(&chosen, member)?;
+        Ok(((run, chosen), facts))
+    });
+    let (run, chosen) = agree(member, "start", resolved)?;
+    let Run { args, request, artefact, source, options, run_folder } = run;
     let before = format!(
         "{}{}{}",
         args.resolved.toml(),
@@ -166,9 +195,13 @@ pub fn run(args: Args) -> Result<ExitCode> {
     } else {
         print!("{before}");
     }
-    let mut session = device::session(&request, artefact)?;
+    let mut session = match member.is_in_job() {
+        true => several::session(&request, &chosen, artefact, member)?,
+        false => device::on(&chosen, &request, artefact)?,
+    };
     signals.begin();
-    let mut progress = progress(&args, session.artefact(), run_folder.as_ref(), &signals);
+    let mut progress =
+        progress(&args, member.job.is_first(), session.artefact(), run_folder.as_ref(), signals);
     let result = train::run(&mut session, source, &options, &mut progress, &signals.stop);
     progress.end();
     // A run that was refused keeps the description that an earlier run has written.
@@ -192,7 +225,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 /// A run, resolved from the arguments before a device is used.
-struct Job {
+struct Run {
     args: Args,
     request: Request,
     artefact: Artefact,
@@ -201,9 +234,9 @@ struct Job {
     run_folder: Option<RunFolder>,
 }
 
-impl Job {
-    fn resolve(mut args: Args) -> Result<Self> {
-        let request = args.request();
+impl Run {
+    fn resolve(mut args: Args, member: &Member) -> Result<Self> {
+        let request = Request { several_hosts: member.is_in_job(), ..args.request() };
         let of_checkpoint = is_checkpoint(&args.subject);
         let program =
             if args.subject.is_dir() && !of_checkpoint { None } else { Some(program(&args, &request)?) };
@@ -224,20 +257,56 @@ impl Job {
             Some(texts) => Some(texts.mixture(spec, 0.0)?),
             None => None,
         };
-        let run_folder = args.run_dir.as_ref().map(|dir| RunFolder::create(dir)).transpose()?;
+        // Rank 0 writes what exists once.
+        let run_dir = args.run_dir.as_ref().filter(|_| member.job.is_first());
+        let run_folder = run_dir.map(|dir| RunFolder::create(dir)).transpose()?;
         args.complete(&artefact, held_out);
         let from = args.from.clone().or(of_checkpoint.then(|| args.subject.clone()));
         let target: Option<Target> = artefact.manifest.target.parse().ok();
         let peak = target.as_ref().and_then(Target::slice).map(|slice| slice.speed().flops);
-        let options = train::Options { from, eval_data, peak, ..args.options() };
+        let options = train::Options { from, eval_data, peak, job: member.job.clone(), ..args.options() };
         Ok(Self { args, request, artefact, source, options, run_folder })
+    }
+
+    /// Loads the plugin.
+    fn plugin(&self) -> Result<Chosen> {
+        device::load(&self.request, Platform::of_target(&self.artefact.manifest.target)?)
+    }
+
+    /// Returns the facts that must be equal in all processes of a job.
+    fn facts(&self, chosen: &Chosen, member: &Member) -> Result<Facts> {
+        if !member.is_in_job() {
+            return Ok(Facts::new());
+        }
+        let mut facts = agree::of_program()?;
+        facts.extend(agree::of_options(&self.args.resolved));
+        facts.insert("plugin".to_owned(), agree::digest(&chosen.found.path)?);
+        facts.insert("program".to_owned(), agree::of_artefact(&self.artefact)?);
+        facts.insert("data".to_owned(), self.source.digest());
+        facts.insert("tokenizer".to_owned(), self.source.tokenizer_identity().to_owned());
+        if let Some(data) = &self.options.eval_data {
+            facts.insert("data of --eval-data".to_owned(), data.digest());
+        }
+        if let Some(folder) = self.args.checkpoint_dir.as_ref().filter(|_| self.args.resume) {
+            let newest = list(folder)?.into_iter().rev().find(|found| found.checkpoint.is_ok());
+            let step = newest.map_or("none".to_owned(), |found| format!("step {}", found.step));
+            facts.insert("checkpoint to resume from".to_owned(), step);
+        }
+        Ok(facts)
     }
 }
 
 /// Returns the observer of a run, which writes the options and the description of the run when training
 /// begins.
-fn progress(args: &Args, artefact: &Artefact, run: Option<&RunFolder>, signals: &Signals) -> Progress {
-    let folder = args.run_dir.clone().or(args.checkpoint_dir.clone()).filter(|folder| !is_url(folder));
+fn progress(
+    args: &Args,
+    is_first: bool,
+    artefact: &Artefact,
+    run: Option<&RunFolder>,
+    signals: &Signals,
+) -> Progress {
+    let folder = args.run_dir.clone().or(args.checkpoint_dir.clone());
+    let folder = folder.filter(|folder| is_first && !is_url(folder));
     let (options, manifest, run) = (args.resolved.toml(), artefact.manifest.clone(), run.cloned());
     Progress::new(args.steps, signals.stop.clone()).first(move || {
         folder.map_or(Ok(()), |folder| run_folder::keep_config(&folder, &options))?;

@@ -56,13 +56,20 @@ pub struct Heartbeat {
     /// True if the process was asked to stop (a signal).
     #[prost(bool, tag = "6")]
     pub stop: bool,
+    /// Boundaries that the process has passed: points at which all ranks can stop together.
+    #[prost(uint64, tag = "7")]
+    pub boundary: u64,
+    /// True if the process passes no further boundary until it knows `Orders.stop_at`.
+    #[prost(bool, tag = "8")]
+    pub held: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Orders {
     /// Set once a rank is lost: all others end.
     #[prost(message, optional, tag = "1")]
     pub loss: ::core::option::Option<Loss>,
-    /// True once any rank was asked to stop: all ranks agree on a step at which they save and end.
+    /// True once any rank was asked to stop: every rank then holds at its next boundary and reports how many it
+    /// has passed.
     #[prost(bool, tag = "2")]
     pub stop: bool,
     /// The rank with the longest last step, that step's wall time, and the median of all ranks, in microseconds.
@@ -72,6 +79,9 @@ pub struct Orders {
     pub slowest_micros: u64,
     #[prost(uint64, tag = "5")]
     pub median_micros: u64,
+    /// The boundary at which all ranks stop; 0 until all are held.
+    #[prost(uint64, tag = "6")]
+    pub stop_at: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Loss {

@@ -1,15 +1,12 @@
 //! Evaluation on held-out rows.
 
-use super::options::Options;
+use super::{options::Options, stop::Stop};
 use crate::{Contract, Error, Result, Session};
 use data::{Batch, BatchSource};
 use proto::manifest::{Dim, TaskKind};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
 };
 
 /// The evaluation data and interval.
@@ -38,12 +35,13 @@ impl Evaluation {
         Ok(Some(Self { data, own, every, batches }))
     }
 
-    /// Returns means over the batches. `None` if `stop` became true before the last of them.
+    /// Returns means over the batches. `None` if the run is to stop before the last of them.
     pub(super) fn run(
         &self,
         session: &mut Session,
-        stop: &AtomicBool,
+        stop: &mut Stop<'_>,
     ) -> Result<Option<BTreeMap<String, f64>>> {
+        let stop = &mut || stop.is_here();
         if self.own {
             let batch = |number: usize| Ok((self.data.batch(0, number as u64)?, None));
             return means(session, (0..self.batches).map(batch), stop);
@@ -61,7 +59,7 @@ pub fn evaluate(
     data: &dyn BatchSource,
     batches: usize,
 ) -> Result<BTreeMap<String, f64>> {
-    Ok(means(session, held_out(data, batches), &AtomicBool::new(false))?.unwrap_or_default())
+    Ok(means(session, held_out(data, batches), &mut || Ok(false))?.unwrap_or_default())
 }
 
 /// A batch and the corpus it is from, if there are several corpora.
@@ -82,7 +80,7 @@ fn outputs_by_layer(session: &Session) -> Result<BTreeSet<String>> {
 fn means<'a>(
     session: &mut Session,
     batches: impl Iterator<Item = OfText<'a>>,
-    stop: &AtomicBool,
+    stop: &mut dyn FnMut() -> Result<bool>,
 ) -> Result<Option<BTreeMap<String, f64>>> {
     let contract = Contract::of_kind(session.artefact(), TaskKind::Train)?;
     // Sums of value times tokens, and of tokens, for all batches (the empty name) and for each corpus.
@@ -90,7 +88,7 @@ fn means<'a>(
     let mut tokens = BTreeMap::<String, usize>::new();
     let by_layer = outputs_by_layer(session)?;
     for batch in batches {
-        if stop.load(Ordering::Relaxed) {
+        if stop()? {
             return Ok(None);
         }
         let (batch, text) = batch?;

@@ -6,7 +6,7 @@
 //!
 //! After a loss spike, the run returns to its last checkpoint and skips the batches that led to the spike.
 //!
-//! Reading order: `options`, `observer` (reports to the caller), `run` (preparation), `steps` (the loop),
+//! Reading order: `options`, `observer` (reports to the caller), `run` (preparation), `steps` (the loop), `stop`,
 //! `evaluation`, `spike` (loss-spike detection), `saving` (checkpoints) with `ledger` and `lock`, [`metrics`]
 //! (the metrics file), [`events`] (the same for TensorBoard), [`meter`] (utilization and memory), [`summary`]
 //! (the end-of-run summary).
@@ -23,6 +23,7 @@ mod run;
 mod saving;
 mod spike;
 mod steps;
+mod stop;
 pub mod summary;
 
 pub use evaluation::evaluate;

@@ -10,21 +10,23 @@ use super::{
     options::Options,
     saving::Saver,
     steps::{self, Training},
+    stop::Stop,
     summary::Summary,
 };
 use crate::{Checkpoint, Contract, Result, Session, checkpoint::RestoreScope, contract::seeds};
 use data::BatchSource;
 use proto::manifest::TaskKind;
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 /// Trains the program of `session` on `data`.
 ///
 /// State without a value is restored from a checkpoint if the run is resumed, and otherwise initialized by
 /// `init` on the devices. When `stop` becomes true, no further step is started; the steps in flight are
-/// finished, their state is saved, and the summary names the last one.
+/// finished, their state is saved, and the summary names the last one. The processes of a job stop after the
+/// same step, whichever of them was asked to.
 ///
 /// # Errors
 /// Options, data or checkpoints are invalid, a program cannot be compiled or fails, or a file cannot be
@@ -51,13 +53,18 @@ pub fn run(
         // Restored now to report a mismatch before the compilation, and again after `init`.
         session.restore(from, RestoreScope::Params)?;
     }
-    let mut log = Log::create(options.metrics.as_deref(), options.saving.as_ref().is_some_and(|s| s.resume))?;
-    let mut events = Events::create(options.tensorboard.as_deref())?;
+    let mut stop = Stop::new(stop, &options.job);
+    // Rank 0 writes what exists once.
+    let own = |path: &Option<PathBuf>| path.clone().filter(|_| options.job.is_first());
+    let resumes = options.saving.as_ref().is_some_and(|s| s.resume);
+    let mut log = Log::create(own(&options.metrics).as_deref(), resumes)?;
+    let mut events = Events::create(own(&options.tensorboard).as_deref())?;
     observer.on_start();
     let seed = options.seed.or(resumed.as_ref().and_then(|r| r.seed)).unwrap_or(0);
     saver.iter_mut().for_each(|saver| saver.set_seed(seed));
     let saves = options.saving.as_ref().is_some_and(|s| s.every.is_some() || s.keep.best.is_some());
-    let seen = prepare(session, seed, (evaluation.is_some(), saves), observer, stop)?;
+    options.job.enter("compile", 0);
+    let seen = prepare(session, seed, (evaluation.is_some(), saves), observer, &mut stop)?;
     if let Some(from) = from.filter(|_| session.is_initialized()) {
         observer.on_phase(&format!("restoring the parameters from {}", from.dir().display()));
         session.restore(&from, RestoreScope::Params)?;
@@ -104,9 +111,9 @@ fn prepare(
     seed: u32,
     (evaluates, saves): (bool, bool),
     observer: &mut dyn Observer,
-    stop: &AtomicBool,
+    stop: &mut Stop<'_>,
 ) -> Result<Option<u64>> {
-    if !session.is_initialized() && !stop.load(Ordering::Relaxed) {
+    if !session.is_initialized() && !stop.is_here()? {
         compile("init", observer, session, |session| session.compile("init").map(drop))?;
         observer.on_phase("initializing the state");
         let seed = seeds(session.artefact().function("init")?, seed);
@@ -117,11 +124,11 @@ fn prepare(
     let functions = ["train_step"].into_iter().chain(evaluates.then_some("eval_step"));
     for function in functions {
         // A run that is to stop should not wait for a compiler.
-        if !stop.load(Ordering::Relaxed) {
+        if !stop.is_here()? {
             compile(function, observer, session, |session| session.compile(function).map(drop))?;
         }
     }
-    if saves && session.uses_host_memory()? && !stop.load(Ordering::Relaxed) {
+    if saves && session.uses_host_memory()? && !stop.is_here()? {
         let what = "train_step for the steps after checkpoints";
         compile(what, observer, session, |session| session.prepare_snapshots("train_step"))?;
     }

@@ -10,16 +10,14 @@ use super::{
     options::Options,
     saving::Saver,
     spike,
+    stop::Stop,
     summary::{History, Summary},
 };
 use crate::{Contract, Error, Outputs, Result, Session};
 use data::{Batch, BatchSource, Loader};
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -38,7 +36,7 @@ pub(super) struct Training<'a> {
     pub events: Events,
     pub meter: Meter,
     pub ledger: Ledger,
-    pub stop: &'a AtomicBool,
+    pub stop: Stop<'a>,
 }
 
 /// A step in flight.
@@ -100,7 +98,7 @@ impl Steps<'_> {
         let mut step = done;
         let mut loader = self.loader(step)?;
         loop {
-            let end = self.reason_to_end(step);
+            let end = self.reason_to_end(step)?;
             let (mut evaluate, mut save) = (false, false);
             if end.is_none() {
                 step += 1;
@@ -130,9 +128,9 @@ impl Steps<'_> {
         }
     }
 
-    fn reason_to_end(&self, step: u64) -> Option<End> {
+    fn reason_to_end(&mut self, step: u64) -> Result<Option<End>> {
         let patience = self.t.options.patience.unwrap_or(u64::MAX);
-        if self.t.stop.load(Ordering::Relaxed) {
+        Ok(if self.t.stop.is_here()? {
             Some(End::Stopped)
         } else if self.t.ledger.stale >= patience {
             Some(End::Early)
@@ -140,7 +138,7 @@ impl Steps<'_> {
             Some(End::Done)
         } else {
             None
-        }
+        })
     }
 
     /// Starts to prepare the batches of the steps after `step`, from the run's position in the data.
@@ -154,6 +152,7 @@ impl Steps<'_> {
     fn save(&mut self, step: u64) -> Result<()> {
         let Some(saver) = &mut self.t.saver else { return Ok(()) };
         self.t.observer.on_phase("saving");
+        self.t.options.job.enter("save", step);
         saver.save(self.t.session, step, &self.t.ledger, self.t.observer)?;
         // The time of the next step counts from its own start.
         self.last_end = None;
@@ -170,6 +169,7 @@ impl Steps<'_> {
         if self.t.lag == 0 {
             self.t.session.wait_for_memory();
         }
+        self.t.options.job.enter("step", step);
         let begin = Instant::now();
         let function = self.t.session.artefact().function("train_step")?;
         let inputs = self.t.contract.feeds(function, &batch, self.t.seed);
@@ -192,6 +192,7 @@ impl Steps<'_> {
         let since = self.last_end.replace(end).unwrap_or(begin);
         let took = end.saturating_duration_since(since);
         record.timing(batch.tokens(), took, wait);
+        self.t.options.job.step_took(took);
         record.step.mfu = self.t.meter.utilization(took.as_secs_f64());
         record.step.device_memory = self.t.meter.device_memory();
         record.step.host_memory = host_memory();
@@ -218,7 +219,8 @@ impl Steps<'_> {
     fn evaluate(&mut self, step: u64) -> Result<Option<BTreeMap<String, f64>>> {
         let Some(evaluation) = &self.t.evaluation else { return Ok(None) };
         self.t.observer.on_phase("evaluating");
-        let eval = evaluation.run(self.t.session, self.t.stop).map_err(in_step(step))?;
+        self.t.options.job.enter("evaluate", step);
+        let eval = evaluation.run(self.t.session, &mut self.t.stop).map_err(in_step(step))?;
         match &eval {
             Some(eval) => {
                 let loss = eval.get("loss").copied().unwrap_or(f64::NAN);
@@ -251,6 +253,7 @@ impl Steps<'_> {
         }
         if let Some(saver) = &mut self.t.saver {
             self.t.observer.on_phase("writing the last checkpoint");
+            self.t.options.job.enter("save", last);
             saver.wait(self.t.observer)?;
         }
         let mut summary = self.history.summary(self.begin.elapsed(), end == End::Stopped);

@@ -1,0 +1,127 @@
+//! Facts that must be equal in all processes of a job, compared before anything is compiled.
+
+use super::member::{Agreed, Member};
+use crate::args::config::Resolved;
+use anyhow::Result;
+use job::{Difference, Verdict, member::Contribution};
+use proto::Message;
+use runtime::Artefact;
+use std::{collections::BTreeMap, env, fs, path::Path, time::Duration};
+
+/// Facts by name.
+pub type Facts = BTreeMap<String, String>;
+
+/// The time in which all processes load their data and build their model.
+const LOAD: Duration = Duration::from_secs(3600);
+/// Options that may differ: places of files, and the place of the process.
+const OWN: [&str; 5] = ["rank", "coordinator", "plugin", "config", "metrics"];
+
+/// Compares the facts of this process, or the error that prevented them, with those of the others. Returns
+/// the value that was prepared together with the facts.
+///
+/// # Errors
+/// This process failed; another one failed; or facts differ. All processes get an error that names the hosts.
+pub fn agree<T>(member: &Member, what: &str, prepared: Result<(T, Facts)>) -> Result<T> {
+    if !member.is_in_job() {
+        return prepared.map(|(value, _)| value);
+    }
+    let failure = prepared.as_ref().err().map(|error| format!("{error:#}"));
+    let equal = prepared.as_ref().map_or_else(|_| Facts::new(), |(_, facts)| facts.clone());
+    let meeting = member.job.meet(what, Contribution { failure, equal, payload: Vec::new() }, LOAD)?;
+    let refusal = refusal(member, &meeting.verdict);
+    match (prepared, refusal) {
+        (Ok((value, _)), None) => Ok(value),
+        (Ok(_), Some(refusal)) => Err(Agreed(refusal).into()),
+        (Err(own), refusal) => Err(own.context(Agreed(refusal.unwrap_or_default()))),
+    }
+}
+
+/// Returns what the processes disagree on. `None` if they agree.
+fn refusal(member: &Member, verdict: &Verdict) -> Option<String> {
+    if let Some(failure) = verdict.failures.first() {
+        let others = match verdict.failures.len() - 1 {
+            0 => String::new(),
+            n => format!(" (and {n} more)"),
+        };
+        return Some(format!("rank {} ({}) failed{others}: {}", failure.rank, failure.host, failure.message));
+    }
+    if verdict.differences.is_empty() {
+        return None;
+    }
+    let lines: Vec<String> = verdict.differences.iter().map(|d| format!("\n  {}", line(member, d))).collect();
+    Some(format!(
+        "the processes of this job differ:{}\n  help: start all of them with the same program, plugin, data, options and \
+         environment",
+        lines.concat()
+    ))
+}
+
+/// Returns the values of a fact with their ranks and hosts.
+fn line(member: &Member, difference: &Difference) -> String {
+    let host = |rank: &u32| {
+        let found = member.job.members().iter().find(|m| m.rank == *rank);
+        found.map_or(String::new(), |m| format!(" ({})", m.host))
+    };
+    let values = difference.values.iter().map(|holders| {
+        let shown = holders.ranks.iter().take(4).map(|rank| format!("{rank}{}", host(rank)));
+        let mut ranks = shown.collect::<Vec<_>>().join(", ");
+        if holders.ranks.len() > 4 {
+            ranks += &format!(" and {} more", holders.ranks.len() - 4);
+        }
+        let value = if holders.value.is_empty() { "none" } else { &holders.value };
+        let word = if holders.ranks.len() == 1 { "rank" } else { "ranks" };
+        format!("{value} on {word} {ranks}")
+    });
+    format!("{}: {}", difference.key, values.collect::<Vec<_>>().join("; "))
+}
+
+/// Returns the facts of this program and its environment.
+///
+/// # Errors
+/// The executable of this process cannot be read.
+pub fn of_program() -> Result<Facts> {
+    let mut facts = Facts::from([("binary".to_owned(), digest(&env::current_exe()?)?)]);
+    let changes_programs = |name: &str| {
+        let of_slices = name.starts_with("MEGASCALE_") && name != "MEGASCALE_SLICE_ID";
+        let of_bounds = name.starts_with("TPU_") && name.ends_with("BOUNDS");
+        ["XLA_FLAGS", "LIBTPU_INIT_ARGS"].contains(&name) || of_slices || of_bounds
+    };
+    for (name, value) in env::vars_os() {
+        if let (Some(name), Some(value)) = (name.to_str(), value.to_str())
+            && changes_programs(name)
+        {
+            facts.insert(format!("variable {name}"), value.to_owned());
+        }
+    }
+    Ok(facts)
+}
+
+/// Returns the options of a run, one fact each.
+pub fn of_options(options: &Resolved) -> Facts {
+    let shared = options.values().filter(|(key, _)| !OWN.contains(&key.as_str()));
+    shared.map(|(key, value)| (format!("option `{key}`"), value)).collect()
+}
+
+/// Returns the digest of a program and all its files.
+///
+/// # Errors
+/// A file that the manifest names is missing.
+pub fn of_artefact(artefact: &Artefact) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&artefact.manifest.encode_to_vec());
+    for function in &artefact.manifest.functions {
+        hasher.update(artefact.file(&function.module)?).update(artefact.file(&function.compile_options)?);
+    }
+    Ok(hasher.finalize().to_hex()[..16].to_owned())
+}
+
+/// Returns the digest of a file.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn digest(path: &Path) -> Result<String> {
+    let file = fs::File::open(path).map_err(|e| anyhow::anyhow!("reading `{}`: {e}", path.display()))?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file).map_err(|e| anyhow::anyhow!("reading `{}`: {e}", path.display()))?;
+    Ok(hasher.finalize().to_hex()[..16].to_owned())
+}

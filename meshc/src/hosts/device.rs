@@ -1,0 +1,58 @@
+//! Sessions of processes that address some devices of the mesh.
+
+use super::member::Member;
+use anyhow::Result;
+use driver::{
+    Request,
+    device::{self, Chosen},
+};
+use job::{Job, member::Contribution};
+use pjrt::Client;
+use runtime::{Artefact, Error, Session, plugin::Platform, processes::Exchange, session::Placement};
+use std::time::Duration;
+
+/// The time in which all processes create their clients. On a pod this waits for the slowest host.
+const CLIENTS: Duration = Duration::from_secs(1800);
+
+/// Opens a session for `artefact` in the job of `member`, and checks that every device of the mesh belongs to
+/// one process.
+///
+/// # Errors
+/// The client cannot be created, or the processes do not have the devices of the mesh.
+pub fn session(request: &Request, chosen: &Chosen, artefact: Artefact, member: &Member) -> Result<Session> {
+    if chosen.platform == Platform::Cpu {
+        return cpu_session(request, chosen, artefact, member);
+    }
+    let session = device::on(chosen, request, artefact)?;
+    compare(&member.job, &session.placement()?)?;
+    Ok(session)
+}
+
+/// Opens a session of CPU processes, each of which has an equal part of the mesh.
+fn cpu_session(request: &Request, chosen: &Chosen, artefact: Artefact, member: &Member) -> Result<Session> {
+    let devices = proto::manifest_check::devices(&artefact.manifest).unwrap_or(1);
+    let size = u64::from(member.job.size());
+    if !devices.is_multiple_of(size) {
+        return Err(Error::input(
+            format!("the mesh has {devices} devices, which {size} processes cannot share equally"),
+            "choose --mesh so that its number of devices is a multiple of the number of processes",
+        )
+        .into());
+    }
+    let own = devices / size;
+    let client = Client::create(&chosen.plugin, &request.plugin.client_options(chosen.platform, own))
+        .map_err(Error::pjrt("creating a client"))?;
+    let exchange = Exchange::connect(&member.job, usize::try_from(own)?, member.address()?)?;
+    let mut session = Session::of_process(client, artefact, &exchange)?;
+    session.set_host_allocator(request.host.allocator);
+    Ok(session)
+}
+
+/// Compares the devices that each process sees.
+fn compare(job: &Job, own: &Placement) -> Result<()> {
+    let here = Contribution { payload: serde_json::to_vec(own)?, ..Contribution::default() };
+    let all = job.meet("devices", here, CLIENTS)?.payloads;
+    let all: Vec<Placement> =
+        all.iter().map(|bytes| serde_json::from_slice(bytes)).collect::<Result<_, _>>()?;
+    Ok(Placement::compare(&all)?)
+}

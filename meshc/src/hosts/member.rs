@@ -1,0 +1,177 @@
+//! A process of a job: it joins, and ends so that the others know why.
+
+use crate::args::hosts::HostArgs;
+use anyhow::Result;
+use driver::failure::failure;
+use job::{Coordinator, Found, Job, Loss, Place, discover::discover, member};
+use signal_hook::low_level::exit;
+use std::{
+    env,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+/// The variable with the job's secret.
+pub const TOKEN: &str = "MESH_JOB_TOKEN";
+/// The time in which the last orders of rank 0 reach the other ranks, after which it may end.
+const LAST_ORDERS: Duration = Duration::from_millis(300);
+
+/// This process and its job.
+#[derive(Debug)]
+pub struct Member {
+    /// The job.
+    pub job: Arc<Job>,
+    /// The place in it. `None` means that this process runs alone.
+    place: Option<Place>,
+}
+
+/// An error that all processes of the job know.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Agreed(pub String);
+
+impl Member {
+    /// Joins the job that `args` or the environment describe. `tpu` is true if this is a host of a TPU slice.
+    ///
+    /// # Errors
+    /// The description is contradictory, the coordinator cannot be reached or refuses this process, or a rank
+    /// does not come.
+    pub fn join(args: &HostArgs, tpu: bool) -> Result<Self> {
+        let variable = |name: &str| env::var(name).ok();
+        let limits = args.limits();
+        let found = discover(&args.flags(), &variable, tpu).map_err(|e| {
+            failure(e.to_string(), "give --hosts, --rank and --coordinator, or correct the environment")
+        })?;
+        let Some(Found { place, source }) = found else {
+            return Ok(Self { job: Arc::new(Job::alone()), place: None });
+        };
+        let token = variable(TOKEN).unwrap_or_else(|| {
+            if place.rank == 0 {
+                eprintln!("warning: {TOKEN} is not set: every process that reaches the coordinator may join");
+            }
+            "none".to_owned()
+        });
+        let wrong = |e: job::Error| {
+            failure(
+                e.to_string(),
+                format!(
+                    "all {} hosts must start within {:.0} s (--join-within), with the same --coordinator and {TOKEN}",
+                    place.size,
+                    limits.join.as_secs_f64()
+                ),
+            )
+        };
+        let is_first = place.rank == 0;
+        let coordinator = is_first.then(|| {
+            let address = member::resolve(&place.coordinator)?;
+            Coordinator::serve(address, place.size as usize, &token, limits.clone())
+        });
+        let coordinator = coordinator.transpose().map_err(wrong)?;
+        let on_loss = Box::new(move |loss: &Loss| end_after_loss(loss, is_first));
+        let joined = Job::join(
+            &place.coordinator,
+            (place.rank, place.size),
+            &token,
+            limits.clone(),
+            coordinator,
+            on_loss,
+        );
+        let job = joined.map_err(wrong)?;
+        eprintln!("rank {} of {} by {source}, process {}", place.rank, place.size, std::process::id());
+        let member = Self { job: Arc::new(job), place: Some(place) };
+        member.warn_of_clocks();
+        Ok(member)
+    }
+
+    /// Returns true if the job has a coordinator, even if it has only one process.
+    pub fn is_in_job(&self) -> bool {
+        self.place.is_some()
+    }
+
+    /// Returns the address at which the other processes reach this one.
+    ///
+    /// # Errors
+    /// The coordinator has no address.
+    pub fn address(&self) -> Result<IpAddr> {
+        let Some(place) = &self.place else { return Ok(IpAddr::from([127, 0, 0, 1])) };
+        let coordinator: SocketAddr = member::resolve(&place.coordinator)?;
+        let any: SocketAddr = if coordinator.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
+        // Connecting a datagram socket sends nothing. It selects the address of the route.
+        let address = UdpSocket::bind(any).and_then(|socket| {
+            socket.connect(coordinator)?;
+            socket.local_addr()
+        });
+        Ok(address.map_or(coordinator.ip(), |address| address.ip()))
+    }
+
+    /// Ends the part of this process with the result of its work, and returns its exit code.
+    ///
+    /// # Errors
+    /// The work failed: the other processes are told and end too.
+    pub fn end(&self, result: Result<ExitCode>) -> Result<ExitCode> {
+        match result {
+            Ok(code) => {
+                // A process that ends closes the connections on which others may still wait for its part of
+                // the last step.
+                let limit = self.job.limits().save;
+                self.job.meet("end", member::Contribution::default(), limit)?;
+                self.job.leave(None);
+                Ok(code)
+            }
+            Err(error) => {
+                if self.is_in_job() && error.downcast_ref::<Agreed>().is_none() {
+                    self.fail(&error);
+                } else {
+                    self.job.leave(None);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Tells the other processes that this one failed.
+    ///
+    /// If a process is lost, the calls of the others fail too, before or after they hear of the loss. An
+    /// error that may be such a consequence is reported only if no loss becomes known.
+    fn fail(&self, error: &anyhow::Error) {
+        let of_runtime = error.chain().find_map(|cause| cause.downcast_ref::<runtime::Error>());
+        let is_job = error.chain().any(|cause| cause.is::<job::Error>());
+        let is_consequence = is_job
+            || of_runtime.is_some_and(|e| matches!(e, runtime::Error::Job(_) | runtime::Error::Pjrt { .. }));
+        if is_consequence {
+            thread::sleep(self.job.limits().dead_after + Duration::from_secs(1));
+        }
+        let text = format!("{error:#}");
+        self.job.leave(Some(text.lines().next().unwrap_or("it failed")));
+    }
+
+    /// Warns of clocks that differ: times in logs and files then do not match.
+    fn warn_of_clocks(&self) {
+        if !self.job.is_first() {
+            return;
+        }
+        for member in self.job.members() {
+            let seconds = member.clock_offset_ms as f64 / 1e3;
+            if seconds.abs() > 5.0 {
+                eprintln!(
+                    "warning: the clock of rank {} ({}) differs by {seconds:+.0} s from that of rank 0",
+                    member.rank, member.host
+                );
+            }
+        }
+    }
+}
+
+/// Prints the loss of another rank and ends the process with the code for which a cluster starts it again.
+/// The main thread may be inside a call of the plugin that never returns.
+fn end_after_loss(loss: &Loss, is_first: bool) {
+    eprintln!("error: {}", job::Error::Lost(loss.clone()));
+    if is_first {
+        thread::sleep(LAST_ORDERS);
+    }
+    // Skips the destructors of plugin libraries, which may still be running.
+    exit(member::RESTART_CODE);
+}
