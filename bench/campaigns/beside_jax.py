@@ -3,11 +3,12 @@
 
   beside_jax.py ARTEFACT TOKENS [--steps 300] [--seed 1] [--eval 8]
 
-ARTEFACT comes from `meshc compile models/switch_tiny.rs` or `models/t5_tiny.rs` in the setting of base.toml (a language
-model; `dropout` 0; `jitter` 0, or the two differ by the noise); TOKENS from `meshc data prepare`. The JAX side shares
-nothing with the compiler: layers, loss, gradients (jax.grad) and optimizers are written out below. Prints one JSON line
-with the losses of every step of both, and rows of evaluations: step, held-out loss of the program, of the JAX model, of the
-JAX model with the program's parameters, and the largest difference between parameters.
+ARTEFACT comes from `meshc compile models/switch_tiny.rs` or `models/t5_tiny.rs` with the settings of base.toml (a
+language model; `dropout` 0; `jitter` 0, or the two differ by the noise). TOKENS comes from `meshc data prepare`.
+The JAX side shares nothing with the compiler: it defines layers, loss, gradients (jax.grad) and optimizers below.
+Prints one JSON line with the losses of every step of both, and rows of evaluations: step, held-out loss of the
+program, of the JAX model, of the JAX model with the program's parameters, and the largest difference between
+parameters.
 
 Needs the packages `jax` and `jaxlib` 0.4.38, which also run the program's HLO.
 """
@@ -62,7 +63,7 @@ class Program:
         return other
 
 
-# ---------------------------------------------------------------------------------------------- the model in JAX
+# ------------------------------------------------------------------------------ the model in JAX
 
 
 class Model:
@@ -175,7 +176,7 @@ def attend(p, kind, x, memory, bias):
     return jnp.einsum("bhqk,bkhd,hdm->bqm", weights, v, p[f"{kind}/o"])
 
 
-# ---------------------------------------------------------------------------------------------- optimizers in JAX
+# ------------------------------------------------------------------------------ optimizers in JAX
 
 
 class Optimizer:
@@ -218,7 +219,7 @@ class Optimizer:
         return p - rate * jnp.maximum(self.smallest, size(p)) * u, (slots[0], v)
 
 
-# ---------------------------------------------------------------------------------------------- data
+# ------------------------------------------------------------------------------ data
 
 
 class Rows:

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 """Runs campaigns: lists of training runs, described by TOML files, that survive interruptions.
 
-  run.py CAMPAIGN.toml… --meshc PATH --state DIR [--jobs 1|2]   runs what is not finished, in the order of the files
-  run.py CAMPAIGN.toml… --state DIR --status                    prints how far every run is
+  run.py CAMPAIGN.toml… --meshc PATH --state DIR [--jobs 1|2]   runs unfinished runs, in the order of the files
+  run.py CAMPAIGN.toml… --state DIR --status                    prints the progress of every run
   run.py CAMPAIGN.toml… --state DIR --collect DIR               writes DIR/NAME.jsonl, one JSON line per run
 
-The same command starts a campaign, and resumes it after an interruption: finished runs are skipped, others go on from
-their last checkpoint. Python's own library is enough (3.11 or later).
+The same command starts a campaign and resumes it after an interruption: finished runs are skipped, others continue
+from their last checkpoint. Needs only Python's standard library (3.11 or later).
 
 A campaign file:
 
   name = "experts"
-  base = "base.toml"               # a file beside it with any of what follows; what is said here holds before that
+  base = "base.toml"               # a file beside it with any of the keys below; keys given here take precedence
   data = "tokens"                  # a folder of `meshc data prepare`, relative to the state folder
   steps = 4000
   eval-every = 200                 # steps between evaluations
@@ -34,7 +34,7 @@ A campaign file:
   seeds = [1]
   steps = 600                      # any of the keys above
   vary = { lr = [0.01, 0.02] }     # one run for each combination
-  stages = [200, 400]              # all runs of the group go to step 200 first, then all to 400, then to the end
+  stages = [200, 400]              # train all runs of the group to step 200, then all to 400, then to the end
 
 The seed of a run is the seed of its initial values, dropout and order of the data.
 """
@@ -63,7 +63,7 @@ class Mistake(Exception):
     """Something the user has to change."""
 
 
-# ---------------------------------------------------------------------------------------------- campaign files
+# ------------------------------------------------------------------------------ campaign files
 
 
 @dataclass
@@ -168,7 +168,7 @@ def runs_of(path, table, group, model, seed):
         yield Run(table["name"], model, about["program"], seed, settings, options | own, varied, rate_from, stages)
 
 
-# ---------------------------------------------------------------------------------------------- what runs left
+# ------------------------------------------------------------------------------ what runs left
 
 
 def read_metrics(path):
@@ -240,7 +240,7 @@ def number(value):
     return None if value is None else round_to(value)
 
 
-# ---------------------------------------------------------------------------------------------- one run
+# ------------------------------------------------------------------------------ one run
 
 
 @dataclass
@@ -395,7 +395,7 @@ def write(path, text):
     new.rename(path)
 
 
-# ---------------------------------------------------------------------------------------------- all runs
+# ------------------------------------------------------------------------------ all runs
 
 
 def order(runs):

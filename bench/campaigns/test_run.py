@@ -9,8 +9,8 @@ from pathlib import Path
 
 import run
 
-# Trains at most 7 steps a process, then fails as if it were killed, unless that is the end of the run. The loss of step n is
-# 10 * lr + 1 / n.
+# Trains at most 7 steps in one process, then fails as if it were killed, unless the run ends there.
+# The loss of step n is 10 * lr + 1 / n.
 MESHC = '''#!/usr/bin/env python3
 import json, sys
 from pathlib import Path

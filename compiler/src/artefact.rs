@@ -6,7 +6,7 @@ use crate::{
     hlo::{self, Platform, Port, PortKind},
     task,
 };
-use mesh::{DType, Diagnostic, Diagnostics, Layout, Mesh, Module, StateKind, Type};
+use mesh::{DType, Diagnostic, Diagnostics, Layout, Mesh, Module, Name, StateDecl, StateKind, Type};
 use proto::{
     Message, compile_options,
     manifest::{
@@ -55,65 +55,30 @@ pub struct Artefact {
 /// dtype` of `selective` that the emitted HLO contradicts.
 pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostics> {
     let mesh = &local.env.mesh;
-    let seed = local.task.as_ref().map_or("seed", |task| task.names.seed.as_str());
-    let mut files = Vec::new();
-    let mut functions = Vec::new();
     let mut options = compile_options::single_program(mesh.devices(), settings.device_ids.as_deref());
     for (name, value) in &settings.flags {
         compile_options::set_flag(&mut options, name, value);
     }
     let options = options.encode_to_vec();
-    for function in &local.functions {
-        let emitted = hlo::emit(local, &function.name, Platform::of_target(&settings.target))
-            .map_err(|d| ours("hlo", None, d))?;
-        if local.meta("dtype") == Some("selective") {
-            selective(&emitted.module).map_err(|d| d.in_function(&function.name))?;
-        }
-        let mut add = |suffix: &str, bytes: Vec<u8>| {
-            let name = format!("{}.{suffix}", function.name);
-            let file = File { name: name.clone(), sha256: digest(&bytes), bytes: bytes.len() as u64 };
-            files.push((name, bytes));
-            Some(file)
-        };
-        functions.push(Function {
-            name: function.name.to_string(),
-            module: add("hlo.pb", emitted.module.encode_to_vec()),
-            compile_options: add("compile_options.pb", options.clone()),
-            inputs: emitted.inputs.iter().map(|p| input(p, seed, mesh)).collect(),
-            outputs: emitted.outputs.iter().map(|p| output(p, mesh)).collect(),
-            cost: settings.costs.iter().find(|(n, _)| *function.name == **n).map(|(_, c)| *c),
-        });
+    let mut files = Vec::new();
+    let mut functions = Vec::new();
+    for f in &local.functions {
+        functions.push(function(local, &f.name, settings, &options, &mut files)?);
     }
-    let state: Vec<StateEntry> = local
-        .env
-        .states
-        .iter()
-        .map(|(_, s)| StateEntry {
-            name: s.name.to_string(),
-            kind: kind(s.kind) as i32,
-            tensor: Some(tensor(&s.ty, mesh)),
-            slot_of: slot_of(local, &s.name, s.kind),
-        })
-        .collect();
+    let axes = mesh.axes().iter().map(|a| Axis { name: a.name.to_string(), size: a.size as u64 });
     let manifest = Manifest {
         format_version: 1,
         program: local.name.clone(),
         producer: settings.producer.clone(),
         target: settings.target.clone(),
-        mesh: Some(manifest::Mesh {
-            axes: mesh
-                .axes()
-                .iter()
-                .map(|a| Axis { name: a.name.to_string(), size: a.size as u64 })
-                .collect(),
-        }),
+        mesh: Some(manifest::Mesh { axes: axes.collect() }),
         layout: settings.layout.to_string(),
         state_layout: settings.state_layout.to_string(),
         random: format!(
             "threefry2x32-{} by seed, counter, stream and logical position",
             mesh::random::THREEFRY_ROUNDS
         ),
-        state,
+        state: state(local),
         summary: Some(summary(local, &functions)),
         functions,
         source: Some(Source { name: settings.source.clone(), sha256: settings.source_sha256.clone() }),
@@ -121,6 +86,48 @@ pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostic
         task: local.task.as_ref().map(task::message),
     };
     Ok(Artefact { manifest, files })
+}
+
+/// Emits one function: adds its files and returns its entry in the manifest.
+fn function(
+    local: &Module,
+    name: &Name,
+    settings: &Settings,
+    options: &[u8],
+    files: &mut Vec<(String, Vec<u8>)>,
+) -> Result<Function, Diagnostics> {
+    let mesh = &local.env.mesh;
+    let seed = local.task.as_ref().map_or("seed", |task| task.names.seed.as_str());
+    let emitted =
+        hlo::emit(local, name, Platform::of_target(&settings.target)).map_err(|d| ours("hlo", None, d))?;
+    if local.meta("dtype") == Some("selective") {
+        selective(&emitted.module).map_err(|d| d.in_function(name))?;
+    }
+    let mut add = |suffix: &str, bytes: Vec<u8>| {
+        let name = format!("{name}.{suffix}");
+        let file = File { name: name.clone(), sha256: digest(&bytes), bytes: bytes.len() as u64 };
+        files.push((name, bytes));
+        Some(file)
+    };
+    Ok(Function {
+        name: name.to_string(),
+        module: add("hlo.pb", emitted.module.encode_to_vec()),
+        compile_options: add("compile_options.pb", options.to_vec()),
+        inputs: emitted.inputs.iter().map(|p| input(p, seed, mesh)).collect(),
+        outputs: emitted.outputs.iter().map(|p| output(p, mesh)).collect(),
+        cost: settings.costs.iter().find(|(n, _)| **name == **n).map(|(_, c)| *c),
+    })
+}
+
+/// The entries of the state tensors.
+fn state(local: &Module) -> Vec<StateEntry> {
+    let entry = |s: &StateDecl| StateEntry {
+        name: s.name.to_string(),
+        kind: kind(s.kind) as i32,
+        tensor: Some(tensor(&s.ty, &local.env.mesh)),
+        slot_of: slot_of(local, &s.name, s.kind),
+    };
+    local.env.states.iter().map(|(_, s)| entry(s)).collect()
 }
 
 /// The program's metadata, with its schedule.

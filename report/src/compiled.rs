@@ -1,7 +1,7 @@
 //! Results of a plugin's compiler for a function, stored in the artefact as `compiled.json`.
 
 use super::{
-    optimized::Optimized,
+    optimized::{AxesUse, KindUse, Optimized, OptimizedCollective, PartUse},
     table::{count, size, table},
 };
 use serde::{Deserialize, Serialize};
@@ -74,68 +74,67 @@ const SHOWN: usize = 16;
 
 impl fmt::Display for Optimized {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let share = |n: u64, of: u64| format!("{:.1} %", 100.0 * n as f64 / (of.max(1)) as f64);
-        let mut rows: Vec<Vec<String>> = self
-            .parts
-            .iter()
-            .map(|p| {
-                vec![
-                    p.part.clone(),
-                    count(p.matmul_flops),
-                    share(p.matmul_flops, self.matmul_flops),
-                    count(p.estimated_cycles),
-                    share(p.estimated_cycles, self.estimated_cycles),
-                ]
-            })
-            .collect();
-        let (flops, cycles) = (count(self.matmul_flops), count(self.estimated_cycles));
-        rows.push(vec!["total".into(), flops, String::new(), cycles, String::new()]);
-        table(f, &["optimized program", "matmul FLOPs", "", "est. cycles", ""], "<>>>>", &rows)?;
-        let rows: Vec<Vec<String>> = self
-            .kinds
-            .iter()
-            .map(|k| {
-                vec![
-                    k.kind.clone(),
-                    k.instructions.to_string(),
-                    k.count.to_string(),
-                    size(k.bytes),
-                    sent(k.wire_bytes),
-                ]
-            })
-            .collect();
-        table(f, &["collective", "in program", "runs", "given", "sent"], "<>>>>", &rows)?;
-        let mut rows: Vec<Vec<String>> = self
-            .axes
-            .iter()
-            .map(|a| vec![a.axes.join("+"), a.count.to_string(), sent(a.wire_bytes)])
-            .collect();
-        if !rows.is_empty() {
-            rows.push(vec!["all".into(), String::new(), sent(self.wire_bytes)]);
-        }
-        table(f, &["sent over", "runs", "per device and step"], "<>>", &rows)?;
-        let rows: Vec<Vec<String>> = self
-            .collectives
-            .iter()
-            .take(SHOWN)
-            .map(|c| {
-                vec![
-                    c.kind.clone(),
-                    c.axes.join("+"),
-                    c.dtype.clone(),
-                    size(c.bytes),
-                    sent(c.wire_bytes),
-                    c.count.to_string(),
-                    c.direction.to_string(),
-                    c.scope.clone(),
-                    c.source.clone(),
-                ]
-            })
-            .collect();
-        let heads =
-            ["largest collectives", "axes", "dtype", "bytes", "sent", "runs", "direction", "scope", "source"];
-        table(f, &heads, "<<<>>><<<", &rows)
+        parts(self, f)?;
+        kinds(self, f)?;
+        axes(self, f)?;
+        largest(self, f)
     }
+}
+
+fn parts(program: &Optimized, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let share = |n: u64, of: u64| format!("{:.1} %", 100.0 * n as f64 / (of.max(1)) as f64);
+    let row = |p: &PartUse| {
+        vec![
+            p.part.clone(),
+            count(p.matmul_flops),
+            share(p.matmul_flops, program.matmul_flops),
+            count(p.estimated_cycles),
+            share(p.estimated_cycles, program.estimated_cycles),
+        ]
+    };
+    let mut rows: Vec<Vec<String>> = program.parts.iter().map(row).collect();
+    let (flops, cycles) = (count(program.matmul_flops), count(program.estimated_cycles));
+    rows.push(vec!["total".into(), flops, String::new(), cycles, String::new()]);
+    table(f, &["optimized program", "matmul FLOPs", "", "est. cycles", ""], "<>>>>", &rows)
+}
+
+fn kinds(program: &Optimized, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let row = |k: &KindUse| {
+        let (instructions, runs) = (k.instructions.to_string(), k.count.to_string());
+        vec![k.kind.clone(), instructions, runs, size(k.bytes), sent(k.wire_bytes)]
+    };
+    let rows: Vec<Vec<String>> = program.kinds.iter().map(row).collect();
+    table(f, &["collective", "in program", "runs", "given", "sent"], "<>>>>", &rows)
+}
+
+fn axes(program: &Optimized, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let row = |a: &AxesUse| vec![a.axes.join("+"), a.count.to_string(), sent(a.wire_bytes)];
+    let mut rows: Vec<Vec<String>> = program.axes.iter().map(row).collect();
+    if !rows.is_empty() {
+        rows.push(vec!["all".into(), String::new(), sent(program.wire_bytes)]);
+    }
+    table(f, &["sent over", "runs", "per device and step"], "<>>", &rows)
+}
+
+/// The collectives that send the most.
+fn largest(program: &Optimized, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let row = |c: &OptimizedCollective| {
+        vec![
+            c.kind.clone(),
+            c.axes.join("+"),
+            c.dtype.clone(),
+            size(c.bytes),
+            sent(c.wire_bytes),
+            c.count.to_string(),
+            c.direction.to_string(),
+            c.scope.clone(),
+            c.source.clone(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = program.collectives.iter().take(SHOWN).map(row).collect();
+    let heads =
+        ["largest collectives", "axes", "dtype", "bytes", "sent", "runs", "direction", "scope", "source"];
+    table(f, &heads, "<<<>>><<<", &rows)
 }
 
 fn sent(bytes: f64) -> String {

@@ -59,12 +59,7 @@ fn unary(t: &mut Tape, op: Unary, x: Value, y: Value, g: Bwd) -> Outcome<Option<
             let (half, y) = (t.scale(g, 0.5)?, t.primal(y));
             t.binary(Binary::Div, half, y)?
         }
-        Unary::Rsqrt => {
-            let (half, y) = (t.scale(g, -0.5)?, t.primal(y));
-            let square = t.mul(y, y)?;
-            let cube = t.mul(square, y)?;
-            t.mul(half, cube)?
-        }
+        Unary::Rsqrt => rsqrt(t, y, g)?,
         Unary::Sin => {
             let x = t.primal(x);
             let cos = t.unary(Unary::Cos, x)?;
@@ -81,19 +76,8 @@ fn unary(t: &mut Tape, op: Unary, x: Value, y: Value, g: Bwd) -> Outcome<Option<
             let rest = one_minus_square(t, y)?;
             t.mul(g, rest)?
         }
-        Unary::Logistic => {
-            let y = t.primal(y);
-            let one = t.constant(t.ty(y).dtype, 1.0)?;
-            let rest = t.binary(Binary::Sub, one, y)?;
-            let slope = t.mul(y, rest)?;
-            t.mul(g, slope)?
-        }
-        Unary::Relu => {
-            let y = t.primal(y);
-            let zero = t.constant(t.ty(y).dtype, 0.0)?;
-            let positive = t.compare(Compare::Gt, y, zero)?;
-            t.keep(positive, g, true)?
-        }
+        Unary::Logistic => logistic(t, y, g)?,
+        Unary::Relu => relu(t, y, g)?,
         Unary::Gelu => {
             let x = t.primal(x);
             let slope = gelu_slope(t, x)?;
@@ -103,6 +87,31 @@ fn unary(t: &mut Tape, op: Unary, x: Value, y: Value, g: Bwd) -> Outcome<Option<
         Unary::Sign | Unary::Floor | Unary::Not | Unary::IsFinite => return Ok(None),
     };
     Ok(Some(ct))
+}
+
+/// `g · (-1/2) y³` with `y = x^(-1/2)`.
+fn rsqrt(t: &mut Tape, y: Value, g: Bwd) -> Outcome<Bwd> {
+    let (half, y) = (t.scale(g, -0.5)?, t.primal(y));
+    let square = t.mul(y, y)?;
+    let cube = t.mul(square, y)?;
+    t.mul(half, cube)
+}
+
+/// `g · y (1 - y)`.
+fn logistic(t: &mut Tape, y: Value, g: Bwd) -> Outcome<Bwd> {
+    let y = t.primal(y);
+    let one = t.constant(t.ty(y).dtype, 1.0)?;
+    let rest = t.binary(Binary::Sub, one, y)?;
+    let slope = t.mul(y, rest)?;
+    t.mul(g, slope)
+}
+
+/// `g` where `y` is positive.
+fn relu(t: &mut Tape, y: Value, g: Bwd) -> Outcome<Bwd> {
+    let y = t.primal(y);
+    let zero = t.constant(t.ty(y).dtype, 0.0)?;
+    let positive = t.compare(Compare::Gt, y, zero)?;
+    t.keep(positive, g, true)
 }
 
 fn one_minus_square(t: &mut Tape, y: Bwd) -> Outcome<Bwd> {
@@ -148,61 +157,73 @@ fn binary(t: &mut Tape, op: Binary, a: Value, b: Value, y: Value, g: Bwd) -> Out
             // Sum before negating: the sum is the smaller of the two.
             minus_summed(t, b, g, y)
         }
-        Binary::Mul if a == b => {
-            // `g` is the first operand because it may still be small.
-            let (twice, x) = (t.scale(g, 2.0)?, t.primal(a));
-            let ct = t.mul(twice, x)?;
-            t.give(a, ct)
-        }
-        Binary::Mul => {
-            for (x, other) in [(a, b), (b, a)] {
-                if t.wants(x) {
-                    let other = t.primal(other);
-                    let ct = t.product(x, g, other)?;
-                    t.give(x, ct)?;
-                }
-            }
-            Ok(())
-        }
-        Binary::Div => {
-            let divisor = t.primal(b);
-            let ct = t.binary(Binary::Div, g, divisor)?;
-            t.give_summed(a, ct, y)?;
-            if t.wants(b) {
-                let y = t.primal(y);
-                let ct = t.product(b, ct, y)?;
-                let ct = t.unary(Unary::Neg, ct)?;
-                t.give(b, ct)?;
-            }
-            Ok(())
-        }
-        Binary::Rem => {
-            t.give_summed(a, g, y)?;
-            if t.wants(b) {
-                // `a rem b = a - b · trunc(a / b)`.
-                let (x, divisor, rest) = (t.primal(a), t.primal(b), t.primal(y));
-                let whole = t.binary(Binary::Sub, x, rest)?;
-                let quotient = t.binary(Binary::Div, whole, divisor)?;
-                let ct = t.product(b, g, quotient)?;
-                let ct = t.unary(Unary::Neg, ct)?;
-                t.give(b, ct)?;
-            }
-            Ok(())
-        }
+        Binary::Mul => product(t, a, b, g),
+        Binary::Div => quotient(t, a, b, y, g),
+        Binary::Rem => remainder(t, a, b, y, g),
         Binary::Pow => power(t, a, b, y, g),
-        Binary::Max | Binary::Min => {
-            let (x, z) = (t.primal(a), t.primal(b));
-            let first = t.compare(if op == Binary::Max { Compare::Ge } else { Compare::Le }, x, z)?;
-            for (arg, holds) in [(a, true), (b, false)] {
-                if t.wants(arg) {
-                    let ct = t.keep(first, g, holds)?;
-                    t.give_summed(arg, ct, y)?;
-                }
-            }
-            Ok(())
-        }
+        Binary::Max => extremum(t, Compare::Ge, a, b, y, g),
+        Binary::Min => extremum(t, Compare::Le, a, b, y, g),
         Binary::And | Binary::Or | Binary::Xor | Binary::Shl | Binary::Shr => Ok(()),
     }
+}
+
+/// `y = a · b`.
+fn product(t: &mut Tape, a: Value, b: Value, g: Bwd) -> Outcome {
+    if a == b {
+        // `g` is the first operand because it may still be small.
+        let (twice, x) = (t.scale(g, 2.0)?, t.primal(a));
+        let ct = t.mul(twice, x)?;
+        return t.give(a, ct);
+    }
+    for (x, other) in [(a, b), (b, a)] {
+        if t.wants(x) {
+            let other = t.primal(other);
+            let ct = t.product(x, g, other)?;
+            t.give(x, ct)?;
+        }
+    }
+    Ok(())
+}
+
+/// `y = a / b`: `g / b` in `a`, `-y · g / b` in `b`.
+fn quotient(t: &mut Tape, a: Value, b: Value, y: Value, g: Bwd) -> Outcome {
+    let divisor = t.primal(b);
+    let ct = t.binary(Binary::Div, g, divisor)?;
+    t.give_summed(a, ct, y)?;
+    if t.wants(b) {
+        let y = t.primal(y);
+        let ct = t.product(b, ct, y)?;
+        let ct = t.unary(Unary::Neg, ct)?;
+        t.give(b, ct)?;
+    }
+    Ok(())
+}
+
+/// `y = a rem b = a - b · trunc(a / b)`.
+fn remainder(t: &mut Tape, a: Value, b: Value, y: Value, g: Bwd) -> Outcome {
+    t.give_summed(a, g, y)?;
+    if t.wants(b) {
+        let (x, divisor, rest) = (t.primal(a), t.primal(b), t.primal(y));
+        let whole = t.binary(Binary::Sub, x, rest)?;
+        let quotient = t.binary(Binary::Div, whole, divisor)?;
+        let ct = t.product(b, g, quotient)?;
+        let ct = t.unary(Unary::Neg, ct)?;
+        t.give(b, ct)?;
+    }
+    Ok(())
+}
+
+/// `y` is `a` where `a first b`, else `b`: maximum and minimum.
+fn extremum(t: &mut Tape, first: Compare, a: Value, b: Value, y: Value, g: Bwd) -> Outcome {
+    let (x, z) = (t.primal(a), t.primal(b));
+    let chosen = t.compare(first, x, z)?;
+    for (arg, holds) in [(a, true), (b, false)] {
+        if t.wants(arg) {
+            let ct = t.keep(chosen, g, holds)?;
+            t.give_summed(arg, ct, y)?;
+        }
+    }
+    Ok(())
 }
 
 fn minus_summed(t: &mut Tape, value: Value, g: Bwd, y: Value) -> Outcome {

@@ -8,6 +8,18 @@ use mesh::{
 };
 use proto::xla::PrimitiveType;
 
+/// The form in which a loop stores its arguments and stacked results.
+struct Stores {
+    /// The order of dims of each argument.
+    orders: Vec<Vec<Name>>,
+    /// The sizes of the separate dims of each argument that was gathered with small dims merged.
+    separate: Vec<Option<Vec<usize>>>,
+    /// The order of dims of each row of a stacked result.
+    y_orders: Vec<Vec<Name>>,
+    /// The argument whose buffer each stacked result is written to; `None` means a separate one.
+    places: Vec<Option<usize>>,
+}
+
 impl<'m> Emitter<'m> {
     pub(super) fn control(&mut self, op: &'m Control, args: Vec<Tensor>) -> Vec<Tensor> {
         match op {
@@ -78,8 +90,8 @@ impl<'m> Emitter<'m> {
     fn looped(&mut self, scan: &'m Scan, args: Vec<Tensor>) -> Vec<Tensor> {
         let zero = self.b.constant(PrimitiveType::S32, 0.0);
         let mut state = vec![zero];
-        let apart = self.merged_slices(scan, &args);
-        state.extend(args.iter().zip(&apart).map(|(x, apart)| match apart {
+        let merged = self.merged_slices(scan, &args);
+        state.extend(args.iter().zip(&merged).map(|(x, merged)| match merged {
             Some((merged, _)) => *merged,
             None => x.hlo,
         }));
@@ -98,8 +110,10 @@ impl<'m> Emitter<'m> {
         let shape = self.b.shape(init).clone();
         let orders: Vec<Vec<Name>> = args.iter().map(|x| x.order.clone()).collect();
         let metadata = self.b.metadata.clone();
-        let apart: Vec<Option<Vec<usize>>> = apart.into_iter().map(|a| a.map(|(_, sizes)| sizes)).collect();
-        let body = self.loop_body(scan, &shape, (&orders, &apart), &y_orders, &places);
+        let separate = merged.into_iter().map(|m| m.map(|(_, sizes)| sizes)).collect();
+        let stores = Stores { orders, separate, y_orders, places };
+        let body = self.loop_body(scan, &shape, &stores);
+        let Stores { orders, y_orders, places, .. } = stores;
         self.b.metadata = metadata;
         let condition = self.loop_condition(&shape, scan.dim.size);
         let done = self.b.while_loop(condition, body, init);
@@ -120,9 +134,10 @@ impl<'m> Emitter<'m> {
         let merged = |(i, x): (usize, &Tensor)| {
             let sliced = scan.slices().contains(&i) && !places.contains(&Some(i));
             let merged = *self.merged.get(&x.hlo).filter(|_| sliced)?;
-            let (one, apart, at) = (self.b.sizes(merged), self.b.sizes(x.hlo), x.position(&scan.dim.name));
+            let (one, separate) = (self.b.sizes(merged), self.b.sizes(x.hlo));
+            let at = x.position(&scan.dim.name);
             // The scanned dim and those before it must be unchanged.
-            (one.get(..=at) == apart.get(..=at)).then_some((merged, apart))
+            (one.get(..=at) == separate.get(..=at)).then_some((merged, separate))
         };
         args.iter().enumerate().map(merged).collect()
     }
@@ -136,14 +151,7 @@ impl<'m> Emitter<'m> {
         self.b.end(more)
     }
 
-    fn loop_body(
-        &mut self,
-        scan: &'m Scan,
-        shape: &Shape,
-        (orders, apart): (&[Vec<Name>], &[Option<Vec<usize>>]),
-        y_orders: &[Vec<Name>],
-        places: &[Option<usize>],
-    ) -> Computation {
+    fn loop_body(&mut self, scan: &'m Scan, shape: &Shape, stores: &Stores) -> Computation {
         self.b.begin("body");
         let state = self.b.parameter(shape.clone(), "state");
         let step = self.b.part(state, 0);
@@ -153,19 +161,49 @@ impl<'m> Emitter<'m> {
         } else {
             step
         };
+        let (parts, params) = self.loop_params(scan, state, row, stores);
+        let results = self.body(&scan.body, params);
+        let one = self.b.constant(PrimitiveType::S32, 1.0);
+        let mut next = vec![self.b.binary("add", step, one)];
+        for (result, order) in results[..scan.carries].iter().zip(&stores.orders) {
+            next.push(self.ordered(result, order));
+        }
+        next.extend(&parts[scan.carries..]);
+        for ((y, order), place) in results[scan.carries..].iter().zip(&stores.y_orders).zip(&stores.places) {
+            let (all, at, order) = match place {
+                Some(x) => {
+                    let at = stores.orders[*x].iter().position(|n| *n == scan.dim.name);
+                    let at = at.expect("what is sliced has the scanned dim");
+                    let rest = stores.orders[*x].iter().filter(|n| **n != scan.dim.name);
+                    (parts[*x], at, rest.cloned().collect())
+                }
+                None => (self.b.part(state, next.len()), 0, order.clone()),
+            };
+            let filled = self.with_row(all, y, &order, at, row);
+            match place {
+                Some(x) => next[x + 1] = filled,
+                None => next.push(filled),
+            }
+        }
+        let root = self.b.tuple(&next);
+        self.b.end(root)
+    }
+
+    /// The arguments of a loop, as they are in its `state`, and the parameters of one iteration: rows of the
+    /// sliced arguments, the others whole.
+    fn loop_params(&mut self, scan: &Scan, state: Hlo, row: Hlo, stores: &Stores) -> (Vec<Hlo>, Vec<Tensor>) {
         let mut parts = Vec::new();
         let mut params = Vec::new();
-        for (i, order) in orders.iter().enumerate() {
+        for (i, (order, separate)) in stores.orders.iter().zip(&stores.separate).enumerate() {
             let hlo = self.b.part(state, i + 1);
             parts.push(hlo);
             let whole = Tensor::new(hlo, order.clone());
-            let sliced = scan.slices().contains(&i);
-            if !sliced {
+            if !scan.slices().contains(&i) {
                 params.push(whole);
                 continue;
             }
             let (mut piece, at) = self.row(&whole, &scan.dim.name, row);
-            if let Some(sizes) = &apart[i] {
+            if let Some(sizes) = separate {
                 let mut sizes = sizes.clone();
                 sizes[at] = 1;
                 piece = self.b.reshape(piece, &sizes);
@@ -177,36 +215,17 @@ impl<'m> Emitter<'m> {
             }
             params.push(self.without(piece, order, at));
         }
-        let results = self.body(&scan.body, params);
-        let one = self.b.constant(PrimitiveType::S32, 1.0);
-        let mut next = vec![self.b.binary("add", step, one)];
-        for (result, order) in results[..scan.carries].iter().zip(orders) {
-            next.push(self.ordered(result, order));
-        }
-        next.extend(&parts[scan.carries..]);
-        for ((y, order), place) in results[scan.carries..].iter().zip(y_orders).zip(places) {
-            let (all, at, order) = match place {
-                Some(x) => {
-                    let at = orders[*x].iter().position(|n| *n == scan.dim.name);
-                    let at = at.expect("what is sliced has the scanned dim");
-                    let rest = orders[*x].iter().filter(|n| **n != scan.dim.name);
-                    (parts[*x], at, rest.cloned().collect())
-                }
-                None => (self.b.part(state, next.len()), 0, order.clone()),
-            };
-            let y = self.ordered(y, &order);
-            let mut sizes = self.b.sizes(y);
-            sizes.insert(at, 1);
-            let y = self.b.reshape(y, &sizes);
-            let starts = self.starts(sizes.len(), at, row);
-            let filled = self.b.dynamic_update_slice(all, y, &starts);
-            match place {
-                Some(x) => next[x + 1] = filled,
-                None => next.push(filled),
-            }
-        }
-        let root = self.b.tuple(&next);
-        self.b.end(root)
+        (parts, params)
+    }
+
+    /// `all` with `y`, in `order`, written to its row `row` along dimension `at`.
+    fn with_row(&mut self, all: Hlo, y: &Tensor, order: &[Name], at: usize, row: Hlo) -> Hlo {
+        let y = self.ordered(y, order);
+        let mut sizes = self.b.sizes(y);
+        sizes.insert(at, 1);
+        let y = self.b.reshape(y, &sizes);
+        let starts = self.starts(sizes.len(), at, row);
+        self.b.dynamic_update_slice(all, y, &starts)
     }
 
     /// The row along `dim` at the position `row`, a scalar, and the axis of `dim`.

@@ -3,7 +3,7 @@
 
 use super::{Emitter, Hlo, Platform, Tensor, primitive};
 use mesh::{
-    Name, TensorDim, Type,
+    Dim, Name, TensorDim, Type,
     ir::{Index, Outside},
 };
 use proto::xla::PrimitiveType;
@@ -11,18 +11,7 @@ use proto::xla::PrimitiveType;
 impl Emitter<'_> {
     pub(super) fn index(&mut self, op: &Index, args: &[Tensor], types: &[&Type]) -> Vec<Tensor> {
         match op {
-            Index::OneHot { dim, dtype } => {
-                let local = dim.dim.size / self.mesh().product(&dim.axes);
-                let places = self.positions(&dim.axes, local, PrimitiveType::S32);
-                let places = Tensor::new(places, vec![dim.dim.name.clone()]);
-                let order: Vec<Name> = args[0].order.iter().chain([&dim.dim.name]).cloned().collect();
-                let mut sizes = self.b.sizes(args[0].hlo);
-                sizes.push(local);
-                let index = self.expanded(&args[0], &order, &sizes);
-                let places = self.expanded(&places, &order, &sizes);
-                let hit = self.b.compare("EQ", index, places);
-                vec![Tensor::new(self.b.convert(hit, primitive(*dtype)), order)]
-            }
+            Index::OneHot { dim, dtype } => vec![self.one_hot(&args[0], dim, primitive(*dtype))],
             Index::Gather { dim, outside } => {
                 let dim = types[0].dim(dim).expect("the verifier checked the dim").clone();
                 vec![self.gather(&args[0], &args[1], &dim, *outside)]
@@ -32,26 +21,8 @@ impl Emitter<'_> {
                 let dim = types[0].dim(dim).expect("the verifier checked the dim").clone();
                 vec![self.gather(&args[0], &args[1], &dim, Outside::Zero)]
             }
-            Index::TopK { dim, to } => {
-                let at = args[0].position(dim);
-                let places = self.b.iota(PrimitiveType::S32, &self.b.sizes(args[0].hlo), at);
-                let sorted = self.b.sort(&[args[0].hlo, places], at, true);
-                let rename = |n: &Name| if n == dim { to.name.clone() } else { n.clone() };
-                let order: Vec<Name> = args[0].order.iter().map(rename).collect();
-                let part = |e: &mut Self, i: usize| {
-                    let part = e.b.part(sorted, i);
-                    Tensor::new(e.b.slice(part, at, 0, to.size, 1), order.clone())
-                };
-                vec![part(self, 0), part(self, 1)]
-            }
-            Index::Sort { dim, descending } => {
-                let order = args[0].order.clone();
-                let operands: Vec<Hlo> = args.iter().map(|x| self.ordered(x, &order)).collect();
-                let sorted = self.b.sort(&operands, args[0].position(dim), *descending);
-                let part =
-                    |e: &mut Self, i: usize| if operands.len() == 1 { sorted } else { e.b.part(sorted, i) };
-                (0..operands.len()).map(|i| Tensor::new(part(self, i), order.clone())).collect()
-            }
+            Index::TopK { dim, to } => self.top_k(&args[0], dim, to),
+            Index::Sort { dim, descending } => self.sort(args, dim, *descending),
             Index::CumSum { dim, exclusive, reverse } => {
                 vec![self.cumsum(&args[0], dim, *exclusive, *reverse)]
             }
@@ -72,6 +43,42 @@ impl Emitter<'_> {
                 vec![args[0].with(self.b.dynamic_update_slice(args[0].hlo, update, &starts))]
             }
         }
+    }
+
+    fn one_hot(&mut self, index: &Tensor, dim: &TensorDim, dtype: PrimitiveType) -> Tensor {
+        let local = dim.dim.size / self.mesh().product(&dim.axes);
+        let places = self.positions(&dim.axes, local, PrimitiveType::S32);
+        let places = Tensor::new(places, vec![dim.dim.name.clone()]);
+        let order: Vec<Name> = index.order.iter().chain([&dim.dim.name]).cloned().collect();
+        let mut sizes = self.b.sizes(index.hlo);
+        sizes.push(local);
+        let index = self.expanded(index, &order, &sizes);
+        let places = self.expanded(&places, &order, &sizes);
+        let hit = self.b.compare("EQ", index, places);
+        Tensor::new(self.b.convert(hit, dtype), order)
+    }
+
+    /// The largest elements along `dim` and their positions.
+    fn top_k(&mut self, x: &Tensor, dim: &Name, to: &Dim) -> Vec<Tensor> {
+        let at = x.position(dim);
+        let places = self.b.iota(PrimitiveType::S32, &self.b.sizes(x.hlo), at);
+        let sorted = self.b.sort(&[x.hlo, places], at, true);
+        let rename = |n: &Name| if n == dim { to.name.clone() } else { n.clone() };
+        let order: Vec<Name> = x.order.iter().map(rename).collect();
+        let part = |e: &mut Self, i: usize| {
+            let part = e.b.part(sorted, i);
+            Tensor::new(e.b.slice(part, at, 0, to.size, 1), order.clone())
+        };
+        vec![part(self, 0), part(self, 1)]
+    }
+
+    /// All operands in the order that sorts the first one.
+    fn sort(&mut self, args: &[Tensor], dim: &Name, descending: bool) -> Vec<Tensor> {
+        let order = args[0].order.clone();
+        let operands: Vec<Hlo> = args.iter().map(|x| self.ordered(x, &order)).collect();
+        let sorted = self.b.sort(&operands, args[0].position(dim), descending);
+        let part = |e: &mut Self, i: usize| if operands.len() == 1 { sorted } else { e.b.part(sorted, i) };
+        (0..operands.len()).map(|i| Tensor::new(part(self, i), order.clone())).collect()
     }
 
     /// `start` clamped to 0..=`last`. HLO specifies that a dynamic slice clamps, but XLA merges a slice of a

@@ -29,7 +29,25 @@ pub(super) fn fit(report: &Report, compiled: Option<&Compiled>) -> String {
     parts.extend(m.purposes.iter().map(|s| (s.what.clone(), s.bytes)));
     let usable = compiled.map_or(0, |c| c.usable_bytes);
     let peak = compiled.and_then(|c| c.memory).map_or(0, |m| m.peak);
-    let most = [usable, peak, m.total, 1].into_iter().max().unwrap_or(1) as f64;
+    let bar = stacked(&parts, m.total, peak, usable);
+    let shares = |title: &str, all: &[crate::Share]| {
+        let rows = all.iter().take(12).map(|s| vec![s.what.clone(), size(s.bytes)]);
+        table(&[title, "bytes"], "lr", rows)
+    };
+    let more = format!(
+        "<details><summary>by scope and by dims</summary><div class=\"grids\">{}{}</div></details>",
+        shares("scope", &m.scopes),
+        shares("dims", &m.dims)
+    );
+    let legend = legend(&parts, m.total);
+    let body =
+        format!("<svg width=\"{WIDTH}\" height=\"70\" role=\"img\">{bar}</svg><table>{legend}</table>{more}");
+    section("Memory per device", &verdict(m.total, peak, usable), &body)
+}
+
+/// A bar of the parts, with marks at the compiler's peak and at the memory of a device, where known.
+fn stacked(parts: &[(String, u64)], total: u64, peak: u64, usable: u64) -> String {
+    let most = [usable, peak, total, 1].into_iter().max().unwrap_or(1) as f64;
     let mut svg = String::new();
     let mut x = 0.0;
     for (i, (what, bytes)) in parts.iter().enumerate() {
@@ -58,8 +76,13 @@ pub(super) fn fit(report: &Report, compiled: Option<&Compiled>) -> String {
     };
     mark(peak, "peak of the plugin’s compiler", 48);
     mark(usable, "device memory", 64);
+    svg
+}
+
+/// A table row for each part that is not empty: its colour, name, bytes and share.
+fn legend(parts: &[(String, u64)], total: u64) -> String {
     let rows = parts.iter().enumerate().filter(|(_, (_, bytes))| *bytes > 0).map(|(i, (what, bytes))| {
-        let share = 100.0 * *bytes as f64 / (m.total.max(1)) as f64;
+        let share = 100.0 * *bytes as f64 / (total.max(1)) as f64;
         format!(
             "<tr><td><svg width=\"12\" height=\"12\"><rect width=\"12\" height=\"12\" fill=\"{}\"/></svg></td>\
              <td>{}</td><td class=\"n\">{}</td><td class=\"n\">{share:.1} %</td></tr>",
@@ -68,12 +91,14 @@ pub(super) fn fit(report: &Report, compiled: Option<&Compiled>) -> String {
             size(*bytes)
         )
     });
-    let legend: String = rows.collect();
-    let note = match (usable, peak) {
-        (0, _) => format!("Estimated peak memory per device: {}.", size(m.total)),
-        (usable, 0) => {
-            format!("Estimated peak memory per device: {} of {}.", size(m.total), size(usable))
-        }
+    rows.collect()
+}
+
+/// The sentence that says if the program fits; `peak` and `usable` are 0 if unknown.
+fn verdict(total: u64, peak: u64, usable: u64) -> String {
+    match (usable, peak) {
+        (0, _) => format!("Estimated peak memory per device: {}.", size(total)),
+        (usable, 0) => format!("Estimated peak memory per device: {} of {}.", size(total), size(usable)),
         (usable, peak) => format!(
             "The program {}: the plugin’s compiler needs {} of {}, {} {}; the estimate is {}.",
             if peak <= usable { "fits" } else { "does not fit" },
@@ -81,21 +106,9 @@ pub(super) fn fit(report: &Report, compiled: Option<&Compiled>) -> String {
             size(usable),
             size(usable.abs_diff(peak)),
             if peak <= usable { "less" } else { "too much" },
-            size(m.total)
+            size(total)
         ),
-    };
-    let shares = |title: &str, all: &[crate::Share]| {
-        let rows = all.iter().take(12).map(|s| vec![s.what.clone(), size(s.bytes)]);
-        table(&[title, "bytes"], "lr", rows)
-    };
-    let more = format!(
-        "<details><summary>by scope and by dims</summary><div class=\"grids\">{}{}</div></details>",
-        shares("scope", &m.scopes),
-        shares("dims", &m.dims)
-    );
-    let body =
-        format!("<svg width=\"{WIDTH}\" height=\"70\" role=\"img\">{svg}</svg><table>{legend}</table>{more}");
-    section("Memory per device", &note, &body)
+    }
 }
 
 /// Memory over the program.

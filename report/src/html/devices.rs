@@ -9,7 +9,6 @@ use crate::{
 };
 use mesh::{AxisId, Mesh};
 use page::html::{escape, section};
-use std::fmt::Write;
 
 /// The largest number of devices that are labelled with their shard.
 const WRITTEN: usize = 64;
@@ -51,51 +50,22 @@ fn part_of(tensor: &Placed) -> &'static str {
     }
 }
 
+/// A dim that is split: its name, its size and its axes.
+type Split<'a> = (&'a str, usize, Vec<AxisId>);
+
 fn grid(tensor: &Placed, mesh: &Mesh) -> String {
     let devices = mesh.devices();
     let columns = columns(devices);
     let side = (320 / columns).clamp(4, 36);
-    let split: Vec<(&str, usize, Vec<AxisId>)> = tensor
-        .dims
-        .iter()
+    let dims = tensor.dims.iter();
+    let split: Vec<Split> = dims
         .map(|d| (d.name.as_str(), d.size, d.axes.iter().filter_map(|a| mesh.find(a)).collect()))
-        .filter(|(_, _, axes): &(&str, usize, Vec<AxisId>)| !axes.is_empty())
+        .filter(|(_, _, axes): &Split| !axes.is_empty())
         .collect();
     let shards: usize = split.iter().map(|(_, _, axes)| mesh.product(axes)).product();
-    let mut svg = String::new();
-    for device in 0..devices {
-        let (x, y) = (device % columns * side, device / columns * side);
-        let mut shard = 0;
-        let mut holds = Vec::new();
-        for (name, size, axes) in &split {
-            let at = mesh.index_along(device, axes);
-            let each = size / mesh.product(axes);
-            shard = shard * mesh.product(axes) + at;
-            holds.push((*name, at * each, (at + 1) * each - 1));
-        }
-        let colour = match shards {
-            1 => "#c9ced8".to_owned(),
-            n => format!("hsl({} 65% {}%)", shard * 360 / n, 62 + 14 * (shard % 2)),
-        };
-        let range = |(_, from, to): &(&str, usize, usize)| {
-            if from == to { format!("{from}") } else { format!("{from}–{to}") }
-        };
-        let named: Vec<String> = holds.iter().map(|h| format!("{} {}", h.0, range(h))).collect();
-        let title = if named.is_empty() { "all of it".to_owned() } else { named.join(", ") };
-        // Writing to a string does not fail.
-        let _ = write!(
-            svg,
-            "<rect x=\"{x}\" y=\"{y}\" width=\"{0}\" height=\"{0}\" fill=\"{colour}\"><title>device {device}: {1}</title></rect>",
-            side - 1,
-            escape(&title)
-        );
-        if devices <= WRITTEN
-            && side >= 28
-            && let Some(first) = holds.first()
-        {
-            svg += &label(x + side / 2, y + side / 2 + 3, &range(first));
-        }
-    }
+    let square =
+        |device| square(device, (device % columns * side, device / columns * side), side, &split, mesh);
+    let svg: String = (0..devices).map(square).collect();
     let (width, height) = (columns * side, devices.div_ceil(columns) * side);
     let shape: Vec<String> = tensor
         .dims
@@ -115,6 +85,37 @@ fn grid(tensor: &Placed, mesh: &Mesh) -> String {
         escape(&shape.join(", ")),
         size(tensor.bytes)
     )
+}
+
+/// The square of one device, at `(x, y)`: its colour is the number of its shard, its title the range of each
+/// split dim, and its label the first range, if there is room.
+fn square(device: usize, (x, y): (usize, usize), side: usize, split: &[Split], mesh: &Mesh) -> String {
+    let (mut shard, mut shards) = (0, 1);
+    let mut ranges = Vec::new();
+    for (name, size, axes) in split {
+        let (at, parts) = (mesh.index_along(device, axes), mesh.product(axes));
+        let each = size / parts;
+        (shard, shards) = (shard * parts + at, shards * parts);
+        let (from, to) = (at * each, (at + 1) * each - 1);
+        ranges.push((*name, if from == to { format!("{from}") } else { format!("{from}–{to}") }));
+    }
+    let colour = match shards {
+        1 => "#c9ced8".to_owned(),
+        n => format!("hsl({} 65% {}%)", shard * 360 / n, 62 + 14 * (shard % 2)),
+    };
+    let named: Vec<String> = ranges.iter().map(|(name, range)| format!("{name} {range}")).collect();
+    let title = if named.is_empty() { "all of it".to_owned() } else { named.join(", ") };
+    let square = format!(
+        "<rect x=\"{x}\" y=\"{y}\" width=\"{0}\" height=\"{0}\" fill=\"{colour}\"><title>device {device}: {1}</title></rect>",
+        side - 1,
+        escape(&title)
+    );
+    match ranges.first() {
+        Some((_, range)) if mesh.devices() <= WRITTEN && side >= 28 => {
+            square + &label(x + side / 2, y + side / 2 + 3, range)
+        }
+        Some(_) | None => square,
+    }
 }
 
 /// The label of a device; a range that is too wide for a square takes two lines.

@@ -230,59 +230,67 @@ impl<'m> Walk<'m> {
         let operands = || inst.operand_ids.iter().filter_map(|id| by_id.get(id)?.shape.as_ref());
         let bytes: u64 = operands().map(shape_bytes).sum();
         let groups = groups::of(inst, self.devices);
-        let n = groups.size as f64;
-        let out = match (kind, inst.opcode.ends_with("-start")) {
-            ("all-gather", true) => bytes * groups.size,
-            _ => inst.shape.as_ref().map_or(0, shape_bytes),
-        };
-        let wire_bytes = match kind {
-            "all-reduce" => 2.0 * (n - 1.0) / n * bytes as f64,
-            "all-gather" => (n - 1.0) / n * out as f64,
-            "collective-permute" | "collective-broadcast" => bytes as f64,
-            _ => (n - 1.0) / n * bytes as f64,
-        };
-        let axes = groups.axes(self.mesh);
-        let sent = wire_bytes * around.times as f64;
-        self.found.wire_bytes += sent;
-        let kinds = &mut self.found.kinds;
-        let at = kinds.iter().position(|k| k.kind == kind).unwrap_or_else(|| {
-            let kind = kind.to_owned();
+        let mut dtypes: Vec<&str> = operands().flat_map(dtypes).collect();
+        dtypes.sort_unstable();
+        dtypes.dedup();
+        self.found.add(OptimizedCollective {
+            kind: kind.to_owned(),
+            axes: groups.axes(self.mesh),
+            group: groups.size,
+            dtype: dtypes.join("+"),
+            bytes,
+            wire_bytes: wire_bytes(kind, inst, bytes, groups.size),
+            count: around.times,
+            direction: direction(inst),
+            scope: scope(inst).to_owned(),
+            source: source(inst),
+        });
+    }
+}
+
+/// Bytes that one device sends in one run of a collective with operands of `bytes`, in a ring of `size`
+/// devices.
+fn wire_bytes(kind: &str, inst: &HloInstructionProto, bytes: u64, size: u64) -> f64 {
+    let n = size as f64;
+    let out = match (kind, inst.opcode.ends_with("-start")) {
+        ("all-gather", true) => bytes * size,
+        _ => inst.shape.as_ref().map_or(0, shape_bytes),
+    };
+    match kind {
+        "all-reduce" => 2.0 * (n - 1.0) / n * bytes as f64,
+        "all-gather" => (n - 1.0) / n * out as f64,
+        "collective-permute" | "collective-broadcast" => bytes as f64,
+        _ => (n - 1.0) / n * bytes as f64,
+    }
+}
+
+impl Optimized {
+    /// Adds an instruction to the totals, by kind and by axes, and to the list of collectives.
+    fn add(&mut self, used: OptimizedCollective) {
+        let count = used.count;
+        let sent = used.wire_bytes * count as f64;
+        self.wire_bytes += sent;
+        let kinds = &mut self.kinds;
+        let at = kinds.iter().position(|k| k.kind == used.kind).unwrap_or_else(|| {
+            let kind = used.kind.clone();
             kinds.push(KindUse { kind, instructions: 0, count: 0, bytes: 0, wire_bytes: 0.0 });
             kinds.len() - 1
         });
         kinds[at].instructions += 1;
-        kinds[at].count += around.times;
-        kinds[at].bytes += bytes * around.times;
+        kinds[at].count += count;
+        kinds[at].bytes += used.bytes * count;
         kinds[at].wire_bytes += sent;
-        let over = &mut self.found.axes;
-        let at = over.iter().position(|k| k.axes == axes).unwrap_or_else(|| {
-            over.push(AxesUse { axes: axes.clone(), count: 0, wire_bytes: 0.0 });
+        let over = &mut self.axes;
+        let at = over.iter().position(|k| k.axes == used.axes).unwrap_or_else(|| {
+            over.push(AxesUse { axes: used.axes.clone(), count: 0, wire_bytes: 0.0 });
             over.len() - 1
         });
-        over[at].count += around.times;
+        over[at].count += count;
         over[at].wire_bytes += sent;
-        let mut dtypes: Vec<&str> = operands().flat_map(dtypes).collect();
-        dtypes.sort_unstable();
-        dtypes.dedup();
-        let (kind, dtype, scope) = (kind.to_owned(), dtypes.join("+"), scope(inst).to_owned());
-        let count = around.times;
-        let group = groups.size;
-        let used = OptimizedCollective {
-            kind,
-            axes,
-            group,
-            dtype,
-            bytes,
-            wire_bytes,
-            count,
-            direction: direction(inst),
-            scope,
-            source: source(inst),
-        };
         let alike = |o: &&mut OptimizedCollective| OptimizedCollective { count, ..(**o).clone() } == used;
-        match self.found.collectives.iter_mut().find(alike) {
+        match self.collectives.iter_mut().find(alike) {
             Some(other) => other.count += count,
-            None => self.found.collectives.push(used),
+            None => self.collectives.push(used),
         }
     }
 }
