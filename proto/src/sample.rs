@@ -72,7 +72,7 @@ pub fn module() -> HloModuleProto {
         instructions: vec![
             op(4, "x", "parameter", row.clone(), &[]),
             sum,
-            HloInstructionProto { literal: Some(half), ..op(6, "c", "constant", scalar, &[]) },
+            HloInstructionProto { literal: Some(half.into()), ..op(6, "c", "constant", scalar, &[]) },
             op(7, "half", "broadcast", row.clone(), &[6]),
             op(8, "scaled", "multiply", row.clone(), &[5, 7]),
             op(9, "out", "tuple", result.clone(), &[8, 4]),

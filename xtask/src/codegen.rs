@@ -92,6 +92,10 @@ fn generate(root: &Path) -> Result<BTreeMap<String, String>> {
     let mut config = prost_build::Config::new();
     // Maps become B-trees, whose order is deterministic: the same input gives the same bytes.
     config.btree_map(["."]);
+    // Few instructions have these fields. In boxes, they do not make every instruction large.
+    for field in RARE_FIELDS {
+        config.boxed(format!(".xla.HloInstructionProto.{field}"));
+    }
     manifest_json(&mut config, &files.file);
     let services = Services::default();
     config.service_generator(Box::new(services.clone()));
@@ -113,6 +117,15 @@ fn generate(root: &Path) -> Result<BTreeMap<String, String>> {
     }
     Ok(out)
 }
+
+/// Large fields of an HLO instruction that few instructions have.
+const RARE_FIELDS: [&str; 5] = [
+    "literal",
+    "convolution_dimension_numbers",
+    "gather_dimension_numbers",
+    "scatter_dimension_numbers",
+    "dot_dimension_numbers",
+];
 
 /// Collects tonic's stubs apart from the messages, by the service's name in lower case.
 #[derive(Clone, Default)]

@@ -255,7 +255,7 @@ impl Builder {
             "constant",
             shape,
             &[],
-            HloInstructionProto { literal: Some(literal), ..Default::default() },
+            HloInstructionProto { literal: Some(literal.into()), ..Default::default() },
         )
     }
 
@@ -443,7 +443,7 @@ impl Builder {
             ..Default::default()
         };
         let proto = HloInstructionProto {
-            gather_dimension_numbers: Some(numbers),
+            gather_dimension_numbers: Some(numbers.into()),
             gather_slice_sizes: vec![1, width as i64],
             ..Default::default()
         };
@@ -462,7 +462,7 @@ impl Builder {
             ..Default::default()
         };
         let proto = HloInstructionProto {
-            scatter_dimension_numbers: Some(numbers),
+            scatter_dimension_numbers: Some(numbers.into()),
             called_computation_ids: vec![combine.0],
             ..Default::default()
         };
@@ -491,7 +491,7 @@ impl Builder {
         };
         let config = PrecisionConfig { operand_precision: vec![precision as i32; 2], ..Default::default() };
         let proto = HloInstructionProto {
-            dot_dimension_numbers: Some(numbers),
+            dot_dimension_numbers: Some(numbers.into()),
             precision_config: Some(config),
             ..Default::default()
         };

@@ -25,7 +25,7 @@ use mesh::{
     verify::{Global, Local},
 };
 use order::{Group, Run};
-use std::ops::ControlFlow;
+use std::{borrow::Cow, ops::ControlFlow};
 use step::View;
 
 /// The mesh and the layouts that a program is compiled for.
@@ -174,7 +174,7 @@ fn run<V>(
     verified: fn(Module) -> Result<V, Diagnostics>,
     observe: Observer,
 ) -> Result<V, Diagnostics> {
-    let mut current = module.clone();
+    let mut current = Cow::Borrowed(module);
     let mut refused = Ok(());
     each(groups, &mut current, axes, &mut |pass, outcome, module| match outcome {
         Ok(pass) => {
@@ -187,9 +187,9 @@ fn run<V>(
         }
     });
     refused?;
-    verified(current).map_err(|mistakes| {
+    verified(current.into_owned()).map_err(|mistakes| {
         // The passes run again, with the verifier after each of them, to find the one to blame.
-        let mut again = module.clone();
+        let mut again = Cow::Borrowed(module);
         let mut guilty = None;
         each(groups, &mut again, axes, &mut |pass, _, module| {
             if verified(module.clone()).is_ok() {
@@ -206,7 +206,7 @@ fn run<V>(
 type After<'a> = &'a mut dyn FnMut(&'static str, Result<PassRun, Diagnostics>, &Module) -> ControlFlow<()>;
 
 /// Runs passes in order until `after` breaks.
-fn each(groups: &[Group], module: &mut Module, axes: &Axes, after: After) {
+fn each(groups: &[Group], module: &mut Cow<Module>, axes: &Axes, after: After) {
     let mut number = 0;
     for group in groups {
         let (passes, rounds) = group.passes();
@@ -229,12 +229,13 @@ fn each(groups: &[Group], module: &mut Module, axes: &Axes, after: After) {
 }
 
 /// Runs one pass. Returns true if it changed the module.
-fn apply(run: Run, module: &mut Module, axes: &Axes) -> Result<bool, Diagnostics> {
-    match run {
-        Run::Rewrite(rewrite) => return Ok(rewrite(module)),
-        Run::Expand(expand) => *module = expand(module)?,
-        Run::Partition => *module = partition::partition(module, &axes.mesh, &axes.compute, &axes.state)?,
-        Run::Peepholes(peepholes) => return Ok(partition::peephole::run(module, peepholes)?),
-    }
+fn apply(run: Run, module: &mut Cow<Module>, axes: &Axes) -> Result<bool, Diagnostics> {
+    let new = match run {
+        Run::Rewrite(rewrite) => return Ok(rewrite(module.to_mut())),
+        Run::Expand(expand) => expand(module)?,
+        Run::Partition => partition::partition(module, &axes.mesh, &axes.compute, &axes.state)?,
+        Run::Peepholes(peepholes) => return Ok(partition::peephole::run(module.to_mut(), peepholes)?),
+    };
+    *module = Cow::Owned(new);
     Ok(true)
 }

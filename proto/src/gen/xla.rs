@@ -791,8 +791,8 @@ pub struct HloInstructionProto {
     #[prost(message, optional, tag = "7")]
     pub metadata: ::core::option::Option<OpMetadata>,
     /// The value of `constant`.
-    #[prost(message, optional, tag = "8")]
-    pub literal: ::core::option::Option<LiteralProto>,
+    #[prost(message, optional, boxed, tag = "8")]
+    pub literal: ::core::option::Option<::prost::alloc::boxed::Box<LiteralProto>>,
     /// The position of `parameter`.
     #[prost(int64, tag = "9")]
     pub parameter_number: i64,
@@ -810,9 +810,9 @@ pub struct HloInstructionProto {
     #[prost(message, optional, tag = "15")]
     pub window: ::core::option::Option<Window>,
     /// The roles of the dimensions of `convolution`.
-    #[prost(message, optional, tag = "16")]
+    #[prost(message, optional, boxed, tag = "16")]
     pub convolution_dimension_numbers: ::core::option::Option<
-        ConvolutionDimensionNumbers,
+        ::prost::alloc::boxed::Box<ConvolutionDimensionNumbers>,
     >,
     #[prost(message, repeated, tag = "17")]
     pub slice_dimensions: ::prost::alloc::vec::Vec<
@@ -838,10 +838,14 @@ pub struct HloInstructionProto {
     /// The symbol `custom-call` calls.
     #[prost(string, tag = "28")]
     pub custom_call_target: ::prost::alloc::string::String,
-    #[prost(message, optional, tag = "30")]
-    pub dot_dimension_numbers: ::core::option::Option<DotDimensionNumbers>,
-    #[prost(message, optional, tag = "33")]
-    pub gather_dimension_numbers: ::core::option::Option<GatherDimensionNumbers>,
+    #[prost(message, optional, boxed, tag = "30")]
+    pub dot_dimension_numbers: ::core::option::Option<
+        ::prost::alloc::boxed::Box<DotDimensionNumbers>,
+    >,
+    #[prost(message, optional, boxed, tag = "33")]
+    pub gather_dimension_numbers: ::core::option::Option<
+        ::prost::alloc::boxed::Box<GatherDimensionNumbers>,
+    >,
     #[prost(int64, repeated, tag = "34")]
     pub gather_slice_sizes: ::prost::alloc::vec::Vec<i64>,
     /// Unique in the module and below 2^31.
@@ -863,8 +867,10 @@ pub struct HloInstructionProto {
     /// The groups of old plugins. Only printed; the emitter writes `collective_device_list`.
     #[prost(message, repeated, tag = "49")]
     pub replica_groups: ::prost::alloc::vec::Vec<ReplicaGroup>,
-    #[prost(message, optional, tag = "48")]
-    pub scatter_dimension_numbers: ::core::option::Option<ScatterDimensionNumbers>,
+    #[prost(message, optional, boxed, tag = "48")]
+    pub scatter_dimension_numbers: ::core::option::Option<
+        ::prost::alloc::boxed::Box<ScatterDimensionNumbers>,
+    >,
     #[prost(message, optional, tag = "51")]
     pub precision_config: ::core::option::Option<PrecisionConfig>,
     /// The messages of `collective-permute`.

@@ -104,7 +104,7 @@ fn attributes() {
         rhs_batch_dimensions: dims(&[0]),
     };
     attributes_of(
-        HloInstructionProto { dot_dimension_numbers: Some(numbers), ..new("dot") },
+        HloInstructionProto { dot_dimension_numbers: Some(numbers.into()), ..new("dot") },
         "lhs_batch_dims={0}, lhs_contracting_dims={2}, rhs_batch_dims={0}, rhs_contracting_dims={1}",
     );
     let window = |size, padding_low| WindowDimension {

@@ -35,11 +35,14 @@ fn computation(id: i64, name: &str, instructions: Vec<HloInstructionProto>) -> H
 /// A loop of three iterations over a fused product and an all-reduce; an asynchronous all-gather outside.
 fn module() -> HloModuleProto {
     let dot = HloInstructionProto {
-        dot_dimension_numbers: Some(DotDimensionNumbers {
-            lhs_contracting_dimensions: vec![1],
-            rhs_contracting_dimensions: vec![0],
-            ..Default::default()
-        }),
+        dot_dimension_numbers: Some(
+            DotDimensionNumbers {
+                lhs_contracting_dimensions: vec![1],
+                rhs_contracting_dimensions: vec![0],
+                ..Default::default()
+            }
+            .into(),
+        ),
         ..op(3, "dot", &[4, 16], &[1, 2])
     };
     let fused = computation(
@@ -63,7 +66,7 @@ fn module() -> HloModuleProto {
     let condition = computation(
         3,
         "condition",
-        vec![HloInstructionProto { literal: Some(limit), ..op(21, "constant", &[], &[]) }],
+        vec![HloInstructionProto { literal: Some(limit.into()), ..op(21, "constant", &[], &[]) }],
     );
     let looped =
         HloInstructionProto { called_computation_ids: vec![2, 3], ..op(32, "while", &[4, 16], &[31]) };
