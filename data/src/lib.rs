@@ -15,6 +15,7 @@
 pub mod batch;
 pub mod batch_source;
 pub mod batch_spec;
+mod caught;
 pub mod entropy;
 pub mod error;
 mod example;

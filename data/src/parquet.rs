@@ -1,6 +1,9 @@
 //! Parquet files: reads one column of texts, row group by row group.
 
-use super::problem::{Problem, quoted};
+use super::{
+    caught::caught,
+    problem::{Problem, quoted},
+};
 use ::parquet::{
     basic::{Compression, Type},
     column::reader::ColumnReader,
@@ -10,10 +13,7 @@ use ::parquet::{
     schema::types::ColumnDescriptor,
 };
 use bytes::Bytes;
-use std::{
-    fmt::Display,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::fmt::Display;
 
 /// The number of texts read at once.
 const SOME: usize = 1024;
@@ -21,8 +21,7 @@ const SOME: usize = 1024;
 /// Returns all texts of the column `field`, without nulls.
 pub(super) fn documents(bytes: Vec<u8>, field: &str) -> Result<Vec<String>, Problem> {
     // The reader panics on some damaged files. Its state is dropped with it.
-    let read = catch_unwind(AssertUnwindSafe(|| read(bytes, field)));
-    read.unwrap_or_else(|_| Err(damaged("", "its metadata is inconsistent")))
+    caught(|| read(bytes, field)).unwrap_or_else(|| Err(damaged("", "its metadata is inconsistent")))
 }
 
 fn read(bytes: Vec<u8>, field: &str) -> Result<Vec<String>, Problem> {

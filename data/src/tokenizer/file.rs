@@ -1,7 +1,10 @@
-//! Tokenizers read from files: any `tokenizer.json`, and SentencePiece unigram models such as T5's.
+//! Tokenizers read from files: any `tokenizer.json`, and SentencePiece models such as T5's.
 
-use super::{FIRST_BYTE, Pieces, UNKNOWN, loaded::Loaded, sentencepiece};
-use crate::{Error, Result};
+use super::{
+    FIRST_BYTE, Pieces, UNKNOWN,
+    sentencepiece::{self, SentencePiece},
+};
+use crate::{Error, Result, caught::caught};
 use std::{
     collections::{BTreeSet, HashMap},
     fmt, fs,
@@ -12,7 +15,7 @@ use tokenizers::Tokenizer;
 
 /// A tokenizer read from a file.
 pub struct FileTokenizer {
-    inner: Tokenizer,
+    engine: Engine,
     name: String,
     digest: String,
     /// The offset added to the file's token ids.
@@ -23,6 +26,23 @@ pub struct FileTokenizer {
     special: BTreeSet<u32>,
     /// The token for text that is the name of a special token.
     unknown: i32,
+}
+
+/// The code that a tokenizer runs on.
+enum Engine {
+    /// A `tokenizer.json`.
+    Json(Box<Tokenizer>),
+    /// A SentencePiece model.
+    SentencePiece(Box<SentencePiece>),
+}
+
+/// The contents of a tokenizer file.
+struct Loaded {
+    engine: Engine,
+    names: HashMap<String, u32>,
+    special: BTreeSet<u32>,
+    /// The token for text that has no other. `None` means that its name tells.
+    unknown: Option<u32>,
 }
 
 /// The number of reserved tokens: padding, the end, and the unknown token.
@@ -40,23 +60,22 @@ pub fn open(path: &Path) -> Result<Arc<FileTokenizer>> {
     let refused = |why: String| {
         Error::input(
             format!("tokenizer `{}` cannot be used: {why}", path.display()),
-            "a tokenizer is `bytes`, a `tokenizer.json`, or a SentencePiece unigram model (spiece.model)",
+            "a tokenizer is `bytes`, a `tokenizer.json`, or a SentencePiece model (spiece.model)",
         )
     };
     let is_json = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
-    let loaded = if is_json { json(&bytes) } else { sentencepiece::tokenizer(&bytes) };
-    let Loaded { tokenizer: mut inner, names, special } = loaded.map_err(refused)?;
-    // Truncation and padding are disabled, and `</s>` in a text is ordinary text.
-    inner.with_padding(None);
-    inner.with_truncation(None).map_err(|error| refused(error.to_string()))?;
-    inner.set_encode_special_tokens(true);
+    let loaded = if is_json { json(&bytes) } else { sentencepiece(&bytes) };
+    let Loaded { engine, names, special, unknown } = loaded.map_err(refused)?;
     let size = names.values().max().map_or(0, |last| *last as usize + 1);
-    if size < 2 || i32::try_from(size).is_err() {
+    if size < 2 || size > MAX_TOKENS {
         return Err(refused(format!("it has {size} tokens")));
     }
     let offset = if keeps_numbers(&names) { 0 } else { TAKEN };
     let own = |name: &str| names.get(name).map(|id| *id as i32 + offset);
-    let unknown = ["<unk>", "[UNK]", "<|unk|>"].into_iter().find_map(own).unwrap_or(UNKNOWN);
+    let unknown = match unknown {
+        Some(id) => id as i32 + offset,
+        None => ["<unk>", "[UNK]", "<|unk|>"].into_iter().find_map(own).unwrap_or(UNKNOWN),
+    };
     let sentinel = |span: usize| own(&format!("<extra_id_{span}>"));
     let sentinels = (0..).map_while(sentinel).collect();
     Ok(Arc::new(FileTokenizer {
@@ -67,16 +86,31 @@ pub fn open(path: &Path) -> Result<Arc<FileTokenizer>> {
         sentinels,
         special,
         unknown,
-        inner,
+        engine,
     }))
 }
 
+/// The largest number of tokens. Token ids are far from the limits of 32 bits.
+const MAX_TOKENS: usize = 1 << 30;
+
 fn json(bytes: &[u8]) -> std::result::Result<Loaded, String> {
-    let tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| error.to_string())?;
+    let tokenizer = caught(|| Tokenizer::from_bytes(bytes))
+        .ok_or("it is damaged or cut off (the library that reads it fails)")?;
+    let mut tokenizer = tokenizer.map_err(|error| error.to_string())?;
+    // Truncation and padding are disabled, and `</s>` in a text is ordinary text.
+    tokenizer.with_padding(None);
+    tokenizer.with_truncation(None).map_err(|error| error.to_string())?;
+    tokenizer.set_encode_special_tokens(true);
     let names = tokenizer.get_vocab(true);
     let added = tokenizer.get_added_tokens_decoder();
     let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
-    Ok(Loaded { names, special, tokenizer })
+    Ok(Loaded { names, special, unknown: None, engine: Engine::Json(Box::new(tokenizer)) })
+}
+
+fn sentencepiece(bytes: &[u8]) -> std::result::Result<Loaded, String> {
+    let sentencepiece::Opened { model, names, control, unknown } = sentencepiece::open(bytes)?;
+    let engine = Engine::SentencePiece(Box::new(model));
+    Ok(Loaded { engine, names, special: control, unknown })
 }
 
 /// True if token 0 is padding and token 1 an end token, by their usual names.
@@ -97,24 +131,42 @@ impl FileTokenizer {
     fn failed(&self, error: &dyn fmt::Display) -> Error {
         Error::input(
             format!("tokenizer `{}`: {error}", self.name),
-            "the file may need a newer version of the tokenizer format",
+            "the file may be damaged, or need a newer version of the tokenizer format",
         )
+    }
+
+    /// The reason of a failure in the library for `tokenizer.json`, which panics on some files.
+    fn broken(&self) -> Error {
+        self.failed(&"the library that runs it fails on this text")
     }
 }
 
 impl Pieces for FileTokenizer {
     fn encode(&self, text: &str) -> Result<Vec<i32>> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|error| self.failed(&*error))?;
+        let ids = match &self.engine {
+            Engine::SentencePiece(model) => model.encode(text).map_err(|error| self.failed(&error))?,
+            Engine::Json(json) => {
+                let encoding = caught(|| json.encode_fast(text, false)).ok_or_else(|| self.broken())?;
+                encoding.map_err(|error| self.failed(&*error))?.get_ids().to_vec()
+            }
+        };
         // Ids fit: `open` checked their range.
         let number =
-            |id: &u32| if self.special.contains(id) { self.unknown } else { *id as i32 + self.offset };
-        Ok(encoding.get_ids().iter().map(number).collect())
+            |id: u32| if self.special.contains(&id) { self.unknown } else { id as i32 + self.offset };
+        Ok(ids.into_iter().map(number).collect())
     }
     fn decode(&self, tokens: &[i32]) -> Result<String> {
         // Skips reserved and special tokens.
         let own = tokens.iter().filter_map(|token| u32::try_from(token - self.offset).ok());
-        let own: Vec<u32> = own.filter(|id| !self.special.contains(id)).collect();
-        self.inner.decode(&own, true).map_err(|error| self.failed(&*error))
+        let own = own.filter(|id| !self.special.contains(id));
+        match &self.engine {
+            Engine::SentencePiece(model) => model.decode(own).map_err(|error| self.failed(&error)),
+            Engine::Json(json) => {
+                let own: Vec<u32> = own.collect();
+                let text = caught(|| json.decode(&own, true)).ok_or_else(|| self.broken())?;
+                text.map_err(|error| self.failed(&*error))
+            }
+        }
     }
     fn tokens(&self) -> usize {
         self.tokens
@@ -204,6 +256,8 @@ mod tests {
         };
         fails(b"{\"version\": \"1.0\"", &["tokenizer.json` cannot be used", "spiece.model"]);
         fails(b"{}", &["tokenizer.json` cannot be used"]);
+        // The library panics here.
+        fails(b"{\"decoder\":{\"type\":", &["tokenizer.json` cannot be used", "damaged or cut off"]);
         fails(b"", &["cannot be used", "no pieces"]);
         fails(b"some text", &["cannot be used"]);
         fails(words(&["a"], &[]).to_string().as_bytes(), &["it has 1 tokens"]);

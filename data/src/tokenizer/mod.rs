@@ -4,12 +4,11 @@
 //! is the unknown token, which no byte becomes, and byte `b` is token `b + 3`. Sentinels count down from the
 //! end of the vocabulary, unless the tokenizer has its own.
 //!
-//! Reading order: the interface here, `file` (tokenizers read from files) with `sentencepiece` and `loaded`,
+//! Reading order: the interface here, `file` (tokenizers read from files) with `sentencepiece`,
 //! `codec` (text with sentinels to tokens and back).
 
 mod codec;
 mod file;
-mod loaded;
 mod sentencepiece;
 
 pub use codec::Codec;
