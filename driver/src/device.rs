@@ -3,10 +3,10 @@
 use crate::{failure::failure, files::cache, plugin::guess, request::Request, target::Target};
 use anyhow::Result;
 use compiler::cost::target::Slice;
-use pjrt::{Plugin, Topology, Value};
+use pjrt::{ClientOptions, Plugin, Topology, Value};
 use runtime::{
     Artefact, ExecutableCache, Session,
-    plugin::{self, Platform, PluginFile, SearchPaths, find},
+    plugin::{self, Platform, PluginFile, SearchPaths, find, tpu},
 };
 use std::path::Path;
 
@@ -39,14 +39,45 @@ pub fn load(request: &Request, platform: Platform) -> Result<Chosen> {
 
 /// Opens a session for `artefact` on the plugin of its target.
 pub fn session(request: &Request, artefact: Artefact) -> Result<Session> {
+    on(&load_for(request, &artefact)?, request, artefact)
+}
+
+/// Loads the plugin that the request names, else the plugin of the artefact's target.
+///
+/// # Errors
+/// There is no plugin, or the artefact is to run on TPUs and this machine certainly has none.
+pub fn load_for(request: &Request, artefact: &Artefact) -> Result<Chosen> {
     let platform = Platform::of_target(&artefact.manifest.target)?;
-    on(&load(request, platform)?, request, artefact)
+    if request.plugin.platform().unwrap_or(platform) == Platform::Tpu && !tpu::is_present(Path::new("/")) {
+        return Err(failure(
+            format!(
+                "`{}` is compiled for {}, and this machine has no TPU: no device of vendor {} in {}, no \
+                 /dev/accel* and no /dev/vfio/*",
+                artefact.origin,
+                artefact.manifest.target,
+                tpu::VENDOR,
+                tpu::PCI_DEVICES
+            ),
+            "run it on a TPU VM (docs/tpu-vm.md), or try it on this machine's CPU with --plugin cpu",
+        ));
+    }
+    load(request, platform)
 }
 
 /// Opens a session for `artefact` on a loaded plugin.
 pub fn on(chosen: &Chosen, request: &Request, artefact: Artefact) -> Result<Session> {
     let devices = proto::manifest_check::devices(&artefact.manifest).unwrap_or(1);
     let options = request.plugin.client_options(chosen.platform, devices);
+    with_options(chosen, request, artefact, options)
+}
+
+/// Opens a session for `artefact` on a client with these options.
+pub fn with_options(
+    chosen: &Chosen,
+    request: &Request,
+    artefact: Artefact,
+    options: ClientOptions,
+) -> Result<Session> {
     let mut session = Session::open(&chosen.plugin, artefact, options)?;
     session.set_host_allocator(request.host.allocator);
     if !request.plugin.no_executable_cache {

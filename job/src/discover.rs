@@ -41,6 +41,8 @@ pub struct Place {
     pub coordinator: String,
     /// Rank among the processes of the same machine, where the cluster starts several there.
     pub local_rank: Option<u32>,
+    /// The number of processes on this machine, where the cluster says it.
+    pub local_size: Option<u32>,
     /// The index of the TPU slice and the number of slices; `(0, 1)` elsewhere.
     pub slice: (u32, u32),
 }
@@ -87,7 +89,7 @@ fn from_launcher(environment: Environment) -> Result<Option<Place>> {
     let size = number(environment, launched::SIZE)?.ok_or_else(|| missing(launched::SIZE, launched::RANK))?;
     let coordinator =
         environment(launched::COORDINATOR).ok_or_else(|| missing(launched::COORDINATOR, launched::RANK))?;
-    let place = Place { rank, size, coordinator, local_rank: Some(rank), slice: (0, 1) };
+    let place = Place { rank, size, coordinator, local_rank: Some(rank), local_size: Some(size), slice: (0, 1) };
     in_range(place, launched::RANK, launched::SIZE)
 }
 
@@ -104,6 +106,7 @@ fn from_flags(flags: &Flags) -> Result<Option<Place>> {
                 size: *size,
                 coordinator: coordinator.clone(),
                 local_rank: None,
+                local_size: None,
                 slice: (0, 1),
             };
             in_range(place, "--rank", "--hosts")
@@ -172,6 +175,7 @@ fn sliced(found: &Slices, source: &str) -> Result<Option<Place>> {
         size,
         coordinator: format!("{first}:{PORT}"),
         local_rank: None,
+        local_size: None,
         slice: (slice, slices),
     }))
 }
@@ -195,6 +199,7 @@ fn from_slurm(environment: Environment) -> Result<Option<Place>> {
         size,
         coordinator: format!("{first}:{}", job_port(id)),
         local_rank: number(environment, "SLURM_LOCALID")?,
+        local_size: tasks_here(environment)?,
         slice: (0, 1),
     };
     in_range(place, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
@@ -223,6 +228,7 @@ fn from_open_mpi(environment: Environment) -> Result<Option<Place>> {
         size,
         coordinator: format!("{host}:{}", job_port(id.unwrap_or(0))),
         local_rank: number(environment, "OMPI_COMM_WORLD_LOCAL_RANK")?,
+        local_size: number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE")?,
         slice: (0, 1),
     };
     in_range(place, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")
@@ -296,6 +302,25 @@ fn first_node(list: &str) -> Option<String> {
         }
     };
     (!host.is_empty()).then_some(host)
+}
+
+/// The number of SLURM's tasks on this node, from a list such as `4(x2),3` with a number for each node.
+fn tasks_here(environment: Environment) -> Result<Option<u32>> {
+    let list = environment("SLURM_STEP_TASKS_PER_NODE").or_else(|| environment("SLURM_TASKS_PER_NODE"));
+    let (Some(list), Some(node)) = (list, number(environment, "SLURM_NODEID")?) else { return Ok(None) };
+    let wrong = || Error::Place(format!("SLURM_TASKS_PER_NODE={list} is no list such as 4(x2),3"));
+    let mut first = 0u32;
+    for entry in list.trim().split(',') {
+        let (tasks, nodes) = match entry.split_once("(x") {
+            Some((tasks, rest)) => (tasks, rest.strip_suffix(')').ok_or_else(wrong)?.parse().map_err(|_| wrong())?),
+            None => (entry, 1),
+        };
+        first = first.saturating_add(nodes);
+        if node < first {
+            return tasks.parse().map(Some).map_err(|_| wrong());
+        }
+    }
+    Ok(None)
 }
 
 /// The host in a launcher's address such as `1531576320.0;tcp://10.0.0.5,10.1.0.5:34911`.
@@ -424,6 +449,30 @@ mod tests {
         ];
         check(&mpi, Ok(Some((1, 2, "10.0.0.5:61488"))));
         check(&mpi[..2], Err("OMPI_COMM_WORLD_RANK is set, but not"));
+    }
+
+    #[test]
+    fn processes_of_a_machine_are_counted() {
+        #[track_caller]
+        fn check(tasks: &str, node: &str, expect: std::result::Result<Option<u32>, &str>) {
+            let get = |name: &str| match name {
+                "SLURM_TASKS_PER_NODE" => Some(tasks.to_owned()),
+                "SLURM_NODEID" => Some(node.to_owned()),
+                _ => None,
+            };
+            match (tasks_here(&get), expect) {
+                (Ok(found), Ok(expect)) => assert_eq!(found, expect, "{tasks}, node {node}"),
+                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+                (found, expect) => panic!("{found:?}, expected {expect:?}"),
+            }
+        }
+        check("4", "0", Ok(Some(4)));
+        check("4(x2),3", "1", Ok(Some(4)));
+        check("4(x2),3", "2", Ok(Some(3)));
+        check("4(x2),3", "3", Ok(None));
+        check("4(x", "0", Err("SLURM_TASKS_PER_NODE=4(x is no list such as 4(x2),3"));
+        check("four", "0", Err("SLURM_TASKS_PER_NODE=four"));
+        assert_eq!(tasks_here(&|_| None).unwrap(), None);
     }
 
     #[test]

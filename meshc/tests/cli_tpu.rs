@@ -4,7 +4,8 @@
 mod support;
 
 use std::fs;
-use support::{Ran, Workplace, model, say_skipped};
+use std::time::{Duration, Instant};
+use support::{Ran, TINY, Workplace, model, say_skipped};
 
 /// Returns true if slow tests are enabled.
 fn slow() -> bool {
@@ -143,4 +144,35 @@ fn exchanges_in_parts_run_beside_the_experts() {
     let (same, twice, beside) = sent(&["--set", "exchange_parts=2", "--overlap"]).expect("libtpu is there");
     assert_eq!((same, twice), (bytes, count.map(|n| 2 * n)));
     assert!(!beside.is_empty() && beside.iter().filter(|n| **n > 0).count() * 2 > beside.len(), "{beside:?}");
+}
+
+#[test]
+fn a_machine_without_a_tpu_is_named_within_seconds() {
+    if runtime::plugin::tpu::is_present(std::path::Path::new("/")) {
+        return say_skipped("this machine may have a TPU");
+    }
+    let place = Workplace::new();
+    let args = ["compile", "switch_tiny", "--target", "tpu:v5e:2x2", "--mesh", "data=4", "-o", "x"];
+    place.run(&[&args[..], &TINY].concat()).succeeds();
+    place.write("text.txt", "a line of text\n".repeat(100));
+    let parts = ["`x` is compiled for tpu:v5e:2x2, and this machine has no TPU", "0x1ae0", "--plugin cpu"];
+    let begin = Instant::now();
+    place.run(&["train", "x", "--data", "text.txt", "--steps", "1"]).fails(&parts);
+    let wall = begin.elapsed();
+    assert!(wall < Duration::from_secs(5), "{wall:?}");
+}
+
+/// libtpu itself does not wait for a metadata server either, where nothing refuses the start before it.
+#[test]
+fn libtpu_is_not_left_to_search_for_minutes() {
+    if runtime::plugin::tpu::is_present(std::path::Path::new("/")) {
+        return say_skipped("this machine may have a TPU");
+    }
+    let place = Workplace::new();
+    let path = std::env::var("MESH_TPU_PLUGIN").unwrap_or_default();
+    let begin = Instant::now();
+    let Some(ran) = run(&place, &["plugin", "doctor", &path]) else { return };
+    let wall = begin.elapsed();
+    assert!(wall < Duration::from_secs(30), "{wall:?}");
+    assert!(ran.out.contains("PJRT_Client_Create failed"), "{}\n{}", ran.out, ran.err);
 }

@@ -220,6 +220,8 @@ void *GetPjrtApi(void) {
   set(PJRT_Device_GetDescription, same_object);
   set(PJRT_DeviceDescription_Id, device_id);
   set(PJRT_DeviceDescription_ProcessIndex, device_process);
+  set(PJRT_DeviceDescription_Kind, platform);
+  set(PJRT_DeviceDescription_ToString, platform);
   set(PJRT_Executable_Destroy, nothing);
   set(PJRT_Executable_Name, platform);
   set(PJRT_Executable_NumOutputs, one);

@@ -174,6 +174,23 @@ impl Slice {
         (self.slices > 1).then(|| (0..self.slices as i64).flat_map(of).collect())
     }
 
+    /// The number that libtpu gives to the process of each device, in the order of the mesh. A process has
+    /// the chips of one host: neighbours in the torus, which are not neighbours in this order.
+    pub fn processes(&self) -> Vec<usize> {
+        let in_slice = |device: usize| {
+            let (mut chip, mut process, mut hosts) = (device / self.mode.devices, 0, 1);
+            for (chips, own) in self.shape.iter().zip(&self.generation.host) {
+                process += hosts * (chip % chips / own);
+                hosts *= chips.div_ceil(*own);
+                chip /= chips;
+            }
+            process
+        };
+        let devices = self.devices() / self.slices;
+        let of = |slice: usize| (0..devices).map(move |device| slice * self.hosts() + in_slice(device));
+        (0..self.slices).flat_map(of).collect()
+    }
+
     /// Hosts of one slice.
     pub fn hosts(&self) -> usize {
         let of = |(n, h): (&usize, &usize)| n.div_ceil(*h);
@@ -275,6 +292,24 @@ mod tests {
         let ids = |text: &str| Slice::parse(text).expect("a slice").device_ids();
         assert_eq!(ids("v4:2x2x1"), None);
         assert_eq!(ids("v5e:1x2:slices=2"), Some(vec![100_000, 100_001, 200_000, 200_001]));
+    }
+
+    #[test]
+    fn a_process_has_chips_that_are_no_neighbours_in_the_mesh() {
+        let of = |text: &str, process: usize| -> Vec<i64> {
+            let slice = Slice::parse(text).expect("a slice");
+            let ids = slice.device_ids().unwrap_or_else(|| (0..slice.devices() as i64).collect());
+            let all = ids.into_iter().zip(slice.processes());
+            all.filter(|(_, owner)| *owner == process).map(|(id, _)| id).collect()
+        };
+        assert_eq!(of("v3:4x4", 0), [0, 1, 2, 3, 8, 9, 10, 11]);
+        assert_eq!(of("v3:4x4", 3), [20, 21, 22, 23, 28, 29, 30, 31]);
+        assert_eq!(of("v4:4x4x4", 15), [116, 117, 118, 119, 124, 125, 126, 127]);
+        assert_eq!(of("v4:8x8x8:megacore", 1), [2, 3, 10, 11]);
+        assert_eq!(of("v4:8x8x8:megacore", 127), [502, 503, 510, 511]);
+        assert_eq!(of("v5e:2x4", 1), [4, 5, 6, 7]);
+        assert_eq!(of("tpu7x:2x2x2", 0), [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(of("v5e:4x8:slices=2", 15), [200_026, 200_027, 200_030, 200_031]);
     }
 
     #[test]

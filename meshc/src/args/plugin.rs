@@ -7,6 +7,8 @@ use driver::{
     target::{Target, TargetOptions},
 };
 use pjrt::Value;
+use runtime::plugin::tpu;
+use std::path::Path;
 
 /// The plugin and the options of its client.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -102,15 +104,19 @@ fn flag(text: &str) -> Result<(String, String), String> {
 /// call this first.
 pub fn environment(target: Option<&Target>) -> Result<()> {
     use std::os::unix::process::CommandExt;
-    let mut wanted = vec![("TF_CPP_MIN_LOG_LEVEL", "2")];
+    let mut absent = vec![("TF_CPP_MIN_LOG_LEVEL", "2")];
+    let mut wanted: Vec<(&str, String)> = Vec::new();
     if let Some(Target::Tpu(_)) = target {
-        wanted.extend([("TPU_SKIP_MDS_QUERY", "1"), ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")]);
+        absent.extend([("TPU_SKIP_MDS_QUERY", "1"), ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")]);
         // Silences messages about the missing TPU, and answers questions about this host that do not affect
         // the compiled program.
-        wanted.extend([("TPU_MIN_LOG_LEVEL", "3"), ("TPU_WORKER_HOSTNAMES", "localhost")]);
-        wanted.push(("TPU_ACCELERATOR_TYPE", "v5litepod-8"));
+        absent.extend([("TPU_MIN_LOG_LEVEL", "3"), ("TPU_WORKER_HOSTNAMES", "localhost")]);
+        absent.push(("TPU_ACCELERATOR_TYPE", "v5litepod-8"));
+    } else {
+        wanted = tpu::variables(tpu::is_google_machine(Path::new("/")), &|name| std::env::var(name).ok());
     }
-    wanted.retain(|(name, _)| std::env::var_os(name).is_none());
+    absent.retain(|(name, _)| std::env::var_os(name).is_none());
+    wanted.extend(absent.into_iter().map(|(name, value)| (name, value.to_owned())));
     if wanted.is_empty() {
         return Ok(());
     }

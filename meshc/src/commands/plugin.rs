@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use driver::failure::failure;
 use pjrt::ClientOptions;
 use report::table::table;
-use runtime::plugin::{CPU, Examination, Platform, PluginFile, SearchPaths, examine, install, list};
+use runtime::plugin::{CPU, Examination, Platform, PluginFile, SearchPaths, examine, install, list, tpu};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{
@@ -188,6 +188,7 @@ fn examined(path: &Path) -> Result<Seen> {
     let mut child = Command::new(this)
         .args(["plugin", "doctor", "--here"])
         .arg(path)
+        .envs(tpu::variables(tpu::is_google_machine(Path::new("/")), &|name| std::env::var(name).ok()))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -39,7 +39,7 @@ use mesh::task::check::Purpose;
 use runtime::{
     Artefact, Contract,
     checkpoint::{Keep, folder::list, is_checkpoint, is_url},
-    plugin::Platform,
+    plugin::{Platform, tpu},
     train::{self, Spikes},
 };
 use std::{
@@ -169,7 +169,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     environment(None)?;
     launch::follow_launcher();
     let signals = Signals::watch()?;
-    let member = Member::join(&args.hosts, false)?;
+    let member = Member::join(&args.hosts, args.is_for_tpus() && tpu::is_google_machine(Path::new("/")))?;
     let result = train(args, &member, &signals);
     member.end(result)
 }
@@ -270,7 +270,7 @@ impl Run {
 
     /// Loads the plugin.
     fn plugin(&self) -> Result<Chosen> {
-        device::load(&self.request, Platform::of_target(&self.artefact.manifest.target)?)
+        device::load_for(&self.request, &self.artefact)
     }
 
     /// Returns the facts that must be equal in all processes of a job.
@@ -315,6 +315,17 @@ fn progress(
 }
 
 impl Args {
+    /// Returns true if the program runs on TPUs, as far as the arguments tell.
+    fn is_for_tpus(&self) -> bool {
+        let of_artefact = || {
+            let target = files::is_artefact(&self.subject).then(|| files::open(&self.subject).ok())??.manifest.target;
+            Platform::of_target(&target).ok()
+        };
+        let platform = self.plugin.options().platform();
+        let platform = platform.or_else(|| self.target.as_ref().map(Target::platform)).or_else(of_artefact);
+        platform == Some(Platform::Tpu)
+    }
+
     fn request(&self) -> Request {
         Request {
             settings: self.settings.options(),

@@ -7,9 +7,14 @@ use driver::{
     device::{self, Chosen},
 };
 use job::{Job, member::Contribution};
-use pjrt::Client;
-use runtime::{Artefact, Error, Session, plugin::Platform, processes::Exchange, session::Placement};
-use std::time::Duration;
+use pjrt::{Client, ClientOptions};
+use runtime::{
+    Artefact, Error, Session,
+    plugin::{JobStore, Platform, gpu},
+    processes::Exchange,
+    session::Placement,
+};
+use std::{env, time::Duration};
 
 /// The time in which all processes create their clients. On a pod this waits for the slowest host.
 const CLIENTS: Duration = Duration::from_secs(1800);
@@ -23,9 +28,27 @@ pub fn session(request: &Request, chosen: &Chosen, artefact: Artefact, member: &
     if chosen.platform == Platform::Cpu {
         return cpu_session(request, chosen, artefact, member);
     }
-    let session = device::on(chosen, request, artefact)?;
+    let devices = proto::manifest_check::devices(&artefact.manifest).unwrap_or(1);
+    let options = client_options(request, chosen.platform, devices, member);
+    let session = device::with_options(chosen, request, artefact, options)?;
     compare(&member.job, &session.placement()?)?;
     Ok(session)
+}
+
+/// Returns the options of a client that knows the devices of all processes. Options that the user gave take
+/// precedence.
+fn client_options(request: &Request, platform: Platform, devices: u64, member: &Member) -> ClientOptions {
+    let mut options =
+        request.plugin.client_options(platform, devices).store(JobStore::shared(&member.job));
+    if let (Platform::Gpu, Some(place)) = (platform, member.place()) {
+        let visible = env::var("CUDA_VISIBLE_DEVICES").ok();
+        for (name, value) in gpu::options(place, visible.as_deref()) {
+            if !options.options.iter().any(|(given, _)| *given == name) {
+                options = options.with(name, value);
+            }
+        }
+    }
+    options
 }
 
 /// Opens a session of CPU processes, each of which has an equal part of the mesh.

@@ -91,6 +91,11 @@ impl Member {
         self.place.is_some()
     }
 
+    /// Returns the place in the job. `None` means that this process runs alone.
+    pub fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
+    }
+
     /// Returns the address at which the other processes reach this one.
     ///
     /// # Errors

@@ -1,15 +1,19 @@
-//! Finding, installing and examining PJRT plugins.
+//! Finding, installing and examining PJRT plugins, and what they need to know of this machine and the job.
 //!
 //! Search order: the path on the command line, `MESH_PJRT_PLUGIN`, `TPU_LIBRARY_PATH` (for TPUs), installed
 //! Python wheels, the cache. The CPU plugin is installed into the cache if none is found.
 
 mod doctor;
+pub mod gpu;
 mod install;
 mod search;
+mod store;
+pub mod tpu;
 
 pub use doctor::{Examination, examine};
 pub use install::{CPU, Wheel, install};
 pub use search::{Platform, PluginFile, SearchPaths, find, list};
+pub use store::JobStore;
 
 use crate::{Error, Result};
 use std::path::Path;
