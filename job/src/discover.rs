@@ -89,7 +89,8 @@ fn from_launcher(environment: Environment) -> Result<Option<Place>> {
     let size = number(environment, launched::SIZE)?.ok_or_else(|| missing(launched::SIZE, launched::RANK))?;
     let coordinator =
         environment(launched::COORDINATOR).ok_or_else(|| missing(launched::COORDINATOR, launched::RANK))?;
-    let place = Place { rank, size, coordinator, local_rank: Some(rank), local_size: Some(size), slice: (0, 1) };
+    let place =
+        Place { rank, size, coordinator, local_rank: Some(rank), local_size: Some(size), slice: (0, 1) };
     in_range(place, launched::RANK, launched::SIZE)
 }
 
@@ -312,7 +313,9 @@ fn tasks_here(environment: Environment) -> Result<Option<u32>> {
     let mut first = 0u32;
     for entry in list.trim().split(',') {
         let (tasks, nodes) = match entry.split_once("(x") {
-            Some((tasks, rest)) => (tasks, rest.strip_suffix(')').ok_or_else(wrong)?.parse().map_err(|_| wrong())?),
+            Some((tasks, rest)) => {
+                (tasks, rest.strip_suffix(')').ok_or_else(wrong)?.parse().map_err(|_| wrong())?)
+            }
             None => (entry, 1),
         };
         first = first.saturating_add(nodes);

@@ -105,7 +105,8 @@ fn devices_are_numbered_as_we_think() {
 /// Compares the ids and processes of a slice with libtpu's table. Returns the number of its hosts.
 #[track_caller]
 fn check_places(plugin: &Plugin, slice: &Slice) -> usize {
-    let mut devices = topology(plugin, slice).and_then(|t| t.devices()).unwrap_or_else(|e| panic!("{slice}: {e}"));
+    let mut devices =
+        topology(plugin, slice).and_then(|t| t.devices()).unwrap_or_else(|e| panic!("{slice}: {e}"));
     devices.sort_by_key(|device| device.id);
     let ids: Vec<i64> = devices.iter().map(|device| i64::from(device.id)).collect();
     let expected = slice.device_ids().unwrap_or_else(|| (0..slice.devices() as i64).collect());
@@ -125,7 +126,8 @@ fn devices_have_the_ids_and_processes_that_we_think() {
             devices += slice.devices();
         }
         assert!(slices_with_hosts > 50, "{slices_with_hosts}");
-        for name in ["v5e:4x8:slices=2", "v4:4x4x4:slices=2", "v4:2x2x4:megacore:slices=3", "v3:4x4:slices=2"] {
+        for name in ["v5e:4x8:slices=2", "v4:4x4x4:slices=2", "v4:2x2x4:megacore:slices=3", "v3:4x4:slices=2"]
+        {
             check_places(plugin, &Slice::parse(name).expect("slices"));
         }
         eprintln!("{slices_with_hosts} slices of several hosts, {devices} devices in all");

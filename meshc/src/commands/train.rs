@@ -318,7 +318,8 @@ impl Args {
     /// Returns true if the program runs on TPUs, as far as the arguments tell.
     fn is_for_tpus(&self) -> bool {
         let of_artefact = || {
-            let target = files::is_artefact(&self.subject).then(|| files::open(&self.subject).ok())??.manifest.target;
+            let target =
+                files::is_artefact(&self.subject).then(|| files::open(&self.subject).ok())??.manifest.target;
             Platform::of_target(&target).ok()
         };
         let platform = self.plugin.options().platform();

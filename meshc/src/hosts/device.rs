@@ -38,8 +38,7 @@ pub fn session(request: &Request, chosen: &Chosen, artefact: Artefact, member: &
 /// Returns the options of a client that knows the devices of all processes. Options that the user gave take
 /// precedence.
 fn client_options(request: &Request, platform: Platform, devices: u64, member: &Member) -> ClientOptions {
-    let mut options =
-        request.plugin.client_options(platform, devices).store(JobStore::shared(&member.job));
+    let mut options = request.plugin.client_options(platform, devices).store(JobStore::shared(&member.job));
     if let (Platform::Gpu, Some(place)) = (platform, member.place()) {
         let visible = env::var("CUDA_VISIBLE_DEVICES").ok();
         for (name, value) in gpu::options(place, visible.as_deref()) {

@@ -75,7 +75,11 @@ mod tests {
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
                 fs::write(path, contents).unwrap();
             }
-            assert_eq!((is_google_machine(root.path()), is_present(root.path())), (google, present), "{files:?}");
+            assert_eq!(
+                (is_google_machine(root.path()), is_present(root.path())),
+                (google, present),
+                "{files:?}"
+            );
         }
         let pci = |vendor| [("sys/bus/pci/devices/0000:00:05.0/vendor", vendor)];
         check(&[], false, false);
