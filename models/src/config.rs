@@ -10,9 +10,9 @@ use crate::{
 };
 use mesh::{
     Diagnostic, Schedule, Task,
-    dsl::{Args, Graph, Rng},
+    dsl::{Args, Graph, Rng, Tensor},
     schedule::Residual,
-    task::{Objective, TaskKind},
+    task::{Objective, Sentinels, SpecialTokens, TaskKind},
 };
 
 /// A T5 or Switch Transformer and its training settings.
@@ -48,6 +48,14 @@ pub struct Config {
     pub activation: Activation,
     /// True if the output projection shares the embedding table.
     pub tied: bool,
+    /// True if the decoder's output is multiplied by `d_model^-0.5` before the output projection;
+    /// `None` means if `tied`, as in T5.
+    pub scaled_output: Option<bool>,
+    /// True if every layer has its own table of relative position biases, as in umT5; otherwise the layers of
+    /// a stack share one, as in T5.
+    pub layer_biases: bool,
+    /// The tokens that mark removed spans; `None` means those of the tokenizer.
+    pub sentinels: Option<Sentinels>,
     /// Number of relative-position buckets.
     pub buckets: usize,
     /// Distance from which all positions share the last bucket.
@@ -78,6 +86,39 @@ pub enum Activation {
     Relu,
     /// `gelu(x wi_0) · x wi_1`: T5 1.1.
     GatedGelu,
+    /// `silu(x wi_0) · x wi_1`: UL2.
+    GatedSilu,
+}
+
+impl Activation {
+    /// All activations.
+    pub const ALL: [Self; 3] = [Self::Relu, Self::GatedGelu, Self::GatedSilu];
+
+    /// Returns the word in settings, which is also Hugging Face's.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Relu => "relu",
+            Self::GatedGelu => "gated-gelu",
+            Self::GatedSilu => "gated-silu",
+        }
+    }
+
+    /// True if a second matrix multiplies the hidden layer.
+    pub fn gated(self) -> bool {
+        match self {
+            Self::Relu => false,
+            Self::GatedGelu | Self::GatedSilu => true,
+        }
+    }
+
+    /// Applies the function to `x`, without the product with the second matrix.
+    pub(crate) fn apply(self, x: Tensor<'_>) -> Tensor<'_> {
+        match self {
+            Self::Relu => x.relu(),
+            Self::GatedGelu => x.gelu(),
+            Self::GatedSilu => x * x.logistic(),
+        }
+    }
 }
 
 impl Default for Config {
@@ -99,6 +140,9 @@ impl Default for Config {
             decoder_layers: 6,
             activation: Activation::Relu,
             tied: true,
+            scaled_output: None,
+            layer_biases: false,
+            sentinels: None,
             buckets: 32,
             max_distance: 128,
             epsilon: 1e-6,
@@ -150,15 +194,17 @@ impl Config {
         self.dropout_broadcast = args.get("dropout_broadcast", self.dropout_broadcast);
         self.z_loss = args.get("z_loss", self.z_loss);
         self.epsilon = args.get("epsilon", self.epsilon);
-        let word = match self.activation {
-            Activation::Relu => "relu",
-            Activation::GatedGelu => "gated-gelu",
-        };
-        self.activation = match args.choice("activation", &["relu", "gated-gelu"], word) {
-            "gated-gelu" => Activation::GatedGelu,
-            _ => Activation::Relu,
-        };
+        let words = Activation::ALL.map(Activation::name);
+        let chosen = args.choice("activation", &words, self.activation.name());
+        self.activation = Activation::ALL.into_iter().find(|a| a.name() == chosen).unwrap_or(self.activation);
         self.tied = args.get("tied", self.tied);
+        self.scaled_output = Some(args.get("scaled_output", self.scales_output()));
+        self.layer_biases = args.get("layer_biases", self.layer_biases);
+        // 0 means those of the tokenizer.
+        let sentinels = self.sentinels.unwrap_or(Sentinels { first: 0, count: 0 });
+        let count = args.get("sentinels", sentinels.count);
+        let first = args.get("first_sentinel", sentinels.first);
+        self.sentinels = (count > 0).then_some(Sentinels { first, count });
         self.optimizer = self.optimizer.with(args);
         let init_scale = self.optimizer.method.init_scale();
         self.switch = self.switch.map(|switch| switch.with(args, self.dropout, init_scale));
@@ -202,6 +248,15 @@ impl Config {
         wrong.require(distance > buckets / 2, "max_distance", &rule, distance);
         wrong.share("dropout", self.dropout);
         wrong.not_negative("z_loss", self.z_loss);
+        if let Some(Sentinels { first, count }) = self.sentinels {
+            let below = format!("less than `vocab` = {}", self.vocab);
+            wrong.require((first as usize) < self.vocab, "first_sentinel", &below, first);
+            let fits = format!(
+                "at most {}: they count down from `first_sentinel` = {first}",
+                first.saturating_sub(1)
+            );
+            wrong.require(count < first, "sentinels", &fits, count);
+        }
         if let Some(switch) = &self.switch {
             switch.mistakes(self, &mut wrong);
         }
@@ -219,6 +274,11 @@ impl Config {
         let settings = args.settings().into_iter().filter(|s| s.key != "layers");
         let words: Vec<String> = settings.map(|s| format!("{}={}", s.key, s.default)).collect();
         (if self.switch.is_some() { "switch" } else { "t5" }, words.join(" "))
+    }
+
+    /// True if the decoder's output is multiplied by `d_model^-0.5` before the output projection.
+    pub fn scales_output(&self) -> bool {
+        self.scaled_output.unwrap_or(self.tied)
     }
 
     /// Returns the same model for one microbatch.
@@ -254,6 +314,7 @@ impl Config {
             batch: self.batch,
             input_length: self.input_length,
             target_length: self.target_length,
+            special_tokens: SpecialTokens { sentinels: self.sentinels, ..SpecialTokens::T5 },
             ..Task::new(kind)
         }
     }

@@ -13,6 +13,8 @@ pub struct Embedding {
     head: Option<Weight>,
     vocab: Dim,
     d_model: Dim,
+    /// True if logits are those of the input times `d_model^-0.5`.
+    scaled: bool,
 }
 
 impl Embedding {
@@ -21,7 +23,7 @@ impl Embedding {
         let (vocab, d_model) = (Dim::new("vocab", config.vocab), Dim::new("d_model", config.d_model));
         let table = w.table("embedding", &[&vocab], &[&d_model], Init::Normal(1.0));
         let head = (!config.tied).then(|| w.table("head", &[&vocab], &[&d_model], Init::Normal(1.0)));
-        Self { table, head, vocab, d_model }
+        Self { table, head, vocab, d_model, scaled: config.scales_output() }
     }
 
     /// Returns the dim of the vocabulary.
@@ -35,16 +37,13 @@ impl Embedding {
     }
 
     /// Returns the logits of `x`, `f32[batch, length, vocab]`. With a tied table, `x` is scaled by
-    /// `d_model^-0.5`, as in T5.
+    /// `d_model^-0.5`, as in T5, unless [`Config::scaled_output`] says otherwise.
     pub fn logits<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, batch: &Dim, length: &Dim) -> Tensor<'g> {
         self.logits_by(x, (batch, length), self.last().read(cx))
     }
 
     fn logits_by<'g>(&self, x: Tensor<'g>, (batch, length): (&Dim, &Dim), table: Tensor<'g>) -> Tensor<'g> {
-        let x = match &self.head {
-            None => x * (self.d_model.size as f64).powf(-0.5),
-            Some(_) => x,
-        };
+        let x = if self.scaled { x * (self.d_model.size as f64).powf(-0.5) } else { x };
         einsum_as(DType::F32, [x, table], [batch, length, &self.vocab])
     }
 

@@ -6,12 +6,13 @@ use mesh::{
     dsl::{Init, Program, State, Tensor, einsum},
 };
 
-/// `wo(relu(wi x))`, or `wo(gelu(wi_0 x) · wi_1 x)`.
+/// `wo(relu(wi x))`, or `wo(f(wi_0 x) · wi_1 x)` with `f` GELU or SiLU.
 #[derive(Clone, Debug)]
 pub struct FeedForward {
     wi: Weight,
     gate: Option<Weight>,
     wo: Weight,
+    activation: Activation,
     d_model: Dim,
     d_ff: Dim,
 }
@@ -24,12 +25,10 @@ impl FeedForward {
         let stored = [d_model, d_ff];
         let inner =
             |name| w.matrix(name, &stored, &[d_model], &[d_ff], Init::truncated_normal(1.0, &[d_model]));
-        let (gate, wi) = match activation {
-            Activation::Relu => (None, inner("wi")),
-            Activation::GatedGelu => (Some(inner("wi_0")), inner("wi_1")),
-        };
+        let (gate, wi) =
+            if activation.gated() { (Some(inner("wi_0")), inner("wi_1")) } else { (None, inner("wi")) };
         let wo = w.matrix("wo", &stored, &[d_ff], &[d_model], Init::truncated_normal(1.0, &[d_ff]));
-        Self { wi, gate, wo, d_model: d_model.clone(), d_ff: d_ff.clone() }
+        Self { wi, gate, wo, activation, d_model: d_model.clone(), d_ff: d_ff.clone() }
     }
 
     /// Applies the layer to `x` of `[batch, length, d_model]`.
@@ -49,8 +48,8 @@ impl FeedForward {
         let hidden = match &self.gate {
             // Dropout factors are not negative, so dropout commutes with relu. Applied first, the backward
             // pass reads only the result of both.
-            None => cx.drop(inner(&self.wi), &[length]).relu(),
-            Some(gate) => cx.drop(inner(gate).gelu() * inner(&self.wi), &[length]),
+            None => self.activation.apply(cx.drop(inner(&self.wi), &[length])),
+            Some(gate) => cx.drop(self.activation.apply(inner(gate)) * inner(&self.wi), &[length]),
         };
         einsum([hidden, outer], [batch, length, &self.d_model])
     }

@@ -4,7 +4,7 @@
 //! stack layers and experts. So each Hugging Face tensor is a rectangular part of one parameter, possibly
 //! transposed. Elements keep their bytes.
 
-use crate::{Activation, Config, stack::Stack, switch::options::RoutingMethod};
+use crate::{Config, stack::Stack, switch::options::RoutingMethod};
 
 /// A Hugging Face tensor.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,11 +31,14 @@ pub struct Tensor {
 /// Names the feature of the model that Hugging Face's classes lack.
 pub fn tensors(config: &Config) -> Result<Vec<Tensor>, String> {
     if let Some(switch) = &config.switch {
-        if config.activation != Activation::Relu {
-            return Err(
-                "its experts are gated (`activation=gated-gelu`), which SwitchTransformers does not support"
-                    .into(),
-            );
+        if config.activation.gated() {
+            return Err(format!(
+                "its experts are gated (`activation={}`), which SwitchTransformers does not support",
+                config.activation.name()
+            ));
+        }
+        if config.layer_biases {
+            return Err("SwitchTransformers has no `layer_biases`".into());
         }
         if switch.sparse_parts.attention() || switch.routing != RoutingMethod::Switch {
             return Err("SwitchTransformers supports only `experts_in=ffn` and `routing=switch`".into());
@@ -67,7 +70,7 @@ impl List<'_> {
             if decoder { ("decoder", config.decoder_layers) } else { ("encoder", config.encoder_layers) };
         for i in 0..layers {
             self.block(stack, decoder, i);
-            if i == 0 {
+            if i == 0 && !config.layer_biases {
                 let name = format!("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight");
                 let dims = [("buckets", config.buckets), ("heads", config.heads)];
                 self.whole(&name, &format!("{stack}/relative_bias"), &dims);
@@ -99,6 +102,9 @@ impl List<'_> {
             }
             let (name, param) = (format!("{layer}.{theirs}.o.weight"), format!("{ours}/o"));
             self.matrix(name, &at, &param, &[], &[heads, d_kv], &[d_model], true);
+            if config.layer_biases && number == 0 {
+                self.layer_bias(&layer, &at);
+            }
             self.norm(&layer, &at, ours);
         }
         let layer = format!("{stack}.block.{i}.layer.{}", attention.len());
@@ -110,6 +116,15 @@ impl List<'_> {
             None => self.feed_forward(&format!("{layer}.DenseReluDense"), &at, &[]),
         }
         self.norm(&layer, &at, "ffn");
+    }
+
+    /// Adds the table of biases of one layer.
+    fn layer_bias(&mut self, layer: &str, at: &Layer) {
+        let Config { buckets, heads, .. } = *self.config;
+        let dims = [("layers", at.layers), ("buckets", buckets), ("heads", heads)];
+        let name = format!("{layer}.SelfAttention.relative_attention_bias.weight");
+        let param = format!("{}/attention/relative_bias", at.scope);
+        self.part(name, vec![buckets, heads], param, &dims, &[at.layer, 0, 0], &[1, buckets, heads]);
     }
 
     fn experts(&mut self, layer: &str, at: &Layer, experts: usize, bias: bool) {
@@ -130,10 +145,7 @@ impl List<'_> {
     /// Adds `wi` and `wo`, of one expert if `expert` names its dim, size and index.
     fn feed_forward(&mut self, prefix: &str, at: &Layer, expert: &[(&str, usize, usize)]) {
         let (d_model, d_ff) = ([("d_model", self.config.d_model)], [("d_ff", self.config.d_ff)]);
-        let inner: &[&str] = match self.config.activation {
-            Activation::Relu => &["wi"],
-            Activation::GatedGelu => &["wi_0", "wi_1"],
-        };
+        let inner: &[&str] = if self.config.activation.gated() { &["wi_0", "wi_1"] } else { &["wi"] };
         for name in inner {
             let param = format!("ffn/{name}");
             self.matrix(format!("{prefix}.{name}.weight"), at, &param, expert, &d_model, &d_ff, true);
@@ -212,7 +224,7 @@ struct Layer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Switch, Weights, objective::EncoderDecoder};
+    use crate::{Activation, Switch, Weights, objective::EncoderDecoder};
     use mesh::dsl::Program;
     use std::collections::BTreeMap;
 
@@ -273,6 +285,7 @@ mod tests {
     fn all_parameters_are_parts_of_their_tensors() {
         covers(&small());
         covers(&Config { activation: Activation::GatedGelu, tied: false, ..small() });
+        covers(&Config { activation: Activation::GatedSilu, layer_biases: true, ..small() });
         for (sparse_step, router_bias) in [(1, false), (2, false), (3, true), (5, false)] {
             let switch = Switch { experts: 3, sparse_step, router_bias, ..Switch::default() };
             covers(&Config { switch: Some(switch), ..small() });

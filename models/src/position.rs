@@ -1,5 +1,5 @@
 //! T5's relative position bias: a number for each head and each bucket of distances, added to the attention
-//! logits. All layers of a stack share the table.
+//! logits. The layers of a stack share the table, or each has its own, as in umT5.
 
 use crate::{Context, Weight, Weights, attention::MASKED};
 use mesh::{
@@ -34,7 +34,7 @@ pub fn bucket(relative: i32, bidirectional: bool, buckets: usize, max_distance: 
     offset + distance.min(buckets / 2) + wide
 }
 
-/// The relative position bias of a stack.
+/// The relative position bias of a stack, or of one layer.
 #[derive(Clone, Debug)]
 pub struct RelativeBias {
     table: Weight,
@@ -78,6 +78,14 @@ impl RelativeBias {
             all: place.gt(last as u32).select(g.constant(MASKED, DType::F32), bias),
             memory: memory.clone(),
         }
+    }
+
+    /// Returns the bias and causal mask of the querying position `position` of a decoder over positions
+    /// `memory`: `[heads, memory]`.
+    pub fn causal_at<'g>(&self, cx: &Context<'g>, position: Tensor<'g>, memory: &Dim) -> Tensor<'g> {
+        let relative = cx.g.iota(memory, DType::S32) - position;
+        let bias = self.of(cx, relative, &[&memory.name]);
+        relative.gt(0).select(cx.g.constant(MASKED, DType::F32), bias)
     }
 
     /// Returns the bias of relative positions with the dims `dims`: `[heads, dims]`.

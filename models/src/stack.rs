@@ -23,6 +23,8 @@ use mesh::{
 #[derive(Clone, Debug)]
 struct Block {
     attention: (RmsNorm, Attention),
+    /// The layer's own table of biases; `None` means that of the stack.
+    bias: Option<RelativeBias>,
     cross_attention: Option<(RmsNorm, Attention)>,
     feed_forward: (RmsNorm, Ffn),
 }
@@ -38,7 +40,8 @@ enum Ffn {
 pub struct Stack {
     name: &'static str,
     segments: Vec<Segment>,
-    bias: RelativeBias,
+    /// The table that all layers share; `None` means that each layer has its own.
+    bias: Option<RelativeBias>,
     norm: RmsNorm,
     dims: AttentionDims,
     options: ScanOptions,
@@ -158,11 +161,11 @@ impl Stack {
             if !layers.is_multiple_of(period) {
                 segments.push(w.scope("rest", || segment(1, &|| blocks(layers % period))));
             }
-            let (buckets, distance) = (config.buckets, config.max_distance);
+            let bias = (!config.layer_biases).then(|| relative_bias(w, config, &dims, decoder));
             Self {
                 name,
                 segments,
-                bias: RelativeBias::new(w, buckets, distance, &dims.heads, &dims.d_model, !decoder),
+                bias,
                 norm: RmsNorm::new(w, "norm", &dims.d_model, config.epsilon),
                 dims: dims.clone(),
                 options: ScanOptions {
@@ -187,15 +190,7 @@ impl Stack {
         padding: Tensor<'g>,
     ) -> StackOutput<'g> {
         cx.g.scope(self.name, || {
-            let own = length.renamed("memory_length");
-            let mut bias = cx.g.scope("relative_bias", || self.bias.forward(cx, length, &own));
-            if self.decoder {
-                bias += causal_mask(cx, length, &own);
-            }
-            // Padding of the decoder comes last in a row, so the causal mask hides it from all positions
-            // that count.
-            let mut masks = if self.decoder { vec![bias] } else { vec![bias, padding] };
-            masks.extend(cx.segment_mask);
+            let masks = self.masks(cx, length, padding);
             let x = if self.stream { x.rename(&self.dims.d_model, STREAM) } else { x };
             let mut x = cx.drop(x, &[length]);
             let mut segments = Vec::new();
@@ -212,6 +207,29 @@ impl Stack {
             StackOutput { x: stream::leave(x, &self.dims.d_model), segments }
         })
     }
+}
+
+impl Stack {
+    /// Returns the masks, to be added to logits of self-attention, that all layers share.
+    fn masks<'g>(&self, cx: &Context<'g>, length: &Dim, padding: Tensor<'g>) -> Vec<Tensor<'g>> {
+        let own = length.renamed("memory_length");
+        let bias = self.bias.as_ref();
+        let bias = bias.map(|bias| cx.g.scope("relative_bias", || bias.forward(cx, length, &own)));
+        // Padding of the decoder comes last in a row, so the causal mask hides it from all positions that
+        // count.
+        let (first, second) = match (bias, self.decoder) {
+            (Some(bias), true) => (bias + causal_mask(cx, length, &own), None),
+            (None, true) => (causal_mask(cx, length, &own), None),
+            (Some(bias), false) => (bias, Some(padding)),
+            (None, false) => (padding, None),
+        };
+        [first].into_iter().chain(second).chain(cx.segment_mask).collect()
+    }
+}
+
+/// Declares a table of relative position biases.
+fn relative_bias(w: &Weights<'_>, config: &Config, dims: &AttentionDims, decoder: bool) -> RelativeBias {
+    RelativeBias::new(w, config.buckets, config.max_distance, &dims.heads, &dims.d_model, !decoder)
 }
 
 /// Inputs of the blocks of an iteration, and metrics of their routers.
@@ -257,8 +275,10 @@ impl Block {
                 Ffn::Dense(Box::new(FeedForward::new(w, &dims.d_model, &d_ff, config.activation)))
             }
         };
+        let bias = || relative_bias(w, config, dims, decoder);
         Self {
             attention: w.scope("attention", own_attention),
+            bias: config.layer_biases.then(|| w.scope("attention", bias)),
             cross_attention: decoder.then(|| w.scope("cross_attention", attention)),
             feed_forward: w.scope("ffn", || (norm(), feed_forward())),
         }
@@ -279,7 +299,13 @@ impl Block {
             let (norm, attention) = &self.attention;
             let h = stream::leave(norm.forward(cx, x), d_model);
             let own = h.rename(length, "memory_length");
-            let (found, of_router) = attention.forward(cx, h, length, own, masks);
+            let memory_length = length.renamed("memory_length");
+            let bias = self
+                .bias
+                .as_ref()
+                .map(|bias| g.scope("relative_bias", || bias.forward(cx, length, &memory_length)));
+            let masks: Vec<Tensor<'g>> = bias.into_iter().chain(masks.iter().copied()).collect();
+            let (found, of_router) = attention.forward(cx, h, length, own, &masks);
             metrics.extend(of_router);
             cx.drop(stream::enter(found, x, d_model), &[length])
         });

@@ -5,7 +5,7 @@ use mesh::random::{THREEFRY_ROUNDS, threefry2x32};
 use mesh::task::DecodingMethod;
 use mesh::{DType, Dim, Site, dsl::Program};
 use models::{
-    Config, Generation, Switch, generate,
+    Activation, Config, Generation, Switch, generate,
     generate::{EarlyStopping, sampling},
     probe,
 };
@@ -167,6 +167,24 @@ fn a_wide_beam_search_finds_the_best_of_all_sequences() {
                 assert_eq!(have.tokens, *tokens, "penalty {penalty}");
             }
         }
+    }
+}
+
+#[test]
+fn scores_are_those_of_the_whole_prefix_with_biases_of_every_layer() {
+    let base = Config { switch: None, layer_biases: true, ..tiny(2, 7, 5) };
+    let config = Config { activation: Activation::GatedSilu, scaled_output: Some(false), ..base };
+    let input = vec![3, 4, 2, 6, 1];
+    for looped in [false, true] {
+        let options = Generation { steps: 5, looped: Some(looped), ..Generation::default() };
+        let mut session = generating(&config, &options, "");
+        let limits = Options { min_length: 5, ..Options::default() };
+        let found = run(&mut session, &[input.clone()], &limits).remove(0).remove(0);
+        let prefix = found.tokens[..found.tokens.len() - 1].to_vec();
+        let all = probabilities(&config, &mut session, &input, &[prefix]).remove(0);
+        let score: f64 = all.iter().zip(&found.tokens).map(|(log, token)| log[*token as usize]).sum();
+        assert_eq!(found.tokens.len(), 5, "no token but the last ends a sequence");
+        assert!((score - found.score).abs() < 1e-4, "{score}, not {}", found.score);
     }
 }
 

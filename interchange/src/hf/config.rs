@@ -1,8 +1,11 @@
-//! Conversion between `config.json` of T5, mT5 and SwitchTransformers and the settings of mesh models.
+//! Conversion between `config.json` of T5, mT5, umT5 and SwitchTransformers and the settings of mesh models.
 //!
 //! Unknown keys are errors, because they may change the model. Redundant keys must agree.
 
-use super::file::Fields;
+use super::{
+    file::Fields,
+    keys::{READ, WITHOUT_EFFECT},
+};
 use crate::failure;
 use anyhow::Result;
 use mesh::layout::suggest;
@@ -10,108 +13,16 @@ use models::{Activation, Config, Switch};
 use serde_json::{Map, Value, json};
 use std::{fs, path::Path};
 
-/// Ignored keys: they do not change the model, or only in uses that mesh does not have.
-const WITHOUT_EFFECT: &[&str] = &[
-    "_commit_hash",
-    "_name_or_path",
-    "add_cross_attention",
-    "add_router_probs",
-    "architectures",
-    "attn_implementation",
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "bos_token_id",
-    "chunk_size_feed_forward",
-    "classifier_dropout",
-    "cross_attention_hidden_size",
-    "diversity_penalty",
-    "do_sample",
-    "dtype",
-    "early_stopping",
-    "encoder_no_repeat_ngram_size",
-    "exponential_decay_length_penalty",
-    "finetuning_task",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "gradient_checkpointing",
-    "id2label",
-    "initializer_factor",
-    "initializer_range",
-    "is_decoder",
-    "label2id",
-    "length_penalty",
-    "max_length",
-    "min_length",
-    "n_positions",
-    "no_repeat_ngram_size",
-    "num_beam_groups",
-    "num_beams",
-    "num_return_sequences",
-    "output_attentions",
-    "output_hidden_states",
-    "output_past",
-    "output_router_logits",
-    "output_scores",
-    "prefix",
-    "problem_type",
-    "pruned_heads",
-    "remove_invalid_values",
-    "repetition_penalty",
-    "return_dict",
-    "return_dict_in_generate",
-    "router_ignore_padding_tokens",
-    "sep_token_id",
-    "suppress_tokens",
-    "task_specific_params",
-    "temperature",
-    "tf_legacy_loss",
-    "tie_encoder_decoder",
-    "tokenizer_class",
-    "top_k",
-    "top_p",
-    "torch_dtype",
-    "torchscript",
-    "transformers_version",
-    "typical_p",
-    "use_bfloat16",
-    "use_cache",
+/// Endings of architectures that are not an encoder with a decoder and an output projection.
+const OTHER_ARCHITECTURES: [(&str, &str); 4] = [
+    ("EncoderModel", "an encoder without a decoder"),
+    ("ForSequenceClassification", "a classifier"),
+    ("ForTokenClassification", "a classifier"),
+    ("ForQuestionAnswering", "a model of spans"),
 ];
 
-/// Keys that are converted.
-const READ: &[&str] = &[
-    "d_ff",
-    "d_kv",
-    "d_model",
-    "decoder_sparse_step",
-    "decoder_start_token_id",
-    "dense_act_fn",
-    "dropout_rate",
-    "encoder_sparse_step",
-    "eos_token_id",
-    "expert_capacity",
-    "feed_forward_proj",
-    "is_encoder_decoder",
-    "is_gated_act",
-    "layer_norm_epsilon",
-    "model_type",
-    "num_decoder_layers",
-    "num_experts",
-    "num_heads",
-    "num_layers",
-    "num_sparse_decoder_layers",
-    "num_sparse_encoder_layers",
-    "pad_token_id",
-    "relative_attention_max_distance",
-    "relative_attention_num_buckets",
-    "router_aux_loss_coef",
-    "router_bias",
-    "router_dtype",
-    "router_jitter_noise",
-    "router_type",
-    "router_z_loss_coef",
-    "tie_word_embeddings",
-    "vocab_size",
-];
+/// Number of ByT5's sentinels: they count down from its last byte, 0xff, and no text has the bytes from 0xf5.
+const BYT5_SENTINELS: (u32, u32) = (258, 11);
 
 /// A model described by settings.
 #[derive(Clone, PartialEq, Debug)]
@@ -122,6 +33,11 @@ pub struct Described {
     pub settings: Vec<(String, String)>,
     /// The precision for the element type of the file: `f32` or `selective`.
     pub dtype: &'static str,
+    /// True if `tie_word_embeddings` says that the output projection shares the embedding. The weights
+    /// decide: see [`Described::set_head`].
+    pub declares_tied: bool,
+    /// True if tokens are bytes, as ByT5's tokenizer makes them.
+    pub of_bytes: bool,
     /// The text of `config.json`.
     pub text: String,
 }
@@ -136,22 +52,48 @@ impl Described {
                 "name the directory of a Hugging Face model",
             )
         })?;
-        Self::parse(&text, &path.display().to_string())
+        // Absent or damaged, the file of the tokenizer says nothing about the model.
+        let tokenizer = fs::read(dir.join("tokenizer_config.json")).ok();
+        let tokenizer: Option<Value> = tokenizer.and_then(|text| serde_json::from_slice(&text).ok());
+        let class = tokenizer.as_ref().and_then(|t| t["tokenizer_class"].as_str());
+        Self::parse(&text, class, &path.display().to_string())
     }
 
-    fn parse(text: &str, name: &str) -> Result<Self> {
+    /// `class` is the class of the tokenizer by its own file, which `config.json` may state, too.
+    fn parse(text: &str, class: Option<&str>, name: &str) -> Result<Self> {
         let fields: Fields = serde_json::from_str(text).map_err(|e| {
             failure(format!("`{name}` is not a configuration: {e}"), "it must be a JSON object")
         })?;
-        let keys = Keys { fields: fields.0, mistakes: Vec::new() };
+        let mut fields = fields.0;
+        if let Some(class) = class
+            && fields.iter().all(|(key, value)| key != "tokenizer_class" || value.is_null())
+        {
+            fields.retain(|(key, _)| key != "tokenizer_class");
+            fields.push(("tokenizer_class".into(), class.into()));
+        }
+        let keys = Keys { fields, mistakes: Vec::new() };
         keys.describe(text.to_owned()).map_err(|mistakes| {
             let what =
                 format!("`{name}` describes a model that cannot be imported:\n  {}", mistakes.join("\n  "));
             failure(
                 what,
-                "T5, mT5 and SwitchTransformers can be imported; docs/interchange.md lists the keys",
+                "T5, mT5, umT5 and SwitchTransformers can be imported; docs/interchange.md lists the keys",
             )
         })
+    }
+
+    /// Adds the settings of the output projection. The weights decide: a separate projection is one that
+    /// differs from the embedding. `own` is `None` if the weights have no projection, else true if theirs
+    /// differs.
+    ///
+    /// # Errors
+    /// The weights have no projection, and `config.json` requires one.
+    pub fn set_head(&mut self, own: Option<bool>) -> Result<(), String> {
+        if own.is_none() && !self.declares_tied {
+            return Err("there is no `lm_head.weight`, and `tie_word_embeddings` is false".into());
+        }
+        self.settings.push(("tied".into(), (!own.unwrap_or(false)).to_string()));
+        Ok(())
     }
 
     /// Returns the settings as one string.
@@ -210,39 +152,86 @@ impl Keys {
         self.known();
         let kind = self.word("model_type", "");
         let switch = match kind.as_str() {
-            "t5" | "mt5" => false,
+            "t5" | "mt5" | "umt5" => false,
             "switch_transformers" => true,
             other => {
                 let mistake = match other {
                     "" => "there is no `model_type`".to_owned(),
                     _ => format!("`model_type` is \"{other}\""),
                 };
-                return Err(vec![mistake + "; t5, mt5 and switch_transformers are supported"]);
+                return Err(vec![mistake + "; t5, mt5, umt5 and switch_transformers are supported"]);
             }
         };
+        self.architecture();
+        self.fixed("tie_encoder_decoder", json!(false), "the only supported value is");
         self.fixed("is_encoder_decoder", json!(true), "the only supported value is");
         for (key, only) in [("pad_token_id", 0), ("decoder_start_token_id", 0), ("eos_token_id", 1)] {
             self.fixed(key, json!(only), "the only supported value is");
         }
         let mut settings = self.sizes(&kind);
+        let (declares_tied, scaled) = self.output(&kind);
+        settings.push(("scaled_output".into(), scaled.to_string()));
+        let of_bytes = self.word("tokenizer_class", "").starts_with("ByT5Tokenizer");
+        if of_bytes {
+            let (first, count) = BYT5_SENTINELS;
+            settings.push(("first_sentinel".into(), first.to_string()));
+            settings.push(("sentinels".into(), count.to_string()));
+        }
         if switch {
             self.experts(&mut settings);
         }
         let dtype = match self.get("dtype").or(self.get("torch_dtype")).and_then(Value::as_str) {
             Some("bfloat16") => "selective",
-            Some("float32" | "float16") | None => "f32",
+            Some("float32" | "float16" | "float64") | None => "f32",
             Some(other) => {
-                self.mistakes
-                    .push(format!("`dtype` is \"{other}\"; float32, bfloat16 and float16 are supported"));
+                self.mistakes.push(format!(
+                    "`dtype` is \"{other}\"; float32, bfloat16, float16 and float64 are supported"
+                ));
                 "f32"
             }
         };
         let model = if switch { "switch" } else { "t5" };
         if self.mistakes.is_empty() {
-            Ok(Described { model, settings, dtype, text })
+            Ok(Described { model, settings, dtype, declares_tied, of_bytes, text })
         } else {
             Err(self.mistakes)
         }
+    }
+
+    /// Refuses classes that are no encoder with a decoder.
+    fn architecture(&mut self) {
+        let Some(Value::Array(all)) = self.get("architectures").cloned() else { return };
+        for class in all.iter().filter_map(Value::as_str) {
+            let other = OTHER_ARCHITECTURES.iter().find(|(ending, _)| class.ends_with(ending));
+            if let Some((_, what)) = other {
+                self.mistakes.push(format!(
+                    "`architectures` is {class}, {what}; only classes with an encoder, a decoder and an output \
+                     projection are supported, such as T5ForConditionalGeneration"
+                ));
+            }
+        }
+    }
+
+    /// Returns whether the output projection is declared to share the embedding, and whether its input is
+    /// scaled by `d_model^-0.5`. Since version 5 a key says so, and mT5 is never scaled; before, the flag of
+    /// tied tables decides.
+    fn output(&mut self, kind: &str) -> (bool, bool) {
+        let tied = self.flag("tie_word_embeddings", kind != "mt5");
+        let stated = self.flag("scale_decoder_outputs", tied);
+        let version = self.word("transformers_version", "");
+        let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+        if kind == "mt5" && !version.is_empty() && major.is_none() {
+            self.mistakes.push(format!(
+                "`transformers_version` is \"{version}\", which is no version; it decides if mT5's output is scaled"
+            ));
+        }
+        if kind == "switch_transformers" && stated != tied {
+            self.mistakes.push(format!(
+                "`scale_decoder_outputs` is {stated}, which contradicts `tie_word_embeddings`; SwitchTransformers scales by \
+                 the latter"
+            ));
+        }
+        (tied, stated && !(kind == "mt5" && major.is_some_and(|major| major >= 5)))
     }
 
     fn known(&mut self) {
@@ -261,7 +250,7 @@ impl Keys {
         // Defaults of transformers, by kind: vocab_size, d_model, d_ff, num_layers, num_heads.
         let [vocab, d_model, d_ff, layers, heads] = match kind {
             "switch_transformers" => [32128, 768, 2048, 12, 12],
-            "mt5" => [250_112, 512, 1024, 8, 6],
+            "mt5" | "umt5" => [250_112, 512, 1024, 8, 6],
             _ => [32128, 512, 2048, 6, 8],
         };
         let mut settings = Vec::new();
@@ -282,7 +271,7 @@ impl Keys {
         set("decoder_layers", self.size("num_decoder_layers", layers).to_string());
         set("epsilon", self.number("layer_norm_epsilon", 1e-6).to_string());
         set("dropout", self.number("dropout_rate", 0.1).to_string());
-        set("tied", self.flag("tie_word_embeddings", kind != "mt5").to_string());
+        set("layer_biases", (kind == "umt5").to_string());
         // The loss of Hugging Face has no z-loss.
         set("z_loss", "0".into());
         set("activation", self.activation(kind).into());
@@ -293,33 +282,30 @@ impl Keys {
     fn activation(&mut self, kind: &str) -> &'static str {
         let function = self.get("dense_act_fn").and_then(Value::as_str).map(str::to_owned);
         let usual = match (kind, function.as_deref()) {
-            ("mt5", _) => "gated-gelu",
+            ("mt5" | "umt5", _) => "gated-gelu",
             (_, Some("gelu_new")) if self.flag("is_gated_act", false) => "gated-gelu",
+            (_, Some("silu")) if self.flag("is_gated_act", false) => "gated-silu",
             (_, _) => "relu",
         };
         let stated = self.word("feed_forward_proj", usual);
-        let (ours, gated, known) = match stated.as_str() {
-            "relu" => ("relu", false, ["relu", "relu"]),
-            "gated-gelu" => ("gated-gelu", true, ["gelu_new", "gelu_new"]),
-            other => {
-                self.mistakes
-                    .push(format!("`feed_forward_proj` is \"{other}\"; relu and gated-gelu are supported"));
-                return "relu";
-            }
+        let Some(ours) = Activation::ALL.into_iter().find(|a| a.name() == stated) else {
+            let known = Activation::ALL.map(Activation::name).join(", ");
+            self.mistakes.push(format!("`feed_forward_proj` is \"{stated}\"; supported are {known}"));
+            return "relu";
         };
+        let (gated, known) = (ours.gated(), dense_act_fn(ours));
         if gated && kind == "switch_transformers" {
-            self.mistakes.push(
-                "`feed_forward_proj` is \"gated-gelu\", which SwitchTransformers does not support".into(),
-            );
-        }
-        if let Some(function) = function.filter(|f| !known.contains(&f.as_str())) {
             self.mistakes.push(format!(
-                "`dense_act_fn` is \"{function}\", which contradicts `feed_forward_proj`, \"{stated}\": that is {}",
-                known[0]
+                "`feed_forward_proj` is \"{stated}\", which SwitchTransformers does not support"
+            ));
+        }
+        if let Some(function) = function.filter(|f| f != known) {
+            self.mistakes.push(format!(
+                "`dense_act_fn` is \"{function}\", which contradicts `feed_forward_proj`, \"{stated}\": that is {known}"
             ));
         }
         self.fixed("is_gated_act", json!(gated), &format!("with `feed_forward_proj` \"{stated}\" it is"));
-        ours
+        ours.name()
     }
 
     fn experts(&mut self, settings: &mut Vec<(String, String)>) {
@@ -373,13 +359,22 @@ impl Keys {
     }
 }
 
+/// Returns transformers' name of the function of an activation.
+fn dense_act_fn(activation: Activation) -> &'static str {
+    match activation {
+        Activation::Relu => "relu",
+        Activation::GatedGelu => "gelu_new",
+        Activation::GatedSilu => "silu",
+    }
+}
+
 /// Returns the text of `config.json` for a model that was not imported.
 pub fn write(config: &Config, dtype: &str) -> Result<String, String> {
     let mut map = Map::new();
     let mut set = |key: &str, value: Value| drop(map.insert(key.into(), value));
-    let gated = config.activation == Activation::GatedGelu;
     let (kind, class) = match config.switch {
         Some(_) => ("switch_transformers", "SwitchTransformersForConditionalGeneration"),
+        None if config.layer_biases => ("umt5", "UMT5ForConditionalGeneration"),
         None => ("t5", "T5ForConditionalGeneration"),
     };
     set("architectures", json!([class]));
@@ -399,10 +394,15 @@ pub fn write(config: &Config, dtype: &str) -> Result<String, String> {
     }
     set("layer_norm_epsilon", json!(config.epsilon));
     set("dropout_rate", json!(config.dropout));
-    set("tie_word_embeddings", json!(config.tied));
-    set("feed_forward_proj", json!(if gated { "gated-gelu" } else { "relu" }));
-    set("dense_act_fn", json!(if gated { "gelu_new" } else { "relu" }));
-    set("is_gated_act", json!(gated));
+    // Transformers before version 5 scale the output if the tables are tied.
+    set("tie_word_embeddings", json!(config.scales_output()));
+    set("scale_decoder_outputs", json!(config.scales_output()));
+    set("feed_forward_proj", json!(config.activation.name()));
+    set("dense_act_fn", json!(dense_act_fn(config.activation)));
+    set("is_gated_act", json!(config.activation.gated()));
+    if config.sentinels.is_some_and(|s| (s.first, s.count) == BYT5_SENTINELS) {
+        set("tokenizer_class", json!("ByT5Tokenizer"));
+    }
     set("dtype", json!(dtype));
     for (key, value) in [
         ("is_encoder_decoder", json!(true)),
@@ -452,11 +452,15 @@ fn write_switch(config: &Config, switch: &Switch, set: &mut dyn FnMut(&str, Valu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mesh::task::Sentinels;
 
     #[track_caller]
     fn check(text: &str, expect: &[&str]) {
-        let said = match Described::parse(text, "config.json") {
-            Ok(described) => described.line(),
+        let said = match Described::parse(text, None, "config.json") {
+            Ok(mut described) => {
+                described.set_head(Some(!described.declares_tied)).unwrap();
+                described.line()
+            }
             Err(error) => error.to_string(),
         };
         for expect in expect {
@@ -482,13 +486,20 @@ mod tests {
         use crate::origin::resolved;
         let switch = Switch { sparse_step: 2, decoder_sparse_step: 3, ..Switch::hugging_face(4, 7) };
         let sparse = Config { switch: Some(switch), dropout: 0.0, ..models::zoo::t5_small() };
-        for config in [models::zoo::t5_base(), models::zoo::t5_v1_1_xxl(), sparse] {
+        let ul2 = Config { activation: Activation::GatedSilu, ..models::zoo::t5_v1_1_xxl() };
+        let umt5 = Config { layer_biases: true, tied: false, ..models::zoo::t5_small() };
+        let byt5 = Sentinels { first: BYT5_SENTINELS.0, count: BYT5_SENTINELS.1 };
+        let byt5 = Config { sentinels: Some(byt5), ..models::zoo::t5_small() };
+        for config in [models::zoo::t5_base(), models::zoo::t5_v1_1_xxl(), sparse, ul2, umt5, byt5] {
             let text = write(&config, "bfloat16").unwrap();
-            let described = Described::parse(&text, "config.json").unwrap();
+            let mut described = Described::parse(&text, None, "config.json").unwrap();
+            described.set_head((!config.tied).then_some(true)).unwrap();
             let again = resolved(described.model, &described.line(), described.dtype, "config.json").unwrap();
             assert_eq!(models::hf::tensors(&again), models::hf::tensors(&config));
-            let sizes = |c: &Config| (c.buckets, c.epsilon, c.dropout, c.max_distance, c.activation, c.tied);
+            let sizes = |c: &Config| (c.buckets, c.epsilon, c.dropout, c.max_distance, c.activation);
             assert_eq!(sizes(&again), sizes(&config));
+            let output = |c: &Config| (c.tied, c.scales_output(), c.layer_biases, c.sentinels);
+            assert_eq!(output(&again), output(&config));
             let routers = |c: &Config| {
                 let router = |s: &Switch| (s.fixed_capacity, s.aux_loss, s.router_z_loss, s.jitter);
                 (c.switch.as_ref().map(router), [false, true].map(|decoder| c.sparse_step(decoder)))
@@ -497,10 +508,75 @@ mod tests {
         }
     }
 
+    /// Checks the settings of the output projection. `own` is the answer of the weights.
+    #[track_caller]
+    fn output(text: &str, own: Option<bool>, tied: bool, scaled: bool) {
+        let mut described = Described::parse(text, None, "config.json").unwrap();
+        described.set_head(own).unwrap();
+        let expect = format!("scaled_output={scaled} tied={tied}");
+        assert!(described.line().replace("experts", "").contains(&expect), "{}", described.line());
+    }
+
+    #[test]
+    fn weights_and_flags_decide_about_the_output() {
+        let t5 = |more: &str| format!(r#"{{"model_type":"t5","transformers_version":"5.24.0"{more}}}"#);
+        let tie = |flag: bool| format!(r#","tie_word_embeddings":{flag}"#);
+        let scale = |flag: bool| format!(r#","scale_decoder_outputs":{flag}"#);
+        output(&t5(""), None, true, true);
+        output(&t5(&tie(true)), Some(false), true, true);
+        output(&t5(&tie(false)), Some(true), false, false);
+        output(&t5(&tie(false)), Some(false), true, false);
+        // Since version 5 tables count as tied always.
+        output(&t5(&(tie(true) + &scale(false))), Some(true), false, false);
+        output(&t5(&(tie(true) + &scale(false))), None, true, false);
+        output(&t5(&(tie(true) + &scale(true))), Some(true), false, true);
+        let mt5 = |version: &str, tied| {
+            format!(r#"{{"model_type":"mt5","transformers_version":"{version}"{}}}"#, tie(tied))
+        };
+        output(&mt5("4.57.6", true), None, true, true);
+        output(&mt5("4.57.6", false), Some(true), false, false);
+        output(&mt5("5.0.0.dev0", true), None, true, false);
+        output(r#"{"model_type":"mt5","scale_decoder_outputs":true}"#, Some(true), false, true);
+        output(r#"{"model_type":"umt5"}"#, Some(true), false, true);
+        let none = Described::parse(&t5(&tie(false)), None, "config.json").unwrap().set_head(None);
+        assert!(none.unwrap_err().contains("there is no `lm_head.weight`"));
+    }
+
+    #[test]
+    fn kinds_have_their_settings() {
+        check(r#"{"model_type":"umt5"}"#, &["vocab=250112", "layer_biases=true", "activation=gated-gelu"]);
+        check(r#"{"model_type":"t5","feed_forward_proj":"gated-silu"}"#, &["activation=gated-silu"]);
+        check(r#"{"model_type":"t5","is_gated_act":true,"dense_act_fn":"silu"}"#, &["activation=gated-silu"]);
+        check(
+            r#"{"model_type":"t5","tokenizer_class":"ByT5Tokenizer"}"#,
+            &["first_sentinel=258", " sentinels=11"],
+        );
+        let by_file =
+            Described::parse(r#"{"model_type":"t5"}"#, Some("ByT5Tokenizer"), "config.json").unwrap();
+        assert!(by_file.of_bytes && by_file.line().contains("first_sentinel=258"));
+        check(
+            r#"{"model_type":"t5","architectures":["T5EncoderModel"]}"#,
+            &["`architectures` is T5EncoderModel, an encoder without a decoder"],
+        );
+        check(r#"{"model_type":"t5","quantization_config":{}}"#, &["unknown key `quantization_config`"]);
+        check(r#"{"model_type":"t5","tie_encoder_decoder":true}"#, &["the only supported value is false"]);
+        check(
+            r#"{"model_type":"mt5","transformers_version":"new"}"#,
+            &["`transformers_version` is \"new\", which is no version"],
+        );
+        check(
+            r#"{"model_type":"switch_transformers","scale_decoder_outputs":false}"#,
+            &["contradicts `tie_word_embeddings`"],
+        );
+    }
+
     #[test]
     fn unknown_and_contradictory_keys_are_mistakes() {
         check(r#"{"model_type":"t5","d_modle":8}"#, &["unknown key `d_modle`; did you mean `d_model`?"]);
-        check(r#"{"model_type":"bert"}"#, &["`model_type` is \"bert\"; t5, mt5 and switch_transformers"]);
+        check(
+            r#"{"model_type":"bert"}"#,
+            &["`model_type` is \"bert\"; t5, mt5, umt5 and switch_transformers"],
+        );
         check(r#"{}"#, &["there is no `model_type`"]);
         check(r#"{"model_type":"t5","d_model":"8"}"#, &["`d_model` is \"8\", which is not an integer"]);
         check(r#"{"model_type":"t5","d_model":8,"d_model":8}"#, &["duplicate key `d_model`"]);
@@ -513,8 +589,8 @@ mod tests {
             &["`dense_act_fn` is \"relu\", which contradicts `feed_forward_proj`"],
         );
         check(
-            r#"{"model_type":"t5","feed_forward_proj":"gated-silu"}"#,
-            &["relu and gated-gelu are supported"],
+            r#"{"model_type":"t5","feed_forward_proj":"gated-relu"}"#,
+            &["`feed_forward_proj` is \"gated-relu\"; supported are relu, gated-gelu, gated-silu"],
         );
         check(
             r#"{"model_type":"t5","pad_token_id":5}"#,

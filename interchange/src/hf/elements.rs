@@ -2,15 +2,26 @@
 
 use super::file::Element;
 
-/// Converts elements to 32-bit floats, exactly.
+/// Converts elements to 32-bit floats: exactly, except that 64-bit floats are rounded to nearest.
 pub fn widened(element: Element, bytes: Vec<u8>) -> Vec<u8> {
     let two =
         |f: fn([u8; 2]) -> f32| bytes.chunks_exact(2).flat_map(|b| f([b[0], b[1]]).to_le_bytes()).collect();
     match element {
         Element::F32 | Element::I32 => bytes,
+        Element::F64 => bytes.chunks_exact(8).flat_map(|b| (f64_of(b) as f32).to_le_bytes()).collect(),
         Element::Bf16 => two(|b| half::bf16::from_le_bytes(b).to_f32()),
         Element::F16 => two(|b| half::f16::from_le_bytes(b).to_f32()),
     }
+}
+
+/// Returns the first 64-bit float that is finite, but beyond the range of 32-bit floats.
+pub fn beyond_f32(element: Element, bytes: &[u8]) -> Option<f64> {
+    let mut all = bytes.chunks_exact(8).map(f64_of);
+    all.find(|x| element == Element::F64 && x.is_finite() && (*x as f32).is_infinite())
+}
+
+fn f64_of(bytes: &[u8]) -> f64 {
+    f64::from_le_bytes(bytes.try_into().expect("elements have 8 bytes"))
 }
 
 /// Converts 32-bit floats to `element`, rounded to nearest. The inverse of [`widened`].
@@ -20,6 +31,10 @@ pub fn narrowed(element: Element, bytes: Vec<u8>) -> Vec<u8> {
     };
     match element {
         Element::F32 | Element::I32 => bytes,
+        Element::F64 => {
+            let wide = |b: &[u8]| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])).to_le_bytes();
+            bytes.chunks_exact(4).flat_map(wide).collect()
+        }
         Element::Bf16 => four(|x| half::bf16::from_f32(x).to_le_bytes()),
         Element::F16 => four(|x| half::f16::from_f32(x).to_le_bytes()),
     }
@@ -61,6 +76,20 @@ mod tests {
             };
             assert!(differ.into_iter().all(nan), "{element:?}");
         }
+    }
+
+    #[test]
+    fn doubles_are_rounded_and_their_range_is_checked() {
+        let bytes = |all: &[f64]| all.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        let exact = [1.5, -0.0, f64::INFINITY, 3e38];
+        let wide = widened(Element::F64, bytes(&exact));
+        let expect: Vec<u8> = exact.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect();
+        assert_eq!(wide, expect);
+        assert_eq!(narrowed(Element::F64, widened(Element::F64, bytes(&[1.5, 0.1]))).len(), 16);
+        assert_eq!(widened(Element::F64, bytes(&[0.1])), 0.1f32.to_le_bytes());
+        assert_eq!(beyond_f32(Element::F64, &bytes(&exact)), None);
+        assert_eq!(beyond_f32(Element::F64, &bytes(&[1.0, -1e39])), Some(-1e39));
+        assert_eq!(beyond_f32(Element::F32, &bytes(&[1e39])), None);
     }
 
     #[test]

@@ -4,11 +4,14 @@ use super::{
     config,
     elements::{narrowed, transposed},
     file::{Element, header},
-    folder::shortened,
+    folder::{EMBEDDINGS, HEAD, shortened},
 };
 use crate::{Origin, Overrides, facts, failure};
 use anyhow::{Context, Result};
-use models::hf::{self, Tensor};
+use models::{
+    Config,
+    hf::{self, Tensor},
+};
 use runtime::checkpoint::{Checkpoint, Kind};
 use serde_json::json;
 use std::{
@@ -44,13 +47,14 @@ pub fn export(
     let checkpoint = Checkpoint::open(dir)?;
     let origin = Origin::of(&checkpoint, model, overrides)?;
     let config = origin.config()?;
-    let tensors = hf::tensors(&config).map_err(|why| {
+    let mut tensors = hf::tensors(&config).map_err(|why| {
         failure(
             format!("`{}` has no Hugging Face counterpart: {why}", dir.display()),
             "see docs/interchange.md",
         )
     })?;
     check(&checkpoint, &tensors)?;
+    tensors.extend(copied_head(&config, &tensors));
     let elements = Elements::of(&checkpoint, &origin.dtype)?;
     let text = match checkpoint.facts().get(facts::CONFIG) {
         Some(text) if overrides.is_empty() && model.is_none() => text.clone(),
@@ -77,6 +81,14 @@ pub fn export(
     fs::rename(scratch.path(), out)
         .with_context(|| format!("moving the finished directory to `{}`", out.display()))?;
     Ok(Exported { tensors: tensors.len(), files: shards.len() })
+}
+
+/// Returns the output projection as a separate tensor if it shares the embedding but its input is not
+/// scaled. Older transformers can express this only as untied tables with the same elements.
+fn copied_head(config: &Config, tensors: &[Tensor]) -> Option<Tensor> {
+    let copied = config.tied && !config.scales_output();
+    let embedding = tensors.iter().find(|t| copied && t.name == EMBEDDINGS[0])?;
+    Some(Tensor { name: HEAD.into(), ..embedding.clone() })
 }
 
 /// Checks the parameters of the checkpoint against the model.
@@ -154,6 +166,7 @@ impl Elements {
     fn dtype(&self) -> &'static str {
         match self.usual {
             Element::F32 | Element::I32 => "float32",
+            Element::F64 => "float64",
             Element::Bf16 => "bfloat16",
             Element::F16 => "float16",
         }

@@ -30,6 +30,8 @@ pub enum Element {
     Bf16,
     /// 16-bit floats.
     F16,
+    /// 64-bit floats.
+    F64,
     /// Signed 32-bit integers.
     I32,
 }
@@ -41,18 +43,20 @@ impl Element {
             Self::F32 => "F32",
             Self::Bf16 => "BF16",
             Self::F16 => "F16",
+            Self::F64 => "F64",
             Self::I32 => "I32",
         }
     }
 
     /// Returns the type with this name. `None` for types that weights do not have.
     pub fn of(name: &str) -> Option<Self> {
-        [Self::F32, Self::Bf16, Self::F16, Self::I32].into_iter().find(|e| e.name() == name)
+        [Self::F32, Self::Bf16, Self::F16, Self::F64, Self::I32].into_iter().find(|e| e.name() == name)
     }
 
     /// Returns the size of an element in bytes.
     pub fn size(self) -> usize {
         match self {
+            Self::F64 => 8,
             Self::F32 | Self::I32 => 4,
             Self::Bf16 | Self::F16 => 2,
         }
@@ -139,7 +143,7 @@ impl Tensors {
 fn entry(name: &str, value: &Value) -> Result<Entry, String> {
     let dtype = value["dtype"].as_str().ok_or("has no `dtype`")?;
     let element = Element::of(dtype)
-        .ok_or_else(|| format!("has elements of type {dtype}; F32, BF16, F16 and I32 are supported"))?;
+        .ok_or_else(|| format!("has elements of type {dtype}; F32, BF16, F16, F64 and I32 are supported"))?;
     let list = |key: &str, what: &str| -> Result<Vec<u64>, String> {
         let list = value[key].as_array().ok_or_else(|| format!("has no `{key}`"))?;
         let numbers: Option<Vec<u64>> = list.iter().map(Value::as_u64).collect();

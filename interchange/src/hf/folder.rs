@@ -2,6 +2,7 @@
 
 use super::{
     config::Described,
+    elements::widened,
     file::{Element, Entry, Fields, Tensors},
 };
 use crate::{failure, origin::resolved};
@@ -13,8 +14,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Tensors that are copies of the embedding.
-const EMBEDDINGS: [&str; 2] = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
+/// Names of the embedding, which a folder may have under one or several of them. The first is the one that
+/// is exported.
+pub(super) const EMBEDDINGS: [&str; 3] =
+    ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
+/// The output projection.
+pub(super) const HEAD: &str = "lm_head.weight";
 /// A tensor of old T5 checkpoints that transformers also ignores.
 const IGNORED: &str = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
 /// Largest number of names in a message.
@@ -31,59 +36,40 @@ pub struct Folder {
     pub config: Config,
     /// The tensors of the model.
     pub tensors: Vec<hf::Tensor>,
-    files: Vec<Tensors>,
-    /// File number and position in the file, by tensor name.
-    index: BTreeMap<String, (usize, usize)>,
+    stored: Stored,
 }
 
 impl Folder {
     /// Opens a directory and checks everything except the elements.
     pub fn open(dir: &Path) -> Result<Self> {
-        let described = Described::read(dir)?;
+        let mut described = Described::read(dir)?;
+        let stored = Stored::open(dir)?;
+        described.set_head(stored.has_own_head()?).map_err(|why| {
+            failure(
+                format!("the tensors in `{}` do not match its config.json: {why}", dir.display()),
+                "for an output projection that shares the embedding set \"tie_word_embeddings\": true in config.json",
+            )
+        })?;
         let name = dir.join("config.json").display().to_string();
         let config = resolved(described.model, &described.line(), described.dtype, &name)?;
         let tensors = hf::tensors(&config).map_err(|why| {
             failure(format!("`{name}` describes no Hugging Face model: {why}"), "see docs/interchange.md")
         })?;
-        let files = open_files(dir)?;
-        let mut index = BTreeMap::new();
-        for (i, file) in files.iter().enumerate() {
-            for (j, entry) in file.entries.iter().enumerate() {
-                if let Some((other, _)) = index.insert(entry.name.clone(), (i, j)) {
-                    let (one, two): (&Tensors, &Tensors) = (&files[other], file);
-                    return Err(failure(
-                        format!(
-                            "tensor `{}` is in `{}` and in `{}`",
-                            entry.name,
-                            one.path().display(),
-                            two.path().display()
-                        ),
-                        "remove it from one of the files",
-                    ));
-                }
-            }
-        }
-        let folder = Self { dir: dir.to_owned(), described, config, tensors, files, index };
+        let folder = Self { dir: dir.to_owned(), described, config, tensors, stored };
         folder.check()?;
         Ok(folder)
     }
 
     /// Reads the bytes of an existing tensor, and their type.
     pub fn read(&self, name: &str) -> Result<(Element, Vec<u8>)> {
-        let (i, j) = *self.index.get(name).with_context(|| format!("there is no tensor `{name}`"))?;
-        let entry = &self.files[i].entries[j];
-        Ok((entry.element, self.files[i].read(entry)?))
-    }
-
-    fn entry(&self, name: &str) -> Option<&Entry> {
-        self.index.get(name).map(|(i, j)| &self.files[*i].entries[*j])
+        self.stored.read(name)
     }
 
     /// Checks names and sizes against the configuration.
     fn check(&self) -> Result<()> {
         let (mut missing, mut misshapen) = (Vec::new(), Vec::new());
         for tensor in &self.tensors {
-            match self.entry(&tensor.name) {
+            match self.stored.entry(&tensor.name) {
                 None => missing.push(format!("`{}` {:?}", tensor.name, tensor.sizes)),
                 Some(entry) if entry.sizes != tensor.sizes => misshapen.push(format!(
                     "`{}` has sizes {:?}; the configuration requires {:?}",
@@ -95,16 +81,11 @@ impl Folder {
                 Some(_) => {}
             }
         }
-        let mut doubles: Vec<&str> = EMBEDDINGS.to_vec();
-        if self.config.tied {
-            doubles.push("lm_head.weight");
-        }
-        let known = |name: &str| {
-            name == IGNORED || doubles.contains(&name) || self.tensors.iter().any(|t| t.name == name)
-        };
+        let known = |name: &str| name == IGNORED || name == HEAD || EMBEDDINGS.contains(&name);
         // A set, because thousands of experts would make a linear search quadratic.
         let names: std::collections::BTreeSet<&str> = self.tensors.iter().map(|t| t.name.as_str()).collect();
         let left: Vec<String> = self
+            .stored
             .index
             .keys()
             .filter(|n| !names.contains(n.as_str()) && !known(n))
@@ -126,24 +107,92 @@ impl Folder {
                 "config.json and the weights must belong to the same model, with the names of transformers",
             ));
         }
-        for double in doubles.into_iter().filter(|d| self.index.contains_key(*d)) {
-            self.check_double(double)?;
+        match self.stored.other_embedding()? {
+            None => Ok(()),
+            Some([one, two]) => Err(failure(
+                format!("`{}`: tensor `{two}` differs from `{one}`", self.dir.display()),
+                "encoder and decoder share one embedding in mesh: models with two are not supported",
+            )),
         }
-        Ok(())
+    }
+}
+
+/// The weights files of a directory.
+#[derive(Debug)]
+struct Stored {
+    files: Vec<Tensors>,
+    /// File number and position in the file, by tensor name.
+    index: BTreeMap<String, (usize, usize)>,
+}
+
+impl Stored {
+    fn open(dir: &Path) -> Result<Self> {
+        let files = open_files(dir)?;
+        let mut index = BTreeMap::new();
+        for (i, file) in files.iter().enumerate() {
+            for (j, entry) in file.entries.iter().enumerate() {
+                if let Some((other, _)) = index.insert(entry.name.clone(), (i, j)) {
+                    let (one, two): (&Tensors, &Tensors) = (&files[other], file);
+                    return Err(failure(
+                        format!(
+                            "tensor `{}` is in `{}` and in `{}`",
+                            entry.name,
+                            one.path().display(),
+                            two.path().display()
+                        ),
+                        "remove it from one of the files",
+                    ));
+                }
+            }
+        }
+        // From here on the embedding is found under its first name.
+        let embedding = EMBEDDINGS.iter().find_map(|name| index.get(*name).copied());
+        if let Some(place) = embedding {
+            index.insert(EMBEDDINGS[0].to_owned(), place);
+        }
+        Ok(Self { files, index })
     }
 
-    /// Checks that a tensor equals the embedding.
-    fn check_double(&self, name: &str) -> Result<()> {
-        if self.read(name)? == self.read("shared.weight")? {
-            return Ok(());
+    fn entry(&self, name: &str) -> Option<&Entry> {
+        self.index.get(name).map(|(i, j)| &self.files[*i].entries[*j])
+    }
+
+    fn read(&self, name: &str) -> Result<(Element, Vec<u8>)> {
+        let (i, j) = *self.index.get(name).with_context(|| format!("there is no tensor `{name}`"))?;
+        let entry = &self.files[i].entries[j];
+        Ok((entry.element, self.files[i].read(entry)?))
+    }
+
+    /// Returns `None` without an output projection, else true if it differs from the embedding.
+    fn has_own_head(&self) -> Result<Option<bool>> {
+        let (Some(_), Some(_)) = (self.entry(HEAD), self.entry(EMBEDDINGS[0])) else {
+            return Ok(self.entry(HEAD).map(|_| true));
+        };
+        Ok(Some(!self.equal(HEAD, EMBEDDINGS[0])?))
+    }
+
+    /// Returns the names of two embeddings that differ, the one that would be used first.
+    fn other_embedding(&self) -> Result<Option<[&'static str; 2]>> {
+        let mut there = EMBEDDINGS.into_iter().filter(|name| self.index.contains_key(*name));
+        let Some(first) = there.next() else { return Ok(None) };
+        for other in there {
+            if !self.equal(first, other)? {
+                return Ok(Some([first, other]));
+            }
         }
-        Err(failure(
-            format!(
-                "`{}`: tensor `{name}` differs from `shared.weight`, although config.json ties them",
-                self.dir.display()
-            ),
-            "for a separate output projection set \"tie_word_embeddings\": false in config.json",
-        ))
+        Ok(None)
+    }
+
+    /// Returns true if two tensors have the same sizes and the same elements, in whatever type.
+    fn equal(&self, one: &str, two: &str) -> Result<bool> {
+        if self.index.get(one) == self.index.get(two) {
+            return Ok(true);
+        }
+        if self.entry(one).map(|e| &e.sizes) != self.entry(two).map(|e| &e.sizes) {
+            return Ok(false);
+        }
+        let ((a, left), (b, right)) = (self.read(one)?, self.read(two)?);
+        Ok(if a == b { left == right } else { widened(a, left) == widened(b, right) })
     }
 }
 

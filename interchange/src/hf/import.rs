@@ -1,11 +1,11 @@
 //! Import of a Hugging Face model as a checkpoint, one tensor at a time.
 
 use super::{
-    elements::{transposed, widened},
+    elements::{beyond_f32, transposed, widened},
     file::Element,
     folder::Folder,
 };
-use crate::facts;
+use crate::{facts, failure};
 use anyhow::Result;
 use models::hf::Tensor;
 use runtime::{
@@ -30,7 +30,8 @@ pub fn import(folder: &Folder, out: &Path) -> Result<Imported> {
     let mut elements = 0;
     for tensor in &folder.tensors {
         let (element, value) = part(folder, tensor)?;
-        kinds.insert(&tensor.name, element);
+        // Rounded to 32 bits, 64-bit elements are 32-bit elements from here on.
+        kinds.insert(&tensor.name, if element == Element::F64 { Element::F32 } else { element });
         elements += value.dims.iter().product::<usize>() as u64;
         writer.part(&tensor.param, Kind::Param, &tensor.dims, &tensor.start, value)?;
     }
@@ -41,6 +42,12 @@ pub fn import(folder: &Folder, out: &Path) -> Result<Imported> {
 /// Reads a Hugging Face tensor as a part of one of our parameters, and returns its original element type.
 pub fn part(folder: &Folder, tensor: &Tensor) -> Result<(Element, HostTensor)> {
     let (element, bytes) = folder.read(&tensor.name)?;
+    if let Some(beyond) = beyond_f32(element, &bytes) {
+        return Err(failure(
+            format!("tensor `{}` has the element {beyond:e}, which no 32-bit float can hold", tensor.name),
+            "parameters are 32-bit floats: scale the model, or save it with float32 elements",
+        ));
+    }
     let bytes = widened(element, bytes);
     let bytes = if tensor.transposed { transposed(&bytes, tensor.sizes[0], tensor.sizes[1]) } else { bytes };
     Ok((element, HostTensor { dtype: ElementType::F32, dims: tensor.part.clone(), bytes }))

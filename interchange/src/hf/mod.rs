@@ -1,9 +1,9 @@
-//! Models of Hugging Face's transformers: T5, mT5 and SwitchTransformers.
+//! Models of Hugging Face's transformers: T5, mT5, umT5 and SwitchTransformers.
 //!
-//! Reading order: [`file`](self::file) (safetensors files, tensor by tensor), [`config`] (`config.json`),
-//! [`folder`] (both, checked against each other), [`elements`] (element types, transposition), [`import`] and
-//! [`export`] (to a checkpoint of mesh and back), [`verify`] (a model against numbers that came with it). The
-//! names and places of tensors are in `models::hf`.
+//! Reading order: [`file`](self::file) (safetensors files, tensor by tensor), `keys` and [`config`]
+//! (`config.json`), [`folder`] (both, checked against each other), [`elements`] (element types,
+//! transposition), [`import`] and [`export`] (to a checkpoint of mesh and back), [`verify`] (a model against
+//! numbers that came with it). The names and places of tensors are in `models::hf`.
 
 pub mod config;
 pub mod elements;
@@ -11,6 +11,7 @@ pub mod export;
 pub mod file;
 pub mod folder;
 pub mod import;
+mod keys;
 pub mod verify;
 
 pub use folder::Folder;

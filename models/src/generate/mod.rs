@@ -386,21 +386,20 @@ impl Generator {
         let penalty = self.finished.as_ref().map(|_| g.input("length_penalty", DType::F32, []));
         // Loop-invariant: computed once before the loop over positions.
         let causal = match &self.decoder {
-            Decoder::Cached(decoder, _) => Some(decoder.causal(cx)),
+            Decoder::Cached(decoder, _) => decoder.causal(cx),
             Decoder::Uncached(..) => None,
         };
         let padding = self.padding.read(g);
         let steps = Dim::new("steps", self.options.steps);
         let (done, ()) = g.scan(&steps, self.read(g), (), |mut now: DecodeState<'_>, ()| {
-            let x = match (&self.decoder, &causal) {
-                (Decoder::Cached(decoder, _), Some(causal)) => {
+            let x = match &self.decoder {
+                Decoder::Cached(decoder, _) => {
                     let x = g.scope("embedding", || self.embedding.lookup(cx, now.last));
-                    let (x, cache) = decoder.step(cx, x, now.position, causal, padding, now.cache);
+                    let (x, cache) = decoder.step(cx, x, now.position, causal.as_ref(), padding, now.cache);
                     now.cache = cache;
                     x
                 }
-                (Decoder::Uncached(decoder, memory), _) => self.recompute(cx, decoder, memory, padding, &now),
-                (Decoder::Cached(..), None) => unreachable!("a cached decoder has its biases"),
+                Decoder::Uncached(decoder, memory) => self.recompute(cx, decoder, memory, padding, &now),
             };
             let logits = g.scope("logits", || match &self.decoder {
                 Decoder::Cached(_, Some(head)) => {

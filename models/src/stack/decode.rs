@@ -6,8 +6,7 @@
 use super::{Block, Ffn, Segment, Stack};
 use crate::{
     Context,
-    attention::{Attention, KeyValue, squeeze_single_beam},
-    norm::RmsNorm,
+    attention::{KeyValue, squeeze_single_beam},
     position::CausalBias,
     switch::UnstackedExperts,
 };
@@ -61,8 +60,8 @@ pub enum DecoderLayers {
 struct Position<'g> {
     /// Index of the current position.
     position: Tensor<'g>,
-    /// Added to logits over the decoder's positions.
-    bias: Tensor<'g>,
+    /// Added to logits over the decoder's positions; `None` means that every layer has its own biases.
+    bias: Option<Tensor<'g>>,
     /// Added to logits over the encoder's positions.
     padding: Tensor<'g>,
 }
@@ -176,13 +175,13 @@ impl StepDecoder {
         cx: &Context<'g>,
         x: Tensor<'g>,
         position: Tensor<'g>,
-        causal: &CausalBias<'g>,
+        causal: Option<&CausalBias<'g>>,
         padding: Tensor<'g>,
         cache: KvCache<'g>,
     ) -> (Tensor<'g>, KvCache<'g>) {
         let g = cx.g;
         g.scope(self.stack.name, || {
-            let now = Position { position, bias: causal.at(position), padding };
+            let now = Position { position, bias: causal.map(|causal| causal.at(position)), padding };
             let mut x = x;
             let mut next: KvCache<'g> = Vec::new();
             let segments = self.stack.segments.iter().zip(cache).zip(self.memory.iter().zip(&self.prepared));
@@ -205,9 +204,11 @@ impl StepDecoder {
         })
     }
 
-    /// Returns the biases of all positions, to be computed once and used in every step.
-    pub fn causal<'g>(&self, cx: &Context<'g>) -> CausalBias<'g> {
-        cx.g.scope("relative_bias", || self.stack.bias.causal(cx, &self.own_length))
+    /// Returns the biases of all positions, to be computed once and used in every step. `None` means that
+    /// every layer has its own biases.
+    pub fn causal<'g>(&self, cx: &Context<'g>) -> Option<CausalBias<'g>> {
+        let bias = self.stack.bias.as_ref()?;
+        Some(cx.g.scope("relative_bias", || bias.causal(cx, &self.own_length)))
     }
 
     fn iteration<'g>(
@@ -279,8 +280,7 @@ impl Block {
     ) -> (Tensor<'g>, KeyValue<'g>) {
         let (g, beams) = (cx.g, &decoder.beams);
         let mut x = x;
-        let (norm, attention) = &self.attention;
-        let (found, cache) = g.scope("attention", || own(cx, norm, attention, x, beams, cache, now));
+        let (found, cache) = g.scope("attention", || self.attend(cx, x, decoder, cache, now));
         x += found;
         if let Some((norm, attention)) = &self.cross_attention {
             x += g.scope("cross_attention", || {
@@ -304,24 +304,29 @@ impl Block {
         });
         (x + y, cache)
     }
-}
 
-/// Self-attention of the current position: adds its key and value to the cache, then attends to all cached
-/// positions.
-fn own<'g>(
-    cx: &Context<'g>,
-    norm: &RmsNorm,
-    attention: &Attention,
-    x: Tensor<'g>,
-    beams: &Dim,
-    cache: KeyValue<'g>,
-    now: Position<'g>,
-) -> (Tensor<'g>, KeyValue<'g>) {
-    let h = norm.forward(cx, x);
-    let [key, value] = attention.keys_values(cx, h, beams).map(|x| squeeze_single_beam(x, beams));
-    let one = Dim::new("memory_length", 1);
-    let put =
-        |all: Tensor<'g>, x: Tensor<'g>| all.dynamic_update("memory_length", x.broadcast(&one), now.position);
-    let cache = [put(cache[0], key), put(cache[1], value)];
-    (attention.step(cx, h, beams, cache, &[now.bias]), cache)
+    /// Self-attention of the current position: adds its key and value to the cache, then attends to all
+    /// cached positions.
+    fn attend<'g>(
+        &self,
+        cx: &Context<'g>,
+        x: Tensor<'g>,
+        decoder: &StepDecoder,
+        cache: KeyValue<'g>,
+        now: Position<'g>,
+    ) -> (Tensor<'g>, KeyValue<'g>) {
+        let ((norm, attention), beams) = (&self.attention, &decoder.beams);
+        let h = norm.forward(cx, x);
+        let [key, value] = attention.keys_values(cx, h, beams).map(|x| squeeze_single_beam(x, beams));
+        let one = Dim::new("memory_length", 1);
+        let put = |all: Tensor<'g>, x: Tensor<'g>| {
+            all.dynamic_update("memory_length", x.broadcast(&one), now.position)
+        };
+        let cache = [put(cache[0], key), put(cache[1], value)];
+        let own = self.bias.as_ref().map(|bias| {
+            cx.g.scope("relative_bias", || bias.causal_at(cx, now.position, &decoder.own_length))
+        });
+        let biases: Vec<Tensor<'g>> = own.into_iter().chain(now.bias).collect();
+        (attention.step(cx, h, beams, cache, &biases), cache)
+    }
 }

@@ -41,6 +41,7 @@ pub struct SwitchFfn {
     wi: Weight,
     gate: Option<Weight>,
     wo: Weight,
+    activation: Activation,
     d_model: Dim,
     d_ff: Dim,
     options: Switch,
@@ -54,15 +55,14 @@ impl SwitchFfn {
         let router = Router::new(w, d_model, options, "ffn");
         let inner =
             |name| w.matrix(name, &stored, &[d_model], &[d_ff], Init::truncated_normal(scale, &[d_model]));
-        let (gate, wi) = match activation {
-            Activation::Relu => (None, inner("wi")),
-            Activation::GatedGelu => (Some(inner("wi_0")), inner("wi_1")),
-        };
+        let (gate, wi) =
+            if activation.gated() { (Some(inner("wi_0")), inner("wi_1")) } else { (None, inner("wi")) };
         Self {
             router,
             wi,
             gate,
             wo: w.matrix("wo", &stored, &[d_ff], &[d_model], Init::truncated_normal(scale, &[d_ff])),
+            activation,
             d_model: d_model.clone(),
             d_ff: d_ff.clone(),
             options: options.clone(),
@@ -180,8 +180,8 @@ impl SwitchFfn {
         let inner = |weight: &Weight| einsum([x, read(weight)], out(&self.d_ff));
         let hidden = match &self.gate {
             // Dropout comes before relu, as in the dense layer.
-            None => dropout.apply(cx, inner(&self.wi)).relu(),
-            Some(gate) => dropout.apply(cx, inner(gate).gelu() * inner(&self.wi)),
+            None => self.activation.apply(dropout.apply(cx, inner(&self.wi))),
+            Some(gate) => dropout.apply(cx, self.activation.apply(inner(gate)) * inner(&self.wi)),
         };
         einsum([hidden, read(&self.wo)], out(&self.d_model))
     }

@@ -86,8 +86,8 @@ impl SwitchFfn {
     ) -> Tensor<'g> {
         let made = |state: &State| einsum([x, state.read(cx.g)], [batch, tokens, &self.d_ff]);
         let hidden = match &inner[..] {
-            [wi, gate] => made(gate).gelu() * made(wi),
-            _ => made(&inner[0]).relu(),
+            [wi, gate] => self.activation.apply(made(gate)) * made(wi),
+            _ => self.activation.apply(made(&inner[0])),
         };
         einsum([hidden, outer.read(cx.g)], [batch, tokens, &self.d_model])
     }
