@@ -3,7 +3,7 @@
 use super::{Graph, Tensor};
 use crate::{
     DType, Op, Site,
-    ir::{Binary, Compare, Elementwise, Shape, Unary},
+    ir::{Binary, Compare, Elementwise, Shape, Unary, binary_words, compare_words, unary_words},
 };
 use std::ops;
 
@@ -101,8 +101,12 @@ impl<'g> ops::Not for Tensor<'g> {
     }
 }
 
+// The methods of functions, from the tables beside their enums.
+
 macro_rules! unary_methods {
-    ($($(#[$doc:meta])* $method:ident $op:ident),* $(,)?) => {
+    (Unary;
+     $($operator:ident $word:literal),*;
+     $($(#[$doc:meta])* $method:ident $op:ident $name:literal,)*) => {
         impl<'g> Tensor<'g> {$(
             $(#[$doc])*
             #[track_caller]
@@ -112,93 +116,27 @@ macro_rules! unary_methods {
         )*}
     };
 }
+unary_words!(unary_methods);
 
-unary_methods!(
-    /// `|x|`.
-    abs Abs,
-    /// -1, 0 or 1.
-    sign Sign,
-    /// `e^x`.
-    exp Exp,
-    /// Natural logarithm.
-    log Log,
-    /// `ln(1 + x)`, exact near 0.
-    log1p Log1p,
-    /// Square root.
-    sqrt Sqrt,
-    /// `x^-1/2`.
-    rsqrt Rsqrt,
-    /// Sine.
-    sin Sin,
-    /// Cosine.
-    cos Cos,
-    /// Hyperbolic tangent.
-    tanh Tanh,
-    /// `1 / (1 + e^-x)`.
-    logistic Logistic,
-    /// `max(x, 0)`.
-    relu Relu,
-    /// GELU by tanh.
-    gelu Gelu,
-    /// Largest whole number not above the element.
-    floor Floor,
-    /// The nearest bf16 number, in the type of the tensor. The gradient passes through.
-    round_bf16 RoundBf16,
-    /// A `pred`: neither infinite nor NaN.
-    is_finite IsFinite,
-);
-
-macro_rules! comparisons {
-    ($($(#[$doc:meta])* $method:ident $op:ident),* $(,)?) => {
+macro_rules! binary_methods {
+    ($ty:ident;
+     $($operator:ident $word:literal),*;
+     $($(#[$doc:meta])* $method:ident $op:ident $name:literal,)*) => {
         impl<'g> Tensor<'g> {$(
             $(#[$doc])*
             #[track_caller]
             pub fn $method(self, other: impl Operand<'g>) -> Self {
                 let site = self.graph.site();
                 let other = other.tensor(self, &site);
-                self.apply(Op::Elementwise(Elementwise::Compare(Compare::$op)), &[other], &site)
+                self.apply(Op::Elementwise(Elementwise::$ty($ty::$op)), &[other], &site)
             }
         )*}
     };
 }
-
-comparisons!(
-    /// A `pred`: equal.
-    eq Eq,
-    /// A `pred`: not equal.
-    ne Ne,
-    /// A `pred`: less.
-    lt Lt,
-    /// A `pred`: less or equal.
-    le Le,
-    /// A `pred`: greater.
-    gt Gt,
-    /// A `pred`: greater or equal.
-    ge Ge,
-);
+binary_words!(binary_methods);
+compare_words!(binary_methods);
 
 impl<'g> Tensor<'g> {
-    /// The larger of two.
-    #[track_caller]
-    pub fn maximum(self, other: impl Operand<'g>) -> Self {
-        let site = self.graph.site();
-        self.binary_at(Binary::Max, other.tensor(self, &site), &site)
-    }
-
-    /// The smaller of two.
-    #[track_caller]
-    pub fn minimum(self, other: impl Operand<'g>) -> Self {
-        let site = self.graph.site();
-        self.binary_at(Binary::Min, other.tensor(self, &site), &site)
-    }
-
-    /// `self^other`.
-    #[track_caller]
-    pub fn pow(self, other: impl Operand<'g>) -> Self {
-        let site = self.graph.site();
-        self.binary_at(Binary::Pow, other.tensor(self, &site), &site)
-    }
-
     /// `x · x`.
     #[track_caller]
     pub fn square(self) -> Self {

@@ -72,6 +72,29 @@ pub enum Elementwise {
     StopGradient,
 }
 
+/// Gives an enum the list of its variants and their names in text.
+macro_rules! words {
+    ($table:ident) => {
+        $table!(words);
+    };
+    ($ty:ident;
+     $($operator:ident $word:literal),*;
+     $($(#[$doc:meta])* $method:ident $variant:ident $name:literal,)*) => {
+        impl $ty {
+            /// All variants.
+            pub const ALL: &[Self] = &[$(Self::$operator,)* $(Self::$variant),*];
+
+            /// The name in `.mesh` text.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$operator => $word,)*
+                    $(Self::$variant => $name),*
+                }
+            }
+        }
+    };
+}
+
 /// Functions of one number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Unary {
@@ -114,6 +137,50 @@ pub enum Unary {
     IsFinite,
 }
 
+/// Calls a macro with the words of [`Unary`]: names in text; methods of the DSL with their documentation.
+macro_rules! unary_words {
+    ($user:ident) => {
+        $user!(
+            Unary;
+            Neg "neg", Not "not";
+            /// `|x|`.
+            abs Abs "abs",
+            /// -1, 0 or 1.
+            sign Sign "sign",
+            /// `e^x`.
+            exp Exp "exp",
+            /// Natural logarithm.
+            log Log "log",
+            /// `ln(1 + x)`, exact near 0.
+            log1p Log1p "log1p",
+            /// Square root.
+            sqrt Sqrt "sqrt",
+            /// `x^-1/2`.
+            rsqrt Rsqrt "rsqrt",
+            /// Sine.
+            sin Sin "sin",
+            /// Cosine.
+            cos Cos "cos",
+            /// Hyperbolic tangent.
+            tanh Tanh "tanh",
+            /// `1 / (1 + e^-x)`.
+            logistic Logistic "logistic",
+            /// `max(x, 0)`.
+            relu Relu "relu",
+            /// GELU by tanh.
+            gelu Gelu "gelu",
+            /// Largest whole number not above the element.
+            floor Floor "floor",
+            /// The nearest bf16 number, in the type of the tensor. The gradient passes through.
+            round_bf16 RoundBf16 "round_bf16",
+            /// A `pred`: neither infinite nor NaN.
+            is_finite IsFinite "is_finite",
+        );
+    };
+}
+pub(crate) use unary_words;
+words!(unary_words);
+
 /// Functions of two numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Binary {
@@ -145,6 +212,25 @@ pub enum Binary {
     Shr,
 }
 
+/// The words of [`Binary`], as [`unary_words`].
+macro_rules! binary_words {
+    ($user:ident) => {
+        $user!(
+            Binary;
+            Add "add", Sub "sub", Mul "mul", Div "div", Rem "rem", And "and", Or "or", Xor "xor", Shl "shl",
+            Shr "shr";
+            /// `self^other`.
+            pow Pow "pow",
+            /// The larger of two.
+            maximum Max "max",
+            /// The smaller of two.
+            minimum Min "min",
+        );
+    };
+}
+pub(crate) use binary_words;
+words!(binary_words);
+
 /// Comparisons.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Compare {
@@ -161,6 +247,29 @@ pub enum Compare {
     /// `a >= b`.
     Ge,
 }
+
+/// The words of [`Compare`], as [`unary_words`].
+macro_rules! compare_words {
+    ($user:ident) => {
+        $user!(
+            Compare;;
+            /// A `pred`: equal.
+            eq Eq "eq",
+            /// A `pred`: not equal.
+            ne Ne "ne",
+            /// A `pred`: less.
+            lt Lt "lt",
+            /// A `pred`: less or equal.
+            le Le "le",
+            /// A `pred`: greater.
+            gt Gt "gt",
+            /// A `pred`: greater or equal.
+            ge Ge "ge",
+        );
+    };
+}
+pub(crate) use compare_words;
+words!(compare_words);
 
 /// `(a, b)`: einsum of two tensors of one float type: `out = Σ a · b` over all dims that are not in `out`.
 /// Dims in both operands and in `out` are batch dims. Products and sums are float32, and the result is

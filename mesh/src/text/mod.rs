@@ -27,7 +27,7 @@ mod state;
 mod tests;
 mod write;
 
-pub use op::op_name;
+pub use op::{op_name, op_names};
 pub use parse::{parse, parse_source};
 pub use print::{print, print_type};
 

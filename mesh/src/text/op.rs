@@ -68,6 +68,11 @@ pub(super) fn names() -> impl Iterator<Item = (&'static str, Family)> {
         .chain(of(collective::NAMES, Family::Collective))
 }
 
+/// The names of all operations in `.mesh` text.
+pub fn op_names() -> impl Iterator<Item = &'static str> {
+    names().map(|(name, _)| name)
+}
+
 /// The family of each operation, by name.
 pub(super) fn families() -> HashMap<&'static str, Family> {
     names().collect()

@@ -40,86 +40,6 @@ impl Choices {
     }
 }
 
-/// The names of all operations.
-pub const NAMES: &[&str] = &[
-    "abs",
-    "add",
-    "all_gather",
-    "all_reduce",
-    "all_to_all",
-    "and",
-    "argmax",
-    "broadcast",
-    "cast",
-    "concat",
-    "cond",
-    "constant",
-    "cos",
-    "cumsum",
-    "div",
-    "dynamic_slice",
-    "dynamic_update",
-    "einsum",
-    "eq",
-    "exp",
-    "floor",
-    "round_bf16",
-    "gather",
-    "ge",
-    "gelu",
-    "grad",
-    "gt",
-    "iota",
-    "is_finite",
-    "le",
-    "log",
-    "log1p",
-    "logistic",
-    "lt",
-    "max",
-    "min",
-    "mul",
-    "ne",
-    "neg",
-    "not",
-    "one_hot",
-    "or",
-    "as_pending",
-    "pad",
-    "permute",
-    "pow",
-    "random",
-    "read",
-    "reduce_logsumexp",
-    "reduce_max",
-    "reduce_mean",
-    "reduce_min",
-    "reduce_scatter",
-    "reduce_sum",
-    "relu",
-    "rem",
-    "rename",
-    "reshape",
-    "rsqrt",
-    "scan",
-    "scatter_add",
-    "select",
-    "shard",
-    "shl",
-    "shr",
-    "sign",
-    "sin",
-    "slice",
-    "sort",
-    "sqrt",
-    "stop_gradient",
-    "sub",
-    "tanh",
-    "top_k",
-    "write",
-    "xor",
-];
-
 /// Names of values.
 const VALUE_NAMES: &[&str] = &["h", "_", "as", "encoder.block_1.ffn.sent", "a/b-c"];
 
@@ -371,40 +291,11 @@ impl Generator<'_> {
     }
 
     fn elementwise(&mut self, c: &mut Choices, x: Value) -> (Op, Vec<Value>) {
-        use Binary::*;
         let y = self.value(c);
         let (op, args) = match c.below(6) {
-            0 => {
-                let unary = [
-                    Unary::Neg,
-                    Unary::Abs,
-                    Unary::Sign,
-                    Unary::Exp,
-                    Unary::Log,
-                    Unary::Log1p,
-                    Unary::Sqrt,
-                    Unary::Rsqrt,
-                    Unary::Sin,
-                    Unary::Cos,
-                    Unary::Tanh,
-                    Unary::Logistic,
-                    Unary::Relu,
-                    Unary::Gelu,
-                    Unary::Floor,
-                    Unary::RoundBf16,
-                    Unary::Not,
-                    Unary::IsFinite,
-                ];
-                (Elementwise::Unary(c.pick(&unary)), vec![x])
-            }
-            1 => {
-                let binary = [Add, Sub, Mul, Div, Rem, Pow, Max, Min, And, Or, Xor, Shl, Shr];
-                (Elementwise::Binary(c.pick(&binary)), c.pick(&[vec![x, x], vec![x, y]]))
-            }
-            2 => {
-                let compare = [Compare::Eq, Compare::Ne, Compare::Lt, Compare::Le, Compare::Gt, Compare::Ge];
-                (Elementwise::Compare(c.pick(&compare)), c.pick(&[vec![x, x], vec![x, y]]))
-            }
+            0 => (Elementwise::Unary(c.pick(Unary::ALL)), vec![x]),
+            1 => (Elementwise::Binary(c.pick(Binary::ALL)), c.pick(&[vec![x, x], vec![x, y]])),
+            2 => (Elementwise::Compare(c.pick(Compare::ALL)), c.pick(&[vec![x, x], vec![x, y]])),
             3 => match self.fresh(c, DType::Pred, Vec::new()) {
                 Some(p) => (Elementwise::Select, c.pick(&[vec![p, x, x], vec![p, x, y]])),
                 None => (Elementwise::StopGradient, vec![x]),

@@ -95,6 +95,28 @@ fn random_programs_hold_every_operation() {
             });
         }
     }
-    let all = generate::NAMES.iter().copied().collect();
+    let all = mesh::text::op_names().collect();
     assert_eq!(seen, all);
+}
+
+/// Returns the names that `page` lacks, each written as `form` does.
+fn lacking(page: &str, form: fn(&str) -> Vec<String>) -> Vec<&'static str> {
+    let path = format!("{}/../{page}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    mesh::text::op_names().filter(|name| !form(name).iter().any(|form| text.contains(form))).collect()
+}
+
+/// The places of an operation that the Rust compiler does not ask for.
+#[test]
+fn every_operation_is_documented_and_has_a_line_in_a_filetest() {
+    let in_table = |name: &str| vec![format!("`{name}`"), format!("`{name} {{")];
+    assert_eq!(lacking("docs/ir.md", in_table), [""; 0], "add them to the tables of docs/ir.md");
+    let global = |name: &str| vec![format!(" = {name} "), format!("  {name} "), format!(" = {name}\n")];
+    let missing = lacking("tests/filetests/text/ops.mesh", global);
+    let local = lacking("tests/filetests/text/local.mesh", global);
+    let missing: Vec<&str> = missing.into_iter().filter(|name| local.contains(name)).collect();
+    assert_eq!(
+        missing, [""; 0],
+        "add a line to tests/filetests/text/ops.mesh, or local.mesh for collectives"
+    );
 }

@@ -10,6 +10,8 @@ use crate::Finding;
 
 const PAGE: &str = "docs/cheatsheet.md";
 const DSL: &str = "mesh/src/dsl/";
+/// The file with the tables of elementwise functions, from which the DSL has methods.
+const TABLES: &str = "mesh/src/ir/op.rs";
 
 /// Compares the first column of the page's tables with the functions of the DSL.
 pub fn check(tree: &Tree) -> Vec<Finding> {
@@ -43,7 +45,7 @@ fn listed(page: &str) -> BTreeMap<String, usize> {
 fn functions(tree: &Tree) -> BTreeMap<String, (String, usize)> {
     let mut found = BTreeMap::new();
     let files = tree.texts(DSL).filter(|(path, _)| path.ends_with(".rs") && !is_test(path));
-    for (path, text) in files {
+    for (path, text) in files.chain(tree.text(TABLES).map(|text| (TABLES, text))) {
         let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
         let Ok(tokens) = code.parse::<TokenStream>() else { continue };
         for (name, line) in defined(tokens, false) {
@@ -92,12 +94,15 @@ mod tests {
 
     #[test]
     fn both_ways() {
-        let code = "impl T {\n pub fn f(self) {}\n pub(super) fn g() {} }\nm!(\n/// A.\nabs Abs,\n/// B.\nexp Exp);\n\
+        let code = "impl T {\n pub fn f(self) {}\n pub(super) fn g() {} }\nm!(\n/// A.\nabs Abs);\n\
                     macro_rules! m { ($x:ident) => { pub fn $x() {} } }\n#[cfg(test)]\nmod tests { pub fn t() {} }";
+        let tables =
+            "macro_rules! words { ($m:ident) => { $m!(Unary; Neg \"neg\";\n/// B.\nexp Exp \"exp\",); } }";
         let page = "| `x.f()` | a |\n| `x.abs()` | b |\n| `Init::h(1)` | c |\ntext `z()`\n";
-        let files = [(PAGE, page), ("mesh/src/dsl/a.rs", code), ("mesh/src/dsl/tests.rs", "pub fn u() {}")];
+        let tests = ("mesh/src/dsl/tests.rs", "pub fn u() {}");
+        let files = [(PAGE, page), ("mesh/src/dsl/a.rs", code), (TABLES, tables), tests];
         let what = [
-            "mesh/src/dsl/a.rs:8: `exp` is not in docs/cheatsheet.md",
+            "mesh/src/ir/op.rs:3: `exp` is not in docs/cheatsheet.md",
             "docs/cheatsheet.md:3: the DSL has no function `h`",
         ];
         expect(check, &files, &what);
