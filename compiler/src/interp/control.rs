@@ -57,7 +57,7 @@ fn agreed(predicate: &Spread) -> Result<bool, Diagnostic> {
         return Ok(values[0]);
     }
     Err(Diagnostic::new("", format!("devices disagree on the predicate of a conditional: {values:?}"))
-        .help("the program is not one that every device runs alike: a pass has gone wrong"))
+        .help("every device must take the same branch: this is a bug in the pass that wrote the program"))
 }
 
 fn slice(x: &Tensor, dim: &mesh::Name, i: usize) -> Tensor {

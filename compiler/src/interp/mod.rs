@@ -103,8 +103,9 @@ fn place(
 
 fn whole(what: &str, name: &Name, parts: &Spread, ty: &Type, mesh: &Mesh) -> Result<Tensor, Diagnostic> {
     gather(parts, ty, mesh, 0.0).map_err(|message| {
-        Diagnostic::new("", format!("{what} `{name}`: {message}"))
-            .help("the program is not one that every device runs alike: a pass has gone wrong")
+        Diagnostic::new("", format!("{what} `{name}`: {message}")).help(
+            "every device must compute the same value: this is a bug in the pass that wrote the program",
+        )
     })
 }
 
@@ -222,7 +223,7 @@ impl<'m> Machine<'m> {
                     inst.op
                 ),
             )
-            .help("its type was not inferred: the pass that wrote it has gone wrong")
+            .help("the recorded type is wrong: this is a bug in the pass that wrote the program")
             .at(&inst.site)),
         }
     }

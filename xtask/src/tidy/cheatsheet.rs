@@ -44,19 +44,23 @@ fn listed(page: &str) -> BTreeMap<String, usize> {
 /// Returns the public functions of the DSL and those that its macros define, with a place of each.
 fn functions(tree: &Tree) -> BTreeMap<String, (String, usize)> {
     let mut found = BTreeMap::new();
-    let files = tree.texts(DSL).filter(|(path, _)| path.ends_with(".rs") && !is_test(path));
-    for (path, text) in files.chain(tree.text(TABLES).map(|text| (TABLES, text))) {
+    let mut add = |path: &str, text: &str, in_tables: bool| {
         let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
-        let Ok(tokens) = code.parse::<TokenStream>() else { continue };
-        for (name, line) in defined(tokens, false) {
+        let Ok(tokens) = code.parse::<TokenStream>() else { return };
+        let all = defined(tokens, false).into_iter();
+        for (name, line, _) in all.filter(|(_, _, in_table)| *in_table || !in_tables) {
             found.entry(name).or_insert((path.to_string(), line));
         }
-    }
+    };
+    let files = tree.texts(DSL).filter(|(path, _)| path.ends_with(".rs") && !is_test(path));
+    files.for_each(|(path, text)| add(path, text, false));
+    tree.text(TABLES).into_iter().for_each(|text| add(TABLES, text, true));
     found
 }
 
-/// Returns the names after `pub fn`, and in macro calls of methods the lower-case names before a variant.
-fn defined(tokens: TokenStream, in_macro: bool) -> Vec<(String, usize)> {
+/// Returns the names after `pub fn`, and in macro calls of methods the lower-case names before a variant. The
+/// `bool` is true for the latter.
+fn defined(tokens: TokenStream, in_macro: bool) -> Vec<(String, usize, bool)> {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let mut found = Vec::new();
     for (at, token) in tokens.iter().enumerate() {
@@ -71,7 +75,7 @@ fn defined(tokens: TokenStream, in_macro: bool) -> Vec<(String, usize)> {
                     && next.starts_with(|c: char| c.is_uppercase())
                     && !next.is_empty();
                 if is_function || is_method {
-                    found.push((word.to_string(), word.span().start().line));
+                    found.push((word.to_string(), word.span().start().line, is_method));
                 }
             }
             TokenTree::Group(group) => {
