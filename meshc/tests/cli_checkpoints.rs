@@ -1,14 +1,12 @@
 //! Interrupted and resumed training, and `meshc checkpoint`, through the command line.
 
-mod support;
-
+use crate::support::{Ran, TINY, Workplace, cpu_plugin, model, text};
 use serde_json::Value;
 use std::{
     fs,
     io::{BufRead, BufReader},
     process::{Command, Stdio},
 };
-use support::{Ran, TINY, Workplace, cpu_plugin, model, text};
 
 fn args<'a>(model: &'a str, data: &'a str, steps: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let first =

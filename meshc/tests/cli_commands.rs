@@ -1,7 +1,6 @@
 //! The commands, through the command line.
 
-mod support;
-
+use crate::support::{Ran, Workplace, cpu_plugin, model, text, tiny_switch};
 use std::{
     collections::BTreeMap,
     fs,
@@ -9,7 +8,6 @@ use std::{
     process::Stdio,
     thread,
 };
-use support::{Ran, Workplace, cpu_plugin, model, text, tiny_switch};
 
 /// Returns the files of a directory.
 fn files(place: &Workplace, folder: &str) -> BTreeMap<String, Vec<u8>> {

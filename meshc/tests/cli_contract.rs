@@ -1,8 +1,6 @@
 //! The task contract on the command line: the result of `meshc check`, and refusals before compilation.
 
-mod support;
-
-use support::Workplace;
+use crate::support::Workplace;
 
 /// A program of one weight that predicts nothing; `outputs` are those of `train_step`.
 fn program(task: &str, inputs: &str, output: &str) -> String {

@@ -1,11 +1,9 @@
 //! Training data: `meshc data`, and training on JSON lines with a tokenizer, prepared tokens, mixtures and
 //! packed rows.
 
-mod support;
-
+use crate::support::{Ran, Workplace, model};
 use serde_json::{Value, json};
 use std::fs;
-use support::{Ran, Workplace, model};
 
 /// The output of the zstd program for `hello`.
 const HELLO: &[u8] = b"\x28\xb5\x2f\xfd\x24\x06\x31\0\0hello\n\x53\x88\xbd\x91";

@@ -1,10 +1,8 @@
 //! Invalid input: each mistake gives a message with the problem, its place and a remedy, an exit code other
 //! than 0, and leaves no partial output.
 
-mod support;
-
+use crate::support::{Workplace, cpu_plugin, model, text, tiny_switch};
 use std::{fs, path::Path, process::Command};
-use support::{Workplace, cpu_plugin, model, text, tiny_switch};
 
 /// Compiles models/matmul.rs with `args`, which must fail with `parts` in the message and leave nothing.
 #[track_caller]

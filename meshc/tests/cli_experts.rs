@@ -1,9 +1,7 @@
 //! `meshc checkpoint convert`: expert surgery, and the exact properties of its results.
 
-mod support;
-
+use crate::support::{Workplace, home, model};
 use serde_json::Value;
-use support::{Workplace, home, model};
 
 /// A model that trains in milliseconds, with an expert slot for every token in evaluation.
 const TINY: &str = "batch=4 d_model=16 d_ff=16 heads=2 d_kv=8 input_length=32 target_length=16 layers=2";

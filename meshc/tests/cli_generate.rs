@@ -1,10 +1,8 @@
 //! `meshc generate`, `eval` and `score`, with a briefly trained model and an imported one.
 
-mod support;
-
+use crate::support::{Ran, Workplace, cpu_plugin, home, model, oracle};
 use serde_json::{Value, json};
 use std::{io::Write, process::Stdio};
-use support::{Ran, Workplace, cpu_plugin, home, model, oracle};
 
 /// Sizes of a tiny model.
 const SIZES: [&str; 8] = [

@@ -1,11 +1,9 @@
 //! Ahead-of-time compilation for TPU slices with the libtpu that `MESH_TPU_PLUGIN` names; without it these
 //! tests are skipped. `MESH_SLOW=1` adds the tests that compile all of switch_tiny.
 
-mod support;
-
+use crate::support::{Ran, TINY, Workplace, model, say_skipped};
 use std::fs;
 use std::time::{Duration, Instant};
-use support::{Ran, TINY, Workplace, model, say_skipped};
 
 /// Returns true if slow tests are enabled.
 fn slow() -> bool {

@@ -1,7 +1,6 @@
 //! Training runs through the command line: configuration, caches, stops, pages.
 
-mod support;
-
+use crate::support::{Ran, TINY, Workplace, cpu_plugin, home, model, text, tiny_switch};
 use serde_json::Value;
 use std::{
     fs,
@@ -11,7 +10,6 @@ use std::{
     sync::OnceLock,
     time::{Duration, Instant},
 };
-use support::{Ran, TINY, Workplace, cpu_plugin, home, model, text, tiny_switch};
 
 /// An artefact of a small model on eight devices, compiled once for all tests of this file.
 fn artefact() -> &'static str {

@@ -1,11 +1,9 @@
 //! `meshc convert`: import and export of Hugging Face models, valid and damaged.
 
-mod support;
-
+use crate::support::{Workplace, oracle};
 use models::{Config, Switch, hf};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{collections::BTreeMap, fs, path::Path};
-use support::{Workplace, oracle};
 
 /// A tensor of a file: type, sizes, bytes.
 type Stored = (Dtype, Vec<usize>, Vec<u8>);

@@ -13,8 +13,7 @@
 //! - `<!-- run: add OPTIONS -->`: the options are appended to each command.
 //! - `<!-- run: replace A => B -->`: B replaces A in the commands.
 
-mod support;
-
+use crate::support::{Workplace, cpu_plugin, home, say_skipped};
 use std::{
     collections::BTreeMap,
     env, fs,
@@ -22,7 +21,6 @@ use std::{
     path::Path,
     process::{Command, Stdio},
 };
-use support::{Workplace, cpu_plugin, home, say_skipped};
 
 /// A fenced block with the directives before it.
 #[derive(Debug, PartialEq)]

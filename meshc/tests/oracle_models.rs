@@ -4,10 +4,8 @@
 //! The directory with the results is `../shared/oracle` beside the repository, or `MESH_ORACLE`. It is not
 //! part of the repository; without it the tests are skipped.
 
-mod support;
-
+use crate::support::{Workplace, oracle};
 use serde_json::Value;
-use support::{Workplace, oracle};
 
 /// Devices and layouts: one device; the model's own layout; tensor and expert parallelism; split state.
 const PLACES: [&[&str]; 4] = [

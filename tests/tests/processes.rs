@@ -89,7 +89,7 @@ fn start(size: u32, folder: &Path, mesh: &str, state_layout: &str) -> Vec<Child>
         let place = format!("{rank} {size} {} {mesh} {state_layout}", folder.display());
         let output = fs::File::create(folder.join(format!("output-{rank}"))).unwrap();
         Command::new(env::current_exe().unwrap())
-            .args(["rank", "--exact", "--ignored", "--nocapture"])
+            .args(["processes::rank", "--exact", "--ignored", "--nocapture"])
             .env(PLACE, place)
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())

@@ -1,5 +1,4 @@
 //! Runs of the built `meshc` in a temporary directory.
-#![allow(dead_code)] // Every test file is a crate of its own and uses a part of this.
 
 use std::{
     fs,
