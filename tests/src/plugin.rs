@@ -5,7 +5,7 @@ use compiler::interp::{Outcome, Tensor, Tensors};
 use mesh::{Dim, Module, Name, Type};
 use pjrt::{Client, ClientOptions, ElementType, Plugin};
 use runtime::{
-    Artefact, HostTensor, Session,
+    Artefact, ExecutableCache, HostTensor, Session,
     plugin::{Platform, SearchPaths, find},
 };
 use std::{collections::BTreeMap, sync::OnceLock};
@@ -25,6 +25,22 @@ pub fn client() -> Client {
             .expect("the CPU plugin makes a client")
     };
     CLIENT.get_or_init(make).clone()
+}
+
+/// Returns compiler flags for models that run for a few steps: without optimization, XLA compiles them in half
+/// of the time. None with `MESH_SLOW=1`: the slow suites run programs as users do.
+pub fn flags() -> Vec<(String, String)> {
+    if std::env::var_os("MESH_SLOW").is_some_and(|v| v == "1") {
+        return Vec::new();
+    }
+    vec![("xla_backend_optimization_level".to_owned(), "0".to_owned())]
+}
+
+/// Returns a cache of executables beside the test executables, because many tests run the same programs.
+pub fn executable_cache() -> ExecutableCache {
+    let this = std::env::current_exe().expect("a test knows its executable");
+    let target = this.ancestors().nth(3).expect("test executables are in target/PROFILE/deps");
+    ExecutableCache::in_cache(&target.join("tmp").join("tests"))
 }
 
 /// Calls `function` of a verified Local module on the plugin, with whole tensors in and out.

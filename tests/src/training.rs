@@ -52,7 +52,10 @@ pub fn session(config: &Config, mesh: &str, state_layout: &str) -> Session {
 #[track_caller]
 pub fn session_of(module: Module, mesh: &str, layout: &str, state_layout: &str) -> Session {
     let artefact = artefact_of(module, (mesh, layout, state_layout), false);
-    Session::with_client(plugin::client(), artefact).expect("eight devices are enough")
+    let session = Session::with_client(plugin::client(), artefact);
+    let mut session = session.expect("eight devices are enough");
+    session.set_executable_cache(plugin::executable_cache());
+    session
 }
 
 /// An artefact of the model with its own layout, whose outputs are whole on every device.
@@ -89,7 +92,9 @@ fn artefact_of(module: Module, placement: (&str, &str, &str), whole_outputs: boo
         (f.name.to_string(), report.cost())
     };
     let costs = local.module().functions.iter().map(cost).collect();
-    let settings = Settings { target: "cpu".into(), layout, state_layout, costs, ..Settings::default() };
+    let flags = plugin::flags();
+    let settings =
+        Settings { target: "cpu".into(), layout, state_layout, costs, flags, ..Settings::default() };
     let built = pipeline::emit(&local, &settings, observe).unwrap_or_else(|d| panic!("{d}"));
     let artefact = Artefact::new("test".into(), built.manifest, built.files.into_iter().collect());
     artefact.expect("what the compiler writes is an artefact")

@@ -14,6 +14,7 @@ mod oracle_moe;
 mod oracle_optimizers;
 mod oracle_spans;
 mod packing;
+mod pods;
 mod precision;
 mod processes;
 mod reports;

@@ -66,8 +66,8 @@ fn programs_on_the_plugin_do_what_the_interpreter_does_2() {
     on_plugin(10_025, 10_050);
 }
 
-/// More programs, for changes of the compiler: `SEEDS=1000..3000 cargo test -p tests --test meaning
-/// soak -- --ignored`.
+/// More programs, for changes of the compiler: `SEEDS=1000..3000 cargo test -p tests --test all
+/// meaning::soak -- --exact --ignored`.
 #[test]
 #[ignore = "a soak test, started by hand: its time grows with SEEDS"]
 fn soak() {

@@ -3,6 +3,7 @@
 //! A test starts this binary once for each rank. The ignored test `rank` is the program of a rank.
 
 use job::{Coordinator, Job, Limits};
+use models::{Config, Switch};
 use pjrt::{Client, ClientOptions};
 use runtime::{Session, processes::Exchange, shard::Region, train};
 use std::{
@@ -24,6 +25,16 @@ const DEVICES: usize = 4;
 
 /// The variable with a rank's place: rank, number of processes, folder, mesh, state layout.
 const PLACE: &str = "MESH_TEST_RANK";
+
+/// Returns the model: one layer per stack, because it is compiled for every rank; two with `MESH_SLOW=1`.
+fn model() -> Config {
+    let slow = env::var_os("MESH_SLOW").is_some_and(|v| v == "1");
+    let layers = if slow { 2 } else { 1 };
+    let all = small_switch();
+    // Every layer has experts if there is only one.
+    let switch = all.switch.clone().map(|s| Switch { sparse_step: layers, decoder_sparse_step: layers, ..s });
+    Config { encoder_layers: layers, decoder_layers: layers, switch, ..all }
+}
 
 /// Trains, and returns the losses.
 fn trained(session: &mut Session) -> Vec<f64> {
@@ -71,7 +82,7 @@ fn rank() {
     let plugin = plugin::client().plugin().clone();
     let options = ClientOptions::new().with("cpu_device_count", own as i64);
     let client = Client::create(&plugin, &options).unwrap();
-    let artefact = artefact_for_processes(&small_switch(), mesh, state_layout);
+    let artefact = artefact_for_processes(&model(), mesh, state_layout);
     let mut session = Session::of_process(client, artefact, &exchange).unwrap();
     let mut lines: Vec<String> = trained(&mut session).iter().map(|l| l.to_bits().to_string()).collect();
     for state in session.artefact().manifest.state.clone() {
@@ -136,7 +147,7 @@ fn check(mesh: &str, state_layout: &str) {
         assert_eq!(several.1, one.1, "{mesh}, {size} processes: state");
         eprintln!("{mesh} {state_layout}: {size} processes give the same bits, in {} regions", one.1.len());
     }
-    let xla = trained(&mut session(&small_switch(), mesh, state_layout));
+    let xla = trained(&mut session(&model(), mesh, state_layout));
     let apart = xla.iter().zip(&one.0).map(|(a, b)| (a - b).abs() / a.abs()).fold(0.0, f64::max);
     eprintln!("{mesh} {state_layout}: XLA's own collectives give losses at most {apart:.1e} apart");
     assert!(apart <= 1e-6, "{xla:?}\n{:?}", one.0);

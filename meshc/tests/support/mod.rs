@@ -139,6 +139,10 @@ impl Workplace {
             command.env_remove(name);
         }
         command.env("MESH_CACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
+        // Models run for a few steps, so compile time dominates. The slow suites run programs as users do.
+        if std::env::var_os("MESH_SLOW").is_none_or(|v| v != "1") {
+            command.env("XLA_FLAGS", "--xla_backend_optimization_level=0");
+        }
         command
     }
 
