@@ -1,43 +1,17 @@
-//! Discovery of data files, and their text.
+//! Discovery of data files.
 
 use super::{
-    format::{self, Contents},
+    format::{self, Part},
     problem::Problem,
+    reading::{Reading, Stop},
 };
 use crate::{Error, Result};
+use proto::regular;
 use std::{
     collections::BTreeSet,
     fs,
-    ops::Range,
     path::{Path, PathBuf},
 };
-
-/// The text of all files, concatenated.
-///
-/// As in T5, text files are not separated. Documents of a format with documents (JSON Lines, Parquet) are
-/// separated from the text before and after them.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Text {
-    /// The bytes of the text, UTF-8.
-    pub bytes: Vec<u8>,
-    /// The files, in order.
-    pub files: Vec<File>,
-    /// Positions in `bytes` where a document ends that is separated from the text after it, ascending.
-    pub ends: Vec<usize>,
-    /// Files in directories that were skipped.
-    pub skipped: Vec<Skipped>,
-}
-
-/// A file whose text is used.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct File {
-    /// The path.
-    pub path: PathBuf,
-    /// The position of its text in [`Text::bytes`].
-    pub start: usize,
-    /// Bytes of its text.
-    pub len: usize,
-}
 
 /// A file that was skipped.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,102 +22,29 @@ pub struct Skipped {
     pub reason: String,
 }
 
-/// The default field of JSON Lines, and column of Parquet, that holds the text.
-pub const TEXT_FIELD: &str = "text";
-
 const NAME_DATA: &str = "give files with text, JSON Lines (plain, .gz or .zst) or Parquet; directories with such files; or a pattern \
                          such as 'corpus/*.jsonl.gz'";
 
-impl Text {
-    /// Reads files, directories, and patterns such as `corpus/**/*.txt`. The text is in the field
-    /// [`TEXT_FIELD`].
-    pub fn read(paths: &[PathBuf]) -> Result<Self> {
-        Self::read_field(paths, TEXT_FIELD)
-    }
-
-    /// Reads files, directories and patterns. `field` holds the text of JSON Lines and Parquet.
-    ///
-    /// Directories are walked in the order of their entries' names. The walk skips hidden files and
-    /// directories, directories named `target`, links to directories, and empty or binary files. A file that
-    /// is named itself or matches a pattern must be text. A damaged compressed file or invalid JSON Lines are
-    /// errors wherever they are found. No file is read twice.
-    pub fn read_field(paths: &[PathBuf], field: &str) -> Result<Self> {
-        let (mut text, mut separated) = (Self::default(), false);
-        text.skipped = visit(paths, field, &mut |path, contents| {
-            text.add(path, contents, &mut separated);
-            Ok(())
-        })?;
-        text.end(separated);
-        Ok(text)
-    }
-
-    /// Returns the text of one file.
-    pub(super) fn of_file(path: &Path, contents: Contents) -> Self {
-        let (mut text, mut separated) = (Self::default(), false);
-        text.add(path, contents, &mut separated);
-        text.end(separated);
-        text
-    }
-
-    /// Appends the contents of a file. `separated` is true if the last text so far must be separated from the
-    /// next.
-    fn add(&mut self, path: &Path, contents: Contents, separated: &mut bool) {
-        let start = self.bytes.len();
-        match contents {
-            Contents::Text(bytes) => {
-                // Neighbours are separated if either of them is a document.
-                self.end(std::mem::replace(separated, false));
-                self.bytes.extend_from_slice(&bytes);
-            }
-            Contents::Documents(documents) => {
-                for document in documents {
-                    *separated = true;
-                    self.end(true);
-                    self.bytes.extend_from_slice(document.as_bytes());
-                }
-            }
-        }
-        let len = self.bytes.len() - start;
-        self.files.push(File { path: path.to_owned(), start, len });
-    }
-
-    /// Separates the text so far from the text that follows, if `separated` is true.
-    fn end(&mut self, separated: bool) {
-        if separated && !self.bytes.is_empty() && self.ends.last() != Some(&self.bytes.len()) {
-            self.ends.push(self.bytes.len());
-        }
-    }
-
-    /// Wraps text that is already in memory.
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        let bytes = bytes.into();
-        let file = File { path: PathBuf::from("memory"), start: 0, len: bytes.len() };
-        Self { bytes, files: vec![file], ..Self::default() }
-    }
-
-    /// The range of every document. A text file is one document.
-    pub fn documents(&self) -> impl Iterator<Item = Range<usize>> {
-        let ends: BTreeSet<usize> =
-            self.files.iter().map(|f| f.start + f.len).chain(self.ends.iter().copied()).collect();
-        let mut start = 0;
-        ends.into_iter().map(move |end| std::mem::replace(&mut start, end)..end)
-    }
-
-    /// The ranges of text between separators, in order.
-    pub fn parts(&self) -> impl Iterator<Item = Range<usize>> {
-        let mut start = 0;
-        let last = (self.ends.last() != Some(&self.bytes.len())).then_some(self.bytes.len());
-        self.ends.iter().copied().chain(last).map(move |end| std::mem::replace(&mut start, end)..end)
-    }
+/// Receives the contents of files. Each file is a `begin`, its parts, and either `end` or `undo`.
+pub(super) trait Sink {
+    /// A file begins.
+    fn begin(&mut self, path: &Path) -> Result<()>;
+    /// A part of the file.
+    fn part(&mut self, part: Part<'_>) -> Result<()>;
+    /// The file is complete.
+    fn end(&mut self, path: &Path) -> Result<()>;
+    /// The file cannot be used: everything since `begin` is dropped.
+    fn undo(&mut self) -> Result<()>;
 }
 
-/// Calls `take` for every file of `paths`, in the order of [`Text::read_field`]. Returns the skipped files.
-pub(super) fn visit(
-    paths: &[PathBuf],
-    field: &str,
-    take: &mut dyn FnMut(&Path, Contents) -> Result<()>,
-) -> Result<Vec<Skipped>> {
-    let mut reader = Reader { field, take, files: 0, skipped: Vec::new(), seen: BTreeSet::new(), again: 0 };
+/// Reads files, directories, and patterns such as `corpus/**/*.txt` into `sink`. Returns the skipped files.
+///
+/// Directories are walked in the order of their entries' names. The walk skips hidden files and directories,
+/// directories named `target`, links to directories, and empty or binary files. A file that is named itself or
+/// matches a pattern must be text. A damaged compressed file or invalid JSON Lines are errors wherever they
+/// are found, and so is a file that is no regular file. No file is read twice.
+pub(super) fn read(paths: &[PathBuf], reading: &Reading<'_>, sink: &mut dyn Sink) -> Result<Vec<Skipped>> {
+    let mut reader = Reader { reading, sink, files: 0, skipped: Vec::new(), seen: BTreeSet::new(), again: 0 };
     for path in paths {
         reader.path(path)?;
     }
@@ -154,8 +55,8 @@ pub(super) fn visit(
 }
 
 struct Reader<'a> {
-    field: &'a str,
-    take: &'a mut dyn FnMut(&Path, Contents) -> Result<()>,
+    reading: &'a Reading<'a>,
+    sink: &'a mut dyn Sink,
     /// The number of files taken.
     files: usize,
     skipped: Vec<Skipped>,
@@ -205,7 +106,7 @@ impl Reader<'_> {
                 Error::io("looking for data files in", path)(e.into())
             })?;
             // Directories that match are ignored.
-            if path.is_file() {
+            if !path.is_dir() {
                 some = true;
                 self.named(&path)?;
             }
@@ -218,6 +119,12 @@ impl Reader<'_> {
 
     /// Reads a file that the user named. It must be text.
     fn named(&mut self, path: &Path) -> Result<()> {
+        if let Some(kind) = other_kind(path) {
+            return Err(Error::input(
+                format!("data file `{}` is a {kind}, not a file", path.display()),
+                NAME_DATA,
+            ));
+        }
         match self.file(path)? {
             Some(problem) => Err(refused(path, problem)),
             None => Ok(()),
@@ -242,7 +149,12 @@ impl Reader<'_> {
                 if name != "target" {
                     self.walk(&path)?;
                 }
-            } else if path.is_file() {
+            } else if let Some(kind) = other_kind(&path) {
+                // Nothing of a FIFO or device is text that was stored here.
+                if kind != "directory" {
+                    self.skipped.push(Skipped { path, reason: format!("is a {kind}") });
+                }
+            } else {
                 self.found(&path)?;
             }
         }
@@ -268,15 +180,23 @@ impl Reader<'_> {
             self.again += 1;
             return Ok(None);
         }
-        let bytes = fs::read(path).map_err(Error::io("reading the data file", path))?;
-        let contents = match format::contents(path, bytes, self.field) {
-            Ok(contents) => contents,
-            Err(problem) => return Ok(Some(problem)),
-        };
-        (self.take)(path, contents)?;
+        self.sink.begin(path)?;
+        match format::parts(path, self.reading, &mut |part| self.sink.part(part)) {
+            Ok(()) => self.sink.end(path)?,
+            Err(Stop::Error(error)) => return Err(error),
+            Err(Stop::Problem(problem)) => {
+                self.sink.undo()?;
+                return Ok(Some(problem));
+            }
+        }
         self.files += 1;
         Ok(None)
     }
+}
+
+/// The kind of what is no regular file, without following a link that leads nowhere.
+fn other_kind(path: &Path) -> Option<&'static str> {
+    fs::metadata(path).ok().and_then(|about| regular::other(about.file_type()))
 }
 
 fn refused(path: &Path, problem: Problem) -> Error {
@@ -307,9 +227,48 @@ mod tests {
         dir
     }
 
+    /// The contents of files. Documents are in brackets, text files in parentheses.
+    #[derive(Default)]
+    struct Contents {
+        text: String,
+        kept: usize,
+    }
+
+    impl Sink for Contents {
+        fn begin(&mut self, _: &Path) -> Result<()> {
+            self.kept = self.text.len();
+            Ok(())
+        }
+        fn part(&mut self, part: Part<'_>) -> Result<()> {
+            match part {
+                Part::Text(text) => self.text.push_str(text),
+                Part::Document(text) => self.text.push_str(&format!("[{text}]")),
+            }
+            Ok(())
+        }
+        fn end(&mut self, _: &Path) -> Result<()> {
+            self.text.push(';');
+            Ok(())
+        }
+        fn undo(&mut self) -> Result<()> {
+            self.text.truncate(self.kept);
+            Ok(())
+        }
+    }
+
+    fn text_of(paths: &[PathBuf], field: &str) -> Result<(String, Vec<Skipped>)> {
+        let mut contents = Contents::default();
+        let skipped = read(paths, &Reading { field, ..Reading::default() }, &mut contents)?;
+        Ok((contents.text, skipped))
+    }
+
+    fn text(paths: &[PathBuf]) -> String {
+        text_of(paths, "text").unwrap().0
+    }
+
     #[track_caller]
     fn fails(paths: &[PathBuf], parts: &[&str]) {
-        let error = Text::read(paths).unwrap_err().to_string();
+        let error = text_of(paths, "text").unwrap_err().to_string();
         for part in parts {
             assert!(error.contains(part), "`{part}` is not in: {error}");
         }
@@ -330,20 +289,9 @@ mod tests {
             ("empty", b""),
             ("latin1.txt", b"caf\xe9\n"),
         ]);
-        let text = Text::read(&[dir.path().to_owned()]).unwrap();
-        assert_eq!(String::from_utf8(text.bytes.clone()).unwrap(), "a\u{e9}azab");
-        let names: Vec<_> =
-            text.files.iter().map(|f| (f.path.file_name().unwrap(), f.start, f.len)).collect();
-        assert_eq!(
-            names,
-            [
-                ("b.md".as_ref(), 0, 3),
-                ("z.txt".as_ref(), 3, 2),
-                ("a.txt".as_ref(), 5, 1),
-                ("b.txt".as_ref(), 6, 1)
-            ]
-        );
-        let skipped: Vec<_> = text.skipped.iter().map(|s| s.reason.as_str()).collect();
+        let (text, skipped) = text_of(&[dir.path().to_owned()], "text").unwrap();
+        assert_eq!(text, "a\u{e9};az;a;b;");
+        let skipped: Vec<_> = skipped.iter().map(|s| s.reason.as_str()).collect();
         assert_eq!(
             skipped,
             ["is empty", "is binary: byte 0 at line 1 (offset 4)", "is not UTF-8 at line 1 (offset 3)"]
@@ -359,7 +307,7 @@ mod tests {
             [dir.path().to_owned(), file.clone()],
             [file.clone(), file],
         ] {
-            assert_eq!(Text::read(&paths).unwrap().bytes, b"text");
+            assert_eq!(text(&paths), "text;");
         }
     }
 
@@ -381,26 +329,35 @@ mod tests {
         fails(&[at("e")], &["holds no text", "bin` is binary"]);
         fails(&[], &["no data files"]);
     }
+
     #[test]
-    fn documents_of_json_lines_are_separated_from_all_text() {
+    fn documents_are_separate_and_json_without_text_is_skipped() {
         let dir = folder(&[
             ("a.txt", b"one "),
-            ("b.txt", b"two"),
             ("c.jsonl", b"{\"text\": \"three\"}\n{\"text\": \"four\"}\n"),
-            ("d.txt", b"five"),
             ("e.json", b"{\n\"name\": 1}"),
         ]);
-        let text = Text::read(&[dir.path().to_owned()]).unwrap();
-        let of = |ranges: Vec<Range<usize>>| -> Vec<String> {
-            ranges.into_iter().map(|r| String::from_utf8(text.bytes[r].to_vec()).unwrap()).collect()
-        };
-        assert_eq!(of(text.parts().collect()), ["one two", "three", "four", "five"]);
-        assert_eq!(of(text.documents().collect()), ["one ", "two", "three", "four", "five"]);
-        assert_eq!(text.files.iter().map(|f| f.len).collect::<Vec<_>>(), [4, 3, 9, 4]);
-        assert!(text.skipped[0].reason.contains("is not JSON"), "{:?}", text.skipped);
-        let last = Text::read(&[dir.path().join("c.jsonl")]).unwrap();
-        assert_eq!((last.ends.as_slice(), last.parts().count()), (&[5, 9][..], 2));
-        assert_eq!(Text::new("x").parts().collect::<Vec<_>>(), vec![0..1]);
+        let (text, skipped) = text_of(&[dir.path().to_owned()], "text").unwrap();
+        assert_eq!(text, "one ;[three][four];");
+        assert!(skipped[0].reason.contains("is not JSON"), "{skipped:?}");
+    }
+
+    #[test]
+    fn special_files_are_refused_by_name_and_skipped_in_directories() {
+        let dir = folder(&[("d/a.txt", b"a")]);
+        let at = |name: &str| dir.path().join(name);
+        assert!(std::process::Command::new("mkfifo").arg(at("d/fifo")).status().unwrap().success());
+        std::os::unix::fs::symlink(at("d/loop"), at("d/loop")).unwrap();
+        fails(&[at("d/fifo")], &["d/fifo", "FIFO"]);
+        fails(&[at("d/*")], &["d/fifo", "FIFO"]);
+        fails(&[PathBuf::from("/dev/zero")], &["/dev/zero", "device"]);
+        for paths in [[at("d/loop")], [at("d")]] {
+            let error = text_of(&paths, "text").unwrap_err().to_string();
+            assert!(error.contains("d/loop") && error.contains("symbolic links"), "{error}");
+        }
+        fs::remove_file(at("d/loop")).unwrap();
+        let (text, skipped) = text_of(&[at("d")], "text").unwrap();
+        assert_eq!((text.as_str(), skipped[0].reason.as_str()), ("a;", "is a FIFO (named pipe)"));
     }
 
     #[test]
@@ -413,8 +370,8 @@ mod tests {
             ("x/.h.txt", b"h"),
         ]);
         let at = |pattern: &str| dir.path().join(pattern);
-        assert_eq!(Text::read(&[at("*/*.txt")]).unwrap().bytes, b"ab");
-        assert_eq!(Text::read(&[at("**/[bc].*")]).unwrap().bytes, b"bc");
+        assert_eq!(text(&[at("*/?.txt")]), "a;b;");
+        assert_eq!(text(&[at("**/[bc].*")]), "b;c;");
         fails(&[at("x/*.jsonl")], &["no file matches", "x/*.jsonl"]);
         fails(&[at("x/[")], &["x/[", "attern"]);
         fails(&[at("x/*/e")], &["e` is empty"]);
@@ -436,6 +393,6 @@ mod tests {
             &[at("c/other.jsonl")],
             &["other.jsonl` has no field `text`, but `body` at line 1", "--text-field"],
         );
-        assert_eq!(Text::read_field(&[at("c")], "body").unwrap().bytes, b"x");
+        assert_eq!(text_of(&[at("c")], "body").unwrap().0, "[x];");
     }
 }

@@ -1,156 +1,192 @@
 //! Formats of data files by their extensions: `.gz` and `.zst` are compressed; `.jsonl`, `.ndjson` and
 //! `.json` have one JSON object per line; `.parquet` has a column of texts; all other files are text.
+//!
+//! Files are read as a stream: memory does not depend on their size, only on that of a line or a column page.
 
 use super::{
-    parquet,
+    compressed, parquet,
     problem::{Problem, quoted},
+    reading::{Reading, Stop},
 };
-use flate2::bufread::MultiGzDecoder;
-use ruzstd::decoding::{
-    StreamingDecoder,
-    errors::{FrameDecoderError, ReadFrameHeaderError},
-};
+use crate::{Error, Result};
+use proto::regular;
 use serde_json::Value;
-use std::{fmt::Display, io::Read, path::Path};
+use std::{
+    io::{self, BufRead, BufReader, Read},
+    path::Path,
+};
 
-/// The contents of a file.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Contents {
-    /// A text file. As in T5, it is not separated from the text of the next file.
-    Text(Vec<u8>),
-    /// The documents of a format with documents, none of them empty.
-    Documents(Vec<String>),
+/// A part of the contents of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Part<'a> {
+    /// More text of a text file. As in T5, it is not separated from the text of the next file.
+    Text(&'a str),
+    /// A document of a format with documents. It is not empty.
+    Document(&'a str),
 }
 
-/// Decodes the bytes of the file `path`. `field` holds the text of a JSON object.
-pub(super) fn contents(path: &Path, bytes: Vec<u8>, field: &str) -> Result<Contents, Problem> {
-    if bytes.is_empty() {
-        return Err(empty());
+/// Calls `take` with the parts of the file `path`, in order.
+pub(super) fn parts(
+    path: &Path,
+    reading: &Reading<'_>,
+    take: &mut dyn FnMut(Part<'_>) -> Result<()>,
+) -> std::result::Result<(), Stop> {
+    let failed = || Error::io("reading the data file", path);
+    let file = regular::open(path).map_err(failed())?;
+    if file.metadata().map_err(failed())?.len() == 0 {
+        return Err(empty().into());
     }
+    let mut some = false;
+    let mut documents = |document: &str| {
+        if document.is_empty() {
+            return Ok(());
+        }
+        some = true;
+        take(Part::Document(document))
+    };
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    if name.ends_with(".parquet") {
-        return some(parquet::documents(bytes, field)?);
-    }
-    let (name, bytes) = if let Some(inner) = name.strip_suffix(".gz") {
-        (inner, gzip(&bytes)?)
+    let limit = reading.max_decompressed;
+    let (name, mut source): (&str, Box<dyn Read>) = if name.ends_with(".parquet") {
+        parquet::documents(file, reading, &mut documents)?;
+        return if some { Ok(()) } else { Err(no_documents().into()) };
+    } else if let Some(inner) = name.strip_suffix(".gz") {
+        (inner, compressed::gzip(file, limit))
     } else if let Some(inner) = name.strip_suffix(".zst") {
-        (inner, zstd(&bytes)?)
+        (inner, compressed::zstd(file, limit))
     } else {
-        (name.as_str(), bytes)
+        (name.as_str(), Box::new(file))
     };
     let certain = name.ends_with(".jsonl") || name.ends_with(".ndjson");
-    if certain || name.ends_with(".json") {
-        return some(json_lines(text(bytes)?.trim_start_matches('\u{feff}'), field, certain)?);
+    let read = if certain || name.ends_with(".json") {
+        let mut lines = BufReader::with_capacity(BLOCK, &mut source);
+        json_lines(path, &mut lines, reading.field, certain, &mut documents)
+            .and_then(|()| if some { Ok(()) } else { Err(no_documents().into()) })
+    } else {
+        text(path, &mut source, &mut |text| take(Part::Text(text)))
+    };
+    if matches!(&read, Err(Stop::Problem(problem)) if !problem.damage) {
+        // What is not text may be the effect of damage, which the end of compressed data tells.
+        io::copy(&mut source, &mut io::sink()).map_err(|error| stop(path, error))?;
     }
-    text(bytes).map(|text| Contents::Text(text.into_bytes()))
+    read
 }
 
-/// Returns the documents that are not empty; an error if there are none.
-fn some(mut documents: Vec<String>) -> Result<Contents, Problem> {
-    documents.retain(|document| !document.is_empty());
-    if documents.is_empty() {
-        return Err(no_text("has no documents with text"));
-    }
-    Ok(Contents::Documents(documents))
-}
+/// Bytes that are read at once.
+const BLOCK: usize = 1 << 16;
 
-fn gzip(bytes: &[u8]) -> Result<Vec<u8>, Problem> {
-    let mut out = Vec::new();
-    match MultiGzDecoder::new(bytes).read_to_end(&mut out) {
-        Ok(_) => Ok(out),
-        Err(error) => Err(compressed("gzip", out.len(), error)),
+/// Converts an error of a reader.
+fn stop(path: &Path, error: io::Error) -> Stop {
+    match error.downcast::<Problem>() {
+        Ok(problem) => problem.into(),
+        Err(error) => Error::io("reading the data file", path)(error).into(),
     }
 }
 
-fn zstd(bytes: &[u8]) -> Result<Vec<u8>, Problem> {
-    let (mut rest, mut out) = (bytes, Vec::new());
-    while !rest.is_empty() {
-        let mut frame = match StreamingDecoder::new(&mut rest) {
-            Ok(frame) => frame,
-            // A skippable frame; the decoder has already read its header.
-            Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
-                length, ..
-            })) => {
-                let left = rest.split_at_checked(length as usize).map(|(_, left)| left);
-                rest = left.ok_or_else(|| compressed("zstd", out.len(), "the file ends early"))?;
-                continue;
-            }
-            Err(error) => return Err(compressed("zstd", out.len(), error)),
-        };
-        if let Err(error) = frame.read_to_end(&mut out) {
-            return Err(compressed("zstd", out.len(), error));
+/// Calls `take` with the documents of JSON Lines. `certain` is true if the file's name says that it is JSON
+/// Lines; otherwise a valid first line shows it.
+fn json_lines(
+    path: &Path,
+    source: &mut impl BufRead,
+    field: &str,
+    certain: bool,
+    take: &mut dyn FnMut(&str) -> Result<()>,
+) -> std::result::Result<(), Stop> {
+    let (mut damage, mut bytes, mut offset) = (certain, Vec::new(), 0);
+    for number in 1.. {
+        bytes.clear();
+        let length = source.read_until(b'\n', &mut bytes).map_err(|e| stop(path, e))?;
+        if length == 0 {
+            return if number == 1 { Err(empty().into()) } else { Ok(()) };
         }
-        // The decoder computes the checksum but does not compare it.
-        let decoder = frame.into_frame_decoder();
-        if let Some(sum) = decoder.get_checksum_from_data()
-            && decoder.get_calculated_checksum() != Some(sum)
-        {
-            return Err(compressed("zstd", out.len(), "the checksum differs"));
-        }
-    }
-    Ok(out)
-}
-
-fn compressed(format: &str, read: usize, why: impl Display) -> Problem {
-    Problem {
-        what: format!("is damaged or cut off: as {format} it ends after {read} bytes of data ({why})"),
-        help: format!("copy or download the file again, or rename it if it is not {format}"),
-        damage: true,
-    }
-}
-
-/// Returns the documents of JSON Lines. `certain` is true if the file's name says that it is JSON Lines;
-/// otherwise a valid first line shows it.
-fn json_lines(text: &str, field: &str, certain: bool) -> Result<Vec<String>, Problem> {
-    let (mut documents, mut damage) = (Vec::new(), certain);
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let problem = |what: String, help: String| Problem {
-            what: format!("{what} at line {}", number + 1),
-            help,
-            damage,
-        };
-        let value: Value = serde_json::from_str(line).map_err(|error| {
-            // The position in serde's error is within this line.
-            let error = error.to_string().replace(" at line 1 column ", ", character ");
-            problem(format!("is not JSON ({error})"), "write one complete JSON object per line".into())
+        let line = std::str::from_utf8(&bytes).map_err(|error| {
+            let at = offset + error.valid_up_to();
+            Problem { damage, ..no_text(format!("is not UTF-8 at line {number} (offset {at})")) }
         })?;
-        let Value::Object(mut object) = value else {
-            let help = format!("write one object per line, such as {{\"{field}\": \"…\"}}");
-            return Err(problem("has a value that is not a JSON object".into(), help));
-        };
-        match object.get_mut(field).map(Value::take) {
-            Some(Value::String(document)) => documents.push(document),
-            Some(_) => {
-                let what = format!("has a field `{field}` that is not a string");
-                return Err(problem(what, "name the field that holds the text with --text-field".into()));
-            }
-            None => {
-                let has: Vec<&str> = object.keys().map(String::as_str).take(8).collect();
-                let what = format!("has no field `{field}`, but {}", quoted(&has));
-                return Err(problem(what, "name the field that holds the text with --text-field".into()));
-            }
+        offset += length;
+        let line = if number == 1 { line.trim_start_matches('\u{feff}') } else { line };
+        if line.trim().is_empty() {
+            continue;
         }
+        take(&document(line, field, number, damage)?)?;
         damage = true;
     }
-    Ok(documents)
+    Ok(())
 }
 
-fn text(bytes: Vec<u8>) -> Result<String, Problem> {
-    let (at, what, bytes) = match bytes.iter().position(|b| *b == 0) {
-        Some(at) => (at, "is binary: byte 0", bytes),
-        None => match String::from_utf8(bytes) {
-            Ok(text) if text.is_empty() => return Err(empty()),
-            Ok(text) => return Ok(text),
-            Err(error) => (error.utf8_error().valid_up_to(), "is not UTF-8", error.into_bytes()),
-        },
+/// Returns the text of a line of JSON.
+fn document(line: &str, field: &str, number: usize, damage: bool) -> std::result::Result<String, Problem> {
+    let problem =
+        |what: String, help: String| Problem { what: format!("{what} at line {number}"), help, damage };
+    let value: Value = serde_json::from_str(line.trim_end()).map_err(|error| {
+        // The position in serde's error is within this line.
+        let error = error.to_string().replace(" at line 1 column ", ", character ");
+        problem(format!("is not JSON ({error})"), "write one complete JSON object per line".into())
+    })?;
+    let Value::Object(mut object) = value else {
+        let help = format!("write one object per line, such as {{\"{field}\": \"…\"}}");
+        return Err(problem("has a value that is not a JSON object".into(), help));
     };
-    let line = 1 + bytes[..at].iter().filter(|b| **b == b'\n').count();
-    Err(no_text(format!("{what} at line {line} (offset {at})")))
+    let field_help = || "name the field that holds the text with --text-field".to_owned();
+    match object.get_mut(field).map(Value::take) {
+        Some(Value::String(document)) => Ok(document),
+        Some(_) => Err(problem(format!("has a field `{field}` that is not a string"), field_help())),
+        None => {
+            let has: Vec<&str> = object.keys().map(String::as_str).take(8).collect();
+            Err(problem(format!("has no field `{field}`, but {}", quoted(&has)), field_help()))
+        }
+    }
+}
+
+/// Calls `take` with the text of a text file.
+fn text(
+    path: &Path,
+    source: &mut dyn Read,
+    take: &mut dyn FnMut(&str) -> Result<()>,
+) -> std::result::Result<(), Stop> {
+    let mut block = vec![0; BLOCK];
+    // Bytes at the start of the block that are kept from before, offset of the block, and its first line.
+    let (mut kept, mut offset, mut line) = (0, 0, 1);
+    loop {
+        let count = match source.read(&mut block[kept..]) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(stop(path, error)),
+        };
+        let bytes = &block[..kept + count];
+        let lines = |end: usize| bytes[..end].iter().filter(|b| **b == b'\n').count();
+        let wrong = |what: &str, at: usize| {
+            no_text(format!("{what} at line {} (offset {})", line + lines(at), offset + at))
+        };
+        if let Some(at) = bytes.iter().position(|b| *b == 0) {
+            return Err(wrong("is binary: byte 0", at).into());
+        }
+        let good = match std::str::from_utf8(bytes) {
+            Ok(text) => text,
+            // A character may continue in the next block.
+            Err(error) if error.error_len().is_none() && count > 0 => {
+                std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default()
+            }
+            Err(error) => return Err(wrong("is not UTF-8", error.valid_up_to()).into()),
+        };
+        if count == 0 {
+            return if offset + kept == 0 { Err(empty().into()) } else { Ok(()) };
+        }
+        take(good)?;
+        let end = good.len();
+        line += lines(end);
+        offset += end;
+        kept = bytes.len() - end;
+        block.copy_within(end..end + kept, 0);
+    }
 }
 
 fn empty() -> Problem {
     let help = "remove it from the data, or write text into it".into();
     Problem { what: "is empty".into(), help, damage: false }
+}
+
+fn no_documents() -> Problem {
+    no_text("has no documents with text")
 }
 
 fn no_text(what: impl Into<String>) -> Problem {
@@ -182,11 +218,40 @@ mod tests {
         compress_to_vec(bytes, CompressionLevel::Fastest)
     }
 
-    fn read(name: &str, bytes: impl Into<Vec<u8>>) -> Result<Contents, Problem> {
-        contents(Path::new(name), bytes.into(), "text")
+    /// The contents of a file: the text of a text file, or all documents.
+    #[derive(Clone, PartialEq, Eq, Debug)]
+    enum Contents {
+        Text(String),
+        Documents(Vec<String>),
     }
 
-    fn documents(list: &[&str]) -> Result<Contents, Problem> {
+    type Read = std::result::Result<Contents, Problem>;
+
+    fn read_with(name: &str, bytes: impl Into<Vec<u8>>, reading: &Reading<'_>) -> Read {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes.into()).unwrap();
+        let (mut text, mut documents) = (String::new(), Vec::new());
+        let taken = parts(&path, reading, &mut |part| {
+            match part {
+                Part::Text(part) => text.push_str(part),
+                Part::Document(document) => documents.push(document.to_owned()),
+            }
+            Ok(())
+        });
+        match taken {
+            Ok(()) if documents.is_empty() => Ok(Contents::Text(text)),
+            Ok(()) => Ok(Contents::Documents(documents)),
+            Err(Stop::Problem(problem)) => Err(problem),
+            Err(Stop::Error(error)) => panic!("{error}"),
+        }
+    }
+
+    fn read(name: &str, bytes: impl Into<Vec<u8>>) -> Read {
+        read_with(name, bytes, &Reading::default())
+    }
+
+    fn documents(list: &[&str]) -> Read {
         Ok(Contents::Documents(list.iter().map(|d| (*d).to_owned()).collect()))
     }
 
@@ -208,7 +273,7 @@ mod tests {
             assert_eq!(read(&format!("{name}.gz"), gz(lines.as_bytes())), two);
             assert_eq!(read(&format!("{name}.zst"), zst(lines.as_bytes())), two);
         }
-        let text = |text: &str| Ok(Contents::Text(text.into()));
+        let text = |text: &str| Ok(Contents::Text(text.to_owned()));
         assert_eq!(read("a.txt", "x\ny"), text("x\ny"));
         assert_eq!(read("a.gz", [gz(b"x"), gz(b"y")].concat()), text("xy"));
         let skipped = b"\x50\x2a\x4d\x18\x03\0\0\0abc";
@@ -254,11 +319,48 @@ mod tests {
         );
         fails("a.jsonl", "{}", true, &["none at all"]);
         fails("a.jsonl", "{\"text\": \"\"}\n", false, &["no documents with text"]);
-        fails("a.jsonl", b"{\"text\":\n \"\xe9\"}", false, &["not UTF-8 at line 2"]);
+        fails(
+            "a.jsonl",
+            b"{\"text\": \"x\"}\n{\"text\": \"\xe9\"}",
+            true,
+            &["not UTF-8 at line 2 (offset 24)"],
+        );
+        fails("a.json", b"{\"\xe9\"}", false, &["not UTF-8 at line 1"]);
         // A .json file is treated as JSON Lines once its first line is a document.
         fails("a.json", "{\n  \"name\": \"x\"\n}\n", false, &["is not JSON", "at line 1"]);
         fails("a.json", "{\"name\": \"x\"}\n", false, &["no field `text`"]);
         fails("a.json", format!("{good}{{\"name\": \"x\"}}"), true, &["no field `text`", "at line 3"]);
-        assert_eq!(contents(Path::new("a.jsonl"), b"{\"body\": \"x\"}".into(), "body"), documents(&["x"]));
+        let body = Reading { field: "body", ..Reading::default() };
+        assert_eq!(read_with("a.jsonl", "{\"body\": \"x\"}", &body), documents(&["x"]));
+    }
+
+    #[test]
+    fn blocks_may_end_within_characters() {
+        let long = "\u{e9}\u{1f600}x".repeat(40_000);
+        for shift in 0..4 {
+            let text = format!("{}{long}", "a".repeat(shift));
+            assert_eq!(read("a.txt", text.as_str()), Ok(Contents::Text(text)));
+        }
+        let lines = "0123456789\n".repeat(10_000);
+        fails(
+            "a.txt",
+            [lines.as_bytes(), b"x\xc3"].concat(),
+            false,
+            &["not UTF-8 at line 10001 (offset 110001)"],
+        );
+        fails("a.txt", [lines.as_bytes(), b"\0"].concat(), false, &["byte 0 at line 10001 (offset 110000)"]);
+    }
+
+    #[test]
+    fn decompressed_data_has_a_limit() {
+        let text = "ten bytes\n".repeat(1000);
+        let reading = Reading { max_decompressed: 9_999, ..Reading::default() };
+        for (name, bytes) in [("a.gz", gz(text.as_bytes())), ("a.zst", zst(text.as_bytes()))] {
+            let problem = read_with(name, bytes, &reading).unwrap_err();
+            assert!(problem.what.contains("more than 9999 bytes") && problem.damage, "{problem:?}");
+            assert!(problem.help.contains("--max-decompressed"), "{problem:?}");
+        }
+        let enough = Reading { max_decompressed: 10_000, ..Reading::default() };
+        assert_eq!(read_with("a.gz", gz(text.as_bytes()), &enough), Ok(Contents::Text(text)));
     }
 }

@@ -5,17 +5,20 @@
 //! numbers of an example are keyed by the example. Every host can therefore compute every batch, and a run
 //! resumes at any step from the step number.
 //!
-//! Reading order: [`files`] (which files are read), `format` (compression, JSON Lines) and `parquet`;
-//! [`tokenizer`]; [`tokenized_text`] (tokens in memory), [`prepared`] (tokens on disk), [`tokens`] (either of
-//! them); [`batch_spec`] (what a program requires), [`spans`] (span corruption) and `example` (inputs and
+//! Reading order: [`reading`] (options), [`files`] (which files are read), `format` (JSON Lines and text),
+//! `compressed` and `parquet`; [`tokenizer`]; `assembly` (from parts of files to tokens),
+//! [`tokenized_text`] (tokens in memory), [`prepared`] (tokens on disk), [`tokens`] (either of them); [`batch_spec`] (what a program requires), [`spans`] (span corruption) and `example` (inputs and
 //! targets); [`order`] (permutations and random numbers), `packing` (several examples in a row), [`rates`]
 //! and `interleaving` (mixtures); [`batch`], [`batch_source`] (the trait that training loops use),
 //! [`mixture`] (its implementation), [`loader`] (batches made ahead of time); [`entropy`] and [`stats`].
 
+mod assembly;
 pub mod batch;
 pub mod batch_source;
 pub mod batch_spec;
 mod caught;
+pub mod chunked;
+mod compressed;
 pub mod entropy;
 pub mod error;
 mod example;
@@ -31,8 +34,10 @@ pub mod prepared;
 mod problem;
 mod provenance;
 pub mod rates;
+pub mod reading;
 pub mod spans;
 pub mod stats;
+pub mod text;
 pub mod tokenized_text;
 pub mod tokenizer;
 pub mod tokens;
@@ -42,14 +47,16 @@ pub use batch_source::BatchSource;
 pub use batch_spec::BatchSpec;
 pub use entropy::Counts;
 pub use error::{Error, Result};
-pub use files::{TEXT_FIELD, Text};
+pub use files::Skipped;
 pub use loader::Loader;
 pub use mixture::{Corpus, Mixture, Options};
 pub use prepared::PreparedTokens;
 pub use provenance::Provenance;
 pub use rates::{MixtureSpec, Temperature};
+pub use reading::{MAX_DECOMPRESSED, Reading, TEXT_FIELD};
 pub use spans::SpanCorruption;
 pub use stats::Stats;
+pub use text::Text;
 pub use tokenized_text::TokenizedText;
 pub use tokenizer::{Bytes, Codec, FileTokenizer, Pieces, Tokenizer};
 pub use tokens::Tokens;

@@ -89,7 +89,7 @@ impl Mixture {
     /// # Errors
     /// As [`Mixture::new`], and if the text cannot be tokenized.
     pub fn of_text(text: Text, spec: BatchSpec, options: &Options) -> Result<Self> {
-        let tokens = Tokens::of_text(text, &options.tokenizer)?;
+        let tokens = Tokens::of_text(&text, &options.tokenizer)?;
         Self::new(vec![Corpus { name: String::new(), rate: None, tokens }], spec, options)
     }
 

@@ -1,99 +1,148 @@
-//! Parquet files: reads one column of texts, row group by row group.
+//! Parquet files: reads one column of texts, some rows at a time.
 
 use super::{
     caught::caught,
     problem::{Problem, quoted},
+    reading::{Reading, Stop},
 };
+use crate::Result;
 use ::parquet::{
     basic::{Compression, Type},
     column::reader::ColumnReader,
     data_type::ByteArray,
     errors::ParquetError,
     file::reader::{FileReader, SerializedFileReader},
-    schema::types::ColumnDescriptor,
+    schema::types::ColumnDescPtr,
 };
-use bytes::Bytes;
-use std::fmt::Display;
+use std::{fmt::Display, fs::File};
 
 /// The number of texts read at once.
 const SOME: usize = 1024;
 
-/// Returns all texts of the column `field`, without nulls.
-pub(super) fn documents(bytes: Vec<u8>, field: &str) -> Result<Vec<String>, Problem> {
+/// Calls `take` with all texts of the column, in order, without nulls.
+pub(super) fn documents(
+    file: File,
+    reading: &Reading<'_>,
+    take: &mut dyn FnMut(&str) -> Result<()>,
+) -> std::result::Result<(), Stop> {
     // The reader panics on some damaged files. Its state is dropped with it.
-    caught(|| read(bytes, field)).unwrap_or_else(|| Err(damaged("", "its metadata is inconsistent")))
-}
-
-fn read(bytes: Vec<u8>, field: &str) -> Result<Vec<String>, Problem> {
-    let file = SerializedFileReader::new(Bytes::from(bytes)).map_err(|e| damaged("", e))?;
-    let schema = file.metadata().file_metadata().schema_descr_ptr();
-    let columns = schema.columns();
-    let Some(number) = columns.iter().position(|c| c.path().string() == field) else {
-        let names: Vec<String> = columns.iter().take(8).map(|c| c.path().string()).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        return Err(other_column(format!("has no column `{field}`, but {}", quoted(&names))));
-    };
-    let column = &columns[number];
-    if column.physical_type() != Type::BYTE_ARRAY || column.max_rep_level() > 0 {
-        return Err(other_column(format!("has a column `{field}` that is not one string per row")));
-    }
-    let mut all = Vec::new();
-    for group in 0..file.num_row_groups() {
-        let place = format!(" in row group {group}");
-        if let Some(problem) = unread(file.metadata().row_group(group).column(number).compression(), &place) {
-            return Err(problem);
-        }
-        let rows = file
-            .get_row_group(group)
-            .and_then(|rows| rows.get_column_reader(number))
-            .and_then(|reader| texts(reader, column))
-            .map_err(|e| damaged(&place, e))?;
-        for (row, text) in rows.into_iter().enumerate() {
-            let Some(text) = text else { continue };
-            let text = String::from_utf8(text.data().to_vec()).map_err(|error| Problem {
-                what: format!(
-                    "is not UTF-8{place}, row {row} of the group (offset {} of the text)",
-                    error.utf8_error().valid_up_to()
-                ),
-                help: "write the file again with UTF-8 text".into(),
-                damage: true,
-            })?;
-            all.push(text);
+    let inconsistent = || damaged("", "its metadata is inconsistent");
+    let mut rows = caught(|| Rows::new(file, reading.field)).ok_or_else(inconsistent)??;
+    let mut bytes = 0;
+    while let Some(batch) = caught(|| rows.next()).ok_or_else(inconsistent)?? {
+        for (row, text) in batch {
+            bytes += text.len() as u64;
+            if bytes > reading.max_decompressed {
+                return Err(too_much(reading.max_decompressed).into());
+            }
+            take(rows.text(row, text.data())?)?;
         }
     }
-    Ok(all)
+    Ok(())
 }
 
-/// Returns the values of a column in a row group, in the order of rows.
-fn texts(reader: ColumnReader, column: &ColumnDescriptor) -> Result<Vec<Option<ByteArray>>, ParquetError> {
-    let ColumnReader::ByteArrayColumnReader(mut reader) = reader else {
-        return Err(ParquetError::General("the type of the column differs from the schema".into()));
-    };
-    let whole = column.max_def_level();
-    let mut all = Vec::new();
-    loop {
+/// The rows of one column.
+struct Rows {
+    file: SerializedFileReader<File>,
+    column: ColumnDescPtr,
+    number: usize,
+    /// The row group that is read, and its column. `None` before it is opened.
+    group: usize,
+    reader: Option<ColumnReader>,
+    /// Rows of the group so far.
+    row: usize,
+    /// The row group of the last batch.
+    last: usize,
+}
+
+/// Texts with their rows in the group.
+type Batch = Vec<(usize, ByteArray)>;
+
+impl Rows {
+    fn new(file: File, field: &str) -> std::result::Result<Self, Problem> {
+        let file = SerializedFileReader::new(file).map_err(|e| damaged("", e))?;
+        let schema = file.metadata().file_metadata().schema_descr_ptr();
+        let columns = schema.columns();
+        let Some(number) = columns.iter().position(|c| c.path().string() == field) else {
+            let names: Vec<String> = columns.iter().take(8).map(|c| c.path().string()).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            return Err(other_column(format!("has no column `{field}`, but {}", quoted(&names))));
+        };
+        let column = columns[number].clone();
+        if column.physical_type() != Type::BYTE_ARRAY || column.max_rep_level() > 0 {
+            return Err(other_column(format!("has a column `{field}` that is not one string per row")));
+        }
+        Ok(Self { file, column, number, group: 0, reader: None, row: 0, last: 0 })
+    }
+
+    /// Returns the next texts of one row group. `None` means that there are no more.
+    fn next(&mut self) -> std::result::Result<Option<Batch>, Problem> {
+        while self.group < self.file.num_row_groups() {
+            let place = format!(" in row group {}", self.group);
+            if self.reader.is_none() {
+                let group = self.file.metadata().row_group(self.group);
+                if let Some(problem) = unread(group.column(self.number).compression(), &place) {
+                    return Err(problem);
+                }
+                let reader =
+                    self.file.get_row_group(self.group).and_then(|g| g.get_column_reader(self.number));
+                self.reader = Some(reader.map_err(|e| damaged(&place, e))?);
+                self.row = 0;
+            }
+            match self.batch().map_err(|e| damaged(&place, e))? {
+                Some(batch) => {
+                    self.last = self.group;
+                    return Ok(Some(batch));
+                }
+                None => (self.group, self.reader) = (self.group + 1, None),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the next texts of the row group. `None` means that it has no more.
+    fn batch(&mut self) -> std::result::Result<Option<Batch>, ParquetError> {
+        let Some(ColumnReader::ByteArrayColumnReader(reader)) = &mut self.reader else {
+            return Err(ParquetError::General("the type of the column differs from the schema".into()));
+        };
         let (mut values, mut levels) = (Vec::new(), Vec::new());
         let (records, _, _) = reader.read_records(SOME, Some(&mut levels), None, &mut values)?;
         if records == 0 {
-            return Ok(all);
+            return Ok(None);
         }
+        let (start, whole) = (self.row, self.column.max_def_level());
         let mut values = values.into_iter();
-        match whole {
-            0 => all.extend(values.map(Some)),
+        Ok(Some(if whole == 0 {
+            self.row += values.len();
+            (start..).zip(values).collect()
+        } else {
+            self.row += levels.len();
             // A row has a value if its definition level is the maximum.
-            _ => all.extend(levels.into_iter().map(|level| values.next_if_level(level == whole))),
-        }
+            let rows = (start..).zip(levels).filter(|(_, level)| *level == whole);
+            rows.filter_map(|(row, _)| Some((row, values.next()?))).collect()
+        }))
+    }
+
+    fn text<'a>(&self, row: usize, text: &'a [u8]) -> std::result::Result<&'a str, Problem> {
+        std::str::from_utf8(text).map_err(|error| Problem {
+            what: format!(
+                "is not UTF-8 in row group {}, row {row} of the group (offset {} of the text)",
+                self.last,
+                error.valid_up_to()
+            ),
+            help: "write the file again with UTF-8 text".into(),
+            damage: true,
+        })
     }
 }
 
-/// An iterator that yields a value only for rows that have one.
-trait NextIf: Iterator {
-    fn next_if_level(&mut self, here: bool) -> Option<Self::Item> {
-        if here { self.next() } else { None }
+fn too_much(limit: u64) -> Problem {
+    Problem {
+        what: format!("has more than {limit} bytes of text, as Parquet"),
+        help: "if the file can be trusted, raise --max-decompressed".into(),
+        damage: true,
     }
 }
-
-impl<I: Iterator> NextIf for I {}
 
 fn other_column(what: String) -> Problem {
     Problem { what, help: "name the column that holds the text with --text-field".into(), damage: true }
@@ -130,7 +179,7 @@ pub(super) mod tests {
         file::{properties::WriterProperties, writer::SerializedFileWriter},
         schema::parser::parse_message_type,
     };
-    use std::sync::Arc;
+    use std::{io::Write, sync::Arc};
 
     /// A file with a column of numbers and columns of these texts, by row group; an empty text is null.
     pub(crate) fn file(groups: &[&[&[u8]]], compression: Compression) -> Vec<u8> {
@@ -167,6 +216,22 @@ pub(super) mod tests {
         }
         writer.close().unwrap();
         out
+    }
+
+    fn documents(bytes: Vec<u8>, field: &str) -> std::result::Result<Vec<String>, Problem> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let mut all = Vec::new();
+        let reading = Reading { field, ..Reading::default() };
+        let read = super::documents(file, &reading, &mut |text| {
+            all.push(text.to_owned());
+            Ok(())
+        });
+        match read {
+            Ok(()) => Ok(all),
+            Err(Stop::Problem(problem)) => Err(problem),
+            Err(Stop::Error(error)) => panic!("{error}"),
+        }
     }
 
     const GROUPS: &[&[&[u8]]] = &[&[b"one", b"", "tw\u{e9}".as_bytes()], &[b"three"]];

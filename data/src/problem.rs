@@ -16,3 +16,12 @@ pub(super) struct Problem {
 pub(super) fn quoted(names: &[&str]) -> String {
     if names.is_empty() { "none at all".into() } else { format!("`{}`", names.join("`, `")) }
 }
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+// A reader passes a problem through `io::Error`.
+impl std::error::Error for Problem {}

@@ -1,16 +1,18 @@
 //! Statistics of a text: its size, document lengths and token entropy.
 
 use super::{
+    assembly::{Assembly, Output},
     entropy::Counts,
-    files::Text,
+    files::{self, Skipped},
     prepared::PreparedTokens,
-    tokenized_text::document_tokens,
-    tokenizer::{FIRST_BYTE, Tokenizer},
+    reading::Reading,
+    text::Text,
+    tokenizer::Tokenizer,
 };
 use crate::Result;
 use rayon::prelude::*;
 use serde::Serialize;
-use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 /// Statistics of a text.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -55,18 +57,32 @@ pub struct Spread {
 }
 
 impl Stats {
-    /// Computes the statistics of a text tokenized by `tokenizer`.
+    /// Computes the statistics of files tokenized by `tokenizer`. Also returns the skipped files.
+    ///
+    /// # Errors
+    /// If a file cannot be read or tokenized.
+    pub fn of_files(
+        paths: &[PathBuf],
+        reading: &Reading<'_>,
+        tokenizer: &Tokenizer,
+    ) -> Result<(Self, Vec<Skipped>)> {
+        let mut counting = Counting::default();
+        let mut assembly = Assembly::new(tokenizer, &mut counting);
+        let skipped = files::read(paths, reading, &mut assembly)?;
+        let (files, bytes) = assembly.finish()?;
+        Ok((counting.stats(files, skipped.len(), bytes), skipped))
+    }
+
+    /// Computes the statistics of a text.
     ///
     /// # Errors
     /// If the text cannot be tokenized.
     pub fn of(text: &Text, tokenizer: &Tokenizer) -> Result<Self> {
-        let documents: Vec<Range<usize>> = text.documents().collect();
-        let read = |document: Range<usize>| match tokenizer {
-            Tokenizer::Bytes => Ok(text.bytes[document].iter().map(|b| FIRST_BYTE + i32::from(*b)).collect()),
-            Tokenizer::Pieces(pieces) => document_tokens(text, document, &**pieces),
-        };
-        let (files, skipped) = (text.files.len(), text.skipped.len());
-        Self::collect(files, skipped, text.bytes.len() as u64, &documents, read)
+        let mut counting = Counting::default();
+        let mut assembly = Assembly::new(tokenizer, &mut counting);
+        assembly.of_text(text)?;
+        let (files, bytes) = assembly.finish()?;
+        Ok(counting.stats(files, 0, bytes))
     }
 
     /// Computes the statistics of prepared tokens.
@@ -75,43 +91,91 @@ impl Stats {
     /// If the tokens cannot be read.
     pub fn of_prepared(prepared: &PreparedTokens) -> Result<Self> {
         let about = prepared.provenance();
-        Self::collect(about.files, 0, about.bytes, &prepared.documents()?, |document| prepared.read(document))
-    }
-
-    fn collect(
-        files: usize,
-        skipped: usize,
-        bytes: u64,
-        documents: &[Range<usize>],
-        read: impl Fn(Range<usize>) -> Result<Vec<i32>> + Sync,
-    ) -> Result<Self> {
-        let (mut counts, mut lengths) = (Counts::default(), Vec::with_capacity(documents.len()));
-        for some in documents.chunks(4096) {
+        let mut counting = Counting::default();
+        for some in prepared.documents()?.chunks(4096) {
             let parts: Vec<(u64, Counts)> = some
                 .par_iter()
                 .map(|document| {
                     let mut counts = Counts::default();
-                    counts.add(read(document.clone())?);
+                    counts.add(prepared.read(document.clone())?);
                     Ok((counts.total(), counts))
                 })
                 .collect::<Result<_>>()?;
             for (length, part) in parts {
-                lengths.push(length);
-                counts.merge(&part);
+                counting.lengths.push(length);
+                counting.whole.merge(&part);
             }
         }
+        Ok(counting.stats(about.files, 0, about.bytes))
+    }
+}
+
+/// Tokens that are counted.
+#[derive(Default)]
+struct Counting {
+    /// Tokens of complete files.
+    whole: Counts,
+    /// Tokens of the current file, and their number.
+    file: Counts,
+    counted: u64,
+    /// The number of tokens, with end tokens, before the current file.
+    before: u64,
+    /// Tokens per document.
+    lengths: Vec<u64>,
+    /// The start of the current document.
+    start: u64,
+}
+
+impl Output for Counting {
+    fn len(&self) -> u64 {
+        self.before + self.counted
+    }
+
+    fn mark(&mut self) -> Result<()> {
+        self.whole.merge(&std::mem::take(&mut self.file));
+        (self.before, self.counted) = (self.len(), 0);
+        Ok(())
+    }
+
+    fn undo(&mut self) -> Result<()> {
+        (self.file, self.counted) = (Counts::default(), 0);
+        Ok(())
+    }
+
+    fn tokens(&mut self, tokens: &[i32]) -> Result<()> {
+        self.file.add(tokens.iter().copied());
+        self.counted += tokens.len() as u64;
+        Ok(())
+    }
+
+    fn document(&mut self, end: u64, separated: bool) -> Result<()> {
+        self.lengths.push(end - self.start);
+        self.start = end + u64::from(separated);
+        self.counted += u64::from(separated);
+        Ok(())
+    }
+
+    fn file(&mut self, _: &Path) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Counting {
+    fn stats(mut self, files: usize, skipped: usize, bytes: u64) -> Stats {
+        self.whole.merge(&self.file);
+        let (counts, lengths) = (self.whole, self.lengths);
         let tokens = counts.total();
-        Ok(Self {
+        Stats {
             files,
             skipped,
-            documents: documents.len(),
+            documents: lengths.len(),
             bytes,
             tokens,
             bytes_per_token: bytes as f64 / tokens.max(1) as f64,
             distinct_tokens: counts.distinct(),
             unigram_entropy: counts.entropy(),
             document_tokens: Spread::of(lengths),
-        })
+        }
     }
 }
 

@@ -1,7 +1,11 @@
 //! The tokens of a corpus: a text tokenized in memory, or prepared tokens on disk.
 
 use super::{
-    files::Text, prepared::PreparedTokens, provenance::Provenance, tokenized_text::TokenizedText,
+    prepared::PreparedTokens,
+    provenance::Provenance,
+    reading::Reading,
+    text::Text,
+    tokenized_text::{Origin, TokenizedText},
     tokenizer::Tokenizer,
 };
 use crate::{Error, Result};
@@ -20,19 +24,23 @@ struct Inner {
 
 #[derive(Debug)]
 enum Storage {
-    Memory { text: Text, tokens: TokenizedText },
+    Memory(TokenizedText),
     Prepared(PreparedTokens),
 }
 
 impl Tokens {
-    /// Reads files, directories and patterns as [`Text::read_field`] does, or one directory written by
-    /// [`PreparedTokens::prepare`]. A tokenizer of `None` means that of the prepared tokens, or bytes.
+    /// Tokenizes files, directories and patterns, or opens one directory written by
+    /// [`prepare`](super::prepared::prepare). A tokenizer of `None` means that of the prepared tokens, or bytes.
     ///
     /// # Errors
     /// If a file cannot be read or tokenized, or `paths` name prepared tokens together with other data.
-    pub fn open(paths: &[PathBuf], field: &str, tokenizer: Option<&Tokenizer>) -> Result<Self> {
+    pub fn open(paths: &[PathBuf], reading: &Reading<'_>, tokenizer: Option<&Tokenizer>) -> Result<Self> {
         match paths.iter().find(|path| PreparedTokens::is_at(path)) {
-            None => Self::of_text(Text::read_field(paths, field)?, tokenizer.unwrap_or(&Tokenizer::Bytes)),
+            None => {
+                let tokenizer = tokenizer.unwrap_or(&Tokenizer::Bytes);
+                let (tokens, origin) = TokenizedText::read_files(paths, reading, tokenizer)?;
+                Ok(Self::of_memory(tokens, origin, tokenizer))
+            }
             Some(dir) if paths.len() == 1 => Self::of_prepared(PreparedTokens::open(dir)?, tokenizer),
             Some(dir) => Err(Error::input(
                 format!("`{}` holds prepared tokens, but other data is given with it", dir.display()),
@@ -45,17 +53,15 @@ impl Tokens {
     ///
     /// # Errors
     /// If the tokenizer fails, or the text is not UTF-8 and the tokenizer is not `bytes`.
-    pub fn of_text(mut text: Text, tokenizer: &Tokenizer) -> Result<Self> {
-        let tokens = TokenizedText::new(&text, tokenizer)?;
-        let (files, bytes) = (text.files.len(), text.bytes.len() as u64);
-        let skipped = std::mem::take(&mut text.skipped);
+    pub fn of_text(text: &Text, tokenizer: &Tokenizer) -> Result<Self> {
+        let origin = Origin { files: 1, bytes: text.bytes.len() as u64, skipped: Vec::new() };
+        Ok(Self::of_memory(TokenizedText::new(text, tokenizer)?, origin, tokenizer))
+    }
+
+    fn of_memory(tokens: TokenizedText, origin: Origin, tokenizer: &Tokenizer) -> Self {
+        let Origin { files, bytes, skipped } = origin;
         let provenance = Provenance { files, bytes, skipped, prepared: None };
-        if tokens != TokenizedText::Bytes {
-            // The tokens replace the text.
-            text = Text::default();
-        }
-        let storage = Storage::Memory { text, tokens };
-        Ok(Self(Arc::new(Inner { storage, tokenizer: tokenizer.clone(), provenance })))
+        Self(Arc::new(Inner { storage: Storage::Memory(tokens), tokenizer: tokenizer.clone(), provenance }))
     }
 
     /// Wraps prepared tokens.
@@ -89,7 +95,7 @@ impl Tokens {
     /// The number of tokens, including end tokens after documents.
     pub fn len(&self) -> usize {
         match &self.0.storage {
-            Storage::Memory { text, tokens } => tokens.len(text),
+            Storage::Memory(tokens) => tokens.len(),
             Storage::Prepared(prepared) => prepared.len(),
         }
     }
@@ -105,7 +111,7 @@ impl Tokens {
     /// If the tokens on disk cannot be read or are damaged.
     pub fn read(&self, range: Range<usize>) -> Result<Vec<i32>> {
         match &self.0.storage {
-            Storage::Memory { text, tokens } => Ok(tokens.read(text, range)),
+            Storage::Memory(tokens) => Ok(tokens.read(range)),
             Storage::Prepared(prepared) => prepared.read(range),
         }
     }
@@ -116,7 +122,7 @@ impl Tokens {
     /// If the documents on disk cannot be read or are damaged.
     pub fn ends(&self) -> Result<Vec<usize>> {
         match &self.0.storage {
-            Storage::Memory { text, tokens } => Ok(tokens.ends(text)),
+            Storage::Memory(tokens) => Ok(tokens.ends()),
             Storage::Prepared(prepared) => prepared.ends(),
         }
     }
@@ -134,24 +140,16 @@ impl Tokens {
     /// The unit of lengths in messages: `bytes` or `tokens`.
     pub(super) fn unit(&self) -> &'static str {
         match &self.0.storage {
-            Storage::Memory { tokens: TokenizedText::Bytes, .. } => "bytes",
-            Storage::Memory { .. } | Storage::Prepared(_) => "tokens",
+            Storage::Memory(TokenizedText::Bytes(_)) => "bytes",
+            Storage::Memory(_) | Storage::Prepared(_) => "tokens",
         }
     }
 
     /// A digest of the tokens: the same for a text and for the tokens prepared from it.
     pub fn digest(&self) -> String {
         match &self.0.storage {
-            Storage::Memory { text, tokens } => tokens.digest(text),
+            Storage::Memory(tokens) => tokens.digest(),
             Storage::Prepared(prepared) => prepared.digest().to_owned(),
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn bytes(&self) -> &[u8] {
-        match &self.0.storage {
-            Storage::Memory { text, .. } => &text.bytes,
-            Storage::Prepared(_) => &[],
         }
     }
 }

@@ -6,7 +6,8 @@
 //! - [`compile_options`] builds the options for a plugin;
 //! - [`hlo_alias`] removes the donation of buffers from a module;
 //! - [`hlo_check`] and [`precision_check`] check modules, [`hlo_text`] prints them;
-//! - [`manifest_check`] checks manifests, [`manifest_json`] prints them.
+//! - [`manifest_check`] checks manifests, [`manifest_json`] prints them;
+//! - [`regular`] reads files, and refuses FIFOs, devices and sockets.
 
 #[rustfmt::skip]
 #[path = "gen/xla.rs"]
@@ -37,6 +38,7 @@ pub mod hlo_text;
 pub mod manifest_check;
 pub mod manifest_json;
 pub mod precision_check;
+pub mod regular;
 
 #[cfg(test)]
 mod sample;

@@ -5,7 +5,7 @@ use compiler::{
     artefact::Settings,
     pipeline::{self, Placement},
 };
-use data::{Mixture, Text};
+use data::{Corpus, Mixture, Reading, Tokens};
 use mesh::{Function, Layout, Mesh, Module, Site};
 use models::{Config, LrSchedule, Optimizer, Switch};
 use runtime::{
@@ -105,10 +105,11 @@ fn artefact_of(module: Module, placement: (&str, &str, &str), whole_outputs: boo
 pub fn source(session: &Session, paths: &[&str], held_out: f64) -> Arc<Mixture> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let paths: Vec<PathBuf> = paths.iter().map(|path| root.join(path)).collect();
-    let text = Text::read(&paths).unwrap_or_else(|e| panic!("{e}"));
+    let tokens = Tokens::open(&paths, &Reading::default(), None).unwrap_or_else(|e| panic!("{e}"));
     let spec = Contract::batch_spec(session.artefact()).unwrap_or_else(|e| panic!("{e}"));
     let options = data::Options { held_out, ..data::Options::default() };
-    Arc::new(Mixture::of_text(text, spec, &options).unwrap_or_else(|e| panic!("{e}")))
+    let corpus = Corpus { name: String::new(), rate: None, tokens };
+    Arc::new(Mixture::new(vec![corpus], spec, &options).unwrap_or_else(|e| panic!("{e}")))
 }
 
 /// An observer that records all steps.

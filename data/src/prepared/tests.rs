@@ -4,7 +4,7 @@ use super::{
     manifest::{DOCUMENTS, MANIFEST, TOKENS},
     *,
 };
-use crate::{Pieces, Result, Tokenizer, Tokens, tokenizer::tests::words};
+use crate::{Pieces, Reading, Result, Tokenizer, Tokens, tokenizer::tests::words};
 use std::{fs, path::Path};
 
 /// Text files and files with documents, ordered so that every kind follows every kind.
@@ -21,7 +21,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 fn prepared(place: &Path, tokenizer: &Tokenizer) -> Result<PreparedTokens> {
-    prepare(&[place.join("in")], "text", tokenizer, &place.join("out"), &mut |_, _| ())
+    prepare(&[place.join("in")], &Reading::default(), tokenizer, &place.join("out"), &mut |_, _| ())
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn prepared_tokens_are_those_of_the_text() {
     for tokenizer in [Tokenizer::Bytes, words(300, &[299, 298]), words(70_000, &[])] {
         let dir = folder();
         let stored = Tokens::of_prepared(prepared(dir.path(), &tokenizer).unwrap(), None).unwrap();
-        let text = Tokens::open(&[dir.path().join("in")], "text", Some(&tokenizer)).unwrap();
+        let text = Tokens::open(&[dir.path().join("in")], &Reading::default(), Some(&tokenizer)).unwrap();
         let all = |tokens: &Tokens| tokens.read(0..tokens.len()).unwrap();
         assert_eq!(all(&stored), all(&text));
         assert_eq!(stored.ends().unwrap(), text.ends().unwrap());
@@ -99,7 +99,7 @@ fn a_failed_preparation_leaves_no_files() {
     let stored = || PreparedTokens::open(&out).unwrap();
     fails(Tokens::of_prepared(stored(), Some(&words(300, &[]))), &["`bytes`", "not by `words` (the digest)"]);
     fails(
-        Tokens::open(&[out.clone(), dir.path().join("in")], "text", None),
+        Tokens::open(&[out.clone(), dir.path().join("in")], &Reading::default(), None),
         &["prepared tokens", "other data"],
     );
     let record = TokenizerRecord::of(&words(300, &[]));

@@ -8,20 +8,18 @@ use super::{
     },
 };
 use crate::{
-    Error, Result, Text,
-    files::visit,
-    format::Contents,
-    tokenized_text::{TokenizedText, width},
+    Error, Reading, Result,
+    assembly::{Assembly, Output},
+    files::{self, Sink},
+    format::Part,
+    tokenized_text::width,
     tokenizer::{DOCUMENT_END, Tokenizer},
 };
 use std::{
     fs::{self, File},
-    io::{BufWriter, Write},
+    io::{BufWriter, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
-
-/// Tokens that are written at once.
-const CHUNK: usize = 1 << 16;
 
 /// Tokenizes files one after the other and writes their tokens into the new directory `dir`. `observe`
 /// receives the number and the path of each file before it is tokenized.
@@ -30,7 +28,7 @@ const CHUNK: usize = 1 << 16;
 /// If `dir` exists, or a file cannot be read, tokenized or written. Nothing is left on disk then.
 pub fn prepare(
     paths: &[PathBuf],
-    field: &str,
+    reading: &Reading<'_>,
     tokenizer: &Tokenizer,
     dir: &Path,
     observe: &mut dyn FnMut(usize, &Path),
@@ -52,11 +50,11 @@ pub fn prepare(
         .tempdir_in(parent)
         .map_err(Error::io("creating a directory in", parent))?;
     let mut writer = Writer::new(temporary.path(), tokenizer)?;
-    visit(paths, field, &mut |path, contents| {
-        observe(writer.sources.len() + 1, path);
-        writer.file(path, contents)
-    })?;
-    writer.finish(field)?;
+    let assembly = Assembly::new(tokenizer, &mut writer);
+    let mut observed = Observed { assembly, observe, files: 0 };
+    files::read(paths, reading, &mut observed)?;
+    let (_, bytes) = observed.assembly.finish()?;
+    writer.finish(reading.field, bytes)?;
     sync(temporary.path())?;
     let temporary = temporary.keep();
     fs::rename(&temporary, dir).map_err(|error| {
@@ -72,33 +70,55 @@ fn sync(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("writing to disk", dir))
 }
 
+/// An assembly whose files are observed.
+struct Observed<'a> {
+    assembly: Assembly<'a>,
+    observe: &'a mut dyn FnMut(usize, &Path),
+    /// The number of complete files.
+    files: usize,
+}
+
+impl Sink for Observed<'_> {
+    fn begin(&mut self, path: &Path) -> Result<()> {
+        (self.observe)(self.files + 1, path);
+        self.assembly.begin(path)
+    }
+    fn part(&mut self, part: Part<'_>) -> Result<()> {
+        self.assembly.part(part)
+    }
+    fn end(&mut self, path: &Path) -> Result<()> {
+        self.files += 1;
+        self.assembly.end(path)
+    }
+    fn undo(&mut self) -> Result<()> {
+        self.assembly.undo()
+    }
+}
+
 /// A directory that is being written.
 struct Writer<'a> {
     dir: &'a Path,
     tokenizer: &'a Tokenizer,
     width: usize,
-    tokens: Output,
-    documents: Output,
+    tokens: Hashed,
+    documents: Hashed,
     /// The number of tokens so far.
     token_count: u64,
+    /// The number of tokens and the digest of their bytes at the mark.
+    mark: (u64, blake3::Hasher),
     /// The number of documents so far.
     document_count: u64,
-    /// Bytes of text so far.
-    bytes: u64,
-    /// The end of the last document while it is undecided whether an end token follows: that depends on the
-    /// next file.
-    open: Option<u64>,
     sources: Vec<SourceFile>,
 }
 
 /// A file that is hashed as it is written.
-struct Output {
+struct Hashed {
     path: PathBuf,
     file: BufWriter<File>,
     hasher: blake3::Hasher,
 }
 
-impl Output {
+impl Hashed {
     fn new(path: PathBuf) -> Result<Self> {
         let file =
             BufWriter::with_capacity(1 << 20, File::create(&path).map_err(Error::io("creating", &path))?);
@@ -108,6 +128,14 @@ impl Output {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.hasher.update(bytes);
         self.file.write_all(bytes).map_err(Error::io("writing", &self.path))
+    }
+
+    /// Returns to an earlier size, and its digest.
+    fn truncate(&mut self, size: u64, hasher: blake3::Hasher) -> Result<()> {
+        self.hasher = hasher;
+        let done = self.file.flush().and_then(|()| self.file.get_ref().set_len(size));
+        let done = done.and_then(|()| self.file.seek(SeekFrom::Start(size)));
+        done.map(|_| ()).map_err(Error::io("writing", &self.path))
     }
 
     /// Flushes everything to disk and returns the digest.
@@ -124,64 +152,16 @@ impl<'a> Writer<'a> {
             dir,
             tokenizer,
             width: width(tokenizer),
-            tokens: Output::new(dir.join(TOKENS))?,
-            documents: Output::new(dir.join(DOCUMENTS))?,
+            tokens: Hashed::new(dir.join(TOKENS))?,
+            documents: Hashed::new(dir.join(DOCUMENTS))?,
             token_count: 0,
+            mark: (0, blake3::Hasher::new()),
             document_count: 0,
-            bytes: 0,
-            open: None,
             sources: Vec::new(),
         })
     }
 
-    /// Appends the tokens of one file. The result is the same as if all files were tokenized together.
-    fn file(&mut self, path: &Path, contents: Contents) -> Result<()> {
-        let separated = matches!(contents, Contents::Documents(_));
-        if let Some(end) = self.open.take() {
-            // Two neighbours are separated if either of them is a document of a format with documents.
-            if separated {
-                self.write(&[DOCUMENT_END])?;
-            }
-            self.document(end, separated)?;
-        }
-        let text = Text::of_file(path, contents);
-        let tokens = TokenizedText::new(&text, self.tokenizer)?;
-        let (start, len) = (self.token_count, tokens.len(&text));
-        for at in (0..len).step_by(CHUNK) {
-            self.write(&tokens.read(&text, at..len.min(at + CHUNK)))?;
-        }
-        if separated {
-            for end in tokens.ends(&text) {
-                self.document(start + end as u64, true)?;
-            }
-        } else {
-            self.open = Some(start + len as u64);
-        }
-        self.bytes += text.bytes.len() as u64;
-        let bytes = fs::metadata(path).map_err(Error::io("reading the size of", path))?.len();
-        self.sources.push(SourceFile { path: path.to_owned(), bytes, digest: file_digest(path)? });
-        Ok(())
-    }
-
-    fn document(&mut self, end: u64, separated: bool) -> Result<()> {
-        self.document_count += 1;
-        self.documents.write(&(end | if separated { END_TOKEN } else { 0 }).to_le_bytes())
-    }
-
-    fn write(&mut self, tokens: &[i32]) -> Result<()> {
-        self.token_count += tokens.len() as u64;
-        // The tokenizer's tokens are below the limit of the width.
-        let bytes: Vec<u8> = match self.width {
-            2 => tokens.iter().flat_map(|t| (*t as u16).to_le_bytes()).collect(),
-            _ => tokens.iter().flat_map(|t| t.to_le_bytes()).collect(),
-        };
-        self.tokens.write(&bytes)
-    }
-
-    fn finish(&mut self, field: &str) -> Result<()> {
-        if let Some(end) = self.open.take() {
-            self.document(end, false)?;
-        }
+    fn finish(&mut self, field: &str, bytes: u64) -> Result<()> {
         let manifest = Manifest {
             format: FORMAT.into(),
             version: VERSION,
@@ -189,7 +169,7 @@ impl<'a> Writer<'a> {
             width: self.width,
             tokens: self.token_count,
             documents: self.document_count,
-            bytes: self.bytes,
+            bytes,
             text_field: field.to_owned(),
             tokens_digest: self.tokens.finish()?,
             documents_digest: self.documents.finish()?,
@@ -204,5 +184,47 @@ impl<'a> Writer<'a> {
         })?;
         let mut file = File::create(&path).map_err(Error::io("creating", &path))?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(Error::io("writing", &path))
+    }
+}
+
+impl Output for Writer<'_> {
+    fn len(&self) -> u64 {
+        self.token_count
+    }
+
+    fn mark(&mut self) -> Result<()> {
+        self.mark = (self.token_count, self.tokens.hasher.clone());
+        Ok(())
+    }
+
+    fn undo(&mut self) -> Result<()> {
+        let (count, hasher) = self.mark.clone();
+        self.tokens.truncate(count * self.width as u64, hasher)?;
+        self.token_count = count;
+        Ok(())
+    }
+
+    fn tokens(&mut self, tokens: &[i32]) -> Result<()> {
+        self.token_count += tokens.len() as u64;
+        // The tokenizer's tokens are below the limit of the width.
+        let bytes: Vec<u8> = match self.width {
+            2 => tokens.iter().flat_map(|t| (*t as u16).to_le_bytes()).collect(),
+            _ => tokens.iter().flat_map(|t| t.to_le_bytes()).collect(),
+        };
+        self.tokens.write(&bytes)
+    }
+
+    fn document(&mut self, end: u64, separated: bool) -> Result<()> {
+        if separated {
+            self.tokens(&[DOCUMENT_END])?;
+        }
+        self.document_count += 1;
+        self.documents.write(&(end | if separated { END_TOKEN } else { 0 }).to_le_bytes())
+    }
+
+    fn file(&mut self, path: &Path) -> Result<()> {
+        let bytes = fs::metadata(path).map_err(Error::io("reading the size of", path))?.len();
+        self.sources.push(SourceFile { path: path.to_owned(), bytes, digest: file_digest(path)? });
+        Ok(())
     }
 }

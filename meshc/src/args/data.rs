@@ -1,9 +1,9 @@
 //! Data of training and evaluation: one corpus, or a mixture of several, and the tokenizer.
 
-use super::ranges::{positive, steps};
+use super::ranges::{bytes, positive, steps};
 use anyhow::{Context, Result};
 use data::{
-    BatchSpec, Codec, Corpus, Mixture, MixtureSpec, PreparedTokens, Stats, TEXT_FIELD, Temperature, Text,
+    BatchSpec, Codec, Corpus, Mixture, MixtureSpec, PreparedTokens, Skipped, Stats, TEXT_FIELD, Temperature,
     Tokenizer, Tokens, rates::CorpusSpec,
 };
 use driver::failure::failure;
@@ -207,7 +207,10 @@ impl TokenizerArgs {
 pub struct Reading {
     /// Field of JSON lines, or column of Parquet, with the text
     #[arg(long, value_name = "FIELD", default_value = TEXT_FIELD)]
-    pub text_field: String,
+    text_field: String,
+    /// Largest size of a compressed data file when it is decompressed, such as 500MB or 20GiB
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = bytes)]
+    max_decompressed: u64,
     #[command(flatten)]
     pub tokenizer: TokenizerArgs,
 }
@@ -220,23 +223,28 @@ impl Reading {
         field: Option<&str>,
         tokenizer: Option<&Tokenizer>,
     ) -> Result<Tokens> {
-        Ok(Tokens::open(paths, field.unwrap_or(&self.text_field), tokenizer)?)
+        Ok(Tokens::open(paths, &self.options(field), tokenizer)?)
     }
 
-    /// Returns statistics of these files or of prepared tokens, the text with the list of skipped files, and
-    /// the tokenizer.
-    pub fn stats(&self, paths: &[PathBuf]) -> Result<(Stats, Text, Tokenizer)> {
+    /// Returns the options of reading files. `field` replaces that of the command line.
+    pub fn options<'a>(&'a self, field: Option<&'a str>) -> data::Reading<'a> {
+        let field = field.unwrap_or(&self.text_field);
+        data::Reading { field, max_decompressed: self.max_decompressed }
+    }
+
+    /// Returns statistics of these files or of prepared tokens, the skipped files, and the tokenizer.
+    pub fn stats(&self, paths: &[PathBuf]) -> Result<(Stats, Vec<Skipped>, Tokenizer)> {
         if let [dir] = paths
             && PreparedTokens::is_at(dir)
         {
             let prepared = PreparedTokens::open(dir)?;
             let stats = Stats::of_prepared(&prepared)?;
             let tokens = Tokens::of_prepared(prepared, self.tokenizer.named()?.as_ref())?;
-            return Ok((stats, Text::default(), tokens.tokenizer().clone()));
+            return Ok((stats, Vec::new(), tokens.tokenizer().clone()));
         }
-        let text = Text::read_field(paths, &self.text_field)?;
         let tokenizer = self.tokenizer.or_bytes()?;
-        Ok((Stats::of(&text, &tokenizer)?, text, tokenizer))
+        let (stats, skipped) = Stats::of_files(paths, &self.options(None), &tokenizer)?;
+        Ok((stats, skipped, tokenizer))
     }
 }
 

@@ -37,6 +37,26 @@ pub fn finite(text: &str) -> Result<f64, String> {
     number(text, |_| true, "a number")
 }
 
+/// Parses a number of bytes, such as `500MB` or `4GiB`.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "" | "B" => Some(1),
+        "KB" => Some(1_000),
+        "MB" => Some(1_000_000),
+        "GB" => Some(1_000_000_000),
+        "TB" => Some(1_000_000_000_000),
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        "TiB" => Some(1 << 40),
+        _ => None,
+    };
+    let number: Option<u64> = digits.parse().ok().filter(|number| *number > 0);
+    let size = number.zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
+    size.ok_or_else(|| "a size is a number with B, KB, MB, GB, TB, KiB, MiB, GiB or TiB, such as 4GiB".into())
+}
+
 /// Parses a share of a whole that leaves something: in [0, 1).
 pub fn share(text: &str) -> Result<f64, String> {
     number(text, |x| (0.0..1.0).contains(&x), "in [0, 1)")
@@ -81,6 +101,11 @@ mod tests {
         check(at_least_one, &["1", "18446744073709551615"], &["0", "-1", "1.5", "", "18446744073709551616"]);
         check(at_least_two, &["2"], &["1"]);
         check(whole, &["0", "7"], &["-1", "x"]);
+        check(
+            bytes,
+            &["1", "5B", "20GiB", "500MB"],
+            &["0", "-1", "4 GiB", "4gib", "1.5GiB", "99999999999TiB", ""],
+        );
         check(positive, &["0.5", "1e9"], &["0", "-0.5", "inf", "nan", "x"]);
         check(not_negative, &["0", "2"], &["-1e-9", "nan"]);
         check(finite, &["-3", "0"], &["inf", "-inf", "nan"]);

@@ -2,7 +2,7 @@
 
 use crate::{args::data::Reading, output::summary};
 use anyhow::Result;
-use data::{PreparedTokens, Text, Tokenizer, prepared};
+use data::{PreparedTokens, prepared};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -69,7 +69,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn stats(args: &StatsArgs) -> Result<()> {
-    let (stats, text, tokenizer): (_, Text, Tokenizer) = args.reading.stats(&args.files)?;
+    let (stats, all_skipped, tokenizer) = args.reading.stats(&args.files)?;
     if args.json {
         let mut value = serde_json::to_value(&stats)?;
         value["tokenizer"] = tokenizer.name().into();
@@ -77,7 +77,7 @@ fn stats(args: &StatsArgs) -> Result<()> {
         return Ok(());
     }
     print!("{}", summary::stats(&stats, &tokenizer));
-    for skipped in &text.skipped {
+    for skipped in &all_skipped {
         println!("skipped       {} {}", skipped.path.display(), skipped.reason);
     }
     Ok(())
@@ -85,13 +85,13 @@ fn stats(args: &StatsArgs) -> Result<()> {
 
 fn prepare(args: &PrepareArgs) -> Result<()> {
     let tokenizer = args.reading.tokenizer.or_bytes()?;
-    let field = &args.reading.text_field;
     let mut observe = |number: usize, path: &Path| {
         if !args.json {
             eprintln!("{number:6}  {}", path.display());
         }
     };
-    let tokens = prepared::prepare(&args.files, field, &tokenizer, &args.output, &mut observe)?;
+    let tokens =
+        prepared::prepare(&args.files, &args.reading.options(None), &tokenizer, &args.output, &mut observe)?;
     let manifest = tokens.manifest();
     if args.json {
         let value = json!({
