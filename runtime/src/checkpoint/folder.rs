@@ -36,19 +36,31 @@ pub fn path(folder: &Path, step: u64) -> PathBuf {
 /// # Errors
 /// The folder cannot be read. A damaged checkpoint is not an error; it is listed with its error.
 pub fn list(folder: &Path) -> Result<Vec<StoredCheckpoint>> {
+    let stored = |step| {
+        let dir = path(folder, step);
+        StoredCheckpoint { step, checkpoint: Checkpoint::open(&dir), dir }
+    };
+    Ok(steps(folder)?.into_iter().map(stored).collect())
+}
+
+/// Lists the steps of the checkpoints in a folder, in order, without opening them.
+///
+/// # Errors
+/// As [`list`].
+pub fn steps(folder: &Path) -> Result<Vec<u64>> {
     let mut found = Vec::new();
     for name in names(folder)? {
         let digits =
             name.strip_prefix("step_").filter(|d| d.len() >= 8 && d.bytes().all(|b| b.is_ascii_digit()));
-        if let Some(step) = digits.and_then(|d| d.parse().ok()) {
-            let dir = folder.join(&name);
-            if is_url(folder) && !is_finished(&dir)? {
-                continue;
-            }
-            found.push(StoredCheckpoint { step, checkpoint: Checkpoint::open(&dir), dir });
+        let Some(step) = digits.and_then(|d| d.parse().ok()) else { continue };
+        // The name of a checkpoint has no more zeros than `path` gives it.
+        let dir = path(folder, step);
+        if dir != folder.join(&name) || is_url(folder) && !is_finished(&dir)? {
+            continue;
         }
+        found.push(step);
     }
-    found.sort_by_key(|f| f.step);
+    found.sort_unstable();
     Ok(found)
 }
 

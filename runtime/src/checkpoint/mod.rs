@@ -11,20 +11,28 @@
 //! If the name is a URL (`gs://bucket/run`), the files are objects of a store, and the marker alone makes
 //! them a checkpoint.
 //!
-//! Reading order: [`manifest`] with `tiling`, `storage` and `objects` (the file system and object stores), `reader`,
-//! `writer`, `snapshot` (state between devices and checkpoints), [`folder`] (the checkpoints of a run),
-//! [`keep`] (retention).
+//! Several processes write one checkpoint together: each its own boxes, to the same temporary folder.
+//!
+//! Reading order: [`manifest`] with `tiling`, `storage` and `objects` (the file system and object stores),
+//! `reader`, `writer` with `sink`, `together` with `meeting` and `shared` (several processes), `snapshot`
+//! (state between devices and checkpoints), [`folder`] (the checkpoints of a run), [`keep`] (retention).
 
 pub mod folder;
 pub mod keep;
 pub mod manifest;
+mod meeting;
 mod objects;
 mod reader;
+mod shared;
+mod sink;
 mod snapshot;
 mod storage;
 #[cfg(test)]
 mod tests;
 mod tiling;
+mod together;
+#[cfg(test)]
+mod together_tests;
 mod writer;
 
 pub use keep::Keep;
@@ -33,3 +41,7 @@ pub use objects::is_url;
 pub use reader::{Checkpoint, is_checkpoint};
 pub use snapshot::{RestoreScope, Snapshot};
 pub use writer::Writer;
+
+pub(crate) use meeting::Processes;
+pub(crate) use shared::{VISIBLE, prove_shared};
+pub(crate) use together::Together;

@@ -141,6 +141,13 @@ impl Objects {
         Ok((objects, found.common_prefixes.iter().filter_map(name).collect()))
     }
 
+    /// Lists the objects directly below the prefix with their sizes in bytes.
+    pub fn sizes(&self) -> io::Result<BTreeMap<String, u64>> {
+        let found = wait(self.store.list_with_delimiter(Some(&self.prefix)))?;
+        let named = |o: &object_store::ObjectMeta| Some((o.location.filename()?.to_owned(), o.size));
+        Ok(found.objects.iter().filter_map(named).collect())
+    }
+
     /// Removes all objects below the prefix.
     pub fn clear(&self) -> io::Result<()> {
         wait(async {

@@ -237,8 +237,8 @@ fn inconsistent_manifests_are_refused() {
     lie(&|m| m["tensors"].as_array_mut().unwrap().truncate(2), "end at");
 }
 
-/// Without optimization, opening takes a tenth of the limit. If it compared all pairs of boxes, it would take a
-/// minute.
+/// Without optimization, opening takes a tenth of the limit. If it compared all pairs of boxes, it would take
+/// a minute.
 #[test]
 fn a_tensor_of_many_boxes_is_opened_and_read_in_linear_time() {
     let place = tempfile::tempdir().unwrap();

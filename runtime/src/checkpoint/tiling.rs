@@ -1,8 +1,8 @@
 //! A linear-time check that boxes cover a tensor exactly once.
 //!
 //! A box is the product of half-open intervals. Give every coordinate `x` of every dim `d` a random number
-//! `h_d(x)` of a field. The sum over the boxes of `Π_d (h_d(end_d) - h_d(start_d))` equals this product for the
-//! whole tensor if the boxes cover every element exactly once, because the terms of shared faces cancel.
+//! `h_d(x)` of a field. The sum over the boxes of `Π_d (h_d(end_d) - h_d(start_d))` equals this product for
+//! the whole tensor if the boxes cover every element exactly once, because the terms of shared faces cancel.
 //! Otherwise the difference is a polynomial in the random numbers that is not zero and has degree at most the
 //! number of dims: it vanishes with a probability of at most dims / 2^61 (Schwartz and Zippel).
 

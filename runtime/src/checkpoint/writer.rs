@@ -1,25 +1,21 @@
-//! Writing a checkpoint. In a file system: boxes into files of a temporary folder, then the manifest, the
-//! marker, and a rename. In an object store: boxes into objects, then the manifest, then the marker.
+//! Writing a checkpoint: boxes are collected into files, which threads write to a [`Sink`]; the commit
+//! follows when all of them are written.
 //!
 //! At most two threads write files at the same time. Each computes the digests of its boxes while it writes.
 
 use super::{
-    manifest::{COMMIT, Entry, FORMAT, Facts, File, Kind, MANIFEST, Manifest, TensorBox, VERSION, commit_of},
-    objects::{self, Objects, is_url},
+    manifest::{Entry, FORMAT, Facts, File, Kind, Manifest, TensorBox, VERSION},
+    sink::Sink,
 };
 use crate::{Error, HostTensor, Result, session::SnapshotBytes, tensor::element_type};
 use bytes::Bytes;
 use pjrt::ElementType;
 use serde_json::{Map, json};
 use std::{
-    collections::{BTreeMap, VecDeque},
-    fs::{self, Permissions},
-    io::Write,
-    os::unix::fs::PermissionsExt,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     path::{Path, PathBuf},
     thread::{self, JoinHandle},
 };
-use tempfile::TempDir;
 
 /// Size in bytes at which a file is finished and the next one begun.
 const FILE: usize = 64 << 20;
@@ -33,6 +29,7 @@ pub struct Writer {
     /// Dropped, which waits for the threads, before the sink that they write to.
     threads: Threads,
     sink: Sink,
+    prefix: String,
     files: Vec<File>,
     tensors: Vec<Entry>,
     index: BTreeMap<String, usize>,
@@ -41,39 +38,6 @@ pub struct Writer {
     pending_bytes: usize,
     /// Snapshots whose memory counts as used until the writer is dropped.
     snapshots: Vec<SnapshotBytes>,
-}
-
-/// The destination of files before the checkpoint is committed.
-#[derive(Debug)]
-enum Sink {
-    Folder(Folder),
-    Objects(Attempt),
-}
-
-#[derive(Debug)]
-struct Folder {
-    parent: PathBuf,
-    /// True if an existing checkpoint at the target may be replaced.
-    replace: bool,
-    scratch: TempDir,
-}
-
-/// Objects that no marker covers yet. Removed on drop.
-#[derive(Debug)]
-struct Attempt {
-    objects: Objects,
-    /// A part of the names of its files.
-    name: String,
-    written: Vec<String>,
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        for name in &self.written {
-            // Best effort: nothing refers to the object.
-            let _ = self.objects.remove(name);
-        }
-    }
 }
 
 /// Threads that write files, in the order in which they were started.
@@ -98,57 +62,22 @@ impl Writer {
     /// # Errors
     /// There is something at `dir` already, or the folder cannot be created.
     pub fn create(dir: &Path) -> Result<Self> {
-        if is_url(dir) {
-            let there = Objects::open(dir)?.has(COMMIT).map_err(Error::io("looking at", dir))?;
-            return if there { Err(exists(dir)) } else { Self::begin_objects(dir) };
-        }
-        let is_empty = || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
-        if dir.symlink_metadata().is_ok() && !is_empty() {
-            return Err(exists(dir));
-        }
-        Self::begin(dir, false)
+        Ok(Self::of(dir, Sink::create(dir)?, String::new()))
     }
 
     /// Like [`Writer::create`], but an existing checkpoint is replaced when this one is finished.
     pub fn replace(dir: &Path) -> Result<Self> {
-        if is_url(dir) {
-            return Self::begin_objects(dir);
-        }
-        let is_ours = || dir.join(MANIFEST).is_file() || dir.join(COMMIT).is_file();
-        if dir.symlink_metadata().is_ok() && is_ours() { Self::begin(dir, true) } else { Self::create(dir) }
+        Ok(Self::of(dir, Sink::replace(dir)?, String::new()))
     }
 
-    fn begin(dir: &Path, replace: bool) -> Result<Self> {
-        let Some(name) = dir.file_name() else {
-            return Err(Error::input(
-                format!("`{}` cannot be a checkpoint: the path has no file name", dir.display()),
-                "name a folder",
-            ));
-        };
-        let parent = match dir.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            Some(_) | None => PathBuf::from("."),
-        };
-        fs::create_dir_all(&parent).map_err(Error::io("creating the folder", &parent))?;
-        let scratch = tempfile::Builder::new()
-            .prefix(&format!("{}{}.", super::folder::UNFINISHED, name.to_string_lossy()))
-            .permissions(Permissions::from_mode(0o777))
-            .tempdir_in(&parent)
-            .map_err(Error::io("creating a folder in", &parent))?;
-        Ok(Self::new(dir, Sink::Folder(Folder { parent, replace, scratch })))
-    }
-
-    fn begin_objects(url: &Path) -> Result<Self> {
-        let objects = Objects::open(url)?;
-        let name = objects::attempt();
-        Ok(Self::new(url, Sink::Objects(Attempt { objects, name, written: Vec::new() })))
-    }
-
-    fn new(target: &Path, sink: Sink) -> Self {
+    /// Starts a checkpoint at `target`, or the part of it that this process writes. Names of files begin with
+    /// `prefix`, which distinguishes processes.
+    pub(super) fn of(target: &Path, sink: Sink, prefix: String) -> Self {
         Self {
             target: target.to_owned(),
             threads: Threads::default(),
             sink,
+            prefix,
             files: Vec::new(),
             tensors: Vec::new(),
             index: BTreeMap::new(),
@@ -237,31 +166,47 @@ impl Writer {
     /// A tensor is incomplete, or a file cannot be written. Then there is no new checkpoint, and an old one
     /// stays.
     pub fn finish(mut self, facts: Facts, step: u64) -> Result<()> {
+        let (files, tensors) = self.complete()?;
+        let manifest = Manifest { format: FORMAT.into(), version: VERSION, step, facts, files, tensors };
+        self.commit(&manifest)
+    }
+
+    /// Writes the remaining boxes, waits until all files are written, and returns the files and the tensors
+    /// with their boxes.
+    pub(super) fn complete(&mut self) -> Result<(Vec<File>, Vec<Entry>)> {
         if !self.pending.is_empty() {
             self.write_file()?;
         }
         while !self.threads.0.is_empty() {
             self.finish_first()?;
         }
-        let (files, tensors) = (std::mem::take(&mut self.files), std::mem::take(&mut self.tensors));
-        let manifest = Manifest { format: FORMAT.into(), version: VERSION, step, facts, files, tensors };
+        Ok((std::mem::take(&mut self.files), std::mem::take(&mut self.tensors)))
+    }
+
+    /// Commits the checkpoint with this manifest.
+    pub(super) fn commit(self, manifest: &Manifest) -> Result<()> {
         manifest.check().map_err(|why| {
             let what = format!("the checkpoint `{}` is incomplete: {why}", self.target.display());
             Error::input(what, "write every element of every tensor once")
         })?;
-        let text = serde_json::to_vec_pretty(&manifest).expect("numbers and texts are JSON");
-        match self.sink {
-            Sink::Folder(folder) => folder.commit(&self.target, &text),
-            Sink::Objects(attempt) => attempt.commit(&self.target, text),
-        }
+        let text = serde_json::to_vec_pretty(manifest).expect("numbers and texts are JSON");
+        let files: BTreeSet<&str> = manifest.files.iter().map(|file| file.name.as_str()).collect();
+        self.sink.commit(&self.target, &text, &files)
+    }
+
+    /// Returns the destination of the files.
+    pub(super) fn sink(&mut self) -> &mut Sink {
+        &mut self.sink
+    }
+
+    /// Drops the writer, and keeps its files.
+    pub(super) fn keep(self) {
+        self.sink.keep();
     }
 
     fn write_file(&mut self) -> Result<()> {
-        let number = self.files.len();
-        let name = match &self.sink {
-            Sink::Folder(_) => format!("{number:05}.safetensors"),
-            Sink::Objects(attempt) => format!("{number:05}-{}.safetensors", attempt.name),
-        };
+        let stem = format!("{}{:05}", self.prefix, self.files.len());
+        let name = self.sink.name(&stem, "safetensors");
         let mut heads = Map::new();
         heads.insert("__metadata__".into(), json!({ "format": FORMAT }));
         let mut at = 0;
@@ -295,33 +240,19 @@ impl Writer {
         while self.threads.0.len() >= CONCURRENT {
             self.finish_first()?;
         }
-        self.start(name, head.into(), boxes)
+        self.start(&name, head.into(), boxes)
     }
 
     /// Starts to write a file.
-    fn start(&mut self, name: String, head: Bytes, boxes: Vec<(usize, usize, Bytes)>) -> Result<()> {
+    fn start(&mut self, name: &str, head: Bytes, boxes: Vec<(usize, usize, Bytes)>) -> Result<()> {
         let contents: Vec<Bytes> = [head].into_iter().chain(boxes.iter().map(|b| b.2.clone())).collect();
-        let path = match &self.sink {
-            Sink::Folder(folder) => folder.scratch.path().join(&name),
-            Sink::Objects(_) => self.target.join(&name),
-        };
-        let objects = match &mut self.sink {
-            Sink::Folder(_) => None,
-            Sink::Objects(attempt) => {
-                attempt.written.push(name.clone());
-                Some(attempt.objects.clone())
-            }
-        };
-        let write = move || match objects {
-            None => write_synced(&path, &contents),
-            Some(objects) => objects.put(&name, contents).map_err(Error::io("writing", path)),
-        };
+        let write = self.sink.write(name);
         let work = move || {
             thread::scope(|scope| {
                 let digests = scope.spawn(|| {
                     boxes.iter().map(|(tensor, i, bytes)| (*tensor, *i, blake3::hash(bytes))).collect()
                 });
-                write()?;
+                write(contents)?;
                 Ok(digests.join().expect("hashing bytes does not panic"))
             })
         };
@@ -347,54 +278,6 @@ impl Writer {
     }
 }
 
-impl Folder {
-    /// Writes manifest and marker, and renames the folder to its final name.
-    fn commit(self, target: &Path, manifest: &[u8]) -> Result<()> {
-        let within = self.scratch.path();
-        write_synced(&within.join(MANIFEST), &[manifest])?;
-        sync_folder(within)?;
-        write_synced(&within.join(COMMIT), &[commit_of(manifest).as_bytes()])?;
-        sync_folder(within)?;
-        // The old checkpoint is moved to a name that is not a checkpoint's.
-        let aside = tempfile::Builder::new().prefix(super::folder::UNFINISHED).tempdir_in(&self.parent);
-        let aside = aside.map_err(Error::io("creating a folder in", &self.parent))?;
-        let old = aside.path().join("old");
-        if self.replace {
-            fs::rename(target, &old).map_err(Error::io("moving aside", target))?;
-        }
-        if let Err(error) = fs::rename(within, target) {
-            if self.replace {
-                // Best effort: the error below is the one to report.
-                let _ = fs::rename(&old, target);
-            }
-            return Err(Error::io("renaming the finished checkpoint to", target)(error));
-        }
-        sync_folder(&self.parent)
-    }
-}
-
-impl Attempt {
-    /// Writes manifest and marker. An old checkpoint loses its marker first, and its files are removed
-    /// afterwards.
-    fn commit(mut self, target: &Path, manifest: Vec<u8>) -> Result<()> {
-        let failed = |action| Error::io(action, target);
-        let (before, _) = self.objects.names().map_err(failed("listing"))?;
-        self.objects.remove(COMMIT).map_err(failed("removing the old marker of"))?;
-        let marker = commit_of(&manifest);
-        self.objects.put(MANIFEST, vec![manifest.into()]).map_err(failed("writing the manifest of"))?;
-        self.objects.put(COMMIT, vec![marker.into()]).map_err(failed("writing the marker of"))?;
-        let ours = std::mem::take(&mut self.written);
-        for name in before.iter().filter(|n| !ours.contains(n) && ![MANIFEST, COMMIT].contains(&n.as_str())) {
-            self.objects.remove(name).map_err(failed("removing old files of"))?;
-        }
-        Ok(())
-    }
-}
-
-fn exists(dir: &Path) -> Error {
-    Error::input(format!("`{}` already exists", dir.display()), "name another folder, or remove it")
-}
-
 /// Returns safetensors' name of an element type.
 fn safetensors(dtype: &str) -> &'static str {
     match element_type(dtype) {
@@ -404,18 +287,4 @@ fn safetensors(dtype: &str) -> &'static str {
         Ok(ElementType::Pred) => "BOOL",
         Ok(_) | Err(_) => "F32",
     }
-}
-
-/// Writes a file and syncs it to disk.
-fn write_synced(path: &Path, contents: &[impl AsRef<[u8]>]) -> Result<()> {
-    let mut file = fs::File::create_new(path).map_err(Error::io("creating", path))?;
-    for bytes in contents {
-        file.write_all(bytes.as_ref()).map_err(Error::io("writing", path))?;
-    }
-    file.sync_all().map_err(Error::io("writing", path))
-}
-
-/// Syncs the names in a folder to disk.
-fn sync_folder(path: &Path) -> Result<()> {
-    fs::File::open(path).and_then(|f| f.sync_all()).map_err(Error::io("writing the folder", path))
 }

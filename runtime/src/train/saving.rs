@@ -3,6 +3,10 @@
 //! The loop takes a snapshot ([`Session::snapshot`]) and continues while a thread writes it. The next
 //! checkpoint waits for that thread, so there is at most one snapshot. If a checkpoint cannot be written,
 //! that is a warning, and training continues with the earlier ones; after the last step it is an error.
+//!
+//! In a job of several processes, all of them write each checkpoint together. Rank 0 holds the lock of the
+//! folder, removes what interrupted runs left there, and chooses the checkpoint to resume from; a checkpoint
+//! that any process cannot read is skipped by all.
 
 use super::{
     ledger::Ledger,
@@ -12,20 +16,29 @@ use super::{
 };
 use crate::{
     Error, Result, Session,
-    checkpoint::{Checkpoint, Facts, RestoreScope, Writer, folder, is_url, keep},
+    checkpoint::{
+        Checkpoint, Facts, Processes, RestoreScope, Together, VISIBLE, folder, is_url, keep, prove_shared,
+    },
 };
 use data::BatchSource;
-use std::thread::{self, JoinHandle};
+use job::{Job, Limits};
+use std::{
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
 
 /// Saves checkpoints of a run.
 pub(super) struct Saver {
     saving: Saving,
+    job: Arc<Job>,
+    /// The number of meetings so far, which is equal in all processes and makes their names unique.
+    meetings: u64,
     facts: Facts,
     /// The last saved step, or the step that this run was resumed from.
     last: Option<u64>,
     writing: Option<(u64, JoinHandle<Result<()>>)>,
-    /// Dropped last, when nothing is written any more. Object stores have no locks.
-    _lock: Option<Lock>,
+    /// Dropped last, when nothing is written any more. Held by rank 0. Object stores have no locks.
+    lock: Option<Lock>,
 }
 
 /// The result of resuming from a checkpoint.
@@ -57,61 +70,111 @@ impl Saver {
         let mut facts = session.checkpoint_facts();
         facts.insert(DATA.into(), data.digest());
         facts.insert(TOKENIZER.into(), data.tokenizer_identity().to_owned());
-        let lock = (!is_url(&saving.folder)).then(|| Lock::take(&saving.folder)).transpose()?;
-        let mut saver = Self { saving: saving.clone(), facts, last: None, writing: None, _lock: lock };
-        let found = folder::list(&saving.folder)?;
-        let place = saving.folder.display();
-        if !saving.resume
-            && let Some(newest) = found.last()
-        {
-            return Err(Error::input(
-                format!("`{place}` already has checkpoints, the newest of step {}", newest.step),
-                "resume from it with --resume, or use another folder",
-            ));
-        }
-        folder::sweep(&saving.folder)?;
+        let (saving, job) = (saving.clone(), options.job.clone());
+        let mut saver = Self { saving, job, meetings: 0, facts, last: None, writing: None, lock: None };
+        let found = saver.open_folder()?;
         if found.is_empty() {
-            if saving.resume {
+            if saver.saving.resume {
+                let place = saver.saving.folder.display();
                 observer.on_phase(&format!("no checkpoint in {place} yet: starting from the beginning"));
             }
             return Ok((saver, None));
         }
-        let checkpoint = saver.newest(session, Some(options), observer)?;
+        let checkpoint = saver.newest(found, session, Some(options), observer)?;
         observer.on_phase(&format!("resuming from {}", checkpoint.dir().display()));
         Ok((saver, Some(Resumed::of(&checkpoint))))
     }
 
-    /// Restores the state from the newest valid checkpoint, and warns about newer damaged ones. With
-    /// `options`, also checks that a run with these options can continue from it.
+    /// Takes the lock of the folder on rank 0, checks that all processes reach the folder, and removes the
+    /// remains of interrupted runs. Returns the steps of its checkpoints.
+    fn open_folder(&mut self) -> Result<Vec<u64>> {
+        let folder = self.saving.folder.clone();
+        let mut lock = None;
+        let job = self.job.clone();
+        self.from_first("lock", || {
+            lock = if is_url(&folder) { None } else { Some(Lock::take(&folder)?) };
+            Ok(Vec::new())
+        })?;
+        self.lock = lock;
+        prove_shared(&folder, processes(&job), VISIBLE)?;
+        let resume = self.saving.resume;
+        self.from_first("found", || {
+            let found = folder::steps(&folder)?;
+            if let Some(newest) = found.last().filter(|_| !resume) {
+                return Err(Error::input(
+                    format!("`{}` already has checkpoints, the newest of step {newest}", folder.display()),
+                    "resume from it with --resume, or use another folder",
+                ));
+            }
+            folder::sweep(&folder)?;
+            Ok(found)
+        })
+    }
+
+    /// Returns the steps that rank 0 finds, in all processes.
+    fn from_first(&mut self, what: &str, find: impl FnOnce() -> Result<Vec<u64>>) -> Result<Vec<u64>> {
+        let name = self.meeting(what);
+        let bytes = |steps: Vec<u64>| steps.iter().flat_map(|step| step.to_le_bytes()).collect();
+        let bytes = processes(&self.job).from_first(&name, || find().map(bytes))?;
+        Ok(bytes.as_chunks().0.iter().map(|step| u64::from_le_bytes(*step)).collect())
+    }
+
+    /// Returns the name of the next meeting.
+    fn meeting(&mut self, what: &str) -> String {
+        self.meetings += 1;
+        format!("checkpoints {}: {what}", self.meetings)
+    }
+
+    /// Restores the state from the newest valid checkpoint of the steps `found`, and warns about newer
+    /// damaged ones. With `options`, also checks that a run with these options can continue from it.
     fn newest(
         &mut self,
+        found: Vec<u64>,
         session: &mut Session,
         options: Option<&Options>,
         observer: &mut dyn Observer,
     ) -> Result<Checkpoint> {
-        let found = folder::list(&self.saving.folder)?;
         let count = found.len();
-        for found in found.into_iter().rev() {
-            let tried = found.checkpoint.and_then(|c| {
+        for step in found.into_iter().rev() {
+            let tried = Checkpoint::open(&folder::path(&self.saving.folder, step)).and_then(|c| {
                 options.map_or(Ok(()), |options| self.check(&c, options, observer))?;
                 session.restore(&c, RestoreScope::All).map(|()| c)
             });
-            match tried {
-                Ok(checkpoint) => {
-                    self.last = Some(checkpoint.step());
-                    return Ok(checkpoint);
-                }
-                // This one is damaged; another checkpoint may be valid.
-                Err(error @ (Error::Checkpoint { .. } | Error::Io { .. })) => {
-                    observer.on_warning(&format!("skipped a damaged checkpoint: {error}"));
-                }
-                Err(error) => return Err(error),
+            if let Some(checkpoint) = self.agree_on(tried, step, observer)? {
+                self.last = Some(checkpoint.step());
+                return Ok(checkpoint);
             }
         }
         Err(Error::input(
             format!("none of the {count} checkpoints in `{}` is valid", self.saving.folder.display()),
             "`meshc checkpoint verify` tells why; use another folder to start from the beginning",
         ))
+    }
+
+    /// Returns the checkpoint of a step if all processes have restored it. `None` means that it is damaged,
+    /// and another checkpoint may be valid.
+    fn agree_on(
+        &mut self,
+        tried: Result<Checkpoint>,
+        step: u64,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Checkpoint>> {
+        let (checkpoint, own) = match tried {
+            Ok(checkpoint) => (Some(checkpoint), Ok(Vec::new())),
+            Err(error @ (Error::Checkpoint { .. } | Error::Io { .. })) => {
+                (None, Ok(error.to_string().into()))
+            }
+            Err(error) => (None, Err(error)),
+        };
+        let name = self.meeting(&format!("restore step {step}"));
+        let damages = processes(&self.job).all(&name, own)?;
+        let Some((rank, damage)) = damages.iter().enumerate().find(|(_, damage)| !damage.is_empty()) else {
+            return Ok(checkpoint);
+        };
+        let damage = String::from_utf8_lossy(damage);
+        let at = if self.job.size() > 1 { format!("rank {rank}: ") } else { String::new() };
+        observer.on_warning(&format!("skipped a damaged checkpoint: {at}{damage}"));
+        Ok(None)
     }
 
     /// Returns true if there is a checkpoint to return to.
@@ -133,7 +196,9 @@ impl Saver {
         if let Err(error) = self.wait(observer) {
             observer.on_warning(&format!("cannot write the last checkpoint: {error}"));
         }
-        self.newest(session, None, observer).map(|checkpoint| Resumed::of(&checkpoint))
+        let folder = self.saving.folder.clone();
+        let found = self.from_first("found", || folder::steps(&folder))?;
+        self.newest(found, session, None, observer).map(|checkpoint| Resumed::of(&checkpoint))
     }
 
     /// Sets the seed of the run, which is saved with checkpoints.
@@ -196,14 +261,15 @@ impl Saver {
             observer.on_warning(&format!("training continues without a new checkpoint: {error}"));
         }
         let copy = session.snapshot()?;
-        let (saving, mut facts) = (self.saving.clone(), self.facts.clone());
+        let (saving, mut facts, job) = (self.saving.clone(), self.facts.clone(), self.job.clone());
         ledger.note(&mut facts, step);
+        let attempt = self.meeting(&format!("save step {step}"));
         let work = move || {
-            let mut writer = Writer::replace(&folder::path(&saving.folder, step))?;
-            copy.write(&mut writer)?;
-            writer.finish(facts, step)?;
+            let together = Together { processes: processes(&job), attempt };
+            let dir = folder::path(&saving.folder, step);
+            together.write(&dir, (step, facts), |writer| copy.write(writer))?;
             // Old checkpoints are removed only after the new one is finished.
-            keep::prune(&saving.folder, &saving.keep, false).map(drop)
+            if job.is_first() { keep::prune(&saving.folder, &saving.keep, false).map(drop) } else { Ok(()) }
         };
         let thread = thread::Builder::new().name("checkpoint".to_owned()).spawn(work).map_err(|e| {
             Error::input(
@@ -239,6 +305,11 @@ impl Saver {
         }
         result
     }
+}
+
+/// Returns the processes of a job as its checkpoints need them.
+fn processes(job: &Job) -> Processes<'_> {
+    Processes { job, limit: Limits::default().save }
 }
 
 impl Drop for Saver {
