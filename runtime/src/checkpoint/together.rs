@@ -3,12 +3,12 @@
 //! 1. Rank 0 creates the destination and names it to all.
 //! 2. Every process writes the boxes that it owns and, except for rank 0, a part of the manifest.
 //! 3. The processes meet. If one of them failed, all remove their files.
-//! 4. Rank 0 merges the parts, checks that the boxes cover every tensor once and that every file is there, and
-//!    commits. The processes meet again.
+//! 4. Rank 0 merges the parts, checks that the boxes cover every tensor once and that every file is there,
+//!    and commits. The processes meet again.
 //!
-//! Every process returns the same result. A process that fails leaves the previous checkpoint as it is. A
-//! process that loses the others keeps its files, since the checkpoint may be committed with them; rank 0 of a
-//! later run removes what was not.
+//! Every process returns the same result. A process that fails leaves the previous checkpoint as it is.
+//! A process that loses the others keeps its files, since the checkpoint may be committed with them; rank 0
+//! of a later run removes what was not.
 
 use super::{
     Facts,

@@ -133,7 +133,8 @@ fn all_processes_write_one_checkpoint() {
 }
 
 /// Runs a save in which `fill` fails in some process, after a valid checkpoint of step 5. All processes must
-/// report the failure, the old checkpoint must stay, nothing else may be left, and the next save must succeed.
+/// report the failure, the old checkpoint must stay, nothing else may be left, and the next save must
+/// succeed.
 #[track_caller]
 fn fails(fill: impl Fn(&mut Writer, u32) -> Result<()> + Sync, parts: &[&str]) {
     let place = tempfile::tempdir().unwrap();

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 use data::BatchSource;
-use job::{Job, Limits};
+use job::Job;
 use std::{
     sync::Arc,
     thread::{self, JoinHandle},
@@ -309,7 +309,7 @@ impl Saver {
 
 /// Returns the processes of a job as its checkpoints need them.
 fn processes(job: &Job) -> Processes<'_> {
-    Processes { job, limit: Limits::default().save }
+    Processes { job, limit: job.limits().save }
 }
 
 impl Drop for Saver {
