@@ -4,7 +4,7 @@ use crate::{
     args::config::Words,
     commands::{
         check, checkpoint, compile, convert, data, eval, generate, models, plan, plugin, report, run, runs,
-        score, train,
+        score, slice, train,
     },
 };
 use anyhow::Result;
@@ -61,6 +61,8 @@ pub enum Command {
     Models(models::Args),
     /// List, install and diagnose PJRT plugins
     Plugin(plugin::Args),
+    /// Print facts of a TPU slice, or the environment of one of its hosts, for scripts
+    Slice(slice::Args),
 }
 
 impl Command {
@@ -82,6 +84,7 @@ impl Command {
             Self::Data(args) => data::run(&args)?,
             Self::Models(args) => models::run(&args)?,
             Self::Plugin(args) => plugin::run(&args)?,
+            Self::Slice(args) => slice::run(&args)?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -195,7 +198,7 @@ mod tests {
     }
 
     /// Every numeric option with values outside its range.
-    const INVALID: [(&[&str], &str, &[&str]); 38] = [
+    const INVALID: [(&[&str], &str, &[&str]); 40] = [
         (&["train"], "steps", &["0", "-1", "1.5"]),
         (&["train"], "seed", &["-1", "4294967296"]),
         (&["train"], "save-every", &["0", "-5"]),
@@ -232,6 +235,8 @@ mod tests {
         (&["run"], "seed", &["-1"]),
         (&["checkpoint", "prune"], "keep", &["0"]),
         (&["checkpoint", "convert"], "experts", &["0"]),
+        (&["slice"], "worker", &["-1"]),
+        (&["slice"], "slice", &["-1"]),
         (&["convert", "hf"], "devices", &["0"]),
         (&["convert", "to-hf"], "shard-size", &["0"]),
     ];

@@ -174,3 +174,47 @@ fn libtpu_is_not_left_to_search_for_minutes() {
     assert!(wall < Duration::from_secs(30), "{wall:?}");
     assert!(ran.out.contains("PJRT_Client_Create failed"), "{}\n{}", ran.out, ran.err);
 }
+
+/// Returns the environment of a host by `meshc slice`.
+#[track_caller]
+fn environment(place: &Workplace, target: &str, host: &str) -> Vec<(String, String)> {
+    let args: Vec<&str> = ["slice", target].into_iter().chain(host.split(' ')).collect();
+    let lines = place.run(&args).succeeds().out;
+    let pair = |line: &str| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    lines.lines().map(|line| pair(line).expect("lines are assignments")).collect()
+}
+
+/// libtpu prints how it understood the environment.
+#[test]
+fn libtpu_understands_the_environment_of_a_host() {
+    let Some(path) = std::env::var_os("MESH_TPU_PLUGIN") else {
+        return say_skipped("MESH_TPU_PLUGIN does not name a libtpu.so");
+    };
+    let place = Workplace::new();
+    let check = |target: &str, host: &str, parts: &[&str]| {
+        let mut command = place.meshc(&["plugin", "doctor", "--here"]);
+        command.arg(&path).envs(environment(&place, target, host));
+        command.envs([("TPU_STDERR_LOG_LEVEL", "0"), ("TPU_MIN_LOG_LEVEL", "0"), ("TPU_SKIP_MDS_QUERY", "1")]);
+        command.env("LIBTPU_INIT_ARGS", "--xla_tpu_use_enhanced_launch_barrier=true --megascale_abort_on_hangs=true");
+        let ran = Ran::new(command.output().expect("meshc starts"));
+        for part in parts {
+            assert!(ran.err.contains(part), "{target}: `{part}` is not in:\n{}", ran.err);
+        }
+    };
+    let four = "--worker 1 --hosts h0,h1,h2,h3";
+    let hosts = "addresses=h0:8471,h1:8471,h2:8471,h3:8471";
+    check("tpu:v5e:4x4", four, &["--deepsea_chips_per_host_bounds=2,2,1", "--deepsea_host_bounds=2,2,1", hosts]);
+    let sixteen: Vec<String> = (0..16).map(|i| format!("h{i}")).collect();
+    let all = format!("--worker 9 --hosts {}", sixteen.join(","));
+    check("tpu:v4:4x4x4", &all, &["--deepsea_chips_per_host_bounds=2,2,1", "--deepsea_host_bounds=2,2,4"]);
+    check(
+        "tpu:v5e:4x4:slices=2",
+        &format!("{four} --slice 1 --coordinator 10.0.0.1"),
+        &[
+            "--deepsea_host_bounds=2,2,1",
+            "--megascale_coordinator_address=10.0.0.1",
+            "--megascale_slice_id=1",
+            "--megascale_num_slices=2",
+        ],
+    );
+}

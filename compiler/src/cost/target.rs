@@ -33,7 +33,20 @@ pub struct Generation {
     pub ici_gb_s: f64,
     pub dcn_gb_s: f64,
     pub mhz: f64,
+    pub cloud: Cloud,
     pub modes: Vec<Mode>,
+}
+
+/// Google Cloud's names for a generation.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[allow(missing_docs)] // The data file documents them.
+#[serde(deny_unknown_fields)]
+pub struct Cloud {
+    pub name: String,
+    pub counts: String,
+    pub runtime: Option<String>,
+    pub gke: Option<String>,
+    pub machine: Option<String>,
 }
 
 /// A way to present the cores of a chip as devices.
@@ -275,6 +288,7 @@ mod tests {
         assert_eq!(all.len(), 7);
         for g in &all {
             assert_eq!(g.host.len(), g.torus, "{}", g.name);
+            assert!(["cores", "chips"].contains(&g.cloud.counts.as_str()), "{}", g.name);
             assert!(g.modes.iter().all(|m| m.devices <= g.cores), "{}", g.name);
             for shape in &g.shapes {
                 let slice = Slice::parse(&format!("{}:{shape}", g.name)).unwrap();

@@ -14,4 +14,5 @@ pub mod report;
 pub mod run;
 pub mod runs;
 pub mod score;
+pub mod slice;
 pub mod train;

@@ -3,8 +3,8 @@
 use job::Place;
 use pjrt::{Named, Value};
 
-/// Returns the options of the client of a process at `place`: its number, the number of processes, and the GPU
-/// that it uses if the cluster started one process per GPU. `visible` is `CUDA_VISIBLE_DEVICES`.
+/// Returns the options of the client of a process at `place`: its number, the number of processes, and the
+/// GPU that it uses if the cluster started one process per GPU. `visible` is `CUDA_VISIBLE_DEVICES`.
 ///
 /// The plugin calls processes nodes, whether they share a machine or not. A cluster that already shows each
 /// process its own GPU needs no choice here, and a process that is alone on its machine uses all GPUs.

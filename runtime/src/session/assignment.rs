@@ -6,7 +6,8 @@
 //! process are not neighbours, so nothing here depends on the place of a device in a list.
 //!
 //! A *local index* counts only the devices of this process, by position. Arguments and outputs of a program
-//! are lists in the order of its own devices; [`DeviceAssignment::order`] translates it to local indices.
+//! are lists in the order of the devices of the executable; [`DeviceAssignment::order`] translates it to local
+//! indices.
 
 use super::ownership::{self, Part};
 use crate::{
@@ -28,7 +29,8 @@ pub(crate) struct DeviceAssignment {
     /// The ids that programs are compiled for: by position, or those of this process if it compiles for its
     /// own devices only.
     ids: Vec<i64>,
-    /// The number of this process. Processes of one client are numbered by the plugin's index, others by rank.
+    /// The number of this process. Processes of one client are numbered by the plugin's index, others by
+    /// rank.
     process: usize,
     /// The number of the process that has the device at each position.
     processes: Vec<usize>,
