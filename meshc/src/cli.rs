@@ -198,7 +198,7 @@ mod tests {
     }
 
     /// Every numeric option with values outside its range.
-    const INVALID: [(&[&str], &str, &[&str]); 40] = [
+    const INVALID: [(&[&str], &str, &[&str]); 46] = [
         (&["train"], "steps", &["0", "-1", "1.5"]),
         (&["train"], "seed", &["-1", "4294967296"]),
         (&["train"], "save-every", &["0", "-5"]),
@@ -216,6 +216,12 @@ mod tests {
         (&["train"], "max-skipped", &["0"]),
         (&["train"], "mix-temperature", &["0", "-1"]),
         (&["train"], "mix-cap", &["0"]),
+        (&["train"], "hosts", &["0", "-1"]),
+        (&["train"], "rank", &["-1"]),
+        (&["train"], "processes", &["0"]),
+        (&["train"], "restarts", &["-1"]),
+        (&["train"], "dead-after", &["0", "nan"]),
+        (&["train"], "join-within", &["0", "-1"]),
         (&["eval"], "held-out", &["0", "1"]),
         (&["eval"], "batches", &["0"]),
         (&["eval"], "mix-temperature", &["0"]),

@@ -1,10 +1,8 @@
 //! `meshc` on a machine that has the binary, an artefact, a plugin and text, and nothing else: no Rust, no
 //! source tree, no `PATH`.
 
-mod support;
-
+use crate::support::{Ran, TINY, Workplace, cpu_plugin, home, model, say_skipped};
 use std::{fs, path::Path, process::Command};
-use support::{Ran, TINY, Workplace, cpu_plugin, home, model, say_skipped};
 
 /// Hides the folder `$1`, then runs the rest with an empty `PATH`.
 const WITHOUT: &str =

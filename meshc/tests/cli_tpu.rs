@@ -194,8 +194,15 @@ fn libtpu_understands_the_environment_of_a_host() {
     let check = |target: &str, host: &str, parts: &[&str]| {
         let mut command = place.meshc(&["plugin", "doctor", "--here"]);
         command.arg(&path).envs(environment(&place, target, host));
-        command.envs([("TPU_STDERR_LOG_LEVEL", "0"), ("TPU_MIN_LOG_LEVEL", "0"), ("TPU_SKIP_MDS_QUERY", "1")]);
-        command.env("LIBTPU_INIT_ARGS", "--xla_tpu_use_enhanced_launch_barrier=true --megascale_abort_on_hangs=true");
+        command.envs([
+            ("TPU_STDERR_LOG_LEVEL", "0"),
+            ("TPU_MIN_LOG_LEVEL", "0"),
+            ("TPU_SKIP_MDS_QUERY", "1"),
+        ]);
+        command.env(
+            "LIBTPU_INIT_ARGS",
+            "--xla_tpu_use_enhanced_launch_barrier=true --megascale_abort_on_hangs=true",
+        );
         let ran = Ran::new(command.output().expect("meshc starts"));
         for part in parts {
             assert!(ran.err.contains(part), "{target}: `{part}` is not in:\n{}", ran.err);
@@ -203,7 +210,11 @@ fn libtpu_understands_the_environment_of_a_host() {
     };
     let four = "--worker 1 --hosts h0,h1,h2,h3";
     let hosts = "addresses=h0:8471,h1:8471,h2:8471,h3:8471";
-    check("tpu:v5e:4x4", four, &["--deepsea_chips_per_host_bounds=2,2,1", "--deepsea_host_bounds=2,2,1", hosts]);
+    check(
+        "tpu:v5e:4x4",
+        four,
+        &["--deepsea_chips_per_host_bounds=2,2,1", "--deepsea_host_bounds=2,2,1", hosts],
+    );
     let sixteen: Vec<String> = (0..16).map(|i| format!("h{i}")).collect();
     let all = format!("--worker 9 --hosts {}", sixteen.join(","));
     check("tpu:v4:4x4x4", &all, &["--deepsea_chips_per_host_bounds=2,2,1", "--deepsea_host_bounds=2,2,4"]);

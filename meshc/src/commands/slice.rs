@@ -32,8 +32,9 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(index) = args.worker {
         let coordinator = args.coordinator.clone();
         let worker = Worker { hosts: args.hosts.clone(), index, slice: args.slice, coordinator };
-        let variables = cloud::environment(slice, &worker)
-            .map_err(|what| failure(what, "give --hosts, --worker, --slice and --coordinator of this slice"))?;
+        let variables = cloud::environment(slice, &worker).map_err(|what| {
+            failure(what, "give --hosts, --worker, --slice and --coordinator of this slice")
+        })?;
         variables.iter().for_each(|(name, value)| println!("{name}={value}"));
         return Ok(());
     }

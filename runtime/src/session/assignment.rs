@@ -6,8 +6,8 @@
 //! process are not neighbours, so nothing here depends on the place of a device in a list.
 //!
 //! A *local index* counts only the devices of this process, by position. Arguments and outputs of a program
-//! are lists in the order of the devices of the executable; [`DeviceAssignment::order`] translates it to local
-//! indices.
+//! are lists in the order of the devices of the executable; [`DeviceAssignment::order`] translates it to
+//! local indices.
 
 use super::ownership::{self, Part};
 use crate::{
