@@ -149,10 +149,10 @@ impl Group<'_> {
         };
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>() * experts;
         match o.routing {
-            RoutingMethod::Switch => (dot(&share(0, true), &mean(true)) * real / s, share(0, true)),
+            RoutingMethod::Switch => (dot(&share(0, true), &mean(true)) * real / s, share(0, false)),
             RoutingMethod::Ntlb => {
                 let rounds = (0..o.choices()).map(|i| dot(&share(i, true), &mean(true)));
-                (rounds.sum::<f64>() / o.choices() as f64 * real / s, share(0, true))
+                (rounds.sum::<f64>() / o.choices() as f64 * real / s, share(0, false))
             }
             RoutingMethod::TopK => {
                 let mut aux = dot(&share(0, false), &mean(false));
@@ -221,7 +221,9 @@ pub fn want(layer: &Layer, x: &[f64], padding: &[f64]) -> Want {
         }
         let (aux, load) = group.balance(&placed);
         want.aux += aux / groups as f64;
-        want.load.iter_mut().zip(load).for_each(|(a, b)| *a += b / groups as f64);
+        // Experts are loaded by the tokens that count; a group of experts' choices is one of `groups`.
+        let share = if o.routing.by_experts() { 1.0 / groups as f64 } else { tokens as f64 / reals };
+        want.load.iter_mut().zip(load).for_each(|(a, b)| *a += b * share);
         for t in (0..tokens).filter(|t| group.real[*t]) {
             let found = placed.iter().any(|slot| slot.0 == t);
             want.dropped += f64::from(!found) / reals;

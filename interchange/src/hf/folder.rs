@@ -123,6 +123,8 @@ struct Stored {
     files: Vec<Tensors>,
     /// File number and position in the file, by tensor name.
     index: BTreeMap<String, (usize, usize)>,
+    /// The names under which the embedding is stored.
+    embeddings: Vec<&'static str>,
 }
 
 impl Stored {
@@ -145,12 +147,12 @@ impl Stored {
                 }
             }
         }
+        let embeddings: Vec<&str> = EMBEDDINGS.into_iter().filter(|name| index.contains_key(*name)).collect();
         // From here on the embedding is found under its first name.
-        let embedding = EMBEDDINGS.iter().find_map(|name| index.get(*name).copied());
-        if let Some(place) = embedding {
-            index.insert(EMBEDDINGS[0].to_owned(), place);
+        if let Some(name) = embeddings.first() {
+            index.insert(EMBEDDINGS[0].to_owned(), index[*name]);
         }
-        Ok(Self { files, index })
+        Ok(Self { files, index, embeddings })
     }
 
     fn entry(&self, name: &str) -> Option<&Entry> {
@@ -173,11 +175,9 @@ impl Stored {
 
     /// Returns the names of two embeddings that differ, the one that would be used first.
     fn other_embedding(&self) -> Result<Option<[&'static str; 2]>> {
-        let mut there = EMBEDDINGS.into_iter().filter(|name| self.index.contains_key(*name));
-        let Some(first) = there.next() else { return Ok(None) };
-        for other in there {
-            if !self.equal(first, other)? {
-                return Ok(Some([first, other]));
+        for pair in self.embeddings.windows(2) {
+            if !self.equal(pair[0], pair[1])? {
+                return Ok(Some([pair[0], pair[1]]));
             }
         }
         Ok(None)
@@ -185,9 +185,6 @@ impl Stored {
 
     /// Returns true if two tensors have the same sizes and the same elements, in whatever type.
     fn equal(&self, one: &str, two: &str) -> Result<bool> {
-        if self.index.get(one) == self.index.get(two) {
-            return Ok(true);
-        }
         if self.entry(one).map(|e| &e.sizes) != self.entry(two).map(|e| &e.sizes) {
             return Ok(false);
         }

@@ -28,10 +28,7 @@ impl<'g> GatingInputs<'_, 'g> {
             .cast(DType::F32);
         let mean = |x: Tensor<'g>| match self.non_padding {
             None => x.mean(positions),
-            Some(non_padding) => {
-                let non_padding = non_padding.cast(DType::F32);
-                (x * non_padding).sum(positions) / non_padding.sum(positions).maximum(1.0)
-            }
+            Some(non_padding) => self.mean_without(non_padding, x),
         };
         RouterMetrics {
             place,
@@ -44,6 +41,12 @@ impl<'g> GatingInputs<'_, 'g> {
         }
     }
 
+    /// Returns the mean of `x` over all tokens that are not padding.
+    fn mean_without(&self, non_padding: Tensor<'g>, x: Tensor<'g>) -> Tensor<'g> {
+        let (positions, non_padding) = ([self.batch, self.tokens], non_padding.cast(DType::F32));
+        (x * non_padding).sum(positions) / non_padding.sum(positions).maximum(1.0)
+    }
+
     fn trace(&self, gating: &Gating<'g>, logits: Tensor<'g>, probabilities: Tensor<'g>) -> Trace<'g> {
         let (expert, gate) = match gating.rounds.first() {
             Some(first) => (first.expert, first.gate),
@@ -53,8 +56,8 @@ impl<'g> GatingInputs<'_, 'g> {
         Trace { logits, probabilities, expert, assigned, gate: gate.cast(self.cx.dtype()) }
     }
 
-    /// Returns the load of each expert and the load-balancing loss, for each group (the paper's equations 4
-    /// to 6).
+    /// Returns the load of each expert, without padding if it is ignored, and the load-balancing loss (the
+    /// paper's equations 4 to 6), in which padding counts as in Mesh TensorFlow.
     fn load_and_aux(&self, gating: &Gating<'g>, probabilities: Tensor<'g>) -> (Tensor<'g>, Tensor<'g>) {
         let (batch, tokens, experts) = (self.batch, self.tokens, self.experts);
         let of_tokens = |x: Tensor<'g>| x.cast(DType::F32).mean(tokens);
@@ -89,7 +92,11 @@ impl<'g> GatingInputs<'_, 'g> {
             }
             RoutingMethod::ExpertChoice | RoutingMethod::ExpertSelection => return self.experts_load(gating),
         };
-        (share.mean(batch), uneven.mean(batch) * (experts.size as f64))
+        let load = match self.non_padding {
+            None => share.mean(batch),
+            Some(non_padding) => self.mean_without(non_padding, gating.rounds[0].wanted.cast(DType::F32)),
+        };
+        (load, uneven.mean(batch) * (experts.size as f64))
     }
 
     /// Multiplies `x` of each group by its fraction of tokens that are not padding.
