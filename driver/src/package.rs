@@ -177,7 +177,8 @@ fn remap(from: &Path, to: &Path) -> Option<String> {
 
 /// Parses cargo's list of the source files of an executable: `PROGRAM: FILE FILE…`, spaces escaped.
 fn dependencies(path: &Path) -> Result<Vec<PathBuf>> {
-    let text = fs::read_to_string(path).with_context(|| format!("reading `{}`", path.display()))?;
+    let text =
+        proto::regular::read_to_string(path).with_context(|| format!("reading `{}`", path.display()))?;
     let (_, files) = text.split_once(": ").unwrap_or_default();
     let files = files.replace("\\ ", "\0");
     Ok(files.split_whitespace().map(|f| PathBuf::from(f.replace('\0', " "))).collect())

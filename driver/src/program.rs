@@ -20,7 +20,7 @@ use mesh::{
     task::{self, check::Purpose},
 };
 use runtime::checkpoint::Checkpoint;
-use std::{fs, path::Path};
+use std::path::Path;
 
 /// A program before compilation.
 #[derive(Clone, Debug)]
@@ -124,7 +124,7 @@ fn text(path: &Path, name: String, settings: &Settings) -> Result<Program> {
             "leave out --dtype, --set and --schedule, or give the model program (.rs) that it came from",
         ));
     }
-    let bytes = fs::read(path).with_context(|| format!("reading `{name}`"))?;
+    let bytes = proto::regular::read(path).with_context(|| format!("reading `{name}`"))?;
     let text = String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         failure(format!("`{name}` is not text: byte {at} is not UTF-8"), "name a program in .mesh text")

@@ -6,7 +6,6 @@ use runtime::{ElementType, HostTensor};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
 };
 
@@ -14,7 +13,7 @@ use std::{
 pub fn read(files: &[PathBuf]) -> Result<BTreeMap<String, HostTensor>> {
     let mut all = BTreeMap::new();
     for path in files {
-        let bytes = fs::read(path).map_err(|e| {
+        let bytes = proto::regular::read(path).map_err(|e| {
             let what = format!("reading the tensors in `{}`: {e}", path.display());
             failure(what, "name a safetensors file")
         })?;

@@ -7,7 +7,7 @@ use proto::{
     manifest_check,
 };
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 /// A validated artefact in memory.
 #[derive(Clone, Debug)]
@@ -26,7 +26,8 @@ impl Artefact {
     /// A file is missing, altered or of another version.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join("manifest.pb");
-        let bytes = fs::read(&path).map_err(Error::io("reading the artefact's manifest", &path))?;
+        let bytes =
+            proto::regular::read(&path).map_err(Error::io("reading the artefact's manifest", &path))?;
         let origin = dir.display().to_string();
         let manifest = decode(&origin, &bytes)?;
         let mut files = BTreeMap::new();
@@ -41,7 +42,7 @@ impl Artefact {
             let path = dir.join(&file.name);
             files.insert(
                 file.name.clone(),
-                fs::read(&path).map_err(Error::io("reading the artefact's file", &path))?,
+                proto::regular::read(&path).map_err(Error::io("reading the artefact's file", &path))?,
             );
         }
         Self::new(origin, manifest, files)

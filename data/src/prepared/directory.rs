@@ -5,6 +5,7 @@ use crate::{
     Error, Provenance, Result,
     tokenizer::{DOCUMENT_END, Tokenizer},
 };
+use proto::regular;
 use std::{
     fs::{self, File},
     ops::Range,
@@ -28,7 +29,7 @@ impl PreparedTokens {
     /// True if `dir` is a directory of prepared tokens, possibly a damaged one.
     pub fn is_at(dir: &Path) -> bool {
         dir.join(TOKENS).is_file() && dir.join(MANIFEST).is_file()
-            || fs::read_to_string(dir.join(MANIFEST)).is_ok_and(|text| text.contains(FORMAT))
+            || regular::read_to_string(&dir.join(MANIFEST)).is_ok_and(|text| text.contains(FORMAT))
     }
 
     /// Opens a directory and compares it with its manifest: the sizes, the digest of the documents, and the
@@ -38,7 +39,7 @@ impl PreparedTokens {
     /// If a file is missing or damaged, or the format is of another version.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
-        let text = fs::read_to_string(&path).map_err(Error::io("reading the manifest", &path))?;
+        let text = regular::read_to_string(&path).map_err(Error::io("reading the manifest", &path))?;
         let manifest: Manifest = serde_json::from_str(&text)
             .map_err(|e| damaged(dir, format!("its manifest is not readable: {e}")))?;
         if manifest.format != FORMAT || manifest.version != VERSION {
@@ -53,7 +54,7 @@ impl PreparedTokens {
             ));
         }
         let tokens = dir.join(TOKENS);
-        let tokens = File::open(&tokens).map_err(Error::io("opening the tokens", &tokens))?;
+        let tokens = regular::open(&tokens).map_err(Error::io("opening the tokens", &tokens))?;
         let prepared = Self { dir: dir.to_owned(), manifest, tokens };
         prepared.check()?;
         Ok(prepared)
@@ -175,7 +176,7 @@ impl PreparedTokens {
     /// For each document, the position where its tokens end; true if an end token follows.
     fn document_ends(&self) -> Result<Vec<(usize, bool)>> {
         let path = self.dir.join(DOCUMENTS);
-        let bytes = fs::read(&path).map_err(Error::io("reading the documents", &path))?;
+        let bytes = regular::read(&path).map_err(Error::io("reading the documents", &path))?;
         let ends = bytes.chunks_exact(8).map(|b| b.try_into().map_or(0, u64::from_le_bytes));
         let ends: Vec<(usize, bool)> =
             ends.map(|end| ((end & !END_TOKEN) as usize, end & END_TOKEN != 0)).collect();

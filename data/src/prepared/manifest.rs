@@ -4,9 +4,9 @@ use crate::{
     Error, Result,
     tokenizer::{Bytes, Pieces, Tokenizer},
 };
+use proto::regular;
 use serde::{Deserialize, Serialize};
 use std::{
-    fs::File,
     io::Read,
     path::{Path, PathBuf},
 };
@@ -112,7 +112,7 @@ impl Pieces for TokenizerRecord {
 /// Returns `blake3:` and the digest of a file.
 pub(super) fn file_digest(path: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
-    let mut file = File::open(path).map_err(Error::io("opening", path))?;
+    let mut file = regular::open(path).map_err(Error::io("opening", path))?;
     let mut chunk = vec![0; 1 << 20];
     loop {
         match file.read(&mut chunk).map_err(Error::io("reading", path))? {

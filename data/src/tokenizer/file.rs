@@ -5,9 +5,10 @@ use super::{
     sentencepiece::{self, SentencePiece},
 };
 use crate::{Error, Result, caught::caught};
+use proto::regular;
 use std::{
     collections::{BTreeSet, HashMap},
-    fmt, fs,
+    fmt,
     path::Path,
     sync::Arc,
 };
@@ -56,7 +57,7 @@ const TAKEN: i32 = FIRST_BYTE;
 /// # Errors
 /// If the file cannot be read or is not a supported tokenizer.
 pub fn open(path: &Path) -> Result<Arc<FileTokenizer>> {
-    let bytes = fs::read(path).map_err(Error::io("reading the tokenizer", path))?;
+    let bytes = regular::read(path).map_err(Error::io("reading the tokenizer", path))?;
     let refused = |why: String| {
         Error::input(
             format!("tokenizer `{}` cannot be used: {why}", path.display()),
@@ -194,6 +195,7 @@ mod tests {
     use super::*;
     use crate::Tokenizer as AnyTokenizer;
     use serde_json::{Value, json};
+    use std::fs;
 
     /// A word-level tokenizer with these words.
     fn words(vocab: &[&str], special: &[&str]) -> Value {

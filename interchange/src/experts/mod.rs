@@ -547,7 +547,7 @@ const RECENT: usize = 100;
 fn by_load(metrics: &Path, source: &Config, old: usize, new: usize) -> Result<[Vec<Vec<usize>>; 2]> {
     let name = metrics.display();
     let help = "name a file that `meshc train --metrics` has written for this model";
-    let text = std::fs::read_to_string(metrics).with_context(|| format!("reading `{name}`"))?;
+    let text = proto::regular::read_to_string(metrics).with_context(|| format!("reading `{name}`"))?;
     let mut sums = same_in_all(source, &[]).map(|stack| vec![vec![0.0; old]; stack.len()]);
     let mut lines = 0;
     for (number, line) in text.lines().enumerate().skip(text.lines().count().saturating_sub(RECENT)) {

@@ -11,7 +11,7 @@ use anyhow::Result;
 use mesh::layout::suggest;
 use models::{Activation, Config, Switch};
 use serde_json::{Map, Value, json};
-use std::{fs, path::Path};
+use std::path::Path;
 
 /// Endings of architectures that are not an encoder with a decoder and an output projection.
 const OTHER_ARCHITECTURES: [(&str, &str); 4] = [
@@ -46,14 +46,14 @@ impl Described {
     /// Reads `config.json` of a directory.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
-        let text = fs::read_to_string(&path).map_err(|e| {
+        let text = proto::regular::read_to_string(&path).map_err(|e| {
             failure(
                 format!("reading `{}`: {e}", path.display()),
                 "name the directory of a Hugging Face model",
             )
         })?;
         // Absent or damaged, the file of the tokenizer says nothing about the model.
-        let tokenizer = fs::read(dir.join("tokenizer_config.json")).ok();
+        let tokenizer = proto::regular::read(&dir.join("tokenizer_config.json")).ok();
         let tokenizer: Option<Value> = tokenizer.and_then(|text| serde_json::from_slice(&text).ok());
         let class = tokenizer.as_ref().and_then(|t| t["tokenizer_class"].as_str());
         Self::parse(&text, class, &path.display().to_string())

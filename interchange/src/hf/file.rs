@@ -88,7 +88,7 @@ pub struct Tensors {
 impl Tensors {
     /// Opens a file; reads and checks the header.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("opening `{}`", path.display()))?;
+        let file = proto::regular::open(path).with_context(|| format!("opening `{}`", path.display()))?;
         let length = file.metadata().with_context(|| format!("reading `{}`", path.display()))?.len();
         let wrong = |why: String| {
             failure(

@@ -10,7 +10,6 @@ use anyhow::{Context, Result};
 use models::{Config, hf};
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
 };
 
@@ -206,7 +205,7 @@ fn open_files(dir: &Path) -> Result<Vec<Tensors>> {
     }
     let wrong =
         |why: String| failure(format!("`{}` {why}", index.display()), "copy or download the directory again");
-    let text = fs::read(&index).with_context(|| format!("reading `{}`", index.display()))?;
+    let text = proto::regular::read(&index).with_context(|| format!("reading `{}`", index.display()))?;
     let fields: Fields = serde_json::from_slice(&text).map_err(|e| wrong(format!("is not an index: {e}")))?;
     let map = fields.0.into_iter().find(|(key, _)| key == "weight_map").map(|(_, value)| value);
     let map = map.as_ref().and_then(|m| m.as_object()).ok_or_else(|| wrong("has no `weight_map`".into()))?;

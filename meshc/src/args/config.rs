@@ -14,7 +14,7 @@ use driver::failure::failure;
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fmt, fs,
+    fmt,
     path::{Path, PathBuf},
 };
 use toml::{
@@ -196,7 +196,7 @@ fn pair(text: &str) -> (&str, &str) {
 
 /// Reads all keys of a file.
 fn read(cli: &Command, path: &Path) -> Result<Vec<Entry>> {
-    let text = fs::read_to_string(path)
+    let text = proto::regular::read_to_string(path)
         .with_context(|| format!("reading the configuration `{}`", path.display()))?;
     let line = |at: usize| 1 + text.bytes().take(at).filter(|b| *b == b'\n').count();
     let table = DeTable::parse(&text).map_err(|error| {

@@ -9,7 +9,6 @@ use data::{
 use driver::failure::failure;
 use runtime::generate::Sizes;
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -95,8 +94,8 @@ impl Texts {
 
 /// Reads the mixture that a file describes. Relative paths are relative to the file.
 fn described(path: &Path) -> Result<MixtureSpec> {
-    let text =
-        fs::read_to_string(path).with_context(|| format!("reading the mixture `{}`", path.display()))?;
+    let text = proto::regular::read_to_string(path)
+        .with_context(|| format!("reading the mixture `{}`", path.display()))?;
     let help =
         "for each corpus write a table [sources.NAME] with files = [\"…\"]; temperature = 3.3 is optional";
     let mut mixture: MixtureSpec = toml::from_str(&text)

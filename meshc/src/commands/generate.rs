@@ -23,7 +23,6 @@ use runtime::{
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
-    fs,
     io::{Read, Write},
     path::{Path, PathBuf},
 };
@@ -275,7 +274,9 @@ fn read(path: &Path) -> Result<Input> {
         let mut bytes = Vec::new();
         match name.as_str() {
             "-" => std::io::stdin().read_to_end(&mut bytes).context("reading standard input").map(|_| ())?,
-            _ => bytes = fs::read(path).with_context(|| format!("reading the inputs `{name}`"))?,
+            _ => {
+                bytes = proto::regular::read(path).with_context(|| format!("reading the inputs `{name}`"))?
+            }
         }
         let text = String::from_utf8(bytes).map_err(|e| {
             let at = e.utf8_error().valid_up_to();

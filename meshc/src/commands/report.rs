@@ -23,10 +23,7 @@ use report::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// Arguments.
 #[derive(clap::Args, Debug)]
@@ -101,7 +98,7 @@ fn stored(request: &Request) -> Result<(Vec<Report>, Vec<Compiled>)> {
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let bytes = fs::read(path).with_context(|| {
+    let bytes = proto::regular::read(path).with_context(|| {
         format!("reading `{}` (recompile the model with `meshc compile`, which writes it)", path.display())
     })?;
     serde_json::from_slice(&bytes).map_err(|e| {
@@ -125,7 +122,7 @@ fn optimized(args: &Args, request: &Request) -> Result<()> {
             "leave out all options except --mesh, which names groups of devices, and --json",
         ));
     }
-    let bytes = fs::read(path).with_context(|| format!("reading `{}`", path.display()))?;
+    let bytes = proto::regular::read(path).with_context(|| format!("reading `{}`", path.display()))?;
     let module = read_module(&bytes).ok_or_else(|| {
         failure(
             format!("`{}` is not an HLO module", path.display()),

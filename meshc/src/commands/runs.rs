@@ -5,10 +5,7 @@ use anyhow::{Context, Result};
 use driver::{failure::failure, files::write_file};
 use page::{run::Run, run_page::page};
 use serde_json::json;
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// Arguments.
 #[derive(clap::Args, Debug)]
@@ -53,7 +50,7 @@ pub fn run(args: &Args) -> Result<()> {
 /// Reads a run directory or a metrics file. The run may still be writing.
 fn read(path: &Path) -> Result<Run> {
     let file = if path.is_dir() { path.join(METRICS) } else { path.to_owned() };
-    let bytes = match fs::read(&file) {
+    let bytes = match proto::regular::read(&file) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             return Err(failure(
@@ -63,7 +60,8 @@ fn read(path: &Path) -> Result<Run> {
         }
         Err(e) => return Err(e).with_context(|| format!("reading `{}`", file.display())),
     };
-    let about = fs::read(path.join(RUN)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let about =
+        proto::regular::read(&path.join(RUN)).ok().and_then(|text| serde_json::from_slice(&text).ok());
     let run = Run::parse(&path.display().to_string(), about.unwrap_or_default(), &bytes);
     if run.numbers.is_empty() && !bytes.iter().all(u8::is_ascii_whitespace) && bytes.contains(&b'\n') {
         return Err(failure(

@@ -7,7 +7,7 @@ use driver::{failure::failure, session};
 use mesh::task::check::Purpose;
 use runtime::generate::{Score, Scorer};
 use serde_json::{Value, json};
-use std::{fs, io::Read, path::PathBuf};
+use std::{io::Read, path::PathBuf};
 
 /// Arguments.
 #[derive(clap::Args, Debug)]
@@ -29,7 +29,10 @@ pub fn run(args: &Args) -> Result<()> {
     let mut text = String::new();
     match name.as_str() {
         "-" => std::io::stdin().read_to_string(&mut text).map(|_| ()).context("reading standard input")?,
-        _ => text = fs::read_to_string(&args.input).with_context(|| format!("reading the pairs `{name}`"))?,
+        _ => {
+            text = proto::regular::read_to_string(&args.input)
+                .with_context(|| format!("reading the pairs `{name}`"))?
+        }
     }
     let lines: Vec<(usize, &str)> =
         text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).collect();

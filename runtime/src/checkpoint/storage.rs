@@ -47,7 +47,7 @@ impl Storage {
     pub fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         match &self.objects {
             Some(objects) => objects.read(name),
-            None => fs::read(self.path.join(name)),
+            None => proto::regular::read(&self.path.join(name)),
         }
     }
 
@@ -57,7 +57,7 @@ impl Storage {
         match &self.objects {
             Some(objects) => Ok((Reader::Object(objects, name, path), objects.len(name)?)),
             None => {
-                let file = fs::File::open(&path)?;
+                let file = proto::regular::open(&path)?;
                 let len = file.metadata()?.len();
                 Ok((Reader::File(file, path), len))
             }
@@ -70,7 +70,7 @@ impl Storage {
         match &self.objects {
             Some(objects) => Ok(Reader::Object(objects, name, path)),
             None => {
-                let file = fs::File::open(&path).map_err(Error::io("opening", &path))?;
+                let file = proto::regular::open(&path).map_err(Error::io("opening", &path))?;
                 Ok(Reader::File(file, path))
             }
         }

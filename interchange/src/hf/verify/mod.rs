@@ -21,7 +21,7 @@ use models::{Config, Precision};
 use run::{Got, Run, Total};
 use runtime::HostTensor;
 use serde_json::Value;
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 /// The inputs and expected values of a directory.
 struct Expected {
@@ -46,7 +46,8 @@ impl Expected {
         let (inputs, tensors) = (read("inputs.safetensors")?, read("expected.safetensors")?);
         let path = dir.join("meta.json");
         let meta = if path.is_file() {
-            let text = fs::read(&path).with_context(|| format!("reading `{}`", path.display()))?;
+            let text =
+                proto::regular::read(&path).with_context(|| format!("reading `{}`", path.display()))?;
             serde_json::from_slice(&text).with_context(|| format!("`{}` is not JSON", path.display()))?
         } else {
             Value::Null
