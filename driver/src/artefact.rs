@@ -1,16 +1,57 @@
-//! Artefacts in memory, for commands that run what they compile.
+//! Artefacts in memory: read from a directory, or compiled to be run at once.
 
 use crate::{
+    builtin,
     failure::failure,
+    files,
     lower::{Watch, emit, lower, whole_outputs},
     placement::place,
-    program::Program,
+    program::{self, Program, is_checkpoint},
     request::Request,
     target::Target,
 };
 use anyhow::{Context, Result};
 use compiler::pipeline::Stage;
 use runtime::{Artefact, plugin::Platform};
+
+/// Opens the artefact that is the subject of a request, or compiles the model that is.
+pub fn of_request(request: &Request) -> Result<Artefact> {
+    let subject = &request.subject;
+    if subject.is_dir() && !is_checkpoint(subject) {
+        return opened(request);
+    }
+    if !subject.exists() && !is_checkpoint(subject) && builtin::named(subject).is_none() {
+        let name = subject.display().to_string();
+        return Err(failure(
+            format!("there is no artefact, no model file and no built-in model `{name}`"),
+            format!("create an artefact with `meshc compile MODEL -o DIR`, or {}", builtin::advice(&name)),
+        ));
+    }
+    of_program(&program::load(request)?, request)
+}
+
+/// Opens the artefact that is the subject of a request, and refuses options that have no effect on it.
+pub fn opened(request: &Request) -> Result<Artefact> {
+    request.refuse_options()?;
+    if let Some(word) = request.flags.words().next() {
+        return Err(failure(
+            format!("`{word}` has no effect on the compiled artefact `{}`", request.subject.display()),
+            "give flags to `meshc compile`, which stores them in the artefact",
+        ));
+    }
+    let artefact = files::open(&request.subject)?;
+    match &request.target.target {
+        Some(target) if target.to_string() != artefact.manifest.target => Err(failure(
+            format!(
+                "`--target {target}`: `{}` is compiled for {}",
+                request.subject.display(),
+                artefact.manifest.target
+            ),
+            "leave --target out; --plugin selects the devices it runs on",
+        )),
+        Some(_) | None => Ok(artefact),
+    }
+}
 
 /// Compiles the program of a request for its target; without a target, for the platform of the plugin.
 pub fn of_program(program: &Program, request: &Request) -> Result<Artefact> {

@@ -53,8 +53,7 @@ pub fn open(
         }
     };
     let artefact = if files::is_artefact(&request.subject) {
-        request.refuse_options()?;
-        files::open(&request.subject)?
+        artefact::opened(request)?
     } else {
         let request = request.completed(settings);
         let mut program =

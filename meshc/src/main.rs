@@ -4,6 +4,8 @@
 //! (arguments, which fill a `driver::Request`), [`hosts`] (several processes), [`output`] (messages and run
 //! directories). A command never uses another command.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod args;
 mod cli;
 mod commands;
@@ -14,11 +16,10 @@ use std::process::ExitCode;
 
 /// Exit codes: 0: success; 1: invalid input or a failed run; 2: invalid command line.
 fn main() -> ExitCode {
-    match cli::parse().and_then(|cli| cli.command.run()) {
-        Ok(code) => code,
-        Err(error) => {
-            output::failure::say(&error);
-            ExitCode::FAILURE
-        }
-    }
+    let result = cli::parse().and_then(|cli| cli.command.run());
+    let written = output::stream::finish();
+    result.and_then(|code| written.map(|()| code)).unwrap_or_else(|error| {
+        output::failure::say(&error);
+        ExitCode::FAILURE
+    })
 }

@@ -111,7 +111,7 @@ fn a_dump_of_one_devices_program_is_taken_back() {
     place.run(&[&["compile", &path, "--dump", "d", "-o", "whole"][..], &split].concat()).succeeds();
     let dump = "d/06-simplify-local.mesh";
     let ran = place.run(&["check", dump]).succeeds();
-    assert!(ran.out.contains("4 devices (data=2,expert=2)"), "{}", ran.out);
+    assert!(ran.out.contains("4 devices (data=2,expert=2), already partitioned"), "{}", ran.out);
     place.run(&["compile", dump, "-o", "again"]).succeeds();
     let hlo = |folder: &str| {
         let mut files = files(&place, folder);
@@ -121,6 +121,43 @@ fn a_dump_of_one_devices_program_is_taken_back() {
     assert!(!hlo("whole").is_empty());
     assert!(hlo("whole") == hlo("again"), "the HLO differs");
     place.run(&["check", dump, "--layout", "batch:data"]).fails(&["already partitioned", "--layout"]);
+}
+
+#[test]
+fn a_dump_computes_the_same_as_the_model() {
+    let place = Workplace::new();
+    let path = model("matmul.rs");
+    // The contraction over d_model is summed over the axis `model`.
+    let split = ["--mesh", "data=2,model=2", "--layout", "batch:data,d_model:model"];
+    place.run(&[&["compile", &path, "--dump", "d"][..], &split].concat()).succeeds();
+    let x: Vec<u8> = (0..64 * 128).flat_map(|i| ((i * 7 % 13) as f32 / 3.0).to_le_bytes()).collect();
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![64, 128], &x).unwrap();
+    place.write("x.safetensors", safetensors::serialize([("x", view)], None).unwrap());
+    let results = |program: &str, options: &[&str]| {
+        let run = |args: &[&str]| {
+            place.run_on_cpu(&[&["run", program], args, options].concat()).succeeds();
+        };
+        run(&["init", "--seed", "3", "--outputs", "w.safetensors"]);
+        run(&[
+            "forward",
+            "--inputs",
+            "w.safetensors",
+            "--inputs",
+            "x.safetensors",
+            "--outputs",
+            "y.safetensors",
+        ]);
+        ["w", "y"].map(|name| fs::read(place.at(&format!("{name}.safetensors"))).unwrap())
+    };
+    let expected = results(&path, &split);
+    assert!(expected == results("d/04-simplify-gradients.mesh", &split), "04 differs");
+    assert!(expected == results("d/05-partition.mesh", &[]), "05 differs");
+    assert!(expected == results("d/06-simplify-local.mesh", &[]), "06 differs");
+    let local = fs::read_to_string(place.at("d/06-simplify-local.mesh")).unwrap();
+    assert!(local.contains("all_reduce"), "{local}");
+    place
+        .run_on_cpu(&["run", "d/05-partition.mesh", "init", "--outputs", "w", "--set", "d_ff=8"])
+        .fails(&["program text", "--set"]);
 }
 
 #[test]

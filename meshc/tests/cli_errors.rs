@@ -272,7 +272,8 @@ fn artefacts_that_are_truncated_or_altered() {
     let run = |place: &Workplace| {
         place.run(&["run", "matmul", "init", "--seed", "1", "--outputs", "s.safetensors"])
     };
-    run(&place).fails(&["there is no artefact `matmul`", "meshc compile"]);
+    run(&place)
+        .fails(&["there is no artefact, no model file and no built-in model `matmul`", "meshc compile"]);
     place.matmul("data=2");
     let file = |name: &str| place.at("matmul").join(name);
     let (hlo, manifest) = (fs::read(file("init.hlo.pb")).unwrap(), fs::read(file("manifest.pb")).unwrap());

@@ -8,6 +8,7 @@ mod cli_errors;
 mod cli_experts;
 mod cli_generate;
 mod cli_machine;
+mod cli_streams;
 mod cli_tpu;
 mod cli_training;
 mod convert;

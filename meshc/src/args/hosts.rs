@@ -1,6 +1,6 @@
 //! The processes that train together.
 
-use super::ranges::{at_least_one, positive};
+use super::ranges::{at_least_one, positive, whole, whole_32};
 use job::{Limits, discover::Flags};
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ pub struct HostArgs {
         allow_negative_numbers = true)]
     pub hosts: Option<usize>,
     /// Rank of this host, from 0
-    #[arg(long, value_name = "I", requires = "hosts")]
+    #[arg(long, value_name = "I", requires = "hosts", value_parser = whole_32,
+        allow_negative_numbers = true)]
     pub rank: Option<u32>,
     /// Address at which rank 0 serves the others. MESH_JOB_TOKEN must have the same value on all hosts
     #[arg(long, value_name = "HOST:PORT", requires = "hosts")]
@@ -24,7 +25,8 @@ pub struct HostArgs {
         allow_negative_numbers = true)]
     pub processes: Option<usize>,
     /// Start the processes of --processes again from the newest checkpoint, at most N times, if one is lost
-    #[arg(long, value_name = "N", requires = "processes", requires = "place")]
+    #[arg(long, value_name = "N", requires = "processes", requires = "place", value_parser = whole,
+        allow_negative_numbers = true)]
     pub restarts: Option<usize>,
     /// Seconds without a sign of life after which a host counts as lost
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = positive,

@@ -22,6 +22,16 @@ pub fn whole(text: &str) -> Result<usize, String> {
     integer(text, 0)
 }
 
+/// Parses an integer of 32 bits, at least 0.
+pub fn whole_32(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("must be an integer from 0 to {}", u32::MAX))
+}
+
+/// Parses an integer of 64 bits, at least 0.
+pub fn whole_64(text: &str) -> Result<u64, String> {
+    integer(text, 0)
+}
+
 /// Parses a finite number above 0.
 pub fn positive(text: &str) -> Result<f64, String> {
     number(text, |x| x > 0.0, "a number above 0")
@@ -78,7 +88,7 @@ fn integer<N: TryFrom<u64>>(text: &str, least: u64) -> Result<N, String> {
     if n < least {
         return Err(wrong());
     }
-    N::try_from(n).map_err(|_| "is too large".to_owned())
+    N::try_from(n).map_err(|_| "must be smaller".to_owned())
 }
 
 fn number(text: &str, is_valid: impl Fn(f64) -> bool, range: &str) -> Result<f64, String> {
@@ -106,6 +116,8 @@ mod tests {
             &["1", "5B", "20GiB", "500MB"],
             &["0", "-1", "4 GiB", "4gib", "1.5GiB", "99999999999TiB", ""],
         );
+        check(whole_64, &["0", "18446744073709551615"], &["-1", "18446744073709551616"]);
+        check(whole_32, &["0", "4294967295"], &["-1", "4294967296", "1.5"]);
         check(positive, &["0.5", "1e9"], &["0", "-0.5", "inf", "nan", "x"]);
         check(not_negative, &["0", "2"], &["-1e-9", "nan"]);
         check(finite, &["-3", "0"], &["inf", "-inf", "nan"]);

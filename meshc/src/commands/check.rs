@@ -2,10 +2,10 @@
 
 use crate::{
     args::{model::ModelArgs, placement::PlacementArgs},
-    output::host::HOST,
+    output::{host::HOST, stream::outln},
 };
 use anyhow::Result;
-use compiler::pipeline::Stage;
+use compiler::pipeline::{Placement, Stage};
 use driver::{
     diagnostics::Mistakes,
     lower::{Watch, lower},
@@ -41,7 +41,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let result = check(args);
     if !args.json {
-        return result.map(|said| println!("{said}"));
+        return result.map(|said| outln!("{said}"));
     }
     let mistakes = match &result {
         Ok(_) => json!([]),
@@ -50,7 +50,7 @@ pub fn run(args: &Args) -> Result<()> {
             None => json!([{"message": error.to_string()}]),
         },
     };
-    println!("{:#}", json!({"ok": result.is_ok(), "program": args.model, "mistakes": mistakes}));
+    outln!("{:#}", json!({"ok": result.is_ok(), "program": args.model, "mistakes": mistakes}));
     result.map(drop)
 }
 
@@ -66,10 +66,21 @@ fn check(args: &Args) -> Result<String> {
     let functions: Vec<String> = program.module.functions.iter().map(|f| f.name.to_string()).collect();
     let place = match placement.mesh.devices() {
         1 => "one device".to_owned(),
-        n => format!("{n} devices ({}) with the layout {}", placement.mesh, placement.layout),
+        n => format!("{n} devices ({}), {}", placement.mesh, split(&program.module, &placement)),
     };
     let valid = format!("{} is valid: {} on {place}", program.module.name, functions.join(", "));
     Ok(format!("{valid}\n{}", readiness(&program.module)))
+}
+
+/// Describes how a program is split over the mesh.
+fn split(module: &Module, placement: &Placement) -> String {
+    if !module.env.mesh.axes().is_empty() {
+        "already partitioned".to_owned()
+    } else if placement.layout.rules.is_empty() {
+        "with no dim split".to_owned()
+    } else {
+        format!("with the layout {}", placement.layout)
+    }
 }
 
 /// Describes the uses of a program, such as `trainable: yes (span corruption, 32 rows of 128 → 128 tokens)`,

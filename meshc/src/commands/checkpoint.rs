@@ -1,6 +1,9 @@
 //! `meshc checkpoint`: lists, verifies, compares, prunes and converts checkpoints.
 
-use crate::args::ranges::{at_least_one, not_negative, steps, whole};
+use crate::{
+    args::ranges::{at_least_one, not_negative, steps, whole, whole_64},
+    output::stream::{out, outln},
+};
 use anyhow::Result;
 use driver::failure::failure;
 use interchange::experts::{self, Conversion, Ffn, Keep};
@@ -116,7 +119,7 @@ struct Convert {
         allow_negative_numbers = true)]
     router_noise: f64,
     /// Seed of the noise and of initial values
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole_64, allow_negative_numbers = true)]
     seed: u64,
     /// Setting of the new model, such as sparse_step=2; repeatable
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -192,7 +195,7 @@ fn list(dir: &Path, as_json: bool) -> Result<bool> {
         }
     }
     if as_json {
-        println!("{}", serde_json::to_string_pretty(&json!({ "checkpoints": values }))?);
+        outln!("{}", serde_json::to_string_pretty(&json!({ "checkpoints": values }))?);
     } else {
         print(&["step", "tensors", "size", "program", "mesh", "where"], ">>><<<", &rows)?;
     }
@@ -208,12 +211,12 @@ fn tensors(checkpoint: &Checkpoint, as_json: bool) -> Result<bool> {
         };
         let values: Vec<Value> = checkpoint.tensors().iter().map(value).collect();
         let all = json!({ "step": checkpoint.step(), "facts": checkpoint.facts(), "tensors": values });
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        outln!("{}", serde_json::to_string_pretty(&all)?);
         return Ok(true);
     }
-    println!("step {}, {}", checkpoint.step(), size(checkpoint.bytes()));
+    outln!("step {}, {}", checkpoint.step(), size(checkpoint.bytes()));
     for (name, value) in checkpoint.facts() {
-        println!("{name}: {value}");
+        outln!("{name}: {value}");
     }
     let row = |e: &Entry| {
         vec![kind(e), size(e.bytes()), e.boxes.len().to_string(), format!("{} {}", e.name, e.shape())]
@@ -231,8 +234,8 @@ fn verify(dirs: &[PathBuf], as_json: bool) -> Result<bool> {
             let verified = checkpoint.and_then(|c| c.verify());
             good &= verified.is_ok();
             match (&verified, as_json) {
-                (Ok(bytes), false) => println!("{path}: good, {}", size(*bytes)),
-                (Err(error), false) => println!("{path}: DAMAGED: {}", reason(error)),
+                (Ok(bytes), false) => outln!("{path}: good, {}", size(*bytes)),
+                (Err(error), false) => outln!("{path}: DAMAGED: {}", reason(error)),
                 (Ok(bytes), true) => {
                     values.push(json!({ "path": path.to_string(), "good": true, "bytes": bytes }))
                 }
@@ -243,7 +246,7 @@ fn verify(dirs: &[PathBuf], as_json: bool) -> Result<bool> {
         }
     }
     if as_json {
-        println!("{}", serde_json::to_string_pretty(&json!({ "good": good, "checkpoints": values }))?);
+        outln!("{}", serde_json::to_string_pretty(&json!({ "good": good, "checkpoints": values }))?);
     }
     Ok(good)
 }
@@ -292,11 +295,11 @@ fn diff(a: &Checkpoint, b: &Checkpoint, as_json: bool) -> Result<bool> {
     let same = lines.is_empty();
     if as_json {
         let all = json!({ "same": same, "equal": equal, "steps": [a.step(), b.step()], "tensors": changed });
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        outln!("{}", serde_json::to_string_pretty(&all)?);
     } else {
-        println!("a: step {}, {}\nb: step {}, {}", a.step(), a.dir().display(), b.step(), b.dir().display());
-        lines.iter().for_each(|line| println!("{line}"));
-        println!("{} tensors differ, {} are equal", count(lines.len() as u64), count(equal));
+        outln!("a: step {}, {}\nb: step {}, {}", a.step(), a.dir().display(), b.step(), b.dir().display());
+        lines.iter().for_each(|line| outln!("{line}"));
+        outln!("{} tensors differ, {} are equal", count(lines.len() as u64), count(equal));
     }
     Ok(same)
 }
@@ -318,14 +321,14 @@ fn prune(args: &Prune) -> Result<bool> {
         let kept: Vec<PathBuf> =
             all(dir)?.into_iter().map(|(path, _)| path).filter(|path| !removed.contains(path)).collect();
         let all = json!({ "removed": text(&removed), "kept": text(&kept), "dry_run": dry_run });
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        outln!("{}", serde_json::to_string_pretty(&all)?);
         return Ok(true);
     }
     for path in &removed {
-        println!("{} {}", if *dry_run { "would remove" } else { "removed" }, path.display());
+        outln!("{} {}", if *dry_run { "would remove" } else { "removed" }, path.display());
     }
     if removed.is_empty() {
-        println!("no checkpoint to remove");
+        outln!("no checkpoint to remove");
     }
     Ok(true)
 }
@@ -342,7 +345,7 @@ fn convert_experts(args: &Convert) -> Result<bool> {
         settings: args.settings.clone(),
     };
     let done = experts::convert(&Checkpoint::open(&args.from)?, &args.out, &wanted)?;
-    println!(
+    outln!(
         "{}: {} tensors copied, {} converted, {} slots reset to zero",
         args.out.display(),
         done.same,
@@ -350,7 +353,7 @@ fn convert_experts(args: &Convert) -> Result<bool> {
         done.zeroed
     );
     if !done.fresh.is_empty() {
-        println!("initial values: {}", done.fresh.join(", "));
+        outln!("initial values: {}", done.fresh.join(", "));
     }
     Ok(true)
 }
@@ -377,6 +380,6 @@ fn reason(error: &runtime::Error) -> String {
 fn print(heads: &[&str], align: &str, rows: &[Vec<String>]) -> Result<()> {
     let mut out = String::new();
     table(&mut out, heads, align, rows)?;
-    print!("{out}");
+    out!("{out}");
     Ok(())
 }

@@ -6,7 +6,11 @@ use crate::{
         placement::PlacementArgs,
         plugin::{FlagArgs, PluginArgs, TargetArgs, environment},
     },
-    output::{host::HOST, summary},
+    output::{
+        host::HOST,
+        stream::{errln, out, outln},
+        summary,
+    },
 };
 use anyhow::Result;
 use compiler::{
@@ -109,7 +113,7 @@ pub fn run(args: &Args) -> Result<()> {
     let lowered = lower(&program, &placement, last, &mut watch)?;
     if args.dump.is_some() && placement.mesh.axes().is_empty() && last >= Stage::Partition {
         let note = "04-simplify-gradients, 05-partition and 06-simplify-local are equal on one device";
-        eprintln!("note: {note}; --mesh shows collectives, such as --mesh {}", example_mesh(&program.module));
+        errln!("note: {note}; --mesh shows collectives, such as --mesh {}", example_mesh(&program.module));
     }
     let (Some(lowered), Stage::Hlo) = (&lowered, last) else { return stopped(args, watch) };
     let artefact = emit(&program, &placement, &target, &request.flags.of(&target)?, lowered, &mut watch)?;
@@ -129,17 +133,17 @@ pub fn run(args: &Args) -> Result<()> {
     };
     if let (Some(slice), true) = (target.slice(), compiled.is_empty()) {
         let warnings = lowered.reports.iter().filter_map(|report| fit::warning(report, slice));
-        warnings.for_each(|warning| eprintln!("{warning}"));
+        warnings.for_each(|warning| errln!("{warning}"));
     }
     if wants(Emit::Report) {
         let report = choose(&lowered.reports, None)?;
-        print!("{report}");
-        compiled.iter().filter(|c| c.function == report.function).for_each(|c| print!("{c}"));
+        out!("{report}");
+        compiled.iter().filter(|c| c.function == report.function).for_each(|c| out!("{c}"));
     }
     write_folder(&output, &files)?;
     let bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
     let functions: Vec<&str> = artefact.manifest.functions.iter().map(|f| f.name.as_str()).collect();
-    println!("{}: {} for {}, {}", output.display(), functions.join(", "), target, size(bytes as u64));
+    outln!("{}: {} for {}, {}", output.display(), functions.join(", "), target, size(bytes as u64));
     Ok(())
 }
 
@@ -186,7 +190,7 @@ fn compile(
     let ahead = Ahead::new(request, target, &placement.mesh)?;
     let mut all = Vec::new();
     for function in &artefact.manifest.functions {
-        eprintln!("compiling {} for {}", function.name, target);
+        errln!("compiling {} for {}", function.name, target);
         let outcome = match ahead.compile(artefact, function)? {
             Ok(outcome) => outcome,
             Err(too_large) => {
@@ -201,7 +205,7 @@ fn compile(
     }
     let estimates: Vec<(String, u64)> =
         lowered.reports.iter().map(|r| (r.function.clone(), r.peak_bytes_per_device.total)).collect();
-    print!("{}", summary::compiled(&all, &estimates));
+    out!("{}", summary::compiled(&all, &estimates));
     let mut json = serde_json::to_vec_pretty(&all)?;
     json.push(b'\n');
     files.push((COMPILED.to_owned(), json));
@@ -220,7 +224,7 @@ fn stopped(args: &Args, watch: Watch) -> Result<()> {
             "stop after another stage",
         ));
     }
-    texts.iter().for_each(|(_, text)| print!("{text}"));
+    texts.iter().for_each(|(_, text)| out!("{text}"));
     Ok(())
 }
 

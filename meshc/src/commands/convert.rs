@@ -6,7 +6,11 @@ use crate::{
         plugin::{PluginArgs, environment},
         ranges::{at_least_one, steps},
     },
-    output::{host::HOST, summary::number},
+    output::{
+        host::HOST,
+        stream::{errln, out, outln},
+        summary::number,
+    },
 };
 use anyhow::Result;
 use driver::{failure::failure, placement::PlacementOptions, request::Request, verification::Compiler};
@@ -115,12 +119,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 &to.out,
                 to.shard_size,
             )?;
-            println!(
-                "{}: {} tensors in {}",
-                to.out.display(),
-                done.tensors,
-                number(done.files as u64, "file")
-            );
+            outln!("{}: {} tensors in {}", to.out.display(), done.tensors, number(done.files as u64, "file"));
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -133,7 +132,7 @@ fn from_hf(args: &Hf) -> Result<ExitCode> {
     if let Some(out) = &args.out {
         let done = import(&Folder::open(&args.dir)?, out)?;
         let said = format!("{}: {} tensors, {} parameters", out.display(), done.tensors, done.elements);
-        if args.where_.json { eprintln!("{said}") } else { println!("{said}") }
+        if args.where_.json { errln!("{said}") } else { outln!("{said}") }
     }
     if args.verify { compare(&args.dir, &args.where_) } else { Ok(ExitCode::SUCCESS) }
 }
@@ -146,16 +145,16 @@ fn compare(dir: &Path, args: &Where) -> Result<ExitCode> {
     let request = Request { placement, plugin: args.plugin.options(), ..Request::new(dir, HOST) };
     let comparison = verify(dir, &Compiler { request, devices: args.devices })?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&comparison)?);
+        outln!("{}", serde_json::to_string_pretty(&comparison)?);
     } else {
-        print!("{comparison}");
+        out!("{comparison}");
     }
     let failures = comparison.failures();
     if failures.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
     if args.json {
-        eprintln!("{} exceed the tolerance: {}", failures.len(), failures.join(", "));
+        errln!("{} exceed the tolerance: {}", failures.len(), failures.join(", "));
     }
     Ok(ExitCode::FAILURE)
 }

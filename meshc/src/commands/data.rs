@@ -1,6 +1,12 @@
 //! `meshc data`: statistics of text, and prepared tokens.
 
-use crate::{args::data::Reading, output::summary};
+use crate::{
+    args::data::Reading,
+    output::{
+        stream::{errln, out, outln},
+        summary,
+    },
+};
 use anyhow::Result;
 use data::{PreparedTokens, prepared};
 use serde_json::json;
@@ -73,12 +79,12 @@ fn stats(args: &StatsArgs) -> Result<()> {
     if args.json {
         let mut value = serde_json::to_value(&stats)?;
         value["tokenizer"] = tokenizer.name().into();
-        println!("{}", serde_json::to_string_pretty(&value)?);
+        outln!("{}", serde_json::to_string_pretty(&value)?);
         return Ok(());
     }
-    print!("{}", summary::stats(&stats, &tokenizer));
+    out!("{}", summary::stats(&stats, &tokenizer));
     for skipped in &all_skipped {
-        println!("skipped       {} {}", skipped.path.display(), skipped.reason);
+        outln!("skipped       {} {}", skipped.path.display(), skipped.reason);
     }
     Ok(())
 }
@@ -87,7 +93,7 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
     let tokenizer = args.reading.tokenizer.or_bytes()?;
     let mut observe = |number: usize, path: &Path| {
         if !args.json {
-            eprintln!("{number:6}  {}", path.display());
+            errln!("{number:6}  {}", path.display());
         }
     };
     let tokens =
@@ -98,9 +104,9 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
             "folder": tokens.dir(), "tokens": manifest.tokens, "documents": manifest.documents, "bytes": manifest.bytes,
             "files": manifest.sources.len(), "width": manifest.width, "tokenizer": manifest.tokenizer.name,
         });
-        println!("{}", serde_json::to_string_pretty(&value)?);
+        outln!("{}", serde_json::to_string_pretty(&value)?);
     } else {
-        print!("{}", summary::prepared(&tokens));
+        out!("{}", summary::prepared(&tokens));
     }
     Ok(())
 }
@@ -108,6 +114,6 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
 fn verify(dir: &Path) -> Result<()> {
     let tokens = PreparedTokens::open(dir)?;
     tokens.verify()?;
-    println!("{}: valid, {} tokens", dir.display(), tokens.manifest().tokens);
+    outln!("{}: valid, {} tokens", dir.display(), tokens.manifest().tokens);
     Ok(())
 }

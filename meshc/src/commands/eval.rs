@@ -1,10 +1,13 @@
 //! `meshc eval`: loss, perplexity and accuracy on held-out text.
 
-use crate::args::{
-    data::DataOptions,
-    plugin::environment,
-    ranges::{at_least_one, inner_share},
-    subject::SubjectArgs,
+use crate::{
+    args::{
+        data::DataOptions,
+        plugin::environment,
+        ranges::{at_least_one, inner_share},
+        subject::SubjectArgs,
+    },
+    output::stream::outln,
 };
 use anyhow::Result;
 use data::BatchSource;
@@ -60,9 +63,9 @@ pub fn run(args: &Args) -> Result<()> {
         result.insert("perplexity".into(), loss.exp().into());
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&result)?);
+        outln!("{}", serde_json::to_string_pretty(&result)?);
     } else {
-        result.iter().for_each(|(name, value)| println!("{name:24} {value}"));
+        result.iter().for_each(|(name, value)| outln!("{name:24} {value}"));
     }
     Ok(())
 }

@@ -1,10 +1,13 @@
 //! `meshc generate`: generates text or token ids.
 
-use crate::args::{
-    data::TokenizerArgs,
-    plugin::environment,
-    ranges::{at_least_one, finite, positive, probability, whole},
-    subject::SubjectArgs,
+use crate::{
+    args::{
+        data::TokenizerArgs,
+        plugin::environment,
+        ranges::{at_least_one, finite, positive, probability, whole, whole_32},
+        subject::SubjectArgs,
+    },
+    output::stream::{end_if_closed, out, outln, write_bytes},
 };
 use anyhow::{Context, Result};
 use data::Codec;
@@ -23,7 +26,7 @@ use runtime::{
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
-    io::{Read, Write},
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -50,7 +53,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one, allow_negative_numbers = true)]
     sequences: usize,
     /// Sampling: seed of the random numbers
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole_32, allow_negative_numbers = true)]
     seed: u32,
     /// Sampling: temperature, by which logits are divided
     #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = positive, allow_negative_numbers = true)]
@@ -120,14 +123,13 @@ pub fn run(args: &Args) -> Result<()> {
         ));
     }
     let mut all = Vec::new();
-    let mut out = std::io::stdout().lock();
     generator.run(&inputs, &options, &mut |_, mut sequences| {
         sequences.truncate(args.sequences);
         if as_text && args.output.is_none() {
             for line in lines(&sequences, codec.as_ref())? {
-                // If the reader has closed the pipe, the write at the end reports it.
-                let _ = writeln!(out, "{line}");
+                outln!("{line}");
             }
+            end_if_closed();
         }
         all.push(sequences);
         Ok(())
@@ -137,7 +139,9 @@ pub fn run(args: &Args) -> Result<()> {
         Some(path) => write_file(path, &result),
         None if as_text => Ok(()),
         None => {
-            out.write_all(&result).and_then(|()| out.write_all(b"\n")).context("writing to standard output")
+            write_bytes(&result);
+            out!("\n");
+            Ok(())
         }
     }
 }

@@ -7,7 +7,11 @@ use crate::{
         plugin::{FlagArgs, PluginArgs, TargetArgs, environment},
         ranges::{at_least_one, not_negative, whole},
     },
-    output::{host::HOST, signals::Signals},
+    output::{
+        host::HOST,
+        signals::Signals,
+        stream::{errln, out, outln},
+    },
 };
 use anyhow::{Context, Result};
 use compiler::{
@@ -142,7 +146,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     verify(&job, &signals, since, &mut shown)?;
     say(&job, &found, &shown, searched)?;
     if signals.stop.load(Ordering::Relaxed) {
-        eprintln!("stopped early: these are the best candidates so far");
+        errln!("stopped early: these are the best candidates so far");
         Ok(ExitCode::from(signals.code()))
     } else {
         Ok(ExitCode::SUCCESS)
@@ -229,14 +233,11 @@ fn verify(job: &Job<'_>, signals: &Signals, since: Instant, shown: &mut [Shown])
             continue;
         }
         if tried > 0 && too_late(longest) {
-            eprintln!(
-                "stopped compiling: the next compilation would exceed `--within {}` minutes",
-                args.within
-            );
+            errln!("stopped compiling: the next compilation would exceed `--within {}` minutes", args.within);
             break;
         }
         let begin = Instant::now();
-        eprintln!("compiling {}/{} for {}: {}", tried + 1, args.verify, target, options(&candidate));
+        errln!("compiling {}/{} for {}: {}", tried + 1, args.verify, target, options(&candidate));
         let mut program = program::load_variant(&job.request.scheduled(&candidate.schedule))?;
         program.module.functions.retain(|f| *f.name == *args.function);
         let artefact = artefact(job, &program, &candidate)?;
@@ -389,10 +390,10 @@ fn say(job: &Job<'_>, found: &Seen, shown: &[Shown], searched: Duration) -> Resu
             "search_seconds": searched.as_secs_f64(),
             "candidates": candidates,
         });
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        outln!("{}", serde_json::to_string_pretty(&all)?);
         return Ok(());
     }
-    println!(
+    outln!(
         "{} candidates estimated for {target} in {:.0} s, {} invalid; memory per device {}",
         found.ranked.len(),
         searched.as_secs_f64(),
@@ -416,12 +417,12 @@ fn say(job: &Job<'_>, found: &Seen, shown: &[Shown], searched: Duration) -> Resu
     let rows: Vec<Vec<String>> = some.iter().map(|s| row(s, slice)).collect();
     let mut text = String::new();
     table(&mut text, &heads, ">>>>>>>>><<<", &rows)?;
-    print!("{text}");
+    out!("{text}");
     match shown.first() {
         Some(best) if best.ranked.fits(slice.hbm()) || matches!(best.compiled, Some(Ok(_))) => {
-            println!("{}", command(job, &best.ranked.candidate));
+            outln!("{}", command(job, &best.ranked.candidate));
         }
-        Some(_) => println!("no candidate fits by the estimate: use a larger slice"),
+        Some(_) => outln!("no candidate fits by the estimate: use a larger slice"),
         None => {}
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! `meshc plugin`: lists, installs and diagnoses plugins.
 
+use crate::output::stream::{out, outln};
 use anyhow::{Context, Result};
 use driver::failure::failure;
 use pjrt::ClientOptions;
@@ -57,7 +58,7 @@ pub fn run(args: &Args) -> Result<()> {
         Action::Install { platform, json } => fetch(platform, *json),
         Action::Doctor { paths, here: true, .. } => {
             let path = paths.first().context("--here takes one path")?;
-            println!("{}", serde_json::to_string(&Seen::new(path, examine(path, &ClientOptions::new())))?);
+            outln!("{}", serde_json::to_string(&Seen::new(path, examine(path, &ClientOptions::new())))?);
             Ok(())
         }
         Action::Doctor { paths, json, here: false } => doctor(paths, *json),
@@ -82,11 +83,11 @@ fn show(as_json: bool) -> Result<()> {
     let found = found()?;
     if as_json {
         let entry = |(platform, f): &(Platform, PluginFile)| json!({"platform": platform.to_string(), "path": f.path, "source": f.source});
-        println!("{:#}", found.iter().map(entry).collect::<serde_json::Value>());
+        outln!("{:#}", found.iter().map(entry).collect::<serde_json::Value>());
         return Ok(());
     }
     if found.is_empty() {
-        println!("no plugins found; `meshc plugin install cpu` installs one for the CPU");
+        outln!("no plugins found; `meshc plugin install cpu` installs one for the CPU");
         return Ok(());
     }
     let row = |(platform, f): &(Platform, PluginFile)| {
@@ -95,7 +96,7 @@ fn show(as_json: bool) -> Result<()> {
     let rows: Vec<Vec<String>> = found.iter().map(row).collect();
     let mut text = String::new();
     table(&mut text, &["platform", "found by", "path"], "<<<", &rows)?;
-    print!("{text}");
+    out!("{text}");
     Ok(())
 }
 
@@ -104,9 +105,9 @@ fn fetch(platform: &str, as_json: bool) -> Result<()> {
         "cpu" => {
             let path = install(&CPU, &SearchPaths::from_environment()?.cache)?;
             if as_json {
-                println!("{:#}", json!({"platform": platform, "path": path}))
+                outln!("{:#}", json!({"platform": platform, "path": path}))
             } else {
-                println!("{} {} is in {}", CPU.package, CPU.version, path.display())
+                outln!("{} {} is in {}", CPU.package, CPU.version, path.display())
             }
             return Ok(());
         }
@@ -148,7 +149,7 @@ fn doctor(paths: &[PathBuf], as_json: bool) -> Result<()> {
     };
     let seen = paths.iter().map(|p| examined(p)).collect::<Result<Vec<Seen>>>()?;
     if as_json {
-        println!("{}", serde_json::to_string_pretty(&seen)?);
+        outln!("{}", serde_json::to_string_pretty(&seen)?);
     } else {
         seen.iter().for_each(tell);
     }
@@ -168,16 +169,16 @@ fn doctor(paths: &[PathBuf], as_json: bool) -> Result<()> {
 
 fn tell(seen: &Seen) {
     let or = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
-    println!("{}", seen.path.display());
-    println!("  API       {}", or(&seen.version));
-    println!("  platform  {}", or(&seen.platform));
-    println!("  devices   {}", or(&seen.devices.map(|n| n.to_string())));
+    outln!("{}", seen.path.display());
+    outln!("  API       {}", or(&seen.version));
+    outln!("  platform  {}", or(&seen.platform));
+    outln!("  devices   {}", or(&seen.devices.map(|n| n.to_string())));
     if !seen.missing.is_empty() {
-        println!("  lacks     {}", seen.missing.join(", "));
+        outln!("  lacks     {}", seen.missing.join(", "));
     }
     seen.problems
         .iter()
-        .for_each(|problem| println!("  problem   {}", problem.replace('\n', "\n            ")));
+        .for_each(|problem| outln!("  problem   {}", problem.replace('\n', "\n            ")));
 }
 
 /// Examines a plugin in a separate process: a broken plugin may crash the process, and a plugin that searches

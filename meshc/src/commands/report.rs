@@ -2,7 +2,10 @@
 
 use crate::{
     args::{model::ModelArgs, placement::PlacementArgs},
-    output::host::HOST,
+    output::{
+        host::HOST,
+        stream::{out, outln},
+    },
 };
 use anyhow::{Context, Result};
 use compiler::pipeline::Stage;
@@ -63,7 +66,7 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(file) = &args.html {
         files::write_file(file, html::page(report, compiled.as_ref()).as_bytes())?;
         if !args.json {
-            println!("{}", file.display());
+            outln!("{}", file.display());
             return Ok(());
         }
     }
@@ -72,10 +75,10 @@ pub fn run(args: &Args) -> Result<()> {
         if let (Value::Object(fields), Some(compiled)) = (&mut value, &compiled) {
             fields.insert("compiled".into(), serde_json::to_value(compiled)?);
         }
-        println!("{}", serde_json::to_string_pretty(&value)?);
+        outln!("{}", serde_json::to_string_pretty(&value)?);
     } else {
-        print!("{report}");
-        compiled.iter().for_each(|c| print!("{c}"));
+        out!("{report}");
+        compiled.iter().for_each(|c| out!("{c}"));
     }
     Ok(())
 }
@@ -131,9 +134,9 @@ fn optimized(args: &Args, request: &Request) -> Result<()> {
     })?;
     let counted: Optimized = optimized::count(&module, &request.placement.mesh.clone().unwrap_or_default());
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&counted)?);
+        outln!("{}", serde_json::to_string_pretty(&counted)?);
     } else {
-        print!("{counted}");
+        out!("{counted}");
     }
     Ok(())
 }

@@ -1,15 +1,21 @@
 //! `meshc run`: calls a function with whole tensors from files.
 
 use crate::{
-    args::plugin::{PluginArgs, environment},
-    output::host::HOST,
+    args::{
+        model::ModelArgs,
+        placement::PlacementArgs,
+        plugin::{PluginArgs, environment},
+        ranges,
+    },
+    output::{host::HOST, stream::outln},
 };
 use anyhow::Result;
 use driver::{
-    device,
+    artefact, device,
     failure::failure,
-    files::{self, write_file},
+    files::write_file,
     request::Request,
+    target::{Target, TargetOptions},
 };
 use interchange::tensors::{read, to_bytes};
 use proto::manifest::{Function, InputKind, OutputKind};
@@ -19,8 +25,9 @@ use std::{collections::BTreeMap, path::PathBuf};
 /// Arguments.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Artefact directory
-    artefact: PathBuf,
+    /// Artefact directory, or model (built-in, .rs or .mesh), which is compiled first
+    #[arg(value_name = "ARTEFACT|MODEL")]
+    subject: PathBuf,
     /// Function to call, such as init, train_step or eval_step
     function: String,
     /// Tensors of inputs and of state that the function reads, under their names in the manifest; repeatable
@@ -30,8 +37,15 @@ pub struct Args {
     #[arg(long, value_name = "FILE.safetensors")]
     outputs: PathBuf,
     /// Value of the input `seed`, unless a file contains it
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = ranges::whole_32, allow_negative_numbers = true)]
     seed: Option<u32>,
+    #[command(flatten)]
+    settings: ModelArgs,
+    #[command(flatten)]
+    placement: PlacementArgs,
+    /// Target of a model: cpu, gpu, or a TPU slice such as tpu:v5e:2x4. Default: the platform of the plugin
+    #[arg(long)]
+    target: Option<Target>,
     #[command(flatten)]
     plugin: PluginArgs,
 }
@@ -39,8 +53,14 @@ pub struct Args {
 /// Calls the function.
 pub fn run(args: &Args) -> Result<()> {
     environment(None)?;
-    let request = Request { plugin: args.plugin.options(), ..Request::new(&args.artefact, HOST) };
-    let artefact = files::open(&args.artefact)?;
+    let request = Request {
+        settings: args.settings.options(),
+        placement: args.placement.options(),
+        target: TargetOptions { target: args.target.clone(), ..TargetOptions::default() },
+        plugin: args.plugin.options(),
+        ..Request::new(&args.subject, HOST)
+    };
+    let artefact = artefact::of_request(&request)?;
     let function = artefact.function(&args.function)?.clone();
     check_names(&function)?;
     let mut given = read(&args.inputs)?;
@@ -55,7 +75,7 @@ pub fn run(args: &Args) -> Result<()> {
         results.insert(output.state.clone(), session.state(&output.state)?);
     }
     write_file(&args.outputs, &to_bytes(&results)?)?;
-    println!("{}: {}", args.outputs.display(), results.keys().cloned().collect::<Vec<_>>().join(", "));
+    outln!("{}: {}", args.outputs.display(), results.keys().cloned().collect::<Vec<_>>().join(", "));
     Ok(())
 }
 

@@ -1,6 +1,9 @@
 //! `meshc runs`: a page about training runs, or their results as JSON.
 
-use crate::output::run_folder::{METRICS, RUN};
+use crate::output::{
+    run_folder::{METRICS, RUN},
+    stream::outln,
+};
 use anyhow::{Context, Result};
 use driver::{failure::failure, files::write_file};
 use page::{run::Run, run_page::page};
@@ -29,7 +32,7 @@ pub fn run(args: &Args) -> Result<()> {
         if let Some(output) = &args.output {
             write_file(output, page(&runs).as_bytes())?;
         }
-        println!("{}", serde_json::to_string_pretty(&json!({ "runs": all }))?);
+        outln!("{}", serde_json::to_string_pretty(&json!({ "runs": all }))?);
         return Ok(());
     }
     let output = match (&args.output, args.runs.as_slice()) {
@@ -43,7 +46,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
     };
     write_file(&output, page(&runs).as_bytes())?;
-    println!("{}", output.display());
+    outln!("{}", output.display());
     Ok(())
 }
 

@@ -1,6 +1,9 @@
 //! `meshc score`: log-likelihoods of given targets.
 
-use crate::args::{data::TokenizerArgs, plugin::environment, subject::SubjectArgs};
+use crate::{
+    args::{data::TokenizerArgs, plugin::environment, subject::SubjectArgs},
+    output::stream::{errln, outln},
+};
 use anyhow::{Context, Result};
 use data::Codec;
 use driver::{failure::failure, session};
@@ -49,14 +52,14 @@ pub fn run(args: &Args) -> Result<()> {
     let scores = scorer.run(&pairs.collect::<Result<Vec<_>>>()?)?;
     let mut sum = Score::default();
     for score in &scores {
-        println!("{}", described(score));
+        outln!("{}", described(score));
         sum.log_likelihood += score.log_likelihood;
         sum.tokens += score.tokens;
         sum.correct += score.correct;
     }
     let mut all = described(&sum);
     all["pairs"] = scores.len().into();
-    eprintln!("{all}");
+    errln!("{all}");
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use crate::{
         model::ModelArgs,
         placement::PlacementArgs,
         plugin::{FlagArgs, PluginArgs, environment},
-        ranges::{at_least_one, at_least_two, not_negative, positive, share, steps},
+        ranges::{at_least_one, at_least_two, not_negative, positive, share, steps, whole_32, whole_64},
     },
     hosts::{
         agree::{self, Facts, agree},
@@ -20,6 +20,7 @@ use crate::{
         progress::Progress,
         run_folder::{self, RunFolder},
         signals::Signals,
+        stream::{err, out, outln},
         summary,
     },
 };
@@ -29,7 +30,6 @@ use data::{BatchSource, Mixture};
 use driver::{
     artefact,
     device::{self, Chosen},
-    failure::failure,
     files,
     program::{self, Program},
     request::Request,
@@ -76,7 +76,7 @@ pub struct Args {
     steps: u64,
     /// Seed of initialization, dropout and data order. Default: the seed of the checkpoint with --resume,
     /// else 0
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = whole_32, allow_negative_numbers = true)]
     seed: Option<u32>,
     /// Directory of the run: options, metrics.jsonl, tensorboard/ and checkpoints/, unless given separately
     #[arg(long, value_name = "DIR")]
@@ -140,7 +140,8 @@ pub struct Args {
         allow_negative_numbers = true)]
     spike_window: usize,
     /// Largest number of rollbacks of a run
-    #[arg(long, value_name = "N", default_value_t = Spikes::default().rollbacks, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", default_value_t = Spikes::default().rollbacks, value_parser = whole_64,
+        allow_negative_numbers = true)]
     max_rollbacks: u64,
     /// Stop after N skipped steps in a row (a step with non-finite gradients is skipped)
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = steps, allow_negative_numbers = true)]
@@ -191,9 +192,9 @@ fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
         summary::data(&source)
     );
     if args.json {
-        eprint!("{before}");
+        err!("{before}");
     } else {
-        print!("{before}");
+        out!("{before}");
     }
     let mut session = match member.is_in_job() {
         true => several::session(&request, &chosen, artefact, member)?,
@@ -214,11 +215,11 @@ fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
         written => format!("training stopped ({written})"),
     })?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&summary)?);
+        outln!("{}", serde_json::to_string_pretty(&summary)?);
     } else {
-        print!("{}", summary::run(&summary));
+        out!("{}", summary::run(&summary));
         if !written.is_empty() {
-            println!("{written}");
+            outln!("{written}");
         }
     }
     if summary.stopped { Ok(ExitCode::from(signals.code())) } else { Ok(ExitCode::SUCCESS) }
@@ -247,7 +248,7 @@ impl Run {
         };
         let artefact = match &program {
             Some(program) => artefact::of_program(program, &request)?,
-            None => opened(&request)?,
+            None => artefact::opened(&request)?,
         };
         let holds_out = args.eval_every.is_some() && eval_texts.is_none();
         let held_out = args.held_out.unwrap_or(if holds_out { 0.05 } else { 0.0 });
@@ -407,29 +408,6 @@ impl Args {
             all.push(format!("checkpoints are in {}", folder.display()));
         }
         all.join("; ")
-    }
-}
-
-/// Opens the artefact, and refuses options that have no effect on it.
-fn opened(request: &Request) -> Result<Artefact> {
-    request.refuse_options()?;
-    if let Some(word) = request.flags.words().next() {
-        return Err(failure(
-            format!("`{word}` has no effect on the compiled artefact `{}`", request.subject.display()),
-            "give flags to `meshc compile`, which stores them in the artefact",
-        ));
-    }
-    let artefact = files::open(&request.subject)?;
-    match &request.target.target {
-        Some(target) if target.to_string() != artefact.manifest.target => Err(failure(
-            format!(
-                "`--target {target}`: `{}` is compiled for {}",
-                request.subject.display(),
-                artefact.manifest.target
-            ),
-            "leave --target out; --plugin selects the devices it runs on",
-        )),
-        Some(_) | None => Ok(artefact),
     }
 }
 

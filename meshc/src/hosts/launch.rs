@@ -1,7 +1,10 @@
 //! Starts the processes of `--processes`, follows them, and starts them again after a loss.
 
 use super::member::TOKEN;
-use crate::{args::hosts::HostArgs, output::signals::Signals};
+use crate::{
+    args::hosts::HostArgs,
+    output::{signals::Signals, stream::errln},
+};
 use anyhow::{Context, Result};
 use driver::failure::failure;
 use job::{discover::launched, member::RESTART_CODE};
@@ -40,7 +43,7 @@ pub fn follow_launcher() {
         let mut input = std::io::stdin().lock();
         let mut buffer = [0; 64];
         while input.read(&mut buffer).is_ok_and(|n| n > 0) {}
-        eprintln!("error: the process that started this one has ended");
+        errln!("error: the process that started this one has ended");
         signal_hook::low_level::exit(1);
     });
 }
@@ -63,7 +66,7 @@ pub fn run(args: &HostArgs, size: usize, resumes: bool, logs: &Path) -> Result<E
         let code = code_of(status);
         let is_stop = signals.stop.load(Ordering::Relaxed);
         if !is_stop {
-            eprintln!("error: {}", told(rank, status, logs));
+            errln!("error: {}", told(rank, status, logs));
         }
         // Cluster managers restart the same codes.
         let is_lost = code >= 128 || i32::from(code) == RESTART_CODE;
@@ -72,9 +75,7 @@ pub fn run(args: &HostArgs, size: usize, resumes: bool, logs: &Path) -> Result<E
         }
         restarts -= 1;
         resume = true;
-        eprintln!(
-            "starting all {size} processes again from the newest checkpoint; {restarts} restarts remain"
-        );
+        errln!("starting all {size} processes again from the newest checkpoint; {restarts} restarts remain");
     }
 }
 

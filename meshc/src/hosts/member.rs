@@ -1,6 +1,6 @@
 //! A process of a job: it joins, and ends so that the others know why.
 
-use crate::args::hosts::HostArgs;
+use crate::{args::hosts::HostArgs, output::stream::errln};
 use anyhow::Result;
 use driver::failure::failure;
 use job::{Coordinator, Found, Job, Loss, Place, discover::discover, member};
@@ -50,7 +50,7 @@ impl Member {
         };
         let token = variable(TOKEN).unwrap_or_else(|| {
             if place.rank == 0 {
-                eprintln!("warning: {TOKEN} is not set: every process that reaches the coordinator may join");
+                errln!("warning: {TOKEN} is not set: every process that reaches the coordinator may join");
             }
             "none".to_owned()
         });
@@ -80,7 +80,7 @@ impl Member {
             on_loss,
         );
         let job = joined.map_err(wrong)?;
-        eprintln!("rank {} of {} by {source}, process {}", place.rank, place.size, std::process::id());
+        errln!("rank {} of {} by {source}, process {}", place.rank, place.size, std::process::id());
         let member = Self { job: Arc::new(job), place: Some(place) };
         member.warn_of_clocks();
         Ok(member)
@@ -161,9 +161,10 @@ impl Member {
         for member in self.job.members() {
             let seconds = member.clock_offset_ms as f64 / 1e3;
             if seconds.abs() > 5.0 {
-                eprintln!(
+                errln!(
                     "warning: the clock of rank {} ({}) differs by {seconds:+.0} s from that of rank 0",
-                    member.rank, member.host
+                    member.rank,
+                    member.host
                 );
             }
         }
@@ -173,7 +174,7 @@ impl Member {
 /// Prints the loss of another rank and ends the process with the code for which a cluster starts it again.
 /// The main thread may be inside a call of the plugin that never returns.
 fn end_after_loss(loss: &Loss, is_first: bool) {
-    eprintln!("error: {}", job::Error::Lost(loss.clone()));
+    errln!("error: {}", job::Error::Lost(loss.clone()));
     if is_first {
         thread::sleep(LAST_ORDERS);
     }

@@ -1,5 +1,6 @@
 //! Errors on standard error.
 
+use super::stream::errln;
 use driver::diagnostics::Mistakes;
 use std::io::{IsTerminal, stderr};
 
@@ -7,7 +8,7 @@ use std::io::{IsTerminal, stderr};
 pub fn say(error: &anyhow::Error) {
     if let Some(mistakes) = error.downcast_ref::<Mistakes>() {
         let colour = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        eprintln!("{}", mistakes.text(colour));
+        errln!("{}", mistakes.text(colour));
         return;
     }
     // A cause follows its consequence, so that the help of the innermost cause comes last.
@@ -23,5 +24,5 @@ pub fn say(error: &anyhow::Error) {
         }
         said.push_str(cause);
     }
-    eprintln!("error: {said}");
+    errln!("error: {said}");
 }

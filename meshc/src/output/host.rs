@@ -1,11 +1,12 @@
 //! The services of this process to builds: lines on standard error, and the allocator.
 
+use super::stream::errln;
 use driver::host::Host;
 use runtime::HostAllocator;
 
 /// This process.
 pub const HOST: Host = Host {
-    say: |line| eprintln!("{line}"),
+    say: |line| errln!("{line}"),
     keep_freed_memory: cpu_heap::keep_freed_memory,
     allocator: HostAllocator { in_use: cpu_heap::memory_in_use, trim: cpu_heap::give_back_memory },
 };

@@ -5,4 +5,5 @@ pub mod host;
 pub mod progress;
 pub mod run_folder;
 pub mod signals;
+pub mod stream;
 pub mod summary;

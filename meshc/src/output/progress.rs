@@ -1,5 +1,6 @@
 //! Progress of training on standard error: a bar on a terminal, lines elsewhere.
 
+use super::stream::errln;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use runtime::{
     Compilation,
@@ -54,7 +55,7 @@ impl Progress {
                     if is_terminal {
                         told.println(words)
                     } else {
-                        eprintln!("{words}")
+                        errln!("{words}")
                     }
                     return;
                 }
@@ -80,7 +81,7 @@ impl Progress {
         if self.is_terminal {
             self.bar.println(line);
         } else {
-            eprintln!("{line}");
+            errln!("{line}");
         }
     }
 
@@ -117,9 +118,9 @@ impl Observer for Progress {
         let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE);
         if due || eval.is_some() || step.step == self.steps {
             self.last_line = Some(Instant::now());
-            eprintln!("step {}/{}: {line}", step.step, self.steps);
+            errln!("step {}/{}: {line}", step.step, self.steps);
         }
-        eval.iter().for_each(|eval| eprintln!("{eval}"));
+        eval.iter().for_each(|eval| errln!("{eval}"));
     }
 
     fn on_phase(&mut self, what: &str) {
@@ -130,7 +131,7 @@ impl Observer for Progress {
             // These phases are frequent and print a line at their end. Only the first evaluation is
             // announced.
             self.evaluates |= what == "evaluating";
-            eprintln!("{what}");
+            errln!("{what}");
         }
     }
 

@@ -4,6 +4,7 @@
 //! models are built, programs are compiled and plugins are installed, the first signal ends the process too:
 //! there is no state to save.
 
+use super::stream::errln;
 use anyhow::{Context, Result};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -46,7 +47,7 @@ impl Signals {
         thread::spawn(move || {
             while early.load(Ordering::SeqCst) {
                 if stop.load(Ordering::SeqCst) {
-                    eprintln!("stopped before training began: there is no state to save");
+                    errln!("stopped before training began: there is no state to save");
                     // Skips the destructors of plugin libraries, which may still be running.
                     exit(128 + number.load(Ordering::SeqCst) as i32);
                 }
