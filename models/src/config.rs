@@ -7,6 +7,7 @@ use crate::{
     optimizer::{LrSchedule, Method, Optimizer},
     precision::Precision,
     stream::STREAM,
+    switch::options::lcm,
 };
 use mesh::{
     Diagnostic, Schedule, Task,
@@ -285,6 +286,15 @@ impl Config {
     pub fn microbatch(&self) -> Self {
         let schedule = Schedule { microbatches: 1, ..self.schedule };
         Self { batch: self.batch / self.schedule.microbatches.max(1), schedule, ..self.clone() }
+    }
+
+    /// Returns the number of adjacent sequences that a microbatch takes together, so that its groups are groups
+    /// of the whole batch: the fewest that consist of whole groups in both stacks.
+    pub fn adjacent_sequences(&self) -> usize {
+        let Some(switch) = &self.switch else { return 1 };
+        let batch = self.microbatch().batch;
+        let of = |length| switch.sequences_of_whole_groups(batch, length);
+        lcm(of(self.input_length), of(self.target_length)).max(1)
     }
 
     /// Returns the distance between sparse layers of a stack: 1 if all are sparse, otherwise those whose

@@ -1,7 +1,10 @@
 //! Gradient accumulation over microbatches: only the activations of one microbatch are in memory, and
 //! pending sums of gradients are reduced once, after the last microbatch.
 //!
-//! A microbatch takes every n-th sequence, so that each device has its share of every microbatch.
+//! A microbatch takes every n-th sequence, so that each device has its share of every microbatch. If tokens of
+//! several sequences compete for expert slots, it takes every n-th run of as many sequences as consist of whole
+//! groups ([`Config::adjacent_sequences`]): its groups are then groups of the whole batch, unless the number of
+//! tokens in a group depends on the size of the batch.
 
 use crate::{
     Config, Weight,
@@ -18,6 +21,8 @@ pub struct Batch<'g> {
     feeds: Feeds<'g>,
     parts: Dim,
     batch: Dim,
+    /// The number of adjacent sequences that a microbatch takes together.
+    adjacent: usize,
     /// Element type in which gradients are reduced across devices.
     sent: DType,
 }
@@ -62,6 +67,7 @@ impl<'g> Batch<'g> {
             feeds: Feeds::input(g, config),
             parts: Dim::new("microbatches", config.schedule.microbatches),
             batch: Dim::new("batch", config.microbatch().batch),
+            adjacent: config.adjacent_sequences(),
             sent: config.precision.activations(),
         }
     }
@@ -74,7 +80,7 @@ impl<'g> Batch<'g> {
         weights: &[Weight],
         f: impl FnOnce(Feeds<'g>, Part<'g>) -> (Vec<Tensor<'g>>, Option<Tensor<'g>>, Losses<'g>),
     ) -> (Vec<Tensor<'g>>, StepMetrics<'g>) {
-        let Self { feeds, parts, batch, sent: _ } = self;
+        let Self { feeds, parts, batch, adjacent: _, sent: _ } = self;
         let part = Part { counted: feeds.counted(), share: 1.0 / parts.size as f64 };
         if parts.size == 1 {
             let (gradients, total, losses) = f(*feeds, part);
@@ -82,7 +88,7 @@ impl<'g> Batch<'g> {
             return (self.sent(gradients), StepMetrics { total, numbers: numbers.collect() });
         }
         let zeros: Vec<_> = weights.iter().map(|w| g.full(0.0, DType::F32, w.state.dims())).collect();
-        let split = feeds.map(&mut |x| x.split("batch", [batch, parts]));
+        let split = feeds.map(&mut |x| self.split(x));
         let mut known = Vec::new();
         let (sums, (total, values)) = g.scan(parts, zeros, split, |sums, feeds| {
             let (gradients, total, losses) = f(feeds, part);
@@ -96,12 +102,36 @@ impl<'g> Batch<'g> {
             let value = match over {
                 MetricReduction::Sum => values.sum(parts),
                 MetricReduction::Mean => values.sum(parts) * part.share,
-                MetricReduction::Each => values.merge([batch, parts], "batch"),
+                MetricReduction::Each => self.merge(values),
             };
             (name, value)
         };
         let numbers = known.into_iter().zip(values).map(whole).collect();
         (self.sent(sums), StepMetrics { total: total.map(|t| t.sum(parts)), numbers })
+    }
+
+    /// Replaces the batch by one dim of microbatches and one of their sequences.
+    fn split(&self, x: Tensor<'g>) -> Tensor<'g> {
+        let [runs, run] = self.runs();
+        if run.size == 1 {
+            return x.split("batch", [&self.batch, &self.parts]);
+        }
+        x.split("batch", [&runs, &self.parts, &run]).merge([&runs, &run], "batch")
+    }
+
+    /// The inverse of [`Batch::split`].
+    fn merge(&self, x: Tensor<'g>) -> Tensor<'g> {
+        let [runs, run] = self.runs();
+        if run.size == 1 {
+            return x.merge([&self.batch, &self.parts], "batch");
+        }
+        x.split("batch", [&runs, &run]).merge([&runs, &self.parts, &run], "batch")
+    }
+
+    /// The dims of a microbatch's sequences: runs of adjacent sequences, and the sequences of a run.
+    fn runs(&self) -> [Dim; 2] {
+        let run = self.adjacent;
+        [Dim::new("runs", self.batch.size / run), Dim::new("run", run)]
     }
 
     /// Rounds gradients to the type of activations, in which pending sums are reduced across devices.

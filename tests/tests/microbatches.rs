@@ -78,6 +78,23 @@ fn parts_add_up_to_the_whole() {
     }
 }
 
+/// Groups of several sequences are the same groups in every microbatch. The capacity is too small for all
+/// tokens, so that other groups would drop other tokens.
+#[test]
+fn groups_of_several_sequences_do_not_depend_on_microbatches() {
+    for (group_size, parts, mesh) in [(64, 4, ""), (32, 2, "expert=2,model=2")] {
+        let [whole, split] = [1, parts].map(|microbatches| {
+            let plain = config(microbatches);
+            let switch =
+                plain.switch.clone().map(|s| models::Switch { group_size, capacity_factor: 0.6, ..s });
+            Config { switch, ..plain }
+        });
+        let ((says, _), (these, _)) = (step(&whole, "", ""), step(&split, mesh, ""));
+        assert!(says["encoder_dropped"].data.sum() > 0.1, "groups of {group_size} tokens drop some");
+        same(&format!("{parts} parts, groups of {group_size}, mesh {mesh}"), &says, &these);
+    }
+}
+
 #[test]
 fn on_eight_devices_too() {
     let (says, state) = step(&config(1), "", "");

@@ -39,10 +39,27 @@ impl<'g> Tensor<'g> {
     }
 
     /// A partial permutation of `dim` to `to`. Element `j` of the result is element `forward[j]`, or 0 if
-    /// that is outside of `dim`. `inverse[i]` is the position of element `i` in the result, or -1. The
-    /// gradient is a gather too, not a scatter.
+    /// that is outside of `dim`. No element may be named twice. The inverse, which the gradient needs, is
+    /// computed from `forward` by a scatter of whole numbers; [`Tensor::permute_with_inverse`] takes one that
+    /// the program has anyway.
     #[track_caller]
-    pub fn permute(
+    pub fn permute(self, dim: impl Into<Name>, to: impl Into<Name>, forward: Tensor<'g>) -> Self {
+        let (dim, to) = (dim.into(), to.into());
+        let sizes = self.ty().and_then(|x| x.size(&dim)).zip(forward.ty().and_then(|f| f.size(&to)));
+        // The operation itself reports a dim that is missing.
+        let Some((size, places)) = sizes else { return self.permute_with_inverse(dim, to, forward, forward) };
+        let batch: Vec<Dim> = forward.dims().into_iter().filter(|d| d.name != to).collect();
+        let places = self.graph.iota(&Dim::new(to.clone(), places), DType::S32) + 1;
+        let from = Dim::new(dim.clone(), size);
+        let inverse = forward.scatter_add(&from, &to, places.broadcast(batch)) - 1;
+        self.permute_with_inverse(dim, to, forward, inverse)
+    }
+
+    /// [`Tensor::permute`] with a given inverse: `inverse[i]` is the position of element `i` in the result,
+    /// or -1. The gradient is the same operation with the two exchanged, and therefore wrong if they do not
+    /// agree. The reference interpreter checks that they do; devices do not.
+    #[track_caller]
+    pub fn permute_with_inverse(
         self,
         dim: impl Into<Name>,
         to: impl Into<Name>,

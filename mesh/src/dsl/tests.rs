@@ -232,7 +232,7 @@ fn all_methods_give_their_operation() {
             let [keys, _] = sort([x, x + 1.0], "batch", true);
             let slots = Dim::new("slots", 6);
             let forward = g.iota(&slots, DType::S32);
-            let y = x.permute(&batch, &slots, forward, i);
+            let y = x.permute_with_inverse(&batch, &slots, forward, i);
             let z =
                 concat([y.slice(&slots, 1..3), y.slice_by("slots", .., 2)], &slots).pad("slots", 1, 2, -1.0);
             g.output(

@@ -111,10 +111,12 @@ impl<'g> Slots<'g> {
     /// hold 0.
     pub fn dispatch(&self, x: Tensor<'g>) -> Tensor<'g> {
         let filled = match &self.move_by {
-            MoveBy::Index { slot, token, .. } => x.permute(&self.tokens, &self.all, *token, *slot),
+            MoveBy::Index { slot, token, .. } => {
+                x.permute_with_inverse(&self.tokens, &self.all, *token, *slot)
+            }
             MoveBy::Pairs { pairs, choice, slot, pair, .. } => {
                 let each = x.broadcast(choice).merge([choice, &self.tokens], &pairs.name);
-                each.permute(pairs, &self.all, *pair, *slot)
+                each.permute_with_inverse(pairs, &self.all, *pair, *slot)
             }
             MoveBy::Shared { token, .. } => x.gather(&self.tokens, *token),
             MoveBy::Mask { mask, .. } | MoveBy::Masks { mask, .. } => {
@@ -131,9 +133,11 @@ impl<'g> Slots<'g> {
         let back = [&self.batch, &self.tokens].into_iter().chain(out.iter().copied());
         let back: Vec<Name> = back.map(|dim| dim.name.clone()).collect();
         match &self.move_by {
-            MoveBy::Index { slot, token, gate } => y.permute(&self.all, &self.tokens, *slot, *token) * *gate,
+            MoveBy::Index { slot, token, gate } => {
+                y.permute_with_inverse(&self.all, &self.tokens, *slot, *token) * *gate
+            }
             MoveBy::Pairs { pairs, choice, slot, pair, gate } => {
-                let each = y.permute(&self.all, pairs, *slot, *pair) * *gate;
+                let each = y.permute_with_inverse(&self.all, pairs, *slot, *pair) * *gate;
                 each.split(pairs, [choice, &self.tokens]).sum(choice)
             }
             MoveBy::Shared { token, gate } => token.scatter_add(&self.tokens, &self.all, y * *gate),

@@ -50,10 +50,10 @@ struct Step<'a, 'g> {
 
 impl<'g> Step<'_, 'g> {
     fn there(&self, x: Tensor<'g>) -> Tensor<'g> {
-        x.permute(self.tokens, self.slots, self.token, self.slot)
+        x.permute_with_inverse(self.tokens, self.slots, self.token, self.slot)
     }
     fn back(&self, y: Tensor<'g>) -> Tensor<'g> {
-        y.permute(self.slots, self.tokens, self.slot, self.token)
+        y.permute_with_inverse(self.slots, self.tokens, self.slot, self.token)
     }
     /// [`Self::there`] for integers from 1; an empty slot holds 0.
     fn number_there(&self, x: Tensor<'g>) -> Tensor<'g> {

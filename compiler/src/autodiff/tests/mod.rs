@@ -1,6 +1,7 @@
 //! Gradients compared with finite differences, by the interpreter in 64 bits.
 
 mod control;
+mod dsl;
 
 use super::*;
 use crate::{

@@ -305,6 +305,13 @@ impl Switch {
         (groups, tokens / groups)
     }
 
+    /// Returns the smallest number of sequences that consist of whole groups, for `batch` sequences of
+    /// `length` tokens.
+    pub fn sequences_of_whole_groups(&self, batch: usize, length: usize) -> usize {
+        let (_, tokens) = self.groups(batch, length);
+        lcm(tokens, length) / length.max(1)
+    }
+
     /// Returns the capacity of one expert for a group of `tokens`.
     pub fn capacity(&self, tokens: usize, train: bool) -> usize {
         // A token takes at most one slot of an expert, so more slots than tokens would stay empty.
@@ -342,6 +349,15 @@ impl Switch {
     }
 }
 
+/// Returns the least common multiple; 0 if a number is 0.
+pub(crate) fn lcm(a: usize, b: usize) -> usize {
+    let (mut x, mut y) = (a, b);
+    while y != 0 {
+        (x, y) = (y, x % y);
+    }
+    if x == 0 { 0 } else { a / x * b }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -356,6 +372,9 @@ mod tests {
         assert_eq!(of(1000), (1, 48));
         let whole = Switch { group_sequences: 2, ..Switch::default() };
         assert_eq!(whole.groups(4, 12), (2, 24), "two sequences each");
+        assert_eq!(whole.sequences_of_whole_groups(4, 12), 2);
+        let of = |group_size| Switch { group_size, ..Switch::default() }.sequences_of_whole_groups(6, 12);
+        assert_eq!([8, 12, 18, 24, 36].map(of), [2, 1, 3, 2, 3], "18 tokens are one and a half sequences");
     }
 
     #[test]
