@@ -80,7 +80,7 @@ impl<'g> Batch<'g> {
         weights: &[Weight],
         f: impl FnOnce(Feeds<'g>, Part<'g>) -> (Vec<Tensor<'g>>, Option<Tensor<'g>>, Losses<'g>),
     ) -> (Vec<Tensor<'g>>, StepMetrics<'g>) {
-        let Self { feeds, parts, batch, adjacent: _, sent: _ } = self;
+        let Self { feeds, parts, batch: _, adjacent: _, sent: _ } = self;
         let part = Part { counted: feeds.counted(), share: 1.0 / parts.size as f64 };
         if parts.size == 1 {
             let (gradients, total, losses) = f(*feeds, part);
