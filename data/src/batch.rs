@@ -1,6 +1,7 @@
 //! The rows of one step.
 
 use super::batch_spec::BatchSpec;
+use std::collections::BTreeMap;
 
 /// Inputs and targets of one step.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -18,6 +19,9 @@ pub struct Batch {
     pub segments: Option<[Vec<i32>; 2]>,
     /// For each row, the index of its corpus in the mixture. Empty if there is only one corpus.
     pub corpora: Vec<usize>,
+    /// The numbers of input and target tokens, without padding, of rows that were not built because another
+    /// process needs them: by row.
+    pub not_built: BTreeMap<usize, [usize; 2]>,
 }
 
 impl Batch {
@@ -27,7 +31,15 @@ impl Batch {
         let lengths = [spec.input_length, spec.target_length];
         let [inputs, targets] = lengths.map(|length| tokens(length, spec.pad()));
         let segments = spec.packing.then(|| lengths.map(|length| tokens(length, 0)));
-        Self { size: spec.batch, pad: spec.pad(), inputs, targets, segments, corpora: Vec::new() }
+        Self { size: spec.batch, pad: spec.pad(), inputs, targets, segments, ..Self::default() }
+    }
+
+    /// Adds an example to a row that is not built.
+    pub(super) fn count(&mut self, row: usize, (input, target): (usize, usize)) {
+        let counts = self.not_built.entry(row).or_default();
+        // There are no inputs if their length is 0.
+        counts[0] += if self.inputs.is_empty() { 0 } else { input };
+        counts[1] += target;
     }
 
     /// Appends an example to a row. The row has room for it.
@@ -62,17 +74,18 @@ impl Batch {
             .filter(|(_, tokens)| !tokens.is_empty())
     }
 
-    /// The number of tokens of inputs and targets, without padding.
+    /// The number of tokens of inputs and targets of all rows, without padding.
     pub fn tokens(&self) -> usize {
-        self.inputs.iter().chain(&self.targets).filter(|t| **t != self.pad).count()
+        let built = self.inputs.iter().chain(&self.targets).filter(|t| **t != self.pad).count();
+        built + self.not_built.values().flatten().sum::<usize>()
     }
 
-    /// The target tokens of all rows, without padding.
+    /// The target tokens of the rows that were built, without padding.
     pub fn target_ids(&self) -> impl Iterator<Item = i32> {
         self.targets.iter().copied().filter(|t| *t != self.pad)
     }
 
-    /// The number of target tokens, without padding.
+    /// The number of target tokens of all rows, without padding.
     pub fn target_tokens(&self) -> usize {
         self.row_target_tokens().sum()
     }
@@ -80,6 +93,9 @@ impl Batch {
     /// The number of target tokens of each row, without padding.
     pub fn row_target_tokens(&self) -> impl Iterator<Item = usize> {
         let rows = self.targets.chunks((self.targets.len() / self.size.max(1)).max(1));
-        rows.map(|row| row.iter().filter(|t| **t != self.pad).count())
+        rows.enumerate().map(|(number, row)| match self.not_built.get(&number) {
+            Some([_, target]) => *target,
+            None => row.iter().filter(|t| **t != self.pad).count(),
+        })
     }
 }

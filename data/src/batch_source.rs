@@ -1,6 +1,6 @@
 //! The interface between training data and the loop that consumes it.
 
-use super::batch::Batch;
+use super::{batch::Batch, rows::Rows};
 use crate::Result;
 use std::fmt;
 
@@ -11,7 +11,16 @@ pub trait BatchSource: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// If tokens cannot be read from disk.
-    fn batch(&self, seed: u32, step: u64) -> Result<Batch>;
+    fn batch(&self, seed: u32, step: u64) -> Result<Batch> {
+        self.batch_rows(seed, step, &Rows::all())
+    }
+
+    /// The batch of a step with only some of its rows. The tokens of other rows are not read: these rows are
+    /// padding, and the batch has their numbers of tokens.
+    ///
+    /// # Errors
+    /// If tokens cannot be read from disk.
+    fn batch_rows(&self, seed: u32, step: u64, rows: &Rows) -> Result<Batch>;
 
     /// The number of batches in one epoch of the training rows, without an incomplete last one.
     fn epoch_batches(&self) -> usize;
@@ -24,7 +33,15 @@ pub trait BatchSource: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// If tokens cannot be read from disk.
-    fn held_out_batch(&self, number: usize) -> Result<Batch>;
+    fn held_out_batch(&self, number: usize) -> Result<Batch> {
+        self.held_out_batch_rows(number, &Rows::all())
+    }
+
+    /// A held-out batch with only some of its rows, as in [`BatchSource::batch_rows`].
+    ///
+    /// # Errors
+    /// If tokens cannot be read from disk.
+    fn held_out_batch_rows(&self, number: usize, rows: &Rows) -> Result<Batch>;
 
     /// The name of the corpus of a held-out batch. `None` means there is only one corpus.
     fn held_out_corpus(&self, number: usize) -> Option<&str>;

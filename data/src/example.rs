@@ -78,6 +78,21 @@ impl ExampleBuilder {
         }
     }
 
+    /// Returns the exact lengths of the input and the target of [`ExampleBuilder::example`] for `raw` tokens
+    /// of text and the same random numbers.
+    pub(super) fn sizes(&self, raw: usize, rng: &mut Rng) -> (usize, usize) {
+        match self.objective {
+            Objective::PrefixLm => {
+                let prefix = prefix(raw, rng);
+                (prefix + 1, raw - prefix + 1)
+            }
+            Objective::SpanCorruption | Objective::Lm | Objective::Unspecified => {
+                let Lengths { input, target, .. } = self.lengths(raw);
+                (input, target)
+            }
+        }
+    }
+
     /// Returns the input and the target for `raw`, whose length is between [`ExampleBuilder::least`] and that
     /// of the longest example.
     pub(super) fn example(&self, raw: &[i32], rng: &mut Rng) -> (Vec<i32>, Vec<i32>) {
@@ -90,7 +105,7 @@ impl ExampleBuilder {
                 (input, spans::replace(raw, mask.iter().map(|m| !m), sentinel))
             }
             Objective::PrefixLm => {
-                let (prefix, rest) = raw.split_at(1 + rng.below(raw.len() as u64 - 1) as usize);
+                let (prefix, rest) = raw.split_at(prefix(raw.len(), rng));
                 (prefix.to_vec(), rest.to_vec())
             }
             Objective::Lm | Objective::Unspecified => (Vec::new(), raw.to_vec()),
@@ -99,6 +114,11 @@ impl ExampleBuilder {
         target.push(self.eos);
         (input, target)
     }
+}
+
+/// Returns the length of the prefix of `raw` tokens.
+fn prefix(raw: usize, rng: &mut Rng) -> usize {
+    1 + rng.below(raw as u64 - 1) as usize
 }
 
 /// The lengths of the longest example that fits the program.

@@ -9,7 +9,7 @@
 //! `compressed` and `parquet`; [`tokenizer`]; `assembly` (from parts of files to tokens),
 //! [`tokenized_text`] (tokens in memory), [`prepared`] (tokens on disk), [`tokens`] (either of them); [`batch_spec`] (what a program requires), [`spans`] (span corruption) and `example` (inputs and
 //! targets); [`order`] (permutations and random numbers), `packing` (several examples in a row), [`rates`]
-//! and `interleaving` (mixtures); [`batch`], [`batch_source`] (the trait that training loops use),
+//! and `interleaving` (mixtures); [`rows`] (the rows that a process needs), [`batch`], [`batch_source`] (the trait that training loops use),
 //! [`mixture`] (its implementation), [`loader`] (batches made ahead of time); [`entropy`] and [`stats`].
 
 mod assembly;
@@ -35,6 +35,7 @@ mod problem;
 mod provenance;
 pub mod rates;
 pub mod reading;
+pub mod rows;
 pub mod spans;
 pub mod stats;
 pub mod text;
@@ -54,6 +55,7 @@ pub use prepared::PreparedTokens;
 pub use provenance::Provenance;
 pub use rates::{MixtureSpec, Temperature};
 pub use reading::{MAX_DECOMPRESSED, Reading, TEXT_FIELD};
+pub use rows::Rows;
 pub use spans::SpanCorruption;
 pub use stats::Stats;
 pub use text::Text;

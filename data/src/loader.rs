@@ -1,6 +1,6 @@
 //! Prefetching: a thread makes the next batches while the devices work.
 
-use super::{batch::Batch, batch_source::BatchSource};
+use super::{batch::Batch, batch_source::BatchSource, rows::Rows};
 use crate::{Error, Result};
 use std::{
     ops::Range,
@@ -21,16 +21,23 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Starts a thread that makes the batches of `steps`, at most `ahead` of them before they are used.
+    /// Starts a thread that makes the batches of `steps` with the rows `rows`, at most `ahead` of them before
+    /// they are used.
     ///
     /// # Errors
     /// If the system cannot start a thread.
-    pub fn start(source: Arc<dyn BatchSource>, seed: u32, steps: Range<u64>, ahead: usize) -> Result<Self> {
+    pub fn start(
+        source: Arc<dyn BatchSource>,
+        seed: u32,
+        steps: Range<u64>,
+        rows: Rows,
+        ahead: usize,
+    ) -> Result<Self> {
         let (sender, batches) = sync_channel(ahead.max(1));
         let work = move || {
             for step in steps {
                 // Sending fails once the loader is dropped.
-                if sender.send(source.batch(seed, step)).is_err() {
+                if sender.send(source.batch_rows(seed, step, &rows)).is_err() {
                     break;
                 }
             }

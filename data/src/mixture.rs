@@ -13,12 +13,13 @@ use super::{
     order::{Permutation, Rng},
     packing::{Packed, pieces},
     rates::{Temperature, Weight, shares},
+    rows::Rows,
     spans::{Lengths, SpanCorruption},
     tokenizer::Tokenizer,
     tokens::Tokens,
 };
 use crate::{Error, Result, SpecialTokens, Text};
-use std::fmt;
+use std::{fmt, ops::Range};
 
 /// Options for making examples.
 #[derive(Clone, Debug, Default)]
@@ -65,11 +66,11 @@ struct CorpusRows {
     train: usize,
     /// The number of rows for evaluation.
     held_out: usize,
-    rows: Rows,
+    rows: Division,
 }
 
 /// The division of tokens into rows.
-enum Rows {
+enum Division {
     /// Consecutive windows of equal length, first those for training.
     Windows,
     /// Pieces of documents, several per row: the rows for training, and those for evaluation.
@@ -173,44 +174,54 @@ impl Mixture {
     /// The mean number of examples per training row. `None` without packing.
     pub fn examples_per_row(&self) -> Option<f64> {
         let packed = self.corpora.iter().filter_map(|corpus| match &corpus.rows {
-            Rows::Windows => None,
-            Rows::Packed([train, _]) => Some((train.examples(), train.rows())),
+            Division::Windows => None,
+            Division::Packed([train, _]) => Some((train.examples(), train.rows())),
         });
         let (examples, rows) = packed.reduce(|a, b| (a.0 + b.0, a.1 + b.1))?;
         Some(examples as f64 / rows.max(1) as f64)
     }
 
-    /// Writes one row of a corpus into row `to` of the batch. Held-out rows are numbered after the training
-    /// rows.
-    fn fill(&self, corpus: &CorpusRows, row: u64, key: [u64; 2], batch: &mut Batch, to: usize) -> Result<()> {
-        let example = |tokens: &[i32], number: u64| {
-            self.builder.example(tokens, &mut Rng::keyed(&corpus.key(NOISE, &[key[0], key[1], number])))
-        };
-        let tokens = &corpus.corpus.tokens;
-        match &corpus.rows {
-            Rows::Windows => {
-                let raw = self.builder.longest().raw;
-                let start = row as usize * raw;
-                let (input, target) = example(&tokens.read(start..start + raw)?, row);
+    /// Writes one row of a corpus into row `to` of the batch, or counts its tokens if the row is not among
+    /// `rows`. Held-out rows are numbered after the training rows.
+    fn fill(
+        &self,
+        corpus: &CorpusRows,
+        (row, key): (u64, [u64; 2]),
+        batch: &mut Batch,
+        (to, rows): (usize, &Rows),
+    ) -> Result<()> {
+        for (number, piece) in self.examples(corpus, row as usize) {
+            let rng = &mut Rng::keyed(&corpus.key(NOISE, &[key[0], key[1], number]));
+            if rows.contains(to) {
+                let (input, target) = self.builder.example(&corpus.corpus.tokens.read(piece)?, rng);
                 batch.put(to, &input, &target);
-            }
-            Rows::Packed([train, held_out]) => {
-                let (packed, row) = match (row as usize).checked_sub(corpus.train) {
-                    None => (train, row as usize),
-                    Some(row) => (held_out, row),
-                };
-                for (number, piece) in packed.row(row) {
-                    let (input, target) = example(&tokens.read(piece.range())?, u64::from(number));
-                    batch.put(to, &input, &target);
-                }
+            } else {
+                batch.count(to, self.builder.sizes(piece.len(), rng));
             }
         }
         Ok(())
     }
+
+    /// Returns the examples of a row: their numbers in the keys of random numbers, and their tokens.
+    fn examples(&self, corpus: &CorpusRows, row: usize) -> Vec<(u64, Range<usize>)> {
+        match &corpus.rows {
+            Division::Windows => {
+                let raw = self.builder.longest().raw;
+                vec![(row as u64, row * raw..(row + 1) * raw)]
+            }
+            Division::Packed([train, held_out]) => {
+                let (packed, row) = match row.checked_sub(corpus.train) {
+                    None => (train, row),
+                    Some(row) => (held_out, row),
+                };
+                packed.row(row).map(|(number, piece)| (u64::from(number), piece.range())).collect()
+            }
+        }
+    }
 }
 
 impl BatchSource for Mixture {
-    fn batch(&self, seed: u32, step: u64) -> Result<Batch> {
+    fn batch_rows(&self, seed: u32, step: u64, needed: &Rows) -> Result<Batch> {
         let (size, seed) = (self.spec.batch as u64, u64::from(seed));
         let mut batch = Batch::empty(&self.spec);
         let rows = self.interleaving.rows(seed, step * size..(step + 1) * size);
@@ -229,7 +240,7 @@ impl BatchSource for Mixture {
                     &mut order.insert((epoch, new)).1
                 }
             };
-            self.fill(rows, permutation.at(index), [seed, epoch], &mut batch, to)?;
+            self.fill(rows, (permutation.at(index), [seed, epoch]), &mut batch, (to, needed))?;
         }
         Ok(batch)
     }
@@ -242,13 +253,14 @@ impl BatchSource for Mixture {
         self.held_out.len()
     }
 
-    fn held_out_batch(&self, number: usize) -> Result<Batch> {
+    fn held_out_batch_rows(&self, number: usize, needed: &Rows) -> Result<Batch> {
         let (corpus, number) = self.held_out[number];
         let (corpus, size) = (&self.corpora[corpus], self.spec.batch);
         let mut batch = Batch::empty(&self.spec);
         let rows = number * size..((number + 1) * size).min(corpus.held_out);
         for (to, row) in rows.enumerate() {
-            self.fill(corpus, (corpus.train + row) as u64, [0, HELD_OUT], &mut batch, to)?;
+            let row = (corpus.train + row) as u64;
+            self.fill(corpus, (row, [0, HELD_OUT]), &mut batch, (to, needed))?;
         }
         Ok(batch)
     }
@@ -359,7 +371,7 @@ impl CorpusRows {
                 ),
             ));
         }
-        Ok(Self { corpus, salt, train: windows - held_out, held_out, rows: Rows::Windows })
+        Ok(Self { corpus, salt, train: windows - held_out, held_out, rows: Division::Windows })
     }
 
     fn packed(
@@ -389,13 +401,13 @@ impl CorpusRows {
         let room = (spec.input_length, spec.target_length);
         let packed = [train, held_out].map(|pieces| Packed::new(pieces, room, |raw| builder.lengths(raw)));
         let [train, held_out] = packed.each_ref().map(Packed::rows);
-        Ok(Self { corpus, salt, train, held_out, rows: Rows::Packed(packed) })
+        Ok(Self { corpus, salt, train, held_out, rows: Division::Packed(packed) })
     }
 
     fn weight(&self) -> Weight<'_> {
         let examples = match &self.rows {
-            Rows::Windows => self.train,
-            Rows::Packed([train, _]) => train.examples(),
+            Division::Windows => self.train,
+            Division::Packed([train, _]) => train.examples(),
         };
         Weight { name: &self.corpus.name, rate: self.corpus.rate, examples: examples as u64 }
     }

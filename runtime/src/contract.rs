@@ -1,7 +1,7 @@
 //! The task contract of a program, as its manifest states it.
 
-use crate::{Artefact, Error, HostTensor, Result};
-use data::{Batch, BatchSpec};
+use crate::{Artefact, Error, HostTensor, Result, Session};
+use data::{Batch, BatchSpec, Rows};
 use proto::manifest::{Function, InputKind, SpecialTokens, Task, TaskKind, TaskNames};
 use std::collections::BTreeMap;
 
@@ -97,6 +97,16 @@ impl Contract {
             }
         }
         feeds
+    }
+
+    /// Returns the rows of a batch that the devices of this process hold parts of, when they run `function`.
+    ///
+    /// # Errors
+    /// The artefact has no such function.
+    pub(crate) fn rows(&self, session: &Session, function: &str) -> Result<Rows> {
+        let roles = ["inputs", "targets", "inputs_segments", "targets_segments"];
+        let names = roles.map(|role| self.input(role));
+        session.rows(function, &names)
     }
 
     /// Returns the name of the input with this role.

@@ -127,12 +127,12 @@ fn held_out_windows_are_never_trained_on() {
 #[test]
 fn the_loader_gives_the_same_batches_and_stops_when_dropped() {
     let source: Arc<dyn BatchSource> = Arc::new(source(2000, 0.0));
-    let mut loader = Loader::start(Arc::clone(&source), 3, 5..9, 2).unwrap();
+    let mut loader = Loader::start(Arc::clone(&source), 3, 5..9, Rows::all(), 2).unwrap();
     for step in 5..9 {
         assert_eq!(loader.next().unwrap().unwrap().0, source.batch(3, step).unwrap());
     }
     assert!(loader.next().is_none());
-    let mut endless = Loader::start(source, 3, 0..u64::MAX / 8, 2).unwrap();
+    let mut endless = Loader::start(source, 3, 0..u64::MAX / 8, Rows::all(), 2).unwrap();
     assert!(endless.next().is_some());
     drop(endless);
 }
@@ -351,5 +351,59 @@ fn corpora_are_mixed_by_their_rates_at_any_step() {
     ] {
         let error = Mixture::new(texts, SPEC, &Options::default()).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn a_process_builds_only_its_rows_and_knows_the_sizes_of_all() {
+    let sets = [Rows::of([1..2]), Rows::of([0..1, 2..4]), Rows::of([]), Rows::of([0..4])];
+    for objective in [Objective::SpanCorruption, Objective::PrefixLm, Objective::Lm] {
+        for (packing, input_length) in [(false, 32), (true, 32), (false, 0)] {
+            if input_length == 0 && objective != Objective::Lm {
+                continue;
+            }
+            let spec = BatchSpec { objective, packing, input_length, ..SPEC };
+            let texts = ["a", "b"].map(|name| corpus(name, None, documents(name.as_bytes()[0], 70)));
+            let options = Options { held_out: 0.1, ..Options::default() };
+            let source = Mixture::new(texts.into(), spec, &options).unwrap();
+            let batches: Vec<[Batch; 5]> = (0..6)
+                .map(|step| {
+                    let some = |rows: &Rows| source.batch_rows(3, step, rows).unwrap();
+                    [
+                        source.batch(3, step).unwrap(),
+                        some(&sets[0]),
+                        some(&sets[1]),
+                        some(&sets[2]),
+                        some(&sets[3]),
+                    ]
+                })
+                .chain((0..source.held_out_batches()).map(|number| {
+                    let some = |rows: &Rows| source.held_out_batch_rows(number, rows).unwrap();
+                    let whole = source.held_out_batch(number).unwrap();
+                    [whole, some(&sets[0]), some(&sets[1]), some(&sets[2]), some(&sets[3])]
+                }))
+                .collect();
+            for [whole, parts @ ..] in &batches {
+                for (rows, part) in sets.iter().zip(parts) {
+                    check_rows(whole, rows, part);
+                }
+            }
+        }
+    }
+}
+
+/// Checks that `part` has the rows `rows` of `whole`, padding elsewhere, and the numbers of tokens of `whole`.
+#[track_caller]
+fn check_rows(whole: &Batch, rows: &Rows, part: &Batch) {
+    assert_eq!((part.tokens(), part.target_tokens()), (whole.tokens(), whole.target_tokens()));
+    assert_eq!(part.row_target_tokens().collect::<Vec<_>>(), whole.row_target_tokens().collect::<Vec<_>>());
+    assert_eq!(part.corpora, whole.corpora);
+    for ((role, all), (same, some)) in whole.arrays().zip(part.arrays()) {
+        assert_eq!((role, all.len()), (same, some.len()));
+        let length = all.len() / whole.size;
+        for row in 0..whole.size {
+            let (all, some) = (&all[row * length..][..length], &some[row * length..][..length]);
+            if rows.contains(row) { assert_eq!(all, some) } else { assert!(some.iter().all(|t| *t == PAD)) }
+        }
     }
 }

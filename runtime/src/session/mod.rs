@@ -29,6 +29,7 @@ pub(crate) use host_memory::SnapshotBytes;
 
 use crate::{Artefact, Error, HostTensor, Result, processes::Exchange, shard::Region};
 use assignment::by_local_index;
+use data::Rows;
 use host_memory::HostMemory;
 use pjrt::{Buffer, Client, ClientOptions, CustomCalls, Device, ExecuteOptions, LoadedExecutable, Plugin};
 use programs::Programs;
@@ -234,6 +235,20 @@ impl Session {
                 Err(Error::Pjrt { context, source })
             }
         }
+    }
+
+    /// Returns the indices along the first dim of some inputs that the devices of this process hold parts of.
+    ///
+    /// # Errors
+    /// The artefact has no such function.
+    pub(crate) fn rows(&self, function: &str, inputs: &[&str]) -> Result<Rows> {
+        let f = self.artefact.function(function)?;
+        let inputs = f.inputs.iter().filter(|input| inputs.contains(&input.name.as_str()));
+        let regions = inputs.flat_map(|input| self.assignment.regions(call::tensor_of(input)));
+        Ok(Rows::of(regions.filter_map(|(region, _)| {
+            let first = *region.start.first()?;
+            Some(first..first + region.sizes[0])
+        })))
     }
 
     /// Sends the inputs that are not state to the devices of this process.

@@ -2,7 +2,7 @@
 
 use super::{options::Options, stop::Stop};
 use crate::{Contract, Error, Result, Session};
-use data::{Batch, BatchSource};
+use data::{Batch, BatchSource, Rows};
 use proto::manifest::{Dim, TaskKind};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,11 +42,12 @@ impl Evaluation {
         stop: &mut Stop<'_>,
     ) -> Result<Option<BTreeMap<String, f64>>> {
         let stop = &mut || stop.is_here();
+        let rows = rows(session)?;
         if self.own {
-            let batch = |number: usize| Ok((self.data.batch(0, number as u64)?, None));
+            let batch = |number: usize| Ok((self.data.batch_rows(0, number as u64, &rows)?, None));
             return means(session, (0..self.batches).map(batch), stop);
         }
-        means(session, held_out(&*self.data, self.batches), stop)
+        means(session, held_out(&*self.data, self.batches, &rows), stop)
     }
 }
 
@@ -59,14 +60,25 @@ pub fn evaluate(
     data: &dyn BatchSource,
     batches: usize,
 ) -> Result<BTreeMap<String, f64>> {
-    Ok(means(session, held_out(data, batches), &mut || Ok(false))?.unwrap_or_default())
+    let rows = rows(session)?;
+    Ok(means(session, held_out(data, batches, &rows), &mut || Ok(false))?.unwrap_or_default())
 }
 
 /// A batch and the corpus it is from, if there are several corpora.
 type OfText<'a> = Result<(Batch, Option<&'a str>)>;
 
-fn held_out(data: &dyn BatchSource, batches: usize) -> impl Iterator<Item = OfText<'_>> {
-    (0..batches).map(|number| Ok((data.held_out_batch(number)?, data.held_out_corpus(number))))
+fn held_out<'a>(
+    data: &'a dyn BatchSource,
+    batches: usize,
+    rows: &'a Rows,
+) -> impl Iterator<Item = OfText<'a>> {
+    let batch = |number| Ok((data.held_out_batch_rows(number, rows)?, data.held_out_corpus(number)));
+    (0..batches).map(batch)
+}
+
+/// Returns the rows of evaluation batches that the devices of this process need.
+fn rows(session: &Session) -> Result<Rows> {
+    Contract::of_kind(session.artefact(), TaskKind::Train)?.rows(session, "eval_step")
 }
 
 /// Returns the outputs of `eval_step` whose only dim is `layers`.

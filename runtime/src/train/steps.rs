@@ -145,7 +145,8 @@ impl Steps<'_> {
     fn loader(&self, step: u64) -> Result<Loader> {
         let first = self.t.ledger.position;
         let last = first + self.t.options.steps.saturating_sub(step);
-        Ok(Loader::start(self.t.data.clone(), self.t.seed, first..last, self.t.options.ahead)?)
+        let rows = self.t.contract.rows(self.t.session, "train_step")?;
+        Ok(Loader::start(self.t.data.clone(), self.t.seed, first..last, rows, self.t.options.ahead)?)
     }
 
     /// Starts to save the state after the last finished step.
