@@ -46,6 +46,8 @@ pub struct Compilation {
     pub entry: Option<PathBuf>,
     /// A problem with the cache. The program was compiled all the same.
     pub note: Option<String>,
+    /// A digest of the plugin's fingerprint of the executable. `None` if the plugin has none.
+    pub fingerprint: Option<String>,
 }
 
 impl ExecutableCache {

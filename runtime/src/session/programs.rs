@@ -199,7 +199,10 @@ impl Programs {
         {
             note = Some(why);
         }
-        self.compilations.push(Compilation { function, cached, elapsed, entry, note });
+        // Without a fingerprint, less is compared between processes. That is no reason to fail.
+        let fingerprint = executable.executable().fingerprint().unwrap_or_default();
+        let fingerprint = fingerprint.map(|bytes| blake3::hash(&bytes).to_hex()[..16].to_owned());
+        self.compilations.push(Compilation { function, cached, elapsed, entry, note, fingerprint });
         Ok(executable)
     }
 

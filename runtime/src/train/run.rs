@@ -3,6 +3,7 @@
 use super::{
     evaluation::Evaluation,
     events::Events,
+    executables,
     ledger::Ledger,
     meter::Meter,
     metrics::Log,
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::{Checkpoint, Contract, Result, Session, checkpoint::RestoreScope, contract::seeds};
 use data::BatchSource;
+use job::Job;
 use proto::manifest::TaskKind;
 use std::{
     path::PathBuf,
@@ -114,7 +116,7 @@ fn prepare(
     stop: &mut Stop<'_>,
 ) -> Result<Option<u64>> {
     if !session.is_initialized() && !stop.is_here()? {
-        compile("init", observer, session, |session| session.compile("init").map(drop))?;
+        compile("init", observer, session, stop.job(), |session| session.compile("init").map(drop))?;
         observer.on_phase("initializing the state");
         let seed = seeds(session.artefact().function("init")?, seed);
         session.call("init", &seed)?.wait()?;
@@ -125,12 +127,12 @@ fn prepare(
     for function in functions {
         // A run that is to stop should not wait for a compiler.
         if !stop.is_here()? {
-            compile(function, observer, session, |session| session.compile(function).map(drop))?;
+            compile(function, observer, session, stop.job(), |session| session.compile(function).map(drop))?;
         }
     }
     if saves && session.uses_host_memory()? && !stop.is_here()? {
         let what = "train_step for the steps after checkpoints";
-        compile(what, observer, session, |session| session.prepare_snapshots("train_step"))?;
+        compile(what, observer, session, stop.job(), |session| session.prepare_snapshots("train_step"))?;
     }
     session.record_memory_baseline()?;
     steps_seen(session)
@@ -140,13 +142,15 @@ fn compile(
     what: &str,
     observer: &mut dyn Observer,
     session: &mut Session,
+    job: &Job,
     make: impl FnOnce(&mut Session) -> Result<()>,
 ) -> Result<()> {
     observer.on_phase(&format!("compiling {what}"));
     let before = session.compilations().len();
     make(session)?;
-    session.compilations()[before..].iter().for_each(|compilation| observer.on_compiled(compilation));
-    Ok(())
+    let compiled = &session.compilations()[before..];
+    compiled.iter().for_each(|compilation| observer.on_compiled(compilation));
+    executables::compare(job, what, compiled)
 }
 
 fn default_lag(session: &Session) -> Result<usize> {

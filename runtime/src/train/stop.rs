@@ -23,6 +23,11 @@ impl<'a> Stop<'a> {
         Self { requested, job: job.clone(), told: false, agreed: false }
     }
 
+    /// Returns the job whose processes agree.
+    pub(super) fn job(&self) -> &Job {
+        &self.job
+    }
+
     /// Returns true if the run is to stop here. All processes call this at the same points and get the same
     /// answers.
     pub(super) fn is_here(&mut self) -> Result<bool> {
