@@ -210,7 +210,9 @@ start_all() {
     local node index slice=0 all first='' secret words='' word
     secret=$(token)
     while read -r word; do words+=" $word"; done <"$folder/train.args"
-    [[ $words == *--run-dir* || $words == *--checkpoint-dir* ]] || words+=" --run-dir $bucket/$run/run"
+    if [[ $words != *--run-dir* && $words != *--checkpoint-dir* ]]; then
+        words+=" --run-dir run --checkpoint-dir $bucket/$run/checkpoints"
+    fi
     [[ $1 == no ]] || words+=' --resume'
     rm -f "$folder"/*.command
     while read -r node; do
@@ -226,7 +228,10 @@ start_all() {
                 printf 'chmod +x "$folder/meshc"\n'
                 printf 'cat >"$folder/environment" <<"END"\n'
                 "$MESHC" slice "$target" --hosts "$all" --worker "$index" --slice "$slice" --coordinator "$first"
-                printf 'MESH_JOB_TOKEN=%s\nTPU_LIBRARY_PATH=~/mesh-libtpu/libtpu/libtpu.so\nEND\n' "$secret"
+                printf 'MESH_JOB_TOKEN=%s\nTPU_LIBRARY_PATH=~/mesh-libtpu/libtpu/libtpu.so\n' "$secret"
+                # Rank 0 writes metrics, which are copied to the bucket.
+                [[ $slice$index != 00 ]] || printf 'MESH_SYNC_TO=%q\n' "$bucket/$run/run"
+                printf 'END\n'
                 printf 'cat >"$folder/command" <<"END"\n./meshc train artefact%s\nEND\n' "$words"
                 printf 'bash "$folder/worker" start "$folder" %s\n' "$restarts"
             } >"$folder/$node-$index.command"

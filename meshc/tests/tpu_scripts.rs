@@ -55,7 +55,12 @@ impl Cloud {
         let path = format!("{}:{}", self.at("bin").display(), env::var("PATH").unwrap());
         command.args(args).env("PATH", path).env("FAKE", self.folder.path()).env("HOME", self.folder.path());
         command.env("FAKE_HOSTS", self.hosts.to_string()).env("MESHC", env!("CARGO_BIN_EXE_meshc"));
-        command.env("MESH_POLL", "0.3").env("MESH_GRACE", "2").env("MESH_PAUSE", "0").stdin(Stdio::null());
+        command
+            .env("MESH_POLL", "0.3")
+            .env("MESH_GRACE", "2")
+            .env("MESH_PAUSE", "0")
+            .env("MESH_SYNC", "1")
+            .stdin(Stdio::null());
         command
     }
 
@@ -138,11 +143,13 @@ fn a_run_goes_from_machines_to_results() {
     assert!(ran.err.contains("r has ended on all hosts"), "{}", ran.err);
     // The program goes to the bucket once, and each host fetches it from there.
     assert_eq!(cloud.calls(&["storage cp", "gs://b/r/files/meshc"]), 1);
+    assert_eq!(cloud.text("bucket/b/r/run/metrics.jsonl"), "{}\n", "metrics of rank 0 go to the bucket");
     assert_eq!(cloud.calls(&["storage rsync --recursive gs://b/r/files "]), 4);
     let started = cloud.text("started");
     for host in 0..4 {
-        let line =
-            format!("r-{host} attempt 1: train artefact --data gs://b/my text --run-dir gs://b/r/run\n");
+        let line = format!(
+            "r-{host} attempt 1: train artefact --data gs://b/my text --run-dir run --checkpoint-dir gs://b/r/checkpoints\n"
+        );
         assert!(started.contains(&line), "`{line}` is not in:\n{started}");
         let line = format!("r-{host} attempt 1: {host} of 10.0.1.0,10.0.1.1,10.0.1.2,10.0.1.3 slice none\n");
         assert!(started.contains(&line), "`{line}` is not in:\n{started}");
@@ -184,7 +191,7 @@ fn a_lost_host_restarts_all_from_the_newest_checkpoint() {
     let started = cloud.text("started");
     for host in 0..2 {
         let line = format!(
-            "r-{host} attempt 2: train artefact --data gs://b/my text --run-dir gs://b/r/run --resume\n"
+            "r-{host} attempt 2: train artefact --data gs://b/my text --run-dir run --checkpoint-dir gs://b/r/checkpoints --resume\n"
         );
         assert!(started.contains(&line), "`{line}` is not in:\n{started}");
     }
@@ -198,7 +205,9 @@ fn a_lost_host_restarts_all_from_the_newest_checkpoint() {
 fn preempted_machines_are_deleted_created_and_resumed() {
     let cloud = Cloud::new(2);
     cloud.create("tpu:v4:2x2x2", &["--spot"]);
-    cloud.run("setup", &["r", "--libtpu", "0.0.50"]).succeeds();
+    fs::create_dir_all(cloud.at("bucket/b/tokens")).unwrap();
+    fs::write(cloud.at("bucket/b/tokens/part"), "tokens").unwrap();
+    cloud.run("setup", &["r", "--libtpu", "0.0.50", "--data", "gs://b/tokens"]).succeeds();
     cloud.plan(&["r-0 1: hang", "r-1 1: hang"]);
     let launched = cloud.launching(&[]);
     cloud.wait_for("the start", || cloud.text("started").contains("r-1 attempt 1: 1 of"));
@@ -219,10 +228,11 @@ fn preempted_machines_are_deleted_created_and_resumed() {
     assert!(ran.err.contains("r has ended on all hosts"), "{}", ran.err);
     assert_eq!((cloud.calls(&["tpu-vm delete r"]), cloud.calls(&["tpu-vm create r"])), (1, 2));
     assert_eq!(cloud.calls(&["libtpu==0.0.50"]), 4, "setup is repeated with the same version");
+    assert_eq!(cloud.text("hosts/r-1/mesh-runs/r/data/part"), "tokens", "and with the same data");
     let started = cloud.text("started");
     assert!(
         started.contains(
-            "r-1 attempt 1: train artefact --data gs://b/my text --run-dir gs://b/r/run --resume\n"
+            "r-1 attempt 1: train artefact --data gs://b/my text --run-dir run --checkpoint-dir gs://b/r/checkpoints --resume\n"
         ),
         "{started}"
     );
@@ -316,7 +326,7 @@ fn gke_gets_a_job_set() {
         "parallelism: 8",
         "replicas: 2",
         "google.com/tpu: 4",
-        r#"args: ["train", "artefact", "--run-dir", "gs://b/r/run", "--resume", "--data", "a \"b\""]"#,
+        r#"args: ["train", "artefact", "--run-dir", "run", "--checkpoint-dir", "gs://b/r/checkpoints", "--resume", "--data", "a \"b\""]"#,
         "values: [42, ",
     ] {
         assert!(yaml.contains(part), "`{part}` is not in:\n{yaml}");

@@ -108,6 +108,11 @@ fn partitions_sum_over_devices() {
     assert_eq!(program.executable().num_partitions().expect("a number"), 8);
     assert_eq!(program.executable().num_replicas().expect("a number"), 1);
     assert_eq!(program.devices(), client.addressable_devices().expect("devices"));
+    // One replica, eight partitions, and the device of each. A plugin may lack the function.
+    if let Some(assignment) = program.device_assignment().expect("an answer") {
+        let partitions = (0..8).flat_map(|id| [0x1a, 3, 0x0a, 1, id]);
+        assert_eq!(assignment, [8, 1, 16, 8].into_iter().chain(partitions).collect::<Vec<u8>>());
+    }
     let arguments =
         program.devices().iter().map(|device| vec![vector(device, &[device.id() as f32; 4]).into()]);
     let run = program.execute(arguments.collect(), &run_options()).expect("starts");

@@ -1,9 +1,9 @@
 //! The directory of a training run: options, description, metrics, checkpoints.
 
 use anyhow::{Context, Result};
-use driver::files::write_file;
+use driver::{failure::failure, files::write_file};
 use proto::manifest::Manifest;
-use runtime::Compilation;
+use runtime::{Compilation, checkpoint::is_url};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -30,7 +30,16 @@ pub struct RunFolder {
 
 impl RunFolder {
     /// Creates the directory unless it exists.
+    ///
+    /// # Errors
+    /// It is a URL, or it cannot be created.
     pub fn create(dir: &Path) -> Result<Self> {
+        if is_url(dir) {
+            return Err(failure(
+                format!("`--run-dir` must be a local directory (got {})", dir.display()),
+                "give a local one, and --checkpoint-dir for checkpoints in a bucket",
+            ));
+        }
         fs::create_dir_all(dir).with_context(|| format!("creating the run directory `{}`", dir.display()))?;
         Ok(Self { dir: dir.to_owned() })
     }
