@@ -295,6 +295,7 @@ mod tests {
             "client-option",
             "flag",
             "stop-after",
+            "max-decompressed",
         ];
         let mut all = Vec::new();
         validated(&Cli::command(), &["meshc".to_owned()], &mut all);

@@ -460,3 +460,13 @@ fn options_of_a_model_for_an_artefact() {
     place.run(&["report", "matmul", "--mesh", "data=4"]).fails(&["`matmul` is compiled", "--mesh"]);
     assert!(Path::new(&place.at("matmul/manifest.pb")).is_file());
 }
+
+#[test]
+fn a_run_directory_in_a_bucket_is_refused() {
+    let place = Workplace::new();
+    place.write("text.txt", "some text to train on\n".repeat(100));
+    let args = ["train", "switch_tiny", "--data", "text.txt", "--steps", "1", "--run-dir", "gs://b/run"];
+    let ran = place.run(&[&args[..], &TINY].concat());
+    ran.fails(&["`--run-dir` must be a local directory (got gs://b/run)", "--checkpoint-dir"]);
+    assert_eq!(place.entries(), ["text.txt"]);
+}

@@ -13,9 +13,9 @@ struct Seen {
     fingerprint: Option<String>,
 }
 
-/// Compares what this process has just compiled, called `what`, with the other processes. Programs and plugins
-/// are equal by then, so a difference comes from something that no one compares: a compiler that depends on
-/// the machine.
+/// Compares what this process has just compiled, called `what`, with the other processes. Programs and
+/// plugins are equal by then, so a difference comes from something that no one compares: a compiler that
+/// depends on the machine.
 ///
 /// # Errors
 /// Executables differ, or another process is lost.

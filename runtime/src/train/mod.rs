@@ -6,10 +6,10 @@
 //!
 //! After a loss spike, the run returns to its last checkpoint and skips the batches that led to the spike.
 //!
-//! Reading order: `options`, `observer` (reports to the caller), `run` (preparation), `steps` (the loop), `stop`,
-//! `executables` (compared between processes), `evaluation`, `spike` (loss-spike detection), `saving` (checkpoints) with `ledger` and `lock`, [`metrics`]
-//! (the metrics file), [`events`] (the same for TensorBoard), [`meter`] (utilization and memory), [`summary`]
-//! (the end-of-run summary).
+//! Reading order: `options`, `observer` (reports to the caller), `run` (preparation), `steps` (the loop),
+//! `stop`, `executables` (compared between processes), `evaluation`, `spike` (loss-spike detection),
+//! `saving` (checkpoints) with `ledger` and `lock`, [`metrics`] (the metrics file), [`events`] (the same
+//! for TensorBoard), [`meter`] (utilization and memory), [`summary`] (the end-of-run summary).
 
 mod evaluation;
 pub mod events;
