@@ -8,6 +8,8 @@ set -euo pipefail
 MESH_RUNS=${MESH_RUNS:-${HOME:?}/.mesh/runs}
 # Seconds between two looks at the state of something.
 MESH_POLL=${MESH_POLL:-10}
+# Hosts that are asked at once: each takes a process of gcloud on this machine.
+MESH_PARALLEL=${MESH_PARALLEL:-16}
 # The program that knows the slices. It need not be the one that runs on the hosts.
 MESHC=${MESHC:-meshc}
 
@@ -19,6 +21,7 @@ target='' zone='' project='' bucket='' capacity='' queued=no service_account='' 
 # What `meshc slice` says about the target.
 # shellcheck disable=SC2034
 slices=1 hosts=1 chips=1 topology='' accelerator_type='' type='' runtime_version=''
+host_command=''
 # What `launch` was told.
 binary='' artefact='' restarts=10
 
@@ -108,22 +111,36 @@ hosts_of_run() {
     done < <(nodes)
 }
 
-# Runs command $1 on all hosts at once. Fails if one fails, and names each that does.
-on_all_hosts() {
-    local node index pids=() names=() i failed=0
+# Runs function $1 for all hosts, MESH_PARALLEL at once, with the name of the slice and the index of the
+# host. What it prints is in NODE-INDEX.out. Fails if it fails for a host, and names each of them.
+for_all_hosts() {
+    local node index pids=() names=() ended=0 failed=0
     while read -r node index; do
-        on_host "$node" "$index" "$1" </dev/null >"$folder/$node-$index.out" 2>&1 &
+        "$1" "$node" "$index" </dev/null >"$folder/$node-$index.out" 2>&1 &
         pids+=($!)
         names+=("$node-$index")
+        ((${#pids[@]} - ended < MESH_PARALLEL)) || await_host
     done < <(hosts_of_run)
-    for i in "${!pids[@]}"; do
-        if ! wait "${pids[i]}"; then
-            say "error: host ${names[i]}: $(tail -n 3 "$folder/${names[i]}.out")"
-            failed=1
-        fi
-    done
+    while ((ended < ${#pids[@]})); do await_host; done
     return "$failed"
 }
+
+# Waits for the next host of for_all_hosts, whose variables it uses.
+await_host() {
+    if ! wait "${pids[ended]}"; then
+        say "error: host ${names[ended]}: $(tail -n 3 "$folder/${names[ended]}.out")"
+        failed=1
+    fi
+    ended=$((ended + 1))
+}
+
+# Runs command $1 on all hosts.
+on_all_hosts() {
+    host_command=$1
+    for_all_hosts run_host_command
+}
+
+run_host_command() { on_host "$1" "$2" "$host_command"; }
 
 # Waits until all machines are ready.
 wait_for_machines() {
@@ -246,22 +263,15 @@ start_all() {
 
 # Runs the prepared command of every host.
 start_prepared() {
-    local node index pids=() names=() i failed=0
-    while read -r node index; do
-        # From a file, because arguments, unlike the secret, are visible to all users.
-        on_host "$node" "$index" 'bash -s' <"$folder/$node-$index.command" >"$folder/$node-$index.out" 2>&1 &
-        pids+=($!)
-        names+=("$node-$index")
-    done < <(hosts_of_run)
-    for i in "${!pids[@]}"; do
-        wait "${pids[i]}" && continue
-        say "error: host ${names[i]} was not started: $(tail -n 3 "$folder/${names[i]}.out")"
-        failed=1
-    done
+    local failed=0
+    for_all_hosts run_prepared_command || failed=1
     # The commands have the secret.
     rm -f "$folder"/*.command
     return "$failed"
 }
+
+# From a file, because arguments, unlike the secret, are visible to all users.
+run_prepared_command() { on_host "$1" "$2" 'bash -s' <"$folder/$1-$2.command"; }
 
 # Ends the run on all hosts.
 stop_all() {

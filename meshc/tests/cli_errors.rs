@@ -466,7 +466,7 @@ fn a_run_directory_in_a_bucket_is_refused() {
     let place = Workplace::new();
     place.write("text.txt", "some text to train on\n".repeat(100));
     let args = ["train", "switch_tiny", "--data", "text.txt", "--steps", "1", "--run-dir", "gs://b/run"];
-    let ran = place.run(&[&args[..], &TINY].concat());
+    let ran = place.run(&[&args[..], &tiny_switch()].concat());
     ran.fails(&["`--run-dir` must be a local directory (got gs://b/run)", "--checkpoint-dir"]);
     assert_eq!(place.entries(), ["text.txt"]);
 }

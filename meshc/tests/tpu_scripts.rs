@@ -60,6 +60,7 @@ impl Cloud {
             .env("MESH_GRACE", "2")
             .env("MESH_PAUSE", "0")
             .env("MESH_SYNC", "1")
+            .env("MESH_PARALLEL", "3")
             .stdin(Stdio::null());
         command
     }
