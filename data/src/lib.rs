@@ -7,10 +7,12 @@
 //!
 //! Reading order: [`reading`] (options), [`files`] (which files are read), `format` (JSON Lines and text),
 //! `compressed` and `parquet`; [`tokenizer`]; `assembly` (from parts of files to tokens),
-//! [`tokenized_text`] (tokens in memory), [`prepared`] (tokens on disk), [`tokens`] (either of them); [`batch_spec`] (what a program requires), [`spans`] (span corruption) and `example` (inputs and
-//! targets); [`order`] (permutations and random numbers), `packing` (several examples in a row), [`rates`]
-//! and `interleaving` (mixtures); [`rows`] (the rows that a process needs), [`batch`], [`batch_source`] (the trait that training loops use),
-//! [`mixture`] (its implementation), [`loader`] (batches made ahead of time); [`entropy`] and [`stats`].
+//! [`tokenized_text`] (tokens in memory), [`prepared`] (tokens on disk), [`tokens`] (either of them);
+//! [`batch_spec`] (what a program requires), [`spans`] (span corruption) and `example` (inputs and targets);
+//! [`order`] (permutations and random numbers), `packing` (several examples in a row), [`rates`],
+//! `mixture_spec` and `interleaving` (mixtures); [`rows`] (the rows that a process needs), [`batch`],
+//! [`batch_source`] (the trait that training loops use), [`mixture`] (its implementation), [`loader`] (batches
+//! made ahead of time); [`entropy`] and [`stats`].
 
 mod assembly;
 pub mod batch;
@@ -27,6 +29,7 @@ mod format;
 mod interleaving;
 pub mod loader;
 pub mod mixture;
+mod mixture_spec;
 pub mod order;
 mod packing;
 mod parquet;

@@ -6,9 +6,9 @@
 //! Reading order: [`request`] (the input, with [`settings`], [`placement`], [`target`], [`plugin`] and
 //! [`host`]), [`program`] (from a model file to a program, with `builtin`, `package`, `execute` and `store`),
 //! [`lower`] (through the compiler), [`artefact`] (in memory), [`device`] (plugins and sessions), [`session`]
-//! (programs with parameters), [`ahead`] (through a plugin's compiler), [`fit`] (programs that are too
-//! large), [`verification`] (imported models). Errors are in [`failure`] and [`diagnostics`], atomic writes
-//! are in [`files`].
+//! (programs with parameters), [`ahead`] and [`measured`] (through a plugin's compiler), [`fit`] (programs
+//! that are too large), [`verification`] (imported models). Errors are in [`failure`] and [`diagnostics`],
+//! atomic writes are in [`files`].
 
 pub mod ahead;
 pub mod artefact;
@@ -21,6 +21,7 @@ pub mod files;
 pub mod fit;
 pub mod host;
 pub mod lower;
+pub mod measured;
 mod package;
 pub mod placement;
 pub mod plugin;

@@ -23,6 +23,11 @@ impl Settings {
         self.dtype.is_none() && self.settings.is_empty() && self.schedule.is_empty()
     }
 
+    /// True if a setting or a schedule entry with this key is given.
+    pub fn sets(&self, name: &str) -> bool {
+        self.settings.iter().chain(&self.schedule).any(|given| key(given) == name)
+    }
+
     /// Returns the options as overrides of a checkpoint's settings.
     pub fn overrides(&self) -> Result<Overrides> {
         let settings = [self.settings.clone(), self.entries()?].concat();

@@ -29,6 +29,18 @@ impl Candidate {
         (self.mesh.clone(), self.schedule.iter().find(|s| s.starts_with("microbatches=")).cloned())
     }
 
+    /// Returns the candidate as options of the command line.
+    pub fn options(&self) -> String {
+        let mut words = Vec::new();
+        if !self.mesh.is_empty() {
+            words.push(format!("--mesh {}", self.mesh));
+        }
+        words.push(format!("--layout '{}'", self.layout));
+        words.push(format!("--state-layout '{}'", self.state_layout));
+        words.extend(self.schedule.iter().map(|s| format!("--schedule {s}")));
+        words.join(" ")
+    }
+
     /// Parses the placement.
     pub fn placement(&self) -> Result<Placement> {
         let wrong = |what: String| anyhow!("{what}");

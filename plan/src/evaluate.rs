@@ -7,7 +7,11 @@ use compiler::{
     cost::target::Slice,
     pipeline::{self, Stage, unobserved},
 };
-use mesh::{Module, verify::Global};
+use mesh::{
+    Module,
+    schedule::{ENTRIES, Entry},
+    verify::Global,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -66,6 +70,20 @@ impl<'a> Evaluator<'a> {
     /// Returns the program under these entries of the schedule. `None` means that the model refuses them.
     pub fn program(&self, schedule: &[String]) -> Option<Module> {
         self.load(schedule).map(|loaded| loaded.module.clone())
+    }
+
+    /// Returns the values to try for each schedule entry that the model reads. `is_given` is true for keys
+    /// that the user has fixed.
+    pub fn entries(&self, is_given: &dyn Fn(&str) -> bool) -> Vec<Vec<String>> {
+        // An entry that changes no function is not read by this model.
+        let functions = |schedule: &[String]| self.program(schedule).map(|m| m.functions);
+        let own = functions(&[]);
+        let values = |entry: &Entry| -> Vec<String> {
+            let words = entry.candidates.iter().map(|value| format!("{}={value}", entry.key));
+            // A value that changes nothing is the model's default.
+            words.filter(|w| functions(std::slice::from_ref(w)).is_some_and(|f| Some(f) != own)).collect()
+        };
+        ENTRIES.iter().filter(|k| !is_given(k.key)).map(values).filter(|v| !v.is_empty()).collect()
     }
 
     fn load(&self, schedule: &[String]) -> Option<Arc<Loaded>> {

@@ -1,14 +1,17 @@
 //! Search for a good way to run a model on a TPU slice: mesh, layouts and schedule.
 //!
 //! Reading order: [`space`] (the choices), [`candidate`] (one choice and its cost), [`evaluate`] (estimates
-//! the cost from the program of one device), [`mod@search`] (rounds of candidates).
+//! the cost from the program of one device), [`mod@search`] (rounds of candidates), [`mod@verify`]
+//! (compilation of the best candidates).
 
 pub mod candidate;
 pub mod evaluate;
 pub mod search;
 pub mod space;
+pub mod verify;
 
 pub use candidate::{Candidate, Estimate};
 pub use evaluate::{Cache, Evaluator, Model};
 pub use search::{Ranked, Seen, search};
 pub use space::{Fixed, Space};
+pub use verify::{Budget, Compile, Verified, verify};

@@ -46,14 +46,14 @@ impl DataOptions {
     /// Reads all corpora.
     pub fn open(&self) -> Result<Texts> {
         self.read(match &self.mixture {
-            Some(path) => described(path)?,
-            None => named(&self.data)?,
+            Some(path) => MixtureSpec::of_file(path)?,
+            None => MixtureSpec::of_words(&self.data)?,
         })
     }
 
     /// Reads other files with the same options.
     pub fn open_others(&self, files: &[PathBuf]) -> Result<Texts> {
-        self.read(named(files)?)
+        self.read(MixtureSpec::of_words(files)?)
     }
 
     fn read(&self, mixture: MixtureSpec) -> Result<Texts> {
@@ -89,80 +89,6 @@ impl Texts {
     pub fn mixture(self, spec: BatchSpec, held_out: f64) -> Result<Arc<Mixture>> {
         let options = data::Options { held_out, temperature: self.temperature, ..data::Options::default() };
         Ok(Arc::new(Mixture::new(self.all, spec, &options)?))
-    }
-}
-
-/// Reads the mixture that a file describes. Relative paths are relative to the file.
-fn described(path: &Path) -> Result<MixtureSpec> {
-    let text = proto::regular::read_to_string(path)
-        .with_context(|| format!("reading the mixture `{}`", path.display()))?;
-    let help =
-        "for each corpus write a table [sources.NAME] with files = [\"…\"]; temperature = 3.3 is optional";
-    let mut mixture: MixtureSpec = toml::from_str(&text)
-        .map_err(|e| failure(format!("`{}` is not a mixture: {e}", path.display()), help))?;
-    if mixture.sources.is_empty() {
-        return Err(failure(format!("`{}` is not a mixture: it has no sources", path.display()), help));
-    }
-    let folder = path.parent().unwrap_or(Path::new(""));
-    for (name, ingredient) in &mut mixture.sources {
-        is_name(name).map_err(|why| failure(format!("`{}`: {why}", path.display()), help))?;
-        ingredient.files.iter_mut().for_each(|file| *file = folder.join(&*file));
-    }
-    Ok(mixture)
-}
-
-/// Returns the mixture that `--data` names: one corpus without a name, or several with names.
-fn named(data: &[PathBuf]) -> Result<MixtureSpec> {
-    let mut mixture = MixtureSpec::default();
-    for given in data {
-        let (name, file, rate) = spec(given);
-        let ingredient = mixture.sources.entry(name.unwrap_or_default().to_owned()).or_default();
-        ingredient.files.push(file);
-        match (ingredient.rate, rate) {
-            (Some(one), Some(other)) if one != other => {
-                return Err(failure(
-                    format!(
-                        "`--data {}`: the rate {other} contradicts the rate {one} of the same corpus",
-                        given.display()
-                    ),
-                    "give the rate of a corpus once",
-                ));
-            }
-            _ => ingredient.rate = rate.or(ingredient.rate),
-        }
-    }
-    if mixture.sources.len() > 1 && mixture.sources.contains_key("") {
-        return Err(failure(
-            format!("`--data {}` has no name, but others have", mixture.sources[""].files[0].display()),
-            "name all corpora of a mixture, as in --data en=FILE de=FILE, or none if they form one corpus",
-        ));
-    }
-    for name in mixture.sources.keys().filter(|name| !name.is_empty()) {
-        is_name(name).map_err(|why| failure(why, "choose another name, as in --data en=FILE de=FILE"))?;
-    }
-    Ok(mixture)
-}
-
-/// Splits `NAME=FILE:RATE`; name and rate are optional. If a file of the whole name exists, it is meant.
-fn spec(given: &Path) -> (Option<&str>, PathBuf, Option<f64>) {
-    let whole = || (None, given.to_owned(), None);
-    let Some((name, file)) = given.to_str().and_then(|text| text.split_once('=')) else { return whole() };
-    if given.exists() || is_name(name).is_err() {
-        return whole();
-    }
-    let rated = file.rsplit_once(':').and_then(|(file, rate)| Some((file, rate.parse().ok()?)));
-    match rated.filter(|_| !Path::new(file).exists()) {
-        Some((file, rate)) => (Some(name), file.into(), Some(rate)),
-        None => (Some(name), file.into(), None),
-    }
-}
-
-fn is_name(name: &str) -> Result<(), String> {
-    let good = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
-    if !name.is_empty() && name.chars().all(good) {
-        Ok(())
-    } else {
-        Err(format!("`{name}` is not the name of a corpus: use letters, digits, `_`, `-` and `.`"))
     }
 }
 
@@ -244,32 +170,5 @@ impl Reading {
         let tokenizer = self.tokenizer.or_bytes()?;
         let (stats, skipped) = Stats::of_files(paths, &self.options(None), &tokenizer)?;
         Ok((stats, skipped, tokenizer))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_have_names_and_rates() {
-        let of = |text: &str| {
-            let (name, file, rate) = spec(Path::new(text));
-            (name.map(str::to_owned), file.display().to_string(), rate)
-        };
-        let own = |name: &str, file: &str, rate| (Some(name.to_owned()), file.to_owned(), rate);
-        assert_eq!(of("a.txt"), (None, "a.txt".into(), None));
-        assert_eq!(of("en=a/*.txt"), own("en", "a/*.txt", None));
-        assert_eq!(of("en=a/*.txt:2.5"), own("en", "a/*.txt", Some(2.5)));
-        assert_eq!(of("en=C:a"), own("en", "C:a", None));
-        assert_eq!(of("a/b=c"), (None, "a/b=c".into(), None));
-        assert_eq!(of("=c"), (None, "=c".into(), None));
-        let paths = |all: &[&str]| all.iter().map(PathBuf::from).collect::<Vec<_>>();
-        let mixture = named(&paths(&["b=x:1", "a=y", "b=z"])).unwrap();
-        assert_eq!(mixture.sources.keys().collect::<Vec<_>>(), ["a", "b"]);
-        assert_eq!((mixture.sources["b"].rate, mixture.sources["b"].files.len()), (Some(1.0), 2));
-        let error = |all: &[&str]| named(&paths(all)).unwrap_err().to_string();
-        assert!(error(&["a", "b=c"]).contains("`--data a` has no name"));
-        assert!(error(&["b=c:1", "b=d:2"]).contains("the rate 2"));
     }
 }
