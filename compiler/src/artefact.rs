@@ -4,7 +4,7 @@
 use crate::{
     fault::ours,
     hlo::{self, Platform, Port, PortKind},
-    task,
+    precision, task,
 };
 use mesh::{DType, Diagnostic, Diagnostics, Layout, Mesh, Module, Name, StateDecl, StateKind, Type};
 use proto::{
@@ -52,7 +52,8 @@ pub struct Artefact {
 }
 
 /// Emits all functions of a verified Local module. The one mistake of a program that is found here is a `meta
-/// dtype` of `selective` that the emitted HLO contradicts.
+/// dtype` of `selective` that the emitted HLO contradicts, for Local programs that did not come through the
+/// earlier stages ([`crate::precision`]).
 pub fn build(local: &Module, settings: &Settings) -> Result<Artefact, Diagnostics> {
     let mesh = &local.env.mesh;
     let mut options = compile_options::single_program(mesh.devices(), settings.device_ids.as_deref());
@@ -100,7 +101,7 @@ fn function(
     let seed = local.task.as_ref().map_or("seed", |task| task.names.seed.as_str());
     let emitted =
         hlo::emit(local, name, Platform::of_target(&settings.target)).map_err(|d| ours("hlo", None, d))?;
-    if local.meta("dtype") == Some("selective") {
+    if precision::is_selective(local) {
         selective(&emitted.module).map_err(|d| d.in_function(name))?;
     }
     let mut add = |suffix: &str, bytes: Vec<u8>| {
@@ -146,7 +147,7 @@ fn selective(module: &HloModuleProto) -> Result<(), Diagnostic> {
         1 => String::new(),
         n => format!(", and {} more like it", n - 1),
     };
-    Err(Diagnostic::new("", format!("this is not selective precision: {first}{more}"))
+    Err(Diagnostic::new("", format!("`meta dtype` is `selective`, but {first}{more}"))
         .help("cast to bf16 before tokens go to experts and back, and to f32 before the router's product"))
 }
 

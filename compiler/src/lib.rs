@@ -9,5 +9,6 @@ pub mod hlo;
 pub mod interp;
 pub mod partition;
 pub mod pipeline;
+pub mod precision;
 pub mod simplify;
 mod task;

@@ -288,8 +288,8 @@ impl Config {
         Self { batch: self.batch / self.schedule.microbatches.max(1), schedule, ..self.clone() }
     }
 
-    /// Returns the number of adjacent sequences that a microbatch takes together, so that its groups are groups
-    /// of the whole batch: the fewest that consist of whole groups in both stacks.
+    /// Returns the number of adjacent sequences that a microbatch takes together, so that its groups are
+    /// groups of the whole batch: the fewest that consist of whole groups in both stacks.
     pub fn adjacent_sequences(&self) -> usize {
         let Some(switch) = &self.switch else { return 1 };
         let batch = self.microbatch().batch;

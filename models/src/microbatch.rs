@@ -1,10 +1,10 @@
 //! Gradient accumulation over microbatches: only the activations of one microbatch are in memory, and
 //! pending sums of gradients are reduced once, after the last microbatch.
 //!
-//! A microbatch takes every n-th sequence, so that each device has its share of every microbatch. If tokens of
-//! several sequences compete for expert slots, it takes every n-th run of as many sequences as consist of whole
-//! groups ([`Config::adjacent_sequences`]): its groups are then groups of the whole batch, unless the number of
-//! tokens in a group depends on the size of the batch.
+//! A microbatch takes every n-th sequence, so that each device has its share of every microbatch. If tokens
+//! of several sequences compete for expert slots, it takes every n-th run of as many sequences as consist of
+//! whole groups ([`Config::adjacent_sequences`]): its groups are then groups of the whole batch, unless the
+//! number of tokens in a group depends on the size of the batch.
 
 use crate::{
     Config, Weight,

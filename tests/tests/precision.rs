@@ -85,6 +85,6 @@ fn the_other_modes_are_not_selective() {
         dtype.expect("models state their precision").value = "selective".into();
         let mistake = artefact::build(&liar, &Settings { target: "cpu".into(), ..Settings::default() });
         let mistake = mistake.expect_err("it is not selective").to_string();
-        assert!(mistake.contains("this is not selective precision"), "{mistake}");
+        assert!(mistake.contains("`meta dtype` is `selective`, but"), "{mistake}");
     }
 }

@@ -17,7 +17,7 @@ pub use step::{Observer, PassRun, Step, unobserved};
 use crate::{
     artefact::{self, Artefact, Settings},
     fault::ours,
-    partition,
+    partition, precision,
 };
 use mesh::{
     Diagnostic, Diagnostics, Layout, Mesh, Module,
@@ -72,9 +72,12 @@ pub fn compile(module: Module, placement: &Placement, observe: Observer) -> Resu
     localize(&global, placement, Stage::SimplifyLocal, observe)
 }
 
-/// Verifies a program as its author wrote it.
+/// Verifies a program as its author wrote it, and the precision that it states.
 pub fn verify(module: Module, observe: Observer) -> Result<Global, Diagnostics> {
     let global = Global::new(module)?;
+    if precision::is_selective(global.module()) {
+        precision::routers(global.module())?;
+    }
     observe(Step { stage: Stage::Verify, pass: None, view: View::Module(global.module()) });
     Ok(global)
 }
@@ -125,6 +128,9 @@ pub fn localize(
     }
     let stage = Stage::SimplifyLocal;
     let local = run(stage, simplifying(local.module()), local.module(), &axes, Local::new, observe)?;
+    if precision::is_selective(local.module()) {
+        precision::exchanges(local.module())?;
+    }
     observe(Step { stage, pass: None, view: View::Module(local.module()) });
     Ok(local)
 }

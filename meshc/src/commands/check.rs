@@ -5,7 +5,10 @@ use crate::{
     output::{host::HOST, stream::outln},
 };
 use anyhow::Result;
-use compiler::pipeline::{Placement, Stage};
+use compiler::{
+    pipeline::{Placement, Stage},
+    precision,
+};
 use driver::{
     diagnostics::Mistakes,
     lower::{Watch, lower},
@@ -14,7 +17,7 @@ use driver::{
     request::Request,
 };
 use mesh::{
-    Module,
+    Module, Site,
     task::{
         TaskKind,
         check::{Purpose, missing},
@@ -69,7 +72,28 @@ fn check(args: &Args) -> Result<String> {
         n => format!("{n} devices ({}), {}", placement.mesh, split(&program.module, &placement)),
     };
     let valid = format!("{} is valid: {} on {place}", program.module.name, functions.join(", "));
-    Ok(format!("{valid}\n{}", readiness(&program.module)))
+    let mut lines = vec![valid];
+    lines.extend(selective(&program.module));
+    lines.push(readiness(&program.module));
+    Ok(lines.join("\n"))
+}
+
+/// Describes the proof of selective precision; `None` for programs of other precisions. Mistakes were
+/// reported before.
+fn selective(module: &Module) -> Option<String> {
+    let routers = precision::is_selective(module).then(|| precision::routers(module).ok()).flatten()?;
+    let places = |sites: &[Site]| {
+        let places = sites.iter().map(|site| format!("{}:{}", site.file, site.line));
+        places.collect::<Vec<_>>().join(", ")
+    };
+    let mut line = match routers.products.len() {
+        0 => "selective precision: the program has no router: no product decides where values go".to_owned(),
+        n => format!("selective precision: {n} routers compute in f32 ({})", places(&routers.products)),
+    };
+    if !routers.rounded.is_empty() {
+        line.push_str(&format!("; `round_bf16` rounds their values at {}", places(&routers.rounded)));
+    }
+    Some(line)
 }
 
 /// Describes how a program is split over the mesh.

@@ -6,8 +6,8 @@ use crate::{
 };
 use mesh::{DType, Dim, dsl::Program};
 
-/// A model that gives `permute` no inverse gets the gradient of the permutation: of the elements that are moved
-/// it is their weight in the loss, of the others 0.
+/// A model that gives `permute` no inverse gets the gradient of the permutation: of the elements that are
+/// moved it is their weight in the loss, of the others 0.
 #[test]
 fn the_gradient_of_permute_uses_the_computed_inverse() {
     let (rows, d, to) = (Dim::new("rows", 2), Dim::new("d", 4), Dim::new("to", 3));
