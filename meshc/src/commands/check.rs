@@ -83,8 +83,9 @@ fn check(args: &Args) -> Result<String> {
 fn selective(module: &Module) -> Option<String> {
     let routers = precision::is_selective(module).then(|| precision::routers(module).ok()).flatten()?;
     let places = |sites: &[Site]| {
-        let places = sites.iter().map(|site| format!("{}:{}", site.file, site.line));
-        places.collect::<Vec<_>>().join(", ")
+        let mut places: Vec<String> = sites.iter().map(|s| format!("{}:{}", s.file, s.line)).collect();
+        places.dedup();
+        places.join(", ")
     };
     let mut line = match routers.products.len() {
         0 => "selective precision: the program has no router: no product decides where values go".to_owned(),
