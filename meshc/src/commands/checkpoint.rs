@@ -10,7 +10,11 @@ use interchange::experts::{self, Conversion, Ffn, Keep};
 use report::table::{count, size, table};
 use runtime::{
     Checkpoint,
-    checkpoint::{Entry, folder, is_checkpoint, is_url, keep},
+    checkpoint::{
+        Entry,
+        diff::{Difference, diff},
+        folder, is_checkpoint, is_url, keep,
+    },
 };
 use serde_json::{Value, json};
 use std::{
@@ -131,7 +135,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let good = match &args.command {
         Command::List { dir, json } => list(dir, *json)?,
         Command::Verify { dirs, json } => verify(dirs, *json)?,
-        Command::Diff { a, b, json } => diff(&Checkpoint::open(a)?, &Checkpoint::open(b)?, *json)?,
+        Command::Diff { a, b, json } => compare(&Checkpoint::open(a)?, &Checkpoint::open(b)?, *json)?,
         Command::Prune(args) => prune(args)?,
         Command::Convert(args) => convert_experts(args)?,
     };
@@ -251,55 +255,27 @@ fn verify(dirs: &[PathBuf], as_json: bool) -> Result<bool> {
     Ok(good)
 }
 
-fn diff(a: &Checkpoint, b: &Checkpoint, as_json: bool) -> Result<bool> {
-    let (mut lines, mut changed, mut equal) = (Vec::new(), serde_json::Map::new(), 0u64);
-    let mut note = |name: &str, line: String, value: Value| {
-        lines.push(line);
-        changed.insert(name.to_owned(), value);
-    };
-    for entry in a.tensors() {
-        let name = &entry.name;
-        let Some(other) = b.tensor(name) else {
-            note(
-                name,
-                format!("- {name} {}", entry.shape()),
-                json!({ "only_in": "a", "type": entry.shape() }),
-            );
-            continue;
-        };
-        if entry.shape() != other.shape() {
-            let (was, is) = (entry.shape(), other.shape());
-            note(name, format!("~ {name} {was} -> {is}"), json!({ "a": was, "b": is }));
-            continue;
-        }
-        // One tensor at a time.
-        let (x, y) = (a.read(name)?, b.read(name)?);
-        if x.bytes == y.bytes {
-            equal += 1;
-            continue;
-        }
-        let (x, y) = (x.to_f64()?, y.to_f64()?);
-        let differences = x.iter().zip(&y).map(|(x, y)| (x - y).abs());
-        let largest = differences.fold(0.0, |m: f64, d| if d.is_nan() { f64::NAN } else { m.max(d) });
-        let differ = x.iter().zip(&y).filter(|(x, y)| x.to_bits() != y.to_bits()).count();
-        note(
-            name,
-            format!("* {name}: {differ} of {} elements differ, by at most {largest:.3e}", x.len()),
-            json!({ "differ": differ, "elements": x.len(), "max_abs": largest }),
-        );
-    }
-    for entry in b.tensors().iter().filter(|e| a.tensor(&e.name).is_none()) {
-        let (name, shape) = (&entry.name, entry.shape());
-        note(name, format!("+ {name} {shape}"), json!({ "only_in": "b", "type": shape }));
-    }
-    let same = lines.is_empty();
+fn compare(a: &Checkpoint, b: &Checkpoint, as_json: bool) -> Result<bool> {
+    let diff = diff(a, b)?;
+    let same = diff.changed.is_empty();
     if as_json {
-        let all = json!({ "same": same, "equal": equal, "steps": [a.step(), b.step()], "tensors": changed });
+        let value = |difference: &Difference| match difference {
+            Difference::OnlyInA(shape) => json!({ "only_in": "a", "type": shape }),
+            Difference::OnlyInB(shape) => json!({ "only_in": "b", "type": shape }),
+            Difference::Types { a, b } => json!({ "a": a, "b": b }),
+            Difference::Elements { differ, elements, max_abs } => {
+                json!({ "differ": differ, "elements": elements, "max_abs": max_abs })
+            }
+        };
+        let changed: serde_json::Map<String, Value> =
+            diff.changed.iter().map(|(name, difference)| (name.clone(), value(difference))).collect();
+        let steps = [a.step(), b.step()];
+        let all = json!({ "same": same, "equal": diff.equal, "steps": steps, "tensors": changed });
         outln!("{}", serde_json::to_string_pretty(&all)?);
     } else {
         outln!("a: step {}, {}\nb: step {}, {}", a.step(), a.dir().display(), b.step(), b.dir().display());
-        lines.iter().for_each(|line| outln!("{line}"));
-        outln!("{} tensors differ, {} are equal", count(lines.len() as u64), count(equal));
+        out!("{diff}");
+        outln!("{} tensors differ, {} are equal", count(diff.changed.len() as u64), count(diff.equal));
     }
     Ok(same)
 }
