@@ -2,45 +2,57 @@
 //!
 //! A test starts this binary once for each rank. The ignored test `rank` is the program of a rank.
 
+use data::{Corpus, Mixture, Tokens};
 use job::{Coordinator, Job, Limits};
 use models::{Config, Switch};
 use pjrt::{Client, ClientOptions};
-use runtime::{Session, processes::Exchange, shard::Region, train};
+use runtime::{Contract, Session, checkpoint::Keep, processes::Exchange, shard::Region, train};
 use std::{
     collections::BTreeSet,
     env, fs,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::atomic::AtomicBool,
+    sync::{Arc, atomic::AtomicBool},
     thread,
     time::{Duration, Instant},
 };
 use tests::{
     plugin,
-    training::{Steps, artefact_for_processes, session, small_switch, source},
+    training::{Steps, artefact_for_processes, session, small_switch},
 };
 
 const STEPS: u64 = 20;
 const DEVICES: usize = 4;
 
-/// The variable with a rank's place: rank, number of processes, folder, mesh, state layout.
+/// The variable with a rank's place: rank, number of processes, folder, mesh, state layout, last step, and the
+/// folder of checkpoints, which may be empty.
 const PLACE: &str = "MESH_TEST_RANK";
 
 /// Returns the model: one layer per stack, because it is compiled for every rank; two with `MESH_SLOW=1`.
 fn model() -> Config {
-    let slow = env::var_os("MESH_SLOW").is_some_and(|v| v == "1");
-    let layers = if slow { 2 } else { 1 };
+    let layers = if is_slow() { 2 } else { 1 };
     let all = small_switch();
     // Every layer has experts if there is only one.
     let switch = all.switch.clone().map(|s| Switch { sparse_step: layers, decoder_sparse_step: layers, ..s });
     Config { encoder_layers: layers, decoder_layers: layers, switch, ..all }
 }
 
+fn is_slow() -> bool {
+    env::var_os("MESH_SLOW").is_some_and(|v| v == "1")
+}
+
 /// Trains, and returns the losses.
-fn trained(session: &mut Session) -> Vec<f64> {
-    let data = source(session, &["LICENSE"], 0.0);
-    let options = train::Options { steps: STEPS, seed: Some(3), ..train::Options::default() };
+fn trained(session: &mut Session, options: train::Options) -> Vec<f64> {
+    let spec = Contract::batch_spec(session.artefact()).unwrap();
+    let corpus = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
+        let tokens = Tokens::open(&[path], &data::Reading::default(), None).unwrap();
+        Corpus { name: name.to_owned(), rate: None, tokens }
+    };
+    let corpora = ["LICENSE", "README.md"].map(corpus).into();
+    let data = Arc::new(Mixture::new(corpora, spec, &data::Options::default()).unwrap());
     let mut steps = Steps::default();
+    let options = train::Options { seed: Some(3), ..options };
     let summary = train::run(session, data, &options, &mut steps, &AtomicBool::new(false));
     summary.unwrap_or_else(|e| panic!("{e}"));
     steps.losses()
@@ -56,7 +68,7 @@ fn line(name: &str, region: &Region, bytes: &[u8]) -> String {
 fn rank() {
     let place = env::var(PLACE).expect("the tests that start ranks set their place");
     let parts: Vec<&str> = place.split(' ').collect();
-    let [rank, size, folder, mesh, state_layout] = parts[..] else { panic!("{place}") };
+    let [rank, size, folder, mesh, state_layout, steps, checkpoints] = parts[..] else { panic!("{place}") };
     let (rank, size): (u32, u32) = (rank.parse().unwrap(), size.parse().unwrap());
     let (folder, token) = (Path::new(folder), "test");
     let limits = Limits::default();
@@ -76,7 +88,7 @@ fn rank() {
         thread::sleep(Duration::from_millis(10));
     };
     let on_loss = Box::new(job::member::end_process);
-    let job = Job::join(&address, (rank, size), token, limits, coordinator, on_loss).unwrap();
+    let job = Arc::new(Job::join(&address, (rank, size), token, limits, coordinator, on_loss).unwrap());
     let own = DEVICES / size as usize;
     let exchange = Exchange::connect(&job, own, loopback).unwrap();
     let plugin = plugin::client().plugin().clone();
@@ -84,7 +96,18 @@ fn rank() {
     let client = Client::create(&plugin, &options).unwrap();
     let artefact = artefact_for_processes(&model(), mesh, state_layout);
     let mut session = Session::of_process(client, artefact, &exchange).unwrap();
-    let mut lines: Vec<String> = trained(&mut session).iter().map(|l| l.to_bits().to_string()).collect();
+    let saving = (!checkpoints.is_empty()).then(|| train::Saving {
+        folder: checkpoints.into(),
+        every: None,
+        keep: Keep::default(),
+        resume: true,
+    });
+    let metrics = saving.as_ref().map(|_| folder.join("metrics"));
+    let steps = steps.parse().unwrap();
+    let options = train::Options { steps, saving, metrics, job: job.clone(), ..train::Options::default() };
+    let losses = trained(&mut session, options);
+    let mut lines = vec![losses.len().to_string()];
+    lines.extend(losses.iter().map(|l| l.to_bits().to_string()));
     for state in session.artefact().manifest.state.clone() {
         for (region, bytes) in session.local_state(&state.name).unwrap() {
             lines.push(line(&state.name, &region, &bytes));
@@ -94,10 +117,29 @@ fn rank() {
     job.leave(None);
 }
 
-/// Starts all ranks of a job.
-fn start(size: u32, folder: &Path, mesh: &str, state_layout: &str) -> Vec<Child> {
-    let start = |rank: u32| {
-        let place = format!("{rank} {size} {} {mesh} {state_layout}", folder.display());
+/// A job: its number of processes, mesh and state layout, last step, and folder of checkpoints.
+struct Run<'a> {
+    size: u32,
+    mesh: &'a str,
+    state_layout: &'a str,
+    steps: u64,
+    checkpoints: &'a str,
+}
+
+/// The results of a job.
+struct Trained {
+    /// Those of rank 0, which all ranks have.
+    losses: Vec<f64>,
+    /// The lines of all regions.
+    regions: BTreeSet<String>,
+    /// Step, losses and tokens by corpus, from the metrics file.
+    texts: Vec<String>,
+}
+
+impl Run<'_> {
+    fn start(&self, rank: u32, folder: &Path) -> Child {
+        let Self { size, mesh, state_layout, steps, checkpoints } = self;
+        let place = format!("{rank} {size} {} {mesh} {state_layout} {steps} {checkpoints}", folder.display());
         let output = fs::File::create(folder.join(format!("output-{rank}"))).unwrap();
         Command::new(env::current_exe().unwrap())
             .args(["processes::rank", "--exact", "--ignored", "--nocapture"])
@@ -107,31 +149,38 @@ fn start(size: u32, folder: &Path, mesh: &str, state_layout: &str) -> Vec<Child>
             .stderr(output)
             .spawn()
             .unwrap()
-    };
-    (0..size).map(start).collect()
+    }
+
+    /// Runs the job.
+    #[track_caller]
+    fn run(&self) -> Trained {
+        let folder = tempfile::tempdir().unwrap();
+        let ranks: Vec<Child> = (0..self.size).map(|rank| self.start(rank, folder.path())).collect();
+        for (rank, mut child) in ranks.into_iter().enumerate() {
+            let output = || fs::read_to_string(folder.path().join(format!("output-{rank}"))).unwrap();
+            assert!(child.wait().unwrap().success(), "{} processes, rank {rank}:\n{}", self.size, output());
+        }
+        let (mut losses, mut regions) = (Vec::new(), BTreeSet::new());
+        for rank in 0..self.size {
+            let text = fs::read_to_string(folder.path().join(format!("rank-{rank}"))).unwrap();
+            let mut lines = text.lines();
+            let count: usize = lines.next().unwrap().parse().unwrap();
+            let bits = lines.by_ref().take(count).map(|l| l.parse().unwrap());
+            let own: Vec<f64> = bits.map(f64::from_bits).collect();
+            assert!(losses.is_empty() || own == losses, "rank {rank}: {own:?}, rank 0: {losses:?}");
+            losses = own;
+            regions.extend(lines.map(str::to_owned));
+        }
+        let metrics = fs::read_to_string(folder.path().join("metrics")).unwrap_or_default();
+        Trained { losses, regions, texts: metrics.lines().map(by_text).collect() }
+    }
 }
 
-/// Runs a job of `size` processes. Returns the losses of rank 0, which all ranks have, and the lines of all
-/// regions.
-#[track_caller]
-fn run(size: u32, mesh: &str, state_layout: &str) -> (Vec<f64>, BTreeSet<String>) {
-    let folder = tempfile::tempdir().unwrap();
-    let ranks = start(size, folder.path(), mesh, state_layout);
-    for (rank, mut child) in ranks.into_iter().enumerate() {
-        let output = || fs::read_to_string(folder.path().join(format!("output-{rank}"))).unwrap();
-        assert!(child.wait().unwrap().success(), "{size} processes, rank {rank}:\n{}", output());
-    }
-    let (mut losses, mut regions) = (Vec::new(), BTreeSet::new());
-    for rank in 0..size {
-        let text = fs::read_to_string(folder.path().join(format!("rank-{rank}"))).unwrap();
-        let mut lines = text.lines();
-        let bits = lines.by_ref().take(STEPS as usize).map(|l| l.parse().unwrap());
-        let own: Vec<f64> = bits.map(f64::from_bits).collect();
-        assert!(losses.is_empty() || own == losses, "rank {rank}: {own:?}, rank 0: {losses:?}");
-        losses = own;
-        regions.extend(lines.map(str::to_owned));
-    }
-    (losses, regions)
+/// Returns the step, and the losses and tokens by corpus, of a line of the metrics file.
+fn by_text(line: &str) -> String {
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    let names = ["step", "LICENSE/loss", "LICENSE/tokens", "README.md/loss", "README.md/tokens"];
+    names.map(|name| format!("{name}={}", line[name])).join(" ")
 }
 
 /// Compares one process with several: the same bits. Compares them with a session that leaves its collectives
@@ -139,18 +188,66 @@ fn run(size: u32, mesh: &str, state_layout: &str) -> (Vec<f64>, BTreeSet<String>
 /// excluded.
 #[track_caller]
 fn check(mesh: &str, state_layout: &str) {
-    let one = run(1, mesh, state_layout);
-    assert!(one.0[STEPS as usize - 1] < one.0[0] - 1.0, "it learns: {:?}", one.0);
+    let run = |size| Run { size, mesh, state_layout, steps: STEPS, checkpoints: "" }.run();
+    let one = run(1);
+    assert!(one.losses[STEPS as usize - 1] < one.losses[0] - 1.0, "it learns: {:?}", one.losses);
     for size in [2, 4] {
-        let several = run(size, mesh, state_layout);
-        assert_eq!(several.0, one.0, "{mesh}, {size} processes: losses");
-        assert_eq!(several.1, one.1, "{mesh}, {size} processes: state");
-        eprintln!("{mesh} {state_layout}: {size} processes give the same bits, in {} regions", one.1.len());
+        let several = run(size);
+        assert_eq!(several.losses, one.losses, "{mesh}, {size} processes: losses");
+        assert_eq!(several.regions, one.regions, "{mesh}, {size} processes: state");
+        let count = one.regions.len();
+        eprintln!("{mesh} {state_layout}: {size} processes give the same bits, in {count} regions");
     }
-    let xla = trained(&mut session(&model(), mesh, state_layout));
-    let apart = xla.iter().zip(&one.0).map(|(a, b)| (a - b).abs() / a.abs()).fold(0.0, f64::max);
+    let options = train::Options { steps: STEPS, ..train::Options::default() };
+    let xla = trained(&mut session(&model(), mesh, state_layout), options);
+    let apart = xla.iter().zip(&one.losses).map(|(a, b)| (a - b).abs() / a.abs()).fold(0.0, f64::max);
     eprintln!("{mesh} {state_layout}: XLA's own collectives give losses at most {apart:.1e} apart");
-    assert!(apart <= 1e-6, "{xla:?}\n{:?}", one.0);
+    assert!(apart <= 1e-6, "{xla:?}\n{:?}", one.losses);
+}
+
+/// Copies a folder of checkpoints, and returns the path of the copy.
+fn copy(from: &Path, to: &Path) -> String {
+    for step in fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()) {
+        let to = to.join(step.file_name().unwrap());
+        fs::create_dir_all(&to).unwrap();
+        for file in fs::read_dir(step).unwrap().map(|entry| entry.unwrap().path()) {
+            fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    to.display().to_string()
+}
+
+#[test]
+fn checkpoints_of_two_processes_are_resumed_by_any_number() {
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    let (mesh, state_layout) = ("data=2,expert=2", "*:data");
+    let job = |size, steps, checkpoints: &str| Run { size, mesh, state_layout, steps, checkpoints }.run();
+    let straight = job(2, 6, &at("straight").display().to_string());
+    let first = job(2, 3, &at("first").display().to_string());
+    assert_eq!(first.losses, straight.losses[..3]);
+    let files = fs::read_dir(at("first").join("step_00000003")).unwrap();
+    let files: BTreeSet<String> = files.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let expected = ["00000-00000.safetensors", "00001-00000.safetensors", "COMMIT", "manifest.json"];
+    assert_eq!(files, expected.map(str::to_owned).into());
+    assert!(straight.texts.iter().any(|line| !line.contains("null")), "{:?}", straight.texts);
+    let sizes: &[u32] = if is_slow() { &[1, 4] } else { &[1] };
+    for size in sizes.iter().copied() {
+        let resumed = job(size, 6, &copy(&at("first"), &at(&format!("by-{size}"))));
+        assert_eq!(resumed.losses, straight.losses[3..], "{size} processes: losses");
+        assert_eq!(resumed.regions, straight.regions, "{size} processes: state");
+        assert_eq!(resumed.texts, straight.texts[3..], "{size} processes: losses by text");
+    }
+    if !is_slow() {
+        return tests::say_skipped("MESH_SLOW=1 also resumes by 4 processes and under another layout");
+    }
+    let (mesh, state_layout) = ("model=2,expert=2", "*:model");
+    let checkpoints = &copy(&at("first"), &at("other-layout"));
+    let other = Run { size: 2, mesh, state_layout, steps: 6, checkpoints }.run();
+    for (a, b) in other.losses.iter().zip(&straight.losses[3..]) {
+        assert!((a - b).abs() <= 1e-4 * b.abs(), "{:?} {:?}", other.losses, straight.losses);
+    }
+    eprintln!("losses under another layout: {:?}, {:?}", other.losses, &straight.losses[3..]);
 }
 
 #[test]

@@ -392,7 +392,8 @@ fn a_process_builds_only_its_rows_and_knows_the_sizes_of_all() {
     }
 }
 
-/// Checks that `part` has the rows `rows` of `whole`, padding elsewhere, and the numbers of tokens of `whole`.
+/// Checks that `part` has the rows `rows` of `whole`, padding elsewhere, and the numbers of tokens of
+/// `whole`.
 #[track_caller]
 fn check_rows(whole: &Batch, rows: &Rows, part: &Batch) {
     assert_eq!((part.tokens(), part.target_tokens()), (whole.tokens(), whole.target_tokens()));

@@ -11,7 +11,7 @@ use data::Batch;
 use serde_json::{Map, Value, json};
 use std::{
     collections::BTreeMap,
-    fs::File,
+    fs::{self, File},
     io::{BufWriter, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     time::Duration,
@@ -207,37 +207,43 @@ impl Log {
     }
 
     /// Removes the lines of steps after `done`, written by an interrupted run and computed again by this one.
-    ///
-    /// # Errors
-    /// The file has a line that is not a step's metrics.
-    pub fn keep(&mut self, done: u64) -> Result<()> {
-        let Some((path, file)) = &mut self.file else { return Ok(()) };
+    /// Lines that are not a step's metrics are moved to a file beside it, and named in the warning that is
+    /// returned.
+    pub fn keep(&mut self, done: u64) -> Result<Option<String>> {
+        let Some((path, file)) = &mut self.file else { return Ok(None) };
         let file = file.get_mut();
         let mut text = Vec::new();
         file.seek(SeekFrom::Start(0))
             .and_then(|_| file.read_to_end(&mut text))
             .map_err(Error::io("reading the metrics file", &*path))?;
-        let mut end = 0;
-        for line in text.split_inclusive(|b| *b == b'\n') {
-            let whole = line.ends_with(b"\n");
-            let step = serde_json::from_slice::<Value>(line).ok().and_then(|v| v["step"].as_u64());
-            match step {
-                Some(step) if whole && step <= done => end += line.len(),
-                Some(_) => break,
-                // An incomplete line, written when the run was killed.
-                None if !whole => break,
-                None => {
-                    return Err(Error::input(
-                        format!("`{}` has a line that is not a step's metrics", path.display()),
-                        "use the metrics file of the run that is resumed, or a new one",
-                    ));
-                }
+        let lines = Lines::of(&text, done);
+        if lines.bad.is_empty() {
+            // Good lines that are all kept are the beginning of the file.
+            let end = lines.good.len() as u64;
+            file.set_len(end)
+                .and_then(|()| file.seek(SeekFrom::Start(end)))
+                .map_err(Error::io("writing the metrics file", &*path))?;
+            return Ok(None);
+        }
+        let (aside, numbers) = (aside(path), lines.numbers());
+        match lines.repair(path, &aside) {
+            Ok(repaired) => {
+                *file = repaired;
+                Ok(Some(format!(
+                    "{numbers} of `{}` are not metrics of a step: moved to `{}`",
+                    path.display(),
+                    aside.display()
+                )))
+            }
+            Err(error) => {
+                file.seek(SeekFrom::End(0)).map_err(Error::io("writing the metrics file", &*path))?;
+                Ok(Some(format!(
+                    "{numbers} of `{}` are not metrics of a step, and cannot be moved to `{}`: {error}",
+                    path.display(),
+                    aside.display()
+                )))
             }
         }
-        file.set_len(end as u64)
-            .and_then(|()| file.seek(SeekFrom::Start(end as u64)))
-            .map_err(Error::io("writing the metrics file", &*path))?;
-        Ok(())
     }
 
     /// Adds an evaluation that was interrupted and done later to the last line, if that line is of step
@@ -270,10 +276,65 @@ impl Log {
     }
 }
 
+/// The lines of a metrics file.
+struct Lines<'t> {
+    /// Those of the steps to keep.
+    good: Vec<u8>,
+    /// Those that are not metrics of a step, with their numbers from 1.
+    bad: Vec<(usize, &'t [u8])>,
+}
+
+impl<'t> Lines<'t> {
+    /// Divides the text of a file into lines up to step `done`, bad lines, and lines of later steps, which are
+    /// computed again.
+    fn of(text: &'t [u8], done: u64) -> Self {
+        let (mut good, mut bad, mut is_later) = (Vec::new(), Vec::new(), false);
+        for (number, line) in (1..).zip(text.split_inclusive(|b| *b == b'\n')) {
+            let is_whole = line.ends_with(b"\n");
+            let step = serde_json::from_slice::<Value>(line).ok().and_then(|v| v["step"].as_u64());
+            match step {
+                Some(step) if is_whole && step <= done && !is_later => good.extend_from_slice(line),
+                Some(_) => is_later = true,
+                None if is_whole => bad.push((number, line)),
+                // An incomplete line, written when the run was killed.
+                None => {}
+            }
+        }
+        Self { good, bad }
+    }
+
+    /// Names the bad lines.
+    fn numbers(&self) -> String {
+        let shown: Vec<String> = self.bad.iter().take(10).map(|(number, _)| number.to_string()).collect();
+        let more = if self.bad.len() > shown.len() { ", …" } else { "" };
+        format!("{} line(s) ({}{more})", self.bad.len(), shown.join(", "))
+    }
+
+    /// Appends the bad lines to the file `aside`, and replaces the file `path` by one with the good lines.
+    /// Returns it, open at its end.
+    fn repair(&self, path: &Path, aside: &Path) -> std::io::Result<File> {
+        let mut file = File::options().create(true).append(true).open(aside)?;
+        self.bad.iter().try_for_each(|(_, line)| file.write_all(line))?;
+        file.sync_all()?;
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut new =
+            tempfile::Builder::new().permissions(fs::metadata(path)?.permissions()).tempfile_in(folder)?;
+        new.write_all(&self.good)?;
+        new.as_file().sync_all()?;
+        Ok(new.persist(path)?)
+    }
+}
+
+/// Returns the path of the file for the bad lines of a metrics file.
+fn aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".bad");
+    name.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     #[test]
     fn lines_of_repeated_steps_are_removed() {
@@ -292,8 +353,39 @@ mod tests {
         assert_eq!(kept(three, 0).unwrap(), ["{\"step\":7,"]);
         assert_eq!(kept(&three[..three.len() - 5], 3).unwrap().len(), 3);
         assert_eq!(kept(&three[..three.len() - 1], 3).unwrap().len(), 3);
-        assert!(kept("a\nb\n", 3).unwrap_err().to_string().contains("not a step's metrics"));
-        assert_eq!(fs::read_to_string(&path).unwrap(), "a\nb\n");
+    }
+
+    #[test]
+    fn bad_lines_are_moved_to_another_file() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("m");
+        let aside = place.path().join("m.bad");
+        let check = |before: &[u8], numbers: &str, good: usize, bad: &[u8]| {
+            fs::write(&path, before).unwrap();
+            let mut log = Log::create(Some(&path), true).unwrap();
+            let warning = log.keep(2).unwrap().unwrap();
+            assert!(warning.contains(numbers) && warning.contains("m.bad"), "{warning}");
+            log.write(&record(0.5, &[0.0; 2])).unwrap();
+            let text = fs::read_to_string(&path).unwrap();
+            let steps: Vec<Value> =
+                text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["step"].clone()).collect();
+            assert_eq!(steps[..good], (1..=good).map(Value::from).collect::<Vec<_>>());
+            assert_eq!(steps[good..], [7]);
+            assert_eq!(fs::read(&aside).unwrap(), bad);
+        };
+        check(b"{\"step\":1}\nxx\n{\"step\":2}\n{\"step\":3}\n{}\n{\"st", "2 line(s) (2, 5)", 2, b"xx\n{}\n");
+        // Earlier bad lines stay. Bytes that are no text are kept as they are.
+        check(b"\xff\0\n{\"step\":1}\n", "1 line(s) (1)", 1, b"xx\n{}\n\xff\0\n");
+        // If the lines cannot be moved, they stay, and the run goes on.
+        fs::remove_file(&aside).unwrap();
+        fs::create_dir(&aside).unwrap();
+        fs::write(&path, "xx\n").unwrap();
+        let mut log = Log::create(Some(&path), true).unwrap();
+        let warning = log.keep(2).unwrap().unwrap();
+        assert!(warning.contains("cannot be moved"), "{warning}");
+        log.write(&record(0.5, &[0.0; 2])).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("xx\n{\"step\":7"), "{text}");
     }
 
     #[test]

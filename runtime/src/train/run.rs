@@ -73,7 +73,9 @@ pub fn run(
     }
     let done = seen.or(resumed.as_ref().map(|r| r.step)).unwrap_or(0);
     let ledger = resumed.map_or_else(|| Ledger::at(done), |r| r.ledger);
-    log.keep(done)?;
+    if let Some(warning) = log.keep(done)? {
+        observer.on_warning(&warning);
+    }
     events.begin(done + 1)?;
     let meter = new_meter(session, options, observer)?;
     let lag = options.lag.map_or_else(|| default_lag(session), Ok)?;

@@ -354,7 +354,9 @@ impl Steps<'_> {
         let rollbacks = self.t.ledger.rollbacks + 1;
         self.t.ledger = Ledger { position: batches.1, rollbacks, ..resumed.ledger };
         let to = resumed.step;
-        self.t.log.keep(to)?;
+        if let Some(warning) = self.t.log.keep(to)? {
+            self.t.observer.on_warning(&warning);
+        }
         self.t.events.begin(to + 1)?;
         self.history.roll_back_to(to);
         self.last_end = None;
