@@ -24,8 +24,8 @@ use tests::{
 const STEPS: u64 = 20;
 const DEVICES: usize = 4;
 
-/// The variable with a rank's place: rank, number of processes, folder, mesh, state layout, last step, and the
-/// folder of checkpoints, which may be empty.
+/// The variable with a rank's place: rank, number of processes, folder, mesh, state layout, last step, and
+/// the folder of checkpoints, which may be empty.
 const PLACE: &str = "MESH_TEST_RANK";
 
 /// Returns the model: one layer per stack, because it is compiled for every rank; two with `MESH_SLOW=1`.

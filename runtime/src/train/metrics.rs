@@ -285,8 +285,8 @@ struct Lines<'t> {
 }
 
 impl<'t> Lines<'t> {
-    /// Divides the text of a file into lines up to step `done`, bad lines, and lines of later steps, which are
-    /// computed again.
+    /// Divides the text of a file into lines up to step `done`, bad lines, and lines of later steps, which
+    /// are computed again.
     fn of(text: &'t [u8], done: u64) -> Self {
         let (mut good, mut bad, mut is_later) = (Vec::new(), Vec::new(), false);
         for (number, line) in (1..).zip(text.split_inclusive(|b| *b == b'\n')) {

@@ -9,7 +9,7 @@ use super::{
     metrics::Log,
     observer::Observer,
     options::Options,
-    saving::Saver,
+    saving::{Resumed, Saver},
     steps::{self, Training},
     stop::Stop,
     summary::Summary,
@@ -43,13 +43,7 @@ pub fn run(
     // First, so that a wrong option does not cost a compilation.
     options.check()?;
     let evaluation = Evaluation::new(&data, options)?;
-    let (mut saver, resumed) = match &options.saving {
-        Some(saving) => {
-            let (saver, resumed) = Saver::new(saving, session, &*data, options, observer)?;
-            (Some(saver), resumed)
-        }
-        None => (None, None),
-    };
+    let (mut saver, resumed) = open_saver(session, &*data, options, observer)?;
     let from = options.from.as_deref().filter(|_| resumed.is_none()).map(Checkpoint::open).transpose()?;
     if let Some(from) = &from {
         // Restored now to report a mismatch before the compilation, and again after `init`.
@@ -73,9 +67,7 @@ pub fn run(
     }
     let done = seen.or(resumed.as_ref().map(|r| r.step)).unwrap_or(0);
     let ledger = resumed.map_or_else(|| Ledger::at(done), |r| r.ledger);
-    if let Some(warning) = log.keep(done)? {
-        observer.on_warning(&warning);
-    }
+    log.keep(done)?.iter().for_each(|warning| observer.on_warning(warning));
     events.begin(done + 1)?;
     let meter = new_meter(session, options, observer)?;
     let lag = options.lag.map_or_else(|| default_lag(session), Ok)?;
@@ -97,6 +89,18 @@ pub fn run(
         stop,
     };
     steps::run(training, done)
+}
+
+/// Opens the folder of checkpoints, if there is one, and resumes from it.
+fn open_saver(
+    session: &mut Session,
+    data: &dyn BatchSource,
+    options: &Options,
+    observer: &mut dyn Observer,
+) -> Result<(Option<Saver>, Option<Resumed>)> {
+    let Some(saving) = &options.saving else { return Ok((None, None)) };
+    let (saver, resumed) = Saver::new(saving, session, data, options, observer)?;
+    Ok((Some(saver), resumed))
 }
 
 /// Creates the meter, and reports if it cannot measure utilization.
