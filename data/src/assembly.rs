@@ -23,8 +23,8 @@ pub(super) trait Output {
     fn undo(&mut self) -> Result<()>;
     /// Appends tokens of text.
     fn tokens(&mut self, tokens: &[i32]) -> Result<()>;
-    /// The tokens up to `end`, which are all or all so far without the last document, end a document. If it is
-    /// `separated`, it is the last one, and an end token is appended.
+    /// A document ends at token `end`. If it is `separated`, it is the last so far, and an end token is
+    /// appended.
     fn document(&mut self, end: u64, separated: bool) -> Result<()>;
     /// A file is complete.
     fn file(&mut self, path: &Path) -> Result<()>;

@@ -40,9 +40,9 @@ pub(super) trait Sink {
 /// Reads files, directories, and patterns such as `corpus/**/*.txt` into `sink`. Returns the skipped files.
 ///
 /// Directories are walked in the order of their entries' names. The walk skips hidden files and directories,
-/// directories named `target`, links to directories, and empty or binary files. A file that is named itself or
-/// matches a pattern must be text. A damaged compressed file or invalid JSON Lines are errors wherever they
-/// are found, and so is a file that is no regular file. No file is read twice.
+/// directories named `target`, links to directories, FIFOs, devices and sockets, and empty or binary files.
+/// A file that is named itself or matches a pattern must be text. A damaged compressed file or invalid JSON
+/// Lines are errors wherever they are found. No file is read twice.
 pub(super) fn read(paths: &[PathBuf], reading: &Reading<'_>, sink: &mut dyn Sink) -> Result<Vec<Skipped>> {
     let mut reader = Reader { reading, sink, files: 0, skipped: Vec::new(), seen: BTreeSet::new(), again: 0 };
     for path in paths {

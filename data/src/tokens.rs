@@ -30,7 +30,8 @@ enum Storage {
 
 impl Tokens {
     /// Tokenizes files, directories and patterns, or opens one directory written by
-    /// [`prepare`](super::prepared::prepare). A tokenizer of `None` means that of the prepared tokens, or bytes.
+    /// [`prepare`](super::prepared::prepare). A tokenizer of `None` means that of the prepared tokens, or
+    /// bytes.
     ///
     /// # Errors
     /// If a file cannot be read or tokenized, or `paths` name prepared tokens together with other data.

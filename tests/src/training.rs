@@ -8,6 +8,7 @@ use compiler::{
 use data::{Corpus, Mixture, Reading, Tokens};
 use mesh::{Function, Layout, Mesh, Module, Site};
 use models::{Config, LrSchedule, Optimizer, Switch};
+use prost::Message;
 use runtime::{
     Artefact, Contract, Session,
     train::{Observer, Step},
@@ -73,9 +74,25 @@ pub fn artefact_of_text(text: &str, mesh: &str, layout: &str) -> Artefact {
     artefact_of(module, (mesh, layout, ""), false)
 }
 
+/// The files of an artefact of a program in `.mesh` text, by name.
+#[track_caller]
+pub fn files_of_text(text: &str, mesh: &str, layout: &str) -> Vec<(String, Vec<u8>)> {
+    let module = mesh::text::parse(text, "test.mesh").unwrap_or_else(|d| panic!("{d}"));
+    let built = built(module, (mesh, layout, ""), false);
+    let manifest = ("manifest.pb".to_owned(), built.manifest.encode_to_vec());
+    built.files.into_iter().chain([manifest]).collect()
+}
+
 /// An artefact for a mesh, a layout and a state layout.
 #[track_caller]
 fn artefact_of(module: Module, placement: (&str, &str, &str), whole_outputs: bool) -> Artefact {
+    let built = built(module, placement, whole_outputs);
+    let artefact = Artefact::new("test".into(), built.manifest, built.files.into_iter().collect());
+    artefact.expect("what the compiler writes is an artefact")
+}
+
+#[track_caller]
+fn built(module: Module, placement: (&str, &str, &str), whole_outputs: bool) -> compiler::artefact::Artefact {
     let (mesh, layout, state_layout) = placement;
     let mesh = Mesh::parse(mesh).expect("the test's mesh is legal");
     let parse = |text: &str| Layout::parse(text).expect("the test's layouts are legal");
@@ -95,9 +112,7 @@ fn artefact_of(module: Module, placement: (&str, &str, &str), whole_outputs: boo
     let flags = plugin::flags();
     let settings =
         Settings { target: "cpu".into(), layout, state_layout, costs, flags, ..Settings::default() };
-    let built = pipeline::emit(&local, &settings, observe).unwrap_or_else(|d| panic!("{d}"));
-    let artefact = Artefact::new("test".into(), built.manifest, built.files.into_iter().collect());
-    artefact.expect("what the compiler writes is an artefact")
+    pipeline::emit(&local, &settings, observe).unwrap_or_else(|d| panic!("{d}"))
 }
 
 /// Makes batches for `session` from a file or folder of the repository.

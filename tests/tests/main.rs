@@ -3,6 +3,7 @@
 mod checkpoints;
 mod decoding;
 mod filetests;
+mod fuzz;
 mod generation;
 mod gradients;
 mod hlo;

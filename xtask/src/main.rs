@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask test`, `tidy`, `codegen`, `bless`.
+//! Developer commands: `cargo xtask test`, `tidy`, `codegen`, `bless`, `fuzz`.
 //!
 //! These replace a Makefile and are not part of the product.
 
@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 
 mod bless;
 mod codegen;
+mod fuzz;
 mod test;
 mod tidy;
 
@@ -21,6 +22,7 @@ commands:
   test [--slow] [ARGS] install the CPU plugin, then run cargo test --workspace ARGS
   tidy [--all]         check the house rules that a machine can check (--all: also list the exceptions)
   bless [ARGS]         run cargo test ARGS (default: all tests) and let tests rewrite their expectations
+  fuzz [SECONDS [N]]   read damaged inputs of every kind, from input N, and report panics, hangs and memory
   codegen [--check]    generate {proto,job}/src/gen/ from proto/protos/ (or list stale files)
 ";
 
@@ -40,6 +42,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
         ["tidy"] => return tidy::run(&root(), false),
         ["tidy", "--all"] => return tidy::run(&root(), true),
         ["test", args @ ..] => return test::run(&root(), args),
+        ["fuzz", args @ ..] => return fuzz::run(&root(), args),
         ["bless", args @ ..] => return bless::run(&root(), args),
         ["codegen"] => codegen::run(&root(), false)?,
         ["codegen", "--check"] => codegen::run(&root(), true)?,

@@ -53,6 +53,11 @@ impl PreparedTokens {
                 "prepare the text again with this version of meshc",
             ));
         }
+        if let Some(digest) = &manifest.manifest_digest
+            && *digest != manifest.digest()?
+        {
+            return Err(damaged(dir, "the digest of its manifest differs".into()));
+        }
         let tokens = dir.join(TOKENS);
         let tokens = regular::open(&tokens).map_err(Error::io("opening the tokens", &tokens))?;
         let prepared = Self { dir: dir.to_owned(), manifest, tokens };

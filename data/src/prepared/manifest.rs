@@ -41,6 +41,22 @@ pub struct Manifest {
     pub(super) documents_digest: String,
     /// The files that were read, in order.
     pub sources: Vec<SourceFile>,
+    /// The digest of the manifest without this field. `None` in directories of earlier versions.
+    #[serde(default)]
+    pub(super) manifest_digest: Option<String>,
+}
+
+impl Manifest {
+    /// Returns `blake3:` and the digest of the manifest without its digest.
+    pub(super) fn digest(&self) -> Result<String> {
+        let text = serde_json::to_vec(&Self { manifest_digest: None, ..self.clone() }).map_err(|e| {
+            Error::input(
+                format!("the manifest of the prepared tokens cannot be written: {e}"),
+                "rename the data files so that their names are UTF-8",
+            )
+        })?;
+        Ok(format!("blake3:{}", blake3::hash(&text).to_hex()))
+    }
 }
 
 /// The properties of a tokenizer that training needs. It cannot encode or decode.

@@ -74,7 +74,12 @@ fn a_changed_bit_or_a_missing_byte_is_found() {
     fails(PreparedTokens::open(&out), &["version 9"]);
     fs::write(out.join(MANIFEST), &manifest[..manifest.len() - 9]).unwrap();
     fails(PreparedTokens::open(&out), &["damaged", "manifest"]);
-    fs::write(out.join(MANIFEST), manifest.replace("\"width\": 2", "\"width\": 0")).unwrap();
+    let other = manifest.replace("\"width\": 2", "\"width\": 0");
+    fs::write(out.join(MANIFEST), &other).unwrap();
+    fails(PreparedTokens::open(&out), &["damaged", "digest of its manifest"]);
+    // Directories of earlier versions have no digest of the manifest.
+    let digest = other.find("\"manifest_digest\"").unwrap();
+    fs::write(out.join(MANIFEST), format!("{}\"manifest_digest\": null\n}}", &other[..digest])).unwrap();
     fails(PreparedTokens::open(&out), &["damaged", "0 bytes"]);
     fs::write(out.join(MANIFEST), manifest).unwrap();
     fs::remove_file(out.join(TOKENS)).unwrap();

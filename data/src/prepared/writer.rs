@@ -162,7 +162,7 @@ impl<'a> Writer<'a> {
     }
 
     fn finish(&mut self, field: &str, bytes: u64) -> Result<()> {
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             format: FORMAT.into(),
             version: VERSION,
             tokenizer: TokenizerRecord::of(self.tokenizer),
@@ -174,7 +174,9 @@ impl<'a> Writer<'a> {
             tokens_digest: self.tokens.finish()?,
             documents_digest: self.documents.finish()?,
             sources: std::mem::take(&mut self.sources),
+            manifest_digest: None,
         };
+        manifest.manifest_digest = Some(manifest.digest()?);
         let path = self.dir.join(MANIFEST);
         let text = serde_json::to_vec_pretty(&manifest).map_err(|e| {
             Error::input(
