@@ -33,6 +33,9 @@ pub fn load(request: &Request, platform: Platform) -> Result<Chosen> {
     if platform == Platform::Cpu {
         (host.keep_freed_memory)();
     }
+    for fault in plugin::known_faults(&found.path) {
+        (host.say)(&format!("warning: {fault}"));
+    }
     let plugin = plugin::load(&found.path, platform)?;
     Ok(Chosen { plugin, platform, found })
 }

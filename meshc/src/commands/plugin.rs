@@ -5,7 +5,9 @@ use anyhow::{Context, Result};
 use driver::failure::failure;
 use pjrt::ClientOptions;
 use report::table::table;
-use runtime::plugin::{CPU, Examination, Platform, PluginFile, SearchPaths, examine, install, list, tpu};
+use runtime::plugin::{
+    CPU, Examination, Platform, PluginFile, SearchPaths, examine, install, known_faults, list, tpu,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{
@@ -42,7 +44,7 @@ enum Action {
     Doctor {
         /// Shared libraries to examine. Default: all that are found
         paths: Vec<PathBuf>,
-        /// Print a list of {"path", "version", "missing", "platform", "devices", "problems"}
+        /// Print a list of {"path", "version", "missing", "platform", "devices", "problems", "faults"}
         #[arg(long)]
         json: bool,
         /// Examine in this process, which a broken plugin may end
@@ -129,12 +131,15 @@ struct Seen {
     platform: Option<String>,
     devices: Option<usize>,
     problems: Vec<String>,
+    /// Wrong results that are publicly reported for this version.
+    faults: Vec<String>,
 }
 
 impl Seen {
     fn new(path: &Path, e: Examination) -> Self {
         let Examination { version, missing, platform, devices, problems } = e;
-        Self { path: path.to_owned(), version, missing, platform, devices, problems }
+        let faults = known_faults(path);
+        Self { path: path.to_owned(), version, missing, platform, devices, problems, faults }
     }
 
     fn problem(path: &Path, problem: String) -> Self {
@@ -179,6 +184,7 @@ fn tell(seen: &Seen) {
     seen.problems
         .iter()
         .for_each(|problem| outln!("  problem   {}", problem.replace('\n', "\n            ")));
+    seen.faults.iter().for_each(|fault| outln!("  warning   {fault}"));
 }
 
 /// Examines a plugin in a separate process: a broken plugin may crash the process, and a plugin that searches

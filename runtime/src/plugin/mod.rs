@@ -4,6 +4,7 @@
 //! Python wheels, the cache. The CPU plugin is installed into the cache if none is found.
 
 mod doctor;
+mod faults;
 pub mod gpu;
 mod install;
 mod search;
@@ -11,6 +12,7 @@ mod store;
 pub mod tpu;
 
 pub use doctor::{Examination, examine};
+pub use faults::known_faults;
 pub use install::{CPU, Wheel, install};
 pub use search::{Platform, PluginFile, SearchPaths, find, list};
 pub use store::JobStore;
