@@ -26,7 +26,8 @@ use std::{fmt, ops::Range};
 pub struct Options {
     /// The tokenizer of a text.
     pub tokenizer: Tokenizer,
-    /// The share of each corpus, at its end, that is held out for evaluation: in `[0, 1)`.
+    /// The share of each corpus, at its end, that is held out for evaluation: in `[0, 1]`. With 1, all rows are
+    /// for evaluation, and there are none for training.
     pub held_out: f64,
     /// The amount of noise for span corruption.
     pub corruption: SpanCorruption,
@@ -107,10 +108,10 @@ impl Mixture {
                 "give the model a `batch` of at least 1",
             ));
         }
-        if !(0.0..1.0).contains(&share) {
+        if !(0.0..=1.0).contains(&share) {
             return Err(Error::input(
-                format!("the held-out share must be in [0, 1), got {share}"),
-                "0.05 holds out the last 5 % of each corpus; 0 holds out no rows",
+                format!("the held-out share must be in [0, 1], got {share}"),
+                "0.05 holds out the last 5 % of each corpus; 0 holds out no rows, 1 all",
             ));
         }
         let tokenizer = common_tokenizer(&corpora)?;
@@ -171,6 +172,25 @@ impl Mixture {
         self.corpora.iter().map(|rows| rows.held_out).sum()
     }
 
+    /// The number of held-out rows in the first `batches` held-out batches.
+    pub fn held_out_rows_of(&self, batches: usize) -> usize {
+        let size = self.spec.batch;
+        let rows =
+            |(corpus, number): &(usize, usize)| size.min(self.corpora[*corpus].held_out - number * size);
+        self.held_out.iter().take(batches).map(rows).sum()
+    }
+
+    /// The number of tokens that are in no row: without packing, those after the last whole row of a corpus.
+    pub fn left_over(&self) -> usize {
+        let of = |rows: &CorpusRows| match &rows.rows {
+            Division::Windows => {
+                rows.corpus.tokens.len() - (rows.train + rows.held_out) * self.builder.longest().raw
+            }
+            Division::Packed(_) => 0,
+        };
+        self.corpora.iter().map(of).sum()
+    }
+
     /// The mean number of examples per training row. `None` without packing.
     pub fn examples_per_row(&self) -> Option<f64> {
         let packed = self.corpora.iter().filter_map(|corpus| match &corpus.rows {
@@ -222,6 +242,12 @@ impl Mixture {
 
 impl BatchSource for Mixture {
     fn batch_rows(&self, seed: u32, step: u64, needed: &Rows) -> Result<Batch> {
+        if self.corpora.iter().any(|rows| rows.train == 0) {
+            return Err(Error::input(
+                "all rows are held out for evaluation",
+                "hold out less than all of each corpus to train on the rest",
+            ));
+        }
         let (size, seed) = (self.spec.batch as u64, u64::from(seed));
         let mut batch = Batch::empty(&self.spec);
         let rows = self.interleaving.rows(seed, step * size..(step + 1) * size);
@@ -362,8 +388,9 @@ impl CorpusRows {
         let (raw, len, unit) = (builder.longest().raw, corpus.tokens.len(), corpus.tokens.unit());
         let windows = len / raw;
         let held_out = held_out(windows, share);
-        if windows <= held_out {
-            let need = raw * (1..).find(|w| self::held_out(*w, share) < *w).unwrap_or(usize::MAX);
+        if windows <= held_out && share < 1.0 || windows == 0 {
+            let enough = |w: &usize| self::held_out(*w, share) < *w || share == 1.0;
+            let need = raw * (1..).find(enough).unwrap_or(usize::MAX);
             return Err(Error::input(
                 format!("{name} is too short: {len} {unit}"),
                 format!(
@@ -391,7 +418,7 @@ impl CorpusRows {
             ));
         }
         let held_out = train.split_off(train.len() - held_out(train.len(), share));
-        if train.is_empty() {
+        if train.is_empty() && (share < 1.0 || held_out.is_empty()) {
             let (least, all) = (builder.least(), held_out.len());
             return Err(Error::input(
                 format!("{name} is too short: {len} {unit} with {all} examples, {all} of them held out"),
@@ -409,6 +436,8 @@ impl CorpusRows {
             Division::Windows => self.train,
             Division::Packed([train, _]) => train.examples(),
         };
+        // Without rows for training, nothing is sampled.
+        let examples = examples.max(usize::from(self.train == 0));
         Weight { name: &self.corpus.name, rate: self.corpus.rate, examples: examples as u64 }
     }
 

@@ -58,6 +58,27 @@ fn examples(batch: &Batch) -> Vec<Vec<u8>> {
     inputs.zip(batch.targets.chunks(SPEC.target_length)).map(|(i, t)| restored(i, t)).collect()
 }
 
+/// Checks that all rows of a text are in held-out batches, each once, and the tokens of all batches.
+#[test]
+fn a_text_that_is_held_out_as_a_whole_is_evaluated_as_a_whole() {
+    for packing in [false, true] {
+        let spec = BatchSpec { batch: 4, input_length: 0, objective: Objective::Lm, packing, ..SPEC };
+        let spec = BatchSpec { target_length: 8, input_length: usize::from(packing) * 8, ..spec };
+        let text = Text::new("x".repeat(7 * 10 + 3).into_bytes());
+        let options = Options { held_out: 1.0, ..Options::default() };
+        let mixture = Mixture::of_text(text, spec, &options).unwrap();
+        assert_eq!((mixture.train_rows(), mixture.epoch_batches()), (0, 0));
+        let rows = mixture.held_out_rows();
+        assert_eq!((rows, mixture.held_out_batches()), (10 + usize::from(packing), 3));
+        assert_eq!((mixture.held_out_rows_of(2), mixture.held_out_rows_of(9)), (8, rows));
+        assert_eq!(mixture.left_over(), if packing { 0 } else { 3 });
+        let targets = (0..3).map(|n| mixture.held_out_batch(n).unwrap().target_tokens()).sum::<usize>();
+        assert_eq!(targets, 80 + if packing { 4 } else { 0 });
+        let error = mixture.batch(0, 0).unwrap_err().to_string();
+        assert!(error.contains("all rows are held out"), "{error}");
+    }
+}
+
 #[test]
 fn an_epoch_has_every_window_once_and_the_next_one_in_another_order() {
     let source = source(5000, 0.0);
@@ -150,7 +171,8 @@ fn input_that_does_not_fit_is_an_error() {
     fails(text(4000), BatchSpec { target_length: 4, ..SPEC }, 0.0, &["target_length", "at least 8"]);
     fails(text(4000), BatchSpec { input_length: 2, ..SPEC }, 0.0, &["input_length"]);
     fails(text(4000), BatchSpec { batch: 0, ..SPEC }, 0.0, &["batches of 0 rows"]);
-    fails(text(4000), SPEC, 1.0, &["held-out share must be in [0, 1), got 1"]);
+    fails(text(20), SPEC, 1.0, &["too short: 20 bytes", "at least 34 bytes"]);
+    fails(text(4000), SPEC, 1.5, &["held-out share must be in [0, 1], got 1.5"]);
 }
 #[test]
 fn examples_use_the_sentinels_of_the_tokenizer() {

@@ -1,4 +1,4 @@
-//! `meshc eval`: loss, perplexity and accuracy on held-out text.
+//! `meshc eval`: loss, perplexity and accuracy on a text, or on the share of it that training held out.
 
 use crate::{
     args::{
@@ -23,11 +23,10 @@ pub struct Args {
     subject: SubjectArgs,
     #[command(flatten)]
     data: DataOptions,
-    /// Share of the text, from its end, that is evaluated: the share that `meshc train --eval-every` holds
-    /// out
-    #[arg(long, value_name = "SHARE", default_value_t = 0.05, value_parser = inner_share,
-        allow_negative_numbers = true)]
-    held_out: f64,
+    /// Share of the text, from its end, that is evaluated. `meshc train --eval-every` holds out 0.05.
+    /// Default: all
+    #[arg(long, value_name = "SHARE", value_parser = inner_share, allow_negative_numbers = true)]
+    held_out: Option<f64>,
     /// Largest number of batches. Default: all
     #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
     batches: Option<usize>,
@@ -47,11 +46,12 @@ pub fn run(args: &Args) -> Result<()> {
         Purpose::Evaluate,
         &["eval_step"],
     )?;
-    let source = texts.mixture(Contract::batch_spec(session.artefact())?, args.held_out)?;
+    let share = args.held_out.unwrap_or(1.0);
+    let source = texts.mixture(Contract::batch_spec(session.artefact())?, share)?;
     let batches = source.held_out_batches().min(args.batches.unwrap_or(usize::MAX));
     if batches == 0 {
         return Err(failure(
-            format!("`--held-out {}` of the text is less than one batch", args.held_out),
+            format!("`--held-out {share}` of the text is less than one batch"),
             "raise --held-out, or give more text",
         ));
     }
@@ -59,6 +59,11 @@ pub fn run(args: &Args) -> Result<()> {
     let mut result: Map<String, Value> =
         means.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
     result.insert("batches".into(), batches.into());
+    result.insert("rows".into(), source.held_out_rows_of(batches).into());
+    // Rows that `--held-out` or `--batches` leaves out, and tokens at the end that fill no row.
+    let all = source.train_rows() + source.held_out_rows();
+    result.insert("rows_left_out".into(), (all - source.held_out_rows_of(batches)).into());
+    result.insert("tokens_left_over".into(), source.left_over().into());
     if let Some(loss) = means.get("loss") {
         result.insert("perplexity".into(), loss.exp().into());
     }

@@ -255,7 +255,7 @@ impl Run {
         let spec = Contract::batch_spec(&artefact)?;
         let source = texts.mixture(spec, held_out)?;
         let eval_data: Option<Arc<dyn BatchSource>> = match eval_texts {
-            Some(texts) => Some(texts.mixture(spec, 0.0)?),
+            Some(texts) => Some(texts.mixture(spec, 1.0)?),
             None => None,
         };
         // Rank 0 writes what exists once.

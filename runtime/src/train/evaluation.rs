@@ -12,8 +12,6 @@ use std::{
 /// The evaluation data and interval.
 pub(super) struct Evaluation {
     data: Arc<dyn BatchSource>,
-    /// True if all of the data is for evaluation, false if only its held-out rows are.
-    own: bool,
     pub every: u64,
     batches: usize,
 }
@@ -21,18 +19,15 @@ pub(super) struct Evaluation {
 impl Evaluation {
     pub(super) fn new(data: &Arc<dyn BatchSource>, options: &Options) -> Result<Option<Self>> {
         let Some(every) = options.eval_every else { return Ok(None) };
-        let own = options.eval_data.is_some();
         let data = options.eval_data.as_ref().unwrap_or(data).clone();
-        // The first epoch of a separate corpus has every row once.
-        let all = if own { data.epoch_batches() } else { data.held_out_batches() };
-        let batches = all.min(options.eval_batches.unwrap_or(usize::MAX));
+        let batches = data.held_out_batches().min(options.eval_batches.unwrap_or(usize::MAX));
         if every == 0 || batches == 0 {
             return Err(Error::input(
                 format!("`--eval-every {every}` needs at least one batch of held-out rows, got {batches}"),
                 "raise --held-out, or give a longer text with --eval-data",
             ));
         }
-        Ok(Some(Self { data, own, every, batches }))
+        Ok(Some(Self { data, every, batches }))
     }
 
     /// Returns means over the batches. `None` if the run is to stop before the last of them.
@@ -41,13 +36,8 @@ impl Evaluation {
         session: &mut Session,
         stop: &mut Stop<'_>,
     ) -> Result<Option<BTreeMap<String, f64>>> {
-        let stop = &mut || stop.is_here();
         let rows = rows(session)?;
-        if self.own {
-            let batch = |number: usize| Ok((self.data.batch_rows(0, number as u64, &rows)?, None));
-            return means(session, (0..self.batches).map(batch), stop);
-        }
-        means(session, held_out(&*self.data, self.batches, &rows), stop)
+        means(session, held_out(&*self.data, self.batches, &rows), &mut || stop.is_here())
     }
 }
 
