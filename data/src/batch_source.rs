@@ -2,7 +2,7 @@
 
 use super::{batch::Batch, rows::Rows};
 use crate::Result;
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// A source of batches for training and evaluation. Every batch is a function of its number (and, for
 /// training, of the seed), so that a loop can skip, repeat and resume without state.
@@ -55,4 +55,10 @@ pub trait BatchSource: Send + Sync + fmt::Debug {
 
     /// Identifies the meaning of tokens: `bytes`, or the digest of the tokenizer.
     fn tokenizer_identity(&self) -> &str;
+
+    /// The contents of the tokenizer's file, to be stored with checkpoints. `None` means bytes, or a tokenizer
+    /// of which only the description is known.
+    fn tokenizer_file(&self) -> Option<Arc<[u8]>> {
+        None
+    }
 }

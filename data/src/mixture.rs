@@ -19,7 +19,7 @@ use super::{
     tokens::Tokens,
 };
 use crate::{Error, Result, SpecialTokens, Text};
-use std::{fmt, ops::Range};
+use std::{fmt, ops::Range, sync::Arc};
 
 /// Options for making examples.
 #[derive(Clone, Debug, Default)]
@@ -328,6 +328,10 @@ impl BatchSource for Mixture {
 
     fn tokenizer_identity(&self) -> &str {
         self.tokenizer().identity()
+    }
+
+    fn tokenizer_file(&self) -> Option<Arc<[u8]>> {
+        self.tokenizer().file()
     }
 }
 

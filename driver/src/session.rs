@@ -19,21 +19,56 @@ use runtime::{
 };
 use std::path::Path;
 
-/// Opens a session and restores the parameters, from `checkpoint` or from the checkpoint that is the subject.
-/// `settings` apply unless the user has set them; only `functions` of the program are compiled.
+/// The checkpoint of a session.
+#[derive(Debug)]
+pub struct Parameters {
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// True if the checkpoint is the subject of the request, and thus names the model.
+    is_subject: bool,
+}
+
+/// Opens a session and restores the parameters. `settings` apply unless the user has set them; only `functions` of the program are compiled.
 ///
 /// # Errors
 /// Among others, if the program lacks something for `purpose`.
 pub fn open(
     request: &Request,
-    checkpoint: Option<&Path>,
+    Parameters { checkpoint, is_subject }: &Parameters,
     settings: &[Setting],
     purpose: Purpose,
     functions: &[&str],
 ) -> Result<Session> {
+    let artefact = if files::is_artefact(&request.subject) {
+        artefact::opened(request)?
+    } else {
+        let request = request.completed(settings);
+        let mut program =
+            if *is_subject { described(&request, checkpoint)? } else { program::load(&request)? };
+        program.require(purpose)?;
+        if functions.iter().all(|name| program.module.function(name).is_some()) {
+            // `prepare` computes values that the other functions read from the parameters.
+            let kept = |name: &str| functions.contains(&name) || name == "prepare";
+            program.module.functions.retain(|f| kept(&f.name));
+        }
+        artefact::of_program(&program, &request)?
+    };
+    for name in functions {
+        artefact.function(name)?;
+    }
+    let mut session = device::session(request, artefact)?;
+    session.restore(checkpoint, RestoreScope::Params)?;
+    Ok(session)
+}
+
+/// Opens `checkpoint`, or else the checkpoint that is the subject.
+///
+/// # Errors
+/// There is none, or there are two.
+pub fn parameters(request: &Request, checkpoint: Option<&Path>) -> Result<Parameters> {
     let is_folder = request.subject.is_dir() || is_url(&request.subject);
-    let is_checkpoint = is_folder && !files::is_artefact(&request.subject);
-    let checkpoint = match (checkpoint, is_checkpoint) {
+    let is_subject = is_folder && !files::is_artefact(&request.subject);
+    let checkpoint = match (checkpoint, is_subject) {
         (Some(_), true) => {
             return Err(failure(
                 format!(
@@ -52,26 +87,7 @@ pub fn open(
             ));
         }
     };
-    let artefact = if files::is_artefact(&request.subject) {
-        artefact::opened(request)?
-    } else {
-        let request = request.completed(settings);
-        let mut program =
-            if is_checkpoint { described(&request, &checkpoint)? } else { program::load(&request)? };
-        program.require(purpose)?;
-        if functions.iter().all(|name| program.module.function(name).is_some()) {
-            // `prepare` computes values that the other functions read from the parameters.
-            let kept = |name: &str| functions.contains(&name) || name == "prepare";
-            program.module.functions.retain(|f| kept(&f.name));
-        }
-        artefact::of_program(&program, &request)?
-    };
-    for name in functions {
-        artefact.function(name)?;
-    }
-    let mut session = device::session(request, artefact)?;
-    session.restore(&checkpoint, RestoreScope::Params)?;
-    Ok(session)
+    Ok(Parameters { checkpoint, is_subject })
 }
 
 /// Builds the program of the model that the checkpoint describes.

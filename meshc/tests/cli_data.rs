@@ -224,7 +224,7 @@ fn packed_rows_and_all_objectives_train() {
 }
 
 #[test]
-fn generate_and_score_take_the_tokenizer_of_the_model() {
+fn generate_score_and_eval_take_the_tokenizer_of_the_checkpoint() {
     let place = Workplace::new();
     documents(&place, "a.jsonl", ["a ", "d "]);
     place.write("words.json", words());
@@ -233,7 +233,9 @@ fn generate_and_score_take_the_tokenizer_of_the_model() {
     train(&place, &[&more[..], &tokenizer].concat()).succeeds();
     place.write("in.txt", "a b <extra_id_0> c\nd\n");
     let generate = ["generate", "ck", "--input", "in.txt", "--max-length", "8"];
-    let list = json(&place.run_on_cpu(&[&generate[..], &tokenizer, &["--json"]].concat()).succeeds());
+    // The checkpoint contains the tokenizer: its file may be gone.
+    fs::remove_file(place.at("words.json")).expect("it was written");
+    let list = json(&place.run_on_cpu(&[&generate[..], &["--json"]].concat()).succeeds());
     place.write("ids.json", "[[3, 4, 8, 5, 1], [6, 1]]");
     let ids = ["generate", "ck", "--input", "ids.json", "--max-length", "8", "--json"];
     let same = json(&place.run_on_cpu(&ids).succeeds());
@@ -243,10 +245,19 @@ fn generate_and_score_take_the_tokenizer_of_the_model() {
     }
     place.write("pairs.txt", "a b <extra_id_0>\t<extra_id_0> c\n");
     let score = ["score", "ck", "--input", "pairs.txt"];
-    let scored = json(&place.run_on_cpu(&[&score[..], &tokenizer].concat()).succeeds());
+    let scored = json(&place.run_on_cpu(&score).succeeds());
     place.write("pairs.jsonl", "{\"input\": [3, 4, 8, 1], \"target\": [8, 5, 1]}\n");
     assert_eq!(scored, json(&place.run_on_cpu(&["score", "ck", "--input", "pairs.jsonl"]).succeeds()));
     place
         .run_on_cpu(&[&generate[..], &["--tokenizer", "in.txt"]].concat())
         .fails(&["in.txt` cannot be used"]);
+    let eval = ["eval", "ck", "--data", "a.jsonl", "--json"];
+    let own = json(&place.run_on_cpu(&eval).succeeds());
+    place.write("words.json", words());
+    assert_eq!(own, json(&place.run_on_cpu(&[&eval[..], &tokenizer].concat()).succeeds()));
+    // Another tokenizer would make other tokens.
+    for command in [&generate[..], &score, &eval] {
+        let refused = ["the tokenizer of `--tokenizer`, `bytes` (bytes), is not the one of", "(blake3:"];
+        place.run_on_cpu(&[command, &["--tokenizer", "bytes"]].concat()).fails(&refused);
+    }
 }

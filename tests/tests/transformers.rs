@@ -8,6 +8,7 @@ use compiler::interp::{self, Precision, Tensor, Tensors};
 use interchange::hf::{Folder, export::export, import};
 use mesh::{DType, Dim, Site};
 use models::{Config, probe};
+use runtime::checkpoint::{Checkpoint, TOKENIZER};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::Value;
 use std::{collections::BTreeMap, fs, path::Path};
@@ -174,8 +175,14 @@ fn check(kind: &str, writers: &[&str]) {
         fs::create_dir(at("theirs")).expect("the folder is new");
         case.write(&at("theirs"));
         case.check(&at("theirs"), &name);
+        fs::write(at("theirs/tokenizer.json"), &name).expect("the folder is ours");
         let folder = Folder::open(&at("theirs")).expect("it was opened before");
         import::import(&folder, &at("ours")).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let checkpoint = Checkpoint::open(&at("ours")).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let tokenizer = checkpoint.tokenizer().unwrap_or_else(|e| panic!("{name}: {e}"));
+        let bytes = checkpoint.facts().get(TOKENIZER).is_some_and(|t| t == "bytes");
+        let expect = (kind == "byt5", (kind != "byt5").then(|| name.as_bytes().to_vec()));
+        assert_eq!((bytes, tokenizer), expect, "{name}");
         export(&at("ours"), None, &Default::default(), &at("again"), u64::MAX)
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         if let Some(text) = case.0.get("tokenizer_config") {

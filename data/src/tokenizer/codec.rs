@@ -100,9 +100,10 @@ impl Codec {
             let bytes = Bytes::new(self.vocab, 0)?;
             let mut text = Vec::new();
             for token in &tokens[..end] {
-                match bytes.byte(*token) {
-                    Some(byte) => text.push(byte),
-                    None => text.extend(mark(*token).unwrap_or_default().bytes()),
+                // ByT5's sentinels are bytes that no text has.
+                match mark(*token) {
+                    Some(mark) => text.extend(mark.bytes()),
+                    None => text.extend(bytes.byte(*token)),
                 }
             }
             return Ok(String::from_utf8_lossy(&text).into_owned());
@@ -124,6 +125,7 @@ impl Codec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Sentinels;
     use crate::tokenizer::tests::words;
 
     fn codec(vocab: usize, tokenizer: Tokenizer) -> Result<Codec> {
@@ -145,6 +147,18 @@ mod tests {
         }
         assert_eq!(it.decode(&[3 + 0xff, 0, 2, 1, 100]).unwrap(), "\u{fffd}");
         assert!(codec(100, Tokenizer::Bytes).unwrap_err().to_string().contains("at least 259"));
+    }
+
+    #[test]
+    fn sentinels_of_a_program_may_be_bytes_as_in_byt5() {
+        let special = SpecialTokens { pad: 0, eos: 1, sentinels: Some(Sentinels { first: 258, count: 11 }) };
+        let it = Codec::new(384, Tokenizer::Bytes, special).unwrap();
+        let tokens = it.encode("The dog <extra_id_0>a ball").unwrap();
+        let expect = [87, 107, 104, 35, 103, 114, 106, 35, 258, 100, 35, 101, 100, 111, 111, 1];
+        assert_eq!(tokens, expect);
+        let text = "é\u{10ffff} <extra_id_10> <extra_id_11>";
+        assert_eq!(it.encode(text).unwrap()[7], 248);
+        assert_eq!(it.decode(&it.encode(text).unwrap()).unwrap(), text);
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub struct FileTokenizer {
     engine: Engine,
     name: String,
     digest: String,
+    contents: Arc<[u8]>,
     /// The offset added to the file's token ids.
     offset: i32,
     tokens: usize,
@@ -58,9 +59,17 @@ const TAKEN: i32 = FIRST_BYTE;
 /// If the file cannot be read or is not a supported tokenizer.
 pub fn open(path: &Path) -> Result<Arc<FileTokenizer>> {
     let bytes = regular::read(path).map_err(Error::io("reading the tokenizer", path))?;
+    parse(bytes.into(), &path.display().to_string())
+}
+
+/// Reads a tokenizer from the contents of its file, as [`open`] does. `name` is for messages.
+///
+/// # Errors
+/// If it is not a supported tokenizer.
+pub fn parse(bytes: Arc<[u8]>, name: &str) -> Result<Arc<FileTokenizer>> {
     let refused = |why: String| {
         Error::input(
-            format!("tokenizer `{}` cannot be used: {why}", path.display()),
+            format!("tokenizer `{name}` cannot be used: {why}"),
             "a tokenizer is `bytes`, a `tokenizer.json`, or a SentencePiece model (spiece.model)",
         )
     };
@@ -80,8 +89,9 @@ pub fn open(path: &Path) -> Result<Arc<FileTokenizer>> {
     let sentinel = |span: usize| own(&format!("<extra_id_{span}>"));
     let sentinels = (0..).map_while(sentinel).collect();
     Ok(Arc::new(FileTokenizer {
-        name: path.display().to_string(),
+        name: name.to_owned(),
         digest: format!("blake3:{}", blake3::hash(&bytes).to_hex()),
+        contents: bytes,
         offset,
         tokens: size + offset as usize,
         sentinels,
@@ -180,6 +190,9 @@ impl Pieces for FileTokenizer {
     }
     fn digest(&self) -> &str {
         &self.digest
+    }
+    fn file(&self) -> Option<Arc<[u8]>> {
+        Some(self.contents.clone())
     }
 }
 

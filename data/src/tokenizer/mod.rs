@@ -1,8 +1,8 @@
 //! Tokenizers.
 //!
 //! Tokens 0 and 1 are reserved for padding and the end in every vocabulary. The byte vocabulary is ByT5's: 2
-//! is the unknown token, which no byte becomes, and byte `b` is token `b + 3`. Sentinels count down from the
-//! end of the vocabulary, unless the tokenizer has its own.
+//! is the unknown token, which no byte becomes, and byte `b` is token `b + 3`. Sentinels are those that the
+//! program states, else those of the tokenizer, else they count down from the end of the vocabulary.
 //!
 //! Reading order: the interface here, `file` (tokenizers read from files) with `sentencepiece`,
 //! `codec` (text with sentinels to tokens and back).
@@ -12,7 +12,7 @@ mod file;
 mod sentencepiece;
 
 pub use codec::Codec;
-pub use file::{FileTokenizer, open};
+pub use file::{FileTokenizer, open, parse};
 
 use crate::{Error, Result};
 use std::{fmt, ops::Range, sync::Arc};
@@ -88,6 +88,10 @@ pub trait Pieces: Send + Sync + fmt::Debug {
     fn name(&self) -> &str;
     /// A digest: tokenizers with the same digest behave the same.
     fn digest(&self) -> &str;
+    /// The contents of the file it was read from. `None` means that only its description is known.
+    fn file(&self) -> Option<Arc<[u8]>> {
+        None
+    }
 }
 
 /// A tokenizer.
@@ -155,6 +159,14 @@ impl Tokenizer {
         match self {
             Self::Bytes => "bytes",
             Self::Pieces(pieces) => pieces.digest(),
+        }
+    }
+
+    /// The contents of its file. `None` means bytes, or a tokenizer of which only the description is known.
+    pub fn file(&self) -> Option<Arc<[u8]>> {
+        match self {
+            Self::Bytes => None,
+            Self::Pieces(pieces) => pieces.file(),
         }
     }
 

@@ -112,6 +112,9 @@ pub fn convert(from: &Checkpoint, out: &Path, wanted: &Conversion) -> Result<Con
             writer.part(&wanted.name, wanted.kind, &wanted.dims, &start, value)?;
         }
     }
+    if let Some(tokenizer) = from.tokenizer()? {
+        writer.tokenizer(&tokenizer)?;
+    }
     let mut described = from.facts().clone();
     // The result is no longer the imported model.
     described.retain(|name, _| !name.starts_with("hf."));

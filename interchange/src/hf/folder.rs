@@ -24,6 +24,20 @@ const IGNORED: &str = "decoder.block.0.layer.1.EncDecAttention.relative_attentio
 /// Largest number of names in a message.
 const LISTED: usize = 20;
 
+/// Files of tokenizers. The first also names the sentinels, which are not in models of SentencePiece.
+const TOKENIZERS: [&str; 2] = ["tokenizer.json", "spiece.model"];
+
+/// The tokenizer of a directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Tokenizer {
+    /// Tokens are bytes, as in ByT5.
+    Bytes,
+    /// The contents of the tokenizer's file.
+    File(Vec<u8>),
+    /// The directory does not say.
+    Unknown,
+}
+
 /// A directory with a model. It has exactly the tensors of the model, with the right sizes.
 #[derive(Debug)]
 pub struct Folder {
@@ -57,6 +71,19 @@ impl Folder {
         let folder = Self { dir: dir.to_owned(), described, config, tensors, stored };
         folder.check()?;
         Ok(folder)
+    }
+
+    /// Returns the tokenizer.
+    ///
+    /// # Errors
+    /// Its file cannot be read.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        if self.described.of_bytes {
+            return Ok(Tokenizer::Bytes);
+        }
+        let path = TOKENIZERS.into_iter().map(|name| self.dir.join(name)).find(|path| path.is_file());
+        let Some(path) = path else { return Ok(Tokenizer::Unknown) };
+        fs::read(&path).map(Tokenizer::File).with_context(|| format!("reading `{}`", path.display()))
     }
 
     /// Reads the bytes of an existing tensor, and their type.

@@ -3,14 +3,14 @@
 use super::{
     elements::{beyond_f32, transposed, widened},
     file::Element,
-    folder::Folder,
+    folder::{Folder, Tokenizer},
 };
 use crate::{facts, failure};
 use anyhow::Result;
 use models::hf::Tensor;
 use runtime::{
     ElementType, HostTensor,
-    checkpoint::{Facts, Kind, Writer},
+    checkpoint::{Facts, Kind, TOKENIZER, Writer},
 };
 use std::{collections::BTreeMap, path::Path};
 
@@ -35,7 +35,13 @@ pub fn import(folder: &Folder, out: &Path) -> Result<Imported> {
         elements += value.dims.iter().product::<usize>() as u64;
         writer.part(&tensor.param, Kind::Param, &tensor.dims, &tensor.start, value)?;
     }
-    writer.finish(described(folder, &kinds)?, 0)?;
+    let mut facts = described(folder, &kinds)?;
+    match folder.tokenizer()? {
+        Tokenizer::Bytes => drop(facts.insert(TOKENIZER.into(), "bytes".into())),
+        Tokenizer::File(contents) => writer.tokenizer(&contents)?,
+        Tokenizer::Unknown => {}
+    }
+    writer.finish(facts, 0)?;
     Ok(Imported { tensors: folder.tensors.len(), elements })
 }
 

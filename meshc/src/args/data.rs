@@ -7,7 +7,10 @@ use data::{
     Tokenizer, Tokens, rates::CorpusSpec,
 };
 use driver::failure::failure;
-use runtime::generate::Sizes;
+use runtime::{
+    checkpoint::{Checkpoint, TOKENIZER},
+    generate::Sizes,
+};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -45,19 +48,49 @@ pub struct Texts {
 impl DataOptions {
     /// Reads all corpora.
     pub fn open(&self) -> Result<Texts> {
-        self.read(match &self.mixture {
+        let mixture = match &self.mixture {
             Some(path) => MixtureSpec::of_file(path)?,
             None => MixtureSpec::of_words(&self.data)?,
-        })
+        };
+        self.read(mixture, self.reading.tokenizer.named()?)
     }
 
     /// Reads other files with the same options.
     pub fn open_others(&self, files: &[PathBuf]) -> Result<Texts> {
-        self.read(MixtureSpec::of_words(files)?)
+        self.read(MixtureSpec::of_words(files)?, self.reading.tokenizer.named()?)
     }
 
-    fn read(&self, mixture: MixtureSpec) -> Result<Texts> {
-        let tokenizer = self.reading.tokenizer.named()?;
+    /// Reads all corpora for the model of a checkpoint, with its tokenizer.
+    ///
+    /// # Errors
+    /// Among others, if the tokens are those of another tokenizer, or no tokenizer is known for a text.
+    pub fn open_for(&self, checkpoint: &Checkpoint) -> Result<Texts> {
+        let mixture = match &self.mixture {
+            Some(path) => MixtureSpec::of_file(path)?,
+            None => MixtureSpec::of_words(&self.data)?,
+        };
+        let (tokenizer, unknown) = match self.reading.tokenizer.of(checkpoint)? {
+            Ok(tokenizer) => (Some(tokenizer), None),
+            Err(unknown) => (None, Some(unknown)),
+        };
+        let texts = self.read(mixture, tokenizer)?;
+        let recorded = checkpoint.facts().get(TOKENIZER);
+        for corpus in &texts.all {
+            let identity = corpus.tokens.tokenizer().identity();
+            match (recorded, &unknown) {
+                // Prepared tokens of the right tokenizer are enough.
+                (Some(recorded), _) if recorded == identity => {}
+                (Some(recorded), None) => {
+                    return Err(differs(corpus.tokens.tokenizer(), recorded, checkpoint, "the data"));
+                }
+                (None, None) => {}
+                (_, Some(unknown)) => return Err(unknown.error()),
+            }
+        }
+        Ok(texts)
+    }
+
+    fn read(&self, mixture: MixtureSpec, tokenizer: Option<Tokenizer>) -> Result<Texts> {
         let mut all = Vec::new();
         for (name, CorpusSpec { files, rate, text_field }) in &mixture.sources {
             let read = self.reading.tokens(files, text_field.as_deref(), tokenizer.as_ref());
@@ -95,8 +128,8 @@ impl Texts {
 /// The tokenizer.
 #[derive(clap::Args, Debug)]
 pub struct TokenizerArgs {
-    /// Tokenizer: bytes, a tokenizer.json, or a SentencePiece model. Default: the tokenizer of prepared
-    /// tokens, else bytes
+    /// Tokenizer: bytes, a tokenizer.json, or a SentencePiece model. Default: the tokenizer of the checkpoint
+    /// or of prepared tokens; for training on text, bytes
     #[arg(long, value_name = "bytes|FILE")]
     tokenizer: Option<String>,
 }
@@ -116,15 +149,86 @@ impl TokenizerArgs {
         Ok(self.named()?.unwrap_or(Tokenizer::Bytes))
     }
 
-    /// Returns the codec between text and the tokens of a model: the tokenizer that was named, which must fit
-    /// the vocabulary, else bytes. `None` means that the vocabulary is too small for bytes.
-    pub fn codec(&self, sizes: Sizes) -> Result<Option<Codec>> {
+    /// Returns the codec between text and the tokens of the model of a checkpoint, or the reason why text
+    /// cannot be encoded.
+    ///
+    /// # Errors
+    /// A tokenizer was named that is not the checkpoint's, or it does not fit the vocabulary.
+    pub fn codec(&self, sizes: Sizes, checkpoint: &Checkpoint) -> Result<Result<Codec, Unknown>> {
         let Sizes { vocab, special_tokens, .. } = sizes;
-        Ok(match self.named()? {
-            Some(tokenizer) => Some(Codec::new(vocab, tokenizer, special_tokens)?),
-            None => Codec::new(vocab, Tokenizer::Bytes, special_tokens).ok(),
+        let tokenizer = match self.of(checkpoint)? {
+            Ok(tokenizer) => tokenizer,
+            Err(unknown) => return Ok(Err(unknown)),
+        };
+        Ok(match Codec::new(vocab, tokenizer, special_tokens) {
+            Ok(codec) => Ok(codec),
+            Err(error) if self.tokenizer.is_some() => return Err(error.into()),
+            Err(error) => Err(Unknown {
+                what: format!("text cannot be encoded: {error}"),
+                help: "give token ids, or write them: --json, --output NAME.json or NAME.safetensors".into(),
+            }),
         })
     }
+
+    /// Returns the tokenizer of the model of a checkpoint: the one that was named, else the one in the
+    /// checkpoint; or the reason why it is not known.
+    ///
+    /// # Errors
+    /// A tokenizer was named that is not the checkpoint's, or one of the two cannot be read.
+    fn of(&self, checkpoint: &Checkpoint) -> Result<Result<Tokenizer, Unknown>> {
+        let dir = checkpoint.dir().display();
+        let recorded = checkpoint.facts().get(TOKENIZER);
+        if let Some(tokenizer) = self.named()? {
+            return match recorded.filter(|recorded| **recorded != tokenizer.identity()) {
+                Some(recorded) => Err(differs(&tokenizer, recorded, checkpoint, "`--tokenizer`")),
+                None => Ok(Ok(tokenizer)),
+            };
+        }
+        if let Some(contents) = checkpoint.tokenizer()? {
+            let parsed = data::tokenizer::parse(contents.into(), &format!("{dir}/tokenizer"))?;
+            return Ok(Ok(Tokenizer::Pieces(parsed)));
+        }
+        Ok(match recorded.map(String::as_str) {
+            Some("bytes") => Ok(Tokenizer::Bytes),
+            Some(digest) => Err(Unknown {
+                what: format!(
+                    "the tokenizer of `{dir}` has the digest {digest}; the checkpoint does not contain it"
+                ),
+                help: "name its file with --tokenizer, or use token ids".into(),
+            }),
+            None => Err(Unknown {
+                what: format!("`{dir}` does not say which tokenizer its model has"),
+                help: "name it with --tokenizer (`bytes` or a file), or use token ids".into(),
+            }),
+        })
+    }
+}
+
+/// The reason why the tokenizer of a model is not known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unknown {
+    what: String,
+    help: String,
+}
+
+impl Unknown {
+    /// Returns the error for text that needs a tokenizer.
+    pub fn error(&self) -> anyhow::Error {
+        failure(self.what.clone(), self.help.clone())
+    }
+}
+
+/// Returns the error for a tokenizer that is not the one of a checkpoint.
+fn differs(tokenizer: &Tokenizer, recorded: &str, checkpoint: &Checkpoint, what: &str) -> anyhow::Error {
+    failure(
+        format!(
+            "the tokenizer of {what}, `{}` ({}), is not the one of `{}` ({recorded})",
+            tokenizer.name(),
+            tokenizer.identity(),
+            checkpoint.dir().display()
+        ),
+        "the model would read other tokens than it was trained on: use its tokenizer, or leave --tokenizer out",
+    )
 }
 
 /// Options of commands that read text files.

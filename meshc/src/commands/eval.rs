@@ -38,14 +38,10 @@ pub struct Args {
 /// Evaluates.
 pub fn run(args: &Args) -> Result<()> {
     environment(None)?;
-    let texts = args.data.open()?;
-    let mut session = session::open(
-        &args.subject.request(),
-        args.subject.checkpoint.as_deref(),
-        &[],
-        Purpose::Evaluate,
-        &["eval_step"],
-    )?;
+    let request = args.subject.request();
+    let parameters = session::parameters(&request, args.subject.checkpoint.as_deref())?;
+    let texts = args.data.open_for(&parameters.checkpoint)?;
+    let mut session = session::open(&request, &parameters, &[], Purpose::Evaluate, &["eval_step"])?;
     let share = args.held_out.unwrap_or(1.0);
     let source = texts.mixture(Contract::batch_spec(session.artefact())?, share)?;
     let batches = source.held_out_batches().min(args.batches.unwrap_or(usize::MAX));

@@ -94,15 +94,22 @@ pub fn run(args: &Args) -> Result<()> {
     args.check()?;
     let input = read(&args.input)?;
     let request = args.subject.request();
+    let parameters = session::parameters(&request, args.subject.checkpoint.as_deref())?;
     let mut session = session::open(
         &request,
-        args.subject.checkpoint.as_deref(),
+        &parameters,
         &args.settings(&request, input.len()),
         Purpose::Generate,
         &["encode", "decode", "results"],
     )?;
     let mut generator = Generator::new(&mut session)?;
-    let codec = args.tokenizer.codec(generator.sizes())?;
+    let kind = Kind::of(args);
+    let as_text = kind == Kind::Text;
+    let codec = match args.tokenizer.codec(generator.sizes(), &parameters.checkpoint)? {
+        Ok(codec) => Some(codec),
+        Err(unknown) if as_text || input.is_text() => return Err(unknown.error()),
+        Err(_) => None,
+    };
     let inputs = input.tokens(codec.as_ref())?;
     let options = Options {
         min_length: args.min_length,
@@ -113,15 +120,6 @@ pub fn run(args: &Args) -> Result<()> {
         top_p: args.top_p as f32,
         length_penalty: args.length_penalty as f32,
     };
-    let kind = Kind::of(args);
-    let as_text = kind == Kind::Text;
-    if as_text && codec.is_none() {
-        return Err(failure(
-            format!("the vocabulary of {} tokens is too small for bytes", generator.sizes().vocab),
-            "name the model's tokenizer with --tokenizer, or write token ids: --json, or --output NAME.json or \
-             NAME.safetensors",
-        ));
-    }
     let mut all = Vec::new();
     generator.run(&inputs, &options, &mut |_, mut sequences| {
         sequences.truncate(args.sequences);
@@ -253,6 +251,10 @@ impl Input {
             Self::Texts(texts) => texts.len(),
             Self::Tokens(rows) => rows.len(),
         }
+    }
+
+    fn is_text(&self) -> bool {
+        matches!(self, Self::Texts(_))
     }
 
     fn tokens(self, codec: Option<&Codec>) -> Result<Vec<Vec<i32>>> {

@@ -1,7 +1,11 @@
 //! `meshc score`: log-likelihoods of given targets.
 
 use crate::{
-    args::{data::TokenizerArgs, plugin::environment, subject::SubjectArgs},
+    args::{
+        data::{TokenizerArgs, Unknown},
+        plugin::environment,
+        subject::SubjectArgs,
+    },
     output::stream::{errln, outln},
 };
 use anyhow::{Context, Result};
@@ -45,9 +49,10 @@ pub fn run(args: &Args) -> Result<()> {
     let (request, checkpoint) = (args.subject.request(), args.subject.checkpoint.as_deref());
     let batch = lines.len().clamp(1, 32).next_multiple_of(request.devices());
     let settings = [("task", "score".to_owned()), ("batch", batch.to_string())];
-    let mut session = session::open(&request, checkpoint, &settings, Purpose::Score, &["score"])?;
+    let parameters = session::parameters(&request, checkpoint)?;
+    let mut session = session::open(&request, &parameters, &settings, Purpose::Score, &["score"])?;
     let mut scorer = Scorer::new(&mut session)?;
-    let codec = args.tokenizer.codec(scorer.sizes())?;
+    let codec = args.tokenizer.codec(scorer.sizes(), &parameters.checkpoint)?;
     let pairs = lines.iter().map(|(number, line)| pair(line, codec.as_ref(), &name, *number));
     let scores = scorer.run(&pairs.collect::<Result<Vec<_>>>()?)?;
     let mut sum = Score::default();
@@ -72,17 +77,19 @@ fn described(score: &Score) -> Value {
 }
 
 /// Parses a line.
-fn pair(line: &str, codec: Option<&Codec>, name: &str, number: usize) -> Result<(Vec<i32>, Vec<i32>)> {
+fn pair(
+    line: &str,
+    codec: Result<&Codec, &Unknown>,
+    name: &str,
+    number: usize,
+) -> Result<(Vec<i32>, Vec<i32>)> {
     let wrong = |why: String| {
         failure(
             format!("line {} of `{name}` is not a pair: {why}", number + 1),
             "write {\"input\": …, \"target\": …} with texts or lists of token ids, or two texts separated by a tab",
         )
     };
-    let text = |text: &str| {
-        let codec = codec.ok_or_else(|| wrong("the model's vocabulary is too small for bytes".into()))?;
-        Ok(codec.encode(text)?)
-    };
+    let text = |text: &str| Ok(codec.map_err(Unknown::error)?.encode(text)?);
     if !line.trim_start().starts_with('{') {
         let (input, target) = line.split_once('\t').ok_or_else(|| wrong("it has no tab".into()))?;
         return Ok((text(input)?, text(target)?));

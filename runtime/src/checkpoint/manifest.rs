@@ -12,6 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Named strings that a writer adds to a checkpoint. docs/checkpoints.md lists the known names.
 pub type Facts = BTreeMap<String, String>;
 
+/// The fact that identifies the tokenizer of the model: `bytes`, or the digest of its file.
+pub const TOKENIZER: &str = "tokenizer";
+/// The fact that names the file of the tokenizer in the checkpoint.
+pub const TOKENIZER_FILE: &str = "tokenizer.file";
+
 /// The file with names, shapes, locations and digests.
 pub(super) const MANIFEST: &str = "manifest.json";
 /// The marker file, which is written last.

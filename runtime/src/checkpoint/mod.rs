@@ -37,7 +37,7 @@ mod together_tests;
 mod writer;
 
 pub use keep::Keep;
-pub use manifest::{Entry, Facts, Kind, TensorBox};
+pub use manifest::{Entry, Facts, Kind, TOKENIZER, TOKENIZER_FILE, TensorBox};
 pub use objects::is_url;
 pub use reader::{Checkpoint, is_checkpoint};
 pub use snapshot::{RestoreScope, Snapshot};

@@ -1,7 +1,9 @@
 //! Reading a checkpoint: whole tensors or parts of them, checked against their digests.
 
 use super::{
-    manifest::{COMMIT, Entry, Facts, File, MANIFEST, Manifest, TensorBox, commit_of},
+    manifest::{
+        COMMIT, Entry, Facts, File, MANIFEST, Manifest, TOKENIZER, TOKENIZER_FILE, TensorBox, commit_of,
+    },
     objects::{Objects, is_url},
     storage::Storage,
 };
@@ -82,6 +84,23 @@ impl Checkpoint {
     /// Returns the facts that the writer added.
     pub fn facts(&self) -> &Facts {
         &self.manifest.facts
+    }
+    /// Reads the file of the tokenizer. `None` means that the checkpoint has none: its tokens are bytes, or it
+    /// only identifies the tokenizer, or it says nothing.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not the one that was written.
+    pub fn tokenizer(&self) -> Result<Option<Vec<u8>>> {
+        let Some(name) = self.facts().get(TOKENIZER_FILE) else { return Ok(None) };
+        if name.contains(['/', '\\']) {
+            return Err(damaged(self.dir(), format!("`{name}` is not the name of a file")));
+        }
+        let bytes = self.storage.read(name).map_err(Error::io("reading", self.dir().join(name)))?;
+        let digest = format!("blake3:{}", blake3::hash(&bytes).to_hex());
+        if self.facts().get(TOKENIZER) != Some(&digest) {
+            return Err(damaged(self.dir(), format!("`{name}` was altered: the digests differ")));
+        }
+        Ok(Some(bytes))
     }
     /// Returns all tensors, in the order in which they were written.
     pub fn tensors(&self) -> &[Entry] {

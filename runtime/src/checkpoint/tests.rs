@@ -1,7 +1,7 @@
 //! Tests of checkpoints on disk: round trips, damage, and interrupted writers.
 
 use super::{
-    Checkpoint, Facts, Keep, Kind, Writer, folder, keep,
+    Checkpoint, Facts, Keep, Kind, TOKENIZER, TOKENIZER_FILE, Writer, folder, keep,
     manifest::{COMMIT, MANIFEST, commit_of},
     objects,
 };
@@ -64,6 +64,27 @@ fn entries(dir: &Path) -> Vec<String> {
         fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
+}
+
+#[test]
+fn the_tokenizer_of_a_checkpoint_is_checked() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("ck");
+    let write = |tokenizer: Option<&[u8]>| {
+        let mut writer = Writer::replace(&path).unwrap();
+        writer.tensor("x", Kind::Param, &[], HostTensor::f32(&[], &[1.0])).unwrap();
+        tokenizer.into_iter().for_each(|t| writer.tokenizer(t).unwrap());
+        writer.finish(Facts::from([(TOKENIZER.to_owned(), "bytes".to_owned())]), 1).unwrap();
+    };
+    write(None);
+    let none = Checkpoint::open(&path).unwrap();
+    assert_eq!((none.tokenizer().unwrap(), none.facts()[TOKENIZER].as_str()), (None, "bytes"));
+    write(Some(b"pieces"));
+    let one = Checkpoint::open(&path).unwrap();
+    assert_eq!(one.tokenizer().unwrap().as_deref(), Some(&b"pieces"[..]));
+    assert_eq!(one.facts()[TOKENIZER], format!("blake3:{}", blake3::hash(b"pieces").to_hex()));
+    fs::write(path.join(&one.facts()[TOKENIZER_FILE]), b"others").unwrap();
+    assert!(one.tokenizer().unwrap_err().to_string().contains("was altered: the digests differ"));
 }
 
 #[test]

@@ -103,6 +103,7 @@ impl Together<'_> {
     fn commit(&self, mut writer: Writer, own: Part, digests: &[Vec<u8>], facts: Facts) -> Result<()> {
         let name = self.name("committed");
         if self.processes.job.is_first() {
+            let facts = writer.with_tokenizer(facts);
             let committed = merged(writer.sink(), own, digests, facts).and_then(|all| writer.commit(&all));
             return self.processes.all(&name, committed.map(|()| Vec::new())).map(drop);
         }

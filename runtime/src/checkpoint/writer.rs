@@ -4,7 +4,7 @@
 //! At most two threads write files at the same time. Each computes the digests of its boxes while it writes.
 
 use super::{
-    manifest::{Entry, FORMAT, Facts, File, Kind, Manifest, TensorBox, VERSION},
+    manifest::{Entry, FORMAT, Facts, File, Kind, Manifest, TOKENIZER, TOKENIZER_FILE, TensorBox, VERSION},
     sink::Sink,
 };
 use crate::{Error, HostTensor, Result, session::SnapshotBytes, tensor::element_type};
@@ -30,6 +30,8 @@ pub struct Writer {
     threads: Threads,
     sink: Sink,
     prefix: String,
+    /// Facts about the tokenizer that was added.
+    tokenizer: Facts,
     files: Vec<File>,
     tensors: Vec<Entry>,
     index: BTreeMap<String, usize>,
@@ -78,6 +80,7 @@ impl Writer {
             threads: Threads::default(),
             sink,
             prefix,
+            tokenizer: Facts::new(),
             files: Vec::new(),
             tensors: Vec::new(),
             index: BTreeMap::new(),
@@ -90,6 +93,24 @@ impl Writer {
     /// Counts a snapshot's memory as used until the writer is dropped.
     pub(super) fn count_snapshot(&mut self, snapshots: SnapshotBytes) {
         self.snapshots.push(snapshots);
+    }
+
+    /// Adds the file of the tokenizer, and the facts about it.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn tokenizer(&mut self, contents: &[u8]) -> Result<()> {
+        let name = self.sink.name("tokenizer", "bin");
+        self.sink.write(&name)(vec![Bytes::copy_from_slice(contents)])?;
+        let digest = format!("blake3:{}", blake3::hash(contents).to_hex());
+        self.tokenizer =
+            [(TOKENIZER, digest), (TOKENIZER_FILE, name)].map(|(key, value)| (key.to_owned(), value)).into();
+        Ok(())
+    }
+
+    /// Returns `facts` with those about the tokenizer that was added.
+    pub(super) fn with_tokenizer(&self, facts: Facts) -> Facts {
+        facts.into_iter().chain(self.tokenizer.clone()).collect()
     }
 
     /// Adds a whole tensor. `dims` are names and sizes, outermost first.
@@ -167,6 +188,7 @@ impl Writer {
     /// stays.
     pub fn finish(mut self, facts: Facts, step: u64) -> Result<()> {
         let (files, tensors) = self.complete()?;
+        let facts = self.with_tokenizer(facts);
         let manifest = Manifest { format: FORMAT.into(), version: VERSION, step, facts, files, tensors };
         self.commit(&manifest)
     }
@@ -190,7 +212,9 @@ impl Writer {
             Error::input(what, "write every element of every tensor once")
         })?;
         let text = serde_json::to_vec_pretty(manifest).expect("numbers and texts are JSON");
-        let files: BTreeSet<&str> = manifest.files.iter().map(|file| file.name.as_str()).collect();
+        let tokenizer = manifest.facts.get(TOKENIZER_FILE).map(String::as_str);
+        let files: BTreeSet<&str> =
+            manifest.files.iter().map(|file| file.name.as_str()).chain(tokenizer).collect();
         self.sink.commit(&self.target, &text, &files)
     }
 

@@ -17,7 +17,8 @@ use super::{
 use crate::{
     Error, Result, Session,
     checkpoint::{
-        Checkpoint, Facts, Processes, RestoreScope, Together, VISIBLE, folder, is_url, keep, prove_shared,
+        Checkpoint, Facts, Processes, RestoreScope, TOKENIZER, Together, VISIBLE, folder, is_url, keep,
+        prove_shared,
     },
 };
 use data::BatchSource;
@@ -34,6 +35,8 @@ pub(super) struct Saver {
     /// The number of meetings so far, which is equal in all processes and makes their names unique.
     meetings: u64,
     facts: Facts,
+    /// The file of the tokenizer, which every checkpoint contains.
+    tokenizer: Option<Arc<[u8]>>,
     /// The last saved step, or the step that this run was resumed from.
     last: Option<u64>,
     writing: Option<(u64, JoinHandle<Result<()>>)>,
@@ -51,7 +54,6 @@ pub(super) struct Resumed {
 /// Names of facts.
 const SEED: &str = "seed";
 const DATA: &str = "data";
-const TOKENIZER: &str = "tokenizer";
 
 impl Saver {
     /// Opens the folder. If the run is to be resumed, restores the state from the newest valid checkpoint and
@@ -71,7 +73,9 @@ impl Saver {
         facts.insert(DATA.into(), data.digest());
         facts.insert(TOKENIZER.into(), data.tokenizer_identity().to_owned());
         let (saving, job) = (saving.clone(), options.job.clone());
-        let mut saver = Self { saving, job, meetings: 0, facts, last: None, writing: None, lock: None };
+        let tokenizer = data.tokenizer_file();
+        let mut saver =
+            Self { saving, job, meetings: 0, facts, tokenizer, last: None, writing: None, lock: None };
         let found = saver.open_folder()?;
         if found.is_empty() {
             if saver.saving.resume {
@@ -264,10 +268,14 @@ impl Saver {
         let (saving, mut facts, job) = (self.saving.clone(), self.facts.clone(), self.job.clone());
         ledger.note(&mut facts, step);
         let attempt = self.meeting(&format!("save step {step}"));
+        let tokenizer = self.tokenizer.clone().filter(|_| self.job.is_first());
         let work = move || {
             let together = Together { processes: processes(&job), attempt };
             let dir = folder::path(&saving.folder, step);
-            together.write(&dir, (step, facts), |writer| copy.write(writer))?;
+            together.write(&dir, (step, facts), |writer| {
+                copy.write(writer)?;
+                tokenizer.map_or(Ok(()), |file| writer.tokenizer(&file))
+            })?;
             // Old checkpoints are removed only after the new one is finished.
             if job.is_first() { keep::prune(&saving.folder, &saving.keep, false).map(drop) } else { Ok(()) }
         };
