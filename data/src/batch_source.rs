@@ -56,8 +56,8 @@ pub trait BatchSource: Send + Sync + fmt::Debug {
     /// Identifies the meaning of tokens: `bytes`, or the digest of the tokenizer.
     fn tokenizer_identity(&self) -> &str;
 
-    /// The contents of the tokenizer's file, to be stored with checkpoints. `None` means bytes, or a tokenizer
-    /// of which only the description is known.
+    /// The contents of the tokenizer's file, to be stored with checkpoints. `None` means bytes, or a
+    /// tokenizer of which only the description is known.
     fn tokenizer_file(&self) -> Option<Arc<[u8]>> {
         None
     }

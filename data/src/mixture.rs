@@ -26,8 +26,8 @@ use std::{fmt, ops::Range, sync::Arc};
 pub struct Options {
     /// The tokenizer of a text.
     pub tokenizer: Tokenizer,
-    /// The share of each corpus, at its end, that is held out for evaluation: in `[0, 1]`. With 1, all rows are
-    /// for evaluation, and there are none for training.
+    /// The share of each corpus, at its end, that is held out for evaluation: in `[0, 1]`. With 1, all
+    /// rows are for evaluation, and there are none for training.
     pub held_out: f64,
     /// The amount of noise for span corruption.
     pub corruption: SpanCorruption,

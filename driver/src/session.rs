@@ -28,7 +28,8 @@ pub struct Parameters {
     is_subject: bool,
 }
 
-/// Opens a session and restores the parameters. `settings` apply unless the user has set them; only `functions` of the program are compiled.
+/// Opens a session and restores the parameters. `settings` apply unless the user has set them; only
+/// `functions` of the program are compiled.
 ///
 /// # Errors
 /// Among others, if the program lacks something for `purpose`.

@@ -83,7 +83,9 @@ impl Folder {
         }
         let path = TOKENIZERS.into_iter().map(|name| self.dir.join(name)).find(|path| path.is_file());
         let Some(path) = path else { return Ok(Tokenizer::Unknown) };
-        proto::regular::read(&path).map(Tokenizer::File).with_context(|| format!("reading `{}`", path.display()))
+        proto::regular::read(&path)
+            .map(Tokenizer::File)
+            .with_context(|| format!("reading `{}`", path.display()))
     }
 
     /// Reads the bytes of an existing tensor, and their type.

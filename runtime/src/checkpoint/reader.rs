@@ -85,8 +85,8 @@ impl Checkpoint {
     pub fn facts(&self) -> &Facts {
         &self.manifest.facts
     }
-    /// Reads the file of the tokenizer. `None` means that the checkpoint has none: its tokens are bytes, or it
-    /// only identifies the tokenizer, or it says nothing.
+    /// Reads the file of the tokenizer. `None` means that the checkpoint has none: its tokens are bytes, or
+    /// it only identifies the tokenizer, or it says nothing.
     ///
     /// # Errors
     /// The file cannot be read, or is not the one that was written.
