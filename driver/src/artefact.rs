@@ -12,6 +12,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use compiler::pipeline::Stage;
+use proto::manifest::{Output, OutputKind};
 use runtime::{Artefact, plugin::Platform};
 
 /// Opens the artefact that is the subject of a request, or compiles the model that is.
@@ -49,7 +50,28 @@ pub fn opened(request: &Request) -> Result<Artefact> {
             ),
             "leave --target out; --plugin selects the devices it runs on",
         )),
+        Some(_) | None if request.several_hosts => has_whole_outputs(artefact),
         Some(_) | None => Ok(artefact),
+    }
+}
+
+/// Refuses an artefact with outputs of which a host could read only a part.
+fn has_whole_outputs(artefact: Artefact) -> Result<Artefact> {
+    let functions = artefact.manifest.functions.iter().filter(|f| f.name != "init");
+    let outputs = functions.flat_map(|f| f.outputs.iter().map(move |output| (f, output)));
+    let is_split = |output: &Output| {
+        let dims = output.tensor.iter().flat_map(|tensor| &tensor.dims);
+        output.kind() != OutputKind::State && dims.into_iter().any(|dim| !dim.axes.is_empty())
+    };
+    match outputs.into_iter().find(|(_, output)| is_split(output)) {
+        Some((function, output)) => Err(failure(
+            format!(
+                "`{}` is compiled for one host: output `{}` of `{}` is split over the devices",
+                artefact.origin, output.name, function.name
+            ),
+            "compile it again with --several-hosts, or train the model itself",
+        )),
+        None => Ok(artefact),
     }
 }
 

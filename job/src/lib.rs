@@ -23,7 +23,7 @@ pub use discover::{Found, Place};
 pub use error::{Error, Result};
 pub use limits::Limits;
 pub use member::{Job, Meeting, Verdict};
-pub use proto::job::{Difference, Failure, Holders, Loss};
+pub use proto::job::{Difference, Failure, Holders, Loss, Member, Orders};
 
 /// Reads a variable of the environment.
 pub type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;

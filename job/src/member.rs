@@ -64,6 +64,44 @@ impl Verdict {
     }
 }
 
+impl Verdict {
+    /// Returns what the ranks disagree on, with ranks, hosts and values. `None` if no rank failed and all
+    /// facts are equal. `help` says what to do about a difference.
+    pub fn refusal(&self, members: &[Member], help: &str) -> Option<String> {
+        if let Some(Failure { rank, host, message }) = self.failures.first() {
+            let others = match self.failures.len() - 1 {
+                0 => String::new(),
+                n => format!(" (and {n} more)"),
+            };
+            return Some(format!("rank {rank} ({host}) failed{others}: {message}"));
+        }
+        if self.differences.is_empty() {
+            return None;
+        }
+        let lines: String = self.differences.iter().map(|d| format!("\n  {}", words(members, d))).collect();
+        Some(format!("the processes of this job differ:{lines}\n  help: {help}"))
+    }
+}
+
+/// Returns the values of a fact with their ranks and hosts.
+fn words(members: &[Member], difference: &Difference) -> String {
+    let host = |rank: &u32| {
+        let found = members.iter().find(|member| member.rank == *rank);
+        found.map_or(String::new(), |member| format!(" ({})", member.host))
+    };
+    let values = difference.values.iter().map(|holders| {
+        let shown = holders.ranks.iter().take(4).map(|rank| format!("{rank}{}", host(rank)));
+        let mut ranks = shown.collect::<Vec<_>>().join(", ");
+        if holders.ranks.len() > 4 {
+            ranks += &format!(" and {} more", holders.ranks.len() - 4);
+        }
+        let value = if holders.value.is_empty() { "none" } else { &holders.value };
+        let word = if holders.ranks.len() == 1 { "rank" } else { "ranks" };
+        format!("{value} on {word} {ranks}")
+    });
+    format!("{}: {}", difference.key, values.collect::<Vec<_>>().join("; "))
+}
+
 /// A rank's contribution to a barrier.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Contribution {
@@ -157,10 +195,13 @@ impl Job {
         }
     }
 
-    /// Notes the wall time of a finished step.
-    pub fn step_took(&self, wall: Duration) {
+    /// Notes the wall time of a finished step, and the part of it in which this process waited for others.
+    pub fn step_took(&self, wall: Duration, waited: Duration) {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
         if let Some(link) = &self.link {
-            link.report().beat.step_micros = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX).max(1);
+            let mut report = link.report();
+            report.beat.step_micros = micros(wall);
+            report.beat.own_micros = micros(wall.saturating_sub(waited));
         }
     }
 

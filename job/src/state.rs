@@ -173,21 +173,19 @@ impl State {
 
     /// The orders that every rank receives.
     pub fn orders(&self) -> Orders {
-        let mut steps: Vec<(u64, u32)> = self
-            .members
-            .iter()
-            .flatten()
-            .filter(|seat| seat.beat.step_micros > 0)
-            .map(|seat| (seat.beat.step_micros, seat.beat.rank))
-            .collect();
+        let beats = || self.members.iter().flatten().map(|seat| &seat.beat).filter(|b| b.step_micros > 0);
+        let mut steps: Vec<u64> = beats().map(|beat| beat.step_micros).collect();
+        let mut own: Vec<(u64, u32)> = beats().map(|beat| (beat.own_micros, beat.rank)).collect();
         steps.sort_unstable();
-        let (slowest_micros, slowest_rank) = steps.last().copied().unwrap_or_default();
+        own.sort_unstable();
+        let (slowest_micros, slowest_rank) = own.last().copied().unwrap_or_default();
         Orders {
             loss: self.loss.clone(),
             stop: self.stop,
             slowest_rank,
             slowest_micros,
-            median_micros: steps.get(steps.len() / 2).map_or(0, |(micros, _)| *micros),
+            median_micros: steps.get(steps.len() / 2).copied().unwrap_or_default(),
+            median_own_micros: own.get(own.len() / 2).map_or(0, |(micros, _)| *micros),
             stop_at: self.stop_at,
         }
     }

@@ -49,6 +49,9 @@ pub enum Error {
     /// Another process of the job is lost, or the processes disagree.
     #[error("{0}")]
     Job(String),
+    /// The processes of the job differ. All of them get this error.
+    #[error("{0}")]
+    Disagreement(String),
     /// The plugin returned an error.
     #[error("{context}: {source}")]
     Pjrt {

@@ -22,7 +22,7 @@ use driver::{
     failure::failure,
     files::{check_target as check_folder, write_folder},
     fit,
-    lower::{Lowered, Watch, choose, emit, files, lower},
+    lower::{Lowered, Watch, choose, emit, files, lower, whole_outputs},
     placement::place,
     program::{self, Program},
     request::Request,
@@ -59,6 +59,9 @@ pub struct Args {
     /// partition, simplify-local or hlo
     #[arg(long, value_name = "STAGE", value_parser = Stage::parse)]
     stop_after: Option<Stage>,
+    /// Compile for training on several hosts: outputs such as losses by row are whole on every device
+    #[arg(long)]
+    several_hosts: bool,
     /// Print the time of each stage
     #[arg(long)]
     timings: bool,
@@ -110,7 +113,10 @@ pub fn run(args: &Args) -> Result<()> {
     watch.timings = args.timings.then_some(HOST.say);
     watch.last = args.stop_after.map(|stage| (stage, Vec::new()));
     let last = args.stop_after.unwrap_or(Stage::Hlo);
-    let lowered = lower(&program, &placement, last, &mut watch)?;
+    let mut lowered = lower(&program, &placement, last, &mut watch)?;
+    if args.several_hosts {
+        lowered = lowered.map(|lowered| whole_outputs(&program, lowered)).transpose()?;
+    }
     if args.dump.is_some() && placement.mesh.axes().is_empty() && last >= Stage::Partition {
         let note = "04-simplify-gradients, 05-partition and 06-simplify-local are equal on one device";
         errln!("note: {note}; --mesh shows collectives, such as --mesh {}", example_mesh(&program.module));

@@ -171,6 +171,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     launch::follow_launcher();
     let signals = Signals::watch()?;
     let member = Member::join(&args.hosts, args.is_for_tpus() && tpu::is_google_machine(Path::new("/")))?;
+    signals.tell(&member.job);
     let result = train(args, &member, &signals);
     member.end(result)
 }

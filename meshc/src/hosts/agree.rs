@@ -3,7 +3,7 @@
 use super::member::{Agreed, Member};
 use crate::args::config::Resolved;
 use anyhow::Result;
-use job::{Difference, Verdict, member::Contribution};
+use job::member::Contribution;
 use proto::Message;
 use runtime::Artefact;
 use std::{collections::BTreeMap, env, fs, path::Path, time::Duration};
@@ -13,6 +13,8 @@ pub type Facts = BTreeMap<String, String>;
 
 /// The time in which all processes load their data and build their model.
 const LOAD: Duration = Duration::from_secs(3600);
+/// The remedy for a difference.
+const HELP: &str = "start all processes with the same program, plugin, data, options and environment";
 /// Options that may differ: places of files, and the place of the process.
 const OWN: [&str; 5] = ["rank", "coordinator", "plugin", "config", "metrics"];
 
@@ -28,51 +30,12 @@ pub fn agree<T>(member: &Member, what: &str, prepared: Result<(T, Facts)>) -> Re
     let failure = prepared.as_ref().err().map(|error| format!("{error:#}"));
     let equal = prepared.as_ref().map_or_else(|_| Facts::new(), |(_, facts)| facts.clone());
     let meeting = member.job.meet(what, Contribution { failure, equal, payload: Vec::new() }, LOAD)?;
-    let refusal = refusal(member, &meeting.verdict);
+    let refusal = meeting.verdict.refusal(member.job.members(), HELP);
     match (prepared, refusal) {
         (Ok((value, _)), None) => Ok(value),
         (Ok(_), Some(refusal)) => Err(Agreed(refusal).into()),
         (Err(own), refusal) => Err(own.context(Agreed(refusal.unwrap_or_default()))),
     }
-}
-
-/// Returns what the processes disagree on. `None` if they agree.
-fn refusal(member: &Member, verdict: &Verdict) -> Option<String> {
-    if let Some(failure) = verdict.failures.first() {
-        let others = match verdict.failures.len() - 1 {
-            0 => String::new(),
-            n => format!(" (and {n} more)"),
-        };
-        return Some(format!("rank {} ({}) failed{others}: {}", failure.rank, failure.host, failure.message));
-    }
-    if verdict.differences.is_empty() {
-        return None;
-    }
-    let lines: Vec<String> = verdict.differences.iter().map(|d| format!("\n  {}", line(member, d))).collect();
-    Some(format!(
-        "the processes of this job differ:{}\n  help: start all of them with the same program, plugin, data, options and \
-         environment",
-        lines.concat()
-    ))
-}
-
-/// Returns the values of a fact with their ranks and hosts.
-fn line(member: &Member, difference: &Difference) -> String {
-    let host = |rank: &u32| {
-        let found = member.job.members().iter().find(|m| m.rank == *rank);
-        found.map_or(String::new(), |m| format!(" ({})", m.host))
-    };
-    let values = difference.values.iter().map(|holders| {
-        let shown = holders.ranks.iter().take(4).map(|rank| format!("{rank}{}", host(rank)));
-        let mut ranks = shown.collect::<Vec<_>>().join(", ");
-        if holders.ranks.len() > 4 {
-            ranks += &format!(" and {} more", holders.ranks.len() - 4);
-        }
-        let value = if holders.value.is_empty() { "none" } else { &holders.value };
-        let word = if holders.ranks.len() == 1 { "rank" } else { "ranks" };
-        format!("{value} on {word} {ranks}")
-    });
-    format!("{}: {}", difference.key, values.collect::<Vec<_>>().join("; "))
 }
 
 /// Returns the facts of this program and its environment.

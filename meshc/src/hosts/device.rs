@@ -5,11 +5,12 @@ use anyhow::Result;
 use driver::{
     Request,
     device::{self, Chosen},
+    files::cache,
 };
 use job::{Job, member::Contribution};
 use pjrt::{Client, ClientOptions};
 use runtime::{
-    Artefact, Error, Session,
+    Artefact, Error, ExecutableCache, Session,
     plugin::{JobStore, Platform, gpu},
     processes::Exchange,
     session::Placement,
@@ -67,6 +68,9 @@ fn cpu_session(request: &Request, chosen: &Chosen, artefact: Artefact, member: &
     let exchange = Exchange::connect(&member.job, usize::try_from(own)?, member.address()?)?;
     let mut session = Session::of_process(client, artefact, &exchange)?;
     session.set_host_allocator(request.host.allocator);
+    if !request.plugin.no_executable_cache {
+        session.set_executable_cache(ExecutableCache::in_cache(&cache()?));
+    }
     Ok(session)
 }
 

@@ -127,7 +127,8 @@ impl Member {
                 Ok(code)
             }
             Err(error) => {
-                if self.is_in_job() && error.downcast_ref::<Agreed>().is_none() {
+                let is_agreed = error.downcast_ref::<Agreed>().is_some() || is_disagreement(&error);
+                if self.is_in_job() && !is_agreed {
                     self.fail(&error);
                 } else {
                     self.job.leave(None);
@@ -169,6 +170,12 @@ impl Member {
             }
         }
     }
+}
+
+/// True if all processes have this error.
+fn is_disagreement(error: &anyhow::Error) -> bool {
+    let found = error.chain().find_map(|cause| cause.downcast_ref::<runtime::Error>());
+    found.is_some_and(|error| matches!(error, runtime::Error::Disagreement(_)))
 }
 
 /// Prints the loss of another rank and ends the process with the code for which a cluster starts it again.

@@ -6,6 +6,7 @@
 
 use super::stream::errln;
 use anyhow::{Context, Result};
+use job::Job;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     flag,
@@ -13,7 +14,7 @@ use signal_hook::{
 };
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
@@ -21,20 +22,21 @@ use std::{
 };
 
 /// The stop signals of this process.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Signals {
     /// Set by the first Ctrl-C or SIGTERM.
     pub stop: Arc<AtomicBool>,
     number: Arc<AtomicUsize>,
     /// True until training begins.
     early: Arc<AtomicBool>,
+    /// The job that is told when the process ends before training begins.
+    job: Arc<OnceLock<Arc<Job>>>,
 }
 
 impl Signals {
     /// Starts watching. Call it before a plugin is loaded, whose threads would otherwise receive the signals.
     pub fn watch() -> Result<Self> {
-        let signals =
-            Self { stop: Arc::default(), number: Arc::default(), early: Arc::new(AtomicBool::new(true)) };
+        let signals = Self { early: Arc::new(AtomicBool::new(true)), ..Self::default() };
         for signal in [SIGINT, SIGTERM] {
             let context = || format!("watching for signal {signal}");
             // The order matters: the second signal finds the flag of the first, and ends the process.
@@ -44,12 +46,17 @@ impl Signals {
             flag::register(signal, signals.stop.clone()).with_context(context)?;
         }
         let (stop, number, early) = (signals.stop.clone(), signals.number.clone(), signals.early.clone());
+        let job = signals.job.clone();
         thread::spawn(move || {
             while early.load(Ordering::SeqCst) {
                 if stop.load(Ordering::SeqCst) {
                     errln!("stopped before training began: there is no state to save");
+                    let number = number.load(Ordering::SeqCst) as i32;
+                    if let Some(job) = job.get() {
+                        job.leave(Some(&format!("stopped by signal {number} before training began")));
+                    }
                     // Skips the destructors of plugin libraries, which may still be running.
-                    exit(128 + number.load(Ordering::SeqCst) as i32);
+                    exit(128 + number);
                 }
                 thread::sleep(Duration::from_millis(20));
             }
@@ -57,13 +64,24 @@ impl Signals {
         Ok(signals)
     }
 
+    /// Names the job whose other processes are told if a signal ends this one before training begins.
+    pub fn tell(&self, job: &Arc<Job>) {
+        // A process joins one job.
+        let _ = self.job.set(job.clone());
+    }
+
     /// Leaves the first signal to the code that polls [`Signals::stop`].
     pub fn begin(&self) {
         self.early.store(false, Ordering::SeqCst);
     }
 
-    /// Returns the exit code of a process that a signal has stopped: 128 + its number.
+    /// Returns the exit code of a process that a signal has stopped: 128 + its number. If only
+    /// another process of the job received one, that of SIGTERM.
     pub fn code(&self) -> u8 {
-        u8::try_from(128 + self.number.load(Ordering::SeqCst)).unwrap_or(u8::MAX)
+        let number = match self.number.load(Ordering::SeqCst) {
+            0 => SIGTERM as usize,
+            number => number,
+        };
+        u8::try_from(128 + number).unwrap_or(u8::MAX)
     }
 }

@@ -62,6 +62,9 @@ pub struct Heartbeat {
     /// True if the process passes no further boundary until it knows `Orders.stop_at`.
     #[prost(bool, tag = "8")]
     pub held: bool,
+    /// The part of `step_micros` in which the process did not wait for others, in microseconds.
+    #[prost(uint64, tag = "9")]
+    pub own_micros: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Orders {
@@ -72,7 +75,8 @@ pub struct Orders {
     /// has passed.
     #[prost(bool, tag = "2")]
     pub stop: bool,
-    /// The rank with the longest last step, that step's wall time, and the median of all ranks, in microseconds.
+    /// The rank that spent the longest time on its last step without waiting for others, that time, and the
+    /// median wall time of a step of all ranks, in microseconds.
     #[prost(uint32, tag = "3")]
     pub slowest_rank: u32,
     #[prost(uint64, tag = "4")]
@@ -82,6 +86,9 @@ pub struct Orders {
     /// The boundary at which all ranks stop; 0 until all are held.
     #[prost(uint64, tag = "6")]
     pub stop_at: u64,
+    /// The median over all ranks of the time without waiting, in microseconds.
+    #[prost(uint64, tag = "7")]
+    pub median_own_micros: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Loss {

@@ -335,6 +335,7 @@ fn reason_of(error: Error) -> String {
         | Error::Input { .. }
         | Error::Data(_)
         | Error::Job(_)
+        | Error::Disagreement(_)
         | Error::Pjrt { .. } => error.to_string(),
     }
 }

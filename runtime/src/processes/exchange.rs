@@ -13,7 +13,7 @@ use std::{
     hash::{BuildHasher, Hasher, RandomState},
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Time for all ranks to open their ports and to connect.
@@ -39,6 +39,12 @@ struct State {
     waiting: HashMap<Key, Waiting>,
     /// The first process that is gone, and why.
     gone: Option<String>,
+    /// The number of executions that wait for operands of other processes only.
+    pending: usize,
+    /// The time since when there has been one.
+    pending_since: Option<Instant>,
+    /// The time in which there was one, until now.
+    waited: Duration,
 }
 
 /// An execution of a collective that is not complete.
@@ -48,6 +54,26 @@ struct Waiting {
     calls: Vec<(usize, CustomCall)>,
     /// Operands of other processes, by device.
     operands: HashMap<usize, Vec<u8>>,
+    /// True once only operands of other processes are missing.
+    is_pending: bool,
+}
+
+impl State {
+    /// Counts an execution that waits for other processes from now on.
+    fn begin_wait(&mut self) {
+        self.pending += 1;
+        self.pending_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Counts the end of such a wait.
+    fn end_wait(&mut self) {
+        self.pending = self.pending.saturating_sub(1);
+        if self.pending == 0
+            && let Some(since) = self.pending_since.take()
+        {
+            self.waited += since.elapsed();
+        }
+    }
 }
 
 impl Exchange {
@@ -116,6 +142,11 @@ impl Exchange {
         Ok(())
     }
 
+    /// Returns the time in which a collective waited for other processes since the last call of this.
+    pub fn take_waited(&self) -> Duration {
+        std::mem::take(&mut self.lock().waited)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -163,13 +194,17 @@ impl Exchange {
     ) {
         let members = &collective.groups[key.group];
         let local = members.iter().filter(|device| *device / self.devices_per_process == self.rank).count();
-        let waiting = state.waiting.get(&key);
-        let complete =
-            waiting.is_some_and(|w| w.calls.len() == local && w.operands.len() + local == members.len());
-        if !complete {
+        let Some(waiting) = state.waiting.get_mut(&key).filter(|w| w.calls.len() == local) else { return };
+        if waiting.operands.len() + local < members.len() {
+            if !std::mem::replace(&mut waiting.is_pending, true) {
+                state.begin_wait();
+            }
             return;
         }
         let Some(waiting) = state.waiting.remove(&key) else { return };
+        if waiting.is_pending {
+            state.end_wait();
+        }
         drop(state);
         finish(waiting, members, collective);
     }
@@ -178,7 +213,7 @@ impl Exchange {
 /// Computes the results of a complete execution. They are computed before any call ends, since the operands
 /// of a call live only until then.
 fn finish(waiting: Waiting, members: &[usize], collective: &hlo_processes::Exchange) {
-    let Waiting { calls, operands } = waiting;
+    let Waiting { calls, operands, .. } = waiting;
     let results: Vec<std::result::Result<Vec<u8>, String>> = {
         let operand = |device: &usize| -> &[u8] {
             match operands.get(device) {

@@ -41,6 +41,7 @@ use state::State;
 use std::{
     collections::BTreeMap,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 /// Programs and state on devices.
@@ -87,7 +88,7 @@ impl Session {
     }
 
     /// Creates a session of one of several CPU processes. `exchange` connects them; all call the same
-    /// functions in the same order. Nothing is cached, and a call returns when its run has ended, because
+    /// functions in the same order. A call returns when its run has ended, because
     /// executions of collectives are counted by run.
     ///
     /// # Errors
@@ -137,6 +138,11 @@ impl Session {
     /// The plugin reports an error.
     pub fn placement(&self) -> Result<Placement> {
         self.assignment.placement(&self.client)
+    }
+    /// Returns the time since the last call of this in which runs waited for other processes; zero if the
+    /// plugin does not tell.
+    pub(crate) fn take_waited(&self) -> Duration {
+        self.programs.take_waited()
     }
     /// Returns how each executable was made, in order.
     pub fn compilations(&self) -> &[Compilation] {

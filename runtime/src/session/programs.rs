@@ -7,7 +7,13 @@ use super::{
 use crate::{Artefact, Error, Result, processes::Exchange};
 use pjrt::{Client, Execution, LoadedExecutable, Program};
 use proto::{compile_options::assign_devices, hlo_alias::out_of_place};
-use std::{borrow::Cow, collections::BTreeMap, path::Path, sync::Arc, time::Instant};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// ExecutableCache by function, and how each of them was made.
 #[derive(Default)]
@@ -85,10 +91,13 @@ impl Programs {
 
     /// Uses compiled programs from `cache`, and adds those that have to be compiled.
     pub(super) fn set_cache(&mut self, cache: ExecutableCache) {
-        // Executables with custom calls belong to the process that registered their handlers.
-        if self.exchange.is_none() {
-            self.cache = Some(cache);
-        }
+        self.cache = Some(cache);
+    }
+
+    /// Returns the time since the last call in which runs waited for other processes; zero if the plugin does
+    /// not tell.
+    pub(super) fn take_waited(&self) -> Duration {
+        self.exchange.as_ref().map_or(Duration::ZERO, |exchange| exchange.take_waited())
     }
 
     /// Returns how each executable was made, in order.

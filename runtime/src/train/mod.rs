@@ -7,9 +7,9 @@
 //! After a loss spike, the run returns to its last checkpoint and skips the batches that led to the spike.
 //!
 //! Reading order: `options`, `observer` (reports to the caller), `run` (preparation), `steps` (the loop),
-//! `stop`, `executables` (compared between processes), `evaluation`, `spike` (loss-spike detection),
-//! `saving` (checkpoints) with `ledger` and `lock`, [`metrics`] (the metrics file), [`events`] (the same
-//! for TensorBoard), [`meter`] (utilization and memory), [`summary`] (the end-of-run summary).
+//! `stop`, `stragglers`, `executables` (compared between processes), `evaluation`, `spike` (loss-spike
+//! detection), `saving` (checkpoints) with `ledger` and `lock`, [`metrics`] (the metrics file), [`events`]
+//! (the same for TensorBoard), [`meter`] (utilization and memory), [`summary`] (the end-of-run summary).
 
 mod evaluation;
 pub mod events;
@@ -25,6 +25,7 @@ mod saving;
 mod spike;
 mod steps;
 mod stop;
+mod stragglers;
 pub mod summary;
 
 pub use evaluation::evaluate;

@@ -27,18 +27,23 @@ pub struct Step {
     pub device_memory: Option<u64>,
     /// Resident bytes of this process, if known.
     pub host_memory: Option<u64>,
+    /// In a job of several processes: the process that spent the longest time on its last step without
+    /// waiting for others, and that time in milliseconds.
+    pub slowest: Option<(u32, f64)>,
     /// The rollback before this step, if any.
     pub rollback: Option<Rollback>,
 }
 
 impl Step {
-    /// Returns utilization and memory, if known, by their names in the metrics file.
+    /// Returns utilization, memory and the slowest process, if known, by their names in the metrics file.
     pub(super) fn measured(&self) -> impl Iterator<Item = (&'static str, f64)> {
         let bytes = |n: Option<u64>| n.map(|n| n as f64);
         let all = [
             ("mfu", self.mfu),
             ("device_memory", bytes(self.device_memory)),
             ("host_memory", bytes(self.host_memory)),
+            ("slowest_rank", self.slowest.map(|(rank, _)| f64::from(rank))),
+            ("slowest_ms", self.slowest.map(|(_, ms)| ms)),
         ];
         all.into_iter().filter_map(|(name, value)| Some((name, value?)))
     }

@@ -60,7 +60,8 @@ pub fn run(
     saver.iter_mut().for_each(|saver| saver.set_seed(seed));
     let saves = options.saving.as_ref().is_some_and(|s| s.every.is_some() || s.keep.best.is_some());
     options.job.enter("compile", 0);
-    let seen = prepare(session, seed, (evaluation.is_some(), saves), observer, &mut stop)?;
+    let which = (evaluation.is_some(), saves);
+    let seen = prepare(session, seed, which, observer, &mut stop)?;
     if let Some(from) = from.filter(|_| session.is_initialized()) {
         observer.on_phase(&format!("restoring the parameters from {}", from.dir().display()));
         session.restore(&from, RestoreScope::Params)?;

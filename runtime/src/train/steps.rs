@@ -11,6 +11,7 @@ use super::{
     saving::Saver,
     spike,
     stop::Stop,
+    stragglers::Stragglers,
     summary::{History, Summary},
 };
 use crate::{Contract, Error, Outputs, Result, Session};
@@ -74,6 +75,7 @@ struct Steps<'a> {
     last_end: Option<Instant>,
     /// To be recorded with the next step.
     rollback: Option<Rollback>,
+    stragglers: Stragglers,
     begin: Instant,
 }
 
@@ -85,6 +87,7 @@ pub(super) fn run(training: Training<'_>, done: u64) -> Result<Summary> {
         in_flight: VecDeque::new(),
         last_end: None,
         rollback: None,
+        stragglers: Stragglers::default(),
         begin: Instant::now(),
     };
     steps.do_due_evaluation(done)?;
@@ -193,7 +196,7 @@ impl Steps<'_> {
         let since = self.last_end.replace(end).unwrap_or(begin);
         let took = end.saturating_duration_since(since);
         record.timing(batch.tokens(), took, wait);
-        self.t.options.job.step_took(took);
+        record.step.slowest = self.slowest(took);
         record.step.mfu = self.t.meter.utilization(took.as_secs_f64());
         record.step.device_memory = self.t.meter.device_memory();
         record.step.host_memory = host_memory();
@@ -213,6 +216,24 @@ impl Steps<'_> {
             saver.poll(self.t.observer);
         }
         self.is_finite(&record.step).map(|()| None)
+    }
+
+    /// Tells the other processes how long a step took, and reports one that delays them. Returns the slowest
+    /// one and its time.
+    fn slowest(&mut self, took: Duration) -> Option<(u32, f64)> {
+        let job = &self.t.options.job;
+        if job.size() == 1 {
+            return None;
+        }
+        job.step_took(took, self.t.session.take_waited());
+        let orders = job.orders();
+        if orders.slowest_micros == 0 {
+            return None;
+        }
+        if let Some(warning) = self.stragglers.step(job, &orders).filter(|_| job.is_first()) {
+            self.t.observer.on_warning(&warning);
+        }
+        Some((orders.slowest_rank, orders.slowest_micros as f64 / 1e3))
     }
 
     /// Evaluates after step `step`. If training is to stop, the evaluation is abandoned and marked as due for
