@@ -40,16 +40,14 @@ pub(super) fn compare(job: &Job, what: &str, compilations: &[Compilation]) -> Re
             let compared = !a.cached && !b.cached && a.fingerprint.is_some() && b.fingerprint.is_some();
             if compared && a.fingerprint != b.fingerprint {
                 let text = |seen: &Seen| seen.fingerprint.clone().unwrap_or_default();
-                return Err(Error::input(
-                    format!(
-                        "`{}` became another executable on rank {rank} than on rank {}: {} and {}",
-                        a.function,
-                        job.rank(),
-                        text(b),
-                        text(a)
-                    ),
-                    "all hosts need the same kind of machine, and the same variables that plugins read",
-                ));
+                return Err(Error::Disagreement(format!(
+                    "`{}` became another executable on rank {rank} than on rank {}: {} and {}\n  help: all hosts \
+                     need the same kind of machine, and the same variables that plugins read",
+                    a.function,
+                    job.rank(),
+                    text(b),
+                    text(a)
+                )));
             }
         }
     }
