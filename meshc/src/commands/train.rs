@@ -238,6 +238,10 @@ struct Run {
 
 impl Run {
     fn resolve(mut args: Args, member: &Member) -> Result<Self> {
+        // Rank 0 uses the folder for all. A run that cannot save is refused before anything is built.
+        if let Some(folder) = args.checkpoints().filter(|_| member.job.is_first()) {
+            train::check_folder(&folder, args.resume)?;
+        }
         let request = Request { several_hosts: member.is_in_job(), ..args.request() };
         let of_checkpoint = is_checkpoint(&args.subject);
         let program =
@@ -338,6 +342,12 @@ impl Args {
             plugin: self.plugin.options(),
             ..Request::new(&self.subject, HOST)
         }
+    }
+
+    /// Returns the folder of checkpoints, if the run saves any.
+    fn checkpoints(&self) -> Option<PathBuf> {
+        let of_run = || self.run_dir.as_ref().map(|dir| dir.join(run_folder::CHECKPOINTS));
+        self.checkpoint_dir.clone().or_else(of_run)
     }
 
     /// Completes values that derive from other options, and records them with the meta entries of the model.

@@ -56,6 +56,19 @@ impl Lock {
     }
 }
 
+/// Checks that no other run holds the lock of a folder, without taking it and without creating anything.
+///
+/// # Errors
+/// Another run holds the lock.
+pub(super) fn is_free(folder: &Path) -> Result<()> {
+    // A file that does not exist or cannot be opened is reported when the lock is taken.
+    let Ok(mut file) = File::options().read(true).write(true).open(folder.join(NAME)) else { return Ok(()) };
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(taken(folder, &mut file)),
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
+    }
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
         // Removed while it is locked. A file that remains is not locked and does no harm.
@@ -91,7 +104,9 @@ mod tests {
         let first = Lock::take(&folder).unwrap();
         let error = Lock::take(&folder).unwrap_err().to_string();
         assert!(error.contains(&format!("process {} on {}", process::id(), host())), "{error}");
+        assert_eq!(is_free(&folder).unwrap_err().to_string(), error);
         drop(first);
+        is_free(&folder).unwrap();
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
         // The file that a killed process leaves is not locked.
         fs::write(folder.join(NAME), "process 1 on elsewhere, and a long name").unwrap();

@@ -32,5 +32,6 @@ pub use evaluation::evaluate;
 pub use observer::{Observer, Rollback, Step};
 pub use options::{Options, Saving};
 pub use run::run;
+pub use saving::check_folder;
 pub use spike::Spikes;
 pub use summary::Summary;

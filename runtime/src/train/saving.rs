@@ -10,7 +10,7 @@
 
 use super::{
     ledger::Ledger,
-    lock::Lock,
+    lock::{self, Lock},
     observer::Observer,
     options::{Options, Saving},
 };
@@ -24,6 +24,7 @@ use crate::{
 use data::BatchSource;
 use job::Job;
 use std::{
+    path::Path,
     sync::Arc,
     thread::{self, JoinHandle},
 };
@@ -103,13 +104,7 @@ impl Saver {
         prove_shared(&folder, processes(&job), VISIBLE)?;
         let resume = self.saving.resume;
         self.from_first("found", || {
-            let found = folder::steps(&folder)?;
-            if let Some(newest) = found.last().filter(|_| !resume) {
-                return Err(Error::input(
-                    format!("`{}` already has checkpoints, the newest of step {newest}", folder.display()),
-                    "resume from it with --resume, or use another folder",
-                ));
-            }
+            let found = to_continue(&folder, resume)?;
             folder::sweep(&folder)?;
             Ok(found)
         })
@@ -312,6 +307,29 @@ impl Saver {
             observer.on_saved(step, &folder::path(&self.saving.folder, step));
         }
         result
+    }
+}
+
+/// Checks that a run can save to `folder`, before anything is compiled. Changes nothing.
+///
+/// # Errors
+/// Another run writes to the folder, or it has checkpoints but the run is not to be resumed.
+pub fn check_folder(folder: &Path, resume: bool) -> Result<()> {
+    if !is_url(folder) {
+        lock::is_free(folder)?;
+    }
+    to_continue(folder, resume).map(drop)
+}
+
+/// Returns the steps of the checkpoints in a folder, of which there must be none without `resume`.
+fn to_continue(folder: &Path, resume: bool) -> Result<Vec<u64>> {
+    let found = folder::steps(folder)?;
+    match found.last().filter(|_| !resume) {
+        None => Ok(found),
+        Some(newest) => Err(Error::input(
+            format!("`{}` already has checkpoints, the newest of step {newest}", folder.display()),
+            "resume from it with --resume, or use another folder",
+        )),
     }
 }
 
