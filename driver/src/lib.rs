@@ -8,7 +8,7 @@
 //! [`lower`] (through the compiler), [`artefact`] (in memory), [`device`] (plugins and sessions), [`session`]
 //! (programs with parameters), [`ahead`] and [`measured`] (through a plugin's compiler), [`fit`] (programs
 //! that are too large), [`verification`] (imported models). Errors are in [`failure`] and [`diagnostics`],
-//! atomic writes are in [`files`].
+//! atomic writes are in [`files`]. [`hosts`] is for sessions of several processes.
 
 pub mod ahead;
 pub mod artefact;
@@ -20,6 +20,7 @@ pub mod failure;
 pub mod files;
 pub mod fit;
 pub mod host;
+pub mod hosts;
 pub mod lower;
 pub mod measured;
 mod package;

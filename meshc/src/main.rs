@@ -1,7 +1,7 @@
 //! The command line `meshc`: compiles models into artefacts, and runs them.
 //!
 //! Reading order: [`cli`] (the command line), [`commands`] (one file each), and the code they share: [`args`]
-//! (arguments, which fill a `driver::Request`), [`hosts`] (several processes), [`output`] (messages and run
+//! (arguments, which fill a `driver::Request`), [`output`] (messages and run
 //! directories). A command never uses another command.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
@@ -9,7 +9,6 @@
 mod args;
 mod cli;
 mod commands;
-mod hosts;
 mod output;
 
 use std::process::ExitCode;

@@ -1,6 +1,7 @@
 //! The processes that train together.
 
 use super::ranges::{at_least_one, positive, whole, whole_32};
+use driver::hosts::HostOptions;
 use job::{Limits, discover::Flags};
 use std::time::Duration;
 
@@ -11,51 +12,51 @@ pub struct HostArgs {
     /// VMs, under SLURM and Open MPI
     #[arg(long, value_name = "N", requires = "rank", requires = "coordinator", value_parser = at_least_one,
         allow_negative_numbers = true)]
-    pub hosts: Option<usize>,
+    hosts: Option<usize>,
     /// Rank of this host, from 0
     #[arg(long, value_name = "I", requires = "hosts", value_parser = whole_32,
         allow_negative_numbers = true)]
-    pub rank: Option<u32>,
+    rank: Option<u32>,
     /// Address at which rank 0 serves the others. MESH_JOB_TOKEN must have the same value on all hosts
     #[arg(long, value_name = "HOST:PORT", requires = "hosts")]
-    pub coordinator: Option<String>,
+    coordinator: Option<String>,
     /// Start N processes on this machine that train together on the CPU plugin: for tests, and to try a
     /// layout over several hosts
     #[arg(long, value_name = "N", conflicts_with = "hosts", value_parser = at_least_one,
         allow_negative_numbers = true)]
-    pub processes: Option<usize>,
+    processes: Option<usize>,
     /// Start the processes of --processes again from the newest checkpoint, at most N times, if one is lost
     #[arg(long, value_name = "N", requires = "processes", requires = "place", value_parser = whole,
         allow_negative_numbers = true)]
-    pub restarts: Option<usize>,
+    restarts: Option<usize>,
     /// Seconds without a sign of life after which a host counts as lost
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = positive,
         allow_negative_numbers = true)]
-    pub dead_after: f64,
+    dead_after: f64,
     /// Seconds to wait for all hosts at the start
     #[arg(long, value_name = "SECONDS", default_value_t = 600.0, value_parser = positive,
         allow_negative_numbers = true)]
-    pub join_within: f64,
+    join_within: f64,
 }
 
 impl HostArgs {
-    /// Returns the flags of the place.
-    pub fn flags(&self) -> Flags {
-        let hosts = self.hosts.map(|hosts| u32::try_from(hosts).unwrap_or(u32::MAX));
-        Flags { hosts, rank: self.rank, coordinator: self.coordinator.clone() }
-    }
-
-    /// Returns the deadlines of the job.
-    pub fn limits(&self) -> Limits {
+    /// Returns the place, the deadlines and the local processes.
+    pub fn options(&self) -> HostOptions {
         // A year, to which larger values are reduced, is a duration on every platform.
         let seconds = |seconds: f64| Duration::from_secs_f64(seconds.min(31e6));
         let dead_after = seconds(self.dead_after);
         let defaults = Limits::default();
-        Limits {
-            join: seconds(self.join_within),
-            heartbeat: defaults.heartbeat.min(dead_after / 4),
-            dead_after,
-            ..defaults
+        let hosts = self.hosts.map(|hosts| u32::try_from(hosts).unwrap_or(u32::MAX));
+        HostOptions {
+            flags: Flags { hosts, rank: self.rank, coordinator: self.coordinator.clone() },
+            limits: Limits {
+                join: seconds(self.join_within),
+                heartbeat: defaults.heartbeat.min(dead_after / 4),
+                dead_after,
+                ..defaults
+            },
+            processes: self.processes,
+            restarts: self.restarts.unwrap_or(0),
         }
     }
 }

@@ -10,11 +10,6 @@ use crate::{
         plugin::{FlagArgs, PluginArgs, environment},
         ranges::{at_least_one, at_least_two, not_negative, positive, share, steps, whole_32, whole_64},
     },
-    hosts::{
-        agree::{self, Facts, agree},
-        device as several, launch,
-        member::Member,
-    },
     output::{
         host::HOST,
         progress::Progress,
@@ -31,6 +26,11 @@ use driver::{
     artefact,
     device::{self, Chosen},
     files,
+    hosts::{
+        agree::{self, Facts, agree},
+        device as several, launch,
+        member::Member,
+    },
     program::{self, Program},
     request::Request,
     target::{Target, TargetOptions},
@@ -163,14 +163,18 @@ pub struct Args {
 
 /// Trains, or starts the processes that train.
 pub fn run(args: Args) -> Result<ExitCode> {
-    if let Some(size) = launch::wanted(&args.hosts) {
+    let hosts = args.hosts.options();
+    if let Some(size) = launch::wanted(&hosts) {
         let logs = launch::logs(args.run_dir.as_deref())?;
-        return launch::run(&args.hosts, size, args.resume, &logs);
+        let signals = Signals::watch()?;
+        signals.begin();
+        return launch::run(&hosts, size, args.resume, &logs, &signals.stop, HOST.say);
     }
     environment(None)?;
-    launch::follow_launcher();
+    launch::follow_launcher(HOST.say);
     let signals = Signals::watch()?;
-    let member = Member::join(&args.hosts, args.is_for_tpus() && tpu::is_google_machine(Path::new("/")))?;
+    let member =
+        Member::join(&hosts, args.is_for_tpus() && tpu::is_google_machine(Path::new("/")), HOST.say)?;
     signals.tell(&member.job);
     let result = train(args, &member, &signals);
     member.end(result)
@@ -285,7 +289,7 @@ impl Run {
             return Ok(Facts::new());
         }
         let mut facts = agree::of_program()?;
-        facts.extend(agree::of_options(&self.args.resolved));
+        facts.extend(agree::of_options(self.args.resolved.values()));
         facts.insert("plugin".to_owned(), agree::digest(&chosen.found.path)?);
         facts.insert("program".to_owned(), agree::of_artefact(&self.artefact)?);
         facts.insert("data".to_owned(), self.source.digest());

@@ -21,7 +21,7 @@ const EDGES: [(&str, &[&str]); 18] = [
     ("data", &["proto"]),
     ("runtime", &["proto", "pjrt", "data", "job"]),
     ("interchange", &["mesh", "proto", "models", "runtime"]),
-    ("driver", &["mesh", "compiler", "report", "proto", "pjrt", "runtime", "models", "interchange"]),
+    ("driver", &["mesh", "compiler", "report", "proto", "pjrt", "runtime", "models", "interchange", "job"]),
     ("meshc", &ALL),
     ("tests", &ALL),
     ("bench", &ALL),

@@ -1,12 +1,8 @@
 //! Starts the processes of `--processes`, follows them, and starts them again after a loss.
 
-use super::member::TOKEN;
-use crate::{
-    args::hosts::HostArgs,
-    output::{signals::Signals, stream::errln},
-};
+use super::{member::TOKEN, options::HostOptions};
+use crate::failure::failure;
 use anyhow::{Context, Result};
-use driver::failure::failure;
 use job::{discover::launched, member::RESTART_CODE};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
@@ -17,7 +13,7 @@ use std::{
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, ExitStatus, Stdio},
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -29,44 +25,49 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Returns the number of processes to start. `None` if this process is to train by itself, or was started by
 /// another one that counts.
-pub fn wanted(args: &HostArgs) -> Option<usize> {
-    args.processes.filter(|_| env::var_os(launched::RANK).is_none())
+pub fn wanted(options: &HostOptions) -> Option<usize> {
+    options.processes.filter(|_| env::var_os(launched::RANK).is_none())
 }
 
 /// Ends this process when the one that started it ends, however that happens: standard input is a pipe of
 /// which only that process has the other end.
-pub fn follow_launcher() {
+pub fn follow_launcher(say: fn(&str)) {
     if env::var_os(launched::RANK).is_none() {
         return;
     }
-    thread::spawn(|| {
+    thread::spawn(move || {
         let mut input = std::io::stdin().lock();
         let mut buffer = [0; 64];
         while input.read(&mut buffer).is_ok_and(|n| n > 0) {}
-        errln!("error: the process that started this one has ended");
+        say("error: the process that started this one has ended");
         signal_hook::low_level::exit(1);
     });
 }
 
 /// Runs `size` processes with the arguments of this one, and returns the exit code of the job: 0, or that of
-/// the first process that failed. Output of ranks above 0 goes to files in `logs`.
+/// the first process that failed. Output of ranks above 0 goes to files in `logs`. `stop` requests a stop.
 ///
 /// # Errors
 /// The processes cannot be started.
-pub fn run(args: &HostArgs, size: usize, resumes: bool, logs: &Path) -> Result<ExitCode> {
-    let signals = Signals::watch()?;
-    signals.begin();
+pub fn run(
+    options: &HostOptions,
+    size: usize,
+    resumes: bool,
+    logs: &Path,
+    stop: &AtomicBool,
+    say: fn(&str),
+) -> Result<ExitCode> {
     fs::create_dir_all(logs).with_context(|| format!("creating the folder `{}`", logs.display()))?;
-    let mut restarts = args.restarts.unwrap_or(0);
+    let mut restarts = options.restarts;
     let mut resume = false;
     loop {
         let mut processes = start(size, logs, resume && !resumes)?;
-        let failed = follow(&mut processes, args.limits().dead_after + GRACE, &signals);
+        let failed = follow(&mut processes, options.limits.dead_after + GRACE, stop);
         let Some((rank, status)) = failed else { return Ok(ExitCode::SUCCESS) };
         let code = code_of(status);
-        let is_stop = signals.stop.load(Ordering::Relaxed);
+        let is_stop = stop.load(Ordering::Relaxed);
         if !is_stop {
-            errln!("error: {}", told(rank, status, logs));
+            say(&format!("error: {}", told(rank, status, logs)));
         }
         // Cluster managers restart the same codes.
         let is_lost = code >= 128 || i32::from(code) == RESTART_CODE;
@@ -75,7 +76,9 @@ pub fn run(args: &HostArgs, size: usize, resumes: bool, logs: &Path) -> Result<E
         }
         restarts -= 1;
         resume = true;
-        errln!("starting all {size} processes again from the newest checkpoint; {restarts} restarts remain");
+        say(&format!(
+            "starting all {size} processes again from the newest checkpoint; {restarts} restarts remain"
+        ));
     }
 }
 
@@ -155,7 +158,7 @@ fn log(logs: &Path, rank: usize) -> PathBuf {
 /// Waits for all processes, and passes signals on to them. Returns the rank and the status of the first one
 /// that failed, other than by the loss of another. If some remain longer than `grace` after a failure, they
 /// are ended.
-fn follow(processes: &mut Processes, grace: Duration, signals: &Signals) -> Option<(usize, ExitStatus)> {
+fn follow(processes: &mut Processes, grace: Duration, stop: &AtomicBool) -> Option<(usize, ExitStatus)> {
     let mut failed: Option<(usize, ExitStatus)> = None;
     let mut since: Option<Instant> = None;
     let (mut terminated, mut passed_on) = (false, false);
@@ -176,7 +179,7 @@ fn follow(processes: &mut Processes, grace: Duration, signals: &Signals) -> Opti
         if processes.0.iter().all(|process| process.status.is_some()) {
             return failed;
         }
-        if signals.stop.load(Ordering::Relaxed) && !passed_on {
+        if stop.load(Ordering::Relaxed) && !passed_on {
             passed_on = true;
             processes.0.iter().for_each(|process| process.signal(Signal::TERM));
         }

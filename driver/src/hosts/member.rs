@@ -1,8 +1,8 @@
 //! A process of a job: it joins, and ends so that the others know why.
 
-use crate::{args::hosts::HostArgs, output::stream::errln};
+use super::options::HostOptions;
+use crate::failure::failure;
 use anyhow::Result;
-use driver::failure::failure;
 use job::{Coordinator, Found, Job, Loss, Place, discover::discover, member};
 use signal_hook::low_level::exit;
 use std::{
@@ -34,15 +34,16 @@ pub struct Member {
 pub struct Agreed(pub String);
 
 impl Member {
-    /// Joins the job that `args` or the environment describe. `tpu` is true if this is a host of a TPU slice.
+    /// Joins the job that `options` or the environment describe. `tpu` is true if this is a host of a TPU
+    /// slice.
     ///
     /// # Errors
     /// The description is contradictory, the coordinator cannot be reached or refuses this process, or a rank
     /// does not come.
-    pub fn join(args: &HostArgs, tpu: bool) -> Result<Self> {
+    pub fn join(options: &HostOptions, tpu: bool, say: fn(&str)) -> Result<Self> {
         let variable = |name: &str| env::var(name).ok();
-        let limits = args.limits();
-        let found = discover(&args.flags(), &variable, tpu).map_err(|e| {
+        let limits = options.limits.clone();
+        let found = discover(&options.flags, &variable, tpu).map_err(|e| {
             failure(e.to_string(), "give --hosts, --rank and --coordinator, or correct the environment")
         })?;
         let Some(Found { place, source }) = found else {
@@ -50,7 +51,9 @@ impl Member {
         };
         let token = variable(TOKEN).unwrap_or_else(|| {
             if place.rank == 0 {
-                errln!("warning: {TOKEN} is not set: every process that reaches the coordinator may join");
+                say(&format!(
+                    "warning: {TOKEN} is not set: every process that reaches the coordinator may join"
+                ));
             }
             "none".to_owned()
         });
@@ -70,7 +73,7 @@ impl Member {
             Coordinator::serve(address, place.size as usize, &token, limits.clone())
         });
         let coordinator = coordinator.transpose().map_err(wrong)?;
-        let on_loss = Box::new(move |loss: &Loss| end_after_loss(loss, is_first));
+        let on_loss = Box::new(move |loss: &Loss| end_after_loss(loss, is_first, say));
         let joined = Job::join(
             &place.coordinator,
             (place.rank, place.size),
@@ -80,9 +83,9 @@ impl Member {
             on_loss,
         );
         let job = joined.map_err(wrong)?;
-        errln!("rank {} of {} by {source}, process {}", place.rank, place.size, std::process::id());
+        say(&format!("rank {} of {} by {source}, process {}", place.rank, place.size, std::process::id()));
         let member = Self { job: Arc::new(job), place: Some(place) };
-        member.warn_of_clocks();
+        member.warn_of_clocks(say);
         Ok(member)
     }
 
@@ -155,18 +158,17 @@ impl Member {
     }
 
     /// Warns of clocks that differ: times in logs and files then do not match.
-    fn warn_of_clocks(&self) {
+    fn warn_of_clocks(&self, say: fn(&str)) {
         if !self.job.is_first() {
             return;
         }
         for member in self.job.members() {
             let seconds = member.clock_offset_ms as f64 / 1e3;
             if seconds.abs() > 5.0 {
-                errln!(
+                say(&format!(
                     "warning: the clock of rank {} ({}) differs by {seconds:+.0} s from that of rank 0",
-                    member.rank,
-                    member.host
-                );
+                    member.rank, member.host
+                ));
             }
         }
     }
@@ -178,10 +180,10 @@ fn is_disagreement(error: &anyhow::Error) -> bool {
     found.is_some_and(|error| matches!(error, runtime::Error::Disagreement(_)))
 }
 
-/// Prints the loss of another rank and ends the process with the code for which a cluster starts it again.
+/// Shows the loss of another rank and ends the process with the code for which a cluster starts it again.
 /// The main thread may be inside a call of the plugin that never returns.
-fn end_after_loss(loss: &Loss, is_first: bool) {
-    errln!("error: {}", job::Error::Lost(loss.clone()));
+fn end_after_loss(loss: &Loss, is_first: bool, say: fn(&str)) {
+    say(&format!("error: {}", job::Error::Lost(loss.clone())));
     if is_first {
         thread::sleep(LAST_ORDERS);
     }

@@ -1,9 +1,12 @@
 //! Training in several processes: their start, their agreement, their end.
 //!
-//! Reading order: [`launch`] (starts local processes), [`member`] (one process of a job), [`agree`] (what
+//! Reading order: [`options`] (the input), [`launch`] (starts local processes), [`member`] (one process of a job), [`agree`] (what
 //! must be equal in all processes), [`device`] (a session on some devices of the mesh).
 
 pub mod agree;
 pub mod device;
 pub mod launch;
 pub mod member;
+pub mod options;
+
+pub use options::HostOptions;

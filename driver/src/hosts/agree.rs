@@ -1,7 +1,6 @@
 //! Facts that must be equal in all processes of a job, compared before anything is compiled.
 
 use super::member::{Agreed, Member};
-use crate::args::config::Resolved;
 use anyhow::Result;
 use job::member::Contribution;
 use proto::Message;
@@ -60,8 +59,8 @@ pub fn of_program() -> Result<Facts> {
 }
 
 /// Returns the options of a run, one fact each.
-pub fn of_options(options: &Resolved) -> Facts {
-    let shared = options.values().filter(|(key, _)| !OWN.contains(&key.as_str()));
+pub fn of_options(options: impl Iterator<Item = (String, String)>) -> Facts {
+    let shared = options.filter(|(key, _)| !OWN.contains(&key.as_str()));
     shared.map(|(key, value)| (format!("option `{key}`"), value)).collect()
 }
 

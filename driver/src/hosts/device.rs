@@ -1,12 +1,12 @@
 //! Sessions of processes that address some devices of the mesh.
 
 use super::member::Member;
-use anyhow::Result;
-use driver::{
+use crate::{
     Request,
     device::{self, Chosen},
     files::cache,
 };
+use anyhow::Result;
 use job::{Job, member::Contribution};
 use pjrt::{Client, ClientOptions};
 use runtime::{
