@@ -1,8 +1,8 @@
 //! The command line `meshc`: compiles models into artefacts, and runs them.
 //!
 //! Reading order: [`cli`] (the command line), [`commands`] (one file each), and the code they share: [`args`]
-//! (arguments, which fill a `driver::Request`), [`output`] (messages and run
-//! directories). A command never uses another command.
+//! (arguments, which fill a `driver::Request`), [`output`] (messages and run directories). A command never
+//! uses another command.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
