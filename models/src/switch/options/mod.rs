@@ -355,7 +355,7 @@ pub(crate) fn lcm(a: usize, b: usize) -> usize {
     while y != 0 {
         (x, y) = (y, x % y);
     }
-    if x == 0 { 0 } else { a / x * b }
+    a.checked_div(x).map_or(0, |parts| parts * b)
 }
 
 #[cfg(test)]
