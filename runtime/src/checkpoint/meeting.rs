@@ -41,7 +41,7 @@ impl Processes<'_> {
     ///
     /// # Errors
     /// As [`Processes::all`].
-    pub fn from_first(&self, name: &str, own: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
+    pub fn of_first(&self, name: &str, own: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
         let own = if self.job.is_first() { own() } else { Ok(Vec::new()) };
         let mut all = self.all(name, own)?;
         if all.is_empty() {

@@ -27,7 +27,7 @@ pub(crate) fn prove_shared(folder: &Path, processes: Processes<'_>, visible: Dur
         return Ok(());
     }
     let token = objects::attempt();
-    let name = processes.from_first("shared folder: token", || {
+    let name = processes.of_first("shared folder: token", || {
         write(folder, &file(&token), token.clone())?;
         Ok(token.into_bytes())
     })?;

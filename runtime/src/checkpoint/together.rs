@@ -52,7 +52,7 @@ impl Together<'_> {
         fill: impl FnOnce(&mut Writer) -> Result<()>,
     ) -> Result<()> {
         let mut host = None;
-        let attempt = self.processes.from_first(&self.name("begin"), || {
+        let attempt = self.processes.of_first(&self.name("begin"), || {
             let sink = host.insert(Sink::replace(dir)?);
             Ok(sink.attempt().into_bytes())
         })?;

@@ -96,14 +96,14 @@ impl Saver {
         let folder = self.saving.folder.clone();
         let mut lock = None;
         let job = self.job.clone();
-        self.from_first("lock", || {
+        self.of_first("lock", || {
             lock = if is_url(&folder) { None } else { Some(Lock::take(&folder)?) };
             Ok(Vec::new())
         })?;
         self.lock = lock;
         prove_shared(&folder, processes(&job), VISIBLE)?;
         let resume = self.saving.resume;
-        self.from_first("found", || {
+        self.of_first("found", || {
             let found = to_continue(&folder, resume)?;
             folder::sweep(&folder)?;
             Ok(found)
@@ -111,10 +111,10 @@ impl Saver {
     }
 
     /// Returns the steps that rank 0 finds, in all processes.
-    fn from_first(&mut self, what: &str, find: impl FnOnce() -> Result<Vec<u64>>) -> Result<Vec<u64>> {
+    fn of_first(&mut self, what: &str, find: impl FnOnce() -> Result<Vec<u64>>) -> Result<Vec<u64>> {
         let name = self.meeting(what);
         let bytes = |steps: Vec<u64>| steps.iter().flat_map(|step| step.to_le_bytes()).collect();
-        let bytes = processes(&self.job).from_first(&name, || find().map(bytes))?;
+        let bytes = processes(&self.job).of_first(&name, || find().map(bytes))?;
         Ok(bytes.as_chunks().0.iter().map(|step| u64::from_le_bytes(*step)).collect())
     }
 
@@ -196,7 +196,7 @@ impl Saver {
             observer.on_warning(&format!("cannot write the last checkpoint: {error}"));
         }
         let folder = self.saving.folder.clone();
-        let found = self.from_first("found", || folder::steps(&folder))?;
+        let found = self.of_first("found", || folder::steps(&folder))?;
         self.newest(found, session, None, observer).map(|checkpoint| Resumed::of(&checkpoint))
     }
 
