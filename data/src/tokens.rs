@@ -25,7 +25,7 @@ struct Inner {
 #[derive(Debug)]
 enum Storage {
     Memory(TokenizedText),
-    Prepared(PreparedTokens),
+    Prepared(Box<PreparedTokens>),
 }
 
 impl Tokens {
@@ -90,7 +90,7 @@ impl Tokens {
             None => record,
         };
         let provenance = prepared.provenance();
-        Ok(Self(Arc::new(Inner { storage: Storage::Prepared(prepared), tokenizer, provenance })))
+        Ok(Self(Arc::new(Inner { storage: Storage::Prepared(Box::new(prepared)), tokenizer, provenance })))
     }
 
     /// The number of tokens, including end tokens after documents.

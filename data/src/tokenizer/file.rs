@@ -77,7 +77,7 @@ pub fn parse(bytes: Arc<[u8]>, name: &str) -> Result<Arc<FileTokenizer>> {
     let loaded = if is_json { json(&bytes) } else { sentencepiece(&bytes) };
     let Loaded { engine, names, special, unknown } = loaded.map_err(refused)?;
     let size = names.values().max().map_or(0, |last| *last as usize + 1);
-    if size < 2 || size > MAX_TOKENS {
+    if !(2..=MAX_TOKENS).contains(&size) {
         return Err(refused(format!("it has {size} tokens")));
     }
     let offset = if keeps_numbers(&names) { 0 } else { TAKEN };
