@@ -1,4 +1,6 @@
-//! Tests of the command line. They form one executable, which is linked once and runs tests of all files in parallel.
+//! Tests of the command line.
+//!
+//! They form one executable, which is linked once and runs tests of all files in parallel.
 
 mod cli_checkpoints;
 mod cli_commands;

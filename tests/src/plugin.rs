@@ -27,8 +27,8 @@ pub fn client() -> Client {
     CLIENT.get_or_init(make).clone()
 }
 
-/// Returns compiler flags for models that run for a few steps: without optimization, XLA compiles them in half
-/// of the time. None with `MESH_SLOW=1`: the slow suites run programs as users do.
+/// Returns compiler flags for models that run for a few steps: without optimization, XLA compiles them in
+/// half of the time. Returns none with `MESH_SLOW=1`: the slow suites run programs as users do.
 pub fn flags() -> Vec<(String, String)> {
     if std::env::var_os("MESH_SLOW").is_some_and(|v| v == "1") {
         return Vec::new();

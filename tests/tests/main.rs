@@ -1,4 +1,6 @@
-//! Tests of several crates. They form one executable, which is linked once and runs tests of all files in parallel.
+//! Tests of several crates.
+//!
+//! They form one executable, which is linked once and runs tests of all files in parallel.
 
 mod checkpoints;
 mod decoding;
