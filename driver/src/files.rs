@@ -2,10 +2,17 @@
 
 use crate::failure::failure;
 use anyhow::{Context, Result};
-use runtime::Artefact;
+use runtime::{
+    Artefact,
+    artefact::{DIGESTS, digests},
+};
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
 use std::{
-    fs::{self, Permissions},
-    io::Write,
+    fs::{self, File, Permissions},
+    io::{self, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
@@ -20,6 +27,7 @@ pub fn is_artefact(dir: &Path) -> bool {
 
 /// Opens an artefact.
 pub fn open(dir: &Path) -> Result<Artefact> {
+    recover(dir);
     let what = match (dir.is_dir(), dir.join(MANIFEST).is_file()) {
         (true, true) => return Ok(Artefact::open(dir)?),
         (true, false) => format!("`{}` is not an artefact: it has no {MANIFEST}", dir.display()),
@@ -44,40 +52,111 @@ pub fn check_target(target: &Path) -> Result<()> {
     ))
 }
 
-/// Writes a directory under a temporary name beside `target` and renames it when it is complete. An existing
-/// `target` is replaced if [`check_target`] allows it.
-pub fn write_folder(target: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
+/// Writes the directory of an artefact with the digests of its files.
+///
+/// # Errors
+/// As [`write_folder`].
+pub fn write_artefact(target: &Path, mut files: Vec<(String, Vec<u8>)>) -> Result<()> {
+    let digests = digests(&files);
+    files.push((DIGESTS.to_owned(), digests));
+    write_folder(target, &files)
+}
+
+/// Writes a directory under a temporary name beside `target` and renames it when it is complete and on the
+/// disk. An existing `target` is replaced if [`check_target`] allows it; at every moment, the old or the new
+/// directory is there, or [`recover`] finds the old one.
+fn write_folder(target: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
+    recover(target);
     check_target(target)?;
     let (parent, name) = split(target)?;
     fs::create_dir_all(&parent).with_context(|| format!("creating the directory `{}`", parent.display()))?;
-    let prefix = format!(".{name}.");
+    let prefix = format!(".{name}.new-");
+    sweep(&parent, &prefix);
     let scratch = tempfile::Builder::new()
         .prefix(&prefix)
         .permissions(Permissions::from_mode(0o777))
         .tempdir_in(&parent)
         .with_context(|| format!("creating a temporary directory in `{}`", parent.display()))?;
+    // Held until the directory has its name or is removed: `sweep` removes directories that nobody holds.
+    let folder = File::open(scratch.path())
+        .with_context(|| format!("opening the temporary directory `{}`", scratch.path().display()))?;
+    // Some file systems have no locks; then a concurrent writer of the same artefact may sweep this one.
+    let _ = folder.try_lock();
     for (name, bytes) in files {
         let path = scratch.path().join(name);
-        fs::write(&path, bytes).with_context(|| format!("writing `{}`", path.display()))?;
+        let written = File::create(&path).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        });
+        written.with_context(|| format!("writing `{}`", path.display()))?;
     }
-    if target.symlink_metadata().is_err() {
-        let moved = fs::rename(scratch.path(), target);
-        return moved.with_context(|| format!("moving the finished directory to `{}`", target.display()));
-    }
-    // A directory cannot replace one that is not empty: the old one is moved aside first.
-    let aside = tempfile::Builder::new().prefix(&prefix).tempdir_in(&parent)?;
-    let old = aside.path().join("old");
-    fs::rename(target, &old).with_context(|| format!("moving the old `{}` aside", target.display()))?;
-    if let Err(error) = fs::rename(scratch.path(), target) {
-        // Best effort: the error below is reported.
-        let _ = fs::rename(&old, target);
-        return Err(error)
-            .with_context(|| format!("moving the finished directory to `{}`", target.display()));
-    }
-    Ok(())
+    sync(scratch.path())?;
+    put(scratch.path(), target, &parent.join(format!(".{name}.old")))
+        .with_context(|| format!("moving the finished directory to `{}`", target.display()))?;
+    sync(&parent)
 }
 
-/// Writes a file under a temporary name and renames it.
+/// Gives a finished directory its name. An existing one takes its place and is removed with it, or is moved to
+/// `aside` in the meantime where directories cannot be exchanged.
+fn put(finished: &Path, target: &Path, aside: &Path) -> io::Result<()> {
+    if target.symlink_metadata().is_err() {
+        return fs::rename(finished, target);
+    }
+    match renameat_with(CWD, finished, CWD, target, RenameFlags::EXCHANGE) {
+        Ok(()) => return Ok(()),
+        // The file system or the kernel cannot exchange names.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+        Err(error) => return Err(error.into()),
+    }
+    put_aside(finished, target, aside)
+}
+
+fn put_aside(finished: &Path, target: &Path, aside: &Path) -> io::Result<()> {
+    remove(aside)?;
+    fs::rename(target, aside)?;
+    if let Err(error) = fs::rename(finished, target) {
+        // Best effort: the error is reported, and `recover` tries again.
+        let _ = fs::rename(aside, target);
+        return Err(error);
+    }
+    remove(aside)
+}
+
+/// Puts the old artefact back if a writer was killed between moving it aside and giving the new one its name.
+pub fn recover(target: &Path) {
+    let Ok((parent, name)) = split(target) else { return };
+    if target.symlink_metadata().is_err() {
+        // Usually there is none. Any other failure appears as a missing artefact.
+        let _ = fs::rename(parent.join(format!(".{name}.old")), target);
+    }
+}
+
+/// Removes what killed writers have left in `parent`, best effort.
+fn sweep(parent: &Path, prefix: &str) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        let is_left = entry.file_name().to_string_lossy().starts_with(prefix)
+            && File::open(entry.path()).is_ok_and(|folder| folder.try_lock().is_ok());
+        if is_left {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn remove(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Waits until the entries of a directory are on the disk.
+fn sync(folder: &Path) -> Result<()> {
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.with_context(|| format!("writing the directory `{}` to the disk", folder.display()))
+}
+
+/// Writes a file under a temporary name, and renames it when it is on the disk.
 pub fn write_file(target: &Path, bytes: &[u8]) -> Result<()> {
     let (parent, name) = split(target)?;
     fs::create_dir_all(&parent).with_context(|| format!("creating the directory `{}`", parent.display()))?;
@@ -87,9 +166,9 @@ pub fn write_file(target: &Path, bytes: &[u8]) -> Result<()> {
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(&parent)
         .with_context(wrong)?;
-    scratch.write_all(bytes).with_context(wrong)?;
+    scratch.write_all(bytes).and_then(|()| scratch.as_file().sync_all()).with_context(wrong)?;
     scratch.persist(target).with_context(wrong)?;
-    Ok(())
+    sync(&parent)
 }
 
 /// Returns the cache directory of meshc.
@@ -133,6 +212,24 @@ mod tests {
         let names: Vec<_> =
             fs::read_dir(dir.path().join("deep")).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["x.artefact"]);
+
+        // A writer that was killed after it had moved the old one aside, and what another one left behind.
+        fs::rename(&target, dir.path().join("deep/.x.artefact.old")).unwrap();
+        fs::create_dir(dir.path().join("deep/.x.artefact.new-1")).unwrap();
+        recover(&target);
+        assert_eq!(fs::read_to_string(target.join(MANIFEST)).unwrap(), "2");
+        write_folder(&target, &[file(MANIFEST, "3")]).unwrap();
+        let names: Vec<_> =
+            fs::read_dir(dir.path().join("deep")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["x.artefact"]);
+
+        // Without an exchange, the old one is moved aside.
+        let new = dir.path().join("deep/new");
+        fs::create_dir(&new).unwrap();
+        fs::write(target.join("a"), "old").unwrap();
+        let aside = dir.path().join("deep/.x.artefact.old");
+        put_aside(&new, &target, &aside).unwrap();
+        assert!(!target.join("a").exists() && !aside.exists() && !new.exists());
 
         let other = dir.path().join("notes");
         fs::create_dir(&other).unwrap();

@@ -44,6 +44,7 @@ fn compiling_twice_gives_the_same_bytes_and_builds_the_model_once() {
     assert_eq!(
         names,
         [
+            "SHA256SUMS",
             "forward.compile_options.pb",
             "forward.hlo.pb",
             "global.mesh",

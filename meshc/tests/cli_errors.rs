@@ -1,7 +1,7 @@
 //! Invalid input: each mistake gives a message with the problem, its place and a remedy, an exit code other
 //! than 0, and leaves no partial output.
 
-use crate::support::{Workplace, cpu_plugin, model, text, tiny_switch};
+use crate::support::{Workplace, cpu_plugin, home, model, text, tiny_switch};
 use std::{fs, path::Path, process::Command};
 
 /// Compiles models/matmul.rs with `args`, which must fail with `parts` in the message and leave nothing.
@@ -266,6 +266,15 @@ fn a_folder_that_is_no_artefact_is_not_replaced() {
     place.run(&["compile", &model("matmul.rs"), "-o", "notes/n.txt/x"]).fails(&["notes/n.txt"]);
 }
 
+/// Returns the sorted names of the files of a directory.
+fn place_files(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
 #[test]
 fn artefacts_that_are_truncated_or_altered() {
     let place = Workplace::new();
@@ -300,8 +309,22 @@ fn artefacts_that_are_truncated_or_altered() {
     run(&place).fails(&["`matmul` is not an artefact: it has no manifest.pb"]);
     fs::write(file("manifest.pb"), &manifest).unwrap();
 
-    fs::write(file("report.json"), "{").unwrap();
-    place.run(&["report", "matmul"]).fails(&["report.json` is not a report", "recompile the model"]);
+    // Every command that reads an artefact verifies every file of it.
+    place.run(&["report", "matmul"]).succeeds();
+    for name in place_files(&file("")) {
+        let whole = fs::read(file(&name)).unwrap();
+        let mut flipped = whole.clone();
+        flipped[whole.len() / 2] ^= 4;
+        fs::write(file(&name), flipped).unwrap();
+        for command in [&["report", "matmul"][..], &["run", "matmul", "init"], &["train", "matmul"]] {
+            let data = home().join("LICENSE").display().to_string();
+            let more: &[&str] = if command[0] == "train" { &["--data", &data] } else { &[] };
+            place
+                .run(&[command, more].concat())
+                .fails(&["artefact `matmul`", "help: compile the model again"]);
+        }
+        fs::write(file(&name), whole).unwrap();
+    }
     assert_eq!(place.entries(), ["matmul"]);
 }
 

@@ -1,4 +1,8 @@
 //! Artefacts: the manifest and the files it names, each checked against its digest.
+//!
+//! The file `SHA256SUMS` has the digests of all files of the directory, including those of the manifest and
+//! of the report, in the form of `sha256sum`. Every reader verifies it first, so a flipped bit in any file is
+//! an error, and never another program.
 
 use crate::{Error, Result};
 use proto::{
@@ -7,7 +11,18 @@ use proto::{
     manifest_check,
 };
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+/// The file with the digests of all other files of an artefact directory.
+pub const DIGESTS: &str = "SHA256SUMS";
+
+/// Returns the contents of [`DIGESTS`] for the other files of an artefact.
+pub fn digests(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+    files.iter().map(|(name, bytes)| format!("{}  {name}\n", digest(bytes))).collect::<String>().into_bytes()
+}
 
 /// A validated artefact in memory.
 #[derive(Clone, Debug)]
@@ -25,26 +40,15 @@ impl Artefact {
     /// # Errors
     /// A file is missing, altered or of another version.
     pub fn open(dir: &Path) -> Result<Self> {
-        let path = dir.join("manifest.pb");
-        let bytes =
-            proto::regular::read(&path).map_err(Error::io("reading the artefact's manifest", &path))?;
         let origin = dir.display().to_string();
-        let manifest = decode(&origin, &bytes)?;
-        let mut files = BTreeMap::new();
-        for file in named_files(&manifest) {
-            // A name with path components could read files outside of the artefact.
-            if Path::new(&file.name).file_name().is_none_or(|n| n.to_str() != Some(&file.name)) {
-                return Err(broken(
-                    &origin,
-                    format!("the manifest names a file `{}`, which is not a plain file name", file.name),
-                ));
-            }
-            let path = dir.join(&file.name);
-            files.insert(
-                file.name.clone(),
-                proto::regular::read(&path).map_err(Error::io("reading the artefact's file", &path))?,
-            );
-        }
+        let mut files = verified(dir, &origin)?;
+        let Some(manifest) = files.remove("manifest.pb") else {
+            return Err(broken(&origin, format!("{DIGESTS} does not list manifest.pb")));
+        };
+        let manifest = decode(&origin, &manifest)?;
+        let named: BTreeSet<&str> = named_files(&manifest).map(|file| file.name.as_str()).collect();
+        // The other files are verified too, but nothing here needs them.
+        files.retain(|name, _| named.contains(name.as_str()));
         Self::new(origin, manifest, files)
     }
 
@@ -60,7 +64,7 @@ impl Artefact {
             let Some(bytes) = files.get(&file.name) else {
                 return Err(broken(&origin, format!("file `{}` is missing", file.name)));
             };
-            let digest: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+            let digest = digest(bytes);
             if digest != file.sha256 || bytes.len() as u64 != file.bytes {
                 return Err(broken(
                     &origin,
@@ -106,6 +110,50 @@ impl Artefact {
     }
 }
 
+/// Reads the files that [`DIGESTS`] lists, and compares each with its digest.
+fn verified(dir: &Path, origin: &str) -> Result<BTreeMap<String, Vec<u8>>> {
+    let path = dir.join(DIGESTS);
+    let list = proto::regular::read(&path).map_err(Error::io("reading the digests of the artefact", &path))?;
+    let list = String::from_utf8(list)
+        .map_err(|_| broken(origin, format!("{DIGESTS} is altered: it is not text")))?;
+    let mut files = BTreeMap::new();
+    for line in list.split_inclusive('\n') {
+        let parts = line.strip_suffix('\n').and_then(|line| line.split_once("  "));
+        let Some((sha256, name)) = parts else {
+            return Err(broken(
+                origin,
+                format!("{DIGESTS} is altered: `{}` is not a digest", line.escape_debug()),
+            ));
+        };
+        // A name with path components could read files outside of the artefact.
+        if Path::new(name).file_name().is_none_or(|n| n.to_str() != Some(name)) {
+            return Err(broken(
+                origin,
+                format!("{DIGESTS} names a file `{}`, which is not a plain file name", name.escape_debug()),
+            ));
+        }
+        let path = dir.join(name);
+        let bytes = proto::regular::read(&path).map_err(Error::io("reading the artefact's file", &path))?;
+        let found = digest(&bytes);
+        if found != sha256 {
+            return Err(broken(
+                origin,
+                format!(
+                    "file `{name}` is altered or truncated: it has {} bytes with digest {found}, but {DIGESTS} has {}",
+                    bytes.len(),
+                    sha256.escape_debug()
+                ),
+            ));
+        }
+        files.insert(name.to_owned(), bytes);
+    }
+    Ok(files)
+}
+
+fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
 fn decode(origin: &str, bytes: &[u8]) -> Result<Manifest> {
     Manifest::decode(bytes).map_err(|e| broken(origin, format!("manifest.pb is not a manifest: {e}")))
 }
@@ -116,4 +164,51 @@ fn named_files(manifest: &Manifest) -> impl Iterator<Item = &File> {
 
 fn broken(origin: &str, reason: String) -> Error {
     Error::Artefact { path: origin.to_owned(), reason, help: "compile the model again with `meshc compile`" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// The error of an artefact that is whole but has no valid manifest.
+    const WHOLE: &str = "manifest.pb says";
+
+    #[test]
+    fn every_flipped_bit_of_every_file_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, bytes: &[u8]| (name.to_owned(), bytes.to_vec());
+        let program = Manifest { program: "a program".to_owned(), ..Manifest::default() }.encode_to_vec();
+        let mut files =
+            vec![file("manifest.pb", &program), file("a.pb", &[7; 20]), file("report.json", b"{}")];
+        files.push(file(DIGESTS, &digests(&files)));
+        for (name, bytes) in &files {
+            fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        let opened = || Artefact::open(dir.path()).unwrap_err().to_string();
+        assert!(opened().contains(WHOLE), "{}", opened());
+        for (name, bytes) in &files {
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                fs::write(dir.path().join(name), flipped).unwrap();
+                assert!(!opened().contains(WHOLE), "bit {bit} of {name}");
+            }
+            fs::write(dir.path().join(name), &bytes[..bytes.len() - 1]).unwrap();
+            assert!(!opened().contains(WHOLE), "{name} without its last byte");
+            fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        fs::remove_file(dir.path().join(DIGESTS)).unwrap();
+        assert!(opened().contains(DIGESTS), "{}", opened());
+    }
+
+    #[test]
+    fn names_cannot_leave_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["../x", "/etc/hosts", "..", "a/b"] {
+            fs::write(dir.path().join(DIGESTS), digests(&[(name.to_owned(), Vec::new())])).unwrap();
+            let error = Artefact::open(dir.path()).unwrap_err().to_string();
+            assert!(error.contains("not a plain file name"), "{name}: {error}");
+        }
+    }
 }

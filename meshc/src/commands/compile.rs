@@ -20,7 +20,7 @@ use compiler::{
 use driver::{
     ahead::{Ahead, COMPILED, Wanted, check_target},
     failure::failure,
-    files::{check_target as check_folder, write_folder},
+    files::{check_target as check_folder, write_artefact},
     fit,
     lower::{Lowered, Watch, choose, emit, files, lower, whole_outputs},
     placement::place,
@@ -146,8 +146,8 @@ pub fn run(args: &Args) -> Result<()> {
         out!("{report}");
         compiled.iter().filter(|c| c.function == report.function).for_each(|c| out!("{c}"));
     }
-    write_folder(&output, &files)?;
     let bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
+    write_artefact(&output, files)?;
     let functions: Vec<&str> = artefact.manifest.functions.iter().map(|f| f.name.as_str()).collect();
     outln!("{}: {} for {}, {}", output.display(), functions.join(", "), target, size(bytes as u64));
     Ok(())
