@@ -261,3 +261,42 @@ fn a_run_begins_with_the_parameters_of_another_one() {
     fails(&mut other, &options, &["does not fit the program", "d_ff=128"]);
     assert!(!other.is_initialized());
 }
+
+/// Runs with an observer that panics after step 5, and returns its reports.
+fn interrupted(session: &mut Session, options: &Options) -> Log<'static> {
+    let mut log = Log { after: Some((5, Box::new(|| panic!("the observer fails")))), ..Log::default() };
+    let stop = AtomicBool::new(false);
+    let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        run_on("LICENSE", session, options, &mut log, &stop)
+    }));
+    let panic = ran.expect_err("the panic goes on after the state is saved");
+    assert_eq!(panic.downcast_ref(), Some(&"the observer fails"));
+    log
+}
+
+#[test]
+fn a_panic_in_the_loop_saves_the_state() {
+    let (straight, broken) = (Place::new(), Place::new());
+    let (_, whole) = run(&mut session(&tiny(), "", ""), &straight.options(8, false));
+    for lag in [0, 2] {
+        let place = if lag == 0 { &broken } else { &Place::new() };
+        let options = Options { lag: Some(lag), ..place.options(8, false) };
+        let log = interrupted(&mut session(&tiny(), "", ""), &options);
+        // The steps in flight are finished first.
+        assert_eq!(log.saved, [4, 5 + lag as u64], "{:?}", log.warnings);
+    }
+    let (_, rest) = run(&mut session(&tiny(), "", ""), &broken.options(8, true));
+    assert_eq!(rest.losses, whole.losses[5..], "the resumed run is the same bit for bit");
+    assert_eq!(broken.lines(), straight.lines());
+}
+
+#[test]
+fn logs_on_a_full_disk_do_not_end_training() {
+    let place = Place::new();
+    let options = Options { metrics: Some("/dev/full".into()), ..place.options(6, false) };
+    let (summary, log) = run(&mut session(&tiny(), "", ""), &options);
+    assert_eq!((summary.step, &log.saved[..]), (6, &[4, 6][..]));
+    assert!(summary.log_error.is_some_and(|error| error.contains("/dev/full")));
+    assert_eq!(log.warnings.len(), 1, "{:?}", log.warnings);
+    assert!(log.warnings[0].contains("the log of this run is incomplete"), "{:?}", log.warnings);
+}

@@ -5,7 +5,7 @@
 //! layer becomes one scalar per layer; a matrix, such as loads by layer and expert, becomes one histogram per
 //! layer with a bucket for each expert.
 
-use super::metrics::Record;
+use super::metrics::{Record, append};
 use crate::{Error, Result};
 use proto::{
     Message,
@@ -16,7 +16,6 @@ use proto::{
 };
 use std::{
     fs::{self, File},
-    io::{BufWriter, Write},
     path::{Path, PathBuf},
     process,
     time::{SystemTime, UNIX_EPOCH},
@@ -25,7 +24,7 @@ use std::{
 /// An event file. Does nothing without a folder.
 #[derive(Debug)]
 pub(super) struct Events {
-    file: Option<(PathBuf, BufWriter<File>)>,
+    file: Option<(PathBuf, File)>,
 }
 
 impl Events {
@@ -36,7 +35,7 @@ impl Events {
         let name = format!("events.out.tfevents.{:.6}.{}.{}", now(), super::lock::host(), process::id());
         let path = folder.join(name);
         let file = File::create_new(&path).map_err(Error::io("creating the file of events", &path))?;
-        let mut events = Self { file: Some((path, BufWriter::new(file))) };
+        let mut events = Self { file: Some((path, file)) };
         events.write(0, What::FileVersion("brain.Event:2".to_owned()))?;
         Ok(events)
     }
@@ -72,9 +71,7 @@ impl Events {
         let Some((path, file)) = &mut self.file else { return Ok(()) };
         let step = i64::try_from(step).unwrap_or(i64::MAX);
         let event = Event { wall_time: now(), step, what: Some(what) }.encode_to_vec();
-        file.write_all(&framed(&event))
-            .and_then(|()| file.flush())
-            .map_err(Error::io("writing the file of events", &*path))
+        append(file, &framed(&event)).map_err(Error::io("writing the file of events", &*path))
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{BufWriter, Read, Seek, SeekFrom, Write},
+    io::{self, BufWriter, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -212,6 +212,10 @@ impl Log {
     pub fn keep(&mut self, done: u64) -> Result<Option<String>> {
         let Some((path, file)) = &mut self.file else { return Ok(None) };
         let file = file.get_mut();
+        // A device has no lines to keep, and reading it may never end.
+        if !file.metadata().is_ok_and(|about| about.is_file()) {
+            return Ok(None);
+        }
         let mut text = Vec::new();
         file.seek(SeekFrom::Start(0))
             .and_then(|_| file.read_to_end(&mut text))
@@ -251,6 +255,9 @@ impl Log {
     pub fn amend(&mut self, step: u64, eval: &BTreeMap<String, f64>) -> Result<()> {
         let Some((path, file)) = &mut self.file else { return Ok(()) };
         let file = file.get_mut();
+        if !file.metadata().is_ok_and(|about| about.is_file()) {
+            return Ok(());
+        }
         let failed = || Error::io("writing the metrics file", &*path);
         let mut text = String::new();
         file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut text)).map_err(failed())?;
@@ -266,13 +273,11 @@ impl Log {
             .map_err(failed())
     }
 
-    /// Writes and flushes a line, so that readers see every finished step.
+    /// Writes a line, so that readers see every finished step. A failed write leaves no part of a line.
     pub fn write(&mut self, record: &Record) -> Result<()> {
         let Some((path, file)) = &mut self.file else { return Ok(()) };
-        let line = record.to_json().to_string();
-        writeln!(file, "{line}")
-            .and_then(|()| file.flush())
-            .map_err(Error::io("writing the metrics file", &*path))
+        let line = format!("{}\n", record.to_json());
+        append(file.get_mut(), line.as_bytes()).map_err(Error::io("writing the metrics file", &*path))
     }
 }
 
@@ -330,6 +335,19 @@ fn aside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".bad");
     name.into()
+}
+
+/// Appends bytes to a file in one piece. After a failed write, the part that was written is removed again, so
+/// that a disk that was full for a while leaves a readable file.
+pub(super) fn append(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    // Pipes have no position.
+    let end = file.stream_position().ok();
+    let written = file.write_all(bytes);
+    if let (Err(_), Some(end)) = (&written, end) {
+        // Best effort: the error of the write is reported.
+        let _ = file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end)));
+    }
+    written
 }
 
 #[cfg(test)]

@@ -73,6 +73,8 @@ pub trait Observer {
     /// Called when all checks have passed, before the first file of the run is changed and before
     /// compilation.
     fn on_start(&mut self) {}
+    /// Called when the run has state that is not in a checkpoint yet, at the latest before the first step.
+    fn on_state(&mut self) {}
     /// Called when a program was compiled or loaded from the cache.
     fn on_compiled(&mut self, _compilation: &Compilation) {}
     /// Called after a rollback to step `step`.

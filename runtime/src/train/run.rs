@@ -69,7 +69,9 @@ pub fn run(
     let done = seen.or(resumed.as_ref().map(|r| r.step)).unwrap_or(0);
     let ledger = resumed.map_or_else(|| Ledger::at(done), |r| r.ledger);
     log.keep(done)?.iter().for_each(|warning| observer.on_warning(warning));
-    events.begin(done + 1)?;
+    if let Err(error) = events.begin(done + 1) {
+        observer.on_warning(&format!("the log of this run is incomplete: {error}"));
+    }
     let meter = new_meter(session, options, observer)?;
     let lag = options.lag.map_or_else(|| default_lag(session), Ok)?;
     let contract = Contract::of_kind(session.artefact(), TaskKind::Train)?;
@@ -125,6 +127,7 @@ fn prepare(
     if !session.is_initialized() && !stop.is_here()? {
         compile("init", observer, session, stop.job(), |session| session.compile("init").map(drop))?;
         observer.on_phase("initializing the state");
+        observer.on_state();
         let seed = seeds(session.artefact().function("init")?, seed);
         session.call("init", &seed)?.wait()?;
         // It runs only once, and an executable takes memory.

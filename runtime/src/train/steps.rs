@@ -18,6 +18,7 @@ use crate::{Contract, Error, Outputs, Result, Session};
 use data::{Batch, BatchSource, Loader};
 use std::{
     collections::{BTreeMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -76,6 +77,13 @@ struct Steps<'a> {
     /// To be recorded with the next step.
     rollback: Option<Rollback>,
     stragglers: Stragglers,
+    /// The last step that was started, and the last one whose results are in the ledger.
+    started: u64,
+    finished: u64,
+    /// True if the state is not worth saving: its loss was refused, or it is being restored.
+    is_unsound: bool,
+    /// The first error of a log file.
+    log_error: Option<String>,
     begin: Instant,
 }
 
@@ -88,11 +96,23 @@ pub(super) fn run(training: Training<'_>, done: u64) -> Result<Summary> {
         last_end: None,
         rollback: None,
         stragglers: Stragglers::default(),
+        started: done,
+        finished: done,
+        is_unsound: false,
+        log_error: None,
         begin: Instant::now(),
     };
-    steps.do_due_evaluation(done)?;
-    let (last, end) = steps.run_all(done)?;
-    steps.end(last, last > done, end)
+    steps.t.observer.on_state();
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        steps.do_due_evaluation(done)?;
+        let (last, end) = steps.run_all(done)?;
+        steps.end(last, last > done, end)
+    }));
+    if !matches!(ran, Ok(Ok(_))) {
+        // A second panic, in an observer for example, must not hide the first one.
+        let _ = catch_unwind(AssertUnwindSafe(|| steps.rescue(done)));
+    }
+    ran.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 impl Steps<'_> {
@@ -180,6 +200,7 @@ impl Steps<'_> {
         let outputs = self.t.session.call("train_step", &inputs).map_err(in_step(step))?;
         let position = self.t.ledger.position + self.in_flight.len() as u64;
         self.in_flight.push_back(InFlight { step, position, outputs, batch, begin, wait });
+        self.started = step;
         Ok(())
     }
 
@@ -200,22 +221,37 @@ impl Steps<'_> {
         record.step.mfu = self.t.meter.utilization(took.as_secs_f64());
         record.step.device_memory = self.t.meter.device_memory();
         record.step.host_memory = host_memory();
-        if let Some(spike) = self.detect_spike(&record.step, position)? {
+        let spike = self.detect_spike(&record.step, position);
+        self.is_unsound |= !matches!(spike, Ok(None));
+        if let Some(spike) = spike? {
             return Ok(Some(spike));
         }
         self.t.ledger.position = position + 1;
+        self.finished = step;
         record.step.rollback = self.rollback.take();
         if evaluate {
             record.step.eval = self.evaluate(step)?;
         }
-        self.t.log.write(&record)?;
-        self.t.events.add(&record)?;
+        let sound = self.is_finite(&record.step);
+        self.is_unsound |= sound.is_err();
+        let written = self.t.log.write(&record);
+        self.note(written);
+        let written = self.t.events.add(&record);
+        self.note(written);
         self.history.add(&record.step, &batch);
         self.t.observer.on_step(&record.step);
         if let Some(saver) = &mut self.t.saver {
             saver.poll(self.t.observer);
         }
-        self.is_finite(&record.step).map(|()| None)
+        sound.map(|()| None)
+    }
+
+    /// Warns of the first line of a log that cannot be written. Checkpoints do not depend on logs.
+    fn note(&mut self, written: Result<()>) {
+        if let (Err(error), None) = (written, &self.log_error) {
+            self.t.observer.on_warning(&format!("the log of this run is incomplete: {error}"));
+            self.log_error = Some(error.to_string());
+        }
     }
 
     /// Tells the other processes how long a step took, and reports one that delays them. Returns the slowest
@@ -260,13 +296,14 @@ impl Steps<'_> {
         if self.t.ledger.due
             && let Some(eval) = self.evaluate(step)?
         {
-            self.t.log.amend(step, &eval)?;
+            let written = self.t.log.amend(step, &eval);
+            self.note(written);
         }
         Ok(())
     }
 
     /// Saves unsaved state, and returns the summary.
-    fn end(mut self, last: u64, has_steps: bool, end: End) -> Result<Summary> {
+    fn end(&mut self, last: u64, has_steps: bool, end: End) -> Result<Summary> {
         // A run that was stopped before its first step saves its initial state.
         let began = end == End::Stopped && self.t.session.is_initialized();
         let saved = self.t.saver.as_ref().is_some_and(|s| s.last() == Some(last));
@@ -278,11 +315,45 @@ impl Steps<'_> {
             self.t.options.job.enter("save", last);
             saver.wait(self.t.observer)?;
         }
-        let mut summary = self.history.summary(self.begin.elapsed(), end == End::Stopped);
+        let mut summary = self.history.clone().summary(self.begin.elapsed(), end == End::Stopped);
         summary.stopped_early = end == End::Early;
         summary.best_eval = self.t.ledger.lowest;
         summary.rollbacks = self.t.ledger.rollbacks;
+        summary.log_error = self.log_error.clone();
         Ok(summary)
+    }
+
+    /// Saves the state after the last step when an error or a panic ends the loop, if that state is whole: all
+    /// steps that were started have finished, and their results are in the ledger. Failures are warnings.
+    ///
+    /// The processes of a job save together, and the others may not have failed: they save nothing.
+    fn rescue(&mut self, done: u64) {
+        let is_alone = self.t.options.job.size() == 1;
+        if self.t.saver.is_none() || !is_alone || self.is_unsound || self.started == done {
+            return;
+        }
+        let saved = self.finish_all().and_then(|()| {
+            self.save(self.started)?;
+            self.t.saver.as_mut().map_or(Ok(()), |saver| saver.wait(self.t.observer))
+        });
+        if let Err(error) = saved {
+            let step = self.started;
+            self.t.observer.on_warning(&format!("the state after step {step} is not saved: {error}"));
+        }
+    }
+
+    /// Waits for the steps in flight.
+    fn finish_all(&mut self) -> Result<()> {
+        while !self.in_flight.is_empty() && !self.is_unsound {
+            self.finish(false)?;
+        }
+        if self.is_unsound || self.finished != self.started {
+            return Err(Error::input(
+                "the results of that step are lost",
+                "resume from the checkpoint before it",
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -371,14 +442,18 @@ impl Steps<'_> {
             ));
         };
         let resumed = saver.restore_last(self.t.session, self.t.observer)?;
+        (self.started, self.finished, self.is_unsound) = (resumed.step, resumed.step, false);
         let batches = (resumed.ledger.position, spike.position + 1);
         let rollbacks = self.t.ledger.rollbacks + 1;
         self.t.ledger = Ledger { position: batches.1, rollbacks, ..resumed.ledger };
         let to = resumed.step;
-        if let Some(warning) = self.t.log.keep(to)? {
-            self.t.observer.on_warning(&warning);
+        let kept = self.t.log.keep(to);
+        if let Ok(Some(warning)) = &kept {
+            self.t.observer.on_warning(warning);
         }
-        self.t.events.begin(to + 1)?;
+        self.note(kept.map(drop));
+        let written = self.t.events.begin(to + 1);
+        self.note(written);
         self.history.roll_back_to(to);
         self.last_end = None;
         self.t.observer.on_rollback(to);

@@ -41,6 +41,8 @@ pub struct Summary {
     pub wall_s: f64,
     /// Peak resident bytes of the process, if known.
     pub peak_memory: Option<u64>,
+    /// The first error of the files of metrics, which are then incomplete.
+    pub log_error: Option<String>,
 }
 
 impl Summary {
@@ -124,6 +126,7 @@ impl History {
             wait_share: if total > 0.0 { self.wait_ms / total } else { 0.0 },
             wall_s: wall.as_secs_f64(),
             peak_memory: peak_memory(),
+            log_error: None,
         }
     }
 }
