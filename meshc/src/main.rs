@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 /// Exit codes: 0: success; 1: invalid input or a failed run; 2: invalid command line.
 fn main() -> ExitCode {
+    output::signals::survive_file_limits();
     let result = cli::parse().and_then(|cli| cli.command.run());
     let written = output::stream::finish();
     result.and_then(|code| written.map(|()| code)).unwrap_or_else(|error| {

@@ -113,7 +113,8 @@ impl Artefact {
 /// Reads the files that [`DIGESTS`] lists, and compares each with its digest.
 fn verified(dir: &Path, origin: &str) -> Result<BTreeMap<String, Vec<u8>>> {
     let path = dir.join(DIGESTS);
-    let list = proto::regular::read(&path).map_err(Error::io("reading the digests of the artefact", &path))?;
+    let list =
+        proto::regular::read(&path).map_err(Error::io("reading the digests of the artefact", &path))?;
     let list = String::from_utf8(list)
         .map_err(|_| broken(origin, format!("{DIGESTS} is altered: it is not text")))?;
     let mut files = BTreeMap::new();

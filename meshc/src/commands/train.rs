@@ -40,7 +40,7 @@ use runtime::{
     Artefact, Contract,
     checkpoint::{Keep, folder::list, is_checkpoint, is_url},
     plugin::{Platform, tpu},
-    train::{self, Spikes},
+    train::{self, Observer, Spikes},
 };
 use std::{
     path::{Path, PathBuf},
@@ -205,14 +205,21 @@ fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
         true => several::session(&request, &chosen, artefact, member)?,
         false => device::on(&chosen, &request, artefact)?,
     };
-    signals.begin();
     let mut progress =
         progress(&args, member.job.is_first(), session.artefact(), run_folder.as_ref(), signals);
+    if member.is_in_job() {
+        // All processes stop together.
+        signals.begin();
+    }
     let result = train::run(&mut session, source, &options, &mut progress, &signals.stop);
     progress.end();
     // A run that was refused keeps the description that an earlier run has written.
     if let Some(folder) = run_folder.as_ref().filter(|_| !session.compilations().is_empty()) {
-        folder.describe(&session.artefact().manifest, session.compilations())?;
+        let described =
+            folder.describe(&session.artefact().manifest, session.compilations(), progress.warnings());
+        if let Err(error) = described {
+            progress.on_warning(&format!("{error:#}"));
+        }
     }
     let written = args.written();
     let summary = result.with_context(|| match written.as_str() {
@@ -318,9 +325,9 @@ fn progress(
     let folder = args.run_dir.clone().or(args.checkpoint_dir.clone());
     let folder = folder.filter(|folder| is_first && !is_url(folder));
     let (options, manifest, run) = (args.resolved.toml(), artefact.manifest.clone(), run.cloned());
-    Progress::new(args.steps, signals.stop.clone()).first(move || {
+    Progress::new(args.steps, signals.stop.clone()).at_state(signals.beginning()).first(move || {
         folder.map_or(Ok(()), |folder| run_folder::keep_config(&folder, &options))?;
-        run.map_or(Ok(()), |run| run.describe(&manifest, &[]))
+        run.map_or(Ok(()), |run| run.describe(&manifest, &[], &[]))
     })
 }
 

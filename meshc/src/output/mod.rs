@@ -1,5 +1,6 @@
 //! Output: errors, progress, summaries, files.
 
+mod children;
 pub mod failure;
 pub mod host;
 pub mod progress;

@@ -33,7 +33,14 @@ pub struct Progress {
     ended: Arc<AtomicBool>,
     /// An action for the start of the run.
     first: Option<Box<dyn FnOnce() -> anyhow::Result<()>>>,
+    /// An action for the moment from which there is state to save.
+    state: Option<Box<dyn FnOnce()>>,
+    /// The first warnings, for the record of the run.
+    warnings: Vec<String>,
 }
+
+/// Most warnings in the record of a run.
+const WARNINGS: usize = 100;
 
 impl Progress {
     /// Returns an observer for training up to step `steps`. Prints a message once `stop` is set, because the
@@ -62,13 +69,35 @@ impl Progress {
                 thread::sleep(Duration::from_millis(50));
             }
         });
-        Self { steps, bar, is_terminal, pace: None, evaluates: false, last_line: None, ended, first: None }
+        Self {
+            steps,
+            bar,
+            is_terminal,
+            pace: None,
+            evaluates: false,
+            last_line: None,
+            ended,
+            first: None,
+            state: None,
+            warnings: Vec::new(),
+        }
     }
 
     /// Adds an action for the start of the run. Its failure is a warning.
     pub fn first(mut self, act: impl FnOnce() -> anyhow::Result<()> + 'static) -> Self {
         self.first = Some(Box::new(act));
         self
+    }
+
+    /// Adds an action for the moment from which there is state to save.
+    pub fn at_state(mut self, act: impl FnOnce() + 'static) -> Self {
+        self.state = Some(Box::new(act));
+        self
+    }
+
+    /// Returns the first warnings.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Removes the bar.
@@ -99,6 +128,10 @@ impl Observer for Progress {
         if let Some(Err(error)) = self.first.take().map(|act| act()) {
             self.on_warning(&format!("{error:#}"));
         }
+    }
+
+    fn on_state(&mut self) {
+        self.state.take().into_iter().for_each(|act| act());
     }
 
     fn on_step(&mut self, step: &Step) {
@@ -151,6 +184,9 @@ impl Observer for Progress {
     }
 
     fn on_warning(&mut self, what: &str) {
+        if self.warnings.len() < WARNINGS {
+            self.warnings.push(what.to_owned());
+        }
         self.say(&format!("warning: {what}"));
     }
 }

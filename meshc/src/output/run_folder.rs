@@ -49,8 +49,8 @@ impl RunFolder {
         self.dir.join(name)
     }
 
-    /// Writes the description: the program and its executables.
-    pub fn describe(&self, manifest: &Manifest, made: &[Compilation]) -> Result<()> {
+    /// Writes the description: the program, its executables, and the warnings of the run.
+    pub fn describe(&self, manifest: &Manifest, made: &[Compilation], warnings: &[String]) -> Result<()> {
         let axes = manifest.mesh.iter().flat_map(|m| &m.axes);
         let mesh: Vec<String> = axes.map(|a| format!("{}={}", a.name, a.size)).collect();
         let summary = manifest.summary.unwrap_or_default();
@@ -76,6 +76,7 @@ impl RunFolder {
             "flops_per_step": summary.flops_per_step,
             "meta": manifest.meta,
             "executables": executables,
+            "warnings": warnings,
         });
         write_file(&self.at(RUN), format!("{about:#}\n").as_bytes())
     }

@@ -1,18 +1,19 @@
-//! Ctrl-C and SIGTERM during training.
+//! Ctrl-C, SIGTERM and SIGHUP during training.
 //!
-//! The first signal requests a stop, the second one ends the process at once. Before training begins, while
-//! models are built, programs are compiled and plugins are installed, the first signal ends the process too:
-//! there is no state to save.
+//! The first signal requests a stop, the second one ends the process at once. Until there is state to save,
+//! while models are built, programs are compiled and plugins are installed, the first signal ends the process
+//! too, and the compilers that it has started. A process started by `nohup` ignores SIGHUP.
 
-use super::stream::errln;
+use super::{children, stream::errln};
 use anyhow::{Context, Result};
 use job::Job;
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ},
     flag,
     low_level::exit,
 };
 use std::{
+    fs,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -27,7 +28,7 @@ pub struct Signals {
     /// Set by the first Ctrl-C or SIGTERM.
     pub stop: Arc<AtomicBool>,
     number: Arc<AtomicUsize>,
-    /// True until training begins.
+    /// True until there is state to save.
     early: Arc<AtomicBool>,
     /// The job that is told when the process ends before training begins.
     job: Arc<OnceLock<Arc<Job>>>,
@@ -37,7 +38,8 @@ impl Signals {
     /// Starts watching. Call it before a plugin is loaded, whose threads would otherwise receive the signals.
     pub fn watch() -> Result<Self> {
         let signals = Self { early: Arc::new(AtomicBool::new(true)), ..Self::default() };
-        for signal in [SIGINT, SIGTERM] {
+        let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+        for signal in [SIGINT, SIGTERM].into_iter().chain(hangup) {
             let context = || format!("watching for signal {signal}");
             // The order matters: the second signal finds the flag of the first, and ends the process.
             flag::register_conditional_shutdown(signal, 128 + signal, signals.stop.clone())
@@ -55,6 +57,7 @@ impl Signals {
                     if let Some(job) = job.get() {
                         job.leave(Some(&format!("stopped by signal {number} before training began")));
                     }
+                    children::end();
                     // Skips the destructors of plugin libraries, which may still be running.
                     exit(128 + number);
                 }
@@ -75,6 +78,12 @@ impl Signals {
         self.early.store(false, Ordering::SeqCst);
     }
 
+    /// Returns [`Signals::begin`] as an action for later.
+    pub fn beginning(&self) -> impl FnOnce() + use<> {
+        let early = self.early.clone();
+        move || early.store(false, Ordering::SeqCst)
+    }
+
     /// Returns the exit code of a process that a signal has stopped: 128 + its number. If only
     /// another process of the job received one, that of SIGTERM.
     pub fn code(&self) -> u8 {
@@ -84,4 +93,19 @@ impl Signals {
         };
         u8::try_from(128 + number).unwrap_or(u8::MAX)
     }
+}
+
+/// Makes a write beyond the limit of a file's size an error of that write. By default, SIGXFSZ ends the
+/// process.
+pub fn survive_file_limits() {
+    // Without the handler, the process behaves as others do.
+    let _ = flag::register(SIGXFSZ, Arc::default());
+}
+
+/// Returns true if this process was started with `signal` ignored, as `nohup` does for SIGHUP.
+fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal - 1) & 1 == 1
 }
