@@ -12,7 +12,7 @@ use std::{
 };
 
 /// An artefact of a small model on eight devices, compiled once for all tests of this file.
-fn artefact() -> &'static str {
+pub(crate) fn artefact() -> &'static str {
     static ONCE: OnceLock<(Workplace, String)> = OnceLock::new();
     let (_, path) = ONCE.get_or_init(|| {
         let place = Workplace::new();
@@ -28,7 +28,7 @@ fn artefact() -> &'static str {
 }
 
 /// Runs `meshc train` in a directory with a separate, empty cache.
-fn train(place: &Workplace, args: &[&str]) -> Command {
+pub(crate) fn train(place: &Workplace, args: &[&str]) -> Command {
     let mut command = place.meshc(&[&["train"][..], args].concat());
     command.env("MESH_PJRT_PLUGIN", cpu_plugin()).env("MESH_CACHE", place.at("cache"));
     command
@@ -177,14 +177,14 @@ fn training_stops_when_nothing_gets_better_and_keeps_the_best() {
 }
 
 /// A running process and the lines it prints.
-struct Running {
-    child: Child,
+pub(crate) struct Running {
+    pub(crate) child: Child,
     said: Vec<String>,
-    lines: std::io::Lines<BufReader<ChildStderr>>,
+    pub(crate) lines: std::io::Lines<BufReader<ChildStderr>>,
 }
 
 impl Running {
-    fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         Self { child, said: Vec::new(), lines }
@@ -192,7 +192,7 @@ impl Running {
 
     /// Reads until a line begins with `begin`.
     #[track_caller]
-    fn until(&mut self, begin: &str) {
+    pub(crate) fn until(&mut self, begin: &str) {
         loop {
             let line =
                 self.lines.next().unwrap_or_else(|| panic!("no `{begin}` in {:#?}", self.said)).unwrap();
@@ -203,13 +203,13 @@ impl Running {
         }
     }
 
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
     }
 
     /// Waits for the end, and returns the exit code and all lines.
-    fn end(mut self) -> (Option<i32>, String) {
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
         self.said.extend(self.lines.map_while(Result::ok));
         (self.child.wait().unwrap().code(), self.said.join("\n"))
     }

@@ -8,6 +8,7 @@ mod cli_contract;
 mod cli_data;
 mod cli_errors;
 mod cli_experts;
+mod cli_faults;
 mod cli_generate;
 mod cli_machine;
 mod cli_streams;

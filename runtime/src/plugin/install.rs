@@ -2,7 +2,8 @@
 
 use crate::{Error, Result};
 use std::{
-    fs,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -18,6 +19,8 @@ pub struct Wheel {
     pub sha256: &'static [&'static str],
     /// The path of the shared library in the wheel.
     pub library: &'static str,
+    /// BLAKE3 of the shared library, in hexadecimal.
+    pub library_blake3: &'static str,
 }
 
 /// The default CPU plugin: XLA of October 2026.
@@ -26,11 +29,41 @@ pub const CPU: Wheel = Wheel {
     version: "0.11.2",
     sha256: &["1319390d948b39f69f7dade496b7c385149d9ca6097a6b62114da113216d9ad1"],
     library: "lammps_jax_pjrt_cpu/pjrt_c_api_cpu_plugin.so",
+    library_blake3: "8ab554f9817e355a92ff578e09a8d0d3089e49ba0a165bbbefac60ad13f7816b",
 };
 
 /// Returns the path of the wheel's library in the cache, whether installed or not.
 pub fn installed(wheel: &Wheel, cache: &Path) -> PathBuf {
     folder(wheel, cache).join(wheel.library)
+}
+
+/// Checks that the library in the cache is that of the wheel, before it is loaded: it runs with the rights of
+/// the user. pip has verified the wheel's digest only once.
+///
+/// # Errors
+/// The library cannot be read or is another one.
+pub fn verify(wheel: &Wheel, cache: &Path) -> Result<()> {
+    let path = installed(wheel, cache);
+    let mut hasher = blake3::Hasher::new();
+    let mut file = File::open(&path).map_err(Error::io("reading the plugin", &path))?;
+    io::copy(&mut file, &mut hasher).map_err(Error::io("reading the plugin", &path))?;
+    let found = hasher.finalize().to_hex();
+    if found.as_str() == wheel.library_blake3 {
+        return Ok(());
+    }
+    Err(Error::input(
+        format!(
+            "the plugin `{}` is not that of {} {}: its BLAKE3 digest is {found}, not {}",
+            path.display(),
+            wheel.package,
+            wheel.version,
+            wheel.library_blake3
+        ),
+        format!(
+            "it was altered or damaged: remove `{}`, and the next command installs it again",
+            folder(wheel, cache).display()
+        ),
+    ))
 }
 
 fn folder(wheel: &Wheel, cache: &Path) -> PathBuf {
@@ -40,11 +73,11 @@ fn folder(wheel: &Wheel, cache: &Path) -> PathBuf {
 /// Installs a wheel into the cache, unless it is there, and returns the path of its library.
 ///
 /// # Errors
-/// pip cannot be run or fails, or the wheel does not contain the library.
+/// pip cannot be run or fails, the wheel does not contain the library, or an installed one is altered.
 pub fn install(wheel: &Wheel, cache: &Path) -> Result<PathBuf> {
     let library = installed(wheel, cache);
     if library.is_file() {
-        return Ok(library);
+        return verify(wheel, cache).map(|()| library);
     }
     let target = folder(wheel, cache);
     let parent = target.parent().expect("the folder is below the cache").to_owned();
@@ -90,4 +123,29 @@ fn pip(wheel: &Wheel, requirements: &Path, target: &Path) -> Result<()> {
         format!("pip did not install {} {}:\n{}", wheel.package, wheel.version, text.trim_end()),
         help,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_altered_library_is_refused() {
+        let cache = tempfile::tempdir().unwrap();
+        let wheel = Wheel {
+            library_blake3: "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
+            ..CPU
+        };
+        let path = installed(&wheel, cache.path());
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, b"").unwrap();
+        // The digest of no bytes.
+        verify(&wheel, cache.path()).unwrap();
+        assert_eq!(install(&wheel, cache.path()).unwrap(), path);
+        fs::write(&path, b"x").unwrap();
+        for error in [verify(&wheel, cache.path()).unwrap_err(), install(&wheel, cache.path()).unwrap_err()] {
+            let error = error.to_string();
+            assert!(error.contains("BLAKE3 digest") && error.contains("remove `"), "{error}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The search for plugins.
 
-use super::install::{CPU, install, installed};
+use super::install::{CPU, install, installed, verify};
 use crate::{Error, Result};
 use std::{
     env, fmt,
@@ -119,6 +119,9 @@ fn site_packages(active: Option<PathBuf>) -> Vec<PathBuf> {
     folders
 }
 
+/// The source of plugins that meshc has installed.
+const CACHE: &str = "cache";
+
 /// A plugin that was found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PluginFile {
@@ -160,7 +163,7 @@ pub fn list(platform: Platform, explicit: Option<&Path>, around: &SearchPaths) -
     if platform == Platform::Cpu {
         let path = installed(&CPU, &around.cache);
         if path.is_file() {
-            found.push(PluginFile { path, source: "cache".to_owned() });
+            found.push(PluginFile { path, source: CACHE.to_owned() });
         }
     }
     Ok(found)
@@ -170,7 +173,7 @@ pub fn list(platform: Platform, explicit: Option<&Path>, around: &SearchPaths) -
 /// line about that.
 ///
 /// # Errors
-/// No plugin was found, or the installation failed.
+/// No plugin was found, the installation failed, or the plugin in the cache is altered.
 pub fn find(
     platform: Platform,
     explicit: Option<&Path>,
@@ -178,6 +181,9 @@ pub fn find(
     say: &mut dyn FnMut(&str),
 ) -> Result<PluginFile> {
     if let Some(found) = list(platform, explicit, around)?.into_iter().next() {
+        if found.source == CACHE {
+            verify(&CPU, &around.cache)?;
+        }
         return Ok(found);
     }
     let help = match platform {
@@ -189,7 +195,7 @@ pub fn find(
                 around.cache.display()
             ));
             let path = install(&CPU, &around.cache)?;
-            return Ok(PluginFile { path, source: "cache".to_owned() });
+            return Ok(PluginFile { path, source: CACHE.to_owned() });
         }
         Platform::Gpu => {
             "install one with `pip install \"jax-cuda13-plugin[with-cuda]\"` (it brings jax-cuda13-pjrt), or give its path with --plugin"

@@ -5,14 +5,18 @@
 //! options, the number of devices, the plugin, and for CPU plugins the processor. Entries are written
 //! atomically and verified before they are passed to a plugin; the least recently used ones are removed when
 //! the cache is too large.
+//!
+//! An executable runs with the rights of the user, and a digest beside it proves nothing about its writer.
+//! Folder and entries are therefore the user's alone: what other users can write is neither read nor written.
 
 use crate::{Error, Result};
 use pjrt::Client;
+use rustix::process::geteuid;
 use std::{
     env, fs,
-    fs::{File, Permissions},
+    fs::{DirBuilder, File, Permissions},
     io::Write,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -100,8 +104,13 @@ impl ExecutableCache {
     /// Reads an entry. `None` means that it does not exist.
     ///
     /// # Errors
-    /// The entry is damaged (it is removed) or cannot be read.
+    /// The entry is damaged (it is removed), cannot be read, or may come from another user.
     pub(crate) fn read(&self, entry: &Path) -> Result<Option<Vec<u8>>> {
+        if !entry.exists() {
+            return Ok(None);
+        }
+        is_private(&self.folder)?;
+        is_private(entry)?;
         let mut bytes = match fs::read(entry) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             bytes => bytes.map_err(Error::io("reading", entry))?,
@@ -132,10 +141,15 @@ impl ExecutableCache {
     /// Adds an executable, and removes old ones if the cache is too large.
     pub(crate) fn write(&self, entry: &Path, executable: &[u8]) -> Result<()> {
         let failed = || Error::io("caching the executable", entry);
-        fs::create_dir_all(&self.folder).map_err(Error::io("creating the folder", &self.folder))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.folder)
+            .map_err(Error::io("creating the folder", &self.folder))?;
+        is_private(&self.folder)?;
         let mut scratch = tempfile::Builder::new()
             .prefix(".new")
-            .permissions(Permissions::from_mode(0o666))
+            .permissions(Permissions::from_mode(0o600))
             .tempfile_in(&self.folder)
             .map_err(failed())?;
         scratch
@@ -171,6 +185,24 @@ impl ExecutableCache {
     }
 }
 
+/// Checks that only this user can write a folder or file.
+fn is_private(path: &Path) -> Result<()> {
+    let about = fs::symlink_metadata(path).map_err(Error::io("examining", path))?;
+    let why = if about.uid() != geteuid().as_raw() {
+        "it belongs to another user"
+    } else if about.is_symlink() {
+        "it is a symbolic link"
+    } else if about.mode() & 0o022 != 0 {
+        "other users can write it"
+    } else {
+        return Ok(());
+    };
+    Err(Error::input(
+        format!("cached executables are not used: `{}`: {why}", path.display()),
+        "remove it, or set MESH_CACHE to a folder that is yours alone",
+    ))
+}
+
 /// Describes the processor: CPU plugins compile for its features, and the cache may be shared with other
 /// machines.
 fn this_machine() -> String {
@@ -185,6 +217,36 @@ fn this_machine() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Writes a file that only this user can write, whatever the umask is.
+    fn private(path: &Path, bytes: &[u8]) {
+        fs::write(path, bytes).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+    }
+
+    #[test]
+    fn what_others_can_write_is_not_used() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("deep/executables");
+        let cache = ExecutableCache::at(folder.clone(), 1000, Vec::new());
+        let entry = folder.join("a.executable");
+        cache.write(&entry, b"program").unwrap();
+        let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        for (path, open, closed) in [(&folder, 0o770, 0o700), (&entry, 0o602, 0o600)] {
+            assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, closed);
+            assert_eq!(cache.read(&entry).unwrap().as_deref(), Some(&b"program"[..]));
+            mode(path, open);
+            let error = cache.read(&entry).unwrap_err().to_string();
+            assert!(error.contains("other users can write it") && error.contains("MESH_CACHE"), "{error}");
+            mode(path, closed);
+        }
+        mode(&folder, 0o770);
+        assert!(cache.write(&entry, b"program").is_err());
+        mode(&folder, 0o700);
+        fs::rename(&entry, folder.join("b")).unwrap();
+        std::os::unix::fs::symlink(folder.join("b"), &entry).unwrap();
+        assert!(cache.read(&entry).unwrap_err().to_string().contains("symbolic link"));
+    }
 
     #[test]
     fn entries_are_kept_checked_and_bounded() {
@@ -209,12 +271,12 @@ mod tests {
         for broken in 0..90 {
             let mut bytes = fs::read(at("d")).unwrap();
             bytes[broken] ^= 4;
-            fs::write(at("x"), &bytes).unwrap();
+            private(&at("x"), &bytes);
             assert!(all.read(&at("x")).unwrap_err().to_string().contains("was damaged"));
             assert_eq!(all.read(&at("x")).unwrap(), None);
             bytes[broken] ^= 4;
-            fs::write(at("x"), &bytes[..broken]).unwrap();
-            assert!(all.read(&at("x")).is_err());
+            private(&at("x"), &bytes[..broken]);
+            assert!(all.read(&at("x")).unwrap_err().to_string().contains("was damaged"));
         }
         // An entry larger than the limit is kept until the next one is written.
         all.write(&at("e"), &[4; 400]).unwrap();
