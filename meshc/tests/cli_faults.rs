@@ -62,17 +62,17 @@ fn a_hangup_saves_unless_it_is_ignored() {
     assert_eq!(place.folders("r").len(), 1, "{said}");
 
     // `nohup` starts programs with SIGHUP ignored.
-    let six = six_steps(&place, &["--run-dir", "n"]);
+    let six = six_steps(&place, &[]);
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(six.get_program()).args(six.get_args());
     command.current_dir(place.path()).envs(six.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command.args(["--checkpoint-dir", "n/checkpoints"]);
+    fs::remove_dir_all(place.at("r")).unwrap();
     let mut running = Running::start(command);
     running.until("compiling");
     running.signal("-HUP");
     let (code, said) = running.end();
     assert_eq!(code, Some(0), "{said}");
-    assert_eq!(place.folders("n/checkpoints"), ["step_00000006"]);
+    assert_eq!(place.folders("r"), ["step_00000006"]);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn an_artefact_is_the_old_or_the_new_one_whatever_fails() {
             let (old, new) = (size, 6 - size);
             let ran = strace(
                 &place,
-                &format!("inject={calls}:{how}:when={nth}"),
+                calls, &format!("inject={calls}:{how}:when={nth}"),
                 &compile(if new == 2 { "data=2" } else { "data=4" }),
             );
             size = devices();
@@ -177,10 +177,10 @@ fn an_artefact_is_the_old_or_the_new_one_whatever_fails() {
 }
 
 /// Runs `meshc` under strace, which makes system calls fail.
-fn strace(place: &Workplace, inject: &str, args: &[&str]) -> Ran {
+fn strace(place: &Workplace, calls: &str, inject: &str, args: &[&str]) -> Ran {
     let meshc = place.meshc(args);
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=none", "-e", inject]);
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={calls}"), "-e", inject]);
     command.arg(meshc.get_program()).args(meshc.get_args()).current_dir(place.path());
     command.envs(meshc.get_envs().filter_map(|(name, value)| Some((name, value?))));
     Ran::new(command.output().expect("strace starts"))
