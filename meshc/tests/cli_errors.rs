@@ -316,7 +316,11 @@ fn artefacts_that_are_truncated_or_altered() {
         let mut flipped = whole.clone();
         flipped[whole.len() / 2] ^= 4;
         fs::write(file(&name), flipped).unwrap();
-        for command in [&["report", "matmul"][..], &["run", "matmul", "init", "--seed", "1", "--outputs", "s"], &["train", "matmul"]] {
+        for command in [
+            &["report", "matmul"][..],
+            &["run", "matmul", "init", "--seed", "1", "--outputs", "s"],
+            &["train", "matmul"],
+        ] {
             let data = home().join("LICENSE").display().to_string();
             let more: &[&str] = if command[0] == "train" { &["--data", &data] } else { &[] };
             place

@@ -159,7 +159,8 @@ fn an_artefact_is_the_old_or_the_new_one_whatever_fails() {
             let (old, new) = (size, 6 - size);
             let ran = strace(
                 &place,
-                calls, &format!("inject={calls}:{how}:when={nth}"),
+                calls,
+                &format!("inject={calls}:{how}:when={nth}"),
                 &compile(if new == 2 { "data=2" } else { "data=4" }),
             );
             size = devices();

@@ -317,7 +317,7 @@ impl<'t> Lines<'t> {
 
     /// Appends the bad lines to the file `aside`, and replaces the file `path` by one with the good lines.
     /// Returns it, open at its end.
-    fn repair(&self, path: &Path, aside: &Path) -> std::io::Result<File> {
+    fn repair(&self, path: &Path, aside: &Path) -> io::Result<File> {
         let mut file = File::options().create(true).append(true).open(aside)?;
         self.bad.iter().try_for_each(|(_, line)| file.write_all(line))?;
         file.sync_all()?;
