@@ -96,8 +96,8 @@ fn write_folder(target: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
     sync(&parent)
 }
 
-/// Gives a finished directory its name. An existing one takes its place and is removed with it, or is moved to
-/// `aside` in the meantime where directories cannot be exchanged.
+/// Gives a finished directory its name. An existing one takes its place and is removed with it, or is moved
+/// to `aside` in the meantime where directories cannot be exchanged.
 fn put(finished: &Path, target: &Path, aside: &Path) -> io::Result<()> {
     if target.symlink_metadata().is_err() {
         return fs::rename(finished, target);

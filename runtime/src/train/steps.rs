@@ -323,8 +323,8 @@ impl Steps<'_> {
         Ok(summary)
     }
 
-    /// Saves the state after the last step when an error or a panic ends the loop, if that state is whole: all
-    /// steps that were started have finished, and their results are in the ledger. Failures are warnings.
+    /// Saves the state after the last step when an error or a panic ends the loop, if that state is whole:
+    /// all steps that were started have finished, and their results are in the ledger. Failures are warnings.
     ///
     /// The processes of a job save together, and the others may not have failed: they save nothing.
     fn rescue(&mut self, done: u64) {
