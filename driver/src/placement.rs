@@ -84,6 +84,20 @@ pub fn check_devices(mesh: &Mesh, target: &Target, devices: usize) -> Result<()>
     ))
 }
 
+/// Returns a mesh with two devices along each axis of the model's own layout.
+pub fn example(module: &Module) -> String {
+    let layout = Layout::parse(module.meta("layout").unwrap_or_default()).unwrap_or_default();
+    let mut axes: Vec<String> = Vec::new();
+    for (_, rule) in &layout.rules {
+        for axis in rule.iter().map(|axis| format!("{axis}=2")) {
+            if !axes.contains(&axis) {
+                axes.push(axis);
+            }
+        }
+    }
+    if axes.is_empty() { "data=2 --layout batch:data".to_owned() } else { axes.join(",") }
+}
+
 /// Returns the layout in a meta entry of the model.
 fn own(module: &Module, key: &str) -> Result<Layout> {
     Layout::parse(module.meta(key).unwrap_or_default()).map_err(|what| {

@@ -85,6 +85,26 @@ fn dtype(element: ElementType) -> Result<Dtype> {
     })
 }
 
+/// Returns the rows of the matrix `input_ids` [inputs, tokens] without trailing padding. `name` is the file,
+/// for messages.
+///
+/// # Errors
+/// There is no such matrix.
+pub fn token_rows(tensors: &BTreeMap<String, HostTensor>, name: &str) -> Result<Vec<Vec<i32>>> {
+    let found = tensors.get("input_ids").or(tensors.get("inputs"));
+    let ids = found.filter(|t| t.dims.len() == 2 && t.dims[1] > 0).ok_or_else(|| {
+        failure(
+            format!("`{name}` has no matrix of token ids `input_ids`"),
+            "write it as I32 [inputs, tokens]",
+        )
+    })?;
+    let row = |row: &[f64]| {
+        let real = row.iter().rposition(|t| *t != 0.0).map_or(0, |last| last + 1);
+        row[..real].iter().map(|t| *t as i32).collect()
+    };
+    Ok(ids.to_f64()?.chunks_exact(ids.dims[1]).map(row).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

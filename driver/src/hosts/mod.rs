@@ -1,7 +1,7 @@
 //! Training in several processes: their start, their agreement, their end.
 //!
-//! Reading order: [`options`] (the input), [`launch`] (starts local processes), [`member`] (one process of a job), [`agree`] (what
-//! must be equal in all processes), [`device`] (a session on some devices of the mesh).
+//! Reading order: [`options`] (the input), [`launch`] (starts local processes), [`member`] (one process of a
+//! job), [`agree`] (what must be equal in all processes), [`device`] (a session on some devices of the mesh).
 
 pub mod agree;
 pub mod device;

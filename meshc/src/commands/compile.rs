@@ -23,12 +23,12 @@ use driver::{
     files::{check_target as check_folder, write_artefact},
     fit,
     lower::{Lowered, Watch, choose, emit, files, lower, whole_outputs},
-    placement::place,
+    placement::{self, place},
     program::{self, Program},
     request::Request,
     target::Target,
 };
-use mesh::{Layout, Module};
+use mesh::Module;
 use report::{compiled::Compiled, table::size};
 use std::path::PathBuf;
 
@@ -92,14 +92,7 @@ enum Emit {
 /// Compiles.
 pub fn run(args: &Args) -> Result<()> {
     environment(Some(&args.target.target))?;
-    let request = Request {
-        settings: args.settings.options(),
-        placement: args.placement.options(),
-        target: args.target.options()?,
-        flags: args.flags.options(),
-        plugin: args.plugin.options(),
-        ..Request::new(&args.model, HOST)
-    };
+    let request = args.request()?;
     let target = request.target.target.clone().unwrap_or_default();
     let mut program = program::load(&request)?;
     keep_functions(&mut program.module, &args.functions)?;
@@ -107,11 +100,7 @@ pub fn run(args: &Args) -> Result<()> {
     check_target(&target, &placement.mesh)?;
     let output = output(args, &program);
     check_folder(&output)?;
-    let mut watch = Watch::default();
-    watch.dump = args.dump.clone();
-    watch.dump_passes = args.dump_passes;
-    watch.timings = args.timings.then_some(HOST.say);
-    watch.last = args.stop_after.map(|stage| (stage, Vec::new()));
+    let mut watch = args.watch();
     let last = args.stop_after.unwrap_or(Stage::Hlo);
     let mut lowered = lower(&program, &placement, last, &mut watch)?;
     if args.several_hosts {
@@ -119,7 +108,10 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if args.dump.is_some() && placement.mesh.axes().is_empty() && last >= Stage::Partition {
         let note = "04-simplify-gradients, 05-partition and 06-simplify-local are equal on one device";
-        errln!("note: {note}; --mesh shows collectives, such as --mesh {}", example_mesh(&program.module));
+        errln!(
+            "note: {note}; --mesh shows collectives, such as --mesh {}",
+            placement::example(&program.module)
+        );
     }
     let (Some(lowered), Stage::Hlo) = (&lowered, last) else { return stopped(args, watch) };
     let artefact = emit(&program, &placement, &target, &request.flags.of(&target)?, lowered, &mut watch)?;
@@ -153,18 +145,27 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Returns a mesh with two devices along each axis of the model's own layout.
-fn example_mesh(module: &Module) -> String {
-    let layout = Layout::parse(module.meta("layout").unwrap_or_default()).unwrap_or_default();
-    let mut axes: Vec<String> = Vec::new();
-    for (_, rule) in &layout.rules {
-        for axis in rule.iter().map(|axis| format!("{axis}=2")) {
-            if !axes.contains(&axis) {
-                axes.push(axis);
-            }
-        }
+impl Args {
+    fn request(&self) -> Result<Request> {
+        Ok(Request {
+            settings: self.settings.options(),
+            placement: self.placement.options(),
+            target: self.target.options()?,
+            flags: self.flags.options(),
+            plugin: self.plugin.options(),
+            ..Request::new(&self.model, HOST)
+        })
     }
-    if axes.is_empty() { "data=2 --layout batch:data".to_owned() } else { axes.join(",") }
+
+    /// Returns the observer of the stages.
+    fn watch(&self) -> Watch {
+        let mut watch = Watch::default();
+        watch.dump = self.dump.clone();
+        watch.dump_passes = self.dump_passes;
+        watch.timings = self.timings.then_some(HOST.say);
+        watch.last = self.stop_after.map(|stage| (stage, Vec::new()));
+        watch
+    }
 }
 
 /// Removes the functions that are not in `names`, unless `names` is empty.

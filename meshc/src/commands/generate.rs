@@ -275,7 +275,7 @@ fn read(path: &Path) -> Result<Input> {
     let name = path.display().to_string();
     let ending = path.extension().and_then(|e| e.to_str()).unwrap_or("");
     let input = if ending == "safetensors" {
-        Input::Tokens(ids(&tensors::read(&[path.to_owned()])?, &name)?)
+        Input::Tokens(tensors::token_rows(&tensors::read(&[path.to_owned()])?, &name)?)
     } else {
         let mut bytes = Vec::new();
         match name.as_str() {
@@ -308,22 +308,6 @@ fn from_json(text: &str, name: &str) -> Result<Input> {
         return Ok(Input::Texts(texts));
     }
     serde_json::from_value(value).map(Input::Tokens).map_err(|e| wrong(e.to_string()))
-}
-
-/// Returns the rows of `input_ids` without trailing padding.
-fn ids(tensors: &BTreeMap<String, HostTensor>, name: &str) -> Result<Vec<Vec<i32>>> {
-    let found = tensors.get("input_ids").or(tensors.get("inputs"));
-    let ids = found.filter(|t| t.dims.len() == 2 && t.dims[1] > 0).ok_or_else(|| {
-        failure(
-            format!("`{name}` has no matrix of token ids `input_ids`"),
-            "write it as I32 [inputs, tokens]",
-        )
-    })?;
-    let row = |row: &[f64]| {
-        let real = row.iter().rposition(|t| *t != 0.0).map_or(0, |last| last + 1);
-        row[..real].iter().map(|t| *t as i32).collect()
-    };
-    Ok(ids.to_f64()?.chunks_exact(ids.dims[1]).map(row).collect())
 }
 
 fn lines(sequences: &[Sequence], codec: Option<&Codec>) -> data::Result<Vec<String>> {
