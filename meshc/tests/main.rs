@@ -10,6 +10,7 @@ mod cli_errors;
 mod cli_experts;
 mod cli_faults;
 mod cli_generate;
+mod cli_hosts;
 mod cli_machine;
 mod cli_streams;
 mod cli_tpu;
