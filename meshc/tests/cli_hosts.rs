@@ -134,9 +134,7 @@ fn lose(how: &str, moment: &str, victim: usize) {
     assert!(output.contains(&format!("lost rank {victim} (")), "{output}");
     // The next start resumes.
     let again = ["--steps", "6", "--processes", "2", "--checkpoint-dir", "c", "--resume"];
-    let again = Ran::new(train(&place, &again).output().unwrap());
-    assert!(matches!(again.code, Some(0 | 1)), "{}", again.err);
-    assert!(!again.err.contains("none of the"), "{}", again.err);
+    Ran::new(train(&place, &again).output().unwrap()).succeeds();
 }
 
 #[test]
