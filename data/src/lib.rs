@@ -11,8 +11,8 @@
 //! [`batch_spec`] (what a program requires), [`spans`] (span corruption) and `example` (inputs and targets);
 //! [`order`] (permutations and random numbers), `packing` (several examples in a row), [`rates`],
 //! `mixture_spec` and `interleaving` (mixtures); [`rows`] (the rows that a process needs), [`batch`],
-//! [`batch_source`] (the trait that training loops use), [`mixture`] (its implementation), [`loader`] (batches
-//! made ahead of time); [`entropy`] and [`stats`].
+//! [`batch_source`] (the trait that training loops use), [`mixture`] (its implementation), [`loader`]
+//! (batches made ahead of time); [`entropy`] and [`stats`].
 
 mod assembly;
 pub mod batch;

@@ -28,7 +28,7 @@ pub fn load(request: &Request, platform: Platform) -> Result<Chosen> {
     let named = options.plugin.as_deref();
     let explicit = named.filter(|name| !["cpu", "gpu", "tpu"].contains(name)).map(Path::new);
     let wanted = options.platform().unwrap_or(platform);
-    let found = find(wanted, explicit, &around, &mut |line| (host.say)(&line))?;
+    let found = find(wanted, explicit, &around, &mut |line| (host.say)(line))?;
     let platform = guess(&found.path).unwrap_or(wanted);
     if platform == Platform::Cpu {
         (host.keep_freed_memory)();

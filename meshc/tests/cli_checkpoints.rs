@@ -165,7 +165,8 @@ fn a_disk_that_is_full_leaves_the_checkpoint_before() {
     let (path, data) = (model("t5_tiny.rs"), text());
     let place = Workplace::new();
     place.run_on_cpu(&args(&path, &data, "2", &[])).succeeds();
-    // Limits files to 8 KiB; exceeding the limit is an error, although the system sends SIGXFSZ. Metrics are smaller.
+    // Limits files to 8 KiB; exceeding the limit is an error, although the system sends SIGXFSZ.
+    // Metrics are smaller.
     let mut limited = Command::new("sh");
     limited.arg("-c").arg("ulimit -f 16; exec \"$0\" \"$@\"").arg(env!("CARGO_BIN_EXE_meshc"));
     let meshc = place.meshc(&[]);

@@ -179,7 +179,7 @@ fn scores_are_those_of_the_whole_prefix_with_biases_of_every_layer() {
         let options = Generation { steps: 5, looped: Some(looped), ..Generation::default() };
         let mut session = generating(&config, &options, "");
         let limits = Options { min_length: 5, ..Options::default() };
-        let found = run(&mut session, &[input.clone()], &limits).remove(0).remove(0);
+        let found = run(&mut session, std::slice::from_ref(&input), &limits).remove(0).remove(0);
         let prefix = found.tokens[..found.tokens.len() - 1].to_vec();
         let all = probabilities(&config, &mut session, &input, &[prefix]).remove(0);
         let score: f64 = all.iter().zip(&found.tokens).map(|(log, token)| log[*token as usize]).sum();

@@ -18,12 +18,14 @@ pub enum Read {
     Same,
 }
 
+/// Reads the input in a folder; the flag is true if the input was altered. The error is a finding.
+pub type Reader = dyn Fn(&Path, bool) -> Result<Read, String>;
+
 /// A kind of input.
 pub struct Kind {
     pub name: &'static str,
     pub seeds: Vec<Files>,
-    /// Reads the input in a folder; true if it was altered. The error is a finding.
-    pub read: Box<dyn Fn(&Path, bool) -> Result<Read, String>>,
+    pub read: Box<Reader>,
 }
 
 /// All kinds. Seeds are made in `place`.
