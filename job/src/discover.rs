@@ -1,8 +1,8 @@
 //! Finds the rank, size and coordinator of this process.
 //!
 //! Sources, in order: the variables of `meshc train --processes`; flags; GKE's variables; SLURM; Open MPI;
-//! the metadata server of a TPU VM (only if the program is for TPUs and the machine has chips). The first source
-//! that describes a job of several processes is used; without one the process runs alone.
+//! the metadata server of a TPU VM (only if the program is for TPUs and the machine has chips). The first
+//! source that describes a job of several processes is used; without one the process runs alone.
 
 use crate::{Environment, Error, Result, metadata};
 
