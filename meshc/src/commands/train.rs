@@ -249,6 +249,7 @@ struct Run {
 
 impl Run {
     fn resolve(mut args: Args, member: &Member) -> Result<Self> {
+        args.run_dir.as_deref().map_or(Ok(()), RunFolder::check)?;
         // Rank 0 uses the folder for all. A run that cannot save is refused before anything is built.
         if let Some(folder) = args.checkpoints().filter(|_| member.job.is_first()) {
             train::check_folder(&folder, args.resume)?;

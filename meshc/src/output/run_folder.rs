@@ -29,17 +29,26 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Creates the directory unless it exists.
+    /// Refuses a URL, before anything is loaded.
     ///
     /// # Errors
-    /// It is a URL, or it cannot be created.
-    pub fn create(dir: &Path) -> Result<Self> {
+    /// It is a URL.
+    pub fn check(dir: &Path) -> Result<()> {
         if is_url(dir) {
             return Err(failure(
                 format!("`--run-dir` must be a local directory (got {})", dir.display()),
                 "give a local one, and --checkpoint-dir for checkpoints in a bucket",
             ));
         }
+        Ok(())
+    }
+
+    /// Creates the directory unless it exists.
+    ///
+    /// # Errors
+    /// It is a URL, or it cannot be created.
+    pub fn create(dir: &Path) -> Result<Self> {
+        Self::check(dir)?;
         fs::create_dir_all(dir).with_context(|| format!("creating the run directory `{}`", dir.display()))?;
         Ok(Self { dir: dir.to_owned() })
     }
