@@ -8,13 +8,14 @@
 //! [`lower`] (through the compiler), [`artefact`] (in memory), [`device`] (plugins and sessions), [`session`]
 //! (programs with parameters), [`ahead`] and [`measured`] (through a plugin's compiler), [`fit`] (programs
 //! that are too large), [`verification`] (imported models). Errors are in [`failure`] and [`diagnostics`],
-//! atomic writes are in [`files`]. [`call`] calls one function.
+//! atomic writes are in [`files`]. [`call`] calls one function, [`children`] ends processes such as cargo, and
 //! [`hosts`] is for sessions of several processes.
 
 pub mod ahead;
 pub mod artefact;
 mod builtin;
 pub mod call;
+pub mod children;
 pub mod device;
 pub mod diagnostics;
 mod execute;

@@ -1,6 +1,5 @@
 //! Output: errors, progress, summaries, files.
 
-mod children;
 pub mod failure;
 pub mod host;
 pub mod progress;

@@ -4,8 +4,9 @@
 //! while models are built, programs are compiled and plugins are installed, the first signal ends the process
 //! too, and the compilers that it has started. A process started by `nohup` ignores SIGHUP.
 
-use super::{children, stream::errln};
+use super::stream::errln;
 use anyhow::{Context, Result};
+use driver::children;
 use job::Job;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ},
