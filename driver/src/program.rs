@@ -108,6 +108,23 @@ pub fn is_checkpoint(path: &Path) -> bool {
     runtime::checkpoint::is_checkpoint(path)
 }
 
+/// Removes the functions that are not in `names`, unless `names` is empty.
+///
+/// # Errors
+/// A name that is not that of a function.
+pub fn keep_functions(module: &mut Module, names: &[String]) -> Result<()> {
+    let has = |name: &&String| module.functions.iter().any(|f| *f.name == **name);
+    if let Some(unknown) = names.iter().find(|name| !has(name)) {
+        let known: Vec<&str> = module.functions.iter().map(|f| &*f.name).collect();
+        return Err(failure(
+            format!("`--function {unknown}`: the program has no function `{unknown}`"),
+            format!("its functions are {}", known.join(", ")),
+        ));
+    }
+    module.functions.retain(|f| names.is_empty() || names.iter().any(|name| **name == *f.name));
+    Ok(())
+}
+
 fn rust(path: &Path, name: String, request: &Request) -> Result<Program> {
     let model = package::Model::new(path, &name)?;
     let sources = model.sources();

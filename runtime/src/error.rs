@@ -66,6 +66,13 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// Returns the reason without the path of a checkpoint.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Checkpoint { reason, .. } => reason.clone(),
+            other => other.to_string(),
+        }
+    }
     /// Creates an error for invalid input.
     pub fn input(what: impl Into<String>, help: impl Into<String>) -> Self {
         Self::Input { what: what.into(), help: help.into() }

@@ -13,7 +13,7 @@ use runtime::{
     checkpoint::{
         Entry,
         diff::{Difference, diff},
-        folder, is_checkpoint, is_url, keep,
+        folder, keep,
     },
 };
 use serde_json::{Value, json};
@@ -142,32 +142,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// True if `dir` is itself a checkpoint, complete or not.
-fn is_one(dir: &Path) -> bool {
-    is_checkpoint(dir) || dir.join("manifest.json").exists() || dir.join("COMMIT").exists()
-}
-
-/// Opens the checkpoint `dir`, or all checkpoints in it.
-fn all(dir: &Path) -> Result<Vec<(PathBuf, runtime::Result<Checkpoint>)>> {
-    if is_one(dir) {
-        return Ok(vec![(dir.to_owned(), Checkpoint::open(dir))]);
-    }
-    let found = if dir.is_dir() || is_url(dir) { folder::list(dir)? } else { Vec::new() };
-    if found.is_empty() {
-        return Err(failure(
-            format!("`{}` is not a checkpoint and contains none", dir.display()),
-            "name the directory that was given to `meshc train --checkpoint-dir`, or a checkpoint in it",
-        ));
-    }
-    Ok(found.into_iter().map(|f| (f.dir, f.checkpoint)).collect())
-}
-
 fn list(dir: &Path, as_json: bool) -> Result<bool> {
-    if is_one(dir) {
+    if folder::is_one(dir) {
         return tensors(&Checkpoint::open(dir)?, as_json);
     }
     let (mut rows, mut values) = (Vec::new(), Vec::new());
-    for (path, checkpoint) in all(dir)? {
+    for (path, checkpoint) in folder::open(dir)? {
         let path = path.display().to_string();
         match checkpoint {
             Ok(c) => {
@@ -185,7 +165,7 @@ fn list(dir: &Path, as_json: bool) -> Result<bool> {
                 ]);
             }
             Err(error) => {
-                let reason = reason(&error);
+                let reason = error.reason();
                 values.push(json!({ "path": path, "good": false, "reason": reason }));
                 rows.push(vec![
                     "-".into(),
@@ -233,18 +213,18 @@ fn tensors(checkpoint: &Checkpoint, as_json: bool) -> Result<bool> {
 fn verify(dirs: &[PathBuf], as_json: bool) -> Result<bool> {
     let (mut good, mut values) = (true, Vec::new());
     for dir in dirs {
-        for (path, checkpoint) in all(dir)? {
+        for (path, checkpoint) in folder::open(dir)? {
             let path = path.display();
             let verified = checkpoint.and_then(|c| c.verify());
             good &= verified.is_ok();
             match (&verified, as_json) {
                 (Ok(bytes), false) => outln!("{path}: good, {}", size(*bytes)),
-                (Err(error), false) => outln!("{path}: DAMAGED: {}", reason(error)),
+                (Err(error), false) => outln!("{path}: DAMAGED: {}", error.reason()),
                 (Ok(bytes), true) => {
                     values.push(json!({ "path": path.to_string(), "good": true, "bytes": bytes }))
                 }
                 (Err(error), true) => {
-                    values.push(json!({ "path": path.to_string(), "good": false, "reason": reason(error) }))
+                    values.push(json!({ "path": path.to_string(), "good": false, "reason": error.reason() }))
                 }
             }
         }
@@ -282,20 +262,23 @@ fn compare(a: &Checkpoint, b: &Checkpoint, as_json: bool) -> Result<bool> {
 
 fn prune(args: &Prune) -> Result<bool> {
     let Prune { dir, keep, keep_every, keep_best, dry_run, json: as_json } = args;
-    if is_one(dir) {
+    if folder::is_one(dir) {
         return Err(failure(
             format!("`{}` is a checkpoint, not a directory of checkpoints", dir.display()),
             "name the directory that contains it",
         ));
     }
-    all(dir)?;
+    folder::open(dir)?;
     // The same rules as during training.
     let rules = keep::Keep { newest: *keep, every: *keep_every, best: *keep_best };
     let removed = keep::prune(dir, &rules, *dry_run)?;
     if *as_json {
         let text = |paths: &[PathBuf]| paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>();
-        let kept: Vec<PathBuf> =
-            all(dir)?.into_iter().map(|(path, _)| path).filter(|path| !removed.contains(path)).collect();
+        let kept: Vec<PathBuf> = folder::open(dir)?
+            .into_iter()
+            .map(|(path, _)| path)
+            .filter(|path| !removed.contains(path))
+            .collect();
         let all = json!({ "removed": text(&removed), "kept": text(&kept), "dry_run": dry_run });
         outln!("{}", serde_json::to_string_pretty(&all)?);
         return Ok(true);
@@ -346,13 +329,6 @@ fn ffn(text: &str) -> Result<Ffn, String> {
 }
 
 /// Returns the reason of an error about a checkpoint, without the path and the help.
-fn reason(error: &runtime::Error) -> String {
-    match error {
-        runtime::Error::Checkpoint { reason, .. } => reason.clone(),
-        other => other.to_string(),
-    }
-}
-
 fn print(heads: &[&str], align: &str, rows: &[Vec<String>]) -> Result<()> {
     let mut out = String::new();
     table(&mut out, heads, align, rows)?;

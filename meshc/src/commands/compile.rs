@@ -9,7 +9,6 @@ use crate::{
     output::{
         host::HOST,
         stream::{errln, out, outln},
-        summary,
     },
 };
 use anyhow::Result;
@@ -28,7 +27,6 @@ use driver::{
     request::Request,
     target::Target,
 };
-use mesh::Module;
 use report::{compiled::Compiled, table::size};
 use std::path::PathBuf;
 
@@ -95,10 +93,10 @@ pub fn run(args: &Args) -> Result<()> {
     let request = args.request()?;
     let target = request.target.target.clone().unwrap_or_default();
     let mut program = program::load(&request)?;
-    keep_functions(&mut program.module, &args.functions)?;
+    program::keep_functions(&mut program.module, &args.functions)?;
     let placement = place(&program.module, &request.placement)?;
     check_target(&target, &placement.mesh)?;
-    let output = output(args, &program);
+    let output = args.output.clone().unwrap_or_else(|| format!("{}.artefact", program.module.name).into());
     check_folder(&output)?;
     let mut watch = args.watch();
     let last = args.stop_after.unwrap_or(Stage::Hlo);
@@ -168,20 +166,6 @@ impl Args {
     }
 }
 
-/// Removes the functions that are not in `names`, unless `names` is empty.
-fn keep_functions(module: &mut Module, names: &[String]) -> Result<()> {
-    let has = |name: &&String| module.functions.iter().any(|f| *f.name == **name);
-    if let Some(unknown) = names.iter().find(|name| !has(name)) {
-        let known: Vec<&str> = module.functions.iter().map(|f| &*f.name).collect();
-        return Err(failure(
-            format!("`--function {unknown}`: the program has no function `{unknown}`"),
-            format!("its functions are {}", known.join(", ")),
-        ));
-    }
-    module.functions.retain(|f| names.is_empty() || names.iter().any(|name| **name == *f.name));
-    Ok(())
-}
-
 /// Compiles all functions with the plugin of the target, prints their memory, and adds the requested files.
 fn compile(
     args: &Args,
@@ -212,7 +196,7 @@ fn compile(
     }
     let estimates: Vec<(String, u64)> =
         lowered.reports.iter().map(|r| (r.function.clone(), r.peak_bytes_per_device.total)).collect();
-    out!("{}", summary::compiled(&all, &estimates));
+    out!("{}", report::compiled::memory(&all, &estimates));
     let mut json = serde_json::to_vec_pretty(&all)?;
     json.push(b'\n');
     files.push((COMPILED.to_owned(), json));
@@ -233,8 +217,4 @@ fn stopped(args: &Args, watch: Watch) -> Result<()> {
     }
     texts.iter().for_each(|(_, text)| out!("{text}"));
     Ok(())
-}
-
-fn output(args: &Args, program: &Program) -> PathBuf {
-    args.output.clone().unwrap_or_else(|| format!("{}.artefact", program.module.name).into())
 }

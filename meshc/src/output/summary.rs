@@ -2,10 +2,7 @@
 
 use data::{Mixture, PreparedTokens, Stats, Tokenizer};
 use proto::manifest::Manifest;
-use report::{
-    compiled::Compiled,
-    table::{count, size},
-};
+use report::table::{count, size};
 use runtime::train;
 use std::fmt::Write;
 
@@ -48,39 +45,6 @@ pub fn artefact(manifest: &Manifest) -> String {
         ),
     ];
     table(&lines)
-}
-
-/// Describes the plugin's numbers of memory beside the compiler's estimates, which are named by function.
-pub fn compiled(all: &[Compiled], estimates: &[(String, u64)]) -> String {
-    let Some(first) = all.first() else { return String::new() };
-    let heads = [
-        "function",
-        "arguments",
-        "outputs",
-        "in place",
-        "temporaries",
-        "code",
-        "peak",
-        "estimate",
-        "seconds",
-    ];
-    let rows: Vec<Vec<String>> = all
-        .iter()
-        .map(|c| {
-            let estimate = estimates.iter().find(|(name, _)| *name == c.function);
-            let estimate = estimate.map_or_else(|| "-".to_owned(), |(_, bytes)| size(*bytes));
-            let memory = match c.memory {
-                Some(m) => {
-                    [m.arguments, m.outputs, m.in_place, m.temporaries, m.code, m.peak].map(size).to_vec()
-                }
-                None => vec!["-".to_owned(); 6],
-            };
-            [&[c.function.clone()][..], &memory, &[estimate, format!("{:.1}", c.seconds)]].concat()
-        })
-        .collect();
-    let mut text = format!("bytes per device, reported by the plugin for {}:\n", first.target);
-    report::table::table(&mut text, &heads, "<>>>>>>>>", &rows).expect("writing to a String does not fail");
-    text
 }
 
 /// Describes the text of a run.

@@ -3,7 +3,7 @@
 use super::{
     manifest::COMMIT,
     objects::{Objects, is_url},
-    reader::Checkpoint,
+    reader::{Checkpoint, is_checkpoint},
 };
 use crate::{Error, Result};
 use std::{
@@ -62,6 +62,30 @@ pub fn steps(folder: &Path) -> Result<Vec<u64>> {
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// True if `dir` is itself a checkpoint, complete or not.
+pub fn is_one(dir: &Path) -> bool {
+    is_checkpoint(dir) || dir.join("manifest.json").exists() || dir.join(COMMIT).exists()
+}
+
+/// Opens the checkpoint `dir`, or all checkpoints in it, sorted by step.
+///
+/// # Errors
+/// `dir` cannot be read, or has no checkpoint. A damaged checkpoint is not an error; it is returned with its
+/// error.
+pub fn open(dir: &Path) -> Result<Vec<(PathBuf, Result<Checkpoint>)>> {
+    if is_one(dir) {
+        return Ok(vec![(dir.to_owned(), Checkpoint::open(dir))]);
+    }
+    let found = if dir.is_dir() || is_url(dir) { list(dir)? } else { Vec::new() };
+    if found.is_empty() {
+        return Err(Error::input(
+            format!("`{}` is not a checkpoint and contains none", dir.display()),
+            "name the directory that was given to `meshc train --checkpoint-dir`, or a checkpoint in it",
+        ));
+    }
+    Ok(found.into_iter().map(|f| (f.dir, f.checkpoint)).collect())
 }
 
 /// Removes the remains of interrupted writes and removals. The caller must know that no writer is at work in
