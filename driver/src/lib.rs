@@ -4,12 +4,12 @@
 //! [`Host`](host::Host), and everything else is returned.
 //!
 //! Reading order: [`request`] (the input, with [`settings`], [`placement`], [`target`], [`plugin`] and
-//! [`host`]), [`program`] (from a model file to a program, with `builtin`, `package`, `execute` and `store`),
-//! [`lower`] (through the compiler), [`artefact`] (in memory), [`device`] (plugins and sessions), [`session`]
-//! (programs with parameters), [`ahead`] and [`measured`] (through a plugin's compiler), [`fit`] (programs
-//! that are too large), [`verification`] (imported models). Errors are in [`failure`] and [`diagnostics`],
-//! atomic writes are in [`files`]. [`call`] calls one function, [`children`] ends processes such as cargo, and
-//! [`hosts`] is for sessions of several processes.
+//! [`host`]), [`program`] (from a model file to a program, with `builtin`, `package`, `execute` and
+//! `store`), [`lower`] (through the compiler), [`artefact`] (in memory), [`device`] (plugins and sessions),
+//! [`session`] (programs with parameters), [`ahead`] and [`measured`] (through a plugin's compiler), [`fit`]
+//! (programs that are too large), [`verification`] (imported models). Errors are in [`failure`] and
+//! [`diagnostics`], atomic writes are in [`files`]. [`call`] calls one function, [`children`] ends processes
+//! such as cargo, and [`hosts`] is for sessions of several processes.
 
 pub mod ahead;
 pub mod artefact;

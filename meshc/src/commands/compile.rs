@@ -23,7 +23,7 @@ use driver::{
     fit,
     lower::{Lowered, Watch, choose, emit, files, lower, whole_outputs},
     placement::{self, place},
-    program::{self, Program},
+    program,
     request::Request,
     target::Target,
 };
