@@ -1,10 +1,11 @@
 //! Models of transformers 4.57.6 compared with their results: hidden states, logits, routing, losses,
-//! gradients, gradient descent, greedy generation. On one device, and on eight devices under three layouts.
+//! gradients, gradient descent, greedy generation. On one device, and on eight devices under three layouts (one
+//! of them for each model without `MESH_SLOW=1`).
 //!
 //! The directory with the results is `../shared/oracle` beside the repository, or `MESH_ORACLE`. It is not
 //! part of the repository; without it the tests are skipped.
 
-use crate::support::{Ran, Workplace, cpu_plugin, oracle};
+use crate::support::{Ran, Workplace, cpu_plugin, oracle, say_skipped};
 use serde_json::Value;
 
 /// Devices and layouts: one device; the model's own layout; tensor and expert parallelism; split state.
@@ -22,9 +23,15 @@ const DENSE: [&[&str]; 4] = [
     &["--devices", "8", "--layout", "batch:data,d_kv:model", "--state-layout", "*:data"],
 ];
 
-/// Checks that all expected values of a case are compared and within their tolerances.
+/// Checks that all expected values of a case are compared and within their tolerances: on one device and at
+/// place `other`, and at all places with `MESH_SLOW=1`.
 #[track_caller]
-fn check(name: &str, places: &[&[&str]]) {
+fn check(name: &str, places: [&[&str]; 4], other: usize) {
+    let slow = std::env::var_os("MESH_SLOW").is_some_and(|v| v == "1");
+    let places = if slow { places.to_vec() } else { vec![places[0], places[other]] };
+    if !slow {
+        say_skipped("MESH_SLOW=1 compares it under two more layouts");
+    }
     let Some(dir) = oracle(name) else { return };
     let bytes = std::fs::read(dir.join("expected.safetensors")).expect("the case is whole");
     let expected = safetensors::SafeTensors::deserialize(&bytes).expect("the case is whole");
@@ -32,7 +39,7 @@ fn check(name: &str, places: &[&[&str]]) {
     let meta: Value = serde_json::from_slice(&meta).expect("the case is whole");
     let folder = dir.display().to_string();
     for place in places {
-        let args = [&["convert", "--verify", &folder, "--json"], *place].concat();
+        let args = [&["convert", "--verify", &folder, "--json"], place].concat();
         let there = Workplace::new();
         let mut command = there.meshc(&args);
         command.env("MESH_PJRT_PLUGIN", cpu_plugin());
@@ -98,32 +105,32 @@ fn limit(case: &str, tensor: &str) -> (&'static str, f64) {
 
 #[test]
 fn t5_1_0() {
-    check("t5_v1_0", &DENSE);
+    check("t5_v1_0", DENSE, 2);
 }
 
 #[test]
 fn t5_1_1() {
-    check("t5_v1_1", &DENSE);
+    check("t5_v1_1", DENSE, 3);
 }
 
 #[test]
 fn switch_with_experts_everywhere() {
-    check("switch_tiny", &PLACES);
+    check("switch_tiny", PLACES, 1);
 }
 
 #[test]
 fn switch_with_more_slots_than_tokens() {
-    check("switch_generous", &PLACES);
+    check("switch_generous", PLACES, 2);
 }
 
 #[test]
 fn switch_with_few_slots() {
-    check("switch_step2_tight", &PLACES);
+    check("switch_step2_tight", PLACES, 3);
 }
 
 #[test]
 fn switch_in_16_bits() {
-    check("switch_bf16", &PLACES);
+    check("switch_bf16", PLACES, 2);
 }
 
 #[test]
