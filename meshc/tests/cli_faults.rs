@@ -54,7 +54,13 @@ fn a_hangup_saves_unless_it_is_ignored() {
     let place = Workplace::new();
     let data = text();
     let args = [artefact(), "--data", &data, "--steps", "1000000", "--checkpoint-dir", "r"];
-    let mut running = Running::start(train(&place, &args));
+    // The tests themselves may run under `nohup`, which children inherit.
+    let trained = train(&place, &args);
+    let mut command = Command::new("env");
+    command.arg("--default-signal=HUP").arg(trained.get_program()).args(trained.get_args());
+    command.current_dir(place.path());
+    command.envs(trained.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut running = Running::start(command);
     running.until("step 1/");
     running.signal("-HUP");
     let (code, said) = running.end();
