@@ -1,4 +1,5 @@
-//! Ends the processes that this one has started, such as cargo and pip.
+//! The processes around this one: ends those that it has started, such as cargo and pip, and returns which
+//! signals it was started to ignore.
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::{fs, process};
@@ -12,6 +13,14 @@ pub fn end() {
             let _ = kill_process(pid, Signal::KILL);
         }
     }
+}
+
+/// Returns true if this process was started with `signal` ignored, as `nohup` does for SIGHUP.
+pub fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal - 1) & 1 == 1
 }
 
 /// Returns the ids of all descendants of a process, parents first.

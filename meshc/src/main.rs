@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     let result = cli::parse().and_then(|cli| cli.command.run());
     let written = output::stream::finish();
     result.and_then(|code| written.map(|()| code)).unwrap_or_else(|error| {
+        output::signals::wait_if_ending();
         output::failure::say(&error);
         ExitCode::FAILURE
     })

@@ -1,6 +1,6 @@
 //! Models of transformers 4.57.6 compared with their results: hidden states, logits, routing, losses,
-//! gradients, gradient descent, greedy generation. On one device, and on eight devices under three layouts (one
-//! of them for each model without `MESH_SLOW=1`).
+//! gradients, gradient descent, greedy generation. On one device, and on eight devices under three layouts
+//! (one of them for each model without `MESH_SLOW=1`).
 //!
 //! The directory with the results is `../shared/oracle` beside the repository, or `MESH_ORACLE`. It is not
 //! part of the repository; without it the tests are skipped.

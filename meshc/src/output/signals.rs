@@ -14,7 +14,6 @@ use signal_hook::{
     low_level::exit,
 };
 use std::{
-    fs,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -22,6 +21,9 @@ use std::{
     thread,
     time::Duration,
 };
+
+/// `stop` and `early` of the signals that are watched.
+static WATCHED: OnceLock<[Arc<AtomicBool>; 2]> = OnceLock::new();
 
 /// The stop signals of this process.
 #[derive(Debug, Default)]
@@ -39,7 +41,7 @@ impl Signals {
     /// Starts watching. Call it before a plugin is loaded, whose threads would otherwise receive the signals.
     pub fn watch() -> Result<Self> {
         let signals = Self { early: Arc::new(AtomicBool::new(true)), ..Self::default() };
-        let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+        let hangup = (!children::is_ignored(SIGHUP)).then_some(SIGHUP);
         for signal in [SIGINT, SIGTERM].into_iter().chain(hangup) {
             let context = || format!("watching for signal {signal}");
             // The order matters: the second signal finds the flag of the first, and ends the process.
@@ -48,6 +50,7 @@ impl Signals {
             flag::register_usize(signal, signals.number.clone(), signal as usize).with_context(context)?;
             flag::register(signal, signals.stop.clone()).with_context(context)?;
         }
+        let _ = WATCHED.set([signals.stop.clone(), signals.early.clone()]); // A process watches once.
         let (stop, number, early) = (signals.stop.clone(), signals.number.clone(), signals.early.clone());
         let job = signals.job.clone();
         thread::spawn(move || {
@@ -70,8 +73,7 @@ impl Signals {
 
     /// Names the job whose other processes are told if a signal ends this one before training begins.
     pub fn tell(&self, job: &Arc<Job>) {
-        // A process joins one job.
-        let _ = self.job.set(job.clone());
+        let _ = self.job.set(job.clone()); // A process joins one job.
     }
 
     /// Leaves the first signal to the code that polls [`Signals::stop`].
@@ -88,11 +90,17 @@ impl Signals {
     /// Returns the exit code of a process that a signal has stopped: 128 + its number. If only
     /// another process of the job received one, that of SIGTERM.
     pub fn code(&self) -> u8 {
-        let number = match self.number.load(Ordering::SeqCst) {
-            0 => SIGTERM as usize,
-            number => number,
-        };
+        let number = self.number.load(Ordering::SeqCst);
+        let number = if number == 0 { SIGTERM as usize } else { number };
         u8::try_from(128 + number).unwrap_or(u8::MAX)
+    }
+}
+
+/// Waits for the end of the process if a signal is ending it: an error that follows is that of a compiler
+/// which the signal has ended, and neither its message nor its exit code is the user's answer.
+pub fn wait_if_ending() {
+    while WATCHED.get().is_some_and(|flags| flags.iter().all(|flag| flag.load(Ordering::SeqCst))) {
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -101,12 +109,4 @@ impl Signals {
 pub fn survive_file_limits() {
     // Without the handler, the process behaves as others do.
     let _ = flag::register(SIGXFSZ, Arc::default());
-}
-
-/// Returns true if this process was started with `signal` ignored, as `nohup` does for SIGHUP.
-fn is_ignored(signal: i32) -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    mask >> (signal - 1) & 1 == 1
 }
