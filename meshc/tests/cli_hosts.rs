@@ -72,7 +72,8 @@ fn one_two_and_four_processes_train_to_the_same_bits() {
 fn wait_for(path: &Path, word: &str) {
     let begin = Instant::now();
     while !fs::read_to_string(path).is_ok_and(|text| text.contains(word)) {
-        assert!(begin.elapsed() < Duration::from_secs(240), "`{word}` is not in {}", path.display());
+        let text = || fs::read_to_string(path).unwrap_or_default();
+        assert!(begin.elapsed() < Duration::from_secs(240), "`{word}` is not in:\n{}", text());
         thread::sleep(Duration::from_millis(10));
     }
 }
