@@ -65,7 +65,7 @@ pub(super) fn parts(
         text(path, &mut source, &mut |text| take(Part::Text(text)))
     };
     if matches!(&read, Err(Stop::Problem(problem)) if !problem.damage) {
-        // What is not text may be the effect of damage, which the end of compressed data tells.
+        // Damage can produce bytes that are not text. The end of compressed data reveals damage.
         io::copy(&mut source, &mut io::sink()).map_err(|error| stop(path, error))?;
     }
     read

@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(check(&square, &neighbours, &[tensor(8, &[("expert", 2)])]), [4, 4]);
         // Each half is on one rank only.
         assert_eq!(check(&square, &neighbours, &[tensor(8, &[("data", 2)])]), [4, 4]);
-        // What only one rank holds counts first.
+        // Regions that only one rank holds are counted first.
         let mixed = [whole(), tensor(16, &[("data", 2)]), tensor(4, &[]), tensor(4, &[])];
         assert_eq!(check(&square, &neighbours, &mixed), [16, 16]);
         // The devices of a rank are not neighbours.

@@ -267,7 +267,7 @@ impl Algorithm {
             ModelType::Bpe => {
                 let text = &[Kind::Normal, Kind::UserDefined, Kind::Unused];
                 let unused: Vec<bool> = pieces.list.iter().map(|piece| piece.kind == Kind::Unused).collect();
-                // How an unused piece is divided depends on the whole text.
+                // The division of an unused piece depends on the whole text.
                 let by_word = !unused.contains(&true)
                     && Bpe::pieces_end_at_spaces(pieces.of(text).map(|piece| piece.name.as_bytes()));
                 let scores = pieces.list.iter().map(|piece| piece.score).collect();

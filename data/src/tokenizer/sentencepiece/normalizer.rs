@@ -119,7 +119,7 @@ impl Normalizer {
     fn plain_bytes(&self, text: &[u8]) -> usize {
         let plain = |byte: &u8| self.plain.get(usize::from(*byte)).copied().unwrap_or(false);
         let count = text.iter().position(|byte| !plain(byte)).unwrap_or(text.len());
-        // What follows the last byte may combine with it.
+        // Later bytes may combine with the last byte.
         if text.get(count).is_some_and(|next| *next >= 128) { count.saturating_sub(1) } else { count }
     }
 
