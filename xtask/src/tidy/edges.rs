@@ -7,7 +7,7 @@ use super::Tree;
 use crate::Finding;
 
 /// A crate and those of our crates that it may depend on.
-const EDGES: [(&str, &[&str]); 18] = [
+const EDGES: [(&str, &[&str]); 19] = [
     ("mesh", &[]),
     ("proto", &[]),
     ("pjrt", &[]),
@@ -22,6 +22,7 @@ const EDGES: [(&str, &[&str]); 18] = [
     ("runtime", &["proto", "pjrt", "data", "job"]),
     ("interchange", &["mesh", "proto", "models", "runtime"]),
     ("driver", &["mesh", "compiler", "report", "proto", "pjrt", "runtime", "models", "interchange", "job"]),
+    ("options", &["mesh", "proto", "driver"]),
     ("meshc", &ALL),
     ("tests", &ALL),
     ("bench", &ALL),
@@ -29,7 +30,7 @@ const EDGES: [(&str, &[&str]); 18] = [
 ];
 
 /// The crates that `meshc`, `tests` and `bench` may use.
-const ALL: [&str; 15] = [
+const ALL: [&str; 16] = [
     "mesh",
     "proto",
     "pjrt",
@@ -44,6 +45,7 @@ const ALL: [&str; 15] = [
     "runtime",
     "interchange",
     "driver",
+    "options",
     "meshc",
 ];
 
