@@ -3,7 +3,7 @@
 
   plot.py losses RESULTS.jsonl… [--at 1000,2000,4000]            held-out loss at steps, mean and deviation over seeds
   plot.py goal RESULTS.jsonl… --baseline dense [--step 2000]      steps, and time, to the baseline's loss at a step
-  plot.py routing RESULTS.jsonl… [--at 1000,2000]                dropped tokens, load of the fullest expert, idle experts
+  plot.py routing RESULTS.jsonl… [--at 1000,2000]                dropped tokens, load of the fullest expert, idle experts, entropy
   plot.py draw OUT.svg RESULTS.jsonl… [--from STEP]               held-out loss by step, a line for each seed
 
 Runs are grouped by model and by what a campaign varies. `--only WORD,WORD` keeps the groups whose name begins with one
@@ -113,8 +113,8 @@ def goal(found, args):
 
 def routing(found, args):
     steps = args.at or all_steps(found)[-2:]
-    print("| model | step | dropped, by layer | fullest expert, times an even share | idle experts |")
-    print("|---|---|---|---|---|")
+    print("| model | step | dropped, by layer | fullest expert, times an even share | idle experts | entropy, nats |")
+    print("|---|---|---|---|---|---|")
     for name, lines in found.items():
         for step in steps:
             of = lambda key: [at(line, step, f"decoder_{key}") for line in lines]
@@ -123,7 +123,8 @@ def routing(found, args):
             means = lambda key: [statistics.mean(v) for v in zip(*(x for x in of(key) if x))]
             print(f"| {name} | {step:,} | " + ", ".join(f"{100 * v:.1f} %" for v in means("dropped")) + " | "
                   + ", ".join(f"{v:.2f}" for v in means("max_load")) + " | "
-                  + ", ".join(f"{v:.1f}" for v in means("idle")) + " |")
+                  + ", ".join(f"{v:.1f}" for v in means("idle")) + " | "
+                  + ", ".join(f"{v:.2f}" for v in means("entropy")) + " |")
 
 
 def draw(found, args):

@@ -208,6 +208,7 @@ def summarize(lines):
                 row[f"{stack}_max_load"] = [round_to(mean(v)) for v in zip(*loads)]
                 idle = [[sum(e * len(layer) < 0.1 for e in layer) for layer in x[f"{stack}_load"]] for x in since]
                 row[f"{stack}_idle"] = [round_to(mean(v)) for v in zip(*idle)]
+                row[f"{stack}_entropy"] = [round_to(v) for v in by_layer(since, f"{stack}_entropy")]
         curve.append(row)
         since = []
     # A step after an evaluation counts from its own start, but the first two steps of a process warm up.
@@ -257,9 +258,10 @@ class Driver:
         return self.state / "runs" / run.campaign / run.name
 
     def result(self, run):
-        """The line of a finished run, or None."""
+        """The line of a finished run, or None: a run whose file asks for more steps by now is not finished."""
         path = self.folder(run) / "result.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        line = json.loads(path.read_text()) if path.exists() else None
+        return line if line and line["steps_done"] >= run.options["steps"] else None
 
     def settings(self, run):
         """With the rate of the best run of another campaign, where the model asks for it; fixed once the run began."""
@@ -334,6 +336,9 @@ class Driver:
     def train(self, run, steps):
         """Trains a run to a step, or until the driver is asked to stop."""
         folder = self.folder(run)
+        if self.done(run) >= run.options["steps"]:
+            # The campaign file asks for fewer steps than when the run was interrupted.
+            return write(folder / "result.json", json.dumps(self.line(run)) + "\n")
         folder.mkdir(parents=True, exist_ok=True)
         settings = self.settings(run)
         artefact, options = self.artefact(run), run.options
@@ -470,10 +475,10 @@ def collect(driver, runs, out):
     out.mkdir(parents=True, exist_ok=True)
     by_campaign = {}
     for run in runs:
-        line = driver.result(run)
-        if line is None and read_metrics(driver.folder(run) / "metrics.jsonl"):
-            line = driver.line(run)
-        if line is not None and line["curve"]:
+        if not read_metrics(driver.folder(run) / "metrics.jsonl"):
+            continue
+        line = driver.line(run)
+        if line["curve"]:
             by_campaign.setdefault(run.campaign, []).append(line)
     for name, lines in by_campaign.items():
         write(out / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))

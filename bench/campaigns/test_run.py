@@ -107,6 +107,19 @@ class Campaign(unittest.TestCase):
         self.assertEqual([row["step"] for row in lines[0]["curve"]], [5, 10])
         self.assertEqual((lines[0]["parameters"], lines[0]["steps_done"], lines[0]["finished"]), (7, 10, True))
 
+    def test_a_file_may_ask_for_more_or_fewer_steps_later(self):
+        self.file.write_text(FILE.replace("steps = 10", "steps = 5"))
+        self.train()
+        self.refuses("2 runs failed", lambda: self.train_to(15))
+        self.assertEqual(self.starts("a-lr=0.5-seed1"), ["0", "5"])
+        self.train_to(10)
+        self.assertEqual(self.starts("a-lr=0.5-seed1"), ["0", "5"], "12 steps are done, which is enough")
+        self.assertNotIn("runs or waits", self.call(self.file, "--status"))
+
+    def train_to(self, steps):
+        self.file.write_text(FILE.replace("steps = 10", f"steps = {steps}"))
+        self.train()
+
     def test_a_run_that_is_not_finished_is_collected_as_such(self):
         self.refuses("2 runs failed", self.train)
         self.call(self.file, "--collect", self.home / "results")
