@@ -4,14 +4,15 @@
 //! Files are read as a stream: memory does not depend on their size, only on that of a line or a column page.
 
 use super::{
-    compressed, parquet,
+    compressed, parquet, parquet_records,
     problem::{Problem, quoted},
     reading::{Reading, Stop},
 };
 use crate::{Error, Result};
 use proto::regular;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::{
+    fs::File,
     io::{self, BufRead, BufReader, Read},
     path::Path,
 };
@@ -44,31 +45,93 @@ pub(super) fn parts(
         some = true;
         take(Part::Document(document))
     };
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    let limit = reading.max_decompressed;
-    let (name, mut source): (&str, Box<dyn Read>) = if name.ends_with(".parquet") {
+    let name = lower_name(path);
+    if is_parquet(&name) {
         parquet::documents(file, reading, &mut documents)?;
         return if some { Ok(()) } else { Err(no_documents().into()) };
-    } else if let Some(inner) = name.strip_suffix(".gz") {
-        (inner, compressed::gzip(file, limit))
-    } else if let Some(inner) = name.strip_suffix(".zst") {
-        (inner, compressed::zstd(file, limit))
-    } else {
-        (name.as_str(), Box::new(file))
-    };
-    let certain = name.ends_with(".jsonl") || name.ends_with(".ndjson");
-    let read = if certain || name.ends_with(".json") {
-        let mut lines = BufReader::with_capacity(BLOCK, &mut source);
-        json_lines(path, &mut lines, reading.field, certain, &mut documents)
+    }
+    let (name, mut source) = decompressed(&name, file, reading.max_decompressed);
+    let read = match Lines::of(name) {
+        Some(kind) => {
+            let mut lines = BufReader::with_capacity(BLOCK, &mut source);
+            json_lines(path, &mut lines, kind, &mut |line| {
+                documents(&line.document(reading.field)?).map_err(Stop::from)
+            })
             .and_then(|()| if some { Ok(()) } else { Err(no_documents().into()) })
-    } else {
-        text(path, &mut source, &mut |text| take(Part::Text(text)))
+        }
+        None => text(path, &mut source, &mut |text| take(Part::Text(text))),
     };
     if matches!(&read, Err(Stop::Problem(problem)) if !problem.damage) {
         // Damage can produce bytes that are not text. The end of compressed data reveals damage.
         io::copy(&mut source, &mut io::sink()).map_err(|error| stop(path, error))?;
     }
     read
+}
+
+/// The fields of one record: an object of JSON Lines, or a row of Parquet.
+pub(super) type Fields = Map<String, Value>;
+
+/// Calls `take` with the records of the file `path`, in order, each with the number of its line (from 1) or,
+/// in Parquet, of its row (from 0).
+pub(super) fn records(
+    path: &Path,
+    max_decompressed: u64,
+    take: &mut dyn FnMut(usize, Fields) -> Result<()>,
+) -> std::result::Result<(), Stop> {
+    let file = regular::open(path).map_err(Error::io("reading the data file", path))?;
+    let name = lower_name(path);
+    if is_parquet(&name) {
+        return parquet_records::records(file, max_decompressed, take);
+    }
+    let (name, source) = decompressed(&name, file, max_decompressed);
+    if Lines::of(name).is_none() {
+        let help = "records are read from .jsonl, .ndjson, .json (also .gz or .zst) and .parquet".into();
+        return Err(Problem { what: "has no records by its extension".into(), help, damage: true }.into());
+    }
+    let mut lines = BufReader::with_capacity(BLOCK, source);
+    json_lines(path, &mut lines, Lines::Certain, &mut |line| {
+        take(line.number, line.object("{\"inputs\": \"…\", \"targets\": \"…\"}")?).map_err(Stop::from)
+    })
+}
+
+/// True if the file is Parquet by its name.
+pub(super) fn is_parquet(name: &str) -> bool {
+    name.ends_with(".parquet")
+}
+
+fn lower_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase()
+}
+
+/// Returns a file's name without the extension of compression, and its contents.
+fn decompressed(name: &str, file: File, limit: u64) -> (&str, Box<dyn Read>) {
+    if let Some(inner) = name.strip_suffix(".gz") {
+        (inner, compressed::gzip(file, limit))
+    } else if let Some(inner) = name.strip_suffix(".zst") {
+        (inner, compressed::zstd(file, limit))
+    } else {
+        (name, Box::new(file))
+    }
+}
+
+/// The evidence that a file is JSON Lines.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lines {
+    /// Its name says it: a line that is not JSON is damage.
+    Certain,
+    /// A valid first line shows it.
+    Likely,
+}
+
+impl Lines {
+    /// `None` means that a file of this name is not JSON Lines.
+    fn of(name: &str) -> Option<Self> {
+        if name.ends_with(".jsonl") || name.ends_with(".ndjson") {
+            Some(Self::Certain)
+        } else {
+            name.ends_with(".json").then_some(Self::Likely)
+        }
+    }
 }
 
 /// Bytes that are read at once.
@@ -82,16 +145,23 @@ fn stop(path: &Path, error: io::Error) -> Stop {
     }
 }
 
-/// Calls `take` with the documents of JSON Lines. `certain` is true if the file's name says that it is JSON
-/// Lines; otherwise a valid first line shows it.
+/// A line of JSON Lines.
+struct Line<'a> {
+    text: &'a str,
+    /// Counted from 1.
+    number: usize,
+    /// True if a line that is not an object is damage.
+    damage: bool,
+}
+
+/// Calls `take` with the lines of JSON Lines that are not blank.
 fn json_lines(
     path: &Path,
     source: &mut impl BufRead,
-    field: &str,
-    certain: bool,
-    take: &mut dyn FnMut(&str) -> Result<()>,
+    kind: Lines,
+    take: &mut dyn FnMut(&Line<'_>) -> std::result::Result<(), Stop>,
 ) -> std::result::Result<(), Stop> {
-    let (mut damage, mut bytes, mut offset) = (certain, Vec::new(), 0);
+    let (mut damage, mut bytes, mut offset) = (kind == Lines::Certain, Vec::new(), 0);
     for number in 1.. {
         bytes.clear();
         let length = source.read_until(b'\n', &mut bytes).map_err(|e| stop(path, e))?;
@@ -107,35 +177,51 @@ fn json_lines(
         if line.trim().is_empty() {
             continue;
         }
-        take(&document(line, field, number, damage)?)?;
+        take(&Line { text: line, number, damage })?;
         damage = true;
     }
     Ok(())
 }
 
-/// Returns the text of a line of JSON.
-fn document(line: &str, field: &str, number: usize, damage: bool) -> std::result::Result<String, Problem> {
-    let problem =
-        |what: String, help: String| Problem { what: format!("{what} at line {number}"), help, damage };
-    let value: Value = serde_json::from_str(line.trim_end()).map_err(|error| {
-        // The position in serde's error is within this line.
-        let error = error.to_string().replace(" at line 1 column ", ", character ");
-        problem(format!("is not JSON ({error})"), "write one complete JSON object per line".into())
-    })?;
-    let Value::Object(mut object) = value else {
-        let help = format!("write one object per line, such as {{\"{field}\": \"…\"}}");
-        return Err(problem("has a value that is not a JSON object".into(), help));
-    };
-    let field_help = || "name the field that holds the text with --text-field".to_owned();
-    match object.get_mut(field).map(Value::take) {
-        Some(Value::String(document)) => Ok(document),
-        Some(_) => Err(problem(format!("has a field `{field}` that is not a string"), field_help())),
-        None => {
-            let has: Vec<&str> = object.keys().map(String::as_str).take(8).collect();
-            Err(problem(format!("has no field `{field}`, but {}", quoted(&has)), field_help()))
+impl Line<'_> {
+    /// Returns the object. `example` is shown if it is not one.
+    fn object(&self, example: &str) -> std::result::Result<Fields, Problem> {
+        let value: Value = serde_json::from_str(self.text.trim_end()).map_err(|error| {
+            // The position in serde's error is within this line.
+            let error = error.to_string().replace(" at line 1 column ", ", character ");
+            self.problem(format!("is not JSON ({error})"), "write one complete JSON object per line".into())
+        })?;
+        let Value::Object(object) = value else {
+            let help = format!("write one object per line, such as {example}");
+            return Err(self.problem("has a value that is not a JSON object".into(), help));
+        };
+        Ok(object)
+    }
+
+    /// Returns the text of the field.
+    fn document(&self, field: &str) -> std::result::Result<String, Problem> {
+        let mut object = self.object(&format!("{{\"{field}\": \"…\"}}"))?;
+        let field_help = || "name the field that holds the text with --text-field".to_owned();
+        match object.get_mut(field).map(Value::take) {
+            Some(Value::String(document)) => Ok(document),
+            Some(_) => Err(self.problem(format!("has a field `{field}` that is not a string"), field_help())),
+            None => {
+                let has: Vec<&str> = object.keys().map(String::as_str).take(8).collect();
+                let pairs = has.contains(&"inputs") && has.contains(&"targets");
+                let help = if pairs { PAIRS.to_owned() } else { field_help() };
+                Err(self.problem(format!("has no field `{field}`, but {}", quoted(&has)), help))
+            }
         }
     }
+
+    fn problem(&self, what: String, help: String) -> Problem {
+        Problem { what: format!("{what} at line {}", self.number), help, damage: self.damage }
+    }
 }
+
+/// The remedy for pairs that are given as text.
+const PAIRS: &str =
+    "give inputs with their targets with --tasks, or name the field that holds the text with --text-field";
 
 /// Calls `take` with the text of a text file.
 fn text(

@@ -6,13 +6,14 @@
 //! resumes at any step from the step number.
 //!
 //! Reading order: [`reading`] (options), [`files`] (which files are read), `format` (JSON Lines and text),
-//! `compressed` and `parquet`; [`tokenizer`]; `assembly` (from parts of files to tokens),
-//! [`tokenized_text`] (tokens in memory), [`prepared`] (tokens on disk), [`tokens`] (either of them);
-//! [`batch_spec`] (what a program requires), [`spans`] (span corruption) and `example` (inputs and targets);
-//! [`order`] (permutations and random numbers), `packing` (several examples in a row), [`rates`],
-//! `mixture_spec` and `interleaving` (mixtures); [`rows`] (the rows that a process needs), [`batch`],
-//! [`batch_source`] (the trait that training loops use), [`mixture`] (its implementation), [`loader`]
-//! (batches made ahead of time); [`entropy`] and [`stats`].
+//! `compressed` and `parquet`; [`records`] (files with fields) and `parquet_records`; [`tokenizer`];
+//! `assembly` (from parts of files to tokens), [`tokenized_text`] (tokens in memory), [`prepared`] (tokens on
+//! disk), [`tokens`] (either of them); [`batch_spec`] (what a program requires), [`spans`] (span corruption)
+//! and `example` (inputs and targets); [`order`] (permutations and random numbers), `packing` (several
+//! examples in a row), [`rates`], `mixture_spec` and `interleaving` (mixtures); [`rows`] (the rows that a
+//! process needs), [`batch`], [`batch_source`] (the trait that training loops use), [`mixture`] (its
+//! implementation for text), [`pairs`] and [`pair_mixture`] (that for supervised tasks), [`loader`] (batches
+//! made ahead of time); [`entropy`] and [`stats`].
 
 mod assembly;
 pub mod batch;
@@ -32,12 +33,16 @@ pub mod mixture;
 mod mixture_spec;
 pub mod order;
 mod packing;
+pub mod pair_mixture;
+pub mod pairs;
 mod parquet;
+mod parquet_records;
 pub mod prepared;
 mod problem;
 mod provenance;
 pub mod rates;
 pub mod reading;
+pub mod records;
 pub mod rows;
 pub mod spans;
 pub mod stats;
@@ -54,10 +59,13 @@ pub use error::{Error, Result};
 pub use files::Skipped;
 pub use loader::Loader;
 pub use mixture::{Corpus, Mixture, Options};
+pub use pair_mixture::{PairCorpus, PairMixture};
+pub use pairs::Pairs;
 pub use prepared::PreparedTokens;
 pub use provenance::Provenance;
 pub use rates::{MixtureSpec, Temperature};
 pub use reading::{MAX_DECOMPRESSED, Reading, TEXT_FIELD};
+pub use records::Record;
 pub use rows::Rows;
 pub use spans::SpanCorruption;
 pub use stats::Stats;

@@ -27,14 +27,20 @@ impl Piece {
     }
 }
 
+/// The assignment of examples to rows.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Assignment {
+    /// The indices of examples, row by row.
+    order: Vec<u32>,
+    /// The end of each row in `order`.
+    ends: Vec<usize>,
+}
+
 /// Pieces and their assignment to rows.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Packed {
     pieces: Vec<Piece>,
-    /// The indices of pieces, row by row.
-    order: Vec<u32>,
-    /// The end of each row in `order`.
-    ends: Vec<usize>,
+    rows: Assignment,
 }
 
 /// Divides `tokens` tokens into pieces of at most `most` tokens. `ends` are the positions of end tokens,
@@ -58,14 +64,13 @@ pub(super) fn pieces(tokens: usize, ends: &[usize], least: usize, most: usize) -
     all
 }
 
-impl Packed {
-    /// Packs pieces into rows with `room` for input and target tokens. `lengths` returns the lengths of an
-    /// example of that many tokens of text. Every piece fits into an empty row.
-    pub(super) fn new(pieces: Vec<Piece>, room: (usize, usize), lengths: impl Fn(usize) -> Lengths) -> Self {
+impl Assignment {
+    /// Assigns examples with these numbers of input and target tokens to rows with `room` for such. Every
+    /// example fits into an empty row.
+    pub(super) fn new(examples: impl Iterator<Item = (usize, usize)>, room: (usize, usize)) -> Self {
         let mut rows: Vec<Vec<u32>> = Vec::new();
         let mut open: VecDeque<(usize, usize, usize)> = VecDeque::new();
-        for (number, piece) in (0u32..).zip(&pieces) {
-            let Lengths { input, target, .. } = lengths(piece.len as usize);
+        for (number, (input, target)) in (0u32..).zip(examples) {
             let fits = |(_, i, t): &&mut (usize, usize, usize)| *i >= input && *t >= target;
             if let Some((row, inputs, targets)) = open.iter_mut().find(fits) {
                 rows[*row].push(number);
@@ -82,12 +87,35 @@ impl Packed {
             *end += row.len();
             Some(*end)
         });
-        Self { ends: ends.collect(), order: rows.concat(), pieces }
+        Self { ends: ends.collect(), order: rows.concat() }
     }
 
     /// The number of rows.
     pub(super) fn rows(&self) -> usize {
         self.ends.len()
+    }
+
+    /// The indices of the examples of a row.
+    pub(super) fn row(&self, row: usize) -> &[u32] {
+        let start = if row == 0 { 0 } else { self.ends[row - 1] };
+        &self.order[start..self.ends[row]]
+    }
+}
+
+impl Packed {
+    /// Packs pieces into rows with `room` for input and target tokens. `lengths` returns the lengths of an
+    /// example of that many tokens of text. Every piece fits into an empty row.
+    pub(super) fn new(pieces: Vec<Piece>, room: (usize, usize), lengths: impl Fn(usize) -> Lengths) -> Self {
+        let of = |piece: &Piece| {
+            let Lengths { input, target, .. } = lengths(piece.len as usize);
+            (input, target)
+        };
+        Self { rows: Assignment::new(pieces.iter().map(of), room), pieces }
+    }
+
+    /// The number of rows.
+    pub(super) fn rows(&self) -> usize {
+        self.rows.rows()
     }
 
     /// The number of examples.
@@ -97,8 +125,7 @@ impl Packed {
 
     /// The pieces of a row, each with its index.
     pub(super) fn row(&self, row: usize) -> impl Iterator<Item = (u32, Piece)> {
-        let start = if row == 0 { 0 } else { self.ends[row - 1] };
-        self.order[start..self.ends[row]].iter().map(|number| (*number, self.pieces[*number as usize]))
+        self.rows.row(row).iter().map(|number| (*number, self.pieces[*number as usize]))
     }
 }
 

@@ -136,7 +136,7 @@ impl Rows {
     }
 }
 
-fn too_much(limit: u64) -> Problem {
+pub(super) fn too_much(limit: u64) -> Problem {
     Problem {
         what: format!("has more than {limit} bytes of text, as Parquet"),
         help: "if the file can be trusted, raise --max-decompressed".into(),
@@ -149,7 +149,7 @@ fn other_column(what: String) -> Problem {
 }
 
 /// Returns the problem of an unsupported compression.
-fn unread(compression: Compression, place: &str) -> Option<Problem> {
+pub(super) fn unread(compression: Compression, place: &str) -> Option<Problem> {
     match compression {
         Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_) | Compression::ZSTD(_) => None,
         Compression::LZO | Compression::BROTLI(_) | Compression::LZ4 | Compression::LZ4_RAW => {
@@ -162,7 +162,7 @@ fn unread(compression: Compression, place: &str) -> Option<Problem> {
     }
 }
 
-fn damaged(place: &str, why: impl Display) -> Problem {
+pub(super) fn damaged(place: &str, why: impl Display) -> Problem {
     Problem {
         what: format!("is damaged or cut off{place}, as Parquet ({why})"),
         help: "copy or download the file again, or rename it if it is not Parquet".into(),
