@@ -4,13 +4,14 @@
 //! Files are read as a stream: memory does not depend on their size, only on that of a line or a column page.
 
 use super::{
-    compressed, parquet, parquet_records,
+    compressed, parquet,
+    parquet_records::{self, Fields},
     problem::{Problem, quoted},
     reading::{Reading, Stop},
 };
 use crate::{Error, Result};
 use proto::regular;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read},
@@ -67,9 +68,6 @@ pub(super) fn parts(
     }
     read
 }
-
-/// The fields of one record: an object of JSON Lines, or a row of Parquet.
-pub(super) type Fields = Map<String, Value>;
 
 /// Calls `take` with the records of the file `path`, in order, each with the number of its line (from 1) or,
 /// in Parquet, of its row (from 0).

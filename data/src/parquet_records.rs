@@ -2,7 +2,6 @@
 
 use super::{
     caught::caught,
-    format::Fields,
     parquet::{damaged, too_much, unread},
     reading::Stop,
 };
@@ -13,6 +12,9 @@ use ::parquet::{
 };
 use serde_json::{Map, Number, Value};
 use std::fs::File;
+
+/// The fields of one record: an object of JSON Lines, or a row of Parquet.
+pub(super) type Fields = Map<String, Value>;
 
 /// Calls `take` with all rows, in order, each with its number in the file.
 pub(super) fn records(

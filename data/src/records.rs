@@ -1,7 +1,8 @@
 //! Records of files: the objects of JSON Lines and the rows of Parquet, with all of their fields.
 
 use super::{
-    format::{self, Fields, is_parquet},
+    format::{self, is_parquet},
+    parquet_records::Fields,
     reading::Stop,
 };
 use crate::{Error, Result};
