@@ -2,12 +2,13 @@
 """Tables and plots of the pages in docs/results, from the JSON lines of `run.py --collect` and nothing else.
 
   plot.py losses RESULTS.jsonl… [--at 1000,2000,4000]            held-out loss at steps, mean and deviation over seeds
-  plot.py goal RESULTS.jsonl… --baseline dense [--step 2000]      steps, and time, to the baseline's loss at a step
+  plot.py goal RESULTS.jsonl… --baseline dense [--step 2000]      steps and processor time to the baseline's loss at a step
   plot.py routing RESULTS.jsonl… [--at 1000,2000]                dropped tokens, load of the fullest expert, idle experts, entropy
   plot.py draw OUT.svg RESULTS.jsonl… [--from STEP]               held-out loss by step, a line for each seed
 
 Runs are grouped by model and by what a campaign varies. `--only WORD,WORD` keeps the groups whose name begins with one
-of the words; `--ms NAME=MS,…` gives the time of a step of groups, which else is the least tenth of the times measured.
+of the words; `--ms NAME=MS,…` gives the time of a step of groups, which else is the processor time of their runs, evaluations
+and compilation included, divided by their steps.
 Python's own library is enough.
 """
 import argparse
@@ -76,20 +77,21 @@ def all_steps(found):
 
 def losses(found, args):
     steps = args.at or all_steps(found)[-4:]
-    print("| model | rate | parameters | FLOPs of a sequence | " + " | ".join(f"step {s:,}" for s in steps) + " |")
-    print("|---|---|---|---|" + "---|" * len(steps))
+    heads = [f"step {s:,}" for s in steps]
+    print("| model | rate | parameters | FLOPs of a sequence | processor time of a step, ms | " + " | ".join(heads) + " |")
+    print("|---|---|---|---|---|" + "---|" * len(steps))
     for name, lines in found.items():
         first = lines[0]
         cells = [spread([at(line, step) for line in lines]) for step in steps]
         print(f"| {name} | {first['settings'].get('lr')} | {first['parameters'] / 1e6:.2f} M | "
-              f"{first['flops_per_sequence'] / 1e6:.1f} M | " + " | ".join(cells) + " |")
+              f"{first['flops_per_sequence'] / 1e6:.1f} M | {step_ms(name, lines, args):.0f} | " + " | ".join(cells) + " |")
 
 
 def step_ms(name, lines, args):
     given = dict(word.split("=") for word in args.ms)
     if name in given:
         return float(given[name])
-    return min(line["step_ms_p10"] for line in lines)
+    return statistics.mean(1000 * line["cpu_seconds"] / line["steps_done"] for line in lines)
 
 
 def goal(found, args):
@@ -97,7 +99,7 @@ def goal(found, args):
     step = args.step or min(line["curve"][-1]["step"] for line in base)
     target = statistics.mean(at(line, step) for line in base if at(line, step) is not None)
     print(f"Goal: {target:.4f}, the mean of `{args.baseline}` at step {step:,}.\n")
-    print("| model | steps to it, each seed | times fewer steps | time of a step, ms | times less time |")
+    print("| model | steps to it, each seed | times fewer steps | processor time of a step, ms | times less of it |")
     print("|---|---|---|---|---|")
     base_ms = step_ms(args.baseline, base, args)
     for name, lines in found.items():
