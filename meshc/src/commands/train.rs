@@ -38,9 +38,9 @@ use driver::{
 use mesh::task::check::Purpose;
 use runtime::{
     Artefact, Contract,
-    checkpoint::{Keep, folder::list, is_checkpoint, is_url},
+    checkpoint::{Keep, Mapping, Pattern, Rule, folder::list, is_checkpoint, is_url},
     plugin::{Platform, tpu},
-    train::{self, Observer, Spikes},
+    train::{self, Observer, Source, Spikes},
 };
 use std::{
     path::{Path, PathBuf},
@@ -87,6 +87,15 @@ pub struct Args {
     /// Checkpoint that provides the initial parameters, such as the output of `meshc convert`
     #[arg(long, value_name = "CHECKPOINT")]
     from: Option<PathBuf>,
+    /// Take the parameters TO from the tensors FROM of the checkpoint; `*` stands for any text; repeatable
+    #[arg(long, value_name = "TO=FROM")]
+    map: Vec<Rule>,
+    /// Initialize parameters of this pattern that the checkpoint lacks; repeatable
+    #[arg(long, value_name = "PATTERN")]
+    allow_missing: Vec<Pattern>,
+    /// Ignore tensors of this pattern in the checkpoint; repeatable
+    #[arg(long, value_name = "PATTERN")]
+    ignore: Vec<Pattern>,
     /// Save the state to DIR/step_N after the last step, also if training is stopped
     #[arg(long, value_name = "DIR")]
     checkpoint_dir: Option<PathBuf>,
@@ -280,6 +289,8 @@ impl Run {
         let run_folder = run_dir.map(|dir| RunFolder::create(dir)).transpose()?;
         args.complete(&artefact, held_out);
         let from = args.from.clone().or(of_checkpoint.then(|| args.subject.clone()));
+        let record = run_folder.as_ref().map(|folder| folder.at(run_folder::LOADED));
+        let from = Source::new(from, args.mapping(), record)?;
         let target: Option<Target> = artefact.manifest.target.parse().ok();
         let peak = target.as_ref().and_then(Target::slice).map(|slice| slice.speed().flops);
         let options = train::Options { from, eval_data, peak, job: member.job.clone(), ..args.options() };
@@ -392,6 +403,11 @@ impl Args {
         all.derive("layout", &manifest.layout, Origin::Model);
         all.derive("state-layout", &manifest.state_layout, Origin::Model);
         manifest.meta.iter().for_each(|(key, value)| all.meta(key, value));
+    }
+
+    fn mapping(&self) -> Mapping {
+        let Self { map: rules, allow_missing, ignore, .. } = self;
+        Mapping { rules: rules.clone(), allow_missing: allow_missing.clone(), ignore: ignore.clone() }
     }
 
     /// Returns the options of the training loop.

@@ -4,6 +4,7 @@ use super::stream::errln;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use runtime::{
     Compilation,
+    checkpoint::Table,
     train::{Observer, Step},
 };
 use std::{
@@ -154,6 +155,10 @@ impl Observer for Progress {
             errln!("step {}/{}: {line}", step.step, self.steps);
         }
         eval.iter().for_each(|eval| errln!("{eval}"));
+    }
+
+    fn on_loaded(&mut self, table: &Table) {
+        self.say(&table.to_string());
     }
 
     fn on_phase(&mut self, what: &str) {

@@ -14,6 +14,8 @@ use std::{
 pub const CONFIG: &str = "config.toml";
 /// The description of the run.
 pub const RUN: &str = "run.json";
+/// The parameters that were taken from the checkpoint of `--from`.
+pub const LOADED: &str = "loaded.json";
 /// The metrics: one JSON object per step.
 pub const METRICS: &str = "metrics.jsonl";
 /// TensorBoard events.

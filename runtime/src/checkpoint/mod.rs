@@ -15,13 +15,17 @@
 //!
 //! Reading order: [`manifest`] with `tiling`, `storage` and `objects` (the file system and object stores),
 //! `reader`, `writer` with `sink`, `together` with `meeting` and `shared` (several processes), `snapshot`
-//! (state between devices and checkpoints), [`folder`] (the checkpoints of a run), [`keep`] (retention),
-//! [`mod@diff`] (comparison).
+//! (state between devices and checkpoints), `mapping` and `load` (parameters taken by name), [`folder`] (the
+//! checkpoints of a run), [`keep`] (retention), [`mod@diff`] (comparison).
 
 pub mod diff;
 pub mod folder;
 pub mod keep;
+mod load;
+#[cfg(test)]
+mod load_tests;
 pub mod manifest;
+mod mapping;
 mod meeting;
 mod objects;
 mod reader;
@@ -38,7 +42,9 @@ mod together_tests;
 mod writer;
 
 pub use keep::Keep;
+pub use load::{Fate, Plan, Row, Table};
 pub use manifest::{Entry, Facts, Kind, TOKENIZER, TOKENIZER_FILE, TensorBox};
+pub use mapping::{ALLOW_MISSING, MAP, Mapping, Pattern, Rule};
 pub use objects::is_url;
 pub use reader::{Checkpoint, is_checkpoint};
 pub use snapshot::{RestoreScope, Snapshot};

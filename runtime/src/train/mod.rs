@@ -30,7 +30,7 @@ pub mod summary;
 
 pub use evaluation::evaluate;
 pub use observer::{Observer, Rollback, Step};
-pub use options::{Options, Saving};
+pub use options::{Options, Saving, Source};
 pub use run::run;
 pub use saving::check_folder;
 pub use spike::Spikes;

@@ -1,6 +1,6 @@
 //! Reports to the caller while training runs.
 
-use crate::Compilation;
+use crate::{Compilation, checkpoint::Table};
 use std::{collections::BTreeMap, path::Path};
 
 /// A finished step.
@@ -77,6 +77,8 @@ pub trait Observer {
     fn on_state(&mut self) {}
     /// Called when a program was compiled or loaded from the cache.
     fn on_compiled(&mut self, _compilation: &Compilation) {}
+    /// Called when a new run has taken its parameters from a checkpoint.
+    fn on_loaded(&mut self, _table: &Table) {}
     /// Called after a rollback to step `step`.
     fn on_rollback(&mut self, _step: u64) {}
     /// Called when the state after step `step` is on disk.

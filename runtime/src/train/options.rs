@@ -1,7 +1,10 @@
 //! Options of training, and their validation.
 
 use super::spike::Spikes;
-use crate::{Error, Result, checkpoint::Keep};
+use crate::{
+    Error, Result,
+    checkpoint::{Keep, Mapping},
+};
 use data::BatchSource;
 use job::Job;
 use std::{path::PathBuf, sync::Arc};
@@ -19,9 +22,8 @@ pub struct Options {
     pub metrics: Option<PathBuf>,
     /// A folder for TensorBoard's event files.
     pub tensorboard: Option<PathBuf>,
-    /// A checkpoint with the initial parameters of a new run, in place of those from `init`. Ignored when a
-    /// run is resumed.
-    pub from: Option<PathBuf>,
+    /// The initial parameters of a new run, in place of those from `init`. Ignored when a run is resumed.
+    pub from: Option<Source>,
     /// Checkpoints. `None` means that the state is lost when the session is dropped.
     pub saving: Option<Saving>,
     /// The number of steps in flight when another one is started. `None` means 2, and 0 on CPU plugins, where
@@ -72,6 +74,38 @@ impl Default for Options {
             peak: None,
             allow_non_finite: false,
             job: Arc::new(Job::alone()),
+        }
+    }
+}
+
+/// A checkpoint with initial parameters.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Source {
+    /// The path or URL of the checkpoint.
+    pub checkpoint: PathBuf,
+    /// The rules by which parameters are taken from its tensors, completed by those of the program.
+    pub mapping: Mapping,
+    /// The file for the table of what was taken, as JSON.
+    pub record: Option<PathBuf>,
+}
+
+impl Source {
+    /// Returns the source of initial parameters. `None` means that the run has none.
+    ///
+    /// # Errors
+    /// A mapping is given without a checkpoint.
+    pub fn new(
+        checkpoint: Option<PathBuf>,
+        mapping: Mapping,
+        record: Option<PathBuf>,
+    ) -> Result<Option<Self>> {
+        match checkpoint {
+            None if !mapping.is_empty() => Err(Error::input(
+                "`--map`, `--allow-missing` and `--ignore` need a checkpoint to take parameters from",
+                "add --from CHECKPOINT",
+            )),
+            None => Ok(None),
+            Some(checkpoint) => Ok(Some(Self { checkpoint, mapping, record })),
         }
     }
 }

@@ -8,13 +8,13 @@ use super::{
     meter::Meter,
     metrics::Log,
     observer::Observer,
-    options::Options,
+    options::{Options, Source},
     saving::{Resumed, Saver},
     steps::{self, Training},
     stop::Stop,
     summary::Summary,
 };
-use crate::{Checkpoint, Contract, Result, Session, checkpoint::RestoreScope, contract::seeds};
+use crate::{Checkpoint, Contract, Error, Result, Session, checkpoint::Plan, contract::seeds};
 use data::BatchSource;
 use job::Job;
 use proto::manifest::TaskKind;
@@ -44,11 +44,8 @@ pub fn run(
     options.check()?;
     let evaluation = Evaluation::new(&data, options)?;
     let (mut saver, resumed) = open_saver(session, &*data, options, observer)?;
-    let from = options.from.as_deref().filter(|_| resumed.is_none()).map(Checkpoint::open).transpose()?;
-    if let Some(from) = &from {
-        // Restored now to report a mismatch before the compilation, and again after `init`.
-        session.restore(from, RestoreScope::Params)?;
-    }
+    let from = options.from.as_ref().filter(|_| resumed.is_none());
+    let from = from.map(|source| Initial::open(source, session)).transpose()?;
     let mut stop = Stop::new(stop, &options.job);
     // Rank 0 writes what exists once.
     let own = |path: &Option<PathBuf>| path.clone().filter(|_| options.job.is_first());
@@ -63,8 +60,9 @@ pub fn run(
     let which = (evaluation.is_some(), saves);
     let seen = prepare(session, seed, which, observer, &mut stop)?;
     if let Some(from) = from.filter(|_| session.is_initialized()) {
-        observer.on_phase(&format!("restoring the parameters from {}", from.dir().display()));
-        session.restore(&from, RestoreScope::Params)?;
+        observer.on_phase(&format!("restoring the parameters from {}", from.plan.table.checkpoint));
+        session.load(&from.checkpoint, &from.plan)?;
+        from.report(options, observer);
     }
     let done = seen.or(resumed.as_ref().map(|r| r.step)).unwrap_or(0);
     let ledger = resumed.map_or_else(|| Ledger::at(done), |r| r.ledger);
@@ -92,6 +90,37 @@ pub fn run(
         stop,
     };
     steps::run(training, done)
+}
+
+/// The initial parameters of a run.
+struct Initial<'o> {
+    source: &'o Source,
+    checkpoint: Checkpoint,
+    plan: Plan,
+}
+
+impl<'o> Initial<'o> {
+    /// Opens the checkpoint, and reports a mismatch or damage before anything is compiled.
+    fn open(source: &'o Source, session: &Session) -> Result<Self> {
+        let checkpoint = Checkpoint::open(&source.checkpoint)?;
+        let meta = &session.artefact().manifest.meta;
+        let mapping = source.mapping.completed(|key| meta.get(key).map(String::as_str)).map_err(|why| {
+            Error::input(why, "correct it where the program is built, or give the rules with --map")
+        })?;
+        let plan = Plan::new(session, &checkpoint, &mapping)?;
+        session.check_load(&checkpoint, &plan)?;
+        Ok(Self { source, checkpoint, plan })
+    }
+
+    /// Reports what was taken, and writes it to the run's file.
+    fn report(&self, options: &Options, observer: &mut dyn Observer) {
+        observer.on_loaded(&self.plan.table);
+        let Some(path) = self.source.record.as_ref().filter(|_| options.job.is_first()) else { return };
+        let text = serde_json::to_string_pretty(&self.plan.table).expect("numbers and texts are JSON");
+        if let Err(error) = std::fs::write(path, text + "\n") {
+            observer.on_warning(&format!("cannot write `{}`: {error}", path.display()));
+        }
+    }
 }
 
 /// Opens the folder of checkpoints, if there is one, and resumes from it.
