@@ -67,6 +67,34 @@ fn one_two_and_four_processes_train_to_the_same_bits() {
     assert!(logs.contains("rank 1 of 2 by --processes"), "{logs}");
 }
 
+#[test]
+fn one_and_two_processes_take_the_same_parameters_by_name() {
+    let place = Workplace::new();
+    let more = ["--steps", "1", "--checkpoint-dir", "c"];
+    Ran::new(train(&place, &more).output().unwrap()).succeeds();
+    let run = |size: &str| {
+        let folder = format!("run{size}");
+        let rules = ["--map", "decoder/*=decoder/*", "--allow-missing", "encoder/*", "--ignore", "encoder/*"];
+        let from = ["--from", "c/step_00000001", "--steps", "2", "--processes", size, "--run-dir", &folder];
+        let ran = Ran::new(train(&place, &[&from[..], &rules].concat()).output().unwrap()).succeeds();
+        for part in ["parameters from c/step_00000001 (step 1)", "taken", "initialized  encoder/*", "left "] {
+            assert!(ran.err.contains(part), "`{part}` is not in:\n{}", ran.err);
+        }
+        let loaded = fs::read_to_string(place.at(&format!("{folder}/loaded.json"))).unwrap();
+        let loaded: Value = serde_json::from_str(&loaded).unwrap();
+        assert_eq!(loaded["rows"][2]["fate"], "initialized", "{loaded}");
+        (losses(&place.metrics(&format!("{folder}/metrics.jsonl"))), loaded)
+    };
+    assert_eq!(run("1"), run("2"));
+    let wrong = ["--from", "c/step_00000001", "--steps", "1", "--map", "student/*=*", "--processes", "2"];
+    let ran = Ran::new(train(&place, &wrong).output().unwrap());
+    ran.fails(&["`--map student/*=*` applies to no parameter of the program"]);
+    let ran = Ran::new(train(&place, &["--steps", "1", "--ignore", "x"]).output().unwrap());
+    ran.fails(&["`--map`, `--allow-missing` and `--ignore` need a checkpoint", "--from CHECKPOINT"]);
+    let ran = Ran::new(train(&place, &["--steps", "1", "--map", "a/*=b"]).output().unwrap());
+    ran.fails_with(2, &["--map", "the same number of `*` (got 1 and 0)"]);
+}
+
 /// Waits until the process of a rank has written `word` to its output.
 #[track_caller]
 fn wait_for(path: &Path, word: &str) {

@@ -3,7 +3,7 @@
 use models::Config;
 use runtime::{
     Checkpoint, HostTensor, Session,
-    checkpoint::{Kind, RestoreScope, Writer},
+    checkpoint::{Fate, Kind, Mapping, Plan, RestoreScope, Writer},
 };
 use std::{collections::BTreeMap, path::Path};
 use tests::training::{session, small_switch};
@@ -166,6 +166,52 @@ fn parameters_come_without_the_rest() {
                 assert!(other.state(&entry.name).unwrap_err().to_string().contains("no value"))
             }
         }
+    }
+}
+
+/// Returns the values of a parameter as `f64`, and the number of elements of an index of its first dim.
+fn numbers(session: &Session, name: &str) -> (Vec<f64>, usize) {
+    let value = session.state(name).unwrap();
+    (value.to_f64().unwrap(), value.dims[1..].iter().product())
+}
+
+#[test]
+fn layers_of_parameters_are_taken_by_name_under_every_layout() {
+    let place = tempfile::tempdir().unwrap();
+    let first = initialized("", "");
+    let checkpoint = save(&first, &place.path().join("c"));
+    let rules = ["encoder/*[layers=1]=encoder/*[layers=0]", "decoder/*[layers=0]=decoder/*"];
+    let mapping = Mapping {
+        rules: rules.iter().map(|rule| rule.parse().unwrap()).collect(),
+        allow_missing: vec!["*coder/*".parse().unwrap()],
+        ignore: ["encoder/norm", "*/relative_bias", "decoder/norm"]
+            .iter()
+            .map(|p| p.parse().unwrap())
+            .collect(),
+    };
+    for (mesh, state_layout) in [("", ""), ("data=2,expert=2,model=2", "*:data")] {
+        let deep = Config { encoder_layers: 2, decoder_layers: 2, ..small_switch() };
+        let mut session = session(&deep, mesh, state_layout);
+        let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(8))]);
+        session.call("init", &seed).and_then(|o| o.wait()).unwrap();
+        let before = values(&session);
+        let plan = Plan::new(&session, &checkpoint, &mapping).unwrap_or_else(|e| panic!("{e}"));
+        assert!(plan.table.rows.iter().any(|row| row.fate == Fate::Initialized), "{}", plan.table);
+        session.check_load(&checkpoint, &plan).unwrap();
+        assert!(values(&session) == before, "a check changes nothing");
+        session.load(&checkpoint, &plan).unwrap();
+        assert_eq!(session.state("embedding").unwrap(), first.state("embedding").unwrap());
+        for (name, loaded) in [("encoder/attention/q", 1), ("decoder/ffn/wi", 0)] {
+            let ((now, row), (theirs, _)) = (numbers(&session, name), numbers(&first, name));
+            let (old, other) = (before[name].to_f64().unwrap(), 1 - loaded);
+            let part = |values: &[f64], layer: usize| values[layer * row..(layer + 1) * row].to_vec();
+            assert_eq!(part(&now, loaded), theirs, "{mesh}: {name}");
+            assert_eq!(part(&now, other), part(&old, other), "{mesh}: {name}");
+            assert_ne!(part(&old, loaded), theirs, "{mesh}: {name}");
+        }
+        let slots =
+            before.iter().filter(|(name, _)| !checkpoint.tensor(name).is_some_and(|t| t.kind == Kind::Param));
+        slots.for_each(|(name, value)| assert!(session.state(name).unwrap() == *value, "{name}"));
     }
 }
 

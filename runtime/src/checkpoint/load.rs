@@ -126,10 +126,10 @@ impl Plan {
 }
 
 /// A parameter of the program.
-struct Param {
-    name: String,
-    dtype: String,
-    dims: Vec<(String, usize)>,
+pub(super) struct Param {
+    pub name: String,
+    pub dtype: String,
+    pub dims: Vec<(String, usize)>,
 }
 
 impl Param {
@@ -150,7 +150,7 @@ impl Param {
 }
 
 /// Matches parameters with tensors.
-struct Planner<'a> {
+pub(super) struct Planner<'a> {
     mapping: &'a Mapping,
     has: BTreeMap<&'a str, &'a Entry>,
     pieces: BTreeMap<String, Vec<Piece>>,
@@ -163,7 +163,7 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn new(mapping: &'a Mapping, has: &[&'a Entry]) -> Self {
+    pub fn new(mapping: &'a Mapping, has: &[&'a Entry]) -> Self {
         let mut planner = Self {
             mapping,
             has: BTreeMap::new(),
@@ -185,7 +185,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Plans all parameters. The error lists all mistakes.
-    fn plan(mut self, wanted: &[Param]) -> std::result::Result<Plan, Vec<String>> {
+    pub fn plan(mut self, wanted: &[Param]) -> std::result::Result<Plan, Vec<String>> {
         wanted.iter().for_each(|param| self.param(param));
         for (rule, (applied, found)) in self.mapping.rules.iter().zip(&self.applied) {
             if !applied {
@@ -271,7 +271,8 @@ impl<'a> Planner<'a> {
             covered += elements;
             self.count(Fate::Taken, *group, elements);
             if let Some((other, _)) = taken[..i].iter().find(|(_, other)| other.overlaps(piece)) {
-                let text = |n: &Option<usize>| n.map_or_else(String::new, |n| self.mapping.rules[n].to_string());
+                let text =
+                    |n: &Option<usize>| n.map_or_else(String::new, |n| self.mapping.rules[n].to_string());
                 self.wrong.push(format!(
                     "`{}` is taken twice, by `--map {}` and `--map {}`",
                     param.name,
@@ -308,9 +309,9 @@ impl<'a> Planner<'a> {
 impl Piece {
     fn elements(&self, param: &Param) -> u64 {
         let whole = param.elements();
-        self.part.as_ref().map_or(whole, |(dim, pairs)| {
-            whole / (param.dims[*dim].1 as u64).max(1) * pairs.len() as u64
-        })
+        self.part
+            .as_ref()
+            .map_or(whole, |(dim, pairs)| whole / (param.dims[*dim].1 as u64).max(1) * pairs.len() as u64)
     }
 
     /// True if both cover a common part of their parameter.

@@ -288,7 +288,12 @@ mod tests {
 
     #[track_caller]
     fn refuses(rule: &str, why: &str) {
-        assert_eq!(rule.parse::<Rule>().map_err(|e| e.contains(why)), Err(true), "{:?}", rule.parse::<Rule>());
+        assert_eq!(
+            rule.parse::<Rule>().map_err(|e| e.contains(why)),
+            Err(true),
+            "{:?}",
+            rule.parse::<Rule>()
+        );
     }
 
     #[test]
