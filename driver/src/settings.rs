@@ -23,6 +23,14 @@ impl Settings {
         self.dtype.is_none() && self.settings.is_empty() && self.schedule.is_empty()
     }
 
+    /// Returns the settings with one more, a list of these values, unless there are none.
+    pub fn with(mut self, name: &str, values: &[String]) -> Self {
+        if !values.is_empty() {
+            self.settings.push(format!("{name}={}", values.join(",")));
+        }
+        self
+    }
+
     /// True if a setting or a schedule entry with this key is given.
     pub fn sets(&self, name: &str) -> bool {
         self.settings.iter().chain(&self.schedule).any(|given| key(given) == name)

@@ -99,7 +99,7 @@ impl Attention {
         let (weights, v) =
             if cx.dropout_broadcast { (e, cx.drop(v, &[d_kv])) } else { (cx.drop(e, &[query]), v) };
         let mixed = einsum([weights, v], [batch, heads, query, d_kv]).cast(DType::F32) / sum;
-        (einsum([mixed.cast(cx.dtype()), self.o.read(cx)], [batch, query, d_model]), metrics)
+        (self.o.product(cx, mixed.cast(cx.dtype()), [batch, query, d_model]), metrics)
     }
 }
 
@@ -128,7 +128,7 @@ impl Attention {
 
     fn project<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, positions: &Dim, weight: &Weight) -> Tensor<'g> {
         let AttentionDims { batch, heads, d_kv, .. } = &self.dims;
-        einsum([x, weight.read(cx)], [batch, positions, heads, d_kv])
+        weight.product(cx, x, [batch, positions, heads, d_kv])
     }
 }
 

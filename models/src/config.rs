@@ -3,8 +3,10 @@
 
 use crate::{
     Context, Switch,
+    lora::Lora,
     mistakes::Mistakes,
     optimizer::{LrSchedule, Method, Optimizer},
+    patterns::Patterns,
     precision::Precision,
     stream::STREAM,
     switch::options::lcm,
@@ -78,6 +80,10 @@ pub struct Config {
     pub schedule: Schedule,
     /// Update rule, learning-rate schedule and clipping.
     pub optimizer: Optimizer,
+    /// Names of parameters that training does not change.
+    pub freeze: Patterns,
+    /// Low-rank adapters, which are trained in place of all other parameters; `None` means no adapters.
+    pub lora: Option<Lora>,
 }
 
 /// Activation of feed-forward layers.
@@ -154,6 +160,8 @@ impl Default for Config {
             precision: Precision::F32,
             schedule: Schedule::default(),
             optimizer: Optimizer::default(),
+            freeze: Patterns::default(),
+            lora: None,
         }
     }
 }
@@ -210,6 +218,8 @@ impl Config {
         let init_scale = self.optimizer.method.init_scale();
         self.switch = self.switch.map(|switch| switch.with(args, self.dropout, init_scale));
         self.schedule = args.schedule(self.schedule);
+        self.freeze = args.get("freeze", self.freeze);
+        self.lora = Lora::with(self.lora, args);
         self
     }
 
@@ -262,6 +272,9 @@ impl Config {
             switch.mistakes(self, &mut wrong);
         }
         self.optimizer.mistakes(&mut wrong);
+        if let Some(lora) = &self.lora {
+            wrong.require(lora.alpha.is_finite(), "lora_alpha", "a finite number", lora.alpha);
+        }
         wrong.0
     }
 

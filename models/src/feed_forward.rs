@@ -33,25 +33,19 @@ impl FeedForward {
 
     /// Applies the layer to `x` of `[batch, length, d_model]`.
     pub fn forward<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, batch: &Dim, length: &Dim) -> Tensor<'g> {
-        self.forward_by(cx, x, (batch, length), self.wo.read(cx))
+        let hidden = self.hidden(cx, x, (batch, length));
+        self.wo.product(cx, hidden, [batch, length, &self.d_model])
     }
 
-    /// [`FeedForward::forward`] with the given outer matrix.
-    fn forward_by<'g>(
-        &self,
-        cx: &Context<'g>,
-        x: Tensor<'g>,
-        (batch, length): (&Dim, &Dim),
-        outer: Tensor<'g>,
-    ) -> Tensor<'g> {
-        let inner = |weight: &Weight| einsum([x, weight.read(cx)], [batch, length, &self.d_ff]);
-        let hidden = match &self.gate {
+    /// Returns the hidden layer, `[batch, length, d_ff]`.
+    fn hidden<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, (batch, length): (&Dim, &Dim)) -> Tensor<'g> {
+        let inner = |weight: &Weight| weight.product(cx, x, [batch, length, &self.d_ff]);
+        match &self.gate {
             // Dropout factors are not negative, so dropout commutes with relu. Applied first, the backward
             // pass reads only the result of both.
             None => self.activation.apply(cx.drop(inner(&self.wi), &[length])),
             Some(gate) => cx.drop(self.activation.apply(inner(gate)) * inner(&self.wi), &[length]),
-        };
-        einsum([hidden, outer], [batch, length, &self.d_model])
+        }
     }
 
     /// Declares a transposed copy of the outer matrix, called `name`. A product with few rows reads it
@@ -70,9 +64,10 @@ impl FeedForward {
         &self,
         cx: &Context<'g>,
         x: Tensor<'g>,
-        positions: (&Dim, &Dim),
+        (batch, length): (&Dim, &Dim),
         transposed: &State,
     ) -> Tensor<'g> {
-        self.forward_by(cx, x, positions, transposed.read(cx.g))
+        let hidden = self.hidden(cx, x, (batch, length));
+        einsum([hidden, transposed.read(cx.g)], [batch, length, &self.d_model])
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`config`] (sizes and settings of a model), [`precision`], [`mistakes`], [`context`] (state
 //! that layers share while a function is built: precision, random numbers, training or not), [`weights`]
-//! (parameters and their matrix structure), the layers ([`norm`], [`position`], [`attention`],
+//! (parameters and their matrix structure) with [`patterns`] (of their names) and [`lora`] (low-rank adapters),
+//! the layers ([`norm`], [`position`], [`attention`],
 //! [`feed_forward`], [`switch`], [`embedding`]), [`stack`] (encoder and decoder), [`stream`] (the residual
 //! stream), [`objective`] (losses), [`optimizer`], [`microbatch`] (gradient accumulation), [`tokens`]
 //! (special tokens), [`program`], [`generate`] and [`score`] (programs that generate and score), [`zoo`]
@@ -26,11 +27,13 @@ pub mod embedding;
 pub mod feed_forward;
 pub mod generate;
 pub mod hf;
+pub mod lora;
 pub mod microbatch;
 pub mod mistakes;
 pub mod norm;
 pub mod objective;
 pub mod optimizer;
+pub mod patterns;
 pub mod position;
 pub mod precision;
 pub mod probe;

@@ -39,7 +39,7 @@ pub fn program(config: &Config, gradients: bool, place: &Site) -> Program {
     }
     p.meta("layout", config.layout());
     p.schedule(config.schedule);
-    let weights = Weights::new(&p);
+    let weights = Weights::new(&p).with_adapters(config.lora.as_ref());
     let model = EncoderDecoder::new(&weights, config);
     p.function("probe", |g| {
         let total = Probe { g, config, model: &model }.run();
@@ -74,7 +74,8 @@ pub fn logits(config: &Config, independent: bool, place: &Site) -> Program {
         // As many expert slots as choices of tokens.
         switch.fixed_capacity = config.target_length * switch.choices().max(1);
     }
-    let model = EncoderDecoder::with_decoder(&Weights::new(&p), config, &decoder);
+    let weights = Weights::new(&p).with_adapters(config.lora.as_ref());
+    let model = EncoderDecoder::with_decoder(&weights, config, &decoder);
     p.function("logits", |g| {
         let (batch, length, target_length) = model.dims();
         let tokens = |name: &str, dim: &Dim| g.input(name, DType::S32, [&batch, dim]);

@@ -2,10 +2,11 @@
 //! runtime.
 
 use crate::{
-    Config, Generation, Weights, generate, microbatch::Batch, objective::EncoderDecoder, optimizer, score,
+    Config, Generation, Weight, Weights, generate, lora, microbatch::Batch, objective::EncoderDecoder,
+    optimizer, score,
 };
 use mesh::{
-    DType, Site,
+    DType, Diagnostic, Name, Site,
     dsl::{self, Args, Init, Program, Rng},
     task::TaskKind,
 };
@@ -40,17 +41,18 @@ pub fn program(config: &Config, place: &Site) -> Program {
         return p;
     }
     meta(&p, config);
-    let weights = Weights::new(&p);
+    let weights = Weights::new(&p).with_adapters(config.lora.as_ref());
     let model = EncoderDecoder::new(&weights, &config.microbatch());
+    let trained = trained(&p, config, &weights, place);
     let step = p.counter("step", DType::S32, Init::Zeros);
-    let optimizer = optimizer::Update::new(&p, &config.optimizer, weights.all());
+    let optimizer = optimizer::Update::new(&p, &config.optimizer, trained.clone());
 
     p.function("train_step", |g| {
         let seed = g.input("seed", DType::U32, []);
         let batch = Batch::input(g, config);
         let now = step.read(g);
         let rng = Rng::new(seed, now.cast(DType::U32));
-        let (gradients, metrics) = batch.each(g, &weights.all(), |feeds, part| {
+        let (gradients, metrics) = batch.each(g, &trained, |feeds, part| {
             let losses = model.losses(g, feeds, part.counted, Some(part.random(rng)));
             let total = losses.total(part.share);
             (optimizer.gradients(g, total), Some(total), losses)
@@ -74,6 +76,31 @@ pub fn program(config: &Config, place: &Site) -> Program {
     p
 }
 
+/// Returns the parameters that training changes. Patterns that name no parameter are mistakes.
+fn trained(p: &Program, config: &Config, weights: &Weights<'_>, place: &Site) -> Vec<Weight> {
+    let all = weights.all();
+    let names: Vec<Name> = all.iter().map(|w| w.state.name().clone()).collect();
+    let names = names.iter().map(|name| &**name);
+    let mistake = |what: String, help: &str| p.mistake(Diagnostic::new("", what).help(help).at(place));
+    for pattern in config.freeze.idle(names.clone()) {
+        mistake(
+            format!("`freeze={pattern}` names no parameter"),
+            "`*` stands for any text: freeze=encoder/*",
+        );
+    }
+    for pattern in config.lora.iter().flat_map(|lora| lora.targets.idle(names.clone())) {
+        mistake(format!("`lora_targets={pattern}` names no matrix"), "`*` stands for any text: */q,*/v");
+    }
+    let trained = weights.trained(&config.freeze);
+    if trained.is_empty() {
+        mistake(
+            "all parameters are frozen".to_owned(),
+            "freeze fewer, or evaluate the model with `meshc eval`",
+        );
+    }
+    trained
+}
+
 fn meta(p: &Program, config: &Config) {
     p.task(config.task(TaskKind::Train { objective: config.objective, packing: config.packing }));
     p.meta("layout", config.layout());
@@ -85,4 +112,8 @@ fn meta(p: &Program, config: &Config) {
     let (model, settings) = config.described();
     p.meta("model", model);
     p.meta("settings", settings);
+    if config.lora.is_some() {
+        // A checkpoint to start from is one of the model without adapters.
+        p.meta("from.allow_missing", format!("*/{} */{}", lora::A, lora::B));
+    }
 }

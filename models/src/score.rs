@@ -23,7 +23,7 @@ pub fn program(config: &Config, place: &Site) -> Program {
     p.meta("state_layout", "");
     p.meta("dtype", config.precision.name());
     p.schedule(config.schedule);
-    let model = EncoderDecoder::new(&Weights::new(&p), config);
+    let model = EncoderDecoder::new(&Weights::new(&p).with_adapters(config.lora.as_ref()), config);
     p.function("score", |g| score(g, config, &model));
     p
 }

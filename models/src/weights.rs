@@ -1,13 +1,16 @@
 //! Trained parameters and their matrix structure, which optimizers use.
 
+use crate::{
+    Context,
+    lora::{Adapter, Lora},
+    patterns::Patterns,
+};
 use mesh::{
     DType, Dim, Name,
-    dsl::{Init, Program, State, Tensor},
+    dsl::{Graph, Init, Names, Program, State, Tensor, einsum},
     schedule::Cast,
 };
 use std::cell::RefCell;
-
-use crate::Context;
 
 /// A trained parameter. Its dims fall into three groups: those that stack independent matrices (layers,
 /// experts), and the *rows* (what the product sums over) and *columns* of each matrix.
@@ -23,14 +26,37 @@ pub struct Weight {
     pub columns: Vec<Dim>,
     /// True if weight decay applies to it.
     pub decay: bool,
+    /// Its adapter; `None` means that it has none.
+    adapter: Option<Box<Adapter>>,
+    /// True if it is a part of an adapter.
+    adapts: bool,
 }
 
 impl Weight {
-    /// Returns the value in the element type of activations; inside a scan over layers, that of the current
-    /// layer.
+    /// Returns the value in `f32`, with the update of its adapter; inside a scan over layers, that of the
+    /// current layer.
+    #[track_caller]
+    pub fn value<'g>(&self, g: &'g Graph) -> Tensor<'g> {
+        let own = self.state.read(g);
+        self.adapter.as_ref().map_or(own, |adapter| own + adapter.matrix(g, own))
+    }
+
+    /// Returns [`Weight::value`] in the element type of activations.
     #[track_caller]
     pub fn read<'g>(&self, cx: &Context<'g>) -> Tensor<'g> {
-        let value = self.state.read(cx.g);
+        self.cast(cx, self.value(cx.g))
+    }
+
+    /// Returns the product of `x` and the matrix with the dims `out`. An adapter is applied to `x` and not to
+    /// the matrix, so that training needs no gradient of the matrix.
+    #[track_caller]
+    pub fn product<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, out: impl Names) -> Tensor<'g> {
+        let out = out.names();
+        let own = einsum([x, self.cast(cx, self.state.read(cx.g))], &out);
+        self.adapter.as_ref().map_or(own, |adapter| own + adapter.product(cx, x, &out))
+    }
+
+    fn cast<'g>(&self, cx: &Context<'g>, value: Tensor<'g>) -> Tensor<'g> {
         // XLA hoists a plain cast out of the loop over layers, which stores a second copy of all
         // parameters. It does not hoist a rounding; the cast after it changes no value.
         let late = match cx.schedule.cast {
@@ -51,6 +77,7 @@ impl Weight {
 #[derive(Debug)]
 pub struct Weights<'p> {
     program: &'p Program,
+    lora: Option<Lora>,
     layers: RefCell<Vec<Dim>>,
     all: RefCell<Vec<Weight>>,
 }
@@ -58,7 +85,12 @@ pub struct Weights<'p> {
 impl<'p> Weights<'p> {
     /// Returns an empty list of parameters of `program`.
     pub fn new(program: &'p Program) -> Self {
-        Self { program, layers: RefCell::default(), all: RefCell::default() }
+        Self { program, lora: None, layers: RefCell::default(), all: RefCell::default() }
+    }
+
+    /// Returns the list with adapters for the matrices that will be declared.
+    pub fn with_adapters(self, lora: Option<&Lora>) -> Self {
+        Self { lora: lora.cloned(), ..self }
     }
 
     /// Runs `f` in a scope: names of parameters declared in it begin with `name/`.
@@ -101,13 +133,49 @@ impl<'p> Weights<'p> {
         let owned = |dims: &[&Dim]| dims.iter().map(|d| (*d).clone()).collect::<Vec<Dim>>();
         let layers = self.layers.borrow().clone();
         let state = self.program.param(name, [layers.clone(), owned(stored)].concat(), init);
-        let weight = Weight { state, layers, rows: owned(rows), columns: owned(columns), decay };
-        self.all.borrow_mut().push(weight.clone());
+        let (rows, columns) = (owned(rows), owned(columns));
+        let mut weight = Weight { state, layers, rows, columns, decay, adapter: None, adapts: false };
+        let place = self.all.borrow().len();
+        weight.adapter = self.adapter(name, &weight).map(Box::new);
+        // The parts of its adapter follow it.
+        self.all.borrow_mut().insert(place, weight.clone());
         weight
+    }
+
+    /// Declares the adapter of a matrix, if it gets one.
+    #[track_caller]
+    fn adapter(&self, name: &str, weight: &Weight) -> Option<Adapter> {
+        let Weight { state, layers, rows, columns, .. } = weight;
+        let is_target = |lora: &&Lora| !columns.is_empty() && lora.targets.has(state.name());
+        let lora = self.lora.as_ref().filter(is_target)?;
+        let of_matrix = |dim: &Dim| rows.contains(dim) || columns.contains(dim);
+        let stacked: Vec<Dim> = state.dims().into_iter().filter(|dim| !of_matrix(dim)).collect();
+        let adapter = Adapter::new(self.program, lora, name, &stacked, (rows, columns));
+        let (a, b, rank) = adapter.parts();
+        let part = |state: &State, rows: &[Dim], columns: &[Dim]| Weight {
+            state: state.clone(),
+            layers: layers.clone(),
+            rows: rows.to_vec(),
+            columns: columns.to_vec(),
+            decay: true,
+            adapter: None,
+            adapts: true,
+        };
+        let one = std::slice::from_ref(rank);
+        self.all.borrow_mut().extend([part(a, rows, one), part(b, one, columns)]);
+        Some(adapter)
     }
 
     /// Returns all parameters, in order of declaration.
     pub fn all(&self) -> Vec<Weight> {
         self.all.borrow().clone()
+    }
+
+    /// Returns the parameters that training changes: all, or with adapters only these, without those whose
+    /// names `frozen` has.
+    pub fn trained(&self, frozen: &Patterns) -> Vec<Weight> {
+        let mut all = self.all();
+        all.retain(|w| (self.lora.is_none() || w.adapts) && !frozen.has(w.state.name()));
+        all
     }
 }

@@ -5,6 +5,7 @@
 mod checkpoints;
 mod decoding;
 mod filetests;
+mod fine_tuning;
 mod fuzz;
 mod generation;
 mod gradients;

@@ -6,7 +6,10 @@ use crate::{
 };
 use anyhow::Result;
 use driver::failure::failure;
-use interchange::experts::{self, Conversion, Ffn, Keep};
+use interchange::{
+    experts::{self, Conversion, Ffn, Keep},
+    lora,
+};
 use report::table::{count, size, table};
 use runtime::{
     Checkpoint,
@@ -61,6 +64,13 @@ enum Command {
     },
     /// Remove valid checkpoints that no --keep option selects; damaged checkpoints stay
     Prune(Prune),
+    /// Merge low-rank adapters (--set lora_rank=RANK) into their matrices
+    Merge {
+        /// Checkpoint of a model with adapters
+        checkpoint: PathBuf,
+        /// Checkpoint to create: the parameters of the model without adapters
+        out: PathBuf,
+    },
     /// Expert surgery: change the number of experts, make a dense model sparse, or a sparse model dense
     Convert(Convert),
 }
@@ -137,6 +147,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Command::Verify { dirs, json } => verify(dirs, *json)?,
         Command::Diff { a, b, json } => compare(&Checkpoint::open(a)?, &Checkpoint::open(b)?, *json)?,
         Command::Prune(args) => prune(args)?,
+        Command::Merge { checkpoint, out } => {
+            let merged = lora::merge(&Checkpoint::open(checkpoint)?, out)?;
+            outln!("{}: {merged} matrices merged with their adapters", out.display());
+            true
+        }
         Command::Convert(args) => convert_experts(args)?,
     };
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })

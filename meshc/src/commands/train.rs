@@ -96,6 +96,9 @@ pub struct Args {
     /// Ignore tensors of this pattern in the checkpoint; repeatable
     #[arg(long, value_name = "PATTERN")]
     ignore: Vec<Pattern>,
+    /// Do not train parameters of this pattern, as `--set freeze=PATTERN,…` does; repeatable
+    #[arg(long, value_name = "PATTERN")]
+    freeze: Vec<String>,
     /// Save the state to DIR/step_N after the last step, also if training is stopped
     #[arg(long, value_name = "DIR")]
     checkpoint_dir: Option<PathBuf>,
@@ -358,7 +361,7 @@ impl Args {
 
     fn request(&self) -> Request {
         Request {
-            settings: self.settings.options(),
+            settings: self.settings.options().with("freeze", &self.freeze),
             placement: self.placement.options(),
             target: TargetOptions { target: self.target.clone(), ..TargetOptions::default() },
             flags: self.flags.options(),

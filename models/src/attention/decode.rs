@@ -4,7 +4,7 @@ use super::{Attention, dims::AttentionDims};
 use crate::Context;
 use mesh::{
     DType, Dim, Name,
-    dsl::{Tensor, einsum, einsum_as},
+    dsl::{Tensor, einsum_as},
 };
 
 /// Keys and values of one block.
@@ -33,7 +33,7 @@ impl Attention {
         let e = (logits - logits.max(&length)).exp();
         let mixed = einsum_as(DType::F32, [e.cast(cx.dtype()), values], dims(&[heads, d_kv]));
         let mixed = mixed / e.sum(&length);
-        let found = einsum([mixed.cast(cx.dtype()), self.o.read(cx)], dims(&[d_model]));
+        let found = self.o.product(cx, mixed.cast(cx.dtype()), dims(&[d_model]));
         if found.has(&beams.name) { found } else { found.broadcast(beams) }
     }
 }

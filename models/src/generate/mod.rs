@@ -285,7 +285,7 @@ pub struct Limits<'g> {
 
 impl Generator {
     fn new(p: &Program, config: &Config, options: &Generation) -> Self {
-        let w = Weights::new(p);
+        let w = Weights::new(p).with_adapters(config.lora.as_ref());
         let embedding = Embedding::new(&w, config);
         let encoder = Stack::encoder(&w, &encoder(config));
         let decoder = Stack::decoder(&w, &options.decoder(config));

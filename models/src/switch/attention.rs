@@ -13,7 +13,7 @@ use super::{
 use crate::{Context, Weight, Weights, attention::dims::AttentionDims};
 use mesh::{
     Dim, Name,
-    dsl::{Init, Tensor, einsum},
+    dsl::{Init, Tensor},
 };
 
 /// A router and the projections of its experts.
@@ -70,7 +70,7 @@ impl SwitchProjections {
         let by = |weight: &Weight| {
             let slots_of = ["expert_batch", "experts", "capacity"].map(Name::from);
             let out = slots_of.into_iter().chain([heads.name.clone(), d_kv.name.clone()]).collect::<Vec<_>>();
-            let made = g.scope("experts", || einsum([sent, weight.read(cx)], out));
+            let made = g.scope("experts", || weight.product(cx, sent, out));
             groups.ungroup(g.scope("combine", || slots.combine(from_experts(made, FLAT), &[heads, d_kv])))
         };
         Projected { q: by(&self.q), kv: by(&self.kv), metrics }

@@ -152,7 +152,7 @@ impl SwitchFfn {
 
     fn experts<'g>(&self, cx: &Context<'g>, dropout: &ExpertDropout<'g>, x: Tensor<'g>) -> Tensor<'g> {
         let positions = [Name::from("expert_batch"), "experts".into(), "capacity".into()];
-        self.products(cx, dropout, x, &positions, |weight| weight.read(cx))
+        self.products(cx, dropout, x, &positions, |x, weight, out| weight.product(cx, x, out))
     }
 
     /// Applies experts in groups, for dispatch in two steps.
@@ -163,8 +163,9 @@ impl SwitchFfn {
         x: Tensor<'g>,
     ) -> Tensor<'g> {
         let positions = ["inner_senders", "expert_groups", "group_experts", "capacity"].map(Name::from);
-        self.products(cx, dropout, x, &positions, |weight| {
-            weight.read(cx).split("experts", [&self.options.group_dim(), &self.options.inner_dim()])
+        self.products(cx, dropout, x, &positions, |x, weight, out| {
+            let (group, inner) = (self.options.group_dim(), self.options.inner_dim());
+            einsum([x, weight.read(cx).split("experts", [&group, &inner])], out)
         })
     }
 
@@ -174,16 +175,16 @@ impl SwitchFfn {
         dropout: &ExpertDropout<'g>,
         x: Tensor<'g>,
         positions: &[Name],
-        read: impl Fn(&Weight) -> Tensor<'g>,
+        product: impl Fn(Tensor<'g>, &Weight, Vec<Name>) -> Tensor<'g>,
     ) -> Tensor<'g> {
         let out = |dim: &Dim| positions.iter().cloned().chain([dim.name.clone()]).collect::<Vec<_>>();
-        let inner = |weight: &Weight| einsum([x, read(weight)], out(&self.d_ff));
+        let inner = |weight: &Weight| product(x, weight, out(&self.d_ff));
         let hidden = match &self.gate {
             // Dropout comes before relu, as in the dense layer.
             None => self.activation.apply(dropout.apply(cx, inner(&self.wi))),
             Some(gate) => dropout.apply(cx, self.activation.apply(inner(gate)) * inner(&self.wi)),
         };
-        einsum([hidden, read(&self.wo)], out(&self.d_model))
+        product(hidden, &self.wo, out(&self.d_model))
     }
 }
 

@@ -132,7 +132,7 @@ impl Router {
         let (experts, dtype) = (&self.experts, cx.precision.router());
         // The input is cast before the product: that is the point of selective precision (section 2.4).
         let input = self.explored(cx, x.cast(dtype));
-        let weight = stream::enter(self.weight.state.read(cx.g).cast(dtype), x, &self.weight.rows[0]);
+        let weight = stream::enter(self.weight.value(cx.g).cast(dtype), x, &self.weight.rows[0]);
         let mut logits = einsum([input, weight], [batch, tokens, experts]);
         if let Some(bias) = &self.bias {
             logits += bias.state.read(cx.g).cast(dtype);
