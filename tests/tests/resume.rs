@@ -3,8 +3,8 @@
 use models::Config;
 use runtime::{
     Checkpoint, HostTensor, Session,
-    checkpoint::{Keep, folder},
-    train::{self, Observer, Options, Saving, Step, Summary},
+    checkpoint::{Keep, Mapping, folder},
+    train::{self, Observer, Options, Saving, Source, Step, Summary},
 };
 use serde_json::Value;
 use std::{
@@ -236,7 +236,7 @@ fn a_run_begins_with_the_parameters_of_another_one() {
     let place = Place::new();
     let mut first = session(&tiny(), "", "");
     run(&mut first, &place.options(8, false));
-    let from = Some(folder::path(&place.folder(), 8));
+    let from = Source::new(Some(folder::path(&place.folder(), 8)), Mapping::default(), None).unwrap();
     // Another optimizer on another mesh; no step runs.
     let mut config = tiny();
     config.optimizer.method = models::Method::Sgd;
