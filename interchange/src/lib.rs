@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`facts`] (what a checkpoint says about its model), [`origin`] (the configuration those
 //! facts describe), [`hf`] (Hugging Face's T5, mT5 and SwitchTransformers: import, export, verification),
-//! [`experts`] (checkpoints with more or fewer experts, or none), [`lora`] (merged adapters), [`tensors`] (safetensors files).
+//! [`experts`] (checkpoints with more or fewer experts, or none), [`lora`] (merged adapters), [`tensors`]
+//! (safetensors files).
 //!
 //! Absent on purpose: the compiler. Verification runs a model through the trait [`hf::verify::Backend`],
 //! which the caller implements.

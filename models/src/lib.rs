@@ -6,8 +6,8 @@
 //!
 //! Reading order: [`config`] (sizes and settings of a model), [`precision`], [`mistakes`], [`context`] (state
 //! that layers share while a function is built: precision, random numbers, training or not), [`weights`]
-//! (parameters and their matrix structure) with [`patterns`] (of their names) and [`lora`] (low-rank adapters),
-//! the layers ([`norm`], [`position`], [`attention`],
+//! (parameters and their matrix structure) with [`patterns`] (of their names) and [`lora`] (low-rank
+//! adapters), the layers ([`norm`], [`position`], [`attention`],
 //! [`feed_forward`], [`switch`], [`embedding`]), [`stack`] (encoder and decoder), [`stream`] (the residual
 //! stream), [`objective`] (losses), [`optimizer`], [`microbatch`] (gradient accumulation), [`tokens`]
 //! (special tokens), [`program`], [`generate`] and [`score`] (programs that generate and score), [`zoo`]

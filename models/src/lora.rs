@@ -1,5 +1,5 @@
-//! Low-rank adapters (LoRA, Hu et al. 2021): a frozen matrix `W` plus `alpha / rank · A B`, where only `A` and
-//! `B` are trained.
+//! Low-rank adapters (LoRA, Hu et al. 2021): a frozen matrix `W` plus `alpha / rank · A B`, where only `A`
+//! and `B` are trained.
 
 use crate::{Context, patterns::Patterns};
 use mesh::{

@@ -35,12 +35,12 @@ pub struct Plan {
 struct Piece {
     /// The tensor of the checkpoint.
     from: String,
-    /// The dim along which both parts are selected, as an index into the dims, and the pairs of indices in the
-    /// parameter and in the tensor. `None` means the whole of both.
+    /// The dim along which both parts are selected, as an index into the dims, and the pairs of indices in
+    /// the parameter and in the tensor. `None` means the whole of both.
     part: Option<(usize, Vec<(usize, usize)>)>,
 }
 
-/// What was taken from a checkpoint, what was left there, and what keeps its initial value.
+/// A summary of the parameters that were taken, the tensors that were left and the initial values that stay.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Table {
     /// The path or URL of the checkpoint.
@@ -66,7 +66,7 @@ pub struct Row {
     pub elements: u64,
 }
 
-/// What happens to a tensor.
+/// The fate of a tensor.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fate {

@@ -21,8 +21,8 @@ impl Pattern {
         self.captures(name).is_some()
     }
 
-    /// Returns the text that each `*` stands for: the shortest possible for all but the last one. `None` means
-    /// that the name does not match.
+    /// Returns the text that each `*` stands for: the shortest possible for all but the last one. `None`
+    /// means that the name does not match.
     fn captures<'n>(&self, name: &'n str) -> Option<Vec<&'n str>> {
         let mut parts = self.0.split('*');
         let mut rest = name.strip_prefix(parts.next()?)?;
