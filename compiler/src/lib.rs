@@ -1,5 +1,6 @@
 //! The compiler: from programs over named dims to HLO for each device of a mesh.
 
+mod activity;
 pub mod artefact;
 pub mod autodiff;
 pub mod cost;
@@ -7,6 +8,7 @@ pub mod facts;
 mod fault;
 pub mod hlo;
 pub mod interp;
+pub mod lint;
 pub mod partition;
 pub mod pipeline;
 pub mod precision;

@@ -118,9 +118,36 @@ impl Sources {
     }
 }
 
+/// The severity of mistakes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Severity {
+    /// The program is refused.
+    Error,
+    /// The program is legal, but probably not what its author meant.
+    Warning,
+}
+
+impl Severity {
+    fn level(self) -> Level<'static> {
+        match self {
+            Self::Error => Level::ERROR,
+            Self::Warning => Level::WARNING,
+        }
+    }
+
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Error => "mistake",
+            Self::Warning => "warning",
+        }
+    }
+}
+
 /// All mistakes of one program, and the places of its sources.
 #[derive(Debug)]
 pub struct Mistakes {
+    /// Their severity.
+    pub severity: Severity,
     /// The subject of the last line: the program or its layout.
     pub subject: String,
     /// The mistakes.
@@ -141,7 +168,20 @@ impl Mistakes {
     /// Converts `diagnostics`.
     pub fn new(subject: impl Into<String>, diagnostics: &Diagnostics, sources: &Sources) -> Self {
         let mistakes = diagnostics.0.iter().map(Mistake::from).collect();
-        Self { subject: subject.into(), mistakes, sources: sources.clone() }
+        Self { severity: Severity::Error, subject: subject.into(), mistakes, sources: sources.clone() }
+    }
+
+    /// Returns them as warnings.
+    pub fn as_warnings(self) -> Self {
+        Self { severity: Severity::Warning, ..self }
+    }
+
+    /// Splits off the mistakes with one of these labels.
+    pub fn split(self, labels: &[&str]) -> (Self, Self) {
+        let Self { severity, subject, mistakes, sources } = self;
+        let (these, others) = mistakes.into_iter().partition(|m| labels.contains(&m.label.as_str()));
+        let of = |mistakes| Self { severity, subject: subject.clone(), mistakes, sources: sources.clone() };
+        (of(these), of(others))
     }
 
     /// Returns a list of objects with the keys `label`, `message`, `file`, `line`, `column`, `context` and
@@ -160,20 +200,21 @@ impl Mistakes {
         let mut out = String::new();
         for mistake in &self.mistakes {
             let source = mistake.place.as_ref().and_then(|p| files.get(p.file.as_str())?.as_deref());
-            out += &renderer.render(&[group(mistake, source)]);
+            out += &renderer.render(&[group(self.severity, mistake, source)]);
             out += "\n\n";
         }
+        let noun = self.severity.noun();
         let count = match self.mistakes.len() {
-            1 => "1 mistake".to_owned(),
-            n => format!("{n} mistakes"),
+            1 => format!("1 {noun}"),
+            n => format!("{n} {noun}s"),
         };
-        out + &renderer
-            .render(&[Group::with_title(Level::ERROR.primary_title(format!("{count} in {}", self.subject)))])
+        let title = self.severity.level().primary_title(format!("{count} in {}", self.subject));
+        out + &renderer.render(&[Group::with_title(title)])
     }
 }
 
-fn group<'a>(mistake: &'a Mistake, source: Option<&'a str>) -> Group<'a> {
-    let mut title = Level::ERROR.primary_title(mistake.message.as_str());
+fn group<'a>(severity: Severity, mistake: &'a Mistake, source: Option<&'a str>) -> Group<'a> {
+    let mut title = severity.level().primary_title(mistake.message.as_str());
     if !mistake.label.is_empty() {
         title = title.id(mistake.label.as_str());
     }
@@ -244,7 +285,9 @@ mod tests {
         let mistake = Mistake::from_json(&mesh::dsl::diagnostic_json(&diagnostic)).unwrap();
         assert_eq!(mistake, Mistake::from(&diagnostic));
         let sources = Sources { folders: vec![("here".into(), dir.path().to_owned())] };
-        let text = Mistakes { subject: "m.rs".into(), mistakes: vec![mistake], sources }.to_string();
+        let severity = Severity::Error;
+        let text =
+            Mistakes { severity, subject: "m.rs".into(), mistakes: vec![mistake], sources }.to_string();
         for part in [
             "error[op_o1]: wrong dims",
             "here/m.rs:1:11",

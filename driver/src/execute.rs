@@ -1,7 +1,7 @@
 //! Runs of model programs.
 
 use crate::{
-    diagnostics::{Mistake, Mistakes, Sources},
+    diagnostics::{Mistake, Mistakes, Severity, Sources},
     failure::failure,
     package::Built,
 };
@@ -35,7 +35,8 @@ pub fn run(built: &Built, name: &str, args: &[String], sources: &Sources, say: f
         return Err(failed(name, &output, &other, say));
     }
     other.iter().for_each(|line| say(line));
-    Err(Mistakes { subject: name.to_owned(), mistakes, sources: sources.clone() }.into())
+    let severity = Severity::Error;
+    Err(Mistakes { severity, subject: name.to_owned(), mistakes, sources: sources.clone() }.into())
 }
 
 /// Returns the error for a model that failed without reporting mistakes.

@@ -7,7 +7,7 @@
 //! [`host`]), [`program`] (from a model file to a program, with `builtin`, `package`, `execute` and
 //! `store`), [`lower`] (through the compiler), [`artefact`] (in memory), [`device`] (plugins and sessions),
 //! [`session`] (programs with parameters), [`ahead`] and [`measured`] (through a plugin's compiler), [`fit`]
-//! (programs that are too large), [`verification`] (imported models). Errors are in [`failure`] and
+//! (programs that are too large), [`lint`] (warnings), [`summary`] (facts of a valid program), [`verification`] (imported models). Errors are in [`failure`] and
 //! [`diagnostics`], atomic writes are in [`files`]. [`call`] calls one function, [`children`] ends processes
 //! such as cargo, and [`hosts`] is for sessions of several processes.
 
@@ -24,6 +24,7 @@ pub mod files;
 pub mod fit;
 pub mod host;
 pub mod hosts;
+pub mod lint;
 pub mod lower;
 pub mod measured;
 mod package;
@@ -34,6 +35,7 @@ pub mod request;
 pub mod session;
 pub mod settings;
 mod store;
+pub mod summary;
 pub mod target;
 pub mod verification;
 

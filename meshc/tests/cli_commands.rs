@@ -360,3 +360,25 @@ fn a_plan_ranks_meshes_of_the_slice() {
     let args = ["plan", &path, "--target", "tpu:v5e:2x4"];
     place.run(&args).fails(&["no function `train_step`", "it has"]);
 }
+
+#[test]
+fn check_warns_of_a_layout_that_repeats_work_and_names_the_missing_rule() {
+    let place = Workplace::new();
+    let check = |more: &[&str]| {
+        let mut args = vec!["check", "switch_tiny", "--mesh", "data=2,expert=4"];
+        args.extend(more);
+        place.run(&args)
+    };
+    let own = check(&["--deny", "all"]).succeeds();
+    assert_eq!(own.err, "");
+    // The library's layout without `expert_batch:data`.
+    let forgotten = ["--layout", "batch:data+expert,experts:expert"];
+    let warned = check(&forgotten).succeeds();
+    let parts =
+        ["warning[wasteful_layout]", "1.6 times", "(22.7 G FLOPs", "axis `data`", "computes 14.7 G FLOPs"];
+    for part in parts {
+        assert!(warned.err.contains(part), "{part}: {}", warned.err);
+    }
+    check(&[&forgotten[..], &["--deny", "wasteful_layout"]].concat()).fails(&["error[wasteful_layout]"]);
+    check(&["--deny", "wastefull"]).fails(&["--deny wastefull", "wasteful_layout"]);
+}

@@ -15,6 +15,7 @@ pub mod optimized;
 pub mod part;
 pub mod placed;
 mod purposes;
+pub mod replicated;
 pub mod table;
 #[cfg(test)]
 mod tests;

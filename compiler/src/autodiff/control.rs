@@ -9,11 +9,12 @@
 //! it needs.
 
 use super::{
-    Body, Inst, Op, Outcome, Phase, Site, Value, activity, inline,
+    Body, Inst, Op, Outcome, Phase, Site, Value, inline,
     remat::{self, Fate},
     shape::fresh,
     tape::{Bwd, Tape},
 };
+use crate::activity;
 use indexmap::IndexMap;
 use mesh::{
     DType, TensorDim, Type,

@@ -17,7 +17,6 @@
 //! of `abs` at 0 is 0; `x^y` has derivative 0 in `y` where `x` is 0. A sum of bf16 cotangents over many
 //! elements is computed in float32.
 
-mod activity;
 mod contract;
 mod control;
 mod elementwise;
@@ -29,6 +28,7 @@ mod tape;
 #[cfg(test)]
 mod tests;
 
+use crate::activity;
 use mesh::{
     Body, Diagnostic, Diagnostics, Env, Inst, Module, Op, Site, Value,
     ir::{Control, Phase},

@@ -26,6 +26,8 @@ pub struct Setting {
 #[derive(Debug, Default)]
 pub struct Args {
     dtype: Option<String>,
+    /// True once the program has read `--dtype`.
+    typed: Cell<bool>,
     given: Vec<(String, String)>,
     schedule: Vec<(String, String)>,
     /// True once the program has read its schedule.
@@ -83,6 +85,7 @@ impl Args {
 
     /// Returns the value of `--dtype`, one of `choices`. The first of them is the default.
     pub fn dtype<'a>(&self, choices: &[&'a str]) -> &'a str {
+        self.typed.set(true);
         self.choose("`--dtype`", self.dtype.as_deref(), choices, choices.first().copied().unwrap_or(""))
     }
 
@@ -146,6 +149,10 @@ impl Args {
         if let Some((key, value)) = self.schedule.first().filter(|_| !self.scheduled.get()) {
             let message = format!("`--schedule {key}={value}`: this program does not read a schedule");
             wrong.push(Diagnostic::new("", message).help("remove it, or read it with `args.schedule(…)`"));
+        }
+        if let Some(dtype) = self.dtype.as_ref().filter(|_| !self.typed.get()) {
+            let message = format!("`--dtype {dtype}`: this program does not read a precision");
+            wrong.push(Diagnostic::new("", message).help("remove it, or read it with `args.dtype(…)`"));
         }
         for (key, _) in &self.given {
             let in_schedule = self.scheduled.get() && entry(key).is_some();

@@ -57,6 +57,25 @@ pub fn missing(module: &Module, purpose: Purpose) -> Vec<String> {
     problems
 }
 
+/// Returns the outputs that no command reads, as pairs of function and output. Training functions have none:
+/// every output of theirs is a metric. Functions that the contract does not name are for `meshc run`.
+pub fn unused_outputs(module: &Module) -> Vec<(Name, Name)> {
+    let Some(task) = &module.task else { return Vec::new() };
+    let purpose = match task.kind {
+        TaskKind::Train { .. } => return Vec::new(),
+        TaskKind::Score => Purpose::Score,
+        TaskKind::Generate(_) => Purpose::Generate,
+    };
+    let read = signatures(task, purpose, module);
+    let unused =
+        read.iter().filter_map(|s| Some((s, module.function(s.function)?))).flat_map(|(s, function)| {
+            let unread =
+                function.outputs.iter().filter(|name| s.outputs.iter().all(|port| port.name != **name));
+            unread.map(|name| (function.name.clone(), name.clone()))
+        });
+    unused.collect()
+}
+
 /// Returns the problems of the values of a task, one sentence each.
 pub fn values(task: &Task) -> Vec<String> {
     let mut problems = Vec::new();

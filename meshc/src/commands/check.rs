@@ -2,26 +2,21 @@
 
 use crate::{
     args::{model::ModelArgs, placement::PlacementArgs},
-    output::{host::HOST, stream::outln},
+    output::{
+        host::HOST,
+        stream::{errln, outln},
+    },
 };
 use anyhow::Result;
-use compiler::{
-    pipeline::{Placement, Stage},
-    precision,
-};
+use compiler::pipeline::Stage;
 use driver::{
     diagnostics::Mistakes,
+    lint,
     lower::{Watch, lower},
     placement::place,
     program,
     request::Request,
-};
-use mesh::{
-    Module, Site,
-    task::{
-        TaskKind,
-        check::{Purpose, missing},
-    },
+    summary::summary,
 };
 use serde_json::json;
 use std::path::PathBuf;
@@ -35,17 +30,30 @@ pub struct Args {
     settings: ModelArgs,
     #[command(flatten)]
     placement: PlacementArgs,
-    /// Print the result as JSON: {"ok", "program", "mistakes"}
+    /// Warnings that are errors, by label, or all; repeatable
+    #[arg(long, value_name = "LABEL")]
+    deny: Vec<String>,
+    /// Print the result as JSON: {"ok", "program", "mistakes", "warnings"}
     #[arg(long)]
     json: bool,
 }
 
 /// Runs every stage except the last.
 pub fn run(args: &Args) -> Result<()> {
-    let result = check(args);
+    let denied = lint::denied(&args.deny)?;
+    let result = check(args).and_then(|(said, warnings)| {
+        let (denied, warnings) = warnings.split(&denied);
+        if denied.mistakes.is_empty() { Ok((said, warnings.as_warnings())) } else { Err(denied.into()) }
+    });
     if !args.json {
-        return result.map(|said| outln!("{said}"));
+        return result.map(|(said, warnings)| {
+            if !warnings.mistakes.is_empty() {
+                errln!("{warnings}");
+            }
+            outln!("{said}");
+        });
     }
+    let warnings = result.as_ref().map_or(json!([]), |(_, warnings)| warnings.json());
     let mistakes = match &result {
         Ok(_) => json!([]),
         Err(error) => match error.downcast_ref::<Mistakes>() {
@@ -53,11 +61,14 @@ pub fn run(args: &Args) -> Result<()> {
             None => json!([{"message": error.to_string()}]),
         },
     };
-    outln!("{:#}", json!({"ok": result.is_ok(), "program": args.model, "mistakes": mistakes}));
+    outln!(
+        "{:#}",
+        json!({"ok": result.is_ok(), "program": args.model, "mistakes": mistakes, "warnings": warnings})
+    );
     result.map(drop)
 }
 
-fn check(args: &Args) -> Result<String> {
+fn check(args: &Args) -> Result<(String, Mistakes)> {
     let request = Request {
         settings: args.settings.options(),
         placement: args.placement.options(),
@@ -65,66 +76,7 @@ fn check(args: &Args) -> Result<String> {
     };
     let program = program::load(&request)?;
     let placement = place(&program.module, &request.placement)?;
-    lower(&program, &placement, Stage::SimplifyLocal, &mut Watch::default())?;
-    let functions: Vec<String> = program.module.functions.iter().map(|f| f.name.to_string()).collect();
-    let place = match placement.mesh.devices() {
-        1 => "one device".to_owned(),
-        n => format!("{n} devices ({}), {}", placement.mesh, split(&program.module, &placement)),
-    };
-    let valid = format!("{} is valid: {} on {place}", program.module.name, functions.join(", "));
-    let mut lines = vec![valid];
-    lines.extend(selective(&program.module));
-    lines.push(readiness(&program.module));
-    Ok(lines.join("\n"))
-}
-
-/// Describes the proof of selective precision; `None` for programs of other precisions. Mistakes were
-/// reported before.
-fn selective(module: &Module) -> Option<String> {
-    let routers = precision::is_selective(module).then(|| precision::routers(module).ok()).flatten()?;
-    let places = |sites: &[Site]| {
-        let mut places: Vec<String> = sites.iter().map(|s| format!("{}:{}", s.file, s.line)).collect();
-        places.dedup();
-        places.join(", ")
-    };
-    let mut line = match routers.products.len() {
-        0 => "selective precision: the program has no router: no product decides where values go".to_owned(),
-        n => format!("selective precision: {n} routers compute in f32 ({})", places(&routers.products)),
-    };
-    if !routers.rounded.is_empty() {
-        line.push_str(&format!("; `round_bf16` rounds their values at {}", places(&routers.rounded)));
-    }
-    Some(line)
-}
-
-/// Describes how a program is split over the mesh.
-fn split(module: &Module, placement: &Placement) -> String {
-    if !module.env.mesh.axes().is_empty() {
-        "already partitioned".to_owned()
-    } else if placement.layout.rules.is_empty() {
-        "with no dim split".to_owned()
-    } else {
-        format!("with the layout {}", placement.layout)
-    }
-}
-
-/// Describes the uses of a program, such as `trainable: yes (span corruption, 32 rows of 128 → 128 tokens)`,
-/// or the parts that it lacks.
-fn readiness(module: &Module) -> String {
-    let (word, purpose) = match module.task.as_ref().map(|task| task.kind) {
-        None | Some(TaskKind::Train { .. }) => ("trainable", Purpose::Train),
-        Some(TaskKind::Score) => ("scores", Purpose::Score),
-        Some(TaskKind::Generate(_)) => ("generates", Purpose::Generate),
-    };
-    let missing = missing(module, purpose);
-    let Some(task) = module.task.as_ref().filter(|_| missing.is_empty()) else {
-        return format!("{word}: no: {}", missing.join(&format!("\n{word}: no: ")));
-    };
-    let mut line = format!("{word}: yes ({})", task.summary());
-    if purpose == Purpose::Train {
-        self::missing(module, Purpose::Evaluate)
-            .iter()
-            .for_each(|missing| line.push_str(&format!("\nevaluation: no: {missing}")));
-    }
-    line
+    let lowered = lower(&program, &placement, Stage::SimplifyLocal, &mut Watch::default())?;
+    let warnings = lint::lints(&program, &placement, lowered.as_ref().map(|lowered| &lowered.local));
+    Ok((summary(&program, &placement), Mistakes::new(program.name.as_str(), &warnings, &program.sources)))
 }

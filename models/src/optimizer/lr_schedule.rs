@@ -88,9 +88,8 @@ impl LrSchedule {
         let warmup = f64::from(self.warmup.max(1));
         let rest = f64::from(self.steps) - warmup;
         let share = || ((t - warmup) / rest).maximum(0.0).minimum(1.0);
-        let rise = (t / warmup).minimum(1.0);
         let flat = self.decays.contains(&Decay::T5);
-        let mut product = if flat { rise.graph().constant(1.0, rise.dtype()) } else { rise };
+        let mut product = if flat { t.graph().constant(1.0, t.dtype()) } else { (t / warmup).minimum(1.0) };
         for decay in &self.decays {
             product *= match decay {
                 Decay::Constant => continue,

@@ -5,7 +5,7 @@ use crate::facts::{Flow, flow};
 use mesh::{Body, Inst, Value, arena::Id, ir::Scan};
 
 /// Flags, by index of the value, of the values that depend on one of `seeds`.
-pub(super) fn varied(body: &Body, seeds: &[Value]) -> Vec<bool> {
+pub(crate) fn varied(body: &Body, seeds: &[Value]) -> Vec<bool> {
     let mut flags = vec![false; body.values.len()];
     for seed in seeds {
         flags[seed.index()] = body.ty(*seed).dtype.is_float();
@@ -19,10 +19,22 @@ pub(super) fn varied(body: &Body, seeds: &[Value]) -> Vec<bool> {
     flags
 }
 
+/// The values of `xs` on which `loss` does not depend through operations with a derivative: their gradient is
+/// zero whatever the inputs are.
+pub(crate) fn without_gradient(body: &Body, loss: Value, xs: &[Value]) -> Vec<Value> {
+    let flags = useful_to(body, &[loss], &[true]);
+    xs.iter().copied().filter(|x| !flags[x.index()]).collect()
+}
+
 /// Flags of the values on which a result flagged in `results` depends.
 fn useful(body: &Body, results: &[bool]) -> Vec<bool> {
+    useful_to(body, &body.results, results)
+}
+
+/// Flags of the values on which a value of `ends` flagged in `wanted` depends.
+fn useful_to(body: &Body, ends: &[Value], wanted: &[bool]) -> Vec<bool> {
     let mut flags = vec![false; body.values.len()];
-    for (result, flag) in body.results.iter().zip(results) {
+    for (result, flag) in ends.iter().zip(wanted) {
         flags[result.index()] |= flag & body.ty(*result).dtype.is_float();
     }
     for inst in body.insts.iter().rev() {
@@ -71,7 +83,7 @@ fn backward(inst: &Inst, results: &[bool]) -> Vec<bool> {
 }
 
 /// Flags of the values of a scan's body that depend on flagged arguments, in any iteration.
-pub(super) fn scan_varied(scan: &Scan, args: &[bool]) -> Vec<bool> {
+pub(crate) fn scan_varied(scan: &Scan, args: &[bool]) -> Vec<bool> {
     let mut args = args.to_vec();
     loop {
         let flags = varied(&scan.body, &flagged(&scan.body.params, &args));
@@ -89,7 +101,7 @@ pub(super) fn scan_varied(scan: &Scan, args: &[bool]) -> Vec<bool> {
 
 /// Flags of the results of a scan's body that get a cotangent in some iteration, given the flags of the
 /// scan's results. Carries that do not vary get none.
-pub(super) fn scan_slots(scan: &Scan, varied: &[bool], results: &[bool]) -> Vec<bool> {
+pub(crate) fn scan_slots(scan: &Scan, varied: &[bool], results: &[bool]) -> Vec<bool> {
     fixpoint(scan, varied, results).0
 }
 
