@@ -14,7 +14,7 @@ use serde_json::{Map, Number, Value};
 use std::fs::File;
 
 /// The fields of one record: an object of JSON Lines, or a row of Parquet.
-pub(super) type Fields = Map<String, Value>;
+pub type Fields = Map<String, Value>;
 
 /// Calls `take` with all rows, in order, each with its number in the file.
 pub(super) fn records(

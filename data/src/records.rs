@@ -1,8 +1,9 @@
 //! Records of files: the objects of JSON Lines and the rows of Parquet, with all of their fields.
 
+pub use super::parquet_records::Fields;
+
 use super::{
     format::{self, is_parquet},
-    parquet_records::Fields,
     reading::Stop,
 };
 use crate::{Error, Result};

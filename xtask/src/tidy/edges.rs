@@ -7,7 +7,7 @@ use super::Tree;
 use crate::Finding;
 
 /// A crate and those of our crates that it may depend on.
-const EDGES: [(&str, &[&str]); 19] = [
+const EDGES: [(&str, &[&str]); 20] = [
     ("mesh", &[]),
     ("proto", &[]),
     ("pjrt", &[]),
@@ -19,6 +19,7 @@ const EDGES: [(&str, &[&str]); 19] = [
     ("report", &["mesh", "compiler", "proto", "page"]),
     ("plan", &["mesh", "compiler", "report"]),
     ("data", &["proto"]),
+    ("tasks", &["proto", "data"]),
     ("runtime", &["proto", "pjrt", "data", "job"]),
     ("interchange", &["mesh", "proto", "models", "runtime"]),
     ("driver", &["mesh", "compiler", "report", "proto", "pjrt", "runtime", "models", "interchange", "job"]),
@@ -30,7 +31,7 @@ const EDGES: [(&str, &[&str]); 19] = [
 ];
 
 /// The crates that `meshc`, `tests` and `bench` may use.
-const ALL: [&str; 16] = [
+const ALL: [&str; 17] = [
     "mesh",
     "proto",
     "pjrt",
@@ -42,6 +43,7 @@ const ALL: [&str; 16] = [
     "report",
     "plan",
     "data",
+    "tasks",
     "runtime",
     "interchange",
     "driver",

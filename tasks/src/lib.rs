@@ -1,0 +1,24 @@
+//! Supervised tasks: examples of an input and a target, made of the fields of data files, and metrics of
+//! predictions.
+//!
+//! Reading order: [`template`] (text with fields), [`filter`] (changes of a field), [`spec`] (the task file),
+//! [`label`] (label sets), [`example`] (one record becomes an example), [`ready`] (task files that are part
+//! of mesh), [`task`] (tasks as the user names them, and their examples by split), [`source`] (batches for
+//! training and evaluation); [`metric`] (the metrics by name) and [`metrics`] (their definitions).
+
+pub mod example;
+pub mod filter;
+pub mod label;
+pub mod metric;
+pub mod metrics;
+pub mod ready;
+pub mod source;
+pub mod spec;
+pub mod task;
+pub mod template;
+
+pub use example::Example;
+pub use metric::Metric;
+pub use source::{TaskSource, batches};
+pub use spec::{Split, TaskSpec};
+pub use task::Task;
