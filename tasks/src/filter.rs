@@ -1,6 +1,6 @@
 //! Changes of a field's value in a template: `{score|round 0.2}`.
 
-use crate::template::text_of;
+use crate::value::text_of;
 use data::records::Fields;
 use serde_json::Value;
 

@@ -1,6 +1,9 @@
 //! Label sets: the texts among which the target is one.
 
-use crate::template::{Template, lookup, text_of};
+use crate::{
+    template::Template,
+    value::{lookup, text_of},
+};
 use data::records::Fields;
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,8 +17,8 @@ pub struct LabelSpec {
     pub field: String,
     /// The text of each label: templates, or the name of a field with a list of texts.
     pub names: Names,
-    /// The values of the field for each label, in the order of the names: texts, or the name of a field with a
-    /// list of them. `None` means indices and the names themselves.
+    /// The values of the field for each label, in the order of the names: texts, or the name of a field
+    /// with a list of them. `None` means indices and the names themselves.
     #[serde(default)]
     pub values: Option<Values>,
 }
@@ -40,7 +43,8 @@ pub enum Values {
     Field(String),
 }
 
-/// Returns the labels of a record, and the index of the right one. `None` means that it is hidden: null, or -1.
+/// Returns the labels of a record, and the index of the right one. `None` means that it is hidden: null,
+/// or -1.
 ///
 /// # Errors
 /// A sentence without subject about the record.

@@ -99,8 +99,8 @@ impl TaskSpec {
         Self::parse(&text, &stem, &path.display().to_string(), folder)
     }
 
-    /// Parses the text of a task file. `name` is the default of its name, `origin` names the file in messages,
-    /// and `folder` is that of relative paths.
+    /// Parses the text of a task file. `name` is the default of its name, `origin` names the file in
+    /// messages, and `folder` is that of relative paths.
     ///
     /// # Errors
     /// The text is no task.
@@ -128,7 +128,8 @@ impl TaskSpec {
         Ok(spec)
     }
 
-    /// Returns the task of a file of records with the fields `inputs` and `targets`. Every split is this file.
+    /// Returns the task of a file of records with the fields `inputs` and `targets`. Every split is this
+    /// file.
     pub fn of_pairs(path: &Path) -> Self {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let name = name.split('.').next().unwrap_or_default();

@@ -1,12 +1,13 @@
-//! Metrics of classes: F1 of one class, macro-averaged F1, F1 of several labels, and the correlation coefficient
-//! of Matthews.
+//! Metrics of classes: F1 of one class, macro-averaged F1, F1 of several labels, and the correlation
+//! coefficient of Matthews.
 
 use std::collections::BTreeSet;
 
 /// A target class and a predicted one. `None` means that the prediction is no class, which is always wrong.
 pub type Classes = (usize, Option<usize>);
 
-/// Returns the F1 of class 1 in [0, 1], for two classes. A prediction that is no class counts as the wrong one.
+/// Returns the F1 of class 1 in [0, 1], for two classes. A prediction that is no class counts as the wrong
+/// one.
 pub fn binary_f1(all: &[Classes]) -> f64 {
     let of = |(target, predicted): &Classes| (*target, Some(predicted.unwrap_or(usize::from(*target != 1))));
     f1_of(1, &all.iter().map(of).collect::<Vec<_>>())
@@ -35,8 +36,8 @@ pub fn multi_label_f1<'a>(all: impl IntoIterator<Item = (BTreeSet<&'a str>, BTre
     if same == 0 { 0.0 } else { 2.0 * same as f64 / sizes as f64 }
 }
 
-/// Returns the correlation coefficient of Matthews for any number of classes (Gorodkin 2004), in [-1, 1]; 0 if
-/// all targets or all predictions are the same. Predictions that are no class form one more.
+/// Returns the correlation coefficient of Matthews for any number of classes (Gorodkin 2004), in [-1, 1];
+/// 0 if all targets or all predictions are the same. Predictions that are no class form one more.
 pub fn matthews(all: &[Classes]) -> f64 {
     let most = all.iter().map(|(t, p)| (*t).max(p.unwrap_or(0))).max().unwrap_or(0);
     let (mut of_target, mut of_predicted) = (vec![0.0; most + 2], vec![0.0; most + 2]);

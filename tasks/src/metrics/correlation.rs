@@ -1,6 +1,7 @@
 //! Correlation coefficients of numbers.
 
-/// Returns Pearson's correlation coefficient; NaN if either side is constant or there are fewer than two pairs.
+/// Returns Pearson's correlation coefficient; NaN if either side is constant or there are fewer than two
+/// pairs.
 pub fn pearson(all: &[(f64, f64)]) -> f64 {
     let n = all.len() as f64;
     let mean = |of: fn(&(f64, f64)) -> f64| all.iter().map(of).sum::<f64>() / n;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-/// Returns an answer in lower case, without punctuation of ASCII and articles, its words separated by one space.
+/// Returns an answer in lower case, without punctuation of ASCII and articles, its words separated by one
+/// space.
 pub fn normalized(answer: &str) -> String {
     let letters = answer.to_lowercase().chars().filter(|c| !c.is_ascii_punctuation()).collect::<String>();
     without_articles(&letters).split(is_space).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
