@@ -7,9 +7,10 @@
 //! [`host`]), [`program`] (from a model file to a program, with `builtin`, `package`, `execute` and
 //! `store`), [`lower`] (through the compiler), [`artefact`] (in memory), [`device`] (plugins and sessions),
 //! [`session`] (programs with parameters), [`ahead`] and [`measured`] (through a plugin's compiler), [`fit`]
-//! (programs that are too large), [`lint`] (warnings), [`summary`] (facts of a valid program), [`verification`] (imported models). Errors are in [`failure`] and
-//! [`diagnostics`], atomic writes are in [`files`]. [`call`] calls one function, [`children`] ends processes
-//! such as cargo, and [`hosts`] is for sessions of several processes.
+//! (programs that are too large), [`lint`] (warnings), [`summary`] (facts of a valid program),
+//! [`verification`] (imported models). Errors are in [`failure`] and [`diagnostics`], atomic writes are in
+//! [`files`]. [`call`] calls one function, [`children`] ends processes such as cargo, [`inputs`] reads the
+//! inputs of generation, and [`hosts`] is for sessions of several processes.
 
 pub mod ahead;
 pub mod artefact;
@@ -24,6 +25,7 @@ pub mod files;
 pub mod fit;
 pub mod host;
 pub mod hosts;
+pub mod inputs;
 pub mod lint;
 pub mod lower;
 pub mod measured;

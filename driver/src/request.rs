@@ -2,14 +2,15 @@
 
 use crate::{
     failure::failure,
-    files::is_artefact,
+    files::{self, is_artefact},
     host::Host,
     placement::PlacementOptions,
     plugin::{Flags, PluginOptions},
     settings::{Settings, key},
-    target::TargetOptions,
+    target::{Target, TargetOptions},
 };
 use anyhow::Result;
+use runtime::plugin::Platform;
 use std::path::{Path, PathBuf};
 
 /// The input of every build.
@@ -55,6 +56,16 @@ impl Request {
     /// Returns the number of devices of the mesh.
     pub fn devices(&self) -> usize {
         self.placement.mesh.as_ref().map_or(1, mesh::Mesh::devices)
+    }
+
+    /// Returns true if the program runs on TPUs, as far as the request tells.
+    pub fn is_for_tpus(&self) -> bool {
+        let of_artefact = || {
+            let artefact = is_artefact(&self.subject).then(|| files::open(&self.subject).ok())??;
+            Platform::of_target(&artefact.manifest.target).ok()
+        };
+        let platform = self.plugin.platform().or_else(|| self.target.target.as_ref().map(Target::platform));
+        platform.or_else(of_artefact) == Some(Platform::Tpu)
     }
 
     /// Returns the request with additional schedule entries.

@@ -4,9 +4,16 @@
 //! that are called are compiled.
 
 use crate::{
-    artefact, device,
+    artefact,
+    device::{self, Chosen},
     failure::failure,
-    files, program,
+    files,
+    hosts::{
+        self,
+        agree::{self, Facts, agree},
+        member::Member,
+    },
+    program,
     program::Program,
     request::{Request, Setting},
 };
@@ -14,10 +21,11 @@ use anyhow::Result;
 use interchange::Origin;
 use mesh::{Diagnostics, Site, dsl::Args, task::check::Purpose};
 use runtime::{
-    Checkpoint, Session,
+    Artefact, Checkpoint, Session,
     checkpoint::{RestoreScope, folder::list, is_url},
+    train::compare_executables,
 };
-use std::path::Path;
+use std::{env, fmt::Debug, path::Path};
 
 /// The checkpoint of a session.
 #[derive(Debug)]
@@ -28,18 +36,32 @@ pub struct Parameters {
     is_subject: bool,
 }
 
-/// Opens a session and restores the parameters. `settings` apply unless the user has set them; only
-/// `functions` of the program are compiled.
+/// A program with its parameters and the inputs of a command, before a device is used.
+pub struct Prepared<T> {
+    /// The parameters.
+    pub parameters: Parameters,
+    /// The program.
+    pub artefact: Artefact,
+    /// The functions that are called. All processes of a job compile them in this order.
+    pub functions: &'static [&'static str],
+    /// The inputs of the command.
+    pub inputs: T,
+    /// The digest of the inputs, equal in all processes of a job.
+    pub digest: String,
+}
+
+/// Returns the program of a session. `settings` apply unless the user has set them; only `functions` of the
+/// program are compiled.
 ///
 /// # Errors
 /// Among others, if the program lacks something for `purpose`.
-pub fn open(
+pub fn artefact(
     request: &Request,
     Parameters { checkpoint, is_subject }: &Parameters,
     settings: &[Setting],
     purpose: Purpose,
     functions: &[&str],
-) -> Result<Session> {
+) -> Result<Artefact> {
     let artefact = if files::is_artefact(&request.subject) {
         artefact::opened(request)?
     } else {
@@ -57,9 +79,52 @@ pub fn open(
     for name in functions {
         artefact.function(name)?;
     }
-    let mut session = device::session(request, artefact)?;
-    session.restore(checkpoint, RestoreScope::Params)?;
-    Ok(session)
+    Ok(artefact)
+}
+
+/// Opens a session and restores the parameters. In a job, compares first what the processes have prepared, or
+/// the error of one of them, and then their executables.
+///
+/// # Errors
+/// Preparation failed here or in another process, or the processes differ.
+pub fn open<T>(member: &Member, request: &Request, prepared: Result<Prepared<T>>) -> Result<(Session, T)> {
+    let prepared = prepared.and_then(|prepared| {
+        let chosen = device::load_for(request, &prepared.artefact)?;
+        let facts = if member.is_in_job() { facts(&prepared, &chosen)? } else { Facts::new() };
+        Ok(((prepared, chosen), facts))
+    });
+    let (Prepared { parameters, artefact, functions, inputs, .. }, chosen) =
+        agree(member, "start", prepared)?;
+    let mut session = match member.is_in_job() {
+        true => hosts::device::session(request, &chosen, artefact, member)?,
+        false => device::on(&chosen, request, artefact)?,
+    };
+    session.restore(&parameters.checkpoint, RestoreScope::Params)?;
+    if member.is_in_job() {
+        member.job.enter("compile", 0);
+        for function in functions {
+            session.compile(function)?;
+        }
+        compare_executables(&member.job, "the command", session.compilations())?;
+    }
+    Ok((session, inputs))
+}
+
+/// Returns the digest of inputs, of 16 hexadecimal digits.
+pub fn digest(inputs: &impl Debug) -> String {
+    compiler::artefact::digest(format!("{inputs:?}").as_bytes())[..16].to_owned()
+}
+
+/// Returns the facts that must be equal in all processes of a job.
+fn facts<T>(prepared: &Prepared<T>, chosen: &Chosen) -> Result<Facts> {
+    let mut facts = agree::of_program()?;
+    facts.insert("command line".to_owned(), agree::of_words(env::args().skip(1)));
+    facts.insert("plugin".to_owned(), agree::digest(&chosen.found.path)?);
+    facts.insert("program".to_owned(), agree::of_artefact(&prepared.artefact)?);
+    facts.insert("inputs".to_owned(), prepared.digest.clone());
+    let checkpoint = &prepared.parameters.checkpoint;
+    facts.insert("checkpoint".to_owned(), format!("step {}, {}", checkpoint.step(), checkpoint.digest()));
+    Ok(facts)
 }
 
 /// Opens `checkpoint`, or else the checkpoint that is the subject.

@@ -9,6 +9,7 @@ use crate::{
 };
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser};
+use driver::hosts::start;
 use std::{env, ffi::OsString, process::ExitCode};
 
 /// Compiles, trains and runs mesh-tensor programs: named dims over named axes of devices
@@ -68,19 +69,20 @@ pub enum Command {
 impl Command {
     /// Runs the command.
     pub fn run(self) -> Result<ExitCode> {
+        let one = start::stay_on_one;
         match self {
             Self::Check(args) => check::run(&args)?,
-            Self::Compile(args) => compile::run(&args)?,
-            Self::Report(args) => report::run(&args)?,
-            Self::Plan(args) => return plan::run(&args),
-            Self::Run(args) => run::run(&args)?,
+            Self::Compile(args) => one("compile").and_then(|()| compile::run(&args))?,
+            Self::Report(args) => one("report").and_then(|()| report::run(&args))?,
+            Self::Plan(args) => return one("plan").and_then(|()| plan::run(&args)),
+            Self::Run(args) => one("run").and_then(|()| run::run(&args))?,
             Self::Train(args) => return train::run(*args),
             Self::Runs(args) => runs::run(&args)?,
-            Self::Eval(args) => eval::run(&args)?,
-            Self::Generate(args) => generate::run(&args)?,
-            Self::Score(args) => score::run(&args)?,
+            Self::Eval(args) => return eval::run(&args),
+            Self::Generate(args) => return generate::run(&args),
+            Self::Score(args) => return score::run(&args),
             Self::Checkpoint(args) => return checkpoint::run(&args),
-            Self::Convert(args) => return convert::run(&args),
+            Self::Convert(args) => return one("convert").and_then(|()| convert::run(&args)),
             Self::Data(args) => data::run(&args)?,
             Self::Models(args) => models::run(&args)?,
             Self::Plugin(args) => plugin::run(&args)?,
@@ -216,12 +218,7 @@ mod tests {
         (&["train"], "max-skipped", &["0"]),
         (&["train"], "mix-temperature", &["0", "-1"]),
         (&["train"], "mix-cap", &["0"]),
-        (&["train"], "hosts", &["0", "-1"]),
-        (&["train"], "rank", &["-1", "4294967296"]),
-        (&["train"], "processes", &["0"]),
         (&["train"], "restarts", &["-1"]),
-        (&["train"], "dead-after", &["0", "nan"]),
-        (&["train"], "join-within", &["-1", "inf"]),
         (&["eval"], "held-out", &["0", "1"]),
         (&["eval"], "batches", &["0"]),
         (&["eval"], "mix-temperature", &["0"]),
@@ -255,12 +252,28 @@ mod tests {
         (&["convert", "to-hf"], "shard-size", &["0"]),
     ];
 
+    /// The same for the commands that run in several processes.
+    const INVALID_PLACES: [(&str, &[&str]); 5] = [
+        ("hosts", &["0", "-1"]),
+        ("rank", &["-1", "4294967296"]),
+        ("processes", &["0"]),
+        ("dead-after", &["0", "nan"]),
+        ("join-within", &["-1", "inf"]),
+    ];
+
+    fn invalid() -> impl Iterator<Item = (&'static [&'static str], &'static str, &'static [&'static str])> {
+        let commands: [&[&str]; 4] = [&["train"], &["eval"], &["generate"], &["score"]];
+        let places =
+            commands.into_iter().flat_map(|c| INVALID_PLACES.map(|(option, values)| (c, option, values)));
+        INVALID.iter().copied().chain(places)
+    }
+
     #[test]
     fn numbers_outside_their_range_are_refused_with_option_and_value() {
-        for (command, option, values) in INVALID {
-            for value in *values {
+        for (command, option, values) in invalid() {
+            for value in values {
                 let typed = format!("--{option}={value}");
-                let words = [&["meshc"], *command, &[typed.as_str()]].concat();
+                let words = [&["meshc"], command, &[typed.as_str()]].concat();
                 let error = Cli::command().try_get_matches_from(words).unwrap_err().to_string();
                 let names = format!("invalid value '{value}' for '--{option} ");
                 assert!(error.contains(&names), "{command:?}: `{names}` is not in:\n{error}");
@@ -301,7 +314,7 @@ mod tests {
         validated(&Cli::command(), &["meshc".to_owned()], &mut all);
         assert!(all.len() > INVALID.len(), "{all:?}");
         for (command, option) in all {
-            let listed = INVALID.iter().any(|(words, name, _)| command == *words && option == *name);
+            let listed = invalid().any(|(words, name, _)| command == words && option == name);
             assert!(
                 listed || others.contains(&option.as_str()),
                 "add `{option}` of {command:?} to the table"

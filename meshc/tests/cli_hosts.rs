@@ -1,4 +1,4 @@
-//! Training in several processes through the command line.
+//! Commands in several processes through the command line.
 
 use crate::support::{Ran, Workplace, cpu_plugin, home, model, say_skipped, tiny_switch};
 use serde_json::Value;
@@ -106,14 +106,17 @@ fn wait_for(path: &Path, word: &str) {
     }
 }
 
-/// Starts the ranks of a job one by one, as on several hosts. Their output goes to `out-RANK`.
+/// Starts the ranks of a job that trains one by one, as on several hosts. Their output goes to `out-RANK`.
 fn start(place: &Workplace, size: usize, more: impl Fn(usize) -> Vec<&'static str>) -> Vec<Child> {
+    start_ranks(place, size, |rank, flags| train(place, &[flags, &more(rank)].concat()))
+}
+
+/// Starts the ranks of a job with the flags of their places. Their output goes to `out-RANK`.
+fn start_ranks(place: &Workplace, size: usize, command: impl Fn(usize, &[&str]) -> Command) -> Vec<Child> {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let start = |rank: usize| {
         let (rank_word, size) = (rank.to_string(), size.to_string());
-        let flags = ["--hosts", &size, "--rank", &rank_word, "--coordinator", &free];
-        let more = more(rank);
-        let mut command = train(place, &[&flags[..], &more].concat());
+        let mut command = command(rank, &["--hosts", &size, "--rank", &rank_word, "--coordinator", &free]);
         let output = fs::File::create(place.at(&format!("out-{rank}"))).unwrap();
         command.env("MESH_JOB_TOKEN", "secret").stdin(Stdio::null());
         command.stdout(output.try_clone().unwrap()).stderr(output);
@@ -290,4 +293,96 @@ fn many_losses_at_random_moments() {
     for attempt in 0..10 {
         lose("-STOP", moments[attempt % moments.len()], attempt % 2);
     }
+}
+
+/// Returns a place with a checkpoint `ck` of a small model with experts, and inputs of the commands.
+fn trained() -> Workplace {
+    let place = Workplace::new();
+    let (path, data) = (model("switch_tiny.rs"), text());
+    let train = ["train", &path, "--data", &data, "--steps", "2", "--seed", "3", "--checkpoint-dir", "ck"];
+    place.run_on_cpu(&[&train[..], &tiny_switch()].concat()).succeeds();
+    place.write("in.txt", "let x = <extra_id_0>;\nfn main\nuse std\n");
+    place.write("pairs.tsv", "fn main\t{}\nlet x\t= 3;\n");
+    place
+}
+
+/// The commands with parameters. Each prints numbers to standard output.
+fn commands() -> [Vec<String>; 4] {
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let eval = format!("eval ck --mesh data=2 --data {} --batches 2 --json", text());
+    [
+        words("generate ck --mesh data=2 --input in.txt --max-length 6 --json"),
+        words("generate ck --mesh expert=2 --input in.txt --max-length 6 --json --method beam --beams 2"),
+        words("score ck --mesh expert=2 --input pairs.tsv"),
+        words(&eval),
+    ]
+}
+
+#[test]
+fn two_processes_generate_score_and_evaluate_as_one() {
+    let place = trained();
+    for words in commands() {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let alone = place.run_on_cpu(&words).succeeds().out;
+        for processes in ["1", "2"] {
+            let several = place.run_on_cpu(&[&words[..], &["--processes", processes]].concat()).succeeds();
+            assert_eq!(several.out, alone, "{words:?} in {processes} processes");
+        }
+    }
+}
+
+#[test]
+fn two_hosts_generate_as_one_and_rank_0_writes() {
+    let place = trained();
+    let words = ["generate", "ck", "--mesh", "data=2", "--input", "in.txt", "--max-length", "6"];
+    let alone = place.run_on_cpu(&words).succeeds().out;
+    let ranks = |more: [&'static [&'static str]; 2]| {
+        start_ranks(&place, 2, |rank, flags| {
+            let words = [&words[..], flags, &["--join-within", "60", "--output", "out.txt"], more[rank]];
+            let mut command = place.meshc(&words.concat());
+            command.env("MESH_PJRT_PLUGIN", cpu_plugin());
+            command
+        })
+    };
+    for (rank, child) in ranks([&[], &[]]).iter_mut().enumerate() {
+        let (code, output) = end(&place, rank, child);
+        assert_eq!(code, Some(0), "{output}");
+        assert!(output.contains(&format!("rank {rank} of 2 by flags")), "{output}");
+    }
+    assert_eq!(fs::read_to_string(place.at("out.txt")).unwrap(), alone);
+    fs::remove_file(place.at("out.txt")).unwrap();
+    // Both ranks refuse what differs, and the inputs that one of them cannot read.
+    for (rank, child) in ranks([&[], &["--min-length", "2"]]).iter_mut().enumerate() {
+        let (code, output) = end(&place, rank, child);
+        assert_eq!(code, Some(1), "{output}");
+        assert!(output.contains("the processes of this job differ:\n  command line: "), "{output}");
+    }
+    for (rank, child) in ranks([&[], &["--tokenizer", "none.json"]]).iter_mut().enumerate() {
+        let (code, output) = end(&place, rank, child);
+        assert_eq!(code, Some(1), "{output}");
+        assert!(output.contains("rank 1 (") && output.contains("none.json"), "{output}");
+    }
+    assert!(!place.at("out.txt").exists());
+}
+
+#[test]
+fn commands_of_one_process_refuse_to_run_in_several() {
+    let place = Workplace::new();
+    let path = model("t5_tiny.rs");
+    for words in [&["plan", &path][..], &["report", &path], &["run", &path, "init", "--outputs", "o"]] {
+        place.run(&[words, &["--processes", "2"]].concat()).fails_with(2, &["'--processes'"]);
+        let of_rank = |rank: &str| {
+            let mut command = place.meshc(words);
+            let job = [("SLURM_PROCID", rank), ("SLURM_STEP_NUM_TASKS", "4"), ("SLURM_STEP_NODELIST", "a")];
+            Ran::new(command.envs(job).output().unwrap())
+        };
+        let refusal = format!("`meshc {}` runs in one process, and this is rank 2 of 4 by SLURM", words[0]);
+        of_rank("2").fails(&[&refusal, "rank 0 runs it"]);
+        if words[0] == "report" {
+            of_rank("0").succeeds();
+        }
+    }
+    place.run(&["convert", "hf", "none", "--processes", "2"]).fails_with(2, &["'--processes'"]);
+    let standard_input = ["generate", "ck", "--input", "-", "--processes", "2"];
+    place.run(&standard_input).fails(&["only one process can read standard input", "--input"]);
 }

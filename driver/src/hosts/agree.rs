@@ -64,6 +64,22 @@ pub fn of_options(options: impl Iterator<Item = (String, String)>) -> Facts {
     shared.map(|(key, value)| (format!("option `{key}`"), value)).collect()
 }
 
+/// Returns the words of a command line without the options that may differ.
+pub fn of_words(words: impl Iterator<Item = String>) -> String {
+    let mut shared = Vec::new();
+    let mut is_value = false;
+    for word in words {
+        let option = word.strip_prefix("--").unwrap_or_default();
+        let name = option.split('=').next().unwrap_or_default();
+        if OWN.contains(&name) {
+            is_value = !option.contains('=');
+        } else if !std::mem::take(&mut is_value) {
+            shared.push(word);
+        }
+    }
+    shared.join(" ")
+}
+
 /// Returns the digest of a program and all its files.
 ///
 /// # Errors
@@ -86,4 +102,19 @@ pub fn digest(path: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(file).map_err(|e| anyhow::anyhow!("reading `{}`: {e}", path.display()))?;
     Ok(hasher.finalize().to_hex()[..16].to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_with_the_place_of_a_process_may_differ() {
+        let check = |words: &str, shared: &str| {
+            assert_eq!(of_words(words.split(' ').map(str::to_owned)), shared, "{words}");
+        };
+        check("score ck --input a --rank 1 --hosts 2", "score ck --input a --hosts 2");
+        check("score --rank=1 ck --coordinator h:1 --plugin=/a/b", "score ck");
+        check("score ck --input a", "score ck --input a");
+    }
 }

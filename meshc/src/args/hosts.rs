@@ -1,11 +1,11 @@
-//! The processes that train together.
+//! The processes that run a command together.
 
-use super::ranges::{at_least_one, positive, whole, whole_32};
+use super::ranges::{at_least_one, positive, whole_32};
 use driver::hosts::HostOptions;
 use job::{Limits, discover::Flags};
 use std::time::Duration;
 
-/// The place of this process among those that train together, or the number of processes to start.
+/// The place of this process among those that run a command together, or the number of processes to start.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct HostArgs {
     /// Number of hosts, each of which runs this command with its own --rank. Default: found on GKE, on TPU
@@ -20,15 +20,11 @@ pub struct HostArgs {
     /// Address at which rank 0 serves the others. MESH_JOB_TOKEN must have the same value on all hosts
     #[arg(long, value_name = "HOST:PORT", requires = "hosts")]
     coordinator: Option<String>,
-    /// Start N processes on this machine that train together on the CPU plugin: for tests, and to try a
-    /// layout over several hosts
+    /// Start N processes on this machine that run the command together on the CPU plugin: for tests, and to
+    /// try a layout over several hosts
     #[arg(long, value_name = "N", conflicts_with = "hosts", value_parser = at_least_one,
         allow_negative_numbers = true)]
     processes: Option<usize>,
-    /// Start the processes of --processes again from the newest checkpoint, at most N times, if one is lost
-    #[arg(long, value_name = "N", requires = "processes", requires = "place", value_parser = whole,
-        allow_negative_numbers = true)]
-    restarts: Option<usize>,
     /// Seconds without a sign of life after which a host counts as lost
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = positive,
         allow_negative_numbers = true)]
@@ -56,7 +52,7 @@ impl HostArgs {
                 ..defaults
             },
             processes: self.processes,
-            restarts: self.restarts.unwrap_or(0),
+            restarts: 0,
         }
     }
 }

@@ -1,12 +1,22 @@
 //! Programs with parameters: a model, an artefact or a checkpoint.
 
-use super::{model::ModelArgs, placement::PlacementArgs, plugin::PluginArgs};
+use super::{
+    hosts::HostArgs,
+    model::ModelArgs,
+    placement::PlacementArgs,
+    plugin::{PluginArgs, environment},
+};
 use crate::output::host::HOST;
+use anyhow::Result;
 use driver::{
+    hosts::{member::Member, start},
     request::Request,
     target::{Target, TargetOptions},
 };
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 /// A program, its parameters, and the devices it runs on.
 #[derive(clap::Args, Debug)]
@@ -26,17 +36,25 @@ pub struct SubjectArgs {
     target: Option<Target>,
     #[command(flatten)]
     plugin: PluginArgs,
+    #[command(flatten)]
+    hosts: HostArgs,
 }
 
 impl SubjectArgs {
-    /// Returns the request.
-    pub fn request(&self) -> Request {
-        Request {
+    /// Runs `work` in this process, or in all processes of a job. `input` is a file that all of them read.
+    pub fn run(
+        &self,
+        input: Option<&Path>,
+        work: impl FnOnce(&Member, &Request) -> Result<()>,
+    ) -> Result<ExitCode> {
+        environment(None)?;
+        let request = Request {
             settings: self.settings.options(),
             placement: self.placement.options(),
             target: TargetOptions { target: self.target.clone(), ..TargetOptions::default() },
             plugin: self.plugin.options(),
             ..Request::new(&self.subject, HOST)
-        }
+        };
+        start::run(&self.hosts.options(), request, input, work)
     }
 }

@@ -3,18 +3,23 @@
 use crate::{
     args::{
         data::DataOptions,
-        plugin::environment,
         ranges::{at_least_one, inner_share},
         subject::SubjectArgs,
     },
     output::stream::outln,
 };
 use anyhow::Result;
-use data::BatchSource;
-use driver::{failure::failure, session};
+use data::{BatchSource, Mixture};
+use driver::{
+    Request,
+    failure::failure,
+    hosts::member::Member,
+    session::{self, Prepared},
+};
 use mesh::task::check::Purpose;
 use runtime::{Contract, train};
 use serde_json::{Map, Value};
+use std::{process::ExitCode, sync::Arc};
 
 /// Arguments.
 #[derive(clap::Args, Debug)]
@@ -36,22 +41,16 @@ pub struct Args {
 }
 
 /// Evaluates.
-pub fn run(args: &Args) -> Result<()> {
-    environment(None)?;
-    let request = args.subject.request();
-    let parameters = session::parameters(&request, args.subject.checkpoint.as_deref())?;
-    let texts = args.data.open_for(&parameters.checkpoint)?;
-    let mut session = session::open(&request, &parameters, &[], Purpose::Evaluate, &["eval_step"])?;
-    let share = args.held_out.unwrap_or(1.0);
-    let source = texts.mixture(Contract::batch_spec(session.artefact())?, share)?;
-    let batches = source.held_out_batches().min(args.batches.unwrap_or(usize::MAX));
-    if batches == 0 {
-        return Err(failure(
-            format!("`--held-out {share}` of the text is less than one batch"),
-            "raise --held-out, or give more text",
-        ));
+pub fn run(args: &Args) -> Result<ExitCode> {
+    args.subject.run(None, |member, request| evaluate(args, member, request))
+}
+
+fn evaluate(args: &Args, member: &Member, request: &Request) -> Result<()> {
+    let (mut session, (source, batches)) = session::open(member, request, prepare(args, request))?;
+    let means = train::evaluate(&mut session, &*source, batches, &member.job)?;
+    if !member.job.is_first() {
+        return Ok(());
     }
-    let means = train::evaluate(&mut session, &*source, batches)?;
     let mut result: Map<String, Value> =
         means.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
     result.insert("batches".into(), batches.into());
@@ -69,4 +68,23 @@ pub fn run(args: &Args) -> Result<()> {
         result.iter().for_each(|(name, value)| outln!("{name:24} {value}"));
     }
     Ok(())
+}
+
+/// Returns the program, its parameters, the rows, and the number of batches.
+fn prepare(args: &Args, request: &Request) -> Result<Prepared<(Arc<Mixture>, usize)>> {
+    let functions = &["eval_step"];
+    let parameters = session::parameters(request, args.subject.checkpoint.as_deref())?;
+    let texts = args.data.open_for(&parameters.checkpoint)?;
+    let artefact = session::artefact(request, &parameters, &[], Purpose::Evaluate, functions)?;
+    let share = args.held_out.unwrap_or(1.0);
+    let source = texts.mixture(Contract::batch_spec(&artefact)?, share)?;
+    let batches = source.held_out_batches().min(args.batches.unwrap_or(usize::MAX));
+    if batches == 0 {
+        return Err(failure(
+            format!("`--held-out {share}` of the text is less than one batch"),
+            "raise --held-out, or give more text",
+        ));
+    }
+    let digest = source.digest();
+    Ok(Prepared { parameters, artefact, functions, inputs: (source, batches), digest })
 }

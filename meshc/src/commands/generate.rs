@@ -3,32 +3,30 @@
 use crate::{
     args::{
         data::TokenizerArgs,
-        plugin::environment,
         ranges::{at_least_one, finite, positive, probability, whole, whole_32},
         subject::SubjectArgs,
     },
     output::stream::{end_if_closed, out, outln, write_bytes},
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use data::Codec;
 use driver::{
     failure::failure,
     files::write_file,
+    hosts::member::Member,
+    inputs::{self, Input},
     request::{Request, Setting},
-    session,
+    session::{self, Prepared},
 };
 use interchange::tensors;
 use mesh::task::check::Purpose;
+use proto::manifest::TaskKind;
 use runtime::{
     HostTensor,
-    generate::{Generator, Options, Sequence},
+    generate::{Generator, Options, Sequence, Sizes},
 };
 use serde_json::{Value, json};
-use std::{
-    collections::BTreeMap,
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 
 /// Arguments.
 #[derive(clap::Args, Debug)]
@@ -89,28 +87,17 @@ pub struct Args {
 }
 
 /// Generates.
-pub fn run(args: &Args) -> Result<()> {
-    environment(None)?;
+pub fn run(args: &Args) -> Result<ExitCode> {
     args.check()?;
-    let input = read(&args.input)?;
-    let request = args.subject.request();
-    let parameters = session::parameters(&request, args.subject.checkpoint.as_deref())?;
-    let mut session = session::open(
-        &request,
-        &parameters,
-        &args.settings(&request, input.len()),
-        Purpose::Generate,
-        &["encode", "decode", "results"],
-    )?;
+    args.subject.run(Some(&args.input), |member, request| generate(args, member, request))
+}
+
+fn generate(args: &Args, member: &Member, request: &Request) -> Result<()> {
+    let (mut session, (inputs, codec)) = session::open(member, request, prepare(args, request))?;
     let mut generator = Generator::new(&mut session)?;
     let kind = Kind::of(args);
-    let as_text = kind == Kind::Text;
-    let codec = match args.tokenizer.codec(generator.sizes(), &parameters.checkpoint)? {
-        Ok(codec) => Some(codec),
-        Err(unknown) if as_text || input.is_text() => return Err(unknown.error()),
-        Err(_) => None,
-    };
-    let inputs = input.tokens(codec.as_ref())?;
+    // Rank 0 writes what exists once.
+    let (as_text, is_first) = (kind == Kind::Text, member.job.is_first());
     let options = Options {
         min_length: args.min_length,
         max_length: args.max_length,
@@ -121,9 +108,10 @@ pub fn run(args: &Args) -> Result<()> {
         length_penalty: args.length_penalty as f32,
     };
     let mut all = Vec::new();
-    generator.run(&inputs, &options, &mut |_, mut sequences| {
+    generator.run(&inputs, &options, &mut |number, mut sequences| {
+        member.job.enter("evaluate", number as u64);
         sequences.truncate(args.sequences);
-        if as_text && args.output.is_none() {
+        if is_first && as_text && args.output.is_none() {
             for line in lines(&sequences, codec.as_ref())? {
                 outln!("{line}");
             }
@@ -132,6 +120,9 @@ pub fn run(args: &Args) -> Result<()> {
         all.push(sequences);
         Ok(())
     })?;
+    if !is_first {
+        return Ok(());
+    }
     let result = encoded(kind, &all, codec.as_ref())?;
     match &args.output {
         Some(path) => write_file(path, &result),
@@ -142,6 +133,24 @@ pub fn run(args: &Args) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Returns the program, its parameters, the tokens of the inputs, and the codec, if there is one.
+fn prepare(args: &Args, request: &Request) -> Result<Prepared<(Vec<Vec<i32>>, Option<Codec>)>> {
+    let functions = &["encode", "decode", "results"];
+    let input = inputs::read(&args.input)?;
+    let parameters = session::parameters(request, args.subject.checkpoint.as_deref())?;
+    let settings = args.settings(request, input.len());
+    let artefact = session::artefact(request, &parameters, &settings, Purpose::Generate, functions)?;
+    let sizes = Sizes::of_program(&artefact, TaskKind::Generate)?;
+    let codec = match args.tokenizer.codec(sizes, &parameters.checkpoint)? {
+        Ok(codec) => Some(codec),
+        Err(unknown) if Kind::of(args) == Kind::Text || input.is_text() => return Err(unknown.error()),
+        Err(_) => None,
+    };
+    let inputs = tokens(input, codec.as_ref())?;
+    let digest = session::digest(&inputs);
+    Ok(Prepared { parameters, artefact, functions, inputs: (inputs, codec), digest })
 }
 
 /// Returns the bytes of the output file.
@@ -239,75 +248,17 @@ impl Kind {
     }
 }
 
-/// Inputs before tokenization.
-enum Input {
-    Texts(Vec<String>),
-    Tokens(Vec<Vec<i32>>),
-}
-
-impl Input {
-    fn len(&self) -> usize {
-        match self {
-            Self::Texts(texts) => texts.len(),
-            Self::Tokens(rows) => rows.len(),
+fn tokens(input: Input, codec: Option<&Codec>) -> Result<Vec<Vec<i32>>> {
+    match (input, codec) {
+        (Input::Tokens(rows), _) => Ok(rows),
+        (Input::Texts(texts), Some(codec)) => {
+            Ok(texts.iter().map(|t| codec.encode(t)).collect::<Result<_, _>>()?)
         }
+        (Input::Texts(_), None) => Err(failure(
+            "the model's vocabulary is too small for bytes, so that it cannot read text",
+            "name the model's tokenizer with --tokenizer, or give token ids: --input NAME.json or NAME.safetensors",
+        )),
     }
-
-    fn is_text(&self) -> bool {
-        matches!(self, Self::Texts(_))
-    }
-
-    fn tokens(self, codec: Option<&Codec>) -> Result<Vec<Vec<i32>>> {
-        match (self, codec) {
-            (Self::Tokens(rows), _) => Ok(rows),
-            (Self::Texts(texts), Some(codec)) => {
-                Ok(texts.iter().map(|t| codec.encode(t)).collect::<Result<_, _>>()?)
-            }
-            (Self::Texts(_), None) => Err(failure(
-                "the model's vocabulary is too small for bytes, so that it cannot read text",
-                "name the model's tokenizer with --tokenizer, or give token ids: --input NAME.json or NAME.safetensors",
-            )),
-        }
-    }
-}
-
-fn read(path: &Path) -> Result<Input> {
-    let name = path.display().to_string();
-    let ending = path.extension().and_then(|e| e.to_str()).unwrap_or("");
-    let input = if ending == "safetensors" {
-        Input::Tokens(tensors::token_rows(&tensors::read(&[path.to_owned()])?, &name)?)
-    } else {
-        let mut bytes = Vec::new();
-        match name.as_str() {
-            "-" => std::io::stdin().read_to_end(&mut bytes).context("reading standard input").map(|_| ())?,
-            _ => {
-                bytes = proto::regular::read(path).with_context(|| format!("reading the inputs `{name}`"))?
-            }
-        }
-        let text = String::from_utf8(bytes).map_err(|e| {
-            let at = e.utf8_error().valid_up_to();
-            failure(format!("`{name}` is not text: byte {at} is not UTF-8"), "give UTF-8 or token ids")
-        })?;
-        match ending {
-            "json" => from_json(&text, &name)?,
-            _ => Input::Texts(text.lines().map(str::to_owned).collect()),
-        }
-    };
-    if input.len() == 0 {
-        return Err(failure(format!("`{name}` has no inputs"), "give at least one input"));
-    }
-    Ok(input)
-}
-
-fn from_json(text: &str, name: &str) -> Result<Input> {
-    let wrong = |why: String| {
-        failure(format!("`{name}` is not a list of inputs: {why}"), "write [\"text\", …] or [[1, 2, …], …]")
-    };
-    let value: Value = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
-    if let Ok(texts) = serde_json::from_value::<Vec<String>>(value.clone()) {
-        return Ok(Input::Texts(texts));
-    }
-    serde_json::from_value(value).map(Input::Tokens).map_err(|e| wrong(e.to_string()))
 }
 
 fn lines(sequences: &[Sequence], codec: Option<&Codec>) -> data::Result<Vec<String>> {

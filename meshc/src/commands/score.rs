@@ -3,18 +3,26 @@
 use crate::{
     args::{
         data::{TokenizerArgs, Unknown},
-        plugin::environment,
         subject::SubjectArgs,
     },
     output::stream::{errln, outln},
 };
 use anyhow::{Context, Result};
 use data::Codec;
-use driver::{failure::failure, session};
+use driver::{
+    Request,
+    failure::failure,
+    hosts::member::Member,
+    session::{self, Prepared},
+};
 use mesh::task::check::Purpose;
-use runtime::generate::{Score, Scorer};
+use proto::manifest::TaskKind;
+use runtime::generate::{Score, Scorer, Sizes};
 use serde_json::{Value, json};
-use std::{io::Read, path::PathBuf};
+use std::{io::Read, path::PathBuf, process::ExitCode};
+
+/// An input and its target, as token ids.
+type Pair = (Vec<i32>, Vec<i32>);
 
 /// Arguments.
 #[derive(clap::Args, Debug)]
@@ -30,8 +38,33 @@ pub struct Args {
 }
 
 /// Prints one JSON object per pair, one per line, and the totals to standard error.
-pub fn run(args: &Args) -> Result<()> {
-    environment(None)?;
+pub fn run(args: &Args) -> Result<ExitCode> {
+    args.subject.run(Some(&args.input), |member, request| score(args, member, request))
+}
+
+fn score(args: &Args, member: &Member, request: &Request) -> Result<()> {
+    let (mut session, pairs) = session::open(member, request, prepare(args, request))?;
+    member.job.enter("evaluate", 0);
+    let scores = Scorer::new(&mut session)?.run(&pairs)?;
+    if !member.job.is_first() {
+        return Ok(());
+    }
+    let mut sum = Score::default();
+    for score in &scores {
+        outln!("{}", described(score));
+        sum.log_likelihood += score.log_likelihood;
+        sum.tokens += score.tokens;
+        sum.correct += score.correct;
+    }
+    let mut all = described(&sum);
+    all["pairs"] = scores.len().into();
+    errln!("{all}");
+    Ok(())
+}
+
+/// Returns the program, its parameters and the pairs.
+fn prepare(args: &Args, request: &Request) -> Result<Prepared<Vec<Pair>>> {
+    let functions = &["score"];
     let name = args.input.display().to_string();
     let mut text = String::new();
     match name.as_str() {
@@ -46,26 +79,16 @@ pub fn run(args: &Args) -> Result<()> {
     if lines.is_empty() {
         return Err(failure(format!("`{name}` has no pairs"), "give at least one pair"));
     }
-    let (request, checkpoint) = (args.subject.request(), args.subject.checkpoint.as_deref());
     let batch = lines.len().clamp(1, 32).next_multiple_of(request.devices());
     let settings = [("task", "score".to_owned()), ("batch", batch.to_string())];
-    let parameters = session::parameters(&request, checkpoint)?;
-    let mut session = session::open(&request, &parameters, &settings, Purpose::Score, &["score"])?;
-    let mut scorer = Scorer::new(&mut session)?;
-    let codec = args.tokenizer.codec(scorer.sizes(), &parameters.checkpoint)?;
+    let parameters = session::parameters(request, args.subject.checkpoint.as_deref())?;
+    let artefact = session::artefact(request, &parameters, &settings, Purpose::Score, functions)?;
+    let sizes = Sizes::of_program(&artefact, TaskKind::Score)?;
+    let codec = args.tokenizer.codec(sizes, &parameters.checkpoint)?;
     let pairs = lines.iter().map(|(number, line)| pair(line, codec.as_ref(), &name, *number));
-    let scores = scorer.run(&pairs.collect::<Result<Vec<_>>>()?)?;
-    let mut sum = Score::default();
-    for score in &scores {
-        outln!("{}", described(score));
-        sum.log_likelihood += score.log_likelihood;
-        sum.tokens += score.tokens;
-        sum.correct += score.correct;
-    }
-    let mut all = described(&sum);
-    all["pairs"] = scores.len().into();
-    errln!("{all}");
-    Ok(())
+    let inputs = pairs.collect::<Result<Vec<_>>>()?;
+    let digest = session::digest(&inputs);
+    Ok(Prepared { parameters, artefact, functions, inputs, digest })
 }
 
 fn described(score: &Score) -> Value {
@@ -77,12 +100,7 @@ fn described(score: &Score) -> Value {
 }
 
 /// Parses a line.
-fn pair(
-    line: &str,
-    codec: Result<&Codec, &Unknown>,
-    name: &str,
-    number: usize,
-) -> Result<(Vec<i32>, Vec<i32>)> {
+fn pair(line: &str, codec: Result<&Codec, &Unknown>, name: &str, number: usize) -> Result<Pair> {
     let wrong = |why: String| {
         failure(
             format!("line {} of `{name}` is not a pair: {why}", number + 1),

@@ -8,7 +8,9 @@ use crate::{
         model::ModelArgs,
         placement::PlacementArgs,
         plugin::{FlagArgs, PluginArgs, environment},
-        ranges::{at_least_one, at_least_two, not_negative, positive, share, steps, whole_32, whole_64},
+        ranges::{
+            at_least_one, at_least_two, not_negative, positive, share, steps, whole, whole_32, whole_64,
+        },
     },
     output::{
         host::HOST,
@@ -25,11 +27,12 @@ use data::{BatchSource, Mixture};
 use driver::{
     artefact,
     device::{self, Chosen},
-    files,
     hosts::{
+        HostOptions,
         agree::{self, Facts, agree},
         device as several, launch,
         member::Member,
+        start,
     },
     program::{self, Program},
     request::Request,
@@ -39,7 +42,6 @@ use mesh::task::check::Purpose;
 use runtime::{
     Artefact, Contract,
     checkpoint::{Keep, Mapping, Pattern, Rule, folder::list, is_checkpoint, is_url},
-    plugin::{Platform, tpu},
     train::{self, Observer, Source, Spikes},
 };
 use std::{
@@ -166,6 +168,10 @@ pub struct Args {
     json: bool,
     #[command(flatten)]
     hosts: HostArgs,
+    /// Start the processes of --processes again from the newest checkpoint, at most N times, if one is lost
+    #[arg(long, value_name = "N", requires = "processes", requires = "place", value_parser = whole,
+        allow_negative_numbers = true)]
+    restarts: Option<usize>,
     #[command(flatten)]
     plugin: PluginArgs,
     /// Every value and its origin.
@@ -175,7 +181,7 @@ pub struct Args {
 
 /// Trains, or starts the processes that train.
 pub fn run(args: Args) -> Result<ExitCode> {
-    let hosts = args.hosts.options();
+    let hosts = HostOptions { restarts: args.restarts.unwrap_or(0), ..args.hosts.options() };
     if let Some(size) = launch::wanted(&hosts) {
         let logs = launch::logs(args.run_dir.as_deref())?;
         let signals = Signals::watch()?;
@@ -183,10 +189,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
         return launch::run(&hosts, size, args.resume, &logs, &signals.stop, HOST.say);
     }
     environment(None)?;
-    launch::follow_launcher(HOST.say);
     let signals = Signals::watch()?;
-    let member =
-        Member::join(&hosts, args.is_for_tpus() && tpu::is_google_machine(Path::new("/")), HOST.say)?;
+    let member = start::join(&hosts, &args.request())?;
     signals.tell(&member.job);
     let result = train(args, &member, &signals);
     member.end(result)
@@ -347,18 +351,6 @@ fn progress(
 }
 
 impl Args {
-    /// Returns true if the program runs on TPUs, as far as the arguments tell.
-    fn is_for_tpus(&self) -> bool {
-        let of_artefact = || {
-            let target =
-                files::is_artefact(&self.subject).then(|| files::open(&self.subject).ok())??.manifest.target;
-            Platform::of_target(&target).ok()
-        };
-        let platform = self.plugin.options().platform();
-        let platform = platform.or_else(|| self.target.as_ref().map(Target::platform)).or_else(of_artefact);
-        platform == Some(Platform::Tpu)
-    }
-
     fn request(&self) -> Request {
         Request {
             settings: self.settings.options().with("freeze", &self.freeze),

@@ -37,6 +37,8 @@ pub fn is_checkpoint(path: &Path) -> bool {
 pub struct Checkpoint {
     storage: Storage,
     manifest: Manifest,
+    /// Of the manifest, which contains those of all tensors.
+    digest: String,
     /// Index into the manifest's tensors by name.
     index: BTreeMap<String, usize>,
     /// Boxes, by tensor and index, whose digests were verified.
@@ -70,7 +72,8 @@ impl Checkpoint {
             check_head(&storage, file)?;
         }
         let index = manifest.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
-        Ok(Self { storage, manifest, index, checked: Mutex::default() })
+        let digest = blake3::hash(&text).to_hex()[..16].to_owned();
+        Ok(Self { storage, manifest, digest, index, checked: Mutex::default() })
     }
 
     /// Returns its path or URL.
@@ -80,6 +83,10 @@ impl Checkpoint {
     /// Returns the number of training steps that led to its state.
     pub fn step(&self) -> u64 {
         self.manifest.step
+    }
+    /// Returns the digest of its contents, of 16 hexadecimal digits.
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
     /// Returns the facts that the writer added.
     pub fn facts(&self) -> &Facts {
@@ -208,7 +215,7 @@ impl Checkpoint {
         let digest = match bytes {
             Some(bytes) => blake3::hash(bytes),
             None if known().contains(&key) => return Ok(()),
-            None => self.digest(part)?,
+            None => self.hash_of(part)?,
         };
         if digest.to_hex().as_str() != part.blake3 {
             return Err(damaged(
@@ -227,7 +234,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    fn digest(&self, part: &TensorBox) -> Result<blake3::Hash> {
+    fn hash_of(&self, part: &TensorBox) -> Result<blake3::Hash> {
         let file = self.storage.known(&part.file)?;
         let mut hasher = blake3::Hasher::new();
         let mut block = vec![0; BLOCK.min(part.bytes as usize)];

@@ -11,7 +11,7 @@ pub mod score;
 
 pub use score::{Score, Scorer};
 
-use crate::{Contract, Error, HostTensor, Outputs, Result, Session};
+use crate::{Artefact, Contract, Error, HostTensor, Outputs, Result, Session};
 use proto::manifest::{DecodingMethod, Generation, SpecialTokens, TaskKind};
 use std::collections::BTreeMap;
 
@@ -274,6 +274,14 @@ fn platform(error: pjrt::Error) -> Error {
 }
 
 impl Sizes {
+    /// The sizes of a program.
+    ///
+    /// # Errors
+    /// The program was compiled for another task.
+    pub fn of_program(artefact: &Artefact, kind: TaskKind) -> Result<Self> {
+        Ok(Self::of(&Contract::of_kind(artefact, kind)?))
+    }
+
     /// The sizes of a contract.
     pub fn of(contract: &Contract) -> Self {
         let task = contract.task();

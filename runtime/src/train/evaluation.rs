@@ -3,6 +3,7 @@
 use super::{options::Options, stop::Stop};
 use crate::{Contract, Error, Result, Session};
 use data::{Batch, BatchSource, Rows};
+use job::Job;
 use proto::manifest::{Dim, TaskKind};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,14 +45,24 @@ impl Evaluation {
 /// Evaluates the first `batches` batches of held-out rows. Returns the mean of each scalar output of
 /// `eval_step`, weighted by target tokens; of an output with the dim `layers` alone, such as the fraction of
 /// dropped tokens, also the mean over layers. With several corpora, also returns the means of each as
-/// `NAME/loss`.
+/// `NAME/loss`. `job` is told of every batch.
+///
+/// # Errors
+/// A batch cannot be read, or a call fails.
 pub fn evaluate(
     session: &mut Session,
     data: &dyn BatchSource,
     batches: usize,
+    job: &Job,
 ) -> Result<BTreeMap<String, f64>> {
     let rows = rows(session)?;
-    Ok(means(session, held_out(data, batches, &rows), &mut || Ok(false))?.unwrap_or_default())
+    let mut number = 0;
+    let mut tell = || {
+        number += 1;
+        job.enter("evaluate", number);
+        Ok(false)
+    };
+    Ok(means(session, held_out(data, batches, &rows), &mut tell)?.unwrap_or_default())
 }
 
 /// A batch and the corpus it is from, if there are several corpora.

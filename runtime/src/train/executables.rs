@@ -19,7 +19,7 @@ struct Seen {
 ///
 /// # Errors
 /// Executables differ, or another process is lost.
-pub(super) fn compare(job: &Job, what: &str, compilations: &[Compilation]) -> Result<()> {
+pub fn compare(job: &Job, what: &str, compilations: &[Compilation]) -> Result<()> {
     if job.size() == 1 {
         return Ok(());
     }

@@ -29,6 +29,7 @@ mod stragglers;
 pub mod summary;
 
 pub use evaluation::evaluate;
+pub use executables::compare as compare_executables;
 pub use observer::{Observer, Rollback, Step};
 pub use options::{Options, Saving, Source};
 pub use run::run;
