@@ -4,8 +4,8 @@
 //! Reading order: [`artefact`] (the files), [`contract`] (the task), [`tensor`] and [`shard`] (logical
 //! tensors and their shards), [`session`] (a client, its programs, and state on devices), [`checkpoint`]
 //! (state on disk), [`plugin`] (finding and installing plugins), [`processes`] (collectives between CPU
-//! processes), [`train`] (the training loop over batches of the crate `data`), [`generate`] (generation and
-//! scoring).
+//! processes), [`tokens`] (text that processes tokenize once), [`train`] (the training loop over batches of
+//! the crate `data`), [`generate`] (generation and scoring).
 
 pub mod artefact;
 pub mod checkpoint;
@@ -17,6 +17,7 @@ pub mod processes;
 pub mod session;
 pub mod shard;
 pub mod tensor;
+pub mod tokens;
 pub mod train;
 
 pub use artefact::Artefact;

@@ -131,7 +131,8 @@ impl PreparedTokens {
         self.manifest.tokens as usize
     }
 
-    pub(crate) fn digest(&self) -> &str {
+    /// The digest of the tokens.
+    pub fn digest(&self) -> &str {
         &self.manifest.tokens_digest
     }
 

@@ -8,14 +8,16 @@
 //! tokens by position with ordinary reads rather than a memory map: the system caches them in the same way,
 //! but a failing disk or a truncated file is an error of the read and not a signal that ends the process.
 //!
-//! Reading order: `manifest`, `directory` (reading), `writer`.
+//! Reading order: `manifest`, `directory` (reading), `writer`, `shared` (a folder of such directories).
 
 mod directory;
 mod manifest;
+mod shared;
 mod writer;
 
 pub use directory::PreparedTokens;
 pub use manifest::{Manifest, SourceFile, TokenizerRecord};
+pub use shared::shared;
 pub use writer::prepare;
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! Facts that must be equal in all processes of a job, compared before anything is compiled.
 
 use super::member::{Agreed, Member};
+use crate::files::cache;
 use anyhow::Result;
-use job::member::Contribution;
+use job::{Job, member::Contribution};
 use proto::Message;
-use runtime::Artefact;
+use runtime::{Artefact, tokens::Folder};
 use std::{collections::BTreeMap, env, fs, path::Path, time::Duration};
 
 /// Facts by name.
@@ -23,6 +24,7 @@ const OWN: [&str; 5] = ["rank", "coordinator", "plugin", "config", "metrics"];
 /// # Errors
 /// This process failed; another one failed; or facts differ. All processes get an error that names the hosts.
 pub fn agree<T>(member: &Member, what: &str, prepared: Result<(T, Facts)>) -> Result<T> {
+    runtime::tokens::finish(&member.job);
     if !member.is_in_job() {
         return prepared.map(|(value, _)| value);
     }
@@ -35,6 +37,17 @@ pub fn agree<T>(member: &Member, what: &str, prepared: Result<(T, Facts)>) -> Re
         (Ok(_), Some(refusal)) => Err(Agreed(refusal).into()),
         (Err(own), refusal) => Err(own.context(Agreed(refusal.unwrap_or_default()))),
     }
+}
+
+/// Returns the folder of tokens that the processes of a job share. A process that is alone does not use it.
+///
+/// # Errors
+/// There is no folder for caches, or the executable of this process cannot be read.
+pub fn shared_tokens(job: &Job) -> Result<Folder> {
+    if job.size() == 1 {
+        return Ok(Folder::default());
+    }
+    Ok(Folder { path: cache()?.join("tokens"), version: digest(&env::current_exe()?)? })
 }
 
 /// Returns the facts of this program and its environment.

@@ -6,10 +6,12 @@ use data::{
     BatchSpec, Codec, Corpus, Mixture, MixtureSpec, PreparedTokens, Skipped, Stats, TEXT_FIELD, Temperature,
     Tokenizer, Tokens, rates::CorpusSpec,
 };
-use driver::failure::failure;
+use driver::{failure::failure, hosts::agree};
+use job::Job;
 use runtime::{
     checkpoint::{Checkpoint, TOKENIZER},
     generate::Sizes,
+    tokens,
 };
 use std::{
     path::{Path, PathBuf},
@@ -47,24 +49,24 @@ pub struct Texts {
 
 impl DataOptions {
     /// Reads all corpora.
-    pub fn open(&self) -> Result<Texts> {
+    pub fn open(&self, job: &Job) -> Result<Texts> {
         let mixture = match &self.mixture {
             Some(path) => MixtureSpec::of_file(path)?,
             None => MixtureSpec::of_words(&self.data)?,
         };
-        self.read(mixture, self.reading.tokenizer.named()?)
+        self.read(job, mixture, self.reading.tokenizer.named()?)
     }
 
     /// Reads other files with the same options.
-    pub fn open_others(&self, files: &[PathBuf]) -> Result<Texts> {
-        self.read(MixtureSpec::of_words(files)?, self.reading.tokenizer.named()?)
+    pub fn open_others(&self, job: &Job, files: &[PathBuf]) -> Result<Texts> {
+        self.read(job, MixtureSpec::of_words(files)?, self.reading.tokenizer.named()?)
     }
 
     /// Reads all corpora for the model of a checkpoint, with its tokenizer.
     ///
     /// # Errors
     /// Among others, if the tokens are those of another tokenizer, or no tokenizer is known for a text.
-    pub fn open_for(&self, checkpoint: &Checkpoint) -> Result<Texts> {
+    pub fn open_for(&self, job: &Job, checkpoint: &Checkpoint) -> Result<Texts> {
         let mixture = match &self.mixture {
             Some(path) => MixtureSpec::of_file(path)?,
             None => MixtureSpec::of_words(&self.data)?,
@@ -73,7 +75,7 @@ impl DataOptions {
             Ok(tokenizer) => (Some(tokenizer), None),
             Err(unknown) => (None, Some(unknown)),
         };
-        let texts = self.read(mixture, tokenizer)?;
+        let texts = self.read(job, mixture, tokenizer)?;
         let recorded = checkpoint.facts().get(TOKENIZER);
         for corpus in &texts.all {
             let identity = corpus.tokens.tokenizer().identity();
@@ -90,10 +92,12 @@ impl DataOptions {
         Ok(texts)
     }
 
-    fn read(&self, mixture: MixtureSpec, tokenizer: Option<Tokenizer>) -> Result<Texts> {
+    fn read(&self, job: &Job, mixture: MixtureSpec, tokenizer: Option<Tokenizer>) -> Result<Texts> {
         let mut all = Vec::new();
+        let shared = agree::shared_tokens(job)?;
         for (name, CorpusSpec { files, rate, text_field }) in &mixture.sources {
-            let read = self.reading.tokens(files, text_field.as_deref(), tokenizer.as_ref());
+            let reading = self.reading.options(text_field.as_deref());
+            let read = tokens::open(job, &shared, files, &reading, tokenizer.as_ref());
             let tokens = if name.is_empty() {
                 read?
             } else {
@@ -245,16 +249,6 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Returns the tokens of these files, or prepared tokens.
-    pub fn tokens(
-        &self,
-        paths: &[PathBuf],
-        field: Option<&str>,
-        tokenizer: Option<&Tokenizer>,
-    ) -> Result<Tokens> {
-        Ok(Tokens::open(paths, &self.options(field), tokenizer)?)
-    }
-
     /// Returns the options of reading files. `field` replaces that of the command line.
     pub fn options<'a>(&'a self, field: Option<&'a str>) -> data::Reading<'a> {
         let field = field.unwrap_or(&self.text_field);

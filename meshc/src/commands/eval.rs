@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn evaluate(args: &Args, member: &Member, request: &Request) -> Result<()> {
-    let (mut session, (source, batches)) = session::open(member, request, prepare(args, request))?;
+    let (mut session, (source, batches)) = session::open(member, request, prepare(args, member, request))?;
     let means = train::evaluate(&mut session, &*source, batches, &member.job)?;
     if !member.job.is_first() {
         return Ok(());
@@ -71,10 +71,10 @@ fn evaluate(args: &Args, member: &Member, request: &Request) -> Result<()> {
 }
 
 /// Returns the program, its parameters, the rows, and the number of batches.
-fn prepare(args: &Args, request: &Request) -> Result<Prepared<(Arc<Mixture>, usize)>> {
+fn prepare(args: &Args, member: &Member, request: &Request) -> Result<Prepared<(Arc<Mixture>, usize)>> {
     let functions = &["eval_step"];
     let parameters = session::parameters(request, args.subject.checkpoint.as_deref())?;
-    let texts = args.data.open_for(&parameters.checkpoint)?;
+    let texts = args.data.open_for(&member.job, &parameters.checkpoint)?;
     let artefact = session::artefact(request, &parameters, &[], Purpose::Evaluate, functions)?;
     let share = args.held_out.unwrap_or(1.0);
     let source = texts.mixture(Contract::batch_spec(&artefact)?, share)?;

@@ -274,10 +274,10 @@ impl Run {
         let of_checkpoint = is_checkpoint(&args.subject);
         let program =
             if args.subject.is_dir() && !of_checkpoint { None } else { Some(program(&args, &request)?) };
-        let texts = args.data.open()?;
+        let texts = args.data.open(&member.job)?;
         let eval_texts = match args.eval_data.as_slice() {
             [] => None,
-            files => Some(args.data.open_others(files)?),
+            files => Some(args.data.open_others(&member.job, files)?),
         };
         let artefact = match &program {
             Some(program) => artefact::of_program(program, &request)?,
