@@ -6,8 +6,9 @@ use crate::{
     files,
     lower::{Watch, emit, lower, whole_outputs},
     placement::place,
-    program::{self, Program, is_checkpoint},
+    program::{self, Program},
     request::Request,
+    subject::{has_checkpoints, is_compiled},
     target::Target,
 };
 use anyhow::{Context, Result};
@@ -18,10 +19,10 @@ use runtime::{Artefact, plugin::Platform};
 /// Opens the artefact that is the subject of a request, or compiles the model that is.
 pub fn of_request(request: &Request) -> Result<Artefact> {
     let subject = &request.subject;
-    if subject.is_dir() && !is_checkpoint(subject) {
+    if is_compiled(subject) {
         return opened(request);
     }
-    if !subject.exists() && !is_checkpoint(subject) && builtin::named(subject).is_none() {
+    if !subject.exists() && !has_checkpoints(subject) && builtin::named(subject).is_none() {
         let name = subject.display().to_string();
         return Err(failure(
             format!("there is no artefact, no model file and no built-in model `{name}`"),

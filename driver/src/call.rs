@@ -76,8 +76,9 @@ struct Given {
     state: BTreeMap<String, HostTensor>,
 }
 
-/// Splits tensors into inputs and state. State of the program that this function does not read is ignored, so
-/// that the outputs of `init` can be given to every function.
+/// Splits tensors into inputs and state. State of the program that this function does not read, and outputs
+/// of the program that are no inputs of it, are ignored, so that the results of one call can be given to the
+/// next.
 fn sort(artefact: &Artefact, function: &Function, given: BTreeMap<String, HostTensor>) -> Result<Given> {
     let mut sorted = Given::default();
     let is_input =
@@ -89,7 +90,7 @@ fn sort(artefact: &Artefact, function: &Function, given: BTreeMap<String, HostTe
             sorted.inputs.insert(name, value);
         } else if reads(&name) {
             sorted.state.insert(name, value);
-        } else if !artefact.manifest.state.iter().any(|s| s.name == name) {
+        } else if !is_of_program(artefact, &name) {
             extra.push(name);
         }
     }
@@ -128,6 +129,13 @@ fn sort(artefact: &Artefact, function: &Function, given: BTreeMap<String, HostTe
         ));
     }
     Ok(sorted)
+}
+
+/// True if `name` is the name of a state, or of an output of any function.
+fn is_of_program(artefact: &Artefact, name: &str) -> bool {
+    let mut outputs = artefact.manifest.functions.iter().flat_map(|f| &f.outputs);
+    artefact.manifest.state.iter().any(|s| s.name == name)
+        || outputs.any(|output| output.kind() != OutputKind::State && output.name == name)
 }
 
 /// Formats a list of names; long lists are truncated.

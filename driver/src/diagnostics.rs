@@ -209,7 +209,13 @@ impl Mistakes {
             n => format!("{n} {noun}s"),
         };
         let title = self.severity.level().primary_title(format!("{count} in {}", self.subject));
-        out + &renderer.render(&[Group::with_title(title)])
+        // Rules of the specification have numbers, and labels of warnings have none.
+        let is_rule = |label: &&str| label.ends_with(|c: char| c.is_ascii_digit());
+        let label = self.mistakes.iter().map(|m| m.label.as_str()).find(is_rule);
+        let more = label.map(|label| format!("`meshc explain {label}` has an example and the way out"));
+        let last =
+            Group::with_title(title).elements(more.iter().map(|more| Level::NOTE.message(more.as_str())));
+        out + &renderer.render(&[last])
     }
 }
 

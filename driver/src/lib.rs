@@ -3,14 +3,14 @@
 //! Absent on purpose: the command line, and printing. The input is a [`Request`], messages go to its
 //! [`Host`](host::Host), and everything else is returned.
 //!
-//! Reading order: [`request`] (the input, with [`settings`], [`placement`], [`target`], [`plugin`] and
-//! [`host`]), [`program`] (from a model file to a program, with `builtin`, `package`, `execute` and
+//! Reading order: [`request`] (the input, with [`settings`], [`placement`], [`target`], [`plugin`],
+//! [`subject`] and [`host`]), [`program`] (from a model to a program, with `builtin`, `package`, `execute` and
 //! `store`), [`lower`] (through the compiler), [`artefact`] (in memory), [`device`] (plugins and sessions),
 //! [`session`] (programs with parameters), [`ahead`] and [`measured`] (through a plugin's compiler), [`fit`]
-//! (programs that are too large), [`lint`] (warnings), [`summary`] (facts of a valid program),
-//! [`verification`] (imported models). Errors are in [`failure`] and [`diagnostics`], atomic writes are in
-//! [`files`]. [`call`] calls one function, [`children`] ends processes such as cargo, [`inputs`] reads the
-//! inputs of generation, and [`hosts`] is for sessions of several processes.
+//! (programs that are too large), [`lint`] (warnings), [`summary`] (facts of a valid program), [`verification`] (imported models). Errors are in [`failure`] and
+//! [`diagnostics`], and [`explain`] explains their labels; atomic writes are in [`files`]. [`call`] calls one
+//! function, [`inputs`] reads the inputs of generation, [`children`] ends processes such as cargo, [`scaffold`] writes new packages, [`watch`] sees
+//! changes of a model, and [`hosts`] is for sessions of several processes.
 
 pub mod ahead;
 pub mod artefact;
@@ -20,6 +20,7 @@ pub mod children;
 pub mod device;
 pub mod diagnostics;
 mod execute;
+pub mod explain;
 pub mod failure;
 pub mod files;
 pub mod fit;
@@ -34,11 +35,14 @@ pub mod placement;
 pub mod plugin;
 pub mod program;
 pub mod request;
+pub mod scaffold;
 pub mod session;
 pub mod settings;
 mod store;
+pub mod subject;
 pub mod summary;
 pub mod target;
 pub mod verification;
+pub mod watch;
 
 pub use request::Request;

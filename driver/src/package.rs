@@ -1,12 +1,15 @@
 //! Builds of model programs: a small cargo package in the cache that depends on the crates `mesh` and
-//! `models` of the source tree that meshc was built from.
+//! `models` of the source tree that meshc was built from, or the package of the user, with dependencies of
+//! any kind.
 
 use crate::{
     diagnostics::Sources,
     failure::failure,
     files::{cache, write_file},
+    subject::is_package,
 };
 use anyhow::{Context, Result};
+use serde_json::Value;
 use std::{
     env, fs,
     path::{Path, PathBuf},
@@ -18,7 +21,7 @@ use std::{
 pub struct Model {
     /// The path as the user gave it.
     pub name: String,
-    /// The absolute path of the model.
+    /// The absolute path of the model: a file, or the folder of a package.
     pub path: PathBuf,
     /// The source tree with `mesh` and `models`.
     pub home: PathBuf,
@@ -36,7 +39,7 @@ pub struct Built {
 }
 
 impl Model {
-    /// Returns the model at `path`, an existing file.
+    /// Returns the model at `path`, an existing file or package.
     pub fn new(path: &Path, name: &str) -> Result<Self> {
         let path = fs::canonicalize(path).with_context(|| format!("finding `{name}`"))?;
         let (home, cache) = (home()?, cache()?.join("models"));
@@ -51,6 +54,9 @@ impl Model {
 
     /// Returns the directory of the model as the user gave it, and its actual path.
     fn folder(&self) -> (&Path, &Path) {
+        if self.is_package() {
+            return (Path::new(&self.name), &self.path);
+        }
         let parent = |path| Path::parent(path).unwrap_or(Path::new(""));
         (parent(Path::new(&self.name)), parent(&self.path))
     }
@@ -59,6 +65,10 @@ impl Model {
     pub fn sources(&self) -> Sources {
         let (named, real) = self.folder();
         Sources { folders: vec![(named.to_owned(), real.to_owned()), (PathBuf::new(), self.home.clone())] }
+    }
+
+    fn is_package(&self) -> bool {
+        is_package(&self.path)
     }
 
     /// Returns the name of the executable: the name of the file, as far as cargo allows.
@@ -80,25 +90,28 @@ impl Model {
         self.cache.join("packages").join(format!("{}-{}", self.binary(), &digest[..16]))
     }
 
-    /// Builds the model. rustc prints its messages to standard error.
-    pub fn build(&self) -> Result<Built> {
-        let (package, target) = (self.package(), self.cache.join("target"));
-        let manifest = package.join("Cargo.toml");
-        let text = self.manifest()?;
-        if fs::read_to_string(&manifest).ok().as_ref() != Some(&text) {
-            write_file(&manifest, text.as_bytes())?;
-        }
-        let binary = self.binary();
-        let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.args(["rustc", "--quiet", "--offline", "--bin", &binary, "--manifest-path"]).arg(&manifest);
-        command.arg("--target-dir").arg(&target).arg("--");
+    /// Builds the model in the folder of `prepared`. rustc prints its messages to standard error.
+    pub fn build(&self, (package, binary): &(PathBuf, String)) -> Result<Built> {
+        let target = self.cache.join("target");
+        let mut command = cargo();
+        command
+            .args(["rustc", "--quiet", "--bin", binary, "--manifest-path"])
+            .arg(package.join("Cargo.toml"));
         let (named, real) = self.folder();
+        if self.is_package() {
+            // rustc is given paths relative to the package.
+            command.arg("--target-dir").arg(&target).arg("--");
+            command.args(remap(Path::new("src"), &named.join("src")));
+        } else {
+            // The crates have no dependencies to download.
+            command.arg("--offline").arg("--target-dir").arg(&target).arg("--");
+        }
         command.args(remap(real, named));
         // Replaces RUSTFLAGS of the user, which would rebuild all dependencies. This mapping applies after
         // the one above: a model in the source tree is named by its path there, in any current directory.
         command.env("CARGO_ENCODED_RUSTFLAGS", remap(&self.home, Path::new("")).unwrap_or_default());
         command.env_remove("CARGO_BUILD_TARGET").env_remove("RUSTC_WORKSPACE_WRAPPER");
-        command.current_dir(&package).stdin(Stdio::null()).stdout(Stdio::null());
+        command.current_dir(package).stdin(Stdio::null()).stdout(Stdio::null());
         let status = command.status().map_err(|e| {
             failure(
                 format!("cargo could not be started to build model `{}`: {e}", self.name),
@@ -111,9 +124,25 @@ impl Model {
                 "see the messages of rustc above",
             ));
         }
-        let executable = target.join("debug").join(&binary);
+        let executable = target.join("debug").join(binary);
         let sources = dependencies(&executable.with_extension("d"))?;
-        Ok(Built { executable, sources: sources.into_iter().chain(self.manifests()).collect() })
+        let own = ["Cargo.toml", "Cargo.lock"].map(|file| package.join(file));
+        let own = own.into_iter().filter(|file| self.is_package() && file.is_file());
+        Ok(Built { executable, sources: sources.into_iter().chain(self.manifests()).chain(own).collect() })
+    }
+
+    /// Returns the folder of the package and the name of its executable. Writes the package of a model file, and
+    /// the Cargo.lock of a package that has none.
+    pub fn prepared(&self) -> Result<(PathBuf, String)> {
+        if self.is_package() {
+            return Ok((self.path.clone(), executable(&self.path, &self.name)?));
+        }
+        let package = self.package();
+        let (manifest, text) = (package.join("Cargo.toml"), self.manifest()?);
+        if fs::read_to_string(&manifest).ok().as_ref() != Some(&text) {
+            write_file(&manifest, text.as_bytes())?;
+        }
+        Ok((package, self.binary()))
     }
 
     /// Returns the manifests that the build depends on.
@@ -147,8 +176,54 @@ impl Model {
     }
 }
 
+fn cargo() -> Command {
+    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Returns the name of the executable of the package in `folder`.
+fn executable(folder: &Path, name: &str) -> Result<String> {
+    let mut command = cargo();
+    command.args(["metadata", "--format-version", "1", "--manifest-path"]);
+    let output = command.arg(folder.join("Cargo.toml")).stdin(Stdio::null()).output().map_err(|e| {
+        failure(
+            format!("cargo could not be started to read the package `{name}`: {e}"),
+            "install Rust (https://rustup.rs), or use a built-in model",
+        )
+    })?;
+    if !output.status.success() {
+        return Err(failure(
+            format!(
+                "cargo cannot read the package `{name}`: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            ),
+            "correct its Cargo.toml",
+        ));
+    }
+    let metadata: Value =
+        serde_json::from_slice(&output.stdout).context("reading the output of cargo metadata")?;
+    let manifest = folder.join("Cargo.toml");
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let package =
+        packages.into_iter().find(|p| p["manifest_path"].as_str().map(Path::new) == Some(&manifest));
+    let targets = package.and_then(|p| p["targets"].as_array()).into_iter().flatten();
+    let is_binary = |t: &&Value| t["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|k| k == "bin"));
+    let binaries: Vec<&str> = targets.filter(is_binary).filter_map(|t| t["name"].as_str()).collect();
+    let default = package.and_then(|p| p["default_run"].as_str());
+    match (default, binaries.as_slice()) {
+        (Some(one), _) | (None, &[one]) => Ok(one.to_owned()),
+        (None, []) => Err(failure(
+            format!("the package `{name}` has no executable"),
+            "a model program is `src/main.rs`: its `main` ends with `models::main(…)` or `mesh::dsl::main(…)`",
+        )),
+        (None, several) => Err(failure(
+            format!("the package `{name}` has several executables: {}", several.join(", ")),
+            "name one of them as `default-run` in Cargo.toml, or name the file of the model",
+        )),
+    }
+}
+
 /// Returns the source tree with the crates `mesh` and `models`.
-fn home() -> Result<PathBuf> {
+pub fn home() -> Result<PathBuf> {
     let given = env::var_os("MESH_HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
     let built_from =
         || Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default();

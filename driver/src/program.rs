@@ -12,6 +12,7 @@ use crate::{
     request::Request,
     settings::Settings,
     store,
+    subject::{has_checkpoints, is_package, newest},
 };
 use anyhow::{Context, Result};
 use interchange::Origin;
@@ -19,7 +20,6 @@ use mesh::{
     Diagnostics, Module, Site,
     task::{self, check::Purpose},
 };
-use runtime::checkpoint::Checkpoint;
 use std::path::Path;
 
 /// A program before compilation.
@@ -80,8 +80,11 @@ pub fn load_variant(request: &Request) -> Result<Program> {
     if let Some(preset) = builtin::named(path) {
         return Ok(finish(builtin::module(preset, settings)?, name, Sources::default()));
     }
-    if is_checkpoint(path) {
-        let origin = Origin::of(&Checkpoint::open(path)?, None, &settings.overrides()?)?;
+    if is_package(path) {
+        return rust(path, name, request);
+    }
+    if has_checkpoints(path) {
+        let origin = Origin::of(&newest(path, request.host.say)?, None, &settings.overrides()?)?;
         let site = Site::new(name, 0, 0, "");
         return Program::built(models::program(&origin.config()?, &site), &origin.name);
     }
@@ -101,11 +104,6 @@ pub fn load_variant(request: &Request) -> Result<Program> {
             "name a file that ends in .rs or .mesh",
         )),
     }
-}
-
-/// True if `path` is a checkpoint, or the URL of one.
-pub fn is_checkpoint(path: &Path) -> bool {
-    runtime::checkpoint::is_checkpoint(path)
 }
 
 /// Removes the functions that are not in `names`, unless `names` is empty.

@@ -16,13 +16,14 @@ use crate::{
     program,
     program::Program,
     request::{Request, Setting},
+    subject::{is_package, newest},
 };
 use anyhow::Result;
 use interchange::Origin;
 use mesh::{Diagnostics, Site, dsl::Args, task::check::Purpose};
 use runtime::{
     Artefact, Checkpoint, Session,
-    checkpoint::{RestoreScope, folder::list, is_url},
+    checkpoint::{RestoreScope, is_url},
     train::compare_executables,
 };
 use std::{env, fmt::Debug, path::Path};
@@ -133,7 +134,7 @@ fn facts<T>(prepared: &Prepared<T>, chosen: &Chosen) -> Result<Facts> {
 /// There is none, or there are two.
 pub fn parameters(request: &Request, checkpoint: Option<&Path>) -> Result<Parameters> {
     let is_folder = request.subject.is_dir() || is_url(&request.subject);
-    let is_subject = is_folder && !files::is_artefact(&request.subject);
+    let is_subject = is_folder && !files::is_artefact(&request.subject) && !is_package(&request.subject);
     let checkpoint = match (checkpoint, is_subject) {
         (Some(_), true) => {
             return Err(failure(
@@ -178,18 +179,4 @@ fn described(request: &Request, checkpoint: &Checkpoint) -> Result<Program> {
         ));
     }
     Program::built(program, &origin.name)
-}
-
-/// Opens the checkpoint `dir`, or the newest valid one in it.
-fn newest(dir: &Path, say: fn(&str)) -> Result<Checkpoint> {
-    let mut found = if dir.is_dir() || is_url(dir) { list(dir)? } else { Vec::new() };
-    while let Some(newest) = found.pop() {
-        match newest.checkpoint {
-            Ok(checkpoint) => return Ok(checkpoint),
-            Err(error) => {
-                say(&format!("warning: skipped the checkpoint `{}`: {error}", newest.dir.display()))
-            }
-        }
-    }
-    Ok(Checkpoint::open(dir)?)
 }

@@ -49,8 +49,9 @@ pub fn program(model: &Model, args: &[String], sources: &Sources, say: fn(&str))
         return Ok(text);
     }
     say(&format!("building {}", model.name));
+    let prepared = model.prepared()?;
     let before = SystemTime::now();
-    let built = model.build()?;
+    let built = model.build(&prepared)?;
     let text = execute::run(&built, &model.name, args, sources, say)?;
     // `None` if a source changed during the build: the text may come from either version.
     if let Some(record) = record(&built, &text, before) {

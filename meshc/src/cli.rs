@@ -3,13 +3,14 @@
 use crate::{
     args::config::Words,
     commands::{
-        check, checkpoint, compile, convert, data, eval, generate, models, plan, plugin, report, run, runs,
-        score, slice, train,
+        check, checkpoint, compile, convert, data, eval, explain, generate, models, new, plan, plugin,
+        report, run, runs, score, shell, slice, train,
     },
 };
 use anyhow::Result;
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{CommandFactory, FromArgMatches};
 use driver::hosts::start;
+use options::groups::grouped;
 use std::{env, ffi::OsString, process::ExitCode};
 
 /// Compiles, trains and runs mesh-tensor programs: named dims over named axes of devices
@@ -34,6 +35,8 @@ Exit codes:
 pub enum Command {
     /// Check a model under a mesh and a layout
     Check(check::Args),
+    /// Create a package for a new model
+    New(new::Args),
     /// Compile a model into an artefact directory
     Compile(compile::Args),
     /// Report parameters, FLOPs, memory by part and collectives by axis
@@ -64,6 +67,10 @@ pub enum Command {
     Plugin(plugin::Args),
     /// Print facts of a TPU slice, or the environment of one of its hosts, for scripts
     Slice(slice::Args),
+    /// Explain the label of an error: the rule, an example, the way out
+    Explain(explain::Args),
+    /// Print completions for a shell, or write man pages
+    Shell(shell::Args),
 }
 
 impl Command {
@@ -73,7 +80,7 @@ impl Command {
         match self {
             Self::Check(args) => check::run(&args)?,
             Self::Compile(args) => one("compile").and_then(|()| compile::run(&args))?,
-            Self::Report(args) => one("report").and_then(|()| report::run(&args))?,
+            Self::Report(args) => return one("report").and_then(|()| report::run(&args)),
             Self::Plan(args) => return one("plan").and_then(|()| plan::run(&args)),
             Self::Run(args) => one("run").and_then(|()| run::run(&args))?,
             Self::Train(args) => return train::run(*args),
@@ -87,16 +94,24 @@ impl Command {
             Self::Models(args) => models::run(&args)?,
             Self::Plugin(args) => plugin::run(&args)?,
             Self::Slice(args) => slice::run(&args)?,
+            Self::New(args) => new::run(&args)?,
+            Self::Explain(args) => explain::run(&args)?,
+            Self::Shell(args) => shell::run(&args, &command())?,
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Returns the definition of the command line.
+fn command() -> clap::Command {
+    grouped(Cli::command())
 }
 
 /// Parses the command line of this process, including the option file it names.
 pub fn parse() -> Result<Cli> {
     let words: Vec<OsString> = env::args_os().collect();
     if words.get(1).is_none_or(|command| command != "train") {
-        return Ok(Cli::parse());
+        return Ok(Cli::from_arg_matches(&command().get_matches_from(words))?);
     }
     from_words(words).map_err(|error| match error.downcast::<clap::Error>() {
         Ok(error) => error.exit(),
@@ -105,7 +120,7 @@ pub fn parse() -> Result<Cli> {
 }
 
 fn from_words(typed: Vec<OsString>) -> Result<Cli> {
-    let command = Cli::command();
+    let command = command();
     let words = Words::new(&command, typed)?;
     let matches = command.clone().try_get_matches_from(&words.all).map_err(|error| words.located(error))?;
     let mut cli = Cli::from_arg_matches(&matches)?;

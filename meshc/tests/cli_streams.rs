@@ -18,6 +18,9 @@ fn check(place: &Workplace, args: &[&str], code: i32) {
             // A run is not repeated in the directory of another one.
             let _ = std::fs::remove_dir_all(place.at("run"));
         }
+        if args[0] == "new" {
+            let _ = std::fs::remove_dir_all(place.at(args[1]));
+        }
         let mut command = place.meshc(args);
         command.env("MESH_PJRT_PLUGIN", cpu_plugin()).stdin(Stdio::null()).stdout(closed()).stderr(stderr);
         Ran::new(command.output().expect("meshc starts"))
@@ -80,6 +83,9 @@ fn every_command_ends_quietly_if_nobody_reads_its_output() {
         vec!["models"],
         vec!["plugin", "list"],
         vec!["slice", "tpu:v5e:2x4"],
+        vec!["explain"],
+        vec!["shell", "completions", "bash"],
+        vec!["new", "my_model"],
         vec!["help"],
         vec!["train", "--help"],
     ];

@@ -61,7 +61,7 @@ fn a_configuration_a_run_folder_and_nothing_compiled_twice() {
         "# t.toml:6",
         "metrics = \"run/metrics.jsonl\"",
         "# default",
-        "# settings = \"batch=8",
+        "# settings.batch = 8 ",
     ] {
         assert!(first.out.contains(part), "`{part}`: {}", first.out);
     }

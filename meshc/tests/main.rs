@@ -6,6 +6,7 @@ mod cli_checkpoints;
 mod cli_commands;
 mod cli_contract;
 mod cli_data;
+mod cli_day;
 mod cli_errors;
 mod cli_experts;
 mod cli_faults;

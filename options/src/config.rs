@@ -68,10 +68,25 @@ impl Resolved {
         }
     }
 
-    /// Adds a meta entry of the program, which is not an option.
+    /// Adds a meta entry of the program, which is not an option. An entry that an option resolves, such as a
+    /// layout, is left out. Entries of several `KEY=VALUE` become one line each.
     pub fn meta(&mut self, key: &str, value: &str) {
-        if !self.entries.iter().any(|(_, k, ..)| k == key) {
-            self.entries.push((String::new(), key.to_owned(), literal(value), Origin::Model));
+        let option = key.replace('_', "-");
+        if self.entries.iter().any(|(table, k, ..)| table.is_empty() && (k == key || *k == option)) {
+            return;
+        }
+        let pairs: Option<Vec<(&str, &str)>> = value.split(' ').map(|word| word.split_once('=')).collect();
+        match pairs.filter(|pairs| pairs.len() > 1) {
+            Some(pairs) => {
+                for (name, value) in pairs {
+                    let given = self.entries.iter().any(|(table, k, ..)| table == "set" && k == name);
+                    if !given {
+                        let name = format!("{key}.{name}");
+                        self.entries.push((String::new(), name, literal(value), Origin::Model));
+                    }
+                }
+            }
+            None => self.entries.push((String::new(), key.to_owned(), literal(value), Origin::Model)),
         }
     }
 
@@ -374,8 +389,12 @@ fn resolved(cli: &Command, matches: &ArgMatches, file: &[Entry]) -> Resolved {
     all
 }
 
-/// Formats a value as TOML: numbers that TOML would print identically, everything else in quotation marks.
+/// Formats a value as TOML: truth values, and numbers that TOML would print identically; everything else in
+/// quotation marks. An option that takes a string reads both forms.
 fn literal(text: &str) -> String {
+    if text == "true" || text == "false" {
+        return text.to_owned();
+    }
     let is_number = text.parse::<i64>().is_ok_and(|n| n.to_string() == text)
         || text.parse::<f64>().is_ok_and(|n| n.is_finite() && n.to_string() == text && text.contains('.'));
     if is_number { text.to_owned() } else { quoted(text) }
@@ -387,6 +406,37 @@ fn quoted(text: &str) -> String {
 }
 
 fn bare(key: &str) -> String {
-    let is_bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    // The dot is in names of comments, such as `settings.d_model`.
+    let is_bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
     if is_bare { key.to_owned() } else { quoted(key) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_the_model_take_a_line_each_and_do_not_contradict_options() {
+        let mut all = Resolved::default();
+        all.entries.push(("set".into(), "d_model".into(), "16".into(), Origin::Flag));
+        all.derive("state-layout", "", Origin::Model);
+        all.meta("settings", "batch=4 d_model=16 pack=true name=a");
+        all.meta("state_layout", "*:data");
+        all.meta("model", "switch");
+        let text: Vec<String> =
+            all.toml().lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(
+            text,
+            [
+                "# state-layout = \"\" # model",
+                "# settings.batch = 4 # model",
+                "# settings.pack = true # model",
+                "# settings.name = \"a\" # model",
+                "# model = \"switch\" # model",
+                "",
+                "[set]",
+                "d_model = 16 # flag",
+            ]
+        );
+    }
 }

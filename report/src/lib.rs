@@ -8,6 +8,7 @@
 
 mod collectives;
 pub mod compiled;
+pub mod difference;
 mod flops;
 pub mod html;
 mod memory;

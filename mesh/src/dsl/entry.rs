@@ -159,21 +159,50 @@ impl Args {
             if in_schedule || known.iter().any(|s| s.key == *key) {
                 continue;
             }
-            let list: Vec<String> = known.iter().map(|s| format!("{}={}", s.key, s.default)).collect();
-            let hint = suggest(key, known.iter().map(|s| s.key.as_str()));
-            let help = match (hint, list.is_empty()) {
-                (_, true) => "this program has no settings".to_owned(),
-                (Some(hint), false) => format!("did you mean `{hint}`? settings: {}", list.join(", ")),
-                (None, false) => format!("settings: {}", list.join(", ")),
-            };
+            if key == HELP {
+                let list: Vec<String> = known.iter().map(|s| format!("{}={}", s.key, s.default)).collect();
+                let list = format!("settings of this program and their defaults:\n  {}", list.join("\n  "));
+                wrong.push(Diagnostic::new("", list).help("give one with --set KEY=VALUE"));
+                continue;
+            }
+            let help = near(key, &known);
             wrong.push(Diagnostic::new("", format!("this program has no setting `{key}`")).help(help));
         }
         wrong
     }
 }
 
+/// The word of `--set help`, which lists all settings.
+const HELP: &str = "help";
+/// The most settings that an error lists.
+const FEW: usize = 8;
+
+/// Returns the remedy for the unknown setting `key`: settings with a similar name, or the way to all of them.
+fn near(key: &str, known: &[Setting]) -> String {
+    if known.is_empty() {
+        return "this program has no settings".to_owned();
+    }
+    let hint = suggest(key, known.iter().map(|s| s.key.as_str()));
+    let hint = hint.map_or_else(String::new, |hint| format!("did you mean `{hint}`? "));
+    let is_alike = |s: &&Setting| {
+        let mut words = s.key.split('_');
+        known.len() <= FEW || words.any(|word| word.len() > 1 && key.split('_').any(|w| w == word))
+    };
+    let alike: Vec<String> =
+        known.iter().filter(is_alike).take(FEW).map(|s| format!("{}={}", s.key, s.default)).collect();
+    match (known.len() <= FEW, alike.is_empty()) {
+        (true, _) => format!("{hint}settings: {}", alike.join(", ")),
+        (false, true) => format!("{hint}`--set help` lists all {} settings", known.len()),
+        (false, false) => {
+            let all = format!("`--set help` lists all {}", known.len());
+            format!("{hint}settings with a similar name: {}; {all}", alike.join(", "))
+        }
+    }
+}
+
 /// Adds `text`, which is `key=value`, to the values of `option`.
 fn add(given: &mut Vec<(String, String)>, option: &str, text: &str) -> Result<(), Diagnostic> {
+    let text = if option == "--set" && text == HELP { "help=" } else { text };
     let Some((key, value)) = text.split_once('=') else {
         return Err(Diagnostic::new("", format!("`{option} {text}` has no value"))
             .help(format!("write it as {option} {text}=VALUE")));
@@ -289,6 +318,20 @@ mod tests {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
+    #[test]
+    fn of_many_settings_only_similar_ones_are_named() {
+        let setting = |key: &str| Setting { key: key.to_owned(), default: "1".to_owned() };
+        let mut known: Vec<Setting> = (0..40).map(|i| setting(&format!("other{i}"))).collect();
+        known.extend(["d_model", "d_ff", "router_z_loss", "router_bias"].map(setting));
+        assert_eq!(near("d_modl", &known), "did you mean `d_model`? `--set help` lists all 44 settings",);
+        assert_eq!(
+            near("router_jitter_noise", &known),
+            "settings with a similar name: router_z_loss=1, router_bias=1; `--set help` lists all 44",
+        );
+        assert_eq!(near("x", &known), "`--set help` lists all 44 settings");
+        assert_eq!(near("x", &[]), "this program has no settings");
+    }
+
     #[track_caller]
     fn check(args: &str, expect: &str) {
         let build = |args: &Args| {
@@ -319,6 +362,11 @@ mod tests {
             "error: `--dtype` must be one of f32, bf16, got `f16`\n  help: did you mean `bf16`?\n\
              error: setting `dispatch` must be one of sort, einsum, got `einsun`\n  help: did you mean \
              `einsum`?",
+        );
+        check(
+            "--set help",
+            "error: settings of this program and their defaults:\n  batch=32\n  dropout=0.1\n  dispatch=sort\n  help: give \
+             one with --set KEY=VALUE",
         );
         check("--set batch", "error: `--set batch` has no value\n  help: write it as --set batch=VALUE");
         check("--set", "error: `--set` is the last argument, but it takes a value");

@@ -3,8 +3,9 @@
 use crate::{
     args::{model::ModelArgs, placement::PlacementArgs},
     output::{
+        failure,
         host::HOST,
-        stream::{errln, outln},
+        stream::{end_if_closed, errln, outln},
     },
 };
 use anyhow::Result;
@@ -17,6 +18,7 @@ use driver::{
     program,
     request::Request,
     summary::summary,
+    watch::Watched,
 };
 use serde_json::json;
 use std::path::PathBuf;
@@ -36,10 +38,26 @@ pub struct Args {
     /// Print the result as JSON: {"ok", "program", "mistakes", "warnings"}
     #[arg(long)]
     json: bool,
+    /// Check again whenever a file of the model changes, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
 }
 
-/// Runs every stage except the last.
+/// Runs every stage except the last, once or after every change.
 pub fn run(args: &Args) -> Result<()> {
+    if !args.watch {
+        return once(args);
+    }
+    let mut files = Watched::new(&args.model);
+    loop {
+        once(args).unwrap_or_else(|error| failure::say(&error));
+        end_if_closed();
+        files.wait();
+        errln!("\n{} has changed", args.model.display());
+    }
+}
+
+fn once(args: &Args) -> Result<()> {
     let denied = lint::denied(&args.deny)?;
     let result = check(args).and_then(|(said, warnings)| {
         let (denied, warnings) = warnings.split(&denied);

@@ -2,10 +2,13 @@
 
 use crate::{
     args::ranges::{at_least_one, not_negative, steps, whole, whole_64},
-    output::stream::{out, outln},
+    output::{
+        host::HOST,
+        stream::{out, outln},
+    },
 };
 use anyhow::Result;
-use driver::failure::failure;
+use driver::{failure::failure, subject::newest};
 use interchange::{
     experts::{self, Conversion, Ffn, Keep},
     lora,
@@ -145,10 +148,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let good = match &args.command {
         Command::List { dir, json } => list(dir, *json)?,
         Command::Verify { dirs, json } => verify(dirs, *json)?,
-        Command::Diff { a, b, json } => compare(&Checkpoint::open(a)?, &Checkpoint::open(b)?, *json)?,
+        Command::Diff { a, b, json } => compare(&newest(a, HOST.say)?, &newest(b, HOST.say)?, *json)?,
         Command::Prune(args) => prune(args)?,
         Command::Merge { checkpoint, out } => {
-            let merged = lora::merge(&Checkpoint::open(checkpoint)?, out)?;
+            let merged = lora::merge(&newest(checkpoint, HOST.say)?, out)?;
             outln!("{}: {merged} matrices merged with their adapters", out.display());
             true
         }
@@ -318,7 +321,7 @@ fn convert_experts(args: &Convert) -> Result<bool> {
         seed: args.seed,
         settings: args.settings.clone(),
     };
-    let done = experts::convert(&Checkpoint::open(&args.from)?, &args.out, &wanted)?;
+    let done = experts::convert(&newest(&args.from, HOST.say)?, &args.out, &wanted)?;
     outln!(
         "{}: {} tensors copied, {} converted, {} slots reset to zero",
         args.out.display(),

@@ -13,7 +13,10 @@ use crate::{
     },
 };
 use anyhow::Result;
-use driver::{failure::failure, placement::PlacementOptions, request::Request, verification::Compiler};
+use driver::{
+    failure::failure, placement::PlacementOptions, request::Request, subject::newest_path,
+    verification::Compiler,
+};
 use interchange::hf::{Folder, export::export, import::import, verify::verify};
 use mesh::{Layout, Mesh};
 use std::{
@@ -65,7 +68,7 @@ struct Hf {
 
 #[derive(clap::Args, Debug)]
 struct ToHf {
-    /// Checkpoint to export
+    /// Checkpoint to export, or a directory of checkpoints (the newest valid one is used)
     checkpoint: PathBuf,
     /// Directory to create
     out: PathBuf,
@@ -113,7 +116,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(What::Hf(hf)) => from_hf(hf),
         Some(What::ToHf(to)) => {
             let done = export(
-                &to.checkpoint,
+                &newest_path(&to.checkpoint, HOST.say)?,
                 to.model.as_deref(),
                 &to.settings.options().overrides()?,
                 &to.out,

@@ -17,16 +17,21 @@ use driver::{
     placement::place,
     program,
     request::Request,
+    subject::is_compiled,
 };
 use report::{
     Report,
     compiled::Compiled,
+    difference::Costs,
     html,
     optimized::{self, Optimized},
 };
 use serde::de::DeserializeOwned;
-use serde_json::Value;
-use std::path::{Path, PathBuf};
+use serde_json::{Value, json};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 /// Arguments.
 #[derive(clap::Args, Debug)]
@@ -47,27 +52,39 @@ pub struct Args {
     /// Write an HTML page with charts: shards by device, memory over the program, traffic by mesh axis
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Compare with another artefact or model, which is compiled with the same options; exit code 1 if
+    /// collectives, bytes, FLOPs or memory differ
+    #[arg(long, value_name = "ARTEFACT|MODEL", conflicts_with = "html")]
+    diff: Option<PathBuf>,
+    /// Compare with this file of --write-lock; exit code 1 if collectives, bytes, FLOPs or memory differ
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["diff", "html"])]
+    lock: Option<PathBuf>,
+    /// Write the costs of all functions to this file, for --lock
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["diff", "lock"])]
+    write_lock: Option<PathBuf>,
 }
 
 /// Reports.
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args) -> Result<ExitCode> {
     let request = Request {
         settings: args.settings.options(),
         placement: args.placement.options(),
         ..Request::new(&args.subject, HOST)
     };
     if args.subject.extension().is_some_and(|e| e == "pb") {
-        return optimized(args, &request);
+        return optimized(args, &request).map(|()| ExitCode::SUCCESS);
     }
-    let compiled = args.subject.is_dir() && !runtime::checkpoint::is_checkpoint(&args.subject);
-    let (reports, compiled) = if compiled { stored(&request)? } else { (made(&request)?, Vec::new()) };
+    let (reports, compiled) = reports(&request)?;
+    if let Some(code) = compared(args, &request, &Costs::of(&reports))? {
+        return Ok(code);
+    }
     let report = choose(&reports, args.function.as_deref())?;
     let compiled = compiled.into_iter().find(|c| c.function == report.function);
     if let Some(file) = &args.html {
         files::write_file(file, html::page(report, compiled.as_ref()).as_bytes())?;
         if !args.json {
             outln!("{}", file.display());
-            return Ok(());
+            return Ok(ExitCode::SUCCESS);
         }
     }
     if args.json {
@@ -80,7 +97,42 @@ pub fn run(args: &Args) -> Result<()> {
         out!("{report}");
         compiled.iter().for_each(|c| out!("{c}"));
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes or compares a lock, or compares with another program. `None` if no such option is given.
+fn compared(args: &Args, request: &Request, new: &Costs) -> Result<Option<ExitCode>> {
+    if let Some(file) = &args.write_lock {
+        files::write_file(file, new.lock().as_bytes())?;
+        outln!("{}", file.display());
+        return Ok(Some(ExitCode::SUCCESS));
+    }
+    let old = match (&args.lock, &args.diff) {
+        (Some(file), _) => {
+            let text = proto::regular::read_to_string(file)
+                .with_context(|| format!("reading the lock `{}` (--write-lock writes it)", file.display()))?;
+            Costs::parse(&text).map_err(|line| {
+                let what = format!("{}:{line}: not a line of a lock", file.display());
+                failure(what, "write it again with --write-lock")
+            })?
+        }
+        (None, Some(other)) => Costs::of(&reports(&Request { subject: other.clone(), ..request.clone() })?.0),
+        (None, None) => return Ok(None),
+    };
+    // A lock is older than the program, and `--diff B` tells what changes from this program to B.
+    let changes = if args.lock.is_some() { old.changes(new) } else { new.changes(&old) };
+    if args.json {
+        outln!("{}", serde_json::to_string_pretty(&json!({ "changes": changes }))?);
+    } else if changes.is_empty() {
+        outln!("the costs are equal");
+    } else {
+        changes.iter().for_each(|change| out!("{change}"));
+    }
+    Ok(Some(if changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
+}
+
+fn reports(request: &Request) -> Result<(Vec<Report>, Vec<Compiled>)> {
+    if is_compiled(&request.subject) { stored(request) } else { Ok((made(request)?, Vec::new())) }
 }
 
 fn made(request: &Request) -> Result<Vec<Report>> {

@@ -36,12 +36,13 @@ use driver::{
     },
     program::{self, Program},
     request::Request,
+    subject::{has_checkpoints, is_compiled, newest_path},
     target::{Target, TargetOptions},
 };
 use mesh::task::check::Purpose;
 use runtime::{
     Artefact, Contract,
-    checkpoint::{Keep, Mapping, Pattern, Rule, folder::list, is_checkpoint, is_url},
+    checkpoint::{Keep, Mapping, Pattern, Rule, folder::list, is_url},
     train::{self, Observer, Source, Spikes},
 };
 use std::{
@@ -271,9 +272,7 @@ impl Run {
             train::check_folder(&folder, args.resume)?;
         }
         let request = Request { several_hosts: member.is_in_job(), ..args.request() };
-        let of_checkpoint = is_checkpoint(&args.subject);
-        let program =
-            if args.subject.is_dir() && !of_checkpoint { None } else { Some(program(&args, &request)?) };
+        let program = if is_compiled(&args.subject) { None } else { Some(program(&args, &request)?) };
         let texts = args.data.open(&member.job)?;
         let eval_texts = match args.eval_data.as_slice() {
             [] => None,
@@ -295,7 +294,8 @@ impl Run {
         let run_dir = args.run_dir.as_ref().filter(|_| member.job.is_first());
         let run_folder = run_dir.map(|dir| RunFolder::create(dir)).transpose()?;
         args.complete(&artefact, held_out);
-        let from = args.from.clone().or(of_checkpoint.then(|| args.subject.clone()));
+        let named = args.from.as_ref().or(has_checkpoints(&args.subject).then_some(&args.subject));
+        let from = named.map(|dir| newest_path(dir, HOST.say)).transpose()?;
         let record = run_folder.as_ref().map(|folder| folder.at(run_folder::LOADED));
         let from = Source::new(from, args.mapping(), record)?;
         let target: Option<Target> = artefact.manifest.target.parse().ok();
