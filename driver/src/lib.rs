@@ -4,13 +4,15 @@
 //! [`Host`](host::Host), and everything else is returned.
 //!
 //! Reading order: [`request`] (the input, with [`settings`], [`placement`], [`target`], [`plugin`],
-//! [`subject`] and [`host`]), [`program`] (from a model to a program, with `builtin`, `package`, `execute` and
-//! `store`), [`lower`] (through the compiler), [`artefact`] (in memory), [`device`] (plugins and sessions),
-//! [`session`] (programs with parameters), [`ahead`] and [`measured`] (through a plugin's compiler), [`fit`]
-//! (programs that are too large), [`lint`] (warnings), [`summary`] (facts of a valid program), [`verification`] (imported models). Errors are in [`failure`] and
-//! [`diagnostics`], and [`explain`] explains their labels; atomic writes are in [`files`]. [`call`] calls one
-//! function, [`inputs`] reads the inputs of generation, [`children`] ends processes such as cargo, [`scaffold`] writes new packages, [`watch`] sees
-//! changes of a model, and [`hosts`] is for sessions of several processes.
+//! [`subject`] and [`host`]), [`program`] (from a model to a program, with `builtin`, `package`, `execute`
+//! and `store`), [`lower`] (through the compiler), [`artefact`] (in memory), [`device`] (plugins and
+//! sessions), [`session`] (programs with parameters), [`ahead`] and [`measured`] (through a plugin's
+//! compiler), [`fit`] (programs that are too large), [`lint`] (warnings), [`summary`] (facts of a valid
+//! program), [`verification`] (imported models). Errors are in [`failure`] and [`diagnostics`], and
+//! [`explain`] explains their labels; atomic writes are in [`files`]. [`call`] calls one function,
+//! [`inputs`] reads the inputs of generation, [`children`] ends processes such as cargo, [`scaffold`]
+//! writes new packages, [`watch`] sees changes of a model, and [`hosts`] is for sessions of several
+//! processes.
 
 pub mod ahead;
 pub mod artefact;

@@ -131,8 +131,8 @@ impl Model {
         Ok(Built { executable, sources: sources.into_iter().chain(self.manifests()).chain(own).collect() })
     }
 
-    /// Returns the folder of the package and the name of its executable. Writes the package of a model file, and
-    /// the Cargo.lock of a package that has none.
+    /// Returns the folder of the package and the name of its executable. Writes the package of a model
+    /// file, and the Cargo.lock of a package that has none.
     pub fn prepared(&self) -> Result<(PathBuf, String)> {
         if self.is_package() {
             return Ok((self.path.clone(), executable(&self.path, &self.name)?));

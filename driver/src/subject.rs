@@ -33,8 +33,8 @@ pub fn is_compiled(path: &Path) -> bool {
     path.is_dir() && !is_package(path) && !has_checkpoints(path)
 }
 
-/// Opens the checkpoint `dir`, or the newest valid one in it: `dir` may be a directory of checkpoints, or a run
-/// directory with one. Says which checkpoints were skipped.
+/// Opens the checkpoint `dir`, or the newest valid one in it: `dir` may be a directory of checkpoints, or
+/// a run directory with one. Says which checkpoints were skipped.
 ///
 /// # Errors
 /// There is no valid checkpoint.

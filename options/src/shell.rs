@@ -15,8 +15,8 @@ pub fn completions(mut command: Command, shell: Shell) -> Vec<u8> {
     script
 }
 
-/// Returns the man pages of a command line: their file names, such as `meshc-train.1`, and contents. The first
-/// one is the page of the command itself.
+/// Returns the man pages of a command line: their file names, such as `meshc-train.1`, and contents. The
+/// first one is the page of the command itself.
 ///
 /// # Errors
 /// A page cannot be rendered.

@@ -1,7 +1,7 @@
 //! A small Switch Transformer over bytes.
 //!
-//! `meshc check .` reports mistakes, `meshc train . --data FILES…` trains, and `--set KEY=VALUE` overrides any
-//! number below.
+//! `meshc check .` reports mistakes, `meshc train . --data FILES…` trains, and `--set KEY=VALUE` overrides
+//! any number below.
 
 use models::{Config, Switch};
 use std::process::ExitCode;

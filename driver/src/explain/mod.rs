@@ -1,5 +1,5 @@
-//! Explanations of the labels of mistakes, such as `contract_c1`: the rule, an example that breaks it, and the
-//! way out.
+//! Explanations of the labels of mistakes, such as `contract_c1`: the rule, an example that breaks it, and
+//! the way out.
 //!
 //! The rule is the sentence of `docs/ir.md`, and the example is the filetest of the label, so that neither is
 //! written twice; the remedies are in `rules`. `docs/errors.md` is [`page`].
