@@ -134,7 +134,7 @@ fn check_runs_again_after_a_change() {
         .expect("meshc starts");
     let mut out = BufReader::new(child.stdout.take().expect("it is piped")).lines();
     let mut err = BufReader::new(child.stderr.take().expect("it is piped")).lines();
-    let mut wait = |lines: &mut dyn Iterator<Item = std::io::Result<String>>, part: &str| {
+    let wait = |lines: &mut dyn Iterator<Item = std::io::Result<String>>, part: &str| {
         let found = lines.map_while(Result::ok).any(|line| line.contains(part));
         assert!(found, "`{part}` was not printed");
     };
