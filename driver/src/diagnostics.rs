@@ -2,6 +2,7 @@
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use mesh::{Diagnostic, Diagnostics, ir::Phase};
+use page::visible::visible;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -219,6 +220,8 @@ impl Mistakes {
     }
 }
 
+/// The renderer makes control characters of titles and of source lines visible, but not those of the other
+/// texts, which are already visible here.
 fn group<'a>(severity: Severity, mistake: &'a Mistake, source: Option<&'a str>) -> Group<'a> {
     let mut title = severity.level().primary_title(mistake.message.as_str());
     if !mistake.label.is_empty() {
@@ -229,16 +232,16 @@ fn group<'a>(severity: Severity, mistake: &'a Mistake, source: Option<&'a str>) 
         group = match source.and_then(|text| Some((text, span(text, place)?))) {
             Some((text, span)) => group.element(
                 Snippet::source(text)
-                    .path(place.file.as_str())
+                    .path(visible(&place.file))
                     .annotation(AnnotationKind::Primary.span(span)),
             ),
             None => {
-                group.element(Origin::path(place.file.as_str()).line(place.line).char_column(place.column))
+                group.element(Origin::path(visible(&place.file)).line(place.line).char_column(place.column))
             }
         };
     }
-    group = group.elements(mistake.context.iter().map(|c| Level::NOTE.message(c.as_str())));
-    group.elements(mistake.help.iter().map(|h| Level::HELP.message(h.as_str())))
+    group = group.elements(mistake.context.iter().map(|c| Level::NOTE.message(visible(c))));
+    group.elements(mistake.help.iter().map(|h| Level::HELP.message(visible(h))))
 }
 
 /// Returns the byte range of the word at a place. `None` if the file no longer has such a place.

@@ -1,6 +1,7 @@
 //! Errors that the user can correct: what is wrong, where, why, and what to do.
 
 use crate::diagnostics::Mistakes;
+use page::visible::visible;
 use serde_json::{Value, json};
 use std::fmt;
 
@@ -26,11 +27,12 @@ pub fn failure(what: impl Into<String>, help: impl Into<String>) -> anyhow::Erro
     anyhow::Error::new(Failure { what: what.into(), help: help.into() })
 }
 
-/// Returns an error as text, with the colours of a terminal if `colour` is set.
+/// Returns an error as text, with the colours of a terminal if `colour` is set. Control characters of names
+/// are visible.
 pub fn text(error: &anyhow::Error, colour: bool) -> String {
     match error.downcast_ref::<Mistakes>() {
         Some(mistakes) => mistakes.text(colour),
-        None => format!("error: {}", chain(error)),
+        None => visible(&format!("error: {}", chain(error))).into_owned(),
     }
 }
 

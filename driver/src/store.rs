@@ -55,9 +55,14 @@ pub fn program(model: &Model, args: &[String], sources: &Sources, say: fn(&str))
     let text = execute::run(&built, &model.name, args, sources, say)?;
     // `None` if a source changed during the build: the text may come from either version.
     if let Some(record) = record(&built, &text, before) {
-        write_file(&key.with_extension("mesh"), text.as_bytes())?;
-        write_file(&key.with_extension("json"), &serde_json::to_vec(&record)?)?;
-        prune(&folder);
+        let record = serde_json::to_vec(&record)?;
+        let written = write_file(&key.with_extension("mesh"), text.as_bytes())
+            .and_then(|()| write_file(&key.with_extension("json"), &record));
+        match written {
+            Ok(()) => prune(&folder),
+            // The program is complete; only the next start builds it again.
+            Err(error) => say(&format!("warning: the program of {} is not cached: {error:#}", model.name)),
+        }
     }
     Ok(text)
 }

@@ -72,6 +72,9 @@ impl fmt::Debug for AxisSet {
     }
 }
 
+/// The largest number of devices of a mesh. Collectives list all of them.
+pub const MAX_DEVICES: u32 = 1 << 20;
+
 /// The mesh of devices: named axes. The product of their sizes is the number of devices.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Mesh {
@@ -102,8 +105,8 @@ impl Mesh {
             }
         }
         match axes.iter().try_fold(1u32, |n, a| n.checked_mul(u32::try_from(a.size).ok()?)) {
-            Some(n) if n < 1 << 31 => Ok(Self { axes }),
-            _ => Err("the mesh has more devices than a 31-bit number counts".into()),
+            Some(n) if n <= MAX_DEVICES => Ok(Self { axes }),
+            Some(_) | None => Err(format!("the mesh has more than {MAX_DEVICES} devices")),
         }
     }
     /// Parses `data=2,expert=4`. The empty text is the mesh of one device.
@@ -212,9 +215,14 @@ mod tests {
 
     #[test]
     fn a_bad_mesh_says_what_is_wrong() {
-        for (text, part) in
-            [("data", "no size"), ("data=x", "whole number"), ("data=0", "size 0"), ("a=2,a=2", "twice")]
-        {
+        for (text, part) in [
+            ("data", "no size"),
+            ("data=x", "whole number"),
+            ("data=0", "size 0"),
+            ("a=2,a=2", "twice"),
+            ("a=1048577", "more than 1048576 devices"),
+            ("a=9223372036854775807,b=9223372036854775807", "more than 1048576 devices"),
+        ] {
             assert!(Mesh::parse(text).unwrap_err().contains(part), "{text}");
         }
     }

@@ -1,6 +1,7 @@
 //! Faults of the system: closed pipes, full disks, signals, failing system calls. A run keeps what is whole.
 
 use crate::{
+    cli_injection::{Fault, can_inject},
     cli_training::{Running, artefact, train},
     support::{Ran, Workplace, home, model, say_skipped, text},
 };
@@ -49,18 +50,35 @@ fn a_full_disk_under_messages_and_logs_does_not_end_training() {
     assert_eq!(record.matches("the log of this run is incomplete").count(), 1, "{record}");
 }
 
+/// Returns the command with the default action of SIGHUP. Tests may run under `nohup`, which children
+/// inherit.
+pub(crate) fn with_hangup(command: &Command) -> Command {
+    let mut changed = Command::new("env");
+    changed.arg("--default-signal=HUP").arg(command.get_program());
+    copied(command, changed)
+}
+
+/// Adds the arguments, the directory and the variables of a command to another one, which starts it.
+pub(crate) fn copied(command: &Command, mut starter: Command) -> Command {
+    starter.args(command.get_args());
+    if let Some(dir) = command.get_current_dir() {
+        starter.current_dir(dir);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => starter.env(name, value),
+            None => starter.env_remove(name),
+        };
+    }
+    starter
+}
+
 #[test]
 fn a_hangup_saves_unless_it_is_ignored() {
     let place = Workplace::new();
     let data = text();
     let args = [artefact(), "--data", &data, "--steps", "1000000", "--checkpoint-dir", "r"];
-    // The tests themselves may run under `nohup`, which children inherit.
-    let trained = train(&place, &args);
-    let mut command = Command::new("env");
-    command.arg("--default-signal=HUP").arg(trained.get_program()).args(trained.get_args());
-    command.current_dir(place.path());
-    command.envs(trained.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let mut running = Running::start(command);
+    let mut running = Running::start(with_hangup(&train(&place, &args)));
     running.until("step 1/");
     running.signal("-HUP");
     let (code, said) = running.end();
@@ -142,11 +160,8 @@ const CALLS: [(&str, usize); 5] = [
 
 #[test]
 fn an_artefact_is_the_old_or_the_new_one_whatever_fails() {
-    if Command::new("strace").args(["-e", "trace=none", "true"]).output().is_ok_and(|o| !o.status.success()) {
-        return say_skipped("strace cannot trace processes here");
-    }
-    if Command::new("strace").arg("-V").output().is_err() {
-        return say_skipped("there is no strace");
+    if let Err(why) = can_inject() {
+        return say_skipped(why);
     }
     let place = Workplace::new();
     let compile = |mesh: &'static str| ["compile", "m.mesh", "--mesh", mesh, "-o", "a"];
@@ -163,12 +178,8 @@ fn an_artefact_is_the_old_or_the_new_one_whatever_fails() {
     for (calls, count) in CALLS {
         for (nth, how) in (1..=count).flat_map(|nth| [(nth, "error=EIO"), (nth, "signal=KILL")]) {
             let (old, new) = (size, 6 - size);
-            let ran = strace(
-                &place,
-                calls,
-                &format!("inject={calls}:{how}:when={nth}"),
-                &compile(if new == 2 { "data=2" } else { "data=4" }),
-            );
+            let fault = Fault { calls, how, when: nth.to_string() };
+            let ran = fault.run(&place.meshc(&compile(if new == 2 { "data=2" } else { "data=4" })));
             size = devices();
             assert!(size == old || size == new, "{calls} {nth} {how}: {size} devices");
             match ran.code {
@@ -181,16 +192,6 @@ fn an_artefact_is_the_old_or_the_new_one_whatever_fails() {
     // The next writer removes what killed ones have left.
     place.run(&compile("data=2")).succeeds();
     assert_eq!(place.entries(), ["a", "m.mesh"]);
-}
-
-/// Runs `meshc` under strace, which makes system calls fail.
-fn strace(place: &Workplace, calls: &str, inject: &str, args: &[&str]) -> Ran {
-    let meshc = place.meshc(args);
-    let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={calls}"), "-e", inject]);
-    command.arg(meshc.get_program()).args(meshc.get_args()).current_dir(place.path());
-    command.envs(meshc.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    Ran::new(command.output().expect("strace starts"))
 }
 
 #[test]

@@ -252,8 +252,8 @@ impl Config {
         wrong.require(self.vocab > 2, "vocab", "at least 3 (padding, end of sequence, unknown)", self.vocab);
         wrong.positive("epsilon", self.epsilon);
         let (buckets, distance) = (self.buckets, self.max_distance);
-        let fits = buckets >= 4 && buckets.is_multiple_of(4);
-        let rule = "a multiple of 4 (half of them for each direction, half of these for single distances)";
+        let fits = (4..=1024).contains(&buckets) && buckets.is_multiple_of(4);
+        let rule = "a multiple of 4 up to 1024 (half of them for each direction, half of these for single distances)";
         wrong.require(fits, "buckets", rule, buckets);
         let rule = format!("more than half of `buckets` = {buckets}");
         wrong.require(distance > buckets / 2, "max_distance", &rule, distance);

@@ -19,9 +19,21 @@ fn boundaries(buckets: usize, max_distance: usize) -> Vec<usize> {
             (distance as f32 / single as f32).ln() / (max_distance as f64 / single as f64).ln() as f32;
         (single + (place * (buckets - single) as f32) as usize).min(buckets - 1)
     };
-    let first = |b: usize| (single..=max_distance).find(|d| bucket(*d) >= b).unwrap_or(max_distance);
+    let first = |b: usize| {
+        // Halves the range until few distances are left, because it may have billions of them.
+        let (mut from, mut to) = (single, max_distance);
+        while to - from > FEW {
+            let middle = from + (to - from) / 2;
+            (from, to) = if bucket(middle) >= b { (from, middle) } else { (middle - FEW / 4, to) };
+        }
+        (from..=to).find(|d| bucket(*d) >= b).unwrap_or(max_distance)
+    };
     (single + 1..buckets).map(first).collect()
 }
+
+/// The number of distances that are searched one by one. The rounding of the formula exchanges the order of
+/// fewer.
+const FEW: usize = 256;
 
 /// Returns the bucket of `relative = memory - query`, as [`RelativeBias`] computes it on the device.
 pub fn bucket(relative: i32, bidirectional: bool, buckets: usize, max_distance: usize) -> usize {

@@ -1,5 +1,7 @@
 //! HTML documents: sections, tables, escaping, the stylesheet.
 
+use crate::visible::visible;
+
 /// Returns a whole document. `title` is plain text, `body` is HTML.
 pub fn document(title: &str, body: &str) -> String {
     format!(
@@ -10,9 +12,9 @@ pub fn document(title: &str, body: &str) -> String {
     )
 }
 
-/// Escapes text for an element or an attribute.
+/// Escapes text for an element or an attribute. Control characters become visible.
 pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    visible(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// Renders a heading, a note and contents. Empty contents give an empty string. `note` and `contents` are
@@ -76,6 +78,7 @@ mod tests {
     #[test]
     fn text_is_escaped_and_empty_parts_are_left_out() {
         assert_eq!(escape("a<b & \"c\""), "a&lt;b &amp; &quot;c&quot;");
+        assert_eq!(escape("\u{1b}[0m<"), "\\u001b[0m&lt;");
         assert_eq!(table(&["x"], "l", std::iter::empty()), "");
         assert_eq!(section("x", "y", ""), "");
         assert!(

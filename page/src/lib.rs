@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`html`] (documents, sections, tables, the stylesheet), [`bars`] and [`chart`] (SVG
 //! charts), [`heat`] (heat maps), [`run`] (the metrics of a training run), [`run_page`] (the page of training
-//! runs). The page of a program's report is in the crate `report`.
+//! runs), [`mod@visible`] (control characters). The page of a program's report is in the crate `report`.
 
 pub mod bars;
 pub mod chart;
@@ -10,3 +10,4 @@ pub mod heat;
 pub mod html;
 pub mod run;
 pub mod run_page;
+pub mod visible;

@@ -6,7 +6,7 @@
 //! - [`compile_options`] builds the options for a plugin;
 //! - [`hlo_alias`] removes the donation of buffers from a module;
 //! - [`hlo_check`] and [`precision_check`] check modules, [`hlo_text`] prints them;
-//! - [`manifest_check`] checks manifests, [`manifest_json`] prints them;
+//! - [`manifest_check`] and [`compile_options_check`] check an artefact, [`manifest_json`] prints manifests;
 //! - [`regular`] reads files, and refuses FIFOs, devices and sockets.
 
 #[rustfmt::skip]
@@ -30,6 +30,7 @@ pub mod job;
 pub mod tensorflow;
 
 pub mod compile_options;
+pub mod compile_options_check;
 mod enum_name;
 pub mod hlo_alias;
 pub mod hlo_check;

@@ -15,6 +15,9 @@ use crate::manifest::{
 /// The version of the format that this code writes and reads.
 pub const FORMAT_VERSION: u32 = 1;
 
+/// The largest number of devices of a mesh.
+pub const MAX_DEVICES: u64 = 1 << 20;
+
 /// Element types a manifest may name.
 pub const DTYPES: [&str; 5] = ["f32", "bf16", "s32", "u32", "pred"];
 
@@ -90,7 +93,7 @@ impl<'a> Checker<'a> {
             self.axes.insert(&axis.name, axis.size);
         }
         if devices(manifest).is_none() {
-            self.problem("mesh", "more devices than a number holds");
+            self.problem("mesh", "more than 1048576 devices");
         }
     }
 
@@ -262,7 +265,7 @@ impl<'a> Checker<'a> {
 pub fn devices(manifest: &Manifest) -> Option<u64> {
     let mesh = manifest.mesh.as_ref()?;
     let devices = mesh.axes.iter().try_fold(1u64, |product, axis| product.checked_mul(axis.size))?;
-    u32::try_from(devices).is_ok().then_some(devices)
+    (devices <= MAX_DEVICES).then_some(devices)
 }
 
 /// Returns the shape of one device's shard of a tensor, in storage order.
@@ -320,7 +323,7 @@ mod tests {
             let mesh = m.mesh.as_mut().unwrap();
             mesh.axes.push(crate::manifest::Axis { name: "huge".into(), size: u64::MAX });
         };
-        broken(huge, &["mesh: more devices than a number holds"]);
+        broken(huge, &["mesh: more than 1048576 devices"]);
     }
 
     #[test]

@@ -111,9 +111,10 @@ pub fn table(f: &mut dyn fmt::Write, heads: &[&str], align: &str, rows: &[Vec<St
     for row in [&heads].into_iter().chain(rows) {
         let mut line = String::new();
         for ((cell, width), align) in row.iter().zip(&widths).zip(align.chars()) {
-            let cell = if align == '<' { format!("{cell:<width$}") } else { format!("{cell:>width$}") };
-            line.push_str(&cell);
-            line.push_str("  ");
+            // Not by a format's width, which has at most 16 bits: names may be longer.
+            let blanks = " ".repeat(width.saturating_sub(cell.chars().count()));
+            let (before, after) = if align == '<' { ("", blanks.as_str()) } else { (blanks.as_str(), "") };
+            line.extend([before, cell, after, "  "]);
         }
         writeln!(f, "{}", line.trim_end())?;
     }

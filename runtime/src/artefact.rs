@@ -6,7 +6,7 @@
 
 use crate::{Error, Result};
 use proto::{
-    Message,
+    Message, compile_options_check,
     manifest::{File, Function, Manifest},
     manifest_check,
 };
@@ -77,6 +77,14 @@ impl Artefact {
                     ),
                 ));
             }
+        }
+        let devices = manifest_check::devices(&manifest).unwrap_or_default() as usize;
+        for function in &manifest.functions {
+            let options = function.compile_options.as_ref().and_then(|file| files.get(&file.name));
+            let checked = compile_options_check::check(options.map_or(&[][..], Vec::as_slice), devices);
+            checked.map_err(|why| {
+                broken(&origin, format!("the compile options of function `{}`: {why}", function.name))
+            })?;
         }
         Ok(Self { manifest, origin, files })
     }

@@ -8,6 +8,7 @@
 
 mod inputs;
 mod mutate;
+mod parsers;
 
 use inputs::{Kind, Read};
 use mutate::Rng;

@@ -89,13 +89,14 @@ impl Args {
         self.choose("`--dtype`", self.dtype.as_deref(), choices, choices.first().copied().unwrap_or(""))
     }
 
-    /// Returns the value set for `key`, or `default`.
+    /// Returns the value set for `key`, or `default`. A size (`usize`) is at most [`MAX_SIZE`], and numbers
+    /// are finite: anything else is a mistake.
     pub fn get<T: FromStr + Display>(&self, key: &str, default: T) -> T {
         self.know(key, &default);
         let Some((_, text)) = self.given.iter().find(|(k, _)| k == key) else { return default };
-        text.parse().unwrap_or_else(|_| {
-            let kind = kind::<T>();
-            let diagnostic = Diagnostic::new("", format!("setting `{key}` must be {kind}, got `{text}`"));
+        text.parse().ok().filter(|_| kind::<T>().contains(text)).unwrap_or_else(|| {
+            let words = kind::<T>().words;
+            let diagnostic = Diagnostic::new("", format!("setting `{key}` must be {words}, got `{text}`"));
             self.wrong.borrow_mut().push(diagnostic.help(format!("its default is {default}")));
             default
         })
@@ -219,15 +220,40 @@ fn has(given: &[(String, String)], key: &str) -> bool {
     given.iter().any(|(k, _)| k == key)
 }
 
-/// Returns the words for the type of a setting.
-fn kind<T>() -> &'static str {
-    match std::any::type_name::<T>() {
-        "usize" | "u32" | "u64" => "a whole number from 0",
-        "i32" | "i64" => "a whole number",
-        "f32" | "f64" => "a number",
-        "bool" => "true or false",
-        _ => "a value of this setting",
+/// The largest size that a setting may have. It fits into `s32`, the type of positions, and the product of
+/// two sizes fits into 64 bits.
+pub const MAX_SIZE: usize = i32::MAX as usize;
+
+/// The type of a setting.
+struct Kind {
+    /// The words for its values.
+    words: &'static str,
+    /// True for sizes.
+    is_size: bool,
+    /// True for floating-point numbers.
+    is_float: bool,
+}
+
+impl Kind {
+    /// True if a text that parses is a legal value.
+    fn contains(&self, text: &str) -> bool {
+        let is_small = || text.parse::<usize>().is_ok_and(|size| size <= MAX_SIZE);
+        let is_finite = || text.parse::<f64>().is_ok_and(f64::is_finite);
+        (!self.is_size || is_small()) && (!self.is_float || is_finite())
     }
+}
+
+/// Returns the type of a setting.
+fn kind<T>() -> Kind {
+    let (words, is_size, is_float) = match std::any::type_name::<T>() {
+        "usize" => ("a whole number from 0 to 2147483647", true, false),
+        "u32" | "u64" => ("a whole number from 0", false, false),
+        "i32" | "i64" => ("a whole number", false, false),
+        "f32" | "f64" => ("a number", false, true),
+        "bool" => ("true or false", false, false),
+        _ => ("a value of this setting", false, false),
+    };
+    Kind { words, is_size, is_float }
 }
 
 /// Runs a model program: parses the arguments, builds the program, and prints it as `.mesh` text. If there
@@ -367,6 +393,11 @@ mod tests {
             "--set help",
             "error: settings of this program and their defaults:\n  batch=32\n  dropout=0.1\n  dispatch=sort\n  help: give \
              one with --set KEY=VALUE",
+        );
+        check(
+            "--set batch=2147483648 --set dropout=nan",
+            "error: setting `batch` must be a whole number from 0 to 2147483647, got `2147483648`\n  help: its default \
+             is 32\nerror: setting `dropout` must be a number, got `nan`\n  help: its default is 0.1",
         );
         check("--set batch", "error: `--set batch` has no value\n  help: write it as --set batch=VALUE");
         check("--set", "error: `--set` is the last argument, but it takes a value");

@@ -45,7 +45,7 @@ mod tests;
 pub use contract::{einsum, einsum_as};
 pub use control::{ScanOptions, Tree};
 pub use elementwise::Operand;
-pub use entry::{Args, Setting, diagnostic_json, main, run};
+pub use entry::{Args, MAX_SIZE, Setting, diagnostic_json, main, run};
 pub use graph::{Graph, Tensor};
 pub use index::sort;
 pub use init::Init;

@@ -6,7 +6,7 @@ use crate::{
         ranges::{at_least_one, finite, positive, probability, whole, whole_32},
         subject::SubjectArgs,
     },
-    output::stream::{end_if_closed, out, outln, write_bytes},
+    output::stream::{end_if_closed, write_bytes},
 };
 use anyhow::Result;
 use data::Codec;
@@ -113,7 +113,7 @@ fn generate(args: &Args, member: &Member, request: &Request) -> Result<()> {
         sequences.truncate(args.sequences);
         if is_first && as_text && args.output.is_none() {
             for line in lines(&sequences, codec.as_ref())? {
-                outln!("{line}");
+                write_bytes(format!("{line}\n").as_bytes());
             }
             end_if_closed();
         }
@@ -128,8 +128,7 @@ fn generate(args: &Args, member: &Member, request: &Request) -> Result<()> {
         Some(path) => write_file(path, &result),
         None if as_text => Ok(()),
         None => {
-            write_bytes(&result);
-            out!("\n");
+            write_bytes(&[&result[..], b"\n"].concat());
             Ok(())
         }
     }

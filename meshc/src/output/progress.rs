@@ -109,7 +109,7 @@ impl Progress {
 
     fn say(&self, line: &str) {
         if self.is_terminal {
-            self.bar.println(line);
+            self.bar.println(page::visible::visible(line));
         } else {
             errln!("{line}");
         }

@@ -6,10 +6,11 @@
 //! effort.
 
 use anyhow::{Context, Result};
+use page::visible::visible;
 use signal_hook::low_level::exit;
 use std::{
     fmt,
-    io::{self, ErrorKind, Write, stderr, stdout},
+    io::{self, ErrorKind, IsTerminal, Write, stderr, stdout},
     sync::{Mutex, MutexGuard},
 };
 
@@ -38,23 +39,31 @@ macro_rules! errln {
 
 pub(crate) use {err, errln, out, outln};
 
-/// Writes to standard output, unless an earlier write failed.
+/// Writes to standard output, unless an earlier write failed. Control characters become visible.
 pub fn write_out(text: fmt::Arguments<'_>) {
-    write_bytes(text.to_string().as_bytes());
+    write(visible(&text.to_string()).as_bytes());
 }
 
-/// Writes to standard output, unless an earlier write failed.
+/// Writes data to standard output, unless an earlier write failed. A terminal gets visible characters.
 pub fn write_bytes(bytes: &[u8]) {
+    match stdout().is_terminal() {
+        true => write_out(format_args!("{}", String::from_utf8_lossy(bytes))),
+        false => write(bytes),
+    }
+}
+
+fn write(bytes: &[u8]) {
     let mut failed = failed();
     if failed.is_none() {
         *failed = stdout().write_all(bytes).err();
     }
 }
 
-/// Writes to standard error. Failures are ignored: nobody reads the messages.
+/// Writes to standard error. Control characters become visible. Failures are ignored, because nobody reads
+/// the messages.
 pub fn write_err(text: fmt::Arguments<'_>) {
     // One write per message, so that messages of several threads are not mixed.
-    let _ = stderr().write_all(text.to_string().as_bytes());
+    let _ = stderr().write_all(visible(&text.to_string()).as_bytes());
 }
 
 /// Ends the process if standard output was closed. Call it in loops that only produce output.

@@ -40,6 +40,11 @@ pub fn say_skipped(why: &str) {
     let _ = std::io::stderr().write_all(format!("skipped {test}: {why}\n").as_bytes());
 }
 
+/// Returns true if the slow suites run.
+pub fn is_slow() -> bool {
+    std::env::var_os("MESH_SLOW").is_some_and(|v| v == "1")
+}
+
 /// Settings of a model that trains in milliseconds.
 pub const TINY: [&str; 16] = [
     "--set",
@@ -140,7 +145,7 @@ impl Workplace {
         }
         command.env("MESH_CACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
         // Models run for a few steps, so compile time dominates. The slow suites run programs as users do.
-        if std::env::var_os("MESH_SLOW").is_none_or(|v| v != "1") {
+        if !is_slow() {
             command.env("XLA_FLAGS", "--xla_backend_optimization_level=0");
         }
         command

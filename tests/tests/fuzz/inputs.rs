@@ -4,8 +4,10 @@ use super::mutate::Files;
 use data::{Pieces, PreparedTokens, Reading, Stats, Tokenizer, Tokens};
 use interchange::hf::{self, file::Element};
 use models::Config;
+use proto::{Message, xla::HloModuleProto};
 use runtime::{
     Artefact, Checkpoint, HostTensor,
+    artefact::{DIGESTS, digests},
     checkpoint::{Kind as StateKind, Writer},
 };
 use std::{fs, path::Path};
@@ -37,6 +39,9 @@ pub fn kinds(place: &Path) -> Vec<Kind> {
         programs(),
         configurations(),
         artefacts(),
+        modules(),
+        compile_options(),
+        runs(),
         checkpoints(&place.join("checkpoint")),
         hugging_face(),
     ]
@@ -192,11 +197,84 @@ fn configurations() -> Kind {
     Kind { name: "configurations", seeds, read: Box::new(read) }
 }
 
+/// The files of an artefact of a small program, with collectives if it is for several devices.
+fn small_artefact(mesh: &str) -> Files {
+    let text = "module m\n\nfunc f(%x x: f32[a=4]) -> (y: f32[]) {\n  %y = reduce_sum %x {dims=[a]} : f32[]\n  \
+                return %y\n}\n";
+    tests::training::files_of_text(text, mesh, if mesh.is_empty() { "" } else { "a:data" })
+}
+
+/// Damaged artefacts whose digests are right, so that what they protect is read.
 fn artefacts() -> Kind {
-    let text = "module m\n\nfunc f(%x x: f32[a=4]) -> (y: f32[a=4]) {\n  %y = exp %x\n  return %y\n}\n";
-    let seed = tests::training::files_of_text(text, "", "");
-    let read = |dir: &Path, _| refused_or(Artefact::open(dir));
-    Kind { name: "artefacts", seeds: vec![seed], read: Box::new(read) }
+    let read = |dir: &Path, _| {
+        let files = files_of(dir);
+        fs::write(dir.join(DIGESTS), digests(&files)).map_err(|e| e.to_string())?;
+        let Ok(artefact) = Artefact::open(dir) else { return Ok(Read::Refused) };
+        proto::manifest_json::to_json(&artefact.manifest);
+        Ok(Read::Same)
+    };
+    let seeds = vec![small_artefact(""), small_artefact("data=2")];
+    Kind { name: "artefacts", seeds, read: Box::new(read) }
+}
+
+/// Serialized HLO, as artefacts and plugins have it.
+fn modules() -> Kind {
+    let seeds = ["", "data=2"].iter().flat_map(|mesh| small_artefact(mesh));
+    let seeds =
+        seeds.filter(|(name, _)| name.ends_with("hlo.pb")).map(|(_, bytes)| one("m", bytes)).collect();
+    let read = |dir: &Path, _| {
+        let bytes = fs::read(dir.join("m")).map_err(|e| e.to_string())?;
+        let Ok(module) = HloModuleProto::decode(&bytes[..]) else { return Ok(Read::Refused) };
+        let problems = proto::hlo_check::check(&module, 2);
+        proto::hlo_text::print(&module, &proto::hlo_text::Options::default());
+        proto::precision_check::selective(&module);
+        let _ = proto::hlo_alias::out_of_place(&bytes);
+        let _ = proto::hlo_processes::for_processes(&bytes, 0);
+        report::optimized::count(&module, &mesh::Mesh::parse("data=2").map_err(|e| e.to_string())?);
+        Ok(if problems.is_empty() { Read::Same } else { Read::Refused })
+    };
+    Kind { name: "modules", seeds, read: Box::new(read) }
+}
+
+fn compile_options() -> Kind {
+    let seeds = small_artefact("data=2").into_iter().filter(|(name, _)| name.ends_with("options.pb"));
+    let seeds = seeds.map(|(_, bytes)| one("o", bytes)).collect();
+    let read = |dir: &Path, _| {
+        let bytes = fs::read(dir.join("o")).map_err(|e| e.to_string())?;
+        refused_or(proto::compile_options_check::check(&bytes, 2))
+    };
+    Kind { name: "compile options", seeds, read: Box::new(read) }
+}
+
+/// The metrics of a run, for its page.
+fn runs() -> Kind {
+    let line = |step: u64| {
+        let loads = [[0.25, 0.75], [0.5, 0.5]];
+        let mut line =
+            serde_json::json!({ "step": step, "loss": 5.5, "tokens_per_s": 10.0, "encoder_load": loads });
+        if step == 2 {
+            line["eval"] = serde_json::json!({ "loss": 5.25 });
+            line["rollback"] =
+                serde_json::json!({ "from": 2, "to": 1, "loss": 9.0, "limit": 8.0, "batches": [1, 2] });
+        }
+        format!("{line}\n")
+    };
+    let metrics: String = (1..4).map(line).collect();
+    let about =
+        serde_json::json!({ "program": "m", "mesh": "data=2", "parameters": 7, "meta": {}, "warnings": [] });
+    let seeds = vec![vec![("about".into(), about.to_string().into()), ("metrics".into(), metrics.into())]];
+    let read = |dir: &Path, _| {
+        let read = |name: &str| fs::read(dir.join(name)).unwrap_or_default();
+        let about = serde_json::from_slice(&read("about")).unwrap_or_default();
+        let run = page::run::Run::parse("run", about, &read("metrics"));
+        run.summary();
+        let html = page::run_page::page(&[run.clone(), run]);
+        if html.contains(['\u{1b}', '\u{7}']) {
+            return Err("a page has control characters".into());
+        }
+        Ok(Read::Same)
+    };
+    Kind { name: "runs", seeds, read: Box::new(read) }
 }
 
 fn checkpoints(place: &Path) -> Kind {

@@ -22,7 +22,10 @@ const EDGES: [(&str, &[&str]); 20] = [
     ("tasks", &["proto", "data"]),
     ("runtime", &["proto", "pjrt", "data", "job"]),
     ("interchange", &["mesh", "proto", "models", "runtime"]),
-    ("driver", &["mesh", "compiler", "report", "proto", "pjrt", "runtime", "models", "interchange", "job"]),
+    (
+        "driver",
+        &["mesh", "compiler", "report", "page", "proto", "pjrt", "runtime", "models", "interchange", "job"],
+    ),
     ("options", &["mesh", "proto", "driver"]),
     ("meshc", &ALL),
     ("tests", &ALL),

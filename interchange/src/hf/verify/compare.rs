@@ -152,15 +152,18 @@ impl fmt::Display for Comparison {
         writeln!(f, "{}", self.placed)?;
         let mark = |good: bool| if good { "" } else { "  <- exceeds the tolerance" };
         let wide = self.tensors.keys().chain(self.losses.keys()).map(String::len).max().unwrap_or(0);
-        writeln!(f, "{:wide$}  {:>9}  {:>10}  {:>9}", "tensor", "max abs", "rel to max", "rel L2")?;
+        // Not by a format's width, which has at most 16 bits: names may be longer.
+        let padded = |name: &str| format!("{name}{}", " ".repeat(wide.saturating_sub(name.len())));
+        writeln!(f, "{}  {:>9}  {:>10}  {:>9}", padded("tensor"), "max abs", "rel to max", "rel L2")?;
         for (name, d) in &self.tensors {
             let (abs, max, norm) = (d.max_abs, d.rel_to_max, d.rel_l2);
-            writeln!(f, "{name:wide$}  {abs:9.1e}  {max:10.1e}  {norm:9.1e}{}", mark(d.good()))?;
+            let name = padded(name);
+            writeln!(f, "{name}  {abs:9.1e}  {max:10.1e}  {norm:9.1e}{}", mark(d.good()))?;
         }
-        writeln!(f, "{:wide$}  {:>14}  {:>14}", "loss", "got", "want")?;
+        writeln!(f, "{}  {:>14}  {:>14}", padded("loss"), "got", "want")?;
         for (name, loss) in &self.losses {
             let want = loss.want.map_or("-".to_owned(), |w| format!("{w:.7}"));
-            writeln!(f, "{name:wide$}  {:14.7}  {want:>14}{}", loss.got, mark(loss.good()))?;
+            writeln!(f, "{}  {:14.7}  {want:>14}{}", padded(name), loss.got, mark(loss.good()))?;
         }
         let off = |l: &Loss| l.want.map_or(0.0, |w| (l.got - w).abs() / w.abs().max(f64::MIN_POSITIVE));
         if let Some(most) = self.norms.values().map(off).reduce(f64::max) {
