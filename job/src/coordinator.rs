@@ -23,6 +23,9 @@ use tonic::{
     Request, Response, Status, Streaming, service::interceptor::InterceptedService, transport::Server,
 };
 
+/// The time in which replies that are ready reach their ranks.
+const LAST_REPLIES: Duration = Duration::from_millis(100);
+
 /// A running coordinator. It ends when dropped.
 #[derive(Debug)]
 pub struct Coordinator {
@@ -81,6 +84,17 @@ impl Coordinator {
         self.address
     }
 
+    /// Waits until every rank that waited for the others to join knows that rank 0 has given up, for at most
+    /// `limit`.
+    pub fn wait_for_refusals(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while !self.shared.lock().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // The replies are sent by other threads: give them a moment.
+        std::thread::sleep(LAST_REPLIES);
+    }
+
     /// Waits until every rank has left or one is lost, for at most `limit`, so that the last replies reach
     /// their ranks before rank 0 ends.
     pub fn wait_for_all(&self, limit: Duration) {
@@ -99,7 +113,7 @@ impl Coordinator {
         // A lost rank's orders are sent by the streams: give them a moment.
         let streams = *self.shared.watching.borrow();
         if streams > 0 {
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(LAST_REPLIES);
         }
     }
 }
@@ -237,16 +251,18 @@ impl Service for Handle {
         self.shared.lock().join(&request, Instant::now(), unix_ms)?;
         self.shared.changed.send_replace(());
         let limit = self.shared.limits.join;
-        let _waiting = Waiting { shared: self.shared.clone(), request };
-        match self.shared.wait(limit, |state| state.members()).await? {
-            Some(members) => Ok(Response::new(JoinReply { members })),
+        let waiting = Waiting { shared: self.shared.clone(), request };
+        match self.shared.wait(limit, |state| state.join_ended()).await? {
+            Some(ended) => Ok(Response::new(JoinReply { members: ended? })),
             None => {
-                let missing = self.shared.lock().missing();
-                Err(Refusal::Deadline(format!(
-                    "after {} s these ranks have not joined: {missing}",
-                    limit.as_secs()
-                ))
-                .into())
+                let mut state = self.shared.lock();
+                let reason = format!("after {:.0} s {}", limit.as_secs_f64(), state.missing());
+                if waiting.request.rank == 0 {
+                    state.give_up(&reason);
+                    self.shared.changed.send_replace(());
+                }
+                drop(state);
+                Err(Refusal::Deadline(reason).into())
             }
         }
     }

@@ -99,7 +99,9 @@ fn from_flags(flags: &Flags) -> Result<Option<Place>> {
     match (hosts, rank, coordinator) {
         (None, None, None) => Ok(None),
         (Some(size), Some(rank), Some(coordinator)) => {
-            if coordinator.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+            // Port 0 takes a free port, which the other hosts could not know.
+            let port = coordinator.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            if port.is_none_or(|port| port == 0) {
                 return Err(Error::Place(format!("`--coordinator` must be HOST:PORT (got {coordinator})")));
             }
             let place = Place {
@@ -397,6 +399,7 @@ mod tests {
         check(Some(4), None, Some("h0:9000"), Err("go together"));
         check(Some(4), Some(0), Some("h0"), Err("must be HOST:PORT (got h0)"));
         check(Some(4), Some(0), Some("h0:http"), Err("must be HOST:PORT"));
+        check(Some(4), Some(0), Some("h0:0"), Err("must be HOST:PORT (got h0:0)"));
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub mod member;
 mod error;
 mod metadata;
 mod state;
+#[cfg(test)]
+mod state_tests;
 mod wire;
 
 pub use coordinator::Coordinator;

@@ -123,8 +123,9 @@ impl Job {
     /// for the other ranks. `coordinator` is the running service on rank 0, kept as long as the job.
     ///
     /// # Errors
-    /// [`Error::Connection`] if nobody answers, [`Error::Refused`] for a wrong token, a rank that is taken or
-    /// a size that differs, [`Error::Deadline`] with the ranks that are missing.
+    /// [`Error::Connection`] if nobody answers, [`Error::Lost`] if rank 0 was there and is gone,
+    /// [`Error::Refused`] for a wrong token, a rank that is taken or a size that differs, [`Error::Deadline`]
+    /// with the ranks that are missing.
     pub fn join(
         address: &str,
         place: (u32, u32),
@@ -155,7 +156,13 @@ impl Job {
         let mut first = client.clone();
         let wait = limits.join + limits.dead_after;
         let joined = runtime.block_on(async move { with_deadline(wait, first.join(request)).await });
-        let members = joined.map_err(|status| error(&status))?.into_inner().members;
+        let members = match joined {
+            Ok(reply) => reply.into_inner().members,
+            Err(status) => {
+                coordinator.iter().for_each(|own| own.wait_for_refusals(limits.dead_after));
+                return Err(lost_in_join(error(&status), rank, address));
+            }
+        };
         let report = Arc::new(Shared::new(rank));
         runtime.spawn(heartbeats(client.clone(), report.clone(), limits.clone(), members.clone(), on_loss));
         let link = Link { client, report, limits, runtime: Some(runtime), coordinator };
@@ -188,10 +195,11 @@ impl Job {
     }
 
     /// Says which phase the process enters, such as `compile`, `step`, `save` or `evaluate`, and at which
-    /// step.
+    /// step. The coordinator hears of another phase at once, and of another step with the next heartbeat.
     pub fn enter(&self, phase: &str, step: u64) {
-        if let Some(link) = &self.link {
-            link.report().enter(phase, step);
+        let Some(link) = &self.link else { return };
+        if link.report().enter(phase, step) {
+            link.report.beat_now.notify_one();
         }
     }
 
@@ -410,12 +418,15 @@ impl Report {
         Self { beat, since: Instant::now(), orders: Orders::default(), leaving: false }
     }
 
-    fn enter(&mut self, phase: &str, step: u64) {
+    /// Returns true if the phase is another one than before.
+    fn enter(&mut self, phase: &str, step: u64) -> bool {
         self.since = Instant::now();
-        if self.beat.phase != phase {
+        self.beat.step = step;
+        let is_new = self.beat.phase != phase;
+        if is_new {
             phase.clone_into(&mut self.beat.phase);
         }
-        self.beat.step = step;
+        is_new
     }
 
     fn next(&self) -> Heartbeat {
@@ -433,6 +444,23 @@ impl Interceptor for WithToken {
     fn call(&mut self, mut request: Request<()>) -> std::result::Result<Request<()>, Status> {
         request.metadata_mut().insert(TOKEN, self.0.clone());
         Ok(request)
+    }
+}
+
+/// Returns the error of a join that ended early. If the coordinator was there and is gone, rank 0 is lost.
+fn lost_in_join(error: Error, rank: u32, address: &str) -> Error {
+    match error {
+        Error::Connection(reason) if rank > 0 => {
+            let host = address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned();
+            let reason = reason.trim_start_matches("the job's coordinator: ");
+            let reason = format!("its coordinator does not answer: {reason}");
+            Error::Lost(Loss { rank: 0, host, phase: "join".into(), step: 0, reason })
+        }
+        other @ (Error::Connection(_)
+        | Error::Place(_)
+        | Error::Refused(_)
+        | Error::Deadline(_)
+        | Error::Lost(_)) => other,
     }
 }
 
@@ -502,10 +530,10 @@ async fn heartbeats(
     if report.leaving {
         return;
     }
-    let step = report.beat.step;
+    let (phase, step) = (report.orders.first_phase.clone(), report.orders.first_step);
     drop(report);
     let host = members.first().map_or(String::new(), |member| member.host.clone());
-    lost(Loss { rank: 0, host, phase: "coordinator".into(), step, reason }, on_loss);
+    lost(Loss { rank: 0, host, phase, step, reason }, on_loss);
 }
 
 /// Sends a heartbeat at every interval, and when one is asked for.

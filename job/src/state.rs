@@ -4,7 +4,7 @@ use crate::Limits;
 use proto::job::{
     Difference, Failure, Heartbeat, Holders, JoinRequest, Loss, MeetReply, MeetRequest, Member, Orders,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 /// A call that the coordinator refuses.
@@ -28,6 +28,10 @@ pub struct State {
     members: Vec<Option<Seat>>,
     /// True once all ranks have joined.
     has_all: bool,
+    /// Ranks whose process joined and ended before all had joined.
+    gone: BTreeSet<u32>,
+    /// The reason why rank 0 no longer waits for the others to join.
+    given_up: Option<String>,
     barriers: HashMap<String, Barrier>,
     store: BTreeMap<Vec<u8>, Vec<u8>>,
     stored_bytes: usize,
@@ -35,6 +39,15 @@ pub struct State {
     stop: bool,
     /// The boundary at which all ranks stop; 0 until it is known.
     stop_at: u64,
+}
+
+/// The reason to give up a rank, the more likely cause of a standstill first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Trouble {
+    /// No heartbeats arrive.
+    Silent,
+    /// Heartbeats arrive, and the phase has reached its limit.
+    Stuck,
 }
 
 /// A rank that has joined.
@@ -68,6 +81,8 @@ impl State {
             limits,
             members: (0..size).map(|_| None).collect(),
             has_all: false,
+            gone: BTreeSet::new(),
+            given_up: None,
             barriers: HashMap::new(),
             store: BTreeMap::new(),
             stored_bytes: 0,
@@ -114,6 +129,7 @@ impl State {
             beat: Heartbeat::default(),
             left: false,
         });
+        self.gone.remove(&request.rank);
         if self.members.iter().all(Option::is_some) {
             self.has_all = true;
             self.members.iter_mut().flatten().for_each(|seat| seat.heard = now);
@@ -129,7 +145,24 @@ impl State {
             && seat.as_ref().is_some_and(|seat| seat.incarnation == incarnation)
         {
             *seat = None;
+            self.gone.insert(rank);
         }
+    }
+
+    /// Notes that rank 0 no longer waits: the job cannot begin without it.
+    pub fn give_up(&mut self, reason: &str) {
+        self.given_up.get_or_insert_with(|| reason.to_owned());
+    }
+
+    /// The members once all have joined, or the reason why rank 0 no longer waits. `None` before that.
+    pub fn join_ended(&self) -> Option<Result<Vec<Member>, Refusal>> {
+        let given_up = self.given_up.clone().map(|reason| Err(Refusal::Deadline(reason)));
+        self.members().map(Ok).or(given_up)
+    }
+
+    /// True if no process waits for the others to join.
+    pub fn is_empty(&self) -> bool {
+        self.members.iter().all(Option::is_none)
     }
 
     /// All members once all have joined.
@@ -149,17 +182,29 @@ impl State {
         self.members.iter().enumerate().map(member).collect()
     }
 
-    /// The ranks that have not joined, as words.
+    /// Says which ranks have not joined, and which have joined and ended since.
     pub fn missing(&self) -> String {
-        let missing = self.members.iter().enumerate().filter(|(_, seat)| seat.is_none());
-        ranks(&missing.map(|(rank, _)| number(rank)).collect::<Vec<_>>())
+        let empty = self.members.iter().enumerate().filter(|(_, seat)| seat.is_none());
+        let (gone, missing): (Vec<u32>, Vec<u32>) =
+            empty.map(|(rank, _)| number(rank)).partition(|rank| self.gone.contains(rank));
+        let mut parts = Vec::new();
+        if !missing.is_empty() {
+            parts.push(format!("these ranks have not joined: {}", ranks(&missing)));
+        }
+        if !gone.is_empty() {
+            parts.push(format!("these ranks joined and ended again: {}", ranks(&gone)));
+        }
+        parts.join("; ")
     }
 
     /// Takes a heartbeat. Returns true if all ranks are to receive new orders.
     pub fn beat(&mut self, beat: Heartbeat, now: Instant) -> bool {
         let before = (self.stop, self.stop_at);
         self.stop |= beat.stop;
+        let mut is_new_phase = false;
         if let Some(Some(seat)) = self.members.get_mut(beat.rank as usize) {
+            // The others name the phase of rank 0 if it is lost.
+            is_new_phase = beat.rank == 0 && seat.beat.phase != beat.phase;
             seat.heard = now;
             seat.beat = beat;
         }
@@ -168,7 +213,7 @@ impl State {
         if self.stop && self.stop_at == 0 && all().all(held) {
             self.stop_at = 1 + all().flatten().map(|seat| seat.beat.boundary).max().unwrap_or(0);
         }
-        before != (self.stop, self.stop_at)
+        is_new_phase || before != (self.stop, self.stop_at)
     }
 
     /// The orders that every rank receives.
@@ -179,6 +224,7 @@ impl State {
         steps.sort_unstable();
         own.sort_unstable();
         let (slowest_micros, slowest_rank) = own.last().copied().unwrap_or_default();
+        let first = self.members.first().and_then(Option::as_ref).map(|seat| &seat.beat);
         Orders {
             loss: self.loss.clone(),
             stop: self.stop,
@@ -187,6 +233,8 @@ impl State {
             median_micros: steps.get(steps.len() / 2).copied().unwrap_or_default(),
             median_own_micros: own.get(own.len() / 2).map_or(0, |(micros, _)| *micros),
             stop_at: self.stop_at,
+            first_phase: first.map_or(String::new(), |beat| beat.phase.clone()),
+            first_step: first.map_or(0, |beat| beat.step),
         }
     }
 
@@ -205,24 +253,36 @@ impl State {
         let trouble = |seat: &Seat| {
             let silent = now.saturating_duration_since(seat.heard);
             if silent >= limits.dead_after {
-                return Some((seat.beat.step, format!("no heartbeat for {}", words(silent))));
+                let limit = words(limits.dead_after);
+                let reason =
+                    format!("no heartbeat for {}, the limit is {limit} (--dead-after)", words(silent));
+                return Some((Trouble::Silent, seat.beat.step, reason));
             }
-            let limit = limits.of_phase(&seat.beat.phase, median)?;
-            let since = Duration::from_millis(seat.beat.since_ms) + silent;
+            let phase = seat.beat.phase.as_str();
+            let limit = limits.of_phase(phase, median)?;
+            // What happened since the last heartbeat is not known: the rank may have gone on.
+            let since = Duration::from_millis(seat.beat.since_ms);
             (since > limit).then(|| {
-                let reason = format!("no progress for {}, longer than {}", words(since), words(limit));
-                (seat.beat.step, reason)
+                let (since, limit) = (words(since), words(limit));
+                let reason =
+                    format!("no progress for {since}, the limit is {limit} (--limit {phase}=SECONDS)");
+                (Trouble::Stuck, seat.beat.step, reason)
             })
         };
-        // Of several stuck ranks the one that is furthest behind is most likely the cause.
-        let found = (self.members.iter().enumerate())
+        // Ranks wait for the others: a silent one is more likely the cause than one without progress, and one
+        // that is behind more likely than one that is ahead.
+        let mut found: Vec<_> = (self.members.iter().enumerate())
             .filter_map(|(rank, seat)| Some((rank, seat.as_ref().filter(|seat| !seat.left)?)))
-            .filter_map(|(rank, seat)| trouble(seat).map(|(step, reason)| (step, rank, reason)))
-            .min();
-        match found {
-            Some((_, rank, reason)) => self.lose(rank, reason),
-            None => false,
+            .filter_map(|(rank, seat)| trouble(seat).map(|(kind, step, reason)| (kind, step, rank, reason)))
+            .collect();
+        found.sort();
+        let Some((kind, step, rank, mut reason)) = found.first().cloned() else { return false };
+        let equal = found.iter().skip(1).filter(|other| (other.0, other.1) == (kind, step));
+        let equal: Vec<u32> = equal.map(|other| number(other.2)).collect();
+        if !equal.is_empty() {
+            reason += &format!("; the same holds for rank {}", ranks(&equal));
         }
+        self.lose(rank, reason)
     }
 
     /// Notes the end of a rank's stream: a loss unless it had left. Returns true if it is a loss.
@@ -310,12 +370,18 @@ impl State {
         Some(reply)
     }
 
-    /// The ranks that have not reached a barrier, with their hosts, as words.
+    /// The ranks that have not reached a barrier, with their hosts and phases, as words.
     pub fn absent(&self, name: &str) -> String {
         let absent = |(rank, seat): (usize, &Option<Seat>)| {
             let here = self.barriers.get(name).is_some_and(|b| b.arrived[rank].is_some());
-            let host = seat.as_ref().map_or("not joined", |seat| seat.host.as_str());
-            (!here).then(|| format!("rank {rank} ({host})"))
+            let place = match seat {
+                None => "not joined".to_owned(),
+                Some(Seat { host, beat: Heartbeat { phase, .. }, .. }) if phase.is_empty() => host.clone(),
+                Some(Seat { host, beat, .. }) => {
+                    format!("{host}, phase `{}` at step {}", beat.phase, beat.step)
+                }
+            };
+            (!here).then(|| format!("rank {rank} ({place})"))
         };
         let all: Vec<String> = self.members.iter().enumerate().filter_map(absent).collect();
         let shown = all.iter().take(8).cloned().collect::<Vec<_>>().join(", ");

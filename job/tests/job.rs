@@ -213,7 +213,8 @@ fn rank_0_is_a_loss_too() {
     let (send, losses) = channel();
     run(2, &limits(), &send, |job| {
         if job.rank() == 0 {
-            thread::sleep(Duration::from_millis(300));
+            job.enter("save", 9);
+            thread::sleep(Duration::from_millis(500));
             drop(job);
         } else {
             let begin = Instant::now();
@@ -227,8 +228,8 @@ fn rank_0_is_a_loss_too() {
     let [(1, loss)] = &told[..] else { panic!("{told:?}") };
     // Rank 0's service and heartbeats end together. Either the service still reports that the heartbeats of
     // rank 0 closed, or its own connection closes first.
-    let seen = (loss.rank, loss.phase.as_str(), loss.reason.as_str());
-    assert!(matches!(seen, (0, "coordinator" | "start", "its connection closed")), "{loss:?}");
+    let seen = (loss.rank, loss.phase.as_str(), loss.step, loss.reason.as_str());
+    assert_eq!(seen, (0, "save", 9, "its connection closed"));
 }
 
 #[test]
@@ -255,15 +256,61 @@ fn wrong_starts_are_refused_with_the_reason() {
         let alone = alone.join().unwrap();
         assert!(alone.contains("these ranks have not joined: 0, 2"), "{alone}");
     });
-    // The process that gave up has left its rank to another one.
+    // The process that gave up has left its rank to another one, and is no longer there.
+    let other = join(&address, (2, 3), TOKEN);
+    assert!(other.contains("not joined: 0; these ranks joined and ended again: 1"), "{other}");
     let again = join(&address, (1, 3), TOKEN);
-    assert!(again.contains("these ranks have not joined: 0, 2"), "{again}");
+    assert!(again.contains("not joined: 0; these ranks joined and ended again: 2"), "{again}");
     drop(coordinator);
     let nobody = join("127.0.0.1:1", (1, 3), TOKEN);
     assert!(nobody.contains("rank 1 cannot reach the coordinator at 127.0.0.1:1"), "{nobody}");
     let everywhere = "0.0.0.0:0".parse().unwrap();
     let bound = Coordinator::serve(everywhere, 2, TOKEN, strict.clone()).unwrap_err().to_string();
     assert!(bound.contains("one internal address"), "{bound}");
+}
+
+#[test]
+fn all_that_joined_hear_which_ranks_are_missing() {
+    let (send, _losses) = channel();
+    let strict = Limits { join: Duration::from_millis(600), ..limits() };
+    let coordinator = serve(4, &strict);
+    let address = coordinator.address().to_string();
+    let mut coordinator = Some(coordinator);
+    let errors: Vec<Error> = thread::scope(|scope| {
+        let ranks: Vec<_> = (0..3)
+            .map(|rank| {
+                let (address, coordinator) = (&address, coordinator.take());
+                // The others would wait longer than rank 0 does.
+                let join = strict.join * (1 + 5 * rank);
+                let (limits, on_loss) = (Limits { join, ..strict.clone() }, noting(&send, rank));
+                scope.spawn(move || {
+                    thread::sleep(Duration::from_millis(100) * rank);
+                    Job::join(address, (rank, 4), TOKEN, limits, coordinator, on_loss).unwrap_err()
+                })
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    });
+    for error in errors {
+        assert!(matches!(error, Error::Deadline(_)), "{error:?}");
+        assert_eq!(error.to_string(), "after 1 s these ranks have not joined: 3");
+    }
+}
+
+#[test]
+fn a_coordinator_that_ends_while_ranks_join_is_a_loss_of_rank_0() {
+    let (send, _losses) = channel();
+    let coordinator = serve(2, &limits());
+    let address = coordinator.address().to_string();
+    thread::scope(|scope| {
+        let rank = scope.spawn(|| {
+            Job::join(&address, (1, 2), TOKEN, limits(), None, noting(&send, 1)).unwrap_err().to_string()
+        });
+        thread::sleep(Duration::from_millis(300));
+        drop(coordinator);
+        let error = rank.join().unwrap();
+        assert!(error.starts_with("lost rank 0 (127.0.0.1) in phase `join` at step 0: its coord"), "{error}");
+    });
 }
 
 #[test]

@@ -268,12 +268,13 @@ mod tests {
     ];
 
     /// The same for the commands that run in several processes.
-    const INVALID_PLACES: [(&str, &[&str]); 5] = [
+    const INVALID_PLACES: [(&str, &[&str]); 6] = [
         ("hosts", &["0", "-1"]),
         ("rank", &["-1", "4294967296"]),
         ("processes", &["0"]),
         ("dead-after", &["0", "nan"]),
         ("join-within", &["-1", "inf"]),
+        ("limit", &["save", "load=3", "step=0"]),
     ];
 
     fn invalid() -> impl Iterator<Item = (&'static [&'static str], &'static str, &'static [&'static str])> {

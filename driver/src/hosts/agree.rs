@@ -6,7 +6,7 @@ use anyhow::Result;
 use job::{Job, member::Contribution};
 use proto::Message;
 use runtime::{Artefact, tokens::Folder};
-use std::{collections::BTreeMap, env, fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, env, ffi::OsString, fs, path::Path, time::Duration};
 
 /// Facts by name.
 pub type Facts = BTreeMap<String, String>;
@@ -56,19 +56,20 @@ pub fn shared_tokens(job: &Job) -> Result<Folder> {
 /// The executable of this process cannot be read.
 pub fn of_program() -> Result<Facts> {
     let mut facts = Facts::from([("binary".to_owned(), digest(&env::current_exe()?)?)]);
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    facts.extend(of_variables(env::vars_os().map(|(name, value)| (text(name), text(value)))));
+    Ok(facts)
+}
+
+/// Returns the variables that change programs, one fact each. The slice of a host is its own.
+fn of_variables(variables: impl Iterator<Item = (String, String)>) -> Facts {
     let changes_programs = |name: &str| {
         let of_slices = name.starts_with("MEGASCALE_") && name != "MEGASCALE_SLICE_ID";
         let of_bounds = name.starts_with("TPU_") && name.ends_with("BOUNDS");
         ["XLA_FLAGS", "LIBTPU_INIT_ARGS"].contains(&name) || of_slices || of_bounds
     };
-    for (name, value) in env::vars_os() {
-        if let (Some(name), Some(value)) = (name.to_str(), value.to_str())
-            && changes_programs(name)
-        {
-            facts.insert(format!("variable {name}"), value.to_owned());
-        }
-    }
-    Ok(facts)
+    let shared = variables.filter(|(name, _)| changes_programs(name));
+    shared.map(|(name, value)| (format!("variable {name}"), value)).collect()
 }
 
 /// Returns the options of a run, one fact each.
@@ -129,5 +130,43 @@ mod tests {
         check("score ck --input a --rank 1 --hosts 2", "score ck --input a --hosts 2");
         check("score --rank=1 ck --coordinator h:1 --plugin=/a/b", "score ck");
         check("score ck --input a", "score ck --input a");
+    }
+
+    #[test]
+    fn facts_are_the_variables_that_change_programs_and_the_options_of_the_run() {
+        let pair = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        #[track_caller]
+        fn check(facts: Facts, expected: &[&str]) {
+            let found: Vec<String> = facts.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+            assert_eq!(found, expected);
+        }
+        let variables = [
+            ("XLA_FLAGS", "--xla_dump_to=d"),
+            ("LIBTPU_INIT_ARGS", "--a=1"),
+            ("MEGASCALE_NUM_SLICES", "2"),
+            ("MEGASCALE_SLICE_ID", "1"),
+            ("TPU_HOST_BOUNDS", "2,2,1"),
+            ("TPU_WORKER_ID", "3"),
+            ("HOME", "/root"),
+        ];
+        check(
+            of_variables(variables.map(pair).into_iter()),
+            &[
+                "variable LIBTPU_INIT_ARGS: --a=1",
+                "variable MEGASCALE_NUM_SLICES: 2",
+                "variable TPU_HOST_BOUNDS: 2,2,1",
+                "variable XLA_FLAGS: --xla_dump_to=d",
+            ],
+        );
+        let options = [
+            ("steps", "3"),
+            ("rank", "1"),
+            ("coordinator", "h:1"),
+            ("plugin", "p.so"),
+            ("config", "c.toml"),
+            ("metrics", "m"),
+            ("seed", "4"),
+        ];
+        check(of_options(options.map(pair).into_iter()), &["option `seed`: 4", "option `steps`: 3"]);
     }
 }

@@ -56,10 +56,10 @@ fn cpu_session(request: &Request, chosen: &Chosen, artefact: Artefact, member: &
     let devices = proto::manifest_check::devices(&artefact.manifest).unwrap_or(1);
     let size = u64::from(member.job.size());
     if !devices.is_multiple_of(size) {
-        return Err(Error::input(
-            format!("the mesh has {devices} devices, which {size} processes cannot share equally"),
-            "choose --mesh so that its number of devices is a multiple of the number of processes",
-        )
+        return Err(Error::Disagreement(format!(
+            "the mesh has {devices} devices, which {size} processes cannot share equally\n  help: choose --mesh so \
+             that its number of devices is a multiple of the number of processes"
+        ))
         .into());
     }
     let own = devices / size;
@@ -80,5 +80,6 @@ fn compare(job: &Job, own: &Placement) -> Result<()> {
     let all = job.meet("devices", here, CLIENTS)?.payloads;
     let all: Vec<Placement> =
         all.iter().map(|bytes| serde_json::from_slice(bytes)).collect::<Result<_, _>>()?;
-    Ok(Placement::compare(&all)?)
+    // All processes compare the same values.
+    Placement::compare(&all).map_err(|error| Error::Disagreement(error.to_string()).into())
 }

@@ -8,11 +8,16 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::{
     env,
     fs::{self, File},
-    io::Read,
-    net::TcpListener,
-    os::unix::process::{CommandExt, ExitStatusExt},
+    io::{ErrorKind, Read},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            net::UnixStream,
+            process::{CommandExt, ExitStatusExt},
+        },
+    },
     path::{Path, PathBuf},
-    process::{Child, Command, ExitCode, ExitStatus, Stdio},
+    process::{Child, Command, ExitCode, ExitStatus},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -29,8 +34,8 @@ pub fn wanted(options: &HostOptions) -> Option<usize> {
     options.processes.filter(|_| env::var_os(launched::RANK).is_none())
 }
 
-/// Ends this process when the one that started it ends, however that happens: standard input is a pipe of
-/// which only that process has the other end.
+/// Ends this process when the one that started it ends, however that happens: standard input is a connection
+/// of which only that process has the other end.
 pub fn follow_launcher(say: fn(&str)) {
     if env::var_os(launched::RANK).is_none() {
         return;
@@ -61,7 +66,7 @@ pub fn run(
     let mut restarts = options.restarts;
     let mut resume = false;
     loop {
-        let mut processes = start(size, logs, resume && !resumes)?;
+        let mut processes = start(size, logs, resume && !resumes, stop)?;
         let failed = follow(&mut processes, options.limits.dead_after + GRACE, stop);
         let Some((rank, status)) = failed else { return Ok(ExitCode::SUCCESS) };
         let code = code_of(status);
@@ -97,9 +102,31 @@ pub fn logs(run: Option<&Path>) -> Result<PathBuf> {
 struct Process {
     child: Child,
     status: Option<ExitStatus>,
+    /// The other end of the process's standard input.
+    link: UnixStream,
 }
 
 impl Process {
+    /// Returns the address that rank 0 writes to its standard input, on one line. `None` if it ends, or if a
+    /// stop is requested, before that.
+    fn address(&self, stop: &AtomicBool) -> Result<Option<String>> {
+        let mut told = String::new();
+        let mut buffer = [0; 64];
+        self.link.set_read_timeout(Some(POLL)).context("connecting to rank 0")?;
+        while !stop.load(Ordering::Relaxed) {
+            match (&self.link).read(&mut buffer) {
+                Ok(0) => return Ok(None),
+                Ok(read) => told += &String::from_utf8_lossy(&buffer[..read]),
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                Err(e) => return Err(e).context("reading the address of rank 0"),
+            }
+            if let Some(address) = told.strip_suffix('\n') {
+                return Ok(Some(address.to_owned()));
+            }
+        }
+        Ok(None)
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         if let (Some(pid), None) = (pid, self.status) {
@@ -123,9 +150,10 @@ impl Drop for Processes {
     }
 }
 
-fn start(size: usize, logs: &Path, resume: bool) -> Result<Processes> {
-    let free = TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr());
-    let coordinator = free.context("finding a free port for rank 0")?.to_string();
+/// Starts all processes. Rank 0 binds a free port and says which, and the others are started with it. If rank
+/// 0 ends before that, or a stop is requested, it remains the only process.
+fn start(size: usize, logs: &Path, resume: bool, stop: &AtomicBool) -> Result<Processes> {
+    let mut coordinator = "127.0.0.1:0".to_owned();
     let token = env::var(TOKEN).unwrap_or_else(|_| secret());
     let this = env::current_exe().context("finding the executable of this process")?;
     let mut processes = Processes(Vec::new());
@@ -134,7 +162,8 @@ fn start(size: usize, logs: &Path, resume: bool) -> Result<Processes> {
         command.args(env::args_os().skip(1)).args(resume.then_some("--resume"));
         command.env(launched::RANK, rank.to_string()).env(launched::SIZE, size.to_string());
         command.env(launched::COORDINATOR, &coordinator).env(TOKEN, &token);
-        command.stdin(Stdio::piped());
+        let (link, other_end) = UnixStream::pair().context("connecting to a process")?;
+        command.stdin(OwnedFd::from(other_end));
         if rank > 0 {
             let path = log(logs, rank);
             let open = || File::options().create(true).append(true).open(&path);
@@ -146,7 +175,13 @@ fn start(size: usize, logs: &Path, resume: bool) -> Result<Processes> {
         let child = command.spawn().map_err(|e| {
             failure(format!("process {rank} of {size} cannot be started: {e}"), "use fewer --processes")
         })?;
-        processes.0.push(Process { child, status: None });
+        // Closes the other end here, so that only the process has it.
+        drop(command);
+        processes.0.push(Process { child, status: None, link });
+        if let [first] = &processes.0[..] {
+            let Some(address) = first.address(stop)? else { break };
+            coordinator = address;
+        }
     }
     Ok(processes)
 }

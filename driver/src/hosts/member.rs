@@ -2,12 +2,18 @@
 
 use super::options::HostOptions;
 use crate::failure::failure;
-use anyhow::Result;
-use job::{Coordinator, Found, Job, Loss, Place, discover::discover, member};
+use anyhow::{Context, Result};
+use job::{
+    Coordinator, Found, Job, Loss, Place,
+    discover::discover,
+    member::{self, OnLoss},
+};
 use signal_hook::low_level::exit;
 use std::{
     env,
+    io::Write,
     net::{IpAddr, SocketAddr, UdpSocket},
+    os::{fd::AsFd, unix::net::UnixStream},
     process::ExitCode,
     sync::Arc,
     thread,
@@ -46,7 +52,7 @@ impl Member {
         let found = discover(&options.flags, &variable, tpu).map_err(|e| {
             failure(e.to_string(), "give --hosts, --rank and --coordinator, or correct the environment")
         })?;
-        let Some(Found { place, source }) = found else {
+        let Some(Found { mut place, source }) = found else {
             return Ok(Self { job: Arc::new(Job::alone()), place: None });
         };
         let token = variable(TOKEN).unwrap_or_else(|| {
@@ -57,15 +63,12 @@ impl Member {
             }
             "none".to_owned()
         });
-        let wrong = |e: job::Error| {
-            failure(
-                e.to_string(),
-                format!(
-                    "all {} hosts must start within {:.0} s (--join-within), with the same --coordinator and {TOKEN}",
-                    place.size,
-                    limits.join.as_secs_f64()
-                ),
-            )
+        let (size, within) = (place.size, limits.join.as_secs_f64());
+        let wrong = move |e: job::Error| {
+            let help = format!(
+                "all {size} hosts must start within {within:.0} s (--join-within), with the same --coordinator and {TOKEN}"
+            );
+            failure(e.to_string(), help)
         };
         let is_first = place.rank == 0;
         let coordinator = is_first.then(|| {
@@ -73,7 +76,11 @@ impl Member {
             Coordinator::serve(address, place.size as usize, &token, limits.clone())
         });
         let coordinator = coordinator.transpose().map_err(wrong)?;
-        let on_loss = Box::new(move |loss: &Loss| end_after_loss(loss, is_first, say));
+        if let Some(coordinator) = coordinator.as_ref().filter(|_| place.coordinator.ends_with(":0")) {
+            place.coordinator = coordinator.address().to_string();
+            tell_launcher(&place.coordinator)?;
+        }
+        let on_loss: OnLoss = Box::new(move |loss| end_after_loss(loss, is_first, say));
         let joined = Job::join(
             &place.coordinator,
             (place.rank, place.size),
@@ -82,10 +89,15 @@ impl Member {
             coordinator,
             on_loss,
         );
-        let job = joined.map_err(wrong)?;
+        let job = match joined {
+            Err(job::Error::Lost(loss)) => end_after_loss(&loss, is_first, say),
+            joined => joined.map_err(wrong)?,
+        };
         say(&format!("rank {} of {} by {source}, process {}", place.rank, place.size, std::process::id()));
         let member = Self { job: Arc::new(job), place: Some(place) };
-        member.warn_of_clocks(say);
+        if member.job.is_first() {
+            warnings_of_clocks(member.job.members()).iter().for_each(|warning| say(warning));
+        }
         Ok(member)
     }
 
@@ -156,22 +168,28 @@ impl Member {
         let text = format!("{error:#}");
         self.job.leave(Some(text.lines().next().unwrap_or("it failed")));
     }
+}
 
-    /// Warns of clocks that differ: times in logs and files then do not match.
-    fn warn_of_clocks(&self, say: fn(&str)) {
-        if !self.job.is_first() {
-            return;
-        }
-        for member in self.job.members() {
-            let seconds = member.clock_offset_ms as f64 / 1e3;
-            if seconds.abs() > 5.0 {
-                say(&format!(
-                    "warning: the clock of rank {} ({}) differs by {seconds:+.0} s from that of rank 0",
-                    member.rank, member.host
-                ));
-            }
-        }
-    }
+/// Tells the process that started this one, which is rank 0, the address at which rank 0 serves the others.
+/// Standard input is a connection to that process.
+fn tell_launcher(address: &str) -> Result<()> {
+    let launcher = std::io::stdin().as_fd().try_clone_to_owned();
+    let told = launcher.and_then(|fd| UnixStream::from(fd).write_all(format!("{address}\n").as_bytes()));
+    told.context("telling the process that started this one the address of rank 0")
+}
+
+/// Returns a warning for each clock that differs from that of rank 0: times in logs and files do not match.
+fn warnings_of_clocks(members: &[job::Member]) -> Vec<String> {
+    let warning = |member: &job::Member| {
+        let seconds = member.clock_offset_ms as f64 / 1e3;
+        (seconds.abs() > 5.0).then(|| {
+            format!(
+                "warning: the clock of rank {} ({}) differs by {seconds:+.0} s from that of rank 0",
+                member.rank, member.host
+            )
+        })
+    };
+    members.iter().filter_map(warning).collect()
 }
 
 /// True if all processes have this error.
@@ -182,11 +200,27 @@ fn is_disagreement(error: &anyhow::Error) -> bool {
 
 /// Shows the loss of another rank and ends the process with the code for which a cluster starts it again.
 /// The main thread may be inside a call of the plugin that never returns.
-fn end_after_loss(loss: &Loss, is_first: bool, say: fn(&str)) {
+fn end_after_loss(loss: &Loss, is_first: bool, say: fn(&str)) -> ! {
     say(&format!("error: {}", job::Error::Lost(loss.clone())));
     if is_first {
         thread::sleep(LAST_ORDERS);
     }
     // Skips the destructors of plugin libraries, which may still be running.
     exit(member::RESTART_CODE);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_that_differ_are_warned_of() {
+        let member = |rank, clock_offset_ms| job::Member { rank, host: "h".into(), pid: 1, clock_offset_ms };
+        let warnings =
+            warnings_of_clocks(&[member(0, 0), member(1, 4_000), member(2, -61_000), member(3, 7_200_000)]);
+        let told = |rank: u32, by: &str| {
+            format!("warning: the clock of rank {rank} (h) differs by {by} s from that of rank 0")
+        };
+        assert_eq!(warnings, [told(2, "-61"), told(3, "+7200")]);
+    }
 }

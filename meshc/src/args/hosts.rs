@@ -2,7 +2,7 @@
 
 use super::ranges::{at_least_one, positive, whole_32};
 use driver::hosts::HostOptions;
-use job::{Limits, discover::Flags};
+use job::{Limits, discover::Flags, limits::PhaseLimit};
 use std::time::Duration;
 
 /// The place of this process among those that run a command together, or the number of processes to start.
@@ -33,6 +33,11 @@ pub struct HostArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 600.0, value_parser = positive,
         allow_negative_numbers = true)]
     join_within: f64,
+    /// Longest time of a phase (compile, step, save or evaluate), after which a host counts as lost;
+    /// repeatable. Default: 3600 seconds; for a step 1800 seconds at first, then 20 times the median, at least
+    /// 60 seconds
+    #[arg(long, value_name = "PHASE=SECONDS")]
+    limit: Vec<PhaseLimit>,
 }
 
 impl HostArgs {
@@ -43,14 +48,16 @@ impl HostArgs {
         let dead_after = seconds(self.dead_after);
         let defaults = Limits::default();
         let hosts = self.hosts.map(|hosts| u32::try_from(hosts).unwrap_or(u32::MAX));
+        let mut limits = Limits {
+            join: seconds(self.join_within),
+            heartbeat: defaults.heartbeat.min(dead_after / 4),
+            dead_after,
+            ..defaults
+        };
+        self.limit.iter().for_each(|limit| limits.set(*limit));
         HostOptions {
             flags: Flags { hosts, rank: self.rank, coordinator: self.coordinator.clone() },
-            limits: Limits {
-                join: seconds(self.join_within),
-                heartbeat: defaults.heartbeat.min(dead_after / 4),
-                dead_after,
-                ..defaults
-            },
+            limits,
             processes: self.processes,
             restarts: 0,
         }

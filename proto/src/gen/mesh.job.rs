@@ -89,6 +89,11 @@ pub struct Orders {
     /// The median over all ranks of the time without waiting, in microseconds.
     #[prost(uint64, tag = "7")]
     pub median_own_micros: u64,
+    /// The last reported phase and step of rank 0, for the others if rank 0 is lost.
+    #[prost(string, tag = "8")]
+    pub first_phase: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "9")]
+    pub first_step: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Loss {
