@@ -1,25 +1,12 @@
 //! Training data: `meshc data`, and training on JSON lines with a tokenizer, prepared tokens, mixtures and
 //! packed rows.
 
-use crate::support::{Ran, Workplace, model};
+use crate::support::{Ran, Workplace, model, words};
 use serde_json::{Value, json};
 use std::fs;
 
 /// The output of the zstd program for `hello`.
 const HELLO: &[u8] = b"\x28\xb5\x2f\xfd\x24\x06\x31\0\0hello\n\x53\x88\xbd\x91";
-
-/// A tokenizer of a few words, like T5's.
-fn words() -> String {
-    let words = ["<pad>", "</s>", "<unk>", "a", "b", "c", "d", "<extra_id_1>", "<extra_id_0>"];
-    let vocab: serde_json::Map<String, Value> =
-        words.iter().enumerate().map(|(id, word)| ((*word).to_owned(), id.into())).collect();
-    json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-        "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
-        "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "<unk>" }
-    })
-    .to_string()
-}
 
 fn json(ran: &Ran) -> Value {
     serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {}", ran.out))

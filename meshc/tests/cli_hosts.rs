@@ -1,12 +1,17 @@
 //! Commands in several processes through the command line.
 
-use crate::support::{Ran, Workplace, cpu_plugin, home, model, say_skipped, tiny_switch};
+use crate::support::{
+    Ran, Workplace, cpu_plugin, home,
+    job::{self, Job, bigram},
+    model, say_skipped, tiny_switch, words,
+};
 use serde_json::Value;
 use std::{
     fs,
+    io::Write,
     net::TcpListener,
-    path::Path,
-    process::{Child, Command, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command},
     sync::OnceLock,
     thread,
     time::{Duration, Instant},
@@ -28,14 +33,14 @@ fn artefact() -> &'static str {
     path
 }
 
-fn text() -> String {
+fn license() -> String {
     home().join("LICENSE").display().to_string()
 }
 
-/// The arguments of every run: seed, data, and a short time after which a process counts as lost.
+/// The command that trains the model with experts.
 fn train(place: &Workplace, more: &[&str]) -> Command {
-    let data = text();
-    let fixed = ["train", artefact(), "--data", &data, "--seed", "3", "--dead-after", "4"];
+    let data = license();
+    let fixed = ["train", artefact(), "--data", &data, "--seed", "3"];
     let mut command = place.meshc(&[&fixed[..], more].concat());
     command.env("MESH_PJRT_PLUGIN", cpu_plugin());
     command
@@ -95,210 +100,256 @@ fn one_and_two_processes_take_the_same_parameters_by_name() {
     ran.fails_with(2, &["--map", "the same number of `*` (got 1 and 0)"]);
 }
 
-/// Waits until the process of a rank has written `word` to its output.
-#[track_caller]
-fn wait_for(path: &Path, word: &str) {
-    let begin = Instant::now();
-    while !fs::read_to_string(path).is_ok_and(|text| text.contains(word)) {
-        let text = || fs::read_to_string(path).unwrap_or_default();
-        assert!(begin.elapsed() < Duration::from_secs(240), "`{word}` is not in:\n{}", text());
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Starts the ranks of a job that trains one by one, as on several hosts. Their output goes to `out-RANK`.
-fn start(place: &Workplace, size: usize, more: impl Fn(usize) -> Vec<&'static str>) -> Vec<Child> {
-    start_ranks(place, size, |rank, flags| train(place, &[flags, &more(rank)].concat()))
-}
-
-/// Starts the ranks of a job with the flags of their places. Their output goes to `out-RANK`.
-fn start_ranks(place: &Workplace, size: usize, command: impl Fn(usize, &[&str]) -> Command) -> Vec<Child> {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let start = |rank: usize| {
-        let (rank_word, size) = (rank.to_string(), size.to_string());
-        let mut command = command(rank, &["--hosts", &size, "--rank", &rank_word, "--coordinator", &free]);
-        let output = fs::File::create(place.at(&format!("out-{rank}"))).unwrap();
-        command.env("MESH_JOB_TOKEN", "secret").stdin(Stdio::null());
-        command.stdout(output.try_clone().unwrap()).stderr(output);
-        command.spawn().unwrap()
-    };
-    (0..size).map(start).collect()
-}
-
-fn signal(child: &Child, name: &str) {
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
-}
-
-/// Waits for a process to end, and returns its exit code and its output.
-#[track_caller]
-fn end(place: &Workplace, rank: usize, child: &mut Child) -> (Option<i32>, String) {
-    let begin = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        let output = || fs::read_to_string(place.at(&format!("out-{rank}"))).unwrap();
-        if begin.elapsed() > Duration::from_secs(60) {
-            let _ = child.kill();
-            panic!("rank {rank} does not end:\n{}", output());
-        }
-        thread::sleep(Duration::from_millis(5));
-    };
-    (status.code(), fs::read_to_string(place.at(&format!("out-{rank}"))).unwrap())
-}
-
-/// Ends or stops `victim` at a moment, and checks that the survivors end and name it. Prints the time.
-#[track_caller]
-fn lose(how: &str, moment: &str, victim: usize) {
-    let place = Workplace::new();
-    let steps = ["--steps", "100000", "--save-every", "3", "--checkpoint-dir", "c"];
-    let mut ranks = start(&place, 2, |_| steps.to_vec());
-    wait_for(&place.at("out-0"), moment);
-    let begin = Instant::now();
-    signal(&ranks[victim], how);
-    let survivor = 1 - victim;
-    let (code, output) = end(&place, survivor, &mut ranks[survivor]);
-    eprintln!("{how} of rank {victim} at `{moment}`: rank {survivor} ended after {:?}", begin.elapsed());
-    signal(&ranks[victim], "-KILL");
-    ranks[victim].wait().unwrap();
-    assert_eq!(code, Some(42), "{output}");
-    assert!(output.contains(&format!("lost rank {victim} (")), "{output}");
-    // The next start resumes.
-    let again = ["--steps", "6", "--processes", "2", "--checkpoint-dir", "c", "--resume"];
-    Ran::new(train(&place, &again).output().unwrap()).succeeds();
-}
-
-#[test]
-fn survivors_of_a_killed_process_end_and_name_it() {
-    lose("-KILL", "saved in", 1);
-}
-
-#[test]
-fn survivors_of_a_lost_coordinator_end_and_name_it() {
-    lose("-KILL", "compiling", 0);
-}
-
-#[test]
-fn survivors_of_a_halted_process_end_and_name_it() {
-    lose("-STOP", "saved in", 1);
-}
-
-#[test]
-fn a_signal_to_one_process_stops_all_at_one_step_and_the_run_resumes() {
-    let place = Workplace::new();
-    let more = ["--steps", "100000", "--checkpoint-dir", "c", "--save-every", "2", "--metrics", "m.jsonl"];
-    let mut ranks = start(&place, 2, |_| more.to_vec());
-    wait_for(&place.at("out-0"), "saved in");
-    signal(&ranks[1], "-TERM");
-    for (rank, child) in ranks.iter_mut().enumerate() {
-        let (code, output) = end(&place, rank, child);
-        assert_eq!(code, Some(143), "{output}");
-        assert!(output.contains("stopped"), "{output}");
-    }
-    let done = place.metrics("m.jsonl").len();
-    let newest = place.folders("c").pop().unwrap();
-    assert_eq!(newest, format!("step_{done:08}"));
-    let steps = (done + 2).to_string();
-    let again = ["--steps", &steps, "--checkpoint-dir", "c", "--processes", "4", "--resume"];
-    Ran::new(train(&place, &again).output().unwrap()).succeeds();
-}
-
 #[test]
 fn a_lost_local_process_is_named_and_the_job_starts_again() {
     let place = Workplace::new();
-    let more =
-        ["--steps", "40", "--save-every", "5", "--run-dir", "r", "--processes", "2", "--restarts", "1"];
-    let output = fs::File::create(place.at("out-0")).unwrap();
-    let mut command = train(&place, &more);
-    command.stdout(output.try_clone().unwrap()).stderr(output);
-    let mut launcher = command.spawn().unwrap();
-    wait_for(&place.at("out-0"), "saved in");
+    let (mut launcher, steps) = (launched(&place, &["--restarts", "1"]), 60);
     let log = fs::read_to_string(place.at("r/logs/rank-1.log")).unwrap();
     let (_, pid) = log.split_once("process ").unwrap();
     let pid = pid.split_whitespace().next().unwrap();
     assert!(Command::new("kill").args(["-KILL", pid]).status().unwrap().success());
-    let (code, output) = end(&place, 0, &mut launcher);
+    let (code, output) = end(&place, &mut launcher);
     assert_eq!(code, Some(0), "{output}");
     for part in ["lost rank 1 (", "rank 1 was ended by signal 9", "starting all 2 processes again"] {
         assert!(output.contains(part), "`{part}` is not in:\n{output}");
     }
-    assert_eq!(place.metrics("r/metrics.jsonl").len(), 40);
+    assert_eq!(place.metrics("r/metrics.jsonl").len(), steps);
 }
 
-/// Starts two ranks with different arguments, and checks that both refuse before they compile.
-#[track_caller]
-fn differ(of_rank_1: &'static [&'static str], parts: &[&str]) {
+#[test]
+fn a_signal_to_the_launcher_stops_all_processes_at_one_step() {
     let place = Workplace::new();
-    let mut ranks = start(&place, 2, |rank| {
-        let fixed = vec!["--steps", "3", "--join-within", "60"];
-        if rank == 0 { fixed } else { [&fixed[..], of_rank_1].concat() }
-    });
-    for (rank, child) in ranks.iter_mut().enumerate() {
-        let (code, output) = end(&place, rank, child);
-        assert_eq!(code, Some(1), "{output}");
-        assert!(!output.contains("compiling"), "{output}");
-        for part in parts {
-            assert!(output.contains(part), "rank {rank}: `{part}` is not in:\n{output}");
-        }
+    let mut launcher = launched(&place, &["--steps", "100000"]);
+    assert!(Command::new("kill").args(["-TERM", &launcher.id().to_string()]).status().unwrap().success());
+    let (code, output) = end(&place, &mut launcher);
+    assert_eq!(code, Some(143), "{output}");
+    let done = place.metrics("r/metrics.jsonl").len();
+    assert_eq!(place.folders("r/checkpoints").pop().unwrap(), format!("step_{done:08}"), "{output}");
+}
+
+/// Starts two processes with `--processes` and waits until they have saved a checkpoint.
+#[track_caller]
+fn launched(place: &Workplace, more: &[&str]) -> Child {
+    let steps: &[&str] = if more.contains(&"--steps") { &[] } else { &["--steps", "60"] };
+    let fixed = ["--save-every", "5", "--run-dir", "r", "--processes", "2", "--dead-after", "4"];
+    let output = fs::File::create(place.at("out")).unwrap();
+    let mut command = job::train(place, &bigram(), &[steps, &fixed, more].concat());
+    command.stdout(output.try_clone().unwrap()).stderr(output);
+    let mut launcher = command.spawn().unwrap();
+    let begin = Instant::now();
+    let text = || fs::read_to_string(place.at("out")).unwrap();
+    while !text().contains("saved in") {
+        let ended = launcher.try_wait().unwrap().is_some();
+        assert!(!ended && begin.elapsed() < Duration::from_secs(120), "no checkpoint:\n{}", text());
+        thread::sleep(Duration::from_millis(5));
     }
+    launcher
+}
+
+/// Waits for the launcher to end, and returns its exit code and its output.
+#[track_caller]
+fn end(place: &Workplace, launcher: &mut Child) -> (Option<i32>, String) {
+    let begin = Instant::now();
+    let text = || fs::read_to_string(place.at("out")).unwrap();
+    loop {
+        if let Some(status) = launcher.try_wait().unwrap() {
+            return (status.code(), text());
+        }
+        if begin.elapsed() > Duration::from_secs(120) {
+            let _ = launcher.kill();
+            panic!("the launcher does not end:\n{}", text());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Starts two ranks, and checks that both refuse with all `parts` before they compile.
+#[track_caller]
+fn refused(command: impl Fn(&Workplace, usize) -> Command, place: Workplace, parts: &[&str]) {
+    let mut job = Job::start(place, 2, |place, rank| {
+        let mut command = command(place, rank);
+        command.args(["--join-within", "60"]);
+        command
+    });
+    job.all_end(1, parts);
+    assert!(!job.outputs().contains("compiling"), "{}", job.outputs());
+}
+
+/// A host with its own copies of all files, of which those of rank 1 differ.
+fn host(place: &Workplace, rank: usize) -> PathBuf {
+    let write = |name: &str, text: &str| place.write(&format!("host-{rank}/{name}"), text);
+    let (rate, line, word, batches) =
+        if rank == 0 { ("0.1", "one", "d", "2") } else { ("0.2", "two", "e", "3") };
+    write("model.mesh", &job::BIGRAM.replace("value=0.1}", &format!("value={rate}}}")));
+    write("text.txt", &format!("{}{line}\n", "a b c d\n".repeat(900)));
+    write("words.json", &words().replace("\"d\"", &format!("\"{word}\"")));
+    write("run.toml", &format!("eval-every = 2\neval-batches = {batches}\n"));
+    let folder = place.at(&format!("host-{rank}"));
+    if rank == 0 {
+        job::copy_begun(&folder);
+    }
+    folder
+}
+
+/// Returns `command` with another program.
+fn by(program: &Path, command: &Command) -> Command {
+    let mut other = Command::new(program);
+    other.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => other.env(name, value),
+            None => other.env_remove(name),
+        };
+    }
+    other
+}
+
+/// Copies a file and appends a byte, which an executable or a library does not read.
+fn altered(place: &Workplace, file: &Path) -> PathBuf {
+    let copy = place.at(&file.file_name().unwrap().to_string_lossy());
+    fs::copy(file, &copy).unwrap();
+    fs::File::options().append(true).open(&copy).unwrap().write_all(&[0]).unwrap();
+    copy
 }
 
 #[test]
 fn differences_are_refused_before_compilation_with_both_values() {
-    let value = &["the processes of this job differ", "on rank 0 (", "on rank 1 ("];
-    differ(
-        &["--eval-every", "2"],
-        &[&value[..], &["option `eval-every`: none on rank 0", "; 2 on rank 1"]].concat(),
-    );
-    differ(
-        &["--max-skipped", "7"],
-        &[&value[..], &["option `max-skipped`: 10 on rank 0", "; 7 on rank 1"]].concat(),
-    );
-    differ(&["--from", "nowhere"], &["option `from`: none on rank 0"]);
+    let place = Workplace::new();
+    let (binary, plugin) = (Path::new(env!("CARGO_BIN_EXE_meshc")), cpu_plugin());
+    let (other_binary, other_plugin) = (altered(&place, binary), altered(&place, plugin));
+    let folders = [host(&place, 0), host(&place, 1)];
+    let command = |place: &Workplace, rank: usize| {
+        let fixed = ["train", "model.mesh", "--data", "text.txt", "--mesh", "data=2,model=2", "--seed", "3"];
+        let files =
+            ["--config", "run.toml", "--tokenizer", "words.json", "--checkpoint-dir", "c", "--resume"];
+        let mut command = place.meshc(&[&fixed[..], &files].concat());
+        command.env("MESH_PJRT_PLUGIN", plugin);
+        if rank == 1 {
+            command = by(&other_binary, &command);
+            command.args(["--max-skipped", "7"]).env("MESH_PJRT_PLUGIN", &other_plugin);
+            command.env("XLA_FLAGS", "--xla_backend_optimization_level=1");
+            command.env("LIBTPU_INIT_ARGS", "--xla_a=1").env("MEGASCALE_NUM_SLICES", "2");
+            command.env("TPU_HOST_BOUNDS", "2,2,1");
+        } else {
+            command.env("XLA_FLAGS", "--xla_backend_optimization_level=0");
+        }
+        command.current_dir(&folders[rank]);
+        command
+    };
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let both = |fact: &str, own: &str, other: &str| {
+        let name = name.trim();
+        format!("{fact}: {own} on rank 0 ({name}); {other} on rank 1 ({name})")
+    };
+    let digests = |fact: &str| format!("\n  {fact}: ");
+    let lines = [
+        "the processes of this job differ:".to_owned(),
+        both("option `max-skipped`", "10", "7"),
+        both("option `eval-batches`", "2", "3"),
+        both("checkpoint to resume from", "step 3", "none"),
+        both(
+            "variable XLA_FLAGS",
+            "--xla_backend_optimization_level=0",
+            "--xla_backend_optimization_level=1",
+        ),
+        both("variable LIBTPU_INIT_ARGS", "none", "--xla_a=1"),
+        both("variable MEGASCALE_NUM_SLICES", "none", "2"),
+        both("variable TPU_HOST_BOUNDS", "none", "2,2,1"),
+        digests("binary"),
+        digests("plugin"),
+        digests("program"),
+        digests("data"),
+        digests("tokenizer"),
+    ];
+    refused(command, place, &lines.each_ref().map(String::as_str));
 }
 
 #[test]
 fn a_process_with_invalid_input_is_named_by_all() {
-    differ(&["--eval-every", "2", "--eval-data", "missing.txt"], &["rank 1 (", "failed", "missing.txt"]);
+    let command = |place: &Workplace, rank: usize| {
+        let more: &[&str] =
+            if rank == 0 { &[] } else { &["--eval-every", "2", "--eval-data", "missing.txt"] };
+        job::train(place, &bigram(), more)
+    };
+    refused(command, Workplace::new(), &["rank 1 (", "failed", "missing.txt"]);
+}
+
+#[test]
+fn checkpoints_on_local_disks_are_refused() {
+    let place = Workplace::new();
+    let folders = ["host-0", "host-1"].map(|name| place.at(name));
+    folders.iter().for_each(|folder| fs::create_dir(folder).unwrap());
+    let command = |place: &Workplace, rank: usize| {
+        let mut command = job::train(place, &bigram(), &["--checkpoint-dir", "c"]);
+        command.current_dir(&folders[rank]);
+        command
+    };
+    let parts = ["`c` is not the folder that rank 0 on ", "one folder for all of them: a shared file system"];
+    refused(command, place, &parts);
+}
+
+#[test]
+fn processes_of_another_job_are_refused() {
+    let mut job = Job::start(Workplace::new(), 2, |place, rank| {
+        let mut command = job::train(place, &bigram(), &["--join-within", "2"]);
+        command.env("MESH_JOB_TOKEN", if rank == 0 { "secret" } else { "another" });
+        command
+    });
+    for (rank, part) in [(0, "these ranks have not joined: 1"), (1, "another job's token (MESH_JOB_TOKEN)")] {
+        assert_eq!(job.end(rank, Duration::from_secs(60)), Some(1), "{}", job.outputs());
+        assert!(job.output(rank).contains(part), "{}", job.outputs());
+    }
+}
+
+#[test]
+fn a_rank_that_is_started_twice_is_refused() {
+    let place = Workplace::new();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut processes: Vec<Child> = Vec::new();
+    for (number, rank) in ["0", "1", "1"].into_iter().enumerate() {
+        let mut command =
+            job::train(&place, &bigram(), &["--hosts", "3", "--rank", rank, "--coordinator", &free]);
+        let output = fs::File::create(place.at(&format!("out-{number}"))).unwrap();
+        processes.push(command.env("MESH_JOB_TOKEN", "x").stderr(output).spawn().unwrap());
+    }
+    let text =
+        || [1, 2].map(|number| fs::read_to_string(place.at(&format!("out-{number}"))).unwrap()).concat();
+    let begin = Instant::now();
+    while !text().contains("error: rank 1 was started twice: by process ") {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{}", text());
+        thread::sleep(Duration::from_millis(10));
+    }
+    for mut process in processes {
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
 }
 
 #[test]
 fn invalid_places_are_refused() {
     let place = Workplace::new();
-    let run = |more: &[&str]| Ran::new(train(&place, more).env("MESH_JOB_TOKEN", "x").output().unwrap());
+    let run = |more: &[&str]| {
+        let mut command = job::train(&place, &bigram(), more);
+        Ran::new(command.env("MESH_JOB_TOKEN", "x").output().unwrap())
+    };
     let rank = ["--hosts", "2", "--rank", "2", "--coordinator", "127.0.0.1:1"];
     run(&rank).fails(&["`--rank` must be below `--hosts` (got 2 of 2)"]);
     let nobody = ["--hosts", "2", "--rank", "1", "--coordinator", "127.0.0.1:1", "--join-within", "1"];
     run(&nobody).fails(&["rank 1 cannot reach the coordinator at 127.0.0.1:1 within 1 s"]);
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let missing = ["--hosts", "2", "--rank", "0", "--coordinator", &free, "--join-within", "1"];
-    run(&missing).fails(&["these ranks have not joined: 1"]);
+    run(&missing).fails(&["these ranks have not joined: 1", "within 1 s (--join-within)"]);
     run(&["--processes", "3", "--steps", "1"])
         .fails(&["the mesh has 4 devices, which 3 processes cannot share"]);
     run(&["--hosts", "2"]).fails_with(2, &["--rank"]);
     run(&["--restarts", "2"]).fails_with(2, &["--processes"]);
-}
-
-#[test]
-fn many_losses_at_random_moments() {
-    if std::env::var_os("MESH_SLOW").is_none_or(|v| v != "1") {
-        say_skipped("MESH_SLOW=1 runs it");
-        return;
-    }
-    let moments = ["rank 0 of 2", "compiling", "compiled in", "saved in", "step "];
-    for attempt in 0..50 {
-        lose("-KILL", moments[attempt % moments.len()], attempt % 2);
-    }
-    for attempt in 0..10 {
-        lose("-STOP", moments[attempt % moments.len()], attempt % 2);
-    }
+    run(&["--limit", "load=3"]).fails_with(2, &["--limit", "(got `load`)"]);
 }
 
 /// Returns a place with a checkpoint `ck` of a small model with experts, and inputs of the commands.
 fn trained() -> Workplace {
     let place = Workplace::new();
-    let (path, data) = (model("switch_tiny.rs"), text());
+    let (path, data) = (model("switch_tiny.rs"), license());
     let train = ["train", &path, "--data", &data, "--steps", "2", "--seed", "3", "--checkpoint-dir", "ck"];
     place.run_on_cpu(&[&train[..], &tiny_switch()].concat()).succeeds();
     place.write("in.txt", "let x = <extra_id_0>;\nfn main\nuse std\n");
@@ -309,7 +360,7 @@ fn trained() -> Workplace {
 /// The commands with parameters. Each prints numbers to standard output.
 fn commands() -> [Vec<String>; 4] {
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-    let eval = format!("eval ck --mesh data=2 --data {} --batches 2 --json", text());
+    let eval = format!("eval ck --mesh data=2 --data {} --batches 2 --json", license());
     [
         words("generate ck --mesh data=2 --input in.txt --max-length 6 --json"),
         words("score ck --mesh expert=2 --input pairs.tsv"),
@@ -340,33 +391,26 @@ fn two_hosts_generate_as_one_and_rank_0_writes() {
     let place = trained();
     let words = ["generate", "ck", "--mesh", "data=2", "--input", "in.txt", "--max-length", "6"];
     let alone = place.run_on_cpu(&words).succeeds().out;
-    let ranks = |more: [&'static [&'static str]; 2]| {
-        start_ranks(&place, 2, |rank, flags| {
-            let words = [&words[..], flags, &["--join-within", "60", "--output", "out.txt"], more[rank]];
+    let ranks = |place: Workplace, more: &[&str]| {
+        Job::start(place, 2, |place, rank| {
+            let of_rank = if rank == 1 { more } else { &[] };
+            let words = [&words[..], &["--join-within", "60", "--output", "out.txt"], of_rank];
             let mut command = place.meshc(&words.concat());
             command.env("MESH_PJRT_PLUGIN", cpu_plugin());
             command
         })
     };
-    for (rank, child) in ranks([&[], &[]]).iter_mut().enumerate() {
-        let (code, output) = end(&place, rank, child);
-        assert_eq!(code, Some(0), "{output}");
-        assert!(output.contains(&format!("rank {rank} of 2 by flags")), "{output}");
-    }
+    let mut job = ranks(place, &[]);
+    job.all_end(0, &["of 2 by flags"]);
+    let place = job.into_place();
     assert_eq!(fs::read_to_string(place.at("out.txt")).unwrap(), alone);
     fs::remove_file(place.at("out.txt")).unwrap();
     // Both ranks refuse what differs, and the inputs that one of them cannot read.
-    for (rank, child) in ranks([&[], &["--min-length", "2"]]).iter_mut().enumerate() {
-        let (code, output) = end(&place, rank, child);
-        assert_eq!(code, Some(1), "{output}");
-        assert!(output.contains("the processes of this job differ:\n  command line: "), "{output}");
-    }
-    for (rank, child) in ranks([&[], &["--tokenizer", "none.json"]]).iter_mut().enumerate() {
-        let (code, output) = end(&place, rank, child);
-        assert_eq!(code, Some(1), "{output}");
-        assert!(output.contains("rank 1 (") && output.contains("none.json"), "{output}");
-    }
-    assert!(!place.at("out.txt").exists());
+    let mut job = ranks(place, &["--min-length", "2"]);
+    job.all_end(1, &["the processes of this job differ:\n  command line: "]);
+    let mut job = ranks(job.into_place(), &["--tokenizer", "none.json"]);
+    job.all_end(1, &["rank 1 (", "none.json"]);
+    assert!(!job.place.at("out.txt").exists());
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod cli_generate;
 mod cli_hosts;
 mod cli_injection;
 mod cli_long;
+mod cli_losses;
 mod cli_machine;
 mod cli_phases;
 mod cli_streams;

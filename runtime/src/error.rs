@@ -49,7 +49,8 @@ pub enum Error {
     /// Another process of the job is lost, or the processes disagree.
     #[error("{0}")]
     Job(String),
-    /// The processes of the job differ. All of them get this error.
+    /// The processes of the job differ, or one of them failed in what they do together. All of them get such
+    /// an error.
     #[error("{0}")]
     Disagreement(String),
     /// The plugin returned an error.

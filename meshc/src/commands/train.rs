@@ -224,10 +224,6 @@ fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
     };
     let mut progress =
         progress(&args, member.job.is_first(), session.artefact(), run_folder.as_ref(), signals);
-    if member.is_in_job() {
-        // All processes stop together.
-        signals.begin();
-    }
     let result = train::run(&mut session, source, &options, &mut progress, &signals.stop);
     progress.end();
     // A run that was refused keeps the description that an earlier run has written.

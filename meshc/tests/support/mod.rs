@@ -1,5 +1,7 @@
 //! Runs of the built `meshc` in a temporary directory.
 
+pub mod job;
+
 use std::{
     fs,
     io::Write,
@@ -32,12 +34,16 @@ pub fn oracle(case: &str) -> Option<PathBuf> {
     None
 }
 
-/// Prints the reason of a skipped test, bypassing the test harness, which captures the output of passing
-/// tests.
+/// Prints the reason of a skipped test.
 pub fn say_skipped(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    say(&format!("skipped {test}: {why}"));
+}
+
+/// Prints a line, bypassing the test harness, which captures the output of passing tests.
+pub fn say(line: &str) {
     // A closed standard error is ignored.
-    let _ = std::io::stderr().write_all(format!("skipped {test}: {why}\n").as_bytes());
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Returns true if the slow suites run.
@@ -68,6 +74,19 @@ pub const TINY: [&str; 16] = [
 /// The settings of a small model with experts.
 pub fn tiny_switch() -> Vec<&'static str> {
     [&TINY[..], &["--set", "experts=8"]].concat()
+}
+
+/// Returns a tokenizer of a few words, like T5's.
+pub fn words() -> String {
+    let words = ["<pad>", "</s>", "<unk>", "a", "b", "c", "d", "<extra_id_1>", "<extra_id_0>"];
+    let vocab: serde_json::Map<String, serde_json::Value> =
+        words.iter().enumerate().map(|(id, word)| ((*word).to_owned(), id.into())).collect();
+    serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "<unk>" }
+    })
+    .to_string()
 }
 
 /// Text of the source tree to train on.

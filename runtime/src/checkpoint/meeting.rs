@@ -16,8 +16,9 @@ impl Processes<'_> {
     /// once in the job.
     ///
     /// # Errors
-    /// The own error, or else that of the first process that has one. [`Error::Job`] if a process is lost or
-    /// does not come in time; then it is not known whether the others succeeded.
+    /// The own error, or else that of the first process that has one: [`Error::Disagreement`] in a job of
+    /// several, since all of them fail. [`Error::Job`] if a process is lost or does not come in time; then it
+    /// is not known whether the others succeeded.
     pub fn all(&self, name: &str, own: Result<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
         let (payload, failure) = match &own {
             Ok(bytes) => (bytes.clone(), None),
@@ -26,7 +27,11 @@ impl Processes<'_> {
         let here = Contribution { failure, payload, ..Contribution::default() };
         // A lost process is often the cause of the own error: rank 0 may have removed the files.
         let meeting = self.job.meet(name, here, self.limit).map_err(|error| Error::Job(error.to_string()))?;
-        own?;
+        if self.job.size() == 1 {
+            own?;
+        } else {
+            own.map_err(|error| Error::Disagreement(error.to_string()))?;
+        }
         let failures = &meeting.verdict.failures;
         let Some(first) = failures.first() else { return Ok(meeting.payloads) };
         let (what, help) = first.message.split_once(HELP).unwrap_or((&first.message, DEFAULT_HELP));
@@ -34,7 +39,8 @@ impl Processes<'_> {
             0 => String::new(),
             count => format!(" (and {count} other processes failed)"),
         };
-        Err(Error::input(format!("rank {} ({}): {what}{others}", first.rank, first.host), help))
+        let message = format!("rank {} ({}): {what}{others}{HELP}{help}", first.rank, first.host);
+        Err(Error::Disagreement(message))
     }
 
     /// Returns the bytes of rank 0 in all processes. The other ranks' `own` is ignored.
