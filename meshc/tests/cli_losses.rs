@@ -116,9 +116,10 @@ fn start(size: usize, phase: &Phase) -> Job {
 
 /// Returns the steps of the committed checkpoints.
 fn committed(place: &Workplace) -> Vec<u64> {
-    let steps = place.folders("c").into_iter();
-    let steps = steps.filter(|name| place.at(&format!("c/{name}/COMMIT")).exists());
-    steps.map(|name| name.trim_start_matches("step_").parse().unwrap()).collect()
+    let folders = place.folders("c").into_iter();
+    let folders = folders.filter(|name| place.at(&format!("c/{name}/COMMIT")).exists());
+    // The folders of attempts have other names.
+    folders.filter_map(|name| name.strip_prefix("step_")?.parse().ok()).collect()
 }
 
 /// Starts a run again. It must resume from the newest checkpoint, which is at least as new as every one that

@@ -34,8 +34,8 @@ pub struct HostArgs {
         allow_negative_numbers = true)]
     join_within: f64,
     /// Longest time of a phase (compile, step, save or evaluate), after which a host counts as lost;
-    /// repeatable. Default: 3600 seconds; for a step 1800 seconds at first, then 20 times the median, at least
-    /// 60 seconds
+    /// repeatable. Default: 3600 seconds; for a step 1800 seconds at first, then 20 times the median, at
+    /// least 60 seconds
     #[arg(long, value_name = "PHASE=SECONDS")]
     limit: Vec<PhaseLimit>,
 }
