@@ -55,7 +55,9 @@ impl Origin {
         // Settings of older checkpoints hold entries of the schedule, too.
         let own = [facts::SETTINGS, facts::SCHEDULE].into_iter().filter_map(|fact| given.get(fact));
         let kept = own.flat_map(|text| text.split_whitespace()).filter(|s| !overridden(s)).map(str::to_owned);
-        let settings: Vec<String> = kept.chain(overrides.settings.iter().cloned()).collect();
+        let unsaid =
+            former_defaults(model, given.get(facts::SETTINGS)).filter(|s| !overridden(s)).into_iter();
+        let settings: Vec<String> = unsaid.chain(kept).chain(overrides.settings.iter().cloned()).collect();
         let dtype = overrides.dtype.as_ref().or(given.get(facts::DTYPE));
         Ok(Self {
             model: model.to_owned(),
@@ -69,6 +71,16 @@ impl Origin {
     pub fn config(&self) -> Result<Config> {
         resolved(&self.model, &self.settings, &self.dtype, &self.name)
     }
+}
+
+/// Returns the settings with which a checkpoint was made that it does not name: defaults of its time that have
+/// changed since. Training records all settings; an import of former versions recorded those of its file only.
+fn former_defaults(model: &str, recorded: Option<&String>) -> Option<String> {
+    let sparse = zoo::named(model).is_some_and(|preset| preset.switch.is_some());
+    let unsaid = |settings: &String| {
+        !settings.split_whitespace().any(|setting| setting.split('=').next() == Some("ignore_padding"))
+    };
+    (sparse && recorded.is_some_and(unsaid)).then(|| "ignore_padding=false".to_owned())
 }
 
 /// A preset with settings; `name` says who asks for it.
@@ -93,5 +105,29 @@ pub fn resolved(model: &str, settings: &str, dtype: &str, name: &str) -> Result<
             format!("`{name}` has invalid settings:\n{}", Diagnostics(mistakes)),
             "correct them with --set KEY=VALUE",
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Checks the setting of padding in a checkpoint of `model` with these recorded settings.
+    #[track_caller]
+    fn check(model: &str, recorded: &str, expect: Option<bool>) {
+        let unsaid = former_defaults(model, Some(&recorded.to_owned()));
+        let settings: Vec<String> =
+            unsaid.into_iter().chain(recorded.split_whitespace().map(str::to_owned)).collect();
+        let config = resolved(model, &settings.join(" "), "f32", "a checkpoint").unwrap();
+        assert_eq!(config.switch.map(|s| s.ignore_padding), expect, "{model} {recorded}");
+    }
+
+    #[test]
+    fn checkpoints_have_the_default_of_their_time() {
+        check("switch", "experts=4 fixed_capacity=8", Some(false));
+        check("switch", "experts=4 ignore_padding=true", Some(true));
+        check("switch", "experts=4 ignore_padding=false", Some(false));
+        check("t5", "d_model=8", None);
+        assert_eq!(former_defaults("switch", None), None, "no settings are recorded");
     }
 }

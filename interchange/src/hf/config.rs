@@ -333,6 +333,8 @@ impl Keys {
             ("router_z_loss", self.number("router_z_loss_coef", 0.001).to_string()),
             ("router_bias", self.flag("router_bias", false).to_string()),
             ("round_probabilities", "true".into()),
+            // Transformers has a key for it, `router_ignore_padding_tokens`, which its code does not read.
+            ("ignore_padding", "false".into()),
         ] {
             settings.push((key.into(), value));
         }
@@ -501,7 +503,8 @@ mod tests {
             let output = |c: &Config| (c.tied, c.scales_output(), c.layer_biases, c.sentinels);
             assert_eq!(output(&again), output(&config));
             let routers = |c: &Config| {
-                let router = |s: &Switch| (s.fixed_capacity, s.aux_loss, s.router_z_loss, s.jitter);
+                let router =
+                    |s: &Switch| (s.fixed_capacity, s.aux_loss, s.router_z_loss, s.jitter, s.ignore_padding);
                 (c.switch.as_ref().map(router), [false, true].map(|decoder| c.sparse_step(decoder)))
             };
             assert_eq!(routers(&again), routers(&config));

@@ -63,7 +63,8 @@ pub struct Switch {
     pub group_size: usize,
     /// The same as a number of whole sequences, for both stacks; 0 means by `group_size`.
     pub group_sequences: usize,
-    /// True if padding is not routed; otherwise it is routed like any token.
+    /// True if padding is not routed; otherwise it is routed like any token, as in Flaxformer and Hugging
+    /// Face's code.
     pub ignore_padding: bool,
     /// Weight of the load-balancing loss of each layer.
     pub aux_loss: f64,
@@ -223,7 +224,7 @@ impl Default for Switch {
             group_capacity_factor: 1.25,
             group_size: 0,
             group_sequences: 0,
-            ignore_padding: false,
+            ignore_padding: true,
             aux_loss: 1e-2,
             aux_layers: AuxReduction::Sum,
             second_place_loss: false,
@@ -250,11 +251,13 @@ impl Switch {
     }
 
     /// Returns the options of Hugging Face's Switch Transformers: a fixed capacity for each sequence,
-    /// probabilities rounded to the type of activations, and its weights of router losses.
+    /// padding that is routed, probabilities rounded to the type of activations, and its weights of router
+    /// losses.
     pub fn hugging_face(experts: usize, capacity: usize) -> Self {
         Self {
             experts,
             fixed_capacity: capacity,
+            ignore_padding: false,
             round_probabilities: true,
             aux_loss: 1e-3,
             router_z_loss: 1e-3,

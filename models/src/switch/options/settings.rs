@@ -150,7 +150,7 @@ mod tests {
                          router_dropout=0.3 temperature=2 capacity_factor=1 eval_capacity_factor=3 \
                          capacity_rounding=up capacity_per_choice=true min_capacity=1 fixed_capacity=9 \
                          expert_groups=2 group_capacity_factor=1.5 group_size=64 group_sequences=2 \
-                         ignore_padding=true aux_loss=0.1 aux_layers=mean \
+                         ignore_padding=false aux_loss=0.1 aux_layers=mean \
                          second_place_loss=true router_z_loss=0.01 router_z_scaled=true router_bias=true \
                          round_probabilities=true expert_dropout=0.4 init_scale=1 router_init_scale=0.2",
         );
@@ -181,7 +181,7 @@ mod tests {
             group_capacity_factor: 1.5,
             group_size: 64,
             group_sequences: 2,
-            ignore_padding: true,
+            ignore_padding: false,
             aux_loss: 0.1,
             aux_layers: AuxReduction::Mean,
             second_place_loss: true,
