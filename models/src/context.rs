@@ -23,6 +23,12 @@ pub struct Context<'g> {
     pub schedule: Schedule,
     /// Mask of the tokens that are not padding, `pred[batch, length]`; `None` means that all count.
     pub non_padding: Option<Tensor<'g>>,
+    /// Mean numbers of input and target tokens of a microbatch that are not padding, at least 1 in a batch;
+    /// `None` means that the batch is not divided.
+    pub counts: Option<[Tensor<'g>; 2]>,
+    /// The one of `counts` for the tokens of these layers, by which sums over them are divided; `None` means
+    /// that they are divided by the number of these tokens.
+    pub routed: Option<Tensor<'g>>,
     /// Added to the logits of self-attention so that examples packed into one row do not attend to each
     /// other; `None` means one example per row.
     pub segment_mask: Option<Tensor<'g>>,
@@ -33,6 +39,21 @@ impl<'g> Context<'g> {
     #[track_caller]
     pub fn with_tokens(&self, tokens: Tensor<'g>) -> Self {
         Self { non_padding: Some(tokens.ne(PAD)), ..*self }
+    }
+
+    /// Returns the mean of `x` over the dims `positions` of all tokens that are not padding. If the tokens are
+    /// part of a batch, it is the share of the batch's mean, so that the mean over microbatches does not depend
+    /// on their number.
+    #[track_caller]
+    pub fn mean_without_padding(
+        &self,
+        x: Tensor<'g>,
+        non_padding: Tensor<'g>,
+        positions: [&Dim; 2],
+    ) -> Tensor<'g> {
+        let non_padding = non_padding.cast(DType::F32);
+        let count = self.routed.unwrap_or_else(|| non_padding.sum(positions).maximum(1.0));
+        (x * non_padding).sum(positions) / count
     }
 
     /// Returns the context for layers whose self-attention also adds `mask` to its logits.

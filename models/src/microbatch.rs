@@ -8,11 +8,11 @@
 
 use crate::{
     Config, Weight,
-    objective::{Feeds, Losses},
+    objective::{Feeds, Losses, Part},
 };
 use mesh::{
     DType, Dim,
-    dsl::{Graph, Rng, Tensor, Tree},
+    dsl::{Graph, Tensor, Tree},
 };
 
 /// The inputs of a step, and how they are split.
@@ -25,22 +25,6 @@ pub struct Batch<'g> {
     adjacent: usize,
     /// Element type in which gradients are reduced across devices.
     sent: DType,
-}
-
-/// Facts about the whole batch that a microbatch needs.
-#[derive(Clone, Copy, Debug)]
-pub struct Part<'g> {
-    /// Number of target tokens of the whole batch that are not padding.
-    pub counted: Tensor<'g>,
-    /// The microbatch's share of the batch.
-    pub share: f64,
-}
-
-impl<'g> Part<'g> {
-    /// Returns random numbers for this microbatch.
-    pub fn random(&self, rng: Rng<'g>) -> Rng<'g> {
-        if self.share < 1.0 { rng.fold(self.counted.graph().iteration()) } else { rng }
-    }
 }
 
 /// Losses and metrics of a step, by name.
@@ -81,7 +65,7 @@ impl<'g> Batch<'g> {
         f: impl FnOnce(Feeds<'g>, Part<'g>) -> (Vec<Tensor<'g>>, Option<Tensor<'g>>, Losses<'g>),
     ) -> (Vec<Tensor<'g>>, StepMetrics<'g>) {
         let Self { feeds, parts, batch: _, adjacent: _, sent: _ } = self;
-        let part = Part { counted: feeds.counted(), share: 1.0 / parts.size as f64 };
+        let part = feeds.part(1.0 / parts.size as f64);
         if parts.size == 1 {
             let (gradients, total, losses) = f(*feeds, part);
             let numbers = numbers(&losses).into_iter().map(|(name, value, _)| (name, value));

@@ -53,9 +53,33 @@ impl<'g> Feeds<'g> {
         Self { inputs, targets, segments }
     }
 
-    /// Returns the number of target tokens that are not padding, at least 1.
-    pub fn counted(&self) -> Tensor<'g> {
-        self.targets.ne(PAD).cast(DType::F32).sum_all().maximum(1.0)
+    /// Returns the facts about this batch that a microbatch of it needs, if it is `share` of the batch.
+    pub fn part(&self, share: f64) -> Part<'g> {
+        let count = |tokens: Tensor<'g>| tokens.ne(PAD).cast(DType::F32).sum_all().maximum(1.0);
+        Part { inputs: count(self.inputs), targets: count(self.targets), share }
+    }
+}
+
+/// Facts about the whole batch that a microbatch needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'g> {
+    /// Number of input tokens of the whole batch that are not padding, at least 1.
+    pub inputs: Tensor<'g>,
+    /// Number of target tokens of the whole batch that are not padding, at least 1.
+    pub targets: Tensor<'g>,
+    /// The microbatch's share of the batch.
+    pub share: f64,
+}
+
+impl<'g> Part<'g> {
+    /// Returns random numbers for this microbatch.
+    pub fn random(&self, rng: Rng<'g>) -> Rng<'g> {
+        if self.share < 1.0 { rng.fold(self.targets.graph().iteration()) } else { rng }
+    }
+
+    /// Returns the mean numbers of input and target tokens of a microbatch that are not padding.
+    fn per_part(&self) -> [Tensor<'g>; 2] {
+        [self.inputs, self.targets].map(|count| if self.share < 1.0 { count * self.share } else { count })
     }
 }
 
@@ -145,19 +169,20 @@ impl EncoderDecoder {
         (Dim::new("batch", batch), Dim::new("length", input_length), Dim::new("target_length", target_length))
     }
 
-    /// Returns the losses of a batch, or of a microbatch; `counted` is the number of target tokens of the
-    /// whole batch. With `rng` this is a training step.
+    /// Returns the losses of a batch, or of a microbatch that is a `part` of it. With `rng` this is a training
+    /// step.
     pub fn losses<'g>(
         &self,
         g: &'g Graph,
         feeds: Feeds<'g>,
-        counted: Tensor<'g>,
+        part: Part<'g>,
         rng: Option<Rng<'g>>,
     ) -> Losses<'g> {
         let (batch, _, target_length) = self.dims();
-        let ForwardPass { encoder, decoder, logits } = self.run(&Context::new(g, &self.config, rng), feeds);
+        let cx = Context { counts: Some(part.per_part()), ..Context::new(g, &self.config, rng) };
+        let ForwardPass { encoder, decoder, logits } = self.run(&cx, feeds);
         let routers = [("encoder", encoder.routers()), ("decoder", decoder.routers())];
-        g.scope("loss", || self.of_logits(logits, feeds.targets, counted, [&batch, &target_length], routers))
+        g.scope("loss", || self.of_logits(logits, feeds.targets, part.targets, [&batch, &target_length], routers))
     }
 
     /// Runs both stacks on the inputs of a step.
@@ -205,11 +230,14 @@ impl EncoderDecoder {
         let (batch, length, target_length) = self.dims();
         let g = cx.g;
         let x = g.scope("embedding", || self.embedding.lookup(cx, inputs));
+        let [of_inputs, of_targets] = cx.counts.map_or([None; 2], |counts| counts.map(Some));
         let of_encoder = cx.with_tokens(inputs).with_segment_mask(segment_masks.map(|a| a.encoder));
+        let of_encoder = Context { routed: of_inputs, ..of_encoder };
         let encoder = self.encoder.forward(&of_encoder, x, &length, None, padding);
         let memory = encoder.x.rename(&length, "memory_length");
         let y = g.scope("embedding", || self.embedding.lookup(cx, before));
         let of_decoder = cx.with_tokens(targets).with_segment_mask(segment_masks.map(|a| a.decoder));
+        let of_decoder = Context { routed: of_targets, ..of_decoder };
         let seen = segment_masks.map_or(padding, |a| a.between);
         let decoder = self.decoder.forward(&of_decoder, y, &target_length, Some(memory), seen);
         let logits = g.scope("logits", || self.embedding.logits(cx, decoder.x, &batch, &target_length));

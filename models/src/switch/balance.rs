@@ -28,7 +28,7 @@ impl<'g> GatingInputs<'_, 'g> {
             .cast(DType::F32);
         let mean = |x: Tensor<'g>| match self.non_padding {
             None => x.mean(positions),
-            Some(non_padding) => self.mean_without(non_padding, x),
+            Some(non_padding) => self.cx.mean_without_padding(x, non_padding, positions),
         };
         RouterMetrics {
             place,
@@ -39,12 +39,6 @@ impl<'g> GatingInputs<'_, 'g> {
             z: mean(normalizer.square()),
             trace: self.trace(gating, logits, probabilities),
         }
-    }
-
-    /// Returns the mean of `x` over all tokens that are not padding.
-    fn mean_without(&self, non_padding: Tensor<'g>, x: Tensor<'g>) -> Tensor<'g> {
-        let (positions, non_padding) = ([self.batch, self.tokens], non_padding.cast(DType::F32));
-        (x * non_padding).sum(positions) / non_padding.sum(positions).maximum(1.0)
     }
 
     fn trace(&self, gating: &Gating<'g>, logits: Tensor<'g>, probabilities: Tensor<'g>) -> Trace<'g> {
@@ -94,7 +88,10 @@ impl<'g> GatingInputs<'_, 'g> {
         };
         let load = match self.non_padding {
             None => share.mean(batch),
-            Some(non_padding) => self.mean_without(non_padding, gating.rounds[0].wanted.cast(DType::F32)),
+            Some(non_padding) => {
+                let wanted = gating.rounds[0].wanted.cast(DType::F32);
+                self.cx.mean_without_padding(wanted, non_padding, [batch, tokens])
+            }
         };
         (load, uneven.mean(batch) * (experts.size as f64))
     }

@@ -104,6 +104,7 @@ impl SwitchFfn {
             let experts = |sent| self.whole(sent, |sent| self.grouped_experts(cx, &dropout, sent));
             let (y, dropped) = hierarchy.forward(cx, x, non_padding, &metrics.trace, experts);
             metrics.record_drops(
+                cx,
                 dropped,
                 non_padding.filter(|_| self.options.ignore_padding),
                 [group, token],

@@ -79,6 +79,7 @@ impl<'g> RouterMetrics<'g> {
     /// Records the tokens that were dropped on the way to their experts; `non_padding` restricts the mean.
     pub(super) fn record_drops(
         &mut self,
+        cx: &Context<'g>,
         dropped: Tensor<'g>,
         non_padding: Option<Tensor<'g>>,
         positions: [&Dim; 2],
@@ -87,8 +88,7 @@ impl<'g> RouterMetrics<'g> {
         self.dropped = match non_padding {
             None => dropped.cast(DType::F32).mean(positions),
             Some(non_padding) => {
-                let dropped = (dropped & non_padding).cast(DType::F32).sum(positions);
-                dropped / non_padding.cast(DType::F32).sum(positions).maximum(1.0)
+                cx.mean_without_padding(dropped.cast(DType::F32), non_padding, positions)
             }
         };
     }
