@@ -55,6 +55,7 @@ pub(super) struct Resumed {
 /// Names of facts.
 const SEED: &str = "seed";
 const DATA: &str = "data";
+const SETTINGS: &str = "settings";
 
 impl Saver {
     /// Opens the folder. If the run is to be resumed, restores the state from the newest valid checkpoint and
@@ -232,6 +233,13 @@ impl Saver {
                 checkpoint.step() + 1
             ));
         }
+        let changed = changed_settings([checkpoint.facts(), &self.facts].map(|facts| facts.get(SETTINGS)));
+        if !changed.is_empty() {
+            observer.on_warning(&format!(
+                "`{dir}` was trained with other settings of the model, and training continues with the new ones: {}",
+                changed.join(", ")
+            ));
+        }
         Ok(())
     }
 
@@ -321,6 +329,21 @@ pub fn check_folder(folder: &Path, resume: bool) -> Result<()> {
     to_continue(folder, resume).map(drop)
 }
 
+/// Returns the settings that differ, as `key=before, now after`. A setting that one of the two does not name is
+/// not compared.
+fn changed_settings([before, now]: [Option<&String>; 2]) -> Vec<String> {
+    let pairs = |text: Option<&'_ String>| -> Vec<(String, String)> {
+        let words = text.into_iter().flat_map(|text| text.split_whitespace());
+        words.filter_map(|w| w.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+    };
+    let now = pairs(now);
+    let changed = pairs(before).into_iter().filter_map(|(key, old)| {
+        let new = now.iter().find(|(k, new)| *k == key && *new != old)?;
+        Some(format!("{key}={old}, now {}", new.1))
+    });
+    changed.collect()
+}
+
 /// Returns the steps of the checkpoints in a folder, of which there must be none without `resume`.
 fn to_continue(folder: &Path, resume: bool) -> Result<Vec<u64>> {
     let found = folder::steps(folder)?;
@@ -356,4 +379,18 @@ impl Resumed {
 
 fn seed(checkpoint: &Checkpoint) -> Option<u32> {
     checkpoint.facts().get(SEED)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_both_name_are_compared() {
+        let [before, now] = ["experts=8 ignore_padding=false lr=0.1", "ignore_padding=true vocab=9 experts=8"]
+            .map(str::to_owned);
+        assert_eq!(changed_settings([Some(&before), Some(&now)]), ["ignore_padding=false, now true"]);
+        assert_eq!(changed_settings([None, Some(&now)]), Vec::<String>::new());
+        assert_eq!(changed_settings([Some(&now), Some(&now)]), Vec::<String>::new());
+    }
 }
