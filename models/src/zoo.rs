@@ -180,9 +180,10 @@ pub fn mswitch_base() -> Config {
     sparse(Config { name: "mswitch_base".into(), ..mt5_base() }, 128, 2)
 }
 
-/// A T5 with default sizes; settings, such as those of an imported checkpoint, change them.
+/// A T5 with default sizes; settings, such as those of an imported checkpoint, change them. Imported checkpoints
+/// state no lengths, and generate up to as many tokens as they read.
 pub fn t5() -> Config {
-    Config { name: "t5".into(), ..Config::default() }
+    Config { name: "t5".into(), target_length: 128, ..Config::default() }
 }
 
 /// [`t5`] with Switch layers.
@@ -207,7 +208,7 @@ pub fn t5_tiny() -> Config {
         name: "t5_tiny".into(),
         batch: 32,
         input_length: 128,
-        target_length: 128,
+        target_length: 32,
         vocab: 384,
         d_model: 256,
         d_ff: 1024,
