@@ -12,7 +12,7 @@ use crate::{
     switch::options::lcm,
 };
 use mesh::{
-    Diagnostic, Schedule, Task,
+    Diagnostic, Dim, Schedule, Task,
     dsl::{Args, Graph, Rng, Tensor},
     schedule::Residual,
     task::{Objective, Sentinels, SpecialTokens, TaskKind},
@@ -35,6 +35,9 @@ pub struct Config {
     pub packing: bool,
     /// Size of the vocabulary.
     pub vocab: usize,
+    /// Rows of the embedding after those of the vocabulary, so that the dim `vocab` divides into shards. No
+    /// token has them, and their logits are masked.
+    pub vocab_padding: usize,
     /// Size of the residual stream.
     pub d_model: usize,
     /// Size of the hidden layer of a feed-forward layer.
@@ -135,10 +138,12 @@ impl Default for Config {
             name: "t5".into(),
             batch: 32,
             input_length: 128,
-            target_length: 128,
+            // Span corruption of 128 tokens has targets of 29.
+            target_length: 32,
             objective: Objective::SpanCorruption,
             packing: false,
             vocab: 384,
+            vocab_padding: 0,
             d_model: 512,
             d_ff: 2048,
             heads: 8,
@@ -174,11 +179,12 @@ impl Config {
             "bf16" => Precision::Bf16,
             _ => Precision::F32,
         };
-        let sizes: [(&str, &mut usize); 10] = [
+        let sizes: [(&str, &mut usize); 11] = [
             ("batch", &mut self.batch),
             ("input_length", &mut self.input_length),
             ("target_length", &mut self.target_length),
             ("vocab", &mut self.vocab),
+            ("vocab_padding", &mut self.vocab_padding),
             ("d_model", &mut self.d_model),
             ("d_ff", &mut self.d_ff),
             ("heads", &mut self.heads),
@@ -250,6 +256,8 @@ impl Config {
         let divides = parts > 0 && batch.is_multiple_of(parts);
         wrong.require(divides, "microbatches", &format!("a divisor of `batch` = {batch}"), parts);
         wrong.require(self.vocab > 2, "vocab", "at least 3 (padding, end of sequence, unknown)", self.vocab);
+        let fewer = format!("less than `vocab` = {}", self.vocab);
+        wrong.require(self.vocab_padding < self.vocab, "vocab_padding", &fewer, self.vocab_padding);
         wrong.positive("epsilon", self.epsilon);
         let (buckets, distance) = (self.buckets, self.max_distance);
         let fits = (4..=1024).contains(&buckets) && buckets.is_multiple_of(4);
@@ -288,6 +296,16 @@ impl Config {
         let settings = args.settings().into_iter().filter(|s| s.key != "layers");
         let words: Vec<String> = settings.map(|s| format!("{}={}", s.key, s.default)).collect();
         (if self.switch.is_some() { "switch" } else { "t5" }, words.join(" "))
+    }
+
+    /// Returns the dim of the vocabulary, with its padding.
+    pub fn vocab_dim(&self) -> Dim {
+        Dim::new("vocab", self.vocab + self.vocab_padding)
+    }
+
+    /// Returns the meta entry `padded`: the used part of the dim `vocab`, and the setting that pads it.
+    pub(crate) fn padded(&self) -> String {
+        format!("vocab={}:vocab_padding", self.vocab)
     }
 
     /// True if the decoder's output is multiplied by `d_model^-0.5` before the output projection.
@@ -374,6 +392,8 @@ impl<'g> Context<'g> {
             dropout_broadcast: config.dropout_broadcast,
             schedule: config.schedule,
             non_padding: None,
+            counts: None,
+            routed: None,
             segment_mask: None,
         }
     }

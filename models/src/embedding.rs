@@ -1,6 +1,6 @@
 //! Token embedding, and the output projection to logits.
 
-use crate::{Config, Context, Weight, Weights};
+use crate::{Config, Context, Weight, Weights, attention::MASKED};
 use mesh::{
     DType, Dim,
     dsl::{Init, Program, State, Tensor, einsum_as},
@@ -12,6 +12,8 @@ pub struct Embedding {
     table: Weight,
     head: Option<Weight>,
     vocab: Dim,
+    /// The number of tokens; `None` means that the dim has no padding.
+    tokens: Option<usize>,
     d_model: Dim,
     /// True if logits are those of the input times `d_model^-0.5`.
     scaled: bool,
@@ -20,13 +22,20 @@ pub struct Embedding {
 impl Embedding {
     /// Declares tables initialized with deviation 1, as in T5, which does not scale embeddings.
     pub fn new(w: &Weights<'_>, config: &Config) -> Self {
-        let (vocab, d_model) = (Dim::new("vocab", config.vocab), Dim::new("d_model", config.d_model));
-        let table = w.table("embedding", &[&vocab], &[&d_model], Init::Normal(1.0));
-        let head = (!config.tied).then(|| w.table("head", &[&vocab], &[&d_model], Init::Normal(1.0)));
-        Self { table, head, vocab, d_model, scaled: config.scales_output() }
+        let (vocab, d_model) = (config.vocab_dim(), Dim::new("d_model", config.d_model));
+        let tokens = (config.vocab_padding > 0).then_some(config.vocab);
+        let table = |name| {
+            let table = w.table(name, &[&vocab], &[&d_model], Init::Normal(1.0));
+            match tokens {
+                None => table,
+                Some(tokens) => w.padded(table, vocab.sized(tokens)),
+            }
+        };
+        let (own, head) = (table("embedding"), (!config.tied).then(|| table("head")));
+        Self { table: own, head, vocab, tokens, d_model, scaled: config.scales_output() }
     }
 
-    /// Returns the dim of the vocabulary.
+    /// Returns the dim of the vocabulary, with its padding.
     pub fn vocab(&self) -> &Dim {
         &self.vocab
     }
@@ -37,14 +46,19 @@ impl Embedding {
     }
 
     /// Returns the logits of `x`, `f32[batch, length, vocab]`. With a tied table, `x` is scaled by
-    /// `d_model^-0.5`, as in T5, unless [`Config::scaled_output`] says otherwise.
+    /// `d_model^-0.5`, as in T5, unless [`Config::scaled_output`] says otherwise. Logits of padding are so low
+    /// that their probabilities and all gradients through them are 0.
     pub fn logits<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, batch: &Dim, length: &Dim) -> Tensor<'g> {
         self.logits_by(x, (batch, length), self.last().read(cx))
     }
 
     fn logits_by<'g>(&self, x: Tensor<'g>, (batch, length): (&Dim, &Dim), table: Tensor<'g>) -> Tensor<'g> {
         let x = if self.scaled { x * (self.d_model.size as f64).powf(-0.5) } else { x };
-        einsum_as(DType::F32, [x, table], [batch, length, &self.vocab])
+        let logits = einsum_as(DType::F32, [x, table], [batch, length, &self.vocab]);
+        let Some(tokens) = self.tokens else { return logits };
+        let g = logits.graph();
+        let used = g.iota(&self.vocab, DType::S32).lt(tokens as i32);
+        used.select(logits, g.constant(MASKED, DType::F32))
     }
 
     /// Returns the matrix of the output projection.

@@ -45,12 +45,11 @@ pub fn tensors(config: &Config) -> Result<Vec<Tensor>, String> {
         }
     }
     let mut list = List { config, all: Vec::new() };
-    let (vocab, d_model) = (("vocab", config.vocab), ("d_model", config.d_model));
-    list.whole("shared.weight", "embedding", &[vocab, d_model]);
+    list.table("shared.weight", "embedding");
     list.stack(false);
     list.stack(true);
     if !config.tied {
-        list.whole("lm_head.weight", "head", &[vocab, d_model]);
+        list.table("lm_head.weight", "head");
     }
     Ok(list.all)
 }
@@ -194,6 +193,14 @@ impl List<'_> {
         }
     }
 
+    /// Adds a table of tokens, without its padding.
+    fn table(&mut self, name: &str, param: &str) {
+        let Config { vocab, vocab_padding, d_model, .. } = *self.config;
+        let dims = [("vocab", vocab + vocab_padding), ("d_model", d_model)];
+        let sizes = vec![vocab, d_model];
+        self.part(name.into(), sizes.clone(), param.into(), &dims, &[0, 0], &sizes);
+    }
+
     fn whole(&mut self, name: &str, param: &str, dims: Dims) {
         let sizes: Vec<usize> = dims.iter().map(|d| d.1).collect();
         self.part(name.into(), sizes.clone(), param.into(), dims, &vec![0; dims.len()], &sizes);
@@ -290,6 +297,14 @@ mod tests {
             let switch = Switch { experts: 3, sparse_step, router_bias, ..Switch::default() };
             covers(&Config { switch: Some(switch), ..small() });
         }
+    }
+
+    #[test]
+    fn padding_is_in_no_tensor() {
+        let all = tensors(&Config { vocab_padding: 3, ..small() }).expect("Hugging Face has such models");
+        let table = all.iter().find(|t| t.param == "embedding").expect("it has an embedding");
+        assert_eq!((&table.sizes, &table.part), (&vec![8, 4], &vec![8, 4]));
+        assert_eq!(table.dims, [("vocab".to_owned(), 11), ("d_model".to_owned(), 4)]);
     }
 
     #[test]

@@ -84,9 +84,15 @@ pub fn logits(config: &Config, independent: bool, place: &Site) -> Program {
         let padding = (mask.eq(0).cast(DType::F32) * MASKED).rename(&length, "memory_length");
         // Every position counts: padding is not known before the tokens are.
         let all = g.full(1, DType::S32, [&batch, &target_length]);
-        g.output("logits", model.pass(&Context::new(g, config, None), inputs, padding, before, all).logits);
+        let logits = model.pass(&Context::new(g, config, None), inputs, padding, before, all).logits;
+        g.output("logits", without_padding(config, logits));
     });
     p
+}
+
+/// Returns the logits of the tokens, without those of padding.
+fn without_padding<'g>(config: &Config, logits: Tensor<'g>) -> Tensor<'g> {
+    if config.vocab_padding == 0 { logits } else { logits.slice("vocab", ..config.vocab) }
 }
 
 struct Probe<'g, 'm> {
@@ -109,7 +115,7 @@ impl<'g> Probe<'g, '_> {
         let cx = &Context::new(g, self.config, None);
         let padding = (mask.eq(0).cast(DType::F32) * MASKED).rename(&length, "memory_length");
         let pass = self.model.pass(cx, inputs, padding, before, labels.maximum(0));
-        g.output("logits", pass.logits);
+        g.output("logits", without_padding(self.config, pass.logits));
         let cross_entropy = self.cross_entropy(&pass, labels, [&batch, &target_length]);
         g.output("loss.ce", cross_entropy);
         let mut total = cross_entropy * ce;
@@ -127,7 +133,7 @@ impl<'g> Probe<'g, '_> {
     }
 
     fn cross_entropy(&self, pass: &ForwardPass<'g>, labels: Tensor<'g>, positions: [&Dim; 2]) -> Tensor<'g> {
-        let vocab = &Dim::new("vocab", self.config.vocab);
+        let vocab = &self.config.vocab_dim();
         let counts = labels.ne(-100).cast(DType::F32);
         let wanted = (pass.logits * labels.one_hot(vocab, DType::F32)).sum(vocab);
         let weight = counts / counts.sum(positions).maximum(1.0);

@@ -53,7 +53,7 @@ pub fn program(config: &Config, place: &Site) -> Program {
         let now = step.read(g);
         let rng = Rng::new(seed, now.cast(DType::U32));
         let (gradients, metrics) = batch.each(g, &trained, |feeds, part| {
-            let losses = model.losses(g, feeds, part.counted, Some(part.random(rng)));
+            let losses = model.losses(g, feeds, part, Some(part.random(rng)));
             let total = losses.total(part.share);
             (optimizer.gradients(g, total), Some(total), losses)
         });
@@ -70,7 +70,7 @@ pub fn program(config: &Config, place: &Site) -> Program {
     p.function("eval_step", |g| {
         let batch = Batch::input(g, config);
         let (_, metrics) =
-            batch.each(g, &[], |feeds, part| (Vec::new(), None, model.losses(g, feeds, part.counted, None)));
+            batch.each(g, &[], |feeds, part| (Vec::new(), None, model.losses(g, feeds, part, None)));
         metrics.output(g, &["row_loss"]);
     });
     p
@@ -108,6 +108,7 @@ fn meta(p: &Program, config: &Config) {
     // parameters.
     p.meta("state_layout", "*:data");
     p.meta("dtype", config.precision.name());
+    p.meta("padded", config.padded());
     p.schedule(config.schedule);
     let (model, settings) = config.described();
     p.meta("model", model);

@@ -22,6 +22,7 @@ pub fn program(config: &Config, place: &Site) -> Program {
     p.meta("layout", config.layout());
     p.meta("state_layout", "");
     p.meta("dtype", config.precision.name());
+    p.meta("padded", config.padded());
     p.schedule(config.schedule);
     let model = EncoderDecoder::new(&Weights::new(&p).with_adapters(config.lora.as_ref()), config);
     p.function("score", |g| score(g, config, &model));
@@ -34,7 +35,7 @@ fn score(g: &Graph, config: &Config, model: &EncoderDecoder) {
     let before = targets.shift_right(&target_length, 1);
     let padding = padding_mask(inputs, &length);
     let logits = model.pass(&Context::new(g, config, None), inputs, padding, before, targets).logits;
-    let vocab = Dim::new("vocab", config.vocab);
+    let vocab = config.vocab_dim();
     let counts = targets.ne(PAD).cast(DType::F32);
     let wanted = (logits * targets.one_hot(&vocab, DType::F32)).sum("vocab");
     let log = (wanted - logits.logsumexp("vocab")) * counts;

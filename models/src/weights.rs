@@ -30,6 +30,8 @@ pub struct Weight {
     adapter: Option<Box<Adapter>>,
     /// True if it is a part of an adapter.
     adapts: bool,
+    /// The used part of a padded dim of the same name; `None` means that no dim is padded.
+    pub used: Option<Dim>,
 }
 
 impl Weight {
@@ -65,6 +67,21 @@ impl Weight {
             Cast::Layer => true,
         };
         if late && cx.dtype() == DType::Bf16 { value.round_bf16() } else { value }.cast(cx.dtype())
+    }
+
+    /// Returns the mean of `x`, a value with dims of the parameter, over `dims`, without padding.
+    pub fn mean<'g>(&self, x: Tensor<'g>, dims: &[Dim]) -> Tensor<'g> {
+        let padded = self.used.as_ref().and_then(|used| dims.iter().find(|d| d.name == used.name).zip(Some(used)));
+        let Some((dim, used)) = padded else { return x.mean(dims) };
+        let g = x.graph();
+        let counts = g.iota(dim, DType::S32).lt(used.size as i32);
+        let count: usize = dims.iter().map(|d| self.used_size(d)).product();
+        counts.select(x, g.constant(0.0, x.dtype())).sum(dims) * (1.0 / count as f64)
+    }
+
+    /// Returns the size of a dim without padding.
+    pub fn used_size(&self, dim: &Dim) -> usize {
+        self.used.as_ref().filter(|used| used.name == dim.name).map_or(dim.size, |used| used.size)
     }
 
     /// True if a layer has several matrices: one for each expert.
@@ -120,6 +137,14 @@ impl<'p> Weights<'p> {
         self.declare(name, &[rows, columns].concat(), rows, columns, init, false)
     }
 
+    /// Records that only the part `used` of the dim of this name is used, in `weight` and in its adapter, and
+    /// returns the parameter.
+    pub fn padded(&self, weight: Weight, used: Dim) -> Weight {
+        let has = |w: &Weight| w.state.dims().iter().any(|d| d.name == used.name);
+        self.all.borrow_mut().iter_mut().filter(|w| has(w)).for_each(|w| w.used = Some(used.clone()));
+        Weight { used: Some(used), ..weight }
+    }
+
     #[track_caller]
     fn declare(
         &self,
@@ -134,7 +159,8 @@ impl<'p> Weights<'p> {
         let layers = self.layers.borrow().clone();
         let state = self.program.param(name, [layers.clone(), owned(stored)].concat(), init);
         let (rows, columns) = (owned(rows), owned(columns));
-        let mut weight = Weight { state, layers, rows, columns, decay, adapter: None, adapts: false };
+        let (adapter, adapts, used) = (None, false, None);
+        let mut weight = Weight { state, layers, rows, columns, decay, adapter, adapts, used };
         let place = self.all.borrow().len();
         weight.adapter = self.adapter(name, &weight).map(Box::new);
         // The parts of its adapter follow it.

@@ -29,6 +29,7 @@ mod teaching;
 mod train_layouts;
 mod training;
 mod transformers;
+mod vocab_padding;
 
 /// A file of tests that is not listed above would never run.
 #[test]

@@ -2,7 +2,7 @@
 
 use super::drop_ones;
 use mesh::{
-    AxisSet, Body, Diagnostic, Diagnostics, Layout, Mesh, Module, Name, Site, TensorDim, Type,
+    AxisSet, Body, Diagnostic, Diagnostics, Dim, Layout, Mesh, Module, Name, Site, TensorDim, Type,
     infer::divisor_help,
     ir::{Control, Op},
     layout::{AxisMap, suggest},
@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// reported once, at the first place that shows it, with the number of other places.
 pub fn check(global: &Module, mesh: &Mesh, compute: &AxisMap, state: &AxisMap) -> Result<(), Diagnostics> {
     let layout = drop_ones(compute, mesh);
-    let mut found = Found { mesh, layout: &layout, causes: BTreeMap::new(), order: 0, dims: BTreeSet::new() };
+    let mut found = Found { global, mesh, layout: &layout, causes: BTreeMap::new(), order: 0, dims: BTreeSet::new() };
     for (_, decl) in global.env.states.iter() {
         found.value(&decl.ty, &decl.site, None);
     }
@@ -76,6 +76,7 @@ struct Seen {
 }
 
 struct Found<'f> {
+    global: &'f Module,
     mesh: &'f Mesh,
     layout: &'f AxisMap,
     causes: BTreeMap<Cause, Seen>,
@@ -139,9 +140,23 @@ impl Found<'_> {
             d.dim.size,
             self.axes(d.axes.iter().copied().collect())
         );
-        let help = divisor_help(&d.dim.name, d.dim.size, parts);
+        let mut help = divisor_help(&d.dim.name, d.dim.size, parts);
+        if let Some((setting, padding)) = self.padding(&d.dim, parts) {
+            help += &format!("; or pad it with --set {setting}={padding}");
+        }
         let cause = Cause::Size(d.dim.name.clone(), d.dim.size);
         self.note(cause, "layout_y3", message, help, site, function);
+    }
+
+    /// Returns the setting that pads a dim, and the padding with which it divides into `parts`. `None` means
+    /// that the program cannot pad the dim: its meta entry `padded` does not list it.
+    fn padding(&self, dim: &Dim, parts: usize) -> Option<(&str, usize)> {
+        self.global.meta("padded")?.split(',').find_map(|entry| {
+            let (name, rest) = entry.split_once('=')?;
+            let (used, setting) = rest.split_once(':')?;
+            let used: usize = used.parse().ok().filter(|used| *name == *dim.name && *used <= dim.size)?;
+            Some((setting, used.next_multiple_of(parts) - used))
+        })
     }
 
     fn pair(

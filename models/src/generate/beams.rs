@@ -24,6 +24,8 @@ pub struct Beams<'a> {
     pub beams: &'a Dim,
     /// The stopping rule.
     pub early: EarlyStopping,
+    /// The number of tokens, without padding.
+    pub vocab: usize,
 }
 
 /// The best finished sequences.
@@ -107,8 +109,7 @@ impl Beams<'_> {
     /// Returns twice as many continuations as beams: even if the best one of each beam ends, enough stay
     /// open.
     fn candidates<'g>(&self, log: Tensor<'g>, scores: Tensor<'g>) -> Candidates<'g> {
-        let vocab = log.dims().iter().find(|d| d.name == *"vocab").map_or(1, |d| d.size);
-        let best = Dim::new("best", vocab.min(2 * self.beams.size));
+        let best = Dim::new("best", self.vocab.min(2 * self.beams.size));
         let (values, tokens) = log.top_k("vocab", &best);
         let pool = Dim::new("pool", self.beams.size * best.size);
         let dim = Dim::new("candidates", pool.size.min(2 * self.beams.size));

@@ -212,6 +212,7 @@ fn meta(p: &Program, config: &Config, options: &Generation) {
     p.meta("layout", config.layout());
     p.meta("state_layout", "");
     p.meta("dtype", config.precision.name());
+    p.meta("padded", config.padded());
     p.schedule(config.schedule);
 }
 
@@ -415,7 +416,8 @@ impl Generator {
                     sampling.choose(allowed(), sampling.sequence(&self.batch, &self.beams), now.position)
                 }),
                 (None, Some(penalty)) => {
-                    let search = Beams { batch: &self.batch, beams: &self.beams, early: self.options.early };
+                    let (batch, beams) = (&self.batch, &self.beams);
+                    let search = Beams { batch, beams, early: self.options.early, vocab: self.config.vocab };
                     return (g.scope("beams", || search.step(now, logits, limits, penalty)), ());
                 }
                 (None, None) => allowed().argmax("vocab"),

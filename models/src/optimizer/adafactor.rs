@@ -134,14 +134,14 @@ impl Adafactor {
                 let mut dims = weight.state.dims();
                 dims.retain(|d| !weight.layers.contains(d));
                 // Of equal sizes the first, as Mesh TensorFlow sorts them.
-                dims.sort_by_key(|d| Reverse(d.size));
+                dims.sort_by_key(|d| Reverse(weight.used_size(d)));
                 let mut largest = dims.into_iter();
                 let columns = largest.next().into_iter().collect();
                 (largest.next().into_iter().collect(), columns)
             }
         };
         let large = |dims: &[Dim]| {
-            !dims.is_empty() && dims.iter().map(|d| d.size).product::<usize>() >= self.factored_from
+            !dims.is_empty() && dims.iter().map(|d| weight.used_size(d)).product::<usize>() >= self.factored_from
         };
         (large(&rows) && large(&columns)).then_some((rows, columns))
     }
@@ -178,13 +178,13 @@ impl Adafactor {
         let mut change = match &slots.second {
             SecondMoment::Whole(second) => gradient * moved(second, square).rsqrt(),
             SecondMoment::Factored { rows: (rows, r), columns: (columns, c) } => {
-                let r = moved(r, square.mean(columns));
-                let c = moved(c, square.mean(rows));
-                gradient * (r / r.mean(rows)).rsqrt() * c.rsqrt()
+                let r = moved(r, weight.mean(square, columns));
+                let c = moved(c, weight.mean(square, rows));
+                gradient * (r / weight.mean(r, rows)).rsqrt() * c.rsqrt()
             }
         };
         let whole: Vec<Dim> = value.dims().into_iter().filter(|d| !weight.layers.contains(d)).collect();
-        let size = |x: Tensor<'g>| x.square().mean(&whole).sqrt();
+        let size = |x: Tensor<'g>| weight.mean(x.square(), &whole).sqrt();
         change = change / (size(change) / self.clip).maximum(1.0);
         let rate = if self.relative { size(value).maximum(self.smallest) * step.rate } else { step.rate };
         change *= rate;

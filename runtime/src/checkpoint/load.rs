@@ -6,7 +6,9 @@
 use super::{
     manifest::{Entry, Kind},
     mapping::{Mapping, Pattern, Rule, Selection},
+    padding::{UsedParts, common},
     reader::Checkpoint,
+    snapshot::used_by,
 };
 use crate::{
     Error, HostTensor, Result, Session,
@@ -105,9 +107,10 @@ impl Plan {
     pub fn new(session: &Session, checkpoint: &Checkpoint, mapping: &Mapping) -> Result<Self> {
         let manifest = &session.artefact().manifest;
         let params = manifest.state.iter().filter(|s| s.kind() == StateKind::Param);
-        let wanted = params.map(Param::of).collect::<Vec<_>>();
+        let used = session.used_parts();
+        let wanted = params.map(|entry| Param::of(entry, &used)).collect::<Vec<_>>();
         let has = checkpoint.tensors().iter().filter(|e| e.kind == Kind::Param).collect::<Vec<_>>();
-        let mut plan = Planner::new(mapping, &has).plan(&wanted).map_err(|wrong| {
+        let mut plan = Planner::new(mapping, &has, used_by(checkpoint)).plan(&wanted).map_err(|wrong| {
             Error::input(
                 format!(
                     "the checkpoint `{}` does not fit the program `{}`:\n    {}",
@@ -130,13 +133,15 @@ pub(super) struct Param {
     pub name: String,
     pub dtype: String,
     pub dims: Vec<(String, usize)>,
+    /// The used parts of padded dims.
+    pub used: UsedParts,
 }
 
 impl Param {
-    fn of(entry: &StateEntry) -> Self {
+    fn of(entry: &StateEntry, used: &UsedParts) -> Self {
         let tensor = tensor_of(entry);
         let dims = tensor.dims.iter().map(|d| (d.name.clone(), d.size as usize)).collect();
-        Self { name: entry.name.clone(), dtype: tensor.dtype.clone(), dims }
+        Self { name: entry.name.clone(), dtype: tensor.dtype.clone(), dims, used: used.clone() }
     }
 
     fn shape(&self) -> String {
@@ -146,6 +151,11 @@ impl Param {
 
     fn elements(&self) -> u64 {
         self.dims.iter().map(|d| d.1 as u64).product()
+    }
+
+    /// Returns the number of elements without padding.
+    fn used_elements(&self) -> u64 {
+        self.dims.iter().map(|(name, size)| self.used.of(name, *size) as u64).product()
     }
 }
 
@@ -157,19 +167,22 @@ pub(super) struct Planner<'a> {
     /// Tensors and elements by fate and group: the number of a rule or pattern.
     groups: BTreeMap<(Fate, Option<usize>), (usize, u64)>,
     used: BTreeSet<String>,
+    /// The used parts of the checkpoint's padded dims.
+    their_used: UsedParts,
     /// True for the rules that apply to a parameter, and for those that found a tensor.
     applied: Vec<(bool, bool)>,
     wrong: Vec<String>,
 }
 
 impl<'a> Planner<'a> {
-    pub fn new(mapping: &'a Mapping, has: &[&'a Entry]) -> Self {
+    pub fn new(mapping: &'a Mapping, has: &[&'a Entry], their_used: UsedParts) -> Self {
         let mut planner = Self {
             mapping,
             has: BTreeMap::new(),
             pieces: BTreeMap::new(),
             groups: BTreeMap::new(),
             used: BTreeSet::new(),
+            their_used,
             applied: vec![(false, false); mapping.rules.len()],
             wrong: Vec::new(),
         };
@@ -233,7 +246,7 @@ impl<'a> Planner<'a> {
             };
             self.applied[*number].1 = true;
             self.used.insert(source.clone());
-            match piece(param, entry, Some(rule)) {
+            match piece(param, (*entry, &self.their_used), Some(rule)) {
                 Ok(piece) => taken.push((Some(*number), piece)),
                 Err(why) => self.wrong.push(why),
             }
@@ -243,7 +256,7 @@ impl<'a> Planner<'a> {
                 None => absent.push(format!("missing: `{}`, {}", param.name, param.shape())),
                 Some(entry) => {
                     self.used.insert(param.name.clone());
-                    match piece(param, entry, None) {
+                    match piece(param, (*entry, &self.their_used), None) {
                         Ok(piece) => taken.push((None, piece)),
                         Err(why) => self.wrong.push(why),
                     }
@@ -281,7 +294,7 @@ impl<'a> Planner<'a> {
                 ));
             }
         }
-        let rest = param.elements().saturating_sub(covered);
+        let rest = param.used_elements().saturating_sub(covered);
         if rest > 0 {
             match missing {
                 Some(number) => self.count(Fate::Initialized, Some(number), rest),
@@ -330,8 +343,13 @@ fn elements(entry: &Entry) -> u64 {
     entry.dims.iter().map(|d| d.1 as u64).product()
 }
 
-/// Returns the part of a parameter that `entry` provides. The error names both shapes.
-fn piece(param: &Param, entry: &Entry, rule: Option<&Rule>) -> std::result::Result<Piece, String> {
+/// Returns the part of a parameter that `entry` provides: without selections all of it but padding. The error
+/// names both shapes.
+fn piece(
+    param: &Param,
+    (entry, their_used): (&Entry, &UsedParts),
+    rule: Option<&Rule>,
+) -> std::result::Result<Piece, String> {
     let by = rule.map_or_else(String::new, |rule| format!(" by `--map {rule}`"));
     let differs = |why: &str| {
         let from = if entry.name == param.name { String::new() } else { format!(" from `{}`", entry.name) };
@@ -341,8 +359,15 @@ fn piece(param: &Param, entry: &Entry, rule: Option<&Rule>) -> std::result::Resu
     let parts = rule.map(|rule| (rule.to.part.as_ref(), rule.from.part.as_ref()));
     let (to, from) = parts.unwrap_or_default();
     let Some(dim) = to.or(from).map(|part| &part.dim) else {
-        let same = entry.dtype == param.dtype && entry.dims == param.dims;
-        return if same { Ok(Piece { from: entry.name.clone(), part: None }) } else { Err(differs("")) };
+        let common = common((&param.dims, &param.used), (&entry.dims, their_used));
+        let common = common.filter(|_| entry.dtype == param.dtype).ok_or_else(|| differs(""))?;
+        let sizes = param.dims.iter().zip(&entry.dims);
+        let mut padded = (0..).zip(sizes).filter(|(_, (ours, theirs))| ours.1 != theirs.1).map(|(i, _)| i);
+        let part = padded.next().map(|dim| (dim, (0..common[dim]).map(|i| (i, i)).collect()));
+        if padded.next().is_some() {
+            return Err(differs("more than one dim has another padding"));
+        }
+        return Ok(Piece { from: entry.name.clone(), part });
     };
     let place = param.dims.iter().position(|d| d.0 == *dim);
     let place = place.ok_or_else(|| differs(&format!("there is no dim `{dim}`")))?;

@@ -15,7 +15,7 @@
 //!
 //! Reading order: [`manifest`] with `tiling`, `storage` and `objects` (the file system and object stores),
 //! `reader`, `writer` with `sink`, `together` with `meeting` and `shared` (several processes), `snapshot`
-//! (state between devices and checkpoints), `mapping` and `load` (parameters taken by name), [`folder`] (the
+//! (state between devices and checkpoints) with `padding`, `mapping` and `load` (parameters taken by name), [`folder`] (the
 //! checkpoints of a run), [`keep`] (retention), [`mod@diff`] (comparison).
 
 pub mod diff;
@@ -28,6 +28,7 @@ pub mod manifest;
 mod mapping;
 mod meeting;
 mod objects;
+mod padding;
 mod reader;
 mod shared;
 mod sink;

@@ -2,6 +2,7 @@
 
 use super::{
     manifest::{Entry, Facts, Kind},
+    padding::{PADDED, UsedParts, common, padded, within},
     reader::Checkpoint,
     writer::Writer,
 };
@@ -139,20 +140,22 @@ impl Session {
             ("layout", manifest.layout.clone()),
             ("state_layout", manifest.state_layout.clone()),
         ];
-        let model = ["model", "settings", "schedule", "dtype"].into_iter();
+        let model = ["model", "settings", "schedule", "dtype", PADDED].into_iter();
         let model = model.filter_map(|name| Some((name, manifest.meta.get(name)?.clone())));
         facts.into_iter().chain(model).map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
-    /// Restores state from a checkpoint, whatever mesh and layout it was written under. Each device receives
-    /// its shard of each tensor; the host holds one region of one tensor at a time.
+    /// Restores state from a checkpoint, whatever mesh, layout and padding it was written under. Each device
+    /// receives its shard of each tensor; the host holds one region of one tensor at a time. Padding that the
+    /// checkpoint lacks becomes 0.
     ///
     /// # Errors
     /// Tensors are missing, superfluous, of another shape or damaged. The session's state is then unchanged.
     pub fn restore(&mut self, checkpoint: &Checkpoint, scope: RestoreScope) -> Result<()> {
         let wanted: Vec<StateEntry> = self.artefact().manifest.state.clone();
         let wanted: Vec<&StateEntry> = wanted.iter().filter(|s| scope.has(kind(s))).collect();
-        let wrong = differences(&wanted, checkpoint, scope);
+        let used = self.used_parts();
+        let wrong = differences(&wanted, &used, checkpoint, scope);
         if !wrong.is_empty() {
             return Err(Error::input(
                 format!(
@@ -166,17 +169,30 @@ impl Session {
         }
         let mut restored = BTreeMap::new();
         for entry in wanted {
-            restored.insert(entry.name.clone(), self.restore_one(entry, checkpoint)?);
+            restored.insert(entry.name.clone(), self.restore_one(entry, &used, checkpoint)?);
         }
         self.put_state(restored);
         Ok(())
     }
 
-    fn restore_one(&self, entry: &StateEntry, checkpoint: &Checkpoint) -> Result<Vec<Buffer>> {
+    /// Returns the used parts of the program's padded dims.
+    pub(super) fn used_parts(&self) -> UsedParts {
+        UsedParts::parse(self.artefact().manifest.meta.get(PADDED))
+    }
+
+    fn restore_one(
+        &self,
+        entry: &StateEntry,
+        used: &UsedParts,
+        checkpoint: &Checkpoint,
+    ) -> Result<Vec<Buffer>> {
+        let theirs = checkpoint.tensor(&entry.name).expect("the shapes were compared");
+        let limits = common_part((entry, used), (theirs, &used_by(checkpoint)));
+        let limits = limits.expect("the shapes were compared");
         let devices: Vec<&Device> = self.assignment().devices().collect();
         let mut buffers: Vec<Option<Buffer>> = devices.iter().map(|_| None).collect();
         for (region, holders) in self.assignment().regions(tensor_of(entry)) {
-            let part = checkpoint.read_box(&entry.name, &region.start, &region.sizes)?;
+            let part = read_within(checkpoint, theirs, &region, &limits)?;
             for local in holders {
                 buffers[local] = Some(self.send(&part, devices[local])?);
             }
@@ -223,13 +239,18 @@ impl RestoreScope {
 }
 
 /// Lists all differences between a checkpoint and the state of the program.
-fn differences(wanted: &[&StateEntry], checkpoint: &Checkpoint, scope: RestoreScope) -> Vec<String> {
-    let mut wrong = Vec::new();
+fn differences(
+    wanted: &[&StateEntry],
+    used: &UsedParts,
+    checkpoint: &Checkpoint,
+    scope: RestoreScope,
+) -> Vec<String> {
+    let (mut wrong, their_used) = (Vec::new(), used_by(checkpoint));
     for entry in wanted {
         let ours = shape(tensor_of(entry));
         match checkpoint.tensor(&entry.name) {
             None => wrong.push(format!("missing: `{}`, {ours}", entry.name)),
-            Some(theirs) if theirs.shape() != ours => {
+            Some(theirs) if common_part((entry, used), (theirs, &their_used)).is_none() => {
                 wrong.push(format!("`{}` is {}, the program expects {ours}", entry.name, theirs.shape()));
             }
             Some(_) => {}
@@ -239,6 +260,46 @@ fn differences(wanted: &[&StateEntry], checkpoint: &Checkpoint, scope: RestoreSc
     let left_over = checkpoint.tensors().iter().filter(|e| scope.has(e.kind) && !known(e));
     wrong.extend(left_over.map(|e| format!("left over: `{}`, {}", e.name, e.shape())));
     wrong
+}
+
+/// Returns the sizes of the part that a tensor of the state and one of a checkpoint have in common. `None` means
+/// that they differ in more than padding.
+fn common_part(
+    (ours, our_used): (&StateEntry, &UsedParts),
+    (theirs, their_used): (&Entry, &UsedParts),
+) -> Option<Vec<usize>> {
+    let tensor = tensor_of(ours);
+    let dims: Vec<(String, usize)> =
+        tensor.dims.iter().map(|d| (d.name.clone(), d.size as usize)).collect();
+    let found = common((&dims, our_used), (&theirs.dims, their_used));
+    found.filter(|_| tensor.dtype == theirs.dtype)
+}
+
+/// Returns the used parts of a checkpoint's padded dims.
+pub(super) fn used_by(checkpoint: &Checkpoint) -> UsedParts {
+    UsedParts::parse(checkpoint.facts().get(PADDED))
+}
+
+/// Reads a region of a tensor, with zeros for what lies beyond `limits`.
+fn read_within(
+    checkpoint: &Checkpoint,
+    entry: &Entry,
+    region: &Region,
+    limits: &[usize],
+) -> Result<HostTensor> {
+    let Some(sizes) = within(region, limits) else {
+        let dtype = element_type(&entry.dtype)?;
+        let element = dtype.byte_size().expect("element types of manifests have a size");
+        let bytes = vec![0; region.sizes.iter().product::<usize>() * element];
+        return Ok(HostTensor { dtype, dims: region.sizes.clone(), bytes });
+    };
+    let part = checkpoint.read_box(&entry.name, &region.start, &sizes)?;
+    if sizes == region.sizes {
+        return Ok(part);
+    }
+    let element = part.dtype.byte_size().expect("element types of manifests have a size");
+    let bytes = padded(&part.bytes, sizes, element, region);
+    Ok(HostTensor { dtype: part.dtype, dims: region.sizes.clone(), bytes })
 }
 
 fn shape(tensor: &Tensor) -> String {
