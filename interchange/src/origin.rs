@@ -73,8 +73,9 @@ impl Origin {
     }
 }
 
-/// Returns the settings with which a checkpoint was made that it does not name: defaults of its time that have
-/// changed since. Training records all settings; an import of former versions recorded those of its file only.
+/// Returns the settings with which a checkpoint was made that it does not name: defaults of its time that
+/// have changed since. Training records all settings; an import of former versions recorded those of its file
+/// only.
 fn former_defaults(model: &str, recorded: Option<&String>) -> Option<String> {
     let sparse = zoo::named(model).is_some_and(|preset| preset.switch.is_some());
     let unsaid = |settings: &String| {

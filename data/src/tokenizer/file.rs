@@ -86,7 +86,11 @@ pub fn parse(bytes: Arc<[u8]>, name: &str) -> Result<Arc<FileTokenizer>> {
         Some(id) => id as i32 + offset,
         None => ["<unk>", "[UNK]", "<|unk|>"].into_iter().find_map(own).unwrap_or(UNKNOWN),
     };
-    let sentinel = |span: usize| own(&format!("<extra_id_{span}>"));
+    // Some SentencePiece models, such as mT5's, have them as pieces that begin with the sign for a space.
+    let sentinel = |span: usize| {
+        let name = format!("<extra_id_{span}>");
+        own(&name).or_else(|| own(&format!("\u{2581}{name}")))
+    };
     let sentinels = (0..).map_while(sentinel).collect();
     Ok(Arc::new(FileTokenizer {
         name: name.to_owned(),

@@ -5,10 +5,11 @@
 use super::{
     file::Fields,
     keys::{READ, WITHOUT_EFFECT},
+    sentinels,
 };
 use crate::failure;
 use anyhow::Result;
-use mesh::layout::suggest;
+use mesh::{layout::suggest, task::Sentinels};
 use models::{Activation, Config, Switch};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -56,7 +57,16 @@ impl Described {
         let tokenizer = proto::regular::read(&dir.join("tokenizer_config.json")).ok();
         let tokenizer: Option<Value> = tokenizer.and_then(|text| serde_json::from_slice(&text).ok());
         let class = tokenizer.as_ref().and_then(|t| t["tokenizer_class"].as_str());
-        Self::parse(&text, class, &path.display().to_string())
+        let mut described = Self::parse(&text, class, &path.display().to_string())?;
+        if !described.of_bytes {
+            let vocab = described.settings.iter().find(|(key, _)| key == "vocab");
+            let vocab = vocab.and_then(|(_, size)| size.parse().ok()).expect("every model has a vocabulary");
+            if let Some(Sentinels { first, count }) = sentinels::of_directory(dir, vocab)? {
+                described.settings.push(("first_sentinel".into(), first.to_string()));
+                described.settings.push(("sentinels".into(), count.to_string()));
+            }
+        }
+        Ok(described)
     }
 
     /// `class` is the class of the tokenizer by its own file, which `config.json` may state, too.
@@ -454,7 +464,6 @@ fn write_switch(config: &Config, switch: &Switch, set: &mut dyn FnMut(&str, Valu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mesh::task::Sentinels;
 
     #[track_caller]
     fn check(text: &str, expect: &[&str]) {

@@ -1,7 +1,7 @@
 //! Models of Hugging Face's transformers: T5, mT5, umT5 and SwitchTransformers.
 //!
-//! Reading order: [`file`](self::file) (safetensors files, tensor by tensor), `keys` and [`config`]
-//! (`config.json`), [`folder`] (both, checked against each other), [`elements`] (element types,
+//! Reading order: [`file`](self::file) (safetensors files, tensor by tensor), `keys`, `sentinels` and
+//! [`config`] (`config.json`), [`folder`] (both, checked against each other), [`elements`] (element types,
 //! transposition), [`import`] and [`export`] (to a checkpoint of mesh and back), [`verify`] (a model against
 //! numbers that came with it). The names and places of tensors are in `models::hf`.
 
@@ -12,6 +12,7 @@ pub mod file;
 pub mod folder;
 pub mod import;
 mod keys;
+mod sentinels;
 pub mod verify;
 
 pub use folder::Folder;
