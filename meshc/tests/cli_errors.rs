@@ -1,7 +1,7 @@
 //! Invalid input: each mistake gives a message with the problem, its place and a remedy, an exit code other
 //! than 0, and leaves no partial output.
 
-use crate::support::{Workplace, cpu_plugin, home, model, text, tiny_switch};
+use crate::support::{Workplace, cpu_plugin, home, model, say_skipped, text, tiny_switch};
 use std::{fs, path::Path, process::Command};
 
 /// Compiles models/matmul.rs with `args`, which must fail with `parts` in the message and leave nothing.
@@ -273,6 +273,47 @@ fn place_files(folder: &Path) -> Vec<String> {
         entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
+}
+
+/// Flips bits of every file of an artefact of switch_tiny: 1,000 in this process, of which some are also
+/// given to every command that reads an artefact.
+#[test]
+fn flipped_bits_of_a_large_artefact_are_found() {
+    if std::env::var_os("MESH_SLOW").is_none_or(|v| v != "1") {
+        say_skipped("MESH_SLOW=1 runs it");
+        return;
+    }
+    const FLIPS: u64 = 1000;
+    const WITH_COMMANDS: u64 = 10;
+    let place = Workplace::new();
+    place.run(&["compile", "switch_tiny", "--mesh", "data=2,expert=2", "-o", "a"]).succeeds();
+    runtime::Artefact::open(&place.at("a")).unwrap();
+    let data = home().join("LICENSE").display().to_string();
+    let mut seed = 1u64;
+    for name in place_files(&place.at("a")) {
+        let path = place.at("a").join(&name);
+        let whole = fs::read(&path).unwrap();
+        for n in 0..FLIPS {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let bit = (seed >> 16) as usize % (8 * whole.len());
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, flipped).unwrap();
+            assert!(runtime::Artefact::open(&place.at("a")).is_err(), "bit {bit} of {name}");
+            if n >= WITH_COMMANDS {
+                continue;
+            }
+            for command in [
+                &["report", "a"][..],
+                &["run", "a", "init", "--seed", "1", "--outputs", "s"],
+                &["train", "a", "--data", &data],
+            ] {
+                place.run(command).fails(&[]);
+            }
+        }
+        fs::write(&path, whole).unwrap();
+    }
+    assert_eq!(place.entries(), ["a"]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use crate::manifest::{
-    DecodingMethod, File, Function, InputKind, Manifest, Objective, OutputKind, StateEntry, StateKind,
+    DecodingMethod, File, Function, InputKind, Manifest, Objective, OutputKind, StateEntry, StateKind, Task,
     TaskKind, Tensor,
 };
 
@@ -20,6 +20,9 @@ pub const MAX_DEVICES: u64 = 1 << 20;
 
 /// Element types a manifest may name.
 pub const DTYPES: [&str; 5] = ["f32", "bf16", "s32", "u32", "pred"];
+
+/// The functions whose inputs are batches of the task.
+const TAKE_BATCHES: [&str; 4] = ["train_step", "eval_step", "score", "encode"];
 
 /// A mistake in a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +59,7 @@ pub fn check(manifest: &Manifest) -> Vec<Problem> {
         let place = format!("functions[{i}]");
         checker.named(&format!("{place}.name"), &function.name, &mut names);
         checker.function(&place, function);
+        checker.batches(&place, manifest.task.as_ref(), function);
     }
     checker.problems
 }
@@ -183,6 +187,29 @@ impl<'a> Checker<'a> {
                     self.reference(&place, &output.state, output.tensor.as_ref(), &mut states);
                 }
                 OutputKind::Metric | OutputKind::Value => self.no_reference(&place, &output.state),
+            }
+        }
+    }
+
+    /// Checks that the inputs that take batches have the sizes of the task.
+    fn batches(&mut self, place: &str, task: Option<&Task>, function: &Function) {
+        let Some(task) = task.filter(|_| TAKE_BATCHES.contains(&function.name.as_str())) else { return };
+        let names = task.names.clone().unwrap_or_default();
+        let (input, target) = (task.input_length, task.target_length);
+        let roles = [
+            (&names.inputs, input),
+            (&names.inputs_segments, input),
+            (&names.targets, target),
+            (&names.targets_segments, target),
+        ];
+        for (i, given) in function.inputs.iter().enumerate() {
+            let role = roles.iter().find(|(name, _)| !name.is_empty() && **name == given.name);
+            let (Some((_, length)), Some(tensor)) = (role, &given.tensor) else { continue };
+            let sizes: Vec<u64> = tensor.dims.iter().map(|dim| dim.size).collect();
+            if sizes != [task.batch, *length] {
+                let what =
+                    format!("its sizes are {sizes:?}, but the task has {} rows of {length}", task.batch);
+                self.problem(format!("{place}.inputs[{i}].tensor"), what);
             }
         }
     }
@@ -324,6 +351,16 @@ mod tests {
             mesh.axes.push(crate::manifest::Axis { name: "huge".into(), size: u64::MAX });
         };
         broken(huge, &["mesh: more than 1048576 devices"]);
+    }
+
+    #[test]
+    fn batches() {
+        let of = |what: &str| {
+            format!("functions[0].inputs[1].tensor: its sizes are [6, 5], but the task has {what}")
+        };
+        broken(|m| m.task.as_mut().unwrap().batch = 7, &[&of("7 rows of 5")]);
+        broken(|m| m.task.as_mut().unwrap().target_length = 4, &[&of("6 rows of 4")]);
+        broken(|m| m.task.as_mut().unwrap().names = None, &[]);
     }
 
     #[test]

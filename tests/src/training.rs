@@ -74,7 +74,7 @@ pub fn artefact_of_text(text: &str, mesh: &str, layout: &str) -> Artefact {
     artefact_of(module, (mesh, layout, ""), false)
 }
 
-/// The files of an artefact of a program in `.mesh` text, by name.
+/// The files of an artefact of a program in `.mesh` text, by name, without that of their digests.
 #[track_caller]
 pub fn files_of_text(text: &str, mesh: &str, layout: &str) -> Vec<(String, Vec<u8>)> {
     let module = mesh::text::parse(text, "test.mesh").unwrap_or_else(|d| panic!("{d}"));

@@ -39,6 +39,7 @@ pub fn kinds(place: &Path) -> Vec<Kind> {
         programs(),
         configurations(),
         artefacts(),
+        whole_artefacts(),
         modules(),
         compile_options(),
         runs(),
@@ -275,6 +276,27 @@ fn runs() -> Kind {
         Ok(Read::Same)
     };
     Kind { name: "runs", seeds, read: Box::new(read) }
+}
+
+/// Whole directories: every change is refused, or changes nothing that is read.
+fn whole_artefacts() -> Kind {
+    let mut seed = small_artefact("data=2");
+    seed.push((DIGESTS.to_owned(), digests(&seed)));
+    let contents = |artefact: &Artefact| {
+        let files = artefact.manifest.functions.iter().flat_map(|f| [&f.module, &f.compile_options]);
+        let files: Vec<Vec<u8>> =
+            files.map(|file| artefact.file(file).map(<[u8]>::to_vec).unwrap_or_default()).collect();
+        (artefact.manifest.clone(), files)
+    };
+    let dir = tempfile::tempdir().unwrap();
+    seed.iter().for_each(|(name, bytes)| fs::write(dir.path().join(name), bytes).unwrap());
+    let expected = contents(&Artefact::open(dir.path()).unwrap());
+    let read = move |dir: &Path, _| match Artefact::open(dir) {
+        Err(_) => Ok(Read::Refused),
+        Ok(found) if contents(&found) == expected => Ok(Read::Same),
+        Ok(found) => Err(format!("another program is accepted: {:?}", found.manifest)),
+    };
+    Kind { name: "whole artefacts", seeds: vec![seed], read: Box::new(read) }
 }
 
 fn checkpoints(place: &Path) -> Kind {
