@@ -306,14 +306,14 @@ fn what_is_there_is_not_replaced() {
 fn an_imported_model_is_trained_and_exported_again() {
     let place = Workplace::new();
     let (config, text) = switch();
-    let tensors = weights(&Config { vocab: 260, ..config }, |_| Dtype::BF16);
+    let tensors = weights(&Config { vocab: 261, ..config }, |_| Dtype::BF16);
     // Bytes are tokens 3 to 258. Values are like those of a real model, so that training is finite.
     let small = tensors.into_iter().map(|(name, (dtype, sizes, bytes))| {
         let bytes = bytes.chunks(2).flat_map(|b| [b[0], 0x3c | (b[1] & 0x80)]).collect();
         (name, (dtype, sizes, bytes))
     });
     let tensors: BTreeMap<String, Stored> = small.collect();
-    let text = text.replace("\"vocab_size\": 16", "\"vocab_size\": 260");
+    let text = text.replace("\"vocab_size\": 16", "\"vocab_size\": 261");
     folder(&place, "theirs", &text, &tensors);
     place.run(&["convert", "hf", "theirs", "ours"]).succeeds();
     place.write("text.txt", "a text about nothing, a text for everyone. ".repeat(40));
@@ -344,6 +344,19 @@ fn an_imported_model_is_trained_and_exported_again() {
     assert!(again.values().all(|t| t.0 == Dtype::F32), "the run was in f32");
     // The export can be imported again.
     place.run(&["convert", "hf", "again", "ours2"]).succeeds();
+    // An odd vocabulary is padded and split; a step with rate 0 changes nothing, and the padding is not
+    // exported.
+    let padded = ["vocab_padding=1", "optimizer=sgd", "lr=0"].into_iter().flat_map(|set| ["--set", set]);
+    let padded: Vec<&str> = ["--mesh", "model=2"].into_iter().chain(padded).collect();
+    let train = ["train", "ours", "--data", "text.txt", "--steps", "1", "--checkpoint-dir", "padded"];
+    place.run_on_cpu(&[&train[..], &settings, &padded].concat()).succeeds();
+    let trained = place.at("padded/step_00000001").display().to_string();
+    place.run(&["convert", "to-hf", &trained, "without"]).succeeds();
+    for (name, (_, sizes, bytes)) in read(&place.at("without")) {
+        let (_, own, narrow) = &tensors[&name];
+        let wide: Vec<u8> = narrow.chunks(2).flat_map(|b| [0, 0, b[0], b[1]]).collect();
+        assert!(sizes == *own && bytes == wide, "`{name}` is not the one that was imported");
+    }
 }
 
 /// Returns the first element as a 32-bit float.

@@ -41,9 +41,9 @@ impl<'g> Context<'g> {
         Self { non_padding: Some(tokens.ne(PAD)), ..*self }
     }
 
-    /// Returns the mean of `x` over the dims `positions` of all tokens that are not padding. If the tokens are
-    /// part of a batch, it is the share of the batch's mean, so that the mean over microbatches does not depend
-    /// on their number.
+    /// Returns the mean of `x` over the dims `positions` of all tokens that are not padding. If the tokens
+    /// are part of a batch, it is the share of the batch's mean, so that the mean over microbatches does not
+    /// depend on their number.
     #[track_caller]
     pub fn mean_without_padding(
         &self,

@@ -46,8 +46,8 @@ impl Embedding {
     }
 
     /// Returns the logits of `x`, `f32[batch, length, vocab]`. With a tied table, `x` is scaled by
-    /// `d_model^-0.5`, as in T5, unless [`Config::scaled_output`] says otherwise. Logits of padding are so low
-    /// that their probabilities and all gradients through them are 0.
+    /// `d_model^-0.5`, as in T5, unless [`Config::scaled_output`] says otherwise. Logits of padding are so
+    /// low that their probabilities and all gradients through them are 0.
     pub fn logits<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, batch: &Dim, length: &Dim) -> Tensor<'g> {
         self.logits_by(x, (batch, length), self.last().read(cx))
     }

@@ -169,8 +169,8 @@ impl EncoderDecoder {
         (Dim::new("batch", batch), Dim::new("length", input_length), Dim::new("target_length", target_length))
     }
 
-    /// Returns the losses of a batch, or of a microbatch that is a `part` of it. With `rng` this is a training
-    /// step.
+    /// Returns the losses of a batch, or of a microbatch that is a `part` of it. With `rng` this is a
+    /// training step.
     pub fn losses<'g>(
         &self,
         g: &'g Graph,
@@ -182,7 +182,9 @@ impl EncoderDecoder {
         let cx = Context { counts: Some(part.per_part()), ..Context::new(g, &self.config, rng) };
         let ForwardPass { encoder, decoder, logits } = self.run(&cx, feeds);
         let routers = [("encoder", encoder.routers()), ("decoder", decoder.routers())];
-        g.scope("loss", || self.of_logits(logits, feeds.targets, part.targets, [&batch, &target_length], routers))
+        g.scope("loss", || {
+            self.of_logits(logits, feeds.targets, part.targets, [&batch, &target_length], routers)
+        })
     }
 
     /// Runs both stacks on the inputs of a step.

@@ -2,7 +2,7 @@
 
 use crate::{Config, Context, Weights, attention::padding_mask, objective::EncoderDecoder, tokens::PAD};
 use mesh::{
-    DType, Dim, Site,
+    DType, Site,
     dsl::{Graph, Program},
     task::TaskKind,
 };

@@ -71,7 +71,8 @@ impl Weight {
 
     /// Returns the mean of `x`, a value with dims of the parameter, over `dims`, without padding.
     pub fn mean<'g>(&self, x: Tensor<'g>, dims: &[Dim]) -> Tensor<'g> {
-        let padded = self.used.as_ref().and_then(|used| dims.iter().find(|d| d.name == used.name).zip(Some(used)));
+        let padded =
+            self.used.as_ref().and_then(|used| dims.iter().find(|d| d.name == used.name).zip(Some(used)));
         let Some((dim, used)) = padded else { return x.mean(dims) };
         let g = x.graph();
         let counts = g.iota(dim, DType::S32).lt(used.size as i32);
@@ -186,6 +187,7 @@ impl<'p> Weights<'p> {
             decay: true,
             adapter: None,
             adapts: true,
+            used: None,
         };
         let one = std::slice::from_ref(rank);
         self.all.borrow_mut().extend([part(a, rows, one), part(b, one, columns)]);

@@ -180,8 +180,8 @@ pub fn mswitch_base() -> Config {
     sparse(Config { name: "mswitch_base".into(), ..mt5_base() }, 128, 2)
 }
 
-/// A T5 with default sizes; settings, such as those of an imported checkpoint, change them. Imported checkpoints
-/// state no lengths, and generate up to as many tokens as they read.
+/// A T5 with default sizes; settings, such as those of an imported checkpoint, change them. Imported
+/// checkpoints state no lengths, and generate up to as many tokens as they read.
 pub fn t5() -> Config {
     Config { name: "t5".into(), target_length: 128, ..Config::default() }
 }

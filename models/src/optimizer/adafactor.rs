@@ -141,7 +141,8 @@ impl Adafactor {
             }
         };
         let large = |dims: &[Dim]| {
-            !dims.is_empty() && dims.iter().map(|d| weight.used_size(d)).product::<usize>() >= self.factored_from
+            !dims.is_empty()
+                && dims.iter().map(|d| weight.used_size(d)).product::<usize>() >= self.factored_from
         };
         (large(&rows) && large(&columns)).then_some((rows, columns))
     }

@@ -87,9 +87,7 @@ impl<'g> RouterMetrics<'g> {
         self.trace.assigned = (!dropped).cast(DType::S32);
         self.dropped = match non_padding {
             None => dropped.cast(DType::F32).mean(positions),
-            Some(non_padding) => {
-                cx.mean_without_padding(dropped.cast(DType::F32), non_padding, positions)
-            }
+            Some(non_padding) => cx.mean_without_padding(dropped.cast(DType::F32), non_padding, positions),
         };
     }
 }

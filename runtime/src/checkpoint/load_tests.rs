@@ -4,6 +4,7 @@ use super::{
     load::{Param, Planner},
     manifest::{Entry, Kind},
     mapping::Mapping,
+    padding::UsedParts,
 };
 
 /// Parses `name: dtype[dim=size,…]`.
@@ -35,7 +36,7 @@ fn planned(program: &[&str], checkpoint: &[&str], options: &str) -> Result<Vec<S
         .iter()
         .map(|text| {
             let (name, dtype, dims) = parsed(text);
-            Param { name, dtype, dims }
+            Param { name, dtype, dims, used: UsedParts::default() }
         })
         .collect();
     let entries: Vec<Entry> = checkpoint
@@ -46,7 +47,8 @@ fn planned(program: &[&str], checkpoint: &[&str], options: &str) -> Result<Vec<S
         })
         .collect();
     let mapping = mapping(options);
-    let plan = Planner::new(&mapping, &entries.iter().collect::<Vec<_>>()).plan(&wanted)?;
+    let plan =
+        Planner::new(&mapping, &entries.iter().collect::<Vec<_>>(), UsedParts::default()).plan(&wanted)?;
     let lines = plan.table.to_string();
     Ok(lines.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect())
 }

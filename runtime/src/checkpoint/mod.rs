@@ -15,8 +15,8 @@
 //!
 //! Reading order: [`manifest`] with `tiling`, `storage` and `objects` (the file system and object stores),
 //! `reader`, `writer` with `sink`, `together` with `meeting` and `shared` (several processes), `snapshot`
-//! (state between devices and checkpoints) with `padding`, `mapping` and `load` (parameters taken by name), [`folder`] (the
-//! checkpoints of a run), [`keep`] (retention), [`mod@diff`] (comparison).
+//! (state between devices and checkpoints) with `padding`, `mapping` and `load` (parameters taken by name),
+//! [`folder`] (the checkpoints of a run), [`keep`] (retention), [`mod@diff`] (comparison).
 
 pub mod diff;
 pub mod folder;

@@ -1,8 +1,8 @@
 //! Dims with padding, which restored tensors gain or lose.
 //!
-//! A program may pad a dim, so that it divides into shards: its meta entry `padded`, which checkpoints keep as a
-//! fact, lists the used part of such dims as `DIM=SIZE:SETTING`, separated by commas. What follows it has no
-//! meaning. So a checkpoint fits a program whose dims differ in their padding only.
+//! A program may pad a dim, so that it divides into shards: its meta entry `padded`, which checkpoints keep
+//! as a fact, lists the used part of such dims as `DIM=SIZE:SETTING`, separated by commas. What follows it
+//! has no meaning. So a checkpoint fits a program whose dims differ in their padding only.
 
 use crate::shard::{self, Region};
 use std::collections::BTreeMap;
@@ -15,7 +15,8 @@ pub(super) const PADDED: &str = "padded";
 pub(super) struct UsedParts(BTreeMap<String, usize>);
 
 impl UsedParts {
-    /// Reads the meta entry or fact. Entries that cannot be read are ignored: their dims then have no padding.
+    /// Reads the meta entry or fact. Entries that cannot be read are ignored: their dims then have no
+    /// padding.
     pub(super) fn parse(text: Option<&String>) -> Self {
         let entries = text.into_iter().flat_map(|text| text.split(','));
         let used = entries.filter_map(|entry| {
@@ -32,8 +33,8 @@ impl UsedParts {
     }
 }
 
-/// Returns the sizes of the part that a tensor of the program and one of a checkpoint have in common: all of it if
-/// they are equal, else the used part. `None` means that they differ in more than padding.
+/// Returns the sizes of the part that a tensor of the program and one of a checkpoint have in common: all of
+/// it if they are equal, else the used part. `None` means that they differ in more than padding.
 pub(super) fn common(
     (ours, our_used): (&Dims, &UsedParts),
     (theirs, their_used): (&Dims, &UsedParts),

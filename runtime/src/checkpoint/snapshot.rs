@@ -262,15 +262,14 @@ fn differences(
     wrong
 }
 
-/// Returns the sizes of the part that a tensor of the state and one of a checkpoint have in common. `None` means
-/// that they differ in more than padding.
+/// Returns the sizes of the part that a tensor of the state and one of a checkpoint have in common. `None`
+/// means that they differ in more than padding.
 fn common_part(
     (ours, our_used): (&StateEntry, &UsedParts),
     (theirs, their_used): (&Entry, &UsedParts),
 ) -> Option<Vec<usize>> {
     let tensor = tensor_of(ours);
-    let dims: Vec<(String, usize)> =
-        tensor.dims.iter().map(|d| (d.name.clone(), d.size as usize)).collect();
+    let dims: Vec<(String, usize)> = tensor.dims.iter().map(|d| (d.name.clone(), d.size as usize)).collect();
     let found = common((&dims, our_used), (&theirs.dims, their_used));
     found.filter(|_| tensor.dtype == theirs.dtype)
 }

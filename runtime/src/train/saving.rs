@@ -329,8 +329,8 @@ pub fn check_folder(folder: &Path, resume: bool) -> Result<()> {
     to_continue(folder, resume).map(drop)
 }
 
-/// Returns the settings that differ, as `key=before, now after`. A setting that one of the two does not name is
-/// not compared.
+/// Returns the settings that differ, as `key=before, now after`. A setting that one of the two does not name
+/// is not compared.
 fn changed_settings([before, now]: [Option<&String>; 2]) -> Vec<String> {
     let pairs = |text: Option<&'_ String>| -> Vec<(String, String)> {
         let words = text.into_iter().flat_map(|text| text.split_whitespace());
@@ -387,8 +387,9 @@ mod tests {
 
     #[test]
     fn settings_that_both_name_are_compared() {
-        let [before, now] = ["experts=8 ignore_padding=false lr=0.1", "ignore_padding=true vocab=9 experts=8"]
-            .map(str::to_owned);
+        let [before, now] =
+            ["experts=8 ignore_padding=false lr=0.1", "ignore_padding=true vocab=9 experts=8"]
+                .map(str::to_owned);
         assert_eq!(changed_settings([Some(&before), Some(&now)]), ["ignore_padding=false, now true"]);
         assert_eq!(changed_settings([None, Some(&now)]), Vec::<String>::new());
         assert_eq!(changed_settings([Some(&now), Some(&now)]), Vec::<String>::new());
