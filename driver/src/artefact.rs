@@ -79,17 +79,7 @@ fn has_whole_outputs(artefact: Artefact) -> Result<Artefact> {
 /// Compiles the program of a request for its target; without a target, for the platform of the plugin.
 pub fn of_program(program: &Program, request: &Request) -> Result<Artefact> {
     let placement = place(&program.module, &request.placement)?;
-    let target = match (&request.target.target, request.plugin.platform()) {
-        (Some(target), _) => target.clone(),
-        (None, Some(Platform::Gpu)) => Target::Gpu,
-        (None, Some(Platform::Tpu)) => {
-            return Err(failure(
-                "the slice to compile for is unknown: `--plugin tpu` does not name one",
-                "name it with --target",
-            ));
-        }
-        (None, Some(Platform::Cpu) | None) => Target::Cpu,
-    };
+    let target = target(request)?;
     let mut watch = Watch::default();
     let mut lowered = lower(program, &placement, Stage::Hlo, &mut watch)?.context("all stages ran")?;
     if request.several_hosts {
@@ -97,4 +87,17 @@ pub fn of_program(program: &Program, request: &Request) -> Result<Artefact> {
     }
     let built = emit(program, &placement, &target, &request.flags.of(&target)?, &lowered, &mut watch)?;
     Ok(Artefact::new(program.name.clone(), built.manifest, built.files.into_iter().collect())?)
+}
+
+/// Returns the target of a request; without a target, the platform of its plugin.
+pub(crate) fn target(request: &Request) -> Result<Target> {
+    match (&request.target.target, request.plugin.platform()) {
+        (Some(target), _) => Ok(target.clone()),
+        (None, Some(Platform::Gpu)) => Ok(Target::Gpu),
+        (None, Some(Platform::Tpu)) => Err(failure(
+            "the slice to compile for is unknown: `--plugin tpu` does not name one",
+            "name it with --target",
+        )),
+        (None, Some(Platform::Cpu) | None) => Ok(Target::Cpu),
+    }
 }

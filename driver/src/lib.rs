@@ -8,9 +8,9 @@
 //! and `store`), [`lower`] (through the compiler), [`artefact`] (in memory), [`device`] (plugins and
 //! sessions), [`session`] (programs with parameters), [`ahead`] and [`measured`] (through a plugin's
 //! compiler), [`fit`] (programs that are too large), [`lint`] (warnings), [`summary`] (facts of a valid
-//! program), [`verification`] (imported models). Errors are in [`failure`] and [`diagnostics`], and
+//! program), [`verification`] (imported models), [`selftest`] (devices against the interpreter). Errors are in [`failure`] and [`diagnostics`], and
 //! [`explain`] explains their labels; atomic writes are in [`files`]. [`call`] calls one function,
-//! [`inputs`] reads the inputs of generation, [`children`] ends processes such as cargo, [`scaffold`]
+//! [`inputs`] reads the inputs of generation, [`children`] ends processes such as cargo, [`doctor`] examines plugins, [`scaffold`]
 //! writes new packages, [`watch`] sees changes of a model, and [`hosts`] is for sessions of several
 //! processes.
 
@@ -21,6 +21,7 @@ pub mod call;
 pub mod children;
 pub mod device;
 pub mod diagnostics;
+pub mod doctor;
 mod execute;
 pub mod explain;
 pub mod failure;
@@ -38,6 +39,7 @@ pub mod plugin;
 pub mod program;
 pub mod request;
 pub mod scaffold;
+pub mod selftest;
 pub mod session;
 pub mod settings;
 mod store;

@@ -4,7 +4,7 @@ use crate::{
     args::config::Words,
     commands::{
         check, checkpoint, compile, convert, data, eval, explain, generate, models, new, plan, plugin,
-        report, run, runs, score, shell, slice, train,
+        report, run, runs, score, selftest, shell, slice, train,
     },
 };
 use anyhow::Result;
@@ -65,6 +65,8 @@ pub enum Command {
     Models(models::Args),
     /// List, install and diagnose PJRT plugins
     Plugin(plugin::Args),
+    /// Compare the devices of a plugin with the reference interpreter on random programs
+    Selftest(selftest::Args),
     /// Print facts of a TPU slice, or the environment of one of its hosts, for scripts
     Slice(slice::Args),
     /// Explain the label of an error: the rule, an example, the way out
@@ -93,6 +95,7 @@ impl Command {
             Self::Data(args) => data::run(&args)?,
             Self::Models(args) => models::run(&args)?,
             Self::Plugin(args) => plugin::run(&args)?,
+            Self::Selftest(args) => return selftest::run(&args),
             Self::Slice(args) => slice::run(&args)?,
             Self::New(args) => new::run(&args)?,
             Self::Explain(args) => explain::run(&args)?,

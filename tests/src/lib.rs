@@ -3,13 +3,14 @@
 pub mod diff;
 pub mod differences;
 pub mod filetest;
-pub mod generate;
 pub mod law;
 pub mod loops;
 pub mod moe;
 pub mod oracle;
 pub mod plugin;
 pub mod training;
+
+pub use selftest::generate;
 
 use std::io::Write;
 

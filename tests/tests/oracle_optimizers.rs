@@ -126,7 +126,7 @@ impl Bench {
     fn step(&self, on_plugin: bool, gradients: &Tensors, state: &Tensors) -> (Tensors, Tensors) {
         let outcome = if on_plugin {
             let mut ready = self.plugin.borrow_mut();
-            let compile = || plugin::Ready::new(&self.module, "train", &[]).unwrap_or_else(|e| panic!("{e}"));
+            let compile = || plugin::ready(&self.module, "train", &[]).unwrap_or_else(|e| panic!("{e}"));
             ready.get_or_insert_with(compile).call(gradients, state)
         } else {
             interp::run(&self.module, "train", gradients, state, Rounding::Normal).map_err(|d| d.to_string())

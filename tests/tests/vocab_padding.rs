@@ -121,7 +121,11 @@ fn padding_changes_no_bit_in_the_interpreter() {
 }
 
 #[track_caller]
-fn call(session: &mut Session, function: &str, inputs: &[(&str, HostTensor)]) -> BTreeMap<String, HostTensor> {
+fn call(
+    session: &mut Session,
+    function: &str,
+    inputs: &[(&str, HostTensor)],
+) -> BTreeMap<String, HostTensor> {
     let inputs = inputs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     session.call(function, &inputs).and_then(|o| o.wait()).unwrap_or_else(|e| panic!("{function}: {e}"))
 }

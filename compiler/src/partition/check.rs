@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// reported once, at the first place that shows it, with the number of other places.
 pub fn check(global: &Module, mesh: &Mesh, compute: &AxisMap, state: &AxisMap) -> Result<(), Diagnostics> {
     let layout = drop_ones(compute, mesh);
-    let mut found = Found { global, mesh, layout: &layout, causes: BTreeMap::new(), order: 0, dims: BTreeSet::new() };
+    let mut found =
+        Found { global, mesh, layout: &layout, causes: BTreeMap::new(), order: 0, dims: BTreeSet::new() };
     for (_, decl) in global.env.states.iter() {
         found.value(&decl.ty, &decl.site, None);
     }

@@ -16,6 +16,7 @@ pub mod report;
 pub mod run;
 pub mod runs;
 pub mod score;
+pub mod selftest;
 pub mod shell;
 pub mod slice;
 pub mod train;

@@ -2,19 +2,14 @@
 
 use crate::output::stream::{out, outln};
 use anyhow::{Context, Result};
-use driver::failure::failure;
-use pjrt::ClientOptions;
+use driver::{
+    doctor::{Examined, examine_apart, examine_here, found},
+    failure::failure,
+};
 use report::table::table;
-use runtime::plugin::{
-    CPU, Examination, Platform, PluginFile, SearchPaths, examine, install, known_faults, list, tpu,
-};
-use serde::{Deserialize, Serialize};
+use runtime::plugin::{CPU, Platform, PluginFile, SearchPaths, install};
 use serde_json::json;
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::path::PathBuf;
 
 /// Arguments.
 #[derive(clap::Args, Debug)]
@@ -60,25 +55,11 @@ pub fn run(args: &Args) -> Result<()> {
         Action::Install { platform, json } => fetch(platform, *json),
         Action::Doctor { paths, here: true, .. } => {
             let path = paths.first().context("--here takes one path")?;
-            outln!("{}", serde_json::to_string(&Seen::new(path, examine(path, &ClientOptions::new())))?);
+            outln!("{}", serde_json::to_string(&examine_here(path))?);
             Ok(())
         }
         Action::Doctor { paths, json, here: false } => doctor(paths, *json),
     }
-}
-
-fn found() -> Result<Vec<(Platform, PluginFile)>> {
-    let around = SearchPaths::from_environment()?;
-    let mut all: Vec<(Platform, PluginFile)> = Vec::new();
-    for platform in Platform::ALL {
-        for found in list(platform, None, &around)? {
-            // MESH_PJRT_PLUGIN is listed for every platform.
-            if !all.iter().any(|(_, f)| f.path == found.path) {
-                all.push((platform, found));
-            }
-        }
-    }
-    Ok(all)
 }
 
 fn show(as_json: bool) -> Result<()> {
@@ -122,37 +103,12 @@ fn fetch(platform: &str, as_json: bool) -> Result<()> {
     Err(failure(format!("meshc cannot install a plugin for `{platform}`"), help))
 }
 
-/// The result of an examination, as printed.
-#[derive(Serialize, Deserialize, Debug, Default)]
-struct Seen {
-    path: PathBuf,
-    version: Option<String>,
-    missing: Vec<String>,
-    platform: Option<String>,
-    devices: Option<usize>,
-    problems: Vec<String>,
-    /// Wrong results that are publicly reported for this version.
-    faults: Vec<String>,
-}
-
-impl Seen {
-    fn new(path: &Path, e: Examination) -> Self {
-        let Examination { version, missing, platform, devices, problems } = e;
-        let faults = known_faults(path);
-        Self { path: path.to_owned(), version, missing, platform, devices, problems, faults }
-    }
-
-    fn problem(path: &Path, problem: String) -> Self {
-        Self { path: path.to_owned(), problems: vec![problem], ..Self::default() }
-    }
-}
-
 fn doctor(paths: &[PathBuf], as_json: bool) -> Result<()> {
     let paths = match paths {
         [] => found()?.into_iter().map(|(_, f)| f.path).collect(),
         paths => paths.to_vec(),
     };
-    let seen = paths.iter().map(|p| examined(p)).collect::<Result<Vec<Seen>>>()?;
+    let seen = paths.iter().map(|p| examine_apart(p)).collect::<Result<Vec<Examined>>>()?;
     if as_json {
         outln!("{}", serde_json::to_string_pretty(&seen)?);
     } else {
@@ -172,7 +128,7 @@ fn doctor(paths: &[PathBuf], as_json: bool) -> Result<()> {
     Ok(())
 }
 
-fn tell(seen: &Seen) {
+fn tell(seen: &Examined) {
     let or = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
     outln!("{}", seen.path.display());
     outln!("  API       {}", or(&seen.version));
@@ -185,36 +141,4 @@ fn tell(seen: &Seen) {
         .iter()
         .for_each(|problem| outln!("  problem   {}", problem.replace('\n', "\n            ")));
     seen.faults.iter().for_each(|fault| outln!("  warning   {fault}"));
-}
-
-/// Examines a plugin in a separate process: a broken plugin may crash the process, and a plugin that searches
-/// for missing hardware may take long.
-fn examined(path: &Path) -> Result<Seen> {
-    const PATIENCE: Duration = Duration::from_secs(60);
-    let this = std::env::current_exe().context("finding the executable of this process")?;
-    let mut child = Command::new(this)
-        .args(["plugin", "doctor", "--here"])
-        .arg(path)
-        .envs(tpu::variables(tpu::is_google_machine(Path::new("/")), &|name| std::env::var(name).ok()))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("starting a process to examine a plugin")?;
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if start.elapsed() > PATIENCE {
-            child.kill()?;
-            child.wait()?;
-            let patience = PATIENCE.as_secs();
-            return Ok(Seen::problem(path, format!("it did not create a client within {patience} s")));
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    let output = child.wait_with_output()?;
-    Ok(serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|_| Seen::problem(path, format!("it ended its process: {status}"))))
 }

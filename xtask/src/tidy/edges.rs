@@ -7,7 +7,7 @@ use super::Tree;
 use crate::Finding;
 
 /// A crate and those of our crates that it may depend on.
-const EDGES: [(&str, &[&str]); 20] = [
+const EDGES: [(&str, &[&str]); 21] = [
     ("mesh", &[]),
     ("proto", &[]),
     ("pjrt", &[]),
@@ -18,13 +18,26 @@ const EDGES: [(&str, &[&str]); 20] = [
     ("compiler", &["mesh", "proto"]),
     ("report", &["mesh", "compiler", "proto", "page"]),
     ("plan", &["mesh", "compiler", "report"]),
+    ("selftest", &["mesh", "compiler", "models"]),
     ("data", &["proto"]),
     ("tasks", &["proto", "data"]),
     ("runtime", &["proto", "pjrt", "data", "job"]),
     ("interchange", &["mesh", "proto", "models", "runtime"]),
     (
         "driver",
-        &["mesh", "compiler", "report", "page", "proto", "pjrt", "runtime", "models", "interchange", "job"],
+        &[
+            "mesh",
+            "compiler",
+            "report",
+            "page",
+            "proto",
+            "pjrt",
+            "runtime",
+            "models",
+            "interchange",
+            "job",
+            "selftest",
+        ],
     ),
     ("options", &["mesh", "proto", "driver"]),
     ("meshc", &ALL),
@@ -34,7 +47,7 @@ const EDGES: [(&str, &[&str]); 20] = [
 ];
 
 /// The crates that `meshc`, `tests` and `bench` may use.
-const ALL: [&str; 17] = [
+const ALL: [&str; 18] = [
     "mesh",
     "proto",
     "pjrt",
@@ -45,6 +58,7 @@ const ALL: [&str; 17] = [
     "compiler",
     "report",
     "plan",
+    "selftest",
     "data",
     "tasks",
     "runtime",

@@ -48,9 +48,14 @@ pub struct Case {
 /// Generates the case of `seed`: `functions` independent programs in one module, each with about `size`
 /// instructions, not counting inner bodies and gradients.
 pub fn case(seed: u64, functions: usize, size: usize) -> Case {
+    on_mesh(seed, functions, size, &layout::mesh)
+}
+
+/// [`case`] with a mesh that `mesh` chooses.
+pub fn on_mesh(seed: u64, functions: usize, size: usize, mesh: &dyn Fn(&mut Rng) -> Mesh) -> Case {
     let mut rng = Rng::new(seed);
     let (module, hints) = program::module(&mut rng, functions, size);
-    let mesh = layout::mesh(&mut rng);
+    let mesh = mesh(&mut rng);
     let (layout, state_layout) = layout::legal(&mut rng, &lowered(&module), &mesh);
     let (inputs, state) = values::of(&mut rng, &module, &hints);
     Case { seed, module, mesh, layout, state_layout, inputs, state }
