@@ -8,11 +8,11 @@
 //! and `store`), [`lower`] (through the compiler), [`artefact`] (in memory), [`device`] (plugins and
 //! sessions), [`session`] (programs with parameters), [`ahead`] and [`measured`] (through a plugin's
 //! compiler), [`fit`] (programs that are too large), [`lint`] (warnings), [`summary`] (facts of a valid
-//! program), [`verification`] (imported models), [`selftest`] (devices against the interpreter). Errors are in [`failure`] and [`diagnostics`], and
-//! [`explain`] explains their labels; atomic writes are in [`files`]. [`call`] calls one function,
-//! [`inputs`] reads the inputs of generation, [`children`] ends processes such as cargo, [`doctor`] examines plugins, [`scaffold`]
-//! writes new packages, [`watch`] sees changes of a model, and [`hosts`] is for sessions of several
-//! processes.
+//! program), [`verification`] (imported models), [`selftest`] (devices against the interpreter). Errors are
+//! in [`failure`] and [`diagnostics`], and [`explain`] explains their labels; atomic writes are in [`files`].
+//! [`call`] calls one function, [`inputs`] reads the inputs of generation, [`children`] ends processes such
+//! as cargo, [`doctor`] examines plugins, [`scaffold`] writes new packages, [`watch`] sees changes of a
+//! model, and [`hosts`] is for sessions of several processes.
 
 pub mod ahead;
 pub mod artefact;

@@ -110,8 +110,8 @@ struct Trial {
     wire: u64,
 }
 
-/// Adds the rule that saves the most FLOPs, and a second one if it saves more. Of rules that save as much, the
-/// one with the least communication is taken. Returns the layout and the FLOPs of one device.
+/// Adds the rule that saves the most FLOPs, and a second one if it saves more. Of rules that save as much, it
+/// takes the one with the least communication. Returns the layout and the FLOPs of one device.
 fn better(program: &Program, placement: &Placement, waste: &Replicated) -> Option<(Layout, u64)> {
     let global = pipeline::verify(program.module.clone(), &mut |_| {}).ok()?;
     let optimized = pipeline::optimize(global.clone(), Stage::SimplifyGradients, &mut |_| {}).ok()?;

@@ -7,8 +7,8 @@ use mesh::{
     verify::Global,
 };
 
-/// The warnings about a program with parameters `w` `[d, o]` and `v` `[o]` and a training function, whose loss
-/// is given: their labels, and the texts of the lines they point to.
+/// The warnings about a program with parameters `w` `[d, o]` and `v` `[o]` and a training function with the
+/// loss `loss`: their labels, and the texts of the lines they point to.
 fn warnings(
     loss: impl for<'g> Fn(&'g Graph, Tensor<'g>, &[State; 2]) -> Tensor<'g>,
 ) -> Vec<(&'static str, String)> {
