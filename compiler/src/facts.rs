@@ -29,8 +29,11 @@ pub fn unary(op: Unary) -> UnaryFacts {
         Unary::Neg => facts(true, true, true, true),
         Unary::Abs | Unary::Relu => facts(false, true, true, true),
         Unary::RoundBf16 => facts(false, true, true, false),
-        Unary::Sign | Unary::Floor | Unary::Not | Unary::IsFinite => facts(false, false, true, true),
+        Unary::Sign | Unary::Floor | Unary::Ceil | Unary::Round | Unary::Not | Unary::IsFinite => {
+            facts(false, false, true, true)
+        }
         Unary::Exp
+        | Unary::Expm1
         | Unary::Log
         | Unary::Log1p
         | Unary::Sqrt
@@ -39,6 +42,7 @@ pub fn unary(op: Unary) -> UnaryFacts {
         | Unary::Cos
         | Unary::Tanh
         | Unary::Logistic
+        | Unary::Erf
         | Unary::Gelu => facts(false, true, false, false),
     }
 }
@@ -92,7 +96,13 @@ pub fn commutes(op: &Op) -> bool {
             Binary::Add | Binary::Mul | Binary::And | Binary::Or | Binary::Xor => true,
             // At a tie, max and min give the gradient to their first operand.
             Binary::Max | Binary::Min => false,
-            Binary::Sub | Binary::Div | Binary::Rem | Binary::Pow | Binary::Shl | Binary::Shr => false,
+            Binary::Sub
+            | Binary::Div
+            | Binary::Rem
+            | Binary::Pow
+            | Binary::Atan2
+            | Binary::Shl
+            | Binary::Shr => false,
         },
         Op::Contract(_) => true,
         Op::Elementwise(
@@ -341,7 +351,7 @@ pub fn recomputed(op: &Op) -> bool {
     match op {
         Op::Elementwise(Elementwise::Unary(op)) => unary(*op).recomputed,
         Op::Elementwise(Elementwise::Binary(op)) => match op {
-            Binary::Div | Binary::Rem | Binary::Pow => false,
+            Binary::Div | Binary::Rem | Binary::Pow | Binary::Atan2 => false,
             Binary::Add
             | Binary::Sub
             | Binary::Mul

@@ -68,7 +68,7 @@ fn elementwise() {
         check_ops(&format!("  %4 = {op} %0"), "%4", "f32[x=4, y=6]");
         check_ops(&format!("  %4 = abs %0\n  %5 = {op} %4"), "%5", "f32[x=4, y=6]");
     }
-    for op in ["add", "sub", "mul", "div", "rem", "max", "min"] {
+    for op in ["add", "sub", "mul", "div", "rem", "max", "min", "atan2"] {
         check_ops(&format!("  %4 = {op} %0, %1"), "%4", "f32[x=4, y=6]");
     }
     for op in Compare::ALL.iter().map(|op| op.name()) {

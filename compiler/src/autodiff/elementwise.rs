@@ -46,6 +46,11 @@ fn unary(t: &mut Tape, op: Unary, x: Value, y: Value, g: Bwd) -> Outcome<Option<
             let ct = t.mul(g, used)?;
             t.rounded_as(y, ct)?
         }
+        Unary::Expm1 => {
+            let y = t.primal(y);
+            let slope = t.shift(y, 1.0)?;
+            t.mul(g, slope)?
+        }
         Unary::Log => {
             let x = t.primal(x);
             t.binary(Binary::Div, g, x)?
@@ -83,10 +88,25 @@ fn unary(t: &mut Tape, op: Unary, x: Value, y: Value, g: Bwd) -> Outcome<Option<
             let slope = gelu_slope(t, x)?;
             t.mul(g, slope)?
         }
+        Unary::Erf => {
+            let x = t.primal(x);
+            let slope = erf_slope(t, x)?;
+            t.mul(g, slope)?
+        }
         Unary::RoundBf16 => g,
-        Unary::Sign | Unary::Floor | Unary::Not | Unary::IsFinite => return Ok(None),
+        Unary::Sign | Unary::Floor | Unary::Ceil | Unary::Round | Unary::Not | Unary::IsFinite => {
+            return Ok(None);
+        }
     };
     Ok(Some(ct))
+}
+
+/// `2/√π · e^(-x²)`.
+fn erf_slope(t: &mut Tape, x: Bwd) -> Outcome<Bwd> {
+    let square = t.mul(x, x)?;
+    let minus = t.unary(Unary::Neg, square)?;
+    let bell = t.unary(Unary::Exp, minus)?;
+    t.scale(bell, std::f64::consts::FRAC_2_SQRT_PI)
 }
 
 /// `g · (-1/2) y³` with `y = x^(-1/2)`.
@@ -161,6 +181,7 @@ fn binary(t: &mut Tape, op: Binary, a: Value, b: Value, y: Value, g: Bwd) -> Out
         Binary::Div => quotient(t, a, b, y, g),
         Binary::Rem => remainder(t, a, b, y, g),
         Binary::Pow => power(t, a, b, y, g),
+        Binary::Atan2 => angle(t, a, b, g),
         Binary::Max => extremum(t, Compare::Ge, a, b, y, g),
         Binary::Min => extremum(t, Compare::Le, a, b, y, g),
         Binary::And | Binary::Or | Binary::Xor | Binary::Shl | Binary::Shr => Ok(()),
@@ -232,6 +253,24 @@ fn minus_summed(t: &mut Tape, value: Value, g: Bwd, y: Value) -> Outcome {
     let sum = t.sum_over(g, &extra)?;
     let ct = t.unary(Unary::Neg, sum)?;
     t.give(value, ct)
+}
+
+/// `y = atan2(a, b)`: `b / (a² + b²)` in `a`, `-a / (a² + b²)` in `b`.
+fn angle(t: &mut Tape, a: Value, b: Value, g: Bwd) -> Outcome {
+    let (rise, run) = (t.primal(a), t.primal(b));
+    let (rise2, run2) = (t.mul(rise, rise)?, t.mul(run, run)?);
+    let radius2 = t.binary(Binary::Add, rise2, run2)?;
+    let share = t.binary(Binary::Div, g, radius2)?;
+    if t.wants(a) {
+        let ct = t.product(a, share, run)?;
+        t.give(a, ct)?;
+    }
+    if t.wants(b) {
+        let ct = t.product(b, share, rise)?;
+        let ct = t.unary(Unary::Neg, ct)?;
+        t.give(b, ct)?;
+    }
+    Ok(())
 }
 
 /// `y = a^b`: `b · a^(b-1)` in `a`; `y · ln a` in `b`, which is 0 where `a` is 0.

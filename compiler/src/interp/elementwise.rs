@@ -75,6 +75,7 @@ pub(crate) fn unary(op: Unary, dtype: DType, x: f64) -> f64 {
         Unary::Sign if x == 0.0 || x.is_nan() => x,
         Unary::Sign => x.signum(),
         Unary::Exp => x.exp(),
+        Unary::Expm1 => x.exp_m1(),
         Unary::Log => x.ln(),
         Unary::Log1p => x.ln_1p(),
         Unary::Sqrt => x.sqrt(),
@@ -88,7 +89,10 @@ pub(crate) fn unary(op: Unary, dtype: DType, x: f64) -> f64 {
             let inner = std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044_715 * x.powi(3));
             0.5 * x * (1.0 + inner.tanh())
         }
+        Unary::Erf => libm::erf(x),
         Unary::Floor => x.floor(),
+        Unary::Ceil => x.ceil(),
+        Unary::Round => x.round_ties_even(),
         // The caller rounds, with its own precision.
         Unary::RoundBf16 => x,
         Unary::Not => match dtype {
@@ -115,6 +119,7 @@ fn float(op: Binary, a: f64, b: f64) -> f64 {
         Binary::Div => a / b,
         Binary::Rem => a % b,
         Binary::Pow => a.powf(b),
+        Binary::Atan2 => a.atan2(b),
         Binary::Max => max(a, b),
         Binary::Min => min(a, b),
         Binary::And | Binary::Or | Binary::Xor | Binary::Shl | Binary::Shr => {
@@ -133,7 +138,7 @@ fn whole(op: Binary, a: i64, b: i64) -> i64 {
         // As XLA: a division by zero gives all bits set, and its remainder is `a`.
         Binary::Div => a.checked_div(b).unwrap_or(-1),
         Binary::Rem => a.checked_rem(b).unwrap_or(a),
-        Binary::Pow => unreachable!("inference lets no integers through to pow"),
+        Binary::Pow | Binary::Atan2 => unreachable!("inference lets no integers through"),
         Binary::Max => a.max(b),
         Binary::Min => a.min(b),
         Binary::And => a & b,

@@ -98,6 +98,10 @@ fn whole_numbers_wrap() {
 #[test]
 fn nan_and_signs() {
     check(binary(Binary::Max), &["f32[a=3] NaN 1 2", "f32[a=3] 1 NaN 1"], "f32[a=3] NaN NaN 2");
+    check(unary(Unary::Ceil), &["f32[a=3] -1.5 1.2 2"], "f32[a=3] -1 2 2");
+    check(unary(Unary::Round), &["f32[a=5] -1.5 0.5 1.5 2.5 2.6"], "f32[a=5] -2 0 2 2 3");
+    check(unary(Unary::Expm1), &["f32[a=2] 0 0.0000001"], "f32[a=2] 0 0.00000010000000500000017");
+    check(unary(Unary::Erf), &["f32[a=3] -1 0 0.5"], "f32[a=3] -0.8427007929497149 0 0.5204998778130465");
     check(unary(Unary::Sign), &["f32[a=4] -3 -0 0 NaN"], "f32[a=4] -1 -0 0 NaN");
     check(unary(Unary::Relu), &["f32[a=3] -3 2 NaN"], "f32[a=3] 0 2 NaN");
     let cast = |to| Op::Elementwise(Elementwise::Cast(to));

@@ -76,6 +76,7 @@ fn pending_sums(walk: &Walk<'_>, inst: &Inst, op: &Elementwise, form: &Type) -> 
         Elementwise::Binary(
             Binary::Rem
             | Binary::Pow
+            | Binary::Atan2
             | Binary::Max
             | Binary::Min
             | Binary::And

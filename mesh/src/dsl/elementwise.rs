@@ -5,7 +5,7 @@ use crate::{
     DType, Op, Site,
     ir::{Binary, Compare, Elementwise, Shape, Unary, binary_words, compare_words, unary_words},
 };
-use std::ops;
+use std::{f64::consts::FRAC_1_SQRT_2, ops};
 
 /// The second operand of an operation: a tensor, or a number that takes the tensor's element type.
 pub trait Operand<'g>: Copy {
@@ -141,6 +141,20 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     pub fn square(self) -> Self {
         self.times(self, &self.graph.site())
+    }
+
+    /// GELU by the error function: `x/2 · (1 + erf(x/√2))` (Hendrycks and Gimpel, 2016).
+    #[track_caller]
+    pub fn gelu_exact(self) -> Self {
+        let site = self.graph.site();
+        let erf = self.binary_at(Binary::Mul, FRAC_1_SQRT_2.tensor(self, &site), &site).apply(
+            Op::Elementwise(Elementwise::Unary(Unary::Erf)),
+            &[],
+            &site,
+        );
+        let half = 0.5.tensor(self, &site);
+        let share = erf.times(half, &site).binary_at(Binary::Add, half, &site);
+        self.times(share, &site)
     }
 
     /// `a` where this `pred` is true, else `b`.

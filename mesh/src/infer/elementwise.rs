@@ -71,6 +71,7 @@ fn unary(env: &Env, op: Unary, x: &Type) -> Result<Vec<Type>, Diagnostic> {
             complete(env, x, "relu")?;
         }
         Unary::Exp
+        | Unary::Expm1
         | Unary::Log
         | Unary::Log1p
         | Unary::Sqrt
@@ -80,7 +81,10 @@ fn unary(env: &Env, op: Unary, x: &Type) -> Result<Vec<Type>, Diagnostic> {
         | Unary::Tanh
         | Unary::Logistic
         | Unary::Gelu
+        | Unary::Erf
         | Unary::Floor
+        | Unary::Ceil
+        | Unary::Round
         | Unary::RoundBf16 => {
             dtype(x, float, "a float", "this function")?;
             complete(env, x, "this function")?;
@@ -118,7 +122,7 @@ fn binary(env: &Env, op: Binary, a: &Type, b: &Type) -> Result<Vec<Type>, Diagno
             complete(env, b, what)?;
             AxisSet::EMPTY
         }
-        Binary::Pow => {
+        Binary::Pow | Binary::Atan2 => {
             dtype(a, |d| d.is_float(), "floats", what)?;
             complete(env, a, what)?;
             complete(env, b, what)?;
@@ -207,6 +211,7 @@ fn name(op: Binary) -> &'static str {
         Binary::Div => "division",
         Binary::Rem => "remainder",
         Binary::Pow => "power",
+        Binary::Atan2 => "atan2",
         Binary::Max => "maximum",
         Binary::Min => "minimum",
         Binary::And => "and",

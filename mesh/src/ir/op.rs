@@ -106,6 +106,8 @@ pub enum Unary {
     Sign,
     /// `e^x`.
     Exp,
+    /// `e^x - 1`, exact near 0.
+    Expm1,
     /// Natural logarithm.
     Log,
     /// `ln(1 + x)`, exact near 0.
@@ -126,8 +128,14 @@ pub enum Unary {
     Relu,
     /// GELU by tanh: `x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`, as T5 1.1 uses it.
     Gelu,
+    /// The error function `2/√π · ∫₀ˣ e^(-t²) dt`.
+    Erf,
     /// Largest whole number not above `x`.
     Floor,
+    /// Smallest whole number not below `x`.
+    Ceil,
+    /// The nearest whole number, ties to even.
+    Round,
     /// The nearest bf16 number, ties to even, in the type of `x`. (XLA may simplify a cast to bf16 and back,
     /// but not this.) Its derivative is defined as 1.
     RoundBf16,
@@ -149,6 +157,8 @@ macro_rules! unary_words {
             sign Sign "sign",
             /// `e^x`.
             exp Exp "exp",
+            /// `e^x - 1`, exact near 0.
+            expm1 Expm1 "expm1",
             /// Natural logarithm.
             log Log "log",
             /// `ln(1 + x)`, exact near 0.
@@ -169,8 +179,14 @@ macro_rules! unary_words {
             relu Relu "relu",
             /// GELU by tanh.
             gelu Gelu "gelu",
+            /// The error function.
+            erf Erf "erf",
             /// Largest whole number not above the element.
             floor Floor "floor",
+            /// Smallest whole number not below the element.
+            ceil Ceil "ceil",
+            /// The nearest whole number, ties to even.
+            round Round "round",
             /// The nearest bf16 number, in the type of the tensor. The gradient passes through.
             round_bf16 RoundBf16 "round_bf16",
             /// A `pred`: neither infinite nor NaN.
@@ -196,6 +212,8 @@ pub enum Binary {
     Rem,
     /// `a^b`.
     Pow,
+    /// The angle of the point `(b, a)`, in `[-π, π]`.
+    Atan2,
     /// The larger.
     Max,
     /// The smaller.
@@ -221,6 +239,8 @@ macro_rules! binary_words {
             Shr "shr";
             /// `self^other`.
             pow Pow "pow",
+            /// The angle of the point `(other, self)`, in `[-π, π]`.
+            atan2 Atan2 "atan2",
             /// The larger of two.
             maximum Max "max",
             /// The smaller of two.

@@ -35,22 +35,47 @@ impl Gen<'_, '_> {
     }
 
     fn smooth_unary(&mut self) -> Option<Value> {
-        let others = [Unary::Abs, Unary::Sign, Unary::Relu, Unary::Floor, Unary::RoundBf16, Unary::Not];
+        let others = [
+            Unary::Abs,
+            Unary::Sign,
+            Unary::Relu,
+            Unary::Floor,
+            Unary::Ceil,
+            Unary::Round,
+            Unary::RoundBf16,
+            Unary::Not,
+            // Chosen below in place of others.
+            Unary::Expm1,
+            Unary::Erf,
+        ];
         let smooth: Vec<Unary> = Unary::ALL.iter().copied().filter(|op| !others.contains(op)).collect();
         let op = smooth[self.rng.below(smooth.len())];
         let mut x = self.float()?;
         let bound = self.facts(x).bound;
+        // Similar functions, without a separate draw, so that existing seeds keep their programs.
+        let op = match (op, x.0 % 2) {
+            (Unary::Exp, 1) => Unary::Expm1,
+            (Unary::Tanh, 1) => Unary::Erf,
+            (op, _) => op,
+        };
         let facts = match op {
             Unary::Neg => self.facts(x).moved(),
-            Unary::Exp => Facts::rounded(bound.exp()),
-            Unary::Sin | Unary::Cos | Unary::Tanh | Unary::Logistic => Facts::rounded(1.0),
+            Unary::Exp | Unary::Expm1 => Facts::rounded(bound.exp()),
+            Unary::Sin | Unary::Cos | Unary::Tanh | Unary::Logistic | Unary::Erf => Facts::rounded(1.0),
             Unary::Gelu => Facts::rounded(bound),
             Unary::IsFinite => Facts::exact(1.0),
             Unary::Log | Unary::Log1p | Unary::Sqrt | Unary::Rsqrt => {
                 x = self.positive(x)?;
                 Facts::rounded(self.facts(x).bound.sqrt().max(1.5))
             }
-            Unary::Abs | Unary::Sign | Unary::Relu | Unary::Floor | Unary::RoundBf16 | Unary::Not => {
+            Unary::Abs
+            | Unary::Sign
+            | Unary::Relu
+            | Unary::Floor
+            | Unary::Ceil
+            | Unary::Round
+            | Unary::RoundBf16
+            | Unary::Not => {
                 unreachable!("not a smooth function")
             }
         };
@@ -71,7 +96,12 @@ impl Gen<'_, '_> {
         let x = self.kinked().filter(|x| !jumps || self.facts(*x).exact)?;
         // Another discontinuous function, without a separate draw, so that existing seeds keep their
         // programs.
-        let op = if op == Unary::Floor && x.0 % 2 == 1 { Unary::RoundBf16 } else { op };
+        let op = match (op, x.0 % 4) {
+            (Unary::Floor, 1) => Unary::RoundBf16,
+            (Unary::Floor, 2) => Unary::Ceil,
+            (Unary::Floor, 3) => Unary::Round,
+            (op, _) => op,
+        };
         let facts = self.facts(x).moved();
         self.unary(op, x, Facts { bound: facts.bound + 1.0, ..facts })
     }
@@ -107,6 +137,10 @@ impl Gen<'_, '_> {
             }
             _ => {
                 let base = self.positive(a)?;
+                if b.0 % 2 == 1 {
+                    // Away from the jump of the angle at the negative half of the second axis.
+                    return self.binary(Binary::Atan2, b, base, std::f64::consts::FRAC_PI_2);
+                }
                 let exponent = self.unary(Unary::Tanh, b, Facts::rounded(1.0))?;
                 self.binary(Binary::Pow, base, exponent, (bound_a.powi(2) + 0.5).max(2.0))
             }
@@ -154,9 +188,13 @@ impl Gen<'_, '_> {
             Binary::Max | Binary::Min => bound_a.max(bound_b),
             Binary::Rem => bound_a,
             Binary::Div => bound_a.max(1.0),
-            Binary::Pow | Binary::And | Binary::Or | Binary::Xor | Binary::Shl | Binary::Shr => {
-                f64::from(u32::MAX)
-            }
+            Binary::Pow
+            | Binary::Atan2
+            | Binary::And
+            | Binary::Or
+            | Binary::Xor
+            | Binary::Shl
+            | Binary::Shr => f64::from(u32::MAX),
         };
         let signless = dtype == DType::U32 && matches!(op, Binary::Sub | Binary::Div);
         let bound = if signless || bound > f64::from(i32::MAX) { f64::from(u32::MAX) } else { bound };

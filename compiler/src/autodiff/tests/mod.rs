@@ -202,6 +202,8 @@ fn functions_of_one_number() {
         Unary::Neg,
         Unary::Abs,
         Unary::Exp,
+        Unary::Expm1,
+        Unary::Erf,
         Unary::Log,
         Unary::Log1p,
         Unary::Sqrt,
@@ -214,6 +216,8 @@ fn functions_of_one_number() {
         Unary::Gelu,
         Unary::Sign,
         Unary::Floor,
+        Unary::Ceil,
+        Unary::Round,
     ] {
         check(&["f32[a=3]"], |b, x| un(b, op, x[0]));
     }
@@ -231,6 +235,7 @@ fn functions_of_two_numbers_sum_over_what_was_broadcast() {
         Binary::Div,
         Binary::Rem,
         Binary::Pow,
+        Binary::Atan2,
         Binary::Max,
         Binary::Min,
     ] {

@@ -92,6 +92,7 @@ fn binary(f: &mut Folder, op: Binary, a: Value, b: Value, ty: &Type) -> Option<V
             | Binary::Div
             | Binary::Rem
             | Binary::Pow
+            | Binary::Atan2
             | Binary::Max
             | Binary::Min
             | Binary::And
@@ -123,6 +124,7 @@ fn with_left(f: &mut Folder, op: Binary, x: f64, b: Value, ty: &Type) -> Option<
         | Binary::Div
         | Binary::Rem
         | Binary::Pow
+        | Binary::Atan2
         | Binary::Max
         | Binary::Min
         | Binary::Shl
@@ -150,6 +152,7 @@ fn with_right(f: &mut Folder, op: Binary, a: Value, y: f64, ty: &Type) -> Option
         | Binary::Div
         | Binary::Rem
         | Binary::Pow
+        | Binary::Atan2
         | Binary::Max
         | Binary::Min
         | Binary::And

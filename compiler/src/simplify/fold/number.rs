@@ -53,6 +53,7 @@ pub(super) fn binary(op: Binary, dtype: DType, a: f64, b: f64) -> Option<f64> {
             | Binary::Min
             | Binary::Rem
             | Binary::Pow
+            | Binary::Atan2
             | Binary::And
             | Binary::Or
             | Binary::Xor
@@ -88,7 +89,7 @@ pub(super) fn binary(op: Binary, dtype: DType, a: f64, b: f64) -> Option<f64> {
                 0
             }
         }
-        Binary::Div | Binary::Rem | Binary::Pow => return None,
+        Binary::Div | Binary::Rem | Binary::Pow | Binary::Atan2 => return None,
     };
     Some(wrap(dtype, exact))
 }
