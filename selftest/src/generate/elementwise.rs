@@ -98,8 +98,8 @@ impl Gen<'_, '_> {
         // programs.
         let op = match (op, x.0 % 4) {
             (Unary::Floor, 1) => Unary::RoundBf16,
-            (Unary::Floor, 2) => Unary::Ceil,
-            (Unary::Floor, 3) => Unary::Round,
+            (Unary::Floor, 2) | (Unary::Sign, 1) => Unary::Ceil,
+            (Unary::Floor, 3) | (Unary::Sign, 3) => Unary::Round,
             (op, _) => op,
         };
         let facts = self.facts(x).moved();
