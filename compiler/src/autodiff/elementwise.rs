@@ -36,11 +36,7 @@ pub(super) fn pull(t: &mut Tape, op: &Elementwise, args: &[Value], y: Value, g: 
 fn unary(t: &mut Tape, op: Unary, x: Value, y: Value, g: Bwd) -> Outcome<Option<Bwd>> {
     let ct = match op {
         Unary::Neg => t.unary(Unary::Neg, g)?,
-        Unary::Abs => {
-            let x = t.primal(x);
-            let sign = t.unary(Unary::Sign, x)?;
-            t.mul(g, sign)?
-        }
+        Unary::Abs => times(t, Unary::Sign, x, g)?,
         Unary::Exp => {
             let used = t.as_used(y)?;
             let ct = t.mul(g, used)?;
@@ -65,16 +61,10 @@ fn unary(t: &mut Tape, op: Unary, x: Value, y: Value, g: Bwd) -> Outcome<Option<
             t.binary(Binary::Div, half, y)?
         }
         Unary::Rsqrt => rsqrt(t, y, g)?,
-        Unary::Sin => {
-            let x = t.primal(x);
-            let cos = t.unary(Unary::Cos, x)?;
-            t.mul(g, cos)?
-        }
+        Unary::Sin => times(t, Unary::Cos, x, g)?,
         Unary::Cos => {
-            let x = t.primal(x);
-            let sin = t.unary(Unary::Sin, x)?;
             let minus = t.unary(Unary::Neg, g)?;
-            t.mul(minus, sin)?
+            times(t, Unary::Sin, x, minus)?
         }
         Unary::Tanh => {
             let y = t.primal(y);
@@ -99,6 +89,13 @@ fn unary(t: &mut Tape, op: Unary, x: Value, y: Value, g: Bwd) -> Outcome<Option<
         }
     };
     Ok(Some(ct))
+}
+
+/// `g · slope(x)`.
+fn times(t: &mut Tape, slope: Unary, x: Value, g: Bwd) -> Outcome<Bwd> {
+    let x = t.primal(x);
+    let slope = t.unary(slope, x)?;
+    t.mul(g, slope)
 }
 
 /// `2/√π · e^(-x²)`.
