@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask test`, `tidy`, `codegen`, `bless`, `fuzz`.
+//! Developer commands: `cargo xtask test`, `tidy`, `codegen`, `bless`, `fuzz`, `asan`.
 //!
 //! These replace a Makefile and are not part of the product.
 
@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
+mod asan;
 mod bless;
 mod codegen;
 mod fuzz;
@@ -23,6 +24,7 @@ commands:
   tidy [--all]         check the house rules that a machine can check (--all: also list the exceptions)
   bless [ARGS]         run cargo test ARGS (default: all tests) and let tests rewrite their expectations
   fuzz [SECONDS [N]]   read damaged inputs of every kind, from input N, and report panics, hangs and memory
+  asan [tests|run]     run the tests of pjrt under AddressSanitizer, and meshc run under valgrind
   codegen [--check]    generate {proto,job}/src/gen/ from proto/protos/ (or list stale files)
 ";
 
@@ -43,6 +45,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
         ["tidy", "--all"] => return tidy::run(&root(), true),
         ["test", args @ ..] => return test::run(&root(), args),
         ["fuzz", args @ ..] => return fuzz::run(&root(), args),
+        ["asan", args @ ..] => return asan::run(&root(), args),
         ["bless", args @ ..] => return bless::run(&root(), args),
         ["codegen"] => codegen::run(&root(), false)?,
         ["codegen", "--check"] => codegen::run(&root(), true)?,
