@@ -41,6 +41,17 @@ fn tiny() -> Config {
     }
 }
 
+/// Models that settings describe have room for long generated texts.
+#[test]
+fn targets_of_presets_fit_span_corruption() {
+    let presets = models::zoo::ALL.iter().filter(|preset| !["t5", "switch"].contains(&preset.name));
+    for preset in presets {
+        let Config { input_length, target_length, .. } = (preset.config)();
+        let need = data::SpanCorruption::default().lengths(input_length).expect("it is long enough").target;
+        assert!((need..need + 8).contains(&target_length), "{}: {target_length}, not {need}", preset.name);
+    }
+}
+
 /// Returns the verified module after autodiff.
 #[track_caller]
 fn build(config: &Config) -> Module {
