@@ -182,6 +182,26 @@ pub fn cache() -> Result<PathBuf> {
     std::path::absolute(&cache).with_context(|| format!("finding the cache `{}`", cache.display()))
 }
 
+/// Creates a new directory `NAME-1`, `NAME-2`, … in `parent`, the first that does not exist.
+///
+/// # Errors
+/// It cannot be created.
+pub fn numbered_folder(parent: &Path, name: &str) -> Result<PathBuf> {
+    fs::create_dir_all(parent).with_context(|| format!("creating the directory `{}`", parent.display()))?;
+    let mut number = 1u64;
+    loop {
+        let path = parent.join(format!("{name}-{number}"));
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            // Another run has this number.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) => {
+                return Err(error).with_context(|| format!("creating the directory `{}`", path.display()));
+            }
+        }
+    }
+}
+
 fn split(target: &Path) -> Result<(PathBuf, String)> {
     let name = target.file_name().ok_or_else(|| {
         failure(
@@ -199,6 +219,17 @@ fn split(target: &Path) -> Result<(PathBuf, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_are_numbered() {
+        let dir = tempfile::tempdir().unwrap();
+        let parent = dir.path().join("runs");
+        for number in 1..=3 {
+            assert_eq!(numbered_folder(&parent, "t").unwrap(), parent.join(format!("t-{number}")));
+        }
+        fs::write(dir.path().join("file"), "").unwrap();
+        assert!(numbered_folder(&dir.path().join("file"), "t").is_err());
+    }
 
     #[test]
     fn artefacts_are_replaced_and_other_directories_are_not() {

@@ -16,12 +16,15 @@ use std::{env, ffi::OsString, process::ExitCode};
 /// Compiles, trains and runs mesh-tensor programs: named dims over named axes of devices
 
 #[derive(clap::Parser, Debug)]
-#[command(name = "meshc", version, max_term_width = 110, after_help = EXIT_CODES)]
+#[command(name = "meshc", version, long_version = LONG_VERSION, max_term_width = 110, after_help = EXIT_CODES)]
 pub struct Cli {
     /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
+
+const LONG_VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (", env!("MESH_COMMIT"), ")\ntarget: ", env!("MESH_TARGET"));
 
 const EXIT_CODES: &str = "\
 Exit codes:

@@ -219,3 +219,29 @@ fn run_directories_and_outputs_of_calls_are_inputs() {
         place.run_on_cpu(&[&["run", "bytes", "train_step"][..], &files].concat()).succeeds();
     }
 }
+
+#[test]
+fn a_run_has_a_directory_unless_it_is_told_otherwise() {
+    let place = Workplace::new();
+    let (path, data) = (model("switch_tiny.rs"), text());
+    let train = |more: &[&str]| {
+        let args = [&["train", &path, "--data", &data, "--steps", "1"][..], &tiny_switch(), more].concat();
+        place.run_on_cpu(&args).succeeds()
+    };
+    let ran = train(&[]);
+    has(&ran.out, &["run-dir = \"runs/switch_tiny-1\" # default", "next: meshc runs runs/switch_tiny-1"]);
+    place.run(&["runs", "runs/switch_tiny-1"]).succeeds();
+    // The commands that are named at the end work.
+    place.write("in.txt", "fn main\n");
+    place
+        .run_on_cpu(&["generate", "runs/switch_tiny-1", "--input", "in.txt", "--max-length", "2"])
+        .succeeds();
+    let resume = ["train", "--config", "runs/switch_tiny-1/config.toml", "--resume", "--steps", "2"];
+    let ran = place.run_on_cpu(&resume).succeeds();
+    has(&ran.out, &["finished after step 2"]);
+    train(&["--metrics", "m.jsonl"]);
+    train(&["--no-run-dir"]);
+    assert_eq!(place.folders("runs"), ["switch_tiny-1"]);
+    place.run(&["--version"]).succeeds();
+    has(&place.run(&["--version"]).succeeds().out, &["meshc 0.1.0 (development build) target: "]);
+}

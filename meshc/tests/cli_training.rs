@@ -82,6 +82,13 @@ fn a_configuration_a_run_folder_and_nothing_compiled_twice() {
         (&"switch_tiny".into(), &false.into())
     );
 
+    let starts = about["starts"].as_array().expect("a list");
+    let command = starts[0]["command"].as_array().expect("a list");
+    assert!(command.iter().any(|word| word == "--config") && starts[0]["host"].is_string(), "{starts:?}");
+    assert_eq!(starts[0]["plugin"]["blake3"].as_str().map(str::len), Some(16), "{starts:?}");
+    assert!(lines.windows(2).all(|l| l[0]["time"].as_f64() <= l[1]["time"].as_f64()), "{lines:?}");
+    assert!(first.err.contains("compiling init (1 of 3)") && first.err.contains("(3 of 3)"), "{}", first.err);
+
     // The resolved options are a valid option file: the run resumes with it, and compiles nothing.
     let again = runs(&place, &["--config", "run/config.toml", "--resume", "--steps", "6"]).succeeds();
     assert!(
@@ -89,6 +96,8 @@ fn a_configuration_a_run_folder_and_nothing_compiled_twice() {
         "{}",
         again.err
     );
+    let about: Value = serde_json::from_slice(&fs::read(place.at("run/run.json")).unwrap()).unwrap();
+    assert_eq!(about["starts"].as_array().map(Vec::len), Some(2), "a restart is recorded: {about}");
     // The same bits as an uninterrupted run, whose programs also come from the cache.
     let straight = runs(&place, &["--config", "t.toml", "--steps", "6", "--run-dir", "straight"]).succeeds();
     assert!(straight.err.contains("init: from the cache"), "{}", straight.err);

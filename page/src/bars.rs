@@ -38,5 +38,5 @@ pub fn bars(rows: &[(String, Vec<f64>)], label: impl Fn(f64) -> String) -> Strin
         }
         y += 5;
     }
-    format!("<svg width=\"{WIDTH}\" height=\"{y}\" role=\"img\">{svg}</svg>")
+    format!("<svg width=\"{WIDTH}\" height=\"{y}\" viewBox=\"0 0 {WIDTH} {y}\" role=\"img\">{svg}</svg>")
 }

@@ -66,6 +66,7 @@ svg .f4 { fill: var(--c4); } svg .f5 { fill: var(--c5); }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } .note, small { color: var(--soft); }
 .grids { display: flex; flex-wrap: wrap; gap: 1.4rem; } .grids figure { margin: 0; max-width: 330px; }
 details { margin: 0.6rem 0; } figure { margin: 0.5rem 0 1rem; } figcaption { color: var(--soft); font-size: 0.85rem; }
+svg { max-width: 100%; height: auto; }
 img { width: 100%; display: block; image-rendering: pixelated; border-radius: 2px; }
 img.drops { height: 8px; margin-top: 2px; } img.legend { width: 260px; height: 10px; }
 .scale { display: flex; width: 260px; justify-content: space-between; color: var(--soft); font-size: 0.8rem; }

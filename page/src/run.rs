@@ -77,7 +77,7 @@ impl Run {
     fn add(&mut self, step: u64, object: &Map<String, Value>) {
         for (key, value) in object {
             match (key.as_str(), value) {
-                ("step" | "non_finite", _) => {}
+                ("step" | "time" | "non_finite", _) => {}
                 ("rollback", _) => self.rollbacks.push(step),
                 ("eval", Value::Object(means)) => {
                     for (key, value) in means.iter().filter_map(|(k, v)| Some((k, v.as_f64()?))) {

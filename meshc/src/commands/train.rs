@@ -27,6 +27,7 @@ use data::{BatchSource, Mixture};
 use driver::{
     artefact,
     device::{self, Chosen},
+    files::numbered_folder,
     hosts::{
         HostOptions,
         agree::{self, Facts, agree},
@@ -45,6 +46,7 @@ use runtime::{
     checkpoint::{Keep, Mapping, Pattern, Rule, folder::list, is_url},
     train::{self, Observer, Source, Spikes},
 };
+use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -84,6 +86,10 @@ pub struct Args {
     /// Directory of the run: options, metrics.jsonl, tensorboard/ and checkpoints/, unless given separately
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
+    /// Write no run directory. Default: runs/PROGRAM-N, unless --run-dir, --checkpoint-dir, --metrics,
+    /// --tensorboard or several processes are given
+    #[arg(long, conflicts_with = "run_dir")]
+    no_run_dir: bool,
     /// Write one JSON object per step, one per line, to this file; --resume appends
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
@@ -222,14 +228,19 @@ fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
         true => several::session(&request, &chosen, artefact, member)?,
         false => device::on(&chosen, &request, artefact)?,
     };
-    let mut progress =
-        progress(&args, member.job.is_first(), session.artefact(), run_folder.as_ref(), signals);
+    let start = run_folder.as_ref().map_or(Value::Null, |_| run_folder::start(&chosen));
+    let place = run_folder.as_ref().map(|folder| (folder, &start));
+    let mut progress = progress(&args, member.job.is_first(), session.artefact(), place, signals);
     let result = train::run(&mut session, source, &options, &mut progress, &signals.stop);
     progress.end();
     // A run that was refused keeps the description that an earlier run has written.
     if let Some(folder) = run_folder.as_ref().filter(|_| !session.compilations().is_empty()) {
-        let described =
-            folder.describe(&session.artefact().manifest, session.compilations(), progress.warnings());
+        let described = folder.describe(
+            &session.artefact().manifest,
+            session.compilations(),
+            progress.warnings(),
+            &start,
+        );
         if let Err(error) = described {
             progress.on_warning(&format!("{error:#}"));
         }
@@ -246,6 +257,7 @@ fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
         if !written.is_empty() {
             outln!("{written}");
         }
+        out!("{}", args.next());
     }
     if summary.stopped { Ok(ExitCode::from(signals.code())) } else { Ok(ExitCode::SUCCESS) }
 }
@@ -286,6 +298,9 @@ impl Run {
             Some(texts) => Some(texts.mixture(spec, 1.0)?),
             None => None,
         };
+        if args.has_default_run_dir() && !member.is_in_job() {
+            args.run_dir = Some(numbered_folder(Path::new("runs"), &artefact.manifest.program)?);
+        }
         // Rank 0 writes what exists once.
         let run_dir = args.run_dir.as_ref().filter(|_| member.job.is_first());
         let run_folder = run_dir.map(|dir| RunFolder::create(dir)).transpose()?;
@@ -334,15 +349,16 @@ fn progress(
     args: &Args,
     is_first: bool,
     artefact: &Artefact,
-    run: Option<&RunFolder>,
+    run: Option<(&RunFolder, &Value)>,
     signals: &Signals,
 ) -> Progress {
     let folder = args.run_dir.clone().or(args.checkpoint_dir.clone());
     let folder = folder.filter(|folder| is_first && !is_url(folder));
-    let (options, manifest, run) = (args.resolved.toml(), artefact.manifest.clone(), run.cloned());
+    let (options, manifest) = (args.resolved.toml(), artefact.manifest.clone());
+    let run = run.map(|(folder, start)| (folder.clone(), start.clone()));
     Progress::new(args.steps, signals.stop.clone()).at_state(signals.beginning()).first(move || {
         folder.map_or(Ok(()), |folder| run_folder::keep_config(&folder, &options))?;
-        run.map_or(Ok(()), |run| run.describe(&manifest, &[], &[]))
+        run.map_or(Ok(()), |(run, start)| run.describe(&manifest, &[], &[], &start))
     })
 }
 
@@ -358,6 +374,27 @@ impl Args {
         }
     }
 
+    /// True if the options name no place for what the run writes.
+    fn has_default_run_dir(&self) -> bool {
+        let named = [&self.run_dir, &self.checkpoint_dir, &self.metrics, &self.tensorboard];
+        !self.no_run_dir && named.iter().all(|place| place.is_none())
+    }
+
+    /// Returns the commands that continue with the results of the run; empty without checkpoints.
+    fn next(&self) -> String {
+        let has_checkpoints = |folder: &&PathBuf| list(folder).is_ok_and(|found| !found.is_empty());
+        let (Some(dir), Some(_)) = (&self.run_dir, self.checkpoint_dir.as_ref().filter(has_checkpoints))
+        else {
+            return String::new();
+        };
+        let dir = dir.display();
+        format!(
+            "next:\n  meshc runs {dir}\n  meshc generate {dir} --input FILE\n  meshc train --config \
+             {dir}/config.toml --resume --steps {}\n",
+            self.steps * 2
+        )
+    }
+
     /// Returns the folder of checkpoints, if the run saves any.
     fn checkpoints(&self) -> Option<PathBuf> {
         let of_run = || self.run_dir.as_ref().map(|dir| dir.join(run_folder::CHECKPOINTS));
@@ -368,6 +405,8 @@ impl Args {
     fn complete(&mut self, artefact: &Artefact, held_out: f64) {
         let all = &mut self.resolved;
         if let Some(dir) = &self.run_dir {
+            // An option, so that `--config` of this file resumes the run.
+            all.derive("run-dir", &dir.display().to_string(), Origin::Default);
             let place = |name: &str| Some(dir.join(name));
             self.metrics = self.metrics.take().or_else(|| place(run_folder::METRICS));
             self.checkpoint_dir = self.checkpoint_dir.take().or_else(|| place(run_folder::CHECKPOINTS));

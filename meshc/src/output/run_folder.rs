@@ -1,14 +1,18 @@
 //! The directory of a training run: options, description, metrics, checkpoints.
 
 use anyhow::{Context, Result};
-use driver::{failure::failure, files::write_file};
+use driver::{device::Chosen, failure::failure, files::write_file, hosts::agree};
 use proto::manifest::Manifest;
 use runtime::{Compilation, checkpoint::is_url};
 use serde_json::{Value, json};
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
 };
+
+/// The version with the commit it was built from.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("MESH_COMMIT"), ")");
 
 /// The options, in the run directory or in the checkpoint directory.
 pub const CONFIG: &str = "config.toml";
@@ -60,8 +64,15 @@ impl RunFolder {
         self.dir.join(name)
     }
 
-    /// Writes the description: the program, its executables, and the warnings of the run.
-    pub fn describe(&self, manifest: &Manifest, made: &[Compilation], warnings: &[String]) -> Result<()> {
+    /// Writes the description: the program, its executables, the warnings of the run, and all its starts.
+    /// `start` is the one of this process.
+    pub fn describe(
+        &self,
+        manifest: &Manifest,
+        made: &[Compilation],
+        warnings: &[String],
+        start: &Value,
+    ) -> Result<()> {
         let axes = manifest.mesh.iter().flat_map(|m| &m.axes);
         let mesh: Vec<String> = axes.map(|a| format!("{}={}", a.name, a.size)).collect();
         let summary = manifest.summary.unwrap_or_default();
@@ -88,9 +99,44 @@ impl RunFolder {
             "meta": manifest.meta,
             "executables": executables,
             "warnings": warnings,
+            "starts": self.starts(start),
         });
         write_file(&self.at(RUN), format!("{about:#}\n").as_bytes())
     }
+
+    /// Returns the starts in the description, and this one if it is new.
+    fn starts(&self, start: &Value) -> Vec<Value> {
+        let about: Value = fs::read(self.at(RUN))
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default();
+        let mut starts = about["starts"].as_array().cloned().unwrap_or_default();
+        if !starts.contains(start) {
+            starts.push(start.clone());
+        }
+        starts
+    }
+}
+
+/// Describes the start of this process: time, host, command line, version of meshc, and plugin.
+pub fn start(chosen: &Chosen) -> Value {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+    let words: Vec<String> = env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let path = &chosen.found.path;
+    json!({
+        "time": (seconds * 1e3).round() / 1e3,
+        "host": fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim(),
+        "process": std::process::id(),
+        "command": words,
+        "meshc": VERSION,
+        "plugin": {
+            "path": path.display().to_string(),
+            "found_by": chosen.found.source,
+            "api": chosen.plugin.version().to_string(),
+            "blake3": agree::digest(path).ok(),
+            "platform": chosen.platform.to_string(),
+        },
+    })
 }
 
 /// Writes the options of a run to a directory.

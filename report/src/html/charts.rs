@@ -1,7 +1,7 @@
 //! Bar and line charts.
 
 use crate::{
-    Report,
+    Moment, Report,
     compiled::Compiled,
     table::{count, size},
 };
@@ -40,8 +40,9 @@ pub(super) fn fit(report: &Report, compiled: Option<&Compiled>) -> String {
         shares("dims", &m.dims)
     );
     let legend = legend(&parts, m.total);
-    let body =
-        format!("<svg width=\"{WIDTH}\" height=\"70\" role=\"img\">{bar}</svg><table>{legend}</table>{more}");
+    let body = format!(
+        "<svg width=\"{WIDTH}\" height=\"70\" viewBox=\"0 0 {WIDTH} 70\" role=\"img\">{bar}</svg><table>{legend}</table>{more}"
+    );
     section("Memory per device", &verdict(m.total, peak, usable), &body)
 }
 
@@ -147,10 +148,50 @@ pub(super) fn timeline(report: &Report, compiled: Option<&Compiled>) -> String {
             );
         }
     }
+    svg += &scales(all, top, height);
     let note = "Estimated memory after each instruction, with one iteration of each loop. Blue is the forward pass and \
                 the optimizer, orange is the backward pass. Hover over a column for its scope.";
-    let body = format!("<svg width=\"{WIDTH}\" height=\"{height}\" role=\"img\">{svg}</svg>");
+    let all = height + 34.0;
+    let body = format!(
+        "<svg width=\"{WIDTH}\" height=\"{all}\" viewBox=\"0 0 {WIDTH} {all}\" role=\"img\">{svg}</svg>"
+    );
     section("Memory over the program", note, &body)
+}
+
+/// The scales of the timeline: bytes, numbers of instructions, and the names of its phases.
+fn scales(all: &[Moment], top: f64, height: f64) -> String {
+    let mut svg = String::new();
+    for quarter in 1..4 {
+        let bytes = top * f64::from(quarter) / 4.0;
+        let y = height - height * f64::from(quarter) / 4.0;
+        // Writing to a string does not fail.
+        let _ = write!(
+            svg,
+            "<path class=\"grid\" d=\"M0 {y:.1}H{WIDTH}\"/><text x=\"{WIDTH}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            y - 3.0,
+            size(bytes as u64)
+        );
+    }
+    let text = |x: f64, y: f64, anchor: &str, words: &str| {
+        format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{words}</text>")
+    };
+    let last = all.len();
+    svg += &text(0.0, height + 14.0, "start", "instruction 1");
+    svg += &text(WIDTH / 2.0, height + 14.0, "middle", &(last / 2).max(1).to_string());
+    svg += &text(WIDTH, height + 14.0, "end", &last.to_string());
+    let first = all.iter().position(|m| m.backward);
+    let end = all.iter().rposition(|m| m.backward);
+    let phases = match (first, end) {
+        (Some(first), Some(end)) => {
+            vec![(0, first, "forward"), (first, end + 1, "backward"), (end + 1, last, "optimizer")]
+        }
+        _ => vec![(0, last, "forward")],
+    };
+    for (from, to, words) in phases.into_iter().filter(|(from, to, _)| to > from) {
+        let middle = (from + to) as f64 / 2.0 / last as f64 * WIDTH;
+        svg += &text(middle.clamp(30.0, WIDTH - 30.0), height + 30.0, "middle", words);
+    }
+    svg
 }
 
 /// Traffic by mesh axes: our estimate, and that of the optimized program.

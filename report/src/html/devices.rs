@@ -79,16 +79,35 @@ fn grid(tensor: &Placed, mesh: &Mesh) -> String {
     let copies = if copies == 1 { "no copies".to_owned() } else { format!("{copies} copies of each part") };
     format!(
         "<figure><figcaption><b>{}</b> ({})<br><small>{} · {} a device, {copies}</small></figcaption>\
-         <svg width=\"{width}\" height=\"{height}\" role=\"img\">{svg}</svg></figure>",
+         <svg width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" role=\"img\">{svg}</svg>\
+         <small>{}</small></figure>",
         escape(&tensor.name),
         if tensor.kind == "input" { "tokens" } else { "weights" },
         escape(&shape.join(", ")),
-        size(tensor.bytes)
+        size(tensor.bytes),
+        escape(&directions(mesh, columns))
     )
 }
 
+/// Names the axes of the mesh along rows and columns of a grid, if a number of axes makes up a row.
+fn directions(mesh: &Mesh, columns: usize) -> String {
+    let axes = mesh.axes();
+    for first in 0..=axes.len() {
+        let (rows, row) = axes.split_at(first);
+        if row.iter().map(|axis| axis.size).product::<usize>() == columns {
+            let names = |axes: &[mesh::Axis]| -> String {
+                let names: Vec<&str> = axes.iter().map(|axis| &*axis.name).collect();
+                if names.is_empty() { "one".to_owned() } else { names.join(", ") }
+            };
+            return format!("columns: {}; rows: {}", names(row), names(rows));
+        }
+    }
+    "devices row by row".to_owned()
+}
+
 /// The square of one device, at `(x, y)`: its colour is the number of its shard, its title the range of each
-/// split dim, and its label the first range, if there is room.
+/// split dim, and its labels the number of the device and the range or the number of its part, if there is
+/// room.
 fn square(device: usize, (x, y): (usize, usize), side: usize, split: &[Split], mesh: &Mesh) -> String {
     let (mut shard, mut shards) = (0, 1);
     let mut ranges = Vec::new();
@@ -110,18 +129,25 @@ fn square(device: usize, (x, y): (usize, usize), side: usize, split: &[Split], m
         side - 1,
         escape(&title)
     );
-    match ranges.first() {
-        Some((_, range)) if mesh.devices() <= WRITTEN && side >= 28 => {
-            square + &label(x + side / 2, y + side / 2 + 3, range)
-        }
-        Some(_) | None => square,
+    if mesh.devices() > WRITTEN || side < 28 {
+        return square;
+    }
+    let number =
+        format!("<text x=\"{}\" y=\"{}\" style=\"font-size:6px;fill:#1b1f24\">{device}</text>", x + 2, y + 7);
+    match ranges.as_slice() {
+        [] => square + &number,
+        [(_, range)] => square + &number + &label(x + side / 2, y + side / 2 + 6, range),
+        // With several split dims, only the number of the part is unique.
+        _ => square + &number + &label(x + side / 2, y + side / 2 + 6, &format!("#{shard}")),
     }
 }
 
 /// The label of a device; a range that is too wide for a square takes two lines.
 fn label(x: usize, y: usize, range: &str) -> String {
     let text = |y: usize, text: &str| {
-        format!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\" style=\"font-size:8px\">{text}</text>")
+        format!(
+            "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\" style=\"font-size:8px;fill:#1b1f24\">{text}</text>"
+        )
     };
     match range.split_once('–') {
         Some((from, to)) if range.chars().count() > WIDE => {
@@ -156,6 +182,15 @@ mod tests {
         assert!(svg.contains("<title>device 5: experts 2–3</title>"), "{svg}");
         assert!(svg.contains("2 copies of each part"), "{svg}");
         assert!(svg.contains(">2–3</text>"), "{svg}");
+        assert!(svg.contains("columns: expert; rows: data") && svg.contains(">7</text>"), "{svg}");
+        // Four parts of two split dims have four labels.
+        let dims = ["experts", "d_ff"].into_iter().zip(["data", "expert"]);
+        let dims = dims.map(|(name, axis)| PlacedDim { name: name.into(), size: 8, axes: vec![axis.into()] });
+        let both = Placed { dims: dims.collect(), ..tensor };
+        let svg = grid(&both, &Mesh::parse("data=2,expert=4").unwrap());
+        for part in 0..8 {
+            assert_eq!(svg.matches(&format!(">#{part}</text>")).count(), 1, "{svg}");
+        }
         let two = label(20, 30, "1024–1087");
         assert!(
             two.contains("y=\"25\"") && two.contains(">1024–</text>") && two.contains(">1087</text>"),

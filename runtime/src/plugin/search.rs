@@ -152,18 +152,19 @@ pub fn list(platform: Platform, explicit: Option<&Path>, around: &SearchPaths) -
         }
         found.push(PluginFile { path: path.to_owned(), source: source.to_owned() });
     }
+    // The pinned version comes before wheels, which depend on the Python environment that is active.
+    if platform == Platform::Cpu {
+        let path = installed(&CPU, &around.cache);
+        if path.is_file() {
+            found.push(PluginFile { path, source: CACHE.to_owned() });
+        }
+    }
     for folder in &around.site_packages {
         for below in platform.wheel_paths() {
             let path = folder.join(below);
             if path.is_file() {
                 found.push(PluginFile { path, source: format!("wheel in {}", folder.display()) });
             }
-        }
-    }
-    if platform == Platform::Cpu {
-        let path = installed(&CPU, &around.cache);
-        if path.is_file() {
-            found.push(PluginFile { path, source: CACHE.to_owned() });
         }
     }
     Ok(found)
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_is_flag_then_environment_then_wheels_then_cache() {
+    fn the_order_is_flag_then_environment_then_the_pinned_version_then_wheels() {
         let dir = tempfile::tempdir().unwrap();
         let at = |p: &str| dir.path().join(p);
         for file in [
@@ -249,7 +250,9 @@ mod tests {
             [at("env.so"), at("site/jax_plugins/xla_cuda13/xla_cuda_plugin.so")]
         );
         touch(&installed(&CPU, &around.cache));
-        assert_eq!(paths(Platform::Cpu, None), [at("env.so"), installed(&CPU, &around.cache)]);
+        let wheel = at("site").join(Platform::Cpu.wheel_paths()[0]);
+        touch(&wheel);
+        assert_eq!(paths(Platform::Cpu, None), [at("env.so"), installed(&CPU, &around.cache), wheel]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! layer becomes one scalar per layer; a matrix, such as loads by layer and expert, becomes one histogram per
 //! layer with a bucket for each expert.
 
-use super::metrics::{Record, append};
+use super::metrics::{Record, append, now};
 use crate::{Error, Result};
 use proto::{
     Message,
@@ -18,7 +18,6 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 /// An event file. Does nothing without a folder.
@@ -52,6 +51,7 @@ impl Events {
         }
         let mut value = Vec::new();
         for (name, dims, numbers) in record.tensors() {
+            let name = tag(&name);
             match dims.as_slice() {
                 [] => value.push(scalar(name, numbers[0])),
                 [_] => {
@@ -75,8 +75,33 @@ impl Events {
     }
 }
 
-fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+/// Returns the tag of a metric: its name below `learning/`, `perf/`, `router/`, `data/` or `eval/`, by which
+/// TensorBoard groups cards.
+fn tag(name: &str) -> String {
+    const PERF: [&str; 8] = [
+        "tokens_per_s",
+        "step_ms",
+        "wait_ms",
+        "mfu",
+        "device_memory",
+        "host_memory",
+        "slowest_rank",
+        "slowest_ms",
+    ];
+    const ROUTER: [&str; 5] = ["_load", "_dropped", "_entropy", "_aux", "_z"];
+    let group = if name.starts_with("eval/") {
+        return name.to_owned();
+    } else if PERF.contains(&name) {
+        "perf"
+    } else if name.contains('/') {
+        // Losses and tokens by corpus.
+        "data"
+    } else if ROUTER.iter().any(|end| name.ends_with(end)) {
+        "router"
+    } else {
+        "learning"
+    };
+    format!("{group}/{name}")
 }
 
 fn scalar(tag: String, value: f64) -> summary::Value {
@@ -182,8 +207,8 @@ mod tests {
         events.begin(7).unwrap();
         let values = vec![
             ("loss".to_owned(), HostTensor::f32(&[], &[1.5])),
-            ("entropy".to_owned(), HostTensor::f32(&[2], &[0.5, 0.25])),
-            ("load".to_owned(), HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])),
+            ("encoder_entropy".to_owned(), HostTensor::f32(&[2], &[0.5, 0.25])),
+            ("encoder_load".to_owned(), HostTensor::f32(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])),
         ];
         events.add(&Record::from_values(7, values).unwrap()).unwrap();
         let path = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
@@ -200,7 +225,18 @@ mod tests {
         let tag = |value: &Vec<u8>| String::from_utf8(get(value, 1).unwrap()).unwrap();
         assert_eq!(
             values.iter().map(tag).collect::<Vec<_>>(),
-            ["loss", "entropy/0", "entropy/1", "load/0", "load/1"]
+            [
+                "learning/loss",
+                "router/encoder_entropy/0",
+                "router/encoder_entropy/1",
+                "router/encoder_load/0",
+                "router/encoder_load/1"
+            ]
+        );
+        let tags = ["eval/loss", "german/loss", "step_ms", "grad_norm", "aux_loss"].map(super::tag);
+        assert_eq!(
+            tags,
+            ["eval/loss", "data/german/loss", "perf/step_ms", "learning/grad_norm", "learning/aux_loss"]
         );
         assert_eq!(get(&values[2], 2).unwrap(), 0.25f32.to_le_bytes());
         let buckets = get(&get(&values[4], 5).unwrap(), 7).unwrap();

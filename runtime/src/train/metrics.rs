@@ -3,7 +3,8 @@
 //! The file has one JSON object per line: `step`, `loss`, `tokens_per_s`, `step_ms`, `wait_ms`, then every
 //! output of the program under its name (tensors as nested lists), then the losses by corpus, utilization and
 //! memory if known, `eval` after an evaluation, and `rollback` in the first step after a rollback. JSON has
-//! no NaN and no infinity: they are written as `null`, and `non_finite` lists their names.
+//! no NaN and no infinity: they are written as `null`, and `non_finite` lists their names. `time` is the wall
+//! clock at the end of the step, in seconds since 1970.
 
 use super::observer::{Rollback, Step};
 use crate::{Contract, Error, HostTensor, Outputs, Result};
@@ -14,7 +15,7 @@ use std::{
     fs::{self, File},
     io::{self, BufWriter, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 /// The metrics of a step.
@@ -276,9 +277,19 @@ impl Log {
     /// Writes a line, so that readers see every finished step. A failed write leaves no part of a line.
     pub fn write(&mut self, record: &Record) -> Result<()> {
         let Some((path, file)) = &mut self.file else { return Ok(()) };
-        let line = format!("{}\n", record.to_json());
+        let mut value = record.to_json();
+        if let Value::Object(object) = &mut value {
+            // Milliseconds are exact enough to compare runs.
+            object.insert("time".into(), ((now() * 1e3).round() / 1e3).into());
+        }
+        let line = format!("{value}\n");
         append(file.get_mut(), line.as_bytes()).map_err(Error::io("writing the metrics file", &*path))
     }
+}
+
+/// Returns the seconds since 1970.
+pub(super) fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// The lines of a metrics file.

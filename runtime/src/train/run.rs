@@ -153,8 +153,14 @@ fn prepare(
     observer: &mut dyn Observer,
     stop: &mut Stop<'_>,
 ) -> Result<Option<u64>> {
-    if !session.is_initialized() && !stop.is_here()? {
-        compile("init", observer, session, stop.job(), |session| session.compile("init").map(drop))?;
+    let functions = ["train_step"].into_iter().chain(evaluates.then_some("eval_step"));
+    let beside = saves && session.uses_host_memory()?;
+    let initializes = !session.is_initialized();
+    let mut number =
+        Numbers { at: 0, of: 1 + [initializes, evaluates, beside].map(usize::from).iter().sum::<usize>() };
+    if initializes && !stop.is_here()? {
+        let what = number.next("init");
+        compile(what, observer, session, stop.job(), |session| session.compile("init").map(drop))?;
         observer.on_phase("initializing the state");
         observer.on_state();
         let seed = seeds(session.artefact().function("init")?, seed);
@@ -162,29 +168,43 @@ fn prepare(
         // It runs only once, and an executable takes memory.
         session.release("init");
     }
-    let functions = ["train_step"].into_iter().chain(evaluates.then_some("eval_step"));
     for function in functions {
         // A run that is to stop should not wait for a compiler.
         if !stop.is_here()? {
-            compile(function, observer, session, stop.job(), |session| session.compile(function).map(drop))?;
+            let what = number.next(function);
+            compile(what, observer, session, stop.job(), |session| session.compile(function).map(drop))?;
         }
     }
-    if saves && session.uses_host_memory()? && !stop.is_here()? {
-        let what = "train_step for the steps after checkpoints";
+    if beside && !stop.is_here()? {
+        let what = number.next("train_step for the steps after checkpoints");
         compile(what, observer, session, stop.job(), |session| session.prepare_snapshots("train_step"))?;
     }
     session.record_memory_baseline()?;
     steps_seen(session)
 }
 
+/// The number of the compilation, and how many there are.
+struct Numbers {
+    at: usize,
+    of: usize,
+}
+
+impl Numbers {
+    /// Counts a compilation of `what`; returns it and the words for its number, such as ` (1 of 4)`.
+    fn next<'a>(&mut self, what: &'a str) -> (&'a str, String) {
+        self.at += 1;
+        (what, if self.of > 1 { format!(" ({} of {})", self.at, self.of) } else { String::new() })
+    }
+}
+
 fn compile(
-    what: &str,
+    (what, number): (&str, String),
     observer: &mut dyn Observer,
     session: &mut Session,
     job: &Job,
     make: impl FnOnce(&mut Session) -> Result<()>,
 ) -> Result<()> {
-    observer.on_phase(&format!("compiling {what}"));
+    observer.on_phase(&format!("compiling {what}{number}"));
     let before = session.compilations().len();
     make(session)?;
     let compiled = &session.compilations()[before..];
