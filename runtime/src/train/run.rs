@@ -183,7 +183,7 @@ fn prepare(
     steps_seen(session)
 }
 
-/// The number of the compilation, and how many there are.
+/// The number of the current compilation, and the number of all compilations.
 struct Numbers {
     at: usize,
     of: usize,
