@@ -6,6 +6,7 @@
 
 mod dispatch;
 mod generate;
+mod hosts;
 mod lower;
 mod open;
 mod peers;
@@ -25,6 +26,7 @@ const USAGE: &str = "usage: bench [--peers PYTHON] [--quick]
        bench lower MODEL.mesh
        bench dispatch [ROUNDS] [--quick]
        bench generate [--peers PYTHON] [--quick]
+       bench hosts [step] [traffic] [start] [coordinator] [--quick]
        bench open [BOXES]
        bench pods [base|xxl|c]…
        bench save [ROUNDS] [--quick] [--dir DIR]
@@ -57,6 +59,7 @@ fn run(args: &[String]) -> Result<()> {
         }
         ["open"] => open::measure(20_000, 9)?,
         ["open", boxes] => open::measure(boxes.parse().context("BOXES must be a number")?, 9)?,
+        ["hosts", words @ ..] => hosts::measure(words)?,
         ["pods", rows @ ..] => pods::measure(rows)?,
         ["save", options @ ..] => {
             let (mut rounds, mut dir, mut options) = (7, ".", options.iter().copied());
