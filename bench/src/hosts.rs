@@ -268,7 +268,8 @@ fn coordinator(count: usize, seconds: u64) -> Result<Value> {
     let any = "127.0.0.1:0".parse().context("a constant address")?;
     let coordinator = Coordinator::serve(any, count, TOKEN, limits)?;
     let barriers = 20;
-    let words = [coordinator.address().to_string(), count.to_string(), seconds.to_string(), barriers.to_string()];
+    let words =
+        [coordinator.address().to_string(), count.to_string(), seconds.to_string(), barriers.to_string()];
     let mut command = Command::new(env::current_exe()?);
     let mut child = command.args(["hosts", "clients"]).args(words).stdout(Stdio::piped()).spawn()?;
     let mut output = BufReader::new(child.stdout.take().context("the output is a pipe")?);

@@ -22,7 +22,8 @@ use tests::{
 };
 
 const STEPS: u64 = 20;
-const DEVICES: usize = 4;
+/// Steps of the model at full size.
+const STEPS_AT_FULL_SIZE: u64 = 3;
 /// The number of processes that stands for one whose collectives are XLA's own.
 const ORDINARY: u32 = 0;
 
@@ -30,8 +31,16 @@ const ORDINARY: u32 = 0;
 /// the folder of checkpoints, which may be empty.
 const PLACE: &str = "MESH_TEST_RANK";
 
-/// Returns the model: one layer per stack, because it is compiled for every rank; two with `MESH_SLOW=1`.
-fn model() -> Config {
+fn devices(mesh: &str) -> usize {
+    mesh::Mesh::parse(mesh).expect("the tests' meshes are legal").devices()
+}
+
+/// Returns the model for a mesh. With four devices: one layer per stack, because it is compiled for every
+/// rank; two with `MESH_SLOW=1`. With eight devices: switch_tiny at full size.
+fn model(mesh: &str) -> Config {
+    if devices(mesh) == 8 {
+        return models::zoo::switch_tiny();
+    }
     let layers = if is_slow() { 2 } else { 1 };
     let all = small_switch();
     // Every layer has experts if there is only one.
@@ -92,11 +101,11 @@ fn rank() {
     };
     let on_loss = Box::new(job::member::end_process);
     let job = Arc::new(Job::join(&address, (rank, size), token, limits, coordinator, on_loss).unwrap());
-    let own = DEVICES / size as usize;
+    let own = devices(mesh) / size as usize;
     let plugin = plugin::client().plugin().clone();
     let options = ClientOptions::new().with("cpu_device_count", own as i64);
     let client = Client::create(&plugin, &options).unwrap();
-    let artefact = artefact_for_processes(&model(), mesh, state_layout);
+    let artefact = artefact_for_processes(&model(mesh), mesh, state_layout);
     let mut session = if is_ordinary {
         Session::with_client(client, artefact).unwrap()
     } else {
@@ -190,29 +199,37 @@ fn by_text(line: &str) -> String {
     names.map(|name| format!("{name}={}", line[name])).join(" ")
 }
 
-/// Compares an ordinary process, whose collectives are XLA's own, with one, two and four that exchange data
-/// themselves: the same bits. Compares them with the program for one host, whose row losses stay split:
-/// losses equal to rounding (ADR 12).
+/// Compares one process with two and four: the same bits. Compares them with an ordinary process, whose
+/// collectives are XLA's own, and with the program for one host, whose row losses stay split: the same bits
+/// without XLA's optimizations, and losses equal to rounding with them (ADR 12).
 #[track_caller]
 fn check(mesh: &str, state_layout: &str) {
     let run = |size| Run { size, mesh, state_layout, steps: STEPS, checkpoints: "" }.run();
-    let ordinary = run(ORDINARY);
-    let losses = &ordinary.losses;
-    assert!(losses[STEPS as usize - 1] < losses[0] - 1.0, "it learns: {losses:?}");
-    for size in [1, 2, 4] {
+    let one = run(1);
+    assert!(one.losses[STEPS as usize - 1] < one.losses[0] - 1.0, "it learns: {:?}", one.losses);
+    let mut sizes = vec![2, 4];
+    sizes.extend((!is_slow()).then_some(ORDINARY));
+    for size in sizes {
         let several = run(size);
-        assert_eq!(several.losses, ordinary.losses, "{mesh}, {size} processes: losses");
-        assert_eq!(several.regions, ordinary.regions, "{mesh}, {size} processes: state");
-        let count = ordinary.regions.len();
-        eprintln!(
-            "{mesh} {state_layout}: {size} processes give the bits of an ordinary one, in {count} regions"
-        );
+        assert_eq!(several.losses, one.losses, "{mesh}, {size} processes: losses");
+        assert_eq!(several.regions, one.regions, "{mesh}, {size} processes: state");
+        let count = one.regions.len();
+        eprintln!("{mesh} {state_layout}: {size} processes give the same bits, in {count} regions");
+    }
+    if is_slow() {
+        near("an ordinary process", &run(ORDINARY).losses, &one.losses);
     }
     let options = train::Options { steps: STEPS, ..train::Options::default() };
-    let split = trained(&mut session(&model(), mesh, state_layout), options);
-    let apart = split.iter().zip(losses).map(|(a, b)| (a - b).abs() / a.abs()).fold(0.0, f64::max);
-    eprintln!("{mesh} {state_layout}: the program for one host gives losses at most {apart:.1e} apart");
-    assert!(apart <= 1e-6, "{split:?}\n{losses:?}");
+    let of_one_host = trained(&mut session(&model(mesh), mesh, state_layout), options);
+    near("the program for one host", &of_one_host, &one.losses);
+}
+
+/// Checks that losses are equal to rounding.
+#[track_caller]
+fn near(what: &str, losses: &[f64], of_one: &[f64]) {
+    let apart = losses.iter().zip(of_one).map(|(a, b)| (a - b).abs() / a.abs()).fold(0.0, f64::max);
+    eprintln!("{what} gives losses at most {apart:.1e} apart");
+    assert!(losses.len() == of_one.len() && apart <= 1e-6, "{what}: {losses:?}\n{of_one:?}");
 }
 
 /// Copies a folder of checkpoints, and returns the path of the copy.
@@ -268,4 +285,21 @@ fn experts_and_data_over_processes() {
 #[test]
 fn model_and_stored_parts_over_processes() {
     check("data=2,model=2", "*:data");
+}
+
+#[test]
+fn eight_devices_in_two_processes_at_full_size() {
+    if !is_slow() {
+        return tests::say_skipped("MESH_SLOW=1 trains switch_tiny at full size on 8 devices");
+    }
+    let (mesh, steps) = ("data=2,expert=4", STEPS_AT_FULL_SIZE);
+    let run = |size| Run { size, mesh, state_layout: "*:data", steps, checkpoints: "" }.run();
+    let (one, two) = (run(1), run(2));
+    assert_eq!(two.losses, one.losses, "losses");
+    assert_eq!(two.regions, one.regions, "state");
+    eprintln!(
+        "8 devices: 2 processes give the same bits as 1, in {} regions: {:?}",
+        one.regions.len(),
+        one.losses
+    );
 }

@@ -127,6 +127,8 @@ mod tests {
                 "MEGASCALE_COORDINATOR_ADDRESS=h0",
             ],
         );
+        // Names of tpu7x count cores, of which a chip has two.
+        assert_eq!(accelerator_type(&slice("tpu7x:4x4x4")), "tpu7x-128");
         // One machine with eight chips.
         let one =
             ["TPU_ACCELERATOR_TYPE=v5litepod-8", "TPU_CHIPS_PER_HOST_BOUNDS=2,4,1", "TPU_HOST_BOUNDS=1,1,1"];
