@@ -16,17 +16,22 @@ use crate::{
     program,
     program::Program,
     request::{Request, Setting},
-    subject::{is_package, newest},
+    settings::key,
+    subject::{has_checkpoints, is_package, newest},
 };
 use anyhow::Result;
-use interchange::Origin;
-use mesh::{Diagnostics, Site, dsl::Args, task::check::Purpose};
+use interchange::{Origin, Overrides};
+use mesh::{Diagnostics, Site, dsl::Args, schedule, task::check::Purpose};
 use runtime::{
     Artefact, Checkpoint, Session,
     checkpoint::{RestoreScope, is_url},
     train::compare_executables,
 };
-use std::{env, fmt::Debug, path::Path};
+use std::{
+    env,
+    fmt::Debug,
+    path::{Path, PathBuf},
+};
 
 /// The checkpoint of a session.
 #[derive(Debug)]
@@ -155,6 +160,35 @@ pub fn parameters(request: &Request, checkpoint: Option<&Path>) -> Result<Parame
         }
     };
     Ok(Parameters { checkpoint, is_subject })
+}
+
+/// Completes the settings of a student by those of its teacher, which the newest checkpoint in `dir` describes.
+/// Returns the path of that checkpoint.
+///
+/// # Errors
+/// There is no valid checkpoint, it does not name its model, or the student is a checkpoint itself.
+pub fn add_teacher(request: &mut Request, dir: &Path) -> Result<PathBuf> {
+    if has_checkpoints(&request.subject) {
+        return Err(failure(
+            format!(
+                "`{}` is a checkpoint: a student with `--teacher` has new parameters",
+                request.subject.display()
+            ),
+            "name the student's model, such as t5_base, and its settings with --set",
+        ));
+    }
+    let checkpoint = newest(dir, request.host.say)?;
+    let Origin { model, settings: own, dtype, .. } = Origin::of(&checkpoint, None, &Overrides::default())?;
+    let dtype = format!("dtype={dtype}");
+    // The student's schedule is that of the program.
+    let own = own.split_whitespace().filter(|setting| schedule::entry(key(setting)).is_none());
+    let own = own.chain([dtype.as_str()]).map(|setting| format!("teacher.{setting}"));
+    for setting in [format!("teacher={model}")].into_iter().chain(own) {
+        if !request.settings.sets(key(&setting)) {
+            request.settings.settings.push(setting);
+        }
+    }
+    Ok(checkpoint.dir().to_owned())
 }
 
 /// Builds the program of the model that the checkpoint describes.

@@ -9,8 +9,9 @@ use runtime::{
 };
 use std::path::Path;
 
-/// Writes the parameters of `from` as the checkpoint `out` of the model without adapters: every matrix with
-/// an adapter is `W + alpha / rank · A B`. Slots and counters are left. Returns the number of merged matrices.
+/// Writes the parameters of `from` as the checkpoint `out` of the model without adapters: every matrix
+/// with an adapter is `W + alpha / rank · A B`. Slots and counters are left. Returns the number of merged
+/// matrices.
 ///
 /// # Errors
 /// The checkpoint does not name its model or has no adapters, or a file cannot be read or written.

@@ -359,3 +359,30 @@ fn a_loss_that_jumps_is_taken_back_and_its_batches_left_out() {
     let ran = runs(&place, &[&args("u", "200")[..], &["--max-rollbacks", "0"]].concat());
     ran.fails(&["the loss of step", "after 0 rollbacks", "learning rate"]);
 }
+
+#[test]
+fn a_teacher_is_distilled_into_a_student_that_needs_it_no_longer() {
+    let place = Workplace::new();
+    let data = text();
+    let fixed = ["--data", &data, "--seed", "3"];
+    let run = |args: &[&str]| runs(&place, &[args, &fixed, &TINY].concat());
+    run(&["switch_tiny", "--steps", "1", "--set", "experts=4", "--checkpoint-dir", "t"]).succeeds();
+    let student = run(&["t5_tiny", "--steps", "2", "--teacher", "t", "--run-dir", "s"]).succeeds();
+    for part in ["parameters from t/step_00000001 (step 1)", "teacher/*=*", "initialized", "(same name)"] {
+        assert!(student.err.contains(part), "`{part}` is not in:\n{}", student.err);
+    }
+    let lines = place.metrics("s/metrics.jsonl");
+    let all = ["loss", "soft_loss", "teacher_loss"].map(|name| lines[0][name].as_f64().unwrap());
+    assert!(all.iter().all(|loss| (1.0..20.0).contains(loss)), "{all:?}");
+    // A resumed run has its own parameters.
+    let again = ["t5_tiny", "--steps", "3", "--teacher", "t", "--run-dir", "s", "--resume"];
+    assert!(!run(&again).succeeds().err.contains("parameters from"));
+    let eval = ["eval", "s/checkpoints", "--data", &data, "--batches", "1"];
+    let eval =
+        Ran::new(place.meshc(&eval).env("MESH_PJRT_PLUGIN", cpu_plugin()).output().unwrap()).succeeds();
+    assert!(eval.out.contains("loss"), "{}", eval.out);
+    let wrong = ["t5_tiny", "--steps", "1", "--teacher", "t", "--set", "teacher.vocab=99"];
+    run(&wrong).fails(&["the teacher has another vocabulary: `teacher.vocab` is 99, `vocab` is 384"]);
+    let wrong = ["t5_tiny", "--steps", "1", "--set", "teacher=t5_tiny"];
+    run(&wrong).fails(&["`t5_tiny` takes parameters from a checkpoint", "--from CHECKPOINT"]);
+}

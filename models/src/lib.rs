@@ -10,7 +10,7 @@
 //! adapters), the layers ([`norm`], [`position`], [`attention`],
 //! [`feed_forward`], [`switch`], [`embedding`]), [`stack`] (encoder and decoder), [`stream`] (the residual
 //! stream), [`objective`] (losses), [`optimizer`], [`microbatch`] (gradient accumulation), [`tokens`]
-//! (special tokens), [`program`], [`generate`] and [`score`] (programs that generate and score), [`zoo`]
+//! (special tokens), [`distill`] (teachers), [`program`], [`generate`] and [`score`] (programs that generate and score), [`zoo`]
 //! (published models), [`hf`] (tensor names of Hugging Face), [`probe`] (intermediate values, for comparison
 //! with other systems).
 //!
@@ -23,6 +23,7 @@
 pub mod attention;
 pub mod config;
 pub mod context;
+pub mod distill;
 pub mod embedding;
 pub mod feed_forward;
 pub mod generate;

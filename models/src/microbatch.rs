@@ -143,6 +143,11 @@ fn numbers<'g>(losses: &Losses<'g>) -> Vec<(String, Tensor<'g>, MetricReduction)
         ("z_loss".to_owned(), losses.z_loss, MetricReduction::Sum),
     ];
     all.extend(losses.aux_loss.map(|aux| ("aux_loss".to_owned(), aux, MetricReduction::Mean)));
+    for (name, loss) in
+        losses.distilled.iter().flat_map(|d| [("soft_loss", d.soft), ("teacher_loss", d.teacher)])
+    {
+        all.push((name.to_owned(), loss, MetricReduction::Sum));
+    }
     for (stack, metrics) in &losses.routers {
         for (i, m) in metrics.iter().enumerate() {
             // A single sparse layer in an iteration needs no suffix; several are distinguished by their

@@ -104,6 +104,29 @@ pub struct ForwardPass<'g> {
     pub logits: Tensor<'g>,
 }
 
+/// A teacher's logits, and their part in the loss.
+#[derive(Clone, Copy, Debug)]
+pub struct SoftTargets<'g> {
+    /// Logits of the teacher, `f32[batch, target_length, vocab]`.
+    pub logits: Tensor<'g>,
+    /// The weight of the soft loss; the loss of the targets has the rest.
+    pub share: f64,
+    /// The logits of both models are divided by it before the softmax.
+    pub temperature: f64,
+}
+
+/// Losses against a teacher.
+#[derive(Clone, Copy, Debug)]
+pub struct Distilled<'g> {
+    /// Mean cross-entropy of the teacher's probabilities and the student's, times the square of the
+    /// temperature, which keeps the size of its gradient (Hinton et al. 2015).
+    pub soft: Tensor<'g>,
+    /// The teacher's own cross-entropy of the target tokens.
+    pub teacher: Tensor<'g>,
+    /// The weight of `soft`.
+    pub share: f64,
+}
+
 /// Masks that separate the examples of a row, in both self-attentions and in cross-attention.
 #[derive(Clone, Copy)]
 struct SegmentMasks<'g> {
@@ -129,13 +152,16 @@ pub struct Losses<'g> {
     pub tokens: Tensor<'g>,
     /// Metrics of the routers, by stack.
     pub routers: [(&'static str, Vec<RouterMetrics<'g>>); 2],
+    /// Losses against a teacher; `None` means no teacher.
+    pub distilled: Option<Distilled<'g>>,
 }
 
 impl<'g> Losses<'g> {
     /// Returns the loss that training minimizes, for a microbatch that is the `share` of a batch: router
     /// losses are means, so they are scaled by `share`; the other losses are shares already.
     pub fn total(&self, share: f64) -> Tensor<'g> {
-        let own = self.cross_entropy + self.z_loss;
+        let mixed = |d: Distilled<'g>| self.cross_entropy * (1.0 - d.share) + d.soft * d.share;
+        let own = self.distilled.map_or(self.cross_entropy, mixed) + self.z_loss;
         self.aux_loss.map_or(own, |aux| own + if share < 1.0 { aux * share } else { aux })
     }
 }
@@ -170,21 +196,42 @@ impl EncoderDecoder {
     }
 
     /// Returns the losses of a batch, or of a microbatch that is a `part` of it. With `rng` this is a
-    /// training step.
+    /// training step; with `soft` also the losses against a teacher.
     pub fn losses<'g>(
         &self,
         g: &'g Graph,
         feeds: Feeds<'g>,
         part: Part<'g>,
         rng: Option<Rng<'g>>,
+        soft: Option<SoftTargets<'g>>,
     ) -> Losses<'g> {
         let (batch, _, target_length) = self.dims();
         let cx = Context { counts: Some(part.per_part()), ..Context::new(g, &self.config, rng) };
         let ForwardPass { encoder, decoder, logits } = self.run(&cx, feeds);
         let routers = [("encoder", encoder.routers()), ("decoder", decoder.routers())];
-        g.scope("loss", || {
-            self.of_logits(logits, feeds.targets, part.targets, [&batch, &target_length], routers)
+        let positions = [&batch, &target_length];
+        g.scope("loss", || Losses {
+            distilled: soft.map(|soft| self.distilled(logits, soft, feeds.targets, part.targets, positions)),
+            ..self.of_logits(logits, feeds.targets, part.targets, positions, routers)
         })
+    }
+
+    fn distilled<'g>(
+        &self,
+        logits: Tensor<'g>,
+        soft: SoftTargets<'g>,
+        targets: Tensor<'g>,
+        counted: Tensor<'g>,
+        positions: [&Dim; 2],
+    ) -> Distilled<'g> {
+        let vocab = self.embedding.vocab();
+        let weight = targets.ne(PAD).cast(DType::F32) / counted;
+        let (ours, theirs) = (logits / soft.temperature, soft.logits / soft.temperature);
+        let wanted = (ours * theirs.softmax(vocab)).sum(vocab);
+        let each = (ours.logsumexp(vocab) - wanted) * weight * soft.temperature.powi(2);
+        let said = (soft.logits * targets.one_hot(vocab, DType::F32)).sum(vocab);
+        let teacher = (soft.logits.logsumexp(vocab) - said) * weight;
+        Distilled { soft: each.sum(positions), teacher: teacher.sum(positions), share: soft.share }
     }
 
     /// Runs both stacks on the inputs of a step.
@@ -271,6 +318,7 @@ impl EncoderDecoder {
             accuracy: (right * weight).sum(positions),
             tokens: counts.sum(positions),
             routers,
+            distilled: None,
         }
     }
 

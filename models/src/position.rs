@@ -118,7 +118,7 @@ impl RelativeBias {
         // scatter.
         let hot = bucket.one_hot(&self.buckets, DType::F32);
         let out: Vec<Name> = [&self.heads.name].into_iter().chain(dims.iter().copied()).cloned().collect();
-        einsum([self.table.state.read(cx.g), hot], out)
+        einsum([self.table.value(cx.g), hot], out)
     }
 }
 

@@ -2,7 +2,11 @@
 //! runtime.
 
 use crate::{
-    Config, Generation, Weight, Weights, generate, lora, microbatch::Batch, objective::EncoderDecoder,
+    Config, Generation, Weight, Weights,
+    distill::{self, Distillation},
+    generate, lora,
+    microbatch::Batch,
+    objective::EncoderDecoder,
     optimizer, score,
 };
 use mesh::{
@@ -28,22 +32,31 @@ pub fn of_task(config: Config, args: &Args, place: &Site) -> Program {
     match task {
         "generate" => generate::program(&config, &Generation::default().with(args), place),
         "score" => score::program(&config, place),
-        _ => program(&config, place),
+        _ => distilled(&config, Distillation::with(&config, args).as_ref(), place),
     }
 }
 
 /// Builds the training program. Mistakes of the configuration are reported at `place`; nothing is built then.
 pub fn program(config: &Config, place: &Site) -> Program {
+    distilled(config, None, place)
+}
+
+/// Builds the training program with a teacher, if there is one.
+pub fn distilled(config: &Config, distill: Option<&Distillation>, place: &Site) -> Program {
     let p = Program::new(config.name.clone());
     let mistakes = config.mistakes();
     if !mistakes.is_empty() {
         mistakes.into_iter().for_each(|m| p.mistake(m.at(place)));
         return p;
     }
-    meta(&p, config);
+    if distill.is_some_and(|distill| distill::noted(&p, distill, config, place)) {
+        return p;
+    }
+    meta(&p, config, distill.map_or_else(|| config.layout(), |distill| distill.layout(config)));
     let weights = Weights::new(&p).with_adapters(config.lora.as_ref());
     let model = EncoderDecoder::new(&weights, &config.microbatch());
     let trained = trained(&p, config, &weights, place);
+    let teacher = distill.map(|distill| distill.teacher(&p, &weights, config));
     let step = p.counter("step", DType::S32, Init::Zeros);
     let optimizer = optimizer::Update::new(&p, &config.optimizer, trained.clone());
 
@@ -53,7 +66,8 @@ pub fn program(config: &Config, place: &Site) -> Program {
         let now = step.read(g);
         let rng = Rng::new(seed, now.cast(DType::U32));
         let (gradients, metrics) = batch.each(g, &trained, |feeds, part| {
-            let losses = model.losses(g, feeds, part, Some(part.random(rng)));
+            let soft = teacher.as_ref().map(|teacher| teacher.targets(g, feeds));
+            let losses = model.losses(g, feeds, part, Some(part.random(rng)), soft);
             let total = losses.total(part.share);
             (optimizer.gradients(g, total), Some(total), losses)
         });
@@ -70,7 +84,7 @@ pub fn program(config: &Config, place: &Site) -> Program {
     p.function("eval_step", |g| {
         let batch = Batch::input(g, config);
         let (_, metrics) =
-            batch.each(g, &[], |feeds, part| (Vec::new(), None, model.losses(g, feeds, part, None)));
+            batch.each(g, &[], |feeds, part| (Vec::new(), None, model.losses(g, feeds, part, None, None)));
         metrics.output(g, &["row_loss"]);
     });
     p
@@ -101,9 +115,9 @@ fn trained(p: &Program, config: &Config, weights: &Weights<'_>, place: &Site) ->
     trained
 }
 
-fn meta(p: &Program, config: &Config) {
+fn meta(p: &Program, config: &Config, layout: String) {
     p.task(config.task(TaskKind::Train { objective: config.objective, packing: config.packing }));
-    p.meta("layout", config.layout());
+    p.meta("layout", layout);
     // ZeRO: state that would be replicated over `data` is sharded. Optimizer slots alone are twice the
     // parameters.
     p.meta("state_layout", "*:data");

@@ -39,7 +39,7 @@ impl Weight {
     /// current layer.
     #[track_caller]
     pub fn value<'g>(&self, g: &'g Graph) -> Tensor<'g> {
-        let own = self.state.read(g);
+        let own = self.state.read(g).cast(DType::F32);
         self.adapter.as_ref().map_or(own, |adapter| own + adapter.matrix(g, own))
     }
 
@@ -96,6 +96,8 @@ impl Weight {
 pub struct Weights<'p> {
     program: &'p Program,
     lora: Option<Lora>,
+    /// The element type of state that no function changes; `None` means parameters.
+    stored: Option<DType>,
     layers: RefCell<Vec<Dim>>,
     all: RefCell<Vec<Weight>>,
 }
@@ -103,12 +105,18 @@ pub struct Weights<'p> {
 impl<'p> Weights<'p> {
     /// Returns an empty list of parameters of `program`.
     pub fn new(program: &'p Program) -> Self {
-        Self { program, lora: None, layers: RefCell::default(), all: RefCell::default() }
+        Self { program, lora: None, stored: None, layers: RefCell::default(), all: RefCell::default() }
     }
 
     /// Returns the list with adapters for the matrices that will be declared.
     pub fn with_adapters(self, lora: Option<&Lora>) -> Self {
         Self { lora: lora.cloned(), ..self }
+    }
+
+    /// Returns the list for a model that is not trained: its weights are not parameters of the program but
+    /// other state of this element type, which is 0 until it is loaded.
+    pub fn stored_as(self, dtype: DType) -> Self {
+        Self { stored: Some(dtype), ..self }
     }
 
     /// Runs `f` in a scope: names of parameters declared in it begin with `name/`.
@@ -158,7 +166,11 @@ impl<'p> Weights<'p> {
     ) -> Weight {
         let owned = |dims: &[&Dim]| dims.iter().map(|d| (*d).clone()).collect::<Vec<Dim>>();
         let layers = self.layers.borrow().clone();
-        let state = self.program.param(name, [layers.clone(), owned(stored)].concat(), init);
+        let dims = [layers.clone(), owned(stored)].concat();
+        let state = match self.stored {
+            None => self.program.param(name, dims, init),
+            Some(dtype) => self.program.store(name, dtype, dims, Init::Zeros),
+        };
         let (rows, columns) = (owned(rows), owned(columns));
         let (adapter, adapts, used) = (None, false, None);
         let mut weight = Weight { state, layers, rows, columns, decay, adapter, adapts, used };

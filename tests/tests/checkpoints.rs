@@ -188,6 +188,7 @@ fn layers_of_parameters_are_taken_by_name_under_every_layout() {
             .iter()
             .map(|p| p.parse().unwrap())
             .collect(),
+        ..Mapping::default()
     };
     for (mesh, state_layout) in [("", ""), ("data=2,expert=2,model=2", "*:data")] {
         let deep = Config { encoder_layers: 2, decoder_layers: 2, ..small_switch() };

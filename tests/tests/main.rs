@@ -4,6 +4,7 @@
 
 mod checkpoints;
 mod decoding;
+mod distillation;
 mod filetests;
 mod fine_tuning;
 mod fuzz;

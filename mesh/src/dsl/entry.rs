@@ -33,6 +33,8 @@ pub struct Args {
     /// True once the program has read its schedule.
     scheduled: Cell<bool>,
     known: RefCell<Vec<Setting>>,
+    /// The beginning of the keys that are read.
+    prefix: RefCell<String>,
     wrong: RefCell<Vec<Diagnostic>>,
 }
 
@@ -66,9 +68,21 @@ impl Args {
         Ok(parsed)
     }
 
+    /// Calls `read` for the settings whose keys begin with `prefix`, which reads them without it: those of a
+    /// second model in the program. `dtype` is then a setting as well, and there is no schedule.
+    pub fn within<T>(&self, prefix: &str, read: impl FnOnce(&Self) -> T) -> T {
+        let outer = self.prefix.replace(prefix.to_owned());
+        let value = read(self);
+        self.prefix.replace(outer);
+        value
+    }
+
     /// Returns the schedule `default` with the entries given on the command line. A `--set` with the key of
     /// an entry counts as one, unless the program has a setting of that name and reads it first.
     pub fn schedule(&self, default: Schedule) -> Schedule {
+        if !self.prefix.borrow().is_empty() {
+            return default;
+        }
         self.scheduled.set(true);
         let mut schedule = default;
         let known = self.known.borrow();
@@ -85,14 +99,18 @@ impl Args {
 
     /// Returns the value of `--dtype`, one of `choices`. The first of them is the default.
     pub fn dtype<'a>(&self, choices: &[&'a str]) -> &'a str {
+        let first = choices.first().copied().unwrap_or("");
+        if !self.prefix.borrow().is_empty() {
+            return self.choice("dtype", choices, first);
+        }
         self.typed.set(true);
-        self.choose("`--dtype`", self.dtype.as_deref(), choices, choices.first().copied().unwrap_or(""))
+        self.choose("`--dtype`", self.dtype.as_deref(), choices, first)
     }
 
     /// Returns the value set for `key`, or `default`. A size (`usize`) is at most [`MAX_SIZE`], and numbers
     /// are finite: anything else is a mistake.
     pub fn get<T: FromStr + Display>(&self, key: &str, default: T) -> T {
-        self.know(key, &default);
+        let key = &self.know(key, &default);
         let Some((_, text)) = self.given.iter().find(|(k, _)| k == key) else { return default };
         text.parse().ok().filter(|_| kind::<T>().contains(text)).unwrap_or_else(|| {
             let words = kind::<T>().words;
@@ -104,14 +122,14 @@ impl Args {
 
     /// Returns the value set for `key`, one of `choices`, or `default`.
     pub fn choice<'a>(&self, key: &str, choices: &[&'a str], default: &'a str) -> &'a str {
-        self.know(key, &default);
+        let key = &self.know(key, &default);
         let given = self.given.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
         self.choose(&format!("setting `{key}`"), given, choices, default)
     }
 
     /// Returns the words set for `key`, joined by `*`, each one of `choices`; or those of `default`.
     pub fn product<'a>(&self, key: &str, choices: &[&'a str], default: &str) -> Vec<&'a str> {
-        self.know(key, &default);
+        let key = &self.know(key, &default);
         let given = self.given.iter().find(|(k, _)| k == key).map_or(default, |(_, v)| v.as_str());
         let first = choices.first().copied().unwrap_or("");
         let words = given.split('*').map(str::trim);
@@ -131,11 +149,14 @@ impl Args {
         })
     }
 
-    fn know(&self, key: &str, default: &dyn Display) {
+    /// Records a setting, and returns its whole key.
+    fn know(&self, key: &str, default: &dyn Display) -> String {
+        let key = format!("{}{key}", self.prefix.borrow());
         let mut known = self.known.borrow_mut();
         if !known.iter().any(|s| s.key == key) {
-            known.push(Setting { key: key.to_owned(), default: default.to_string() });
+            known.push(Setting { key: key.clone(), default: default.to_string() });
         }
+        key
     }
 
     /// Returns all settings that the program has read so far.

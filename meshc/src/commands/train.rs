@@ -37,6 +37,7 @@ use driver::{
     },
     program::{self, Program},
     request::Request,
+    session,
     subject::{has_checkpoints, is_compiled, newest_path},
     target::{Target, TargetOptions},
 };
@@ -105,6 +106,10 @@ pub struct Args {
     /// Ignore tensors of this pattern in the checkpoint; repeatable
     #[arg(long, value_name = "PATTERN")]
     ignore: Vec<Pattern>,
+    /// Distil the model in this checkpoint into MODEL: its settings become --set teacher.KEY=VALUE, and
+    /// parameters come from it
+    #[arg(long, value_name = "CHECKPOINT", conflicts_with = "from")]
+    teacher: Option<PathBuf>,
     /// Do not train parameters of this pattern, as `--set freeze=PATTERN,…` does; repeatable
     #[arg(long, value_name = "PATTERN")]
     freeze: Vec<String>,
@@ -279,7 +284,10 @@ impl Run {
         if let Some(folder) = args.checkpoints().filter(|_| member.job.is_first()) {
             train::check_folder(&folder, args.resume)?;
         }
-        let request = Request { several_hosts: member.is_in_job(), ..args.request() };
+        let mut request = Request { several_hosts: member.is_in_job(), ..args.request() };
+        if let Some(dir) = &args.teacher {
+            args.from = Some(session::add_teacher(&mut request, dir)?);
+        }
         let program = if is_compiled(&args.subject) { None } else { Some(program(&args, &request)?) };
         let texts = args.data.open(&member.job)?;
         let eval_texts = match args.eval_data.as_slice() {
@@ -437,7 +445,8 @@ impl Args {
 
     fn mapping(&self) -> Mapping {
         let Self { map: rules, allow_missing, ignore, .. } = self;
-        Mapping { rules: rules.clone(), allow_missing: allow_missing.clone(), ignore: ignore.clone() }
+        let (rules, allow_missing, ignore) = (rules.clone(), allow_missing.clone(), ignore.clone());
+        Mapping { rules, allow_missing, ignore, ..Mapping::default() }
     }
 
     /// Returns the options of the training loop.

@@ -15,7 +15,7 @@ use crate::{
     shard::{self, Region},
     tensor::element_type,
 };
-use pjrt::{Buffer, Device, PendingRead};
+use pjrt::{Buffer, Device, ElementType, PendingRead};
 use proto::manifest::{StateEntry, StateKind, Tensor};
 use serde::Serialize;
 use std::{
@@ -40,6 +40,8 @@ struct Piece {
     /// The dim along which both parts are selected, as an index into the dims, and the pairs of indices in
     /// the parameter and in the tensor. `None` means the whole of both.
     part: Option<(usize, Vec<(usize, usize)>)>,
+    /// True if the tensor is `f32` and the parameter `bf16`.
+    rounds: bool,
 }
 
 /// A summary of the parameters that were taken, the tensors that were left and the initial values that stay.
@@ -106,9 +108,16 @@ impl Plan {
     /// rule that applies to no parameter or to no tensor, a parameter to which two rules apply.
     pub fn new(session: &Session, checkpoint: &Checkpoint, mapping: &Mapping) -> Result<Self> {
         let manifest = &session.artefact().manifest;
-        let params = manifest.state.iter().filter(|s| s.kind() == StateKind::Param);
+        // Other state, such as that of a teacher, is taken only by a rule.
+        let by_rule = |name: &str| mapping.rules.iter().any(|rule| rule.source(name).is_some());
+        let is_wanted = |s: &&StateEntry| match s.kind() {
+            StateKind::Param => true,
+            StateKind::Counter => by_rule(&s.name),
+            StateKind::Slot | StateKind::Unspecified => false,
+        };
         let used = session.used_parts();
-        let wanted = params.map(|entry| Param::of(entry, &used)).collect::<Vec<_>>();
+        let wanted = manifest.state.iter().filter(is_wanted).map(|entry| Param::of(entry, &used));
+        let wanted = wanted.collect::<Vec<_>>();
         let has = checkpoint.tensors().iter().filter(|e| e.kind == Kind::Param).collect::<Vec<_>>();
         let mut plan = Planner::new(mapping, &has, used_by(checkpoint)).plan(&wanted).map_err(|wrong| {
             Error::input(
@@ -217,7 +226,7 @@ impl<'a> Planner<'a> {
         }
         let text = |fate, number: usize| match fate {
             Fate::Taken => self.mapping.rules[number].to_string(),
-            Fate::Initialized => self.mapping.allow_missing[number].to_string(),
+            Fate::Initialized => self.initialized().nth(number).map_or_else(String::new, Pattern::to_string),
             Fate::Left => self.mapping.ignore[number].to_string(),
         };
         let rows = self.groups.iter().map(|((fate, number), (tensors, elements))| Row {
@@ -235,7 +244,8 @@ impl<'a> Planner<'a> {
             .zip(&self.mapping.rules)
             .filter_map(|(number, rule)| Some((number, rule, rule.source(&param.name)?)))
             .collect();
-        let missing = matching(&self.mapping.allow_missing, &param.name);
+        let missing = self.initialized().position(|pattern| pattern.matches(&param.name));
+        let by_name = matching(&self.mapping.initial, &param.name).is_none();
         let mut taken: Vec<(Option<usize>, Piece)> = Vec::new();
         let mut absent = Vec::new();
         for (number, rule, source) in &rules {
@@ -251,7 +261,7 @@ impl<'a> Planner<'a> {
                 Err(why) => self.wrong.push(why),
             }
         }
-        if rules.is_empty() {
+        if rules.is_empty() && by_name {
             match self.has.get(param.name.as_str()) {
                 None => absent.push(format!("missing: `{}`, {}", param.name, param.shape())),
                 Some(entry) => {
@@ -267,6 +277,11 @@ impl<'a> Planner<'a> {
             self.wrong.append(&mut absent);
         }
         self.take(param, taken, missing, absent.is_empty());
+    }
+
+    /// Returns the patterns of parameters that may have initial values.
+    fn initialized(&self) -> impl Iterator<Item = &'a Pattern> {
+        self.mapping.allow_missing.iter().chain(&self.mapping.initial)
     }
 
     /// Records the parts of a parameter that are taken. `missing` is the pattern that allows the rest to have
@@ -327,11 +342,31 @@ impl Piece {
             .map_or(whole, |(dim, pairs)| whole / (param.dims[*dim].1 as u64).max(1) * pairs.len() as u64)
     }
 
+    /// Reads a region of the tensor in the element type of the parameter.
+    fn read(&self, checkpoint: &Checkpoint, region: &Region) -> Result<HostTensor> {
+        let value = checkpoint.read_box(&self.from, &region.start, &region.sizes)?;
+        if !self.rounds {
+            return Ok(value);
+        }
+        let bytes =
+            value.bytes.as_chunks().0.iter().flat_map(|b| rounded(f32::from_le_bytes(*b)).to_le_bytes());
+        Ok(HostTensor { dtype: ElementType::Bf16, bytes: bytes.collect(), dims: value.dims })
+    }
+
     /// True if both cover a common part of their parameter.
     fn overlaps(&self, other: &Self) -> bool {
         let (Some((a, ours)), Some((b, theirs))) = (&self.part, &other.part) else { return true };
         a != b || ours.iter().any(|(to, _)| theirs.iter().any(|(other, _)| other == to))
     }
+}
+
+/// Returns the bits of the nearest `bf16`, of two equally near ones the even one.
+pub(super) fn rounded(value: f32) -> u16 {
+    let bits = value.to_bits();
+    if value.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    ((u64::from(bits) + 0x7fff + u64::from(bits >> 16 & 1)) >> 16) as u16
 }
 
 /// Returns the number of the first pattern that matches.
@@ -356,18 +391,20 @@ fn piece(
         let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
         format!("`{}`{from} is {}, the program expects {}{by}{why}", param.name, entry.shape(), param.shape())
     };
+    let rounds = (entry.dtype.as_str(), param.dtype.as_str()) == ("f32", "bf16");
+    let fits = rounds || entry.dtype == param.dtype;
     let parts = rule.map(|rule| (rule.to.part.as_ref(), rule.from.part.as_ref()));
     let (to, from) = parts.unwrap_or_default();
     let Some(dim) = to.or(from).map(|part| &part.dim) else {
         let common = common((&param.dims, &param.used), (&entry.dims, their_used));
-        let common = common.filter(|_| entry.dtype == param.dtype).ok_or_else(|| differs(""))?;
+        let common = common.filter(|_| fits).ok_or_else(|| differs(""))?;
         let sizes = param.dims.iter().zip(&entry.dims);
         let mut padded = (0..).zip(sizes).filter(|(_, (ours, theirs))| ours.1 != theirs.1).map(|(i, _)| i);
         let part = padded.next().map(|dim| (dim, (0..common[dim]).map(|i| (i, i)).collect()));
         if padded.next().is_some() {
             return Err(differs("more than one dim has another padding"));
         }
-        return Ok(Piece { from: entry.name.clone(), part });
+        return Ok(Piece { from: entry.name.clone(), part, rounds });
     };
     let place = param.dims.iter().position(|d| d.0 == *dim);
     let place = place.ok_or_else(|| differs(&format!("there is no dim `{dim}`")))?;
@@ -375,7 +412,7 @@ fn piece(
         let sizes = dims.iter().enumerate().map(|(i, d)| (d.0.clone(), if i == place { 0 } else { d.1 }));
         sizes.collect::<Vec<_>>()
     };
-    if entry.dtype != param.dtype || others(&entry.dims) != others(&param.dims) {
+    if !fits || others(&entry.dims) != others(&param.dims) {
         return Err(differs(""));
     }
     let indices = |part: Option<&Selection>, size: usize| match part {
@@ -388,7 +425,8 @@ fn piece(
     if to.len() != from.len() {
         return Err(differs(&format!("{} indices of `{dim}` from {}", to.len(), from.len())));
     }
-    Ok(Piece { from: entry.name.clone(), part: Some((place, to.into_iter().zip(from).collect())) })
+    let part = Some((place, to.into_iter().zip(from).collect()));
+    Ok(Piece { from: entry.name.clone(), part, rounds })
 }
 
 impl Session {
@@ -460,14 +498,14 @@ fn fill(checkpoint: &Checkpoint, pieces: &[Piece], region: &Region, part: &mut H
     let element = part.dtype.byte_size().expect("element types of manifests have a size");
     for piece in pieces {
         let Some((dim, pairs)) = &piece.part else {
-            *part = checkpoint.read_box(&piece.from, &region.start, &region.sizes)?;
+            *part = piece.read(checkpoint, region)?;
             continue;
         };
         let inside = region.start[*dim]..region.start[*dim] + region.sizes[*dim];
         for (to, from) in pairs.iter().filter(|(to, _)| inside.contains(to)) {
             let mut source = region.clone();
             (source.start[*dim], source.sizes[*dim]) = (*from, 1);
-            let value = checkpoint.read_box(&piece.from, &source.start, &source.sizes)?;
+            let value = piece.read(checkpoint, &source)?;
             let mut target = Region { start: vec![0; region.start.len()], sizes: source.sizes };
             target.start[*dim] = to - inside.start;
             shard::paste(&mut part.bytes, &region.sizes, element, &target, &value.bytes);

@@ -1,7 +1,7 @@
 //! Tests of plans without devices: matches, tables and all mistakes.
 
 use super::{
-    load::{Param, Planner},
+    load::{Param, Planner, rounded},
     manifest::{Entry, Kind},
     mapping::Mapping,
     padding::UsedParts,
@@ -23,6 +23,7 @@ fn mapping(words: &str) -> Mapping {
         match option {
             "--map" => mapping.rules.push(value.parse().unwrap()),
             "--allow-missing" => mapping.allow_missing.push(value.parse().unwrap()),
+            "--initial" => mapping.initial.push(value.parse().unwrap()),
             "--ignore" => mapping.ignore.push(value.parse().unwrap()),
             _ => panic!("{option}"),
         }
@@ -160,4 +161,26 @@ fn errors_name_both_shapes() {
     by("a/*[layers=8]=b/*[layers=0]", "`layers=8:9` selects no part of `layers=8`");
     by("a/*[rows=0]=b/*[rows=0]", "there is no dim `rows`");
     by("a/*[layers=0]=b/*[d=0]", "both sides must select along the same dim");
+}
+
+#[test]
+fn a_program_keeps_initial_values_although_the_checkpoint_has_the_names() {
+    let rows = ["taken teacher/*=* 1 tensor, 8 elements", "initialized a/* 1 tensor, 8 elements"];
+    let teacher = "teacher/a/wi: f32[layers=4,d=2]";
+    fits(&[A, teacher], &[A], "--map teacher/*=* --initial a/*", &rows);
+    refuses(&[A], &[A], "--initial a/*", &["left over: `a/wi`, f32[layers=4, d=2]"]);
+}
+
+#[test]
+fn wide_elements_are_rounded_and_narrow_ones_are_not_widened() {
+    let narrow = "a/wi: bf16[layers=4,d=2]";
+    fits(&[narrow], &[A], "", &["taken (same name) 1 tensor, 8 elements"]);
+    let error = "`a/wi` is bf16[layers=4, d=2], the program expects f32[layers=4, d=2]";
+    refuses(&[A], &[narrow], "", &[error]);
+    let bits = |value: f32| rounded(value);
+    assert_eq!((bits(1.0), bits(-2.5), bits(0.0)), (0x3f80, 0xc020, 0));
+    // Halfway: to the even one.
+    assert_eq!((bits(f32::from_bits(0x3f80_8000)), bits(f32::from_bits(0x3f81_8000))), (0x3f80, 0x3f82));
+    assert_eq!((bits(f32::MAX), bits(f32::INFINITY)), (0x7f80, 0x7f80));
+    assert!(f32::from_bits(u32::from(bits(f32::NAN)) << 16).is_nan());
 }

@@ -11,6 +11,10 @@ pub const MAP: &str = "from.map";
 /// spaces.
 pub const ALLOW_MISSING: &str = "from.allow_missing";
 
+/// The meta entry of a program with patterns of parameters that have their initial values unless a rule applies,
+/// also if a checkpoint has tensors of their names; separated by spaces.
+pub const INITIAL: &str = "from.initial";
+
 /// A pattern of names. `*` stands for any text, also with slashes and also empty.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pattern(String);
@@ -195,6 +199,9 @@ pub struct Mapping {
     pub rules: Vec<Rule>,
     /// Parameters that the checkpoint need not have: they have their initial values.
     pub allow_missing: Vec<Pattern>,
+    /// Parameters that are not taken from the tensor of the same name. Parts to which no rule applies have their
+    /// initial values.
+    pub initial: Vec<Pattern>,
     /// Tensors of the checkpoint that are left, as if it did not have them.
     pub ignore: Vec<Pattern>,
 }
@@ -205,7 +212,7 @@ impl Mapping {
         self.rules.is_empty() && self.allow_missing.is_empty() && self.ignore.is_empty()
     }
 
-    /// Returns the mapping completed by what the program states in the meta entries [`MAP`] and
+    /// Returns the mapping completed by what the program states in the meta entries [`MAP`], [`INITIAL`] and
     /// [`ALLOW_MISSING`], which `meta` looks up.
     ///
     /// # Errors
@@ -218,8 +225,10 @@ impl Mapping {
             let rules = words(MAP).map(str::parse).collect::<Result<_, _>>();
             all.rules = rules.map_err(|why| bad(MAP, why))?;
         }
-        for word in words(ALLOW_MISSING) {
-            all.allow_missing.push(word.parse().map_err(|why| bad(ALLOW_MISSING, why))?);
+        for (key, patterns) in [(ALLOW_MISSING, &mut all.allow_missing), (INITIAL, &mut all.initial)] {
+            for word in words(key) {
+                patterns.push(word.parse().map_err(|why| bad(key, why))?);
+            }
         }
         Ok(all)
     }

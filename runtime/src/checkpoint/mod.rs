@@ -45,7 +45,7 @@ mod writer;
 pub use keep::Keep;
 pub use load::{Fate, Plan, Row, Table};
 pub use manifest::{Entry, Facts, Kind, TOKENIZER, TOKENIZER_FILE, TensorBox};
-pub use mapping::{ALLOW_MISSING, MAP, Mapping, Pattern, Rule};
+pub use mapping::{ALLOW_MISSING, INITIAL, MAP, Mapping, Pattern, Rule};
 pub use objects::is_url;
 pub use reader::{Checkpoint, is_checkpoint};
 pub use snapshot::{RestoreScope, Snapshot};

@@ -14,7 +14,11 @@ use super::{
     stop::Stop,
     summary::Summary,
 };
-use crate::{Checkpoint, Contract, Error, Result, Session, checkpoint::Plan, contract::seeds};
+use crate::{
+    Checkpoint, Contract, Error, Result, Session,
+    checkpoint::{MAP, Plan},
+    contract::seeds,
+};
 use data::BatchSource;
 use job::Job;
 use proto::manifest::TaskKind;
@@ -45,6 +49,12 @@ pub fn run(
     let evaluation = Evaluation::new(&data, options)?;
     let (mut saver, resumed) = open_saver(session, &*data, options, observer)?;
     let from = options.from.as_ref().filter(|_| resumed.is_none());
+    if from.is_none() && resumed.is_none() && session.artefact().manifest.meta.contains_key(MAP) {
+        return Err(Error::input(
+            format!("`{}` takes parameters from a checkpoint", session.artefact().manifest.program),
+            "add --from CHECKPOINT, such as that of its teacher",
+        ));
+    }
     let from = from.map(|source| Initial::open(source, session)).transpose()?;
     let mut stop = Stop::new(stop, &options.job);
     // Rank 0 writes what exists once.
