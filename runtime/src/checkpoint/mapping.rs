@@ -11,8 +11,8 @@ pub const MAP: &str = "from.map";
 /// spaces.
 pub const ALLOW_MISSING: &str = "from.allow_missing";
 
-/// The meta entry of a program with patterns of parameters that have their initial values unless a rule applies,
-/// also if a checkpoint has tensors of their names; separated by spaces.
+/// The meta entry of a program with patterns of parameters that have their initial values unless a rule
+/// applies, also if a checkpoint has tensors of their names; separated by spaces.
 pub const INITIAL: &str = "from.initial";
 
 /// A pattern of names. `*` stands for any text, also with slashes and also empty.
@@ -199,8 +199,8 @@ pub struct Mapping {
     pub rules: Vec<Rule>,
     /// Parameters that the checkpoint need not have: they have their initial values.
     pub allow_missing: Vec<Pattern>,
-    /// Parameters that are not taken from the tensor of the same name. Parts to which no rule applies have their
-    /// initial values.
+    /// Parameters that are not taken from the tensor of the same name. Parts to which no rule applies have
+    /// their initial values.
     pub initial: Vec<Pattern>,
     /// Tensors of the checkpoint that are left, as if it did not have them.
     pub ignore: Vec<Pattern>,

@@ -48,14 +48,7 @@ pub fn run(
     options.check()?;
     let evaluation = Evaluation::new(&data, options)?;
     let (mut saver, resumed) = open_saver(session, &*data, options, observer)?;
-    let from = options.from.as_ref().filter(|_| resumed.is_none());
-    if from.is_none() && resumed.is_none() && session.artefact().manifest.meta.contains_key(MAP) {
-        return Err(Error::input(
-            format!("`{}` takes parameters from a checkpoint", session.artefact().manifest.program),
-            "add --from CHECKPOINT, such as that of its teacher",
-        ));
-    }
-    let from = from.map(|source| Initial::open(source, session)).transpose()?;
+    let from = if resumed.is_none() { Initial::of(options.from.as_ref(), session)? } else { None };
     let mut stop = Stop::new(stop, &options.job);
     // Rank 0 writes what exists once.
     let own = |path: &Option<PathBuf>| path.clone().filter(|_| options.job.is_first());
@@ -110,6 +103,19 @@ struct Initial<'o> {
 }
 
 impl<'o> Initial<'o> {
+    /// Returns the initial parameters of a new run. `None` means those of `init`, which the program must
+    /// allow.
+    fn of(source: Option<&'o Source>, session: &Session) -> Result<Option<Self>> {
+        let manifest = &session.artefact().manifest;
+        if source.is_none() && manifest.meta.contains_key(MAP) {
+            return Err(Error::input(
+                format!("`{}` takes parameters from a checkpoint", manifest.program),
+                "add --from CHECKPOINT, such as that of its teacher",
+            ));
+        }
+        source.map(|source| Self::open(source, session)).transpose()
+    }
+
     /// Opens the checkpoint, and reports a mismatch or damage before anything is compiled.
     fn open(source: &'o Source, session: &Session) -> Result<Self> {
         let checkpoint = Checkpoint::open(&source.checkpoint)?;
