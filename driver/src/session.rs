@@ -162,8 +162,8 @@ pub fn parameters(request: &Request, checkpoint: Option<&Path>) -> Result<Parame
     Ok(Parameters { checkpoint, is_subject })
 }
 
-/// Completes the settings of a student by those of its teacher, which the newest checkpoint in `dir` describes.
-/// Returns the path of that checkpoint.
+/// Completes the settings of a student by those of its teacher, which the newest checkpoint in `dir`
+/// describes. Returns the path of that checkpoint.
 ///
 /// # Errors
 /// There is no valid checkpoint, it does not name its model, or the student is a checkpoint itself.
