@@ -88,8 +88,7 @@ fn run(args: &[String]) -> Result<()> {
             return Ok(());
         }
         options => {
-            let (mut python, mut quick) = (None, false);
-            let mut options = options.iter();
+            let (mut python, mut quick, mut options) = (None, false, options.iter());
             while let Some(option) = options.next() {
                 match *option {
                     "--peers" => {
