@@ -87,6 +87,11 @@ impl PairMixture {
         Ok(Self { spec, tokenizer, tasks, interleaving, held_out })
     }
 
+    /// The tokenizer of all tasks.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
     /// The tasks, in the order of their indices.
     pub fn corpora(&self) -> impl Iterator<Item = &PairCorpus> {
         self.tasks.iter().map(|task| &task.corpus)

@@ -6,8 +6,8 @@
 //! Reading order: [`request`] (the input, with [`settings`], [`placement`], [`target`], [`plugin`],
 //! [`subject`] and [`host`]), [`program`] (from a model to a program, with `builtin`, `package`, `execute`
 //! and `store`), [`lower`] (through the compiler), [`artefact`] (in memory), [`device`] (plugins and
-//! sessions), [`session`] (programs with parameters), [`ahead`] and [`measured`] (through a plugin's
-//! compiler), [`fit`] (programs that are too large), [`lint`] (warnings), [`summary`] (facts of a valid
+//! sessions), [`session`] (programs with parameters), [`predict`] (predictions for tasks), [`task_metrics`]
+//! (the same during training), [`ahead`] and [`measured`] (through a plugin's compiler), [`fit`] (programs that are too large), [`lint`] (warnings), [`summary`] (facts of a valid
 //! program), [`verification`] (imported models), [`selftest`] (devices against the interpreter). Errors are
 //! in [`failure`] and [`diagnostics`], and [`explain`] explains their labels; atomic writes are in [`files`].
 //! [`call`] calls one function, [`inputs`] reads the inputs of generation, [`children`] ends processes such
@@ -36,6 +36,7 @@ pub mod measured;
 mod package;
 pub mod placement;
 pub mod plugin;
+pub mod predict;
 pub mod program;
 pub mod request;
 pub mod scaffold;
@@ -46,6 +47,7 @@ mod store;
 pub mod subject;
 pub mod summary;
 pub mod target;
+pub mod task_metrics;
 pub mod verification;
 pub mod watch;
 

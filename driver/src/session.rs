@@ -72,20 +72,32 @@ pub fn artefact(
         artefact::opened(request)?
     } else {
         let request = request.completed(settings);
-        let mut program =
-            if *is_subject { described(&request, checkpoint)? } else { program::load(&request)? };
-        program.require(purpose)?;
-        if functions.iter().all(|name| program.module.function(name).is_some()) {
-            // `prepare` computes values that the other functions read from the parameters.
-            let kept = |name: &str| functions.contains(&name) || name == "prepare";
-            program.module.functions.retain(|f| kept(&f.name));
-        }
-        artefact::of_program(&program, &request)?
+        let program = if *is_subject { described(&request, checkpoint)? } else { program::load(&request)? };
+        with_functions(program, &request, purpose, functions)?
     };
     for name in functions {
         artefact.function(name)?;
     }
     Ok(artefact)
+}
+
+/// Returns the artefact of a program with only `functions`, if it has them.
+///
+/// # Errors
+/// Among others, if the program lacks something for `purpose`.
+pub fn with_functions(
+    mut program: Program,
+    request: &Request,
+    purpose: Purpose,
+    functions: &[&str],
+) -> Result<Artefact> {
+    program.require(purpose)?;
+    if functions.iter().all(|name| program.module.function(name).is_some()) {
+        // `prepare` computes values that the other functions read from the parameters.
+        let kept = |name: &str| functions.contains(&name) || name == "prepare";
+        program.module.functions.retain(|f| kept(&f.name));
+    }
+    artefact::of_program(&program, request)
 }
 
 /// Opens a session and restores the parameters. In a job, compares first what the processes have prepared, or

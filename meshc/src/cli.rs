@@ -4,7 +4,7 @@ use crate::{
     args::config::Words,
     commands::{
         check, checkpoint, compile, convert, data, eval, explain, generate, models, new, plan, plugin,
-        report, run, runs, score, selftest, shell, slice, train,
+        report, run, runs, score, selftest, shell, slice, tasks, train,
     },
 };
 use anyhow::Result;
@@ -66,6 +66,8 @@ pub enum Command {
     Data(data::Args),
     /// List built-in models and schedule presets
     Models(models::Args),
+    /// List supervised tasks, or print the file of one
+    Tasks(tasks::Args),
     /// List, install and diagnose PJRT plugins
     Plugin(plugin::Args),
     /// Compare the devices of a plugin with the reference interpreter on random programs
@@ -97,6 +99,7 @@ impl Command {
             Self::Convert(args) => return one("convert").and_then(|()| convert::run(&args)),
             Self::Data(args) => data::run(&args)?,
             Self::Models(args) => models::run(&args)?,
+            Self::Tasks(args) => tasks::run(&args)?,
             Self::Plugin(args) => plugin::run(&args)?,
             Self::Selftest(args) => return selftest::run(&args),
             Self::Slice(args) => slice::run(&args)?,

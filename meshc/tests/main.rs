@@ -19,6 +19,7 @@ mod cli_machine;
 mod cli_phases;
 mod cli_selftest;
 mod cli_streams;
+mod cli_tasks;
 mod cli_tpu;
 mod cli_training;
 mod convert;

@@ -5,8 +5,9 @@
 //! [`spec`] (the task file), [`label`] (label sets), [`example`] (one record becomes an example), [`ready`]
 //! (task files that are part of mesh), [`task`] (tasks as the user names them, and their examples by split),
 //! [`source`] (batches for training and evaluation); [`metric`] (the metrics by name), [`metrics`] (their
-//! definitions) and [`score`] (their values for a task).
+//! definitions), [`score`] (their values for a task) and [`evaluation`] (predictions and tables).
 
+pub mod evaluation;
 pub mod example;
 pub mod filter;
 pub mod label;
@@ -20,6 +21,7 @@ pub mod task;
 pub mod template;
 pub mod value;
 
+pub use evaluation::{Method, Predictions};
 pub use example::Example;
 pub use metric::Metric;
 pub use source::{TaskSource, batches};

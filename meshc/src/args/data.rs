@@ -3,10 +3,10 @@
 use super::ranges::{bytes, positive, steps};
 use anyhow::{Context, Result};
 use data::{
-    BatchSpec, Codec, Corpus, Mixture, MixtureSpec, PreparedTokens, Skipped, Stats, TEXT_FIELD, Temperature,
-    Tokenizer, Tokens, rates::CorpusSpec,
+    BatchSource, BatchSpec, Codec, Corpus, Mixture, MixtureSpec, PairMixture, PreparedTokens, Skipped, Stats,
+    TEXT_FIELD, Temperature, Tokenizer, Tokens, rates::CorpusSpec,
 };
-use driver::{failure::failure, hosts::agree};
+use driver::{failure::failure, hosts::agree, predict::Wanted, subject::newest};
 use job::Job;
 use runtime::{
     checkpoint::{Checkpoint, TOKENIZER},
@@ -17,6 +17,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
+use tasks::{Split, Task, TaskSource};
 
 /// Options of commands that make examples from text.
 #[derive(clap::Args, Debug)]
@@ -24,12 +25,23 @@ pub struct DataOptions {
     /// Text, JSON lines (plain, .gz or .zst) or Parquet; directories of such files; patterns such as
     /// 'corpus/*.jsonl.gz'; prepared tokens. Several corpora have names and optional sampling rates:
     /// en='en/*.txt':2 de=german:1
-    #[arg(long, required_unless_present = "mixture", num_args = 1.., value_name = "FILE|NAME=FILE[:RATE]")]
+    #[arg(long, required_unless_present_any = ["mixture", "tasks"], num_args = 1.., value_name = "FILE|NAME=FILE[:RATE]")]
     data: Vec<PathBuf>,
     /// Mixture of corpora, described in a TOML file: optional `temperature` and `cap`, and for each corpus a
     /// table [sources.NAME] with `files` and optional `rate` and `text_field`
     #[arg(long, value_name = "FILE.toml", conflicts_with = "data")]
     mixture: Option<PathBuf>,
+    /// Supervised tasks in place of text: task files (NAME.toml), tasks of `meshc tasks` or patterns such as
+    /// 'glue_*', and files of JSON lines or Parquet with the fields `inputs` and `targets`
+    #[arg(long, num_args = 1.., value_name = "TASK", conflicts_with_all = ["data", "mixture"])]
+    pub tasks: Vec<String>,
+    /// Directory of the tasks' data. Default: that of the task file; for tasks of `meshc tasks`, the working
+    /// directory
+    #[arg(long, value_name = "DIR", requires = "tasks")]
+    task_data: Option<PathBuf>,
+    /// Split of the tasks that is evaluated: train, validation or test
+    #[arg(long, value_name = "SPLIT", default_value_t = Split::Validation, requires = "tasks")]
+    split: Split,
     /// Temperature T of a mixture without rates: corpora are sampled in proportion to examples^(1/T).
     /// Default: 1
     #[arg(long, value_name = "T", value_parser = positive, allow_negative_numbers = true)]
@@ -41,20 +53,69 @@ pub struct DataOptions {
     reading: Reading,
 }
 
-/// Corpora that have been read.
-pub struct Texts {
-    all: Vec<Corpus>,
-    temperature: Temperature,
+/// Corpora that have been read, or tasks.
+pub enum Texts {
+    /// Corpora.
+    Corpora(Vec<Corpus>, Temperature),
+    /// Tasks.
+    Tasks(Vec<Task>, TaskSource),
+}
+
+/// Batches of text or of tasks.
+pub enum Source {
+    /// Of text.
+    Text(Arc<Mixture>),
+    /// Of tasks.
+    Tasks(Arc<PairMixture>),
 }
 
 impl DataOptions {
-    /// Reads all corpora.
-    pub fn open(&self, job: &Job) -> Result<Texts> {
-        let mixture = match &self.mixture {
+    /// Reads all corpora, or the task files. The tokenizer of tasks is that of the checkpoint `from`, if
+    /// there is one and no other is named.
+    pub fn open(&self, job: &Job, from: Option<&Path>) -> Result<Texts> {
+        if self.tasks.is_empty() {
+            return self.read(job, self.mixture()?, self.reading.tokenizer.named()?);
+        }
+        let tokenizer = match from {
+            Some(dir) => self.reading.tokenizer.of(&newest(dir, |_| ())?)?.ok(),
+            None => self.reading.tokenizer.named()?,
+        };
+        self.open_tasks(tokenizer.unwrap_or_default())
+    }
+
+    /// Returns the tasks with their examples of the split, at most `most` of each.
+    pub fn examples(&self, most: Option<usize>) -> Result<Vec<Wanted>> {
+        let of = |task: Task| {
+            let mut examples = task.examples(self.split)?;
+            examples.truncate(most.unwrap_or(usize::MAX));
+            Ok((task.spec, examples))
+        };
+        self.all_tasks()?.into_iter().map(of).collect()
+    }
+
+    /// Returns the tokenizer's options.
+    pub fn tokenizer(&self) -> &TokenizerArgs {
+        &self.reading.tokenizer
+    }
+
+    fn all_tasks(&self) -> Result<Vec<Task>> {
+        Ok(Task::open(&self.tasks, self.task_data.as_deref(), self.reading.max_decompressed)?)
+    }
+
+    fn open_tasks(&self, tokenizer: Tokenizer) -> Result<Texts> {
+        let temperature = self.temperature(None, None);
+        let (split, held_out) = (self.split, 0.0);
+        Ok(Texts::Tasks(
+            self.all_tasks()?,
+            TaskSource { tokenizer, split, evaluate_only: false, held_out, temperature },
+        ))
+    }
+
+    fn mixture(&self) -> Result<MixtureSpec> {
+        Ok(match &self.mixture {
             Some(path) => MixtureSpec::of_file(path)?,
             None => MixtureSpec::of_words(&self.data)?,
-        };
-        self.read(job, mixture, self.reading.tokenizer.named()?)
+        })
     }
 
     /// Reads other files with the same options.
@@ -67,17 +128,17 @@ impl DataOptions {
     /// # Errors
     /// Among others, if the tokens are those of another tokenizer, or no tokenizer is known for a text.
     pub fn open_for(&self, job: &Job, checkpoint: &Checkpoint) -> Result<Texts> {
-        let mixture = match &self.mixture {
-            Some(path) => MixtureSpec::of_file(path)?,
-            None => MixtureSpec::of_words(&self.data)?,
-        };
         let (tokenizer, unknown) = match self.reading.tokenizer.of(checkpoint)? {
             Ok(tokenizer) => (Some(tokenizer), None),
             Err(unknown) => (None, Some(unknown)),
         };
-        let texts = self.read(job, mixture, tokenizer)?;
+        if !self.tasks.is_empty() {
+            return self.open_tasks(tokenizer.ok_or_else(|| unknown.unwrap_or_default().error())?);
+        }
+        let texts = self.read(job, self.mixture()?, tokenizer)?;
         let recorded = checkpoint.facts().get(TOKENIZER);
-        for corpus in &texts.all {
+        let Texts::Corpora(all, _) = &texts else { return Ok(texts) };
+        for corpus in all {
             let identity = corpus.tokens.tokenizer().identity();
             match (recorded, &unknown) {
                 // Prepared tokens of the right tokenizer are enough.
@@ -112,20 +173,62 @@ impl DataOptions {
                 "leave out either the rates, or the temperature and the cap",
             ));
         }
+        Ok(Texts::Corpora(all, self.temperature(mixture.temperature, mixture.cap)))
+    }
+
+    /// Returns the options of sampling: those of the command line, else the given ones.
+    fn temperature(&self, temperature: Option<f64>, cap: Option<u64>) -> Temperature {
         let default = Temperature::default();
-        let temperature = Temperature {
-            temperature: temperature.unwrap_or(default.temperature),
-            cap: cap.unwrap_or(default.cap),
-        };
-        Ok(Texts { all, temperature })
+        Temperature {
+            temperature: self.mix_temperature.or(temperature).unwrap_or(default.temperature),
+            cap: self.mix_cap.or(cap).unwrap_or(default.cap),
+        }
     }
 }
 
 impl Texts {
     /// Returns the examples for a program; the share `held_out` of each corpus is for evaluation only.
-    pub fn mixture(self, spec: BatchSpec, held_out: f64) -> Result<Arc<Mixture>> {
-        let options = data::Options { held_out, temperature: self.temperature, ..data::Options::default() };
-        Ok(Arc::new(Mixture::new(self.all, spec, &options)?))
+    pub fn source(self, spec: BatchSpec, held_out: f64) -> Result<Source> {
+        Ok(match self {
+            Self::Corpora(all, temperature) => {
+                let options = data::Options { held_out, temperature, ..data::Options::default() };
+                Source::Text(Arc::new(Mixture::new(all, spec, &options)?))
+            }
+            Self::Tasks(all, options) => {
+                let options = TaskSource { held_out, evaluate_only: held_out == 1.0, ..options };
+                Source::Tasks(Arc::new(tasks::batches(&all, spec, &options)?))
+            }
+        })
+    }
+}
+
+impl Source {
+    /// Returns the batches.
+    pub fn batches(&self) -> Arc<dyn BatchSource> {
+        match self {
+            Self::Text(mixture) => mixture.clone(),
+            Self::Tasks(mixture) => mixture.clone(),
+        }
+    }
+
+    /// Returns the tokenizer of the batches.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        match self {
+            Self::Text(mixture) => mixture.tokenizer(),
+            Self::Tasks(mixture) => mixture.tokenizer(),
+        }
+    }
+
+    /// Returns the held-out rows in the first `batches` held-out batches, the rows that they leave out, and
+    /// the tokens that are in no row.
+    pub fn rows(&self, batches: usize) -> [usize; 3] {
+        let (all, rows, left_over) = match self {
+            Self::Text(of) => {
+                (of.train_rows() + of.held_out_rows(), of.held_out_rows_of(batches), of.left_over())
+            }
+            Self::Tasks(of) => (of.train_rows() + of.held_out_rows(), of.held_out_rows_of(batches), 0),
+        };
+        [rows, all - rows, left_over]
     }
 }
 
@@ -209,7 +312,7 @@ impl TokenizerArgs {
 }
 
 /// The reason why the tokenizer of a model is not known.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Unknown {
     what: String,
     help: String,

@@ -19,4 +19,5 @@ pub mod score;
 pub mod selftest;
 pub mod shell;
 pub mod slice;
+pub mod tasks;
 pub mod train;

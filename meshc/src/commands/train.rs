@@ -3,7 +3,7 @@
 use crate::{
     args::{
         config::{Origin, Resolved},
-        data::DataOptions,
+        data::{self, DataOptions},
         hosts::HostArgs,
         model::ModelArgs,
         placement::PlacementArgs,
@@ -21,12 +21,13 @@ use crate::{
         summary,
     },
 };
+use ::data::BatchSource;
 use anyhow::{Context, Result};
 use clap::ArgGroup;
-use data::{BatchSource, Mixture};
 use driver::{
     artefact,
     device::{self, Chosen},
+    failure::failure,
     files::numbered_folder,
     hosts::{
         HostOptions,
@@ -40,17 +41,19 @@ use driver::{
     session,
     subject::{has_checkpoints, is_compiled, newest_path},
     target::{Target, TargetOptions},
+    task_metrics::TaskMetrics,
 };
 use mesh::task::check::Purpose;
 use runtime::{
     Artefact, Contract,
     checkpoint::{Keep, Mapping, Pattern, Rule, folder::list, is_url},
-    train::{self, Observer, Source, Spikes},
+    train::{self, Evaluator, Observer, Source, Spikes},
 };
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    rc::Rc,
     sync::Arc,
 };
 
@@ -139,6 +142,18 @@ pub struct Args {
     /// Evaluate on held-out text every N steps
     #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true)]
     eval_every: Option<u64>,
+    /// With --tasks: also generate at each evaluation and compute the metrics of the tasks; with --run-dir,
+    /// the predictions are in RUN_DIR/predictions
+    #[arg(long, requires = "tasks", requires = "eval_every")]
+    eval_metrics: bool,
+    /// Largest number of examples of each task for --eval-metrics. Default: all
+    #[arg(long, value_name = "N", requires = "eval_metrics", value_parser = at_least_one,
+        allow_negative_numbers = true)]
+    eval_examples: Option<usize>,
+    /// Value of evaluations, such as TASK/generate/accuracy, whose largest is best for --keep-best and
+    /// --patience. Default: the smallest held-out loss
+    #[arg(long, value_name = "METRIC", requires = "eval_every")]
+    best: Option<String>,
     /// Text to evaluate on, in the forms of --data. Default: the held-out share of --data
     #[arg(long, num_args = 1.., value_name = "FILE", requires = "eval_every")]
     eval_data: Vec<PathBuf>,
@@ -222,7 +237,10 @@ fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
         "{}{}{}",
         args.resolved.toml(),
         summary::artefact(&artefact.manifest),
-        summary::data(&source)
+        match &source {
+            data::Source::Text(mixture) => summary::data(mixture),
+            data::Source::Tasks(mixture) => summary::tasks(mixture),
+        }
     );
     if args.json {
         err!("{before}");
@@ -236,7 +254,7 @@ fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
     let start = run_folder.as_ref().map_or(Value::Null, |_| run_folder::start(&chosen));
     let place = run_folder.as_ref().map(|folder| (folder, &start));
     let mut progress = progress(&args, member.job.is_first(), session.artefact(), place, signals);
-    let result = train::run(&mut session, source, &options, &mut progress, &signals.stop);
+    let result = train::run(&mut session, source.batches(), &options, &mut progress, &signals.stop);
     progress.end();
     // A run that was refused keeps the description that an earlier run has written.
     if let Some(folder) = run_folder.as_ref().filter(|_| !session.compilations().is_empty()) {
@@ -272,7 +290,7 @@ struct Run {
     args: Args,
     request: Request,
     artefact: Artefact,
-    source: Arc<Mixture>,
+    source: data::Source,
     options: train::Options,
     run_folder: Option<RunFolder>,
 }
@@ -289,7 +307,9 @@ impl Run {
             args.from = Some(session::add_teacher(&mut request, dir)?);
         }
         let program = if is_compiled(&args.subject) { None } else { Some(program(&args, &request)?) };
-        let texts = args.data.open(&member.job)?;
+        let named = args.from.as_ref().or(has_checkpoints(&args.subject).then_some(&args.subject));
+        let from = named.map(|dir| newest_path(dir, HOST.say)).transpose()?;
+        let texts = args.data.open(&member.job, from.as_deref())?;
         let eval_texts = match args.eval_data.as_slice() {
             [] => None,
             files => Some(args.data.open_others(&member.job, files)?),
@@ -301,9 +321,9 @@ impl Run {
         let holds_out = args.eval_every.is_some() && eval_texts.is_none();
         let held_out = args.held_out.unwrap_or(if holds_out { 0.05 } else { 0.0 });
         let spec = Contract::batch_spec(&artefact)?;
-        let source = texts.mixture(spec, held_out)?;
+        let source = texts.source(spec, held_out)?;
         let eval_data: Option<Arc<dyn BatchSource>> = match eval_texts {
-            Some(texts) => Some(texts.mixture(spec, 1.0)?),
+            Some(texts) => Some(texts.source(spec, 1.0)?.batches()),
             None => None,
         };
         if args.has_default_run_dir() && !member.is_in_job() {
@@ -313,13 +333,13 @@ impl Run {
         let run_dir = args.run_dir.as_ref().filter(|_| member.job.is_first());
         let run_folder = run_dir.map(|dir| RunFolder::create(dir)).transpose()?;
         args.complete(&artefact, held_out);
-        let named = args.from.as_ref().or(has_checkpoints(&args.subject).then_some(&args.subject));
-        let from = named.map(|dir| newest_path(dir, HOST.say)).transpose()?;
         let record = run_folder.as_ref().map(|folder| folder.at(run_folder::LOADED));
         let from = Source::new(from, args.mapping(), record)?;
         let target: Option<Target> = artefact.manifest.target.parse().ok();
         let peak = target.as_ref().and_then(Target::slice).map(|slice| slice.speed().flops);
-        let options = train::Options { from, eval_data, peak, job: member.job.clone(), ..args.options() };
+        let evaluator = args.evaluator(&request, &source, run_folder.as_ref())?;
+        let options =
+            train::Options { from, eval_data, evaluator, peak, job: member.job.clone(), ..args.options() };
         Ok(Self { args, request, artefact, source, options, run_folder })
     }
 
@@ -337,8 +357,8 @@ impl Run {
         facts.extend(agree::of_options(self.args.resolved.values()));
         facts.insert("plugin".to_owned(), agree::digest(&chosen.found.path)?);
         facts.insert("program".to_owned(), agree::of_artefact(&self.artefact)?);
-        facts.insert("data".to_owned(), self.source.digest());
-        facts.insert("tokenizer".to_owned(), self.source.tokenizer_identity().to_owned());
+        facts.insert("data".to_owned(), self.source.batches().digest());
+        facts.insert("tokenizer".to_owned(), self.source.batches().tokenizer_identity().to_owned());
         if let Some(data) = &self.options.eval_data {
             facts.insert("data of --eval-data".to_owned(), data.digest());
         }
@@ -443,6 +463,24 @@ impl Args {
         manifest.meta.iter().for_each(|(key, value)| all.meta(key, value));
     }
 
+    /// Returns what computes the metrics of tasks, if they are wanted.
+    fn evaluator(
+        &self,
+        request: &Request,
+        source: &data::Source,
+        run: Option<&RunFolder>,
+    ) -> Result<Option<Rc<dyn Evaluator>>> {
+        if !self.eval_metrics {
+            return Ok(None);
+        }
+        if self.data.tasks.is_empty() {
+            return Err(failure("`--eval-metrics` has no effect without tasks", "name tasks with --tasks"));
+        }
+        let wanted = self.data.examples(self.eval_examples)?;
+        let folder = run.map(|folder| folder.at(run_folder::PREDICTIONS));
+        Ok(Some(Rc::new(TaskMetrics::new(request, wanted, source.tokenizer().clone(), folder)?)))
+    }
+
     fn mapping(&self) -> Mapping {
         let Self { map: rules, allow_missing, ignore, .. } = self;
         let (rules, allow_missing, ignore) = (rules.clone(), allow_missing.clone(), ignore.clone());
@@ -466,6 +504,7 @@ impl Args {
             saving: self.checkpoint_dir.as_ref().map(saving),
             eval_every: self.eval_every,
             eval_batches: self.eval_batches,
+            best: self.best.clone(),
             patience: self.patience,
             min_delta: self.min_delta,
             spikes: self.spike_sigmas.map(spikes),

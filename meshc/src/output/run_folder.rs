@@ -24,6 +24,8 @@ pub const LOADED: &str = "loaded.json";
 pub const METRICS: &str = "metrics.jsonl";
 /// TensorBoard events.
 pub const TENSORBOARD: &str = "tensorboard";
+/// Predictions of tasks: one file per evaluation.
+pub const PREDICTIONS: &str = "predictions";
 /// The checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
 

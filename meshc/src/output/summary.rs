@@ -1,6 +1,6 @@
 //! Summaries in a few labelled lines: programs, data, finished runs.
 
-use data::{Mixture, PreparedTokens, Stats, Tokenizer};
+use data::{Mixture, PairMixture, PreparedTokens, Stats, Tokenizer};
 use proto::manifest::Manifest;
 use report::table::{count, size};
 use runtime::train;
@@ -82,6 +82,24 @@ pub fn data(source: &Mixture) -> String {
         }
     }
     out
+}
+
+/// Describes the tasks of a run.
+pub fn tasks(source: &PairMixture) -> String {
+    let mut lines = Vec::new();
+    for (task, share) in source.corpora().zip(source.shares()) {
+        let (train, held_out) = (task.train.len(), task.held_out.len());
+        let cut: Vec<usize> =
+            (0..2).map(|side| task.train.truncated()[side] + task.held_out.truncated()[side]).collect();
+        let cut = match cut.as_slice() {
+            [0, 0] => "none cut".to_owned(),
+            cut => format!("{} inputs and {} targets cut to the model's lengths", cut[0], cut[1]),
+        };
+        let all =
+            format!("{:5.2} % {}: {train} examples, {held_out} held out, {cut}", share * 100.0, task.name);
+        lines.push((if lines.is_empty() { "tasks" } else { "" }, all));
+    }
+    table(&lines)
 }
 
 /// Describes tokens that were just prepared.
@@ -166,8 +184,9 @@ pub fn run(run: &train::Summary) -> String {
         let values: Vec<String> = eval.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
         lines.push(("held-out", values.join(", ")));
     }
-    if let Some((step, loss)) = run.best_eval {
-        lines.push(("best", format!("held-out loss {loss:.4} after step {step}")));
+    if let Some((step, value)) = run.best_eval {
+        let name = run.best_metric.as_deref().unwrap_or("held-out loss");
+        lines.push(("best", format!("{name} {value:.4} after step {step}")));
     }
     if run.rollbacks > 0 {
         lines.push(("rollbacks", run.rollbacks.to_string()));

@@ -175,6 +175,18 @@ impl Session {
         Ok(())
     }
 
+    /// Takes the parameters of another session, through the host, tensor by tensor.
+    ///
+    /// # Errors
+    /// The other session lacks a parameter of this program, or it has another type there.
+    pub fn copy_parameters(&mut self, from: &Session) -> Result<()> {
+        let wanted: Vec<StateEntry> = self.artefact().manifest.state.clone();
+        for entry in wanted.iter().filter(|s| RestoreScope::Params.has(kind(s))) {
+            self.set_state(&entry.name, &from.state(&entry.name)?)?;
+        }
+        Ok(())
+    }
+
     /// Returns the used parts of the program's padded dims.
     pub(super) fn used_parts(&self) -> UsedParts {
         UsedParts::parse(self.artefact().manifest.meta.get(PADDED))

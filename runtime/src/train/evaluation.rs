@@ -1,12 +1,13 @@
 //! Evaluation on held-out rows.
 
-use super::{options::Options, stop::Stop};
+use super::{evaluator::Evaluator, options::Options, stop::Stop};
 use crate::{Contract, Error, Result, Session};
 use data::{Batch, BatchSource, Rows};
 use job::Job;
 use proto::manifest::{Dim, TaskKind};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    rc::Rc,
     sync::Arc,
 };
 
@@ -15,6 +16,9 @@ pub(super) struct Evaluation {
     data: Arc<dyn BatchSource>,
     pub every: u64,
     batches: usize,
+    evaluator: Option<Rc<dyn Evaluator>>,
+    /// The value whose largest is best. `None` means the smallest loss.
+    best: Option<String>,
 }
 
 impl Evaluation {
@@ -28,17 +32,38 @@ impl Evaluation {
                 "raise --held-out, or give a longer text with --eval-data",
             ));
         }
-        Ok(Some(Self { data, every, batches }))
+        let (evaluator, best) = (options.evaluator.clone(), options.best.clone());
+        Ok(Some(Self { data, every, batches, evaluator, best }))
     }
 
-    /// Returns means over the batches. `None` if the run is to stop before the last of them.
+    /// Returns the value of an evaluation that is to be small: the loss, or the metric of `--best` with the
+    /// opposite sign.
+    pub(super) fn cost(&self, eval: &BTreeMap<String, f64>) -> Result<f64> {
+        let Some(name) = &self.best else { return Ok(eval.get("loss").copied().unwrap_or(f64::NAN)) };
+        eval.get(name).map(|value| -value).ok_or_else(|| {
+            let has: Vec<&str> = eval.keys().map(String::as_str).collect();
+            Error::input(
+                format!("`--best {name}`: the evaluation has no such value"),
+                format!("it has `{}`", has.join("`, `")),
+            )
+        })
+    }
+
+    /// Returns means over the batches, and the values of the evaluator. `None` if the run is to stop before
+    /// the last batch.
     pub(super) fn run(
         &self,
         session: &mut Session,
+        step: u64,
         stop: &mut Stop<'_>,
     ) -> Result<Option<BTreeMap<String, f64>>> {
         let rows = rows(session)?;
-        means(session, held_out(&*self.data, self.batches, &rows), &mut || stop.is_here())
+        let means = means(session, held_out(&*self.data, self.batches, &rows), &mut || stop.is_here())?;
+        let Some(mut means) = means else { return Ok(None) };
+        if let Some(evaluator) = &self.evaluator {
+            means.extend(evaluator.evaluate(session, step)?);
+        }
+        Ok(Some(means))
     }
 }
 

@@ -7,11 +7,13 @@
 //! After a loss spike, the run returns to its last checkpoint and skips the batches that led to the spike.
 //!
 //! Reading order: `options`, `observer` (reports to the caller), `run` (preparation), `steps` (the loop),
-//! `stop`, `stragglers`, `executables` (compared between processes), `evaluation`, `spike` (loss-spike
-//! detection), `saving` (checkpoints) with `ledger` and `lock`, [`metrics`] (the metrics file), [`events`]
-//! (the same for TensorBoard), [`meter`] (utilization and memory), [`summary`] (the end-of-run summary).
+//! `stop`, `stragglers`, `executables` (compared between processes), `evaluator` and `evaluation`, `spike`
+//! (loss-spike detection), `saving` (checkpoints) with `ledger` and `lock`, [`metrics`] (the metrics file),
+//! [`events`] (the same for TensorBoard), [`meter`] (utilization and memory), [`summary`] (the end-of-run
+//! summary).
 
 mod evaluation;
+mod evaluator;
 pub mod events;
 mod executables;
 mod ledger;
@@ -29,6 +31,7 @@ mod stragglers;
 pub mod summary;
 
 pub use evaluation::evaluate;
+pub use evaluator::Evaluator;
 pub use executables::compare as compare_executables;
 pub use observer::{Observer, Rollback, Step};
 pub use options::{Options, Saving, Source};

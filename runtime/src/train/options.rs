@@ -1,13 +1,13 @@
 //! Options of training, and their validation.
 
-use super::spike::Spikes;
+use super::{evaluator::Evaluator, spike::Spikes};
 use crate::{
     Error, Result,
     checkpoint::{Keep, Mapping},
 };
 use data::BatchSource;
 use job::Job;
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, rc::Rc, sync::Arc};
 
 /// Options of a training run.
 #[derive(Clone, Debug)]
@@ -37,6 +37,11 @@ pub struct Options {
     pub eval_batches: Option<usize>,
     /// A corpus for evaluation, all of which is used in place of held-out rows.
     pub eval_data: Option<Arc<dyn BatchSource>>,
+    /// Computes more values of every evaluation. Only in a job of one process.
+    pub evaluator: Option<Rc<dyn Evaluator>>,
+    /// The value of evaluations by which the best checkpoint and [`Options::patience`] are decided; its
+    /// largest is best. `None` means the smallest loss on held-out rows.
+    pub best: Option<String>,
     /// Stop after this many consecutive evaluations without an improvement.
     pub patience: Option<u64>,
     /// The decrease of the loss on held-out rows that counts as an improvement, in nats.
@@ -67,6 +72,8 @@ impl Default for Options {
             eval_every: None,
             eval_batches: None,
             eval_data: None,
+            evaluator: None,
+            best: None,
             patience: None,
             min_delta: 0.0,
             spikes: None,
@@ -140,6 +147,15 @@ impl Options {
         }
         if self.patience.is_some() && self.eval_every.is_none() {
             return Err(Error::input("`--patience` needs evaluations", "add --eval-every STEPS"));
+        }
+        if self.best.is_some() && self.eval_every.is_none() {
+            return Err(Error::input("`--best` needs evaluations", "add --eval-every STEPS"));
+        }
+        if self.evaluator.is_some() && self.job.size() > 1 {
+            return Err(Error::input(
+                "texts are not generated during training in a job of several processes",
+                "leave out --eval-metrics, and evaluate checkpoints with meshc eval --tasks",
+            ));
         }
         let counts = [
             ("--max-skipped", Some(self.max_skipped)),

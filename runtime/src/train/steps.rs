@@ -278,11 +278,10 @@ impl Steps<'_> {
         let Some(evaluation) = &self.t.evaluation else { return Ok(None) };
         self.t.observer.on_phase("evaluating");
         self.t.options.job.enter("evaluate", step);
-        let eval = evaluation.run(self.t.session, &mut self.t.stop).map_err(in_step(step))?;
+        let eval = evaluation.run(self.t.session, step, &mut self.t.stop).map_err(in_step(step))?;
         match &eval {
             Some(eval) => {
-                let loss = eval.get("loss").copied().unwrap_or(f64::NAN);
-                self.t.ledger.evaluated(step, loss, self.t.options.min_delta);
+                self.t.ledger.evaluated(step, evaluation.cost(eval)?, self.t.options.min_delta);
             }
             None => self.t.ledger.due = true,
         }
@@ -317,7 +316,10 @@ impl Steps<'_> {
         }
         let mut summary = self.history.clone().summary(self.begin.elapsed(), end == End::Stopped);
         summary.stopped_early = end == End::Early;
-        summary.best_eval = self.t.ledger.lowest;
+        let best = &self.t.options.best;
+        summary.best_eval =
+            self.t.ledger.lowest.map(|(at, cost)| (at, if best.is_some() { -cost } else { cost }));
+        summary.best_metric = best.clone();
         summary.rollbacks = self.t.ledger.rollbacks;
         summary.log_error = self.log_error.clone();
         Ok(summary)

@@ -16,8 +16,11 @@ pub struct Summary {
     pub stopped: bool,
     /// True if it ended early because the loss on held-out rows no longer improved.
     pub stopped_early: bool,
-    /// The step with the smallest loss on held-out rows, and that loss.
+    /// The step with the smallest loss on held-out rows, and that loss; or the step with the largest
+    /// [`Summary::best_metric`], and its value.
     pub best_eval: Option<(u64, f64)>,
+    /// The value of evaluations whose largest is best. `None` means the smallest loss.
+    pub best_metric: Option<String>,
     /// The number of rollbacks, including those of earlier runs.
     pub rollbacks: u64,
     /// Loss of the first step.
@@ -114,6 +117,7 @@ impl History {
             stopped,
             stopped_early: false,
             best_eval: None,
+            best_metric: None,
             rollbacks: 0,
             first_loss: self.first_loss,
             last_loss: self.last.back().copied(),

@@ -32,6 +32,8 @@ const EDGES: [(&str, &[&str]); 21] = [
             "page",
             "proto",
             "pjrt",
+            "data",
+            "tasks",
             "runtime",
             "models",
             "interchange",
