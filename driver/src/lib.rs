@@ -6,14 +6,14 @@
 //! Reading order: [`request`] (the input, with [`settings`], [`placement`], [`target`], [`plugin`],
 //! [`subject`] and [`host`]), [`program`] (from a model to a program, with `builtin`, `package`, `execute`
 //! and `store`), [`lower`] (through the compiler), [`artefact`] (in memory), [`device`] (plugins and
-//! sessions), [`session`] (programs with parameters), [`predict`] (predictions for tasks), [`task_metrics`]
-//! (the same during training), [`ahead`] and [`measured`] (through a plugin's compiler), [`fit`] (programs
-//! that are too large), [`lint`] (warnings), [`summary`] (facts of a valid program), [`verification`]
-//! (imported models), [`selftest`] (devices against the interpreter). Errors are in [`failure`] and
-//! [`diagnostics`], and [`explain`] explains their labels; atomic writes are in [`files`]. [`call`] calls one
-//! function, [`inputs`] reads the inputs of generation, [`children`] ends processes such as cargo, [`doctor`]
-//! examines plugins, [`scaffold`] writes new packages, [`watch`] sees changes of a model, and [`hosts`] is
-//! for sessions of several processes.
+//! sessions), [`session`] (programs with parameters), [`source`] (batches), [`predict`] (predictions for
+//! tasks), [`task_metrics`] (the same during training), [`ahead`] and [`measured`] (through a plugin's
+//! compiler), [`fit`] (programs that are too large), [`lint`] (warnings), [`summary`] (facts of a valid
+//! program), [`verification`] (imported models), [`selftest`] (devices against the interpreter). Errors are
+//! in [`failure`] and [`diagnostics`], and [`explain`] explains their labels; atomic writes are in [`files`].
+//! [`call`] calls one function, [`inputs`] reads the inputs of generation, [`children`] ends processes such
+//! as cargo, [`doctor`] examines plugins, [`scaffold`] writes new packages, [`watch`] sees changes of a
+//! model, and [`hosts`] is for sessions of several processes.
 
 pub mod ahead;
 pub mod artefact;
@@ -44,6 +44,7 @@ pub mod scaffold;
 pub mod selftest;
 pub mod session;
 pub mod settings;
+pub mod source;
 mod store;
 pub mod subject;
 pub mod summary;

@@ -29,6 +29,20 @@ pub fn batches(tasks: &[Task], spec: BatchSpec, options: &TaskSource) -> Result<
     PairMixture::new(corpora.collect::<Result<_>>()?, options.tokenizer.clone(), spec, options.temperature)
 }
 
+/// Returns a line about each task: its share of the rows, its examples, and how many of them are cut.
+pub fn describe(source: &PairMixture) -> Vec<String> {
+    let line = |(task, share): (&PairCorpus, f64)| {
+        let [train, held_out] = [&task.train, &task.held_out].map(Pairs::truncated);
+        let cut = match [train[0] + held_out[0], train[1] + held_out[1]] {
+            [0, 0] => "none cut".to_owned(),
+            [inputs, targets] => format!("{inputs} inputs and {targets} targets cut to the model's lengths"),
+        };
+        let (train, held_out) = (task.train.len(), task.held_out.len());
+        format!("{:5.2} % {}: {train} examples, {held_out} held out, {cut}", share * 100.0, task.name)
+    };
+    source.corpora().zip(source.shares()).map(line).collect()
+}
+
 fn corpus(task: &Task, spec: &BatchSpec, options: &TaskSource, codec: &Codec) -> Result<PairCorpus> {
     let own = task.files(options.split);
     // A file of pairs is every split: it is either trained on or evaluated on.

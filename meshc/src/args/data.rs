@@ -3,9 +3,10 @@
 use super::ranges::{bytes, positive, steps};
 use anyhow::{Context, Result};
 use data::{
-    BatchSource, BatchSpec, Codec, Corpus, Mixture, MixtureSpec, PairMixture, PreparedTokens, Skipped, Stats,
-    TEXT_FIELD, Temperature, Tokenizer, Tokens, rates::CorpusSpec,
+    BatchSpec, Codec, Corpus, Mixture, MixtureSpec, PreparedTokens, Skipped, Stats, TEXT_FIELD, Temperature,
+    Tokenizer, Tokens, rates::CorpusSpec,
 };
+pub use driver::source::Source;
 use driver::{failure::failure, hosts::agree, predict::Wanted, subject::newest};
 use job::Job;
 use runtime::{
@@ -59,14 +60,6 @@ pub enum Texts {
     Corpora(Vec<Corpus>, Temperature),
     /// Tasks.
     Tasks(Vec<Task>, TaskSource),
-}
-
-/// Batches of text or of tasks.
-pub enum Source {
-    /// Of text.
-    Text(Arc<Mixture>),
-    /// Of tasks.
-    Tasks(Arc<PairMixture>),
 }
 
 impl DataOptions {
@@ -199,36 +192,6 @@ impl Texts {
                 Source::Tasks(Arc::new(tasks::batches(&all, spec, &options)?))
             }
         })
-    }
-}
-
-impl Source {
-    /// Returns the batches.
-    pub fn batches(&self) -> Arc<dyn BatchSource> {
-        match self {
-            Self::Text(mixture) => mixture.clone(),
-            Self::Tasks(mixture) => mixture.clone(),
-        }
-    }
-
-    /// Returns the tokenizer of the batches.
-    pub fn tokenizer(&self) -> &Tokenizer {
-        match self {
-            Self::Text(mixture) => mixture.tokenizer(),
-            Self::Tasks(mixture) => mixture.tokenizer(),
-        }
-    }
-
-    /// Returns the held-out rows in the first `batches` held-out batches, the rows that they leave out, and
-    /// the tokens that are in no row.
-    pub fn rows(&self, batches: usize) -> [usize; 3] {
-        let (all, rows, left_over) = match self {
-            Self::Text(of) => {
-                (of.train_rows() + of.held_out_rows(), of.held_out_rows_of(batches), of.left_over())
-            }
-            Self::Tasks(of) => (of.train_rows() + of.held_out_rows(), of.held_out_rows_of(batches), 0),
-        };
-        [rows, all - rows, left_over]
     }
 }
 

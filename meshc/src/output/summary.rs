@@ -86,20 +86,9 @@ pub fn data(source: &Mixture) -> String {
 
 /// Describes the tasks of a run.
 pub fn tasks(source: &PairMixture) -> String {
-    let mut lines = Vec::new();
-    for (task, share) in source.corpora().zip(source.shares()) {
-        let (train, held_out) = (task.train.len(), task.held_out.len());
-        let cut: Vec<usize> =
-            (0..2).map(|side| task.train.truncated()[side] + task.held_out.truncated()[side]).collect();
-        let cut = match cut.as_slice() {
-            [0, 0] => "none cut".to_owned(),
-            cut => format!("{} inputs and {} targets cut to the model's lengths", cut[0], cut[1]),
-        };
-        let all =
-            format!("{:5.2} % {}: {train} examples, {held_out} held out, {cut}", share * 100.0, task.name);
-        lines.push((if lines.is_empty() { "tasks" } else { "" }, all));
-    }
-    table(&lines)
+    let lines = tasks::source::describe(source);
+    let of = |(at, line): (usize, String)| (if at == 0 { "tasks" } else { "" }, line);
+    table(&lines.into_iter().enumerate().map(of).collect::<Vec<_>>())
 }
 
 /// Describes tokens that were just prepared.
