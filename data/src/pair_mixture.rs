@@ -373,7 +373,7 @@ mod tests {
         let batch = all.batch(0, 0).unwrap();
         let segments = &batch.segments.as_ref().unwrap()[1];
         assert!(segments.chunks(9).all(|row| row[..3] == [1, 1, 1]));
-        let some = all.batch_rows(0, 0, &Rows::of([1..2])).unwrap();
+        let some = all.batch_rows(0, 0, &Rows::of(std::iter::once(1..2))).unwrap();
         assert_eq!(some.inputs[6..12], batch.inputs[6..12]);
         assert_eq!((some.tokens(), some.target_tokens()), (batch.tokens(), batch.target_tokens()));
     }

@@ -27,11 +27,11 @@ fn place() -> Workplace {
         format!("{{\"text\": \"{text} {n}\", \"label\": {label}}}\n")
     };
     let lines = |range: std::ops::Range<usize>| range.map(|n| line(n, (n % 2) as i64)).collect::<String>();
-    place.write("train.jsonl", &lines(0..20));
-    place.write("valid.jsonl", &lines(20..25));
-    place.write("test.jsonl", &(0..3).map(|n| line(n, -1)).collect::<String>());
-    place.write("x.toml", &TASK.replace("LANGUAGE", "en"));
-    place.write("y.toml", &TASK.replace("LANGUAGE", "de"));
+    place.write("train.jsonl", lines(0..20));
+    place.write("valid.jsonl", lines(20..25));
+    place.write("test.jsonl", (0..3).map(|n| line(n, -1)).collect::<String>());
+    place.write("x.toml", TASK.replace("LANGUAGE", "en"));
+    place.write("y.toml", TASK.replace("LANGUAGE", "de"));
     place.write("pairs.jsonl", "{\"inputs\": \"1 and 2 and 3 and 4 and 5\", \"targets\": \"a\"}\n".repeat(5));
     place
 }

@@ -245,7 +245,7 @@ fn padding_is_never_generated() {
     let hot = Options { temperature: 50.0, seed: 3, ..Options::default() };
     for (options, calls) in [
         (greedy, Options::default()),
-        (sampled, hot.clone()),
+        (sampled, hot),
         (filtered, Options { top_k: Some(VOCAB), ..hot }),
         (beams, Options::default()),
     ] {

@@ -134,8 +134,11 @@ fn generate(args: &Args, member: &Member, request: &Request) -> Result<()> {
     }
 }
 
-/// Returns the program, its parameters, the tokens of the inputs, and the codec, if there is one.
-fn prepare(args: &Args, request: &Request) -> Result<Prepared<(Vec<Vec<i32>>, Option<Codec>)>> {
+/// The tokens of the inputs, and the codec, if there is one.
+type Encoded = (Vec<Vec<i32>>, Option<Codec>);
+
+/// Returns the program, its parameters and the encoded inputs.
+fn prepare(args: &Args, request: &Request) -> Result<Prepared<Encoded>> {
     let functions = &["encode", "decode", "results"];
     let input = inputs::read(&args.input)?;
     let parameters = session::parameters(request, args.subject.checkpoint.as_deref())?;
