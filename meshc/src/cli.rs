@@ -234,6 +234,7 @@ mod tests {
         (&["train"], "eval-every", &["0"]),
         (&["train"], "eval-batches", &["0"]),
         (&["train"], "held-out", &["1.5", "1", "-0.1", "nan"]),
+        (&["train"], "eval-examples", &["0"]),
         (&["train"], "patience", &["0"]),
         (&["train"], "min-delta", &["-1", "inf"]),
         (&["train"], "spike-sigmas", &["-1", "0", "nan"]),
@@ -245,6 +246,7 @@ mod tests {
         (&["train"], "restarts", &["-1"]),
         (&["eval"], "held-out", &["0", "1"]),
         (&["eval"], "batches", &["0"]),
+        (&["eval"], "examples", &["0"]),
         (&["eval"], "mix-temperature", &["0"]),
         (&["eval"], "mix-cap", &["0"]),
         (&["generate"], "beams", &["0"]),
@@ -260,6 +262,9 @@ mod tests {
         (&["plan"], "within", &["-1"]),
         (&["plan"], "top", &["0"]),
         (&["run"], "seed", &["-1", "4294967296"]),
+        (&["selftest"], "programs", &["-1", "1.5"]),
+        (&["selftest"], "seconds", &["-1", "nan"]),
+        (&["selftest"], "seed", &["-1", "4294967296"]),
         (&["checkpoint", "prune"], "keep", &["0"]),
         (&["checkpoint", "prune"], "keep-every", &["0"]),
         (&["checkpoint", "prune"], "keep-best", &["0"]),
@@ -277,13 +282,12 @@ mod tests {
     ];
 
     /// The same for the commands that run in several processes.
-    const INVALID_PLACES: [(&str, &[&str]); 6] = [
+    const INVALID_PLACES: [(&str, &[&str]); 5] = [
         ("hosts", &["0", "-1"]),
         ("rank", &["-1", "4294967296"]),
         ("processes", &["0"]),
         ("dead-after", &["0", "nan"]),
         ("join-within", &["-1", "inf"]),
-        ("limit", &["save", "load=3", "step=0"]),
     ];
 
     fn invalid() -> impl Iterator<Item = (&'static [&'static str], &'static str, &'static [&'static str])> {
@@ -334,6 +338,10 @@ mod tests {
             "flag",
             "stop-after",
             "max-decompressed",
+            "split",
+            "map",
+            "limit",
+            "by",
         ];
         let mut all = Vec::new();
         validated(&Cli::command(), &["meshc".to_owned()], &mut all);

@@ -24,10 +24,10 @@ pub struct Args {
     #[arg(long, value_name = "AXIS=SIZE,…", value_parser = Mesh::parse)]
     mesh: Option<Mesh>,
     /// Number of random programs
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = ranges::whole)]
     programs: usize,
     /// Seconds after which no further program begins
-    #[arg(long, value_name = "S", default_value_t = 600)]
+    #[arg(long, value_name = "S", default_value_t = 600, value_parser = ranges::whole_64)]
     seconds: u64,
     /// Seed of the random programs
     #[arg(long, value_name = "N", default_value = "1", value_parser = ranges::whole_32)]
