@@ -260,7 +260,7 @@ impl State {
             }
             let phase = seat.beat.phase.as_str();
             let limit = limits.of_phase(phase, median)?;
-            // What happened since the last heartbeat is not known: the rank may have gone on.
+            // The rank may have progressed since its last heartbeat.
             let since = Duration::from_millis(seat.beat.since_ms);
             (since > limit).then(|| {
                 let (since, limit) = (words(since), words(limit));

@@ -219,7 +219,7 @@ fn caches_that_cannot_be_written_are_not_needed() {
     {
         fs::remove_dir_all(place.at("cache")).unwrap();
         reference.check(fault);
-        // What a fault has left in the cache is not used, or is whole.
+        // The next start uses only whole entries of the cache.
         let _ = fs::remove_dir_all(place.at("r"));
         let again = Ran::new(Reference::train(place, &[]).output().unwrap()).succeeds();
         assert!(!again.err.contains("was damaged"), "{}: {}", fault.name(), again.err);

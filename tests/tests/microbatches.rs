@@ -14,7 +14,7 @@ fn config(microbatches: usize) -> Config {
     let quiet = small_switch();
     let switch = quiet.switch.clone().map(|s| models::Switch { jitter: 0.0, expert_dropout: Some(0.0), ..s });
     let schedule = models::Schedule { microbatches, ..quiet.schedule };
-    // Where a gradient is near 0, Adam's update is its sign, which rounding decides unless epsilon is larger.
+    // Adam's update is the sign of a gradient near 0. Rounding decides that sign unless epsilon is larger.
     let method = Method::AdamW(AdamW { epsilon: 1e-6, ..AdamW::default() });
     let optimizer = Optimizer { method, ..quiet.optimizer };
     Config { batch: 16, schedule, dropout: 0.0, switch, optimizer, ..quiet }
