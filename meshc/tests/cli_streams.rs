@@ -82,6 +82,8 @@ fn every_command_ends_quietly_if_nobody_reads_its_output() {
         vec!["data", "stats", "text"],
         vec!["models"],
         vec!["plugin", "list"],
+        vec!["tasks"],
+        vec!["selftest", "--programs", "1", "--mesh", "x=2"],
         vec!["slice", "tpu:v5e:2x4"],
         vec!["explain"],
         vec!["shell", "completions", "bash"],
@@ -105,9 +107,13 @@ fn every_command_ends_quietly_if_nobody_reads_its_output() {
 #[test]
 fn a_full_disk_is_an_error() {
     let place = Workplace::new();
-    for args in [&["models"][..], &["check", &model("matmul.rs")], &["plugin", "list", "--json"]] {
+    let plain = "error: writing to standard output: ";
+    let json = "{\"error\":{\"message\":\"writing to standard output: ";
+    let model = model("matmul.rs");
+    let rows = [(&["models"][..], plain), (&["check", &model], plain), (&["plugin", "list", "--json"], json)];
+    for (args, message) in rows {
         let full = OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
         let output = place.meshc(args).stdout(full).output().expect("meshc starts");
-        Ran::new(output).fails(&["error: writing to standard output: "]);
+        Ran::new(output).fails(&[message]);
     }
 }
