@@ -398,8 +398,8 @@ fn numbers_that_make_no_model_are_named_at_the_models_line() {
     let mistakes = models::program(&config, &place).finish().expect_err("the numbers are wrong");
     let expect = [
         "model.rs:9:5: error: `heads` must be at least 1, got 0",
-        "model.rs:9:5: error: `buckets` must be a multiple of 4 (half of them for each direction, half of these for \
-         single distances), got 6",
+        "model.rs:9:5: error: `buckets` must be a multiple of 4 up to 1024 (half of them for each direction, \
+         half of these for single distances), got 6",
         "model.rs:9:5: error: `dropout` must be in [0, 1), got 1",
         "model.rs:9:5: error: `experts` must be at least 1, got 0",
         "model.rs:9:5: error: `sparse_step` must be at least 1 (1 for all layers, 2 for every other), got 0",
