@@ -6,7 +6,7 @@
 use crate::activity;
 use mesh::{
     Body, Diagnostic, Inst, Module, Name, Op, Site, Value,
-    ir::{Control, StateId, StateKind, StateOp},
+    ir::{Control, Shape, StateId, StateKind, StateOp},
     task::check,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -97,22 +97,18 @@ fn one_sided_sum(body: &Body, inst: &Inst) -> Option<Diagnostic> {
 /// A value that is computed and used nowhere.
 fn unused_value(inst: &Inst, used: &FxHashSet<Line>) -> Option<Diagnostic> {
     // States are warned of once for the whole program, and constants are often shared.
-    let counts = match &inst.op {
-        Op::State(_) => false,
-        Op::Shape(mesh::ir::Shape::Constant { dtype: _, value: _ }) => false,
-        Op::Elementwise(_)
-        | Op::Contract(_)
-        | Op::Reduce(_)
-        | Op::Shape(_)
-        | Op::Index(_)
-        | Op::Random(_)
-        | Op::Control(_)
-        | Op::Collective(_) => true,
-    };
-    (counts && !used.contains(&line(&inst.site))).then(|| {
+    let is_counted = !matches!(inst.op, Op::State(_) | Op::Shape(Shape::Constant { dtype: _, value: _ }));
+    (is_counted && !used.contains(&line(&inst.site))).then(|| {
         Diagnostic::new("unused_value", "the result of this line is never used")
             .help("remove the line, or make the result an output")
             .at(&inst.site)
+    })
+}
+
+/// The values of states that `body` reads.
+fn reads(body: &Body) -> impl Iterator<Item = (Value, StateId)> {
+    body.insts.iter().filter_map(|inst| {
+        if let Op::State(StateOp::Read(state)) = inst.op { Some((inst.results[0], state)) } else { None }
     })
 }
 
@@ -121,13 +117,7 @@ fn unused_parameters(module: &Module) -> Vec<Diagnostic> {
     let mut read: FxHashSet<StateId> = FxHashSet::default();
     for function in &module.functions {
         let used = uses(&function.body);
-        for inst in &function.body.insts {
-            if let Op::State(StateOp::Read(state)) = inst.op
-                && used.contains(&inst.results[0])
-            {
-                read.insert(state);
-            }
-        }
+        read.extend(reads(&function.body).filter(|(value, _)| used.contains(value)).map(|(_, state)| state));
     }
     let unread =
         module.env.states.iter().filter(|(id, state)| state.kind == StateKind::Param && !read.contains(id));
@@ -142,22 +132,7 @@ fn unused_parameters(module: &Module) -> Vec<Diagnostic> {
 
 /// Values for which a gradient is requested, and on which the loss does not depend.
 fn no_gradient(module: &Module, body: &Body, inst: &Inst, all: &mut Vec<Diagnostic>) {
-    let states: FxHashMap<Value, StateId> = body
-        .insts
-        .iter()
-        .filter_map(|inst| match inst.op {
-            Op::State(StateOp::Read(state)) => Some((inst.results[0], state)),
-            Op::State(StateOp::Write(_))
-            | Op::Elementwise(_)
-            | Op::Contract(_)
-            | Op::Reduce(_)
-            | Op::Shape(_)
-            | Op::Index(_)
-            | Op::Random(_)
-            | Op::Control(_)
-            | Op::Collective(_) => None,
-        })
-        .collect();
+    let states: FxHashMap<Value, StateId> = reads(body).collect();
     for x in activity::without_gradient(body, inst.args[0], &inst.args[1..]) {
         let help = "use it in the loss, or stop asking for its gradient";
         let lint = match states.get(&x).map(|id| &module.env.states[*id]) {
