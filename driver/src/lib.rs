@@ -9,8 +9,9 @@
 //! sessions), [`session`] (programs with parameters), [`source`] (batches), [`predict`] (predictions for
 //! tasks), [`task_metrics`] (the same during training), [`ahead`] and [`measured`] (through a plugin's
 //! compiler), [`fit`] (programs that are too large), [`lint`] (warnings), [`summary`] (facts of a valid
-//! program), [`verification`] (imported models), [`selftest`] (devices against the interpreter). Errors are
-//! in [`failure`] and [`diagnostics`], and [`explain`] explains their labels; atomic writes are in [`files`].
+//! program), [`overview`] (programs, data and runs in labelled lines), [`run_folder`] (the files of a run),
+//! [`verification`] (imported models), [`selftest`] (devices against the interpreter). Errors are in
+//! [`failure`] and [`diagnostics`], and [`explain`] explains their labels; atomic writes are in [`files`].
 //! [`call`] calls one function, [`inputs`] reads the inputs of generation, [`children`] ends processes such
 //! as cargo, [`doctor`] examines plugins, [`scaffold`] writes new packages, [`watch`] sees changes of a
 //! model, and [`hosts`] is for sessions of several processes.
@@ -34,12 +35,14 @@ pub mod inputs;
 pub mod lint;
 pub mod lower;
 pub mod measured;
+pub mod overview;
 mod package;
 pub mod placement;
 pub mod plugin;
 pub mod predict;
 pub mod program;
 pub mod request;
+pub mod run_folder;
 pub mod scaffold;
 pub mod selftest;
 pub mod session;

@@ -9,12 +9,11 @@ use crate::{
     output::{
         host::HOST,
         stream::{errln, out, outln},
-        summary::number,
     },
 };
 use anyhow::Result;
 use driver::{
-    failure::failure, placement::PlacementOptions, request::Request, subject::newest_path,
+    failure::failure, overview::number, placement::PlacementOptions, request::Request, subject::newest_path,
     verification::Compiler,
 };
 use interchange::hf::{Folder, export::export, import::import, verify::verify};

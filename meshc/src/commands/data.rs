@@ -2,13 +2,11 @@
 
 use crate::{
     args::data::Reading,
-    output::{
-        stream::{errln, out, outln},
-        summary,
-    },
+    output::stream::{errln, out, outln},
 };
 use anyhow::Result;
 use data::{PreparedTokens, prepared};
+use driver::overview;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -82,7 +80,7 @@ fn stats(args: &StatsArgs) -> Result<()> {
         outln!("{}", serde_json::to_string_pretty(&value)?);
         return Ok(());
     }
-    out!("{}", summary::stats(&stats, &tokenizer));
+    out!("{}", overview::stats(&stats, &tokenizer));
     for skipped in &all_skipped {
         outln!("skipped       {} {}", skipped.path.display(), skipped.reason);
     }
@@ -106,7 +104,7 @@ fn prepare(args: &PrepareArgs) -> Result<()> {
         });
         outln!("{}", serde_json::to_string_pretty(&value)?);
     } else {
-        out!("{}", summary::prepared(&tokens));
+        out!("{}", overview::prepared(&tokens));
     }
     Ok(())
 }

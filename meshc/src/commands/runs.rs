@@ -1,11 +1,12 @@
 //! `meshc runs`: a page about training runs, or their results as JSON.
 
-use crate::output::{
-    run_folder::{METRICS, RUN},
-    stream::outln,
-};
+use crate::output::stream::outln;
 use anyhow::{Context, Result};
-use driver::{failure::failure, files::write_file};
+use driver::{
+    failure::failure,
+    files::write_file,
+    run_folder::{METRICS, RUN},
+};
 use page::{run::Run, run_page::page};
 use serde_json::json;
 use std::path::{Path, PathBuf};

@@ -13,12 +13,10 @@ use crate::{
         },
     },
     output::{
-        host::HOST,
+        host::{HOST, VERSION},
         progress::Progress,
-        run_folder::{self, RunFolder},
         signals::Signals,
         stream::{err, out, outln},
-        summary,
     },
 };
 use ::data::BatchSource;
@@ -36,8 +34,10 @@ use driver::{
         member::Member,
         start,
     },
+    overview,
     program::{self, Program},
     request::Request,
+    run_folder::{self, RunFolder},
     session,
     subject::{has_checkpoints, is_compiled, newest_path},
     target::{Target, TargetOptions},
@@ -236,10 +236,10 @@ fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
     let before = format!(
         "{}{}{}",
         args.resolved.toml(),
-        summary::artefact(&artefact.manifest),
+        overview::artefact(&artefact.manifest),
         match &source {
-            data::Source::Text(mixture) => summary::data(mixture),
-            data::Source::Tasks(mixture) => summary::tasks(mixture),
+            data::Source::Text(mixture) => overview::data(mixture),
+            data::Source::Tasks(mixture) => overview::tasks(mixture),
         }
     );
     if args.json {
@@ -251,7 +251,7 @@ fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
         true => several::session(&request, &chosen, artefact, member)?,
         false => device::on(&chosen, &request, artefact)?,
     };
-    let start = run_folder.as_ref().map_or(Value::Null, |_| run_folder::start(&chosen));
+    let start = run_folder.as_ref().map_or(Value::Null, |_| run_folder::start(&chosen, VERSION));
     let place = run_folder.as_ref().map(|folder| (folder, &start));
     let mut progress = progress(&args, member.job.is_first(), session.artefact(), place, signals);
     let result = train::run(&mut session, source.batches(), &options, &mut progress, &signals.stop);
@@ -276,7 +276,7 @@ fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
     if args.json {
         outln!("{}", serde_json::to_string_pretty(&summary)?);
     } else {
-        out!("{}", summary::run(&summary));
+        out!("{}", overview::run(&summary));
         if !written.is_empty() {
             outln!("{written}");
         }

@@ -3,7 +3,5 @@
 pub mod failure;
 pub mod host;
 pub mod progress;
-pub mod run_folder;
 pub mod signals;
 pub mod stream;
-pub mod summary;

@@ -1,7 +1,7 @@
 //! The directory of a training run: options, description, metrics, checkpoints.
 
+use crate::{device::Chosen, failure::failure, files::write_file, hosts::agree};
 use anyhow::{Context, Result};
-use driver::{device::Chosen, failure::failure, files::write_file, hosts::agree};
 use proto::manifest::Manifest;
 use runtime::{Compilation, checkpoint::is_url};
 use serde_json::{Value, json};
@@ -10,9 +10,6 @@ use std::{
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
-
-/// The version with the commit it was built from.
-pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("MESH_COMMIT"), ")");
 
 /// The options, in the run directory or in the checkpoint directory.
 pub const CONFIG: &str = "config.toml";
@@ -120,8 +117,8 @@ impl RunFolder {
     }
 }
 
-/// Describes the start of this process: time, host, command line, version of meshc, and plugin.
-pub fn start(chosen: &Chosen) -> Value {
+/// Describes the start of this process: time, host, command line, `version` of meshc, and plugin.
+pub fn start(chosen: &Chosen, version: &str) -> Value {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     let words: Vec<String> = env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     let path = &chosen.found.path;
@@ -130,7 +127,7 @@ pub fn start(chosen: &Chosen) -> Value {
         "host": fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim(),
         "process": std::process::id(),
         "command": words,
-        "meshc": VERSION,
+        "meshc": version,
         "plugin": {
             "path": path.display().to_string(),
             "found_by": chosen.found.source,
