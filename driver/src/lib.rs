@@ -12,8 +12,8 @@
 //! program), [`overview`] (programs, data and runs in labelled lines), [`run_folder`] (the files of a run),
 //! [`verification`] (imported models), [`selftest`] (devices against the interpreter). Errors are in
 //! [`failure`] and [`diagnostics`], and [`explain`] explains their labels; atomic writes are in [`files`].
-//! [`call`] calls one function, [`inputs`] reads the inputs of generation, [`children`] ends processes such
-//! as cargo, [`doctor`] examines plugins, [`scaffold`] writes new packages, [`watch`] sees changes of a
+//! [`tokenizer`] opens that of a model, [`call`] calls one function, [`inputs`] reads the inputs of
+//! generation, [`children`] ends processes such as cargo, [`doctor`] examines plugins, [`scaffold`] writes new packages, [`watch`] sees changes of a
 //! model, and [`hosts`] is for sessions of several processes.
 
 pub mod ahead;
@@ -53,6 +53,7 @@ pub mod subject;
 pub mod summary;
 pub mod target;
 pub mod task_metrics;
+pub mod tokenizer;
 pub mod verification;
 pub mod watch;
 

@@ -3,15 +3,20 @@
 use super::ranges::{bytes, positive, steps};
 use anyhow::{Context, Result};
 use data::{
-    BatchSpec, Codec, Corpus, Mixture, MixtureSpec, PreparedTokens, Skipped, Stats, TEXT_FIELD, Temperature,
+    BatchSpec, Corpus, Mixture, MixtureSpec, PreparedTokens, Skipped, Stats, TEXT_FIELD, Temperature,
     Tokenizer, Tokens, rates::CorpusSpec,
 };
 pub use driver::source::Source;
-use driver::{failure::failure, hosts::agree, predict::Wanted, subject::newest};
+use driver::{
+    failure::failure,
+    hosts::agree,
+    predict::Wanted,
+    subject::newest,
+    tokenizer::{Choice, differs},
+};
 use job::Job;
 use runtime::{
     checkpoint::{Checkpoint, TOKENIZER},
-    generate::Sizes,
     tokens,
 };
 use std::{
@@ -67,11 +72,11 @@ impl DataOptions {
     /// there is one and no other is named.
     pub fn open(&self, job: &Job, from: Option<&Path>) -> Result<Texts> {
         if self.tasks.is_empty() {
-            return self.read(job, self.mixture()?, self.reading.tokenizer.named()?);
+            return self.read(job, self.mixture()?, self.reading.tokenizer.choice().named()?);
         }
         let tokenizer = match from {
-            Some(dir) => self.reading.tokenizer.of(&newest(dir, |_| ())?)?.ok(),
-            None => self.reading.tokenizer.named()?,
+            Some(dir) => self.reading.tokenizer.choice().of(&newest(dir, |_| ())?)?.ok(),
+            None => self.reading.tokenizer.choice().named()?,
         };
         self.open_tasks(tokenizer.unwrap_or_default())
     }
@@ -113,7 +118,7 @@ impl DataOptions {
 
     /// Reads other files with the same options.
     pub fn open_others(&self, job: &Job, files: &[PathBuf]) -> Result<Texts> {
-        self.read(job, MixtureSpec::of_words(files)?, self.reading.tokenizer.named()?)
+        self.read(job, MixtureSpec::of_words(files)?, self.reading.tokenizer.choice().named()?)
     }
 
     /// Reads all corpora for the model of a checkpoint, with its tokenizer.
@@ -121,7 +126,7 @@ impl DataOptions {
     /// # Errors
     /// Among others, if the tokens are those of another tokenizer, or no tokenizer is known for a text.
     pub fn open_for(&self, job: &Job, checkpoint: &Checkpoint) -> Result<Texts> {
-        let (tokenizer, unknown) = match self.reading.tokenizer.of(checkpoint)? {
+        let (tokenizer, unknown) = match self.reading.tokenizer.choice().of(checkpoint)? {
             Ok(tokenizer) => (Some(tokenizer), None),
             Err(unknown) => (None, Some(unknown)),
         };
@@ -205,100 +210,10 @@ pub struct TokenizerArgs {
 }
 
 impl TokenizerArgs {
-    /// Opens the tokenizer. `None` means that none was named.
-    pub fn named(&self) -> Result<Option<Tokenizer>> {
-        Ok(match self.tokenizer.as_deref() {
-            None => None,
-            Some("bytes") => Some(Tokenizer::Bytes),
-            Some(file) => Some(Tokenizer::Pieces(data::tokenizer::open(Path::new(file))?)),
-        })
+    /// Returns the tokenizer as the user names it.
+    pub fn choice(&self) -> Choice<'_> {
+        Choice(self.tokenizer.as_deref())
     }
-
-    /// Opens the tokenizer; bytes if none was named.
-    pub fn or_bytes(&self) -> Result<Tokenizer> {
-        Ok(self.named()?.unwrap_or(Tokenizer::Bytes))
-    }
-
-    /// Returns the codec between text and the tokens of the model of a checkpoint, or the reason why text
-    /// cannot be encoded.
-    ///
-    /// # Errors
-    /// A tokenizer was named that is not the checkpoint's, or it does not fit the vocabulary.
-    pub fn codec(&self, sizes: Sizes, checkpoint: &Checkpoint) -> Result<Result<Codec, Unknown>> {
-        let Sizes { vocab, special_tokens, .. } = sizes;
-        let tokenizer = match self.of(checkpoint)? {
-            Ok(tokenizer) => tokenizer,
-            Err(unknown) => return Ok(Err(unknown)),
-        };
-        Ok(match Codec::new(vocab, tokenizer, special_tokens) {
-            Ok(codec) => Ok(codec),
-            Err(error) if self.tokenizer.is_some() => return Err(error.into()),
-            Err(error) => Err(Unknown {
-                what: format!("text cannot be encoded: {error}"),
-                help: "give token ids, or write them: --json, --output NAME.json or NAME.safetensors".into(),
-            }),
-        })
-    }
-
-    /// Returns the tokenizer of the model of a checkpoint: the one that was named, else the one in the
-    /// checkpoint; or the reason why it is not known.
-    ///
-    /// # Errors
-    /// A tokenizer was named that is not the checkpoint's, or one of the two cannot be read.
-    fn of(&self, checkpoint: &Checkpoint) -> Result<Result<Tokenizer, Unknown>> {
-        let dir = checkpoint.dir().display();
-        let recorded = checkpoint.facts().get(TOKENIZER);
-        if let Some(tokenizer) = self.named()? {
-            return match recorded.filter(|recorded| **recorded != tokenizer.identity()) {
-                Some(recorded) => Err(differs(&tokenizer, recorded, checkpoint, "`--tokenizer`")),
-                None => Ok(Ok(tokenizer)),
-            };
-        }
-        if let Some(contents) = checkpoint.tokenizer()? {
-            let parsed = data::tokenizer::parse(contents.into(), &format!("{dir}/tokenizer"))?;
-            return Ok(Ok(Tokenizer::Pieces(parsed)));
-        }
-        Ok(match recorded.map(String::as_str) {
-            Some("bytes") => Ok(Tokenizer::Bytes),
-            Some(digest) => Err(Unknown {
-                what: format!(
-                    "the tokenizer of `{dir}` has the digest {digest}; the checkpoint does not contain it"
-                ),
-                help: "name its file with --tokenizer, or use token ids".into(),
-            }),
-            None => Err(Unknown {
-                what: format!("`{dir}` does not say which tokenizer its model has"),
-                help: "name it with --tokenizer (`bytes` or a file), or use token ids".into(),
-            }),
-        })
-    }
-}
-
-/// The reason why the tokenizer of a model is not known.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Unknown {
-    what: String,
-    help: String,
-}
-
-impl Unknown {
-    /// Returns the error for text that needs a tokenizer.
-    pub fn error(&self) -> anyhow::Error {
-        failure(self.what.clone(), self.help.clone())
-    }
-}
-
-/// Returns the error for a tokenizer that is not the one of a checkpoint.
-fn differs(tokenizer: &Tokenizer, recorded: &str, checkpoint: &Checkpoint, what: &str) -> anyhow::Error {
-    failure(
-        format!(
-            "the tokenizer of {what}, `{}` ({}), is not the one of `{}` ({recorded})",
-            tokenizer.name(),
-            tokenizer.identity(),
-            checkpoint.dir().display()
-        ),
-        "the model would read other tokens than it was trained on: use its tokenizer, or leave --tokenizer out",
-    )
 }
 
 /// Options of commands that read text files.
@@ -328,10 +243,10 @@ impl Reading {
         {
             let prepared = PreparedTokens::open(dir)?;
             let stats = Stats::of_prepared(&prepared)?;
-            let tokens = Tokens::of_prepared(prepared, self.tokenizer.named()?.as_ref())?;
+            let tokens = Tokens::of_prepared(prepared, self.tokenizer.choice().named()?.as_ref())?;
             return Ok((stats, Vec::new(), tokens.tokenizer().clone()));
         }
-        let tokenizer = self.tokenizer.or_bytes()?;
+        let tokenizer = self.tokenizer.choice().named()?.unwrap_or_default();
         let (stats, skipped) = Stats::of_files(paths, &self.options(None), &tokenizer)?;
         Ok((stats, skipped, tokenizer))
     }

@@ -88,7 +88,7 @@ fn stats(args: &StatsArgs) -> Result<()> {
 }
 
 fn prepare(args: &PrepareArgs) -> Result<()> {
-    let tokenizer = args.reading.tokenizer.or_bytes()?;
+    let tokenizer = args.reading.tokenizer.choice().named()?.unwrap_or_default();
     let mut observe = |number: usize, path: &Path| {
         if !args.json {
             errln!("{number:6}  {}", path.display());

@@ -87,7 +87,7 @@ fn evaluate_tasks(args: &Args, member: &Member, request: &Request) -> Result<()>
     let parameters = session::parameters(request, args.subject.checkpoint.as_deref())?;
     let wanted = args.data.examples(args.examples)?;
     let codec = |sizes| {
-        let codec = args.data.tokenizer().codec(sizes, &parameters.checkpoint)?;
+        let codec = args.data.tokenizer().choice().codec(sizes, &parameters.checkpoint)?;
         codec.map_err(|unknown| unknown.error())
     };
     let mut all = Vec::new();

@@ -145,7 +145,7 @@ fn prepare(args: &Args, request: &Request) -> Result<Prepared<Encoded>> {
     let settings = args.settings(request, input.len());
     let artefact = session::artefact(request, &parameters, &settings, Purpose::Generate, functions)?;
     let sizes = Sizes::of_program(&artefact, TaskKind::Generate)?;
-    let codec = match args.tokenizer.codec(sizes, &parameters.checkpoint)? {
+    let codec = match args.tokenizer.choice().codec(sizes, &parameters.checkpoint)? {
         Ok(codec) => Some(codec),
         Err(unknown) if Kind::of(args) == Kind::Text || input.is_text() => return Err(unknown.error()),
         Err(_) => None,

@@ -1,10 +1,7 @@
 //! `meshc score`: log-likelihoods of given targets.
 
 use crate::{
-    args::{
-        data::{TokenizerArgs, Unknown},
-        subject::SubjectArgs,
-    },
+    args::{data::TokenizerArgs, subject::SubjectArgs},
     output::stream::{errln, outln},
 };
 use anyhow::{Context, Result};
@@ -14,6 +11,7 @@ use driver::{
     failure::failure,
     hosts::member::Member,
     session::{self, Prepared},
+    tokenizer::Unknown,
 };
 use mesh::task::check::Purpose;
 use proto::manifest::TaskKind;
@@ -84,7 +82,7 @@ fn prepare(args: &Args, request: &Request) -> Result<Prepared<Vec<Pair>>> {
     let parameters = session::parameters(request, args.subject.checkpoint.as_deref())?;
     let artefact = session::artefact(request, &parameters, &settings, Purpose::Score, functions)?;
     let sizes = Sizes::of_program(&artefact, TaskKind::Score)?;
-    let codec = args.tokenizer.codec(sizes, &parameters.checkpoint)?;
+    let codec = args.tokenizer.choice().codec(sizes, &parameters.checkpoint)?;
     let pairs = lines.iter().map(|(number, line)| pair(line, codec.as_ref(), &name, *number));
     let inputs = pairs.collect::<Result<Vec<_>>>()?;
     let digest = session::digest(&inputs);
