@@ -395,6 +395,7 @@ impl<'g> Context<'g> {
             counts: None,
             routed: None,
             segment_mask: None,
+            records_routes: false,
         }
     }
 }

@@ -32,6 +32,8 @@ pub struct Context<'g> {
     /// Added to the logits of self-attention so that examples packed into one row do not attend to each
     /// other; `None` means one example per row.
     pub segment_mask: Option<Tensor<'g>>,
+    /// True if routers record the choices of every token ([`crate::routes`]).
+    pub records_routes: bool,
 }
 
 impl<'g> Context<'g> {

@@ -10,9 +10,9 @@
 //! adapters), the layers ([`norm`], [`position`], [`attention`],
 //! [`feed_forward`], [`switch`], [`embedding`]), [`stack`] (encoder and decoder), [`stream`] (the residual
 //! stream), [`objective`] (losses), [`optimizer`], [`microbatch`] (gradient accumulation), [`tokens`]
-//! (special tokens), [`distill`] (teachers), [`program`], [`generate`] and [`score`] (programs that
-//! generate and score), [`zoo`] (published models), [`hf`] (tensor names of Hugging Face), [`probe`]
-//! (intermediate values, for comparison with other systems).
+//! (special tokens), [`distill`] (teachers), `metadata` and [`program`], [`generate`], [`score`] and
+//! [`routes`] (programs that generate, score and record routing), [`zoo`] (published models), [`hf`] (tensor
+//! names of Hugging Face), [`probe`] (intermediate values, for comparison with other systems).
 //!
 //! Names of dims are an interface, because layouts refer to them: `batch`, `length` (of the input),
 //! `target_length`, `memory_length` (positions that attention attends to), `d_model` (between blocks
@@ -29,6 +29,7 @@ pub mod feed_forward;
 pub mod generate;
 pub mod hf;
 pub mod lora;
+mod metadata;
 pub mod microbatch;
 pub mod mistakes;
 pub mod norm;
@@ -39,6 +40,7 @@ pub mod position;
 pub mod precision;
 pub mod probe;
 pub mod program;
+pub mod routes;
 pub mod score;
 pub mod stack;
 pub mod stream;

@@ -9,6 +9,7 @@
 use crate::{
     Config, Weight,
     objective::{Feeds, Losses, Part},
+    switch::RouterMetrics,
 };
 use mesh::{
     DType, Dim,
@@ -148,6 +149,19 @@ fn numbers<'g>(losses: &Losses<'g>) -> Vec<(String, Tensor<'g>, MetricReduction)
     {
         all.push((name.to_owned(), loss, MetricReduction::Sum));
     }
+    for (name, m) in named_routers(losses) {
+        for (what, value) in
+            [("load", m.load), ("dropped", m.dropped), ("entropy", m.entropy), ("aux", m.aux), ("z", m.z)]
+        {
+            all.push((format!("{name}_{what}"), value, MetricReduction::Mean));
+        }
+    }
+    all
+}
+
+/// Returns the metrics of all routers with their names, such as `encoder` or `decoder_attention`.
+pub(crate) fn named_routers<'g>(losses: &Losses<'g>) -> Vec<(String, RouterMetrics<'g>)> {
+    let mut all = Vec::new();
     for (stack, metrics) in &losses.routers {
         for (i, m) in metrics.iter().enumerate() {
             // A single sparse layer in an iteration needs no suffix; several are distinguished by their
@@ -157,11 +171,7 @@ fn numbers<'g>(losses: &Losses<'g>) -> Vec<(String, Tensor<'g>, MetricReduction)
                 1 => format!("{stack}_{}", m.place),
                 _ => format!("{stack}_{}_{i}", m.place),
             };
-            for (what, value) in
-                [("load", m.load), ("dropped", m.dropped), ("entropy", m.entropy), ("aux", m.aux), ("z", m.z)]
-            {
-                all.push((format!("{name}_{what}"), value, MetricReduction::Mean));
-            }
+            all.push((name, *m));
         }
     }
     all

@@ -205,9 +205,27 @@ impl EncoderDecoder {
         rng: Option<Rng<'g>>,
         soft: Option<SoftTargets<'g>>,
     ) -> Losses<'g> {
-        let (batch, _, target_length) = self.dims();
         let cx = Context { counts: Some(part.per_part()), ..Context::new(g, &self.config, rng) };
-        let ForwardPass { encoder, decoder, logits } = self.run(&cx, feeds);
+        self.losses_in(&cx, feeds, part, soft)
+    }
+
+    /// [`EncoderDecoder::losses`] of a whole batch in evaluation, with the choices of all routers.
+    pub fn recorded<'g>(&self, g: &'g Graph, feeds: Feeds<'g>) -> Losses<'g> {
+        let part = feeds.part(1.0);
+        let cx = Context::new(g, &self.config, None);
+        let cx = Context { counts: Some(part.per_part()), records_routes: true, ..cx };
+        self.losses_in(&cx, feeds, part, None)
+    }
+
+    fn losses_in<'g>(
+        &self,
+        cx: &Context<'g>,
+        feeds: Feeds<'g>,
+        part: Part<'g>,
+        soft: Option<SoftTargets<'g>>,
+    ) -> Losses<'g> {
+        let (g, (batch, _, target_length)) = (cx.g, self.dims());
+        let ForwardPass { encoder, decoder, logits } = self.run(cx, feeds);
         let routers = [("encoder", encoder.routers()), ("decoder", decoder.routers())];
         let positions = [&batch, &target_length];
         g.scope("loss", || Losses {

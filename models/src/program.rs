@@ -4,15 +4,14 @@
 use crate::{
     Config, Generation, Weight, Weights,
     distill::{self, Distillation},
-    generate, lora,
+    generate, metadata,
     microbatch::Batch,
     objective::EncoderDecoder,
-    optimizer, score,
+    optimizer, routes, score,
 };
 use mesh::{
     DType, Diagnostic, Name, Site,
     dsl::{self, Args, Init, Program, Rng},
-    task::TaskKind,
 };
 use std::{panic::Location, process::ExitCode};
 
@@ -25,13 +24,14 @@ pub fn main(config: Config) -> ExitCode {
     dsl::main(|args| of_task(config, args, &place))
 }
 
-/// Builds the program for the setting `task`: `train` (with evaluation), `generate` or `score`.
+/// Builds the program for the setting `task`: `train` (with evaluation), `generate`, `score` or `routes`.
 pub fn of_task(config: Config, args: &Args, place: &Site) -> Program {
     let config = config.with(args);
-    let task = args.choice("task", &["train", "generate", "score"], "train");
+    let task = args.choice("task", &["train", "generate", "score", "routes"], "train");
     match task {
         "generate" => generate::program(&config, &Generation::default().with(args), place),
         "score" => score::program(&config, place),
+        "routes" => routes::program(&config, place),
         _ => distilled(&config, Distillation::with(&config, args).as_ref(), place),
     }
 }
@@ -52,7 +52,11 @@ pub fn distilled(config: &Config, distill: Option<&Distillation>, place: &Site) 
     if distill.is_some_and(|distill| distill::noted(&p, distill, config, place)) {
         return p;
     }
-    meta(&p, config, distill.map_or_else(|| config.layout(), |distill| distill.layout(config)));
+    metadata::of_training(
+        &p,
+        config,
+        distill.map_or_else(|| config.layout(), |distill| distill.layout(config)),
+    );
     let weights = Weights::new(&p).with_adapters(config.lora.as_ref());
     let model = EncoderDecoder::new(&weights, &config.microbatch());
     let trained = trained(&p, config, &weights, place);
@@ -113,22 +117,4 @@ fn trained(p: &Program, config: &Config, weights: &Weights<'_>, place: &Site) ->
         );
     }
     trained
-}
-
-fn meta(p: &Program, config: &Config, layout: String) {
-    p.task(config.task(TaskKind::Train { objective: config.objective, packing: config.packing }));
-    p.meta("layout", layout);
-    // ZeRO: state that would be replicated over `data` is sharded. Optimizer slots alone are twice the
-    // parameters.
-    p.meta("state_layout", "*:data");
-    p.meta("dtype", config.precision.name());
-    p.meta("padded", config.padded());
-    p.schedule(config.schedule);
-    let (model, settings) = config.described();
-    p.meta("model", model);
-    p.meta("settings", settings);
-    if config.lora.is_some() {
-        // A checkpoint to start from is one of the model without adapters.
-        p.meta("from.allow_missing", format!("*/{} */{}", lora::A, lora::B));
-    }
 }

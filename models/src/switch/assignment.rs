@@ -6,7 +6,7 @@
 
 use super::{
     options::{Priority, RoutingMethod, SecondExpertPolicy, Switch},
-    routing::Assignment,
+    routing::{Assignment, Routes},
 };
 use crate::Context;
 use mesh::{
@@ -58,6 +58,8 @@ pub(super) struct Gating<'g> {
     pub(super) taken: Option<(Tensor<'g>, Tensor<'g>)>,
     /// Tokens without an expert slot, `pred[batch, tokens]`, including padding.
     pub(super) dropped: Tensor<'g>,
+    /// All choices; `None` unless the context records them.
+    pub(super) routes: Option<Routes<'g>>,
 }
 
 pub(super) fn assign<'g>(inputs: &GatingInputs<'_, 'g>) -> Gating<'g> {
@@ -66,12 +68,14 @@ pub(super) fn assign<'g>(inputs: &GatingInputs<'_, 'g>) -> Gating<'g> {
             let mut rounds = inputs.rounds();
             // The order uses the gates before renormalization: a token whose two gates are close is not
             // urgent.
-            let order = (inputs.options.priority == Priority::Gate).then(|| inputs.order(rounds[0].gate));
+            let priority = (inputs.options.priority == Priority::Gate).then_some(rounds[0].gate);
+            let order = priority.map(|gate| inputs.order(gate));
             if inputs.options.renormalizes() {
                 renormalize(&mut rounds);
             }
             inputs.restrict(&mut rounds);
-            inputs.assign_slots(rounds, order)
+            let gating = inputs.assign_slots(rounds, order);
+            Gating { routes: gating.routes.map(|r| Routes { priority: priority.map(f32), ..r }), ..gating }
         }
         RoutingMethod::ExpertChoice | RoutingMethod::ExpertSelection => inputs.experts_choose(),
     }
@@ -82,6 +86,10 @@ fn renormalize(rounds: &mut [Round<'_>]) {
     let sum = rounds.iter().map(|r| r.gate).reduce(|a, b| a + b).expect("there is a first round");
     let sum = sum + 1e-9;
     rounds.iter_mut().for_each(|r| r.gate /= sum);
+}
+
+fn f32(x: Tensor<'_>) -> Tensor<'_> {
+    x.cast(DType::F32)
 }
 
 fn and<'g>(a: Option<Tensor<'g>>, b: Option<Tensor<'g>>) -> Option<Tensor<'g>> {
@@ -164,6 +172,7 @@ impl<'g> GatingInputs<'_, 'g> {
                 waiting = one_slot.then(|| waiting.map_or(!assigned, |w| w & !assigned));
             }
         }
+        let routes = self.cx.records_routes.then(|| self.choices(&rounds, &placed));
         let dropped = placed.iter().map(|(assigned, _)| !*assigned).reduce(|a, b| a & b);
         let dtype = self.cx.dtype();
         let choices = rounds.iter().zip(&placed);
@@ -177,7 +186,31 @@ impl<'g> GatingInputs<'_, 'g> {
             choices.map(|(round, (_, slot))| (*slot, round.gate.cast(dtype))).collect()
         };
         let dropped = dropped.expect("there is a first round");
-        Gating { assignment: Assignment::TokenChoice(choices), rounds, taken: None, dropped }
+        Gating { assignment: Assignment::TokenChoice(choices), rounds, taken: None, dropped, routes }
+    }
+
+    /// Returns the choices of all rounds, to be recorded; `placed` has for each round the mask of tokens that
+    /// got an expert slot.
+    fn choices(&self, rounds: &[Round<'g>], placed: &[(Tensor<'g>, Tensor<'g>)]) -> Routes<'g> {
+        let one = Dim::new("choices", 1);
+        let together = |of: Vec<Tensor<'g>>| {
+            let parts: Vec<Tensor<'g>> = of.into_iter().map(|x| x.broadcast(&one)).collect();
+            self.cx.g.concat(&parts, "choices")
+        };
+        let state = |(round, (assigned, _)): (&Round<'g>, &(Tensor<'g>, Tensor<'g>))| {
+            let assigned = assigned.cast(DType::S32);
+            match round.counts {
+                None => assigned + 1,
+                // The policy may exclude a choice; a choice without an expert slot still counts.
+                Some(counts) => assigned + counts.cast(DType::S32),
+            }
+        };
+        Routes {
+            chosen: together(rounds.iter().map(|round| round.expert).collect()),
+            gate: together(rounds.iter().map(|round| f32(round.gate)).collect()),
+            state: Some(together(rounds.iter().zip(placed).map(state).collect())),
+            priority: None,
+        }
     }
 
     /// Returns the order of tokens by descending gate; of equal gates the earlier token comes first, padding
@@ -210,7 +243,9 @@ impl<'g> GatingInputs<'_, 'g> {
         if selection {
             gate /= count.maximum(1.0).gather(tokens, token).maximum(1.0).cast(gate.dtype());
         }
+        let routes = Routes { chosen: token, gate: f32(gate), state: None, priority: None };
         Gating {
+            routes: self.cx.records_routes.then_some(routes),
             assignment: Assignment::ExpertChoice { token, gate: gate.cast(self.cx.dtype()) },
             rounds: Vec::new(),
             taken: Some((scores, taken)),

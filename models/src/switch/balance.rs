@@ -38,6 +38,7 @@ impl<'g> GatingInputs<'_, 'g> {
             aux,
             z: mean(normalizer.square()),
             trace: self.trace(gating, logits, probabilities),
+            routes: gating.routes,
         }
     }
 

@@ -31,7 +31,7 @@ use mesh::{
 };
 pub use options::Switch;
 pub use router::{Router, RouterMetrics, Trace};
-pub use routing::Routing;
+pub use routing::{Routes, Routing};
 pub use unstacked::UnstackedExperts;
 
 /// A router and its experts.

@@ -9,7 +9,7 @@
 use super::{
     assignment::{self, GatingInputs},
     options::{Exploration, Switch},
-    routing::Routing,
+    routing::{Routes, Routing},
 };
 use crate::{Context, Weight, Weights, stream};
 use mesh::{
@@ -45,6 +45,8 @@ pub struct RouterMetrics<'g> {
     pub z: Tensor<'g>,
     /// Decisions for each token.
     pub trace: Trace<'g>,
+    /// All choices; `None` unless the context records them.
+    pub routes: Option<Routes<'g>>,
 }
 
 /// Decisions of a router for each token, for comparison with other systems. Unused, they are removed as dead
@@ -85,6 +87,11 @@ impl<'g> RouterMetrics<'g> {
         positions: [&Dim; 2],
     ) {
         self.trace.assigned = (!dropped).cast(DType::S32);
+        let assigned = self.trace.assigned;
+        let arrived = |state: Tensor<'g>| state.eq(0).select(state, assigned + 1);
+        if let Some(routes) = &mut self.routes {
+            routes.state = routes.state.map(arrived);
+        }
         self.dropped = match non_padding {
             None => dropped.cast(DType::F32).mean(positions),
             Some(non_padding) => cx.mean_without_padding(dropped.cast(DType::F32), non_padding, positions),
@@ -102,6 +109,7 @@ impl<'g> Tree<'g> for RouterMetrics<'g> {
             aux: f(self.aux),
             z: f(self.z),
             trace: self.trace.map(f),
+            routes: Tree::map(self.routes, f),
         }
     }
 }

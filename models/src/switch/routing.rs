@@ -1,6 +1,9 @@
 //! The result of routing: which tokens are in which expert slots.
 
-use mesh::{Dim, dsl::Tensor};
+use mesh::{
+    Dim,
+    dsl::{Tensor, Tree},
+};
 
 /// The routing of a layer's tokens.
 #[derive(Clone, Debug)]
@@ -27,6 +30,32 @@ pub enum Assignment<'g> {
         /// `[batch, slots]`.
         gate: Tensor<'g>,
     },
+}
+
+/// All choices of a router, for `meshc routes`.
+#[derive(Clone, Copy, Debug)]
+pub struct Routes<'g> {
+    /// If tokens choose, the experts of each token in the order of choice: `s32[batch, tokens, choices]`. If
+    /// experts choose, the token of each expert slot, or -1: `s32[batch, slots]`.
+    pub chosen: Tensor<'g>,
+    /// The gates, of the same dims, in `f32`.
+    pub gate: Tensor<'g>,
+    /// If tokens choose: 0 for a choice that does not count (of padding, or excluded by the policy of second
+    /// choices), 1 for one without an expert slot, 2 for one with an expert slot. Of the dims of `chosen`.
+    pub state: Option<Tensor<'g>>,
+    /// If tokens with large gates get expert slots first: the gates that decide, `f32[batch, tokens]`.
+    pub priority: Option<Tensor<'g>>,
+}
+
+impl<'g> Tree<'g> for Routes<'g> {
+    fn map(self, f: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self {
+        Self {
+            chosen: f(self.chosen),
+            gate: f(self.gate),
+            state: self.state.map(&mut *f),
+            priority: self.priority.map(&mut *f),
+        }
+    }
 }
 
 impl<'g> Routing<'g> {

@@ -1,0 +1,102 @@
+//! The program that records routing: which experts every token chooses, in every sparse layer.
+//!
+//! It takes the batches of evaluation, so that groups of tokens are those of `meshc eval`, and has no
+//! training step.
+
+use crate::{
+    Config, Weights, metadata,
+    microbatch::named_routers,
+    objective::{EncoderDecoder, Feeds},
+    stack::Stack,
+    switch::{Routes, Switch},
+};
+use mesh::{
+    Schedule, Site,
+    dsl::{Graph, Program, Tensor},
+};
+
+/// The prefix of the names of outputs.
+pub const PREFIX: &str = "routes/";
+
+/// The routers of a model that have one output: one for every iteration of the scan over a stack.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Router {
+    /// The name in outputs and metrics, such as `encoder` or `decoder_attention`.
+    pub name: String,
+    /// True if the router is in the decoder.
+    pub decoder: bool,
+    /// The layers of the stack, from 0, in the order of the output's dim `layers`.
+    pub layers: Vec<usize>,
+}
+
+/// Returns the routers of a model, in the order of its metrics.
+pub fn routers(config: &Config) -> Vec<Router> {
+    let Some(switch) = &config.switch else { return Vec::new() };
+    let parts = switch.sparse_parts;
+    let places: Vec<&str> = [(parts.attention(), "attention"), (parts.ffn(), "ffn")]
+        .into_iter()
+        .filter(|p| p.0)
+        .map(|p| p.1)
+        .collect();
+    let mut all = Vec::new();
+    for (stack, decoder) in [("encoder", false), ("decoder", true)] {
+        let count = if decoder { config.decoder_layers } else { config.encoder_layers };
+        let sparse = || (0..count).filter(|i| config.is_sparse(decoder, *i));
+        let block = |i: usize| Stack::location(config, decoder, i).block;
+        let mut blocks: Vec<usize> = sparse().map(block).collect();
+        blocks.sort_unstable();
+        blocks.dedup();
+        let several = blocks.len() * places.len();
+        for (n, (at, place)) in blocks.iter().flat_map(|b| places.iter().map(move |p| (*b, *p))).enumerate() {
+            let name = match blocks.len() {
+                _ if several == 1 => stack.to_owned(),
+                1 => format!("{stack}_{place}"),
+                _ => format!("{stack}_{place}_{n}"),
+            };
+            all.push(Router { name, decoder, layers: sparse().filter(|i| block(*i) == at).collect() });
+        }
+    }
+    all
+}
+
+/// Builds the program, `--set task=routes`: the parameters of the model and `eval_step` with additional
+/// outputs for each of [`routers`], with the dim `layers` first: `routes/ROUTER/chosen`, `gate`, `state` and
+/// `priority`, which [`Routes`] describes.
+///
+/// A batch is one microbatch.
+pub fn program(config: &Config, place: &Site) -> Program {
+    let schedule = Schedule { microbatches: 1, ..config.schedule };
+    let config = &Config { schedule, ..config.clone() };
+    let p = Program::new(config.name.clone());
+    let mistakes = config.mistakes();
+    if !mistakes.is_empty() {
+        mistakes.into_iter().for_each(|m| p.mistake(m.at(place)));
+        return p;
+    }
+    metadata::of_training(&p, config, config.layout());
+    let model = EncoderDecoder::new(&Weights::new(&p).with_adapters(config.lora.as_ref()), config);
+    p.function("eval_step", |g| {
+        let losses = model.recorded(g, Feeds::input(g, config));
+        g.output("loss", losses.cross_entropy);
+        for (name, metrics) in named_routers(&losses) {
+            if let Some(routes) = metrics.routes {
+                output(g, &name, &routes);
+            }
+        }
+    });
+    p
+}
+
+/// Returns the number of groups of tokens that compete for expert slots, the tokens of each, and the capacity
+/// of an expert in evaluation, for a batch of `batch` sequences of `length` tokens.
+pub fn groups(switch: &Switch, batch: usize, length: usize) -> [usize; 3] {
+    let (groups, tokens) = switch.groups(batch, length);
+    [groups, tokens, switch.capacity(tokens, false)]
+}
+
+fn output<'g>(g: &'g Graph, name: &str, routes: &Routes<'g>) {
+    let optional = [("state", routes.state), ("priority", routes.priority)];
+    let all = [("chosen", routes.chosen), ("gate", routes.gate)];
+    let all = all.into_iter().chain(optional.into_iter().filter_map(|(what, x)| Some((what, x?))));
+    all.for_each(|(what, x): (&str, Tensor<'g>)| g.output(format!("{PREFIX}{name}/{what}"), x));
+}
