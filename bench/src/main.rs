@@ -5,6 +5,7 @@
 //! CPU time as well as wall time.
 
 mod dispatch;
+mod drops;
 mod generate;
 mod hosts;
 mod lower;
@@ -28,7 +29,7 @@ const USAGE: &str = "usage: bench [--peers PYTHON] [--quick]
        bench generate [--peers PYTHON] [--quick]
        bench hosts [step] [traffic] [start] [coordinator] [--quick]
        bench open [BOXES]
-       bench pods [base|xxl|c]…
+       bench pods [base|xxl|c|base-capacity-1|xxl-capacity-1|c-30-heads]…
        bench save [ROUNDS] [--quick] [--dir DIR]
 
 Without a subcommand: compile time and step times of switch_tiny on 1 and 8 CPU devices, in f32 and bf16. With

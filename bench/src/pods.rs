@@ -4,7 +4,13 @@
 //! Both systems are compiled for the same slices by the same libtpu. The results are counts of the optimized
 //! programs and therefore equal on every machine, except for the compile time.
 
-use anyhow::{Context, Result, bail, ensure};
+use crate::drops::Routing;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use compiler::cost::{
+    target::Slice,
+    time::{Pattern, group},
+};
+use mesh::{AxisId, Mesh};
 use serde_json::{Value, json};
 use std::{process::Command, time::Instant};
 
@@ -16,60 +22,143 @@ struct Row {
     mesh: &'static str,
     state_layout: &'static str,
     settings: &'static str,
-    /// The name of the schedule preset.
+    /// The name of the schedule preset, or entries.
     schedule: &'static str,
     /// The libtpu flags of the compilation, separated by spaces.
     flags: &'static str,
-    peer: Peer,
+    /// The routing whose dropped tokens are counted.
+    routing: Routing,
+    peer: &'static Peer,
 }
 
-/// The peer's numbers: matmul FLOPs, estimated cycles, wire bytes, peak memory in bytes, compile time in
-/// seconds.
+/// The peer's numbers: matmul FLOPs, estimated cycles, peak memory in bytes, compile time in seconds, and
+/// bytes sent by kind of collective.
 struct Peer {
     flops: f64,
     cycles: f64,
-    wire: f64,
     peak: f64,
-    seconds: f64,
+    compile_seconds: f64,
+    /// The peer's mesh. Its axes are taken to be placed as ours are: the last one connects neighbours.
+    mesh: &'static str,
+    sent: &'static [Sent],
+    routing: Routing,
 }
 
+/// Bytes that a device of the peer sends in collectives of one kind, over some axes of its mesh.
+struct Sent {
+    kind: &'static str,
+    axes: &'static [&'static str],
+    bytes: f64,
+}
+
+const BASE: Peer = Peer {
+    flops: 61.9e12,
+    cycles: 1.65e9,
+    peak: 5.82e9,
+    compile_seconds: 89.0,
+    mesh: "expert=32",
+    sent: &[
+        Sent { kind: "all-reduce", axes: &["expert"], bytes: 1.09e9 },
+        Sent { kind: "all-to-all", axes: &["expert"], bytes: 2.69e9 },
+    ],
+    routing: Routing { tokens: 8192, experts: 128, factor: 1.25, least: 1, expert_groups: 1 },
+};
+
+const XXL: Peer = Peer {
+    flops: 127.3e12,
+    cycles: 1.10e9,
+    peak: 26.20e9,
+    compile_seconds: 173.0,
+    mesh: "expert=128,model=4",
+    sent: &[
+        Sent { kind: "collective-permute", axes: &["model"], bytes: 7.16e9 },
+        Sent { kind: "all-reduce", axes: &["expert"], bytes: 10.62e9 },
+        Sent { kind: "all-gather", axes: &["model"], bytes: 15.80e9 },
+        Sent { kind: "reduce-scatter", axes: &["model"], bytes: 6.77e9 },
+        Sent { kind: "all-to-all", axes: &["expert"], bytes: 1.84e9 },
+    ],
+    routing: Routing { tokens: 4096, experts: 128, factor: 1.25, least: 1, expert_groups: 1 },
+};
+
+const C: Peer = Peer {
+    flops: 30.3e12,
+    cycles: 1.03e9,
+    peak: 16.06e9,
+    compile_seconds: 160.0,
+    mesh: "expert=2048",
+    sent: &[
+        Sent { kind: "all-reduce", axes: &["expert"], bytes: 5.68e9 },
+        Sent { kind: "all-to-all", axes: &["expert"], bytes: 3.07e9 },
+    ],
+    routing: Routing { tokens: 512, experts: 2048, factor: 1.25, least: 2, expert_groups: 1 },
+};
+
 /// The rows. All use global batch 2048, input length 512, target length 114, bf16 activations, a float32
-/// router and Adafactor, without router noise on either side.
-const ROWS: [Row; 3] = [
+/// router and Adafactor, without router noise on either side. The first three have the peer's capacity
+/// factor, groups of tokens, heads and least capacity; the others differ from the peer as their names say.
+const ROWS: [Row; 6] = [
     Row {
         name: "base",
-        model: "switch_base",
-        target: "tpu:v3:4x4",
-        mesh: "expert=32",
-        state_layout: "*:expert",
-        settings: "group_sequences=4 capacity_factor=1 jitter=0 exploration=argmax",
-        schedule: "switch_base-v3",
-        flags: "xla_jf_enable_advanced_multi_output_fusion=true",
-        peer: Peer { flops: 61.9e12, cycles: 1.65e9, wire: 3.78e9, peak: 5.82e9, seconds: 89.0 },
+        settings: "group_sequences=16 capacity_factor=1.25 jitter=0 exploration=argmax",
+        schedule: "remat=all microbatches=4 gather=step attention_minor=query",
+        routing: BASE.routing,
+        ..BASE_CAPACITY_1
     },
     Row {
         name: "xxl",
-        model: "switch_xxl",
-        target: "tpu:v4:8x8x8:megacore",
-        mesh: "expert=128,model=4",
-        state_layout: "*:expert",
-        settings: "group_sequences=4 capacity_factor=1 jitter=0 exploration=argmax",
-        schedule: "switch_xxl-v4",
-        flags: "",
-        peer: Peer { flops: 127.3e12, cycles: 1.10e9, wire: 42.19e9, peak: 26.20e9, seconds: 173.0 },
+        settings: "group_sequences=8 capacity_factor=1.25 jitter=0 exploration=argmax",
+        routing: XXL.routing,
+        ..XXL_CAPACITY_1
     },
     Row {
         name: "c",
-        model: "switch_c",
-        target: "tpu:v3:32x32",
-        mesh: "expert=32,inner=64",
-        state_layout: "*:inner",
-        settings: "expert_groups=32 min_capacity=1 jitter=0 exploration=argmax",
-        schedule: "switch_c-v3",
-        flags: "",
-        peer: Peer { flops: 30.3e12, cycles: 1.03e9, wire: 8.75e9, peak: 16.06e9, seconds: 160.0 },
+        settings: "expert_groups=32 heads=32 min_capacity=2 jitter=0 exploration=argmax",
+        routing: Routing { least: 2, ..C_30_HEADS.routing },
+        ..C_30_HEADS
     },
+    BASE_CAPACITY_1,
+    XXL_CAPACITY_1,
+    C_30_HEADS,
 ];
+
+const BASE_CAPACITY_1: Row = Row {
+    name: "base-capacity-1",
+    model: "switch_base",
+    target: "tpu:v3:4x4",
+    mesh: "expert=32",
+    state_layout: "*:expert",
+    settings: "group_sequences=4 capacity_factor=1 jitter=0 exploration=argmax",
+    schedule: "preset=switch_base-v3",
+    flags: "xla_jf_enable_advanced_multi_output_fusion=true",
+    routing: Routing { tokens: 2048, experts: 128, factor: 1.0, least: 1, expert_groups: 1 },
+    peer: &BASE,
+};
+
+const XXL_CAPACITY_1: Row = Row {
+    name: "xxl-capacity-1",
+    model: "switch_xxl",
+    target: "tpu:v4:8x8x8:megacore",
+    mesh: "expert=128,model=4",
+    state_layout: "*:expert",
+    settings: "group_sequences=4 capacity_factor=1 jitter=0 exploration=argmax",
+    schedule: "preset=switch_xxl-v4",
+    flags: "",
+    routing: Routing { tokens: 2048, experts: 128, factor: 1.0, least: 1, expert_groups: 1 },
+    peer: &XXL,
+};
+
+const C_30_HEADS: Row = Row {
+    name: "c-30-heads",
+    model: "switch_c",
+    target: "tpu:v3:32x32",
+    mesh: "expert=32,inner=64",
+    state_layout: "*:inner",
+    settings: "expert_groups=32 min_capacity=1 jitter=0 exploration=argmax",
+    schedule: "preset=switch_c-v3",
+    flags: "",
+    routing: Routing { tokens: 512, experts: 2048, factor: 1.25, least: 1, expert_groups: 32 },
+    peer: &C,
+};
 
 /// Compiles the rows `names` (all rows if empty) with the `meshc` in the folder of this program.
 pub fn measure(names: &[&str]) -> Result<Value> {
@@ -94,7 +183,9 @@ fn compiled(row: &Row) -> Result<Value> {
     row.settings.split_whitespace().for_each(|s| {
         command.args(["--set", s]);
     });
-    command.arg("--schedule").arg(format!("preset={}", row.schedule));
+    row.schedule.split_whitespace().for_each(|entry| {
+        command.args(["--schedule", entry]);
+    });
     row.flags.split_whitespace().for_each(|f| {
         command.args(["--flag", f]);
     });
@@ -114,15 +205,49 @@ fn compiled(row: &Row) -> Result<Value> {
     let wire = number(&step["program"]["wire_bytes"], "wire_bytes")?;
     let peak = number(&step["memory"]["peak"], "peak")?;
     let seconds = number(&step["seconds"], "seconds")?;
-    let Row { name, model, target, mesh, state_layout, settings, schedule, flags, peer } = row;
+    let time = &step["program"]["time"];
+    let (compute, exposed) = (number(&time["compute"], "time")?, number(&time["exposed"], "time")?);
+    let Row { name, model, target, mesh, state_layout, settings, schedule, flags, routing, peer } = row;
+    let sent: f64 = peer.sent.iter().map(|sent| sent.bytes).sum();
+    let (peer_compute, peer_network) = peer.seconds(target)?;
+    let (alone, covered) = (peer_compute + peer_network, peer_compute.max(peer_network));
     Ok(json!({
         "row": name, "model": model, "target": target, "mesh": mesh, "state_layout": state_layout,
         "settings": settings, "schedule": schedule, "flags": flags,
         "ours": {"matmul_flops": flops, "estimated_cycles": cycles, "wire_bytes": wire, "peak_bytes": peak,
+                 "step_seconds": compute + exposed, "compute_seconds": compute, "exposed_seconds": exposed,
+                 "network_seconds": number(&time["network"], "time")?, "dropped": routing.dropped(),
                  "libtpu_seconds": seconds, "seconds_with_lowering": whole},
-        "peer": {"matmul_flops": peer.flops, "estimated_cycles": peer.cycles, "wire_bytes": peer.wire,
-                 "peak_bytes": peer.peak, "libtpu_seconds": peer.seconds},
+        "peer": {"matmul_flops": peer.flops, "estimated_cycles": peer.cycles, "wire_bytes": sent,
+                 "peak_bytes": peer.peak, "step_seconds_without_overlap": alone,
+                 "step_seconds_with_full_overlap": covered, "compute_seconds": peer_compute,
+                 "network_seconds": peer_network, "dropped": peer.routing.dropped(),
+                 "libtpu_seconds": peer.compile_seconds},
         "ratio": {"matmul_flops": flops / peer.flops, "estimated_cycles": cycles / peer.cycles,
-                  "wire_bytes": wire / peer.wire, "peak_bytes": peak / peer.peak},
+                  "wire_bytes": wire / sent, "peak_bytes": peak / peer.peak,
+                  "step_seconds_without_overlap": (compute + exposed) / alone,
+                  "step_seconds_with_full_overlap": (compute + exposed) / covered},
     }))
+}
+
+impl Peer {
+    /// Seconds of computation and of communication of a step. Every kind of collective is taken as one
+    /// transfer, so the time to start the single collectives is left out.
+    fn seconds(&self, target: &str) -> Result<(f64, f64)> {
+        let slice = target.strip_prefix("tpu:").context("a row's target is a TPU slice")?;
+        let slice = Slice::parse(slice).map_err(|why| anyhow!(why))?;
+        let mesh = Mesh::parse(self.mesh).map_err(|why| anyhow!(why))?;
+        let mut network = 0.0;
+        for sent in self.sent {
+            let axes: Option<Vec<AxisId>> = sent.axes.iter().map(|axis| mesh.find(axis)).collect();
+            let axes = axes.context("the peer's mesh has the axes of its collectives")?;
+            network += match sent.kind {
+                // Each device sends to its neighbour.
+                "collective-permute" => sent.bytes / slice.speed().link,
+                "all-to-all" => slice.transfer_time(Pattern::Exchange, group(&mesh, &axes), sent.bytes),
+                _ => slice.transfer_time(Pattern::Ring, group(&mesh, &axes), sent.bytes),
+            };
+        }
+        Ok((self.cycles / slice.speed().hertz, network))
+    }
 }

@@ -121,7 +121,7 @@ impl<'a> Ahead<'a> {
         let memory = memory(made.executable())?;
         let program = made.executable().optimized_program()?;
         let module = program.as_ref().and_then(module);
-        let counted = module.as_ref().map(|m| optimized::count(m, self.mesh));
+        let counted = module.as_ref().map(|m| optimized::count(m, self.mesh, self.target.slice()));
         let compiled = Compiled {
             function: function.name.clone(),
             target: self.target.to_string(),

@@ -93,16 +93,17 @@ pub fn verify(all: &mut [Verified], slice: &Slice, budget: &Budget, compiler: &d
 }
 
 impl Verified {
-    /// Returns the seconds of a step: the compiler's cycles plus the estimate of communication, else the
-    /// estimate.
+    /// Returns the seconds of a step: those of the compiled program, else its cycles plus the estimate of
+    /// communication, else the estimate.
     pub fn seconds(&self, slice: &Slice) -> f64 {
         let program = match &self.compiled {
             Some(Ok(compiled)) => compiled.program.as_ref().filter(|p| p.estimated_cycles > 0),
             Some(Err(_)) | None => None,
         };
         let estimate = &self.ranked.estimate;
-        program.map_or(estimate.seconds(), |program| {
-            program.estimated_cycles as f64 / slice.speed().hertz + estimate.network
+        program.map_or(estimate.seconds(), |program| match &program.time {
+            Some(time) => time.total(),
+            None => program.estimated_cycles as f64 / slice.speed().hertz + estimate.network,
         })
     }
 

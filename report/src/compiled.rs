@@ -108,6 +108,17 @@ const SHOWN: usize = 16;
 impl fmt::Display for Optimized {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         parts(self, f)?;
+        if let Some(time) = &self.time {
+            let ms = |seconds: f64| format!("{:.1} ms", seconds * 1e3);
+            writeln!(
+                f,
+                "a call takes {} by estimate: {} of computation, and {} of {} of communication that nothing covers\n",
+                ms(time.total()),
+                ms(time.compute),
+                ms(time.exposed),
+                ms(time.network)
+            )?;
+        }
         kinds(self, f)?;
         axes(self, f)?;
         largest(self, f)

@@ -38,6 +38,15 @@ struct Span {
     ring: Vec<bool>,
 }
 
+/// The way in which the devices of a group send to one another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pattern {
+    /// Around a ring: sums and gathers.
+    Ring,
+    /// Every device to every other: an all-to-all.
+    Exchange,
+}
+
 impl Slice {
     /// The position of a device: slice, coordinates of its chip, core.
     fn place(&self, device: usize) -> (usize, Vec<usize>, usize) {
@@ -51,8 +60,8 @@ impl Slice {
         (rest, coords, core)
     }
 
-    fn span(&self, mesh: &Mesh, axes: &[AxisId]) -> Span {
-        let members: Vec<_> = group(mesh, axes).map(|d| self.place(d)).collect();
+    fn span(&self, members: impl IntoIterator<Item = usize>) -> Span {
+        let members: Vec<_> = members.into_iter().map(|d| self.place(d)).collect();
         let distinct = |mut all: Vec<usize>| {
             all.sort_unstable();
             all.dedup();
@@ -70,13 +79,28 @@ impl Slice {
         if wire == 0 || axes.is_empty() {
             return 0.0;
         }
-        let (span, speed, wire) = (self.span(mesh, axes), self.speed(), wire as f64);
-        let exchange = matches!(op, Collective::AllToAll { .. });
+        let pattern = match op {
+            Collective::AllToAll { .. } => Pattern::Exchange,
+            _ => Pattern::Ring,
+        };
+        self.transfer_time(pattern, group(mesh, axes), wire as f64)
+    }
+
+    /// Seconds of one collective among `members`, in which every device sends `wire` bytes. All groups of the
+    /// collective are taken to be like this one.
+    pub fn transfer_time(
+        &self,
+        pattern: Pattern,
+        members: impl IntoIterator<Item = usize>,
+        wire: f64,
+    ) -> f64 {
+        let members: Vec<usize> = members.into_iter().collect();
+        let (count, span, speed) = (members.len() as f64, self.span(members), self.speed());
+        let exchange = pattern == Pattern::Exchange;
         let mut seconds = START;
-        let members = mesh.product(axes) as f64;
         if span.slices > 1 {
             // Sums are computed within a slice first, so that each device sends its part only.
-            let inside = if exchange { 1.0 } else { members / span.slices as f64 };
+            let inside = if exchange { 1.0 } else { count / span.slices as f64 };
             seconds += wire / inside / speed.dcn;
         }
         let shared = self.mode.devices as f64;
@@ -95,6 +119,29 @@ impl Slice {
             wire * shared / (speed.link * dims().map(|(_, ring)| ways(ring)).sum::<f64>())
         };
         seconds
+    }
+
+    /// Seconds in which every sender of `pairs` (sender, receiver) sends `wire` bytes: each link on the way
+    /// carries the bytes of all pairs whose shortest way uses it, so the longest way bounds the time if all
+    /// devices send alike.
+    pub fn permute_time(&self, pairs: &[(usize, usize)], wire: f64) -> f64 {
+        let (speed, wraps) = (self.speed(), self.wraps());
+        let of = |(from, to): &(usize, usize)| {
+            let (from, to) = (self.place(*from), self.place(*to));
+            if from.0 != to.0 {
+                return wire / speed.dcn;
+            }
+            let steps = |i: usize| {
+                let line = from.1[i].abs_diff(to.1[i]);
+                if wraps[i] { line.min(self.shape[i] - line) } else { line }
+            };
+            match (0..self.shape.len()).map(steps).max().unwrap_or(0) {
+                0 if from.2 == to.2 => 0.0,
+                0 => 2.0 * wire / speed.hbm,
+                hops => wire * hops as f64 * self.mode.devices as f64 / speed.link,
+            }
+        };
+        START + pairs.iter().map(of).fold(0.0, f64::max)
     }
 
     /// The share of the peak that a product of these sizes (rows, columns, summed) reaches on the matrix
@@ -137,7 +184,7 @@ mod tests {
     fn span(slice: &str, mesh: &str, axes: &[&str]) -> (usize, Vec<usize>, Vec<bool>) {
         let (slice, mesh) = (Slice::parse(slice).unwrap(), Mesh::parse(mesh).unwrap());
         let axes: Vec<AxisId> = axes.iter().map(|a| mesh.find(a).unwrap()).collect();
-        let span = slice.span(&mesh, &axes);
+        let span = slice.span(group(&mesh, &axes));
         (span.slices, span.extent, span.ring)
     }
 

@@ -184,7 +184,9 @@ fn optimized(args: &Args, request: &Request) -> Result<()> {
             "name a file that `meshc compile --emit optimized-hlo` or a plugin has written",
         )
     })?;
-    let counted: Optimized = optimized::count(&module, &request.placement.mesh.clone().unwrap_or_default());
+    let slice = request.target.target.as_ref().and_then(|target| target.slice());
+    let mesh = request.placement.mesh.clone().unwrap_or_default();
+    let counted: Optimized = optimized::count(&module, &mesh, slice);
     if args.json {
         outln!("{}", serde_json::to_string_pretty(&counted)?);
     } else {

@@ -13,9 +13,9 @@ pub(super) struct Groups {
     /// The number of devices in one group.
     pub size: u64,
     /// The devices of the first group, in order; for a permutation, the devices that one device sends to.
-    first: Vec<i64>,
+    pub first: Vec<i64>,
     /// For a permutation, pairs of sender and receiver.
-    pairs: Vec<(i64, i64)>,
+    pub pairs: Vec<(i64, i64)>,
 }
 
 /// The groups of an instruction; without any, all devices are one group.

@@ -7,12 +7,15 @@
 
 mod arithmetic;
 mod groups;
+mod timeline;
+
+pub use timeline::StepTime;
 
 use super::{
     collectives::Direction,
     part::{PARTS, part},
 };
-use compiler::hlo::BACKWARD;
+use compiler::{cost::target::Slice, hlo::BACKWARD};
 use mesh::Mesh;
 use proto::xla::{HloComputationProto, HloInstructionProto, HloModuleProto, PrimitiveType, ShapeProto};
 use rustc_hash::FxHashMap;
@@ -39,6 +42,10 @@ pub struct Optimized {
     pub loops: Vec<LoopUse>,
     /// Instructions of the module, in all computations.
     pub instructions: usize,
+    /// The time of a call on the slice that the module was compiled for; `None` if it is for none, or the
+    /// compiler estimates no cycles.
+    #[serde(default)]
+    pub time: Option<StepTime>,
 }
 
 /// The work of a part of the model.
@@ -117,8 +124,8 @@ pub struct LoopUse {
     pub depth: usize,
 }
 
-/// Counts what `module` does. `mesh` names the groups of devices.
-pub fn count(module: &HloModuleProto, mesh: &Mesh) -> Optimized {
+/// Counts what `module` does. `mesh` names the groups of devices, and `slice` gives the time.
+pub fn count(module: &HloModuleProto, mesh: &Mesh, slice: Option<&Slice>) -> Optimized {
     let mut walk = Walk {
         computations: module.computations.iter().map(|c| (c.id, c)).collect(),
         mesh,
@@ -132,6 +139,7 @@ pub fn count(module: &HloModuleProto, mesh: &Mesh) -> Optimized {
         entry.or_else(|| module.computations.iter().find(|c| c.name == module.entry_computation_name));
     if let Some(entry) = entry {
         walk.computation(entry, Around { times: 1, depth: 0, fused: false });
+        walk.found.time = slice.and_then(|slice| timeline::step_time(module, entry, slice));
     }
     let Walk { parts, mut found, .. } = walk;
     for (name, (matmul_flops, estimated_cycles)) in PARTS.iter().zip(parts) {
@@ -222,29 +230,48 @@ impl<'m> Walk<'m> {
         by_id: &ById,
         around: Around,
     ) {
-        let Some(mut kind) = kind(&inst.opcode) else { return };
-        // A fusion of the TPU's compiler, in which the all-reduce is a reduce-scatter.
-        if kind == "all-reduce" && of.name.contains("all-reduce-scatter") {
-            kind = "reduce-scatter";
-        }
-        let operands = || inst.operand_ids.iter().filter_map(|id| by_id.get(id)?.shape.as_ref());
-        let bytes: u64 = operands().map(shape_bytes).sum();
         let groups = groups::of(inst, self.devices);
+        let Some(sent) = Sent::new(of, inst, by_id, groups.size) else { return };
+        let operands = || inst.operand_ids.iter().filter_map(|id| by_id.get(id)?.shape.as_ref());
         let mut dtypes: Vec<&str> = operands().flat_map(dtypes).collect();
         dtypes.sort_unstable();
         dtypes.dedup();
         self.found.add(OptimizedCollective {
-            kind: kind.to_owned(),
+            kind: sent.kind.to_owned(),
             axes: groups.axes(self.mesh),
             group: groups.size,
             dtype: dtypes.join("+"),
-            bytes,
-            wire_bytes: wire_bytes(kind, inst, bytes, groups.size),
+            bytes: sent.bytes,
+            wire_bytes: sent.wire_bytes,
             count: around.times,
             direction: direction(inst),
             scope: scope(inst).to_owned(),
             source: source(inst),
         });
+    }
+}
+
+/// The bytes of one run of a collective.
+struct Sent {
+    /// The name of the kind in HLO.
+    kind: &'static str,
+    /// Bytes of the operands.
+    bytes: u64,
+    /// Bytes that one device sends.
+    wire_bytes: f64,
+}
+
+impl Sent {
+    /// The collective that `inst` is or starts, in groups of `size` devices. `None` for other instructions.
+    fn new(of: &HloComputationProto, inst: &HloInstructionProto, by_id: &ById, size: u64) -> Option<Self> {
+        let mut kind = kind(&inst.opcode)?;
+        // A fusion of the TPU's compiler, in which the all-reduce is a reduce-scatter.
+        if kind == "all-reduce" && of.name.contains("all-reduce-scatter") {
+            kind = "reduce-scatter";
+        }
+        let operands = inst.operand_ids.iter().filter_map(|id| by_id.get(id)?.shape.as_ref());
+        let bytes = operands.map(shape_bytes).sum();
+        Some(Self { kind, bytes, wire_bytes: wire_bytes(kind, inst, bytes, size) })
     }
 }
 

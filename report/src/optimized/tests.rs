@@ -1,6 +1,7 @@
 //! Small optimized programs, with expected numbers counted by hand.
 
 use super::*;
+use compiler::cost::time::Pattern;
 use proto::xla::{DotDimensionNumbers, OpMetadata};
 
 fn shape(dims: &[i64]) -> Option<ShapeProto> {
@@ -86,7 +87,7 @@ fn module() -> HloModuleProto {
 
 #[test]
 fn everything_counts_as_often_as_it_runs() {
-    let counted = count(&module(), &Mesh::parse("data=2").unwrap());
+    let counted = count(&module(), &Mesh::parse("data=2").unwrap(), None);
     assert_eq!(counted.matmul_flops, 3 * 2 * 4 * 16 * 8);
     assert_eq!(counted.estimated_cycles, 300);
     assert_eq!(counted.parts.len(), 1);
@@ -114,7 +115,7 @@ fn names_say_which_half_of_a_step_a_collective_is_of() {
     ] {
         let mut module = module();
         module.computations[3].instructions[2].metadata.as_mut().unwrap().op_name = name.into();
-        let counted = count(&module, &Mesh::parse("data=2").unwrap());
+        let counted = count(&module, &Mesh::parse("data=2").unwrap(), None);
         let gather = counted.collectives.iter().find(|c| c.kind == "all-gather").unwrap();
         assert_eq!((gather.direction, gather.scope.as_str()), (direction, scope), "{name}");
     }
@@ -125,10 +126,60 @@ fn a_noted_trip_count_comes_before_a_guess() {
     let mut module = module();
     let config = br#"{"known_trip_count":{"n":"5"},"known_init_step":{"init":"0","step":"1"}}"#;
     module.computations[3].instructions[1].backend_config = config.to_vec();
-    assert_eq!(count(&module, &Mesh::default()).estimated_cycles, 500);
+    assert_eq!(count(&module, &Mesh::default(), None).estimated_cycles, 500);
 }
 
 #[test]
 fn a_program_without_an_entry_does_nothing() {
-    assert_eq!(count(&HloModuleProto::default(), &Mesh::default()), Optimized::default());
+    assert_eq!(count(&HloModuleProto::default(), &Mesh::default(), None), Optimized::default());
+}
+
+/// The time on four chips of v5e of an entry with these instructions beside two parameters, a fusion of
+/// 1,500 cycles (one microsecond) being `f`, the start and the end of an all-gather `s` and `e`, and an
+/// all-reduce `r`.
+#[track_caller]
+fn check_time(
+    program: &str,
+    compute: f64,
+    network: impl Fn(f64, f64) -> f64,
+    exposed: impl Fn(f64, f64) -> f64,
+) {
+    let cycles = br#"{"estimated_cycles":"1500"}"#.to_vec();
+    let instruction = |(i, what): (usize, char)| match what {
+        'f' => {
+            HloInstructionProto { backend_config: cycles.clone(), ..op(10 + i as i64, "fusion", &[4], &[]) }
+        }
+        's' => op(2, "all-gather-start", &[1 << 20, 4], &[1]),
+        'e' => op(3, "all-gather-done", &[1 << 20, 4], &[2]),
+        _ => op(4, "all-reduce", &[1 << 20], &[1]),
+    };
+    let mut entry = vec![op(1, "parameter", &[1 << 20], &[])];
+    entry.extend(program.chars().enumerate().map(instruction));
+    let module = HloModuleProto {
+        computations: vec![computation(4, "main", entry)],
+        entry_computation_id: 4,
+        ..Default::default()
+    };
+    let slice = Slice::parse("v5e:2x2").unwrap();
+    let mesh = Mesh::parse(&format!("data={}", slice.devices())).unwrap();
+    let (time, devices) = (count(&module, &mesh, Some(&slice)).time.unwrap(), slice.devices());
+    let (n, bytes) = (devices as f64, (2 << 20) as f64);
+    let seconds = |wire: f64| slice.transfer_time(Pattern::Ring, 0..devices, wire);
+    let (gather, sum) = (seconds(bytes * (n - 1.0)), seconds(2.0 * bytes * (n - 1.0) / n));
+    let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{program}: {a} for {b}");
+    close(time.compute, compute);
+    close(time.network, network(gather, sum));
+    close(time.exposed, exposed(gather, sum));
+}
+
+#[test]
+fn computation_between_the_start_and_the_end_of_a_collective_covers_it() {
+    let us = 1e-6;
+    check_time("f", us, |_, _| 0.0, |_, _| 0.0);
+    check_time("fse", us, |g, _| g, |g, _| g);
+    check_time("sfe", us, |g, _| g, move |g, _| g - us);
+    check_time("sfef", 2.0 * us, |g, _| g, move |g, _| g - us);
+    check_time("frf", 2.0 * us, |_, s| s, |_, s| s);
+    // The network is busy with the first when the second begins.
+    check_time("sffre", 2.0 * us, |g, s| g + s, move |g, s| g + s - 2.0 * us);
 }

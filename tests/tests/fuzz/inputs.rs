@@ -231,7 +231,7 @@ fn modules() -> Kind {
         proto::precision_check::selective(&module);
         let _ = proto::hlo_alias::out_of_place(&bytes);
         let _ = proto::hlo_processes::for_processes(&bytes, 0);
-        report::optimized::count(&module, &mesh::Mesh::parse("data=2").map_err(|e| e.to_string())?);
+        report::optimized::count(&module, &mesh::Mesh::parse("data=2").map_err(|e| e.to_string())?, None);
         Ok(if problems.is_empty() { Read::Same } else { Read::Refused })
     };
     Kind { name: "modules", seeds, read: Box::new(read) }
