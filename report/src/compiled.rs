@@ -112,7 +112,8 @@ impl fmt::Display for Optimized {
             let ms = |seconds: f64| format!("{:.1} ms", seconds * 1e3);
             writeln!(
                 f,
-                "a call takes {} by estimate: {} of computation, and {} of {} of communication that nothing covers\n",
+                "estimated time of a call: {} = {} of computation + {} of communication, of {}, that no \
+                 computation covers\n",
                 ms(time.total()),
                 ms(time.compute),
                 ms(time.exposed),

@@ -18,6 +18,7 @@ use driver::{
     program,
     request::Request,
     subject::is_compiled,
+    target::Target,
 };
 use report::{
     Report,
@@ -62,6 +63,9 @@ pub struct Args {
     /// Write the costs of all functions to this file, for --lock
     #[arg(long, value_name = "FILE", conflicts_with_all = ["diff", "lock"])]
     write_lock: Option<PathBuf>,
+    /// Slice that an optimized program (.pb) was compiled for, which gives the time of a call
+    #[arg(long, conflicts_with_all = ["diff", "html", "lock", "write_lock"])]
+    target: Option<Target>,
 }
 
 /// Reports.
@@ -73,6 +77,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     if args.subject.extension().is_some_and(|e| e == "pb") {
         return optimized(args, &request).map(|()| ExitCode::SUCCESS);
+    }
+    if args.target.is_some() {
+        let what =
+            format!("--target is for optimized programs (.pb), and `{}` is none", args.subject.display());
+        return Err(failure(what, "leave it out: an artefact knows its target"));
     }
     let (reports, compiled) = reports(&request)?;
     if let Some(code) = compared(args, &request, &Costs::of(&reports))? {
@@ -174,7 +183,7 @@ fn optimized(args: &Args, request: &Request) -> Result<()> {
                 "`{}` is an optimized program: settings, functions and layouts do not apply",
                 path.display()
             ),
-            "leave out all options except --mesh, which names groups of devices, and --json",
+            "leave out all options except --mesh, which names groups of devices, --target and --json",
         ));
     }
     let bytes = proto::regular::read(path).with_context(|| format!("reading `{}`", path.display()))?;
@@ -184,7 +193,7 @@ fn optimized(args: &Args, request: &Request) -> Result<()> {
             "name a file that `meshc compile --emit optimized-hlo` or a plugin has written",
         )
     })?;
-    let slice = request.target.target.as_ref().and_then(|target| target.slice());
+    let slice = args.target.as_ref().and_then(Target::slice);
     let mesh = request.placement.mesh.clone().unwrap_or_default();
     let counted: Optimized = optimized::count(&module, &mesh, slice);
     if args.json {
