@@ -202,6 +202,29 @@ pub fn numbered_folder(parent: &Path, name: &str) -> Result<PathBuf> {
     }
 }
 
+/// Returns the folders that [`numbered_folder`] has created and that still exist, by number.
+///
+/// # Errors
+/// `parent` exists and cannot be read.
+pub fn numbered_folders(parent: &Path, name: &str) -> Result<Vec<PathBuf>> {
+    let context = || format!("reading the directory `{}`", parent.display());
+    let entries = match fs::read_dir(parent) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(context),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(context)?;
+        let file = entry.file_name();
+        let number =
+            file.to_str().and_then(|file| file.strip_prefix(name)?.strip_prefix('-')?.parse::<u64>().ok());
+        found.extend(number.filter(|_| entry.path().is_dir()).map(|number| (number, entry.path())));
+    }
+    found.sort();
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
 fn split(target: &Path) -> Result<(PathBuf, String)> {
     let name = target.file_name().ok_or_else(|| {
         failure(
@@ -227,8 +250,17 @@ mod tests {
         for number in 1..=3 {
             assert_eq!(numbered_folder(&parent, "t").unwrap(), parent.join(format!("t-{number}")));
         }
+        // Names of other programs, files, and numbers of two digits.
+        for other in ["t-x", "t2-4", "t-", "u-9", "t-10"] {
+            fs::create_dir(parent.join(other)).unwrap();
+        }
+        fs::write(parent.join("t-11"), "").unwrap();
+        let expected = [1, 2, 3, 10].map(|number| parent.join(format!("t-{number}")));
+        assert_eq!(numbered_folders(&parent, "t").unwrap(), expected);
+        assert!(numbered_folders(&dir.path().join("none"), "t").unwrap().is_empty());
         fs::write(dir.path().join("file"), "").unwrap();
         assert!(numbered_folder(&dir.path().join("file"), "t").is_err());
+        assert!(numbered_folders(&dir.path().join("file"), "t").is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::{device::Chosen, failure::failure, files::write_file, hosts::agree};
 use anyhow::{Context, Result};
 use proto::manifest::Manifest;
-use runtime::{Compilation, checkpoint::is_url};
+use runtime::{Compilation, checkpoint::is_url, train};
 use serde_json::{Value, json};
 use std::{
     env, fs,
@@ -115,6 +115,12 @@ impl RunFolder {
         }
         starts
     }
+}
+
+/// Removes a run directory that this process has created, if the run has written nothing to it.
+pub fn remove_unused(dir: &Path) {
+    train::remove_unused(&dir.join(CHECKPOINTS));
+    let _ = fs::remove_dir(dir); // A directory with files remains.
 }
 
 /// Describes the start of this process: time, host, command line, `version` of meshc, and plugin.

@@ -2,6 +2,9 @@
 
 use std::{borrow::Borrow, fmt, ops::Deref, sync::Arc};
 
+/// The largest number of bytes of a name.
+pub const MAX_NAME: usize = 1024;
+
 /// A name of a dim, axis, state, function, scope or value. Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
@@ -17,6 +20,24 @@ impl Name {
     /// The text of the name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+    /// Returns the reason why `text` cannot be the name of a `what`, such as a dim: it is empty, has more
+    /// than [`MAX_NAME`] bytes, or contains a control character or an end of a line, which tables, logs and
+    /// other programs would obey. `None` means that it can.
+    pub fn fault(what: &str, text: &str) -> Option<String> {
+        if text.is_empty() {
+            return Some(format!("the name of a {what} is empty"));
+        }
+        let has_end = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+        let short: String = text.chars().take(40).collect();
+        let short = if short.len() < text.len() { short + "…" } else { short };
+        let short = short.escape_debug();
+        if text.len() > MAX_NAME {
+            let bytes = text.len();
+            return Some(format!("the name of {what} `{short}` has {bytes} bytes, more than {MAX_NAME}"));
+        }
+        let c = text.chars().find(|c| has_end(*c))?;
+        Some(format!("the name of {what} `{short}` contains the control character `{}`", c.escape_debug()))
     }
 }
 
@@ -99,5 +120,28 @@ impl Dim {
 impl fmt::Display for Dim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}", self.name, self.size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Option<&str>) {
+        assert_eq!(Name::fault("dim", text).as_deref(), expected);
+    }
+
+    #[test]
+    fn names_have_no_control_characters_and_are_bounded() {
+        check("d model", None);
+        check("größe\u{1f600}", None);
+        check(&"a".repeat(MAX_NAME), None);
+        check("", Some("the name of a dim is empty"));
+        check("a\nb", Some("the name of dim `a\\nb` contains the control character `\\n`"));
+        check("\u{1b}[31m", Some("the name of dim `\\u{1b}[31m` contains the control character `\\u{1b}`"));
+        check("a\u{2028}b", Some("the name of dim `a\\u{2028}b` contains the control character `\\u{2028}`"));
+        let long = format!("the name of dim `{}…` has 70000 bytes, more than 1024", "x".repeat(40));
+        check(&"x".repeat(70_000), Some(&long));
     }
 }

@@ -21,7 +21,7 @@ macro_rules! rule {
 }
 
 /// All rules.
-pub const RULES: [Rule; 75] = [
+pub const RULES: [Rule; 77] = [
     rule!(
         "infer",
         "type_t1",
@@ -45,6 +45,7 @@ pub const RULES: [Rule; 75] = [
         "Split the computation into smaller tensors; a product of sizes is usually wrong."
     ),
     rule!("infer", "type_t7", "Cast to a number before summing, and compare afterwards."),
+    rule!("infer", "type_t8", "Give the dim a short name in words, such as `d_model`."),
     rule!("infer", "op_o1", "Give the operation as many operands as `docs/ir.md` lists."),
     rule!("infer", "op_o2", "Name a dim that the tensor has; the message lists similar names."),
     rule!("infer", "op_o3", "Choose a new name for the added dim, or rename the existing one first."),
@@ -172,6 +173,11 @@ pub const RULES: [Rule; 75] = [
         "verify",
         "verify_v16",
         "Use fewer nested loops: one scan over a longer dim, or separate functions."
+    ),
+    rule!(
+        "verify",
+        "verify_v17",
+        "Give it a short name in words; text with ends of lines belongs in the value of a meta entry."
     ),
     rule!(
         "partition",

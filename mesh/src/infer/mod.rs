@@ -75,7 +75,8 @@ fn check_attributes(env: &Env, op: &Op) -> Result<(), Diagnostic> {
     check_type(env, &of(DType::F32, dims.to_vec(), AxisSet::EMPTY))
 }
 
-/// Checks that a type is legal by itself: unique dims, each axis in one role, shards of equal size.
+/// Checks that a type is legal by itself: unique dims with proper names, each axis in one role, shards of
+/// equal size.
 pub fn check_type(env: &Env, ty: &Type) -> Result<(), Diagnostic> {
     let axes = env.mesh.axes().len();
     let pending = [(ty.sum, "a pending sum"), (ty.max, "a pending max"), (ty.min, "a pending min")];
@@ -88,6 +89,9 @@ pub fn check_type(env: &Env, ty: &Type) -> Result<(), Diagnostic> {
                 format!("dim `{}` appears twice in one tensor", d.dim.name),
             )
             .help("rename one of the two: dims of a tensor have different names"));
+        }
+        if let Some(fault) = Name::fault("dim", &d.dim.name) {
+            return Err(Diagnostic::new("type_t8", fault).help("give the dim another name"));
         }
         if d.dim.size == 0 {
             return Err(Diagnostic::new("type_t2", format!("dim `{}` has size 0", d.dim.name))

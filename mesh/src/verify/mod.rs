@@ -48,7 +48,7 @@ verified!(Local);
 
 /// Checks that `module` is a legal program of `stage`. The error has all its mistakes.
 pub fn verify(module: &Module, stage: Stage) -> Result<(), Diagnostics> {
-    let mut errors = Vec::new();
+    let mut errors = names(module);
     if stage == Stage::Global && !module.env.mesh.axes().is_empty() {
         errors.push(
             Diagnostic::new("verify_v5", format!("a global program has the mesh {}", module.env.mesh))
@@ -66,6 +66,25 @@ pub fn verify(module: &Module, stage: Stage) -> Result<(), Diagnostics> {
         errors.extend(found.into_iter().map(|d| d.in_function(&f.name)));
     }
     if errors.is_empty() { Ok(()) } else { Err(Diagnostics(errors)) }
+}
+
+/// Checks the names that tools and other programs see. Those of dims are checked with types.
+fn names(module: &Module) -> Vec<Diagnostic> {
+    let check = |what: &str, name: &str| {
+        let help = "use a short name without control characters";
+        Name::fault(what, name).map(|fault| Diagnostic::new("verify_v17", fault).help(help))
+    };
+    let mut errors: Vec<Diagnostic> = check("program", &module.name).into_iter().collect();
+    errors.extend(module.meta.iter().filter_map(|entry| check("meta entry", &entry.key)));
+    let states = module.env.states.iter();
+    errors.extend(states.filter_map(|(_, state)| Some(check("state", &state.name)?.at(&state.site))));
+    for f in &module.functions {
+        let of_function = |d: Diagnostic| d.in_function(&f.name);
+        errors.extend(check("function", &f.name).map(of_function));
+        errors.extend(f.inputs.iter().filter_map(|name| check("input", name)).map(of_function));
+        errors.extend(f.outputs.iter().filter_map(|name| check("output", name)).map(of_function));
+    }
+    errors
 }
 
 /// Checks the declared state. Returns for each state whether its type is legal.

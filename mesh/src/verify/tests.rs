@@ -2,8 +2,8 @@
 
 use super::{MAX_DEPTH, Stage, verify};
 use crate::{
-    Body, BodyBuilder, DType, Dim, Function, Inst, Module, Op, Site, StateDecl, StateId, StateKind, Type,
-    Value,
+    Body, BodyBuilder, DType, Dim, Function, Inst, Module, Op, Site, StateDecl, StateId, StateKind,
+    TensorDim, Type, Value,
     ir::{Control, Elementwise, Remat, Scan, StateOp, Unary, ValueData},
 };
 
@@ -99,4 +99,27 @@ fn nesting_is_bounded() {
     let function = |body| Function { name: "deep".into(), inputs: Vec::new(), outputs: Vec::new(), body };
     check(|m| m.functions.push(function(nested(MAX_DEPTH))), &[]);
     check(|m| m.functions.push(function(nested(MAX_DEPTH + 1))), &["verify_v16"]);
+}
+
+#[test]
+fn names_have_no_control_characters() {
+    let state = |m: &mut Module, name: &str| {
+        let (ty, site) = (Type::scalar(DType::F32), Site::default());
+        m.env.states.push(StateDecl { name: name.into(), kind: StateKind::Slot, ty, site });
+    };
+    check(|m| m.name = "a\nb".into(), &["verify_v17"]);
+    check(|m| m.functions[0].name = "f\r".into(), &["verify_v17"]);
+    check(|m| m.functions[0].inputs[0] = "x\u{85}".into(), &["verify_v17"]);
+    check(|m| m.functions[0].outputs[0] = "\u{1b}[2J".into(), &["verify_v17"]);
+    check(|m| state(m, "w\0"), &["verify_v17"]);
+    check(|m| state(m, &"w".repeat(70_000)), &["verify_v17"]);
+    check(|m| state(m, ""), &["verify_v17"]);
+    check(|m| state(m, "an accént and a space"), &[]);
+    let dim = |m: &mut Module| {
+        m.functions[0].body.values[Value(0)]
+            .ty
+            .dims
+            .push(TensorDim { dim: Dim::new("a\tb", 2), axes: Vec::new() })
+    };
+    check(dim, &["type_t8"]);
 }

@@ -43,7 +43,10 @@ impl Choices {
 /// Names of values.
 const VALUE_NAMES: &[&str] = &["h", "_", "as", "encoder.block_1.ffn.sent", "a/b-c"];
 
-/// Words, and strings that are not words.
+/// Values of meta entries and scopes that are not names.
+const TEXTS: &[&str] = &["", "plain", "bell\u{7}", "tab\tnewline\n", "\u{1b}[31m", "\"\\"];
+
+/// Names: words, and strings that are not words.
 const STRANGE: &[&str] = &[
     "plain",
     "with space",
@@ -53,12 +56,10 @@ const STRANGE: &[&str] = &[
     "3d",
     "a//b",
     "->",
-    "",
     "inf",
     "nan",
-    "é\u{7}\u{1F600}",
+    "é\u{1F600}",
     "\"\\",
-    "tab\tnewline\n",
     "a.b-c/d",
     "%0",
     "// error: no",
@@ -80,7 +81,7 @@ pub fn program(c: &mut Choices, local: bool) -> Module {
     let functions = (0..c.below(3)).map(|i| function(&env, c, i)).collect();
     let meta = (0..c.below(3)).map(|i| {
         let key = format!("{i}{}", c.pick(STRANGE)).into();
-        Meta { key, value: c.pick(STRANGE).to_owned(), site: site(c) }
+        Meta { key, value: c.pick(TEXTS).to_owned(), site: site(c) }
     });
     let meta = meta.collect();
     Module { name: c.pick(STRANGE).to_owned(), env, functions, meta, schedule: schedule(c), task: task(c) }
@@ -143,7 +144,8 @@ fn site(c: &mut Choices) -> Site {
         return Site::default();
     }
     let file = c.pick(&["models/t5.rs", "/abs path/x.rs", ""]);
-    let site = Site::new(file, c.raw() % 100, c.raw(), c.pick(&["", "encoder/ffn", "a \"b\""]));
+    let site =
+        Site::new(file, c.raw() % 100, c.raw(), c.pick(&["", "encoder/ffn", "a \"b\"", "tab\tnewline\n"]));
     site.in_phase(c.pick(&[Phase::Forward, Phase::Backward]))
 }
 

@@ -68,17 +68,19 @@ pub enum Texts {
 }
 
 impl DataOptions {
-    /// Reads all corpora, or the task files. The tokenizer of tasks is that of the checkpoint `from`, if
-    /// there is one and no other is named.
+    /// Reads all corpora, or the task files. Training that starts from the checkpoint `from` has its
+    /// tokenizer.
+    ///
+    /// # Errors
+    /// Among others, those of [`DataOptions::open_for`].
     pub fn open(&self, job: &Job, from: Option<&Path>) -> Result<Texts> {
-        if self.tasks.is_empty() {
-            return self.read(job, self.mixture()?, self.reading.tokenizer.choice().named()?);
+        match from {
+            Some(dir) => self.open_for(job, &newest(dir, |_| ())?),
+            None if self.tasks.is_empty() => {
+                self.read(job, self.mixture()?, self.reading.tokenizer.choice().named()?)
+            }
+            None => self.open_tasks(self.reading.tokenizer.choice().named()?.unwrap_or_default()),
         }
-        let tokenizer = match from {
-            Some(dir) => self.reading.tokenizer.choice().of(&newest(dir, |_| ())?)?.ok(),
-            None => self.reading.tokenizer.choice().named()?,
-        };
-        self.open_tasks(tokenizer.unwrap_or_default())
     }
 
     /// Returns the tasks with their examples of the split, at most `most` of each.
@@ -116,9 +118,9 @@ impl DataOptions {
         })
     }
 
-    /// Reads other files with the same options.
-    pub fn open_others(&self, job: &Job, files: &[PathBuf]) -> Result<Texts> {
-        self.read(job, MixtureSpec::of_words(files)?, self.reading.tokenizer.choice().named()?)
+    /// Reads other files with the same options, and with the tokenizer of `texts`.
+    pub fn open_others(&self, job: &Job, files: &[PathBuf], texts: &Texts) -> Result<Texts> {
+        self.read(job, MixtureSpec::of_words(files)?, texts.tokenizer().cloned())
     }
 
     /// Reads all corpora for the model of a checkpoint, with its tokenizer.
@@ -145,6 +147,8 @@ impl DataOptions {
                     return Err(differs(corpus.tokens.tokenizer(), recorded, checkpoint, "the data"));
                 }
                 (None, None) => {}
+                // Prepared tokens name their tokenizer.
+                (None, Some(_)) if corpus.tokens.provenance().prepared.is_some() => {}
                 (_, Some(unknown)) => return Err(unknown.error()),
             }
         }
@@ -185,6 +189,14 @@ impl DataOptions {
 }
 
 impl Texts {
+    /// Returns the tokenizer. `None` means that there are no corpora.
+    fn tokenizer(&self) -> Option<&Tokenizer> {
+        match self {
+            Self::Corpora(all, _) => all.first().map(|corpus| corpus.tokens.tokenizer()),
+            Self::Tasks(_, options) => Some(&options.tokenizer),
+        }
+    }
+
     /// Returns the examples for a program; the share `held_out` of each corpus is for evaluation only.
     pub fn source(self, spec: BatchSpec, held_out: f64) -> Result<Source> {
         Ok(match self {

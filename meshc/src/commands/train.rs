@@ -26,7 +26,7 @@ use driver::{
     artefact,
     device::{self, Chosen},
     failure::failure,
-    files::numbered_folder,
+    files::{numbered_folder, numbered_folders},
     hosts::{
         HostOptions,
         agree::{self, Facts, agree},
@@ -120,21 +120,22 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     checkpoint_dir: Option<PathBuf>,
     /// Also save every N steps
-    #[arg(long, value_name = "N", requires = "place", value_parser = steps, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true)]
     save_every: Option<u64>,
     /// Keep the newest N checkpoints. Default: all, or 1 with --keep-every or --keep-best
-    #[arg(long, value_name = "N", requires = "place", value_parser = at_least_one, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
     keep: Option<usize>,
     /// Also keep the checkpoints of every N steps
-    #[arg(long, value_name = "N", requires = "place", value_parser = steps, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = steps, allow_negative_numbers = true)]
     keep_every: Option<u64>,
     /// Also keep the N checkpoints with the smallest held-out loss, and save after each evaluation that is
     /// the best so far
-    #[arg(long, value_name = "N", requires = "place", requires = "eval_every", value_parser = at_least_one,
+    #[arg(long, value_name = "N", requires = "eval_every", value_parser = at_least_one,
         allow_negative_numbers = true)]
     keep_best: Option<usize>,
-    /// Continue from the newest valid checkpoint in the directory, if there is one
-    #[arg(long, requires = "place")]
+    /// Continue from the newest valid checkpoint in the directory, if there is one. Without a directory, that
+    /// of the newest run of the program in runs/
+    #[arg(long)]
     resume: bool,
     /// Write TensorBoard events to this directory
     #[arg(long, value_name = "DIR")]
@@ -174,7 +175,7 @@ pub struct Args {
     min_delta: f64,
     /// Roll back to the last checkpoint and skip the batches since then if a loss exceeds the mean of the
     /// preceding losses by this many standard deviations
-    #[arg(long, value_name = "SIGMAS", requires = "place", value_parser = positive, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SIGMAS", value_parser = positive, allow_negative_numbers = true)]
     spike_sigmas: Option<f64>,
     /// Number of preceding losses for --spike-sigmas
     #[arg(long, value_name = "N", default_value_t = Spikes::default().window, value_parser = at_least_two,
@@ -227,21 +228,18 @@ pub fn run(args: Args) -> Result<ExitCode> {
 fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
     member.job.enter("load", 0);
     let resolved = Run::resolve(args, member).and_then(|run| {
+        run.reserved.tell(signals);
         let chosen = run.plugin()?;
         let facts = run.facts(&chosen, member)?;
         Ok(((run, chosen), facts))
     });
     let (run, chosen) = agree(member, "start", resolved)?;
-    let Run { args, request, artefact, source, options, run_folder } = run;
-    let before = format!(
-        "{}{}{}",
-        args.resolved.toml(),
-        overview::artefact(&artefact.manifest),
-        match &source {
-            data::Source::Text(mixture) => overview::data(mixture),
-            data::Source::Tasks(mixture) => overview::tasks(mixture),
-        }
-    );
+    let Run { reserved: _dropped_last, args, request, artefact, source, options, run_folder } = run;
+    let of_data = match &source {
+        data::Source::Text(mixture) => overview::data(mixture),
+        data::Source::Tasks(mixture) => overview::tasks(mixture),
+    };
+    let before = format!("{}{}{of_data}", args.resolved.toml(), overview::artefact(&artefact.manifest));
     if args.json {
         err!("{before}");
     } else {
@@ -285,8 +283,26 @@ fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
     if summary.stopped { Ok(ExitCode::from(signals.code())) } else { Ok(ExitCode::SUCCESS) }
 }
 
+/// A run directory that this process has created. It is removed at the end if nothing was written to it.
+#[derive(Default)]
+struct Reserved(Option<PathBuf>);
+
+impl Reserved {
+    /// Has the directory removed if a signal ends the process before training begins.
+    fn tell(&self, signals: &Signals) {
+        self.0.iter().for_each(|dir| signals.reserved(dir));
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|dir| run_folder::remove_unused(dir));
+    }
+}
+
 /// A run, resolved from the arguments before a device is used.
 struct Run {
+    reserved: Reserved,
     args: Args,
     request: Request,
     artefact: Artefact,
@@ -298,6 +314,7 @@ struct Run {
 impl Run {
     fn resolve(mut args: Args, member: &Member) -> Result<Self> {
         args.run_dir.as_deref().map_or(Ok(()), RunFolder::check)?;
+        args.check_place(member)?;
         // Rank 0 uses the folder for all. A run that cannot save is refused before anything is built.
         if let Some(folder) = args.checkpoints().filter(|_| member.job.is_first()) {
             train::check_folder(&folder, args.resume)?;
@@ -312,7 +329,7 @@ impl Run {
         let texts = args.data.open(&member.job, from.as_deref())?;
         let eval_texts = match args.eval_data.as_slice() {
             [] => None,
-            files => Some(args.data.open_others(&member.job, files)?),
+            files => Some(args.data.open_others(&member.job, files, &texts)?),
         };
         let artefact = match &program {
             Some(program) => artefact::of_program(program, &request)?,
@@ -326,9 +343,7 @@ impl Run {
             Some(texts) => Some(texts.source(spec, 1.0)?.batches()),
             None => None,
         };
-        if args.has_default_run_dir() && !member.is_in_job() {
-            args.run_dir = Some(numbered_folder(Path::new("runs"), &artefact.manifest.program)?);
-        }
+        let reserved = args.choose_run_dir(member, &artefact.manifest.program)?;
         // Rank 0 writes what exists once.
         let run_dir = args.run_dir.as_ref().filter(|_| member.job.is_first());
         let run_folder = run_dir.map(|dir| RunFolder::create(dir)).transpose()?;
@@ -340,7 +355,7 @@ impl Run {
         let evaluator = args.evaluator(&request, &source, run_folder.as_ref())?;
         let options =
             train::Options { from, eval_data, evaluator, peak, job: member.job.clone(), ..args.options() };
-        Ok(Self { args, request, artefact, source, options, run_folder })
+        Ok(Self { reserved, args, request, artefact, source, options, run_folder })
     }
 
     /// Loads the plugin.
@@ -406,6 +421,49 @@ impl Args {
     fn has_default_run_dir(&self) -> bool {
         let named = [&self.run_dir, &self.checkpoint_dir, &self.metrics, &self.tensorboard];
         !self.no_run_dir && named.iter().all(|place| place.is_none())
+    }
+
+    /// Refuses options of checkpoints for a run that has no place for them.
+    fn check_place(&self, member: &Member) -> Result<()> {
+        if self.checkpoints().is_some() || self.has_default_run_dir() && !member.is_in_job() {
+            return Ok(());
+        }
+        let given = [
+            ("--save-every", self.save_every.is_some()),
+            ("--keep", self.keep.is_some()),
+            ("--keep-every", self.keep_every.is_some()),
+            ("--keep-best", self.keep_best.is_some()),
+            ("--resume", self.resume),
+            ("--spike-sigmas", self.spike_sigmas.is_some()),
+        ];
+        match given.iter().find(|(_, is_given)| *is_given) {
+            None => Ok(()),
+            Some((option, _)) => Err(failure(
+                format!("`{option}` needs a directory for checkpoints, and this run has none"),
+                "add --run-dir DIR or --checkpoint-dir DIR",
+            )),
+        }
+    }
+
+    /// Chooses the run directory unless one is given: with `--resume`, the newest one of the program that has
+    /// checkpoints; otherwise, and if there is none, a new one, which is returned.
+    fn choose_run_dir(&mut self, member: &Member, program: &str) -> Result<Reserved> {
+        if !self.has_default_run_dir() || member.is_in_job() {
+            return Ok(Reserved::default());
+        }
+        let runs = Path::new("runs");
+        let has_checkpoints =
+            |dir: &PathBuf| list(&dir.join(run_folder::CHECKPOINTS)).is_ok_and(|found| !found.is_empty());
+        let before = if self.resume { numbered_folders(runs, program)? } else { Vec::new() };
+        if let Some(newest) = before.into_iter().rev().find(has_checkpoints) {
+            (HOST.say)(&format!("--resume: the newest run of `{program}` is in {}", newest.display()));
+            train::check_folder(&newest.join(run_folder::CHECKPOINTS), true)?;
+            self.run_dir = Some(newest);
+            return Ok(Reserved::default());
+        }
+        let new = numbered_folder(runs, program)?;
+        self.run_dir = Some(new.clone());
+        Ok(Reserved(Some(new)))
     }
 
     /// Returns the commands that continue with the results of the run; empty without checkpoints.

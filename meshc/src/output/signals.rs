@@ -6,7 +6,7 @@
 
 use super::stream::errln;
 use anyhow::{Context, Result};
-use driver::children;
+use driver::{children, run_folder};
 use job::Job;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ},
@@ -14,6 +14,7 @@ use signal_hook::{
     low_level::exit,
 };
 use std::{
+    path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -35,6 +36,8 @@ pub struct Signals {
     early: Arc<AtomicBool>,
     /// The job that is told when the process ends before training begins.
     job: Arc<OnceLock<Arc<Job>>>,
+    /// The run directory that this process has created.
+    reserved: Arc<OnceLock<PathBuf>>,
 }
 
 impl Signals {
@@ -52,7 +55,7 @@ impl Signals {
         }
         let _ = WATCHED.set([signals.stop.clone(), signals.early.clone()]); // A process watches once.
         let (stop, number, early) = (signals.stop.clone(), signals.number.clone(), signals.early.clone());
-        let job = signals.job.clone();
+        let (job, reserved) = (signals.job.clone(), signals.reserved.clone());
         thread::spawn(move || {
             while early.load(Ordering::SeqCst) {
                 if stop.load(Ordering::SeqCst) {
@@ -62,6 +65,7 @@ impl Signals {
                         job.leave(Some(&format!("stopped by signal {number} before training began")));
                     }
                     children::end();
+                    reserved.get().into_iter().for_each(|dir| run_folder::remove_unused(dir));
                     // Skips the destructors of plugin libraries, which may still be running.
                     exit(128 + number);
                 }
@@ -74,6 +78,11 @@ impl Signals {
     /// Names the job whose other processes are told if a signal ends this one before training begins.
     pub fn tell(&self, job: &Arc<Job>) {
         let _ = self.job.set(job.clone()); // A process joins one job.
+    }
+
+    /// Names a run directory that is removed if a signal ends the process before training begins.
+    pub fn reserved(&self, dir: &Path) {
+        let _ = self.reserved.set(dir.to_owned()); // A process creates one.
     }
 
     /// Leaves the first signal to the code that polls [`Signals::stop`].

@@ -1,11 +1,18 @@
 //! Retention: the checkpoints that are kept while training continues.
 
-use super::folder::{list, remove};
+use super::{
+    folder::{list, remove},
+    manifest::Facts,
+};
 use crate::Result;
 use std::path::{Path, PathBuf};
 
 /// The fact with a checkpoint's loss on held-out rows.
 pub const EVAL_LOSS: &str = "eval_loss";
+/// The fact with the name of the value whose largest is best, in place of the smallest loss.
+pub const METRIC: &str = "best_metric";
+/// The fact with a checkpoint's value of that name.
+pub const EVAL_VALUE: &str = "eval_metric";
 
 /// The retention rules. A checkpoint is kept if any rule selects it; without rules, all are kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -14,7 +21,8 @@ pub struct Keep {
     pub newest: Option<usize>,
     /// Keep checkpoints whose step is a multiple of this.
     pub every: Option<u64>,
-    /// Keep this many of the checkpoints with the smallest loss on held-out rows.
+    /// Keep this many of the checkpoints with the smallest loss on held-out rows, or with the largest value
+    /// of the run's metric.
     pub best: Option<usize>,
 }
 
@@ -24,23 +32,22 @@ impl Keep {
         Self { newest: Some(count), ..Self::default() }
     }
 
-    /// Returns the steps of the checkpoints to remove. `all` lists steps and losses on held-out rows, sorted
-    /// by step.
+    /// Returns the steps of the checkpoints to remove. `all` lists steps and costs, sorted by step.
     pub fn to_remove(&self, all: &[(u64, Option<f64>)]) -> Vec<u64> {
         if *self == Self::default() {
             return Vec::new();
         }
         let newest = all.len().saturating_sub(self.newest.unwrap_or(1).max(1));
-        let mut by_loss: Vec<(f64, u64)> = all
+        let mut by_cost: Vec<(f64, u64)> = all
             .iter()
-            .filter_map(|(step, loss)| Some(((*loss)?, *step)))
-            .filter(|(l, _)| !l.is_nan())
+            .filter_map(|(step, cost)| Some(((*cost)?, *step)))
+            .filter(|(cost, _)| !cost.is_nan())
             .collect();
-        by_loss.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        by_loss.truncate(self.best.unwrap_or(0));
+        by_cost.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        by_cost.truncate(self.best.unwrap_or(0));
         let stays = |step: u64| {
             self.every.is_some_and(|every| every > 0 && step.is_multiple_of(every))
-                || by_loss.iter().any(|(_, best)| *best == step)
+                || by_cost.iter().any(|(_, best)| *best == step)
         };
         all[..newest].iter().map(|(step, _)| *step).filter(|step| !stays(*step)).collect()
     }
@@ -52,11 +59,10 @@ pub fn prune(folder: &Path, keep: &Keep, dry: bool) -> Result<Vec<PathBuf>> {
     let mut good = Vec::new();
     for found in list(folder)? {
         if let Ok(checkpoint) = found.checkpoint {
-            let loss = checkpoint.facts().get(EVAL_LOSS).and_then(|loss| loss.parse().ok());
-            good.push((found.step, loss, found.dir));
+            good.push((found.step, cost(checkpoint.facts()), found.dir));
         }
     }
-    let all: Vec<(u64, Option<f64>)> = good.iter().map(|(step, loss, _)| (*step, *loss)).collect();
+    let all: Vec<(u64, Option<f64>)> = good.iter().map(|(step, cost, _)| (*step, *cost)).collect();
     let going = keep.to_remove(&all);
     let dirs: Vec<PathBuf> =
         good.into_iter().filter(|(step, ..)| going.contains(step)).map(|(.., dir)| dir).collect();
@@ -66,9 +72,26 @@ pub fn prune(folder: &Path, keep: &Keep, dry: bool) -> Result<Vec<PathBuf>> {
     Ok(dirs)
 }
 
+/// Returns what is to be small: the loss of a checkpoint, or the value of its metric with the opposite sign.
+fn cost(facts: &Facts) -> Option<f64> {
+    let number = |name: &str| facts.get(name)?.parse::<f64>().ok();
+    if facts.contains_key(METRIC) { number(EVAL_VALUE).map(|value| -value) } else { number(EVAL_LOSS) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn costs_are_losses_or_values_of_the_metric_with_the_opposite_sign() {
+        let cost = |facts: &[(&str, &str)]| {
+            cost(&facts.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+        };
+        assert_eq!(cost(&[]), None);
+        assert_eq!(cost(&[(EVAL_LOSS, "0.5")]), Some(0.5));
+        assert_eq!(cost(&[(EVAL_LOSS, "0.5"), (METRIC, "a/f1"), (EVAL_VALUE, "80")]), Some(-80.0));
+        assert_eq!(cost(&[(EVAL_LOSS, "0.5"), (METRIC, "a/f1")]), None, "not evaluated by the metric");
+    }
 
     #[test]
     fn rules_are_combined() {

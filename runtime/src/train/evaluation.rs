@@ -1,6 +1,6 @@
 //! Evaluation on held-out rows.
 
-use super::{evaluator::Evaluator, options::Options, stop::Stop};
+use super::{evaluator::Evaluator, ledger::Evaluated, options::Options, stop::Stop};
 use crate::{Contract, Error, Result, Session};
 use data::{Batch, BatchSource, Rows};
 use job::Job;
@@ -36,17 +36,19 @@ impl Evaluation {
         Ok(Some(Self { data, every, batches, evaluator, best }))
     }
 
-    /// Returns the value of an evaluation that is to be small: the loss, or the metric of `--best` with the
-    /// opposite sign.
-    pub(super) fn cost(&self, eval: &BTreeMap<String, f64>) -> Result<f64> {
-        let Some(name) = &self.best else { return Ok(eval.get("loss").copied().unwrap_or(f64::NAN)) };
-        eval.get(name).map(|value| -value).ok_or_else(|| {
+    /// Returns the loss of an evaluation, and its cost: the loss, or the metric of `--best` with the opposite
+    /// sign.
+    pub(super) fn evaluated(&self, eval: &BTreeMap<String, f64>) -> Result<Evaluated> {
+        let loss = eval.get("loss").copied().unwrap_or(f64::NAN);
+        let Some(name) = &self.best else { return Ok(Evaluated { loss, cost: loss }) };
+        let value = eval.get(name).ok_or_else(|| {
             let has: Vec<&str> = eval.keys().map(String::as_str).collect();
             Error::input(
                 format!("`--best {name}`: the evaluation has no such value"),
                 format!("it has `{}`", has.join("`, `")),
             )
-        })
+        })?;
+        Ok(Evaluated { loss, cost: -value })
     }
 
     /// Returns means over the batches, and the values of the evaluator. `None` if the run is to stop before

@@ -69,6 +69,18 @@ pub(super) fn is_free(folder: &Path) -> Result<()> {
     }
 }
 
+/// Removes a folder that has no other file than the lock of a run that has written no checkpoint. The caller
+/// has created the folder, and no other process uses it.
+pub fn remove_unused(folder: &Path) {
+    let is_lock = |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.file_name() == NAME);
+    let is_unused = fs::read_dir(folder).is_ok_and(|mut entries| entries.all(is_lock));
+    if is_unused {
+        // What cannot be removed does no harm.
+        let _ = fs::remove_file(folder.join(NAME));
+        let _ = fs::remove_dir(folder);
+    }
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
         // Removed while it is locked. A file that remains is not locked and does no harm.
@@ -108,6 +120,15 @@ mod tests {
         drop(first);
         is_free(&folder).unwrap();
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        let held = Lock::take(&folder).unwrap();
+        fs::create_dir(folder.join("step_00000001")).unwrap();
+        remove_unused(&folder);
+        assert!(folder.join(NAME).exists(), "there is a checkpoint");
+        fs::remove_dir(folder.join("step_00000001")).unwrap();
+        remove_unused(&folder);
+        assert!(!folder.exists());
+        drop(held);
+        fs::create_dir(&folder).unwrap();
         // The file that a killed process leaves is not locked.
         fs::write(folder.join(NAME), "process 1 on elsewhere, and a long name").unwrap();
         let second = Lock::take(&folder).unwrap();

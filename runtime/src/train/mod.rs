@@ -33,6 +33,7 @@ pub mod summary;
 pub use evaluation::evaluate;
 pub use evaluator::Evaluator;
 pub use executables::compare as compare_executables;
+pub use lock::remove_unused;
 pub use observer::{Observer, Rollback, Step};
 pub use options::{Options, Saving, Source};
 pub use run::run;

@@ -281,7 +281,7 @@ impl Steps<'_> {
         let eval = evaluation.run(self.t.session, step, &mut self.t.stop).map_err(in_step(step))?;
         match &eval {
             Some(eval) => {
-                self.t.ledger.evaluated(step, evaluation.cost(eval)?, self.t.options.min_delta);
+                self.t.ledger.evaluated(step, evaluation.evaluated(eval)?, self.t.options.min_delta);
             }
             None => self.t.ledger.due = true,
         }
@@ -316,11 +316,10 @@ impl Steps<'_> {
         }
         let mut summary = self.history.clone().summary(self.begin.elapsed(), end == End::Stopped);
         summary.stopped_early = end == End::Early;
-        let best = &self.t.options.best;
-        summary.best_eval =
-            self.t.ledger.lowest.map(|(at, cost)| (at, if best.is_some() { -cost } else { cost }));
-        summary.best_metric = best.clone();
-        summary.rollbacks = self.t.ledger.rollbacks;
+        let ledger = &self.t.ledger;
+        summary.best_eval = ledger.lowest.map(|(at, cost)| (at, ledger.value(cost)));
+        summary.best_metric = ledger.metric.clone();
+        summary.rollbacks = ledger.rollbacks;
         summary.log_error = self.log_error.clone();
         Ok(summary)
     }
@@ -447,7 +446,8 @@ impl Steps<'_> {
         (self.started, self.finished, self.is_unsound) = (resumed.step, resumed.step, false);
         let batches = (resumed.ledger.position, spike.position + 1);
         let rollbacks = self.t.ledger.rollbacks + 1;
-        self.t.ledger = Ledger { position: batches.1, rollbacks, ..resumed.ledger };
+        let ledger = resumed.ledger.judged_by(self.t.options.best.as_deref());
+        self.t.ledger = Ledger { position: batches.1, rollbacks, ..ledger };
         let to = resumed.step;
         let kept = self.t.log.keep(to);
         if let Ok(Some(warning)) = &kept {

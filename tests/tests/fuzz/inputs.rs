@@ -37,6 +37,7 @@ pub fn kinds(place: &Path) -> Vec<Kind> {
         tokenizers(),
         prepared(&place.join("prepared")),
         programs(),
+        names_of_programs(),
         configurations(),
         artefacts(),
         whole_artefacts(),
@@ -162,17 +163,60 @@ fn programs() -> Kind {
     for folder in ["autodiff", "infer", "partition", "text"] {
         seeds.extend(files_of(&root.join(folder)).into_iter().map(|(_, text)| one("p.mesh", text)));
     }
-    let read = |dir: &Path, _| {
-        let bytes = fs::read(dir.join("p.mesh")).map_err(|e| e.to_string())?;
-        let text = String::from_utf8_lossy(&bytes);
-        let Ok(module) = mesh::text::parse(&text, "p.mesh") else { return Ok(Read::Refused) };
-        let again = mesh::text::parse(&mesh::text::print(&module), "p.mesh");
-        if again.is_err() {
-            return Err("the printed program cannot be parsed".into());
-        }
-        refused_or(mesh::verify::Global::new(module))
+    Kind { name: "programs", seeds, read: Box::new(read_program) }
+}
+
+fn read_program(dir: &Path, _: bool) -> Result<Read, String> {
+    let bytes = fs::read(dir.join("p.mesh")).map_err(|e| e.to_string())?;
+    let text = String::from_utf8_lossy(&bytes);
+    let Ok(module) = mesh::text::parse(&text, "p.mesh") else { return Ok(Read::Refused) };
+    let printed = mesh::text::print(&module);
+    let Ok(again) = mesh::text::parse(&printed, "p.mesh") else {
+        return Err("the printed program cannot be parsed".into());
     };
-    Kind { name: "programs", seeds, read: Box::new(read) }
+    if mesh::text::print(&again) != printed {
+        return Err("the printed program prints as another one".into());
+    }
+    match mesh::verify::Global::new(module) {
+        Err(_) => Ok(Read::Refused),
+        // Strings in text are quoted: a verified program has control characters in meta values at most.
+        Ok(program) if names(program.module()).any(|name| name.contains(char::is_control)) => {
+            Err("a name has control characters".into())
+        }
+        Ok(_) => Ok(Read::Same),
+    }
+}
+
+/// Returns the names of a program that other programs see.
+fn names(module: &mesh::Module) -> impl Iterator<Item = &str> {
+    let states = module.env.states.iter().map(|(_, state)| state);
+    let types = module.env.states.iter().map(|(_, state)| &state.ty);
+    let values = module.functions.iter().flat_map(|f| f.body.values.iter().map(|(_, value)| &value.ty));
+    let dims = types.chain(values).flat_map(|ty| &ty.dims).map(|d| d.dim.name.as_str());
+    let of_functions =
+        module.functions.iter().flat_map(|f| [&f.name].into_iter().chain(&f.inputs).chain(&f.outputs));
+    let keys = module.meta.iter().map(|entry| &entry.key);
+    let names = states.map(|state| &state.name).chain(of_functions).chain(keys);
+    dims.chain(names.map(mesh::Name::as_str)).chain([module.name.as_str()])
+}
+
+/// Programs whose names are replaced by other text, in quotes and escaped.
+fn names_of_programs() -> Kind {
+    let text = "module \"m\"\nmeta \"k\" = \"v\"\nstate param \"w\": f32[\"a\"=4]\n\n\
+                func \"f\"(%x \"x\": f32[\"a\"=4]) -> (\"y\": f32[\"b\"=4]) {\n  %1 = rename %x {pairs=[\"a\" -> \"b\"]} : \
+                f32[\"b\"=4]\n  return %1\n}\n";
+    let telling =
+        ["\\n", "\\r\\n", "\\t", "\\u{0}", "\\u{1b}[31m", "\\u{85}", "\\u{2028}", "\\\"", "a b", "é", ""];
+    let long = "x".repeat(70_000);
+    let replaced = |name: &str| text.replace("\"a\"", &format!("\"{name}\""));
+    let all = ["\"m\"", "\"k\"", "\"w\"", "\"f\"", "\"x\"", "\"y\"", "\"b\""];
+    let mut seeds: Vec<Files> =
+        telling.iter().chain([&long.as_str()]).map(|name| one("p.mesh", replaced(name))).collect();
+    for (i, quoted) in all.iter().enumerate() {
+        let name = telling[i % telling.len()];
+        seeds.push(one("p.mesh", text.replace(quoted, &format!("\"{name}\""))));
+    }
+    Kind { name: "names of programs", seeds, read: Box::new(read_program) }
 }
 
 fn configurations() -> Kind {
