@@ -38,6 +38,7 @@ pub mod measured;
 pub mod overview;
 mod package;
 pub mod placement;
+pub mod planned;
 pub mod plugin;
 pub mod predict;
 pub mod program;

@@ -353,6 +353,10 @@ fn a_plan_ranks_meshes_of_the_slice() {
     let command = ran.out.lines().last().expect("it says something").to_owned();
     let words: Vec<&str> = command.split(' ').skip(1).map(|w| w.trim_matches('\'')).collect();
     place.run(&[&words[..], &["-o", "x"]].concat()).succeeds();
+    // A compilation without a mesh takes the best candidate, and shows the options that pin it.
+    let ran = place.run(&["compile", &path, "--target", "tpu:v5e:2x4", "--function", "forward", "-o", "y"]);
+    let pinned = &command[command.find("--mesh").expect("it has a mesh")..];
+    assert!(ran.succeeds().err.contains(pinned), "{pinned}");
 
     plan(&["--mesh", "data=2"]).fails(&["the mesh data=2 has 2 devices, but tpu:v5e:2x4 has 8"]);
     let cpu = ["plan", &path, "--target", "cpu"];

@@ -31,7 +31,7 @@ fn the_mesh_has_as_many_devices_as_the_slice() {
     let compile =
         |args: &[&str]| run(&place, &[&["compile", &path, "--target", "tpu:v4:2x2x1"][..], args].concat());
     let Some(ran) = compile(&[]) else { return };
-    ran.fails(&["without --mesh a program has one device, but tpu:v4:2x2x1 has 8", "--mesh data=8"]);
+    assert!(ran.succeeds().err.contains("planned in"), "a mesh is chosen");
     let wrong = ["--mesh", "data=2,model=2", "--emit", "executable"];
     compile(&wrong)
         .expect("libtpu is there")

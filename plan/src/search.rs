@@ -54,12 +54,13 @@ pub struct Seen {
     pub illegal: usize,
 }
 
-/// Sorts candidates: first those that fit, by time; then the others, by memory.
+/// Sorts candidates: first those that fit, by time; then the others, by memory. The order of equal ones does
+/// not depend on the order in which they were estimated.
 pub fn sort(ranked: &mut [Ranked], hbm: u64) {
     ranked.sort_by(|a, b| {
         let fits = b.fits(hbm).cmp(&a.fits(hbm));
         let cost = |r: &Ranked| if r.fits(hbm) { r.estimate.seconds() } else { r.estimate.bytes as f64 };
-        fits.then(cost(a).total_cmp(&cost(b)))
+        fits.then(cost(a).total_cmp(&cost(b))).then_with(|| a.candidate.cmp(&b.candidate))
     });
 }
 
@@ -75,9 +76,11 @@ pub fn search(
     let mut round = Round { evaluator, hbm, stop, progress, known: BTreeSet::new(), seen: Seen::default() };
     round.run(space.placements(&[]));
     let mut fastest = round.seen.ranked.clone();
-    fastest.sort_by(|a, b| a.estimate.seconds().total_cmp(&b.estimate.seconds()));
+    let by_time = |a: &Ranked, b: &Ranked| a.estimate.seconds().total_cmp(&b.estimate.seconds());
+    fastest.sort_by(|a, b| by_time(a, b).then_with(|| a.candidate.cmp(&b.candidate)));
     let mut smallest = round.seen.ranked.clone();
-    smallest.sort_by_key(|r| r.estimate.bytes);
+    smallest
+        .sort_by(|a, b| a.estimate.bytes.cmp(&b.estimate.bytes).then_with(|| a.candidate.cmp(&b.candidate)));
     let chosen: Vec<Candidate> = fastest
         .iter()
         .take(BY_SPEED)
@@ -152,5 +155,12 @@ mod tests {
         sort(&mut all, 100);
         let order: Vec<u64> = all.iter().map(|r| r.estimate.bytes).collect();
         assert_eq!(order, [50, 90, 150, 200]);
+        let named = |mesh: &str| {
+            let candidate = Candidate { mesh: mesh.into(), ..Candidate::default() };
+            Ranked { candidate, estimate: Estimate::default() }
+        };
+        let mut equal = [named("b"), named("a")];
+        sort(&mut equal, 100);
+        assert_eq!(equal[0].candidate.mesh, "a");
     }
 }

@@ -79,10 +79,8 @@ impl Slice {
         if wire == 0 || axes.is_empty() {
             return 0.0;
         }
-        let pattern = match op {
-            Collective::AllToAll { .. } => Pattern::Exchange,
-            _ => Pattern::Ring,
-        };
+        let exchange = matches!(op, Collective::AllToAll { .. });
+        let pattern = if exchange { Pattern::Exchange } else { Pattern::Ring };
         self.transfer_time(pattern, group(mesh, axes), wire as f64)
     }
 

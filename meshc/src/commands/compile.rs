@@ -23,7 +23,7 @@ use driver::{
     fit,
     lower::{Lowered, Watch, choose, emit, files, lower, whole_outputs},
     placement::{self, place},
-    program,
+    planned, program,
     request::Request,
     target::Target,
 };
@@ -90,7 +90,7 @@ enum Emit {
 /// Compiles.
 pub fn run(args: &Args) -> Result<()> {
     environment(Some(&args.target.target))?;
-    let request = args.request()?;
+    let request = planned::completed(args.request()?, args.functions.first().map(String::as_str))?;
     let target = request.target.target.clone().unwrap_or_default();
     let mut program = program::load(&request)?;
     program::keep_functions(&mut program.module, &args.functions)?;

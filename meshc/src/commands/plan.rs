@@ -20,13 +20,13 @@ use driver::{
     files::cache,
     measured::measure,
     placement::{PlacementOptions, check_devices},
+    planned::Variants,
     program,
     request::Request,
     settings::Settings,
     target::Target,
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use mesh::Module;
 use plan::{
     Budget, Cache, Candidate, Compile, Evaluator, Fixed, Ranked, Seen, Space, Verified, search, verify,
     verify::{describe, seconds},
@@ -96,7 +96,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let program = program::load(request)?;
     program.module.require_function(&args.function).map_err(|d| program.mistakes(&d.into()))?;
     let cache = if args.no_cache { None } else { Some(estimates()?) };
-    let evaluator = Evaluator::new(&job, &args.function, slice, cache);
+    let model = Variants { request };
+    let evaluator = Evaluator::new(&model, &args.function, slice, cache);
     let PlacementOptions { mesh, layout, state_layout } = request.placement.clone();
     let mut space = Space::new(&program.module, slice.devices(), &Fixed { mesh, layout, state_layout });
     space.entries = evaluator.entries(&|key| request.settings.sets(key));
@@ -159,12 +160,6 @@ impl<'a> Job<'a> {
             check_devices(mesh, &target, slice.devices())?;
         }
         Ok(Self { args, request, target, slice })
-    }
-}
-
-impl plan::Model for Job<'_> {
-    fn program(&self, schedule: &[String]) -> Option<Module> {
-        program::load_variant(&self.request.scheduled(schedule)).ok().map(|program| program.module)
     }
 }
 

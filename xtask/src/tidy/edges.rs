@@ -29,6 +29,7 @@ const EDGES: [(&str, &[&str]); 21] = [
             "mesh",
             "compiler",
             "report",
+            "plan",
             "page",
             "proto",
             "pjrt",
