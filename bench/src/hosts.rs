@@ -15,10 +15,11 @@ use std::{
     env, fs,
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
+    panic,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{self, Child, Command, Stdio},
     sync::{
-        Arc, Barrier,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -159,18 +160,14 @@ fn traffic(is_quick: bool) -> Result<Value> {
         let flags = ["--hosts", "2", "--rank", rank, "--coordinator", coordinator];
         place.train(steps, "m.jsonl", &flags).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
     };
-    let mut hosts = [host("0", &free)?, host("1", &proxy.address)?];
+    let mut hosts = Running(vec![host("0", &free)?, host("1", &proxy.address)?]);
     let metrics = place.dir.path().join("m.jsonl");
-    let lines = |wanted: usize| wait_for_lines(&metrics, wanted, &mut hosts);
-    let mut lines = lines;
-    lines(3)?;
+    hosts.wait_for_lines(&metrics, 3)?;
     let (from, begin) = (proxy.bytes(), Instant::now());
     let before = count_lines(&metrics);
-    lines(steps)?;
+    hosts.wait_for_lines(&metrics, steps)?;
     let (to, seconds) = (proxy.bytes(), begin.elapsed().as_secs_f64());
-    for host in &mut hosts {
-        ensure!(host.wait()?.success(), "a process failed");
-    }
+    hosts.wait()?;
     let counted = (steps - before) as f64;
     let (sent, received) = ((to[0] - from[0]) as f64, (to[1] - from[1]) as f64);
     Ok(json!({
@@ -187,14 +184,14 @@ fn start(processes: usize) -> Result<Value> {
     let place = Place::new(&format!("data={processes}"), processes)?;
     let count = processes.to_string();
     let mut times = Vec::new();
-    for (run, metrics) in ["cold.jsonl", "warm.jsonl"].iter().enumerate() {
+    for metrics in ["cold.jsonl", "warm.jsonl"] {
         let begin = Instant::now();
         let mut command = place.train(1, metrics, &["--processes", &count, "--join-within", "600"]);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        let mut children = [child];
-        wait_for_lines(&place.dir.path().join(metrics), 1, &mut children)?;
+        let mut processes = Running(vec![child]);
+        processes.wait_for_lines(&place.dir.path().join(metrics), 1)?;
         times.push(begin.elapsed().as_secs_f64());
-        ensure!(children[0].wait()?.success(), "run {run} failed");
+        processes.wait()?;
     }
     Ok(json!({ "processes": processes, "cold_s": times[0], "warm_s": times[1] }))
 }
@@ -203,17 +200,60 @@ fn count_lines(path: &Path) -> usize {
     fs::read_to_string(path).map_or(0, |text| text.lines().count())
 }
 
-/// Waits until a file has `wanted` lines. Fails if a process fails.
-fn wait_for_lines(path: &Path, wanted: usize, processes: &mut [Child]) -> Result<()> {
-    while count_lines(path) < wanted {
-        for process in processes.iter_mut() {
-            if let Some(status) = process.try_wait()? {
-                ensure!(status.success(), "a process failed: {status}");
+/// Processes that are ended when this is dropped.
+struct Running(Vec<Child>);
+
+/// Longest time for the next line of a file of metrics, and for the processes to end after the last one.
+const NEXT_LINE: Duration = Duration::from_secs(600);
+
+impl Running {
+    /// Waits until a file has `wanted` lines. Fails if a process fails, or if no line is added for long.
+    fn wait_for_lines(&mut self, path: &Path, wanted: usize) -> Result<()> {
+        let (mut lines, mut since) = (0, Instant::now());
+        while lines < wanted {
+            self.all_ended()?;
+            let found = count_lines(path);
+            if found > lines {
+                (lines, since) = (found, Instant::now());
+            }
+            let file = path.display();
+            ensure!(since.elapsed() < NEXT_LINE, "`{file}` has {lines} lines, and no more for {NEXT_LINE:?}");
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Waits until all processes have ended.
+    fn wait(&mut self) -> Result<()> {
+        let begin = Instant::now();
+        while !self.all_ended()? {
+            ensure!(begin.elapsed() < NEXT_LINE, "a process has not ended {NEXT_LINE:?} after its last step");
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Returns true if all processes have ended. Fails if one has failed.
+    fn all_ended(&mut self) -> Result<bool> {
+        let mut all = true;
+        for process in &mut self.0 {
+            match process.try_wait()? {
+                Some(status) => ensure!(status.success(), "a process failed: {status}"),
+                None => all = false,
             }
         }
-        thread::sleep(Duration::from_millis(5));
+        Ok(all)
     }
-    Ok(())
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for process in &mut self.0 {
+            // Those that have ended need no end.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
 }
 
 /// A proxy of one server that counts the bytes of both directions.
@@ -262,11 +302,16 @@ fn copy(mut from: TcpStream, mut to: TcpStream, counted: &AtomicU64) {
     let _ = to.shutdown(Shutdown::Both);
 }
 
+/// Deadlines of the simulated clients: each call of a client ends within two of them.
+fn limits_of_clients() -> Limits {
+    let limit = Duration::from_secs(60);
+    Limits { join: limit, dead_after: limit, ..Limits::default() }
+}
+
 /// CPU and latency of the coordinator of a job with `count` clients, all in another process.
 fn coordinator(count: usize, seconds: u64) -> Result<Value> {
-    let limits = Limits { dead_after: Duration::from_secs(60), ..Limits::default() };
     let any = "127.0.0.1:0".parse().context("a constant address")?;
-    let coordinator = Coordinator::serve(any, count, TOKEN, limits)?;
+    let coordinator = Coordinator::serve(any, count, TOKEN, limits_of_clients())?;
     let barriers = 20;
     let words =
         [coordinator.address().to_string(), count.to_string(), seconds.to_string(), barriers.to_string()];
@@ -274,11 +319,12 @@ fn coordinator(count: usize, seconds: u64) -> Result<Value> {
     let mut child = command.args(["hosts", "clients"]).args(words).stdout(Stdio::piped()).spawn()?;
     let mut output = BufReader::new(child.stdout.take().context("the output is a pipe")?);
     // The clients write a line when they have joined, after the time of heartbeats, and after the barriers.
+    // They end, and with them this output, when one of them fails.
     let mut marks = Vec::new();
     for _ in 0..3 {
         let mut line = String::new();
         output.read_line(&mut line)?;
-        ensure!(!line.is_empty(), "the clients ended early");
+        ensure!(!line.is_empty(), "the clients ended early: {}", child.wait()?);
         marks.push((Instant::now(), cpu_seconds()));
     }
     let mut rest = String::new();
@@ -297,47 +343,99 @@ fn coordinator(count: usize, seconds: u64) -> Result<Value> {
 
 /// Joins `count` clients, which send heartbeats for some seconds and then meet at barriers.
 fn clients(address: &str, (count, seconds, barriers): (u32, u64, u32)) -> Result<Value> {
-    let limits = Limits { dead_after: Duration::from_secs(60), ..Limits::default() };
     let begin = Instant::now();
-    let all = Arc::new(Barrier::new(count as usize + 1));
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        report(info);
+        end_clients("a client panicked");
+    }));
+    let gate = Arc::new(Gate::new(count as usize + 1, Duration::from_secs(seconds + 180)));
     let threads: Vec<_> = (0..count)
         .map(|rank| {
-            let (address, limits, all) = (address.to_owned(), limits.clone(), all.clone());
-            thread::Builder::new().stack_size(256 << 10).spawn(move || {
-                let lost: OnLoss = Box::new(|loss| eprintln!("lost rank {}", loss.rank));
-                let job = Job::join(&address, (rank, count), TOKEN, limits, None, lost)?;
-                all.wait();
-                all.wait();
-                let mut times = Vec::new();
-                for number in 0..barriers {
-                    let begin = Instant::now();
-                    let name = format!("barrier {number}");
-                    job.meet(&name, Contribution::default(), Duration::from_secs(60))?;
-                    times.push(begin.elapsed().as_secs_f64() * 1e3);
-                }
-                all.wait();
-                job.leave(None);
-                Ok::<Vec<f64>, job::Error>(times)
-            })
+            let (address, gate) = (address.to_owned(), gate.clone());
+            let client = move || {
+                let times = client(&address, (rank, count), barriers, &gate);
+                // The other clients wait for this one.
+                times.unwrap_or_else(|error| end_clients(&format!("rank {rank}: {error}")))
+            };
+            thread::Builder::new().stack_size(256 << 10).spawn(client)
         })
         .collect::<Result<_, _>>()?;
-    all.wait();
+    let main = count as usize;
+    gate.wait(main);
     let joined = begin.elapsed().as_secs_f64();
     println!("joined");
     thread::sleep(Duration::from_secs(seconds));
     println!("heartbeats");
-    all.wait();
-    all.wait();
+    gate.wait(main);
+    gate.wait(main);
     println!("barriers");
     let mut times = Vec::new();
     for thread in threads {
-        times.extend(thread.join().map_err(|_| anyhow!("a client panicked"))??);
+        times.extend(thread.join().map_err(|_| anyhow!("a client panicked"))?);
     }
     let worst = times.iter().copied().fold(0.0, f64::max);
     Ok(json!({
         "join_s": joined, "heartbeat_seconds": seconds, "barriers": barriers,
         "barrier_ms": median(&mut times)?, "worst_barrier_ms": worst,
     }))
+}
+
+/// One client. It waits at `gate` when it has joined, before the barriers and after them, and returns the
+/// time of each barrier in ms.
+fn client(address: &str, place: (u32, u32), barriers: u32, gate: &Gate) -> Result<Vec<f64>, job::Error> {
+    let lost: OnLoss = Box::new(|loss| end_clients(&format!("rank {} is lost: {}", loss.rank, loss.reason)));
+    let job = Job::join(address, place, TOKEN, limits_of_clients(), None, lost)?;
+    let rank = place.0 as usize;
+    gate.wait(rank);
+    gate.wait(rank);
+    let mut times = Vec::new();
+    for number in 0..barriers {
+        let begin = Instant::now();
+        let name = format!("barrier {number}");
+        job.meet(&name, Contribution::default(), limits_of_clients().join)?;
+        times.push(begin.elapsed().as_secs_f64() * 1e3);
+    }
+    gate.wait(rank);
+    job.leave(None);
+    Ok(times)
+}
+
+/// A point that threads pass together. It ends the process if one does not come in time.
+struct Gate {
+    /// The number of times that each thread has come.
+    times: Mutex<Vec<u32>>,
+    come: Condvar,
+    limit: Duration,
+}
+
+impl Gate {
+    fn new(threads: usize, limit: Duration) -> Self {
+        Self { times: Mutex::new(vec![0; threads]), come: Condvar::new(), limit }
+    }
+
+    fn wait(&self, thread: usize) {
+        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        times[thread] += 1;
+        let round = times[thread];
+        let is_incomplete = |times: &mut Vec<u32>| times.iter().any(|others| *others < round);
+        if !is_incomplete(&mut times) {
+            self.come.notify_all();
+            return;
+        }
+        let waited = self.come.wait_timeout_while(times, self.limit, is_incomplete);
+        let (times, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            let absent: Vec<usize> = (0..times.len()).filter(|thread| times[*thread] < round).collect();
+            end_clients(&format!("{absent:?} did not come within {:?}, for the {round}. time", self.limit));
+        }
+    }
+}
+
+/// Ends the process of all clients.
+fn end_clients(reason: &str) -> ! {
+    eprintln!("error: {reason}");
+    process::exit(1)
 }
 
 fn median(values: &mut [f64]) -> Result<f64> {

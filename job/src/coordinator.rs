@@ -2,6 +2,7 @@
 
 use crate::{
     Error, Limits, Result,
+    connection::{Number, OnEnd, accept_all, listen},
     state::{Refusal, State},
     wire::{
         TOKEN,
@@ -13,12 +14,19 @@ use proto::job::{
     MeetRequest, Orders, PutReply, PutRequest,
 };
 use std::{
-    net::{SocketAddr, TcpListener},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use tokio::{runtime::Runtime, sync::watch, time::timeout_at};
-use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
+use tokio::{
+    runtime::Runtime,
+    sync::{mpsc, watch},
+    time::timeout_at,
+};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{
     Request, Response, Status, Streaming, service::interceptor::InterceptedService, transport::Server,
 };
@@ -48,34 +56,42 @@ impl Coordinator {
                 "the coordinator must bind one internal address, not {address}: give the address of rank 0"
             )));
         }
-        let bound = TcpListener::bind(address).and_then(|listener| {
-            listener.set_nonblocking(true)?;
-            Ok((listener.local_addr()?, listener))
-        });
-        let (address, listener) = bound.map_err(|error| {
-            Error::Connection(format!("rank 0 cannot serve the job at {address}: {error}"))
-        })?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("job-coordinator")
             .enable_all()
             .build()
             .map_err(|error| Error::Connection(format!("no threads for the coordinator: {error}")))?;
+        let inside = runtime.enter();
+        let bound = listen(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
+        let (address, listener) = bound.map_err(|error| {
+            Error::Connection(format!("rank 0 cannot serve the job at {address}: {error}"))
+        })?;
         let (changed, ordered) = (watch::channel(()).0, watch::channel(()).0);
         let state = Mutex::new(State::new(size, limits.clone()));
-        let shared = Arc::new(Shared { state, changed, ordered, limits, watching: watch::channel(0).0 });
-        runtime.spawn(watch_members(shared.clone()));
+        let watching = watch::channel(0).0;
+        let is_closing = AtomicBool::new(false);
+        let shared = Arc::new(Shared { state, changed, ordered, limits, watching, is_closing });
+        tokio::spawn(watch_members(shared.clone()));
+        let (send, connections) = mpsc::channel(1);
+        let on_end: OnEnd = {
+            let shared = shared.clone();
+            Arc::new(move |connection| shared.disconnected(connection))
+        };
+        let listener = Arc::new(listener);
+        let accept = move || {
+            let listener = listener.clone();
+            async move { listener.accept().await.map(|(stream, _)| stream) }
+        };
+        tokio::spawn(accept_all(accept, on_end, send));
         let service = CoordinatorServer::new(Handle { shared: shared.clone() })
             .max_decoding_message_size(shared.limits.message_bytes + 4096);
         let expected: Arc<str> = token.into();
-        let server = {
-            let _inside = runtime.enter();
-            let listener = tokio::net::TcpListener::from_std(listener)
-                .map_err(|error| Error::Connection(format!("rank 0 cannot serve at {address}: {error}")))?;
-            let service = InterceptedService::new(service, move |request| admit(request, &expected));
-            Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener))
-        };
-        runtime.spawn(server);
+        let service = InterceptedService::new(service, move |request| admit(request, &expected));
+        tokio::spawn(
+            Server::builder().add_service(service).serve_with_incoming(ReceiverStream::new(connections)),
+        );
+        drop(inside);
         Ok(Self { address, shared, runtime: Some(runtime) })
     }
 
@@ -120,6 +136,7 @@ impl Coordinator {
 
 impl Drop for Coordinator {
     fn drop(&mut self) {
+        self.shared.is_closing.store(true, Ordering::Relaxed);
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -136,6 +153,8 @@ struct Shared {
     limits: Limits,
     /// Number of open heartbeat streams.
     watching: watch::Sender<usize>,
+    /// True once the coordinator closes the connections itself.
+    is_closing: AtomicBool,
 }
 
 impl Shared {
@@ -149,6 +168,13 @@ impl Shared {
     fn lost(&self) {
         self.changed.send_replace(());
         self.ordered.send_replace(());
+    }
+
+    /// Notes the end of a connection. Its process has ended, or its machine cannot be reached.
+    fn disconnected(&self, connection: Number) {
+        if !self.is_closing.load(Ordering::Relaxed) && self.lock().disconnected(connection) {
+            self.lost();
+        }
     }
 
     /// Calls `look` after every change until it returns a value, for at most `limit`.
@@ -229,12 +255,12 @@ struct Handle {
 /// another one may take its rank.
 struct Waiting {
     shared: Arc<Shared>,
-    request: JoinRequest,
+    connection: Number,
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.shared.lock().withdraw(self.request.rank, self.request.incarnation);
+        self.shared.lock().withdraw(self.connection);
     }
 }
 
@@ -245,19 +271,21 @@ impl Service for Handle {
     type WatchStream = std::pin::Pin<Box<dyn Stream<Item = std::result::Result<Orders, Status>> + Send>>;
 
     async fn join(&self, request: Request<JoinRequest>) -> Reply<JoinReply> {
+        let connection = *(request.extensions().get())
+            .expect("the server is given connections, which put their number there");
         let request = request.into_inner();
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
-        self.shared.lock().join(&request, Instant::now(), unix_ms)?;
+        self.shared.lock().join(&request, connection, (Instant::now(), unix_ms))?;
         self.shared.changed.send_replace(());
         let limit = self.shared.limits.join;
-        let waiting = Waiting { shared: self.shared.clone(), request };
+        let _waiting = Waiting { shared: self.shared.clone(), connection };
         match self.shared.wait(limit, |state| state.join_ended()).await? {
             Some(ended) => Ok(Response::new(JoinReply { members: ended? })),
             None => {
                 let mut state = self.shared.lock();
                 let reason = format!("after {:.0} s {}", limit.as_secs_f64(), state.missing());
-                if waiting.request.rank == 0 {
+                if request.rank == 0 {
                     state.give_up(&reason);
                     self.shared.changed.send_replace(());
                 }
@@ -270,16 +298,14 @@ impl Service for Handle {
     async fn watch(&self, request: Request<Streaming<Heartbeat>>) -> Reply<Self::WatchStream> {
         let mut beats = request.into_inner();
         let shared = self.shared.clone();
-        let (send, receive) = tokio::sync::mpsc::channel(8);
+        let (send, receive) = mpsc::channel(8);
         tokio::spawn(async move {
             let mut ordered = shared.ordered.subscribe();
-            let mut rank = None;
             shared.watching.send_modify(|streams| *streams += 1);
             loop {
                 let orders = tokio::select! {
                     beat = beats.next() => match beat {
                         Some(Ok(beat)) => {
-                            rank = Some(beat.rank);
                             let mut state = shared.lock();
                             let is_new = state.beat(beat, Instant::now());
                             let orders = state.orders();
@@ -298,11 +324,8 @@ impl Service for Handle {
                 }
             }
             shared.watching.send_modify(|streams| *streams -= 1);
-            if rank.is_some_and(|rank| shared.lock().disconnected(rank)) {
-                shared.lost();
-            }
         });
-        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive))))
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
     }
 
     async fn meet(&self, request: Request<MeetRequest>) -> Reply<MeetReply> {
@@ -356,5 +379,45 @@ impl Service for Handle {
             self.shared.lost();
         }
         Ok(Response::new(LeaveReply {}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::coordinator_client::CoordinatorClient;
+    use tonic::transport::{Channel, Endpoint};
+
+    const TOKEN_VALUE: &str = "t";
+
+    fn with_token<T>(message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert(TOKEN, TOKEN_VALUE.parse().unwrap());
+        request
+    }
+
+    async fn joined(address: String, rank: u32) -> CoordinatorClient<Channel> {
+        let mut client =
+            CoordinatorClient::new(Endpoint::from_shared(address).unwrap().connect().await.unwrap());
+        let request = JoinRequest { rank, size: 2, host: "h".into(), ..JoinRequest::default() };
+        client.join(with_token(request)).await.unwrap();
+        client
+    }
+
+    #[test]
+    fn a_process_that_ends_before_its_first_heartbeat_is_lost_at_once() {
+        let limits = Limits { dead_after: Duration::from_secs(60), ..Limits::default() };
+        let any = "127.0.0.1:0".parse().unwrap();
+        let coordinator = Coordinator::serve(any, 2, TOKEN_VALUE, limits).unwrap();
+        let address = format!("http://{}", coordinator.address());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let status = runtime.block_on(async {
+            let (mut first, second) = tokio::join!(joined(address.clone(), 0), joined(address, 1));
+            drop(second);
+            let request = MeetRequest { name: "b".into(), wait_ms: 5_000, ..MeetRequest::default() };
+            first.meet(with_token(request)).await.unwrap_err()
+        });
+        let told = "lost rank 1 (h) before its first heartbeat: its connection closed";
+        assert_eq!((status.code(), status.message()), (tonic::Code::Aborted, told));
     }
 }

@@ -1,8 +1,11 @@
 //! Finds the rank, size and coordinator of this process.
 //!
-//! Sources, in order: the variables of `meshc train --processes`; flags; GKE's variables; SLURM; Open MPI;
+//! Sources, in order: the variables of `meshc train --processes`; flags; GKE's variables; Open MPI; SLURM;
 //! the metadata server of a TPU VM (only if the program is for TPUs and the machine has chips). The first
 //! source that describes a job of several processes is used; without one the process runs alone.
+//!
+//! A description must be that of the process itself. A batch job's script sees the job's number of tasks and
+//! runs once, and tasks that Open MPI starts see variables of SLURM that describe Open MPI's daemons.
 
 use crate::{Environment, Error, Result, metadata};
 
@@ -72,11 +75,11 @@ pub fn discover(flags: &Flags, environment: Environment, tpu: bool) -> Result<Op
     if let Some(place) = from_gke(environment)? {
         return Ok(Some(Found { place, source: "GKE's environment" }));
     }
-    if let Some(place) = from_slurm(environment)? {
-        return Ok(Some(Found { place, source: "SLURM" }));
-    }
     if let Some(place) = from_open_mpi(environment)? {
         return Ok(Some(Found { place, source: "Open MPI" }));
+    }
+    if let Some(place) = from_slurm(environment)? {
+        return Ok(Some(Found { place, source: "SLURM" }));
     }
     if tpu && let Some(place) = from_metadata(&metadata::Server::new(environment))? {
         return Ok(Some(Found { place, source: "the TPU VM's metadata" }));
@@ -183,31 +186,6 @@ fn sliced(found: &Slices, source: &str) -> Result<Option<Place>> {
     }))
 }
 
-fn from_slurm(environment: Environment) -> Result<Option<Place>> {
-    let tasks = match number(environment, "SLURM_STEP_NUM_TASKS")? {
-        Some(tasks) => Some(tasks),
-        None => number(environment, "SLURM_NTASKS")?,
-    };
-    let (Some(rank), Some(size)) = (number(environment, "SLURM_PROCID")?, tasks) else { return Ok(None) };
-    if size <= 1 {
-        return Ok(None);
-    }
-    let nodes = environment("SLURM_STEP_NODELIST").or_else(|| environment("SLURM_JOB_NODELIST"));
-    let nodes = nodes.ok_or_else(|| missing("SLURM_STEP_NODELIST", "SLURM_PROCID"))?;
-    let first = first_node(&nodes)
-        .ok_or_else(|| Error::Place(format!("SLURM_STEP_NODELIST={nodes} names no host")))?;
-    let id = number(environment, "SLURM_JOB_ID")?.unwrap_or(0);
-    let place = Place {
-        rank,
-        size,
-        coordinator: format!("{first}:{}", job_port(id)),
-        local_rank: number(environment, "SLURM_LOCALID")?,
-        local_size: tasks_here(environment)?,
-        slice: (0, 1),
-    };
-    in_range(place, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
-}
-
 fn from_open_mpi(environment: Environment) -> Result<Option<Place>> {
     let rank = number(environment, "OMPI_COMM_WORLD_RANK")?;
     let (Some(rank), Some(size)) = (rank, number(environment, "OMPI_COMM_WORLD_SIZE")?) else {
@@ -235,6 +213,31 @@ fn from_open_mpi(environment: Environment) -> Result<Option<Place>> {
         slice: (0, 1),
     };
     in_range(place, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")
+}
+
+fn from_slurm(environment: Environment) -> Result<Option<Place>> {
+    // `srun` sets the variables of a step. A batch script has a rank and the job's number of tasks
+    // (SLURM_NTASKS) as well, but is one process.
+    let size = number(environment, "SLURM_STEP_NUM_TASKS")?;
+    let (Some(rank), Some(size)) = (number(environment, "SLURM_PROCID")?, size) else { return Ok(None) };
+    // `mpirun` starts its daemons by `srun`, one for each node, and the tasks inherit the daemons' variables.
+    if size <= 1 || environment("OMPI_COMM_WORLD_RANK").is_some() {
+        return Ok(None);
+    }
+    let nodes = environment("SLURM_STEP_NODELIST")
+        .ok_or_else(|| missing("SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS"))?;
+    let first = first_node(&nodes)
+        .ok_or_else(|| Error::Place(format!("SLURM_STEP_NODELIST={nodes} names no host")))?;
+    let id = number(environment, "SLURM_JOB_ID")?.unwrap_or(0);
+    let place = Place {
+        rank,
+        size,
+        coordinator: format!("{first}:{}", job_port(id)),
+        local_rank: number(environment, "SLURM_LOCALID")?,
+        local_size: tasks_here(environment)?,
+        slice: (0, 1),
+    };
+    in_range(place, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
 }
 
 fn from_metadata(server: &metadata::Server) -> Result<Option<Place>> {
@@ -405,8 +408,12 @@ mod tests {
     #[test]
     fn a_process_without_a_cluster_is_alone() {
         check(&[], Ok(None));
-        check(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "1"), ("SLURM_JOB_NODELIST", "n1")], Ok(None));
         check(&[("TPU_WORKER_ID", "0"), ("TPU_WORKER_HOSTNAMES", "localhost")], Ok(None));
+        check(&[("TPU_WORKER_ID", "0"), ("TPU_WORKER_HOSTNAMES", "")], Ok(None));
+        check(&[("TPU_WORKER_HOSTNAMES", "t-0,t-1")], Ok(None));
+        check(&[("OMPI_COMM_WORLD_RANK", "0"), ("OMPI_COMM_WORLD_SIZE", "1")], Ok(None));
+        // The environment of a program that itself starts MPI's processes.
+        check(&[("OMPI_MCA_orte_hnp_uri", "0.0;tcp://10.0.0.5:34911")], Ok(None));
     }
 
     #[test]
@@ -438,8 +445,8 @@ mod tests {
         let slurm = |nodes| {
             [
                 ("SLURM_PROCID", "5"),
-                ("SLURM_NTASKS", "16"),
-                ("SLURM_JOB_NODELIST", nodes),
+                ("SLURM_STEP_NUM_TASKS", "16"),
+                ("SLURM_STEP_NODELIST", nodes),
                 ("SLURM_JOB_ID", "4097"),
                 ("SLURM_LOCALID", "1"),
             ]
@@ -455,6 +462,38 @@ mod tests {
         ];
         check(&mpi, Ok(Some((1, 2, "10.0.0.5:61488"))));
         check(&mpi[..2], Err("OMPI_COMM_WORLD_RANK is set, but not"));
+    }
+
+    #[test]
+    fn a_process_of_slurm_that_is_no_task_of_a_step_is_alone() {
+        const JOB: [(&str, &str); 7] = [
+            ("SLURM_JOB_ID", "7"),
+            ("SLURM_NTASKS", "16"),
+            ("SLURM_JOB_NODELIST", "a,b"),
+            ("SLURM_TASKS_PER_NODE", "8(x2)"),
+            ("SLURM_PROCID", "0"),
+            ("SLURM_LOCALID", "0"),
+            ("SLURM_NODEID", "0"),
+        ];
+        let with = |more: &[(&'static str, &'static str)]| [&JOB[..], more].concat();
+        // The script of `sbatch`, and the shell of `salloc` without and with an interactive step.
+        check(&JOB, Ok(None));
+        check(&JOB[..4], Ok(None));
+        let step = |tasks, id| {
+            [("SLURM_STEP_NUM_TASKS", tasks), ("SLURM_STEP_NODELIST", "b"), ("SLURM_STEP_ID", id)]
+        };
+        check(&with(&step("1", "4294967290")), Ok(None));
+        // `srun -n 2` inside of them, on the second node. The variables of the job come first.
+        check(&with(&step("2", "0")), Ok(Some((0, 2, "b:61447"))));
+        check(&with(&step("2", "0")[..1]), Err("SLURM_STEP_NUM_TASKS is set, but not SLURM_STEP_NODELIST"));
+        // `mpirun` inside of them, for a task that a daemon of Open MPI starts, and for the only task.
+        let mpi = |size| {
+            let uri = ("PMIX_SERVER_URI3", "0.0;tcp4://10.0.0.5:34911");
+            let place = [("OMPI_COMM_WORLD_RANK", "0"), ("OMPI_COMM_WORLD_SIZE", size), uri];
+            with(&[&step("2", "0")[..], &place].concat())
+        };
+        check(&mpi("16"), Ok(Some((0, 16, "10.0.0.5:61488"))));
+        check(&mpi("1"), Ok(None));
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod discover;
 pub mod limits;
 pub mod member;
 
+mod connection;
 mod error;
 mod metadata;
 mod state;

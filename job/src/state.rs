@@ -1,6 +1,6 @@
 //! The coordinator's state: members, barriers, stored values, losses. Pure data: times are arguments.
 
-use crate::Limits;
+use crate::{Limits, connection::Number};
 use proto::job::{
     Difference, Failure, Heartbeat, Holders, JoinRequest, Loss, MeetReply, MeetRequest, Member, Orders,
 };
@@ -56,6 +56,8 @@ struct Seat {
     host: String,
     pid: u32,
     incarnation: u64,
+    /// The connection of the process.
+    connection: Number,
     clock_offset_ms: i64,
     heard: Instant,
     beat: Heartbeat,
@@ -92,11 +94,16 @@ impl State {
         }
     }
 
-    /// Registers a rank. `now_unix_ms` is the coordinator's own clock.
+    /// Registers a rank. `unix_ms` is the coordinator's own clock.
     ///
     /// # Errors
     /// [`Refusal::Invalid`] if the size differs, the rank is outside it, or another process has the rank.
-    pub fn join(&mut self, request: &JoinRequest, now: Instant, now_unix_ms: u64) -> Result<(), Refusal> {
+    pub fn join(
+        &mut self,
+        request: &JoinRequest,
+        connection: Number,
+        (now, unix_ms): (Instant, u64),
+    ) -> Result<(), Refusal> {
         let (rank, size) = (request.rank as usize, request.size as usize);
         if size != self.size {
             return Err(Refusal::Invalid(format!(
@@ -112,6 +119,7 @@ impl State {
         };
         if let Some(seat) = seat {
             if seat.incarnation == request.incarnation {
+                seat.connection = connection;
                 return Ok(());
             }
             return Err(Refusal::Invalid(format!(
@@ -119,11 +127,12 @@ impl State {
                 seat.pid, seat.host, request.pid, request.host
             )));
         }
-        let offset = i128::from(request.unix_ms) - i128::from(now_unix_ms);
+        let offset = i128::from(request.unix_ms) - i128::from(unix_ms);
         *seat = Some(Seat {
             host: request.host.clone(),
             pid: request.pid,
             incarnation: request.incarnation,
+            connection,
             clock_offset_ms: i64::try_from(offset).unwrap_or(i64::MAX),
             heard: now,
             beat: Heartbeat::default(),
@@ -137,15 +146,13 @@ impl State {
         Ok(())
     }
 
-    /// Frees the place of a process that ended while it waited for the others to join.
-    pub fn withdraw(&mut self, rank: u32, incarnation: u64) {
-        let seat = self.members.get_mut(rank as usize);
+    /// Frees the place of a process that no longer waits for the others to join.
+    pub fn withdraw(&mut self, connection: Number) {
         if !self.has_all
-            && let Some(seat) = seat
-            && seat.as_ref().is_some_and(|seat| seat.incarnation == incarnation)
+            && let Some(rank) = self.rank_of(connection)
         {
-            *seat = None;
-            self.gone.insert(rank);
+            self.members[rank] = None;
+            self.gone.insert(number(rank));
         }
     }
 
@@ -249,6 +256,31 @@ impl State {
             0 => None,
             micros => Some(Duration::from_micros(micros)),
         };
+        let found = self.troubles(now, median, Duration::ZERO);
+        if found.is_empty() {
+            return false;
+        }
+        // Ranks wait for the others: a silent one is more likely the cause than one without progress, and one
+        // that is behind more likely than one that is ahead. The heartbeat of the cause may be about to come.
+        let mut found = self.troubles(now, median, self.limits.heartbeat * 2);
+        found.sort();
+        let Some((kind, step, rank, mut reason)) = found.first().cloned() else { return false };
+        let equal = found.iter().skip(1).filter(|other| (other.0, other.1) == (kind, step));
+        let equal: Vec<u32> = equal.map(|other| number(other.2)).collect();
+        if !equal.is_empty() {
+            reason += &format!("; the same holds for rank {}", ranks(&equal));
+        }
+        self.lose(rank, reason)
+    }
+
+    /// Returns the ranks that are silent or stuck, or that will be stuck within `margin` (at most a quarter
+    /// of the limit) if they do not progress: kind, step, rank and reason.
+    fn troubles(
+        &self,
+        now: Instant,
+        median: Option<Duration>,
+        margin: Duration,
+    ) -> Vec<(Trouble, u64, usize, String)> {
         let limits = &self.limits;
         let trouble = |seat: &Seat| {
             let silent = now.saturating_duration_since(seat.heard);
@@ -262,34 +294,32 @@ impl State {
             let limit = limits.of_phase(phase, median)?;
             // The rank may have progressed since its last heartbeat.
             let since = Duration::from_millis(seat.beat.since_ms);
-            (since > limit).then(|| {
+            (since + margin.min(limit / 4) > limit).then(|| {
                 let (since, limit) = (words(since), words(limit));
                 let reason =
                     format!("no progress for {since}, the limit is {limit} (--limit {phase}=SECONDS)");
                 (Trouble::Stuck, seat.beat.step, reason)
             })
         };
-        // Ranks wait for the others: a silent one is more likely the cause than one without progress, and one
-        // that is behind more likely than one that is ahead.
-        let mut found: Vec<_> = (self.members.iter().enumerate())
+        (self.members.iter().enumerate())
             .filter_map(|(rank, seat)| Some((rank, seat.as_ref().filter(|seat| !seat.left)?)))
             .filter_map(|(rank, seat)| trouble(seat).map(|(kind, step, reason)| (kind, step, rank, reason)))
-            .collect();
-        found.sort();
-        let Some((kind, step, rank, mut reason)) = found.first().cloned() else { return false };
-        let equal = found.iter().skip(1).filter(|other| (other.0, other.1) == (kind, step));
-        let equal: Vec<u32> = equal.map(|other| number(other.2)).collect();
-        if !equal.is_empty() {
-            reason += &format!("; the same holds for rank {}", ranks(&equal));
-        }
-        self.lose(rank, reason)
+            .collect()
     }
 
-    /// Notes the end of a rank's stream: a loss unless it had left. Returns true if it is a loss.
-    pub fn disconnected(&mut self, rank: u32) -> bool {
-        let rank = rank as usize;
-        let gone = matches!(self.members.get(rank), Some(Some(seat)) if !seat.left);
-        gone && self.lose(rank, String::from("its connection closed"))
+    /// Notes the end of a connection: a loss unless its rank had left. Returns true if it is a loss. Before
+    /// all ranks have joined, another process may take the place.
+    pub fn disconnected(&mut self, connection: Number) -> bool {
+        self.withdraw(connection);
+        let Some(rank) = self.rank_of(connection) else { return false };
+        let has_left = self.members[rank].as_ref().is_some_and(|seat| seat.left);
+        !has_left && self.lose(rank, String::from("its connection closed"))
+    }
+
+    /// Returns the rank whose process has this connection.
+    fn rank_of(&self, connection: Number) -> Option<usize> {
+        let mut seats = self.members.iter();
+        seats.position(|seat| seat.as_ref().is_some_and(|seat| seat.connection == connection))
     }
 
     /// Notes that a rank ends. With a failure, all others must end too.

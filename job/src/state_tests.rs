@@ -2,6 +2,7 @@
 
 use crate::{
     Limits,
+    connection::Number,
     state::{Refusal, State},
 };
 use proto::job::{Heartbeat, JoinRequest, MeetRequest};
@@ -17,7 +18,7 @@ fn joined(size: u32, limits: Limits) -> (State, Instant) {
     let now = Instant::now();
     let mut state = State::new(size as usize, limits);
     for rank in 0..size {
-        state.join(&request(rank, size), now, 20_000).unwrap();
+        state.join(&request(rank, size), Number(rank.into()), (now, 20_000)).unwrap();
     }
     (state, now)
 }
@@ -87,6 +88,15 @@ fn the_most_likely_cause_is_named_first() {
     let stuck = |rank, step| (rank, "save", step, 61_000, 0);
     check([stuck(0, 5), stuck(1, 4), stuck(2, 5)], "lost rank 1 (h1) in phase `save` at step 4: no progress");
     check([stuck(0, 5), stuck(1, 5), (2, "save", 5, 0, 11_000)], "lost rank 2 (h2)");
+    // The next heartbeat of the rank that is behind would say that it is stuck.
+    check(
+        [stuck(0, 5), (1, "save", 4, 58_500, 900), stuck(2, 5)],
+        "lost rank 1 (h1) in phase `save` at step 4",
+    );
+    check(
+        [stuck(0, 5), (1, "save", 4, 57_500, 900), stuck(2, 5)],
+        "lost rank 0 (h0) in phase `save` at step 5",
+    );
     let all = "lost rank 0 (h0) in phase `save` at step 5: no progress for 61 s, the limit is 60 s (--limit \
                save=SECONDS); the same holds for rank 1, 2";
     check([stuck(0, 5), stuck(1, 5), stuck(2, 5)], all);
@@ -97,15 +107,15 @@ fn missing_ranks_are_named_with_what_they_did() {
     let now = Instant::now();
     let mut state = State::new(4, Limits::default());
     for rank in [0, 2] {
-        state.join(&request(rank, 4), now, 0).unwrap();
+        state.join(&request(rank, 4), Number(rank.into()), (now, 0)).unwrap();
     }
     assert_eq!(state.missing(), "these ranks have not joined: 1, 3");
-    state.withdraw(2, 3);
+    state.withdraw(Number(2));
     assert_eq!(state.missing(), "these ranks have not joined: 1, 3; these ranks joined and ended again: 2");
-    state.join(&request(2, 4), now, 0).unwrap();
+    state.join(&request(2, 4), Number(2), (now, 0)).unwrap();
     assert_eq!(state.missing(), "these ranks have not joined: 1, 3");
-    state.join(&request(1, 4), now, 0).unwrap();
-    state.join(&request(3, 4), now, 0).unwrap();
+    state.join(&request(1, 4), Number(1), (now, 0)).unwrap();
+    state.join(&request(3, 4), Number(3), (now, 0)).unwrap();
     state.beat(beat(3, "compile", 0, 10), now);
     let here = MeetRequest { rank: 0, name: "b".into(), ..MeetRequest::default() };
     state.arrive(here).unwrap();
@@ -123,10 +133,10 @@ fn clocks_are_compared_with_that_of_rank_0() {
 fn places_that_contradict_the_job_are_refused() {
     let now = Instant::now();
     let mut state = State::new(2, Limits::default());
-    state.join(&request(1, 2), now, 0).unwrap();
-    state.join(&request(1, 2), now, 0).expect("a repeated call of the same process");
+    state.join(&request(1, 2), Number(1), (now, 0)).unwrap();
+    state.join(&request(1, 2), Number(1), (now, 0)).expect("a repeated call of the same process");
     let mut check = |request: JoinRequest, expected: &str| {
-        assert_eq!(state.join(&request, now, 0), Err(Refusal::Invalid(expected.into())));
+        assert_eq!(state.join(&request, Number(9), (now, 0)), Err(Refusal::Invalid(expected.into())));
     };
     check(
         JoinRequest { incarnation: 9, pid: 8, host: "h9".into(), ..request(1, 2) },

@@ -209,6 +209,34 @@ fn a_rank_without_progress_is_named() {
 }
 
 #[test]
+fn a_rank_that_stays_in_a_step_for_many_medians_is_named() {
+    let (send, losses) = channel();
+    let strict = Limits { step_floor: Duration::from_millis(200), step_factor: 20, ..limits() };
+    let waits = run(3, &strict, &send, |job| {
+        for step in 1..=3 {
+            job.enter("step", step);
+            job.step_took(Duration::from_millis(50), Duration::ZERO);
+        }
+        job.meet("step 3", Contribution::default(), Duration::from_secs(5)).unwrap();
+        if job.rank() == 1 {
+            thread::sleep(Duration::from_secs(4));
+            return Duration::ZERO;
+        }
+        job.enter("step", 4);
+        let begin = Instant::now();
+        let error = job.meet("step 4", Contribution::default(), Duration::from_secs(30)).unwrap_err();
+        let Error::Lost(loss) = error else { panic!("{error}") };
+        assert_eq!((loss.rank, loss.phase.as_str(), loss.step), (1, "step", 3));
+        assert!(loss.reason.contains("the limit is 1.0 s (--limit step=SECONDS)"), "{}", loss.reason);
+        let took = begin.elapsed();
+        thread::sleep(Duration::from_millis(300));
+        took
+    });
+    assert!(waits.iter().all(|wait| *wait < Duration::from_secs(3)), "{waits:?}");
+    assert_eq!(losses.try_iter().count(), 3);
+}
+
+#[test]
 fn rank_0_is_a_loss_too() {
     let (send, losses) = channel();
     run(2, &limits(), &send, |job| {

@@ -378,6 +378,18 @@ fn a_step_has_a_limit() {
 }
 
 #[test]
+fn the_limit_of_a_step_follows_from_its_median() {
+    if !is_slow() {
+        return say_skipped(
+            "MESH_SLOW=1 runs it: the smallest limit is a minute; tests of `job` have a smaller one",
+        );
+    }
+    // Before a median is known, the limit is half an hour.
+    let parts = ["in step ", ": no progress for 6", "the limit is 60 s (--limit step=SECONDS)"];
+    exceeds(&[], Some(("step 4/", "BLOCK_STEP")), &parts);
+}
+
+#[test]
 fn a_save_has_a_limit() {
     let parts = ["lost rank 1 (", "in phase `save` at step ", "the limit is 4.0 s (--limit save=SECONDS)"];
     exceeds(&["--save-every", "1", "--limit", "save=4"], Some(("step 4: saved", "BLOCK_SAVE")), &parts);

@@ -80,6 +80,7 @@ impl Member {
             place.coordinator = coordinator.address().to_string();
             tell_launcher(&place.coordinator)?;
         }
+        say(&format!("waiting for {} processes at {} ({source})", place.size, place.coordinator));
         let on_loss: OnLoss = Box::new(move |loss| end_after_loss(loss, is_first, say));
         let joined = Job::join(
             &place.coordinator,

@@ -103,8 +103,8 @@ pub mod coordinator_client {
             req.extensions_mut().insert(GrpcMethod::new("mesh.job.Coordinator", "Join"));
             self.inner.unary(req, path, codec).await
         }
-        /// Receives heartbeats and sends orders while the process lives. If the stream ends without a `Leave`, the
-        /// rank is lost.
+        /// Receives heartbeats and sends orders while the process lives. If the connection ends without a `Leave`,
+        /// the rank is lost.
         pub async fn watch(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::Heartbeat>,
@@ -188,7 +188,7 @@ pub mod coordinator_client {
             req.extensions_mut().insert(GrpcMethod::new("mesh.job.Coordinator", "Get"));
             self.inner.unary(req, path, codec).await
         }
-        /// Announces the end of a process, so that the end of its stream does not count as a loss.
+        /// Announces the end of a process, so that the end of its connection does not count as a loss.
         pub async fn leave(
             &mut self,
             request: impl tonic::IntoRequest<super::LeaveRequest>,
@@ -237,8 +237,8 @@ pub mod coordinator_server {
             >
             + std::marker::Send
             + 'static;
-        /// Receives heartbeats and sends orders while the process lives. If the stream ends without a `Leave`, the
-        /// rank is lost.
+        /// Receives heartbeats and sends orders while the process lives. If the connection ends without a `Leave`,
+        /// the rank is lost.
         async fn watch(
             &self,
             request: tonic::Request<tonic::Streaming<super::Heartbeat>>,
@@ -258,7 +258,7 @@ pub mod coordinator_server {
             &self,
             request: tonic::Request<super::GetRequest>,
         ) -> std::result::Result<tonic::Response<super::GetReply>, tonic::Status>;
-        /// Announces the end of a process, so that the end of its stream does not count as a loss.
+        /// Announces the end of a process, so that the end of its connection does not count as a loss.
         async fn leave(
             &self,
             request: tonic::Request<super::LeaveRequest>,

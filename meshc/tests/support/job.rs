@@ -143,7 +143,7 @@ impl Job {
     #[track_caller]
     pub fn all_end(&mut self, code: i32, parts: &[&str]) {
         for rank in 0..self.size() {
-            let own = self.end(rank, Duration::from_secs(60));
+            let own = self.end(rank, Duration::from_secs(100));
             assert_eq!(own, Some(code), "rank {rank}:\n{}", self.outputs());
             let output = self.output(rank);
             for part in parts {
