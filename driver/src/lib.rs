@@ -13,8 +13,9 @@
 //! [`verification`] (imported models), [`selftest`] (devices against the interpreter). Errors are in
 //! [`failure`] and [`diagnostics`], and [`explain`] explains their labels; atomic writes are in [`files`].
 //! [`tokenizer`] opens that of a model, [`call`] calls one function, [`inputs`] reads the inputs of
-//! generation, [`children`] ends processes such as cargo, [`doctor`] examines plugins, [`scaffold`] writes new packages, [`watch`] sees changes of a
-//! model, and [`hosts`] is for sessions of several processes.
+//! generation, [`children`] ends processes such as cargo, [`doctor`] examines plugins, [`scaffold`] writes
+//! new packages, [`watch`] sees changes of a model, [`planned`] places a model on a slice by itself, and
+//! [`hosts`] is for sessions of several processes.
 
 pub mod ahead;
 pub mod artefact;
