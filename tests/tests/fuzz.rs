@@ -8,6 +8,7 @@
 
 mod inputs;
 mod mutate;
+mod options;
 mod parsers;
 
 use inputs::{Kind, Read};
@@ -49,7 +50,27 @@ fn damaged_inputs_are_refused_or_read_as_before() {
     println!("{text}");
 }
 
-/// The child process of the test above.
+/// A kind whose inputs are all refused would test nothing.
+#[test]
+fn every_kind_has_an_input_that_is_read() {
+    let place = tempfile::tempdir().unwrap();
+    for kind in inputs::kinds(place.path()) {
+        let dir = place.path().join("whole");
+        let is_read = |seed: &mutate::Files| {
+            let _ = fs::remove_dir_all(&dir);
+            fs::create_dir(&dir).unwrap();
+            seed.iter().for_each(|(name, bytes)| fs::write(dir.join(name), bytes).unwrap());
+            match (kind.read)(&dir, false) {
+                Ok(Read::Same) => true,
+                Ok(Read::Refused) => false,
+                Err(why) => panic!("{}: {why}", kind.name),
+            }
+        };
+        assert!(kind.seeds.iter().any(is_read), "{}: every input is refused", kind.name);
+    }
+}
+
+/// The child process of the first test.
 #[test]
 #[ignore = "the process in which the campaign runs; cargo xtask fuzz starts it"]
 fn campaign() {

@@ -1,6 +1,6 @@
 //! Inputs of every kind, and the code that reads them.
 
-use super::mutate::Files;
+use super::{mutate::Files, options};
 use data::{Pieces, PreparedTokens, Reading, Stats, Tokenizer, Tokens};
 use interchange::hf::{self, file::Element};
 use models::Config;
@@ -39,6 +39,8 @@ pub fn kinds(place: &Path) -> Vec<Kind> {
         programs(),
         names_of_programs(),
         configurations(),
+        options::option_files(),
+        options::task_files(),
         artefacts(),
         whole_artefacts(),
         modules(),
@@ -55,12 +57,13 @@ fn refused_or<T, E>(result: Result<T, E>) -> Result<Read, String> {
     Ok(if result.is_ok() { Read::Same } else { Read::Refused })
 }
 
-fn one(name: &str, bytes: impl Into<Vec<u8>>) -> Files {
+/// Returns one file.
+pub fn one(name: &str, bytes: impl Into<Vec<u8>>) -> Files {
     vec![(name.to_owned(), bytes.into())]
 }
 
 /// The files of a folder without folders.
-fn files_of(dir: &Path) -> Files {
+pub fn files_of(dir: &Path) -> Files {
     let mut files: Files = fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path())
