@@ -4,7 +4,10 @@
 
 use mesh::{
     Body, DType, Op, Value,
-    ir::{Binary, Collective, Control, Elementwise, Index, Reduce, ReduceKind, Scan, Shape, StateOp, Unary},
+    ir::{
+        Binary, Collective, Control, Edge, Elementwise, Index, Reduce, ReduceKind, Scan, Shape, StateOp,
+        Unary,
+    },
 };
 
 /// Facts about a function of one number.
@@ -68,7 +71,11 @@ pub fn flow(op: &Op) -> Flow<'_> {
         Op::Elementwise(Elementwise::Unary(op)) if !unary(*op).differentiable => Flow::Nothing,
         Op::Elementwise(Elementwise::Compare(_) | Elementwise::StopGradient) => Flow::Nothing,
         Op::Elementwise(
-            Elementwise::Unary(_) | Elementwise::Binary(_) | Elementwise::Select | Elementwise::Cast(_),
+            Elementwise::Unary(_)
+            | Elementwise::Binary(_)
+            | Elementwise::Select
+            | Elementwise::Cast(_)
+            | Elementwise::WithGradient,
         ) => Flow::All,
         Op::Contract(_) | Op::Reduce(_) | Op::Shape(_) => Flow::All,
         Op::Index(Index::Sort { .. }) => Flow::Pairs,
@@ -110,7 +117,8 @@ pub fn commutes(op: &Op) -> bool {
             | Elementwise::Compare(_)
             | Elementwise::Select
             | Elementwise::Cast(_)
-            | Elementwise::StopGradient,
+            | Elementwise::StopGradient
+            | Elementwise::WithGradient,
         )
         | Op::Reduce(_)
         | Op::Shape(_)
@@ -140,7 +148,8 @@ pub fn shrinks(op: &Op) -> bool {
             | Elementwise::Binary(_)
             | Elementwise::Compare(_)
             | Elementwise::Select
-            | Elementwise::StopGradient,
+            | Elementwise::StopGradient
+            | Elementwise::WithGradient,
         )
         | Op::Shape(
             Shape::Constant { dtype: _, value: _ }
@@ -149,7 +158,8 @@ pub fn shrinks(op: &Op) -> bool {
             | Shape::Reshape { from: _, to: _ }
             | Shape::Broadcast { dims: _ }
             | Shape::Pad { dim: _, low: _, high: _, value: _ }
-            | Shape::Concat { dim: _ },
+            | Shape::Concat { dim: _ }
+            | Shape::Shift { dim: _, by: _, edge: _ },
         )
         | Op::Index(
             Index::OneHot { dim: _, dtype: _ }
@@ -182,6 +192,8 @@ pub fn is_heavy(op: &Op) -> bool {
 pub fn is_cheap(op: &Op) -> bool {
     match op {
         Op::Elementwise(_) => true,
+        // Programs roll what devices are to pass on.
+        Op::Shape(Shape::Shift { dim: _, by: _, edge: Edge::Wrap }) => false,
         Op::Shape(_) => !exchanges(op),
         Op::Index(Index::OneHot { .. }) => true,
         Op::Index(
@@ -227,7 +239,8 @@ pub fn hoisting(op: &Op) -> Hoisting {
             | Shape::Reshape { .. }
             | Shape::Slice { .. }
             | Shape::Pad { .. }
-            | Shape::Concat { .. },
+            | Shape::Concat { .. }
+            | Shape::Shift { .. },
         ) => Hoisting::Light,
         Op::Index(
             Index::Gather { .. }
@@ -258,14 +271,16 @@ pub fn is_view(op: &Op) -> bool {
             | Shape::Broadcast { dims: _ }
             | Shape::Slice { dim: _, start: _, limit: _, stride: _ }
             | Shape::Pad { dim: _, low: _, high: _, value: _ }
-            | Shape::Concat { dim: _ },
+            | Shape::Concat { dim: _ }
+            | Shape::Shift { dim: _, by: _, edge: _ },
         )
         | Op::Elementwise(
             Elementwise::Unary(_)
             | Elementwise::Binary(_)
             | Elementwise::Compare(_)
             | Elementwise::Select
-            | Elementwise::Cast(_),
+            | Elementwise::Cast(_)
+            | Elementwise::WithGradient,
         )
         | Op::Contract(_)
         | Op::Reduce(_)
@@ -285,6 +300,7 @@ pub fn in_place(op: &Op) -> bool {
             Collective::AllGather { dim: _, axes: _ }
             | Collective::ReduceScatter { dim: _, axes: _ }
             | Collective::AllToAll { from: _, to: _, axes: _ }
+            | Collective::Permute { dim: _, axes: _, by: _, wrap: _ }
             | Collective::Shard { dim: _, axes: _ }
             | Collective::AsPending { axes: _ },
         )
@@ -325,7 +341,8 @@ pub fn storage(op: &Op) -> Storage {
             | Shape::Reshape { from: _, to: _ }
             | Shape::Slice { dim: _, start: _, limit: _, stride: _ }
             | Shape::Pad { dim: _, low: _, high: _, value: _ }
-            | Shape::Concat { dim: _ },
+            | Shape::Concat { dim: _ }
+            | Shape::Shift { dim: _, by: _, edge: _ },
         )
         | Op::Index(
             Index::Gather { dim: _, outside: _ }
@@ -364,7 +381,11 @@ pub fn recomputed(op: &Op) -> bool {
             | Binary::Shr => true,
         },
         Op::Elementwise(
-            Elementwise::Compare(_) | Elementwise::Select | Elementwise::Cast(_) | Elementwise::StopGradient,
+            Elementwise::Compare(_)
+            | Elementwise::Select
+            | Elementwise::Cast(_)
+            | Elementwise::StopGradient
+            | Elementwise::WithGradient,
         ) => true,
         Op::Contract(_)
         | Op::Reduce(_)

@@ -24,6 +24,9 @@ pub struct Schedule {
     pub residual: Residual,
     /// The minor dim of attention weights.
     pub attention_minor: AttentionMinor,
+    /// Blocks into which attention divides positions; keys and values move from block to block, so that no
+    /// device need hold all of them. 1 attends to all positions at once. At least 1.
+    pub ring: usize,
     /// Parts in which expert slots are exchanged, so that the exchange of one part can overlap with the
     /// experts' work on another. At least 1.
     pub exchange_parts: usize,
@@ -121,7 +124,7 @@ const DISPATCH: &[(&str, Dispatch)] = &[
 ];
 
 /// All entries, in the order in which they are printed.
-pub const ENTRIES: [Entry; 10] = [
+pub const ENTRIES: [Entry; 11] = [
     Entry {
         key: "remat",
         meaning: "Values that layers save for the backward pass; the rest is recomputed.",
@@ -165,6 +168,12 @@ pub const ENTRIES: [Entry; 10] = [
         candidates: &[],
     },
     Entry {
+        key: "ring",
+        meaning: "Blocks of positions between which keys and values move; 1 attends to all positions at once.",
+        values: COUNT,
+        candidates: &[],
+    },
+    Entry {
         key: "exchange_parts",
         meaning: "Parts in which expert slots are exchanged, so that exchange and experts can overlap.",
         values: COUNT,
@@ -199,6 +208,7 @@ impl Default for Schedule {
             cast: Cast::Step,
             residual: Residual::DModel,
             attention_minor: AttentionMinor::Memory,
+            ring: 1,
             exchange_parts: 1,
             dispatch: Dispatch::Auto,
             skip_empty: false,
@@ -236,6 +246,7 @@ impl Schedule {
             "cast" => self.cast = choice(key, value, CAST)?,
             "residual" => self.residual = choice(key, value, RESIDUAL)?,
             "attention_minor" => self.attention_minor = choice(key, value, ATTENTION_MINOR)?,
+            "ring" => self.ring = count(key, value)?,
             "exchange_parts" => self.exchange_parts = count(key, value)?,
             "dispatch" => self.dispatch = choice(key, value, DISPATCH)?,
             "skip_empty" => self.skip_empty = flag(key, value)?,
@@ -254,6 +265,7 @@ impl Schedule {
             "cast" => word(self.cast, CAST).to_owned(),
             "residual" => word(self.residual, RESIDUAL).to_owned(),
             "attention_minor" => word(self.attention_minor, ATTENTION_MINOR).to_owned(),
+            "ring" => self.ring.to_string(),
             "exchange_parts" => self.exchange_parts.to_string(),
             "dispatch" => word(self.dispatch, DISPATCH).to_owned(),
             "skip_empty" => self.skip_empty.to_string(),

@@ -3,6 +3,7 @@
 
 mod decode;
 pub mod dims;
+pub(crate) mod ring;
 
 pub use decode::{KeyValue, squeeze_single_beam};
 pub use dims::AttentionDims;

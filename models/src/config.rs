@@ -255,6 +255,7 @@ impl Config {
         let (batch, parts) = (self.batch, self.schedule.microbatches);
         let divides = parts > 0 && batch.is_multiple_of(parts);
         wrong.require(divides, "microbatches", &format!("a divisor of `batch` = {batch}"), parts);
+        self.ring_mistakes(&mut wrong);
         wrong.require(self.vocab > 2, "vocab", "at least 3 (padding, end of sequence, unknown)", self.vocab);
         let fewer = format!("less than `vocab` = {}", self.vocab);
         wrong.require(self.vocab_padding < self.vocab, "vocab_padding", &fewer, self.vocab_padding);
@@ -284,6 +285,18 @@ impl Config {
             wrong.require(lora.alpha.is_finite(), "lora_alpha", "a finite number", lora.alpha);
         }
         wrong.0
+    }
+
+    /// Checks that attention can be divided into blocks.
+    fn ring_mistakes(&self, wrong: &mut Mistakes) {
+        let ring = self.schedule.ring;
+        let (inputs, targets) = (self.input_length, self.target_length);
+        let divides = ring > 0 && inputs.is_multiple_of(ring) && targets.is_multiple_of(ring);
+        let rule = format!("a divisor of `input_length` = {inputs} and `target_length` = {targets}");
+        wrong.require(divides, "ring", &rule, ring);
+        if self.packing {
+            wrong.require(ring == 1, "ring", "1 with `packing`, whose segment masks are not divided", ring);
+        }
     }
 
     /// Returns a preset of [`crate::zoo`] and the space-separated `--set` settings that turn it into this

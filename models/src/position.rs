@@ -101,7 +101,7 @@ impl RelativeBias {
     }
 
     /// Returns the bias of relative positions with the dims `dims`: `[heads, dims]`.
-    fn of<'g>(&self, cx: &Context<'g>, relative: Tensor<'g>, dims: &[&Name]) -> Tensor<'g> {
+    pub(crate) fn of<'g>(&self, cx: &Context<'g>, relative: Tensor<'g>, dims: &[&Name]) -> Tensor<'g> {
         let (buckets, distance) = if self.bidirectional {
             (self.buckets.size / 2, relative.abs())
         } else {

@@ -6,7 +6,7 @@ pub use decode::{DecoderLayers, KvCache, StepDecoder};
 
 use crate::{
     Config, Context, Weights,
-    attention::{Attention, AttentionDims, causal_mask},
+    attention::{Attention, AttentionDims, causal_mask, ring::Seen},
     feed_forward::FeedForward,
     norm::RmsNorm,
     position::RelativeBias,
@@ -190,15 +190,14 @@ impl Stack {
         padding: Tensor<'g>,
     ) -> StackOutput<'g> {
         cx.g.scope(self.name, || {
-            let masks = self.masks(cx, length, padding);
+            let attended = self.attended(cx, length, memory, padding);
             let x = if self.stream { x.rename(&self.dims.d_model, STREAM) } else { x };
             let mut x = cx.drop(x, &[length]);
             let mut segments = Vec::new();
             for segment in &self.segments {
-                let seen = (length, memory, padding);
                 let (next, (hidden, routers)) =
                     cx.g.scan_with(&segment.layers, self.options, x, (), |x, ()| {
-                        segment.forward(&cx.iteration(), x, &self.dims, seen, &masks)
+                        segment.forward(&cx.iteration(), x, &self.dims, &attended)
                     });
                 x = next;
                 segments.push(SegmentTrace { hidden, routers });
@@ -209,7 +208,51 @@ impl Stack {
     }
 }
 
+/// The positions that the blocks of a stack attend to, and masks.
+struct Attended<'a, 'g> {
+    /// Positions of the stack.
+    length: &'a Dim,
+    /// The encoder's output.
+    memory: Option<Tensor<'g>>,
+    /// The mask added to logits over the encoder's positions.
+    padding: Tensor<'g>,
+    /// Masks added to logits of self-attention, if it is not divided into blocks.
+    masks: Vec<Tensor<'g>>,
+    /// The bias that all layers share.
+    bias: Option<&'a RelativeBias>,
+    decoder: bool,
+}
+
+impl<'g> Attended<'_, 'g> {
+    /// Arguments of self-attention by blocks; `own` is the bias of the layer.
+    fn itself<'b>(&'b self, own: Option<&'b RelativeBias>) -> Seen<'b, 'g> {
+        let padding = (!self.decoder).then_some(self.padding);
+        Seen { length: self.length, bias: own.or(self.bias), causal: self.decoder, padding }
+    }
+}
+
+/// The encoder's positions.
+const LENGTH: &str = "length";
+
 impl Stack {
+    fn attended<'a, 'g>(
+        &'a self,
+        cx: &Context<'g>,
+        length: &'a Dim,
+        memory: Option<Tensor<'g>>,
+        padding: Tensor<'g>,
+    ) -> Attended<'a, 'g> {
+        let (bias, decoder) = (self.bias.as_ref(), self.decoder);
+        if cx.schedule.ring > 1 {
+            // Blocks keep the sharding of the positions that they are made of.
+            let divided = |x: Tensor<'g>| x.rename("memory_length", LENGTH);
+            let (memory, padding) = (memory.map(divided), divided(padding));
+            return Attended { length, memory, padding, masks: Vec::new(), bias, decoder };
+        }
+        let masks = self.masks(cx, length, padding);
+        Attended { length, memory, padding, masks, bias, decoder }
+    }
+
     /// Returns the masks, to be added to logits of self-attention, that all layers share.
     fn masks<'g>(&self, cx: &Context<'g>, length: &Dim, padding: Tensor<'g>) -> Vec<Tensor<'g>> {
         let own = length.renamed("memory_length");
@@ -242,15 +285,14 @@ impl Segment {
         cx: &Context<'g>,
         x: Tensor<'g>,
         dims: &AttentionDims,
-        seen: (&Dim, Option<Tensor<'g>>, Tensor<'g>),
-        masks: &[Tensor<'g>],
+        attended: &Attended<'_, 'g>,
     ) -> (Tensor<'g>, Trace<'g>) {
         let (mut hidden, mut routers) = (Vec::new(), Vec::new());
         let mut x = x;
         for (i, block) in self.blocks.iter().enumerate() {
             hidden.push(stream::leave(x, &dims.d_model));
             let scope = if self.blocks.len() == 1 { "block".into() } else { format!("block_{i}") };
-            x = cx.g.scope(scope, || block.forward(cx, x, dims, seen, masks, &mut routers));
+            x = cx.g.scope(scope, || block.forward(cx, x, dims, attended, &mut routers));
         }
         (x, (hidden, routers))
     }
@@ -289,30 +331,30 @@ impl Block {
         cx: &Context<'g>,
         x: Tensor<'g>,
         AttentionDims { batch, d_model, .. }: &AttentionDims,
-        (length, memory, padding): (&Dim, Option<Tensor<'g>>, Tensor<'g>),
-        masks: &[Tensor<'g>],
+        attended: &Attended<'_, 'g>,
         metrics: &mut Vec<RouterMetrics<'g>>,
     ) -> Tensor<'g> {
-        let g = cx.g;
+        let (g, length) = (cx.g, attended.length);
         let mut x = x;
         x += g.scope("attention", || {
-            let (norm, attention) = &self.attention;
+            let (norm, _) = &self.attention;
             let h = stream::leave(norm.forward(cx, x), d_model);
-            let own = h.rename(length, "memory_length");
-            let memory_length = length.renamed("memory_length");
-            let bias = self
-                .bias
-                .as_ref()
-                .map(|bias| g.scope("relative_bias", || bias.forward(cx, length, &memory_length)));
-            let masks: Vec<Tensor<'g>> = bias.into_iter().chain(masks.iter().copied()).collect();
-            let (found, of_router) = attention.forward(cx, h, length, own, &masks);
+            let (found, of_router) = self.attend_to_itself(cx, h, attended);
             metrics.extend(of_router);
             cx.drop(stream::enter(found, x, d_model), &[length])
         });
-        if let (Some((norm, attention)), Some(memory)) = (&self.cross_attention, memory) {
+        if let (Some((norm, attention)), Some(memory)) = (&self.cross_attention, attended.memory) {
             x += g.scope("cross_attention", || {
                 let h = stream::leave(norm.forward(cx, x), d_model);
-                let (found, _) = attention.forward(cx, h, length, memory, &[padding]);
+                let padding = attended.padding;
+                let (found, _) = match memory.dims().into_iter().find(|d| d.name == LENGTH) {
+                    Some(positions) => {
+                        let padding = Some(padding);
+                        let seen = Seen { length: &positions, bias: None, causal: false, padding };
+                        attention.forward_in_ring(cx, h, length, memory, seen)
+                    }
+                    None => attention.forward(cx, h, length, memory, &[padding]),
+                };
                 cx.drop(stream::enter(found, x, d_model), &[length])
             });
         }
@@ -329,5 +371,24 @@ impl Block {
             };
             cx.drop(stream::enter(y, x, d_model), &[length])
         })
+    }
+
+    /// Self-attention of `h`.
+    fn attend_to_itself<'g>(
+        &self,
+        cx: &Context<'g>,
+        h: Tensor<'g>,
+        attended: &Attended<'_, 'g>,
+    ) -> (Tensor<'g>, Option<RouterMetrics<'g>>) {
+        let (length, attention) = (attended.length, &self.attention.1);
+        if cx.schedule.ring > 1 {
+            return attention.forward_in_ring(cx, h, length, h, attended.itself(self.bias.as_ref()));
+        }
+        let own = h.rename(length, "memory_length");
+        let memory_length = length.renamed("memory_length");
+        let bias = self.bias.as_ref();
+        let bias = bias.map(|bias| cx.g.scope("relative_bias", || bias.forward(cx, length, &memory_length)));
+        let masks: Vec<Tensor<'g>> = bias.into_iter().chain(attended.masks.iter().copied()).collect();
+        attention.forward(cx, h, length, own, &masks)
     }
 }

@@ -31,7 +31,7 @@ pub struct Exchange {
 }
 
 /// The function of a collective.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// Combines the operands of a group elementwise.
     AllReduce(Combine),
@@ -51,6 +51,12 @@ pub enum Kind {
     AllToAll {
         /// The dimension.
         dim: usize,
+    },
+    /// The operand of the first device of each pair goes to the second. A device that receives none gets
+    /// zeros.
+    Permute {
+        /// Positions in the mesh of senders and receivers.
+        pairs: Vec<(usize, usize)>,
     },
 }
 
@@ -120,7 +126,7 @@ pub fn options_for_processes(options: &[u8], device_ids: &[i64]) -> Result<Vec<u
 }
 
 fn is_collective(opcode: &str) -> bool {
-    matches!(opcode, "all-reduce" | "all-gather" | "reduce-scatter" | "all-to-all")
+    matches!(opcode, "all-reduce" | "all-gather" | "reduce-scatter" | "all-to-all" | "collective-permute")
 }
 
 /// The function of a computation with two scalar parameters, if it is one that collectives use.
@@ -162,20 +168,47 @@ fn exchange(
         let dim = instruction.dimensions.first().and_then(|dim| usize::try_from(*dim).ok());
         dim.ok_or_else(|| format!("`{name}` has no dimension"))
     };
+    let number = |n: &i64| usize::try_from(*n).map_err(|_| format!("`{name}` has the number {n}"));
+    let pairs = || {
+        let pairs = instruction.source_target_pairs.iter();
+        pairs
+            .map(|pair| Ok((number(&pair.source)?, number(&pair.target)?)))
+            .collect::<Result<Vec<_>, String>>()
+    };
     let kind = match instruction.opcode.as_str() {
         "all-reduce" => Kind::AllReduce(combine()?),
         "all-gather" => Kind::AllGather { dim: dim()? },
         "reduce-scatter" => Kind::ReduceScatter { combine: combine()?, dim: dim()? },
+        "collective-permute" => Kind::Permute { pairs: pairs()? },
         _ => Kind::AllToAll { dim: dim()? },
     };
-    let number = |n: &i64| usize::try_from(*n).map_err(|_| format!("`{name}` has the number {n}"));
     let groups = instruction.replica_groups.iter().map(|g| g.replica_ids.iter().map(number).collect());
-    let groups: Vec<Vec<usize>> = groups.collect::<Result<_, _>>()?;
+    let mut groups: Vec<Vec<usize>> = groups.collect::<Result<_, _>>()?;
+    if let Kind::Permute { pairs } = &kind {
+        groups = connected(pairs);
+    }
     if groups.is_empty() {
         return Err(format!("`{name}` has no replica groups"));
     }
     let sizes = operand.dimensions.iter().map(number).collect::<Result<_, _>>()?;
     Ok(Exchange { kind, element: operand.element_type(), sizes, groups })
+}
+
+/// The sets of devices that messages connect, each in ascending order.
+fn connected(pairs: &[(usize, usize)]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for (from, to) in pairs {
+        let (mut joined, rest): (Vec<_>, Vec<_>) =
+            groups.into_iter().partition(|g| g.contains(from) || g.contains(to));
+        joined.push(vec![*from, *to]);
+        let mut joined = joined.concat();
+        joined.sort_unstable();
+        joined.dedup();
+        groups = rest;
+        groups.push(joined);
+    }
+    groups.sort_unstable();
+    groups
 }
 
 /// `replica-id`, the device's number in this process.
@@ -231,7 +264,7 @@ fn row_major(mut shape: ShapeProto) -> ShapeProto {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xla::ReplicaGroup;
+    use crate::xla::{ReplicaGroup, SourceTarget};
 
     fn shape(element: PrimitiveType, sizes: &[i64]) -> ShapeProto {
         let mut shape = ShapeProto { dimensions: sizes.to_vec(), ..Default::default() };
@@ -317,6 +350,17 @@ mod tests {
         check(along("all-to-all"), Ok(Kind::AllToAll { dim: 1 }));
         let scatter = HloInstructionProto { called_computation_ids: vec![7], ..along("reduce-scatter") };
         check(scatter, Ok(Kind::ReduceScatter { combine: Combine::Add, dim: 1 }));
+        let message = |source, target| SourceTarget { source, target };
+        let permute = HloInstructionProto {
+            source_target_pairs: vec![message(3, 1), message(0, 2)],
+            replica_groups: vec![],
+            ..instruction(2, "collective-permute", &[1])
+        };
+        check(permute.clone(), Ok(Kind::Permute { pairs: vec![(3, 1), (0, 2)] }));
+        check(
+            HloInstructionProto { source_target_pairs: vec![message(-1, 0)], ..permute },
+            Err("`i2` has the number -1"),
+        );
         check(instruction(2, "all-gather", &[1]), Err("`i2` has no dimension"));
         check(
             HloInstructionProto { operand_ids: vec![1, 1], ..along("all-gather") },

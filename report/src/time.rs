@@ -7,7 +7,7 @@ use compiler::{
     cost::{
         target::Slice,
         time::Work,
-        wire::{axes, wire_bytes},
+        wire::{axes, steps, wire_bytes},
     },
     facts::is_view,
 };
@@ -28,8 +28,9 @@ struct Sum<'m> {
     mesh: &'m Mesh,
     slice: &'m Slice,
     work: Work,
-    /// Seconds per byte sent and per start, by axes and whether it is an all-to-all.
-    rates: FxHashMap<(u32, bool), (f64, f64)>,
+    /// Seconds per byte sent and per start, by axes and movement: -1 for an all-to-all, the distance for a
+    /// permute.
+    rates: FxHashMap<(u32, i64), (f64, f64)>,
 }
 
 impl Sum<'_> {
@@ -83,9 +84,20 @@ impl Sum<'_> {
             return 0.0;
         }
         let (mesh, slice) = (self.mesh, self.slice);
-        let exchange = matches!(op, Collective::AllToAll { .. });
+        let kind = match op {
+            Collective::AllToAll { .. } => -1,
+            Collective::Permute { by, wrap, .. } => {
+                let devices = over.iter().map(|a| self.mesh.size(a) as u64).product();
+                steps(devices, *by, *wrap) as i64
+            }
+            Collective::AllReduce { .. }
+            | Collective::AllGather { .. }
+            | Collective::ReduceScatter { .. }
+            | Collective::Shard { .. }
+            | Collective::AsPending { .. } => 0,
+        };
         let ids: Vec<mesh::AxisId> = over.iter().collect();
-        let (rate, start) = *self.rates.entry((over.0, exchange)).or_insert_with(|| {
+        let (rate, start) = *self.rates.entry((over.0, kind)).or_insert_with(|| {
             // Time is linear in bytes.
             let time = |wire| slice.collective_time(mesh, op, &ids, wire);
             let rate = (time(2_000_000_000) - time(1_000_000_000)) / 1e9;

@@ -4,8 +4,8 @@
 //! rows, so that an operation without a row does not compile.
 
 use mesh::ir::{
-    Binary, Collective, Compare, Contract, Control, Elementwise, Index, Outside, Reduce, ReduceKind, Remat,
-    Scan, Shape, StateOp, Unary,
+    Binary, Collective, Compare, Contract, Control, Edge, Elementwise, Index, Outside, Reduce, ReduceKind,
+    Remat, Scan, Shape, StateOp, Unary,
 };
 use mesh::{BodyBuilder, DType, Dim, Module, Name, Op, Site, StateDecl, StateKind, TensorDim, Type, Value};
 use tests::differences::{Build, Input, check, check_in, floats, parse, these};
@@ -75,6 +75,7 @@ rows! {
     Op::Elementwise(Elementwise::Select) => Checked(select),
     Op::Elementwise(Elementwise::Cast(_)) => Checked(cast),
     Op::Elementwise(Elementwise::StopGradient) => Checked(stop_gradient),
+    Op::Elementwise(Elementwise::WithGradient) => Checked(with_gradient),
     Op::Contract(_) => Checked(contract),
     Op::Reduce(Reduce::Over { kind: ReduceKind::Sum, dims: _ }) => Checked(|| fold(ReduceKind::Sum)),
     Op::Reduce(Reduce::Over { kind: ReduceKind::Max, dims: _ }) => Checked(|| fold(ReduceKind::Max)),
@@ -90,6 +91,8 @@ rows! {
     Op::Shape(Shape::Slice { dim: _, start: _, limit: _, stride: _ }) => Checked(slice),
     Op::Shape(Shape::Pad { dim: _, low: _, high: _, value: _ }) => Checked(pad),
     Op::Shape(Shape::Concat { dim: _ }) => Checked(concat),
+    Op::Shape(Shape::Shift { dim: _, by: _, edge: Edge::Fill(_) }) => Checked(shift),
+    Op::Shape(Shape::Shift { dim: _, by: _, edge: Edge::Wrap }) => Checked(roll),
     Op::Index(Index::OneHot { dim: _, dtype: _ }) => No(SOURCE),
     Op::Index(Index::Gather { dim: _, outside: Outside::Zero }) => Checked(|| gather(Outside::Zero)),
     Op::Index(Index::Gather { dim: _, outside: Outside::Clamp }) => Checked(|| gather(Outside::Clamp)),
@@ -111,6 +114,7 @@ rows! {
         | Collective::AllGather { dim: _, axes: _ }
         | Collective::ReduceScatter { dim: _, axes: _ }
         | Collective::AllToAll { from: _, to: _, axes: _ }
+        | Collective::Permute { dim: _, axes: _, by: _, wrap: _ }
         | Collective::Shard { dim: _, axes: _ }
         | Collective::AsPending { axes: _ }
     ) => No("gradients are taken before a program is partitioned"),
@@ -142,7 +146,7 @@ fn the_gradient_of_every_operation_is_that_of_finite_differences() {
 #[test]
 fn random_programs_have_every_operation() {
     let mut counts: Vec<(&str, usize)> = ROWS.iter().map(|(name, _)| (*name, 0)).collect();
-    for seed in 0..150 {
+    for seed in 0..170 {
         let case = tests::generate::case(seed, 2, 14);
         let programs = tests::law::prepare(&case).unwrap();
         for function in case.module.functions.iter().chain(&programs.local.functions) {
@@ -219,6 +223,16 @@ fn cast() -> Vec<Module> {
 }
 
 /// Finite differences ignore `stop_gradient`, so a separate input takes its place; its gradient must be zero.
+fn with_gradient() -> Vec<Module> {
+    // Values and gradient are those of the product, but by different operands.
+    let module = check(&[floats("a=3", -2.0, 2.0), floats("a=3", -2.0, 2.0)], &|b, x| {
+        let y = mul(b, x[0], x[1]);
+        let held = b.one(Op::Elementwise(Elementwise::StopGradient), &[y]);
+        vec![b.one(Op::Elementwise(Elementwise::WithGradient), &[held, y])]
+    });
+    vec![module]
+}
+
 fn stop_gradient() -> Vec<Module> {
     let stop = |b: &mut Build<'_>, x: Value| b.one(Op::Elementwise(Elementwise::StopGradient), &[x]);
     let module = check(&[these(DType::S32, "a=3", &[2.0, -1.0, 5.0]), floats("a=3", -2.0, 2.0)], &|b, x| {
@@ -350,6 +364,16 @@ fn concat() -> Vec<Module> {
         check(&inputs[..1], &|b, x| b.all(concat(), x)),
         check(&inputs[..2], &|b, x| b.all(concat(), &[x[0], x[1], x[0]])),
     ]
+}
+
+fn shift() -> Vec<Module> {
+    let shift = |by, value| Op::Shape(Shape::Shift { dim: "a".into(), by, edge: Edge::Fill(value) });
+    [shift(1, 0.0), shift(-2, 1.5), shift(5, 0.0), shift(-5, 0.0)].map(|op| on("a=5,b=2", op)).into()
+}
+
+fn roll() -> Vec<Module> {
+    let roll = |by| Op::Shape(Shape::Shift { dim: "a".into(), by, edge: Edge::Wrap });
+    [roll(1), roll(-2), roll(5)].map(|op| on("a=5,b=2", op)).into()
 }
 
 // Index
@@ -521,6 +545,36 @@ fn scan() -> Vec<Module> {
             checked.push(check(&inputs, &|b, x| vec![b.all(scan(), x)[3]]));
         }
     }
+    checked.extend(rolled());
+    checked
+}
+
+/// Loops that roll a carry, once round or not, which the backward pass rolls back.
+fn rolled() -> Vec<Module> {
+    let mut checked = Vec::new();
+    for (remat, by, count) in [
+        (Remat::SaveCarries, 1, 3),
+        (Remat::SaveCarries, -1, 2),
+        (Remat::SaveAll, 2, 4),
+        (Remat::SaveAll, 1, 6),
+    ] {
+        let step = body(&["d=3,e=2", "d=3,e=2", "d=3,e=2"], |b, p| {
+            let product = mul(b, p[0], p[2]);
+            let active = tanh(b, product);
+            let sum = add(b, p[1], active);
+            let roll = Shape::Shift { dim: "d".into(), by, edge: Edge::Wrap };
+            vec![b.one(Op::Shape(roll), &[p[0]]), sum]
+        });
+        let scan = || {
+            let (dim, body) = (Dim::new("l", count), step.clone());
+            let scan = Scan { dim, carries: 2, xs: 0, reverse: false, remat, unroll: false, body };
+            Op::Control(Control::Scan(Box::new(scan)))
+        };
+        let inputs =
+            [floats("d=3,e=2", -1.0, 1.0), floats("d=3,e=2", -1.0, 1.0), floats("d=3,e=2", -1.0, 1.0)];
+        checked.push(check(&inputs, &|b, x| b.all(scan(), x)));
+        checked.push(check(&inputs, &|b, x| vec![b.all(scan(), x)[1]]));
+    }
     checked
 }
 
@@ -594,11 +648,14 @@ fn ask_for_all(module: &mut Module) -> bool {
     let Some(at) = function.body.insts.iter().position(|inst| is_grad(&inst.op)) else { return false };
     let loss = function.body.insts[at].args[0];
     function.body.insts.truncate(at);
-    // Finite differences ignore `stop_gradient`.
+    // Finite differences see values and not where gradients go.
     fn open(body: &mut mesh::Body) {
         for inst in &mut body.insts {
             if let Op::Elementwise(op @ Elementwise::StopGradient) = &mut inst.op {
                 *op = Elementwise::Cast(body.values[inst.results[0]].ty.dtype);
+            }
+            if let Op::Elementwise(op @ Elementwise::WithGradient) = &mut inst.op {
+                *op = Elementwise::Binary(Binary::Add);
             }
             inst.op.bodies_mut().into_iter().for_each(open);
         }

@@ -119,6 +119,11 @@ fn shapes() {
         "f32[p=2, q=2, x=4]",
     );
     check_ops("  %4 = pad %0 {dim=y, low=1, high=2, value=0.5}", "%4", "f32[x=4, y=9]");
+    for shift in
+        ["by=1, value=0", "by=-2, value=0.5", "by=6, value=2", "by=0, value=1", "by=2, wrap", "by=-1, wrap"]
+    {
+        check_ops(&format!("  %4 = shift %0 {{dim=y, {shift}}}"), "%4", "f32[x=4, y=6]");
+    }
     check_ops("  %4 = concat %0, %1 {dim=y}", "%4", "f32[x=4, y=12]");
     check_ops(
         "  %4 = broadcast %2 {dims=[z=3]}\n  %5 = iota {dim=z=3, dtype=s32}\n  %6 = add %4, %5",
@@ -279,6 +284,20 @@ fn collectives() {
             &format!("{dtype}[z=3, y=8, x=16@data+model]"),
             "  %9 = all_to_all %0 {from=x, to=y, axes=[data, model]}",
             &format!("{dtype}[z=3, y=8@data+model, x=16]"),
+        );
+        for permute in
+            ["[model], by=1, wrap", "[model], by=-1", "[model], by=2", "[model], by=4", "[model], by=4, wrap"]
+        {
+            local(
+                &format!("{dtype}[x=8@data, y=8@model]"),
+                &format!("  %9 = collective_permute %0 {{dim=y, axes={permute}}}"),
+                &format!("{dtype}[x=8@data, y=8@model]"),
+            );
+        }
+        local(
+            &format!("{dtype}[x=16@model+data, y=3]"),
+            "  %9 = collective_permute %0 {dim=x, axes=[model, data], by=3, wrap}",
+            &format!("{dtype}[x=16@model+data, y=3]"),
         );
         local(
             &format!("{dtype}[x=8, y=8]"),

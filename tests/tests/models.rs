@@ -316,6 +316,61 @@ fn a_residual_stream_in_parts_is_the_same() {
     }
 }
 
+/// A layout that splits the positions of both stacks.
+const POSITIONS: &str = "batch:data,length:seq,target_length:seq";
+
+#[test]
+fn positions_of_both_stacks_can_be_split() {
+    let config = Config { target_length: 8, ..tiny() };
+    let module = build(&config);
+    let whole = train(&config, &module, 2);
+    for mesh in ["seq=2", "data=2,seq=4"] {
+        let local = split(&module, mesh, POSITIONS, "");
+        let difference = difference(&whole, &train(&config, &local, 2));
+        assert!(difference < 1e-4, "{mesh}: {difference}");
+    }
+}
+
+#[test]
+fn attention_in_a_ring_is_the_same() {
+    let with = |ring, layer_biases| {
+        let schedule = Schedule { ring, ..Schedule::default() };
+        Config { target_length: 8, dropout: 0.0, layer_biases, schedule, ..tiny() }
+    };
+    let gathered = train(&with(1, false), &build(&with(1, false)), 2);
+    let config = with(4, false);
+    let module = build(&config);
+    let whole = difference(&gathered, &train(&config, &module, 2));
+    assert!(whole < 1e-4, "{whole}");
+    for mesh in ["seq=2", "data=2,seq=4"] {
+        let local = split(&module, mesh, &format!("{POSITIONS},ring:seq"), "");
+        let text = mesh::text::print(&local);
+        assert!(text.contains("collective_permute"), "blocks move from device to device");
+        let keys = |line: &&str| line.contains("all_gather") && line.contains("d_kv");
+        assert_eq!(text.lines().find(keys), None, "no device gathers keys or values");
+        let difference = difference(&gathered, &train(&config, &local, 2));
+        assert!(difference < 1e-4, "{mesh}: {difference}");
+    }
+    let (gathered, ring) = (with(1, true), with(2, true));
+    let difference = difference(&train(&gathered, &build(&gathered), 1), &train(&ring, &build(&ring), 1));
+    assert!(difference < 1e-4, "{difference}");
+}
+
+#[test]
+fn a_ring_divides_positions() {
+    let wrong = |ring, packing| {
+        let schedule = Schedule { ring, ..Schedule::default() };
+        let config = Config { packing, schedule, ..tiny() };
+        let mistakes =
+            models::program(&config, &Site::default()).finish().expect_err("the ring does not fit");
+        mistakes.to_string()
+    };
+    assert!(
+        wrong(4, false).contains("`ring` must be a divisor of `input_length` = 8 and `target_length` = 6")
+    );
+    assert!(wrong(2, true).contains("`ring` must be 1 with `packing`"), "{}", wrong(2, true));
+}
+
 /// Returns the change of a parameter with initial value `value` and gradient `gradient` in one step with
 /// learning rate 0.1 and no warm-up.
 fn first_change(method: Method, value: f64, gradient: &[f64]) -> Vec<f64> {

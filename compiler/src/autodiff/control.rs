@@ -4,6 +4,7 @@
 //! carries and, for each capture, the sum of its cotangents so far. Partitioning keeps that sum pending, so
 //! that there is one all-reduce after the loop instead of one in each iteration. Cotangents of slices are
 //! stacked. The forward scan gains results: the values that the backward scan cannot or should not recompute.
+//! A carry that every iteration only rolls along a dim is not saved: the backward scan rolls it back.
 //!
 //! The gradient of a conditional is a conditional of the gradients. Each branch recomputes the forward values
 //! it needs.
@@ -19,7 +20,7 @@ use indexmap::IndexMap;
 use mesh::{
     DType, TensorDim, Type,
     arena::Id,
-    ir::{Control, Scan, Shape, ValueData},
+    ir::{Control, Edge, Scan, Shape, ValueData},
 };
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
@@ -35,8 +36,15 @@ pub(super) fn scan(
     let given: Vec<bool> = cts.iter().map(Option::is_some).collect();
     let slots = activity::scan_slots(scan, &varied, &given);
     let inner = Tape::new(t.out.env, std::mem::take(&mut scan.body), varied, &t.site);
-    let mut back =
-        Backward { inner, carries: vec![], slices: vec![], captures: vec![], next: vec![], stacked: vec![] };
+    let mut back = Backward {
+        inner,
+        carries: vec![],
+        rolled: vec![],
+        slices: vec![],
+        captures: vec![],
+        next: vec![],
+        stacked: vec![],
+    };
     back.seed(t, scan, &slots, cts)?;
     back.inner.sweep()?;
     back.inner.site = t.site.clone();
@@ -48,6 +56,7 @@ pub(super) fn scan(
     let (op, operands, targets) = back.finish(t, scan, args, results)?;
     let made = t.emit(Op::Control(Control::Scan(Box::new(op))), &operands)?;
     for (arg, ct) in targets.into_iter().zip(made) {
+        let Some(arg) = arg else { continue };
         let ct = t.cast(ct, t.forward_ty(args[arg]).dtype)?;
         t.give(args[arg], ct)?;
     }
@@ -59,6 +68,7 @@ pub(super) fn scan(
 struct Backward<'e> {
     inner: Tape<'e>,
     carries: Vec<Carry>,
+    rolled: Vec<Rolled>,
     slices: Vec<Import>,
     captures: Vec<Import>,
     /// The inner values of the carries after an iteration.
@@ -75,6 +85,15 @@ struct Carry {
     start: Bwd,
     /// The inner value before an iteration.
     inner: Bwd,
+}
+
+/// A forward carry that every iteration only rolls. The backward scan carries it too, and rolls it back.
+#[derive(Clone, Copy)]
+struct Rolled {
+    /// The value after the last forward iteration, and after the current one.
+    before: Import,
+    /// The inner value before the current forward iteration.
+    after: Bwd,
 }
 
 /// A slice or capture of a backward scan.
@@ -146,19 +165,21 @@ impl Backward<'_> {
     }
 
     /// Decides which values are saved and builds the scan. Returns it, its operands, and the forward
-    /// arguments whose cotangents are its results.
+    /// arguments whose cotangents are its results; `None` for results that nobody needs.
     fn finish(
         mut self,
         t: &mut Tape,
         scan: &mut Scan,
         args: &[Value],
         results: &mut Vec<Value>,
-    ) -> Outcome<(Scan, Vec<Bwd>, Vec<usize>)> {
+    ) -> Outcome<(Scan, Vec<Bwd>, Vec<Option<usize>>)> {
         let needed: Vec<Value> = self.inner.imports.keys().copied().collect();
         let mut fates = remat::choose(&self.inner.fwd, scan.carries, &needed, scan.remat);
         let mut renamed = Vec::new();
         for (i, param) in self.inner.fwd.params.clone().into_iter().enumerate() {
-            if fates[param.index()] == Fate::Available {
+            if fates[param.index()] == Fate::Available && i < scan.carries {
+                renamed.extend(self.roll_back(t, scan, i, args[i], results[i]));
+            } else if fates[param.index()] == Fate::Available {
                 let import = Import { outer: t.primal(args[i]), inner: self.inner.primal(param) };
                 let list = if i < scan.slices().end { &mut self.slices } else { &mut self.captures };
                 list.push(import);
@@ -182,18 +203,20 @@ impl Backward<'_> {
         }
         // Saving may have added values under other names.
         fates.resize(self.inner.fwd.values.len(), Fate::Unused);
-        let Self { inner, carries, slices, captures, next, stacked } = self;
-        let imports = || slices.iter().chain(&captures);
+        let Self { inner, carries, rolled, slices, captures, next, stacked } = self;
+        let imports = || rolled.iter().map(|r| r.before).chain(slices.iter().chain(&captures).copied());
         let operands: Vec<Bwd> =
             carries.iter().map(|c| c.start).chain(imports().map(|import| import.outer)).collect();
         let params = carries.iter().map(|c| c.inner).chain(imports().map(|import| import.inner)).collect();
-        let outputs = next.iter().copied().chain(stacked.iter().map(|y| y.inner)).collect();
-        let targets = carries.iter().map(|c| c.arg).chain(stacked.iter().map(|y| y.arg)).collect();
+        let after = rolled.iter().map(|r| r.after);
+        let outputs = next.iter().copied().chain(after).chain(stacked.iter().map(|y| y.inner)).collect();
+        let targets = carries.iter().map(|c| Some(c.arg)).chain(rolled.iter().map(|_| None));
+        let targets = targets.chain(stacked.iter().map(|y| Some(y.arg))).collect();
         let body = assemble(&inner.fwd, &inner.imports, inner.out.body, &fates, params, renamed, outputs);
         scan.body = inner.fwd;
         let op = Scan {
             dim: scan.dim.clone(),
-            carries: carries.len(),
+            carries: carries.len() + rolled.len(),
             xs: slices.len(),
             reverse: !scan.reverse,
             remat: scan.remat,
@@ -201,6 +224,31 @@ impl Backward<'_> {
             body,
         };
         Ok((op, operands, targets))
+    }
+
+    /// Makes the backward scan roll forward carry `i` back: `arg` is its value before the first iteration,
+    /// `result` that after the last one.
+    fn roll_back(
+        &mut self,
+        t: &mut Tape,
+        scan: &Scan,
+        i: usize,
+        arg: Value,
+        result: Value,
+    ) -> Option<Restored> {
+        let value = self.inner.fwd.params[i];
+        let (dim, by) = remat::roll(&self.inner.fwd, i)?;
+        let ty = self.inner.forward_ty(value).clone();
+        // Where the carry has come round, the forward scan need not run for it.
+        let size = ty.size(&dim).unwrap_or(1) as isize;
+        let moved = by.rem_euclid(size) as u128 * scan.dim.size as u128;
+        let round = moved.is_multiple_of(size as u128);
+        let outer = t.primal(if round { arg } else { result });
+        let param = self.inner.param(ty);
+        let after = self.inner.primal(value);
+        self.rolled.push(Rolled { before: Import { outer, inner: param }, after });
+        let op = Op::Shape(Shape::Shift { dim, by: -by, edge: Edge::Wrap });
+        Some(Restored { value, param, op: (op, t.site.clone()) })
     }
 
     /// Makes the forward scan return `v` of each iteration, stacked.

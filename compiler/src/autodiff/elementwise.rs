@@ -27,6 +27,7 @@ pub(super) fn pull(t: &mut Tape, op: &Elementwise, args: &[Value], y: Value, g: 
             let ct = t.cast(g, t.forward_ty(args[0]).dtype)?;
             t.give(args[0], ct)
         }
+        Elementwise::WithGradient => t.give(args[1], g),
         Elementwise::Compare(_) | Elementwise::StopGradient => Ok(()),
     }
 }

@@ -3,10 +3,15 @@
 //! The backward pass needs some forward values of each iteration. Each is either saved (stacked over the
 //! iterations: written once, read once, and held in memory in between) or recomputed from saved ones. The
 //! policy says which operations may be recomputed. The choice is then a *minimum cut*: the fewest bytes to
-//! save such that everything needed can be recomputed. Slices and captures are available anyway.
+//! save such that everything needed can be recomputed. Slices and captures are available anyway, and so are
+//! carries that can be rolled back.
 
 use crate::facts::{is_cheap, is_heavy};
-use mesh::{Body, Inst, Op, Value, arena::Id, ir::Remat};
+use mesh::{
+    Body, Inst, Name, Op, Value,
+    arena::Id,
+    ir::{Edge, Remat, Shape},
+};
 
 /// The way in which the backward pass gets a forward value of a scan's body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,6 +24,14 @@ pub(super) enum Fate {
     Available,
     /// It is recomputed from the others.
     Recomputed,
+}
+
+/// The dim and distance by which an iteration rolls carry `i`, if it does nothing else to it. Such a carry
+/// can be rolled back, and need not be saved.
+pub(super) fn roll(body: &Body, i: usize) -> Option<(Name, isize)> {
+    let inst = body.insts.iter().find(|inst| inst.results.contains(&body.results[i]))?;
+    let Op::Shape(Shape::Shift { dim, by, edge: Edge::Wrap }) = &inst.op else { return None };
+    (inst.args[0] == body.params[i]).then(|| (dim.clone(), *by))
 }
 
 /// Chooses for a body whose first `carries` parameters change from iteration to iteration.
@@ -87,7 +100,8 @@ fn has_few_terms(body: &Body, inst: &Inst, most: usize) -> bool {
 /// available anyway.
 fn available(body: &Body, carries: usize) -> Vec<bool> {
     let mut available = vec![false; body.values.len()];
-    body.params[carries..].iter().for_each(|v| available[v.index()] = true);
+    let given = |i: &usize| *i >= carries || roll(body, *i).is_some();
+    (0..body.params.len()).filter(given).for_each(|i| available[body.params[i].index()] = true);
     for inst in &body.insts {
         let may = is_cheap(&inst.op) || matches!(inst.op, Op::Contract(_));
         let is = may && inst.args.iter().all(|a| available[a.index()]);
@@ -109,7 +123,7 @@ fn cut(body: &Body, carries: usize, needed: &[Value], policy: Remat) -> Vec<bool
         let bytes = (data.ty.elements() * data.ty.dtype.bytes()) as u64;
         graph.edge(2 * v.index(), 2 * v.index() + 1, if may_be_kept { bytes } else { ENDLESS });
     }
-    for carry in &body.params[..carries] {
+    for (_, carry) in body.params[..carries].iter().enumerate().filter(|(i, _)| roll(body, *i).is_none()) {
         graph.edge(source, 2 * carry.index(), ENDLESS);
     }
     for inst in &body.insts {

@@ -1,7 +1,10 @@
 //! Gradients of creation and movement.
 
 use super::tape::{Bwd, Outcome, Tape};
-use mesh::{Dim, Name, TensorDim, Type, Value, ir::Shape};
+use mesh::{
+    Dim, Name, TensorDim, Type, Value,
+    ir::{Edge, Shape},
+};
 
 pub(super) fn pull(t: &mut Tape, op: &Shape, args: &[Value], g: Bwd) -> Outcome {
     match op {
@@ -41,7 +44,25 @@ pub(super) fn pull(t: &mut Tape, op: &Shape, args: &[Value], g: Bwd) -> Outcome 
             }
             Ok(())
         }
+        Shape::Shift { dim, by, edge } => {
+            let ct = shift(t, args[0], dim, -by, *edge, g)?;
+            t.give(args[0], ct)
+        }
     }
+}
+
+/// Moves the elements back. A cotangent that is constant along `dim` stays as it is in a roll.
+fn shift(t: &mut Tape, x: Value, dim: &Name, by: isize, edge: Edge, g: Bwd) -> Outcome<Bwd> {
+    let edge = match edge {
+        Edge::Fill(_) => Edge::Fill(0.0),
+        Edge::Wrap => Edge::Wrap,
+    };
+    if edge == Edge::Wrap && !t.ty(g).has(dim) {
+        return Ok(g);
+    }
+    let size = t.forward_ty(x).size(dim).unwrap_or(0);
+    let g = t.with_dims(g, &[whole(dim, size)])?;
+    t.emit1(Shape::Shift { dim: dim.clone(), by, edge }, &[g])
 }
 
 /// Elements `start .. start + size`. A cotangent that is constant along `dim` stays as it is.

@@ -5,7 +5,7 @@
 //! collectives of one program do not overlap, rings use both directions of every dim that they span, and
 //! cores of a chip share its links. The estimates rank layouts; they do not predict measured times.
 
-use super::target::Slice;
+use super::{target::Slice, wire::steps};
 use mesh::{AxisId, Mesh, ir::Collective};
 
 /// Seconds of a step, by the busy part.
@@ -108,7 +108,10 @@ impl Slice {
             return if span.slices > 1 { seconds } else { seconds + 2.0 * wire / speed.hbm };
         }
         let ways = |ring: &bool| if *ring { 2.0 } else { 1.0 };
-        seconds += if exchange {
+        seconds += if let Collective::Permute { dim: _, axes: _, by, wrap } = op {
+            // All messages go the same way, and cross the links of as many devices as they move.
+            wire * shared / speed.link * steps(members as u64, *by, *wrap) as f64
+        } else if exchange {
             // Half of what a device sends crosses the middle of each dim, over the links of the other dims'
             // rows.
             let load = |(n, ring): (&usize, &bool)| wire * *n as f64 / 4.0 / ways(ring);

@@ -7,9 +7,9 @@
 use proto::xla::{
     DotDimensionNumbers, GatherDimensionNumbers, HloComputationProto, HloInstructionProto, HloModuleProto,
     LayoutProto, LiteralProto, OpMetadata, OpSharding, PaddingConfig, PrecisionConfig, PrimitiveType,
-    ProgramShapeProto, ReplicaGroup, ScatterDimensionNumbers, ShapeProto, Window, WindowDimension,
-    hlo_instruction_proto::SliceDimensions, op_sharding, padding_config::PaddingConfigDimension,
-    precision_config::Precision,
+    ProgramShapeProto, ReplicaGroup, ScatterDimensionNumbers, ShapeProto, SourceTarget, Window,
+    WindowDimension, hlo_instruction_proto::SliceDimensions, op_sharding,
+    padding_config::PaddingConfigDimension, precision_config::Precision,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -653,6 +653,21 @@ impl Builder {
         };
         let shape = Shape::Array(self.dtype(x), sizes);
         self.push("reduce-scatter", shape, &[x], proto)
+    }
+    /// Sends `x` from the first device of each pair to the second. Devices that receive none get zeros.
+    pub(super) fn collective_permute(&mut self, x: Hlo, pairs: &[(usize, usize)]) -> Hlo {
+        self.channels += 1;
+        let pair = |(source, target): &(usize, usize)| SourceTarget {
+            source: *source as i64,
+            target: *target as i64,
+        };
+        let proto = HloInstructionProto {
+            channel_id: self.channels,
+            source_target_pairs: pairs.iter().map(pair).collect(),
+            ..Default::default()
+        };
+        let shape = self.shape(x).clone();
+        self.push("collective-permute", shape, &[x], proto)
     }
     /// Element i along `dim`, whose size is the group's, is sent to device i of the group; the element that
     /// device j sent arrives at position j.

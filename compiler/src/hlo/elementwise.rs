@@ -29,7 +29,7 @@ impl Emitter<'_> {
             }
             Elementwise::Cast(to) if *to == DType::Bf16 => self.rounded(&args[0]),
             Elementwise::Cast(to) => args[0].with(self.b.convert(args[0].hlo, primitive(*to))),
-            Elementwise::StopGradient => self.narrowed(&args[0], args[0].clone()),
+            Elementwise::StopGradient | Elementwise::WithGradient => self.narrowed(&args[0], args[0].clone()),
         }
     }
 

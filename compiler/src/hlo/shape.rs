@@ -1,7 +1,10 @@
 //! Creation and movement.
 
 use super::{Emitter, Tensor, primitive};
-use mesh::{Name, Type, ir::Shape};
+use mesh::{
+    Name, Type,
+    ir::{Edge, Shape},
+};
 
 impl Emitter<'_> {
     pub(super) fn shape_op(&mut self, op: &Shape, args: &[Tensor], result: &Type) -> Tensor {
@@ -43,6 +46,31 @@ impl Emitter<'_> {
                 let order = args[0].order.clone();
                 let parts: Vec<_> = args.iter().map(|x| self.ordered(x, &order)).collect();
                 Tensor::new(self.b.concatenate(&parts, args[0].position(dim)), order)
+            }
+            Shape::Shift { dim, by, edge } => self.shift(&args[0], dim, *by, *edge),
+        }
+    }
+
+    /// Moves elements along a dim that is not split.
+    fn shift(&mut self, x: &Tensor, dim: &Name, by: isize, edge: Edge) -> Tensor {
+        let at = x.position(dim);
+        let size = self.b.sizes(x.hlo)[at];
+        match edge {
+            Edge::Fill(value) => {
+                let count = by.unsigned_abs();
+                let (low, high) = if by > 0 { (count, 0) } else { (0, count) };
+                let value = self.b.constant(self.b.dtype(x.hlo), value);
+                let padded = self.b.pad(x.hlo, value, at, low, high);
+                x.with(self.b.slice(padded, at, high, high + size, 1))
+            }
+            Edge::Wrap => {
+                let count = by.rem_euclid(size as isize) as usize;
+                if count == 0 {
+                    return x.clone();
+                }
+                let last = self.b.slice(x.hlo, at, size - count, size, 1);
+                let first = self.b.slice(x.hlo, at, 0, size - count, 1);
+                x.with(self.b.concatenate(&[last, first], at))
             }
         }
     }

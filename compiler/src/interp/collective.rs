@@ -28,6 +28,10 @@ pub(super) fn eval(mesh: &Mesh, precision: Precision, op: &Collective, x: &Sprea
             let whole = join(&members(x, group), from);
             (0..group.len()).map(|i| piece(&whole, to, i, group.len())).collect()
         }),
+        Collective::Permute { dim: _, axes, by, wrap } => by_group(mesh, axes, |group| {
+            let parts = members(x, group);
+            (0..parts.len()).map(|i| moved(&parts, i, *by, *wrap)).collect()
+        }),
         Collective::Shard { dim, axes } => by_group(mesh, axes, |group| {
             let parts = members(x, group).into_iter().enumerate();
             parts.map(|(i, part)| piece(part, dim, i, group.len())).collect()
@@ -56,6 +60,17 @@ fn by_group(mesh: &Mesh, axes: &[AxisId], f: impl Fn(&[usize]) -> Vec<Tensor>) -
 
 fn members<'x>(x: &'x Spread, group: &[usize]) -> Vec<&'x Tensor> {
     group.iter().map(|device| &x[*device]).collect()
+}
+
+/// The shard that position `i` holds after all shards have moved by `by` positions.
+fn moved(parts: &[&Tensor], i: usize, by: isize, wrap: bool) -> Tensor {
+    let from = i as isize - by;
+    let count = parts.len() as isize;
+    let mut part = parts[from.rem_euclid(count) as usize].clone();
+    if !wrap && !(0..count).contains(&from) {
+        part.data.fill(0.0);
+    }
+    part
 }
 
 fn fold(precision: Precision, kind: Pending, parts: &[&Tensor]) -> Tensor {

@@ -21,7 +21,7 @@ pub(super) fn eval(at: &Device<'_>, op: &Elementwise, args: &[&Tensor]) -> Tenso
         Elementwise::Compare(op) => zip(x, args[1], DType::Pred, |a, b| f64::from(compare(*op, a, b))),
         Elementwise::Select => select(x, args[1], args[2]),
         Elementwise::Cast(to) => map(x, *to, |v| at.precision.store(*to, cast(x.dtype, *to, v))),
-        Elementwise::StopGradient => x.clone(),
+        Elementwise::StopGradient | Elementwise::WithGradient => x.clone(),
     }
 }
 

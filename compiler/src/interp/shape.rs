@@ -1,7 +1,10 @@
 //! Creation and movement.
 
 use super::{Device, Tensor};
-use mesh::{Dim, Name, TensorDim, ir::Shape};
+use mesh::{
+    Dim, Name, TensorDim,
+    ir::{Edge, Shape},
+};
 use ndarray::{ArrayD, Axis, IxDyn, Slice};
 
 pub(super) fn eval(at: &Device<'_>, op: &Shape, args: &[&Tensor]) -> Tensor {
@@ -45,7 +48,24 @@ pub(super) fn eval(at: &Device<'_>, op: &Shape, args: &[&Tensor]) -> Tensor {
             let data = ndarray::concatenate(Axis(args[0].known(dim)), &views);
             Tensor { data: data.expect("inference found equal dims"), ..args[0].clone() }
         }
+        Shape::Shift { dim, by, edge } => shift(at, args[0], dim, *by, *edge),
     }
+}
+
+fn shift(at: &Device<'_>, x: &Tensor, dim: &Name, by: isize, edge: Edge) -> Tensor {
+    let axis = x.known(dim);
+    let size = x.data.shape()[axis] as isize;
+    let fill = match edge {
+        Edge::Fill(value) => at.precision.store(x.dtype, value),
+        Edge::Wrap => 0.0,
+    };
+    let data = ArrayD::from_shape_fn(x.data.raw_dim(), |mut place| {
+        let from = place[axis] as isize - by;
+        let inside = (0..size).contains(&from);
+        place[axis] = from.rem_euclid(size) as usize;
+        if inside || edge == Edge::Wrap { x.data[place] } else { fill }
+    });
+    Tensor { data, ..x.clone() }
 }
 
 fn broadcast(at: &Device<'_>, x: &Tensor, dims: &[TensorDim]) -> Tensor {

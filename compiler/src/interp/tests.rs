@@ -2,7 +2,8 @@
 
 use super::*;
 use mesh::ir::{
-    Binary, Collective, Contract, Control, Dist, Elementwise, Index, Outside, Pending, Random, ReduceKind,
+    Binary, Collective, Contract, Control, Dist, Edge, Elementwise, Index, Outside, Pending, Random,
+    ReduceKind,
 };
 use mesh::ir::{Reduce, Remat, Scan, Shape, Unary};
 use mesh::{AxisSet, BodyBuilder, DType, Dim, Function, Layout, Site};
@@ -162,6 +163,12 @@ fn movement() {
     check(Op::Shape(slice), &["s32[a=6] 0 1 2 3 4 5"], "s32[a=2] 1 3");
     let pad = Shape::Pad { dim: "a".into(), low: 1, high: 2, value: -1.0 };
     check(Op::Shape(pad), &["s32[a=2] 7 8"], "s32[a=5] -1 7 8 -1 -1");
+    let shift = |by, edge| Op::Shape(Shape::Shift { dim: "a".into(), by, edge });
+    check(shift(1, Edge::Fill(9.0)), &["s32[a=3,b=2] 1 2 3 4 5 6"], "s32[a=3,b=2] 9 9 1 2 3 4");
+    check(shift(-2, Edge::Fill(0.0)), &["s32[a=3] 1 2 3"], "s32[a=3] 3 0 0");
+    check(shift(3, Edge::Fill(0.0)), &["s32[a=3] 1 2 3"], "s32[a=3] 0 0 0");
+    check(shift(1, Edge::Wrap), &["s32[a=3] 1 2 3"], "s32[a=3] 3 1 2");
+    check(shift(-1, Edge::Wrap), &["s32[a=3] 1 2 3"], "s32[a=3] 2 3 1");
     let concat = Op::Shape(Shape::Concat { dim: "a".into() });
     check(concat, &["s32[a=1,b=2] 1 2", "s32[b=2,a=2] 3 4 5 6"], "s32[a=3,b=2] 1 2 3 5 4 6");
     let slice = Op::Index(Index::DynamicSlice { dim: "a".into(), size: 2 });
@@ -321,6 +328,9 @@ fn collectives_move_shards() {
         ["f32[a=2,b=1] 0 1", "f32[a=2,b=1] 2 3", "f32[a=2,b=1] 4 5", "f32[a=2,b=1] 6 7"],
         ["f32[a=1,b=2] 0 2", "f32[a=1,b=2] 1 3", "f32[a=1,b=2] 4 6", "f32[a=1,b=2] 5 7"],
     );
+    let permute = |axes, by, wrap| Collective::Permute { dim: "a".into(), axes, by, wrap };
+    check(&mesh, permute(vec![x, y], 1, true), parts, [parts[3], parts[0], parts[1], parts[2]]);
+    check(&mesh, permute(vec![y, x], -1, false), parts, [parts[2], parts[3], parts[1], "f32[a=2] 0 0"]);
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use super::drop_ones;
 use mesh::{
-    AxisSet, Body, Diagnostic, Diagnostics, Dim, Layout, Mesh, Module, Name, Site, TensorDim, Type,
+    AxisSet, Body, Diagnostic, Diagnostics, Dim, Inst, Layout, Mesh, Module, Name, Site, TensorDim, Type,
     infer::divisor_help,
-    ir::{Control, Op},
+    ir::{Control, Op, Shape},
     layout::{AxisMap, suggest},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,11 +17,11 @@ pub fn check(global: &Module, mesh: &Mesh, compute: &AxisMap, state: &AxisMap) -
     let mut found =
         Found { global, mesh, layout: &layout, causes: BTreeMap::new(), order: 0, dims: BTreeSet::new() };
     for (_, decl) in global.env.states.iter() {
-        found.value(&decl.ty, &decl.site, None);
+        found.value(&decl.ty, &decl.site, None, None);
     }
     for f in &global.functions {
         for ty in f.body.param_types() {
-            found.value(ty, &Site::default(), Some(&f.name));
+            found.value(ty, &Site::default(), Some(&f.name), None);
         }
         found.body(&f.body, &f.name);
     }
@@ -59,6 +59,19 @@ fn is_own(map: &AxisMap, text: &str, mesh: &Mesh) -> bool {
     own.is_ok_and(|own| own == *map)
 }
 
+/// The dim that an operation gives another size, and its size in the first operand.
+fn resized<'b>(body: &'b Body, inst: &'b Inst) -> Option<(&'b Name, usize)> {
+    let Op::Shape(
+        Shape::Slice { dim, start: _, limit: _, stride: _ }
+        | Shape::Pad { dim, low: _, high: _, value: _ }
+        | Shape::Concat { dim },
+    ) = &inst.op
+    else {
+        return None;
+    };
+    Some((dim, body.ty(inst.args[0]).size(dim)?))
+}
+
 /// The cause of a mistake. Mistakes with the same cause are reported once.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Cause {
@@ -89,7 +102,7 @@ impl Found<'_> {
     fn body(&mut self, body: &Body, function: &Name) {
         for inst in &body.insts {
             for r in &inst.results {
-                self.value(body.ty(*r), &inst.site, Some(function));
+                self.value(body.ty(*r), &inst.site, Some(function), resized(body, inst));
             }
             if let Op::Control(Control::Scan(scan)) = &inst.op {
                 self.scanned(&scan.dim.name, &inst.site, function);
@@ -113,7 +126,8 @@ impl Found<'_> {
         self.note(Cause::Scan(dim.clone()), "layout_y2", message, help, site, Some(function));
     }
 
-    fn value(&mut self, ty: &Type, site: &Site, function: Option<&Name>) {
+    /// Checks a value; `resized` is a dim that the operation gave another size, and its size before.
+    fn value(&mut self, ty: &Type, site: &Site, function: Option<&Name>, resized: Option<(&Name, usize)>) {
         for name in ty.names() {
             if !self.dims.contains(name) {
                 self.dims.insert(name.clone());
@@ -123,7 +137,8 @@ impl Found<'_> {
         for (i, d) in ty.dims.iter().enumerate() {
             let parts = self.mesh.product(&d.axes);
             if d.dim.size % parts != 0 {
-                self.size(d, parts, site, function);
+                let before = resized.filter(|(name, _)| **name == d.dim.name).map(|(_, before)| before);
+                self.size(d, parts, site, function, before);
             }
             for e in &ty.dims[..i] {
                 let shared: AxisSet = e.axes.iter().copied().filter(|a| d.axes.contains(a)).collect();
@@ -134,7 +149,14 @@ impl Found<'_> {
         }
     }
 
-    fn size(&mut self, d: &TensorDim, parts: usize, site: &Site, function: Option<&Name>) {
+    fn size(
+        &mut self,
+        d: &TensorDim,
+        parts: usize,
+        site: &Site,
+        function: Option<&Name>,
+        before: Option<usize>,
+    ) {
         let message = format!(
             "dim `{}` of size {} does not divide into {parts} shards, one for each device along {}",
             d.dim.name,
@@ -144,6 +166,9 @@ impl Found<'_> {
         let mut help = divisor_help(&d.dim.name, d.dim.size, parts);
         if let Some((setting, padding)) = self.padding(&d.dim, parts) {
             help += &format!("; or pad it with --set {setting}={padding}");
+        }
+        if let Some(before) = before {
+            help += &format!("; or leave it of size {before}: `shift` and `roll` move elements within a dim");
         }
         let cause = Cause::Size(d.dim.name.clone(), d.dim.size);
         self.note(cause, "layout_y3", message, help, site, function);

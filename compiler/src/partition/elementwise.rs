@@ -34,7 +34,8 @@ fn form(walk: &Walk<'_>, inst: &Inst, op: &Elementwise) -> Type {
         | Elementwise::Binary(_)
         | Elementwise::Compare(_)
         | Elementwise::Select
-        | Elementwise::StopGradient => false,
+        | Elementwise::StopGradient
+        | Elementwise::WithGradient => false,
     };
     let is_pending = |v: &Value| {
         let (sum, ty) = (walk.lazy(*v), walk.of(*v));
@@ -61,7 +62,7 @@ fn pending_sums(walk: &Walk<'_>, inst: &Inst, op: &Elementwise, form: &Type) -> 
             let cheap = to.bytes() <= from.bytes() || walk.added.contains(&inst.results[0]);
             if from.is_float() && to.is_float() && cheap { vec![lazy(inst.args[0])] } else { none }
         }
-        Elementwise::Binary(Binary::Add | Binary::Sub) => {
+        Elementwise::Binary(Binary::Add | Binary::Sub) | Elementwise::WithGradient => {
             together(walk, [inst.args[0], inst.args[1]], covers, lazy).to_vec()
         }
         Elementwise::Select => {
@@ -123,6 +124,9 @@ fn keeps_zero(op: &Elementwise) -> bool {
     match op {
         Elementwise::Unary(op) => facts::unary(*op).linear,
         Elementwise::StopGradient | Elementwise::Cast(_) => true,
-        Elementwise::Binary(_) | Elementwise::Compare(_) | Elementwise::Select => false,
+        Elementwise::Binary(_)
+        | Elementwise::Compare(_)
+        | Elementwise::Select
+        | Elementwise::WithGradient => false,
     }
 }

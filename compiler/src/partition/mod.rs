@@ -23,6 +23,7 @@ mod elementwise;
 mod hints;
 mod index;
 pub mod outputs;
+mod parts;
 pub mod peephole;
 mod random;
 mod reduce;

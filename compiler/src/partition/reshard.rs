@@ -126,6 +126,7 @@ fn advance(ty: &mut Type, step: &Collective) {
             strip(ty, from, axes);
             extend(ty, to, axes);
         }
+        Collective::Permute { dim: _, axes: _, by: _, wrap: _ } => {}
         Collective::Shard { dim, axes } => extend(ty, dim, axes),
         Collective::AsPending { axes } => ty.sum = ty.sum.union(*axes),
     }
@@ -227,6 +228,7 @@ mod tests {
                 Collective::AllGather { .. } => "all_gather",
                 Collective::ReduceScatter { .. } => "reduce_scatter",
                 Collective::AllToAll { .. } => "all_to_all",
+                Collective::Permute { .. } => "collective_permute",
                 Collective::Shard { .. } => "shard",
                 Collective::AsPending { .. } => "as_pending",
             })

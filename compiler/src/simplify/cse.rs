@@ -7,7 +7,7 @@ use crate::facts::commutes;
 use mesh::{
     Body, Inst, Module, Op, Value,
     arena::Id,
-    ir::{Control, Dist, Elementwise, Index, Random, Scan, Shape, StateOp},
+    ir::{Control, Dist, Edge, Elementwise, Index, Random, Scan, Shape, StateOp},
 };
 use rustc_hash::{FxHashMap, FxHasher};
 use std::hash::{Hash, Hasher};
@@ -79,7 +79,7 @@ fn hash(inst: &Inst) -> Option<u64> {
                 Elementwise::Binary(op) => op.hash(&mut h),
                 Elementwise::Compare(op) => op.hash(&mut h),
                 Elementwise::Cast(to) => to.hash(&mut h),
-                Elementwise::Select | Elementwise::StopGradient => {}
+                Elementwise::Select | Elementwise::StopGradient | Elementwise::WithGradient => {}
             }
         }
         Op::Contract(op) => op.hash(&mut h),
@@ -108,6 +108,13 @@ fn shape(op: &Shape, h: &mut FxHasher) {
         Shape::Slice { dim, start, limit, stride } => (dim, start, limit, stride).hash(h),
         Shape::Pad { dim, low, high, value } => (dim, low, high, value.to_bits()).hash(h),
         Shape::Concat { dim } => dim.hash(h),
+        Shape::Shift { dim, by, edge } => {
+            let value = match edge {
+                Edge::Fill(value) => Some(value.to_bits()),
+                Edge::Wrap => None,
+            };
+            (dim, by, value).hash(h);
+        }
     }
 }
 
@@ -121,6 +128,10 @@ fn equal(a: &Op, b: &Op) -> bool {
         (Op::Shape(Shape::Pad { value: x, .. }), Op::Shape(Shape::Pad { value: y, .. })) => {
             a == b && x.to_bits() == y.to_bits()
         }
+        (
+            Op::Shape(Shape::Shift { edge: Edge::Fill(x), .. }),
+            Op::Shape(Shape::Shift { edge: Edge::Fill(y), .. }),
+        ) => a == b && x.to_bits() == y.to_bits(),
         (
             Op::Random(Random { dist: Dist::Bernoulli(x), .. }),
             Op::Random(Random { dist: Dist::Bernoulli(y), .. }),

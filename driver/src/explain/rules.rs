@@ -21,7 +21,7 @@ macro_rules! rule {
 }
 
 /// All rules.
-pub const RULES: [Rule; 77] = [
+pub const RULES: [Rule; 80] = [
     rule!(
         "infer",
         "type_t1",
@@ -67,6 +67,7 @@ pub const RULES: [Rule; 77] = [
         "elementwise_e3",
         "Reduce the pending sum first, or convert the other term with `as_pending`."
     ),
+    rule!("infer", "elementwise_e4", "Broadcast or reduce one of the two operands."),
     rule!("infer", "contract_c1", "Cast one of the two operands: there are no implicit conversions."),
     rule!("infer", "contract_c2", "Use f32 or bf16 as the result's element type, and cast the result."),
     rule!("infer", "contract_c3", "Name only dims of the operands in the result, or broadcast afterwards."),
@@ -86,6 +87,7 @@ pub const RULES: [Rule; 77] = [
     rule!("infer", "shape_s7", "Choose sizes whose product is the number of elements."),
     rule!("infer", "shape_s8", "Gather the split dim before the reshape, or put the split dim first."),
     rule!("infer", "shape_s9", "Make all dims but the concatenated one, and the element types, equal."),
+    rule!("infer", "shape_s10", "Shift by at most the size of the dim."),
     rule!("infer", "index_i1", "Choose a k of at most the size of the dim."),
     rule!("infer", "index_i2", "Broadcast the payload, or the key, to the same dims."),
     rule!("infer", "index_i3", "Choose a length of at most the size of the dim."),
@@ -134,6 +136,11 @@ pub const RULES: [Rule; 77] = [
     ),
     rule!("infer", "collective_l2", "Take the last axes of the dim, in order."),
     rule!("infer", "collective_l3", "Name at least one axis."),
+    rule!(
+        "infer",
+        "collective_l4",
+        "Name all axes of the dim, in order, and move by at most the number of shards."
+    ),
     rule!(
         "verify",
         "verify_v1",

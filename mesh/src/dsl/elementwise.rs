@@ -176,6 +176,14 @@ impl<'g> Tensor<'g> {
         self.apply(Op::Elementwise(Elementwise::StopGradient), &[], &self.graph.site())
     }
 
+    /// The same values, with the gradient of `other`, a float tensor of the same type: what is differentiated
+    /// is `other`. A function gets its own gradient by an `other` that has it; its values are not computed
+    /// where only the gradient is needed.
+    #[track_caller]
+    pub fn with_gradient_of(self, other: Self) -> Self {
+        self.apply(Op::Elementwise(Elementwise::WithGradient), &[other], &self.graph.site())
+    }
+
     // Versions with a given site, for operations that consist of several instructions.
 
     pub(super) fn unary_at(self, op: Unary, site: &Site) -> Self {

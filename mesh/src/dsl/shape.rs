@@ -1,7 +1,10 @@
 //! Movement without arithmetic: renames, reshapes, slices, padding, concatenation.
 
 use super::{Dims, Graph, Names, Tensor};
-use crate::{Diagnostic, Dim, Name, Op, Site, TensorDim, ir::Shape};
+use crate::{
+    Diagnostic, Dim, Name, Op, Site, TensorDim,
+    ir::{Edge, Shape},
+};
 use std::ops::{Bound, RangeBounds};
 
 impl<'g> Tensor<'g> {
@@ -72,14 +75,28 @@ impl<'g> Tensor<'g> {
         self.apply(op, &[], &self.graph.site())
     }
 
+    /// Moves element `i` along `dim` to position `i + by`, or towards lower positions if `by` is negative.
+    /// `value` enters at one end, and elements at the other are dropped.
+    #[track_caller]
+    pub fn shift(self, dim: impl Into<Name>, by: isize, value: impl Into<f64>) -> Self {
+        self.shift_at(dim.into(), by, Edge::Fill(value.into()), &self.graph.site())
+    }
+
+    /// Moves element `i` along `dim` to position `i + by`; elements that leave at one end enter at the other.
+    #[track_caller]
+    pub fn roll(self, dim: impl Into<Name>, by: isize) -> Self {
+        self.shift_at(dim.into(), by, Edge::Wrap, &self.graph.site())
+    }
+
     /// Shifts the elements by `by` positions along `dim`. The first become 0, the last are dropped.
     #[track_caller]
     pub fn shift_right(self, dim: impl Into<Name>, by: usize) -> Self {
-        let (dim, site) = (dim.into(), self.graph.site());
-        let size = self.ty().and_then(|ty| ty.size(&dim)).unwrap_or(1);
-        let pad = Shape::Pad { dim: dim.clone(), low: by, high: 0, value: 0.0 };
-        let padded = self.apply(Op::Shape(pad), &[], &site);
-        padded.slice_at(dim, 0..size, 1, &site)
+        let by = isize::try_from(by).unwrap_or(isize::MAX);
+        self.shift_at(dim.into(), by, Edge::Fill(0.0), &self.graph.site())
+    }
+
+    fn shift_at(self, dim: Name, by: isize, edge: Edge, site: &Site) -> Self {
+        self.apply(Op::Shape(Shape::Shift { dim, by, edge }), &[], site)
     }
 
     fn reshape_at(self, from: Vec<Name>, to: Vec<Dim>, site: &Site) -> Self {

@@ -35,6 +35,10 @@ pub(super) fn infer(env: &Env, op: &Collective, args: &[&Type]) -> Result<Vec<Ty
             strip(env, &mut ty, from, axes)?;
             extend(&mut ty, to, axes)?;
         }
+        Collective::Permute { dim, axes, by, wrap: _ } => {
+            linear(env, args[0], "collective_permute")?;
+            permute(env, args[0], dim, axes, *by)?;
+        }
         Collective::Shard { dim, axes } => {
             linear(env, args[0], "shard")?;
             extend(&mut ty, dim, axes)?;
@@ -61,6 +65,21 @@ fn pending_over(env: &Env, ty: &Type, pending: AxisSet, axes: AxisSet) -> Result
         format!("nothing of this kind is pending over these axes: {}", ty.display(&env.mesh)),
     )
     .help("reduce only over axes of the pending sum, max or min"))
+}
+
+/// Checks that `axes` are all axes of a dim, and that shards move by at most their number.
+fn permute(env: &Env, ty: &Type, dim: &Name, axes: &[AxisId], by: isize) -> Result<(), Diagnostic> {
+    let d = find(ty, dim, "collective_permute")?;
+    let shards = env.mesh.product(axes);
+    if !axes.is_empty() && d.axes == axes && by.unsigned_abs() <= shards {
+        return Ok(());
+    }
+    let text = ty.display(&env.mesh);
+    Err(Diagnostic::new(
+        "collective_l4",
+        format!("shards of dim `{dim}` cannot move by {by} over these axes: {text}"),
+    )
+    .help("name all axes of the dim, in its order, and move by at most the number of its shards"))
 }
 
 /// Removes `axes` from the end of a dim's axes.

@@ -41,6 +41,10 @@ pub(super) fn infer(env: &Env, op: &Elementwise, args: &[&Type]) -> Result<Vec<T
             linear(env, args[0], "stop_gradient")?;
             Ok(vec![args[0].clone()])
         }
+        Elementwise::WithGradient => {
+            count(args, 2, "with_gradient")?;
+            with_gradient(env, args[0], args[1])
+        }
     }
 }
 
@@ -173,6 +177,22 @@ fn select(env: &Env, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
     let sum = same_sum(env, a, b, "select")?;
     let branches = of(a.dtype, union(a, b), sum);
     Ok(vec![of(a.dtype, union(&branches, p), sum)])
+}
+
+fn with_gradient(env: &Env, x: &Type, y: &Type) -> Result<Vec<Type>, Diagnostic> {
+    dtype(x, DType::is_float, "a float", "with_gradient")?;
+    same_dtype(x, y, "with_gradient")?;
+    agree(env, x, y, "with_gradient")?;
+    same_sum(env, x, y, "with_gradient")?;
+    if x.dims.len() == y.dims.len() && x.names().all(|n| y.has(n)) {
+        return Ok(vec![x.clone()]);
+    }
+    let (x, y) = (x.display(&env.mesh), y.display(&env.mesh));
+    Err(Diagnostic::new(
+        "elementwise_e4",
+        format!("with_gradient: the operands have different dims: {x} and {y}"),
+    )
+    .help("broadcast or reduce one of the two"))
 }
 
 fn same_dtype(a: &Type, b: &Type, what: &str) -> Result<(), Diagnostic> {

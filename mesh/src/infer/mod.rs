@@ -52,6 +52,7 @@ fn check_attributes(env: &Env, op: &Op) -> Result<(), Diagnostic> {
             Collective::AllGather { axes, .. }
             | Collective::ReduceScatter { axes, .. }
             | Collective::AllToAll { axes, .. }
+            | Collective::Permute { axes, .. }
             | Collective::Shard { axes, .. },
         ) => (&[], axes),
         Op::Collective(Collective::AllReduce { .. } | Collective::AsPending { .. }) => (&[], &[]),

@@ -1,7 +1,10 @@
 //! Result types of creation and movement.
 
 use super::{absent, at_least, count, find, linear, of, whole};
-use crate::{AxisId, AxisSet, DType, Diagnostic, Env, Mesh, Name, TensorDim, Type, ir::Shape};
+use crate::{
+    AxisId, AxisSet, DType, Diagnostic, Env, Mesh, Name, TensorDim, Type,
+    ir::{Edge, Shape},
+};
 
 pub(super) fn infer(env: &Env, op: &Shape, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
     match op {
@@ -46,6 +49,10 @@ pub(super) fn infer(env: &Env, op: &Shape, args: &[&Type]) -> Result<Vec<Type>, 
             at_least(args, 1, "concat")?;
             concat(env, args, dim)
         }
+        Shape::Shift { dim, by, edge } => {
+            count(args, 1, "shift")?;
+            shift(env, args[0], dim, *by, *edge)
+        }
     }
 }
 
@@ -72,6 +79,12 @@ fn slice(
 fn pad(env: &Env, x: &Type, dim: &Name, added: usize, value: f64) -> Result<Vec<Type>, Diagnostic> {
     linear(env, x, "pad")?;
     whole(env, x, dim, "pad")?;
+    fill(x, value)?;
+    Ok(vec![resized(x, dim, x.size(dim).unwrap_or(0).saturating_add(added))])
+}
+
+/// Checks a number that new elements of `x` get.
+fn fill(x: &Type, value: f64) -> Result<(), Diagnostic> {
     if !represents(x.dtype, value) {
         let message = format!("{value} is not a number of type {}", x.dtype);
         return Err(Diagnostic::new("shape_s1", message));
@@ -80,7 +93,21 @@ fn pad(env: &Env, x: &Type, dim: &Name, added: usize, value: f64) -> Result<Vec<
         return Err(Diagnostic::new("shape_s4", "a pending sum can be padded with 0 only")
             .help("all-reduce it first"));
     }
-    Ok(vec![resized(x, dim, x.size(dim).unwrap_or(0).saturating_add(added))])
+    Ok(())
+}
+
+fn shift(env: &Env, x: &Type, dim: &Name, by: isize, edge: Edge) -> Result<Vec<Type>, Diagnostic> {
+    linear(env, x, "shift")?;
+    whole(env, x, dim, "shift")?;
+    if let Edge::Fill(value) = edge {
+        fill(x, value)?;
+    }
+    let size = x.size(dim).unwrap_or(0);
+    if by.unsigned_abs() > size {
+        let message = format!("a shift by {by} along dim `{dim}`, which has {size} elements");
+        return Err(Diagnostic::new("shape_s10", message).help(format!("shift by -{size} to {size}")));
+    }
+    Ok(vec![x.clone()])
 }
 
 /// True if `dtype` can represent `value` (floats are rounded, whole numbers are not).

@@ -70,6 +70,8 @@ pub enum Elementwise {
     Cast(DType),
     /// `(x)`: `x`, without a gradient.
     StopGradient,
+    /// `(x, y)`, floats of one type: `x`, whose gradient goes to `y` as if `y` were the result.
+    WithGradient,
 }
 
 /// Gives an enum the list of its variants and their names in text.
@@ -397,6 +399,24 @@ pub enum Shape {
         /// The dim.
         dim: Name,
     },
+    /// `(x)`: `x`, in which element `i` along `dim` moves to position `i + by`. `edge` says what enters.
+    Shift {
+        /// The dim.
+        dim: Name,
+        /// Positions by which elements move; negative towards lower positions. At most the size of the dim.
+        by: isize,
+        /// The elements that enter.
+        edge: Edge,
+    },
+}
+
+/// The elements that enter at the end of a dim when a shift moves the others away.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Edge {
+    /// This number; the elements at the other end are dropped.
+    Fill(f64),
+    /// The elements that leave at the other end.
+    Wrap,
 }
 
 /// The result of a gather for an index outside of the dim.
@@ -637,6 +657,18 @@ pub enum Collective {
         to: Name,
         /// The axes.
         axes: Vec<AxisId>,
+    },
+    /// `(x)`: moves shard `i` of `dim` to position `i + by`. With `wrap` the last shards become the first;
+    /// without it they are dropped, and zeros enter.
+    Permute {
+        /// The dim.
+        dim: Name,
+        /// All of its axes.
+        axes: Vec<AxisId>,
+        /// Shards by which shards move; negative towards lower positions. At most the number of shards.
+        by: isize,
+        /// True if shards that leave at one end enter at the other.
+        wrap: bool,
     },
     /// `(x)`: splits `dim` over `axes`, along which `x` is replicated. Every device keeps its shard, and
     /// nothing is sent.

@@ -79,6 +79,10 @@ impl<'a> AttrWriter<'a> {
         self.key(key);
         push(self.out, format_args!("={size}"));
     }
+    pub(super) fn offset(&mut self, key: &str, offset: isize) {
+        self.key(key);
+        push(self.out, format_args!("={offset}"));
+    }
     /// Writes the shortest number that parses to exactly `value`.
     pub(super) fn float(&mut self, key: &str, value: f64) {
         self.key(key);
@@ -372,6 +376,19 @@ impl<'c, 't> Attrs<'c, 't> {
             ItemData::Number(_) | ItemData::Name(_) | ItemData::Dim(_) | ItemData::Pair(..) => {
                 self.wrong(item.at, key, "a whole number")
             }
+        }
+    }
+
+    /// Takes a whole number, which may be negative.
+    pub(super) fn offset(&mut self, key: &'static str) -> Parsed<isize> {
+        let item = self.one(key, "a whole number, with or without `-`")?;
+        let value = match &item.data {
+            ItemData::Number(text) => text.parse().ok(),
+            ItemData::Name(_) | ItemData::Dim(_) | ItemData::Pair(..) => None,
+        };
+        match value {
+            Some(value) => Ok(value),
+            None => self.wrong(item.at, key, "a whole number, with or without `-`"),
         }
     }
 

@@ -7,8 +7,15 @@ use super::{
 };
 use crate::ir::{Collective, Pending};
 
-pub(super) const NAMES: &[&str] =
-    &["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "shard", "as_pending"];
+pub(super) const NAMES: &[&str] = &[
+    "all_reduce",
+    "all_gather",
+    "reduce_scatter",
+    "all_to_all",
+    "collective_permute",
+    "shard",
+    "as_pending",
+];
 
 words!(pending, PENDING, Pending { Sum = "sum", Max = "max", Min = "min" });
 
@@ -18,6 +25,7 @@ pub(super) fn name(op: &Collective) -> &'static str {
         Collective::AllGather { .. } => "all_gather",
         Collective::ReduceScatter { .. } => "reduce_scatter",
         Collective::AllToAll { .. } => "all_to_all",
+        Collective::Permute { .. } => "collective_permute",
         Collective::Shard { .. } => "shard",
         Collective::AsPending { .. } => "as_pending",
     }
@@ -40,6 +48,12 @@ pub(super) fn attributes(op: &Collective, a: &mut AttrWriter<'_>) {
             a.name("to", to);
             a.axes("axes", axes.iter().copied());
         }
+        Collective::Permute { dim, axes, by, wrap } => {
+            a.name("dim", dim);
+            a.axes("axes", axes.iter().copied());
+            a.offset("by", *by);
+            a.flag("wrap", *wrap);
+        }
         Collective::AsPending { axes } => a.axes("axes", axes.iter()),
     }
 }
@@ -52,6 +66,12 @@ pub(super) fn build(name: &str, a: &mut Attrs<'_, '_>) -> Parsed<Option<Collecti
         "all_to_all" => {
             Collective::AllToAll { from: a.name("from")?, to: a.name("to")?, axes: a.axes("axes")? }
         }
+        "collective_permute" => Collective::Permute {
+            dim: a.name("dim")?,
+            axes: a.axes("axes")?,
+            by: a.offset("by")?,
+            wrap: a.flag("wrap")?,
+        },
         "shard" => Collective::Shard { dim: a.name("dim")?, axes: a.axes("axes")? },
         "as_pending" => Collective::AsPending { axes: a.axis_set("axes")? },
         _ => return Ok(None),

@@ -10,7 +10,7 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     let unary = Unary::ALL.iter().map(|op| op.name());
     let binary = Binary::ALL.iter().map(|op| op.name());
     let compare = Compare::ALL.iter().map(|op| op.name());
-    unary.chain(binary).chain(compare).chain(["select", "cast", "stop_gradient"])
+    unary.chain(binary).chain(compare).chain(["select", "cast", "stop_gradient", "with_gradient"])
 }
 
 pub(super) fn name(op: &Elementwise) -> &'static str {
@@ -21,6 +21,7 @@ pub(super) fn name(op: &Elementwise) -> &'static str {
         Elementwise::Select => "select",
         Elementwise::Cast(_) => "cast",
         Elementwise::StopGradient => "stop_gradient",
+        Elementwise::WithGradient => "with_gradient",
     }
 }
 
@@ -31,7 +32,8 @@ pub(super) fn attributes(op: &Elementwise, a: &mut AttrWriter<'_>) {
         | Elementwise::Binary(_)
         | Elementwise::Compare(_)
         | Elementwise::Select
-        | Elementwise::StopGradient => {}
+        | Elementwise::StopGradient
+        | Elementwise::WithGradient => {}
     }
 }
 
@@ -40,6 +42,7 @@ pub(super) fn build(name: &str, a: &mut Attrs<'_, '_>) -> Parsed<Option<Elementw
         "select" => Some(Elementwise::Select),
         "cast" => Some(Elementwise::Cast(a.dtype("dtype")?)),
         "stop_gradient" => Some(Elementwise::StopGradient),
+        "with_gradient" => Some(Elementwise::WithGradient),
         _ => find(Unary::ALL, Unary::name, name)
             .map(Elementwise::Unary)
             .or_else(|| find(Binary::ALL, Binary::name, name).map(Elementwise::Binary))

@@ -4,10 +4,10 @@ use super::{
     attrs::{AttrWriter, Attrs},
     cursor::Parsed,
 };
-use crate::ir::Shape;
+use crate::ir::{Edge, Shape};
 
 pub(super) const NAMES: &[&str] =
-    &["constant", "iota", "rename", "reshape", "broadcast", "slice", "pad", "concat"];
+    &["constant", "iota", "rename", "reshape", "broadcast", "slice", "pad", "concat", "shift"];
 
 pub(super) fn name(op: &Shape) -> &'static str {
     match op {
@@ -19,6 +19,7 @@ pub(super) fn name(op: &Shape) -> &'static str {
         Shape::Slice { .. } => "slice",
         Shape::Pad { .. } => "pad",
         Shape::Concat { .. } => "concat",
+        Shape::Shift { .. } => "shift",
     }
 }
 
@@ -51,6 +52,14 @@ pub(super) fn attributes(op: &Shape, a: &mut AttrWriter<'_>) {
             a.float("value", *value);
         }
         Shape::Concat { dim } => a.name("dim", dim),
+        Shape::Shift { dim, by, edge } => {
+            a.name("dim", dim);
+            a.offset("by", *by);
+            match edge {
+                Edge::Fill(value) => a.float("value", *value),
+                Edge::Wrap => a.flag("wrap", true),
+            }
+        }
     }
 }
 
@@ -74,6 +83,11 @@ pub(super) fn build(name: &str, a: &mut Attrs<'_, '_>) -> Parsed<Option<Shape>> 
             value: a.float("value")?,
         },
         "concat" => Shape::Concat { dim: a.name("dim")? },
+        "shift" => Shape::Shift {
+            dim: a.name("dim")?,
+            by: a.offset("by")?,
+            edge: if a.flag("wrap")? { Edge::Wrap } else { Edge::Fill(a.float("value")?) },
+        },
         _ => return Ok(None),
     }))
 }

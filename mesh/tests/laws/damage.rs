@@ -168,7 +168,7 @@ fn strange_op(c: &mut Choices) -> Op {
     let huge = c.pick(&[0, 1, 4, usize::MAX]);
     let axes = strange_dim(c).axes;
     let dims: Vec<TensorDim> = (0..c.below(4)).map(|_| strange_dim(c)).collect();
-    match c.below(14) {
+    match c.below(16) {
         0 => Op::Shape(Shape::Iota { dim: strange_dim(c), dtype: mesh::DType::F32 }),
         1 => Op::Shape(Shape::Reshape { from: vec![name.clone(), name], to: dims }),
         2 => Op::Shape(Shape::Reshape {
@@ -184,6 +184,8 @@ fn strange_op(c: &mut Choices) -> Op {
         9 => Op::Collective(Collective::AllGather { dim: name, axes }),
         10 => Op::Collective(Collective::ReduceScatter { dim: name, axes }),
         11 => Op::Collective(Collective::AllToAll { from: name.clone(), to: name, axes }),
+        13 => Op::Shape(Shape::Shift { dim: name, by: isize::MIN, edge: mesh::ir::Edge::Wrap }),
+        14 => Op::Collective(Collective::Permute { dim: name, axes, by: isize::MIN, wrap: true }),
         12 => Op::Collective(Collective::AsPending { axes: AxisSet(u32::MAX) }),
         _ => Op::State(StateOp::Write(StateId(c.pick(&[0, 1, 5000])))),
     }

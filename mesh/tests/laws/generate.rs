@@ -6,8 +6,8 @@ use mesh::{
     arena::Id,
     infer::check_type,
     ir::{
-        Binary, Collective, Compare, Contract, Control, Dist, Elementwise, Index, Meta, Outside, Pending,
-        Phase, Random, Reduce, ReduceKind, Remat, Scan, Shape, StateOp, Unary, is_value_name,
+        Binary, Collective, Compare, Contract, Control, Dist, Edge, Elementwise, Index, Meta, Outside,
+        Pending, Phase, Random, Reduce, ReduceKind, Remat, Scan, Shape, StateOp, Unary, is_value_name,
     },
     schedule::ENTRIES,
     task::{Generation, Objective, Task, TaskKind},
@@ -303,14 +303,14 @@ impl Generator<'_> {
                 None => (Elementwise::StopGradient, vec![x]),
             },
             4 => (Elementwise::Cast(dtype(c)), vec![x]),
-            _ => (Elementwise::StopGradient, vec![x]),
+            _ => c.pick(&[(Elementwise::StopGradient, vec![x]), (Elementwise::WithGradient, vec![x, x])]),
         };
         (Op::Elementwise(op), args)
     }
 
     fn shape(&mut self, c: &mut Choices, x: Value) -> (Op, Vec<Value>) {
         let dim_of_x = self.name(c, x);
-        let (op, args) = match c.below(8) {
+        let (op, args) = match c.below(9) {
             0 => {
                 let bits = f64::from(f32::from_bits(c.raw()));
                 let values = [0.0, -0.0, 1.0, 0.1, -1e-30, 1e300, f64::INFINITY, f64::NAN, 7.0, bits];
@@ -342,6 +342,10 @@ impl Generator<'_> {
             6 => {
                 let value = c.pick(&[0.0, 1.0, -0.5]);
                 (Shape::Pad { dim: dim_of_x, low: c.below(3), high: c.below(3), value }, vec![x])
+            }
+            7 => {
+                let edge = c.pick(&[Edge::Wrap, Edge::Fill(0.0), Edge::Fill(-1.0)]);
+                (Shape::Shift { dim: dim_of_x, by: c.below(5) as isize - 2, edge }, vec![x])
             }
             _ => (Shape::Concat { dim: dim_of_x }, vec![x; 1 + c.below(3)]),
         };
@@ -460,7 +464,7 @@ impl Generator<'_> {
         let last: Vec<AxisId> = ty.axes_of(&dim).last().copied().into_iter().collect();
         let used = ty.split().union(ty.pending());
         let free: Vec<AxisId> = self.env.mesh.ids().filter(|a| !used.contains(*a)).take(1).collect();
-        let op = match c.below(6) {
+        let op = match c.below(7) {
             0 => {
                 let (kind, axes) =
                     c.pick(&[(Pending::Sum, ty.sum), (Pending::Max, ty.max), (Pending::Min, ty.min)]);
@@ -470,6 +474,10 @@ impl Generator<'_> {
             2 => Collective::ReduceScatter { dim, axes: ty.sum.iter().take(1).collect() },
             3 => Collective::AllToAll { from: dim, to: self.name(c, x), axes: last },
             4 => Collective::Shard { dim, axes: free },
+            5 => {
+                let axes = ty.axes_of(&dim).to_vec();
+                Collective::Permute { dim, axes, by: c.below(5) as isize - 2, wrap: c.one_in(2) }
+            }
             _ => Collective::AsPending { axes: free.into_iter().collect() },
         };
         Some((Op::Collective(op), vec![x]))

@@ -7,7 +7,7 @@ use super::{
 use crate::{Error, Result};
 use job::{Job, member::Contribution};
 use pjrt::{CustomCall, CustomCalls};
-use proto::hlo_processes::{self, PARTITION_ID};
+use proto::hlo_processes::{self, Kind, PARTITION_ID};
 use std::{
     collections::HashMap,
     hash::{BuildHasher, Hasher, RandomState},
@@ -152,7 +152,7 @@ impl Exchange {
     }
 
     /// Starts a collective on one device: keeps the call, and sends its operand to the other processes.
-    fn start(&self, call: CustomCall, device: usize) {
+    fn start(&self, mut call: CustomCall, device: usize) {
         let number = call.number();
         let mut state = self.lock();
         if let Some(gone) = &state.gone {
@@ -162,8 +162,13 @@ impl Exchange {
         }
         let collective = usize::try_from(number).ok().and_then(|n| state.collectives.get(n).cloned());
         let group = collective.as_ref().and_then(|c| c.groups.iter().position(|g| g.contains(&device)));
-        let (Some(collective), Some(group)) = (collective, group) else {
+        let (Some(collective), Some(group)) = (&collective, group) else {
             drop(state);
+            if collective.is_some_and(|c| matches!(c.kind, Kind::Permute { .. })) {
+                // No message has this device as sender or receiver.
+                call.output(0).fill(0);
+                return call.finish();
+            }
             return call.fail(&format!("device {device} has no part in collective {number}"));
         };
         let count = state.occurrences.entry((number, device)).or_default();
@@ -182,7 +187,7 @@ impl Exchange {
             connections.send(ranks.into_iter(), &operand);
         }
         state.waiting.entry(key).or_default().calls.push((device, call));
-        self.finish_if_complete(state, key, &collective);
+        self.finish_if_complete(state, key, collective);
     }
 
     /// Finishes the calls of this process if all operands of the group are there.
@@ -225,7 +230,7 @@ fn finish(waiting: Waiting, members: &[usize], collective: &hlo_processes::Excha
         let position = |device: usize| members.iter().position(|d| *d == device).unwrap_or(0);
         let result = |(device, call): &(usize, CustomCall)| {
             let mut out = vec![0; call.output_bytes(0)];
-            reduce::result(collective, &parts, position(*device), &mut out).map(|()| out)
+            reduce::result(collective, members, &parts, position(*device), &mut out).map(|()| out)
         };
         calls.iter().map(result).collect()
     };

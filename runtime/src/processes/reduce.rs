@@ -5,22 +5,28 @@ use proto::{
     xla::PrimitiveType,
 };
 
-/// Computes the result of member `position` of a group into `out`. `parts` are the members' operands in the
-/// order of the group; all bytes are dense and row-major.
+/// Computes the result of member `position` of the group `members` into `out`. `parts` are the members'
+/// operands in the order of the group; all bytes are dense and row-major.
 ///
 /// # Errors
 /// Sizes do not fit, or the element type cannot be combined.
-pub fn result(of: &Exchange, parts: &[&[u8]], position: usize, out: &mut [u8]) -> Result<(), String> {
+pub fn result(
+    of: &Exchange,
+    members: &[usize],
+    parts: &[&[u8]],
+    position: usize,
+    out: &mut [u8],
+) -> Result<(), String> {
     let width = width(of.element).ok_or_else(|| format!("elements of type {:?}", of.element))?;
     let bytes = of.sizes.iter().product::<usize>() * width;
     if let Some(part) = parts.iter().find(|part| part.len() != bytes) {
         return Err(format!("an operand of {} bytes where {bytes} belong", part.len()));
     }
-    match of.kind {
-        Kind::AllReduce(function) => combine(of.element, function, parts, out),
+    match &of.kind {
+        Kind::AllReduce(function) => combine(of.element, *function, parts, out),
         Kind::AllGather { dim } => {
-            let (outer, inner) = around(&of.sizes, dim, width);
-            let row = of.sizes[dim] * inner;
+            let (outer, inner) = around(&of.sizes, *dim, width);
+            let row = of.sizes[*dim] * inner;
             check(out, bytes * parts.len())?;
             for (o, target) in out.chunks_exact_mut((row * parts.len()).max(1)).enumerate().take(outer) {
                 for (part, target) in parts.iter().zip(target.chunks_exact_mut(row.max(1))) {
@@ -31,19 +37,28 @@ pub fn result(of: &Exchange, parts: &[&[u8]], position: usize, out: &mut [u8]) -
         }
         Kind::ReduceScatter { combine: function, dim } => {
             let own: Vec<Vec<u8>> =
-                parts.iter().map(|part| slice(of, width, dim, part, position, parts.len())).collect();
+                parts.iter().map(|part| slice(of, width, *dim, part, position, parts.len())).collect();
             let own: Vec<&[u8]> = own.iter().map(Vec::as_slice).collect();
-            combine(of.element, function, &own, out)
+            combine(of.element, *function, &own, out)
         }
         Kind::AllToAll { dim } => {
-            let (outer, inner) = around(&of.sizes, dim, width);
-            let row = of.sizes[dim] / parts.len() * inner;
+            let (outer, inner) = around(&of.sizes, *dim, width);
+            let row = of.sizes[*dim] / parts.len() * inner;
             check(out, bytes)?;
             for (o, target) in out.chunks_exact_mut((row * parts.len()).max(1)).enumerate().take(outer) {
                 for (part, target) in parts.iter().zip(target.chunks_exact_mut(row.max(1))) {
                     let start = (o * parts.len() + position) * row;
                     target.copy_from_slice(&part[start..start + row]);
                 }
+            }
+            Ok(())
+        }
+        Kind::Permute { pairs } => {
+            check(out, bytes)?;
+            let sender = pairs.iter().find(|(_, to)| Some(to) == members.get(position)).map(|(from, _)| from);
+            match sender.and_then(|from| members.iter().position(|m| m == from)) {
+                Some(from) => out.copy_from_slice(parts[from]),
+                None => out.fill(0),
             }
             Ok(())
         }
@@ -237,16 +252,17 @@ mod tests {
 
     #[track_caller]
     fn check(kind: Kind, sizes: &[usize], parts: &[&[f32]], expect: &[&[f32]]) {
-        let groups = vec![(0..parts.len()).collect()];
+        let members: Vec<usize> = (0..parts.len()).collect();
+        let groups = vec![members.clone()];
         let of = Exchange { kind, element: PrimitiveType::F32, sizes: sizes.to_vec(), groups };
         let parts: Vec<Vec<u8>> = parts.iter().map(|part| bytes(part)).collect();
         let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
         for (position, expect) in expect.iter().enumerate() {
             let expect = bytes(expect);
             let mut out = vec![0xff; expect.len()];
-            result(&of, &parts, position, &mut out).unwrap();
+            result(&of, &members, &parts, position, &mut out).unwrap();
             assert_eq!(out, expect, "member {position}");
-            assert!(result(&of, &parts, position, &mut vec![0; expect.len() + 4]).is_err());
+            assert!(result(&of, &members, &parts, position, &mut vec![0; expect.len() + 4]).is_err());
         }
     }
 
@@ -272,6 +288,9 @@ mod tests {
             &parts,
             &[&[1.0, 10.0, 3.0, 30.0], &[2.0, 20.0, 4.0, 40.0]],
         );
+        let swap = Kind::Permute { pairs: vec![(0, 1), (1, 0)] };
+        check(swap, &[4], &parts, &[parts[1], parts[0]]);
+        check(Kind::Permute { pairs: vec![(0, 1)] }, &[4], &parts, &[&[0.0; 4], parts[0]]);
     }
 
     #[test]
@@ -285,14 +304,14 @@ mod tests {
         let parts = [1e8_f32, -1e8, 0.5].map(|v| v.to_ne_bytes());
         let parts: Vec<&[u8]> = parts.iter().map(|p| &p[..]).collect();
         let mut out = [0; 4];
-        result(&of(PrimitiveType::F32), &parts, 0, &mut out).unwrap();
+        result(&of(PrimitiveType::F32), &[0, 1, 2], &parts, 0, &mut out).unwrap();
         assert_eq!(f32::from_ne_bytes(out), 0.5);
         // 256 + 1 + 1: each sum rounded to bfloat16 would stay 256.
         let parts = [256.0_f32, 1.0, 1.0].map(|v| half::bf16::from_f32(v).to_ne_bytes());
         let parts: Vec<&[u8]> = parts.iter().map(|p| &p[..]).collect();
         let mut out = [0; 2];
-        result(&of(PrimitiveType::Bf16), &parts, 0, &mut out).unwrap();
+        result(&of(PrimitiveType::Bf16), &[0, 1, 2], &parts, 0, &mut out).unwrap();
         assert_eq!(half::bf16::from_ne_bytes(out).to_f32(), 258.0);
-        assert!(result(&of(PrimitiveType::C64), &parts, 0, &mut out).is_err());
+        assert!(result(&of(PrimitiveType::C64), &[0, 1, 2], &parts, 0, &mut out).is_err());
     }
 }

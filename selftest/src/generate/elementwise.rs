@@ -8,7 +8,7 @@ use mesh::{
 
 impl Gen<'_, '_> {
     pub(super) fn elementwise(&mut self) -> Option<()> {
-        match self.rng.below(14) {
+        match self.rng.below(15) {
             0..=2 => self.smooth_unary(),
             3 => self.kinked_unary(),
             4 => self.whole_unary(),
@@ -18,6 +18,11 @@ impl Gen<'_, '_> {
             10 => self.compare(),
             11 => self.select(),
             12 => self.cast(),
+            13 => {
+                let x = self.float()?;
+                let y = self.value(|g, v| g.ty(v).matches(g.ty(x)))?;
+                self.emit1(Elementwise::WithGradient, &[x, y], self.facts(x).moved())
+            }
             _ => {
                 let x = self.float()?;
                 self.emit1(Elementwise::StopGradient, &[x], self.facts(x).moved())

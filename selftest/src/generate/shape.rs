@@ -3,7 +3,7 @@
 use super::program::{Facts, Gen};
 use mesh::{
     DType, Dim, Name, TensorDim, Value,
-    ir::{Shape, Unary},
+    ir::{Edge, Shape, Unary},
 };
 
 /// Makes a dim without axes.
@@ -13,7 +13,7 @@ pub(super) fn unsplit(dim: Dim) -> TensorDim {
 
 impl Gen<'_, '_> {
     pub(super) fn shape(&mut self) -> Option<()> {
-        match self.rng.below(12) {
+        match self.rng.below(13) {
             0 => {
                 let dtype = self.rng.one_of(DType::ALL);
                 let value = match dtype {
@@ -53,6 +53,7 @@ impl Gen<'_, '_> {
                 let (low, high) = (self.rng.below(3), self.rng.below(3));
                 self.emit1(Shape::Pad { dim, low, high, value }, &[x], facts)
             }
+            11 => self.shift(),
             _ => self.concat(),
         }
         .map(drop)
@@ -65,6 +66,20 @@ impl Gen<'_, '_> {
         let limit = start + 1 + self.rng.below(dim.size - start);
         let stride = self.rng.one_of([1, 1, 2, 3]);
         self.emit1(Shape::Slice { dim: dim.name, start, limit, stride }, &[x], self.facts(x).moved())
+    }
+
+    /// Shifts or rolls `x` along one dim.
+    fn shift(&mut self) -> Option<Value> {
+        let x = self.value(|_, _| true)?;
+        let dim = self.dim_of(x)?;
+        let by = self.rng.below(2 * dim.size + 1) as isize - dim.size as isize;
+        let facts = self.facts(x).moved();
+        if self.rng.chance(50) {
+            return self.emit1(Shape::Shift { dim: dim.name, by, edge: Edge::Wrap }, &[x], facts);
+        }
+        let value = if self.ty(x).dtype == DType::Pred { 1.0 } else { self.rng.one_of([0.0, 0.0, 2.0]) };
+        let facts = Facts { bound: facts.bound.max(value), ..facts };
+        self.emit1(Shape::Shift { dim: dim.name, by, edge: Edge::Fill(value) }, &[x], facts)
     }
 
     /// Renames dims to dims of the pool of equal size, including swaps, so that axes move between dims.

@@ -1,35 +1,14 @@
 //! Operations that order or number the elements of a dim. Running sums and top-k are computed shard by shard
 //! first; sorting and dynamic slices gather the dim.
 
-use crate::partition::walk::{Walk, fresh, whole};
+use crate::partition::{
+    parts::Parts,
+    walk::{Walk, fresh, whole},
+};
 use mesh::{
-    AxisSet, DType, Diagnostic, Dim, Inst, Name, TensorDim, Type, Value,
+    AxisSet, DType, Diagnostic, Dim, Inst, Name, TensorDim, Value,
     ir::{Binary, Index, Op, Outside, ReduceKind},
 };
-
-/// A dim factored into its shards and the elements of one shard.
-struct Parts {
-    /// One element per shard, split like the dim.
-    shard: TensorDim,
-    /// The elements of one shard.
-    part: TensorDim,
-}
-
-impl Parts {
-    fn of(walk: &Walk<'_>, ty: &Type, dim: &Name) -> Option<Self> {
-        let d = ty.dim(dim).filter(|d| !d.axes.is_empty())?;
-        let shards = walk.cx.env.mesh.product(&d.axes);
-        let shard = Dim::new(fresh(ty, dim, "shard"), shards);
-        let part = Dim::new(fresh(ty, dim, "part"), d.dim.size / shards);
-        Some(Self {
-            shard: TensorDim { dim: shard, axes: d.axes.clone() },
-            part: TensorDim { dim: part, axes: Vec::new() },
-        })
-    }
-    fn both(&self) -> Vec<TensorDim> {
-        vec![self.shard.clone(), self.part.clone()]
-    }
-}
 
 /// The running sum of a split dim: the running sum of each shard, plus the sum of the shards before it.
 pub(super) fn cumsum(

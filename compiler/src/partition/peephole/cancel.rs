@@ -24,18 +24,24 @@ fn undoes(first: &Collective, second: &Collective) -> bool {
             Collective::AllToAll { from, to, axes },
             Collective::AllToAll { from: from2, to: to2, axes: axes2 },
         ) => from == to2 && to == from2 && axes == axes2,
+        (
+            Collective::Permute { dim, axes, by, wrap: true },
+            Collective::Permute { dim: d, axes: a, by: b, wrap: true },
+        ) => dim == d && axes == a && *by == -b,
         (Collective::AsPending { axes }, Collective::AllReduce { kind: Pending::Sum, axes: a }) => axes == a,
         (
             Collective::AllReduce { kind: _, axes: _ }
             | Collective::AllGather { dim: _, axes: _ }
             | Collective::ReduceScatter { dim: _, axes: _ }
             | Collective::AllToAll { from: _, to: _, axes: _ }
+            | Collective::Permute { dim: _, axes: _, by: _, wrap: _ }
             | Collective::Shard { dim: _, axes: _ }
             | Collective::AsPending { axes: _ },
             Collective::AllReduce { kind: _, axes: _ }
             | Collective::AllGather { dim: _, axes: _ }
             | Collective::ReduceScatter { dim: _, axes: _ }
             | Collective::AllToAll { from: _, to: _, axes: _ }
+            | Collective::Permute { dim: _, axes: _, by: _, wrap: _ }
             | Collective::Shard { dim: _, axes: _ }
             | Collective::AsPending { axes: _ },
         ) => false,

@@ -63,6 +63,7 @@ fn lone<'r>(rewrite: &Rewrite<'r>, v: Value) -> Option<(Value, &'r Collective)> 
         Collective::AllReduce { kind: Pending::Max | Pending::Min, axes: _ }
         | Collective::AllGather { dim: _, axes: _ }
         | Collective::AllToAll { from: _, to: _, axes: _ }
+        | Collective::Permute { dim: _, axes: _, by: _, wrap: _ }
         | Collective::Shard { dim: _, axes: _ }
         | Collective::AsPending { axes: _ } => None,
     }

@@ -149,6 +149,7 @@ impl<'r> Rewrite<'r> {
             | (_, Collective::AllGather { dim: _, axes: _ })
             | (_, Collective::ReduceScatter { dim: _, axes: _ })
             | (_, Collective::AllToAll { from: _, to: _, axes: _ })
+            | (_, Collective::Permute { dim: _, axes: _, by: _, wrap: _ })
             | (_, Collective::Shard { dim: _, axes: _ } | Collective::AsPending { axes: _ }) => None,
         }
     }

@@ -2,12 +2,13 @@
 //! before the operation, which is where all-to-alls come from.
 
 mod reshape;
+mod shift;
 
 use super::walk::{Walk, whole};
 use crate::cost::wire::wire_bytes;
 use mesh::{
     AxisSet, Diagnostic, Inst, Name, TensorDim, Type, Value,
-    ir::{Collective, Op, Pending, Shape},
+    ir::{Collective, Edge, Op, Pending, Shape},
 };
 
 pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Shape) -> Result<(), Diagnostic> {
@@ -51,6 +52,7 @@ pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Shape) -> Result<
             let sum = if pending_axes.minus(both).is_empty() { pending_axes } else { none() };
             along(walk, inst, op, dim, &home, sum)
         }
+        Shape::Shift { dim, by, edge } => shift::partition(walk, inst, dim, *by, *edge, &home),
     }
 }
 
@@ -107,7 +109,11 @@ fn makes_zero(walk: &Walk<'_>, inst: &Inst, op: &Shape) -> bool {
         Shape::Broadcast { dims: _ }
         | Shape::Rename { pairs: _ }
         | Shape::Reshape { from: _, to: _ }
-        | Shape::Slice { dim: _, start: _, limit: _, stride: _ } => walk.is_zero(inst.args[0]),
+        | Shape::Slice { dim: _, start: _, limit: _, stride: _ }
+        | Shape::Shift { dim: _, by: _, edge: Edge::Wrap } => walk.is_zero(inst.args[0]),
+        Shape::Shift { dim: _, by: _, edge: Edge::Fill(value) } => {
+            *value == 0.0 && walk.is_zero(inst.args[0])
+        }
         Shape::Iota { dim: _, dtype: _ }
         | Shape::Pad { dim: _, low: _, high: _, value: _ }
         | Shape::Concat { dim: _ } => false,

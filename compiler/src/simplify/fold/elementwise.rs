@@ -17,8 +17,8 @@ pub(super) fn rewrite(f: &mut Folder, op: &Elementwise, args: &[Value], result: 
         }
         Elementwise::Select => select(f, args, &ty),
         Elementwise::Cast(to) => cast(f, *to, args[0], &ty),
-        Elementwise::StopGradient if f.gradients => None,
-        Elementwise::StopGradient => Some(args[0]),
+        Elementwise::StopGradient | Elementwise::WithGradient if f.gradients => None,
+        Elementwise::StopGradient | Elementwise::WithGradient => Some(args[0]),
     };
     simpler.or_else(|| without_broadcast(f, op, args, &ty))
 }
@@ -26,6 +26,9 @@ pub(super) fn rewrite(f: &mut Folder, op: &Elementwise, args: &[Value], result: 
 /// Binary operations and selects broadcast their operands: an operand needs no broadcast along dims that
 /// another operand has.
 fn without_broadcast(f: &mut Folder, op: &Elementwise, args: &[Value], ty: &Type) -> Option<Value> {
+    if *op == Elementwise::WithGradient {
+        return None;
+    }
     for (i, arg) in args.iter().enumerate() {
         let Some((Op::Shape(Shape::Broadcast { dims }), inner)) = f.def(*arg) else { continue };
         let others = || args.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, v)| *v);

@@ -32,6 +32,7 @@ pub(super) fn rewrite(f: &mut Folder, op: &Shape, args: &[Value], result: Value)
         Shape::Pad { low: 0, high: 0, .. } => Some(args[0]),
         Shape::Pad { .. } => None,
         Shape::Concat { .. } => (args.len() == 1).then_some(args[0]),
+        Shape::Shift { by, .. } => (*by == 0).then_some(args[0]),
     }
 }
 
