@@ -79,8 +79,18 @@ impl Slice {
         if wire == 0 || axes.is_empty() {
             return 0.0;
         }
-        let exchange = matches!(op, Collective::AllToAll { .. });
-        let pattern = if exchange { Pattern::Exchange } else { Pattern::Ring };
+        let pattern = match op {
+            Collective::Permute { dim: _, axes, by, wrap } => {
+                let distance = steps(mesh.product(axes) as u64, *by, *wrap);
+                return self.shift_time(group(mesh, axes), distance, wire as f64);
+            }
+            Collective::AllToAll { .. } => Pattern::Exchange,
+            Collective::AllReduce { .. }
+            | Collective::AllGather { .. }
+            | Collective::ReduceScatter { .. }
+            | Collective::Shard { .. }
+            | Collective::AsPending { .. } => Pattern::Ring,
+        };
         self.transfer_time(pattern, group(mesh, axes), wire as f64)
     }
 
@@ -108,10 +118,7 @@ impl Slice {
             return if span.slices > 1 { seconds } else { seconds + 2.0 * wire / speed.hbm };
         }
         let ways = |ring: &bool| if *ring { 2.0 } else { 1.0 };
-        seconds += if let Collective::Permute { dim: _, axes: _, by, wrap } = op {
-            // All messages go the same way, and cross the links of as many devices as they move.
-            wire * shared / speed.link * steps(members as u64, *by, *wrap) as f64
-        } else if exchange {
+        seconds += if exchange {
             // Half of what a device sends crosses the middle of each dim, over the links of the other dims'
             // rows.
             let load = |(n, ring): (&usize, &bool)| wire * *n as f64 / 4.0 / ways(ring);
@@ -120,6 +127,19 @@ impl Slice {
             wire * shared / (speed.link * dims().map(|(_, ring)| ways(ring)).sum::<f64>())
         };
         seconds
+    }
+
+    /// Seconds in which each of `members` sends `wire` bytes to the one `distance` positions on. Messages go
+    /// the same way and share links; those around the ends of a line go back over its idle links.
+    fn shift_time(&self, members: impl IntoIterator<Item = usize>, distance: u64, wire: f64) -> f64 {
+        let (span, speed) = (self.span(members), self.speed());
+        if span.slices > 1 {
+            return START + wire / speed.dcn;
+        }
+        if span.extent.iter().all(|n| *n == 1) {
+            return START + 2.0 * wire / speed.hbm;
+        }
+        START + wire * distance as f64 * self.mode.devices as f64 / speed.link
     }
 
     /// Seconds in which every sender of `pairs` (sender, receiver) sends `wire` bytes: each link on the way
