@@ -12,7 +12,9 @@ A campaign file:
 
   name = "experts"
   base = "base.toml"               # a file beside it with any of the keys below; keys given here take precedence
-  data = "tokens"                  # a folder of `meshc data prepare`, relative to the state folder
+  data = "tokens"                  # a folder of `meshc data prepare`, relative to the state folder; or several corpora:
+                                   # "de=tokens/de fr=tokens/fr"
+  mix-temperature = 3.33           # of the mixture, if there are several
   steps = 4000
   eval-every = 200                 # steps between evaluations
   eval-batches = 24                # batches of an evaluation
@@ -55,7 +57,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PER_RUN = {"steps": int, "eval-every": int, "eval-batches": int, "held-out": float, "save-every": int, "dtype": str,
-           "data": str}
+           "data": str, "mix-temperature": float}
 DEFAULTS = {"eval-batches": 24, "held-out": 0.02, "save-every": 100, "dtype": "f32"}
 
 
@@ -343,9 +345,10 @@ class Driver:
         settings = self.settings(run)
         artefact, options = self.artefact(run), run.options
         write(folder / "about.json", json.dumps({"settings": settings} | self.size(artefact)) + "\n")
-        data = self.state / options["data"]
+        data = [self.corpus(word) for word in options["data"].split()]
+        mixed = ["--mix-temperature", str(options["mix-temperature"])] if "mix-temperature" in options else []
         command = [
-            self.meshc, "train", str(artefact), "--data", str(data), "--steps", str(steps), "--seed",
+            self.meshc, "train", str(artefact), "--data", *data, *mixed, "--steps", str(steps), "--seed",
             str(run.seed), "--metrics", str(folder / "metrics.jsonl"), "--checkpoint-dir", str(folder / "checkpoints"),
             "--save-every", str(options["save-every"]), "--keep", "1", "--held-out", str(options["held-out"]),
             "--eval-every", str(options["eval-every"]), "--eval-batches", str(options["eval-batches"]), "--resume",
@@ -360,6 +363,11 @@ class Driver:
             raise Mistake(f"{run.key}: `meshc train` ended with {code}, see {folder / 'train.log'}")
         if steps == options["steps"]:
             write(folder / "result.json", json.dumps(self.line(run)) + "\n")
+
+    def corpus(self, word):
+        """A corpus as `--data` takes it, with the path of its folder."""
+        name, equals, folder = word.rpartition("=")
+        return f"{name}{equals}{self.state / folder}"
 
     def done(self, run):
         """The steps of a run that are done."""

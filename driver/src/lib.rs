@@ -12,10 +12,10 @@
 //! program), [`overview`] (programs, data and runs in labelled lines), [`run_folder`] (the files of a run),
 //! [`verification`] (imported models), [`selftest`] (devices against the interpreter). Errors are in
 //! [`failure`] and [`diagnostics`], and [`explain`] explains their labels; atomic writes are in [`files`].
-//! [`tokenizer`] opens that of a model, [`call`] calls one function, [`inputs`] reads the inputs of
-//! generation, [`children`] ends processes such as cargo, [`doctor`] examines plugins, [`scaffold`] writes
-//! new packages, [`watch`] sees changes of a model, [`planned`] places a model on a slice by itself, and
-//! [`hosts`] is for sessions of several processes.
+//! [`evaluation`] shows results by text, [`routes`] observes routing, [`tokenizer`] opens that of a model,
+//! [`call`] calls one function, [`inputs`] reads the inputs of generation, [`children`] ends processes such
+//! as cargo, [`doctor`] examines plugins, [`scaffold`] writes new packages, [`watch`] sees changes of a
+//! model, [`planned`] places a model on a slice by itself, and [`hosts`] is for sessions of several processes.
 
 pub mod ahead;
 pub mod artefact;
@@ -25,6 +25,7 @@ pub mod children;
 pub mod device;
 pub mod diagnostics;
 pub mod doctor;
+pub mod evaluation;
 mod execute;
 pub mod explain;
 pub mod failure;
@@ -44,6 +45,7 @@ pub mod plugin;
 pub mod predict;
 pub mod program;
 pub mod request;
+pub mod routes;
 pub mod run_folder;
 pub mod scaffold;
 pub mod selftest;

@@ -4,7 +4,7 @@ use crate::{
     args::config::Words,
     commands::{
         check, checkpoint, compile, convert, data, eval, explain, generate, models, new, plan, plugin,
-        report, run, runs, score, selftest, shell, slice, tasks, train,
+        report, routes, run, runs, score, selftest, shell, slice, tasks, train,
     },
 };
 use anyhow::Result;
@@ -58,6 +58,8 @@ pub enum Command {
     Generate(generate::Args),
     /// Score given targets: log-likelihood, perplexity
     Score(score::Args),
+    /// Show which tokens go to which expert, and what other capacities would drop
+    Routes(routes::Args),
     /// List, verify, compare, convert and remove checkpoints
     Checkpoint(checkpoint::Args),
     /// Import and export Hugging Face models, and verify them against expected values
@@ -95,6 +97,7 @@ impl Command {
             Self::Eval(args) => return eval::run(&args),
             Self::Generate(args) => return generate::run(&args),
             Self::Score(args) => return score::run(&args),
+            Self::Routes(args) => return routes::run(&args),
             Self::Checkpoint(args) => return checkpoint::run(&args),
             Self::Convert(args) => return one("convert").and_then(|()| convert::run(&args)),
             Self::Data(args) => data::run(&args)?,
@@ -249,6 +252,11 @@ mod tests {
         (&["eval"], "examples", &["0"]),
         (&["eval"], "mix-temperature", &["0"]),
         (&["eval"], "mix-cap", &["0"]),
+        (&["routes"], "held-out", &["0", "1"]),
+        (&["routes"], "sample", &["0"]),
+        (&["routes"], "capacity-factor", &["0", "-1", "nan"]),
+        (&["routes"], "mix-temperature", &["0"]),
+        (&["routes"], "mix-cap", &["0"]),
         (&["generate"], "beams", &["0"]),
         (&["generate"], "sequences", &["0"]),
         (&["generate"], "seed", &["-1"]),
@@ -291,7 +299,7 @@ mod tests {
     ];
 
     fn invalid() -> impl Iterator<Item = (&'static [&'static str], &'static str, &'static [&'static str])> {
-        let commands: [&[&str]; 4] = [&["train"], &["eval"], &["generate"], &["score"]];
+        let commands: [&[&str]; 5] = [&["train"], &["eval"], &["generate"], &["score"], &["routes"]];
         let places =
             commands.into_iter().flat_map(|c| INVALID_PLACES.map(|(option, values)| (c, option, values)));
         INVALID.iter().copied().chain(places)

@@ -70,6 +70,7 @@ fn every_command_ends_quietly_if_nobody_reads_its_output() {
         vec!["run", "a", "init", "--seed", "1", "--outputs", "w.safetensors"],
         vec!["runs", "run", "--json"],
         vec!["eval", "run/checkpoints", "--data", &data, "--batches", "1"],
+        vec!["routes", "run/checkpoints", "--data", &data, "--sample", "4"],
         vec!["generate", "run/checkpoints", "--input", "in.txt"],
         vec!["generate", "run/checkpoints", "--input", "in.txt", "--json"],
         vec!["score", "run/checkpoints", "--input", "pairs.txt"],

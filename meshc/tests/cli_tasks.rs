@@ -71,7 +71,9 @@ fn tasks_are_trained_on_and_evaluated() {
         "{out}"
     );
     assert!(
-        out.contains("x/loss ") && out.contains("y/loss ") && out.contains("rows_left_out            0"),
+        out.contains("\nx        ")
+            && out.contains("\ny        ")
+            && out.contains("rows_left_out            0"),
         "{out}"
     );
     let predictions = lines(&place, "p.jsonl");

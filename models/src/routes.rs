@@ -23,6 +23,8 @@ pub const PREFIX: &str = "routes/";
 pub struct Router {
     /// The name in outputs and metrics, such as `encoder` or `decoder_attention`.
     pub name: String,
+    /// The part of its layers that has experts: `ffn` or `attention`.
+    pub part: &'static str,
     /// True if the router is in the decoder.
     pub decoder: bool,
     /// The layers of the stack, from 0, in the order of the output's dim `layers`.
@@ -33,7 +35,7 @@ pub struct Router {
 pub fn routers(config: &Config) -> Vec<Router> {
     let Some(switch) = &config.switch else { return Vec::new() };
     let parts = switch.sparse_parts;
-    let places: Vec<&str> = [(parts.attention(), "attention"), (parts.ffn(), "ffn")]
+    let places: Vec<&'static str> = [(parts.attention(), "attention"), (parts.ffn(), "ffn")]
         .into_iter()
         .filter(|p| p.0)
         .map(|p| p.1)
@@ -53,7 +55,12 @@ pub fn routers(config: &Config) -> Vec<Router> {
                 1 => format!("{stack}_{place}"),
                 _ => format!("{stack}_{place}_{n}"),
             };
-            all.push(Router { name, decoder, layers: sparse().filter(|i| block(*i) == at).collect() });
+            all.push(Router {
+                name,
+                part: place,
+                decoder,
+                layers: sparse().filter(|i| block(*i) == at).collect(),
+            });
         }
     }
     all

@@ -5,6 +5,7 @@ use crate::{
     heat,
     html::{document, escape},
     run::Run,
+    speedup,
 };
 use std::fmt::Write;
 
@@ -43,6 +44,7 @@ pub fn page(runs: &[Run]) -> String {
         body += &curves(runs, &key.replace('_', " "), "mean over layers", &key, None);
     }
     body += "</div>\n";
+    body += &speedup::sections(runs);
     for run in runs {
         body += &loads(run);
     }

@@ -17,6 +17,7 @@ pub mod part;
 pub mod placed;
 mod purposes;
 pub mod replicated;
+pub mod routes;
 pub mod table;
 #[cfg(test)]
 mod tests;

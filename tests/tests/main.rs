@@ -24,6 +24,7 @@ mod precision;
 mod processes;
 mod reports;
 mod resume;
+mod routes;
 mod routing;
 mod targets;
 mod teaching;

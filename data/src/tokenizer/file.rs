@@ -73,9 +73,7 @@ pub fn parse(bytes: Arc<[u8]>, name: &str) -> Result<Arc<FileTokenizer>> {
             "a tokenizer is `bytes`, a `tokenizer.json`, or a SentencePiece model (spiece.model)",
         )
     };
-    let is_json = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
-    let loaded = if is_json { json(&bytes) } else { sentencepiece(&bytes) };
-    let Loaded { engine, names, special, unknown } = loaded.map_err(refused)?;
+    let Loaded { engine, names, special, unknown } = loaded(&bytes).map_err(refused)?;
     let size = names.values().max().map_or(0, |last| *last as usize + 1);
     if !(2..=MAX_TOKENS).contains(&size) {
         return Err(refused(format!("it has {size} tokens")));
@@ -103,6 +101,23 @@ pub fn parse(bytes: Arc<[u8]>, name: &str) -> Result<Arc<FileTokenizer>> {
         unknown,
         engine,
     }))
+}
+
+/// Returns the tokens with their pieces, as the file of an opened tokenizer has them.
+///
+/// # Errors
+/// If it is not a supported tokenizer.
+pub(super) fn names(bytes: &[u8], name: &str) -> Result<Vec<(i32, String)>> {
+    let Loaded { names, .. } = loaded(bytes).map_err(|why| {
+        Error::input(format!("tokenizer `{name}` cannot be used: {why}"), "name the model's tokenizer")
+    })?;
+    let offset = if keeps_numbers(&names) { 0 } else { TAKEN };
+    Ok(names.into_iter().map(|(piece, id)| (id as i32 + offset, piece)).collect())
+}
+
+fn loaded(bytes: &[u8]) -> std::result::Result<Loaded, String> {
+    let is_json = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
+    if is_json { json(bytes) } else { sentencepiece(bytes) }
 }
 
 /// The largest number of tokens. Token ids are far from the limits of 32 bits.
@@ -252,6 +267,9 @@ mod tests {
         // Names of special tokens in a text are text, and unknown here.
         assert_eq!(tokenizer.encode("to </s> <extra_id_0> be <pad>").unwrap(), [3, 2, 2, 4, 2]);
         assert_eq!(tokenizer.decode(&[3, 4, 1, 0, 6, 31]).unwrap(), "to be");
+        let names = AnyTokenizer::Pieces(tokenizer.clone()).names(8).unwrap();
+        assert_eq!(names[..5], vocab[..5]);
+        assert_eq!(names[7], "#7");
         let all = AnyTokenizer::Pieces(tokenizer);
         assert_eq!(all.sentinels(7, 2).unwrap(), [6, 5]);
         assert_eq!(all.sentinels(16, 3).unwrap(), [15, 14, 13]);

@@ -5,10 +5,11 @@
 //! program states, else those of the tokenizer, else they count down from the end of the vocabulary.
 //!
 //! Reading order: the interface here, `file` (tokenizers read from files) with `sentencepiece`,
-//! `codec` (text with sentinels to tokens and back).
+//! `codec` (text with sentinels to tokens and back), `names` (of tokens).
 
 mod codec;
 mod file;
+mod names;
 mod sentencepiece;
 
 pub use codec::Codec;

@@ -106,10 +106,9 @@ fn evaluate_tasks(args: &Args, member: &Member, request: &Request) -> Result<()>
 
 /// Prints results; of several processes, only the first has any.
 fn show(args: &Args, result: &Map<String, Value>) -> Result<()> {
-    if args.json && !result.is_empty() {
-        outln!("{}", serde_json::to_string_pretty(result)?);
-    } else {
-        result.iter().for_each(|(name, value)| outln!("{name:24} {value}"));
+    match args.json && !result.is_empty() {
+        true => outln!("{}", serde_json::to_string_pretty(result)?),
+        false => out!("{}", driver::evaluation::text(result)),
     }
     Ok(())
 }
@@ -121,15 +120,11 @@ fn losses(args: &Args, member: &Member, request: &Request) -> Result<Map<String,
     if !member.job.is_first() {
         return Ok(Map::new());
     }
-    let mut result: Map<String, Value> =
-        means.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();
+    let mut result = driver::evaluation::object(&means, &source.batches().corpora());
     result.insert("batches".into(), batches.into());
     // Rows that `--held-out` or `--batches` leaves out, and tokens at the end that fill no row.
     let counts = ["rows", "rows_left_out", "tokens_left_over"].into_iter().zip(source.rows(batches));
     counts.for_each(|(name, count)| drop(result.insert(name.into(), count.into())));
-    if let Some(loss) = means.get("loss") {
-        result.insert("perplexity".into(), loss.exp().into());
-    }
     Ok(result)
 }
 

@@ -13,6 +13,7 @@ pub mod new;
 pub mod plan;
 pub mod plugin;
 pub mod report;
+pub mod routes;
 pub mod run;
 pub mod runs;
 pub mod score;

@@ -1,13 +1,13 @@
 //! `meshc runs`: a page about training runs, or their results as JSON.
 
-use crate::output::stream::outln;
+use crate::output::stream::{out, outln};
 use anyhow::{Context, Result};
 use driver::{
     failure::failure,
     files::write_file,
     run_folder::{METRICS, RUN},
 };
-use page::{run::Run, run_page::page};
+use page::{run::Run, run_page::page, speedup};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,10 @@ pub fn run(args: &Args) -> Result<()> {
         if let Some(output) = &args.output {
             write_file(output, page(&runs).as_bytes())?;
         }
-        outln!("{}", serde_json::to_string_pretty(&json!({ "runs": all }))?);
+        outln!(
+            "{}",
+            serde_json::to_string_pretty(&json!({ "runs": all, "speedups": speedup::json(&runs) }))?
+        );
         return Ok(());
     }
     let output = match (&args.output, args.runs.as_slice()) {
@@ -47,6 +50,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
     };
     write_file(&output, page(&runs).as_bytes())?;
+    out!("{}", speedup::text(&runs));
     outln!("{}", output.display());
     Ok(())
 }

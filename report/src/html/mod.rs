@@ -6,6 +6,7 @@
 
 mod charts;
 mod devices;
+pub mod routes;
 
 use super::{
     Report,

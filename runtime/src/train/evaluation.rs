@@ -1,7 +1,7 @@
 //! Evaluation on held-out rows.
 
 use super::{evaluator::Evaluator, ledger::Evaluated, options::Options, stop::Stop};
-use crate::{Contract, Error, Result, Session};
+use crate::{Contract, Error, HostTensor, Result, Session};
 use data::{Batch, BatchSource, Rows};
 use job::Job;
 use proto::manifest::{Dim, TaskKind};
@@ -61,7 +61,7 @@ impl Evaluation {
     ) -> Result<Option<BTreeMap<String, f64>>> {
         let rows = rows(session)?;
         let means = means(session, held_out(&*self.data, self.batches, &rows), &mut || stop.is_here())?;
-        let Some(mut means) = means else { return Ok(None) };
+        let Some(Means { numbers: mut means, .. }) = means else { return Ok(None) };
         if let Some(evaluator) = &self.evaluator {
             means.extend(evaluator.evaluate(session, step)?);
         }
@@ -69,19 +69,22 @@ impl Evaluation {
     }
 }
 
-/// Evaluates the first `batches` batches of held-out rows. Returns the mean of each scalar output of
-/// `eval_step`, weighted by target tokens; of an output with the dim `layers` alone, such as the fraction of
-/// dropped tokens, also the mean over layers. With several corpora, also returns the means of each as
-/// `NAME/loss`. `job` is told of every batch.
+/// Means over held-out batches.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Means {
+    /// The mean of each scalar output of `eval_step`, weighted by target tokens; of an output with the dim
+    /// `layers` alone, such as the fraction of dropped tokens, also the mean over layers. With several
+    /// corpora, also the means of each as `NAME/loss`.
+    pub numbers: BTreeMap<String, f64>,
+    /// The same for outputs by layer and further dims, such as the load of experts: dims and values.
+    pub tensors: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
+}
+
+/// Evaluates the first `batches` batches of held-out rows. `job` is told of every batch.
 ///
 /// # Errors
 /// A batch cannot be read, or a call fails.
-pub fn evaluate(
-    session: &mut Session,
-    data: &dyn BatchSource,
-    batches: usize,
-    job: &Job,
-) -> Result<BTreeMap<String, f64>> {
+pub fn evaluate(session: &mut Session, data: &dyn BatchSource, batches: usize, job: &Job) -> Result<Means> {
     let rows = rows(session)?;
     let mut number = 0;
     let mut tell = || {
@@ -90,6 +93,16 @@ pub fn evaluate(
         Ok(false)
     };
     Ok(means(session, held_out(data, batches, &rows), &mut tell)?.unwrap_or_default())
+}
+
+/// Returns all outputs of `eval_step` for a batch, by name.
+///
+/// # Errors
+/// The call fails.
+pub fn outputs(session: &mut Session, batch: &Batch) -> Result<BTreeMap<String, HostTensor>> {
+    let contract = Contract::of_kind(session.artefact(), TaskKind::Train)?;
+    let feeds = contract.feeds(session.artefact().function("eval_step")?, batch, 0);
+    session.call("eval_step", &feeds)?.wait()
 }
 
 /// A batch and the corpus it is from, if there are several corpora.
@@ -109,10 +122,10 @@ fn rows(session: &Session) -> Result<Rows> {
     Contract::of_kind(session.artefact(), TaskKind::Train)?.rows(session, "eval_step")
 }
 
-/// Returns the outputs of `eval_step` whose only dim is `layers`.
+/// Returns the outputs of `eval_step` whose first dim is `layers`.
 fn outputs_by_layer(session: &Session) -> Result<BTreeSet<String>> {
     let outputs = &session.artefact().function("eval_step")?.outputs;
-    let is_by_layer = |dims: &[Dim]| dims.len() == 1 && dims[0].name == "layers" && dims[0].size > 0;
+    let is_by_layer = |dims: &[Dim]| dims.first().is_some_and(|d| d.name == "layers" && d.size > 0);
     let names = outputs.iter().filter(|o| o.tensor.as_ref().is_some_and(|t| is_by_layer(&t.dims)));
     Ok(names.map(|o| o.name.clone()).collect())
 }
@@ -121,12 +134,10 @@ fn means<'a>(
     session: &mut Session,
     batches: impl Iterator<Item = OfText<'a>>,
     stop: &mut dyn FnMut() -> Result<bool>,
-) -> Result<Option<BTreeMap<String, f64>>> {
+) -> Result<Option<Means>> {
     let contract = Contract::of_kind(session.artefact(), TaskKind::Train)?;
-    // Sums of value times tokens, and of tokens, for all batches (the empty name) and for each corpus.
-    let mut sums = BTreeMap::<(String, String), f64>::new();
-    let mut tokens = BTreeMap::<String, usize>::new();
     let by_layer = outputs_by_layer(session)?;
+    let mut sums = Sums::default();
     for batch in batches {
         if stop()? {
             return Ok(None);
@@ -134,25 +145,50 @@ fn means<'a>(
         let (batch, text) = batch?;
         let weight = batch.target_tokens();
         let texts: Vec<&str> = [""].into_iter().chain(text).collect();
-        let feeds = contract.feeds(session.artefact().function("eval_step")?, &batch, 0);
-        for (name, value) in session.call("eval_step", &feeds)?.wait()? {
+        for (name, value) in outputs(session, &batch)? {
             if value.dims.is_empty() || by_layer.contains(&name) {
                 let name = contract.output_role(&name);
-                let values = value.to_f64()?;
-                let value = values.iter().sum::<f64>() / values.len() as f64 * weight as f64;
-                for text in &texts {
-                    *sums.entry(((*text).to_owned(), name.to_owned())).or_default() += value;
-                }
+                texts.iter().try_for_each(|text| sums.add(text, name, &value, weight))?;
             }
         }
-        texts.into_iter().for_each(|text| *tokens.entry(text.to_owned()).or_default() += weight);
+        texts.into_iter().for_each(|text| *sums.tokens.entry(text.to_owned()).or_default() += weight);
     }
-    let full =
-        |text: &str, name: &str| if text.is_empty() { name.to_owned() } else { format!("{text}/{name}") };
-    let mean =
-        |((text, name), sum): ((String, String), f64)| (full(&text, &name), sum / tokens[&text] as f64);
-    let mut means: BTreeMap<String, f64> = sums.into_iter().map(mean).collect();
-    // `tokens` is a sum, not a mean.
-    means.extend(tokens.iter().map(|(text, tokens)| (full(text, "tokens"), *tokens as f64)));
-    Ok(Some(means))
+    Ok(Some(sums.means()))
+}
+
+/// Sums of value times tokens, and of tokens, for all batches (the empty name) and for each corpus.
+#[derive(Default)]
+struct Sums {
+    values: BTreeMap<(String, String), (Vec<usize>, Vec<f64>)>,
+    tokens: BTreeMap<String, usize>,
+}
+
+impl Sums {
+    fn add(&mut self, text: &str, name: &str, value: &HostTensor, weight: usize) -> Result<()> {
+        let values = value.to_f64()?;
+        let zeros = || (value.dims.clone(), vec![0.0; values.len()]);
+        let (_, sum) = self.values.entry((text.to_owned(), name.to_owned())).or_insert_with(zeros);
+        sum.iter_mut().zip(&values).for_each(|(sum, value)| *sum += value * weight as f64);
+        Ok(())
+    }
+
+    fn means(self) -> Means {
+        let full =
+            |text: &str, name: &str| if text.is_empty() { name.to_owned() } else { format!("{text}/{name}") };
+        let mut means = Means::default();
+        for ((text, name), (dims, mut values)) in self.values {
+            let tokens = self.tokens[&text] as f64;
+            if dims.len() < 2 {
+                let sum = values.iter().sum::<f64>() / values.len() as f64;
+                means.numbers.insert(full(&text, &name), sum / tokens);
+            } else {
+                values.iter_mut().for_each(|value| *value /= tokens);
+                means.tensors.insert(full(&text, &name), (dims, values));
+            }
+        }
+        // `tokens` is a sum, not a mean.
+        let tokens = self.tokens.iter().map(|(text, tokens)| (full(text, "tokens"), *tokens as f64));
+        means.numbers.extend(tokens);
+        means
+    }
 }

@@ -30,7 +30,7 @@ mod stop;
 mod stragglers;
 pub mod summary;
 
-pub use evaluation::evaluate;
+pub use evaluation::{Means, evaluate, outputs};
 pub use evaluator::Evaluator;
 pub use executables::compare as compare_executables;
 pub use lock::remove_unused;

@@ -1,0 +1,16 @@
+//! Routing of tokens: which tokens go to which expert in every sparse layer, how layers agree, and how many
+//! tokens other capacities would drop.
+//!
+//! Reading order: [`replay`] (expert slots from recorded choices), `counts` (tokens by property and expert),
+//! [`observer`] (from recorded choices to counts), [`summary`] (the results, the JSON form), `text` (tables
+//! for a terminal). The page is [`crate::html::routes`].
+
+mod counts;
+pub mod observer;
+pub mod replay;
+pub mod summary;
+mod text;
+
+pub use counts::Lift;
+pub use observer::{Layer, Observer, Record, Rule, Token};
+pub use summary::{Coactivation, Expert, LayerRoutes, Properties, Routes, TextRoutes, WhatIf};
