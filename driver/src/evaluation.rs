@@ -11,8 +11,8 @@ const EXPERTS: usize = 16;
 /// The key of the names of texts.
 const TEXTS: &str = "texts";
 
-/// Returns the means as one object; outputs by layer are nested lists. With several texts, `texts` is the list
-/// of their names.
+/// Returns the means as one object; outputs by layer are nested lists. With several texts, `texts` is the
+/// list of their names.
 pub fn object(means: &Means, texts: &[&str]) -> Map<String, Value> {
     let mut all: Map<String, Value> =
         means.numbers.iter().map(|(name, value)| (name.clone(), (*value).into())).collect();

@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`html`] (documents, sections, tables, the stylesheet), [`bars`] and [`chart`] (SVG
 //! charts), [`heat`] (heat maps), [`run`] (the metrics of a training run), [`speedup`] (of a run over another
-//! one), [`run_page`] (the page of training runs), [`mod@visible`] (control characters). The page of a program's report is in the crate `report`.
+//! one), [`run_page`] (the page of training runs), [`mod@visible`] (control characters). The page of a
+//! program's report is in the crate `report`.
 
 pub mod bars;
 pub mod chart;

@@ -1,5 +1,5 @@
-//! Speed-up of a run over another one, by text (language, corpus, task): the steps and the time after which it
-//! reaches the final held-out loss of the other (figure 8 of the Switch Transformers paper).
+//! Speed-up of a run over another one, by text (language, corpus, task): the steps and the time after which
+//! it reaches the final held-out loss of the other (figure 8 of the Switch Transformers paper).
 
 use crate::{
     bars::bars,

@@ -74,8 +74,8 @@ fn class(token: i32) -> usize {
     }
 }
 
-/// Gives the model parameters that send each class to one expert: the class itself in layer 0, the next one in
-/// layer 1. All layers add nothing to the residual stream, which is the class of the token.
+/// Gives the model parameters that send each class to one expert: the class itself in layer 0, the next one
+/// in layer 1. All layers add nothing to the residual stream, which is the class of the token.
 fn plant(session: &mut Session) {
     let states = session.artefact().manifest.state.clone();
     for state in states {
@@ -180,8 +180,8 @@ fn a_planted_specialization_is_found() {
     assert!(page.contains("decoder layer 1") && !page.contains("<script") && !page.contains("http"));
 }
 
-/// Compares the drops of a replay with those of runs: in all layers of a planted model, and in the first layer
-/// of a random one, whose later layers see the drops of earlier ones.
+/// Compares the drops of a replay with those of runs: in all layers of a planted model, and in the first
+/// layer of a random one, whose later layers see the drops of earlier ones.
 #[track_caller]
 fn check_replay(options: Switch, planted: bool, factors: &[f64]) {
     let of = |factor: f64| {

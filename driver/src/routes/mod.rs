@@ -194,8 +194,8 @@ impl Observation {
         Ok(())
     }
 
-    /// Returns the tokens that a stack reads, `None` for padding, and their number in a row. The decoder reads
-    /// the target token before the one that it predicts.
+    /// Returns the tokens that a stack reads, `None` for padding, and their number in a row. The decoder
+    /// reads the target token before the one that it predicts.
     fn tokens(&mut self, batch: &Batch, decoder: bool, text: u32) -> (Vec<Option<Token>>, usize) {
         let (ids, length) = match decoder {
             true => (&batch.targets, self.spec.target_length),

@@ -29,11 +29,11 @@ pub struct Lift {
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Relation {
     /// Mutual information of the property and the expert as a share of the entropy of experts, without what
-    /// is expected by chance: from 0 (independent) to 1 (the property determines the expert).
+    /// is expected of independent ones: from 0 (independent) to 1 (the property determines the expert).
     pub information: f64,
     /// For each expert, the divergence of the property's distribution at the expert from that of all tokens,
-    /// as a share of the largest possible one, without what is expected by chance. 0 for experts without
-    /// tokens.
+    /// as a share of the largest possible one, without what is expected of independent ones. 0 for experts
+    /// without tokens.
     pub scores: Vec<f64>,
 }
 
@@ -122,7 +122,7 @@ impl Counts {
     }
 
     /// Returns the mutual information of both sides divided by the geometric mean of their entropies, without
-    /// what is expected by chance: from 0 to 1. `None` means that one of the two entropies is 0.
+    /// what is expected of independent ones: from 0 to 1. `None` means that one of the two entropies is 0.
     pub fn normalized_information(&self) -> Option<f64> {
         let (mut left, mut right) = (FxHashMap::<u32, u64>::default(), FxHashMap::<u32, u64>::default());
         for ((a, b), count) in &self.cells {

@@ -14,7 +14,8 @@ pub enum Rule {
         /// True if a token gets one expert slot at most ("no token left behind").
         one_slot: bool,
     },
-    /// Each token chooses; tokens are dispatched in two steps, to groups of experts and from there to experts.
+    /// Each token chooses; tokens are dispatched in two steps, to groups of experts and from there to
+    /// experts.
     TwoSteps,
     /// Each expert chooses its tokens.
     Experts,
@@ -65,8 +66,8 @@ pub struct Record<'a> {
     /// If tokens choose: 0 for a choice that does not count, 1 for one without an expert slot, 2 for one with
     /// an expert slot, in the same order.
     pub state: &'a [u8],
-    /// The gates that decide the order in which tokens get expert slots, `[tokens]`. `None` means the order of
-    /// tokens.
+    /// The gates that decide the order in which tokens get expert slots, `[tokens]`. `None` means the order
+    /// of tokens.
     pub priority: Option<&'a [f32]>,
 }
 

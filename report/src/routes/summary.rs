@@ -57,7 +57,7 @@ pub struct LayerRoutes {
     pub dead: Vec<usize>,
     /// Experts with at least twice an even load.
     pub overloaded: Vec<usize>,
-    /// How much each property of a token says about its expert: from 0 to 1.
+    /// Mutual information of each property and the expert, as a share of the entropy of experts: from 0 to 1.
     pub information: Properties<f64>,
     /// The experts.
     pub experts: Vec<Expert>,
@@ -129,7 +129,7 @@ pub struct Coactivation {
     /// The two layers, as indices of [`Routes::layers`].
     pub layers: [usize; 2],
     /// Mutual information of the experts divided by the geometric mean of their entropies, without what is
-    /// expected by chance. `None` means that one layer uses one expert only.
+    /// expected of independent ones. `None` means that one layer uses one expert only.
     pub information: Option<f64>,
     /// Pairs of experts with the number of tokens, the most frequent first.
     pub pairs: Vec<(u32, u32, u64)>,
