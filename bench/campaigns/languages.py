@@ -20,7 +20,7 @@ from pathlib import Path
 
 LANGUAGES = ["cs", "de", "es", "fr", "it", "ja", "nl", "pl", "pt_BR", "ro", "ru", "uk"]
 PIECES = 2044  # and 4 more that text never gives: the models' vocabulary is 2,048
-SAMPLE = 400_000  # characters of each language that the tokenizer is trained on
+SAMPLE = 100_000  # characters of each language that the tokenizer is trained on
 SHORTEST = 40  # characters of a paragraph
 
 ESCAPE = re.compile(r"\\f(?:\[[^\]]*\]|\(..|.)|\\[sd][+-]?\d*|\\[&|^%:/,]|\\\*\([^\s]{2}|\\\(..|\\\[[^\]]*\]")

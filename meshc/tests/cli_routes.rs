@@ -59,7 +59,9 @@ fn languages_are_routed_evaluated_and_compared() {
         / tokens("tokens");
     assert!((mean - tokens("loss")).abs() < 1e-6);
 
+    let alone = place.run(&["runs", "dense", "sparse"]).succeeds().out;
     let out = place.run(&["runs", "dense", "sparse", "-o", "both.html"]).succeeds().out;
+    assert_eq!(out, format!("{alone}both.html\n"));
     assert!(
         out.contains("reaches the final held-out losses of dense") && out.contains("texts by ratio"),
         "{out}"

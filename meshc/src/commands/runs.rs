@@ -17,7 +17,7 @@ pub struct Args {
     /// Run directories (`meshc train --run-dir`) or metrics files; several runs are compared
     #[arg(required = true, value_name = "RUN_DIR")]
     runs: Vec<PathBuf>,
-    /// HTML file to write. Default: index.html in the run directory
+    /// HTML file to write. Default: index.html in the run directory; for several runs with evaluations none
     #[arg(short, long, value_name = "FILE.html")]
     output: Option<PathBuf>,
     /// Print one JSON object; a page is written only with -o
@@ -39,9 +39,14 @@ pub fn run(args: &Args) -> Result<()> {
         );
         return Ok(());
     }
+    let compared = speedup::text(&runs);
     let output = match (&args.output, args.runs.as_slice()) {
         (Some(output), _) => output.clone(),
         (None, [one]) if one.is_dir() => one.join("index.html"),
+        (None, _) if !compared.is_empty() => {
+            out!("{compared}");
+            return Ok(());
+        }
         (None, _) => {
             return Err(failure(
                 "several runs, or a metrics file, have no directory for the page",
@@ -50,7 +55,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
     };
     write_file(&output, page(&runs).as_bytes())?;
-    out!("{}", speedup::text(&runs));
+    out!("{compared}");
     outln!("{}", output.display());
     Ok(())
 }
