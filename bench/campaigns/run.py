@@ -21,12 +21,13 @@ A campaign file:
   held-out = 0.02                  # share of the text that is evaluated on and never trained on
   save-every = 100                 # steps between checkpoints
   dtype = "f32"
+  teacher = "experts/e8-seed1"     # CAMPAIGN/RUN: distil its newest checkpoint; default: none
 
   [set]                            # settings of all models, as `--set` takes them
   batch = 32
 
   [models.dense]
-  program = "models/t5_tiny.rs"    # relative to MESH_HOME
+  program = "models/t5_tiny.rs"    # relative to MESH_HOME, or the name of a built-in model
   rate-from = { campaign = "rates", model = "dense" }   # `lr` is that of the model's best finished run there
   set = { d_ff = 256 }             # settings of this model
   dtype = "bf16"                   # and any of the keys above
@@ -57,7 +58,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PER_RUN = {"steps": int, "eval-every": int, "eval-batches": int, "held-out": float, "save-every": int, "dtype": str,
-           "data": str, "mix-temperature": float}
+           "data": str, "mix-temperature": float, "teacher": str}
 DEFAULTS = {"eval-batches": 24, "held-out": 0.02, "save-every": 100, "dtype": "f32"}
 
 
@@ -308,6 +309,24 @@ class Driver:
         self.children.discard(child)
         return child.returncode, usage.ru_utime + usage.ru_stime
 
+    def program(self, run, alone=False):
+        """The program of a run with its settings, as meshc takes them; `alone` is without those of distillation."""
+        program = Path(run.program)
+        if program.suffix and not program.is_absolute():
+            program = Path(os.environ.get("MESH_HOME", ".")) / program
+        settings = [(k, v) for k, v in sorted(self.settings(run).items()) if not (alone and k.startswith("distill"))]
+        sets = [part for key, value in settings for part in ("--set", f"{key}={word(value)}")]
+        return [str(program), *sets, "--dtype", run.options["dtype"]]
+
+    def subject(self, run):
+        """What `meshc train` trains: the artefact, or with a teacher the program, which the teacher is added to."""
+        if "teacher" not in run.options:
+            return [str(self.artefact(run))]
+        teacher = self.state / "runs" / run.options["teacher"]
+        if not (teacher / "result.json").exists():
+            raise Mistake(f"{run.key}: its teacher {run.options['teacher']} is not finished; run its campaign first")
+        return [*self.program(run), "--teacher", str(teacher / "checkpoints")]
+
     def artefact(self, run):
         """The compiled program of a run; runs with the same settings share it."""
         settings = self.settings(run)
@@ -315,14 +334,10 @@ class Driver:
         version = hashlib.sha256(Path(self.meshc).read_bytes()).hexdigest()
         about = json.dumps([version, run.program, run.options["dtype"], words])
         folder = self.state / "artefacts" / hashlib.sha256(about.encode()).hexdigest()[:16]
-        home = Path(os.environ.get("MESH_HOME", "."))
-        program = home / run.program if not Path(run.program).is_absolute() else Path(run.program)
         with self.building:
             if not folder.exists():
-                sets = [part for w in words for part in ("--set", w)]
                 log = self.folder(run) / "compile.log"
-                command = [self.meshc, "compile", str(program), *sets, "--dtype", run.options["dtype"], "-o",
-                           str(folder)]
+                command = [self.meshc, "compile", *self.program(run, alone=True), "-o", str(folder)]
                 code, _ = self.call(command, log)
                 if code != 0:
                     raise Mistake(f"{run.key}: `{' '.join(command)}` failed with {code}, see {log}")
@@ -348,7 +363,7 @@ class Driver:
         data = [self.corpus(word) for word in options["data"].split()]
         mixed = ["--mix-temperature", str(options["mix-temperature"])] if "mix-temperature" in options else []
         command = [
-            self.meshc, "train", str(artefact), "--data", *data, *mixed, "--steps", str(steps), "--seed",
+            self.meshc, "train", *self.subject(run), "--data", *data, *mixed, "--steps", str(steps), "--seed",
             str(run.seed), "--metrics", str(folder / "metrics.jsonl"), "--checkpoint-dir", str(folder / "checkpoints"),
             "--save-every", str(options["save-every"]), "--keep", "1", "--held-out", str(options["held-out"]),
             "--eval-every", str(options["eval-every"]), "--eval-batches", str(options["eval-batches"]), "--resume",
