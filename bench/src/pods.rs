@@ -100,7 +100,7 @@ const ROWS: [Row; 6] = [
     Row {
         name: "base",
         settings: "group_sequences=16 capacity_factor=1.25 jitter=0 exploration=argmax",
-        schedule: "remat=all microbatches=4 gather=step attention_minor=query",
+        schedule: "remat=long microbatches=4 gather=step attention_minor=query",
         routing: BASE.routing,
         ..BASE_CAPACITY_1
     },
