@@ -101,7 +101,6 @@ fn session(quick: bool) -> Result<Session> {
     let seed = BTreeMap::from([("seed".to_owned(), HostTensor::u32_scalar(1))]);
     session.call("init", &seed)?.wait()?;
     session.compile("train_step")?;
-    session.prepare_snapshots("train_step")?;
     session.release("init");
     session.record_memory_baseline()?;
     Ok(session)

@@ -83,6 +83,9 @@ pub fn with_options(
 ) -> Result<Session> {
     let mut session = Session::open(&chosen.plugin, artefact, options)?;
     session.set_host_allocator(request.host.allocator);
+    if let Some(profile) = &request.profile {
+        session.record_calls(profile.begin(&chosen.plugin));
+    }
     if !request.plugin.no_executable_cache {
         session.set_executable_cache(ExecutableCache::in_cache(&cache()?));
     }

@@ -1,5 +1,6 @@
 //! Examination of plugins.
 
+use crate::plugin::guess;
 use anyhow::{Context, Result};
 use pjrt::ClientOptions;
 use runtime::plugin::{Examination, Platform, PluginFile, SearchPaths, examine, known_faults, list, tpu};
@@ -49,7 +50,13 @@ pub struct Examined {
 
 impl Examined {
     fn new(path: &Path, e: Examination) -> Self {
-        let Examination { version, missing, platform, devices, problems } = e;
+        let Examination { version, missing, platform, devices, mut problems } = e;
+        let is_tpu = version.is_some() && guess(path) == Some(Platform::Tpu);
+        if is_tpu && !problems.is_empty() && !tpu::is_present(Path::new("/")) {
+            let only = "this machine has no TPU: it compiles programs ahead of time (`meshc compile --target \
+                        tpu:v5e:2x4`, `meshc plan`), and runs none";
+            problems.insert(0, only.to_owned());
+        }
         let faults = known_faults(path);
         Self { path: path.to_owned(), version, missing, platform, devices, problems, faults }
     }

@@ -1,11 +1,11 @@
 //! Builds of model programs: a small cargo package in the cache that depends on the crates `mesh` and
-//! `models` of the source tree that meshc was built from, or the package of the user, with dependencies of
-//! any kind.
+//! `models` of the source tree, or the package of the user, with dependencies of any kind.
 
 use crate::{
     diagnostics::Sources,
     failure::failure,
     files::{cache, write_file},
+    sources::home,
     subject::is_package,
 };
 use anyhow::{Context, Result};
@@ -220,27 +220,6 @@ fn executable(folder: &Path, name: &str) -> Result<String> {
             "name one of them as `default-run` in Cargo.toml, or name the file of the model",
         )),
     }
-}
-
-/// Returns the source tree with the crates `mesh` and `models`.
-pub fn home() -> Result<PathBuf> {
-    let given = env::var_os("MESH_HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
-    let built_from =
-        || Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default();
-    let (home, reason) = match given {
-        Some(home) => (home, "MESH_HOME names"),
-        None => (built_from(), "meshc was built from"),
-    };
-    if ["mesh", "models"].iter().all(|c| home.join(c).join("Cargo.toml").is_file()) {
-        return fs::canonicalize(&home).with_context(|| format!("finding `{}`", home.display()));
-    }
-    Err(failure(
-        format!(
-            "model programs need the crates `mesh` and `models`, but {reason} `{}`, which does not contain them",
-            home.display()
-        ),
-        "set MESH_HOME to the source tree, which contains mesh/ and models/",
-    ))
 }
 
 /// Returns the rustc flag that renames the path `from` to `to`, so that programs do not depend on the place

@@ -6,6 +6,7 @@ use crate::{
     host::Host,
     placement::PlacementOptions,
     plugin::{Flags, PluginOptions},
+    profile::Recorder,
     settings::{Settings, key},
     target::{Target, TargetOptions},
 };
@@ -31,6 +32,8 @@ pub struct Request {
     /// True if several hosts run the program: outputs that are not state are then whole on every device, so
     /// that every host can read them.
     pub several_hosts: bool,
+    /// The profile of the calls of its session. `None` means that there is none.
+    pub profile: Option<Recorder>,
     /// The process.
     pub host: Host,
 }
@@ -49,6 +52,7 @@ impl Request {
             flags: Flags::default(),
             plugin: PluginOptions::default(),
             several_hosts: false,
+            profile: None,
             host,
         }
     }

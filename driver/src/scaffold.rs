@@ -1,6 +1,6 @@
 //! New model packages (`meshc new`): a Cargo.toml that editors understand, a model, and a test.
 
-use crate::{failure::failure, files::write_file, package::home};
+use crate::{failure::failure, files::write_file, sources::home};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 

@@ -230,6 +230,7 @@ mod tests {
     const INVALID: &[(&[&str], &str, &[&str])] = &[
         (&["train"], "steps", &["0", "-1", "1.5"]),
         (&["train"], "seed", &["-1", "4294967296"]),
+        (&["train"], "profile", &["0", "-1"]),
         (&["train"], "save-every", &["0", "-5"]),
         (&["train"], "keep", &["0"]),
         (&["train"], "keep-every", &["0"]),

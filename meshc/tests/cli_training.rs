@@ -53,7 +53,8 @@ fn a_configuration_a_run_folder_and_nothing_compiled_twice() {
             text()
         ),
     );
-    let first = runs(&place, &["--config", "t.toml", "--steps", "4"]).succeeds();
+    let first =
+        runs(&place, &["--config", "t.toml", "--steps", "4", "--timings", "--profile", "2"]).succeeds();
     for part in [
         "steps = 4",
         "# flag",
@@ -65,7 +66,17 @@ fn a_configuration_a_run_folder_and_nothing_compiled_twice() {
     ] {
         assert!(first.out.contains(part), "`{part}`: {}", first.out);
     }
-    for part in ["init: compiled in", "train_step: compiled in", "no FLOPs utilization", "target cpu"] {
+    for part in [
+        "init: compiled in",
+        "train_step: compiled in",
+        "no FLOPs utilization",
+        "target cpu",
+        "s to the end of the first step:",
+        " s  program and data",
+        " s  initializing the state",
+        "the plugin has no profiler",
+        "profile: run/profile/trace.json",
+    ] {
         assert!(first.err.contains(part), "`{part}`: {}", first.err);
     }
     let config = fs::read_to_string(place.at("run/config.toml")).unwrap();
@@ -82,12 +93,23 @@ fn a_configuration_a_run_folder_and_nothing_compiled_twice() {
         (&"switch_tiny".into(), &false.into())
     );
 
+    let trace: Value =
+        serde_json::from_slice(&fs::read(place.at("run/profile/trace.json")).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().expect("a list");
+    let named = |name: &str| events.iter().filter(|event| event["name"] == name).count();
+    // The first step and two more are recorded.
+    assert_eq!(
+        (named("step 1"), named("step 3"), named("step 4"), named("train_step")),
+        (1, 1, 0, 3),
+        "{trace}"
+    );
+
     let starts = about["starts"].as_array().expect("a list");
     let command = starts[0]["command"].as_array().expect("a list");
     assert!(command.iter().any(|word| word == "--config") && starts[0]["host"].is_string(), "{starts:?}");
     assert_eq!(starts[0]["plugin"]["blake3"].as_str().map(str::len), Some(16), "{starts:?}");
     assert!(lines.windows(2).all(|l| l[0]["time"].as_f64() <= l[1]["time"].as_f64()), "{lines:?}");
-    assert!(first.err.contains("compiling init (1 of 3)") && first.err.contains("(3 of 3)"), "{}", first.err);
+    assert!(first.err.contains("compiling init (1 of 2)") && first.err.contains("(2 of 2)"), "{}", first.err);
 
     // The resolved options are a valid option file: the run resumes with it, and compiles nothing.
     let again = runs(&place, &["--config", "run/config.toml", "--resume", "--steps", "6"]).succeeds();

@@ -52,6 +52,10 @@ h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 1.6rem 0 0.3rem; }
 table { border-collapse: collapse; } th { text-align: left; font-weight: 600; padding-right: 1.2rem; color: var(--soft); }
 td { padding-right: 1.2rem; overflow-wrap: anywhere; } th, td { vertical-align: top; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 520px), 1fr)); gap: 1rem; margin-top: 1rem; }
+.chart { margin: 0; position: relative; } .tip { position: absolute; pointer-events: none; background: var(--ground); color: var(--ink);
+  border: 1px solid var(--grid); border-radius: 4px; padding: 0.2rem 0.5rem; font-size: 0.8rem; z-index: 1; white-space: nowrap; }
+.cursor { pointer-events: none; } #controls { display: flex; flex-wrap: wrap; gap: 0.4rem 1.2rem; color: var(--soft); margin-top: 0.8rem; }
+#controls[hidden] { display: none; }
 .charts svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
 svg .title { fill: var(--ink); font-size: 13px; font-weight: 600; }
 .grid { stroke: var(--grid); } .mark { stroke: var(--soft); stroke-dasharray: 2 3; }

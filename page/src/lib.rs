@@ -1,4 +1,4 @@
-//! HTML pages that need nothing else: no scripts, no fonts, no network; readable in light and dark.
+//! HTML pages that need nothing else: no fonts, no network; readable in light and dark, and without scripts.
 //!
 //! Reading order: [`html`] (documents, sections, tables, the stylesheet), [`bars`] and [`chart`] (SVG
 //! charts), [`heat`] (heat maps), [`run`] (the metrics of a training run), [`speedup`] (of a run over another

@@ -23,6 +23,10 @@ pub struct Run {
     pub rollbacks: Vec<u64>,
     /// A note about unreadable lines of the file.
     pub note: Option<String>,
+    /// Step, Unix time in seconds at its end, and tokens up to it. Files of older versions have no times.
+    pub clock: Vec<(u64, Option<f64>, f64)>,
+    /// Options and settings of the run, by name.
+    pub settings: BTreeMap<String, String>,
 }
 
 impl Run {
@@ -74,7 +78,33 @@ impl Run {
             "evaluations": evaluations, "rollbacks": self.rollbacks, "note": self.note })
     }
 
+    /// Adds the options of a run folder's `config.toml`: its lines, without tables and origins. Settings of
+    /// the model are comments there.
+    pub fn add_settings(&mut self, config: &str) {
+        for line in config.lines() {
+            let line = line.strip_prefix("# ").unwrap_or(line);
+            let Some((key, rest)) = line.split_once(" = ") else { continue };
+            let value = rest.rsplit_once(" # ").map_or(rest, |(value, _origin)| value).trim();
+            if !key.contains(char::is_whitespace) {
+                self.settings.insert(key.to_owned(), value.to_owned());
+            }
+        }
+    }
+
+    /// Advances the clock by a step.
+    fn tick(&mut self, step: u64, object: &Map<String, Value>) {
+        let number = |key: &str| object.get(key).and_then(Value::as_f64);
+        let tokens = number("tokens_per_s").unwrap_or(0.0) * number("step_ms").unwrap_or(0.0) / 1e3;
+        // A rollback repeats steps.
+        while self.clock.last().is_some_and(|(earlier, ..)| *earlier >= step) {
+            self.clock.pop();
+        }
+        let before = self.clock.last().map_or(0.0, |(.., tokens)| *tokens);
+        self.clock.push((step, number("time"), before + tokens));
+    }
+
     fn add(&mut self, step: u64, object: &Map<String, Value>) {
+        self.tick(step, object);
         for (key, value) in object {
             match (key.as_str(), value) {
                 ("step" | "time" | "non_finite", _) => {}

@@ -75,6 +75,16 @@ pub enum Error {
         /// The executable concerned, if any.
         executable: Option<String>,
     },
+    /// The plugin's profiler returned an error.
+    #[error("{function} failed: {reason} (plugin {})", path.display())]
+    Profiler {
+        /// The plugin.
+        path: PathBuf,
+        /// The function's name in the C API.
+        function: &'static str,
+        /// The plugin's message.
+        reason: String,
+    },
     /// The plugin reported success but violated the C API.
     #[error("the PJRT plugin {} broke the API's contract in {function}: {reason}", path.display())]
     Contract {
@@ -132,6 +142,7 @@ impl Error {
             | Error::Version { .. }
             | Error::MissingFunction { .. }
             | Error::Invalid { .. }
+            | Error::Profiler { .. }
             | Error::Contract { .. } => None,
         }
     }
@@ -155,6 +166,7 @@ impl Error {
             | Error::NotAPlugin { .. }
             | Error::Version { .. }
             | Error::MissingFunction { .. }
+            | Error::Profiler { .. }
             | Error::Contract { .. } => {}
         }
         self

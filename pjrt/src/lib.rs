@@ -16,6 +16,7 @@
 //! | [`LoadedExecutable`] | the same on devices | [`Client::compile`], [`Client::load_serialized`] |
 //! | [`Buffer`] | an array on a device | [`Client::buffer_from_slice`], [`Client::buffer_from_host`], a run |
 //! | [`Execution`] | a run | [`LoadedExecutable::execute`] |
+//! | [`Profiler`] | a profile of the devices | [`Profiler::start`] |
 //! | [`Event`] | something that becomes ready | a run, [`Buffer::ready`] |
 //! | [`Error`] | which call failed, where, why | all calls |
 //!
@@ -81,6 +82,7 @@ mod key_value;
 #[cfg(test)]
 mod layout_tests;
 mod plugin;
+mod profiler;
 mod program;
 mod signature;
 mod topology;
@@ -101,6 +103,7 @@ pub use ffi::Function;
 pub use host::{AlignedBytes, HostArray, HostUse};
 pub use key_value::{KeyValueStore, StoreError};
 pub use plugin::Plugin;
+pub use profiler::Profiler;
 pub use program::Program;
 pub use topology::Topology;
 pub use value::{Named, Value};

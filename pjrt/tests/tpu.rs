@@ -3,7 +3,7 @@
 
 mod support;
 
-use pjrt::{Client, ClientOptions, Code, Function, Plugin, Program, Topology, Value};
+use pjrt::{Client, ClientOptions, Code, Function, Plugin, Profiler, Program, Topology, Value};
 use std::ffi::OsString;
 use support::hlo::{self, compile_options};
 use support::message;
@@ -115,5 +115,14 @@ fn mistakes_are_errors() {
         // There is no TPU here.
         let client = Client::create(plugin, &ClientOptions::new()).expect_err("must be refused");
         assert!(client.to_string().starts_with("PJRT_Client_Create failed: "), "{client}");
+    });
+}
+
+#[test]
+fn the_profiler_reports_its_errors() {
+    with_libtpu(|plugin| {
+        // Without a TPU, there is nothing to record.
+        let error = Profiler::start(plugin).expect_err("this machine has no TPU").to_string();
+        assert!(error.starts_with("PLUGIN_Profiler_Start failed: ") && error.contains("(plugin "), "{error}");
     });
 }

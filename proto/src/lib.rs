@@ -4,7 +4,6 @@
 //! Reading order:
 //! - [`xla`], [`manifest`] and [`tensorflow`] are generated from `protos/` (`cargo xtask codegen`);
 //! - [`compile_options`] builds the options for a plugin;
-//! - [`hlo_alias`] removes the donation of buffers from a module;
 //! - [`hlo_check`] and [`precision_check`] check modules, [`hlo_text`] prints them;
 //! - [`manifest_check`] and [`compile_options_check`] check an artefact, [`manifest_json`] prints manifests;
 //! - [`regular`] reads files, and refuses FIFOs, devices and sockets.
@@ -32,7 +31,6 @@ pub mod tensorflow;
 pub mod compile_options;
 pub mod compile_options_check;
 mod enum_name;
-pub mod hlo_alias;
 pub mod hlo_check;
 pub mod hlo_processes;
 pub mod hlo_text;

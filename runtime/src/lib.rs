@@ -25,5 +25,7 @@ pub use checkpoint::Checkpoint;
 pub use contract::Contract;
 pub use error::{Error, Result};
 pub use pjrt::ElementType;
-pub use session::{Compilation, ExecutableCache, HostAllocator, Output, Outputs, Placement, Session};
+pub use session::{
+    CallSpan, Calls, Compilation, ExecutableCache, HostAllocator, Output, Outputs, Placement, Session,
+};
 pub use tensor::HostTensor;

@@ -58,14 +58,7 @@ fn every_layout_reads_what_every_other_one_wrote() {
 
 #[test]
 fn a_snapshot_is_written_while_the_session_changes() {
-    snapshot_while_changing(initialized("data=2", "*:data"));
     let mut session = initialized("data=2", "*:data");
-    session.prepare_snapshots("train_step").unwrap();
-    snapshot_while_changing(session);
-}
-
-#[track_caller]
-fn snapshot_while_changing(mut session: Session) {
     let place = tempfile::tempdir().unwrap();
     let expected = values(&session);
     let copy = session.snapshot().unwrap();
@@ -114,7 +107,7 @@ fn steps_beside_a_snapshot_give_the_same_bits() {
         let mut plain = begun(mesh);
         let expected = losses(&mut plain, false);
         let mut session = begun(mesh);
-        session.prepare_snapshots("train_step").unwrap();
+        session.compile("train_step").unwrap();
         session.record_memory_baseline().unwrap();
         assert!(losses(&mut session, true) == expected, "{mesh}");
         assert!(values(&session) == values(&plain), "{mesh}");
@@ -125,14 +118,7 @@ fn steps_beside_a_snapshot_give_the_same_bits() {
 
 #[test]
 fn a_step_that_starts_at_once_does_not_change_the_snapshot() {
-    steps_at_once(begun(""));
     let mut session = begun("");
-    session.prepare_snapshots("train_step").unwrap();
-    steps_at_once(session);
-}
-
-#[track_caller]
-fn steps_at_once(mut session: Session) {
     let place = tempfile::tempdir().unwrap();
     let inputs = step_inputs();
     for round in 0..5 {

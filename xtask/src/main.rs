@@ -1,4 +1,5 @@
-//! Developer commands: `cargo xtask test`, `tidy`, `codegen`, `bless`, `fuzz`, `asan`.
+//! Developer commands: `cargo xtask test`, `tidy`, `codegen`, `bless`, `fuzz`, `asan`,
+//! `dist`.
 //!
 //! These replace a Makefile and are not part of the product.
 
@@ -12,6 +13,7 @@ use anyhow::{Result, bail};
 mod asan;
 mod bless;
 mod codegen;
+mod dist;
 mod fuzz;
 mod test;
 mod tidy;
@@ -25,6 +27,7 @@ commands:
   bless [ARGS]         run cargo test ARGS (default: all tests) and let tests rewrite their expectations
   fuzz [SECONDS [N]]   read damaged inputs of every kind, from input N, and report panics, hangs and memory
   asan [tests|run]     run the tests of pjrt under AddressSanitizer, and meshc run under valgrind
+  dist [TARGET]        write a release archive for x86_64-unknown-linux-gnu (default) or aarch64-unknown-linux-gnu
   codegen [--check]    generate {proto,job}/src/gen/ from proto/protos/ (or list stale files)
 ";
 
@@ -47,6 +50,8 @@ fn run(args: &[String]) -> Result<ExitCode> {
         ["fuzz", args @ ..] => return fuzz::run(&root(), args),
         ["asan", args @ ..] => return asan::run(&root(), args),
         ["bless", args @ ..] => return bless::run(&root(), args),
+        ["dist"] => dist::run(&root(), "x86_64-unknown-linux-gnu")?,
+        ["dist", target] => dist::run(&root(), target)?,
         ["codegen"] => codegen::run(&root(), false)?,
         ["codegen", "--check"] => codegen::run(&root(), true)?,
         ["help" | "--help" | "-h"] => print!("{USAGE}"),

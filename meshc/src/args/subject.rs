@@ -10,6 +10,7 @@ use crate::output::host::HOST;
 use anyhow::Result;
 use driver::{
     hosts::{member::Member, start},
+    profile::Recorder,
     request::Request,
     target::{Target, TargetOptions},
 };
@@ -34,6 +35,9 @@ pub struct SubjectArgs {
     /// Target: cpu, gpu, or a TPU slice such as tpu:v5e:2x4. Default: the platform of the plugin
     #[arg(long)]
     target: Option<Target>,
+    /// Write a profile of the calls to this folder: trace.json, and that of the plugin if it has a profiler
+    #[arg(long, value_name = "DIR")]
+    profile: Option<PathBuf>,
     #[command(flatten)]
     plugin: PluginArgs,
     #[command(flatten)]
@@ -53,8 +57,12 @@ impl SubjectArgs {
             placement: self.placement.options(),
             target: TargetOptions { target: self.target.clone(), ..TargetOptions::default() },
             plugin: self.plugin.options(),
+            profile: self.profile.as_deref().map(Recorder::new),
             ..Request::new(&self.subject, HOST)
         };
-        start::run(&self.hosts.options(), request, input, work)
+        start::run(&self.hosts.options(), request, input, |member, request| {
+            work(member, request)?;
+            request.profile.as_ref().map_or(Ok(()), |profile| profile.end(HOST.say))
+        })
     }
 }

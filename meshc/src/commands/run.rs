@@ -14,6 +14,7 @@ use driver::{
     artefact,
     call::call,
     files::write_file,
+    profile::Recorder,
     request::Request,
     target::{Target, TargetOptions},
 };
@@ -44,6 +45,9 @@ pub struct Args {
     /// Target of a model: cpu, gpu, or a TPU slice such as tpu:v5e:2x4. Default: the platform of the plugin
     #[arg(long)]
     target: Option<Target>,
+    /// Write a profile of the call to this folder: trace.json, and that of the plugin if it has a profiler
+    #[arg(long, value_name = "DIR")]
+    profile: Option<PathBuf>,
     #[command(flatten)]
     plugin: PluginArgs,
 }
@@ -56,10 +60,12 @@ pub fn run(args: &Args) -> Result<()> {
         placement: args.placement.options(),
         target: TargetOptions { target: args.target.clone(), ..TargetOptions::default() },
         plugin: args.plugin.options(),
+        profile: args.profile.as_deref().map(Recorder::new),
         ..Request::new(&args.subject, HOST)
     };
     let artefact = artefact::of_request(&request)?;
     let results = call(&request, artefact, &args.function, read(&args.inputs)?, args.seed)?;
+    request.profile.as_ref().map_or(Ok(()), |profile| profile.end(HOST.say))?;
     write_file(&args.outputs, &to_bytes(&results)?)?;
     outln!("{}: {}", args.outputs.display(), results.keys().cloned().collect::<Vec<_>>().join(", "));
     Ok(())

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use driver::{
     failure::failure,
     files::write_file,
-    run_folder::{METRICS, RUN},
+    run_folder::{CONFIG, METRICS, RUN},
 };
 use page::{run::Run, run_page::page, speedup};
 use serde_json::json;
@@ -75,7 +75,10 @@ fn read(path: &Path) -> Result<Run> {
     };
     let about =
         proto::regular::read(&path.join(RUN)).ok().and_then(|text| serde_json::from_slice(&text).ok());
-    let run = Run::parse(&path.display().to_string(), about.unwrap_or_default(), &bytes);
+    let mut run = Run::parse(&path.display().to_string(), about.unwrap_or_default(), &bytes);
+    if let Ok(config) = proto::regular::read_to_string(&path.join(CONFIG)) {
+        run.add_settings(&config);
+    }
     if run.numbers.is_empty() && !bytes.iter().all(u8::is_ascii_whitespace) && bytes.contains(&b'\n') {
         return Err(failure(
             format!("no line of `{}` has the metrics of a step", file.display()),

@@ -35,6 +35,7 @@ use driver::{
         start,
     },
     overview,
+    profile::{Profile, Profiled},
     program::{self, Program},
     request::Request,
     run_folder::{self, RunFolder},
@@ -47,7 +48,7 @@ use mesh::task::check::Purpose;
 use runtime::{
     Artefact, Contract,
     checkpoint::{Keep, Mapping, Pattern, Rule, folder::list, is_url},
-    train::{self, Evaluator, Observer, Source, Spikes},
+    train::{self, Evaluator, Observer, Source, Spikes, Summary},
 };
 use serde_json::Value;
 use std::{
@@ -94,6 +95,13 @@ pub struct Args {
     /// --tensorboard or several processes are given
     #[arg(long, conflicts_with = "run_dir")]
     no_run_dir: bool,
+    /// Write a profile of the start and of N further steps to profile/ in the run directory: trace.json, and
+    /// that of the plugin if it has a profiler
+    #[arg(long, value_name = "N", conflicts_with = "no_run_dir", value_parser = steps, allow_negative_numbers = true)]
+    profile: Option<u64>,
+    /// Print the phases of the start with their times
+    #[arg(long)]
+    timings: bool,
     /// Write one JSON object per step, one per line, to this file; --resume appends
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
@@ -227,8 +235,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
 /// Trains, alone or as a member of a job.
 fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
     member.job.enter("load", 0);
+    let mut profile = Profile::start("program and data");
     let resolved = Run::resolve(args, member).and_then(|run| {
         run.reserved.tell(signals);
+        profile.phase("plugin");
         let chosen = run.plugin()?;
         let facts = run.facts(&chosen, member)?;
         Ok(((run, chosen), facts))
@@ -245,6 +255,7 @@ fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
     } else {
         out!("{before}");
     }
+    profile.phase("client");
     let mut session = match member.is_in_job() {
         true => several::session(&request, &chosen, artefact, member)?,
         false => device::on(&chosen, &request, artefact)?,
@@ -252,7 +263,12 @@ fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
     let start = run_folder.as_ref().map_or(Value::Null, |_| run_folder::start(&chosen, VERSION));
     let place = run_folder.as_ref().map(|folder| (folder, &start));
     let mut progress = progress(&args, member.job.is_first(), session.artefact(), place, signals);
-    let result = train::run(&mut session, source.batches(), &options, &mut progress, &signals.stop);
+    profile.phase("checkpoints and logs");
+    let recorded = run_folder.as_ref().and_then(|folder| Some((args.profile?, folder.at("profile"))));
+    let timings = args.timings.then_some(HOST.say);
+    let mut observer = Profiled::new(&mut progress, profile, &chosen.plugin, recorded, timings);
+    let result = train::run(&mut session, source.batches(), &options, &mut observer, &signals.stop);
+    observer.end();
     progress.end();
     // A run that was refused keeps the description that an earlier run has written.
     if let Some(folder) = run_folder.as_ref().filter(|_| !session.compilations().is_empty()) {
@@ -266,6 +282,11 @@ fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
             progress.on_warning(&format!("{error:#}"));
         }
     }
+    show(&args, result, signals)
+}
+
+/// Prints the results of a run.
+fn show(args: &Args, result: runtime::Result<Summary>, signals: &Signals) -> Result<ExitCode> {
     let written = args.written();
     let summary = result.with_context(|| match written.as_str() {
         "" => "training stopped".to_owned(),
@@ -344,6 +365,12 @@ impl Run {
             None => None,
         };
         let reserved = args.choose_run_dir(member, &artefact.manifest.program)?;
+        if args.profile.is_some() && args.run_dir.is_none() {
+            return Err(failure(
+                "`--profile` writes to a run directory, and there is none",
+                "add --run-dir DIR",
+            ));
+        }
         // Rank 0 writes what exists once.
         let run_dir = args.run_dir.as_ref().filter(|_| member.job.is_first());
         let run_folder = run_dir.map(|dir| RunFolder::create(dir)).transpose()?;

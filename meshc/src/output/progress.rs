@@ -173,6 +173,10 @@ impl Observer for Progress {
         }
     }
 
+    fn on_note(&mut self, what: &str) {
+        self.say(what);
+    }
+
     fn on_compiled(&mut self, compilation: &Compilation) {
         let Compilation { function, elapsed, .. } = compilation;
         let how = if compilation.cached { "from the cache" } else { "compiled" };

@@ -14,6 +14,7 @@
 
 pub(crate) mod calls;
 mod functions;
+pub(crate) mod profiler;
 pub(crate) mod structs;
 pub(crate) mod xla_ffi;
 

@@ -109,16 +109,15 @@ impl Session {
 
     /// Takes a snapshot of the state that this process saves: all of it, if the process is alone.
     ///
-    /// After [`Session::prepare_snapshots`], on devices that use host memory, the snapshot shares the
-    /// session's buffers and returns at once: the next call returns the new state in fresh buffers, and the
-    /// old ones are freed once they are written. Otherwise it copies the state to the host, all shards
-    /// concurrently, and waits for the copies and for steps in flight: on API 0.115 a step that replaces
-    /// state was seen to overtake a copy of it.
+    /// On devices that use host memory, the snapshot shares the session's buffers and returns at once: the
+    /// next call replaces a copy that the plugin makes, and the old buffers are freed once they are written.
+    /// Otherwise it copies the state to the host, all shards concurrently, and waits for the copies and for
+    /// steps in flight: on API 0.115 a step that replaces state was seen to overtake a copy of it.
     ///
     /// # Errors
     /// State has no value, or a device cannot be read.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        let (mut boxes, share) = (VecDeque::new(), self.can_share_state());
+        let (mut boxes, share) = (VecDeque::new(), self.uses_host_memory()?);
         for number in 0..self.artefact().manifest.state.len() {
             boxes.extend(self.boxes(number, share)?);
         }

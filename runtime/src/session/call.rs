@@ -8,7 +8,25 @@ use super::{
 use crate::{Error, HostTensor, Result, shard, tensor::element_type};
 use pjrt::{Argument, Buffer, Event};
 use proto::manifest::{Function, Input, InputKind, OutputKind, Tensor};
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+/// A call of a function, from its start to the end of its run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CallSpan {
+    /// The function.
+    pub function: String,
+    /// The start, before inputs are sent.
+    pub begin: Instant,
+    /// The end of the run on all devices.
+    pub end: Instant,
+}
+
+/// The calls of a session, for a profile.
+pub type Calls = Arc<Mutex<Vec<CallSpan>>>;
 
 /// Results of a call, as they are transferred to the host.
 pub struct Outputs {
@@ -18,12 +36,17 @@ pub struct Outputs {
 }
 
 impl Outputs {
+    /// Waits for the run to end on all devices.
+    pub(super) fn wait_for_run(&mut self) -> Result<()> {
+        pjrt::wait_all(std::mem::take(&mut self.done)).map_err(Error::pjrt("running a program"))
+    }
+
     /// Waits for the run to end on all devices, and for its results.
     ///
     /// # Errors
     /// The run failed. Its new state cannot be read either.
-    pub fn wait(self) -> Result<BTreeMap<String, HostTensor>> {
-        pjrt::wait_all(self.done).map_err(Error::pjrt("running a program"))?;
+    pub fn wait(mut self) -> Result<BTreeMap<String, HostTensor>> {
+        self.wait_for_run()?;
         self.values.into_iter().map(|v| Ok((v.name.clone(), v.wait()?))).collect()
     }
 }

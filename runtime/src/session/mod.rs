@@ -2,15 +2,16 @@
 //!
 //! State stays on the devices between calls, shard by shard; the host never holds a whole model. A call
 //! donates the state that it replaces, so device memory holds it once. State that a snapshot still reads is
-//! not donated: the call returns the new state in fresh buffers.
+//! not donated: the plugin copies it first, and the call replaces the copy.
 //!
 //! Reading order: [`assignment`] (devices and their positions in the mesh), `ownership` (the process that
-//! saves each part of the state), `programs` (compilation) with [`executable_cache`], [`state`], [`transfer`]
-//! (host to devices and back), `call` (arguments and results), [`host_memory`] (waiting for memory that is
-//! still in use).
+//! saves each part of the state), `programs` with `compilation` and [`executable_cache`], [`state`],
+//! [`transfer`] (host to devices and back), `call` (arguments and results), [`host_memory`] (waiting for
+//! memory that is still in use).
 
 mod assignment;
 mod call;
+mod compilation;
 mod executable_cache;
 mod host_memory;
 mod ownership;
@@ -19,7 +20,7 @@ mod state;
 mod transfer;
 
 pub use assignment::Placement;
-pub use call::Outputs;
+pub use call::{CallSpan, Calls, Outputs};
 pub use executable_cache::{Compilation, ExecutableCache};
 pub use host_memory::HostAllocator;
 pub use transfer::Output;
@@ -40,8 +41,8 @@ use proto::{
 use state::State;
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock},
-    time::Duration,
+    sync::{Arc, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 /// Programs and state on devices.
@@ -54,6 +55,8 @@ pub struct Session {
     /// The parts of the state that this process saves, computed once.
     owned: OnceLock<Vec<OwnedParts>>,
     host_memory: HostMemory,
+    /// The record of calls, if one is wanted.
+    calls: Option<Calls>,
 }
 
 /// The parts of one tensor that this process saves: regions, and the local index of a device that holds them.
@@ -84,6 +87,7 @@ impl Session {
             state: State::default(),
             owned: OnceLock::new(),
             host_memory: HostMemory::default(),
+            calls: None,
         })
     }
 
@@ -109,7 +113,13 @@ impl Session {
             state: State::default(),
             owned: OnceLock::new(),
             host_memory: HostMemory::default(),
+            calls: None,
         })
+    }
+
+    /// Adds every later call to `calls`. Calls then return only when their runs have ended.
+    pub fn record_calls(&mut self, calls: Calls) {
+        self.calls = Some(calls);
     }
 
     /// Uses compiled programs from `cache`, and adds those that have to be compiled.
@@ -166,21 +176,30 @@ impl Session {
         self.programs.compile(&self.client, &self.artefact, &self.assignment, function)
     }
 
-    /// Prepares for snapshots that copy nothing ([`Session::snapshot`]) between calls of `function`: where
-    /// devices use the host's memory, compiles a second variant of it, which returns new state in fresh
-    /// buffers. The call after a snapshot uses that variant.
+    /// Begins to compile `functions` on background threads, in this order. [`Session::compile`] and
+    /// [`Session::call`] wait for the functions they need.
     ///
-    /// Devices with separate memory have no room for a second copy of the state: this does nothing, and
-    /// snapshots copy.
-    pub fn prepare_snapshots(&mut self, function: &str) -> Result<()> {
-        if self.uses_host_memory()? {
-            let (client, artefact) = (&self.client, &self.artefact);
-            self.programs.compile_with_fresh_state(client, artefact, &self.assignment, function)?;
-        }
-        Ok(())
+    /// # Errors
+    /// The artefact has no such function.
+    pub fn compile_ahead(&mut self, functions: &[&str]) -> Result<()> {
+        self.programs.compile_ahead(&self.client, &self.artefact, &self.assignment, functions)
     }
 
-    /// Drops the executables of `function`, which frees their memory once their runs have ended.
+    /// Adds the executables that background threads have finished to [`Session::compilations`]. Waits for
+    /// nothing.
+    ///
+    /// # Errors
+    /// The plugin has refused one of the functions.
+    pub fn collect_compiled(&mut self) -> Result<()> {
+        self.programs.collect()
+    }
+
+    /// Returns true if a background thread compiles `function`, or will.
+    pub fn is_compiling(&self, function: &str) -> bool {
+        self.programs.is_compiling(function)
+    }
+
+    /// Drops the executable of `function`, which frees its memory once its runs have ended.
     pub fn release(&mut self, function: &str) {
         self.programs.release(function);
     }
@@ -208,15 +227,23 @@ impl Session {
     /// An input is missing, unknown or of another type; state has no value; the plugin refuses the call. If
     /// the plugin already consumed donated state, the error says that the state is lost.
     pub fn call(&mut self, function: &str, inputs: &BTreeMap<String, HostTensor>) -> Result<Outputs> {
+        let begin = Instant::now();
+        let mut outputs = self.start_call(function, inputs)?;
+        if let Some(calls) = &self.calls {
+            outputs.wait_for_run()?;
+            let span = CallSpan { function: function.to_owned(), begin, end: Instant::now() };
+            calls.lock().unwrap_or_else(PoisonError::into_inner).push(span);
+        }
+        Ok(outputs)
+    }
+
+    fn start_call(&mut self, function: &str, inputs: &BTreeMap<String, HostTensor>) -> Result<Outputs> {
         let f = self.artefact.function(function)?.clone();
         call::check_inputs(&f, inputs, &self.state)?;
         let is_shared = self.state.is_shared(&f);
-        let executable = match self.programs.with_fresh_state(function).filter(|_| is_shared) {
-            Some(executable) => executable,
-            // If the old state is shared and so cannot be donated, the plugin copies it first.
-            None => self.compile(function)?,
-        };
+        let executable = self.compile(function)?;
         let sent = self.send_inputs(&f, inputs)?;
+        // If the old state is shared and so cannot be donated, the plugin copies it first.
         let donated = if is_shared { BTreeMap::new() } else { self.state.take_donated(&f)? };
         let order = self.assignment.order(&executable);
         let arguments = call::arguments(&f, &order, &self.state, donated, &sent)?;
@@ -337,10 +364,6 @@ impl Session {
     /// Sends a dense tensor to one device.
     pub(crate) fn send(&self, part: &HostTensor, device: &Device) -> Result<Buffer> {
         transfer::send(&self.client, part, device)
-    }
-    /// Returns true if a snapshot may share the session's buffers instead of copying them.
-    pub(crate) fn can_share_state(&self) -> bool {
-        self.programs.has_fresh_state()
     }
     /// Counts the memory of a snapshot. `shares_state` is true if it holds the session's own buffers.
     pub(crate) fn count_snapshot(&self, bytes: usize, shares_state: bool) -> SnapshotBytes {

@@ -2,47 +2,25 @@
 
 use super::{
     assignment::DeviceAssignment,
+    compilation::{Background, Made, Work},
     executable_cache::{Compilation, ExecutableCache},
 };
 use crate::{Artefact, Error, Result, processes::Exchange};
-use pjrt::{Client, Execution, LoadedExecutable, Program};
-use proto::{compile_options::assign_devices, hlo_alias::out_of_place};
-use std::{
-    borrow::Cow,
-    collections::BTreeMap,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use pjrt::{Client, Execution, LoadedExecutable};
+use proto::compile_options::assign_devices;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-/// ExecutableCache by function, and how each of them was made.
+/// Executables by function, and how each of them was made.
 #[derive(Default)]
 pub(super) struct Programs {
-    in_place: BTreeMap<String, Arc<LoadedExecutable>>,
-    fresh_state: BTreeMap<String, Arc<LoadedExecutable>>,
+    executables: BTreeMap<String, Arc<LoadedExecutable>>,
+    background: Background,
     cache: Option<ExecutableCache>,
     compilations: Vec<Compilation>,
     /// Set in one of several CPU processes.
     exchange: Option<Arc<Exchange>>,
     /// The number of runs by first launch id.
     launches: BTreeMap<u32, u32>,
-}
-
-/// The buffers in which a program returns new state.
-#[derive(Clone, Copy)]
-enum StateOutputs {
-    /// Those of the old state, which is donated.
-    InPlace,
-    /// New ones beside the old state.
-    Fresh,
-}
-
-/// A program as the plugin compiles it.
-struct Source<'a> {
-    /// Its name in messages.
-    function: String,
-    code: Cow<'a, [u8]>,
-    options: Vec<u8>,
 }
 
 impl Programs {
@@ -105,7 +83,8 @@ impl Programs {
         &self.compilations
     }
 
-    /// Compiles `function`, or loads it from the cache, if that was not done before.
+    /// Compiles `function`, or loads it from the cache, if that was not done before. Waits for a compilation
+    /// that has begun.
     pub(super) fn compile(
         &mut self,
         client: &Client,
@@ -113,51 +92,54 @@ impl Programs {
         assignment: &DeviceAssignment,
         function: &str,
     ) -> Result<Arc<LoadedExecutable>> {
-        if !self.in_place.contains_key(function) {
-            let source = self.source(artefact, assignment, function, StateOutputs::InPlace)?;
-            let executable = self.make(client, artefact, assignment, source)?;
-            self.in_place.insert(function.to_owned(), Arc::new(executable));
+        if !self.executables.contains_key(function) {
+            let made = match self.background.take(function) {
+                Some(made) => made?,
+                None => self.work(client, artefact, assignment, function)?.run()?,
+            };
+            self.install(made);
         }
-        Ok(self.in_place[function].clone())
+        Ok(self.executables[function].clone())
     }
 
-    /// Compiles a variant of `function` that returns new state in fresh buffers, if that was not done before.
-    pub(super) fn compile_with_fresh_state(
+    /// Begins to compile functions on background threads, in this order.
+    pub(super) fn compile_ahead(
         &mut self,
         client: &Client,
         artefact: &Artefact,
         assignment: &DeviceAssignment,
-        function: &str,
+        functions: &[&str],
     ) -> Result<()> {
-        if !self.fresh_state.contains_key(function) {
-            let source = self.source(artefact, assignment, function, StateOutputs::Fresh)?;
-            let executable = self.make(client, artefact, assignment, source)?;
-            self.fresh_state.insert(function.to_owned(), Arc::new(executable));
+        let is_new = |name: &&&str| !self.executables.contains_key(**name) && !self.background.has(name);
+        let new = functions.iter().filter(is_new);
+        let all = new.map(|name| self.work(client, artefact, assignment, name)).collect::<Result<_>>()?;
+        self.background.start(all);
+        Ok(())
+    }
+
+    /// Takes over the executables that background threads have finished.
+    pub(super) fn collect(&mut self) -> Result<()> {
+        while let Some(made) = self.background.finished() {
+            self.install(made?);
         }
         Ok(())
     }
 
-    /// Returns the variant of `function` that returns new state in fresh buffers, if it was compiled.
-    pub(super) fn with_fresh_state(&self, function: &str) -> Option<Arc<LoadedExecutable>> {
-        self.fresh_state.get(function).cloned()
+    /// Returns true if a background thread compiles `function`, or will.
+    pub(super) fn is_compiling(&self, function: &str) -> bool {
+        self.background.has(function)
     }
 
-    /// Returns true if any function was compiled with fresh state.
-    pub(super) fn has_fresh_state(&self) -> bool {
-        !self.fresh_state.is_empty()
-    }
-
-    /// Drops the executables of `function`. The plugin frees them when their runs have ended.
+    /// Drops the executable of `function`. The plugin frees it when its runs have ended.
     pub(super) fn release(&mut self, function: &str) {
-        self.in_place.remove(function);
-        self.fresh_state.remove(function);
+        self.executables.remove(function);
     }
 
     /// Returns the largest temporary memory in bytes that a run of any program takes on one device; 0 if
     /// unknown.
     pub(super) fn temporary_bytes(&self) -> Result<usize> {
         let mut largest = 0;
-        for (name, executable) in self.in_place.iter().chain(&self.fresh_state) {
+        for (name, executable) in &self.executables {
             let stats = executable.executable().memory_stats();
             let stats = stats.map_err(Error::pjrt(format!("querying the memory use of `{name}`")))?;
             largest = largest.max(stats.map_or(0, |s| s.temporaries).try_into().unwrap_or(0));
@@ -165,81 +147,37 @@ impl Programs {
         Ok(largest)
     }
 
-    fn make(
-        &mut self,
-        client: &Client,
-        artefact: &Artefact,
-        assignment: &DeviceAssignment,
-        source: Source<'_>,
-    ) -> Result<LoadedExecutable> {
-        let begin = Instant::now();
-        let Source { function, code, options } = source;
-        let program = Program::hlo(&code);
-        let (mut loaded, mut note, mut entry) = (None, None, None);
-        if let Some(cache) = &self.cache {
-            match cache.entry(client, assignment.devices().len(), &code, &options) {
-                Ok(path) => {
-                    match load(client, assignment, cache, &path, &program) {
-                        Ok(found) => loaded = found,
-                        Err(why) => note = Some(why),
-                    }
-                    entry = Some(path);
-                }
-                Err(error) => note = Some(error.to_string()),
-            }
-        }
-        let cached = loaded.is_some();
-        let executable = match loaded {
-            Some(executable) => executable,
-            None => client
-                .compile(&program, &options)
-                .map_err(Error::pjrt(format!("compiling `{function}` of `{}`", artefact.manifest.program)))?,
-        };
-        assignment.check(&executable).map_err(|why| {
-            Error::input(
-                format!("`{function}` was not compiled for the mesh: {why}"),
-                "compile the program again for this mesh; if that does not help, the plugin ignores the device \
-                 assignment of its compile options",
-            )
-        })?;
-        let elapsed = begin.elapsed();
-        if let (Some(cache), Some(path), false) = (&self.cache, &entry, cached)
-            && let Err(why) = store(cache, path, &executable)
-        {
-            note = Some(why);
-        }
-        // Without a fingerprint, less is compared between processes. That is no reason to fail.
-        let fingerprint = executable.executable().fingerprint().unwrap_or_default();
-        let fingerprint = fingerprint.map(|bytes| blake3::hash(&bytes).to_hex()[..16].to_owned());
-        self.compilations.push(Compilation { function, cached, elapsed, entry, note, fingerprint });
-        Ok(executable)
+    fn install(&mut self, Made { executable, compilation }: Made) {
+        self.executables.insert(compilation.function.clone(), Arc::new(executable));
+        self.compilations.push(compilation);
     }
 
     /// Returns the program that the plugin compiles.
-    fn source<'a>(
+    fn work(
         &self,
-        artefact: &'a Artefact,
+        client: &Client,
+        artefact: &Artefact,
         assignment: &DeviceAssignment,
         function: &str,
-        outputs: StateOutputs,
-    ) -> Result<Source<'a>> {
+    ) -> Result<Work> {
         let f = artefact.function(function)?;
         let (code, options) = (artefact.file(&f.module)?, artefact.file(&f.compile_options)?);
         let options = assign_devices(options, assignment.ids()).map_err(|e| {
             Error::input(format!("the compile options of `{function}`: {e}"), "compile the program again")
         })?;
-        let mut source = Source { function: function.to_owned(), code: Cow::Borrowed(code), options };
-        if let StateOutputs::Fresh = outputs {
-            let wrong =
-                |e| Error::input(format!("the code of `{function}`: {e}"), "compile the program again");
-            source.code = Cow::Owned(out_of_place(code).map_err(wrong)?);
-            source.function.push_str(" beside a snapshot");
-        }
-        if let Some(exchange) = &self.exchange {
-            let (code, options) = exchange.rewrite(&source.code, &source.options, assignment.ids())?;
-            (source.code, source.options) = (Cow::Owned(code), options);
-        }
-        Ok(source)
+        let (code, options) = match &self.exchange {
+            Some(exchange) => exchange.rewrite(code, &options, assignment.ids())?,
+            None => (code.to_vec(), options),
+        };
+        Ok(Work {
+            client: client.clone(),
+            assignment: assignment.clone(),
+            cache: self.cache.clone(),
+            program: artefact.manifest.program.clone(),
+            function: function.to_owned(),
+            code,
+            options,
+        })
     }
 }
 
@@ -247,41 +185,4 @@ impl Programs {
 fn launch_id(first: u32, run: u32) -> i32 {
     let id = first.wrapping_add(run) & (u32::MAX >> 1);
     i32::try_from(id.max(1)).expect("31 bits are a positive number")
-}
-
-/// Loads an executable from the cache. `None` means that it has none; an error says why its entry cannot be
-/// used.
-fn load(
-    client: &Client,
-    assignment: &DeviceAssignment,
-    cache: &ExecutableCache,
-    entry: &Path,
-    program: &Program<'_>,
-) -> std::result::Result<Option<LoadedExecutable>, String> {
-    let Some(bytes) = cache.read(entry).map_err(|e| e.to_string())? else { return Ok(None) };
-    let loaded = client.load_serialized(&bytes, None).map_err(|error| {
-        cache.remove(entry);
-        format!("the plugin refused a cached executable: {error}")
-    })?;
-    assignment.check(&loaded).map_err(|why| {
-        cache.remove(entry);
-        format!("a cached executable is not for this mesh: {why}")
-    })?;
-    Ok(Some(match program.parameters() {
-        Some(parameters) => loaded.with_parameters(parameters),
-        None => loaded,
-    }))
-}
-
-/// Adds an executable to the cache. The error says why that is not possible.
-fn store(
-    cache: &ExecutableCache,
-    entry: &Path,
-    executable: &LoadedExecutable,
-) -> std::result::Result<(), String> {
-    match executable.executable().serialize() {
-        Ok(Some(bytes)) => cache.write(entry, &bytes).map_err(|e| e.to_string()),
-        Ok(None) => Err("the plugin cannot serialize executables: the next start compiles again".to_owned()),
-        Err(error) => Err(format!("the executable cannot be cached: {error}")),
-    }
 }

@@ -70,6 +70,8 @@ pub trait Observer {
     fn on_step(&mut self, step: &Step);
     /// Called when a phase other than a step begins, with a short description such as `compiling train_step`.
     fn on_phase(&mut self, _what: &str) {}
+    /// Called with a message that is neither a phase nor a problem.
+    fn on_note(&mut self, _what: &str) {}
     /// Called when all checks have passed, before the first file of the run is changed and before
     /// compilation.
     fn on_start(&mut self) {}

@@ -20,7 +20,6 @@ use crate::{
     contract::seeds,
 };
 use data::BatchSource;
-use job::Job;
 use proto::manifest::TaskKind;
 use std::{
     path::PathBuf,
@@ -58,10 +57,8 @@ pub fn run(
     observer.on_start();
     let seed = options.seed.or(resumed.as_ref().and_then(|r| r.seed)).unwrap_or(0);
     saver.iter_mut().for_each(|saver| saver.set_seed(seed));
-    let saves = options.saving.as_ref().is_some_and(|s| s.every.is_some() || s.keep.best.is_some());
     options.job.enter("compile", 0);
-    let which = (evaluation.is_some(), saves);
-    let seen = prepare(session, seed, which, observer, &mut stop)?;
+    let seen = prepare(session, seed, evaluation.is_some(), observer, &mut stop)?;
     if let Some(from) = from.filter(|_| session.is_initialized()) {
         observer.on_phase(&format!("restoring the parameters from {}", from.plan.table.checkpoint));
         session.load(&from.checkpoint, &from.plan)?;
@@ -155,77 +152,63 @@ fn open_saver(
 fn new_meter(session: &Session, options: &Options, observer: &mut dyn Observer) -> Result<Meter> {
     let meter = Meter::new(session, options.peak)?;
     if let Some(why) = meter.reason() {
-        observer.on_phase(&format!("no FLOPs utilization in the metrics: {why}"));
+        observer.on_note(&format!("no FLOPs utilization in the metrics: {why}"));
     }
     Ok(meter)
 }
 
 /// Compiles the programs, and initializes the state if necessary. Returns the number of steps that the state
 /// has seen, if the program counts them.
+///
+/// The first program is compiled by this thread, the others meanwhile in the background. A process that is
+/// alone does not wait for `eval_step`, which the first evaluation needs.
 fn prepare(
     session: &mut Session,
     seed: u32,
-    (evaluates, saves): (bool, bool),
+    evaluates: bool,
     observer: &mut dyn Observer,
     stop: &mut Stop<'_>,
 ) -> Result<Option<u64>> {
-    let functions = ["train_step"].into_iter().chain(evaluates.then_some("eval_step"));
-    let beside = saves && session.uses_host_memory()?;
-    let initializes = !session.is_initialized();
-    let mut number =
-        Numbers { at: 0, of: 1 + [initializes, evaluates, beside].map(usize::from).iter().sum::<usize>() };
-    if initializes && !stop.is_here()? {
-        let what = number.next("init");
-        compile(what, observer, session, stop.job(), |session| session.compile("init").map(drop))?;
-        observer.on_phase("initializing the state");
-        observer.on_state();
-        let seed = seeds(session.artefact().function("init")?, seed);
-        session.call("init", &seed)?.wait()?;
-        // It runs only once, and an executable takes memory.
-        session.release("init");
-    }
-    for function in functions {
+    let init = (!session.is_initialized()).then_some("init");
+    let functions = init.into_iter().chain(["train_step"]).chain(evaluates.then_some("eval_step"));
+    let functions: Vec<&str> = functions.collect();
+    session.compile_ahead(&functions[1..])?;
+    for (number, function) in functions.iter().enumerate() {
         // A run that is to stop should not wait for a compiler.
-        if !stop.is_here()? {
-            let what = number.next(function);
-            compile(what, observer, session, stop.job(), |session| session.compile(function).map(drop))?;
+        if stop.is_here()? {
+            break;
         }
-    }
-    if beside && !stop.is_here()? {
-        let what = number.next("train_step for the steps after checkpoints");
-        compile(what, observer, session, stop.job(), |session| session.prepare_snapshots("train_step"))?;
+        let phase = match functions.len() {
+            1 => format!("compiling {function}"),
+            all => format!("compiling {function} ({} of {all})", number + 1),
+        };
+        if *function == "eval_step" && stop.job().size() == 1 {
+            observer.on_note(&format!("{phase} in the background"));
+            continue;
+        }
+        observer.on_phase(&phase);
+        let before = session.compilations().len();
+        session.compile(function)?;
+        let compiled = &session.compilations()[before..];
+        compiled.iter().for_each(|compilation| observer.on_compiled(compilation));
+        executables::compare(stop.job(), function, compiled)?;
+        if *function == "init" {
+            initialize(session, seed, observer)?;
+        }
     }
     session.record_memory_baseline()?;
     steps_seen(session)
 }
 
-/// The number of the current compilation, and the number of all compilations.
-struct Numbers {
-    at: usize,
-    of: usize,
-}
-
-impl Numbers {
-    /// Counts a compilation of `what`; returns it and the words for its number, such as ` (1 of 4)`.
-    fn next<'a>(&mut self, what: &'a str) -> (&'a str, String) {
-        self.at += 1;
-        (what, if self.of > 1 { format!(" ({} of {})", self.at, self.of) } else { String::new() })
-    }
-}
-
-fn compile(
-    (what, number): (&str, String),
-    observer: &mut dyn Observer,
-    session: &mut Session,
-    job: &Job,
-    make: impl FnOnce(&mut Session) -> Result<()>,
-) -> Result<()> {
-    observer.on_phase(&format!("compiling {what}{number}"));
-    let before = session.compilations().len();
-    make(session)?;
-    let compiled = &session.compilations()[before..];
-    compiled.iter().for_each(|compilation| observer.on_compiled(compilation));
-    executables::compare(job, what, compiled)
+/// Computes the initial state on the devices.
+fn initialize(session: &mut Session, seed: u32, observer: &mut dyn Observer) -> Result<()> {
+    observer.on_phase("initializing the state");
+    observer.on_state();
+    let seed = seeds(session.artefact().function("init")?, seed);
+    session.call("init", &seed)?.wait()?;
+    // It runs only once, and an executable takes memory.
+    session.release("init");
+    Ok(())
 }
 
 fn default_lag(session: &Session) -> Result<usize> {

@@ -84,11 +84,14 @@ struct Steps<'a> {
     is_unsound: bool,
     /// The first error of a log file.
     log_error: Option<String>,
+    /// The number of compilations that the observer knows.
+    compiled: usize,
     begin: Instant,
 }
 
 /// Runs all steps after `done`.
 pub(super) fn run(training: Training<'_>, done: u64) -> Result<Summary> {
+    let compiled = training.session.compilations().len();
     let mut steps = Steps {
         t: training,
         history: History::new(done),
@@ -100,6 +103,7 @@ pub(super) fn run(training: Training<'_>, done: u64) -> Result<Summary> {
         finished: done,
         is_unsound: false,
         log_error: None,
+        compiled,
         begin: Instant::now(),
     };
     steps.t.observer.on_state();
@@ -135,6 +139,7 @@ impl Steps<'_> {
             while self.in_flight.len() > keep && spike.is_none() {
                 spike = self.finish(evaluate && self.in_flight.len() == 1)?;
             }
+            self.report_compiled()?;
             if let Some(spike) = spike {
                 step = self.roll_back(&spike)?;
                 loader = self.loader(step)?;
@@ -272,9 +277,23 @@ impl Steps<'_> {
         Some((orders.slowest_rank, orders.slowest_micros as f64 / 1e3))
     }
 
+    /// Reports compilations that have ended in the background.
+    fn report_compiled(&mut self) -> Result<()> {
+        self.t.session.collect_compiled()?;
+        let all = self.t.session.compilations();
+        all[self.compiled..].iter().for_each(|compilation| self.t.observer.on_compiled(compilation));
+        self.compiled = all.len();
+        Ok(())
+    }
+
     /// Evaluates after step `step`. If training is to stop, the evaluation is abandoned and marked as due for
     /// the resumed run.
     fn evaluate(&mut self, step: u64) -> Result<Option<BTreeMap<String, f64>>> {
+        if self.t.session.is_compiling("eval_step") && !self.t.stop.is_here()? {
+            self.t.observer.on_phase("waiting for the compilation of eval_step");
+            self.t.session.compile("eval_step")?;
+            self.report_compiled()?;
+        }
         let Some(evaluation) = &self.t.evaluation else { return Ok(None) };
         self.t.observer.on_phase("evaluating");
         self.t.options.job.enter("evaluate", step);

@@ -276,7 +276,6 @@ fn modules() -> Kind {
         let problems = proto::hlo_check::check(&module, 2);
         proto::hlo_text::print(&module, &proto::hlo_text::Options::default());
         proto::precision_check::selective(&module);
-        let _ = proto::hlo_alias::out_of_place(&bytes);
         let _ = proto::hlo_processes::for_processes(&bytes, 0);
         report::optimized::count(&module, &mesh::Mesh::parse("data=2").map_err(|e| e.to_string())?, None);
         Ok(if problems.is_empty() { Read::Same } else { Read::Refused })
