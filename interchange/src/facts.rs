@@ -14,3 +14,9 @@ pub const CONFIG: &str = "hf.config";
 pub const ELEMENT: &str = "hf.element";
 /// Tensors with another element type, as a JSON object from name to type.
 pub const ELEMENTS: &str = "hf.elements";
+/// The element type of most arrays that were imported from T5X.
+pub const T5X_ELEMENT: &str = "t5x.element";
+/// Arrays of T5X with another element type, as a JSON object from path to type.
+pub const T5X_ELEMENTS: &str = "t5x.elements";
+/// Storage of layers in T5X: `separate` or `scanned`.
+pub const T5X_LAYERS: &str = "t5x.layers";

@@ -45,6 +45,7 @@ pub mod score;
 pub mod stack;
 pub mod stream;
 pub mod switch;
+pub mod t5x;
 pub mod tokens;
 pub mod weights;
 pub mod zoo;

@@ -94,6 +94,17 @@ pub fn distilled(config: &Config, distill: Option<&Distillation>, place: &Site) 
     p
 }
 
+/// Builds a program with the state of the training program and without functions.
+pub fn state(config: &Config, place: &Site) -> Program {
+    let p = Program::new(config.name.clone());
+    let weights = Weights::new(&p).with_adapters(config.lora.as_ref());
+    EncoderDecoder::new(&weights, config);
+    let trained = trained(&p, config, &weights, place);
+    p.counter("step", DType::S32, Init::Zeros);
+    optimizer::Update::new(&p, &config.optimizer, trained);
+    p
+}
+
 /// Returns the parameters that training changes. Patterns that name no parameter are mistakes.
 fn trained(p: &Program, config: &Config, weights: &Weights<'_>, place: &Site) -> Vec<Weight> {
     let all = weights.all();
@@ -117,4 +128,22 @@ fn trained(p: &Program, config: &Config, weights: &Weights<'_>, place: &Site) ->
         );
     }
     trained
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zoo;
+
+    #[test]
+    fn state_alone_is_that_of_the_training_program() {
+        for config in [zoo::switch_tiny(), zoo::t5_v1_1_small()] {
+            let states = |p: Program| {
+                let module = p.finish().expect("the model is legal");
+                let states = module.env.states.iter();
+                states.map(|(_, s)| (s.name.clone(), s.kind, s.ty.clone())).collect::<Vec<_>>()
+            };
+            assert_eq!(states(state(&config, &Site::default())), states(program(&config, &Site::default())));
+        }
+    }
 }

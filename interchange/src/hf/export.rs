@@ -4,15 +4,19 @@ use super::{
     config,
     elements::{narrowed, transposed},
     file::{Element, header},
-    folder::{EMBEDDINGS, HEAD, shortened},
+    folder::{EMBEDDINGS, HEAD},
 };
-use crate::{Origin, Overrides, facts, failure};
+use crate::{
+    Origin, Overrides,
+    exported::{absent, check, publish, unfinished},
+    facts, failure,
+};
 use anyhow::{Context, Result};
 use models::{
     Config,
     hf::{self, Tensor},
 };
-use runtime::checkpoint::{Checkpoint, Kind};
+use runtime::checkpoint::Checkpoint;
 use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,12 +42,7 @@ pub fn export(
     out: &Path,
     most: u64,
 ) -> Result<Exported> {
-    if out.symlink_metadata().is_ok() {
-        return Err(failure(
-            format!("`{}` already exists", out.display()),
-            "name another directory, or remove it",
-        ));
-    }
+    absent(out)?;
     let checkpoint = Checkpoint::open(dir)?;
     let origin = Origin::of(&checkpoint, model, overrides)?;
     let config = origin.config()?;
@@ -53,7 +52,7 @@ pub fn export(
             "see docs/interchange.md",
         )
     })?;
-    check(&checkpoint, &tensors)?;
+    check(&checkpoint, &tensors.iter().map(|t| (t.param.as_str(), &t.dims)).collect())?;
     tensors.extend(copied_head(&config, &tensors));
     let elements = Elements::of(&checkpoint, &origin.dtype)?;
     let text = match checkpoint.facts().get(facts::CONFIG) {
@@ -65,21 +64,11 @@ pub fn export(
             )
         })?,
     };
-    let parent = match out.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        Some(_) | None => Path::new("."),
-    };
-    fs::create_dir_all(parent).with_context(|| format!("creating the directory `{}`", parent.display()))?;
-    let scratch = tempfile::Builder::new()
-        .prefix(".unfinished-")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777))
-        .tempdir_in(parent)
-        .with_context(|| format!("creating a directory in `{}`", parent.display()))?;
+    let scratch = unfinished(out)?;
     let shards = shards(&tensors, &elements, most);
     write(&checkpoint, &shards, &elements, scratch.path())?;
     fs::write(scratch.path().join("config.json"), text).context("writing config.json")?;
-    fs::rename(scratch.path(), out)
-        .with_context(|| format!("moving the finished directory to `{}`", out.display()))?;
+    publish(&scratch, out)?;
     Ok(Exported { tensors: tensors.len(), files: shards.len() })
 }
 
@@ -89,43 +78,6 @@ fn copied_head(config: &Config, tensors: &[Tensor]) -> Option<Tensor> {
     let copied = config.tied && !config.scales_output();
     let embedding = tensors.iter().find(|t| copied && t.name == EMBEDDINGS[0])?;
     Some(Tensor { name: HEAD.into(), ..embedding.clone() })
-}
-
-/// Checks the parameters of the checkpoint against the model.
-fn check(checkpoint: &Checkpoint, tensors: &[Tensor]) -> Result<()> {
-    let params: BTreeMap<&str, &Vec<(String, usize)>> =
-        tensors.iter().map(|t| (t.param.as_str(), &t.dims)).collect();
-    let mut wrong = Vec::new();
-    for (name, dims) in &params {
-        match checkpoint.tensor(name) {
-            None => wrong.push(format!("`{name}` is missing")),
-            Some(entry) if entry.dims != **dims || entry.dtype != "f32" => {
-                let sizes: Vec<String> = dims.iter().map(|(n, s)| format!("{n}={s}")).collect();
-                wrong.push(format!(
-                    "`{name}` is {}; the settings require f32[{}]",
-                    entry.shape(),
-                    sizes.join(", ")
-                ));
-            }
-            Some(_) => {}
-        }
-    }
-    let extra = checkpoint
-        .tensors()
-        .iter()
-        .filter(|t| t.kind == Kind::Param && !params.contains_key(t.name.as_str()));
-    wrong.extend(extra.map(|t| format!("`{}` is unexpected", t.name)));
-    if wrong.is_empty() {
-        return Ok(());
-    }
-    Err(failure(
-        format!(
-            "the parameters in `{}` do not match its settings:\n    {}",
-            checkpoint.dir().display(),
-            shortened(&wrong)
-        ),
-        "name the model and the settings of training: --model switch --set d_model=64 …",
-    ))
 }
 
 /// Element types of the exported tensors.

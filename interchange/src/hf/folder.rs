@@ -5,7 +5,7 @@ use super::{
     elements::widened,
     file::{Element, Entry, Fields, Tensors},
 };
-use crate::{failure, origin::resolved};
+use crate::{exported::shortened, failure, origin::resolved};
 use anyhow::{Context, Result};
 use models::{Config, hf};
 use std::{
@@ -21,8 +21,6 @@ pub(super) const EMBEDDINGS: [&str; 3] =
 pub(super) const HEAD: &str = "lm_head.weight";
 /// A tensor of old T5 checkpoints that transformers also ignores.
 const IGNORED: &str = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
-/// Largest number of names in a message.
-const LISTED: usize = 20;
 
 /// Files of tokenizers. The first also names the sentinels, which are not in models of SentencePiece.
 const TOKENIZERS: [&str; 2] = ["tokenizer.json", "spiece.model"];
@@ -260,13 +258,4 @@ fn open_files(dir: &Path) -> Result<Vec<Tensors>> {
         files.push(file);
     }
     Ok(files)
-}
-
-/// Formats a list for a message, truncated if it is long.
-pub(super) fn shortened(list: &[String]) -> String {
-    let mut text = list.iter().take(LISTED).cloned().collect::<Vec<_>>().join("\n    ");
-    if list.len() > LISTED {
-        text += &format!("\n    and {} more", list.len() - LISTED);
-    }
-    text
 }

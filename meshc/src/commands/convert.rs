@@ -16,7 +16,10 @@ use driver::{
     failure::failure, overview::number, placement::PlacementOptions, request::Request, subject::newest_path,
     verification::Compiler,
 };
-use interchange::hf::{Folder, export::export, import::import, verify::verify};
+use interchange::{
+    Overrides, arrays,
+    hf::{Folder, export::export, import::import, verify::verify},
+};
 use mesh::{Layout, Mesh};
 use std::{
     path::{Path, PathBuf},
@@ -40,6 +43,18 @@ enum What {
     Hf(Hf),
     /// Export a checkpoint as a Hugging Face model
     ToHf(ToHf),
+    /// Import a checkpoint of T5X (checkpoint and zarr), or of Mesh TensorFlow (.index and .data files)
+    #[command(visible_alias = "tf")]
+    T5x {
+        /// Folder of the checkpoint, or its path without .index
+        dir: PathBuf,
+        /// Checkpoint to create
+        out: PathBuf,
+        #[command(flatten)]
+        settings: ModelArgs,
+    },
+    /// Export a checkpoint in the format of T5X
+    ToT5x(Export),
 }
 
 #[derive(clap::Args, Debug)]
@@ -66,7 +81,7 @@ struct Hf {
 }
 
 #[derive(clap::Args, Debug)]
-struct ToHf {
+struct Export {
     /// Checkpoint to export, or a directory of checkpoints (the newest valid one is used)
     checkpoint: PathBuf,
     /// Directory to create
@@ -76,6 +91,12 @@ struct ToHf {
     model: Option<String>,
     #[command(flatten)]
     settings: ModelArgs,
+}
+
+#[derive(clap::Args, Debug)]
+struct ToHf {
+    #[command(flatten)]
+    from: Export,
     /// Largest size of a file of tensors, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 5_000_000_000, value_parser = steps,
         allow_negative_numbers = true)]
@@ -113,17 +134,33 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             None => Err(failure("no model was given", "see `meshc convert --help`")),
         },
         Some(What::Hf(hf)) => from_hf(hf),
-        Some(What::ToHf(to)) => {
-            let done = export(
-                &newest_path(&to.checkpoint, HOST.say)?,
-                to.model.as_deref(),
-                &to.settings.options().overrides()?,
-                &to.out,
-                to.shard_size,
-            )?;
-            outln!("{}: {} tensors in {}", to.out.display(), done.tensors, number(done.files as u64, "file"));
+        Some(What::T5x { dir, out, settings }) => {
+            outln!("{}", arrays::import(dir, &settings.options().overrides()?, out)?);
             Ok(ExitCode::SUCCESS)
         }
+        Some(What::ToHf(ToHf { from, shard_size })) => {
+            let (dir, model, overrides) = from.resolved()?;
+            let done = export(&dir, model, &overrides, &from.out, *shard_size)?;
+            outln!(
+                "{}: {} tensors in {}",
+                from.out.display(),
+                done.tensors,
+                number(done.files as u64, "file")
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(What::ToT5x(to)) => {
+            let (dir, model, overrides) = to.resolved()?;
+            outln!("{}", arrays::export(&dir, model, &overrides, &to.out)?);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+impl Export {
+    fn resolved(&self) -> Result<(PathBuf, Option<&str>, Overrides)> {
+        let dir = newest_path(&self.checkpoint, HOST.say)?;
+        Ok((dir, self.model.as_deref(), self.settings.options().overrides()?))
     }
 }
 
