@@ -55,7 +55,16 @@ impl Speedup {
 }
 
 /// Heads of [`Speedup::cells`].
-const HEADS: [&str; 8] = ["text", "final loss", "step", "seconds", "step", "seconds", "steps", "time"];
+const HEADS: [&str; 8] = [
+    "text",
+    "baseline loss",
+    "baseline step",
+    "baseline seconds",
+    "step",
+    "seconds",
+    "steps ratio",
+    "time ratio",
+];
 
 /// Returns the texts that both runs evaluate, `all` first. Time is the sum of the times of steps, without
 /// evaluations.
@@ -176,8 +185,7 @@ pub(crate) fn sections(runs: &[Run]) -> String {
     let of = |(baseline, run, all): (&Run, &Run, Vec<Speedup>)| {
         let title = format!("Speed-up of {} over {}", escape(&run.name), escape(&baseline.name));
         let note = format!(
-            "The first evaluation at which the run has the baseline's final held-out loss: {}. Steps and seconds of the \
-             baseline come first.",
+            "The first evaluation at which the run has the baseline's final held-out loss: {}.",
             escape(&sentence(&all))
         );
         let rows: Vec<(String, Vec<f64>)> =
