@@ -171,8 +171,8 @@ wait_for_machines() {
 # Requests the machines of the run.
 request_machines() {
     local options=()
-    # Generations with a torus of three dims have several slices of one size.
-    if [[ $topology == *x*x* ]]; then
+    # There may be several slices of one size, but gcloud takes the topology of v2 to v4 only.
+    if [[ $type == v4 ]]; then
         options+=("--type=$type" "--topology=$topology")
     else
         options+=("--accelerator-type=$accelerator_type")

@@ -51,7 +51,10 @@ impl Cloud {
     }
 
     fn command(&self, script: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(home().join("tpu-scripts").join(script));
+        self.with_environment(Command::new(home().join("tpu-scripts").join(script)), args)
+    }
+
+    fn with_environment(&self, mut command: Command, args: &[&str]) -> Command {
         let path = format!("{}:{}", self.at("bin").display(), env::var("PATH").unwrap());
         command.args(args).env("PATH", path).env("FAKE", self.folder.path()).env("HOME", self.folder.path());
         command.env("FAKE_HOSTS", self.hosts.to_string()).env("MESHC", env!("CARGO_BIN_EXE_meshc"));
@@ -333,6 +336,123 @@ fn gke_gets_a_job_set() {
         assert!(yaml.contains(part), "`{part}` is not in:\n{yaml}");
     }
     assert!(!yaml.contains('@') || yaml.matches('@').count() == 1, "{yaml}");
+}
+
+#[test]
+fn hosts_that_do_not_start_or_answer_are_named() {
+    let cloud = Cloud::new(2);
+    cloud.create("tpu:v4:2x2x2", &[]);
+    fs::create_dir_all(cloud.at("hosts")).unwrap();
+    fs::write(cloud.at("hosts/r-1"), "no folder").unwrap();
+    let ran = cloud.launch(&[]);
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    for part in ["error: host r-1: ", "not all hosts could be started; those that were are ended again"] {
+        assert!(ran.err.contains(part), "`{part}` is not in:\n{}", ran.err);
+    }
+    fs::remove_file(cloud.at("hosts/r-1")).unwrap();
+    cloud.plan(&["r-0 1: hang", "r-0 2: hang", "r-1 1: hang"]);
+    let launched = cloud.launching(&[]);
+    cloud.wait_for("the start", || cloud.text("started").contains("r-1 attempt 1: 1 of"));
+    fs::rename(cloud.at("hosts/r-1"), cloud.at("hosts/gone")).unwrap();
+    fs::write(cloud.at("hosts/r-1"), "no folder").unwrap();
+    let ran = Ran::new(launched.wait_with_output().unwrap());
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert!(ran.err.contains("error: hosts do not answer: r-1\n"), "{}", ran.err);
+}
+
+/// Returns the commands of the block of the guide that contains `part`, one a line.
+fn commands_of_guide(part: &str) -> Vec<String> {
+    let guide = fs::read_to_string(home().join("docs/tpu-vm.md")).unwrap();
+    let mut blocks = guide.split("\n```sh\n").skip(1).map(|rest| rest.split_once("```").unwrap().0);
+    let block = blocks.find(|block| block.contains(part)).expect(part);
+    block.replace("\\\n", "").lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_commands_of_the_guide_run_and_gcloud_knows_their_options() {
+    let cloud = Cloud::new(2);
+    fs::create_dir_all(cloud.at("bucket/BUCKET/tokens")).unwrap();
+    fs::write(cloud.at("bucket/BUCKET/tokens/part"), "tokens").unwrap();
+    fs::create_dir_all(cloud.at("target/release")).unwrap();
+    fs::copy(cloud.at("program"), cloud.at("target/release/meshc")).unwrap();
+    fs::rename(cloud.at("artefact"), cloud.at("switch_base.artefact")).unwrap();
+    std::os::unix::fs::symlink(home().join("tpu-scripts"), cloud.at("tpu-scripts")).unwrap();
+    let shell = |line: &str| {
+        let mut command = cloud.with_environment(Command::new("bash"), &["-c", line]);
+        Ran::new(command.current_dir(cloud.folder.path()).output().unwrap()).succeeds()
+    };
+    for line in commands_of_guide("tpu-scripts/create base") {
+        shell(&line);
+    }
+    let started = cloud.text("started");
+    let line = "base-1 attempt 1: train artefact --data data --steps 100000 --save-every 1000 --keep 3 --run-dir run \
+                --checkpoint-dir gs://BUCKET/base/checkpoints\n";
+    assert!(started.contains(line), "`{line}` is not in:\n{started}");
+    assert_eq!(cloud.text("hosts/base-1/mesh-runs/base/data/part"), "tokens");
+    for line in ["launch base --follow", "status base", "logs base --host 1", "resume base", "delete base"] {
+        shell(&format!("tpu-scripts/{line}"));
+    }
+    // Requests of other kinds.
+    for (run, target, more) in [
+        ("v4", "tpu:v4:2x2x2:slices=2", &["--reserved", "--network", "n"][..]),
+        ("v5p", "tpu:v5p:2x2x2", &["--spot"]),
+        ("v6e", "tpu:v6e:4x8", &["--queued"]),
+    ] {
+        let args = [run, "--target", target, "--zone", "us-x1-a", "--project", "p", "--bucket", "gs://b"];
+        cloud.run("create", &[&args[..], more].concat()).succeeds();
+        cloud.run("delete", &[run]).succeeds();
+    }
+    let mut calls: Vec<String> = cloud.text("calls").lines().map(str::to_owned).collect();
+    for part in ["gcloud projects create", "gcloud storage rsync"] {
+        calls.extend(commands_of_guide(part));
+    }
+    gcloud_knows(&calls);
+}
+
+/// Checks commands with gcloud's own check of options, which needs no account. It is not the fake gcloud.
+fn gcloud_knows(calls: &[String]) {
+    const FLAGS: [&str; 3] = ["--recursive", "--quiet", "--delete-unmatched-destination-objects"];
+    let path = env::var_os("PATH").unwrap();
+    if !env::split_paths(&path).any(|folder| folder.join("gcloud").is_file()) {
+        return say_skipped("there is no gcloud that could check the options");
+    }
+    let words = |call: &String| {
+        let word = |word: &str| match word.split_once('=') {
+            // The shell's quotes of commands for hosts are not those of the check.
+            Some(("--command", _)) => "--command=true".to_owned(),
+            Some(("--worker", _)) => "--worker=0".to_owned(),
+            // Names must look as real ones.
+            _ => word.replace("PROJECT", "a-project"),
+        };
+        let quoted = call.find("--command=").unwrap_or(call.len());
+        let end =
+            if quoted < call.len() { call[quoted..].find(" --zone").map(|at| quoted + at) } else { None };
+        let cut =
+            end.map_or(call.clone(), |end| format!("{}--command=true{}", &call[..quoted], &call[end..]));
+        // The check takes the word after an option as its value.
+        let (options, others): (Vec<&str>, Vec<&str>) =
+            cut.split_whitespace().partition(|word| FLAGS.contains(word));
+        [others, options].concat().into_iter().map(word).collect::<Vec<_>>().join(" ")
+    };
+    let commands: std::collections::BTreeSet<String> = calls.iter().map(words).collect();
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("commands.json");
+    let listed: Vec<_> =
+        commands.iter().map(|command| serde_json::json!({ "command_string": command })).collect();
+    fs::write(&file, serde_json::to_vec(&listed).unwrap()).unwrap();
+    let mut gcloud = Command::new("gcloud");
+    gcloud.args(["meta", "lint-gcloud-commands", "--commands-file"]).arg(&file);
+    let output = gcloud.env("CLOUDSDK_CONFIG", place.path()).stdin(Stdio::null()).output().unwrap();
+    let Ok(results) = serde_json::from_slice::<Vec<serde_json::Value>>(&output.stdout) else {
+        return say_skipped(&format!(
+            "gcloud checks no options: {}",
+            String::from_utf8_lossy(&output.stderr)
+        ));
+    };
+    assert_eq!(results.len(), commands.len());
+    for result in results {
+        assert_eq!(result["success"], true, "{}: {}", result["command_string"], result["error_message"]);
+    }
 }
 
 /// `shellcheck`, installed by pip if there is none. `None` if that is impossible.
