@@ -4,7 +4,7 @@ use super::batch_spec::BatchSpec;
 use std::collections::BTreeMap;
 
 /// Inputs and targets of one step.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Batch {
     /// The number of rows.
     pub size: usize,
@@ -22,6 +22,17 @@ pub struct Batch {
     /// The numbers of input and target tokens, without padding, of rows that were not built because another
     /// process needs them: by row.
     pub not_built: BTreeMap<usize, [usize; 2]>,
+    /// The largest logits of a teacher for each target token. `None` means there is no teacher.
+    pub teacher: Option<Top>,
+}
+
+/// The largest logits for each target token, `[size, target_length, top]`.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Top {
+    /// The tokens with the largest logits.
+    pub tokens: Vec<i32>,
+    /// Their logits.
+    pub logits: Vec<f32>,
 }
 
 impl Batch {

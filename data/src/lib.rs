@@ -12,8 +12,8 @@
 //! and `example` (inputs and targets); [`order`] (permutations and random numbers), `packing` (several
 //! examples in a row), [`rates`], `mixture_spec` and `interleaving` (mixtures); [`rows`] (the rows that a
 //! process needs), [`batch`], [`batch_source`] (the trait that training loops use), [`mixture`] (its
-//! implementation for text), [`pairs`] and [`pair_mixture`] (that for supervised tasks), [`loader`] (batches
-//! made ahead of time); [`entropy`] and [`stats`].
+//! implementation for text), [`pairs`] and [`pair_mixture`] (that for supervised tasks), [`teacher`] (rows
+//! with a teacher's logits), [`loader`] (batches made ahead of time); [`entropy`] and [`stats`].
 
 mod assembly;
 pub mod batch;
@@ -46,6 +46,7 @@ pub mod records;
 pub mod rows;
 pub mod spans;
 pub mod stats;
+pub mod teacher;
 pub mod text;
 pub mod tokenized_text;
 pub mod tokenizer;
@@ -69,6 +70,7 @@ pub use records::Record;
 pub use rows::Rows;
 pub use spans::SpanCorruption;
 pub use stats::Stats;
+pub use teacher::{TeacherRows, TeacherWriter};
 pub use text::Text;
 pub use tokenized_text::TokenizedText;
 pub use tokenizer::{Bytes, Codec, FileTokenizer, Pieces, Tokenizer};

@@ -1,5 +1,6 @@
 //! Summaries in a few labelled lines: programs, data, finished runs.
 
+use crate::source::Source;
 use data::{Mixture, PairMixture, PreparedTokens, Stats, Tokenizer};
 use proto::manifest::Manifest;
 use report::table::{count, size};
@@ -85,10 +86,19 @@ pub fn data(source: &Mixture) -> String {
 }
 
 /// Describes the tasks of a run.
-pub fn tasks(source: &PairMixture) -> String {
+fn tasks(source: &PairMixture) -> String {
     let lines = tasks::source::describe(source);
     let of = |(at, line): (usize, String)| (if at == 0 { "tasks" } else { "" }, line);
     table(&lines.into_iter().enumerate().map(of).collect::<Vec<_>>())
+}
+
+/// Describes the data of a run.
+pub fn source(source: &Source) -> String {
+    match source {
+        Source::Text(mixture) => data(mixture),
+        Source::Tasks(mixture) => tasks(mixture),
+        Source::Teacher(rows) => table(&[("data", rows.describe())]),
+    }
 }
 
 /// Describes tokens that were just prepared.

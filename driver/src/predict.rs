@@ -1,17 +1,16 @@
 //! Predictions for tasks, by generation or by rank classification.
 
 use crate::{
-    device,
     failure::failure,
-    request::Request,
-    session::{self, Parameters},
+    hosts::member::Member,
+    request::{Request, Setting},
+    session::{self, Parameters, Prepared},
 };
 use anyhow::Result;
 use data::Codec;
 use mesh::task::check::Purpose;
 use runtime::{
-    Artefact, Session,
-    checkpoint::RestoreScope,
+    Session,
     generate::{Generator, Options, Scorer, Sizes},
 };
 use tasks::{Example, Method, Predictions, TaskSpec};
@@ -25,11 +24,13 @@ pub type MakeCodec<'a> = &'a dyn Fn(Sizes) -> Result<Codec>;
 /// Functions that generate.
 pub const GENERATE: [&str; 3] = ["encode", "decode", "results"];
 
-/// Predicts the targets of tasks, with a program that is compiled for it.
+/// Predicts the targets of tasks, with a program that is compiled for it, in all processes of a job. Each of
+/// them returns all predictions.
 ///
 /// # Errors
 /// Among others, if no task has a label set for [`Method::Rank`].
 pub fn predict(
+    member: &Member,
     request: &Request,
     parameters: &Parameters,
     wanted: &[Wanted],
@@ -39,12 +40,13 @@ pub fn predict(
     match method {
         Method::Generate => {
             let settings = settings(request, wanted);
-            let artefact = session::artefact(request, parameters, &settings, Purpose::Generate, &GENERATE)?;
-            let mut session = opened(request, artefact, parameters)?;
+            let (purpose, functions) = (Purpose::Generate, &GENERATE);
+            let mut session = opened(member, request, parameters, wanted, (&settings, purpose, functions))?;
             generate(&mut Generator::new(&mut session)?, wanted, codec)
         }
         Method::Rank => {
-            let wanted: Vec<&Wanted> = wanted.iter().filter(|(spec, _)| spec.label.is_some()).collect();
+            let labelled = wanted.iter().filter(|(spec, _)| spec.label.is_some());
+            let wanted: Vec<Wanted> = labelled.cloned().collect();
             if wanted.is_empty() {
                 return Err(failure(
                     "rank classification needs a task with a label set",
@@ -53,18 +55,30 @@ pub fn predict(
             }
             let count = wanted.iter().flat_map(|(_, examples)| examples).map(|e| e.labels.len()).sum();
             let settings = [("task", "score".to_owned()), ("batch", rows(request, count))];
-            let artefact = session::artefact(request, parameters, &settings, Purpose::Score, &["score"])?;
-            let mut session = opened(request, artefact, parameters)?;
+            let (purpose, functions) = (Purpose::Score, &["score"]);
+            let mut session = opened(member, request, parameters, &wanted, (&settings, purpose, functions))?;
             let mut scorer = Scorer::new(&mut session)?;
             let codec = codec(scorer.sizes())?;
-            wanted.into_iter().map(|task| rank(&mut scorer, task, &codec)).collect()
+            wanted.iter().map(|task| rank(&mut scorer, task, &codec)).collect()
         }
     }
 }
 
-fn opened(request: &Request, artefact: Artefact, parameters: &Parameters) -> Result<Session> {
-    let mut session = device::session(request, artefact)?;
-    session.restore(&parameters.checkpoint, RestoreScope::Params)?;
+/// Opens the session of a program with these settings and functions.
+fn opened(
+    member: &Member,
+    request: &Request,
+    parameters: &Parameters,
+    wanted: &[Wanted],
+    (settings, purpose, functions): (&[Setting], Purpose, &'static [&'static str]),
+) -> Result<Session> {
+    let prepare = || {
+        let artefact = session::artefact(request, parameters, settings, purpose, functions)?;
+        let (parameters, digest) = (parameters.clone(), session::digest(&wanted));
+        Ok(Prepared { parameters, artefact, functions, inputs: (), digest })
+    };
+    let session = session::open(member, request, prepare())?.0;
+    member.job.enter("evaluate", 0);
     Ok(session)
 }
 

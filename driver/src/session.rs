@@ -20,24 +20,26 @@ use crate::{
     subject::{has_checkpoints, is_package, newest},
 };
 use anyhow::Result;
+use data::teacher::TeacherFacts;
 use interchange::{Origin, Overrides};
 use mesh::{Diagnostics, Site, dsl::Args, schedule, task::check::Purpose};
 use runtime::{
     Artefact, Checkpoint, Session,
-    checkpoint::{RestoreScope, is_url},
+    checkpoint::{RestoreScope, TOKENIZER, is_url},
     train::compare_executables,
 };
 use std::{
     env,
     fmt::Debug,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// The checkpoint of a session.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Parameters {
     /// The checkpoint.
-    pub checkpoint: Checkpoint,
+    pub checkpoint: Arc<Checkpoint>,
     /// True if the checkpoint is the subject of the request, and thus names the model.
     is_subject: bool,
 }
@@ -171,36 +173,72 @@ pub fn parameters(request: &Request, checkpoint: Option<&Path>) -> Result<Parame
             ));
         }
     };
-    Ok(Parameters { checkpoint, is_subject })
+    Ok(Parameters { checkpoint: Arc::new(checkpoint), is_subject })
 }
 
 /// Completes the settings of a student by those of its teacher, which the newest checkpoint in `dir`
-/// describes. Returns the path of that checkpoint.
+/// describes. Returns the path of that checkpoint. `start` is the checkpoint of the student, if it has one:
+/// it then takes no parameters from its teacher.
 ///
 /// # Errors
-/// There is no valid checkpoint, it does not name its model, or the student is a checkpoint itself.
-pub fn add_teacher(request: &mut Request, dir: &Path) -> Result<PathBuf> {
+/// There is no valid checkpoint, it does not name its model, the student is a checkpoint itself, or the
+/// tokenizers of the two checkpoints differ.
+pub fn add_teacher(request: &mut Request, dir: &Path, start: Option<&Path>) -> Result<PathBuf> {
     if has_checkpoints(&request.subject) {
         return Err(failure(
             format!(
-                "`{}` is a checkpoint: a student with `--teacher` has new parameters",
+                "`{}` is a checkpoint: `--teacher` needs the model of the student",
                 request.subject.display()
             ),
-            "name the student's model, such as t5_base, and its settings with --set",
+            "name the student's model, such as t5_base, its settings with --set, and its checkpoint, if it has \
+             one, with --from",
         ));
     }
     let checkpoint = newest(dir, request.host.say)?;
+    if let Some(start) = start {
+        let own = newest(start, |_| ())?;
+        let [theirs, ours] = [&checkpoint, &own].map(|of| of.facts().get(TOKENIZER));
+        if let (Some(theirs), Some(ours)) = (theirs, ours)
+            && theirs != ours
+        {
+            return Err(failure(
+                format!(
+                    "the tokenizer of the teacher, {theirs}, is not that of the student, {ours}: `--teacher {}` and \
+                     `--from {}`",
+                    dir.display(),
+                    start.display()
+                ),
+                "a student needs the vocabulary of its teacher",
+            ));
+        }
+        add(request, "distill_init=false".to_owned());
+    }
     let Origin { model, settings: own, dtype, .. } = Origin::of(&checkpoint, None, &Overrides::default())?;
     let dtype = format!("dtype={dtype}");
     // The student's schedule is that of the program.
     let own = own.split_whitespace().filter(|setting| schedule::entry(key(setting)).is_none());
     let own = own.chain([dtype.as_str()]).map(|setting| format!("teacher.{setting}"));
     for setting in [format!("teacher={model}")].into_iter().chain(own) {
-        if !request.settings.sets(key(&setting)) {
-            request.settings.settings.push(setting);
-        }
+        add(request, setting);
     }
     Ok(checkpoint.dir().to_owned())
+}
+
+/// Completes the settings of a student by the number of a teacher's logits in a file.
+///
+/// # Errors
+/// The file is no file of logits.
+pub fn add_teacher_logits(request: &mut Request, path: &Path) -> Result<()> {
+    let top = TeacherFacts::read(path)?.top;
+    add(request, format!("distill_logits={top}"));
+    Ok(())
+}
+
+/// Adds a setting unless the user has set it.
+fn add(request: &mut Request, setting: String) {
+    if !request.settings.sets(key(&setting)) {
+        request.settings.settings.push(setting);
+    }
 }
 
 /// Builds the program of the model that the checkpoint describes.

@@ -1,14 +1,16 @@
 //! Batches of a command: of text or of tasks.
 
-use data::{BatchSource, Mixture, PairMixture, Tokenizer};
+use data::{BatchSource, Mixture, PairMixture, TeacherRows, Tokenizer};
 use std::sync::Arc;
 
-/// Batches of text or of tasks.
+/// Batches of text, of tasks, or of rows with a teacher's logits.
 pub enum Source {
     /// Of text.
     Text(Arc<Mixture>),
     /// Of tasks.
     Tasks(Arc<PairMixture>),
+    /// Of rows with a teacher's logits.
+    Teacher(Arc<TeacherRows>),
 }
 
 impl Source {
@@ -17,6 +19,7 @@ impl Source {
         match self {
             Self::Text(mixture) => mixture.clone(),
             Self::Tasks(mixture) => mixture.clone(),
+            Self::Teacher(rows) => rows.clone(),
         }
     }
 
@@ -25,6 +28,7 @@ impl Source {
         match self {
             Self::Text(mixture) => mixture.tokenizer(),
             Self::Tasks(mixture) => mixture.tokenizer(),
+            Self::Teacher(rows) => rows.tokenizer(),
         }
     }
 
@@ -36,6 +40,7 @@ impl Source {
                 (of.train_rows() + of.held_out_rows(), of.held_out_rows_of(batches), of.left_over())
             }
             Self::Tasks(of) => (of.train_rows() + of.held_out_rows(), of.held_out_rows_of(batches), 0),
+            Self::Teacher(of) => (of.train_rows() + of.held_out_rows(), of.held_out_rows_of(batches), 0),
         };
         [rows, all - rows, left_over]
     }

@@ -7,6 +7,7 @@ use crate::{
     program,
     request::Request,
     session,
+    settings::key,
 };
 use anyhow::Result;
 use data::{Codec, Tokenizer};
@@ -53,7 +54,9 @@ impl TaskMetrics {
                 "name the model, which is then also compiled for generation",
             ));
         }
-        let completed = request.completed(&predict::settings(request, &wanted));
+        let mut completed = request.completed(&predict::settings(request, &wanted));
+        // A program that generates has no teacher.
+        completed.settings.settings.retain(|setting| !models::distill::is_setting(key(setting)));
         let program = program::load(&completed)?;
         let artefact = session::with_functions(program, &completed, Purpose::Generate, &GENERATE)?;
         let use_cache = !request.plugin.no_executable_cache;

@@ -131,3 +131,117 @@ fn the_tasks_of_mesh_are_listed_and_printed() {
     assert!(place.run(&["tasks", "squad"]).succeeds().out.contains("metrics = [\"squad\"]"));
     place.run(&["tasks", "squid"]).fails(&["`squid` is no task"]);
 }
+
+/// Returns the evaluations of a run by step.
+#[track_caller]
+fn evaluations(place: &Workplace, name: &str) -> Vec<(u64, Value)> {
+    let lines = place.metrics(name).into_iter().filter(|line| line["eval"].is_object());
+    lines.map(|line| (line["step"].as_u64().unwrap(), line["eval"].clone())).collect()
+}
+
+#[test]
+fn metrics_during_training_decide_which_checkpoint_is_kept() {
+    let place = place();
+    let path = model("t5_tiny.rs");
+    let train =
+        ["train", &path, "--tasks", "x.toml", "y.toml", "--steps", "6", "--eval-every", "2", "--seed", "1"];
+    let best = "x/generate/accuracy";
+    let more = ["--eval-metrics", "--eval-examples", "3", "--best", best, "--keep-best", "1", "--keep", "1"];
+    let more = [&more[..], &["--run-dir", "run", "--set", "lr=0.05"]].concat();
+    let out = place.run_on_cpu(&sized(&[&train[..], &more].concat())).succeeds().out;
+    let all = evaluations(&place, "run/metrics.jsonl");
+    assert_eq!(all.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [2, 4, 6]);
+    for (step, eval) in &all {
+        for name in ["x/generate/accuracy", "x/generate/f1", "y/generate/accuracy", "en/generate/f1"] {
+            let value = eval[name].as_f64().unwrap_or_else(|| panic!("{name} is not in {eval}"));
+            assert!((0.0..=100.0).contains(&value), "{name}: {value}");
+        }
+        // The values are those of the predictions.
+        let predictions = lines(&place, &format!("run/predictions/step_{step:08}.jsonl"));
+        assert_eq!(predictions.len(), 6);
+        let of_x: Vec<&Value> = predictions.iter().filter(|line| line["task"] == "x").collect();
+        let right = of_x.iter().filter(|line| line["prediction"] == line["target"]).count();
+        let accuracy = eval[best].as_f64().unwrap();
+        assert!((accuracy - 100.0 * right as f64 / 3.0).abs() < 1e-9, "{accuracy}: {of_x:?}");
+    }
+    // The first of the largest values is the best, and its checkpoint is there beside the newest.
+    let value = |eval: &Value| eval[best].as_f64().unwrap();
+    let (step, largest) =
+        all.iter().rev().map(|(s, e)| (*s, value(e))).max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+    assert!(out.contains(&format!("{best} {largest:.4} after step {step}")), "{out}");
+    let kept: Vec<String> = [step, 6].iter().map(|step| format!("step_{step:08}")).collect();
+    for entry in std::fs::read_dir(place.at("run/checkpoints")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(kept.contains(&name) || !name.starts_with("step_"), "{name}, and {kept:?} are kept");
+    }
+    kept.iter().for_each(|name| assert!(place.at(&format!("run/checkpoints/{name}")).exists(), "{name}"));
+    // The page has a table and charts by task.
+    place.run(&["runs", "run"]).succeeds();
+    let page = std::fs::read_to_string(place.at("run/index.html")).unwrap();
+    assert!(page.contains("<td>x</td><td>generate</td><td>accuracy</td>"), "{page}");
+    assert!(page.contains("y: f1 by generate (percent)"));
+    // Training goes on from there, and stops after as many evaluations without a better value.
+    let on =
+        [&train[..5], &["--steps", "60", "--eval-every", "2", "--resume", "--patience", "3"], &more].concat();
+    let out = place.run_on_cpu(&sized(&on)).succeeds().out;
+    let all = evaluations(&place, "run/metrics.jsonl");
+    let (last, eval) = all.last().unwrap();
+    let best_before = all.iter().map(|(_, eval)| value(eval)).fold(f64::MIN, f64::max);
+    assert!(*last == 60 || value(eval) <= best_before && out.contains("early"), "{last}: {out}");
+}
+
+#[test]
+fn metrics_during_training_that_cannot_be_computed_are_refused() {
+    let place = place();
+    let path = model("t5_tiny.rs");
+    let fails = |args: &[&str], parts: &[&str]| {
+        let train = ["train", path.as_str(), "--steps", "2", "--eval-every", "2", "--no-run-dir"];
+        place.run_on_cpu(&sized(&[&train[..], args].concat())).fails(parts);
+    };
+    let tasks = ["--tasks", "x.toml"];
+    fails(
+        &[&tasks[..], &["--best", "x/generate/accuracy"]].concat(),
+        &["`--best x/generate/accuracy`", "`loss`"],
+    );
+    let metrics =
+        [&tasks[..], &["--eval-metrics", "--eval-examples", "1", "--best", "x/generate/bleu"]].concat();
+    fails(&metrics, &["`--best x/generate/bleu`: the evaluation has no such value", "`x/generate/f1`"]);
+    place.write("hidden.toml", TASK.replace("LANGUAGE", "en").replace("valid.jsonl", "test.jsonl"));
+    fails(&["--tasks", "hidden.toml", "--eval-metrics"], &["hidden"]);
+}
+
+#[test]
+fn several_processes_train_on_tasks_and_predict_the_same() {
+    let place = place();
+    let train = |name: &str, processes: &[&str]| {
+        let train =
+            ["train", "t5_tiny", "--tasks", "x.toml", "pairs.jsonl", "--steps", "3", "--mesh", "data=2"];
+        let more = ["--eval-every", "3", "--run-dir", name];
+        place.run_on_cpu(&sized(&[&train[..], &more, processes].concat())).succeeds();
+        let lines = place.metrics(&format!("{name}/metrics.jsonl"));
+        let losses: Vec<Value> = lines.iter().map(|line| line["loss"].clone()).collect();
+        (losses, lines[2]["eval"]["x/loss"].clone())
+    };
+    let two = ["--processes", "2"];
+    assert_eq!(train("one", &[]), train("two", &two));
+    let evaluated = |by: &str, name: &str, processes: &[&str]| {
+        let eval = ["eval", "one/checkpoints", "--tasks", "x.toml", "y.toml", "--mesh", "data=2", "--json"];
+        let more = ["--by", by, "--predictions", name];
+        let out = place.run_on_cpu(&[&eval[..], &more, processes].concat()).succeeds().out;
+        let start = out.find('{').unwrap_or_else(|| panic!("{out}"));
+        let values: Value = serde_json::from_str(&out[start..]).unwrap_or_else(|e| panic!("{e}: {out}"));
+        (values, lines(&place, name))
+    };
+    for by in ["generate", "rank"] {
+        let (one, both) = (evaluated(by, "p1.jsonl", &[]), evaluated(by, "p2.jsonl", &two));
+        assert_eq!(one.1.len(), 10);
+        assert_eq!(one, both, "{by}");
+    }
+    let eval =
+        ["eval", "one/checkpoints", "--tasks", "x.toml", "--mesh", "data=2", "--by", "generate", "rank"];
+    place.run_on_cpu(&[&eval[..], &two].concat()).fails(&["`--by` has several ways", "one way at a time"]);
+    let train =
+        ["train", "t5_tiny", "--tasks", "x.toml", "--steps", "2", "--mesh", "data=2", "--eval-every", "1"];
+    let refused = sized(&[&train[..], &two, &["--eval-metrics", "--run-dir", "three"]].concat());
+    place.run_on_cpu(&refused).fails(&["not generated during training in a job of several processes"]);
+}

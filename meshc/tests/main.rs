@@ -7,6 +7,7 @@ mod cli_commands;
 mod cli_contract;
 mod cli_data;
 mod cli_day;
+mod cli_distill;
 mod cli_errors;
 mod cli_experts;
 mod cli_faults;

@@ -57,6 +57,11 @@ impl<'g> Batch<'g> {
         }
     }
 
+    /// Declares also the `top` largest logits of a teacher.
+    pub fn with_teacher(self, g: &'g Graph, top: usize) -> Self {
+        Self { feeds: self.feeds.with_teacher(g, top), ..self }
+    }
+
     /// Runs `f` for each microbatch and adds up its results. `f` returns gradients of `weights`, in
     /// training the loss they belong to, and the losses to report.
     pub fn each(
@@ -144,10 +149,9 @@ fn numbers<'g>(losses: &Losses<'g>) -> Vec<(String, Tensor<'g>, MetricReduction)
         ("z_loss".to_owned(), losses.z_loss, MetricReduction::Sum),
     ];
     all.extend(losses.aux_loss.map(|aux| ("aux_loss".to_owned(), aux, MetricReduction::Mean)));
-    for (name, loss) in
-        losses.distilled.iter().flat_map(|d| [("soft_loss", d.soft), ("teacher_loss", d.teacher)])
-    {
-        all.push((name.to_owned(), loss, MetricReduction::Sum));
+    if let Some(distilled) = &losses.distilled {
+        all.push(("soft_loss".to_owned(), distilled.soft, MetricReduction::Sum));
+        all.extend(distilled.teacher.map(|loss| ("teacher_loss".to_owned(), loss, MetricReduction::Sum)));
     }
     for (name, m) in named_routers(losses) {
         for (what, value) in

@@ -37,7 +37,21 @@ pub struct Feeds<'g> {
     /// Segments of inputs and targets: for each token the number of its example in the row, from 1; 0 for
     /// padding. `None` means one example per row.
     pub segments: Option<[Tensor<'g>; 2]>,
+    /// The largest logits of a teacher that ran before. `None` means there are none.
+    pub teacher: Option<TopLogits<'g>>,
 }
+
+/// The largest logits of a teacher for every target token, with the dim [`TEACHER_TOP`].
+#[derive(Clone, Copy, Debug)]
+pub struct TopLogits<'g> {
+    /// The tokens with the largest logits, `s32[batch, target_length, teacher_top]`.
+    pub tokens: Tensor<'g>,
+    /// Their logits, `f32` of the same dims.
+    pub logits: Tensor<'g>,
+}
+
+/// The name of the dim of a teacher's largest logits.
+pub const TEACHER_TOP: &str = "teacher_top";
 
 impl<'g> Feeds<'g> {
     /// Declares the inputs of a step of the model `config`; with packing also `inputs_segments` and
@@ -50,7 +64,16 @@ impl<'g> Feeds<'g> {
         let (inputs, targets) = (of("inputs", &length), of("targets", &target_length));
         let segments =
             config.packing.then(|| [of("inputs_segments", &length), of("targets_segments", &target_length)]);
-        Self { inputs, targets, segments }
+        Self { inputs, targets, segments, teacher: None }
+    }
+
+    /// Declares also the inputs `teacher_tokens` and `teacher_logits`, the `top` largest logits of a teacher.
+    pub fn with_teacher(self, g: &'g Graph, top: usize) -> Self {
+        let [batch, length] = [0, 1].map(|at| self.targets.dims()[at].clone());
+        let dims = [&batch, &length, &Dim::new(TEACHER_TOP, top)];
+        let tokens = g.input("teacher_tokens", DType::S32, dims);
+        let logits = g.input("teacher_logits", DType::F32, dims);
+        Self { teacher: Some(TopLogits { tokens, logits }), ..self }
     }
 
     /// Returns the facts about this batch that a microbatch of it needs, if it is `share` of the batch.
@@ -89,6 +112,7 @@ impl<'g> Tree<'g> for Feeds<'g> {
             inputs: f(self.inputs),
             targets: f(self.targets),
             segments: self.segments.map(|pair| Tree::map(pair, f)),
+            teacher: self.teacher.map(|top| TopLogits { tokens: f(top.tokens), logits: f(top.logits) }),
         }
     }
 }
@@ -104,11 +128,20 @@ pub struct ForwardPass<'g> {
     pub logits: Tensor<'g>,
 }
 
+/// Logits of a teacher.
+#[derive(Clone, Copy, Debug)]
+pub enum TeacherLogits<'g> {
+    /// All of them, `f32[batch, target_length, vocab]`.
+    All(Tensor<'g>),
+    /// The largest ones; the other tokens have the probability 0.
+    Top(TopLogits<'g>),
+}
+
 /// A teacher's logits, and their part in the loss.
 #[derive(Clone, Copy, Debug)]
 pub struct SoftTargets<'g> {
-    /// Logits of the teacher, `f32[batch, target_length, vocab]`.
-    pub logits: Tensor<'g>,
+    /// Logits of the teacher.
+    pub logits: TeacherLogits<'g>,
     /// The weight of the soft loss; the loss of the targets has the rest.
     pub share: f64,
     /// The logits of both models are divided by it before the softmax.
@@ -121,8 +154,8 @@ pub struct Distilled<'g> {
     /// Mean cross-entropy of the teacher's probabilities and the student's, times the square of the
     /// temperature, which keeps the size of its gradient (Hinton et al. 2015).
     pub soft: Tensor<'g>,
-    /// The teacher's own cross-entropy of the target tokens.
-    pub teacher: Tensor<'g>,
+    /// The teacher's own cross-entropy of the target tokens. `None` if not all of its logits are known.
+    pub teacher: Option<Tensor<'g>>,
     /// The weight of `soft`.
     pub share: f64,
 }
@@ -244,18 +277,24 @@ impl EncoderDecoder {
     ) -> Distilled<'g> {
         let vocab = self.embedding.vocab();
         let weight = targets.ne(PAD).cast(DType::F32) / counted;
-        let (ours, theirs) = (logits / soft.temperature, soft.logits / soft.temperature);
-        let wanted = (ours * theirs.softmax(vocab)).sum(vocab);
-        let each = (ours.logsumexp(vocab) - wanted) * weight * soft.temperature.powi(2);
-        let said = (soft.logits * targets.one_hot(vocab, DType::F32)).sum(vocab);
-        let teacher = (soft.logits.logsumexp(vocab) - said) * weight;
-        Distilled { soft: each.sum(positions), teacher: teacher.sum(positions), share: soft.share }
+        let ours = logits / soft.temperature;
+        let (wanted, teacher) = match soft.logits {
+            TeacherLogits::All(all) => {
+                let said = (all * targets.one_hot(vocab, DType::F32)).sum(vocab);
+                let theirs = (all / soft.temperature).softmax(vocab);
+                (theirs, Some((all.logsumexp(vocab) - said) * weight))
+            }
+            TeacherLogits::Top(top) => (probabilities(top, soft.temperature, positions, vocab), None),
+        };
+        let each = (ours.logsumexp(vocab) - (ours * wanted).sum(vocab)) * weight * soft.temperature.powi(2);
+        let teacher = teacher.map(|each| each.sum(positions));
+        Distilled { soft: each.sum(positions), teacher, share: soft.share }
     }
 
     /// Runs both stacks on the inputs of a step.
     pub fn run<'g>(&self, cx: &Context<'g>, feeds: Feeds<'g>) -> ForwardPass<'g> {
         let (_, length, target_length) = self.dims();
-        let Feeds { inputs, targets, segments } = feeds;
+        let Feeds { inputs, targets, segments, teacher: _ } = feeds;
         // Each target is predicted from those before it, the first one from the start token.
         let before = targets.shift_right(&target_length, 1);
         let padding = padding_mask(inputs, &length);
@@ -358,4 +397,21 @@ impl EncoderDecoder {
             AuxReduction::Mean => sum / layers.max(1) as f64,
         })
     }
+}
+
+/// Returns the probabilities of all tokens, `f32[batch, target_length, vocab]`, whose largest logits are
+/// `top`.
+///
+/// One of the largest logits is added after another, so that no tensor has both dims `teacher_top` and
+/// `vocab`.
+fn probabilities<'g>(top: TopLogits<'g>, temperature: f64, positions: [&Dim; 2], vocab: &Dim) -> Tensor<'g> {
+    let g = top.logits.graph();
+    let dim = top.logits.dims().into_iter().find(|dim| dim.name == *TEACHER_TOP);
+    let dim = dim.expect("`Feeds::with_teacher` declares the dim");
+    let shares = (top.logits / temperature).softmax(&dim);
+    let zeros = g.full(0.0, DType::F32, [positions[0], positions[1], vocab]);
+    let add = |sum: Tensor<'g>, (token, share): (Tensor<'g>, Tensor<'g>)| {
+        (sum + token.one_hot(vocab, DType::F32) * share, ())
+    };
+    g.scan(&dim, zeros, (top.tokens, shares), add).0.stop_gradient()
 }

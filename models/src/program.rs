@@ -3,7 +3,7 @@
 
 use crate::{
     Config, Generation, Weight, Weights,
-    distill::{self, Distillation},
+    distill::{self, Distillation, Teaching},
     generate, metadata,
     microbatch::Batch,
     objective::EncoderDecoder,
@@ -24,53 +24,64 @@ pub fn main(config: Config) -> ExitCode {
     dsl::main(|args| of_task(config, args, &place))
 }
 
-/// Builds the program for the setting `task`: `train` (with evaluation), `generate`, `score` or `routes`.
+/// Builds the program for the setting `task`: `train` (with evaluation), `generate`, `score`, `routes` or
+/// `logits`.
 pub fn of_task(config: Config, args: &Args, place: &Site) -> Program {
     let config = config.with(args);
-    let task = args.choice("task", &["train", "generate", "score", "routes"], "train");
+    let task = args.choice("task", &["train", "generate", "score", "routes", "logits"], "train");
     match task {
         "generate" => generate::program(&config, &Generation::default().with(args), place),
         "score" => score::program(&config, place),
         "routes" => routes::program(&config, place),
-        _ => distilled(&config, Distillation::with(&config, args).as_ref(), place),
+        "logits" => distill::logits(&config, place),
+        _ => taught(&config, Teaching::with(&config, args).as_ref(), place),
     }
 }
 
 /// Builds the training program. Mistakes of the configuration are reported at `place`; nothing is built then.
 pub fn program(config: &Config, place: &Site) -> Program {
-    distilled(config, None, place)
+    taught(config, None, place)
+}
+
+/// Builds the training program with a teacher in the same step, if there is one.
+pub fn distilled(config: &Config, distill: Option<&Distillation>, place: &Site) -> Program {
+    taught(config, distill.cloned().map(Teaching::Model).as_ref(), place)
 }
 
 /// Builds the training program with a teacher, if there is one.
-pub fn distilled(config: &Config, distill: Option<&Distillation>, place: &Site) -> Program {
+pub fn taught(config: &Config, teaching: Option<&Teaching>, place: &Site) -> Program {
     let p = Program::new(config.name.clone());
     let mistakes = config.mistakes();
     if !mistakes.is_empty() {
         mistakes.into_iter().for_each(|m| p.mistake(m.at(place)));
         return p;
     }
-    if distill.is_some_and(|distill| distill::noted(&p, distill, config, place)) {
+    if teaching.is_some_and(|teaching| distill::noted(&p, teaching, config, place)) {
         return p;
     }
     metadata::of_training(
         &p,
         config,
-        distill.map_or_else(|| config.layout(), |distill| distill.layout(config)),
+        teaching.map_or_else(|| config.layout(), |teaching| teaching.layout(config)),
     );
     let weights = Weights::new(&p).with_adapters(config.lora.as_ref());
     let model = EncoderDecoder::new(&weights, &config.microbatch());
     let trained = trained(&p, config, &weights, place);
-    let teacher = distill.map(|distill| distill.teacher(&p, &weights, config));
+    let teacher = teaching.map(|teaching| teaching.teacher(&p, &weights, config));
     let step = p.counter("step", DType::S32, Init::Zeros);
     let optimizer = optimizer::Update::new(&p, &config.optimizer, trained.clone());
 
     p.function("train_step", |g| {
         let seed = g.input("seed", DType::U32, []);
         let batch = Batch::input(g, config);
+        let batch = match teacher.as_ref().and_then(distill::Teacher::top) {
+            Some(top) => batch.with_teacher(g, top),
+            None => batch,
+        };
         let now = step.read(g);
         let rng = Rng::new(seed, now.cast(DType::U32));
         let (gradients, metrics) = batch.each(g, &trained, |feeds, part| {
-            let soft = teacher.as_ref().map(|teacher| teacher.targets(g, feeds));
+            let soft = teacher.as_ref().and_then(|teacher| teacher.targets(g, feeds));
             let losses = model.losses(g, feeds, part, Some(part.random(rng)), soft);
             let total = losses.total(part.share);
             (optimizer.gradients(g, total), Some(total), losses)

@@ -1,5 +1,5 @@
-//! The page of training runs: a table, charts of the metrics, the settings in which runs differ, heat maps of
-//! expert load.
+//! The page of training runs: a table, charts of the metrics, metrics of tasks, the settings in which runs
+//! differ, heat maps of expert load.
 //!
 //! Every chart is complete without a script. The script of the page adds values under the pointer, smoothing,
 //! a logarithmic scale, and time or tokens as the horizontal axis.
@@ -10,6 +10,7 @@ use crate::{
     html::{document, escape, section},
     run::Run,
     speedup,
+    task_metrics,
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fmt::Write};
@@ -63,6 +64,7 @@ pub fn page(runs: &[Run]) -> String {
     if !others.is_empty() {
         let _ = writeln!(body, "<details><summary>other metrics</summary>\n{others}</details>");
     }
+    body += &task_metrics::section(runs);
     body += &speedup::sections(runs);
     body += &settings(runs);
     for run in runs {

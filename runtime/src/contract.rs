@@ -5,6 +5,9 @@ use data::{Batch, BatchSpec, Rows};
 use proto::manifest::{Function, InputKind, SpecialTokens, Task, TaskKind, TaskNames};
 use std::collections::BTreeMap;
 
+/// The inputs with the largest logits of a teacher.
+const TEACHER: [&str; 2] = ["teacher_tokens", "teacher_logits"];
+
 /// The task contract of a program.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Contract {
@@ -80,6 +83,14 @@ impl Contract {
         })
     }
 
+    /// Returns the number of a teacher's logits for each target token that `train_step` takes. `None` means
+    /// that it takes none.
+    pub fn teacher_top(artefact: &Artefact) -> Option<usize> {
+        let inputs = &artefact.function("train_step").ok()?.inputs;
+        let logits = inputs.iter().find(|input| input.name == TEACHER[1])?;
+        Some(logits.tensor.as_ref()?.dims.last()?.size as usize)
+    }
+
     /// Returns the inputs of `function` that a batch and a seed provide. Inputs that the function lacks are
     /// left out.
     pub(crate) fn feeds(
@@ -96,6 +107,13 @@ impl Contract {
                 feeds.insert(name.to_owned(), tensor(tokens));
             }
         }
+        let takes = |name: &str| function.inputs.iter().any(|input| input.name == name);
+        if let Some(top) = batch.teacher.as_ref().filter(|_| takes(TEACHER[0])) {
+            let length = batch.targets.len() / batch.size;
+            let dims = [batch.size, length, top.tokens.len() / batch.targets.len()];
+            feeds.insert(TEACHER[0].to_owned(), HostTensor::s32(&dims, &top.tokens));
+            feeds.insert(TEACHER[1].to_owned(), HostTensor::f32(&dims, &top.logits));
+        }
         feeds
     }
 
@@ -104,7 +122,7 @@ impl Contract {
     /// # Errors
     /// The artefact has no such function.
     pub(crate) fn rows(&self, session: &Session, function: &str) -> Result<Rows> {
-        let roles = ["inputs", "targets", "inputs_segments", "targets_segments"];
+        let roles = ["inputs", "targets", "inputs_segments", "targets_segments", TEACHER[0], TEACHER[1]];
         let names = roles.map(|role| self.input(role));
         session.rows(function, &names)
     }

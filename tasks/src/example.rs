@@ -1,7 +1,7 @@
 //! One record of a data file becomes one example of a task.
 
 use crate::{
-    label::{labels, texts},
+    label::labels,
     spec::{Split, TaskSpec, targets},
 };
 use data::{Error, Record, Result, records::Fields};
@@ -65,7 +65,7 @@ fn of_fields(spec: &TaskSpec, split: Split, fields: &Fields) -> std::result::Res
         None => label.map(|index| labels[index].clone()).ok_or("has no label".to_owned()),
         Some(template) => template.render(fields).map_err(of("targets")),
     };
-    let answers = spec.answers.as_ref().map(|path| texts(fields, path)).transpose();
+    let answers = spec.answers.as_ref().map(|answers| answers.of(fields)).transpose();
     let base = Example { inputs, labels, label, group, ..Example::default() };
     // In a split for tests, what is missing is hidden.
     let (target, answers) = match (target, answers, split) {

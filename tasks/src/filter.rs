@@ -14,8 +14,11 @@ pub enum Filter {
     Mark(String, String),
     /// `highlights`: lines that begin with `@highlight` become sentences, as T5 does for ReCoRD.
     Highlights,
-    /// `plain`: without HTML tags.
+    /// `plain`: without HTML tags; `<br>` is a space.
     Plain,
+    /// `spaced`: with spaces around every character that is not an ASCII letter, digit or underscore, as T5
+    /// does for SQuAD; no spaces at the ends, and one between words.
+    Spaced,
 }
 
 impl Filter {
@@ -27,7 +30,7 @@ impl Filter {
         let words: Vec<&str> = text.split_whitespace().collect();
         let wrong = || {
             format!(
-                "`{text}` is no filter; filters are `round STEP`, `mark INDEX MARK`, `highlights` and `plain`"
+                "`{text}` is no filter; filters are `round STEP`, `mark INDEX MARK`, `highlights`, `plain` and `spaced`"
             )
         };
         Ok(match words.as_slice() {
@@ -39,6 +42,7 @@ impl Filter {
             ["mark", index, mark] => Self::Mark((*index).to_owned(), (*mark).to_owned()),
             ["highlights"] => Self::Highlights,
             ["plain"] => Self::Plain,
+            ["spaced"] => Self::Spaced,
             _ => return Err(wrong()),
         })
     }
@@ -69,6 +73,7 @@ impl Filter {
             }
             Self::Highlights => Ok(highlights(&text_of(value)?)),
             Self::Plain => Ok(plain(&text_of(value)?)),
+            Self::Spaced => Ok(spaced(&text_of(value)?)),
         }
     }
 }
@@ -86,15 +91,29 @@ fn highlights(text: &str) -> String {
     out
 }
 
+/// Puts spaces around characters that are not part of an ASCII word.
+fn spaced(text: &str) -> String {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let spaced: String =
+        text.chars().map(|c| if is_word(c) { c.to_string() } else { format!(" {c} ") }).collect();
+    words(&spaced)
+}
+
+/// Replaces runs of white space by one space, without any at the ends.
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Removes what stands between `<` and `>`.
 fn plain(text: &str) -> String {
+    let text = text.replace("<br>", " ");
     let mut out = String::new();
-    let mut rest = text;
+    let mut rest = text.as_str();
     while let Some((before, after)) = rest.split_once('<') {
         let Some((_, after)) = after.split_once('>') else { break };
         out += before;
         rest = after;
     }
     out += rest;
-    out.split_whitespace().collect::<Vec<_>>().join(" ")
+    words(&out)
 }

@@ -91,7 +91,7 @@ fn index(
 }
 
 /// Returns the texts of a list.
-pub(crate) fn texts(fields: &Fields, path: &str) -> Result<Vec<String>, String> {
+fn texts(fields: &Fields, path: &str) -> Result<Vec<String>, String> {
     match lookup(fields, path)? {
         Value::Array(all) => {
             let text = |v| text_of(v).map_err(|why| format!("has an element of `{path}` that {why}"));

@@ -94,9 +94,9 @@ mod tests {
         check("glue_stsb", pair, "stsb sentence1: a sentence2: b", "3.2");
         check(
             "squad",
-            json!({"question": "q", "context": "c", "answers": {"text": ["x", "y"], "answer_start": [0, 1]}}),
-            "question: q context: c",
-            "x",
+            json!({"question": "Who?", "context": "A (B)", "answers": {"text": ["U.S.", "y"], "answer_start": [0, 1]}}),
+            "question: Who ? context: A ( B )",
+            "U . S .",
         );
         check(
             "winogrande",
@@ -114,14 +114,14 @@ mod tests {
         let idx = json!({"paragraph": 1, "question": 2, "answer": 3});
         check(
             "super_glue_multirc",
-            json!({"question": "q", "answer": "a", "paragraph": "<b>p</b>", "idx": idx, "label": 0}),
-            "multirc question: q answer: a paragraph: p",
+            json!({"question": "q", "answer": "a", "paragraph": "<b>p:</b>x<br>y", "idx": idx, "label": 0}),
+            "multirc question: q answer: a paragraph: p:x y",
             "False",
         );
         check(
             "trivia_qa",
             json!({"question": "q", "answer": {"value": "v", "aliases": ["v", "w"]}}),
-            "trivia question: q",
+            "trivia_qa question: q",
             "v",
         );
         let wsc = json!({"text": "Mark told Pete lies. He was", "span1_text": "Mark", "span2_index": 4, "label": 1});

@@ -1,6 +1,7 @@
 //! Task files: TOML, one file a task.
 
 use crate::{
+    answers::Answers,
     label::{LabelSpec, check_label},
     metric::Metric,
     template::Template,
@@ -32,7 +33,7 @@ pub struct TaskSpec {
     pub label: Option<LabelSpec>,
     /// The field with the list of all accepted answers. `None` means the target alone.
     #[serde(default)]
-    pub answers: Option<String>,
+    pub answers: Option<Answers>,
     /// True if training has one example for each accepted answer instead of one with `targets`.
     #[serde(default)]
     pub each_answer: bool,

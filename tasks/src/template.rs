@@ -107,6 +107,7 @@ mod tests {
             "a": "x", "n": 2.5, "yes": true, "none": null, "list": ["p", "q"], "in": {"deep": [1, 2]},
             "score": 3.1, "half": 2.5, "say": "the cat sat", "at": 1, "a.b": "dotted",
             "news": "First.\n@highlight\nsecond\n@highlight\nthird", "html": "a <b>bold</b><br>word < 3",
+            "dots": "The U.S.' é\n _x 3.5?",
         });
         match all {
             Value::Object(fields) => fields,
@@ -131,7 +132,8 @@ mod tests {
         check("{score|round 0.2} {half|round 1} {n|round 0.25}", Ok("3.2 2 2.50"));
         check("{say|mark at *}", Ok("the *cat* sat"));
         check("{news|highlights}", Ok("First. second. third"));
-        check("{html|plain}", Ok("a boldword < 3"));
+        check("{html|plain}", Ok("a bold word < 3"));
+        check("{dots|spaced}", Ok("The U . S . ' é _x 3 . 5 ?"));
     }
 
     #[test]

@@ -5,7 +5,11 @@ use compiler::{
     interp::{self, Precision as Rounding, Tensor, Tensors},
 };
 use mesh::{DType, Module, Site, dsl::Args};
-use models::{Config, LrSchedule, Method, Optimizer, Switch, distill::Distillation, program::distilled};
+use models::{
+    Config, LrSchedule, Method, Optimizer, Switch,
+    distill::{self, Distillation, Offline, Teaching},
+    program::{distilled, taught},
+};
 use runtime::{
     Checkpoint, HostTensor, Session,
     checkpoint::{Mapping, Plan, RestoreScope, Writer},
@@ -140,6 +144,115 @@ fn a_student_that_equals_its_teacher_learns_nothing_from_it() {
         let change = state[name].data.iter().zip(&step.state[name].data).map(|(a, b)| (a - b).abs());
         assert!(change.fold(0.0, f64::max) < 1e-9, "{name}");
     }
+}
+
+/// Returns the logits of a model for a batch, as `[batch, target_length, vocab]`.
+fn logits(config: &Config, state: &Tensors) -> Vec<f64> {
+    let module = distill::logits(config, &Site::default()).finish().unwrap_or_else(|d| panic!("{d}"));
+    let mut inputs = batch(config);
+    inputs.remove("seed");
+    let mut outputs = call(&module, "eval_step", &inputs, state).outputs;
+    let logits = outputs.remove("logits").expect("the program has the output");
+    let names: Vec<String> = logits.names.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["batch", "target_length", "vocab"]);
+    logits.data.iter().copied().collect()
+}
+
+/// Runs a step of distillation from logits, of which `top` are given for each target token: `choose` names
+/// their tokens by rank, for the logits of the token.
+fn offline(
+    config: &Config,
+    (top, temperature): (usize, f64),
+    state: &Tensors,
+    theirs: &[f64],
+    choose: &dyn Fn(&[f64], usize) -> usize,
+) -> interp::Outcome {
+    let teaching = Teaching::Logits(Offline { top, soft: 0.25, temperature });
+    let module = taught(config, Some(&teaching), &Site::default()).finish().unwrap_or_else(|d| panic!("{d}"));
+    let module = autodiff::expand(&module).expect("it has gradients");
+    let dims = [("batch", config.batch), ("target_length", config.target_length), ("teacher_top", top)];
+    let dims = dims.map(|(name, size)| mesh::Dim::new(name, size));
+    let (mut tokens, mut logits) = (Vec::new(), Vec::new());
+    for all in theirs.chunks(config.vocab) {
+        for token in (0..top).map(|rank| choose(all, rank)) {
+            tokens.push(token as f64);
+            logits.push(all[token]);
+        }
+    }
+    let mut inputs = batch(config);
+    let of = |dtype, data: Vec<f64>| Tensor::new(dtype, &dims, data).expect("the sizes agree");
+    inputs.insert("teacher_tokens".into(), of(DType::S32, tokens));
+    inputs.insert("teacher_logits".into(), of(DType::F32, logits));
+    call(&module, "train_step", &inputs, state)
+}
+
+/// The states of the teacher and of the student, by their own names.
+fn divided(state: &Tensors) -> [Tensors; 2] {
+    let theirs =
+        state.iter().filter_map(|(name, x)| Some((name.strip_prefix("teacher/")?.into(), x.clone())));
+    let ours = state.iter().filter(|(name, _)| !name.starts_with("teacher/"));
+    [theirs.collect(), ours.map(|(name, x)| (name.clone(), x.clone())).collect()]
+}
+
+#[test]
+fn all_logits_of_a_teacher_that_ran_before_teach_as_the_teacher_does() {
+    for microbatches in [1, 2] {
+        let mut config = student();
+        config.schedule.microbatches = microbatches;
+        let teacher = Config { d_model: 8, encoder_layers: 2, ..student() };
+        let distill = distillation(&config, teacher, (0.25, 2.0));
+        let online = autodiff::expand(&module(&config, &distill)).expect("it has gradients");
+        let state = begun(&online);
+        let [theirs, ours] = divided(&state);
+        let wanted = call(&online, "train_step", &batch(&config), &state);
+        let all = logits(&distill.teacher, &theirs);
+        // Their order does not matter.
+        let got = offline(&config, (config.vocab, 2.0), &ours, &all, &|all, rank| all.len() - 1 - rank);
+        for name in ["loss", "soft_loss", "z_loss", "grad_norm"] {
+            let (a, b) = (number(&wanted.outputs, name), number(&got.outputs, name));
+            assert!((a - b).abs() < 1e-9, "{name}: {a} with the teacher, {b} with its logits");
+        }
+        assert!(number(&wanted.outputs, "soft_loss") > 0.1);
+        for (name, value) in &got.state {
+            let change = wanted.state[name].data.iter().zip(&value.data).map(|(a, b)| (a - b).abs());
+            assert!(change.fold(0.0, f64::max) < 1e-9, "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_largest_logits_have_all_of_the_probability() {
+    let config = student();
+    let distill = distillation(&config, config.clone(), (0.25, 2.0));
+    let state = begun(&autodiff::expand(&module(&config, &distill)).expect("it has gradients"));
+    let [theirs, ours] = divided(&state);
+    let (theirs, own) = (logits(&distill.teacher, &theirs), logits(&config, &ours));
+    let order = |all: &[f64]| {
+        let mut order: Vec<usize> = (0..all.len()).collect();
+        order.sort_by(|a, b| all[*b].total_cmp(&all[*a]));
+        order
+    };
+    let got = offline(&config, (3, 1.5), &ours, &theirs, &|all, rank| order(all)[rank]);
+    // The definition: cross-entropy of the softmax of three logits and of all own logits.
+    let softmax = |logits: Vec<f64>| {
+        let sum: f64 = logits.iter().map(|x| (x / 1.5).exp()).sum();
+        logits.into_iter().map(|x| (x / 1.5).exp() / sum).collect::<Vec<_>>()
+    };
+    let mut each = Vec::new();
+    for (position, (theirs, own)) in theirs.chunks(12).zip(own.chunks(12)).enumerate() {
+        // The last target of a row is padding.
+        if position % config.target_length + 1 == config.target_length {
+            continue;
+        }
+        let top = &order(theirs)[..3];
+        let shares = softmax(top.iter().map(|token| theirs[*token]).collect());
+        let own = softmax(own.to_vec());
+        each.push(-shares.iter().zip(top).map(|(share, token)| share * own[*token].ln()).sum::<f64>());
+    }
+    let wanted = each.iter().sum::<f64>() / each.len() as f64 * 1.5 * 1.5;
+    let soft = number(&got.outputs, "soft_loss");
+    assert!((soft - wanted).abs() < 1e-9, "{soft}, expected {wanted}");
+    assert!(!got.outputs.contains_key("teacher_loss"));
 }
 
 type Values = BTreeMap<String, HostTensor>;

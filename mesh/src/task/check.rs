@@ -182,7 +182,17 @@ fn batch(task: &Task, function: Option<&Function>) -> Vec<Port> {
             ports.push(tokens(&names.inputs_segments, *input_length, !lm || has_inputs));
         }
     }
+    ports.extend(function.into_iter().flat_map(|f| teacher(f, *batch, *target_length)));
     ports
+}
+
+/// The largest logits of a teacher for each target token, for a function that takes them.
+fn teacher(function: &Function, batch: usize, length: usize) -> Vec<Port> {
+    let given = || function.inputs.iter().zip(function.body.param_types());
+    let top = given().find(|(name, _)| **name == *"teacher_logits").and_then(|(_, ty)| ty.dims.get(2));
+    let Some(top) = top.map(|dim| dim.dim.size) else { return Vec::new() };
+    let sizes = [batch, length, top];
+    vec![port("teacher_tokens", DType::S32, &sizes, true), port("teacher_logits", DType::F32, &sizes, true)]
 }
 
 fn losses(task: &Task) -> Vec<Port> {
@@ -283,6 +293,22 @@ mod tests {
         format!(
             "{INIT}func train_step({inputs}) -> (loss: f32[]) {{\n  %9 = constant {{dtype=f32, value=0}} : f32[]\n  return %9\n}}\n"
         )
+    }
+
+    #[test]
+    fn logits_of_a_teacher_have_one_more_dim() {
+        let logits = |top: &str| {
+            let top = format!("batch=2, length=4, top={top}");
+            let tokens = format!("%1 teacher_tokens: s32[{top}]");
+            step(&format!("%0 targets: s32[batch=2, length=4], {tokens}, %2 teacher_logits: f32[{top}]"))
+        };
+        check(LM, &logits("3"), Purpose::Train, &[]);
+        check(
+            LM,
+            &step("%0 targets: s32[batch=2, length=4], %1 teacher_logits: f32[batch=2, length=4, top=3]"),
+            Purpose::Train,
+            &["function `train_step` lacks input `teacher_tokens` of type s32[2, 4, 3]"],
+        );
     }
 
     #[test]

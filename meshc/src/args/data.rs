@@ -3,7 +3,7 @@
 use super::ranges::{bytes, positive, steps};
 use anyhow::{Context, Result};
 use data::{
-    BatchSpec, Corpus, Mixture, MixtureSpec, PreparedTokens, Skipped, Stats, TEXT_FIELD, Temperature,
+    Corpus, Mixture, MixtureSpec, PreparedTokens, Skipped, Stats, TEXT_FIELD, TeacherRows, Temperature,
     Tokenizer, Tokens, rates::CorpusSpec,
 };
 pub use driver::source::Source;
@@ -12,10 +12,12 @@ use driver::{
     hosts::agree,
     predict::Wanted,
     subject::newest,
+    teacher_logits,
     tokenizer::{Choice, differs},
 };
 use job::Job;
 use runtime::{
+    Artefact, Contract,
     checkpoint::{Checkpoint, TOKENIZER},
     tokens,
 };
@@ -31,7 +33,7 @@ pub struct DataOptions {
     /// Text, JSON lines (plain, .gz or .zst) or Parquet; directories of such files; patterns such as
     /// 'corpus/*.jsonl.gz'; prepared tokens. Several corpora have names and optional sampling rates:
     /// en='en/*.txt':2 de=german:1
-    #[arg(long, required_unless_present_any = ["mixture", "tasks"], num_args = 1.., value_name = "FILE|NAME=FILE[:RATE]")]
+    #[arg(long, num_args = 1.., value_name = "FILE|NAME=FILE[:RATE]")]
     data: Vec<PathBuf>,
     /// Mixture of corpora, described in a TOML file: optional `temperature` and `cap`, and for each corpus a
     /// table [sources.NAME] with `files` and optional `rate` and `text_field`
@@ -41,6 +43,10 @@ pub struct DataOptions {
     /// 'glue_*', and files of JSON lines or Parquet with the fields `inputs` and `targets`
     #[arg(long, num_args = 1.., value_name = "TASK", conflicts_with_all = ["data", "mixture"])]
     pub tasks: Vec<String>,
+    /// Rows with a teacher's logits in place of text, a file of `meshc score --logits`: distils the teacher
+    /// into MODEL
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "mixture", "tasks"])]
+    pub teacher_logits: Option<PathBuf>,
     /// Directory of the tasks' data. Default: that of the task file; for tasks of `meshc tasks`, the working
     /// directory
     #[arg(long, value_name = "DIR", requires = "tasks")]
@@ -65,7 +71,12 @@ pub enum Texts {
     Corpora(Vec<Corpus>, Temperature),
     /// Tasks.
     Tasks(Vec<Task>, TaskSource),
+    /// Rows with a teacher's logits, and the identity of the tokenizer they must have, if one is known.
+    Teacher(PathBuf, Option<String>),
 }
+
+/// The options that name data, one of which is required.
+pub const FORMS: [&str; 4] = ["data", "mixture", "tasks", "teacher_logits"];
 
 impl DataOptions {
     /// Reads all corpora, or the task files. Training that starts from the checkpoint `from` has its
@@ -75,6 +86,7 @@ impl DataOptions {
     /// Among others, those of [`DataOptions::open_for`].
     pub fn open(&self, job: &Job, from: Option<&Path>) -> Result<Texts> {
         match from {
+            None if self.teacher_logits.is_some() => self.open_teacher(None),
             Some(dir) => self.open_for(job, &newest(dir, |_| ())?),
             None if self.tasks.is_empty() => {
                 self.read(job, self.mixture()?, self.reading.tokenizer.choice().named()?)
@@ -111,6 +123,14 @@ impl DataOptions {
         ))
     }
 
+    /// Reads nothing yet. The tokenizer of the rows must be the one that was named, or that of the checkpoint.
+    fn open_teacher(&self, checkpoint: Option<&Checkpoint>) -> Result<Texts> {
+        let path = self.teacher_logits.clone().unwrap_or_default();
+        let named = self.reading.tokenizer.choice().named()?.map(|named| named.identity().to_owned());
+        let recorded = || checkpoint?.facts().get(TOKENIZER).cloned();
+        Ok(Texts::Teacher(path, named.or_else(recorded)))
+    }
+
     fn mixture(&self) -> Result<MixtureSpec> {
         Ok(match &self.mixture {
             Some(path) => MixtureSpec::of_file(path)?,
@@ -128,6 +148,9 @@ impl DataOptions {
     /// # Errors
     /// Among others, if the tokens are those of another tokenizer, or no tokenizer is known for a text.
     pub fn open_for(&self, job: &Job, checkpoint: &Checkpoint) -> Result<Texts> {
+        if self.teacher_logits.is_some() {
+            return self.open_teacher(Some(checkpoint));
+        }
         let (tokenizer, unknown) = match self.reading.tokenizer.choice().of(checkpoint)? {
             Ok(tokenizer) => (Some(tokenizer), None),
             Err(unknown) => (None, Some(unknown)),
@@ -189,17 +212,24 @@ impl DataOptions {
 }
 
 impl Texts {
-    /// Returns the tokenizer. `None` means that there are no corpora.
+    /// Returns the tokenizer. `None` means that there are no corpora, or rows that have not been read.
     fn tokenizer(&self) -> Option<&Tokenizer> {
         match self {
             Self::Corpora(all, _) => all.first().map(|corpus| corpus.tokens.tokenizer()),
             Self::Tasks(_, options) => Some(&options.tokenizer),
+            Self::Teacher(..) => None,
         }
     }
 
     /// Returns the examples for a program; the share `held_out` of each corpus is for evaluation only.
-    pub fn source(self, spec: BatchSpec, held_out: f64) -> Result<Source> {
+    pub fn source(self, artefact: &Artefact, held_out: f64) -> Result<Source> {
+        let spec = Contract::batch_spec(artefact)?;
         Ok(match self {
+            Self::Teacher(path, tokenizer) => {
+                let rows = TeacherRows::open(&path, spec, Contract::teacher_top(artefact), held_out)?;
+                teacher_logits::check_tokenizer(&rows, tokenizer.as_deref(), &path)?;
+                Source::Teacher(Arc::new(rows))
+            }
             Self::Corpora(all, temperature) => {
                 let options = data::Options { held_out, temperature, ..data::Options::default() };
                 Source::Text(Arc::new(Mixture::new(all, spec, &options)?))

@@ -3,13 +3,14 @@
 
 use crate::{
     args::{
-        data::{DataOptions, Source},
+        data::{DataOptions, FORMS, Source},
         ranges::{at_least_one, inner_share},
         subject::SubjectArgs,
     },
     output::stream::{out, outln},
 };
 use anyhow::Result;
+use clap::ArgGroup;
 use driver::{
     Request,
     failure::failure,
@@ -19,13 +20,14 @@ use driver::{
     session::{self, Prepared},
 };
 use mesh::task::check::Purpose;
-use runtime::{Contract, train};
+use runtime::train;
 use serde_json::{Map, Value, json};
 use std::{path::PathBuf, process::ExitCode};
 use tasks::{Method, evaluation};
 
 /// Arguments.
 #[derive(clap::Args, Debug)]
+#[command(group(ArgGroup::new("text").args(FORMS).required(true)))]
 pub struct Args {
     #[command(flatten)]
     subject: SubjectArgs,
@@ -72,10 +74,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// Evaluates tasks in the ways of `--by`.
 fn evaluate_tasks(args: &Args, member: &Member, request: &Request) -> Result<()> {
     let is_by = |way: &str| args.by.iter().any(|by| by == way);
-    if member.is_in_job() && args.by != ["loss"] {
+    if member.is_in_job() && args.by.len() > 1 {
         return Err(failure(
-            "predictions for tasks are made by one process, and this is a job of several",
-            "leave out the options of several processes, or use --by loss",
+            "`--by` has several ways, and each has its own program: a job of several processes runs only one",
+            "evaluate one way at a time, or leave out the options of several processes",
         ));
     }
     let mut result = if is_by("loss") { losses(args, member, request)? } else { Map::new() };
@@ -92,7 +94,10 @@ fn evaluate_tasks(args: &Args, member: &Member, request: &Request) -> Result<()>
     };
     let mut all = Vec::new();
     for method in methods {
-        all.extend(predict(request, &parameters, &wanted, method, &codec)?);
+        all.extend(predict(member, request, &parameters, &wanted, method, &codec)?);
+    }
+    if !member.job.is_first() {
+        return Ok(());
     }
     if let Some(path) = &args.predictions {
         write_file(path, all.iter().map(|of| of.lines()).collect::<String>().as_bytes())?;
@@ -135,7 +140,7 @@ fn prepare(args: &Args, member: &Member, request: &Request) -> Result<Prepared<(
     let texts = args.data.open_for(&member.job, &parameters.checkpoint)?;
     let artefact = session::artefact(request, &parameters, &[], Purpose::Evaluate, functions)?;
     let share = args.held_out.unwrap_or(1.0);
-    let source = texts.source(Contract::batch_spec(&artefact)?, share)?;
+    let source = texts.source(&artefact, share)?;
     let batches = source.batches().held_out_batches().min(args.batches.unwrap_or(usize::MAX));
     if batches == 0 {
         return Err(failure(

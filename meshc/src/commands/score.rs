@@ -1,47 +1,99 @@
 //! `meshc score`: log-likelihoods of given targets.
 
 use crate::{
-    args::{data::TokenizerArgs, subject::SubjectArgs},
+    args::{data::DataOptions, ranges::at_least_one, subject::SubjectArgs},
     output::stream::{errln, outln},
 };
 use anyhow::{Context, Result};
+use clap::ArgGroup;
 use data::Codec;
 use driver::{
     Request,
     failure::failure,
     hosts::member::Member,
     session::{self, Prepared},
+    source::Source,
+    teacher_logits,
     tokenizer::Unknown,
 };
 use mesh::task::check::Purpose;
 use proto::manifest::TaskKind;
-use runtime::generate::{Score, Scorer, Sizes};
+use runtime::{
+    Checkpoint,
+    generate::{Score, Scorer, Sizes},
+};
 use serde_json::{Value, json};
-use std::{io::Read, path::PathBuf, process::ExitCode};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 /// An input and its target, as token ids.
 type Pair = (Vec<i32>, Vec<i32>);
 
 /// Arguments.
 #[derive(clap::Args, Debug)]
+#[command(group(ArgGroup::new("text").args(["input", "data", "mixture", "tasks"]).required(true)))]
 pub struct Args {
     #[command(flatten)]
     subject: SubjectArgs,
     /// Pairs of input and target, one per line (- for standard input): a JSON object with `input` and
     /// `target` (texts or lists of token ids), or two texts separated by a tab
     #[arg(long, value_name = "FILE")]
-    input: PathBuf,
+    input: Option<PathBuf>,
+    /// Write the rows of --data, --mixture or --tasks (of --split) with the model's largest logits for each
+    /// target token to this file, the data of `meshc train --teacher-logits`
+    #[arg(long, value_name = "FILE.safetensors", conflicts_with = "input")]
+    logits: Option<PathBuf>,
+    /// With --logits: number of logits for each target token
+    #[arg(long, value_name = "K", default_value_t = 64, value_parser = at_least_one, allow_negative_numbers = true)]
+    top: usize,
     #[command(flatten)]
-    tokenizer: TokenizerArgs,
+    data: DataOptions,
 }
 
-/// Prints one JSON object per pair, one per line, and the totals to standard error.
+/// Prints one JSON object per pair, one per line, and the totals to standard error; or writes logits.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    args.subject.run(Some(&args.input), |member, request| score(args, member, request))
+    args.subject.run(args.input.as_deref(), |member, request| match (&args.input, &args.logits) {
+        (Some(input), _) => score(args, input, member, request),
+        (None, Some(path)) => logits(args, path, member, request),
+        (None, None) => Err(failure(
+            "`--data`, `--mixture` and `--tasks` have rows whose logits `--logits` writes",
+            "add --logits FILE, or give pairs with --input; `meshc eval` prints losses of text",
+        )),
+    })
 }
 
-fn score(args: &Args, member: &Member, request: &Request) -> Result<()> {
-    let (mut session, pairs) = session::open(member, request, prepare(args, request))?;
+/// Writes the largest logits of the rows.
+fn logits(args: &Args, path: &Path, member: &Member, request: &Request) -> Result<()> {
+    if member.is_in_job() {
+        return Err(failure(
+            "`--logits`: one process writes the file, and this is a job of several",
+            "leave out the options of several processes",
+        ));
+    }
+    let (mut session, (source, teacher)) = session::open(member, request, rows(args, member, request))?;
+    let facts = teacher_logits::write(&mut session, &source, args.top, path, &teacher)?;
+    outln!("{}: {} rows with {} logits for each target token", path.display(), facts.rows, facts.top);
+    Ok(())
+}
+
+/// Returns the program that gives logits, its parameters and the rows.
+fn rows(args: &Args, member: &Member, request: &Request) -> Result<Prepared<(Source, Arc<Checkpoint>)>> {
+    let functions = &["eval_step"];
+    let settings = [("task", "logits".to_owned()), ("packing", "false".to_owned())];
+    let parameters = session::parameters(request, args.subject.checkpoint.as_deref())?;
+    let texts = args.data.open_for(&member.job, &parameters.checkpoint)?;
+    let artefact = session::artefact(request, &parameters, &settings, Purpose::Evaluate, functions)?;
+    let source = texts.source(&artefact, 1.0)?;
+    let (digest, checkpoint) = (source.batches().digest(), parameters.checkpoint.clone());
+    Ok(Prepared { parameters, artefact, functions, inputs: (source, checkpoint), digest })
+}
+
+fn score(args: &Args, input: &Path, member: &Member, request: &Request) -> Result<()> {
+    let (mut session, pairs) = session::open(member, request, prepare(args, input, request))?;
     member.job.enter("evaluate", 0);
     let scores = Scorer::new(&mut session)?.run(&pairs)?;
     if !member.job.is_first() {
@@ -61,14 +113,14 @@ fn score(args: &Args, member: &Member, request: &Request) -> Result<()> {
 }
 
 /// Returns the program, its parameters and the pairs.
-fn prepare(args: &Args, request: &Request) -> Result<Prepared<Vec<Pair>>> {
+fn prepare(args: &Args, input: &Path, request: &Request) -> Result<Prepared<Vec<Pair>>> {
     let functions = &["score"];
-    let name = args.input.display().to_string();
+    let name = input.display().to_string();
     let mut text = String::new();
     match name.as_str() {
         "-" => std::io::stdin().read_to_string(&mut text).map(|_| ()).context("reading standard input")?,
         _ => {
-            text = proto::regular::read_to_string(&args.input)
+            text = proto::regular::read_to_string(input)
                 .with_context(|| format!("reading the pairs `{name}`"))?
         }
     }
@@ -82,7 +134,7 @@ fn prepare(args: &Args, request: &Request) -> Result<Prepared<Vec<Pair>>> {
     let parameters = session::parameters(request, args.subject.checkpoint.as_deref())?;
     let artefact = session::artefact(request, &parameters, &settings, Purpose::Score, functions)?;
     let sizes = Sizes::of_program(&artefact, TaskKind::Score)?;
-    let codec = args.tokenizer.choice().codec(sizes, &parameters.checkpoint)?;
+    let codec = args.data.tokenizer().choice().codec(sizes, &parameters.checkpoint)?;
     let pairs = lines.iter().map(|(number, line)| pair(line, codec.as_ref(), &name, *number));
     let inputs = pairs.collect::<Result<Vec<_>>>()?;
     let digest = session::digest(&inputs);

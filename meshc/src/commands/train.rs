@@ -3,7 +3,7 @@
 use crate::{
     args::{
         config::{Origin, Resolved},
-        data::{self, DataOptions},
+        data::{self, DataOptions, FORMS},
         hosts::HostArgs,
         model::ModelArgs,
         placement::PlacementArgs,
@@ -46,7 +46,7 @@ use driver::{
 };
 use mesh::task::check::Purpose;
 use runtime::{
-    Artefact, Contract,
+    Artefact,
     checkpoint::{Keep, Mapping, Pattern, Rule, folder::list, is_url},
     train::{self, Evaluator, Observer, Source, Spikes, Summary},
 };
@@ -60,6 +60,7 @@ use std::{
 
 /// Arguments.
 #[derive(clap::Args, Debug)]
+#[command(group(ArgGroup::new("text").args(FORMS).required(true)))]
 #[command(group(ArgGroup::new("place").args(["run_dir", "checkpoint_dir"]).multiple(true)))]
 pub struct Args {
     /// Model (built-in, .rs or .mesh), artefact directory, or checkpoint whose parameters training starts
@@ -118,8 +119,8 @@ pub struct Args {
     #[arg(long, value_name = "PATTERN")]
     ignore: Vec<Pattern>,
     /// Distil the model in this checkpoint into MODEL: its settings become --set teacher.KEY=VALUE, and
-    /// parameters come from it
-    #[arg(long, value_name = "CHECKPOINT", conflicts_with = "from")]
+    /// parameters come from it, unless --from names others
+    #[arg(long, value_name = "CHECKPOINT", conflicts_with = "teacher_logits")]
     teacher: Option<PathBuf>,
     /// Do not train parameters of this pattern, as `--set freeze=PATTERN,…` does; repeatable
     #[arg(long, value_name = "PATTERN")]
@@ -164,7 +165,7 @@ pub struct Args {
     #[arg(long, value_name = "METRIC", requires = "eval_every")]
     best: Option<String>,
     /// Text to evaluate on, in the forms of --data. Default: the held-out share of --data
-    #[arg(long, num_args = 1.., value_name = "FILE", requires = "eval_every")]
+    #[arg(long, num_args = 1.., value_name = "FILE", requires = "eval_every", conflicts_with = "teacher_logits")]
     eval_data: Vec<PathBuf>,
     /// Largest number of batches per evaluation
     #[arg(long, value_name = "N", requires = "eval_every", value_parser = at_least_one,
@@ -245,10 +246,7 @@ fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
     });
     let (run, chosen) = agree(member, "start", resolved)?;
     let Run { reserved: _dropped_last, args, request, artefact, source, options, run_folder } = run;
-    let of_data = match &source {
-        data::Source::Text(mixture) => overview::data(mixture),
-        data::Source::Tasks(mixture) => overview::tasks(mixture),
-    };
+    let of_data = overview::source(&source);
     let before = format!("{}{}{of_data}", args.resolved.toml(), overview::artefact(&artefact.manifest));
     if args.json {
         err!("{before}");
@@ -341,8 +339,15 @@ impl Run {
             train::check_folder(&folder, args.resume)?;
         }
         let mut request = Request { several_hosts: member.is_in_job(), ..args.request() };
+        let mut teacher = None;
         if let Some(dir) = &args.teacher {
-            args.from = Some(session::add_teacher(&mut request, dir)?);
+            teacher = Some(session::add_teacher(&mut request, dir, args.from.as_deref())?);
+            if args.from.is_none() {
+                args.from = teacher.take();
+            }
+        }
+        if let Some(file) = &args.data.teacher_logits {
+            session::add_teacher_logits(&mut request, file)?;
         }
         let program = if is_compiled(&args.subject) { None } else { Some(program(&args, &request)?) };
         let named = args.from.as_ref().or(has_checkpoints(&args.subject).then_some(&args.subject));
@@ -358,10 +363,9 @@ impl Run {
         };
         let holds_out = args.eval_every.is_some() && eval_texts.is_none();
         let held_out = args.held_out.unwrap_or(if holds_out { 0.05 } else { 0.0 });
-        let spec = Contract::batch_spec(&artefact)?;
-        let source = texts.source(spec, held_out)?;
+        let source = texts.source(&artefact, held_out)?;
         let eval_data: Option<Arc<dyn BatchSource>> = match eval_texts {
-            Some(texts) => Some(texts.source(spec, 1.0)?.batches()),
+            Some(texts) => Some(texts.source(&artefact, 1.0)?.batches()),
             None => None,
         };
         let reserved = args.choose_run_dir(member, &artefact.manifest.program)?;
@@ -380,8 +384,15 @@ impl Run {
         let target: Option<Target> = artefact.manifest.target.parse().ok();
         let peak = target.as_ref().and_then(Target::slice).map(|slice| slice.speed().flops);
         let evaluator = args.evaluator(&request, &source, run_folder.as_ref())?;
-        let options =
-            train::Options { from, eval_data, evaluator, peak, job: member.job.clone(), ..args.options() };
+        let options = train::Options {
+            from,
+            teacher,
+            eval_data,
+            evaluator,
+            peak,
+            job: member.job.clone(),
+            ..args.options()
+        };
         Ok(Self { reserved, args, request, artefact, source, options, run_folder })
     }
 

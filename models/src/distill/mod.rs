@@ -6,10 +6,13 @@
 //! tokens; the teacher runs as in evaluation.
 
 mod initial;
+mod offline;
+
+pub use offline::{Offline, logits};
 
 use crate::{
     Config, Context, Weights,
-    objective::{EncoderDecoder, Feeds, SoftTargets},
+    objective::{EncoderDecoder, Feeds, SoftTargets, TeacherLogits},
     zoo,
 };
 use mesh::{
@@ -19,6 +22,19 @@ use mesh::{
 
 /// The scope of the teacher, and the beginning of the names of its state.
 pub const TEACHER: &str = "teacher";
+
+/// Returns true if a setting is one of distillation, which only training has.
+pub fn is_setting(key: &str) -> bool {
+    let own = [
+        "teacher",
+        "teacher_stored",
+        "distill_logits",
+        "distill_soft",
+        "distill_temperature",
+        "distill_init",
+    ];
+    own.contains(&key) || key.starts_with("teacher.")
+}
 
 /// Settings of distillation.
 #[derive(Clone, PartialEq, Debug)]
@@ -71,32 +87,27 @@ impl Distillation {
     pub fn mistakes(&self, config: &Config) -> Vec<Diagnostic> {
         let mut all: Vec<Diagnostic> = self.teacher.mistakes();
         all.iter_mut().for_each(|mistake| mistake.message = format!("the teacher: {}", mistake.message));
-        let mut require = |good: bool, what: String| {
-            if !good {
-                all.push(Diagnostic::new("", what));
-            }
-        };
         let (theirs, ours) = (self.teacher.vocab, config.vocab);
-        require(
-            theirs == ours,
-            format!("the teacher has another vocabulary: `teacher.vocab` is {theirs}, `vocab` is {ours}"),
-        );
-        let soft = self.soft;
-        require((0.0..=1.0).contains(&soft), format!("`distill_soft` must be in [0, 1], got {soft}"));
-        let t = self.temperature;
-        require(t > 0.0 && t.is_finite(), format!("`distill_temperature` must be more than 0, got {t}"));
+        if theirs != ours {
+            all.push(Diagnostic::new(
+                "",
+                format!("the teacher has another vocabulary: `teacher.vocab` is {theirs}, `vocab` is {ours}"),
+            ));
+        }
+        all.extend(losses(self.soft, self.temperature));
         all
     }
 
     /// Declares the teacher's state, and states in the meta entries of `p` what is taken from a checkpoint of
     /// the teacher.
-    pub(crate) fn teacher(&self, p: &Program, student: &Weights<'_>, config: &Config) -> Teacher {
+    fn teacher(&self, p: &Program, student: &Weights<'_>, config: &Config) -> Teacher {
         let weights = Weights::new(p).stored_as(self.stored);
         let model = p.scope(TEACHER, || EncoderDecoder::new(&weights, &self.teacher.microbatch()));
         let start = initial::Start::new(config, &self.teacher, &student.all(), &weights.all(), self.init);
         p.meta("from.map", start.rules.join(" "));
         p.meta("from.initial", start.initial.join(" "));
-        Teacher { model, soft: self.soft, temperature: self.temperature, config: self.teacher.microbatch() }
+        let config = self.teacher.microbatch();
+        Teacher::Model(Box::new(Model { model, soft: self.soft, temperature: self.temperature, config }))
     }
 
     /// Returns the layout that suits both models.
@@ -105,9 +116,18 @@ impl Distillation {
     }
 }
 
-/// A teacher.
+/// A teacher of a program.
 #[derive(Clone, Debug)]
-pub(crate) struct Teacher {
+pub(crate) enum Teacher {
+    /// A model that runs in the same step.
+    Model(Box<Model>),
+    /// Logits in the inputs.
+    Logits(Offline),
+}
+
+/// A model that teaches.
+#[derive(Clone, Debug)]
+pub(crate) struct Model {
     model: EncoderDecoder,
     config: Config,
     soft: f64,
@@ -115,17 +135,81 @@ pub(crate) struct Teacher {
 }
 
 impl Teacher {
-    /// Returns what the teacher says about a batch.
-    pub fn targets<'g>(&self, g: &'g Graph, feeds: Feeds<'g>) -> SoftTargets<'g> {
-        let cx = Context::new(g, &self.config, None);
-        let logits = g.scope(TEACHER, || self.model.run(&cx, feeds).logits.stop_gradient());
-        SoftTargets { logits, share: self.soft, temperature: self.temperature }
+    /// Returns the number of logits of each target token that are inputs.
+    pub fn top(&self) -> Option<usize> {
+        match self {
+            Self::Model(_) => None,
+            Self::Logits(offline) => Some(offline.top),
+        }
+    }
+
+    /// Returns what the teacher says about a batch. `None` if its logits are not among the inputs.
+    pub fn targets<'g>(&self, g: &'g Graph, feeds: Feeds<'g>) -> Option<SoftTargets<'g>> {
+        match self {
+            Self::Model(teacher) => {
+                let cx = Context::new(g, &teacher.config, None);
+                let logits = g.scope(TEACHER, || teacher.model.run(&cx, feeds).logits.stop_gradient());
+                let logits = TeacherLogits::All(logits);
+                Some(SoftTargets { logits, share: teacher.soft, temperature: teacher.temperature })
+            }
+            Self::Logits(offline) => offline.targets(feeds),
+        }
+    }
+}
+
+/// Returns the mistakes of the settings of the losses.
+fn losses(soft: f64, temperature: f64) -> Vec<Diagnostic> {
+    let soft =
+        (!(0.0..=1.0).contains(&soft)).then(|| format!("`distill_soft` must be in [0, 1], got {soft}"));
+    let good = temperature > 0.0 && temperature.is_finite();
+    let temperature =
+        (!good).then(|| format!("`distill_temperature` must be more than 0, got {temperature}"));
+    soft.into_iter().chain(temperature).map(|what| Diagnostic::new("", what)).collect()
+}
+
+/// The source of soft targets.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Teaching {
+    /// A teacher in the same step.
+    Model(Distillation),
+    /// Logits of a teacher that ran before.
+    Logits(Offline),
+}
+
+impl Teaching {
+    /// Reads the settings of the command line for the student `config`. `None` means no teacher.
+    pub fn with(config: &Config, args: &Args) -> Option<Self> {
+        let model = Distillation::with(config, args).map(Self::Model);
+        model.or_else(|| Offline::with(args).map(Self::Logits))
+    }
+
+    /// Declares the teacher's state, if it is a model.
+    pub(crate) fn teacher(&self, p: &Program, student: &Weights<'_>, config: &Config) -> Teacher {
+        match self {
+            Self::Model(distill) => distill.teacher(p, student, config),
+            Self::Logits(offline) => Teacher::Logits(*offline),
+        }
+    }
+
+    fn mistakes(&self, config: &Config) -> Vec<Diagnostic> {
+        match self {
+            Self::Model(distill) => distill.mistakes(config),
+            Self::Logits(offline) => offline.mistakes(config),
+        }
+    }
+
+    /// Returns the layout that suits the student and the teacher.
+    pub fn layout(&self, config: &Config) -> String {
+        match self {
+            Self::Model(distill) => distill.layout(config),
+            Self::Logits(_) => config.layout(),
+        }
     }
 }
 
 /// Notes the mistakes of the settings at `place`. Returns true if there are any.
-pub(crate) fn noted(p: &Program, distill: &Distillation, config: &Config, place: &Site) -> bool {
-    let mistakes = distill.mistakes(config);
+pub(crate) fn noted(p: &Program, teaching: &Teaching, config: &Config, place: &Site) -> bool {
+    let mistakes = teaching.mistakes(config);
     let any = !mistakes.is_empty();
     mistakes.into_iter().for_each(|m| p.mistake(m.at(place)));
     any

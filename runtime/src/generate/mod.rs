@@ -5,11 +5,13 @@
 //! positions. On devices that run asynchronously, the host learns one call late that all sequences have
 //! ended.
 //!
-//! Reading order: this file (generation), [`score`] (scoring).
+//! Reading order: this file (generation), [`score`] (scoring), [`teacher`] (logits for distillation).
 
 pub mod score;
+pub mod teacher;
 
 pub use score::{Score, Scorer};
+pub use teacher::Teacher;
 
 use crate::{Artefact, Contract, Error, HostTensor, Outputs, Result, Session};
 use proto::manifest::{DecodingMethod, Generation, SpecialTokens, TaskKind};

@@ -24,6 +24,9 @@ pub struct Options {
     pub tensorboard: Option<PathBuf>,
     /// The initial parameters of a new run, in place of those from `init`. Ignored when a run is resumed.
     pub from: Option<Source>,
+    /// A checkpoint that provides what the program's own rules take from it, such as a teacher, if the
+    /// parameters come from another one. Ignored when a run is resumed.
+    pub teacher: Option<PathBuf>,
     /// Checkpoints. `None` means that the state is lost when the session is dropped.
     pub saving: Option<Saving>,
     /// The number of steps in flight when another one is started. `None` means 2, and 0 on CPU plugins, where
@@ -66,6 +69,7 @@ impl Default for Options {
             metrics: None,
             tensorboard: None,
             from: None,
+            teacher: None,
             saving: None,
             lag: None,
             ahead: 4,

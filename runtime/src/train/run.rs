@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     Checkpoint, Contract, Error, Result, Session,
-    checkpoint::{MAP, Plan},
+    checkpoint::{ALLOW_MISSING, MAP, Mapping, Pattern, Plan},
     contract::seeds,
 };
 use data::BatchSource;
@@ -47,7 +47,7 @@ pub fn run(
     options.check()?;
     let evaluation = Evaluation::new(&data, options)?;
     let (mut saver, resumed) = open_saver(session, &*data, options, observer)?;
-    let from = if resumed.is_none() { Initial::of(options.from.as_ref(), session)? } else { None };
+    let from = if resumed.is_none() { Initial::all(options, session)? } else { Vec::new() };
     let mut stop = Stop::new(stop, &options.job);
     // Rank 0 writes what exists once.
     let own = |path: &Option<PathBuf>| path.clone().filter(|_| options.job.is_first());
@@ -59,7 +59,8 @@ pub fn run(
     saver.iter_mut().for_each(|saver| saver.set_seed(seed));
     options.job.enter("compile", 0);
     let seen = prepare(session, seed, evaluation.is_some(), observer, &mut stop)?;
-    if let Some(from) = from.filter(|_| session.is_initialized()) {
+    // A run that was stopped before it began has no state.
+    for from in from.iter().take(if session.is_initialized() { usize::MAX } else { 0 }) {
         observer.on_phase(&format!("restoring the parameters from {}", from.plan.table.checkpoint));
         session.load(&from.checkpoint, &from.plan)?;
         from.report(options, observer);
@@ -92,43 +93,59 @@ pub fn run(
     steps::run(training, done)
 }
 
-/// The initial parameters of a run.
-struct Initial<'o> {
-    source: &'o Source,
+/// A checkpoint that initial parameters come from.
+struct Initial {
     checkpoint: Checkpoint,
     plan: Plan,
+    record: Option<PathBuf>,
 }
 
-impl<'o> Initial<'o> {
-    /// Returns the initial parameters of a new run. `None` means those of `init`, which the program must
-    /// allow.
-    fn of(source: Option<&'o Source>, session: &Session) -> Result<Option<Self>> {
-        let manifest = &session.artefact().manifest;
-        if source.is_none() && manifest.meta.contains_key(MAP) {
+impl Initial {
+    /// Returns the checkpoints of the initial parameters of a new run, in the order in which they are loaded.
+    /// None means that parameters are those of `init`, which the program must allow.
+    fn all(options: &Options, session: &Session) -> Result<Vec<Self>> {
+        let meta = &session.artefact().manifest.meta;
+        let stated = |key: &str| meta.get(key).map(String::as_str);
+        let Some(source) = &options.from else {
+            if !meta.contains_key(MAP) {
+                return Ok(Vec::new());
+            }
             return Err(Error::input(
-                format!("`{}` takes parameters from a checkpoint", manifest.program),
+                format!("`{}` takes parameters from a checkpoint", session.artefact().manifest.program),
                 "add --from CHECKPOINT, such as that of its teacher",
             ));
-        }
-        source.map(|source| Self::open(source, session)).transpose()
+        };
+        let Some(teacher) = &options.teacher else {
+            return Ok(vec![Self::open(session, source, &stated)?]);
+        };
+        // What the program says about its parameters is about those of the teacher.
+        let all: Pattern = "*".parse().expect("it is a pattern");
+        let mapping = Mapping { initial: vec![all], ..Mapping::default() };
+        let teacher = Source { checkpoint: teacher.clone(), mapping, record: None };
+        let own = |key: &str| (key == ALLOW_MISSING).then(|| stated(key)).flatten();
+        Ok(vec![Self::open(session, &teacher, &stated)?, Self::open(session, source, &own)?])
     }
 
-    /// Opens the checkpoint, and reports a mismatch or damage before anything is compiled.
-    fn open(source: &'o Source, session: &Session) -> Result<Self> {
+    /// Opens the checkpoint, and reports a mismatch or damage before anything is compiled. `stated` looks up
+    /// what the program states about it.
+    fn open<'m>(
+        session: &Session,
+        source: &Source,
+        stated: &dyn Fn(&str) -> Option<&'m str>,
+    ) -> Result<Self> {
         let checkpoint = Checkpoint::open(&source.checkpoint)?;
-        let meta = &session.artefact().manifest.meta;
-        let mapping = source.mapping.completed(|key| meta.get(key).map(String::as_str)).map_err(|why| {
+        let mapping = source.mapping.completed(stated).map_err(|why| {
             Error::input(why, "correct it where the program is built, or give the rules with --map")
         })?;
         let plan = Plan::new(session, &checkpoint, &mapping)?;
         session.check_load(&checkpoint, &plan)?;
-        Ok(Self { source, checkpoint, plan })
+        Ok(Self { checkpoint, plan, record: source.record.clone() })
     }
 
     /// Reports what was taken, and writes it to the run's file.
     fn report(&self, options: &Options, observer: &mut dyn Observer) {
         observer.on_loaded(&self.plan.table);
-        let Some(path) = self.source.record.as_ref().filter(|_| options.job.is_first()) else { return };
+        let Some(path) = self.record.as_ref().filter(|_| options.job.is_first()) else { return };
         let text = serde_json::to_string_pretty(&self.plan.table).expect("numbers and texts are JSON");
         if let Err(error) = std::fs::write(path, text + "\n") {
             observer.on_warning(&format!("cannot write `{}`: {error}", path.display()));

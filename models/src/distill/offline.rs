@@ -1,0 +1,80 @@
+//! Distillation from a teacher that ran before: its largest logits are data, and the program of the teacher
+//! that computes them.
+
+use crate::{
+    Config, Context, Weights, metadata,
+    objective::{EncoderDecoder, Feeds, SoftTargets, TeacherLogits},
+    tokens::PAD,
+};
+use mesh::{
+    DType, Diagnostic, Schedule, Site,
+    dsl::{Args, Program},
+};
+
+/// Settings of distillation from logits.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Offline {
+    /// The number of logits for each target token, the largest ones of the teacher.
+    pub top: usize,
+    /// The weight of the teacher's probabilities in the loss; the targets have the rest.
+    pub soft: f64,
+    /// The logits of both models are divided by it before the softmax of the soft loss.
+    pub temperature: f64,
+}
+
+impl Offline {
+    /// Reads the settings of the command line. `None` means that there are no logits.
+    pub fn with(args: &Args) -> Option<Self> {
+        let top = args.get("distill_logits", 0);
+        (top > 0).then(|| Self {
+            top,
+            soft: args.get("distill_soft", 0.25),
+            temperature: args.get("distill_temperature", 1.0),
+        })
+    }
+
+    pub(super) fn mistakes(&self, config: &Config) -> Vec<Diagnostic> {
+        let mut all = super::losses(self.soft, self.temperature);
+        let mut mistake = |what: String| all.push(Diagnostic::new("", what));
+        if self.top > config.vocab {
+            mistake(format!("`distill_logits` must be at most `vocab`, {}, got {}", config.vocab, self.top));
+        }
+        if config.packing {
+            mistake("`distill_logits` needs rows of one example: `packing` must be false".to_owned());
+        }
+        all
+    }
+
+    /// Returns the soft targets of a step whose inputs have a teacher's logits.
+    pub(crate) fn targets<'g>(&self, feeds: Feeds<'g>) -> Option<SoftTargets<'g>> {
+        let logits = TeacherLogits::Top(feeds.teacher?);
+        Some(SoftTargets { logits, share: self.soft, temperature: self.temperature })
+    }
+}
+
+/// Builds the program of a teacher, `--set task=logits`: `eval_step` with `loss` and the additional output
+/// `logits`, `f32[batch, target_length, vocab]`. A batch is one microbatch.
+pub fn logits(config: &Config, place: &Site) -> Program {
+    let schedule = Schedule { microbatches: 1, ..config.schedule };
+    let config = &Config { schedule, packing: false, ..config.clone() };
+    let p = Program::new(config.name.clone());
+    let mistakes = config.mistakes();
+    if !mistakes.is_empty() {
+        mistakes.into_iter().for_each(|m| p.mistake(m.at(place)));
+        return p;
+    }
+    metadata::of_training(&p, config, config.layout());
+    let model = EncoderDecoder::new(&Weights::new(&p).with_adapters(config.lora.as_ref()), config);
+    p.function("eval_step", |g| {
+        let feeds = Feeds::input(g, config);
+        let cx = Context::new(g, config, None);
+        let logits = model.run(&cx, feeds).logits;
+        let counts = feeds.targets.ne(PAD).cast(DType::F32);
+        let vocab = config.vocab_dim();
+        let said = (logits * feeds.targets.one_hot(&vocab, DType::F32)).sum(&vocab);
+        let each = (logits.logsumexp(&vocab) - said) * counts;
+        g.output("loss", each.sum_all() / counts.sum_all().maximum(1.0));
+        g.output("logits", logits);
+    });
+    p
+}
