@@ -9,8 +9,7 @@ use crate::{
     heat,
     html::{document, escape, section},
     run::Run,
-    speedup,
-    task_metrics,
+    speedup, task_metrics,
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fmt::Write};
@@ -64,7 +63,8 @@ pub fn page(runs: &[Run]) -> String {
     if !others.is_empty() {
         let _ = writeln!(body, "<details><summary>other metrics</summary>\n{others}</details>");
     }
-    body += &task_metrics::section(runs);
+    body += &task_metrics::table(runs);
+    body += &drawing(&task_metrics::charts(runs), &mut drawn);
     body += &speedup::sections(runs);
     body += &settings(runs);
     for run in runs {
@@ -105,7 +105,7 @@ fn others(runs: &[Run]) -> Vec<Chart> {
     let metrics: BTreeSet<&String> = runs.iter().flat_map(|run| run.numbers.keys()).collect();
     let metrics = metrics.into_iter().filter(|key| !is_fixed(key, false) && !routers.contains(key));
     let evals: BTreeSet<&String> = runs.iter().flat_map(|run| run.evaluations.keys()).collect();
-    let evals = evals.into_iter().filter(|key| !is_fixed(key, true));
+    let evals = evals.into_iter().filter(|key| !is_fixed(key, true) && task_metrics::parts(key).is_none());
     let metrics = metrics.map(|key| curves(runs, key, "", key, None));
     metrics.chain(evals.map(|key| curves(runs, key, "", "", Some(key)))).collect()
 }

@@ -8,51 +8,56 @@ use crate::{
 use std::{collections::BTreeMap, fmt::Write};
 
 /// A task or a language, the way of prediction, and the metric.
-type Key<'a> = (&'a str, &'a str, &'a str);
+pub type Key<'a> = (&'a str, &'a str, &'a str);
 
-/// Renders the values that evaluations call `TASK/WAY/METRIC`, such as `squad/generate/squad_f1`; empty
-/// without any.
-pub fn section(runs: &[Run]) -> String {
+/// Renders a table of the values that evaluations call `TASK/WAY/METRIC`, such as `squad/generate/squad_f1`;
+/// empty without any.
+pub fn table(runs: &[Run]) -> String {
     let keys = keys(runs);
     if keys.is_empty() {
         return String::new();
     }
     let mut out = "<h2>Tasks</h2>\n<table>\n<tr><th>task</th><th>by</th><th>metric</th>".to_owned();
-    let several = runs.len() > 1;
     for run in runs {
-        let of = if several { format!("{}: ", escape(&run.name)) } else { String::new() };
+        let of = if runs.len() > 1 { format!("{}: ", escape(&run.name)) } else { String::new() };
         let _ = write!(out, "<th>{of}last</th><th>{of}best</th>");
     }
     out += "</tr>\n";
     for ((task, way, metric), name) in &keys {
         let words = [task, way, metric].map(|word| format!("<td>{}</td>", escape(word))).concat();
-        let _ =
-            writeln!(out, "<tr>{words}{}</tr>", runs.iter().map(|run| cells(run, name)).collect::<String>());
+        let values: String = runs.iter().map(|run| cells(run, name)).collect();
+        let _ = writeln!(out, "<tr>{words}{values}</tr>");
     }
-    out += "</table>\n<div class=\"charts\">\n";
-    for ((task, way, metric), name) in &keys {
-        let line = |(colour, run): (usize, &Run)| {
-            let label = if several { run.name.clone() } else { (*metric).to_owned() };
-            Some(Line { label, colour, dashed: true, points: run.evaluations.get(*name)?.clone() })
+    out + "</table>\n"
+}
+
+/// Returns a chart of each value, with a line for each run.
+pub fn charts(runs: &[Run]) -> Vec<Chart> {
+    let chart = |((task, way, metric), name): (Key<'_>, &str)| {
+        let line = |(number, run): (usize, &Run)| {
+            let label = if runs.len() > 1 { run.name.clone() } else { metric.to_owned() };
+            let points = run.evaluations.get(name)?.clone();
+            Some(Line { label, colour: number, run: number, dashed: true, points })
         };
         let lines = runs.iter().enumerate().filter_map(line).collect();
         let title = format!("{task}: {metric} by {way}");
-        let chart = Chart { title, unit: "percent".to_owned(), lines, marks: Vec::new() };
-        out += &chart.svg().unwrap_or_default();
-    }
-    out + "</div>\n"
+        Chart { title, unit: "percent".to_owned(), lines, marks: Vec::new() }
+    };
+    keys(runs).into_iter().map(chart).collect()
+}
+
+/// Returns the task, the way of prediction and the metric of the name of a value. `None` means that it is no
+/// metric of a task.
+pub fn parts(name: &str) -> Option<Key<'_>> {
+    let mut words = name.rsplitn(3, '/');
+    let (metric, way, task) = (words.next()?, words.next()?, words.next()?);
+    matches!(way, "generate" | "rank").then_some((task, way, metric))
 }
 
 /// Returns the values of all runs by task, in the order of tasks.
 fn keys(runs: &[Run]) -> BTreeMap<Key<'_>, &str> {
     let names = runs.iter().flat_map(|run| run.evaluations.keys());
-    names
-        .filter_map(|name| {
-            let mut words = name.rsplitn(3, '/');
-            let (metric, way, task) = (words.next()?, words.next()?, words.next()?);
-            matches!(way, "generate" | "rank").then_some(((task, way, metric), name.as_str()))
-        })
-        .collect()
+    names.filter_map(|name| Some((parts(name)?, name.as_str()))).collect()
 }
 
 /// Renders the last value of a run, and its largest with the step.
@@ -79,14 +84,19 @@ mod tests {
 
     #[test]
     fn every_metric_of_a_task_has_a_row_and_a_chart() {
-        let text = section(&[run("r", &[10.0, 30.5, 30.5, 20.0])]);
+        let one = [run("r", &[10.0, 30.5, 30.5, 20.0])];
+        let text = table(&one);
         for part in ["<td>a/b</td><td>generate</td><td>f1</td>", "<td>20.00</td><td>30.50 (step 1)</td>"] {
             assert!(text.contains(part), "`{part}` is not in {text}");
         }
-        assert_eq!((text.matches("<svg").count(), text.matches("<tr>").count()), (1, 2), "{text}");
-        assert!(text.contains("a/b: f1 by generate (percent)"));
-        let both = section(&[run("r", &[1.0]), run("<s>", &[2.0]), Run::default()]);
+        assert_eq!(text.matches("<tr>").count(), 2, "{text}");
+        let charts = charts(&one);
+        assert_eq!(
+            (charts.len(), charts[0].lines.len(), charts[0].title.as_str()),
+            (1, 1, "a/b: f1 by generate")
+        );
+        let both = table(&[run("r", &[1.0]), run("<s>", &[2.0]), Run::default()]);
         assert!(both.contains("&lt;s&gt;: best") && both.contains("<td></td><td></td></tr>"), "{both}");
-        assert_eq!(section(&[Run::default()]), "");
+        assert_eq!(table(&[Run::default()]), "");
     }
 }
