@@ -2,13 +2,14 @@
 
 use crate::{
     args::{
-        data::{DataOptions, Source},
+        data::{DataOptions, FORMS, Source},
         ranges::{at_least_one, inner_share, positive},
         subject::SubjectArgs,
     },
     output::stream::{errln, out, outln},
 };
 use anyhow::Result;
+use clap::ArgGroup;
 use driver::{
     Request,
     failure::failure,
@@ -18,11 +19,11 @@ use driver::{
     session::{self, Prepared},
 };
 use mesh::task::check::Purpose;
-use runtime::Contract;
 use std::{path::PathBuf, process::ExitCode};
 
 /// Arguments.
 #[derive(clap::Args, Debug)]
+#[command(group(ArgGroup::new("text").args(FORMS).required(true)))]
 pub struct Args {
     #[command(flatten)]
     subject: SubjectArgs,
@@ -77,7 +78,7 @@ fn prepare(args: &Args, member: &Member, request: &Request) -> Result<Prepared<(
     let parameters = session::parameters(request, args.subject.checkpoint.as_deref())?;
     let texts = args.data.open_for(&member.job, &parameters.checkpoint)?;
     let artefact = session::artefact(request, &parameters, &settings(), Purpose::Evaluate, &FUNCTIONS)?;
-    let source = texts.source(Contract::batch_spec(&artefact)?, args.held_out.unwrap_or(1.0))?;
+    let source = texts.source(&artefact, args.held_out.unwrap_or(1.0))?;
     let inputs = (source, parameters.checkpoint.dir().display().to_string());
     Ok(Prepared { parameters, artefact, functions: &FUNCTIONS, inputs, digest: String::new() })
 }
