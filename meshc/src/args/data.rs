@@ -123,7 +123,8 @@ impl DataOptions {
         ))
     }
 
-    /// Reads nothing yet. The tokenizer of the rows must be the one that was named, or that of the checkpoint.
+    /// Reads nothing yet. The tokenizer of the rows must be the one that was named, or that of the
+    /// checkpoint.
     fn open_teacher(&self, checkpoint: Option<&Checkpoint>) -> Result<Texts> {
         let path = self.teacher_logits.clone().unwrap_or_default();
         let named = self.reading.tokenizer.choice().named()?.map(|named| named.identity().to_owned());

@@ -339,16 +339,7 @@ impl Run {
             train::check_folder(&folder, args.resume)?;
         }
         let mut request = Request { several_hosts: member.is_in_job(), ..args.request() };
-        let mut teacher = None;
-        if let Some(dir) = &args.teacher {
-            teacher = Some(session::add_teacher(&mut request, dir, args.from.as_deref())?);
-            if args.from.is_none() {
-                args.from = teacher.take();
-            }
-        }
-        if let Some(file) = &args.data.teacher_logits {
-            session::add_teacher_logits(&mut request, file)?;
-        }
+        let teacher = args.add_teacher(&mut request)?;
         let program = if is_compiled(&args.subject) { None } else { Some(program(&args, &request)?) };
         let named = args.from.as_ref().or(has_checkpoints(&args.subject).then_some(&args.subject));
         let from = named.map(|dir| newest_path(dir, HOST.say)).transpose()?;
@@ -453,6 +444,21 @@ impl Args {
             plugin: self.plugin.options(),
             ..Request::new(&self.subject, HOST)
         }
+    }
+
+    /// Adds the settings of the teacher. Returns its checkpoint if the parameters come from another one;
+    /// otherwise they come from the teacher's.
+    fn add_teacher(&mut self, request: &mut Request) -> Result<Option<PathBuf>> {
+        if let Some(file) = &self.data.teacher_logits {
+            session::add_teacher_logits(request, file)?;
+        }
+        let Some(dir) = &self.teacher else { return Ok(None) };
+        let teacher = session::add_teacher(request, dir, self.from.as_deref())?;
+        if self.from.is_some() {
+            return Ok(Some(teacher));
+        }
+        self.from = Some(teacher);
+        Ok(None)
     }
 
     /// True if the options name no place for what the run writes.
