@@ -22,6 +22,9 @@ pub(super) const HEAD: &str = "lm_head.weight";
 /// A tensor of old T5 checkpoints that transformers also ignores.
 const IGNORED: &str = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
 
+/// Files with weights in a form that can run programs when it is read.
+const PICKLED: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+
 /// Files of tokenizers. The first also names the sentinels, which are not in models of SentencePiece.
 const TOKENIZERS: [&str; 2] = ["tokenizer.json", "spiece.model"];
 
@@ -224,6 +227,13 @@ fn open_files(dir: &Path) -> Result<Vec<Tensors>> {
     if single.is_file() {
         return Ok(vec![Tensors::open(&single)?]);
     }
+    if !index.is_file() && PICKLED.iter().any(|name| dir.join(name).exists()) {
+        let load = "from transformers import AutoModelForSeq2SeqLM as M; M.from_pretrained";
+        return Err(failure(
+            format!("the weights of `{}` are pickled by PyTorch, which is not read", dir.display()),
+            format!("python -c \"{load}('{}').save_pretrained('NEW')\" writes safetensors", dir.display()),
+        ));
+    }
     if !index.is_file() {
         return Err(failure(
             format!("`{}` has neither model.safetensors nor model.safetensors.index.json", dir.display()),
@@ -258,4 +268,20 @@ fn open_files(dir: &Path) -> Result<Vec<Tensors>> {
         files.push(file);
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pickled_weights_are_refused_with_the_command_that_converts_them() {
+        let dir = tempfile::tempdir().expect("there is a place for temporary files");
+        let said = |dir: &Path| open_files(dir).expect_err("there are no weights").to_string();
+        assert!(said(dir.path()).contains("has neither model.safetensors"), "{}", said(dir.path()));
+        std::fs::write(dir.path().join(PICKLED[0]), "").expect("the folder is ours");
+        for expect in ["are pickled by PyTorch, which is not read", "save_pretrained('NEW')"] {
+            assert!(said(dir.path()).contains(expect), "{}", said(dir.path()));
+        }
+    }
 }
