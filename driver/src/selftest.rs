@@ -17,6 +17,7 @@ use mesh::{
     ir::{Binary, Elementwise},
 };
 use pjrt::{Client, ElementType};
+use proto::{Message, hlo_check, xla::HloModuleProto};
 use runtime::{Artefact, HostTensor, Session, plugin::Platform};
 use selftest::{
     campaign,
@@ -161,6 +162,7 @@ impl Ready {
             },
         )
         .map_err(|e| e.to_string())?;
+        check_structure(&built.files, local.env.mesh.devices())?;
         let artefact =
             Artefact::new(only.name.to_string(), built.manifest, built.files.into_iter().collect())
                 .map_err(|e| e.to_string())?;
@@ -199,6 +201,19 @@ impl Ready {
     }
 }
 
+/// Checks the structure of the emitted modules, for a mesh of so many devices: a plugin may crash on an invalid
+/// one, and its fault is the compiler's.
+fn check_structure(files: &[(String, Vec<u8>)], devices: usize) -> Result<(), String> {
+    for (name, bytes) in files.iter().filter(|(name, _)| name.ends_with(".hlo.pb")) {
+        let wrong = |what: String| format!("the compiler emitted an invalid module `{name}`: {what}");
+        let module = HloModuleProto::decode(&bytes[..]).map_err(|e| wrong(e.to_string()))?;
+        if let Some(problem) = hlo_check::check(&module, devices).first() {
+            return Err(wrong(problem.to_string()));
+        }
+    }
+    Ok(())
+}
+
 /// Converts a tensor for the plugin: dims in the order of the type.
 fn host(tensor: &Tensor, ty: &Type) -> HostTensor {
     let names: Vec<Name> = ty.names().cloned().collect();
@@ -216,4 +231,29 @@ fn host(tensor: &Tensor, ty: &Type) -> HostTensor {
 fn back(value: &HostTensor, ty: &Type) -> Result<Tensor, String> {
     let dims: Vec<Dim> = ty.logical().cloned().collect();
     Tensor::from_bytes(ty.dtype, &dims, &value.bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invalid_modules_are_faults_of_the_compiler() {
+        let text = "module m\n\nfunc f(%x x: f32[a=4]) -> (y: f32[a=4]) {\n  %y = neg %x : f32[a=4]\n  return %y\n}\n";
+        let module = mesh::text::parse(text, "m").expect("it is a program");
+        let built = build(&module, &Settings::default()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(check_structure(&built.files, 1), Ok(()));
+        let mut checked = 0;
+        for (name, bytes) in built.files.iter().filter(|(name, _)| name.ends_with(".hlo.pb")) {
+            let mut module = HloModuleProto::decode(&bytes[..]).expect("it is a module");
+            module.computations[0].instructions[0].id += 100;
+            let said = check_structure(&[(name.clone(), module.encode_to_vec())], 1).unwrap_err();
+            assert!(
+                said.starts_with(&format!("the compiler emitted an invalid module `{name}`: ")),
+                "{said}"
+            );
+            checked += 1;
+        }
+        assert_eq!(checked, 1, "{:?}", built.files.iter().map(|(name, _)| name).collect::<Vec<_>>());
+    }
 }
