@@ -18,6 +18,7 @@
 //! records where time goes, [`doctor`] examines plugins, [`scaffold`] writes new packages, [`watch`] sees
 //! changes of a model, [`planned`] places a model on a slice by itself, and [`hosts`] is for sessions of
 //! several processes.
+//! `padding` drops what one device does not need.
 
 pub mod ahead;
 pub mod artefact;
@@ -41,6 +42,7 @@ pub mod lower;
 pub mod measured;
 pub mod overview;
 mod package;
+mod padding;
 pub mod placement;
 pub mod planned;
 pub mod plugin;

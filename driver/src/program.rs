@@ -8,7 +8,7 @@ use crate::{
     builtin,
     diagnostics::{Mistakes, Sources},
     failure::failure,
-    package,
+    package, padding,
     request::Request,
     settings::Settings,
     store,
@@ -64,9 +64,15 @@ impl Program {
     }
 }
 
-/// Loads the program of a model file, of a built-in model, or of the model that a checkpoint describes, and
-/// shows notes about the request.
+/// Loads the program of a model file, of a built-in model, or of the model that a checkpoint describes, for
+/// the mesh of the request, and shows notes about the request. One device needs no padding.
 pub fn load(request: &Request) -> Result<Program> {
+    let program = load_for_search(request)?;
+    padding::dropped(&program.module, request).map_or(Ok(program), |request| load_variant(&request))
+}
+
+/// [`load`] where the mesh is not known yet: the program has the padding that its settings say.
+pub fn load_for_search(request: &Request) -> Result<Program> {
     let program = load_variant(request)?;
     let notes = builtin::shadowed(&request.subject).into_iter();
     notes.chain(request.settings.renamed(&program.module)).for_each(|note| (request.host.say)(&note));

@@ -201,8 +201,8 @@ impl Ready {
     }
 }
 
-/// Checks the structure of the emitted modules, for a mesh of so many devices: a plugin may crash on an invalid
-/// one, and its fault is the compiler's.
+/// Checks the structure of the emitted modules, for a mesh of so many devices: a plugin may crash on an
+/// invalid one, and its fault is the compiler's.
 fn check_structure(files: &[(String, Vec<u8>)], devices: usize) -> Result<(), String> {
     for (name, bytes) in files.iter().filter(|(name, _)| name.ends_with(".hlo.pb")) {
         let wrong = |what: String| format!("the compiler emitted an invalid module `{name}`: {what}");

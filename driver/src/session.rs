@@ -13,7 +13,7 @@ use crate::{
         agree::{self, Facts, agree},
         member::Member,
     },
-    program,
+    padding, program,
     program::Program,
     request::{Request, Setting},
     settings::key,
@@ -74,7 +74,7 @@ pub fn artefact(
         artefact::opened(request)?
     } else {
         let request = request.completed(settings);
-        let program = if *is_subject { described(&request, checkpoint)? } else { program::load(&request)? };
+        let program = if *is_subject { fitting(&request, checkpoint)? } else { program::load(&request)? };
         with_functions(program, &request, purpose, functions)?
     };
     for name in functions {
@@ -239,6 +239,12 @@ fn add(request: &mut Request, setting: String) {
     if !request.settings.sets(key(&setting)) {
         request.settings.settings.push(setting);
     }
+}
+
+/// Returns the program of the model that a checkpoint describes, for the mesh of the request.
+fn fitting(request: &Request, checkpoint: &Checkpoint) -> Result<Program> {
+    let program = described(request, checkpoint)?;
+    padding::dropped(&program.module, request).map_or(Ok(program), |request| described(&request, checkpoint))
 }
 
 /// Builds the program of the model that the checkpoint describes.

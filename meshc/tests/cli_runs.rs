@@ -3,7 +3,7 @@
 use crate::{
     cli_training::Running,
     support::{
-        Ran, Workplace,
+        Ran, TINY, Workplace,
         job::{self, bigram},
         words,
     },
@@ -141,4 +141,33 @@ fn facts_of_checkpoints_name_the_metric_that_decides() {
     train(&place, &[first, &more].concat()).succeeds();
     let found = facts(&place, "r/checkpoints/step_00000006");
     assert!(!found.contains_key("best_metric") && found["best_eval"].starts_with("6 "), "{found:?}");
+}
+
+/// A padded vocabulary that nothing splits.
+#[test]
+fn one_device_trains_without_the_padding_of_several_and_continues_their_run() {
+    let place = Workplace::new();
+    let data = place.write("a.txt", "some text to train on\n".repeat(80));
+    let small = TINY.into_iter().chain(["--set", "vocab=301"]);
+    let train = |more: &[&str]| {
+        let first = ["train", "t5_tiny", "--data", data.to_str().unwrap(), "--seed", "3"];
+        let args: Vec<&str> = first.into_iter().chain(small.clone()).chain(more.iter().copied()).collect();
+        place.run_on_cpu(&args).succeeds()
+    };
+    let losses = |run: &str| -> Vec<String> {
+        let lines = place.metrics(&format!("{run}/metrics.jsonl"));
+        lines.iter().map(|line| line["loss"].to_string()).collect()
+    };
+    train(&["--steps", "2", "--run-dir", "plain"]);
+    let padded = ["--set", "vocab_padding=3"];
+    let ran = train(&[&padded[..], &["--steps", "2", "--run-dir", "padded"]].concat());
+    assert!(ran.err.contains("`vocab_padding` is 0 on one device"), "{}", ran.err);
+    assert_eq!(losses("plain"), losses("padded"), "the same bits");
+    // A run on two devices continues on one, and does not warn of the padding.
+    let split = ["--mesh", "model=2", "--steps", "1", "--run-dir", "split"];
+    train(&[&["--set", "vocab_padding=1"], &split[..]].concat());
+    let one = ["--steps", "2", "--run-dir", "split", "--resume"];
+    let ran = train(&[&["--set", "vocab_padding=1"], &one[..]].concat());
+    assert!(!ran.err.contains("with other settings"), "{}", ran.err);
+    assert_eq!(losses("split").len(), 2);
 }

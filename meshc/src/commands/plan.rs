@@ -93,7 +93,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let job = Job::resolve(args)?;
     let Job { request, target, slice, .. } = &job;
     let since = Instant::now();
-    let program = program::load(request)?;
+    let program = program::load_for_search(request)?;
     program.module.require_function(&args.function).map_err(|d| program.mistakes(&d.into()))?;
     let cache = if args.no_cache { None } else { Some(estimates()?) };
     let model = Variants { request };

@@ -8,7 +8,7 @@ use crate::shard::{self, Region};
 use std::collections::BTreeMap;
 
 /// The name of the meta entry and of the fact.
-pub(super) const PADDED: &str = "padded";
+pub(crate) const PADDED: &str = "padded";
 
 /// The used parts of dims, by name.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

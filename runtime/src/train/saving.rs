@@ -17,8 +17,8 @@ use super::{
 use crate::{
     Error, Result, Session,
     checkpoint::{
-        Checkpoint, Facts, Processes, RestoreScope, TOKENIZER, Together, VISIBLE, folder, is_url, keep,
-        prove_shared,
+        Checkpoint, Facts, PADDED, Processes, RestoreScope, TOKENIZER, Together, VISIBLE, folder, is_url,
+        keep, prove_shared,
     },
 };
 use data::BatchSource;
@@ -233,7 +233,10 @@ impl Saver {
                 checkpoint.step() + 1
             ));
         }
-        let changed = changed_settings([checkpoint.facts(), &self.facts].map(|facts| facts.get(SETTINGS)));
+        let mut changed =
+            changed_settings([checkpoint.facts(), &self.facts].map(|facts| facts.get(SETTINGS)));
+        // Padding is that of the devices, and changes no result.
+        changed.retain(|change| !is_padding(&self.facts, change));
         if !changed.is_empty() {
             observer.on_warning(&format!(
                 "`{dir}` was trained with other settings of the model, and training continues with the new ones: {}",
@@ -344,6 +347,13 @@ fn changed_settings([before, now]: [Option<&String>; 2]) -> Vec<String> {
     changed.collect()
 }
 
+/// True if a changed setting is one that pads a dim: the fact `padded` names it.
+fn is_padding(facts: &Facts, change: &str) -> bool {
+    let padded = facts.get(PADDED).into_iter().flat_map(|padded| padded.split(','));
+    let mut settings = padded.filter_map(|entry| entry.split(':').nth(1));
+    settings.any(|setting| change.strip_prefix(setting).is_some_and(|rest| rest.starts_with('=')))
+}
+
 /// Returns the steps of the checkpoints in a folder, of which there must be none without `resume`.
 fn to_continue(folder: &Path, resume: bool) -> Result<Vec<u64>> {
     let found = folder::steps(folder)?;
@@ -393,5 +403,8 @@ mod tests {
         assert_eq!(changed_settings([Some(&before), Some(&now)]), ["ignore_padding=false, now true"]);
         assert_eq!(changed_settings([None, Some(&now)]), Vec::<String>::new());
         assert_eq!(changed_settings([Some(&now), Some(&now)]), Vec::<String>::new());
+        let facts = Facts::from([(PADDED.to_owned(), "vocab=13:vocab_padding".to_owned())]);
+        let is_padding = |change| is_padding(&facts, change);
+        assert_eq!(["vocab_padding=3, now 0", "vocab=13, now 14"].map(is_padding), [true, false]);
     }
 }
