@@ -127,8 +127,10 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
 fn what_cannot_be_saved_or_resumed() {
     let (path, data) = (model("t5_tiny.rs"), text());
     let place = Workplace::new();
-    for (given, part) in [(&["--resume"][..], "--checkpoint-dir"), (&["--keep", "0"], "at least 1")] {
-        place.run(&[&["train", &path, "--data", &data], given].concat()).fails_with(2, &[part]);
+    for (given, code, part) in
+        [(&["--resume", "--no-run-dir"][..], 1, "--checkpoint-dir"), (&["--keep", "0"], 2, "at least 1")]
+    {
+        place.run(&[&["train", &path, "--data", &data], given].concat()).fails_with(code, &[part]);
     }
     place.run(&["checkpoint", "list", "nowhere"]).fails(&["`nowhere` is not a checkpoint", "help:"]);
     place.run(&["checkpoint", "diff", "a", "b"]).fails(&["checkpoint `a`", "does not exist", "help:"]);

@@ -317,7 +317,13 @@ fn an_imported_model_is_trained_and_exported_again() {
     folder(&place, "theirs", &text, &tensors);
     place.run(&["convert", "hf", "theirs", "ours"]).succeeds();
     place.write("text.txt", "a text about nothing, a text for everyone. ".repeat(40));
-    let settings = ["--set", "batch=2", "--set", "input_length=16", "--set", "target_length=8"];
+    let sizes = ["--set", "batch=2", "--set", "input_length=16", "--set", "target_length=8"];
+    // The imported folder has no tokenizer, and bytes are not assumed.
+    let unknown = ["train", "ours", "--data", "text.txt", "--steps", "1", "--no-run-dir"];
+    place
+        .run_on_cpu(&[&unknown[..], &sizes].concat())
+        .fails(&["does not say which tokenizer", "--tokenizer"]);
+    let settings = [&sizes[..], &["--tokenizer", "bytes"]].concat();
     let train = [
         "train",
         "ours",
