@@ -30,6 +30,7 @@ const USAGE: &str = "usage: bench [--peers PYTHON] [--quick]
        bench hosts [step] [traffic] [start] [coordinator] [--quick]
        bench open [BOXES]
        bench pods [base|xxl|c|base-capacity-1|xxl-capacity-1|c-30-heads]…
+       bench pods --drops
        bench save [ROUNDS] [--quick] [--dir DIR]
 
 Without a subcommand: compile time and step times of switch_tiny on 1 and 8 CPU devices, in f32 and bf16. With
@@ -61,6 +62,7 @@ fn run(args: &[String]) -> Result<()> {
         ["open"] => open::measure(20_000, 9)?,
         ["open", boxes] => open::measure(boxes.parse().context("BOXES must be a number")?, 9)?,
         ["hosts", words @ ..] => hosts::measure(words)?,
+        ["pods", "--drops"] => pods::drops(),
         ["pods", rows @ ..] => pods::measure(rows)?,
         ["save", options @ ..] => {
             let (mut rounds, mut dir, mut options) = (7, ".", options.iter().copied());

@@ -160,6 +160,12 @@ const C_30_HEADS: Row = Row {
     peer: &C,
 };
 
+/// The dropped tokens of all rows and of the peer, without compiling.
+pub fn drops() -> Value {
+    let of = |row: &Row| json!({ "row": row.name, "ours": row.routing.dropped(), "peer": row.peer.routing.dropped() });
+    json!({ "drops": ROWS.iter().map(of).collect::<Vec<Value>>() })
+}
+
 /// Compiles the rows `names` (all rows if empty) with the `meshc` in the folder of this program.
 pub fn measure(names: &[&str]) -> Result<Value> {
     if let Some(unknown) = names.iter().find(|n| ROWS.iter().all(|row| row.name != **n)) {
