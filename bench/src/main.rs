@@ -62,8 +62,7 @@ fn run(args: &[String]) -> Result<()> {
         ["open"] => open::measure(20_000, 9)?,
         ["open", boxes] => open::measure(boxes.parse().context("BOXES must be a number")?, 9)?,
         ["hosts", words @ ..] => hosts::measure(words)?,
-        ["pods", "--drops"] => pods::drops(),
-        ["pods", rows @ ..] => pods::measure(rows)?,
+        ["pods", words @ ..] => pods::measure(words)?,
         ["save", options @ ..] => {
             let (mut rounds, mut dir, mut options) = (7, ".", options.iter().copied());
             let mut quick = false;

@@ -45,7 +45,7 @@ pub fn program(config: &Config, place: &Site) -> Program {
 
 /// Builds the training program with a teacher in the same step, if there is one.
 pub fn distilled(config: &Config, distill: Option<&Distillation>, place: &Site) -> Program {
-    taught(config, distill.cloned().map(Teaching::Model).as_ref(), place)
+    taught(config, distill.cloned().map(Box::new).map(Teaching::Model).as_ref(), place)
 }
 
 /// Builds the training program with a teacher, if there is one.

@@ -64,10 +64,10 @@ fn check(config: &Config, layers: Layers) -> Result<(), String> {
             "T5X scales the output if the embedding is shared, and only then (`scaled_output`)".into()
         );
     }
-    if let Some(switch) = &config.switch {
-        if switch.sparse_parts.attention() || switch.routing != RoutingMethod::Switch {
-            return Err("Flaxformer is supported with `experts_in=ffn` and `routing=switch`".into());
-        }
+    if let Some(switch) = &config.switch
+        && (switch.sparse_parts.attention() || switch.routing != RoutingMethod::Switch)
+    {
+        return Err("Flaxformer is supported with `experts_in=ffn` and `routing=switch`".into());
     }
     for decoder in [false, true] {
         let count = if decoder { config.decoder_layers } else { config.encoder_layers };

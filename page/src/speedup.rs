@@ -50,7 +50,12 @@ impl Speedup {
             None => ("not reached".to_owned(), "—".to_owned()),
         };
         let baseline = [format!("{:.4}", self.loss), self.baseline.0.to_string(), seconds(self.baseline.1)];
-        [&[self.text.clone()], &baseline[..], &[step, time, ratio(self.steps()), ratio(self.time())]].concat()
+        [
+            std::slice::from_ref(&self.text),
+            &baseline[..],
+            &[step, time, ratio(self.steps()), ratio(self.time())],
+        ]
+        .concat()
     }
 }
 

@@ -19,13 +19,16 @@ const COLUMNS: &str = "v_columns";
 const WHOLE: &str = "v";
 const FIRST: &str = "m";
 
+/// Names and sizes of dims.
+type Dims = Vec<(String, usize)>;
+
 /// State of a program beside its parameters.
 #[derive(Clone, PartialEq, Debug)]
 pub struct State {
     /// Slots by name, with names and sizes of their dims.
-    pub slots: BTreeMap<String, Vec<(String, usize)>>,
+    pub slots: BTreeMap<String, Dims>,
     /// Counters: name, element type, dims.
-    pub counters: Vec<(String, DType, Vec<(String, usize)>)>,
+    pub counters: Vec<(String, DType, Dims)>,
 }
 
 impl State {

@@ -171,7 +171,7 @@ fn losses(soft: f64, temperature: f64) -> Vec<Diagnostic> {
 #[derive(Clone, PartialEq, Debug)]
 pub enum Teaching {
     /// A teacher in the same step.
-    Model(Distillation),
+    Model(Box<Distillation>),
     /// Logits of a teacher that ran before.
     Logits(Offline),
 }
@@ -179,7 +179,7 @@ pub enum Teaching {
 impl Teaching {
     /// Reads the settings of the command line for the student `config`. `None` means no teacher.
     pub fn with(config: &Config, args: &Args) -> Option<Self> {
-        let model = Distillation::with(config, args).map(Self::Model);
+        let model = Distillation::with(config, args).map(Box::new).map(Self::Model);
         model.or_else(|| Offline::with(args).map(Self::Logits))
     }
 

@@ -3,6 +3,9 @@
 use crate::{Contract, Error, Result, Session};
 use data::{Batch, BatchSource, BatchSpec, batch::Top};
 
+/// Takes the input, the target and the largest logits of a row.
+pub type EachRow<'a> = dyn FnMut(&[i32], &[i32], &Top) -> Result<()> + 'a;
+
 /// Computes the largest logits with the program of a session, which was compiled with `task=logits`.
 pub struct Teacher<'s> {
     session: &'s mut Session,
@@ -38,11 +41,7 @@ impl<'s> Teacher<'s> {
     ///
     /// # Errors
     /// A batch cannot be read, a call fails, or logits are not finite.
-    pub fn run(
-        &mut self,
-        source: &dyn BatchSource,
-        each: &mut dyn FnMut(&[i32], &[i32], &Top) -> Result<()>,
-    ) -> Result<()> {
+    pub fn run(&mut self, source: &dyn BatchSource, each: &mut EachRow<'_>) -> Result<()> {
         let (inputs, targets) = (self.spec.input_length, self.spec.target_length);
         for number in 0..source.held_out_batches() {
             let batch = source.held_out_batch(number)?;
