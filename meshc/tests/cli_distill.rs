@@ -99,7 +99,8 @@ fn rows_of_text_have_few_logits_and_held_out_rows() {
     fails(&[], &["distill_logits=4"], &["5 logits for each target token", "takes 4"]);
     fails(&[], &["target_length=4"], &["--set input_length=24 --set target_length=8"]);
     fails(&[], &["packing=true"], &["`distill_logits` needs rows of one example"]);
-    fails(&["--teacher", "teacher"], &[], &["cannot be used with"]);
+    let both = ["train", "t5_tiny", "--teacher-logits", "l.safetensors", "--teacher", "teacher"];
+    place.run(&both).fails_with(2, &["cannot be used with"]);
     let whole = std::fs::read(place.at("l.safetensors")).unwrap();
     place.write("l.safetensors", &whole[..whole.len() - 1]);
     fails(&[], &[], &["rows take"]);
@@ -112,7 +113,9 @@ fn rows_of_text_have_few_logits_and_held_out_rows() {
     };
     score(&["--logits", "x.safetensors", "--data", "text.txt", "--top", "301"], &["`--top`", "300", "301"]);
     score(&["--data", "text.txt"], &["--logits FILE"]);
-    score(&["--logits", "x.safetensors"], &["required"]);
+    place
+        .run(&["score", "teacher", "--logits", "x.safetensors"])
+        .fails_with(2, &["required arguments", "--data"]);
     assert!(!place.at("x.safetensors").exists());
 }
 

@@ -200,6 +200,7 @@ pages! {
     readme "README.md",
     contributing "CONTRIBUTING.md",
     command_line "docs/command-line.md",
+    fine_tuning "docs/fine-tuning.md",
     generation "docs/generation.md",
     interchange "docs/interchange.md",
     pods "docs/pods.md",
