@@ -166,7 +166,8 @@ fn drops() -> Value {
     json!({ "drops": ROWS.iter().map(of).collect::<Vec<Value>>() })
 }
 
-/// With `--drops`, counts dropped tokens only. Else compiles the rows `names` (all rows if empty) with the `meshc` in the folder of this program.
+/// With `--drops`, counts dropped tokens only. Else compiles the rows `names` (all rows if empty) with the
+/// `meshc` in the folder of this program.
 pub fn measure(names: &[&str]) -> Result<Value> {
     if names == ["--drops"] {
         return Ok(drops());
