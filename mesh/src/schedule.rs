@@ -387,7 +387,7 @@ mod tests {
         fails(
             "rematt=all",
             "error: a schedule has no entry `rematt`\n  help: did you mean `remat`? the entries are remat, unroll, \
-             microbatches, gather, cast, residual, attention_minor, exchange_parts, dispatch, skip_empty",
+             microbatches, gather, cast, residual, attention_minor, ring, exchange_parts, dispatch, skip_empty",
         );
     }
 }

@@ -101,7 +101,7 @@ fn program(params: &[&str], make: &dyn Fn(&mut B, &[Value]) -> Value) -> Module 
     let outputs = (0..results.len()).map(|i| format!("y{i}").into()).collect();
     let body = b.finish(results);
     let functions = vec![Function { name: "f".into(), inputs, outputs, body }];
-    Module { functions, ..Module::default() }
+    Module { name: "gradients".into(), functions, ..Module::default() }
 }
 
 fn verified(module: &Module) {
