@@ -11,7 +11,17 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Placement", &["mesh", "layout", "state-layout", "target", "target-option", "several-hosts", "devices"]),
     (
         "Data",
-        &["data", "mixture", "mix-temperature", "mix-cap", "text-field", "max-decompressed", "tokenizer"],
+        &[
+            "data",
+            "mixture",
+            "mix-temperature",
+            "mix-cap",
+            "text-field",
+            "max-decompressed",
+            "tokenizer",
+            "task-data",
+            "split",
+        ],
     ),
     (
         "Run directory and checkpoints",
@@ -28,12 +38,26 @@ const GROUPS: &[(&str, &[&str])] = &[
             "keep-best",
             "resume",
             "map",
+            "allow-missing",
+            "ignore",
             "freeze",
         ],
     ),
     (
         "Evaluation",
-        &["eval-every", "eval-data", "eval-batches", "held-out", "patience", "min-delta", "tasks", "batches"],
+        &[
+            "eval-every",
+            "eval-data",
+            "eval-batches",
+            "held-out",
+            "patience",
+            "min-delta",
+            "tasks",
+            "batches",
+            "eval-metrics",
+            "eval-examples",
+            "best",
+        ],
     ),
     (
         "Spikes and skipped steps",
@@ -55,10 +79,14 @@ const GROUPS: &[(&str, &[&str])] = &[
             "uncached",
         ],
     ),
+    ("Distillation", &["teacher", "teacher-logits"]),
     ("Stages", &["emit", "function", "dump", "dump-passes", "stop-after"]),
     ("Profiles", &["profile", "timings"]),
     ("Experts", &["experts", "dense", "keep-experts", "keep-by-load", "ffn", "scale", "router-noise"]),
-    ("Processes", &["hosts", "rank", "coordinator", "processes", "restarts", "dead-after", "join-within"]),
+    (
+        "Processes",
+        &["hosts", "rank", "coordinator", "processes", "restarts", "dead-after", "join-within", "limit"],
+    ),
     ("Plugin", &["plugin", "client-option", "no-executable-cache", "flag", "overlap"]),
 ];
 
