@@ -1,6 +1,6 @@
-//! `meshc convert`: import and export of Hugging Face models, valid and damaged.
+//! `meshc convert`: import and export of Hugging Face models and of T5X's checkpoints, valid and damaged.
 
-use crate::support::{Workplace, oracle};
+use crate::support::{TINY, Workplace, oracle, text, tiny_switch};
 use models::{Config, Switch, hf};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{collections::BTreeMap, fs, path::Path};
@@ -339,6 +339,13 @@ fn an_imported_model_is_trained_and_exported_again() {
     place.run_on_cpu(&[&train[..], &settings].concat()).succeeds();
     let trained = place.at("run/step_00000002").display().to_string();
     place.run(&["convert", "to-hf", &trained, "again"]).succeeds();
+    // The folder is whole: its tokenizer is that of the run.
+    let written = |name: &str| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(place.at(name)).expect("it is there")).expect("it is JSON")
+    };
+    assert_eq!(written("again/tokenizer_config.json")["tokenizer_class"], "ByT5Tokenizer");
+    assert_eq!(written("again/generation_config.json")["decoder_start_token_id"], 0);
+    assert!(fs::read_to_string(place.at("again/README.md")).expect("it is there").contains("step 2"));
     let again = read(&place.at("again"));
     let head = |all: &BTreeMap<String, Stored>| -> Vec<_> {
         all.iter().map(|(name, (_, sizes, _))| (name.clone(), sizes.clone())).collect()
@@ -386,4 +393,98 @@ fn a_program_can_be_made_of_an_imported_model() {
         hf::tensors(&config).expect("theirs has it").iter().map(|t| t.sizes.iter().product::<usize>()).sum();
     assert_eq!(report["parameters"], own);
     place.run(&["check", "ours", "--set", "d_modle=3"]).fails(&["no setting `d_modle`"]);
+}
+
+/// Trains a model for one step with the optimizer of T5X. Returns the checkpoint.
+fn trained_like_t5x(place: &Workplace, model: &str, settings: &[&str]) -> &'static str {
+    let data = text();
+    let train = ["train", model, "--data", &data, "--steps", "1", "--checkpoint-dir", "run"];
+    place.run_on_cpu(&[&train[..], settings, &T5X].concat()).succeeds();
+    "run/step_00000001"
+}
+
+/// The settings of an imported checkpoint of T5X with slots, but a shorter warmup.
+const T5X: [&str; 10] = [
+    "--set",
+    "optimizer=adafactor",
+    "--set",
+    "clip=0",
+    "--set",
+    "schedule=t5",
+    "--set",
+    "lr=1",
+    "--set",
+    "warmup=10",
+];
+
+/// Returns the files of a folder and its subfolders with their contents, by path.
+fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(dir).expect("the folder is there") {
+        let path = entry.expect("entries can be read").path();
+        let name = path.file_name().expect("entries have names").to_string_lossy().into_owned();
+        if path.is_dir() {
+            all.extend(files(&path).into_iter().map(|(inner, bytes)| (format!("{name}/{inner}"), bytes)));
+        } else {
+            all.insert(name, fs::read(&path).expect("files can be read"));
+        }
+    }
+    all
+}
+
+/// Exports a trained model for T5X, imports it again, and goes on training.
+#[track_caller]
+fn there_and_back_with_t5x(model: &str, settings: &[&str]) {
+    let place = Workplace::new();
+    let trained = trained_like_t5x(&place, model, settings);
+    let said = place.run(&["convert", "to-t5x", trained, "theirs"]).succeeds();
+    assert!(said.out.contains("optimizer slots") && !said.out.contains("none"), "{}", said.out);
+    // The file's own settings, which T5X does not store, are those of the command line.
+    let import = ["convert", "t5x", "theirs", "again/step_00000001"];
+    let said = place.run(&[&import[..], settings, &T5X].concat()).succeeds();
+    assert!(said.out.contains("step 1") && !said.out.contains("slots: none"), "{}", said.out);
+    // Parameters, slots and counters have the same bits.
+    let same = place.run(&["checkpoint", "diff", trained, "again/step_00000001"]).succeeds();
+    assert!(same.out.contains("0 tensors differ"), "{}", same.out);
+    place.run(&["convert", "to-t5x", "again", "twice"]).succeeds();
+    assert_eq!(files(&place.at("twice")), files(&place.at("theirs")));
+    // Training goes on from the step, and from the parameters.
+    let data = text();
+    let train = ["train", "--data", &data, "--tokenizer", "bytes"];
+    let resume = ["again/step_00000001", "--checkpoint-dir", "again", "--resume", "--steps", "2"];
+    place.run_on_cpu(&[&train[..], &resume, settings, &T5X].concat()).succeeds();
+    assert!(place.at("again/step_00000002").is_dir());
+    let from = [model, "--from", "again/step_00000001", "--steps", "1", "--no-run-dir"];
+    place.run_on_cpu(&[&train[..], &from, settings].concat()).succeeds();
+}
+
+#[test]
+fn trained_models_come_back_from_the_format_of_t5x() {
+    there_and_back_with_t5x("t5_tiny", &TINY);
+    there_and_back_with_t5x("switch_tiny", &tiny_switch());
+}
+
+#[test]
+fn incomplete_checkpoints_of_other_systems_are_refused() {
+    let place = Workplace::new();
+    let trained = trained_like_t5x(&place, "t5_tiny", &TINY);
+    place.run(&["convert", "to-t5x", trained, "theirs"]).succeeds();
+    place.run(&["convert", "to-t5x", trained, "theirs"]).fails(&["`theirs` already exists"]);
+    let chunk = "theirs/target.encoder.layers_0.mlp.wi.kernel/0.0";
+    let bytes = fs::read(place.at(chunk)).expect("the array has one chunk");
+    let refused = |from: &str, expect: &[&str]| {
+        place.run(&["convert", "t5x", from, "ours"]).fails(expect);
+        place.run(&["convert", "tf", from, "ours"]).fails(expect);
+        assert_eq!(place.entries(), ["model.ckpt-1.index", "run", "theirs"], "nothing is left behind");
+    };
+    place.write("model.ckpt-1.index", "not an index");
+    fs::remove_file(place.at(chunk)).expect("it was there");
+    refused("theirs", &["target.encoder.layers_0.mlp.wi.kernel/0.0` is missing", "help: "]);
+    fs::write(place.at(chunk), &bytes[..bytes.len() / 2]).expect("the folder is ours");
+    refused("theirs", &["target.encoder.layers_0.mlp.wi.kernel/0.0` cannot be read", "help: "]);
+    fs::write(place.at(chunk), bytes).expect("the folder is ours");
+    fs::remove_file(place.at("theirs/checkpoint")).expect("it was there");
+    refused("theirs", &["theirs/checkpoint`", "help: "]);
+    refused("model.ckpt-1", &["model.ckpt-1.index`", "help: "]);
+    refused("nowhere", &["nowhere", "help: "]);
 }

@@ -38,6 +38,11 @@ impl Codec {
         Ok(Self { tokenizer, sentinels, vocab, eos: special.eos as i32 })
     }
 
+    /// The sentinels, in order.
+    pub fn sentinels(&self) -> &[i32] {
+        &self.sentinels
+    }
+
     /// Returns the tokens of `text`, with an end token.
     ///
     /// # Errors

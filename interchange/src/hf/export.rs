@@ -1,7 +1,7 @@
 //! Export of a checkpoint as a Hugging Face model, one tensor at a time.
 
 use super::{
-    config,
+    companions, config,
     elements::{narrowed, transposed},
     file::{Element, header},
     folder::{EMBEDDINGS, HEAD},
@@ -32,6 +32,8 @@ pub struct Exported {
     pub tensors: usize,
     /// Number of files with tensors.
     pub files: usize,
+    /// The tokenizer: the names of its files, or the reason why there are none.
+    pub tokenizer: Result<Vec<&'static str>, String>,
 }
 
 /// Writes the new directory `out`, with files of at most `most` bytes. A larger tensor has its own file.
@@ -53,6 +55,7 @@ pub fn export(
         )
     })?;
     check(&checkpoint, &tensors.iter().map(|t| (t.param.as_str(), &t.dims)).collect())?;
+    let parameters = tensors.iter().map(|t| t.sizes.iter().product::<usize>()).sum();
     tensors.extend(copied_head(&config, &tensors));
     let elements = Elements::of(&checkpoint, &origin.dtype)?;
     let text = match checkpoint.facts().get(facts::CONFIG) {
@@ -64,12 +67,26 @@ pub fn export(
             )
         })?,
     };
+    let tokenizer = companions::tokenizer(&checkpoint, &config)?;
+    let card = companions::card(
+        &config,
+        parameters,
+        checkpoint.step(),
+        tokenizer.as_ref().err().map(String::as_str),
+    );
     let scratch = unfinished(out)?;
     let shards = shards(&tensors, &elements, most);
     write(&checkpoint, &shards, &elements, scratch.path())?;
-    fs::write(scratch.path().join("config.json"), text).context("writing config.json")?;
+    let mut others = tokenizer.clone().unwrap_or_default();
+    others.insert("config.json", text.into_bytes());
+    others.insert("generation_config.json", companions::generation());
+    others.insert("README.md", card.into_bytes());
+    for (name, contents) in &others {
+        fs::write(scratch.path().join(name), contents).with_context(|| format!("writing {name}"))?;
+    }
     publish(&scratch, out)?;
-    Ok(Exported { tensors: tensors.len(), files: shards.len() })
+    let tokenizer = tokenizer.map(|files| files.into_keys().collect());
+    Ok(Exported { tensors: tensors.len(), files: shards.len(), tokenizer })
 }
 
 /// Returns the output projection as a separate tensor if it shares the embedding but its input is not

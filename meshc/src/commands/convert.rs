@@ -147,6 +147,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 done.tensors,
                 number(done.files as u64, "file")
             );
+            match done.tokenizer {
+                Ok(files) => outln!("tokenizer: {}", files.join(", ")),
+                Err(why) => outln!("tokenizer: none, because {why}"),
+            }
             Ok(ExitCode::SUCCESS)
         }
         Some(What::ToT5x(to)) => {

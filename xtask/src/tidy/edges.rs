@@ -22,7 +22,7 @@ const EDGES: [(&str, &[&str]); 21] = [
     ("data", &["proto"]),
     ("tasks", &["proto", "data"]),
     ("runtime", &["proto", "pjrt", "data", "job"]),
-    ("interchange", &["mesh", "proto", "models", "runtime"]),
+    ("interchange", &["mesh", "proto", "data", "models", "runtime"]),
     (
         "driver",
         &[

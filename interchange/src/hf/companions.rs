@@ -1,0 +1,283 @@
+//! Files of an exported model beside its weights and `config.json`: the tokenizer's, `generation_config.json`
+//! and `README.md`.
+
+use anyhow::{Context, Result};
+use data::{Codec, FileTokenizer, Pieces, Sentinels, SpecialTokens, Tokenizer};
+use models::Config;
+use runtime::checkpoint::{Checkpoint, TOKENIZER};
+use serde_json::{Map, Value, json};
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+
+/// Usual names of the unknown token.
+const UNKNOWN: [&str; 3] = ["<unk>", "[UNK]", "<|unk|>"];
+
+/// Files by name.
+pub(super) type Files = BTreeMap<&'static str, Vec<u8>>;
+
+/// Returns the files of the tokenizer of a checkpoint, or the reason why transformers cannot have it.
+///
+/// # Errors
+/// The tokenizer of the checkpoint is damaged.
+pub(super) fn tokenizer(checkpoint: &Checkpoint, config: &Config) -> Result<Result<Files, String>> {
+    let contents = checkpoint.tokenizer()?;
+    let recorded = checkpoint.facts().get(TOKENIZER).map(String::as_str);
+    of_contents(contents, recorded, config)
+        .with_context(|| format!("reading the tokenizer of `{}`", checkpoint.dir().display()))
+}
+
+fn of_contents(
+    contents: Option<Vec<u8>>,
+    recorded: Option<&str>,
+    config: &Config,
+) -> Result<Result<Files, String>> {
+    Ok(match (contents, recorded) {
+        (Some(contents), _) => {
+            let contents: Arc<[u8]> = contents.into();
+            match data::tokenizer::parse(contents.clone(), "tokenizer") {
+                Ok(parsed) => of_file(&contents, &parsed, config)?,
+                Err(error) => Err(error.to_string()),
+            }
+        }
+        (None, Some("bytes")) => of_bytes(config),
+        (None, Some(_)) => Err("the checkpoint has the digest of its tokenizer, and not its file".into()),
+        (None, None) => Err("the checkpoint does not say which one it has".into()),
+    })
+}
+
+fn of_bytes(config: &Config) -> Result<Files, String> {
+    let sentinels = sentinels(Tokenizer::Bytes, config)?;
+    let special =
+        ["<pad>", "</s>", "<unk>"].into_iter().zip(0..).map(|(name, id)| (id, name.to_owned())).collect();
+    let settings = Settings { class: "ByT5Tokenizer", special, sentinels: &sentinels };
+    Ok(settings.files(config))
+}
+
+/// Returns the files for a tokenizer with this file.
+fn of_file(contents: &[u8], parsed: &Arc<FileTokenizer>, config: &Config) -> Result<Result<Files, String>> {
+    if parsed.offset() != 0 {
+        return Ok(Err(format!(
+            "its first tokens are not <pad> and </s>, so that the model has its tokens + {}",
+            parsed.offset()
+        )));
+    }
+    let tokenizer = Tokenizer::Pieces(parsed.clone());
+    let sentinels = match sentinels(tokenizer.clone(), config) {
+        Ok(sentinels) => sentinels,
+        Err(why) => return Ok(Err(why)),
+    };
+    // Sentinels that the file does not have are added after its tokens, the last one first.
+    let is_json = contents.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    let added: &[i32] = if parsed.sentinels().starts_with(&sentinels) { &[] } else { &sentinels };
+    if added.last().is_some_and(|last| *last as usize != parsed.tokens()) {
+        let what = format!("its sentinels, {} tokens that count down from {}", added.len(), added[0]);
+        return Ok(Err(format!("{what}, do not follow its {} tokens", parsed.tokens())));
+    }
+    let class = if is_json { "PreTrainedTokenizerFast" } else { "T5Tokenizer" };
+    let names = tokenizer.names(parsed.tokens())?;
+    let unknown = UNKNOWN.iter().find_map(|unknown| names.iter().position(|name| name == unknown));
+    let special = [Some(0), Some(1), unknown].into_iter().flatten();
+    let special = special.map(|id| (id as i32, names[id].clone())).collect();
+    let mut files = Settings { class, special, sentinels: added }.files(config);
+    match is_json {
+        true => drop(files.insert("tokenizer.json", with_end(contents, &names[1])?)),
+        false => drop(files.insert("spiece.model", contents.to_vec())),
+    }
+    Ok(Ok(files))
+}
+
+/// Returns the sentinels of a model, in order.
+fn sentinels(tokenizer: Tokenizer, config: &Config) -> Result<Vec<i32>, String> {
+    let own = config.sentinels.map(|own| Sentinels { first: own.first, count: own.count });
+    let special = SpecialTokens { pad: 0, eos: 1, sentinels: own };
+    let codec = Codec::new(config.vocab, tokenizer, special).map_err(|error| error.to_string())?;
+    Ok(codec.sentinels().to_vec())
+}
+
+/// Returns a `tokenizer.json` that ends texts with token 1, as meshc does. One that has a post-processor is
+/// unchanged.
+fn with_end(contents: &[u8], end_name: &str) -> Result<Vec<u8>> {
+    let mut value: Value = serde_json::from_slice(contents)?;
+    if !value["post_processor"].is_null() {
+        return Ok(contents.to_vec());
+    }
+    let end = json!({ "SpecialToken": { "id": end_name, "type_id": 0 } });
+    let text = |id: &str, type_id: usize| json!({ "Sequence": { "id": id, "type_id": type_id } });
+    value["post_processor"] = json!({
+        "type": "TemplateProcessing",
+        "single": [text("A", 0), end.clone()],
+        "pair": [text("A", 0), end.clone(), text("B", 0), end],
+        "special_tokens": { end_name: { "id": end_name, "ids": [1], "tokens": [end_name] } }
+    });
+    Ok(serde_json::to_vec(&value)?)
+}
+
+/// The settings of a tokenizer.
+struct Settings<'s> {
+    /// The class in transformers.
+    class: &'static str,
+    /// Padding, the end, and the unknown token if there is one.
+    special: Vec<(i32, String)>,
+    /// Sentinels that the tokenizer's file does not have.
+    sentinels: &'s [i32],
+}
+
+impl Settings<'_> {
+    fn files(&self, config: &Config) -> Files {
+        let names: Vec<String> = (0..self.sentinels.len()).map(|span| format!("<extra_id_{span}>")).collect();
+        let sentinels = self.sentinels.iter().copied().zip(names.iter().cloned());
+        let token = |name: String| {
+            json!({ "content": name, "lstrip": false, "normalized": false, "rstrip": false,
+                    "single_word": false, "special": true })
+        };
+        let special = self.special.iter().cloned().chain(sentinels);
+        let decoder: Map<String, Value> = special.map(|(id, name)| (id.to_string(), token(name))).collect();
+        let mut map = Map::new();
+        for ((_, name), key) in self.special.iter().zip(["pad_token", "eos_token", "unk_token"]) {
+            map.insert(key.into(), json!(name));
+        }
+        map.insert("additional_special_tokens".into(), json!(names));
+        let mut all = map.clone();
+        all.insert("tokenizer_class".into(), json!(self.class));
+        all.insert("extra_ids".into(), json!(names.len()));
+        all.insert("model_max_length".into(), json!(config.input_length));
+        all.insert("clean_up_tokenization_spaces".into(), json!(false));
+        all.insert("added_tokens_decoder".into(), Value::Object(decoder));
+        [("tokenizer_config.json", all), ("special_tokens_map.json", map)]
+            .into_iter()
+            .map(|(name, map)| (name, pretty(&Value::Object(map))))
+            .collect()
+    }
+}
+
+fn pretty(value: &Value) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(value).expect("numbers and texts are JSON");
+    text.push(b'\n');
+    text
+}
+
+/// Returns the contents of `generation_config.json`.
+pub(super) fn generation() -> Vec<u8> {
+    pretty(&json!({ "decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0 }))
+}
+
+/// Returns the model card, `README.md`. `tokenizer` is the reason why there is none.
+pub(super) fn card(config: &Config, parameters: usize, step: u64, tokenizer: Option<&str>) -> String {
+    let kind = if config.switch.is_some() { "Switch Transformer" } else { "T5" };
+    let mut text = format!(
+        "---\nlibrary_name: transformers\npipeline_tag: text2text-generation\nlicense: unknown\n---\n\n# {kind}\n\n\
+         Exported by `meshc convert to-hf` from the checkpoint of step {step}.\n\n| | |\n|---|---|\n"
+    );
+    let mut row = |name: &str, value: String| {
+        writeln!(text, "| {name} | {value} |").expect("a string takes all text");
+    };
+    row("parameters", parameters.to_string());
+    row(
+        "layers",
+        format!("{} in the encoder, {} in the decoder", config.encoder_layers, config.decoder_layers),
+    );
+    if let Some(switch) = &config.switch {
+        row("experts", format!("{} in each sparse layer", switch.experts));
+        row("expert capacity", format!("{} tokens of a sequence", switch.fixed_capacity));
+    }
+    row("`d_model`", config.d_model.to_string());
+    row("`d_ff`", config.d_ff.to_string());
+    row("attention heads", format!("{} of {}", config.heads, config.d_kv));
+    row("activation", config.activation.name().to_owned());
+    row("vocabulary", format!("{} tokens", config.vocab));
+    row("license", "unknown".into());
+    if let Some(why) = tokenizer {
+        write!(text, "\nThere is no tokenizer in this folder: {why}.\n").expect("a string takes all text");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(vocab: usize) -> Config {
+        Config { vocab, input_length: 64, ..Config::default() }
+    }
+
+    /// A `tokenizer.json` with these tokens.
+    fn json_file(tokens: &[&str]) -> Vec<u8> {
+        let vocab: Map<String, Value> =
+            tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), json!(id))).collect();
+        let model = json!({ "type": "WordLevel", "vocab": vocab, "unk_token": "<unk>" });
+        let file = json!({ "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": null, "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null,
+            "decoder": null, "model": model });
+        file.to_string().into_bytes()
+    }
+
+    fn value(files: &Files, name: &str) -> Value {
+        serde_json::from_slice(&files[name]).unwrap()
+    }
+
+    /// Checks class, number of sentinels and the ids of added tokens.
+    #[track_caller]
+    fn check(contents: Option<Vec<u8>>, vocab: usize, class: &str, extra: usize, ids: &[(&str, &str)]) {
+        let recorded = contents.is_none().then_some("bytes");
+        let files = of_contents(contents, recorded, &config(vocab)).unwrap().unwrap();
+        let (all, map) = (value(&files, "tokenizer_config.json"), value(&files, "special_tokens_map.json"));
+        assert_eq!((&all["tokenizer_class"], &all["extra_ids"]), (&json!(class), &json!(extra)));
+        assert_eq!((&all["model_max_length"], &all["eos_token"]), (&json!(64), &json!("</s>")));
+        assert_eq!((&map["pad_token"], &map["unk_token"]), (&json!("<pad>"), &json!("<unk>")));
+        assert_eq!(map["additional_special_tokens"].as_array().map(Vec::len), Some(extra));
+        for (id, name) in ids {
+            assert_eq!(all["added_tokens_decoder"][id]["content"], *name, "{id}");
+        }
+        assert_eq!(all["added_tokens_decoder"].as_object().map(Map::len), Some(3 + extra));
+    }
+
+    #[test]
+    fn tokenizers_have_the_sentinels_of_the_model() {
+        check(None, 384, "ByT5Tokenizer", 125, &[("383", "<extra_id_0>"), ("259", "<extra_id_124>")]);
+        let class = "PreTrainedTokenizerFast";
+        let plain = json_file(&["<pad>", "</s>", "<unk>", "a", "b"]);
+        check(Some(plain), 7, class, 2, &[("6", "<extra_id_0>"), ("5", "<extra_id_1>"), ("1", "</s>")]);
+        let own = json_file(&["<pad>", "</s>", "<unk>", "a", "<extra_id_1>", "<extra_id_0>"]);
+        check(Some(own), 8, class, 0, &[("0", "<pad>")]);
+    }
+
+    #[test]
+    fn texts_end_with_the_end_token() {
+        let file = json_file(&["<pad>", "</s>", "<unk>", "a"]);
+        let ended = with_end(&file, "</s>").unwrap();
+        let value: Value = serde_json::from_slice(&ended).unwrap();
+        assert_eq!(value["post_processor"]["special_tokens"]["</s>"]["ids"], json!([1]));
+        assert_eq!(with_end(&ended, "</s>").unwrap(), ended, "a file with a post-processor is unchanged");
+    }
+
+    #[test]
+    fn tokenizers_without_a_counterpart_are_named() {
+        let refused = |contents: Option<Vec<u8>>, recorded: Option<&str>, config: &Config, expect: &str| {
+            let why = of_contents(contents, recorded, config).unwrap().unwrap_err();
+            assert!(why.contains(expect), "{why}");
+        };
+        let moved = json_file(&["<unk>", "a", "b"]);
+        refused(Some(moved), None, &config(8), "the model has its tokens + 3");
+        let plain = json_file(&["<pad>", "</s>", "<unk>", "a", "b"]);
+        refused(Some(plain.clone()), None, &config(4), "too small");
+        let sentinels = Some(mesh::task::Sentinels { first: 9, count: 2 });
+        let apart = Config { sentinels, ..config(10) };
+        refused(Some(plain), None, &apart, "2 tokens that count down from 9, do not follow its 5 tokens");
+        refused(Some(b"{}".to_vec()), None, &config(8), "`tokenizer` cannot be used");
+        refused(None, Some("blake3:00"), &config(8), "the digest");
+        refused(None, None, &config(8), "does not say");
+    }
+
+    #[test]
+    fn cards_describe_the_model() {
+        let sparse = Config { switch: Some(models::Switch::default()), ..config(100) };
+        let text = card(&sparse, 123, 7, Some("it has none"));
+        for part in
+            ["# Switch Transformer", "step 7", "| parameters | 123 |", "license: unknown", "it has none."]
+        {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert!(!card(&config(100), 1, 0, None).contains("tokenizer"));
+        let start: Value = serde_json::from_slice(&generation()).unwrap();
+        assert_eq!(start, json!({ "decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0 }));
+    }
+}
