@@ -314,7 +314,8 @@ fn exceeds(options: &[&str], blocks: Option<(&str, &str)>, parts: &[&str]) {
 }
 
 /// Compiles a library that blocks a process while a file exists: in `fsync` with the file of the variable
-/// BLOCK_SAVE, and in the threads that send operands to other processes with that of BLOCK_STEP.
+/// BLOCK_SAVE, when code becomes executable with that of BLOCK_COMPILE, and in the threads that send operands
+/// to other processes with that of BLOCK_STEP.
 fn blocker(place: &Workplace) -> String {
     let source = place.write("blocker.c", BLOCKER);
     let library = place.at("blocker.so");
@@ -330,6 +331,7 @@ const BLOCKER: &str = r#"
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/types.h>
 #include <unistd.h>
 static void block(const char *variable) {
@@ -340,6 +342,11 @@ int fsync(int fd) {
     int (*next)(int) = dlsym(RTLD_NEXT, "fsync");
     block("BLOCK_SAVE");
     return next(fd);
+}
+int mprotect(void *at, size_t bytes, int to) {
+    int (*next)(void *, size_t, int) = dlsym(RTLD_NEXT, "mprotect");
+    if (to & PROT_EXEC) block("BLOCK_COMPILE");
+    return next(at, bytes, to);
 }
 ssize_t send(int fd, const void *bytes, size_t count, int flags) {
     ssize_t (*next)(int, const void *, size_t, int) = dlsym(RTLD_NEXT, "send");
@@ -352,13 +359,10 @@ ssize_t send(int fd, const void *bytes, size_t count, int flags) {
 
 #[test]
 fn a_compilation_has_a_limit() {
-    let options =
-        ["--no-executable-cache", "--eval-every", "1", "--save-every", "5", "--limit", "compile=0.1"];
-    exceeds(
-        &options,
-        None,
-        &["in phase `compile` at step 0: no progress for ", "the limit is 0.1 s (--limit compile=SECONDS)"],
-    );
+    let parts =
+        ["in phase `compile` at step ", ": no progress for ", "the limit is 2.0 s (--limit compile=SECONDS)"];
+    let options = ["--no-executable-cache", "--limit", "compile=2"];
+    exceeds(&options, Some(("compiling train_step", "BLOCK_COMPILE")), &parts);
 }
 
 #[test]
