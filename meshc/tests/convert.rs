@@ -1,9 +1,14 @@
 //! `meshc convert`: import and export of Hugging Face models and of T5X's checkpoints, valid and damaged.
 
-use crate::support::{TINY, Workplace, oracle, text, tiny_switch};
+use crate::support::{Ran, TINY, Workplace, home, is_slow, oracle, say_skipped, text, tiny_switch, words};
 use models::{Config, Switch, hf};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// A tensor of a file: type, sizes, bytes.
 type Stored = (Dtype, Vec<usize>, Vec<u8>);
@@ -487,4 +492,70 @@ fn incomplete_checkpoints_of_other_systems_are_refused() {
     refused("theirs", &["theirs/checkpoint`", "help: "]);
     refused("model.ckpt-1", &["model.ckpt-1.index`", "help: "]);
     refused("nowhere", &["nowhere", "help: "]);
+}
+
+/// Packages of the slow test; protobuf reads SentencePiece models.
+const TRANSFORMERS: [&str; 5] =
+    ["transformers==4.57.6", "torch", "safetensors==0.8.0", "sentencepiece==0.2.3", "protobuf"];
+
+/// Returns a Python with transformers: `MESH_TRANSFORMERS_PYTHON`, or a new virtual environment.
+fn transformers() -> PathBuf {
+    if let Some(python) = std::env::var_os("MESH_TRANSFORMERS_PYTHON") {
+        return python.into();
+    }
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("transformers");
+    let python = place.join("bin/python");
+    if !place.join("done").exists() {
+        let done = Command::new("python3").args(["-m", "venv"]).arg(&place).status().expect("python3 starts");
+        assert!(done.success(), "a virtual environment cannot be made");
+        let install = ["-m", "pip", "install", "--quiet"];
+        let done = Command::new(&python).args(install).args(TRANSFORMERS).status().expect("pip starts");
+        assert!(done.success(), "{TRANSFORMERS:?} cannot be installed");
+        fs::write(place.join("done"), "").expect("the folder is ours");
+    }
+    python
+}
+
+/// Trains a model with a tokenizer, and compares its greedy tokens with those of transformers for the export.
+fn generates_as_transformers(tokenizer: &str, more: &[&str]) {
+    let (place, data) = (Workplace::new(), text());
+    let train = ["train", "t5_tiny", "--data", &data, "--tokenizer", tokenizer, "--steps", "20"];
+    let into = ["--checkpoint-dir", "run", "--no-run-dir"];
+    place.run_on_cpu(&[&train[..], &into, &TINY, more].concat()).succeeds();
+    place.run(&["convert", "to-hf", "run", "theirs"]).succeeds();
+    let texts = "let x = <extra_id_0>;\nfn main\nfor each value <extra_id_0> of <extra_id_1>\n";
+    place.write("texts.txt", texts);
+    let ours = place.run_on_cpu(&["generate", "run", "--input", "texts.txt", "--json"]).succeeds().out;
+    let ours: Vec<serde_json::Value> = serde_json::from_str(&ours).expect("--json prints JSON");
+    let script = home().join("meshc/tests/support/generated_by_transformers.py");
+    let mut python = Command::new(transformers());
+    python.current_dir(place.path()).arg(script).args(["theirs", "texts.txt", "15"]);
+    let theirs = Ran::new(python.output().expect("Python starts")).succeeds().out;
+    let theirs: Vec<serde_json::Value> =
+        theirs.lines().map(|line| serde_json::from_str(line).expect("lines are JSON")).collect();
+    assert_eq!((ours.len(), theirs.len()), (3, 3));
+    // Generation ends with token 1 on either side.
+    let tokens = |value: &serde_json::Value| -> Vec<i64> {
+        let all: Vec<i64> = serde_json::from_value(value.clone()).expect("tokens are numbers");
+        let end = all.iter().position(|token| *token == 1).map_or(all.len(), |at| at + 1);
+        all[..end.min(15)].to_vec()
+    };
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        let [ours, theirs] = [&ours["sequences"][0]["tokens"], &theirs["tokens"]].map(tokens);
+        assert_eq!(ours, theirs, "{tokenizer}");
+    }
+}
+
+#[test]
+fn transformers_loads_exported_folders_and_generates_the_same_tokens() {
+    if !is_slow() {
+        say_skipped("it installs transformers; run it with MESH_SLOW=1");
+        return;
+    }
+    let unigram = home().join("data/tests/sentencepiece/unigram_nmt_nfkc.model").display().to_string();
+    generates_as_transformers("bytes", &[]);
+    generates_as_transformers(&unigram, &["--set", "vocab=192"]);
+    let place = Workplace::new();
+    let words = place.write("tokenizer.json", words()).display().to_string();
+    generates_as_transformers(&words, &["--set", "vocab=64"]);
 }
