@@ -370,7 +370,7 @@ fn commands_of_guide(part: &str) -> Vec<String> {
 
 #[test]
 fn the_commands_of_the_guide_run_and_gcloud_knows_their_options() {
-    let cloud = Cloud::new(2);
+    let cloud = Cloud::new(8);
     fs::create_dir_all(cloud.at("bucket/BUCKET/tokens")).unwrap();
     fs::write(cloud.at("bucket/BUCKET/tokens/part"), "tokens").unwrap();
     fs::create_dir_all(cloud.at("target/release")).unwrap();
