@@ -66,7 +66,7 @@ impl Build<'_> {
 /// input, element by element. Returns the program that was checked.
 #[track_caller]
 pub fn check(inputs: &[Input], build: &dyn Fn(&mut Build<'_>, &[Value]) -> Vec<Value>) -> Module {
-    check_in(Module::default(), &Tensors::new(), inputs, build)
+    check_in(Module { name: "checked".into(), ..Module::default() }, &Tensors::new(), inputs, build)
 }
 
 /// Like [`check`], in a module that declares state.

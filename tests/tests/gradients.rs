@@ -249,7 +249,7 @@ fn stop_gradient() -> Vec<Module> {
     let body = b.0.finish(vec![d]);
     let function =
         mesh::Function { name: "f".into(), inputs: vec!["x".into()], outputs: vec!["d".into()], body };
-    let module_of_x = Module { functions: vec![function], ..Module::default() };
+    let module_of_x = Module { name: "x".into(), functions: vec![function], ..Module::default() };
     let expanded = tests::law::lower(&module_of_x).unwrap();
     let inputs = [(Name::from("x"), compiler::interp::Tensor::scalar(DType::F32, 3.0))].into();
     let outcome =
@@ -479,7 +479,7 @@ fn dynamic_update() -> Vec<Module> {
 
 /// State is constant during a call, so only the other operand has a gradient.
 fn read() -> Vec<Module> {
-    let mut module = Module::default();
+    let mut module = Module { name: "checked".into(), ..Module::default() };
     let ty = Type::new(DType::F32, parse("a=3"));
     let kind = StateKind::Param;
     let state = module.env.states.push(StateDecl { name: "w".into(), kind, ty, site: Site::default() });
