@@ -182,6 +182,21 @@ pub fn cache() -> Result<PathBuf> {
     std::path::absolute(&cache).with_context(|| format!("finding the cache `{}`", cache.display()))
 }
 
+/// Returns the directory `name` of the cache, for sources and builds of models, and creates it.
+///
+/// # Errors
+/// No cache is known, or it cannot be created.
+pub fn model_cache(name: &str) -> Result<PathBuf> {
+    let folder = cache()?.join(name);
+    fs::create_dir_all(&folder).map_err(|e| {
+        failure(
+            format!("the cache `{}` cannot be created: {e}", folder.display()),
+            "models are built there: set MESH_CACHE to a writable directory",
+        )
+    })?;
+    Ok(folder)
+}
+
 /// Creates a new directory `NAME-1`, `NAME-2`, … in `parent`, the first that does not exist.
 ///
 /// # Errors

@@ -4,7 +4,7 @@
 use crate::{
     diagnostics::Sources,
     failure::failure,
-    files::{cache, write_file},
+    files::{model_cache, write_file},
     sources::home,
     subject::is_package,
 };
@@ -42,13 +42,7 @@ impl Model {
     /// Returns the model at `path`, an existing file or package.
     pub fn new(path: &Path, name: &str) -> Result<Self> {
         let path = fs::canonicalize(path).with_context(|| format!("finding `{name}`"))?;
-        let (home, cache) = (home()?, cache()?.join("models"));
-        fs::create_dir_all(&cache).map_err(|e| {
-            failure(
-                format!("the cache `{}` cannot be created: {e}", cache.display()),
-                "models are built there: set MESH_CACHE to a writable directory",
-            )
-        })?;
+        let (home, cache) = (home()?, model_cache("models")?);
         Ok(Self { name: name.to_owned(), path, home, cache })
     }
 

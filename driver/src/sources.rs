@@ -3,7 +3,7 @@
 
 use crate::{
     failure::failure,
-    files::{cache, write_file},
+    files::{model_cache, write_file},
 };
 use anyhow::{Context, Result};
 use std::{
@@ -37,7 +37,7 @@ pub fn home() -> Result<PathBuf> {
     let this = env::current_exe().and_then(|this| this.canonicalize()).unwrap_or_default();
     match clone.filter(|clone| this.starts_with(clone) && is_home(clone)) {
         Some(clone) => Ok(clone),
-        None => copy(&cache()?),
+        None => copy(&model_cache("sources")?),
     }
 }
 
@@ -45,12 +45,12 @@ fn is_home(folder: &Path) -> bool {
     ["mesh", "models"].iter().all(|name| folder.join(name).join("Cargo.toml").is_file())
 }
 
-/// Writes the embedded files below `cache`, unless they are there. Returns their folder.
+/// Writes the embedded files to a folder of `cache`, unless they are there. Returns the folder.
 fn copy(cache: &Path) -> Result<PathBuf> {
     let names: String =
         FILES.iter().map(|(name, text)| format!("{name}\n{}\n{text}\n", text.len())).collect();
     let digest = compiler::artefact::digest(names.as_bytes());
-    let folder = cache.join("sources").join(&digest[..16]);
+    let folder = cache.join(&digest[..16]);
     for (name, text) in FILES {
         let path = folder.join(name);
         let text = if *name == "Cargo.toml" { workspace(text) } else { (*text).to_owned() };
