@@ -10,7 +10,7 @@ use pjrt::{Plugin, Profiler};
 use runtime::{
     CallSpan, Calls, Compilation,
     checkpoint::Table,
-    train::{Observer, Step},
+    train::{EVALUATING, Observer, Step, WAITING_TO_EVALUATE},
 };
 use serde_json::{Value, json};
 use std::{
@@ -63,6 +63,10 @@ pub struct Profile {
     phase: Option<(String, Instant)>,
     device: Option<Profiler>,
     warnings: Vec<String>,
+    /// The first step of this process, once it is known.
+    first: Option<u64>,
+    /// True if the last step that is recorded has been added.
+    ended: bool,
 }
 
 impl Profile {
@@ -70,12 +74,22 @@ impl Profile {
     pub fn start(name: &str) -> Self {
         let start = Instant::now();
         let phase = Some((name.to_owned(), start));
-        Self { start, spans: Vec::new(), phase, device: None, warnings: Vec::new() }
+        Self {
+            start,
+            spans: Vec::new(),
+            phase,
+            device: None,
+            warnings: Vec::new(),
+            first: None,
+            ended: false,
+        }
     }
 
-    /// Ends the current phase, and begins the phase `name`.
+    /// Ends the current phase, and begins the phase `name`, unless the last recorded step has ended.
     pub fn phase(&mut self, name: &str) {
-        self.begin_phase(Some(name.to_owned()));
+        if !self.ended {
+            self.begin_phase(Some(name.to_owned()));
+        }
     }
 
     /// Returns the phases up to now and their times, one a line.
@@ -152,17 +166,42 @@ impl Profile {
         self.phase = name.map(|name| (name, now));
     }
 
+    /// Adds a step, unless the last recorded step has ended: that is the one `steps` after the first. Returns
+    /// true if it is this step.
+    fn record_step(&mut self, step: &Step, steps: u64) -> bool {
+        if self.ended {
+            return false;
+        }
+        let first = *self.first.get_or_insert(step.step);
+        self.add_step(step);
+        self.ended = step.step >= first.saturating_add(steps);
+        self.ended
+    }
+
     /// Adds a step that has just ended, or that ended when its evaluation began.
     fn add_step(&mut self, step: &Step) {
-        let end = self.phase.as_ref().map_or_else(Instant::now, |(_, begin)| *begin);
         self.begin_phase(None);
-        let before =
-            |ms: f64| end.checked_sub(Duration::from_secs_f64(ms.max(0.0) / 1e3)).unwrap_or(self.start);
-        let begin = before(step.step_ms);
-        let wait = begin + Duration::from_secs_f64(step.wait_ms.clamp(0.0, step.step_ms.max(0.0)) / 1e3);
-        self.add(format!("step {}", step.step), Row::Steps, begin, end);
-        self.add("wait".to_owned(), Row::Data, begin, wait);
-        self.add("train_step".to_owned(), Row::Executables, wait, end);
+        let end = self.end_of(step);
+        let took = step.step_ms.max(0.0);
+        let begin = end.saturating_sub(Duration::from_secs_f64(took / 1e3));
+        // The phase before a step ends when the step begins, which is known only now.
+        let phases = self.spans.iter_mut().rev().take_while(|span| span.row == Row::Phases);
+        phases.filter(|span| span.begin < begin && begin < span.end).for_each(|span| span.end = begin);
+        let wait = begin + Duration::from_secs_f64(step.wait_ms.clamp(0.0, took) / 1e3);
+        let mut push = |name: &str, row, begin, end| {
+            self.spans.push(Span { name: name.to_owned(), row, begin, end });
+        };
+        push(&format!("step {}", step.step), Row::Steps, begin, end);
+        push("wait", Row::Data, begin, wait);
+        push("train_step", Row::Executables, wait, end);
+    }
+
+    /// Returns the end of a step that is reported now: the begin of its evaluation, if there was one.
+    fn end_of(&self, step: &Step) -> Duration {
+        let mut phases = self.spans.iter().rev().take_while(|span| span.row == Row::Phases);
+        let evaluation = phases.next().filter(|span| step.eval.is_some() && span.name == EVALUATING);
+        let Some(evaluation) = evaluation else { return self.start.elapsed() };
+        phases.next().filter(|span| span.name == WAITING_TO_EVALUATE).unwrap_or(evaluation).begin
     }
 }
 
@@ -232,8 +271,6 @@ pub struct Profiled<'a> {
     plugin: Plugin,
     recorded: Option<(u64, PathBuf)>,
     timings: Option<fn(&str)>,
-    /// The first step of this process, once it is known.
-    first: Option<u64>,
 }
 
 impl<'a> Profiled<'a> {
@@ -247,7 +284,7 @@ impl<'a> Profiled<'a> {
         recorded: Option<(u64, PathBuf)>,
         timings: Option<fn(&str)>,
     ) -> Self {
-        Self { inner, profile, plugin: plugin.clone(), recorded, timings, first: None }
+        Self { inner, profile, plugin: plugin.clone(), recorded, timings }
     }
 }
 
@@ -269,18 +306,14 @@ impl Profiled<'_> {
 
 impl Observer for Profiled<'_> {
     fn on_step(&mut self, step: &Step) {
-        let is_first = self.first.is_none();
-        let first = *self.first.get_or_insert(step.step);
-        let last = first + self.recorded.as_ref().map_or(0, |(steps, _)| *steps);
-        if step.step <= last {
-            self.profile.add_step(step);
-        }
+        let is_first = self.profile.first.is_none();
+        let steps = self.recorded.as_ref().map_or(0, |(steps, _)| *steps);
+        let is_last = self.profile.record_step(step, steps);
         if let Some((_, folder)) = &self.recorded {
             if is_first {
                 self.profile.start_device(&self.plugin);
-            } else if step.step == last
-                && let Err(error) = self.profile.stop_device(folder)
-            {
+            }
+            if is_last && let Err(error) = self.profile.stop_device(folder) {
                 self.inner.on_warning(&format!("{error:#}"));
             }
         }
@@ -292,7 +325,7 @@ impl Observer for Profiled<'_> {
     }
 
     fn on_phase(&mut self, what: &str) {
-        self.profile.begin_phase(Some(what.to_owned()));
+        self.profile.phase(what);
         self.inner.on_phase(what);
     }
 
@@ -333,6 +366,7 @@ impl Observer for Profiled<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{collections::BTreeMap, thread::sleep};
 
     fn span(name: &str, row: Row, begin: u64, end: u64) -> Span {
         let (begin, end) = (Duration::from_micros(begin), Duration::from_micros(end));
@@ -350,5 +384,73 @@ mod tests {
         let expected =
             json!({ "ph": "X", "name": "train_step", "pid": 1, "tid": 3, "ts": 1500.0, "dur": 400.0 });
         assert_eq!(events[5], expected);
+    }
+
+    /// Returns a report of a step of 3 ms.
+    fn step(step: u64, has_eval: bool) -> Step {
+        Step { step, step_ms: 3.0, eval: has_eval.then(BTreeMap::new), ..Step::default() }
+    }
+
+    /// Records a profile whose first phase is the first report. Reports are phases, for 6 ms each, `-` for
+    /// 6 ms without a phase, and numbers of steps, with `+` if they were evaluated. Checks the names of
+    /// phases and steps in the order of time, that none overlap, and that steps take 3 ms.
+    #[track_caller]
+    fn check(reports: &[&str], expected: &[&str]) {
+        let mut profile = Profile::start(reports[0]);
+        sleep(Duration::from_millis(6));
+        for report in &reports[1..] {
+            if let Ok(number) = report.trim_end_matches('+').parse() {
+                assert!(!profile.record_step(&step(number, report.ends_with('+')), 99));
+                continue;
+            }
+            if *report != "-" {
+                profile.phase(report);
+            }
+            sleep(Duration::from_millis(6));
+        }
+        let mut spans = profile.spans;
+        spans.retain(|span| matches!(span.row, Row::Phases | Row::Steps));
+        spans.sort_by_key(|span| span.begin);
+        assert_eq!(spans.iter().map(|span| span.name.as_str()).collect::<Vec<_>>(), expected);
+        for pair in spans.windows(2) {
+            assert!(pair[0].begin < pair[0].end && pair[0].end <= pair[1].begin, "{pair:?}");
+        }
+        for span in spans.iter().filter(|span| span.row == Row::Steps) {
+            assert_eq!(span.end - span.begin, Duration::from_millis(3), "{span:?}");
+        }
+    }
+
+    #[test]
+    fn phases_and_steps_do_not_overlap() {
+        let (eval, wait) = (EVALUATING, WAITING_TO_EVALUATE);
+        check(&["restoring", "1"], &["restoring", "step 1"]);
+        check(
+            &["a", "1", "saving", "2", "rolled back", "2"],
+            &["a", "step 1", "saving", "step 2", "rolled back", "step 2"],
+        );
+        check(&["a", "1", "-", eval, "2+", "-", "3"], &["a", "step 1", "step 2", eval, "step 3"]);
+        check(&["a", "1", "saving", eval, "2+"], &["a", "step 1", "saving", "step 2", eval]);
+        check(&["a", "1", "-", wait, eval, "2+"], &["a", "step 1", "step 2", wait, eval]);
+        // The evaluation that an earlier run has abandoned.
+        check(&["a", eval, "1"], &["a", eval, "step 1"]);
+        check(&["a", wait, eval, eval, "1+"], &["a", wait, eval, "step 1", eval]);
+    }
+
+    #[test]
+    fn nothing_is_recorded_after_the_last_step() {
+        let mut profile = Profile::start("a");
+        assert!(!profile.record_step(&step(7, false), 1));
+        profile.phase("saving");
+        assert!(profile.record_step(&step(8, false), 1));
+        let all = profile.spans.len();
+        profile.phase("saving");
+        // A step that is repeated after a rollback.
+        assert!(!profile.record_step(&step(8, false), 1));
+        assert!(profile.phase.is_none());
+        assert_eq!(profile.spans.len(), all);
+        let mut whole = Profile::start("a");
+        assert!(!whole.record_step(&step(7, false), u64::MAX));
+        let mut start = Profile::start("a");
+        assert!(start.record_step(&step(1, false), 0));
     }
 }

@@ -394,7 +394,8 @@ fn two_hosts_generate_as_one_and_rank_0_writes() {
     let ranks = |place: Workplace, more: &[&str]| {
         Job::start(place, 2, |place, rank| {
             let of_rank = if rank == 1 { more } else { &[] };
-            let words = [&words[..], &["--join-within", "60", "--output", "out.txt"], of_rank];
+            let places = ["--output", "out.txt", "--profile", "p"];
+            let words = [&words[..], &["--join-within", "60"], &places, of_rank];
             let mut command = place.meshc(&words.concat());
             command.env("MESH_PJRT_PLUGIN", cpu_plugin());
             command
@@ -402,7 +403,9 @@ fn two_hosts_generate_as_one_and_rank_0_writes() {
     };
     let mut job = ranks(place, &[]);
     job.all_end(0, &["of 2 by flags"]);
+    assert_eq!([0, 1].map(|rank| job.output(rank).contains("profile: p/trace.json")), [true, false]);
     let place = job.into_place();
+    assert!(place.at("p/trace.json").exists());
     assert_eq!(fs::read_to_string(place.at("out.txt")).unwrap(), alone);
     fs::remove_file(place.at("out.txt")).unwrap();
     // Both ranks refuse what differs, and the inputs that one of them cannot read.

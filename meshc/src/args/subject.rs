@@ -35,7 +35,8 @@ pub struct SubjectArgs {
     /// Target: cpu, gpu, or a TPU slice such as tpu:v5e:2x4. Default: the platform of the plugin
     #[arg(long)]
     target: Option<Target>,
-    /// Write a profile of the calls to this folder: trace.json, and that of the plugin if it has a profiler
+    /// Write a profile of the calls to this folder: trace.json, and that of the plugin if it has a profiler.
+    /// Of several processes, the first one writes its own
     #[arg(long, value_name = "DIR")]
     profile: Option<PathBuf>,
     #[command(flatten)]
@@ -61,8 +62,10 @@ impl SubjectArgs {
             ..Request::new(&self.subject, HOST)
         };
         start::run(&self.hosts.options(), request, input, |member, request| {
-            work(member, request)?;
-            request.profile.as_ref().map_or(Ok(()), |profile| profile.end(HOST.say))
+            let profile = request.profile.clone().filter(|_| member.job.is_first());
+            let request = Request { profile, ..request.clone() };
+            work(member, &request)?;
+            request.profile.map_or(Ok(()), |profile| profile.end(HOST.say))
         })
     }
 }

@@ -34,7 +34,7 @@ pub use evaluation::{Means, evaluate, outputs};
 pub use evaluator::Evaluator;
 pub use executables::compare as compare_executables;
 pub use lock::remove_unused;
-pub use observer::{Observer, Rollback, Step};
+pub use observer::{EVALUATING, Observer, Rollback, Step, WAITING_TO_EVALUATE};
 pub use options::{Options, Saving, Source};
 pub use run::run;
 pub use saving::check_folder;

@@ -3,6 +3,11 @@
 use crate::{Compilation, checkpoint::Table};
 use std::{collections::BTreeMap, path::Path};
 
+/// The phase of an evaluation after a step, which the report of the step follows.
+pub const EVALUATING: &str = "evaluating";
+/// The phase before the first evaluation, if its program is still being compiled.
+pub const WAITING_TO_EVALUATE: &str = "waiting for the compilation of eval_step";
+
 /// A finished step.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Step {
