@@ -54,12 +54,13 @@ impl HostMemory {
         self.allocator = Some(allocator);
     }
 
-    /// Returns free memory to the system, and records how much is in use. `one_run` is the temporary memory
-    /// in bytes that a run takes on one device.
+    /// Returns free memory to the system, and records how much is in use besides copies of state. `one_run`
+    /// is the temporary memory in bytes that a run takes on one device.
     pub(super) fn record_baseline(&mut self, one_run: usize) {
         if let Some(allocator) = self.allocator {
             (allocator.trim)();
-            self.baseline = (allocator.in_use)().map(|in_use| Baseline { in_use, one_run });
+            let besides = |in_use: usize| in_use.saturating_sub(self.copied());
+            self.baseline = (allocator.in_use)().map(|in_use| Baseline { in_use: besides(in_use), one_run });
         }
     }
 
@@ -72,18 +73,22 @@ impl HostMemory {
         };
         let begin = Instant::now();
         // Less than one device's temporary memory may be new allocations of other kinds. Snapshots are
-        // written meanwhile; state that they share was counted before.
-        let shared = self.shared.load(Ordering::Relaxed);
-        let copied = || self.snapshots.load(Ordering::Relaxed).saturating_sub(shared);
-        let exceeds = |now: &usize| *now > in_use + one_run / 2 + copied();
+        // written meanwhile.
+        let exceeds = |now: &usize| *now > in_use + one_run / 2 + self.copied();
         while let Some(now) = (allocator.in_use)().filter(exceeds) {
             if begin.elapsed() > AT_MOST {
                 // Something else has allocated memory and keeps it.
-                self.baseline = Some(Baseline { in_use: now, one_run });
+                self.baseline = Some(Baseline { in_use: now.saturating_sub(self.copied()), one_run });
                 return;
             }
             thread::sleep(Duration::from_micros(100));
         }
+    }
+
+    /// The bytes of snapshots that are not the session's state.
+    fn copied(&self) -> usize {
+        let shared = self.shared.load(Ordering::Relaxed);
+        self.snapshots.load(Ordering::Relaxed).saturating_sub(shared)
     }
 
     /// Counts a snapshot of `bytes` bytes. `shares_state` is true if it holds the session's own buffers.
@@ -111,5 +116,27 @@ impl SnapshotBytes {
 impl Drop for SnapshotBytes {
     fn drop(&mut self) {
         self.total.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_baseline_has_no_copies_of_state() {
+        let mut memory = HostMemory::default();
+        memory.set_allocator(HostAllocator { in_use: || Some(1000), trim: || () });
+        let in_use = |memory: &mut HostMemory| {
+            memory.record_baseline(7);
+            memory.baseline.map(|baseline| (baseline.in_use, baseline.one_run))
+        };
+        assert_eq!(in_use(&mut memory), Some((1000, 7)));
+        let snapshot = memory.count_snapshot(300, true);
+        assert_eq!(in_use(&mut memory), Some((1000, 7)), "the snapshot holds the state itself");
+        memory.state_was_replaced();
+        assert_eq!(in_use(&mut memory), Some((700, 7)));
+        drop(snapshot);
+        assert_eq!(in_use(&mut memory), Some((1000, 7)));
     }
 }

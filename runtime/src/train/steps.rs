@@ -6,7 +6,7 @@ use super::{
     ledger::Ledger,
     meter::{Meter, host_memory},
     metrics::{Log, Record},
-    observer::{Observer, Rollback, Step},
+    observer::{EVALUATING, Observer, Rollback, Step, WAITING_TO_EVALUATE},
     options::Options,
     saving::Saver,
     spike,
@@ -282,7 +282,11 @@ impl Steps<'_> {
         self.t.session.collect_compiled()?;
         let all = self.t.session.compilations();
         all[self.compiled..].iter().for_each(|compilation| self.t.observer.on_compiled(compilation));
-        self.compiled = all.len();
+        let has_new = all.len() > std::mem::replace(&mut self.compiled, all.len());
+        // What an executable takes is part of the memory in use while nothing runs.
+        if has_new && self.in_flight.is_empty() {
+            self.t.session.record_memory_baseline()?;
+        }
         Ok(())
     }
 
@@ -290,12 +294,12 @@ impl Steps<'_> {
     /// the resumed run.
     fn evaluate(&mut self, step: u64) -> Result<Option<BTreeMap<String, f64>>> {
         if self.t.session.is_compiling("eval_step") && !self.t.stop.is_here()? {
-            self.t.observer.on_phase("waiting for the compilation of eval_step");
+            self.t.observer.on_phase(WAITING_TO_EVALUATE);
             self.t.session.compile("eval_step")?;
             self.report_compiled()?;
         }
         let Some(evaluation) = &self.t.evaluation else { return Ok(None) };
-        self.t.observer.on_phase("evaluating");
+        self.t.observer.on_phase(EVALUATING);
         self.t.options.job.enter("evaluate", step);
         let eval = evaluation.run(self.t.session, step, &mut self.t.stop).map_err(in_step(step))?;
         match &eval {
