@@ -54,22 +54,29 @@ impl Keep {
 }
 
 /// Removes the valid checkpoints that `keep` does not select, and returns their paths. Damaged checkpoints
-/// are neither counted nor removed, so that they can be inspected. With `dry`, removes nothing.
+/// are neither counted nor removed, so that they can be inspected. The best are chosen among the checkpoints
+/// that were evaluated as the newest one was. With `dry`, removes nothing.
 pub fn prune(folder: &Path, keep: &Keep, dry: bool) -> Result<Vec<PathBuf>> {
     let mut good = Vec::new();
     for found in list(folder)? {
         if let Ok(checkpoint) = found.checkpoint {
-            good.push((found.step, cost(checkpoint.facts()), found.dir));
+            good.push((found.step, checkpoint.facts().clone(), found.dir));
         }
     }
-    let all: Vec<(u64, Option<f64>)> = good.iter().map(|(step, cost, _)| (*step, *cost)).collect();
-    let going = keep.to_remove(&all);
+    let going = keep.to_remove(&costs(good.iter().map(|(step, facts, _)| (*step, facts))));
     let dirs: Vec<PathBuf> =
         good.into_iter().filter(|(step, ..)| going.contains(step)).map(|(.., dir)| dir).collect();
     if !dry {
         dirs.iter().try_for_each(|dir| remove(dir))?;
     }
     Ok(dirs)
+}
+
+/// Returns steps and costs. Costs of another metric than that of the last checkpoint are not comparable with
+/// it, and are left out.
+fn costs<'a>(all: impl DoubleEndedIterator<Item = (u64, &'a Facts)> + Clone) -> Vec<(u64, Option<f64>)> {
+    let metric = all.clone().next_back().and_then(|(_, facts)| facts.get(METRIC));
+    all.map(|(step, facts)| (step, cost(facts).filter(|_| facts.get(METRIC) == metric))).collect()
 }
 
 /// Returns what is to be small: the loss of a checkpoint, or the value of its metric with the opposite sign.
@@ -91,6 +98,31 @@ mod tests {
         assert_eq!(cost(&[(EVAL_LOSS, "0.5")]), Some(0.5));
         assert_eq!(cost(&[(EVAL_LOSS, "0.5"), (METRIC, "a/f1"), (EVAL_VALUE, "80")]), Some(-80.0));
         assert_eq!(cost(&[(EVAL_LOSS, "0.5"), (METRIC, "a/f1")]), None, "not evaluated by the metric");
+    }
+
+    #[test]
+    fn only_costs_of_the_metric_of_the_newest_checkpoint_are_compared() {
+        let facts = |all: &[(&str, &str)]| -> Facts {
+            all.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let loss = facts(&[(EVAL_LOSS, "0.5")]);
+        let f1 = |value| facts(&[(EVAL_LOSS, "0.5"), (METRIC, "a/f1"), (EVAL_VALUE, value)]);
+        let accuracy = facts(&[(EVAL_LOSS, "0.5"), (METRIC, "a/accuracy"), (EVAL_VALUE, "99")]);
+        let all = [(1, loss.clone()), (2, accuracy), (3, f1("80")), (4, f1("70"))];
+        let of = |all: &[(u64, Facts)]| costs(all.iter().map(|(step, facts)| (*step, facts)));
+        assert_eq!(of(&all), [(1, None), (2, None), (3, Some(-80.0)), (4, Some(-70.0))]);
+        // The newest checkpoint decides, whether it was evaluated or not.
+        let newest = (5, facts(&[(METRIC, "a/accuracy")]));
+        let costs_of: Vec<Option<f64>> =
+            of(&[&all[..], &[newest]].concat()).into_iter().map(|(_, cost)| cost).collect();
+        assert_eq!(costs_of, [None, Some(-99.0), None, None, None]);
+        let back = [&all[..], &[(5, loss)]].concat();
+        assert_eq!(
+            Keep { best: Some(1), ..Keep::default() }.to_remove(&of(&back)),
+            [2, 3, 4],
+            "the losses of 1 and 5 are equal, and the earlier one is best"
+        );
+        assert_eq!(of(&[]), []);
     }
 
     #[test]
