@@ -25,12 +25,12 @@ impl Model for Variants<'_> {
 /// The longest time of a quick plan. Candidates are estimated in the order of the search until then.
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// Completes a request for a slice of several devices: if no precision is given and the model has one, it
-/// becomes selective; if neither a mesh nor a layout is given, a quick plan chooses them and the schedule.
-/// Shows what was chosen, as options that pin it.
+/// Completes a request for a slice: if no precision is given and the model has one, it becomes selective; on
+/// several devices, if neither a mesh nor a layout is given, a quick plan chooses them and the schedule. Shows
+/// what was chosen, as options that pin it.
 ///
 /// # Errors
-/// The model cannot be loaded, or no mesh is valid for it.
+/// The model cannot be loaded, no mesh is valid for it, or none was found in time.
 pub fn completed(request: Request, function: Option<&str>) -> Result<Request> {
     let Some(slice) = request.target.target.as_ref().and_then(|target| target.slice()).cloned() else {
         return Ok(request);
@@ -87,13 +87,8 @@ fn chosen(request: &Request, module: &Module, slice: &Slice, function: &str) -> 
         stop.fetch_or(since.elapsed() > WITHIN, Ordering::Relaxed);
     };
     let found = search(&evaluator, &space, slice.hbm(), &stop, &in_time);
-    let target = request.target.target.as_ref().map(ToString::to_string).unwrap_or_default();
     let Some(best) = found.ranked.first() else {
-        let name = request.subject.display();
-        return Err(failure(
-            format!("no mesh over the {} devices of {target} is valid for `{name}`", slice.devices()),
-            "choose one with --mesh, and run `meshc check --mesh` to see the reason",
-        ));
+        return Err(none_found(request, slice, stop.into_inner()));
     };
     (request.host.say)(&format!(
         "planned in {:.0} s, {} candidates estimated: {}",
@@ -102,4 +97,48 @@ fn chosen(request: &Request, module: &Module, slice: &Slice, function: &str) -> 
         best.candidate.options()
     ));
     Ok(best.candidate.clone())
+}
+
+/// Returns the error of a search without a valid candidate. `is_late` is true if the time ended it.
+fn none_found(request: &Request, slice: &Slice, is_late: bool) -> anyhow::Error {
+    let name = request.subject.display();
+    if is_late {
+        return failure(
+            format!("no valid mesh for `{name}` was found within {} s", WITHIN.as_secs()),
+            "choose one with --mesh, or search longer with `meshc plan`",
+        );
+    }
+    let target = request.target.target.as_ref().map(ToString::to_string).unwrap_or_default();
+    failure(
+        format!("no mesh over the {} devices of {target} is valid for `{name}`", slice.devices()),
+        "choose one with --mesh, and run `meshc check --mesh` to see the reason",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        host::Host,
+        target::{Target, TargetOptions},
+    };
+    use runtime::HostAllocator;
+    use std::path::Path;
+
+    #[test]
+    fn a_search_that_was_cut_off_does_not_say_that_no_mesh_is_valid() {
+        let allocator = HostAllocator { in_use: || None, trim: || () };
+        let host = Host { say: |_| (), keep_freed_memory: || (), allocator };
+        let target: Target = "tpu:v5e:2x4".parse().expect("it is a target");
+        let slice = target.slice().expect("it is a slice").clone();
+        let target = TargetOptions { target: Some(target), ..TargetOptions::default() };
+        let request = Request { target, ..Request::new(Path::new("m.rs"), host) };
+        let text = |is_late| none_found(&request, &slice, is_late).to_string();
+        assert_eq!(
+            text(true),
+            "no valid mesh for `m.rs` was found within 60 s\n  help: choose one with --mesh, or search longer \
+             with `meshc plan`"
+        );
+        assert!(text(false).starts_with("no mesh over the 8 devices of tpu:v5e:2x4 is valid for `m.rs`\n"));
+    }
 }
