@@ -72,6 +72,17 @@ impl TeacherFacts {
         [vec![rows, input_length], vec![rows, target_length], logits.clone(), logits]
     }
 
+    /// Returns the number of bytes of all tensors, with a tokenizer of this many. `None` means that no file is
+    /// that large.
+    fn bytes(&self, tokenizer: usize) -> Option<u64> {
+        let mut all = tokenizer as u64;
+        for shape in self.shapes() {
+            let width = shape[1..].iter().try_fold(4_usize, |bytes, size| bytes.checked_mul(*size))?;
+            all = all.checked_add(width.checked_mul(shape[0])? as u64)?;
+        }
+        i64::try_from(all).is_ok().then_some(all)
+    }
+
     /// The number of bytes of a row in each tensor.
     fn widths(&self) -> [usize; 4] {
         self.shapes().map(|shape| shape[1..].iter().product::<usize>() * 4)
@@ -228,13 +239,11 @@ impl Opened {
         let facts: TeacherFacts = serde_json::from_str(facts).map_err(|e| no(&e.to_string()))?;
         let tokenizer = header["tokenizer"]["shape"][0].as_u64().unwrap_or(0) as usize;
         let digest = metadata["digest"].as_str().unwrap_or_default().to_owned();
-        if facts
-            .widths()
-            .iter()
-            .try_fold(0, |sum, w| (facts.rows.checked_mul(*w)?).checked_add(sum))
-            .is_none()
-        {
+        if facts.bytes(tokenizer).is_none() {
             return Err(no("its sizes are too large"));
+        }
+        if facts.target_length == 0 || facts.top == 0 {
+            return Err(no("its rows have no logits"));
         }
         let (whole, starts) = facts.header(tokenizer, &digest);
         let starts = starts.map(|start| start + whole.len() as u64);
@@ -556,6 +565,35 @@ mod tests {
         let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
         let header: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
         assert_eq!(header["teacher_logits"]["shape"], json!([5, 2, 2]));
+    }
+
+    #[test]
+    fn sizes_that_no_file_has_are_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("t.safetensors");
+        let fails = |facts: TeacherFacts, tokenizer: u64, part: &str| {
+            let text = serde_json::to_string(&facts).unwrap();
+            let header = json!({
+                "__metadata__": { "format": FORMAT, "digest": "", "facts": text },
+                "tokenizer": { "dtype": "U8", "shape": [tokenizer], "data_offsets": [0, 0] },
+            });
+            let header = header.to_string().into_bytes();
+            std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], &header].concat()).unwrap();
+            let error = TeacherFacts::read(&path).unwrap_err().to_string();
+            assert!(error.contains(part), "`{part}` is not in:\n{error}");
+        };
+        let large = "its sizes are too large";
+        fails(TeacherFacts { top: usize::MAX, ..facts() }, 0, large);
+        fails(TeacherFacts { top: usize::MAX / 2, target_length: 2, ..facts() }, 0, large);
+        fails(TeacherFacts { input_length: 1 << 62, ..facts() }, 0, large);
+        fails(TeacherFacts { input_length: 1 << 62, rows: 0, ..facts() }, 0, large);
+        fails(TeacherFacts { rows: 1 << 59, ..facts() }, 0, large);
+        fails(facts(), u64::MAX, large);
+        fails(facts(), i64::MAX as u64, large);
+        fails(facts(), 1 << 62, "but its 5 rows take");
+        fails(TeacherFacts { rows: 1 << 57, ..facts() }, 0, "rows take");
+        fails(TeacherFacts { target_length: 0, top: usize::MAX, ..facts() }, 0, "its rows have no logits");
+        fails(TeacherFacts { top: 0, ..facts() }, 0, "its rows have no logits");
     }
 
     #[test]
