@@ -116,6 +116,16 @@ fn rows_of_text_have_few_logits_and_held_out_rows() {
     place
         .run(&["score", "teacher", "--logits", "x.safetensors"])
         .fails_with(2, &["required arguments", "--data"]);
+    place
+        .run(&["score", "teacher", "--input", "pairs.txt", "--teacher-logits", "l.safetensors"])
+        .fails_with(2, &["--input <FILE>", "cannot be used with", "--teacher-logits <FILE>"]);
+    place
+        .run(&["score", "teacher", "--teacher-logits", "l.safetensors"])
+        .fails_with(2, &["required arguments", "--input"]);
+    place
+        .run(&["score", "teacher", "--input", "pairs.txt", "--top", "5"])
+        .fails_with(2, &["required arguments", "--logits <FILE.safetensors>"]);
+    assert!(!place.run(&["score", "--help"]).succeeds().out.contains("--teacher-logits <"));
     assert!(!place.at("x.safetensors").exists());
 }
 

@@ -36,19 +36,22 @@ type Pair = (Vec<i32>, Vec<i32>);
 /// Arguments.
 #[derive(clap::Args, Debug)]
 #[command(group(ArgGroup::new("text").args(["input", "data", "mixture", "tasks"]).required(true)))]
+// Nothing of this command reads rows with a teacher's logits.
+#[command(mut_arg("teacher_logits", |arg| arg.hide(true)))]
 pub struct Args {
     #[command(flatten)]
     subject: SubjectArgs,
     /// Pairs of input and target, one per line (- for standard input): a JSON object with `input` and
     /// `target` (texts or lists of token ids), or two texts separated by a tab
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "teacher_logits")]
     input: Option<PathBuf>,
     /// Write the rows of --data, --mixture or --tasks (of --split) with the model's largest logits for each
     /// target token to this file, the data of `meshc train --teacher-logits`
     #[arg(long, value_name = "FILE.safetensors", conflicts_with = "input")]
     logits: Option<PathBuf>,
     /// With --logits: number of logits for each target token
-    #[arg(long, value_name = "K", default_value_t = 64, value_parser = at_least_one, allow_negative_numbers = true)]
+    #[arg(long, value_name = "K", default_value_t = 64, requires = "logits", value_parser = at_least_one,
+        allow_negative_numbers = true)]
     top: usize,
     #[command(flatten)]
     data: DataOptions,
