@@ -295,9 +295,11 @@ impl State {
             // The rank may have progressed since its last heartbeat.
             let since = Duration::from_millis(seat.beat.since_ms);
             (since + margin.min(limit / 4) > limit).then(|| {
+                let others = if since > limit { "" } else { ", and others have reached it" };
                 let (since, limit) = (words(since), words(limit));
-                let reason =
-                    format!("no progress for {since}, the limit is {limit} (--limit {phase}=SECONDS)");
+                let reason = format!(
+                    "no progress for {since}, the limit is {limit} (--limit {phase}=SECONDS){others}"
+                );
                 (Trouble::Stuck, seat.beat.step, reason)
             })
         };
