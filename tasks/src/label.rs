@@ -1,7 +1,7 @@
 //! Label sets: the texts among which the target is one.
 
 use crate::{
-    template::Template,
+    template::{Field, Template},
     value::{lookup, text_of},
 };
 use data::records::Fields;
@@ -51,7 +51,7 @@ pub enum Values {
 pub fn labels(spec: &LabelSpec, fields: &Fields) -> Result<(Vec<String>, Option<usize>), String> {
     let names = match &spec.names {
         Names::Templates(all) => all.iter().map(|t| t.render(fields)).collect::<Result<_, _>>()?,
-        Names::Field(path) => texts(fields, path)?,
+        Names::Field(path) => Field::parse(path)?.texts(fields)?,
     };
     let Some(value) = fields.get(&spec.field).filter(|value| !value.is_null()) else {
         return match spec.field.contains('.') {
@@ -76,7 +76,7 @@ fn index(
     let values = match &spec.values {
         None => None,
         Some(Values::Texts(all)) => Some(all.clone()),
-        Some(Values::Field(path)) => Some(texts(fields, path)?),
+        Some(Values::Field(path)) => Some(Field::parse(path)?.texts(fields)?),
     };
     let found = match (&values, value) {
         (Some(values), _) => values.iter().position(|v| *v == shown),
@@ -90,20 +90,17 @@ fn index(
     })
 }
 
-/// Returns the texts of a list.
-fn texts(fields: &Fields, path: &str) -> Result<Vec<String>, String> {
-    match lookup(fields, path)? {
-        Value::Array(all) => {
-            let text = |v| text_of(v).map_err(|why| format!("has an element of `{path}` that {why}"));
-            all.iter().map(text).collect()
-        }
-        other => Ok(vec![text_of(other).map_err(|why| format!("has a field `{path}` that {why}"))?]),
-    }
-}
-
 /// Checks a label set on its own.
 pub(crate) fn check_label(spec: &LabelSpec) -> Result<(), String> {
-    let Names::Templates(names) = &spec.names else { return Ok(()) };
+    if let Some(Values::Field(path)) = &spec.values {
+        Field::parse(path).map_err(|why| format!("[label] has `values`, but {why}"))?;
+    }
+    let names = match &spec.names {
+        Names::Templates(names) => names,
+        Names::Field(path) => {
+            return Field::parse(path).map(drop).map_err(|why| format!("[label] has `names`, but {why}"));
+        }
+    };
     if names.is_empty() {
         return Err("[label] has no labels: give `names`".to_owned());
     }

@@ -225,6 +225,13 @@ mod tests {
         fails(&with("metrics = [\"group_exact_match\"]"), &["needs `group`"]);
         fails(&with("[label]\nfield = \"l\"\nnames = []"), &["has no labels"]);
         fails(&with("[label]\nfield = \"l\"\nnames = [\"a\", \"a\"]"), &["`a` twice"]);
+        fails(
+            &with("[label]\nfield = \"l\"\nnames = \" \""),
+            &["[label] has `names`, but ` ` names no field"],
+        );
+        let values = "[label]\nfield = \"l\"\nnames = [\"a\"]\nvalues = \"|spaced\"";
+        fails(&with(values), &["[label] has `values`, but `|spaced` names no field"]);
+        fails(&with("answers = \"|spaced\""), &["`|spaced` names no field"]);
         fails(&with("name = \"a/b\""), &["its name `a/b`"]);
         fails("[splits]\ndev = [\"a\"]", &["unknown variant `dev`"]);
         fails("[splits]", &["[splits] names no files"]);

@@ -9,6 +9,7 @@ use crate::{
 };
 use data::records::Fields;
 use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_json::Value;
 
 /// A template.
 #[derive(Clone, PartialEq, Debug)]
@@ -19,7 +20,7 @@ pub struct Template {
 #[derive(Clone, PartialEq, Debug)]
 enum Part {
     Text(String),
-    Field { path: String, filter: Option<Filter> },
+    Field(Field),
 }
 
 impl Template {
@@ -46,7 +47,8 @@ impl Template {
             if !plain.is_empty() {
                 parts.push(Part::Text(std::mem::take(&mut plain)));
             }
-            parts.push(field(&after[..end])?);
+            let field = Field::parse(&after[..end]).map_err(|why| format!("{why}, in `{text}`"))?;
+            parts.push(Part::Field(field));
             rest = &after[end + 1..];
         }
         plain += rest;
@@ -65,29 +67,65 @@ impl Template {
         for part in &self.parts {
             match part {
                 Part::Text(plain) => text += plain,
-                Part::Field { path, filter } => {
-                    let value = lookup(fields, path)?;
-                    let shown = match filter {
-                        Some(filter) => filter.apply(value, fields),
-                        None => text_of(value),
-                    };
-                    text += &shown.map_err(|why| format!("has a field `{path}` that {why}"))?;
-                }
+                Part::Field(field) => text += &field.text(fields)?,
             }
         }
         Ok(text)
     }
 }
 
-fn field(text: &str) -> Result<Part, String> {
-    let (path, filter) = match text.split_once('|') {
-        Some((path, filter)) => (path, Some(Filter::parse(filter)?)),
-        None => (text, None),
-    };
-    let path = path.trim();
-    match path.is_empty() || path.contains('{') {
-        true => Err(format!("`{{{text}}}` names no field")),
-        false => Ok(Part::Field { path: path.to_owned(), filter }),
+/// A field of a record, changed by a filter.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Field {
+    path: String,
+    filter: Option<Filter>,
+}
+
+impl Field {
+    /// Parses the path of a field, and a filter after `|`.
+    ///
+    /// # Errors
+    /// The reason why it is none.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let (path, filter) = match text.split_once('|') {
+            Some((path, filter)) => (path, Some(Filter::parse(filter)?)),
+            None => (text, None),
+        };
+        let path = path.trim();
+        match path.is_empty() || path.contains('{') {
+            true => Err(format!("`{text}` names no field")),
+            false => Ok(Self { path: path.to_owned(), filter }),
+        }
+    }
+
+    /// Returns the text for a record.
+    ///
+    /// # Errors
+    /// A sentence without subject about the record.
+    pub(crate) fn text(&self, fields: &Fields) -> Result<String, String> {
+        let shown = self.changed(lookup(fields, &self.path)?, fields);
+        shown.map_err(|why| format!("has a field `{}` that {why}", self.path))
+    }
+
+    /// Returns the texts of the list in a record. A value that is no list is the only one.
+    ///
+    /// # Errors
+    /// A sentence without subject about the record.
+    pub(crate) fn texts(&self, fields: &Fields) -> Result<Vec<String>, String> {
+        let Value::Array(all) = lookup(fields, &self.path)? else { return Ok(vec![self.text(fields)?]) };
+        let path = &self.path;
+        let text = |value| {
+            self.changed(value, fields).map_err(|why| format!("has an element of `{path}` that {why}"))
+        };
+        all.iter().map(text).collect()
+    }
+
+    /// Returns a value as text, changed by the filter.
+    fn changed(&self, value: &Value, fields: &Fields) -> Result<String, String> {
+        match &self.filter {
+            Some(filter) => filter.apply(value, fields),
+            None => text_of(value),
+        }
     }
 }
 
@@ -100,7 +138,7 @@ impl<'de> Deserialize<'de> for Template {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     fn fields() -> Fields {
         let all = json!({
@@ -147,7 +185,8 @@ mod tests {
         check("{a|mark at *}", Err("has 1 words, and `at` is 1"));
         check("{a", Err("unmatched `{`"));
         check("a}", Err("unmatched `}`"));
-        check("{}", Err("names no field"));
+        check("a {}", Err("`` names no field, in `a {}`"));
+        check("{|spaced}", Err("`|spaced` names no field, in `{|spaced}`"));
         check("{a|upper}", Err("`upper` is no filter"));
         check("{a|round -1}", Err("`round -1` is no filter"));
     }
