@@ -6,10 +6,7 @@
 
 use crate::{request::Request, settings};
 use mesh::Module;
-
-/// The meta entry with the used part of padded dims and their settings: `DIM=SIZE:SETTING`, separated by
-/// commas.
-const PADDED: &str = "padded";
+use proto::padded::{PADDED, entries};
 
 /// Returns the request for the same program without padding, and says so. `None` means that the program of
 /// the request has none, or that it is for several devices.
@@ -18,8 +15,10 @@ pub fn dropped(module: &Module, request: &Request) -> Option<Request> {
     if request.devices() > 1 || !module.env.mesh.axes().is_empty() || is_text {
         return None;
     }
-    let padded: Vec<(&str, &str)> =
-        module.meta(PADDED)?.split(',').filter_map(|entry| padding(module, entry)).collect();
+    let padded: Vec<(&str, &str)> = entries(module.meta(PADDED)?)
+        .filter(|(dim, used, _)| is_padded(module, dim, *used))
+        .map(|(dim, _, setting)| (dim, setting))
+        .collect();
     if padded.is_empty() {
         return None;
     }
@@ -32,14 +31,10 @@ pub fn dropped(module: &Module, request: &Request) -> Option<Request> {
     Some(request)
 }
 
-/// Returns the dim and the setting of an entry if a state has padding in this dim.
-fn padding<'m>(module: &Module, entry: &'m str) -> Option<(&'m str, &'m str)> {
-    let (dim, rest) = entry.split_once('=')?;
-    let (used, setting) = rest.split_once(':')?;
-    let used: usize = used.parse().ok()?;
+/// True if a state has padding in this dim, of which `used` elements are used.
+fn is_padded(module: &Module, dim: &str, used: usize) -> bool {
     let mut states = module.env.states.iter();
-    let is_padded = states.any(|(_, state)| state.ty.dim(dim).is_some_and(|d| d.dim.size > used));
-    is_padded.then_some((dim, setting))
+    states.any(|(_, state)| state.ty.dim(dim).is_some_and(|d| d.dim.size > used))
 }
 
 #[cfg(test)]

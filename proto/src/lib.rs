@@ -6,6 +6,7 @@
 //! - [`compile_options`] builds the options for a plugin;
 //! - [`hlo_check`] and [`precision_check`] check modules, [`hlo_text`] prints them;
 //! - [`manifest_check`] and [`compile_options_check`] check an artefact, [`manifest_json`] prints manifests;
+//! - [`padded`] reads which dims of a program have padding;
 //! - [`regular`] reads files, and refuses FIFOs, devices and sockets.
 
 #[rustfmt::skip]
@@ -36,6 +37,7 @@ pub mod hlo_processes;
 pub mod hlo_text;
 pub mod manifest_check;
 pub mod manifest_json;
+pub mod padded;
 pub mod precision_check;
 pub mod regular;
 

@@ -7,6 +7,7 @@ use mesh::{
     ir::{Control, Op, Shape},
     layout::{AxisMap, suggest},
 };
+use proto::padded::{PADDED, entries};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Checks that a layout is legal for every value of a Global module: no axis splits two dims of one tensor,
@@ -177,12 +178,9 @@ impl Found<'_> {
     /// Returns the setting that pads a dim, and the padding with which it divides into `parts`. `None` means
     /// that the program cannot pad the dim: its meta entry `padded` does not list it.
     fn padding(&self, dim: &Dim, parts: usize) -> Option<(&str, usize)> {
-        self.global.meta("padded")?.split(',').find_map(|entry| {
-            let (name, rest) = entry.split_once('=')?;
-            let (used, setting) = rest.split_once(':')?;
-            let used: usize = used.parse().ok().filter(|used| *name == *dim.name && *used <= dim.size)?;
-            Some((setting, used.next_multiple_of(parts) - used))
-        })
+        let mut all = entries(self.global.meta(PADDED)?);
+        let (_, used, setting) = all.find(|(name, used, _)| **name == *dim.name && *used <= dim.size)?;
+        Some((setting, used.next_multiple_of(parts) - used))
     }
 
     fn pair(

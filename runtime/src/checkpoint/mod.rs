@@ -52,6 +52,5 @@ pub use snapshot::{RestoreScope, Snapshot};
 pub use writer::Writer;
 
 pub(crate) use meeting::Processes;
-pub(crate) use padding::PADDED;
 pub(crate) use shared::{VISIBLE, prove_shared};
 pub(crate) use together::Together;

@@ -1,30 +1,22 @@
 //! Dims with padding, which restored tensors gain or lose.
 //!
 //! A program may pad a dim, so that it divides into shards: its meta entry `padded`, which checkpoints keep
-//! as a fact, lists the used part of such dims as `DIM=SIZE:SETTING`, separated by commas. What follows it
-//! has no meaning. So a checkpoint fits a program whose dims differ in their padding only.
+//! as a fact, lists the used part of such dims. So a checkpoint fits a program whose dims differ in their
+//! padding only.
 
 use crate::shard::{self, Region};
+use proto::padded::entries;
 use std::collections::BTreeMap;
-
-/// The name of the meta entry and of the fact.
-pub(crate) const PADDED: &str = "padded";
 
 /// The used parts of dims, by name.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct UsedParts(BTreeMap<String, usize>);
 
 impl UsedParts {
-    /// Reads the meta entry or fact. Entries that cannot be read are ignored: their dims then have no
-    /// padding.
+    /// Reads the meta entry or fact. `None` means that no dim has padding.
     pub(super) fn parse(text: Option<&String>) -> Self {
-        let entries = text.into_iter().flat_map(|text| text.split(','));
-        let used = entries.filter_map(|entry| {
-            let (dim, rest) = entry.split_once('=')?;
-            let size = rest.split(':').next()?.parse().ok()?;
-            Some((dim.to_owned(), size))
-        });
-        Self(used.collect())
+        let all = text.into_iter().flat_map(|text| entries(text));
+        Self(all.map(|(dim, used, _)| (dim.to_owned(), used)).collect())
     }
 
     /// Returns the used part of a dim of this size.

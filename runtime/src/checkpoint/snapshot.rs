@@ -2,7 +2,7 @@
 
 use super::{
     manifest::{Entry, Facts, Kind},
-    padding::{PADDED, UsedParts, common, padded, within},
+    padding::{UsedParts, common, padded, within},
     reader::Checkpoint,
     writer::Writer,
 };
@@ -10,7 +10,10 @@ use crate::{
     Error, HostTensor, Result, Session, session::SnapshotBytes, shard::Region, tensor::element_type,
 };
 use pjrt::{Buffer, Device, ElementType, PendingRead};
-use proto::manifest::{StateEntry, StateKind, Tensor};
+use proto::{
+    manifest::{StateEntry, StateKind, Tensor},
+    padded::PADDED,
+};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,

@@ -17,12 +17,13 @@ use super::{
 use crate::{
     Error, Result, Session,
     checkpoint::{
-        Checkpoint, Facts, PADDED, Processes, RestoreScope, TOKENIZER, Together, VISIBLE, folder, is_url,
-        keep, prove_shared,
+        Checkpoint, Facts, Processes, RestoreScope, TOKENIZER, Together, VISIBLE, folder, is_url, keep,
+        prove_shared,
     },
 };
 use data::BatchSource;
 use job::Job;
+use proto::padded::{PADDED, entries};
 use std::{
     path::Path,
     sync::Arc,
@@ -349,9 +350,8 @@ fn changed_settings([before, now]: [Option<&String>; 2]) -> Vec<String> {
 
 /// True if a changed setting is one that pads a dim: the fact `padded` names it.
 fn is_padding(facts: &Facts, change: &str) -> bool {
-    let padded = facts.get(PADDED).into_iter().flat_map(|padded| padded.split(','));
-    let mut settings = padded.filter_map(|entry| entry.split(':').nth(1));
-    settings.any(|setting| change.strip_prefix(setting).is_some_and(|rest| rest.starts_with('=')))
+    let mut padded = facts.get(PADDED).into_iter().flat_map(|padded| entries(padded));
+    padded.any(|(_, _, setting)| change.strip_prefix(setting).is_some_and(|rest| rest.starts_with('=')))
 }
 
 /// Returns the steps of the checkpoints in a folder, of which there must be none without `resume`.
