@@ -56,6 +56,14 @@ fn options_of_checkpoints_need_a_place_for_them() {
                 .fails(&[&message, "--run-dir DIR or --checkpoint-dir DIR"]);
         }
     }
+    // This is refused before the data are read.
+    for place_of_others in [["--checkpoint-dir", "c"], ["--metrics", "m.jsonl"]] {
+        place
+            .run(
+                &[&["train", "t5_tiny", "--data", "no.txt", "--profile", "2"], &place_of_others[..]].concat(),
+            )
+            .fails(&["`--profile` writes to a run directory, and there is none", "--run-dir DIR"]);
+    }
     assert_eq!(place.entries(), [""; 0]);
 }
 

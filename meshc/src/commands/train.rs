@@ -360,12 +360,6 @@ impl Run {
             None => None,
         };
         let reserved = args.choose_run_dir(member, &artefact.manifest.program)?;
-        if args.profile.is_some() && args.run_dir.is_none() {
-            return Err(failure(
-                "`--profile` writes to a run directory, and there is none",
-                "add --run-dir DIR",
-            ));
-        }
         // Rank 0 writes what exists once.
         let run_dir = args.run_dir.as_ref().filter(|_| member.job.is_first());
         let run_folder = run_dir.map(|dir| RunFolder::create(dir)).transpose()?;
@@ -467,9 +461,16 @@ impl Args {
         !self.no_run_dir && named.iter().all(|place| place.is_none())
     }
 
-    /// Refuses options of checkpoints for a run that has no place for them.
+    /// Refuses options of checkpoints and profiles for a run that has no place for them.
     fn check_place(&self, member: &Member) -> Result<()> {
-        if self.checkpoints().is_some() || self.has_default_run_dir() && !member.is_in_job() {
+        let has_default = self.has_default_run_dir() && !member.is_in_job();
+        if self.profile.is_some() && self.run_dir.is_none() && !has_default {
+            return Err(failure(
+                "`--profile` writes to a run directory, and there is none",
+                "add --run-dir DIR",
+            ));
+        }
+        if self.checkpoints().is_some() || has_default {
             return Ok(());
         }
         let given = [
