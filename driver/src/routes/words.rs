@@ -54,10 +54,9 @@ fn letters(piece: &str) -> Option<(bool, &str)> {
         Some(rest) => (true, rest),
         None => (false, piece.strip_prefix("##").unwrap_or(piece)),
     };
-    let is_name = rest.starts_with('<') && rest.ends_with('>') || rest.starts_with('#');
     let is_byte = rest.starts_with("\\x");
     let is_word = is_byte || !rest.is_empty() && rest.chars().all(char::is_alphanumeric);
-    (is_word && !is_name).then_some((begins, rest))
+    is_word.then_some((begins, rest))
 }
 
 /// Replaces bytes beyond ASCII, which are written as `\xc3\xa9`, by the characters that they encode.

@@ -278,7 +278,7 @@ impl Counted {
             };
             let has = assign(&group, layer.experts, layer.capacity);
             if !has.iter().zip(&record.state[range]).all(|(has, state)| *has == (*state == 2)) {
-                return Err("the replay of the recorded choices gives other expert slots than the program");
+                return Err("the recorded choices do not lead to the expert slots that the program assigned");
             }
             for (dropped, (_, capacity)) in self.what_if.iter_mut().zip(&layer.what_if) {
                 let has = assign(&group, layer.experts, *capacity);

@@ -75,7 +75,7 @@ pub fn remove_unused(folder: &Path) {
     let is_lock = |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.file_name() == NAME);
     let is_unused = fs::read_dir(folder).is_ok_and(|mut entries| entries.all(is_lock));
     if is_unused {
-        // What cannot be removed does no harm.
+        // A file that cannot be removed does no harm.
         let _ = fs::remove_file(folder.join(NAME));
         let _ = fs::remove_dir(folder);
     }

@@ -60,7 +60,8 @@ pub fn run(
     options.job.enter("compile", 0);
     let seen = prepare(session, seed, evaluation.is_some(), observer, &mut stop)?;
     // A run that was stopped before it began has no state.
-    for from in from.iter().take(if session.is_initialized() { usize::MAX } else { 0 }) {
+    let from = if session.is_initialized() { from } else { Vec::new() };
+    for from in &from {
         observer.on_phase(&format!("restoring the parameters from {}", from.plan.table.checkpoint));
         session.load(&from.checkpoint, &from.plan)?;
         from.report(options, observer);
@@ -102,7 +103,7 @@ struct Initial {
 
 impl Initial {
     /// Returns the checkpoints of the initial parameters of a new run, in the order in which they are loaded.
-    /// None means that parameters are those of `init`, which the program must allow.
+    /// An empty list means that parameters are those of `init`, which the program must allow.
     fn all(options: &Options, session: &Session) -> Result<Vec<Self>> {
         let meta = &session.artefact().manifest.meta;
         let stated = |key: &str| meta.get(key).map(String::as_str);
@@ -118,7 +119,7 @@ impl Initial {
         let Some(teacher) = &options.teacher else {
             return Ok(vec![Self::open(session, source, &stated)?]);
         };
-        // What the program says about its parameters is about those of the teacher.
+        // The program's statements about its parameters are about those of the teacher.
         let all: Pattern = "*".parse().expect("it is a pattern");
         let mapping = Mapping { initial: vec![all], ..Mapping::default() };
         let teacher = Source { checkpoint: teacher.clone(), mapping, record: None };
