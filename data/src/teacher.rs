@@ -72,8 +72,8 @@ impl TeacherFacts {
         [vec![rows, input_length], vec![rows, target_length], logits.clone(), logits]
     }
 
-    /// Returns the number of bytes of all tensors, with a tokenizer of this many. `None` means that no file is
-    /// that large.
+    /// Returns the number of bytes of all tensors, with a tokenizer of this many. `None` means that no file
+    /// is that large.
     fn bytes(&self, tokenizer: usize) -> Option<u64> {
         let mut all = tokenizer as u64;
         for shape in self.shapes() {

@@ -81,7 +81,11 @@ pub fn with_options(
     artefact: Artefact,
     options: ClientOptions,
 ) -> Result<Session> {
-    let mut session = Session::open(&chosen.plugin, artefact, options)?;
+    equipped(Session::open(&chosen.plugin, artefact, options)?, chosen, request)
+}
+
+/// Returns the session with the host's allocator, the profile and the cache of executables of the request.
+pub fn equipped(mut session: Session, chosen: &Chosen, request: &Request) -> Result<Session> {
     session.set_host_allocator(request.host.allocator);
     if let Some(profile) = &request.profile {
         session.record_calls(profile.begin(&chosen.plugin));

@@ -26,8 +26,8 @@ impl Model for Variants<'_> {
 const WITHIN: Duration = Duration::from_secs(60);
 
 /// Completes a request for a slice: if no precision is given and the model has one, it becomes selective; on
-/// several devices, if neither a mesh nor a layout is given, a quick plan chooses them and the schedule. Shows
-/// what was chosen, as options that pin it.
+/// several devices, if neither a mesh nor a layout is given, a quick plan chooses them and the schedule.
+/// Shows what was chosen, as options that pin it.
 ///
 /// # Errors
 /// The model cannot be loaded, no mesh is valid for it, or none was found in time.

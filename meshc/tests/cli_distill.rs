@@ -124,6 +124,9 @@ fn rows_of_text_have_few_logits_and_held_out_rows() {
         .fails_with(2, &["required arguments", "--input"]);
     place
         .run(&["score", "teacher", "--input", "pairs.txt", "--top", "5"])
+        .fails_with(2, &["--top <K>", "cannot be used with", "--input <FILE>"]);
+    place
+        .run(&["score", "teacher", "--data", "a.txt", "--top", "5"])
         .fails_with(2, &["required arguments", "--logits <FILE.safetensors>"]);
     assert!(!place.run(&["score", "--help"]).succeeds().out.contains("--teacher-logits <"));
     assert!(!place.at("x.safetensors").exists());

@@ -1,6 +1,6 @@
 //! Dims with padding, as a program's meta entry [`PADDED`] and the fact of its checkpoints list them:
-//! `DIM=SIZE:SETTING`, separated by commas. SIZE is the used part of the dim, and SETTING is the one that pads
-//! it.
+//! `DIM=SIZE:SETTING`, separated by commas. SIZE is the used part of the dim, and SETTING is the one that
+//! pads it.
 
 /// The name of the meta entry and of the fact.
 pub const PADDED: &str = "padded";

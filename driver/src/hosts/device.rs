@@ -4,13 +4,12 @@ use super::member::Member;
 use crate::{
     Request,
     device::{self, Chosen},
-    files::cache,
 };
 use anyhow::Result;
 use job::{Job, member::Contribution};
 use pjrt::{Client, ClientOptions};
 use runtime::{
-    Artefact, Error, ExecutableCache, Session,
+    Artefact, Error, Session,
     plugin::{JobStore, Platform, gpu},
     processes::Exchange,
     session::Placement,
@@ -66,12 +65,7 @@ fn cpu_session(request: &Request, chosen: &Chosen, artefact: Artefact, member: &
     let client = Client::create(&chosen.plugin, &request.plugin.client_options(chosen.platform, own))
         .map_err(Error::pjrt("creating a client"))?;
     let exchange = Exchange::connect(&member.job, usize::try_from(own)?, member.address()?)?;
-    let mut session = Session::of_process(client, artefact, &exchange)?;
-    session.set_host_allocator(request.host.allocator);
-    if !request.plugin.no_executable_cache {
-        session.set_executable_cache(ExecutableCache::in_cache(&cache()?));
-    }
-    Ok(session)
+    device::equipped(Session::of_process(client, artefact, &exchange)?, chosen, request)
 }
 
 /// Compares the devices that each process sees.

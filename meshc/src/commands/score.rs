@@ -50,8 +50,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE.safetensors", conflicts_with = "input")]
     logits: Option<PathBuf>,
     /// With --logits: number of logits for each target token
-    #[arg(long, value_name = "K", default_value_t = 64, requires = "logits", value_parser = at_least_one,
-        allow_negative_numbers = true)]
+    #[arg(long, value_name = "K", default_value_t = 64, requires = "logits", conflicts_with = "input",
+        value_parser = at_least_one, allow_negative_numbers = true)]
     top: usize,
     #[command(flatten)]
     data: DataOptions,
