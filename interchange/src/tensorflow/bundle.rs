@@ -1,9 +1,6 @@
 //! Files of a TensorFlow checkpoint: the index, `NAME.index`, and elements, `NAME.data-00000-of-00002`.
 
-use super::{
-    names::renamed,
-    table::{masked, records},
-};
+use super::{names::renamed, table::records};
 use crate::{
     failure,
     hf::file::Element,
@@ -11,6 +8,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use prost::Message;
+use runtime::train::events::masked;
 use std::{
     cell::Cell,
     collections::BTreeMap,

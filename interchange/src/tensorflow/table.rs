@@ -4,6 +4,8 @@
 //! lists the other blocks. The keys of a block are stored without the beginning that they share with the
 //! key before. A block is followed by the kind of its compression and a checksum of both.
 
+use runtime::train::events::masked;
+
 /// The number at the end of a table.
 const MAGIC: u64 = 0xdb47_7524_8b80_fb57;
 /// Length of the end of a table.
@@ -79,11 +81,6 @@ fn block(bytes: &[u8], (offset, length): (usize, usize)) -> Result<Vec<Record>, 
         rest = &rest[own + value..];
     }
     Ok(all)
-}
-
-/// Returns a checksum in the form in which LevelDB and TensorFlow store it.
-pub fn masked(sum: u32) -> u32 {
-    sum.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 #[cfg(test)]

@@ -132,8 +132,9 @@ fn framed(message: &[u8]) -> Vec<u8> {
     [&length[..], &crc(&length), message, &crc(message)].concat()
 }
 
-/// Masks a CRC as TFRecord does, so that the CRC of data with embedded CRCs is not a special case.
-fn masked(crc: u32) -> u32 {
+/// Masks a CRC as TFRecord, LevelDB and TensorFlow do, so that the CRC of data with embedded CRCs is not a
+/// special case.
+pub fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
