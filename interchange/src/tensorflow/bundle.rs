@@ -16,12 +16,15 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
+    io::Read,
 
 /// Number of bytes that are read at once.
 const BLOCK: usize = 64 << 20;
 /// The key of the header in the index.
 const HEADER: &[u8] = b"";
 /// The tensor with the number of the step.
+/// Number of bytes that are read of a file `checkpoint`.
+const BEGINNING: u64 = 64 << 10;
 const STEP: &str = "global_step";
 /// A tensor with names of Python objects, which newer versions write.
 const OBJECTS: &str = "_CHECKPOINTABLE_OBJECT_GRAPH";
@@ -249,7 +252,7 @@ fn with_ending(prefix: &Path, ending: &str) -> PathBuf {
 fn prefix(path: &Path) -> Option<PathBuf> {
     let index = |prefix: &Path| with_ending(prefix, ".index").is_file();
     if path.is_dir() {
-        let named = fs::read_to_string(path.join("checkpoint")).ok().and_then(|text| latest(&text));
+        let named = beginning(&path.join("checkpoint")).and_then(|text| latest(&text));
         if let Some(prefix) = named.map(|name| path.join(name)).filter(|prefix| index(prefix)) {
             return Some(prefix);
         }
@@ -296,6 +299,14 @@ impl Source for Checkpoint {
         if let (Some(start), Some(size)) = (start.first_mut(), sizes.first_mut()) {
             *start = block * rows;
             *size = rows.min(*size - *start);
+/// Returns the beginning of a file `checkpoint`, which names the newest checkpoint first. T5X has a file of
+/// the same name, which may be large.
+fn beginning(path: &Path) -> Option<String> {
+    let mut bytes = Vec::new();
+    proto::regular::open(path).ok()?.take(BEGINNING).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
         }
         let row = array.sizes.iter().skip(1).product::<usize>() * array.element.size();
         let mut bytes = vec![0; sizes.iter().product::<usize>() * array.element.size()];
@@ -505,3 +516,7 @@ mod tests {
         assert!(!Checkpoint::is_at(&at("tf/other")) && !Checkpoint::is_at(&at("none")));
     }
 }
+        assert_eq!(super::prefix(&at("tf")), Some(prefix.clone()));
+        // Only the beginning is read, and it need not be text.
+        let long = [&b"\xff\nmodel_checkpoint_path: \"model.ckpt-123\"\n"[..], &vec![0xff; 1 << 20]].concat();
+        fs::write(at("tf/checkpoint"), &long).unwrap();
