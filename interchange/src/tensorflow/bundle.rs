@@ -169,8 +169,7 @@ impl Checkpoint {
 
     /// Returns the number of rows that are read at once.
     fn rows(array: &Array) -> usize {
-        let row = array.sizes.iter().skip(1).product::<usize>() * array.element.size();
-        (BLOCK / row.max(1)).max(1)
+        (BLOCK / row(array).max(1)).max(1)
     }
 }
 
@@ -198,6 +197,11 @@ fn entries(index: &[u8]) -> Result<(usize, BTreeMap<String, Entry>), String> {
 fn placed(name: &str, entry: &Entry, lengths: &[u64]) -> Result<(Array, Place), String> {
     let element = element(entry.dtype).ok_or_else(|| {
         format!(
+/// Returns the number of bytes in a row, which has all axes but the first.
+fn row(array: &Array) -> usize {
+    array.sizes.iter().skip(1).product::<usize>() * array.element.size()
+}
+
             "has the tensor `{name}` of TensorFlow's type {}; float32 (1), float64 (2), int32 (3), bfloat16 (14) and \
              float16 (19) are supported",
             entry.dtype
@@ -308,10 +312,9 @@ fn beginning(path: &Path) -> Option<String> {
 }
 
         }
-        let row = array.sizes.iter().skip(1).product::<usize>() * array.element.size();
         let mut bytes = vec![0; sizes.iter().product::<usize>() * array.element.size()];
         let (path, file) = &self.shards[place.shard];
-        let offset = place.offset + (start.first().unwrap_or(&0) * row) as u64;
+        let offset = place.offset + (start.first().unwrap_or(&0) * row(array)) as u64;
         file.read_exact_at(&mut bytes, offset).with_context(|| format!("reading `{}`", path.display()))?;
         let before = if block == 0 { 0 } else { self.sum.get() };
         self.sum.set(crc32c::crc32c_append(before, &bytes));
