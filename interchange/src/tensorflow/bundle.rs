@@ -1,6 +1,9 @@
 //! Files of a TensorFlow checkpoint: the index, `NAME.index`, and elements, `NAME.data-00000-of-00002`.
 
-use super::{names::renamed, table::records};
+use super::{
+    names::renamed,
+    table::{Refused, records},
+};
 use crate::{
     failure,
     hf::file::Element,
@@ -13,19 +16,23 @@ use std::{
     cell::Cell,
     collections::BTreeMap,
     fs::{self, File},
+    io::Read,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
-    io::Read,
 
 /// Number of bytes that are read at once.
 const BLOCK: usize = 64 << 20;
+/// Number of bytes that are read of a file `checkpoint`.
+const BEGINNING: u64 = 64 << 10;
 /// The key of the header in the index.
 const HEADER: &[u8] = b"";
 /// The tensor with the number of the step.
-/// Number of bytes that are read of a file `checkpoint`.
-const BEGINNING: u64 = 64 << 10;
 const STEP: &str = "global_step";
+/// The remedy for files that are incomplete or damaged.
+const DAMAGED: &str = "the checkpoint is incomplete or damaged: copy or download all of its files again";
+/// The remedy for formats and models that are not supported.
+const UNSUPPORTED: &str = "docs/interchange.md lists the models and formats that can be imported";
 /// A tensor with names of Python objects, which newer versions write.
 const OBJECTS: &str = "_CHECKPOINTABLE_OBJECT_GRAPH";
 
@@ -106,18 +113,19 @@ impl Checkpoint {
     /// Opens a checkpoint: a path without the endings of its files, the path of its index, or a folder.
     ///
     /// # Errors
-    /// A file is missing or damaged, or tensors are not those of a T5.
+    /// A file is missing or damaged, its format is not supported, or tensors are not those of a T5.
     pub fn open(path: &Path) -> Result<Self> {
         let prefix =
             prefix(path).with_context(|| format!("`{}` has no TensorFlow checkpoint", path.display()))?;
         let index = with_ending(&prefix, ".index");
-        let wrong = |why: String| {
-            failure(
-                format!("`{}` {why}", index.display()),
-                "the checkpoint is incomplete or damaged: copy or download all of its files again",
-            )
+        let wrong = |why: Refused| {
+            let (why, help) = match why {
+                Refused::Damaged(why) => (why, DAMAGED),
+                Refused::Unsupported(why) => (why, UNSUPPORTED),
+            };
+            failure(format!("`{}` {why}", index.display()), help)
         };
-        let bytes = proto::regular::read(&index).map_err(|e| wrong(format!("cannot be read: {e}")))?;
+        let bytes = proto::regular::read(&index).map_err(|e| wrong(format!("cannot be read: {e}").into()))?;
         let (shards, entries) = entries(&bytes).map_err(wrong)?;
         let shards = (0..shards).map(|i| {
             let path = with_ending(&prefix, &format!(".data-{i:05}-of-{shards:05}"));
@@ -143,7 +151,7 @@ impl Checkpoint {
             step: 0,
             sum: Cell::new(0),
         };
-        for (name, own_name) in names.map_err(wrong)? {
+        for (name, own_name) in names.map_err(|why| wrong(Refused::Unsupported(why)))? {
             let (array, place) = placed(own_name, &entries[own_name], &lengths).map_err(wrong)?;
             all.arrays.insert(name.clone(), array);
             all.places.insert(name, place);
@@ -154,17 +162,33 @@ impl Checkpoint {
         Ok(all)
     }
 
-    /// Returns the number of the step, 4 or 8 bytes.
-    fn number(&self, entry: &Entry) -> Result<u64, String> {
-        let bad = || format!("has a damaged tensor `{STEP}`");
-        let length = usize::try_from(entry.size).ok().filter(|n| *n == 4 || *n == 8).ok_or_else(bad)?;
+    /// Returns the number of the step, an int32 or int64.
+    fn number(&self, entry: &Entry) -> Result<u64, Refused> {
+        let bad = || Refused::Damaged(format!("has a damaged tensor `{STEP}`"));
+        let length = match entry.dtype {
+            3 => 4,
+            9 => 8,
+            other => {
+                return Err(Refused::Unsupported(format!(
+                    "has the tensor `{STEP}` of TensorFlow's type {other}; int32 (3) and int64 (9) are supported"
+                )));
+            }
+        };
+        if usize::try_from(entry.size) != Ok(length) {
+            return Err(bad());
+        }
         let shard = usize::try_from(entry.shard).ok().and_then(|i| self.shards.get(i)).ok_or_else(bad)?;
         let (mut bytes, offset) = ([0; 8], u64::try_from(entry.offset).map_err(|_| bad())?);
         shard.1.read_exact_at(&mut bytes[..length], offset).map_err(|_| bad())?;
         if masked(crc32c::crc32c(&bytes[..length])) != entry.crc32c {
             return Err(bad());
         }
-        Ok(u64::from_le_bytes(bytes))
+        let [a, b, c, d, ..] = bytes;
+        let step = match length {
+            4 => i64::from(i32::from_le_bytes([a, b, c, d])),
+            _ => i64::from_le_bytes(bytes),
+        };
+        u64::try_from(step).map_err(|_| Refused::Damaged(format!("has a negative step, {step}, in `{STEP}`")))
     }
 
     /// Returns the number of rows that are read at once.
@@ -173,13 +197,19 @@ impl Checkpoint {
     }
 }
 
+/// Returns the number of bytes in a row, which has all axes but the first.
+fn row(array: &Array) -> usize {
+    array.sizes.iter().skip(1).product::<usize>() * array.element.size()
+}
+
 /// Returns the number of files with elements, and the entries by name.
-fn entries(index: &[u8]) -> Result<(usize, BTreeMap<String, Entry>), String> {
+fn entries(index: &[u8]) -> Result<(usize, BTreeMap<String, Entry>), Refused> {
     let mut all = records(index)?.into_iter();
     let header = all.next().filter(|(key, _)| key == HEADER).ok_or("has no header")?.1;
     let header = Header::decode(&header[..]).map_err(|e| format!("has a damaged header: {e}"))?;
     if header.endianness != 0 {
-        return Err("was written by a big-endian machine, which is not supported".into());
+        let why = "was written by a big-endian machine, which is not supported";
+        return Err(Refused::Unsupported(why.into()));
     }
     // The names of files have five digits.
     let shards = usize::try_from(header.shards).ok().filter(|n| (1..100_000).contains(n));
@@ -194,21 +224,17 @@ fn entries(index: &[u8]) -> Result<(usize, BTreeMap<String, Entry>), String> {
 }
 
 /// Returns the array of an entry and its place, held against the lengths of the files.
-fn placed(name: &str, entry: &Entry, lengths: &[u64]) -> Result<(Array, Place), String> {
+fn placed(name: &str, entry: &Entry, lengths: &[u64]) -> Result<(Array, Place), Refused> {
     let element = element(entry.dtype).ok_or_else(|| {
-        format!(
-/// Returns the number of bytes in a row, which has all axes but the first.
-fn row(array: &Array) -> usize {
-    array.sizes.iter().skip(1).product::<usize>() * array.element.size()
-}
-
+        Refused::Unsupported(format!(
             "has the tensor `{name}` of TensorFlow's type {}; float32 (1), float64 (2), int32 (3), bfloat16 (14) and \
              float16 (19) are supported",
             entry.dtype
-        )
+        ))
     })?;
     if !entry.slices.is_empty() {
-        return Err(format!("has the tensor `{name}` in slices: save it without a partitioner"));
+        let why = format!("has the tensor `{name}` in slices: save it without a partitioner");
+        return Err(Refused::Unsupported(why));
     }
     let dims = entry.shape.iter().flat_map(|shape| &shape.dims);
     let sizes: Option<Vec<usize>> = dims.map(|dim| usize::try_from(dim.size).ok()).collect();
@@ -217,18 +243,21 @@ fn row(array: &Array) -> usize {
         sizes.zip(bytes).ok_or_else(|| format!("has the tensor `{name}` with wrong sizes"))?;
     let (size, offset) = (u64::try_from(entry.size).ok(), u64::try_from(entry.offset).ok());
     if size != Some(bytes) {
-        return Err(format!("has the tensor `{name}` of sizes {sizes:?} with {} bytes", entry.size));
+        return Err(format!("has the tensor `{name}` of sizes {sizes:?} with {} bytes", entry.size).into());
     }
     let shard = usize::try_from(entry.shard).ok().filter(|shard| *shard < lengths.len());
     let end = offset.and_then(|offset| offset.checked_add(bytes));
     let (Some(shard), Some(offset), Some(end)) = (shard, offset, end) else {
-        return Err(format!("has the tensor `{name}` at byte {} of file {}", entry.offset, entry.shard));
+        return Err(
+            format!("has the tensor `{name}` at byte {} of file {}", entry.offset, entry.shard).into()
+        );
     };
     if end > lengths[shard] {
         return Err(format!(
             "has the tensor `{name}` up to byte {end} of file {shard}, which has {} bytes",
             lengths[shard]
-        ));
+        )
+        .into());
     }
     let place = Place { own_name: name.to_owned(), shard, offset, crc32c: entry.crc32c };
     Ok((Array { element, sizes }, place))
@@ -270,6 +299,14 @@ fn prefix(path: &Path) -> Option<PathBuf> {
     Some(PathBuf::from(without)).filter(|prefix| index(prefix))
 }
 
+/// Returns the beginning of a file `checkpoint`, which names the newest checkpoint first. T5X has a file of
+/// the same name, which may be large.
+fn beginning(path: &Path) -> Option<String> {
+    let mut bytes = Vec::new();
+    proto::regular::open(path).ok()?.take(BEGINNING).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// Returns the name of the newest checkpoint in the text of a file `checkpoint`.
 fn latest(text: &str) -> Option<String> {
     let line = text.lines().find_map(|line| line.strip_prefix("model_checkpoint_path:"))?;
@@ -303,14 +340,6 @@ impl Source for Checkpoint {
         if let (Some(start), Some(size)) = (start.first_mut(), sizes.first_mut()) {
             *start = block * rows;
             *size = rows.min(*size - *start);
-/// Returns the beginning of a file `checkpoint`, which names the newest checkpoint first. T5X has a file of
-/// the same name, which may be large.
-fn beginning(path: &Path) -> Option<String> {
-    let mut bytes = Vec::new();
-    proto::regular::open(path).ok()?.take(BEGINNING).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
-}
-
         }
         let mut bytes = vec![0; sizes.iter().product::<usize>() * array.element.size()];
         let (path, file) = &self.shards[place.shard];
@@ -401,6 +430,11 @@ mod tests {
 
     /// Writes a checkpoint with elements 0, 1, 2 and so on; `change` alters the entries.
     fn checkpoint(change: impl Fn(&str, &mut Entry)) -> TempDir {
+        with_step(9, &123i64.to_le_bytes(), Header { shards: 1, endianness: 0 }, change)
+    }
+
+    /// The same with these elements of the step and this header.
+    fn with_step(dtype: i32, step: &[u8], header: Header, change: impl Fn(&str, &mut Entry)) -> TempDir {
         let place = tempfile::tempdir().unwrap();
         let (mut data, mut entries) = (Vec::new(), BTreeMap::new());
         let mut add = |name: String, dtype: i32, sizes: &[usize], bytes: Vec<u8>| {
@@ -425,9 +459,8 @@ mod tests {
             number += count;
             add(own(&variable.name), 1, &sizes, bytes);
         }
-        add(STEP.into(), 9, &[], 123i64.to_le_bytes().to_vec());
-        let header = Header { shards: 1, endianness: 0 }.encode_to_vec();
-        let records = [(Vec::new(), header)].into_iter();
+        add(STEP.into(), dtype, &[], step.to_vec());
+        let records = [(Vec::new(), header.encode_to_vec())].into_iter();
         let records = records
             .chain(entries.into_iter().map(|(name, entry)| (name.into_bytes(), entry.encode_to_vec())));
         fs::create_dir(place.path().join("tf")).unwrap();
@@ -459,12 +492,61 @@ mod tests {
         assert_eq!(embedding, (0..40).map(f64::from).collect::<Vec<_>>());
     }
 
-    /// Checks the error, and that nothing is written.
+    /// Writes a checkpoint whose entry of one matrix is altered.
+    fn changed(change: fn(&mut Entry)) -> TempDir {
+        checkpoint(|own, entry| {
+            if own == "encoder/block_000/layer_001/DenseReluDense/wi/kernel" {
+                change(entry);
+            }
+        })
+    }
+
+    /// Checks the error and its help, and that nothing is written.
     #[track_caller]
-    fn refused(place: &TempDir, expect: &str) {
-        let error = read_in(place).unwrap_err().to_string();
-        assert!(error.contains(expect), "{error}\ndoes not say\n{expect}");
+    fn refused(place: &TempDir, expect: &str, help: &str) {
+        let error = read_in(place).unwrap_err();
+        let Some(runtime::Error::Input { what, help: found }) = error.downcast_ref() else {
+            panic!("{error:#}")
+        };
+        assert!(what.contains(expect), "{what}\ndoes not say\n{expect}");
+        assert_eq!(found, help, "{what}");
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+    }
+
+    /// Checks the step that is read of these elements, or the error and its help.
+    #[track_caller]
+    fn step(dtype: i32, bytes: &[u8], expect: Result<u64, (&str, &str)>) {
+        let place = with_step(dtype, bytes, Header { shards: 1, endianness: 0 }, |_, _| ());
+        match expect {
+            Ok(step) => assert_eq!(read_in(&place).unwrap().step, step),
+            Err((why, help)) => refused(&place, why, help),
+        }
+    }
+
+    #[test]
+    fn the_step_is_an_integer_that_is_not_negative() {
+        step(3, &7i32.to_le_bytes(), Ok(7));
+        step(9, &(1i64 << 40).to_le_bytes(), Ok(1 << 40));
+        step(3, &(-1i32).to_le_bytes(), Err(("has a negative step, -1, in `global_step`", DAMAGED)));
+        step(9, &(-9i64).to_le_bytes(), Err(("has a negative step, -9, in `global_step`", DAMAGED)));
+        step(
+            1,
+            &7f32.to_le_bytes(),
+            Err(("has the tensor `global_step` of TensorFlow's type 1", UNSUPPORTED)),
+        );
+        for (dtype, bytes) in [(3, &[0; 8][..]), (9, &[0; 4][..]), (3, &[0; 3][..])] {
+            step(dtype, bytes, Err(("has a damaged tensor `global_step`", DAMAGED)));
+        }
+    }
+
+    #[test]
+    fn checkpoints_of_other_formats_are_not_called_damaged() {
+        let big = Header { shards: 1, endianness: 1 };
+        let place = with_step(9, &[0; 8], big, |_, _| ());
+        refused(&place, "was written by a big-endian machine", UNSUPPORTED);
+        refused(&changed(|entry| entry.dtype = 7), "of TensorFlow's type 7", UNSUPPORTED);
+        let slices = changed(|entry| entry.slices = vec![vec![]]);
+        refused(&slices, "in slices: save it without a partitioner", UNSUPPORTED);
     }
 
     #[test]
@@ -476,29 +558,21 @@ mod tests {
         let mut flipped = bytes.clone();
         flipped[400] ^= 1;
         fs::write(&data, flipped).unwrap();
-        refused(&place, "the checksum of tensor `");
+        refused(&place, "the checksum of tensor `", "the file is damaged: copy or download it again");
         fs::write(&data, &bytes[..bytes.len() - 9]).unwrap();
-        refused(&place, "of file 0, which has");
+        refused(&place, "of file 0, which has", DAMAGED);
         fs::remove_file(&data).unwrap();
-        refused(&place, "data-00000-of-00001` cannot be read");
+        let help = "its elements are there: copy or download all files of the checkpoint";
+        refused(&place, "data-00000-of-00001` cannot be read", help);
         let table = fs::read(&index).unwrap();
         fs::write(&index, &table[..table.len() - 1]).unwrap();
-        refused(&place, "is not the index of a TensorFlow checkpoint, or is truncated");
-        let name = "encoder/block_000/layer_001/DenseReluDense/wi/kernel";
-        let change = |with: fn(&mut Entry)| {
-            checkpoint(move |own, entry| {
-                if own == name {
-                    with(entry)
-                }
-            })
-        };
-        refused(&change(|entry| entry.dtype = 7), "of TensorFlow's type 7");
-        refused(&change(|entry| entry.slices = vec![vec![]]), "in slices: save it without a partitioner");
-        refused(&change(|entry| entry.size = 8), "of sizes [4, 6] with 8 bytes");
-        refused(&change(|entry| entry.shard = 4), "of file 4");
+        refused(&place, "is not the index of a TensorFlow checkpoint, or is truncated", DAMAGED);
+        refused(&changed(|entry| entry.size = 8), "of sizes [4, 6] with 8 bytes", DAMAGED);
+        refused(&changed(|entry| entry.shard = 4), "of file 4", DAMAGED);
         refused(
-            &change(|entry| entry.shape.as_mut().unwrap().dims.swap(0, 1)),
+            &changed(|entry| entry.shape.as_mut().unwrap().dims.swap(0, 1)),
             "with wrong sizes:\n    `encoder/block_000",
+            "docs/interchange.md lists the models of T5X, Flaxformer and Mesh TensorFlow that can be imported",
         );
     }
 
@@ -515,11 +589,15 @@ mod tests {
         fs::write(at("tf/model.ckpt-99.index"), "").unwrap();
         assert_eq!(super::prefix(&at("tf")), None, "there are two");
         fs::write(at("tf/checkpoint"), "model_checkpoint_path: \"/there/model.ckpt-123\"\n").unwrap();
-        assert_eq!(super::prefix(&at("tf")), Some(prefix));
-        assert!(!Checkpoint::is_at(&at("tf/other")) && !Checkpoint::is_at(&at("none")));
-    }
-}
         assert_eq!(super::prefix(&at("tf")), Some(prefix.clone()));
         // Only the beginning is read, and it need not be text.
         let long = [&b"\xff\nmodel_checkpoint_path: \"model.ckpt-123\"\n"[..], &vec![0xff; 1 << 20]].concat();
         fs::write(at("tf/checkpoint"), &long).unwrap();
+        assert_eq!(super::prefix(&at("tf")), Some(prefix));
+        fs::remove_file(at("tf/checkpoint")).unwrap();
+        let fifo = std::process::Command::new("mkfifo").arg(at("tf/checkpoint")).status().unwrap();
+        assert!(fifo.success());
+        assert_eq!(super::prefix(&at("tf")), None, "a FIFO is not read");
+        assert!(!Checkpoint::is_at(&at("tf/other")) && !Checkpoint::is_at(&at("none")));
+    }
+}

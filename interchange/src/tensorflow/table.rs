@@ -16,11 +16,32 @@ const TRAILER: usize = 5;
 /// A key and its value.
 pub type Record = (Vec<u8>, Vec<u8>);
 
+/// The reason why a checkpoint is not read. It begins with a verb.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// Files are incomplete or damaged.
+    Damaged(String),
+    /// The format or the model is not supported.
+    Unsupported(String),
+}
+
+impl From<String> for Refused {
+    fn from(why: String) -> Self {
+        Self::Damaged(why)
+    }
+}
+
+impl From<&str> for Refused {
+    fn from(why: &str) -> Self {
+        Self::Damaged(why.to_owned())
+    }
+}
+
 /// Returns the records of a table, in the order of their keys.
 ///
 /// # Errors
-/// The bytes are no table, or are damaged. The error begins with a verb.
-pub fn records(bytes: &[u8]) -> Result<Vec<Record>, String> {
+/// The bytes are no table, are damaged, or are compressed.
+pub fn records(bytes: &[u8]) -> Result<Vec<Record>, Refused> {
     let footer = bytes.len().checked_sub(FOOTER).map(|at| &bytes[at..]).ok_or("is too short")?;
     if footer[FOOTER - 8..] != MAGIC.to_le_bytes() {
         return Err("is not the index of a TensorFlow checkpoint, or is truncated".into());
@@ -31,7 +52,7 @@ pub fn records(bytes: &[u8]) -> Result<Vec<Record>, String> {
     for (_, handle) in block(bytes, place(&mut at)?)? {
         for (key, value) in block(bytes, place(&mut &handle[..])?)? {
             if all.last().is_some_and(|(before, _)| *before >= key) {
-                return Err(format!("has the key `{}` out of order", String::from_utf8_lossy(&key)));
+                return Err(format!("has the key `{}` out of order", String::from_utf8_lossy(&key)).into());
             }
             all.push((key, value));
         }
@@ -50,17 +71,18 @@ fn varint(bytes: &mut &[u8]) -> Result<usize, String> {
 }
 
 /// Returns the records of a block.
-fn block(bytes: &[u8], (offset, length): (usize, usize)) -> Result<Vec<Record>, String> {
+fn block(bytes: &[u8], (offset, length): (usize, usize)) -> Result<Vec<Record>, Refused> {
     let end = offset.checked_add(length).and_then(|end| end.checked_add(TRAILER));
     let whole = end.and_then(|end| bytes.get(offset..end));
     let whole = whole.ok_or_else(|| format!("has a block at {offset} beyond its end"))?;
     let (content, sum) = whole.split_at(length + 1);
     let stored = u32::from_le_bytes([sum[0], sum[1], sum[2], sum[3]]);
     if stored != masked(crc32c::crc32c(content)) {
-        return Err(format!("has a block at {offset} whose checksum is wrong"));
+        return Err(format!("has a block at {offset} whose checksum is wrong").into());
     }
     if content[length] != 0 {
-        return Err(format!("has a compressed block at {offset}; TensorFlow writes them uncompressed"));
+        let why = format!("has a compressed block at {offset}; TensorFlow writes them uncompressed");
+        return Err(Refused::Unsupported(why));
     }
     let broken = || format!("has a damaged block at {offset}");
     // At the end are offsets of keys that are stored whole, and their number.
@@ -73,7 +95,7 @@ fn block(bytes: &[u8], (offset, length): (usize, usize)) -> Result<Vec<Record>, 
     while !rest.is_empty() {
         let (shared, own, value) = (varint(&mut rest)?, varint(&mut rest)?, varint(&mut rest)?);
         if shared > key.len() || own.checked_add(value).is_none_or(|n| n > rest.len()) {
-            return Err(broken());
+            return Err(broken().into());
         }
         key.truncate(shared);
         key.extend_from_slice(&rest[..own]);
@@ -145,6 +167,17 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn compressed_blocks_are_not_supported() {
+        let mut bytes = table(&five()[..1]);
+        let length = content(&five()[..1]).len();
+        bytes[length] = 1;
+        let sum = masked(crc32c::crc32c(&bytes[..=length]));
+        bytes[length + 1..length + TRAILER].copy_from_slice(&sum.to_le_bytes());
+        let why = "has a compressed block at 0; TensorFlow writes them uncompressed".into();
+        assert_eq!(records(&bytes), Err(Refused::Unsupported(why)));
+    }
+
+    #[test]
     fn every_flipped_bit_is_found_or_harmless() {
         let bytes = table(&five());
         for bit in 0..bytes.len() * 8 {
@@ -158,6 +191,7 @@ pub(super) mod tests {
             assert!(records(&bytes[..length]).is_err(), "{length} bytes");
         }
         let reversed: Vec<Record> = five().into_iter().rev().collect();
-        assert!(records(&table(&reversed)).unwrap_err().contains("out of order"));
+        let why = Refused::Damaged("has the key `abd` out of order".into());
+        assert_eq!(records(&table(&reversed)), Err(why));
     }
 }
