@@ -7,7 +7,10 @@
 use super::array::{Array, elements};
 use crate::hf::file::Element;
 use rmpv::Value;
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    io::{self, Read},
+};
 
 /// The extension types of arrays and of scalars.
 const ARRAY: i8 = 1;
@@ -29,25 +32,26 @@ pub enum Leaf {
 /// Returns the leaves of the tree by path, with `/` between names.
 ///
 /// # Errors
-/// The bytes are not such a tree. The error begins with a verb.
-pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Leaf>, String> {
-    let mut rest = bytes;
-    let tree = rmpv::decode::read_value(&mut rest).map_err(|e| format!("is not a msgpack file: {e}"))?;
-    if !rest.is_empty() {
-        return Err(format!("has {} bytes after the tree", rest.len()));
+/// The file is not such a tree. The error begins with a verb.
+pub fn parse(mut file: impl Read) -> Result<BTreeMap<String, Leaf>, String> {
+    let tree = rmpv::decode::read_value(&mut file).map_err(|e| format!("is not a msgpack file: {e}"))?;
+    let rest = io::copy(&mut file, &mut io::sink()).map_err(|e| format!("cannot be read: {e}"))?;
+    if rest > 0 {
+        return Err(format!("has {rest} bytes after the tree"));
     }
     let mut leaves = BTreeMap::new();
-    match &tree {
-        Value::Map(_) => walk("", &tree, &mut leaves)?,
-        _ => return Err("has no tree of arrays".into()),
+    if !tree.is_map() {
+        return Err("has no tree of arrays".into());
     }
+    walk("", tree, &mut leaves)?;
     Ok(leaves)
 }
 
-fn walk(path: &str, value: &Value, leaves: &mut BTreeMap<String, Leaf>) -> Result<(), String> {
+/// Adds the leaves of a tree. Elements are moved where possible, because they may be large.
+fn walk(path: &str, value: Value, leaves: &mut BTreeMap<String, Leaf>) -> Result<(), String> {
     let leaf = match value {
-        Value::Map(_) if value[SPLIT].as_bool() == Some(true) => joined(value),
-        Value::Map(_) if !value["driver"].is_nil() => folder(value).map(Leaf::Folder),
+        Value::Map(_) if value[SPLIT].as_bool() == Some(true) => joined(&value),
+        Value::Map(_) if !value["driver"].is_nil() => folder(&value).map(Leaf::Folder),
         Value::Map(entries) => {
             for (key, value) in entries {
                 let key = key.as_str().ok_or_else(|| format!("has a key under `{path}` that is not text"))?;
@@ -56,7 +60,7 @@ fn walk(path: &str, value: &Value, leaves: &mut BTreeMap<String, Leaf>) -> Resul
             }
             return Ok(());
         }
-        Value::Ext(ARRAY | SCALAR, bytes) => array(bytes),
+        Value::Ext(ARRAY | SCALAR, bytes) => array(&bytes),
         Value::Integer(number) => {
             let number = number.as_i64().and_then(|n| i32::try_from(n).ok()).ok_or("is too large");
             let sizes = Vec::new();
@@ -85,10 +89,11 @@ fn walk(path: &str, value: &Value, leaves: &mut BTreeMap<String, Leaf>) -> Resul
 /// Returns an array of the extension's bytes.
 fn array(mut bytes: &[u8]) -> Result<Leaf, String> {
     let value = rmpv::decode::read_value(&mut bytes).map_err(|e| format!("is a damaged array: {e}"))?;
-    let parts = value.as_array().filter(|parts| parts.len() == 3 && bytes.is_empty());
-    let [sizes, dtype, data] = parts.map(Vec::as_slice).ok_or("is a damaged array")? else {
-        return Err("is a damaged array".into());
+    let parts = match value {
+        Value::Array(parts) if bytes.is_empty() => <[Value; 3]>::try_from(parts).ok(),
+        _ => None,
     };
+    let [sizes, dtype, data] = parts.ok_or("is a damaged array")?;
     let sizes: Option<Vec<usize>> =
         sizes.as_array().and_then(|all| all.iter().map(|n| n.as_u64().map(|n| n as usize)).collect());
     let sizes = sizes.ok_or("is an array without sizes")?;
@@ -96,12 +101,12 @@ fn array(mut bytes: &[u8]) -> Result<Leaf, String> {
     let element = element(dtype).ok_or_else(|| {
         format!("has elements of type {dtype}; float32, bfloat16, float16, float64 and int32 are supported")
     })?;
-    let data = data.as_slice().ok_or("is an array without elements")?;
+    let Value::Binary(data) = data else { return Err("is an array without elements".into()) };
     let expect = elements(&sizes).map(|n| n * element.size());
     if expect != Some(data.len()) {
         return Err(format!("has {} bytes, which do not fit {dtype} of sizes {sizes:?}", data.len()));
     }
-    Ok(Leaf::Inline(Array { element, sizes }, data.to_vec()))
+    Ok(Leaf::Inline(Array { element, sizes }, data))
 }
 
 /// Returns an array that flax split along its elements.
@@ -244,7 +249,7 @@ mod tests {
             ("version".to_owned(), Value::from(3)),
             ("empty".to_owned(), Value::Map(Vec::new())),
         ];
-        let read = parse(&to_bytes(leaves)).unwrap();
+        let read = parse(&to_bytes(leaves)[..]).unwrap();
         assert_eq!(read["optimizer/target/a"], Leaf::Inline(array, bytes));
         assert_eq!(read["optimizer/target/b"], Leaf::Folder("target.b".into()));
         let version = Leaf::Inline(Array { element: Element::I32, sizes: vec![] }, vec![3, 0, 0, 0]);
@@ -267,17 +272,17 @@ mod tests {
                 ("chunks", text(vec![("0", part(vec![1, 2, 3, 4])), ("1", second)])),
             ])
         };
-        let whole = parse(&to_bytes(vec![("a".into(), split(part(vec![5, 6])))])).unwrap();
+        let whole = parse(&to_bytes(vec![("a".into(), split(part(vec![5, 6])))])[..]).unwrap();
         let array = Array { element: Element::Bf16, sizes: vec![3, 1] };
         assert_eq!(whole["a"], Leaf::Inline(array, vec![1, 2, 3, 4, 5, 6]));
-        let wrong = parse(&to_bytes(vec![("a".into(), split(part(vec![5, 6, 7, 8])))])).unwrap_err();
+        let wrong = parse(&to_bytes(vec![("a".into(), split(part(vec![5, 6, 7, 8])))])[..]).unwrap_err();
         assert!(wrong.contains("has 8 bytes in its parts, which do not fit sizes [3, 1]"), "{wrong}");
     }
 
     /// Checks the error for a tree with this value.
     #[track_caller]
     fn refused(value: Value, expect: &str) {
-        let why = parse(&to_bytes(vec![("a".into(), value)])).unwrap_err();
+        let why = parse(&to_bytes(vec![("a".into(), value)])[..]).unwrap_err();
         assert!(why.contains(expect), "{why}\ndoes not say\n{expect}");
     }
 
@@ -302,11 +307,11 @@ mod tests {
             refused(stored("zarr", "file", path), "not a folder beside the file");
         }
         refused(Value::from(format!("{PLACEHOLDER}../a")), "not a folder beside the file");
-        assert!(parse(&[0x93, 1]).unwrap_err().contains("is not a msgpack file"));
-        assert!(parse(&[1]).unwrap_err().contains("has no tree"));
-        assert!(parse(&[0x80, 1]).unwrap_err().contains("has 1 bytes after the tree"));
-        assert!(parse(&[0x81, 1, 2]).unwrap_err().contains("a key under `` that is not text"));
+        assert!(parse(&[0x93_u8, 1][..]).unwrap_err().contains("is not a msgpack file"));
+        assert!(parse(&[1_u8][..]).unwrap_err().contains("has no tree"));
+        assert!(parse(&[0x80_u8, 1][..]).unwrap_err().contains("has 1 bytes after the tree"));
+        assert!(parse(&[0x81_u8, 1, 2][..]).unwrap_err().contains("a key under `` that is not text"));
         let twice = [0x82, 0xa1, b'a', 1, 0xa1, b'a', 2];
-        assert!(parse(&twice).unwrap_err().contains("has the entry `a` twice"));
+        assert!(parse(&twice[..]).unwrap_err().contains("has the entry `a` twice"));
     }
 }

@@ -1,19 +1,22 @@
 //! Checkpoints of T5X: the file `checkpoint` and the folders of its larger arrays.
 
 use super::{
-    array::{Array, Block, Source},
+    array::{Array, Block, Source, elements},
     flax::{self, Leaf, OCDBT},
     zarr::Zarr,
 };
-use crate::failure;
+use crate::{failure, hf::file::Element};
 use anyhow::Result;
 use std::{
     collections::BTreeMap,
+    io::BufReader,
     path::{Path, PathBuf},
 };
 
 /// The name of the file with the tree.
 pub const TREE: &str = "checkpoint";
+/// Names of the step, in newer and older checkpoints.
+const STEPS: [&str; 2] = ["state/step", "step"];
 /// The file that a folder has whose arrays are in OCDBT.
 const OCDBT_FILE: &str = "manifest.ocdbt";
 
@@ -51,9 +54,9 @@ impl Folder {
                 OCDBT,
             ));
         }
-        let bytes = proto::regular::read(&path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
-        let leaves = flax::parse(&bytes).map_err(wrong)?;
-        let (mut arrays, mut stored, mut step) = (BTreeMap::new(), BTreeMap::new(), 0);
+        let file = proto::regular::open(&path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+        let leaves = flax::parse(BufReader::new(file)).map_err(wrong)?;
+        let mut all = Self { dir: dir.to_owned(), arrays: BTreeMap::new(), stored: BTreeMap::new(), step: 0 };
         for (path, leaf) in leaves {
             let name = path.strip_prefix("optimizer/").unwrap_or(&path).to_owned();
             let (array, place) = match leaf {
@@ -63,24 +66,34 @@ impl Folder {
                     (zarr.array.clone(), Stored::Folder(zarr))
                 }
             };
-            match (name.as_str(), &place) {
-                ("version", _) => continue,
-                ("state/step" | "step", Stored::Inline(bytes)) => step = number(bytes),
-                (_, _) => {}
+            if name != "version" {
+                all.arrays.insert(name.clone(), array);
+                all.stored.insert(name, place);
             }
-            arrays.insert(name.clone(), array);
-            stored.insert(name, place);
         }
-        Ok(Self { dir: dir.to_owned(), arrays, stored, step })
+        if let Some(name) = STEPS.into_iter().find(|name| all.arrays.contains_key(*name)) {
+            all.step = all.number(name)?;
+        }
+        Ok(all)
     }
-}
 
-/// Returns a step number of 4 bytes; one that is not positive counts as 0.
-fn number(bytes: &[u8]) -> u64 {
-    <[u8; 4]>::try_from(bytes)
-        .ok()
-        .and_then(|bytes| u64::try_from(i32::from_le_bytes(bytes)).ok())
-        .unwrap_or(0)
+    /// Returns the number of the step, one int32 that is not negative.
+    fn number(&self, name: &str) -> Result<u64> {
+        let wrong = |why: String| {
+            failure(
+                format!("`{}` has the step `{name}` {why}", self.dir.join(TREE).display()),
+                "a step is one int32 from 0: docs/interchange.md",
+            )
+        };
+        let Array { element, sizes } = &self.arrays[name];
+        if (*element, elements(sizes)) != (Element::I32, Some(1)) {
+            return Err(wrong(format!("of sizes {sizes:?} and type {}", flax::dtype(*element))));
+        }
+        let (_, bytes) = self.read(name, 0)?;
+        let bytes = bytes.try_into().expect("an int32 has 4 bytes");
+        let step = i32::from_le_bytes(bytes);
+        u64::try_from(step).map_err(|_| wrong(step.to_string()))
+    }
 }
 
 impl Source for Folder {

@@ -13,7 +13,7 @@ use crate::{
         file::Element,
     },
 };
-use anyhow::Result;
+use anyhow::{Context, Result};
 use mesh::DType;
 use models::t5x::{Layers, Variable};
 use runtime::{
@@ -129,7 +129,9 @@ fn counters(state: &State, step: u64, writer: &mut Writer) -> Result<()> {
         let sizes: Vec<usize> = dims.iter().map(|d| d.1).collect();
         let mut bytes = vec![0; sizes.iter().product::<usize>() * 4];
         if name == "step" {
-            bytes.copy_from_slice(&(step as i32).to_le_bytes());
+            let step = i32::try_from(step)
+                .with_context(|| format!("the step {step} does not fit the counter `step`, an int32"))?;
+            bytes.copy_from_slice(&step.to_le_bytes());
         }
         writer.tensor(name, Kind::Counter, dims, HostTensor { dtype, dims: sizes, bytes })?;
     }

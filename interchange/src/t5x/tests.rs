@@ -1,13 +1,13 @@
 //! Checkpoints of T5X, written and read again, and damaged ones.
 
 use super::{
-    array::Source,
+    array::{Array, Block, Source},
     export::export,
     flax,
     folder::{Folder, TREE},
     import::{Imported, import},
 };
-use crate::{Overrides, facts};
+use crate::{Overrides, facts, hf::file::Element};
 use mesh::{Site, ir::StateKind};
 use models::{Activation, Config, Method, Optimizer, Switch, optimizer::Adafactor};
 use rmpv::Value;
@@ -15,7 +15,7 @@ use runtime::{
     ElementType, HostTensor,
     checkpoint::{Checkpoint, Facts, Kind, Writer},
 };
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 use tempfile::TempDir;
 
 /// A small model whose matrices are factored. The axes of the attention's are equally large.
@@ -43,6 +43,11 @@ fn switch(sparse_step: usize) -> Config {
 
 /// Writes a checkpoint of a model, with slots of Adafactor, at step 7.
 fn checkpoint(dir: &Path, config: &Config, facts: &[(&str, &str)]) {
+    checkpoint_at(dir, config, facts, 7);
+}
+
+/// The same at another step.
+fn checkpoint_at(dir: &Path, config: &Config, facts: &[(&str, &str)], step: u64) {
     let (preset, settings) = config.described();
     let module = models::program::state(config, &Site::default()).finish().unwrap();
     let mut writer = Writer::create(dir).unwrap();
@@ -74,7 +79,7 @@ fn checkpoint(dir: &Path, config: &Config, facts: &[(&str, &str)]) {
         (facts::DTYPE.to_owned(), "f32".to_owned()),
     ]);
     all.extend(facts.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-    writer.finish(all, 7).unwrap();
+    writer.finish(all, step).unwrap();
 }
 
 fn read_in(dir: &Path, out: &Path, settings: &[&str]) -> anyhow::Result<Imported> {
@@ -194,11 +199,84 @@ fn damage_is_refused_and_leaves_nothing() {
 }
 
 #[test]
+fn steps_are_integers_that_are_not_negative() {
+    let with = |element, sizes: &[usize], bytes: &[u8]| {
+        let array = Array { element, sizes: sizes.to_vec() };
+        let step = flax::inline(&array, bytes.to_vec());
+        move |dir: &Path| {
+            let bytes = fs::read(dir.join(TREE)).unwrap();
+            let leaves = flax::parse(&bytes[..]).unwrap().into_iter().map(|(path, leaf)| match leaf {
+                _ if path == "optimizer/state/step" => (path, step.clone()),
+                flax::Leaf::Inline(array, bytes) => (path, flax::inline(&array, bytes)),
+                flax::Leaf::Folder(name) => (path, Value::from(format!("PLACEHOLDER://{name}"))),
+            });
+            let bytes = flax::to_bytes(leaves.collect());
+            fs::write(dir.join(TREE), bytes).unwrap();
+        }
+    };
+    let negative = (-1i32).to_le_bytes();
+    damaged(
+        with(Element::I32, &[], &negative),
+        &["has the step `state/step` -1", "a step is one int32 from 0"],
+    );
+    let float = 7f32.to_le_bytes();
+    damaged(with(Element::F32, &[], &float), &["has the step `state/step` of sizes [] and type float32"]);
+    damaged(with(Element::I32, &[2], &[0; 8]), &["has the step `state/step` of sizes [2] and type int32"]);
+    let (_place, dir) = small();
+    with(Element::I32, &[1], &9i32.to_le_bytes())(&dir);
+    assert_eq!(Folder::open(&dir).unwrap().step(), 9);
+}
+
+/// A checkpoint with a step of more than 32 bits, as Mesh TensorFlow can have.
+struct Late(Folder);
+impl Source for Late {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+    fn arrays(&self) -> &BTreeMap<String, Array> {
+        self.0.arrays()
+    }
+    fn own_name(&self, name: &str) -> String {
+        self.0.own_name(name)
+    }
+    fn blocks(&self, name: &str) -> usize {
+        self.0.blocks(name)
+    }
+    fn read(&self, name: &str, block: usize) -> anyhow::Result<(Block, Vec<u8>)> {
+        self.0.read(name, block)
+    }
+    fn rows_are_first(&self) -> bool {
+        self.0.rows_are_first()
+    }
+    fn step(&self) -> u64 {
+        1 << 31
+    }
+}
+
+#[test]
+fn steps_beyond_32_bits_are_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    checkpoint_at(&at("ours"), &t5(), &[], 1 << 31);
+    let none = Overrides::default();
+    let error = export(&at("ours"), None, &none, &at("theirs"), false).unwrap_err();
+    assert!(error.to_string().contains("has the step 2147483648, and a step of T5X is an int32"), "{error}");
+    assert!(!at("theirs").exists());
+    checkpoint(&at("early"), &t5(), &[]);
+    export(&at("early"), None, &none, &at("theirs"), false).unwrap();
+    let late = Late(Folder::open(&at("theirs")).unwrap());
+    let settings = Overrides { dtype: None, settings: vec!["factored_from=4".to_owned()] };
+    let error = import(&late, &settings, &at("back")).unwrap_err();
+    assert!(error.to_string().contains("the step 2147483648 does not fit the counter `step`"), "{error}");
+    assert!(!at("back").exists());
+}
+
+#[test]
 fn unknown_and_missing_arrays_are_listed() {
     let change = |change: fn(&str) -> String| {
         move |dir: &Path| {
             let bytes = fs::read(dir.join(TREE)).unwrap();
-            let leaves = flax::parse(&bytes).unwrap().into_iter().map(|(path, leaf)| {
+            let leaves = flax::parse(&bytes[..]).unwrap().into_iter().map(|(path, leaf)| {
                 let value = match leaf {
                     flax::Leaf::Inline(array, bytes) => flax::inline(&array, bytes),
                     flax::Leaf::Folder(name) => Value::from(format!("PLACEHOLDER://{name}")),

@@ -17,6 +17,8 @@ use std::{
 
 /// Largest number of bytes in a chunk that is written, as T5X chooses it.
 const CHUNK: usize = 64 << 20;
+/// Largest number of bytes in a chunk that is read: a small file can decompress to as many.
+const LARGEST: usize = 4 << 30;
 /// Largest length of `.zarray`.
 const LONGEST: u64 = 1 << 20;
 
@@ -48,8 +50,8 @@ impl Zarr {
         Self::parse(dir, &text).map_err(|why| {
             failure(
                 format!("`{}` {why}", path.display()),
-                "arrays are read in the format zarr 2, row-major, uncompressed or with gzip: open the array with \
-                 TensorStore and write it so",
+                "arrays are read in the format zarr 2, row-major, uncompressed or with gzip, in chunks of at most \
+                 4 GiB: open the array with TensorStore and write it so",
             )
         })
     }
@@ -86,6 +88,10 @@ impl Zarr {
         let (sizes, chunks) = (list("shape")?, list("chunks")?);
         if sizes.len() != chunks.len() || chunks.contains(&0) {
             return Err(format!("has `chunks` {chunks:?} for `shape` {sizes:?}"));
+        }
+        let bytes = chunks.iter().product::<usize>() * element.size();
+        if bytes > LARGEST {
+            return Err(format!("has `chunks` {chunks:?} of {bytes} bytes; at most {LARGEST} are supported"));
         }
         let separator = match value["dimension_separator"].as_str() {
             None | Some(".") => '.',
@@ -310,7 +316,7 @@ mod tests {
         assert!(zarr.read(3).unwrap_err().to_string().contains("has more bytes instead of 24"));
     }
 
-    /// Checks the error for a description with one key replaced.
+    /// Checks the error, or the array, for a description with one key replaced.
     #[track_caller]
     fn refused(key: &str, value: Value, expect: &str) {
         let mut all = json!({"zarr_format": 2, "order": "C", "filters": null, "compressor": {"id": "gzip"},
@@ -335,6 +341,8 @@ mod tests {
         refused("shape", json!([-4, 4]), "has no `shape`");
         refused("shape", json!([1u64 << 40, 1u64 << 40]), "has too large a `shape`");
         refused("chunks", json!([0, 4]), "has `chunks` [0, 4]");
+        refused("chunks", json!([32769, 32768]), "of 4295098368 bytes; at most 4294967296 are supported");
+        refused("chunks", json!([32768, 32768]), "Zarr {");
         refused("dimension_separator", json!("-"), "has `dimension_separator`");
     }
 
