@@ -21,6 +21,15 @@ impl Overrides {
     pub fn is_empty(&self) -> bool {
         self.dtype.is_none() && self.settings.is_empty()
     }
+
+    /// True if the user gives the value of this setting, `key=value`.
+    pub fn replaces(&self, setting: &str) -> bool {
+        self.settings.iter().any(|own| key(own) == key(setting))
+    }
+}
+
+fn key(setting: &str) -> &str {
+    setting.split('=').next().unwrap_or(setting)
 }
 
 /// The model of a checkpoint.
@@ -48,15 +57,14 @@ impl Origin {
                 "name the model, and the settings of training that differ from its defaults",
             ));
         };
-        let overridden = |setting: &str| {
-            let key = setting.split('=').next().unwrap_or(setting);
-            overrides.settings.iter().any(|s| s.split('=').next() == Some(key))
-        };
         // Settings of older checkpoints hold entries of the schedule, too.
         let own = [facts::SETTINGS, facts::SCHEDULE].into_iter().filter_map(|fact| given.get(fact));
-        let kept = own.flat_map(|text| text.split_whitespace()).filter(|s| !overridden(s)).map(str::to_owned);
+        let kept = own
+            .flat_map(|text| text.split_whitespace())
+            .filter(|s| !overrides.replaces(s))
+            .map(str::to_owned);
         let unsaid =
-            former_defaults(model, given.get(facts::SETTINGS)).filter(|s| !overridden(s)).into_iter();
+            former_defaults(model, given.get(facts::SETTINGS)).filter(|s| !overrides.replaces(s)).into_iter();
         let settings: Vec<String> = unsaid.chain(kept).chain(overrides.settings.iter().cloned()).collect();
         let dtype = overrides.dtype.as_ref().or(given.get(facts::DTYPE));
         Ok(Self {
@@ -78,9 +86,8 @@ impl Origin {
 /// only.
 fn former_defaults(model: &str, recorded: Option<&String>) -> Option<String> {
     let sparse = zoo::named(model).is_some_and(|preset| preset.switch.is_some());
-    let unsaid = |settings: &String| {
-        !settings.split_whitespace().any(|setting| setting.split('=').next() == Some("ignore_padding"))
-    };
+    let unsaid =
+        |settings: &String| !settings.split_whitespace().any(|setting| key(setting) == "ignore_padding");
     (sparse && recorded.is_some_and(unsaid)).then(|| "ignore_padding=false".to_owned())
 }
 

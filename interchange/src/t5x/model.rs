@@ -61,8 +61,7 @@ impl Model {
         let found = found.iter().map(|(key, value)| format!("{key}={value}"));
         let adafactor = shapes.slots().then_some(ADAFACTOR).into_iter().flatten();
         let words = found.chain(adafactor.map(|word| (*word).to_owned()));
-        let key = |word: &str| word.split('=').next().map(str::to_owned);
-        let words = words.filter(|word| overrides.settings.iter().all(|own| key(own) != key(word)));
+        let words = words.filter(|word| !overrides.replaces(word));
         let settings = words.chain(overrides.settings.iter().cloned()).collect::<Vec<_>>().join(" ");
         let config = resolved(preset, &settings, &dtype, &name)?;
         let variables = variables(&config, layers).map_err(wrong)?;
