@@ -10,13 +10,11 @@ pub const SCHEDULE: &str = "schedule";
 pub const DTYPE: &str = "dtype";
 /// The text of the imported `config.json`.
 pub const CONFIG: &str = "hf.config";
-/// The element type of most imported tensors.
-pub const ELEMENT: &str = "hf.element";
-/// Tensors with another element type, as a JSON object from name to type.
-pub const ELEMENTS: &str = "hf.elements";
-/// The element type of most arrays that were imported from T5X.
-pub const T5X_ELEMENT: &str = "t5x.element";
-/// Arrays of T5X with another element type, as a JSON object from path to type.
-pub const T5X_ELEMENTS: &str = "t5x.elements";
+/// The element type of most tensors imported from Hugging Face; tensors with another one, as a JSON object
+/// from name to type.
+pub const ELEMENTS: [&str; 2] = ["hf.element", "hf.elements"];
+/// The element type of most arrays that were imported from T5X; arrays with another one, as a JSON object
+/// from path to type.
+pub const T5X_ELEMENTS: [&str; 2] = ["t5x.element", "t5x.elements"];
 /// Storage of layers in T5X: `separate` or `scanned`.
 pub const T5X_LAYERS: &str = "t5x.layers";

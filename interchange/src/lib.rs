@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`facts`] (what a checkpoint says about its model), [`origin`] (the configuration those
 //! facts describe), [`hf`] (Hugging Face's T5, mT5 and SwitchTransformers: import, export, verification),
-//! [`t5x`] and [`tensorflow`] (checkpoints of T5X and of Mesh TensorFlow), [`arrays`] (either one),
+//! [`t5x`] and [`tensorflow`] (checkpoints of T5X and of Mesh TensorFlow), [`arrays`] (either one), `types`
+//! (element types of what was imported),
 //! [`experts`] (checkpoints with more or fewer experts, or none), [`lora`] (merged adapters), [`tensors`]
 //! (safetensors files).
 //!
@@ -19,6 +20,7 @@ pub mod origin;
 pub mod t5x;
 pub mod tensorflow;
 pub mod tensors;
+mod types;
 
 pub use origin::{Origin, Overrides};
 

@@ -10,6 +10,7 @@ use crate::{
     Origin, Overrides,
     exported::{absent, check, publish, unfinished},
     facts, failure,
+    types::ElementTypes,
 };
 use anyhow::{Context, Result};
 use models::{
@@ -57,10 +58,12 @@ pub fn export(
     check(&checkpoint, &tensors.iter().map(|t| (t.param.as_str(), &t.dims)).collect())?;
     let parameters = tensors.iter().map(|t| t.sizes.iter().product::<usize>()).sum();
     tensors.extend(copied_head(&config, &tensors));
-    let elements = Elements::of(&checkpoint, &origin.dtype)?;
+    // Without facts of an import, the type suits the precision of the model.
+    let usual = if origin.dtype == "f32" { Element::F32 } else { Element::Bf16 };
+    let elements = ElementTypes::of(&checkpoint, facts::ELEMENTS, usual)?;
     let text = match checkpoint.facts().get(facts::CONFIG) {
         Some(text) if overrides.is_empty() && model.is_none() => text.clone(),
-        Some(_) | None => config::write(&config, elements.dtype()).map_err(|why| {
+        Some(_) | None => config::write(&config, dtype(elements.usual())).map_err(|why| {
             failure(
                 format!("`{}` cannot be described by config.json: {why}", dir.display()),
                 "see docs/interchange.md",
@@ -97,56 +100,21 @@ fn copied_head(config: &Config, tensors: &[Tensor]) -> Option<Tensor> {
     Some(Tensor { name: HEAD.into(), ..embedding.clone() })
 }
 
-/// Element types of the exported tensors.
-struct Elements {
-    usual: Element,
-    others: BTreeMap<String, Element>,
-}
-
-impl Elements {
-    /// Returns the types of the imported tensors, else the type for the precision of the model.
-    fn of(checkpoint: &Checkpoint, dtype: &str) -> Result<Self> {
-        let given = checkpoint.facts();
-        let named = |name: &str| {
-            Element::of(name).with_context(|| {
-                format!("`{}` has the unknown element type {name}", checkpoint.dir().display())
-            })
-        };
-        let usual = match given.get(facts::ELEMENT) {
-            Some(name) => named(name)?,
-            None if dtype == "f32" => Element::F32,
-            None => Element::Bf16,
-        };
-        let others: BTreeMap<String, String> = match given.get(facts::ELEMENTS) {
-            Some(text) => {
-                serde_json::from_str(text).context("reading the checkpoint's fact `hf.elements`")?
-            }
-            None => BTreeMap::new(),
-        };
-        let others =
-            others.into_iter().map(|(tensor, name)| Ok((tensor, named(&name)?))).collect::<Result<_>>()?;
-        Ok(Self { usual, others })
-    }
-
-    fn get(&self, tensor: &Tensor) -> Element {
-        self.others.get(&tensor.name).copied().unwrap_or(self.usual)
-    }
-
-    fn dtype(&self) -> &'static str {
-        match self.usual {
-            Element::F32 | Element::I32 => "float32",
-            Element::F64 => "float64",
-            Element::Bf16 => "bfloat16",
-            Element::F16 => "float16",
-        }
+/// Returns the name of a type in `config.json`.
+fn dtype(element: Element) -> &'static str {
+    match element {
+        Element::F32 | Element::I32 => "float32",
+        Element::F64 => "float64",
+        Element::Bf16 => "bfloat16",
+        Element::F16 => "float16",
     }
 }
 
-fn bytes(tensor: &Tensor, elements: &Elements) -> u64 {
-    (tensor.sizes.iter().product::<usize>() * elements.get(tensor).size()) as u64
+fn bytes(tensor: &Tensor, elements: &ElementTypes) -> u64 {
+    (tensor.sizes.iter().product::<usize>() * elements.get(&tensor.name).size()) as u64
 }
 
-fn shards<'t>(tensors: &'t [Tensor], elements: &Elements, most: u64) -> Vec<Vec<&'t Tensor>> {
+fn shards<'t>(tensors: &'t [Tensor], elements: &ElementTypes, most: u64) -> Vec<Vec<&'t Tensor>> {
     let mut shards: Vec<Vec<&Tensor>> = vec![Vec::new()];
     let mut sum = 0;
     for tensor in tensors {
@@ -161,7 +129,12 @@ fn shards<'t>(tensors: &'t [Tensor], elements: &Elements, most: u64) -> Vec<Vec<
     shards
 }
 
-fn write(checkpoint: &Checkpoint, shards: &[Vec<&Tensor>], elements: &Elements, dir: &Path) -> Result<()> {
+fn write(
+    checkpoint: &Checkpoint,
+    shards: &[Vec<&Tensor>],
+    elements: &ElementTypes,
+    dir: &Path,
+) -> Result<()> {
     let mut map = BTreeMap::new();
     let mut total = 0;
     for (i, shard) in shards.iter().enumerate() {
@@ -172,10 +145,11 @@ fn write(checkpoint: &Checkpoint, shards: &[Vec<&Tensor>], elements: &Elements, 
         let path = dir.join(&name);
         let writing = || format!("writing `{}`", path.display());
         let mut file = BufWriter::new(File::create_new(&path).with_context(writing)?);
-        let head: Vec<_> = shard.iter().map(|t| (t.name.clone(), elements.get(t), t.sizes.clone())).collect();
+        let head: Vec<_> =
+            shard.iter().map(|t| (t.name.clone(), elements.get(&t.name), t.sizes.clone())).collect();
         file.write_all(&header(&head)).with_context(writing)?;
         for tensor in shard {
-            file.write_all(&theirs(checkpoint, tensor, elements.get(tensor))?).with_context(writing)?;
+            file.write_all(&theirs(checkpoint, tensor, elements.get(&tensor.name))?).with_context(writing)?;
             map.insert(tensor.name.clone(), name.clone());
             total += bytes(tensor, elements);
         }

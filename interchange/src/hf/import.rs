@@ -5,7 +5,7 @@ use super::{
     file::Element,
     folder::{Folder, Tokenizer},
 };
-use crate::{facts, failure};
+use crate::{facts, failure, types::ElementTypes};
 use anyhow::Result;
 use models::hf::Tensor;
 use runtime::{
@@ -26,16 +26,15 @@ pub struct Imported {
 /// Writes the checkpoint `out` atomically.
 pub fn import(folder: &Folder, out: &Path) -> Result<Imported> {
     let mut writer = Writer::create(out)?;
-    let mut kinds: BTreeMap<&str, Element> = BTreeMap::new();
+    let mut kinds: BTreeMap<String, Element> = BTreeMap::new();
     let mut elements = 0;
     for tensor in &folder.tensors {
         let (element, value) = part(folder, tensor)?;
-        // Rounded to 32 bits, 64-bit elements are 32-bit elements from here on.
-        kinds.insert(&tensor.name, if element == Element::F64 { Element::F32 } else { element });
+        kinds.insert(tensor.name.clone(), element);
         elements += value.dims.iter().product::<usize>() as u64;
         writer.part(&tensor.param, Kind::Param, &tensor.dims, &tensor.start, value)?;
     }
-    let mut facts = described(folder, &kinds)?;
+    let mut facts = described(folder, &ElementTypes::imported(kinds));
     match folder.tokenizer()? {
         Tokenizer::Bytes => drop(facts.insert(TOKENIZER.into(), "bytes".into())),
         Tokenizer::File(contents) => writer.tokenizer(&contents)?,
@@ -59,21 +58,13 @@ pub fn part(folder: &Folder, tensor: &Tensor) -> Result<(Element, HostTensor)> {
     Ok((element, HostTensor { dtype: ElementType::F32, dims: tensor.part.clone(), bytes }))
 }
 
-fn described(folder: &Folder, kinds: &BTreeMap<&str, Element>) -> Result<Facts> {
-    let count = |element: Element| kinds.values().filter(|e| **e == element).count();
-    let usual = [Element::F32, Element::Bf16, Element::F16].into_iter().max_by_key(|e| count(*e));
-    let usual = usual.unwrap_or(Element::F32);
-    let others: BTreeMap<&str, &str> =
-        kinds.iter().filter(|(_, e)| **e != usual).map(|(name, e)| (*name, e.name())).collect();
+fn described(folder: &Folder, types: &ElementTypes) -> Facts {
     let mut all: Vec<(&str, String)> = vec![
         (facts::MODEL, folder.described.model.into()),
         (facts::SETTINGS, folder.described.line()),
         (facts::DTYPE, folder.described.dtype.into()),
         (facts::CONFIG, folder.described.text.clone()),
-        (facts::ELEMENT, usual.name().into()),
     ];
-    if !others.is_empty() {
-        all.push((facts::ELEMENTS, serde_json::to_string(&others)?));
-    }
-    Ok(all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    all.extend(types.facts(facts::ELEMENTS));
+    all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

@@ -14,6 +14,7 @@ use crate::{
     exported::{absent, check, publish, unfinished},
     facts, failure,
     hf::{elements::narrowed, file::Element},
+    types::ElementTypes,
 };
 use anyhow::{Context, Result};
 use models::{
@@ -22,7 +23,7 @@ use models::{
 };
 use rmpv::Value;
 use runtime::checkpoint::{Checkpoint, Kind};
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{fs, path::Path};
 
 /// The version of the format.
 const VERSION: i64 = 3;
@@ -58,15 +59,19 @@ pub fn export(
         failure(format!("`{}` has no counterpart in T5X: {why}", dir.display()), "see docs/interchange.md")
     })?;
     check(&checkpoint, &params.iter().map(|v| (v.param.as_str(), &v.dims)).collect())?;
-    let elements = Elements::of(&checkpoint)?;
+    let step = checkpoint.step();
+    let step = i32::try_from(step)
+        .with_context(|| format!("`{}` has the step {step}, and a step of T5X is an int32", dir.display()))?;
+    // T5X stores 32-bit floats.
+    let elements = ElementTypes::of(&checkpoint, facts::T5X_ELEMENTS, Element::F32)?;
     let slots = slots(&checkpoint, &config, &params);
     let scratch = unfinished(out)?;
     let mut tree = Tree { checkpoint: &checkpoint, dir: scratch.path(), gzip, leaves: Vec::new() };
     for variable in &params {
         tree.in_folder(TARGET, variable, elements.get(&variable.name))?;
     }
-    let step = i32::try_from(checkpoint.step()).unwrap_or(i32::MAX).to_le_bytes().to_vec();
-    tree.inline("state/step", &Array { element: Element::I32, sizes: Vec::new() }, step);
+    let array = Array { element: Element::I32, sizes: Vec::new() };
+    tree.inline("state/step", &array, step.to_le_bytes().to_vec());
     if let Ok((slots, unused)) = &slots {
         for slot in slots {
             match slot.name.ends_with("/v") || slot.name.ends_with("/m") {
@@ -102,31 +107,6 @@ fn slots(
         entry.is_some_and(|entry| state.slots.get(name) == Some(&entry.dims))
     };
     exported(params, &state, fits)
-}
-
-/// Element types of the exported parameters.
-struct Elements {
-    usual: Element,
-    others: BTreeMap<String, String>,
-}
-
-impl Elements {
-    /// Returns the types of the imported arrays, else 32-bit floats, which T5X stores.
-    fn of(checkpoint: &Checkpoint) -> Result<Self> {
-        let given = checkpoint.facts();
-        let usual = given.get(facts::T5X_ELEMENT).and_then(|name| Element::of(name)).unwrap_or(Element::F32);
-        let others = match given.get(facts::T5X_ELEMENTS) {
-            Some(text) => {
-                serde_json::from_str(text).context("reading the checkpoint's fact `t5x.elements`")?
-            }
-            None => BTreeMap::new(),
-        };
-        Ok(Self { usual, others })
-    }
-
-    fn get(&self, name: &str) -> Element {
-        self.others.get(name).and_then(|name| Element::of(name)).unwrap_or(self.usual)
-    }
 }
 
 /// The tree that is being written.

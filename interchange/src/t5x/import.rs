@@ -12,6 +12,7 @@ use crate::{
         elements::{beyond_f32, widened},
         file::Element,
     },
+    types::ElementTypes,
 };
 use anyhow::{Context, Result};
 use mesh::DType;
@@ -46,9 +47,7 @@ pub fn import(source: &dyn Source, overrides: &Overrides, out: &Path) -> Result<
     let (mut elements, mut kinds) = (0, BTreeMap::new());
     for variable in &model.variables {
         let element = copy(source, TARGET, variable, Kind::Param, &mut writer)?;
-        // Rounded to 32 bits, 64-bit elements are 32-bit elements from here on.
-        let element = if element == Element::F64 { Element::F32 } else { element };
-        kinds.insert(variable.name.as_str(), element);
+        kinds.insert(variable.name.clone(), element);
         elements += variable.part.iter().product::<usize>() as u64;
     }
     let slots = match state {
@@ -61,7 +60,7 @@ pub fn import(source: &dyn Source, overrides: &Overrides, out: &Path) -> Result<
             Ok(variables.len())
         }
     };
-    writer.finish(described(&model, &kinds)?, source.step())?;
+    writer.finish(described(&model, &ElementTypes::imported(kinds)), source.step())?;
     Ok(Imported { arrays: model.variables.len(), elements, step: source.step(), slots })
 }
 
@@ -138,12 +137,7 @@ fn counters(state: &State, step: u64, writer: &mut Writer) -> Result<()> {
     Ok(())
 }
 
-fn described(model: &Model, kinds: &BTreeMap<&str, Element>) -> Result<Facts> {
-    let count = |element: Element| kinds.values().filter(|e| **e == element).count();
-    let all = [Element::F32, Element::Bf16, Element::F16];
-    let usual = all.into_iter().max_by_key(|e| count(*e)).unwrap_or(Element::F32);
-    let others: BTreeMap<&str, &str> =
-        kinds.iter().filter(|(_, e)| **e != usual).map(|(name, e)| (*name, e.name())).collect();
+fn described(model: &Model, types: &ElementTypes) -> Facts {
     let layers = match model.layers {
         Layers::Separate => "separate",
         Layers::Scanned => "scanned",
@@ -152,11 +146,8 @@ fn described(model: &Model, kinds: &BTreeMap<&str, Element>) -> Result<Facts> {
         (facts::MODEL, model.preset.into()),
         (facts::SETTINGS, model.settings.clone()),
         (facts::DTYPE, model.dtype.clone()),
-        (facts::T5X_ELEMENT, usual.name().into()),
         (facts::T5X_LAYERS, layers.into()),
     ];
-    if !others.is_empty() {
-        all.push((facts::T5X_ELEMENTS, serde_json::to_string(&others)?));
-    }
-    Ok(all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    all.extend(types.facts(facts::T5X_ELEMENTS));
+    all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
