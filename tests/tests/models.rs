@@ -356,6 +356,43 @@ fn attention_in_a_ring_is_the_same() {
     assert!(difference < 1e-4, "{difference}");
 }
 
+/// All logits of a masked row are the same number, whose last digit is larger than the logarithm of a sum.
+#[test]
+fn a_row_of_padding_has_the_same_gradients_in_a_ring() {
+    let step = |ring| {
+        let schedule = Schedule { ring, ..Schedule::default() };
+        let rate = LrSchedule { rate: 1.0, warmup: 0, ..LrSchedule::default() };
+        let optimizer = Optimizer { method: Method::Sgd, schedule: rate, clip: 0.0, ..tiny().optimizer };
+        let config = Config { dropout: 0.0, switch: None, schedule, optimizer, ..tiny() };
+        let module = build(&config);
+        let seed = ("seed".into(), Tensor::scalar(DType::U32, 7.0));
+        let call = |function: &str, inputs: &Tensors, state: &Tensors| {
+            let done = interp::run(&module, function, inputs, state, Rounding::Normal);
+            done.unwrap_or_else(|d| panic!("{function}: {d}")).state
+        };
+        let before = call("init", &Tensors::from([seed.clone()]), &Tensors::new());
+        let mut inputs: Tensors = batch(&config).map(|(name, tensor)| (name.into(), tensor)).into();
+        inputs.insert(seed.0, seed.1);
+        let row = inputs.get_mut("inputs").expect("`batch` has inputs");
+        row.data[..config.input_length].fill(0.0);
+        let after = call("train_step", &inputs, &before);
+        vec![
+            after
+                .into_iter()
+                .map(|(name, mut tensor)| {
+                    tensor.data.iter_mut().zip(&before[&name].data).for_each(|(x, was)| *x -= was);
+                    (name, tensor)
+                })
+                .collect::<Tensors>(),
+        ]
+    };
+    let (gathered, ring) = (step(1), step(2));
+    let largest = |name: &str| gathered[0][name].data.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+    assert!(largest("decoder/cross_attention/v") > 1e-3, "parameters change");
+    let difference = difference(&gathered, &ring);
+    assert!(difference < 1e-3, "{difference}");
+}
+
 #[test]
 fn a_ring_divides_positions() {
     let wrong = |ring, packing| {

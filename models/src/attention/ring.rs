@@ -7,9 +7,10 @@
 //! collective-permutes, and no device holds the keys, values or logits of all positions.
 //!
 //! The result has its own gradient, because that of the running softmax would save the partial results of
-//! every step. With the logarithm `n` of the row's sum and the result `o`, the weights are `e^(logits - n)`,
-//! and the gradient of `Σ weights · (v - o)`, in which `n` and `o` are constants, is that of attention. A
-//! second round computes it from queries, keys and values.
+//! every step. With the row's maximum `m`, its sum `s` and the result `o`, the weights are
+//! `e^(logits - m) / s`, and the gradient of `Σ weights · (v - o)`, in which `m`, `s` and `o` are constants,
+//! is that of attention. A second round computes it from queries, keys and values. It takes `m` and `s` and
+//! not `m + ln s`, because in a row that is all padding `m` is so low that this sum rounds to `m`.
 
 use super::{Attention, AttentionDims, Inputs, MASKED};
 use crate::{Context, position::RelativeBias, switch::RouterMetrics};
@@ -93,6 +94,17 @@ impl<'g> Passed<'g> {
     }
 }
 
+/// Results of the first round for each row.
+#[derive(Clone, Copy, Debug)]
+struct Rows<'g> {
+    /// The mean of values by weights.
+    mixed: Tensor<'g>,
+    /// The largest logit.
+    max: Tensor<'g>,
+    /// The sum of `e^(logits - max)`.
+    sum: Tensor<'g>,
+}
+
 /// The rounds of one attention.
 struct Ring<'a, 'g> {
     cx: &'a Context<'g>,
@@ -123,13 +135,13 @@ impl<'a, 'g> Ring<'a, 'g> {
     /// Returns the mean of values by weights, `f32[batch, heads, ring, query_length, d_kv]`.
     fn attend(&self, q: Tensor<'g>, passed: Passed<'g>) -> Tensor<'g> {
         let g = self.cx.g;
-        let (mixed, normalizer) = g.scope("round", || self.values(q, passed));
-        let derived = g.scope("gradient", || self.derived(q, passed, mixed, normalizer));
-        mixed.with_gradient_of(derived)
+        let rows = g.scope("round", || self.values(q, passed));
+        let derived = g.scope("gradient", || self.derived(q, passed, rows));
+        rows.mixed.with_gradient_of(derived)
     }
 
-    /// The first round: returns the result, and the logarithm of the sum of each row, without gradients.
-    fn values(&self, q: Tensor<'g>, passed: Passed<'g>) -> (Tensor<'g>, Tensor<'g>) {
+    /// The first round: returns the result, and the softmax of each row, without gradients.
+    fn values(&self, q: Tensor<'g>, passed: Passed<'g>) -> Rows<'g> {
         let [sum, mixed] = self.zeros();
         let start = (passed.parts(), sum + LOWEST, sum, mixed);
         let ((_, max, sum, mixed), ()) = self.round(start, |(parts, max, sum, mixed), step| {
@@ -142,28 +154,23 @@ impl<'a, 'g> Ring<'a, 'g> {
             let mixed = mixed * scale + self.mix(e, passed.v.stop_gradient());
             (passed.next().parts(), larger, sum, mixed)
         });
-        (mixed / sum, max + sum.log())
+        Rows { mixed: mixed / sum, max, sum }
     }
 
     /// The second round: a sum whose gradient is that of attention. Its values are not used.
-    fn derived(
-        &self,
-        q: Tensor<'g>,
-        passed: Passed<'g>,
-        mixed: Tensor<'g>,
-        normalizer: Tensor<'g>,
-    ) -> Tensor<'g> {
+    fn derived(&self, q: Tensor<'g>, passed: Passed<'g>, rows: Rows<'g>) -> Tensor<'g> {
+        let [mixed, max, sum] = [rows.mixed, rows.max, rows.sum].map(Tensor::stop_gradient);
         let [weights, values] = self.zeros();
         let start = (passed.parts(), values, weights);
         let ((_, values, weights), ()) = self.round(start, |(parts, values, weights), step| {
             let passed = Passed::of(parts);
             let logits = self.logits(q, passed, step);
-            let weight = (logits - normalizer.stop_gradient()).exp().cast(self.cx.dtype());
+            let weight = (logits - max).exp().cast(self.cx.dtype());
             let values = values + self.mix(weight, passed.v);
             let weights = weights + weight.cast(DType::F32).sum(&self.memory);
             (passed.next().parts(), values, weights)
         });
-        values - mixed.stop_gradient() * weights
+        (values - mixed * weights) / sum
     }
 
     /// Returns zeros for each row, and for its result.
