@@ -341,6 +341,11 @@ impl Config {
         lcm(of(self.input_length), of(self.target_length)).max(1)
     }
 
+    /// Returns the number of layers of a stack.
+    pub fn layers(&self, decoder: bool) -> usize {
+        if decoder { self.decoder_layers } else { self.encoder_layers }
+    }
+
     /// Returns the distance between sparse layers of a stack: 1 if all are sparse, otherwise those whose
     /// index has remainder 1. `None` means that the model is dense.
     pub fn sparse_step(&self, decoder: bool) -> Option<usize> {

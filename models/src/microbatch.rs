@@ -167,16 +167,19 @@ fn numbers<'g>(losses: &Losses<'g>) -> Vec<(String, Tensor<'g>, MetricReduction)
 pub(crate) fn named_routers<'g>(losses: &Losses<'g>) -> Vec<(String, RouterMetrics<'g>)> {
     let mut all = Vec::new();
     for (stack, metrics) in &losses.routers {
-        for (i, m) in metrics.iter().enumerate() {
-            // A single sparse layer in an iteration needs no suffix; several are distinguished by their
-            // place.
-            let name = match metrics.iter().filter(|other| other.place == m.place).count() {
-                _ if metrics.len() == 1 => (*stack).to_owned(),
-                1 => format!("{stack}_{}", m.place),
-                _ => format!("{stack}_{}_{i}", m.place),
-            };
-            all.push((name, *m));
-        }
+        let places: Vec<&str> = metrics.iter().map(|m| m.place).collect();
+        all.extend(metrics.iter().enumerate().map(|(i, m)| (router_name(stack, &places, i), *m)));
     }
     all
+}
+
+/// Returns the name of router `i` of a stack; `places` has the part of each router's layer. A single router
+/// in an iteration needs no suffix; several are distinguished by their place.
+pub(crate) fn router_name(stack: &str, places: &[&str], i: usize) -> String {
+    let place = places[i];
+    match places.iter().filter(|other| **other == place).count() {
+        _ if places.len() == 1 => stack.to_owned(),
+        1 => format!("{stack}_{place}"),
+        _ => format!("{stack}_{place}_{i}"),
+    }
 }

@@ -4,9 +4,10 @@
 //! training step.
 
 use crate::{
-    Config, Weights, metadata,
-    microbatch::named_routers,
-    objective::{EncoderDecoder, Feeds},
+    Config,
+    evaluation::of_evaluation,
+    microbatch::{named_routers, router_name},
+    objective::Feeds,
     stack::Stack,
     switch::{Routes, Switch},
 };
@@ -42,22 +43,18 @@ pub fn routers(config: &Config) -> Vec<Router> {
         .collect();
     let mut all = Vec::new();
     for (stack, decoder) in [("encoder", false), ("decoder", true)] {
-        let count = if decoder { config.decoder_layers } else { config.encoder_layers };
-        let sparse = || (0..count).filter(|i| config.is_sparse(decoder, *i));
+        let sparse = || (0..config.layers(decoder)).filter(|i| config.is_sparse(decoder, *i));
         let block = |i: usize| Stack::location(config, decoder, i).block;
         let mut blocks: Vec<usize> = sparse().map(block).collect();
         blocks.sort_unstable();
         blocks.dedup();
-        let several = blocks.len() * places.len();
-        for (n, (at, place)) in blocks.iter().flat_map(|b| places.iter().map(move |p| (*b, *p))).enumerate() {
-            let name = match blocks.len() {
-                _ if several == 1 => stack.to_owned(),
-                1 => format!("{stack}_{place}"),
-                _ => format!("{stack}_{place}_{n}"),
-            };
+        // The routers of an iteration, in the order of its metrics.
+        let of_blocks = places.repeat(blocks.len());
+        for (n, part) in of_blocks.iter().copied().enumerate() {
+            let at = blocks[n / places.len()];
             all.push(Router {
-                name,
-                part: place,
+                name: router_name(stack, &of_blocks, n),
+                part,
                 decoder,
                 layers: sparse().filter(|i| block(*i) == at).collect(),
             });
