@@ -10,9 +10,10 @@
 //! adapters), the layers ([`norm`], [`position`], [`attention`],
 //! [`feed_forward`], [`switch`], [`embedding`]), [`stack`] (encoder and decoder), [`stream`] (the residual
 //! stream), [`objective`] (losses), [`optimizer`], [`microbatch`] (gradient accumulation), [`tokens`]
-//! (special tokens), [`distill`] (teachers), `metadata` and [`program`], [`generate`], [`score`] and
-//! [`routes`] (programs that generate, score and record routing), [`zoo`] (published models), [`hf`] (tensor
-//! names of Hugging Face), [`probe`] (intermediate values, for comparison with other systems).
+//! (special tokens), [`distill`] (teachers), `metadata` and [`program`], `evaluation`, [`generate`],
+//! [`score`] and [`routes`] (programs that evaluate, generate, score and record routing), [`zoo`] (published
+//! models), [`hf`] and [`t5x`] (tensor names of Hugging Face and of T5X), [`probe`] (intermediate values, for
+//! comparison with other systems).
 //!
 //! Names of dims are an interface, because layouts refer to them: `batch`, `length` (of the input),
 //! `target_length`, `memory_length` (positions that attention attends to), `d_model` (between blocks
@@ -25,6 +26,7 @@ pub mod config;
 pub mod context;
 pub mod distill;
 pub mod embedding;
+mod evaluation;
 pub mod feed_forward;
 pub mod generate;
 pub mod hf;

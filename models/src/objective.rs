@@ -280,7 +280,7 @@ impl EncoderDecoder {
         let ours = logits / soft.temperature;
         let (wanted, teacher) = match soft.logits {
             TeacherLogits::All(all) => {
-                let said = (all * targets.one_hot(vocab, DType::F32)).sum(vocab);
+                let [normalizer, wanted] = normalizer_and_wanted(all, targets, vocab);
                 let theirs = (all / soft.temperature).softmax(vocab);
                 (theirs, Some((all.logsumexp(vocab) - said) * weight))
             }
@@ -361,10 +361,7 @@ impl EncoderDecoder {
         let vocab = self.embedding.vocab();
         let counts = targets.ne(PAD).cast(DType::F32);
         let weight = counts / counted;
-        let normalizer = logits.logsumexp(vocab);
-        // A product with a one-hot mask instead of a gather: each shard of the vocabulary adds its part,
-        // and the gradient is not a scatter.
-        let wanted = (logits * targets.one_hot(vocab, DType::F32)).sum(vocab);
+        let [normalizer, wanted] = normalizer_and_wanted(logits, targets, vocab);
         let right = logits.stop_gradient().argmax(vocab).eq(targets).cast(DType::F32);
         let each = (normalizer - wanted) * weight;
         Losses {
@@ -400,6 +397,18 @@ impl EncoderDecoder {
 }
 
 /// Returns the probabilities of all tokens, `f32[batch, target_length, vocab]`, whose largest logits are
+/// Returns the log-normalizer of the logits of each position and the logit of its target, both without the
+/// dim `vocab`. Their difference is the cross-entropy of the target in nats.
+pub(crate) fn normalizer_and_wanted<'g>(
+    logits: Tensor<'g>,
+    targets: Tensor<'g>,
+    vocab: &Dim,
+) -> [Tensor<'g>; 2] {
+    // A product with a one-hot mask instead of a gather: each shard of the vocabulary adds its part, and the
+    // gradient is not a scatter.
+    [logits.logsumexp(vocab), (logits * targets.one_hot(vocab, DType::F32)).sum(vocab)]
+}
+
 /// `top`.
 ///
 /// One of the largest logits is added after another, so that no tensor has both dims `teacher_top` and

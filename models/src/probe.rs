@@ -6,7 +6,7 @@
 use crate::{
     Config, Context, Weights,
     attention::MASKED,
-    objective::{EncoderDecoder, ForwardPass},
+    objective::{EncoderDecoder, ForwardPass, normalizer_and_wanted},
     stack::{Stack, StackOutput},
     switch::Trace,
 };
@@ -135,9 +135,9 @@ impl<'g> Probe<'g, '_> {
     fn cross_entropy(&self, pass: &ForwardPass<'g>, labels: Tensor<'g>, positions: [&Dim; 2]) -> Tensor<'g> {
         let vocab = &self.config.vocab_dim();
         let counts = labels.ne(-100).cast(DType::F32);
-        let wanted = (pass.logits * labels.one_hot(vocab, DType::F32)).sum(vocab);
+        let [normalizer, wanted] = normalizer_and_wanted(pass.logits, labels, vocab);
         let weight = counts / counts.sum(positions).maximum(1.0);
-        ((pass.logits.logsumexp(vocab) - wanted) * weight).sum(positions)
+        ((normalizer - wanted) * weight).sum(positions)
     }
 
     /// Outputs the intermediate values of a stack. Returns its losses: the sums of aux and z over layers,

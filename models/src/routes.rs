@@ -12,7 +12,7 @@ use crate::{
     switch::{Routes, Switch},
 };
 use mesh::{
-    Schedule, Site,
+    Site,
     dsl::{Graph, Program, Tensor},
 };
 
@@ -69,17 +69,7 @@ pub fn routers(config: &Config) -> Vec<Router> {
 ///
 /// A batch is one microbatch.
 pub fn program(config: &Config, place: &Site) -> Program {
-    let schedule = Schedule { microbatches: 1, ..config.schedule };
-    let config = &Config { schedule, ..config.clone() };
-    let p = Program::new(config.name.clone());
-    let mistakes = config.mistakes();
-    if !mistakes.is_empty() {
-        mistakes.into_iter().for_each(|m| p.mistake(m.at(place)));
-        return p;
-    }
-    metadata::of_training(&p, config, config.layout());
-    let model = EncoderDecoder::new(&Weights::new(&p).with_adapters(config.lora.as_ref()), config);
-    p.function("eval_step", |g| {
+    of_evaluation(config.clone(), place, |g, model, config| {
         let losses = model.recorded(g, Feeds::input(g, config));
         g.output("loss", losses.cross_entropy);
         for (name, metrics) in named_routers(&losses) {
@@ -87,8 +77,7 @@ pub fn program(config: &Config, place: &Site) -> Program {
                 output(g, &name, &routes);
             }
         }
-    });
-    p
+    })
 }
 
 /// Returns the number of groups of tokens that compete for expert slots, the tokens of each, and the capacity

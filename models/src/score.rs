@@ -1,6 +1,11 @@
 //! The scoring program: log-likelihoods of given targets.
 
-use crate::{Config, Context, Weights, attention::padding_mask, objective::EncoderDecoder, tokens::PAD};
+use crate::{
+    Config, Context, Weights,
+    attention::padding_mask,
+    objective::{EncoderDecoder, normalizer_and_wanted},
+    tokens::PAD,
+};
 use mesh::{
     DType, Site,
     dsl::{Graph, Program},
@@ -37,9 +42,9 @@ fn score(g: &Graph, config: &Config, model: &EncoderDecoder) {
     let logits = model.pass(&Context::new(g, config, None), inputs, padding, before, targets).logits;
     let vocab = config.vocab_dim();
     let counts = targets.ne(PAD).cast(DType::F32);
-    let wanted = (logits * targets.one_hot(&vocab, DType::F32)).sum("vocab");
-    let log = (wanted - logits.logsumexp("vocab")) * counts;
-    let right = logits.argmax("vocab").eq(targets).cast(DType::F32) * counts;
+    let [normalizer, wanted] = normalizer_and_wanted(logits, targets, &vocab);
+    let log = (wanted - normalizer) * counts;
+    let right = logits.argmax(&vocab).eq(targets).cast(DType::F32) * counts;
     g.output("log_likelihood", log.sum(&target_length));
     g.output("tokens", counts.sum(&target_length));
     g.output("correct", right.sum(&target_length));

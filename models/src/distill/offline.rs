@@ -2,12 +2,13 @@
 //! that computes them.
 
 use crate::{
-    Config, Context, Weights, metadata,
-    objective::{EncoderDecoder, Feeds, SoftTargets, TeacherLogits},
+    Config, Context,
+    evaluation::of_evaluation,
+    objective::{Feeds, SoftTargets, TeacherLogits, normalizer_and_wanted},
     tokens::PAD,
 };
 use mesh::{
-    DType, Diagnostic, Schedule, Site,
+    DType, Diagnostic, Site,
     dsl::{Args, Program},
 };
 
@@ -55,26 +56,14 @@ impl Offline {
 /// Builds the program of a teacher, `--set task=logits`: `eval_step` with `loss` and the additional output
 /// `logits`, `f32[batch, target_length, vocab]`. A batch is one microbatch.
 pub fn logits(config: &Config, place: &Site) -> Program {
-    let schedule = Schedule { microbatches: 1, ..config.schedule };
-    let config = &Config { schedule, packing: false, ..config.clone() };
-    let p = Program::new(config.name.clone());
-    let mistakes = config.mistakes();
-    if !mistakes.is_empty() {
-        mistakes.into_iter().for_each(|m| p.mistake(m.at(place)));
-        return p;
-    }
-    metadata::of_training(&p, config, config.layout());
-    let model = EncoderDecoder::new(&Weights::new(&p).with_adapters(config.lora.as_ref()), config);
-    p.function("eval_step", |g| {
+    of_evaluation(Config { packing: false, ..config.clone() }, place, |g, model, config| {
         let feeds = Feeds::input(g, config);
         let cx = Context::new(g, config, None);
         let logits = model.run(&cx, feeds).logits;
         let counts = feeds.targets.ne(PAD).cast(DType::F32);
-        let vocab = config.vocab_dim();
-        let said = (logits * feeds.targets.one_hot(&vocab, DType::F32)).sum(&vocab);
-        let each = (logits.logsumexp(&vocab) - said) * counts;
+        let [normalizer, wanted] = normalizer_and_wanted(logits, feeds.targets, &config.vocab_dim());
+        let each = (normalizer - wanted) * counts;
         g.output("loss", each.sum_all() / counts.sum_all().maximum(1.0));
         g.output("logits", logits);
-    });
-    p
+    })
 }
