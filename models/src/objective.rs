@@ -282,7 +282,7 @@ impl EncoderDecoder {
             TeacherLogits::All(all) => {
                 let [normalizer, wanted] = normalizer_and_wanted(all, targets, vocab);
                 let theirs = (all / soft.temperature).softmax(vocab);
-                (theirs, Some((all.logsumexp(vocab) - said) * weight))
+                (theirs, Some((normalizer - wanted) * weight))
             }
             TeacherLogits::Top(top) => (probabilities(top, soft.temperature, positions, vocab), None),
         };
@@ -340,12 +340,13 @@ impl EncoderDecoder {
         let of_encoder = cx.with_tokens(inputs).with_segment_mask(segment_masks.map(|a| a.encoder));
         let of_encoder = Context { routed: of_inputs, ..of_encoder };
         let encoder = self.encoder.forward(&of_encoder, x, &length, None, padding);
-        let memory = encoder.x.rename(&length, "memory_length");
+        let memory_length = length.renamed("memory_length");
+        let memory = Some((encoder.x.rename(&length, &memory_length), &memory_length));
         let y = g.scope("embedding", || self.embedding.lookup(cx, before));
         let of_decoder = cx.with_tokens(targets).with_segment_mask(segment_masks.map(|a| a.decoder));
         let of_decoder = Context { routed: of_targets, ..of_decoder };
         let seen = segment_masks.map_or(padding, |a| a.between);
-        let decoder = self.decoder.forward(&of_decoder, y, &target_length, Some(memory), seen);
+        let decoder = self.decoder.forward(&of_decoder, y, &target_length, memory, seen);
         let logits = g.scope("logits", || self.embedding.logits(cx, decoder.x, &batch, &target_length));
         ForwardPass { encoder, decoder, logits }
     }
@@ -396,7 +397,6 @@ impl EncoderDecoder {
     }
 }
 
-/// Returns the probabilities of all tokens, `f32[batch, target_length, vocab]`, whose largest logits are
 /// Returns the log-normalizer of the logits of each position and the logit of its target, both without the
 /// dim `vocab`. Their difference is the cross-entropy of the target in nats.
 pub(crate) fn normalizer_and_wanted<'g>(
@@ -409,6 +409,7 @@ pub(crate) fn normalizer_and_wanted<'g>(
     [logits.logsumexp(vocab), (logits * targets.one_hot(vocab, DType::F32)).sum(vocab)]
 }
 
+/// Returns the probabilities of all tokens, `f32[batch, target_length, vocab]`, whose largest logits are
 /// `top`.
 ///
 /// One of the largest logits is added after another, so that no tensor has both dims `teacher_top` and

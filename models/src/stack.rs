@@ -180,13 +180,14 @@ impl Stack {
     }
 
     /// Applies the stack to embeddings `x` of `[batch, length, d_model]`. `memory` is the encoder's output
-    /// that a decoder attends to; `padding` is the mask added to logits over the encoder's positions.
+    /// that a decoder attends to, and its dim `memory_length`; `padding` is the mask added to logits over the
+    /// encoder's positions.
     pub fn forward<'g>(
         &self,
         cx: &Context<'g>,
         x: Tensor<'g>,
         length: &Dim,
-        memory: Option<Tensor<'g>>,
+        memory: Option<(Tensor<'g>, &Dim)>,
         padding: Tensor<'g>,
     ) -> StackOutput<'g> {
         cx.g.scope(self.name, || {
@@ -212,8 +213,8 @@ impl Stack {
 struct Attended<'a, 'g> {
     /// Positions of the stack.
     length: &'a Dim,
-    /// The encoder's output.
-    memory: Option<Tensor<'g>>,
+    /// The encoder's output, and its positions.
+    memory: Option<(Tensor<'g>, Dim)>,
     /// The mask added to logits over the encoder's positions.
     padding: Tensor<'g>,
     /// Masks added to logits of self-attention, if it is not divided into blocks.
@@ -239,18 +240,20 @@ impl Stack {
         &'a self,
         cx: &Context<'g>,
         length: &'a Dim,
-        memory: Option<Tensor<'g>>,
+        memory: Option<(Tensor<'g>, &Dim)>,
         padding: Tensor<'g>,
     ) -> Attended<'a, 'g> {
         let (bias, decoder) = (self.bias.as_ref(), self.decoder);
         if cx.schedule.ring > 1 {
             // Blocks keep the sharding of the positions that they are made of.
             let divided = |x: Tensor<'g>| x.rename("memory_length", LENGTH);
-            let (memory, padding) = (memory.map(divided), divided(padding));
+            let memory = memory.map(|(x, positions)| (divided(x), positions.renamed(LENGTH)));
+            let padding = divided(padding);
             return Attended { length, memory, padding, masks: Vec::new(), bias, decoder };
         }
         let masks = self.masks(cx, length, padding);
         Attended { length, memory, padding, masks, bias, decoder }
+        let memory = memory.map(|(x, positions)| (x, positions.clone()));
     }
 
     /// Returns the masks, to be added to logits of self-attention, that all layers share.
@@ -343,17 +346,17 @@ impl Block {
             metrics.extend(of_router);
             cx.drop(stream::enter(found, x, d_model), &[length])
         });
-        if let (Some((norm, attention)), Some(memory)) = (&self.cross_attention, attended.memory) {
+        if let (Some((norm, attention)), Some((memory, positions))) =
+            (&self.cross_attention, &attended.memory)
+        {
             x += g.scope("cross_attention", || {
                 let h = stream::leave(norm.forward(cx, x), d_model);
                 let padding = attended.padding;
-                let (found, _) = match memory.dims().into_iter().find(|d| d.name == LENGTH) {
-                    Some(positions) => {
-                        let padding = Some(padding);
-                        let seen = Seen { length: &positions, bias: None, causal: false, padding };
-                        attention.forward_in_ring(cx, h, length, memory, seen)
-                    }
-                    None => attention.forward(cx, h, length, memory, &[padding]),
+                let (found, _) = if cx.schedule.ring > 1 {
+                    let seen = Seen { length: positions, bias: None, causal: false, padding: Some(padding) };
+                    attention.forward_in_ring(cx, h, length, *memory, seen)
+                } else {
+                    attention.forward(cx, h, length, *memory, &[padding])
                 };
                 cx.drop(stream::enter(found, x, d_model), &[length])
             });

@@ -464,7 +464,10 @@ impl Generator {
         let each = |x: Tensor<'g>| flat(x.broadcast(&self.beams));
         let before = flat(now.tokens).shift_right(&self.length, 1);
         let x = g.scope("embedding", || self.embedding.lookup(cx, before));
-        let passed = decoder.forward(cx, x, &self.length, Some(each(memory.read(g))), each(padding));
+        // The state is `[batch, memory_length, d_model]`.
+        let memory_length = &memory.dims()[1];
+        let memory = Some((each(memory.read(g)), memory_length));
+        let passed = decoder.forward(cx, x, &self.length, memory, each(padding));
         let x = passed.x.dynamic_slice(&self.length.name, now.position, 1).squeeze(&self.length.name);
         x.reshape(&rows, [&self.batch, &self.beams])
     }
