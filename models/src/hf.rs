@@ -4,7 +4,11 @@
 //! stack layers and experts. So each Hugging Face tensor is a rectangular part of one parameter, possibly
 //! transposed. Elements keep their bytes.
 
-use crate::{Config, stack::Stack, switch::options::RoutingMethod};
+use crate::{
+    Config,
+    stack::{BlockLocation, Stack},
+    switch::options::RoutingMethod,
+};
 
 /// A Hugging Face tensor.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -65,9 +69,8 @@ type Dims<'d> = &'d [(&'d str, usize)];
 impl List<'_> {
     fn stack(&mut self, decoder: bool) {
         let config = self.config;
-        let (stack, layers) =
-            if decoder { ("decoder", config.decoder_layers) } else { ("encoder", config.encoder_layers) };
-        for i in 0..layers {
+        let stack = if decoder { "decoder" } else { "encoder" };
+        for i in 0..config.layers(decoder) {
             self.block(stack, decoder, i);
             if i == 0 && !config.layer_biases {
                 let name = format!("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight");
@@ -81,11 +84,7 @@ impl List<'_> {
 
     fn block(&mut self, stack: &str, decoder: bool, i: usize) {
         let config = self.config;
-        let location = Stack::location(config, decoder, i);
-        let layers = if decoder { config.decoder_layers } else { config.encoder_layers };
-        let period = config.period(decoder);
-        let repeats = if i < layers / period * period { layers / period } else { 1 };
-        let at = Layer { scope: location.scope, layers: repeats, layer: location.layer };
+        let at = Stack::location(config, decoder, i);
         let (d_model, heads) = (("d_model", config.d_model), ("heads", config.heads));
         let d_kv = ("d_kv", config.d_kv);
         let attention: &[(&str, &str)] = if decoder {
@@ -118,20 +117,20 @@ impl List<'_> {
     }
 
     /// Adds the table of biases of one layer.
-    fn layer_bias(&mut self, layer: &str, at: &Layer) {
+    fn layer_bias(&mut self, layer: &str, at: &BlockLocation) {
         let Config { buckets, heads, .. } = *self.config;
-        let dims = [("layers", at.layers), ("buckets", buckets), ("heads", heads)];
+        let dims = [("layers", at.count), ("buckets", buckets), ("heads", heads)];
         let name = format!("{layer}.SelfAttention.relative_attention_bias.weight");
         let param = format!("{}/attention/relative_bias", at.scope);
         self.part(name, vec![buckets, heads], param, &dims, &[at.layer, 0, 0], &[1, buckets, heads]);
     }
 
-    fn experts(&mut self, layer: &str, at: &Layer, experts: usize, bias: bool) {
+    fn experts(&mut self, layer: &str, at: &BlockLocation, experts: usize, bias: bool) {
         let router = format!("{layer}.mlp.router.classifier");
         let (d_model, all) = (("d_model", self.config.d_model), ("experts_all", experts));
         self.matrix(format!("{router}.weight"), at, "ffn/router", &[], &[d_model], &[all], true);
         if bias {
-            let dims = [("layers", at.layers), all];
+            let dims = [("layers", at.count), all];
             let param = format!("{}/ffn/router_bias", at.scope);
             self.part(format!("{router}.bias"), vec![experts], param, &dims, &[at.layer, 0], &[1, experts]);
         }
@@ -142,7 +141,7 @@ impl List<'_> {
     }
 
     /// Adds `wi` and `wo`, of one expert if `expert` names its dim, size and index.
-    fn feed_forward(&mut self, prefix: &str, at: &Layer, expert: &[(&str, usize, usize)]) {
+    fn feed_forward(&mut self, prefix: &str, at: &BlockLocation, expert: &[(&str, usize, usize)]) {
         let (d_model, d_ff) = ([("d_model", self.config.d_model)], [("d_ff", self.config.d_ff)]);
         let inner: &[&str] = if self.config.activation.gated() { &["wi_0", "wi_1"] } else { &["wi"] };
         for name in inner {
@@ -153,9 +152,9 @@ impl List<'_> {
         self.matrix(format!("{prefix}.wo.weight"), at, "ffn/wo", expert, &d_model, &d_ff, false);
     }
 
-    fn norm(&mut self, layer: &str, at: &Layer, ours: &str) {
+    fn norm(&mut self, layer: &str, at: &BlockLocation, ours: &str) {
         let size = self.config.d_model;
-        let dims = [("layers", at.layers), ("d_model", size)];
+        let dims = [("layers", at.count), ("d_model", size)];
         let param = format!("{}/{ours}/norm", at.scope);
         self.part(format!("{layer}.layer_norm.weight"), vec![size], param, &dims, &[at.layer, 0], &[1, size]);
     }
@@ -166,7 +165,7 @@ impl List<'_> {
     fn matrix(
         &mut self,
         name: String,
-        at: &Layer,
+        at: &BlockLocation,
         param: &str,
         expert: &[(&str, usize, usize)],
         rows: Dims,
@@ -175,7 +174,7 @@ impl List<'_> {
     ) {
         let size = |dims: Dims| dims.iter().map(|d| d.1).product::<usize>();
         let sizes = if transposed { [size(columns), size(rows)] } else { [size(rows), size(columns)] };
-        let (mut dims, mut start, mut part) = (vec![("layers", at.layers)], vec![at.layer], vec![1]);
+        let (mut dims, mut start, mut part) = (vec![("layers", at.count)], vec![at.layer], vec![1]);
         for (dim, size, index) in expert {
             dims.push((dim, *size));
             start.push(*index);
@@ -221,71 +220,29 @@ impl List<'_> {
     }
 }
 
-/// Location of a block's parameters.
-struct Layer {
-    scope: String,
-    layers: usize,
-    layer: usize,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Activation, Switch, Weights, objective::EncoderDecoder};
-    use mesh::dsl::Program;
-    use std::collections::BTreeMap;
+    use crate::{
+        Activation, Switch,
+        parts::{self, Part, small},
+    };
 
     /// Checks that every element of every parameter of `config` is in exactly one Hugging Face tensor.
     #[track_caller]
     fn covers(config: &Config) {
-        let p = Program::new("test");
-        EncoderDecoder::new(&Weights::new(&p), config);
-        let module = p.finish().expect("the model is legal");
-        let mut parts: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
-        for tensor in tensors(config).expect("Hugging Face has such models") {
+        let tensors = tensors(config).expect("Hugging Face has such models");
+        for tensor in &tensors {
             assert_eq!(tensor.sizes.iter().product::<usize>(), tensor.part.iter().product::<usize>());
-            parts.entry(tensor.param.clone()).or_default().push(tensor);
         }
-        for (_, state) in module.env.states.iter() {
-            let own: Vec<(String, usize)> =
-                state.ty.logical().map(|d| (d.name.to_string(), d.size)).collect();
-            let theirs = parts.remove(state.name.as_str()).unwrap_or_else(|| panic!("{}", state.name));
-            let mut seen = vec![false; own.iter().map(|d| d.1).product()];
-            for tensor in &theirs {
-                assert_eq!(tensor.dims, own, "{}", tensor.name);
-                mark(tensor, &mut seen);
-            }
-            assert!(seen.iter().all(|s| *s), "{} is not covered", state.name);
-        }
-        assert!(parts.is_empty(), "{:?}", parts.keys());
-    }
-
-    fn mark(tensor: &Tensor, seen: &mut [bool]) {
-        let elements = tensor.part.iter().product();
-        for n in 0..elements {
-            let (mut rest, mut index, mut stride) = (n, 0, 1);
-            for d in (0..tensor.dims.len()).rev() {
-                index += (tensor.start[d] + rest % tensor.part[d]) * stride;
-                rest /= tensor.part[d];
-                stride *= tensor.dims[d].1;
-            }
-            assert!(!std::mem::replace(&mut seen[index], true), "{} overlaps", tensor.name);
-        }
-    }
-
-    fn small() -> Config {
-        Config {
-            vocab: 8,
-            d_model: 4,
-            d_ff: 6,
-            heads: 2,
-            d_kv: 3,
-            buckets: 8,
-            max_distance: 16,
-            encoder_layers: 3,
-            decoder_layers: 2,
-            ..Config::default()
-        }
+        let part = |t: &Tensor| Part {
+            name: t.name.clone(),
+            param: t.param.clone(),
+            dims: t.dims.clone(),
+            start: t.start.clone(),
+            part: t.part.clone(),
+        };
+        parts::covers(config, tensors.iter().map(part).collect());
     }
 
     #[test]

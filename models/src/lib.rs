@@ -37,6 +37,8 @@ pub mod mistakes;
 pub mod norm;
 pub mod objective;
 pub mod optimizer;
+#[cfg(test)]
+mod parts;
 pub mod patterns;
 pub mod position;
 pub mod precision;

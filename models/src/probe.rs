@@ -149,15 +149,11 @@ impl<'g> Probe<'g, '_> {
         positions: [&Dim; 2],
     ) -> [Option<Tensor<'g>>; 4] {
         let g = self.g;
-        let (stack, layers) = if decoder {
-            ("decoder", self.config.decoder_layers)
-        } else {
-            ("encoder", self.config.encoder_layers)
-        };
+        let stack = if decoder { "decoder" } else { "encoder" };
         g.output(format!("{stack}.last_hidden_state"), passed.x);
         let (mut aux, mut z) = (None, None);
         let mut traces = Vec::new();
-        for i in 0..layers {
+        for i in 0..self.config.layers(decoder) {
             let location = Stack::location(self.config, decoder, i);
             let trace_of_segment = &passed.segments[location.segment];
             let layer =

@@ -67,6 +67,8 @@ pub struct BlockLocation {
     pub block: usize,
     /// Index of the iteration: the index along `layers`.
     pub layer: usize,
+    /// Number of iterations of the segment: the size of `layers`.
+    pub count: usize,
     /// Scope of the parameters' names.
     pub scope: String,
 }
@@ -120,31 +122,31 @@ impl Stack {
     /// Returns the location of block `i` of the encoder or decoder of `config`.
     pub fn location(config: &Config, decoder: bool, i: usize) -> BlockLocation {
         let (period, stack) = (config.period(decoder), if decoder { "decoder" } else { "encoder" });
-        let layers = if decoder { config.decoder_layers } else { config.encoder_layers };
-        let (whole, block) = (layers / period * period, i % period);
-        let layer = if i < whole { i / period } else { 0 };
+        let repeats = config.layers(decoder) / period;
+        let (whole, block) = (repeats * period, i % period);
+        let (layer, count) = if i < whole { (i / period, repeats) } else { (0, 1) };
         let segment = usize::from(i >= whole && whole > 0);
         let scope = match (period, i < whole) {
             (1, _) => stack.to_owned(),
             (_, true) => format!("{stack}/block_{block}"),
             (_, false) => format!("{stack}/rest/block_{block}"),
         };
-        BlockLocation { segment, block, layer, scope }
+        BlockLocation { segment, block, layer, count, scope }
     }
 
     /// Declares an encoder.
     pub fn encoder(w: &Weights<'_>, config: &Config) -> Self {
-        Self::new(w, config, "encoder", config.encoder_layers, false)
+        Self::new(w, config, "encoder", false)
     }
 
     /// Declares a decoder: causal, with cross-attention to the encoder's output.
     pub fn decoder(w: &Weights<'_>, config: &Config) -> Self {
-        Self::new(w, config, "decoder", config.decoder_layers, true)
+        Self::new(w, config, "decoder", true)
     }
 
-    fn new(w: &Weights<'_>, config: &Config, name: &'static str, layers: usize, decoder: bool) -> Self {
+    fn new(w: &Weights<'_>, config: &Config, name: &'static str, decoder: bool) -> Self {
         let dims = AttentionDims::new(config);
-        let period = config.period(decoder);
+        let (layers, period) = (config.layers(decoder), config.period(decoder));
         w.scope(name, || {
             let block = |i| Block::new(w, config, &dims, i, decoder);
             let blocks = |count| (0..count).map(|i| w.scope(format!("block_{i}"), || block(i))).collect();
@@ -251,9 +253,9 @@ impl Stack {
             let padding = divided(padding);
             return Attended { length, memory, padding, masks: Vec::new(), bias, decoder };
         }
+        let memory = memory.map(|(x, positions)| (x, positions.clone()));
         let masks = self.masks(cx, length, padding);
         Attended { length, memory, padding, masks, bias, decoder }
-        let memory = memory.map(|(x, positions)| (x, positions.clone()));
     }
 
     /// Returns the masks, to be added to logits of self-attention, that all layers share.

@@ -4,7 +4,7 @@
 //! second axis. Experts are its first axis. Heads and their elements are merged into one axis. Our parameters
 //! stack layers and experts. So each variable is a rectangular part of one parameter, with its dims permuted.
 
-use crate::{Config, config::Activation, stack::Stack, switch::options::RoutingMethod};
+use crate::{Config, stack::Stack, switch::options::RoutingMethod};
 
 /// Storage of the layers of a stack.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,14 +70,16 @@ fn check(config: &Config, layers: Layers) -> Result<(), String> {
         return Err("Flaxformer is supported with `experts_in=ffn` and `routing=switch`".into());
     }
     for decoder in [false, true] {
-        let count = if decoder { config.decoder_layers } else { config.encoder_layers };
-        let period = config.period(decoder);
+        let (count, period) = (config.layers(decoder), config.period(decoder));
         if layers == Layers::Scanned && !count.is_multiple_of(period) {
-            return Err(format!("{count} layers with experts in every {period}. one cannot be scanned"));
+            return Err(format!(
+                "{count} layers cannot be scanned if one of every {period} has experts: {count} is not a multiple \
+                 of {period}"
+            ));
         }
         if config.switch.is_some() && period > 2 {
             return Err(format!(
-                "Flaxformer's sparse layers are the last of every {period}, ours the second (`sparse_step`)"
+                "Flaxformer's sparse layers are the last of every {period}, and ours are the second (`sparse_step`)"
             ));
         }
     }
@@ -111,22 +113,20 @@ struct Block {
 impl List<'_> {
     fn stack(&mut self, decoder: bool) {
         let config = self.config;
-        let (stack, layers) =
-            if decoder { ("decoder", config.decoder_layers) } else { ("encoder", config.encoder_layers) };
-        let period = config.period(decoder);
+        let stack = if decoder { "decoder" } else { "encoder" };
+        let layers = config.layers(decoder);
         let blocks = match self.layers {
             Layers::Separate => layers,
-            Layers::Scanned => period.min(layers),
+            Layers::Scanned => config.period(decoder).min(layers),
         };
         for i in 0..blocks {
             let location = Stack::location(config, decoder, i);
-            let count = if i < layers / period * period { layers / period } else { 1 };
             let (prefix, layer) = match (self.layers, &config.switch) {
                 (Layers::Separate, _) => (format!("{stack}/layers_{i}"), Some(location.layer)),
                 (Layers::Scanned, None) => (format!("{stack}/{stack}"), None),
                 (Layers::Scanned, Some(_)) => (format!("{stack}/{stack}/subblock_{i}"), None),
             };
-            self.block(&Block { prefix, scope: location.scope, count, layer }, decoder, i);
+            self.block(&Block { prefix, scope: location.scope, count: location.count, layer }, decoder, i);
         }
         if !config.layer_biases {
             let dims = [("buckets", config.buckets), ("heads", config.heads)];
@@ -165,10 +165,7 @@ impl List<'_> {
             self.of_layer(at, "relpos_bias/rel_embedding", axes, "attention/relative_bias", &dims);
         }
         let d_ff = ("d_ff", d_ff);
-        let inner: &[&str] = match self.config.activation {
-            Activation::Relu => &["wi"],
-            Activation::GatedGelu | Activation::GatedSilu => &["wi_0", "wi_1"],
-        };
+        let inner: &[&str] = if self.config.activation.gated() { &["wi_0", "wi_1"] } else { &["wi"] };
         let matrices =
             inner.iter().map(|name| (*name, ["d_model", "d_ff"])).chain([("wo", ["d_ff", "d_model"])]);
         let sparse = self.config.switch.as_ref().filter(|_| self.config.is_sparse(decoder, i));
@@ -231,48 +228,32 @@ fn owned(axes: Axes) -> Vec<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Switch, Weights, objective::EncoderDecoder};
-    use mesh::dsl::Program;
-    use std::collections::BTreeMap;
+    use crate::{
+        Activation, Switch,
+        parts::{self, Part},
+    };
 
+    /// The small model, with a number of layers that can be scanned.
     fn small() -> Config {
-        Config {
-            vocab: 8,
-            d_model: 4,
-            d_ff: 6,
-            heads: 2,
-            d_kv: 3,
-            buckets: 8,
-            max_distance: 16,
-            encoder_layers: 4,
-            decoder_layers: 2,
-            ..Config::default()
-        }
+        Config { encoder_layers: 4, ..parts::small() }
     }
 
     /// Checks that every element of every parameter of `config` is in exactly one variable.
     #[track_caller]
     fn covers(config: &Config, layers: Layers) {
-        let p = Program::new("test");
-        EncoderDecoder::new(&Weights::new(&p), config);
-        let module = p.finish().expect("the model is legal");
-        let mut parts: BTreeMap<String, Vec<Variable>> = BTreeMap::new();
-        for variable in variables(config, layers).expect("T5X has such models") {
+        let variables = variables(config, layers).expect("T5X has such models");
+        for variable in &variables {
             let sizes = variable.sizes();
             assert_eq!(sizes.iter().product::<usize>(), variable.part.iter().product(), "{}", variable.name);
-            parts.entry(variable.param.clone()).or_default().push(variable);
         }
-        for (_, state) in module.env.states.iter() {
-            let own: Vec<(String, usize)> =
-                state.ty.logical().map(|d| (d.name.to_string(), d.size)).collect();
-            let theirs = parts.remove(state.name.as_str()).unwrap_or_else(|| panic!("{}", state.name));
-            let elements: usize = theirs.iter().map(|v| v.part.iter().product::<usize>()).sum();
-            assert_eq!(elements, own.iter().map(|d| d.1).product::<usize>(), "{}", state.name);
-            let starts: std::collections::BTreeSet<&Vec<usize>> = theirs.iter().map(|v| &v.start).collect();
-            assert_eq!(starts.len(), theirs.len(), "{} has a part twice", state.name);
-            assert!(theirs.iter().all(|v| v.dims == own), "{}", state.name);
-        }
-        assert!(parts.is_empty(), "{:?}", parts.keys());
+        let part = |v: &Variable| Part {
+            name: v.name.clone(),
+            param: v.param.clone(),
+            dims: v.dims.clone(),
+            start: v.start.clone(),
+            part: v.part.clone(),
+        };
+        parts::covers(config, variables.iter().map(part).collect());
     }
 
     #[test]
@@ -287,6 +268,22 @@ mod tests {
             covers(&sparse, Layers::Separate);
             covers(&Config { layer_biases: true, ..sparse }, Layers::Scanned);
         }
+    }
+
+    #[test]
+    fn models_without_counterpart_are_refused() {
+        let check = |config: &Config, layers, expect: &str| {
+            assert_eq!(variables(config, layers).expect_err("T5X has no such models"), expect);
+        };
+        let sparse = |sparse_step| {
+            let switch = Switch { experts: 3, sparse_step, ..Switch::default() };
+            Config { switch: Some(switch), layer_biases: true, ..parts::small() }
+        };
+        let why = "3 layers cannot be scanned if one of every 2 has experts: 3 is not a multiple of 2";
+        check(&sparse(2), Layers::Scanned, why);
+        let why =
+            "Flaxformer's sparse layers are the last of every 3, and ours are the second (`sparse_step`)";
+        check(&sparse(3), Layers::Separate, why);
     }
 
     #[test]
