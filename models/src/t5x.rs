@@ -271,22 +271,6 @@ mod tests {
     }
 
     #[test]
-    fn models_without_counterpart_are_refused() {
-        let check = |config: &Config, layers, expect: &str| {
-            assert_eq!(variables(config, layers).expect_err("T5X has no such models"), expect);
-        };
-        let sparse = |sparse_step| {
-            let switch = Switch { experts: 3, sparse_step, ..Switch::default() };
-            Config { switch: Some(switch), layer_biases: true, ..parts::small() }
-        };
-        let why = "3 layers cannot be scanned if one of every 2 has experts: 3 is not a multiple of 2";
-        check(&sparse(2), Layers::Scanned, why);
-        let why =
-            "Flaxformer's sparse layers are the last of every 3, and ours are the second (`sparse_step`)";
-        check(&sparse(3), Layers::Separate, why);
-    }
-
-    #[test]
     fn names_and_sizes_are_those_of_flaxformer() {
         let switch = Some(Switch { experts: 3, sparse_step: 2, ..Switch::default() });
         let check = |config: &Config, layers, name: &str, sizes: &[usize]| {
@@ -316,10 +300,18 @@ mod tests {
             assert!(why.contains(expect), "{why}");
         };
         let sparse = |sparse_step| Some(Switch { experts: 3, sparse_step, ..Switch::default() });
-        fails(&Config { switch: sparse(3), ..small() }, Layers::Separate, "the last of every 3");
+        fails(
+            &Config { switch: sparse(3), ..small() },
+            Layers::Separate,
+            "the last of every 3, and ours are the second",
+        );
         fails(&small(), Layers::Scanned, "layer_biases=true");
         fails(&Config { scaled_output: Some(false), ..small() }, Layers::Separate, "scaled_output");
         let odd = Config { switch: sparse(2), encoder_layers: 3, layer_biases: true, ..small() };
-        fails(&odd, Layers::Scanned, "cannot be scanned");
+        fails(
+            &odd,
+            Layers::Scanned,
+            "3 layers cannot be scanned if one of every 2 has experts: 3 is not a multiple of 2",
+        );
     }
 }

@@ -374,7 +374,7 @@ fn a_row_of_padding_has_the_same_gradients_in_a_ring() {
         let mut inputs: Tensors = batch(&config).map(|(name, tensor)| (name.into(), tensor)).into();
         inputs.insert(seed.0, seed.1);
         let row = inputs.get_mut("inputs").expect("`batch` has inputs");
-        row.data[..config.input_length].fill(0.0);
+        row.data.iter_mut().take(config.input_length).for_each(|token| *token = 0.0);
         let after = call("train_step", &inputs, &before);
         vec![
             after
