@@ -314,9 +314,13 @@ class Driver:
         program = Path(run.program)
         if program.suffix and not program.is_absolute():
             program = Path(os.environ.get("MESH_HOME", ".")) / program
-        settings = [(k, v) for k, v in sorted(self.settings(run).items()) if not (alone and k.startswith("distill"))]
-        sets = [part for key, value in settings for part in ("--set", f"{key}={word(value)}")]
+        sets = [part for words in self.words(run, alone) for part in ("--set", words)]
         return [str(program), *sets, "--dtype", run.options["dtype"]]
+
+    def words(self, run, alone=False):
+        """The settings of a run, as `--set` takes them; `alone` is without those of distillation."""
+        settings = sorted(self.settings(run).items())
+        return [f"{key}={word(value)}" for key, value in settings if not (alone and key.startswith("distill"))]
 
     def subject(self, run):
         """What `meshc train` trains: the artefact, or with a teacher the program, which the teacher is added to."""
@@ -328,11 +332,9 @@ class Driver:
         return [*self.program(run), "--teacher", str(teacher / "checkpoints")]
 
     def artefact(self, run):
-        """The compiled program of a run; runs with the same settings share it."""
-        settings = self.settings(run)
-        words = [f"{key}={word(value)}" for key, value in sorted(settings.items())]
+        """The compiled program of a run; runs with the same settings, except those of distillation, share it."""
         version = hashlib.sha256(Path(self.meshc).read_bytes()).hexdigest()
-        about = json.dumps([version, run.program, run.options["dtype"], words])
+        about = json.dumps([version, run.program, run.options["dtype"], self.words(run, alone=True)])
         folder = self.state / "artefacts" / hashlib.sha256(about.encode()).hexdigest()[:16]
         with self.building:
             if not folder.exists():

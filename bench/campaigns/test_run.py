@@ -10,19 +10,21 @@ from pathlib import Path
 import run
 
 # Trains at most 7 steps in one process, then fails as if it were killed, unless the run ends there.
-# The loss of step n is 10 * lr + 1 / n.
+# The loss of step n is 10 * lr + 1 / n. It trains an artefact, or a program with a teacher.
 MESHC = '''#!/usr/bin/env python3
 import json, sys
 from pathlib import Path
 word = lambda key: sys.argv[sys.argv.index(key) + 1]
+sets = dict(a.split("=") for k, a in zip(sys.argv, sys.argv[1:]) if k == "--set")
 if sys.argv[1] == "compile":
-    sets = dict(a.split("=") for k, a in zip(sys.argv, sys.argv[1:]) if k == "--set")
     out = Path(word("-o")); out.mkdir(parents=True)
     (out / "lr").write_text(sets["lr"])
     (out / "report.json").write_text(json.dumps([{"function": "train_step", "parameters": 7, "flops_per_sequence": 8}]))
     sys.exit(0)
-lr, metrics, place = float((Path(sys.argv[2]) / "lr").read_text()), Path(word("--metrics")), Path(word("--checkpoint-dir"))
+lr = float(sets["lr"] if "--teacher" in sys.argv else (Path(sys.argv[2]) / "lr").read_text())
+metrics, place = Path(word("--metrics")), Path(word("--checkpoint-dir"))
 place.mkdir(exist_ok=True)
+(place / "command").write_text(json.dumps(sys.argv))
 saved = place / "step"
 began = int(saved.read_text()) if saved.exists() else 0
 assert not began or "--resume" in sys.argv
@@ -62,6 +64,20 @@ rate-from = { campaign = "rates", model = "a" }
 [[runs]]
 seeds = [1, 2]
 '''
+STUDENTS = '''
+name = "students"
+data = "de=tokens/de fr=tokens/fr"
+mix-temperature = 3.33
+steps = 5
+eval-every = 5
+teacher = "rates/a-lr=0.5-seed1"
+[set]
+lr = 0.125
+[models.s]
+program = "a.rs"
+[[runs]]
+vary = { distill_soft = [0.0, 0.75] }
+'''
 
 
 class Campaign(unittest.TestCase):
@@ -76,6 +92,8 @@ class Campaign(unittest.TestCase):
         self.file.write_text(FILE)
         self.after = self.home / "after.toml"
         self.after.write_text(AFTER)
+        self.students = self.home / "students.toml"
+        self.students.write_text(STUDENTS)
 
     def call(self, *words):
         out = io.StringIO()
@@ -145,6 +163,34 @@ class Campaign(unittest.TestCase):
         self.call(self.after, "--collect", self.home / "results")
         lines = run.read_metrics(self.home / "results/after.jsonl")
         self.assertEqual([(line["seed"], line["settings"]["lr"]) for line in lines], [(1, 0.25), (2, 0.25)])
+
+    def test_a_teacher_is_a_finished_run(self):
+        self.refuses("2 runs failed", lambda: self.train(self.students))
+        self.refuses("2 runs failed", self.train)
+        driver = run.Driver(self.home / "state", str(self.meshc), run.load(self.students))
+        [first, second] = driver.runs
+        self.refuses("its teacher rates/a-lr=0.5-seed1 is not finished", lambda: driver.subject(first))
+        self.train(self.file, self.students)
+        command = self.command("students/s-distill_soft=0.75-seed1")
+        teacher = self.home / "state/runs/rates/a-lr=0.5-seed1/checkpoints"
+        self.assertEqual(command[:10], ["train", "a.rs", "--set", "distill_soft=0.75", "--set", "lr=0.125", "--dtype",
+                                        "f32", "--teacher", str(teacher)])
+        # What is compiled is the student alone, which both students share.
+        self.assertEqual(driver.artefact(first), driver.artefact(second))
+        self.assertEqual(len(list((self.home / "state/artefacts").iterdir())), 3)
+
+    def test_a_mixture_has_its_corpora_and_its_temperature(self):
+        alone = STUDENTS.replace('teacher = "rates/a-lr=0.5-seed1"', "")
+        self.students.write_text(alone.replace("vary = { distill_soft = [0.0, 0.75] }", ""))
+        self.train(self.students)
+        command = self.command("students/s-seed1")
+        self.assertEqual(Path(command[1]).parent, self.home / "state/artefacts")
+        corpora = [f"{name}={self.home}/state/tokens/{name}" for name in ["de", "fr"]]
+        self.assertEqual(command[2:7], ["--data", *corpora, "--mix-temperature", "3.33"])
+
+    def command(self, key):
+        """The last command that trained a run."""
+        return json.loads((self.home / "state/runs" / key / "checkpoints/command").read_text())[1:]
 
     def test_settings_of_a_run_that_began_do_not_change(self):
         self.refuses("2 runs failed", self.train)
