@@ -171,7 +171,7 @@ wait_for_machines() {
 # Requests the machines of the run.
 request_machines() {
     local options=()
-    # There may be several slices of one size, but gcloud takes the topology of v2 to v4 only.
+    # There may be several slices of one size; gcloud takes the topology of v4 only.
     if [[ $type == v4 ]]; then
         options+=("--type=$type" "--topology=$topology")
     else

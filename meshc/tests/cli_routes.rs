@@ -72,7 +72,7 @@ fn languages_are_routed_evaluated_and_compared() {
         json["speedups"][0]["texts"].as_array().unwrap().iter().map(|t| &t["text"]).collect();
     assert_eq!(texts, ["all", "de", "en"]);
 
-    // What has no routing is refused.
+    // Programs without routing are refused.
     let dense = ["routes", "dense/checkpoints", "--data", "en.txt"];
     place.run_on_cpu(&dense).fails(&["has no sparse layers", "switch_tiny"]);
     let tiny = model("switch_tiny.rs");
