@@ -17,23 +17,10 @@ import sys
 
 import numpy as np
 
+sys.path.append(str(pathlib.Path(__file__).parents[2] / "tests/transformers"))
+from elements import element
+
 SMALLEST = 4
-
-
-def element(name, count):
-    """The elements of a tensor, as in tests/transformers/folders.py."""
-    seed = 2166136261
-    for byte in name.encode():
-        seed = (seed ^ byte) * 16777619 % 2**32
-    x = (np.uint64(seed) + np.arange(count, dtype=np.uint64) * np.uint64(2654435761)) & np.uint64(0xFFFFFFFF)
-    x = (x ^ (x >> np.uint64(15))) * np.uint64(2246822519) & np.uint64(0xFFFFFFFF)
-    x = x ^ (x >> np.uint64(13))
-    value = (x >> np.uint64(16)).astype(np.float64) / 32768 - 1
-    if name.endswith("layer_norm.weight"):
-        return 1 + value / 8
-    if name in ("shared.weight", "lm_head.weight") or "relative_attention_bias" in name:
-        return value
-    return value / 2
 
 
 def hf(case, out):

@@ -95,7 +95,7 @@ fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number")).collect()
 }
 
-/// Returns the elements of a tensor: `element` of `folders.py`.
+/// Returns the elements of a tensor: `element` of `elements.py`.
 fn elements(name: &str, count: usize) -> impl Iterator<Item = f64> {
     let hash = |seed: u32, byte: &u8| (seed ^ u32::from(*byte)).wrapping_mul(16_777_619);
     let seed = name.as_bytes().iter().fold(2_166_136_261u32, hash);

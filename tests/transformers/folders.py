@@ -12,8 +12,7 @@ in tests/transformers/cases/. `resave` loads the folders that `write` made with 
 them again.
 
 A description is JSON: the configuration, the tensors, inputs, logits, and greedy tokens. It has no weights.
-Every element is a function of the tensor's name and the element's index (`element`), which the test computes
-again. Values are multiples of 2^-18 below 1, exact in 32-bit floats.
+Every element is a function of the tensor's name and the element's index (elements.py).
 """
 
 import json
@@ -23,6 +22,7 @@ import sys
 import numpy as np
 import torch
 import transformers
+from elements import element
 from safetensors import safe_open
 from transformers import (
     AutoConfig,
@@ -67,22 +67,6 @@ CASES = {
     "t5_encoder": (T5EncoderModel, T5Config, {}),
 }
 RESAVED = ["t5_tied", "t5_untied", "mt5", "umt5_untied", "switch"]
-
-
-def element(name, count):
-    """The elements of the tensor `name`: a hash of the name (FNV-1a) mixed with the index."""
-    seed = 2166136261
-    for byte in name.encode():
-        seed = (seed ^ byte) * 16777619 % 2**32
-    x = (np.uint64(seed) + np.arange(count, dtype=np.uint64) * np.uint64(2654435761)) & np.uint64(0xFFFFFFFF)
-    x = (x ^ (x >> np.uint64(15))) * np.uint64(2246822519) & np.uint64(0xFFFFFFFF)
-    x = x ^ (x >> np.uint64(13))
-    value = (x >> np.uint64(16)).astype(np.float64) / 32768 - 1
-    if name.endswith("layer_norm.weight"):
-        return 1 + value / 8
-    if name in ("shared.weight", "lm_head.weight") or "relative_attention_bias" in name:
-        return value
-    return value / 2
 
 
 def fill(model):
