@@ -57,13 +57,19 @@ fn pack(root: &Path, folder: &Path, target: &str, name: &str) -> Result<PathBuf>
     for item in BESIDE {
         output(root, "cp", &["-r", item, &place.display().to_string()])?;
     }
-    // The same files give the same bytes: sorted, of one owner, and of the time of the commit.
     let time = output(root, "git", &["log", "-1", "--format=@%ct"])?;
+    compress(&dist, name, &time)
+}
+
+/// Packs the folder `NAME` of `dist`, and writes the digest beside the archive, which it returns. The same
+/// files give the same bytes: sorted, of one owner, and of the time `time`.
+fn compress(dist: &Path, name: &str, time: &str) -> Result<PathBuf> {
     let archive = format!("{name}.tar.gz");
-    let tar =
-        format!("--sort=name --owner=0 --group=0 --numeric-owner --mtime={time} -cf - {name} | gzip -n9");
-    output(&dist, "sh", &["-c", &format!("tar {tar} > {archive}")])?;
-    let sum = output(&dist, "sha256sum", &[&archive])?;
+    let mtime = format!("--mtime={time}");
+    let same = ["--sort=name", "--owner=0", "--group=0", "--numeric-owner", &mtime];
+    let how = ["--use-compress-program=gzip -n9", "-cf", &archive, name];
+    output(dist, "tar", &[&same[..], &how].concat())?;
+    let sum = output(dist, "sha256sum", &[&archive])?;
     fs::write(dist.join(format!("{archive}.sha256")), sum + "\n").context("writing the digest")?;
     Ok(dist.join(archive))
 }
@@ -105,5 +111,13 @@ mod tests {
             names.ends_with("meshc-0-t/meshc") && names.contains("meshc-0-t/docs/training.md"),
             "{names}"
         );
+    }
+
+    #[test]
+    fn a_failure_of_tar_gives_no_digest() {
+        let place = tempfile::tempdir().unwrap();
+        let error = compress(place.path(), "meshc-0-t", "@0").unwrap_err().to_string();
+        assert!(error.contains("`tar ") && error.contains("meshc-0-t"), "{error}");
+        assert!(!place.path().join("meshc-0-t.tar.gz.sha256").exists());
     }
 }
