@@ -228,6 +228,16 @@ fn all_pages() -> Vec<String> {
     pages
 }
 
+/// `mdbook` shows only pages that the summary names.
+#[test]
+fn the_summary_has_every_page() {
+    let summary = fs::read_to_string(home().join("docs/SUMMARY.md")).expect("the page can be read");
+    for page in all_pages() {
+        let Some(page) = page.strip_prefix("docs/").filter(|page| *page != "SUMMARY.md") else { continue };
+        assert!(summary.contains(&format!("]({page})")), "docs/{page} is not in docs/SUMMARY.md");
+    }
+}
+
 /// Commands in running text: subcommands and options exist.
 #[test]
 fn options_named_in_text_exist() {
