@@ -1,7 +1,7 @@
 //! Training data: `meshc data`, and training on JSON lines with a tokenizer, prepared tokens, mixtures and
 //! packed rows.
 
-use crate::support::{Ran, Workplace, model, words};
+use crate::support::{Ran, Workplace, model, sized, words};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -48,16 +48,9 @@ fn training_on_pieces_keeps_to_its_tokenizer() {
     place.write("words.json", words());
     let path = model("t5_tiny.rs");
     let train = |vocab: &str, more: &[&str]| {
-        let mut args =
-            vec!["train", &path, "--data", "text.jsonl", "--text-field", "body", "--checkpoint-dir", "ck"];
-        for set in
-            ["batch=4", "d_model=16", "d_ff=16", "heads=2", "d_kv=8", "input_length=16", "target_length=8"]
-        {
-            args.extend(["--set", set]);
-        }
-        args.extend(["--set", "layers=1", "--set", vocab]);
-        args.extend(more);
-        place.run_on_cpu(&args)
+        let args = ["train", &path, "--data", "text.jsonl", "--text-field", "body", "--checkpoint-dir", "ck"];
+        let lengths = ["input_length=16", "target_length=8"];
+        place.run_on_cpu(&sized(&[&args[..], more].concat(), &[&lengths[..], &[vocab]].concat()))
     };
     train("vocab=8", &["--steps", "2", "--tokenizer", "words.json"])
         .fails(&["vocabulary of 8", "at least 9"]);
@@ -71,29 +64,12 @@ fn training_on_pieces_keeps_to_its_tokenizer() {
     train("vocab=384", &["--steps", "4", "--resume", "--tokenizer", "words.json"]).succeeds();
 }
 
-/// Sizes of a tiny model.
-const SIZES: [&str; 9] = [
-    "batch=4",
-    "d_model=16",
-    "d_ff=16",
-    "heads=2",
-    "d_kv=8",
-    "input_length=16",
-    "target_length=16",
-    "layers=1",
-    "dropout=0",
-];
-
-/// Runs `meshc train` on the tiny model, with metrics in `m.jsonl`.
+/// Runs `meshc train` on a tiny model, with metrics in `m.jsonl`.
 #[track_caller]
 fn train(place: &Workplace, args: &[&str]) -> Ran {
     let path = model("t5_tiny.rs");
-    let key = |set: &str| set.split_once('=').map(|(key, _)| key.to_owned());
-    let given: Vec<_> = args.iter().filter_map(|word| key(word)).collect();
-    let open = SIZES.iter().filter(|size| key(size).is_some_and(|key| !given.contains(&key)));
-    let sizes = open.flat_map(|size| ["--set", *size]);
-    let words = ["train", &path, "--metrics", "m.jsonl", "--json"].into_iter().chain(args.iter().copied());
-    place.run_on_cpu(&words.chain(sizes).collect::<Vec<_>>())
+    let words = [&["train", &path, "--metrics", "m.jsonl", "--json"][..], args].concat();
+    place.run_on_cpu(&sized(&words, &["input_length=16", "dropout=0"]))
 }
 
 /// Returns the metrics of the last run.

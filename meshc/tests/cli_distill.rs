@@ -1,28 +1,15 @@
 //! Distillation: with a teacher in the step, and with a file of its logits.
 
-use crate::support::Workplace;
+use crate::support::{self, Workplace};
 use serde_json::Value;
 
-/// Sizes of tiny models without random numbers in training.
-const SIZES: [&str; 10] = [
-    "d_model=16",
-    "d_ff=16",
-    "heads=2",
-    "d_kv=8",
-    "input_length=24",
-    "target_length=8",
-    "layers=1",
-    "batch=4",
-    "dropout=0",
-    "vocab=300",
-];
+/// Settings of tiny models without random numbers in training.
+const SETTINGS: [&str; 4] = ["input_length=24", "target_length=8", "dropout=0", "vocab=300"];
 
-/// Returns the arguments with `more` settings and the sizes that these do not change.
+/// Returns the arguments with `more` settings, and those of tiny models that these do not change.
 fn sized<'a>(args: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
-    let key = |setting: &'a str| setting.split('=').next();
-    let sizes = SIZES.iter().filter(|size| more.iter().all(|setting| key(setting) != key(size)));
-    let settings = sizes.chain(more).flat_map(|setting| ["--set", *setting]);
-    args.iter().copied().chain(settings).collect()
+    let more = more.iter().flat_map(|setting| ["--set", *setting]);
+    support::sized(&args.iter().copied().chain(more).collect::<Vec<_>>(), &SETTINGS)
 }
 
 /// A place with four pairs, which are one batch, a task, a text, and a trained teacher.

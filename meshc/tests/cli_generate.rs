@@ -1,25 +1,8 @@
 //! `meshc generate`, `eval` and `score`, with a briefly trained model and an imported one.
 
-use crate::support::{Ran, Workplace, cpu_plugin, home, model, oracle};
+use crate::support::{Ran, Workplace, cpu_plugin, home, model, oracle, sized};
 use serde_json::{Value, json};
 use std::{io::Write, process::Stdio};
-
-/// Sizes of a tiny model.
-const SIZES: [&str; 8] = [
-    "d_model=16",
-    "d_ff=16",
-    "heads=2",
-    "d_kv=8",
-    "input_length=32",
-    "target_length=16",
-    "layers=1",
-    "batch=4",
-];
-
-fn sized<'a>(args: &[&'a str]) -> Vec<&'a str> {
-    let sizes = SIZES.iter().flat_map(|size| ["--set", *size]);
-    args.iter().copied().chain(sizes).collect()
-}
 
 #[track_caller]
 fn parsed(ran: &Ran) -> Value {
@@ -37,7 +20,7 @@ fn a_trained_model_generates_scores_and_is_evaluated() {
     let place = Workplace::new();
     let (path, data) = (model("t5_tiny.rs"), home().join("mesh/src").display().to_string());
     let train = ["train", &path, "--data", &data, "--steps", "2", "--checkpoint-dir", "ck"];
-    place.run_on_cpu(&sized(&train)).succeeds();
+    place.run_on_cpu(&sized(&train, &[])).succeeds();
     place.write("in.txt", "let x = <extra_id_0>;\nfn main\n");
 
     // The checkpoint names its model; a directory of checkpoints stands for the newest one.
@@ -53,7 +36,7 @@ fn a_trained_model_generates_scores_and_is_evaluated() {
     // The same with the name of the model, from a pipe, to a file.
     let args = ["generate", &path, "--checkpoint", "ck", "--input", "-", "--output", "out.txt"];
     let mut child = place
-        .meshc(&sized(&args))
+        .meshc(&sized(&args, &[]))
         .env("MESH_PJRT_PLUGIN", cpu_plugin())
         .stdin(Stdio::piped())
         .spawn()
@@ -94,7 +77,7 @@ fn a_trained_model_generates_scores_and_is_evaluated() {
     assert!(count("rows") % 4 != 0 && count("tokens_left_over") < 770 / count("rows"), "{whole}");
 
     let wrong = |args: &[&str], parts: &[&str]| drop(place.run_on_cpu(args).fails(parts));
-    wrong(&sized(&["generate", &path, "--input", "in.txt"]), &["no parameters", "--checkpoint"]);
+    wrong(&sized(&["generate", &path, "--input", "in.txt"], &[]), &["no parameters", "--checkpoint"]);
     wrong(&["generate", "ck", "--input", "none.txt"], &["none.txt"]);
     place.write("long.txt", "x".repeat(40));
     wrong(&["generate", "ck", "--input", "long.txt"], &["41 tokens", "input_length=41"]);

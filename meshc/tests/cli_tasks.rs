@@ -1,19 +1,10 @@
 //! Supervised tasks: training on them, and evaluation by generation and rank classification.
 
-use crate::support::{Workplace, model};
+use crate::support::{Workplace, model, sized};
 use serde_json::Value;
 
-/// Sizes of a tiny model.
-const SIZES: [&str; 8] = [
-    "d_model=16",
-    "d_ff=16",
-    "heads=2",
-    "d_kv=8",
-    "input_length=24",
-    "target_length=8",
-    "layers=1",
-    "batch=4",
-];
+/// Lengths of a tiny model.
+const LENGTHS: [&str; 2] = ["input_length=24", "target_length=8"];
 
 /// A task whose label says if a text has the letter x.
 const TASK: &str = "inputs = \"has x: {text}\"\nmetrics = [\"accuracy\", \"f1\"]\nlanguage = \"LANGUAGE\"\n\
@@ -36,11 +27,6 @@ fn place() -> Workplace {
     place
 }
 
-fn sized<'a>(args: &[&'a str]) -> Vec<&'a str> {
-    let sizes = SIZES.iter().flat_map(|size| ["--set", *size]);
-    args.iter().copied().chain(sizes).collect()
-}
-
 #[track_caller]
 fn lines(place: &Workplace, name: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(place.at(name)).unwrap();
@@ -53,7 +39,7 @@ fn tasks_are_trained_on_and_evaluated() {
     let path = model("t5_tiny.rs");
     let train = ["train", &path, "--tasks", "x.toml", "pairs.jsonl", "--steps", "2", "--eval-every", "2"];
     let more = ["--mix-temperature", "2", "--checkpoint-dir", "ck", "--metrics", "m.jsonl"];
-    let out = place.run_on_cpu(&sized(&[&train[..], &more].concat())).succeeds().out;
+    let out = place.run_on_cpu(&sized(&[&train[..], &more].concat(), &LENGTHS)).succeeds().out;
     // The square roots of 20 and 4 are as 69 to 31.
     assert!(out.contains("69.10 % x: 20 examples, 5 held out, none cut"), "{out}");
     assert!(out.contains("30.90 % pairs: 4 examples, 1 held out, 5 inputs and 0 targets cut"), "{out}");
@@ -101,7 +87,7 @@ fn tasks_that_cannot_be_used_are_refused() {
     let path = model("t5_tiny.rs");
     let fails = |args: &[&str], parts: &[&str]| {
         let train = ["train", path.as_str(), "--steps", "1", "--run-dir", "run", "--tasks"];
-        place.run_on_cpu(&sized(&[&train[..], args].concat())).fails(parts);
+        place.run_on_cpu(&sized(&[&train[..], args].concat(), &LENGTHS)).fails(parts);
         assert!(!place.at("run/metrics.jsonl").exists());
     };
     place.write("unknown.toml", "input = \"x\"\n[splits]\ntrain = [\"train.jsonl\"]\n");
@@ -119,7 +105,7 @@ fn tasks_that_cannot_be_used_are_refused() {
     fails(&["glue_rte"], &["no file matches `glue/rte/train*`"]);
     fails(&["nothing"], &["`nothing` is no task", "meshc tasks"]);
     let data = ["train", &path, "--data", "empty.jsonl", "--steps", "1"];
-    place.run_on_cpu(&sized(&data)).fails(&["has no field `text`", "--tasks"]);
+    place.run_on_cpu(&sized(&data, &LENGTHS)).fails(&["has no field `text`", "--tasks"]);
     place.run(&["eval", &path, "--data", "empty.jsonl", "--by", "rank"]).fails(&["`--by`", "--tasks"]);
 }
 
@@ -148,7 +134,7 @@ fn metrics_during_training_decide_which_checkpoint_is_kept() {
     let best = "x/generate/accuracy";
     let more = ["--eval-metrics", "--eval-examples", "3", "--best", best, "--keep-best", "1", "--keep", "1"];
     let more = [&more[..], &["--run-dir", "run", "--set", "lr=0.05"]].concat();
-    let out = place.run_on_cpu(&sized(&[&train[..], &more].concat())).succeeds().out;
+    let out = place.run_on_cpu(&sized(&[&train[..], &more].concat(), &LENGTHS)).succeeds().out;
     let all = evaluations(&place, "run/metrics.jsonl");
     assert_eq!(all.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [2, 4, 6]);
     for (step, eval) in &all {
@@ -183,7 +169,7 @@ fn metrics_during_training_decide_which_checkpoint_is_kept() {
     // Training goes on from there, and stops after as many evaluations without a better value.
     let on =
         [&train[..5], &["--steps", "60", "--eval-every", "2", "--resume", "--patience", "3"], &more].concat();
-    let out = place.run_on_cpu(&sized(&on)).succeeds().out;
+    let out = place.run_on_cpu(&sized(&on, &LENGTHS)).succeeds().out;
     let all = evaluations(&place, "run/metrics.jsonl");
     let (last, eval) = all.last().unwrap();
     let best_before = all.iter().map(|(_, eval)| value(eval)).fold(f64::MIN, f64::max);
@@ -196,7 +182,7 @@ fn metrics_during_training_that_cannot_be_computed_are_refused() {
     let path = model("t5_tiny.rs");
     let fails = |args: &[&str], parts: &[&str]| {
         let train = ["train", path.as_str(), "--steps", "2", "--eval-every", "2", "--no-run-dir"];
-        place.run_on_cpu(&sized(&[&train[..], args].concat())).fails(parts);
+        place.run_on_cpu(&sized(&[&train[..], args].concat(), &LENGTHS)).fails(parts);
     };
     let tasks = ["--tasks", "x.toml"];
     fails(
@@ -217,7 +203,7 @@ fn several_processes_train_on_tasks_and_predict_the_same() {
         let train =
             ["train", "t5_tiny", "--tasks", "x.toml", "pairs.jsonl", "--steps", "3", "--mesh", "data=2"];
         let more = ["--eval-every", "3", "--run-dir", name];
-        place.run_on_cpu(&sized(&[&train[..], &more, processes].concat())).succeeds();
+        place.run_on_cpu(&sized(&[&train[..], &more, processes].concat(), &LENGTHS)).succeeds();
         let lines = place.metrics(&format!("{name}/metrics.jsonl"));
         let losses: Vec<Value> = lines.iter().map(|line| line["loss"].clone()).collect();
         (losses, lines[2]["eval"]["x/loss"].clone())
@@ -242,6 +228,6 @@ fn several_processes_train_on_tasks_and_predict_the_same() {
     place.run_on_cpu(&[&eval[..], &two].concat()).fails(&["`--by` has several ways", "one way at a time"]);
     let train =
         ["train", "t5_tiny", "--tasks", "x.toml", "--steps", "2", "--mesh", "data=2", "--eval-every", "1"];
-    let refused = sized(&[&train[..], &two, &["--eval-metrics", "--run-dir", "three"]].concat());
+    let refused = sized(&[&train[..], &two, &["--eval-metrics", "--run-dir", "three"]].concat(), &LENGTHS);
     place.run_on_cpu(&refused).fails(&["not generated during training in a job of several processes"]);
 }

@@ -71,6 +71,19 @@ pub const TINY: [&str; 16] = [
     "layers=1",
 ];
 
+/// Returns the arguments with `more` settings and those of [`TINY`]. A setting of the arguments takes
+/// precedence over one of `more`, and both over one of `TINY`.
+pub fn sized<'a>(args: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    let key = |setting: &'a str| setting.split_once('=').map(|(key, _)| key);
+    let mut all = args.to_vec();
+    for setting in more.iter().chain(TINY.iter().filter(|word| **word != "--set")) {
+        if all.iter().all(|given| key(given) != key(setting)) {
+            all.extend(["--set", *setting]);
+        }
+    }
+    all
+}
+
 /// The settings of a small model with experts.
 pub fn tiny_switch() -> Vec<&'static str> {
     [&TINY[..], &["--set", "experts=8"]].concat()
