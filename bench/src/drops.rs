@@ -3,6 +3,7 @@
 //! Slots are counted as the models do: the tokens of a group take the slots of their experts in order, and a
 //! token whose expert has none left is dropped.
 
+use data::order::Rng;
 use serde_json::{Value, json};
 
 /// The sizes of a top-1 router.
@@ -51,9 +52,10 @@ impl Routing {
                 sum
             })
             .collect();
-        let mut random = Random(1);
+        let mut random = Rng::keyed(&[1]);
         let mut expert = || {
-            let at = random.next();
+            // Uniform in [0, 1).
+            let at = (random.bits() >> 11) as f64 / (1u64 << 53) as f64;
             upper.partition_point(|bound| *bound <= at).min(self.experts - 1)
         };
         let senders = self.expert_groups;
@@ -84,19 +86,6 @@ impl Routing {
             }
         }
         f64::from(dropped) / drawn as f64
-    }
-}
-
-/// SplitMix64, as uniform numbers in [0, 1).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
