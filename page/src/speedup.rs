@@ -27,8 +27,18 @@ pub struct Speedup {
 const ALL: &str = "all";
 /// Largest number of bars of a histogram, without that of texts whose loss was not reached.
 const MOST: usize = 12;
-/// Width of the longest bar of a histogram in text.
-const COLUMNS: usize = 40;
+
+/// Heads of [`Speedup::cells`].
+pub const HEADS: [&str; 8] = [
+    "text",
+    "baseline loss",
+    "baseline step",
+    "baseline seconds",
+    "step",
+    "seconds",
+    "steps ratio",
+    "time ratio",
+];
 
 impl Speedup {
     /// Returns the ratio of steps. `None` means that the loss was not reached.
@@ -42,7 +52,8 @@ impl Speedup {
         (own > 0.0).then(|| other / own)
     }
 
-    fn cells(&self) -> Vec<String> {
+    /// Returns the cells of a table with [`HEADS`]; times are in seconds.
+    pub fn cells(&self) -> Vec<String> {
         let seconds = |time: Option<f64>| time.map_or("—".to_owned(), |s| format!("{s:.1}"));
         let ratio = |ratio: Option<f64>| ratio.map_or("—".to_owned(), |x| format!("{x:.2}×"));
         let (step, time) = match self.reached {
@@ -58,18 +69,6 @@ impl Speedup {
         .concat()
     }
 }
-
-/// Heads of [`Speedup::cells`].
-const HEADS: [&str; 8] = [
-    "text",
-    "baseline loss",
-    "baseline step",
-    "baseline seconds",
-    "step",
-    "seconds",
-    "steps ratio",
-    "time ratio",
-];
 
 /// Returns the texts that both runs evaluate, `all` first. Time is the sum of the times of steps, without
 /// evaluations.
@@ -89,6 +88,14 @@ pub fn speedups(baseline: &Run, run: &Run) -> Vec<Speedup> {
     all
 }
 
+/// Returns the first run, another one, and its speed-ups over the first, for each run that evaluates a text
+/// of the first.
+pub fn compared(runs: &[Run]) -> Vec<(&Run, &Run, Vec<Speedup>)> {
+    let Some((baseline, others)) = runs.split_first() else { return Vec::new() };
+    let all = others.iter().map(|run| (baseline, run, speedups(baseline, run)));
+    all.filter(|(_, _, speedups)| !speedups.is_empty()).collect()
+}
+
 /// Returns the training time up to a step. `None` means that the times of steps are unknown.
 fn seconds(run: &Run, step: u64) -> Option<f64> {
     let times = run.numbers.get("step_ms")?;
@@ -103,7 +110,7 @@ fn texts(all: &[Speedup]) -> Vec<&Speedup> {
 
 /// Returns the numbers of texts by ratio of steps: ranges with their labels, in ascending order, and last the
 /// texts whose loss was not reached.
-fn histogram(all: &[Speedup]) -> Vec<(String, usize)> {
+pub fn histogram(all: &[Speedup]) -> Vec<(String, usize)> {
     let ratios: Vec<Option<f64>> = texts(all).into_iter().map(Speedup::steps).collect();
     let most = ratios.iter().flatten().fold(0.0, |a: f64, b| a.max(*b));
     let width = (most / MOST as f64).ceil().max(1.0);
@@ -118,7 +125,7 @@ fn histogram(all: &[Speedup]) -> Vec<(String, usize)> {
 }
 
 /// Returns one sentence about all texts: the mean of ratios of steps, and the share of at least 4.
-fn sentence(all: &[Speedup]) -> String {
+pub fn sentence(all: &[Speedup]) -> String {
     let texts = texts(all);
     let mut ratios: Vec<f64> = texts.iter().filter_map(|speedup| speedup.steps()).collect();
     ratios.sort_by(f64::total_cmp);
@@ -135,38 +142,6 @@ fn sentence(all: &[Speedup]) -> String {
         );
     }
     text
-}
-
-/// Returns the comparison of each run with the first, for a terminal. No comparison gives an empty string.
-pub fn text(runs: &[Run]) -> String {
-    let mut out = String::new();
-    for (baseline, run, all) in compared(runs) {
-        let _ = writeln!(
-            out,
-            "{} reaches the final held-out losses of {}: {}",
-            run.name,
-            baseline.name,
-            sentence(&all)
-        );
-        let rows: Vec<Vec<String>> =
-            [HEADS.map(str::to_owned).to_vec()].into_iter().chain(all.iter().map(Speedup::cells)).collect();
-        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..HEADS.len()).map(width).collect();
-        for row in rows {
-            let pad = |i: usize| " ".repeat(widths[i] - row[i].chars().count());
-            let numbers: String = (1..row.len()).map(|i| format!("  {}{}", pad(i), row[i])).collect();
-            let _ = writeln!(out, "{}{}{numbers}", row[0], pad(0));
-        }
-        let bars = histogram(&all);
-        let most = bars.iter().map(|bar| bar.1).max().unwrap_or(0).max(1);
-        let widest = bars.iter().map(|bar| bar.0.chars().count()).max().unwrap_or(0);
-        let _ = writeln!(out, "texts by ratio of steps");
-        for (label, count) in bars {
-            let pad = " ".repeat(widest - label.chars().count());
-            let _ = writeln!(out, "{pad}{label}  {} {count}", "█".repeat((count * COLUMNS).div_ceil(most)));
-        }
-    }
-    out
 }
 
 /// Returns the comparison of each run with the first, as JSON.
@@ -200,12 +175,6 @@ pub(crate) fn sections(runs: &[Run]) -> String {
         section(&title, &note, &format!("{chart}<div style=\"overflow-x:auto\">{cells}</div>"))
     };
     compared(runs).into_iter().map(of).collect()
-}
-
-fn compared(runs: &[Run]) -> Vec<(&Run, &Run, Vec<Speedup>)> {
-    let Some((baseline, others)) = runs.split_first() else { return Vec::new() };
-    let all = others.iter().map(|run| (baseline, run, speedups(baseline, run)));
-    all.filter(|(_, _, speedups)| !speedups.is_empty()).collect()
 }
 
 #[cfg(test)]
@@ -271,21 +240,19 @@ mod tests {
     #[test]
     fn a_comparison_has_a_table_and_bars() {
         let runs = pair();
-        let text = text(&runs);
+        let page = sections(&runs);
         for part in [
-            "sparse reaches the final held-out losses of dense: 2 of 3 reach the final loss",
-            "the mean of these is 2.67×",
+            "Speed-up of sparse over dense",
+            "2 of 3 reach the final loss; in steps, the mean of these is 2.67×",
             "33 % of all texts are at least 4×",
             "not reached",
-            "       4–5×  ████████████████████████████████████████ 1",
+            "<svg",
         ] {
-            assert!(text.contains(part), "`{part}` is not in\n{text}");
+            assert!(page.contains(part), "`{part}` is not in\n{page}");
         }
-        let page = sections(&runs);
-        assert!(page.contains("Speed-up of sparse over dense") && page.contains("<svg"), "{page}");
         let json = json(&runs);
         assert_eq!(json[0]["texts"][1]["steps_ratio"], 4.0);
-        assert_eq!(super::text(&runs[..1]), "");
+        assert_eq!(sections(&runs[..1]), "");
         // Ratios of hundreds have few bars.
         let far = |step: u64| Speedup {
             text: "a".into(),

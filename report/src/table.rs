@@ -131,6 +131,11 @@ pub fn size(n: u64) -> String {
     scaled(n, 1024.0, &[" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB"])
 }
 
+/// `12.3 %`: a share with one digit.
+pub fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
 fn scaled(n: u64, step: f64, units: &[&str]) -> String {
     let (mut x, mut unit) = (n as f64, 0);
     while x >= step && unit + 1 < units.len() {

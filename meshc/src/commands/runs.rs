@@ -3,6 +3,7 @@
 use crate::output::stream::{out, outln};
 use anyhow::{Context, Result};
 use driver::{
+    comparison,
     failure::failure,
     files::write_file,
     run_folder::{CONFIG, METRICS, RUN},
@@ -39,7 +40,7 @@ pub fn run(args: &Args) -> Result<()> {
         );
         return Ok(());
     }
-    let compared = speedup::text(&runs);
+    let compared = comparison::text(&runs);
     let output = match (&args.output, args.runs.as_slice()) {
         (Some(output), _) => output.clone(),
         (None, [one]) if one.is_dir() => one.join("index.html"),

@@ -1,6 +1,9 @@
 //! The page about the routing of tokens.
 
-use crate::routes::{Coactivation, Expert, LayerRoutes, Lift, Routes};
+use crate::{
+    routes::{Coactivation, Expert, LayerRoutes, Lift, Routes},
+    table::percent,
+};
 use page::{
     bars::bars,
     html::{document, escape, section, table},
@@ -30,10 +33,6 @@ pub fn page(routes: &Routes) -> String {
         html += &of_layer(routes, layer);
     }
     document(&format!("Routing: {}", routes.program), &html)
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.1} %", share * 100.0)
 }
 
 /// A table that scrolls in a narrow window.

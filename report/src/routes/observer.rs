@@ -74,9 +74,6 @@ pub struct Record<'a> {
 /// Number of ranges into which the positions of a row are divided.
 pub const RANGES: usize = 8;
 
-/// The properties of tokens that are counted, in the order of [`Counted::properties`].
-pub const PROPERTIES: [&str; 4] = ["piece", "word", "position", "text"];
-
 /// Counts of all batches so far.
 #[derive(Clone, Debug)]
 pub struct Observer {
@@ -90,6 +87,7 @@ pub struct Observer {
 /// Counts of a layer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counted {
+    /// By piece, word, range of positions, and text.
     pub(super) properties: [Counts; 4],
     /// By expert: choices without an expert slot, and the sum of gates.
     pub(super) dropped: Vec<u64>,

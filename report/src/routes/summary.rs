@@ -264,12 +264,12 @@ fn range(number: usize, length: usize) -> String {
 }
 
 impl<T> Properties<T> {
-    /// In the order of [`super::observer::PROPERTIES`].
+    /// Creates them from values in the order of the fields.
     fn of([piece, word, position, text]: [T; 4]) -> Self {
         Self { piece, word, position, text }
     }
 
-    /// In the order of [`super::observer::PROPERTIES`].
+    /// Returns them in the order of the fields.
     pub fn all(&self) -> [&T; 4] {
         [&self.piece, &self.word, &self.position, &self.text]
     }

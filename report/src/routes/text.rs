@@ -1,7 +1,7 @@
 //! Tables of routing for a terminal.
 
 use super::summary::{Expert, LayerRoutes, Routes};
-use crate::table::table;
+use crate::table::{percent, table};
 use std::fmt;
 
 /// Experts that have a line in the table of a layer; of more, those with the highest scores are shown.
@@ -144,9 +144,4 @@ impl LayerRoutes {
             ["expert", "load", "dropped", "gate", "specialization", "pieces of highest lift", "words"];
         table(f, &heads, ">>>>><<", &rows)
     }
-}
-
-/// Formats a share: `12.3 %`.
-pub(crate) fn percent(share: f64) -> String {
-    format!("{:.1} %", share * 100.0)
 }
