@@ -170,21 +170,30 @@ impl Mesh {
     /// The groups of devices that differ only along `axes`. Devices of a group are in the order of
     /// [`Mesh::index_along`], and groups are in the order of their first device.
     pub fn groups(&self, axes: &[AxisId]) -> Vec<Vec<usize>> {
-        let size = self.product(axes);
-        let mut groups: Vec<(Vec<usize>, Vec<usize>)> = Vec::new();
-        for device in 0..self.devices() {
-            let mut key = self.coords(device);
-            axes.iter().for_each(|a| key[a.index()] = 0);
-            let group = match groups.iter().position(|(k, _)| *k == key) {
-                Some(i) => i,
-                None => {
-                    groups.push((key, vec![0; size]));
-                    groups.len() - 1
-                }
-            };
-            groups[group].1[self.index_along(device, axes)] = device;
+        let mut offsets = vec![0];
+        for axis in axes {
+            let stride: usize = self.axes[axis.index() + 1..].iter().map(|a| a.size).product();
+            let along = |from: &usize| (0..self.size(*axis)).map(move |i| from + i * stride);
+            offsets = offsets.iter().flat_map(along).collect();
         }
-        groups.into_iter().map(|(_, members)| members).collect()
+        let firsts = (0..self.devices()).filter(|device| self.index_along(*device, axes) == 0);
+        firsts.map(|first| offsets.iter().map(|offset| first + offset).collect()).collect()
+    }
+    /// Sender and receiver of each message if every device sends to the one whose position along `axes` is
+    /// larger by `by`, in the order of [`Mesh::groups`]. With `wrap`, the first position follows the last;
+    /// without it, there is no message to a position that does not exist.
+    pub fn moved(&self, axes: &[AxisId], by: isize, wrap: bool) -> Vec<(usize, usize)> {
+        let mut pairs = Vec::new();
+        for group in self.groups(axes) {
+            let count = group.len() as isize;
+            for (i, from) in group.iter().enumerate() {
+                let to = i as isize + by;
+                if wrap || (0..count).contains(&to) {
+                    pairs.push((*from, group[to.rem_euclid(count) as usize]));
+                }
+            }
+        }
+        pairs
     }
 }
 
@@ -211,6 +220,18 @@ mod tests {
         assert_eq!(mesh.groups(&[expert]), [[0, 1, 2], [3, 4, 5]]);
         assert_eq!(mesh.groups(&[expert, data]), [[0, 3, 1, 4, 2, 5]]);
         assert_eq!(mesh.groups(&[]), [[0], [1], [2], [3], [4], [5]]);
+    }
+
+    #[test]
+    fn messages_go_to_positions_along_axes() {
+        let mesh = Mesh::parse("data=2,expert=3").unwrap();
+        let (data, expert) = (mesh.find("data").unwrap(), mesh.find("expert").unwrap());
+        assert_eq!(mesh.moved(&[expert], 1, true), [(0, 1), (1, 2), (2, 0), (3, 4), (4, 5), (5, 3)]);
+        assert_eq!(mesh.moved(&[expert], -2, false), [(2, 0), (5, 3)]);
+        assert_eq!(mesh.moved(&[data], 1, false), [(0, 3), (1, 4), (2, 5)]);
+        assert_eq!(mesh.moved(&[expert, data], 5, true)[0], (0, 5));
+        assert_eq!(mesh.moved(&[expert], 3, false), []);
+        assert_eq!(mesh.moved(&[expert], -3, true)[1], (1, 1));
     }
 
     #[test]

@@ -7,12 +7,12 @@ use compiler::{
     cost::{
         target::Slice,
         time::Work,
-        wire::{axes, steps, wire_bytes},
+        wire::{axes, wire_bytes},
     },
     facts::is_view,
 };
 use mesh::{
-    Body, Function, Inst, Mesh, Op,
+    AxisId, Body, Function, Inst, Mesh, Op,
     ir::{Collective, Contract},
 };
 use rustc_hash::FxHashMap;
@@ -28,9 +28,19 @@ struct Sum<'m> {
     mesh: &'m Mesh,
     slice: &'m Slice,
     work: Work,
-    /// Seconds per byte sent and per start, by axes and movement: -1 for an all-to-all, the distance for a
-    /// permute.
-    rates: FxHashMap<(u32, i64), (f64, f64)>,
+    /// Seconds per byte sent and per start.
+    rates: FxHashMap<(Vec<AxisId>, Movement), (f64, f64)>,
+}
+
+/// The movement of data along axes, on which the time for a byte depends.
+#[derive(PartialEq, Eq, Hash)]
+enum Movement {
+    /// Sums and gathers.
+    Ring,
+    /// An all-to-all.
+    Exchange,
+    /// A permute.
+    Permute { by: isize, wrap: bool },
 }
 
 impl Sum<'_> {
@@ -79,31 +89,66 @@ impl Sum<'_> {
     }
 
     fn collective(&mut self, body: &Body, inst: &Inst, op: &Collective) -> f64 {
-        let over = axes(op);
-        if over.is_empty() {
+        let wire = wire_bytes(self.mesh, op, body.ty(inst.args[0]));
+        if wire == 0 {
             return 0.0;
         }
         let (mesh, slice) = (self.mesh, self.slice);
-        let kind = match op {
-            Collective::AllToAll { .. } => -1,
-            Collective::Permute { by, wrap, .. } => {
-                let devices = over.iter().map(|a| self.mesh.size(a) as u64).product();
-                steps(devices, *by, *wrap) as i64
+        let (ids, movement) = match op {
+            Collective::AllToAll { .. } => (axes(op).iter().collect(), Movement::Exchange),
+            // The order of axes is that of the shards.
+            Collective::Permute { dim: _, axes, by, wrap } => {
+                (axes.clone(), Movement::Permute { by: *by, wrap: *wrap })
             }
             Collective::AllReduce { .. }
             | Collective::AllGather { .. }
             | Collective::ReduceScatter { .. }
             | Collective::Shard { .. }
-            | Collective::AsPending { .. } => 0,
+            | Collective::AsPending { .. } => (axes(op).iter().collect(), Movement::Ring),
         };
-        let ids: Vec<mesh::AxisId> = over.iter().collect();
-        let (rate, start) = *self.rates.entry((over.0, kind)).or_insert_with(|| {
+        let ids: Vec<AxisId> = ids;
+        let (rate, start) = *self.rates.entry((ids.clone(), movement)).or_insert_with(|| {
             // Time is linear in bytes.
             let time = |wire| slice.collective_time(mesh, op, &ids, wire);
             let rate = (time(2_000_000_000) - time(1_000_000_000)) / 1e9;
             (rate, time(1_000_000_000) - 1e9 * rate)
         });
-        let wire = wire_bytes(mesh, op, body.ty(inst.args[0]));
-        if wire == 0 { 0.0 } else { start + rate * wire as f64 }
+        start + rate * wire as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seconds of the collectives of a function with `insts`.
+    #[track_caller]
+    fn network(insts: &[&str]) -> f64 {
+        let text = format!(
+            "module m\nmesh a=2, b=8\nfunc f(%x x: f32[n=64@a+b, m=16], %z z: f32[n=64@b+a, m=16]) -> (y: \
+             f32[n=64@a+b, m=16]) {{\n{}\n  return %x\n}}\n",
+            insts.join("\n")
+        );
+        let module = mesh::text::parse(&text, "test").unwrap_or_else(|e| panic!("{e}"));
+        let module = mesh::verify::Local::new(module).unwrap_or_else(|e| panic!("{e}"));
+        let (module, slice) = (module.module(), Slice::parse("v5e:4x4").unwrap());
+        work(&module.env.mesh, &module.functions[0], &slice).network
+    }
+
+    #[test]
+    fn the_time_of_a_collective_does_not_depend_on_those_before_it() {
+        let still = "  %1 = collective_permute %x {dim=n, axes=[a, b], by=16, wrap}";
+        let next = "  %2 = collective_permute %x {dim=n, axes=[a, b], by=1, wrap}";
+        let cut = "  %3 = collective_permute %x {dim=n, axes=[a, b], by=-3}";
+        let other = "  %4 = collective_permute %z {dim=n, axes=[b, a], by=1, wrap}";
+        let gather = "  %5 = all_gather %x {dim=n, axes=[a, b]}";
+        let all = [still, next, cut, other, gather];
+        let alone = all.map(|inst| network(&[inst]));
+        assert_eq!(alone[0], 0.0, "it sends nothing");
+        assert!(alone[1] > 0.0 && alone[4] > 0.0, "{alone:?}");
+        // In this order of axes, neighbours are two rows of chips from each other.
+        assert!(alone[3] > alone[1], "{alone:?}");
+        let together = network(&all);
+        assert!((together / alone.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{together} for {alone:?}");
     }
 }

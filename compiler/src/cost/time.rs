@@ -5,8 +5,9 @@
 //! collectives of one program do not overlap, rings use both directions of every dim that they span, and
 //! cores of a chip share its links. The estimates rank layouts; they do not predict measured times.
 
-use super::{target::Slice, wire::steps};
+use super::target::Slice;
 use mesh::{AxisId, Mesh, ir::Collective};
+use rustc_hash::FxHashMap;
 
 /// Seconds of a step, by the busy part.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -81,8 +82,7 @@ impl Slice {
         }
         let pattern = match op {
             Collective::Permute { dim: _, axes, by, wrap } => {
-                let distance = steps(mesh.product(axes) as u64, *by, *wrap);
-                return self.shift_time(group(mesh, axes), distance, wire as f64);
+                return self.permute_time(&mesh.moved(axes, *by, *wrap), wire as f64);
             }
             Collective::AllToAll { .. } => Pattern::Exchange,
             Collective::AllReduce { .. }
@@ -129,40 +129,36 @@ impl Slice {
         seconds
     }
 
-    /// Seconds in which each of `members` sends `wire` bytes to the one `distance` positions on. Messages go
-    /// the same way and share links; those around the ends of a line go back over its idle links.
-    fn shift_time(&self, members: impl IntoIterator<Item = usize>, distance: u64, wire: f64) -> f64 {
-        let (span, speed) = (self.span(members), self.speed());
-        if span.slices > 1 {
-            return START + wire / speed.dcn;
-        }
-        if span.extent.iter().all(|n| *n == 1) {
-            return START + 2.0 * wire / speed.hbm;
-        }
-        START + wire * distance as f64 * self.mode.devices as f64 / speed.link
-    }
-
-    /// Seconds in which every sender of `pairs` (sender, receiver) sends `wire` bytes: each link on the way
-    /// carries the bytes of all pairs whose shortest way uses it, so the longest way bounds the time if all
-    /// devices send alike.
+    /// Seconds in which every sender of `pairs` (sender, receiver) sends `wire` bytes. A message takes the
+    /// shortest way along one dim of the torus after another, and messages share the links on their ways: the
+    /// link with the most messages bounds the time.
     pub fn permute_time(&self, pairs: &[(usize, usize)], wire: f64) -> f64 {
         let (speed, wraps) = (self.speed(), self.wraps());
-        let of = |(from, to): &(usize, usize)| {
-            let (from, to) = (self.place(*from), self.place(*to));
-            if from.0 != to.0 {
-                return wire / speed.dcn;
+        // By slice, chip, dim and direction.
+        let mut loads: FxHashMap<(usize, Vec<usize>, usize, bool), u32> = FxHashMap::default();
+        let mut slowest: f64 = 0.0;
+        for (from, to) in pairs.iter().filter(|(from, to)| from != to) {
+            let (slice, mut at, _) = self.place(*from);
+            let (other, goal, _) = self.place(*to);
+            if slice != other {
+                slowest = slowest.max(wire / speed.dcn);
+                continue;
             }
-            let steps = |i: usize| {
-                let line = from.1[i].abs_diff(to.1[i]);
-                if wraps[i] { line.min(self.shape[i] - line) } else { line }
-            };
-            match (0..self.shape.len()).map(steps).max().unwrap_or(0) {
-                0 if from.2 == to.2 => 0.0,
-                0 => 2.0 * wire / speed.hbm,
-                hops => wire * hops as f64 * self.mode.devices as f64 / speed.link,
+            if at == goal {
+                // Between the cores of a chip, data move through its memory.
+                slowest = slowest.max(2.0 * wire / speed.hbm);
             }
-        };
-        START + pairs.iter().map(of).fold(0.0, f64::max)
+            for (i, n) in self.shape.iter().enumerate() {
+                let ahead = (goal[i] + n - at[i]) % n;
+                let up = if wraps[i] { 2 * ahead <= *n } else { goal[i] > at[i] };
+                while at[i] != goal[i] {
+                    *loads.entry((slice, at.clone(), i, up)).or_default() += 1;
+                    at[i] = (at[i] + if up { 1 } else { n - 1 }) % n;
+                }
+            }
+        }
+        let most = loads.into_values().max().unwrap_or(0);
+        START + slowest.max(f64::from(most) * wire / speed.link)
     }
 
     /// The share of the peak that a product of these sizes (rows, columns, summed) reaches on the matrix
@@ -234,6 +230,53 @@ mod tests {
         assert!(time("v5e:16x16", &move_, 1) > 3.0 * time("v5e:16x16", &sum, 1));
         let ring = time("v5e:16x16", &sum, 0);
         assert!((ring - (1u64 << 30) as f64 / 90e9).abs() < 1e-4, "{ring}");
+    }
+
+    /// Checks the messages over the busiest link of a permute.
+    #[track_caller]
+    fn check_moved(slice: &str, mesh: &str, axes: &[&str], by: isize, wrap: bool, most: f64) {
+        let (slice, mesh) = (Slice::parse(slice).unwrap(), Mesh::parse(mesh).unwrap());
+        let axes: Vec<AxisId> = axes.iter().map(|a| mesh.find(a).unwrap()).collect();
+        let op = Collective::Permute { dim: "x".into(), axes: axes.clone(), by, wrap };
+        let seconds = slice.collective_time(&mesh, &op, &axes, 1 << 30) - START;
+        let found = seconds * slice.speed().link / f64::from(1 << 30);
+        assert!((found - most).abs() < 1e-6, "{found} messages, expected {most}");
+    }
+
+    #[test]
+    fn a_permute_takes_the_time_of_its_busiest_link() {
+        // A line: the message from the last chip to the first goes back over idle links.
+        check_moved("v5e:4x8", "data=8,model=4", &["model"], 1, true, 1.0);
+        check_moved("v5e:4x8", "data=8,model=4", &["model"], -1, false, 1.0);
+        check_moved("v5e:4x8", "data=8,model=4", &["model"], 2, true, 2.0);
+        check_moved("v5e:4x8", "data=8,model=4", &["model"], 3, true, 1.0);
+        check_moved("v5e:4x8", "data=8,model=4", &["model"], 3, false, 1.0);
+        // A ring.
+        check_moved("v5e:16x16", "a=16,b=16", &["a"], 1, true, 1.0);
+        check_moved("v5e:16x16", "a=16,b=16", &["a"], 15, true, 1.0);
+        check_moved("v5e:16x16", "a=16,b=16", &["b"], -3, true, 3.0);
+        check_moved("v5e:16x16", "a=16,b=16", &["b"], 3, false, 3.0);
+        // Neighbours along an axis that are two chips from each other.
+        check_moved("v5e:4x8", "data=8,x=2,y=2", &["x"], 1, true, 2.0);
+        check_moved("v5e:4x8", "data=8,x=2,y=2", &["y"], 1, true, 1.0);
+        check_moved("v5e:16x16", "a=16,b=8,c=2", &["b"], 1, true, 2.0);
+        // An axis that spans two dims: the end of a row sends to the start of the next.
+        check_moved("v5e:4x8", "data=4,model=8", &["model"], 1, false, 1.0);
+        // Both cores of a chip send over one link.
+        check_moved("v3:4x4", "a=16,b=2", &["a"], 1, false, 2.0);
+    }
+
+    #[test]
+    fn a_permute_without_links_takes_the_time_of_memory_or_of_the_data_center() {
+        let time = |slice: &str, pairs: &[(usize, usize)]| {
+            let slice = Slice::parse(slice).unwrap();
+            (slice.permute_time(pairs, 1e9) - START, slice.speed())
+        };
+        let (seconds, speed) = time("v3:2x2", &[(0, 1), (1, 0)]);
+        assert!((seconds - 2e9 / speed.hbm).abs() < 1e-9, "{seconds}");
+        let (seconds, speed) = time("v5e:2x2:slices=2", &[(0, 4), (4, 0)]);
+        assert!((seconds - 1e9 / speed.dcn).abs() < 1e-9, "{seconds}");
+        assert_eq!(time("v5e:2x2", &[(3, 3)]).0, 0.0);
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub fn axes(op: &Collective) -> AxisSet {
 
 /// The bytes that one device sends when `op` is applied to an operand of type `x`. In a ring of `n` devices
 /// an all-gather, a reduce-scatter and an all-to-all send `(n - 1) / n` of the larger side, an all-reduce
-/// twice that. A permute sends its operand.
+/// twice that. A permute sends its operand, unless no shard reaches another device.
 pub fn wire_bytes(mesh: &Mesh, op: &Collective, x: &Type) -> u64 {
     let n: u64 = axes(op).iter().map(|a| mesh.size(a) as u64).product();
     let bytes = x.local_bytes(mesh) as u64;
@@ -28,23 +28,11 @@ pub fn wire_bytes(mesh: &Mesh, op: &Collective, x: &Type) -> u64 {
             bytes * (n - 1) / n
         }
         Collective::Permute { dim: _, axes: _, by, wrap } => {
-            if steps(n, *by, *wrap) == 0 {
-                0
-            } else {
-                bytes
-            }
+            let by = by.unsigned_abs() as u64;
+            let stays = by.is_multiple_of(n) || (!wrap && by > n);
+            if stays { 0 } else { bytes }
         }
         Collective::Shard { dim: _, axes: _ } | Collective::AsPending { axes: _ } => 0,
-    }
-}
-
-/// The distance in a ring of `n` devices by which a permute by `by` moves shards; 0 if it sends none.
-pub fn steps(n: u64, by: isize, wrap: bool) -> u64 {
-    let by = by.unsigned_abs() as u64;
-    match wrap {
-        true => (by % n).min(n - by % n),
-        false if by < n => by,
-        false => 0,
     }
 }
 

@@ -56,7 +56,7 @@ impl Emitter<'_> {
             }
             Collective::AllToAll { from, to, axes } => self.all_to_all(x, from, to, axes),
             Collective::Permute { dim: _, axes, by, wrap } => {
-                let pairs = self.messages(axes, *by, *wrap);
+                let pairs = self.mesh().moved(axes, *by, *wrap);
                 if pairs.is_empty() {
                     return x.with(self.b.splat_like(x.hlo, 0.0));
                 }
@@ -85,21 +85,6 @@ impl Emitter<'_> {
                 x.with(self.b.select(first, x.hlo, nothing))
             }
         }
-    }
-
-    /// Sender and receiver of each message of a permute.
-    fn messages(&self, axes: &[AxisId], by: isize, wrap: bool) -> Vec<(usize, usize)> {
-        let mut pairs = Vec::new();
-        for group in self.mesh().groups(axes) {
-            let count = group.len() as isize;
-            for (i, from) in group.iter().enumerate() {
-                let to = i as isize + by;
-                if wrap || (0..count).contains(&to) {
-                    pairs.push((*from, group[to.rem_euclid(count) as usize]));
-                }
-            }
-        }
-        pairs
     }
 
     /// An all-gather with small dims merged, where the machine would pad them in memory.
