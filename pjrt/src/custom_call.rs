@@ -8,12 +8,12 @@
 use crate::array_type::byte_size;
 use crate::error::Result;
 use crate::event::catch_panic;
+use crate::ffi::Function;
 use crate::ffi::xla_ffi::{
     BUFFER, CallFrame, EXECUTE, ErrorCreate, ErrorDestroy, FFI_EXTENSION, FfiBuffer, FfiError, FfiExtension,
     FfiHead, FfiTable, Future, FutureCreate, FutureSet, FutureSetError, METADATA_EXTENSION,
     MetadataExtension, RegisterHandlerArgs, S64, SCALAR_ATTRIBUTE, Values,
 };
-use crate::ffi::{Function, TABLE_EXTENSIONS};
 use crate::{ElementType, Plugin};
 use std::ffi::{CString, c_int};
 use std::ptr::NonNull;
@@ -67,27 +67,9 @@ impl Plugin {
 
     /// Returns the function of the FFI extension that registers handlers.
     fn register_handler(&self) -> Option<crate::ffi::xla_ffi::RegisterHandler> {
-        // SAFETY: the table has at least its header, which contains this pointer; the list belongs to the
-        // table, is immutable, and ends with null. Every extension begins with its size, kind and successor;
-        // the function is read only if the extension is long enough.
-        unsafe {
-            let start = self.api.table().as_ptr().add(TABLE_EXTENSIONS);
-            let mut next = start.cast::<*const FfiExtension>().read_unaligned();
-            for _ in 0..1000 {
-                if next.is_null() {
-                    return None;
-                }
-                if (*next).kind == FFI_EXTENSION {
-                    return if (*next).struct_size >= size_of::<FfiExtension>() {
-                        (*next).register_handler
-                    } else {
-                        None
-                    };
-                }
-                next = (*next).next.cast();
-            }
-            None
-        }
+        let extension = self.extension::<FfiExtension>(FFI_EXTENSION)?;
+        // SAFETY: the extension is of this type, immutable, and lives as long as the plugin.
+        unsafe { (*extension.as_ptr()).register_handler }
     }
 }
 

@@ -118,28 +118,41 @@ impl Plugin {
 
     /// Returns the numbers of the C API extensions that the plugin offers.
     pub fn extensions(&self) -> Vec<i32> {
-        /// The head of every extension.
-        #[repr(C)]
-        struct Extension {
-            struct_size: usize,
-            kind: c_int,
-            next: *const Extension,
-        }
-        // SAFETY: the table has at least its header, which contains this pointer.
-        let mut next = unsafe {
-            self.api.table().as_ptr().add(TABLE_EXTENSIONS).cast::<*const Extension>().read_unaligned()
-        };
-        let mut kinds = Vec::new();
-        // SAFETY: the list belongs to the table, is immutable, and ends with null. The bound guards against a
-        // cyclic list.
-        while let Some(extension) = unsafe { next.as_ref() }
-            && kinds.len() < 1000
-        {
-            kinds.push(extension.kind);
-            next = extension.next;
-        }
-        kinds
+        // SAFETY: see `heads`.
+        self.heads().map(|head| unsafe { (*head.as_ptr()).kind }).collect()
     }
+
+    /// Returns the extension number `kind`, which is a `T`. `None` means that the plugin lacks it, or that it
+    /// is smaller than a `T`.
+    pub(crate) fn extension<T>(&self, kind: c_int) -> Option<NonNull<T>> {
+        // SAFETY: see `heads`.
+        let found = self.heads().find(|head| unsafe { (*head.as_ptr()).kind } == kind)?;
+        // SAFETY: as above.
+        let size = unsafe { (*found.as_ptr()).struct_size };
+        (size >= size_of::<T>()).then(|| found.cast())
+    }
+
+    /// Returns the heads of all extensions. They are immutable and live as long as the plugin, which is never
+    /// unloaded.
+    fn heads(&self) -> impl Iterator<Item = NonNull<Extension>> {
+        // SAFETY: the table has at least its header, which contains this pointer.
+        let first = unsafe {
+            self.api.table().as_ptr().add(TABLE_EXTENSIONS).cast::<*mut Extension>().read_unaligned()
+        };
+        // SAFETY: every extension begins with a head; the list belongs to the table, is immutable, and ends
+        // with null.
+        let next = |head: &NonNull<Extension>| NonNull::new(unsafe { (*head.as_ptr()).next });
+        // The bound guards against a cyclic list.
+        std::iter::successors(NonNull::new(first), next).take(1000)
+    }
+}
+
+/// The head of every extension.
+#[repr(C)]
+struct Extension {
+    struct_size: usize,
+    kind: c_int,
+    next: *mut Extension,
 }
 
 /// Finds the function table and checks that it is supported.

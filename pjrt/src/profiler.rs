@@ -4,10 +4,9 @@
 //! a time.
 
 use crate::error::{Error, Result};
-use crate::ffi::TABLE_EXTENSIONS;
 use crate::ffi::profiler::{
-    self as ffi, CollectArgs, CreateArgs, DestroyErrorArgs, MessageArgs, OPTIONS, ProfilerApi, ProfilerArgs,
-    ProfilerExtension,
+    self as ffi, Call, CollectArgs, CreateArgs, DestroyErrorArgs, MessageArgs, OPTIONS, PROFILER_EXTENSION,
+    ProfilerApi, ProfilerArgs, ProfilerExtension, VoidCall,
 };
 use crate::plugin::Plugin;
 use std::ptr::NonNull;
@@ -16,6 +15,7 @@ use std::ptr::NonNull;
 #[derive(Debug)]
 pub struct Profiler {
     plugin: Plugin,
+    functions: Functions,
     handle: NonNull<ffi::Profiler>,
 }
 
@@ -28,7 +28,7 @@ impl Profiler {
     /// # Errors
     /// The plugin reports an error, such as a profiler that records already, or devices that are missing.
     pub fn start(plugin: &Plugin) -> Result<Option<Self>> {
-        let Some(api) = api(plugin) else { return Ok(None) };
+        let Some(functions) = Functions::of(plugin) else { return Ok(None) };
         let mut args = CreateArgs {
             struct_size: size_of::<CreateArgs>(),
             options: OPTIONS.as_ptr().cast(),
@@ -36,13 +36,13 @@ impl Profiler {
             profiler: std::ptr::null_mut(),
         };
         // SAFETY: the arguments live during the call, and the plugin copies the options.
-        let error = unsafe { (api.create)(&raw mut args) };
-        check(plugin, api, error, "PLUGIN_Profiler_Create")?;
+        let error = unsafe { (functions.create)(&raw mut args) };
+        functions.check(plugin, error, "PLUGIN_Profiler_Create")?;
         let Some(handle) = NonNull::new(args.profiler) else {
             return Err(failed(plugin, "PLUGIN_Profiler_Create", "it returned no profiler".to_owned()));
         };
-        let profiler = Self { plugin: plugin.clone(), handle };
-        profiler.call(api, api.start, "PLUGIN_Profiler_Start")?;
+        let profiler = Self { plugin: plugin.clone(), functions, handle };
+        profiler.call(functions.start, "PLUGIN_Profiler_Start")?;
         Ok(Some(profiler))
     }
 
@@ -51,8 +51,7 @@ impl Profiler {
     /// # Errors
     /// The plugin reports an error.
     pub fn stop(self) -> Result<Vec<u8>> {
-        let Some(api) = api(&self.plugin) else { return Ok(Vec::new()) };
-        self.call(api, api.stop, "PLUGIN_Profiler_Stop")?;
+        self.call(self.functions.stop, "PLUGIN_Profiler_Stop")?;
         let mut args = CollectArgs {
             struct_size: size_of::<CollectArgs>(),
             profiler: self.handle.as_ptr(),
@@ -61,8 +60,8 @@ impl Profiler {
         };
         let collect = |args: &mut CollectArgs| {
             // SAFETY: the arguments and the buffer they name live during the call.
-            let error = unsafe { (api.collect_data)(&raw mut *args) };
-            check(&self.plugin, api, error, "PLUGIN_Profiler_CollectData")
+            let error = unsafe { (self.functions.collect_data)(&raw mut *args) };
+            self.functions.check(&self.plugin, error, "PLUGIN_Profiler_CollectData")
         };
         // The first call returns the size.
         collect(&mut args)?;
@@ -80,76 +79,93 @@ impl Profiler {
         Ok(bytes)
     }
 
-    fn call(&self, api: &ProfilerApi, function: ffi::ProfilerCall, name: &'static str) -> Result<()> {
+    fn call(&self, function: Call<ProfilerArgs>, name: &'static str) -> Result<()> {
         let mut args =
             ProfilerArgs { struct_size: size_of::<ProfilerArgs>(), profiler: self.handle.as_ptr() };
         // SAFETY: the profiler is alive, and the arguments live during the call.
         let error = unsafe { function(&raw mut args) };
-        check(&self.plugin, api, error, name)
+        self.functions.check(&self.plugin, error, name)
     }
 }
 
 impl Drop for Profiler {
     fn drop(&mut self) {
-        if let Some(api) = api(&self.plugin) {
-            // There is nobody to tell.
-            let _ = self.call(api, api.destroy, "PLUGIN_Profiler_Destroy");
-        }
+        // There is nobody to tell.
+        let _ = self.call(self.functions.destroy, "PLUGIN_Profiler_Destroy");
     }
 }
 
-/// Returns the functions of the plugin's profiler.
-fn api(plugin: &Plugin) -> Option<&ProfilerApi> {
-    // SAFETY: the table has at least its header, which contains this pointer; the list belongs to the table,
-    // is immutable, and ends with null. Every extension begins with its size, kind and successor; the
-    // functions are read only if extension and function table are long enough, and they live as long as the
-    // plugin, which is never unloaded.
-    unsafe {
-        let start = plugin.api.table().as_ptr().add(TABLE_EXTENSIONS);
-        let mut next = start.cast::<*const ProfilerExtension>().read_unaligned();
-        for _ in 0..1000 {
-            if next.is_null() {
-                return None;
-            }
-            if (*next).kind == ffi::PROFILER_EXTENSION {
-                let is_whole = (*next).struct_size >= size_of::<ProfilerExtension>();
-                let api = if is_whole { (*next).api.as_ref() } else { None };
-                return api.filter(|api| api.struct_size >= size_of::<ProfilerApi>());
-            }
-            next = (*next).next.cast();
-        }
-        None
-    }
+/// The functions of a plugin's profiler. They live as long as the process: plugins are never unloaded.
+#[derive(Clone, Copy, Debug)]
+struct Functions {
+    error_destroy: VoidCall<DestroyErrorArgs>,
+    error_message: VoidCall<MessageArgs>,
+    create: Call<CreateArgs>,
+    destroy: Call<ProfilerArgs>,
+    start: Call<ProfilerArgs>,
+    stop: Call<ProfilerArgs>,
+    collect_data: Call<CollectArgs>,
 }
 
-/// Turns an error of the profiler into one of this crate, and frees it.
-fn check(plugin: &Plugin, api: &ProfilerApi, error: *mut ffi::Error, function: &'static str) -> Result<()> {
-    if error.is_null() {
-        return Ok(());
+impl Functions {
+    /// Returns the functions of the plugin's profiler. `None` means that it has none, or lacks a function.
+    fn of(plugin: &Plugin) -> Option<Self> {
+        let extension = plugin.extension::<ProfilerExtension>(PROFILER_EXTENSION)?;
+        // SAFETY: the extension is of this type, immutable, and lives as long as the plugin.
+        let api = NonNull::new(unsafe { (*extension.as_ptr()).api }.cast_mut())?;
+        // SAFETY: the table begins with its size, the only part that is read before the size is known.
+        let size = unsafe { (&raw const (*api.as_ptr()).struct_size).read() };
+        if size < size_of::<ProfilerApi>() {
+            return None;
+        }
+        // SAFETY: the table has all these fields, of which each may be null; it is immutable and lives as
+        // long as the plugin.
+        let api = unsafe { api.as_ref() };
+        Some(Self {
+            error_destroy: api.error_destroy?,
+            error_message: api.error_message?,
+            create: api.create?,
+            destroy: api.destroy?,
+            start: api.start?,
+            stop: api.stop?,
+            collect_data: api.collect_data?,
+        })
     }
-    let mut message = MessageArgs {
-        struct_size: size_of::<MessageArgs>(),
-        private: std::ptr::null_mut(),
-        error,
-        message: std::ptr::null(),
-        message_size: 0,
-    };
-    let mut destroy =
-        DestroyErrorArgs { struct_size: size_of::<DestroyErrorArgs>(), private: std::ptr::null_mut(), error };
-    // SAFETY: the error is alive until it is destroyed here, and so is its message, which is copied before.
-    let text = unsafe {
-        (api.error_message)(&raw mut message);
-        let text = match message.message.is_null() {
-            true => String::new(),
-            false => {
-                let bytes = std::slice::from_raw_parts(message.message.cast::<u8>(), message.message_size);
-                String::from_utf8_lossy(bytes).into_owned()
-            }
+
+    /// Turns an error of the profiler into one of this crate, and frees it.
+    fn check(&self, plugin: &Plugin, error: *mut ffi::Error, function: &'static str) -> Result<()> {
+        if error.is_null() {
+            return Ok(());
+        }
+        let mut message = MessageArgs {
+            struct_size: size_of::<MessageArgs>(),
+            private: std::ptr::null_mut(),
+            error,
+            message: std::ptr::null(),
+            message_size: 0,
         };
-        (api.error_destroy)(&raw mut destroy);
-        text
-    };
-    Err(failed(plugin, function, text))
+        let mut destroy = DestroyErrorArgs {
+            struct_size: size_of::<DestroyErrorArgs>(),
+            private: std::ptr::null_mut(),
+            error,
+        };
+        // SAFETY: the error is alive until it is destroyed here, and so is its message, which is copied
+        // before.
+        let text = unsafe {
+            (self.error_message)(&raw mut message);
+            let text = match message.message.is_null() {
+                true => String::new(),
+                false => {
+                    let bytes = message.message.cast::<u8>();
+                    let bytes = std::slice::from_raw_parts(bytes, message.message_size);
+                    String::from_utf8_lossy(bytes).into_owned()
+                }
+            };
+            (self.error_destroy)(&raw mut destroy);
+            text
+        };
+        Err(failed(plugin, function, text))
+    }
 }
 
 fn failed(plugin: &Plugin, function: &'static str, reason: String) -> Error {

@@ -9,8 +9,8 @@ use c::TempDir;
 use libloading::Library;
 use pjrt::{
     AlignedBytes, Argument, ArrayType, Buffer, Client, ClientOptions, Code, Device, ElementType, Error,
-    ExecuteOptions, Function, HostArray, HostUse, KeyValueStore, Plugin, Program, Result, StoreError,
-    Topology, Value, read_all,
+    ExecuteOptions, Function, HostArray, HostUse, KeyValueStore, Plugin, Profiler, Program, Result,
+    StoreError, Topology, Value, read_all,
 };
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -255,6 +255,33 @@ fn a_missing_function_is_named() {
         fake.assert_clean(&format!("without {}", function.name()));
     }
     assert!(named > 40 && absent > 10, "{named} {absent}");
+}
+
+#[test]
+fn a_profiler_is_used_only_if_it_is_whole() {
+    let fake = Fake::new("profiler");
+    let plugin = fake.plugin().expect("loads");
+    assert_eq!(plugin.extensions(), [99, 1]);
+    let profiled = || Profiler::start(&plugin)?.map(Profiler::stop).transpose();
+    assert_eq!(profiled().expect("records").as_deref(), Some(&b"ab"[..]));
+    fake.assert_clean("after a profile");
+
+    // Sizes of the extension, and of its table, which are one word too short.
+    for (name, short, whole) in [("fake_profiler_extension", 24, 32), ("fake_profiler_table", 72, 80)] {
+        fake.set(name, short);
+        assert!(profiled().expect("there is no profiler").is_none(), "{name}");
+        fake.set(name, whole);
+        assert!(profiled().expect("records").is_some(), "{name}");
+    }
+    for function in [2, 3, 5, 6, 7, 8, 9] {
+        fake.set("fake_profiler_remove", function);
+        assert!(profiled().expect("there is no profiler").is_none(), "without function {function}");
+        fake.set("fake_profiler_restore", function);
+    }
+    fake.set("fake_events_fail", 1);
+    let error = profiled().expect_err("the profiler refuses").to_string();
+    assert!(error.starts_with("PLUGIN_Profiler_Start failed: no room for a trace (plugin "), "{error}");
+    fake.assert_clean("after a profiler that refused");
 }
 
 #[test]

@@ -26,22 +26,24 @@ pub(crate) struct ProfilerExtension {
     pub api: *const ProfilerApi,
 }
 
-/// A function of a profiler without other arguments.
-pub(crate) type ProfilerCall = unsafe extern "C" fn(args: *mut ProfilerArgs) -> *mut Error;
+/// A function that takes `A`, and returns null or an error.
+pub(crate) type Call<A> = unsafe extern "C" fn(args: *mut A) -> *mut Error;
+/// A function that takes `A` and returns nothing.
+pub(crate) type VoidCall<A> = unsafe extern "C" fn(args: *mut A);
 
-/// The functions. Newer plugins have more of them at the end.
+/// The functions; `None` for those that the plugin lacks. Newer plugins have more of them at the end.
 #[repr(C)]
 pub(crate) struct ProfilerApi {
     pub struct_size: usize,
     _private: *mut c_void,
-    pub error_destroy: unsafe extern "C" fn(args: *mut DestroyErrorArgs),
-    pub error_message: unsafe extern "C" fn(args: *mut MessageArgs),
+    pub error_destroy: Option<VoidCall<DestroyErrorArgs>>,
+    pub error_message: Option<VoidCall<MessageArgs>>,
     _error_code: *const c_void,
-    pub create: unsafe extern "C" fn(args: *mut CreateArgs) -> *mut Error,
-    pub destroy: ProfilerCall,
-    pub start: ProfilerCall,
-    pub stop: ProfilerCall,
-    pub collect_data: unsafe extern "C" fn(args: *mut CollectArgs) -> *mut Error,
+    pub create: Option<Call<CreateArgs>>,
+    pub destroy: Option<Call<ProfilerArgs>>,
+    pub start: Option<Call<ProfilerArgs>>,
+    pub stop: Option<Call<ProfilerArgs>>,
+    pub collect_data: Option<Call<CollectArgs>>,
 }
 
 #[repr(C)]

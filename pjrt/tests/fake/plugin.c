@@ -46,6 +46,8 @@ static long non_donatable = -1;
 static future *waiting;
 static word table[5 + FUNCTIONS], original[5 + FUNCTIONS];
 static int devices[2];
+static word profiler[10], profiler_original[10];
+static word extensions[2][4];
 
 // ---- What the tests see and set ----
 
@@ -68,6 +70,11 @@ void fake_events_fail(int on) { events_fail = on; }
 void fake_take_on_failure(int on) { take_on_failure = on; }
 void fake_remove(int index) { table[5 + index] = 0; }
 void fake_restore(int index) { table[5 + index] = original[5 + index]; }
+// The sizes that the profiler extension and its table claim, and its functions: without number `index`.
+void fake_profiler_extension(int size) { extensions[1][0] = size; }
+void fake_profiler_table(int size) { profiler[0] = size; }
+void fake_profiler_remove(int index) { profiler[index] = 0; }
+void fake_profiler_restore(int index) { profiler[index] = profiler_original[index]; }
 
 // ---- Objects ----
 
@@ -383,12 +390,52 @@ DEFINE(buffer_to_host, 7) {
 }
 DEFINE(buffer_ready, 4) { w[3] = (word)event(); }
 
+// ---- The profiler, which records two bytes ----
+
+static void profiler_error_destroy(word *w) { unmake((object *)w[2], ERROR); }
+static void profiler_error_message(word *w) {
+  w[3] = (word)((object *)w[2])->message;
+  w[4] = strlen(((object *)w[2])->message);
+}
+static void *profiler_create(word *w) {
+  if (w[0] != 8 * 4) return error(3, "profiler_create has arguments of another size");
+  w[3] = (word)make(BLOB, NULL);
+  return NULL;
+}
+static void *profiler_destroy(word *w) { unmake((object *)w[1], BLOB); return NULL; }
+static void *profiler_start(word *w) {
+  object *o = (object *)w[1];
+  if (o->deleted++) return error(3, "it records already");
+  return events_fail ? error(8, "no room for a trace") : NULL;
+}
+static void *profiler_stop(word *w) { ((object *)w[1])->deleted = 0; return NULL; }
+static void *profiler_collect(word *w) {
+  w[3] = 2;
+  if (w[2]) memcpy((void *)w[2], "ab", 2);
+  return NULL;
+}
+
+static void set_profiler(void) {
+  word functions[10] = {
+      sizeof profiler, 0, (word)profiler_error_destroy, (word)profiler_error_message, 0,
+      (word)profiler_create, (word)profiler_destroy, (word)profiler_start, (word)profiler_stop,
+      (word)profiler_collect};
+  memcpy(profiler, functions, sizeof profiler);
+  memcpy(profiler_original, functions, sizeof profiler);
+  // An extension that nobody knows comes first.
+  word unknown[4] = {8 * 3, 99, (word)extensions[1], 0}, known[4] = {8 * 4, 1, 0, (word)profiler};
+  memcpy(extensions[0], unknown, sizeof unknown);
+  memcpy(extensions[1], known, sizeof known);
+  table[1] = (word)extensions[0];
+}
+
 static void set(int index, function f) { original[5 + index] = table[5 + index] = (word)f; }
 
 void *GetPjrtApi(void) {
   if (table[0]) return table;
   table[0] = sizeof table;
   table[2] = 24;
+  set_profiler();
   ((int *)&table[4])[0] = 0;
   ((int *)&table[4])[1] = 90;
   set(PJRT_Error_Destroy, error_destroy);
