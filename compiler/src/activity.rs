@@ -55,6 +55,7 @@ fn forward(body: &Body, inst: &Inst, flags: &[bool]) -> Vec<bool> {
     match flow(&inst.op) {
         Flow::All => inst.results.iter().map(float).collect(),
         Flow::Pairs => inst.results.iter().zip(&args).map(|(r, a)| float(r) && *a).collect(),
+        Flow::Second => vec![args[1]],
         Flow::Nothing => vec![false; inst.results.len()],
         Flow::Scan(scan) => of(&scan.body.results, &scan_varied(scan, &args)),
         Flow::Cond(then, otherwise) => {
@@ -69,6 +70,7 @@ fn backward(inst: &Inst, results: &[bool]) -> Vec<bool> {
     match flow(&inst.op) {
         Flow::All => vec![any; inst.args.len()],
         Flow::Pairs => results.to_vec(),
+        Flow::Second => vec![false, any],
         Flow::Nothing => vec![false; inst.args.len()],
         Flow::Scan(scan) => {
             let every = vec![true; scan.body.values.len()];

@@ -57,6 +57,8 @@ pub enum Flow<'o> {
     All,
     /// Result `i` depends on operand `i`.
     Pairs,
+    /// The result depends on operand 1.
+    Second,
     /// No result depends on an operand.
     Nothing,
     /// As through the body of this loop.
@@ -71,12 +73,9 @@ pub fn flow(op: &Op) -> Flow<'_> {
         Op::Elementwise(Elementwise::Unary(op)) if !unary(*op).differentiable => Flow::Nothing,
         Op::Elementwise(Elementwise::Compare(_) | Elementwise::StopGradient) => Flow::Nothing,
         Op::Elementwise(
-            Elementwise::Unary(_)
-            | Elementwise::Binary(_)
-            | Elementwise::Select
-            | Elementwise::Cast(_)
-            | Elementwise::WithGradient,
+            Elementwise::Unary(_) | Elementwise::Binary(_) | Elementwise::Select | Elementwise::Cast(_),
         ) => Flow::All,
+        Op::Elementwise(Elementwise::WithGradient) => Flow::Second,
         Op::Contract(_) | Op::Reduce(_) | Op::Shape(_) => Flow::All,
         Op::Index(Index::Sort { .. }) => Flow::Pairs,
         Op::Index(
@@ -192,7 +191,7 @@ pub fn is_heavy(op: &Op) -> bool {
 pub fn is_cheap(op: &Op) -> bool {
     match op {
         Op::Elementwise(_) => true,
-        // Programs roll what devices are to pass on.
+        // A roll along a split dim sends every shard to another device.
         Op::Shape(Shape::Shift { dim: _, by: _, edge: Edge::Wrap }) => false,
         Op::Shape(_) => !exchanges(op),
         Op::Index(Index::OneHot { .. }) => true,

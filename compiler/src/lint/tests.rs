@@ -73,6 +73,11 @@ fn a_parameter_outside_of_the_loss_has_no_gradient() {
         y.square().mean(["batch", "o"])
     });
     assert_eq!(found.iter().map(|(label, _)| *label).collect::<Vec<_>>(), ["no_gradient"]);
+    let found = warnings(|g, x, [w, v]| {
+        let y = einsum([x, w.read(g)], ["batch", "o"]);
+        (y + v.read(g)).with_gradient_of(y).square().mean(["batch", "o"])
+    });
+    assert_eq!(found.iter().map(|(label, _)| *label).collect::<Vec<_>>(), ["no_gradient"]);
 }
 
 #[test]
