@@ -135,8 +135,8 @@ fn a_program_without_an_entry_does_nothing() {
 }
 
 /// The time on four chips of v5e of an entry with these instructions beside two parameters, a fusion of
-/// 1,500 cycles (one microsecond) being `f`, the start and the end of an all-gather `s` and `e`, and an
-/// all-reduce `r`.
+/// 1,500 cycles (one microsecond) being `f`, the start and the end of an all-gather `s` and `e`, those of an
+/// asynchronous slice `a` and `d`, and an all-reduce `r`.
 #[track_caller]
 fn check_time(
     program: &str,
@@ -151,12 +151,18 @@ fn check_time(
         }
         's' => op(2, "all-gather-start", &[1 << 20, 4], &[1]),
         'e' => op(3, "all-gather-done", &[1 << 20, 4], &[2]),
+        'a' => HloInstructionProto {
+            called_computation_ids: vec![9],
+            ..op(5, "async-start", &[1 << 10, 4], &[1])
+        },
+        'd' => op(6, "async-done", &[1 << 10, 4], &[5]),
         _ => op(4, "all-reduce", &[1 << 20], &[1]),
     };
     let mut entry = vec![op(1, "parameter", &[1 << 20], &[])];
     entry.extend(program.chars().enumerate().map(instruction));
+    let sliced = vec![op(7, "parameter", &[1 << 20], &[]), op(8, "slice", &[1 << 10, 4], &[7])];
     let module = HloModuleProto {
-        computations: vec![computation(4, "main", entry)],
+        computations: vec![computation(9, "sliced", sliced), computation(4, "main", entry)],
         entry_computation_id: 4,
         ..Default::default()
     };
@@ -180,6 +186,8 @@ fn computation_between_the_start_and_the_end_of_a_collective_covers_it() {
     check_time("sfe", us, |g, _| g, move |g, _| g - us);
     check_time("sfef", 2.0 * us, |g, _| g, move |g, _| g - us);
     check_time("frf", 2.0 * us, |_, s| s, |_, s| s);
+    // An asynchronous slice sends nothing, and its end waits for no collective.
+    check_time("sadfe", us, |g, _| g, move |g, _| g - us);
     // The network is busy with the first when the second begins.
     check_time("sffre", 2.0 * us, |g, s| g + s, move |g, s| g + s - 2.0 * us);
 }

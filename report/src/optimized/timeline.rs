@@ -151,6 +151,9 @@ impl Clock {
     }
 
     fn start(&mut self, id: i64, seconds: f64) {
+        if seconds == 0.0 {
+            return;
+        }
         self.network_free = self.network_free.max(self.now) + seconds;
         self.sum.network += seconds;
         self.ends.insert(id, self.network_free);
