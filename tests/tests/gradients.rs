@@ -222,9 +222,8 @@ fn cast() -> Vec<Module> {
     [DType::F32, DType::Bf16, DType::S32, DType::Pred].map(by).into()
 }
 
-/// Finite differences ignore `stop_gradient`, so a separate input takes its place; its gradient must be zero.
+/// Values and gradient are those of the product, but by different operands.
 fn with_gradient() -> Vec<Module> {
-    // Values and gradient are those of the product, but by different operands.
     let module = check(&[floats("a=3", -2.0, 2.0), floats("a=3", -2.0, 2.0)], &|b, x| {
         let y = mul(b, x[0], x[1]);
         let held = b.one(Op::Elementwise(Elementwise::StopGradient), &[y]);
@@ -233,6 +232,7 @@ fn with_gradient() -> Vec<Module> {
     vec![module]
 }
 
+/// Finite differences ignore `stop_gradient`, so a separate input takes its place; its gradient must be zero.
 fn stop_gradient() -> Vec<Module> {
     let stop = |b: &mut Build<'_>, x: Value| b.one(Op::Elementwise(Elementwise::StopGradient), &[x]);
     let module = check(&[these(DType::S32, "a=3", &[2.0, -1.0, 5.0]), floats("a=3", -2.0, 2.0)], &|b, x| {

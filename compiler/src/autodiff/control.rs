@@ -239,7 +239,7 @@ impl Backward<'_> {
         let value = self.inner.fwd.params[i];
         let (dim, by) = remat::roll(&self.inner.fwd, i)?;
         let ty = self.inner.forward_ty(value).clone();
-        // Where the carry has come round, the forward scan need not run for it.
+        // A carry that has come round equals its start value, so that the forward scan need not run for it.
         let size = ty.size(&dim).unwrap_or(1) as isize;
         let moved = by.rem_euclid(size) as u128 * scan.dim.size as u128;
         let round = moved.is_multiple_of(size as u128);

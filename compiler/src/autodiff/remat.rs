@@ -20,7 +20,7 @@ pub(super) enum Fate {
     Unused,
     /// It is saved.
     Saved,
-    /// It is a slice or capture, and is read again.
+    /// It is a slice or capture, and is read again, or a carry that is rolled back.
     Available,
     /// It is recomputed from the others.
     Recomputed,

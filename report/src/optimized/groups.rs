@@ -12,7 +12,7 @@ use proto::xla::{
 pub(super) struct Groups {
     /// The number of devices in one group.
     pub size: u64,
-    /// The devices of the first group, in order; for a permutation, the devices that one device sends to.
+    /// The devices of the first group, in order; empty for a permutation.
     pub first: Vec<i64>,
     /// For a permutation, pairs of sender and receiver.
     pub pairs: Vec<(i64, i64)>,
