@@ -352,11 +352,11 @@ mod tests {
         check(scatter, Ok(Kind::ReduceScatter { combine: Combine::Add, dim: 1 }));
         let message = |source, target| SourceTarget { source, target };
         let permute = HloInstructionProto {
-            source_target_pairs: vec![message(3, 1), message(0, 2)],
+            source_target_pairs: vec![message(3, 1), message(0, 2), message(2, 0)],
             replica_groups: vec![],
             ..instruction(2, "collective-permute", &[1])
         };
-        check(permute.clone(), Ok(Kind::Permute { pairs: vec![(3, 1), (0, 2)] }));
+        check(permute.clone(), Ok(Kind::Permute { pairs: vec![(3, 1), (0, 2), (2, 0)] }));
         check(
             HloInstructionProto { source_target_pairs: vec![message(-1, 0)], ..permute },
             Err("`i2` has the number -1"),

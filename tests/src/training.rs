@@ -74,6 +74,13 @@ pub fn artefact_of_text(text: &str, mesh: &str, layout: &str) -> Artefact {
     artefact_of(module, (mesh, layout, ""), false)
 }
 
+/// An artefact of a program in `.mesh` text, whose outputs are whole on every device.
+#[track_caller]
+pub fn artefact_of_text_for_processes(text: &str, mesh: &str, layout: &str) -> Artefact {
+    let module = mesh::text::parse(text, "test.mesh").unwrap_or_else(|d| panic!("{d}"));
+    artefact_of(module, (mesh, layout, ""), true)
+}
+
 /// The files of an artefact of a program in `.mesh` text, by name, without that of their digests.
 #[track_caller]
 pub fn files_of_text(text: &str, mesh: &str, layout: &str) -> Vec<(String, Vec<u8>)> {

@@ -6,10 +6,11 @@ use data::{Corpus, Mixture, Tokens};
 use job::{Coordinator, Job, Limits};
 use models::{Config, Switch};
 use pjrt::{Client, ClientOptions};
-use runtime::{Contract, Session, checkpoint::Keep, processes::Exchange, shard::Region, train};
+use runtime::{Contract, HostTensor, Session, checkpoint::Keep, processes::Exchange, shard::Region, train};
 use std::{
     collections::BTreeSet,
     env, fs,
+    net::Ipv4Addr,
     path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, atomic::AtomicBool},
@@ -18,7 +19,7 @@ use std::{
 };
 use tests::{
     plugin,
-    training::{Steps, artefact_for_processes, session, small_switch},
+    training::{Steps, artefact_for_processes, artefact_of_text_for_processes, session, small_switch},
 };
 
 const STEPS: u64 = 20;
@@ -27,8 +28,10 @@ const STEPS_AT_FULL_SIZE: u64 = 3;
 /// The number of processes that stands for one whose collectives are XLA's own.
 const ORDINARY: u32 = 0;
 
-/// The variable with a rank's place: rank, number of processes, folder, mesh, state layout, last step, and
-/// the folder of checkpoints, which may be empty.
+const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+/// The variable with a rank's place: rank, number of processes, and folder; for training also mesh, state
+/// layout, last step, and the folder of checkpoints, which may be empty.
 const PLACE: &str = "MESH_TEST_RANK";
 
 fn devices(mesh: &str) -> usize {
@@ -74,19 +77,11 @@ fn line(name: &str, region: &Region, bytes: &[u8]) -> String {
     format!("{name} {region} {}", blake3::hash(bytes))
 }
 
-#[test]
-#[ignore = "the program of a rank, which the other tests start"]
-fn rank() {
-    let place = env::var(PLACE).expect("the tests that start ranks set their place");
-    let parts: Vec<&str> = place.split(' ').collect();
-    let [rank, size, folder, mesh, state_layout, steps, checkpoints] = parts[..] else { panic!("{place}") };
-    let (rank, size): (u32, u32) = (rank.parse().unwrap(), size.parse().unwrap());
-    let (is_ordinary, size) = (size == ORDINARY, size.max(1));
-    let (folder, token) = (Path::new(folder), "test");
-    let limits = Limits::default();
-    let loopback = "127.0.0.1".parse().unwrap();
+/// Joins the job of the tests in `folder`. Rank 0 serves its coordinator.
+fn join(rank: u32, size: u32, folder: &Path) -> Arc<Job> {
+    let (limits, token) = (Limits::default(), "test");
     let coordinator = (rank == 0).then(|| {
-        let service = Coordinator::serve((loopback, 0).into(), size as usize, token, limits.clone()).unwrap();
+        let service = Coordinator::serve((LOOPBACK, 0).into(), size as usize, token, limits.clone()).unwrap();
         fs::write(folder.join("new"), service.address().to_string()).unwrap();
         fs::rename(folder.join("new"), folder.join("coordinator")).unwrap();
         service
@@ -100,16 +95,31 @@ fn rank() {
         thread::sleep(Duration::from_millis(10));
     };
     let on_loss = Box::new(job::member::end_process);
-    let job = Arc::new(Job::join(&address, (rank, size), token, limits, coordinator, on_loss).unwrap());
+    Arc::new(Job::join(&address, (rank, size), token, limits, coordinator, on_loss).unwrap())
+}
+
+/// Makes a client with `devices` devices.
+fn client(devices: usize) -> Client {
+    let options = ClientOptions::new().with("cpu_device_count", devices as i64);
+    Client::create(plugin::client().plugin(), &options).unwrap()
+}
+
+#[test]
+#[ignore = "the program of a rank, which the other tests start"]
+fn rank() {
+    let place = env::var(PLACE).expect("the tests that start ranks set their place");
+    let parts: Vec<&str> = place.split(' ').collect();
+    let [rank, size, folder, mesh, state_layout, steps, checkpoints] = parts[..] else { panic!("{place}") };
+    let (rank, size): (u32, u32) = (rank.parse().unwrap(), size.parse().unwrap());
+    let (is_ordinary, size, folder) = (size == ORDINARY, size.max(1), Path::new(folder));
+    let job = join(rank, size, folder);
     let own = devices(mesh) / size as usize;
-    let plugin = plugin::client().plugin().clone();
-    let options = ClientOptions::new().with("cpu_device_count", own as i64);
-    let client = Client::create(&plugin, &options).unwrap();
+    let client = client(own);
     let artefact = artefact_for_processes(&model(mesh), mesh, state_layout);
     let mut session = if is_ordinary {
         Session::with_client(client, artefact).unwrap()
     } else {
-        let exchange = Exchange::connect(&job, own, loopback).unwrap();
+        let exchange = Exchange::connect(&job, own, LOOPBACK.into()).unwrap();
         Session::of_process(client, artefact, &exchange).unwrap()
     };
     let saving = (!checkpoints.is_empty()).then(|| train::Saving {
@@ -152,30 +162,35 @@ struct Trained {
     texts: Vec<String>,
 }
 
-impl Run<'_> {
-    fn start(&self, rank: u32, folder: &Path) -> Child {
-        let Self { size, mesh, state_layout, steps, checkpoints } = self;
-        let place = format!("{rank} {size} {} {mesh} {state_layout} {steps} {checkpoints}", folder.display());
+/// Runs the test `program` once for each rank. The place of a rank is rank, `size`, `folder` and `more`.
+#[track_caller]
+fn run_ranks(program: &str, size: u32, folder: &Path, more: &str) {
+    let start = |rank| {
         let output = fs::File::create(folder.join(format!("output-{rank}"))).unwrap();
         Command::new(env::current_exe().unwrap())
-            .args(["processes::rank", "--exact", "--ignored", "--nocapture"])
-            .env(PLACE, place)
+            .args([program, "--exact", "--ignored", "--nocapture"])
+            .env(PLACE, format!("{rank} {size} {}{more}", folder.display()))
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
             .spawn()
             .unwrap()
+    };
+    let ranks: Vec<Child> = (0..size.max(1)).map(start).collect();
+    for (rank, mut child) in ranks.into_iter().enumerate() {
+        let output = || fs::read_to_string(folder.join(format!("output-{rank}"))).unwrap();
+        assert!(child.wait().unwrap().success(), "{size} processes, rank {rank}:\n{}", output());
     }
+}
 
+impl Run<'_> {
     /// Runs the job.
     #[track_caller]
     fn run(&self) -> Trained {
+        let Self { size, mesh, state_layout, steps, checkpoints } = self;
         let folder = tempfile::tempdir().unwrap();
-        let ranks: Vec<Child> = (0..self.size.max(1)).map(|rank| self.start(rank, folder.path())).collect();
-        for (rank, mut child) in ranks.into_iter().enumerate() {
-            let output = || fs::read_to_string(folder.path().join(format!("output-{rank}"))).unwrap();
-            assert!(child.wait().unwrap().success(), "{} processes, rank {rank}:\n{}", self.size, output());
-        }
+        let more = format!(" {mesh} {state_layout} {steps} {checkpoints}");
+        run_ranks("processes::rank", *size, folder.path(), &more);
         let (mut losses, mut regions) = (Vec::new(), BTreeSet::new());
         for rank in 0..self.size.max(1) {
             let text = fs::read_to_string(folder.path().join(format!("rank-{rank}"))).unwrap();
@@ -276,6 +291,48 @@ fn checkpoints_of_two_processes_are_resumed_by_any_number() {
         assert!((a - b).abs() <= 1e-4 * b.abs(), "{:?} {:?}", other.losses, straight.losses);
     }
     eprintln!("losses under another layout: {:?}, {:?}", other.losses, &straight.losses[3..]);
+}
+
+/// A move by three of four shards has one message, from the first device to the last; the other devices have
+/// none.
+const SHIFTS: &str = "
+module shifts
+func f(%x x: f32[a=4]) -> (next: f32[a=4], far: f32[a=4], round: f32[a=4]) {
+  %next = shift %x {dim=a, by=1, value=0}
+  %far = shift %x {dim=a, by=3, value=0}
+  %round = shift %x {dim=a, by=-1, wrap}
+  return %next, %far, %round
+}
+";
+
+#[test]
+#[ignore = "the program of a rank, which the other tests start"]
+fn shifting_rank() {
+    let place = env::var(PLACE).expect("the tests that start ranks set their place");
+    let parts: Vec<&str> = place.split(' ').collect();
+    let [rank, size, folder] = parts[..] else { panic!("{place}") };
+    let (rank, size): (u32, u32) = (rank.parse().unwrap(), size.parse().unwrap());
+    let job = join(rank, size, Path::new(folder));
+    let own = 4 / size as usize;
+    let exchange = Exchange::connect(&job, own, LOOPBACK.into()).unwrap();
+    let artefact = artefact_of_text_for_processes(SHIFTS, "data=4", "a:data");
+    let mut session = Session::of_process(client(own), artefact, &exchange).unwrap();
+    let inputs = [("x".to_owned(), HostTensor::f32(&[4], &[1.0, 2.0, 3.0, 4.0]))].into();
+    let outputs = session.call("f", &inputs).and_then(|run| run.wait()).unwrap_or_else(|e| panic!("{e}"));
+    let expected =
+        [("next", [0.0, 1.0, 2.0, 3.0]), ("far", [0.0, 0.0, 0.0, 1.0]), ("round", [2.0, 3.0, 4.0, 1.0])];
+    for (name, values) in expected {
+        assert_eq!(outputs[name], HostTensor::f32(&[4], &values), "{name}");
+    }
+    job.leave(None);
+}
+
+#[test]
+fn devices_that_receive_no_shard_get_zeros() {
+    for size in [1, 2] {
+        let folder = tempfile::tempdir().unwrap();
+        run_ranks("processes::shifting_rank", size, folder.path(), "");
+    }
 }
 
 #[test]

@@ -232,6 +232,17 @@ mod tests {
             "",
         );
         check(
+            "f32[a=4@data, b=4]) {\n %1 = collective_permute %x {dim=a, axes=[data], by=1, wrap}\n \
+             %2 = collective_permute %1 {dim=a, axes=[data], by=-1, wrap}\n return %2",
+            "",
+        );
+        // Without `wrap`, zeros enter.
+        check(
+            "f32[a=4@data, b=4]) {\n %1 = collective_permute %x {dim=a, axes=[data], by=1}\n \
+             %2 = collective_permute %1 {dim=a, axes=[data], by=-1}\n return %2",
+            "collective_permute collective_permute",
+        );
+        check(
             "f32[a=4@data, b=4]) {\n %1 = as_pending %x {axes=[model]}\n \
              %2 = all_reduce %1 {kind=sum, axes=[model]}\n return %2",
             "",
