@@ -22,11 +22,11 @@ impl Name {
         &self.0
     }
     /// Returns the reason why `text` cannot be the name of a `what`, such as a dim: it is empty, has more
-    /// than [`MAX_NAME`] bytes, or contains a control character or an end of a line, which tables, logs and
-    /// other programs would obey. `None` means that it can.
+    /// than [`MAX_NAME`] bytes, or contains a control character, line separator or paragraph separator, which
+    /// tables, logs and other programs would obey. `None` means that it can.
     pub fn fault(what: &str, text: &str) -> Option<String> {
         if text.is_empty() {
-            return Some(format!("the name of a {what} is empty"));
+            return Some(format!("the {what} has an empty name"));
         }
         let has_end = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
         let short: String = text.chars().take(40).collect();
@@ -137,7 +137,7 @@ mod tests {
         check("d model", None);
         check("größe\u{1f600}", None);
         check(&"a".repeat(MAX_NAME), None);
-        check("", Some("the name of a dim is empty"));
+        check("", Some("the dim has an empty name"));
         check("a\nb", Some("the name of dim `a\\nb` contains the control character `\\n`"));
         check("\u{1b}[31m", Some("the name of dim `\\u{1b}[31m` contains the control character `\\u{1b}`"));
         check("a\u{2028}b", Some("the name of dim `a\\u{2028}b` contains the control character `\\u{2028}`"));

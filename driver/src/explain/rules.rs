@@ -81,7 +81,7 @@ pub const RULES: [Rule; 80] = [
     rule!("infer", "shape_s1", "Write a whole number in the range of the element type, or use a float type."),
     rule!("infer", "shape_s2", "Use a number type, and compare to get truth values."),
     rule!("infer", "shape_s3", "Choose start and limit inside the dim, and a stride of at least 1."),
-    rule!("infer", "shape_s4", "Pad with 0, or reduce the pending sum before padding."),
+    rule!("infer", "shape_s4", "Pad or shift with 0, or reduce the pending sum first."),
     rule!("infer", "shape_s5", "Name each old and each new dim once."),
     rule!("infer", "shape_s6", "Name each old dim once."),
     rule!("infer", "shape_s7", "Choose sizes whose product is the number of elements."),

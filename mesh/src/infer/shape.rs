@@ -79,19 +79,19 @@ fn slice(
 fn pad(env: &Env, x: &Type, dim: &Name, added: usize, value: f64) -> Result<Vec<Type>, Diagnostic> {
     linear(env, x, "pad")?;
     whole(env, x, dim, "pad")?;
-    fill(x, value)?;
+    fill(x, value, "padded with")?;
     Ok(vec![resized(x, dim, x.size(dim).unwrap_or(0).saturating_add(added))])
 }
 
-/// Checks a number that new elements of `x` get.
-fn fill(x: &Type, value: f64) -> Result<(), Diagnostic> {
+/// Checks a number that new elements of `x` get, when it is `what`, such as "padded with".
+fn fill(x: &Type, value: f64, what: &str) -> Result<(), Diagnostic> {
     if !represents(x.dtype, value) {
         let message = format!("{value} is not a number of type {}", x.dtype);
         return Err(Diagnostic::new("shape_s1", message));
     }
     if !x.sum.is_empty() && value != 0.0 {
-        return Err(Diagnostic::new("shape_s4", "a pending sum can be padded with 0 only")
-            .help("all-reduce it first"));
+        let message = format!("a pending sum can be {what} 0 only");
+        return Err(Diagnostic::new("shape_s4", message).help("all-reduce it first"));
     }
     Ok(())
 }
@@ -100,7 +100,7 @@ fn shift(env: &Env, x: &Type, dim: &Name, by: isize, edge: Edge) -> Result<Vec<T
     linear(env, x, "shift")?;
     whole(env, x, dim, "shift")?;
     if let Edge::Fill(value) = edge {
-        fill(x, value)?;
+        fill(x, value, "shifted with")?;
     }
     let size = x.size(dim).unwrap_or(0);
     if by.unsigned_abs() > size {

@@ -183,10 +183,10 @@ fn read_program(dir: &Path, _: bool) -> Result<Read, String> {
     match mesh::verify::Global::new(module) {
         Err(_) => Ok(Read::Refused),
         // Strings in text are quoted: a verified program has control characters in meta values at most.
-        Ok(program) if names(program.module()).any(|name| name.contains(char::is_control)) => {
-            Err("a name has control characters".into())
-        }
-        Ok(_) => Ok(Read::Same),
+        Ok(program) => match names(program.module()).find_map(|name| mesh::Name::fault("name", name)) {
+            Some(fault) => Err(fault),
+            None => Ok(Read::Same),
+        },
     }
 }
 
