@@ -168,7 +168,7 @@ impl Found<'_> {
         if let Some((setting, padding)) = self.padding(&d.dim, parts) {
             help += &format!("; or pad it with --set {setting}={padding}");
         }
-        if let Some(before) = before {
+        if let Some(before) = before.filter(|before| before.is_multiple_of(parts)) {
             help += &format!("; or leave it of size {before}: `shift` and `roll` move elements within a dim");
         }
         let cause = Cause::Size(d.dim.name.clone(), d.dim.size);

@@ -150,3 +150,26 @@ func f(%x x: f32[]) -> (g: f32[]) {
     let mistakes = partition(&global, &Mesh::default(), &none, &none).unwrap_err();
     assert!(mistakes.to_string().contains("expand gradients first"), "{mistakes}");
 }
+
+/// Checks the help for a dim `a` over four devices of which one element is cut off.
+#[track_caller]
+fn check_cut(size: usize, offers: bool) {
+    let rest = size - 1;
+    let text = format!(
+        "module m\nfunc f(%x x: f32[a={size}]) -> (y: f32[a={rest}]) {{\n  \
+         %y = slice %x {{dim=a, start=0, limit={rest}, stride=1}}\n  return %y\n}}\n"
+    );
+    let global = parse_source(&text, "test.mesh").unwrap_or_else(|e| panic!("{e}"));
+    let mesh = Mesh::parse("data=4").unwrap();
+    let compute = Layout::parse("a:data").unwrap().resolve(&mesh).unwrap();
+    let mistakes = check(&global, &mesh, &compute, &AxisMap::default()).unwrap_err();
+    let of_rest = |d: &&Diagnostic| d.message.contains(&format!("dim `a` of size {rest} "));
+    let help = mistakes.0.iter().find(of_rest).and_then(|d| d.help.clone()).unwrap();
+    assert_eq!(help.contains(&format!("leave it of size {size}")), offers, "{help}");
+}
+
+#[test]
+fn the_size_before_is_offered_if_it_divides() {
+    check_cut(8, true);
+    check_cut(6, false);
+}

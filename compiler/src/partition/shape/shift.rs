@@ -16,7 +16,11 @@ pub(super) fn partition(
     home: &Type,
 ) -> Result<(), Diagnostic> {
     let x = inst.args[0];
-    let linear = matches!(edge, Edge::Wrap | Edge::Fill(0.0));
+    // A permute fills with positive zeros.
+    let linear = match edge {
+        Edge::Wrap => true,
+        Edge::Fill(value) => value.to_bits() == 0,
+    };
     let sum = if linear { walk.lazy(x).minus(home.split()) } else { AxisSet::EMPTY };
     let want = walk.want(x, home, sum);
     let local = walk.get(x, &want)?;
@@ -30,7 +34,7 @@ pub(super) fn partition(
     let from = parts.both().into_iter().map(|d| d.dim.name).collect();
     let mut y = walk.reshape(y, from, want.dim(dim).cloned().into_iter().collect())?;
     if let Edge::Fill(value) = edge
-        && value != 0.0
+        && !linear
     {
         y = filled(walk, y, dim, by, value)?;
     }
