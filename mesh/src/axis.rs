@@ -173,8 +173,8 @@ impl Mesh {
         let mut offsets = vec![0];
         for axis in axes {
             let stride: usize = self.axes[axis.index() + 1..].iter().map(|a| a.size).product();
-            let along = |from: &usize| (0..self.size(*axis)).map(move |i| from + i * stride);
-            offsets = offsets.iter().flat_map(along).collect();
+            let along = |from: usize| (0..self.size(*axis)).map(move |i| from + i * stride);
+            offsets = offsets.into_iter().flat_map(along).collect();
         }
         let firsts = (0..self.devices()).filter(|device| self.index_along(*device, axes) == 0);
         firsts.map(|first| offsets.iter().map(|offset| first + offset).collect()).collect()

@@ -549,7 +549,8 @@ fn scan() -> Vec<Module> {
     checked
 }
 
-/// Loops that roll a carry, once round or not, which the backward pass rolls back.
+/// Loops that roll a carry, once round or not, which the backward pass rolls back. They use its value before
+/// the roll, after it, or both.
 fn rolled() -> Vec<Module> {
     let mut checked = Vec::new();
     for (remat, by, count) in [
@@ -558,22 +559,24 @@ fn rolled() -> Vec<Module> {
         (Remat::SaveAll, 2, 4),
         (Remat::SaveAll, 1, 6),
     ] {
-        let step = body(&["d=3,e=2", "d=3,e=2", "d=3,e=2"], |b, p| {
-            let product = mul(b, p[0], p[2]);
-            let active = tanh(b, product);
-            let sum = add(b, p[1], active);
-            let roll = Shape::Shift { dim: "d".into(), by, edge: Edge::Wrap };
-            vec![b.one(Op::Shape(roll), &[p[0]]), sum]
-        });
-        let scan = || {
-            let (dim, body) = (Dim::new("l", count), step.clone());
-            let scan = Scan { dim, carries: 2, xs: 0, reverse: false, remat, unroll: false, body };
-            Op::Control(Control::Scan(Box::new(scan)))
-        };
-        let inputs =
-            [floats("d=3,e=2", -1.0, 1.0), floats("d=3,e=2", -1.0, 1.0), floats("d=3,e=2", -1.0, 1.0)];
-        checked.push(check(&inputs, &|b, x| b.all(scan(), x)));
-        checked.push(check(&inputs, &|b, x| vec![b.all(scan(), x)[1]]));
+        for (before, after) in [(true, false), (false, true), (true, true)] {
+            let step = body(&["d=3,e=2", "d=3,e=2", "d=3,e=2"], |b, p| {
+                let roll = Shape::Shift { dim: "d".into(), by, edge: Edge::Wrap };
+                let rolled = b.one(Op::Shape(roll), &[p[0]]);
+                let product = mul(b, if before { p[0] } else { rolled }, p[2]);
+                let product = if before && after { mul(b, product, rolled) } else { product };
+                let active = tanh(b, product);
+                vec![rolled, add(b, p[1], active)]
+            });
+            let scan = || {
+                let (dim, body) = (Dim::new("l", count), step.clone());
+                let scan = Scan { dim, carries: 2, xs: 0, reverse: false, remat, unroll: false, body };
+                Op::Control(Control::Scan(Box::new(scan)))
+            };
+            let inputs = ["d=3,e=2"; 3].map(|dims| floats(dims, -1.0, 1.0));
+            checked.push(check(&inputs, &|b, x| b.all(scan(), x)));
+            checked.push(check(&inputs, &|b, x| vec![b.all(scan(), x)[1]]));
+        }
     }
     checked
 }

@@ -101,7 +101,7 @@ fn join(rank: u32, size: u32, folder: &Path) -> Arc<Job> {
 /// Makes a client with `devices` devices.
 fn client(devices: usize) -> Client {
     let options = ClientOptions::new().with("cpu_device_count", devices as i64);
-    Client::create(plugin::client().plugin(), &options).unwrap()
+    Client::create(&plugin::client().plugin(), &options).unwrap()
 }
 
 #[test]

@@ -236,7 +236,7 @@ impl Backward<'_> {
         arg: Value,
         result: Value,
     ) -> Option<Restored> {
-        let value = self.inner.fwd.params[i];
+        let (value, rolled) = (self.inner.fwd.params[i], self.inner.fwd.results[i]);
         let (dim, by) = remat::roll(&self.inner.fwd, i)?;
         let ty = self.inner.forward_ty(value).clone();
         // A carry that has come round equals its start value, so that the forward scan need not run for it.
@@ -244,8 +244,7 @@ impl Backward<'_> {
         let moved = by.rem_euclid(size) as u128 * scan.dim.size as u128;
         let round = moved.is_multiple_of(size as u128);
         let outer = t.primal(if round { arg } else { result });
-        let param = self.inner.param(ty);
-        let after = self.inner.primal(value);
+        let (param, after) = (self.inner.primal(rolled), self.inner.primal(value));
         self.rolled.push(Rolled { before: Import { outer, inner: param }, after });
         let op = Op::Shape(Shape::Shift { dim, by: -by, edge: Edge::Wrap });
         Some(Restored { value, param, op: (op, t.site.clone()) })
@@ -394,7 +393,7 @@ pub(super) fn cond(
         }
         outputs.push(values);
         let needed: Vec<Value> = branch.inner.imports.keys().copied().collect();
-        fates.push(remat::closure(&branch.inner.fwd, &needed, |_| false));
+        fates.push(remat::closure(&branch.inner.fwd, 0, &needed, |_| false));
     }
     let given = |b: usize, i: usize| fates[b][branches[b].inner.fwd.params[i].index()] == Fate::Available;
     let used: Vec<usize> = (0..operands.len()).filter(|i| given(0, *i) || given(1, *i)).collect();

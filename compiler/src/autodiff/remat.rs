@@ -20,7 +20,7 @@ pub(super) enum Fate {
     Unused,
     /// It is saved.
     Saved,
-    /// It is a slice or capture, and is read again, or a carry that is rolled back.
+    /// It is a slice or capture, and is read again, or a carry that is rolled back, before or after the roll.
     Available,
     /// It is recomputed from the others.
     Recomputed,
@@ -34,19 +34,35 @@ pub(super) fn roll(body: &Body, i: usize) -> Option<(Name, isize)> {
     (inst.args[0] == body.params[i]).then(|| (dim.clone(), *by))
 }
 
+/// The carries that iterations only roll: before and after an iteration. The backward scan has the value
+/// after the iteration as its parameter.
+fn rolled(body: &Body, carries: usize) -> Vec<(Value, Value)> {
+    let rolls = (0..carries).filter(|i| roll(body, *i).is_some());
+    rolls.map(|i| (body.params[i], body.results[i])).collect()
+}
+
 /// Chooses for a body whose first `carries` parameters change from iteration to iteration.
 pub(super) fn choose(body: &Body, carries: usize, needed: &[Value], policy: Remat) -> Vec<Fate> {
     let saved = cut(body, carries, needed, policy);
-    closure(body, needed, |v| saved[v.index()])
+    closure(body, carries, needed, |v| saved[v.index()])
 }
 
 /// The values that must be recomputed to get from `saved` values and parameters to those `needed`.
-pub(super) fn closure(body: &Body, needed: &[Value], saved: impl Fn(Value) -> bool) -> Vec<Fate> {
+pub(super) fn closure(
+    body: &Body,
+    carries: usize,
+    needed: &[Value],
+    saved: impl Fn(Value) -> bool,
+) -> Vec<Fate> {
+    let rolled = rolled(body, carries);
     let mut fates = vec![Fate::Unused; body.values.len()];
     let mut want = vec![false; body.values.len()];
     let mut visit = |v: Value, want: &mut Vec<bool>| {
         if saved(v) {
             fates[v.index()] = Fate::Saved;
+        } else if let Some((carry, _)) = rolled.iter().find(|(_, after)| *after == v) {
+            fates[v.index()] = Fate::Available;
+            want[carry.index()] = true;
         } else {
             want[v.index()] = true;
         }
@@ -100,12 +116,15 @@ fn has_few_terms(body: &Body, inst: &Inst, most: usize) -> bool {
 /// available anyway.
 fn available(body: &Body, carries: usize) -> Vec<bool> {
     let mut available = vec![false; body.values.len()];
-    let given = |i: &usize| *i >= carries || roll(body, *i).is_some();
-    (0..body.params.len()).filter(given).for_each(|i| available[body.params[i].index()] = true);
+    body.params[carries..].iter().for_each(|v| available[v.index()] = true);
+    for (before, after) in rolled(body, carries) {
+        available[before.index()] = true;
+        available[after.index()] = true;
+    }
     for inst in &body.insts {
         let may = is_cheap(&inst.op) || matches!(inst.op, Op::Contract(_));
         let is = may && inst.args.iter().all(|a| available[a.index()]);
-        inst.results.iter().for_each(|r| available[r.index()] = is);
+        inst.results.iter().for_each(|r| available[r.index()] |= is);
     }
     available
 }
@@ -123,11 +142,12 @@ fn cut(body: &Body, carries: usize, needed: &[Value], policy: Remat) -> Vec<bool
         let bytes = (data.ty.elements() * data.ty.dtype.bytes()) as u64;
         graph.edge(2 * v.index(), 2 * v.index() + 1, if may_be_kept { bytes } else { ENDLESS });
     }
-    for (_, carry) in body.params[..carries].iter().enumerate().filter(|(i, _)| roll(body, *i).is_none()) {
+    let rolled = rolled(body, carries);
+    for carry in body.params[..carries].iter().filter(|v| rolled.iter().all(|(before, _)| before != *v)) {
         graph.edge(source, 2 * carry.index(), ENDLESS);
     }
     for inst in &body.insts {
-        for result in &inst.results {
+        for result in inst.results.iter().filter(|v| rolled.iter().all(|(_, after)| after != *v)) {
             if !may_recompute(body, &available, inst, policy) {
                 graph.edge(source, 2 * result.index(), ENDLESS);
                 continue;
