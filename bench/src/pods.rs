@@ -19,16 +19,23 @@ struct Row {
     name: &'static str,
     model: &'static str,
     target: &'static str,
+    settings: &'static str,
+    /// The mesh, layout, schedule and flags. `None` means those that `meshc` chooses itself.
+    configuration: Option<Configuration>,
+    /// The routing whose dropped tokens are counted.
+    routing: Routing,
+    peer: &'static Peer,
+}
+
+/// Options of `meshc compile` that change time and memory.
+#[derive(Clone, Copy)]
+struct Configuration {
     mesh: &'static str,
     state_layout: &'static str,
-    settings: &'static str,
     /// The name of the schedule preset, or entries.
     schedule: &'static str,
     /// The libtpu flags of the compilation, separated by spaces.
     flags: &'static str,
-    /// The routing whose dropped tokens are counted.
-    routing: Routing,
-    peer: &'static Peer,
 }
 
 /// The peer's numbers: matmul FLOPs, estimated cycles, peak memory in bytes, compile time in seconds, and
@@ -95,70 +102,70 @@ const C: Peer = Peer {
 
 /// The rows. All use global batch 2048, input length 512, target length 114, bf16 activations, a float32
 /// router and Adafactor, without router noise on either side. The first three have the peer's capacity
-/// factor, groups of tokens, heads and least capacity; the others differ from the peer as their names say.
+/// factor, groups of tokens, heads and least capacity, and the configuration that `meshc` chooses itself; the
+/// others differ from the peer as their names say.
 const ROWS: [Row; 6] = [
     Row {
         name: "base",
+        model: "switch_base",
+        target: "tpu:v3:4x4",
         settings: "group_sequences=16 capacity_factor=1.25 jitter=0 exploration=argmax",
-        schedule: "remat=long microbatches=4 gather=step attention_minor=query",
+        configuration: None,
         routing: BASE.routing,
-        ..BASE_CAPACITY_1
+        peer: &BASE,
     },
     Row {
         name: "xxl",
+        model: "switch_xxl",
+        target: "tpu:v4:8x8x8:megacore",
         settings: "group_sequences=8 capacity_factor=1.25 jitter=0 exploration=argmax",
+        configuration: None,
         routing: XXL.routing,
-        ..XXL_CAPACITY_1
+        peer: &XXL,
     },
+    // Switch-C with 32 heads.
     Row {
         name: "c",
-        settings: "expert_groups=32 heads=32 min_capacity=2 jitter=0 exploration=argmax",
-        routing: Routing { least: 2, ..C_30_HEADS.routing },
-        ..C_30_HEADS
+        model: "switch_c_table9",
+        target: "tpu:v3:32x32",
+        settings: "min_capacity=2 jitter=0 exploration=argmax",
+        configuration: None,
+        routing: Routing { tokens: 512, experts: 2048, factor: 1.25, least: 2, expert_groups: 32 },
+        peer: &C,
     },
-    BASE_CAPACITY_1,
-    XXL_CAPACITY_1,
-    C_30_HEADS,
+    Row {
+        name: "base-capacity-1",
+        model: "switch_base",
+        target: "tpu:v3:4x4",
+        settings: "group_sequences=4 capacity_factor=1 jitter=0 exploration=argmax",
+        configuration: Some(Configuration {
+            mesh: "expert=32",
+            state_layout: "*:expert",
+            schedule: "preset=switch_base-v3",
+            flags: "xla_jf_enable_advanced_multi_output_fusion=true",
+        }),
+        routing: Routing { tokens: 2048, experts: 128, factor: 1.0, least: 1, expert_groups: 1 },
+        peer: &BASE,
+    },
+    Row {
+        name: "xxl-capacity-1",
+        model: "switch_xxl",
+        target: "tpu:v4:8x8x8:megacore",
+        settings: "group_sequences=4 capacity_factor=1 jitter=0 exploration=argmax",
+        configuration: None,
+        routing: Routing { tokens: 2048, experts: 128, factor: 1.0, least: 1, expert_groups: 1 },
+        peer: &XXL,
+    },
+    Row {
+        name: "c-30-heads",
+        model: "switch_c",
+        target: "tpu:v3:32x32",
+        settings: "min_capacity=1 jitter=0 exploration=argmax",
+        configuration: None,
+        routing: Routing { tokens: 512, experts: 2048, factor: 1.25, least: 1, expert_groups: 32 },
+        peer: &C,
+    },
 ];
-
-const BASE_CAPACITY_1: Row = Row {
-    name: "base-capacity-1",
-    model: "switch_base",
-    target: "tpu:v3:4x4",
-    mesh: "expert=32",
-    state_layout: "*:expert",
-    settings: "group_sequences=4 capacity_factor=1 jitter=0 exploration=argmax",
-    schedule: "preset=switch_base-v3",
-    flags: "xla_jf_enable_advanced_multi_output_fusion=true",
-    routing: Routing { tokens: 2048, experts: 128, factor: 1.0, least: 1, expert_groups: 1 },
-    peer: &BASE,
-};
-
-const XXL_CAPACITY_1: Row = Row {
-    name: "xxl-capacity-1",
-    model: "switch_xxl",
-    target: "tpu:v4:8x8x8:megacore",
-    mesh: "expert=128,model=4",
-    state_layout: "*:expert",
-    settings: "group_sequences=4 capacity_factor=1 jitter=0 exploration=argmax",
-    schedule: "preset=switch_xxl-v4",
-    flags: "",
-    routing: Routing { tokens: 2048, experts: 128, factor: 1.0, least: 1, expert_groups: 1 },
-    peer: &XXL,
-};
-
-const C_30_HEADS: Row = Row {
-    name: "c-30-heads",
-    model: "switch_c",
-    target: "tpu:v3:32x32",
-    mesh: "expert=32,inner=64",
-    state_layout: "*:inner",
-    settings: "expert_groups=32 min_capacity=1 jitter=0 exploration=argmax",
-    schedule: "preset=switch_c-v3",
-    flags: "",
-    routing: Routing { tokens: 512, experts: 2048, factor: 1.25, least: 1, expert_groups: 32 },
-    peer: &C,
-};
 
 /// The dropped tokens of all rows and of the peer, without compiling.
 fn drops() -> Value {
@@ -186,19 +193,12 @@ fn compiled(row: &Row) -> Result<Value> {
     let artefact = folder.path().join(row.name);
     let mut command = Command::new(&meshc);
     command.args(["compile", row.model]).args(["--dtype", "selective", "--emit", "optimized-hlo,report"]);
-    command.args(["--target", row.target, "--mesh", row.mesh, "--function", "train_step"]);
-    if !row.state_layout.is_empty() {
-        command.args(["--state-layout", row.state_layout]);
-    }
+    command.args(["--target", row.target, "--function", "train_step"]);
     row.settings.split_whitespace().for_each(|s| {
         command.args(["--set", s]);
     });
-    row.schedule.split_whitespace().for_each(|entry| {
-        command.args(["--schedule", entry]);
-    });
-    row.flags.split_whitespace().for_each(|f| {
-        command.args(["--flag", f]);
-    });
+    let configuration = row.configuration.map_or_else(Vec::new, |given| given.words());
+    command.args(&configuration);
     eprintln!("compiling {} for {}", row.model, row.target);
     let start = Instant::now();
     let done = command.arg("-o").arg(&artefact).output().context("running meshc")?;
@@ -217,13 +217,13 @@ fn compiled(row: &Row) -> Result<Value> {
     let seconds = number(&step["seconds"], "seconds")?;
     let time = &step["program"]["time"];
     let (compute, exposed) = (number(&time["compute"], "time")?, number(&time["exposed"], "time")?);
-    let Row { name, model, target, mesh, state_layout, settings, schedule, flags, routing, peer } = row;
+    let Row { name, model, target, settings, routing, peer, .. } = row;
     let sent: f64 = peer.sent.iter().map(|sent| sent.bytes).sum();
     let (peer_compute, peer_network) = peer.seconds(target)?;
     let (alone, covered) = (peer_compute + peer_network, peer_compute.max(peer_network));
     Ok(json!({
-        "row": name, "model": model, "target": target, "mesh": mesh, "state_layout": state_layout,
-        "settings": settings, "schedule": schedule, "flags": flags,
+        "row": name, "model": model, "target": target, "settings": settings,
+        "options": configuration.join(" "), "said": String::from_utf8_lossy(&done.stderr),
         "ours": {"matmul_flops": flops, "estimated_cycles": cycles, "wire_bytes": wire, "peak_bytes": peak,
                  "step_seconds": compute + exposed, "compute_seconds": compute, "exposed_seconds": exposed,
                  "network_seconds": number(&time["network"], "time")?, "dropped": routing.dropped(),
@@ -238,6 +238,16 @@ fn compiled(row: &Row) -> Result<Value> {
                   "step_seconds_without_overlap": (compute + exposed) / alone,
                   "step_seconds_with_full_overlap": (compute + exposed) / covered},
     }))
+}
+
+impl Configuration {
+    /// Returns the options of the command line.
+    fn words(&self) -> Vec<&'static str> {
+        let placement = ["--mesh", self.mesh, "--state-layout", self.state_layout];
+        let schedule = self.schedule.split_whitespace().flat_map(|entry| ["--schedule", entry]);
+        let flags = self.flags.split_whitespace().flat_map(|flag| ["--flag", flag]);
+        placement.into_iter().chain(schedule).chain(flags).collect()
+    }
 }
 
 impl Peer {

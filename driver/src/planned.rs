@@ -1,10 +1,10 @@
 //! Defaults for TPU slices: selective precision, and a placement from a quick plan.
 
-use crate::{failure::failure, program, request::Request};
+use crate::{failure::failure, program, request::Request, settings::key, target::Target};
 use anyhow::Result;
 use compiler::cost::target::Slice;
-use mesh::Module;
-use plan::{Candidate, Evaluator, Fixed, Model, Ranked, Space, search};
+use mesh::{Layout, Mesh, Module};
+use plan::{Candidate, Evaluator, Fixed, Model, Ranked, Space, search, tuned};
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -26,8 +26,8 @@ impl Model for Variants<'_> {
 const WITHIN: Duration = Duration::from_secs(60);
 
 /// Completes a request for a slice: if no precision is given and the model has one, it becomes selective; on
-/// several devices, if neither a mesh nor a layout is given, a quick plan chooses them and the schedule.
-/// Shows what was chosen, as options that pin it.
+/// several devices, if neither a mesh nor a layout is given, a tuned configuration of the program or else a
+/// quick plan chooses them and the schedule. Shows what was chosen, as options that pin it.
 ///
 /// # Errors
 /// The model cannot be loaded, no mesh is valid for it, or none was found in time.
@@ -44,6 +44,9 @@ pub fn completed(request: Request, function: Option<&str>) -> Result<Request> {
     if is_partitioned(&module) {
         return Ok(request);
     }
+    if let Some(tuned) = tuned(&request, &module, &slice)? {
+        return Ok(tuned);
+    }
     let function = function.map_or_else(|| main_function(&module), str::to_owned);
     let candidate = chosen(&request, &module, &slice, &function)?;
     let mut planned = request.scheduled(&candidate.schedule);
@@ -52,6 +55,26 @@ pub fn completed(request: Request, function: Option<&str>) -> Result<Request> {
     planned.placement.layout = Some(placement.layout);
     planned.placement.state_layout = Some(placement.state_layout);
     Ok(planned)
+}
+
+/// Returns the request with the tuned configuration of its program. `None` means that there is none, or that
+/// the user has given a schedule or flags.
+fn tuned(request: &Request, module: &Module, slice: &Slice) -> Result<Option<Request>> {
+    if !request.settings.schedule.is_empty() || !request.flags.given.is_empty() {
+        return Ok(None);
+    }
+    let Some(tuned) = tuned::find(module, slice) else { return Ok(None) };
+    let mut configured = request.scheduled(&tuned.schedule);
+    let is_given = |setting: &&String| request.settings.sets(key(setting));
+    configured.settings.settings.extend(tuned.settings.iter().filter(|s| !is_given(s)).cloned());
+    let pairs = tuned.flags.iter().filter_map(|flag| flag.split_once('='));
+    configured.flags.given.extend(pairs.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    configured.target.target = Some(Target::Tpu(Box::new(tuned.slice())));
+    let of_text = |what: String| failure(what, "the tuned configuration is not valid");
+    configured.placement.mesh = Some(Mesh::parse(&tuned.mesh).map_err(of_text)?);
+    configured.placement.state_layout = Some(Layout::parse(&tuned.state_layout).map_err(of_text)?);
+    (request.host.say)(&format!("tuned for {} on this slice: {}", tuned.program, tuned.options()));
+    Ok(Some(configured))
 }
 
 /// Selects selective precision if the model can have it and none is given.
@@ -118,21 +141,46 @@ fn none_found(request: &Request, slice: &Slice, is_late: bool) -> anyhow::Error 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        host::Host,
-        target::{Target, TargetOptions},
-    };
+    use crate::{host::Host, placement::place, target::TargetOptions};
     use runtime::HostAllocator;
     use std::path::Path;
 
+    fn host() -> Host {
+        let allocator = HostAllocator { in_use: || None, trim: || () };
+        Host { say: |_| (), keep_freed_memory: || (), allocator }
+    }
+
+    fn request(program: &str, target: &str) -> Request {
+        let target: Target = target.parse().expect("it is a target");
+        let target = TargetOptions { target: Some(target), ..TargetOptions::default() };
+        Request { target, ..Request::new(Path::new(program), host()) }
+    }
+
+    #[test]
+    fn tuned_configurations_are_valid_for_the_built_in_models() {
+        for tuned in tuned::all() {
+            let slice = tuned.slice();
+            let done =
+                completed(request(&tuned.program, &format!("tpu:{slice}")), None).expect("it is completed");
+            assert_eq!(done.placement.mesh.as_ref().map(ToString::to_string), Some(tuned.mesh.clone()));
+            let module =
+                program::load_variant(&done).expect("the settings and the schedule are valid").module;
+            assert_eq!(tuned::parameters(&module), tuned.parameters, "{}", tuned.program);
+            place(&module, &done.placement).expect("the layouts are valid");
+        }
+    }
+
+    #[test]
+    fn a_slice_that_states_no_mode_gets_that_of_the_tuned_configuration() {
+        let done = completed(request("switch_xxl", "tpu:v4:8x8x8"), None).expect("it is completed");
+        assert_eq!(done.target.target.map(|t| t.to_string()).as_deref(), Some("tpu:v4:8x8x8:megacore"));
+        assert_eq!(done.settings.dtype.as_deref(), Some("selective"));
+    }
+
     #[test]
     fn a_search_that_was_cut_off_does_not_say_that_no_mesh_is_valid() {
-        let allocator = HostAllocator { in_use: || None, trim: || () };
-        let host = Host { say: |_| (), keep_freed_memory: || (), allocator };
-        let target: Target = "tpu:v5e:2x4".parse().expect("it is a target");
-        let slice = target.slice().expect("it is a slice").clone();
-        let target = TargetOptions { target: Some(target), ..TargetOptions::default() };
-        let request = Request { target, ..Request::new(Path::new("m.rs"), host) };
+        let request = request("m.rs", "tpu:v5e:2x4");
+        let slice = Slice::parse("v5e:2x4").expect("it is a slice");
         let text = |is_late| none_found(&request, &slice, is_late).to_string();
         assert_eq!(
             text(true),

@@ -2,12 +2,13 @@
 //!
 //! Reading order: [`space`] (the choices), [`candidate`] (one choice and its cost), [`evaluate`] (estimates
 //! the cost from the program of one device), [`mod@search`] (rounds of candidates), [`mod@verify`]
-//! (compilation of the best candidates).
+//! (compilation of the best candidates), [`tuned`] (results for known programs).
 
 pub mod candidate;
 pub mod evaluate;
 pub mod search;
 pub mod space;
+pub mod tuned;
 pub mod verify;
 
 pub use candidate::{Candidate, Estimate};

@@ -103,6 +103,8 @@ pub struct Slice {
     pub shape: Vec<usize>,
     /// The way in which cores are presented as devices.
     pub mode: Mode,
+    /// True if the slice's name or an option states the mode, false if it is the default.
+    pub mode_is_given: bool,
     /// The number of slices.
     pub slices: usize,
 }
@@ -119,7 +121,8 @@ impl Slice {
             .ok_or_else(|| format!("unknown TPU generation `{name}`: known are {}", names.join(", ")))?;
         let shape = words.next().unwrap_or_default();
         let shape = generation.shape(shape)?;
-        let mut slice = Self { mode: generation.modes[0].clone(), generation, shape, slices: 1 };
+        let mode = generation.modes[0].clone();
+        let mut slice = Self { mode, mode_is_given: false, generation, shape, slices: 1 };
         for word in words {
             slice.set(word)?;
         }
@@ -136,7 +139,7 @@ impl Slice {
         }
         let modes = &self.generation.modes;
         match modes.iter().find(|m| m.name == word) {
-            Some(mode) => self.mode = mode.clone(),
+            Some(mode) => (self.mode, self.mode_is_given) = (mode.clone(), true),
             None => {
                 let names: Vec<&str> = modes.iter().map(|m| m.name.as_str()).collect();
                 return Err(format!(
@@ -153,7 +156,7 @@ impl Slice {
     pub fn set_config(&mut self, config: &str) -> Result<(), String> {
         let modes = &self.generation.modes;
         match modes.iter().find(|m| m.config.as_deref().unwrap_or("default") == config) {
-            Some(mode) => self.mode = mode.clone(),
+            Some(mode) => (self.mode, self.mode_is_given) = (mode.clone(), true),
             None => return Err(format!("{} has no chip_config_name `{config}`", self.generation.name)),
         }
         Ok(())

@@ -1,0 +1,117 @@
+//! Tuned configurations: meshes, layouts and schedules of known programs on known slices, which were compiled
+//! with libtpu.
+
+use compiler::cost::target::Slice;
+use mesh::{Module, StateKind};
+use serde::Deserialize;
+
+/// A configuration of a program on a slice.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tuned {
+    /// The name of the program.
+    pub program: String,
+    /// The number of its parameters, which differs if its sizes do.
+    pub parameters: u64,
+    /// The slice, such as `v4:8x8x8:megacore`.
+    pub slice: String,
+    /// The mesh.
+    pub mesh: String,
+    /// The state layout. The compute layout is the program's own.
+    pub state_layout: String,
+    /// Schedule entries, `key=value`.
+    pub schedule: Vec<String>,
+    /// Settings of the model, `key=value`.
+    #[serde(default)]
+    pub settings: Vec<String>,
+    /// Flags of libtpu, `key=value`.
+    #[serde(default)]
+    pub flags: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct File {
+    tuned: Vec<Tuned>,
+}
+
+/// Returns all tuned configurations.
+pub fn all() -> Vec<Tuned> {
+    let file: File = toml::from_str(include_str!("tuned.toml")).expect("a test reads the file");
+    file.tuned
+}
+
+/// Returns the configuration of a program on `slice`. If the name of the slice states no mode of its chips, the
+/// configuration may have another mode than the default.
+pub fn find(module: &Module, slice: &Slice) -> Option<Tuned> {
+    let parameters = parameters(module);
+    let is_for = |tuned: &Tuned| {
+        let on = tuned.slice();
+        let mode = if slice.mode_is_given { on.mode } else { slice.mode.clone() };
+        let is_slice = Slice { mode, mode_is_given: slice.mode_is_given, ..on } == *slice;
+        is_slice && tuned.program == module.name && tuned.parameters == parameters
+    };
+    all().into_iter().find(is_for)
+}
+
+impl Tuned {
+    /// Returns the slice.
+    pub fn slice(&self) -> Slice {
+        Slice::parse(&self.slice).expect("a test parses the slices")
+    }
+
+    /// Returns the configuration as options of the command line.
+    pub fn options(&self) -> String {
+        let settings = self.settings.iter().map(|s| format!(" --set {s}"));
+        let schedule = self.schedule.iter().map(|s| format!(" --schedule {s}"));
+        let flags = self.flags.iter().map(|f| format!(" --flag {f}"));
+        let more: String = settings.chain(schedule).chain(flags).collect();
+        format!(
+            "--target tpu:{} --mesh {} --state-layout '{}'{more}",
+            self.slice, self.mesh, self.state_layout
+        )
+    }
+}
+
+/// Returns the number of parameters of a program.
+pub fn parameters(module: &Module) -> u64 {
+    let parameters = module.env.states.iter().filter(|(_, state)| state.kind == StateKind::Param);
+    parameters.map(|(_, state)| state.ty.elements() as u64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh::{Layout, Mesh};
+
+    #[test]
+    fn configurations_fit_their_slices() {
+        for tuned in all() {
+            let about = format!("{} on {}", tuned.program, tuned.slice);
+            let mesh = Mesh::parse(&tuned.mesh).expect(&about);
+            assert_eq!(mesh.devices(), tuned.slice().devices(), "{about}");
+            Layout::parse(&tuned.state_layout).expect(&about).resolve(&mesh).expect(&about);
+            let pairs = tuned.schedule.iter().chain(&tuned.settings).chain(&tuned.flags);
+            pairs.for_each(|pair| assert!(pair.contains('='), "{about}: {pair}"));
+        }
+    }
+
+    #[test]
+    fn a_slice_that_states_its_mode_keeps_it() {
+        let name = "switch_xxl";
+        let xxl = all().into_iter().find(|t| t.program == name).expect("it is in the file");
+        let module = module(name, xxl.parameters);
+        let found = |slice: &str| find(&module, &Slice::parse(slice).expect("it is a slice"));
+        assert_eq!(found("v4:8x8x8"), Some(xxl.clone()));
+        assert_eq!(found("v4:8x8x8:megacore"), Some(xxl));
+        assert_eq!(found("v4:8x8x8:split"), None);
+        assert_eq!(found("v4:8x8x16"), None);
+        assert_eq!(found("v4:8x8x8:slices=2"), None);
+        assert_eq!(find(&self::module(name, 1), &Slice::parse("v4:8x8x8").expect("it is a slice")), None);
+    }
+
+    /// A program with so many parameters in one tensor.
+    fn module(name: &str, parameters: u64) -> Module {
+        let text = format!("module {name}\n\nstate param w: f32[n={parameters}]\n");
+        mesh::text::parse(&text, "m.mesh").expect("it is a program")
+    }
+}
