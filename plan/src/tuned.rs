@@ -40,8 +40,8 @@ pub fn all() -> Vec<Tuned> {
     file.tuned
 }
 
-/// Returns the configuration of a program on `slice`. If the name of the slice states no mode of its chips, the
-/// configuration may have another mode than the default.
+/// Returns the configuration of a program on `slice`. If the name of the slice states no mode of its chips,
+/// the configuration may have another mode than the default.
 pub fn find(module: &Module, slice: &Slice) -> Option<Tuned> {
     let parameters = parameters(module);
     let is_for = |tuned: &Tuned| {
