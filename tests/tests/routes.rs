@@ -243,6 +243,23 @@ fn routing_without_a_replay_says_why_and_is_counted() {
 }
 
 #[test]
+fn thousands_of_experts_are_observed() {
+    let switch = Switch { experts: 2048, eval_capacity_factor: 1.0, min_capacity: 1, ..Switch::default() };
+    let config = Config { encoder_layers: 6, ..config(switch) };
+    let mut session = session(&config);
+    let found = observed(&mut session, &[1.0, 8.0], Some(16));
+    assert_eq!((found.rows, found.layers.len(), found.coactivation.len()), (16, 8, 15 + 1));
+    for layer in &found.layers {
+        let tokens: u64 = layer.experts.iter().map(|expert| expert.tokens).sum();
+        assert_eq!((layer.experts.len(), tokens), (2048, layer.tokens), "{}", layer.name());
+        let used = layer.experts.iter().filter(|expert| expert.tokens > 0).count();
+        assert!(used > 1 && used + layer.dead.len() == 2048, "{}: {used}", layer.name());
+        let [same, more] = [0, 1].map(|n| layer.what_if[n].dropped_tokens);
+        assert!(same == layer.dropped_tokens && more < same, "{}: {same} {more}", layer.name());
+    }
+}
+
+#[test]
 fn a_sample_has_whole_batches_of_every_language() {
     let mut session = session(&config(switch(2.0)));
     let all = observed(&mut session, &[], None);

@@ -2,7 +2,7 @@
 
 use super::{
     FIRST_BYTE, Pieces, UNKNOWN,
-    sentencepiece::{self, SentencePiece},
+    sentencepiece::{self, Division, SentencePiece},
 };
 use crate::{Error, Result, caught::caught};
 use proto::regular;
@@ -156,6 +156,14 @@ impl FileTokenizer {
     /// The offset added to the file's token ids, to make room for reserved tokens.
     pub fn offset(&self) -> i32 {
         self.offset
+    }
+
+    /// Returns the way in which a SentencePiece model divides text. `None` means a `tokenizer.json`.
+    pub fn division(&self) -> Option<Division> {
+        match &self.engine {
+            Engine::Json(_) => None,
+            Engine::SentencePiece(model) => Some(model.division()),
+        }
     }
 
     fn failed(&self, error: &dyn fmt::Display) -> Error {

@@ -15,7 +15,7 @@ use models::{
     routes::{Router, groups, routers},
     switch::options::RoutingMethod,
 };
-use report::routes::{Layer, Observer, Record, Routes, Rule, Token, summary::Names};
+use report::routes::{Extent, Layer, Names, Observer, Record, Routes, Rule, Token, most_counts};
 use runtime::{Artefact, Contract, Session, train};
 use std::collections::BTreeMap;
 use tensors::{Recorded, recorded};
@@ -25,6 +25,8 @@ use words::Words;
 pub const FUNCTIONS: [&str; 1] = ["eval_step"];
 /// The capacity factors that are replayed by default.
 const FACTORS: [f64; 6] = [1.0, 1.25, 1.5, 2.0, 3.0, 4.0];
+/// Counts that an observation without `sample` has at most: 2.5 GiB, at 39 bytes for each.
+const COUNTS: u64 = 1 << 26;
 
 /// Returns the setting that makes that program.
 pub fn settings() -> [Setting; 1] {
@@ -34,7 +36,8 @@ pub fn settings() -> [Setting; 1] {
 /// Options of an observation.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Largest number of rows, rounded up to whole batches. `None` means all.
+    /// Largest number of rows, rounded up to whole batches. `None` means all, or as many as are sure to fit
+    /// into 2.5 GiB: with thousands of experts in many layers, counts are many.
     pub sample: Option<usize>,
     /// The capacity factors that are replayed. Empty means the usual ones.
     pub factors: Vec<f64>,
@@ -55,7 +58,12 @@ pub fn observe(
     let spec = Contract::batch_spec(session.artefact())?;
     let mut observation = Observation::new(&config, spec, source, &options.factors)?;
     let batches = source.batches();
-    let chosen = sample(&*batches, spec.batch, options.sample);
+    let all = batches.held_out_batches();
+    let most = options.sample.or_else(|| {
+        let batches = observation.affordable(all, COUNTS);
+        (batches < all).then_some(batches * spec.batch)
+    });
+    let chosen = sample(&*batches, spec.batch, most);
     if chosen.is_empty() {
         return Err(failure("the data have less than one batch", "give more text, or raise --held-out"));
     }
@@ -64,7 +72,7 @@ pub fn observe(
         let outputs = train::outputs(session, &batch)?;
         observation.add(session.artefact(), &batch, batches.held_out_corpus(*number), &outputs)?;
     }
-    let all_rows = source.rows(batches.held_out_batches())[0] as u64;
+    let all_rows = source.rows(all)[0] as u64;
     let program = session.artefact().manifest.program.clone();
     Ok(observation.finish(program, checkpoint.to_owned(), all_rows))
 }
@@ -154,6 +162,25 @@ impl Observation {
         let texts = source.batches().corpora().iter().map(|text| (*text).to_owned()).collect();
         let (observer, words) = (Observer::new(layers), Words::default());
         Ok(Self { spec, routers, numbers, observer, pieces, words, texts, rows: 0 })
+    }
+
+    /// Returns the largest number of batches, of `all`, that are sure to have at most `most` counts; at least
+    /// one.
+    fn affordable(&self, all: usize, most: u64) -> usize {
+        let [inputs, targets] =
+            [self.spec.input_length, self.spec.target_length].map(|length| (self.spec.batch * length) as u64);
+        let fits = |batches: usize| {
+            let tokens = [inputs, targets].map(|tokens| tokens.saturating_mul(batches as u64));
+            let texts = self.texts.len().max(1) as u64;
+            let extent = Extent { pieces: self.spec.vocab as u64, texts, tokens };
+            most_counts(self.observer.layers(), &extent) <= most
+        };
+        let (mut low, mut high) = (1, all.max(1));
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            (low, high) = if fits(middle) { (middle, high) } else { (low, middle - 1) };
+        }
+        low
     }
 
     /// Adds the outputs of a batch.
@@ -254,6 +281,10 @@ fn layer(switch: &Switch, router: &Router, batch: usize, length: usize, factors:
         part: router.part.to_owned(),
         experts: switch.experts,
         group,
+        choices: match rule {
+            Rule::Experts => switch.experts * capacity,
+            Rule::Tokens { .. } | Rule::TwoSteps => group * switch.choices(),
+        },
         capacity: if two_steps { switch.group_capacities(group, false).1 } else { capacity },
         rule,
         what_if: factors.iter().map(with).collect(),

@@ -2,7 +2,7 @@
 //! and `README.md`.
 
 use anyhow::{Context, Result};
-use data::{Codec, FileTokenizer, Pieces, Sentinels, SpecialTokens, Tokenizer};
+use data::{Codec, FileTokenizer, Pieces, Sentinels, SpecialTokens, Tokenizer, tokenizer::Division};
 use models::Config;
 use runtime::checkpoint::{Checkpoint, TOKENIZER};
 use serde_json::{Map, Value, json};
@@ -60,6 +60,9 @@ fn of_file(contents: &[u8], parsed: &Arc<FileTokenizer>, config: &Config) -> Res
             parsed.offset()
         )));
     }
+    if let Some(why) = parsed.division().and_then(unlike_transformers) {
+        return Ok(Err(why.to_owned()));
+    }
     let tokenizer = Tokenizer::Pieces(parsed.clone());
     let sentinels = match sentinels(tokenizer.clone(), config) {
         Ok(sentinels) => sentinels,
@@ -83,6 +86,24 @@ fn of_file(contents: &[u8], parsed: &Arc<FileTokenizer>, config: &Config) -> Res
         false => drop(files.insert("spiece.model", contents.to_vec())),
     }
     Ok(Ok(files))
+}
+
+/// Returns the reason why transformers' `T5TokenizerFast` divides text in another way than the SentencePiece
+/// model.
+fn unlike_transformers(division: Division) -> Option<&'static str> {
+    match division {
+        Division::Unigram | Division::Bpe { by_word: true } => None,
+        Division::Bpe { by_word: false } => Some(
+            "its SentencePiece model merges pieces across spaces or has unused pieces, and transformers divides at \
+             spaces first",
+        ),
+        Division::Words => {
+            Some("its SentencePiece model has words, and transformers reads unigram and BPE models only")
+        }
+        Division::Characters => {
+            Some("its SentencePiece model has characters, and transformers reads unigram and BPE models only")
+        }
+    }
 }
 
 /// Returns the sentinels of a model, in order.
@@ -194,6 +215,7 @@ pub(super) fn card(config: &Config, parameters: usize, step: u64, tokenizer: Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn config(vocab: usize) -> Config {
         Config { vocab, input_length: 64, ..Config::default() }
@@ -263,6 +285,13 @@ mod tests {
         let apart = Config { sentinels, ..config(10) };
         refused(Some(plain), None, &apart, "2 tokens that count down from 9, do not follow its 5 tokens");
         refused(Some(b"{}".to_vec()), None, &config(8), "`tokenizer` cannot be used");
+        let model = |name: &str| {
+            let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/tests/sentencepiece");
+            Some(std::fs::read(dir.join(format!("{name}.model"))).expect("it is there"))
+        };
+        refused(model("bpe_across_spaces"), None, &config(260), "merges pieces across spaces");
+        refused(model("word"), None, &config(160), "has words, and transformers reads unigram and BPE");
+        refused(model("bpe_nmt_nfkc"), None, &config(260), "the model has its tokens + 3");
         refused(None, Some("blake3:00"), &config(8), "the digest");
         refused(None, None, &config(8), "does not say");
     }

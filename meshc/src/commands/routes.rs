@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long, value_name = "SHARE", value_parser = inner_share, allow_negative_numbers = true)]
     held_out: Option<f64>,
     /// Largest number of rows, rounded up to whole batches: the same number of batches of every corpus.
-    /// Default: all
+    /// Default: all, or as many as are sure to need at most 2.5 GiB of memory for counts
     #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
     sample: Option<usize>,
     /// Capacity factors for which the recorded choices are replayed, to count the tokens that they would drop

@@ -43,6 +43,11 @@ impl Counts {
         *self.cells.entry((value, expert)).or_default() += 1;
     }
 
+    /// Returns the number of pairs of a value and an expert that occur.
+    pub fn len(&self) -> usize {
+        self.cells.len()
+    }
+
     /// Returns the number of tokens with a value at an expert.
     pub fn of(&self, value: u32, expert: u32) -> u64 {
         self.cells.get(&(value, expert)).copied().unwrap_or(0)

@@ -34,6 +34,8 @@ pub struct Layer {
     pub experts: usize,
     /// Tokens of a group, which compete for expert slots.
     pub group: usize,
+    /// Choices that a group records at most.
+    pub choices: usize,
     /// Expert slots of an expert for a group.
     pub capacity: usize,
     /// The way in which expert slots are assigned.
@@ -124,6 +126,17 @@ impl Observer {
     /// Returns a layer.
     pub fn layer(&self, number: usize) -> &Layer {
         &self.layers[number].0
+    }
+
+    /// Returns all layers.
+    pub fn layers(&self) -> impl Iterator<Item = &Layer> {
+        self.layers.iter().map(|(layer, _)| layer)
+    }
+
+    /// Returns the number of counts, of which [`super::most_counts`] is the largest.
+    pub fn counts(&self) -> u64 {
+        let of_layers = self.layers.iter().flat_map(|(_, counted)| &counted.properties);
+        of_layers.chain(self.pairs.values()).map(|counts| counts.len() as u64).sum()
     }
 
     /// Adds a batch of a stack: its tokens, `None` for padding, in rows of `length`; and the choices of its

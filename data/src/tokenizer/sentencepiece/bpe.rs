@@ -54,6 +54,11 @@ impl Bpe {
         Self { trie, scores, unused, by_word }
     }
 
+    /// True if no merge depends on the text before a space or after it, so that words are independent.
+    pub fn by_word(&self) -> bool {
+        self.by_word
+    }
+
     /// True if words are independent: no piece has a space behind another character.
     pub fn pieces_end_at_spaces<'a>(mut pieces: impl Iterator<Item = &'a [u8]>) -> bool {
         pieces.all(|piece| word_end(piece) == piece.len())

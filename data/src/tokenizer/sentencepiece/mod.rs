@@ -47,6 +47,22 @@ enum Algorithm {
     Characters,
 }
 
+/// The way in which a SentencePiece model divides text into pieces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Division {
+    /// Into the most likely pieces.
+    Unigram,
+    /// Neighbours merge into the piece with the highest score.
+    Bpe {
+        /// True if words are independent: no piece has a space behind another character, and none is unused.
+        by_word: bool,
+    },
+    /// At spaces.
+    Words,
+    /// Into characters.
+    Characters,
+}
+
 /// A model, and what its pieces are.
 pub(super) struct Opened {
     pub model: SentencePiece,
@@ -206,6 +222,16 @@ impl SentencePiece {
             unknown: pieces.unknown,
             decoder,
         })
+    }
+
+    /// Returns the way in which text is divided.
+    pub fn division(&self) -> Division {
+        match &self.algorithm {
+            Algorithm::Unigram(_) => Division::Unigram,
+            Algorithm::Bpe(bpe) => Division::Bpe { by_word: bpe.by_word() },
+            Algorithm::Words => Division::Words,
+            Algorithm::Characters => Division::Characters,
+        }
     }
 
     /// Returns the tokens of a text.
