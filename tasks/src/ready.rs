@@ -124,6 +124,29 @@ mod tests {
             "trivia_qa question: q",
             "v",
         );
+        check(
+            "anli_r3",
+            json!({"uid": "u", "premise": "p", "hypothesis": "h", "label": 1, "reason": ""}),
+            "anli hypothesis: h premise: p",
+            "neutral",
+        );
+        let news = json!({"document": "d", "summary": "s", "id": "1"});
+        check("xsum", news, "summarize: d", "s");
+        check("natural_questions", json!({"question": "q", "answer": ["a", "b"]}), "nq question: q", "a");
+        let web = json!({"url": "u", "question": "q", "answers": ["a", "b"]});
+        check("web_questions", web, "wq question: q", "a");
+        check(
+            "super_glue_cb",
+            json!({"premise": "p", "hypothesis": "h", "label": 1}),
+            "cb hypothesis: h premise: p",
+            "contradiction",
+        );
+        check(
+            "glue_qnli",
+            json!({"question": "q", "sentence": "s", "label": 0}),
+            "qnli question: q sentence: s",
+            "entailment",
+        );
         let wsc = json!({"text": "Mark told Pete lies. He was", "span1_text": "Mark", "span2_index": 4, "label": 1});
         check("super_glue_wsc", wsc, "wsc span1: Mark text: Mark told Pete lies. *He* was", "True");
     }

@@ -22,6 +22,7 @@ mod packing;
 mod pods;
 mod precision;
 mod processes;
+mod reference;
 mod reports;
 mod resume;
 mod routes;

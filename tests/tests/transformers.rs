@@ -14,10 +14,10 @@ use serde_json::Value;
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// A description of a folder.
-struct Case(Value);
+pub(crate) struct Case(Value);
 
 impl Case {
-    fn read(name: &str) -> Self {
+    pub(crate) fn read(name: &str) -> Self {
         let path =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("transformers/cases").join(format!("{name}.json"));
         let text = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -63,17 +63,13 @@ impl Case {
     /// Checks logits and greedy tokens of the model in `dir`.
     fn check(&self, dir: &Path, name: &str) {
         let folder = Folder::open(dir).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let inputs = self.rows(&self.0["inputs"]["input_ids"]);
-        let got = logits(&folder, &inputs, &self.rows(&self.0["inputs"]["decoder_input_ids"]));
-        let want = numbers(&self.0["logits"]);
-        assert_eq!(got.len(), want.len(), "{name}");
-        let largest = want.iter().fold(0.0f64, |most, x| most.max(x.abs()));
-        let off = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / largest;
-        assert!(off < 1e-5, "{name}: logits are {off:e} off");
+        let parameters = parameters(&folder);
+        self.check_logits(&folder.config, &parameters, name);
         // Given the tokens before it, every greedy token is the most likely one.
         let greedy = self.rows(&self.0["greedy"]);
         let before: Vec<Vec<f64>> = greedy.iter().map(|row| row[..row.len() - 1].to_vec()).collect();
-        let all = logits(&folder, &inputs, &before);
+        let inputs = self.rows(&self.0["inputs"]["input_ids"]);
+        let all = logits(&folder.config, &parameters, &inputs, &before);
         let mut rows = all.chunks_exact(folder.config.vocab);
         for (row, tokens) in greedy.iter().enumerate() {
             let mut ended = false;
@@ -88,6 +84,19 @@ impl Case {
                 ended |= *token == 1.0;
             }
         }
+    }
+
+    /// Checks the logits of a model. Returns the largest difference as a share of the largest logit.
+    pub(crate) fn check_logits(&self, config: &Config, parameters: &Tensors, name: &str) -> f64 {
+        let [inputs, before] =
+            ["input_ids", "decoder_input_ids"].map(|what| self.rows(&self.0["inputs"][what]));
+        let got = logits(config, parameters, &inputs, &before);
+        let want = numbers(&self.0["logits"]);
+        assert_eq!(got.len(), want.len(), "{name}");
+        let largest = want.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+        let off = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / largest;
+        assert!(off < 1e-5, "{name}: logits are {off:e} off");
+        off
     }
 }
 
@@ -115,12 +124,12 @@ fn elements(name: &str, count: usize) -> impl Iterator<Item = f64> {
 }
 
 /// Returns the logits of a model, by row, position and token.
-fn logits(folder: &Folder, inputs: &[Vec<f64>], before: &[Vec<f64>]) -> Vec<f64> {
+fn logits(config: &Config, parameters: &Tensors, inputs: &[Vec<f64>], before: &[Vec<f64>]) -> Vec<f64> {
     let config = Config {
         batch: inputs.len(),
         input_length: inputs[0].len(),
         target_length: before[0].len(),
-        ..folder.config.clone()
+        ..config.clone()
     };
     let module = probe::logits(&config, true, &Site::default()).finish().expect("the model is legal");
     let tokens = |rows: &[Vec<f64>], dim: &str| {
@@ -137,7 +146,7 @@ fn logits(folder: &Folder, inputs: &[Vec<f64>], before: &[Vec<f64>]) -> Vec<f64>
     .into_iter()
     .map(|(name, tensor)| (name.into(), tensor))
     .collect();
-    let outcome = interp::run(&module, "logits", &given, &parameters(folder), Precision::Normal);
+    let outcome = interp::run(&module, "logits", &given, parameters, Precision::Normal);
     let outcome = outcome.unwrap_or_else(|e| panic!("{e}"));
     let order = ["batch", "target_length", "vocab"].map(mesh::Name::from);
     outcome.outputs["logits"].ordered(&order).elements()

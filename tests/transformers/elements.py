@@ -1,4 +1,4 @@
-"""Elements of tensors for folders.py here and interchange/tests/reference.py, which tests/tests/transformers.rs computes
+"""Elements of tensors for folders.py here and checkpoints.py, which tests/tests/transformers.rs computes
 again. Values are multiples of 2^-18 below 1, exact in 32-bit floats.
 """
 

@@ -50,6 +50,7 @@ mod tests {
     const TOKENS: usize = 512;
     const EXPERTS: usize = 2048;
     const LAYERS: usize = 15;
+    const ROWS: usize = 8;
 
     /// The layers of Switch-C: 2,048 experts in each of 15 layers of both stacks.
     fn switch_c() -> Vec<Layer> {
@@ -120,16 +121,16 @@ mod tests {
 
     #[test]
     fn thousands_of_experts_in_many_layers_are_observed_by_sampling() {
-        let (observer, most) = observed(24);
+        let (observer, most) = observed(ROWS);
         let own = observer.counts();
         // Pieces, words, positions, texts and 14 / 2 pairs of layers, of 30 layers.
-        assert!(own <= most && most <= 24 * TOKENS as u64 * 30 * (4 + 7), "{own} of {most}");
+        assert!(own <= most && most <= (ROWS * TOKENS) as u64 * 30 * (4 + 7), "{own} of {most}");
         assert!(own > most / 3, "the bound is close: {own} of {most}");
         let found = finished(observer);
         assert_eq!((found.layers.len(), found.coactivation.len()), (30, 2 * LAYERS * (LAYERS - 1) / 2));
         for layer in &found.layers {
             let tokens: u64 = layer.experts.iter().map(|expert| expert.tokens).sum();
-            assert_eq!((layer.experts.len(), tokens), (EXPERTS, 24 * TOKENS as u64));
+            assert_eq!((layer.experts.len(), tokens), (EXPERTS, (ROWS * TOKENS) as u64));
             assert_eq!(layer.what_if[0].dropped_tokens, layer.dropped_tokens);
             assert!(layer.what_if[1].dropped_tokens < layer.dropped_tokens);
         }

@@ -1,10 +1,10 @@
-"""Writes checkpoints with the libraries of T5X and TensorFlow, for interchange/tests/reference.rs.
+"""Writes checkpoints with the libraries of T5X and TensorFlow, for tests/tests/reference.rs.
 
-    reference.py hf CASE OUT         a Hugging Face folder of a case in tests/transformers/cases
-    reference.py t5x HF OUT [DTYPE]  the same model as T5X stores it: tensorstore and flax
-    reference.py scanned HF OUT      the same, with scanned layers
-    reference.py tf HF OUT           the same model as Mesh TensorFlow names it, in two files: tensorflow
-    reference.py compare A B         compares two checkpoints of T5X, read by flax and tensorstore
+    checkpoints.py hf CASE OUT         a Hugging Face folder of a case in tests/transformers/cases
+    checkpoints.py t5x HF OUT [DTYPE]  the same model as T5X stores it: tensorstore and flax
+    checkpoints.py scanned HF OUT      the same, with scanned layers
+    checkpoints.py tf HF OUT           the same model as Mesh TensorFlow names it, in two files: tensorflow
+    checkpoints.py compare A B         compares two checkpoints of T5X, read by flax and tensorstore
 
 Matrices of Hugging Face are [out, in], those of T5X and Mesh TensorFlow [in, out]; tables of position biases are
 [buckets, heads] there and [heads, buckets] here. Slots are those of Adafactor with a minimum size of 4.
@@ -17,7 +17,6 @@ import sys
 
 import numpy as np
 
-sys.path.append(str(pathlib.Path(__file__).parents[2] / "tests/transformers"))
 from elements import element
 
 SMALLEST = 4
