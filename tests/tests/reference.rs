@@ -1,8 +1,8 @@
 //! Checkpoints that tensorstore, flax and tensorflow write, imported and exported.
 //!
-//! `tests/transformers/checkpoints.py` makes them of Hugging Face models, whose logits the imported checkpoint
-//! must have. What is exported as a Hugging Face model must have the same bits, and what is exported for T5X
-//! too.
+//! `tests/transformers/checkpoints.py` makes them of Hugging Face models, whose logits the imported
+//! checkpoint must have. What is exported as a Hugging Face model must have the same bits, and what is
+//! exported for T5X too.
 //!
 //! With `MESH_SLOW=1` the libraries are installed in virtual environments. `MESH_FLAX_PYTHON` and
 //! `MESH_TENSORFLOW_PYTHON` name Pythons that have them.
@@ -147,11 +147,13 @@ fn checkpoints_of_the_real_libraries() {
         return;
     }
     let sparse = ["fixed_capacity=64", "jitter=0"];
+    // The untied cases of transformers 5.24 share their table and do not scale the output, which T5X cannot
+    // express. Those of 4.57 have an output projection.
     for how in ["t5x", "tf"] {
         check("t5_tied_v5", how, true, None, &[]);
-        check("t5_untied_v5", how, true, None, &[]);
+        check("t5_untied_v4", how, true, None, &[]);
         check("switch_v5", how, true, None, &sparse);
     }
-    check("umt5_untied_v5", "scanned", true, None, &[]);
+    check("umt5_untied_v4", "scanned", true, None, &[]);
     check("switch_v5", "t5x", true, Some("bfloat16"), &sparse);
 }

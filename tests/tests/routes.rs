@@ -247,7 +247,7 @@ fn thousands_of_experts_are_observed() {
     let switch = Switch { experts: 2048, eval_capacity_factor: 1.0, min_capacity: 1, ..Switch::default() };
     let config = Config { encoder_layers: 6, ..config(switch) };
     let mut session = session(&config);
-    let found = observed(&mut session, &[1.0, 8.0], Some(16));
+    let found = observed(&mut session, &[1.0, 256.0], Some(16));
     assert_eq!((found.rows, found.layers.len(), found.coactivation.len()), (16, 8, 15 + 1));
     for layer in &found.layers {
         let tokens: u64 = layer.experts.iter().map(|expert| expert.tokens).sum();

@@ -2,8 +2,8 @@
 //! tokens other capacities would drop.
 //!
 //! Reading order: [`replay`] (expert slots from recorded choices), `counts` (tokens by property and expert),
-//! [`observer`] (from recorded choices to counts), `bound` (their number), [`summary`] (the results, the JSON form), `text` (tables
-//! for a terminal). The page is [`crate::html::routes`].
+//! [`observer`] (from recorded choices to counts), `bound` (the number of counts), [`summary`] (the results,
+//! the JSON form), `text` (tables for a terminal). The page is [`crate::html::routes`].
 
 mod bound;
 mod counts;
