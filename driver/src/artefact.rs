@@ -13,6 +13,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use compiler::pipeline::Stage;
+use mesh::verify::Local;
 use proto::manifest::{Output, OutputKind};
 use runtime::{Artefact, plugin::Platform};
 
@@ -78,6 +79,11 @@ fn has_whole_outputs(artefact: Artefact) -> Result<Artefact> {
 
 /// Compiles the program of a request for its target; without a target, for the platform of the plugin.
 pub fn of_program(program: &Program, request: &Request) -> Result<Artefact> {
+    Ok(with_local(program, request)?.0)
+}
+
+/// [`of_program`] with the program of one device that it was emitted from.
+pub(crate) fn with_local(program: &Program, request: &Request) -> Result<(Artefact, Local)> {
     let placement = place(&program.module, &request.placement)?;
     let target = target(request)?;
     let mut watch = Watch::default();
@@ -86,7 +92,8 @@ pub fn of_program(program: &Program, request: &Request) -> Result<Artefact> {
         lowered = whole_outputs(program, lowered)?;
     }
     let built = emit(program, &placement, &target, &request.flags.of(&target)?, &lowered, &mut watch)?;
-    Ok(Artefact::new(program.name.clone(), built.manifest, built.files.into_iter().collect())?)
+    let artefact = Artefact::new(program.name.clone(), built.manifest, built.files.into_iter().collect())?;
+    Ok((artefact, lowered.local))
 }
 
 /// Returns the target of a request; without a target, the platform of its plugin.

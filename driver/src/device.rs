@@ -1,6 +1,12 @@
 //! Plugins, clients, sessions and topologies.
 
-use crate::{failure::failure, files::cache, plugin::guess, request::Request, target::Target};
+use crate::{
+    failure::failure,
+    files::cache,
+    plugin::{INTERPRETER, guess},
+    request::Request,
+    target::Target,
+};
 use anyhow::Result;
 use compiler::cost::target::Slice;
 use pjrt::{ClientOptions, Plugin, Topology, Value};
@@ -24,6 +30,14 @@ pub struct Chosen {
 /// Loads the plugin that the request names, else the plugin for `platform`.
 pub fn load(request: &Request, platform: Platform) -> Result<Chosen> {
     let (options, host) = (&request.plugin, request.host);
+    if options.is_interpreter() {
+        return Err(failure(
+            format!(
+                "`--plugin {INTERPRETER}` works with `meshc run` only: there is no plugin, client or compiler"
+            ),
+            "leave it out, or name a plugin",
+        ));
+    }
     let around = SearchPaths::from_environment()?;
     let named = options.plugin.as_deref();
     let explicit = named.filter(|name| !["cpu", "gpu", "tpu"].contains(name)).map(Path::new);

@@ -7,10 +7,13 @@ use pjrt::{ClientOptions, Value};
 use runtime::plugin::Platform;
 use std::path::Path;
 
+/// The name of the reference interpreter, which calls single functions without a plugin.
+pub const INTERPRETER: &str = "interpreter";
+
 /// The plugin and the options of its client.
 #[derive(Clone, Debug, Default)]
 pub struct PluginOptions {
-    /// A shared library, or `cpu`, `gpu` or `tpu`. `None` means the plugin of the target.
+    /// A shared library, or `cpu`, `gpu` or `tpu`, or [`INTERPRETER`]. `None` means the plugin of the target.
     pub plugin: Option<String>,
     /// Options of the client.
     pub client_options: Vec<(String, Value)>,
@@ -19,6 +22,11 @@ pub struct PluginOptions {
 }
 
 impl PluginOptions {
+    /// Returns true if the reference interpreter takes the place of a plugin.
+    pub fn is_interpreter(&self) -> bool {
+        self.plugin.as_deref() == Some(INTERPRETER)
+    }
+
     /// Returns the platform of the plugin that the user named. `None` if none was named, or if its file name
     /// does not tell.
     pub fn platform(&self) -> Option<Platform> {

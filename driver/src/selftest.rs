@@ -2,6 +2,7 @@
 
 use crate::{
     artefact::target,
+    call::{from_host, to_host},
     device::{Chosen, load},
     failure::failure,
     request::Request,
@@ -10,15 +11,15 @@ use anyhow::{Context, Result};
 use compiler::{
     artefact::{Settings, build},
     cost::target::Slice,
-    interp::{Outcome, Tensor, Tensors},
+    interp::{Outcome, Tensors},
 };
 use mesh::{
-    Dim, Mesh, Module, Name, Op, Type,
+    Mesh, Module, Op,
     ir::{Binary, Elementwise},
 };
-use pjrt::{Client, ElementType};
+use pjrt::Client;
 use proto::{Message, hlo_check, xla::HloModuleProto};
-use runtime::{Artefact, HostTensor, Session, plugin::Platform};
+use runtime::{Artefact, Session, plugin::Platform};
 use selftest::{
     campaign,
     law::{Backend, Merged, Programs},
@@ -178,23 +179,25 @@ impl Ready {
         let (env, session) = (&self.local.env, &mut self.session);
         for (_, s) in env.states.iter() {
             if let Some(value) = state.get(&s.name) {
-                session.set_state(&s.name, &host(value, &s.ty)).map_err(|e| e.to_string())?;
+                session.set_state(&s.name, &to_host(value, &s.ty)).map_err(|e| e.to_string())?;
             }
         }
         let f = self.local.function(&self.function).ok_or("no such function")?;
         let mut given = BTreeMap::new();
         for (name, ty) in f.inputs.iter().zip(f.body.param_types()) {
-            given.insert(name.to_string(), host(&inputs[name], ty));
+            given.insert(name.to_string(), to_host(&inputs[name], ty));
         }
         let results =
             session.call(&self.function, &given).and_then(|o| o.wait()).map_err(|e| e.to_string())?;
         let mut outcome = Outcome { outputs: Tensors::new(), state: state.clone() };
         for (name, ty) in f.outputs.iter().zip(f.body.result_types()) {
-            outcome.outputs.insert(name.clone(), back(&results[name.as_str()], ty)?);
+            outcome
+                .outputs
+                .insert(name.clone(), from_host(&results[name.as_str()], ty).map_err(|e| e.to_string())?);
         }
         for (_, s) in env.states.iter() {
             if let Ok(value) = session.state(&s.name) {
-                outcome.state.insert(s.name.clone(), back(&value, &s.ty)?);
+                outcome.state.insert(s.name.clone(), from_host(&value, &s.ty).map_err(|e| e.to_string())?);
             }
         }
         Ok(outcome)
@@ -212,25 +215,6 @@ fn check_structure(files: &[(String, Vec<u8>)], devices: usize) -> Result<(), St
         }
     }
     Ok(())
-}
-
-/// Converts a tensor for the plugin: dims in the order of the type.
-fn host(tensor: &Tensor, ty: &Type) -> HostTensor {
-    let names: Vec<Name> = ty.names().cloned().collect();
-    let ordered = tensor.ordered(&names);
-    let dtype = match ty.dtype {
-        mesh::DType::Pred => ElementType::Pred,
-        mesh::DType::S32 => ElementType::S32,
-        mesh::DType::U32 => ElementType::U32,
-        mesh::DType::Bf16 => ElementType::Bf16,
-        mesh::DType::F32 => ElementType::F32,
-    };
-    HostTensor { dtype, dims: ty.logical().map(|d| d.size).collect(), bytes: ordered.to_bytes() }
-}
-
-fn back(value: &HostTensor, ty: &Type) -> Result<Tensor, String> {
-    let dims: Vec<Dim> = ty.logical().cloned().collect();
-    Tensor::from_bytes(ty.dtype, &dims, &value.bytes)
 }
 
 #[cfg(test)]

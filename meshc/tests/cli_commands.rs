@@ -221,6 +221,35 @@ fn a_run_computes_what_the_program_says() {
         let got = y[i * 256 + j];
         assert!((got - sum.max(0.0)).abs() < 1e-4, "y[{i}, {j}] is {got}, not {sum}");
     }
+
+    // The reference interpreter computes the same from the model itself, and needs no plugin.
+    let path = model("matmul.rs");
+    let interpret = |args: &[&str]| {
+        let words = ["run", args[0], args[1], "--plugin", "interpreter", "--mesh", "data=2,model=2"];
+        let mut command = place.meshc(&[&words, &args[2..]].concat());
+        Ran::new(command.env("MESH_PJRT_PLUGIN", "/no/plugin.so").output().unwrap())
+    };
+    let tensors = ["--inputs", "w2.safetensors", "--inputs", "x.safetensors", "--outputs", "y2.safetensors"];
+    interpret(&[&path, "init", "--seed", "3", "--outputs", "w2.safetensors"]).succeeds();
+    interpret(&[&[path.as_str(), "forward"][..], &tensors].concat()).succeeds();
+    for (file, name, want) in [("w2.safetensors", "w", w), ("y2.safetensors", "y", y)] {
+        let got = read(file, name);
+        assert_eq!(got.len(), want.len());
+        assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-5), "{name}");
+    }
+    let seed = ["--seed", "3", "--outputs", "no.safetensors"];
+    interpret(&[&["matmul", "init"][..], &seed].concat()).fails(&["`matmul` is compiled", "name the model"]);
+    interpret(&[&[path.as_str(), "init", "--profile", "p"][..], &seed].concat())
+        .fails(&["`--profile` has no effect on the interpreter"]);
+    interpret(&[&path, "forward", "--inputs", "w2.safetensors", "--outputs", "no.safetensors"])
+        .fails(&["`forward` needs `x`"]);
+    let wrong = ["--inputs", "y2.safetensors", "--outputs", "no.safetensors"];
+    place
+        .run(&[&["selftest", "--programs", "1", "--plugin", "interpreter"][..]].concat())
+        .fails(&["`--plugin interpreter` works with `meshc run` only"]);
+    interpret(&[&[path.as_str(), "forward", "--inputs", "x.safetensors"][..], &wrong].concat())
+        .fails(&["`forward` reads the state `w`"]);
+    assert!(!place.at("no.safetensors").exists());
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Logical tensors in host memory.
 
-use crate::{Error, Result};
+use crate::{Error, Result, shard};
 use pjrt::ElementType;
+use proto::manifest::Tensor;
 
 /// A logical (whole) tensor: dense, row-major, little-endian.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,6 +35,22 @@ impl HostTensor {
     /// Creates a scalar unsigned 32-bit integer.
     pub fn u32_scalar(value: u32) -> Self {
         Self { dtype: ElementType::U32, dims: Vec::new(), bytes: value.to_le_bytes().to_vec() }
+    }
+    /// Checks that this is a value of the type `tensor`. `what` names the value in the error.
+    ///
+    /// # Errors
+    /// The element type, the sizes or the number of bytes differ.
+    pub fn require(&self, what: &str, tensor: &Tensor) -> Result<()> {
+        let (dims, dtype) = (shard::dims(tensor), element_type(&tensor.dtype)?);
+        let size = dtype.byte_size().unwrap_or(0) * dims.iter().product::<usize>();
+        if self.dtype == dtype && self.dims == dims && self.bytes.len() == size {
+            return Ok(());
+        }
+        let names: Vec<String> = tensor.dims.iter().map(|d| format!("{}={}", d.name, d.size)).collect();
+        Err(Error::input(
+            format!("{what} is {}{:?} with {} bytes", self.dtype, self.dims, self.bytes.len()),
+            format!("the program expects {}[{}], {size} bytes", tensor.dtype, names.join(", ")),
+        ))
     }
     /// Converts all elements to `f64`.
     ///

@@ -12,7 +12,7 @@ use crate::{
 use anyhow::Result;
 use driver::{
     artefact,
-    call::call,
+    call::{call, interpret},
     files::write_file,
     profile::Recorder,
     request::Request,
@@ -63,8 +63,12 @@ pub fn run(args: &Args) -> Result<()> {
         profile: args.profile.as_deref().map(Recorder::new),
         ..Request::new(&args.subject, HOST)
     };
-    let artefact = artefact::of_request(&request)?;
-    let results = call(&request, artefact, &args.function, read(&args.inputs)?, args.seed)?;
+    let results = if request.plugin.is_interpreter() {
+        interpret(&request, &args.function, read(&args.inputs)?, args.seed)?
+    } else {
+        let artefact = artefact::of_request(&request)?;
+        call(&request, artefact, &args.function, read(&args.inputs)?, args.seed)?
+    };
     request.profile.as_ref().map_or(Ok(()), |profile| profile.end(HOST.say))?;
     write_file(&args.outputs, &to_bytes(&results)?)?;
     outln!("{}: {}", args.outputs.display(), results.keys().cloned().collect::<Vec<_>>().join(", "));

@@ -5,7 +5,7 @@ use super::{
     state::{State, uninitialized},
     transfer::{Output, start_reads},
 };
-use crate::{Error, HostTensor, Result, shard, tensor::element_type};
+use crate::{Error, HostTensor, Result};
 use pjrt::{Argument, Buffer, Event};
 use proto::manifest::{Function, Input, InputKind, OutputKind, Tensor};
 use std::{
@@ -62,7 +62,7 @@ pub(super) fn check_inputs(f: &Function, inputs: &BTreeMap<String, HostTensor>, 
         let value = inputs
             .get(&input.name)
             .ok_or_else(|| Error::input(format!("`{}` needs input `{}`", f.name, input.name), names()))?;
-        check_type(&format!("input `{}` of `{}`", input.name, f.name), tensor_of(input), value)?;
+        value.require(&format!("input `{}` of `{}`", input.name, f.name), tensor_of(input))?;
     }
     for name in inputs.keys() {
         if !wanted.iter().any(|i| i.name == *name) {
@@ -73,20 +73,6 @@ pub(super) fn check_inputs(f: &Function, inputs: &BTreeMap<String, HostTensor>, 
         Some(input) => Err(uninitialized(&input.state)),
         None => Ok(()),
     }
-}
-
-/// Checks that a value has the type of `tensor`. `what` names it in the error.
-pub(super) fn check_type(what: &str, tensor: &Tensor, value: &HostTensor) -> Result<()> {
-    let (dims, dtype) = (shard::dims(tensor), element_type(&tensor.dtype)?);
-    let size = dtype.byte_size().unwrap_or(0) * dims.iter().product::<usize>();
-    if value.dtype == dtype && value.dims == dims && value.bytes.len() == size {
-        return Ok(());
-    }
-    let names: Vec<String> = tensor.dims.iter().map(|d| format!("{}={}", d.name, d.size)).collect();
-    Err(Error::input(
-        format!("{what} is {}{:?} with {} bytes", value.dtype, value.dims, value.bytes.len()),
-        format!("the program expects {}[{}], {size} bytes", tensor.dtype, names.join(", ")),
-    ))
 }
 
 /// Returns the declared type of an input.

@@ -327,7 +327,7 @@ impl Session {
     /// The program has no such state, or it has another type.
     pub fn set_state(&mut self, name: &str, value: &HostTensor) -> Result<()> {
         let tensor = state::declared(&self.artefact, name)?;
-        call::check_type(&format!("state `{name}`"), tensor, value)?;
+        value.require(&format!("state `{name}`"), tensor)?;
         let devices = self.assignment.devices();
         let buffers = transfer::send_shards(&self.client, &self.assignment, tensor, value, devices)?;
         self.put_state(BTreeMap::from([(name.to_owned(), buffers)]));
