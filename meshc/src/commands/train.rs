@@ -604,6 +604,14 @@ impl Args {
             seed: self.seed,
             metrics: self.metrics.clone(),
             tensorboard: self.tensorboard.clone(),
+            settings: train::Settings {
+                text: self.resolved.toml(),
+                values: self
+                    .resolved
+                    .values()
+                    .map(|(key, value)| (key, value.trim_matches('"').to_owned()))
+                    .collect(),
+            },
             saving: self.checkpoint_dir.as_ref().map(saving),
             eval_every: self.eval_every,
             eval_batches: self.eval_batches,

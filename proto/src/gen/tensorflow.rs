@@ -38,7 +38,10 @@ pub mod summary {
         /// The name of the value.
         #[prost(string, tag = "1")]
         pub tag: ::prost::alloc::string::String,
-        #[prost(oneof = "value::Value", tags = "2, 5")]
+        /// The plugin of TensorBoard that shows the value. Without it, the value is a scalar or a histogram.
+        #[prost(message, optional, tag = "9")]
+        pub metadata: ::core::option::Option<super::SummaryMetadata>,
+        #[prost(oneof = "value::Value", tags = "2, 5, 8")]
         pub value: ::core::option::Option<value::Value>,
     }
     /// Nested message and enum types in `Value`.
@@ -49,7 +52,174 @@ pub mod summary {
             SimpleValue(f32),
             #[prost(message, tag = "5")]
             Histo(super::super::HistogramProto),
+            #[prost(message, tag = "8")]
+            Tensor(super::super::TensorProto),
         }
+    }
+}
+/// A description of a value.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SummaryMetadata {
+    #[prost(message, optional, tag = "1")]
+    pub plugin_data: ::core::option::Option<summary_metadata::PluginData>,
+    #[prost(enumeration = "summary_metadata::DataClass", tag = "4")]
+    pub data_class: i32,
+}
+/// Nested message and enum types in `SummaryMetadata`.
+pub mod summary_metadata {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct PluginData {
+        #[prost(string, tag = "1")]
+        pub plugin_name: ::prost::alloc::string::String,
+        #[prost(bytes = "vec", tag = "2")]
+        pub content: ::prost::alloc::vec::Vec<u8>,
+    }
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum DataClass {
+        Unknown = 0,
+        Scalar = 1,
+        Tensor = 2,
+    }
+    impl DataClass {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unknown => "DATA_CLASS_UNKNOWN",
+                Self::Scalar => "DATA_CLASS_SCALAR",
+                Self::Tensor => "DATA_CLASS_TENSOR",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "DATA_CLASS_UNKNOWN" => Some(Self::Unknown),
+                "DATA_CLASS_SCALAR" => Some(Self::Scalar),
+                "DATA_CLASS_TENSOR" => Some(Self::Tensor),
+                _ => None,
+            }
+        }
+    }
+}
+/// A tensor.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TensorProto {
+    #[prost(enumeration = "tensor_proto::DataType", tag = "1")]
+    pub dtype: i32,
+    #[prost(message, optional, tag = "2")]
+    pub tensor_shape: ::core::option::Option<TensorShapeProto>,
+    #[prost(float, repeated, tag = "5")]
+    pub float_val: ::prost::alloc::vec::Vec<f32>,
+    #[prost(bytes = "vec", repeated, tag = "8")]
+    pub string_val: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+/// Nested message and enum types in `TensorProto`.
+pub mod tensor_proto {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum DataType {
+        DtInvalid = 0,
+        DtFloat = 1,
+        DtString = 7,
+    }
+    impl DataType {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::DtInvalid => "DT_INVALID",
+                Self::DtFloat => "DT_FLOAT",
+                Self::DtString => "DT_STRING",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "DT_INVALID" => Some(Self::DtInvalid),
+                "DT_FLOAT" => Some(Self::DtFloat),
+                "DT_STRING" => Some(Self::DtString),
+                _ => None,
+            }
+        }
+    }
+}
+/// Sizes of a tensor.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TensorShapeProto {
+    #[prost(message, repeated, tag = "2")]
+    pub dim: ::prost::alloc::vec::Vec<tensor_shape_proto::Dim>,
+}
+/// Nested message and enum types in `TensorShapeProto`.
+pub mod tensor_shape_proto {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Dim {
+        #[prost(int64, tag = "1")]
+        pub size: i64,
+    }
+}
+/// The content of the plugin `hparams`: HParamsPluginData.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HParams {
+    #[prost(int32, tag = "1")]
+    pub version: i32,
+    #[prost(message, optional, tag = "3")]
+    pub session_start_info: ::core::option::Option<h_params::Session>,
+}
+/// Nested message and enum types in `HParams`.
+pub mod h_params {
+    /// SessionStartInfo.
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Session {
+        #[prost(btree_map = "string, message", tag = "1")]
+        pub hparams: ::prost::alloc::collections::BTreeMap<
+            ::prost::alloc::string::String,
+            super::Setting,
+        >,
+        #[prost(double, tag = "5")]
+        pub start_time_secs: f64,
+    }
+}
+/// A setting: google.protobuf.Value.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Setting {
+    #[prost(oneof = "setting::Kind", tags = "2, 3, 4")]
+    pub kind: ::core::option::Option<setting::Kind>,
+}
+/// Nested message and enum types in `Setting`.
+pub mod setting {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(double, tag = "2")]
+        NumberValue(f64),
+        #[prost(string, tag = "3")]
+        StringValue(::prost::alloc::string::String),
+        #[prost(bool, tag = "4")]
+        BoolValue(bool),
     }
 }
 /// A histogram.

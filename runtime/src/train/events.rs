@@ -3,15 +3,28 @@
 //! A record is its length (8 bytes, little-endian), the masked CRC-32C of the length, the message, and the
 //! masked CRC-32C of the message (TFRecord). A scalar output becomes a scalar; a vector with one value per
 //! layer becomes one scalar per layer; a matrix, such as loads by layer and expert, becomes one histogram per
-//! layer with a bucket for each expert.
+//! layer with a bucket for each expert. The options of the run are a text, and values of the plugin
+//! `hparams`, by which TensorBoard compares runs.
 
-use super::metrics::{Record, append, now};
+use super::{
+    metrics::{Record, append, now},
+    options::Settings,
+};
 use crate::{Error, Result};
 use proto::{
     Message,
     tensorflow::{
-        Event, HistogramProto, SessionLog, Summary, event::What, session_log::SessionStatus, summary,
+        Event, HParams, HistogramProto, SessionLog, Setting, Summary, SummaryMetadata, TensorProto,
+        TensorShapeProto,
+        event::What,
+        h_params::Session,
+        session_log::SessionStatus,
+        setting::Kind,
+        summary,
         summary::value::Value,
+        summary_metadata::{DataClass, PluginData},
+        tensor_proto::DataType,
+        tensor_shape_proto::Dim,
     },
 };
 use std::{
@@ -42,6 +55,15 @@ impl Events {
     /// Marks the start of step `step`. TensorBoard discards later steps of earlier parts of the run.
     pub(super) fn begin(&mut self, step: u64) -> Result<()> {
         self.write(step, What::SessionLog(SessionLog { status: SessionStatus::Start.into() }))
+    }
+
+    /// Adds the options of the run.
+    pub(super) fn describe(&mut self, settings: &Settings) -> Result<()> {
+        if *settings == Settings::default() {
+            return Ok(());
+        }
+        let value = vec![configuration(&settings.text), hparams(settings)];
+        self.write(0, What::Summary(Summary { value }))
     }
 
     /// Adds the metrics of a step.
@@ -105,7 +127,7 @@ fn tag(name: &str) -> String {
 }
 
 fn scalar(tag: String, value: f64) -> summary::Value {
-    summary::Value { tag, value: Some(Value::SimpleValue(value as f32)) }
+    summary::Value { tag, value: Some(Value::SimpleValue(value as f32)), metadata: None }
 }
 
 /// Makes a histogram in which bucket `i` ends at `i + 1` and holds the value of expert `i`.
@@ -122,7 +144,47 @@ fn histogram(tag: String, values: &[f64]) -> summary::Value {
         bucket_limit: (1..=values.len()).map(|i| i as f64).collect(),
         bucket: values.to_vec(),
     };
-    summary::Value { tag, value: Some(Value::Histo(histogram)) }
+    summary::Value { tag, value: Some(Value::Histo(histogram)), metadata: None }
+}
+
+/// Returns the text of the options. TensorBoard shows Markdown, in which indented lines are code.
+fn configuration(text: &str) -> summary::Value {
+    let code: String = text.lines().map(|line| format!("    {line}\n")).collect();
+    let tensor = TensorProto {
+        dtype: DataType::DtString.into(),
+        tensor_shape: Some(TensorShapeProto::default()),
+        string_val: vec![code.into_bytes()],
+        ..TensorProto::default()
+    };
+    of_plugin("configuration/text_summary", tensor, "text", Vec::new())
+}
+
+/// Returns the options as the values of a session of the plugin `hparams`.
+fn hparams(settings: &Settings) -> summary::Value {
+    let hparams = settings.values.iter().map(|(key, value)| (key.clone(), setting(value))).collect();
+    let session = Session { hparams, start_time_secs: now() };
+    let content = HParams { version: 0, session_start_info: Some(session) }.encode_to_vec();
+    // The value itself is not read, but there must be one.
+    let tensor = TensorProto {
+        dtype: DataType::DtFloat.into(),
+        tensor_shape: Some(TensorShapeProto { dim: vec![Dim { size: 1 }] }),
+        float_val: vec![0.0],
+        ..TensorProto::default()
+    };
+    of_plugin("_hparams_/session_start_info", tensor, "hparams", content)
+}
+
+/// Returns a setting: a number or a bool if its text is one.
+fn setting(text: &str) -> Setting {
+    let number = text.parse::<f64>().ok().filter(|x| x.is_finite()).map(Kind::NumberValue);
+    let kind = number.or_else(|| text.parse().ok().map(Kind::BoolValue));
+    Setting { kind: Some(kind.unwrap_or_else(|| Kind::StringValue(text.to_owned()))) }
+}
+
+fn of_plugin(tag: &str, tensor: TensorProto, plugin: &str, content: Vec<u8>) -> summary::Value {
+    let plugin_data = Some(PluginData { plugin_name: plugin.to_owned(), content });
+    let metadata = SummaryMetadata { plugin_data, data_class: DataClass::Tensor.into() };
+    summary::Value { tag: tag.to_owned(), value: Some(Value::Tensor(tensor)), metadata: Some(metadata) }
 }
 
 /// Frames a message as a record.
@@ -245,5 +307,39 @@ mod tests {
             buckets.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect();
         assert_eq!(buckets, [4.0, 5.0, 6.0]);
         Events::create(None).unwrap().begin(1).unwrap();
+    }
+
+    #[test]
+    fn options_are_a_text_and_values_of_hparams() {
+        let place = tempfile::tempdir().unwrap();
+        let mut events = Events::create(Some(place.path())).unwrap();
+        events.describe(&Settings::default()).unwrap();
+        let values = [("lr", "0.5"), ("resume", "true"), ("layout", "batch:data")];
+        let values = values.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+        events.describe(&Settings { text: "lr = 0.5\n".to_owned(), values }).unwrap();
+        let path = fs::read_dir(place.path()).unwrap().next().unwrap().unwrap().path();
+        let records = records(&fs::read(path).unwrap());
+        assert_eq!(records.len(), 2, "the default says nothing");
+        // The path of field numbers of a message, by its specification alone.
+        let get = |bytes: &[u8], path: &[u64]| {
+            path.iter().fold(bytes.to_vec(), |bytes, number| {
+                fields(&bytes).into_iter().find(|f| f.0 == *number).expect("the field is there").1
+            })
+        };
+        let all: Vec<Vec<u8>> = fields(&get(&records[1], &[5])).into_iter().map(|f| f.1).collect();
+        assert_eq!(get(&all[0], &[1]), b"configuration/text_summary");
+        assert_eq!(get(&all[0], &[8, 8]), b"    lr = 0.5\n");
+        assert_eq!(get(&all[0], &[8, 1])[0], 7, "DT_STRING");
+        assert_eq!(get(&all[0], &[9, 1, 1]), b"text");
+        assert_eq!(get(&all[1], &[1]), b"_hparams_/session_start_info");
+        assert_eq!(get(&all[1], &[9, 1, 1]), b"hparams");
+        let session = get(&all[1], &[9, 1, 2, 3]);
+        let entries: Vec<Vec<u8>> = fields(&session).into_iter().filter(|f| f.0 == 1).map(|f| f.1).collect();
+        let keys: Vec<Vec<u8>> = entries.iter().map(|entry| get(entry, &[1])).collect();
+        assert_eq!(keys, [&b"layout"[..], b"lr", b"resume"]);
+        assert_eq!(get(&entries[0], &[2, 3]), b"batch:data");
+        assert_eq!(get(&entries[1], &[2, 2]), 0.5f64.to_le_bytes());
+        assert_eq!(get(&entries[2], &[2, 4])[0], 1);
+        assert!(f64::from_le_bytes(get(&session, &[5]).try_into().unwrap()) > 1e9);
     }
 }

@@ -35,7 +35,7 @@ pub use evaluator::Evaluator;
 pub use executables::compare as compare_executables;
 pub use lock::remove_unused;
 pub use observer::{EVALUATING, Observer, Rollback, Step, WAITING_TO_EVALUATE};
-pub use options::{Options, Saving, Source};
+pub use options::{Options, Saving, Settings, Source};
 pub use run::run;
 pub use saving::check_folder;
 pub use spike::Spikes;

@@ -22,6 +22,8 @@ pub struct Options {
     pub metrics: Option<PathBuf>,
     /// A folder for TensorBoard's event files.
     pub tensorboard: Option<PathBuf>,
+    /// The options of the whole run, for TensorBoard.
+    pub settings: Settings,
     /// The initial parameters of a new run, in place of those from `init`. Ignored when a run is resumed.
     pub from: Option<Source>,
     /// A checkpoint that provides what the program's own rules take from it, such as a teacher, if the
@@ -61,6 +63,15 @@ pub struct Options {
     pub job: Arc<Job>,
 }
 
+/// The options of a run and the settings of its program, as the log of events has them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Settings {
+    /// A text for readers.
+    pub text: String,
+    /// Names and values.
+    pub values: Vec<(String, String)>,
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -68,6 +79,7 @@ impl Default for Options {
             seed: None,
             metrics: None,
             tensorboard: None,
+            settings: Settings::default(),
             from: None,
             teacher: None,
             saving: None,

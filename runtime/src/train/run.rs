@@ -69,7 +69,7 @@ pub fn run(
     let done = seen.or(resumed.as_ref().map(|r| r.step)).unwrap_or(0);
     let ledger = resumed.map_or_else(|| Ledger::at(done), |r| r.ledger).judged_by(options.best.as_deref());
     log.keep(done)?.iter().for_each(|warning| observer.on_warning(warning));
-    if let Err(error) = events.begin(done + 1) {
+    if let Err(error) = events.describe(&options.settings).and_then(|()| events.begin(done + 1)) {
         observer.on_warning(&format!("the log of this run is incomplete: {error}"));
     }
     let meter = new_meter(session, options, observer)?;
