@@ -4,9 +4,11 @@
 mod decode;
 pub mod dims;
 pub(crate) mod ring;
+mod rotary;
 
 pub use decode::{KeyValue, squeeze_single_beam};
 pub use dims::AttentionDims;
+pub use rotary::Rotary;
 
 use crate::{
     Context, Switch, Weight, Weights,
@@ -14,8 +16,8 @@ use crate::{
     tokens::PAD,
 };
 use mesh::{
-    DType, Dim,
-    dsl::{Init, Tensor, einsum, einsum_as},
+    DType, Dim, Name,
+    dsl::{Init, State, Tensor, einsum, einsum_as},
     schedule::AttentionMinor,
 };
 
@@ -29,6 +31,8 @@ pub struct Attention {
     dims: AttentionDims,
     inputs: Inputs,
     o: Weight,
+    /// Rotary positions; `None` means that biases tell positions.
+    rotary: Option<Rotary>,
 }
 
 /// Projections of queries, keys and values.
@@ -52,13 +56,42 @@ impl Attention {
             project("k", deviation(d_model.size)),
             project("v", deviation(d_model.size)),
         ];
-        Self { dims: dims.clone(), inputs: Inputs::Dense(Box::new(inputs)), o: output(w, dims) }
+        Self {
+            dims: dims.clone(),
+            inputs: Inputs::Dense(Box::new(inputs)),
+            o: output(w, dims, None),
+            rotary: None,
+        }
+    }
+
+    /// Declares dense projections of self-attention with rotary positions. The heads of `dims` are those of
+    /// keys and values.
+    pub fn rotary(w: &Weights<'_>, dims: &AttentionDims, rotary: Rotary) -> Self {
+        let AttentionDims { d_model, heads, d_kv, .. } = dims;
+        let init = || Init::Normal((d_model.size as f64).powf(-0.5));
+        let project = |name, columns: &[&Dim]| {
+            w.matrix(name, &[&[d_model], columns].concat(), &[d_model], columns, init())
+        };
+        let queries = rotary.queries.as_ref();
+        let own: Vec<&Dim> = [heads].into_iter().chain(queries).chain([d_kv]).collect();
+        let shared = [heads, d_kv];
+        let inputs = [project("q", &own), project("k", &shared), project("v", &shared)];
+        let o = output(w, dims, queries);
+        Self { dims: dims.clone(), inputs: Inputs::Dense(Box::new(inputs)), o, rotary: Some(rotary) }
     }
 
     /// Declares self-attention with experts.
     pub fn switch(w: &Weights<'_>, dims: &AttentionDims, options: &Switch) -> Self {
         let inputs = Inputs::Switch(Box::new(SwitchProjections::new(w, dims, options)));
-        Self { dims: dims.clone(), inputs, o: output(w, dims) }
+        Self { dims: dims.clone(), inputs, o: output(w, dims, None), rotary: None }
+    }
+
+    /// Returns the state of the router's biases for the choice, with experts.
+    pub(crate) fn balance_bias(&self) -> Option<&State> {
+        match &self.inputs {
+            Inputs::Dense(_) => None,
+            Inputs::Switch(experts) => experts.balance_bias(),
+        }
     }
 
     /// Attends from the positions `query` of `x` to the positions `memory_length` of `memory`; `masks` are
@@ -72,7 +105,7 @@ impl Attention {
         memory: Tensor<'g>,
         masks: &[Tensor<'g>],
     ) -> (Tensor<'g>, Option<RouterMetrics<'g>>) {
-        let AttentionDims { batch, d_model, heads, d_kv } = &self.dims;
+        let AttentionDims { batch, d_model, d_kv, .. } = &self.dims;
         // Operations look dims up by name, so this size is never used.
         let length = Dim::new("memory_length", 1);
         let (q, [k, v], metrics) = match &self.inputs {
@@ -87,7 +120,14 @@ impl Attention {
             AttentionMinor::Query => [&length, query],
             AttentionMinor::Memory => [query, &length],
         };
-        let mut logits = einsum_as(DType::F32, [q, k], [batch, heads, positions[0], positions[1]]);
+        let (q, k) = match &self.rotary {
+            None => (q, k),
+            Some(rotary) => {
+                let scaled = rotary.apply(cx, q, query, d_kv) * (d_kv.size as f64).powf(-0.5);
+                (scaled, rotary.apply(cx, k, &length, d_kv))
+            }
+        };
+        let mut logits = einsum_as(DType::F32, [q, k], self.by_head(&positions));
         for mask in masks {
             logits += *mask;
         }
@@ -99,7 +139,7 @@ impl Attention {
         // If queries share the dropout mask of the weights, dropout of `v` is equivalent and cheaper.
         let (weights, v) =
             if cx.dropout_broadcast { (e, cx.drop(v, &[d_kv])) } else { (cx.drop(e, &[query]), v) };
-        let mixed = einsum([weights, v], [batch, heads, query, d_kv]).cast(DType::F32) / sum;
+        let mixed = einsum([weights, v], self.by_head(&[query, d_kv])).cast(DType::F32) / sum;
         (self.o.product(cx, mixed.cast(cx.dtype()), [batch, query, d_model]), metrics)
     }
 }
@@ -109,7 +149,10 @@ impl Attention {
     /// d_kv]`.
     pub(crate) fn query<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, positions: &Dim) -> Tensor<'g> {
         match &self.inputs {
-            Inputs::Dense(weights) => self.project(cx, x, positions, &weights[0]),
+            Inputs::Dense(weights) => {
+                let queries = self.rotary.as_ref().and_then(|rotary| rotary.queries.as_ref());
+                self.project(cx, x, positions, &weights[0], queries)
+            }
             Inputs::Switch(experts) => experts.forward(cx, x, positions).q,
         }
     }
@@ -122,22 +165,40 @@ impl Attention {
         positions: &Dim,
     ) -> [Tensor<'g>; 2] {
         match &self.inputs {
-            Inputs::Dense(weights) => [&weights[1], &weights[2]].map(|w| self.project(cx, x, positions, w)),
+            Inputs::Dense(weights) => {
+                [&weights[1], &weights[2]].map(|w| self.project(cx, x, positions, w, None))
+            }
             Inputs::Switch(experts) => [experts.forward(cx, x, positions).kv; 2],
         }
     }
 
-    fn project<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, positions: &Dim, weight: &Weight) -> Tensor<'g> {
+    fn project<'g>(
+        &self,
+        cx: &Context<'g>,
+        x: Tensor<'g>,
+        positions: &Dim,
+        weight: &Weight,
+        queries: Option<&Dim>,
+    ) -> Tensor<'g> {
         let AttentionDims { batch, heads, d_kv, .. } = &self.dims;
-        weight.product(cx, x, [batch, positions, heads, d_kv])
+        let dims: Vec<&Dim> = [batch, positions, heads].into_iter().chain(queries).chain([d_kv]).collect();
+        weight.product(cx, x, dims.into_iter().map(|d| d.name.clone()).collect::<Vec<Name>>())
+    }
+
+    /// Returns the names of sequences, query heads, and `more`.
+    fn by_head(&self, more: &[&Dim]) -> Vec<Name> {
+        let queries = self.rotary.as_ref().and_then(|rotary| rotary.queries.as_ref());
+        let heads = [&self.dims.batch, &self.dims.heads].into_iter().chain(queries);
+        heads.chain(more.iter().copied()).map(|d| d.name.clone()).collect()
     }
 }
 
 /// Declares the output projection.
-fn output(w: &Weights<'_>, dims: &AttentionDims) -> Weight {
+fn output(w: &Weights<'_>, dims: &AttentionDims, queries: Option<&Dim>) -> Weight {
     let AttentionDims { d_model, heads, d_kv, .. } = dims;
-    let init = Init::Normal(((heads.size * d_kv.size) as f64).powf(-0.5));
-    w.matrix("o", &[heads, d_kv, d_model], &[heads, d_kv], &[d_model], init)
+    let rows: Vec<&Dim> = [heads].into_iter().chain(queries).chain([d_kv]).collect();
+    let init = Init::Normal((rows.iter().map(|d| d.size).product::<usize>() as f64).powf(-0.5));
+    w.matrix("o", &[&rows[..], &[d_model]].concat(), &rows, &[d_model], init)
 }
 
 /// Returns the mask, to be added to logits, that hides padding: `[batch, memory_length]`.
@@ -151,8 +212,16 @@ pub fn segment_mask<'g>(query: Tensor<'g>, memory: Tensor<'g>, length: &Dim) -> 
     query.ne(memory.rename(length, "memory_length")).cast(DType::F32) * MASKED
 }
 
-/// Returns the mask, to be added to logits, that hides later positions: `[query, memory_length]`.
+/// Returns the mask, to be added to logits, that hides later positions: `[query, memory_length]`. The context
+/// may make the first positions visible to all, and hide those too far back.
 pub fn causal_mask<'g>(cx: &Context<'g>, query: &Dim, memory: &Dim) -> Tensor<'g> {
-    let later = cx.g.iota(memory, DType::S32).gt(cx.g.iota(query, DType::S32));
-    later.cast(DType::F32) * MASKED
+    let (from, to) = (cx.g.iota(query, DType::S32), cx.g.iota(memory, DType::S32));
+    let mut hidden = to.gt(from);
+    if cx.visible_prefix > 0 {
+        hidden = hidden & to.ge(cx.visible_prefix as u32);
+    }
+    if cx.window > 0 {
+        hidden = hidden | (from - to).ge(cx.window as u32);
+    }
+    hidden.cast(DType::F32) * MASKED
 }

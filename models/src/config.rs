@@ -46,7 +46,7 @@ pub struct Config {
     pub heads: usize,
     /// Size of a head; `heads · d_kv` need not be `d_model`.
     pub d_kv: usize,
-    /// Blocks of the encoder.
+    /// Blocks of the encoder; 0 means a decoder-only model.
     pub encoder_layers: usize,
     /// Blocks of the decoder.
     pub decoder_layers: usize,
@@ -62,6 +62,14 @@ pub struct Config {
     pub layer_biases: bool,
     /// The tokens that mark removed spans; `None` means those of the tokenizer.
     pub sentinels: Option<Sentinels>,
+    /// The way in which self-attention knows positions.
+    pub positions: Positions,
+    /// The base of the frequencies of rotary positions.
+    pub rope_theta: f64,
+    /// Heads of keys and values, with rotary positions; 0 means as many as heads ("grouped-query attention").
+    pub kv_heads: usize,
+    /// Number of last positions, with its own, that a position of a decoder-only model sees; 0 means all.
+    pub window: usize,
     /// Number of relative-position buckets.
     pub buckets: usize,
     /// Distance from which all positions share the last bucket.
@@ -87,6 +95,15 @@ pub struct Config {
     pub freeze: Patterns,
     /// Low-rank adapters, which are trained in place of all other parameters; `None` means no adapters.
     pub lora: Option<Lora>,
+}
+
+/// Ways in which self-attention knows positions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Positions {
+    /// By biases for relative positions (T5).
+    Relative,
+    /// By rotary positions (RoFormer). Logits are then divided by `sqrt(d_kv)`.
+    Rope,
 }
 
 /// Activation of feed-forward layers.
@@ -155,6 +172,10 @@ impl Default for Config {
             scaled_output: None,
             layer_biases: false,
             sentinels: None,
+            positions: Positions::Relative,
+            rope_theta: 1e4,
+            kv_heads: 0,
+            window: 0,
             buckets: 32,
             max_distance: 128,
             epsilon: 1e-6,
@@ -179,7 +200,7 @@ impl Config {
             "bf16" => Precision::Bf16,
             _ => Precision::F32,
         };
-        let sizes: [(&str, &mut usize); 11] = [
+        let sizes: [(&str, &mut usize); 13] = [
             ("batch", &mut self.batch),
             ("input_length", &mut self.input_length),
             ("target_length", &mut self.target_length),
@@ -191,6 +212,8 @@ impl Config {
             ("d_kv", &mut self.d_kv),
             ("buckets", &mut self.buckets),
             ("max_distance", &mut self.max_distance),
+            ("kv_heads", &mut self.kv_heads),
+            ("window", &mut self.window),
         ];
         for (key, size) in sizes {
             *size = args.get(key, *size);
@@ -201,7 +224,8 @@ impl Config {
         // 0 means the model's own number of layers.
         let layers = args.get("layers", 0);
         if layers > 0 {
-            (self.encoder_layers, self.decoder_layers) = (layers, layers);
+            let encoder = if self.is_decoder_only() { 0 } else { layers };
+            (self.encoder_layers, self.decoder_layers) = (encoder, layers);
         }
         self.encoder_layers = args.get("encoder_layers", self.encoder_layers);
         self.decoder_layers = args.get("decoder_layers", self.decoder_layers);
@@ -212,6 +236,7 @@ impl Config {
         let words = Activation::ALL.map(Activation::name);
         let chosen = args.choice("activation", &words, self.activation.name());
         self.activation = Activation::ALL.into_iter().find(|a| a.name() == chosen).unwrap_or(self.activation);
+        self.read_positions(args);
         self.tied = args.get("tied", self.tied);
         self.scaled_output = Some(args.get("scaled_output", self.scales_output()));
         self.layer_biases = args.get("layer_biases", self.layer_biases);
@@ -229,6 +254,16 @@ impl Config {
         self
     }
 
+    /// Reads the way in which self-attention knows positions.
+    fn read_positions(&mut self, args: &Args) {
+        let words = [("relative", Positions::Relative), ("rope", Positions::Rope)];
+        let own = words.iter().find(|(_, p)| *p == self.positions).map_or("", |(word, _)| *word);
+        let chosen = args.choice("positions", &words.map(|(word, _)| word), own);
+        self.positions =
+            words.into_iter().find(|(word, _)| *word == chosen).map_or(self.positions, |(_, p)| p);
+        self.rope_theta = args.get("rope_theta", self.rope_theta);
+    }
+
     /// Returns the options of Switch layers, with the scale of the initialization that suits the optimizer
     /// unless it is set. `None` means that the model is dense.
     pub fn sparse_layers(&self) -> Option<Switch> {
@@ -241,13 +276,11 @@ impl Config {
         let mut wrong = Mistakes::default();
         for (what, size) in [
             ("batch", self.batch),
-            ("input_length", self.input_length),
             ("target_length", self.target_length),
             ("d_model", self.d_model),
             ("d_ff", self.d_ff),
             ("heads", self.heads),
             ("d_kv", self.d_kv),
-            ("encoder_layers", self.encoder_layers),
             ("decoder_layers", self.decoder_layers),
         ] {
             wrong.require(size > 0, what, "at least 1", size);
@@ -256,6 +289,7 @@ impl Config {
         let divides = parts > 0 && batch.is_multiple_of(parts);
         wrong.require(divides, "microbatches", &format!("a divisor of `batch` = {batch}"), parts);
         self.ring_mistakes(&mut wrong);
+        self.decoder_only_mistakes(&mut wrong);
         wrong.require(self.vocab > 2, "vocab", "at least 3 (padding, end of sequence, unknown)", self.vocab);
         let fewer = format!("less than `vocab` = {}", self.vocab);
         wrong.require(self.vocab_padding < self.vocab, "vocab_padding", &fewer, self.vocab_padding);
@@ -285,6 +319,55 @@ impl Config {
             wrong.require(lora.alpha.is_finite(), "lora_alpha", "a finite number", lora.alpha);
         }
         wrong.0
+    }
+
+    /// Checks settings of decoder-only models.
+    fn decoder_only_mistakes(&self, wrong: &mut Mistakes) {
+        let (alone, lm) = (self.is_decoder_only(), self.objective == Objective::Lm);
+        let inputs = self.input_length;
+        if alone && lm {
+            let rule = "0 for a decoder-only model with `objective` = lm, which has no inputs";
+            wrong.require(inputs == 0, "input_length", rule, inputs);
+        } else {
+            wrong.require(inputs > 0, "input_length", "at least 1", inputs);
+        }
+        let rotary = self.positions == Positions::Rope;
+        let only = |what: &str| format!("`{what}` needs a decoder-only model (`encoder_layers` = 0)");
+        let legal = "set `encoder_layers` to 0, or leave it out";
+        wrong.unless(alone || !rotary, || only("positions=rope"), legal);
+        wrong.unless(alone || self.window == 0, || only("window"), legal);
+        wrong.unless(
+            rotary || self.kv_heads == 0,
+            || format!("`kv_heads` = {} needs `positions` = rope", self.kv_heads),
+            "set `positions` to rope, or `kv_heads` to 0",
+        );
+        let heads = format!("0 or a divisor of `heads` = {}", self.heads);
+        let divides = self.kv_heads == 0 || self.heads.is_multiple_of(self.kv_heads);
+        wrong.require(divides, "kv_heads", &heads, self.kv_heads);
+        if rotary {
+            wrong.positive("rope_theta", self.rope_theta);
+            wrong.require(self.d_kv.is_multiple_of(2), "d_kv", "even with `positions` = rope", self.d_kv);
+            wrong.require(
+                !self.layer_biases,
+                "layer_biases",
+                "false with `positions` = rope",
+                self.layer_biases,
+            );
+            let dense = self.switch.as_ref().is_none_or(|s| !s.sparse_parts.attention());
+            wrong.unless(
+                dense,
+                || "`experts_in` = attention and both do not work with `positions` = rope".into(),
+                "set `experts_in` to ffn",
+            );
+        }
+        if alone {
+            wrong.require(self.schedule.ring == 1, "ring", "1 for a decoder-only model", self.schedule.ring);
+            wrong.unless(
+                lm || !self.packing,
+                || "`packing` of a decoder-only model needs `objective` = lm".into(),
+                "set `packing` to false",
+            );
+        }
     }
 
     /// Checks that attention can be divided into blocks.
@@ -332,13 +415,31 @@ impl Config {
         Self { batch: self.batch / self.schedule.microbatches.max(1), schedule, ..self.clone() }
     }
 
+    /// True if the model has no encoder.
+    pub fn is_decoder_only(&self) -> bool {
+        self.encoder_layers == 0
+    }
+
+    /// Returns the number of query heads that share a head of keys and values.
+    pub fn query_group(&self) -> usize {
+        self.heads.checked_div(self.kv_heads).unwrap_or(1).max(1)
+    }
+
+    /// Returns the lengths of the rows that stacks read, with the settings that determine them.
+    pub fn row_lengths(&self) -> Vec<(&'static str, usize)> {
+        match self.is_decoder_only() {
+            true => vec![("target_length", self.input_length + self.target_length)],
+            false => vec![("input_length", self.input_length), ("target_length", self.target_length)],
+        }
+    }
+
     /// Returns the number of adjacent sequences that a microbatch takes together, so that its groups are
     /// groups of the whole batch: the fewest that consist of whole groups in both stacks.
     pub fn adjacent_sequences(&self) -> usize {
         let Some(switch) = &self.switch else { return 1 };
         let batch = self.microbatch().batch;
         let of = |length| switch.sequences_of_whole_groups(batch, length);
-        lcm(of(self.input_length), of(self.target_length)).max(1)
+        self.row_lengths().into_iter().map(|(_, length)| of(length)).fold(1, lcm).max(1)
     }
 
     /// Returns the number of layers of a stack.
@@ -410,9 +511,13 @@ impl<'g> Context<'g> {
             dropout_broadcast: config.dropout_broadcast,
             schedule: config.schedule,
             non_padding: None,
+            tokens: None,
             counts: None,
             routed: None,
             segment_mask: None,
+            positions: None,
+            visible_prefix: 0,
+            window: config.window,
             records_routes: false,
         }
     }

@@ -23,6 +23,8 @@ pub struct Context<'g> {
     pub schedule: Schedule,
     /// Mask of the tokens that are not padding, `pred[batch, length]`; `None` means that all count.
     pub non_padding: Option<Tensor<'g>>,
+    /// The tokens that the layers read, `s32[batch, length]`; `None` means that no layer needs them.
+    pub tokens: Option<Tensor<'g>>,
     /// Mean numbers of input and target tokens of a microbatch that are not padding, at least 1 in a batch;
     /// `None` means that the batch is not divided.
     pub counts: Option<[Tensor<'g>; 2]>,
@@ -32,15 +34,27 @@ pub struct Context<'g> {
     /// Added to the logits of self-attention so that examples packed into one row do not attend to each
     /// other; `None` means one example per row.
     pub segment_mask: Option<Tensor<'g>>,
+    /// Positions for rotary attention, `s32[batch, positions]`; `None` means that they count from 0.
+    pub positions: Option<Tensor<'g>>,
+    /// The number of first positions that all positions of causal self-attention see.
+    pub visible_prefix: usize,
+    /// The number of last positions, with its own, that a position of causal self-attention sees; 0 means
+    /// all.
+    pub window: usize,
     /// True if routers record the choices of every token ([`crate::routes`]).
     pub records_routes: bool,
 }
 
 impl<'g> Context<'g> {
-    /// Returns the context for layers over `tokens`, with the mask of those that are not padding.
+    /// Returns the context for layers that read `tokens`, with the mask of those that are not padding.
     #[track_caller]
     pub fn with_tokens(&self, tokens: Tensor<'g>) -> Self {
-        Self { non_padding: Some(tokens.ne(PAD)), ..*self }
+        Self { non_padding: Some(tokens.ne(PAD)), tokens: Some(tokens), ..*self }
+    }
+
+    /// Returns the context for layers that read `tokens`; those that count as padding stay the same.
+    pub fn reading(&self, tokens: Tensor<'g>) -> Self {
+        Self { tokens: Some(tokens), ..*self }
     }
 
     /// Returns the mean of `x` over the dims `positions` of all tokens that are not padding. If the tokens

@@ -1,6 +1,6 @@
 //! Programs that take the batches of evaluation and have no training step.
 
-use crate::{Config, Weights, metadata, objective::EncoderDecoder};
+use crate::{Config, Weights, decoder::Model, metadata};
 use mesh::{
     Schedule, Site,
     dsl::{Graph, Program},
@@ -11,7 +11,7 @@ use mesh::{
 pub(crate) fn of_evaluation(
     config: Config,
     place: &Site,
-    step: impl for<'g> FnOnce(&'g Graph, &EncoderDecoder, &Config),
+    step: impl for<'g> FnOnce(&'g Graph, &Model, &Config),
 ) -> Program {
     let config = Config { schedule: Schedule { microbatches: 1, ..config.schedule }, ..config };
     let p = Program::new(config.name.clone());
@@ -21,7 +21,7 @@ pub(crate) fn of_evaluation(
         return p;
     }
     metadata::of_training(&p, &config, config.layout());
-    let model = EncoderDecoder::new(&Weights::new(&p).with_adapters(config.lora.as_ref()), &config);
+    let model = Model::new(&Weights::new(&p).with_adapters(config.lora.as_ref()), &config);
     p.function("eval_step", |g| step(g, &model, &config));
     p
 }

@@ -34,6 +34,12 @@ pub struct Tensor {
 /// # Errors
 /// Names the feature of the model that Hugging Face's classes lack.
 pub fn tensors(config: &Config) -> Result<Vec<Tensor>, String> {
+    if config.is_decoder_only() {
+        return Err("decoder-only models (`encoder_layers=0`) cannot be converted".into());
+    }
+    if let Some(name) = config.switch.as_ref().and_then(|switch| switch.later_options().first().copied()) {
+        return Err(format!("SwitchTransformers has no `{name}`"));
+    }
     if let Some(switch) = &config.switch {
         if config.activation.gated() {
             return Err(format!(

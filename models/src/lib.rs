@@ -9,10 +9,11 @@
 //! (parameters and their matrix structure) with [`patterns`] (of their names) and [`lora`] (low-rank
 //! adapters), the layers ([`norm`], [`position`], [`attention`],
 //! [`feed_forward`], [`switch`], [`embedding`]), [`stack`] (encoder and decoder), [`stream`] (the residual
-//! stream), [`objective`] (losses), [`optimizer`], [`microbatch`] (gradient accumulation), [`tokens`]
-//! (special tokens), [`distill`] (teachers), `metadata` and [`program`], `evaluation`, [`generate`],
-//! [`score`] and [`routes`] (programs that evaluate, generate, score and record routing), [`zoo`] (published
-//! models), [`hf`] and [`t5x`] (tensor names of Hugging Face and of T5X), [`probe`] (intermediate values, for
+//! stream), [`objective`] (losses), [`decoder`] (decoder-only models), [`optimizer`], [`microbatch`]
+//! (gradient accumulation), [`tokens`] (special tokens), [`distill`] (teachers), `metadata` and [`program`],
+//! `evaluation`, [`generate`], [`score`] and [`routes`] (programs that evaluate, generate, score and record
+//! routing), [`zoo`] (published models), [`hf`] and [`t5x`] (tensor names of Hugging Face and of T5X),
+//! [`probe`] (intermediate values, for
 //! comparison with other systems).
 //!
 //! Names of dims are an interface, because layouts refer to them: `batch`, `length` (of the input),
@@ -24,6 +25,7 @@
 pub mod attention;
 pub mod config;
 pub mod context;
+pub mod decoder;
 pub mod distill;
 pub mod embedding;
 mod evaluation;
@@ -56,6 +58,7 @@ pub mod zoo;
 
 pub use config::{Activation, Config};
 pub use context::Context;
+pub use decoder::Decoder;
 pub use generate::Generation;
 pub use mesh::schedule::{Dispatch, Schedule};
 pub use mesh::task::Objective;

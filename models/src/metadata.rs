@@ -1,6 +1,6 @@
 //! Facts that programs state about themselves, for the runtime and for tools.
 
-use crate::{Config, lora};
+use crate::{Config, lora, switch::router::BALANCE_BIAS};
 use mesh::{dsl::Program, task::TaskKind};
 
 /// States the task and the facts of a program that takes the batches of training.
@@ -16,8 +16,12 @@ pub(crate) fn of_training(p: &Program, config: &Config, layout: String) {
     let (model, settings) = config.described();
     p.meta("model", model);
     p.meta("settings", settings);
-    if config.lora.is_some() {
-        // A checkpoint to start from is one of the model without adapters.
-        p.meta("from.allow_missing", format!("*/{} */{}", lora::A, lora::B));
+    // A checkpoint to start from is one of the model without adapters, and may lack biases.
+    let adapters = config.lora.as_ref().map(|_| format!("*/{} */{}", lora::A, lora::B));
+    let biased = config.switch.as_ref().is_some_and(|switch| switch.balance_bias > 0.0);
+    let missing: Vec<String> =
+        adapters.into_iter().chain(biased.then(|| format!("*/{BALANCE_BIAS}"))).collect();
+    if !missing.is_empty() {
+        p.meta("from.allow_missing", missing.join(" "));
     }
 }

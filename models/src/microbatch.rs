@@ -16,6 +16,9 @@ use mesh::{
     dsl::{Graph, Tensor, Tree},
 };
 
+/// The ending of the names of metrics of choices.
+const CHOICES: &str = "_choices";
+
 /// The inputs of a step, and how they are split.
 #[derive(Clone, Debug)]
 pub struct Batch<'g> {
@@ -37,6 +40,12 @@ pub struct StepMetrics<'g> {
 }
 
 impl<'g> StepMetrics<'g> {
+    /// Returns each expert's share of choices, `[layers, experts_all]`, for each router with biases for the
+    /// choice.
+    pub fn choices(&self) -> Vec<Tensor<'g>> {
+        self.numbers.iter().filter(|(name, _)| name.ends_with(CHOICES)).map(|(_, value)| *value).collect()
+    }
+
     /// Makes all metrics except `without` outputs of the function.
     pub fn output(&self, g: &Graph, without: &[&str]) {
         for (name, value) in self.numbers.iter().filter(|(name, _)| !without.contains(&name.as_str())) {
@@ -159,6 +168,7 @@ fn numbers<'g>(losses: &Losses<'g>) -> Vec<(String, Tensor<'g>, MetricReduction)
         {
             all.push((format!("{name}_{what}"), value, MetricReduction::Mean));
         }
+        all.extend(m.choices.map(|shares| (format!("{name}{CHOICES}"), shares, MetricReduction::Mean)));
     }
     all
 }

@@ -15,7 +15,7 @@ use crate::{
 };
 use mesh::{
     DType, Dim,
-    dsl::{Graph, Rng, Tensor, Tree},
+    dsl::{Graph, Rng, State, Tensor, Tree},
 };
 
 /// An encoder and a decoder with a shared embedding.
@@ -30,12 +30,12 @@ pub struct EncoderDecoder {
 /// Inputs of a step: `s32` tokens, [`PAD`] where there is none.
 #[derive(Clone, Copy, Debug)]
 pub struct Feeds<'g> {
-    /// Tokens of the encoder.
-    pub inputs: Tensor<'g>,
+    /// Tokens of the encoder, or of the prefix; `None` means a decoder-only model without prefix.
+    pub inputs: Option<Tensor<'g>>,
     /// Tokens that the decoder predicts.
     pub targets: Tensor<'g>,
     /// Segments of inputs and targets: for each token the number of its example in the row, from 1; 0 for
-    /// padding. `None` means one example per row.
+    /// padding. Without inputs, both are those of targets. `None` means one example per row.
     pub segments: Option<[Tensor<'g>; 2]>,
     /// The largest logits of a teacher that ran before. `None` means there are none.
     pub teacher: Option<TopLogits<'g>>,
@@ -61,9 +61,13 @@ impl<'g> Feeds<'g> {
         let length = Dim::new("length", config.input_length);
         let target_length = Dim::new("target_length", config.target_length);
         let of = |name, dim| g.input(name, DType::S32, [&batch, dim]);
-        let (inputs, targets) = (of("inputs", &length), of("targets", &target_length));
-        let segments =
-            config.packing.then(|| [of("inputs_segments", &length), of("targets_segments", &target_length)]);
+        let inputs = (config.input_length > 0).then(|| of("inputs", &length));
+        let targets = of("targets", &target_length);
+        let segments = config.packing.then(|| {
+            let of_targets = of("targets_segments", &target_length);
+            let of_inputs = inputs.map_or(of_targets, |_| of("inputs_segments", &length));
+            [of_inputs, of_targets]
+        });
         Self { inputs, targets, segments, teacher: None }
     }
 
@@ -79,14 +83,15 @@ impl<'g> Feeds<'g> {
     /// Returns the facts about this batch that a microbatch of it needs, if it is `share` of the batch.
     pub fn part(&self, share: f64) -> Part<'g> {
         let count = |tokens: Tensor<'g>| tokens.ne(PAD).cast(DType::F32).sum_all().maximum(1.0);
-        Part { inputs: count(self.inputs), targets: count(self.targets), share }
+        let inputs = self.inputs.map_or_else(|| self.targets.graph().constant(0.0, DType::F32), count);
+        Part { inputs, targets: count(self.targets), share }
     }
 }
 
 /// Facts about the whole batch that a microbatch needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Part<'g> {
-    /// Number of input tokens of the whole batch that are not padding, at least 1.
+    /// Number of input tokens of the whole batch that are not padding, at least 1; 0 without inputs.
     pub inputs: Tensor<'g>,
     /// Number of target tokens of the whole batch that are not padding, at least 1.
     pub targets: Tensor<'g>,
@@ -101,7 +106,7 @@ impl<'g> Part<'g> {
     }
 
     /// Returns the mean numbers of input and target tokens of a microbatch that are not padding.
-    fn per_part(&self) -> [Tensor<'g>; 2] {
+    pub(crate) fn per_part(&self) -> [Tensor<'g>; 2] {
         [self.inputs, self.targets].map(|count| if self.share < 1.0 { count * self.share } else { count })
     }
 }
@@ -109,7 +114,7 @@ impl<'g> Part<'g> {
 impl<'g> Tree<'g> for Feeds<'g> {
     fn map(self, f: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self {
         Self {
-            inputs: f(self.inputs),
+            inputs: self.inputs.map(&mut *f),
             targets: f(self.targets),
             segments: self.segments.map(|pair| Tree::map(pair, f)),
             teacher: self.teacher.map(|top| TopLogits { tokens: f(top.tokens), logits: f(top.logits) }),
@@ -215,6 +220,11 @@ impl EncoderDecoder {
         }
     }
 
+    /// Returns the biases for the choice of each router, in the order of its metrics, by segment.
+    pub fn balance_biases(&self) -> Vec<Vec<State>> {
+        [&self.encoder, &self.decoder].into_iter().flat_map(Stack::balance_biases).collect()
+    }
+
     /// Declares the inputs of a step without packing: `s32` inputs and targets.
     pub fn inputs<'g>(&self, g: &'g Graph) -> (Tensor<'g>, Tensor<'g>) {
         let (batch, length, target_length) = self.dims();
@@ -263,7 +273,14 @@ impl EncoderDecoder {
         let positions = [&batch, &target_length];
         g.scope("loss", || Losses {
             distilled: soft.map(|soft| self.distilled(logits, soft, feeds.targets, part.targets, positions)),
-            ..self.of_logits(logits, feeds.targets, part.targets, positions, routers)
+            ..of_logits(
+                &self.config,
+                self.embedding.vocab(),
+                (logits, feeds.targets),
+                part.targets,
+                positions,
+                routers,
+            )
         })
     }
 
@@ -295,6 +312,7 @@ impl EncoderDecoder {
     pub fn run<'g>(&self, cx: &Context<'g>, feeds: Feeds<'g>) -> ForwardPass<'g> {
         let (_, length, target_length) = self.dims();
         let Feeds { inputs, targets, segments, teacher: _ } = feeds;
+        let inputs = inputs.expect("validation requires inputs of an encoder");
         // Each target is predicted from those before it, the first one from the start token.
         let before = targets.shift_right(&target_length, 1);
         let padding = padding_mask(inputs, &length);
@@ -339,62 +357,66 @@ impl EncoderDecoder {
         let [of_inputs, of_targets] = cx.counts.map_or([None; 2], |counts| counts.map(Some));
         let of_encoder = cx.with_tokens(inputs).with_segment_mask(segment_masks.map(|a| a.encoder));
         let of_encoder = Context { routed: of_inputs, ..of_encoder };
-        let encoder = self.encoder.forward(&of_encoder, x, &length, None, padding);
+        let encoder = self.encoder.forward(&of_encoder, x, &length, None, Some(padding));
         let memory_length = length.renamed("memory_length");
         let memory = Some((encoder.x.rename(&length, &memory_length), &memory_length));
         let y = g.scope("embedding", || self.embedding.lookup(cx, before));
-        let of_decoder = cx.with_tokens(targets).with_segment_mask(segment_masks.map(|a| a.decoder));
+        let of_decoder =
+            cx.with_tokens(targets).reading(before).with_segment_mask(segment_masks.map(|a| a.decoder));
         let of_decoder = Context { routed: of_targets, ..of_decoder };
         let seen = segment_masks.map_or(padding, |a| a.between);
-        let decoder = self.decoder.forward(&of_decoder, y, &target_length, memory, seen);
+        let decoder = self.decoder.forward(&of_decoder, y, &target_length, memory, Some(seen));
         let logits = g.scope("logits", || self.embedding.logits(cx, decoder.x, &batch, &target_length));
         ForwardPass { encoder, decoder, logits }
     }
+}
 
-    fn of_logits<'g>(
-        &self,
-        logits: Tensor<'g>,
-        targets: Tensor<'g>,
-        counted: Tensor<'g>,
-        positions: [&Dim; 2],
-        routers: [(&'static str, Vec<RouterMetrics<'g>>); 2],
-    ) -> Losses<'g> {
-        let vocab = self.embedding.vocab();
-        let counts = targets.ne(PAD).cast(DType::F32);
-        let weight = counts / counted;
-        let [normalizer, wanted] = normalizer_and_wanted(logits, targets, vocab);
-        let right = logits.stop_gradient().argmax(vocab).eq(targets).cast(DType::F32);
-        let each = (normalizer - wanted) * weight;
-        Losses {
-            cross_entropy: each.sum(positions),
-            rows: each.sum(positions[1]),
-            z_loss: (normalizer.square() * weight).sum(positions) * self.config.z_loss,
-            aux_loss: self.aux_loss(&routers),
-            accuracy: (right * weight).sum(positions),
-            tokens: counts.sum(positions),
-            routers,
-            distilled: None,
+/// Returns the losses of `logits` and `targets`, of which the batch counts `counted`.
+pub(crate) fn of_logits<'g>(
+    config: &Config,
+    vocab: &Dim,
+    (logits, targets): (Tensor<'g>, Tensor<'g>),
+    counted: Tensor<'g>,
+    positions: [&Dim; 2],
+    routers: [(&'static str, Vec<RouterMetrics<'g>>); 2],
+) -> Losses<'g> {
+    let counts = targets.ne(PAD).cast(DType::F32);
+    let weight = counts / counted;
+    let [normalizer, wanted] = normalizer_and_wanted(logits, targets, vocab);
+    let right = logits.stop_gradient().argmax(vocab).eq(targets).cast(DType::F32);
+    let each = (normalizer - wanted) * weight;
+    Losses {
+        cross_entropy: each.sum(positions),
+        rows: each.sum(positions[1]),
+        z_loss: (normalizer.square() * weight).sum(positions) * config.z_loss,
+        aux_loss: aux_loss(config, &routers),
+        accuracy: (right * weight).sum(positions),
+        tokens: counts.sum(positions),
+        routers,
+        distilled: None,
+    }
+}
+
+/// Returns the sum or the mean of the router losses over all sparse layers, as `aux_layers` says.
+fn aux_loss<'g>(
+    config: &Config,
+    routers: &[(&'static str, Vec<RouterMetrics<'g>>); 2],
+) -> Option<Tensor<'g>> {
+    let switch = config.switch.as_ref()?;
+    let all = routers.iter().flat_map(|(_, metrics)| metrics);
+    let layers: usize = all.clone().flat_map(|m| m.aux.dims()).map(|layers| layers.size).sum();
+    let of = |m: &RouterMetrics<'g>| {
+        let aux = m.aux.sum("layers") * switch.aux_loss;
+        match switch.z_weight() {
+            0.0 => aux,
+            weight => aux + m.z.sum("layers") * weight,
         }
-    }
-
-    /// Returns the sum or the mean of the router losses over all sparse layers, as `aux_layers` says.
-    fn aux_loss<'g>(&self, routers: &[(&'static str, Vec<RouterMetrics<'g>>); 2]) -> Option<Tensor<'g>> {
-        let switch = self.config.switch.as_ref()?;
-        let all = routers.iter().flat_map(|(_, metrics)| metrics);
-        let layers: usize = all.clone().flat_map(|m| m.aux.dims()).map(|layers| layers.size).sum();
-        let of = |m: &RouterMetrics<'g>| {
-            let aux = m.aux.sum("layers") * switch.aux_loss;
-            match switch.z_weight() {
-                0.0 => aux,
-                weight => aux + m.z.sum("layers") * weight,
-            }
-        };
-        let sum = all.map(of).reduce(|a, b| a + b)?;
-        Some(match switch.aux_layers {
-            AuxReduction::Sum => sum,
-            AuxReduction::Mean => sum / layers.max(1) as f64,
-        })
-    }
+    };
+    let sum = all.map(of).reduce(|a, b| a + b)?;
+    Some(match switch.aux_layers {
+        AuxReduction::Sum => sum,
+        AuxReduction::Mean => sum / layers.max(1) as f64,
+    })
 }
 
 /// Returns the log-normalizer of the logits of each position and the logit of its target, both without the

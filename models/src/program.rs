@@ -3,11 +3,12 @@
 
 use crate::{
     Config, Generation, Weight, Weights,
+    decoder::Model,
     distill::{self, Distillation, Teaching},
     generate, metadata,
     microbatch::Batch,
-    objective::EncoderDecoder,
     optimizer, routes, score,
+    switch::balance_bias as balance,
 };
 use mesh::{
     DType, Diagnostic, Name, Site,
@@ -65,7 +66,7 @@ pub fn taught(config: &Config, teaching: Option<&Teaching>, place: &Site) -> Pro
         teaching.map_or_else(|| config.layout(), |teaching| teaching.layout(config)),
     );
     let weights = Weights::new(&p).with_adapters(config.lora.as_ref());
-    let model = EncoderDecoder::new(&weights, &config.microbatch());
+    let model = Model::new(&weights, &config.microbatch());
     let trained = trained(&p, config, &weights, place);
     let teacher = teaching.map(|teaching| teaching.teacher(&p, &weights, config));
     let step = p.counter("step", DType::S32, Init::Zeros);
@@ -88,6 +89,9 @@ pub fn taught(config: &Config, teaching: Option<&Teaching>, place: &Site) -> Pro
         });
         let loss = metrics.total.expect("every part of a training step has a total");
         let report = g.scope("optimizer", || optimizer.apply(g, loss, &gradients, now));
+        if let Some(switch) = &config.switch {
+            balance::update(g, &model.balance_biases(), &metrics.choices(), switch.balance_bias, report.good);
+        }
         step.assign(now + 1);
         metrics.output(g, &["accuracy", "tokens"]);
         g.output("grad_norm", report.grad_norm);
@@ -109,7 +113,7 @@ pub fn taught(config: &Config, teaching: Option<&Teaching>, place: &Site) -> Pro
 pub fn state(config: &Config, place: &Site) -> Program {
     let p = Program::new(config.name.clone());
     let weights = Weights::new(&p).with_adapters(config.lora.as_ref());
-    EncoderDecoder::new(&weights, config);
+    Model::new(&weights, config);
     let trained = trained(&p, config, &weights, place);
     p.counter("step", DType::S32, Init::Zeros);
     optimizer::Update::new(&p, &config.optimizer, trained);

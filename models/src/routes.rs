@@ -12,7 +12,7 @@ use crate::{
     switch::{Routes, Switch},
 };
 use mesh::{
-    Site,
+    Diagnostic, Site,
     dsl::{Graph, Program, Tensor},
 };
 
@@ -69,6 +69,13 @@ pub fn routers(config: &Config) -> Vec<Router> {
 ///
 /// A batch is one microbatch.
 pub fn program(config: &Config, place: &Site) -> Program {
+    if config.is_decoder_only() && config.input_length > 0 {
+        let p = Program::new(config.name.clone());
+        let what = "`task` = routes does not support decoder-only models whose rows have inputs";
+        let help = "set `objective` to lm, and `input_length` to 0";
+        p.mistake(Diagnostic::new("", what).help(help).at(place));
+        return p;
+    }
     of_evaluation(config.clone(), place, |g, model, config| {
         let losses = model.recorded(g, Feeds::input(g, config));
         g.output("loss", losses.cross_entropy);

@@ -3,6 +3,8 @@
 use crate::{
     Config, Context, Weights,
     attention::padding_mask,
+    generate::no_decoder_only,
+    mistakes::Mistakes,
     objective::{EncoderDecoder, normalizer_and_wanted},
     tokens::PAD,
 };
@@ -18,7 +20,9 @@ use mesh::{
 /// highest probability at their position.
 pub fn program(config: &Config, place: &Site) -> Program {
     let p = Program::new(config.name.clone());
-    let mistakes = config.mistakes();
+    let mut wrong = Mistakes::default();
+    no_decoder_only(config, "scoring", &mut wrong);
+    let mistakes: Vec<_> = config.mistakes().into_iter().chain(wrong.found()).collect();
     if !mistakes.is_empty() {
         mistakes.into_iter().for_each(|m| p.mistake(m.at(place)));
         return p;

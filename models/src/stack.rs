@@ -6,7 +6,8 @@ pub use decode::{DecoderLayers, KvCache, StepDecoder};
 
 use crate::{
     Config, Context, Weights,
-    attention::{Attention, AttentionDims, causal_mask, ring::Seen},
+    attention::{Attention, AttentionDims, Rotary, causal_mask, ring::Seen},
+    config::Positions,
     feed_forward::FeedForward,
     norm::RmsNorm,
     position::RelativeBias,
@@ -15,7 +16,7 @@ use crate::{
 };
 use mesh::{
     Dim,
-    dsl::{ScanOptions, Tensor, Tree, concat},
+    dsl::{ScanOptions, State, Tensor, Tree, concat},
     schedule::Residual,
 };
 
@@ -134,6 +135,21 @@ impl Stack {
         BlockLocation { segment, block, layer, count, scope }
     }
 
+    /// Returns the biases for the choice of each router of an iteration, as [`StackOutput::routers`] counts
+    /// them, by segment. Empty without such biases.
+    pub fn balance_biases(&self) -> Vec<Vec<State>> {
+        let mut all: Vec<Vec<State>> = Vec::new();
+        for segment in &self.segments {
+            for (i, state) in segment.blocks.iter().flat_map(Block::balance_biases).enumerate() {
+                match all.get_mut(i) {
+                    Some(states) => states.push(state.clone()),
+                    None => all.push(vec![state.clone()]),
+                }
+            }
+        }
+        all
+    }
+
     /// Declares an encoder.
     pub fn encoder(w: &Weights<'_>, config: &Config) -> Self {
         Self::new(w, config, "encoder", false)
@@ -163,7 +179,8 @@ impl Stack {
             if !layers.is_multiple_of(period) {
                 segments.push(w.scope("rest", || segment(1, &|| blocks(layers % period))));
             }
-            let bias = (!config.layer_biases).then(|| relative_bias(w, config, &dims, decoder));
+            let shared = !config.layer_biases && config.positions == Positions::Relative;
+            let bias = shared.then(|| relative_bias(w, config, &dims, decoder));
             Self {
                 name,
                 segments,
@@ -183,14 +200,14 @@ impl Stack {
 
     /// Applies the stack to embeddings `x` of `[batch, length, d_model]`. `memory` is the encoder's output
     /// that a decoder attends to, and its dim `memory_length`; `padding` is the mask added to logits over the
-    /// encoder's positions.
+    /// encoder's positions. A decoder without encoder has neither.
     pub fn forward<'g>(
         &self,
         cx: &Context<'g>,
         x: Tensor<'g>,
         length: &Dim,
         memory: Option<(Tensor<'g>, &Dim)>,
-        padding: Tensor<'g>,
+        padding: Option<Tensor<'g>>,
     ) -> StackOutput<'g> {
         cx.g.scope(self.name, || {
             let attended = self.attended(cx, length, memory, padding);
@@ -218,7 +235,7 @@ struct Attended<'a, 'g> {
     /// The encoder's output, and its positions.
     memory: Option<(Tensor<'g>, Dim)>,
     /// The mask added to logits over the encoder's positions.
-    padding: Tensor<'g>,
+    padding: Option<Tensor<'g>>,
     /// Masks added to logits of self-attention, if it is not divided into blocks.
     masks: Vec<Tensor<'g>>,
     /// The bias that all layers share.
@@ -229,7 +246,7 @@ struct Attended<'a, 'g> {
 impl<'g> Attended<'_, 'g> {
     /// Arguments of self-attention by blocks; `own` is the bias of the layer.
     fn itself<'b>(&'b self, own: Option<&'b RelativeBias>) -> Seen<'b, 'g> {
-        let padding = (!self.decoder).then_some(self.padding);
+        let padding = self.padding.filter(|_| !self.decoder);
         Seen { length: self.length, bias: own.or(self.bias), causal: self.decoder, padding }
     }
 }
@@ -243,14 +260,14 @@ impl Stack {
         cx: &Context<'g>,
         length: &'a Dim,
         memory: Option<(Tensor<'g>, &Dim)>,
-        padding: Tensor<'g>,
+        padding: Option<Tensor<'g>>,
     ) -> Attended<'a, 'g> {
         let (bias, decoder) = (self.bias.as_ref(), self.decoder);
         if cx.schedule.ring > 1 {
             // Blocks keep the sharding of the positions that they are made of.
             let divided = |x: Tensor<'g>| x.rename("memory_length", LENGTH);
             let memory = memory.map(|(x, positions)| (divided(x), positions.renamed(LENGTH)));
-            let padding = divided(padding);
+            let padding = padding.map(divided);
             return Attended { length, memory, padding, masks: Vec::new(), bias, decoder };
         }
         let memory = memory.map(|(x, positions)| (x, positions.clone()));
@@ -259,19 +276,19 @@ impl Stack {
     }
 
     /// Returns the masks, to be added to logits of self-attention, that all layers share.
-    fn masks<'g>(&self, cx: &Context<'g>, length: &Dim, padding: Tensor<'g>) -> Vec<Tensor<'g>> {
+    fn masks<'g>(&self, cx: &Context<'g>, length: &Dim, padding: Option<Tensor<'g>>) -> Vec<Tensor<'g>> {
         let own = length.renamed("memory_length");
         let bias = self.bias.as_ref();
         let bias = bias.map(|bias| cx.g.scope("relative_bias", || bias.forward(cx, length, &own)));
         // Padding of the decoder comes last in a row, so the causal mask hides it from all positions that
         // count.
         let (first, second) = match (bias, self.decoder) {
-            (Some(bias), true) => (bias + causal_mask(cx, length, &own), None),
-            (None, true) => (causal_mask(cx, length, &own), None),
-            (Some(bias), false) => (bias, Some(padding)),
+            (Some(bias), true) => (Some(bias + causal_mask(cx, length, &own)), None),
+            (None, true) => (Some(causal_mask(cx, length, &own)), None),
+            (Some(bias), false) => (Some(bias), padding),
             (None, false) => (padding, None),
         };
-        [first].into_iter().chain(second).chain(cx.segment_mask).collect()
+        first.into_iter().chain(second).chain(cx.segment_mask).collect()
     }
 }
 
@@ -311,6 +328,11 @@ impl Block {
         let attention = || (norm(), Attention::new(w, dims));
         let own_attention = || match sparse {
             Some(switch) if switch.sparse_parts.attention() => (norm(), Attention::switch(w, dims, switch)),
+            Some(_) | None if config.positions == Positions::Rope => {
+                let group = config.query_group();
+                let queries = (group > 1).then(|| Dim::new("queries", group));
+                (norm(), Attention::rotary(w, dims, Rotary { theta: config.rope_theta, queries }))
+            }
             Some(_) | None => attention(),
         };
         let d_ff = Dim::new("d_ff", config.d_ff);
@@ -326,9 +348,19 @@ impl Block {
         Self {
             attention: w.scope("attention", own_attention),
             bias: config.layer_biases.then(|| w.scope("attention", bias)),
-            cross_attention: decoder.then(|| w.scope("cross_attention", attention)),
+            cross_attention: (decoder && !config.is_decoder_only())
+                .then(|| w.scope("cross_attention", attention)),
             feed_forward: w.scope("ffn", || (norm(), feed_forward())),
         }
+    }
+
+    /// Returns the biases for the choice, in the order of the routers' metrics.
+    fn balance_biases(&self) -> impl Iterator<Item = &State> {
+        let ffn = match &self.feed_forward.1 {
+            Ffn::Dense(_) => None,
+            Ffn::Switch(ffn) => ffn.balance_bias(),
+        };
+        self.attention.1.balance_bias().into_iter().chain(ffn)
     }
 
     fn forward<'g>(
@@ -355,10 +387,10 @@ impl Block {
                 let h = stream::leave(norm.forward(cx, x), d_model);
                 let padding = attended.padding;
                 let (found, _) = if cx.schedule.ring > 1 {
-                    let seen = Seen { length: positions, bias: None, causal: false, padding: Some(padding) };
+                    let seen = Seen { length: positions, bias: None, causal: false, padding };
                     attention.forward_in_ring(cx, h, length, *memory, seen)
                 } else {
-                    attention.forward(cx, h, length, *memory, &[padding])
+                    attention.forward(cx, h, length, *memory, padding.as_slice())
                 };
                 cx.drop(stream::enter(found, x, d_model), &[length])
             });

@@ -64,6 +64,12 @@ fn check(config: &Config, layers: Layers) -> Result<(), String> {
             "T5X scales the output if the embedding is shared, and only then (`scaled_output`)".into()
         );
     }
+    if config.is_decoder_only() {
+        return Err("decoder-only models (`encoder_layers=0`) cannot be converted".into());
+    }
+    if let Some(name) = config.switch.as_ref().and_then(|switch| switch.later_options().first().copied()) {
+        return Err(format!("Flaxformer has no `{name}`"));
+    }
     if let Some(switch) = &config.switch
         && (switch.sparse_parts.attention() || switch.routing != RoutingMethod::Switch)
     {

@@ -146,6 +146,18 @@ impl<'p> Weights<'p> {
         self.declare(name, &[rows, columns].concat(), rows, columns, init, false)
     }
 
+    /// Declares state that is stored and checkpointed as a parameter, and that training changes by other
+    /// rules than gradients.
+    #[track_caller]
+    pub fn without_gradient(&self, name: &str, dims: &[&Dim], init: Init) -> State {
+        let layers = self.layers.borrow().clone();
+        let dims: Vec<Dim> = layers.into_iter().chain(dims.iter().map(|d| (*d).clone())).collect();
+        match self.stored {
+            None => self.program.param(name, dims, init),
+            Some(dtype) => self.program.store(name, dtype, dims, Init::Zeros),
+        }
+    }
+
     /// Records that only the part `used` of the dim of this name is used, in `weight` and in its adapter, and
     /// returns the parameter.
     pub fn padded(&self, weight: Weight, used: Dim) -> Weight {

@@ -8,9 +8,10 @@
 //! code has groups of 2048 to 8192 tokens (`--set group_size=8192`).
 
 use crate::{
-    Activation, Config, LrSchedule, Method, Optimizer, Schedule, Switch, config::small_model_optimizer,
+    Activation, Config, LrSchedule, Method, Optimizer, Schedule, Switch,
+    config::{Positions, small_model_optimizer},
 };
-use mesh::ir::Remat;
+use mesh::{ir::Remat, task::Objective};
 
 /// Settings of pre-training: inputs of 512 and targets of 114 tokens, Adafactor, no dropout.
 fn pretraining(name: &str) -> Config {
@@ -202,6 +203,44 @@ pub fn switch_tiny() -> Config {
     }
 }
 
+/// A decoder-only model with the sizes of an encoder-decoder, and as many layers as both stacks: rotary
+/// positions, rows of 1024 tokens, batches of 2^20 tokens.
+fn decoder_only(name: &str, config: Config) -> Config {
+    Config {
+        name: name.into(),
+        batch: 1024,
+        input_length: 0,
+        target_length: 1024,
+        objective: Objective::Lm,
+        decoder_layers: config.encoder_layers + config.decoder_layers,
+        encoder_layers: 0,
+        positions: Positions::Rope,
+        ..config
+    }
+}
+
+/// A decoder-only model with the sizes of Switch-Base and 24 layers.
+pub fn switch_gpt_base() -> Config {
+    decoder_only("switch_gpt_base", switch_base(128))
+}
+
+/// A decoder-only model with the sizes of Switch-Large and 48 layers.
+pub fn switch_gpt_large() -> Config {
+    decoder_only("switch_gpt_large", switch_large())
+}
+
+/// A decoder-only model with the sizes of Switch-XXL and 48 layers.
+pub fn switch_gpt_xxl() -> Config {
+    decoder_only("switch_gpt_xxl", switch_xxl())
+}
+
+/// A small decoder-only model over bytes, for trials: two sparse layers with gated experts, and heads of keys
+/// and values that two query heads share.
+pub fn switch_gpt_tiny() -> Config {
+    let sizes = Config { encoder_layers: 0, activation: Activation::GatedSilu, kv_heads: 4, ..switch_tiny() };
+    Config { batch: 32, target_length: 128, ..decoder_only("switch_gpt_tiny", sizes) }
+}
+
 /// The dense twin of [`switch_tiny`]: the same FLOPs per token, without experts.
 pub fn t5_tiny() -> Config {
     Config {
@@ -237,7 +276,7 @@ const fn preset(name: &'static str, summary: &'static str, config: fn() -> Confi
 }
 
 /// All built-in models.
-pub const ALL: [Preset; 23] = [
+pub const ALL: [Preset; 27] = [
     preset("switch_tiny", "a small Switch Transformer over bytes, for trials", switch_tiny),
     preset("t5_tiny", "the dense twin of switch_tiny", t5_tiny),
     preset("switch_base", "Switch-Base with 128 experts (--set experts=8 … 256), 7.4B parameters", || {
@@ -252,6 +291,10 @@ pub const ALL: [Preset; 23] = [
     preset("switch_c", "Switch-C, 2048 experts in every layer, 1.571T parameters", switch_c),
     preset("switch_c_table9", "Switch-C of Table 9, 32 heads", switch_c_table9),
     preset("mswitch_base", "mSwitch-Base: mT5-Base with 128 experts", mswitch_base),
+    preset("switch_gpt_tiny", "a small decoder-only Switch model over bytes, for trials", switch_gpt_tiny),
+    preset("switch_gpt_base", "decoder-only, with the sizes of Switch-Base", switch_gpt_base),
+    preset("switch_gpt_large", "decoder-only, with the sizes of Switch-Large", switch_gpt_large),
+    preset("switch_gpt_xxl", "decoder-only, with the sizes of Switch-XXL", switch_gpt_xxl),
     preset("t5_small", "T5 1.0 Small, 60M parameters", t5_small),
     preset("t5_base", "T5 1.0 Base, 223M parameters", t5_base),
     preset("t5_large", "T5 1.0 Large, 738M parameters", t5_large),

@@ -4,7 +4,7 @@ use crate::moe::Layer;
 use compiler::interp::Tensors;
 use models::{
     Switch,
-    switch::options::{Priority, RoutingMethod, SecondExpertPolicy},
+    switch::options::{Balance, Priority, RoutingMethod, Scores, SecondExpertPolicy},
 };
 
 /// Expected results of a layer. Arrays are flat and row-major.
@@ -37,6 +37,8 @@ struct Group<'a> {
     o: &'a Switch,
     train: bool,
     logits: Vec<&'a [f64]>,
+    /// Added to scores for the choice.
+    bias: &'a [f64],
     real: Vec<bool>,
     capacity: usize,
 }
@@ -47,6 +49,21 @@ pub fn softmax(x: &[f64]) -> Vec<f64> {
     let e: Vec<f64> = x.iter().map(|x| (x - most).exp()).collect();
     let sum: f64 = e.iter().sum();
     e.iter().map(|e| e / sum).collect()
+}
+
+/// Returns the scores of experts.
+fn scores(o: &Switch, logits: &[f64]) -> Vec<f64> {
+    match o.scores {
+        Scores::Softmax => softmax(logits),
+        Scores::Sigmoid => logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
+    }
+}
+
+/// Returns the scores of experts, divided by their sum.
+fn normalized(o: &Switch, logits: &[f64]) -> Vec<f64> {
+    let scores = scores(o, logits);
+    let sum: f64 = scores.iter().sum();
+    scores.iter().map(|s| s / sum).collect()
 }
 
 /// Returns positions in order of descending score; ties are in order of position.
@@ -60,18 +77,25 @@ fn ranked(scores: &[f64]) -> Vec<usize> {
 type Placed = Vec<(usize, usize, usize, f64)>;
 
 impl Group<'_> {
+    fn scores(&self) -> Vec<Vec<f64>> {
+        self.logits.iter().map(|l| scores(self.o, l)).collect()
+    }
+
     fn probabilities(&self) -> Vec<Vec<f64>> {
-        self.logits.iter().map(|l| softmax(l)).collect()
+        self.logits.iter().map(|l| normalized(self.o, l)).collect()
+    }
+
+    /// Returns the experts of a token in the order of its choice.
+    fn choice(&self, scores: &[f64]) -> Vec<usize> {
+        ranked(&scores.iter().zip(self.bias).map(|(s, b)| s + b).collect::<Vec<_>>())
     }
 
     fn tokens_choose(&self) -> Placed {
         let o = self.o;
-        let p = self.probabilities();
+        let p = self.scores();
         let order: Vec<usize> = match o.priority {
             Priority::Order => (0..p.len()).collect(),
-            Priority::Gate => {
-                ranked(&p.iter().map(|p| p.iter().copied().fold(0.0, f64::max)).collect::<Vec<_>>())
-            }
+            Priority::Gate => ranked(&p.iter().map(|p| p[self.choice(p)[0]]).collect::<Vec<_>>()),
         };
         let (policy, threshold) = match self.train {
             true => (o.second_policy, o.second_threshold),
@@ -81,10 +105,11 @@ impl Group<'_> {
         let mut placed: Placed = Vec::new();
         for round in 0..o.choices() {
             for t in order.iter().copied().filter(|t| self.real[*t]) {
-                let best = ranked(&p[t]);
+                let best = self.choice(&p[t]);
                 let sum: f64 = best[..o.choices()].iter().map(|e| p[t][*e]).sum();
                 let expert = best[round];
                 let gate = if o.renormalizes() { p[t][expert] / (sum + 1e-9) } else { p[t][expert] };
+                let gate = gate * o.gate_scale;
                 let counted = match policy {
                     _ if round == 0 || o.routing != RoutingMethod::TopK => true,
                     SecondExpertPolicy::All => true,
@@ -136,8 +161,8 @@ impl Group<'_> {
         let experts = o.experts as f64;
         let share = |round: usize, all: bool| -> Vec<f64> {
             let mut share = vec![0.0; o.experts];
-            for (p, _) in p.iter().zip(&self.real).filter(|(_, real)| all || **real) {
-                share[ranked(p)[round]] += 1.0 / s;
+            for (p, _) in self.scores().iter().zip(&self.real).filter(|(_, real)| all || **real) {
+                share[self.choice(p)[round]] += 1.0 / s;
             }
             share
         };
@@ -149,6 +174,7 @@ impl Group<'_> {
         };
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>() * experts;
         match o.routing {
+            RoutingMethod::Hash | RoutingMethod::Random => panic!("the loops learn"),
             RoutingMethod::Switch => (dot(&share(0, true), &mean(true)) * real / s, share(0, false)),
             RoutingMethod::Ntlb => {
                 let rounds = (0..o.choices()).map(|i| dot(&share(i, true), &mean(true)));
@@ -184,8 +210,8 @@ impl Group<'_> {
     }
 }
 
-/// Returns the expected results of `layer` for the logits `x`.
-pub fn want(layer: &Layer, x: &[f64], padding: &[f64]) -> Want {
+/// Returns the expected results of `layer` for the logits `x`; `bias` is added to scores for the choice.
+pub fn want(layer: &Layer, x: &[f64], padding: &[f64], bias: &[f64]) -> Want {
     let o = &layer.options;
     let (groups, tokens) = o.groups(layer.batch, layer.length);
     let capacity = o.capacity(tokens, layer.train);
@@ -209,6 +235,7 @@ pub fn want(layer: &Layer, x: &[f64], padding: &[f64]) -> Want {
         let group = Group {
             o,
             train: layer.train,
+            bias,
             logits: rows.clone().map(|i| &x[i * o.experts..(i + 1) * o.experts]).collect(),
             real: rows.clone().map(is_real).collect(),
             capacity,
@@ -229,14 +256,28 @@ pub fn want(layer: &Layer, x: &[f64], padding: &[f64]) -> Want {
             want.dropped += f64::from(!found) / reals;
             let normalizer = group.logits[t].iter().map(|l| l.exp()).sum::<f64>().ln();
             want.z += normalizer.powi(2) / reals;
-            want.entropy -= softmax(group.logits[t]).iter().map(|p| p * p.ln()).sum::<f64>() / reals;
+            want.entropy -= normalized(o, group.logits[t]).iter().map(|p| p * p.ln()).sum::<f64>() / reals;
         }
+    }
+    if o.balance == Balance::Batch {
+        want.aux = of_batch(o, x, &is_real, bias, reals);
     }
     if o.routing.by_experts() {
         let all: f64 = want.load.iter().sum();
         want.load.iter_mut().for_each(|l| *l /= all.max(1e-9));
     }
     want
+}
+
+/// Returns the load-balancing loss of all tokens that count, whose number is `reals`.
+fn of_batch(o: &Switch, x: &[f64], is_real: &dyn Fn(usize) -> bool, bias: &[f64], reals: f64) -> f64 {
+    let (mut chosen, mut mean) = (vec![0.0; o.experts], vec![0.0; o.experts]);
+    for (_, logits) in x.chunks(o.experts).enumerate().filter(|(i, _)| is_real(*i)) {
+        let biased: Vec<f64> = scores(o, logits).iter().zip(bias).map(|(s, b)| s + b).collect();
+        ranked(&biased)[..o.choices()].iter().for_each(|e| chosen[*e] += 1.0 / (o.choices() as f64 * reals));
+        normalized(o, logits).iter().zip(&mut mean).for_each(|(p, sum)| *sum += p / reals);
+    }
+    chosen.iter().zip(&mean).map(|(f, p)| f * p).sum::<f64>() * o.experts as f64
 }
 
 /// Returns the expected output: for every token, the sum of its experts' outputs times its gates.
@@ -246,6 +287,14 @@ pub fn output(layer: &Layer, want: &Want, x: &[f64], state: &Tensors) -> Vec<f64
     let mut y = vec![0.0; x.len()];
     for i in 0..want.groups * want.tokens {
         let token = &x[i * d..(i + 1) * d];
+        if layer.options.shared_experts > 0 {
+            let (wi, wo) = (state["shared/wi"].elements(), state["shared/wo"].elements());
+            let wide = f * layer.options.shared_experts;
+            for j in 0..wide {
+                let hidden: f64 = (0..d).map(|k| token[k] * wi[k * wide + j]).sum();
+                (0..d).for_each(|k| y[i * d + k] += hidden.max(0.0) * wo[k * wide + j]);
+            }
+        }
         for e in 0..e_count {
             let slots = (i * e_count + e) * want.capacity;
             let gate: f64 = want.combine[slots..slots + want.capacity].iter().sum();

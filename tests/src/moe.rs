@@ -49,10 +49,12 @@ impl Layer {
         [Dim::new("batch", self.batch), Dim::new("length", self.length), Dim::new("d_model", self.d_model)]
     }
 
-    /// Returns the dims of the parameters `router`, `wi` and `wo`, all as `[in, out]`, and of `router_bias`.
+    /// Returns the dims of the parameters: `router`, `wi` and `wo`, all as `[in, out]`, and those that
+    /// options add.
     pub fn parameters(&self) -> Vec<(&'static str, Vec<Dim>)> {
         let experts = self.options.experts;
         let [_, _, d_model] = self.dims();
+        let shared_d_model = d_model.clone();
         let (of_router, of_layer) = (Dim::new("experts_all", experts), Dim::new("experts", experts));
         let d_ff = Dim::new("d_ff", self.d_ff);
         let bias = self.options.router_bias.then(|| ("router_bias", vec![of_router.clone()]));
@@ -61,12 +63,21 @@ impl Layer {
             ("wi", vec![of_layer.clone(), d_model.clone(), d_ff.clone()]),
             ("wo", vec![of_layer, d_ff, d_model]),
         ];
-        matrices.into_iter().chain(bias).collect()
+        let without_router = usize::from(self.options.routing.is_fixed());
+        let biased = self.options.balance_bias > 0.0;
+        let of_choice = biased.then(|| ("balance_bias", vec![Dim::new("experts_all", experts)]));
+        // A dense layer stores both matrices with d_model first.
+        let wide = Dim::new("d_ff", self.options.shared_experts * self.d_ff);
+        let shared =
+            ["shared/wi", "shared/wo"].map(|name| (name, vec![shared_d_model.clone(), wide.clone()]));
+        let shared = shared.into_iter().filter(|_| self.options.shared_experts > 0);
+        matrices.into_iter().skip(without_router).chain(bias).chain(of_choice).chain(shared).collect()
     }
 
     /// Returns the program: `layer(seed, x, tokens, cotangent)` gives `y`, the weighted `loss`, `dispatch`
     /// and `combine` (`[batch, tokens, experts, capacity]`), the router's metrics, and the gradients of `loss
-    /// + Σ y · cotangent` as `grad_x`, `grad_router`, `grad_wi`, `grad_wo`.
+    /// + Σ y · cotangent` as `grad_x`, `grad_router`, `grad_wi`, `grad_wo`,
+    /// as far as the layer has them.
     #[track_caller]
     pub fn program(&self) -> Module {
         let p = Program::new("layer");
@@ -90,10 +101,12 @@ impl Layer {
             let aux = m.aux * self.options.aux_loss;
             let loss = if self.train { aux + m.z * self.options.z_weight() } else { aux };
             let total = loss + (y * cotangent).sum_all();
-            let parameters: Vec<_> = weights.all().iter().map(|w| w.state.read(g)).collect();
-            // A bias follows the router.
-            let of_experts = &parameters[parameters.len() - 2..];
-            let gradients = g.grad(total, &[&[x, parameters[0]], of_experts].concat());
+            let all = weights.all();
+            let named = |name: &str| all.iter().find(|w| &**w.state.name() == name).map(|w| w.state.read(g));
+            let known = [("grad_x", Some(x)), ("grad_router", named("router"))];
+            let known = known.into_iter().chain([("grad_wi", named("wi")), ("grad_wo", named("wo"))]);
+            let (names, of): (Vec<_>, Vec<_>) = known.filter_map(|(name, x)| Some((name, x?))).unzip();
+            let gradients = g.grad(total, &of);
             g.output("y", y);
             g.output("loss", loss);
             let (dispatch, combine) = routed.routing.masks(&routed.token);
@@ -107,8 +120,10 @@ impl Layer {
             {
                 g.output(name, metric);
             }
-            for (name, gradient) in ["grad_x", "grad_router", "grad_wi", "grad_wo"].into_iter().zip(gradients)
-            {
+            if let Some(choices) = m.choices {
+                g.output("choices", choices);
+            }
+            for (name, gradient) in names.into_iter().zip(gradients) {
                 g.output(name, gradient);
             }
         });

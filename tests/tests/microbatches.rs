@@ -6,7 +6,11 @@ use mesh::{
     DType, Dim, Layout, Mesh, Module, Site,
     schedule::{AttentionMinor, Cast},
 };
-use models::{Config, Method, Optimizer, optimizer::AdamW};
+use models::{
+    Config, Method, Optimizer,
+    optimizer::AdamW,
+    switch::options::{RoutingMethod, Scores},
+};
 use tests::training::small_switch;
 
 /// A model without noise, because each microbatch has separate random numbers; groups are sequences.
@@ -103,6 +107,45 @@ fn on_eight_devices_too() {
     let (says, state) = step(&config(1), "", "");
     for (mesh, zero) in [("expert=8", ""), ("data=2,expert=2,model=2", ""), ("data=2,expert=4", "*:data")] {
         let (these, after) = step(&config(2), mesh, zero);
+        same(mesh, &says, &these);
+        same(mesh, &state, &after);
+    }
+}
+
+/// Biases for the choice fall where more than an even share of choices went, and rise elsewhere, by the same
+/// rate; equally with microbatches and on eight devices.
+#[test]
+fn biases_move_against_the_load() {
+    let with = |microbatches| {
+        let plain = config(microbatches);
+        let switch = plain.switch.clone().map(|s| models::Switch {
+            routing: RoutingMethod::TopK,
+            top_k: 2,
+            scores: Scores::Sigmoid,
+            balance_bias: 0.01,
+            shared_experts: 1,
+            expert_d_ff: 16,
+            sparse_step: 2,
+            ..s
+        });
+        Config { switch, encoder_layers: 4, ..plain }
+    };
+    let (says, state) = step(&with(1), "", "");
+    let shares = &says["encoder_choices"].data;
+    let biases = &state["encoder/block_1/ffn/balance_bias"].data;
+    assert_eq!((shares.len(), biases.len()), (16, 16), "two sparse layers of 8 experts");
+    for (share, bias) in shares.iter().zip(biases.iter()) {
+        let expect = match share - 0.125 {
+            excess if excess.abs() < 1e-6 => 0.0,
+            excess => -0.01 * excess.signum(),
+        };
+        assert!((bias - expect).abs() < 1e-7, "{share}: {bias} is not {expect}");
+    }
+    assert!(biases.iter().any(|b| *b > 0.0) && biases.iter().any(|b| *b < 0.0), "{biases:?}");
+    let wide = state["encoder/block_1/ffn/shared/wi"].data.len();
+    assert_eq!(wide, 2 * 32 * 16, "layers, d_model, and one expert of 16");
+    for (parts, mesh) in [(2, ""), (1, "data=2,expert=2,model=2"), (2, "expert=8")] {
+        let (these, after) = step(&with(parts), mesh, "");
         same(mesh, &says, &these);
         same(mesh, &state, &after);
     }

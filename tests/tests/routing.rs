@@ -8,7 +8,9 @@ use mesh::{DType, Dim, Layout, Mesh, Site, dsl::Program};
 use models::{
     Config, Context, Dispatch, Precision, Schedule, Switch, Weights,
     attention::{Attention, AttentionDims},
-    switch::options::{Exploration, Priority, RoutingMethod, SecondExpertPolicy, SparseParts},
+    switch::options::{
+        Balance, EvalCapacity, Exploration, Priority, RoutingMethod, Scores, SecondExpertPolicy, SparseParts,
+    },
 };
 use tests::{
     loops::{output, softmax, want},
@@ -83,7 +85,11 @@ fn given_x(layer: &Layer, x: Vec<f64>, padding: Vec<f64>, numbers: &mut Numbers)
 /// Checks both dispatch methods against the reference, and against each other.
 #[track_caller]
 fn check(layer: &Layer, given: &Given) {
-    let want = want(layer, &given.x, &given.padding);
+    let bias = match given.state.get("balance_bias") {
+        Some(bias) => bias.elements(),
+        None => vec![0.0; layer.options.experts],
+    };
+    let want = want(layer, &given.x, &given.padding, &bias);
     let y = output(layer, &want, &given.x, &given.state);
     let token = if want.tokens == layer.length && want.groups == layer.batch { "length" } else { "group" };
     let mask = ["batch", token, "experts_all", "capacity"];
@@ -117,6 +123,28 @@ fn check(layer: &Layer, given: &Given) {
         let apart = error(a, &[], &both[1][name].ordered(&a.names).elements());
         assert!(apart <= most, "{name} by index and by product are {apart:e} apart by {layer:?}");
     }
+}
+
+/// Options that the paper's routers do not have, with four experts.
+fn later_ways() -> Vec<Switch> {
+    let top = |top_k| Switch {
+        experts: 4,
+        min_capacity: 1,
+        routing: RoutingMethod::TopK,
+        top_k,
+        exploration: Exploration::Argmax,
+        ..Switch::default()
+    };
+    let one = Switch { routing: RoutingMethod::Switch, top_k: 0, ..top(1) };
+    vec![
+        Switch { balance: Balance::Batch, ..one.clone() },
+        Switch { balance: Balance::Batch, ..top(3) },
+        Switch { scores: Scores::Sigmoid, ..one.clone() },
+        Switch { scores: Scores::Sigmoid, gate_scale: 2.5, balance_bias: 0.001, ..top(2) },
+        Switch { balance_bias: 0.001, priority: Priority::Gate, ..one.clone() },
+        Switch { shared_experts: 2, ..one },
+        Switch { scores: Scores::Sigmoid, balance: Balance::Batch, shared_experts: 1, ..top(2) },
+    ]
 }
 
 /// The routing methods, with four experts.
@@ -156,7 +184,7 @@ fn ways() -> Vec<Switch> {
 
 #[test]
 fn every_way_of_routing_does_what_plain_loops_do() {
-    for (i, options) in ways().into_iter().enumerate() {
+    for (i, options) in ways().into_iter().chain(later_ways()).enumerate() {
         for (ignore_padding, factor, group_size) in
             [(false, 1.0, 0), (true, 1.0, 0), (true, 0.5, 12), (false, 4.0, 16)]
         {
@@ -195,7 +223,7 @@ fn odd_inputs_route_as_in_plain_loops() {
 
 #[test]
 fn layouts_do_not_change_where_tokens_go() {
-    for (i, options) in ways().into_iter().enumerate() {
+    for (i, options) in ways().into_iter().chain(later_ways()).enumerate() {
         for dispatch in [Dispatch::Permute, Dispatch::Einsum] {
             let options = Switch { ignore_padding: i % 2 == 0, ..options.clone() };
             let schedule = Schedule { dispatch, ..Schedule::default() };
@@ -218,11 +246,81 @@ fn layouts_do_not_change_where_tokens_go() {
     }
 }
 
+/// Returns the expert of each token of a row by `dispatch`, and the outputs.
+fn experts_of(layer: &Layer, mesh: &str, layout: &str, given: &Given) -> (Vec<usize>, Tensors) {
+    let have = layer.run(Device::Interpreter, mesh, layout, &given.inputs, &given.state);
+    let names = ["batch", "length", "experts_all", "capacity"].map(mesh::Name::from);
+    let mask = have["dispatch"].ordered(&names).elements();
+    let each = mask.len() / (layer.batch * layer.length);
+    let capacity = each / layer.options.experts;
+    let of = |token: &[f64]| token.iter().position(|x| *x > 0.0).map_or(usize::MAX, |at| at / capacity);
+    (mask.chunks(each).map(of).collect(), have)
+}
+
+#[test]
+fn routers_that_learn_nothing_spread_tokens() {
+    for (routing, train) in
+        [(RoutingMethod::Hash, true), (RoutingMethod::Random, true), (RoutingMethod::Random, false)]
+    {
+        let options = Switch { experts: 4, routing, fixed_capacity: 64, ..Switch::default() };
+        let layer = Layer { train, ..layer(options, 4, 64) };
+        let mut given = given(&layer, 7, 4.0);
+        let [batch, length, _] = layer.dims();
+        let tokens: Vec<f64> = (0..256).map(|i| f64::from(3 + (i * 7) % 61)).collect();
+        let input = Tensor::new(DType::S32, &[batch, length], tokens.clone()).expect("one each");
+        given.inputs.insert("tokens".into(), input);
+        let (experts, have) = experts_of(&layer, "", "", &given);
+        for expert in 0..4 {
+            let count = experts.iter().filter(|e| **e == expert).count();
+            assert!((24..=112).contains(&count), "{routing:?}: expert {expert} has {count} of 256 tokens");
+        }
+        let same = (0..256).filter(|i| experts[*i] == experts[(i + 61) % 256]).count();
+        // Tokens 61 places apart are equal, but for those after the end.
+        assert_eq!(routing == RoutingMethod::Hash, same >= 195, "{routing:?}: {same}");
+        assert!((have["entropy"].elements()[0] - 4f64.ln()).abs() < 1e-6);
+        assert!((have["aux"].elements()[0] - 1.0).abs() < 1e-6);
+        assert!(have.get("grad_router").is_none() && have["grad_wi"].elements().iter().any(|x| *x != 0.0));
+        let split = "batch:data+expert,experts:expert,d_ff:model";
+        assert_eq!(experts_of(&layer, "data=2,expert=2,model=2", split, &given).0, experts, "{routing:?}");
+    }
+}
+
+#[test]
+fn evaluation_with_all_expert_slots_is_that_of_unlimited_capacity() {
+    let chosen = ways().into_iter().filter(|options| !options.routing.by_experts()).enumerate();
+    for (i, options) in chosen.filter(|(i, _)| [0, 2].contains(i)) {
+        let factor = Switch { eval_capacity_factor: 0.5, ..options };
+        let unlimited = layer(Switch { fixed_capacity: usize::MAX, ..factor.clone() }, 4, 16);
+        let all = layer(Switch { eval_capacity: EvalCapacity::All, ..factor.clone() }, 4, 16);
+        // Small logits spread the tokens, large ones need more expert slots than the factor gives.
+        for scale in [0.5, 8.0] {
+            let given = given(&unlimited, i as u64 + 20, scale);
+            let want = unlimited.run(Device::Interpreter, "", "", &given.inputs, &given.state);
+            assert_eq!(want["dropped"].elements(), [0.0]);
+            let layout = "batch:data+expert,experts:expert,d_ff:model";
+            for (on, mesh, layout) in [
+                (Device::Interpreter, "", ""),
+                (Device::Interpreter, "data=2,expert=2,model=2", layout),
+                (Device::Plugin, "data=2,expert=2,model=2", layout),
+            ] {
+                let have = all.run(on, mesh, layout, &given.inputs, &given.state);
+                for (name, a) in &want {
+                    let apart = error(&have[name].ordered(&a.names), &[], &a.elements());
+                    assert!(apart <= NEAR, "{name} on {mesh} ({on:?}) is {apart:e} off: {all:?}");
+                }
+            }
+        }
+        let conditions = mesh::text::print(&all.program()).matches(" cond ").count();
+        assert!(conditions >= 2, "the layer is compiled for several capacities: {conditions}");
+    }
+}
+
 #[test]
 fn the_plugin_routes_as_the_interpreter_does() {
     let layout = "batch:data+expert,experts:expert,d_ff:model";
-    // Every routing method and priority once.
-    for (i, options) in ways().into_iter().enumerate().filter(|(i, _)| [1, 5, 7, 12, 13, 14].contains(i)) {
+    // Every routing method and priority once, and the last two of the later ones.
+    let all = ways().into_iter().chain(later_ways()).enumerate();
+    for (i, options) in all.filter(|(i, _)| [1, 5, 7, 12, 13, 14, 18, 21].contains(i)) {
         let layer = layer(Switch { ignore_padding: true, ..options }, 4, 8);
         let given = given(&layer, i as u64 + 90, 4.0);
         let want = layer.run(Device::Interpreter, "", "", &given.inputs, &given.state);
@@ -502,6 +600,22 @@ fn options_that_cannot_be_are_named() {
              takes",
             "`exploration` = sample does not work if experts choose tokens; set it to argmax, input_dropout or \
              input_jitter",
+        ],
+    );
+    wrong(
+        Switch { balance_bias: 0.1, routing: RoutingMethod::Hash, top_k: 2, ..four() },
+        &[
+            "`top_k` must be 1 with `routing` = hash, got 2; set `routing` to top_k for several experts per token",
+            "`balance_bias` has no effect if experts choose tokens or nothing is learned; set `routing` to switch, \
+             top_k or ntlb",
+        ],
+    );
+    wrong_with(
+        Switch { balance: Balance::Batch, ..four() },
+        Schedule { microbatches: 2, ..Schedule::default() },
+        &[
+            "`balance` = batch needs the whole batch at once, and `microbatches` is 2; set `balance` to group, or \
+           `microbatches` to 1",
         ],
     );
     wrong(

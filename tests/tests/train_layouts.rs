@@ -1,7 +1,11 @@
 //! Layouts do not change training: the same model, seed and text give the same losses in every step, with
 //! dropout and jitter.
 
-use models::Config;
+use models::{
+    Activation, Config, Objective,
+    config::Positions,
+    switch::options::{Balance, RoutingMethod, Scores},
+};
 use runtime::train;
 use std::sync::atomic::AtomicBool;
 use tests::training::{Steps, session, small_switch, source};
@@ -57,6 +61,41 @@ fn a_small_switch_transformer() {
     // Microbatches have separate noise.
     let schedule = models::Schedule { microbatches: 2, ..models::Schedule::default() };
     places_agree(&Config { batch: 16, schedule, ..small_switch() }, &["LICENSE"], &PLACES[4..]);
+}
+
+/// The options of today's sparse models, and balance over the whole batch.
+#[test]
+fn sigmoid_gates_shared_experts_and_biases() {
+    let plain = small_switch();
+    let switch = plain.switch.clone().map(|s| models::Switch {
+        routing: RoutingMethod::TopK,
+        top_k: 2,
+        scores: Scores::Sigmoid,
+        balance: Balance::Batch,
+        balance_bias: 1e-3,
+        shared_experts: 1,
+        expert_d_ff: 32,
+        ..s
+    });
+    places_agree(&Config { switch, ..plain }, &["LICENSE"], &PLACES[4..]);
+}
+
+/// A decoder-only model, as a language model and with a prefix. `heads` are the 4 heads of keys and values.
+#[test]
+fn decoder_only_models() {
+    let plain = small_switch();
+    let alone = Config {
+        encoder_layers: 0,
+        positions: Positions::Rope,
+        kv_heads: 4,
+        window: 20,
+        activation: Activation::GatedSilu,
+        ..plain
+    };
+    let lm = Config { input_length: 0, target_length: 48, objective: Objective::Lm, ..alone.clone() };
+    places_agree(&lm, &["LICENSE"], &PLACES[4..5]);
+    let prefix = Config { objective: Objective::PrefixLm, batch: 16, target_length: 32, ..alone };
+    places_agree(&prefix, &["LICENSE"], &PLACES[5..]);
 }
 
 /// The full size, which takes minutes.

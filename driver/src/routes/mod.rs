@@ -13,7 +13,7 @@ use mesh::dsl::Args;
 use models::{
     Config, Switch,
     routes::{Router, groups, routers},
-    switch::options::RoutingMethod,
+    switch::options::{EvalCapacity, RoutingMethod},
 };
 use report::routes::{Extent, Layer, Names, Observer, Record, Routes, Rule, Token, most_counts};
 use runtime::{Artefact, Contract, Session, train};
@@ -268,11 +268,15 @@ fn layer(switch: &Switch, router: &Router, batch: usize, length: usize, factors:
     let rule = match switch.routing {
         RoutingMethod::ExpertChoice | RoutingMethod::ExpertSelection => Rule::Experts,
         RoutingMethod::Switch if two_steps => Rule::TwoSteps,
-        RoutingMethod::Switch | RoutingMethod::TopK => Rule::Tokens { one_slot: false },
+        RoutingMethod::Switch | RoutingMethod::TopK | RoutingMethod::Hash | RoutingMethod::Random => {
+            Rule::Tokens { one_slot: false }
+        }
         RoutingMethod::Ntlb => Rule::Tokens { one_slot: true },
     };
     let with = |factor: &f64| {
-        let other = Switch { eval_capacity_factor: *factor, fixed_capacity: 0, ..switch.clone() };
+        let eval_capacity = EvalCapacity::Factor;
+        let other =
+            Switch { eval_capacity, eval_capacity_factor: *factor, fixed_capacity: 0, ..switch.clone() };
         (*factor, other.capacity(group, false))
     };
     Layer {

@@ -10,7 +10,7 @@ pub struct AttentionDims {
     pub batch: Dim,
     /// The residual stream.
     pub d_model: Dim,
-    /// Heads.
+    /// Heads; with grouped-query attention those of keys and values.
     pub heads: Dim,
     /// Elements of a head.
     pub d_kv: Dim,
@@ -22,7 +22,7 @@ impl AttentionDims {
         Self {
             batch: Dim::new("batch", config.batch),
             d_model: Dim::new("d_model", config.d_model),
-            heads: Dim::new("heads", config.heads),
+            heads: Dim::new("heads", config.heads / config.query_group()),
             d_kv: Dim::new("d_kv", config.d_kv),
         }
     }

@@ -12,6 +12,8 @@ pub use offline::{Offline, logits};
 
 use crate::{
     Config, Context, Weights,
+    generate::no_decoder_only,
+    mistakes::Mistakes,
     objective::{EncoderDecoder, Feeds, SoftTargets, TeacherLogits},
     zoo,
 };
@@ -192,10 +194,16 @@ impl Teaching {
     }
 
     fn mistakes(&self, config: &Config) -> Vec<Diagnostic> {
-        match self {
-            Self::Model(distill) => distill.mistakes(config),
-            Self::Logits(offline) => offline.mistakes(config),
+        let mut wrong = Mistakes::default();
+        no_decoder_only(config, "distillation", &mut wrong);
+        let (teacher, own) = match self {
+            Self::Model(distill) => (Some(&distill.teacher), distill.mistakes(config)),
+            Self::Logits(offline) => (None, offline.mistakes(config)),
+        };
+        if let Some(teacher) = teacher.filter(|_| wrong.count() == 0) {
+            no_decoder_only(teacher, "distillation", &mut wrong);
         }
+        wrong.found().into_iter().chain(own).collect()
     }
 
     /// Returns the layout that suits the student and the teacher.

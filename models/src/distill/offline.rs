@@ -59,7 +59,7 @@ pub fn logits(config: &Config, place: &Site) -> Program {
     of_evaluation(Config { packing: false, ..config.clone() }, place, |g, model, config| {
         let feeds = Feeds::input(g, config);
         let cx = Context::new(g, config, None);
-        let logits = model.run(&cx, feeds).logits;
+        let logits = model.logits(&cx, feeds);
         let counts = feeds.targets.ne(PAD).cast(DType::F32);
         let [normalizer, wanted] = normalizer_and_wanted(logits, feeds.targets, &config.vocab_dim());
         let each = (normalizer - wanted) * counts;

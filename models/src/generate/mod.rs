@@ -130,6 +130,7 @@ impl Generation {
                 "set `routing` to switch, top_k or ntlb",
             );
         }
+        no_decoder_only(config, "generation", wrong);
         wrong.require(self.beams > 0, "beams", "at least 1", self.beams);
         wrong.require(self.steps > 0, "steps", "at least 1", self.steps);
         wrong.unless(
@@ -163,6 +164,15 @@ impl Generation {
         let few = experts * config.decoder_layers <= MAX_UNSTACKED_EXPERTS;
         DecoderLayers::Unrolled { unstacked: slots && !grouped && self.unstacked.unwrap_or(few) }
     }
+}
+
+/// Notes a mistake if the model is decoder-only, which `what` does not support.
+pub(crate) fn no_decoder_only(config: &Config, what: &str, wrong: &mut Mistakes) {
+    wrong.unless(
+        !config.is_decoder_only(),
+        || format!("{what} does not support decoder-only models (`encoder_layers` = 0)"),
+        "`meshc train`, `eval` and `routes` support them",
+    );
 }
 
 /// Returns the encoder's configuration. If no token can be dropped, padding is not routed: nothing reads
@@ -350,7 +360,7 @@ impl Generator {
         let x = g.scope("embedding", || self.embedding.lookup(cx, inputs));
         let memory = self
             .encoder
-            .forward(&cx.with_tokens(inputs), x, &length, None, padding)
+            .forward(&cx.with_tokens(inputs), x, &length, None, Some(padding))
             .x
             .rename(&length, "memory_length");
         match &self.decoder {
@@ -396,6 +406,7 @@ impl Generator {
             let x = match &self.decoder {
                 Decoder::Cached(decoder, _) => {
                     let x = g.scope("embedding", || self.embedding.lookup(cx, now.last));
+                    let cx = &cx.reading(now.last);
                     let (x, cache) = decoder.step(cx, x, now.position, causal.as_ref(), padding, now.cache);
                     now.cache = cache;
                     x
@@ -467,7 +478,7 @@ impl Generator {
         // The state is `[batch, memory_length, d_model]`.
         let memory_length = &memory.dims()[1];
         let memory = Some((each(memory.read(g)), memory_length));
-        let passed = decoder.forward(cx, x, &self.length, memory, each(padding));
+        let passed = decoder.forward(&cx.reading(before), x, &self.length, memory, Some(each(padding)));
         let x = passed.x.dynamic_slice(&self.length.name, now.position, 1).squeeze(&self.length.name);
         x.reshape(&rows, [&self.batch, &self.beams])
     }

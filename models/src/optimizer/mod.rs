@@ -132,6 +132,8 @@ pub struct Report<'g> {
     /// Number of steps skipped so far, including this one, as an `f32`; `None` means that steps are never
     /// skipped.
     pub skipped: Option<Tensor<'g>>,
+    /// True unless the step is skipped; `None` means that steps are never skipped.
+    pub good: Option<Tensor<'g>>,
 }
 
 /// Values of a step that all parameters share.
@@ -217,7 +219,7 @@ impl Update {
             skipped.assign(after);
             after.cast(DType::F32)
         });
-        Report { grad_norm, rate: step.rate, skipped }
+        Report { grad_norm, rate: step.rate, skipped, good: step.good }
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct GatingInputs<'a, 'g> {
     pub(super) logits: Tensor<'g>,
     pub(super) probabilities: Tensor<'g>,
     pub(super) scores: Tensor<'g>,
+    /// The expert of each token, `s32[batch, tokens]`, if the router does not compute it from logits.
+    pub(super) fixed: Option<Tensor<'g>>,
     /// Mask of the tokens that are not padding, `pred[batch, tokens]`; `None` means all.
     pub(super) non_padding: Option<Tensor<'g>>,
 }
@@ -64,7 +66,11 @@ pub(super) struct Gating<'g> {
 
 pub(super) fn assign<'g>(inputs: &GatingInputs<'_, 'g>) -> Gating<'g> {
     match inputs.options.routing {
-        RoutingMethod::Switch | RoutingMethod::TopK | RoutingMethod::Ntlb => {
+        RoutingMethod::Switch
+        | RoutingMethod::TopK
+        | RoutingMethod::Ntlb
+        | RoutingMethod::Hash
+        | RoutingMethod::Random => {
             let mut rounds = inputs.rounds();
             // The order uses the gates before renormalization: a token whose two gates are close is not
             // urgent.
@@ -72,6 +78,9 @@ pub(super) fn assign<'g>(inputs: &GatingInputs<'_, 'g>) -> Gating<'g> {
             let order = priority.map(|gate| inputs.order(gate));
             if inputs.options.renormalizes() {
                 renormalize(&mut rounds);
+            }
+            if inputs.options.gate_scale != 1.0 {
+                rounds.iter_mut().for_each(|r| r.gate *= inputs.options.gate_scale);
             }
             inputs.restrict(&mut rounds);
             let gating = inputs.assign_slots(rounds, order);
@@ -103,6 +112,11 @@ impl<'g> GatingInputs<'_, 'g> {
     /// Returns the choices of every token, in descending order of scores.
     fn rounds(&self) -> Vec<Round<'g>> {
         let (experts, count) = (self.experts, self.options.choices());
+        if let Some(expert) = self.fixed {
+            let gate = self.cx.g.full(1.0, self.probabilities.dtype(), [self.batch, self.tokens]);
+            let wanted = expert.one_hot(experts, DType::S32);
+            return vec![Round { expert, wanted, counts: self.non_padding, gate }];
+        }
         let mut left = self.scores;
         let mut rounds = Vec::new();
         for i in 0..count {

@@ -13,7 +13,7 @@ use super::{
 use crate::{Context, Weight, Weights, attention::dims::AttentionDims};
 use mesh::{
     Dim, Name,
-    dsl::{Init, Tensor},
+    dsl::{Init, State, Tensor},
 };
 
 /// A router and the projections of its experts.
@@ -56,12 +56,18 @@ impl SwitchProjections {
         }
     }
 
+    /// Returns the state of the router's biases for the choice.
+    pub(crate) fn balance_bias(&self) -> Option<&State> {
+        self.router.balance_bias()
+    }
+
     /// Projects `x` of `[batch, length, d_model]`.
     pub fn forward<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, length: &Dim) -> Projected<'g> {
         let AttentionDims { batch, d_model, heads, d_kv } = &self.dims;
         let g = cx.g;
         let groups = Groups::new(&self.options, batch, length);
         let x = groups.regroup(x);
+        let cx = &Context { tokens: cx.tokens.map(|tokens| groups.regroup(tokens)), ..*cx };
         let (group, token) = (&groups.group, &groups.token);
         let non_padding = cx.non_padding.map(|non_padding| groups.regroup(non_padding));
         let (routing, metrics) = g.scope("router", || self.router.forward(cx, x, non_padding, group, token));

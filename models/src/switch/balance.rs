@@ -2,7 +2,7 @@
 
 use super::{
     assignment::{Gating, GatingInputs},
-    options::RoutingMethod,
+    options::{Balance, RoutingMethod, Scores},
     router::{RouterMetrics, Trace},
 };
 use mesh::{DType, dsl::Tensor};
@@ -15,10 +15,12 @@ impl<'g> GatingInputs<'_, 'g> {
         exact: Tensor<'g>,
         place: &'static str,
     ) -> RouterMetrics<'g> {
-        let positions = [self.batch, self.tokens];
         let (logits, probabilities) = (self.logits.cast(DType::F32), exact.cast(DType::F32));
         let normalizer = logits.logsumexp(self.experts);
-        let entropy = normalizer - (probabilities * logits).sum(self.experts);
+        let entropy = match self.options.scores {
+            Scores::Softmax => normalizer - (probabilities * logits).sum(self.experts),
+            Scores::Sigmoid => -(probabilities * probabilities.maximum(1e-30).log()).sum(self.experts),
+        };
         let (load, aux) = self.load_and_aux(gating, probabilities);
         // The mean of dropped tokens, not 1 minus the mean of the others: a mean over shards leaves a scan
         // without a reduction.
@@ -26,13 +28,11 @@ impl<'g> GatingInputs<'_, 'g> {
             .non_padding
             .map_or(gating.dropped, |non_padding| gating.dropped & non_padding)
             .cast(DType::F32);
-        let mean = |x: Tensor<'g>| match self.non_padding {
-            None => x.mean(positions),
-            Some(non_padding) => self.cx.mean_without_padding(x, non_padding, positions),
-        };
+        let mean = |x: Tensor<'g>| self.mean_of_tokens(x);
         RouterMetrics {
             place,
             load,
+            choices: (self.options.balance_bias > 0.0).then(|| self.choices_by_expert(gating)),
             dropped: mean(dropped),
             entropy: mean(entropy),
             aux,
@@ -63,7 +63,7 @@ impl<'g> GatingInputs<'_, 'g> {
         // `f · P` of a round, summed over experts: `[batch]`.
         let uneven = |share: Tensor<'g>, mean: Tensor<'g>| (share * mean).sum(experts);
         let (share, uneven) = match self.options.routing {
-            RoutingMethod::Switch => {
+            RoutingMethod::Switch | RoutingMethod::Hash | RoutingMethod::Random => {
                 let share = of_tokens(gating.rounds[0].wanted);
                 (share, self.scaled_by_non_padding(uneven(share, of_tokens(probabilities))))
             }
@@ -89,12 +89,33 @@ impl<'g> GatingInputs<'_, 'g> {
         };
         let load = match self.non_padding {
             None => share.mean(batch),
-            Some(non_padding) => {
-                let wanted = gating.rounds[0].wanted.cast(DType::F32);
-                self.cx.mean_without_padding(wanted, non_padding, [batch, tokens])
+            Some(_) => self.mean_of_tokens(gating.rounds[0].wanted.cast(DType::F32)),
+        };
+        let aux = match self.options.balance {
+            Balance::Group => uneven.mean(batch),
+            Balance::Batch => {
+                let mean = self.mean_of_tokens(probabilities);
+                (self.choices_by_expert(gating) * mean).sum(experts)
             }
         };
-        (load, uneven.mean(batch) * (experts.size as f64))
+        (load, aux * (experts.size as f64))
+    }
+
+    /// Returns each expert's share of all choices of the tokens that are not padding, over the whole batch:
+    /// `[experts]`.
+    fn choices_by_expert(&self, gating: &Gating<'g>) -> Tensor<'g> {
+        let chosen = gating.rounds.iter().map(|round| round.wanted.cast(DType::F32));
+        let all = chosen.reduce(|a, b| a + b).unwrap_or_else(|| self.cx.g.constant(0.0, DType::F32));
+        self.mean_of_tokens(all) / gating.rounds.len().max(1) as f64
+    }
+
+    /// Returns the mean over all tokens of the batch that are not padding.
+    fn mean_of_tokens(&self, x: Tensor<'g>) -> Tensor<'g> {
+        let positions = [self.batch, self.tokens];
+        match self.non_padding {
+            None => x.mean(positions),
+            Some(non_padding) => self.cx.mean_without_padding(x, non_padding, positions),
+        }
     }
 
     /// Multiplies `x` of each group by its fraction of tokens that are not padding.

@@ -11,6 +11,20 @@ use super::{
 use crate::Context;
 use mesh::{Dim, dsl::Tensor};
 
+/// Capacities beyond the smallest one from which each next one is four times as large, not twice: every
+/// capacity adds the code of the layer's experts.
+const WIDE: usize = 16;
+
+/// Returns the capacities to choose from in a layer of which evaluation drops no token: from the `usual`
+/// capacity on, all below `capacity`.
+pub(super) fn buckets_from(usual: usize, capacity: usize) -> Vec<usize> {
+    let usual = usual.max(1);
+    let step = if capacity / usual > WIDE { 4 } else { 2 };
+    std::iter::successors(Some(usual), |bucket| bucket.checked_mul(step))
+        .take_while(|bucket| *bucket < capacity)
+        .collect()
+}
+
 /// Returns the capacities to choose from, in ascending order, all below `capacity`.
 pub(super) fn buckets(capacity: usize) -> Vec<usize> {
     let mut all: Vec<usize> = (1..=4).map(|part| (capacity * part).div_ceil(8)).collect();
@@ -55,12 +69,15 @@ impl SwitchFfn {
 
 #[cfg(test)]
 mod tests {
-    use super::buckets;
+    use super::{buckets, buckets_from};
 
     #[test]
     fn buckets_are_smaller_than_the_capacity() {
         assert_eq!(buckets(64), [8, 16, 24, 32]);
         assert_eq!(buckets(16), [4, 6, 8]);
         assert_eq!(buckets(4), [0; 0]);
+        assert_eq!(buckets_from(32, 128), [32, 64]);
+        assert_eq!(buckets_from(8, 512), [8, 32, 128]);
+        assert_eq!(buckets_from(128, 128), [0; 0]);
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! Reading order: [`options`] (the settings, with validation), [`SwitchFfn`] (the experts), [`attention`]
 //! (experts in self-attention), [`router`] (probabilities), [`routing`] (its result), `assignment` (experts
-//! and expert slots of each token), `balance` (router losses and metrics), [`dispatch`] (moving tokens to
+//! and expert slots of each token), `balance` (router losses and metrics), `balance_bias`
+//! (balance without a loss), [`dispatch`] (moving tokens to
 //! expert slots and back), `exchange` (the all-to-all), `hierarchy` (dispatch in two steps, for very many
 //! experts), `expert_dropout`, `unstacked` (experts in separate states, for decoding), `capacity_buckets`
 //! (skipping empty expert slots).
@@ -11,6 +12,7 @@
 mod assignment;
 pub mod attention;
 mod balance;
+pub(crate) mod balance_bias;
 mod capacity_buckets;
 pub mod dispatch;
 mod exchange;
@@ -21,13 +23,13 @@ pub mod router;
 pub mod routing;
 mod unstacked;
 
-use crate::{Activation, Context, Weight, Weights, stream};
+use crate::{Activation, Context, Weight, Weights, feed_forward::FeedForward, stream};
 use dispatch::Slots;
 use expert_dropout::ExpertDropout;
 use hierarchy::Hierarchy;
 use mesh::{
     Dim, Name,
-    dsl::{Init, Tensor, einsum},
+    dsl::{Init, State, Tensor, einsum},
 };
 pub use options::Switch;
 pub use router::{Router, RouterMetrics, Trace};
@@ -41,6 +43,8 @@ pub struct SwitchFfn {
     wi: Weight,
     gate: Option<Weight>,
     wo: Weight,
+    /// The shared experts as one dense layer; `None` means that there are none.
+    shared: Option<FeedForward>,
     activation: Activation,
     d_model: Dim,
     d_ff: Dim,
@@ -48,20 +52,28 @@ pub struct SwitchFfn {
 }
 
 impl SwitchFfn {
-    /// Declares the layer with the paper's initialization. (The experts' dim is not part of fan-in.)
+    /// Declares the layer with the paper's initialization. (The experts' dim is not part of fan-in.) `d_ff`
+    /// is that of dense layers.
     pub fn new(w: &Weights<'_>, d_model: &Dim, d_ff: &Dim, activation: Activation, options: &Switch) -> Self {
         let experts = Dim::new("experts", options.experts);
+        let d_ff = &d_ff.sized(options.d_ff(d_ff.size));
         let (scale, stored) = (options.scale(), [&experts, d_model, d_ff]);
         let router = Router::new(w, d_model, options, "ffn");
         let inner =
             |name| w.matrix(name, &stored, &[d_model], &[d_ff], Init::truncated_normal(scale, &[d_model]));
         let (gate, wi) =
             if activation.gated() { (Some(inner("wi_0")), inner("wi_1")) } else { (None, inner("wi")) };
+        let wo = w.matrix("wo", &stored, &[d_ff], &[d_model], Init::truncated_normal(scale, &[d_ff]));
+        let shared = (options.shared_experts > 0).then(|| {
+            let wide = d_ff.sized(options.shared_experts * d_ff.size);
+            w.scope("shared", || FeedForward::new(w, d_model, &wide, activation))
+        });
         Self {
             router,
             wi,
             gate,
-            wo: w.matrix("wo", &stored, &[d_ff], &[d_model], Init::truncated_normal(scale, &[d_ff])),
+            wo,
+            shared,
             activation,
             d_model: d_model.clone(),
             d_ff: d_ff.clone(),
@@ -93,7 +105,9 @@ impl SwitchFfn {
     ) -> (Tensor<'g>, Routed<'g>) {
         let g = cx.g;
         let groups = Groups::new(&self.options, batch, length);
+        let whole = x;
         let x = groups.regroup(x);
+        let cx = &Context { tokens: cx.tokens.map(|tokens| groups.regroup(tokens)), ..*cx };
         let (group, token) = (&groups.group, &groups.token);
         let non_padding = cx.non_padding.map(|non_padding| groups.regroup(non_padding));
         let (routing, mut metrics) =
@@ -110,18 +124,46 @@ impl SwitchFfn {
                 [group, token],
             );
             y
-        } else if cx.schedule.skip_empty && !cx.train() {
-            self.through_smallest_bucket(
-                cx,
-                x,
-                [group, token],
-                &routing,
-                &capacity_buckets::buckets(routing.capacity),
-            )
         } else {
-            self.through_experts(cx, x, [group, token], &routing)
+            let buckets = self.buckets(cx, &routing, token);
+            self.through_smallest_bucket(cx, x, [group, token], &routing, &buckets)
         };
-        (groups.ungroup(y), Routed { routing, metrics, group: group.clone(), token: token.clone() })
+        let y = self.with_shared(cx, groups.ungroup(y), whole, (batch, length));
+        (y, Routed { routing, metrics, group: group.clone(), token: token.clone() })
+    }
+
+    /// Adds the outputs of the shared experts for `x` to `y`.
+    fn with_shared<'g>(
+        &self,
+        cx: &Context<'g>,
+        y: Tensor<'g>,
+        x: Tensor<'g>,
+        positions: (&Dim, &Dim),
+    ) -> Tensor<'g> {
+        let Some(shared) = &self.shared else { return y };
+        let (batch, length) = positions;
+        let own = cx.g.scope("shared", || {
+            let own = shared.forward(cx, stream::leave(x, &self.d_model), batch, length);
+            stream::enter(own, x, &self.d_model)
+        });
+        y + own
+    }
+
+    /// Returns the state of the router's biases for the choice.
+    pub(crate) fn balance_bias(&self) -> Option<&State> {
+        self.router.balance_bias()
+    }
+
+    /// Returns the capacities for which the layer is compiled in addition to that of `routing`.
+    fn buckets(&self, cx: &Context<'_>, routing: &Routing<'_>, token: &Dim) -> Vec<usize> {
+        if cx.train() {
+            return Vec::new();
+        }
+        if self.options.drops_nothing(false) {
+            let usual = self.options.usual_capacity(token.size, false);
+            return capacity_buckets::buckets_from(usual, routing.capacity);
+        }
+        if cx.schedule.skip_empty { capacity_buckets::buckets(routing.capacity) } else { Vec::new() }
     }
 
     /// Dispatches `x`, the tokens at `positions`, to the experts, applies them, and combines their outputs.

@@ -8,20 +8,37 @@
 
 use super::{
     assignment::{self, GatingInputs},
-    options::{Exploration, Switch},
+    options::{Exploration, RoutingMethod, Scores, Switch},
     routing::{Routes, Routing},
 };
 use crate::{Context, Weight, Weights, stream};
 use mesh::{
-    DType, Dim,
-    dsl::{Init, Tensor, Tree, einsum},
+    DType, Diagnostic, Dim,
+    dsl::{Init, State, Tensor, Tree, einsum},
 };
+
+/// The name of the state of biases for the choice.
+pub(crate) const BALANCE_BIAS: &str = "balance_bias";
+
+/// 2^32 divided by the golden ratio: the factor of Knuth's multiplicative hash.
+const GOLDEN: u32 = 2_654_435_769;
+
+/// Sets hashes of equal tokens at adjacent positions apart.
+const POSITIONS: u32 = 40_503;
+
+/// Returns the upper bits of a multiplicative hash, `u32`.
+fn hash(x: Tensor<'_>) -> Tensor<'_> {
+    x.cast(DType::U32) * GOLDEN / (1u32 << 16)
+}
 
 /// The router of a layer.
 #[derive(Clone, Debug)]
 pub struct Router {
-    weight: Weight,
+    /// `None` if nothing is learned.
+    weight: Option<Weight>,
     bias: Option<Weight>,
+    /// Added to scores for the choice; `None` means no biases.
+    balance_bias: Option<State>,
     experts: Dim,
     options: Switch,
     place: &'static str,
@@ -35,6 +52,9 @@ pub struct RouterMetrics<'g> {
     /// Fraction of tokens that choose each expert; if experts choose, each expert's share of the used expert
     /// slots: `[experts_all]`.
     pub load: Tensor<'g>,
+    /// Each expert's share of all choices, `[experts_all]`, which decides the next biases; `None` means that
+    /// the router has no biases.
+    pub choices: Option<Tensor<'g>>,
     /// Fraction of tokens without any expert slot.
     pub dropped: Tensor<'g>,
     /// Mean entropy of the probabilities, in nats.
@@ -55,7 +75,7 @@ pub struct RouterMetrics<'g> {
 pub struct Trace<'g> {
     /// In `f32`: `[batch, tokens, experts_all]`.
     pub logits: Tensor<'g>,
-    /// Their softmax.
+    /// The normalized scores; with softmax, the scores.
     pub probabilities: Tensor<'g>,
     /// The expert with the highest score, `s32[batch, tokens]`.
     pub expert: Tensor<'g>,
@@ -104,6 +124,7 @@ impl<'g> Tree<'g> for RouterMetrics<'g> {
         Self {
             place: self.place,
             load: f(self.load),
+            choices: self.choices.map(&mut *f),
             dropped: f(self.dropped),
             entropy: f(self.entropy),
             aux: f(self.aux),
@@ -120,9 +141,12 @@ impl Router {
     pub fn new(w: &Weights<'_>, d_model: &Dim, options: &Switch, place: &'static str) -> Self {
         let experts = Dim::new("experts_all", options.experts);
         let init = Init::truncated_normal(options.router_scale(), &[d_model]);
-        let weight = w.matrix("router", &[d_model, &experts], &[d_model], &[&experts], init);
+        let learned = !options.routing.is_fixed();
+        let weight = learned.then(|| w.matrix("router", &[d_model, &experts], &[d_model], &[&experts], init));
+        let biased = learned && options.balance_bias > 0.0;
+        let balance_bias = biased.then(|| w.without_gradient(BALANCE_BIAS, &[&experts], Init::Zeros));
         let bias = options.router_bias.then(|| w.table("router_bias", &[&experts], &[], Init::Zeros));
-        Self { weight, bias, experts, options: options.clone(), place }
+        Self { weight, bias, balance_bias, experts, options: options.clone(), place }
     }
 
     /// Routes `x` of `[batch, tokens, d_model]`; the tokens of a row compete for expert slots. `non_padding`
@@ -135,15 +159,12 @@ impl Router {
         batch: &Dim,
         tokens: &Dim,
     ) -> (Routing<'g>, RouterMetrics<'g>) {
-        let (experts, dtype) = (&self.experts, cx.precision.router());
-        // The input is cast before the product: that is the point of selective precision (section 2.4).
-        let input = self.explored(cx, x.cast(dtype));
-        let weight = stream::enter(self.weight.value(cx.g).cast(dtype), x, &self.weight.rows[0]);
-        let mut logits = einsum([input, weight], [batch, tokens, experts]);
-        if let Some(bias) = &self.bias {
-            logits += bias.state.read(cx.g).cast(dtype);
-        }
-        let exact = logits.named("logits").softmax(experts).named("probabilities");
+        let experts = &self.experts;
+        let logits = self.logits(cx, x, [batch, tokens]);
+        let exact = match self.options.scores {
+            Scores::Softmax => logits.softmax(experts).named("probabilities"),
+            Scores::Sigmoid => logits.logistic().named("scores"),
+        };
         let probabilities = match cx.dtype() {
             DType::Bf16 if self.options.round_probabilities => exact.round_bf16(),
             _ => exact,
@@ -158,11 +179,64 @@ impl Router {
             logits,
             probabilities,
             scores: self.scores(cx, logits, probabilities),
+            fixed: self.fixed(cx, [batch, tokens]),
             non_padding: non_padding.filter(|_| self.options.ignore_padding),
         };
         let gating = assignment::assign(&inputs);
-        let metrics = inputs.metrics(&gating, exact, self.place);
+        let normalized = match self.options.scores {
+            Scores::Softmax => exact,
+            Scores::Sigmoid => exact / (exact.sum(experts) + 1e-20),
+        };
+        let metrics = inputs.metrics(&gating, normalized, self.place);
         (Routing { experts: experts.size, capacity: inputs.capacity, assignment: gating.assignment }, metrics)
+    }
+
+    /// Returns the state of the biases for the choice.
+    pub(crate) fn balance_bias(&self) -> Option<&State> {
+        self.balance_bias.as_ref()
+    }
+
+    /// Returns the logits; zeros if nothing is learned.
+    fn logits<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, [batch, tokens]: [&Dim; 2]) -> Tensor<'g> {
+        let (experts, dtype) = (&self.experts, cx.precision.router());
+        let Some(weight) = &self.weight else { return cx.g.full(0.0, dtype, [batch, tokens, experts]) };
+        // The input is cast before the product: that is the point of selective precision (section 2.4).
+        let input = self.explored(cx, x.cast(dtype));
+        let matrix = stream::enter(weight.value(cx.g).cast(dtype), x, &weight.rows[0]);
+        let mut logits = einsum([input, matrix], [batch, tokens, experts]);
+        if let Some(bias) = &self.bias {
+            logits += bias.state.read(cx.g).cast(dtype);
+        }
+        logits.named("logits")
+    }
+
+    /// Returns the expert of each token, `s32[batch, tokens]`, if nothing is learned.
+    fn fixed<'g>(&self, cx: &Context<'g>, [batch, tokens]: [&Dim; 2]) -> Option<Tensor<'g>> {
+        let count = self.options.experts as u32;
+        let number = || match cx.tokens {
+            Some(tokens) => tokens,
+            None => cx.g.mistake(
+                Diagnostic::new("", "`routing` = hash and random need the tokens that the layer reads")
+                    .help("call `Context::with_tokens` before the layer"),
+            ),
+        };
+        let hashed = match (self.options.routing, cx.rng) {
+            (RoutingMethod::Hash, _) => hash(number()),
+            (RoutingMethod::Random, Some(rng)) => rng.bits([batch, tokens]),
+            (RoutingMethod::Random, None) => {
+                let place = cx.g.iota(tokens, DType::S32) * POSITIONS;
+                hash(number() + place)
+            }
+            (
+                RoutingMethod::Switch
+                | RoutingMethod::TopK
+                | RoutingMethod::Ntlb
+                | RoutingMethod::ExpertChoice
+                | RoutingMethod::ExpertSelection,
+                _,
+            ) => return None,
+        };
+        Some((hashed % count).cast(DType::S32))
     }
 
     /// Returns the input with the noise of exploration.
@@ -194,7 +268,11 @@ impl Router {
                 | Exploration::InputDropout
                 | Exploration::InputJitter,
                 _,
-            ) => probabilities,
+            ) => match &self.balance_bias {
+                // In f32: a step changes a bias by less than bf16 can tell.
+                Some(bias) => probabilities.cast(DType::F32).stop_gradient() + bias.read(cx.g),
+                None => probabilities,
+            },
         }
     }
 }

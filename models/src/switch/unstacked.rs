@@ -73,7 +73,7 @@ impl SwitchFfn {
             let y = g.scope("experts", || g.cond(takes, make, zeros));
             sum = Some(sum.map_or(y, |sum| sum + y));
         }
-        sum.unwrap_or_else(zeros)
+        self.with_shared(cx, sum.unwrap_or_else(zeros), x, (batch, tokens))
     }
 
     /// Applies one expert to all tokens.

@@ -24,6 +24,10 @@ pub struct Switch {
     pub top_k: usize,
     /// True if the gates of a token are divided by their sum; `None` means as is usual for `routing`.
     pub renormalize: Option<bool>,
+    /// The function that makes scores of logits.
+    pub scores: Scores,
+    /// Gates are multiplied by it, after renormalization.
+    pub gate_scale: f64,
     /// Policy for choices after the first, in training.
     pub second_policy: SecondExpertPolicy,
     /// The same in evaluation.
@@ -46,6 +50,8 @@ pub struct Switch {
     pub capacity_factor: f64,
     /// The same in evaluation.
     pub eval_capacity_factor: f64,
+    /// Capacity in evaluation: by the factor, or an expert slot for every token.
+    pub eval_capacity: EvalCapacity,
     /// Rounding of the capacity to whole expert slots.
     pub capacity_rounding: CapacityRounding,
     /// True if the even share counts every choice of a token instead of every token.
@@ -68,6 +74,11 @@ pub struct Switch {
     pub ignore_padding: bool,
     /// Weight of the load-balancing loss of each layer.
     pub aux_loss: f64,
+    /// The tokens over which the load-balancing loss is computed.
+    pub balance: Balance,
+    /// The rate by which a step changes each expert's bias for the choice, towards an even load; 0 means no
+    /// biases.
+    pub balance_bias: f64,
     /// Reduction of the router losses over layers.
     pub aux_layers: AuxReduction,
     /// True if second choices have a load-balancing loss too, with half the weight.
@@ -81,6 +92,10 @@ pub struct Switch {
     /// True if probabilities are rounded to the type of activations before the choice, as in Hugging Face's
     /// code.
     pub round_probabilities: bool,
+    /// Number of shared experts: a dense feed-forward layer as wide as so many experts, for all tokens.
+    pub shared_experts: usize,
+    /// Size of the hidden layer of an expert; 0 means that of dense layers.
+    pub expert_d_ff: usize,
     /// Dropout rate inside experts; `None` means as elsewhere.
     pub expert_dropout: Option<f64>,
     /// Scale of the initialization of router and experts: truncated normal with deviation
@@ -124,6 +139,11 @@ pub enum RoutingMethod {
     /// Each token goes to one expert: the first of its `top_k` choices with a free expert slot ("no token
     /// left behind").
     Ntlb,
+    /// The token determines its expert, by a hash of its number (Roller et al. 2021). Nothing is learned.
+    Hash,
+    /// Experts are drawn at random in training; in evaluation a hash of token and position determines them. A
+    /// baseline.
+    Random,
     /// Each expert chooses the tokens with the highest probabilities, by softmax over experts (Zhou et al.
     /// 2022).
     ExpertChoice,
@@ -137,6 +157,29 @@ impl RoutingMethod {
     pub fn by_experts(self) -> bool {
         matches!(self, Self::ExpertChoice | Self::ExpertSelection)
     }
+
+    /// True if the router has no parameters.
+    pub fn is_fixed(self) -> bool {
+        matches!(self, Self::Hash | Self::Random)
+    }
+}
+
+/// Functions that make scores of logits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scores {
+    /// The softmax over experts.
+    Softmax,
+    /// The logistic function of each logit.
+    Sigmoid,
+}
+
+/// Tokens over which the load-balancing loss is computed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Balance {
+    /// Those of a group; the loss is the mean over groups.
+    Group,
+    /// Those of the whole batch, on all devices, without padding. All choices of a token count.
+    Batch,
 }
 
 /// Policies for choices after the first.
@@ -174,6 +217,15 @@ pub enum Exploration {
     InputJitter,
 }
 
+/// Capacity of an expert in evaluation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EvalCapacity {
+    /// By `eval_capacity_factor`, or the fixed capacity.
+    Factor,
+    /// An expert slot for every token of a group, so that no token is dropped.
+    All,
+}
+
 /// Rounding of the capacity to whole expert slots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CapacityRounding {
@@ -205,6 +257,8 @@ impl Default for Switch {
             routing: RoutingMethod::Switch,
             top_k: 0,
             renormalize: None,
+            scores: Scores::Softmax,
+            gate_scale: 1.0,
             second_policy: SecondExpertPolicy::All,
             eval_second_policy: SecondExpertPolicy::All,
             second_threshold: 0.2,
@@ -216,6 +270,7 @@ impl Default for Switch {
             temperature: 1.0,
             capacity_factor: 1.25,
             eval_capacity_factor: 2.0,
+            eval_capacity: EvalCapacity::Factor,
             capacity_rounding: CapacityRounding::Down,
             capacity_per_choice: false,
             min_capacity: 4,
@@ -226,12 +281,16 @@ impl Default for Switch {
             group_sequences: 0,
             ignore_padding: true,
             aux_loss: 1e-2,
+            balance: Balance::Group,
+            balance_bias: 0.0,
             aux_layers: AuxReduction::Sum,
             second_place_loss: false,
             router_z_loss: 0.0,
             router_z_scaled: false,
             router_bias: false,
             round_probabilities: false,
+            shared_experts: 0,
+            expert_d_ff: 0,
             expert_dropout: None,
             init_scale: None,
             router_init_scale: 0.0,
@@ -280,11 +339,31 @@ impl Switch {
     pub fn choices(&self) -> usize {
         match (self.routing, self.top_k) {
             (RoutingMethod::ExpertChoice | RoutingMethod::ExpertSelection, _) => 0,
+            (RoutingMethod::Hash | RoutingMethod::Random, _) => 1,
             (RoutingMethod::Switch | RoutingMethod::TopK | RoutingMethod::Ntlb, k) if k > 0 => k,
             (RoutingMethod::Switch, _) => 1,
             (RoutingMethod::TopK, _) => 2,
             (RoutingMethod::Ntlb, _) => self.experts.min(4),
         }
+    }
+
+    /// Returns the size of the hidden layer of an expert, in a model whose dense layers have `d_ff`.
+    pub fn d_ff(&self, d_ff: usize) -> usize {
+        if self.expert_d_ff > 0 { self.expert_d_ff } else { d_ff }
+    }
+
+    /// Returns the set options that no system before 2021 has, by name: a conversion to one refuses them.
+    pub fn later_options(&self) -> Vec<&'static str> {
+        let usual = Self::default();
+        let set = [
+            ("router_scores", self.scores != usual.scores),
+            ("gate_scale", self.gate_scale != usual.gate_scale),
+            ("balance", self.balance != usual.balance),
+            ("balance_bias", self.balance_bias != usual.balance_bias),
+            ("shared_experts", self.shared_experts != usual.shared_experts),
+            ("expert_d_ff", self.expert_d_ff != usual.expert_d_ff),
+        ];
+        set.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect()
     }
 
     /// True if the gates of a token are divided by their sum.
@@ -318,6 +397,19 @@ impl Switch {
     /// Returns the capacity of one expert for a group of `tokens`.
     pub fn capacity(&self, tokens: usize, train: bool) -> usize {
         // A token takes at most one slot of an expert, so more slots than tokens would stay empty.
+        if self.drops_nothing(train) {
+            return tokens;
+        }
+        self.usual_capacity(tokens, train)
+    }
+
+    /// True if every token has a slot of each expert that it chooses, in training or in evaluation.
+    pub fn drops_nothing(&self, train: bool) -> bool {
+        !train && self.eval_capacity == EvalCapacity::All
+    }
+
+    /// Returns the capacity by the factors, or the fixed one.
+    pub(super) fn usual_capacity(&self, tokens: usize, train: bool) -> usize {
         if self.fixed_capacity > 0 {
             return self.fixed_capacity.min(tokens);
         }
@@ -329,6 +421,10 @@ impl Switch {
     /// Returns the capacity of a group of experts and of an expert in it, if experts are in groups, for
     /// `tokens` of each sender and as many senders as groups.
     pub fn group_capacities(&self, tokens: usize, train: bool) -> (usize, usize) {
+        if self.drops_nothing(train) {
+            // All tokens of all senders of the group.
+            return (tokens, tokens * self.expert_groups.max(1));
+        }
         let factor = if train { self.capacity_factor } else { self.eval_capacity_factor };
         let group = self.slots_for(tokens, self.group_capacity_factor, self.expert_groups.max(1));
         let inside = self.slots_for(tokens, factor, self.experts / self.expert_groups.max(1));
@@ -400,6 +496,12 @@ mod tests {
         assert_eq!(
             (fixed.capacity(128, true), fixed.capacity(128, false), fixed.capacity(3, false)),
             (7, 7, 3)
+        );
+        let none = Switch { eval_capacity: EvalCapacity::All, ..fixed };
+        assert_eq!(
+            (none.capacity(128, true), none.capacity(128, false)),
+            (7, 128),
+            "evaluation drops nothing"
         );
         let top = Switch { capacity_per_choice: true, capacity_factor: 1.0, ..Switch::top_2(8) };
         assert_eq!(top.capacity(128, true), 32, "both choices of a token count");

@@ -1,8 +1,8 @@
 //! Reads the options of Switch layers from `--set key=value`.
 
 use super::{
-    AuxReduction, CapacityRounding, Exploration, Priority, RoutingMethod, SecondExpertPolicy, SparseParts,
-    Switch,
+    AuxReduction, Balance, CapacityRounding, EvalCapacity, Exploration, Priority, RoutingMethod, Scores,
+    SecondExpertPolicy, SparseParts, Switch,
 };
 use mesh::dsl::Args;
 
@@ -16,6 +16,8 @@ const ROUTING: &Words<RoutingMethod> = &[
     ("switch", RoutingMethod::Switch),
     ("top_k", RoutingMethod::TopK),
     ("ntlb", RoutingMethod::Ntlb),
+    ("hash", RoutingMethod::Hash),
+    ("random", RoutingMethod::Random),
     ("expert_choice", RoutingMethod::ExpertChoice),
     ("expert_selection", RoutingMethod::ExpertSelection),
     ("top_2", RoutingMethod::TopK),
@@ -27,6 +29,8 @@ const SECOND: &Words<SecondExpertPolicy> = &[
     ("threshold", SecondExpertPolicy::Threshold),
     ("random", SecondExpertPolicy::Random),
 ];
+const SCORES: &Words<Scores> = &[("softmax", Scores::Softmax), ("sigmoid", Scores::Sigmoid)];
+const BALANCE: &Words<Balance> = &[("group", Balance::Group), ("batch", Balance::Batch)];
 const PRIORITY: &Words<Priority> = &[("order", Priority::Order), ("gate", Priority::Gate)];
 const EXPLORATION: &Words<Exploration> = &[
     ("argmax", Exploration::Argmax),
@@ -34,6 +38,7 @@ const EXPLORATION: &Words<Exploration> = &[
     ("input_dropout", Exploration::InputDropout),
     ("input_jitter", Exploration::InputJitter),
 ];
+const EVAL_CAPACITY: &Words<EvalCapacity> = &[("factor", EvalCapacity::Factor), ("all", EvalCapacity::All)];
 const ROUNDING: &Words<CapacityRounding> =
     &[("down", CapacityRounding::Down), ("nearest", CapacityRounding::Nearest), ("up", CapacityRounding::Up)];
 const OVER: &Words<AuxReduction> = &[("sum", AuxReduction::Sum), ("mean", AuxReduction::Mean)];
@@ -58,6 +63,8 @@ impl Switch {
             ("expert_groups", &mut self.expert_groups),
             ("group_size", &mut self.group_size),
             ("group_sequences", &mut self.group_sequences),
+            ("shared_experts", &mut self.shared_experts),
+            ("expert_d_ff", &mut self.expert_d_ff),
         ] {
             *size = args.get(key, *size);
         }
@@ -73,6 +80,8 @@ impl Switch {
             ("group_capacity_factor", &mut self.group_capacity_factor),
             ("eval_capacity_factor", &mut self.eval_capacity_factor),
             ("aux_loss", &mut self.aux_loss),
+            ("balance_bias", &mut self.balance_bias),
+            ("gate_scale", &mut self.gate_scale),
             ("router_z_loss", &mut self.router_z_loss),
             ("router_init_scale", &mut self.router_init_scale),
         ] {
@@ -88,9 +97,12 @@ impl Switch {
         ] {
             *flag = args.get(key, *flag);
         }
+        self.scores = word(args, "router_scores", SCORES, self.scores).1;
+        self.balance = word(args, "balance", BALANCE, self.balance).1;
         self.second_policy = word(args, "second_policy", SECOND, self.second_policy).1;
         self.eval_second_policy = word(args, "eval_second_policy", SECOND, self.eval_second_policy).1;
         self.exploration = word(args, "exploration", EXPLORATION, self.exploration).1;
+        self.eval_capacity = word(args, "eval_capacity", EVAL_CAPACITY, self.eval_capacity).1;
         self.capacity_rounding = word(args, "capacity_rounding", ROUNDING, self.capacity_rounding).1;
         self.aux_layers = word(args, "aux_layers", OVER, self.aux_layers).1;
         self.expert_dropout = Some(args.get("expert_dropout", self.expert_dropout.unwrap_or(dropout)));
@@ -147,12 +159,13 @@ mod tests {
             "experts=4 sparse_step=2 decoder_sparse_step=3 experts_in=both routing=ntlb top_k=3 \
                          renormalize=true second_policy=none eval_second_policy=threshold second_threshold=0.1 \
                          eval_second_threshold=0.3 priority=gate exploration=sample jitter=0.2 \
-                         router_dropout=0.3 temperature=2 capacity_factor=1 eval_capacity_factor=3 \
+                         router_dropout=0.3 temperature=2 capacity_factor=1 eval_capacity_factor=3 eval_capacity=all \
                          capacity_rounding=up capacity_per_choice=true min_capacity=1 fixed_capacity=9 \
                          expert_groups=2 group_capacity_factor=1.5 group_size=64 group_sequences=2 \
                          ignore_padding=false aux_loss=0.1 aux_layers=mean \
                          second_place_loss=true router_z_loss=0.01 router_z_scaled=true router_bias=true \
-                         round_probabilities=true expert_dropout=0.4 init_scale=1 router_init_scale=0.2",
+                         round_probabilities=true router_scores=sigmoid gate_scale=2.5 balance=batch \
+                         balance_bias=0.001 shared_experts=1 expert_d_ff=32 expert_dropout=0.4 init_scale=1 router_init_scale=0.2",
         );
         let expect = Switch {
             experts: 4,
@@ -162,6 +175,8 @@ mod tests {
             routing: RoutingMethod::Ntlb,
             top_k: 3,
             renormalize: Some(true),
+            scores: Scores::Sigmoid,
+            gate_scale: 2.5,
             second_policy: SecondExpertPolicy::None,
             eval_second_policy: SecondExpertPolicy::Threshold,
             second_threshold: 0.1,
@@ -173,6 +188,7 @@ mod tests {
             temperature: 2.0,
             capacity_factor: 1.0,
             eval_capacity_factor: 3.0,
+            eval_capacity: EvalCapacity::All,
             capacity_rounding: CapacityRounding::Up,
             capacity_per_choice: true,
             min_capacity: 1,
@@ -183,12 +199,16 @@ mod tests {
             group_sequences: 2,
             ignore_padding: false,
             aux_loss: 0.1,
+            balance: Balance::Batch,
+            balance_bias: 0.001,
             aux_layers: AuxReduction::Mean,
             second_place_loss: true,
             router_z_loss: 0.01,
             router_z_scaled: true,
             router_bias: true,
             round_probabilities: true,
+            shared_experts: 1,
+            expert_d_ff: 32,
             expert_dropout: Some(0.4),
             init_scale: Some(1.0),
             router_init_scale: 0.2,

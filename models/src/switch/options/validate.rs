@@ -1,6 +1,8 @@
 //! Validation of the options of Switch layers.
 
-use super::{Exploration, Priority, RoutingMethod, SecondExpertPolicy, Switch};
+use super::{
+    Balance, EvalCapacity, Exploration, Priority, RoutingMethod, Scores, SecondExpertPolicy, Switch,
+};
 use crate::{Config, mistakes::Mistakes};
 
 impl Switch {
@@ -10,6 +12,7 @@ impl Switch {
         let rule = "at least 1 (1 for all layers, 2 for every other)";
         wrong.require(self.sparse_step > 0, "sparse_step", rule, self.sparse_step);
         self.wrong_routing(wrong);
+        self.wrong_balance(config, wrong);
         let before = wrong.count();
         wrong.positive("capacity_factor", self.capacity_factor);
         wrong.positive("eval_capacity_factor", self.eval_capacity_factor);
@@ -28,12 +31,14 @@ impl Switch {
         if wrong.count() == before && self.experts > 0 {
             self.wrong_capacity(config, wrong);
         }
+        wrong.positive("gate_scale", self.gate_scale);
         wrong.positive("temperature", self.temperature);
         wrong.share("jitter", self.jitter);
         wrong.share("router_dropout", self.router_dropout);
         wrong.share("expert_dropout", self.expert_dropout.unwrap_or(0.0));
         for (what, value) in [
             ("aux_loss", self.aux_loss),
+            ("balance_bias", self.balance_bias),
             ("router_z_loss", self.router_z_loss),
             ("init_scale", self.scale()),
             ("router_init_scale", self.router_init_scale),
@@ -48,9 +53,20 @@ impl Switch {
     fn wrong_routing(&self, wrong: &mut Mistakes) {
         let (top_k, experts) = (self.top_k, self.experts);
         match self.routing {
-            RoutingMethod::Switch => wrong.unless(
+            RoutingMethod::Switch | RoutingMethod::Hash | RoutingMethod::Random => wrong.unless(
                 top_k <= 1,
-                || format!("`top_k` must be 1 with `routing` = switch, got {top_k}"),
+                || {
+                    let routing = match self.routing {
+                        RoutingMethod::Hash => "hash",
+                        RoutingMethod::Random => "random",
+                        RoutingMethod::Switch
+                        | RoutingMethod::TopK
+                        | RoutingMethod::Ntlb
+                        | RoutingMethod::ExpertChoice
+                        | RoutingMethod::ExpertSelection => "switch",
+                    };
+                    format!("`top_k` must be 1 with `routing` = {routing}, got {top_k}")
+                },
                 "set `routing` to top_k for several experts per token",
             ),
             RoutingMethod::TopK | RoutingMethod::Ntlb => wrong.require(
@@ -72,9 +88,53 @@ impl Switch {
             "set it to argmax, input_dropout or input_jitter",
         );
         wrong.unless(
+            self.eval_capacity == EvalCapacity::Factor || !self.routing.by_experts(),
+            || "`eval_capacity` = all does not work if experts choose tokens: each would choose all".into(),
+            "set it to factor",
+        );
+        wrong.unless(
             self.eval_second_policy != SecondExpertPolicy::Random,
             || "`eval_second_policy` = random does not work: evaluation draws no random numbers".into(),
             "set it to all, none or threshold",
+        );
+    }
+
+    /// Checks how the load is balanced.
+    fn wrong_balance(&self, config: &Config, wrong: &mut Mistakes) {
+        let learned = !self.routing.by_experts() && !self.routing.is_fixed();
+        let legal = "set `routing` to switch, top_k or ntlb";
+        let batch = self.balance == Balance::Batch;
+        wrong.unless(
+            !batch || learned,
+            || "`balance` = batch has no effect if experts choose tokens or nothing is learned".into(),
+            legal,
+        );
+        let parts = config.schedule.microbatches;
+        wrong.unless(
+            !batch || parts <= 1,
+            || format!("`balance` = batch needs the whole batch at once, and `microbatches` is {parts}"),
+            "set `balance` to group, or `microbatches` to 1",
+        );
+        wrong.unless(
+            !(batch && self.second_place_loss),
+            || "`balance` = batch counts all choices, so `second_place_loss` has no effect".into(),
+            "set one of them only",
+        );
+        let biased = self.balance_bias > 0.0;
+        wrong.unless(
+            !biased || learned,
+            || "`balance_bias` has no effect if experts choose tokens or nothing is learned".into(),
+            legal,
+        );
+        wrong.unless(
+            !(biased && self.exploration == Exploration::Sample),
+            || "`balance_bias` does not work with `exploration` = sample, whose choice is a draw".into(),
+            "set `exploration` to argmax, input_dropout or input_jitter",
+        );
+        wrong.unless(
+            self.scores == Scores::Softmax || (learned && self.exploration != Exploration::Sample),
+            || "`router_scores` = sigmoid does not work if experts choose tokens, are drawn, or are fixed".into(),
+            "set it to softmax, or `routing` to switch, top_k or ntlb and `exploration` to another than sample",
         );
     }
 
@@ -95,7 +155,7 @@ impl Switch {
             || format!("`expert_groups` = {groups} needs `routing` = switch, `priority` = order and `experts_in` = ffn"),
             "set these, or `expert_groups` to 0",
         );
-        for length in [config.input_length, config.target_length] {
+        for (_, length) in config.row_lengths() {
             let (rows, _) = self.groups(config.microbatch().batch, length);
             let rule = format!("0 or a divisor of the {rows} groups of tokens");
             wrong.require(rows.is_multiple_of(groups), "expert_groups", &rule, groups);
@@ -104,10 +164,10 @@ impl Switch {
 
     /// Checks that every expert has at least one expert slot in every group of tokens.
     fn wrong_capacity(&self, config: &Config, wrong: &mut Mistakes) {
-        let lengths = [("input_length", config.input_length), ("target_length", config.target_length)];
+        let lengths = config.row_lengths();
         for (what, train) in [("capacity_factor", true), ("eval_capacity_factor", false)] {
             let factor = if train { self.capacity_factor } else { self.eval_capacity_factor };
-            let empty = lengths.into_iter().find_map(|(name, length)| {
+            let empty = lengths.iter().copied().find_map(|(name, length)| {
                 let (_, tokens) = self.groups(config.microbatch().batch, length);
                 (tokens > 0 && self.capacity(tokens, train) == 0).then_some((name, tokens))
             });
