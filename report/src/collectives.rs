@@ -1,7 +1,11 @@
 //! Communication: every collective with the bytes it sends, how often it runs, and the line of the model that
 //! caused it.
 
-use super::{bytes, place, trips};
+use super::{
+    bytes, place,
+    saturating::{add, product},
+    trips,
+};
 use compiler::cost::wire::{axes, wire_bytes};
 use mesh::{
     Body, DType, Function, Inst, Mesh, Op,
@@ -77,12 +81,12 @@ fn body(mesh: &Mesh, body_: &Body, times: u64, found: &mut Vec<CollectiveUse>) {
         {
             let alike = |u: &&mut CollectiveUse| CollectiveUse { count: used.count, ..(**u).clone() } == used;
             match found.iter_mut().find(alike) {
-                Some(other) => other.count += used.count,
+                Some(other) => add(&mut other.count, used.count),
                 None => found.push(used),
             }
         }
         for inner in inst.op.bodies() {
-            body(mesh, inner, times * trips(&inst.op), found);
+            body(mesh, inner, product([times, trips(&inst.op)]), found);
         }
     }
 }
@@ -112,11 +116,11 @@ fn describe(mesh: &Mesh, body: &Body, inst: &Inst, op: &Collective, times: u64) 
 pub(super) fn traffic(all: &[CollectiveUse]) -> Vec<Traffic> {
     let mut sums: Vec<Traffic> = Vec::new();
     for used in all {
-        let sent = used.wire_bytes * used.count;
+        let sent = product([used.wire_bytes, used.count]);
         match sums.iter_mut().find(|t| t.axes == used.axes) {
             Some(t) => {
-                t.wire_bytes += sent;
-                t.count += used.count;
+                add(&mut t.wire_bytes, sent);
+                add(&mut t.count, used.count);
             }
             None => {
                 sums.push(Traffic { axes: used.axes.clone(), wire_bytes: sent, count: used.count });

@@ -3,7 +3,7 @@
 //!
 //! A lock has one fact a line. It names no source lines, so that edits that move code do not change it.
 
-use crate::{CollectiveUse, Report};
+use crate::{CollectiveUse, Report, saturating::sum};
 use std::{collections::BTreeMap, fmt};
 
 /// The first line of a lock.
@@ -28,7 +28,7 @@ impl Costs {
             let memory = &report.peak_bytes_per_device;
             let numbers = [
                 ("flops", report.flops_per_device),
-                ("bytes state", memory.parameters + memory.slots + memory.counters),
+                ("bytes state", sum([memory.parameters, memory.slots, memory.counters])),
                 ("bytes activations", memory.activations),
                 ("bytes peak", memory.total),
             ];

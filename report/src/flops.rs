@@ -18,7 +18,12 @@
 //!   one-hot, puts tokens into more or fewer expert slots, einsums are scaled by tokens / slots, until
 //!   another leads back.
 
-use super::{FlopsByPhase, part::part, trips};
+use super::{
+    FlopsByPhase,
+    part::part,
+    saturating::{add, product, sum as sum_of},
+    trips,
+};
 use mesh::{
     Body, Function, Inst, Mesh, Op, Type, Value,
     arena::Id,
@@ -35,12 +40,12 @@ fn device_body(mesh: &Mesh, body: &Body) -> FlopsByPhase {
     for inst in &body.insts {
         if let Op::Contract(op) = &inst.op {
             let n = dims(body, inst, op).map(|d| (d.dim.size / mesh.product(&d.axes)) as u64);
-            *sum.of(inst.site.phase) += 2 * n.product::<u64>();
+            add(sum.of(inst.site.phase), product(n.chain([2])));
         }
         let inner: Vec<FlopsByPhase> = inst.op.bodies().iter().map(|b| device_body(mesh, b)).collect();
-        if let Some(most) = inner.into_iter().max_by_key(|b| b.forward + b.backward) {
-            sum.forward += most.forward * trips(&inst.op);
-            sum.backward += most.backward * trips(&inst.op);
+        if let Some(most) = inner.into_iter().max_by_key(|b| sum_of([b.forward, b.backward])) {
+            add(&mut sum.forward, product([most.forward, trips(&inst.op)]));
+            add(&mut sum.backward, product([most.backward, trips(&inst.op)]));
         }
     }
     sum

@@ -18,6 +18,7 @@ pub mod placed;
 mod purposes;
 pub mod replicated;
 pub mod routes;
+mod saturating;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ mod time;
 
 use mesh::{Diagnostic, Function, Mesh, Module, ir::Phase, ir::StateKind};
 use proto::manifest::Cost;
+use saturating::sum;
 use serde::{Deserialize, Serialize};
 
 pub use collectives::{CollectiveUse, Direction, Traffic};
@@ -135,11 +137,10 @@ impl Report {
         Cost {
             flops_per_device: self.flops_per_device,
             peak_bytes_per_device: self.peak_bytes_per_device.total,
-            collective_bytes_per_device: self
+            collective_bytes_per_device: sum(self
                 .collectives
                 .iter()
-                .map(|c| c.bytes.saturating_mul(c.count))
-                .sum(),
+                .map(|c| c.bytes.saturating_mul(c.count))),
         }
     }
 }
@@ -157,7 +158,8 @@ pub fn report(local: &Module, function: Option<&str>) -> Result<Report, Diagnost
     };
     let mesh = &local.env.mesh;
     let state = state(local);
-    let parameters = state.iter().filter(|s| s.kind == StateKind::Param.name()).map(|s| s.elements).sum();
+    let params = state.iter().filter(|s| s.kind == StateKind::Param.name());
+    let parameters = sum(params.map(|s| s.elements));
     let sequences = sequences(local, f);
     let counted = flops::per_step(f);
     let by_phase = flops::per_device(mesh, f);
@@ -197,9 +199,9 @@ fn state(local: &Module) -> Vec<StateUse> {
         StateUse {
             kind: kind.name().to_owned(),
             tensors: all.len(),
-            elements: all.iter().map(|s| s.ty.elements() as u64).sum(),
-            bytes: all.iter().map(|s| bytes(&s.ty)).sum(),
-            bytes_per_device: all.iter().map(|s| s.ty.local_bytes(mesh) as u64).sum(),
+            elements: sum(all.iter().map(|s| s.ty.elements() as u64)),
+            bytes: sum(all.iter().map(|s| bytes(&s.ty))),
+            bytes_per_device: sum(all.iter().map(|s| s.ty.local_bytes(mesh) as u64)),
         }
     };
     [StateKind::Param, StateKind::Slot, StateKind::Counter].map(of).into()

@@ -11,7 +11,12 @@
 //! fragmented. The plugin's own figure is in its memory statistics; this estimate is available before
 //! anything is compiled, and shows which values are responsible.
 
-use super::{bytes, part::part, place};
+use super::{
+    bytes,
+    part::part,
+    place,
+    saturating::{add, sum},
+};
 use compiler::{
     cost::{in_place::places, wire},
     facts::{Storage, fuses_operands, in_place, is_view, recomputed, storage},
@@ -94,24 +99,26 @@ const LARGEST: usize = 12;
 pub(super) fn peak(local: &Module, f: &Function) -> Memory {
     let mesh = &local.env.mesh;
     let held = |kind: StateKind| {
-        local.env.states.iter().filter(|(_, s)| s.kind == kind).map(|(_, s)| bytes(mesh, &s.ty)).sum()
+        sum(local.env.states.iter().filter(|(_, s)| s.kind == kind).map(|(_, s)| bytes(mesh, &s.ty)))
     };
     let mut memory = Memory {
         parameters: held(StateKind::Param),
         slots: held(StateKind::Slot),
         counters: held(StateKind::Counter),
-        inputs: f.body.param_types().map(|ty| bytes(mesh, ty)).sum(),
+        inputs: sum(f.body.param_types().map(|ty| bytes(mesh, ty))),
         ..Memory::default()
     };
     let most = most(mesh, &f.body, &[], wire::gathers_once(local));
-    memory.activations = most.held.iter().filter(|h| h.kept).map(|h| h.held.bytes).sum();
-    memory.temporaries = most.held.iter().filter(|h| !h.kept).map(|h| h.held.bytes).sum();
-    memory.total = memory.parameters
-        + memory.slots
-        + memory.counters
-        + memory.inputs
-        + memory.activations
-        + memory.temporaries;
+    memory.activations = sum(most.held.iter().filter(|h| h.kept).map(|h| h.held.bytes));
+    memory.temporaries = sum(most.held.iter().filter(|h| !h.kept).map(|h| h.held.bytes));
+    memory.total = sum([
+        memory.parameters,
+        memory.slots,
+        memory.counters,
+        memory.inputs,
+        memory.activations,
+        memory.temporaries,
+    ]);
     memory.purposes = shares(&most.held, |h| h.purpose.to_owned());
     memory.scopes = shares(&most.held, |h| h.held.scope.clone());
     memory.dims = shares(&most.held, |h| h.dims.clone());
@@ -128,7 +135,7 @@ fn shares(held: &[Kept], word: impl Fn(&Kept) -> String) -> Vec<Share> {
     for h in held {
         let what = word(h);
         match sums.iter_mut().find(|s| s.what == what) {
-            Some(share) => share.bytes += h.held.bytes,
+            Some(share) => add(&mut share.bytes, h.held.bytes),
             None => sums.push(Share { what, bytes: h.held.bytes }),
         }
     }
@@ -141,7 +148,7 @@ fn shares(held: &[Kept], word: impl Fn(&Kept) -> String) -> Vec<Share> {
 pub(super) fn timeline(local: &Module, f: &Function, memory: &Memory) -> Vec<Moment> {
     const MOST: usize = 600;
     let slices = wire::gathers_once(local);
-    let state = memory.parameters + memory.slots + memory.counters + memory.inputs;
+    let state = sum([memory.parameters, memory.slots, memory.counters, memory.inputs]);
     let mut all = Vec::new();
     moments(&local.env.mesh, &f.body, (&[], slices), state, &mut all);
     let step = all.len().div_ceil(MOST).max(1);
@@ -152,7 +159,7 @@ pub(super) fn timeline(local: &Module, f: &Function, memory: &Memory) -> Vec<Mom
 fn moments(mesh: &Mesh, body: &Body, (fixed, slices): (&[Value], bool), base: u64, all: &mut Vec<Moment>) {
     let lives = Lives::of(mesh, body, fixed, slices);
     for (i, inst) in body.insts.iter().enumerate() {
-        let bytes = base + lives.sum(i);
+        let bytes = sum([base, lives.sum(i)]);
         let (scope, backward) = (inst.site.scope.to_string(), inst.site.phase == Phase::Backward);
         all.push(Moment { scope, backward, bytes });
         for inner in inst.op.bodies() {
@@ -184,7 +191,7 @@ fn most(mesh: &Mesh, body: &Body, fixed: &[Value], slices: bool) -> Most {
         let inner = inst.op.bodies().into_iter().map(|b| most(mesh, b, unchanged(&inst.op, b), slices));
         let inner = inner.max_by_key(|m| m.bytes).unwrap_or_default();
         let outer = || lives.at(i);
-        let bytes = inner.bytes + lives.sum(i);
+        let bytes = sum([inner.bytes, lives.sum(i)]);
         if bytes > best.bytes {
             let mut held: Vec<Kept> = outer().map(|v| lives.held(mesh, body, v)).collect();
             held.extend(lives.casts_at(i).map(|c| c.kept.clone()));
@@ -396,8 +403,8 @@ impl Lives {
 
     /// Bytes held while instruction `i` runs.
     fn sum(&self, i: usize) -> u64 {
-        let values: u64 = self.at(i).map(|v| self.bytes[v.index()]).sum();
-        values + self.casts_at(i).map(|c| c.kept.held.bytes).sum::<u64>()
+        let values = self.at(i).map(|v| self.bytes[v.index()]);
+        sum(values.chain(self.casts_at(i).map(|c| c.kept.held.bytes)))
     }
 
     fn held(&self, mesh: &Mesh, body: &Body, v: Value) -> Kept {

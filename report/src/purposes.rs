@@ -6,6 +6,7 @@
 use super::{
     FlopsByPurpose, FlopsOfPart, flops,
     part::{PARTS, part},
+    saturating::{add, product},
     trips,
 };
 use mesh::{
@@ -50,9 +51,9 @@ impl Found<'_> {
         for inst in &body.insts {
             if let Op::Contract(op) = &inst.op {
                 let local = |d: &mesh::TensorDim| (d.dim.size / self.mesh.product(&d.axes)) as u64;
-                let flops = times * 2 * flops::dims(body, inst, op).map(local).product::<u64>();
+                let flops = product(flops::dims(body, inst, op).map(local).chain([times, 2]));
                 let part = part(&inst.site.scope);
-                self.parts[index(part)] += flops;
+                add(&mut self.parts[index(part)], flops);
                 let again =
                     inst.site.phase == Phase::Backward && self.forward.contains(&signature(body, inst, op));
                 let sum = match part {
@@ -60,10 +61,11 @@ impl Found<'_> {
                     "router" | "dispatch and combine" => &mut self.purpose.routing,
                     _ => &mut self.purpose.model,
                 };
-                *sum += flops;
+                add(sum, flops);
             }
             // Both branches of a conditional count here; none of our models has einsums in both.
-            inst.op.bodies().into_iter().for_each(|b| self.body(b, times * trips(&inst.op)));
+            let times = product([times, trips(&inst.op)]);
+            inst.op.bodies().into_iter().for_each(|b| self.body(b, times));
         }
     }
 }

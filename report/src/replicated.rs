@@ -1,7 +1,7 @@
 //! Replicated products: einsums that several devices compute alike, because an axis of the mesh splits none
 //! of their dims.
 
-use super::{flops, trips};
+use super::{flops, saturating::add, trips};
 use mesh::{AxisId, AxisSet, Body, Function, Mesh, Name, Op, arena::Id};
 
 /// The replicated FLOPs of one function.
@@ -43,13 +43,13 @@ fn body(mesh: &Mesh, body: &Body, times: u64, found: &mut Replicated) {
                 flops = flops.saturating_mul((d.dim.size / mesh.product(&d.axes)) as u64);
             }
             let unused: Vec<AxisId> = mesh.ids().filter(|axis| !used.contains(*axis)).collect();
-            found.flops += flops;
-            found.share += flops / mesh.product(&unused) as u64;
+            add(&mut found.flops, flops);
+            add(&mut found.share, flops / mesh.product(&unused) as u64);
             for axis in unused {
-                found.by_axis[axis.index()] += flops;
+                add(&mut found.by_axis[axis.index()], flops);
                 for d in flops::dims(body, inst, op) {
                     match found.dims.iter_mut().find(|(a, name, _)| *a == axis && *name == d.dim.name) {
-                        Some((_, _, sum)) => *sum += flops,
+                        Some((_, _, sum)) => add(sum, flops),
                         None => found.dims.push((axis, d.dim.name.clone(), flops)),
                     }
                 }

@@ -2,7 +2,7 @@
 //! matrix units or of memory, everything that is stored at the rate of memory, and collectives at the rate of
 //! the links they use. Nothing overlaps.
 
-use super::{bytes, flops, memory, trips};
+use super::{bytes, flops, memory, saturating::sum, trips};
 use compiler::{
     cost::{
         target::Slice,
@@ -63,7 +63,7 @@ impl Sum<'_> {
                     let written = |r: &&mesh::Value| memory::stored(inst, &users[r.0 as usize]);
                     if !is_view(&inst.op) && inst.results.iter().any(|r| written(&r)) {
                         let all = inst.args.iter().chain(&inst.results);
-                        let all: u64 = all.map(|v| bytes(self.mesh, body.ty(*v))).sum();
+                        let all = sum(all.map(|v| bytes(self.mesh, body.ty(*v))));
                         self.work.memory += times * all as f64 / self.slice.speed().hbm;
                     }
                 }
@@ -83,7 +83,8 @@ impl Sum<'_> {
         let summed = of(&|d| !kept(d));
         let speed = self.slice.speed();
         let flops = 2.0 * flops::dims(body, inst, op).map(|d| local(d) as f64).product::<f64>();
-        let moved: u64 = inst.args.iter().chain(&inst.results).map(|v| bytes(self.mesh, body.ty(*v))).sum();
+        let moved = inst.args.iter().chain(&inst.results).map(|v| bytes(self.mesh, body.ty(*v)));
+        let moved = sum(moved);
         let filling = self.slice.filling(rows, columns, summed);
         f64::max(flops / speed.flops / filling, moved as f64 / speed.hbm)
     }

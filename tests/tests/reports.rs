@@ -75,6 +75,29 @@ fn switch_base_grows_with_its_experts() {
     }
 }
 
+/// Numbers of programs that no machine holds stop at the largest number.
+#[test]
+fn programs_of_any_size_have_reports() {
+    const MOST: usize = i32::MAX as usize;
+    let tiny = || Config { d_model: 8, d_ff: 16, heads: 2, d_kv: 4, vocab: 64, batch: 8, ..zoo::t5_tiny() };
+    let deep = || Config { encoder_layers: MOST, decoder_layers: MOST, ..tiny() };
+    let sparse =
+        |config: Config| Config { switch: Some(Switch { experts: 8, ..Switch::default() }), ..config };
+    for (name, config) in [
+        ("deep", deep()),
+        ("wide", Config { d_model: 1 << 25, d_ff: 1 << 25, vocab: 1 << 20, ..tiny() }),
+        ("large batch", Config { batch: 1 << 30, vocab: 1 << 20, ..tiny() }),
+        ("sparse", sparse(deep())),
+    ] {
+        for (mesh, state) in [("", ""), ("data=2,expert=2,model=2", "*:data")] {
+            let report = step(&config, mesh, state);
+            assert!(report.flops_per_device > 1 << 50, "{name} on `{mesh}`");
+            assert!(report.peak_bytes_per_device.total > 1 << 34, "{name} on `{mesh}`");
+            assert!(report.to_string().contains("FLOPs"), "{name} on `{mesh}`");
+        }
+    }
+}
+
 #[test]
 fn model_files_and_built_in_models_of_the_same_name_are_the_same() {
     assert_eq!(switch_tiny::config(), zoo::switch_tiny());

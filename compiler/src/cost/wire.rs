@@ -21,11 +21,16 @@ pub fn axes(op: &Collective) -> AxisSet {
 pub fn wire_bytes(mesh: &Mesh, op: &Collective, x: &Type) -> u64 {
     let n: u64 = axes(op).iter().map(|a| mesh.size(a) as u64).product();
     let bytes = x.local_bytes(mesh) as u64;
+    // The sizes of a program are not bounded by any machine.
+    let around = |times: u128| {
+        let sent = times * u128::from(bytes) * u128::from(n - 1) / u128::from(n);
+        u64::try_from(sent).unwrap_or(u64::MAX)
+    };
     match op {
-        Collective::AllReduce { kind: _, axes: _ } => 2 * bytes * (n - 1) / n,
-        Collective::AllGather { dim: _, axes: _ } => bytes * (n - 1),
+        Collective::AllReduce { kind: _, axes: _ } => around(2),
+        Collective::AllGather { dim: _, axes: _ } => bytes.saturating_mul(n - 1),
         Collective::ReduceScatter { dim: _, axes: _ } | Collective::AllToAll { from: _, to: _, axes: _ } => {
-            bytes * (n - 1) / n
+            around(1)
         }
         Collective::Permute { dim: _, axes: _, by, wrap } => {
             let by = by.unsigned_abs() as u64;
