@@ -46,6 +46,12 @@ impl<T: Copy> Chunked<T> {
         }
     }
 
+    /// Returns the list of all elements changed by `change`. Memory of this list is freed chunk by chunk.
+    pub fn map<U>(self, change: impl Fn(T) -> U) -> Chunked<U> {
+        let chunks = self.chunks.into_iter().map(|chunk| chunk.into_iter().map(&change).collect());
+        Chunked { chunks: chunks.collect(), len: self.len }
+    }
+
     /// Removes the elements from `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
@@ -91,5 +97,18 @@ mod tests {
         list.extend([7]);
         assert_eq!(of(&list, 0..1), [7]);
         assert!(of(&Chunked::default(), 0..0).is_empty());
+    }
+
+    #[test]
+    fn a_changed_list_can_be_extended() {
+        let mut list = Chunked::default();
+        list.extend((0..CHUNK + 2).map(|n| n as u8));
+        let mut list = list.map(|n| u16::from(n) + 3);
+        list.extend([300]);
+        assert_eq!(list.len(), CHUNK + 3);
+        assert_eq!(
+            list.range(0..2).chain(list.range(CHUNK - 1..CHUNK + 3)).collect::<Vec<_>>(),
+            [3, 4, 258, 3, 4, 300]
+        );
     }
 }

@@ -177,11 +177,10 @@ impl Output for Memory {
         if !separated {
             return Ok(());
         }
-        if let TokenizedText::Bytes(bytes) = &self.all {
+        if let TokenizedText::Bytes(bytes) = &mut self.all {
             // An end token is no byte.
-            let mut all = Chunked::default();
-            all.extend(bytes.range(0..bytes.len()).map(|b| FIRST_BYTE as u16 + u16::from(b)));
-            self.all = TokenizedText::Small(all);
+            let bytes = std::mem::take(bytes);
+            self.all = TokenizedText::Small(bytes.map(|b| FIRST_BYTE as u16 + u16::from(b)));
         }
         match &mut self.all {
             TokenizedText::Bytes(_) => unreachable!("bytes were converted"),
