@@ -197,6 +197,7 @@ impl Manifest {
         let mut names = BTreeSet::new();
         let mut places: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
         for file in &self.files {
+            check_name(&file.name)?;
             let plain = !file.name.contains(['/', '\\']) && !matches!(file.name.as_str(), "" | "." | "..");
             if !plain || file.header_bytes < 8 || file.header_bytes > file.bytes {
                 return Err(format!("the file `{}` has an invalid name or size", file.name));
@@ -206,6 +207,8 @@ impl Manifest {
             }
         }
         for entry in &self.tensors {
+            check_name(&entry.name)?;
+            entry.dims.iter().try_for_each(|(dim, _)| check_name(dim))?;
             entry.check().map_err(|why| format!("tensor `{}`: {why}", entry.name))?;
             if !names.insert(&entry.name) {
                 return Err(format!("tensor `{}` is listed twice", entry.name));
@@ -239,6 +242,18 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+/// The longest name of a tensor, a dim or a file in bytes. Those of programs are no longer.
+const LONGEST_NAME: usize = 1024;
+
+/// Refuses a name that is too long for messages.
+fn check_name(name: &str) -> Result<(), String> {
+    if name.len() <= LONGEST_NAME {
+        return Ok(());
+    }
+    let short: String = name.chars().take(40).collect();
+    Err(format!("the name `{short}…` has {} bytes, more than {LONGEST_NAME}", name.len()))
 }
 
 /// Returns the contents of the marker for this manifest.

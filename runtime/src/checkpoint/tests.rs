@@ -254,6 +254,9 @@ fn inconsistent_manifests_are_refused() {
     lie(&|m| m["tensors"][0]["dims"][0][1] = u64::MAX.into(), "too large");
     lie(&|m| m["tensors"][0]["dtype"] = "f64".into(), "f64");
     lie(&|m| m["tensors"][1]["name"] = "step".into(), "`step` is listed twice");
+    lie(&|m| m["tensors"][1]["name"] = "a".repeat(70_000).into(), "a…` has 70000 bytes, more than 1024");
+    lie(&|m| m["files"][0]["name"] = "a".repeat(70_000).into(), "a…` has 70000 bytes, more than 1024");
+    lie(&|m| m["tensors"][0]["dims"][0][0] = "é".repeat(513).into(), "é…` has 1026 bytes, more than 1024");
     lie(&|m| m["tensors"][1]["boxes"][0]["file"] = "y".into(), "in an unlisted file");
     lie(&|m| m["tensors"].as_array_mut().unwrap().truncate(2), "end at");
 }

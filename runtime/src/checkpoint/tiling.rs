@@ -77,6 +77,16 @@ mod tests {
         check(&[3, 3], &pinwheel[..4], false);
     }
 
+    #[test]
+    fn every_box_is_looked_at_once() {
+        let dims = [200, 100];
+        let starts: Vec<[usize; 2]> = (0..200).flat_map(|a| (0..100).map(move |b| [a, b])).collect();
+        let mut looked = 0;
+        let boxes = starts.iter().map(|start| (&start[..], &[1, 1][..])).inspect(|_| looked += 1);
+        assert!(covers_once(&dims, boxes));
+        assert_eq!(looked, 20_000);
+    }
+
     /// Every way to move or resize one box of a grid is found.
     #[test]
     fn every_change_of_a_grid_is_found() {
