@@ -35,6 +35,7 @@ fn selective(module: &Module) -> Option<String> {
     };
     let mut line = match routers.products.len() {
         0 => "selective precision: the program has no router: no product decides where values go".to_owned(),
+        1 => format!("selective precision: one router computes in f32 ({})", places(&routers.products)),
         n => format!("selective precision: {n} routers compute in f32 ({})", places(&routers.products)),
     };
     if !routers.rounded.is_empty() {

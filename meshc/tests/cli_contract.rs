@@ -56,3 +56,54 @@ fn commands_refuse_before_compiling_and_any_program_with_a_contract_trains() {
         .succeeds();
     assert_eq!(place.metrics("m.jsonl")[1]["loss"], 1.0);
 }
+
+/// A program that sends tokens to the expert with the largest score. `narrow` computes `%chosen` of
+/// `%scores`.
+fn routed(narrow: &str) -> String {
+    format!(
+        "module m
+meta dtype = \"selective\"
+
+func f(%x x: bf16[batch=4, d=8], %w w: f32[d=8, experts=2]) -> (y: bf16[experts=2, d=8]) {{
+  %wide = cast %x {{dtype=f32}}
+  %scores = einsum %wide, %w {{out=[batch, experts], dtype=f32}}
+  %chosen = {narrow}
+  %expert = argmax %chosen {{dim=experts}}
+  %sent = scatter_add %expert, %x {{dim=experts=2, over=[batch]}}
+  return %sent
+}}
+"
+    )
+}
+
+#[test]
+fn check_proves_selective_precision() {
+    let place = Workplace::new();
+    let of = |model: &str| place.run(&["check", model, "--dtype", "selective"]).succeeds().out;
+    let sparse = of("switch_tiny");
+    let routers = "selective precision: 2 routers compute in f32 (models/src/switch/router.rs:";
+    assert!(sparse.contains(routers), "{sparse}");
+    let dense = of("t5_tiny");
+    assert!(dense.contains("selective precision: the program has no router"), "{dense}");
+    place.write("good.mesh", routed("exp %scores"));
+    let good = place.run(&["check", "good.mesh"]).succeeds().out;
+    assert!(good.contains("selective precision: one router computes in f32 (good.mesh:6)"), "{good}");
+    place.write("bad.mesh", routed("cast %scores {dtype=bf16}"));
+    place.run(&["check", "bad.mesh"]).fails(&["computes in bf16 here", "--> bad.mesh:7:3"]);
+    place.write(
+        "wide.mesh",
+        "module m
+meta dtype = \"selective\"
+
+func f(%x x: f32[batch=8, experts_all=4]) -> (y: f32[expert_batch=8, experts=4]) {
+  %y = rename %x {pairs=[batch -> expert_batch, experts_all -> experts]}
+  return %y
+}
+",
+    );
+    place.run(&["check", "wide.mesh"]).succeeds();
+    let layout = "batch:data+expert,expert_batch:data,experts:expert";
+    place
+        .run(&["check", "wide.mesh", "--mesh", "data=2,expert=2", "--layout", layout])
+        .fails(&["f32 is sent by an all-to-all", "--> wide.mesh:5:3"]);
+}
