@@ -105,7 +105,7 @@ impl RunFolder {
 
     /// Returns the starts in the description, and this one if it is new.
     fn starts(&self, start: &Value) -> Vec<Value> {
-        let about: Value = fs::read(self.at(RUN))
+        let about: Value = proto::regular::read(&self.at(RUN))
             .ok()
             .and_then(|text| serde_json::from_slice(&text).ok())
             .unwrap_or_default();
