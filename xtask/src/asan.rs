@@ -72,8 +72,9 @@ fn meshc(root: &Path) -> Result<bool> {
     let mut command = Command::new("valgrind");
     // `malloc` is that of the executable, and not of a library that valgrind knows.
     command.args(["--soname-synonyms=somalloc=NONE", "--error-exitcode=9", "--num-callers=25"]);
-    // meshc replaces itself once to set variables of plugins.
-    command.arg("--trace-children=yes");
+    // meshc replaces itself once to set variables of plugins. Python, which it asks for its packages, can be
+    // a chain of scripts.
+    command.args(["--trace-children=yes", "--trace-children-skip=*python*"]);
     command.arg(format!("--suppressions={}", root.join("xtask/src/asan/valgrind.supp").display()));
     command.arg(&meshc).arg("run").arg(&artefact).args(["init", "--seed", "1", "--no-executable-cache"]);
     command.arg("--outputs").arg(place.join("w.safetensors"));
