@@ -55,6 +55,17 @@ fn faults<'a>(calls: &'a str, error: &'a str, few: &[&str], most: usize) -> Vec<
     single.chain((1..=most).step_by(3).map(|n| fault(error, format!("{n}+")))).collect()
 }
 
+/// Returns the faults of a test in order. `MESH_FAULTS=2/5` leaves the second of every five, so that the slow
+/// suite can be run in parts.
+fn selected<'a>(all: impl IntoIterator<Item = Vec<Fault<'a>>>) -> Vec<Fault<'a>> {
+    let all = all.into_iter().flatten();
+    let Ok(part) = std::env::var("MESH_FAULTS") else { return all.collect() };
+    let numbers = part.split_once('/').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    let part: Option<(usize, usize)> = numbers.filter(|(first, of)| (1..=*of).contains(first));
+    let (first, of) = part.unwrap_or_else(|| panic!("MESH_FAULTS must be such as 2/5"));
+    all.skip(first - 1).step_by(of).collect()
+}
+
 /// A place with an artefact of a small model and a text, and a run of six steps without faults.
 struct Reference {
     place: Workplace,
@@ -182,17 +193,14 @@ fn a_run_keeps_what_is_whole_whatever_fails() {
     }
     let reference = Reference::new();
     let mut ended = 0;
-    for fault in [
+    for fault in &selected([
         faults(WRITE, "error=ENOSPC", &["9+"], 60),
         faults("fsync,fdatasync", "error=EIO", &[], 20),
         faults(RENAME, "error=EIO", &["1"], 8),
         faults("mkdir,mkdirat", "error=ENOSPC", &[], 8),
         faults("unlink,unlinkat,rmdir", "error=EIO", &[], 12),
         faults("ftruncate", "error=EIO", &[], 3),
-    ]
-    .iter()
-    .flatten()
-    {
+    ]) {
         ended += usize::from(reference.check(fault).code != Some(0));
     }
     assert!(ended > 0, "no fault had an effect");
@@ -208,15 +216,12 @@ fn caches_that_cannot_be_written_are_not_needed() {
     }
     let reference = Reference::new();
     let place = &reference.place;
-    for fault in [
+    for fault in &selected([
         faults(WRITE, "error=ENOSPC", &[], 12),
         faults("fsync,fdatasync", "error=EIO", &[], 3),
         faults(RENAME, "error=EIO", &[], 4),
         faults("mkdir,mkdirat", "error=EROFS", &[], 4),
-    ]
-    .iter()
-    .flatten()
-    {
+    ]) {
         fs::remove_dir_all(place.at("cache")).unwrap();
         reference.check(fault);
         // The next start uses only whole entries of the cache.
@@ -245,14 +250,11 @@ fn a_plugin_is_installed_whole_or_not_at_all() {
     let mut command = place.meshc(&["plugin", "install", "cpu"]);
     command.env("PATH", path).env("MESH_CACHE", place.at("cache")).env_remove("VIRTUAL_ENV");
     let mut failed = 0;
-    for fault in [
+    for fault in &selected([
         faults(WRITE, "error=ENOSPC", &["1"], 5),
         faults(RENAME, "error=EIO", &["1"], 2),
         faults("mkdir,mkdirat", "error=ENOSPC", &["2"], 5),
-    ]
-    .iter()
-    .flatten()
-    {
+    ]) {
         let _ = fs::remove_dir_all(place.at("cache"));
         let ran = fault.run(&command);
         let name = fault.name();
@@ -279,15 +281,12 @@ fn prepared_tokens_are_whole_or_absent() {
     place.write("t.txt", "the cat sat on the mat. ".repeat(400));
     let command = place.meshc(&["data", "prepare", "t.txt", "-o", "out"]);
     let mut failed = 0;
-    for fault in [
+    for fault in &selected([
         faults(WRITE, "error=ENOSPC", &["1", "3"], 12),
         faults("fsync,fdatasync", "error=EIO", &["2"], 6),
         faults(RENAME, "error=EIO", &["1"], 2),
         faults("mkdir,mkdirat", "error=ENOSPC", &["1"], 2),
-    ]
-    .iter()
-    .flatten()
-    {
+    ]) {
         let _ = fs::remove_dir_all(place.at("out"));
         let (ran, name) = (fault.run(&command), fault.name());
         assert!(matches!(ran.code, Some(0 | 1)) || fault.how.contains("KILL"), "{name}: {}", ran.err);
