@@ -82,6 +82,7 @@ pub fn flow(op: &Op) -> Flow<'_> {
             Index::OneHot { .. }
             | Index::Gather { .. }
             | Index::ScatterAdd { .. }
+            | Index::ScatterExtreme { .. }
             | Index::Permute { .. }
             | Index::TopK { .. }
             | Index::CumSum { .. }
@@ -163,6 +164,7 @@ pub fn shrinks(op: &Op) -> bool {
         | Op::Index(
             Index::OneHot { dim: _, dtype: _ }
             | Index::ScatterAdd { dim: _, over: _ }
+            | Index::ScatterExtreme { kind: _, dim: _, over: _ }
             | Index::TopK { dim: _, to: _ }
             | Index::Sort { dim: _, descending: _ }
             | Index::CumSum { dim: _, exclusive: _, reverse: _ }
@@ -198,6 +200,7 @@ pub fn is_cheap(op: &Op) -> bool {
         Op::Index(
             Index::Gather { .. }
             | Index::ScatterAdd { .. }
+            | Index::ScatterExtreme { .. }
             | Index::Permute { .. }
             | Index::TopK { .. }
             | Index::Sort { .. }
@@ -244,6 +247,7 @@ pub fn hoisting(op: &Op) -> Hoisting {
         Op::Index(
             Index::Gather { .. }
             | Index::ScatterAdd { .. }
+            | Index::ScatterExtreme { .. }
             | Index::Permute { .. }
             | Index::TopK { .. }
             | Index::Sort { .. }
@@ -346,6 +350,7 @@ pub fn storage(op: &Op) -> Storage {
         | Op::Index(
             Index::Gather { dim: _, outside: _ }
             | Index::ScatterAdd { dim: _, over: _ }
+            | Index::ScatterExtreme { kind: _, dim: _, over: _ }
             | Index::Permute { dim: _, to: _ }
             | Index::TopK { dim: _, to: _ }
             | Index::Sort { dim: _, descending: _ }

@@ -204,6 +204,7 @@ impl<'m> Flow<'m> {
         let Some(Op::Index(op)) = value.inst.map(|inst| &inst.op) else { return Vec::new() };
         match op {
             Index::OneHot { dim: _, dtype: _ } | Index::ScatterAdd { dim: _, over: _ } => vec![value.from[0]],
+            Index::ScatterExtreme { kind: _, dim: _, over: _ } => vec![value.from[1]],
             Index::Permute { dim: _, to: _ } => value.from[1..].to_vec(),
             Index::Gather { dim: _, outside: _ } if gathers && value.ty.dtype.is_float() => {
                 vec![value.from[1]]

@@ -20,9 +20,13 @@ impl Layout {
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut rules: Vec<(Name, Vec<Name>)> = Vec::new();
         for rule in text.split(',').map(str::trim).filter(|r| !r.is_empty()) {
-            let (dim, axes) = rule
-                .split_once(':')
-                .ok_or_else(|| format!("layout rule `{rule}` has no axis: write it as `{rule}:data`"))?;
+            let (dim, axes) = rule.split_once(':').ok_or_else(|| {
+                let right = match rule.contains('=') {
+                    true => rule.replacen('=', ":", 1),
+                    false => format!("{rule}:data"),
+                };
+                format!("layout rule `{rule}` has no axis: write it as `{right}`")
+            })?;
             let dim = dim.trim();
             if dim != "*" && !Name::is_word(dim) {
                 return Err(format!("`{dim}` in layout rule `{rule}` is not the name of a dim"));
@@ -192,7 +196,10 @@ mod tests {
     fn layouts_round_trip_and_mistakes_are_named() {
         let text = "batch:data+expert,experts:expert";
         assert_eq!(Layout::parse(text).unwrap().to_string(), text);
-        assert!(Layout::parse("batch").unwrap_err().contains("has no axis"));
+        assert!(Layout::parse("batch").unwrap_err().ends_with("has no axis: write it as `batch:data`"));
+        assert!(
+            Layout::parse("batch=model").unwrap_err().ends_with("has no axis: write it as `batch:model`")
+        );
         assert!(Layout::parse("batch:data,batch:model").unwrap_err().contains("twice"));
         let mesh = Mesh::parse("data=2").unwrap();
         assert!(Layout::parse("batch:modle").unwrap().resolve(&mesh).unwrap_err().contains("axes data"));

@@ -196,6 +196,7 @@ fn result(body: &Body, inst: &Inst, args: &[Fact]) -> Fact {
         Op::Index(Index::Gather { dim: _, outside: _ }) => Fact { slots: args[1].slots, ..plain },
         Op::Index(
             Index::ScatterAdd { dim: _, over: _ }
+            | Index::ScatterExtreme { kind: _, dim: _, over: _ }
             | Index::TopK { dim: _, to: _ }
             | Index::Sort { dim: _, descending: _ }
             | Index::CumSum { dim: _, exclusive: _, reverse: _ }

@@ -102,6 +102,20 @@ fn contractions_and_reductions() {
     check_ops("  %4 = einsum %0, %1 {out=[x], dtype=f32}", "%4", "f32[x=4]");
     check_ops("  %4 = einsum %0, %1 {out=[y, x], dtype=f32}", "%4", "f32[y=6, x=4]");
     check_ops("  %4 = einsum %0, %1 {out=[], dtype=f32}", "%4", "f32[]");
+    for ty in ["s32", "u32"] {
+        for out in ["x, z", "z", "x, y", ""] {
+            let dims: Vec<String> = out
+                .split(", ")
+                .filter(|n| !n.is_empty())
+                .map(|n| format!("{n}={}", if n == "y" { 6 } else { 4 }))
+                .collect();
+            check(&format!(
+                "module t\nfunc f(%0 a: {ty}[x=4, y=6], %1 b: {ty}[y=6, z=4]) -> (out: {ty}[{}]) {{\n  \
+                 %2 = einsum %0, %1 {{out=[{out}], dtype={ty}}}\n  return %2\n}}\n",
+                dims.join(", ")
+            ));
+        }
+    }
     for kind in ["sum", "max", "min", "mean", "logsumexp"] {
         check_ops(&format!("  %4 = reduce_{kind} %0 {{dims=[y]}}"), "%4", "f32[x=4]");
         check_ops(&format!("  %4 = reduce_{kind} %0 {{dims=[x, y]}}"), "%4", "f32[]");
@@ -153,6 +167,16 @@ fn indices() {
     );
     check_ops("  %4 = scatter_add %2, %0 {dim=c=5, over=[x]}", "%4", "f32[c=5, y=6]");
     check_ops("  %4 = scatter_add %2, %0 {dim=c=5, over=[]}", "%4", "f32[x=4, c=5, y=6]");
+    for op in ["scatter_max", "scatter_min"] {
+        for ty in ["f32", "bf16", "s32", "u32"] {
+            check(&format!(
+                "module t\nfunc f(%0 x: {ty}[y=3, c=5], %1 i: s32[n=4], %2 u: {ty}[n=4, y=3]) -> (a: {ty}[y=3, c=5], \
+                 b: {ty}[y=3, c=5]) {{\n  %3 = {op} %0, %1, %2 {{dim=c, over=[n]}}\n  \
+                 %4 = slice %1 {{dim=n, start=0, limit=3, stride=1}}\n  %5 = rename %4 {{pairs=[n -> y]}}\n  \
+                 %6 = reduce_max %2 {{dims=[n]}}\n  %7 = {op} %0, %5, %6 {{dim=c, over=[]}}\n  return %3, %7\n}}\n"
+            ));
+        }
+    }
     check_ops(
         "  %4, %5 = top_k %0 {dim=y, to=k=2}\n  %6 = cast %5 {dtype=f32}\n  %7 = add %4, %6",
         "%7",

@@ -3,6 +3,7 @@
 //! They form one executable, which is linked once and runs tests of all files in parallel.
 
 mod checkpoints;
+mod composed;
 mod decoder_only;
 mod decoding;
 mod distillation;

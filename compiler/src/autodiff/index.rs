@@ -6,7 +6,7 @@ use super::{
 };
 use mesh::{
     DType, Name, TensorDim, Type, Value,
-    ir::{Binary, Index, Outside, Shape},
+    ir::{Binary, Compare, Index, Outside, Shape},
 };
 
 pub(super) fn pull(
@@ -33,6 +33,7 @@ pub(super) fn pull(
             let ct = t.emit1(back, &[g, index])?;
             t.give(args[1], ct)
         }
+        Index::ScatterExtreme { kind: _, dim, over } => scatter_extreme(t, dim, over, args, results[0], g),
         Index::Permute { dim, to } => {
             let (forward, inverse) = (t.primal(args[1]), t.primal(args[2]));
             let needed = t.ty(forward).dims.clone();
@@ -100,6 +101,44 @@ fn gather(t: &mut Tape, dim: &Name, outside: Outside, x: Value, index: Value, g:
         }
     }
     scatter(t, index, g, gone, over)
+}
+
+/// Divides the cotangent of each element equally between the element before and the updates that equal it.
+fn scatter_extreme(
+    t: &mut Tape,
+    dim: &Name,
+    over: &[Name],
+    args: &[Value],
+    result: Value,
+    g: Bwd,
+) -> Outcome {
+    let (x, updates) = (args[0], args[2]);
+    let dtype = t.forward_ty(x).dtype;
+    let along = find(t.forward_ty(x), dim).expect("the dim of a scatter is in its operand");
+    let (index, y) = (t.primal(args[1]), t.primal(result));
+    let read = || Index::Gather { dim: dim.clone(), outside: Outside::Zero };
+    let (old, new) = (t.primal(x), t.primal(updates));
+    let stays = t.compare(Compare::Eq, old, y)?;
+    let stays = t.cast(stays, DType::F32)?;
+    let reached = t.emit1(read(), &[y, index])?;
+    let arrives = t.compare(Compare::Eq, new, reached)?;
+    let arrives = t.cast(arrives, DType::F32)?;
+    let count = t.emit1(Index::ScatterAdd { dim: along, over: over.to_vec() }, &[index, arrives])?;
+    let count = t.binary(Binary::Add, stays, count)?;
+    let g = t.cast(g, DType::F32)?;
+    let share = t.binary(Binary::Div, g, count)?;
+    if t.wants(x) {
+        let ct = t.mul(stays, share)?;
+        let ct = t.cast(ct, dtype)?;
+        t.give(x, ct)?;
+    }
+    if t.wants(updates) {
+        let share = t.emit1(read(), &[share, index])?;
+        let ct = t.mul(arrives, share)?;
+        let ct = t.cast(ct, dtype)?;
+        t.give(updates, ct)?;
+    }
+    Ok(())
 }
 
 /// Scatters each value to its position; positions are distinct.

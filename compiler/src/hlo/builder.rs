@@ -450,10 +450,10 @@ impl Builder {
         let shape = Shape::Array(self.dtype(x), vec![count, width]);
         self.push("gather", shape, &[x, index], proto)
     }
-    /// `x` (`[rows, width]`) with rows of `updates` (`[n, width]`) added at the indices `[n]`; an index
-    /// outside is dropped.
-    pub(super) fn scatter_add_rows(&mut self, x: Hlo, index: Hlo, updates: Hlo) -> Hlo {
-        let combine = self.combiner(Combine::Add, self.dtype(x));
+    /// `x` (`[rows, width]`) with rows of `updates` (`[n, width]`) combined with those at the indices `[n]`;
+    /// an index outside is dropped.
+    pub(super) fn scatter_rows(&mut self, combine: Combine, x: Hlo, index: Hlo, updates: Hlo) -> Hlo {
+        let combine = self.combiner(combine, self.dtype(x));
         let numbers = ScatterDimensionNumbers {
             update_window_dims: vec![1],
             inserted_window_dims: vec![0],

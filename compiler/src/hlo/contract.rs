@@ -13,7 +13,8 @@ impl Emitter<'_> {
         let (batch, contracted): (Vec<Name>, Vec<Name>) =
             shared.into_iter().partition(|n| op.out.contains(n));
         let free = |x: &Tensor| x.order.iter().any(|n| !batch.contains(n) && !contracted.contains(n));
-        if contracted.is_empty() || !(free(&a) || free(&b)) {
+        // Backends have no units for matrix products of 32-bit whole numbers, and not all take their dots.
+        if !op.dtype.is_float() || contracted.is_empty() || !(free(&a) || free(&b)) {
             return self.multiply_and_sum(op, &a, &b, &contracted);
         }
         match self.platform {
@@ -129,10 +130,12 @@ impl Emitter<'_> {
         self.fold(Combine::Add, x, 0.0, &gone)
     }
 
-    /// An einsum that contains no matrix product: nothing is contracted, or only batch dims remain.
+    /// An einsum that contains no matrix product of floats: nothing is contracted, only batch dims remain, or
+    /// the operands are whole numbers.
     fn multiply_and_sum(&mut self, op: &Contract, a: &Tensor, b: &Tensor, contracted: &[Name]) -> Tensor {
         let (x, order) = self.common(&[a.clone(), b.clone()]);
-        let wide: Vec<_> = x.into_iter().map(|x| self.b.convert(x, PrimitiveType::F32)).collect();
+        let ty = if op.dtype.is_float() { PrimitiveType::F32 } else { primitive(op.dtype) };
+        let wide: Vec<_> = x.into_iter().map(|x| self.b.convert(x, ty)).collect();
         let product = Tensor::new(self.b.binary("multiply", wide[0], wide[1]), order);
         let sum = self.fold(Combine::Add, &product, 0.0, contracted);
         sum.with(self.b.convert(sum.hlo, primitive(op.dtype)))

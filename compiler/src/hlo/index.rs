@@ -1,10 +1,10 @@
 //! Movement by index. Gathers and scatters are emitted in the one form that all plugins do well: whole rows
 //! of a matrix, with batch dims merged into the row number.
 
-use super::{Emitter, Hlo, Platform, Tensor, primitive};
+use super::{Combine, Emitter, Hlo, Platform, Tensor, primitive};
 use mesh::{
     Dim, Name, TensorDim, Type,
-    ir::{Index, Outside},
+    ir::{Extreme, Index, Outside},
 };
 use proto::xla::PrimitiveType;
 
@@ -16,7 +16,17 @@ impl Emitter<'_> {
                 let dim = types[0].dim(dim).expect("the verifier checked the dim").clone();
                 vec![self.gather(&args[0], &args[1], &dim, *outside)]
             }
-            Index::ScatterAdd { dim, over } => vec![self.scatter_add(&args[0], &args[1], dim, over)],
+            Index::ScatterAdd { dim, over } => {
+                vec![self.scatter(Combine::Add, None, [&args[0], &args[1]], dim, over)]
+            }
+            Index::ScatterExtreme { kind, dim, over } => {
+                let dim = types[0].dim(dim).expect("the verifier checked the dim").clone();
+                let combine = match kind {
+                    Extreme::Max => Combine::Max,
+                    Extreme::Min => Combine::Min,
+                };
+                vec![self.scatter(combine, Some(&args[0]), [&args[1], &args[2]], &dim, over)]
+            }
             Index::Permute { dim, to: _ } => {
                 let dim = types[0].dim(dim).expect("the verifier checked the dim").clone();
                 vec![self.gather(&args[0], &args[1], &dim, Outside::Zero)]
@@ -152,7 +162,15 @@ impl Emitter<'_> {
         (self.b.reshape(row, &[sizes.iter().product()]), inside)
     }
 
-    fn scatter_add(&mut self, index: &Tensor, updates: &Tensor, dim: &TensorDim, over: &[Name]) -> Tensor {
+    /// Combines updates with the elements of `x` at their indices; without `x`, with zeros.
+    fn scatter(
+        &mut self,
+        combine: Combine,
+        x: Option<&Tensor>,
+        [index, updates]: [&Tensor; 2],
+        dim: &TensorDim,
+        over: &[Name],
+    ) -> Tensor {
         let batch: Vec<Name> = index.order.iter().filter(|n| !over.contains(n)).cloned().collect();
         let rest: Vec<Name> = updates.order.iter().filter(|n| !index.order.contains(n)).cloned().collect();
         let local = dim.dim.size / self.mesh().product(&dim.axes);
@@ -173,12 +191,19 @@ impl Emitter<'_> {
         let inside = self.b.reshape(inside, &[count]);
         let past = self.b.splat(PrimitiveType::S32, total as f64, &[count]);
         let row = self.b.select(inside, row, past);
-        let zeros = self.b.splat(wide, 0.0, &[total, width]);
-        let sum = self.b.scatter_add_rows(zeros, row, rows);
-        let sum = self.b.convert(sum, dtype);
         let shape = [&batch_sizes[..], &[local], &rest_sizes[..]].concat();
         let order = [&batch[..], std::slice::from_ref(&dim.dim.name), &rest[..]].concat();
-        Tensor::new(self.b.reshape(sum, &shape), order)
+        let before = match x {
+            Some(x) => {
+                let x = self.ordered(x, &order);
+                let x = self.b.reshape(x, &[total, width]);
+                self.b.convert(x, wide)
+            }
+            None => self.b.splat(wide, 0.0, &[total, width]),
+        };
+        let y = self.b.scatter_rows(combine, before, row, rows);
+        let y = self.b.convert(y, dtype);
+        Tensor::new(self.b.reshape(y, &shape), order)
     }
 
     /// Running sums by doubling: after step k, every element holds the sum of the 2^k elements up to it.

@@ -1,4 +1,4 @@
-//! Einsum: a matrix product for each element of the batch dims.
+//! Einsum: a matrix product for each element of the batch dims. Whole numbers wrap.
 
 use super::{Device, Precision, Tensor};
 use mesh::{DType, Name, ir::Contract};
@@ -16,7 +16,11 @@ pub(super) fn eval(at: &Device<'_>, op: &Contract, a: &Tensor, b: &Tensor) -> Te
     let mut out = Array3::zeros((left.shape()[0], left.shape()[1], right.shape()[2]));
     for (i, mut block) in out.axis_iter_mut(Axis(0)).enumerate() {
         let (left, right) = (left.index_axis(Axis(0), i), right.index_axis(Axis(0), i));
-        block.assign(&product(at, op.dtype, &left, &right));
+        let product = match op.dtype.is_float() {
+            true => product(at, op.dtype, &left, &right),
+            false => whole_product(&left, &right),
+        };
+        block.assign(&product);
     }
     out.mapv_inplace(|x| at.precision.store(op.dtype, x));
 
@@ -37,6 +41,16 @@ fn product(
             at.precision.sum(dtype, left.row(i).iter().zip(right.column(j)).map(|(a, b)| a * b))
         }),
     }
+}
+
+/// The matrix product of two blocks of whole numbers, modulo 2^64. Their sums are exact in an `f64`.
+fn whole_product(left: &ArrayView2<'_, f64>, right: &ArrayView2<'_, f64>) -> Array2<f64> {
+    Array2::from_shape_fn((left.nrows(), right.ncols()), |(i, j)| {
+        let terms = left.row(i).into_iter().zip(right.column(j));
+        let sum = terms.fold(0i64, |sum, (a, b)| sum.wrapping_add((*a as i64).wrapping_mul(*b as i64)));
+        // The low 32 bits are those of the result.
+        f64::from(sum as u32)
+    })
 }
 
 /// The array with three merged axes. Dims in none of them are dims of this operand alone, and are summed

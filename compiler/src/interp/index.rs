@@ -1,11 +1,12 @@
 //! Movement by index, and operations that order elements. Most view their operands as a cube: batch dims, the
 //! indexed dim, all other dims.
 
+use super::elementwise::{max, min};
 use super::reduce::{compare, descending};
 use super::{Device, Tensor, shape};
 use mesh::{
     DType, Diagnostic, Name, TensorDim, Type,
-    ir::{Index, Outside},
+    ir::{Extreme, Index, Outside},
 };
 use ndarray::{Array2, Array3, Axis, Slice};
 
@@ -24,6 +25,10 @@ pub(super) fn eval(
             one(gather(at, x, args[1], dim, *outside))
         }
         Index::ScatterAdd { dim, over } => one(scatter_add(at, x, args[1], dim, over)),
+        Index::ScatterExtreme { kind, dim, over } => {
+            let dim = types[0].dim(dim).expect("inference found the dim");
+            one(scatter_extreme(at, *kind, x, (args[1], args[2]), dim, over))
+        }
         Index::Permute { dim, to } => one(permute(x, args[1], args[2], dim, to)?),
         Index::TopK { dim, to } => Ok(top_k(x, dim, to)),
         Index::Sort { dim, descending } => Ok(sort(args, dim, *descending)),
@@ -98,6 +103,33 @@ fn scatter_add(at: &Device<'_>, index: &Tensor, updates: &Tensor, dim: &TensorDi
     out.mapv_inplace(|x| at.precision.store(updates.dtype, x));
     let dims = [index.dims_of(&batch), vec![shape::local(at, dim)], updates.dims_of(&others)].concat();
     Tensor::split(updates.dtype, &dims, out)
+}
+
+/// A device applies what falls into its shard of `dim`.
+fn scatter_extreme(
+    at: &Device<'_>,
+    kind: Extreme,
+    x: &Tensor,
+    (index, updates): (&Tensor, &Tensor),
+    dim: &TensorDim,
+    over: &[Name],
+) -> Tensor {
+    let name = std::slice::from_ref(&dim.dim.name);
+    let batch = index.names_but(over);
+    let others = updates.names_but(&index.names);
+    let source = updates.cube(&batch, over, &others);
+    let indices = index.matrix(&batch, over);
+    let mut out = x.cube(&batch, name, &others).to_owned();
+    for ((b, i, o), value) in source.indexed_iter() {
+        if let Some(j) = find(indices[(b, i)], at.offset(dim), at.local(dim)) {
+            out[(b, j, o)] = match kind {
+                Extreme::Max => max(out[(b, j, o)], *value),
+                Extreme::Min => min(out[(b, j, o)], *value),
+            };
+        }
+    }
+    let dims = [x.dims_of(&batch), x.dims_of(name), x.dims_of(&others)].concat();
+    Tensor::split(x.dtype, &dims, out)
 }
 
 fn permute(

@@ -45,7 +45,7 @@ fn pending_sums(walk: &Walk<'_>, inst: &Inst, op: &Contract) -> [AxisSet; 2] {
 
 /// Prepares one operand. A dim that is summed away and that the other operand lacks must not share an axis
 /// with a dim of the other operand, or each device would see only its own pairs of shards. Such dims are
-/// summed first: in float32 locally; in bfloat16 the dim is gathered, because summing first would round.
+/// summed first; in bfloat16 the dim is gathered, because summing first would round.
 fn operand(
     walk: &mut Walk<'_>,
     v: Value,
@@ -59,7 +59,7 @@ fn operand(
     if clash.is_empty() {
         return walk.get(v, &want);
     }
-    if want.dtype == DType::F32 {
+    if want.dtype != DType::Bf16 {
         want.sum = AxisSet::EMPTY;
         let x = walk.get(v, &want)?;
         let x = walk.fold(ReduceKind::Sum, &clash, x)?;

@@ -58,6 +58,7 @@ fn prune(inst: &mut Inst, live: &[bool]) -> bool {
             Index::OneHot { .. }
             | Index::Gather { .. }
             | Index::ScatterAdd { .. }
+            | Index::ScatterExtreme { .. }
             | Index::Permute { .. }
             | Index::TopK { .. }
             | Index::CumSum { .. }

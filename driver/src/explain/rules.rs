@@ -21,7 +21,7 @@ macro_rules! rule {
 }
 
 /// All rules.
-pub const RULES: [Rule; 80] = [
+pub const RULES: [Rule; 81] = [
     rule!(
         "infer",
         "type_t1",
@@ -69,7 +69,11 @@ pub const RULES: [Rule; 80] = [
     ),
     rule!("infer", "elementwise_e4", "Broadcast or reduce one of the two operands."),
     rule!("infer", "contract_c1", "Cast one of the two operands: there are no implicit conversions."),
-    rule!("infer", "contract_c2", "Use f32 or bf16 as the result's element type, and cast the result."),
+    rule!(
+        "infer",
+        "contract_c2",
+        "Give the result a float type if the operands are floats, else their type, and cast the result."
+    ),
     rule!("infer", "contract_c3", "Name only dims of the operands in the result, or broadcast afterwards."),
     rule!(
         "infer",
@@ -92,8 +96,13 @@ pub const RULES: [Rule; 80] = [
     rule!("infer", "index_i2", "Broadcast the payload, or the key, to the same dims."),
     rule!("infer", "index_i3", "Choose a length of at most the size of the dim."),
     rule!("infer", "index_i4", "Give an update with the element type and the other dims of the tensor."),
-    rule!("infer", "index_i5", "Name each summed dim once."),
+    rule!("infer", "index_i5", "Name each removed dim once."),
     rule!("infer", "index_i6", "Give both index tensors the batch dims of the tensor, under the same names."),
+    rule!(
+        "infer",
+        "index_i7",
+        "Give updates with the element type of the tensor and its dims, but for the indexed one."
+    ),
     rule!(
         "infer",
         "random_n1",

@@ -9,6 +9,11 @@ use crate::{
 
 /// A structure of tensors (a pytree in JAX), which a scan carries, slices or stacks. Tuples, `Vec`s, arrays
 /// and `Option`s of trees are trees. A struct of trees becomes one by implementing this trait.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a tree of tensors",
+    label = "tensors, or tuples, arrays, `Vec`s and `Option`s of them, are expected here",
+    note = "write `()` for no tensors; implement `Tree` for a struct of tensors"
+)]
 pub trait Tree<'g>: Sized {
     /// Applies `f` to every tensor, in a fixed order.
     fn map(self, f: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self;

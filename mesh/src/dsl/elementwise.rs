@@ -8,6 +8,11 @@ use crate::{
 use std::{f64::consts::FRAC_1_SQRT_2, ops};
 
 /// The second operand of an operation: a tensor, or a number that takes the tensor's element type.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an operand of a tensor",
+    label = "a tensor or a number is expected here",
+    note = "use a `Tensor`, or a number such as `2.0`; read state with `.read(g)`"
+)]
 pub trait Operand<'g>: Copy {
     /// Returns the operand as a tensor. A number gets the element type of `like`.
     fn tensor(self, like: Tensor<'g>, site: &Site) -> Tensor<'g>;

@@ -3,7 +3,7 @@
 use super::{Names, Tensor};
 use crate::{
     DType, Dim, Name, Op, TensorDim,
-    ir::{Index, Outside},
+    ir::{Extreme, Index, Outside},
 };
 
 impl<'g> Tensor<'g> {
@@ -36,6 +36,64 @@ impl<'g> Tensor<'g> {
         let dim = TensorDim { dim: dim.clone(), axes: Vec::new() };
         let op = Op::Index(Index::ScatterAdd { dim, over: over.names() });
         self.apply(op, &[updates], &self.graph.site())
+    }
+
+    /// The tensor, in which every element along `dim` is the largest of itself and of the `updates` whose
+    /// `index` (`s32`) it is. The dims `over` of the index are removed, its other dims are batch dims. An
+    /// update whose index is outside of `dim` is dropped.
+    #[track_caller]
+    pub fn scatter_max(
+        self,
+        dim: impl Into<Name>,
+        index: Tensor<'g>,
+        over: impl Names,
+        updates: Tensor<'g>,
+    ) -> Self {
+        let op = Index::ScatterExtreme { kind: Extreme::Max, dim: dim.into(), over: over.names() };
+        self.apply(Op::Index(op), &[index, updates], &self.graph.site())
+    }
+
+    /// [`Tensor::scatter_max`] of the smallest.
+    #[track_caller]
+    pub fn scatter_min(
+        self,
+        dim: impl Into<Name>,
+        index: Tensor<'g>,
+        over: impl Names,
+        updates: Tensor<'g>,
+    ) -> Self {
+        let op = Index::ScatterExtreme { kind: Extreme::Min, dim: dim.into(), over: over.names() };
+        self.apply(Op::Index(op), &[index, updates], &self.graph.site())
+    }
+
+    /// The tensor, in which `updates` replace the elements along `dim` at `index`, as in
+    /// [`Tensor::scatter_max`]. Of several updates with one index the last replaces the element, in the
+    /// row-major order of the dims `over`; only this update has a gradient.
+    #[track_caller]
+    pub fn scatter_set(
+        self,
+        dim: impl Into<Name>,
+        index: Tensor<'g>,
+        over: impl Names,
+        updates: Tensor<'g>,
+    ) -> Self {
+        let (dim, over, graph) = (dim.into(), over.names(), self.graph);
+        let size = self.ty().and_then(|x| x.size(&dim));
+        let is_known = index.ty().is_some_and(|ty| over.iter().all(|n| ty.has(n)));
+        let Some(size) = size.filter(|_| is_known) else {
+            // The operation reports what is missing.
+            return self.scatter_max(dim, index, over, updates);
+        };
+        let (removed, batch): (Vec<Dim>, Vec<Dim>) =
+            index.dims().into_iter().partition(|d| over.contains(&d.name));
+        let removed: Vec<Dim> =
+            over.iter().flat_map(|n| removed.iter().find(|d| d.name == *n).cloned()).collect();
+        let all = Dim::new(format!("{dim}.updates"), removed.iter().map(|d| d.size).product());
+        let number = graph.iota(&all, DType::S32).reshape(&all.name, &removed).broadcast(&batch);
+        let places = [&batch[..], &[Dim::new(dim.clone(), size)]].concat();
+        let last = graph.constant(-1, DType::S32).broadcast(&places).scatter_max(dim, index, &over, number);
+        let taken = updates.merge(&over, &all.name).gather(&all.name, last);
+        last.lt(0).select(self, taken)
     }
 
     /// A partial permutation of `dim` to `to`. Element `j` of the result is element `forward[j]`, or 0 if

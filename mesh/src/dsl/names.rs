@@ -4,6 +4,11 @@ use crate::{Dim, Name};
 use std::borrow::Borrow;
 
 /// Names of dims: `&dim`, `"length"`, `[&batch, &length]`, `["batch", "length"]`, a slice or a `Vec`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not name dims",
+    label = "names of dims are expected here",
+    note = "write one dim or name, such as `&batch` or `\"batch\"`, or several, such as `[&batch, &length]`"
+)]
 pub trait Names {
     /// The names, in order.
     fn names(self) -> Vec<Name>;
@@ -57,6 +62,11 @@ impl<T: Into<Name>> Names for Vec<T> {
 }
 
 /// Dims with their sizes: `&dim`, `[&batch, &length]`, `[]`, a slice or a `Vec`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a list of dims",
+    label = "dims with their sizes are expected here",
+    note = "write one dim, such as `&batch`, or several, such as `[&batch, &length]`; a name has no size"
+)]
 pub trait Dims {
     /// The dims, in order.
     fn dims(self) -> Vec<Dim>;
@@ -86,4 +96,17 @@ impl<T: Borrow<Dim>> Dims for Vec<T> {
     fn dims(self) -> Vec<Dim> {
         self.iter().map(|d| d.borrow().clone()).collect()
     }
+}
+
+/// Declares a variable for each dim, which has the name of the variable.
+///
+/// ```
+/// mesh::dims! { batch = 16, length = 128 }
+/// assert_eq!((batch.to_string(), length.size), ("batch=16".to_owned(), 128));
+/// ```
+#[macro_export]
+macro_rules! dims {
+    ($($name:ident = $size:expr),+ $(,)?) => {
+        $(let $name = $crate::Dim::new(stringify!($name), $size);)+
+    };
 }

@@ -1,21 +1,20 @@
 //! Result types of einsum.
 
 use super::{agree, count, dtype, linear, of, with_hint};
-use crate::{AxisSet, Diagnostic, Env, Type, ir::Contract};
+use crate::{AxisSet, DType, Diagnostic, Env, Type, ir::Contract};
 
 pub(super) fn infer(env: &Env, op: &Contract, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
     count(args, 2, "einsum")?;
     let (a, b) = (args[0], args[1]);
-    dtype(a, |d| d.is_float(), "floats", "einsum")?;
+    dtype(a, |d| d != DType::Pred, "numbers", "einsum")?;
     if a.dtype != b.dtype {
         return Err(Diagnostic::new("contract_c1", format!("einsum of {} and {}", a.dtype, b.dtype))
             .help("cast one of the two; there are no implicit conversions"));
     }
-    if !op.dtype.is_float() {
-        return Err(Diagnostic::new(
-            "contract_c2",
-            format!("the result of einsum is a float, not {}", op.dtype),
-        ));
+    if !(a.dtype == op.dtype || a.dtype.is_float() && op.dtype.is_float()) {
+        let expected = if a.dtype.is_float() { "a float" } else { a.dtype.name() };
+        let message = format!("the result of einsum of {} is {expected}, not {}", a.dtype, op.dtype);
+        return Err(Diagnostic::new("contract_c2", message).help("cast the result"));
     }
     agree(env, a, b, "einsum")?;
     linear(env, a, "einsum")?;

@@ -3,7 +3,7 @@
 use super::{absent, agree, at_least, complete, count, dtype, find, linear, of, scalar, whole};
 use crate::{
     AxisSet, DType, Diagnostic, Dim, Env, Name, TensorDim, Type,
-    ir::{Index, Outside},
+    ir::{Extreme, Index, Outside},
 };
 
 pub(super) fn infer(env: &Env, op: &Index, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
@@ -23,6 +23,7 @@ pub(super) fn infer(env: &Env, op: &Index, args: &[&Type]) -> Result<Vec<Type>, 
             count(args, 2, "scatter_add")?;
             scatter(env, args[0], args[1], dim, over)
         }
+        Index::ScatterExtreme { kind, dim, over } => scatter_extreme(env, args, *kind, dim, over),
         Index::Permute { dim, to } => {
             count(args, 3, "permute")?;
             permute(env, args, dim, to)
@@ -162,17 +163,71 @@ fn scatter(
     for name in idx.names() {
         find(updates, name, "scatter_add's updates")?;
     }
-    let mut gone = AxisSet::EMPTY;
-    for (i, name) in over.iter().enumerate() {
-        gone = gone.union(find(idx, name, "scatter_add's index")?.axes.iter().copied().collect());
-        if over[..i].contains(name) {
-            return Err(Diagnostic::new("index_i5", format!("scatter_add sums over dim `{name}` twice")));
-        }
-    }
+    let gone = removed(idx, over, "scatter_add")?;
     let batch = idx.dims.iter().filter(|d| !over.contains(&d.dim.name));
     let rest = updates.dims.iter().filter(|d| !idx.has(&d.dim.name));
     let dims = batch.chain([dim]).chain(rest).cloned().collect();
     Ok(vec![of(updates.dtype, dims, updates.sum.union(gone))])
+}
+
+/// The axes of the dims `over` of a scatter's index.
+fn removed(idx: &Type, over: &[Name], what: &str) -> Result<AxisSet, Diagnostic> {
+    let mut gone = AxisSet::EMPTY;
+    for (i, name) in over.iter().enumerate() {
+        gone = gone.union(find(idx, name, &format!("{what}'s index"))?.axes.iter().copied().collect());
+        if over[..i].contains(name) {
+            return Err(Diagnostic::new("index_i5", format!("{what} removes dim `{name}` twice")));
+        }
+    }
+    Ok(gone)
+}
+
+fn scatter_extreme(
+    env: &Env,
+    args: &[&Type],
+    kind: Extreme,
+    dim: &Name,
+    over: &[Name],
+) -> Result<Vec<Type>, Diagnostic> {
+    let what = match kind {
+        Extreme::Max => "scatter_max",
+        Extreme::Min => "scatter_min",
+    };
+    count(args, 3, what)?;
+    let (x, idx, updates) = (args[0], args[1], args[2]);
+    dtype(x, |d| d != DType::Pred, "a number", what)?;
+    complete(env, x, what)?;
+    index(env, idx, what)?;
+    complete(env, updates, what)?;
+    find(x, dim, what)?;
+    absent(updates, dim, &format!("{what}'s updates"))?;
+    for name in idx.names() {
+        find(updates, name, &format!("{what}'s updates"))?;
+    }
+    let gone = removed(idx, over, what)?;
+    for (a, b) in [(idx, updates), (x, idx), (x, updates)] {
+        agree(env, a, b, what)?;
+    }
+    let kept = updates.names().filter(|n| !over.contains(n));
+    let mut expected: Vec<&Name> = kept.chain([dim]).collect();
+    let mut have: Vec<&Name> = x.names().collect();
+    expected.sort();
+    have.sort();
+    if x.dtype != updates.dtype || have != expected {
+        let message =
+            format!("{what} of {} with updates {}", x.display(&env.mesh), updates.display(&env.mesh));
+        let names: Vec<&str> = over.iter().map(|n| n.as_str()).collect();
+        return Err(Diagnostic::new("index_i7", message).help(format!(
+            "the updates have the element type and the dims of the tensor, with [{}] in place of `{dim}`",
+            names.join(", ")
+        )));
+    }
+    let mut ty = x.clone();
+    match kind {
+        Extreme::Max => ty.max = gone,
+        Extreme::Min => ty.min = gone,
+    }
+    Ok(vec![ty])
 }
 
 fn permute(env: &Env, args: &[&Type], dim: &Name, to: &Name) -> Result<Vec<Type>, Diagnostic> {

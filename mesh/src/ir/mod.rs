@@ -7,10 +7,12 @@
 
 mod names;
 mod op;
+mod remat;
 mod site;
 
 pub use names::{is_value_name, unique};
 pub use op::*;
+pub use remat::Remat;
 pub use site::{Phase, Site};
 
 use crate::{Diagnostic, Mesh, Name, Schedule, Task, Type, arena::Arena, id_type};

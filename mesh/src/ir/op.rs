@@ -5,7 +5,7 @@
 //! binary operations broadcast by name (the result has the dims of both). The rules for shards and pending
 //! sums in Local modules are in `docs/ir.md`; [`crate::infer`] checks them.
 
-use super::{Body, StateId};
+use super::{Body, Remat, StateId};
 use crate::{AxisId, AxisSet, DType, Dim, Name, TensorDim};
 use std::ops::Range;
 
@@ -293,9 +293,9 @@ macro_rules! compare_words {
 pub(crate) use compare_words;
 words!(compare_words);
 
-/// `(a, b)`: einsum of two tensors of one float type: `out = Σ a · b` over all dims that are not in `out`.
-/// Dims in both operands and in `out` are batch dims. Products and sums are float32, and the result is
-/// rounded to `dtype`.
+/// `(a, b)`: einsum of two tensors of one number type: `out = Σ a · b` over all dims that are not in `out`.
+/// Dims in both operands and in `out` are batch dims. Of floats, products and sums are float32, and the
+/// result is rounded to the float type `dtype`; of whole numbers they wrap, and `dtype` is their type.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Contract {
     /// Names of the result's dims, in order.
@@ -428,6 +428,15 @@ pub enum Outside {
     Clamp,
 }
 
+/// The extreme that a scatter looks for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Extreme {
+    /// The largest.
+    Max,
+    /// The smallest.
+    Min,
+}
+
 /// Movement by index. Indices are `s32`.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Index {
@@ -455,6 +464,18 @@ pub enum Index {
         /// The new dim.
         dim: TensorDim,
         /// Dims of `index` (and `updates`) that are summed.
+        over: Vec<Name>,
+    },
+    /// `(x, index, updates)`: `x`, in which every element along `dim` is the extreme of itself and of the
+    /// updates whose index it is. The dims `over` of `index` (and `updates`) are removed, its other dims are
+    /// batch dims. `x` has batch + `dim` + the other dims of `updates`, in any order. An update whose index
+    /// is outside of `dim` is dropped.
+    ScatterExtreme {
+        /// The largest or the smallest.
+        kind: Extreme,
+        /// The dim of `x` that is indexed.
+        dim: Name,
+        /// Dims of `index` and `updates` that are removed.
         over: Vec<Name>,
     },
     /// `(x, forward, inverse)`: a partial permutation. Element `j` along `to` of the result is element
@@ -591,37 +612,6 @@ impl Scan {
     /// The positions of the sliced arguments. Carries come before them, captures after them.
     pub fn slices(&self) -> Range<usize> {
         self.carries..self.carries + self.xs
-    }
-}
-
-/// Remat policies: the values that the forward half of a differentiated scan saves for the backward half. The
-/// others are recomputed. A policy saves the fewest bytes that it allows. Slices and captures are not saved.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Remat {
-    /// Recompute only cheap operations: elementwise operations, creation and movement (constants, iotas,
-    /// random numbers, broadcasts, renames of one dim).
-    #[default]
-    SaveAll,
-    /// Also recompute einsums with at most [`Remat::few_terms`] products per element, i.e. attention logits.
-    SaveLong,
-    /// As `SaveLong`, with a larger bound that includes the results of attention. Also recompute einsums of
-    /// slices and captures, whose operands need not be saved.
-    SaveCompact,
-    /// Recompute everything but einsums, renames of several dims at once (which may be all-to-alls), and
-    /// loops that contain these.
-    SaveContractions,
-    /// Recompute everything from the carries.
-    SaveCarries,
-}
-
-impl Remat {
-    /// The largest number of products per element for which an einsum is recomputed.
-    pub fn few_terms(self) -> usize {
-        match self {
-            Remat::SaveLong => 64,
-            Remat::SaveCompact => 512,
-            Remat::SaveAll | Remat::SaveContractions | Remat::SaveCarries => 0,
-        }
     }
 }
 

@@ -5,12 +5,14 @@ use super::{
     cursor::Parsed,
     words,
 };
-use crate::ir::{Index, Outside};
+use crate::ir::{Extreme, Index, Outside};
 
 pub(super) const NAMES: &[&str] = &[
     "one_hot",
     "gather",
     "scatter_add",
+    "scatter_max",
+    "scatter_min",
     "permute",
     "top_k",
     "sort",
@@ -26,6 +28,8 @@ pub(super) fn name(op: &Index) -> &'static str {
         Index::OneHot { .. } => "one_hot",
         Index::Gather { .. } => "gather",
         Index::ScatterAdd { .. } => "scatter_add",
+        Index::ScatterExtreme { kind: Extreme::Max, .. } => "scatter_max",
+        Index::ScatterExtreme { kind: Extreme::Min, .. } => "scatter_min",
         Index::Permute { .. } => "permute",
         Index::TopK { .. } => "top_k",
         Index::Sort { .. } => "sort",
@@ -47,6 +51,10 @@ pub(super) fn attributes(op: &Index, a: &mut AttrWriter<'_>) {
         }
         Index::ScatterAdd { dim, over } => {
             a.dim("dim", dim);
+            a.names("over", over);
+        }
+        Index::ScatterExtreme { kind: _, dim, over } => {
+            a.name("dim", dim);
             a.names("over", over);
         }
         Index::Permute { dim, to } => {
@@ -79,6 +87,8 @@ pub(super) fn build(name: &str, a: &mut Attrs<'_, '_>) -> Parsed<Option<Index>> 
         "one_hot" => Index::OneHot { dim: a.dim("dim")?, dtype: a.dtype("dtype")? },
         "gather" => Index::Gather { dim: a.name("dim")?, outside: a.choice("outside", OUTSIDE)? },
         "scatter_add" => Index::ScatterAdd { dim: a.dim("dim")?, over: a.names("over")? },
+        "scatter_max" => scatter_extreme(Extreme::Max, a)?,
+        "scatter_min" => scatter_extreme(Extreme::Min, a)?,
         "permute" => Index::Permute { dim: a.name("dim")?, to: a.name("to")? },
         "top_k" => Index::TopK { dim: a.name("dim")?, to: a.whole_dim("to")? },
         "sort" => Index::Sort { dim: a.name("dim")?, descending: a.flag("descending")? },
@@ -91,4 +101,8 @@ pub(super) fn build(name: &str, a: &mut Attrs<'_, '_>) -> Parsed<Option<Index>> 
         "dynamic_update" => Index::DynamicUpdate { dim: a.name("dim")? },
         _ => return Ok(None),
     }))
+}
+
+fn scatter_extreme(kind: Extreme, a: &mut Attrs<'_, '_>) -> Parsed<Index> {
+    Ok(Index::ScatterExtreme { kind, dim: a.name("dim")?, over: a.names("over")? })
 }

@@ -6,8 +6,9 @@ use mesh::{
     arena::Id,
     infer::check_type,
     ir::{
-        Binary, Collective, Compare, Contract, Control, Dist, Edge, Elementwise, Index, Meta, Outside,
-        Pending, Phase, Random, Reduce, ReduceKind, Remat, Scan, Shape, StateOp, Unary, is_value_name,
+        Binary, Collective, Compare, Contract, Control, Dist, Edge, Elementwise, Extreme, Index, Meta,
+        Outside, Pending, Phase, Random, Reduce, ReduceKind, Remat, Scan, Shape, StateOp, Unary,
+        is_value_name,
     },
     schedule::ENTRIES,
     task::{Generation, Objective, Task, TaskKind},
@@ -371,7 +372,16 @@ impl Generator<'_> {
                 let like = self.b.ty(x).dims.iter().filter(|d| d.dim.name == dim_of_x).cloned().collect();
                 let index = self.fresh(c, DType::S32, like)?;
                 let over = if c.one_in(2) { vec![dim_of_x] } else { Vec::new() };
-                (Index::ScatterAdd { dim: dim(self.env, c), over }, vec![index, x])
+                let to = dim(self.env, c);
+                let name = to.dim.name.clone();
+                let add = Index::ScatterAdd { dim: to, over: over.clone() };
+                if c.one_in(2) {
+                    let kind = c.pick(&[Extreme::Max, Extreme::Min]);
+                    let into = self.b.emit1(Op::Index(add), &[index, x], &site(c)).ok()?;
+                    (Index::ScatterExtreme { kind, dim: name, over }, vec![into, index, x])
+                } else {
+                    (add, vec![index, x])
+                }
             }
             3 => {
                 let forward = self.fresh(c, DType::S32, vec![whole("slots", 3)])?;

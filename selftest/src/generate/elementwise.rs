@@ -186,6 +186,9 @@ impl Gen<'_, '_> {
             (DType::U32, 1) => shift,
             (DType::S32 | DType::U32 | DType::Bf16 | DType::F32, _) => arithmetic,
         };
+        if op == Binary::Mul && b.0 % 2 == 1 {
+            return self.whole_contract(a, b);
+        }
         let (bound_a, bound_b) = (self.facts(a).bound, self.facts(b).bound);
         let bound = match op {
             Binary::Add | Binary::Sub => bound_a + bound_b,

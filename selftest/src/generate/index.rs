@@ -4,7 +4,7 @@ use super::program::{Facts, Gen};
 use super::shape::unsplit;
 use mesh::{
     DType, Dim, Name, Value,
-    ir::{Index, Outside, Unary},
+    ir::{Extreme, Index, Outside, Shape, Unary},
 };
 
 impl Gen<'_, '_> {
@@ -63,8 +63,23 @@ impl Gen<'_, '_> {
         let over = self.rng.some_of(&own);
         let count: usize = over.iter().filter_map(|n| self.ty(index).size(n)).product();
         let dim = self.other_dims(updates).first()?.clone();
+        // Without a separate draw, so that existing seeds keep their other instructions.
+        if updates.0 % 3 == 0 && (!self.smooth || self.facts(updates).exact) {
+            return self.scatter_extreme(index, updates, dim, over);
+        }
         let facts = Facts::rounded(self.facts(updates).bound * count as f64);
         self.emit1(Index::ScatterAdd { dim: unsplit(dim), over }, &[index, updates], facts).map(drop)
+    }
+
+    /// Scatters updates onto ones.
+    fn scatter_extreme(&mut self, index: Value, updates: Value, dim: Dim, over: Vec<Name>) -> Option<()> {
+        let kept = self.ty(updates).logical().filter(|d| !over.contains(&d.name));
+        let dims: Vec<_> = kept.chain([&dim]).cloned().map(unsplit).collect();
+        let one = self.constant(self.ty(updates).dtype, 1.0)?;
+        let x = self.emit1(Shape::Broadcast { dims }, &[one], Facts::exact(1.0))?;
+        let kind = if updates.0 % 2 == 0 { Extreme::Max } else { Extreme::Min };
+        let facts = self.facts(updates).with(Facts::exact(1.0), self.facts(updates).bound.max(1.0));
+        self.emit1(Index::ScatterExtreme { kind, dim: dim.name, over }, &[x, index, updates], facts).map(drop)
     }
 
     fn permute(&mut self) -> Option<()> {

@@ -20,6 +20,7 @@ pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Index) -> Result<
         }
         Index::Gather { dim, outside } => gather(walk, inst, dim, *outside),
         Index::ScatterAdd { dim, over } => scatter(walk, inst, dim, over),
+        Index::ScatterExtreme { kind: _, dim: _, over } => scatter_extreme(walk, inst, op, over),
         Index::Permute { dim, to } => permute(walk, inst, op, dim, to),
         Index::TopK { dim, to } => whole::top_k(walk, inst, op, dim, to),
         Index::Sort { dim, descending: _ } => whole::sort(walk, inst, op, dim),
@@ -111,6 +112,23 @@ fn scatter(walk: &mut Walk<'_>, inst: &Inst, dim: &TensorDim, over: &[Name]) -> 
     let args = [walk.get(index, &place)?, walk.get(updates, &from)?];
     let dim = TensorDim { dim: dim.dim.clone(), axes: form.axes_of(name).to_vec() };
     walk.done(inst, Op::Index(Index::ScatterAdd { dim, over: over.to_vec() }), &args)
+}
+
+/// Every device applies its updates to what it holds; an all-reduce finds the extreme of all devices. Dims
+/// that are removed and share an axis with a dim of the result are gathered.
+fn scatter_extreme(walk: &mut Walk<'_>, inst: &Inst, op: &Index, over: &[Name]) -> Result<(), Diagnostic> {
+    let (x, index, updates) = (inst.args[0], inst.args[1], inst.args[2]);
+    let form = walk.layout(inst.results[0]);
+    let mut from = walk.want(updates, &form, AxisSet::EMPTY);
+    strip(&mut from, over, form.split());
+    let mut place = walk.layout(index);
+    place.dims.iter_mut().for_each(|d| d.axes = from.axes_of(&d.dim.name).to_vec());
+    let to = walk.want(x, &form, AxisSet::EMPTY);
+    let args = [walk.get(x, &to)?, walk.get(index, &place)?, walk.get(updates, &from)?];
+    let y = walk.emit(Op::Index(op.clone()), &args)?;
+    let y = walk.reduce_pending(y)?;
+    walk.set(inst.results[0], y);
+    Ok(())
 }
 
 /// Removes from `dims` their axes from the first one in `axes` on.
