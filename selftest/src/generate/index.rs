@@ -64,7 +64,7 @@ impl Gen<'_, '_> {
         let count: usize = over.iter().filter_map(|n| self.ty(index).size(n)).product();
         let dim = self.other_dims(updates).first()?.clone();
         // Without a separate draw, so that existing seeds keep their other instructions.
-        if updates.0 % 3 == 0 && (!self.smooth || self.facts(updates).exact) {
+        if updates.0.is_multiple_of(3) && (!self.smooth || self.facts(updates).exact) {
             return self.scatter_extreme(index, updates, dim, over);
         }
         let facts = Facts::rounded(self.facts(updates).bound * count as f64);
@@ -77,7 +77,7 @@ impl Gen<'_, '_> {
         let dims: Vec<_> = kept.chain([&dim]).cloned().map(unsplit).collect();
         let one = self.constant(self.ty(updates).dtype, 1.0)?;
         let x = self.emit1(Shape::Broadcast { dims }, &[one], Facts::exact(1.0))?;
-        let kind = if updates.0 % 2 == 0 { Extreme::Max } else { Extreme::Min };
+        let kind = if updates.0.is_multiple_of(2) { Extreme::Max } else { Extreme::Min };
         let facts = self.facts(updates).with(Facts::exact(1.0), self.facts(updates).bound.max(1.0));
         self.emit1(Index::ScatterExtreme { kind, dim: dim.name, over }, &[x, index, updates], facts).map(drop)
     }
