@@ -66,6 +66,11 @@ fn selected<'a>(all: impl IntoIterator<Item = Vec<Fault<'a>>>) -> Vec<Fault<'a>>
     all.skip(first - 1).step_by(of).collect()
 }
 
+/// True if only a part of the faults is injected.
+fn is_part() -> bool {
+    std::env::var_os("MESH_FAULTS").is_some()
+}
+
 /// A place with an artefact of a small model and a text, and a run of six steps without faults.
 struct Reference {
     place: Workplace,
@@ -203,7 +208,7 @@ fn a_run_keeps_what_is_whole_whatever_fails() {
     ]) {
         ended += usize::from(reference.check(fault).code != Some(0));
     }
-    assert!(ended > 0, "no fault had an effect");
+    assert!(ended > 0 || is_part(), "no fault had an effect");
 }
 
 #[test]
@@ -269,7 +274,7 @@ fn a_plugin_is_installed_whole_or_not_at_all() {
         }
         failed += usize::from(ran.code == Some(1));
     }
-    assert!(failed > 0, "no fault had an effect");
+    assert!(failed > 0 || is_part(), "no fault had an effect");
 }
 
 #[test]
@@ -300,5 +305,5 @@ fn prepared_tokens_are_whole_or_absent() {
         }
         failed += usize::from(ran.code == Some(1));
     }
-    assert!(failed > 0, "no fault had an effect");
+    assert!(failed > 0 || is_part(), "no fault had an effect");
 }
