@@ -218,10 +218,10 @@ pub fn causal_mask<'g>(cx: &Context<'g>, query: &Dim, memory: &Dim) -> Tensor<'g
     let (from, to) = (cx.g.iota(query, DType::S32), cx.g.iota(memory, DType::S32));
     let mut hidden = to.gt(from);
     if cx.visible_prefix > 0 {
-        hidden = hidden & to.ge(cx.visible_prefix as u32);
+        hidden &= to.ge(cx.visible_prefix as u32);
     }
     if cx.window > 0 {
-        hidden = hidden | (from - to).ge(cx.window as u32);
+        hidden |= (from - to).ge(cx.window as u32);
     }
     hidden.cast(DType::F32) * MASKED
 }
