@@ -75,9 +75,9 @@ impl Layer {
     }
 
     /// Returns the program: `layer(seed, x, tokens, cotangent)` gives `y`, the weighted `loss`, `dispatch`
-    /// and `combine` (`[batch, tokens, experts, capacity]`), the router's metrics, and the gradients of `loss
-    /// + Σ y · cotangent` as `grad_x`, `grad_router`, `grad_wi`, `grad_wo`,
-    /// as far as the layer has them.
+    /// and `combine` (`[batch, tokens, experts, capacity]`), the router's metrics, and the gradients of
+    /// `loss + Σ y · cotangent` as `grad_x`, `grad_router`, `grad_wi` and `grad_wo`, as far as the layer has
+    /// them.
     #[track_caller]
     pub fn program(&self) -> Module {
         let p = Program::new("layer");
