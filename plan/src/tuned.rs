@@ -72,10 +72,10 @@ impl Tuned {
     }
 }
 
-/// Returns the number of parameters of a program.
+/// Returns the number of parameters of a program, at most the largest `u64`.
 pub fn parameters(module: &Module) -> u64 {
     let parameters = module.env.states.iter().filter(|(_, state)| state.kind == StateKind::Param);
-    parameters.map(|(_, state)| state.ty.elements() as u64).sum()
+    parameters.fold(0, |sum: u64, (_, state)| sum.saturating_add(state.ty.elements() as u64))
 }
 
 #[cfg(test)]
