@@ -56,7 +56,10 @@ fn labels_are_explained() {
         &place.run(&["explain", "layout_y3"]).succeeds().out,
         &["A dim that is split", "Way out:", "[layout_y3]"],
     );
-    has(&place.run(&["explain"]).succeeds().out, &["contract_c1 Both operands have the same element type, a number."]);
+    has(
+        &place.run(&["explain"]).succeeds().out,
+        &["contract_c1 Both operands have the same element type, a number."],
+    );
     place.run(&["explain", "layout_y9"]).fails(&["no error label `layout_y9`", "did you mean `layout_y"]);
     place.write("m.mesh", "module m\n\nfunc f(%x x: f32[a=4, a=4]) {\n  return\n}\n");
     place.run(&["check", "m.mesh"]).fails(&["error[type_t1]", "meshc explain type_t1"]);

@@ -120,7 +120,9 @@ mod tests {
     #[test]
     fn a_label_is_explained_and_a_wrong_one_is_corrected() {
         let text = explain("contract_c1").unwrap();
-        for part in ["Both operands have the same element type, a number.", "einsum of f32 and bf16", "Way out: Cast"] {
+        for part in
+            ["Both operands have the same element type, a number.", "einsum of f32 and bf16", "Way out: Cast"]
+        {
             assert!(text.contains(part), "`{part}` is not in {text}");
         }
         assert!(index().contains("contract_c1") && index().lines().count() == RULES.len());
