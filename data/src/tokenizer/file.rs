@@ -2,7 +2,7 @@
 
 use super::{
     FIRST_BYTE, Pieces, UNKNOWN,
-    sentencepiece::{self, Division, SentencePiece},
+    sentencepiece::{self, Conventions, Division, SentencePiece},
 };
 use crate::{Error, Result, caught::caught};
 use proto::regular;
@@ -156,6 +156,15 @@ impl FileTokenizer {
     /// The offset added to the file's token ids, to make room for reserved tokens.
     pub fn offset(&self) -> i32 {
         self.offset
+    }
+
+    /// Returns how a SentencePiece model treats spaces and characters without a piece. `None` means a
+    /// `tokenizer.json`.
+    pub fn conventions(&self) -> Option<Conventions> {
+        match &self.engine {
+            Engine::Json(_) => None,
+            Engine::SentencePiece(model) => Some(model.conventions()),
+        }
     }
 
     /// Returns the way in which a SentencePiece model divides text. `None` means a `tokenizer.json`.

@@ -14,7 +14,7 @@ mod sentencepiece;
 
 pub use codec::Codec;
 pub use file::{FileTokenizer, open, parse};
-pub use sentencepiece::Division;
+pub use sentencepiece::{Conventions, Division};
 
 use crate::{Error, Result};
 use std::{fmt, ops::Range, sync::Arc};

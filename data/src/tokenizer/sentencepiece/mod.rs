@@ -63,6 +63,34 @@ pub enum Division {
     Characters,
 }
 
+/// The way in which a SentencePiece model treats spaces, and characters that have no piece. T5's models have
+/// the default.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Conventions {
+    /// True if a space is added before the first word.
+    pub dummy_prefix: bool,
+    /// True if the space of a word follows it.
+    pub space_after_word: bool,
+    /// True if spaces at both ends, and all but one between words, are removed.
+    pub removes_spaces: bool,
+    /// True if pieces have U+2581 in place of a space.
+    pub escapes_spaces: bool,
+    /// True if a character without a piece becomes the pieces of its bytes.
+    pub byte_fallback: bool,
+}
+
+impl Default for Conventions {
+    fn default() -> Self {
+        Self {
+            dummy_prefix: true,
+            space_after_word: false,
+            removes_spaces: true,
+            escapes_spaces: true,
+            byte_fallback: false,
+        }
+    }
+}
+
 /// A model, and what its pieces are.
 pub(super) struct Opened {
     pub model: SentencePiece,
@@ -232,6 +260,11 @@ impl SentencePiece {
             Algorithm::Words => Division::Words,
             Algorithm::Characters => Division::Characters,
         }
+    }
+
+    /// Returns how spaces and characters without a piece are treated.
+    pub fn conventions(&self) -> Conventions {
+        Conventions { byte_fallback: self.bytes.is_some(), ..self.normalizer.conventions() }
     }
 
     /// Returns the tokens of a text.

@@ -2,6 +2,7 @@
 //! suffix, and escapes spaces.
 
 use super::{
+    Conventions,
     charsmap::{Charsmap, Damaged},
     proto::NormalizerSpec,
     trie::Trie,
@@ -51,6 +52,17 @@ impl Normalizer {
             remove_extra: spec.remove_extra_whitespaces.unwrap_or(true),
             escape: spec.escape_whitespaces.unwrap_or(true),
         })
+    }
+
+    /// Returns how spaces are treated.
+    pub fn conventions(&self) -> Conventions {
+        Conventions {
+            dummy_prefix: self.dummy_prefix,
+            space_after_word: self.as_suffix,
+            removes_spaces: self.remove_extra,
+            escapes_spaces: self.escape,
+            ..Conventions::default()
+        }
     }
 
     /// Returns the normalized text. It is UTF-8 unless the character map is odd.
