@@ -1,6 +1,6 @@
 //! Programs that take the batches of evaluation and have no training step.
 
-use crate::{Config, Weights, decoder::Model, metadata};
+use crate::{Config, Weights, metadata, model::Model};
 use mesh::{
     Schedule, Site,
     dsl::{Graph, Program},

@@ -9,12 +9,11 @@
 //! (parameters and their matrix structure) with [`patterns`] (of their names) and [`lora`] (low-rank
 //! adapters), the layers ([`norm`], [`position`], [`attention`],
 //! [`feed_forward`], [`switch`], [`embedding`]), [`stack`] (encoder and decoder), [`stream`] (the residual
-//! stream), [`objective`] (losses), [`decoder`] (decoder-only models), [`optimizer`], [`microbatch`]
-//! (gradient accumulation), [`tokens`] (special tokens), [`distill`] (teachers), `metadata` and [`program`],
-//! `evaluation`, [`generate`], [`score`] and [`routes`] (programs that evaluate, generate, score and record
-//! routing), [`zoo`] (published models), [`hf`] and [`t5x`] (tensor names of Hugging Face and of T5X),
-//! [`probe`] (intermediate values, for
-//! comparison with other systems).
+//! stream), [`objective`] (losses), [`decoder`] (decoder-only models), [`model`] (models of both kinds),
+//! [`optimizer`], [`microbatch`] (gradient accumulation), [`tokens`] (special tokens), [`distill`] (teachers),
+//! `metadata` and [`program`], `evaluation`, [`generate`], [`score`] and [`routes`] (programs that evaluate,
+//! generate, score and record routing), [`zoo`] (published models), [`hf`] and [`t5x`] (tensor names of
+//! Hugging Face and of T5X), [`probe`] (intermediate values, for comparison with other systems).
 //!
 //! Names of dims are an interface, because layouts refer to them: `batch`, `length` (of the input),
 //! `target_length`, `memory_length` (positions that attention attends to), `d_model` (between blocks
@@ -36,6 +35,7 @@ pub mod lora;
 mod metadata;
 pub mod microbatch;
 pub mod mistakes;
+pub mod model;
 pub mod norm;
 pub mod objective;
 pub mod optimizer;

@@ -3,10 +3,10 @@
 
 use crate::{
     Config, Generation, Weight, Weights,
-    decoder::Model,
     distill::{self, Distillation, Teaching},
     generate, metadata,
     microbatch::Batch,
+    model::Model,
     optimizer, routes, score,
     switch::balance_bias as balance,
 };
