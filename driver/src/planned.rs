@@ -1,9 +1,9 @@
 //! Defaults for TPU slices: selective precision, and a placement from a quick plan.
 
-use crate::{failure::failure, program, request::Request, settings::key, target::Target};
+use crate::{failure::failure, placement::place, program, request::Request, settings::key, target::Target};
 use anyhow::Result;
 use compiler::cost::target::Slice;
-use mesh::{Layout, Mesh, Module};
+use mesh::Module;
 use plan::{Candidate, Evaluator, Fixed, Model, Ranked, Space, search, tuned};
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -44,7 +44,7 @@ pub fn completed(request: Request, function: Option<&str>) -> Result<Request> {
     if is_partitioned(&module) {
         return Ok(request);
     }
-    if let Some(tuned) = tuned(&request, &module, &slice)? {
+    if let Some(tuned) = tuned(&request, &module, &slice) {
         return Ok(tuned);
     }
     let function = function.map_or_else(|| main_function(&module), str::to_owned);
@@ -57,24 +57,25 @@ pub fn completed(request: Request, function: Option<&str>) -> Result<Request> {
     Ok(planned)
 }
 
-/// Returns the request with the tuned configuration of its program. `None` means that there is none, or that
-/// the user has given a schedule or flags.
-fn tuned(request: &Request, module: &Module, slice: &Slice) -> Result<Option<Request>> {
+/// Returns the request with the tuned configuration of its program. `None` means that there is none, that the
+/// user has given a schedule or flags, or that it does not suit the user's settings.
+fn tuned(request: &Request, module: &Module, slice: &Slice) -> Option<Request> {
     if !request.settings.schedule.is_empty() || !request.flags.given.is_empty() {
-        return Ok(None);
+        return None;
     }
-    let Some(tuned) = tuned::find(module, slice) else { return Ok(None) };
+    let tuned = tuned::find(module, slice)?;
     let mut configured = request.scheduled(&tuned.schedule);
     let is_given = |setting: &&String| request.settings.sets(key(setting));
     configured.settings.settings.extend(tuned.settings.iter().filter(|s| !is_given(s)).cloned());
     let pairs = tuned.flags.iter().filter_map(|flag| flag.split_once('='));
     configured.flags.given.extend(pairs.map(|(key, value)| (key.to_owned(), value.to_owned())));
     configured.target.target = Some(Target::Tpu(Box::new(tuned.slice())));
-    let of_text = |what: String| failure(what, "the tuned configuration is not valid");
-    configured.placement.mesh = Some(Mesh::parse(&tuned.mesh).map_err(of_text)?);
-    configured.placement.state_layout = Some(Layout::parse(&tuned.state_layout).map_err(of_text)?);
+    configured.placement.mesh = Some(tuned.mesh());
+    configured.placement.state_layout = Some(tuned.state_layout());
+    let program = program::load_variant(&configured).ok()?;
+    place(&program.module, &configured.placement).ok()?;
     (request.host.say)(&format!("tuned for {} on this slice: {}", tuned.program, tuned.options()));
-    Ok(Some(configured))
+    Some(configured)
 }
 
 /// Selects selective precision if the model can have it and none is given.
@@ -141,7 +142,7 @@ fn none_found(request: &Request, slice: &Slice, is_late: bool) -> anyhow::Error 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{host::Host, placement::place, target::TargetOptions};
+    use crate::{host::Host, target::TargetOptions};
     use runtime::HostAllocator;
     use std::path::Path;
 
@@ -175,6 +176,19 @@ mod tests {
         let done = completed(request("switch_xxl", "tpu:v4:8x8x8"), None).expect("it is completed");
         assert_eq!(done.target.target.map(|t| t.to_string()).as_deref(), Some("tpu:v4:8x8x8:megacore"));
         assert_eq!(done.settings.dtype.as_deref(), Some("selective"));
+    }
+
+    #[test]
+    fn a_tuned_configuration_that_does_not_suit_the_settings_is_not_taken() {
+        let chosen = |settings: &[&str]| {
+            let mut request = request("switch_base", "tpu:v3:4x4");
+            request.settings.settings = settings.iter().map(|s| (*s).to_owned()).collect();
+            let module = program::load_variant(&request).expect("the settings are valid").module;
+            tuned(&request, &module, &Slice::parse("v3:4x4").expect("it is a slice")).is_some()
+        };
+        assert!(chosen(&["capacity_factor=1"]));
+        assert!(!chosen(&["balance=batch"]), "it has microbatches");
+        assert!(!chosen(&["experts=64"]), "it is another model");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! with libtpu.
 
 use compiler::cost::target::Slice;
-use mesh::{Module, StateKind};
+use mesh::{Layout, Mesh, Module, StateKind};
 use serde::Deserialize;
 
 /// A configuration of a program on a slice.
@@ -59,6 +59,16 @@ impl Tuned {
         Slice::parse(&self.slice).expect("a test parses the slices")
     }
 
+    /// Returns the mesh.
+    pub fn mesh(&self) -> Mesh {
+        Mesh::parse(&self.mesh).expect("a test parses the meshes")
+    }
+
+    /// Returns the state layout.
+    pub fn state_layout(&self) -> Layout {
+        Layout::parse(&self.state_layout).expect("a test parses the layouts")
+    }
+
     /// Returns the configuration as options of the command line.
     pub fn options(&self) -> String {
         let settings = self.settings.iter().map(|s| format!(" --set {s}"));
@@ -81,15 +91,13 @@ pub fn parameters(module: &Module) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mesh::{Layout, Mesh};
 
     #[test]
     fn configurations_fit_their_slices() {
         for tuned in all() {
             let about = format!("{} on {}", tuned.program, tuned.slice);
-            let mesh = Mesh::parse(&tuned.mesh).expect(&about);
-            assert_eq!(mesh.devices(), tuned.slice().devices(), "{about}");
-            Layout::parse(&tuned.state_layout).expect(&about).resolve(&mesh).expect(&about);
+            assert_eq!(tuned.mesh().devices(), tuned.slice().devices(), "{about}");
+            tuned.state_layout().resolve(&tuned.mesh()).expect(&about);
             let pairs = tuned.schedule.iter().chain(&tuned.settings).chain(&tuned.flags);
             pairs.for_each(|pair| assert!(pair.contains('='), "{about}: {pair}"));
         }
