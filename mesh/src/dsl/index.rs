@@ -49,8 +49,7 @@ impl<'g> Tensor<'g> {
         over: impl Names,
         updates: Tensor<'g>,
     ) -> Self {
-        let op = Index::ScatterExtreme { kind: Extreme::Max, dim: dim.into(), over: over.names() };
-        self.apply(Op::Index(op), &[index, updates], &self.graph.site())
+        self.scatter_extreme(Extreme::Max, dim.into(), index, over.names(), updates)
     }
 
     /// [`Tensor::scatter_max`] of the smallest.
@@ -62,8 +61,20 @@ impl<'g> Tensor<'g> {
         over: impl Names,
         updates: Tensor<'g>,
     ) -> Self {
-        let op = Index::ScatterExtreme { kind: Extreme::Min, dim: dim.into(), over: over.names() };
-        self.apply(Op::Index(op), &[index, updates], &self.graph.site())
+        self.scatter_extreme(Extreme::Min, dim.into(), index, over.names(), updates)
+    }
+
+    #[track_caller]
+    fn scatter_extreme(
+        self,
+        kind: Extreme,
+        dim: Name,
+        index: Tensor<'g>,
+        over: Vec<Name>,
+        updates: Tensor<'g>,
+    ) -> Self {
+        let op = Op::Index(Index::ScatterExtreme { kind, dim, over });
+        self.apply(op, &[index, updates], &self.graph.site())
     }
 
     /// The tensor, in which `updates` replace the elements along `dim` at `index`, as in
