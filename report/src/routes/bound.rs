@@ -134,7 +134,7 @@ mod tests {
             assert_eq!(layer.what_if[0].dropped_tokens, layer.dropped_tokens);
             assert!(layer.what_if[1].dropped_tokens < layer.dropped_tokens);
         }
-        // What a person reads does not grow with the experts.
+        // The text and the page have a bounded number of experts of each layer.
         let lines = found.to_string().lines().count();
         assert!(lines < 30 * (16 + 16) + found.coactivation.len(), "{lines} lines");
         let page = crate::html::routes::page(&found).len();

@@ -283,7 +283,7 @@ impl Steps<'_> {
         let all = self.t.session.compilations();
         all[self.compiled..].iter().for_each(|compilation| self.t.observer.on_compiled(compilation));
         let has_new = all.len() > std::mem::replace(&mut self.compiled, all.len());
-        // What an executable takes is part of the memory in use while nothing runs.
+        // The memory of a new executable stays in use between runs, so the baseline must contain it.
         if has_new && self.in_flight.is_empty() {
             self.t.session.record_memory_baseline()?;
         }
