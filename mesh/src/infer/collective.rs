@@ -70,8 +70,8 @@ fn pending_over(env: &Env, ty: &Type, pending: AxisSet, axes: AxisSet) -> Result
 /// Checks that `axes` are all axes of a dim, and that shards move by at most their number.
 fn permute(env: &Env, ty: &Type, dim: &Name, axes: &[AxisId], by: isize) -> Result<(), Diagnostic> {
     let d = find(ty, dim, "collective_permute")?;
-    let shards = env.mesh.product(axes);
-    if !axes.is_empty() && d.axes == axes && by.unsigned_abs() <= shards {
+    // Only axes of a valid type have a product: the axes of an operation may repeat.
+    if !axes.is_empty() && d.axes == axes && by.unsigned_abs() <= env.mesh.product(axes) {
         return Ok(());
     }
     let text = ty.display(&env.mesh);
@@ -106,4 +106,23 @@ fn extend(ty: &mut Type, dim: &Name, axes: &[AxisId]) -> Result<(), Diagnostic> 
     }
     ty.dims.iter_mut().filter(|d| d.dim.name == *dim).for_each(|d| d.axes.extend(axes));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Dim, Mesh, TensorDim};
+
+    #[test]
+    fn axes_of_a_permute_may_not_repeat() {
+        let env = Env { mesh: Mesh::parse("data=2").expect("a valid mesh"), ..Env::default() };
+        let data = AxisId(0);
+        let dim = TensorDim { dim: Dim::new("a", 4), axes: vec![data] };
+        let ty = Type { dims: vec![dim], ..Type::scalar(DType::F32) };
+        let permute = |axes| Collective::Permute { dim: "a".into(), axes, by: 1, wrap: true };
+        assert!(infer(&env, &permute(vec![data]), &[&ty]).is_ok());
+        // The number of shards of so many axes does not fit into 64 bits.
+        let error = infer(&env, &permute(vec![data; 64]), &[&ty]).expect_err("the axes repeat");
+        assert_eq!(error.label, "collective_l4");
+    }
 }

@@ -236,6 +236,7 @@ impl<'t> Parser<'t> {
             self.param(&mut scope, definition, ty);
             inputs.push(input);
         }
+        let outputs_at = self.c.offset();
         let outputs = if self.c.eat_arrow() { self.outputs(env)? } else { Vec::new() };
         let errors = self.c.errors.len();
         let body = self.braces(scope, "return")?;
@@ -246,6 +247,12 @@ impl<'t> Parser<'t> {
                 let error = self.c.error(*at, format!("output `{name}` is {want}, but {have} is returned"));
                 self.c.errors.push(error);
             }
+        }
+        let (names, values) = (outputs.len(), body.results.len());
+        if names != values && outputs_known {
+            let message = format!("outputs of function `{name}`: {names}; values returned: {values}");
+            let error = self.c.error(outputs_at, message).help("give each returned value one output");
+            self.c.errors.push(error);
         }
         let outputs = outputs.into_iter().map(|(name, _, _)| name).collect();
         Ok(Function { name, inputs, outputs, body })

@@ -123,3 +123,9 @@ fn names_have_no_control_characters() {
     };
     check(dim, &["type_t8"]);
 }
+
+#[test]
+fn functions_name_each_output() {
+    check(|m| m.functions[0].outputs.clear(), &["verify_v9"]);
+    check(|m| m.functions[0].outputs.push("z".into()), &["verify_v9"]);
+}
