@@ -1,10 +1,12 @@
 //! Multi-head attention as in T5: logits are not divided by `sqrt(d_kv)` (the initialization makes up for
 //! it), position biases and masks are added to them, and softmax is computed in `f32`.
 
+mod blocks;
 mod decode;
 pub mod dims;
 pub(crate) mod ring;
 mod rotary;
+mod zigzag;
 
 pub use decode::{KeyValue, squeeze_single_beam};
 pub use dims::AttentionDims;

@@ -359,6 +359,35 @@ fn attention_in_a_ring_is_the_same() {
     assert!(difference < 1e-4, "{difference}");
 }
 
+/// The decoder's positions divide into chunks for blocks and into a part of each chunk for each block.
+#[test]
+fn attention_in_a_ring_without_hidden_products_is_the_same() {
+    #[track_caller]
+    fn check(ring: usize, target_length: usize, layer_biases: bool, mesh: &[&str]) {
+        let with = |ring| {
+            let schedule = Schedule { ring, ..Schedule::default() };
+            Config { target_length, dropout: 0.0, layer_biases, schedule, ..tiny() }
+        };
+        let gathered = train(&with(1), &build(&with(1)), 1);
+        let config = with(ring);
+        let module = build(&config);
+        let text = mesh::text::print(&module);
+        assert!(text.contains("query_length.chunks"), "the decoder's chunks are ordered");
+        let whole = difference(&gathered, &train(&config, &module, 1));
+        assert!(whole < 1e-4, "{whole}");
+        for mesh in mesh {
+            let local = split(&module, mesh, &format!("{POSITIONS},ring:seq"), "");
+            let text = mesh::text::print(&local);
+            let keys = |line: &&str| line.contains("all_gather") && line.contains("d_kv");
+            assert_eq!(text.lines().find(keys), None, "no device gathers keys or values");
+            let difference = difference(&gathered, &train(&config, &local, 1));
+            assert!(difference < 1e-4, "{mesh}: {difference}");
+        }
+    }
+    check(2, 8, true, &["data=2,seq=2"]);
+    check(4, 32, false, &["seq=2"]);
+}
+
 /// All logits of a masked row are the same number, whose last digit is larger than the logarithm of a sum.
 #[test]
 fn a_row_of_padding_has_the_same_gradients_in_a_ring() {
