@@ -1,6 +1,9 @@
 //! The commands, through the command line.
 
-use crate::support::{Ran, Workplace, cpu_plugin, model, text, tiny_switch};
+use crate::{
+    cli_training::artefact,
+    support::{Ran, Workplace, cpu_plugin, model, text, tiny_switch},
+};
 use std::{
     collections::BTreeMap,
     fs,
@@ -339,6 +342,43 @@ fn plugins_are_listed() {
     assert_eq!(first["source"], "MESH_PJRT_PLUGIN");
     let ran = place.run(&["plugin", "doctor", &cpu]).succeeds();
     assert!(ran.out.contains("API") && ran.out.contains("platform  cpu"), "{}", ran.out);
+}
+
+/// A library that computes, installed as the package of a version with publicly reported wrong results.
+#[test]
+fn commands_warn_of_plugins_with_known_faults() {
+    let place = Workplace::new();
+    let library = place.at("site/package/pjrt_c_api_cpu_plugin.so");
+    fs::create_dir_all(library.parent().unwrap()).unwrap();
+    fs::create_dir(place.at("site/jax_cuda13_pjrt-0.11.1.dist-info")).unwrap();
+    if fs::hard_link(cpu_plugin(), &library).is_err() {
+        fs::copy(cpu_plugin(), &library).unwrap();
+    }
+    let library = library.display().to_string();
+    let (matmul, text) = (model("matmul.rs"), text());
+    let words = [
+        "jax_cuda13_pjrt 0.11.1 is reported to compute wrong results: ",
+        "https://github.com/jax-ml/jax/issues/40633",
+        "use version 0.10.2",
+    ];
+    let compile = ["compile", &matmul, "--emit", "executable", "-o", "a"];
+    let train = ["train", artefact(), "--data", &text, "--steps", "1", "--no-run-dir"];
+    for args in [&compile[..], &train] {
+        let run = |plugin: &str| {
+            let ran = place.meshc(args).env("MESH_PJRT_PLUGIN", plugin).output();
+            Ran::new(ran.expect("meshc starts")).succeeds()
+        };
+        let ran = run(&library);
+        let warnings: Vec<&str> = ran.err.lines().filter(|line| line.starts_with("warning: ")).collect();
+        assert!(warnings.len() == 1 && words.iter().all(|part| warnings[0].contains(part)), "{}", ran.err);
+        let sound = run(&cpu_plugin().display().to_string());
+        assert!(!sound.err.contains("wrong results"), "{}", sound.err);
+    }
+    let doctor = place.run(&["plugin", "doctor", &library]).succeeds();
+    assert!(words.iter().all(|part| doctor.out.contains(part)), "{}", doctor.out);
+    let doctor = place.run(&["plugin", "doctor", "--json", &library]).succeeds();
+    let seen: serde_json::Value = serde_json::from_str(&doctor.out).unwrap();
+    assert_eq!(seen[0]["faults"].as_array().map(Vec::len), Some(1), "{seen}");
 }
 
 #[test]

@@ -306,9 +306,7 @@ fn a_signal_while_evaluating_and_a_second_writer() {
     let args = [artefact(), "--data", &data, "--run-dir", "r", "--steps"];
     let mut running = Running::start(train(&place, &[&args[..], &["1000000"], &long].concat()));
     running.until("eval_step: compiled");
-    // A second run is refused by the lock before it writes anything.
-    let second = runs(&place, &[&args[..], &["5", "--resume"]].concat());
-    second.fails(&["`r/checkpoints` is being written to by process", "help:"]);
+    check_second_run(&place, &data);
     running.until("evaluating");
     running.signal("-TERM");
     let (code, said) = running.end();
@@ -323,6 +321,25 @@ fn a_signal_while_evaluating_and_a_second_writer() {
     assert!(after.len() == 2 && after.iter().all(|l| l["eval"]["loss"].is_f64()), "{after:?}");
     assert_eq!(after[0]["loss"], before[0]["loss"]);
     assert!(!Path::new(&place.at("r/checkpoints/.lock")).exists());
+}
+
+/// Asserts that a second run in the directory `r` is refused before its model is built and compiled. Its cache
+/// stays empty: it would have the built model, its program and the executables.
+#[track_caller]
+fn check_second_run(place: &Workplace, data: &str) {
+    let before = place.entries();
+    for subject in [artefact(), &model("switch_tiny.rs")] {
+        let mut second =
+            train(place, &[subject, "--data", data, "--run-dir", "r", "--steps", "5", "--resume"]);
+        let second = Ran::new(second.env("MESH_CACHE", place.at("empty")).output().unwrap());
+        let second = second.fails(&["`r/checkpoints` is being written to by process", "help:"]);
+        for word in ["building", "compiling", "compiled", "warning"] {
+            assert!(!second.err.contains(word), "{subject}: `{word}` is in:\n{}", second.err);
+        }
+        assert_eq!(second.out, "", "{subject}");
+        // Neither a cache nor anything else.
+        assert_eq!(place.entries(), before, "{subject}");
+    }
 }
 
 /// Returns sentences that a model learns fast, and `odd` unpredictable ones among them.

@@ -158,6 +158,11 @@ impl FileTokenizer {
         self.offset
     }
 
+    /// Returns the token for text that has no other.
+    pub fn unknown(&self) -> i32 {
+        self.unknown
+    }
+
     /// Returns how a SentencePiece model treats spaces and characters without a piece. `None` means a
     /// `tokenizer.json`.
     pub fn conventions(&self) -> Option<Conventions> {

@@ -14,6 +14,9 @@ use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 /// Usual names of the unknown token.
 const UNKNOWN: [&str; 3] = ["<unk>", "[UNK]", "<|unk|>"];
 
+/// The unknown token of transformers' tokenizer of T5. transformers 5 has no other.
+const UNKNOWN_OF_T5: i32 = 2;
+
 /// Files by name.
 pub(super) type Files = BTreeMap<&'static str, Vec<u8>>;
 
@@ -64,7 +67,8 @@ fn of_file(contents: &[u8], parsed: &Arc<FileTokenizer>, config: &Config) -> Res
         )));
     }
     let why = parsed.division().and_then(unlike_transformers).map(str::to_owned);
-    if let Some(why) = why.or_else(|| parsed.conventions().and_then(unlike_t5)) {
+    let unlike = |have| unlike_t5(have, parsed.unknown());
+    if let Some(why) = why.or_else(|| parsed.conventions().and_then(unlike)) {
         return Ok(Err(why));
     }
     let tokenizer = Tokenizer::Pieces(parsed.clone());
@@ -81,7 +85,10 @@ fn of_file(contents: &[u8], parsed: &Arc<FileTokenizer>, config: &Config) -> Res
     }
     let class = if is_json { "PreTrainedTokenizerFast" } else { "T5Tokenizer" };
     let names = tokenizer.names(parsed.tokens())?;
-    let unknown = UNKNOWN.iter().find_map(|unknown| names.iter().position(|name| name == unknown));
+    let unknown = match is_json {
+        true => UNKNOWN.iter().find_map(|unknown| names.iter().position(|name| name == unknown)),
+        false => Some(UNKNOWN_OF_T5 as usize),
+    };
     let special = [Some(0), Some(1), unknown].into_iter().flatten();
     let special = special.map(|id| (id as i32, names[id].clone())).collect();
     let mut files = Settings { class, special, sentinels: added }.files(config);
@@ -110,9 +117,11 @@ fn unlike_transformers(division: Division) -> Option<&'static str> {
     }
 }
 
-/// Returns the convention of a SentencePiece model that transformers' `T5TokenizerFast` does not have.
-/// (transformers 4.57.6 was compared with the library on the models of `data/tests/sentencepiece`.)
-fn unlike_t5(have: Conventions) -> Option<String> {
+/// Returns the convention of a SentencePiece model that transformers' `T5TokenizerFast` does not have. `unknown`
+/// is its unknown token.
+/// (transformers 4.57.6 was compared with the library on the models of `data/tests/sentencepiece`, and on models
+/// whose `unk_id` or `unk_piece` does not name the unknown piece.)
+fn unlike_t5(have: Conventions, unknown: i32) -> Option<String> {
     let t5 = Conventions::default();
     let what = [
         (have.dummy_prefix != t5.dummy_prefix, "does not add a space before the text"),
@@ -120,6 +129,8 @@ fn unlike_t5(have: Conventions) -> Option<String> {
         (have.removes_spaces != t5.removes_spaces, "keeps several spaces"),
         (have.escapes_spaces != t5.escapes_spaces, "does not escape spaces"),
         (have.byte_fallback != t5.byte_fallback, "divides unknown characters into bytes"),
+        (have.names_unknown != t5.names_unknown, "has another unknown piece than its options name"),
+        (unknown != UNKNOWN_OF_T5, "has an unknown piece that is not its third one"),
     ];
     let (_, what) = what.into_iter().find(|(is_unlike, _)| *is_unlike)?;
     Some(format!("its SentencePiece model {what}, unlike transformers' tokenizer of T5"))
@@ -311,26 +322,48 @@ mod tests {
         refused(model("bpe_across_spaces"), None, &config(260), "merges pieces across spaces");
         refused(model("word"), None, &config(160), "has words, and transformers reads unigram and BPE");
         refused(model("bpe_nmt_nfkc"), None, &config(260), "the model has its tokens + 3");
-        for (name, expect) in [
-            ("unigram_identity_no_prefix", Some("does not add a space")),
-            ("unigram_suffix_user", Some("behind it")),
-            ("unigram_all_spaces", Some("keeps several spaces")),
-            ("unigram_unescaped", Some("does not escape spaces")),
-            ("unigram_bytes", Some("into bytes")),
-            ("unigram_nmt_nfkc", None),
-            ("bpe_nmt_nfkc", None),
-        ] {
-            let parsed =
-                data::tokenizer::parse(model(name).expect("it is there").into(), name).expect("it is valid");
-            let why = unlike_t5(parsed.conventions().expect("it is a SentencePiece model"));
-            assert_eq!(why.is_some(), expect.is_some(), "{name}");
-            assert!(
-                expect.is_none_or(|expect| why.as_ref().is_some_and(|why| why.contains(expect))),
-                "{name}: {why:?}"
-            );
-        }
         refused(None, Some("blake3:00"), &config(8), "the digest");
         refused(None, None, &config(8), "does not say");
+    }
+
+    /// A model of `data/tests/sentencepiece`, with other options of training if there are any.
+    fn spiece(name: &str, options: &[u8]) -> Arc<FileTokenizer> {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/tests/sentencepiece");
+        let mut contents = std::fs::read(dir.join(format!("{name}.model"))).unwrap();
+        // Field 2 is the options; repeated ones are merged.
+        let head = [0x12, u8::try_from(options.len()).unwrap()];
+        contents.extend(head.iter().chain(options));
+        data::tokenizer::parse(contents.into(), name).unwrap()
+    }
+
+    /// `unk_id`, field 40.
+    const NAMES_2: &[u8] = &[0xc0, 0x02, 2];
+    /// `unk_piece`, field 45.
+    const NAMES_UNK: &[u8] = &[0xea, 0x02, 5, b'<', b'U', b'N', b'K', b'>'];
+
+    #[test]
+    fn sentencepiece_models_are_read_by_transformers_as_by_the_library() {
+        for (name, options, expect) in [
+            ("unigram_identity_no_prefix", NAMES_2, Some("does not add a space")),
+            ("unigram_suffix_user", NAMES_2, Some("behind it")),
+            ("unigram_all_spaces", NAMES_2, Some("keeps several spaces")),
+            ("unigram_unescaped", NAMES_2, Some("does not escape spaces")),
+            ("unigram_bytes", NAMES_2, Some("into bytes")),
+            // transformers 4 gives unknown characters the token of `unk_id`, 0 by default.
+            ("unigram_nmt_nfkc", &[], Some("another unknown piece than its options name")),
+            ("unigram_nmt_nfkc", NAMES_2, None),
+            // It looks for the unknown piece of a BPE model by name.
+            ("bpe_across_spaces", &[], None),
+            ("bpe_across_spaces", NAMES_UNK, Some("another unknown piece than its options name")),
+            ("bpe_nmt_nfkc", &[], Some("not its third one")),
+        ] {
+            let parsed = spiece(name, options);
+            let why = unlike_t5(parsed.conventions().unwrap(), parsed.unknown() - parsed.offset());
+            match expect {
+                None => assert_eq!(why, None, "{name}"),
+                Some(part) => assert!(why.as_ref().is_some_and(|why| why.contains(part)), "{name}: {why:?}"),
+            }
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use bpe::Bpe;
 use decoder::{Decoder, Surface};
 use normalizer::{Normalizer, SPACE, char_len};
 use prost::Message;
-use proto::{Kind, ModelProto, ModelType, NormalizerSpec, SentencePiece as Entry};
+use proto::{Kind, ModelProto, ModelType, NormalizerSpec, SentencePiece as Entry, TrainerSpec};
 use std::collections::{BTreeSet, HashMap};
 use trie::Trie;
 use unigram::Unigram;
@@ -31,6 +31,8 @@ pub(super) struct SentencePiece {
     algorithm: Algorithm,
     /// The unknown piece. A model with byte fallback may have none.
     unknown: Option<u32>,
+    /// [`Conventions::names_unknown`].
+    names_unknown: bool,
     /// The tokens of the 256 bytes, for unknown characters.
     bytes: Option<Box<[u32; 256]>>,
     decoder: Decoder,
@@ -77,6 +79,9 @@ pub struct Conventions {
     pub escapes_spaces: bool,
     /// True if a character without a piece becomes the pieces of its bytes.
     pub byte_fallback: bool,
+    /// True if the options of training name the unknown piece: a unigram model by its token, another model by
+    /// its name. SentencePiece goes by the kind of the piece, and other libraries by these options.
+    pub names_unknown: bool,
 }
 
 impl Default for Conventions {
@@ -87,6 +92,7 @@ impl Default for Conventions {
             removes_spaces: true,
             escapes_spaces: true,
             byte_fallback: false,
+            names_unknown: true,
         }
     }
 }
@@ -248,6 +254,7 @@ impl SentencePiece {
             pieces: pieces.trie(&[Kind::Normal, Kind::UserDefined]),
             bytes: pieces.bytes()?,
             unknown: pieces.unknown,
+            names_unknown: names_unknown(&trainer, kind, pieces),
             decoder,
         })
     }
@@ -264,7 +271,11 @@ impl SentencePiece {
 
     /// Returns how spaces and characters without a piece are treated.
     pub fn conventions(&self) -> Conventions {
-        Conventions { byte_fallback: self.bytes.is_some(), ..self.normalizer.conventions() }
+        Conventions {
+            byte_fallback: self.bytes.is_some(),
+            names_unknown: self.names_unknown,
+            ..self.normalizer.conventions()
+        }
     }
 
     /// Returns the tokens of a text.
@@ -313,6 +324,17 @@ impl SentencePiece {
     /// If the map of the denormalizer is damaged.
     pub fn decode(&self, tokens: impl Iterator<Item = u32>) -> Result<String, String> {
         self.decoder.decode(tokens).ok_or_else(|| "the character map of its denormalizer is damaged".into())
+    }
+}
+
+/// [`Conventions::names_unknown`]. The options have defaults: token 0, and the name `<unk>`.
+fn names_unknown(trainer: &TrainerSpec, kind: ModelType, pieces: &Vocabulary<'_>) -> bool {
+    let Some(token) = pieces.unknown else { return false };
+    match kind {
+        ModelType::Unigram => i64::from(trainer.unk_id.unwrap_or(0)) == i64::from(token),
+        ModelType::Bpe | ModelType::Word | ModelType::Char => {
+            pieces.list[token as usize].name == trainer.unk_piece.as_deref().unwrap_or("<unk>")
+        }
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) enum ModelType {
     Char = 4,
 }
 
-/// Options of training that also matter to encoding.
+/// Options of training that also matter to encoding, here or in other libraries.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct TrainerSpec {
     #[prost(enumeration = "ModelType", optional, tag = "3")]
@@ -58,6 +58,10 @@ pub(super) struct TrainerSpec {
     pub treat_whitespace_as_suffix: Option<bool>,
     #[prost(bool, optional, tag = "35")]
     pub byte_fallback: Option<bool>,
+    #[prost(int32, optional, tag = "40")]
+    pub unk_id: Option<i32>,
+    #[prost(string, optional, tag = "45")]
+    pub unk_piece: Option<String>,
     #[prost(string, optional, tag = "44")]
     pub unk_surface: Option<String>,
 }

@@ -2,7 +2,6 @@
 
 use super::{
     super::{Pieces, open},
-    proto::TrainerSpec,
     *,
 };
 use std::fs;
@@ -113,6 +112,26 @@ fn tokens_have_the_numbers_and_text_of_the_model() {
     let tokenizer = open(&path).unwrap();
     assert_eq!((tokenizer.tokens(), tokenizer.offset(), tokenizer.sentinels()), (13, 0, &[11][..]));
     assert_eq!(tokenizer.decode(&[6, 6, 5, 1, 0, 99, 2]).unwrap(), "ab abb \u{2047} ");
+}
+
+/// SentencePiece goes by the kind of the piece, whatever the options of training say (compared with the library).
+#[test]
+fn the_unknown_piece_is_the_one_of_that_kind() {
+    for (kind, by_token) in [(ModelType::Unigram, true), (ModelType::Bpe, false)] {
+        let mut model = model(PIECES, NormalizerSpec::default(), kind);
+        for (id, name, is_named) in [
+            (None, None, !by_token),
+            (Some(0), None, !by_token),
+            (Some(2), None, true),
+            (Some(2), Some("<pad>"), by_token),
+        ] {
+            let trainer = model.trainer_spec.as_mut().unwrap();
+            (trainer.unk_id, trainer.unk_piece) = (id, name.map(str::to_owned));
+            check(&model, &[("a z", &[3, 4, 3, 2])]);
+            let opened = super::open(&model.encode_to_vec()).unwrap();
+            assert_eq!(opened.model.conventions().names_unknown, is_named, "{kind:?} {id:?} {name:?}");
+        }
+    }
 }
 
 #[test]
