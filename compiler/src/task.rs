@@ -5,7 +5,7 @@ use proto::manifest;
 
 /// Returns the message for `task`.
 pub(crate) fn message(task: &Task) -> manifest::Task {
-    let Task { kind, vocab, batch, input_length, target_length, special_tokens, names } = task;
+    let Task { kind, vocab, batch, input_length, target_length, continues, special_tokens, names } = task;
     let (kind, training, generation) = match *kind {
         TaskKind::Train { objective, packing } => {
             let training = manifest::Training { objective: self::objective(objective).into(), packing };
@@ -22,6 +22,7 @@ pub(crate) fn message(task: &Task) -> manifest::Task {
         batch: *batch as u64,
         input_length: *input_length as u64,
         target_length: *target_length as u64,
+        continues: *continues,
         special_tokens: Some(tokens(*special_tokens)),
         names: Some(self::names(names)),
         training,

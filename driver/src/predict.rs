@@ -5,6 +5,7 @@ use crate::{
     hosts::member::Member,
     request::{Request, Setting},
     session::{self, Parameters, Prepared},
+    tokenizer::encode,
 };
 use anyhow::Result;
 use data::Codec;
@@ -133,7 +134,7 @@ fn rank(scorer: &mut Scorer<'_>, (spec, examples): &Wanted, codec: &Codec) -> Re
     let mut pairs = Vec::new();
     for (example, input) in examples.iter().zip(&inputs) {
         for label in &example.labels {
-            pairs.push((input.clone(), codec.encode(label)?));
+            pairs.push((input.clone(), encode(codec, sizes, label)?));
         }
     }
     let mut left = scorer.run(&pairs)?.into_iter().map(|score| score.log_likelihood);
@@ -152,11 +153,11 @@ fn rank(scorer: &mut Scorer<'_>, (spec, examples): &Wanted, codec: &Codec) -> Re
 fn inputs(examples: &[Example], codec: &Codec, sizes: Sizes) -> Result<(Vec<Vec<i32>>, usize)> {
     let (room, mut truncated) = (sizes.input_length.max(1), 0);
     let cut = |example: &Example| {
-        let mut tokens = codec.encode(&example.inputs)?;
+        let mut tokens = encode(codec, sizes, &example.inputs)?;
         if let Some(end) = tokens.last().copied().filter(|_| tokens.len() > room) {
             truncated += 1;
-            tokens.truncate(room - 1);
-            tokens.push(end);
+            tokens.truncate(if sizes.continues { room } else { room - 1 });
+            tokens.extend((!sizes.continues).then_some(end));
         }
         Ok(tokens)
     };

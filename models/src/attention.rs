@@ -8,7 +8,7 @@ pub(crate) mod ring;
 mod rotary;
 mod zigzag;
 
-pub use decode::{KeyValue, squeeze_single_beam};
+pub use decode::{Cached, KeyValue, squeeze_single_beam};
 pub use dims::AttentionDims;
 pub use rotary::Rotary;
 
@@ -122,13 +122,6 @@ impl Attention {
             AttentionMinor::Query => [&length, query],
             AttentionMinor::Memory => [query, &length],
         };
-        let (q, k) = match &self.rotary {
-            None => (q, k),
-            Some(rotary) => {
-                let scaled = rotary.apply(cx, q, query, d_kv) * (d_kv.size as f64).powf(-0.5);
-                (scaled, rotary.apply(cx, k, &length, d_kv))
-            }
-        };
         let mut logits = einsum_as(DType::F32, [q, k], self.by_head(&positions));
         for mask in masks {
             logits += *mask;
@@ -148,18 +141,22 @@ impl Attention {
 
 impl Attention {
     /// Returns the queries of `x`, whose positions have the dim `positions`: `[batch, positions, heads,
-    /// d_kv]`.
+    /// d_kv]`. Rotary positions are those of the context.
     pub(crate) fn query<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, positions: &Dim) -> Tensor<'g> {
         match &self.inputs {
             Inputs::Dense(weights) => {
                 let queries = self.rotary.as_ref().and_then(|rotary| rotary.queries.as_ref());
-                self.project(cx, x, positions, &weights[0], queries)
+                let q = self.project(cx, x, positions, &weights[0], queries);
+                let Some(rotary) = &self.rotary else { return q };
+                let d_kv = &self.dims.d_kv;
+                rotary.apply(cx, q, positions, d_kv) * (d_kv.size as f64).powf(-0.5)
             }
             Inputs::Switch(experts) => experts.forward(cx, x, positions).q,
         }
     }
 
-    /// Returns the keys and values of `x`, each `[batch, positions, heads, d_kv]`.
+    /// Returns the keys and values of `x`, each `[batch, positions, heads, d_kv]`. Rotary positions are those
+    /// of the context.
     pub(crate) fn keys_values<'g>(
         &self,
         cx: &Context<'g>,
@@ -168,7 +165,9 @@ impl Attention {
     ) -> [Tensor<'g>; 2] {
         match &self.inputs {
             Inputs::Dense(weights) => {
-                [&weights[1], &weights[2]].map(|w| self.project(cx, x, positions, w, None))
+                let [k, v] = [&weights[1], &weights[2]].map(|w| self.project(cx, x, positions, w, None));
+                let rotary = self.rotary.as_ref();
+                [rotary.map_or(k, |rotary| rotary.apply(cx, k, positions, &self.dims.d_kv)), v]
             }
             Inputs::Switch(experts) => [experts.forward(cx, x, positions).kv; 2],
         }
@@ -189,9 +188,14 @@ impl Attention {
 
     /// Returns the names of sequences, query heads, and `more`.
     fn by_head(&self, more: &[&Dim]) -> Vec<Name> {
-        let queries = self.rotary.as_ref().and_then(|rotary| rotary.queries.as_ref());
-        let heads = [&self.dims.batch, &self.dims.heads].into_iter().chain(queries);
+        let heads = [&self.dims.batch].into_iter().chain(self.heads());
         heads.chain(more.iter().copied()).map(|d| d.name.clone()).collect()
+    }
+
+    /// Returns the dims of query heads.
+    fn heads(&self) -> Vec<&Dim> {
+        let queries = self.rotary.as_ref().and_then(|rotary| rotary.queries.as_ref());
+        [&self.dims.heads].into_iter().chain(queries).collect()
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     precision::Precision,
     stream::STREAM,
     switch::options::lcm,
+    tokens::{EOS, PAD},
 };
 use mesh::{
     Diagnostic, Dim, Schedule, Task,
@@ -17,6 +18,9 @@ use mesh::{
     schedule::Residual,
     task::{Objective, Sentinels, SpecialTokens, TaskKind},
 };
+
+/// The default number of input tokens of a decoder-only language model in generation and scoring.
+const INPUTS: usize = 32;
 
 /// A T5 or Switch Transformer and its training settings.
 #[derive(Clone, PartialEq, Debug)]
@@ -62,6 +66,11 @@ pub struct Config {
     pub layer_biases: bool,
     /// The tokens that mark removed spans; `None` means those of the tokenizer.
     pub sentinels: Option<Sentinels>,
+    /// The token that ends a sequence.
+    pub eos_token: u32,
+    /// The token that a decoder-only model reads where it predicts the first token of a text; that of an
+    /// encoder-decoder is padding.
+    pub start_token: u32,
     /// The way in which self-attention knows positions.
     pub positions: Positions,
     /// The base of the frequencies of rotary positions.
@@ -172,6 +181,8 @@ impl Default for Config {
             scaled_output: None,
             layer_biases: false,
             sentinels: None,
+            eos_token: EOS,
+            start_token: PAD,
             positions: Positions::Relative,
             rope_theta: 1e4,
             kv_heads: 0,
@@ -245,6 +256,8 @@ impl Config {
         let count = args.get("sentinels", sentinels.count);
         let first = args.get("first_sentinel", sentinels.first);
         self.sentinels = (count > 0).then_some(Sentinels { first, count });
+        self.eos_token = args.get("eos_token", self.eos_token);
+        self.start_token = args.get("start_token", self.start_token);
         self.optimizer = self.optimizer.with(args);
         let init_scale = self.optimizer.method.init_scale();
         self.switch = self.switch.map(|switch| switch.with(args, self.dropout, init_scale));
@@ -321,6 +334,13 @@ impl Config {
         wrong.0
     }
 
+    /// [`Config::mistakes`] of a model with inputs, as generation and scoring use it ([`Config::with_inputs`]).
+    pub fn mistakes_with_inputs(&self) -> Vec<Diagnostic> {
+        let lm = self.is_decoder_only() && self.objective == Objective::Lm;
+        let input_length = if lm { 0 } else { self.input_length };
+        Self { input_length, ..self.clone() }.mistakes()
+    }
+
     /// Checks settings of decoder-only models.
     fn decoder_only_mistakes(&self, wrong: &mut Mistakes) {
         let (alone, lm) = (self.is_decoder_only(), self.objective == Objective::Lm);
@@ -332,10 +352,16 @@ impl Config {
             wrong.require(inputs > 0, "input_length", "at least 1", inputs);
         }
         let rotary = self.positions == Positions::Rope;
+        for (what, token) in [("eos_token", self.eos_token), ("start_token", self.start_token)] {
+            let below = format!("less than `vocab` = {}", self.vocab);
+            wrong.require((token as usize) < self.vocab, what, &below, token);
+        }
+        wrong.require(self.eos_token != PAD, "eos_token", &format!("other than {PAD}, padding"), self.eos_token);
         let only = |what: &str| format!("`{what}` needs a decoder-only model (`encoder_layers` = 0)");
         let legal = "set `encoder_layers` to 0, or leave it out";
         wrong.unless(alone || !rotary, || only("positions=rope"), legal);
         wrong.unless(alone || self.window == 0, || only("window"), legal);
+        wrong.unless(alone || self.start_token == PAD, || only("start_token"), legal);
         wrong.unless(
             rotary || self.kv_heads == 0,
             || format!("`kv_heads` = {} needs `positions` = rope", self.kv_heads),
@@ -420,6 +446,13 @@ impl Config {
         self.encoder_layers == 0
     }
 
+    /// Returns the model with inputs, as generation and scoring need them: a decoder-only language model, which
+    /// is trained without, reads the beginning of a text.
+    pub fn with_inputs(&self) -> Self {
+        let input_length = if self.input_length > 0 { self.input_length } else { INPUTS };
+        Self { input_length, ..self.clone() }
+    }
+
     /// Returns the number of query heads that share a head of keys and values.
     pub fn query_group(&self) -> usize {
         self.heads.checked_div(self.kv_heads).unwrap_or(1).max(1)
@@ -474,7 +507,8 @@ impl Config {
             batch: self.batch,
             input_length: self.input_length,
             target_length: self.target_length,
-            special_tokens: SpecialTokens { sentinels: self.sentinels, ..SpecialTokens::T5 },
+            continues: self.is_decoder_only() && self.objective == Objective::Lm && self.input_length > 0,
+            special_tokens: SpecialTokens { pad: PAD, eos: self.eos_token, sentinels: self.sentinels },
             ..Task::new(kind)
         }
     }

@@ -2,14 +2,12 @@
 
 use crate::{
     Config, Context, Weights,
-    attention::padding_mask,
-    generate::no_decoder_only,
-    mistakes::Mistakes,
-    objective::{EncoderDecoder, normalizer_and_wanted},
+    model::Model,
+    objective::{Feeds, normalizer_and_wanted},
     tokens::PAD,
 };
 use mesh::{
-    DType, Site,
+    DType, Dim, Site,
     dsl::{Graph, Program},
     task::TaskKind,
 };
@@ -17,33 +15,31 @@ use mesh::{
 /// Builds the scoring program, `--set task=score`: the parameters of the model and one function,
 /// `score(inputs, targets)`. Its outputs have a value for each sequence: `log_likelihood` of the target in
 /// nats, without padding; `tokens`, the number of target tokens; and `correct`, how many of them have the
-/// highest probability at their position.
+/// highest probability at their position. Inputs of a decoder-only language model are the beginning of the text
+/// that the target continues.
 pub fn program(config: &Config, place: &Site) -> Program {
     let p = Program::new(config.name.clone());
-    let mut wrong = Mistakes::default();
-    no_decoder_only(config, "scoring", &mut wrong);
-    let mistakes: Vec<_> = config.mistakes().into_iter().chain(wrong.found()).collect();
+    let mistakes = config.mistakes_with_inputs();
     if !mistakes.is_empty() {
         mistakes.into_iter().for_each(|m| p.mistake(m.at(place)));
         return p;
     }
+    let config = &Config { packing: false, ..config.with_inputs() };
     p.task(config.task(TaskKind::Score));
     p.meta("layout", config.layout());
     p.meta("state_layout", "");
     p.meta("dtype", config.precision.name());
     p.meta("padded", config.padded());
     p.schedule(config.schedule);
-    let model = EncoderDecoder::new(&Weights::new(&p).with_adapters(config.lora.as_ref()), config);
+    let model = Model::new(&Weights::new(&p).with_adapters(config.lora.as_ref()), config);
     p.function("score", |g| score(g, config, &model));
     p
 }
 
-fn score(g: &Graph, config: &Config, model: &EncoderDecoder) {
-    let (_, length, target_length) = model.dims();
-    let (inputs, targets) = model.inputs(g);
-    let before = targets.shift_right(&target_length, 1);
-    let padding = padding_mask(inputs, &length);
-    let logits = model.pass(&Context::new(g, config, None), inputs, padding, before, targets).logits;
+fn score(g: &Graph, config: &Config, model: &Model) {
+    let feeds = Feeds::input(g, config);
+    let (targets, target_length) = (feeds.targets, Dim::new("target_length", config.target_length));
+    let logits = model.logits(&Context::new(g, config, None), feeds);
     let vocab = config.vocab_dim();
     let counts = targets.ne(PAD).cast(DType::F32);
     let [normalizer, wanted] = normalizer_and_wanted(logits, targets, &vocab);

@@ -2,7 +2,7 @@
 
 mod decode;
 
-pub use decode::{DecoderLayers, KvCache, StepDecoder};
+pub use decode::{DecoderLayers, KvCache, Memory, StepDecoder};
 
 use crate::{
     Config, Context, Weights,
@@ -196,6 +196,11 @@ impl Stack {
                 decoder,
             }
         })
+    }
+
+    /// True if the blocks attend to the output of an encoder.
+    fn has_encoder(&self) -> bool {
+        self.segments.iter().flat_map(|s| &s.blocks).any(|block| block.cross_attention.is_some())
     }
 
     /// Applies the stack to embeddings `x` of `[batch, length, d_model]`. `memory` is the encoder's output

@@ -186,6 +186,7 @@ fn task() -> manifest::Task {
         batch: 6,
         input_length: 0,
         target_length: 5,
+        continues: false,
         special_tokens: Some(SpecialTokens { pad: 0, eos: 1, sentinels: None }),
         names: Some(TaskNames { targets: "tokens".into(), loss: "loss".into(), ..TaskNames::default() }),
         training: Some(Training { objective: Objective::Lm.into(), packing: false }),

@@ -207,6 +207,7 @@ fn losses_are_those_of_plain_loops() {
 
 #[test]
 fn settings_that_do_not_fit_are_named() {
+    let relative = || Config { positions: Positions::Relative, kv_heads: 0, ..config() };
     let wrong = |config: Config, expect: &[&str]| {
         let found: Vec<String> = config.mistakes().iter().map(|m| m.message.clone()).collect();
         assert_eq!(found, expect);
@@ -226,8 +227,11 @@ fn settings_that_do_not_fit_are_named() {
             "`window` needs a decoder-only model (`encoder_layers` = 0)",
         ],
     );
-    let refused =
-        models::generate::program(&config(), &models::Generation::default(), &Site::default()).finish();
-    let message = refused.expect_err("generation needs an encoder").to_string();
-    assert!(message.contains("generation does not support decoder-only models"), "{message}");
+    wrong(
+        Config { encoder_layers: 1, input_length: 4, start_token: 3, eos_token: 0, ..relative() },
+        &[
+            "`eos_token` must be other than 0, padding, got 0",
+            "`start_token` needs a decoder-only model (`encoder_layers` = 0)",
+        ],
+    );
 }

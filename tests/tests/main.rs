@@ -4,6 +4,7 @@
 
 mod checkpoints;
 mod composed;
+mod decoder_generation;
 mod decoder_only;
 mod decoding;
 mod distillation;

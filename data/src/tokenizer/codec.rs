@@ -48,6 +48,16 @@ impl Codec {
     /// # Errors
     /// If the tokenizer fails, or makes a token outside the vocabulary.
     pub fn encode(&self, text: &str) -> Result<Vec<i32>> {
+        let mut tokens = self.encode_part(text)?;
+        tokens.push(self.eos);
+        Ok(tokens)
+    }
+
+    /// Returns the tokens of `text`, without an end token.
+    ///
+    /// # Errors
+    /// If the tokenizer fails, or makes a token outside the vocabulary.
+    pub fn encode_part(&self, text: &str) -> Result<Vec<i32>> {
         let mut tokens = Vec::with_capacity(text.len() + 1);
         // `done` is the end of the text that is tokenized; the search for sentinels continues at `at`.
         let (mut done, mut at) = (0, 0);
@@ -63,7 +73,6 @@ impl Codec {
             }
         }
         self.plain(&text[done..], &mut tokens)?;
-        tokens.push(self.eos);
         Ok(tokens)
     }
 

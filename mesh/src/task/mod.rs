@@ -25,6 +25,8 @@ pub struct Task {
     pub input_length: usize,
     /// Tokens of a target row.
     pub target_length: usize,
+    /// True if inputs are the beginning of a text that targets continue: no end token follows them.
+    pub continues: bool,
     /// Tokens with a special meaning.
     pub special_tokens: SpecialTokens,
     /// The names of the inputs and outputs of functions.
@@ -138,6 +140,7 @@ impl Task {
             batch: 0,
             input_length: 0,
             target_length: 0,
+            continues: false,
             special_tokens: SpecialTokens::default(),
             names: Names::default(),
         }

@@ -5,11 +5,12 @@ use crate::{Diagnostic, Name, layout::suggest};
 use std::fmt;
 
 /// Keys of all kinds.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "vocab",
     "batch",
     "input_length",
     "target_length",
+    "continues",
     "pad",
     "eos",
     "first_sentinel",
@@ -83,6 +84,7 @@ impl Task {
             "batch" => self.batch = number(key, value)?,
             "input_length" => self.input_length = number(key, value)?,
             "target_length" => self.target_length = number(key, value)?,
+            "continues" => self.continues = flag(key, value)?,
             "pad" => tokens.pad = number(key, value)?,
             "eos" => tokens.eos = number(key, value)?,
             "first_sentinel" => {
@@ -135,6 +137,7 @@ impl Task {
             ("target_length", self.target_length),
         ];
         all.extend(sizes.map(|(key, size)| (key, size.to_string())));
+        all.extend(self.continues.then(|| ("continues", "true".to_owned())));
         let (SpecialTokens { pad, eos, sentinels }, usual) = (self.special_tokens, SpecialTokens::default());
         all.extend((pad != usual.pad).then(|| ("pad", pad.to_string())));
         all.extend((eos != usual.eos).then(|| ("eos", eos.to_string())));
@@ -219,6 +222,7 @@ mod tests {
             "train objective=lm packing=true vocab=9 batch=1 input_length=0 target_length=4 pad=2 eos=3 loss=xent",
             "train objective=prefix_lm vocab=9 batch=1 input_length=2 target_length=4 first_sentinel=8 sentinels=3",
             "score vocab=9 batch=1 input_length=2 target_length=4 inputs=source",
+            "score vocab=9 batch=1 input_length=2 target_length=4 continues=true",
             "generate method=beam beams=4 steps=16 filter=true vocab=9 batch=1 input_length=2 target_length=4",
         ] {
             assert_eq!(parse(text).map(|task| task.to_string()), Ok(text.to_owned()));
@@ -241,7 +245,7 @@ mod tests {
         fails(
             "score vocap=3",
             "error: a task `score` has no entry `vocap`\n  help: did you mean `vocab`? the entries are vocab, batch, \
-             input_length, target_length, pad, eos, first_sentinel, sentinels, inputs, targets, inputs_segments, \
+             input_length, target_length, continues, pad, eos, first_sentinel, sentinels, inputs, targets, inputs_segments, \
              targets_segments, seed, loss, row_loss",
         );
     }

@@ -17,6 +17,7 @@ use driver::{
     inputs::{self, Input},
     request::{Request, Setting},
     session::{self, Prepared},
+    tokenizer,
 };
 use interchange::tensors;
 use mesh::task::check::Purpose;
@@ -142,15 +143,22 @@ fn prepare(args: &Args, request: &Request) -> Result<Prepared<Encoded>> {
     let functions = &["encode", "decode", "results"];
     let input = inputs::read(&args.input)?;
     let parameters = session::parameters(request, args.subject.checkpoint.as_deref())?;
-    let settings = args.settings(request, input.len());
-    let artefact = session::artefact(request, &parameters, &settings, Purpose::Generate, functions)?;
+    let mut settings = args.settings(request, input.len());
+    let build = |settings: &[Setting]| {
+        session::artefact(request, &parameters, settings, Purpose::Generate, functions)
+    };
+    let mut artefact = build(&settings)?;
     let sizes = Sizes::of_program(&artefact, TaskKind::Generate)?;
     let codec = match args.tokenizer.choice().codec(sizes, &parameters.checkpoint)? {
         Ok(codec) => Some(codec),
         Err(unknown) if Kind::of(args) == Kind::Text || input.is_text() => return Err(unknown.error()),
         Err(_) => None,
     };
-    let inputs = tokens(input, codec.as_ref())?;
+    let inputs = tokens(input, codec.as_ref(), sizes)?;
+    if let Some(room) = tokenizer::room(sizes, inputs.iter().map(Vec::len).max()) {
+        settings.push(room);
+        artefact = build(&settings)?;
+    }
     let digest = session::digest(&inputs);
     Ok(Prepared { parameters, artefact, functions, inputs: (inputs, codec), digest })
 }
@@ -250,11 +258,11 @@ impl Kind {
     }
 }
 
-fn tokens(input: Input, codec: Option<&Codec>) -> Result<Vec<Vec<i32>>> {
+fn tokens(input: Input, codec: Option<&Codec>, sizes: Sizes) -> Result<Vec<Vec<i32>>> {
     match (input, codec) {
         (Input::Tokens(rows), _) => Ok(rows),
         (Input::Texts(texts), Some(codec)) => {
-            Ok(texts.iter().map(|t| codec.encode(t)).collect::<Result<_, _>>()?)
+            Ok(texts.iter().map(|t| tokenizer::encode(codec, sizes, t)).collect::<Result<_, _>>()?)
         }
         (Input::Texts(_), None) => Err(failure(
             "the model's vocabulary is too small for bytes, so that it cannot read text",

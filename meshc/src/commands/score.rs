@@ -6,15 +6,15 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use clap::ArgGroup;
-use data::Codec;
 use driver::{
     Request,
     failure::failure,
     hosts::member::Member,
+    request::Setting,
     session::{self, Prepared},
     source::Source,
     teacher_logits,
-    tokenizer::Unknown,
+    tokenizer::{Unknown, encode, room},
 };
 use mesh::task::check::Purpose;
 use proto::manifest::TaskKind;
@@ -133,13 +133,20 @@ fn prepare(args: &Args, input: &Path, request: &Request) -> Result<Prepared<Vec<
         return Err(failure(format!("`{name}` has no pairs"), "give at least one pair"));
     }
     let batch = lines.len().clamp(1, 32).next_multiple_of(request.devices());
-    let settings = [("task", "score".to_owned()), ("batch", batch.to_string())];
+    let mut settings = vec![("task", "score".to_owned()), ("batch", batch.to_string())];
     let parameters = session::parameters(request, args.subject.checkpoint.as_deref())?;
-    let artefact = session::artefact(request, &parameters, &settings, Purpose::Score, functions)?;
+    let build =
+        |settings: &[Setting]| session::artefact(request, &parameters, settings, Purpose::Score, functions);
+    let mut artefact = build(&settings)?;
     let sizes = Sizes::of_program(&artefact, TaskKind::Score)?;
     let codec = args.data.tokenizer().choice().codec(sizes, &parameters.checkpoint)?;
-    let pairs = lines.iter().map(|(number, line)| pair(line, codec.as_ref(), &name, *number));
+    let text = |text: &str| Ok(encode(codec.as_ref().map_err(Unknown::error)?, sizes, text)?);
+    let pairs = lines.iter().map(|(number, line)| pair(line, &text, &name, *number));
     let inputs = pairs.collect::<Result<Vec<_>>>()?;
+    if let Some(room) = room(sizes, inputs.iter().map(|(input, _)| input.len()).max()) {
+        settings.push(room);
+        artefact = build(&settings)?;
+    }
     let digest = session::digest(&inputs);
     Ok(Prepared { parameters, artefact, functions, inputs, digest })
 }
@@ -152,15 +159,14 @@ fn described(score: &Score) -> Value {
     })
 }
 
-/// Parses a line.
-fn pair(line: &str, codec: Result<&Codec, &Unknown>, name: &str, number: usize) -> Result<Pair> {
+/// Parses a line; `text` makes tokens of text.
+fn pair(line: &str, text: &dyn Fn(&str) -> Result<Vec<i32>>, name: &str, number: usize) -> Result<Pair> {
     let wrong = |why: String| {
         failure(
             format!("line {} of `{name}` is not a pair: {why}", number + 1),
             "write {\"input\": …, \"target\": …} with texts or lists of token ids, or two texts separated by a tab",
         )
     };
-    let text = |text: &str| Ok(codec.map_err(Unknown::error)?.encode(text)?);
     if !line.trim_start().starts_with('{') {
         let (input, target) = line.split_once('\t').ok_or_else(|| wrong("it has no tab".into()))?;
         return Ok((text(input)?, text(target)?));

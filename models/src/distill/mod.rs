@@ -12,7 +12,6 @@ pub use offline::{Offline, logits};
 
 use crate::{
     Config, Context, Weights,
-    generate::no_decoder_only,
     mistakes::Mistakes,
     objective::{EncoderDecoder, Feeds, SoftTargets, TeacherLogits},
     zoo,
@@ -195,13 +194,13 @@ impl Teaching {
 
     fn mistakes(&self, config: &Config) -> Vec<Diagnostic> {
         let mut wrong = Mistakes::default();
-        no_decoder_only(config, "distillation", &mut wrong);
+        no_decoder_only(config, &mut wrong);
         let (teacher, own) = match self {
             Self::Model(distill) => (Some(&distill.teacher), distill.mistakes(config)),
             Self::Logits(offline) => (None, offline.mistakes(config)),
         };
         if let Some(teacher) = teacher.filter(|_| wrong.count() == 0) {
-            no_decoder_only(teacher, "distillation", &mut wrong);
+            no_decoder_only(teacher, &mut wrong);
         }
         wrong.found().into_iter().chain(own).collect()
     }
@@ -213,6 +212,15 @@ impl Teaching {
             Self::Logits(_) => config.layout(),
         }
     }
+}
+
+/// Notes a mistake if the model is decoder-only.
+fn no_decoder_only(config: &Config, wrong: &mut Mistakes) {
+    wrong.unless(
+        !config.is_decoder_only(),
+        || "distillation does not support decoder-only models (`encoder_layers` = 0)".into(),
+        "train without a teacher, or use a model with an encoder",
+    );
 }
 
 /// Notes the mistakes of the settings at `place`. Returns true if there are any.

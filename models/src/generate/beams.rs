@@ -6,7 +6,7 @@
 //! `beams` continuations, as in other implementations.
 
 use super::{DecodeState, EarlyStopping, Limits, MASKED};
-use crate::tokens::{EOS, PAD};
+use crate::tokens::PAD;
 use mesh::{
     DType, Dim,
     dsl::{Graph, Tensor, Tree, concat},
@@ -26,6 +26,8 @@ pub struct Beams<'a> {
     pub early: EarlyStopping,
     /// The number of tokens, without padding.
     pub vocab: usize,
+    /// The token that ends a sequence.
+    pub eos: u32,
 }
 
 /// The best finished sequences.
@@ -69,10 +71,10 @@ impl Beams<'_> {
     ) -> DecodeState<'g> {
         let active = now.position.lt(limits.max_length);
         let log = logits - logits.logsumexp("vocab");
-        let log = super::mask_early_eos(log, now.position, limits.min_length);
+        let log = super::mask_early_eos(log, self.eos, now.position, limits.min_length);
         let all = self.candidates(log, now.scores);
         let length = now.position + 1;
-        let ends = all.token.eq(EOS);
+        let ends = all.token.eq(self.eos);
 
         // The best continuations that do not end stay open.
         let g = logits.graph();
@@ -135,7 +137,7 @@ impl Beams<'_> {
         let g = best.graph();
         let low = g.constant(MASKED, DType::F32);
         let among_best = g.iota(&all.dim, DType::S32).lt(self.beams.size as u32);
-        let counts = all.token.eq(EOS) & among_best & active & finished.complete.eq(0);
+        let counts = all.token.eq(self.eos) & among_best & active & finished.complete.eq(0);
         let scores = counts.select(normalized(all.scores, length, penalty), low);
         let row = all.token.broadcast(&Dim::new("target_length", 1));
         let tokens = now.tokens.gather(&self.beams.name, all.beam);

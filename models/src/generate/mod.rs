@@ -1,10 +1,11 @@
-//! Generation programs: the encoder runs once, then the decoder position by position.
+//! Generation programs: the inputs are read once, then the decoder runs position by position.
 //!
 //! `--set task=generate` builds a separate program, so that training programs do not grow. It declares the
 //! parameters of the model, by the same names, and the state of decoding. Functions:
 //!
 //! - `prepare()`, if the program has it, must be called once after the parameters are loaded.
 //! - `encode(inputs)` starts a new batch: it runs the encoder and caches keys and values for cross-attention.
+//!   A decoder without encoder reads the inputs itself, and caches their keys and values for self-attention.
 //! - `decode(…)` generates `steps` positions. Tokens are chosen on the devices and stay there; the only
 //!   output, `open`, is the number of unfinished sequences. A call generates several positions because each
 //!   call costs host time, and a host that reads `open` some calls late never stalls the devices.
@@ -14,9 +15,10 @@
 //! for expert slots, and no token of the decoder is dropped. With `--set decode=uncached` the whole prefix
 //! is recomputed for every token, and tokens compete as in training.
 //!
-//! Reading order: this file, [`sampling`], [`beams`].
+//! Reading order: this file, `prefix` (decoder-only models), [`sampling`], [`beams`].
 
 pub mod beams;
+mod prefix;
 pub mod sampling;
 
 use crate::{
@@ -24,8 +26,8 @@ use crate::{
     attention::{MASKED, padding_mask},
     embedding::Embedding,
     mistakes::Mistakes,
-    stack::{DecoderLayers, KvCache, Stack, StepDecoder},
-    tokens::{EOS, PAD},
+    stack::{DecoderLayers, KvCache, Memory, Stack, StepDecoder},
+    tokens::PAD,
 };
 use beams::{Beams, FinishedBeams};
 use mesh::{
@@ -130,7 +132,6 @@ impl Generation {
                 "set `routing` to switch, top_k or ntlb",
             );
         }
-        no_decoder_only(config, "generation", wrong);
         wrong.require(self.beams > 0, "beams", "at least 1", self.beams);
         wrong.require(self.steps > 0, "steps", "at least 1", self.steps);
         wrong.unless(
@@ -145,7 +146,11 @@ impl Generation {
     fn decoder(&self, config: &Config) -> Config {
         if self.cached {
             let schedule = Schedule { dispatch: Dispatch::Einsum, ..config.schedule };
-            Config { switch: config.switch.as_ref().map(never_dropping), schedule, ..config.clone() }
+            let own = |switch: &Switch| {
+                let ignore_padding = switch.ignore_padding || config.is_decoder_only();
+                Switch { ignore_padding, ..never_dropping(switch) }
+            };
+            Config { switch: config.switch.as_ref().map(own), schedule, ..config.clone() }
         } else {
             Config { batch: config.batch * self.beams, ..config.clone() }
         }
@@ -159,20 +164,12 @@ impl Generation {
         }
         // A layout may name the dims of dispatched tokens, which unstacked experts lack; some layer must
         // have them.
-        let slots = (0..config.encoder_layers).any(|i| config.is_sparse(false, i));
+        let reads = config.is_decoder_only();
+        let slots = (0..config.layers(reads)).any(|i| config.is_sparse(reads, i));
         let grouped = config.switch.as_ref().is_some_and(|s| s.expert_groups > 0);
         let few = experts * config.decoder_layers <= MAX_UNSTACKED_EXPERTS;
         DecoderLayers::Unrolled { unstacked: slots && !grouped && self.unstacked.unwrap_or(few) }
     }
-}
-
-/// Notes a mistake if the model is decoder-only, which `what` does not support.
-pub(crate) fn no_decoder_only(config: &Config, what: &str, wrong: &mut Mistakes) {
-    wrong.unless(
-        !config.is_decoder_only(),
-        || format!("{what} does not support decoder-only models (`encoder_layers` = 0)"),
-        "`meshc train`, `eval` and `routes` support them",
-    );
 }
 
 /// Returns the encoder's configuration. If no token can be dropped, padding is not routed: nothing reads
@@ -200,7 +197,8 @@ pub fn program(config: &Config, options: &Generation, place: &Site) -> Program {
     let p = Program::new(config.name.clone());
     let mut wrong = Mistakes::default();
     options.mistakes(config, &mut wrong);
-    let mistakes: Vec<_> = config.mistakes().into_iter().chain(wrong.found()).collect();
+    let mistakes: Vec<_> = config.mistakes_with_inputs().into_iter().chain(wrong.found()).collect();
+    let config = &config.with_inputs();
     if !mistakes.is_empty() {
         mistakes.into_iter().for_each(|m| p.mistake(m.at(place)));
         return p;
@@ -232,7 +230,8 @@ struct Generator {
     config: Config,
     options: Generation,
     embedding: Embedding,
-    encoder: Stack,
+    /// `None` means that the decoder reads the inputs.
+    encoder: Option<Stack>,
     decoder: Decoder,
     batch: Dim,
     beams: Dim,
@@ -248,7 +247,7 @@ struct Generator {
 enum Decoder {
     /// A decoder with a KV cache; unrolled, with a transposed copy of the output projection.
     Cached(Box<StepDecoder>, Option<State>),
-    /// A decoder that recomputes the prefix, and the stored output of the encoder.
+    /// A decoder that recomputes the prefix, and the stored output of the encoder, or the stored inputs.
     Uncached(Box<Stack>, State),
 }
 
@@ -298,7 +297,7 @@ impl Generator {
     fn new(p: &Program, config: &Config, options: &Generation) -> Self {
         let w = Weights::new(p).with_adapters(config.lora.as_ref());
         let embedding = Embedding::new(&w, config);
-        let encoder = Stack::encoder(&w, &encoder(config));
+        let encoder = (!config.is_decoder_only()).then(|| Stack::encoder(&w, &encoder(config)));
         let decoder = Stack::decoder(&w, &options.decoder(config));
         let (batch, beams) = (Dim::new("batch", config.batch), Dim::new("beams", options.beams));
         let length = Dim::new("target_length", config.target_length.next_multiple_of(options.steps));
@@ -310,6 +309,9 @@ impl Generator {
             let decoder = StepDecoder::new(p, decoder, dtype, &beams, own, memory, blocks);
             let head = (blocks != DecoderLayers::Scan).then(|| embedding.transposed(p, "kept/head", dtype));
             Decoder::Cached(Box::new(decoder), head)
+        } else if config.is_decoder_only() {
+            let inputs = p.store("kept/inputs", DType::S32, [&batch, &memory_length], Init::Zeros);
+            Decoder::Uncached(Box::new(decoder), inputs)
         } else {
             let d_model = Dim::new("d_model", config.d_model);
             let memory = p.store("kept/memory", dtype, [&batch, &memory_length, &d_model], Init::Zeros);
@@ -356,17 +358,13 @@ impl Generator {
         let cx = &Context::new(g, &encoder(&self.config), None);
         let length = Dim::new("length", self.config.input_length);
         let inputs = g.input("inputs", DType::S32, [&self.batch, &length]);
-        let padding = padding_mask(inputs, &length);
-        let x = g.scope("embedding", || self.embedding.lookup(cx, inputs));
-        let memory = self
-            .encoder
-            .forward(&cx.with_tokens(inputs), x, &length, None, Some(padding))
-            .x
-            .rename(&length, "memory_length");
-        match &self.decoder {
-            Decoder::Cached(decoder, _) => decoder.start(cx, memory),
-            Decoder::Uncached(_, state) => state.assign(memory),
-        }
+        let (padding, next) = match &self.encoder {
+            Some(encoder) => (self.run_encoder(cx, encoder, inputs, &length), None),
+            None => {
+                let (padding, next) = self.read_inputs(cx, inputs, &length);
+                (padding, Some(next))
+            }
+        };
         self.padding.assign(padding);
         self.position.assign(g.constant(0, DType::S32));
         // A row without tokens only fills up the batch.
@@ -374,7 +372,7 @@ impl Generator {
         let zeros = |state: &State| g.full(0, state.ty().dtype, state.dims());
         let [tokens, last, open, scores] = &self.running;
         tokens.assign(zeros(tokens));
-        last.assign(zeros(last));
+        last.assign(next.map_or_else(|| zeros(last), |next| next.broadcast(&self.beams)));
         open.assign(used.broadcast(&self.beams));
         match &self.finished {
             None => scores.assign(zeros(scores)),
@@ -386,6 +384,25 @@ impl Generator {
                 complete.assign(1i32 - used);
             }
         }
+    }
+
+    /// Runs the encoder and stores what the decoder needs; returns the mask over its positions.
+    fn run_encoder<'g>(
+        &self,
+        cx: &Context<'g>,
+        encoder: &Stack,
+        inputs: Tensor<'g>,
+        length: &Dim,
+    ) -> Tensor<'g> {
+        let padding = padding_mask(inputs, length);
+        let x = cx.g.scope("embedding", || self.embedding.lookup(cx, inputs));
+        let read = encoder.forward(&cx.with_tokens(inputs), x, length, None, Some(padding));
+        let memory = read.x.rename(length, "memory_length");
+        match &self.decoder {
+            Decoder::Cached(decoder, _) => decoder.start(cx, Memory::Encoder(memory)),
+            Decoder::Uncached(_, state) => state.assign(memory),
+        }
+        padding
     }
 
     fn decode(&self, g: &Graph) {
@@ -401,15 +418,20 @@ impl Generator {
             Decoder::Uncached(..) => None,
         };
         let padding = self.padding.read(g);
+        let first = self.first_place(padding);
         let steps = Dim::new("steps", self.options.steps);
         let (done, ()) = g.scan(&steps, self.read(g), (), |mut now: DecodeState<'_>, ()| {
             let x = match &self.decoder {
                 Decoder::Cached(decoder, _) => {
                     let x = g.scope("embedding", || self.embedding.lookup(cx, now.last));
-                    let cx = &cx.reading(now.last);
+                    let positions = first.map(|first| first + now.position);
+                    let cx = &Context { positions, ..cx.reading(now.last) };
                     let (x, cache) = decoder.step(cx, x, now.position, causal.as_ref(), padding, now.cache);
                     now.cache = cache;
                     x
+                }
+                Decoder::Uncached(decoder, inputs) if self.encoder.is_none() => {
+                    self.reread(cx, decoder, inputs, &now)
                 }
                 Decoder::Uncached(decoder, memory) => self.recompute(cx, decoder, memory, padding, &now),
             };
@@ -421,20 +443,21 @@ impl Generator {
                     self.embedding.logits(cx, x, &self.batch, &self.beams)
                 }
             });
-            let allowed = || mask_early_eos(logits, now.position, limits.min_length);
+            let allowed = || mask_early_eos(logits, self.config.eos_token, now.position, limits.min_length);
             let token = match (&sampling, penalty) {
                 (Some(sampling), _) => g.scope("sample", || {
                     sampling.choose(allowed(), sampling.sequence(&self.batch, &self.beams), now.position)
                 }),
                 (None, Some(penalty)) => {
                     let (batch, beams) = (&self.batch, &self.beams);
-                    let search = Beams { batch, beams, early: self.options.early, vocab: self.config.vocab };
+                    let Config { vocab, eos_token, .. } = self.config;
+                    let search = Beams { batch, beams, early: self.options.early, vocab, eos: eos_token };
                     return (g.scope("beams", || search.step(now, logits, limits, penalty)), ());
                 }
                 (None, None) => allowed().argmax("vocab"),
             };
             let next = (token, logits.gather("vocab", token) - logits.logsumexp("vocab"));
-            (advance(now, next, limits), ())
+            (advance(now, next, self.config.eos_token, limits), ())
         });
         let open = match &done.finished {
             None => done.open.sum(["batch", "beams"]),
@@ -511,11 +534,16 @@ impl Generator {
 }
 
 /// Masks the end-of-sequence token in `logits` while a sequence has fewer than `min_length` tokens.
-pub fn mask_early_eos<'g>(logits: Tensor<'g>, position: Tensor<'g>, min_length: Tensor<'g>) -> Tensor<'g> {
+pub fn mask_early_eos<'g>(
+    logits: Tensor<'g>,
+    eos: u32,
+    position: Tensor<'g>,
+    min_length: Tensor<'g>,
+) -> Tensor<'g> {
     let g = logits.graph();
     let vocab = logits.dims().into_iter().find(|d| d.name == *"vocab");
     let Some(vocab) = vocab else { return logits };
-    let end = g.iota(&vocab, DType::S32).eq(EOS) & position.lt(min_length);
+    let end = g.iota(&vocab, DType::S32).eq(eos) & position.lt(min_length);
     end.select(g.constant(MASKED, DType::F32), logits)
 }
 
@@ -523,6 +551,7 @@ pub fn mask_early_eos<'g>(logits: Tensor<'g>, position: Tensor<'g>, min_length: 
 fn advance<'g>(
     now: DecodeState<'g>,
     (token, log): (Tensor<'g>, Tensor<'g>),
+    eos: u32,
     limits: Limits<'g>,
 ) -> DecodeState<'g> {
     // A call may run past `max_length`.
@@ -531,6 +560,6 @@ fn advance<'g>(
     let scores = open.select(now.scores + log, now.scores);
     let row = token.broadcast(&Dim::new("target_length", 1));
     let tokens = now.tokens.dynamic_update("target_length", row, now.position);
-    let open = (open & token.ne(EOS)).cast(DType::S32);
+    let open = (open & token.ne(eos)).cast(DType::S32);
     DecodeState { position: now.position + 1, tokens, last: token, open, scores, ..now }
 }

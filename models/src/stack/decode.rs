@@ -1,12 +1,14 @@
 //! Decoding one position at a time with a KV cache.
 //!
-//! The cache holds the keys and values of the encoder's output, computed once, and those of the decoder's
-//! earlier positions, updated in place. The rest of a block runs as in training, for one position.
+//! The cache holds the keys and values of the inputs, computed once, and those of the decoder's earlier
+//! positions, updated in place. Keys and values of the inputs are those of the encoder's output, for
+//! cross-attention; a decoder without encoder reads the inputs itself, and its self-attention sees them before
+//! its own positions. The rest of a block runs as in training, for one position.
 
-use super::{Block, Ffn, Segment, Stack};
+use super::{Block, Ffn, Segment, SegmentTrace, Stack, StackOutput};
 use crate::{
     Context,
-    attention::{KeyValue, squeeze_single_beam},
+    attention::{Cached, KeyValue, MASKED, squeeze_single_beam},
     position::CausalBias,
     switch::UnstackedExperts,
 };
@@ -27,6 +29,8 @@ pub struct StepDecoder {
     beams: Dim,
     /// Positions of the decoder.
     own_length: Dim,
+    /// Positions of the decoder, with those of the inputs before them if there is no encoder.
+    all_length: Dim,
     own: Vec<Vec<Vec<[State; 2]>>>,
     memory: Vec<Vec<Vec<[State; 2]>>>,
     /// Copies of weights in the order that a step reads, by segment, row and block.
@@ -56,18 +60,28 @@ pub enum DecoderLayers {
 }
 
 /// Inputs of a step that all blocks share.
-#[derive(Clone, Copy)]
 struct Position<'g> {
-    /// Index of the current position.
+    /// Index of the current position in the cache of the decoder's own positions.
     position: Tensor<'g>,
-    /// Added to logits over the decoder's positions; `None` means that every layer has its own biases.
-    bias: Option<Tensor<'g>>,
-    /// Added to logits over the encoder's positions.
-    padding: Tensor<'g>,
+    /// Index of the current position, with the inputs before it if there is no encoder.
+    place: Tensor<'g>,
+    /// Added to logits over the decoder's own positions.
+    own: Vec<Tensor<'g>>,
+    /// Added to logits over the positions of the inputs.
+    inputs: Vec<Tensor<'g>>,
+}
+
+/// The values of a batch whose keys and values a decoder caches before its first step.
+#[derive(Clone, Copy, Debug)]
+pub enum Memory<'a, 'g> {
+    /// The encoder's output, with the dim `memory_length`.
+    Encoder(Tensor<'g>),
+    /// The output of a decoder without encoder for the inputs, and their dim.
+    Inputs(&'a StackOutput<'g>, &'a Dim),
 }
 
 impl StepDecoder {
-    /// Declares the state, for `positions` of the decoder and `memory_length` of the encoder.
+    /// Declares the state, for `positions` of the decoder and `memory_length` of the inputs.
     pub fn new(
         p: &Program,
         stack: Stack,
@@ -108,7 +122,9 @@ impl StepDecoder {
         };
         let (own, memory) = (declare("own", &own), declare("memory", &memory));
         let prepared = prepared(p, &stack, dtype, blocks);
-        Self { looped, beams: beams.clone(), own_length, own, memory, prepared, stack }
+        let before = if stack.has_encoder() { 0 } else { memory_length.size };
+        let all_length = own_length.sized(before + own_length.size);
+        Self { looped, beams: beams.clone(), own_length, all_length, own, memory, prepared, stack }
     }
 
     /// Fills the copies of weights; to be called once, after the parameters have been loaded.
@@ -133,27 +149,68 @@ impl StepDecoder {
         });
     }
 
-    /// Starts a new batch: caches keys and values of `memory`, the encoder's output, and clears those of
-    /// the decoder.
-    pub fn start<'g>(&self, cx: &Context<'g>, memory: Tensor<'g>) {
+    /// Returns the stack, to read inputs with.
+    pub fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
+    /// Starts a new batch: caches keys and values of `memory`, and clears those of the decoder's own
+    /// positions. `cx` is the context in which the inputs were read.
+    pub fn start<'g>(&self, cx: &Context<'g>, memory: Memory<'_, 'g>) {
         let g = cx.g;
         let zeros = |state: &State| state.assign(g.constant(0, state.ty().dtype).broadcast(state.dims()));
         self.own.iter().flatten().flatten().flatten().for_each(zeros);
-        let length = Dim::new("memory_length", 1);
-        let keep = |segment: &Segment, cx: &Context<'g>| -> Vec<KeyValue<'g>> {
-            let cross = segment.blocks.iter().filter_map(|b| b.cross_attention.as_ref());
-            cross.map(|(_, attention)| attention.keys_values(cx, memory, &length)).collect()
-        };
         g.scope(self.stack.name, || {
-            for (segment, states) in self.stack.segments.iter().zip(&self.memory) {
-                let rows: Vec<Vec<KeyValue<'g>>> = if self.looped {
-                    vec![g.scan(&segment.layers, (), (), |(), ()| ((), keep(segment, cx))).1]
-                } else {
-                    (0..segment.layers.size).map(|i| g.at(&segment.layers, i, || keep(segment, cx))).collect()
+            for (i, (segment, states)) in self.stack.segments.iter().zip(&self.memory).enumerate() {
+                let rows = match memory {
+                    Memory::Encoder(memory) => self.of_encoder(cx, segment, memory),
+                    Memory::Inputs(read, length) => self.of_inputs(cx, segment, &read.segments[i], length),
                 };
                 write(states, &rows);
             }
         });
+    }
+
+    /// Returns keys and values of the encoder's output for cross-attention.
+    fn of_encoder<'g>(
+        &self,
+        cx: &Context<'g>,
+        segment: &Segment,
+        memory: Tensor<'g>,
+    ) -> Vec<Vec<KeyValue<'g>>> {
+        let (g, length) = (cx.g, Dim::new("memory_length", 1));
+        let keep = || -> Vec<KeyValue<'g>> {
+            let cross = segment.blocks.iter().filter_map(|b| b.cross_attention.as_ref());
+            cross.map(|(_, attention)| attention.keys_values(cx, memory, &length)).collect()
+        };
+        if self.looped {
+            return vec![g.scan(&segment.layers, (), (), |(), ()| ((), keep())).1];
+        }
+        (0..segment.layers.size).map(|i| g.at(&segment.layers, i, keep)).collect()
+    }
+
+    /// Returns keys and values of the inputs for self-attention, from the inputs of all blocks.
+    fn of_inputs<'g>(
+        &self,
+        cx: &Context<'g>,
+        segment: &Segment,
+        trace: &SegmentTrace<'g>,
+        length: &Dim,
+    ) -> Vec<Vec<KeyValue<'g>>> {
+        let (g, layers) = (cx.g, &segment.layers);
+        let keep = |hidden: Vec<Tensor<'g>>| -> Vec<KeyValue<'g>> {
+            let of = |(block, x): (&Block, Tensor<'g>)| {
+                let (norm, attention) = &block.attention;
+                let made = attention.keys_values(cx, norm.forward(cx, x), length);
+                made.map(|x| x.rename(length, "memory_length"))
+            };
+            g.scope("attention", || segment.blocks.iter().zip(hidden).map(of).collect())
+        };
+        if self.looped {
+            return vec![g.scan(layers, (), trace.hidden.clone(), |(), hidden| ((), keep(hidden))).1];
+        }
+        let layer = |i: usize| trace.hidden.iter().map(|x| x.slice(layers, i..i + 1).squeeze(layers)).collect();
+        (0..layers.size).map(|i| g.at(layers, i, || keep(layer(i)))).collect()
     }
 
     /// Reads the KV cache of the decoder's positions.
@@ -169,7 +226,8 @@ impl StepDecoder {
     }
 
     /// Runs one position: `x` of `[batch, beams, d_model]` through all blocks and the final norm. `causal` is
-    /// the result of [`StepDecoder::causal`]. Returns the output and the updated cache.
+    /// the result of [`StepDecoder::causal`], and `padding` the mask added to logits over the positions of the
+    /// inputs. Rotary positions are those of the context. Returns the output and the updated cache.
     pub fn step<'g>(
         &self,
         cx: &Context<'g>,
@@ -181,7 +239,7 @@ impl StepDecoder {
     ) -> (Tensor<'g>, KvCache<'g>) {
         let g = cx.g;
         g.scope(self.stack.name, || {
-            let now = Position { position, bias: causal.map(|causal| causal.at(position)), padding };
+            let now = self.at(cx, position, causal, padding);
             let mut x = x;
             let mut next: KvCache<'g> = Vec::new();
             let segments = self.stack.segments.iter().zip(cache).zip(self.memory.iter().zip(&self.prepared));
@@ -189,7 +247,7 @@ impl StepDecoder {
                 let mut done = Vec::new();
                 for (i, (row, memory)) in rows.into_iter().zip(memory).enumerate() {
                     let seen = (&memory[..], &prepared[i][..]);
-                    let step = |x, row| self.iteration(cx, segment, x, row, seen, now);
+                    let step = |x, row| self.iteration(cx, segment, x, row, seen, &now);
                     let (after, row) = if self.looped {
                         g.scan(&segment.layers, x, row, step)
                     } else {
@@ -205,10 +263,55 @@ impl StepDecoder {
     }
 
     /// Returns the biases of all positions, to be computed once and used in every step. `None` means that
-    /// every layer has its own biases.
+    /// layers share no biases.
     pub fn causal<'g>(&self, cx: &Context<'g>) -> Option<CausalBias<'g>> {
         let bias = self.stack.bias.as_ref()?;
-        Some(cx.g.scope("relative_bias", || bias.causal(cx, &self.own_length)))
+        Some(cx.g.scope("relative_bias", || bias.causal(cx, &self.all_length)))
+    }
+
+    /// Returns the inputs of a step that all blocks share.
+    fn at<'g>(
+        &self,
+        cx: &Context<'g>,
+        position: Tensor<'g>,
+        causal: Option<&CausalBias<'g>>,
+        padding: Tensor<'g>,
+    ) -> Position<'g> {
+        let before = self.inputs_before();
+        let place = if before > 0 { position + before as u32 } else { position };
+        let bias = causal.map(|causal| causal.at(place)).or_else(|| {
+            // Layers have their own biases, which hide later positions, or none.
+            let rotary = self.stack.segments.iter().flat_map(|s| &s.blocks).all(|b| b.bias.is_none());
+            rotary.then(|| self.mask(cx, |to| to.gt(place)))
+        });
+        let window = (cx.window > 0).then(|| self.mask(cx, |to| (place - to).ge(cx.window as u32)));
+        let (mut own, mut inputs) = (Vec::new(), vec![padding]);
+        for mask in bias.into_iter().chain(window) {
+            let [of_inputs, of_own] = self.divided(mask);
+            inputs.extend(of_inputs);
+            own.push(of_own.expect("the decoder has positions"));
+        }
+        Position { position, place, own, inputs }
+    }
+
+    /// Returns the mask, to be added to logits, that hides positions: `[memory_length]`, of all positions.
+    fn mask<'g>(&self, cx: &Context<'g>, hides: impl FnOnce(Tensor<'g>) -> Tensor<'g>) -> Tensor<'g> {
+        hides(cx.g.iota(&self.all_length, DType::S32)).cast(DType::F32) * MASKED
+    }
+
+    /// Returns the number of positions of the inputs before the decoder's own.
+    fn inputs_before(&self) -> usize {
+        self.all_length.size - self.own_length.size
+    }
+
+    /// Divides a mask over all positions into those over positions of the inputs, if self-attention sees them,
+    /// and over the decoder's own.
+    fn divided<'g>(&self, mask: Tensor<'g>) -> [Option<Tensor<'g>>; 2] {
+        let (before, name) = (self.inputs_before(), &self.own_length.name);
+        match before {
+            0 => [None, Some(mask)],
+            _ => [Some(mask.slice(name, ..before)), Some(mask.slice(name, before..))],
+        }
     }
 
     fn iteration<'g>(
@@ -218,7 +321,7 @@ impl StepDecoder {
         x: Tensor<'g>,
         cache: Vec<KeyValue<'g>>,
         (memory, prepared): (&[[State; 2]], &[Option<PreparedWeights>]),
-        now: Position<'g>,
+        now: &Position<'g>,
     ) -> (Tensor<'g>, Vec<KeyValue<'g>>) {
         let mut x = x;
         let mut next = Vec::new();
@@ -276,15 +379,17 @@ impl Block {
         decoder: &StepDecoder,
         cache: KeyValue<'g>,
         (memory, prepared): (KeyValue<'g>, Option<&PreparedWeights>),
-        now: Position<'g>,
+        now: &Position<'g>,
     ) -> (Tensor<'g>, KeyValue<'g>) {
         let (g, beams) = (cx.g, &decoder.beams);
         let mut x = x;
-        let (found, cache) = g.scope("attention", || self.attend(cx, x, decoder, cache, now));
+        let of_itself = self.cross_attention.is_none().then_some(memory);
+        let (found, cache) = g.scope("attention", || self.attend(cx, x, decoder, (of_itself, cache), now));
         x += found;
         if let Some((norm, attention)) = &self.cross_attention {
             x += g.scope("cross_attention", || {
-                attention.step(cx, norm.forward(cx, x), beams, memory, &[now.padding])
+                let seen = Cached { kv: memory, masks: now.inputs.clone() };
+                attention.step(cx, norm.forward(cx, x), beams, &[seen])
             });
         }
         let y = g.scope("ffn", || {
@@ -306,14 +411,14 @@ impl Block {
     }
 
     /// Self-attention of the current position: adds its key and value to the cache, then attends to all
-    /// cached positions.
+    /// cached positions, and to those of the inputs if there are any.
     fn attend<'g>(
         &self,
         cx: &Context<'g>,
         x: Tensor<'g>,
         decoder: &StepDecoder,
-        cache: KeyValue<'g>,
-        now: Position<'g>,
+        (inputs, cache): (Option<KeyValue<'g>>, KeyValue<'g>),
+        now: &Position<'g>,
     ) -> (Tensor<'g>, KeyValue<'g>) {
         let ((norm, attention), beams) = (&self.attention, &decoder.beams);
         let h = norm.forward(cx, x);
@@ -323,10 +428,17 @@ impl Block {
             all.dynamic_update("memory_length", x.broadcast(&one), now.position)
         };
         let cache = [put(cache[0], key), put(cache[1], value)];
-        let own = self.bias.as_ref().map(|bias| {
-            cx.g.scope("relative_bias", || bias.causal_at(cx, now.position, &decoder.own_length))
-        });
-        let biases: Vec<Tensor<'g>> = own.into_iter().chain(now.bias).collect();
-        (attention.step(cx, h, beams, cache, &biases), cache)
+        let bias = self
+            .bias
+            .as_ref()
+            .map(|bias| cx.g.scope("relative_bias", || bias.causal_at(cx, now.place, &decoder.all_length)));
+        let [of_inputs, own] = bias.map_or([None, None], |bias| decoder.divided(bias));
+        let with = |bias: Option<Tensor<'g>>, masks: &[Tensor<'g>]| -> Vec<Tensor<'g>> {
+            bias.into_iter().chain(masks.iter().copied()).collect()
+        };
+        let before = inputs.map(|kv| Cached { kv, masks: with(of_inputs, &now.inputs) });
+        let own = Cached { kv: cache, masks: with(own, &now.own) };
+        let seen: Vec<Cached<'g>> = before.into_iter().chain([own]).collect();
+        (attention.step(cx, h, beams, &seen), cache)
     }
 }

@@ -79,6 +79,9 @@ pub struct Task {
     #[prost(message, optional, tag = "9")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: ::core::option::Option<Generation>,
+    /// True if inputs are the beginning of a text that targets continue: no end token follows them.
+    #[prost(bool, tag = "10")]
+    pub continues: bool,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -79,6 +79,8 @@ pub struct Sizes {
     pub target_length: usize,
     /// Size of the vocabulary.
     pub vocab: usize,
+    /// True if inputs are the beginning of a text that targets continue: no end token follows them.
+    pub continues: bool,
     /// The tokens for padding, ends of sequences, and removed spans.
     pub special_tokens: SpecialTokens,
 }
@@ -292,6 +294,7 @@ impl Sizes {
             input_length: task.input_length as usize,
             target_length: task.target_length as usize,
             vocab: task.vocab as usize,
+            continues: task.continues,
             special_tokens: contract.special_tokens(),
         }
     }

@@ -43,10 +43,13 @@ impl<'s> Scorer<'s> {
     /// Scores the target of each `(input, target)`, token ids without padding.
     ///
     /// # Errors
-    /// An input or target is empty, too long or not in the vocabulary, or a call fails.
+    /// An input (unless targets continue inputs) or a target is empty, too long or not in the vocabulary, or a call fails.
     pub fn run(&mut self, pairs: &[(Vec<i32>, Vec<i32>)]) -> Result<Vec<Score>> {
         for (number, (input, target)) in pairs.iter().enumerate() {
-            self.sizes.check_input(number, input)?;
+            // A text may have no beginning.
+            if !(self.sizes.continues && input.is_empty()) {
+                self.sizes.check_input(number, input)?;
+            }
             let (what, room) = (format!("target {}", number + 1), self.sizes.target_length);
             self.sizes.check(&what, target, room, "target_length")?;
         }
