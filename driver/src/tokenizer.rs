@@ -95,8 +95,8 @@ impl Unknown {
     }
 }
 
-/// Returns the tokens of the text of an input or a target, for a program of these sizes. Between the two parts of
-/// one text there is no end token, and a score is that of the target alone.
+/// Returns the tokens of the text of an input or a target, for a program of these sizes. Between the two
+/// parts of one text there is no end token, and a score is that of the target alone.
 ///
 /// # Errors
 /// The tokenizer fails, or makes a token outside the vocabulary.
@@ -104,8 +104,8 @@ pub fn encode(codec: &Codec, sizes: Sizes, text: &str) -> data::Result<Vec<i32>>
     if sizes.continues { codec.encode_part(text) } else { codec.encode(text) }
 }
 
-/// Returns the setting that makes room for inputs of up to `longest` tokens. `None` means that the program takes
-/// them, or that its inputs have a fixed length.
+/// Returns the setting that makes room for inputs of up to `longest` tokens. `None` means that the program
+/// takes them, or that its inputs have a fixed length.
 pub fn room(sizes: Sizes, longest: Option<usize>) -> Option<Setting> {
     let longest = longest.filter(|longest| sizes.continues && *longest > sizes.input_length)?;
     Some(("input_length", longest.next_power_of_two().to_string()))

@@ -144,3 +144,36 @@ fn an_imported_model_gives_the_tokens_that_others_get() {
     assert_eq!(out.tensor("tokens").unwrap().shape()[..2], [3, 1]);
     assert_eq!(out.tensor("scores").unwrap().shape(), [3, 1]);
 }
+
+#[test]
+fn a_language_model_continues_texts() {
+    let place = Workplace::new();
+    place.write("data.txt", "one two three four five six seven eight nine ten\n".repeat(40));
+    let sizes =
+        ["layers=1", "batch=4", "d_model=16", "d_ff=16", "heads=2", "kv_heads=1", "d_kv=8", "experts=2"];
+    let sizes = sizes.iter().chain(&["target_length=32"]).flat_map(|s| ["--set", s]);
+    let train = ["train", "switch_gpt_tiny", "--data", "data.txt", "--steps", "2", "--checkpoint-dir", "ck"];
+    place.run_on_cpu(&train.into_iter().chain(sizes).collect::<Vec<_>>()).succeeds();
+
+    // The second input is longer than the program's usual limit, for which another one is built.
+    place.write("in.txt", format!("one\n{}\n", "two three ".repeat(4)));
+    let generate = ["generate", "ck", "--input", "in.txt", "--max-length", "5", "--json"];
+    let list = parsed(&place.run_on_cpu(&generate).succeeds());
+    let first = &list[0]["sequences"][0];
+    let tokens: Vec<i64> = serde_json::from_value(first["tokens"].clone()).unwrap();
+    assert!((1..=5).contains(&tokens.len()) && list.as_array().unwrap().len() == 2, "{list}");
+    let fixed = [&generate[..], &["--set", "input_length=8"]].concat();
+    place.run_on_cpu(&fixed).fails(&["input 2 has 40 tokens, but the program takes at most 8"]);
+
+    // The tokens of the text `one` are its bytes, without an end token.
+    let ids: Vec<i64> = "one".bytes().map(|byte| i64::from(byte) + 3).collect();
+    let pairs = [json!({"input": "one", "target": " two"}), json!({"input": ids, "target": " two"})];
+    place.write(
+        "pairs.jsonl",
+        format!("{}\n{}\n{}\n", pairs[0], pairs[1], json!({"input": "", "target": "one"})),
+    );
+    let ran = place.run_on_cpu(&["score", "ck", "--input", "pairs.jsonl"]).succeeds();
+    let scores: Vec<Value> = ran.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!((&scores[0], number(&scores[2], "tokens")), (&scores[1], 3.0), "{scores:?}");
+    assert_eq!(scores[0]["tokens"], 4, "four bytes, without an end");
+}

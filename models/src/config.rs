@@ -251,13 +251,7 @@ impl Config {
         self.tied = args.get("tied", self.tied);
         self.scaled_output = Some(args.get("scaled_output", self.scales_output()));
         self.layer_biases = args.get("layer_biases", self.layer_biases);
-        // 0 means those of the tokenizer.
-        let sentinels = self.sentinels.unwrap_or(Sentinels { first: 0, count: 0 });
-        let count = args.get("sentinels", sentinels.count);
-        let first = args.get("first_sentinel", sentinels.first);
-        self.sentinels = (count > 0).then_some(Sentinels { first, count });
-        self.eos_token = args.get("eos_token", self.eos_token);
-        self.start_token = args.get("start_token", self.start_token);
+        self.read_special_tokens(args);
         self.optimizer = self.optimizer.with(args);
         let init_scale = self.optimizer.method.init_scale();
         self.switch = self.switch.map(|switch| switch.with(args, self.dropout, init_scale));
@@ -265,6 +259,17 @@ impl Config {
         self.freeze = args.get("freeze", self.freeze);
         self.lora = Lora::with(self.lora, args);
         self
+    }
+
+    /// Reads tokens with a special meaning.
+    fn read_special_tokens(&mut self, args: &Args) {
+        // 0 means those of the tokenizer.
+        let sentinels = self.sentinels.unwrap_or(Sentinels { first: 0, count: 0 });
+        let count = args.get("sentinels", sentinels.count);
+        let first = args.get("first_sentinel", sentinels.first);
+        self.sentinels = (count > 0).then_some(Sentinels { first, count });
+        self.eos_token = args.get("eos_token", self.eos_token);
+        self.start_token = args.get("start_token", self.start_token);
     }
 
     /// Reads the way in which self-attention knows positions.
@@ -334,7 +339,8 @@ impl Config {
         wrong.0
     }
 
-    /// [`Config::mistakes`] of a model with inputs, as generation and scoring use it ([`Config::with_inputs`]).
+    /// [`Config::mistakes`] of a model with inputs, as generation and scoring use it
+    /// ([`Config::with_inputs`]).
     pub fn mistakes_with_inputs(&self) -> Vec<Diagnostic> {
         let lm = self.is_decoder_only() && self.objective == Objective::Lm;
         let input_length = if lm { 0 } else { self.input_length };
@@ -356,7 +362,12 @@ impl Config {
             let below = format!("less than `vocab` = {}", self.vocab);
             wrong.require((token as usize) < self.vocab, what, &below, token);
         }
-        wrong.require(self.eos_token != PAD, "eos_token", &format!("other than {PAD}, padding"), self.eos_token);
+        wrong.require(
+            self.eos_token != PAD,
+            "eos_token",
+            &format!("other than {PAD}, padding"),
+            self.eos_token,
+        );
         let only = |what: &str| format!("`{what}` needs a decoder-only model (`encoder_layers` = 0)");
         let legal = "set `encoder_layers` to 0, or leave it out";
         wrong.unless(alone || !rotary, || only("positions=rope"), legal);
@@ -446,8 +457,8 @@ impl Config {
         self.encoder_layers == 0
     }
 
-    /// Returns the model with inputs, as generation and scoring need them: a decoder-only language model, which
-    /// is trained without, reads the beginning of a text.
+    /// Returns the model with inputs, as generation and scoring need them: a decoder-only language model,
+    /// which is trained without, reads the beginning of a text.
     pub fn with_inputs(&self) -> Self {
         let input_length = if self.input_length > 0 { self.input_length } else { INPUTS };
         Self { input_length, ..self.clone() }

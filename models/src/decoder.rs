@@ -3,11 +3,11 @@
 //!
 //! A row has the inputs (the prefix), if there are any, and then the targets, each read one position after it
 //! is predicted. In language modelling a position sees those before it; with the other objectives the
-//! positions of inputs see all inputs, as in T5's prefix language model. Padding of short inputs is hidden, and
-//! rotary positions do not count it.
+//! positions of inputs see all inputs, as in T5's prefix language model. Padding of short inputs is hidden,
+//! and rotary positions do not count it.
 //!
-//! Training for language modelling has no inputs. Generation and scoring have: the beginning of the text, whose
-//! padding is moved to the front, so that the distances in a row are those in the text.
+//! Training for language modelling has no inputs. Generation and scoring have: the beginning of the text,
+//! whose padding is moved to the front, so that the distances in a row are those in the text.
 
 use crate::{
     Config, Context, Weights,
@@ -59,7 +59,8 @@ pub(crate) struct Prefix<'g> {
     tokens: Tensor<'g>,
     /// True at positions that are not padding, `pred[batch, length]`.
     read: Tensor<'g>,
-    /// The token that is read where the first target is predicted, `s32[batch]`; `None` means the start token.
+    /// The token that is read where the first target is predicted, `s32[batch]`; `None` means the start
+    /// token.
     next: Option<Tensor<'g>>,
 }
 
@@ -136,9 +137,8 @@ impl<'g> Prefix<'g> {
         real: Tensor<'g>,
     ) -> Row<'g> {
         let g = before.graph();
-        let together = |a: Tensor<'g>, b: Tensor<'g>| {
-            concat([a.rename(length, ROW), b.rename(of_targets, ROW)], ROW)
-        };
+        let together =
+            |a: Tensor<'g>, b: Tensor<'g>| concat([a.rename(length, ROW), b.rename(of_targets, ROW)], ROW);
         // The start token is read where the first target is predicted, so all positions of targets count.
         let seen = together(self.read.cast(DType::S32), g.full(1, DType::S32, before.dims()));
         let rotary = config.positions == Positions::Rope;
@@ -194,12 +194,7 @@ impl<'g> Row<'g> {
     }
 
     /// Runs the decoder's stack on the row, in the context of [`Row::context`].
-    pub(crate) fn forward(
-        &self,
-        own: &Context<'g>,
-        embedding: &Embedding,
-        stack: &Stack,
-    ) -> StackOutput<'g> {
+    pub(crate) fn forward(&self, own: &Context<'g>, embedding: &Embedding, stack: &Stack) -> StackOutput<'g> {
         let x = own.g.scope("embedding", || embedding.lookup(own, self.tokens));
         stack.forward(own, x, &self.length, None, None)
     }
@@ -284,7 +279,8 @@ impl Decoder {
             return prefix.row_with_targets(&self.config, &of_inputs, &length, before, real);
         }
         let before = before(&self.config, feeds.targets, &length);
-        let row = Row { length, tokens: before, non_padding: real, positions: None, hidden: None, visible: 0 };
+        let row =
+            Row { length, tokens: before, non_padding: real, positions: None, hidden: None, visible: 0 };
         let Some([_, of_targets]) = feeds.segments else { return row };
         // Each example starts with the start token. Distances within an example need no correction.
         let first = of_targets.ne(of_targets.shift_right(&row.length, 1));

@@ -15,8 +15,8 @@ use mesh::{
 /// Builds the scoring program, `--set task=score`: the parameters of the model and one function,
 /// `score(inputs, targets)`. Its outputs have a value for each sequence: `log_likelihood` of the target in
 /// nats, without padding; `tokens`, the number of target tokens; and `correct`, how many of them have the
-/// highest probability at their position. Inputs of a decoder-only language model are the beginning of the text
-/// that the target continues.
+/// highest probability at their position. Inputs of a decoder-only language model are the beginning of the
+/// text that the target continues.
 pub fn program(config: &Config, place: &Site) -> Program {
     let p = Program::new(config.name.clone());
     let mistakes = config.mistakes_with_inputs();

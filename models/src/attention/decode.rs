@@ -22,13 +22,7 @@ pub struct Cached<'g> {
 impl Attention {
     /// Attends from one position for each of `beams`, `x` of `[batch, beams, d_model]`, to all positions of
     /// `seen`. Returns `[batch, beams, d_model]`.
-    pub fn step<'g>(
-        &self,
-        cx: &Context<'g>,
-        x: Tensor<'g>,
-        beams: &Dim,
-        seen: &[Cached<'g>],
-    ) -> Tensor<'g> {
+    pub fn step<'g>(&self, cx: &Context<'g>, x: Tensor<'g>, beams: &Dim, seen: &[Cached<'g>]) -> Tensor<'g> {
         let AttentionDims { batch, d_model, d_kv, .. } = &self.dims;
         let length = Dim::new("memory_length", 1);
         let q = squeeze_single_beam(self.query(cx, x, beams), beams);

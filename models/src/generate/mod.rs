@@ -449,10 +449,7 @@ impl Generator {
                     sampling.choose(allowed(), sampling.sequence(&self.batch, &self.beams), now.position)
                 }),
                 (None, Some(penalty)) => {
-                    let (batch, beams) = (&self.batch, &self.beams);
-                    let Config { vocab, eos_token, .. } = self.config;
-                    let search = Beams { batch, beams, early: self.options.early, vocab, eos: eos_token };
-                    return (g.scope("beams", || search.step(now, logits, limits, penalty)), ());
+                    return (g.scope("beams", || self.search().step(now, logits, limits, penalty)), ());
                 }
                 (None, None) => allowed().argmax("vocab"),
             };
@@ -465,6 +462,11 @@ impl Generator {
         };
         g.output("open", open);
         self.write(done);
+    }
+
+    fn search(&self) -> Beams<'_> {
+        let Config { vocab, eos_token, .. } = self.config;
+        Beams { batch: &self.batch, beams: &self.beams, early: self.options.early, vocab, eos: eos_token }
     }
 
     fn results(&self, g: &Graph) {

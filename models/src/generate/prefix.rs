@@ -1,7 +1,7 @@
 //! Generation with decoder-only models: the decoder reads the inputs before its first step.
 //!
-//! Positions of inputs and of generated tokens are separate parts of a row, so that the rows of a batch run in
-//! step although their inputs have different lengths. Beams share the keys and values of their inputs.
+//! Positions of inputs and of generated tokens are separate parts of a row, so that the rows of a batch run
+//! in step although their inputs have different lengths. Beams share the keys and values of their inputs.
 
 use super::{DecodeState, Decoder, Generator};
 use crate::{
@@ -38,8 +38,8 @@ impl Generator {
         (prefix.mask(length), prefix.next(&self.config))
     }
 
-    /// Returns the rotary position of the first step, `s32[batch]`: the number of tokens of the inputs. `None`
-    /// means that there are no rotary positions.
+    /// Returns the rotary position of the first step, `s32[batch]`: the number of tokens of the inputs.
+    /// `None` means that there are no rotary positions.
     pub(super) fn first_place<'g>(&self, padding: Tensor<'g>) -> Option<Tensor<'g>> {
         let rotary = self.config.positions == Positions::Rope;
         rotary.then(|| padding.gt(MASKED / 2.0).cast(DType::S32).sum("memory_length"))

@@ -2,8 +2,8 @@
 //!
 //! The cache holds the keys and values of the inputs, computed once, and those of the decoder's earlier
 //! positions, updated in place. Keys and values of the inputs are those of the encoder's output, for
-//! cross-attention; a decoder without encoder reads the inputs itself, and its self-attention sees them before
-//! its own positions. The rest of a block runs as in training, for one position.
+//! cross-attention; a decoder without encoder reads the inputs itself, and its self-attention sees them
+//! before its own positions. The rest of a block runs as in training, for one position.
 
 use super::{Block, Ffn, Segment, SegmentTrace, Stack, StackOutput};
 use crate::{
@@ -209,7 +209,8 @@ impl StepDecoder {
         if self.looped {
             return vec![g.scan(layers, (), trace.hidden.clone(), |(), hidden| ((), keep(hidden))).1];
         }
-        let layer = |i: usize| trace.hidden.iter().map(|x| x.slice(layers, i..i + 1).squeeze(layers)).collect();
+        let layer =
+            |i: usize| trace.hidden.iter().map(|x| x.slice(layers, i..i + 1).squeeze(layers)).collect();
         (0..layers.size).map(|i| g.at(layers, i, || keep(layer(i)))).collect()
     }
 
@@ -226,8 +227,8 @@ impl StepDecoder {
     }
 
     /// Runs one position: `x` of `[batch, beams, d_model]` through all blocks and the final norm. `causal` is
-    /// the result of [`StepDecoder::causal`], and `padding` the mask added to logits over the positions of the
-    /// inputs. Rotary positions are those of the context. Returns the output and the updated cache.
+    /// the result of [`StepDecoder::causal`], and `padding` the mask added to logits over the positions of
+    /// the inputs. Rotary positions are those of the context. Returns the output and the updated cache.
     pub fn step<'g>(
         &self,
         cx: &Context<'g>,
@@ -304,8 +305,8 @@ impl StepDecoder {
         self.all_length.size - self.own_length.size
     }
 
-    /// Divides a mask over all positions into those over positions of the inputs, if self-attention sees them,
-    /// and over the decoder's own.
+    /// Divides a mask over all positions into those over positions of the inputs, if self-attention sees
+    /// them, and over the decoder's own.
     fn divided<'g>(&self, mask: Tensor<'g>) -> [Option<Tensor<'g>>; 2] {
         let (before, name) = (self.inputs_before(), &self.own_length.name);
         match before {

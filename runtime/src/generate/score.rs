@@ -43,7 +43,8 @@ impl<'s> Scorer<'s> {
     /// Scores the target of each `(input, target)`, token ids without padding.
     ///
     /// # Errors
-    /// An input (unless targets continue inputs) or a target is empty, too long or not in the vocabulary, or a call fails.
+    /// An input (unless targets continue inputs) or a target is empty, too long or not in the vocabulary, or
+    /// a call fails.
     pub fn run(&mut self, pairs: &[(Vec<i32>, Vec<i32>)]) -> Result<Vec<Score>> {
         for (number, (input, target)) in pairs.iter().enumerate() {
             // A text may have no beginning.
