@@ -43,6 +43,7 @@ pub mod measured;
 pub mod overview;
 mod package;
 mod padding;
+mod parts;
 pub mod placement;
 pub mod planned;
 pub mod plugin;

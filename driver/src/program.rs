@@ -8,7 +8,7 @@ use crate::{
     builtin,
     diagnostics::{Mistakes, Sources},
     failure::failure,
-    package, padding,
+    package, padding, parts,
     request::Request,
     settings::Settings,
     store,
@@ -68,7 +68,13 @@ impl Program {
 /// the mesh of the request, and shows notes about the request. One device needs no padding.
 pub fn load(request: &Request) -> Result<Program> {
     let program = load_for_search(request)?;
-    padding::dropped(&program.module, request).map_or(Ok(program), |request| load_variant(&request))
+    let unpadded = padding::dropped(&program.module, request);
+    let request = unpadded.as_ref().unwrap_or(request);
+    match parts::needed(&program.module, request) {
+        Some(request) => load_variant(&request),
+        None if unpadded.is_some() => load_variant(request),
+        None => Ok(program),
+    }
 }
 
 /// [`load`] where the mesh is not known yet: the program has the padding that its settings say.

@@ -30,6 +30,9 @@ pub struct Schedule {
     /// Parts in which expert slots are exchanged, so that the exchange of one part can overlap with the
     /// experts' work on another. At least 1.
     pub exchange_parts: usize,
+    /// Parts of the batch whose tokens are sorted by expert separately, in routing without capacity. A
+    /// multiple of the number of devices that split the batch. At least 1.
+    pub sorted_parts: usize,
     /// Movement of tokens to their expert slots and back.
     pub dispatch: Dispatch,
     /// True if, outside training, the experts run on the smallest of several capacities that holds all
@@ -124,7 +127,7 @@ const DISPATCH: &[(&str, Dispatch)] = &[
 ];
 
 /// All entries, in the order in which they are printed.
-pub const ENTRIES: [Entry; 11] = [
+pub const ENTRIES: [Entry; 12] = [
     Entry {
         key: "remat",
         meaning: "Values that layers save for the backward pass; the rest is recomputed.",
@@ -180,6 +183,12 @@ pub const ENTRIES: [Entry; 11] = [
         candidates: &[],
     },
     Entry {
+        key: "sorted_parts",
+        meaning: "Parts of the batch whose tokens are sorted by expert separately, in routing without capacity.",
+        values: COUNT,
+        candidates: &[],
+    },
+    Entry {
         key: "dispatch",
         meaning: "Moves tokens to their expert slots and back by index or by a product with a mask.",
         values: &["auto", "permute", "einsum"],
@@ -210,6 +219,7 @@ impl Default for Schedule {
             attention_minor: AttentionMinor::Memory,
             ring: 1,
             exchange_parts: 1,
+            sorted_parts: 1,
             dispatch: Dispatch::Auto,
             skip_empty: false,
         }
@@ -248,6 +258,7 @@ impl Schedule {
             "attention_minor" => self.attention_minor = choice(key, value, ATTENTION_MINOR)?,
             "ring" => self.ring = count(key, value)?,
             "exchange_parts" => self.exchange_parts = count(key, value)?,
+            "sorted_parts" => self.sorted_parts = count(key, value)?,
             "dispatch" => self.dispatch = choice(key, value, DISPATCH)?,
             "skip_empty" => self.skip_empty = flag(key, value)?,
             _ => return Err(unknown(key)),
@@ -267,6 +278,7 @@ impl Schedule {
             "attention_minor" => word(self.attention_minor, ATTENTION_MINOR).to_owned(),
             "ring" => self.ring.to_string(),
             "exchange_parts" => self.exchange_parts.to_string(),
+            "sorted_parts" => self.sorted_parts.to_string(),
             "dispatch" => word(self.dispatch, DISPATCH).to_owned(),
             "skip_empty" => self.skip_empty.to_string(),
             _ => return None,
@@ -387,7 +399,7 @@ mod tests {
         fails(
             "rematt=all",
             "error: a schedule has no entry `rematt`\n  help: did you mean `remat`? the entries are remat, unroll, \
-             microbatches, gather, cast, residual, attention_minor, ring, exchange_parts, dispatch, skip_empty",
+             microbatches, gather, cast, residual, attention_minor, ring, exchange_parts, sorted_parts, dispatch, skip_empty",
         );
     }
 }

@@ -16,7 +16,8 @@
 //!   do those in a scope with `router`, `dispatch` or `combine` in its path;
 //! - experts' einsums count for tokens, not for expert slots: after a permutation, or a product with a
 //!   one-hot, puts tokens into more or fewer expert slots, einsums are scaled by tokens / slots, until
-//!   another leads back.
+//!   another leads back;
+//! - a gather in a scope `experts` gives an expert's matrix, and not data.
 
 use super::{
     FlopsByPhase,
@@ -193,7 +194,11 @@ fn result(body: &Body, inst: &Inst, args: &[Fact]) -> Fact {
             let (from, into) = (body.ty(inst.args[0]), body.ty(inst.results[0]));
             Fact { slots: moved(args[0].slots, size(into, to) / size(from, dim)), ..plain }
         }
-        Op::Index(Index::Gather { dim: _, outside: _ }) => Fact { slots: args[1].slots, ..plain },
+        Op::Index(Index::Gather { dim: _, outside: _ }) => {
+            // The matrix of an expert is a parameter, whatever chose the expert.
+            let data = if part(&inst.site.scope) == "experts" { args[0].data } else { all.data };
+            Fact { data, slots: args[1].slots, ..plain }
+        }
         Op::Index(
             Index::ScatterAdd { dim: _, over: _ }
             | Index::ScatterExtreme { kind: _, dim: _, over: _ }

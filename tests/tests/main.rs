@@ -8,6 +8,7 @@ mod decoder_generation;
 mod decoder_only;
 mod decoding;
 mod distillation;
+mod dropless;
 mod filetests;
 mod fine_tuning;
 mod fuzz;

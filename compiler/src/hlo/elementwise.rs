@@ -14,6 +14,10 @@ impl Emitter<'_> {
                 self.narrowed(&args[0], args[0].with(hlo))
             }
             Elementwise::Binary(op) => {
+                let sum = if *op == Binary::Add { self.sum_of_rows([&args[0], &args[1]]) } else { None };
+                if let Some(sum) = sum {
+                    return sum;
+                }
                 let (x, order) = self.common(&args);
                 let hlo = self.b.binary(binary(*op), x[0], x[1]);
                 self.narrowed(&args[0], Tensor::new(hlo, order))

@@ -1,7 +1,7 @@
 //! Movement by index. Gathers and scatters are emitted in the one form that all plugins do well: whole rows
 //! of a matrix, with batch dims merged into the row number.
 
-use super::{Combine, Emitter, Hlo, Platform, Tensor, primitive};
+use super::{Combine, Emitter, Hlo, Platform, Rows, Tensor, primitive};
 use mesh::{
     Dim, Name, TensorDim, Type,
     ir::{Extreme, Index, Outside},
@@ -203,7 +203,31 @@ impl Emitter<'_> {
         };
         let y = self.b.scatter_rows(combine, before, row, rows);
         let y = self.b.convert(y, dtype);
-        Tensor::new(self.b.reshape(y, &shape), order)
+        let y = Tensor::new(self.b.reshape(y, &shape), order);
+        if x.is_none() && dtype == PrimitiveType::F32 && 2 * count <= total {
+            self.few_rows.insert(y.hlo, Rows { index: row, updates: rows, matrix: [total, width] });
+        }
+        y
+    }
+
+    /// The sum of two tensors of which one is a sum of few rows: these are added to the rows of the other
+    /// one, so that a loop which accumulates them touches only these rows. `None` means that neither is.
+    pub(super) fn sum_of_rows(&mut self, [a, b]: [&Tensor; 2]) -> Option<Tensor> {
+        let of = |e: &Self, x: &Tensor| e.few_rows.get(&x.hlo).copied();
+        let (rows, like, other) = match (of(self, a), of(self, b)) {
+            (_, Some(rows)) => (rows, b, a),
+            (Some(rows), None) => (rows, a, b),
+            (None, None) => return None,
+        };
+        let same =
+            like.order.len() == other.order.len() && like.order.iter().all(|n| other.order.contains(n));
+        if !same {
+            return None;
+        }
+        let sum = self.ordered(other, &like.order);
+        let sum = self.b.reshape(sum, &rows.matrix);
+        let sum = self.b.scatter_rows(Combine::Add, sum, rows.index, rows.updates);
+        Some(like.with(self.b.reshape(sum, &self.b.sizes(like.hlo))))
     }
 
     /// Running sums by doubling: after step k, every element holds the sum of the 2^k elements up to it.

@@ -87,8 +87,19 @@ struct Emitter<'m> {
     stacks: u32,
     /// Values gathered with small dims merged, by the same values with separate dims.
     merged: FxHashMap<Hlo, Hlo>,
+    /// Sums of a few rows at their indices in a matrix that is 0 elsewhere, by their values.
+    few_rows: FxHashMap<Hlo, Rows>,
     /// True if parameters are cast slice by slice instead of before the loop.
     casts_slices: bool,
+}
+
+/// Rows that are added to a matrix at their indices.
+#[derive(Clone, Copy, Debug)]
+struct Rows {
+    index: Hlo,
+    updates: Hlo,
+    /// The sizes of the matrix.
+    matrix: [usize; 2],
 }
 
 fn primitive(dtype: DType) -> PrimitiveType {

@@ -51,6 +51,7 @@ pub(super) fn emit(local: &Module, function: &Function, platform: Platform) -> R
         written: FxHashMap::default(),
         stacks: 0,
         merged: FxHashMap::default(),
+        few_rows: FxHashMap::default(),
         casts_slices: platform == Platform::Accelerator && wire::gathers_once(local),
     };
     let (mut inputs, mut outputs) = (Vec::new(), Vec::new());

@@ -188,7 +188,7 @@ fn encoder(config: &Config) -> Config {
 fn never_dropping(options: &Switch) -> Switch {
     // Capacity is capped by the number of tokens. At full capacity, groups of experts save nothing.
     let all = usize::MAX;
-    Switch { fixed_capacity: all, group_size: 0, expert_groups: 0, ..options.clone() }
+    Switch { fixed_capacity: all, group_size: 0, expert_groups: 0, dropless: false, ..options.clone() }
 }
 
 /// Builds the generation program. Mistakes of the configuration are reported at `place`; nothing is built

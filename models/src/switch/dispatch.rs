@@ -27,6 +27,7 @@ pub struct Slots<'g> {
     batch: Dim,
     tokens: Dim,
     d_model: Dim,
+    /// The experts, or blocks of expert slots.
     experts: Dim,
     capacity: Dim,
     all: Dim,
@@ -103,6 +104,27 @@ impl<'g> Slots<'g> {
             d_model: d_model.clone(),
             experts: Dim::new("experts_all", options.experts),
             capacity: Dim::new("capacity", routing.capacity),
+            all,
+        }
+    }
+
+    /// Prepares the dispatch to blocks of expert slots, by index. `choices` have for every choice of a token
+    /// its row, counted over all blocks, or -1, and the gate.
+    pub(super) fn of_blocks(
+        choices: &[(Tensor<'g>, Tensor<'g>)],
+        positions: [&Dim; 2],
+        d_model: &Dim,
+        [blocks, rows]: [&Dim; 2],
+    ) -> Self {
+        let [batch, tokens] = positions;
+        let all = Dim::new("slots", blocks.size * rows.size);
+        Self {
+            move_by: by_permutation(choices, batch, tokens, &all),
+            batch: batch.clone(),
+            tokens: tokens.clone(),
+            d_model: d_model.clone(),
+            experts: blocks.clone(),
+            capacity: rows.clone(),
             all,
         }
     }

@@ -7,7 +7,7 @@
 //! (balance without a loss), [`dispatch`] (moving tokens to
 //! expert slots and back), `exchange` (the all-to-all), `hierarchy` (dispatch in two steps, for very many
 //! experts), `expert_dropout`, `unstacked` (experts in separate states, for decoding), `capacity_buckets`
-//! (skipping empty expert slots).
+//! (skipping empty expert slots), `dropless` (routing without capacity).
 
 mod assignment;
 pub mod attention;
@@ -15,6 +15,7 @@ mod balance;
 pub(crate) mod balance_bias;
 mod capacity_buckets;
 pub mod dispatch;
+mod dropless;
 mod exchange;
 mod expert_dropout;
 mod hierarchy;
@@ -124,6 +125,8 @@ impl SwitchFfn {
                 [group, token],
             );
             y
+        } else if self.sorts(cx, [group, token]) {
+            self.through_blocks(cx, x, [group, token], &routing)
         } else {
             let buckets = self.buckets(cx, &routing, token);
             self.through_smallest_bucket(cx, x, [group, token], &routing, &buckets)

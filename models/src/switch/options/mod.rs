@@ -52,6 +52,9 @@ pub struct Switch {
     pub eval_capacity_factor: f64,
     /// Capacity in evaluation: by the factor, or an expert slot for every token.
     pub eval_capacity: EvalCapacity,
+    /// True if experts have no capacity: every choice of a token gets an expert slot, and experts compute
+    /// little more than the slots in use.
+    pub dropless: bool,
     /// Rounding of the capacity to whole expert slots.
     pub capacity_rounding: CapacityRounding,
     /// True if the even share counts every choice of a token instead of every token.
@@ -271,6 +274,7 @@ impl Default for Switch {
             capacity_factor: 1.25,
             eval_capacity_factor: 2.0,
             eval_capacity: EvalCapacity::Factor,
+            dropless: false,
             capacity_rounding: CapacityRounding::Down,
             capacity_per_choice: false,
             min_capacity: 4,
@@ -360,6 +364,7 @@ impl Switch {
             ("gate_scale", self.gate_scale != usual.gate_scale),
             ("balance", self.balance != usual.balance),
             ("balance_bias", self.balance_bias != usual.balance_bias),
+            ("dropless", self.dropless != usual.dropless),
             ("shared_experts", self.shared_experts != usual.shared_experts),
             ("expert_d_ff", self.expert_d_ff != usual.expert_d_ff),
         ];
@@ -405,7 +410,7 @@ impl Switch {
 
     /// True if every token has a slot of each expert that it chooses, in training or in evaluation.
     pub fn drops_nothing(&self, train: bool) -> bool {
-        !train && self.eval_capacity == EvalCapacity::All
+        self.dropless || (!train && self.eval_capacity == EvalCapacity::All)
     }
 
     /// Returns the capacity by the factors, or the fixed one.

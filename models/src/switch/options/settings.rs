@@ -88,6 +88,7 @@ impl Switch {
             *number = args.get(key, *number);
         }
         for (key, flag) in [
+            ("dropless", &mut self.dropless),
             ("capacity_per_choice", &mut self.capacity_per_choice),
             ("ignore_padding", &mut self.ignore_padding),
             ("second_place_loss", &mut self.second_place_loss),
@@ -159,7 +160,7 @@ mod tests {
             "experts=4 sparse_step=2 decoder_sparse_step=3 experts_in=both routing=ntlb top_k=3 \
                          renormalize=true second_policy=none eval_second_policy=threshold second_threshold=0.1 \
                          eval_second_threshold=0.3 priority=gate exploration=sample jitter=0.2 \
-                         router_dropout=0.3 temperature=2 capacity_factor=1 eval_capacity_factor=3 eval_capacity=all \
+                         router_dropout=0.3 temperature=2 capacity_factor=1 eval_capacity_factor=3 eval_capacity=all dropless=true \
                          capacity_rounding=up capacity_per_choice=true min_capacity=1 fixed_capacity=9 \
                          expert_groups=2 group_capacity_factor=1.5 group_size=64 group_sequences=2 \
                          ignore_padding=false aux_loss=0.1 aux_layers=mean \
@@ -189,6 +190,7 @@ mod tests {
             capacity_factor: 1.0,
             eval_capacity_factor: 3.0,
             eval_capacity: EvalCapacity::All,
+            dropless: true,
             capacity_rounding: CapacityRounding::Up,
             capacity_per_choice: true,
             min_capacity: 1,

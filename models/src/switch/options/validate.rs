@@ -17,6 +17,7 @@ impl Switch {
         wrong.positive("capacity_factor", self.capacity_factor);
         wrong.positive("eval_capacity_factor", self.eval_capacity_factor);
         self.wrong_expert_groups(config, wrong);
+        self.wrong_dropless(wrong);
         let parts = config.schedule.exchange_parts;
         wrong.require(parts > 0, "exchange_parts", "at least 1", parts);
         wrong.unless(
@@ -136,6 +137,35 @@ impl Switch {
             || "`router_scores` = sigmoid does not work if experts choose tokens, are drawn, or are fixed".into(),
             "set it to softmax, or `routing` to switch, top_k or ntlb and `exploration` to another than sample",
         );
+    }
+
+    /// Checks routing without capacity.
+    fn wrong_dropless(&self, wrong: &mut Mistakes) {
+        if !self.dropless {
+            return;
+        }
+        wrong.unless(
+            !self.routing.by_experts(),
+            || "`dropless` does not work if experts choose tokens: each would choose all".into(),
+            "set `routing` to switch, top_k, hash or random",
+        );
+        let rule = "`dropless` drops no token";
+        for (wasted, what) in [
+            (self.routing == RoutingMethod::Ntlb, "`routing` = ntlb"),
+            (self.priority == Priority::Gate, "`priority` = gate"),
+        ] {
+            wrong.unless(!wasted, || format!("{rule}, so {what} has no effect"), "set one of them only");
+        }
+        for (unsupported, what) in [
+            (self.expert_groups > 0, "`expert_groups`"),
+            (self.sparse_parts.attention(), "experts in attention"),
+        ] {
+            wrong.unless(
+                !unsupported,
+                || format!("`dropless` does not support {what}"),
+                "set `expert_groups` to 0 and `experts_in` to ffn, or use a large `capacity_factor` instead",
+            );
+        }
     }
 
     /// Checks groups of experts.
