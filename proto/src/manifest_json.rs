@@ -79,7 +79,8 @@ mod tests {
             r#"        {"name": "loss", "kind": "metric", "tensor": {"dtype": "f32", "dims": []}}"#,
             r#"  "meta": {"dtype": "bf16"},"#,
             r#"    "kind": "train","#,
-            r#"    "training": {"objective": "lm", "packing": false}"#,
+            r#"    "training": {"objective": "lm", "packing": false},"#,
+            r#"    "continues": false"#,
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
