@@ -1,30 +1,27 @@
 //! Calls of a function with whole tensors by name.
 
-use crate::{
-    artefact::with_local, device, failure::failure, program, request::Request, subject::is_compiled,
-};
+use crate::failure::failure;
 use anyhow::Result;
-use compiler::interp::{self, Precision, Tensor, Tensors};
-use mesh::{DType, Dim, Name, Type};
 use proto::manifest::{Function, InputKind, OutputKind};
-use runtime::{Artefact, ElementType, HostTensor};
+use runtime::{Artefact, HostTensor, Session};
 use std::collections::BTreeMap;
 
-/// Calls a function of `artefact` on the plugin of the request. Returns its outputs, and the state that it
-/// writes. `tensors` are inputs and state under their names in the manifest; `seed` is the value of its seed.
+/// Calls a function of `artefact` in the session that `open` creates for it. Returns its outputs, and the
+/// state that it writes. `tensors` are inputs and state under their names in the manifest; `seed` is the
+/// value of its seed.
 ///
 /// # Errors
 /// There is no such function; tensors are missing, or the function does not take them; the call fails.
 pub fn call(
-    request: &Request,
     artefact: Artefact,
     function: &str,
     tensors: BTreeMap<String, HostTensor>,
     seed: Option<u32>,
+    open: impl FnOnce(Artefact) -> Result<Session>,
 ) -> Result<BTreeMap<String, HostTensor>> {
     let function = artefact.function(function)?.clone();
     let given = given(&artefact, &function, tensors, seed)?;
-    let mut session = device::session(request, artefact)?;
+    let mut session = open(artefact)?;
     for (name, value) in &given.state {
         session.set_state(name, value)?;
     }
@@ -33,97 +30,6 @@ pub fn call(
         results.insert(output.state.clone(), session.state(&output.state)?);
     }
     Ok(results)
-}
-
-/// Calls a function of the program of the request with the reference interpreter, as [`call`] does on a
-/// plugin. Each device of the mesh is simulated.
-///
-/// # Errors
-/// The subject is an artefact, which has no program for the interpreter; the request has options of plugins;
-/// the errors of [`call`].
-pub fn interpret(
-    request: &Request,
-    function: &str,
-    tensors: BTreeMap<String, HostTensor>,
-    seed: Option<u32>,
-) -> Result<BTreeMap<String, HostTensor>> {
-    refuse(request)?;
-    let program = program::load(request)?;
-    let (artefact, local) = with_local(&program, request)?;
-    let function = artefact.function(function)?.clone();
-    let given = given(&artefact, &function, tensors, seed)?;
-    let env = &local.module().env;
-    let body =
-        &local.module().require_function(&function.name).map_err(|d| program.mistakes(&d.into()))?.body;
-    let types: BTreeMap<&str, &Type> =
-        env.states.iter().map(|(_, state)| (state.name.as_str(), &state.ty)).collect();
-    let mut state = Tensors::new();
-    for (name, value) in &given.state {
-        let declared =
-            artefact.manifest.state.iter().find(|s| s.name == *name).and_then(|s| s.tensor.as_ref());
-        value.require(&format!("state `{name}`"), declared.expect("the function reads it"))?;
-        state.insert(name.as_str().into(), from_host(value, types[name.as_str()])?);
-    }
-    let mut inputs = Tensors::new();
-    let wanted = function.inputs.iter().filter(|i| i.kind() != InputKind::State);
-    for (input, ty) in wanted.zip(body.param_types()) {
-        let declared = input.tensor.as_ref().expect("artefacts are checked when they are created");
-        let value = &given.inputs[&input.name];
-        value.require(&format!("input `{}` of `{}`", input.name, function.name), declared)?;
-        inputs.insert(input.name.as_str().into(), from_host(value, ty)?);
-    }
-    let outcome = interp::run(local.module(), &function.name, &inputs, &state, Precision::Normal)
-        .map_err(|d| program.mistakes(&d.into()))?;
-    let outputs = function.outputs.iter().filter(|o| o.kind() != OutputKind::State);
-    let mut results: BTreeMap<String, HostTensor> = outputs
-        .zip(body.result_types())
-        .map(|(output, ty)| (output.name.clone(), to_host(&outcome.outputs[output.name.as_str()], ty)))
-        .collect();
-    for output in function.outputs.iter().filter(|o| o.kind() == OutputKind::State) {
-        let name = output.state.as_str();
-        results.insert(output.state.clone(), to_host(&outcome.state[name], types[name]));
-    }
-    Ok(results)
-}
-
-/// Refuses what has no effect on the interpreter.
-fn refuse(request: &Request) -> Result<()> {
-    let subject = request.subject.display();
-    if is_compiled(&request.subject) {
-        return Err(failure(
-            format!("`{subject}` is compiled, and the interpreter runs programs"),
-            "name the model itself, or a file of `meshc compile --dump`",
-        ));
-    }
-    let option = match (&request.profile, request.plugin.client_options.first()) {
-        (Some(_), _) => "--profile".to_owned(),
-        (None, Some((key, _))) => format!("--client-option {key}"),
-        (None, None) => return Ok(()),
-    };
-    Err(failure(format!("`{option}` has no effect on the interpreter"), "leave it out, or name a plugin"))
-}
-
-/// Converts a tensor of the interpreter: dims in the order of the type.
-pub(crate) fn to_host(tensor: &Tensor, ty: &Type) -> HostTensor {
-    let names: Vec<Name> = ty.names().cloned().collect();
-    let ordered = tensor.ordered(&names);
-    let dtype = match ty.dtype {
-        DType::Pred => ElementType::Pred,
-        DType::S32 => ElementType::S32,
-        DType::U32 => ElementType::U32,
-        DType::Bf16 => ElementType::Bf16,
-        DType::F32 => ElementType::F32,
-    };
-    HostTensor { dtype, dims: ty.logical().map(|d| d.size).collect(), bytes: ordered.to_bytes() }
-}
-
-/// Converts a tensor for the interpreter.
-///
-/// # Errors
-/// The bytes are not those of a tensor of this type.
-pub(crate) fn from_host(value: &HostTensor, ty: &Type) -> Result<Tensor> {
-    let dims: Vec<Dim> = ty.logical().cloned().collect();
-    Tensor::from_bytes(ty.dtype, &dims, &value.bytes).map_err(anyhow::Error::msg)
 }
 
 /// Returns the tensors that a call takes.

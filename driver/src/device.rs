@@ -11,10 +11,10 @@ use anyhow::Result;
 use compiler::cost::target::Slice;
 use pjrt::{ClientOptions, Plugin, Topology, Value};
 use runtime::{
-    Artefact, ExecutableCache, Session,
+    Artefact, ExecutableCache, Interpreter, Session,
     plugin::{self, Platform, PluginFile, SearchPaths, find, tpu},
 };
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 /// A loaded plugin and its platform.
 #[derive(Debug)]
@@ -27,13 +27,44 @@ pub struct Chosen {
     pub found: PluginFile,
 }
 
+/// The caller of the functions of a program: a plugin, or the interpreter.
+#[derive(Debug)]
+pub enum Backend {
+    /// A plugin.
+    Plugin(Chosen),
+    /// The interpreter of one program.
+    Interpreter(Arc<dyn Interpreter>),
+}
+
+impl Backend {
+    /// Returns the plugin, if it is one.
+    pub fn plugin(&self) -> Option<&Chosen> {
+        match self {
+            Self::Plugin(chosen) => Some(chosen),
+            Self::Interpreter(_) => None,
+        }
+    }
+
+    /// Opens a session for `artefact`. An interpreter must be that of its program.
+    ///
+    /// # Errors
+    /// The plugin has too few devices, or reports an error.
+    pub fn session(&self, request: &Request, artefact: Artefact) -> Result<Session> {
+        match self {
+            Self::Plugin(chosen) => on(chosen, request, artefact),
+            Self::Interpreter(interpreter) => Ok(Session::interpreted(interpreter.clone(), artefact)),
+        }
+    }
+}
+
 /// Loads the plugin that the request names, else the plugin for `platform`.
 pub fn load(request: &Request, platform: Platform) -> Result<Chosen> {
     let (options, host) = (&request.plugin, request.host);
     if options.is_interpreter() {
         return Err(failure(
             format!(
-                "`--plugin {INTERPRETER}` works with `meshc run` only: there is no plugin, client or compiler"
+                "`--plugin {INTERPRETER}` works with `meshc run` and `meshc train` only: there is no plugin, \
+                 client or compiler"
             ),
             "leave it out, or name a plugin",
         ));

@@ -13,11 +13,12 @@
 //! [`run_folder`] (the files of a run), [`verification`] (imported models), [`selftest`] (devices against the
 //! interpreter). Errors are in [`failure`] and [`diagnostics`], and [`explain`] explains their labels; atomic
 //! writes are in [`files`]. [`evaluation`] shows results by text, [`comparison`] the speed-up of runs,
-//! [`routes`] observes routing, [`tokenizer`] opens that of a model, [`call`] calls one function, [`inputs`]
-//! reads the inputs of generation, [`children`] ends processes such as cargo, [`profile`] records where time
-//! goes, [`doctor`] examines plugins, [`scaffold`] writes new packages, [`watch`] sees changes of a model,
-//! [`planned`] places a model on a slice by itself, and [`hosts`] is for sessions of several processes.
-//! `padding` drops what one device does not need.
+//! [`routes`] observes routing, [`tokenizer`] opens that of a model, [`call`] calls one function,
+//! [`interpreter`] runs programs without a plugin, [`inputs`] reads the inputs of generation, [`children`]
+//! ends processes such as cargo, [`profile`] records where time goes, [`doctor`] examines plugins,
+//! [`scaffold`] writes new packages, [`watch`] sees changes of a model, [`planned`] places a model on a slice
+//! by itself, and [`hosts`] is for sessions of several processes. `padding` drops what one device does not
+//! need.
 
 pub mod ahead;
 pub mod artefact;
@@ -37,6 +38,7 @@ pub mod fit;
 pub mod host;
 pub mod hosts;
 pub mod inputs;
+pub mod interpreter;
 pub mod lint;
 pub mod lower;
 pub mod measured;

@@ -7,7 +7,7 @@ use pjrt::{ClientOptions, Value};
 use runtime::plugin::Platform;
 use std::path::Path;
 
-/// The name of the reference interpreter, which calls single functions without a plugin.
+/// The name of the reference interpreter, which runs programs without a plugin.
 pub const INTERPRETER: &str = "interpreter";
 
 /// The plugin and the options of its client.

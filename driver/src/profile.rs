@@ -268,7 +268,7 @@ impl Recorder {
 pub struct Profiled<'a> {
     inner: &'a mut dyn Observer,
     profile: Profile,
-    plugin: Plugin,
+    plugin: Option<Plugin>,
     recorded: Option<(u64, PathBuf)>,
     timings: Option<fn(&str)>,
 }
@@ -276,15 +276,16 @@ pub struct Profiled<'a> {
 impl<'a> Profiled<'a> {
     /// Returns an observer that passes all reports to `inner`. `recorded` has the number of steps after the
     /// first one in which devices are recorded, and the folder of the profile; `None` means that only the
-    /// start is recorded. `timings` gets the times of the start, if they are wanted.
+    /// start is recorded. Without a `plugin`, there are no devices to record. `timings` gets the times of the
+    /// start, if they are wanted.
     pub fn new(
         inner: &'a mut dyn Observer,
         profile: Profile,
-        plugin: &Plugin,
+        plugin: Option<&Plugin>,
         recorded: Option<(u64, PathBuf)>,
         timings: Option<fn(&str)>,
     ) -> Self {
-        Self { inner, profile, plugin: plugin.clone(), recorded, timings }
+        Self { inner, profile, plugin: plugin.cloned(), recorded, timings }
     }
 }
 
@@ -311,7 +312,7 @@ impl Observer for Profiled<'_> {
         let is_last = self.profile.record_step(step, steps);
         if let Some((_, folder)) = &self.recorded {
             if is_first {
-                self.profile.start_device(&self.plugin);
+                self.plugin.iter().for_each(|plugin| self.profile.start_device(plugin));
             }
             if is_last && let Err(error) = self.profile.stop_device(folder) {
                 self.inner.on_warning(&format!("{error:#}"));

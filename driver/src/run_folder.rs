@@ -1,6 +1,6 @@
 //! The directory of a training run: options, description, metrics, checkpoints.
 
-use crate::{device::Chosen, failure::failure, files::write_file, hosts::agree};
+use crate::{device::Chosen, failure::failure, files::write_file, hosts::agree, plugin::INTERPRETER};
 use anyhow::{Context, Result};
 use proto::manifest::Manifest;
 use runtime::{Compilation, checkpoint::is_url, train};
@@ -123,24 +123,29 @@ pub fn remove_unused(dir: &Path) {
     let _ = fs::remove_dir(dir); // A directory with files remains.
 }
 
-/// Describes the start of this process: time, host, command line, `version` of meshc, and plugin.
-pub fn start(chosen: &Chosen, version: &str) -> Value {
+/// Describes the start of this process: time, host, command line, `version` of meshc, and plugin; `None`
+/// means the interpreter.
+pub fn start(chosen: Option<&Chosen>, version: &str) -> Value {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     let words: Vec<String> = env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    let path = &chosen.found.path;
     json!({
         "time": (seconds * 1e3).round() / 1e3,
         "host": fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim(),
         "process": std::process::id(),
         "command": words,
         "meshc": version,
-        "plugin": {
-            "path": path.display().to_string(),
-            "found_by": chosen.found.source,
-            "api": chosen.plugin.version().to_string(),
-            "blake3": agree::digest(path).ok(),
-            "platform": chosen.platform.to_string(),
-        },
+        "plugin": chosen.map_or_else(|| json!({ "platform": INTERPRETER }), plugin),
+    })
+}
+
+fn plugin(chosen: &Chosen) -> Value {
+    let path = &chosen.found.path;
+    json!({
+        "path": path.display().to_string(),
+        "found_by": chosen.found.source,
+        "api": chosen.plugin.version().to_string(),
+        "blake3": agree::digest(path).ok(),
+        "platform": chosen.platform.to_string(),
     })
 }
 

@@ -2,9 +2,9 @@
 
 use crate::{
     artefact::target,
-    call::{from_host, to_host},
     device::{Chosen, load},
     failure::failure,
+    interpreter::{from_host, to_host},
     request::Request,
 };
 use anyhow::{Context, Result};

@@ -9,7 +9,7 @@ use crate::{
     session,
     settings::key,
 };
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use data::{Codec, Tokenizer};
 use mesh::task::check::Purpose;
 use runtime::{
@@ -68,7 +68,8 @@ impl TaskMetrics {
         let session = match &mut *slot {
             Some(session) => session,
             None => {
-                let mut new = Session::with_client(trained.client().clone(), self.artefact.clone())?;
+                let client = trained.client().ok_or_else(|| anyhow!("the interpreter only trains"))?;
+                let mut new = Session::with_client(client.clone(), self.artefact.clone())?;
                 if self.use_cache {
                     new.set_executable_cache(ExecutableCache::in_cache(&cache()?));
                 }

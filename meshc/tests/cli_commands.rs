@@ -249,7 +249,7 @@ fn a_run_computes_what_the_program_says() {
     let wrong = ["--inputs", "y2.safetensors", "--outputs", "no.safetensors"];
     place
         .run(&[&["selftest", "--programs", "1", "--plugin", "interpreter"][..]].concat())
-        .fails(&["`--plugin interpreter` works with `meshc run` only"]);
+        .fails(&["`--plugin interpreter` works with `meshc run` and `meshc train` only"]);
     interpret(&[&[path.as_str(), "forward", "--inputs", "x.safetensors"][..], &wrong].concat())
         .fails(&["`forward` reads the state `w`"]);
     assert!(!place.at("no.safetensors").exists());

@@ -1,6 +1,6 @@
 //! Training runs through the command line: configuration, caches, stops, pages.
 
-use crate::support::{Ran, TINY, Workplace, cpu_plugin, home, model, text, tiny_switch};
+use crate::support::{Ran, TINY, Workplace, cpu_plugin, home, model, say, sized, text, tiny_switch};
 use serde_json::Value;
 use std::{
     fs,
@@ -323,8 +323,8 @@ fn a_signal_while_evaluating_and_a_second_writer() {
     assert!(!Path::new(&place.at("r/checkpoints/.lock")).exists());
 }
 
-/// Asserts that a second run in the directory `r` is refused before its model is built and compiled. Its cache
-/// stays empty: it would have the built model, its program and the executables.
+/// Asserts that a second run in the directory `r` is refused before its model is built and compiled. Its
+/// cache stays empty: it would have the built model, its program and the executables.
 #[track_caller]
 fn check_second_run(place: &Workplace, data: &str) {
     let before = place.entries();
@@ -426,4 +426,53 @@ fn a_teacher_is_distilled_into_a_student_that_needs_it_no_longer() {
     run(&wrong).fails(&["the teacher has another vocabulary: `teacher.vocab` is 99, `vocab` is 384"]);
     let wrong = ["t5_tiny", "--steps", "1", "--set", "teacher=t5_tiny"];
     run(&wrong).fails(&["`t5_tiny` takes parameters from a checkpoint", "--from CHECKPOINT"]);
+}
+
+/// The same steps on the CPU plugin and by the reference interpreter, which needs no plugin.
+#[test]
+fn tiny_models_train_without_a_plugin() {
+    let place = Workplace::new();
+    let (path, text) = (model("t5_tiny.rs"), text());
+    let sizes =
+        ["--set", "layers=1", "--set", "input_length=16", "--set", "target_length=8", "--set", "d_ff=16"];
+    let base = ["train", &path, "--data", &text, "--eval-every", "2", "--eval-batches", "1", "--seed", "7"];
+    let base = sized(&[&base[..], &sizes].concat(), &["batch=2"]);
+    let run = |more: &[&str], plugin: &str| {
+        let mut command = place.meshc(&[&base[..], more].concat());
+        Ran::new(command.env("MESH_PJRT_PLUGIN", plugin).output().unwrap())
+    };
+    let interpret = |more: &[&str]| run(&[&["--plugin", "interpreter"][..], more].concat(), "/no/plugin.so");
+    let begin = Instant::now();
+    let ran = interpret(&["--run-dir", "i", "--steps", "2", "--mesh", "data=2"]).succeeds();
+    assert!(!ran.err.contains("compil"), "{}", ran.err);
+    interpret(&["--run-dir", "i", "--steps", "3", "--mesh", "data=2", "--resume"]).succeeds();
+    say(&format!("3 steps by the interpreter: {:.1?}", begin.elapsed()));
+    let cpu = cpu_plugin().display().to_string();
+    run(&["--run-dir", "p", "--steps", "3"], &cpu).succeeds();
+    let (a, b) = (place.metrics("i/metrics.jsonl"), place.metrics("p/metrics.jsonl"));
+    assert_eq!((a.len(), b.len()), (3, 3));
+    for (a, b) in a.iter().zip(&b) {
+        for value in ["/loss", "/accuracy", "/eval/loss"] {
+            let [a, b] = [a, b].map(|line| line.pointer(value).and_then(Value::as_f64));
+            let is_close = a.zip(b).map_or(a == b, |(a, b)| (a - b).abs() < 1e-4 * b.abs().max(1.0));
+            assert!(is_close, "{value}: {a:?} by the interpreter, {b:?} on the plugin");
+        }
+    }
+    assert!(a[0]["loss"] != a[2]["loss"] && a[1]["eval"]["loss"].is_f64(), "{a:?}");
+    // Its checkpoints are those of any run.
+    let named = ["checkpoint", "list", "i/checkpoints/step_00000003"];
+    place.run(&named).succeeds();
+    let record: Value = serde_json::from_slice(&fs::read(place.at("i/run.json")).unwrap()).unwrap();
+    assert_eq!(record["starts"].as_array().map(Vec::len), Some(2), "{record}");
+    assert_eq!(record["starts"][0]["plugin"]["platform"], "interpreter");
+    run(&["--run-dir", "i", "--steps", "4", "--resume"], &cpu).succeeds();
+
+    let refused =
+        |more: &[&str], part: &str| interpret(&[&["--run-dir", "x"][..], more].concat()).fails(&[part]);
+    refused(&["--profile", "1"], "`--profile` has no effect on the interpreter");
+    refused(&["--flag", "a=b"], "`--flag a=b` has no effect on the interpreter");
+    refused(&["--client-option", "a=1"], "`--client-option a` has no effect on the interpreter");
+    let compiled = ["train", artefact(), "--data", &text, "--plugin", "interpreter", "--no-run-dir"];
+    place.run(&compiled).fails(&["is compiled, and the interpreter runs programs"]);
+    assert!(!place.at("x").exists());
 }

@@ -7,13 +7,13 @@
 //! Reading order: [`config`] (sizes and settings of a model), [`precision`], [`mistakes`], [`context`] (state
 //! that layers share while a function is built: precision, random numbers, training or not), [`weights`]
 //! (parameters and their matrix structure) with [`patterns`] (of their names) and [`lora`] (low-rank
-//! adapters), the layers ([`norm`], [`position`], [`attention`],
-//! [`feed_forward`], [`switch`], [`embedding`]), [`stack`] (encoder and decoder), [`stream`] (the residual
-//! stream), [`objective`] (losses), [`decoder`] (decoder-only models), [`model`] (models of both kinds),
-//! [`optimizer`], [`microbatch`] (gradient accumulation), [`tokens`] (special tokens), [`distill`] (teachers),
-//! `metadata` and [`program`], `evaluation`, [`generate`], [`score`] and [`routes`] (programs that evaluate,
-//! generate, score and record routing), [`zoo`] (published models), [`hf`] and [`t5x`] (tensor names of
-//! Hugging Face and of T5X), [`probe`] (intermediate values, for comparison with other systems).
+//! adapters), the layers ([`norm`], [`position`], [`attention`], [`feed_forward`], [`switch`],
+//! [`embedding`]), [`stack`] (encoder and decoder), [`stream`] (the residual stream), [`objective`] (losses),
+//! [`decoder`] (decoder-only models), [`model`] (models of both kinds), [`optimizer`], [`microbatch`]
+//! (gradient accumulation), [`tokens`] (special tokens), [`distill`] (teachers), `metadata` and [`program`],
+//! `evaluation`, [`generate`], [`score`] and [`routes`] (programs that evaluate, generate, score and record
+//! routing), [`zoo`] (published models), [`hf`] and [`t5x`] (tensor names of Hugging Face and of T5X),
+//! [`probe`] (intermediate values, for comparison with other systems).
 //!
 //! Names of dims are an interface, because layouts refer to them: `batch`, `length` (of the input),
 //! `target_length`, `memory_length` (positions that attention attends to), `d_model` (between blocks

@@ -26,6 +26,7 @@ pub use contract::Contract;
 pub use error::{Error, Result};
 pub use pjrt::ElementType;
 pub use session::{
-    CallSpan, Calls, Compilation, ExecutableCache, HostAllocator, Output, Outputs, Placement, Session,
+    CallSpan, Calls, Compilation, ExecutableCache, HostAllocator, Interpreted, Interpreter, Output, Outputs,
+    Placement, Session,
 };
 pub use tensor::HostTensor;

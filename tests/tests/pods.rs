@@ -66,7 +66,7 @@ fn check(mesh: &str, layout: &str, regions: &[(usize, usize)]) {
     let mut launches = Vec::new();
     for _ in 0..3 {
         session.call("step", &BTreeMap::new()).and_then(|run| run.wait()).unwrap_or_else(|e| panic!("{e}"));
-        launches.push(session.client().platform_version().unwrap().parse::<i64>().unwrap());
+        launches.push(session.client().unwrap().platform_version().unwrap().parse::<i64>().unwrap());
     }
     assert!(
         launches[0] > 0 && launches[1] == launches[0] + 1 && launches[2] == launches[0] + 2,

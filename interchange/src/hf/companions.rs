@@ -117,10 +117,9 @@ fn unlike_transformers(division: Division) -> Option<&'static str> {
     }
 }
 
-/// Returns the convention of a SentencePiece model that transformers' `T5TokenizerFast` does not have. `unknown`
-/// is its unknown token.
-/// (transformers 4.57.6 was compared with the library on the models of `data/tests/sentencepiece`, and on models
-/// whose `unk_id` or `unk_piece` does not name the unknown piece.)
+/// Returns the convention of a SentencePiece model that transformers' `T5TokenizerFast` does not have.
+/// `unknown` is its unknown token. (transformers 4.57.6 was compared with the library on the models of
+/// `data/tests/sentencepiece`, and on models whose `unk_id` or `unk_piece` does not name the unknown piece.)
 fn unlike_t5(have: Conventions, unknown: i32) -> Option<String> {
     let t5 = Conventions::default();
     let what = [

@@ -13,8 +13,8 @@ use std::path::Path;
 /// The plugin and the options of its client.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct PluginArgs {
-    /// PJRT plugin: a shared library, or cpu, gpu or tpu; `interpreter` with `meshc run` needs none. Default:
-    /// the plugin of the target
+    /// PJRT plugin: a shared library, or cpu, gpu or tpu; `interpreter` with `meshc run` and `meshc train`
+    /// needs none, for tiny programs. Default: the plugin of the target
     #[arg(long, value_name = "PATH|PLATFORM")]
     plugin: Option<String>,
     /// Option of the plugin's client, such as memory_fraction=0.8; repeatable

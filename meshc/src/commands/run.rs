@@ -12,13 +12,17 @@ use crate::{
 use anyhow::Result;
 use driver::{
     artefact,
-    call::{call, interpret},
+    call::call,
+    device,
     files::write_file,
+    interpreter,
     profile::Recorder,
+    program,
     request::Request,
     target::{Target, TargetOptions},
 };
 use interchange::tensors::{read, to_bytes};
+use runtime::{Artefact, Session};
 use std::path::PathBuf;
 
 /// Arguments.
@@ -63,12 +67,18 @@ pub fn run(args: &Args) -> Result<()> {
         profile: args.profile.as_deref().map(Recorder::new),
         ..Request::new(&args.subject, HOST)
     };
-    let results = if request.plugin.is_interpreter() {
-        interpret(&request, &args.function, read(&args.inputs)?, args.seed)?
+    let (artefact, interpreter) = if request.plugin.is_interpreter() {
+        interpreter::check(&request)?;
+        let (artefact, interpreter) = interpreter::of_program(&program::load(&request)?, &request)?;
+        (artefact, Some(interpreter))
     } else {
-        let artefact = artefact::of_request(&request)?;
-        call(&request, artefact, &args.function, read(&args.inputs)?, args.seed)?
+        (artefact::of_request(&request)?, None)
     };
+    let open = |artefact: Artefact| match interpreter {
+        Some(interpreter) => Ok(Session::interpreted(interpreter, artefact)),
+        None => device::session(&request, artefact),
+    };
+    let results = call(artefact, &args.function, read(&args.inputs)?, args.seed, open)?;
     request.profile.as_ref().map_or(Ok(()), |profile| profile.end(HOST.say))?;
     write_file(&args.outputs, &to_bytes(&results)?)?;
     outln!("{}: {}", args.outputs.display(), results.keys().cloned().collect::<Vec<_>>().join(", "));

@@ -24,7 +24,7 @@ use anyhow::{Context, Result};
 use clap::ArgGroup;
 use driver::{
     artefact,
-    device::{self, Chosen},
+    device::{self, Backend, Chosen},
     failure::failure,
     files::{numbered_folder, numbered_folders},
     hosts::{
@@ -34,7 +34,7 @@ use driver::{
         member::Member,
         start,
     },
-    overview,
+    interpreter, overview,
     profile::{Profile, Profiled},
     program::{self, Program},
     request::Request,
@@ -46,7 +46,7 @@ use driver::{
 };
 use mesh::task::check::Purpose;
 use runtime::{
-    Artefact,
+    Artefact, Interpreter,
     checkpoint::{Keep, Mapping, Pattern, Rule, folder::list, is_url},
     train::{self, Evaluator, Observer, Source, Spikes, Summary},
 };
@@ -240,12 +240,13 @@ fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
     let resolved = Run::resolve(args, member).and_then(|run| {
         run.reserved.tell(signals);
         profile.phase("plugin");
-        let chosen = run.plugin()?;
-        let facts = run.facts(&chosen, member)?;
-        Ok(((run, chosen), facts))
+        let backend = run.backend()?;
+        let facts = backend.plugin().map_or(Ok(Facts::new()), |chosen| run.facts(chosen, member))?;
+        Ok(((run, backend), facts))
     });
-    let (run, chosen) = agree(member, "start", resolved)?;
-    let Run { reserved: _dropped_last, args, request, artefact, source, options, run_folder } = run;
+    let (run, backend) = agree(member, "start", resolved)?;
+    let Run { reserved: _dropped_last, args, request, artefact, source, options, run_folder, .. } = run;
+    let chosen = backend.plugin();
     let of_data = overview::source(&source);
     let before = format!("{}{}{of_data}", args.resolved.toml(), overview::artefact(&artefact.manifest));
     if args.json {
@@ -254,22 +255,24 @@ fn train(args: Args, member: &Member, signals: &Signals) -> Result<ExitCode> {
         out!("{before}");
     }
     profile.phase("client");
-    let mut session = match member.is_in_job() {
-        true => several::session(&request, &chosen, artefact, member)?,
-        false => device::on(&chosen, &request, artefact)?,
+    let mut session = match chosen.filter(|_| member.is_in_job()) {
+        Some(chosen) => several::session(&request, chosen, artefact, member)?,
+        None => backend.session(&request, artefact)?,
     };
-    let start = run_folder.as_ref().map_or(Value::Null, |_| run_folder::start(&chosen, VERSION));
+    let start = run_folder.as_ref().map_or(Value::Null, |_| run_folder::start(chosen, VERSION));
     let place = run_folder.as_ref().map(|folder| (folder, &start));
     let mut progress = progress(&args, member.job.is_first(), session.artefact(), place, signals);
     profile.phase("checkpoints and logs");
     let recorded = run_folder.as_ref().and_then(|folder| Some((args.profile?, folder.at("profile"))));
     let timings = args.timings.then_some(HOST.say);
-    let mut observer = Profiled::new(&mut progress, profile, &chosen.plugin, recorded, timings);
+    let plugin = chosen.map(|chosen| &chosen.plugin);
+    let mut observer = Profiled::new(&mut progress, profile, plugin, recorded, timings);
     let result = train::run(&mut session, source.batches(), &options, &mut observer, &signals.stop);
     observer.end();
     progress.end();
     // A run that was refused keeps the description that an earlier run has written.
-    if let Some(folder) = run_folder.as_ref().filter(|_| !session.compilations().is_empty()) {
+    let began = result.is_ok() || !session.compilations().is_empty();
+    if let Some(folder) = run_folder.as_ref().filter(|_| began) {
         let described = folder.describe(
             &session.artefact().manifest,
             session.compilations(),
@@ -325,6 +328,8 @@ struct Run {
     args: Args,
     request: Request,
     artefact: Artefact,
+    /// The interpreter of the program, if it takes the place of a plugin.
+    interpreter: Option<Arc<dyn Interpreter>>,
     source: data::Source,
     options: train::Options,
     run_folder: Option<RunFolder>,
@@ -339,6 +344,7 @@ impl Run {
             train::check_folder(&folder, args.resume)?;
         }
         let mut request = Request { several_hosts: member.is_in_job(), ..args.request() };
+        args.check_interpreter(&request, member)?;
         let teacher = args.add_teacher(&mut request)?;
         let program = if is_compiled(&args.subject) { None } else { Some(program(&args, &request)?) };
         let named = args.from.as_ref().or(has_checkpoints(&args.subject).then_some(&args.subject));
@@ -348,9 +354,13 @@ impl Run {
             [] => None,
             files => Some(args.data.open_others(&member.job, files, &texts)?),
         };
-        let artefact = match &program {
-            Some(program) => artefact::of_program(program, &request)?,
-            None => artefact::opened(&request)?,
+        let (artefact, interpreter) = match &program {
+            Some(program) if request.plugin.is_interpreter() => {
+                let (artefact, interpreter) = interpreter::of_program(program, &request)?;
+                (artefact, Some(interpreter))
+            }
+            Some(program) => (artefact::of_program(program, &request)?, None),
+            None => (artefact::opened(&request)?, None),
         };
         let holds_out = args.eval_every.is_some() && eval_texts.is_none();
         let held_out = args.held_out.unwrap_or(if holds_out { 0.05 } else { 0.0 });
@@ -378,12 +388,15 @@ impl Run {
             job: member.job.clone(),
             ..args.options()
         };
-        Ok(Self { reserved, args, request, artefact, source, options, run_folder })
+        Ok(Self { reserved, args, request, artefact, interpreter, source, options, run_folder })
     }
 
-    /// Loads the plugin.
-    fn plugin(&self) -> Result<Chosen> {
-        device::load_for(&self.request, &self.artefact)
+    /// Loads the plugin, unless the interpreter takes its place.
+    fn backend(&self) -> Result<Backend> {
+        match &self.interpreter {
+            Some(interpreter) => Ok(Backend::Interpreter(interpreter.clone())),
+            None => Ok(Backend::Plugin(device::load_for(&self.request, &self.artefact)?)),
+        }
     }
 
     /// Returns the facts that must be equal in all processes of a job.
@@ -437,6 +450,23 @@ impl Args {
             flags: self.flags.options(),
             plugin: self.plugin.options(),
             ..Request::new(&self.subject, HOST)
+        }
+    }
+
+    /// Refuses what the interpreter cannot do.
+    fn check_interpreter(&self, request: &Request, member: &Member) -> Result<()> {
+        if !request.plugin.is_interpreter() {
+            return Ok(());
+        }
+        interpreter::check(request)?;
+        let given = [
+            ("--profile", self.profile.is_some()),
+            ("--eval-metrics", self.eval_metrics),
+            ("--processes", member.is_in_job()),
+        ];
+        match given.iter().find(|(_, is_given)| *is_given) {
+            Some((option, _)) => Err(interpreter::unused(option)),
+            None => Ok(()),
         }
     }
 

@@ -12,10 +12,11 @@ use super::{
 };
 use crate::{
     Error, HostTensor, Result, Session,
+    session::Buffer,
     shard::{self, Region},
     tensor::element_type,
 };
-use pjrt::{Buffer, Device, ElementType, PendingRead};
+use pjrt::ElementType;
 use proto::manifest::{StateEntry, StateKind, Tensor};
 use serde::Serialize;
 use std::{
@@ -462,18 +463,16 @@ impl Session {
     }
 
     fn load_one(&self, entry: &StateEntry, checkpoint: &Checkpoint, pieces: &[Piece]) -> Result<Vec<Buffer>> {
-        let devices: Vec<&Device> = self.assignment().devices().collect();
-        let mut buffers: Vec<Option<Buffer>> = devices.iter().map(|_| None).collect();
+        let mut buffers: Vec<Option<Buffer>> = (0..self.assignment().shards()).map(|_| None).collect();
         let whole = pieces.iter().any(|piece| piece.part.is_none());
         for (region, holders) in self.assignment().regions(tensor_of(entry)) {
             let mut part = empty(entry, &region)?;
             if !whole {
-                let read = self.shards(&entry.name)?[holders[0]].start_read().and_then(PendingRead::wait);
-                part.bytes = read.map_err(Error::pjrt(format!("reading state `{}`", entry.name)))?;
+                part.bytes = self.shards(&entry.name)?[holders[0]].read(&entry.name)?;
             }
             fill(checkpoint, pieces, &region, &mut part)?;
             for local in holders {
-                buffers[local] = Some(self.send(&part, devices[local])?);
+                buffers[local] = Some(self.send(&part, local)?);
             }
         }
         Ok(buffers.into_iter().map(|b| b.expect("every device holds some region")).collect())

@@ -7,9 +7,12 @@ use super::{
     writer::Writer,
 };
 use crate::{
-    Error, HostTensor, Result, Session, session::SnapshotBytes, shard::Region, tensor::element_type,
+    Error, HostTensor, Result, Session,
+    session::{Buffer, PendingRead, SnapshotBytes},
+    shard::Region,
+    tensor::element_type,
 };
-use pjrt::{Buffer, Device, ElementType, PendingRead};
+use pjrt::ElementType;
 use proto::{
     manifest::{StateEntry, StateKind, Tensor},
     padded::PADDED,
@@ -78,8 +81,7 @@ impl SnapshotBox {
     /// Waits until a copy has ended, so that later steps cannot change its contents.
     fn wait_for_copy(&self) -> Result<()> {
         let Contents::Copy(read) = &self.contents else { return Ok(()) };
-        let failed = || Error::pjrt(format!("reading state `{}`", self.name));
-        while !read.is_ready().map_err(failed())? {
+        while !read.is_ready(&self.name)? {
             thread::sleep(Duration::from_micros(50));
         }
         Ok(())
@@ -87,12 +89,11 @@ impl SnapshotBox {
 
     fn write(self, writer: &mut Writer) -> Result<()> {
         let read = match self.contents {
-            Contents::Copy(read) => Ok(read),
+            Contents::Copy(read) => read,
             // The buffer is no longer shared once it is copied.
-            Contents::Share(buffer) => buffer.start_read(),
+            Contents::Share(buffer) => buffer.start_read(&self.name)?,
         };
-        let bytes = read.and_then(PendingRead::wait);
-        let bytes = bytes.map_err(Error::pjrt(format!("reading state `{}`", self.name)))?;
+        let bytes = read.wait(&self.name)?;
         let value = HostTensor { dtype: self.dtype, dims: self.region.sizes, bytes };
         writer.part(&self.name, self.kind, &self.dims, &self.region.start, value)
     }
@@ -203,12 +204,11 @@ impl Session {
         let theirs = checkpoint.tensor(&entry.name).expect("the shapes were compared");
         let limits = common_part((entry, used), (theirs, &used_by(checkpoint)));
         let limits = limits.expect("the shapes were compared");
-        let devices: Vec<&Device> = self.assignment().devices().collect();
-        let mut buffers: Vec<Option<Buffer>> = devices.iter().map(|_| None).collect();
+        let mut buffers: Vec<Option<Buffer>> = (0..self.assignment().shards()).map(|_| None).collect();
         for (region, holders) in self.assignment().regions(tensor_of(entry)) {
             let part = read_within(checkpoint, theirs, &region, &limits)?;
             for local in holders {
-                buffers[local] = Some(self.send(&part, devices[local])?);
+                buffers[local] = Some(self.send(&part, local)?);
             }
         }
         Ok(buffers.into_iter().map(|b| b.expect("every device holds some region")).collect())
@@ -227,8 +227,7 @@ impl Session {
             let contents = if share {
                 Contents::Share(buffer.clone())
             } else {
-                let read = buffer.start_read();
-                Contents::Copy(read.map_err(Error::pjrt(format!("reading state `{}`", entry.name)))?)
+                Contents::Copy(buffer.start_read(&entry.name)?)
             };
             Ok(SnapshotBox {
                 name: entry.name.clone(),

@@ -198,7 +198,7 @@ impl<'s> Generator<'s> {
         let encoded = self.session.call("encode", &inputs)?;
         let length = options.max_length.unwrap_or(target_length);
         let inputs = self.inputs(first, length, options);
-        let lag = usize::from(self.session.client().platform_name().map_err(platform)? != "cpu");
+        let lag = usize::from(!self.session.uses_host_memory()?);
         let mut before: Option<Outputs> = None;
         for call in 0..length.div_ceil(self.generation.steps as usize) {
             let now = self.session.call("decode", &inputs)?;
@@ -271,10 +271,6 @@ impl<'s> Generator<'s> {
 
 fn artefact_has(session: &Session, function: &str) -> bool {
     session.artefact().manifest.functions.iter().any(|f| f.name == function)
-}
-
-fn platform(error: pjrt::Error) -> Error {
-    Error::pjrt("querying the platform")(error)
 }
 
 impl Sizes {

@@ -43,7 +43,8 @@ pub(crate) struct DeviceAssignment {
 #[derive(Clone, Debug)]
 struct LocalDevice {
     position: usize,
-    device: Device,
+    /// `None` means that of an interpreter.
+    device: Option<Device>,
 }
 
 /// The view that one process has of the devices, for comparison with the other processes.
@@ -119,7 +120,7 @@ impl DeviceAssignment {
             .into_iter()
             .filter_map(|device| {
                 let position = ids.binary_search(&i64::from(device.id())).ok()?;
-                Some(LocalDevice { position, device })
+                Some(LocalDevice { position, device: Some(device) })
             })
             .collect();
         local.sort_unstable_by_key(|local| local.position);
@@ -151,9 +152,16 @@ impl DeviceAssignment {
         devices.truncate(own);
         let ids = devices.iter().map(|device| i64::from(device.id())).collect();
         let local = devices.into_iter().enumerate();
-        let local = local.map(|(i, device)| LocalDevice { position: rank * own + i, device }).collect();
+        let local =
+            local.map(|(i, device)| LocalDevice { position: rank * own + i, device: Some(device) }).collect();
         let processes = (0..want).map(|position| position / own).collect();
         Ok(Self { mesh, ids, process: rank, processes, local, is_shared: false })
+    }
+
+    /// Assigns all positions of a mesh to an interpreter, which holds whole tensors.
+    pub(super) fn of_interpreter() -> Self {
+        let local = vec![LocalDevice { position: 0, device: None }];
+        Self { mesh: Mesh::default(), ids: vec![0], process: 0, processes: vec![0], local, is_shared: false }
     }
 
     /// Returns the ids that programs are compiled for.
@@ -167,15 +175,21 @@ impl DeviceAssignment {
         self.is_shared
     }
 
-    /// Returns the devices of this process, by local index.
-    pub(crate) fn devices(&self) -> impl ExactSizeIterator<Item = &Device> {
-        self.local.iter().map(|local| &local.device)
+    /// Returns the number of shards that this process holds: that of its devices, or 1 for an interpreter.
+    pub(crate) fn shards(&self) -> usize {
+        self.local.len()
+    }
+
+    /// Returns the devices of this process, by local index; none for an interpreter.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = &Device> {
+        self.local.iter().filter_map(|local| local.device.as_ref())
     }
 
     /// Returns this process's view of the devices.
-    pub(super) fn placement(&self, client: &Client) -> Result<Placement> {
+    pub(super) fn placement(&self, client: Option<&Client>) -> Result<Placement> {
+        let process_index = client.map_or(Ok(0), Client::process_index);
         Ok(Placement {
-            process_index: client.process_index().map_err(Error::pjrt("asking for the process's index"))?,
+            process_index: process_index.map_err(Error::pjrt("asking for the process's index"))?,
             ids: self.ids.clone(),
             positions: self.local.iter().map(|local| local.position).collect(),
         })
@@ -217,7 +231,7 @@ impl DeviceAssignment {
     /// Returns the local index of each device of `executable`, in its own order.
     pub(super) fn order(&self, executable: &LoadedExecutable) -> Vec<usize> {
         let local = |device: &Device| {
-            let found = self.local.iter().position(|local| local.device == *device);
+            let found = self.local.iter().position(|local| local.device.as_ref() == Some(device));
             found.expect("executables are checked when they are made")
         };
         executable.devices().iter().map(local).collect()

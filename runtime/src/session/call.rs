@@ -2,11 +2,13 @@
 
 use super::{
     assignment::DeviceAssignment,
+    buffer::Buffer,
+    interpreter::Interpreted,
     state::{State, uninitialized},
     transfer::{Output, start_reads},
 };
 use crate::{Error, HostTensor, Result};
-use pjrt::{Argument, Buffer, Event};
+use pjrt::{Argument, Event};
 use proto::manifest::{Function, Input, InputKind, OutputKind, Tensor};
 use std::{
     collections::BTreeMap,
@@ -93,11 +95,14 @@ pub(super) fn arguments<'a>(
         donated.into_iter().map(|(name, buffers)| (name, buffers.into_iter().map(Some).collect())).collect();
     let mut argument = |input: &Input, device: usize| {
         if input.kind() != InputKind::State {
-            return Ok(Argument::Borrow(&sent[&input.name][device]));
+            return Ok(Argument::Borrow(sent[&input.name][device].on_device()));
         }
         Ok(match donated.get_mut(&input.state) {
-            Some(own) => Argument::Donate(own[device].take().expect("each device's buffer is taken once")),
-            None => Argument::Borrow(&state.get(&input.state)?[device]),
+            Some(own) => {
+                let buffer = own[device].take().expect("each device's buffer is taken once");
+                Argument::Donate(buffer.into_device())
+            }
+            None => Argument::Borrow(state.get(&input.state)?[device].on_device()),
         })
     };
     order.iter().map(|device| f.inputs.iter().map(|input| argument(input, *device)).collect()).collect()
@@ -114,7 +119,7 @@ pub(super) fn results(
     let mut by_output: Vec<Vec<Buffer>> = f.outputs.iter().map(|_| Vec::new()).collect();
     for device in outputs {
         for (shards, buffer) in by_output.iter_mut().zip(device) {
-            shards.push(buffer);
+            shards.push(Buffer::Device(buffer));
         }
     }
     let (mut values, mut state) = (Vec::new(), BTreeMap::new());
@@ -127,4 +132,39 @@ pub(super) fn results(
         }
     }
     Ok((state, Outputs { values, done }))
+}
+
+/// Separates the results of an interpreter into the new state, as shards, and the other outputs, in the order
+/// of the program.
+///
+/// # Errors
+/// A result is missing, or has another type than in the manifest.
+pub(super) fn interpreted(
+    f: &Function,
+    assignment: &DeviceAssignment,
+    mut results: Interpreted,
+) -> Result<(BTreeMap<String, Vec<Buffer>>, Outputs)> {
+    let (mut values, mut state) = (Vec::new(), BTreeMap::new());
+    for output in &f.outputs {
+        let is_state = output.kind() == OutputKind::State;
+        let (from, name) = match is_state {
+            true => (&mut results.state, &output.state),
+            false => (&mut results.outputs, &output.name),
+        };
+        let value = from.remove(name).ok_or_else(|| {
+            Error::input(
+                format!("the interpreter of `{}` returned no `{name}`", f.name),
+                "this is a bug of the interpreter: report it with the program",
+            )
+        })?;
+        let tensor = output.tensor.as_ref().expect("artefacts are checked when they are read");
+        value.require(&format!("result `{name}` of `{}`", f.name), tensor)?;
+        let shards = vec![Buffer::Host(value)];
+        if is_state {
+            state.insert(name.clone(), shards);
+        } else {
+            values.push(start_reads(name, tensor, assignment, &shards)?);
+        }
+    }
+    Ok((state, Outputs { values, done: Vec::new() }))
 }

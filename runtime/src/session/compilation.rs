@@ -43,7 +43,7 @@ impl Work {
         let program = Program::hlo(&code);
         let (mut loaded, mut note, mut entry) = (None, None, None);
         if let Some(cache) = &cache {
-            match cache.entry(&client, assignment.devices().len(), &code, &options) {
+            match cache.entry(&client, assignment.shards(), &code, &options) {
                 Ok(path) => {
                     match load(&client, &assignment, cache, &path, &program) {
                         Ok(found) => loaded = found,

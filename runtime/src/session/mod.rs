@@ -4,16 +4,21 @@
 //! donates the state that it replaces, so device memory holds it once. State that a snapshot still reads is
 //! not donated: the plugin copies it first, and the call replaces the copy.
 //!
+//! An interpreter can take the place of the client. It computes on whole tensors, so the session then has one
+//! shard of each tensor, in the memory of the host.
+//!
 //! Reading order: [`assignment`] (devices and their positions in the mesh), `ownership` (the process that
-//! saves each part of the state), `programs` with `compilation` and [`executable_cache`], [`state`],
-//! [`transfer`] (host to devices and back), `call` (arguments and results), [`host_memory`] (waiting for
-//! memory that is still in use).
+//! saves each part of the state), `programs` with `compilation` and [`executable_cache`], `interpreter`,
+//! `buffer` (a shard), [`state`], [`transfer`] (host to devices and back), `call` (arguments and results),
+//! [`host_memory`] (waiting for memory that is still in use).
 
 mod assignment;
+mod buffer;
 mod call;
 mod compilation;
 mod executable_cache;
 mod host_memory;
+mod interpreter;
 mod ownership;
 mod programs;
 mod state;
@@ -23,20 +28,22 @@ pub use assignment::Placement;
 pub use call::{CallSpan, Calls, Outputs};
 pub use executable_cache::{Compilation, ExecutableCache};
 pub use host_memory::HostAllocator;
+pub use interpreter::{Interpreted, Interpreter};
 pub use transfer::Output;
 
 pub(crate) use assignment::DeviceAssignment;
+pub(crate) use buffer::{Buffer, PendingRead};
 pub(crate) use host_memory::SnapshotBytes;
 
 use crate::{Artefact, Error, HostTensor, Result, processes::Exchange, shard::Region};
 use assignment::by_local_index;
 use data::Rows;
 use host_memory::HostMemory;
-use pjrt::{Buffer, Client, ClientOptions, CustomCalls, Device, ExecuteOptions, LoadedExecutable, Plugin};
+use pjrt::{Client, ClientOptions, CustomCalls, ExecuteOptions, Plugin};
 use programs::Programs;
 use proto::{
     hlo_processes::TARGET,
-    manifest::{Function, InputKind},
+    manifest::{Function, InputKind, Tensor},
 };
 use state::State;
 use std::{
@@ -47,7 +54,7 @@ use std::{
 
 /// Programs and state on devices.
 pub struct Session {
-    client: Client,
+    backend: Backend,
     artefact: Artefact,
     assignment: DeviceAssignment,
     programs: Programs,
@@ -57,6 +64,12 @@ pub struct Session {
     host_memory: HostMemory,
     /// The record of calls, if one is wanted.
     calls: Option<Calls>,
+}
+
+/// The caller of functions: a plugin, or an interpreter.
+enum Backend {
+    Plugin(Client),
+    Interpreter(Arc<dyn Interpreter>),
 }
 
 /// The parts of one tensor that this process saves: regions, and the local index of a device that holds them.
@@ -79,16 +92,14 @@ impl Session {
     pub fn with_client(client: Client, artefact: Artefact) -> Result<Self> {
         let mesh = artefact.manifest.mesh.clone().unwrap_or_default();
         let assignment = DeviceAssignment::of_client(&client, mesh)?;
-        Ok(Self {
-            client,
-            artefact,
-            assignment,
-            programs: Programs::default(),
-            state: State::default(),
-            owned: OnceLock::new(),
-            host_memory: HostMemory::default(),
-            calls: None,
-        })
+        Ok(Self::new(Backend::Plugin(client), artefact, assignment, Programs::default()))
+    }
+
+    /// Creates a session without a plugin, whose functions `interpreter` calls. There is nothing to compile.
+    pub fn interpreted(interpreter: Arc<dyn Interpreter>, mut artefact: Artefact) -> Self {
+        interpreter::hold_whole_tensors(&mut artefact.manifest);
+        let assignment = DeviceAssignment::of_interpreter();
+        Self::new(Backend::Interpreter(interpreter), artefact, assignment, Programs::default())
     }
 
     /// Creates a session of one of several CPU processes. `exchange` connects them; all call the same
@@ -105,16 +116,21 @@ impl Session {
             .plugin()
             .register_custom_calls(TARGET, &handler)
             .map_err(Error::pjrt("preparing collectives between processes"))?;
-        Ok(Self {
-            client,
+        let programs = Programs::of_process(exchange.clone());
+        Ok(Self::new(Backend::Plugin(client), artefact, assignment, programs))
+    }
+
+    fn new(backend: Backend, artefact: Artefact, assignment: DeviceAssignment, programs: Programs) -> Self {
+        Self {
+            backend,
             artefact,
             assignment,
-            programs: Programs::of_process(exchange.clone()),
+            programs,
             state: State::default(),
             owned: OnceLock::new(),
             host_memory: HostMemory::default(),
             calls: None,
-        })
+        }
     }
 
     /// Adds every later call to `calls`. Calls then return only when their runs have ended.
@@ -137,9 +153,12 @@ impl Session {
     pub fn artefact(&self) -> &Artefact {
         &self.artefact
     }
-    /// Returns the client.
-    pub fn client(&self) -> &Client {
-        &self.client
+    /// Returns the client. `None` means that an interpreter takes its place.
+    pub fn client(&self) -> Option<&Client> {
+        match &self.backend {
+            Backend::Plugin(client) => Some(client),
+            Backend::Interpreter(_) => None,
+        }
     }
     /// Returns this process's view of the devices, to be compared with that of the other processes
     /// ([`Placement::compare`]) before anything is compiled.
@@ -147,7 +166,7 @@ impl Session {
     /// # Errors
     /// The plugin reports an error.
     pub fn placement(&self) -> Result<Placement> {
-        self.assignment.placement(&self.client)
+        self.assignment.placement(self.client())
     }
     /// Returns the time since the last call of this in which runs waited for other processes; zero if the
     /// plugin does not tell.
@@ -160,20 +179,26 @@ impl Session {
     }
     /// Returns true if the devices use the host's memory.
     pub fn uses_host_memory(&self) -> Result<bool> {
-        let platform = self.client.platform_name().map_err(Error::pjrt("querying the platform"))?;
+        let Some(client) = self.client() else { return Ok(true) };
+        let platform = client.platform_name().map_err(Error::pjrt("querying the platform"))?;
         Ok(platform == "cpu")
     }
 }
 
 /// Programs.
 impl Session {
-    /// Compiles `function`, or loads it from the cache, if that was not done before. Returns the executable.
+    /// Compiles `function`, or loads it from the cache, if that was not done before.
     ///
     /// # Errors
     /// The artefact has no such function, or the plugin refuses it. Problems with the cache are not errors:
     /// the function is compiled, and [`Session::compilations`] tells why.
-    pub fn compile(&mut self, function: &str) -> Result<Arc<LoadedExecutable>> {
-        self.programs.compile(&self.client, &self.artefact, &self.assignment, function)
+    pub fn compile(&mut self, function: &str) -> Result<()> {
+        match &self.backend {
+            Backend::Plugin(client) => {
+                self.programs.compile(client, &self.artefact, &self.assignment, function).map(drop)
+            }
+            Backend::Interpreter(_) => self.artefact.function(function).map(drop),
+        }
     }
 
     /// Begins to compile `functions` on background threads, in this order. [`Session::compile`] and
@@ -182,7 +207,14 @@ impl Session {
     /// # Errors
     /// The artefact has no such function.
     pub fn compile_ahead(&mut self, functions: &[&str]) -> Result<()> {
-        self.programs.compile_ahead(&self.client, &self.artefact, &self.assignment, functions)
+        match &self.backend {
+            Backend::Plugin(client) => {
+                self.programs.compile_ahead(client, &self.artefact, &self.assignment, functions)
+            }
+            Backend::Interpreter(_) => {
+                functions.iter().try_for_each(|name| self.artefact.function(name).map(drop))
+            }
+        }
     }
 
     /// Adds the executables that background threads have finished to [`Session::compilations`]. Waits for
@@ -240,8 +272,15 @@ impl Session {
     fn start_call(&mut self, function: &str, inputs: &BTreeMap<String, HostTensor>) -> Result<Outputs> {
         let f = self.artefact.function(function)?.clone();
         call::check_inputs(&f, inputs, &self.state)?;
+        let client = match &self.backend {
+            Backend::Plugin(client) => client,
+            Backend::Interpreter(interpreter) => {
+                let interpreter = interpreter.clone();
+                return self.interpret(&*interpreter, &f, inputs);
+            }
+        };
         let is_shared = self.state.is_shared(&f);
-        let executable = self.compile(function)?;
+        let executable = self.programs.compile(client, &self.artefact, &self.assignment, function)?;
         let sent = self.send_inputs(&f, inputs)?;
         // If the old state is shared and so cannot be donated, the plugin copies it first.
         let donated = if is_shared { BTreeMap::new() } else { self.state.take_donated(&f)? };
@@ -270,6 +309,22 @@ impl Session {
         }
     }
 
+    fn interpret(
+        &mut self,
+        interpreter: &dyn Interpreter,
+        f: &Function,
+        inputs: &BTreeMap<String, HostTensor>,
+    ) -> Result<Outputs> {
+        let mut state = BTreeMap::new();
+        for input in f.inputs.iter().filter(|input| input.kind() == InputKind::State) {
+            state.insert(input.state.clone(), self.state.get(&input.state)?[0].on_host());
+        }
+        let results = interpreter.call(&f.name, inputs, &state)?;
+        let (state, outputs) = call::interpreted(f, &self.assignment, results)?;
+        self.put_state(state);
+        Ok(outputs)
+    }
+
     /// Returns the indices along the first dim of some inputs that the devices of this process hold parts of.
     ///
     /// # Errors
@@ -293,8 +348,7 @@ impl Session {
         let mut sent = BTreeMap::new();
         for input in f.inputs.iter().filter(|input| input.kind() != InputKind::State) {
             let (tensor, value) = (call::tensor_of(input), &inputs[&input.name]);
-            let devices = self.assignment.devices();
-            let buffers = transfer::send_shards(&self.client, &self.assignment, tensor, value, devices)?;
+            let buffers = self.send_shards(tensor, value)?;
             sent.insert(input.name.clone(), buffers);
         }
         Ok(sent)
@@ -328,8 +382,7 @@ impl Session {
     pub fn set_state(&mut self, name: &str, value: &HostTensor) -> Result<()> {
         let tensor = state::declared(&self.artefact, name)?;
         value.require(&format!("state `{name}`"), tensor)?;
-        let devices = self.assignment.devices();
-        let buffers = transfer::send_shards(&self.client, &self.assignment, tensor, value, devices)?;
+        let buffers = self.send_shards(tensor, value)?;
         self.put_state(BTreeMap::from([(name.to_owned(), buffers)]));
         Ok(())
     }
@@ -361,9 +414,22 @@ impl Session {
         self.host_memory.state_was_replaced();
         self.state.put(new);
     }
-    /// Sends a dense tensor to one device.
-    pub(crate) fn send(&self, part: &HostTensor, device: &Device) -> Result<Buffer> {
-        transfer::send(&self.client, part, device)
+    /// Sends a dense tensor to the device with this local index.
+    pub(crate) fn send(&self, part: &HostTensor, local: usize) -> Result<Buffer> {
+        match &self.backend {
+            Backend::Plugin(client) => {
+                let device = self.assignment.devices().nth(local);
+                transfer::send(client, part, device.expect("a local index is that of a device"))
+            }
+            Backend::Interpreter(_) => Ok(Buffer::Host(part.clone())),
+        }
+    }
+    /// Sends each device of this process its shard of a logical tensor.
+    fn send_shards(&self, tensor: &Tensor, value: &HostTensor) -> Result<Vec<Buffer>> {
+        match &self.backend {
+            Backend::Plugin(client) => transfer::send_shards(client, &self.assignment, tensor, value),
+            Backend::Interpreter(_) => Ok(vec![Buffer::Host(value.clone())]),
+        }
     }
     /// Counts the memory of a snapshot. `shares_state` is true if it holds the session's own buffers.
     pub(crate) fn count_snapshot(&self, bytes: usize, shares_state: bool) -> SnapshotBytes {

@@ -1,7 +1,8 @@
 //! State on the devices: parameters, optimizer slots and counters, by name.
 
+use super::buffer::Buffer;
 use crate::{Artefact, Error, Result};
-use pjrt::{Argument, Buffer};
+use pjrt::Argument;
 use proto::manifest::{Function, Tensor};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -60,7 +61,7 @@ pub(super) fn returned(
     for device in arguments {
         for (input, argument) in f.inputs.iter().zip(device) {
             if let Some(Argument::Donate(buffer)) = argument {
-                returned.entry(input.state.clone()).or_default().push(buffer);
+                returned.entry(input.state.clone()).or_default().push(Buffer::Device(buffer));
             }
         }
     }

@@ -1,12 +1,15 @@
 //! Transfers of tensors between host and devices.
 
-use super::assignment::DeviceAssignment;
+use super::{
+    assignment::DeviceAssignment,
+    buffer::{Buffer, PendingRead},
+};
 use crate::{
     Error, HostTensor, Result,
     shard::{self, Region},
     tensor::element_type,
 };
-use pjrt::{Buffer, Client, Device, HostArray, PendingRead};
+use pjrt::{Client, Device, HostArray};
 use proto::manifest::Tensor;
 use std::borrow::Borrow;
 
@@ -27,7 +30,7 @@ impl Output {
         let dims = shard::dims(&self.tensor);
         let mut bytes = vec![0; dims.iter().product::<usize>() * element];
         for (region, read) in self.reads {
-            let part = read.wait().map_err(Error::pjrt(format!("reading `{}`", self.name)))?;
+            let part = read.wait(&self.name)?;
             shard::paste(&mut bytes, &dims, element, &region, &part);
         }
         Ok(HostTensor { dtype, dims, bytes })
@@ -52,8 +55,7 @@ pub(super) fn start_reads(
     }
     let mut reads = Vec::new();
     for (region, holders) in regions {
-        let read = buffers[holders[0]].borrow().start_read();
-        reads.push((region, read.map_err(Error::pjrt(format!("reading `{name}`")))?));
+        reads.push((region, buffers[holders[0]].borrow().start_read(name)?));
     }
     Ok(Output { name: name.to_owned(), tensor: tensor.clone(), reads })
 }
@@ -65,27 +67,23 @@ pub(super) fn local_regions(
     assignment: &DeviceAssignment,
     buffers: &[impl Borrow<Buffer>],
 ) -> Result<Vec<(Region, Vec<u8>)>> {
-    let regions = assignment.regions(tensor).into_iter().map(|(region, holders)| {
-        let read = buffers[holders[0]].borrow().start_read().and_then(PendingRead::wait);
-        Ok((region, read.map_err(Error::pjrt(format!("reading `{name}`")))?))
-    });
-    regions.collect()
+    let regions = assignment.regions(tensor).into_iter();
+    regions.map(|(region, holders)| Ok((region, buffers[holders[0]].borrow().read(name)?))).collect()
 }
 
-/// Sends each of `devices`, given by local index, its shard of `value`. Shards are read from the logical
-/// tensor without a copy on the host.
-pub(super) fn send_shards<'d>(
+/// Sends each device of this process its shard of `value`. Shards are read from the logical tensor without a
+/// copy on the host.
+pub(super) fn send_shards(
     client: &Client,
     assignment: &DeviceAssignment,
     tensor: &Tensor,
     value: &HostTensor,
-    devices: impl Iterator<Item = &'d Device>,
 ) -> Result<Vec<Buffer>> {
     let element = value.dtype.byte_size().expect("the type was checked against the manifest");
     let strides = shard::strides(&value.dims, element);
     let byte_strides: Vec<i64> = strides.iter().map(|s| *s as i64).collect();
     let mut buffers = Vec::new();
-    for (local, device) in devices.enumerate() {
+    for (local, device) in assignment.devices().enumerate() {
         let region = assignment.region(tensor, local);
         let sizes: Vec<i64> = region.sizes.iter().map(|s| *s as i64).collect();
         let array = HostArray::dense(value.dtype, &sizes);
@@ -95,7 +93,7 @@ pub(super) fn send_shards<'d>(
             array.strided(&byte_strides, shard::offset(&region, &strides))
         };
         let buffer = client.buffer_from_slice(&value.bytes, &array, device);
-        buffers.push(buffer.map_err(Error::pjrt("sending a tensor to a device"))?);
+        buffers.push(Buffer::Device(buffer.map_err(Error::pjrt("sending a tensor to a device"))?));
     }
     Ok(buffers)
 }
@@ -105,5 +103,5 @@ pub(super) fn send(client: &Client, part: &HostTensor, device: &Device) -> Resul
     let sizes: Vec<i64> = part.dims.iter().map(|s| *s as i64).collect();
     let array = HostArray::dense(part.dtype, &sizes);
     let sent = client.buffer_from_slice(&part.bytes, &array, device);
-    sent.map_err(Error::pjrt("sending a tensor to a device"))
+    Ok(Buffer::Device(sent.map_err(Error::pjrt("sending a tensor to a device"))?))
 }

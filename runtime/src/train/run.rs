@@ -169,7 +169,8 @@ fn open_saver(
 /// Creates the meter, and reports if it cannot measure utilization.
 fn new_meter(session: &Session, options: &Options, observer: &mut dyn Observer) -> Result<Meter> {
     let meter = Meter::new(session, options.peak)?;
-    if let Some(why) = meter.reason() {
+    // An interpreter has no devices to use well.
+    if let Some(why) = meter.reason().filter(|_| session.client().is_some()) {
         observer.on_note(&format!("no FLOPs utilization in the metrics: {why}"));
     }
     Ok(meter)
@@ -188,6 +189,13 @@ fn prepare(
     stop: &mut Stop<'_>,
 ) -> Result<Option<u64>> {
     let init = (!session.is_initialized()).then_some("init");
+    if session.client().is_none() {
+        // An interpreter compiles nothing.
+        if init.is_some() && !stop.is_here()? {
+            initialize(session, seed, observer)?;
+        }
+        return steps_seen(session);
+    }
     let functions = init.into_iter().chain(["train_step"]).chain(evaluates.then_some("eval_step"));
     let functions: Vec<&str> = functions.collect();
     session.compile_ahead(&functions[1..])?;

@@ -80,7 +80,7 @@ pub struct Conventions {
     /// True if a character without a piece becomes the pieces of its bytes.
     pub byte_fallback: bool,
     /// True if the options of training name the unknown piece: a unigram model by its token, another model by
-    /// its name. SentencePiece goes by the kind of the piece, and other libraries by these options.
+    /// its name. SentencePiece uses the kind of the piece, and other libraries these options.
     pub names_unknown: bool,
 }
 

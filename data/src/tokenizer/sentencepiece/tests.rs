@@ -114,7 +114,8 @@ fn tokens_have_the_numbers_and_text_of_the_model() {
     assert_eq!(tokenizer.decode(&[6, 6, 5, 1, 0, 99, 2]).unwrap(), "ab abb \u{2047} ");
 }
 
-/// SentencePiece goes by the kind of the piece, whatever the options of training say (compared with the library).
+/// SentencePiece uses the kind of the piece, whatever the options of training say (compared with the
+/// library).
 #[test]
 fn the_unknown_piece_is_the_one_of_that_kind() {
     for (kind, by_token) in [(ModelType::Unigram, true), (ModelType::Bpe, false)] {
