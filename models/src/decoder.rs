@@ -265,6 +265,16 @@ impl Decoder {
         (stack, logits)
     }
 
+    /// Returns the logits of the next token after each of `tokens`, `s32[batch, target_length]`, none of
+    /// which is padding: `f32[batch, target_length, vocab]`.
+    pub fn reading<'g>(&self, cx: &Context<'g>, tokens: Tensor<'g>) -> Tensor<'g> {
+        let (length, batch) = (self.targets(), Dim::new("batch", self.config.batch));
+        let non_padding = cx.g.full(1, DType::S32, tokens.dims()).ne(0);
+        let row = Row { length, tokens, non_padding, positions: None, hidden: None, visible: 0 };
+        let x = row.forward(&row.context(cx), &self.embedding, &self.stack).x;
+        cx.g.scope("logits", || self.embedding.logits(cx, x, &batch, &row.length))
+    }
+
     fn targets(&self) -> Dim {
         Dim::new("target_length", self.config.target_length)
     }

@@ -1,8 +1,13 @@
-//! Mapping between the tensors of Hugging Face's T5 and SwitchTransformers and the parameters of our models.
+//! Mapping between the tensors of Hugging Face's models and the parameters of ours. T5 and SwitchTransformers
+//! are here, decoder-only models in `causal`.
 //!
 //! Hugging Face stores a tensor for each matrix of each layer and each expert, `[out, in]`. Our parameters
 //! stack layers and experts. So each Hugging Face tensor is a rectangular part of one parameter, possibly
 //! transposed. Elements keep their bytes.
+
+mod causal;
+
+pub use causal::Causal;
 
 use crate::{
     Config,
@@ -35,7 +40,7 @@ pub struct Tensor {
 /// Names the feature of the model that Hugging Face's classes lack.
 pub fn tensors(config: &Config) -> Result<Vec<Tensor>, String> {
     if config.is_decoder_only() {
-        return Err("decoder-only models (`encoder_layers=0`) cannot be converted".into());
+        return causal::tensors(config);
     }
     if let Some(name) = config.switch.as_ref().and_then(|switch| switch.later_options().first().copied()) {
         return Err(format!("SwitchTransformers has no `{name}`"));

@@ -1,6 +1,6 @@
 //! Checks of mappings between our parameters and tensors of other systems, for their tests.
 
-use crate::{Config, Weights, objective::EncoderDecoder};
+use crate::{Config, Weights, model::Model};
 use mesh::dsl::Program;
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ pub(crate) fn small() -> Config {
 #[track_caller]
 pub(crate) fn covers(config: &Config, parts: Vec<Part>) {
     let p = Program::new("test");
-    EncoderDecoder::new(&Weights::new(&p), config);
+    Model::new(&Weights::new(&p), config);
     let module = p.finish().expect("the model is legal");
     let mut by_param: BTreeMap<String, Vec<Part>> = BTreeMap::new();
     for part in parts {

@@ -4,7 +4,7 @@
 //! Outputs are named as in Hugging Face's code, with layers and blocks counted from 0.
 
 use crate::{
-    Config, Context, Weights,
+    Config, Context, Decoder, Weights,
     attention::MASKED,
     objective::{EncoderDecoder, ForwardPass, normalizer_and_wanted},
     stack::{Stack, StackOutput},
@@ -58,6 +58,8 @@ pub fn program(config: &Config, gradients: bool, place: &Site) -> Program {
 /// Builds a program with one function, `logits`, of `input_ids`, `attention_mask` and `decoder_input_ids`:
 /// the logits of the next token at every target position, for generation that recomputes the prefix.
 ///
+/// A decoder-only model takes `input_ids`, the tokens that it reads at `target_length` positions, alone.
+///
 /// With `independent`, every decoder position is routed alone, as in generation with a KV cache: positions
 /// do not compete for expert slots, and none is dropped. Encoder positions compete as usual.
 pub fn logits(config: &Config, independent: bool, place: &Site) -> Program {
@@ -75,6 +77,16 @@ pub fn logits(config: &Config, independent: bool, place: &Site) -> Program {
         switch.fixed_capacity = config.target_length * switch.choices().max(1);
     }
     let weights = Weights::new(&p).with_adapters(config.lora.as_ref());
+    if config.is_decoder_only() {
+        let model = Decoder::new(&weights, &decoder);
+        p.function("logits", |g| {
+            let dims = [Dim::new("batch", config.batch), Dim::new("target_length", config.target_length)];
+            let tokens = g.input("input_ids", DType::S32, &dims[..]);
+            let logits = model.reading(&Context::new(g, config, None), tokens);
+            g.output("logits", without_padding(config, logits));
+        });
+        return p;
+    }
     let model = EncoderDecoder::with_decoder(&weights, config, &decoder);
     p.function("logits", |g| {
         let (batch, length, target_length) = model.dims();

@@ -34,7 +34,7 @@ fn small() -> Config {
         decoder_layers: 2,
         positions: Positions::Rope,
         activation: Activation::GatedSilu,
-        // A projection of its own: random tied tables repeat tokens.
+        // Random tied tables repeat tokens.
         tied: false,
         dropout: 0.0,
         ..Config::default()

@@ -2,6 +2,7 @@
 //!
 //! They form one executable, which is linked once and runs tests of all files in parallel.
 
+mod causal;
 mod checkpoints;
 mod composed;
 mod decoder_generation;

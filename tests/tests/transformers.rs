@@ -24,8 +24,18 @@ impl Case {
         Self(serde_json::from_slice(&text).expect("the case is JSON"))
     }
 
+    /// Returns an entry of the description.
+    pub(crate) fn value(&self, key: &str) -> &Value {
+        &self.0[key]
+    }
+
+    /// Returns rows of tokens among the inputs.
+    pub(crate) fn inputs(&self, key: &str) -> Vec<Vec<f64>> {
+        self.rows(&self.0["inputs"][key])
+    }
+
     /// Writes the folder.
-    fn write(&self, dir: &Path) {
+    pub(crate) fn write(&self, dir: &Path) {
         let json = |value: &Value| serde_json::to_vec(value).expect("it was JSON");
         fs::write(dir.join("config.json"), json(&self.0["config"])).expect("the folder is ours");
         if !self.0["tokenizer_config"].is_null() {
@@ -56,7 +66,7 @@ impl Case {
         fs::write(dir.join("model.safetensors"), file).expect("the folder is ours");
     }
 
-    fn rows(&self, value: &Value) -> Vec<Vec<f64>> {
+    pub(crate) fn rows(&self, value: &Value) -> Vec<Vec<f64>> {
         value.as_array().expect("a matrix").iter().map(numbers).collect()
     }
 
@@ -100,7 +110,7 @@ impl Case {
     }
 }
 
-fn numbers(value: &Value) -> Vec<f64> {
+pub(crate) fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number")).collect()
 }
 
@@ -108,9 +118,9 @@ fn numbers(value: &Value) -> Vec<f64> {
 fn elements(name: &str, count: usize) -> impl Iterator<Item = f64> {
     let hash = |seed: u32, byte: &u8| (seed ^ u32::from(*byte)).wrapping_mul(16_777_619);
     let seed = name.as_bytes().iter().fold(2_166_136_261u32, hash);
-    let is_norm = name.ends_with("layer_norm.weight");
-    let is_table =
-        ["shared.weight", "lm_head.weight"].contains(&name) || name.contains("relative_attention_bias");
+    let is_norm = name.ends_with("norm.weight");
+    let is_table = ["shared.weight", "lm_head.weight", "model.embed_tokens.weight"].contains(&name)
+        || name.contains("relative_attention_bias");
     (0..count as u32).map(move |i| {
         let x = seed.wrapping_add(i.wrapping_mul(2_654_435_761));
         let x = (x ^ (x >> 15)).wrapping_mul(2_246_822_519);
@@ -153,7 +163,7 @@ fn logits(config: &Config, parameters: &Tensors, inputs: &[Vec<f64>], before: &[
 }
 
 /// Returns the parameters of a folder.
-fn parameters(folder: &Folder) -> Tensors {
+pub(crate) fn parameters(folder: &Folder) -> Tensors {
     let mut all: BTreeMap<String, (Vec<Dim>, Vec<f64>)> = BTreeMap::new();
     for tensor in &folder.tensors {
         let (_, part) = import::part(folder, tensor).expect("the folder is whole");

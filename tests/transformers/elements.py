@@ -14,8 +14,8 @@ def element(name, count):
     x = (x ^ (x >> np.uint64(15))) * np.uint64(2246822519) & np.uint64(0xFFFFFFFF)
     x = x ^ (x >> np.uint64(13))
     value = (x >> np.uint64(16)).astype(np.float64) / 32768 - 1
-    if name.endswith("layer_norm.weight"):
+    if name.endswith("norm.weight"):
         return 1 + value / 8
-    if name in ("shared.weight", "lm_head.weight") or "relative_attention_bias" in name:
+    if name in ("shared.weight", "lm_head.weight", "model.embed_tokens.weight") or "relative_attention_bias" in name:
         return value
     return value / 2

@@ -206,15 +206,21 @@ fn pretty(value: &Value) -> Vec<u8> {
 }
 
 /// Returns the contents of `generation_config.json`.
-pub(super) fn generation() -> Vec<u8> {
-    pretty(&json!({ "decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0 }))
+pub(super) fn generation(config: &Config) -> Vec<u8> {
+    let Config { start_token, eos_token, .. } = config;
+    let start = if config.is_decoder_only() { "bos_token_id" } else { "decoder_start_token_id" };
+    pretty(&json!({ start: start_token, "eos_token_id": eos_token, "pad_token_id": 0 }))
 }
 
 /// Returns the model card, `README.md`. `tokenizer` is the reason why there is none.
 pub(super) fn card(config: &Config, parameters: usize, step: u64, tokenizer: Option<&str>) -> String {
-    let kind = if config.switch.is_some() { "Switch Transformer" } else { "T5" };
+    let (kind, task) = match (models::hf::Causal::of(config), &config.switch) {
+        (Ok(class), _) if config.is_decoder_only() => (class.name(), "text-generation"),
+        (_, Some(_)) => ("Switch Transformer", "text2text-generation"),
+        (_, None) => ("T5", "text2text-generation"),
+    };
     let mut text = format!(
-        "---\nlibrary_name: transformers\npipeline_tag: text2text-generation\nlicense: unknown\n---\n\n# {kind}\n\n\
+        "---\nlibrary_name: transformers\npipeline_tag: {task}\nlicense: unknown\n---\n\n# {kind}\n\n\
          Exported by `meshc convert to-hf` from the checkpoint of step {step}.\n\n| | |\n|---|---|\n"
     );
     let mut row = |name: &str, value: String| {
@@ -227,7 +233,9 @@ pub(super) fn card(config: &Config, parameters: usize, step: u64, tokenizer: Opt
     );
     if let Some(switch) = &config.switch {
         row("experts", format!("{} in each sparse layer", switch.experts));
-        row("expert capacity", format!("{} tokens of a sequence", switch.fixed_capacity));
+        if switch.fixed_capacity > 0 {
+            row("expert capacity", format!("{} tokens of a sequence", switch.fixed_capacity));
+        }
     }
     row("`d_model`", config.d_model.to_string());
     row("`d_ff`", config.d_ff.to_string());
@@ -375,7 +383,7 @@ mod tests {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         assert!(!card(&config(100), 1, 0, None).contains("tokenizer"));
-        let start: Value = serde_json::from_slice(&generation()).unwrap();
+        let start: Value = serde_json::from_slice(&generation(&config(8))).unwrap();
         assert_eq!(start, json!({ "decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0 }));
     }
 }

@@ -3,14 +3,15 @@
 //! Unknown keys are errors, because they may change the model. Redundant keys must agree.
 
 use super::{
+    causal,
     file::Fields,
-    keys::{READ, WITHOUT_EFFECT},
+    keys::{Keys, READ},
     sentinels,
 };
 use crate::failure;
 use anyhow::Result;
-use mesh::{layout::suggest, task::Sentinels};
-use models::{Activation, Config, Switch};
+use mesh::task::Sentinels;
+use models::{Activation, Config, Switch, hf::Causal};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -39,6 +40,8 @@ pub struct Described {
     pub declares_tied: bool,
     /// True if tokens are bytes, as ByT5's tokenizer makes them.
     pub of_bytes: bool,
+    /// The class of a decoder-only model; `None` means a model with an encoder.
+    pub causal: Option<Causal>,
     /// The text of `config.json`.
     pub text: String,
 }
@@ -58,7 +61,7 @@ impl Described {
         let tokenizer: Option<Value> = tokenizer.and_then(|text| serde_json::from_slice(&text).ok());
         let class = tokenizer.as_ref().and_then(|t| t["tokenizer_class"].as_str());
         let mut described = Self::parse(&text, class, &path.display().to_string())?;
-        if !described.of_bytes {
+        if !described.of_bytes && described.causal.is_none() {
             let vocab = described.settings.iter().find(|(key, _)| key == "vocab");
             let vocab = vocab.and_then(|(_, size)| size.parse().ok()).expect("every model has a vocabulary");
             if let Some(Sentinels { first, count }) = sentinels::of_directory(dir, vocab)? {
@@ -87,7 +90,8 @@ impl Described {
                 format!("`{name}` describes a model that cannot be imported:\n  {}", mistakes.join("\n  "));
             failure(
                 what,
-                "T5, mT5, umT5 and SwitchTransformers can be imported; docs/interchange.md lists the keys",
+                "T5, mT5, umT5, SwitchTransformers, Mistral, Mixtral and GLM-4-MoE can be imported; \
+                 docs/interchange.md lists the keys",
             )
         })
     }
@@ -112,55 +116,13 @@ impl Described {
     }
 }
 
-/// A `config.json` that is being converted.
-struct Keys {
-    fields: Vec<(String, Value)>,
-    mistakes: Vec<String>,
-}
-
 impl Keys {
-    fn get(&self, key: &str) -> Option<&Value> {
-        // A null counts as absent.
-        self.fields.iter().find(|(k, _)| k == key).map(|(_, v)| v).filter(|v| !v.is_null())
-    }
-
-    /// Returns the value of `key`, or `default`. A value that `read` rejects is a mistake.
-    fn value<T>(&mut self, key: &str, what: &str, read: impl Fn(&Value) -> Option<T>, default: T) -> T {
-        let Some(value) = self.get(key).cloned() else { return default };
-        read(&value).unwrap_or_else(|| {
-            self.mistakes.push(format!("`{key}` is {value}, which is not {what}"));
-            default
-        })
-    }
-
-    fn size(&mut self, key: &str, default: usize) -> usize {
-        let read = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n < 1 << 40);
-        self.value(key, "an integer of at least 0", read, default)
-    }
-
-    fn number(&mut self, key: &str, default: f64) -> f64 {
-        self.value(key, "a number", Value::as_f64, default)
-    }
-
-    fn flag(&mut self, key: &str, default: bool) -> bool {
-        self.value(key, "true or false", Value::as_bool, default)
-    }
-
-    fn word(&mut self, key: &str, default: &str) -> String {
-        self.value(key, "a string", |v| v.as_str().map(str::to_owned), default.to_owned())
-    }
-
-    /// Checks a key of which only one value is supported.
-    fn fixed(&mut self, key: &str, only: Value, why: &str) {
-        if let Some(value) = self.get(key).filter(|v| **v != only) {
-            let mistake = format!("`{key}` is {value}; {why} {only}");
-            self.mistakes.push(mistake);
-        }
-    }
-
     fn describe(mut self, text: String) -> Result<Described, Vec<String>> {
-        self.known();
         let kind = self.word("model_type", "");
+        if let Some(class) = Causal::ALL.into_iter().find(|class| class.model_type() == kind) {
+            return self.causal(class, text);
+        }
+        self.known(READ);
         let switch = match kind.as_str() {
             "t5" | "mt5" | "umt5" => false,
             "switch_transformers" => true,
@@ -169,7 +131,8 @@ impl Keys {
                     "" => "there is no `model_type`".to_owned(),
                     _ => format!("`model_type` is \"{other}\""),
                 };
-                return Err(vec![mistake + "; t5, mt5, umt5 and switch_transformers are supported"]);
+                let supported = "; t5, mt5, umt5 and switch_transformers are supported, and mistral, mixtral and glm4_moe";
+                return Err(vec![mistake + supported]);
             }
         };
         self.architecture();
@@ -190,7 +153,31 @@ impl Keys {
         if switch {
             self.experts(&mut settings);
         }
-        let dtype = match self.get("dtype").or(self.get("torch_dtype")).and_then(Value::as_str) {
+        let dtype = self.dtype();
+        let model = if switch { "switch" } else { "t5" };
+        if self.mistakes.is_empty() {
+            Ok(Described { model, settings, dtype, declares_tied, of_bytes, causal: None, text })
+        } else {
+            Err(self.mistakes)
+        }
+    }
+
+    /// Describes a decoder-only model.
+    fn causal(mut self, class: Causal, text: String) -> Result<Described, Vec<String>> {
+        let settings = causal::describe(&mut self, class);
+        let (declares_tied, dtype) = (self.flag("tie_word_embeddings", false), self.dtype());
+        let model = if class == Causal::Mistral { "t5" } else { "switch" };
+        if self.mistakes.is_empty() {
+            let causal = Some(class);
+            Ok(Described { model, settings, dtype, declares_tied, of_bytes: false, causal, text })
+        } else {
+            Err(self.mistakes)
+        }
+    }
+
+    /// Returns the precision for the element type of the file.
+    fn dtype(&mut self) -> &'static str {
+        match self.get("dtype").or(self.get("torch_dtype")).and_then(Value::as_str) {
             Some("bfloat16") => "selective",
             Some("float32" | "float16" | "float64") | None => "f32",
             Some(other) => {
@@ -199,12 +186,6 @@ impl Keys {
                 ));
                 "f32"
             }
-        };
-        let model = if switch { "switch" } else { "t5" };
-        if self.mistakes.is_empty() {
-            Ok(Described { model, settings, dtype, declares_tied, of_bytes, text })
-        } else {
-            Err(self.mistakes)
         }
     }
 
@@ -242,17 +223,6 @@ impl Keys {
             ));
         }
         (tied, stated && !(kind == "mt5" && major.is_some_and(|major| major >= 5)))
-    }
-
-    fn known(&mut self) {
-        let known = || READ.iter().chain(WITHOUT_EFFECT).copied();
-        let unknown: Vec<String> =
-            self.fields.iter().map(|(k, _)| k.clone()).filter(|k| !known().any(|known| known == k)).collect();
-        for key in unknown {
-            let near =
-                suggest(&key, known()).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-            self.mistakes.push(format!("unknown key `{key}`{near}"));
-        }
     }
 
     /// Converts the keys that T5 and SwitchTransformers share.
@@ -382,6 +352,9 @@ fn dense_act_fn(activation: Activation) -> &'static str {
 
 /// Returns the text of `config.json` for a model that was not imported.
 pub fn write(config: &Config, dtype: &str) -> Result<String, String> {
+    if config.is_decoder_only() {
+        return causal::write(config, dtype);
+    }
     let mut map = Map::new();
     let mut set = |key: &str, value: Value| drop(map.insert(key.into(), value));
     let (kind, class) = match config.switch {

@@ -82,7 +82,7 @@ pub fn export(
     write(&checkpoint, &shards, &elements, scratch.path())?;
     let mut others = tokenizer.clone().unwrap_or_default();
     others.insert("config.json", text.into_bytes());
-    others.insert("generation_config.json", companions::generation());
+    others.insert("generation_config.json", companions::generation(&config));
     others.insert("README.md", card.into_bytes());
     for (name, contents) in &others {
         fs::write(scratch.path().join(name), contents).with_context(|| format!("writing {name}"))?;
@@ -95,7 +95,7 @@ pub fn export(
 /// Returns the output projection as a separate tensor if it shares the embedding but its input is not
 /// scaled. Older transformers can express this only as untied tables with the same elements.
 fn copied_head(config: &Config, tensors: &[Tensor]) -> Option<Tensor> {
-    let copied = config.tied && !config.scales_output();
+    let copied = config.tied && !config.scales_output() && !config.is_decoder_only();
     let embedding = tensors.iter().find(|t| copied && t.name == EMBEDDINGS[0])?;
     Some(Tensor { name: HEAD.into(), ..embedding.clone() })
 }

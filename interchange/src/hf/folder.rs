@@ -17,6 +17,8 @@ use std::{
 /// is exported.
 pub(super) const EMBEDDINGS: [&str; 3] =
     ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
+/// The same of decoder-only models.
+const CAUSAL_EMBEDDINGS: [&str; 1] = ["model.embed_tokens.weight"];
 /// The output projection.
 pub(super) const HEAD: &str = "lm_head.weight";
 /// A tensor of old T5 checkpoints that transformers also ignores.
@@ -57,7 +59,7 @@ impl Folder {
     /// Opens a directory and checks everything except the elements.
     pub fn open(dir: &Path) -> Result<Self> {
         let mut described = Described::read(dir)?;
-        let stored = Stored::open(dir)?;
+        let stored = Stored::open(dir, described.causal.is_some())?;
         described.set_head(stored.has_own_head()?).map_err(|why| {
             failure(
                 format!("the tensors in `{}` do not match its config.json: {why}", dir.display()),
@@ -110,7 +112,7 @@ impl Folder {
                 Some(_) => {}
             }
         }
-        let known = |name: &str| name == IGNORED || name == HEAD || EMBEDDINGS.contains(&name);
+        let known = |name: &str| name == IGNORED || name == HEAD || self.stored.embeddings.contains(&name);
         // A set, because thousands of experts would make a linear search quadratic.
         let names: std::collections::BTreeSet<&str> = self.tensors.iter().map(|t| t.name.as_str()).collect();
         let left: Vec<String> = self
@@ -152,12 +154,15 @@ struct Stored {
     files: Vec<Tensors>,
     /// File number and position in the file, by tensor name.
     index: BTreeMap<String, (usize, usize)>,
+    /// The name of the embedding in the index.
+    embedding: &'static str,
     /// The names under which the embedding is stored.
     embeddings: Vec<&'static str>,
 }
 
 impl Stored {
-    fn open(dir: &Path) -> Result<Self> {
+    fn open(dir: &Path, causal: bool) -> Result<Self> {
+        let names: &'static [&'static str] = if causal { &CAUSAL_EMBEDDINGS } else { &EMBEDDINGS };
         let files = open_files(dir)?;
         let mut index = BTreeMap::new();
         for (i, file) in files.iter().enumerate() {
@@ -176,12 +181,12 @@ impl Stored {
                 }
             }
         }
-        let embeddings: Vec<&str> = EMBEDDINGS.into_iter().filter(|name| index.contains_key(*name)).collect();
+        let embeddings: Vec<&str> = names.iter().copied().filter(|name| index.contains_key(*name)).collect();
         // From here on the embedding is found under its first name.
         if let Some(name) = embeddings.first() {
-            index.insert(EMBEDDINGS[0].to_owned(), index[*name]);
+            index.insert(names[0].to_owned(), index[*name]);
         }
-        Ok(Self { files, index, embeddings })
+        Ok(Self { files, index, embedding: names[0], embeddings })
     }
 
     fn entry(&self, name: &str) -> Option<&Entry> {
@@ -196,10 +201,10 @@ impl Stored {
 
     /// Returns `None` without an output projection, else true if it differs from the embedding.
     fn has_own_head(&self) -> Result<Option<bool>> {
-        let (Some(_), Some(_)) = (self.entry(HEAD), self.entry(EMBEDDINGS[0])) else {
+        let (Some(_), Some(_)) = (self.entry(HEAD), self.entry(self.embedding)) else {
             return Ok(self.entry(HEAD).map(|_| true));
         };
-        Ok(Some(!self.equal(HEAD, EMBEDDINGS[0])?))
+        Ok(Some(!self.equal(HEAD, self.embedding)?))
     }
 
     /// Returns the names of two embeddings that differ, the one that would be used first.

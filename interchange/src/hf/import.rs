@@ -37,7 +37,9 @@ pub fn import(folder: &Folder, out: &Path) -> Result<Imported> {
     let mut facts = described(folder, &ElementTypes::imported(kinds));
     match folder.tokenizer()? {
         Tokenizer::Bytes => drop(facts.insert(TOKENIZER.into(), "bytes".into())),
-        Tokenizer::File(contents) => writer.tokenizer(&contents)?,
+        Tokenizer::File(contents) if numbers_fit(folder, &contents) => writer.tokenizer(&contents)?,
+        // Its tokens would have other numbers than those of the model.
+        Tokenizer::File(_) => {}
         Tokenizer::Unknown => {}
     }
     writer.finish(facts, 0)?;
@@ -56,6 +58,14 @@ pub fn part(folder: &Folder, tensor: &Tensor) -> Result<(Element, HostTensor)> {
     let bytes = widened(element, bytes);
     let bytes = if tensor.transposed { transposed(&bytes, tensor.sizes[0], tensor.sizes[1]) } else { bytes };
     Ok((element, HostTensor { dtype: ElementType::F32, dims: tensor.part.clone(), bytes }))
+}
+
+/// True if commands give the tokens of a tokenizer the numbers that the model has. They make room for
+/// padding, the end and the unknown token in a tokenizer that does not begin with them, as those of
+/// decoder-only models.
+fn numbers_fit(folder: &Folder, contents: &[u8]) -> bool {
+    folder.described.causal.is_none()
+        || data::tokenizer::parse(contents.into(), "tokenizer").is_ok_and(|parsed| parsed.offset() == 0)
 }
 
 fn described(folder: &Folder, types: &ElementTypes) -> Facts {

@@ -1,11 +1,12 @@
-//! Models of Hugging Face's transformers: T5, mT5, umT5 and SwitchTransformers.
+//! Models of Hugging Face's transformers: T5, mT5, umT5, SwitchTransformers, and decoder-only models.
 //!
 //! Reading order: [`file`](self::file) (safetensors files, tensor by tensor), `keys`, `sentinels` and
-//! [`config`] (`config.json`), [`folder`] (both, checked against each other), [`elements`] (element
-//! types, transposition), [`import`] and [`export`] (to a checkpoint of mesh and back) with `companions`
-//! (tokenizer and model card), [`verify`] (a model against numbers that came with it). The names and
-//! places of tensors are in `models::hf`.
+//! `causal` and [`config`] (`config.json`), [`folder`] (both, checked against each other), [`elements`]
+//! (element types, transposition), [`import`] and [`export`] (to a checkpoint of mesh and back) with
+//! `companions` (tokenizer and model card), [`verify`] (a model against numbers that came with it). The names
+//! and places of tensors are in `models::hf`.
 
+mod causal;
 mod companions;
 pub mod config;
 pub mod elements;

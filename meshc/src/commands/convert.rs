@@ -38,8 +38,8 @@ pub struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum What {
-    /// Import a Hugging Face T5, mT5 or SwitchTransformers model (config.json and safetensors) as a
-    /// checkpoint
+    /// Import a Hugging Face T5, mT5, SwitchTransformers, Mistral, Mixtral or GLM-4-MoE model (config.json
+    /// and safetensors) as a checkpoint
     Hf(Hf),
     /// Export a checkpoint as a Hugging Face model
     ToHf(ToHf),

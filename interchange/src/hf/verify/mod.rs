@@ -67,6 +67,16 @@ impl Expected {
 /// Runs the model of `dir` and compares its results with the expected values.
 pub fn verify(dir: &Path, backend: &dyn Backend) -> Result<Comparison> {
     let folder = Folder::open(dir)?;
+    if let Some(class) = folder.described.causal {
+        return Err(failure(
+            format!(
+                "`{}` has a {}, and verification needs a model with an encoder",
+                dir.display(),
+                class.name()
+            ),
+            "import it without --verify, and compare log-likelihoods of `meshc score` with those of transformers",
+        ));
+    }
     let expected = Expected::read(dir)?;
     let mut comparison = Comparison::default();
     let narrow = folder.config.precision != Precision::F32;
