@@ -2,11 +2,12 @@
 //!
 //! Its charts are drawn from the same numbers as the tables: the shards of each tensor by device (the Switch
 //! Transformers paper's Figure 9, from the actual layout), memory over the program, bytes by mesh axis, FLOPs
-//! by purpose.
+//! by purpose, and for a slice the torus and the step time by part.
 
 mod charts;
 mod devices;
 pub mod routes;
+mod slice;
 
 use super::{
     Report,
@@ -38,9 +39,11 @@ pub fn page(report: &Report, compiled: Option<&Compiled>) -> String {
     );
     html += &charts::fit(report, compiled);
     html += &devices::devices(report);
+    html += &slice::torus(compiled);
     html += &charts::timeline(report, compiled);
     html += &charts::axes(report, compiled);
     html += &charts::arithmetic(report, compiled);
+    html += &slice::roofline(compiled);
     html += &collectives(report);
     html += &largest(report);
     document(&title, &html)
