@@ -192,7 +192,7 @@ fn only(keys: &mut Keys, key: &str, supported: Value, usual: Value) {
 }
 
 /// Returns the settings of sparse layers that both classes have: `experts` experts, of which a token chooses
-/// `top_k`, and none is dropped in evaluation.
+/// `top_k`, without capacity.
 fn experts(experts: usize, top_k: usize) -> Vec<(String, String)> {
     let all = [
         ("experts", experts.to_string()),
@@ -200,6 +200,8 @@ fn experts(experts: usize, top_k: usize) -> Vec<(String, String)> {
         ("decoder_sparse_step", "0".into()),
         ("routing", "top_k".into()),
         ("top_k", top_k.to_string()),
+        // Transformers drop no token.
+        ("dropless", "true".into()),
         ("capacity_per_choice", "true".into()),
         ("eval_capacity", "all".into()),
         ("ignore_padding", "true".into()),
@@ -351,7 +353,14 @@ mod tests {
         check(r#"{"model_type":"mistral","sliding_window":null}"#, &["window=0"]);
         check(
             r#"{"model_type":"mixtral"}"#,
-            &["window=0", "rope_theta=1000000 ", "start_token=1 eos_token=2", "experts=8", "top_k=2"],
+            &[
+                "window=0",
+                "rope_theta=1000000 ",
+                "start_token=1 eos_token=2",
+                "experts=8",
+                "top_k=2",
+                "dropless=true",
+            ],
         );
         check(
             r#"{"model_type":"glm4_moe","first_k_dense_replace":0,"rope_parameters":{"partial_rotary_factor":1,"rope_theta":5}}"#,
