@@ -4,9 +4,9 @@ use crate::{failure::failure, placement::place, program, request::Request, setti
 use anyhow::Result;
 use compiler::cost::target::Slice;
 use mesh::Module;
-use plan::{Candidate, Evaluator, Fixed, Model, Ranked, Space, search, tuned};
+use plan::{Candidate, Evaluator, Fixed, Limits, Model, Space, moves, search, tuned};
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::AtomicBool,
     time::{Duration, Instant},
 };
 
@@ -106,13 +106,13 @@ fn chosen(request: &Request, module: &Module, slice: &Slice, function: &str) -> 
     let evaluator = Evaluator::new(&model, function, slice, None);
     let mut space = Space::new(module, slice.devices(), &Fixed::default());
     space.entries = evaluator.entries(&|key| request.settings.sets(key));
-    let stop = AtomicBool::new(false);
-    let in_time = |_: usize, _: usize, _: Option<&Ranked>| {
-        stop.fetch_or(since.elapsed() > WITHIN, Ordering::Relaxed);
-    };
-    let found = search(&evaluator, &space, slice.hbm(), &stop, &in_time);
+    if space.states_no_rule() {
+        space.dims = moves::dims(module, module.require_function(function)?);
+    }
+    let limits = Limits { stop: &AtomicBool::new(false), until: Some(since + WITHIN) };
+    let found = search(&evaluator, &space, slice.hbm(), limits, &|_, _, _| ());
     let Some(best) = found.ranked.first() else {
-        return Err(none_found(request, slice, stop.into_inner()));
+        return Err(none_found(request, slice, since.elapsed() >= WITHIN));
     };
     (request.host.say)(&format!(
         "planned in {:.0} s, {} candidates estimated: {}",

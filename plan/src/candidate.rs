@@ -24,9 +24,16 @@ impl Candidate {
         Self { schedule, ..self.clone() }
     }
 
-    /// Returns the mesh and the microbatches entry, which determine the sizes of the tensors on a device.
-    pub fn kind(&self) -> (String, Option<String>) {
-        (self.mesh.clone(), self.schedule.iter().find(|s| s.starts_with("microbatches=")).cloned())
+    /// Returns the number of axes of the mesh.
+    pub fn axes(&self) -> usize {
+        self.mesh.split(',').filter(|axis| !axis.is_empty()).count()
+    }
+
+    /// Returns the mesh, the layout and the microbatches entry, which determine the sizes of the tensors on a
+    /// device.
+    pub fn kind(&self) -> (String, String, Option<String>) {
+        let microbatches = self.schedule.iter().find(|s| s.starts_with("microbatches=")).cloned();
+        (self.mesh.clone(), self.layout.clone(), microbatches)
     }
 
     /// Returns the candidate as options of the command line.

@@ -1,13 +1,15 @@
 //! The search: rounds of candidates, each over the best of the one before.
 //!
 //! The cost of a candidate is estimated from the program of one device: this needs no plugin and takes well
-//! under a second. The number of candidates is a product, so the search has three rounds: all placements with
-//! the model's own schedule; all schedules for the best placements; all placements again for the best
-//! schedules.
+//! under a second. The number of candidates is a product, so the search begins with three rounds: all
+//! placements under the rules that the model states, with its own schedule; all schedules for the best
+//! placements; all placements again for the best schedules. Then follows a best-first search over single
+//! changes, which also finds rules that the model does not state.
 
 use crate::{
     candidate::{Candidate, Estimate},
     evaluate::Evaluator,
+    moves::{canonical, first, neighbours},
     space::Space,
 };
 use std::{
@@ -17,6 +19,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
+    time::Instant,
 };
 
 /// A candidate and its estimated cost.
@@ -38,10 +41,36 @@ const BY_MEMORY: usize = 4;
 /// Number of schedules in the third round.
 const FINALISTS: usize = 4;
 
+/// Number of candidates whose neighbours are tried without finding a better one, before the search ends.
+const PATIENCE: usize = 12;
+
+/// The share of the time by which a candidate must be better to count as one.
+const BETTER: f64 = 1e-3;
+
+/// What ends a search early.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits<'a> {
+    /// True once the search must end.
+    pub stop: &'a AtomicBool,
+    /// The time at which it ends. `None` means that it has no limit.
+    pub until: Option<Instant>,
+}
+
+impl Limits<'_> {
+    fn are_reached(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.until.is_some_and(|until| Instant::now() >= until)
+    }
+}
+
 impl Ranked {
     /// True if the candidate fits `hbm` bytes of memory.
     pub fn fits(&self, hbm: u64) -> bool {
         self.estimate.bytes as f64 <= USABLE * hbm as f64
+    }
+
+    /// Returns what candidates are compared by: seconds if the candidate fits, else bytes.
+    fn cost(&self, hbm: u64) -> f64 {
+        if self.fits(hbm) { self.estimate.seconds() } else { self.estimate.bytes as f64 }
     }
 }
 
@@ -54,27 +83,31 @@ pub struct Seen {
     pub illegal: usize,
 }
 
-/// Sorts candidates: first those that fit, by time; then the others, by memory. The order of equal ones does
-/// not depend on the order in which they were estimated.
+/// Sorts candidates: first those that fit, by time; then the others, by memory. Of equal ones, those with
+/// fewer axes come first. The order does not depend on the order in which they were estimated.
 pub fn sort(ranked: &mut [Ranked], hbm: u64) {
     ranked.sort_by(|a, b| {
         let fits = b.fits(hbm).cmp(&a.fits(hbm));
-        let cost = |r: &Ranked| if r.fits(hbm) { r.estimate.seconds() } else { r.estimate.bytes as f64 };
-        fits.then(cost(a).total_cmp(&cost(b))).then_with(|| a.candidate.cmp(&b.candidate))
+        let cost = a.cost(hbm).total_cmp(&b.cost(hbm));
+        let simpler = |r: &Ranked| (r.candidate.axes(), r.candidate.clone());
+        fits.then(cost).then_with(|| simpler(a).cmp(&simpler(b)))
     });
 }
 
-/// Searches until all rounds are done or `stop` is set. Calls `progress` with the number of evaluated
+/// Searches until nothing better is found or a limit is reached. Calls `progress` with the number of evaluated
 /// candidates of a round, the number of all its candidates, and the best candidate so far.
 pub fn search(
     evaluator: &Evaluator,
     space: &Space,
     hbm: u64,
-    stop: &AtomicBool,
+    limits: Limits<'_>,
     progress: &(dyn Fn(usize, usize, Option<&Ranked>) + Sync),
 ) -> Seen {
-    let mut round = Round { evaluator, hbm, stop, progress, known: BTreeSet::new(), seen: Seen::default() };
+    let mut round = Round { evaluator, hbm, limits, progress, known: BTreeSet::new(), seen: Seen::default() };
     round.run(space.placements(&[]));
+    if space.states_no_rule() {
+        round.run(first(space));
+    }
     let mut fastest = round.seen.ranked.clone();
     let by_time = |a: &Ranked, b: &Ranked| a.estimate.seconds().total_cmp(&b.estimate.seconds());
     fastest.sort_by(|a, b| by_time(a, b).then_with(|| a.candidate.cmp(&b.candidate)));
@@ -92,20 +125,63 @@ pub fn search(
     let schedules: BTreeSet<Vec<String>> =
         round.seen.ranked.iter().take(FINALISTS).map(|r| r.candidate.schedule.clone()).collect();
     round.run(schedules.iter().flat_map(|s| space.placements(s)).collect());
+    if !space.dims.is_empty() {
+        round.climb(space);
+    }
     sort(&mut round.seen.ranked, hbm);
+    distinct(&mut round.seen.ranked);
     round.seen
+}
+
+/// Removes candidates whose placement differs from an earlier one's in the names of axes only.
+fn distinct(ranked: &mut Vec<Ranked>) {
+    let mut forms = BTreeSet::new();
+    ranked.retain(|r| forms.insert(canonical(&r.candidate)));
 }
 
 struct Round<'a> {
     evaluator: &'a Evaluator<'a>,
     hbm: u64,
-    stop: &'a AtomicBool,
+    limits: Limits<'a>,
     progress: &'a (dyn Fn(usize, usize, Option<&Ranked>) + Sync),
     known: BTreeSet<Candidate>,
     seen: Seen,
 }
 
 impl Round<'_> {
+    /// Tries the neighbours of the best candidate, then of the best whose neighbours were not tried, and so
+    /// on. Candidates of equal cost and as many axes are likely one placement: one of them is enough.
+    fn climb(&mut self, space: &Space) {
+        let (mut tried, mut idle) = (BTreeSet::new(), 0);
+        while idle < PATIENCE && !self.limits.are_reached() {
+            let before = self.best();
+            let cost = |r: &Ranked| {
+                let e = &r.estimate;
+                let numbers = [e.seconds().to_bits(), e.bytes, e.flops, e.wire_bytes];
+                (numbers, r.candidate.axes())
+            };
+            let Some(next) = self.seen.ranked.iter().find(|r| !tried.contains(&cost(r))).cloned() else {
+                return;
+            };
+            tried.insert(cost(&next));
+            self.run(neighbours(space, &next.candidate));
+            let is_better = match (before, self.best()) {
+                (Some(before), Some(after)) if before.fits(self.hbm) == after.fits(self.hbm) => {
+                    let (old, new) = (before.cost(self.hbm), after.cost(self.hbm));
+                    new < old * (1.0 - BETTER)
+                }
+                (before, after) => before != after,
+            };
+            idle = if is_better { 0 } else { idle + 1 };
+        }
+    }
+
+    /// Sorts the candidates and returns the best.
+    fn best(&mut self) -> Option<Ranked> {
+        sort(&mut self.seen.ranked, self.hbm);
+        self.seen.ranked.first().cloned()
+    }
+
     /// Estimates all new candidates, on all cores.
     fn run(&mut self, candidates: Vec<Candidate>) {
         let mut todo = Vec::new();
@@ -123,7 +199,7 @@ impl Round<'_> {
             ranked.into_iter().next()
         };
         let work = || {
-            while !self.stop.load(Ordering::Relaxed) {
+            while !self.limits.are_reached() {
                 let Some(candidate) = todo.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
                 let estimate = self.evaluator.estimate(candidate);
                 // The panic of another worker is reported when it is joined; the data is consistent.
@@ -144,6 +220,40 @@ impl Round<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{evaluate::Model, moves, space::Fixed};
+    use compiler::cost::target::Slice;
+    use mesh::Module;
+
+    /// A product of two matrices without a layout, whose first operand is much the larger.
+    struct Product;
+
+    impl Model for Product {
+        fn program(&self, _: &[String]) -> Option<Module> {
+            let text = "module product
+func f(%0 x: f32[rows=65536, inner=512], %1 w: f32[inner=512, columns=512]) -> (y: f32[rows=65536, columns=512]) {
+  %2 = einsum %0, %1 {out=[rows, columns], dtype=f32} : f32[rows=65536, columns=512]
+  return %2
+}
+";
+            Some(mesh::text::parse(text, "product.mesh").expect("the text is valid"))
+        }
+    }
+
+    #[test]
+    fn rules_are_found_for_a_program_that_states_none() {
+        let module = Product.program(&[]).expect("a program");
+        let slice = Slice::parse("v5e:2x4").expect("a slice");
+        let evaluator = Evaluator::new(&Product, "f", &slice, None);
+        let mut space = Space::new(&module, slice.devices(), &Fixed::default());
+        assert!(space.states_no_rule());
+        space.dims = moves::dims(&module, &module.functions[0]);
+        assert_eq!(space.dims, ["rows", "columns", "inner"]);
+        let limits = Limits { stop: &AtomicBool::new(false), until: None };
+        let found = search(&evaluator, &space, slice.hbm(), limits, &|_, _, _| ());
+        // No device computes what another does, and nothing is sent.
+        let best = &found.ranked.first().expect("a candidate").candidate;
+        assert_eq!((&*best.mesh, &*best.layout), ("data=8", "rows:data"));
+    }
 
     #[test]
     fn candidates_that_fit_come_first_by_time() {

@@ -15,8 +15,15 @@ pub struct Fixed {
 }
 
 /// A search space.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Space {
+    /// Number of devices.
+    pub devices: usize,
+    /// The part that the user fixed.
+    pub fixed: Fixed,
+    /// Dims that rules are tried for, besides the rules of `layouts`. Empty means that these rules are not
+    /// changed.
+    pub dims: Vec<Name>,
     /// Meshes with as many devices as the target.
     pub meshes: Vec<Mesh>,
     /// Layouts, for any of the meshes.
@@ -61,7 +68,13 @@ impl Space {
             Some(mesh) => vec![mesh.clone()],
             None => meshes(&axes(&layout), devices),
         };
-        Self { meshes, layouts, state_layouts, entries: Vec::new() }
+        let (fixed, dims, entries) = (fixed.clone(), Vec::new(), Vec::new());
+        Self { devices, fixed, dims, meshes, layouts, state_layouts, entries }
+    }
+
+    /// True if the program and the user state no rule, so that rules must be found.
+    pub fn states_no_rule(&self) -> bool {
+        self.fixed.layout.is_none() && self.layouts.iter().all(|layout| layout.rules.is_empty())
     }
 
     /// Returns all placements under some entries of the schedule, each once.

@@ -150,6 +150,7 @@ impl Verified {
             peak,
             cycles,
             c.mesh.clone(),
+            c.layout.clone(),
             c.state_layout.clone(),
             c.schedule.join(" "),
         ]
@@ -172,11 +173,12 @@ pub fn describe(out: &mut dyn fmt::Write, all: &[Verified], slice: &Slice) -> fm
         "libtpu: peak",
         "cycles",
         "mesh",
+        "layout",
         "state",
         "schedule",
     ];
     let rows: Vec<Vec<String>> = all.iter().map(|v| v.row(slice)).collect();
-    table(out, &heads, ">>>>>>>>><<<", &rows)
+    table(out, &heads, ">>>>>>>>><<<<", &rows)
 }
 
 /// Formats seconds.

@@ -28,7 +28,8 @@ use driver::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use plan::{
-    Budget, Cache, Candidate, Compile, Evaluator, Fixed, Ranked, Seen, Space, Verified, search, verify,
+    Budget, Cache, Candidate, Compile, Evaluator, Fixed, Limits, Ranked, Seen, Space, Verified, moves,
+    search, verify,
     verify::{describe, seconds},
 };
 use report::{compiled::Compiled, table::size};
@@ -40,6 +41,9 @@ use std::{
     sync::atomic::Ordering,
     time::{Duration, Instant, UNIX_EPOCH},
 };
+
+/// The share of the time budget after which the search ends, so that time is left for compilations.
+const SEARCH_SHARE: f64 = 0.5;
 
 /// Arguments.
 #[derive(clap::Args, Debug)]
@@ -62,7 +66,7 @@ pub struct Args {
     /// Number of best candidates to compile with libtpu, one per mesh and number of microbatches; 0 for none
     #[arg(long, value_name = "K", default_value_t = 4, value_parser = whole, allow_negative_numbers = true)]
     verify: usize,
-    /// Time budget in minutes: stop starting compilations that would exceed it
+    /// Time budget in minutes: half of it for the search, and no compilation starts that would exceed it
     #[arg(long, value_name = "MINUTES", default_value_t = 10.0, value_parser = not_negative,
         allow_negative_numbers = true)]
     within: f64,
@@ -94,13 +98,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let Job { request, target, slice, .. } = &job;
     let since = Instant::now();
     let program = program::load_for_search(request)?;
-    program.module.require_function(&args.function).map_err(|d| program.mistakes(&d.into()))?;
+    let function = program.module.require_function(&args.function);
+    let function = function.map_err(|d| program.mistakes(&d.into()))?;
     let cache = if args.no_cache { None } else { Some(estimates()?) };
     let model = Variants { request };
     let evaluator = Evaluator::new(&model, &args.function, slice, cache);
     let PlacementOptions { mesh, layout, state_layout } = request.placement.clone();
     let mut space = Space::new(&program.module, slice.devices(), &Fixed { mesh, layout, state_layout });
     space.entries = evaluator.entries(&|key| request.settings.sets(key));
+    space.dims = moves::dims(&program.module, function);
     let signals = Signals::watch()?;
     // From here on, a stop prints the results so far.
     signals.begin();
@@ -111,7 +117,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         bar.set_position(done as u64);
         bar.set_message(found.map_or_else(String::new, best));
     };
-    let found = search(&evaluator, &space, slice.hbm(), &signals.stop, &progress);
+    // A year, to which larger values are reduced, is a duration on every platform.
+    let within = Duration::from_secs_f64((args.within * 60.0).min(31e6));
+    let share = if args.verify == 0 { 1.0 } else { SEARCH_SHARE };
+    let limits = Limits { stop: &signals.stop, until: Some(since + within.mul_f64(share)) };
+    let found = search(&evaluator, &space, slice.hbm(), limits, &progress);
     bar.finish_and_clear();
     if found.ranked.is_empty() && !signals.stop.load(Ordering::Relaxed) {
         return Err(failure(
@@ -126,8 +136,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let mut verified: Vec<Verified> = found.ranked.iter().cloned().map(Verified::from).collect();
     let searched = since.elapsed();
-    // A year, to which larger values are reduced, is a duration on every platform.
-    let within = Duration::from_secs_f64((args.within * 60.0).min(31e6));
     let budget = Budget { candidates: args.verify, since, within };
     if verify(&mut verified, slice, &budget, &Libtpu { job: &job, signals: &signals })? {
         errln!("stopped compiling: the next compilation would exceed `--within {}` minutes", args.within);
