@@ -47,7 +47,7 @@ const PATIENCE: usize = 12;
 /// The share of the time by which a candidate must be better to count as one.
 const BETTER: f64 = 1e-3;
 
-/// What ends a search early.
+/// Limits of a search.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits<'a> {
     /// True once the search must end.
@@ -94,8 +94,8 @@ pub fn sort(ranked: &mut [Ranked], hbm: u64) {
     });
 }
 
-/// Searches until nothing better is found or a limit is reached. Calls `progress` with the number of evaluated
-/// candidates of a round, the number of all its candidates, and the best candidate so far.
+/// Searches until nothing better is found or a limit is reached. Calls `progress` with the number of
+/// evaluated candidates of a round, the number of all its candidates, and the best candidate so far.
 pub fn search(
     evaluator: &Evaluator,
     space: &Space,
