@@ -40,14 +40,33 @@ fn of_contents(
         (Some(contents), _) => {
             let contents: Arc<[u8]> = contents.into();
             match data::tokenizer::parse(contents.clone(), "tokenizer") {
+                Ok(parsed) if config.is_decoder_only() => of_causal(&contents, &parsed, config)?,
                 Ok(parsed) => of_file(&contents, &parsed, config)?,
                 Err(error) => Err(error.to_string()),
             }
+        }
+        (None, Some("bytes")) if config.is_decoder_only() => {
+            Err("its tokens are bytes, and transformers' tokenizer of bytes adds an end token to prompts"
+                .into())
         }
         (None, Some("bytes")) => of_bytes(config),
         (None, Some(_)) => Err("the checkpoint has the digest of its tokenizer, and not its file".into()),
         (None, None) => Err("the checkpoint does not say which one it has".into()),
     })
+}
+
+/// Returns the files for the tokenizer of a decoder-only model, which adds no end token to a text.
+fn of_causal(contents: &[u8], parsed: &Arc<FileTokenizer>, config: &Config) -> Result<Result<Files, String>> {
+    let is_json = contents.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    if !is_json || parsed.offset() != 0 {
+        return Ok(Err("it is no tokenizer.json whose first tokens are padding and the end".into()));
+    }
+    let names = Tokenizer::Pieces(parsed.clone()).names(parsed.tokens())?;
+    let name = |token: u32| names.get(token as usize).cloned().unwrap_or_default();
+    let settings = json!({ "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": name(0),
+        "eos_token": name(config.eos_token), "clean_up_tokenization_spaces": false });
+    let settings = ("tokenizer_config.json", pretty(&settings));
+    Ok(Ok([settings, ("tokenizer.json", contents.to_vec())].into_iter().collect()))
 }
 
 fn of_bytes(config: &Config) -> Result<Files, String> {
@@ -227,10 +246,13 @@ pub(super) fn card(config: &Config, parameters: usize, step: u64, tokenizer: Opt
         writeln!(text, "| {name} | {value} |").expect("a string takes all text");
     };
     row("parameters", parameters.to_string());
-    row(
-        "layers",
-        format!("{} in the encoder, {} in the decoder", config.encoder_layers, config.decoder_layers),
-    );
+    let layers = match config.is_decoder_only() {
+        true => config.decoder_layers.to_string(),
+        false => {
+            format!("{} in the encoder, {} in the decoder", config.encoder_layers, config.decoder_layers)
+        }
+    };
+    row("layers", layers);
     if let Some(switch) = &config.switch {
         row("experts", format!("{} in each sparse layer", switch.experts));
         if switch.fixed_capacity > 0 {
@@ -371,6 +393,19 @@ mod tests {
                 Some(part) => assert!(why.as_ref().is_some_and(|why| why.contains(part)), "{name}: {why:?}"),
             }
         }
+    }
+
+    #[test]
+    fn tokenizers_of_decoder_only_models_add_no_end() {
+        let causal = Config { encoder_layers: 0, ..config(8) };
+        let file = json_file(&["<pad>", "</s>", "<unk>", "a"]);
+        let files = of_contents(Some(file.clone()), None, &causal).unwrap().unwrap();
+        assert_eq!(files["tokenizer.json"], file);
+        assert_eq!(value(&files, "tokenizer_config.json")["eos_token"], "</s>");
+        let why = of_contents(None, Some("bytes"), &causal).unwrap().unwrap_err();
+        assert!(why.contains("adds an end token"), "{why}");
+        let moved = json_file(&["<unk>", "<s>", "</s>"]);
+        assert!(of_contents(Some(moved), None, &causal).unwrap().is_err());
     }
 
     #[test]
