@@ -1,8 +1,10 @@
 //! Defaults for TPU slices: selective precision, and a placement from a quick plan.
 
-use crate::{failure::failure, placement::place, program, request::Request, settings::key, target::Target};
+use crate::{
+    failure::failure, parts, placement::place, program, request::Request, settings::key, target::Target,
+};
 use anyhow::Result;
-use compiler::cost::target::Slice;
+use compiler::{cost::target::Slice, pipeline::Placement};
 use mesh::Module;
 use plan::{Candidate, Evaluator, Fixed, Limits, Model, Space, moves, search, tuned};
 use std::{
@@ -19,6 +21,10 @@ pub struct Variants<'a> {
 impl Model for Variants<'_> {
     fn program(&self, schedule: &[String]) -> Option<Module> {
         program::load_variant(&self.request.scheduled(schedule)).ok().map(|program| program.module)
+    }
+
+    fn needed(&self, module: &Module, placement: &Placement) -> Option<String> {
+        parts::entry(module, self.request, placement)
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     subject::{has_checkpoints, is_package, newest},
 };
 use anyhow::{Context, Result};
+use compiler::pipeline::Placement;
 use interchange::Origin;
 use mesh::{
     Diagnostics, Module, Site,
@@ -69,12 +70,8 @@ impl Program {
 pub fn load(request: &Request) -> Result<Program> {
     let program = load_for_search(request)?;
     let unpadded = padding::dropped(&program.module, request);
-    let request = unpadded.as_ref().unwrap_or(request);
-    match parts::needed(&program.module, request) {
-        Some(request) => load_variant(&request),
-        None if unpadded.is_some() => load_variant(request),
-        None => Ok(program),
-    }
+    let other = parts::needed(&program.module, unpadded.as_ref().unwrap_or(request)).or(unpadded);
+    other.map_or(Ok(program), |request| load_variant(&request))
 }
 
 /// [`load`] where the mesh is not known yet: the program has the padding that its settings say.
@@ -115,6 +112,15 @@ pub fn load_variant(request: &Request) -> Result<Program> {
             format!("`{name}` is neither a model program nor program text"),
             "name a file that ends in .rs or .mesh",
         )),
+    }
+}
+
+/// [`load_variant`] for a placement that a search found.
+pub fn load_placed(request: &Request, placement: &Placement) -> Result<Program> {
+    let program = load_variant(request)?;
+    match parts::entry(&program.module, request, placement) {
+        Some(entry) => load_variant(&request.scheduled(&[entry])),
+        None => Ok(program),
     }
 }
 

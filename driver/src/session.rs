@@ -13,7 +13,7 @@ use crate::{
         agree::{self, Facts, agree},
         member::Member,
     },
-    padding, program,
+    padding, parts, program,
     program::Program,
     request::{Request, Setting},
     settings::key,
@@ -244,7 +244,9 @@ fn add(request: &mut Request, setting: String) {
 /// Returns the program of the model that a checkpoint describes, for the mesh of the request.
 fn fitting(request: &Request, checkpoint: &Checkpoint) -> Result<Program> {
     let program = described(request, checkpoint)?;
-    padding::dropped(&program.module, request).map_or(Ok(program), |request| described(&request, checkpoint))
+    let unpadded = padding::dropped(&program.module, request);
+    let other = parts::needed(&program.module, unpadded.as_ref().unwrap_or(request)).or(unpadded);
+    other.map_or(Ok(program), |request| described(&request, checkpoint))
 }
 
 /// Builds the program of the model that the checkpoint describes.

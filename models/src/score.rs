@@ -1,7 +1,7 @@
 //! The scoring program: log-likelihoods of given targets.
 
 use crate::{
-    Config, Context, Weights,
+    Config, Context, Switch, Weights,
     model::Model,
     objective::{Feeds, normalizer_and_wanted},
     tokens::PAD,
@@ -24,7 +24,8 @@ pub fn program(config: &Config, place: &Site) -> Program {
         mistakes.into_iter().for_each(|m| p.mistake(m.at(place)));
         return p;
     }
-    let config = &Config { packing: false, ..config.with_inputs() };
+    let switch = config.switch.as_ref().map(Switch::without_sorting);
+    let config = &Config { packing: false, switch, ..config.with_inputs() };
     p.task(config.task(TaskKind::Score));
     p.meta("layout", config.layout());
     p.meta("state_layout", "");

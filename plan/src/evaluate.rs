@@ -5,7 +5,7 @@ use anyhow::Result;
 use compiler::{
     artefact::digest,
     cost::target::Slice,
-    pipeline::{self, Stage, unobserved},
+    pipeline::{self, Placement, Stage, unobserved},
 };
 use mesh::{
     Module,
@@ -26,6 +26,13 @@ pub trait Model: Sync {
     /// Returns the model's program under these entries of the schedule, besides those that are fixed. `None`
     /// means that the model refuses them.
     fn program(&self, schedule: &[String]) -> Option<Module>;
+
+    /// Returns the entry that `module`, a program of this model, needs in addition for a placement; `None`
+    /// means none.
+    fn needed(&self, module: &Module, placement: &Placement) -> Option<String> {
+        let _ = (module, placement);
+        None
+    }
 }
 
 /// The cache of estimates.
@@ -103,7 +110,10 @@ impl<'a> Evaluator<'a> {
 
     /// Returns the estimated cost of a candidate. `None` means that it is invalid.
     pub fn estimate(&self, candidate: &Candidate) -> Option<Estimate> {
-        let loaded = self.load(&candidate.schedule)?;
+        let mut loaded = self.load(&candidate.schedule)?;
+        if let Some(entry) = self.model.needed(&loaded.module, &candidate.placement().ok()?) {
+            loaded = self.load(&[&candidate.schedule[..], &[entry]].concat())?;
+        }
         let file = self.cache.as_ref().and_then(|cache| {
             let slice = self.slice.to_string();
             let key = (&cache.version, slice, &loaded.digest, &self.function, candidate);

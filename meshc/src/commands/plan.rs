@@ -181,9 +181,9 @@ impl Compile for Libtpu<'_> {
     fn compile(&self, number: usize, candidate: &Candidate) -> Result<Option<Result<Compiled, String>>> {
         let Job { args, request, target, .. } = self.job;
         errln!("compiling {number}/{} for {target}: {}", args.verify, candidate.options());
-        let mut program = program::load_variant(&request.scheduled(&candidate.schedule))?;
-        program.module.functions.retain(|f| *f.name == *args.function);
         let placement = candidate.placement()?;
+        let mut program = program::load_placed(&request.scheduled(&candidate.schedule), &placement)?;
+        program.module.functions.retain(|f| *f.name == *args.function);
         measure(request, target, &program, &placement, !args.no_cache, &self.signals.stop)
     }
 

@@ -178,7 +178,7 @@ fn encoder(config: &Config) -> Config {
     let own = |switch: &Switch| {
         let (_, tokens) = switch.groups(config.batch, config.input_length);
         let roomy = switch.capacity(tokens, false) >= tokens;
-        Switch { ignore_padding: switch.ignore_padding || roomy, ..switch.clone() }
+        Switch { ignore_padding: switch.ignore_padding || roomy, ..switch.without_sorting() }
     };
     let schedule = Schedule { skip_empty: true, ..config.schedule };
     Config { switch: config.switch.as_ref().map(own), schedule, ..config.clone() }

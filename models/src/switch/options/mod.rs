@@ -413,6 +413,13 @@ impl Switch {
         self.dropless || (!train && self.eval_capacity == EvalCapacity::All)
     }
 
+    /// Returns the options for programs of which the mesh is not known when they are built: in evaluation, a
+    /// layer without capacity runs with the smallest of several capacities that holds all tokens.
+    pub(crate) fn without_sorting(&self) -> Self {
+        let eval_capacity = if self.dropless { EvalCapacity::All } else { self.eval_capacity };
+        Self { eval_capacity, dropless: false, ..self.clone() }
+    }
+
     /// Returns the capacity by the factors, or the fixed one.
     pub(super) fn usual_capacity(&self, tokens: usize, train: bool) -> usize {
         if self.fixed_capacity > 0 {
