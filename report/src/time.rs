@@ -13,7 +13,7 @@ use compiler::{
 };
 use mesh::{
     AxisId, Body, Function, Inst, Mesh, Op,
-    ir::{Collective, Contract},
+    ir::{Binary, Collective, Contract, Elementwise, Index},
 };
 use rustc_hash::FxHashMap;
 
@@ -61,13 +61,51 @@ impl Sum<'_> {
                 | Op::Random(_)
                 | Op::State(_) => {
                     let written = |r: &&mesh::Value| memory::stored(inst, &users[r.0 as usize]);
-                    if !is_view(&inst.op) && inst.results.iter().any(|r| written(&r)) {
+                    if let Some(touched) = self.few_rows(body, inst) {
+                        self.work.memory += times * touched as f64 / self.slice.speed().hbm;
+                    } else if !is_view(&inst.op) && inst.results.iter().any(|r| written(&r)) {
                         let all = inst.args.iter().chain(&inst.results);
                         let all = sum(all.map(|v| bytes(self.mesh, body.ty(*v))));
                         self.work.memory += times * all as f64 / self.slice.speed().hbm;
                     }
                 }
             }
+        }
+    }
+
+    /// Bytes that an operation reads and writes if it handles a few rows of a larger tensor: a gather reads
+    /// what it returns, and a scatter is added to the tensor in place. `None` means that it handles all.
+    fn few_rows(&self, body: &Body, inst: &Inst) -> Option<u64> {
+        let size = |v: mesh::Value| bytes(self.mesh, body.ty(v));
+        let few = |rows: u64, all: u64| rows.saturating_mul(2) <= all;
+        let scattered = |v: mesh::Value| -> Option<u64> {
+            let maker = body.insts.iter().find(|maker| maker.results.contains(&v))?;
+            let Op::Index(Index::ScatterAdd { .. }) = &maker.op else { return None };
+            few(size(maker.args[1]), size(v)).then(|| size(maker.args[1]))
+        };
+        match &inst.op {
+            Op::Index(Index::Gather { .. }) => {
+                let rows = size(inst.results[0]);
+                few(rows, size(inst.args[0])).then_some(rows.saturating_mul(2))
+            }
+            Op::Index(Index::ScatterAdd { .. }) => {
+                let mut users = body.insts.iter().filter(|user| user.args.contains(&inst.results[0]));
+                let added = |user: &Inst| user.op == Op::Elementwise(Elementwise::Binary(Binary::Add));
+                let only = users.next().is_some_and(added) && users.next().is_none();
+                scattered(inst.results[0]).filter(|_| only).map(|_| 0)
+            }
+            Op::Elementwise(Elementwise::Binary(Binary::Add)) => {
+                inst.args.iter().find_map(|v| scattered(*v)).map(|rows| rows.saturating_mul(3))
+            }
+            Op::Elementwise(_)
+            | Op::Contract(_)
+            | Op::Reduce(_)
+            | Op::Shape(_)
+            | Op::Index(_)
+            | Op::Random(_)
+            | Op::State(_)
+            | Op::Control(_)
+            | Op::Collective(_) => None,
         }
     }
 
