@@ -17,6 +17,7 @@ mod cli_injection;
 mod cli_long;
 mod cli_losses;
 mod cli_machine;
+mod cli_pages;
 mod cli_phases;
 mod cli_routes;
 mod cli_runs;

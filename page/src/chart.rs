@@ -71,14 +71,14 @@ impl Chart {
             escape(&self.title),
             escape(&unit)
         );
-        for tick in &ticks {
+        for (tick, label) in ticks.iter().zip(labels(&ticks)) {
             let at = y(*tick);
             let _ = writeln!(
                 out,
                 "<path class=\"grid\" d=\"M{left} {at:.1}H{right}\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
                 left - 6.0,
                 at + 4.0,
-                short(*tick)
+                label
             );
         }
         for step in steps(first, last) {
@@ -199,8 +199,20 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
     (0..=(last - first).min(20.0) as u32).map(|i| (first + f64::from(i)) * unit).collect()
 }
 
+/// Formats ticks in a few characters, with as many digits as distinguish them.
+fn labels(ticks: &[f64]) -> Vec<String> {
+    let with = |digits: usize| -> Vec<String> { ticks.iter().map(|tick| precise(*tick, digits)).collect() };
+    let is_distinct = |all: &Vec<String>| all.windows(2).all(|two| two[0] != two[1]);
+    (2..9).map(with).find(is_distinct).unwrap_or_else(|| with(9))
+}
+
 /// Formats a number in a few characters.
 fn short(value: f64) -> String {
+    precise(value, 2)
+}
+
+/// Formats a number; with a letter for its unit, it has at most `digits` digits behind the point.
+fn precise(value: f64, digits: usize) -> String {
     let size = value.abs();
     let scaled =
         [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")].into_iter().find(|(unit, _)| size >= *unit);
@@ -208,7 +220,7 @@ fn short(value: f64) -> String {
         if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
     };
     match scaled {
-        Some((unit, letter)) => format!("{}{letter}", trimmed(format!("{:.2}", value / unit))),
+        Some((unit, letter)) => format!("{}{letter}", trimmed(format!("{:.digits$}", value / unit))),
         None if size > 0.0 && size < 1e-3 => format!("{value:.1e}"),
         None => trimmed(format!("{value:.4}")),
     }
@@ -225,6 +237,8 @@ mod tests {
         assert_eq!((steps(1, 1000), steps(7, 7)), (vec![500, 1000], vec![7]));
         assert_eq!([rounded(1.234_567), rounded(0.0)], [1.2346, 0.0]);
         assert_eq!([0.0, 1.5, 25_000.0, 2.5e6, 1e-5].map(short), ["0", "1.5", "25k", "2.5M", "1.0e-5"]);
+        assert_eq!(labels(&[0.0, 2e4, 4e4]), ["0", "20k", "40k"]);
+        assert_eq!(labels(&[155.0e6, 155.001e6, 155.002e6]), ["155M", "155.001M", "155.002M"]);
         let many: Points = (0..100_000).map(|s| (s, s as f64)).collect();
         let few = thinned(&many);
         assert!(few.len() <= MOST && few[0].1 > 100.0 && few[0].1 < 130.0);

@@ -22,7 +22,7 @@ pub fn escape(text: &str) -> String {
 pub fn section(title: &str, note: &str, contents: &str) -> String {
     match contents {
         "" => String::new(),
-        _ => format!("<h2>{title}</h2><p class=\"note\">{note}</p>{contents}"),
+        _ => format!("<h2>{title}</h2><p class=\"note\">{note}</p><div class=\"wide\">{contents}</div>"),
     }
 }
 
@@ -71,6 +71,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } .note, sma
 .grids { display: flex; flex-wrap: wrap; gap: 1.4rem; } .grids figure { margin: 0; max-width: 330px; }
 details { margin: 0.6rem 0; } figure { margin: 0.5rem 0 1rem; } figcaption { color: var(--soft); font-size: 0.85rem; }
 svg { max-width: 100%; height: auto; }
+@media (max-width: 700px) { .wide { overflow-x: auto; } .wide > svg { max-width: none; } }
 img { width: 100%; display: block; image-rendering: pixelated; border-radius: 2px; }
 img.drops { height: 8px; margin-top: 2px; } img.legend { width: 260px; height: 10px; }
 .scale { display: flex; width: 260px; justify-content: space-between; color: var(--soft); font-size: 0.8rem; }

@@ -20,11 +20,18 @@
       for (const m of [1, 2, 5]) if (m * 10 ** p >= low && m * 10 ** p <= high) all.push(m * 10 ** p);
     return all.length > 12 ? all.filter((v) => Math.abs(Math.log10(v) % 1) < 1e-9) : all.length > 1 ? all : [low, high];
   };
-  const short = (v) => {
+  const short = (v, digits = 3) => {
     const size = Math.abs(v);
     for (const [unit, letter] of [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]])
-      if (size >= unit) return +(v / unit).toPrecision(3) + letter;
-    return size > 0 && size < 1e-3 ? v.toExponential(1) : String(+v.toPrecision(4));
+      if (size >= unit) return +(v / unit).toPrecision(digits) + letter;
+    return size > 0 && size < 1e-3 ? v.toExponential(1) : String(+v.toPrecision(digits + 1));
+  };
+  // As many digits as distinguish the ticks.
+  const labels = (ticks) => {
+    for (let digits = 3; ; digits++) {
+      const all = ticks.map((tick) => short(tick, digits));
+      if (new Set(all).size === all.length || digits === 9) return all;
+    }
   };
   const span = (s) => s < 120 ? short(s) + " s" : s < 7200 ? short(s / 60) + " min" : short(s / 3600) + " h";
   const along = (x) => state.x === "time" ? span(x) : short(x);
@@ -86,9 +93,10 @@
     const scale = state.log ? Math.log : (v) => v;
     const x = (v) => LEFT + ((RIGHT - LEFT) * (v - first)) / (last - first || 1);
     const y = (v) => BOTTOM - ((BOTTOM - TOP) * (scale(v) - scale(low))) / (scale(high) - scale(low));
-    for (const tick of ticks) {
+    const named = labels(ticks);
+    for (const [i, tick] of ticks.entries()) {
       make(body, "path", { class: "grid", d: `M${LEFT} ${y(tick)}H${RIGHT}` });
-      make(body, "text", { x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end" }, short(tick));
+      make(body, "text", { x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end" }, named[i]);
     }
     const along_ticks = last > first ? nice(first, last, 5) : [first];
     for (const tick of along_ticks) {
