@@ -125,8 +125,7 @@ impl Graph {
     /// Creates a number without dims.
     #[track_caller]
     pub fn constant(&self, value: impl Into<f64>, dtype: DType) -> Tensor<'_> {
-        let op = Op::Shape(Shape::Constant { dtype, value: value.into() });
-        self.emit1(op, &[], &self.site())
+        self.constant_at(value.into(), dtype, &self.site())
     }
 
     /// Creates 0, 1, 2, … along `dim`.
@@ -150,6 +149,10 @@ impl Graph {
     }
 
     // Helpers of the op families.
+
+    pub(super) fn constant_at(&self, value: f64, dtype: DType, site: &Site) -> Tensor<'_> {
+        self.emit1(Op::Shape(Shape::Constant { dtype, value }), &[], site)
+    }
 
     pub(super) fn poison(&self) -> Tensor<'_> {
         Tensor { graph: self, id: None }

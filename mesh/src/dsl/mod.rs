@@ -42,6 +42,7 @@ mod state;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub use contract::{einsum, einsum_as};
 pub use control::{ScanOptions, Tree};
@@ -56,3 +57,4 @@ pub use random::Rng;
 pub use running::associative_scan;
 pub use shape::concat;
 pub use state::State;
+pub use window::{Edges, Window};

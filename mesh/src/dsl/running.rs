@@ -20,12 +20,7 @@ impl<'g> Tensor<'g> {
     /// Running maximum along `dim`, each element included.
     #[track_caller]
     pub fn cummax(self, dim: impl Into<Name>) -> Self {
-        let least = match self.ty().map(|ty| ty.dtype) {
-            Some(DType::S32) => f64::from(i32::MIN),
-            Some(DType::U32 | DType::Pred) => 0.0,
-            Some(DType::F32 | DType::Bf16) | None => f64::NEG_INFINITY,
-        };
-        let [y] = associative_scan([(self, least)], dim, |[a], [b]| [a.maximum(b)]);
+        let [y] = associative_scan([(self, least(self.dtype()))], dim, |[a], [b]| [a.maximum(b)]);
         y
     }
 
@@ -40,6 +35,15 @@ impl<'g> Tensor<'g> {
         };
         let [y] = associative_scan([(self, most)], dim, |[a], [b]| [a.minimum(b)]);
         y
+    }
+}
+
+/// Returns the number below all others of a type.
+pub(super) fn least(dtype: DType) -> f64 {
+    match dtype {
+        DType::S32 => f64::from(i32::MIN),
+        DType::U32 | DType::Pred => 0.0,
+        DType::F32 | DType::Bf16 => f64::NEG_INFINITY,
     }
 }
 

@@ -95,11 +95,11 @@ impl<'g> Tensor<'g> {
         self.shift_at(dim.into(), by, Edge::Fill(0.0), &self.graph.site())
     }
 
-    fn shift_at(self, dim: Name, by: isize, edge: Edge, site: &Site) -> Self {
+    pub(super) fn shift_at(self, dim: Name, by: isize, edge: Edge, site: &Site) -> Self {
         self.apply(Op::Shape(Shape::Shift { dim, by, edge }), &[], site)
     }
 
-    fn reshape_at(self, from: Vec<Name>, to: Vec<Dim>, site: &Site) -> Self {
+    pub(super) fn reshape_at(self, from: Vec<Name>, to: Vec<Dim>, site: &Site) -> Self {
         self.apply(Op::Shape(Shape::Reshape { from, to: whole(&to) }), &[], site)
     }
 
@@ -110,7 +110,13 @@ impl<'g> Tensor<'g> {
         self.apply(Op::Shape(Shape::Broadcast { dims: whole(dims) }), &[], site)
     }
 
-    fn slice_at(self, dim: Name, range: impl RangeBounds<usize>, stride: usize, site: &Site) -> Self {
+    pub(super) fn slice_at(
+        self,
+        dim: Name,
+        range: impl RangeBounds<usize>,
+        stride: usize,
+        site: &Site,
+    ) -> Self {
         let start = match range.start_bound() {
             Bound::Included(start) => *start,
             Bound::Excluded(before) => before.saturating_add(1),

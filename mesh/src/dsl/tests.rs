@@ -499,3 +499,32 @@ fn a_name_that_is_not_a_word_is_a_mistake() {
          digits, `_`, `.`, `-` and `/`",
     );
 }
+
+#[test]
+fn windows_name_a_dim_and_fit_it_and_the_kernel() {
+    let (batch, d, _) = dims();
+    let taps = Dim::new("taps", 3);
+    check(
+        |p| {
+            p.function("f", |g| {
+                let x = g.input("x", DType::F32, [&batch, &d]);
+                let kernel = g.input("kernel", DType::F32, [&Dim::new("tap", 3), &d]);
+                x.conv(kernel, &[Window::new(&batch, &taps)], [&batch, &d]);
+                x.conv(kernel, &[Window::new(&batch, &Dim::new("tap", 2))], [&batch, &d]);
+                x.max_pool(&[Window::new("bath", &taps)]);
+                x.mean_pool(&[Window::new(&batch, &taps).stride(0)]);
+                x.max_pool(&[Window::new(&batch, &taps).dilation(4).edges(Edges::Inside)]);
+            });
+        },
+        "model.rs:5:19: error[op_o2]: a window along `taps`: the kernel has no such dim (in `f`)\n  help: did you \
+         mean `tap`? its dims are tap, d_model\n\
+         model.rs:6:19: error[op_o9]: the window along `batch` has 2 taps, and the kernel 3 (in `f`)\n  help: `tap` \
+         has one size in both\n\
+         model.rs:7:19: error[op_o2]: a window along `bath`: the tensor has no such dim (in `f`)\n  help: did you \
+         mean `batch`? its dims are batch, d_model\n\
+         model.rs:8:19: error: a window along `batch` with 3 taps, stride 0 and dilation 1 (in `f`)\n  help: each is \
+         at least 1\n\
+         model.rs:9:19: error: a window of 9 elements along `batch`, which has 8 (in `f`)\n  help: use fewer taps, \
+         or `Edges::Same`",
+    );
+}
