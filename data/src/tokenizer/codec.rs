@@ -7,6 +7,9 @@ use crate::{Error, Result, SpecialTokens};
 
 const OPEN: &str = "<extra_id_";
 
+/// The end token where tokens are numbered anew.
+const END: u32 = 1;
+
 /// A codec between text with sentinels and tokens.
 #[derive(Clone, Debug)]
 pub struct Codec {
@@ -22,8 +25,23 @@ impl Codec {
     /// program, those of the tokenizer or the tokens above it are sentinels.
     ///
     /// # Errors
-    /// If the vocabulary is smaller than the tokenizer's.
+    /// If the vocabulary is smaller than the tokenizer's, or the tokens of the tokenizer's file are numbered
+    /// anew but the program has another end token than that numbering: it then has the numbers of the file.
     pub fn new(vocab: usize, tokenizer: Tokenizer, special: SpecialTokens) -> Result<Self> {
+        if let Tokenizer::Pieces(pieces) = &tokenizer
+            && pieces.is_renumbered()
+            && special.eos != END
+        {
+            return Err(Error::input(
+                format!(
+                    "the program ends sequences with token {}, but the tokens of `{}` are numbered after padding, \
+                     the end ({END}) and the unknown token",
+                    special.eos,
+                    pieces.name()
+                ),
+                "use token ids, as the model's own tokenizer numbers them",
+            ));
+        }
         let count = match &tokenizer {
             Tokenizer::Bytes => vocab.saturating_sub(Bytes::TOKENS),
             Tokenizer::Pieces(pieces) => match pieces.sentinels().len() {

@@ -194,6 +194,9 @@ impl FileTokenizer {
 }
 
 impl Pieces for FileTokenizer {
+    fn is_renumbered(&self) -> bool {
+        self.offset != 0
+    }
     fn encode(&self, text: &str) -> Result<Vec<i32>> {
         let ids = match &self.engine {
             Engine::SentencePiece(model) => model.encode(text).map_err(|error| self.failed(&error))?,
@@ -247,7 +250,7 @@ impl fmt::Debug for FileTokenizer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Tokenizer as AnyTokenizer;
+    use crate::{Codec, SpecialTokens, Tokenizer as AnyTokenizer};
     use serde_json::{Value, json};
     use std::fs;
 
@@ -305,6 +308,13 @@ mod tests {
         assert_eq!((tokenizer.tokens(), tokenizer.offset()), (6, 3));
         assert_eq!(tokenizer.encode("to be or").unwrap(), [4, 3, 5]);
         assert_eq!(tokenizer.decode(&[4, 3, 1, 0]).unwrap(), "to be");
+        // A program with another end token has the numbers of the file.
+        let codec = |eos| {
+            let special = SpecialTokens { pad: 0, eos, sentinels: None };
+            Codec::new(16, AnyTokenizer::Pieces(tokenizer.clone()), special)
+        };
+        assert!(codec(1).is_ok());
+        assert!(codec(2).unwrap_err().to_string().contains("ends sequences with token 2"));
     }
 
     #[test]

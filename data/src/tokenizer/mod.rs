@@ -90,6 +90,11 @@ pub trait Pieces: Send + Sync + fmt::Debug {
     fn name(&self) -> &str;
     /// A digest: tokenizers with the same digest behave the same.
     fn digest(&self) -> &str;
+    /// True if tokens have other numbers than in the file, to make room for padding, the end and the unknown
+    /// token.
+    fn is_renumbered(&self) -> bool {
+        false
+    }
     /// The contents of the file it was read from. `None` means that only its description is known.
     fn file(&self) -> Option<Arc<[u8]>> {
         None
