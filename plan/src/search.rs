@@ -125,12 +125,23 @@ pub fn search(
     let schedules: BTreeSet<Vec<String>> =
         round.seen.ranked.iter().take(FINALISTS).map(|r| r.candidate.schedule.clone()).collect();
     round.run(schedules.iter().flat_map(|s| space.placements(s)).collect());
+    let own = round.known.clone();
     if !space.dims.is_empty() {
         round.climb(space);
     }
     sort(&mut round.seen.ranked, hbm);
+    prefer(&mut round.seen.ranked, hbm, &own);
     distinct(&mut round.seen.ranked);
     round.seen
+}
+
+/// Moves candidates of `own`, which have the model's own rules, before others of the same cost.
+fn prefer(ranked: &mut [Ranked], hbm: u64, own: &BTreeSet<Candidate>) {
+    ranked.sort_by(|a, b| {
+        let is_other = |r: &Ranked| !own.contains(&r.candidate);
+        let cost = a.cost(hbm).total_cmp(&b.cost(hbm));
+        b.fits(hbm).cmp(&a.fits(hbm)).then(cost).then_with(|| is_other(a).cmp(&is_other(b)))
+    });
 }
 
 /// Removes candidates whose placement differs from an earlier one's in the names of axes only.
@@ -272,5 +283,8 @@ func f(%0 x: f32[rows=65536, inner=512], %1 w: f32[inner=512, columns=512]) -> (
         let mut equal = [named("b"), named("a")];
         sort(&mut equal, 100);
         assert_eq!(equal[0].candidate.mesh, "a");
+        let own = BTreeSet::from([named("b").candidate]);
+        prefer(&mut equal, 100, &own);
+        assert_eq!(equal[0].candidate.mesh, "b");
     }
 }
