@@ -6,9 +6,9 @@ use crate::{
 use anyhow::Result;
 use compiler::{cost::target::Slice, pipeline::Placement};
 use mesh::Module;
-use plan::{Candidate, Evaluator, Fixed, Limits, Model, Space, moves, search, tuned};
+use plan::{Candidate, Evaluator, Fixed, Limits, Model, Ranked, Space, moves, search, tuned};
 use std::{
-    sync::atomic::AtomicBool,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -115,10 +115,14 @@ fn chosen(request: &Request, module: &Module, slice: &Slice, function: &str) -> 
     if space.states_no_rule() {
         space.dims = moves::dims(module, module.require_function(function)?);
     }
-    let limits = Limits { stop: &AtomicBool::new(false), until: Some(since + WITHIN) };
-    let found = search(&evaluator, &space, slice.hbm(), limits, &|_, _, _| ());
+    let stop = AtomicBool::new(false);
+    let in_time = |_: usize, _: usize, _: Option<&Ranked>| {
+        stop.fetch_or(since.elapsed() > WITHIN, Ordering::Relaxed);
+    };
+    let limits = Limits { stop: &stop, until: None };
+    let found = search(&evaluator, &space, slice.hbm(), limits, &in_time);
     let Some(best) = found.ranked.first() else {
-        return Err(none_found(request, slice, since.elapsed() >= WITHIN));
+        return Err(none_found(request, slice, stop.into_inner()));
     };
     (request.host.say)(&format!(
         "planned in {:.0} s, {} candidates estimated: {}",

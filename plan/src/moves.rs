@@ -35,17 +35,25 @@ pub fn dims(module: &Module, function: &Function) -> Vec<Name> {
 }
 
 /// Returns the candidates with one rule: every dim split over all devices, with and without a state layout.
-/// The search begins with them if the program states no layout.
+/// The search begins with them if the program states no layout. What the user has fixed stays.
 pub fn first(space: &Space) -> Vec<Candidate> {
-    let Ok(mesh) = Mesh::parse(&format!("data={}", space.devices)) else { return Vec::new() };
+    let one_axis = || Mesh::parse(&format!("data={}", space.devices)).ok();
+    let Some(mesh) = space.fixed.mesh.clone().or_else(one_axis) else { return Vec::new() };
+    let axes: Vec<Name> = mesh.axes().iter().map(|a| a.name.clone()).collect();
+    let all = |dim: &Name| Layout { rules: vec![(dim.clone(), axes.clone())] };
+    let states = match &space.fixed.state_layout {
+        Some(layout) => vec![layout.restricted_to(&mesh)],
+        None => vec![Layout::default(), all(&"*".into())],
+    };
     let one_rule = |dim: &Name| {
-        let layout = Layout { rules: vec![(dim.clone(), vec!["data".into()])] };
-        ["", "*:data"].map(|state| Candidate {
+        let layout = all(dim).to_string();
+        let with = |state: &Layout| Candidate {
             mesh: mesh.to_string(),
-            layout: layout.to_string(),
-            state_layout: state.to_owned(),
+            layout: layout.clone(),
+            state_layout: state.to_string(),
             ..Candidate::default()
-        })
+        };
+        states.iter().map(with).collect::<Vec<_>>()
     };
     space.dims.iter().flat_map(one_rule).collect()
 }
@@ -311,6 +319,33 @@ mod tests {
             ("data=2,model=2", "a:data", "", "x=2"),
         ];
         check(fixed, candidate("data=2,model=2", "a:data", ""), &expected);
+    }
+
+    #[test]
+    fn a_search_without_rules_begins_with_one_and_what_is_given() {
+        let texts = |fixed: Fixed| -> Vec<String> {
+            let space = Space { devices: 4, ..space(fixed) };
+            first(&space).iter().map(Candidate::options).collect()
+        };
+        let given = Fixed {
+            mesh: Mesh::parse("x=2,y=2").ok(),
+            state_layout: Layout::parse("a:x").ok(),
+            ..Fixed::default()
+        };
+        assert_eq!(
+            texts(given),
+            [
+                "--mesh x=2,y=2 --layout 'a:x+y' --state-layout 'a:x'",
+                "--mesh x=2,y=2 --layout 'b:x+y' --state-layout 'a:x'",
+            ]
+        );
+        assert_eq!(
+            texts(Fixed::default())[..2],
+            [
+                "--mesh data=4 --layout 'a:data' --state-layout ''",
+                "--mesh data=4 --layout 'a:data' --state-layout '*:data'",
+            ]
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::{
     space::Space,
 };
 use std::{
+    cmp,
     collections::BTreeSet,
     sync::{
         Mutex,
@@ -52,14 +53,9 @@ const BETTER: f64 = 1e-3;
 pub struct Limits<'a> {
     /// True once the search must end.
     pub stop: &'a AtomicBool,
-    /// The time at which it ends. `None` means that it has no limit.
+    /// The time at which changes of candidates are no longer tried. `None` means that there is none. The
+    /// placements under the model's own rules are estimated all the same.
     pub until: Option<Instant>,
-}
-
-impl Limits<'_> {
-    fn are_reached(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.until.is_some_and(|until| Instant::now() >= until)
-    }
 }
 
 impl Ranked {
@@ -86,12 +82,13 @@ pub struct Seen {
 /// Sorts candidates: first those that fit, by time; then the others, by memory. Of equal ones, those with
 /// fewer axes come first. The order does not depend on the order in which they were estimated.
 pub fn sort(ranked: &mut [Ranked], hbm: u64) {
-    ranked.sort_by(|a, b| {
-        let fits = b.fits(hbm).cmp(&a.fits(hbm));
-        let cost = a.cost(hbm).total_cmp(&b.cost(hbm));
-        let simpler = |r: &Ranked| (r.candidate.axes(), r.candidate.clone());
-        fits.then(cost).then_with(|| simpler(a).cmp(&simpler(b)))
-    });
+    let simpler = |a: &Candidate, b: &Candidate| a.axes().cmp(&b.axes()).then_with(|| a.cmp(b));
+    ranked.sort_by(|a, b| better(a, b, hbm).then_with(|| simpler(&a.candidate, &b.candidate)));
+}
+
+/// Compares two candidates: the smaller is the better.
+fn better(a: &Ranked, b: &Ranked, hbm: u64) -> cmp::Ordering {
+    b.fits(hbm).cmp(&a.fits(hbm)).then(a.cost(hbm).total_cmp(&b.cost(hbm)))
 }
 
 /// Searches until nothing better is found or a limit is reached. Calls `progress` with the number of
@@ -103,7 +100,8 @@ pub fn search(
     limits: Limits<'_>,
     progress: &(dyn Fn(usize, usize, Option<&Ranked>) + Sync),
 ) -> Seen {
-    let mut round = Round { evaluator, hbm, limits, progress, known: BTreeSet::new(), seen: Seen::default() };
+    let (stop, known, seen) = (limits.stop, BTreeSet::new(), Seen::default());
+    let mut round = Round { evaluator, hbm, stop, until: None, progress, known, seen };
     round.run(space.placements(&[]));
     if space.states_no_rule() {
         round.run(first(space));
@@ -127,6 +125,7 @@ pub fn search(
     round.run(schedules.iter().flat_map(|s| space.placements(s)).collect());
     let own = round.known.clone();
     if !space.dims.is_empty() {
+        round.until = limits.until;
         round.climb(space);
     }
     sort(&mut round.seen.ranked, hbm);
@@ -137,11 +136,8 @@ pub fn search(
 
 /// Moves candidates of `own`, which have the model's own rules, before others of the same cost.
 fn prefer(ranked: &mut [Ranked], hbm: u64, own: &BTreeSet<Candidate>) {
-    ranked.sort_by(|a, b| {
-        let is_other = |r: &Ranked| !own.contains(&r.candidate);
-        let cost = a.cost(hbm).total_cmp(&b.cost(hbm));
-        b.fits(hbm).cmp(&a.fits(hbm)).then(cost).then_with(|| is_other(a).cmp(&is_other(b)))
-    });
+    let is_other = |r: &Ranked| !own.contains(&r.candidate);
+    ranked.sort_by(|a, b| better(a, b, hbm).then_with(|| is_other(a).cmp(&is_other(b))));
 }
 
 /// Removes candidates whose placement differs from an earlier one's in the names of axes only.
@@ -153,7 +149,9 @@ fn distinct(ranked: &mut Vec<Ranked>) {
 struct Round<'a> {
     evaluator: &'a Evaluator<'a>,
     hbm: u64,
-    limits: Limits<'a>,
+    stop: &'a AtomicBool,
+    /// The time at which this round ends.
+    until: Option<Instant>,
     progress: &'a (dyn Fn(usize, usize, Option<&Ranked>) + Sync),
     known: BTreeSet<Candidate>,
     seen: Seen,
@@ -164,7 +162,7 @@ impl Round<'_> {
     /// on. Candidates of equal cost and as many axes are likely one placement: one of them is enough.
     fn climb(&mut self, space: &Space) {
         let (mut tried, mut idle) = (BTreeSet::new(), 0);
-        while idle < PATIENCE && !self.limits.are_reached() {
+        while idle < PATIENCE && !self.is_over() {
             let before = self.best();
             let cost = |r: &Ranked| {
                 let e = &r.estimate;
@@ -185,6 +183,10 @@ impl Round<'_> {
             };
             idle = if is_better { 0 } else { idle + 1 };
         }
+    }
+
+    fn is_over(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.until.is_some_and(|until| Instant::now() >= until)
     }
 
     /// Sorts the candidates and returns the best.
@@ -210,7 +212,7 @@ impl Round<'_> {
             ranked.into_iter().next()
         };
         let work = || {
-            while !self.limits.are_reached() {
+            while !self.is_over() {
                 let Some(candidate) = todo.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
                 let estimate = self.evaluator.estimate(candidate);
                 // The panic of another worker is reported when it is joined; the data is consistent.

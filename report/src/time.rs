@@ -12,7 +12,8 @@ use compiler::{
     facts::is_view,
 };
 use mesh::{
-    AxisId, Body, Function, Inst, Mesh, Op,
+    AxisId, Body, Function, Inst, Mesh, Op, Value,
+    arena::Id,
     ir::{Binary, Collective, Contract, Elementwise, Index},
 };
 use rustc_hash::FxHashMap;
@@ -46,6 +47,7 @@ enum Movement {
 impl Sum<'_> {
     fn body(&mut self, body: &Body, times: f64) {
         let users = memory::users(body);
+        let scattered = self.scattered(body);
         for inst in &body.insts {
             match &inst.op {
                 Op::Contract(op) => self.work.products += times * self.product(body, inst, op),
@@ -60,8 +62,8 @@ impl Sum<'_> {
                 | Op::Index(_)
                 | Op::Random(_)
                 | Op::State(_) => {
-                    let written = |r: &&mesh::Value| memory::stored(inst, &users[r.0 as usize]);
-                    if let Some(touched) = self.few_rows(body, inst) {
+                    let written = |r: &&Value| memory::stored(inst, &users[r.0 as usize]);
+                    if let Some(touched) = self.few_rows(body, inst, &scattered, &users) {
                         self.work.memory += times * touched as f64 / self.slice.speed().hbm;
                     } else if !is_view(&inst.op) && inst.results.iter().any(|r| written(&r)) {
                         let all = inst.args.iter().chain(&inst.results);
@@ -73,40 +75,33 @@ impl Sum<'_> {
         }
     }
 
+    /// The sums of few rows of a larger tensor in a body, with the bytes of the rows.
+    fn scattered(&self, body: &Body) -> FxHashMap<Value, u64> {
+        let size = |v: Value| bytes(self.mesh, body.ty(v));
+        let sums = body.insts.iter().filter(|inst| matches!(inst.op, Op::Index(Index::ScatterAdd { .. })));
+        let rows = sums.map(|inst| (inst.results[0], size(inst.args[1])));
+        rows.filter(|(all, rows)| are_few(*rows, size(*all))).collect()
+    }
+
     /// Bytes that an operation reads and writes if it handles a few rows of a larger tensor: a gather reads
     /// what it returns, and a scatter is added to the tensor in place. `None` means that it handles all.
-    fn few_rows(&self, body: &Body, inst: &Inst) -> Option<u64> {
-        let size = |v: mesh::Value| bytes(self.mesh, body.ty(v));
-        let few = |rows: u64, all: u64| rows.saturating_mul(2) <= all;
-        let scattered = |v: mesh::Value| -> Option<u64> {
-            let maker = body.insts.iter().find(|maker| maker.results.contains(&v))?;
-            let Op::Index(Index::ScatterAdd { .. }) = &maker.op else { return None };
-            few(size(maker.args[1]), size(v)).then(|| size(maker.args[1]))
-        };
-        match &inst.op {
-            Op::Index(Index::Gather { .. }) => {
-                let rows = size(inst.results[0]);
-                few(rows, size(inst.args[0])).then_some(rows.saturating_mul(2))
-            }
-            Op::Index(Index::ScatterAdd { .. }) => {
-                let mut users = body.insts.iter().filter(|user| user.args.contains(&inst.results[0]));
-                let added = |user: &Inst| user.op == Op::Elementwise(Elementwise::Binary(Binary::Add));
-                let only = users.next().is_some_and(added) && users.next().is_none();
-                scattered(inst.results[0]).filter(|_| only).map(|_| 0)
-            }
-            Op::Elementwise(Elementwise::Binary(Binary::Add)) => {
-                inst.args.iter().find_map(|v| scattered(*v)).map(|rows| rows.saturating_mul(3))
-            }
-            Op::Elementwise(_)
-            | Op::Contract(_)
-            | Op::Reduce(_)
-            | Op::Shape(_)
-            | Op::Index(_)
-            | Op::Random(_)
-            | Op::State(_)
-            | Op::Control(_)
-            | Op::Collective(_) => None,
+    fn few_rows(
+        &self,
+        body: &Body,
+        inst: &Inst,
+        scattered: &FxHashMap<Value, u64>,
+        users: &[Vec<Option<&Inst>>],
+    ) -> Option<u64> {
+        if let Op::Index(Index::Gather { .. }) = &inst.op {
+            let [rows, all] = [inst.results[0], inst.args[0]].map(|v| bytes(self.mesh, body.ty(v)));
+            return are_few(rows, all).then_some(rows.saturating_mul(2));
         }
+        let is_sum = |inst: &Inst| inst.op == Op::Elementwise(Elementwise::Binary(Binary::Add));
+        if is_sum(inst) {
+            return inst.args.iter().find_map(|v| scattered.get(v)).map(|rows| rows.saturating_mul(3));
+        }
+        let sum = inst.results.first().filter(|result| scattered.contains_key(result))?;
+        matches!(&users[sum.index()][..], [Some(user)] if is_sum(user)).then_some(0)
     }
 
     fn product(&self, body: &Body, inst: &Inst, op: &Contract) -> f64 {
@@ -156,9 +151,37 @@ impl Sum<'_> {
     }
 }
 
+/// True if a tensor of `all` bytes is much larger than its rows of `rows` bytes.
+fn are_few(rows: u64, all: u64) -> bool {
+    rows.saturating_mul(2) <= all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Bytes of memory traffic of a function of a matrix of 64 KiB and 2 KiB of rows, on one device.
+    #[track_caller]
+    fn traffic(insts: &str, result: &str) -> f64 {
+        let text = format!(
+            "module m\nfunc f(%x x: f32[n=256, m=64], %r r: f32[k=8, m=64], %i i: s32[k=8]) -> (y: f32[n=256, \
+             m=64]) {{\n{insts}\n  return {result}\n}}\n"
+        );
+        let module = mesh::text::parse(&text, "test").unwrap_or_else(|e| panic!("{e}"));
+        let module = mesh::verify::Local::new(module).unwrap_or_else(|e| panic!("{e}"));
+        let (module, slice) = (module.module(), Slice::parse("v5e:1x1").unwrap());
+        work(&module.env.mesh, &module.functions[0], &slice).memory * slice.speed().hbm
+    }
+
+    #[test]
+    fn few_rows_are_added_in_place_unless_their_sum_is_used_again() {
+        let scatter = "  %s = scatter_add %i, %r {dim=n=256, over=[k]}";
+        let once = format!("{scatter}\n  %y = add %x, %s");
+        assert_eq!(traffic(&once, "%y").round(), 3.0 * 2048.0);
+        let again = format!("{once}\n  %z = add %y, %s");
+        assert!(traffic(&again, "%z") > 65536.0, "the scatter is stored");
+        assert!(traffic(scatter, "%s") > 65536.0, "the scatter is the result");
+    }
 
     /// Seconds of the collectives of a function with `insts`.
     #[track_caller]

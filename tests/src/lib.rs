@@ -1,5 +1,6 @@
 //! Code shared by the tests across crates, which are in `tests/tests/`.
 
+pub mod backends;
 pub mod diff;
 pub mod differences;
 pub mod filetest;

@@ -1,10 +1,11 @@
 //! Functions that the DSL composes of operations, against plain loops: in the interpreter and on the plugin,
 //! under several layouts, with gradients.
 
-use compiler::interp::{self, Precision, Tensor, Tensors};
+use compiler::interp::{Tensor, Tensors};
 use compiler::pipeline::{self, Placement};
 use mesh::dsl::{Graph, Program, associative_scan, einsum};
 use mesh::{DType, Dim, Layout, Mesh};
+use tests::backends::check_outputs;
 
 const ROWS: usize = 2;
 const STEPS: usize = 8;
@@ -65,16 +66,7 @@ fn check(build: impl Fn(&Graph), expected: &[(&str, Vec<f64>)]) {
             .filter(|(n, _)| takes.iter().any(|t| t == n))
             .map(|(n, t)| (n.into(), t))
             .collect();
-        let interpreted = interp::run(&local, "f", &given, &Tensors::new(), Precision::Normal).unwrap();
-        let on_plugin = tests::plugin::run(&local, "f", &given, &Tensors::new()).unwrap();
-        for (backend, outputs) in [("interpreter", interpreted.outputs), ("plugin", on_plugin.outputs)] {
-            for (name, want) in expected {
-                let got = outputs[*name].elements();
-                let close =
-                    got.len() == want.len() && got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-5);
-                assert!(close, "{name} under `{rules}` in the {backend}: {got:?}, expected {want:?}");
-            }
-        }
+        check_outputs(&local, &given, expected, 1e-5, &rules);
     }
 }
 

@@ -1,10 +1,11 @@
 //! Convolutions and pooling against plain loops: in the interpreter and on the plugin, under layouts that
 //! split the dims of windows, with gradients by finite differences.
 
-use compiler::interp::{self, Precision, Tensor, Tensors};
+use compiler::interp::{Tensor, Tensors};
 use compiler::pipeline::{self, Placement};
 use mesh::dsl::{Edges, Graph, Program, Tensor as Value, Window};
 use mesh::{DType, Dim, Layout, Mesh};
+use tests::backends::check_outputs;
 
 /// Sizes of an image: rows, columns, channels.
 const IMAGE: [usize; 3] = [4, 16, 2];
@@ -133,16 +134,7 @@ fn check(build: impl Fn(&Graph), layouts: &[(&str, &str)], expected: &[(&str, Ve
         let local = local.unwrap_or_else(|d| panic!("{rules}: {d}")).into_module();
         let text = mesh::text::print(&local);
         assert!(!text.contains("all_gather"), "{rules}: shards exchange their edges only:\n{text}");
-        let interpreted = interp::run(&local, "f", &given, &Tensors::new(), Precision::Normal).unwrap();
-        let on_plugin = tests::plugin::run(&local, "f", &given, &Tensors::new()).unwrap();
-        for (backend, outputs) in [("interpreter", interpreted.outputs), ("plugin", on_plugin.outputs)] {
-            for (name, want) in expected {
-                let got = outputs[*name].elements();
-                let close =
-                    got.len() == want.len() && got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-3);
-                assert!(close, "{name} under `{rules}` in the {backend}: {got:?}, expected {want:?}");
-            }
-        }
+        check_outputs(&local, &given, expected, 1e-4, rules);
     }
 }
 

@@ -42,7 +42,8 @@ use std::{
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
-/// The share of the time budget after which the search ends, so that time is left for compilations.
+/// The share of the time budget after which the search tries no more changes, so that time is left for
+/// compilations.
 const SEARCH_SHARE: f64 = 0.5;
 
 /// Arguments.
@@ -66,7 +67,8 @@ pub struct Args {
     /// Number of best candidates to compile with libtpu, one per mesh and number of microbatches; 0 for none
     #[arg(long, value_name = "K", default_value_t = 4, value_parser = whole, allow_negative_numbers = true)]
     verify: usize,
-    /// Time budget in minutes: half of it for the search, and no compilation starts that would exceed it
+    /// Time budget in minutes: after half of it no more rules are tried, and no compilation starts that would
+    /// exceed it
     #[arg(long, value_name = "MINUTES", default_value_t = 10.0, value_parser = not_negative,
         allow_negative_numbers = true)]
     within: f64,
