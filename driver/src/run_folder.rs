@@ -1,9 +1,20 @@
 //! The directory of a training run: options, description, metrics, checkpoints.
 
-use crate::{device::Chosen, failure::failure, files::write_file, hosts::agree, plugin::INTERPRETER};
+use crate::{
+    device::Chosen,
+    failure::failure,
+    files::{numbered_folder, numbered_folders, write_file},
+    host::Host,
+    hosts::agree,
+    plugin::INTERPRETER,
+};
 use anyhow::{Context, Result};
 use proto::manifest::Manifest;
-use runtime::{Compilation, checkpoint::is_url, train};
+use runtime::{
+    Compilation,
+    checkpoint::{folder::list, is_url},
+    train,
+};
 use serde_json::{Value, json};
 use std::{
     env, fs,
@@ -115,6 +126,40 @@ impl RunFolder {
         }
         starts
     }
+}
+
+/// A run directory that this process has created. Dropping removes it if nothing was written to it.
+#[derive(Default, Debug)]
+pub struct Reserved(Option<PathBuf>);
+
+impl Reserved {
+    /// The directory, if one was created.
+    pub fn dir(&self) -> Option<&Path> {
+        self.0.as_deref()
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|dir| remove_unused(dir));
+    }
+}
+
+/// Chooses the directory of a run of `program` in `runs`: with `resume`, the newest one with checkpoints, which
+/// `host` is told; otherwise, and if there is none, a new one.
+///
+/// # Errors
+/// `runs` cannot be read or written, or the checkpoints cannot be resumed.
+pub fn choose(runs: &Path, program: &str, resume: bool, host: &Host) -> Result<(PathBuf, Reserved)> {
+    let has_checkpoints = |dir: &PathBuf| list(&dir.join(CHECKPOINTS)).is_ok_and(|found| !found.is_empty());
+    let before = if resume { numbered_folders(runs, program)? } else { Vec::new() };
+    if let Some(newest) = before.into_iter().rev().find(has_checkpoints) {
+        (host.say)(&format!("--resume: the newest run of `{program}` is in {}", newest.display()));
+        train::check_folder(&newest.join(CHECKPOINTS), true)?;
+        return Ok((newest, Reserved::default()));
+    }
+    let new = numbered_folder(runs, program)?;
+    Ok((new.clone(), Reserved(Some(new))))
 }
 
 /// Removes a run directory that this process has created, if the run has written nothing to it.
