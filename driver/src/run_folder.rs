@@ -145,8 +145,8 @@ impl Drop for Reserved {
     }
 }
 
-/// Chooses the directory of a run of `program` in `runs`: with `resume`, the newest one with checkpoints, which
-/// `host` is told; otherwise, and if there is none, a new one.
+/// Chooses the directory of a run of `program` in `runs`: with `resume`, the newest one with checkpoints, of
+/// which `host` prints a line; otherwise, and if there is none, a new one.
 ///
 /// # Errors
 /// `runs` cannot be read or written, or the checkpoints cannot be resumed.

@@ -6,6 +6,7 @@ use crate::{
         check, checkpoint, compile, convert, data, eval, explain, generate, models, new, plan, plugin,
         report, routes, run, runs, score, selftest, shell, slice, tasks, train,
     },
+    output::host::VERSION,
 };
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches};
@@ -16,15 +17,18 @@ use std::{env, ffi::OsString, process::ExitCode};
 /// Compiles, trains and runs mesh-tensor programs: named dims over named axes of devices
 
 #[derive(clap::Parser, Debug)]
-#[command(name = "meshc", version, long_version = LONG_VERSION, max_term_width = 110, after_help = EXIT_CODES)]
+#[command(name = "meshc", version, long_version = long_version(), max_term_width = 110, after_help = EXIT_CODES)]
 pub struct Cli {
     /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-const LONG_VERSION: &str =
-    concat!(env!("CARGO_PKG_VERSION"), " (", env!("MESH_COMMIT"), ")\ntarget: ", env!("MESH_TARGET"));
+/// The version, the platform of this binary, and the plugins that it can load.
+fn long_version() -> String {
+    let target = env!("MESH_TARGET");
+    format!("{VERSION}\ntarget: {target}\nPJRT API of plugins: {} or newer", pjrt::OLDEST)
+}
 
 const EXIT_CODES: &str = "\
 Exit codes:

@@ -34,6 +34,14 @@ fn the_help_of_large_commands_is_grouped() {
 }
 
 #[test]
+fn the_version_names_the_target_and_the_api_of_plugins() {
+    let place = Workplace::new();
+    let version = env!("CARGO_PKG_VERSION");
+    let api = format!("PJRT API of plugins: {} or newer", pjrt::OLDEST);
+    has(&place.run(&["--version"]).succeeds().out, &[&format!("meshc {version} ("), "target: ", &api]);
+}
+
+#[test]
 fn completions_and_man_pages_know_all_commands() {
     let place = Workplace::new();
     for shell in ["bash", "zsh", "fish"] {

@@ -26,7 +26,8 @@ pub fn section(title: &str, note: &str, contents: &str) -> String {
     }
 }
 
-/// Renders a table of text. No rows give an empty string. `align` has `l` or `r` for each column.
+/// Renders a table of text, which scrolls if the window is narrower than its longest words. No rows give an empty
+/// string. `align` has `l` or `r` for each column.
 pub fn table(heads: &[&str], align: &str, rows: impl Iterator<Item = Vec<String>>) -> String {
     let cell = |tag: &str, (text, align): (&str, char)| {
         let class = if align == 'r' { " class=\"n\"" } else { "" };
@@ -38,7 +39,11 @@ pub fn table(heads: &[&str], align: &str, rows: impl Iterator<Item = Vec<String>
     };
     let body: String =
         rows.map(|row| line("td", &row.iter().map(String::as_str).collect::<Vec<_>>())).collect();
-    if body.is_empty() { String::new() } else { format!("<table>{}{body}</table>", line("th", heads)) }
+    if body.is_empty() {
+        String::new()
+    } else {
+        format!("<div class=\"wide\"><table>{}{body}</table></div>", line("th", heads))
+    }
 }
 
 const STYLE: &str = "\
@@ -50,7 +55,7 @@ body { background: var(--ground); color: var(--ink); font: 15px/1.45 system-ui, 
   margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 1.6rem 0 0.3rem; }
 table { border-collapse: collapse; } th { text-align: left; font-weight: 600; padding-right: 1.2rem; color: var(--soft); }
-td { padding-right: 1.2rem; overflow-wrap: anywhere; } th, td { vertical-align: top; }
+td { padding-right: 1.2rem; overflow-wrap: break-word; } th, td { vertical-align: top; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 520px), 1fr)); gap: 1rem; margin-top: 1rem; }
 .chart { margin: 0; position: relative; } .tip { position: absolute; pointer-events: none; background: var(--ground); color: var(--ink);
   border: 1px solid var(--grid); border-radius: 4px; padding: 0.2rem 0.5rem; font-size: 0.8rem; z-index: 1; white-space: nowrap; }
@@ -71,7 +76,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } .note, sma
 .grids { display: flex; flex-wrap: wrap; gap: 1.4rem; } .grids figure { margin: 0; max-width: 330px; }
 details { margin: 0.6rem 0; } figure { margin: 0.5rem 0 1rem; } figcaption { color: var(--soft); font-size: 0.85rem; }
 svg { max-width: 100%; height: auto; }
-@media (max-width: 700px) { .wide { overflow-x: auto; } .wide > svg { max-width: none; } }
+.wide { overflow-x: auto; } @media (max-width: 700px) { .wide > svg { max-width: none; } }
 img { width: 100%; display: block; image-rendering: pixelated; border-radius: 2px; }
 img.drops { height: 8px; margin-top: 2px; } img.legend { width: 260px; height: 10px; }
 .scale { display: flex; width: 260px; justify-content: space-between; color: var(--soft); font-size: 0.8rem; }

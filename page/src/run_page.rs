@@ -148,7 +148,9 @@ fn settings(runs: &[Run]) -> String {
     let rows: String = rows.collect();
     match (runs, rows.as_str()) {
         (_, "") => String::new(),
-        ([_], _) => format!("<details><summary>settings</summary><table>\n{rows}</table></details>\n"),
+        ([_], _) => format!(
+            "<details><summary>settings</summary><div class=\"wide\"><table>\n{rows}</table></div></details>\n"
+        ),
         _ => {
             let names: String = runs.iter().map(|run| format!("<td>{}</td>", escape(&run.name))).collect();
             let table = format!("<table>\n<tr><th></th>{names}</tr>\n{rows}</table>\n");
@@ -196,7 +198,7 @@ fn router_keys(runs: &[Run]) -> Vec<String> {
 
 /// Renders a table with a column per run.
 fn table(runs: &[Run]) -> String {
-    let mut out = "<table>\n".to_owned();
+    let mut out = "<div class=\"wide\"><table>\n".to_owned();
     let mut row = |what: &str, value: &dyn Fn(&Run) -> String| {
         let cells: Vec<String> = runs.iter().map(value).collect();
         if cells.iter().any(|cell| !cell.is_empty()) {
@@ -231,7 +233,7 @@ fn table(runs: &[Run]) -> String {
         n => n.to_string(),
     });
     row("note", &|run| run.note.clone().unwrap_or_default());
-    out + "</table>\n"
+    out + "</table></div>\n"
 }
 
 /// Renders the expert load over steps, with a heat map per layer.

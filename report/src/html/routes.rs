@@ -35,11 +35,6 @@ pub fn page(routes: &Routes) -> String {
     document(&format!("Routing: {}", routes.program), &html)
 }
 
-/// A table that scrolls in a narrow window.
-fn wide(table: &str) -> String {
-    if table.is_empty() { String::new() } else { format!("<div style=\"overflow-x:auto\">{table}</div>") }
-}
-
 fn layers(routes: &Routes) -> String {
     let numbers = |list: &[usize]| match list {
         [] => "none".to_owned(),
@@ -68,7 +63,7 @@ fn layers(routes: &Routes) -> String {
     ];
     let note = "Entropy is in nats. An overloaded expert has at least twice an even load. The last four columns say how \
                 much a property of a token tells about its expert, from 0 (nothing) to 1 (all of it).";
-    section("Layers", note, &wide(&table(&heads, "lrrrrllrrrr", routes.layers.iter().map(row))))
+    section("Layers", note, &table(&heads, "lrrrrllrrrr", routes.layers.iter().map(row)))
 }
 
 fn what_if(routes: &Routes) -> String {
@@ -85,7 +80,7 @@ fn what_if(routes: &Routes) -> String {
     let note = "Drops with other capacity factors, by assigning expert slots to the recorded choices again. Choices of \
                 later layers are those of this run.";
     let reasons: String = reasons.iter().map(|r| format!("<p class=\"note\">{}</p>", escape(r))).collect();
-    section("Other capacities", note, &(wide(&table(&heads, "lrrrr", rows)) + &reasons))
+    section("Other capacities", note, &(table(&heads, "lrrrr", rows) + &reasons))
 }
 
 fn pairs(routes: &Routes) -> String {
@@ -156,7 +151,7 @@ fn of_layer(routes: &Routes, layer: &LayerRoutes) -> String {
     };
     let heads =
         ["expert", "load", "dropped", "gate", "special.", "pieces (lift)", "words", "positions", "texts"];
-    let experts = wide(&table(&heads, "rrrrrllll", shown.into_iter().map(row)));
+    let experts = table(&heads, "rrrrrllll", shown.into_iter().map(row));
     let contents = [loads(layer), of_all, experts, texts(routes, layer)].concat();
     section(&escape(&layer.name()), &note, &contents)
 }
@@ -198,5 +193,5 @@ fn texts(routes: &Routes, layer: &LayerRoutes) -> String {
         own.into_iter().chain(text.load.iter().map(|load| percent(*load))).collect()
     });
     let align = format!("l{}", "r".repeat(heads.len() - 1));
-    format!("<p class=\"note\">Load of the experts by text</p>{}", wide(&table(&heads, &align, rows)))
+    format!("<p class=\"note\">Load of the experts by text</p>{}", table(&heads, &align, rows))
 }
