@@ -26,8 +26,8 @@ pub fn section(title: &str, note: &str, contents: &str) -> String {
     }
 }
 
-/// Renders a table of text, which scrolls if the window is narrower than its longest words. No rows give an empty
-/// string. `align` has `l` or `r` for each column.
+/// Renders a table of text, which scrolls if the window is narrower than its longest words. No rows give an
+/// empty string. `align` has `l` or `r` for each column.
 pub fn table(heads: &[&str], align: &str, rows: impl Iterator<Item = Vec<String>>) -> String {
     let cell = |tag: &str, (text, align): (&str, char)| {
         let class = if align == 'r' { " class=\"n\"" } else { "" };
