@@ -197,7 +197,6 @@ mod tests {
             tuned(&request, &module, &Slice::parse("v3:4x4").expect("it is a slice")).is_some()
         };
         assert!(chosen(&["capacity_factor=1"]));
-        assert!(!chosen(&["balance=batch"]), "it has microbatches");
         assert!(!chosen(&["experts=64"]), "it is another model");
     }
 

@@ -8,8 +8,8 @@
 
 use crate::{
     Config, Weight,
-    objective::{Feeds, Losses, Part},
-    switch::RouterMetrics,
+    objective::{Feeds, Losses, Part, router_loss},
+    switch::{RouterMetrics, Switch, options::Balance, router::balance_over_batch},
 };
 use mesh::{
     DType, Dim,
@@ -18,6 +18,9 @@ use mesh::{
 
 /// The ending of the names of metrics of choices.
 const CHOICES: &str = "_choices";
+
+/// The ending of the names of mean probabilities, from which the balance over the whole batch is computed.
+const PROBABILITY: &str = "_probability";
 
 /// The inputs of a step, and how they are split.
 #[derive(Clone, Debug)]
@@ -29,6 +32,8 @@ pub struct Batch<'g> {
     adjacent: usize,
     /// Element type in which gradients are reduced across devices.
     sent: DType,
+    /// The options of sparse layers; `None` means that there are none.
+    switch: Option<Switch>,
 }
 
 /// Losses and metrics of a step, by name.
@@ -63,12 +68,39 @@ impl<'g> Batch<'g> {
             batch: Dim::new("batch", config.microbatch().batch),
             adjacent: config.adjacent_sequences(),
             sent: config.precision.activations(),
+            switch: config.switch.clone(),
         }
     }
 
-    /// Declares also the `top` largest logits of a teacher.
-    pub fn with_teacher(self, g: &'g Graph, top: usize) -> Self {
+    /// Declares also the `top` largest logits of a teacher; `None` means none.
+    pub fn with_teacher(self, g: &'g Graph, top: Option<usize>) -> Self {
+        let Some(top) = top else { return self };
         Self { feeds: self.feeds.with_teacher(g, top), ..self }
+    }
+
+    /// Returns the shares of choices over the whole batch of each router, `[layers, experts_all]`, by a
+    /// forward pass over all microbatches, if there are several and the load-balancing loss is that of the
+    /// whole batch. `f` is a forward pass of [`Batch::each`] and draws the same random numbers.
+    ///
+    /// The gradient of that loss multiplies the gradient of a microbatch's mean probabilities by the shares
+    /// of the whole batch, so these are needed before the first backward pass.
+    pub fn choices(
+        &self,
+        g: &'g Graph,
+        f: impl FnOnce(Feeds<'g>, Part<'g>) -> Losses<'g>,
+    ) -> Option<Vec<Tensor<'g>>> {
+        let of_batch = self.switch.as_ref().is_some_and(|switch| switch.balance == Balance::Batch);
+        if self.parts.size == 1 || !of_batch {
+            return None;
+        }
+        let part = self.feeds.part(1.0 / self.parts.size as f64);
+        let split = self.feeds.map(&mut |x| self.split(x));
+        let shares = |(): (), feeds| {
+            let routers = named_routers(&f(feeds, part));
+            ((), routers.into_iter().filter_map(|(_, m)| m.choices).collect::<Vec<_>>())
+        };
+        let (_, shares) = g.rehearse(|| g.scan(&self.parts, (), split, shares));
+        Some(shares.into_iter().map(|x| x.sum(&self.parts) * part.share).collect())
     }
 
     /// Runs `f` for each microbatch and adds up its results. `f` returns gradients of `weights`, in
@@ -79,12 +111,12 @@ impl<'g> Batch<'g> {
         weights: &[Weight],
         f: impl FnOnce(Feeds<'g>, Part<'g>) -> (Vec<Tensor<'g>>, Option<Tensor<'g>>, Losses<'g>),
     ) -> (Vec<Tensor<'g>>, StepMetrics<'g>) {
-        let Self { feeds, parts, batch: _, adjacent: _, sent: _ } = self;
+        let Self { feeds, parts, .. } = self;
         let part = feeds.part(1.0 / parts.size as f64);
         if parts.size == 1 {
             let (gradients, total, losses) = f(*feeds, part);
-            let numbers = numbers(&losses).into_iter().map(|(name, value, _)| (name, value));
-            return (self.sent(gradients), StepMetrics { total, numbers: numbers.collect() });
+            let numbers = numbers(&losses).into_iter().map(|(name, value, _)| (name, value)).collect();
+            return (self.sent(gradients), StepMetrics { total, numbers: self.over_batch(numbers) });
         }
         let zeros: Vec<_> = weights.iter().map(|w| g.full(0.0, DType::F32, w.state.dims())).collect();
         let split = feeds.map(&mut |x| self.split(x));
@@ -105,8 +137,35 @@ impl<'g> Batch<'g> {
             };
             (name, value)
         };
-        let numbers = known.into_iter().zip(values).map(whole).collect();
+        let numbers = self.over_batch(known.into_iter().zip(values).map(whole).collect());
         (self.sent(sums), StepMetrics { total: total.map(|t| t.sum(parts)), numbers })
+    }
+
+    /// Computes the load-balancing loss over the whole batch from the means of all microbatches, if it is
+    /// that of the whole batch, and leaves only metrics that a step outputs.
+    fn over_batch(&self, numbers: Vec<(String, Tensor<'g>)>) -> Vec<(String, Tensor<'g>)> {
+        let Some(switch) = &self.switch else { return numbers };
+        let get = |name: String| numbers.iter().find(|(other, _)| *other == name).map(|(_, value)| *value);
+        let aux_of = |router: &str| {
+            get(format!("{router}{CHOICES}"))
+                .zip(get(format!("{router}{PROBABILITY}")))
+                .map(|(choices, probability)| balance_over_batch(choices, probability))
+        };
+        let with_loss = |(name, value): &(String, Tensor<'g>)| {
+            let router = name.strip_suffix("_z")?;
+            aux_of(router).map(|aux| [aux, *value])
+        };
+        let loss = router_loss(switch, &numbers.iter().filter_map(with_loss).collect::<Vec<_>>());
+        let of_batch = |name: &str, value: Tensor<'g>| match name.strip_suffix("_aux") {
+            Some(router) => aux_of(router).unwrap_or(value),
+            None if name == "aux_loss" => loss.unwrap_or(value),
+            None => value,
+        };
+        let shown = |name: &str| {
+            !(name.ends_with(PROBABILITY) || name.ends_with(CHOICES) && switch.balance_bias == 0.0)
+        };
+        let all = numbers.iter().filter(|(name, _)| shown(name));
+        all.map(|(name, value)| (name.clone(), of_batch(name, *value))).collect()
     }
 
     /// Replaces the batch by one dim of microbatches and one of their sequences.
@@ -168,7 +227,9 @@ fn numbers<'g>(losses: &Losses<'g>) -> Vec<(String, Tensor<'g>, MetricReduction)
         {
             all.push((format!("{name}_{what}"), value, MetricReduction::Mean));
         }
-        all.extend(m.choices.map(|shares| (format!("{name}{CHOICES}"), shares, MetricReduction::Mean)));
+        let means = [(CHOICES, m.choices), (PROBABILITY, m.probability)];
+        let means = means.into_iter().filter_map(|(what, mean)| Some((format!("{name}{what}"), mean?)));
+        all.extend(means.map(|(name, mean)| (name, mean, MetricReduction::Mean)));
     }
     all
 }

@@ -10,7 +10,7 @@ use crate::{
     attention::{padding_mask, segment_mask},
     embedding::Embedding,
     stack::{Stack, StackOutput},
-    switch::{RouterMetrics, options::AuxReduction},
+    switch::{RouterMetrics, Switch, options::AuxReduction},
     tokens::PAD,
 };
 use mesh::{
@@ -195,6 +195,18 @@ pub struct Losses<'g> {
 }
 
 impl<'g> Losses<'g> {
+    /// Returns the losses of a microbatch with the load-balancing loss over the whole batch: `choices` are
+    /// the shares of choices over it of each router ([`crate::microbatch::Batch::choices`]). Without them,
+    /// the losses stay the same.
+    pub(crate) fn over_batch(self, switch: Option<&Switch>, choices: Option<&[Tensor<'g>]>) -> Self {
+        let Some((switch, choices)) = switch.zip(choices) else { return self };
+        let mut choices = choices.iter();
+        let mut of_batch = |m: &RouterMetrics<'g>| m.over_batch(choices.next().copied());
+        let routers = self.routers.map(|(stack, all)| (stack, all.iter().map(&mut of_batch).collect()));
+        let aux_loss = router_loss(switch, &aux_and_z(&routers));
+        Self { routers, aux_loss, ..self }
+    }
+
     /// Returns the loss that training minimizes, for a microbatch that is the `share` of a batch: router
     /// losses are means, so they are scaled by `share`; the other losses are shares already.
     pub fn total(&self, share: f64) -> Tensor<'g> {
@@ -382,6 +394,7 @@ pub(crate) fn of_logits<'g>(
 ) -> Losses<'g> {
     let counts = targets.ne(PAD).cast(DType::F32);
     let weight = counts / counted;
+    let routers = routers.map(|(stack, all)| (stack, all.iter().map(|m| m.over_batch(None)).collect()));
     let [normalizer, wanted] = normalizer_and_wanted(logits, targets, vocab);
     let right = logits.stop_gradient().argmax(vocab).eq(targets).cast(DType::F32);
     let each = (normalizer - wanted) * weight;
@@ -389,7 +402,7 @@ pub(crate) fn of_logits<'g>(
         cross_entropy: each.sum(positions),
         rows: each.sum(positions[1]),
         z_loss: (normalizer.square() * weight).sum(positions) * config.z_loss,
-        aux_loss: aux_loss(config, &routers),
+        aux_loss: config.switch.as_ref().and_then(|switch| router_loss(switch, &aux_and_z(&routers))),
         accuracy: (right * weight).sum(positions),
         tokens: counts.sum(positions),
         routers,
@@ -397,22 +410,23 @@ pub(crate) fn of_logits<'g>(
     }
 }
 
-/// Returns the sum or the mean of the router losses over all sparse layers, as `aux_layers` says.
-fn aux_loss<'g>(
-    config: &Config,
-    routers: &[(&'static str, Vec<RouterMetrics<'g>>); 2],
-) -> Option<Tensor<'g>> {
-    let switch = config.switch.as_ref()?;
-    let all = routers.iter().flat_map(|(_, metrics)| metrics);
-    let layers: usize = all.clone().flat_map(|m| m.aux.dims()).map(|layers| layers.size).sum();
-    let of = |m: &RouterMetrics<'g>| {
-        let aux = m.aux.sum("layers") * switch.aux_loss;
+/// Returns the load-balancing loss and the z-loss of each router, without their weights.
+fn aux_and_z<'g>(routers: &[(&'static str, Vec<RouterMetrics<'g>>); 2]) -> Vec<[Tensor<'g>; 2]> {
+    routers.iter().flat_map(|(_, metrics)| metrics).map(|m| [m.aux, m.z]).collect()
+}
+
+/// Returns the weighted sum or mean of the router losses over all sparse layers, as `aux_layers` says; `all`
+/// has the load-balancing loss and the z-loss of each router, `f32[layers]`. `None` means no routers.
+pub(crate) fn router_loss<'g>(switch: &Switch, all: &[[Tensor<'g>; 2]]) -> Option<Tensor<'g>> {
+    let layers: usize = all.iter().flat_map(|[aux, _]| aux.dims()).map(|layers| layers.size).sum();
+    let of = |[aux, z]: &[Tensor<'g>; 2]| {
+        let aux = aux.sum("layers") * switch.aux_loss;
         match switch.z_weight() {
             0.0 => aux,
-            weight => aux + m.z.sum("layers") * weight,
+            weight => aux + z.sum("layers") * weight,
         }
     };
-    let sum = all.map(of).reduce(|a, b| a + b)?;
+    let sum = all.iter().map(of).reduce(|a, b| a + b)?;
     Some(match switch.aux_layers {
         AuxReduction::Sum => sum,
         AuxReduction::Mean => sum / layers.max(1) as f64,

@@ -74,16 +74,15 @@ pub fn taught(config: &Config, teaching: Option<&Teaching>, place: &Site) -> Pro
 
     p.function("train_step", |g| {
         let seed = g.input("seed", DType::U32, []);
-        let batch = Batch::input(g, config);
-        let batch = match teacher.as_ref().and_then(distill::Teacher::top) {
-            Some(top) => batch.with_teacher(g, top),
-            None => batch,
-        };
+        let batch = Batch::input(g, config).with_teacher(g, teacher.as_ref().and_then(distill::Teacher::top));
         let now = step.read(g);
         let rng = Rng::new(seed, now.cast(DType::U32));
+        let choices =
+            batch.choices(g, |feeds, part| model.losses(g, feeds, part, Some(part.random(rng)), None));
         let (gradients, metrics) = batch.each(g, &trained, |feeds, part| {
             let soft = teacher.as_ref().and_then(|teacher| teacher.targets(g, feeds));
             let losses = model.losses(g, feeds, part, Some(part.random(rng)), soft);
+            let losses = losses.over_batch(config.switch.as_ref(), choices.as_deref());
             let total = losses.total(part.share);
             (optimizer.gradients(g, total), Some(total), losses)
         });

@@ -13,7 +13,7 @@
 //!   counts for the tokens of the loop's carry, because in the formula a decoder's parameters meet the
 //!   decoder's tokens only;
 //! - einsums with a one-hot operand (embedding by product, dispatch and combine by product) do not count, nor
-//!   do those in a scope with `router`, `dispatch` or `combine` in its path;
+//!   do those in a scope with `router`, `dispatch`, `combine` or `rehearsal` in its path;
 //! - experts' einsums count for tokens, not for expert slots: after a permutation, or a product with a
 //!   one-hot, puts tokens into more or fewer expert slots, einsums are scaled by tokens / slots, until
 //!   another leads back;
@@ -28,6 +28,7 @@ use super::{
 use mesh::{
     Body, Function, Inst, Mesh, Op, Type, Value,
     arena::Id,
+    dsl::REHEARSAL,
     ir::{Contract, Control, Elementwise, Index, Phase, Scan, StateOp},
 };
 
@@ -237,7 +238,7 @@ fn moved(slots: f64, ratio: f64) -> f64 {
 /// The FLOPs that one einsum counts for.
 fn counted(body: &Body, inst: &Inst, op: &Contract, args: &[Fact]) -> f64 {
     let scope = inst.site.scope.as_str();
-    let routing = ["router", "dispatch", "combine"].iter().any(|word| scope.contains(word));
+    let routing = ["router", "dispatch", "combine", REHEARSAL].iter().any(|word| scope.contains(word));
     if inst.site.phase != Phase::Forward || routing || args.iter().any(|a| a.one_hot) {
         return 0.0;
     }

@@ -1,7 +1,7 @@
 //! FLOPs of one device by purpose.
 //!
 //! An einsum of the backward pass is a recomputation if the forward pass has the same one: the same line and
-//! scope, and the same dims of operands and result. Gradients have other dims.
+//! scope, and the same dims of operands and result. Gradients have other dims. So is one in a rehearsal.
 
 use super::{
     FlopsByPurpose, FlopsOfPart, flops,
@@ -11,6 +11,7 @@ use super::{
 };
 use mesh::{
     Body, Function, Inst, Mesh, Op,
+    dsl::REHEARSAL,
     ir::{Contract, Phase},
 };
 use std::collections::BTreeSet;
@@ -54,8 +55,9 @@ impl Found<'_> {
                 let flops = product(flops::dims(body, inst, op).map(local).chain([times, 2]));
                 let part = part(&inst.site.scope);
                 add(&mut self.parts[index(part)], flops);
-                let again =
-                    inst.site.phase == Phase::Backward && self.forward.contains(&signature(body, inst, op));
+                let again = inst.site.scope.split('/').any(|word| word == REHEARSAL)
+                    || inst.site.phase == Phase::Backward
+                        && self.forward.contains(&signature(body, inst, op));
                 let sum = match part {
                     _ if again => &mut self.purpose.remat,
                     "router" | "dispatch and combine" => &mut self.purpose.routing,

@@ -9,7 +9,7 @@ use mesh::{
 use models::{
     Config, Method, Optimizer,
     optimizer::AdamW,
-    switch::options::{RoutingMethod, Scores},
+    switch::options::{Balance, RoutingMethod, Scores},
 };
 use tests::training::small_switch;
 
@@ -148,6 +148,34 @@ fn biases_move_against_the_load() {
         let (these, after) = step(&with(parts), mesh, "");
         same(mesh, &says, &these);
         same(mesh, &state, &after);
+    }
+}
+
+/// The load-balancing loss over the whole batch is that of all microbatches together, and so is its
+/// gradient; with a weight that lets it dominate the gradient of the router.
+#[test]
+fn balance_over_the_whole_batch_does_not_depend_on_microbatches() {
+    let with = |balance, microbatches| {
+        let plain = config(microbatches);
+        let switch = plain.switch.clone().map(|s| models::Switch {
+            routing: RoutingMethod::TopK,
+            top_k: 2,
+            balance,
+            aux_loss: 1.0,
+            router_z_loss: 0.01,
+            ..s
+        });
+        Config { switch, encoder_layers: 1, decoder_layers: 1, ..plain }
+    };
+    let (says, state) = step(&with(Balance::Batch, 1), "", "");
+    let (by_group, _) = step(&with(Balance::Group, 1), "", "");
+    let apart = (says["aux_loss"].data.sum() - by_group["aux_loss"].data.sum()).abs();
+    assert!(apart > 1e-3, "the balance of a group is another: {apart}");
+    assert!(says.keys().eq(by_group.keys()), "both have the same metrics");
+    for (parts, mesh) in [(4, ""), (1, "data=2,expert=2,model=2"), (2, "expert=8")] {
+        let (these, after) = step(&with(Balance::Batch, parts), mesh, "");
+        same(&format!("{parts} parts, {mesh}"), &says, &these);
+        same(&format!("{parts} parts, {mesh}"), &state, &after);
     }
 }
 

@@ -610,14 +610,6 @@ fn options_that_cannot_be_are_named() {
              top_k or ntlb",
         ],
     );
-    wrong_with(
-        Switch { balance: Balance::Batch, ..four() },
-        Schedule { microbatches: 2, ..Schedule::default() },
-        &[
-            "`balance` = batch needs the whole batch at once, and `microbatches` is 2; set `balance` to group, or \
-           `microbatches` to 1",
-        ],
-    );
     wrong(
         Switch { experts: 32, capacity_factor: 1.0, min_capacity: 0, ..four() },
         &[

@@ -53,7 +53,7 @@ pub use index::sort;
 pub use init::Init;
 pub use names::{Dims, Names};
 pub use program::Program;
-pub use random::Rng;
+pub use random::{REHEARSAL, Rng};
 pub use running::associative_scan;
 pub use shape::concat;
 pub use state::State;

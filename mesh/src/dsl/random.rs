@@ -6,6 +6,9 @@ use crate::{
     ir::{Binary, Dist, Random},
 };
 
+/// The scope of operations that are computed again later ([`Graph::rehearse`]); reports count them apart.
+pub const REHEARSAL: &str = "rehearsal";
+
 /// A source of random numbers: a seed and a counter. Every call of a method uses a separate stream, which
 /// depends only on the scope and on the number of earlier calls in it. A change in one layer therefore does
 /// not change the numbers of another. Fold the step and the iteration into the counter with [`Rng::fold`].
@@ -76,9 +79,20 @@ impl<'g> Rng<'g> {
 }
 
 impl Graph {
+    /// Runs `f` in the scope [`REHEARSAL`], and then lets operations draw the random numbers that those in
+    /// `f` drew: for code that computes something twice.
+    pub fn rehearse<T>(&self, f: impl FnOnce() -> T) -> T {
+        let before = self.inner.borrow().streams.clone();
+        let made = self.scope(REHEARSAL, f);
+        self.inner.borrow_mut().streams = before;
+        made
+    }
+
     /// Returns a stream that no random operation of this function uses yet.
     fn stream(&self) -> u32 {
-        let path = self.scope_path();
+        let path: Vec<String> =
+            self.scope_path().split('/').filter(|s| *s != REHEARSAL).map(str::to_owned).collect();
+        let path = path.join("/");
         self.inner.borrow_mut().streams.next(&path)
     }
 }

@@ -4,7 +4,7 @@ use crate::Name;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The random streams of a function.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Streams {
     /// The number of random operations of each scope.
     counts: BTreeMap<String, u32>,

@@ -221,6 +221,28 @@ fn random_streams_differ_by_call_and_do_not_depend_on_other_scopes() {
 }
 
 #[test]
+fn a_rehearsal_draws_the_numbers_of_what_follows() {
+    let module = build(|p| {
+        p.function("f", |g| {
+            let rng = Rng::new(g.input("seed", DType::U32, []), g.constant(0.0, DType::U32));
+            let draw = || g.scope("a", || rng.uniform([], DType::F32) + rng.normal([], DType::F32));
+            let first = g.rehearse(draw);
+            g.output("apart", first - draw());
+            g.output("other", draw());
+        });
+    });
+    let body = &module.function("f").unwrap().body;
+    let stream = |op: &Op| match op {
+        Op::Random(random) => Some(random.stream),
+        _ => None,
+    };
+    let streams: Vec<u32> = body.insts.iter().filter_map(|i| stream(&i.op)).collect();
+    assert_eq!(streams.len(), 6);
+    assert_eq!(streams[..2], streams[2..4]);
+    assert!(streams[4..].iter().all(|s| !streams[..4].contains(s)));
+}
+
+#[test]
 fn all_methods_give_their_operation() {
     let (batch, d, _) = dims();
     let module = build(|p| {

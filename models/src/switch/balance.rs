@@ -3,7 +3,7 @@
 use super::{
     assignment::{Gating, GatingInputs},
     options::{Balance, RoutingMethod, Scores},
-    router::{RouterMetrics, Trace},
+    router::{RouterMetrics, Trace, balance_over_batch},
 };
 use mesh::{DType, dsl::Tensor};
 
@@ -29,10 +29,12 @@ impl<'g> GatingInputs<'_, 'g> {
             .map_or(gating.dropped, |non_padding| gating.dropped & non_padding)
             .cast(DType::F32);
         let mean = |x: Tensor<'g>| self.mean_of_tokens(x);
+        let of_batch = self.options.balance == Balance::Batch;
         RouterMetrics {
             place,
             load,
-            choices: (self.options.balance_bias > 0.0).then(|| self.choices_by_expert(gating)),
+            choices: (of_batch || self.options.balance_bias > 0.0).then(|| self.choices_by_expert(gating)),
+            probability: of_batch.then(|| mean(probabilities)),
             dropped: mean(dropped),
             entropy: mean(entropy),
             aux,
@@ -92,13 +94,12 @@ impl<'g> GatingInputs<'_, 'g> {
             Some(_) => self.mean_of_tokens(gating.rounds[0].wanted.cast(DType::F32)),
         };
         let aux = match self.options.balance {
-            Balance::Group => uneven.mean(batch),
+            Balance::Group => uneven.mean(batch) * experts.size as f64,
             Balance::Batch => {
-                let mean = self.mean_of_tokens(probabilities);
-                (self.choices_by_expert(gating) * mean).sum(experts)
+                balance_over_batch(self.choices_by_expert(gating), self.mean_of_tokens(probabilities))
             }
         };
-        (load, aux * (experts.size as f64))
+        (load, aux)
     }
 
     /// Returns each expert's share of all choices of the tokens that are not padding, over the whole batch:

@@ -52,14 +52,17 @@ pub struct RouterMetrics<'g> {
     /// Fraction of tokens that choose each expert; if experts choose, each expert's share of the used expert
     /// slots: `[experts_all]`.
     pub load: Tensor<'g>,
-    /// Each expert's share of all choices, `[experts_all]`, which decides the next biases; `None` means that
-    /// the router has no biases.
+    /// Each expert's share of all choices, `[experts_all]`; `None` means that the router has no biases for
+    /// the choice, and its load-balancing loss is that of each group.
     pub choices: Option<Tensor<'g>>,
+    /// The mean probability of each expert, `[experts_all]`, if the load-balancing loss is that of the whole
+    /// batch; `None` means that it is that of each group.
+    pub probability: Option<Tensor<'g>>,
     /// Fraction of tokens without any expert slot.
     pub dropped: Tensor<'g>,
     /// Mean entropy of the probabilities, in nats.
     pub entropy: Tensor<'g>,
-    /// Load-balancing loss, 1 if balanced, without its weight.
+    /// Load-balancing loss of these tokens, 1 if balanced, without its weight.
     pub aux: Tensor<'g>,
     /// Mean square of the log-normalizer (z-loss), without its weight.
     pub z: Tensor<'g>,
@@ -98,6 +101,18 @@ impl<'g> Tree<'g> for Trace<'g> {
 }
 
 impl<'g> RouterMetrics<'g> {
+    /// Returns the metrics with the load-balancing loss over the whole batch, if it is that of the whole
+    /// batch. `choices` are the shares of choices over it, if these tokens are a part of the batch.
+    ///
+    /// Computed from means that leave a scan over layers as pending sums, it costs one all-reduce of a few
+    /// numbers for each stack.
+    pub(crate) fn over_batch(self, choices: Option<Tensor<'g>>) -> Self {
+        let Some((choices, probability)) = choices.or(self.choices).zip(self.probability) else {
+            return self;
+        };
+        Self { aux: balance_over_batch(choices, probability), ..self }
+    }
+
     /// Records the tokens that were dropped on the way to their experts; `non_padding` restricts the mean.
     pub(super) fn record_drops(
         &mut self,
@@ -119,12 +134,21 @@ impl<'g> RouterMetrics<'g> {
     }
 }
 
+/// Returns the load-balancing loss over the whole batch, 1 if balanced: experts · Σ f·P. `choices` has each
+/// expert's share f of all choices, and `probability` its mean probability P, both with `experts_all`; P of
+/// a microbatch gives the microbatch's part of the loss.
+pub(crate) fn balance_over_batch<'g>(choices: Tensor<'g>, probability: Tensor<'g>) -> Tensor<'g> {
+    let experts = choices.dims().iter().find(|dim| dim.name == "experts_all").map_or(1, |dim| dim.size);
+    (choices * probability).sum("experts_all") * experts as f64
+}
+
 impl<'g> Tree<'g> for RouterMetrics<'g> {
     fn map(self, f: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self {
         Self {
             place: self.place,
             load: f(self.load),
             choices: self.choices.map(&mut *f),
+            probability: self.probability.map(&mut *f),
             dropped: f(self.dropped),
             entropy: f(self.entropy),
             aux: f(self.aux),

@@ -12,7 +12,7 @@ impl Switch {
         let rule = "at least 1 (1 for all layers, 2 for every other)";
         wrong.require(self.sparse_step > 0, "sparse_step", rule, self.sparse_step);
         self.wrong_routing(wrong);
-        self.wrong_balance(config, wrong);
+        self.wrong_balance(wrong);
         let before = wrong.count();
         wrong.positive("capacity_factor", self.capacity_factor);
         wrong.positive("eval_capacity_factor", self.eval_capacity_factor);
@@ -101,7 +101,7 @@ impl Switch {
     }
 
     /// Checks how the load is balanced.
-    fn wrong_balance(&self, config: &Config, wrong: &mut Mistakes) {
+    fn wrong_balance(&self, wrong: &mut Mistakes) {
         let learned = !self.routing.by_experts() && !self.routing.is_fixed();
         let legal = "set `routing` to switch, top_k or ntlb";
         let batch = self.balance == Balance::Batch;
@@ -109,12 +109,6 @@ impl Switch {
             !batch || learned,
             || "`balance` = batch has no effect if experts choose tokens or nothing is learned".into(),
             legal,
-        );
-        let parts = config.schedule.microbatches;
-        wrong.unless(
-            !batch || parts <= 1,
-            || format!("`balance` = batch needs the whole batch at once, and `microbatches` is {parts}"),
-            "set `balance` to group, or `microbatches` to 1",
         );
         wrong.unless(
             !(batch && self.second_place_loss),
