@@ -72,7 +72,7 @@ svg .f4 { fill: var(--c4); } svg .f5 { fill: var(--c5); }
 .key { display: inline-block; width: 1em; height: 0.7em; margin-right: 0.35em; border-radius: 2px; }
 .keys { color: var(--soft); } .c0 { background: var(--c0); } .c1 { background: var(--c1); } .c2 { background: var(--c2); }
 .c3 { background: var(--c3); } .c4 { background: var(--c4); } .c5 { background: var(--c5); }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } .note, small { color: var(--soft); }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } .note, small { color: var(--soft); }
 .grids { display: flex; flex-wrap: wrap; gap: 1.4rem; } .grids figure { margin: 0; max-width: 330px; }
 details { margin: 0.6rem 0; } figure { margin: 0.5rem 0 1rem; } figcaption { color: var(--soft); font-size: 0.85rem; }
 svg { max-width: 100%; height: auto; }
