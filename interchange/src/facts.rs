@@ -8,6 +8,8 @@ pub const SETTINGS: &str = "settings";
 pub const SCHEDULE: &str = "schedule";
 /// The precision in the form that `--dtype` takes.
 pub const DTYPE: &str = "dtype";
+/// Defaults of generation in the form that `--set` takes, separated by spaces.
+pub const GENERATION: &str = "generation";
 /// The text of the imported `config.json`.
 pub const CONFIG: &str = "hf.config";
 /// The element type of most tensors imported from Hugging Face; tensors with another one, as a JSON object

@@ -33,6 +33,17 @@ fn a_trained_model_generates_scores_and_is_evaluated() {
     let tokens: Vec<i64> = serde_json::from_value(first["tokens"].clone()).unwrap();
     assert!((1..=16).contains(&tokens.len()));
 
+    // No token occurs twice, and the prompt of the decoder comes first.
+    let more = ["--no-repeat-ngram-size", "1", "--decoder-prompt", "x = 1", "--json"];
+    let once = parsed(&place.run_on_cpu(&[&generate[..], &more].concat()).succeeds());
+    for sequence in [&once[0]["sequences"][0], &once[1]["sequences"][0]] {
+        let mut tokens: Vec<i64> = serde_json::from_value(sequence["tokens"].clone()).unwrap();
+        assert_eq!(tokens[..5], [123, 35, 64, 35, 52], "{sequence}");
+        let rest = tokens.split_off(5);
+        let distinct: std::collections::BTreeSet<&i64> = rest.iter().collect();
+        assert!(distinct.len() == rest.len() && rest.iter().all(|t| !tokens.contains(t)), "{sequence}");
+    }
+
     // The same with the name of the model, from a pipe, to a file.
     let args = ["generate", &path, "--checkpoint", "ck", "--input", "-", "--output", "out.txt"];
     let mut child = place
@@ -95,7 +106,12 @@ fn a_trained_model_generates_scores_and_is_evaluated() {
 fn what_does_nothing_is_told_before_anything_is_read() {
     let place = Workplace::new();
     let wrong = |more: &[&str], parts: &[&str]| {
-        place.run(&[&["generate", "ck", "--input", "in.txt"], more].concat()).fails(parts);
+        let ran = place.run(&[&["generate", "ck", "--input", "in.txt"], more].concat());
+        if more[0] == "--repetition-penalty" {
+            ran.fails_with(2, parts)
+        } else {
+            ran.fails(parts)
+        };
     };
     wrong(&["--top-k", "3"], &["--method greedy", "--method sample"]);
     wrong(&["--temperature", "2"], &["--method greedy"]);
@@ -105,6 +121,7 @@ fn what_does_nothing_is_told_before_anything_is_read() {
         &["`--sequences 3` exceeds `--beams 2`"],
     );
     wrong(&["--early-stopping", "first"], &["--method beam"]);
+    wrong(&["--repetition-penalty", "0"], &["--repetition-penalty", "above 0"]);
 }
 
 #[test]
@@ -164,6 +181,9 @@ fn a_language_model_continues_texts() {
     assert!((1..=5).contains(&tokens.len()) && list.as_array().unwrap().len() == 2, "{list}");
     let fixed = [&generate[..], &["--set", "input_length=8"]].concat();
     place.run_on_cpu(&fixed).fails(&["input 2 has 40 tokens, but the program takes at most 8"]);
+
+    let prompted = [&generate[..], &["--decoder-prompt", "one"]].concat();
+    place.run_on_cpu(&prompted).fails(&["`decoder_prompt` has no effect in a language model"]);
 
     // The tokens of the text `one` are its bytes, without an end token.
     let ids: Vec<i64> = "one".bytes().map(|byte| i64::from(byte) + 3).collect();

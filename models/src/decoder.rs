@@ -110,6 +110,11 @@ impl<'g> Prefix<'g> {
         hidden(self.read.cast(DType::S32), length)
     }
 
+    /// Returns the tokens that are read, with `none` in place of padding: `s32[batch, length]`.
+    pub(crate) fn text(&self, none: i64) -> Tensor<'g> {
+        self.read.select(self.tokens, self.tokens.graph().constant(none as f64, DType::S32))
+    }
+
     /// Returns the token that is read where the first target is predicted, `s32[batch]`.
     pub(crate) fn next(&self, config: &Config) -> Tensor<'g> {
         self.next.unwrap_or_else(|| {

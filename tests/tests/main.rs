@@ -28,6 +28,7 @@ mod pods;
 mod precision;
 mod processes;
 mod reference;
+mod repetition;
 mod reports;
 mod resume;
 mod routes;

@@ -1,13 +1,14 @@
 //! Files of an exported model beside its weights and `config.json`: the tokenizer's, `generation_config.json`
 //! and `README.md`.
 
+use super::generation::add_recorded;
 use anyhow::{Context, Result};
 use data::{
     Codec, FileTokenizer, Pieces, Sentinels, SpecialTokens, Tokenizer,
     tokenizer::{Conventions, Division},
 };
 use models::Config;
-use runtime::checkpoint::{Checkpoint, TOKENIZER};
+use runtime::checkpoint::{Checkpoint, Facts, TOKENIZER};
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
@@ -225,10 +226,15 @@ fn pretty(value: &Value) -> Vec<u8> {
 }
 
 /// Returns the contents of `generation_config.json`.
-pub(super) fn generation(config: &Config) -> Vec<u8> {
+pub(super) fn generation(config: &Config, facts: &Facts) -> Vec<u8> {
     let Config { start_token, eos_token, .. } = config;
     let start = if config.is_decoder_only() { "bos_token_id" } else { "decoder_start_token_id" };
-    pretty(&json!({ start: start_token, "eos_token_id": eos_token, "pad_token_id": 0 }))
+    let mut map = Map::new();
+    for (key, token) in [(start, *start_token), ("eos_token_id", *eos_token), ("pad_token_id", 0)] {
+        map.insert(key.into(), json!(token));
+    }
+    add_recorded(facts, &mut map);
+    pretty(&Value::Object(map))
 }
 
 /// Returns the model card, `README.md`. `tokenizer` is the reason why there is none.
@@ -418,7 +424,7 @@ mod tests {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         assert!(!card(&config(100), 1, 0, None).contains("tokenizer"));
-        let start: Value = serde_json::from_slice(&generation(&config(8))).unwrap();
+        let start: Value = serde_json::from_slice(&generation(&config(8), &Facts::new())).unwrap();
         assert_eq!(start, json!({ "decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0 }));
     }
 }

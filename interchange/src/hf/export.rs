@@ -82,7 +82,7 @@ pub fn export(
     write(&checkpoint, &shards, &elements, scratch.path())?;
     let mut others = tokenizer.clone().unwrap_or_default();
     others.insert("config.json", text.into_bytes());
-    others.insert("generation_config.json", companions::generation(&config));
+    others.insert("generation_config.json", companions::generation(&config, checkpoint.facts()));
     others.insert("README.md", card.into_bytes());
     for (name, contents) in &others {
         fs::write(scratch.path().join(name), contents).with_context(|| format!("writing {name}"))?;

@@ -4,6 +4,7 @@ use super::{
     elements::{beyond_f32, transposed, widened},
     file::Element,
     folder::{Folder, Tokenizer},
+    generation::GenerationDefaults,
 };
 use crate::{facts, failure, types::ElementTypes};
 use anyhow::Result;
@@ -21,10 +22,13 @@ pub struct Imported {
     pub tensors: usize,
     /// Number of elements.
     pub elements: u64,
+    /// Options of generation of the directory that `meshc generate` does not follow.
+    pub warnings: Vec<String>,
 }
 
 /// Writes the checkpoint `out` atomically.
 pub fn import(folder: &Folder, out: &Path) -> Result<Imported> {
+    let generation = GenerationDefaults::read(&folder.dir, &folder.described.text, &folder.config)?;
     let mut writer = Writer::create(out)?;
     let mut kinds: BTreeMap<String, Element> = BTreeMap::new();
     let mut elements = 0;
@@ -34,16 +38,19 @@ pub fn import(folder: &Folder, out: &Path) -> Result<Imported> {
         elements += value.dims.iter().product::<usize>() as u64;
         writer.part(&tensor.param, Kind::Param, &tensor.dims, &tensor.start, value)?;
     }
-    let mut facts = described(folder, &ElementTypes::imported(kinds));
+    let mut recorded = described(folder, &ElementTypes::imported(kinds));
+    if !generation.settings.is_empty() {
+        recorded.insert(facts::GENERATION.into(), generation.settings);
+    }
     match folder.tokenizer()? {
-        Tokenizer::Bytes => drop(facts.insert(TOKENIZER.into(), "bytes".into())),
+        Tokenizer::Bytes => drop(recorded.insert(TOKENIZER.into(), "bytes".into())),
         Tokenizer::File(contents) if numbers_fit(folder, &contents) => writer.tokenizer(&contents)?,
         // Its tokens would have other numbers than those of the model.
         Tokenizer::File(_) => {}
         Tokenizer::Unknown => {}
     }
-    writer.finish(facts, 0)?;
-    Ok(Imported { tensors: folder.tensors.len(), elements })
+    writer.finish(recorded, 0)?;
+    Ok(Imported { tensors: folder.tensors.len(), elements, warnings: generation.warnings })
 }
 
 /// Reads a Hugging Face tensor as a part of one of our parameters, and returns its original element type.

@@ -3,8 +3,8 @@
 //! Reading order: [`file`](self::file) (safetensors files, tensor by tensor), `keys`, `sentinels` and
 //! `causal` and [`config`] (`config.json`), [`folder`] (both, checked against each other), [`elements`]
 //! (element types, transposition), [`import`] and [`export`] (to a checkpoint of mesh and back) with
-//! `companions` (tokenizer and model card), [`verify`] (a model against numbers that came with it). The names
-//! and places of tensors are in `models::hf`.
+//! `companions` (tokenizer and model card) and [`generation`] (defaults of generation), [`verify`] (a
+//! model against numbers that came with it). The names and places of tensors are in `models::hf`.
 
 mod causal;
 mod companions;
@@ -13,6 +13,7 @@ pub mod elements;
 pub mod export;
 pub mod file;
 pub mod folder;
+pub mod generation;
 pub mod import;
 mod keys;
 mod sentinels;

@@ -175,7 +175,12 @@ fn from_hf(args: &Hf) -> Result<ExitCode> {
     if let Some(out) = &args.out {
         let done = import(&Folder::open(&args.dir)?, out)?;
         let said = format!("{}: {} tensors, {} parameters", out.display(), done.tensors, done.elements);
-        if args.where_.json { errln!("{said}") } else { outln!("{said}") }
+        if args.where_.json {
+            errln!("{said}")
+        } else {
+            outln!("{said}")
+        }
+        done.warnings.iter().for_each(|warning| errln!("warning: {warning}"));
     }
     if args.verify { compare(&args.dir, &args.where_) } else { Ok(ExitCode::SUCCESS) }
 }

@@ -6,24 +6,25 @@ use crate::{
         ranges::{at_least_one, finite, positive, probability, whole, whole_32},
         subject::SubjectArgs,
     },
-    output::stream::{end_if_closed, write_bytes},
+    output::stream::{end_if_closed, errln, write_bytes},
 };
 use anyhow::Result;
 use data::Codec;
 use driver::{
     failure::failure,
-    files::write_file,
+    files::{is_artefact, write_file},
     hosts::member::Member,
     inputs::{self, Input},
     request::{Request, Setting},
     session::{self, Prepared},
     tokenizer,
 };
-use interchange::tensors;
+use interchange::{hf::generation::recorded, tensors};
 use mesh::task::check::Purpose;
 use proto::manifest::TaskKind;
 use runtime::{
     HostTensor,
+    checkpoint::Facts,
     generate::{Generator, Options, Sequence, Sizes},
 };
 use serde_json::{Value, json};
@@ -70,6 +71,17 @@ pub struct Args {
     /// sequences have ended as there are beams (first), or when no better sequence is possible (certain)
     #[arg(long, value_name = "WHEN", value_parser = ["likely", "first", "certain"])]
     early_stopping: Option<String>,
+    /// Penalty for tokens that a sequence already has: positive logits are divided by it, negative ones
+    /// multiplied. Default: that of the converted model, or 1, no penalty
+    #[arg(long, value_name = "FACTOR", value_parser = positive, allow_negative_numbers = true)]
+    repetition_penalty: Option<f64>,
+    /// No sequence of N tokens occurs twice; 0 allows all. Default: that of the converted model, or 0
+    #[arg(long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
+    no_repeat_ngram_size: Option<usize>,
+    /// Text that every output begins with (token ids with + between them if inputs are token ids); it
+    /// counts in the lengths and not in the scores. Not for language models, whose inputs are prompts
+    #[arg(long, value_name = "TEXT")]
+    decoder_prompt: Option<String>,
     /// Smallest number of tokens per sequence
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole, allow_negative_numbers = true)]
     min_length: usize,
@@ -140,10 +152,12 @@ type Encoded = (Vec<Vec<i32>>, Option<Codec>);
 
 /// Returns the program, its parameters and the encoded inputs.
 fn prepare(args: &Args, request: &Request) -> Result<Prepared<Encoded>> {
+    args.check_artefact(request)?;
     let functions = &["encode", "decode", "results"];
     let input = inputs::read(&args.input)?;
     let parameters = session::parameters(request, args.subject.checkpoint.as_deref())?;
     let mut settings = args.settings(request, input.len());
+    add_recorded(request, parameters.checkpoint.facts(), &mut settings);
     let build = |settings: &[Setting]| {
         session::artefact(request, &parameters, settings, Purpose::Generate, functions)
     };
@@ -154,13 +168,51 @@ fn prepare(args: &Args, request: &Request) -> Result<Prepared<Encoded>> {
         Err(unknown) if Kind::of(args) == Kind::Text || input.is_text() => return Err(unknown.error()),
         Err(_) => None,
     };
+    let is_text = input.is_text();
     let inputs = tokens(input, codec.as_ref(), sizes)?;
+    if let Some(prompt) = &args.decoder_prompt {
+        let codec = codec.as_ref().filter(|_| is_text);
+        settings.push(("decoder_prompt", prompt_tokens(prompt, codec)?));
+        artefact = build(&settings)?;
+    }
     if let Some(room) = tokenizer::room(sizes, inputs.iter().map(Vec::len).max()) {
         settings.push(room);
         artefact = build(&settings)?;
     }
     let digest = session::digest(&inputs);
     Ok(Prepared { parameters, artefact, functions, inputs: (inputs, codec), digest })
+}
+
+/// Adds the defaults of generation that a checkpoint records, unless the user has set them, and says so.
+fn add_recorded(request: &Request, facts: &Facts, settings: &mut Vec<Setting>) {
+    let is_given = |key: &str, settings: &[Setting]| settings.iter().any(|(given, _)| *given == key);
+    let mut taken = Vec::new();
+    for (key, value) in recorded(facts) {
+        if !is_given(key, settings) && !request.settings.sets(key) && !is_artefact(&request.subject) {
+            taken.push(format!("{key}={value}"));
+            settings.push((key, value));
+        }
+    }
+    if !taken.is_empty() {
+        errln!("generation options of the checkpoint: {}", taken.join(" "));
+    }
+}
+
+/// Returns the token ids of a decoder's prompt with `+` between them. Without a codec, `prompt` has ids.
+fn prompt_tokens(prompt: &str, codec: Option<&Codec>) -> Result<String> {
+    let ids: Vec<i32> = match codec {
+        Some(codec) => codec.encode_part(prompt)?,
+        None => {
+            let id = |part: &str| {
+                part.trim().parse().map_err(|_| {
+                    let what = format!("`--decoder-prompt {prompt}`: `{part}` is no token id");
+                    failure(what, "inputs are token ids: give the prompt's, such as 12+7")
+                })
+            };
+            prompt.split('+').map(id).collect::<Result<_>>()?
+        }
+    };
+    Ok(ids.iter().map(i32::to_string).collect::<Vec<_>>().join("+"))
 }
 
 /// Returns the bytes of the output file.
@@ -214,6 +266,23 @@ impl Args {
         }
     }
 
+    /// Refuses options that a compiled program does not take.
+    fn check_artefact(&self, request: &Request) -> Result<()> {
+        let given = [
+            ("--repetition-penalty", self.repetition_penalty.is_some()),
+            ("--no-repeat-ngram-size", self.no_repeat_ngram_size.is_some()),
+            ("--decoder-prompt", self.decoder_prompt.is_some()),
+        ];
+        match given.iter().find(|(_, is_given)| *is_given && is_artefact(&request.subject)) {
+            None => Ok(()),
+            Some((option, _)) => Err(failure(
+                format!("`{option}` has no effect: `{}` is compiled", request.subject.display()),
+                "compile the model with --set repetition_penalty, no_repeat_ngram_size or decoder_prompt, or name \
+                 the model itself",
+            )),
+        }
+    }
+
     /// Returns the settings of the program for a number of inputs.
     fn settings(&self, request: &Request, inputs: usize) -> Vec<Setting> {
         let beams = match self.method.as_str() {
@@ -232,6 +301,8 @@ impl Args {
         ];
         settings.extend(self.early_stopping.clone().map(|when| ("early_stopping", when)));
         settings.extend(self.max_length.map(|n| ("target_length", n.to_string())));
+        settings.extend(self.repetition_penalty.map(|factor| ("repetition_penalty", factor.to_string())));
+        settings.extend(self.no_repeat_ngram_size.map(|n| ("no_repeat_ngram_size", n.to_string())));
         settings.extend(self.uncached.then(|| ("decode", "uncached".to_owned())));
         settings
     }

@@ -5,7 +5,7 @@
 //! sequences as beams, and as many finished ones. A sequence finishes only if its end is among the best
 //! `beams` continuations, as in other implementations.
 
-use super::{DecodeState, EarlyStopping, Limits, MASKED};
+use super::{DecodeState, EarlyStopping, Limits, MASKED, repetition, repetition::Repetition};
 use crate::tokens::PAD;
 use mesh::{
     DType, Dim,
@@ -28,6 +28,10 @@ pub struct Beams<'a> {
     pub vocab: usize,
     /// The token that ends a sequence.
     pub eos: u32,
+    /// Penalty and block of repeated tokens.
+    pub repetition: Repetition,
+    /// The tokens that every sequence begins with; they do not count in its score and its length.
+    pub prompt: &'a [u32],
 }
 
 /// The best finished sequences.
@@ -71,9 +75,11 @@ impl Beams<'_> {
     ) -> DecodeState<'g> {
         let active = now.position.lt(limits.max_length);
         let log = logits - logits.logsumexp("vocab");
+        let log = now.history.map_or(log, |history| self.repetition.apply(log, history));
         let log = super::mask_early_eos(log, self.eos, now.position, limits.min_length);
-        let all = self.candidates(log, now.scores);
-        let length = now.position + 1;
+        let all = self.candidates(self.prompted(log, now.position), now.scores);
+        let prompt = self.prompt.len() as u32;
+        let length = (now.position - prompt + 1).maximum(1);
         let ends = all.token.eq(self.eos);
 
         // The best continuations that do not end stay open.
@@ -103,9 +109,19 @@ impl Beams<'_> {
             last: token,
             open: now.open,
             scores: active.select(scores, now.scores),
+            history: now.history.map(|history| repetition::extended(move_beams(history), token)),
             cache: now.cache.map(&mut { move_beams }),
             finished,
         }
+    }
+
+    /// Returns log-probabilities that allow only the tokens of the prompt at its positions.
+    fn prompted<'g>(&self, log: Tensor<'g>, position: Tensor<'g>) -> Tensor<'g> {
+        let vocab = log.dims().into_iter().find(|d| d.name == *"vocab");
+        let (Some(forced), Some(vocab)) = (super::forced(self.prompt, position), vocab) else { return log };
+        let g = log.graph();
+        let only = g.iota(&vocab, DType::S32).ne(forced).cast(DType::F32) * MASKED;
+        position.lt(self.prompt.len() as u32).select(only, log)
     }
 
     /// Returns twice as many continuations as beams: even if the best one of each beam ends, enough stay
@@ -154,7 +170,8 @@ impl Beams<'_> {
             EarlyStopping::Certain => {
                 // Scores are negative: with a positive penalty, dividing by the maximum length gives the
                 // upper bound.
-                let length = penalty.gt(0.0).select(limits.max_length, length);
+                let most = limits.max_length - self.prompt.len() as u32;
+                let length = penalty.gt(0.0).select(most, length);
                 full & worst.ge(normalized(best, length, penalty))
             }
         };

@@ -15,161 +15,39 @@
 //! for expert slots, and no token of the decoder is dropped. With `--set decode=uncached` the whole prefix
 //! is recomputed for every token, and tokens compete as in training.
 //!
-//! Reading order: this file, `prefix` (decoder-only models), [`sampling`], [`beams`].
+//! Reading order: `options`, this file, `prefix` (decoder-only models), [`repetition`], [`sampling`],
+//! [`beams`].
 
 pub mod beams;
+mod options;
 mod prefix;
+pub mod repetition;
 pub mod sampling;
 
+pub use options::{EarlyStopping, Generation};
+
 use crate::{
-    Config, Context, Dispatch, Schedule, Switch, Weights,
+    Config, Context, Schedule, Switch, Weights,
     attention::{MASKED, padding_mask},
     embedding::Embedding,
     mistakes::Mistakes,
+    position::CausalBias,
     stack::{DecoderLayers, KvCache, Memory, Stack, StepDecoder},
     tokens::PAD,
 };
 use beams::{Beams, FinishedBeams};
 use mesh::{
     DType, Dim, Site,
-    dsl::{Args, Graph, Init, Program, State, Tensor, Tree},
-    task::{self, DecodingMethod, TaskKind},
+    dsl::{Graph, Init, Program, State, Tensor, Tree},
+    task::{self, DecodingMethod, Objective, TaskKind},
 };
+use prefix::ReadInputs;
+use repetition::HISTORY;
 use sampling::Sampling;
 
-/// Decoders with at most this many bytes of parameters are unrolled by default.
-const MAX_UNROLLED_BYTES: usize = 1 << 30;
-
-/// Decoders with at most this many experts, over all layers, unstack them by default: each expert adds code
-/// to the program.
-const MAX_UNSTACKED_EXPERTS: usize = 256;
-
-/// Options of generation.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Generation {
-    /// Choice of the next token.
-    pub method: DecodingMethod,
-    /// Beams of a search, or sequences sampled for each input.
-    pub beams: usize,
-    /// Positions that one call of `decode` generates.
-    pub steps: usize,
-    /// True to use a KV cache and route every position alone; false to recompute the whole prefix for every
-    /// token.
-    pub cached: bool,
-    /// True if the decoder's layers run as a loop; `None` means only if they are large.
-    pub looped: Option<bool>,
-    /// True if unrolled layers store experts in separate states; `None` means only if they are few.
-    pub unstacked: Option<bool>,
-    /// True if sampling applies `top_k` and `top_p`, which needs a sort.
-    pub filter: bool,
-    /// Stopping rule of beam search.
-    pub early: EarlyStopping,
-}
-
-/// Stopping rule of beam search, for an input that has as many finished sequences as beams.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum EarlyStopping {
-    /// Stop at once.
-    First,
-    /// Stop when the best open sequence, if it ended now, would not beat the worst finished one.
-    Likely,
-    /// Stop when no open sequence can beat the worst finished one.
-    Certain,
-}
-
-impl Default for Generation {
-    fn default() -> Self {
-        Self {
-            method: DecodingMethod::Greedy,
-            beams: 1,
-            steps: 16,
-            cached: true,
-            looped: None,
-            unstacked: None,
-            filter: true,
-            early: EarlyStopping::Likely,
-        }
-    }
-}
-
-impl Generation {
-    /// Returns the options with the settings of the command line applied.
-    pub fn with(mut self, args: &Args) -> Self {
-        let method = args.choice("method", &DecodingMethod::ALL.map(DecodingMethod::name), "greedy");
-        let named = DecodingMethod::ALL.into_iter().find(|m| m.name() == method);
-        self.method = named.unwrap_or(DecodingMethod::Greedy);
-        self.beams = args.get("beams", self.beams);
-        self.steps = args.get("steps", self.steps);
-        self.cached = args.choice("decode", &["cached", "uncached"], "cached") == "cached";
-        self.looped = match args.choice("decoder_layers_as", &["auto", "loop", "code"], "auto") {
-            "loop" => Some(true),
-            "code" => Some(false),
-            _ => None,
-        };
-        // `apart` and `together` are the words of earlier releases.
-        let words = ["auto", "unstacked", "stacked", "apart", "together"];
-        self.unstacked = match args.choice("decoder_experts", &words, "auto") {
-            "unstacked" | "apart" => Some(true),
-            "stacked" | "together" => Some(false),
-            _ => None,
-        };
-        self.filter = args.get("filter", self.filter);
-        self.early = match args.choice("early_stopping", &["likely", "first", "certain"], "likely") {
-            "first" => EarlyStopping::First,
-            "certain" => EarlyStopping::Certain,
-            _ => EarlyStopping::Likely,
-        };
-        self
-    }
-
-    fn mistakes(&self, config: &Config, wrong: &mut Mistakes) {
-        if let Some(switch) = &config.switch {
-            wrong.unless(
-                !switch.routing.by_experts(),
-                || "generation does not support routing in which experts choose tokens: the decoder's later tokens \
-                    are not known yet"
-                    .into(),
-                "set `routing` to switch, top_k or ntlb",
-            );
-        }
-        wrong.require(self.beams > 0, "beams", "at least 1", self.beams);
-        wrong.require(self.steps > 0, "steps", "at least 1", self.steps);
-        wrong.unless(
-            self.beams == 1 || self.method != DecodingMethod::Greedy,
-            || format!("`beams` must be 1 with `method` = greedy, got {}", self.beams),
-            "all beams would be the same; `method` = beam searches, `method` = sample draws several sequences",
-        );
-    }
-
-    /// Returns the decoder's configuration. With a cache, every position is routed alone and no token is
-    /// dropped.
-    fn decoder(&self, config: &Config) -> Config {
-        if self.cached {
-            let schedule = Schedule { dispatch: Dispatch::Einsum, ..config.schedule };
-            let own = |switch: &Switch| {
-                let ignore_padding = switch.ignore_padding || config.is_decoder_only();
-                Switch { ignore_padding, ..never_dropping(switch) }
-            };
-            Config { switch: config.switch.as_ref().map(own), schedule, ..config.clone() }
-        } else {
-            Config { batch: config.batch * self.beams, ..config.clone() }
-        }
-    }
-
-    fn blocks(&self, config: &Config) -> DecoderLayers {
-        let experts = config.switch.as_ref().map_or(1, |s| s.experts);
-        let block = 8 * config.heads * config.d_kv + 3 * config.d_ff * experts;
-        if self.looped.unwrap_or(4 * config.decoder_layers * config.d_model * block > MAX_UNROLLED_BYTES) {
-            return DecoderLayers::Scan;
-        }
-        // A layout may name the dims of dispatched tokens, which unstacked experts lack; some layer must
-        // have them.
-        let reads = config.is_decoder_only();
-        let slots = (0..config.layers(reads)).any(|i| config.is_sparse(reads, i));
-        let grouped = config.switch.as_ref().is_some_and(|s| s.expert_groups > 0);
-        let few = experts * config.decoder_layers <= MAX_UNSTACKED_EXPERTS;
-        DecoderLayers::Unrolled { unstacked: slots && !grouped && self.unstacked.unwrap_or(few) }
-    }
+/// True if the decoder reads the beginning of a text, which its targets continue.
+fn reads_text(config: &Config) -> bool {
+    config.is_decoder_only() && config.objective == Objective::Lm
 }
 
 /// Returns the encoder's configuration. If no token can be dropped, padding is not routed: nothing reads
@@ -240,6 +118,8 @@ struct Generator {
     position: State,
     running: [State; 4],
     padding: State,
+    /// The tokens of all sequences so far; `None` means that nothing reads them.
+    history: Option<State>,
     finished: Option<[State; 3]>,
 }
 
@@ -264,6 +144,9 @@ pub struct DecodeState<'g> {
     pub open: Tensor<'g>,
     /// Sum of the tokens' log-probabilities: `f32[batch, beams]`.
     pub scores: Tensor<'g>,
+    /// The tokens so far with those that the decoder has read before: `s32[batch, beams, history]`, as
+    /// [`Repetition::apply`] reads them. `None` means that nothing reads them.
+    pub history: Option<Tensor<'g>>,
     /// Keys and values of the decoder's earlier positions.
     pub cache: KvCache<'g>,
     /// Finished sequences of a beam search; `None` for other methods.
@@ -278,6 +161,7 @@ impl<'g> Tree<'g> for DecodeState<'g> {
             last: f(self.last),
             open: f(self.open),
             scores: f(self.scores),
+            history: self.history.map(&mut *f),
             cache: self.cache.map(f),
             finished: Tree::map(self.finished, f),
         }
@@ -330,6 +214,10 @@ impl Generator {
             let tokens = store("ended_tokens", DType::S32, &all);
             [tokens, store("ended_scores", DType::F32, &one), store("complete", DType::S32, &[&batch])]
         });
+        let history = (!options.repetition.is_off()).then(|| {
+            let read = if reads_text(config) { config.input_length + 1 } else { 1 };
+            store("history", DType::S32, &[&batch, &beams, &Dim::new(HISTORY, length.size + read)])
+        });
         Self {
             config: config.clone(),
             options: options.clone(),
@@ -339,6 +227,7 @@ impl Generator {
             position: p.counter("kept/position", DType::S32, Init::Zeros),
             running,
             padding: store("padding", DType::F32, &[&batch, &memory_length]),
+            history,
             finished,
             batch,
             beams,
@@ -358,14 +247,19 @@ impl Generator {
         let cx = &Context::new(g, &encoder(&self.config), None);
         let length = Dim::new("length", self.config.input_length);
         let inputs = g.input("inputs", DType::S32, [&self.batch, &length]);
-        let (padding, next) = match &self.encoder {
-            Some(encoder) => (self.run_encoder(cx, encoder, inputs, &length), None),
+        let start = || g.full(self.config.start_token, DType::S32, [&self.batch, &Dim::new(HISTORY, 1)]);
+        let (padding, next, text) = match &self.encoder {
+            Some(encoder) => (self.run_encoder(cx, encoder, inputs, &length), None, None),
             None => {
-                let (padding, next) = self.read_inputs(cx, inputs, &length);
-                (padding, Some(next))
+                let ReadInputs { mask, next, text } = self.read_inputs(cx, inputs, &length);
+                (mask, Some(next), text)
             }
         };
         self.padding.assign(padding);
+        if let Some(history) = &self.history {
+            let text = text.unwrap_or_else(start);
+            history.assign(repetition::begun(text, self.length.size, &self.beams));
+        }
         self.position.assign(g.constant(0, DType::S32));
         // A row without tokens only fills up the batch.
         let used = inputs.ne(PAD).any(&length).cast(DType::S32);
@@ -412,11 +306,7 @@ impl Generator {
         let sampling =
             (self.options.method == DecodingMethod::Sample).then(|| Sampling::inputs(g, self.options.filter));
         let penalty = self.finished.as_ref().map(|_| g.input("length_penalty", DType::F32, []));
-        // Loop-invariant: computed once before the loop over positions.
-        let causal = match &self.decoder {
-            Decoder::Cached(decoder, _) => decoder.causal(cx),
-            Decoder::Uncached(..) => None,
-        };
+        let causal = self.causal(cx);
         let padding = self.padding.read(g);
         let first = self.first_place(padding);
         let steps = Dim::new("steps", self.options.steps);
@@ -443,7 +333,10 @@ impl Generator {
                     self.embedding.logits(cx, x, &self.batch, &self.beams)
                 }
             });
-            let allowed = || mask_early_eos(logits, self.config.eos_token, now.position, limits.min_length);
+            let allowed = || {
+                let logits = self.unrepeated(logits, &now);
+                mask_early_eos(logits, self.config.eos_token, now.position, limits.min_length)
+            };
             let token = match (&sampling, penalty) {
                 (Some(sampling), _) => g.scope("sample", || {
                     sampling.choose(allowed(), sampling.sequence(&self.batch, &self.beams), now.position)
@@ -454,6 +347,7 @@ impl Generator {
                 (None, None) => allowed().argmax("vocab"),
             };
             let next = (token, logits.gather("vocab", token) - logits.logsumexp("vocab"));
+            let next = self.prompted(next, now.position);
             (advance(now, next, self.config.eos_token, limits), ())
         });
         let open = match &done.finished {
@@ -464,9 +358,51 @@ impl Generator {
         self.write(done);
     }
 
+    /// Returns the biases of all positions. They are loop-invariant: computed once before the loop over
+    /// positions.
+    fn causal<'g>(&self, cx: &Context<'g>) -> Option<CausalBias<'g>> {
+        match &self.decoder {
+            Decoder::Cached(decoder, _) => decoder.causal(cx),
+            Decoder::Uncached(..) => None,
+        }
+    }
+
+    /// Applies the options of repetition to logits or log-probabilities, `f32[batch, beams, vocab]`.
+    fn unrepeated<'g>(&self, logits: Tensor<'g>, now: &DecodeState<'g>) -> Tensor<'g> {
+        match now.history {
+            Some(history) => {
+                logits.graph().scope("repetition", || self.options.repetition.apply(logits, history))
+            }
+            None => logits,
+        }
+    }
+
+    /// Returns the next tokens and their log-probabilities, or those of the decoder's prompt at its
+    /// positions.
+    fn prompted<'g>(
+        &self,
+        (token, log): (Tensor<'g>, Tensor<'g>),
+        position: Tensor<'g>,
+    ) -> (Tensor<'g>, Tensor<'g>) {
+        let prompt = &self.options.decoder_prompt;
+        let Some(forced) = forced(prompt, position) else { return (token, log) };
+        let inside = position.lt(prompt.len() as u32);
+        let zeros = log.graph().constant(0.0, DType::F32);
+        (inside.select(forced, token), inside.select(zeros, log))
+    }
+
     fn search(&self) -> Beams<'_> {
         let Config { vocab, eos_token, .. } = self.config;
-        Beams { batch: &self.batch, beams: &self.beams, early: self.options.early, vocab, eos: eos_token }
+        let Generation { early, repetition, decoder_prompt, .. } = &self.options;
+        Beams {
+            batch: &self.batch,
+            beams: &self.beams,
+            early: *early,
+            vocab,
+            eos: eos_token,
+            repetition: *repetition,
+            prompt: decoder_prompt,
+        }
     }
 
     fn results(&self, g: &Graph) {
@@ -476,7 +412,8 @@ impl Generator {
             Some(finished) => {
                 let max_length = g.input("max_length", DType::S32, []);
                 let penalty = g.input("length_penalty", DType::F32, []);
-                let length = now.position.minimum(max_length);
+                let prompt = self.options.decoder_prompt.len() as u32;
+                let length = (now.position.minimum(max_length) - prompt).maximum(1);
                 beams::best(finished, now.tokens, now.scores, length, penalty, &self.beams)
             }
         };
@@ -518,13 +455,17 @@ impl Generator {
             let [tokens, scores, complete] = finished.each_ref().map(|state| state.read(g));
             FinishedBeams { tokens, scores, complete }
         });
-        DecodeState { position: self.position.read(g), tokens, last, open, scores, cache, finished }
+        let history = self.history.as_ref().map(|history| history.read(g));
+        DecodeState { position: self.position.read(g), tokens, last, open, scores, history, cache, finished }
     }
 
     fn write(&self, now: DecodeState<'_>) {
         self.position.assign(now.position);
         let running = [now.tokens, now.last, now.open, now.scores];
         self.running.iter().zip(running).for_each(|(state, value)| state.assign(value));
+        if let (Some(state), Some(history)) = (&self.history, now.history) {
+            state.assign(history);
+        }
         if let Decoder::Cached(decoder, _) = &self.decoder {
             decoder.write_cache(&now.cache);
         }
@@ -563,5 +504,16 @@ fn advance<'g>(
     let row = token.broadcast(&Dim::new("target_length", 1));
     let tokens = now.tokens.dynamic_update("target_length", row, now.position);
     let open = (open & token.ne(eos)).cast(DType::S32);
-    DecodeState { position: now.position + 1, tokens, last: token, open, scores, ..now }
+    let history = now.history.map(|history| repetition::extended(history, token));
+    DecodeState { position: now.position + 1, tokens, last: token, open, scores, history, ..now }
+}
+
+/// Returns the token of the decoder's prompt at `position`, `s32[]`, or its last one behind it. `None`
+/// means that there is no prompt.
+pub fn forced<'g>(prompt: &[u32], position: Tensor<'g>) -> Option<Tensor<'g>> {
+    let (last, before) = prompt.split_last()?;
+    let g = position.graph();
+    let token = |token: u32| g.constant(token, DType::S32);
+    let numbered = before.iter().enumerate();
+    Some(numbered.fold(token(*last), |rest, (i, this)| position.eq(i as u32).select(token(*this), rest)))
 }

@@ -3,7 +3,10 @@
 //! Positions of inputs and of generated tokens are separate parts of a row, so that the rows of a batch run
 //! in step although their inputs have different lengths. Beams share the keys and values of their inputs.
 
-use super::{DecodeState, Decoder, Generator};
+use super::{
+    DecodeState, Decoder, Generator, reads_text,
+    repetition::{HISTORY, NONE},
+};
 use crate::{
     Context,
     attention::MASKED,
@@ -13,18 +16,27 @@ use crate::{
 };
 use mesh::{
     DType, Dim,
-    dsl::{State, Tensor},
+    dsl::{State, Tensor, concat},
 };
 
+/// The inputs as the decoder has read them.
+pub(super) struct ReadInputs<'g> {
+    /// The mask over their positions, `f32[batch, memory_length]`.
+    pub(super) mask: Tensor<'g>,
+    /// The token that the first step reads, `s32[batch]`.
+    pub(super) next: Tensor<'g>,
+    /// The text that targets continue, `s32[batch, history]`; `None` means that they continue none.
+    pub(super) text: Option<Tensor<'g>>,
+}
+
 impl Generator {
-    /// Reads the inputs and stores what the decoder needs. Returns the mask over their positions, `f32[batch,
-    /// memory_length]`, and the token that the first step reads, `s32[batch]`.
+    /// Reads the inputs and stores what the decoder needs.
     pub(super) fn read_inputs<'g>(
         &self,
         cx: &Context<'g>,
         inputs: Tensor<'g>,
         length: &Dim,
-    ) -> (Tensor<'g>, Tensor<'g>) {
+    ) -> ReadInputs<'g> {
         let prefix = Prefix::new(&self.config, inputs, length);
         let row = prefix.row(&self.config, length);
         match &self.decoder {
@@ -35,7 +47,12 @@ impl Generator {
             }
             Decoder::Uncached(_, state) => state.assign(inputs.rename(length, "memory_length")),
         }
-        (prefix.mask(length), prefix.next(&self.config))
+        let next = prefix.next(&self.config);
+        let text = reads_text(&self.config).then(|| {
+            let last = next.broadcast(&Dim::new(HISTORY, 1));
+            concat([prefix.text(NONE).rename(length, HISTORY), last], HISTORY)
+        });
+        ReadInputs { mask: prefix.mask(length), next, text }
     }
 
     /// Returns the rotary position of the first step, `s32[batch]`: the number of tokens of the inputs.
