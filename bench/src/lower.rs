@@ -31,7 +31,8 @@ fn observed(module: Module, mesh: &Mesh, observe: pipeline::Observer) -> Result<
         Layout::parse(module.meta("layout").unwrap_or("")).map_err(|e| anyhow!(e))?.restricted_to(mesh);
     let placement = Placement { mesh: mesh.clone(), layout: layout.clone(), state_layout: Layout::default() };
     let local = pipeline::compile(module, &placement, observe)?;
-    let settings = Settings { target: "cpu".into(), layout, ..Default::default() };
+    let lacks_bf16 = runtime::plugin::lacks_bf16();
+    let settings = Settings { target: "cpu".into(), layout, lacks_bf16, ..Default::default() };
     Ok(pipeline::emit(&local, &settings, observe)?)
 }
 

@@ -38,6 +38,8 @@ pub struct Settings {
     pub flags: Vec<(String, String)>,
     /// The plugin's ids of the mesh's devices, where its default order is not right.
     pub device_ids: Option<Vec<i64>>,
+    /// True if the processor of the target `cpu` has no units for bf16 products.
+    pub lacks_bf16: bool,
     /// Costs of each function, by name.
     pub costs: Vec<(String, manifest::Cost)>,
 }
@@ -99,8 +101,8 @@ fn function(
 ) -> Result<Function, Diagnostics> {
     let mesh = &local.env.mesh;
     let seed = local.task.as_ref().map_or("seed", |task| task.names.seed.as_str());
-    let emitted =
-        hlo::emit(local, name, Platform::of_target(&settings.target)).map_err(|d| ours("hlo", None, d))?;
+    let platform = Platform::of_target(&settings.target, settings.lacks_bf16);
+    let emitted = hlo::emit(local, name, platform).map_err(|d| ours("hlo", None, d))?;
     if precision::is_selective(local) {
         selective(&emitted.module).map_err(|d| d.in_function(name))?;
     }

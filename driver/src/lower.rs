@@ -10,6 +10,7 @@ use compiler::{
 use mesh::verify::Local;
 use proto::{Message, manifest_json};
 use report::{Report, report};
+use runtime::plugin::lacks_bf16;
 use std::{
     path::PathBuf,
     time::{Duration, Instant},
@@ -181,6 +182,7 @@ pub fn emit(
         source_sha256: program.sha256.clone(),
         flags: flags.to_vec(),
         device_ids: target.slice().and_then(Slice::device_ids),
+        lacks_bf16: lacks_bf16(),
         costs,
     };
     watch.start();

@@ -159,6 +159,7 @@ impl Ready {
                 target: device.target.clone(),
                 flags: device.flags.clone(),
                 device_ids: device.ids.clone(),
+                lacks_bf16: runtime::plugin::lacks_bf16(),
                 ..Settings::default()
             },
         )

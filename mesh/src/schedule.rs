@@ -35,6 +35,8 @@ pub struct Schedule {
     pub sorted_parts: usize,
     /// Movement of tokens to their expert slots and back.
     pub dispatch: Dispatch,
+    /// Element type in which CPUs multiply matrices of bf16 values.
+    pub products: Products,
     /// True if, outside training, the experts run on the smallest of several capacities that holds all
     /// occupied expert slots.
     pub skip_empty: bool,
@@ -90,6 +92,17 @@ pub enum Dispatch {
     Einsum,
 }
 
+/// Element type in which CPUs multiply matrices of bf16 values. Sums are f32 in either.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Products {
+    /// bf16 if the processor has bf16 units, else f32.
+    Auto,
+    /// bf16, which processors without bf16 units multiply more slowly than f32.
+    Bf16,
+    /// f32, of operands that are rounded to bf16.
+    F32,
+}
+
 /// A setting of a schedule, described.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry {
@@ -126,8 +139,11 @@ const DISPATCH: &[(&str, Dispatch)] = &[
     ("sort", Dispatch::Permute),
 ];
 
+const PRODUCTS: &[(&str, Products)] =
+    &[("auto", Products::Auto), ("bf16", Products::Bf16), ("f32", Products::F32)];
+
 /// All entries, in the order in which they are printed.
-pub const ENTRIES: [Entry; 12] = [
+pub const ENTRIES: [Entry; 13] = [
     Entry {
         key: "remat",
         meaning: "Values that layers save for the backward pass; the rest is recomputed.",
@@ -195,6 +211,12 @@ pub const ENTRIES: [Entry; 12] = [
         candidates: &["permute", "einsum"],
     },
     Entry {
+        key: "products",
+        meaning: "Element type in which CPUs multiply bf16 matrices; auto is f32 without bf16 units.",
+        values: &["auto", "bf16", "f32"],
+        candidates: &[],
+    },
+    Entry {
         key: "skip_empty",
         meaning: "Skips empty expert slots outside training, at the price of a larger program.",
         values: FLAG,
@@ -221,6 +243,7 @@ impl Default for Schedule {
             exchange_parts: 1,
             sorted_parts: 1,
             dispatch: Dispatch::Auto,
+            products: Products::Auto,
             skip_empty: false,
         }
     }
@@ -260,6 +283,7 @@ impl Schedule {
             "exchange_parts" => self.exchange_parts = count(key, value)?,
             "sorted_parts" => self.sorted_parts = count(key, value)?,
             "dispatch" => self.dispatch = choice(key, value, DISPATCH)?,
+            "products" => self.products = choice(key, value, PRODUCTS)?,
             "skip_empty" => self.skip_empty = flag(key, value)?,
             _ => return Err(unknown(key)),
         }
@@ -280,6 +304,7 @@ impl Schedule {
             "exchange_parts" => self.exchange_parts.to_string(),
             "sorted_parts" => self.sorted_parts.to_string(),
             "dispatch" => word(self.dispatch, DISPATCH).to_owned(),
+            "products" => word(self.products, PRODUCTS).to_owned(),
             "skip_empty" => self.skip_empty.to_string(),
             _ => return None,
         })
@@ -399,7 +424,8 @@ mod tests {
         fails(
             "rematt=all",
             "error: a schedule has no entry `rematt`\n  help: did you mean `remat`? the entries are remat, unroll, \
-             microbatches, gather, cast, residual, attention_minor, ring, exchange_parts, sorted_parts, dispatch, skip_empty",
+             microbatches, gather, cast, residual, attention_minor, ring, exchange_parts, sorted_parts, dispatch, products, \
+             skip_empty",
         );
     }
 }

@@ -24,6 +24,12 @@ fn fill(ty: &Type, salt: usize) -> Tensor {
 
 #[track_caller]
 fn check(text: &str) {
+    check_within(text, if text.contains("bf16") { 2e-2 } else { 2e-5 });
+}
+
+/// Compares with the interpreter; numbers may differ by `tolerance` of the larger of their size and 1.
+#[track_caller]
+fn check_within(text: &str, tolerance: f64) {
     let module: Module = parse(text, "test.mesh").unwrap_or_else(|e| panic!("{e}"));
     let f = &module.functions[0];
     let inputs: Tensors = f
@@ -40,11 +46,9 @@ fn check(text: &str) {
     for (kind, want, got) in [("output", &want.outputs, &got.outputs), ("state", &want.state, &got.state)] {
         for (name, w) in want {
             let (w, g) = (w.elements(), got[name].ordered(&w.names).elements());
-            let bf16 = text.contains("bf16");
             for (i, (a, b)) in w.iter().zip(&g).enumerate() {
-                let tolerance = if bf16 { 2e-2 } else { 2e-5 } * a.abs().max(1.0);
                 assert!(
-                    (a - b).abs() <= tolerance || a.is_nan() && b.is_nan(),
+                    (a - b).abs() <= tolerance * a.abs().max(1.0) || a.is_nan() && b.is_nan(),
                     "{kind} {name}[{i}]: {a} in the interpreter, {b} on the plugin\n{text}"
                 );
             }
@@ -121,6 +125,36 @@ fn contractions_and_reductions() {
         check_ops(&format!("  %4 = reduce_{kind} %0 {{dims=[x, y]}}"), "%4", "f32[]");
     }
     check_ops("  %4 = argmax %0 {dim=y}", "%4", "s32[x=4]");
+}
+
+/// Both ways to multiply bf16 matrices round operands that were f32 before, and results: an operand that is
+/// not rounded differs by up to 4e-3.
+#[test]
+fn products_of_bf16_in_either_type() {
+    for products in ["bf16", "f32"] {
+        let check = |a: &str, b: &str, out: &str, ty: &str, tolerance: f64| {
+            check_within(
+                &format!(
+                    "module t\nschedule products={products}\n\
+                     func f(%0 a: f32[{a}], %1 b: f32[{b}]) -> (out: {ty}[{out}]) {{\n  %2 = mul %0, %0\n  \
+                     %3 = cast %2 {{dtype=bf16}}\n  %4 = cast %1 {{dtype=bf16}}\n  \
+                     %5 = einsum %3, %4 {{out=[{}], dtype={ty}}}\n  return %5\n}}\n",
+                    out.split(", ").map(|d| d.split('=').next().unwrap_or(d)).collect::<Vec<_>>().join(", ")
+                ),
+                tolerance,
+            );
+        };
+        for (a, b, out) in [
+            ("x=4, y=6", "y=6, z=5", "x=4, z=5"),
+            ("y=6, x=4", "y=6, z=5", "z=5, x=4"),
+            ("x=4, y=6", "z=5, y=6", "x=4, z=5"),
+            ("g=3, x=4, y=6", "y=6, g=3, z=5", "x=4, g=3, z=5"),
+        ] {
+            check(a, b, out, "f32", 2e-5);
+            // Sums in another order may round to the next bf16 number.
+            check(a, b, out, "bf16", 8e-3);
+        }
+    }
 }
 
 #[test]

@@ -6,9 +6,12 @@ use compiler::{
     hlo::{self, Platform},
     pipeline::{self, Placement},
 };
-use mesh::{Layout, Mesh, Module, Site};
+use mesh::{Layout, Mesh, Module, Site, schedule::Products};
 use models::{Config, Precision, Switch, switch::options::RoutingMethod};
-use proto::{precision_check, xla::HloModuleProto, xla::PrimitiveType};
+use proto::{
+    precision_check,
+    xla::{HloComputationProto, HloModuleProto, PrimitiveType},
+};
 
 /// A sparse model on eight devices with split experts; each stack is a loop.
 fn program(precision: Precision, switch: Switch) -> Module {
@@ -35,7 +38,7 @@ fn program(precision: Precision, switch: Switch) -> Module {
 }
 
 fn emitted(local: &Module, function: &str) -> HloModuleProto {
-    hlo::emit(local, function, Platform::of_target("cpu")).unwrap_or_else(|d| panic!("{d}")).module
+    hlo::emit(local, function, Platform::of_target("cpu", false)).unwrap_or_else(|d| panic!("{d}")).module
 }
 
 /// Checks element types and numbers of all-to-alls in evaluation and in training, forward and backward.
@@ -69,6 +72,35 @@ fn selective_precision_sends_bf16_and_routes_in_f32() {
         artefact::build(&local, &Settings { target: "cpu".into(), ..Settings::default() })
             .unwrap_or_else(|d| panic!("{d}"));
     }
+}
+
+#[test]
+fn processors_without_bf16_multiply_in_f32() {
+    let check = |platform, products, narrow| {
+        let mut local = program(Precision::Selective, Switch::default());
+        local.schedule.products = products;
+        let emitted = hlo::emit(&local, "train_step", platform).unwrap_or_else(|d| panic!("{d}"));
+        assert_eq!(narrow_products(&emitted.module) > 0, narrow, "{platform:?} {products:?}");
+        assert_eq!(precision_check::selective(&emitted.module), [], "{platform:?} {products:?}");
+    };
+    check(Platform::Cpu { lacks_bf16: false }, Products::Auto, true);
+    check(Platform::Cpu { lacks_bf16: true }, Products::Auto, false);
+    check(Platform::Cpu { lacks_bf16: true }, Products::Bf16, true);
+    check(Platform::Cpu { lacks_bf16: false }, Products::F32, false);
+    check(Platform::Accelerator, Products::F32, true);
+}
+
+/// The number of dots with a bf16 operand.
+fn narrow_products(module: &HloModuleProto) -> usize {
+    let narrow = |computation: &HloComputationProto| {
+        let dtype = |id: &i64| {
+            let operand = computation.instructions.iter().find(|inst| inst.id == *id);
+            operand.and_then(|inst| inst.shape.as_ref()).map(|shape| shape.element_type())
+        };
+        let dots = computation.instructions.iter().filter(|inst| inst.opcode == "dot");
+        dots.filter(|dot| dot.operand_ids.iter().any(|id| dtype(id) == Some(PrimitiveType::Bf16))).count()
+    };
+    module.computations.iter().map(narrow).sum()
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Communication over mesh axes.
 
-use super::{Combine, Emitter, Hlo, Platform, Tensor};
+use super::{Combine, Emitter, Hlo, Tensor};
 use mesh::{
     AxisId, Name, Type,
     ir::{Collective, Pending},
@@ -89,7 +89,7 @@ impl Emitter<'_> {
 
     /// An all-gather with small dims merged, where the machine would pad them in memory.
     fn gathered_as_one(&mut self, x: &Tensor, at: usize, times: usize, groups: &[Vec<usize>]) -> Option<Hlo> {
-        if self.platform == Platform::Cpu {
+        if self.platform.is_cpu() {
             return None;
         }
         let mut sizes = self.b.sizes(x.hlo);

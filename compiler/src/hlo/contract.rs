@@ -2,7 +2,7 @@
 //! result lacks are contracted; a dim of one operand only that the result lacks is summed first.
 
 use super::{Combine, Emitter, Platform, Tensor, position, primitive};
-use mesh::{Name, ir::Contract};
+use mesh::{DType, Name, ir::Contract};
 use proto::xla::{DotDimensionNumbers, PrimitiveType};
 
 impl Emitter<'_> {
@@ -18,7 +18,7 @@ impl Emitter<'_> {
             return self.multiply_and_sum(op, &a, &b, &contracted);
         }
         match self.platform {
-            Platform::Cpu => self.cpu_dot(op, &a, &b, &contracted),
+            Platform::Cpu { .. } => self.cpu_dot(op, &a, &b, &contracted),
             Platform::Accelerator => self.plain_dot(op, &a, &b, &contracted),
         }
     }
@@ -82,11 +82,33 @@ impl Emitter<'_> {
         let (mut left, mut right) = (self.merged(&left, &sums), self.merged(&right, &sums));
         // A transpose that XLA may fold: its slow path has no bf16 products with float32 results.
         let foldable = |x: &Tensor| self.b.sizes(x.hlo).iter().all(|n| super::factor(*n).is_none());
+        let is_bf16 = |x: &Tensor| self.b.dtype(x.hlo) == PrimitiveType::Bf16;
+        if self.widens_products && is_bf16(&left) && is_bf16(&right) {
+            return self.wide_dot(op, &left, &right, &sums[..1]);
+        }
         if (turn_left && foldable(&left)) || (turn_right && foldable(&right)) {
             left = left.with(self.b.convert(left.hlo, PrimitiveType::F32));
             right = right.with(self.b.convert(right.hlo, PrimitiveType::F32));
         }
         self.dot(op, &left, &right, &sums[..1])
+    }
+
+    /// A product of bf16 values in f32. XLA may cancel a cast to bf16 and back, but no `reduce-precision`: so
+    /// the operands and the result are those of a bf16 product, up to the order of sums.
+    fn wide_dot(&mut self, op: &Contract, left: &Tensor, right: &Tensor, contracted: &[Name]) -> Tensor {
+        let mut rounded = |x: &Tensor| {
+            let wide = self.b.convert(x.hlo, PrimitiveType::F32);
+            x.with(self.b.reduce_precision(wide, 8, 7))
+        };
+        let (left, right) = (rounded(left), rounded(right));
+        let product = self.dot(&Contract { dtype: DType::F32, ..op.clone() }, &left, &right, contracted);
+        match op.dtype {
+            DType::Bf16 => {
+                let exact = self.b.reduce_precision(product.hlo, 8, 7);
+                Tensor { wide: Some(exact), ..product.with(self.b.convert(exact, PrimitiveType::Bf16)) }
+            }
+            DType::F32 | DType::S32 | DType::U32 | DType::Pred => product,
+        }
     }
 
     fn solid(&mut self, x: &Tensor, order: Vec<Name>) -> Tensor {

@@ -22,6 +22,7 @@ mod state;
 use builder::{Builder, Combine, Computation, Hlo, Shape};
 use mesh::{
     AxisId, Body, DType, Diagnostic, Env, Inst, Mesh, Module, Name, Op, StateId, Type, Value, ir::Phase,
+    schedule::Products,
 };
 use proto::xla::{HloModuleProto, OpMetadata, PrimitiveType};
 use rustc_hash::FxHashMap;
@@ -32,15 +33,35 @@ pub use state::{Emitted, Port, PortKind};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Platform {
     /// XLA's CPU backend is fast for one arrangement of a product's operands only.
-    Cpu,
+    Cpu {
+        /// True if the processor has no units for bf16 products, or XLA does not use them.
+        lacks_bf16: bool,
+    },
     /// GPUs and TPUs, whose compilers choose layouts themselves.
     Accelerator,
 }
 
 impl Platform {
-    /// The platform of a target such as `cpu`, `gpu` or `tpu:v5e:2x4`.
-    pub fn of_target(target: &str) -> Self {
-        if target == "cpu" { Self::Cpu } else { Self::Accelerator }
+    /// The platform of a target such as `cpu`, `gpu` or `tpu:v5e:2x4`. `lacks_bf16` is a fact of the
+    /// processor for the target `cpu`.
+    pub fn of_target(target: &str, lacks_bf16: bool) -> Self {
+        if target == "cpu" { Self::Cpu { lacks_bf16 } } else { Self::Accelerator }
+    }
+
+    fn is_cpu(self) -> bool {
+        match self {
+            Self::Cpu { .. } => true,
+            Self::Accelerator => false,
+        }
+    }
+
+    /// True if matrices of bf16 values are multiplied in f32.
+    fn widens(self, products: Products) -> bool {
+        match (self, products) {
+            (Self::Cpu { lacks_bf16 }, Products::Auto) => lacks_bf16,
+            (Self::Cpu { .. }, Products::F32) => true,
+            (Self::Cpu { .. }, Products::Bf16) | (Self::Accelerator, _) => false,
+        }
     }
 }
 
@@ -91,6 +112,8 @@ struct Emitter<'m> {
     few_rows: FxHashMap<Hlo, Rows>,
     /// True if parameters are cast slice by slice instead of before the loop.
     casts_slices: bool,
+    /// True if matrices of bf16 values are multiplied in f32.
+    widens_products: bool,
 }
 
 /// Rows that are added to a matrix at their indices.
@@ -179,7 +202,7 @@ impl<'m> Emitter<'m> {
     /// `x` with its dims in `order`, which has the same names.
     fn ordered(&mut self, x: &Tensor, order: &[Name]) -> Hlo {
         let permutation: Vec<usize> = order.iter().map(|n| x.position(n)).collect();
-        if self.platform == Platform::Cpu && self.b.is_dot(x.hlo) {
+        if self.platform.is_cpu() && self.b.is_dot(x.hlo) {
             return self.turned(x.hlo, &permutation);
         }
         self.b.transpose(x.hlo, &permutation)

@@ -53,6 +53,7 @@ pub(super) fn emit(local: &Module, function: &Function, platform: Platform) -> R
         merged: FxHashMap::default(),
         few_rows: FxHashMap::default(),
         casts_slices: platform == Platform::Accelerator && wire::gathers_once(local),
+        widens_products: platform.widens(local.schedule.products),
     };
     let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
     for id in &touched {

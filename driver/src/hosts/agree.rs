@@ -14,7 +14,8 @@ pub type Facts = BTreeMap<String, String>;
 /// The time in which all processes load their data and build their model.
 const LOAD: Duration = Duration::from_secs(3600);
 /// The remedy for a difference.
-const HELP: &str = "start all processes with the same program, plugin, data, options and environment";
+const HELP: &str = "start all processes with the same program, plugin, data, options and environment; if only \
+                    some of the processors have bf16 units, add --schedule products=f32";
 /// Options that may differ: places of files, and the place of the process.
 const OWN: [&str; 5] = ["rank", "coordinator", "plugin", "config", "metrics"];
 

@@ -27,3 +27,14 @@ use std::path::Path;
 pub fn load(path: &Path, platform: Platform) -> Result<pjrt::Plugin> {
     pjrt::Plugin::load(path).map_err(Error::pjrt(format!("loading the {platform} plugin")))
 }
+
+/// True if this machine's processor has no units for bf16 products (AVX512-BF16, or BF16 of Arm). Processors
+/// with AMX-BF16 have AVX512-BF16 too.
+pub fn lacks_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return !std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(target_arch = "aarch64")]
+    return !std::arch::is_aarch64_feature_detected!("bf16");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return true;
+}
