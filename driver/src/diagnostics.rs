@@ -1,7 +1,7 @@
 //! Mistakes in programs, shown at their lines of the model.
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
-use mesh::{Diagnostic, Diagnostics, ir::Phase};
+use mesh::{Diagnostic, Diagnostics, Site, ir::Phase};
 use page::visible::visible;
 use serde_json::{Value, json};
 use std::{
@@ -22,6 +22,28 @@ pub struct Place {
     pub column: usize,
 }
 
+impl Place {
+    fn of(site: &Site) -> Option<Self> {
+        let place =
+            Self { file: site.file.to_string(), line: site.line as usize, column: site.column as usize };
+        (place.line > 0).then_some(place)
+    }
+
+    /// Reads the keys `file`, `line` and `column`.
+    fn from_json(value: &Value) -> Option<Self> {
+        let number = |key: &str| value.get(key).and_then(Value::as_u64).unwrap_or(0) as usize;
+        let file = value.get("file").and_then(Value::as_str)?;
+        let place = Self { file: file.to_owned(), line: number("line"), column: number("column") };
+        (place.line > 0).then_some(place)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
 /// One mistake. Like [`Diagnostic`], but it may come from another process.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mistake {
@@ -29,8 +51,10 @@ pub struct Mistake {
     pub label: String,
     /// The message.
     pub message: String,
-    /// The place in the source.
+    /// The place in the source: of the model, as far as it is known.
     pub place: Option<Place>,
+    /// The place in library code that `place` has called.
+    pub library: Option<Place>,
     /// Function, scope and direction of the place.
     pub context: Option<String>,
     /// The remedy.
@@ -43,17 +67,15 @@ impl Mistake {
     pub fn from_json(line: &str) -> Option<Self> {
         let value: Value = serde_json::from_str(line).ok()?;
         let text = |key: &str| value.get(key).and_then(Value::as_str);
-        let number = |key: &str| value.get(key).and_then(Value::as_u64).unwrap_or(0) as usize;
         let (label, message) = (text("label")?, text("message")?);
-        let place = text("file").map(|file| Place {
-            file: file.to_owned(),
-            line: number("line"),
-            column: number("column"),
-        });
+        let site = Place::from_json(&value);
+        let caller = value.get("caller").and_then(Place::from_json);
+        let (place, library) = if caller.is_some() { (caller, site) } else { (site, None) };
         Some(Self {
             label: label.to_owned(),
             message: message.to_owned(),
-            place: place.filter(|p| p.line > 0),
+            place,
+            library,
             context: context(text("function"), text("scope").unwrap_or_default(), Phase::Forward),
             help: text("help").map(str::to_owned),
         })
@@ -66,6 +88,7 @@ impl Mistake {
             "file": self.place.as_ref().map(|p| &p.file),
             "line": self.place.as_ref().map(|p| p.line),
             "column": self.place.as_ref().map(|p| p.column),
+            "library": self.library.as_ref().map(Place::to_string),
             "context": self.context,
             "help": self.help,
         })
@@ -75,16 +98,14 @@ impl Mistake {
 impl From<&Diagnostic> for Mistake {
     fn from(d: &Diagnostic) -> Self {
         let site = d.site.as_ref();
-        let place = site.filter(|s| s.line > 0).map(|s| Place {
-            file: s.file.to_string(),
-            line: s.line as usize,
-            column: s.column as usize,
-        });
+        let (caller, own) = (d.caller.as_ref().and_then(Place::of), site.and_then(Place::of));
+        let (place, library) = if caller.is_some() { (caller, own) } else { (own, None) };
         let (scope, phase) = site.map_or(("", Phase::Forward), |s| (s.scope.as_str(), s.phase));
         Self {
             label: d.label.to_owned(),
             message: d.message.clone(),
             place,
+            library,
             context: context(d.function.as_deref(), scope, phase),
             help: d.help.clone(),
         }
@@ -185,8 +206,8 @@ impl Mistakes {
         (of(these), of(others))
     }
 
-    /// Returns a list of objects with the keys `label`, `message`, `file`, `line`, `column`, `context` and
-    /// `help`.
+    /// Returns a list of objects with the keys `label`, `message`, `file`, `line`, `column`, `library`,
+    /// `context` and `help`.
     pub fn json(&self) -> Value {
         self.mistakes.iter().map(Mistake::json).collect()
     }
@@ -240,6 +261,8 @@ fn group<'a>(severity: Severity, mistake: &'a Mistake, source: Option<&'a str>) 
             }
         };
     }
+    let library = mistake.library.as_ref().map(|place| format!("in library code at {place}"));
+    group = group.elements(library.iter().map(|l| Level::NOTE.message(visible(l).into_owned())));
     group = group.elements(mistake.context.iter().map(|c| Level::NOTE.message(visible(c))));
     group.elements(mistake.help.iter().map(|h| Level::HELP.message(visible(h))))
 }
@@ -290,9 +313,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("m.rs"), "let y = x.relu();\n").unwrap();
         let diagnostic = Diagnostic::new("op_o1", "wrong dims").help("swap them").in_function("f");
-        let diagnostic = diagnostic.at(&mesh::Site::new("here/m.rs", 1, 11, "ffn"));
+        let diagnostic = diagnostic.at(&Site::new("here/m.rs", 1, 11, "ffn"));
         let mistake = Mistake::from_json(&mesh::dsl::diagnostic_json(&diagnostic)).unwrap();
         assert_eq!(mistake, Mistake::from(&diagnostic));
+        let caller = Some(Site::new("here/m.rs", 7, 3, "ffn"));
+        let called = Diagnostic { caller, ..diagnostic.clone() };
+        let of_model = Mistake::from_json(&mesh::dsl::diagnostic_json(&called)).unwrap();
+        assert_eq!(of_model, Mistake::from(&called));
+        let place = |line, column| Some(Place { file: "here/m.rs".into(), line, column });
+        assert_eq!((of_model.place, of_model.library), (place(7, 3), place(1, 11)));
         let sources = Sources { folders: vec![("here".into(), dir.path().to_owned())] };
         let severity = Severity::Error;
         let text =

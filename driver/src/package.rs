@@ -105,6 +105,7 @@ impl Model {
         // the one above: a model in the source tree is named by its path there, in any current directory.
         command.env("CARGO_ENCODED_RUSTFLAGS", remap(&self.home, Path::new("")).unwrap_or_default());
         command.env_remove("CARGO_BUILD_TARGET").env_remove("RUSTC_WORKSPACE_WRAPPER");
+        command.env_remove("CARGO_PROFILE_DEV_DEBUG");
         command.current_dir(package).stdin(Stdio::null()).stdout(Stdio::null());
         let status = command.status().map_err(|e| {
             failure(
@@ -145,7 +146,7 @@ impl Model {
     }
 
     /// Returns the manifest of the package. Model programs run for milliseconds, so they are built without
-    /// optimization.
+    /// optimization. Errors in library code name the line of the model from its debug information.
     fn manifest(&self) -> Result<String> {
         let quoted = |path: &Path| -> Result<String> {
             let text = path.to_str().ok_or_else(|| {
@@ -161,7 +162,8 @@ impl Model {
             "[package]\nname = \"{binary}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n\
              [[bin]]\nname = \"{binary}\"\npath = {path}\n\n\
              [dependencies]\nmesh = {{ path = {mesh} }}\nmodels = {{ path = {models} }}\n\n\
-             [profile.dev]\nopt-level = 0\ndebug = false\nincremental = false\n\n[workspace]\n",
+             [profile.dev]\nopt-level = 0\ndebug = \"line-tables-only\"\nincremental = false\n\n\
+             [profile.dev.package.\"*\"]\ndebug = false\n\n[workspace]\n",
             binary = self.binary(),
             path = quoted(&self.path)?,
             mesh = quoted(&self.home.join("mesh"))?,

@@ -12,6 +12,9 @@ pub struct Diagnostic {
     pub message: String,
     /// The place in the model or in the `.mesh` text that caused it.
     pub site: Option<Site>,
+    /// The line of the model that called the library code at `site`; `None` if `site` is in the model, or if
+    /// it is not known.
+    pub caller: Option<Site>,
     /// The function of the program that contains it, if known.
     pub function: Option<String>,
     /// The remedy: the legal alternatives.
@@ -21,7 +24,7 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// Creates a mistake that breaks rule `label`.
     pub fn new(label: &'static str, message: impl Into<String>) -> Self {
-        Self { label, message: message.into(), site: None, function: None, help: None }
+        Self { label, message: message.into(), site: None, caller: None, function: None, help: None }
     }
     /// Adds the remedy.
     pub fn help(mut self, help: impl Into<String>) -> Self {

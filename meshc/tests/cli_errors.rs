@@ -203,6 +203,38 @@ fn mistakes_of_a_model_are_shown_all_at_once_at_its_lines() {
     assert_eq!(place.entries(), ["layers.rs", "wrong.rs"]);
 }
 
+/// Calls a layer of the library with two dims of one name.
+const LIBRARY: &str = r#"
+use mesh::{Dim, dsl::{self, Program}};
+use models::{Activation, feed_forward::FeedForward, weights::Weights};
+
+fn layer(p: &Program) {
+    let d = Dim::new("d", 8);
+    FeedForward::new(&Weights::new(p), &d, &d, Activation::Relu);
+}
+
+fn main() -> std::process::ExitCode {
+    dsl::main(|_| {
+        let p = Program::new("bad");
+        layer(&p);
+        p
+    })
+}
+"#;
+
+#[test]
+fn mistakes_in_library_code_are_shown_at_the_line_of_the_model() {
+    source_fails(
+        LIBRARY,
+        &[
+            "error[type_t1]",
+            "--> bad.rs:7:5",
+            "FeedForward::new(&Weights::new(p), &d, &d, Activation::Relu);",
+            "note: in library code at models/src/feed_forward.rs:",
+        ],
+    );
+}
+
 #[test]
 fn settings_that_the_model_does_not_have() {
     matmul_fails(&["--set", "bach=4"], 1, &["no setting `bach`", "did you mean `batch`?"]);

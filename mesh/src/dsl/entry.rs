@@ -1,13 +1,14 @@
-//! The entry of model programs: arguments in, `.mesh` text or diagnostics out. Only this file of the crate
-//! uses the process.
+//! The entry of model programs: arguments in, `.mesh` text or diagnostics out. Of the crate,
+//! only this file and `caller.rs` use the process.
 
-use super::Program;
-use crate::{Diagnostic, Diagnostics, Module, Schedule, layout::suggest, schedule::entry};
+use super::{Program, caller};
+use crate::{Diagnostic, Diagnostics, Module, Schedule, Site, layout::suggest, schedule::entry};
 use std::{
     cell::{Cell, RefCell},
     fmt::Display,
     fmt::Write as _,
     io::Write as _,
+    panic::Location,
     process::ExitCode,
     str::FromStr,
 };
@@ -279,7 +280,9 @@ fn kind<T>() -> Kind {
 
 /// Runs a model program: parses the arguments, builds the program, and prints it as `.mesh` text. If there
 /// are mistakes, prints each as one line of JSON on standard error and returns exit code 1.
+#[track_caller]
 pub fn main(build: impl FnOnce(&Args) -> Program) -> ExitCode {
+    caller::begin(Location::caller().file());
     match run(std::env::args().skip(1), build) {
         Ok(module) => print(&crate::text::print(&module)),
         Err(diagnostics) => {
@@ -321,7 +324,8 @@ fn print(text: &str) -> ExitCode {
 }
 
 /// Returns a diagnostic as one line of JSON with the keys `label`, `message`, `file`, `line`, `column`,
-/// `scope`, `function` and `help`. Unknown values are `null`.
+/// `scope`, `function`, `help` and `caller`, an object with a `file`, `line` and `column`. Unknown values are
+/// `null`.
 pub fn diagnostic_json(diagnostic: &Diagnostic) -> String {
     let text = |text: Option<&str>| text.map_or_else(|| "null".to_owned(), quoted);
     let number = |n: Option<u32>| n.map_or_else(|| "null".to_owned(), |n| n.to_string());
@@ -335,9 +339,14 @@ pub fn diagnostic_json(diagnostic: &Diagnostic) -> String {
         ("scope", text(site.map(|s| s.scope.as_str()))),
         ("function", text(diagnostic.function.as_deref())),
         ("help", text(diagnostic.help.as_deref())),
+        ("caller", diagnostic.caller.as_ref().map_or_else(|| "null".to_owned(), place)),
     ];
     let fields: Vec<String> = fields.into_iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
     format!("{{{}}}", fields.join(","))
+}
+
+fn place(site: &Site) -> String {
+    format!("{{\"file\":{},\"line\":{},\"column\":{}}}", quoted(&site.file), site.line, site.column)
 }
 
 fn quoted(text: &str) -> String {

@@ -23,6 +23,7 @@
 //! outputs, scopes, captures), the op families, which are the methods of [`Tensor`], then [`main()`], the
 //! entry of model programs.
 
+mod caller;
 mod contract;
 mod control;
 mod elementwise;

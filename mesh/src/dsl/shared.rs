@@ -1,6 +1,6 @@
 //! The data that a program shares with its functions under construction: state, mistakes, open scopes.
 
-use super::init::Init;
+use super::{caller::caller, init::Init};
 use crate::{Diagnostic, Env, Name, Site};
 use std::{cell::RefCell, panic::Location};
 
@@ -25,7 +25,8 @@ impl Shared {
         };
         let mut all = self.diagnostics.borrow_mut();
         if !all.iter().any(same) {
-            all.push(diagnostic);
+            let caller = diagnostic.site.as_ref().and_then(caller);
+            all.push(Diagnostic { caller, ..diagnostic });
         }
     }
 
