@@ -9,6 +9,7 @@ pub mod loops;
 pub mod moe;
 pub mod oracle;
 pub mod plugin;
+pub mod steps;
 pub mod training;
 
 pub use selftest::generate;

@@ -367,3 +367,23 @@ fn wrong_numbers_are_told() {
         assert!(mistakes.to_string().contains(part), "{mistakes}");
     }
 }
+
+/// Experts of several sizes: a step with separate experts, one without a cache, and several devices give the
+/// same tokens.
+#[test]
+fn experts_of_several_sizes_decode_alike() {
+    let plain = tiny(4, 16, 6);
+    let switch = plain.switch.clone().map(|s| Switch { expert_sizes: "32x2,48x2".parse().unwrap(), ..s });
+    let config = Config { switch, ..plain };
+    let inputs: Vec<Vec<i32>> = (0..8).map(|i| vec![2 + i % 9, 3 + i % 5, 1]).collect();
+    let tokens = |cached, mesh| {
+        let generation = Generation { cached, ..Generation::default() };
+        let all = run(&mut generating(&config, &generation, mesh), &inputs, &Options::default());
+        all.iter().flatten().map(|s| s.tokens.clone()).collect::<Vec<_>>()
+    };
+    let want = tokens(true, "");
+    assert!(want.iter().any(|row| row != &want[0]), "{want:?}");
+    for (cached, mesh) in [(false, ""), (true, "expert=2,model=2"), (false, "expert=2,data=2")] {
+        assert_eq!(tokens(cached, mesh), want, "cached: {cached}, {mesh}");
+    }
+}

@@ -10,6 +10,7 @@ mod decoder_only;
 mod decoding;
 mod distillation;
 mod dropless;
+mod expert_sizes;
 mod filetests;
 mod fine_tuning;
 mod fuzz;

@@ -212,6 +212,8 @@ fn a_replay_drops_what_a_run_with_that_capacity_drops() {
     let top_2 = Switch { min_capacity: 1, ..Switch::top_2(EXPERTS) };
     check_replay(Switch { priority: Priority::Gate, ..groups.clone() }, true, &[0.5]);
     check_replay(top_2, false, &[1.0]);
+    let expert_sizes = format!("64x{},32x{}@2", EXPERTS - 2, 2).parse().unwrap();
+    check_replay(Switch { expert_sizes, ..switch(2.0) }, false, &[0.5]);
     if std::env::var_os("MESH_SLOW").is_none_or(|value| value != "1") {
         tests::say_skipped("the other ways of routing run with MESH_SLOW=1");
         return;

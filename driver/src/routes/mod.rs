@@ -149,7 +149,10 @@ impl Observation {
         let (mut layers, mut numbers) = (Vec::new(), Vec::new());
         for router in &routers {
             let length = if router.decoder { spec.target_length } else { spec.input_length };
-            let layer = layer(&switch, router, spec.batch, length, &factors);
+            let layer = Layer {
+                d_ff: sizes(config, &switch, router),
+                ..layer(&switch, router, spec.batch, length, &factors)
+            };
             let new = router.layers.iter().map(|number| Layer { number: *number, ..layer.clone() });
             numbers.push((layers.len()..layers.len() + router.layers.len()).collect());
             layers.extend(new);
@@ -261,6 +264,17 @@ impl Observation {
     }
 }
 
+/// Returns the size of the hidden layer of each expert; none for experts in attention.
+fn sizes(config: &Config, switch: &Switch, router: &Router) -> Vec<usize> {
+    let sizes = if router.part == "ffn" { switch.sizes(config.d_ff) } else { Vec::new() };
+    of_experts(&sizes.iter().map(|size| (size.count, size.d_ff)).collect::<Vec<_>>())
+}
+
+/// Returns a value for each expert, of values for numbers of experts.
+fn of_experts(sizes: &[(usize, usize)]) -> Vec<usize> {
+    sizes.iter().flat_map(|(count, value)| std::iter::repeat_n(*value, *count)).collect()
+}
+
 /// Returns the facts of the layers of a router.
 fn layer(switch: &Switch, router: &Router, batch: usize, length: usize, factors: &[f64]) -> Layer {
     let [_, group, capacity] = groups(switch, batch, length);
@@ -277,7 +291,11 @@ fn layer(switch: &Switch, router: &Router, batch: usize, length: usize, factors:
         let eval_capacity = EvalCapacity::Factor;
         let other =
             Switch { eval_capacity, eval_capacity_factor: *factor, fixed_capacity: 0, ..switch.clone() };
-        (*factor, other.capacity(group, false))
+        (*factor, of_experts(&other.capacities(group, false)))
+    };
+    let capacities = match two_steps {
+        true => vec![switch.group_capacities(group, false).1; switch.experts],
+        false => of_experts(&switch.capacities(group, false)),
     };
     Layer {
         stack: if router.decoder { "decoder" } else { "encoder" }.to_owned(),
@@ -289,7 +307,8 @@ fn layer(switch: &Switch, router: &Router, batch: usize, length: usize, factors:
             Rule::Experts => switch.experts * capacity,
             Rule::Tokens { .. } | Rule::TwoSteps => group * switch.choices(),
         },
-        capacity: if two_steps { switch.group_capacities(group, false).1 } else { capacity },
+        capacity: capacities,
+        d_ff: Vec::new(),
         rule,
         what_if: factors.iter().map(with).collect(),
     }

@@ -6,7 +6,7 @@
 
 use super::{
     options::{Priority, RoutingMethod, SecondExpertPolicy, Switch},
-    routing::{Assignment, Routes},
+    routing::{Assignment, Routes, by_size},
 };
 use crate::Context;
 use mesh::{
@@ -24,8 +24,10 @@ pub(super) struct GatingInputs<'a, 'g> {
     pub(super) batch: &'a Dim,
     pub(super) tokens: &'a Dim,
     pub(super) experts: &'a Dim,
-    /// Expert slots of each expert.
+    /// Expert slots of each expert; of experts of several sizes, the largest number.
     pub(super) capacity: usize,
+    /// The number of experts of each size, and the expert slots of each of them.
+    pub(super) sizes: &'a [(usize, usize)],
     /// Logits, their softmax (possibly rounded), and the scores that decide the choice, each `[batch,
     /// tokens, experts]`.
     pub(super) logits: Tensor<'g>,
@@ -177,7 +179,7 @@ impl<'g> GatingInputs<'_, 'g> {
             };
             let earlier = filled.map_or(earlier, |f| earlier + f);
             let position = (earlier * wanted).sum(experts);
-            let fits = position.lt(capacity);
+            let fits = self.fits(round.expert, position);
             let assigned = counts.map_or(fits, |c| fits & c);
             placed.push((assigned, assigned.select(round.expert * capacity + position, -1)));
             if i + 1 < rounds.len() {
@@ -201,6 +203,17 @@ impl<'g> GatingInputs<'_, 'g> {
         };
         let dropped = dropped.expect("there is a first round");
         Gating { assignment: Assignment::TokenChoice(choices), rounds, taken: None, dropped, routes }
+    }
+
+    /// True where the expert has an expert slot for a token at this position among those that chose it.
+    fn fits(&self, expert: Tensor<'g>, position: Tensor<'g>) -> Tensor<'g> {
+        let slots = |capacity: usize| u32::try_from(capacity).unwrap_or(u32::MAX);
+        if self.sizes.iter().all(|(_, capacity)| *capacity == self.capacity) {
+            return position.lt(slots(self.capacity));
+        }
+        let number = |(_, capacity): &(usize, usize)| self.cx.g.constant(slots(*capacity), DType::S32);
+        let capacities: Vec<Tensor<'g>> = self.sizes.iter().map(number).collect();
+        position.lt(by_size(expert, self.sizes, &capacities))
     }
 
     /// Returns the choices of all rounds, to be recorded; `placed` has for each round the mask of tokens that

@@ -58,7 +58,8 @@ impl SwitchFfn {
         let Some(last) = last else { return self.through_experts(cx, x, positions, routing) };
         let gates = choices.iter().map(|(_, gate)| *gate);
         let assignment = Assignment::TokenChoice(all.iter().map(|(_, slot)| *slot).zip(gates).collect());
-        let tight = Routing { experts: routing.experts, capacity: *bucket, assignment };
+        let sizes = routing.sizes.iter().map(|(count, _)| (*count, *bucket)).collect();
+        let tight = Routing { experts: routing.experts, capacity: *bucket, sizes, assignment };
         cx.g.cond(
             last.lt(*bucket as u32),
             || self.through_experts(cx, x, positions, &tight),

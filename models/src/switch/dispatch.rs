@@ -27,9 +27,8 @@ pub struct Slots<'g> {
     batch: Dim,
     tokens: Dim,
     d_model: Dim,
-    /// The experts, or blocks of expert slots.
-    experts: Dim,
-    capacity: Dim,
+    /// The experts of each size, or blocks of expert slots, and the expert slots of each.
+    sizes: Vec<[Dim; 2]>,
     all: Dim,
 }
 
@@ -80,32 +79,29 @@ impl<'g> Slots<'g> {
     ) -> Self {
         let [batch, tokens] = positions;
         let by_index = options.dispatches_by_index(cx.schedule.dispatch, tokens.size, cx.train());
-        let all = routing.slots();
-        let move_by = match (&routing.assignment, by_index) {
+        let (assignment, all) = routing.packed();
+        let move_by = match (&assignment, by_index) {
             (Assignment::TokenChoice(choices), true) => by_permutation(choices, batch, tokens, &all),
             (Assignment::TokenChoice(choices), false) => match choices[..] {
                 // An expert slot of -1 gives a row of zeros.
                 [(slot, gate)] => MoveBy::Mask { mask: slot.one_hot(&all, gate.dtype()), gate },
                 _ => {
-                    let (mask, weighed) = routing.masks(tokens);
+                    let (mask, weighed) = assignment.masks(tokens, &all);
                     MoveBy::Masks { mask, weighed }
                 }
             },
             (Assignment::ExpertChoice { token, gate }, true) => MoveBy::Shared { token: *token, gate: *gate },
             (Assignment::ExpertChoice { .. }, false) => {
-                let (mask, weighed) = routing.masks(tokens);
+                let (mask, weighed) = assignment.masks(tokens, &all);
                 MoveBy::Masks { mask, weighed }
             }
         };
-        Self {
-            move_by,
-            batch: batch.clone(),
-            tokens: tokens.clone(),
-            d_model: d_model.clone(),
-            experts: Dim::new("experts_all", options.experts),
-            capacity: Dim::new("capacity", routing.capacity),
-            all,
-        }
+        let dims = |(count, capacity): &(usize, usize)| {
+            [Dim::new("experts_all", *count), Dim::new("capacity", *capacity)]
+        };
+        let sizes = routing.sizes.iter().map(dims).collect();
+        let (batch, tokens, d_model) = (batch.clone(), tokens.clone(), d_model.clone());
+        Self { move_by, batch, tokens, d_model, sizes, all }
     }
 
     /// Prepares the dispatch to blocks of expert slots, by index. `choices` have for every choice of a token
@@ -123,15 +119,19 @@ impl<'g> Slots<'g> {
             batch: batch.clone(),
             tokens: tokens.clone(),
             d_model: d_model.clone(),
-            experts: blocks.clone(),
-            capacity: rows.clone(),
+            sizes: vec![[blocks.clone(), rows.clone()]],
             all,
         }
     }
 
-    /// Moves `[batch, tokens, d_model]` to `[batch, experts_all, capacity, d_model]`; empty expert slots
-    /// hold 0.
+    /// Moves `[batch, tokens, d_model]` to `[batch, experts_all, capacity, d_model]`, if all experts are
+    /// alike; empty expert slots hold 0.
     pub fn dispatch(&self, x: Tensor<'g>) -> Tensor<'g> {
+        self.dispatch_by_size(x)[0]
+    }
+
+    /// [`Slots::dispatch`] for the experts of each size.
+    pub(super) fn dispatch_by_size(&self, x: Tensor<'g>) -> Vec<Tensor<'g>> {
         let filled = match &self.move_by {
             MoveBy::Index { slot, token, .. } => {
                 x.permute_with_inverse(&self.tokens, &self.all, *token, *slot)
@@ -145,13 +145,28 @@ impl<'g> Slots<'g> {
                 einsum([x, *mask], [&self.batch, &self.all, &self.d_model])
             }
         };
-        filled.split(&self.all, [&self.experts, &self.capacity]).named("dispatched")
+        let mut first = 0;
+        let of_size = |[experts, capacity]: &[Dim; 2]| {
+            let slots = first..first + experts.size * capacity.size;
+            first = slots.end;
+            let own = if slots.len() == self.all.size { filled } else { filled.slice(&self.all, slots) };
+            own.split(&self.all.name, [experts, capacity]).named("dispatched")
+        };
+        self.sizes.iter().map(of_size).collect()
     }
 
     /// Moves expert outputs back to their tokens, multiplied by the gates and added up for each token;
     /// dropped tokens get 0. `out` are the dims of an expert output.
     pub fn combine(&self, y: Tensor<'g>, out: &[&Dim]) -> Tensor<'g> {
-        let y = y.merge([&self.experts, &self.capacity], &self.all);
+        self.combine_by_size(&[y], out)
+    }
+
+    /// [`Slots::combine`] of the outputs of the experts of each size.
+    pub(super) fn combine_by_size(&self, y: &[Tensor<'g>], out: &[&Dim]) -> Tensor<'g> {
+        let flat =
+            |(y, [experts, capacity]): (&Tensor<'g>, &[Dim; 2])| y.merge([experts, capacity], &self.all.name);
+        let y: Vec<Tensor<'g>> = y.iter().zip(&self.sizes).map(flat).collect();
+        let y = if let [one] = y[..] { one } else { y[0].graph().concat(&y, &self.all) };
         let back = [&self.batch, &self.tokens].into_iter().chain(out.iter().copied());
         let back: Vec<Name> = back.map(|dim| dim.name.clone()).collect();
         match &self.move_by {

@@ -89,7 +89,8 @@ impl SwitchFfn {
         let dropout = self.dropout(cx);
         let names = ["batch", "blocks", "capacity"].map(Name::from);
         let product = |x, weight: &Weight, out| sorted.product(cx, x, weight, out);
-        let experts = |sent| self.products(cx, &dropout, sent, &names, product);
+        // Experts without capacity are all alike.
+        let experts = |sent| self.sizes[0].apply(cx, &dropout, sent, &names, product);
         let done = g.scope("experts", || self.whole(sent, experts).named("received"));
         g.scope("combine", || parts.ungroup(sorted.slots.combine(done, &[&d_model])).named("combined"))
     }

@@ -3,11 +3,11 @@
 //!
 //! Reading order: [`options`] (the settings, with validation), [`SwitchFfn`] (the experts), [`attention`]
 //! (experts in self-attention), [`router`] (probabilities), [`routing`] (its result), `assignment` (experts
-//! and expert slots of each token), `balance` (router losses and metrics), `balance_bias`
-//! (balance without a loss), [`dispatch`] (moving tokens to
-//! expert slots and back), `exchange` (the all-to-all), `hierarchy` (dispatch in two steps, for very many
-//! experts), `expert_dropout`, `unstacked` (experts in separate states, for decoding), `capacity_buckets`
-//! (skipping empty expert slots), `dropless` (routing without capacity).
+//! and expert slots of each token), `balance` (router losses and metrics), `balance_bias` (balance without a
+//! loss), [`dispatch`] (moving tokens to expert slots and back), `experts` (experts of one size), `exchange`
+//! (the all-to-all), `hierarchy` (dispatch in two steps, for very many experts), `expert_dropout`,
+//! `unstacked` (experts in separate states, for decoding), `capacity_buckets` (skipping empty expert slots),
+//! `dropless` (routing without capacity).
 
 mod assignment;
 pub mod attention;
@@ -18,20 +18,23 @@ pub mod dispatch;
 mod dropless;
 mod exchange;
 mod expert_dropout;
+mod experts;
 mod hierarchy;
 pub mod options;
 pub mod router;
 pub mod routing;
 mod unstacked;
 
-use crate::{Activation, Context, Weight, Weights, feed_forward::FeedForward, stream};
+use crate::{Activation, Context, Weights, feed_forward::FeedForward, stream};
 use dispatch::Slots;
 use expert_dropout::ExpertDropout;
+use experts::Experts;
 use hierarchy::Hierarchy;
 use mesh::{
     Dim, Name,
-    dsl::{Init, State, Tensor, einsum},
+    dsl::{State, Tensor, einsum},
 };
+use options::ExpertSize;
 pub use options::Switch;
 pub use router::{Router, RouterMetrics, Trace};
 pub use routing::{Routes, Routing};
@@ -41,45 +44,37 @@ pub use unstacked::UnstackedExperts;
 #[derive(Clone, Debug)]
 pub struct SwitchFfn {
     router: Router,
-    wi: Weight,
-    gate: Option<Weight>,
-    wo: Weight,
+    /// The experts of each size, in the order of their numbers.
+    sizes: Vec<Experts>,
     /// The shared experts as one dense layer; `None` means that there are none.
     shared: Option<FeedForward>,
-    activation: Activation,
     d_model: Dim,
-    d_ff: Dim,
     options: Switch,
 }
 
 impl SwitchFfn {
-    /// Declares the layer with the paper's initialization. (The experts' dim is not part of fan-in.) `d_ff`
-    /// is that of dense layers.
+    /// Declares the layer with the paper's initialization. `d_ff` is that of dense layers. Experts of several
+    /// sizes are in scopes `size_0`, `size_1` and so on.
     pub fn new(w: &Weights<'_>, d_model: &Dim, d_ff: &Dim, activation: Activation, options: &Switch) -> Self {
-        let experts = Dim::new("experts", options.experts);
-        let d_ff = &d_ff.sized(options.d_ff(d_ff.size));
-        let (scale, stored) = (options.scale(), [&experts, d_model, d_ff]);
         let router = Router::new(w, d_model, options, "ffn");
-        let inner =
-            |name| w.matrix(name, &stored, &[d_model], &[d_ff], Init::truncated_normal(scale, &[d_model]));
-        let (gate, wi) =
-            if activation.gated() { (Some(inner("wi_0")), inner("wi_1")) } else { (None, inner("wi")) };
-        let wo = w.matrix("wo", &stored, &[d_ff], &[d_model], Init::truncated_normal(scale, &[d_ff]));
+        let experts = |d_ff_of: usize, count| {
+            Experts::new(w, [d_model, &d_ff.sized(d_ff_of)], activation, count, options.scale())
+        };
+        let sizes = options.sizes(d_ff.size);
+        let sizes = match &sizes[..] {
+            [one] => vec![experts(one.d_ff, one.count)],
+            _ => {
+                let of = |(i, size): (usize, &ExpertSize)| {
+                    w.scope(size_scope(i), || experts(size.d_ff, size.count))
+                };
+                sizes.iter().enumerate().map(of).collect()
+            }
+        };
         let shared = (options.shared_experts > 0).then(|| {
-            let wide = d_ff.sized(options.shared_experts * d_ff.size);
+            let wide = d_ff.sized(options.shared_experts * options.d_ff(d_ff.size));
             w.scope("shared", || FeedForward::new(w, d_model, &wide, activation))
         });
-        Self {
-            router,
-            wi,
-            gate,
-            wo,
-            shared,
-            activation,
-            d_model: d_model.clone(),
-            d_ff: d_ff.clone(),
-            options: options.clone(),
-        }
+        Self { router, sizes, shared, d_model: d_model.clone(), options: options.clone() }
     }
 
     /// Applies the layer to `x` of `[batch, length, d_model]`, or with the dim of the residual stream: then
@@ -116,7 +111,9 @@ impl SwitchFfn {
         let y = if self.options.expert_groups > 0 {
             let hierarchy = Hierarchy::new(&self.options, [group, token], cx.train());
             let dropout = self.dropout(cx);
-            let experts = |sent| self.whole(sent, |sent| self.grouped_experts(cx, &dropout, sent));
+            // Experts in groups are all alike.
+            let alike = &self.sizes[0];
+            let experts = |sent| self.whole(sent, |sent| self.grouped_experts(cx, alike, &dropout, sent));
             let (y, dropped) = hierarchy.forward(cx, x, non_padding, &metrics.trace, experts);
             metrics.record_drops(
                 cx,
@@ -180,11 +177,20 @@ impl SwitchFfn {
         let g = cx.g;
         let d_model = stream::dim_of(x, &self.d_model);
         let slots = Slots::new(cx, &self.options, &d_model, positions, routing);
-        let sent = g.scope("dispatch", || slots.dispatch(x));
-        let dropout = self.dropout(cx);
-        let experts = |sent| self.whole(sent, |sent| self.experts(cx, &dropout, sent));
-        let done = exchange::exchange(cx.schedule.exchange_parts, sent, exchange::FLAT, experts);
-        g.scope("combine", || slots.combine(done, &[&d_model]).named("combined"))
+        let sent = g.scope("dispatch", || slots.dispatch_by_size(x));
+        let exchanged = |sent, of_size: &Experts| {
+            let dropout = self.dropout(cx);
+            let experts = |sent| self.whole(sent, |sent| apply(cx, of_size, &dropout, sent));
+            exchange::exchange(cx.schedule.exchange_parts, sent, exchange::FLAT, experts)
+        };
+        let done: Vec<Tensor<'g>> = match (&sent[..], &self.sizes[..]) {
+            ([sent], [one]) => vec![exchanged(*sent, one)],
+            (sent, sizes) => {
+                let all = sent.iter().zip(sizes).enumerate();
+                all.map(|(i, (sent, size))| g.scope(size_scope(i), || exchanged(*sent, size))).collect()
+            }
+        };
+        g.scope("combine", || slots.combine_by_size(&done, &[&d_model]).named("combined"))
     }
 
     /// Applies `experts` to tokens that have the dim of the residual stream.
@@ -196,42 +202,31 @@ impl SwitchFfn {
         ExpertDropout::new(self.options.expert_dropout.unwrap_or(cx.dropout))
     }
 
-    fn experts<'g>(&self, cx: &Context<'g>, dropout: &ExpertDropout<'g>, x: Tensor<'g>) -> Tensor<'g> {
-        let positions = [Name::from("expert_batch"), "experts".into(), "capacity".into()];
-        self.products(cx, dropout, x, &positions, |x, weight, out| weight.product(cx, x, out))
-    }
-
     /// Applies experts in groups, for dispatch in two steps.
     fn grouped_experts<'g>(
         &self,
         cx: &Context<'g>,
+        experts: &Experts,
         dropout: &ExpertDropout<'g>,
         x: Tensor<'g>,
     ) -> Tensor<'g> {
         let positions = ["inner_senders", "expert_groups", "group_experts", "capacity"].map(Name::from);
-        self.products(cx, dropout, x, &positions, |x, weight, out| {
+        experts.apply(cx, dropout, x, &positions, |x, weight, out| {
             let (group, inner) = (self.options.group_dim(), self.options.inner_dim());
             einsum([x, weight.read(cx).split("experts", [&group, &inner])], out)
         })
     }
+}
 
-    fn products<'g>(
-        &self,
-        cx: &Context<'g>,
-        dropout: &ExpertDropout<'g>,
-        x: Tensor<'g>,
-        positions: &[Name],
-        product: impl Fn(Tensor<'g>, &Weight, Vec<Name>) -> Tensor<'g>,
-    ) -> Tensor<'g> {
-        let out = |dim: &Dim| positions.iter().cloned().chain([dim.name.clone()]).collect::<Vec<_>>();
-        let inner = |weight: &Weight| product(x, weight, out(&self.d_ff));
-        let hidden = match &self.gate {
-            // Dropout comes before relu, as in the dense layer.
-            None => self.activation.apply(dropout.apply(cx, inner(&self.wi))),
-            Some(gate) => dropout.apply(cx, self.activation.apply(inner(gate)) * inner(&self.wi)),
-        };
-        product(hidden, &self.wo, out(&self.d_model))
-    }
+/// Returns the scope of the experts of size `i` of several.
+fn size_scope(i: usize) -> String {
+    format!("size_{i}")
+}
+
+/// Applies experts to the tokens in their expert slots.
+fn apply<'g>(cx: &Context<'g>, experts: &Experts, dropout: &ExpertDropout<'g>, x: Tensor<'g>) -> Tensor<'g> {
+    let positions = [Name::from("expert_batch"), "experts".into(), "capacity".into()];
+    experts.apply(cx, dropout, x, &positions, |x, weight, out| weight.product(cx, x, out))
 }
 
 /// The routing of a layer's tokens.

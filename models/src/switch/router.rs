@@ -193,6 +193,7 @@ impl Router {
             DType::Bf16 if self.options.round_probabilities => exact.round_bf16(),
             _ => exact,
         };
+        let sizes = self.options.capacities(tokens.size, cx.train());
         let inputs = GatingInputs {
             options: &self.options,
             cx,
@@ -200,6 +201,7 @@ impl Router {
             tokens,
             experts,
             capacity: self.options.capacity(tokens.size, cx.train()),
+            sizes: &sizes,
             logits,
             probabilities,
             scores: self.scores(cx, logits, probabilities),
@@ -212,7 +214,8 @@ impl Router {
             Scores::Sigmoid => exact / (exact.sum(experts) + 1e-20),
         };
         let metrics = inputs.metrics(&gating, normalized, self.place);
-        (Routing { experts: experts.size, capacity: inputs.capacity, assignment: gating.assignment }, metrics)
+        let (experts, capacity) = (experts.size, inputs.capacity);
+        (Routing { experts, capacity, sizes, assignment: gating.assignment }, metrics)
     }
 
     /// Returns the state of the biases for the choice.

@@ -1,7 +1,7 @@
 //! The result of routing: which tokens are in which expert slots.
 
 use mesh::{
-    Dim,
+    DType, Dim,
     dsl::{Tensor, Tree},
 };
 
@@ -10,14 +10,16 @@ use mesh::{
 pub struct Routing<'g> {
     /// Number of experts of the layer.
     pub experts: usize,
-    /// Expert slots of each expert.
+    /// Expert slots of each expert; of experts of several sizes, the largest number.
     pub capacity: usize,
+    /// The number of experts of each size, and the expert slots of each of them.
+    pub sizes: Vec<(usize, usize)>,
     /// The assignment of tokens to expert slots.
     pub assignment: Assignment<'g>,
 }
 
-/// The assignment of tokens to expert slots, which are numbered over all experts of a layer. Gates have the
-/// type of activations.
+/// The assignment of tokens to expert slots, which are numbered over all experts of a layer, with as many
+/// numbers for each as the largest capacity. Gates have the type of activations.
 #[derive(Clone, Debug)]
 pub enum Assignment<'g> {
     /// Tokens choose. For every choice of a token its expert slot, or -1, and the gate: `s32[batch,
@@ -59,7 +61,7 @@ impl<'g> Tree<'g> for Routes<'g> {
 }
 
 impl<'g> Routing<'g> {
-    /// Returns the dim of all expert slots of a group.
+    /// Returns the dim of the numbers of expert slots of a group.
     pub fn slots(&self) -> Dim {
         Dim::new("slots", self.experts * self.capacity)
     }
@@ -67,10 +69,62 @@ impl<'g> Routing<'g> {
     /// Returns the assignment as two tensors `[batch, tokens, slots]`: 1 where a token is in an expert slot
     /// (Mesh TensorFlow's "dispatch"), and the gate there ("combine").
     pub fn masks(&self, tokens: &Dim) -> (Tensor<'g>, Tensor<'g>) {
-        match &self.assignment {
+        self.assignment.masks(tokens, &self.slots())
+    }
+
+    /// Returns the assignment with numbers of expert slots without gaps, and the dim of all expert slots.
+    pub(super) fn packed(&self) -> (Assignment<'g>, Dim) {
+        let all = Dim::new("slots", self.sizes.iter().map(|(count, capacity)| count * capacity).sum());
+        let Assignment::TokenChoice(choices) = &self.assignment else {
+            return (self.assignment.clone(), all);
+        };
+        if all == self.slots() {
+            return (self.assignment.clone(), all);
+        }
+        let of = |(slot, gate): &(Tensor<'g>, Tensor<'g>)| (self.without_gaps(*slot), *gate);
+        (Assignment::TokenChoice(choices.iter().map(of).collect()), all)
+    }
+
+    fn without_gaps(&self, slot: Tensor<'g>) -> Tensor<'g> {
+        let numbers = self.capacity as u32;
+        let expert = slot.maximum(0) / numbers;
+        let place = slot - expert * numbers;
+        let (mut first, mut before) = (0, 0);
+        let mut starts = Vec::new();
+        for (count, capacity) in &self.sizes {
+            // The first slot of an expert of this size.
+            starts.push((expert - first as u32) * *capacity as u32 + before as u32);
+            (first, before) = (first + count, before + count * capacity);
+        }
+        slot.ge(0).select(by_size(expert, &self.sizes, &starts) + place, -1)
+    }
+}
+
+/// Returns for each `expert` the value of its size, one of `values`, which has one for each of `sizes`, the
+/// last for all further experts.
+pub(super) fn by_size<'g>(expert: Tensor<'g>, sizes: &[(usize, usize)], values: &[Tensor<'g>]) -> Tensor<'g> {
+    let mut end = 0;
+    let ends: Vec<u32> = sizes
+        .iter()
+        .map(|(count, _)| {
+            end += count;
+            end as u32
+        })
+        .collect();
+    let pairs = ends.iter().zip(values).rev();
+    let chosen = pairs.fold(None, |rest: Option<Tensor<'g>>, (end, value)| {
+        Some(rest.map_or(*value, |rest| expert.lt(*end).select(*value, rest)))
+    });
+    chosen.unwrap_or_else(|| expert.graph().constant(0, DType::S32))
+}
+
+impl<'g> Assignment<'g> {
+    /// [`Routing::masks`], with the dim of all expert slots.
+    pub(super) fn masks(&self, tokens: &Dim, slots: &Dim) -> (Tensor<'g>, Tensor<'g>) {
+        match self {
             Assignment::TokenChoice(choices) => {
                 let mask = |(slot, gate): &(Tensor<'g>, Tensor<'g>)| {
-                    let mask = slot.one_hot(&self.slots(), gate.dtype());
+                    let mask = slot.one_hot(slots, gate.dtype());
                     (mask, mask * *gate)
                 };
                 let all = choices.iter().map(mask);

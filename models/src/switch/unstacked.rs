@@ -5,7 +5,7 @@
 //! step reads all experts. Unstacked, each expert runs under a condition. A slice of a stacked parameter
 //! would be copied in every step, so the matrices are copied once into separate states.
 
-use super::{SwitchFfn, routing::Assignment};
+use super::{SwitchFfn, experts::Experts, routing::Assignment};
 use crate::{Context, Weight};
 use mesh::{
     DType, Dim,
@@ -24,11 +24,13 @@ impl SwitchFfn {
         let state = |e: usize, part: &str, dims: [&Dim; 2]| {
             p.store(format!("{name}_{e}_{part}"), dtype, dims, Init::Zeros)
         };
-        let inner = || ["wi", "gate"].into_iter().take(self.inner().count());
-        // Summed dims come first: otherwise a product transposes the matrix in every step.
-        let (rows, columns) = ([&self.d_model, &self.d_ff], [&self.d_ff, &self.d_model]);
-        let expert = |e| (inner().map(|part| state(e, part, rows)).collect(), state(e, "wo", columns));
-        UnstackedExperts { experts: (0..self.options.experts).map(expert).collect() }
+        let expert = |(e, (size, _)): (usize, (&Experts, usize))| {
+            let inner = ["wi", "gate"].into_iter().take(size.inner().count());
+            // Summed dims come first: otherwise a product transposes the matrix in every step.
+            let (rows, columns) = ([&size.d_model, &size.d_ff], [&size.d_ff, &size.d_model]);
+            (inner.map(|part| state(e, part, rows)).collect(), state(e, "wo", columns))
+        };
+        UnstackedExperts { experts: self.each_expert().enumerate().map(expert).collect() }
     }
 
     /// Copies the experts of the current layer.
@@ -37,9 +39,9 @@ impl SwitchFfn {
         let one = |weight: &Weight, e: usize| {
             weight.read(cx).gather("experts", cx.g.constant(e as u32, DType::S32))
         };
-        for (e, (inner, outer)) in unstacked.experts.iter().enumerate() {
-            inner.iter().zip(self.inner()).for_each(|(state, weight)| state.assign(one(weight, e)));
-            outer.assign(one(&self.wo, e));
+        for ((inner, outer), (size, e)) in unstacked.experts.iter().zip(self.each_expert()) {
+            inner.iter().zip(size.inner()).for_each(|(state, weight)| state.assign(one(weight, e)));
+            outer.assign(one(&size.wo, e));
         }
     }
 
@@ -58,7 +60,7 @@ impl SwitchFfn {
         // Generation programs reject routing in which experts choose.
         let Assignment::TokenChoice(choices) = &routing.assignment else { return zeros() };
         let mut sum: Option<Tensor<'g>> = None;
-        for (e, expert) in unstacked.experts.iter().enumerate() {
+        for (e, (expert, (size, _))) in unstacked.experts.iter().zip(self.each_expert()).enumerate() {
             let slots = (e * routing.capacity) as u32..((e + 1) * routing.capacity) as u32;
             // No token chooses an expert twice, so at most one gate is not 0.
             let gates = choices.iter().map(|(slot, gate)| {
@@ -67,7 +69,7 @@ impl SwitchFfn {
             let gate = gates.reduce(|a, b| a + b).unwrap_or_else(|| g.constant(0, cx.dtype()));
             let takes = gate.ne(0).any([batch, tokens]);
             let make = || {
-                let y = self.one_expert(cx, x, (batch, tokens), expert);
+                let y = size.one(cx, x, (batch, tokens), expert);
                 gate.ne(0).select(y * gate, g.constant(0, cx.dtype()))
             };
             let y = g.scope("experts", || g.cond(takes, make, zeros));
@@ -76,8 +78,15 @@ impl SwitchFfn {
         self.with_shared(cx, sum.unwrap_or_else(zeros), x, (batch, tokens))
     }
 
+    /// Returns the size of each expert, and its number among those of its size.
+    fn each_expert(&self) -> impl Iterator<Item = (&Experts, usize)> {
+        self.sizes.iter().flat_map(|size| (0..size.count).map(move |e| (size, e)))
+    }
+}
+
+impl Experts {
     /// Applies one expert to all tokens.
-    fn one_expert<'g>(
+    fn one<'g>(
         &self,
         cx: &Context<'g>,
         x: Tensor<'g>,
@@ -90,10 +99,5 @@ impl SwitchFfn {
             _ => self.activation.apply(made(&inner[0])),
         };
         einsum([hidden, outer.read(cx.g)], [batch, tokens, &self.d_model])
-    }
-
-    /// Returns the inner matrices: `wi`, and the gate of gated experts.
-    fn inner(&self) -> impl Iterator<Item = &Weight> {
-        std::iter::once(&self.wi).chain(&self.gate)
     }
 }

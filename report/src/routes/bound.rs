@@ -61,9 +61,10 @@ mod tests {
             experts: EXPERTS,
             group: TOKENS,
             choices: TOKENS,
-            capacity: 1,
+            capacity: vec![1; EXPERTS],
+            d_ff: Vec::new(),
             rule: Rule::Tokens { one_slot: false },
-            what_if: vec![(1.0, 1), (4.0, 4)],
+            what_if: vec![(1.0, vec![1; EXPERTS]), (4.0, vec![4; EXPERTS])],
         };
         let stacks = ["encoder", "decoder"].into_iter();
         stacks.flat_map(|stack| (0..LAYERS).map(move |number| layer(stack, number))).collect()

@@ -36,12 +36,14 @@ pub struct Layer {
     pub group: usize,
     /// Choices that a group records at most.
     pub choices: usize,
-    /// Expert slots of an expert for a group.
-    pub capacity: usize,
+    /// Expert slots of each expert for a group.
+    pub capacity: Vec<usize>,
+    /// Size of the hidden layer of each expert; empty if experts have none.
+    pub d_ff: Vec<usize>,
     /// The way in which expert slots are assigned.
     pub rule: Rule,
     /// Capacity factors, with the capacities that they give, of which drops are counted.
-    pub what_if: Vec<(f64, usize)>,
+    pub what_if: Vec<(f64, Vec<usize>)>,
 }
 
 /// The properties of a token, as numbers of names that the observer's user has.
@@ -197,12 +199,14 @@ fn by_tokens(record: &Record<'_>, tokens: usize) -> Vec<Choice> {
 }
 
 fn by_experts(layer: &Layer, record: &Record<'_>) -> Vec<Choice> {
-    let slots = layer.experts * layer.capacity;
+    // Experts that choose have the same capacity.
+    let capacity = layer.capacity.first().copied().unwrap_or(1).max(1);
+    let slots = layer.experts * capacity;
     let all = record.chosen.iter().zip(record.gate).enumerate();
     let choice = |(at, (token, gate)): (usize, (&i32, &f32))| {
         let token = usize::try_from(*token).ok()?;
         let (group, slot) = (at / slots, at % slots);
-        let expert = (slot / layer.capacity) as u32;
+        let expert = (slot / capacity) as u32;
         Some(Choice { token: group * layer.group + token, expert, gate: *gate, has_slot: true })
     };
     all.filter_map(choice).collect()
@@ -287,12 +291,12 @@ impl Counted {
                 priority: record.priority.map(|gates| &gates[from..to]),
                 one_slot,
             };
-            let has = assign(&group, layer.experts, layer.capacity);
+            let has = assign(&group, &layer.capacity);
             if !has.iter().zip(&record.state[range]).all(|(has, state)| *has == (*state == 2)) {
                 return Err("the recorded choices do not lead to the expert slots that the program assigned");
             }
             for (dropped, (_, capacity)) in self.what_if.iter_mut().zip(&layer.what_if) {
-                let has = assign(&group, layer.experts, *capacity);
+                let has = assign(&group, capacity);
                 let without = |of_token: &&[bool]| !of_token.contains(&true);
                 let tokens = own.iter().zip(has.chunks(choices)).filter(|(token, _)| token.is_some());
                 *dropped += tokens.filter(|(_, of_token)| without(of_token)).count() as u64;

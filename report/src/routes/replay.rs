@@ -16,13 +16,13 @@ pub struct Group<'a> {
     pub one_slot: bool,
 }
 
-/// Returns for each choice, `[tokens, choices]`, true if it has an expert slot when each of `experts` experts
-/// has `capacity` of them.
+/// Returns for each choice, `[tokens, choices]`, true if it has an expert slot when the experts have
+/// `capacity` of them.
 ///
 /// As in `models`: all first choices come before all second ones; within a round, the order is that of
 /// tokens, or of descending gates, of which equal ones are in the order of tokens; a choice without an expert
 /// slot still counts for the position of later ones.
-pub fn assign(group: &Group<'_>, experts: usize, capacity: usize) -> Vec<bool> {
+pub fn assign(group: &Group<'_>, capacity: &[usize]) -> Vec<bool> {
     let tokens = group.chosen.len() / group.choices.max(1);
     let mut order: Vec<usize> = (0..tokens).collect();
     if let Some(gates) = group.priority {
@@ -30,7 +30,7 @@ pub fn assign(group: &Group<'_>, experts: usize, capacity: usize) -> Vec<bool> {
         let key = |t: usize| if group.counts[t * group.choices] { gates[t] } else { -1.0 };
         order.sort_by(|a, b| key(*b).total_cmp(&key(*a)));
     }
-    let mut filled = vec![0; experts];
+    let mut filled = vec![0; capacity.len()];
     let mut has = vec![false; group.chosen.len()];
     for round in 0..group.choices {
         for token in &order {
@@ -39,8 +39,9 @@ pub fn assign(group: &Group<'_>, experts: usize, capacity: usize) -> Vec<bool> {
             if !group.counts[at] || group.one_slot && has[own].contains(&true) {
                 continue;
             }
-            let place = &mut filled[group.chosen[at] as usize];
-            has[at] = *place < capacity;
+            let expert = group.chosen[at] as usize;
+            let place = &mut filled[expert];
+            has[at] = *place < capacity[expert];
             *place += 1;
         }
     }
@@ -54,7 +55,7 @@ mod tests {
     /// Compares the choices with an expert slot of four tokens and two experts.
     #[track_caller]
     fn check(group: &Group<'_>, capacity: usize, expect: &[u8]) {
-        let has: Vec<u8> = assign(group, 2, capacity).into_iter().map(u8::from).collect();
+        let has: Vec<u8> = assign(group, &[capacity; 2]).into_iter().map(u8::from).collect();
         assert_eq!(has, expect, "capacity {capacity}");
     }
 

@@ -43,7 +43,7 @@ pub struct LayerRoutes {
     pub part: String,
     /// Tokens of a group, which compete for expert slots.
     pub group_tokens: usize,
-    /// Expert slots of an expert for a group.
+    /// Expert slots of an expert for a group; of experts of several sizes, the largest number.
     pub capacity: usize,
     /// Tokens of the stack, without padding.
     pub tokens: u64,
@@ -94,6 +94,12 @@ pub struct Expert {
     pub dropped: u64,
     /// Mean gate.
     pub gate: f64,
+    /// Expert slots for a group.
+    #[serde(default)]
+    pub capacity: usize,
+    /// Size of its hidden layer; 0 if it has none.
+    #[serde(default)]
+    pub d_ff: usize,
     /// Specialization for each property: the divergence of the distribution at this expert from that of all
     /// tokens, from 0 to 1.
     pub scores: Properties<f64>,
@@ -181,7 +187,7 @@ fn summary(layer: &Layer, counted: &Counted, tokens: u64, names: Names<'_>) -> L
     let what_if = layer.what_if.iter().zip(&counted.what_if);
     let what_if = what_if.map(|((factor, capacity), dropped)| WhatIf {
         capacity_factor: *factor,
-        capacity: *capacity,
+        capacity: most(capacity),
         dropped_tokens: *dropped,
     });
     let (information, experts) = experts(layer, counted, &chosen, &load, names);
@@ -191,7 +197,7 @@ fn summary(layer: &Layer, counted: &Counted, tokens: u64, names: Names<'_>) -> L
         layer: layer.number,
         part: layer.part.clone(),
         group_tokens: layer.group,
-        capacity: layer.capacity,
+        capacity: most(&layer.capacity),
         tokens,
         dropped_tokens: counted.dropped_tokens,
         entropy,
@@ -204,6 +210,10 @@ fn summary(layer: &Layer, counted: &Counted, tokens: u64, names: Names<'_>) -> L
         what_if: if no_what_if.is_some() { Vec::new() } else { what_if.collect() },
         no_what_if,
     }
+}
+
+fn most(capacities: &[usize]) -> usize {
+    capacities.iter().copied().max().unwrap_or(0)
 }
 
 /// Returns the reason why other capacities cannot be replayed.
@@ -242,6 +252,8 @@ fn experts(
         load: load[e],
         dropped: counted.dropped[e],
         gate: counted.gates[e] / chosen[e].max(1) as f64,
+        capacity: layer.capacity.get(e).copied().unwrap_or(0),
+        d_ff: layer.d_ff.get(e).copied().unwrap_or(0),
         scores: Properties::of(relations.each_ref().map(|relation| relation.scores[e])),
         highest: Properties::of(lifts.each_mut().map(|lifts| std::mem::take(&mut lifts[e]))),
     };

@@ -120,28 +120,34 @@ impl LayerRoutes {
     }
 
     fn experts_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Experts of several sizes have columns for them.
+        let size = |e: &Expert| (e.d_ff, e.capacity);
+        let differ = self.experts.windows(2).any(|pair| size(&pair[0]) != size(&pair[1]));
         let row = |(number, expert): &(usize, &Expert)| {
             let chosen = expert.tokens.max(1) as f64;
             let lifts = |all: &[crate::routes::Lift]| {
                 all.iter().take(SHOWN).map(|lift| lift.what.clone()).collect::<Vec<_>>().join(" ")
             };
-            vec![
-                number.to_string(),
+            let sizes = [expert.d_ff, expert.capacity].map(|n| n.to_string());
+            let first = std::iter::once(number.to_string()).chain(sizes.into_iter().filter(|_| differ));
+            let rest = [
                 percent(expert.load),
                 percent(expert.dropped as f64 / chosen),
                 format!("{:.2}", expert.gate),
                 format!("{:.3}", expert.scores.piece),
                 lifts(&expert.highest.piece),
                 lifts(&expert.highest.word),
-            ]
+            ];
+            first.chain(rest).collect()
         };
         let shown = self.shown(EXPERTS);
         if shown.len() < self.experts.len() {
             writeln!(f, "the {EXPERTS} with the highest specialization")?;
         }
-        let rows: Vec<_> = shown.iter().map(row).collect();
-        let heads =
-            ["expert", "load", "dropped", "gate", "specialization", "pieces of highest lift", "words"];
-        table(f, &heads, ">>>>><<", &rows)
+        let rows: Vec<Vec<String>> = shown.iter().map(row).collect();
+        let sizes = ["d_ff", "slots"].into_iter().filter(|_| differ);
+        let rest = ["load", "dropped", "gate", "specialization", "pieces of highest lift", "words"];
+        let heads: Vec<&str> = std::iter::once("expert").chain(sizes).chain(rest).collect();
+        table(f, &heads, if differ { ">>>>>>><<" } else { ">>>>><<" }, &rows)
     }
 }

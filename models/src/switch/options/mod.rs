@@ -1,10 +1,13 @@
 //! Options of Switch layers: sizes, routing, capacity, losses and noise. Defaults are the paper's router;
 //! `docs/routing.md` lists the options that reproduce the routers of other systems.
 //!
-//! `settings` reads them from the command line, `validate` checks them.
+//! `settings` reads them from the command line, `sizes` has the sizes of experts, `validate` checks all.
 
 mod settings;
+mod sizes;
 mod validate;
+
+pub use sizes::{ExpertSize, ExpertSizes};
 
 /// Options of Switch layers: feed-forward layers with several experts, of which each token uses one or a
 /// few.
@@ -99,6 +102,8 @@ pub struct Switch {
     pub shared_experts: usize,
     /// Size of the hidden layer of an expert; 0 means that of dense layers.
     pub expert_d_ff: usize,
+    /// The sizes of experts; empty means that all are alike.
+    pub expert_sizes: ExpertSizes,
     /// Dropout rate inside experts; `None` means as elsewhere.
     pub expert_dropout: Option<f64>,
     /// Scale of the initialization of router and experts: truncated normal with deviation
@@ -295,6 +300,7 @@ impl Default for Switch {
             round_probabilities: false,
             shared_experts: 0,
             expert_d_ff: 0,
+            expert_sizes: ExpertSizes::default(),
             expert_dropout: None,
             init_scale: None,
             router_init_scale: 0.0,
@@ -356,6 +362,14 @@ impl Switch {
         if self.expert_d_ff > 0 { self.expert_d_ff } else { d_ff }
     }
 
+    /// Returns the sizes of experts, in a model whose dense layers have `d_ff`; at least one.
+    pub fn sizes(&self, d_ff: usize) -> Vec<ExpertSize> {
+        match self.expert_sizes.is_empty() {
+            true => vec![ExpertSize { d_ff: self.d_ff(d_ff), count: self.experts, capacity: 1.0 }],
+            false => self.expert_sizes.all.clone(),
+        }
+    }
+
     /// Returns the set options that no system before 2021 has, by name: a conversion to one refuses them.
     pub fn later_options(&self) -> Vec<&'static str> {
         let usual = Self::default();
@@ -367,6 +381,7 @@ impl Switch {
             ("dropless", self.dropless != usual.dropless),
             ("shared_experts", self.shared_experts != usual.shared_experts),
             ("expert_d_ff", self.expert_d_ff != usual.expert_d_ff),
+            ("expert_sizes", self.expert_sizes != usual.expert_sizes),
         ];
         set.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect()
     }
@@ -399,7 +414,16 @@ impl Switch {
         lcm(tokens, length) / length.max(1)
     }
 
-    /// Returns the capacity of one expert for a group of `tokens`.
+    /// Returns the number of experts of each size and the capacity of one of them, for a group of `tokens`.
+    pub fn capacities(&self, tokens: usize, train: bool) -> Vec<(usize, usize)> {
+        let capacity = |size: ExpertSize| match self.drops_nothing(train) {
+            true => tokens,
+            false => self.scaled_capacity(tokens, train, size.capacity),
+        };
+        self.sizes(0).into_iter().map(|size| (size.count, capacity(size))).collect()
+    }
+
+    /// Returns the capacity of one expert for a group of `tokens`; of experts of several sizes, the largest.
     pub fn capacity(&self, tokens: usize, train: bool) -> usize {
         // A token takes at most one slot of an expert, so more slots than tokens would stay empty.
         if self.drops_nothing(train) {
@@ -420,14 +444,20 @@ impl Switch {
         Self { eval_capacity, dropless: false, ..self.clone() }
     }
 
-    /// Returns the capacity by the factors, or the fixed one.
+    /// Returns the capacity by the factors, or the fixed one; of experts of several sizes, the largest.
     pub(super) fn usual_capacity(&self, tokens: usize, train: bool) -> usize {
+        let of = |size: ExpertSize| self.scaled_capacity(tokens, train, size.capacity);
+        self.sizes(0).into_iter().map(of).max().unwrap_or(0)
+    }
+
+    /// Returns the capacity by `scale` times the factors, or the fixed one.
+    fn scaled_capacity(&self, tokens: usize, train: bool, scale: f64) -> usize {
         if self.fixed_capacity > 0 {
             return self.fixed_capacity.min(tokens);
         }
         let factor = if train { self.capacity_factor } else { self.eval_capacity_factor };
         let choices = if self.capacity_per_choice { self.choices().max(1) } else { 1 };
-        self.slots_for(tokens * choices, factor, self.experts).min(tokens)
+        self.slots_for(tokens * choices, factor * scale, self.experts).min(tokens)
     }
 
     /// Returns the capacity of a group of experts and of an expert in it, if experts are in groups, for

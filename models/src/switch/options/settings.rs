@@ -54,6 +54,10 @@ impl Switch {
     /// Returns the options with the settings of the command line applied. `dropout` is the model's dropout
     /// rate, the default of `expert_dropout`, and `init_scale` the scale that suits its optimizer.
     pub(crate) fn with(mut self, args: &Args, dropout: f64, init_scale: f64) -> Self {
+        self.expert_sizes = args.get("expert_sizes", self.expert_sizes);
+        if !self.expert_sizes.is_empty() {
+            self.experts = self.expert_sizes.experts();
+        }
         for (key, size) in [
             ("experts", &mut self.experts),
             ("sparse_step", &mut self.sparse_step),
@@ -98,6 +102,14 @@ impl Switch {
         ] {
             *flag = args.get(key, *flag);
         }
+        self.words(args);
+        self.expert_dropout = Some(args.get("expert_dropout", self.expert_dropout.unwrap_or(dropout)));
+        self.init_scale = Some(args.get("init_scale", self.init_scale.unwrap_or(init_scale)));
+        self
+    }
+
+    /// Reads the options whose values are words.
+    fn words(&mut self, args: &Args) {
         self.scores = word(args, "router_scores", SCORES, self.scores).1;
         self.balance = word(args, "balance", BALANCE, self.balance).1;
         self.second_policy = word(args, "second_policy", SECOND, self.second_policy).1;
@@ -106,9 +118,6 @@ impl Switch {
         self.eval_capacity = word(args, "eval_capacity", EVAL_CAPACITY, self.eval_capacity).1;
         self.capacity_rounding = word(args, "capacity_rounding", ROUNDING, self.capacity_rounding).1;
         self.aux_layers = word(args, "aux_layers", OVER, self.aux_layers).1;
-        self.expert_dropout = Some(args.get("expert_dropout", self.expert_dropout.unwrap_or(dropout)));
-        self.init_scale = Some(args.get("init_scale", self.init_scale.unwrap_or(init_scale)));
-        self
     }
 
     /// Reads the routing method. A word for a combination of options changes their defaults, so that each of
@@ -166,7 +175,7 @@ mod tests {
                          ignore_padding=false aux_loss=0.1 aux_layers=mean \
                          second_place_loss=true router_z_loss=0.01 router_z_scaled=true router_bias=true \
                          round_probabilities=true router_scores=sigmoid gate_scale=2.5 balance=batch \
-                         balance_bias=0.001 shared_experts=1 expert_d_ff=32 expert_dropout=0.4 init_scale=1 router_init_scale=0.2",
+                         balance_bias=0.001 shared_experts=1 expert_d_ff=32 expert_sizes=8x1,9x3@2 expert_dropout=0.4 init_scale=1 router_init_scale=0.2",
         );
         let expect = Switch {
             experts: 4,
@@ -211,6 +220,7 @@ mod tests {
             round_probabilities: true,
             shared_experts: 1,
             expert_d_ff: 32,
+            expert_sizes: "8x1,9x3@2".parse().unwrap(),
             expert_dropout: Some(0.4),
             init_scale: Some(1.0),
             router_init_scale: 0.2,

@@ -17,6 +17,7 @@ impl Switch {
         wrong.positive("capacity_factor", self.capacity_factor);
         wrong.positive("eval_capacity_factor", self.eval_capacity_factor);
         self.wrong_expert_groups(config, wrong);
+        self.wrong_sizes(wrong);
         self.wrong_dropless(wrong);
         let parts = config.schedule.exchange_parts;
         wrong.require(parts > 0, "exchange_parts", "at least 1", parts);
@@ -131,6 +132,43 @@ impl Switch {
             || "`router_scores` = sigmoid does not work if experts choose tokens, are drawn, or are fixed".into(),
             "set it to softmax, or `routing` to switch, top_k or ntlb and `exploration` to another than sample",
         );
+    }
+
+    /// Checks the sizes of experts.
+    fn wrong_sizes(&self, wrong: &mut Mistakes) {
+        if let Some(text) = self.expert_sizes.wrong() {
+            let rule = "D_FFxEXPERTS for each size, such as 512x8,2048x4, or 2048x4@2 for twice the capacity";
+            wrong.require(false, "expert_sizes", rule, text);
+        }
+        if self.expert_sizes.is_empty() {
+            return;
+        }
+        let all = &self.expert_sizes;
+        for size in &all.all {
+            let good = size.d_ff > 0 && size.count > 0 && size.capacity > 0.0 && size.capacity.is_finite();
+            wrong.require(good, "expert_sizes", "numbers above 0", all);
+        }
+        let rule = format!("{}, the number of experts of `expert_sizes`", all.experts());
+        wrong.require(self.experts == all.experts(), "experts", &rule, self.experts);
+        let scaled = all.all.iter().any(|size| size.capacity != 1.0);
+        for (also, what, help) in [
+            (self.dropless, "`dropless`", "set `eval_capacity` to all, or larger capacity factors"),
+            (self.expert_groups > 0, "`expert_groups` above 0", "set `expert_groups` to 0"),
+            (self.expert_d_ff > 0, "`expert_d_ff`", "state all sizes in `expert_sizes`"),
+            (self.sparse_parts.attention(), "experts in attention", "set `experts_in` to ffn"),
+            (
+                scaled && self.routing.by_experts(),
+                "several capacities if experts choose tokens",
+                "leave out `@` in `expert_sizes`",
+            ),
+            (
+                scaled && self.fixed_capacity > 0,
+                "several capacities and `fixed_capacity`",
+                "leave out `@` in `expert_sizes`",
+            ),
+        ] {
+            wrong.unless(!also, || format!("`expert_sizes` does not work with {what}"), help);
+        }
     }
 
     /// Checks routing without capacity.
