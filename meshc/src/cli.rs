@@ -291,6 +291,7 @@ mod tests {
         (&["checkpoint", "convert"], "ffn", &["-1", "x"]),
         (&["checkpoint", "convert"], "scale", &["-1", "nan", "x"]),
         (&["checkpoint", "convert"], "router-noise", &["-0.5", "inf"]),
+        (&["checkpoint", "convert"], "reinitialize", &["-0.5", "nan", "2"]),
         (&["checkpoint", "convert"], "seed", &["-1", "1.5"]),
         (&["convert"], "devices", &["0", "-8"]),
         (&["convert", "hf"], "devices", &["0"]),

@@ -9,6 +9,7 @@
 //! Reading order: [`convert`], [`Conversion`] (the request), the planner, [`Recipe`] (the computation of a
 //! part), `pieces`.
 
+mod drop;
 mod pieces;
 mod random;
 
@@ -36,6 +37,9 @@ pub struct Conversion {
     pub scale: Option<f64>,
     /// Noise on the router columns of copied experts, relative to the root mean square of the router.
     pub noise: f64,
+    /// The share of the hidden units of every expert that gets new weights if a dense model becomes sparse
+    /// (drop-upcycling); 0 means that experts are copies.
+    pub reinitialize: f64,
     /// The seed of the noise and of initial values.
     pub seed: u64,
     /// Further settings of the new model.
@@ -141,6 +145,19 @@ impl Conversion {
         let config = config.with(&args);
         let mut mistakes = args.mistakes();
         mistakes.extend(config.mistakes());
+        let sized = |config: &Config| config.switch.as_ref().is_some_and(|s| !s.expert_sizes.is_empty());
+        if sized(source) || sized(&config) {
+            return Err(failure(
+                "experts of several sizes (`expert_sizes`) cannot be copied, selected or averaged",
+                "convert models whose experts are all alike",
+            ));
+        }
+        if self.reinitialize > 0.0 && (self.experts.is_none() || source.switch.is_some()) {
+            return Err(failure(
+                format!("`--reinitialize {}` needs a dense model that becomes sparse", self.reinitialize),
+                "leave it out, or convert a dense model with --experts",
+            ));
+        }
         if mistakes.is_empty() {
             return Ok(config);
         }
@@ -403,6 +420,19 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Gives hidden units of the experts in a new matrix new weights, if that is requested.
+    fn drop_units(&self, wanted: &Wanted, part: &Part, bytes: &mut [u8], experts: usize) {
+        let hidden = part.dims.iter().position(|d| d.0 == "d_ff");
+        let (Some(hidden), Kind::Param, true) = (hidden, wanted.kind, self.wanted.reinitialize > 0.0) else {
+            return;
+        };
+        let drop = drop::Drop { share: self.wanted.reinitialize, seed: self.wanted.seed };
+        let sizes: Vec<usize> = part.dims.iter().map(|d| d.1).collect();
+        let scope = wanted.name.rsplit_once('/').map_or("", |(scope, _)| scope);
+        let [layer, name] = [scope, &wanted.name].map(|name| format!("{name}#{:?}", part.layer));
+        drop.apply(bytes, &sizes, [experts, hidden], (&layer, &name));
+    }
+
     /// Computes a part.
     fn make(&self, wanted: &Wanted, part: &Part) -> Result<HostTensor> {
         let mut sizes: Vec<usize> = part.dims.iter().map(|d| d.1).collect();
@@ -442,6 +472,7 @@ impl<'a> Planner<'a> {
                 let element = value.dtype.byte_size().context("element types of checkpoints have a size")?;
                 let mut bytes = pieces::repeat(&value.bytes, &dims, element, *dim, *count);
                 pieces::scale(&mut bytes, *factor);
+                self.drop_units(wanted, part, &mut bytes, *dim);
                 (value.dtype, bytes)
             }
             Recipe::Mean { dim, factor } => {

@@ -75,11 +75,13 @@ pub fn floats(values: impl Iterator<Item = f32>) -> Vec<u8> {
     values.flat_map(f32::to_le_bytes).collect()
 }
 
-fn read(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
+/// Returns the floats of these bytes.
+pub fn read(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
 }
 
-fn change(bytes: &mut [u8], mut f: impl FnMut(usize, f32) -> f32) {
+/// Replaces every float by a function of its index and itself.
+pub fn change(bytes: &mut [u8], mut f: impl FnMut(usize, f32) -> f32) {
     for (i, b) in bytes.chunks_exact_mut(4).enumerate() {
         b.copy_from_slice(&f(i, f32::from_le_bytes([b[0], b[1], b[2], b[3]])).to_le_bytes());
     }

@@ -28,6 +28,11 @@ impl Random {
         }
     }
 
+    /// Returns a whole number below `bound`, which is above 0.
+    pub fn below(&mut self, bound: usize) -> usize {
+        ((self.uniform() * bound as f64) as usize).min(bound - 1)
+    }
+
     /// Returns a uniform value in [0, 1).
     fn uniform(&mut self) -> f64 {
         let mut bytes = [0; 8];

@@ -1,7 +1,7 @@
 //! `meshc checkpoint`: lists, verifies, compares, prunes and converts checkpoints.
 
 use crate::{
-    args::ranges::{at_least_one, not_negative, steps, whole, whole_64},
+    args::ranges::{at_least_one, not_negative, share, steps, whole, whole_64},
     output::{
         host::HOST,
         stream::{out, outln},
@@ -135,6 +135,9 @@ struct Convert {
     #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = not_negative,
         allow_negative_numbers = true)]
     router_noise: f64,
+    /// From a dense model: share of the hidden units of every expert that gets new weights (drop-upcycling)
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share, allow_negative_numbers = true)]
+    reinitialize: f64,
     /// Seed of the noise and of initial values
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole_64, allow_negative_numbers = true)]
     seed: u64,
@@ -318,6 +321,7 @@ fn convert_experts(args: &Convert) -> Result<bool> {
         ffn: args.ffn,
         scale: args.scale,
         noise: args.router_noise,
+        reinitialize: args.reinitialize,
         seed: args.seed,
         settings: args.settings.clone(),
     };
