@@ -132,11 +132,20 @@ fn dense_to_sparse_and_back() {
     place.run(&["checkpoint", "diff", FIRST, "two"]).succeeds();
     convert(&place, "up", "mean", &["--dense", "--ffn", "mean"]);
     near(loss(&place, "mean"), before);
+    // Drop-upcycling gives half of the hidden units of every expert new weights, and changes nothing else.
+    convert(&place, FIRST, "dropped", &[&["--experts", "4", "--reinitialize", "0.5"][..], &whole].concat());
+    let changed = |a: &str, b: &str| {
+        let ran = place.run(&["checkpoint", "diff", a, b]);
+        ran.out.lines().filter(|l| l.starts_with("* ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let differ = changed("up", "dropped");
+    assert!(differ.len() == 4 && differ.iter().all(|l| l.contains("/ffn/w")), "{differ:?}");
+    let after = loss(&place, "dropped");
+    assert!(after.is_finite() && after != before, "{after} {before}");
     let said = convert(&place, "switch", "fresh", &["--dense"]);
     assert!(said.contains("initial values: encoder/ffn/wi, encoder/ffn/wo, decoder/ffn/wi"), "{said}");
-    let ran = place.run(&["checkpoint", "diff", FIRST, "fresh"]);
-    let changed: Vec<&str> = ran.out.lines().filter(|l| l.starts_with("* ")).collect();
-    assert!(changed.len() == 12 && changed.iter().all(|l| l.contains("/ffn/w")), "{}", ran.out);
+    let differ = changed(FIRST, "fresh");
+    assert!(differ.len() == 12 && differ.iter().all(|l| l.contains("/ffn/w")), "{differ:?}");
     loss(&place, "fresh");
 }
 

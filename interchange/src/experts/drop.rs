@@ -1,5 +1,5 @@
-//! Drop-upcycling (Nakamura et al. 2025): a share of the hidden units of every copied expert gets new weights,
-//! so that the experts differ from the beginning.
+//! Drop-upcycling (Nakamura et al. 2025): a share of the hidden units of every copied expert gets new
+//! weights, so that the experts differ from the beginning.
 
 use super::{pieces, random::Random};
 
