@@ -56,6 +56,11 @@ impl From<&Name> for Name {
         name.clone()
     }
 }
+impl From<Dim> for Name {
+    fn from(dim: Dim) -> Self {
+        dim.name
+    }
+}
 impl From<&Dim> for Name {
     fn from(dim: &Dim) -> Self {
         dim.name.clone()

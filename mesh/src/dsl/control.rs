@@ -6,6 +6,7 @@ use crate::{
     ir::{Control, Remat, Scan},
     layout::suggest,
 };
+use std::borrow::Borrow;
 
 /// A structure of tensors (a pytree in JAX), which a scan carries, slices or stacks. Tuples, `Vec`s, arrays
 /// and `Option`s of trees are trees. A struct of trees becomes one by implementing this trait.
@@ -83,25 +84,25 @@ impl Graph {
     #[track_caller]
     pub fn scan<'g, C: Tree<'g>, X: Tree<'g>, Y: Tree<'g>>(
         &'g self,
-        dim: &Dim,
+        dim: impl Borrow<Dim>,
         carry: C,
         xs: X,
         f: impl FnOnce(C, X) -> (C, Y),
     ) -> (C, Y) {
-        self.scan_at(dim, ScanOptions::default(), carry, xs, f, &self.site())
+        self.scan_at(dim.borrow(), ScanOptions::default(), carry, xs, f, &self.site())
     }
 
     /// [`Graph::scan`] with options.
     #[track_caller]
     pub fn scan_with<'g, C: Tree<'g>, X: Tree<'g>, Y: Tree<'g>>(
         &'g self,
-        dim: &Dim,
+        dim: impl Borrow<Dim>,
         options: ScanOptions,
         carry: C,
         xs: X,
         f: impl FnOnce(C, X) -> (C, Y),
     ) -> (C, Y) {
-        self.scan_at(dim, options, carry, xs, f, &self.site())
+        self.scan_at(dim.borrow(), options, carry, xs, f, &self.site())
     }
 
     fn scan_at<'g, C: Tree<'g>, X: Tree<'g>, Y: Tree<'g>>(

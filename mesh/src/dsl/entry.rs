@@ -472,7 +472,7 @@ mod tests {
         assert_eq!(
             diagnostic_json(&diagnostic),
             "{\"label\":\"op_o1\",\"message\":\"a \\\"b\\\"\\n\\\\ \\u0001\",\"file\":null,\"line\":null,\
-             \"column\":null,\"scope\":null,\"function\":\"f\",\"help\":null}"
+             \"column\":null,\"scope\":null,\"function\":\"f\",\"help\":null,\"caller\":null}"
         );
     }
 }

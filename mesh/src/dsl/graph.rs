@@ -13,7 +13,7 @@ use crate::{
     DType, Diagnostic, Dim, Env, Function, Name, Op, Site, StateId, Type, Value,
     ir::{Shape, StateOp, is_value_name},
 };
-use std::{cell::RefCell, collections::BTreeMap, panic::Location, rc::Rc};
+use std::{borrow::Borrow, cell::RefCell, collections::BTreeMap, panic::Location, rc::Rc};
 
 /// A function under construction.
 #[derive(Debug)]
@@ -115,8 +115,8 @@ impl Graph {
     /// Runs `f` as iteration `i` of an unrolled loop over `dim`. State with the dim `dim` that `f` reads is
     /// sliced, as in a scan. The slices are created in the outermost body, so that an enclosing scan does not
     /// repeat them; they occupy memory while that scan runs.
-    pub fn at<T>(&self, dim: &Dim, i: usize, f: impl FnOnce() -> T) -> T {
-        self.inner.borrow_mut().rows.push((dim.name.clone(), i));
+    pub fn at<T>(&self, dim: impl Borrow<Dim>, i: usize, f: impl FnOnce() -> T) -> T {
+        self.inner.borrow_mut().rows.push((dim.borrow().name.clone(), i));
         let result = f();
         self.inner.borrow_mut().rows.pop();
         result
@@ -130,8 +130,8 @@ impl Graph {
 
     /// Creates 0, 1, 2, … along `dim`.
     #[track_caller]
-    pub fn iota(&self, dim: &Dim, dtype: DType) -> Tensor<'_> {
-        let dim = crate::TensorDim { dim: dim.clone(), axes: Vec::new() };
+    pub fn iota(&self, dim: impl Borrow<Dim>, dtype: DType) -> Tensor<'_> {
+        let dim = crate::TensorDim { dim: dim.borrow().clone(), axes: Vec::new() };
         self.emit1(Op::Shape(Shape::Iota { dim, dtype }), &[], &self.site())
     }
 

@@ -5,12 +5,13 @@ use crate::{
     DType, Dim, Name, Op, TensorDim,
     ir::{Extreme, Index, Outside},
 };
+use std::borrow::Borrow;
 
 impl<'g> Tensor<'g> {
     /// Of an `s32` index: 1 where the position along the new last dim equals the index, else 0.
     #[track_caller]
-    pub fn one_hot(self, dim: &Dim, dtype: DType) -> Self {
-        let dim = TensorDim { dim: dim.clone(), axes: Vec::new() };
+    pub fn one_hot(self, dim: impl Borrow<Dim>, dtype: DType) -> Self {
+        let dim = TensorDim { dim: dim.borrow().clone(), axes: Vec::new() };
         self.apply(Op::Index(Index::OneHot { dim, dtype }), &[], &self.graph.site())
     }
 
@@ -32,8 +33,8 @@ impl<'g> Tensor<'g> {
     /// Of an `s32` index: zeros along the new dim `dim`, plus every element of `updates` added at its index.
     /// The dims `over` of the index are summed.
     #[track_caller]
-    pub fn scatter_add(self, dim: &Dim, over: impl Names, updates: Tensor<'g>) -> Self {
-        let dim = TensorDim { dim: dim.clone(), axes: Vec::new() };
+    pub fn scatter_add(self, dim: impl Borrow<Dim>, over: impl Names, updates: Tensor<'g>) -> Self {
+        let dim = TensorDim { dim: dim.borrow().clone(), axes: Vec::new() };
         let op = Op::Index(Index::ScatterAdd { dim, over: over.names() });
         self.apply(op, &[updates], &self.graph.site())
     }
@@ -142,8 +143,8 @@ impl<'g> Tensor<'g> {
     /// The largest elements along `dim` in descending order, and their `s32` positions. `to` replaces `dim`;
     /// its size is the number of elements.
     #[track_caller]
-    pub fn top_k(self, dim: impl Into<Name>, to: &Dim) -> (Self, Self) {
-        let op = Op::Index(Index::TopK { dim: dim.into(), to: to.clone() });
+    pub fn top_k(self, dim: impl Into<Name>, to: impl Borrow<Dim>) -> (Self, Self) {
+        let op = Op::Index(Index::TopK { dim: dim.into(), to: to.borrow().clone() });
         match self.graph.emit(op, &[self], &self.graph.site()).as_deref() {
             Some([values, positions]) => (*values, *positions),
             Some(_) | None => (self.graph.poison(), self.graph.poison()),

@@ -3,7 +3,8 @@
 use crate::{Dim, Name};
 use std::borrow::Borrow;
 
-/// Names of dims: `&dim`, `"length"`, `[&batch, &length]`, `["batch", "length"]`, a slice or a `Vec`.
+/// Names of dims: `&dim` or `dim`, `"length"`, `[&batch, &length]`, `["batch", "length"]`, a slice or a
+/// `Vec`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not name dims",
     label = "names of dims are expected here",
@@ -14,6 +15,11 @@ pub trait Names {
     fn names(self) -> Vec<Name>;
 }
 
+impl Names for Dim {
+    fn names(self) -> Vec<Name> {
+        vec![self.name]
+    }
+}
 impl Names for &Dim {
     fn names(self) -> Vec<Name> {
         vec![self.name.clone()]
@@ -61,7 +67,7 @@ impl<T: Into<Name>> Names for Vec<T> {
     }
 }
 
-/// Dims with their sizes: `&dim`, `[&batch, &length]`, `[]`, a slice or a `Vec`.
+/// Dims with their sizes: `&dim` or `dim`, `[&batch, &length]`, `[]`, a slice or a `Vec`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a list of dims",
     label = "dims with their sizes are expected here",
@@ -72,6 +78,11 @@ pub trait Dims {
     fn dims(self) -> Vec<Dim>;
 }
 
+impl Dims for Dim {
+    fn dims(self) -> Vec<Dim> {
+        vec![self]
+    }
+}
 impl Dims for &Dim {
     fn dims(self) -> Vec<Dim> {
         vec![self.clone()]

@@ -294,6 +294,32 @@ impl<'g> Tensor<'g> {
 }
 
 #[test]
+fn dims_are_taken_by_value_or_by_reference() {
+    fn add<'g>(sum: Tensor<'g>, x: Tensor<'g>) -> (Tensor<'g>, Tensor<'g>) {
+        (sum + x, x)
+    }
+    let by_reference = build(|p| {
+        p.function("f", |g| {
+            let (batch, d, k) = dims();
+            let x = g.input("x", DType::F32, &d);
+            let hot = g.iota(&d, DType::S32).one_hot(&k, DType::F32).sum(&k);
+            let (sum, rows) = g.scan(&d, g.constant(0.0, DType::F32), x, add);
+            g.output("y", hot + rows.top_k(&d, &d).0 + sum.broadcast(&batch).sum([&batch]));
+        });
+    });
+    let by_value = build(|p| {
+        p.function("f", |g| {
+            let (batch, d, k) = dims();
+            let x = g.input("x", DType::F32, d.clone());
+            let hot = g.iota(d.clone(), DType::S32).one_hot(k.clone(), DType::F32).sum(k);
+            let (sum, rows) = g.scan(d.clone(), g.constant(0.0, DType::F32), x, add);
+            g.output("y", hot + rows.top_k(d.clone(), d).0 + sum.broadcast(batch.clone()).sum([batch]));
+        });
+    });
+    assert_eq!(ops(&by_value, "f"), ops(&by_reference, "f"));
+}
+
+#[test]
 fn unknown_dims_get_a_suggestion_and_one_mistake_is_reported_once() {
     let (batch, d, _) = dims();
     check(

@@ -9,6 +9,7 @@ use crate::{
     DType, Diagnostic, Dim, Name, Op, Site, Type,
     ir::{Binary, Contract, Edge},
 };
+use std::borrow::Borrow;
 
 /// The windows along a dim: one for each `stride`-th element.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,8 +36,8 @@ pub enum Edges {
 impl Window {
     /// Windows along `dim` that have as many taps as `taps` has elements, with stride and dilation 1 and
     /// [`Edges::Same`]. In a convolution, `taps` is the dim of the kernel.
-    pub fn new(dim: impl Into<Name>, taps: &Dim) -> Self {
-        Self { dim: dim.into(), taps: taps.clone(), stride: 1, dilation: 1, edges: Edges::Same }
+    pub fn new(dim: impl Into<Name>, taps: impl Borrow<Dim>) -> Self {
+        Self { dim: dim.into(), taps: taps.borrow().clone(), stride: 1, dilation: 1, edges: Edges::Same }
     }
 
     /// Sets the distance of windows.
