@@ -134,8 +134,11 @@ impl Decoder {
     fn loss<'g>(&self, g: &'g Graph, targets: Tensor<'g>) -> Tensor<'g> {
         let before = targets.shift_right(&self.length, 1);
         let mut x = self.embedding.read(g).gather(&self.vocab, before) + self.positions.read(g);
-        let options =
-            ScanOptions { remat: self.schedule.remat, unroll: self.schedule.unroll, reverse: false };
+        let options = ScanOptions {
+            remat: self.schedule.remat,
+            unroll: self.schedule.unroll,
+            ..ScanOptions::default()
+        };
         // Inside the scan, reading a parameter with the dim `layers` gives the slice of the current layer.
         x = g.scan_with(&self.layers, options, x, (), |x, ()| (self.block(g, x), ())).0;
         let x = self.norm(x) * self.norms[2].read(g);

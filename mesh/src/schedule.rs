@@ -16,6 +16,9 @@ pub struct Schedule {
     pub unroll: bool,
     /// Parts into which a step splits its batch; their gradients are accumulated. At least 1.
     pub microbatches: usize,
+    /// Stages of a pipeline over the layers, which work at once, each on another microbatch. At least 1; 1
+    /// means no pipeline.
+    pub stages: usize,
     /// Gathering of parameters that the state layout shards further than the layout.
     pub gather: Gather,
     /// Rounding of parameters to the type of activations.
@@ -143,7 +146,7 @@ const PRODUCTS: &[(&str, Products)] =
     &[("auto", Products::Auto), ("bf16", Products::Bf16), ("f32", Products::F32)];
 
 /// All entries, in the order in which they are printed.
-pub const ENTRIES: [Entry; 13] = [
+pub const ENTRIES: [Entry; 14] = [
     Entry {
         key: "remat",
         meaning: "Values that layers save for the backward pass; the rest is recomputed.",
@@ -161,6 +164,12 @@ pub const ENTRIES: [Entry; 13] = [
         meaning: "Parts into which a step splits its batch; their gradients are accumulated.",
         values: COUNT,
         candidates: &["1", "2", "4", "8", "16", "32"],
+    },
+    Entry {
+        key: "stages",
+        meaning: "Stages of a pipeline over the layers, which work at once on different microbatches.",
+        values: COUNT,
+        candidates: &[],
     },
     Entry {
         key: "gather",
@@ -235,6 +244,7 @@ impl Default for Schedule {
             remat: Remat::SaveAll,
             unroll: false,
             microbatches: 1,
+            stages: 1,
             gather: Gather::Layer,
             cast: Cast::Step,
             residual: Residual::DModel,
@@ -275,6 +285,7 @@ impl Schedule {
             "remat" => self.remat = choice(key, value, REMAT)?,
             "unroll" => self.unroll = flag(key, value)?,
             "microbatches" => self.microbatches = count(key, value)?,
+            "stages" => self.stages = count(key, value)?,
             "gather" => self.gather = choice(key, value, GATHER)?,
             "cast" => self.cast = choice(key, value, CAST)?,
             "residual" => self.residual = choice(key, value, RESIDUAL)?,
@@ -296,6 +307,7 @@ impl Schedule {
             "remat" => word(self.remat, REMAT).to_owned(),
             "unroll" => self.unroll.to_string(),
             "microbatches" => self.microbatches.to_string(),
+            "stages" => self.stages.to_string(),
             "gather" => word(self.gather, GATHER).to_owned(),
             "cast" => word(self.cast, CAST).to_owned(),
             "residual" => word(self.residual, RESIDUAL).to_owned(),
@@ -424,7 +436,7 @@ mod tests {
         fails(
             "rematt=all",
             "error: a schedule has no entry `rematt`\n  help: did you mean `remat`? the entries are remat, unroll, \
-             microbatches, gather, cast, residual, attention_minor, ring, exchange_parts, sorted_parts, dispatch, products, \
+             microbatches, stages, gather, cast, residual, attention_minor, ring, exchange_parts, sorted_parts, dispatch, products, \
              skip_empty",
         );
     }

@@ -306,6 +306,7 @@ impl Config {
         let (batch, parts) = (self.batch, self.schedule.microbatches);
         let divides = parts > 0 && batch.is_multiple_of(parts);
         wrong.require(divides, "microbatches", &format!("a divisor of `batch` = {batch}"), parts);
+        self.stage_mistakes(&mut wrong);
         self.ring_mistakes(&mut wrong);
         self.decoder_only_mistakes(&mut wrong);
         wrong.require(self.vocab > 2, "vocab", "at least 3 (padding, end of sequence, unknown)", self.vocab);
@@ -446,6 +447,24 @@ impl Config {
         self.scaled_output.unwrap_or(self.tied)
     }
 
+    /// Notes stacks that do not divide into the stages of a pipeline.
+    fn stage_mistakes(&self, wrong: &mut Mistakes) {
+        let stages = self.schedule.stages;
+        for decoder in [false, true].into_iter().filter(|_| stages > 1) {
+            let (layers, period) = (self.layers(decoder), self.period(decoder));
+            let (stack, key) =
+                if decoder { ("decoder", "decoder_layers") } else { ("encoder", "encoder_layers") };
+            let whole = layers.is_multiple_of(period) && (layers / period).is_multiple_of(stages);
+            let rule = match period {
+                1 => format!("a multiple of the {stages} `stages` of the {stack}"),
+                _ => format!(
+                    "a multiple of {period} times the {stages} `stages` of the {stack}: {period} layers repeat"
+                ),
+            };
+            wrong.require(whole, key, &rule, layers);
+        }
+    }
+
     /// Returns the same model for one microbatch.
     pub fn microbatch(&self) -> Self {
         let schedule = Schedule { microbatches: 1, ..self.schedule };
@@ -526,7 +545,8 @@ impl Config {
 
     /// Returns the default layout, for any mesh with axes `data`, `expert` and `model`. With groups of
     /// experts, `expert` shards the groups and `inner` the experts of a group. A residual stream with its
-    /// own dim is sharded over `model`.
+    /// own dim is sharded over `model`. The stages of a pipeline, and with them the parameters of layers, are
+    /// sharded over `pipe`, and so is the vocabulary, which no stage needs.
     pub fn layout(&self) -> String {
         let rules = match &self.switch {
             Some(switch) if switch.expert_groups > 0 => {
@@ -538,9 +558,13 @@ impl Config {
             }
             None => "batch:data+expert,heads:model,d_ff:model,vocab:model",
         };
-        match self.schedule.residual {
+        let rules = match self.schedule.residual {
             Residual::Stream => format!("{rules},{STREAM}:model"),
             Residual::DModel => rules.to_owned(),
+        };
+        match self.schedule.stages {
+            0 | 1 => rules,
+            _ => format!("{},layers:pipe", rules.replace("vocab:model", "vocab:model+pipe")),
         }
     }
 }

@@ -5,6 +5,10 @@
 //! of several sequences compete for expert slots, it takes every n-th run of as many sequences as consist of
 //! whole groups ([`Config::adjacent_sequences`]): its groups are then groups of the whole batch, unless the
 //! number of tokens in a group depends on the size of the batch.
+//!
+//! With the schedule entry `stages`, all microbatches are computed at once, and the layers of each stack are
+//! a pipeline through which they pass ([`mesh::dsl::ScanOptions::stages`]). Losses, gradients and random
+//! numbers are the same.
 
 use crate::{
     Config, Weight,
@@ -30,6 +34,8 @@ pub struct Batch<'g> {
     batch: Dim,
     /// The number of adjacent sequences that a microbatch takes together.
     adjacent: usize,
+    /// Stages of the pipeline through which the microbatches pass; 1 means that they run one after another.
+    stages: usize,
     /// Element type in which gradients are reduced across devices.
     sent: DType,
     /// The options of sparse layers; `None` means that there are none.
@@ -67,6 +73,7 @@ impl<'g> Batch<'g> {
             parts: Dim::new("microbatches", config.schedule.microbatches),
             batch: Dim::new("batch", config.microbatch().batch),
             adjacent: config.adjacent_sequences(),
+            stages: config.schedule.stages,
             sent: config.precision.activations(),
             switch: config.switch.clone(),
         }
@@ -95,40 +102,54 @@ impl<'g> Batch<'g> {
         }
         let part = self.feeds.part(1.0 / self.parts.size as f64);
         let split = self.feeds.map(&mut |x| self.split(x));
-        let shares = |(): (), feeds| {
+        let shares = |feeds| {
             let routers = named_routers(&f(feeds, part));
-            ((), routers.into_iter().filter_map(|(_, m)| m.choices).collect::<Vec<_>>())
+            routers.into_iter().filter_map(|(_, m)| m.choices).collect::<Vec<_>>()
         };
-        let (_, shares) = g.rehearse(|| g.scan(&self.parts, (), split, shares));
+        let shares = g.rehearse(|| match self.stages {
+            1 => g.scan(&self.parts, (), split, |(), feeds| ((), shares(feeds))).1,
+            _ => g.map(&self.parts, split, shares),
+        });
         Some(shares.into_iter().map(|x| x.sum(&self.parts) * part.share).collect())
     }
 
-    /// Runs `f` for each microbatch and adds up its results. `f` returns gradients of `weights`, in
-    /// training the loss they belong to, and the losses to report.
+    /// Runs `f` for each microbatch and adds up its results. `f` returns the losses to report, and in training
+    /// the loss whose gradients with respect to `weights` are `gradients`.
     pub fn each(
         &self,
         g: &'g Graph,
         weights: &[Weight],
-        f: impl FnOnce(Feeds<'g>, Part<'g>) -> (Vec<Tensor<'g>>, Option<Tensor<'g>>, Losses<'g>),
+        gradients: impl Fn(Tensor<'g>) -> Vec<Tensor<'g>>,
+        f: impl FnOnce(Feeds<'g>, Part<'g>) -> (Option<Tensor<'g>>, Losses<'g>),
     ) -> (Vec<Tensor<'g>>, StepMetrics<'g>) {
-        let Self { feeds, parts, .. } = self;
+        let Self { feeds, parts, stages, .. } = self;
         let part = feeds.part(1.0 / parts.size as f64);
-        if parts.size == 1 {
-            let (gradients, total, losses) = f(*feeds, part);
+        let of = |total: Option<Tensor<'g>>| total.map_or_else(Vec::new, &gradients);
+        if parts.size == 1 && *stages == 1 {
+            let (total, losses) = f(*feeds, part);
+            let gradients = of(total);
             let numbers = numbers(&losses).into_iter().map(|(name, value, _)| (name, value)).collect();
             return (self.sent(gradients), StepMetrics { total, numbers: self.over_batch(numbers) });
         }
-        let zeros: Vec<_> = weights.iter().map(|w| g.full(0.0, DType::F32, w.state.dims())).collect();
-        let split = feeds.map(&mut |x| self.split(x));
         let mut known = Vec::new();
-        let (sums, (total, values)) = g.scan(parts, zeros, split, |sums, feeds| {
-            let (gradients, total, losses) = f(feeds, part);
-            let numbers = numbers(&losses);
+        let mut values_of = |losses: &Losses<'g>| {
+            let numbers = numbers(losses);
             let values: Vec<Tensor<'g>> = numbers.iter().map(|n| n.1).collect();
             known = numbers.into_iter().map(|(name, _, over)| (name, over)).collect();
-            let sums = sums.into_iter().zip(gradients).map(|(sum, gradient)| sum + gradient);
-            (sums.collect::<Vec<_>>(), (total, values))
-        });
+            values
+        };
+        let (sums, (total, values)) = if *stages > 1 {
+            let (total, values) = g.map(parts, feeds.map(&mut |x| self.split(x)), |feeds| {
+                let (total, losses) = f(feeds, part);
+                (total, values_of(&losses))
+            });
+            (of(total.map(|t| t.sum(parts))), (total, values))
+        } else {
+            self.accumulate(g, weights, |feeds| {
+                let (total, losses) = f(feeds, part);
+                (of(total), (total, values_of(&losses)))
+            })
+        };
         let whole = |((name, over), values): ((String, MetricReduction), Tensor<'g>)| {
             let value = match over {
                 MetricReduction::Sum => values.sum(parts),
@@ -139,6 +160,23 @@ impl<'g> Batch<'g> {
         };
         let numbers = self.over_batch(known.into_iter().zip(values).map(whole).collect());
         (self.sent(sums), StepMetrics { total: total.map(|t| t.sum(parts)), numbers })
+    }
+
+    /// Runs `f` for one microbatch after the other; adds up the gradients that it returns, and stacks the
+    /// other results.
+    fn accumulate<Y: Tree<'g>>(
+        &self,
+        g: &'g Graph,
+        weights: &[Weight],
+        f: impl FnOnce(Feeds<'g>) -> (Vec<Tensor<'g>>, Y),
+    ) -> (Vec<Tensor<'g>>, Y) {
+        let zeros: Vec<_> = weights.iter().map(|w| g.full(0.0, DType::F32, w.state.dims())).collect();
+        let split = self.feeds.map(&mut |x| self.split(x));
+        g.scan(&self.parts, zeros, split, |sums, feeds| {
+            let (gradients, values) = f(feeds);
+            let sums = sums.into_iter().zip(gradients).map(|(sum, gradient)| sum + gradient);
+            (sums.collect::<Vec<_>>(), values)
+        })
     }
 
     /// Computes the load-balancing loss over the whole batch from the means of all microbatches, if it is

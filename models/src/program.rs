@@ -79,12 +79,12 @@ pub fn taught(config: &Config, teaching: Option<&Teaching>, place: &Site) -> Pro
         let rng = Rng::new(seed, now.cast(DType::U32));
         let choices =
             batch.choices(g, |feeds, part| model.losses(g, feeds, part, Some(part.random(rng)), None));
-        let (gradients, metrics) = batch.each(g, &trained, |feeds, part| {
+        let gradients = |total| optimizer.gradients(g, total);
+        let (gradients, metrics) = batch.each(g, &trained, gradients, |feeds, part| {
             let soft = teacher.as_ref().and_then(|teacher| teacher.targets(g, feeds));
             let losses = model.losses(g, feeds, part, Some(part.random(rng)), soft);
             let losses = losses.over_batch(config.switch.as_ref(), choices.as_deref());
-            let total = losses.total(part.share);
-            (optimizer.gradients(g, total), Some(total), losses)
+            (Some(losses.total(part.share)), losses)
         });
         let loss = metrics.total.expect("every part of a training step has a total");
         let report = g.scope("optimizer", || optimizer.apply(g, loss, &gradients, now));
@@ -101,8 +101,12 @@ pub fn taught(config: &Config, teaching: Option<&Teaching>, place: &Site) -> Pro
     });
     p.function("eval_step", |g| {
         let batch = Batch::input(g, config);
-        let (_, metrics) =
-            batch.each(g, &[], |feeds, part| (Vec::new(), None, model.losses(g, feeds, part, None, None)));
+        let (_, metrics) = batch.each(
+            g,
+            &[],
+            |_| Vec::new(),
+            |feeds, part| (None, model.losses(g, feeds, part, None, None)),
+        );
         metrics.output(g, &["row_loss"]);
     });
     p

@@ -191,6 +191,7 @@ impl Stack {
                     remat: config.schedule.remat,
                     unroll: config.schedule.unroll,
                     reverse: false,
+                    stages: config.schedule.stages,
                 },
                 stream: config.schedule.residual == Residual::Stream,
                 decoder,

@@ -25,6 +25,7 @@ mod oracle_moe;
 mod oracle_optimizers;
 mod oracle_spans;
 mod packing;
+mod pipelines;
 mod pods;
 mod precision;
 mod processes;

@@ -13,7 +13,8 @@ const U32: PrimitiveType = PrimitiveType::U32;
 
 impl Emitter<'_> {
     pub(super) fn random(&mut self, op: &Random, args: &[Tensor]) -> Tensor {
-        let order: Vec<Name> = op.dims.iter().map(|d| d.dim.name.clone()).collect();
+        let own = op.dims.iter().map(|d| d.dim.name.clone());
+        let order: Vec<Name> = args[1].order.iter().cloned().chain(own).collect();
         let bits = self.bits(op, args[0].hlo, args[1].hlo);
         let hlo = match op.dist {
             Dist::Bits => bits,
@@ -54,6 +55,14 @@ impl Emitter<'_> {
         let stream = self.b.splat(U32, f64::from(op.stream), &sizes);
         let high = self.b.binary("multiply", high, spread);
         let high = self.b.binary("xor", high, stream);
+        let outer = self.b.sizes(counter);
+        if outer.is_empty() {
+            return self.threefry(seed, counter, high, low);
+        }
+        let all = [outer.clone(), sizes].concat();
+        let inner: Vec<usize> = (outer.len()..all.len()).collect();
+        let [high, low] = [high, low].map(|x| self.b.broadcast(x, &all, &inner));
+        let seed = self.b.broadcast(seed, &outer, &[]);
         self.threefry(seed, counter, high, low)
     }
 
@@ -74,13 +83,21 @@ impl Emitter<'_> {
         sum
     }
 
+    /// `seed` and `counter` have the first dims of `x0` and `x1`.
     fn threefry(&mut self, seed: Hlo, counter: Hlo, x0: Hlo, x1: Hlo) -> Hlo {
         let sizes = self.b.sizes(x0);
-        let parity = self.b.constant(U32, f64::from(random::PARITY));
+        let outer = self.b.sizes(counter);
+        let first: Vec<usize> = (0..outer.len()).collect();
+        let number = |e: &mut Self, x: f64| match outer.is_empty() {
+            true => e.b.constant(U32, x),
+            false => e.b.splat(U32, x, &outer),
+        };
+        let parity = number(self, f64::from(random::PARITY));
         let third = self.b.binary("xor", parity, seed);
         let third = self.b.binary("xor", third, counter);
         let keys = [seed, counter, third];
-        let spread = |e: &mut Self, x: Hlo| if sizes.is_empty() { x } else { e.b.broadcast(x, &sizes, &[]) };
+        let spread =
+            |e: &mut Self, x: Hlo| if sizes.is_empty() { x } else { e.b.broadcast(x, &sizes, &first) };
         let first = spread(self, keys[0]);
         let second = spread(self, keys[1]);
         let mut x0 = self.b.binary("add", x0, first);
@@ -98,7 +115,7 @@ impl Emitter<'_> {
                 let injection = round / 4 + 1;
                 let key = spread(self, keys[injection % 3]);
                 x0 = self.b.binary("add", x0, key);
-                let count = self.b.constant(U32, injection as f64);
+                let count = number(self, injection as f64);
                 let key = self.b.binary("add", keys[(injection + 1) % 3], count);
                 let key = spread(self, key);
                 x1 = self.b.binary("add", x1, key);

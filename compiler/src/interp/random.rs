@@ -6,19 +6,23 @@ use mesh::{
     ir::{Dist, Random},
     random,
 };
-use ndarray::{ArrayD, IxDyn};
+use ndarray::{ArrayD, Dimension, IxDyn};
 
 pub(super) fn eval(at: &Device<'_>, op: &Random, seed: &Tensor, counter: &Tensor) -> Tensor {
-    let (seed, counter) = (seed.number() as u32, counter.number() as u32);
+    let seed = seed.number() as u32;
     let sizes: Vec<usize> = op.dims.iter().map(|d| d.dim.size).collect();
     let dims: Vec<Dim> = op.dims.iter().map(|d| shape::local(at, d)).collect();
-    let local: Vec<usize> = dims.iter().map(|d| d.size).collect();
+    let outer = counter.data.ndim();
+    let local: Vec<usize> = counter.data.shape().iter().copied().chain(dims.iter().map(|d| d.size)).collect();
     let data = ArrayD::from_shape_fn(IxDyn(&local), |index| {
+        let (own, index) = index.slice().split_at(outer);
         let logical: Vec<usize> = op.dims.iter().enumerate().map(|(i, d)| at.offset(d) + index[i]).collect();
+        let counter = counter.data[IxDyn(own)] as u32;
         let bits = random::bits(seed, counter, op.stream, random::position(&sizes, &logical));
         at.precision.store(op.dtype, number(op.dist, bits))
     });
-    Tensor { dtype: op.dtype, names: dims.into_iter().map(|d| d.name).collect(), data }
+    let names = counter.names.iter().cloned().chain(dims.into_iter().map(|d| d.name)).collect();
+    Tensor { dtype: op.dtype, names, data }
 }
 
 fn number(dist: Dist, bits: u32) -> f64 {

@@ -3,12 +3,15 @@
 
 use super::walk::Walk;
 use mesh::{
-    Diagnostic, Inst,
+    AxisSet, Diagnostic, Inst, TensorDim,
     ir::{Op, Random},
 };
 
 pub(super) fn partition(walk: &mut Walk<'_>, inst: &Inst, op: &Random) -> Result<(), Diagnostic> {
-    let args = inst.args.iter().map(|a| walk.get_layout(*a)).collect::<Result<Vec<_>, _>>()?;
-    let dims = walk.home(inst.results[0]).dims;
+    let home = walk.home(inst.results[0]);
+    let counter = walk.want(inst.args[1], &home, AxisSet::EMPTY);
+    let args = [walk.get_layout(inst.args[0])?, walk.get(inst.args[1], &counter)?];
+    let own = |d: &TensorDim| op.dims.iter().any(|own| own.dim.name == d.dim.name);
+    let dims = home.dims.into_iter().filter(own).collect();
     walk.done(inst, Op::Random(Random { dims, ..op.clone() }), &args)
 }

@@ -236,7 +236,11 @@ impl<'w> Walk<'w> {
             | Op::Control(_)
             | Op::Collective(_) => return Ok(None),
         };
-        let args = inst.args.iter().map(|a| self.get_layout(*a)).collect::<Result<Vec<_>, _>>()?;
+        let get = |a: &Value| {
+            let want = self.want(*a, want, AxisSet::EMPTY);
+            self.get(*a, &want)
+        };
+        let args = inst.args.iter().map(get).collect::<Result<Vec<_>, _>>()?;
         let site = std::mem::replace(&mut self.site, inst.site.clone());
         let made = self.emit(op, &args);
         self.site = site;

@@ -56,7 +56,7 @@ macro_rules! tuples {
 }
 tuples!(A; A B; A B C; A B C D; A B C D E; A B C D E F; A B C D E F G; A B C D E F G H;);
 
-fn leaves<'g, T: Tree<'g>>(tree: T) -> (T, Vec<Tensor<'g>>) {
+pub(super) fn leaves<'g, T: Tree<'g>>(tree: T) -> (T, Vec<Tensor<'g>>) {
     let mut all = Vec::new();
     let tree = tree.map(&mut |x| {
         all.push(x);
@@ -74,6 +74,13 @@ pub struct ScanOptions {
     pub remat: Remat,
     /// True if the iterations are emitted one after the other instead of as a loop.
     pub unroll: bool,
+    /// Stages of a pipeline, into which [`Graph::map`] divides the iterations of a scan that its function
+    /// contains at its top level. The stages work at once, each on another slice of the map. 0 or 1 means
+    /// that all slices run through the loop together.
+    ///
+    /// The dim of the scan is then the dim of stages, which a layout may split. It must be a multiple of
+    /// `stages`, and the scan must have carries and run forward.
+    pub stages: usize,
 }
 
 impl Graph {
@@ -187,11 +194,23 @@ impl Graph {
             unroll: options.unroll,
             body,
         };
-        self.emit(Op::Control(Control::Scan(Box::new(scan))), &args, site)
+        let outputs = self.emit(Op::Control(Control::Scan(Box::new(scan))), &args, site)?;
+        if options.stages > 1
+            && let Some(Tensor { graph: _, id: Some(first) }) = outputs.first()
+            && let Some(frame) = self.inner.borrow_mut().frames.last_mut()
+        {
+            frame.staged.insert(first.value, options.stages);
+        }
+        Some(outputs)
     }
 
     /// Adds a parameter to the innermost body for `x` of an outer one, without `dim`.
-    fn inner_param<'g>(&'g self, x: Tensor<'g>, dim: Option<&Dim>, params: &mut Vec<Value>) -> Tensor<'g> {
+    pub(super) fn inner_param<'g>(
+        &'g self,
+        x: Tensor<'g>,
+        dim: Option<&Dim>,
+        params: &mut Vec<Value>,
+    ) -> Tensor<'g> {
         let Some(mut ty) = x.ty() else { return self.poison() };
         if let Some(dim) = dim {
             ty.dims.retain(|d| d.dim.name != dim.name);
@@ -204,7 +223,7 @@ impl Graph {
     }
 
     /// Returns `x`, or poison if it cannot be sliced along `dim`.
-    fn sliceable<'g>(&'g self, x: Tensor<'g>, dim: &Dim, site: &Site) -> Tensor<'g> {
+    pub(super) fn sliceable<'g>(&'g self, x: Tensor<'g>, dim: &Dim, site: &Site) -> Tensor<'g> {
         let Some(ty) = x.ty() else { return x };
         let names: Vec<&str> = ty.names().map(|n| n.as_str()).collect();
         let text = ty.display(&crate::Mesh::default()).to_string();
@@ -228,7 +247,7 @@ impl Graph {
     }
 
     /// Returns the values of `tensors` in the innermost body; `None` if one is poison or of a closed body.
-    fn resolve_all(&self, tensors: &[Tensor<'_>], site: &Site) -> Option<Vec<Value>> {
+    pub(super) fn resolve_all(&self, tensors: &[Tensor<'_>], site: &Site) -> Option<Vec<Value>> {
         let mut values = Vec::with_capacity(tensors.len());
         for x in tensors {
             match self.resolve(*x) {

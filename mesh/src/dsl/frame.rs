@@ -4,7 +4,10 @@ use crate::{
     Body, BodyBuilder, Diagnostic, Dim, Env, Name, Op, Site, Type, Value,
     ir::{ValueData, unique},
 };
-use std::{borrow::Cow, collections::HashSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+};
 
 /// A body under construction.
 #[derive(Debug, Default)]
@@ -18,6 +21,8 @@ pub(super) struct Frame {
     pub(super) captures: Vec<(Value, Value)>,
     /// The number of the iteration, if it was requested.
     pub(super) iteration: Option<Value>,
+    /// The stages of scans that have some, by the first result of the scan.
+    pub(super) staged: BTreeMap<Value, usize>,
     /// Names of values of the body.
     pub(super) names: HashSet<Cow<'static, str>>,
 }

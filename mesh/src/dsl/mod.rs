@@ -32,6 +32,7 @@ mod frame;
 mod graph;
 mod index;
 mod init;
+mod map;
 mod names;
 mod program;
 mod random;
@@ -39,10 +40,12 @@ mod reduce;
 mod running;
 mod shape;
 mod shared;
+mod stages;
 mod state;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod vectorize;
 mod window;
 
 pub use contract::{einsum, einsum_as};

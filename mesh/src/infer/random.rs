@@ -1,6 +1,6 @@
 //! Result types of random numbers.
 
-use super::{count, of};
+use super::{absent, count, of};
 use crate::{
     AxisSet, DType, Diagnostic, Type,
     ir::{Dist, Random},
@@ -8,12 +8,16 @@ use crate::{
 
 pub(super) fn infer(op: &Random, args: &[&Type]) -> Result<Vec<Type>, Diagnostic> {
     count(args, 2, "random")?;
-    for (x, what) in args.iter().zip(["seed", "counter"]) {
-        if !x.matches(&Type::scalar(DType::U32)) {
-            return Err(Diagnostic::new("random_n1", format!("the {what} of random is one replicated u32"))
-                .help("cast it, and all-reduce it if it is a pending sum"));
-        }
+    if !args[0].matches(&Type::scalar(DType::U32)) {
+        return Err(Diagnostic::new("random_n1", "the seed of random is one replicated u32")
+            .help("cast it, and all-reduce it if it is a pending sum"));
     }
+    let counter = args[1];
+    if counter.dtype != DType::U32 || !counter.pending().is_empty() {
+        return Err(Diagnostic::new("random_n1", "the counter of random is a complete u32")
+            .help("cast it, and all-reduce it if it is a pending sum"));
+    }
+    op.dims.iter().try_for_each(|d| absent(counter, &d.dim.name, "random"))?;
     let ok = match op.dist {
         Dist::Bits => op.dtype == DType::U32,
         Dist::Uniform | Dist::Normal | Dist::TruncatedNormal => op.dtype.is_float(),
@@ -32,5 +36,6 @@ pub(super) fn infer(op: &Random, args: &[&Type]) -> Result<Vec<Type>, Diagnostic
         return Err(Diagnostic::new("random_n3", format!("{p} is not a probability"))
             .help("a probability is between 0 and 1"));
     }
-    Ok(vec![of(op.dtype, op.dims.clone(), AxisSet::EMPTY)])
+    let dims = counter.dims.iter().chain(&op.dims).cloned().collect();
+    Ok(vec![of(op.dtype, dims, AxisSet::EMPTY)])
 }
