@@ -22,6 +22,7 @@
 use super::{
     FlopsByPhase,
     part::part,
+    pipelines::trips_with_work,
     saturating::{add, product, sum as sum_of},
     trips,
 };
@@ -164,7 +165,8 @@ fn scan(op: &Scan, args: &[Fact], times: f64, sum: &mut f64, met: &mut Slots) ->
             p.data |= r.data;
         }
     }
-    walk(&op.body, &params, times * op.dim.size as f64, sum, met)
+    // A stage of a pipeline without work counts no sequence.
+    walk(&op.body, &params, times * trips_with_work(op) as f64, sum, met)
 }
 
 /// Elements of `carry` per element of `other`, in the dims that only one of them has.

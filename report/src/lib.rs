@@ -14,6 +14,7 @@ pub mod html;
 mod memory;
 pub mod optimized;
 pub mod part;
+mod pipelines;
 pub mod placed;
 mod purposes;
 pub mod replicated;
@@ -70,6 +71,9 @@ pub struct Report {
     /// The sharding of state and inputs.
     #[serde(default)]
     pub placed: Vec<placed::Placed>,
+    /// Pipelines of the forward pass, in program order.
+    #[serde(default)]
+    pub pipelines: Vec<Pipeline>,
     /// All communication, in program order.
     pub collectives: Vec<CollectiveUse>,
     /// Bytes sent by one device in one step, by axes.
@@ -111,6 +115,22 @@ pub struct FlopsByPurpose {
     pub routing: u64,
     /// Experts' FLOPs on expert slots beyond one per token.
     pub empty_slots: u64,
+    /// Work of the stages of pipelines on no microbatch.
+    #[serde(default)]
+    pub bubbles: u64,
+}
+
+/// A pipeline of stages through which microbatches pass.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Pipeline {
+    /// The scope, such as `decoder`.
+    pub scope: String,
+    /// The number of stages.
+    pub stages: usize,
+    /// The number of microbatches.
+    pub microbatches: usize,
+    /// The share of ticks in which a stage has no work: (stages − 1) / (microbatches + stages − 1).
+    pub bubbles: f64,
 }
 
 /// FLOPs of a part of the model.
@@ -182,6 +202,7 @@ pub fn report(local: &Module, function: Option<&str>) -> Result<Report, Diagnost
         timeline: memory::timeline(local, f, &peak),
         peak_bytes_per_device: peak,
         placed: placed::all(local, f),
+        pipelines: pipelines::of(f),
         traffic: collectives::traffic(&collectives),
         collectives,
     })

@@ -6,13 +6,14 @@
 use super::{
     FlopsByPurpose, FlopsOfPart, flops,
     part::{PARTS, part},
+    pipelines::trips_with_work,
     saturating::{add, product},
     trips,
 };
 use mesh::{
     Body, Function, Inst, Mesh, Op,
     dsl::REHEARSAL,
-    ir::{Contract, Phase},
+    ir::{Contract, Control, Phase},
 };
 use std::collections::BTreeSet;
 
@@ -28,7 +29,7 @@ pub(super) fn of(mesh: &Mesh, f: &Function) -> (FlopsByPurpose, Vec<FlopsOfPart>
         }
     });
     let mut found = Found { mesh, forward, purpose: FlopsByPurpose::default(), parts: vec![0; PARTS.len()] };
-    found.body(&f.body, 1);
+    found.body(&f.body, 1, 0);
     // The share of experts' FLOPs beyond one expert slot per token.
     let slots = flops::slots(f);
     let experts = found.parts[index("experts")];
@@ -48,11 +49,13 @@ struct Found<'m> {
 }
 
 impl Found<'_> {
-    fn body(&mut self, body: &Body, times: u64) {
+    /// Adds a body that runs so many `times`, `idle` of them in bubbles of a pipeline.
+    fn body(&mut self, body: &Body, times: u64, idle: u64) {
         for inst in &body.insts {
             if let Op::Contract(op) = &inst.op {
                 let local = |d: &mesh::TensorDim| (d.dim.size / self.mesh.product(&d.axes)) as u64;
-                let flops = product(flops::dims(body, inst, op).map(local).chain([times, 2]));
+                let [flops, bubbles] = [times, idle]
+                    .map(|times| product(flops::dims(body, inst, op).map(local).chain([times, 2])));
                 let part = part(&inst.site.scope);
                 add(&mut self.parts[index(part)], flops);
                 let again = inst.site.scope.split('/').any(|word| word == REHEARSAL)
@@ -63,11 +66,18 @@ impl Found<'_> {
                     "router" | "dispatch and combine" => &mut self.purpose.routing,
                     _ => &mut self.purpose.model,
                 };
-                add(sum, flops);
+                add(sum, flops - bubbles);
+                add(&mut self.purpose.bubbles, bubbles);
             }
             // Both branches of a conditional count here; none of our models has einsums in both.
-            let times = product([times, trips(&inst.op)]);
-            inst.op.bodies().into_iter().for_each(|b| self.body(b, times));
+            let trips = trips(&inst.op);
+            let without_work = match &inst.op {
+                Op::Control(Control::Scan(scan)) => trips - trips_with_work(scan),
+                _ => 0,
+            };
+            let idle = product([idle, trips]).max(product([times, without_work]));
+            let times = product([times, trips]);
+            inst.op.bodies().into_iter().for_each(|b| self.body(b, times, idle));
         }
     }
 }

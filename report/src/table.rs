@@ -1,6 +1,6 @@
 //! The report as text, and the formatting of numbers and tables.
 
-use super::{CollectiveUse, Report, Share};
+use super::{CollectiveUse, Pipeline, Report, Share};
 use std::fmt;
 
 /// The number of shares of the peak that are shown of each kind.
@@ -45,8 +45,19 @@ impl Report {
             ("  routing", purpose.routing),
             ("  empty slots of experts", purpose.empty_slots),
         ];
-        let rows: Vec<Vec<String>> = rows.iter().map(|(what, n)| vec![(*what).into(), count(*n)]).collect();
-        table(f, &["arithmetic", "FLOPs"], "<>", &rows)
+        let bubbles = ("  bubbles of pipelines", purpose.bubbles);
+        let rows = rows.iter().chain([&bubbles].into_iter().filter(|_| !self.pipelines.is_empty()));
+        let rows: Vec<Vec<String>> = rows.map(|(what, n)| vec![(*what).into(), count(*n)]).collect();
+        table(f, &["arithmetic", "FLOPs"], "<>", &rows)?;
+        let row = |p: &Pipeline| {
+            let bubbles = format!("{:.1} %", 100.0 * p.bubbles);
+            vec![p.scope.clone(), p.stages.to_string(), p.microbatches.to_string(), bubbles]
+        };
+        let rows: Vec<Vec<String>> = self.pipelines.iter().map(row).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        table(f, &["pipeline", "stages", "microbatches", "bubbles"], "<>>>", &rows)
     }
 
     fn memory(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -108,7 +108,7 @@ fn agree(config: fn(usize, usize) -> Config, cases: &[(usize, usize, &str)]) {
 
 #[test]
 fn a_pipeline_gives_the_step_of_its_microbatches() {
-    agree(small, &[(2, 4, ""), (2, 1, "pipe=2"), (2, 4, "data=2,pipe=2"), (2, 2, "pipe=2,expert=2,model=2")]);
+    agree(small, &[(2, 4, "data=2,pipe=2"), (2, 2, "pipe=2,expert=2,model=2")]);
 }
 
 #[test]
@@ -119,9 +119,9 @@ fn a_pipeline_of_a_decoder_only_model() {
 /// The policies decide what each stage saves; the microbatches may be split over the axis of the stages
 /// outside of the pipeline.
 #[test]
-fn every_remat_policy_and_split_microbatches() {
+fn remat_policies_and_split_microbatches() {
     let (says, state) = step(&decoder_only(1, 4), "", "");
-    for remat in [Remat::SaveLong, Remat::SaveCompact, Remat::SaveContractions, Remat::SaveCarries] {
+    for remat in [Remat::SaveContractions, Remat::SaveCarries] {
         let plain = decoder_only(4, 4);
         let piped = Config { schedule: models::Schedule { remat, ..plain.schedule }, ..plain };
         let (these, after) = step(&piped, "pipe=4", "layers:pipe,microbatches:pipe");
@@ -130,27 +130,40 @@ fn every_remat_policy_and_split_microbatches() {
     }
 }
 
-/// The same losses on eight devices of the CPU plugin.
-#[test]
-fn on_eight_devices() {
-    let losses = |config: &Config, mesh: &str| {
-        let mut session = session(config, mesh, "");
-        let data = source(&session, &["LICENSE"], 0.0);
-        let options = train::Options { steps: 10, seed: Some(1), ..train::Options::default() };
-        let mut steps = Steps::default();
-        let summary = train::run(&mut session, data, &options, &mut steps, &AtomicBool::new(false));
-        summary.unwrap_or_else(|e| panic!("{mesh}: {e}"));
-        steps.losses()
-    };
-    let wide = |stages| Config { batch: 16, ..config(stages, 4) };
-    let one = losses(&wide(1), "");
+/// The losses of the first steps on devices of the CPU plugin.
+#[track_caller]
+fn losses(config: &Config, mesh: &str) -> Vec<f64> {
+    let mut session = session(config, mesh, "");
+    let data = source(&session, &["LICENSE"], 0.0);
+    let options = train::Options { steps: 10, seed: Some(1), ..train::Options::default() };
+    let mut steps = Steps::default();
+    let summary = train::run(&mut session, data, &options, &mut steps, &AtomicBool::new(false));
+    summary.unwrap_or_else(|e| panic!("{mesh}: {e}"));
+    steps.losses()
+}
+
+#[track_caller]
+fn devices_agree(config: impl Fn(usize) -> Config, stages: usize, mesh: &str) {
+    let one = losses(&config(1), "");
     assert!(one[9] < one[0] - 0.5, "it learns: {one:?}");
-    for (stages, mesh) in [(2, "pipe=2,data=2,expert=2"), (2, "pipe=2,model=2")] {
-        let many = losses(&wide(stages), mesh);
-        let apart = one.iter().zip(&many).map(|(a, b)| (a - b).abs() / a.abs()).fold(0.0, f64::max);
-        eprintln!("{mesh}: at most {apart:.1e} apart");
-        assert!(apart <= 1e-4, "{mesh}: {apart:e}\n{one:?}\n{many:?}");
+    let many = losses(&config(stages), mesh);
+    let apart = one.iter().zip(&many).map(|(a, b)| (a - b).abs() / a.abs()).fold(0.0, f64::max);
+    eprintln!("{mesh}: at most {apart:.1e} apart");
+    assert!(apart <= 1e-5, "{mesh}: {apart:e}\n{one:?}\n{many:?}");
+}
+
+#[test]
+fn a_decoder_only_model_on_four_devices() {
+    let vocab = Config::default().vocab;
+    devices_agree(|stages| Config { vocab, ..decoder_only(stages, 4) }, 4, "pipe=4");
+}
+
+#[test]
+fn a_switch_transformer_on_eight_devices() {
+    if std::env::var_os("MESH_SLOW").is_none_or(|v| v != "1") {
+        return tests::say_skipped("MESH_SLOW=1 trains a Switch Transformer in two stages on eight devices");
     }
+    devices_agree(|stages| Config { batch: 16, ..config(stages, 4) }, 2, "pipe=2,data=2,expert=2");
 }
 
 #[test]

@@ -165,3 +165,22 @@ fn a_state_layout_splits_what_is_stored_and_sends_no_gradient_whole() {
         0
     );
 }
+
+/// Stages of a pipeline have work in 4 of 5 ticks. The papers' count of FLOPs is that without a pipeline.
+#[test]
+fn pipelines_have_bubbles() {
+    let with = |stages| {
+        let plain = zoo::switch_tiny();
+        let schedule = models::Schedule { stages, microbatches: 4, ..plain.schedule };
+        Config { schedule, ..plain }
+    };
+    let (whole, piped) = (step(&with(1), "", ""), step(&with(2), "pipe=2", ""));
+    assert!(whole.pipelines.is_empty() && whole.flops_per_device_by_purpose.bubbles == 0);
+    let found: Vec<_> = piped.pipelines.iter().map(|p| (&*p.scope, p.stages, p.microbatches)).collect();
+    assert_eq!(found, [("encoder", 2, 4), ("decoder", 2, 4)]);
+    assert!(piped.pipelines.iter().all(|p| p.bubbles == 0.2));
+    assert_eq!(piped.flops_per_sequence, whole.flops_per_sequence);
+    let (a, b) = (whole.flops_per_device_by_purpose, piped.flops_per_device_by_purpose);
+    let share = (b.model + b.bubbles) as f64 / (a.model as f64 / 2.0);
+    assert!(b.bubbles > 0 && (1.1..1.25).contains(&share), "{share}: {a:?} {b:?}");
+}

@@ -123,7 +123,11 @@ impl Found<'_> {
             "dim `{dim}` is split over {}, but the program loops over it one element at a time",
             self.axes(self.layout.axes(dim).iter().copied().collect())
         );
-        let help = "leave it whole, or split another dim of the tensors inside the loop".to_owned();
+        let other = "leave it whole, or split another dim of the tensors inside the loop";
+        let help = match dim.as_str() {
+            "layers" => format!("{other}; stages of layers work at once with the schedule entry `stages`"),
+            _ => other.to_owned(),
+        };
         self.note(Cause::Scan(dim.clone()), "layout_y2", message, help, site, Some(function));
     }
 

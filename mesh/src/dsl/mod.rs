@@ -60,5 +60,6 @@ pub use program::Program;
 pub use random::{REHEARSAL, Rng};
 pub use running::associative_scan;
 pub use shape::concat;
+pub use stages::{STAGE, TICKS};
 pub use state::State;
 pub use window::{Edges, Window};

@@ -15,6 +15,12 @@ use crate::{
     ir::{Binary, Compare, Control, Edge, Elementwise, Index, Outside, Reduce, ReduceKind, Scan, Shape},
 };
 
+/// The name of the dim of ticks.
+pub const TICKS: &str = "ticks";
+
+/// The beginning of the name of the dim of a stage's iterations, before the name of the scan's dim.
+pub const STAGE: &str = "stage_";
+
 /// The dims of a pipeline.
 struct Dims {
     /// The slices of the map.
@@ -42,8 +48,8 @@ impl Dims {
             map: map.clone(),
             all: all.clone(),
             stages: Dim::new(all.name.clone(), stages),
-            own: Dim::new(format!("stage_{}", all.name), all.size / stages),
-            ticks: Dim::new("ticks", map.size + stages - 1),
+            own: Dim::new(format!("{STAGE}{}", all.name), all.size / stages),
+            ticks: Dim::new(TICKS, map.size + stages - 1),
             queue: "queue".into(),
         })
     }
