@@ -113,8 +113,8 @@ impl<'g> Batch<'g> {
         Some(shares.into_iter().map(|x| x.sum(&self.parts) * part.share).collect())
     }
 
-    /// Runs `f` for each microbatch and adds up its results. `f` returns the losses to report, and in training
-    /// the loss whose gradients with respect to `weights` are `gradients`.
+    /// Runs `f` for each microbatch and adds up its results. `f` returns the losses to report, and in
+    /// training the loss whose gradients with respect to `weights` are `gradients`.
     pub fn each(
         &self,
         g: &'g Graph,

@@ -79,8 +79,8 @@ pub fn taught(config: &Config, teaching: Option<&Teaching>, place: &Site) -> Pro
         let rng = Rng::new(seed, now.cast(DType::U32));
         let choices =
             batch.choices(g, |feeds, part| model.losses(g, feeds, part, Some(part.random(rng)), None));
-        let gradients = |total| optimizer.gradients(g, total);
-        let (gradients, metrics) = batch.each(g, &trained, gradients, |feeds, part| {
+        let of = |total| optimizer.gradients(g, total);
+        let (gradients, metrics) = batch.each(g, &trained, of, |feeds, part| {
             let soft = teacher.as_ref().and_then(|teacher| teacher.targets(g, feeds));
             let losses = model.losses(g, feeds, part, Some(part.random(rng)), soft);
             let losses = losses.over_batch(config.switch.as_ref(), choices.as_deref());
@@ -101,12 +101,8 @@ pub fn taught(config: &Config, teaching: Option<&Teaching>, place: &Site) -> Pro
     });
     p.function("eval_step", |g| {
         let batch = Batch::input(g, config);
-        let (_, metrics) = batch.each(
-            g,
-            &[],
-            |_| Vec::new(),
-            |feeds, part| (None, model.losses(g, feeds, part, None, None)),
-        );
+        let losses = |feeds, part| (None, model.losses(g, feeds, part, None, None));
+        let (_, metrics) = batch.each(g, &[], |_| Vec::new(), losses);
         metrics.output(g, &["row_loss"]);
     });
     p

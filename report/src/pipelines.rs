@@ -26,6 +26,22 @@ pub(super) fn of(f: &Function) -> Vec<Pipeline> {
     all
 }
 
+/// The trips of an operation's bodies in which a stage of a pipeline has no work.
+pub(super) fn idle_trips(op: &Op) -> u64 {
+    match op {
+        Op::Control(Control::Scan(scan)) => scan.dim.size as u64 - trips_with_work(scan),
+        Op::Control(Control::Cond { then: _, otherwise: _ } | Control::Grad)
+        | Op::Elementwise(_)
+        | Op::Contract(_)
+        | Op::Reduce(_)
+        | Op::Shape(_)
+        | Op::Index(_)
+        | Op::Random(_)
+        | Op::State(_)
+        | Op::Collective(_) => 0,
+    }
+}
+
 /// The trips of a loop in which a stage has work: all of them, unless it is a loop over the ticks of a
 /// pipeline.
 pub(super) fn trips_with_work(scan: &Scan) -> u64 {

@@ -6,14 +6,14 @@
 use super::{
     FlopsByPurpose, FlopsOfPart, flops,
     part::{PARTS, part},
-    pipelines::trips_with_work,
+    pipelines::idle_trips,
     saturating::{add, product},
     trips,
 };
 use mesh::{
     Body, Function, Inst, Mesh, Op,
     dsl::REHEARSAL,
-    ir::{Contract, Control, Phase},
+    ir::{Contract, Phase},
 };
 use std::collections::BTreeSet;
 
@@ -71,11 +71,7 @@ impl Found<'_> {
             }
             // Both branches of a conditional count here; none of our models has einsums in both.
             let trips = trips(&inst.op);
-            let without_work = match &inst.op {
-                Op::Control(Control::Scan(scan)) => trips - trips_with_work(scan),
-                _ => 0,
-            };
-            let idle = product([idle, trips]).max(product([times, without_work]));
+            let idle = product([idle, trips]).max(product([times, idle_trips(&inst.op)]));
             let times = product([times, trips]);
             inst.op.bodies().into_iter().for_each(|b| self.body(b, times, idle));
         }

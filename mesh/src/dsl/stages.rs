@@ -164,8 +164,8 @@ fn last(b: &mut BodyBuilder<'_>, y: Value, d: &Dims, site: &Site) -> Result<Valu
     rename(b, y, &ticks.name, &d.map.name, site)
 }
 
-/// What the iterations stack for all slices, out of `y`, which has it for each tick: stage i works on slice j
-/// in tick i + j.
+/// The stacked results of the iterations for all slices, out of `y`, which has those of each tick: stage i
+/// works on slice j in tick i + j.
 fn each(b: &mut BodyBuilder<'_>, y: Value, d: &Dims, site: &Site) -> Result<Value, Diagnostic> {
     let slice = iota(b, &Dim::new(d.queue.clone(), d.map.size), site)?;
     let stage = iota(b, &d.stages, site)?;

@@ -92,7 +92,7 @@ impl<'v, 'e> Vectorizer<'v, 'e> {
         let has: Vec<bool> = args.iter().map(|x| self.has(*x)).collect();
         let site = &inst.site;
         let any = has.contains(&true);
-        let together: Vec<usize> = match &inst.op {
+        match &inst.op {
             Op::Contract(op) if any => {
                 let out = [self.dim.name.clone()].into_iter().chain(op.out.iter().cloned()).collect();
                 let op = Op::Contract(Contract { out, dtype: op.dtype });
@@ -110,18 +110,41 @@ impl<'v, 'e> Vectorizer<'v, 'e> {
                 self.set(body, inst, results);
                 return Ok(());
             }
-            // The operands that have the same dims, or the dims of the others.
+            Op::Elementwise(_)
+            | Op::Contract(_)
+            | Op::Reduce(_)
+            | Op::Shape(_)
+            | Op::Index(_)
+            | Op::Random(_)
+            | Op::State(_)
+            | Op::Control(_)
+            | Op::Collective(_) => {}
+        }
+        if any {
+            for i in self.together(&inst.op, &has).map_err(|d| d.at(site))? {
+                args[i] = self.widen(args[i], site)?;
+            }
+        }
+        let results = self.b.emit(inst.op.clone(), &args, site)?;
+        self.set(body, inst, results);
+        Ok(())
+    }
+
+    /// The positions of the operands of `op` that get the dim because others have it: those with the same
+    /// dims, or with the dims of the others. `has` says for each operand if it has the dim.
+    fn together(&self, op: &Op, has: &[bool]) -> Result<Vec<usize>, Diagnostic> {
+        Ok(match op {
             Op::Elementwise(Elementwise::WithGradient)
             | Op::Shape(Shape::Concat { dim: _ })
-            | Op::Index(Index::Sort { dim: _, descending: _ }) => (0..args.len()).collect(),
+            | Op::Index(Index::Sort { dim: _, descending: _ }) => (0..has.len()).collect(),
             Op::Index(Index::ScatterAdd { dim: _, over: _ }) if has[0] => vec![1],
             Op::Index(Index::ScatterExtreme { kind: _, dim: _, over: _ }) => vec![0, 2],
             Op::Index(Index::Permute { dim: _, to: _ }) if has[1] || has[2] => vec![0, 1, 2],
             Op::Index(Index::DynamicSlice { dim: _, size: _ }) if has[1] => {
-                return Err(self.depends("the start of a slice").at(site));
+                return Err(self.depends("the start of a slice"));
             }
             Op::Index(Index::DynamicUpdate { dim: _ }) if has[2] => {
-                return Err(self.depends("the start of an update").at(site));
+                return Err(self.depends("the start of an update"));
             }
             Op::Index(Index::DynamicUpdate { dim: _ }) => vec![0, 1],
             Op::Elementwise(
@@ -140,15 +163,7 @@ impl<'v, 'e> Vectorizer<'v, 'e> {
             | Op::State(_)
             | Op::Control(_)
             | Op::Collective(_) => Vec::new(),
-        };
-        if any {
-            for i in together {
-                args[i] = self.widen(args[i], site)?;
-            }
-        }
-        let results = self.b.emit(inst.op.clone(), &args, site)?;
-        self.set(body, inst, results);
-        Ok(())
+        })
     }
 
     /// A scan whose carries have the dim where an iteration gives it to them.
