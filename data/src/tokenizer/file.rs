@@ -2,6 +2,7 @@
 
 use super::{
     FIRST_BYTE, Pieces, UNKNOWN,
+    json::Json,
     sentencepiece::{self, Conventions, Division, SentencePiece},
 };
 use crate::{Error, Result, caught::caught};
@@ -12,7 +13,6 @@ use std::{
     path::Path,
     sync::Arc,
 };
-use tokenizers::Tokenizer;
 
 /// A tokenizer read from a file.
 pub struct FileTokenizer {
@@ -33,7 +33,7 @@ pub struct FileTokenizer {
 /// The code that a tokenizer runs on.
 enum Engine {
     /// A `tokenizer.json`.
-    Json(Box<Tokenizer>),
+    Json(Box<Json>),
     /// A SentencePiece model.
     SentencePiece(Box<SentencePiece>),
 }
@@ -124,17 +124,12 @@ fn loaded(bytes: &[u8]) -> std::result::Result<Loaded, String> {
 const MAX_TOKENS: usize = 1 << 30;
 
 fn json(bytes: &[u8]) -> std::result::Result<Loaded, String> {
-    let tokenizer = caught(|| Tokenizer::from_bytes(bytes))
-        .ok_or("it is damaged or cut off (the library that reads it fails)")?;
-    let mut tokenizer = tokenizer.map_err(|error| error.to_string())?;
-    // Truncation and padding are disabled, and `</s>` in a text is ordinary text.
-    tokenizer.with_padding(None);
-    tokenizer.with_truncation(None).map_err(|error| error.to_string())?;
-    tokenizer.set_encode_special_tokens(true);
+    let json = Json::new(bytes)?;
+    let tokenizer = json.tokenizer();
     let names = tokenizer.get_vocab(true);
     let added = tokenizer.get_added_tokens_decoder();
     let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
-    Ok(Loaded { names, special, unknown: None, engine: Engine::Json(Box::new(tokenizer)) })
+    Ok(Loaded { names, special, unknown: None, engine: Engine::Json(Box::new(json)) })
 }
 
 fn sentencepiece(bytes: &[u8]) -> std::result::Result<Loaded, String> {
@@ -200,10 +195,10 @@ impl Pieces for FileTokenizer {
     fn encode(&self, text: &str) -> Result<Vec<i32>> {
         let ids = match &self.engine {
             Engine::SentencePiece(model) => model.encode(text).map_err(|error| self.failed(&error))?,
-            Engine::Json(json) => {
-                let encoding = caught(|| json.encode_fast(text, false)).ok_or_else(|| self.broken())?;
-                encoding.map_err(|error| self.failed(&*error))?.get_ids().to_vec()
-            }
+            Engine::Json(json) => json.encode(text).map_err(|error| match error {
+                Some(error) => self.failed(&error),
+                None => self.broken(),
+            })?,
         };
         // Ids fit: `open` checked their range.
         let number =
@@ -218,7 +213,7 @@ impl Pieces for FileTokenizer {
             Engine::SentencePiece(model) => model.decode(own).map_err(|error| self.failed(&error)),
             Engine::Json(json) => {
                 let own: Vec<u32> = own.collect();
-                let text = caught(|| json.decode(&own, true)).ok_or_else(|| self.broken())?;
+                let text = caught(|| json.tokenizer().decode(&own, true)).ok_or_else(|| self.broken())?;
                 text.map_err(|error| self.failed(&*error))
             }
         }

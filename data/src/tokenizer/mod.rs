@@ -4,11 +4,12 @@
 //! is the unknown token, which no byte becomes, and byte `b` is token `b + 3`. Sentinels are those that the
 //! program states, else those of the tokenizer, else they count down from the end of the vocabulary.
 //!
-//! Reading order: the interface here, `file` (tokenizers read from files) with `sentencepiece`,
+//! Reading order: the interface here, `file` (tokenizers read from files) with `sentencepiece` and `json`,
 //! `codec` (text with sentinels to tokens and back), `names` (of tokens).
 
 mod codec;
 mod file;
+mod json;
 mod names;
 mod sentencepiece;
 
