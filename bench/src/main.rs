@@ -12,10 +12,12 @@ mod lower;
 mod open;
 mod peers;
 mod pods;
+mod prepare;
 mod save;
 mod step;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use std::process::ExitCode;
 
 /// Reuses large freed blocks, as `meshc` does.
@@ -31,6 +33,7 @@ const USAGE: &str = "usage: bench [--peers PYTHON] [--quick]
        bench open [BOXES]
        bench pods [base|xxl|c|base-capacity-1|xxl-capacity-1|c-30-heads]…
        bench pods --drops
+       bench prepare TEXT TOKENIZER [--peers PYTHON TOKENIZER.json]
        bench save [ROUNDS] [--quick] [--dir DIR]
 
 Without a subcommand: compile time and step times of switch_tiny on 1 and 8 CPU devices, in f32 and bf16. With
@@ -44,6 +47,19 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn save(options: &[&str]) -> Result<Value> {
+    let (mut rounds, mut dir, mut options) = (7, ".", options.iter().copied());
+    let mut quick = false;
+    while let Some(option) = options.next() {
+        match option {
+            "--quick" => quick = true,
+            "--dir" => dir = options.next().context("--dir needs a folder")?,
+            number => rounds = number.parse().context("ROUNDS must be a number")?,
+        }
+    }
+    save::measure(rounds, quick, dir)
 }
 
 fn run(args: &[String]) -> Result<()> {
@@ -62,19 +78,12 @@ fn run(args: &[String]) -> Result<()> {
         ["open"] => open::measure(20_000, 9)?,
         ["open", boxes] => open::measure(boxes.parse().context("BOXES must be a number")?, 9)?,
         ["hosts", words @ ..] => hosts::measure(words)?,
-        ["pods", words @ ..] => pods::measure(words)?,
-        ["save", options @ ..] => {
-            let (mut rounds, mut dir, mut options) = (7, ".", options.iter().copied());
-            let mut quick = false;
-            while let Some(option) = options.next() {
-                match option {
-                    "--quick" => quick = true,
-                    "--dir" => dir = options.next().context("--dir needs a folder")?,
-                    number => rounds = number.parse().context("ROUNDS must be a number")?,
-                }
-            }
-            save::measure(rounds, quick, dir)?
+        ["prepare", text, tokenizer] => prepare::measure(text, tokenizer, None)?,
+        ["prepare", text, tokenizer, "--peers", python, json] => {
+            prepare::measure(text, tokenizer, Some((python, json)))?
         }
+        ["pods", words @ ..] => pods::measure(words)?,
+        ["save", options @ ..] => save(options)?,
         ["generate", options @ ..] => {
             let python = match options.iter().position(|o| *o == "--peers") {
                 Some(at) => Some(*options.get(at + 1).context("--peers needs a Python interpreter")?),

@@ -4,6 +4,14 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::process::Command;
 
+/// Implementations of the peer: the best of them counts.
+const PEERS: [&[&str]; 4] = [
+    &["--dispatch", "einsum"],
+    &["--dispatch", "scatter"],
+    &["--dispatch", "scatter", "--prng", "rbg"],
+    &["--dispatch", "scatter", "--prng", "rbg", "--scan"],
+];
+
 /// Runs all measurements. `python` is an interpreter with JAX; `None` leaves out the peer.
 pub fn all(python: Option<&str>, quick: bool) -> Result<Value> {
     let folder = tempfile::tempdir()?;
@@ -20,8 +28,8 @@ pub fn all(python: Option<&str>, quick: bool) -> Result<Value> {
         }
         let one = own(&["step", &path, "", steps])?;
         let mut peers = Vec::new();
-        for dispatch in ["einsum", "scatter"].into_iter().filter(|_| python.is_some()) {
-            peers.push(peer(python.unwrap_or("python3"), peer_dtype, dispatch, steps)?);
+        for (python, way) in python.iter().flat_map(|python| PEERS.iter().map(move |way| (python, way))) {
+            peers.push(peer(python, peer_dtype, way, &one, steps)?);
         }
         let again = own(&["step", &path, "", steps])?;
         let eight = own(&["step", &path, "data=2,expert=2,model=2", steps])?;
@@ -63,10 +71,15 @@ pub fn own(args: &[&str]) -> Result<Value> {
     Ok(serde_json::from_slice(&output(command.args(args))?)?)
 }
 
-fn peer(python: &str, dtype: &str, dispatch: &str, steps: &str) -> Result<Value> {
+/// Runs the peer with the batch of our run.
+fn peer(python: &str, dtype: &str, way: &[&str], ours: &Value, steps: &str) -> Result<Value> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/switch_tiny_jax.py");
     let mut command = Command::new(python);
-    command.args([script, "--dtype", dtype, "--dispatch", dispatch, "--steps", steps]);
+    command.args([script, "--dtype", dtype, "--steps", steps]).args(way);
+    let sizes = [("--batch", "batch"), ("--inputs", "input_length"), ("--targets", "target_length")];
+    for (option, key) in sizes {
+        command.args([option, &ours[key].to_string()]);
+    }
     // Dropout masks are shared along the sequence, as in our model and in T5.
     command.args(["--dropout-broadcast", "length"]);
     last_json(&mut command)

@@ -42,8 +42,9 @@ pub fn measure(model: &str, mesh: &str, steps: usize) -> Result<Value> {
             cpu.push((cpu_seconds() - before) * 1e3);
         }
     }
-    let tokens =
-        inputs["inputs"].dims.iter().product::<usize>() + inputs["targets"].dims.iter().product::<usize>();
+    let [rows, input_length] = shape(&inputs["inputs"])?;
+    let [_, target_length] = shape(&inputs["targets"])?;
+    let tokens = rows * (input_length + target_length);
     let median = |mut times: Vec<f64>| {
         times.sort_by(f64::total_cmp);
         times[times.len() / 2]
@@ -51,9 +52,14 @@ pub fn measure(model: &str, mesh: &str, steps: usize) -> Result<Value> {
     let wall = median(wall);
     Ok(json!({
         "model": model, "mesh": mesh.to_string(), "devices": mesh.devices(), "steps": steps,
-        "step_ms": wall, "cpu_ms": median(cpu), "tokens_per_s": tokens as f64 / wall * 1e3, "loss": loss,
+        "batch": rows, "input_length": input_length, "target_length": target_length, "step_ms": wall, "cpu_ms": median(cpu), "tokens_per_s": tokens as f64 / wall * 1e3, "loss": loss,
         "compile_s": compile_s, "peak_rss_mb": peak_rss_mb(),
     }))
+}
+
+fn shape(tensor: &HostTensor) -> Result<[usize; 2]> {
+    let dims: &[usize] = &tensor.dims;
+    dims.try_into().map_err(|_| anyhow!("a batch has {dims:?} instead of rows and positions"))
 }
 
 /// Returns a batch whose tokens depend only on their position, without padding.
@@ -82,7 +88,8 @@ pub fn cpu_seconds() -> f64 {
     (ticks(11) + ticks(12)) / 100.0
 }
 
-fn peak_rss_mb() -> Option<f64> {
+/// Returns the largest memory of this process so far. `None` means that the system does not tell.
+pub fn peak_rss_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
     Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)

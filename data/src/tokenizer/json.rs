@@ -15,18 +15,39 @@ use tokenizers::{NormalizedString, Normalizer, Tokenizer};
 /// A tokenizer that the library runs.
 pub(super) struct Json {
     tokenizer: Tokenizer,
-    /// Tokens of known words, one map for each concurrent call. `None` means that the tokens of a word may
-    /// depend on its surroundings.
+    /// Tokens of known words, one collection for each concurrent call. `None` means that the tokens of a word
+    /// may depend on its surroundings.
     known: Option<Mutex<Vec<Words>>>,
 }
 
-/// Tokens by word.
-type Words = HashMap<Box<str>, Box<[u32]>>;
+/// Tokens by word, in two generations: frequent words stay, and the memory is bounded.
+#[derive(Default)]
+struct Words {
+    young: HashMap<Box<str>, Box<[u32]>>,
+    /// Words that were young before, and did not occur since.
+    old: HashMap<Box<str>, Box<[u32]>>,
+}
 
 /// The longest word that is remembered, in bytes.
 const WORD: usize = 40;
-/// The number of words in a map, which is emptied when it is full: about 6 MB.
+/// The number of words in a generation: about 6 MB.
 const MOST_WORDS: usize = 1 << 16;
+
+impl Words {
+    fn get(&mut self, word: &str) -> Option<&[u32]> {
+        if let Some((word, tokens)) = self.old.remove_entry(word) {
+            self.insert(word, tokens);
+        }
+        self.young.get(word).map(|tokens| &**tokens)
+    }
+
+    fn insert(&mut self, word: Box<str>, tokens: Box<[u32]>) {
+        if self.young.len() == MOST_WORDS {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(word, tokens);
+    }
+}
 
 impl Json {
     /// Reads a `tokenizer.json`. Truncation and padding are disabled, and `</s>` in a text is ordinary text.
@@ -69,9 +90,6 @@ impl Json {
             let tokens = self.whole(word)?;
             out.extend_from_slice(&tokens);
             if word.len() <= WORD {
-                if words.len() == MOST_WORDS {
-                    words.clear();
-                }
                 words.insert(word.into(), tokens.into());
             }
         }
