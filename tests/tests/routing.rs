@@ -495,6 +495,23 @@ fn noise_explores_as_it_says() {
     shares(&plain(biased, &token), &[0.0, 0.0, 1.0, 0.0]);
 }
 
+/// All tokens prefer the last expert. In a step in which it is dropped they take the one before that is not;
+/// if all are dropped, none is.
+#[test]
+fn dropped_experts_are_not_chosen() {
+    let passed_over = |experts: usize, drop_experts: f64| {
+        let switch = Switch { experts, drop_experts, exploration: Exploration::Argmax, ..Switch::default() };
+        let token: Vec<f64> = (0..experts).map(|e| e as f64).collect();
+        let load = load(switch, &token, Device::Interpreter, Precision::F32);
+        let chosen = load.iter().rev().position(|share| *share == 1.0);
+        chosen.unwrap_or_else(|| panic!("all tokens choose the same expert: {load:?}"))
+    };
+    assert_eq!([passed_over(4, 0.0), passed_over(4, 0.9999)], [0, 0]);
+    let chosen: Vec<usize> = (8..24).map(|experts| passed_over(experts, 0.5)).collect();
+    let of_last = chosen.iter().filter(|expert| **expert == 0).count();
+    assert!((3..=13).contains(&of_last) && chosen.iter().all(|expert| *expert < 8), "{chosen:?}");
+}
+
 #[test]
 fn probabilities_that_round_to_the_same_number_are_the_same() {
     let with = |round_probabilities| Switch {

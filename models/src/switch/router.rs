@@ -26,6 +26,9 @@ const GOLDEN: u32 = 2_654_435_769;
 /// Sets hashes of equal tokens at adjacent positions apart.
 const POSITIONS: u32 = 40_503;
 
+/// More than scores differ by.
+const DROPPED: f64 = 1024.0;
+
 /// Returns the upper bits of a multiplicative hash, `u32`.
 fn hash(x: Tensor<'_>) -> Tensor<'_> {
     x.cast(DType::U32) * GOLDEN / (1u32 << 16)
@@ -204,7 +207,7 @@ impl Router {
             sizes: &sizes,
             logits,
             probabilities,
-            scores: self.scores(cx, logits, probabilities),
+            scores: self.available(cx, self.scores(cx, logits, probabilities)),
             fixed: self.fixed(cx, [batch, tokens]),
             non_padding: non_padding.filter(|_| self.options.ignore_padding),
         };
@@ -278,6 +281,14 @@ impl Router {
             Exploration::InputDropout => cx.drop_at(self.options.router_dropout, x, &[]),
             Exploration::Argmax | Exploration::Sample | Exploration::InputJitter => x,
         }
+    }
+
+    /// Returns the scores with those of the experts that are dropped in this step below all others. Between
+    /// dropped experts the order stays, for tokens that choose more experts than there are left.
+    fn available<'g>(&self, cx: &Context<'g>, scores: Tensor<'g>) -> Tensor<'g> {
+        let Some(rng) = cx.rng.filter(|_| self.options.drop_experts > 0.0) else { return scores };
+        let dropped = rng.bernoulli(self.options.drop_experts, [&self.experts]);
+        scores.cast(DType::F32).stop_gradient() - dropped.cast(DType::F32) * DROPPED
     }
 
     /// Returns the scores that decide the choice: probabilities, or logits with Gumbel noise, whose maximum

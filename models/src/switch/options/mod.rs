@@ -47,6 +47,8 @@ pub struct Switch {
     pub jitter: f64,
     /// Dropout rate of the router's input (`input_dropout`).
     pub router_dropout: f64,
+    /// The probability with which an expert of a layer is not chosen in a step, in training.
+    pub drop_experts: f64,
     /// Logits are divided by it before an expert is sampled (`sample`).
     pub temperature: f64,
     /// Capacity in training, as a multiple of an even share of the tokens.
@@ -275,6 +277,7 @@ impl Default for Switch {
             exploration: Exploration::InputJitter,
             jitter: 1e-2,
             router_dropout: 0.1,
+            drop_experts: 0.0,
             temperature: 1.0,
             capacity_factor: 1.25,
             eval_capacity_factor: 2.0,
@@ -381,6 +384,7 @@ impl Switch {
             ("dropless", self.dropless != usual.dropless),
             ("shared_experts", self.shared_experts != usual.shared_experts),
             ("expert_d_ff", self.expert_d_ff != usual.expert_d_ff),
+            ("drop_experts", self.drop_experts != usual.drop_experts),
             ("expert_sizes", self.expert_sizes != usual.expert_sizes),
         ];
         set.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect()

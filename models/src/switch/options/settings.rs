@@ -79,6 +79,7 @@ impl Switch {
             ("eval_second_threshold", &mut self.eval_second_threshold),
             ("jitter", &mut self.jitter),
             ("router_dropout", &mut self.router_dropout),
+            ("drop_experts", &mut self.drop_experts),
             ("temperature", &mut self.temperature),
             ("capacity_factor", &mut self.capacity_factor),
             ("group_capacity_factor", &mut self.group_capacity_factor),
@@ -169,7 +170,7 @@ mod tests {
             "experts=4 sparse_step=2 decoder_sparse_step=3 experts_in=both routing=ntlb top_k=3 \
                          renormalize=true second_policy=none eval_second_policy=threshold second_threshold=0.1 \
                          eval_second_threshold=0.3 priority=gate exploration=sample jitter=0.2 \
-                         router_dropout=0.3 temperature=2 capacity_factor=1 eval_capacity_factor=3 eval_capacity=all dropless=true \
+                         router_dropout=0.3 drop_experts=0.2 temperature=2 capacity_factor=1 eval_capacity_factor=3 eval_capacity=all dropless=true \
                          capacity_rounding=up capacity_per_choice=true min_capacity=1 fixed_capacity=9 \
                          expert_groups=2 group_capacity_factor=1.5 group_size=64 group_sequences=2 \
                          ignore_padding=false aux_loss=0.1 aux_layers=mean \
@@ -195,6 +196,7 @@ mod tests {
             exploration: Exploration::Sample,
             jitter: 0.2,
             router_dropout: 0.3,
+            drop_experts: 0.2,
             temperature: 2.0,
             capacity_factor: 1.0,
             eval_capacity_factor: 3.0,

@@ -37,6 +37,13 @@ impl Switch {
         wrong.positive("temperature", self.temperature);
         wrong.share("jitter", self.jitter);
         wrong.share("router_dropout", self.router_dropout);
+        wrong.share("drop_experts", self.drop_experts);
+        let chosen = !self.routing.by_experts() && !self.routing.is_fixed();
+        wrong.unless(
+            self.drop_experts == 0.0 || (chosen && self.exploration != Exploration::Sample),
+            || "`drop_experts` does not work if experts choose tokens, are drawn, or are fixed".into(),
+            "set it to 0, or `routing` to switch, top_k or ntlb and `exploration` to another than sample",
+        );
         wrong.share("expert_dropout", self.expert_dropout.unwrap_or(0.0));
         for (what, value) in [
             ("aux_loss", self.aux_loss),
