@@ -66,3 +66,12 @@ fn names(names: &Names) -> manifest::TaskNames {
         row_loss: row_loss.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_language_and_the_manifest_name_prints_and_assertions_alike() {
+        use proto::watched::{ASSERT_FINITE, PRINT};
+        assert_eq!([PRINT, ASSERT_FINITE], [mesh::task::PRINT, mesh::task::ASSERT_FINITE]);
+    }
+}

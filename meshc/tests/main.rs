@@ -26,6 +26,7 @@ mod cli_streams;
 mod cli_tasks;
 mod cli_tpu;
 mod cli_training;
+mod cli_watch;
 mod convert;
 mod docs;
 mod oracle_models;

@@ -7,7 +7,8 @@
 //! - [`hlo_check`] and [`precision_check`] check modules, [`hlo_text`] prints them;
 //! - [`manifest_check`] and [`compile_options_check`] check an artefact, [`manifest_json`] prints manifests;
 //! - [`padded`] reads which dims of a program have padding;
-//! - [`regular`] reads files, and refuses FIFOs, devices and sockets.
+//! - [`regular`] reads files, and refuses FIFOs, devices and sockets;
+//! - [`watched`] names outputs that are prints and assertions.
 
 #[rustfmt::skip]
 #[path = "gen/xla.rs"]
@@ -40,6 +41,7 @@ pub mod manifest_json;
 pub mod padded;
 pub mod precision_check;
 pub mod regular;
+pub mod watched;
 
 #[cfg(test)]
 mod sample;

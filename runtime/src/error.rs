@@ -43,6 +43,18 @@ pub enum Error {
         /// The remedy.
         help: String,
     },
+    /// Values that a program asserts to be finite are not.
+    #[error(
+        "{}assertion failed: {values}\n  help: the program asserts that they are finite: assert values before \
+         them to find the first one, or use a lower learning rate or f32",
+        step.map(|step| format!("step {step}: ")).unwrap_or_default()
+    )]
+    Assertion {
+        /// The training step.
+        step: Option<u64>,
+        /// The values, with their numbers of NaN and infinite elements.
+        values: String,
+    },
     /// Data could not be read or prepared.
     #[error(transparent)]
     Data(#[from] data::Error),

@@ -5,7 +5,7 @@
 //! tensors and their shards), [`session`] (a client, its programs, and state on devices), [`checkpoint`]
 //! (state on disk), [`plugin`] (finding and installing plugins), [`processes`] (collectives between CPU
 //! processes), [`tokens`] (text that processes tokenize once), [`train`] (the training loop over batches of
-//! the crate `data`), [`generate`] (generation and scoring).
+//! the crate `data`), [`generate`] (generation and scoring), [`watched`] (prints and assertions of programs).
 
 pub mod artefact;
 pub mod checkpoint;
@@ -19,6 +19,7 @@ pub mod shard;
 pub mod tensor;
 pub mod tokens;
 pub mod train;
+pub mod watched;
 
 pub use artefact::Artefact;
 pub use checkpoint::Checkpoint;

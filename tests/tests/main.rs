@@ -41,6 +41,7 @@ mod train_layouts;
 mod training;
 mod transformers;
 mod vocab_padding;
+mod watch;
 mod windows;
 
 /// A file of tests that is not listed above would never run.

@@ -2,7 +2,7 @@
 
 use super::{Graph, Tensor, frame::Frame, graph::Ref};
 use crate::{
-    Diagnostic, Dim, Op, Site, Value,
+    Diagnostic, Dim, Name, Op, Site, Value,
     ir::{Control, Remat, Scan},
     layout::suggest,
 };
@@ -138,6 +138,7 @@ impl Graph {
         results.extend(stacked);
         let values = self.resolve_all(&results, site);
         let frame = self.close();
+        let watched: Vec<Name> = frame.watches.iter().map(|w| w.name.clone()).collect();
 
         let mut diagnosis = None;
         if count != carries.len() {
@@ -152,13 +153,16 @@ impl Graph {
                 self.note(diagnostic, site);
                 None
             }
-            (Some(values), None) if good => {
+            (Some(mut values), None) if good => {
+                values.extend(frame.watches.iter().map(|w| w.value));
                 let outer: Vec<Tensor<'g>> = carries.iter().chain(&slices).copied().collect();
                 self.finish_scan(dim, options, carries.len(), &outer, params, frame, values, site)
             }
             (Some(_) | None, None) => None,
         };
-        let mut outputs = outputs.unwrap_or_default().into_iter();
+        let mut outputs = outputs.unwrap_or_default();
+        self.pass_on(watched, outputs.split_off(outputs.len().min(results.len())), site);
+        let mut outputs = outputs.into_iter();
         let mut next_output = |_| outputs.next().unwrap_or(self.poison());
         (next.map(&mut next_output), ys.map(&mut next_output))
     }
@@ -284,11 +288,16 @@ impl Graph {
             );
             return tree.map(&mut |_| self.poison());
         }
-        let outputs = match (then, otherwise) {
-            (Some(then), Some(otherwise)) => self.finish_cond(p, then, otherwise, &site),
-            (Some(_) | None, Some(_) | None) => None,
+        let (outputs, watched) = match (then, otherwise) {
+            (Some(mut then), Some(mut otherwise)) => {
+                let watched = self.join_watches([&mut then, &mut otherwise], &site);
+                (self.finish_cond(p, then, otherwise, &site), watched)
+            }
+            (Some(_) | None, Some(_) | None) => (None, Vec::new()),
         };
-        let mut outputs = outputs.unwrap_or_default().into_iter();
+        let mut outputs = outputs.unwrap_or_default();
+        self.pass_on(watched, outputs.split_off(outputs.len().min(expected.len())), &site);
+        let mut outputs = outputs.into_iter();
         tree.map(&mut |_| outputs.next().unwrap_or(self.poison()))
     }
 

@@ -23,8 +23,18 @@ pub(super) struct Frame {
     pub(super) iteration: Option<Value>,
     /// The stages of scans that have some, by the first result of the scan.
     pub(super) staged: BTreeMap<Value, usize>,
+    /// Values that the host sees, in order.
+    pub(super) watches: Vec<Watch>,
     /// Names of values of the body.
     pub(super) names: HashSet<Cow<'static, str>>,
+}
+
+/// A value that the host sees by name.
+#[derive(Debug)]
+pub(super) struct Watch {
+    /// The name of the output, which need not be unique.
+    pub(super) name: Name,
+    pub(super) value: Value,
 }
 
 impl Frame {

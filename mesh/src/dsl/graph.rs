@@ -5,15 +5,21 @@
 
 use super::{
     Dims,
-    frame::{Frame, append, dotted},
+    frame::{Frame, Watch, append, dotted},
     shared::{Shared, WORD},
     stream::Streams,
 };
 use crate::{
     DType, Diagnostic, Dim, Env, Function, Name, Op, Site, StateId, Type, Value,
-    ir::{Shape, StateOp, is_value_name},
+    ir::{Shape, StateOp, is_value_name, unique},
 };
-use std::{borrow::Borrow, cell::RefCell, collections::BTreeMap, panic::Location, rc::Rc};
+use std::{
+    borrow::{Borrow, Cow},
+    cell::RefCell,
+    collections::{BTreeMap, HashSet},
+    panic::Location,
+    rc::Rc,
+};
 
 /// A function under construction.
 #[derive(Debug)]
@@ -380,9 +386,16 @@ impl Graph {
 
     /// Returns the finished function. Mistakes are already recorded.
     pub(super) fn finish(self) -> Function {
-        let mut body = self.close().body;
+        let Frame { mut body, watches, .. } = self.close();
         let inner = self.inner.into_inner();
-        let (outputs, results) = inner.outputs.into_iter().unzip();
+        let (mut outputs, mut results): (Vec<Name>, Vec<Value>) = inner.outputs.into_iter().unzip();
+        let mut taken: HashSet<_> = outputs.iter().map(|name| Cow::Owned(name.to_string())).collect();
+        for Watch { name, value } in watches {
+            let name = unique(&name, &taken).into_owned();
+            outputs.push(name.clone().into());
+            results.push(value);
+            taken.insert(name.into());
+        }
         body.results = results;
         Function { name: self.name, inputs: inner.inputs, outputs, body }
     }

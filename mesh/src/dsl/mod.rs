@@ -46,6 +46,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod vectorize;
+mod watch;
 mod window;
 
 pub use contract::{einsum, einsum_as};

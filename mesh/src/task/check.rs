@@ -1,6 +1,6 @@
 //! Comparison of a program with its task contract.
 
-use super::{DecodingMethod, Generation, Objective, Task, TaskKind};
+use super::{ASSERT_FINITE, DecodingMethod, Generation, Objective, Task, TaskKind};
 use crate::{DType, Function, Mesh, Module, Name, Type};
 
 /// A use of a program.
@@ -58,7 +58,8 @@ pub fn missing(module: &Module, purpose: Purpose) -> Vec<String> {
 }
 
 /// Returns the outputs that no command reads, as pairs of function and output. Training functions have none:
-/// every output of theirs is a metric. Functions that the contract does not name are for `meshc run`.
+/// every output of theirs is a metric. Every command reads assertions. Functions that the contract does not
+/// name are for `meshc run`.
 pub fn unused_outputs(module: &Module) -> Vec<(Name, Name)> {
     let Some(task) = &module.task else { return Vec::new() };
     let purpose = match task.kind {
@@ -69,8 +70,10 @@ pub fn unused_outputs(module: &Module) -> Vec<(Name, Name)> {
     let read = signatures(task, purpose, module);
     let unused =
         read.iter().filter_map(|s| Some((s, module.function(s.function)?))).flat_map(|(s, function)| {
-            let unread =
-                function.outputs.iter().filter(|name| s.outputs.iter().all(|port| port.name != **name));
+            let is_read = |name: &Name| {
+                name.starts_with(ASSERT_FINITE) || s.outputs.iter().any(|port| port.name == *name)
+            };
+            let unread = function.outputs.iter().filter(move |name| !is_read(name));
             unread.map(|name| (function.name.clone(), name.clone()))
         });
     unused.collect()

@@ -12,6 +12,12 @@ mod text;
 
 use crate::Name;
 
+/// The beginning of the names of outputs that are shown to the person who runs the program.
+pub const PRINT: &str = "print/";
+/// The beginning of the names of outputs that stop the program unless all their numbers are 0. The last dim
+/// has two elements, the numbers of NaN and of infinite elements of a value; the others are those of scans.
+pub const ASSERT_FINITE: &str = "assert_finite/";
+
 /// The task of a program, with everything the runtime must know to run it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Task {

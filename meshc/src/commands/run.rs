@@ -22,7 +22,7 @@ use driver::{
     target::{Target, TargetOptions},
 };
 use interchange::tensors::{read, to_bytes};
-use runtime::{Artefact, Session};
+use runtime::{Artefact, Session, watched};
 use std::path::PathBuf;
 
 /// Arguments.
@@ -80,6 +80,11 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let results = call(artefact, &args.function, read(&args.inputs)?, args.seed, open)?;
     request.profile.as_ref().map_or(Ok(()), |profile| profile.end(HOST.say))?;
+    for (name, value) in &results {
+        if let Some(name) = watched::printed(name) {
+            outln!("{name} = {}", watched::text(&value.dims, &value.to_f64()?));
+        }
+    }
     write_file(&args.outputs, &to_bytes(&results)?)?;
     outln!("{}: {}", args.outputs.display(), results.keys().cloned().collect::<Vec<_>>().join(", "));
     Ok(())

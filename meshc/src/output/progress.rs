@@ -143,18 +143,22 @@ impl Observer for Progress {
             let values: Vec<String> = eval.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
             format!("step {}: held-out text: {}", step.step, values.join(", "))
         });
+        let is_due = self.last_line.is_none_or(|last| last.elapsed() >= LINE)
+            || eval.is_some()
+            || step.step == self.steps;
+        if is_due {
+            self.last_line = Some(Instant::now());
+        }
         if self.is_terminal {
             self.bar.set_position(step.step);
             self.bar.set_message(line);
-            eval.iter().for_each(|eval| self.bar.println(eval));
-            return;
-        }
-        let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE);
-        if due || eval.is_some() || step.step == self.steps {
-            self.last_line = Some(Instant::now());
+        } else if is_due {
             errln!("step {}/{}: {line}", step.step, self.steps);
         }
-        eval.iter().for_each(|eval| errln!("{eval}"));
+        for (name, text) in step.prints.iter().filter(|_| is_due) {
+            self.say(&format!("step {}: {name} = {text}", step.step));
+        }
+        eval.iter().for_each(|eval| self.say(eval));
     }
 
     fn on_loaded(&mut self, table: &Table) {

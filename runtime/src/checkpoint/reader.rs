@@ -340,6 +340,7 @@ fn reason_of(error: Error) -> String {
         Error::Io { .. }
         | Error::Artefact { .. }
         | Error::Input { .. }
+        | Error::Assertion { .. }
         | Error::Data(_)
         | Error::Job(_)
         | Error::Disagreement(_)

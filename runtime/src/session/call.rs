@@ -7,7 +7,10 @@ use super::{
     state::{State, uninitialized},
     transfer::{Output, start_reads},
 };
-use crate::{Error, HostTensor, Result};
+use crate::{
+    Error, HostTensor, Result,
+    watched::{Failed, is_assertion},
+};
 use pjrt::{Argument, Event};
 use proto::manifest::{Function, Input, InputKind, OutputKind, Tensor};
 use std::{
@@ -43,13 +46,23 @@ impl Outputs {
         pjrt::wait_all(std::mem::take(&mut self.done)).map_err(Error::pjrt("running a program"))
     }
 
-    /// Waits for the run to end on all devices, and for its results.
+    /// Waits for the run to end on all devices, and for its results. Assertions are not among them.
     ///
     /// # Errors
-    /// The run failed. Its new state cannot be read either.
+    /// The run failed, and its new state cannot be read either; or an assertion of the program failed.
     pub fn wait(mut self) -> Result<BTreeMap<String, HostTensor>> {
         self.wait_for_run()?;
-        self.values.into_iter().map(|v| Ok((v.name.clone(), v.wait()?))).collect()
+        let (mut results, mut failed) = (BTreeMap::new(), Failed::default());
+        for output in self.values {
+            let (name, tensor) = (output.name.clone(), output.tensor().clone());
+            let value = output.wait()?;
+            if is_assertion(&name) {
+                failed.examine(&name, &tensor, &value)?;
+            } else {
+                results.insert(name, value);
+            }
+        }
+        failed.result().map(|()| results)
     }
 }
 

@@ -23,6 +23,11 @@ pub struct Output {
 }
 
 impl Output {
+    /// Its type.
+    pub(super) fn tensor(&self) -> &Tensor {
+        &self.tensor
+    }
+
     /// Waits for all shards and assembles the tensor.
     pub fn wait(self) -> Result<HostTensor> {
         let dtype = element_type(&self.tensor.dtype)?;

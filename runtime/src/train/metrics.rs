@@ -7,7 +7,7 @@
 //! clock at the end of the step, in seconds since 1970.
 
 use super::observer::{Rollback, Step};
-use crate::{Contract, Error, HostTensor, Outputs, Result};
+use crate::{Contract, Error, HostTensor, Outputs, Result, watched};
 use data::Batch;
 use serde_json::{Map, Value, json};
 use std::{
@@ -64,7 +64,10 @@ impl Record {
         let loss = *metrics.get("loss").ok_or_else(|| {
             Error::input("`train_step` has no output `loss`", "give the program a scalar output `loss`")
         })?;
-        let step = Step { step, loss, metrics, ..Step::default() };
+        let prints = outputs.iter().filter_map(|(name, dims, values)| {
+            Some((watched::printed(name)?.to_owned(), watched::text(dims, values)))
+        });
+        let step = Step { step, loss, prints: prints.collect(), metrics, ..Step::default() };
         Ok(Self { step, outputs, rows, texts: Vec::new() })
     }
 

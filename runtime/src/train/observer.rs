@@ -17,6 +17,8 @@ pub struct Step {
     pub loss: f64,
     /// All scalar outputs of the program, and `wait_ms`.
     pub metrics: BTreeMap<String, f64>,
+    /// Values that the program prints, in its order: names and texts.
+    pub prints: Vec<(String, String)>,
     /// Tokens of inputs and targets, without padding, per second of [`Step::step_ms`].
     pub tokens_per_s: f64,
     /// Milliseconds from the end of the previous step to the end of this one. For the first step, from its

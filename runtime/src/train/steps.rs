@@ -216,7 +216,10 @@ impl Steps<'_> {
         else {
             return Ok(None);
         };
-        let mut record = Record::new(step, outputs, &self.t.contract).map_err(in_step(step))?;
+        let record = Record::new(step, outputs, &self.t.contract).map_err(in_step(step));
+        // A failed assertion: the state after the step is not worth saving.
+        self.is_unsound |= matches!(record, Err(Error::Assertion { .. }));
+        let mut record = record?;
         record.by_text(&batch, self.t.data.corpora().into_iter());
         let end = Instant::now();
         let since = self.last_end.replace(end).unwrap_or(begin);
@@ -497,6 +500,7 @@ impl Steps<'_> {
 fn in_step(step: u64) -> impl Fn(Error) -> Error {
     move |error| match error {
         Error::Pjrt { context, source } => Error::Pjrt { context: format!("step {step}: {context}"), source },
+        Error::Assertion { values, .. } => Error::Assertion { step: Some(step), values },
         other => other,
     }
 }
