@@ -417,6 +417,11 @@ pub fn fuses_operands(op: &Op) -> bool {
     }
 }
 
+/// True if a scan is emitted without a loop.
+pub fn is_inline(scan: &Scan) -> bool {
+    scan.unroll || scan.dim.size == 1
+}
+
 /// The one float type, narrower than its own, to which all uses of `v` cast it. `None` if there is another
 /// use.
 pub fn only_cast(body: &Body, v: Value) -> Option<DType> {

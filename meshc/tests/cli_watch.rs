@@ -16,7 +16,7 @@ fn program() -> String {
     p.function("train_step", |g| {
         let targets = g.input("targets", DType::S32, [&batch, &length]);
         let at = step.read(g);
-        let root = (2.0 - at.cast(DType::F32)).print("room").sqrt();
+        let root = (at.cast(DType::F32) * -1.0 + 2.0).print("room").sqrt();
         let (h, ()) = g.scan(&layers, targets.cast(DType::F32), (), |h, ()| {
             g.scope("block", || (h * 0.5 + (root * w.read(g)).assert_finite("root"), ()))
         });

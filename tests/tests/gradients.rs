@@ -532,7 +532,7 @@ fn scan() -> Vec<Module> {
             });
             let scan = || {
                 let (dim, body) = (Dim::new("l", 3), step.clone());
-                let scan = Scan { dim, carries: 2, xs: 1, reverse, remat, unroll, body };
+                let scan = Scan { dim, carries: 2, xs: 1, reverse, remat, unroll, barrier: false, body };
                 Op::Control(Control::Scan(Box::new(scan)))
             };
             let inputs = [
@@ -572,7 +572,16 @@ fn rolled() -> Vec<Module> {
             });
             let scan = || {
                 let (dim, body) = (Dim::new("l", count), step.clone());
-                let scan = Scan { dim, carries: 2, xs: 0, reverse: false, remat, unroll: false, body };
+                let scan = Scan {
+                    dim,
+                    carries: 2,
+                    xs: 0,
+                    reverse: false,
+                    remat,
+                    unroll: false,
+                    barrier: false,
+                    body,
+                };
                 Op::Control(Control::Scan(Box::new(scan)))
             };
             let inputs = ["d=3,e=2"; 3].map(|dims| floats(dims, -1.0, 1.0));

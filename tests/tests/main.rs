@@ -30,6 +30,7 @@ mod pods;
 mod precision;
 mod processes;
 mod reference;
+mod region;
 mod repetition;
 mod reports;
 mod resume;

@@ -15,12 +15,12 @@ use super::{
     shape::fresh,
     tape::{Bwd, Tape},
 };
-use crate::activity;
+use crate::{activity, facts::is_inline};
 use indexmap::IndexMap;
 use mesh::{
     DType, TensorDim, Type,
     arena::Id,
-    ir::{Control, Edge, Scan, Shape, ValueData},
+    ir::{Control, Edge, Remat, Scan, Shape, ValueData},
 };
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
@@ -221,6 +221,7 @@ impl Backward<'_> {
             reverse: !scan.reverse,
             remat: scan.remat,
             unroll: scan.unroll,
+            barrier: scan.remat != Remat::SaveAll && is_inline(scan),
             body,
         };
         Ok((op, operands, targets))

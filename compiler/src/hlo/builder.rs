@@ -599,6 +599,12 @@ impl Builder {
         self.push("while", shape, &[init], proto)
     }
 
+    /// The tuple `x`, whose parts the compiler of the plugin takes for other values than those of `x`.
+    pub(super) fn barrier(&mut self, x: Hlo) -> Hlo {
+        let shape = self.shape(x).clone();
+        self.plain("opt-barrier", shape, &[x])
+    }
+
     /// `then(x)` if the `pred` holds, else `otherwise(x)`.
     pub(super) fn conditional(&mut self, p: Hlo, x: Hlo, branches: [Computation; 2], shape: Shape) -> Hlo {
         let proto = HloInstructionProto {

@@ -1,7 +1,10 @@
 //! Scans and conditionals.
 
 use super::{Computation, Emitter, Hlo, Shape, Tensor};
-use crate::{cost::in_place::places, facts::only_cast};
+use crate::{
+    cost::in_place::places,
+    facts::{is_inline, only_cast},
+};
 use mesh::{
     Body, DType, Name, Type,
     ir::{Control, Scan},
@@ -23,11 +26,25 @@ struct Stores {
 impl<'m> Emitter<'m> {
     pub(super) fn control(&mut self, op: &'m Control, args: Vec<Tensor>) -> Vec<Tensor> {
         match op {
-            Control::Scan(scan) if scan.unroll || scan.dim.size == 1 => self.unrolled(scan, args),
-            Control::Scan(scan) => self.looped(scan, args),
+            Control::Scan(scan) => {
+                let args = if scan.barrier { self.barrier(args) } else { args };
+                if is_inline(scan) { self.unrolled(scan, args) } else { self.looped(scan, args) }
+            }
             Control::Cond { then, otherwise } => self.cond(then, otherwise, args),
             Control::Grad => unreachable!("the verifier lets no gradient request into a Local module"),
         }
+    }
+
+    /// Returns copies of values that nothing before them is merged with.
+    fn barrier(&mut self, args: Vec<Tensor>) -> Vec<Tensor> {
+        if args.is_empty() {
+            return args;
+        }
+        let values: Vec<Hlo> = args.iter().map(|x| x.hlo).collect();
+        let given = self.b.tuple(&values);
+        let all = self.b.barrier(given);
+        let part = |(i, x): (usize, Tensor)| Tensor::new(self.b.part(all, i), x.order);
+        args.into_iter().enumerate().map(part).collect()
     }
 
     // Unrolled scans.

@@ -272,6 +272,7 @@ fn scan_goes_step_by_step() {
             reverse,
             remat,
             unroll: false,
+            barrier: false,
             body: body.clone(),
         })))
     };

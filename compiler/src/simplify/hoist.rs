@@ -3,7 +3,8 @@
 //!
 //! Constants, iotas and broadcasts stay inside, unless an instruction that leaves needs them: they cost
 //! nothing there, and outside they would be held in memory. The same holds for elementwise operations whose
-//! result is larger than all captures it comes from.
+//! result is larger than all captures it comes from. Nothing leaves a loop of one iteration, which may be a
+//! region that the backward pass recomputes.
 
 use super::asks_for_gradients;
 use crate::facts::{Hoisting, hoisting};
@@ -32,6 +33,7 @@ fn body(env: &Env, body: &mut Body) -> bool {
             changed |= self::body(env, inner);
         }
         if let Op::Control(Control::Scan(scan)) = &mut inst.op
+            && scan.dim.size > 1
             && !asks_for_gradients(&scan.body)
         {
             changed |= hoist(&mut outer, scan, &mut inst.args);

@@ -1,6 +1,10 @@
 //! Scans and conditionals with closures, and gradient requests.
 
-use super::{Graph, Tensor, frame::Frame, graph::Ref};
+use super::{
+    Graph, Tensor,
+    frame::{Frame, Watch},
+    graph::Ref,
+};
 use crate::{
     Diagnostic, Dim, Name, Op, Site, Value,
     ir::{Control, Remat, Scan},
@@ -82,6 +86,9 @@ pub struct ScanOptions {
     /// `stages`, and the scan must have carries and run forward.
     pub stages: usize,
 }
+
+/// The dim of the scan of one iteration that a region is.
+const REGION: &str = "checkpoint";
 
 impl Graph {
     /// Loops over `dim`. `f(carry, slices)` is one iteration, where `slices` are `xs` without `dim`. It
@@ -196,6 +203,7 @@ impl Graph {
             reverse: options.reverse,
             remat: options.remat,
             unroll: options.unroll,
+            barrier: false,
             body,
         };
         let outputs = self.emit(Op::Control(Control::Scan(Box::new(scan))), &args, site)?;
@@ -297,6 +305,30 @@ impl Graph {
         };
         let mut outputs = outputs.unwrap_or_default();
         self.pass_on(watched, outputs.split_off(outputs.len().min(expected.len())), &site);
+        let mut outputs = outputs.into_iter();
+        tree.map(&mut |_| outputs.next().unwrap_or(self.poison()))
+    }
+
+    /// Returns `f()`, whose inner values the backward pass recomputes from what `f` uses instead of saving
+    /// them.
+    #[track_caller]
+    pub fn checkpoint<'g, T: Tree<'g>>(&'g self, f: impl FnOnce() -> T) -> T {
+        let (site, dim) = (self.site(), Dim::new(REGION, 1));
+        let (tree, frame) = self.branch(f, &site);
+        let (tree, results) = leaves(tree);
+        let mut watched = Vec::new();
+        let outputs = frame.and_then(|mut frame| {
+            let mut values = std::mem::take(&mut frame.body.results);
+            for Watch { name, value } in std::mem::take(&mut frame.watches) {
+                watched.push(name);
+                values.push(value);
+            }
+            let options = ScanOptions { remat: Remat::SaveCarries, ..ScanOptions::default() };
+            self.finish_scan(&dim, options, 0, &[], Vec::new(), frame, values, &site)
+        });
+        let flat = |x: Tensor<'g>| x.reshape_at(vec![REGION.into()], Vec::new(), &site);
+        let mut outputs: Vec<Tensor<'g>> = outputs.into_iter().flatten().map(flat).collect();
+        self.pass_on(watched, outputs.split_off(outputs.len().min(results.len())), &site);
         let mut outputs = outputs.into_iter();
         tree.map(&mut |_| outputs.next().unwrap_or(self.poison()))
     }

@@ -31,6 +31,7 @@ pub(super) fn attributes(op: &Control, a: &mut AttrWriter<'_>) {
             a.flag("reverse", scan.reverse);
             a.name("remat", remat(scan.remat));
             a.flag("unroll", scan.unroll);
+            a.flag("barrier", scan.barrier);
         }
         Control::Cond { .. } | Control::Grad => {}
     }
@@ -45,6 +46,7 @@ pub(super) fn build(name: &str, a: &mut Attrs<'_, '_>) -> Parsed<Option<Control>
             reverse: a.flag("reverse")?,
             remat: a.choice("remat", REMAT)?,
             unroll: a.flag("unroll")?,
+            barrier: a.flag("barrier")?,
             body: a.body()?,
         })),
         "cond" => Control::Cond { then: Box::new(a.body()?), otherwise: Box::new(a.body()?) },

@@ -89,6 +89,7 @@ fn nesting_is_bounded() {
                 reverse: false,
                 remat: Remat::SaveAll,
                 unroll: false,
+                barrier: false,
                 body: inner,
             };
             let op = Op::Control(Control::Scan(Box::new(scan)));

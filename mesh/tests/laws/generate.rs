@@ -445,6 +445,7 @@ impl Generator<'_> {
                 Remat::SaveCarries,
             ]),
             unroll: c.one_in(2),
+            barrier: c.one_in(2),
             body,
         };
         Some((Op::Control(Control::Scan(Box::new(scan))), operands))

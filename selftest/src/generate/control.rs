@@ -65,8 +65,8 @@ impl<'e> Gen<'_, 'e> {
         let (body, facts, fresh) = self.step(&carries, given)?;
         self.fresh = fresh;
         let remat = self.rng.one_of([Remat::SaveAll, Remat::SaveContractions, Remat::SaveCarries]);
-        let (reverse, unroll) = (self.rng.chance(50), self.rng.chance(20));
-        let scan = Scan { dim, carries: carries.len(), xs: xs.len(), reverse, remat, unroll, body };
+        let (reverse, unroll, barrier) = (self.rng.chance(50), self.rng.chance(20), self.rng.chance(20));
+        let scan = Scan { dim, carries: carries.len(), xs: xs.len(), reverse, remat, unroll, barrier, body };
         let args = [carries, xs, captures].concat();
         self.emit(Control::Scan(Box::new(scan)), &args, &facts).map(drop)
     }

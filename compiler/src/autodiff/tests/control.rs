@@ -25,7 +25,7 @@ fn scan(
     let results = make(&mut inner, &params);
     let body = inner.finish(results);
     let dim = Dim::new("layers", layers);
-    let op = Scan { dim, carries, xs, reverse, remat, unroll: false, body };
+    let op = Scan { dim, carries, xs, reverse, remat, unroll: false, barrier: false, body };
     b.emit(Op::Control(Control::Scan(Box::new(op))), args, &Site::default()).unwrap()
 }
 
@@ -122,6 +122,7 @@ fn scans_in_scans() {
                     reverse: true,
                     remat,
                     unroll: false,
+                    barrier: false,
                     body,
                 };
                 let h = b.emit(Op::Control(Control::Scan(Box::new(op))), &[p[0], p[1]], &Site::default());
