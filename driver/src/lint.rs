@@ -41,9 +41,11 @@ pub fn denied(words: &[String]) -> Result<Vec<&'static str>> {
     }
     let label = |word: &String| {
         labels.iter().copied().find(|label| label == word).ok_or_else(|| {
+            let near = mesh::layout::suggest(word, labels.iter().copied());
+            let near = near.map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
             failure(
                 format!("`--deny {word}`: no warning has this label"),
-                format!("the labels are {}, and all", labels.join(", ")),
+                format!("{near}the labels are {}, and all", labels.join(", ")),
             )
         })
     };

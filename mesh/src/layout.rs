@@ -71,7 +71,11 @@ impl Layout {
                     } else {
                         format!("axes {}", known.join(", "))
                     };
-                    format!("the layout splits dim `{dim}` over axis `{axis}`, but the mesh has {known}")
+                    let near = suggest(axis, mesh.axes().iter().map(|a| a.name.as_str()));
+                    let near = near.map(|near| format!(": did you mean `{dim}:{near}`?")).unwrap_or_default();
+                    format!(
+                        "the layout splits dim `{dim}` over axis `{axis}`, but the mesh has {known}{near}"
+                    )
                 })?);
             }
             if *dim == "*" {
@@ -203,6 +207,8 @@ mod tests {
         assert!(Layout::parse("batch:data,batch:model").unwrap_err().contains("twice"));
         let mesh = Mesh::parse("data=2").unwrap();
         assert!(Layout::parse("batch:modle").unwrap().resolve(&mesh).unwrap_err().contains("axes data"));
+        let error = Layout::parse("batch:dota").unwrap().resolve(&mesh).unwrap_err();
+        assert!(error.ends_with("the mesh has axes data: did you mean `batch:data`?"), "{error}");
         assert_eq!(Layout::parse(text).unwrap().restricted_to(&mesh).to_string(), "batch:data");
     }
 
