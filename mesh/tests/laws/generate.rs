@@ -432,11 +432,12 @@ impl Generator<'_> {
         operands[carries..].rotate_right(slices);
         types[carries..].rotate_right(slices);
         let body = self.body(c, &types, carries);
+        let reverse = c.one_in(2);
         let scan = Scan {
             dim,
             carries,
             xs: slices,
-            reverse: c.one_in(2),
+            reverse,
             remat: c.pick(&[
                 Remat::SaveAll,
                 Remat::SaveLong,
@@ -445,7 +446,7 @@ impl Generator<'_> {
                 Remat::SaveCarries,
             ]),
             unroll: c.one_in(2),
-            barrier: c.one_in(2),
+            barrier: reverse,
             body,
         };
         Some((Op::Control(Control::Scan(Box::new(scan))), operands))
