@@ -5,13 +5,16 @@
 
 use crate::transformers::{Case, numbers, parameters};
 use compiler::interp::{self, Precision, Tensor, Tensors};
+use driver::tokenizer::{self, Choice};
 use interchange::hf::{Folder, export::export, import};
 use mesh::{DType, Dim, Site};
 use models::{Config, Generation, generate, hf::Causal, probe};
+use proto::manifest::SpecialTokens;
 use runtime::{
-    HostTensor,
-    generate::{Generator, Options},
+    Checkpoint, HostTensor,
+    generate::{Generator, Options, Sizes},
 };
+use serde_json::Value;
 use std::fs;
 use tests::training::session_of;
 
@@ -104,6 +107,57 @@ fn mixtral() {
 #[test]
 fn glm_4_moe() {
     check("glm4_moe", Causal::Glm4Moe);
+}
+
+/// Writes a folder of Mixtral with the tokenizer of `data/tests/llama` and these settings of it.
+fn with_tokenizer(dir: &std::path::Path, settings: &str) {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/tests/llama/tokenizer.json");
+    let case = Case::read("mixtral_v4").edited(|case| {
+        case["config"]["vocab_size"] = 320.into();
+        for name in ["model.embed_tokens.weight", "lm_head.weight"] {
+            case["tensors"][name][0] = 320.into();
+        }
+    });
+    fs::create_dir(dir).expect("the folder is new");
+    case.write(dir);
+    fs::copy(file, dir.join("tokenizer.json")).expect("the folder is ours");
+    fs::write(dir.join("tokenizer_config.json"), settings).expect("the folder is ours");
+}
+
+#[test]
+fn tokenizers_keep_the_token_ids_of_their_files() {
+    let place = tempfile::tempdir().expect("there is a place for temporary files");
+    let at = |name: &str| place.path().join(name);
+    with_tokenizer(&at("theirs"), r#"{"tokenizer_class":"LlamaTokenizer","add_bos_token":true}"#);
+    let imported = import::import(&Folder::open(&at("theirs")).expect("it is a model"), &at("ours"));
+    let imported = imported.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(imported.warnings, [""; 0]);
+    let checkpoint = Checkpoint::open(&at("ours")).unwrap_or_else(|e| panic!("{e}"));
+    let special_tokens = SpecialTokens { pad: 0, eos: 2, sentinels: None };
+    let sizes =
+        Sizes { batch: 1, input_length: 9, target_length: 9, vocab: 320, continues: true, special_tokens };
+    let codec = Choice(None).codec(sizes, &checkpoint).unwrap_or_else(|e| panic!("{e}"));
+    let codec = codec.unwrap_or_else(|unknown| panic!("{}", unknown.error()));
+    // The start token, 1, is the model's.
+    let ids = tokenizer::encode(&codec, sizes, "the other hand").unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(ids, [281, 273, 283, 263, 277]);
+    export(&at("ours"), None, &Default::default(), &at("again"), u64::MAX).unwrap_or_else(|e| panic!("{e}"));
+    let read = |dir: &str, name: &str| fs::read(at(dir).join(name)).expect("the folder is ours");
+    assert_eq!(read("again", "tokenizer.json"), read("theirs", "tokenizer.json"));
+    let settings: Value =
+        serde_json::from_slice(&read("again", "tokenizer_config.json")).expect("it is JSON");
+    assert_eq!((&settings["bos_token"], &settings["eos_token"]), (&"<s>".into(), &"</s>".into()));
+
+    for (settings, part) in [
+        (r#"{"add_bos_token":false}"#, "it adds no start token"),
+        (r#"{"tokenizer_class":"LlamaTokenizer","add_eos_token":true}"#, "it adds an end token"),
+    ] {
+        let name = part.replace(' ', "_");
+        with_tokenizer(&at(&name), settings);
+        let folder = Folder::open(&at(&name)).expect("it is a model");
+        let imported = import::import(&folder, &at(&format!("of_{name}"))).unwrap_or_else(|e| panic!("{e}"));
+        assert!(imported.warnings.iter().any(|w| w.contains(part)), "{:?}", imported.warnings);
+    }
 }
 
 /// Writes exports for `causal.py check`, if the variable names a folder.

@@ -24,6 +24,12 @@ impl Case {
         Self(serde_json::from_slice(&text).expect("the case is JSON"))
     }
 
+    /// Returns the case with another description.
+    pub(crate) fn edited(mut self, edit: impl FnOnce(&mut Value)) -> Self {
+        edit(&mut self.0);
+        self
+    }
+
     /// Returns an entry of the description.
     pub(crate) fn value(&self, key: &str) -> &Value {
         &self.0[key]

@@ -44,6 +44,7 @@ impl Codec {
         }
         let count = match &tokenizer {
             Tokenizer::Bytes => vocab.saturating_sub(Bytes::TOKENS),
+            Tokenizer::Pieces(pieces) if pieces.has_file_numbers() => 0,
             Tokenizer::Pieces(pieces) => match pieces.sentinels().len() {
                 0 => vocab.saturating_sub(pieces.tokens()),
                 own => own,

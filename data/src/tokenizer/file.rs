@@ -22,6 +22,8 @@ pub struct FileTokenizer {
     contents: Arc<[u8]>,
     /// The offset added to the file's token ids.
     offset: i32,
+    /// True if its first tokens are special ones other than padding and the end: see [`with_file_numbers`].
+    has_file_numbers: bool,
     tokens: usize,
     sentinels: Vec<i32>,
     /// Ids of special tokens in the file. No text becomes one of them.
@@ -47,6 +49,9 @@ struct Loaded {
     unknown: Option<u32>,
 }
 
+/// Begins the contents of a tokenizer whose ids are those of its file.
+const FILE_NUMBERS: &[u8] = b"#mesh: token ids of the file\n";
+
 /// The number of reserved tokens: padding, the end, and the unknown token.
 const TAKEN: i32 = FIRST_BYTE;
 
@@ -62,7 +67,20 @@ pub fn open(path: &Path) -> Result<Arc<FileTokenizer>> {
     parse(bytes.into(), &path.display().to_string())
 }
 
-/// Reads a tokenizer from the contents of its file, as [`open`] does. `name` is for messages.
+/// Returns the contents of a tokenizer whose ids are those of `file`, although its first tokens are not padding
+/// and an end token. A model with them has its own start and end tokens, and no sentinels. The tokens 0 and 1
+/// must be special ones, which no text becomes.
+pub fn with_file_numbers(file: &[u8]) -> Vec<u8> {
+    [FILE_NUMBERS, file].concat()
+}
+
+/// Returns the contents of the tokenizer's file, without the mark of [`with_file_numbers`].
+pub fn file_contents(contents: &[u8]) -> &[u8] {
+    contents.strip_prefix(FILE_NUMBERS).unwrap_or(contents)
+}
+
+/// Reads a tokenizer from the contents of its file, as [`open`] does, or from those of [`with_file_numbers`].
+/// `name` is for messages.
 ///
 /// # Errors
 /// If it is not a supported tokenizer.
@@ -73,12 +91,17 @@ pub fn parse(bytes: Arc<[u8]>, name: &str) -> Result<Arc<FileTokenizer>> {
             "a tokenizer is `bytes`, a `tokenizer.json`, or a SentencePiece model (spiece.model)",
         )
     };
-    let Loaded { engine, names, special, unknown } = loaded(&bytes).map_err(refused)?;
+    let file = file_contents(&bytes);
+    let has_file_numbers = file.len() < bytes.len();
+    let Loaded { engine, names, special, unknown } = loaded(file).map_err(refused)?;
     let size = names.values().max().map_or(0, |last| *last as usize + 1);
     if !(2..=MAX_TOKENS).contains(&size) {
         return Err(refused(format!("it has {size} tokens")));
     }
-    let offset = if keeps_numbers(&names) { 0 } else { TAKEN };
+    let offset = if has_file_numbers || keeps_numbers(&names) { 0 } else { TAKEN };
+    if let Some(text) = [0, 1].into_iter().find(|id| has_file_numbers && !special.contains(id)) {
+        return Err(refused(format!("its token {text} is no special token, and no text may become it")));
+    }
     let own = |name: &str| names.get(name).map(|id| *id as i32 + offset);
     let unknown = match unknown {
         Some(id) => id as i32 + offset,
@@ -89,12 +112,13 @@ pub fn parse(bytes: Arc<[u8]>, name: &str) -> Result<Arc<FileTokenizer>> {
         let name = format!("<extra_id_{span}>");
         own(&name).or_else(|| own(&format!("\u{2581}{name}")))
     };
-    let sentinels = (0..).map_while(sentinel).collect();
+    let sentinels = if has_file_numbers { Vec::new() } else { (0..).map_while(sentinel).collect() };
     Ok(Arc::new(FileTokenizer {
         name: name.to_owned(),
         digest: format!("blake3:{}", blake3::hash(&bytes).to_hex()),
         contents: bytes,
         offset,
+        has_file_numbers,
         tokens: size + offset as usize,
         sentinels,
         special,
@@ -108,10 +132,11 @@ pub fn parse(bytes: Arc<[u8]>, name: &str) -> Result<Arc<FileTokenizer>> {
 /// # Errors
 /// If it is not a supported tokenizer.
 pub(super) fn names(bytes: &[u8], name: &str) -> Result<Vec<(i32, String)>> {
-    let Loaded { names, .. } = loaded(bytes).map_err(|why| {
+    let file = file_contents(bytes);
+    let Loaded { names, .. } = loaded(file).map_err(|why| {
         Error::input(format!("tokenizer `{name}` cannot be used: {why}"), "name the model's tokenizer")
     })?;
-    let offset = if keeps_numbers(&names) { 0 } else { TAKEN };
+    let offset = if file.len() < bytes.len() || keeps_numbers(&names) { 0 } else { TAKEN };
     Ok(names.into_iter().map(|(piece, id)| (id as i32 + offset, piece)).collect())
 }
 
@@ -158,6 +183,23 @@ impl FileTokenizer {
         self.unknown
     }
 
+    /// Returns the tokens that the tokenizer's file adds before and after a text. None for a SentencePiece
+    /// model.
+    ///
+    /// # Errors
+    /// If the library for `tokenizer.json` fails.
+    pub fn added(&self) -> Result<[Vec<i32>; 2]> {
+        let Engine::Json(json) = &self.engine else { return Ok([Vec::new(), Vec::new()]) };
+        let encoded = |with: bool| {
+            let encoding = caught(|| json.tokenizer().encode_fast("a", with)).ok_or_else(|| self.broken())?;
+            let ids = encoding.map_err(|error| self.failed(&*error))?.get_ids().to_vec();
+            Ok::<_, Error>(ids.into_iter().map(|id| id as i32 + self.offset).collect::<Vec<i32>>())
+        };
+        let (plain, all) = (encoded(false)?, encoded(true)?);
+        let at = all.windows(plain.len().max(1)).position(|part| part == plain).unwrap_or(0);
+        Ok([all[..at].to_vec(), all[(at + plain.len()).min(all.len())..].to_vec()])
+    }
+
     /// Returns how a SentencePiece model treats spaces and characters without a piece. `None` means a
     /// `tokenizer.json`.
     pub fn conventions(&self) -> Option<Conventions> {
@@ -192,6 +234,15 @@ impl Pieces for FileTokenizer {
     fn is_renumbered(&self) -> bool {
         self.offset != 0
     }
+    fn has_file_numbers(&self) -> bool {
+        self.has_file_numbers
+    }
+    fn first_text_token(&self) -> i32 {
+        match self.has_file_numbers {
+            true => (0..).find(|id| !self.special.contains(id)).map_or(UNKNOWN, |id| id as i32),
+            false => UNKNOWN,
+        }
+    }
     fn encode(&self, text: &str) -> Result<Vec<i32>> {
         let ids = match &self.engine {
             Engine::SentencePiece(model) => model.encode(text).map_err(|error| self.failed(&error))?,
@@ -201,6 +252,14 @@ impl Pieces for FileTokenizer {
             })?,
         };
         // Ids fit: `open` checked their range.
+        if self.has_file_numbers
+            && let Some(id) = ids.iter().find(|id| self.special.contains(id))
+        {
+            return Err(Error::input(
+                format!("tokenizer `{}` makes the special token {id} of the text `{text}`", self.name),
+                "it has no tokens for some character of the text: remove the character",
+            ));
+        }
         let number =
             |id: u32| if self.special.contains(&id) { self.unknown } else { id as i32 + self.offset };
         Ok(ids.into_iter().map(number).collect())

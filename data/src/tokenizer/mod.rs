@@ -14,7 +14,7 @@ mod names;
 mod sentencepiece;
 
 pub use codec::Codec;
-pub use file::{FileTokenizer, open, parse};
+pub use file::{FileTokenizer, file_contents, open, parse, with_file_numbers};
 pub use sentencepiece::{Conventions, Division};
 
 use crate::{Error, Result};
@@ -96,6 +96,15 @@ pub trait Pieces: Send + Sync + fmt::Debug {
     fn is_renumbered(&self) -> bool {
         false
     }
+    /// True if tokens have the numbers of the file although these have no padding and end tokens at first: there
+    /// are then no sentinels either.
+    fn has_file_numbers(&self) -> bool {
+        false
+    }
+    /// The first token that text can have.
+    fn first_text_token(&self) -> i32 {
+        UNKNOWN
+    }
     /// The contents of the file it was read from. `None` means that only its description is known.
     fn file(&self) -> Option<Arc<[u8]>> {
         None
@@ -155,11 +164,11 @@ impl Tokenizer {
 
     /// The range of tokens that text can have.
     pub fn text_tokens(&self) -> Range<i32> {
-        let end = match self {
-            Self::Bytes => Bytes::TOKENS,
-            Self::Pieces(pieces) => pieces.tokens(),
+        let (first, end) = match self {
+            Self::Bytes => (UNKNOWN, Bytes::TOKENS),
+            Self::Pieces(pieces) => (pieces.first_text_token(), pieces.tokens()),
         };
-        UNKNOWN..i32::try_from(end).unwrap_or(i32::MAX)
+        first..i32::try_from(end).unwrap_or(i32::MAX)
     }
 
     /// Identifies the meaning of tokens: `bytes`, or a digest.

@@ -26,6 +26,8 @@ const READ: &[&str] = &[
     "rope_scaling",
     "rope_theta",
     "tie_word_embeddings",
+    // Tells how the tokenizer begins and ends a text, and nothing about the model.
+    "tokenizer_class",
     "transformers_version",
     "vocab_size",
 ];

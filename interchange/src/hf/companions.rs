@@ -58,16 +58,38 @@ fn of_contents(
 
 /// Returns the files for the tokenizer of a decoder-only model, which adds no end token to a text.
 fn of_causal(contents: &[u8], parsed: &Arc<FileTokenizer>, config: &Config) -> Result<Result<Files, String>> {
-    let is_json = contents.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    let file = data::tokenizer::file_contents(contents);
+    let is_json = file.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     if !is_json || parsed.offset() != 0 {
         return Ok(Err("it is no tokenizer.json whose first tokens are padding and the end".into()));
     }
     let names = Tokenizer::Pieces(parsed.clone()).names(parsed.tokens())?;
     let name = |token: u32| names.get(token as usize).cloned().unwrap_or_default();
-    let settings = json!({ "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": name(0),
+    let mut settings = json!({ "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": name(0),
         "eos_token": name(config.eos_token), "clean_up_tokenization_spaces": false });
+    let mut file = file.to_vec();
+    if parsed.has_file_numbers() {
+        settings["bos_token"] = json!(name(config.start_token));
+        if parsed.added()?[0].is_empty() {
+            file = with_start(&file, &name(config.start_token), config.start_token)?;
+        }
+    }
     let settings = ("tokenizer_config.json", pretty(&settings));
-    Ok(Ok([settings, ("tokenizer.json", contents.to_vec())].into_iter().collect()))
+    Ok(Ok([settings, ("tokenizer.json", file)].into_iter().collect()))
+}
+
+/// Returns a `tokenizer.json` that begins texts with a start token.
+fn with_start(contents: &[u8], name: &str, id: u32) -> Result<Vec<u8>> {
+    let mut value: Value = serde_json::from_slice(contents)?;
+    let start = json!({ "SpecialToken": { "id": name, "type_id": 0 } });
+    let text = |id: &str, type_id: usize| json!({ "Sequence": { "id": id, "type_id": type_id } });
+    value["post_processor"] = json!({
+        "type": "TemplateProcessing",
+        "single": [start.clone(), text("A", 0)],
+        "pair": [start.clone(), text("A", 0), start, text("B", 0)],
+        "special_tokens": { name: { "id": name, "ids": [id], "tokens": [name] } }
+    });
+    Ok(serde_json::to_vec(&value)?)
 }
 
 fn of_bytes(config: &Config) -> Result<Files, String> {

@@ -13,6 +13,7 @@ use runtime::{
     ElementType, HostTensor,
     checkpoint::{Facts, Kind, TOKENIZER, Writer},
 };
+use serde_json::Value;
 use std::{collections::BTreeMap, path::Path};
 
 /// The result of an import.
@@ -29,6 +30,7 @@ pub struct Imported {
 /// Writes the checkpoint `out` atomically.
 pub fn import(folder: &Folder, out: &Path) -> Result<Imported> {
     let generation = GenerationDefaults::read(&folder.dir, &folder.described.text, &folder.config)?;
+    let mut warnings = generation.warnings;
     let mut writer = Writer::create(out)?;
     let mut kinds: BTreeMap<String, Element> = BTreeMap::new();
     let mut elements = 0;
@@ -44,13 +46,17 @@ pub fn import(folder: &Folder, out: &Path) -> Result<Imported> {
     }
     match folder.tokenizer()? {
         Tokenizer::Bytes => drop(recorded.insert(TOKENIZER.into(), "bytes".into())),
-        Tokenizer::File(contents) if numbers_fit(folder, &contents) => writer.tokenizer(&contents)?,
-        // Its tokens would have other numbers than those of the model.
-        Tokenizer::File(_) => {}
+        Tokenizer::File(contents) => match with_model_numbers(folder, contents) {
+            Ok(contents) => writer.tokenizer(&contents)?,
+            Err(why) => warnings.push(format!(
+                "the tokenizer of `{}` is not stored, so that commands take token ids only: {why}",
+                folder.dir.display()
+            )),
+        },
         Tokenizer::Unknown => {}
     }
     writer.finish(recorded, 0)?;
-    Ok(Imported { tensors: folder.tensors.len(), elements, warnings: generation.warnings })
+    Ok(Imported { tensors: folder.tensors.len(), elements, warnings })
 }
 
 /// Reads a Hugging Face tensor as a part of one of our parameters, and returns its original element type.
@@ -67,12 +73,45 @@ pub fn part(folder: &Folder, tensor: &Tensor) -> Result<(Element, HostTensor)> {
     Ok((element, HostTensor { dtype: ElementType::F32, dims: tensor.part.clone(), bytes }))
 }
 
-/// True if commands give the tokens of a tokenizer the numbers that the model has. They make room for
-/// padding, the end and the unknown token in a tokenizer that does not begin with them, as those of
-/// decoder-only models.
-fn numbers_fit(folder: &Folder, contents: &[u8]) -> bool {
-    folder.described.causal.is_none()
-        || data::tokenizer::parse(contents.into(), "tokenizer").is_ok_and(|parsed| parsed.offset() == 0)
+/// Returns the contents of a tokenizer with which commands give tokens the numbers that the model has, or the
+/// reason why there is none. Tokenizers of decoder-only models often do not begin with padding and the end; their
+/// tokens keep the numbers of the file then.
+fn with_model_numbers(folder: &Folder, contents: Vec<u8>) -> std::result::Result<Vec<u8>, String> {
+    if folder.described.causal.is_none() {
+        return Ok(contents);
+    }
+    let parse = |contents: &[u8]| {
+        data::tokenizer::parse(contents.into(), "tokenizer").map_err(|error| error.to_string())
+    };
+    if parse(&contents)?.offset() == 0 {
+        return Ok(contents);
+    }
+    let marked = data::tokenizer::with_file_numbers(&contents);
+    let parsed = parse(&marked)?;
+    let [before, after] = parsed.added().map_err(|error| error.to_string())?;
+    let start = folder.config.start_token as i32;
+    let (starts, ends) = added_by_class(folder);
+    let starts = starts.unwrap_or(!before.is_empty());
+    if !starts {
+        return Err(format!("it adds no start token to a text, and the model begins with token {start}"));
+    }
+    if !before.is_empty() && before != [start] {
+        return Err(format!("it begins a text with tokens {before:?}, and the model with token {start}"));
+    }
+    if ends.unwrap_or(!after.is_empty()) {
+        return Err("it adds an end token to a text, which generation would have to continue".into());
+    }
+    Ok(marked)
+}
+
+/// Returns whether the settings of the tokenizer say that it adds a start token and an end token to a text. `None`
+/// means that the tokenizer's file says so.
+fn added_by_class(folder: &Folder) -> (Option<bool>, Option<bool>) {
+    let text = proto::regular::read(&folder.dir.join("tokenizer_config.json")).ok();
+    let settings: Value = text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let is_llama = settings["tokenizer_class"].as_str().is_some_and(|class| class.contains("Llama"));
+    let flag = |key: &str, usual: bool| settings[key].as_bool().or(is_llama.then_some(usual));
+    (flag("add_bos_token", true), flag("add_eos_token", false))
 }
 
 fn described(folder: &Folder, types: &ElementTypes) -> Facts {
