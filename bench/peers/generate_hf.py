@@ -7,6 +7,7 @@ load the same model, together with `inputs.safetensors` (input_ids) and `generat
 import argparse
 import json
 import os
+import resource
 import time
 
 
@@ -64,6 +65,7 @@ def main():
         "transformers": transformers.__version__, "torch": torch.__version__, "threads": torch.get_num_threads(),
         "ms": wall[len(wall) // 2] * 1e3, "min_ms": wall[0] * 1e3,
         "cpu_ms": sorted(t[1] for t in times)[len(times) // 2] * 1e3,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens_per_s": args.batch * args.new_tokens / wall[len(wall) // 2],
     }))

@@ -29,6 +29,7 @@ const USAGE: &str = "usage: bench [--peers PYTHON] [--quick]
        bench lower MODEL.mesh
        bench dispatch [ROUNDS] [--quick]
        bench generate [--peers PYTHON] [--quick]
+       bench generate-many RUNS
        bench hosts [step] [traffic] [start] [coordinator] [--quick]
        bench open [BOXES]
        bench pods [base|xxl|c|base-capacity-1|xxl-capacity-1|c-30-heads]…
@@ -91,8 +92,10 @@ fn run(args: &[String]) -> Result<()> {
             };
             generate::all(python, options.contains(&"--quick"))?
         }
-        ["generate-one", layers, sparse, d_model, dir, runs] => {
-            generate::one(layers, sparse, d_model, dir, runs.parse().context("RUNS must be a number")?)?
+        ["generate-many", runs] => generate::many(runs.parse().context("RUNS must be a number")?)?,
+        ["generate-one", layers, sparse, d_model, rows, dir, runs] => {
+            let sizes = [*layers, *sparse, *d_model, *rows];
+            generate::one(sizes, dir, runs.parse().context("RUNS must be a number")?)?
         }
         ["-h" | "--help"] => {
             println!("{USAGE}");
