@@ -26,8 +26,17 @@ const EXPERTS: usize = 8;
 /// `d_model`.
 const MODELS: [[&str; 3]; 3] = [["2", "1", "64"], ["4", "2", "64"], ["2", "1", "256"]];
 
+/// Measures all models, with these options of the command line.
+pub fn measure(options: &[&str]) -> Result<Value> {
+    let python = match options.iter().position(|o| *o == "--peers") {
+        Some(at) => Some(*options.get(at + 1).context("--peers needs a Python interpreter")?),
+        None => None,
+    };
+    all(python, options.contains(&"--quick"))
+}
+
 /// Measures all models. `python` is an interpreter with transformers; `None` leaves out the peer.
-pub fn all(python: Option<&str>, quick: bool) -> Result<Value> {
+fn all(python: Option<&str>, quick: bool) -> Result<Value> {
     let runs = if quick { "3" } else { "9" };
     let mut results = Vec::new();
     let models = MODELS.into_iter().take(if quick { 1 } else { MODELS.len() });
@@ -66,9 +75,9 @@ pub fn all(python: Option<&str>, quick: bool) -> Result<Value> {
     Ok(json!({ "generate": results }))
 }
 
-/// Measures 256 inputs whose outputs have different lengths, in batches of 32 rows: with rows that make room for
-/// other inputs when they end, and batch by batch. Tokens are sampled at a high temperature, so that the end is
-/// about as likely as any other of 48 tokens.
+/// Measures 256 inputs whose outputs have different lengths, in batches of 32 rows: with rows that make room
+/// for other inputs when they end, and batch by batch. Tokens are sampled at a high temperature, so that the
+/// end is about as likely as any other of 48 tokens.
 pub fn many(runs: usize) -> Result<Value> {
     const INPUTS: usize = 256;
     let config = Config { vocab: 48, target_length: 2 * NEW, ..config(4, 2, 256, 32) };
@@ -158,7 +167,8 @@ pub fn one([layers, sparse, d_model, rows]: [&str; 4], dir: &str, runs: usize) -
     }))
 }
 
-/// Returns the largest resident memory of this process so far, in bytes; 0 means that the system does not say.
+/// Returns the largest resident memory of this process so far, in bytes; 0 means that the system does not
+/// say.
 fn peak_bytes() -> u64 {
     let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -85,18 +85,13 @@ fn run(args: &[String]) -> Result<()> {
         }
         ["pods", words @ ..] => pods::measure(words)?,
         ["save", options @ ..] => save(options)?,
-        ["generate", options @ ..] => {
-            let python = match options.iter().position(|o| *o == "--peers") {
-                Some(at) => Some(*options.get(at + 1).context("--peers needs a Python interpreter")?),
-                None => None,
-            };
-            generate::all(python, options.contains(&"--quick"))?
-        }
+        ["generate", options @ ..] => generate::measure(options)?,
         ["generate-many", runs] => generate::many(runs.parse().context("RUNS must be a number")?)?,
-        ["generate-one", layers, sparse, d_model, rows, dir, runs] => {
-            let sizes = [*layers, *sparse, *d_model, *rows];
-            generate::one(sizes, dir, runs.parse().context("RUNS must be a number")?)?
-        }
+        ["generate-one", layers, sparse, d_model, rows, dir, runs] => generate::one(
+            [layers, sparse, d_model, rows],
+            dir,
+            runs.parse().context("RUNS must be a number")?,
+        )?,
         ["-h" | "--help"] => {
             println!("{USAGE}");
             return Ok(());

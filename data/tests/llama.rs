@@ -1,5 +1,5 @@
-//! A BPE tokenizer with byte fallback, as those of Llama and Mixtral, whose ids are those of its file: token ids
-//! and texts against transformers.
+//! A BPE tokenizer with byte fallback, as those of Llama and Mixtral, whose ids are those of its file: token
+//! ids and texts against transformers.
 //!
 //! `data/tests/llama/reference.py` writes the tokenizer and the reference.
 

@@ -95,8 +95,9 @@ pub fn with_functions(
 ) -> Result<Artefact> {
     program.require(purpose)?;
     if functions.iter().all(|name| program.module.function(name).is_some()) {
-        // `prepare` computes values that the other functions read from the parameters.
-        let kept = |name: &str| functions.contains(&name) || name == "prepare";
+        // `prepare` computes values that the other functions read from the parameters; `admit` is called if
+        // there are more inputs than rows.
+        let kept = |name: &str| functions.contains(&name) || ["prepare", "admit"].contains(&name);
         program.module.functions.retain(|f| kept(&f.name));
     }
     artefact::of_program(&program, request)

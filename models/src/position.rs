@@ -1,7 +1,7 @@
 //! T5's relative position bias: a number for each head and each bucket of distances, added to the attention
 //! logits. The layers of a stack share the table, or each has its own, as in umT5.
 
-use crate::{Context, Weight, Weights, attention::MASKED};
+use crate::{Context, Weight, Weights};
 use mesh::{
     DType, Dim, Name,
     dsl::{Init, Tensor, einsum},
@@ -78,26 +78,35 @@ impl RelativeBias {
         self.of(cx, relative, &[&query.name, &memory.name])
     }
 
-    /// Returns the bias and causal mask of a decoder over positions `memory`, for decoding one position at
-    /// a time.
-    pub fn causal<'g>(&self, cx: &Context<'g>, memory: &Dim) -> CausalBias<'g> {
-        let (g, last) = (cx.g, memory.size - 1);
-        // Relative positions as seen from the last position, followed by as many masked later positions.
-        let reach = Dim::new("reach", 2 * memory.size);
+    /// Returns the biases of a decoder with a ring of `own` positions and `before` positions of inputs before
+    /// them, for decoding one position at a time. They hide no position.
+    pub fn ring<'g>(&self, cx: &Context<'g>, own: &Dim, before: usize) -> RingBias<'g> {
+        let (g, size) = (cx.g, own.size as u32);
+        // As seen from the last place of the ring, followed by the places before it once more.
+        let reach = Dim::new("reach", 2 * own.size);
         let place = g.iota(&reach, DType::S32);
-        let bias = self.of(cx, place - last as u32, &[&reach.name]);
-        CausalBias {
-            all: place.gt(last as u32).select(g.constant(MASKED, DType::F32), bias),
-            memory: memory.clone(),
-        }
+        let relative = place.ge(size).select(place - (2 * size - 1), place - (size - 1));
+        let of_own = self.of(cx, relative, &[&reach.name]);
+        let of_inputs = (before > 0).then(|| {
+            let reach = Dim::new("reach", before + own.size - 1);
+            let relative = g.iota(&reach, DType::S32) - (size - 1 + before as u32);
+            self.of(cx, relative, &[&reach.name])
+        });
+        RingBias { of_own, of_inputs, own: own.clone(), before: own.sized(before) }
     }
 
-    /// Returns the bias and causal mask of the querying position `position` of a decoder over positions
-    /// `memory`: `[heads, memory]`.
-    pub fn causal_at<'g>(&self, cx: &Context<'g>, position: Tensor<'g>, memory: &Dim) -> Tensor<'g> {
-        let relative = cx.g.iota(memory, DType::S32) - position;
-        let bias = self.of(cx, relative, &[&memory.name]);
-        relative.gt(0).select(cx.g.constant(MASKED, DType::F32), bias)
+    /// Returns the biases of [`RelativeBias::ring`] for one step: `ages` are the distances to the places of
+    /// the ring, `s32[memory_length]`, and `relative` the relative positions of the inputs, `s32[batch,
+    /// memory_length]`, if there are any.
+    pub fn at_step<'g>(
+        &self,
+        cx: &Context<'g>,
+        ages: Tensor<'g>,
+        relative: Option<Tensor<'g>>,
+    ) -> StepBias<'g> {
+        let (batch, length) = (Name::from("batch"), Name::from("memory_length"));
+        let inputs = relative.map(|relative| self.of(cx, relative, &[&batch, &length]));
+        StepBias { own: self.of(cx, -ages, &[&length]), inputs }
     }
 
     /// Returns the bias of relative positions with the dims `dims`: `[heads, dims]`.
@@ -122,21 +131,37 @@ impl RelativeBias {
     }
 }
 
-/// Relative bias and causal mask of all positions in one row, from the farthest earlier position to the
-/// later ones. The bias of one position is a slice of it.
+/// Relative biases of a decoder with a ring of positions. Those of one step are slices of them.
 #[derive(Clone, Debug)]
-pub struct CausalBias<'g> {
+pub struct RingBias<'g> {
     /// `[heads, reach]`.
-    all: Tensor<'g>,
-    memory: Dim,
+    of_own: Tensor<'g>,
+    /// `[heads, reach]`; `None` means that there are no inputs before the decoder's positions.
+    of_inputs: Option<Tensor<'g>>,
+    own: Dim,
+    before: Dim,
 }
 
-impl<'g> CausalBias<'g> {
-    /// Returns the bias of the querying position `position`: `[heads, memory]`.
-    pub fn at(&self, position: Tensor<'g>) -> Tensor<'g> {
-        let (size, last) = (self.memory.size, self.memory.size as u32 - 1);
-        let part = self.all.dynamic_slice("reach", last - position, size);
-        part.rename("reach", &self.memory.name)
+/// Relative biases of one step.
+#[derive(Clone, Copy, Debug)]
+pub struct StepBias<'g> {
+    /// Those of the ring: `[heads, memory_length]`.
+    pub own: Tensor<'g>,
+    /// Those of the inputs before it, if there are any: `[batch, heads, memory_length]`.
+    pub inputs: Option<Tensor<'g>>,
+}
+
+impl<'g> RingBias<'g> {
+    /// Returns the biases of the step that writes place `clock` of the ring, `s32[]`, where the rows are at
+    /// `position`, `s32[batch]`.
+    pub fn at(&self, clock: Tensor<'g>, position: Tensor<'g>) -> StepBias<'g> {
+        let (size, last) = (self.own.size, self.own.size as u32 - 1);
+        let own = self.of_own.dynamic_slice("reach", last - clock, size).rename("reach", &self.own.name);
+        let inputs = self.of_inputs.map(|all| {
+            let place = clock.graph().iota(&self.before, DType::S32);
+            all.gather("reach", place - position + last)
+        });
+        StepBias { own, inputs }
     }
 }
 

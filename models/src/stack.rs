@@ -2,7 +2,7 @@
 
 mod decode;
 
-pub use decode::{DecoderLayers, KvCache, Memory, StepDecoder};
+pub use decode::{DecoderLayers, KvCache, Memory, Place, StepDecoder};
 
 use crate::{
     Config, Context, Weights,
@@ -120,6 +120,13 @@ fn append<'g>(first: RouterMetrics<'g>, second: RouterMetrics<'g>) -> RouterMetr
 }
 
 impl Stack {
+    /// Returns the stack for batches of `batch` rows.
+    pub(crate) fn with_batch(&self, batch: usize) -> Self {
+        let mut stack = self.clone();
+        stack.dims.batch.size = batch;
+        stack
+    }
+
     /// Returns the location of block `i` of the encoder or decoder of `config`.
     pub fn location(config: &Config, decoder: bool, i: usize) -> BlockLocation {
         let (period, stack) = (config.period(decoder), if decoder { "decoder" } else { "encoder" });

@@ -182,6 +182,38 @@ fn samples_and_beams_are_the_same_without_a_cache() {
 }
 
 #[test]
+fn rows_that_end_make_room_for_other_inputs() {
+    let sparse = Config { switch: Some(experts()), ..small() };
+    let biases = is_slow().then(|| Config { layer_biases: true, window: 5, ..relative(small()) });
+    let windows =
+        Config { window: 5, switch: Some(experts()), objective: Objective::PrefixLm, ..relative(small()) };
+    for config in [sparse, windows].into_iter().chain(biases) {
+        let options =
+            Generation { method: DecodingMethod::Sample, steps: 2, admit: 1, ..Generation::default() };
+        let of_batch = |batch: usize| {
+            let config = Config { batch, vocab: 12, target_length: 24, ..config.clone() };
+            let mut session = open(generate::program(&config, &options, &Site::default()), &config, "");
+            let mut generator = Generator::new(&mut session).unwrap_or_else(|e| panic!("{e}"));
+            let all: Vec<Vec<i32>> =
+                (0..9).map(|i| (0..1 + i % 6).map(|at| 4 + (at * 7 + i * 5) % 8).collect()).collect();
+            let mut made = Vec::new();
+            let given = Options { seed: 4, temperature: 30.0, ..Options::default() };
+            let done = generator.run(&all, &given, &mut |number, sequences| {
+                assert_eq!(number, made.len(), "outputs have the order of inputs");
+                made.push(sequences);
+                Ok(())
+            });
+            done.unwrap_or_else(|e| panic!("{e}"));
+            made
+        };
+        let (alone, many) = (of_batch(9), of_batch(3));
+        same(&many, &alone, "in three rows");
+        let lengths: Vec<usize> = alone.iter().map(|s| s[0].tokens.len()).collect();
+        assert!(lengths.iter().any(|n| *n != lengths[0]), "{lengths:?}");
+    }
+}
+
+#[test]
 fn layouts_give_the_same_tokens() {
     let sparse = Config { switch: Some(experts()), vocab: 40, ..small() };
     let biases = is_slow().then(|| ("biases", relative(sparse.clone())));

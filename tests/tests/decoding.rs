@@ -281,6 +281,41 @@ fn samples_are_the_same_under_every_layout_and_in_every_batch() {
 }
 
 #[test]
+fn rows_that_end_make_room_for_other_inputs() {
+    let inputs: Vec<Vec<i32>> = (0..23).map(|i| vec![2 + i % 9, 3 + i % 5, 4 + i % 7, 1]).collect();
+    let options = Options { seed: 3, min_length: 1, ..Options::default() };
+    let repetition = generate::repetition::Repetition { penalty: 1.3, ngram: 3 };
+    for (method, beams, mesh) in [
+        (DecodingMethod::Sample, 1, ""),
+        (DecodingMethod::Sample, 2, "data=2,model=4"),
+        (DecodingMethod::Beam, 2, ""),
+        (DecodingMethod::Greedy, 1, ""),
+    ] {
+        // Every program takes seconds to compile.
+        let is_slow = std::env::var_os("MESH_SLOW").is_some_and(|value| value == "1");
+        if !is_slow && (method == DecodingMethod::Greedy || !mesh.is_empty()) {
+            tests::say_skipped("MESH_SLOW=1 takes every method and several devices");
+            continue;
+        }
+        let config = |batch| Config { heads: 4, encoder_layers: 2, ..tiny(batch, 16, 14) };
+        let generation =
+            Generation { method, beams, steps: 2, admit: 2, repetition, ..Generation::default() };
+        // All inputs in one batch, and in four rows.
+        let alone = run(&mut generating(&config(24), &generation, ""), &inputs, &options);
+        let many = run(&mut generating(&config(4), &generation, mesh), &inputs, &options);
+        let lengths: std::collections::BTreeSet<usize> =
+            alone.iter().map(|sequences| sequences[0].tokens.len()).collect();
+        let varied = method != DecodingMethod::Sample || lengths.len() > 4;
+        assert!(varied, "{method:?}: the lengths are {lengths:?}");
+        assert_eq!(many.len(), alone.len());
+        for (number, (a, b)) in alone.iter().flatten().zip(many.iter().flatten()).enumerate() {
+            assert_eq!(a.tokens, b.tokens, "{method:?}, {mesh}, sequence {number}");
+            assert!((a.score - b.score).abs() < 1e-3, "{method:?}, {mesh}: {a:?} {b:?}");
+        }
+    }
+}
+
+#[test]
 fn experts_in_groups_decode_as_without_groups() {
     let flat = Config { heads: 4, encoder_layers: 2, ..tiny(4, 16, 6) };
     let roomy = |expert_groups| Switch {

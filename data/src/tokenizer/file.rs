@@ -67,9 +67,9 @@ pub fn open(path: &Path) -> Result<Arc<FileTokenizer>> {
     parse(bytes.into(), &path.display().to_string())
 }
 
-/// Returns the contents of a tokenizer whose ids are those of `file`, although its first tokens are not padding
-/// and an end token. A model with them has its own start and end tokens, and no sentinels. The tokens 0 and 1
-/// must be special ones, which no text becomes.
+/// Returns the contents of a tokenizer whose ids are those of `file`, although its first tokens are not
+/// padding and an end token. A model with them has its own start and end tokens, and no sentinels. The tokens
+/// 0 and 1 must be special ones, which no text becomes.
 pub fn with_file_numbers(file: &[u8]) -> Vec<u8> {
     [FILE_NUMBERS, file].concat()
 }

@@ -96,8 +96,8 @@ pub trait Pieces: Send + Sync + fmt::Debug {
     fn is_renumbered(&self) -> bool {
         false
     }
-    /// True if tokens have the numbers of the file although these have no padding and end tokens at first: there
-    /// are then no sentinels either.
+    /// True if tokens have the numbers of the file although these have no padding and end tokens at first:
+    /// there are then no sentinels either.
     fn has_file_numbers(&self) -> bool {
         false
     }

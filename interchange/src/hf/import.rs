@@ -74,8 +74,8 @@ pub fn part(folder: &Folder, tensor: &Tensor) -> Result<(Element, HostTensor)> {
 }
 
 /// Returns the contents of a tokenizer with which commands give tokens the numbers that the model has, or the
-/// reason why there is none. Tokenizers of decoder-only models often do not begin with padding and the end; their
-/// tokens keep the numbers of the file then.
+/// reason why there is none. Tokenizers of decoder-only models often do not begin with padding and the end;
+/// their tokens keep the numbers of the file then.
 fn with_model_numbers(folder: &Folder, contents: Vec<u8>) -> std::result::Result<Vec<u8>, String> {
     if folder.described.causal.is_none() {
         return Ok(contents);
@@ -104,8 +104,8 @@ fn with_model_numbers(folder: &Folder, contents: Vec<u8>) -> std::result::Result
     Ok(marked)
 }
 
-/// Returns whether the settings of the tokenizer say that it adds a start token and an end token to a text. `None`
-/// means that the tokenizer's file says so.
+/// Returns whether the settings of the tokenizer say that it adds a start token and an end token to a text.
+/// `None` means that the tokenizer's file says so.
 fn added_by_class(folder: &Folder) -> (Option<bool>, Option<bool>) {
     let text = proto::regular::read(&folder.dir.join("tokenizer_config.json")).ok();
     let settings: Value = text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();

@@ -161,7 +161,9 @@ fn signatures(task: &Task, purpose: Purpose, module: &Module) -> Vec<Signature> 
             let outputs = outputs.map(|name| port(name, DType::F32, &[task.batch], true)).into();
             vec![of("score", batch(task, None), outputs)]
         }
-        (Purpose::Generate, TaskKind::Generate(generation)) => generating(task, generation),
+        (Purpose::Generate, TaskKind::Generate(generation)) => {
+            generating(task, generation, module.function("admit"))
+        }
         (Purpose::Generate, TaskKind::Train { .. } | TaskKind::Score) => Vec::new(),
     }
 }
@@ -205,7 +207,8 @@ fn losses(task: &Task) -> Vec<Port> {
     ]
 }
 
-fn generating(task: &Task, generation: Generation) -> Vec<Signature> {
+/// The functions of generation. `admit` decides how many inputs start at once.
+fn generating(task: &Task, generation: Generation, admit: Option<&Function>) -> Vec<Signature> {
     let scalar = |name, dtype| port(name, dtype, &[], true);
     let max_length = || scalar("max_length", DType::S32);
     let mut decode = vec![scalar("min_length", DType::S32), max_length()];
@@ -228,11 +231,20 @@ fn generating(task: &Task, generation: Generation) -> Vec<Signature> {
     let length = task.target_length.next_multiple_of(generation.steps.max(1));
     let tokens = port("tokens", DType::S32, &[task.batch, generation.beams, length], true);
     let scores = port("scores", DType::F32, &[task.batch, generation.beams], true);
+    let open = port("open", DType::S32, &[], false);
+    let rows = |name, required| port(name, DType::S32, &[task.batch], required);
+    let given = admit.into_iter().flat_map(|f| f.inputs.iter().zip(f.body.param_types()));
+    let admitted = given.filter(|(name, _)| **name == task.names.inputs).find_map(|(_, ty)| ty.dims.first());
+    let sizes = [admitted.map_or(1, |dim| dim.dim.size), task.input_length];
+    let is_sampling = generation.method == DecodingMethod::Sample;
+    let mut more = vec![port(&task.names.inputs, DType::S32, &sizes, true), rows("from", true)];
+    more.extend(is_sampling.then(|| rows("numbers", true)));
     let of = |function, optional, inputs, outputs| Signature { function, optional, inputs, outputs };
     vec![
         of("prepare", true, Vec::new(), Vec::new()),
         of("encode", false, inputs, Vec::new()),
-        of("decode", false, decode, Vec::new()),
+        of("admit", true, more, Vec::new()),
+        of("decode", false, decode, vec![open, rows("open_rows", false)]),
         of("results", false, results, vec![tokens, scores]),
     ]
 }

@@ -297,6 +297,7 @@ impl Args {
             ("method", self.method.clone()),
             ("beams", beams.to_string()),
             ("batch", batch.to_string()),
+            ("admit", (batch / 8).max(1).next_multiple_of(request.devices()).to_string()),
             ("filter", (self.top_k.is_some() || self.top_p < 1.0).to_string()),
         ];
         settings.extend(self.early_stopping.clone().map(|when| ("early_stopping", when)));

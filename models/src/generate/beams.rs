@@ -97,13 +97,14 @@ impl Beams<'_> {
             }
         };
         let row = token.broadcast(&Dim::new("target_length", 1));
-        let tokens = move_beams(now.tokens).dynamic_update("target_length", row, now.position);
+        let tokens = move_beams(now.tokens).dynamic_update("target_length", row, now.clock);
         let scores = scores.rename("next", &self.beams.name);
         let finished = now.finished.map(|finished| {
             let best = scores.max(&self.beams.name);
             self.end(finished, &all, &now, length, best, active, limits, penalty)
         });
         DecodeState {
+            clock: now.clock + 1,
             position: now.position + 1,
             tokens: active.select(tokens, now.tokens),
             last: token,
@@ -157,7 +158,7 @@ impl Beams<'_> {
         let scores = counts.select(normalized(all.scores, length, penalty), low);
         let row = all.token.broadcast(&Dim::new("target_length", 1));
         let tokens = now.tokens.gather(&self.beams.name, all.beam);
-        let tokens = tokens.dynamic_update("target_length", row, now.position);
+        let tokens = tokens.dynamic_update("target_length", row, now.clock);
         let new = |x: Tensor<'g>| x.rename(&all.dim.name, &self.beams.name);
         let (scores, tokens) =
             merge([finished.scores, new(scores)], [finished.tokens, new(tokens)], self.beams);

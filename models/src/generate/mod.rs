@@ -6,6 +6,7 @@
 //! - `prepare()`, if the program has it, must be called once after the parameters are loaded.
 //! - `encode(inputs)` starts a new batch: it runs the encoder and caches keys and values for cross-attention.
 //!   A decoder without encoder reads the inputs itself, and caches their keys and values for self-attention.
+//! - `admit(inputs, from)` starts other inputs in some rows of a batch, while the others continue.
 //! - `decode(…)` generates `steps` positions. Tokens are chosen on the devices and stay there; the only
 //!   output, `open`, is the number of unfinished sequences. A call generates several positions because each
 //!   call costs host time, and a host that reads `open` some calls late never stalls the devices.
@@ -15,24 +16,26 @@
 //! for expert slots, and no token of the decoder is dropped. With `--set decode=uncached` the whole prefix
 //! is recomputed for every token, and tokens compete as in training.
 //!
-//! Reading order: `options`, this file, `prefix` (decoder-only models), [`repetition`], [`sampling`],
-//! [`beams`].
+//! Reading order: `options`, this file, `rows` and `start` (the first step of rows), `prefix` (decoder-only
+//! models), [`repetition`], [`sampling`], [`beams`].
 
 pub mod beams;
 mod options;
 mod prefix;
 pub mod repetition;
+mod rows;
 pub mod sampling;
+mod start;
 
 pub use options::{EarlyStopping, Generation};
 
 use crate::{
     Config, Context, Schedule, Switch, Weights,
-    attention::{MASKED, padding_mask},
+    attention::MASKED,
     embedding::Embedding,
     mistakes::Mistakes,
-    position::CausalBias,
-    stack::{DecoderLayers, KvCache, Memory, Stack, StepDecoder},
+    position::RingBias,
+    stack::{DecoderLayers, KvCache, Place, Stack, StepDecoder},
     tokens::PAD,
 };
 use beams::{Beams, FinishedBeams};
@@ -41,7 +44,6 @@ use mesh::{
     dsl::{Graph, Init, Program, State, Tensor, Tree},
     task::{self, DecodingMethod, Objective, TaskKind},
 };
-use prefix::ReadInputs;
 use repetition::HISTORY;
 use sampling::Sampling;
 
@@ -87,6 +89,9 @@ pub fn program(config: &Config, options: &Generation, place: &Site) -> Program {
         p.function("prepare", |g| generator.prepare(g));
     }
     p.function("encode", |g| generator.encode(g));
+    if let Some(rows) = options.admitted(config) {
+        p.function("admit", |g| generator.admit(g, rows));
+    }
     p.function("decode", |g| generator.decode(g));
     p.function("results", |g| generator.results(g));
     p
@@ -115,7 +120,13 @@ struct Generator {
     beams: Dim,
     /// Generated positions, a multiple of `steps`.
     length: Dim,
+    clock: State,
     position: State,
+    /// The place of the ring where each row begins; `None` means that all begin at 0.
+    start: Option<State>,
+    /// The number of each row's input, from that of the batch's first one; `None` means that nothing reads
+    /// it.
+    number: Option<State>,
     running: [State; 4],
     padding: State,
     /// The tokens of all sequences so far; `None` means that nothing reads them.
@@ -134,9 +145,11 @@ enum Decoder {
 /// State of decoding between steps.
 #[derive(Clone, Debug)]
 pub struct DecodeState<'g> {
-    /// Index of the next position.
+    /// The place that this step writes in the ring of positions, `s32[]`.
+    pub clock: Tensor<'g>,
+    /// The number of tokens that each row has: `s32[batch]`.
     pub position: Tensor<'g>,
-    /// All tokens so far: `s32[batch, beams, target_length]`.
+    /// All tokens so far, in the ring of positions: `s32[batch, beams, target_length]`.
     pub tokens: Tensor<'g>,
     /// The token before this position: `s32[batch, beams]`.
     pub last: Tensor<'g>,
@@ -156,6 +169,7 @@ pub struct DecodeState<'g> {
 impl<'g> Tree<'g> for DecodeState<'g> {
     fn map(self, f: &mut dyn FnMut(Tensor<'g>) -> Tensor<'g>) -> Self {
         Self {
+            clock: f(self.clock),
             position: f(self.position),
             tokens: f(self.tokens),
             last: f(self.last),
@@ -224,7 +238,11 @@ impl Generator {
             embedding,
             encoder,
             decoder,
-            position: p.counter("kept/position", DType::S32, Init::Zeros),
+            clock: p.counter("kept/clock", DType::S32, Init::Zeros),
+            position: store("positions", DType::S32, &[&batch]),
+            start: options.cached.then(|| store("start", DType::S32, &[&batch])),
+            number: (options.method == DecodingMethod::Sample)
+                .then(|| store("number", DType::S32, &[&batch])),
             running,
             padding: store("padding", DType::F32, &[&batch, &memory_length]),
             history,
@@ -243,80 +261,25 @@ impl Generator {
         }
     }
 
-    fn encode(&self, g: &Graph) {
-        let cx = &Context::new(g, &encoder(&self.config), None);
-        let length = Dim::new("length", self.config.input_length);
-        let inputs = g.input("inputs", DType::S32, [&self.batch, &length]);
-        let start = || g.full(self.config.start_token, DType::S32, [&self.batch, &Dim::new(HISTORY, 1)]);
-        let (padding, next, text) = match &self.encoder {
-            Some(encoder) => (self.run_encoder(cx, encoder, inputs, &length), None, None),
-            None => {
-                let ReadInputs { mask, next, text } = self.read_inputs(cx, inputs, &length);
-                (mask, Some(next), text)
-            }
-        };
-        self.padding.assign(padding);
-        if let Some(history) = &self.history {
-            let text = text.unwrap_or_else(start);
-            history.assign(repetition::begun(text, self.length.size, &self.beams));
-        }
-        self.position.assign(g.constant(0, DType::S32));
-        // A row without tokens only fills up the batch.
-        let used = inputs.ne(PAD).any(&length).cast(DType::S32);
-        let zeros = |state: &State| g.full(0, state.ty().dtype, state.dims());
-        let [tokens, last, open, scores] = &self.running;
-        tokens.assign(zeros(tokens));
-        last.assign(next.map_or_else(|| zeros(last), |next| next.broadcast(&self.beams)));
-        open.assign(used.broadcast(&self.beams));
-        match &self.finished {
-            None => scores.assign(zeros(scores)),
-            Some([tokens, finished, complete]) => {
-                // All beams are equal at first, so only the first one counts.
-                scores.assign(beams::first(g, &self.batch, &self.beams));
-                tokens.assign(zeros(tokens));
-                finished.assign(g.full(MASKED, DType::F32, finished.dims()));
-                complete.assign(1i32 - used);
-            }
-        }
-    }
-
-    /// Runs the encoder and stores what the decoder needs; returns the mask over its positions.
-    fn run_encoder<'g>(
-        &self,
-        cx: &Context<'g>,
-        encoder: &Stack,
-        inputs: Tensor<'g>,
-        length: &Dim,
-    ) -> Tensor<'g> {
-        let padding = padding_mask(inputs, length);
-        let x = cx.g.scope("embedding", || self.embedding.lookup(cx, inputs));
-        let read = encoder.forward(&cx.with_tokens(inputs), x, length, None, Some(padding));
-        let memory = read.x.rename(length, "memory_length");
-        match &self.decoder {
-            Decoder::Cached(decoder, _) => decoder.start(cx, Memory::Encoder(memory)),
-            Decoder::Uncached(_, state) => state.assign(memory),
-        }
-        padding
-    }
-
     fn decode(&self, g: &Graph) {
         let cx = &Context::new(g, &self.options.decoder(&self.config), None);
         let number = |name| g.input(name, DType::S32, []);
         let limits = Limits { min_length: number("min_length"), max_length: number("max_length") };
-        let sampling =
-            (self.options.method == DecodingMethod::Sample).then(|| Sampling::inputs(g, self.options.filter));
+        let sampling = self.number.as_ref();
+        let sampling = sampling.map(|number| (Sampling::inputs(g, self.options.filter), number.read(g)));
         let penalty = self.finished.as_ref().map(|_| g.input("length_penalty", DType::F32, []));
-        let causal = self.causal(cx);
+        let biases = self.biases(cx);
         let padding = self.padding.read(g);
         let first = self.first_place(padding);
         let steps = Dim::new("steps", self.options.steps);
-        let (done, ()) = g.scan(&steps, self.read(g), (), |mut now: DecodeState<'_>, ()| {
+        let (mut done, ()) = g.scan(&steps, self.read(g), (), |mut now: DecodeState<'_>, ()| {
             let x = match &self.decoder {
                 Decoder::Cached(decoder, _) => {
                     let x = g.scope("embedding", || self.embedding.lookup(cx, now.last));
                     let positions = first.map(|first| first + now.position);
                     let cx = &Context { positions, ..cx.reading(now.last) };
-                    let (x, cache) = decoder.step(cx, x, now.position, causal.as_ref(), padding, now.cache);
+                    let place = Place { clock: now.clock, position: now.position };
+                    let (x, cache) = decoder.step(cx, x, place, biases.as_ref(), padding, now.cache);
                     now.cache = cache;
                     x
                 }
@@ -325,21 +288,14 @@ impl Generator {
                 }
                 Decoder::Uncached(decoder, memory) => self.recompute(cx, decoder, memory, padding, &now),
             };
-            let logits = g.scope("logits", || match &self.decoder {
-                Decoder::Cached(_, Some(head)) => {
-                    self.embedding.logits_transposed(cx, x, (&self.batch, &self.beams), head)
-                }
-                Decoder::Cached(_, None) | Decoder::Uncached(..) => {
-                    self.embedding.logits(cx, x, &self.batch, &self.beams)
-                }
-            });
+            let logits = g.scope("logits", || self.logits(cx, x));
             let allowed = || {
                 let logits = self.unrepeated(logits, &now);
                 mask_early_eos(logits, self.config.eos_token, now.position, limits.min_length)
             };
             let token = match (&sampling, penalty) {
-                (Some(sampling), _) => g.scope("sample", || {
-                    sampling.choose(allowed(), sampling.sequence(&self.batch, &self.beams), now.position)
+                (Some((sampling, number)), _) => g.scope("sample", || {
+                    sampling.choose(allowed(), sampling.sequence(*number, &self.beams), now.position)
                 }),
                 (None, Some(penalty)) => {
                     return (g.scope("beams", || self.search().step(now, logits, limits, penalty)), ());
@@ -350,19 +306,38 @@ impl Generator {
             let next = self.prompted(next, now.position);
             (advance(now, next, self.config.eos_token, limits), ())
         });
+        let rows = match &done.finished {
+            None => done.open.max("beams"),
+            Some(finished) => 1i32 - finished.complete,
+        };
         let open = match &done.finished {
             None => done.open.sum(["batch", "beams"]),
-            Some(finished) => (1i32 - finished.complete).sum("batch"),
+            Some(_) => rows.sum("batch"),
         };
         g.output("open", open);
+        g.output("open_rows", rows * done.position.lt(limits.max_length).cast(DType::S32));
+        // A call ends at a multiple of `steps`, as the ring does.
+        done.clock = done.clock.ge(self.length.size as u32).select(g.constant(0, DType::S32), done.clock);
         self.write(done);
+    }
+
+    /// Returns the logits of the decoder's output, `f32[batch, beams, vocab]`.
+    fn logits<'g>(&self, cx: &Context<'g>, x: Tensor<'g>) -> Tensor<'g> {
+        match &self.decoder {
+            Decoder::Cached(_, Some(head)) => {
+                self.embedding.logits_transposed(cx, x, (&self.batch, &self.beams), head)
+            }
+            Decoder::Cached(_, None) | Decoder::Uncached(..) => {
+                self.embedding.logits(cx, x, &self.batch, &self.beams)
+            }
+        }
     }
 
     /// Returns the biases of all positions. They are loop-invariant: computed once before the loop over
     /// positions.
-    fn causal<'g>(&self, cx: &Context<'g>) -> Option<CausalBias<'g>> {
+    fn biases<'g>(&self, cx: &Context<'g>) -> Option<RingBias<'g>> {
         match &self.decoder {
-            Decoder::Cached(decoder, _) => decoder.causal(cx),
+            Decoder::Cached(decoder, _) => decoder.biases(cx),
             Decoder::Uncached(..) => None,
         }
     }
@@ -417,8 +392,19 @@ impl Generator {
                 beams::best(finished, now.tokens, now.scores, length, penalty, &self.beams)
             }
         };
-        g.output("tokens", tokens);
+        let start = self.start.as_ref().map(|start| start.read(g));
+        g.output("tokens", start.map_or(tokens, |start| self.in_order(tokens, start)));
         g.output("scores", scores);
+    }
+
+    /// Returns the tokens of each row from its first one on.
+    fn in_order<'g>(&self, tokens: Tensor<'g>, start: Tensor<'g>) -> Tensor<'g> {
+        let (g, size) = (tokens.graph(), self.length.size as u32);
+        // The order of the result's dims is that of the index.
+        let start = g.full(0, DType::S32, [&self.batch, &self.beams]) + start;
+        let place = start + g.iota(&self.length.renamed("place"), DType::S32);
+        let place = place.ge(size).select(place - size, place);
+        tokens.gather(&self.length, place).rename("place", &self.length.name)
     }
 
     /// Returns the decoder's output at the current position, recomputing all earlier positions.
@@ -441,7 +427,7 @@ impl Generator {
         let memory_length = &memory.dims()[1];
         let memory = Some((each(memory.read(g)), memory_length));
         let passed = decoder.forward(&cx.reading(before), x, &self.length, memory, Some(each(padding)));
-        let x = passed.x.dynamic_slice(&self.length.name, now.position, 1).squeeze(&self.length.name);
+        let x = passed.x.dynamic_slice(&self.length.name, now.clock, 1).squeeze(&self.length.name);
         x.reshape(&rows, [&self.batch, &self.beams])
     }
 
@@ -456,10 +442,12 @@ impl Generator {
             FinishedBeams { tokens, scores, complete }
         });
         let history = self.history.as_ref().map(|history| history.read(g));
-        DecodeState { position: self.position.read(g), tokens, last, open, scores, history, cache, finished }
+        let [clock, position] = [&self.clock, &self.position].map(|state| state.read(g));
+        DecodeState { clock, position, tokens, last, open, scores, history, cache, finished }
     }
 
     fn write(&self, now: DecodeState<'_>) {
+        self.clock.assign(now.clock);
         self.position.assign(now.position);
         let running = [now.tokens, now.last, now.open, now.scores];
         self.running.iter().zip(running).for_each(|(state, value)| state.assign(value));
@@ -501,14 +489,17 @@ fn advance<'g>(
     let open = now.open.ne(0) & now.position.lt(limits.max_length);
     let token = open.select(token, PAD);
     let scores = open.select(now.scores + log, now.scores);
-    let row = token.broadcast(&Dim::new("target_length", 1));
-    let tokens = now.tokens.dynamic_update("target_length", row, now.position);
+    // A sequence that has ended stays in the ring until its row begins another one.
+    let held = now.tokens.dynamic_slice("target_length", now.clock, 1);
+    let row = open.select(token, held.squeeze("target_length")).broadcast(&Dim::new("target_length", 1));
+    let tokens = now.tokens.dynamic_update("target_length", row, now.clock);
     let open = (open & token.ne(eos)).cast(DType::S32);
     let history = now.history.map(|history| repetition::extended(history, token));
-    DecodeState { position: now.position + 1, tokens, last: token, open, scores, history, ..now }
+    let (clock, position) = (now.clock + 1, now.position + 1);
+    DecodeState { clock, position, tokens, last: token, open, scores, history, ..now }
 }
 
-/// Returns the token of the decoder's prompt at `position`, `s32[]`, or its last one behind it. `None`
+/// Returns the token of the decoder's prompt at `position`, `s32[batch]`, or its last one behind it. `None`
 /// means that there is no prompt.
 pub fn forced<'g>(prompt: &[u32], position: Tensor<'g>) -> Option<Tensor<'g>> {
     let (last, before) = prompt.split_last()?;

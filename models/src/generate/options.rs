@@ -39,6 +39,9 @@ pub struct Generation {
     pub repetition: Repetition,
     /// The tokens that every target begins with, after the start token.
     pub decoder_prompt: Vec<u32>,
+    /// Inputs that start at once while other rows continue; 0 means a whole batch. A layout that splits the
+    /// batch must divide it.
+    pub admit: usize,
 }
 
 /// Stopping rule of beam search, for an input that has as many finished sequences as beams.
@@ -65,6 +68,7 @@ impl Default for Generation {
             early: EarlyStopping::Likely,
             repetition: Repetition::default(),
             decoder_prompt: Vec::new(),
+            admit: 0,
         }
     }
 }
@@ -101,6 +105,7 @@ impl Generation {
             penalty: args.get("repetition_penalty", penalty),
             ngram: args.get("no_repeat_ngram_size", ngram),
         };
+        self.admit = args.get("admit", self.admit);
         self.decoder_prompt = args.get("decoder_prompt", TokenList(self.decoder_prompt)).0;
         self
     }
@@ -126,6 +131,13 @@ impl Generation {
         let is_positive = penalty > 0.0 && penalty.is_finite();
         wrong.require(is_positive, "repetition_penalty", "a finite number above 0", penalty);
         self.prompt_mistakes(config, wrong);
+    }
+
+    /// Returns the number of inputs that start at once while other rows continue. `None` means that none can,
+    /// because the decoder reads whole prefixes.
+    pub(super) fn admitted(&self, config: &Config) -> Option<usize> {
+        let rows = if self.admit == 0 { config.batch } else { self.admit.min(config.batch) };
+        self.cached.then_some(rows)
     }
 
     fn prompt_mistakes(&self, config: &Config, wrong: &mut Mistakes) {

@@ -6,9 +6,10 @@
 use super::{
     DecodeState, Decoder, Generator, reads_text,
     repetition::{HISTORY, NONE},
+    rows::Starting,
 };
 use crate::{
-    Context,
+    Config, Context,
     attention::MASKED,
     config::Positions,
     decoder::Prefix,
@@ -30,25 +31,29 @@ pub(super) struct ReadInputs<'g> {
 }
 
 impl Generator {
-    /// Reads the inputs and stores what the decoder needs.
+    /// Reads the inputs, whose number is the batch of `config`, and stores what the decoder needs.
     pub(super) fn read_inputs<'g>(
         &self,
         cx: &Context<'g>,
+        config: &Config,
         inputs: Tensor<'g>,
         length: &Dim,
+        starting: Starting<'g>,
     ) -> ReadInputs<'g> {
-        let prefix = Prefix::new(&self.config, inputs, length);
-        let row = prefix.row(&self.config, length);
+        let prefix = Prefix::new(config, inputs, length);
+        let row = prefix.row(config, length);
         match &self.decoder {
             Decoder::Cached(decoder, _) => {
                 let cx = &row.context(cx);
-                let read = row.forward(cx, &self.embedding, decoder.stack());
-                decoder.start(cx, Memory::Inputs(&read, length));
+                let stack = decoder.stack().with_batch(config.batch);
+                let read = row.forward(cx, &self.embedding, &stack);
+                let memory = Memory::Inputs(&read, length);
+                decoder.start(cx, memory, &|state, value| starting.put(state, value));
             }
-            Decoder::Uncached(_, state) => state.assign(inputs.rename(length, "memory_length")),
+            Decoder::Uncached(_, state) => starting.put(state, inputs.rename(length, "memory_length")),
         }
-        let next = prefix.next(&self.config);
-        let text = reads_text(&self.config).then(|| {
+        let next = prefix.next(config);
+        let text = reads_text(config).then(|| {
             let last = next.broadcast(&Dim::new(HISTORY, 1));
             concat([prefix.text(NONE).rename(length, HISTORY), last], HISTORY)
         });
@@ -81,7 +86,7 @@ impl Generator {
         let real = g.full(1, DType::S32, before.dims());
         let row = prefix.row_with_targets(&self.config, &length, &self.length, before, real);
         let read = row.forward(&row.context(cx), &self.embedding, decoder);
-        let place = now.position + length.size as u32;
+        let place = now.clock + length.size as u32;
         let x = read.x.dynamic_slice(&row.length.name, place, 1).squeeze(&row.length.name);
         x.reshape(&rows, [&self.batch, &self.beams])
     }

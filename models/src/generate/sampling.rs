@@ -36,11 +36,11 @@ impl<'g> Sampling<'g> {
         }
     }
 
-    /// Returns the index of each sequence; sequences of one input are consecutive.
-    pub fn sequence(&self, batch: &Dim, beams: &Dim) -> Tensor<'g> {
-        let g = self.seed.graph();
-        let input = g.iota(batch, DType::S32) + self.first;
-        input * beams.size as u32 + g.iota(beams, DType::S32)
+    /// Returns the index of each sequence, `s32[batch, beams]`; sequences of one input are consecutive.
+    /// `number` is that of each row's input, from that of the first one: `s32[batch]`.
+    pub fn sequence(&self, number: Tensor<'g>, beams: &Dim) -> Tensor<'g> {
+        let input = number + self.first;
+        input * beams.size as u32 + self.seed.graph().iota(beams, DType::S32)
     }
 
     /// Samples a token for every sequence.

@@ -1,15 +1,17 @@
 //! Decoding one position at a time with a KV cache.
 //!
 //! The cache holds the keys and values of the inputs, computed once, and those of the decoder's earlier
-//! positions, updated in place. Keys and values of the inputs are those of the encoder's output, for
-//! cross-attention; a decoder without encoder reads the inputs itself, and its self-attention sees them
-//! before its own positions. The rest of a block runs as in training, for one position.
+//! positions, updated in place. The latter is a ring: every step writes the same place in all rows, so that a
+//! row can begin at any step, and a place counts for a row if the row is old enough. Keys and values of the
+//! inputs are those of the encoder's output, for cross-attention; a decoder without encoder reads the inputs
+//! itself, and its self-attention sees them before its own positions. The rest of a block runs as in
+//! training, for one position.
 
 use super::{Block, Ffn, Segment, SegmentTrace, Stack, StackOutput};
 use crate::{
     Context,
     attention::{Cached, KeyValue, MASKED, squeeze_single_beam},
-    position::CausalBias,
+    position::{RingBias, StepBias},
     switch::UnstackedExperts,
 };
 use mesh::{
@@ -29,8 +31,8 @@ pub struct StepDecoder {
     beams: Dim,
     /// Positions of the decoder.
     own_length: Dim,
-    /// Positions of the decoder, with those of the inputs before them if there is no encoder.
-    all_length: Dim,
+    /// Positions of the inputs before those of the decoder; 0 with an encoder.
+    before: Dim,
     own: Vec<Vec<Vec<[State; 2]>>>,
     memory: Vec<Vec<Vec<[State; 2]>>>,
     /// Copies of weights in the order that a step reads, by segment, row and block.
@@ -59,12 +61,22 @@ pub enum DecoderLayers {
     },
 }
 
+/// The place of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'g> {
+    /// The place that all rows write in the ring of the decoder's own positions: `s32[]`.
+    pub clock: Tensor<'g>,
+    /// The index of each row's position: `s32[batch]`.
+    pub position: Tensor<'g>,
+}
+
 /// Inputs of a step that all blocks share.
 struct Position<'g> {
-    /// Index of the current position in the cache of the decoder's own positions.
-    position: Tensor<'g>,
-    /// Index of the current position, with the inputs before it if there is no encoder.
-    place: Tensor<'g>,
+    clock: Tensor<'g>,
+    /// Distances to the places of the ring, `s32[memory_length]`.
+    ages: Tensor<'g>,
+    /// Relative positions of the inputs, `s32[batch, memory_length]`, if self-attention sees them.
+    relative: Option<Tensor<'g>>,
     /// Added to logits over the decoder's own positions.
     own: Vec<Tensor<'g>>,
     /// Added to logits over the positions of the inputs.
@@ -123,8 +135,8 @@ impl StepDecoder {
         let (own, memory) = (declare("own", &own), declare("memory", &memory));
         let prepared = prepared(p, &stack, dtype, blocks);
         let before = if stack.has_encoder() { 0 } else { memory_length.size };
-        let all_length = own_length.sized(before + own_length.size);
-        Self { looped, beams: beams.clone(), own_length, all_length, own, memory, prepared, stack }
+        let before = own_length.sized(before);
+        Self { looped, beams: beams.clone(), own_length, before, own, memory, prepared, stack }
     }
 
     /// Fills the copies of weights; to be called once, after the parameters have been loaded.
@@ -154,19 +166,24 @@ impl StepDecoder {
         &self.stack
     }
 
-    /// Starts a new batch: caches keys and values of `memory`, and clears those of the decoder's own
-    /// positions. `cx` is the context in which the inputs were read.
-    pub fn start<'g>(&self, cx: &Context<'g>, memory: Memory<'_, 'g>) {
-        let g = cx.g;
+    /// Clears keys and values of the decoder's own positions, before the first batch.
+    pub fn clear(&self, g: &Graph) {
         let zeros = |state: &State| state.assign(g.constant(0, state.ty().dtype).broadcast(state.dims()));
         self.own.iter().flatten().flatten().flatten().for_each(zeros);
+    }
+
+    /// Starts rows: caches keys and values of `memory` by `put`, which takes a state and its value for these
+    /// rows. `cx` is the context in which the inputs were read. Rows do not see
+    /// positions of the decoder that are older than they are.
+    pub fn start<'g>(&self, cx: &Context<'g>, memory: Memory<'_, 'g>, put: &dyn Fn(&State, Tensor<'g>)) {
+        let g = cx.g;
         g.scope(self.stack.name, || {
             for (i, (segment, states)) in self.stack.segments.iter().zip(&self.memory).enumerate() {
                 let rows = match memory {
                     Memory::Encoder(memory) => self.of_encoder(cx, segment, memory),
                     Memory::Inputs(read, length) => self.of_inputs(cx, segment, &read.segments[i], length),
                 };
-                write(states, &rows);
+                put_all(states, &rows, put);
             }
         });
     }
@@ -223,24 +240,27 @@ impl StepDecoder {
 
     /// Writes the KV cache for the next call.
     pub fn write_cache(&self, cache: &KvCache<'_>) {
-        self.own.iter().zip(cache).for_each(|(states, rows)| write(states, rows));
+        self.own
+            .iter()
+            .zip(cache)
+            .for_each(|(states, rows)| put_all(states, rows, &|state, x| state.assign(x)));
     }
 
-    /// Runs one position: `x` of `[batch, beams, d_model]` through all blocks and the final norm. `causal` is
-    /// the result of [`StepDecoder::causal`], and `padding` the mask added to logits over the positions of
+    /// Runs one position: `x` of `[batch, beams, d_model]` through all blocks and the final norm. `biases` is
+    /// the result of [`StepDecoder::biases`], and `padding` the mask added to logits over the positions of
     /// the inputs. Rotary positions are those of the context. Returns the output and the updated cache.
     pub fn step<'g>(
         &self,
         cx: &Context<'g>,
         x: Tensor<'g>,
-        position: Tensor<'g>,
-        causal: Option<&CausalBias<'g>>,
+        place: Place<'g>,
+        biases: Option<&RingBias<'g>>,
         padding: Tensor<'g>,
         cache: KvCache<'g>,
     ) -> (Tensor<'g>, KvCache<'g>) {
         let g = cx.g;
         g.scope(self.stack.name, || {
-            let now = self.at(cx, position, causal, padding);
+            let now = self.at(cx, place, biases, padding);
             let mut x = x;
             let mut next: KvCache<'g> = Vec::new();
             let segments = self.stack.segments.iter().zip(cache).zip(self.memory.iter().zip(&self.prepared));
@@ -265,54 +285,35 @@ impl StepDecoder {
 
     /// Returns the biases of all positions, to be computed once and used in every step. `None` means that
     /// layers share no biases.
-    pub fn causal<'g>(&self, cx: &Context<'g>) -> Option<CausalBias<'g>> {
+    pub fn biases<'g>(&self, cx: &Context<'g>) -> Option<RingBias<'g>> {
         let bias = self.stack.bias.as_ref()?;
-        Some(cx.g.scope("relative_bias", || bias.causal(cx, &self.all_length)))
+        Some(cx.g.scope("relative_bias", || bias.ring(cx, &self.own_length, self.before.size)))
     }
 
     /// Returns the inputs of a step that all blocks share.
     fn at<'g>(
         &self,
         cx: &Context<'g>,
-        position: Tensor<'g>,
-        causal: Option<&CausalBias<'g>>,
+        Place { clock, position }: Place<'g>,
+        biases: Option<&RingBias<'g>>,
         padding: Tensor<'g>,
     ) -> Position<'g> {
-        let before = self.inputs_before();
-        let place = if before > 0 { position + before as u32 } else { position };
-        let bias = causal.map(|causal| causal.at(place)).or_else(|| {
-            // Layers have their own biases, which hide later positions, or none.
-            let rotary = self.stack.segments.iter().flat_map(|s| &s.blocks).all(|b| b.bias.is_none());
-            rotary.then(|| self.mask(cx, |to| to.gt(place)))
-        });
-        let window = (cx.window > 0).then(|| self.mask(cx, |to| (place - to).ge(cx.window as u32)));
-        let (mut own, mut inputs) = (Vec::new(), vec![padding]);
-        for mask in bias.into_iter().chain(window) {
-            let [of_inputs, of_own] = self.divided(mask);
+        let back = clock - cx.g.iota(&self.own_length, DType::S32);
+        let ages = back.lt(0).select(back + self.own_length.size as u32, back);
+        let relative = (self.before.size > 0)
+            .then(|| cx.g.iota(&self.before, DType::S32) - self.before.size as u32 - position);
+        let hides = |hidden: Tensor<'g>| hidden.cast(DType::F32) * MASKED;
+        let (mut own, mut inputs) = (vec![hides(ages.gt(position))], vec![padding]);
+        if let Some(StepBias { own: of_own, inputs: of_inputs }) = biases.map(|b| b.at(clock, position)) {
+            own.push(of_own);
             inputs.extend(of_inputs);
-            own.push(of_own.expect("the decoder has positions"));
         }
-        Position { position, place, own, inputs }
-    }
-
-    /// Returns the mask, to be added to logits, that hides positions: `[memory_length]`, of all positions.
-    fn mask<'g>(&self, cx: &Context<'g>, hides: impl FnOnce(Tensor<'g>) -> Tensor<'g>) -> Tensor<'g> {
-        hides(cx.g.iota(&self.all_length, DType::S32)).cast(DType::F32) * MASKED
-    }
-
-    /// Returns the number of positions of the inputs before the decoder's own.
-    fn inputs_before(&self) -> usize {
-        self.all_length.size - self.own_length.size
-    }
-
-    /// Divides a mask over all positions into those over positions of the inputs, if self-attention sees
-    /// them, and over the decoder's own.
-    fn divided<'g>(&self, mask: Tensor<'g>) -> [Option<Tensor<'g>>; 2] {
-        let (before, name) = (self.inputs_before(), &self.own_length.name);
-        match before {
-            0 => [None, Some(mask)],
-            _ => [Some(mask.slice(name, ..before)), Some(mask.slice(name, before..))],
+        if cx.window > 0 {
+            own.push(hides(ages.ge(cx.window as u32)));
+            // Cross-attention has no window.
+            inputs.extend(relative.map(|relative| hides((-relative).ge(cx.window as u32))));
         }
+        Position { clock, ages, relative, own, inputs }
     }
 
     fn iteration<'g>(
@@ -366,10 +367,10 @@ fn prepared(
     stack.segments.iter().enumerate().map(declare).collect()
 }
 
-/// Assigns keys and values of a segment to their states.
-fn write(states: &[Vec<[State; 2]>], rows: &[Vec<KeyValue<'_>>]) {
+/// Puts keys and values of a segment into their states.
+fn put_all<'g>(states: &[Vec<[State; 2]>], rows: &[Vec<KeyValue<'g>>], put: &dyn Fn(&State, Tensor<'g>)) {
     let states = states.iter().flatten().flatten();
-    states.zip(rows.iter().flatten().flatten()).for_each(|(state, value)| state.assign(*value));
+    states.zip(rows.iter().flatten().flatten()).for_each(|(state, value)| put(state, *value));
 }
 
 impl Block {
@@ -426,14 +427,12 @@ impl Block {
         let [key, value] = attention.keys_values(cx, h, beams).map(|x| squeeze_single_beam(x, beams));
         let one = Dim::new("memory_length", 1);
         let put = |all: Tensor<'g>, x: Tensor<'g>| {
-            all.dynamic_update("memory_length", x.broadcast(&one), now.position)
+            all.dynamic_update("memory_length", x.broadcast(&one), now.clock)
         };
         let cache = [put(cache[0], key), put(cache[1], value)];
-        let bias = self
-            .bias
-            .as_ref()
-            .map(|bias| cx.g.scope("relative_bias", || bias.causal_at(cx, now.place, &decoder.all_length)));
-        let [of_inputs, own] = bias.map_or([None, None], |bias| decoder.divided(bias));
+        let bias = self.bias.as_ref();
+        let bias = bias.map(|bias| cx.g.scope("relative_bias", || bias.at_step(cx, now.ages, now.relative)));
+        let [of_inputs, own] = bias.map_or([None, None], |bias| [bias.inputs, Some(bias.own)]);
         let with = |bias: Option<Tensor<'g>>, masks: &[Tensor<'g>]| -> Vec<Tensor<'g>> {
             bias.into_iter().chain(masks.iter().copied()).collect()
         };

@@ -5,9 +5,14 @@
 //! positions. On devices that run asynchronously, the host learns one call late that all sequences have
 //! ended.
 //!
-//! Reading order: this file (generation), [`score`] (scoring), [`teacher`] (logits for distillation).
+//! If there are more inputs than rows, rows whose sequences have ended begin other inputs while the others
+//! continue (`slots`).
+//!
+//! Reading order: this file (generation), `slots`, [`score`] (scoring), [`teacher`] (logits for
+//! distillation).
 
 pub mod score;
+mod slots;
 pub mod teacher;
 
 pub use score::{Score, Scorer};
@@ -66,6 +71,8 @@ pub struct Generator<'s> {
     sizes: Sizes,
     contract: Contract,
     generation: Generation,
+    /// The number of inputs that can begin while other rows continue; `None` means that none can.
+    admitted: Option<usize>,
 }
 
 /// The sizes of a program.
@@ -97,11 +104,12 @@ impl<'s> Generator<'s> {
         for function in ["encode", "decode", "results"] {
             session.compile(function)?;
         }
+        let admitted = slots::admitted(session.artefact(), &contract);
         if artefact_has(session, "prepare") {
             session.call("prepare", &BTreeMap::new())?.wait()?;
             session.release("prepare");
         }
-        Ok(Self { session, sizes, contract, generation })
+        Ok(Self { session, sizes, contract, generation, admitted })
     }
 
     /// Returns the sizes of the program.
@@ -110,7 +118,8 @@ impl<'s> Generator<'s> {
     }
 
     /// Generates sequences for each of `inputs` (token ids without padding), best first for beam search.
-    /// Calls `each` with the index of an input and its sequences as soon as a batch is done.
+    /// Calls `each` with the index of an input and its sequences, in the order of inputs, as soon as they are
+    /// done.
     ///
     /// # Errors
     /// An option is invalid for the program, an input is empty, too long or not in the vocabulary, or a call
@@ -124,6 +133,9 @@ impl<'s> Generator<'s> {
         self.check(options)?;
         for (number, input) in inputs.iter().enumerate() {
             self.sizes.check_input(number, input)?;
+        }
+        if let Some(admitted) = self.admitted.filter(|_| inputs.len() > self.sizes.batch) {
+            return self.continuously(inputs, admitted, options, each);
         }
         for (number, rows) in inputs.chunks(self.sizes.batch).enumerate() {
             let first = number * self.sizes.batch;
@@ -214,6 +226,11 @@ impl<'s> Generator<'s> {
         if let Some(before) = before {
             before.wait()?;
         }
+        self.results(inputs, length)
+    }
+
+    /// Returns the sequences of each row. `inputs` are those of `decode`.
+    fn results(&mut self, inputs: BTreeMap<String, HostTensor>, length: usize) -> Result<Vec<Vec<Sequence>>> {
         let method = self.generation.method();
         let of_search = ["max_length", "length_penalty"];
         let inputs = inputs
