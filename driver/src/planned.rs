@@ -6,7 +6,7 @@ use crate::{
 use anyhow::Result;
 use compiler::{cost::target::Slice, pipeline::Placement};
 use mesh::Module;
-use plan::{Candidate, Evaluator, Fixed, Limits, Model, Ranked, Space, moves, search, tuned};
+use plan::{Candidate, Evaluator, Fixed, Limits, Model, Ranked, moves, search, tuned};
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -110,8 +110,8 @@ fn chosen(request: &Request, module: &Module, slice: &Slice, function: &str) -> 
     let since = Instant::now();
     let model = Variants { request };
     let evaluator = Evaluator::new(&model, function, slice, None);
-    let mut space = Space::new(module, slice.devices(), &Fixed::default());
-    space.entries = evaluator.entries(&|key| request.settings.sets(key));
+    let is_given = |key: &str| request.settings.sets(key);
+    let mut space = plan::space(&evaluator, module, slice.devices(), &Fixed::default(), &is_given);
     if space.states_no_rule() {
         space.dims = moves::dims(module, module.require_function(function)?);
     }

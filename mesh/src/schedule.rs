@@ -115,8 +115,10 @@ pub struct Entry {
     pub meaning: &'static str,
     /// The allowed values.
     pub values: &'static [&'static str],
-    /// Values that a search tries; none if a search leaves the entry alone.
+    /// Values that a search tries with all values of other entries; none if it does not.
     pub candidates: &'static [&'static str],
+    /// Values that a search tries as single changes of good candidates.
+    pub changes: &'static [&'static str],
 }
 
 /// The value of entries that take a number.
@@ -152,84 +154,98 @@ pub const ENTRIES: [Entry; 14] = [
         meaning: "Values that layers save for the backward pass; the rest is recomputed.",
         values: &["all", "long", "compact", "contractions", "carries"],
         candidates: &["all", "long", "compact", "contractions", "carries"],
+        changes: &[],
     },
     Entry {
         key: "unroll",
         meaning: "Emits layers one after the other instead of as a loop.",
         values: FLAG,
         candidates: &[],
+        changes: &[],
     },
     Entry {
         key: "microbatches",
         meaning: "Parts into which a step splits its batch; their gradients are accumulated.",
         values: COUNT,
         candidates: &["1", "2", "4", "8", "16", "32"],
+        changes: &[],
     },
     Entry {
         key: "stages",
         meaning: "Stages of a pipeline over the layers, which work at once on different microbatches.",
         values: COUNT,
         candidates: &[],
+        changes: &[],
     },
     Entry {
         key: "gather",
         meaning: "Gathers parameters that the state layout shards further in each layer or once a step.",
         values: &["layer", "step"],
         candidates: &[],
+        changes: &["layer", "step"],
     },
     Entry {
         key: "cast",
         meaning: "Rounds parameters to the type of activations once a step or in each layer.",
         values: &["step", "experts", "layer"],
         candidates: &[],
+        changes: &["step", "experts", "layer"],
     },
     Entry {
         key: "residual",
         meaning: "The dim of the residual stream between blocks.",
         values: &["d_model", "stream"],
         candidates: &[],
+        changes: &[],
     },
     Entry {
         key: "attention_minor",
         meaning: "The minor dim of attention weights.",
         values: &["memory", "query"],
         candidates: &[],
+        changes: &["memory", "query"],
     },
     Entry {
         key: "ring",
         meaning: "Blocks of positions between which keys and values move; 1 attends to all positions at once.",
         values: COUNT,
         candidates: &[],
+        changes: &[],
     },
     Entry {
         key: "exchange_parts",
         meaning: "Parts in which expert slots are exchanged, so that exchange and experts can overlap.",
         values: COUNT,
         candidates: &[],
+        changes: &[],
     },
     Entry {
         key: "sorted_parts",
         meaning: "Parts of the batch whose tokens are sorted by expert separately, in routing without capacity.",
         values: COUNT,
         candidates: &[],
+        changes: &[],
     },
     Entry {
         key: "dispatch",
         meaning: "Moves tokens to their expert slots and back by index or by a product with a mask.",
         values: &["auto", "permute", "einsum"],
         candidates: &["permute", "einsum"],
+        changes: &[],
     },
     Entry {
         key: "products",
         meaning: "Element type in which CPUs multiply bf16 matrices; auto is f32 without bf16 units.",
         values: &["auto", "bf16", "f32"],
         candidates: &[],
+        changes: &[],
     },
     Entry {
         key: "skip_empty",
         meaning: "Skips empty expert slots outside training, at the price of a larger program.",
         values: FLAG,
         candidates: &[],
+        changes: &[],
     },
 ];
 
@@ -416,7 +432,11 @@ mod tests {
                 assert_eq!(Schedule::parse(&schedule.to_string()), Ok(schedule));
             }
             let mut schedule = Schedule::default();
-            entry.candidates.iter().for_each(|c| assert_eq!(schedule.set(entry.key, c), Ok(())));
+            entry
+                .candidates
+                .iter()
+                .chain(entry.changes)
+                .for_each(|c| assert_eq!(schedule.set(entry.key, c), Ok(())));
         }
     }
 

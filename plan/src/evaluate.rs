@@ -9,7 +9,7 @@ use compiler::{
 };
 use mesh::{
     Module,
-    schedule::{ENTRIES, Entry},
+    schedule::{ENTRIES, Entry, Schedule},
     verify::Global,
 };
 use serde::{Deserialize, Serialize};
@@ -79,18 +79,23 @@ impl<'a> Evaluator<'a> {
         self.load(schedule).map(|loaded| loaded.module.clone())
     }
 
-    /// Returns the values to try for each schedule entry that the model reads. `is_given` is true for keys
-    /// that the user has fixed.
-    pub fn entries(&self, is_given: &dyn Fn(&str) -> bool) -> Vec<Vec<String>> {
-        // An entry that changes no function is not read by this model.
-        let functions = |schedule: &[String]| self.program(schedule).map(|m| m.functions);
-        let own = functions(&[]);
-        let values = |entry: &Entry| -> Vec<String> {
-            let words = entry.candidates.iter().map(|value| format!("{}={value}", entry.key));
+    /// Returns the values to try for each schedule entry that the model reads, of those that `values` has.
+    /// `is_given` is true for keys that the user has fixed.
+    pub fn entries(
+        &self,
+        values: fn(&Entry) -> &'static [&'static str],
+        is_given: &dyn Fn(&str) -> bool,
+    ) -> Vec<Vec<String>> {
+        // An entry that changes no function and no entry that passes read is not read by this model.
+        let passes = |schedule: Schedule| (schedule.gather, schedule.cast, schedule.attention_minor);
+        let read = |schedule: &[String]| self.program(schedule).map(|m| (m.functions, passes(m.schedule)));
+        let own = read(&[]);
+        let changing = |entry: &Entry| -> Vec<String> {
+            let words = values(entry).iter().map(|value| format!("{}={value}", entry.key));
             // A value that changes nothing is the model's default.
-            words.filter(|w| functions(std::slice::from_ref(w)).is_some_and(|f| Some(f) != own)).collect()
+            words.filter(|w| read(std::slice::from_ref(w)).is_some_and(|f| Some(f) != own)).collect()
         };
-        ENTRIES.iter().filter(|k| !is_given(k.key)).map(values).filter(|v| !v.is_empty()).collect()
+        ENTRIES.iter().filter(|k| !is_given(k.key)).map(changing).filter(|v| !v.is_empty()).collect()
     }
 
     fn load(&self, schedule: &[String]) -> Option<Arc<Loaded>> {

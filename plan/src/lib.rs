@@ -14,6 +14,6 @@ pub mod verify;
 
 pub use candidate::{Candidate, Estimate};
 pub use evaluate::{Cache, Evaluator, Model};
-pub use search::{Limits, Ranked, Seen, search};
+pub use search::{Limits, Ranked, Seen, search, space};
 pub use space::{Fixed, Space};
 pub use verify::{Budget, Compile, Verified, verify};

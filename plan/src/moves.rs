@@ -213,7 +213,7 @@ fn primes(n: usize) -> Vec<usize> {
 fn entries(space: &Space, schedule: &[String]) -> Vec<Vec<String>> {
     let key = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
     let mut all = Vec::new();
-    for values in &space.entries {
+    for values in space.entries.iter().chain(&space.changes) {
         let Some(searched) = values.first().map(|value| key(value)) else { continue };
         // The entries of a schedule have one order, so that equal schedules are equal.
         let position = schedule.iter().position(|entry| key(entry) == searched);
@@ -233,7 +233,8 @@ fn entries(space: &Space, schedule: &[String]) -> Vec<Vec<String>> {
 
 /// Returns the entries of a schedule in the order of the space.
 fn in_order(space: &Space, mut schedule: Vec<String>) -> Vec<String> {
-    schedule.sort_by_key(|entry| space.entries.iter().position(|values| values.contains(entry)));
+    let all = space.entries.iter().chain(&space.changes);
+    schedule.sort_by_cached_key(|entry| all.clone().position(|values| values.contains(entry)));
     schedule
 }
 

@@ -10,8 +10,10 @@ use crate::{
     candidate::{Candidate, Estimate},
     evaluate::Evaluator,
     moves::{canonical, first, neighbours},
-    space::Space,
+    space::{Fixed, Space},
+    tuned,
 };
+use mesh::{Module, schedule::ENTRIES};
 use std::{
     cmp,
     collections::BTreeSet,
@@ -80,15 +82,35 @@ pub struct Seen {
 }
 
 /// Sorts candidates: first those that fit, by time; then the others, by memory. Of equal ones, those with
-/// fewer axes come first. The order does not depend on the order in which they were estimated.
+/// fewer axes and a shorter schedule come first. The order does not depend on the order in which they were
+/// estimated.
 pub fn sort(ranked: &mut [Ranked], hbm: u64) {
-    let simpler = |a: &Candidate, b: &Candidate| a.axes().cmp(&b.axes()).then_with(|| a.cmp(b));
+    let parts = |c: &Candidate| (c.axes(), c.schedule.len());
+    let simpler = |a: &Candidate, b: &Candidate| parts(a).cmp(&parts(b)).then_with(|| a.cmp(b));
     ranked.sort_by(|a, b| better(a, b, hbm).then_with(|| simpler(&a.candidate, &b.candidate)));
 }
 
 /// Compares two candidates: the smaller is the better.
 fn better(a: &Ranked, b: &Ranked, hbm: u64) -> cmp::Ordering {
     b.fits(hbm).cmp(&a.fits(hbm)).then(a.cost(hbm).total_cmp(&b.cost(hbm)))
+}
+
+/// Returns the space of a program on `devices` devices: placements, entries of the schedule, and tuned
+/// configurations to begin with. `is_given` is true for keys that the user has fixed.
+pub fn space(
+    evaluator: &Evaluator,
+    module: &Module,
+    devices: usize,
+    fixed: &Fixed,
+    is_given: &dyn Fn(&str) -> bool,
+) -> Space {
+    let mut space = Space::new(module, devices, fixed);
+    space.entries = evaluator.entries(|entry| entry.candidates, is_given);
+    space.changes = evaluator.entries(|entry| entry.changes, is_given);
+    if !is_given("preset") && !ENTRIES.iter().any(|entry| is_given(entry.key)) {
+        space.starts = tuned::starts(module, &space, &|schedule| evaluator.program(schedule));
+    }
+    space
 }
 
 /// Searches until nothing better is found or a limit is reached. Calls `progress` with the number of
@@ -102,6 +124,7 @@ pub fn search(
 ) -> Seen {
     let (stop, known, seen) = (limits.stop, BTreeSet::new(), Seen::default());
     let mut round = Round { evaluator, hbm, stop, until: None, progress, known, seen };
+    round.run(space.starts.clone());
     round.run(space.placements(&[]));
     if space.states_no_rule() {
         round.run(first(space));
@@ -140,10 +163,16 @@ fn prefer(ranked: &mut [Ranked], hbm: u64, own: &BTreeSet<Candidate>) {
     ranked.sort_by(|a, b| better(a, b, hbm).then_with(|| is_other(a).cmp(&is_other(b))));
 }
 
-/// Removes candidates whose placement differs from an earlier one's in the names of axes only.
+/// Removes candidates whose placement differs from an earlier one's in the names of axes only, and which have
+/// the same schedule, or one of the same cost.
 fn distinct(ranked: &mut Vec<Ranked>) {
-    let mut forms = BTreeSet::new();
-    ranked.retain(|r| forms.insert(canonical(&r.candidate)));
+    let (mut forms, mut costs) = (BTreeSet::new(), BTreeSet::new());
+    ranked.retain(|r| {
+        let form = canonical(&r.candidate);
+        let e = &r.estimate;
+        let cost = [e.seconds().to_bits(), e.bytes, e.flops, e.wire_bytes];
+        forms.insert(form.clone()) && costs.insert((form.with(Vec::new()), cost))
+    });
 }
 
 struct Round<'a> {
@@ -233,9 +262,8 @@ impl Round<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{evaluate::Model, moves, space::Fixed};
+    use crate::{evaluate::Model, moves};
     use compiler::cost::target::Slice;
-    use mesh::Module;
 
     /// A product of two matrices without a layout, whose first operand is much the larger.
     struct Product;

@@ -33,6 +33,10 @@ pub struct Space {
     /// For each entry of the schedule that is searched, its values to try, as `key=value`. The model's own
     /// value is always tried.
     pub entries: Vec<Vec<String>>,
+    /// Like `entries`, for entries that are tried by single changes only.
+    pub changes: Vec<Vec<String>>,
+    /// Candidates that the search begins with, such as tuned ones.
+    pub starts: Vec<Candidate>,
 }
 
 /// A choice of state layout.
@@ -68,8 +72,8 @@ impl Space {
             Some(mesh) => vec![mesh.clone()],
             None => meshes(&axes(&layout), devices),
         };
-        let (fixed, dims, entries) = (fixed.clone(), Vec::new(), Vec::new());
-        Self { devices, fixed, dims, meshes, layouts, state_layouts, entries }
+        let fixed = fixed.clone();
+        Self { devices, fixed, meshes, layouts, state_layouts, ..Self::default() }
     }
 
     /// True if the program and the user state no rule, so that rules must be found.

@@ -1,6 +1,7 @@
 //! Tuned configurations: meshes, layouts and schedules of known programs on known slices, which were compiled
 //! with libtpu.
 
+use crate::{candidate::Candidate, space::Space};
 use compiler::cost::target::Slice;
 use mesh::{Layout, Mesh, Module, StateKind};
 use serde::Deserialize;
@@ -53,6 +54,38 @@ pub fn find(module: &Module, slice: &Slice) -> Option<Tuned> {
     all().into_iter().find(is_for)
 }
 
+/// Returns the configurations of a program for slices with as many devices as `space`, as candidates of it.
+/// `program` returns the program under some entries of the schedule. Configurations with other settings than
+/// the program's, or other placements than the user's, are left out.
+pub fn starts(
+    module: &Module,
+    space: &Space,
+    program: &dyn Fn(&[String]) -> Option<Module>,
+) -> Vec<Candidate> {
+    let parameters = parameters(module);
+    let settings: Vec<&str> = module.meta("settings").unwrap_or_default().split_whitespace().collect();
+    let suits = |tuned: &Tuned| {
+        let mesh = tuned.mesh();
+        let has_mesh = space.fixed.mesh.as_ref().is_none_or(|fixed| *fixed == mesh);
+        let has_settings = tuned.settings.iter().all(|setting| settings.contains(&&**setting));
+        let is_program = tuned.program == module.name && tuned.parameters == parameters;
+        is_program && has_settings && has_mesh && mesh.devices() == space.devices
+    };
+    let candidate = |tuned: Tuned| {
+        let (mesh, under) = (tuned.mesh(), program(&tuned.schedule)?);
+        let own = || Layout::parse(under.meta("layout").unwrap_or_default()).ok();
+        let layout = space.fixed.layout.clone().or_else(own)?.restricted_to(&mesh);
+        let state = space.fixed.state_layout.clone().unwrap_or_else(|| tuned.state_layout());
+        Some(Candidate {
+            schedule: tuned.schedule,
+            mesh: mesh.to_string(),
+            layout: layout.to_string(),
+            state_layout: state.restricted_to(&mesh).to_string(),
+        })
+    };
+    all().into_iter().filter(suits).filter_map(candidate).collect()
+}
+
 impl Tuned {
     /// Returns the slice.
     pub fn slice(&self) -> Slice {
@@ -91,6 +124,7 @@ pub fn parameters(module: &Module) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::space::Fixed;
 
     #[test]
     fn configurations_fit_their_slices() {
@@ -115,6 +149,33 @@ mod tests {
         assert_eq!(found("v4:8x8x16"), None);
         assert_eq!(found("v4:8x8x8:slices=2"), None);
         assert_eq!(find(&self::module(name, 1), &Slice::parse("v4:8x8x8").expect("it is a slice")), None);
+    }
+
+    #[test]
+    fn a_plan_begins_with_configurations_for_as_many_devices() {
+        let base = all().into_iter().find(|t| t.program == "switch_base").expect("it is in the file");
+        let mut module = module("switch_base", base.parameters);
+        let starts = |module: &Module, devices, mesh: Option<&str>| {
+            let fixed = Fixed { mesh: mesh.and_then(|mesh| Mesh::parse(mesh).ok()), ..Fixed::default() };
+            starts(module, &Space::new(module, devices, &fixed), &|_| Some(module.clone()))
+        };
+        let found = starts(&module, 32, None);
+        assert_eq!(found.len(), 1);
+        assert_eq!((&found[0].mesh, &found[0].schedule), (&base.mesh, &base.schedule));
+        assert_eq!(starts(&module, 32, Some("expert=32")), found);
+        assert_eq!(starts(&module, 32, Some("data=32")), []);
+        assert_eq!(starts(&module, 64, None), []);
+        // The configuration of Switch-C has a setting that changes the program.
+        let c = all().into_iter().find(|t| t.program == "switch_c").expect("it is in the file");
+        module = self::module("switch_c", c.parameters);
+        assert_eq!(starts(&module, 2048, None), []);
+        let site = mesh::Site::default();
+        module.meta.push(mesh::ir::Meta {
+            key: "settings".into(),
+            value: "d=1 expert_groups=32".into(),
+            site,
+        });
+        assert_eq!(starts(&module, 2048, None).len(), 1);
     }
 
     /// A program with so many parameters in one tensor.

@@ -28,8 +28,8 @@ use driver::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use plan::{
-    Budget, Cache, Candidate, Compile, Evaluator, Fixed, Limits, Ranked, Seen, Space, Verified, moves,
-    search, verify,
+    Budget, Cache, Candidate, Compile, Evaluator, Fixed, Limits, Ranked, Seen, Verified, moves, search,
+    verify,
     verify::{describe, seconds},
 };
 use report::{compiled::Compiled, table::size};
@@ -106,8 +106,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let model = Variants { request };
     let evaluator = Evaluator::new(&model, &args.function, slice, cache);
     let PlacementOptions { mesh, layout, state_layout } = request.placement.clone();
-    let mut space = Space::new(&program.module, slice.devices(), &Fixed { mesh, layout, state_layout });
-    space.entries = evaluator.entries(&|key| request.settings.sets(key));
+    let fixed = &Fixed { mesh, layout, state_layout };
+    let is_given = |key: &str| request.settings.sets(key);
+    let mut space = plan::space(&evaluator, &program.module, slice.devices(), fixed, &is_given);
     space.dims = moves::dims(&program.module, function);
     let signals = Signals::watch()?;
     // From here on, a stop prints the results so far.
