@@ -151,6 +151,47 @@ func f(%x x: f32[]) -> (g: f32[]) {
     assert!(mistakes.to_string().contains("expand gradients first"), "{mistakes}");
 }
 
+/// Slices, paddings and concatenations of a split dim, for all shapes that divide into four shards.
+#[test]
+fn parts_of_split_dims_mean_the_same() {
+    let (mut programs, mut exchanged) = (0, 0);
+    let mut check = |operands: &[usize], result: usize, operation: &str| {
+        let inputs: Vec<String> =
+            operands.iter().enumerate().map(|(i, size)| format!("%x{i} x{i}: f32[a={size}, b=2]")).collect();
+        let names: Vec<String> = (0..operands.len()).map(|i| format!("%x{i}")).collect();
+        let operation = operation.replace("%x", &names.join(", "));
+        let text = format!(
+            "module m\nfunc f({}) -> (y: f32[a={result}, b=2]) {{\n  %y = {operation}\n  return %y\n}}\n",
+            inputs.join(", ")
+        );
+        let (global, local) = local(&text, "data=4", "a:data", "");
+        same(&global, &local);
+        programs += 1;
+        exchanged += usize::from(!ops(&local).contains(&"all_gather".into()));
+    };
+    for size in [4_usize, 8, 16] {
+        for (start, stride) in (0..size).flat_map(|start| [1_usize, 2, 3].map(|stride| (start, stride))) {
+            for limit in start + 1..=size {
+                let result = (limit - start).div_ceil(stride);
+                if result.is_multiple_of(4) {
+                    let slice = format!("slice %x {{dim=a, start={start}, limit={limit}, stride={stride}}}");
+                    check(&[size], result, &slice);
+                }
+            }
+        }
+        for (low, high) in (0_usize..9).flat_map(|low| (0_usize..9).map(move |high| (low, high))) {
+            if (low + high).is_multiple_of(4) {
+                let value = low % 2;
+                let pad = format!("pad %x {{dim=a, low={low}, high={high}, value={value}}}");
+                check(&[size], size + low + high, &pad);
+            }
+        }
+        check(&[size, 4], size + 4, "concat %x {dim=a}");
+        check(&[4, size, 4], size + 8, "concat %x {dim=a}");
+    }
+    assert!(exchanged > programs / 2 && exchanged < programs, "{exchanged} of {programs}");
+}
+
 /// Checks the help for a dim `a` over four devices of which one element is cut off.
 #[track_caller]
 fn check_cut(size: usize, offers: bool) {

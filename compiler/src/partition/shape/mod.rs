@@ -1,6 +1,7 @@
 //! Creation and movement. Created tensors are created in shards. Renames and reshapes move axes between dims
 //! before the operation, which is where all-to-alls come from.
 
+mod halo;
 mod reshape;
 mod shift;
 
@@ -64,7 +65,8 @@ fn none() -> AxisSet {
     AxisSet::EMPTY
 }
 
-/// Applies an operation that needs the whole `dim`; the result is sharded again if that is asked for.
+/// Applies an operation along `dim`: on shards with elements of their neighbours, or on the whole dim if that
+/// sends less. The result is sharded again if that is asked for.
 fn along(
     walk: &mut Walk<'_>,
     inst: &Inst,
@@ -73,6 +75,9 @@ fn along(
     home: &Type,
     sum: AxisSet,
 ) -> Result<(), Diagnostic> {
+    if halo::partition(walk, inst, op, dim, home, sum)? {
+        return Ok(());
+    }
     let form = whole(home, dim);
     let sum = sum.minus(form.split());
     let mut args = Vec::new();

@@ -72,7 +72,7 @@ fn moved(walk: &mut Walk<'_>, x: Value, parts: &Parts, by: isize, wrap: bool) ->
 }
 
 /// Moves shards by `by` positions.
-fn permuted(
+pub(super) fn permuted(
     walk: &mut Walk<'_>,
     x: Value,
     parts: &Parts,
