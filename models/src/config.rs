@@ -9,7 +9,7 @@ use crate::{
     patterns::Patterns,
     precision::Precision,
     stream::STREAM,
-    switch::options::lcm,
+    switch::{always_sorts, options::lcm},
     tokens::{EOS, PAD},
 };
 use mesh::{
@@ -543,6 +543,12 @@ impl Config {
         }
     }
 
+    /// True if no function of the model has expert slots with a capacity.
+    fn always_sorts(&self, switch: &Switch) -> bool {
+        let lengths: Vec<usize> = self.row_lengths().iter().map(|(_, length)| *length).collect();
+        always_sorts(switch, self.microbatch().batch, &lengths, self.schedule.sorted_parts)
+    }
+
     /// Returns the default layout, for any mesh with axes `data`, `expert` and `model`. With groups of
     /// experts, `expert` shards the groups and `inner` the experts of a group. A residual stream with its
     /// own dim is sharded over `model`. The stages of a pipeline, and with them the parameters of layers, are
@@ -552,6 +558,9 @@ impl Config {
             Some(switch) if switch.expert_groups > 0 => {
                 "batch:expert+data+inner,outer_batch:expert,inner_batch:data+inner,inner_senders:data,\
                  experts:expert+inner,expert_groups:expert,group_experts:inner,heads:model,d_ff:model,vocab:model"
+            }
+            Some(switch) if self.always_sorts(switch) => {
+                "batch:data+expert,experts:expert,heads:model,d_ff:model,vocab:model"
             }
             Some(_) => {
                 "batch:data+expert,expert_batch:data,experts:expert,heads:model,d_ff:model,vocab:model"
@@ -639,6 +648,15 @@ mod tests {
             // Reading the settings makes explicit those that follow from others.
             assert_eq!(again, config.with(&Args::default()), "{name}");
         }
+    }
+
+    #[test]
+    fn the_layout_names_only_dims_that_the_program_has() {
+        let of = |batch, dropless| {
+            let switch = Some(Switch { dropless, ..Switch::default() });
+            Config { batch, switch, ..Config::default() }.layout().contains("expert_batch")
+        };
+        assert_eq!([of(8, false), of(1, true), of(64, true)], [true, true, false]);
     }
 
     #[test]

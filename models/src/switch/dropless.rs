@@ -65,8 +65,8 @@ impl SwitchFfn {
     /// expert slots by capacity, of which there are enough for all: a block for each of them would read more
     /// matrices than there are.
     pub(super) fn sorts(&self, cx: &Context<'_>, positions: [&Dim; 2]) -> bool {
-        let rows = positions[0].size * positions[1].size / parts(cx, positions[0]) * self.options.choices();
-        self.options.dropless && (cx.train() || rows >= LEAST * ROWS_PER_PADDING * self.options.experts)
+        let sizes = positions.map(|dim| dim.size);
+        self.options.dropless && (cx.train() || enough(&self.options, sizes, cx.schedule.sorted_parts))
     }
 
     /// Sorts `x`, the tokens at `positions`, by expert, applies the experts, and combines their outputs.
@@ -98,8 +98,25 @@ impl SwitchFfn {
 
 /// Returns the number of parts of the batch that are sorted separately; each has whole groups.
 fn parts(cx: &Context<'_>, group: &Dim) -> usize {
-    let (parts, groups) = (cx.schedule.sorted_parts, group.size);
+    divided(cx.schedule.sorted_parts, group.size)
+}
+
+fn divided(parts: usize, groups: usize) -> usize {
     (1..=parts.min(groups)).rev().find(|n| parts.is_multiple_of(*n) && groups.is_multiple_of(*n)).unwrap_or(1)
+}
+
+/// True if evaluation sorts the tokens of `groups` groups of `tokens` each, in `parts` parts if possible:
+/// each has enough for every expert.
+fn enough(options: &Switch, [groups, tokens]: [usize; 2], parts: usize) -> bool {
+    let rows = groups * tokens / divided(parts, groups) * options.choices();
+    rows >= LEAST * ROWS_PER_PADDING * options.experts
+}
+
+/// True if no function of a model has expert slots with a capacity, whose rules of a layout would then name
+/// dims that no tensor has. The model has `batch` sequences of the lengths `lengths`, in `parts` parts.
+pub(crate) fn always_sorts(options: &Switch, batch: usize, lengths: &[usize], parts: usize) -> bool {
+    let all = || lengths.iter().map(|length| options.groups(batch, *length));
+    options.dropless && all().all(|(groups, tokens)| enough(options, [groups, tokens], parts))
 }
 
 /// Returns the parts as groups of the tokens at `positions`.

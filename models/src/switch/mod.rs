@@ -27,6 +27,7 @@ mod unstacked;
 
 use crate::{Activation, Context, Weights, feed_forward::FeedForward, stream};
 use dispatch::Slots;
+pub(crate) use dropless::always_sorts;
 use expert_dropout::ExpertDropout;
 use experts::Experts;
 use hierarchy::Hierarchy;
