@@ -24,7 +24,7 @@ impl RmsNorm {
     /// Returns the normalized `x`; statistics are `f32`, the result has the type of activations.
     pub fn forward<'g>(&self, cx: &Context<'g>, x: Tensor<'g>) -> Tensor<'g> {
         let wide = x.cast(DType::F32);
-        let factor = (wide.square().mean(&stream::dim_of(x, &self.d_model)) + self.epsilon).rsqrt();
+        let factor = (wide.square().mean(stream::dim_of(x, &self.d_model)) + self.epsilon).rsqrt();
         (wide * factor).cast(cx.dtype()) * stream::enter(self.scale.read(cx), x, &self.d_model)
     }
 }

@@ -39,7 +39,7 @@ const PLAIN: Plan = Plan { taps: 3, stride: 1, dilation: 1, edges: Edges::Same }
 
 impl Plan {
     fn window(self, dim: &str, taps: &str) -> Window {
-        let window = Window::new(dim, &Dim::new(taps, self.taps));
+        let window = Window::new(dim, Dim::new(taps, self.taps));
         window.stride(self.stride).dilation(self.dilation).edges(self.edges)
     }
 

@@ -167,7 +167,7 @@ fn parts_of_split_dims_mean_the_same() {
         let (global, local) = local(&text, "data=4", "a:data", "");
         same(&global, &local);
         programs += 1;
-        exchanged += usize::from(!ops(&local).contains(&"all_gather".into()));
+        exchanged += usize::from(!ops(&local).contains(&"all_gather"));
     };
     for size in [4_usize, 8, 16] {
         for (start, stride) in (0..size).flat_map(|start| [1_usize, 2, 3].map(|stride| (start, stride))) {

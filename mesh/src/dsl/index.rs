@@ -119,7 +119,7 @@ impl<'g> Tensor<'g> {
         // The operation itself reports a dim that is missing.
         let Some((size, places)) = sizes else { return self.permute_with_inverse(dim, to, forward, forward) };
         let batch: Vec<Dim> = forward.dims().into_iter().filter(|d| d.name != to).collect();
-        let places = self.graph.iota(&Dim::new(to.clone(), places), DType::S32) + 1;
+        let places = self.graph.iota(Dim::new(to.clone(), places), DType::S32) + 1;
         let from = Dim::new(dim.clone(), size);
         let inverse = forward.scatter_add(&from, &to, places.broadcast(batch)) - 1;
         self.permute_with_inverse(dim, to, forward, inverse)

@@ -34,7 +34,7 @@ impl Rotary {
             // The size of a dim in operations by name is free; that of the tensor counts.
             None => {
                 let own = x.dims().into_iter().find(|dim| dim.name == positions.name);
-                cx.g.iota(&own.unwrap_or_else(|| positions.clone()), DType::S32)
+                cx.g.iota(own.unwrap_or_else(|| positions.clone()), DType::S32)
             }
             Some(place) => {
                 let own = place.dims().into_iter().find(|dim| dim.name != *"batch");

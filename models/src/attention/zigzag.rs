@@ -171,7 +171,7 @@ impl<'a, 'g> Zigzag<'a, 'g> {
     fn whole(&self, halves: Halves<Tensor<'g>>) -> Tensor<'g> {
         let chunk = &self.blocks.query;
         let order = Order::new(&self.blocks.ring, chunk);
-        let x = concat(halves.map(|x| x.broadcast(&order.half.sized(1))), &order.half);
+        let x = concat(halves.map(|x| x.broadcast(order.half.sized(1))), &order.half);
         let x = x.rename_all([(chunk, &self.blocks.ring), (&self.blocks.ring, &order.block)]);
         let x = order.apply(x.merge([&order.half, &order.block], &order.chunks));
         let x = x.split(&order.chunks, [&order.block, &order.half]);

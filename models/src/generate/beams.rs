@@ -85,7 +85,7 @@ impl Beams<'_> {
         // The best continuations that do not end stay open.
         let g = logits.graph();
         let low = g.constant(MASKED, DType::F32);
-        let (scores, chosen) = ends.select(low, all.scores).top_k(&all.dim.name, &self.beams.renamed("next"));
+        let (scores, chosen) = ends.select(low, all.scores).top_k(&all.dim.name, self.beams.renamed("next"));
         let beam = all.beam.gather(&all.dim.name, chosen);
         let token = all.token.gather(&all.dim.name, chosen).rename("next", &self.beams.name);
         // The cache of a single beam lacks the dim.
@@ -96,7 +96,7 @@ impl Beams<'_> {
                 x
             }
         };
-        let row = token.broadcast(&Dim::new("target_length", 1));
+        let row = token.broadcast(Dim::new("target_length", 1));
         let tokens = move_beams(now.tokens).dynamic_update("target_length", row, now.clock);
         let scores = scores.rename("next", &self.beams.name);
         let finished = now.finished.map(|finished| {
@@ -156,7 +156,7 @@ impl Beams<'_> {
         let among_best = g.iota(&all.dim, DType::S32).lt(self.beams.size as u32);
         let counts = all.token.eq(self.eos) & among_best & active & finished.complete.eq(0);
         let scores = counts.select(normalized(all.scores, length, penalty), low);
-        let row = all.token.broadcast(&Dim::new("target_length", 1));
+        let row = all.token.broadcast(Dim::new("target_length", 1));
         let tokens = now.tokens.gather(&self.beams.name, all.beam);
         let tokens = tokens.dynamic_update("target_length", row, now.clock);
         let new = |x: Tensor<'g>| x.rename(&all.dim.name, &self.beams.name);

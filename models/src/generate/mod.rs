@@ -402,7 +402,7 @@ impl Generator {
         let (g, size) = (tokens.graph(), self.length.size as u32);
         // The order of the result's dims is that of the index.
         let start = g.full(0, DType::S32, [&self.batch, &self.beams]) + start;
-        let place = start + g.iota(&self.length.renamed("place"), DType::S32);
+        let place = start + g.iota(self.length.renamed("place"), DType::S32);
         let place = place.ge(size).select(place - size, place);
         tokens.gather(&self.length, place).rename("place", &self.length.name)
     }
@@ -491,7 +491,7 @@ fn advance<'g>(
     let scores = open.select(now.scores + log, now.scores);
     // A sequence that has ended stays in the ring until its row begins another one.
     let held = now.tokens.dynamic_slice("target_length", now.clock, 1);
-    let row = open.select(token, held.squeeze("target_length")).broadcast(&Dim::new("target_length", 1));
+    let row = open.select(token, held.squeeze("target_length")).broadcast(Dim::new("target_length", 1));
     let tokens = now.tokens.dynamic_update("target_length", row, now.clock);
     let open = (open & token.ne(eos)).cast(DType::S32);
     let history = now.history.map(|history| repetition::extended(history, token));

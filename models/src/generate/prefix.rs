@@ -54,7 +54,7 @@ impl Generator {
         }
         let next = prefix.next(config);
         let text = reads_text(config).then(|| {
-            let last = next.broadcast(&Dim::new(HISTORY, 1));
+            let last = next.broadcast(Dim::new(HISTORY, 1));
             concat([prefix.text(NONE).rename(length, HISTORY), last], HISTORY)
         });
         ReadInputs { mask: prefix.mask(length), next, text }

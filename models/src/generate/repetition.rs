@@ -87,6 +87,6 @@ pub fn begun<'g>(first: Tensor<'g>, room: usize, beams: &Dim) -> Tensor<'g> {
 
 /// Returns the history with one more token of each sequence, `s32[batch, beams]`.
 pub fn extended<'g>(history: Tensor<'g>, token: Tensor<'g>) -> Tensor<'g> {
-    let token = token.broadcast(&Dim::new(HISTORY, 1));
+    let token = token.broadcast(Dim::new(HISTORY, 1));
     concat([history.slice(HISTORY, 1..), token], HISTORY)
 }
