@@ -71,7 +71,9 @@ fn names(names: &Names) -> manifest::TaskNames {
 mod tests {
     #[test]
     fn the_language_and_the_manifest_name_prints_and_assertions_alike() {
-        use proto::watched::{ASSERT_FINITE, PRINT};
-        assert_eq!([PRINT, ASSERT_FINITE], [mesh::task::PRINT, mesh::task::ASSERT_FINITE]);
+        use mesh::task;
+        use proto::watched::{ASSERT_FINITE, NAN_INF, PRINT};
+        let language = [task::PRINT, task::ASSERT_FINITE, task::NAN_INF];
+        assert_eq!([PRINT, ASSERT_FINITE, NAN_INF], language);
     }
 }

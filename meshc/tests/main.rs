@@ -2,6 +2,7 @@
 //!
 //! They form one executable, which is linked once and runs tests of all files in parallel.
 
+mod cli_bf16;
 mod cli_checkpoints;
 mod cli_commands;
 mod cli_contract;

@@ -2,8 +2,8 @@
 
 use crate::{Error, HostTensor, Result};
 use proto::{
-    manifest::Tensor,
-    watched::{ASSERT_FINITE, PRINT},
+    manifest::{Dim, Tensor},
+    watched::{ASSERT_FINITE, NAN_INF, PRINT},
 };
 
 /// The most elements of a print that are shown.
@@ -55,16 +55,19 @@ impl Failed {
     pub(crate) fn examine(&mut self, output: &str, tensor: &Tensor, value: &HostTensor) -> Result<()> {
         let Some(name) = output.strip_prefix(ASSERT_FINITE) else { return Ok(()) };
         let counts = value.to_f64()?;
-        let pairs = counts.as_chunks::<2>().0;
+        let size = |dim: &Dim| (dim.size as usize).max(1);
+        let Some(at) = tensor.dims.iter().position(|dim| dim.name == NAN_INF) else { return Ok(()) };
+        let after: usize = tensor.dims[at + 1..].iter().map(size).product();
+        // The numbers of NaN and infinite elements of each iteration.
+        let pair = |i: usize| [0, 1].map(|kind| counts[(i / after * 2 + kind) * after + i % after]);
+        let pairs: Vec<[f64; 2]> = (0..counts.len() / 2).map(pair).collect();
         let Some(first) = pairs.iter().position(|pair| *pair != [0.0, 0.0]) else { return Ok(()) };
         let (nan, infinite) = pairs.iter().fold((0.0, 0.0), |(a, b), [nan, inf]| (a + nan, b + inf));
-        let scans = &tensor.dims[..tensor.dims.len().saturating_sub(1)];
         let mut rest = first;
         let mut places: Vec<String> = Vec::new();
-        for dim in scans.iter().rev() {
-            let size = (dim.size as usize).max(1);
-            places.push(format!("{} of `{}`", rest % size, dim.name));
-            rest /= size;
+        for dim in tensor.dims.iter().rev().filter(|dim| dim.name != NAN_INF) {
+            places.push(format!("{} of `{}`", rest % size(dim), dim.name));
+            rest /= size(dim);
         }
         places.reverse();
         let place = match places.as_slice() {
@@ -92,7 +95,6 @@ impl Failed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::manifest::Dim;
 
     #[track_caller]
     fn check(dims: &[(&str, usize)], counts: &[i32], expected: Option<&str>) {
@@ -121,6 +123,11 @@ mod tests {
             Some(&expect(
                 "`ffn/x` has 4 NaN and 2 infinite elements, first in iteration 1 of `parts`, 1 of `layers`",
             )),
+        );
+        check(
+            &[("nan_inf", 2), ("rows", 3)],
+            &[0, 0, 1, 0, 2, 0],
+            Some(&expect("`ffn/x` has 1 NaN and 2 infinite elements, first in iteration 1 of `rows`")),
         );
     }
 

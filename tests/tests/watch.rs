@@ -87,3 +87,26 @@ fn values_are_seen_from_every_body() {
         assert!(error.to_string().contains(text), "{error}");
     }
 }
+
+/// The body of a map is inlined with a further dim, along which its values are stacked.
+#[test]
+fn values_in_maps_are_stacked() {
+    let p = Program::new("map");
+    p.function("f", |g| {
+        let (rows, d) = (Dim::new("rows", 3), Dim::new("d", 2));
+        let x = g.input("x", DType::F32, [&rows, &d]);
+        g.output("y", g.map(&rows, x, |x| (x * 2.0).print("twice").sum("d").assert_finite("sum")));
+    });
+    let module = p.finish().unwrap_or_else(|d| panic!("{d}"));
+    assert_eq!(module.functions[0].outputs, ["y", "print/twice", "assert_finite/sum"]);
+    let local = pipeline::compile(module, &Placement::default(), &mut pipeline::unobserved);
+    let local = local.unwrap_or_else(|d| panic!("{d}")).into_module();
+    let x = vec![1.0, 2.0, 3.0, f64::INFINITY, 5.0, f64::NAN];
+    let x = Tensor::new(DType::F32, &[Dim::new("rows", 3), Dim::new("d", 2)], x).expect("6 numbers");
+    let given = Tensors::from([("x".into(), x)]);
+    let results = interp::run(&local, "f", &given, &Tensors::new(), Precision::Normal);
+    let results = results.unwrap_or_else(|d| panic!("{d}")).outputs;
+    // Here the dim of the map comes last.
+    assert_eq!(results["assert_finite/sum"].elements(), [0.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
+    assert_eq!(results["print/twice"].elements()[..3], [2.0, 4.0, 6.0]);
+}

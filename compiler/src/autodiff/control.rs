@@ -15,7 +15,7 @@ use super::{
     shape::fresh,
     tape::{Bwd, Tape},
 };
-use crate::{activity, facts::is_inline};
+use crate::activity;
 use indexmap::IndexMap;
 use mesh::{
     DType, TensorDim, Type,
@@ -221,7 +221,7 @@ impl Backward<'_> {
             reverse: !scan.reverse,
             remat: scan.remat,
             unroll: scan.unroll,
-            barrier: scan.remat != Remat::SaveAll && is_inline(scan),
+            barrier: scan.remat != Remat::SaveAll && scan.dim.size == 1,
             body,
         };
         Ok((op, operands, targets))

@@ -24,11 +24,16 @@ impl Graph {
         let (ys, results) = leaves(f(inner));
         let values = self.resolve_all(&results, &site);
         let mut frame = self.close();
+        let watches = std::mem::take(&mut frame.watches);
         let outputs = values.filter(|_| params.len() == slices.len()).and_then(|values| {
             frame.body.results = values;
+            frame.body.results.extend(watches.iter().map(|w| w.value));
             self.inline(dim, &slices, &params, &frame, &site)
         });
-        let mut outputs = outputs.unwrap_or_default().into_iter();
+        let mut outputs = outputs.unwrap_or_default();
+        let watched = outputs.split_off(outputs.len().min(results.len()));
+        self.pass_on(watches.into_iter().map(|w| w.name).collect(), watched, &site);
+        let mut outputs = outputs.into_iter();
         ys.map(&mut |_| outputs.next().unwrap_or(self.poison()))
     }
 

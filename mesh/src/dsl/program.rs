@@ -81,6 +81,13 @@ impl Program {
         self.declare(&name.into(), StateKind::Param, DType::F32, dims.dims(), init, Location::caller())
     }
 
+    /// Declares a trained parameter of another float type. Its gradient and its new value have this type too:
+    /// an optimizer that computes in `f32` casts both.
+    #[track_caller]
+    pub fn param_as(&self, dtype: DType, name: impl Into<Name>, dims: impl Dims, init: Init) -> State {
+        self.declare(&name.into(), StateKind::Param, dtype, dims.dims(), init, Location::caller())
+    }
+
     /// Declares an optimizer slot: the optimizer's memory for a parameter.
     #[track_caller]
     pub fn slot(&self, name: impl Into<Name>, dtype: DType, dims: impl Dims, init: Init) -> State {

@@ -11,11 +11,8 @@ use super::{
 use crate::{
     DType, Diagnostic, Dim, Env, Name, Op, Site, TensorDim, Type, Value,
     ir::Shape,
-    task::{ASSERT_FINITE, PRINT},
+    task::{ASSERT_FINITE, NAN_INF, PRINT},
 };
-
-/// The dim of the two numbers of an assertion: how many elements are NaN, and how many are infinite.
-const COUNTS: &str = "nan_inf";
 
 impl<'g> Tensor<'g> {
     /// Shows the value under a name whenever the function runs, and returns the tensor. The scope is part of
@@ -33,9 +30,9 @@ impl<'g> Tensor<'g> {
         let count = |p: Self| p.cast(DType::S32).sum_all();
         let nan = count(self.ne(self));
         let infinite = count(!self.is_finite()) - nan;
-        let alone = Dim::new(COUNTS, 1);
+        let alone = Dim::new(NAN_INF, 1);
         let parts = [nan, infinite].map(|n| n.broadcast(&alone));
-        self.graph.watch(ASSERT_FINITE, name, self.graph.concat(&parts, COUNTS), &self.graph.site());
+        self.graph.watch(ASSERT_FINITE, name, self.graph.concat(&parts, NAN_INF), &self.graph.site());
         self
     }
 }

@@ -605,7 +605,7 @@ pub struct Scan {
     /// True if the iterations are emitted one after the other instead of as a loop.
     pub unroll: bool,
     /// True if no operation of the iterations is merged with an equal one outside: the backward half of a
-    /// loop without a loop in the emitted program, which would otherwise save what it is to recompute.
+    /// loop of one iteration, which would otherwise save what it is to recompute.
     pub barrier: bool,
     /// One iteration.
     pub body: Body,
