@@ -113,7 +113,10 @@ mod tests {
 
     #[test]
     fn an_assertion_names_the_value_the_counts_and_the_iteration() {
-        const HELP: &str = "\n  help: the program asserts that they are finite: assert values before them                             to find the first one, or use a lower learning rate or f32";
+        const HELP: &str = concat!(
+            "\n  help: the program asserts that they are finite: assert values before them to find the first ",
+            "one, or use a lower learning rate or f32"
+        );
         let expect = |text: &str| format!("assertion failed: {text}{HELP}");
         check(&[("nan_inf", 2)], &[0, 0], None);
         check(&[("nan_inf", 2)], &[3, 1], Some(&expect("`ffn/x` has 3 NaN and 1 infinite elements")));
