@@ -104,7 +104,7 @@ mod tests {
             size: *size as u64,
             ..Dim::default()
         });
-        let tensor = Tensor { dtype: "s32".to_owned(), dims: dims.collect(), ..Tensor::default() };
+        let tensor = Tensor { dtype: "s32".to_owned(), dims: dims.collect() };
         let mut failed = Failed::default();
         failed.examine("print/x", &tensor, &HostTensor::s32(&sizes, counts)).unwrap();
         failed.examine("assert_finite/ffn/x", &tensor, &HostTensor::s32(&sizes, counts)).unwrap();

@@ -191,11 +191,11 @@ impl GenerationDefaults {
     }
 }
 
-/// True if a value is one of `neutral`; numbers are compared as numbers.
+/// True if a value is one of `neutral`, which are JSON; numbers are compared as numbers.
 fn is_neutral(value: &Value, neutral: &[&str]) -> bool {
     neutral.iter().any(|text| match (value.as_f64(), text.parse::<f64>()) {
         (Some(number), Ok(neutral)) => number == neutral,
-        _ => value.to_string() == *text,
+        _ => serde_json::from_str::<Value>(text).is_ok_and(|neutral| neutral == *value),
     })
 }
 
