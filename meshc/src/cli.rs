@@ -269,6 +269,8 @@ mod tests {
         (&["generate"], "top-k", &["0"]),
         (&["generate"], "top-p", &["0", "1.5"]),
         (&["generate"], "length-penalty", &["nan"]),
+        (&["generate"], "repetition-penalty", &["0", "-1", "nan"]),
+        (&["generate"], "no-repeat-ngram-size", &["-1", "1.5"]),
         (&["generate"], "min-length", &["-1"]),
         (&["generate"], "max-length", &["0"]),
         (&["plan"], "verify", &["-1"]),
