@@ -148,7 +148,7 @@ fn the_gradient_of_every_operation_is_that_of_finite_differences() {
 #[test]
 fn random_programs_have_every_operation() {
     let mut counts: Vec<(&str, usize)> = ROWS.iter().map(|(name, _)| (*name, 0)).collect();
-    for seed in 0..260 {
+    for seed in 0..520 {
         let case = tests::generate::case(seed, 2, 14);
         let programs = tests::law::prepare(&case).unwrap();
         for function in case.module.functions.iter().chain(&programs.local.functions) {
