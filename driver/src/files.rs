@@ -55,7 +55,7 @@ pub fn check_target(target: &Path) -> Result<()> {
 /// Writes the directory of an artefact with the digests of its files.
 ///
 /// # Errors
-/// As [`write_folder`].
+/// `target` exists and is no artefact, or a file cannot be written.
 pub fn write_artefact(target: &Path, mut files: Vec<(String, Vec<u8>)>) -> Result<()> {
     let digests = digests(&files);
     files.push((DIGESTS.to_owned(), digests));

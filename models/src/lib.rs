@@ -10,7 +10,7 @@
 //! adapters), the layers ([`norm`], [`position`], [`attention`], [`feed_forward`], [`switch`],
 //! [`embedding`]), [`stack`] (encoder and decoder), [`stream`] (the residual stream), [`objective`] (losses),
 //! [`decoder`] (decoder-only models), [`model`] (models of both kinds), [`optimizer`], [`microbatch`]
-//! (gradient accumulation), [`tokens`] (special tokens), [`distill`] (teachers), `metadata` and [`program`],
+//! (gradient accumulation), [`tokens`] (special tokens), [`distill`] (teachers), `metadata` and `program`,
 //! `evaluation`, [`generate`], [`score`] and [`routes`] (programs that evaluate, generate, score and record
 //! routing), [`zoo`] (published models), [`hf`] and [`t5x`] (tensor names of Hugging Face and of T5X),
 //! [`probe`] (intermediate values, for comparison with other systems).

@@ -1,6 +1,6 @@
 //! Search for a good way to run a model on a TPU slice: mesh, layouts and schedule.
 //!
-//! Reading order: [`space`] (the choices), [`candidate`] (one choice and its cost), [`evaluate`] (estimates
+//! Reading order: `space` (the choices), [`candidate`] (one choice and its cost), [`evaluate`] (estimates
 //! the cost from the program of one device), [`moves`] (changes of a candidate), [`mod@search`] (rounds of
 //! candidates), [`mod@verify`] (compilation of the best candidates), [`tuned`] (results for known programs).
 

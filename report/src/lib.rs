@@ -1,5 +1,5 @@
 //! Cost of one step of a partitioned program, computed from its Local module: parameters, FLOPs,
-//! communication and memory. Nothing is run, and nothing is guessed from names except as [`flops`] says about
+//! communication and memory. Nothing is run, and nothing is guessed from names except as `flops` says about
 //! routers.
 //!
 //! The JSON form is a stable interface (`meshc report --json`, golden tests): fields keep their names and

@@ -3,8 +3,8 @@
 //!
 //! Each body is walked once. Every Global value has a *layout* sharding, which applies the rules of the
 //! compute layout dim by dim, and a *home* sharding, which is the same unless the value belongs to a class
-//! with stored state ([`hints`]). During the walk, each Global value keeps the Local values that represent it
-//! ([`walk`]): as computed, reduced, resharded. An operation asks for the sharding it needs, and [`reshard`]
+//! with stored state (`hints`). During the walk, each Global value keeps the Local values that represent it
+//! (`walk`): as computed, reduced, resharded. An operation asks for the sharding it needs, and [`reshard`]
 //! makes it from the nearest one, once.
 //!
 //! Sums are reduced lazily. A sum over a split dim leaves a pending sum; linear operations keep it pending as

@@ -7,7 +7,7 @@
 //! what is sent small: shard first, then exchange, then reduce, then gather.
 //!
 //! An all-to-all of a value that is replicated or pending over other axes sends every copy. It can be
-//! *narrow*: the devices along those axes first take a shard each ([`narrow`]), and gather the shards among
+//! *narrow*: the devices along those axes first take a shard each (`narrow`), and gather the shards among
 //! themselves after the exchange.
 
 use crate::cost::wire::{self, wire_bytes};

@@ -1,6 +1,6 @@
 //! The pipeline: stages in order, with a verified program between them.
 //!
-//! [`order`] lists all stages and passes. A stage takes a verified module and returns a module, which is
+//! `order` lists all stages and passes. A stage takes a verified module and returns a module, which is
 //! verified before the next stage runs. A mistake in the program or its layout is reported before the first
 //! stage that rewrites the program ([`verify`], [`check_layout`]); whatever a later stage refuses is a fault
 //! of the compiler and is reported as such, with the stage and the pass. Nothing is written and no clock is

@@ -3,7 +3,7 @@
 //!
 //! A pass may change the sign of a zero and the last bits of numbers below 1e-30, and nothing else. Types
 //! stay exactly the same, including the order of dims. While a body asks for a gradient, its values stay as
-//! they are ([`asks_for_gradients`]); bodies inside it, and dead code, may be rewritten.
+//! they are (`asks_for_gradients`); bodies inside it, and dead code, may be rewritten.
 
 pub mod accumulate;
 pub mod cse;

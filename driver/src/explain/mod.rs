@@ -2,7 +2,7 @@
 //! the way out.
 //!
 //! The rule is the sentence of `docs/ir.md`, and the example is the filetest of the label, so that neither is
-//! written twice; the remedies are in `rules`. `docs/errors.md` is [`page`].
+//! written twice; the remedies are in `rules`. `docs/errors.md` is [`page()`].
 
 mod rules;
 

@@ -6,7 +6,7 @@
 //! planned first, so that all mismatches are reported at once; then they are read and written, one layer of
 //! one tensor at a time. docs/checkpoints.md describes the properties of the result.
 //!
-//! Reading order: [`convert`], [`Conversion`] (the request), the planner, [`Recipe`] (the computation of a
+//! Reading order: [`convert`], [`Conversion`] (the request), the planner, `Recipe` (the computation of a
 //! part), `pieces`.
 
 mod drop;

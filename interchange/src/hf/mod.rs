@@ -1,6 +1,6 @@
 //! Models of Hugging Face's transformers: T5, mT5, umT5, SwitchTransformers, and decoder-only models.
 //!
-//! Reading order: [`file`](self::file) (safetensors files, tensor by tensor), `keys`, `sentinels` and
+//! Reading order: `file` (safetensors files, tensor by tensor), `keys`, `sentinels` and
 //! `causal` and [`config`] (`config.json`), [`folder`] (both, checked against each other), [`elements`]
 //! (element types, transposition), [`import`] and [`export`] (to a checkpoint of mesh and back) with
 //! `companions` (tokenizer and model card) and [`generation`] (defaults of generation), [`verify`] (a

@@ -177,7 +177,7 @@ fn element(name: &str) -> Option<Element> {
     })
 }
 
-/// Returns the inverse of [`element`].
+/// Returns the inverse of `element`.
 pub fn dtype(element: Element) -> &'static str {
     match element {
         Element::F32 => "float32",

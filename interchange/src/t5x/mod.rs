@@ -1,6 +1,6 @@
 //! Checkpoints of T5X, also with Flaxformer's Switch Transformers.
 //!
-//! Reading order: [`array`](self::array) (the interface of a checkpoint of arrays), [`zarr`] and [`flax`]
+//! Reading order: `array` (the interface of a checkpoint of arrays), [`zarr`] and [`flax`]
 //! (the files of T5X), [`folder`] (both), [`model`] (the settings that arrays imply), [`place`] (boxes of
 //! variables as boxes of parameters), [`slots`] (Adafactor), [`import`] and [`export`]. The names and places
 //! of variables are in `models::t5x`.

@@ -133,7 +133,7 @@ impl<'g> Tensor<'g> {
 }
 
 impl Graph {
-    /// [`concat`] of a slice of tensors.
+    /// `concat` of a slice of tensors.
     #[track_caller]
     pub fn concat<'g>(&'g self, parts: &[Tensor<'g>], dim: impl Into<Name>) -> Tensor<'g> {
         concat_at(self, parts, dim.into(), &self.site())

@@ -158,7 +158,7 @@ pub struct DecodeState<'g> {
     /// Sum of the tokens' log-probabilities: `f32[batch, beams]`.
     pub scores: Tensor<'g>,
     /// The tokens so far with those that the decoder has read before: `s32[batch, beams, history]`, as
-    /// [`Repetition::apply`] reads them. `None` means that nothing reads them.
+    /// `Repetition::apply` reads them. `None` means that nothing reads them.
     pub history: Option<Tensor<'g>>,
     /// Keys and values of the decoder's earlier positions.
     pub cache: KvCache<'g>,

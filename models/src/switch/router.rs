@@ -1,5 +1,5 @@
-//! The router: logits and probabilities of tokens for experts. Assignment is in [`super::assignment`],
-//! losses and metrics are in [`super::balance`].
+//! The router: logits and probabilities of tokens for experts. Assignment is in `super::assignment`,
+//! losses and metrics are in `super::balance`.
 //!
 //! Defaults follow Mesh TensorFlow's gating: probabilities are the softmax of a product in the router's
 //! element type; a token chooses the expert with the highest one, the first of equals; expert slots are

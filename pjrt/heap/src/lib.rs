@@ -4,8 +4,8 @@
 //! frees it afterwards. glibc maps and unmaps blocks of that size each time, and the kernel clears every page
 //! on first touch: a quarter of the time of a training step. When glibc is told to keep such blocks in its
 //! heap, it puts small blocks into the holes between runs, and the next run takes as much memory again.
-//! Therefore this crate allocates the large blocks of the whole process, plugins included: [`blocks`] caches
-//! a freed block, whole, for the next request of about its size, and [`malloc`] defines the C library's
+//! Therefore this crate allocates the large blocks of the whole process, plugins included: `blocks` caches
+//! a freed block, whole, for the next request of about its size, and `malloc` defines the C library's
 //! functions in terms of it.
 //!
 //! Linking this crate replaces the allocator, so only binaries depend on it, never libraries (ADR 0008).

@@ -7,10 +7,10 @@
 //! An interpreter can take the place of the client. It computes on whole tensors, so the session then has one
 //! shard of each tensor, in the memory of the host.
 //!
-//! Reading order: [`assignment`] (devices and their positions in the mesh), `ownership` (the process that
-//! saves each part of the state), `programs` with `compilation` and [`executable_cache`], `interpreter`,
-//! `buffer` (a shard), [`state`], [`transfer`] (host to devices and back), `call` (arguments and results),
-//! [`host_memory`] (waiting for memory that is still in use).
+//! Reading order: `assignment` (devices and their positions in the mesh), `ownership` (the process that
+//! saves each part of the state), `programs` with `compilation` and `executable_cache`, `interpreter`,
+//! `buffer` (a shard), `state`, `transfer` (host to devices and back), `call` (arguments and results),
+//! `host_memory` (waiting for memory that is still in use).
 
 mod assignment;
 mod buffer;

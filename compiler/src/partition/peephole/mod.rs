@@ -1,8 +1,8 @@
 //! Rewrites of one instruction and its producers in a Local module.
 //!
 //! The partitioner decides value by value and never takes back a collective. These rewrites improve what it
-//! could not foresee: [`cancel`] removes pairs that undo each other, [`scatter`] replaces an all-reduce whose
-//! result is sharded, [`merge`] joins all-reduces of values that are added, and [`sink`] moves an all-reduce
+//! could not foresee: `cancel` removes pairs that undo each other, `scatter` replaces an all-reduce whose
+//! result is sharded, `merge` joins all-reduces of values that are added, and `sink` moves an all-reduce
 //! behind an operation that makes its operand smaller. The order in which they are tried is in
 //! `pipeline::order`.
 

@@ -3,7 +3,7 @@
 //! the tensors.
 //!
 //! Reading order: here (which programs run with which inputs), [`backend`] (compiles them), [`run`] (one
-//! program with the folder's weights), [`greedy`] (generation), [`compare`] (what came out against what
+//! program with the folder's weights), `greedy` (generation), `compare` (what came out against what
 //! should have).
 
 pub mod backend;

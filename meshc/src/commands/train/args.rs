@@ -45,8 +45,8 @@ pub struct Args {
     /// from
     #[arg(value_name = "MODEL|ARTEFACT|CHECKPOINT")]
     pub(super) subject: PathBuf,
-    /// Read options from a TOML file: names without dashes (steps = 100), a table [set] for --set. Options on
-    /// the command line take precedence
+    /// Read options from a TOML file: names without dashes (steps = 100), a table `[set]` for --set. Options
+    /// on the command line take precedence
     #[arg(long, value_name = "FILE.toml")]
     pub(super) config: Option<PathBuf>,
     #[command(flatten)]
