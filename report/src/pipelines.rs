@@ -28,18 +28,8 @@ pub(super) fn of(f: &Function) -> Vec<Pipeline> {
 
 /// The trips of an operation's bodies in which a stage of a pipeline has no work.
 pub(super) fn idle_trips(op: &Op) -> u64 {
-    match op {
-        Op::Control(Control::Scan(scan)) => scan.dim.size as u64 - trips_with_work(scan),
-        Op::Control(Control::Cond { then: _, otherwise: _ } | Control::Grad)
-        | Op::Elementwise(_)
-        | Op::Contract(_)
-        | Op::Reduce(_)
-        | Op::Shape(_)
-        | Op::Index(_)
-        | Op::Random(_)
-        | Op::State(_)
-        | Op::Collective(_) => 0,
-    }
+    let Op::Control(Control::Scan(scan)) = op else { return 0 };
+    scan.dim.size as u64 - trips_with_work(scan)
 }
 
 /// The trips of a loop in which a stage has work: all of them, unless it is a loop over the ticks of a
@@ -58,19 +48,11 @@ fn stages(scan: &Scan) -> Option<usize> {
     if *scan.dim.name != *TICKS {
         return None;
     }
-    let layers = scan.body.insts.iter().find_map(|inst| match &inst.op {
-        Op::Control(Control::Scan(own)) => own.dim.name.strip_prefix(STAGE).map(str::to_owned),
-        Op::Control(Control::Cond { then: _, otherwise: _ } | Control::Grad)
-        | Op::Elementwise(_)
-        | Op::Contract(_)
-        | Op::Reduce(_)
-        | Op::Shape(_)
-        | Op::Index(_)
-        | Op::Random(_)
-        | Op::State(_)
-        | Op::Collective(_) => None,
+    let layers = scan.body.insts.iter().find_map(|inst| {
+        let Op::Control(Control::Scan(own)) = &inst.op else { return None };
+        own.dim.name.strip_prefix(STAGE)
     })?;
-    carried(&scan.body, scan.carries, &layers).filter(|stages| *stages > 0 && *stages <= scan.dim.size)
+    carried(&scan.body, scan.carries, layers).filter(|stages| *stages > 0 && *stages <= scan.dim.size)
 }
 
 /// The size of the dim `name` in a carry.

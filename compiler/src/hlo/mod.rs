@@ -60,7 +60,8 @@ impl Platform {
         match (self, products) {
             (Self::Cpu { lacks_bf16 }, Products::Auto) => lacks_bf16,
             (Self::Cpu { .. }, Products::F32) => true,
-            (Self::Cpu { .. }, Products::Bf16) | (Self::Accelerator, _) => false,
+            (Self::Cpu { .. }, Products::Bf16)
+            | (Self::Accelerator, Products::Auto | Products::F32 | Products::Bf16) => false,
         }
     }
 }

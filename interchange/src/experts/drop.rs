@@ -5,12 +5,12 @@ use super::{pieces, random::Random};
 
 /// The share of hidden units that get new weights, and the seed of the draws.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Drop {
+pub(super) struct DropUnits {
     pub(super) share: f64,
     pub(super) seed: u64,
 }
 
-impl Drop {
+impl DropUnits {
     /// Replaces the weights of the dropped hidden units of each expert in the matrix `name` of the layer
     /// `layer`, with sizes `dims`, of which `experts` and `hidden` are the dims of experts and of hidden
     /// units. New weights are normal with the mean and the deviation of those that they replace, as in the
@@ -71,7 +71,7 @@ mod tests {
         let expert: Vec<f32> = (0..16u8).map(|i| f32::from(i) + 1.0).collect();
         let all = || pieces::floats(expert.iter().copied().cycle().take(48));
         let (mut wi, mut wo) = (all(), all());
-        let drop = Drop { share: 0.5, seed: 1 };
+        let drop = DropUnits { share: 0.5, seed: 1 };
         drop.apply(&mut wi, &[3, 2, 8], [0, 2], ("ffn", "ffn/wi"));
         drop.apply(&mut wo, &[3, 8, 2], [0, 1], ("ffn", "ffn/wo"));
         let mut seen = Vec::new();
@@ -98,7 +98,7 @@ mod tests {
     fn new_weights_have_the_moments_of_those_that_they_replace() {
         let old: Vec<f32> = (0..20_000).map(|i| 3.0 + if i % 2 == 0 { 0.5 } else { -0.5 }).collect();
         let mut bytes = pieces::floats(old.into_iter());
-        Drop { share: 1.0, seed: 2 }.apply(&mut bytes, &[1, 20_000, 1], [0, 1], ("ffn", "ffn/wo"));
+        DropUnits { share: 1.0, seed: 2 }.apply(&mut bytes, &[1, 20_000, 1], [0, 1], ("ffn", "ffn/wo"));
         let new = values(&bytes);
         let mean = new.iter().sum::<f32>() / 2e4;
         let deviation = (new.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / 2e4).sqrt();

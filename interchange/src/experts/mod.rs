@@ -426,7 +426,7 @@ impl<'a> Planner<'a> {
         let (Some(hidden), Kind::Param, true) = (hidden, wanted.kind, self.wanted.reinitialize > 0.0) else {
             return;
         };
-        let drop = drop::Drop { share: self.wanted.reinitialize, seed: self.wanted.seed };
+        let drop = drop::DropUnits { share: self.wanted.reinitialize, seed: self.wanted.seed };
         let sizes: Vec<usize> = part.dims.iter().map(|d| d.1).collect();
         let scope = wanted.name.rsplit_once('/').map_or("", |(scope, _)| scope);
         let [layer, name] = [scope, &wanted.name].map(|name| format!("{name}#{:?}", part.layer));
